@@ -1,0 +1,37 @@
+package keys
+
+import (
+	"net/netip"
+	"time"
+)
+
+// A Client is what the server knows about one client: the contents of clients/NAME.toml.
+// A Client that came from a file or a Registry is shared and not to be changed.
+type Client struct {
+	Name          string         // the file's name without .toml
+	ID            ID             // names Key on the wire
+	Key           Key            // shared with the client
+	Previous      *Previous      // the key before the last rotation, while it is still good; or nil
+	Allow         []string       // names of services, or ports: "tcp/8443", "udp/60000-60010"
+	From          []netip.Prefix // the only sources it may come from; empty: any
+	Deny          []netip.Prefix // sources it may not come from, also if From has them
+	Expires       time.Time      // zero: never
+	MaxFor        time.Duration  // the longest grant; zero: as the service says
+	RequireSource bool           // requests must state their source
+	Revoked       time.Time      // zero: not revoked
+}
+
+// Previous is a client's key before its last rotation.
+type Previous struct {
+	ID    ID
+	Key   Key
+	Until time.Time // from then on it opens nothing
+}
+
+// A Credential is a key of a client that a packet may be sealed with.
+type Credential struct {
+	Client *Client
+	ID     ID
+	Key    Key
+	Until  time.Time // zero: no end of its own
+}

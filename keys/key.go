@@ -1,0 +1,267 @@
+package keys
+
+import (
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+// Size is the length of a client key and of a gate key in bytes.
+const Size = 32
+
+// The HKDF labels of the specification: one for each use of a key, so that no two uses
+// ever see the same bytes.
+const (
+	labelRequestCipher = "sallyport 1 request cipher"
+	labelRequestMAC    = "sallyport 1 request mac"
+	labelReceiptCipher = "sallyport 1 receipt cipher"
+	labelReceiptMAC    = "sallyport 1 receipt mac"
+	labelHedge         = "sallyport 1 nonce hedge"
+	labelGateMask      = "sallyport 1 gate mask"
+	labelGateTag       = "sallyport 1 gate tag"
+)
+
+var errSecretText = errors.New("keys: a key is not written as text: Reveal is for files and tokens")
+
+// A Key is what a client and the server share: a 32-byte master key and the subkeys that
+// HKDF-SHA256 makes of it. The zero Key is no key; its subkeys are nil.
+//
+// A Key prints as keys.Key(secret) under every verb of fmt, also inside other values,
+// and cannot be compared with ==: use Equal.
+type Key struct {
+	_ [0]func()
+	m *material
+}
+
+// material is behind a pointer because fmt does not ask an unexported field of a
+// stranger's struct for its Format method, but prints what it sees: here an address.
+type material struct {
+	master, requestCipher, requestMAC, receiptCipher, receiptMAC, hedge [Size]byte
+}
+
+// NewKey returns a random key.
+func NewKey() Key {
+	var b [Size]byte
+	rand.Read(b[:])
+	return KeyFromBytes(b)
+}
+
+// KeyFromBytes returns the key with these bytes as its master key.
+func KeyFromBytes(b [Size]byte) Key {
+	m := &material{master: b}
+	expand(b, map[string][]byte{
+		labelRequestCipher: m.requestCipher[:],
+		labelRequestMAC:    m.requestMAC[:],
+		labelReceiptCipher: m.receiptCipher[:],
+		labelReceiptMAC:    m.receiptMAC[:],
+		labelHedge:         m.hedge[:],
+	})
+	return Key{m: m}
+}
+
+// ParseKey reads what Reveal returns: standard base64, with padding, of exactly 32 bytes.
+// Its error tells lengths, never contents.
+func ParseKey(s string) (Key, error) {
+	b, err := parseSecret(s)
+	if err != nil {
+		return Key{}, err
+	}
+	return KeyFromBytes(b), nil
+}
+
+// IsZero reports whether k is no key.
+func (k Key) IsZero() bool { return k.m == nil }
+
+// Equal compares in constant time. Two zero keys are equal.
+func (k Key) Equal(other Key) bool {
+	if k.m == nil || other.m == nil {
+		return k.m == other.m
+	}
+	return subtle.ConstantTimeCompare(k.m.master[:], other.m.master[:]) == 1
+}
+
+// Reveal returns the master key in base64. It is for files and tokens only.
+func (k Key) Reveal() string {
+	if k.m == nil {
+		return ""
+	}
+	return base64.StdEncoding.EncodeToString(k.m.master[:])
+}
+
+// RequestCipher is the XChaCha20 key of requests. It is not to be changed.
+func (k Key) RequestCipher() *[Size]byte {
+	if k.m == nil {
+		return nil
+	}
+	return &k.m.requestCipher
+}
+
+// RequestMAC is the HMAC-SHA256 key of requests. It is not to be changed.
+func (k Key) RequestMAC() *[Size]byte {
+	if k.m == nil {
+		return nil
+	}
+	return &k.m.requestMAC
+}
+
+// ReceiptCipher is the XChaCha20 key of receipts. It is not to be changed.
+func (k Key) ReceiptCipher() *[Size]byte {
+	if k.m == nil {
+		return nil
+	}
+	return &k.m.receiptCipher
+}
+
+// ReceiptMAC is the HMAC-SHA256 key of receipts. It is not to be changed.
+func (k Key) ReceiptMAC() *[Size]byte {
+	if k.m == nil {
+		return nil
+	}
+	return &k.m.receiptMAC
+}
+
+// Hedge is the HMAC-SHA256 key that makes nonces of randomness and the message, so that
+// a stuck generator does not repeat a key stream. It is not to be changed.
+func (k Key) Hedge() *[Size]byte {
+	if k.m == nil {
+		return nil
+	}
+	return &k.m.hedge
+}
+
+// Format prints keys.Key(secret) for every verb.
+func (k Key) Format(f fmt.State, _ rune) { io.WriteString(f, k.redacted()) }
+
+// LogValue is keys.Key(secret).
+func (k Key) LogValue() slog.Value { return slog.StringValue(k.redacted()) }
+
+// MarshalText refuses: encoders must not write a key by accident.
+func (k Key) MarshalText() ([]byte, error) { return nil, errSecretText }
+
+func (k Key) redacted() string {
+	if k.m == nil {
+		return "keys.Key(none)"
+	}
+	return "keys.Key(secret)"
+}
+
+// A GateKey is shared by a server and all its clients. It filters blind noise and hides
+// the client id, no more. The zero GateKey is no key. It prints and compares as Key does.
+type GateKey struct {
+	_ [0]func()
+	m *gateMaterial
+}
+
+type gateMaterial struct {
+	master [Size]byte
+	mask   [16]byte
+	tag    [16]byte
+}
+
+// NewGateKey returns a random gate key.
+func NewGateKey() GateKey {
+	var b [Size]byte
+	rand.Read(b[:])
+	return GateKeyFromBytes(b)
+}
+
+// GateKeyFromBytes returns the gate key with these bytes as its master key.
+func GateKeyFromBytes(b [Size]byte) GateKey {
+	m := &gateMaterial{master: b}
+	expand(b, map[string][]byte{labelGateMask: m.mask[:], labelGateTag: m.tag[:]})
+	return GateKey{m: m}
+}
+
+// ParseGateKey reads what Reveal returns. Its error tells lengths, never contents.
+func ParseGateKey(s string) (GateKey, error) {
+	b, err := parseSecret(s)
+	if err != nil {
+		return GateKey{}, err
+	}
+	return GateKeyFromBytes(b), nil
+}
+
+// IsZero reports whether g is no key.
+func (g GateKey) IsZero() bool { return g.m == nil }
+
+// Equal compares in constant time. Two zero keys are equal.
+func (g GateKey) Equal(other GateKey) bool {
+	if g.m == nil || other.m == nil {
+		return g.m == other.m
+	}
+	return subtle.ConstantTimeCompare(g.m.master[:], other.m.master[:]) == 1
+}
+
+// Reveal returns the gate key in base64. It is for files and tokens only.
+func (g GateKey) Reveal() string {
+	if g.m == nil {
+		return ""
+	}
+	return base64.StdEncoding.EncodeToString(g.m.master[:])
+}
+
+// Mask is the SipHash key that hides the client id, as its two little-endian halves.
+// The zero GateKey has none: Mask panics.
+func (g GateKey) Mask() (k0, k1 uint64) { return halves(&g.m.mask) }
+
+// Tag is the SipHash key of the gate tag, as its two little-endian halves.
+// The zero GateKey has none: Tag panics.
+func (g GateKey) Tag() (k0, k1 uint64) { return halves(&g.m.tag) }
+
+// Format prints keys.GateKey(secret) for every verb.
+func (g GateKey) Format(f fmt.State, _ rune) { io.WriteString(f, g.redacted()) }
+
+// LogValue is keys.GateKey(secret).
+func (g GateKey) LogValue() slog.Value { return slog.StringValue(g.redacted()) }
+
+// MarshalText refuses: encoders must not write a key by accident.
+func (g GateKey) MarshalText() ([]byte, error) { return nil, errSecretText }
+
+func (g GateKey) redacted() string {
+	if g.m == nil {
+		return "keys.GateKey(none)"
+	}
+	return "keys.GateKey(secret)"
+}
+
+func halves(b *[16]byte) (k0, k1 uint64) {
+	return binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])
+}
+
+// expand fills each output with the HKDF-SHA256 (RFC 5869, no salt) of the master key
+// under its label.
+func expand(master [Size]byte, out map[string][]byte) {
+	prk, err := hkdf.Extract(sha256.New, master[:], nil)
+	if err != nil {
+		panic("keys: hkdf: " + err.Error()) // only in FIPS 140 mode with keys under 14 bytes
+	}
+	for label, dst := range out {
+		b, err := hkdf.Expand(sha256.New, prk, label, len(dst))
+		if err != nil {
+			panic("keys: hkdf: " + err.Error()) // only for outputs over 8,160 bytes
+		}
+		copy(dst, b)
+	}
+}
+
+// parseSecret is strict: one text for a key. Decoding tolerates line breaks and, unless
+// told, stray bits at the end, so the text is compared with its own encoding.
+func parseSecret(s string) ([Size]byte, error) {
+	var key [Size]byte
+	if want := base64.StdEncoding.EncodedLen(Size); len(s) != want {
+		return key, fmt.Errorf("keys: a key is %d bytes in base64, %d characters; these are %d", Size, want, len(s))
+	}
+	b, err := base64.StdEncoding.Strict().DecodeString(s)
+	if err != nil || len(b) != Size {
+		return key, fmt.Errorf("keys: a key is %d bytes in standard base64; this is not", Size)
+	}
+	copy(key[:], b)
+	return key, nil
+}
