@@ -1,0 +1,59 @@
+package lab
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// recorder is a test that notes how it would have ended.
+type recorder struct {
+	testing.TB
+	said string
+}
+
+func (r *recorder) Helper()           {}
+func (r *recorder) Skip(args ...any)  { r.said = "skip: " + fmt.Sprint(args...) }
+func (r *recorder) Fatal(args ...any) { r.said = "fail: " + fmt.Sprint(args...) }
+func (r *recorder) Fatalf(format string, args ...any) {
+	r.said = "fail: " + fmt.Sprintf(format, args...)
+}
+
+// helper is this program again, in the part that TestHelper plays.
+func helper(part string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestHelper$")
+	cmd.Env = append(os.Environ(), "LAB_HELPER="+part)
+	return cmd
+}
+
+// TestHelper is not a test: it is what the processes do that the tests start.
+func TestHelper(t *testing.T) {
+	switch os.Getenv("LAB_HELPER") {
+	case "":
+		return
+	case "namespace":
+		fmt.Print(namespace(t))
+	case "stay":
+		select {}
+	case "say and stay":
+		os.NewFile(3, "pipe").WriteString("!")
+		select {}
+	case "host":
+		h, err := NewHost("h")
+		must(t, err)
+		cmd := helper("say and stay")
+		pipe := os.NewFile(3, "pipe")
+		cmd.ExtraFiles = []*os.File{pipe}
+		must(t, h.Start(cmd))
+		pipe.Close()
+		select {}
+	case "refused":
+		must(t, sysctl("user.max_net_namespaces", "0"))
+		must(t, sysctl("user.max_user_namespaces", "0"))
+		fmt.Println(Reexec())
+	case "reexec":
+		fmt.Println(Reexec())
+	}
+	os.Exit(0)
+}

@@ -1,0 +1,328 @@
+package lab
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const soon = 5 * time.Second
+
+func TestMain(m *testing.M) { Main(m) }
+
+func TestPairConnects(t *testing.T) {
+	client, gateway := Pair(t)
+	echo, err := EchoServer(gateway, ":22")
+	must(t, err)
+	if got := echo.Addr().Port(); got != 22 {
+		t.Errorf("port: got %d, want 22", got)
+	}
+	for _, test := range []struct{ from, to string }{
+		{"192.0.2.2", "192.0.2.1:22"},
+		{"192.0.2.9:4000", "192.0.2.1:22"},
+		{"2001:db8::2", "[2001:db8::1]:22"},
+		{"", "192.0.2.1:22"},
+	} {
+		conn, err := Dial(client, test.from, test.to, soon)
+		if err != nil {
+			t.Errorf("from %q to %s: %v", test.from, test.to, err)
+			continue
+		}
+		if err := Echoes(conn, "hello", soon); err != nil {
+			t.Errorf("from %q to %s: %v", test.from, test.to, err)
+		}
+		if got := conn.LocalAddr().String(); !strings.HasPrefix(strings.Trim(got, "["), test.from) {
+			t.Errorf("connected from %s, want %s", got, test.from)
+		}
+		conn.Close()
+	}
+}
+
+func TestLinkLocalAddressIsGoodAtOnce(t *testing.T) {
+	client, _ := Pair(t)
+	must(t, client.Do(func() error {
+		dev, err := net.InterfaceByName("vc")
+		if err != nil {
+			return err
+		}
+		addrs, err := dev.Addrs()
+		if err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			ip := a.(*net.IPNet).IP
+			if ip.To4() != nil || !ip.IsLinkLocalUnicast() {
+				continue
+			}
+			conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: ip, Zone: "vc"})
+			if err != nil {
+				return err
+			}
+			return conn.Close()
+		}
+		return errors.New("no link-local address")
+	}))
+}
+
+func TestRouterAndSwitch(t *testing.T) {
+	hosts := New(t, "a", "switch", "router", "b")
+	a, sw, router, b := hosts[0], hosts[1], hosts[2], hosts[3]
+	must(t, Link(a, "eth0", sw, "p0"))
+	must(t, Link(router, "eth0", sw, "p1"))
+	must(t, sw.Bridge("br0", "p0", "p1"))
+	must(t, Link(router, "eth1", b, "eth0"))
+	must(t, a.AddAddr("eth0", "192.0.2.2/24"))
+	must(t, a.AddAddr("eth0", "2001:db8:1::2/64"))
+	must(t, router.AddAddr("eth0", "192.0.2.1/24"))
+	must(t, router.AddAddr("eth0", "2001:db8:1::1/64"))
+	must(t, router.AddAddr("eth1", "198.51.100.1/24"))
+	must(t, router.AddAddr("eth1", "2001:db8:2::1/64"))
+	must(t, b.AddAddr("eth0", "198.51.100.2/24"))
+	must(t, b.AddAddr("eth0", "2001:db8:2::2/64"))
+	must(t, a.Route("default", "192.0.2.1"))
+	must(t, a.Route("2001:db8:2::/64", "2001:db8:1::1"))
+	must(t, b.Route("192.0.2.0/24", "198.51.100.1"))
+	must(t, b.Route("default", "2001:db8:2::1"))
+	must(t, router.Forward())
+	_, err := EchoServer(b, ":80")
+	must(t, err)
+	for _, to := range []string{"198.51.100.2:80", "[2001:db8:2::2]:80"} {
+		conn, err := Dial(a, "", to, soon)
+		if err != nil {
+			t.Errorf("through the router: %v", err)
+			continue
+		}
+		conn.Close()
+	}
+}
+
+func TestInterfacesComeAndGo(t *testing.T) {
+	h := New(t, "h")[0]
+	must(t, Link(h, "d0", h, "d1"))
+	index, mac, err := h.Interface("d0")
+	if err != nil || index == 0 || len(mac) != 6 {
+		t.Errorf("got %d, %v, %v", index, mac, err)
+	}
+	must(t, h.AddAddr("d0", "192.0.2.1/32"))
+	must(t, h.DelAddr("d0", "192.0.2.1/32"))
+	must(t, h.SetDown("d0"))
+	must(t, h.SetUp("d0"))
+	must(t, h.Delete("d0"))
+	if _, _, err := h.Interface("d0"); err == nil {
+		t.Error("deleted interface is still there")
+	}
+	if err := h.AddAddr("d0", "192.0.2.1/24"); err == nil || !strings.Contains(err.Error(), "host h: adding 192.0.2.1/24 to d0") {
+		t.Errorf("got %v, want an error that says what was being done", err)
+	}
+}
+
+func TestSysctlIsTheHostsOwn(t *testing.T) {
+	hosts := New(t, "a", "b")
+	must(t, hosts[0].Sysctl("net.ipv4.ip_forward", "1"))
+	must(t, hosts[1].Sysctl("net.ipv4.ip_forward", "0"))
+	for i, want := range []string{"1\n", "0\n"} {
+		must(t, hosts[i].Do(func() error {
+			got, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+			if string(got) != want {
+				t.Errorf("host %s: got %q, want %q", hosts[i].Name(), got, want)
+			}
+			return err
+		}))
+	}
+}
+
+func TestDoComesBack(t *testing.T) {
+	hosts := New(t, "a", "b")
+	before := namespace(t)
+	var a, b, again string
+	must(t, hosts[0].Do(func() error {
+		a = namespace(t)
+		err := hosts[1].Do(func() error { b = namespace(t); return nil })
+		again = namespace(t)
+		return err
+	}))
+	if a == b || a == before || b == before || again != a {
+		t.Errorf("outside %s, in a %s, in b %s, in a again %s", before, a, b, again)
+	}
+	func() {
+		defer func() { _ = recover() }()
+		_ = hosts[0].Do(func() error { panic("inside") })
+	}()
+	if after := namespace(t); after != before {
+		t.Errorf("after a panic inside: in %s, want %s", after, before)
+	}
+	want := errors.New("of fn")
+	if got := hosts[0].Do(func() error { return want }); got != want {
+		t.Errorf("got %v, want fn's own error", got)
+	}
+}
+
+func namespace(t *testing.T) string {
+	t.Helper()
+	ns, err := os.Readlink("/proc/thread-self/ns/net")
+	must(t, err)
+	return ns
+}
+
+func TestProcessRunsInside(t *testing.T) {
+	h := New(t, "h")[0]
+	var inside string
+	must(t, h.Do(func() error { inside = namespace(t); return nil }))
+	out := new(bytes.Buffer)
+	cmd := helper("namespace")
+	cmd.Stdout = out
+	must(t, h.Start(cmd))
+	must(t, cmd.Wait())
+	if got := out.String(); got != inside {
+		t.Errorf("process ran in %s, want %s", got, inside)
+	}
+}
+
+func TestCloseKills(t *testing.T) {
+	h, err := NewHost("h")
+	if err != nil {
+		NeedNamespaces(t)
+		t.Fatal(err)
+	}
+	waited, cmd := helper("stay"), helper("stay")
+	must(t, h.Start(waited))
+	must(t, h.Start(cmd))
+	waiter := make(chan error)
+	go func() { waiter <- waited.Wait() }()
+	must(t, h.Close())
+	must(t, h.Close())
+	for _, err := range []error{<-waiter, cmd.Wait()} {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+			t.Errorf("process ended with %v, want killed", err)
+		}
+	}
+	if err := h.Do(func() error { return nil }); !errors.Is(err, ErrClosed) {
+		t.Errorf("Do: got %v, want ErrClosed", err)
+	}
+	if err := h.Start(helper("stay")); !errors.Is(err, ErrClosed) {
+		t.Errorf("Start: got %v, want ErrClosed", err)
+	}
+	if err := h.SetUp("lo"); !errors.Is(err, ErrClosed) {
+		t.Errorf("SetUp: got %v, want ErrClosed", err)
+	}
+}
+
+// TestDeathLeavesNothing kills a process that holds a host with a process in it, and sees
+// the inner one go: its pipe ends.
+func TestDeathLeavesNothing(t *testing.T) {
+	NeedNamespaces(t)
+	r, w, err := os.Pipe()
+	must(t, err)
+	defer r.Close()
+	cmd := helper("host")
+	cmd.ExtraFiles = []*os.File{w}
+	must(t, cmd.Start())
+	w.Close()
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(r, first); err != nil {
+		t.Fatalf("inner process: %v", err)
+	}
+	must(t, cmd.Process.Kill())
+	_ = cmd.Wait() // killed
+	must(t, r.SetReadDeadline(time.Now().Add(soon)))
+	if _, err := r.Read(first); err != io.EOF {
+		t.Errorf("got %v, want the inner process's end", err)
+	}
+}
+
+func TestEchoServerEndsWithItsConnections(t *testing.T) {
+	client, gateway := Pair(t)
+	echo, err := EchoServer(gateway, "192.0.2.1:7")
+	must(t, err)
+	conn, err := Dial(client, "", "192.0.2.1:7", soon)
+	must(t, err)
+	defer conn.Close()
+	must(t, Echoes(conn, "up", soon))
+	must(t, echo.Close())
+	if err := Echoes(conn, "down", soon); err == nil {
+		t.Error("connection echoes after the server's end")
+	}
+	if conn, err := Dial(client, "", "192.0.2.1:7", soon); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("got %v, %v, want refused", conn, err)
+	}
+}
+
+// TestOrdinaryUser runs these tests again as a user who may make namespaces in a user
+// namespace only. Whoever runs them as an ordinary user is in one already.
+func TestOrdinaryUser(t *testing.T) {
+	if os.Getenv(inside) != "" {
+		return
+	}
+	NeedRoot(t)
+	cmd := exec.Command("/proc/self/exe", "-test.v", "-test.skip=TestOrdinaryUser")
+	cmd.Env = append(os.Environ(), "CI=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("as uid 65534: %v\n%s", err, out)
+	}
+	for _, want := range []string{"PASS: TestPairConnects", "PASS: TestRouterAndSwitch", "PASS: TestSysctlIsTheHostsOwn"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("as uid 65534: no %q in\n%s", want, out)
+		}
+	}
+}
+
+// TestNoNamespacesAtAll sees Reexec say what to do: in a process that it has started already,
+// where it must not try again, and where even user namespaces are refused.
+func TestNoNamespacesAtAll(t *testing.T) {
+	NeedNamespaces(t)
+	again := helper("reexec")
+	again.Env = append(again.Env, inside+"=1")
+	again.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if os.Getenv(inside) != "" {
+		again = nil // an ordinary user has no second one to become
+	}
+	refused := helper("refused")
+	refused.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	for name, cmd := range map[string]*exec.Cmd{"again": again, "refused": refused} {
+		if cmd == nil {
+			continue
+		}
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "or unprivileged user namespaces") {
+			t.Errorf("%s: got %v, %s, want words on what to do", name, err, out)
+		}
+	}
+}
+
+func TestEventually(t *testing.T) {
+	n := 0
+	Eventually(t, soon, "three looks", func() bool { n++; return n == 3 })
+	failed := &recorder{TB: t}
+	Eventually(failed, 0, "the impossible", func() bool { return failed.said != "" })
+	if !strings.Contains(failed.said, "the impossible") {
+		t.Errorf("got %q, want what was waited for", failed.said)
+	}
+}
+
+func TestLackingFailsWhereCIIsSet(t *testing.T) {
+	for _, test := range []struct{ ci, want string }{
+		{"", "skip: needs the program no-such-program: apt install it"},
+		{"true", "fail: needs the program no-such-program: apt install it"},
+	} {
+		t.Setenv("CI", test.ci)
+		r := &recorder{TB: t}
+		NeedProgram(r, "no-such-program", "apt install it")
+		if r.said != test.want {
+			t.Errorf("CI=%q: got %q, want %q", test.ci, r.said, test.want)
+		}
+	}
+}

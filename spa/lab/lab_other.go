@@ -1,0 +1,18 @@
+//go:build !linux
+
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+)
+
+// Main runs the tests as they are: there are no network namespaces to run them in.
+func Main(m *testing.M) { os.Exit(m.Run()) }
+
+// Reexec returns an error that wraps [errors.ErrUnsupported].
+func Reexec() error {
+	return fmt.Errorf("lab: network namespaces: %w", errors.ErrUnsupported)
+}

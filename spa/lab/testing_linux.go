@@ -1,0 +1,73 @@
+package lab
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// NeedNamespaces skips the test with the reason where no network namespace can be made;
+// where CI is set it fails.
+func NeedNamespaces(t testing.TB) {
+	t.Helper()
+	if err := probe(); err != nil {
+		lacking(t, unavailable(err).Error())
+	}
+}
+
+// NeedRoot skips the test unless it runs as the machine's real root, who may become
+// any user; root of a user namespace may not. Where CI is set it fails.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	uids, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() != 0 || strings.Join(strings.Fields(string(uids)), " ") != "0 0 4294967295" {
+		lacking(t, "needs to be run as root, not in a user namespace")
+	}
+}
+
+// New makes hosts that are closed with the test. It calls NeedNamespaces.
+func New(t testing.TB, names ...string) []*Host {
+	t.Helper()
+	NeedNamespaces(t)
+	hosts := make([]*Host, len(names))
+	for i, name := range names {
+		h, err := NewHost(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hosts[i] = h
+		t.Cleanup(func() {
+			if err := h.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	return hosts
+}
+
+// Pair makes two hosts joined by a cable: the client's end is vc, with 192.0.2.2 to
+// 192.0.2.9 (/24) and 2001:db8::2/64; the gateway's is vs, with 192.0.2.1/24 and 2001:db8::1/64.
+func Pair(t testing.TB) (client, gateway *Host) {
+	t.Helper()
+	hosts := New(t, "client", "gateway")
+	client, gateway = hosts[0], hosts[1]
+	must(t, Link(client, "vc", gateway, "vs"))
+	for i := 2; i <= 9; i++ {
+		must(t, client.AddAddr("vc", fmt.Sprintf("192.0.2.%d/24", i)))
+	}
+	must(t, client.AddAddr("vc", "2001:db8::2/64"))
+	must(t, gateway.AddAddr("vs", "192.0.2.1/24"))
+	must(t, gateway.AddAddr("vs", "2001:db8::1/64"))
+	return client, gateway
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

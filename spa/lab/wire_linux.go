@@ -1,0 +1,154 @@
+package lab
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Link joins two hosts by a cable: devA in a and devB in b, both up. Both ends may be in
+// one host, where an interface is wanted that leads nowhere else.
+func Link(a *Host, devA string, b *Host, devB string) error {
+	veth := &netlink.Veth{
+		LinkAttrs:     netlink.LinkAttrs{Name: devA, TxQLen: -1},
+		PeerName:      devB,
+		PeerNamespace: netlink.NsFd(b.ns.Fd()),
+	}
+	if err := a.route.LinkAdd(veth); err != nil {
+		return a.wrap("linking "+devA+" to "+b.name+" "+devB, err)
+	}
+	if err := a.SetUp(devA); err != nil {
+		return err
+	}
+	return b.SetUp(devB)
+}
+
+// Bridge makes a switch of the named interfaces. The switch is up and bears the given
+// name as an interface of the host.
+func (h *Host) Bridge(name string, ports ...string) error {
+	snooping := false // a switch without a multicast router must not lose neighbour discovery
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, TxQLen: -1}, MulticastSnooping: &snooping}
+	if err := h.route.LinkAdd(bridge); err != nil {
+		return h.wrap("making bridge "+name, err)
+	}
+	for _, port := range ports {
+		err := h.onLink(port, func(l netlink.Link) error { return h.route.LinkSetMaster(l, bridge) })
+		if err != nil {
+			return h.wrap("plugging "+port+" into "+name, err)
+		}
+	}
+	return h.SetUp(name)
+}
+
+// SetUp brings an interface up.
+func (h *Host) SetUp(dev string) error {
+	return h.wrap("bringing up "+dev, h.onLink(dev, h.route.LinkSetUp))
+}
+
+// SetDown takes an interface down; it loses its IPv6 addresses.
+func (h *Host) SetDown(dev string) error {
+	return h.wrap("taking down "+dev, h.onLink(dev, h.route.LinkSetDown))
+}
+
+// Delete removes an interface, and of a cable both ends.
+func (h *Host) Delete(dev string) error {
+	return h.wrap("deleting "+dev, h.onLink(dev, h.route.LinkDel))
+}
+
+// Interface returns index and hardware address of an interface.
+func (h *Host) Interface(dev string) (index int, mac net.HardwareAddr, err error) {
+	err = h.onLink(dev, func(l netlink.Link) error {
+		index, mac = l.Attrs().Index, l.Attrs().HardwareAddr
+		return nil
+	})
+	return index, mac, h.wrap("finding "+dev, err)
+}
+
+// AddAddr gives an interface an address with its prefix length, such as "192.0.2.1/24".
+// It can be used at once, an IPv6 address too.
+func (h *Host) AddAddr(dev, prefix string) error {
+	return h.wrap("adding "+prefix+" to "+dev, h.onAddr(dev, prefix, h.route.AddrAdd))
+}
+
+// DelAddr takes an address away again.
+func (h *Host) DelAddr(dev, prefix string) error {
+	return h.wrap("deleting "+prefix+" from "+dev, h.onAddr(dev, prefix, h.route.AddrDel))
+}
+
+// Route sends what is for dst, a prefix or "default" (of the family of via), by way
+// of the neighbour with the address via.
+func (h *Host) Route(dst, via string) error {
+	gateway, err := netip.ParseAddr(via)
+	if err != nil {
+		return h.wrap("adding a route", err)
+	}
+	to := netip.PrefixFrom(gateway, 0).Masked()
+	if dst != "default" {
+		if to, err = netip.ParsePrefix(dst); err != nil {
+			return h.wrap("adding a route", err)
+		}
+	}
+	route := &netlink.Route{Dst: ipNet(to), Gw: gateway.AsSlice()}
+	return h.wrap("adding a route to "+dst+" via "+via, h.route.RouteAdd(route))
+}
+
+// Forward makes the host a router for IPv4 and, where the kernel has it, IPv6.
+func (h *Host) Forward() error {
+	if err := h.Sysctl("net.ipv4.ip_forward", "1"); err != nil {
+		return err
+	}
+	if !HasIPv6() {
+		return nil
+	}
+	return h.Sysctl("net.ipv6.conf.all.forwarding", "1")
+}
+
+// Sysctl sets a kernel parameter of the host's network, such as "net.ipv4.ip_forward".
+func (h *Host) Sysctl(name, value string) error {
+	return h.Do(func() error { return h.wrap("setting "+name, sysctl(name, value)) })
+}
+
+// HasIPv6 reports whether this kernel speaks IPv6.
+func HasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
+}
+
+// sysctl writes the parameter of the calling thread's namespace. Interface names with
+// a dot in them do not fit this notation.
+func sysctl(name, value string) error {
+	path := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
+	return os.WriteFile(path, []byte(value), 0)
+}
+
+func (h *Host) onLink(dev string, do func(netlink.Link) error) error {
+	if h.isClosed() {
+		return ErrClosed
+	}
+	link, err := h.route.LinkByName(dev)
+	if err != nil {
+		return err
+	}
+	return do(link)
+}
+
+func (h *Host) onAddr(dev, prefix string, do func(netlink.Link, *netlink.Addr) error) error {
+	p, err := netip.ParsePrefix(prefix)
+	if err != nil {
+		return err
+	}
+	addr := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	return h.onLink(dev, func(l netlink.Link) error { return do(l, addr) })
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
