@@ -1,0 +1,110 @@
+package spa
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/binary"
+
+	"github.com/dchest/siphash"
+	"golang.org/x/crypto/chacha20"
+
+	"sallyport/keys"
+)
+
+// Labels that begin what is authenticated: a request is never taken for a receipt.
+const (
+	labelRequest = "sallyport 1 request"
+	labelReceipt = "sallyport 1 receipt"
+)
+
+// macMax is the longest message that mac is given: a label, a server id, a request's
+// nonce and a receipt without its mac.
+const macMax = len(labelReceipt) + len(keys.ServerID{}) + nonceLen + MaxLen - macLen
+
+// mac returns the HMAC-SHA256 (RFC 2104) of the parts, one after another. It differs from
+// crypto/hmac in that it allocates nothing: a flood of forged packets makes no garbage.
+func mac(key *[32]byte, parts ...[]byte) [macLen]byte {
+	var inner [sha256.BlockSize + macMax]byte
+	pad(inner[:sha256.BlockSize], key, 0x36)
+	n := sha256.BlockSize
+	for _, p := range parts {
+		if len(p) > len(inner)-n {
+			panic("spa: message too long to authenticate")
+		}
+		n += copy(inner[n:], p)
+	}
+	var outer [sha256.BlockSize + sha256.Size]byte
+	pad(outer[:sha256.BlockSize], key, 0x5c)
+	sum := sha256.Sum256(inner[:n])
+	copy(outer[sha256.BlockSize:], sum[:])
+	return sha256.Sum256(outer[:])
+}
+
+// pad writes one block: the key, then zeros, each byte XORed with x.
+func pad(block []byte, key *[32]byte, x byte) {
+	for i, k := range key {
+		block[i] = k ^ x
+	}
+	for i := len(key); i < len(block); i++ {
+		block[i] = x
+	}
+}
+
+// newNonce returns a nonce that is as good as random when the generator is, and does not
+// repeat for another message when the generator is stuck or was cloned with its machine.
+func newNonce(hedge *[32]byte, message ...[]byte) Nonce {
+	var fresh [32]byte
+	rand.Read(fresh[:])
+	parts := append(make([][]byte, 0, 3), fresh[:])
+	sum := mac(hedge, append(parts, message...)...)
+	return Nonce(sum[:nonceLen])
+}
+
+// stream XORs src with the key stream of XChaCha20 (draft-irtf-cfrg-xchacha-03) from
+// block 0 on into dst.
+func stream(dst, src []byte, key *[32]byte, nonce *Nonce) {
+	c, err := chacha20.NewUnauthenticatedCipher(key[:], nonce[:])
+	if err != nil {
+		panic("spa: " + err.Error()) // only for wrong lengths, which the types exclude
+	}
+	c.XORKeyStream(dst, src)
+}
+
+// sealID hides a client's id under the packet's nonce. It is its own inverse.
+func sealID(gate keys.GateKey, nonce []byte, id uint64) uint64 {
+	k0, k1 := gate.Mask()
+	return id ^ siphash.Hash(k0, k1, nonce)
+}
+
+// gateTag returns the tag of the first 32 bytes of a packet, its nonce and sealed id.
+func gateTag(gate keys.GateKey, head []byte) uint64 {
+	k0, k1 := gate.Tag()
+	return siphash.Hash(k0, k1, head)
+}
+
+// equal64 compares without telling by its time how much was right.
+func equal64(a, b uint64) bool {
+	x := a ^ b
+	return (x|-x)>>63 == 0
+}
+
+// equalMAC is equal64 for MACs.
+func equalMAC(got []byte, want [macLen]byte) bool {
+	return subtle.ConstantTimeCompare(got, want[:]) == 1
+}
+
+// randomLen returns a packet's length, uniform from MinLen to MaxLen.
+func randomLen() int {
+	const span = MaxLen - MinLen + 1
+	for {
+		var b [1]byte
+		rand.Read(b[:])
+		if b[0] < 256/span*span {
+			return MinLen + int(b[0])%span
+		}
+	}
+}
+
+// appendUint64 is how every number stands in a packet: the high byte first.
+func appendUint64(b []byte, n uint64) []byte { return binary.BigEndian.AppendUint64(b, n) }

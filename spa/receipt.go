@@ -1,0 +1,302 @@
+package spa
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"sallyport/keys"
+)
+
+// Sizes and constants of the receipt, as PROTOCOL.md names them.
+const (
+	receiptBodyAt   = nonceLen
+	receiptFixedLen = 27                              // version to source
+	receiptMax      = MinLen - receiptBodyAt - macLen // 112
+	grantingLen     = 5                               // of a service, without its ports
+	portsLen        = 5
+	moreBit         = 0x80
+)
+
+// ErrReceipt is returned by OpenReceipt for what is no receipt for this request. The
+// client goes on waiting as if it had not come: anyone can send such a thing.
+var ErrReceipt = errors.New("spa: not a receipt for this request")
+
+// errReceiptFormat is returned by ParseReceipt.
+var errReceiptFormat = errors.New("spa: malformed receipt")
+
+// Status says what became of a request. From 16 on it is the reason of a refusal, also
+// where this version does not know it.
+type Status uint8
+
+// What a receipt can say.
+const (
+	Granted Status = 1
+	Closed  Status = 2
+
+	ReasonExpired        Status = 16 // the client's key is past its end
+	ReasonNoService      Status = 17 // the server has no such service
+	ReasonNotAllowed     Status = 18 // this client may not have it
+	ReasonSourceRequired Status = 19 // this client has to state its address
+	ReasonTooManyGrants  Status = 20 // more open at a time than a client may have
+	ReasonTooManyPerHour Status = 21
+	ReasonSuperseded     Status = 22 // closed or revoked after the command was given
+	ReasonIDReused       Status = 23 // the request id was that of another request
+	ReasonFailed         Status = 24 // the firewall did not do it
+)
+
+// String returns words for a person.
+func (s Status) String() string {
+	switch s {
+	case Granted:
+		return "granted"
+	case Closed:
+		return "closed"
+	case ReasonExpired:
+		return "the key has expired"
+	case ReasonNoService:
+		return "the server has no such service"
+	case ReasonNotAllowed:
+		return "not allowed for this client"
+	case ReasonSourceRequired:
+		return "this client has to state its own address"
+	case ReasonTooManyGrants:
+		return "too many grants at a time"
+	case ReasonTooManyPerHour:
+		return "too many grants in an hour"
+	case ReasonSuperseded:
+		return "closed or revoked after the command was given"
+	case ReasonIDReused:
+		return "the request id was used for another request"
+	case ReasonFailed:
+		return "the server could not change its firewall"
+	}
+	return "status " + strconv.Itoa(int(s))
+}
+
+// Refused reports whether the status is the reason of a refusal.
+func (s Status) Refused() bool { return s >= ReasonExpired }
+
+func (s Status) valid() bool { return s == Granted || s == Closed || s.Refused() }
+
+// Granting is what became of one service of the request.
+type Granting struct {
+	// For is how long it is open, counted from the receipt's time. It is told in whole
+	// milliseconds, rounded down, and at most 2³²-1 of them.
+	For time.Duration
+	// Ports are the ranges of the service, as many as there was room for.
+	Ports []Ports
+	// More says that the service has more ports than Ports tells.
+	More bool
+}
+
+// Receipt is a server's answer to one request.
+type Receipt struct {
+	Status Status
+	// Time is the server's clock, kept to the nanosecond.
+	Time time.Time
+	// Source is the address that the server saw, and granted. It may be the zero Addr.
+	Source netip.Addr
+	// Services has one for each service of the request, in its order. Only Granted and
+	// Closed tell any; Granted tells all.
+	Services []Granting
+}
+
+// AppendBinary appends the receipt's encoding, at most 112 bytes, to b. Ranges of ports
+// that there is no room for are left out and marked by More: every service keeps its
+// first, then they are kept in order.
+func (r Receipt) AppendBinary(b []byte) ([]byte, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	b = append(b, version, byte(r.Status), byte(len(r.Services)))
+	b = appendUint64(b, uint64(r.Time.UnixNano()))
+	b = appendAddr(b, r.Source.WithZone(""))
+	spare := r.spareRanges()
+	for _, g := range r.Services {
+		n := min(len(g.Ports), 1+spare)
+		spare -= max(0, n-1)
+		b = g.append(b, n)
+	}
+	return b, nil
+}
+
+// spareRanges is how many ranges can be told beyond the first of each service.
+func (r Receipt) spareRanges() int {
+	size := receiptFixedLen
+	for _, g := range r.Services {
+		size += grantingLen + portsLen*min(1, len(g.Ports))
+	}
+	return (receiptMax - size) / portsLen
+}
+
+func (r Receipt) check() error {
+	if !r.Status.valid() {
+		return fmt.Errorf("spa: a receipt cannot say %v", r.Status)
+	}
+	if !representable(r.Time) {
+		return errors.New("spa: the time of the receipt is out of range: is the clock set?")
+	}
+	if r.Source.IsValid() && r.Source.IsUnspecified() {
+		return fmt.Errorf("spa: a receipt cannot say %v", r.Source)
+	}
+	if !validCount(r.Status, len(r.Services)) {
+		return fmt.Errorf("spa: a receipt that says %v cannot tell of %d services", r.Status, len(r.Services))
+	}
+	for _, g := range r.Services {
+		for _, p := range g.Ports {
+			if !p.valid() {
+				return fmt.Errorf("spa: a receipt cannot tell of %v", p)
+			}
+		}
+	}
+	return nil
+}
+
+// validCount reports whether a receipt of that status can tell of that many services.
+func validCount(s Status, n int) bool {
+	if s.Refused() {
+		return n == 0
+	}
+	return n <= maxServices && (s != Granted || n > 0)
+}
+
+// append appends the service with the first n of its ranges.
+func (g Granting) append(b []byte, n int) []byte {
+	ms := min(max(0, g.For/time.Millisecond), math.MaxUint32)
+	b = binary.BigEndian.AppendUint32(b, uint32(ms))
+	told := byte(n)
+	if g.More || n < len(g.Ports) {
+		told |= moreBit
+	}
+	b = append(b, told)
+	for _, p := range g.Ports[:n] {
+		b = append(b, byte(p.Proto))
+		b = binary.BigEndian.AppendUint16(b, p.Low)
+		b = binary.BigEndian.AppendUint16(b, p.High)
+	}
+	return b
+}
+
+// ParseReceipt reads what AppendBinary appended, and nothing else: no byte may follow.
+func ParseReceipt(b []byte) (Receipt, error) {
+	r, rest, err := parseReceipt(b)
+	if err != nil {
+		return Receipt{}, err
+	}
+	if len(rest) > 0 {
+		return Receipt{}, errReceiptFormat
+	}
+	return r, nil
+}
+
+// parseReceipt returns the receipt at the start of b, and what follows it.
+func parseReceipt(b []byte) (Receipt, []byte, error) {
+	if len(b) < receiptFixedLen || len(b) > receiptMax || b[0] != version {
+		return Receipt{}, nil, errReceiptFormat
+	}
+	r := Receipt{Status: Status(b[1])}
+	count := int(b[2])
+	if !r.Status.valid() || !validCount(r.Status, count) {
+		return Receipt{}, nil, errReceiptFormat
+	}
+	r.Time = time.Unix(0, int64(binary.BigEndian.Uint64(b[3:11])))
+	source, ok := parseAddr(b[11:27])
+	if !ok {
+		return Receipt{}, nil, errReceiptFormat
+	}
+	r.Source = source
+	b = b[receiptFixedLen:]
+	for range count {
+		g, rest, err := parseGranting(b)
+		if err != nil {
+			return Receipt{}, nil, err
+		}
+		r.Services = append(r.Services, g)
+		b = rest
+	}
+	return r, b, nil
+}
+
+// parseGranting returns the service at the start of b, and what follows it.
+func parseGranting(b []byte) (Granting, []byte, error) {
+	if len(b) < grantingLen {
+		return Granting{}, nil, errReceiptFormat
+	}
+	g := Granting{
+		For:  time.Duration(binary.BigEndian.Uint32(b)) * time.Millisecond,
+		More: b[4]&moreBit != 0,
+	}
+	n := int(b[4] &^ moreBit)
+	b = b[grantingLen:]
+	if n*portsLen > len(b) {
+		return Granting{}, nil, errReceiptFormat
+	}
+	for range n {
+		p := Ports{Proto: Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:3]), High: binary.BigEndian.Uint16(b[3:5])}
+		if !p.valid() {
+			return Granting{}, nil, errReceiptFormat
+		}
+		g.Ports = append(g.Ports, p)
+		b = b[portsLen:]
+	}
+	return g, b, nil
+}
+
+// SealReceipt returns the packet that answers k: of its length, under its key, and good
+// for no other request. It is to be sent once, and only for what was spent.
+func SealReceipt(r Receipt, k *Knock, server keys.ServerID) ([]byte, error) {
+	if k.Len < MinLen || k.Len > MaxLen || k.Key.IsZero() {
+		return nil, errors.New("spa: a receipt needs the knock that it answers")
+	}
+	var buf [receiptMax]byte
+	plain, err := r.AppendBinary(buf[:0])
+	if err != nil {
+		return nil, err
+	}
+	return sealReceipt(plain, k, server), nil
+}
+
+// sealReceipt makes a packet of a receipt's encoding, whatever that says.
+func sealReceipt(plain []byte, k *Knock, server keys.ServerID) []byte {
+	packet := make([]byte, k.Len)
+	// The request's nonce is unique already: with it in the hedge, even a stuck generator
+	// cannot give two receipts one nonce.
+	nonce := newNonce(k.Key.Hedge(), k.Nonce[:], plain)
+	copy(packet, nonce[:])
+	end := len(packet) - macLen
+	sealBody(packet[receiptBodyAt:end], plain, k.Key.ReceiptCipher(), &nonce)
+	sum := receiptMAC(k.Key, server, k.Nonce[:], packet[:end])
+	copy(packet[end:], sum[:])
+	return packet
+}
+
+// receiptMAC is the MAC of a receipt, given the nonce of the request that it answers
+// and all that stands before the MAC.
+func receiptMAC(k keys.Key, server keys.ServerID, request, before []byte) [macLen]byte {
+	return mac(k.ReceiptMAC(), []byte(labelReceipt), server[:], request, before)
+}
+
+// OpenReceipt says what is in a datagram that may be the receipt for a request which s
+// sealed. Every error is ErrReceipt, with a zero Receipt.
+func OpenReceipt(receipt, request []byte, s Sender) (Receipt, error) {
+	if len(receipt) < MinLen || len(receipt) > MaxLen || len(receipt) != len(request) || s.Key.IsZero() {
+		return Receipt{}, ErrReceipt
+	}
+	end := len(receipt) - macLen
+	if !equalMAC(receipt[end:], receiptMAC(s.Key, s.Server, request[:nonceLen], receipt[:end])) {
+		return Receipt{}, ErrReceipt
+	}
+	var plain [receiptMax]byte
+	nonce := Nonce(receipt[:nonceLen])
+	stream(plain[:], receipt[receiptBodyAt:receiptBodyAt+receiptMax], s.Key.ReceiptCipher(), &nonce)
+	r, _, err := parseReceipt(plain[:])
+	if err != nil {
+		return Receipt{}, ErrReceipt
+	}
+	return r, nil
+}

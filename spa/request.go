@@ -1,0 +1,279 @@
+package spa
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+
+	"sallyport/keys"
+)
+
+// Sizes and constants of the request's plaintext, as PROTOCOL.md names them.
+const (
+	version = 1
+
+	fixedLen   = 48 // version to source
+	requestMax = 96 // the whole request, without its padding
+
+	maxServices = 8
+	maxFor      = math.MaxUint32 * time.Millisecond
+
+	protoBit = 0x80 // marks a port among the services; the low bits are its Proto
+)
+
+// Type says what a request wants.
+type Type uint8
+
+// The types of request.
+const (
+	TypeOpen  Type = 1 // open the services for the sender's address
+	TypeClose Type = 2 // close what this client opened of them
+)
+
+// String returns "open" or "close".
+func (t Type) String() string {
+	switch t {
+	case TypeOpen:
+		return "open"
+	case TypeClose:
+		return "close"
+	}
+	return fmt.Sprintf("type-%d", uint8(t))
+}
+
+// RequestID names one command of a client. All packets that a command sends to one
+// address family carry the same, so that a retry is not a second request.
+type RequestID [16]byte
+
+// NewRequestID returns a random id.
+func NewRequestID() RequestID {
+	var id RequestID
+	rand.Read(id[:]) // never fails, see crypto/rand
+	return id
+}
+
+// String returns 32 hex digits.
+func (id RequestID) String() string { return hex.EncodeToString(id[:]) }
+
+// Request is what a client asks for.
+type Request struct {
+	ID   RequestID
+	Type Type
+	// Time is the client's clock when this packet was sealed, kept to the nanosecond.
+	Time time.Time
+	// For is how long the services shall be open, in whole milliseconds and at most
+	// 2³²-1 of them. Zero is the service's own default. A close has none.
+	For time.Duration
+	// Source is the address that the client states as its own. The zero Addr asks for
+	// the address that the server sees.
+	Source netip.Addr
+	// Services are 1 to 8, none twice.
+	Services []Service
+}
+
+// Digest condenses what must be equal among all the packets of one command: type,
+// duration, stated source and services in their order, and not the time. It is the
+// start of the SHA-256 of their encoding.
+func (r Request) Digest() [8]byte {
+	r.ID = RequestID{}
+	r.Time = time.Unix(0, 0)
+	var buf [requestMax]byte
+	sum := sha256.Sum256(r.append(buf[:0]))
+	return [8]byte(sum[:8])
+}
+
+// check says why a request cannot be sealed, or nothing.
+func (r Request) check() error {
+	if r.Type != TypeOpen && r.Type != TypeClose {
+		return errors.New("spa: a request is to open or to close")
+	}
+	if !representable(r.Time) {
+		return errors.New("spa: the time of the request is out of range: is the clock set?")
+	}
+	if err := checkFor(r.Type, r.For); err != nil {
+		return err
+	}
+	if r.Source.IsValid() && (r.Source.IsUnspecified() || r.Source.Zone() != "") {
+		return fmt.Errorf("spa: %v is no source address that can be stated", r.Source)
+	}
+	return r.checkServices()
+}
+
+func checkFor(t Type, d time.Duration) error {
+	if t == TypeClose && d != 0 {
+		return errors.New("spa: a request to close has no duration")
+	}
+	if d < 0 || d > maxFor || d%time.Millisecond != 0 {
+		return fmt.Errorf("spa: %v cannot be asked for: a duration is whole milliseconds, at most %v", d, maxFor)
+	}
+	return nil
+}
+
+func (r Request) checkServices() error {
+	if len(r.Services) == 0 || len(r.Services) > maxServices {
+		return fmt.Errorf("spa: a request names 1 to %d services, not %d", maxServices, len(r.Services))
+	}
+	size := fixedLen
+	for i, s := range r.Services {
+		if !s.valid() {
+			return fmt.Errorf("spa: %q is neither a service nor a port", s)
+		}
+		if slices.Contains(r.Services[:i], s) {
+			return fmt.Errorf("spa: %s is asked for twice", s)
+		}
+		size += s.size()
+	}
+	if size > requestMax {
+		return fmt.Errorf("spa: the services are too many for one packet (%d bytes of %d): ask for them in two requests",
+			size-fixedLen, requestMax-fixedLen)
+	}
+	return nil
+}
+
+// representable reports whether the time survives being written as nanoseconds since 1970.
+func representable(t time.Time) bool {
+	return time.Unix(0, t.UnixNano()).Equal(t)
+}
+
+// append appends the encoding of a request that has been checked.
+func (r Request) append(b []byte) []byte {
+	b = append(b, version, byte(r.Type), 0, byte(len(r.Services)))
+	b = append(b, r.ID[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(r.Time.UnixNano()))
+	b = binary.BigEndian.AppendUint32(b, uint32(r.For/time.Millisecond))
+	b = appendAddr(b, r.Source)
+	for _, s := range r.Services {
+		b = s.append(b)
+	}
+	return b
+}
+
+func (s Service) append(b []byte) []byte {
+	if s.Name != "" {
+		b = append(b, byte(len(s.Name)))
+		return append(b, s.Name...)
+	}
+	b = append(b, protoBit|byte(s.Proto))
+	return binary.BigEndian.AppendUint16(b, s.Port)
+}
+
+func (s Service) size() int {
+	if s.Name != "" {
+		return 1 + len(s.Name)
+	}
+	return 3
+}
+
+// appendAddr appends 16 bytes: IPv4 as ::ffff:a.b.c.d, no address as zeros.
+func appendAddr(b []byte, a netip.Addr) []byte {
+	if !a.IsValid() {
+		return append(b, make([]byte, 16)...)
+	}
+	a16 := a.As16()
+	return append(b, a16[:]...)
+}
+
+// parseAddr is the inverse of appendAddr. It refuses 0.0.0.0: that is no address, and
+// "no address" has an encoding already.
+func parseAddr(b []byte) (netip.Addr, bool) {
+	a := netip.AddrFrom16([16]byte(b))
+	if a.IsUnspecified() {
+		return netip.Addr{}, true
+	}
+	a = a.Unmap()
+	return a, !a.IsUnspecified()
+}
+
+// parseRequest reads a request from the first bytes of a decrypted body, whose other
+// bytes are padding. Every error wraps ErrMalformed.
+func parseRequest(b []byte) (Request, error) {
+	b = b[:min(len(b), requestMax)]
+	if len(b) < fixedLen {
+		return Request{}, malformed("it ends early")
+	}
+	if b[0] != version {
+		return Request{}, malformed("unknown version")
+	}
+	r := Request{Type: Type(b[1]), ID: RequestID(b[4:20])}
+	if r.Type != TypeOpen && r.Type != TypeClose {
+		return Request{}, malformed("unknown type")
+	}
+	if b[2] != 0 {
+		return Request{}, malformed("unknown flags")
+	}
+	r.Time = time.Unix(0, int64(binary.BigEndian.Uint64(b[20:28])))
+	r.For = time.Duration(binary.BigEndian.Uint32(b[28:32])) * time.Millisecond
+	if r.Type == TypeClose && r.For != 0 {
+		return Request{}, malformed("a duration in a close")
+	}
+	source, ok := parseAddr(b[32:48])
+	if !ok {
+		return Request{}, malformed("the source is no address")
+	}
+	r.Source = source
+	services, err := parseServices(b[fixedLen:], int(b[3]))
+	if err != nil {
+		return Request{}, err
+	}
+	r.Services = services
+	return r, nil
+}
+
+func parseServices(b []byte, count int) ([]Service, error) {
+	if count == 0 || count > maxServices {
+		return nil, malformed("not 1 to 8 services")
+	}
+	services := make([]Service, 0, count)
+	for range count {
+		s, n, err := parseOneService(b)
+		if err != nil {
+			return nil, err
+		}
+		if slices.Contains(services, s) {
+			return nil, malformed("a service twice")
+		}
+		services = append(services, s)
+		b = b[n:]
+	}
+	return services, nil
+}
+
+// parseOneService returns the first service in b and its length there.
+func parseOneService(b []byte) (Service, int, error) {
+	if len(b) == 0 {
+		return Service{}, 0, malformed("the services run past the end")
+	}
+	if b[0]&protoBit != 0 {
+		return parsePortService(b)
+	}
+	n := 1 + int(b[0])
+	if n > len(b) {
+		return Service{}, 0, malformed("the services run past the end")
+	}
+	name := string(b[1:n])
+	if keys.ValidName(name) != nil {
+		return Service{}, 0, malformed("a bad service name")
+	}
+	return Service{Name: name}, n, nil
+}
+
+func parsePortService(b []byte) (Service, int, error) {
+	if len(b) < 3 {
+		return Service{}, 0, malformed("the services run past the end")
+	}
+	s := Service{Proto: Proto(b[0] &^ protoBit), Port: binary.BigEndian.Uint16(b[1:3])}
+	if !s.Proto.valid() {
+		return Service{}, 0, malformed("unknown protocol")
+	}
+	if s.Port == 0 {
+		return Service{}, 0, malformed("port 0")
+	}
+	return s, 3, nil
+}

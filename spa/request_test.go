@@ -1,0 +1,176 @@
+package spa
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+// badRequests are plaintexts that a client of ours would never seal. Each has one fault.
+func badRequests() map[string][]byte {
+	good := openSSH()
+	encode := func(change func(r *Request)) []byte {
+		r := good
+		change(&r)
+		return r.append(nil)
+	}
+	set := func(at int, b ...byte) []byte {
+		p := good.append(nil)
+		copy(p[at:], b)
+		return p
+	}
+	services := func(count byte, b ...byte) []byte {
+		p := append(good.append(nil)[:fixedLen], b...)
+		p[3] = count
+		return p
+	}
+	name := func(s string) []byte { return append([]byte{byte(len(s))}, s...) }
+	return map[string][]byte{
+		"version-0":            set(0, 0),
+		"version-2":            set(0, 2),
+		"type-0":               set(1, 0),
+		"type-3":               set(1, 3),
+		"flags":                set(2, 1),
+		"count-0":              set(3, 0),
+		"count-9":              services(9, bytes.Repeat([]byte{1, 'a', 1, 'b'}, 5)...),
+		"close-with-for":       encode(func(r *Request) { r.Type = TypeClose }),
+		"source-unspecified-4": set(32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0),
+		"duplicate-name":       services(2, 1, 'a', 1, 'a'),
+		"duplicate-port":       services(2, 0x86, 0, 22, 0x86, 0, 22),
+		"name-empty":           services(1, 0),
+		"name-33":              services(1, name(strings.Repeat("a", 33))...),
+		"name-upper":           services(1, name("SSH")...),
+		"name-first-hyphen":    services(1, name("-ssh")...),
+		"name-nul":             services(1, name("ss\x00")...),
+		"port-0":               services(1, 0x86, 0, 0),
+		"port-protocol":        services(1, 0x81, 0, 22),
+		"truncated-name":       services(2, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 16))...)...),
+		"truncated-port":       services(3, append(append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 13))...), 0x86, 0)...),
+		"truncated-count":      services(3, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 15))...)...),
+	}
+}
+
+func TestOpenRefusesMalformedRequests(t *testing.T) {
+	for name, plain := range badRequests() {
+		t.Run(name, func(t *testing.T) {
+			// Padding that would go on well must not be taken for the rest of the request.
+			plain = append(plain, bytes.Repeat([]byte{'a'}, 32)...)
+			packet := seal(plain[:min(len(plain), requestMax)], alice())
+			err := refuse(t, ErrMalformed, packet, gateway(), onlyAlice(), testNow)
+			if r, ok := errors.AsType[*Refused](err); !ok || r.Client.Name != "alice" {
+				t.Errorf("the error does not say whose packet: %#v", err)
+			}
+		})
+	}
+}
+
+func TestMalformedIsToldBeforeStale(t *testing.T) {
+	packet := seal(badRequests()["flags"], alice())
+	refuse(t, ErrMalformed, packet, gateway(), onlyAlice(), testNow.Add(time.Hour))
+}
+
+func TestParseRequestRefusesEveryTruncation(t *testing.T) {
+	plain := openSSH().append(nil)
+	for n := range plain {
+		if _, err := parseRequest(plain[:n]); !errors.Is(err, ErrMalformed) {
+			t.Errorf("the first %d of %d bytes: got %v, want ErrMalformed", n, len(plain), err)
+		}
+	}
+}
+
+func TestSealRefuses(t *testing.T) {
+	for name, change := range map[string]func(r *Request, s *Sender){
+		"type":           func(r *Request, _ *Sender) { r.Type = 3 },
+		"no time":        func(r *Request, _ *Sender) { r.Time = time.Time{} },
+		"far time":       func(r *Request, _ *Sender) { r.Time = time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC) },
+		"close with for": func(r *Request, _ *Sender) { r.Type = TypeClose },
+		"negative for":   func(r *Request, _ *Sender) { r.For = -time.Second },
+		"long for":       func(r *Request, _ *Sender) { r.For = maxFor + time.Millisecond },
+		"fine for":       func(r *Request, _ *Sender) { r.For = time.Second + 1 },
+		"unspecified":    func(r *Request, _ *Sender) { r.Source = netip.IPv4Unspecified() },
+		"unspecified 6":  func(r *Request, _ *Sender) { r.Source = netip.IPv6Unspecified() },
+		"zone":           func(r *Request, _ *Sender) { r.Source = netip.MustParseAddr("fe80::1%eth0") },
+		"no services":    func(r *Request, _ *Sender) { r.Services = nil },
+		"nine services":  func(r *Request, _ *Sender) { r.Services = ports(1, 9) },
+		"twice":          func(r *Request, _ *Sender) { r.Services = append(ports(1, 2), ports(2, 2)...) },
+		"zero service":   func(r *Request, _ *Sender) { r.Services = []Service{{}} },
+		"port 0":         func(r *Request, _ *Sender) { r.Services = []Service{{Proto: TCP}} },
+		"protocol":       func(r *Request, _ *Sender) { r.Services = []Service{{Proto: 1, Port: 1}} },
+		"bad name":       func(r *Request, _ *Sender) { r.Services = []Service{{Name: "SSH"}} },
+		"name and port":  func(r *Request, _ *Sender) { r.Services = []Service{{Name: "ssh", Port: 22}} },
+		"name and proto": func(r *Request, _ *Sender) { r.Services = []Service{{Name: "ssh", Proto: TCP}} },
+		"long names":     func(r *Request, _ *Sender) { r.Services = longNames() },
+		"no client key":  func(_ *Request, s *Sender) { s.Key = Sender{}.Key },
+		"no gate key":    func(_ *Request, s *Sender) { s.Gate = Sender{}.Gate },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, s := openSSH(), alice()
+			change(&r, &s)
+			if packet, err := Seal(r, s); err == nil || packet != nil {
+				t.Errorf("got %d bytes and error %v, want an error", len(packet), err)
+			}
+		})
+	}
+}
+
+func ports(from, to uint16) []Service {
+	var s []Service
+	for p := from; p <= to; p++ {
+		s = append(s, Service{Proto: TCP, Port: p})
+	}
+	return s
+}
+
+// longNames are one byte more than there is room for.
+func longNames() []Service {
+	return []Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 15)}}
+}
+
+func TestDigest(t *testing.T) {
+	want := openSSH().Digest()
+	same := openSSH()
+	same.ID, same.Time = NewRequestID(), testNow.Add(time.Second)
+	if same.Digest() != want {
+		t.Error("a retry has another digest")
+	}
+	same.Time = time.Time{}
+	if same.Digest() != want {
+		t.Error("the digest depends on the time")
+	}
+	for name, change := range map[string]func(r *Request){
+		"type":     func(r *Request) { r.Type = TypeClose },
+		"for":      func(r *Request) { r.For += time.Millisecond },
+		"source":   func(r *Request) { r.Source = netip.Addr{} },
+		"services": func(r *Request) { r.Services = r.Services[:1] },
+		"order":    func(r *Request) { r.Services = []Service{r.Services[1], r.Services[0]} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := openSSH()
+			change(&r)
+			if r.Digest() == want {
+				t.Error("another request has the same digest")
+			}
+		})
+	}
+}
+
+func TestNewRequestIDsDiffer(t *testing.T) {
+	if NewRequestID() == NewRequestID() {
+		t.Error("two ids are the same")
+	}
+}
+
+func TestStringsOfTheWire(t *testing.T) {
+	for got, want := range map[string]string{
+		TypeOpen.String(): "open", TypeClose.String(): "close", Type(9).String(): "type-9",
+		RequestID{0xab}.String(): "ab" + strings.Repeat("0", 30),
+		Nonce{0xcd}.String():     "cd" + strings.Repeat("0", 46),
+	} {
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
