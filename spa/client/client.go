@@ -1,0 +1,151 @@
+// Package client knocks: it turns a host profile and a command into packets,
+// sends them until the gateway's receipt comes, and says what the receipt says.
+//
+//	plan, err := client.Prepare(ctx, profile, client.Command{Type: spa.TypeOpen, Services: services})
+//	…
+//	for answer := range plan.Knock(ctx) {
+//		fmt.Println(answer.Verdict, answer.Until(0))
+//	}
+//
+// # Addresses
+//
+// A gateway's name may have IPv4 and IPv6 addresses. Each family is knocked on by
+// itself and at the same time, because a grant is for one source address, and the
+// caller has one of each. Within a family the addresses and the knock ports are
+// tried in turn, a packet each.
+//
+// # Packets
+//
+// All packets of a command to one family carry one request id, and each its own
+// nonce and stamp, so the gateway acts once however many of them arrive. There are
+// at most 16, the first retry after about 150 ms, the others spread ever wider over
+// the time allowed.
+//
+// Nothing that does not authenticate is believed: a datagram that is no receipt of
+// one of these packets and an ICMP error are both as if they had not come, since
+// anyone can forge them. Where a receipt comes from does not matter, only that the
+// gateway made it.
+//
+// # Source
+//
+// A stated source address must equal the one that the gateway sees, or the gateway
+// stays silent. Where the statement does not hold there is no second attempt
+// without it: an attacker in the path would force just that, and take the grant.
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+)
+
+// DefaultTimeout is how long an answer is waited for if nothing else is said.
+const DefaultTimeout = 10 * time.Second
+
+// Errors of an Answer whose Verdict is Silent, and of WaitOpen.
+var (
+	// ErrNoAnswer is returned when packets were sent and no receipt came, or, where
+	// the gateway sends none, the port did not accept. A gateway is silent on purpose
+	// about everything that it does not want to answer, so the cause is not known.
+	ErrNoAnswer = errors.New("no answer")
+	// ErrNoTCP is returned by WaitOpen when no TCP port was granted: nothing can be tried.
+	ErrNoTCP = errors.New("client: no TCP port to wait for")
+)
+
+// Command is what a gateway is asked to do.
+type Command struct {
+	Type     spa.Type
+	Services []spa.Service
+	For      time.Duration // zero: the service's own; none for a close
+	Source   Source        // zero: the profile's
+	Timeout  time.Duration // for resolving, and again for the answer; zero: DefaultTimeout
+}
+
+// Plan is a command that is ready to be sent: everything is looked up, and it is
+// known to fit a packet. A Plan is good for one Knock.
+type Plan struct {
+	Profile *keys.Profile
+	Command Command // with its defaults filled in
+	Routes  []Route // one for each address family, IPv4 first
+	sender  spa.Sender
+	net     network
+}
+
+// Route is how one address family of the gateway is knocked on.
+type Route struct {
+	ID     spa.RequestID
+	To     []netip.AddrPort // tried in turn
+	Source netip.Addr       // stated; the zero Addr asks for the address that the gateway sees
+	Local  netip.Addr       // the address that packets are sent from; the zero Addr leaves it to the system
+}
+
+// Family is "IPv4" or "IPv6".
+func (r Route) Family() string {
+	if r.To[0].Addr().Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// Verdict is how a knock ended.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Silent  Verdict = iota // no answer: Answer.Err says more
+	Opened                 // granted, by a receipt, or without one where the ports accept
+	Closed                 // closed, by a receipt
+	Refused                // refused by the gateway: the receipt says why
+	Sent                   // sent to a gateway that sends no receipts; nothing can confirm it
+)
+
+// String returns the verdict as a program may read it.
+func (v Verdict) String() string {
+	switch v {
+	case Silent:
+		return "no answer"
+	case Opened:
+		return "open"
+	case Closed:
+		return "closed"
+	case Refused:
+		return "refused"
+	case Sent:
+		return "sent"
+	}
+	return fmt.Sprintf("verdict-%d", uint8(v))
+}
+
+// Answer is what came of knocking on one address family.
+type Answer struct {
+	Verdict Verdict
+	Route   Route
+	Gateway netip.Addr   // the address that answered; the route's first where none did
+	Receipt *spa.Receipt // nil where none came
+	// Offset is how far the gateway's clock is ahead of this one, as far as the
+	// receipt proves it: zero while its stamp may lie between the first packet and
+	// the receipt's arrival.
+	Offset time.Duration
+	Tries  int   // packets sent
+	Err    error // why it is Silent
+}
+
+// Until is when the grant of the i-th service ends, by this machine's clock. It is
+// zero where no receipt tells it.
+func (a Answer) Until(i int) time.Time {
+	if a.Receipt == nil || i >= len(a.Receipt.Services) {
+		return time.Time{}
+	}
+	return a.Receipt.Time.Add(a.Receipt.Services[i].For - a.Offset).Local()
+}
+
+// Prepare looks up the gateway's addresses, chooses what to state as the source,
+// and checks that the request fits a packet. It sends nothing to the gateway.
+func Prepare(ctx context.Context, p *keys.Profile, c Command) (*Plan, error) {
+	return prepare(ctx, p, c, system{})
+}

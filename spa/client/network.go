@@ -1,0 +1,57 @@
+package client
+
+import (
+	"context"
+	"net"
+	"net/netip"
+)
+
+// network is what a client needs of its surroundings. The tests have one without
+// an operating system.
+type network interface {
+	// Lookup returns all the IPv4 and IPv6 addresses of a host name.
+	Lookup(ctx context.Context, host string) ([]netip.Addr, error)
+	// Local returns the address that packets to a gateway leave from, without sending any.
+	Local(to netip.AddrPort) (netip.Addr, error)
+	// Listen opens a UDP socket on an address, or on any of the family if it is
+	// unspecified. The socket is not connected: a connected one would report forged
+	// ICMP errors, and lose the receipts of a gateway that answers from another of its addresses.
+	Listen(ctx context.Context, local netip.Addr) (net.PacketConn, error)
+	// Dial opens a TCP connection, from the local address if it is valid.
+	Dial(ctx context.Context, local netip.Addr, to netip.AddrPort) (net.Conn, error)
+}
+
+// system is the network of the operating system.
+type system struct{}
+
+var _ network = system{}
+
+func (system) Lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+}
+
+func (system) Local(to netip.AddrPort) (netip.Addr, error) {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	defer conn.Close()
+	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().WithZone(""), nil
+}
+
+func (system) Listen(ctx context.Context, local netip.Addr) (net.PacketConn, error) {
+	family := "udp6"
+	if local.Is4() {
+		family = "udp4"
+	}
+	var lc net.ListenConfig
+	return lc.ListenPacket(ctx, family, netip.AddrPortFrom(local, 0).String())
+}
+
+func (system) Dial(ctx context.Context, local netip.Addr, to netip.AddrPort) (net.Conn, error) {
+	var d net.Dialer
+	if local.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
+	}
+	return d.DialContext(ctx, "tcp", to.String())
+}

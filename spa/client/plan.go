@@ -1,0 +1,184 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+)
+
+// prepare is Prepare on a given network.
+func prepare(ctx context.Context, p *keys.Profile, c Command, n network) (*Plan, error) {
+	if c.Timeout == 0 {
+		c.Timeout = DefaultTimeout
+	}
+	if c.Timeout < 0 {
+		return nil, fmt.Errorf("client: a timeout of %v leaves no time to answer", c.Timeout)
+	}
+	source, err := c.Source.or(p.Source)
+	if err != nil {
+		return nil, err
+	}
+	c.Source = source
+	plan := &Plan{Profile: p, Command: c, net: n,
+		sender: spa.Sender{Server: p.ServerID, Gate: p.Gate, ID: p.ID, Key: p.Key}}
+	if err := plan.fits(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	gateways, ports, err := resolve(ctx, p, n)
+	if err != nil {
+		return nil, err
+	}
+	if err := plan.route(ctx, gateways, ports); err != nil {
+		return nil, err
+	}
+	return plan, nil
+}
+
+// fits seals the request once to know that it can be: nothing else may fail later
+// for a reason that could have been told before.
+func (p *Plan) fits() error {
+	request := p.request(Route{ID: spa.NewRequestID()})
+	if p.Command.Source.kind == sourceStated {
+		request.Source = p.Command.Source.addr
+	}
+	if _, err := spa.Seal(request, p.sender); err != nil {
+		return fmt.Errorf("client: the request cannot be made: %w", err)
+	}
+	return nil
+}
+
+// request is what is asked for on a route, stamped now.
+func (p *Plan) request(r Route) spa.Request {
+	return spa.Request{ID: r.ID, Type: p.Command.Type, Time: time.Now(), For: p.Command.For,
+		Source: r.Source, Services: p.Command.Services}
+}
+
+// resolve returns a profile's addresses and the knock ports to use with them: the
+// one in the address, or the profile's.
+func resolve(ctx context.Context, p *keys.Profile, n network) ([]netip.Addr, []uint16, error) {
+	host, ports := p.Address, p.KnockPorts
+	if h, port, err := net.SplitHostPort(p.Address); err == nil {
+		number, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || number == 0 {
+			return nil, nil, fmt.Errorf("client: the profile's address %q has no port from 1 to 65535", p.Address)
+		}
+		host, ports = h, []uint16{uint16(number)}
+	}
+	if len(ports) == 0 {
+		return nil, nil, errors.New("client: the profile has no knock port")
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{addr.Unmap()}, ports, nil
+	}
+	addrs, err := n.Lookup(ctx, host)
+	if err != nil {
+		return nil, nil, fmt.Errorf("client: looking up %q: %w", host, err)
+	}
+	return unmapped(addrs), ports, nil
+}
+
+// unmapped makes IPv4 of IPv4-mapped addresses and drops what comes twice.
+func unmapped(addrs []netip.Addr) []netip.Addr {
+	out := make([]netip.Addr, 0, len(addrs))
+	for _, a := range addrs {
+		if a = a.Unmap(); !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// route fills in a route for each family that has an address, a way there, and no
+// stated source of the other family. It is an error if none is left.
+func (p *Plan) route(ctx context.Context, gateways []netip.Addr, ports []uint16) error {
+	var trouble error
+	for _, is4 := range []bool{true, false} {
+		var family []netip.Addr
+		for _, a := range gateways {
+			if a.Is4() == is4 {
+				family = append(family, a)
+			}
+		}
+		if len(family) == 0 {
+			continue
+		}
+		r, err := p.routeFamily(ctx, family, ports)
+		if err != nil {
+			trouble = errors.Join(trouble, err)
+			continue
+		}
+		p.Routes = append(p.Routes, r)
+	}
+	if len(p.Routes) > 0 {
+		return nil
+	}
+	if trouble == nil {
+		trouble = fmt.Errorf("client: %q has no address", p.Profile.Address)
+	}
+	return trouble
+}
+
+// routeFamily finds the way to the gateway's addresses of one family. All packets
+// of a command must state the same source, so the first address decides it.
+func (p *Plan) routeFamily(ctx context.Context, gateways []netip.Addr, ports []uint16) (Route, error) {
+	source := p.Command.Source
+	if source.kind == sourceStated && source.addr.Is4() != gateways[0].Is4() {
+		return Route{}, fmt.Errorf("client: %v cannot be the source of packets to %v: they are not of one family", source.addr, gateways[0])
+	}
+	var reachable []netip.Addr
+	var first netip.Addr
+	var trouble error
+	for _, gateway := range gateways {
+		local, err := p.net.Local(netip.AddrPortFrom(gateway, ports[0]))
+		if err != nil {
+			trouble = fmt.Errorf("client: no way to %v: %w", gateway, err)
+			continue
+		}
+		if len(reachable) == 0 {
+			first = local
+		}
+		reachable = append(reachable, gateway)
+	}
+	if len(reachable) == 0 {
+		return Route{}, trouble
+	}
+	r := Route{ID: spa.NewRequestID(), To: targets(reachable, ports)}
+	stated, bind := source.state(first)
+	r.Source = stated
+	if bind.IsValid() && p.bindable(ctx, bind) {
+		r.Local = bind
+	}
+	return r, nil
+}
+
+// bindable reports whether an address is this machine's own. One that is stated but
+// not local is that of a NAT in front of it.
+func (p *Plan) bindable(ctx context.Context, a netip.Addr) bool {
+	conn, err := p.net.Listen(ctx, a)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+// targets combines addresses and ports: each port with all the addresses before the next port.
+func targets(addrs []netip.Addr, ports []uint16) []netip.AddrPort {
+	out := make([]netip.AddrPort, 0, len(addrs)*len(ports))
+	for _, port := range ports {
+		for _, a := range addrs {
+			out = append(out, netip.AddrPortFrom(a, port))
+		}
+	}
+	return out
+}
