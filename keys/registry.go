@@ -1,14 +1,187 @@
 package keys
 
-import "sync"
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+)
 
 // A Registry is the clients of a server, by id. It is safe for concurrent use.
 type Registry struct {
-	dir string
+	dir     string
+	loading sync.Mutex // one file at a time is read, so that an older reading never wins
 
 	mu     sync.RWMutex
 	byID   map[ID]*Client
 	byName map[string]*Client
+}
+
+// LoadRegistry reads all clients of a directory. What is wrong with a file is an error of
+// the list, and that client is shut; the others are loaded. Of two files with one id the
+// one that is later by name is refused. The Registry is never nil.
+//
+// Only NAME.toml is a client. What editors leave (dot files, NAME~, .swp, .tmp) is passed over
+// in silence; any other name is an error of the list, lest somebody takes it for a client.
+func LoadRegistry(dir string) (*Registry, []error) {
+	r := &Registry{dir: dir}
+	names, errs := clientNames(dir)
+	clients, bad := readAll(dir, names)
+	errs = append(errs, bad...)
+	r.byID, r.byName = make(map[ID]*Client, len(names)), make(map[string]*Client, len(names))
+	for _, c := range clients {
+		if c == nil {
+			continue
+		}
+		if err := r.unclaimed(c); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r.add(c)
+	}
+	return r, errs
+}
+
+// clientNames lists the clients of a directory, sorted.
+func clientNames(dir string) ([]string, []error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, []error{fmt.Errorf("reading the clients: %w", err)}
+	}
+	defer d.Close()
+	files, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, []error{fmt.Errorf("reading the clients: %w", err)}
+	}
+	var errs []error
+	names := files[:0]
+	slices.Sort(files)
+	for _, file := range files {
+		name, err := fileName(filepath.Join(dir, file))
+		switch {
+		case dropping(file):
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			names = append(names, name)
+		}
+	}
+	return names, errs
+}
+
+// dropping reports whether a file is what editors and writers leave beside the real one.
+// "4913" is what vim makes to see whether it can.
+func dropping(file string) bool {
+	for _, suffix := range []string{"~", ".swp", ".swo", ".swx", ".tmp"} {
+		if strings.HasSuffix(file, suffix) {
+			return true
+		}
+	}
+	return file[0] == '.' || file[0] == '#' || file == "4913"
+}
+
+// readAll reads the named clients on all processors. The clients are in the order of the
+// names, nil where there was an error.
+func readAll(dir string, names []string) ([]*Client, []error) {
+	clients, errs := make([]*Client, len(names)), make([]error, len(names))
+	workers := min(runtime.GOMAXPROCS(0), len(names))
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			share := sharing{}
+			for i := w; i < len(names); i += workers {
+				clients[i], errs[i] = ReadClient(filepath.Join(dir, names[i]+Suffix))
+				share.compact(clients[i])
+			}
+		})
+	}
+	wg.Wait()
+	return clients, slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+}
+
+// sharing keeps one copy of lists that many clients have alike.
+type sharing map[string][]string
+
+func (s sharing) compact(c *Client) {
+	if c == nil {
+		return
+	}
+	key := strings.Join(c.Allow, " ")
+	if known, ok := s[key]; ok {
+		c.Allow = known
+		return
+	}
+	s[key] = c.Allow
+}
+
+// unclaimed refuses a client with an id that another has: whose packet would it be?
+func (r *Registry) unclaimed(c *Client) error {
+	for i, id := range c.ids() {
+		other, ok := r.byID[id]
+		if !ok || other.Name == c.Name {
+			continue
+		}
+		key := []string{"id", "previous.id"}[i]
+		return &FileError{File: r.path(c.Name), Key: key, Text: "is also in " + r.path(other.Name) + ": one of them is a copy"}
+	}
+	return nil
+}
+
+// ids are the ids that a client's packets may have.
+func (c *Client) ids() []ID {
+	if c.Previous == nil {
+		return []ID{c.ID}
+	}
+	return []ID{c.ID, c.Previous.ID}
+}
+
+func (r *Registry) add(c *Client) {
+	r.byName[c.Name] = c
+	for _, id := range c.ids() {
+		r.byID[id] = c
+	}
+}
+
+func (r *Registry) remove(c *Client) {
+	delete(r.byName, c.Name)
+	for _, id := range c.ids() {
+		delete(r.byID, id)
+	}
+}
+
+func (r *Registry) path(name string) string { return filepath.Join(r.dir, name+Suffix) }
+
+// Reload reads one client's file again and returns the client as it was and as it is; nil
+// where there was or is none. A file that is gone takes its client away. A bad file, also
+// one with another client's id, changes nothing and is the error.
+func (r *Registry) Reload(name string) (before, after *Client, err error) {
+	r.loading.Lock()
+	defer r.loading.Unlock()
+	before, _ = r.Client(name)
+	after, err = ReadClient(r.path(name))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return before, before, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if after != nil {
+		if err := r.unclaimed(after); err != nil {
+			return before, before, err
+		}
+	}
+	if before != nil {
+		r.remove(before)
+	}
+	if after != nil {
+		r.add(after)
+	}
+	return before, after, nil
 }
 
 // Lookup returns the credential with this id: one map access, no allocation. Revoked and
@@ -24,4 +197,31 @@ func (r *Registry) Lookup(id ID) (Credential, bool) {
 		return Credential{Client: c, ID: id, Key: p.Key, Until: p.Until}, true
 	}
 	return Credential{Client: c, ID: id, Key: c.Key}, true
+}
+
+// Client returns the client of this name.
+func (r *Registry) Client(name string) (*Client, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	c, ok := r.byName[name]
+	return c, ok
+}
+
+// Len is the number of clients, revoked ones included.
+func (r *Registry) Len() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.byName)
+}
+
+// Clients returns all clients, sorted by name.
+func (r *Registry) Clients() []*Client {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	names := slices.Sorted(maps.Keys(r.byName))
+	clients := make([]*Client, len(names))
+	for i, name := range names {
+		clients[i] = r.byName[name]
+	}
+	return clients
 }

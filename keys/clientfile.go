@@ -1,0 +1,267 @@
+package keys
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A client file is about 200 bytes; lists of networks may make it longer.
+const maxClientFile = 64 << 10
+
+// Suffix ends the names of client files and host profiles.
+const Suffix = ".toml"
+
+type rawClient struct {
+	Version       int64        `toml:"version"`
+	ID            string       `toml:"id"`
+	Key           string       `toml:"key"`
+	Allow         []string     `toml:"allow"`
+	From          []string     `toml:"from"`
+	Deny          []string     `toml:"deny"`
+	Expires       *time.Time   `toml:"expires"`
+	MaxFor        *string      `toml:"max_for"`
+	RequireSource bool         `toml:"require_source"`
+	Previous      *rawPrevious `toml:"previous"`
+	Revoked       *time.Time   `toml:"revoked"`
+}
+
+type rawPrevious struct {
+	ID    string    `toml:"id"`
+	Key   string    `toml:"key"`
+	Until time.Time `toml:"until"`
+}
+
+// ReadClient reads a client file, NAME.toml. Its error is of type *FileError, or several of
+// them joined, or wraps ErrExposed, or is of the file system.
+func ReadClient(path string) (*Client, error) {
+	name, err := fileName(path)
+	if err != nil {
+		return nil, err
+	}
+	var raw rawClient
+	d, err := decodeSecret(path, maxClientFile, CheckPrivate, &raw)
+	if err != nil {
+		return nil, err
+	}
+	return raw.client(d, name)
+}
+
+// fileName is the name that a file NAME.toml is about.
+func fileName(path string) (string, error) {
+	name, ok := strings.CutSuffix(filepath.Base(path), Suffix)
+	if !ok || ValidName(name) != nil {
+		return "", &FileError{File: path, Text: "is not named NAME.toml, with lower-case letters, digits and hyphens in NAME"}
+	}
+	return name, nil
+}
+
+// reader collects what is wrong with the values of a document.
+type reader struct {
+	doc      *Document
+	problems []error
+}
+
+// must notes an error about a key. What this package says of a value never echoes one
+// that may be a secret.
+func (r *reader) must(key string, err error) {
+	if err != nil {
+		r.problems = append(r.problems, r.doc.Problem(key, "%s", strings.TrimPrefix(err.Error(), "keys: ")))
+	}
+}
+
+// needs notes the keys that are not there, and reports whether all are.
+func (r *reader) needs(keys ...string) bool {
+	all := true
+	for _, key := range keys {
+		if !r.doc.Has(key) {
+			r.must(key, errors.New("missing"))
+			all = false
+		}
+	}
+	return all
+}
+
+func (raw *rawClient) client(d *Document, name string) (*Client, error) {
+	r := reader{doc: d}
+	// Asking for a key parses the file again: only where it may be missing.
+	if (raw.ID == "" || raw.Key == "" || raw.Allow == nil) && !r.needs("id", "key", "allow") {
+		return nil, errors.Join(r.problems...)
+	}
+	c := &Client{Name: name, Allow: raw.Allow, RequireSource: raw.RequireSource}
+	c.ID, c.Key = r.credential("", raw.ID, raw.Key)
+	c.Previous = r.previous(raw)
+	r.allow(raw.Allow)
+	c.From, c.Deny = r.prefixes("from", raw.From), r.prefixes("deny", raw.Deny)
+	if raw.From != nil && len(raw.From) == 0 {
+		r.must("from", errors.New("an empty list would let it come from nowhere: leave the line out for any address"))
+	}
+	c.Expires, c.Revoked = r.time("expires", raw.Expires), r.time("revoked", raw.Revoked)
+	if raw.MaxFor != nil {
+		c.MaxFor = r.duration("max_for", *raw.MaxFor)
+	}
+	if len(r.problems) > 0 {
+		return nil, errors.Join(r.problems...)
+	}
+	return c, nil
+}
+
+// credential reads an id and a key below prefix ("" or "previous.").
+func (r *reader) credential(prefix, id, key string) (ID, Key) {
+	i, err := ParseID(id)
+	r.must(prefix+"id", err)
+	k, err := ParseKey(key)
+	r.must(prefix+"key", err)
+	return i, k
+}
+
+func (r *reader) allow(entries []string) {
+	for i, entry := range entries {
+		if err := validAllow(entry); err != nil {
+			r.must("allow", fmt.Errorf("entry %d is no service and no port: %s", i+1, strings.TrimPrefix(err.Error(), "keys: ")))
+		}
+		if slices.Contains(entries[:i], entry) {
+			r.must("allow", fmt.Errorf("entry %d is there twice", i+1))
+		}
+	}
+}
+
+func (r *reader) duration(key, text string) time.Duration {
+	d, err := ParseDuration(text)
+	r.must(key, err)
+	return d
+}
+
+// time reads a time that may be missing. The zero time is refused: it would be taken for
+// none, and open where the file says shut.
+func (r *reader) time(key string, t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	if t.IsZero() {
+		r.must(key, errors.New("is not a date of a client"))
+	}
+	return t.UTC()
+}
+
+func (r *reader) prefixes(key string, texts []string) []netip.Prefix {
+	if len(texts) == 0 {
+		return nil
+	}
+	list := make([]netip.Prefix, 0, len(texts))
+	for i, text := range texts {
+		p, err := parsePrefix(text)
+		if err != nil {
+			r.must(key, fmt.Errorf("entry %d: %s", i+1, strings.TrimPrefix(err.Error(), "keys: ")))
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+func (r *reader) previous(raw *rawClient) *Previous {
+	if raw.Previous == nil || !r.needs("previous.id", "previous.key", "previous.until") {
+		return nil
+	}
+	p := &Previous{Until: r.time("previous.until", &raw.Previous.Until)}
+	p.ID, p.Key = r.credential("previous.", raw.Previous.ID, raw.Previous.Key)
+	if raw.Previous.ID == raw.ID {
+		r.must("previous.id", errors.New("is the id of the key that replaced it"))
+	}
+	return p
+}
+
+// WriteClient writes dir/NAME.toml, whole or not at all, for the server that reads it:
+// run by root it belongs to root and the directory's group, 0640, or, where that group is
+// root's too, to the directory's owner, 0600.
+//
+// With create it never writes over an existing file (ErrExists); without, it replaces one
+// that must be there.
+func WriteClient(dir string, c *Client, create bool) error {
+	path := filepath.Join(dir, c.Name+Suffix)
+	text := c.text()
+	if err := readsBack(path, text); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	how := onlyOver
+	if create {
+		how = onlyNew
+	}
+	return place(path, text, how, true)
+}
+
+// readsBack proves that a client file says what the client is before it is written: what
+// ReadClient would refuse, or understand differently, must not come on disk.
+func readsBack(path string, text []byte) error {
+	name, err := fileName(path)
+	if err != nil {
+		return err
+	}
+	var raw rawClient
+	d, err := decode(path, text, &raw)
+	if err != nil {
+		return err
+	}
+	back, err := raw.client(d, name)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(back.text(), text) {
+		return errors.New("keys: the client would not be read back as it is")
+	}
+	return nil
+}
+
+// text is the client file. All that is in it is checked to need no escapes in TOML.
+func (c *Client) text() []byte {
+	var b strings.Builder
+	b.WriteString("# A client of this gateway. The key is a secret: nobody else may read this file.\n")
+	fmt.Fprintf(&b, "version = %d\nid = \"%s\"\nkey = \"%s\"\nallow = %s\n", Version, c.ID, c.Key.Reveal(), list(c.Allow))
+	if len(c.From) > 0 {
+		fmt.Fprintf(&b, "from = %s\n", list(prefixTexts(c.From)))
+	}
+	if len(c.Deny) > 0 {
+		fmt.Fprintf(&b, "deny = %s\n", list(prefixTexts(c.Deny)))
+	}
+	if !c.Expires.IsZero() {
+		fmt.Fprintf(&b, "expires = %s\n", timeText(c.Expires))
+	}
+	if c.MaxFor != 0 {
+		fmt.Fprintf(&b, "max_for = \"%s\"\n", FormatDuration(c.MaxFor))
+	}
+	if c.RequireSource {
+		b.WriteString("require_source = true\n")
+	}
+	if p := c.Previous; p != nil {
+		fmt.Fprintf(&b, "previous = { id = \"%s\", key = \"%s\", until = %s }\n", p.ID, p.Key.Reveal(), timeText(p.Until))
+	}
+	if !c.Revoked.IsZero() {
+		fmt.Fprintf(&b, "revoked = %s\n", timeText(c.Revoked))
+	}
+	return []byte(b.String())
+}
+
+// list is a TOML list of texts.
+func list(texts []string) string {
+	quoted := make([]string, len(texts))
+	for i, s := range texts {
+		quoted[i] = strconv.Quote(s)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
+}
+
+func prefixTexts(prefixes []netip.Prefix) []string {
+	texts := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		texts[i] = p.String()
+	}
+	return texts
+}
+
+func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }

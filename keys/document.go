@@ -1,0 +1,158 @@
+package keys
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Version is the version of every file that Sallyport writes and reads.
+const Version = 1
+
+// A FileError says what is wrong with a file, and where. Its text begins with the file's
+// path, and it never holds a value that may be a secret.
+type FileError struct {
+	File       string
+	Line       int    // from 1; 0 where there is no line to name
+	Key        string // dotted: "limits.grants"; or empty
+	Text       string // what is wrong
+	Suggestion string // the key that was probably meant; or empty
+}
+
+// Error returns "FILE:LINE: KEY: what is wrong".
+func (e *FileError) Error() string {
+	var b strings.Builder
+	b.WriteString(e.File)
+	if e.Line > 0 {
+		fmt.Fprintf(&b, ":%d", e.Line)
+	}
+	if e.Key != "" {
+		b.WriteString(": " + e.Key)
+	}
+	b.WriteString(": " + e.Text)
+	if e.Suggestion != "" {
+		fmt.Fprintf(&b, " (did you mean %q?)", e.Suggestion)
+	}
+	return b.String()
+}
+
+// A Document is a TOML file that was decoded, and knows the lines of its keys.
+type Document struct {
+	path string
+	data []byte
+}
+
+// DecodeFile reads the TOML file at path, of at most limit bytes, into the struct that dst
+// points to. It is strict: every key must have a field whose toml tag is exactly the key,
+// every value the field's type, every time its zone, and version must be Version.
+// Fields may be of type string, bool, int64, time.Time, any, and structs, pointers, slices
+// and string maps of these. All problems are reported at once, each a *FileError, joined.
+func DecodeFile(path string, limit int64, dst any) (*Document, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading %w", err)
+	}
+	defer f.Close()
+	if _, err := regular(f, path); err != nil {
+		return nil, err
+	}
+	data, err := readLimited(f, path, limit)
+	if err != nil {
+		return nil, err
+	}
+	return decode(path, data, dst)
+}
+
+// decodeSecret is DecodeFile for files with secrets: it follows no symbolic link, which a
+// later write by rename would replace, and asks check before it reads a byte.
+func decodeSecret(path string, limit int64, check func(string, fs.FileInfo) error, dst any) (*Document, error) {
+	f, err := openNoFollow(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading %w", err)
+	}
+	defer f.Close()
+	fi, err := regular(f, path)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(path, fi); err != nil {
+		return nil, err
+	}
+	data, err := readLimited(f, path, limit)
+	if err != nil {
+		return nil, err
+	}
+	return decode(path, data, dst)
+}
+
+// regular refuses what would block or never end when it is read.
+func regular(f *os.File, path string) (fs.FileInfo, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("reading %w", err)
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, &FileError{File: path, Text: "not a regular file"}
+	}
+	return fi, nil
+}
+
+func readLimited(f *os.File, path string, limit int64) ([]byte, error) {
+	var b bytes.Buffer
+	n, err := io.Copy(&b, io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %w", err)
+	}
+	if n > limit {
+		return nil, &FileError{File: path, Text: fmt.Sprintf("larger than %d bytes", limit)}
+	}
+	return b.Bytes(), nil
+}
+
+func decode(path string, data []byte, dst any) (*Document, error) {
+	d := &Document{path: path, data: data}
+	if err := d.check(dst); err != nil {
+		return nil, err
+	}
+	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
+	if err := dec.Decode(dst); err != nil {
+		return nil, d.syntax(err)
+	}
+	return d, nil
+}
+
+// syntax turns an error of the TOML decoder into a FileError. What the decoder says of a
+// value may quote it, so only its words about form are kept.
+func (d *Document) syntax(err error) error {
+	e := &FileError{File: d.path, Text: "not valid TOML"}
+	var at *toml.DecodeError
+	if !errors.As(err, &at) {
+		return e
+	}
+	e.Line, _ = at.Position()
+	e.Text = "not valid TOML: " + wordsOnly(strings.TrimPrefix(at.Error(), "toml: "))
+	return e
+}
+
+// wordsOnly cuts a decoder's message before the first thing that it quotes.
+func wordsOnly(text string) string {
+	for _, quoting := range []string{" but got", " U+", ` "`, " '", ": "} {
+		text, _, _ = strings.Cut(text, quoting)
+	}
+	return text
+}
+
+// Problem returns an error about a key, named by its dotted path: "service.ssh.ports".
+// A key that is not in the file is named without a line.
+func (d *Document) Problem(key, format string, args ...any) *FileError {
+	return &FileError{File: d.path, Line: d.line(key), Key: key, Text: fmt.Sprintf(format, args...)}
+}
+
+// Has reports whether the file has this key, named by its dotted path.
+func (d *Document) Has(key string) bool { return d.line(key) > 0 }

@@ -1,0 +1,76 @@
+package keys
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+)
+
+// ErrExposed is returned for a file with secrets that others than its owner and the
+// service can read or have written. The error ends with the command that mends it; a key
+// that may have been read is better replaced.
+var ErrExposed = errors.New("others have access to this file with secrets")
+
+// CheckPrivate refuses a file with the server's secrets if others can read it, if its
+// group can write it or is neither root nor the directory's group, or if it belongs to
+// somebody who is not root, the reader or the owner of the directory.
+// Where files have no such modes (Windows) it refuses nothing.
+func CheckPrivate(path string, fi fs.FileInfo) error { return checkAccess(path, fi, 0o640) }
+
+// checkOwn is CheckPrivate for a person's own files, which no group may read either.
+func checkOwn(path string, fi fs.FileInfo) error { return checkAccess(path, fi, 0o600) }
+
+// access is who has access to a file with secrets, and to its directory.
+type access struct {
+	mode           fs.FileMode
+	uid, gid       int
+	dirUID, dirGID int
+	reader         int // the effective uid of this process
+}
+
+// trouble says what is wrong; empty if nothing is.
+func (a access) trouble(most fs.FileMode) string {
+	switch {
+	case a.wrongOwner():
+		return "it belongs to somebody else"
+	case a.mode.Perm()&0o007 != 0:
+		return fmt.Sprintf("its mode is %04o", a.mode.Perm())
+	case a.mode.Perm()&0o077&^most != 0:
+		return fmt.Sprintf("its mode is %04o", a.mode.Perm())
+	case a.wrongGroup():
+		return "its group is not the directory's"
+	}
+	return ""
+}
+
+func (a access) wrongOwner() bool {
+	return a.uid != 0 && a.uid != a.reader && a.uid != a.dirUID
+}
+
+func (a access) wrongGroup() bool {
+	return a.mode.Perm()&0o070 != 0 && a.gid != 0 && a.gid != a.dirGID
+}
+
+// mend is the command that makes the file what it should be.
+func (a access) mend(path string, most fs.FileMode, owner string) string {
+	var commands []string
+	if a.wrongOwner() || a.wrongGroup() {
+		commands = append(commands, "chown "+owner+" "+shellWord(path))
+	}
+	if a.mode.Perm()&0o077&^most != 0 {
+		commands = append(commands, fmt.Sprintf("chmod %o %s", most, shellWord(path)))
+	}
+	return strings.Join(commands, " && ")
+}
+
+// shellWord quotes a path for a shell where that is needed.
+func shellWord(s string) string {
+	plain := func(r rune) bool {
+		return r < 0x80 && (nameByte(byte(r)) || 'A' <= r && r <= 'Z' || strings.ContainsRune("/._-", r))
+	}
+	if s != "" && s[0] != '-' && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

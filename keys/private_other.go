@@ -1,0 +1,27 @@
+//go:build !unix
+
+package keys
+
+import (
+	"io/fs"
+	"os"
+)
+
+// Windows has no modes: a file has the access list of its directory, and the directory
+// of a user's settings is the user's own.
+func checkAccess(string, fs.FileInfo, fs.FileMode) error { return nil }
+
+func openNoFollow(path string) (*os.File, error) {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, &FileError{File: path, Text: "not a regular file"}
+	}
+	return os.Open(path)
+}
+
+func give(*os.File, string, bool) error { return nil }
+
+func syncDir(string) error { return nil }

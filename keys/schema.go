@@ -1,0 +1,249 @@
+package keys
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2/unstable"
+)
+
+// A visitor is told every key of a document, in order. Its path is dotted; elements of a
+// list that are tables have the element's number in it: "knock_ports.0.port".
+// Tables have no value. It returns false to skip what is below the key.
+type visitor func(path []string, key, value *unstable.Node) bool
+
+// walk parses the document and tells its keys.
+func (d *Document) walk(visit visitor) error {
+	p := unstable.Parser{}
+	p.Reset(d.data)
+	var table []string
+	skip := false
+	for p.NextExpression() {
+		e := p.Expression()
+		switch e.Kind {
+		case unstable.Table, unstable.ArrayTable:
+			table, skip = nil, false
+			table, skip = visitKey(nil, e, e, visit)
+		case unstable.KeyValue:
+			if !skip {
+				visitValue(table, e, visit)
+			}
+		}
+	}
+	return p.Error()
+}
+
+// visitKey tells each part of a dotted key, the last one with its value; it returns the
+// whole path, and whether what is below is to be skipped.
+func visitKey(path []string, e, value *unstable.Node, visit visitor) ([]string, bool) {
+	path = path[:len(path):len(path)]
+	for it := e.Key(); it.Next(); {
+		node := it.Node()
+		path = append(path, string(node.Data))
+		var v *unstable.Node
+		if it.IsLast() {
+			v = value
+		}
+		if !visit(path, node, v) {
+			return path, true
+		}
+	}
+	return path, false
+}
+
+func visitValue(path []string, e *unstable.Node, visit visitor) {
+	path, skip := visitKey(path, e, e.Value(), visit)
+	if !skip {
+		visitInside(path, e.Value(), visit)
+	}
+}
+
+// visitInside tells the keys of inline tables, also of those in lists.
+func visitInside(path []string, value *unstable.Node, visit visitor) {
+	if value.Kind != unstable.InlineTable && value.Kind != unstable.Array {
+		return
+	}
+	n := 0
+	for it := value.Children(); it.Next(); n++ {
+		if value.Kind == unstable.InlineTable {
+			visitValue(path, it.Node(), visit)
+			continue
+		}
+		visitInside(append(path[:len(path):len(path)], strconv.Itoa(n)), it.Node(), visit)
+	}
+}
+
+// line finds the line of a key. It parses the document again: only errors need it.
+func (d *Document) line(key string) int {
+	found := 0
+	d.walk(func(path []string, node, _ *unstable.Node) bool {
+		if found == 0 && strings.Join(path, ".") == key {
+			found = d.lineOf(node)
+		}
+		return true
+	})
+	return found
+}
+
+func (d *Document) lineOf(node *unstable.Node) int {
+	line := 1
+	for _, b := range d.data[:node.Raw.Offset] {
+		if b == '\n' {
+			line++
+		}
+	}
+	return line
+}
+
+// check compares the document with the struct that it is to be decoded into. The decoder
+// would find most of it too, but one problem at a time, in Go's words instead of the
+// administrator's, ignoring the case of keys, and quoting values.
+func (d *Document) check(dst any) error {
+	root := reflect.TypeOf(dst).Elem()
+	c := checker{doc: d, root: root}
+	if err := d.walk(c.visit); err != nil {
+		return d.syntaxAt(err)
+	}
+	if c.version == "" {
+		c.problems = append(c.problems, d.Problem("version", "missing: version = %d", Version))
+	}
+	if c.version != "" && c.version != strconv.Itoa(Version) {
+		// The other problems are likely to be of what only the other version has.
+		return d.Problem("version", "this program reads version %d of the file", Version)
+	}
+	return errors.Join(c.problems...)
+}
+
+func (d *Document) syntaxAt(err error) error {
+	e := &FileError{File: d.path, Text: "not valid TOML"}
+	var at *unstable.ParserError
+	if errors.As(err, &at) {
+		offset := cap(d.data) - cap(at.Highlight)
+		e.Line = d.lineOf(&unstable.Node{Raw: unstable.Range{Offset: uint32(offset)}})
+		e.Text += ": " + wordsOnly(at.Message)
+	}
+	return e
+}
+
+type checker struct {
+	doc      *Document
+	root     reflect.Type
+	version  string
+	problems []error
+}
+
+func (c *checker) add(path []string, node *unstable.Node, text, suggestion string) {
+	c.problems = append(c.problems, &FileError{
+		File: c.doc.path, Line: c.doc.lineOf(node), Key: printable(path), Text: text, Suggestion: suggestion,
+	})
+}
+
+func (c *checker) visit(path []string, key, value *unstable.Node) bool {
+	parent := resolve(c.root, path[:len(path)-1])
+	if parent == nil || parent.Kind() == reflect.Interface {
+		return true
+	}
+	field := child(parent, path[len(path)-1])
+	if field == nil {
+		text, suggestion := unknown(c.root, parent, path)
+		c.add(path, key, text, suggestion)
+		return false
+	}
+	if len(path) == 1 && path[0] == "version" && value != nil {
+		c.version = string(value.Data)
+	}
+	if want := mismatch(field, value); want != "" {
+		c.add(path, key, want, "")
+		return false
+	}
+	return true
+}
+
+// resolve follows a path from a struct's type; nil where the path leaves it.
+func resolve(t reflect.Type, path []string) reflect.Type {
+	for _, part := range path {
+		if t = child(t, part); t == nil {
+			return nil
+		}
+	}
+	return t
+}
+
+func child(t reflect.Type, key string) reflect.Type {
+	var c reflect.Type
+	switch t.Kind() {
+	case reflect.Map, reflect.Slice:
+		c = t.Elem()
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if t.Field(i).Tag.Get("toml") == key {
+				c = t.Field(i).Type
+			}
+		}
+	case reflect.Interface:
+		return t
+	}
+	if c != nil && c.Kind() == reflect.Pointer {
+		return c.Elem()
+	}
+	return c
+}
+
+// mismatch says in words what a value should be; empty if it is that.
+func mismatch(t reflect.Type, value *unstable.Node) string {
+	if value == nil || t.Kind() == reflect.Interface {
+		return "" // a part of a dotted key, or whatever there is
+	}
+	want, ok := "", false
+	switch {
+	case t == reflect.TypeFor[time.Time]():
+		want, ok = "a date and time with its zone, unquoted: 2027-01-01T00:00:00Z", value.Kind == unstable.DateTime
+	case t.Kind() == reflect.String:
+		want, ok = "text in quotes", value.Kind == unstable.String
+	case t.Kind() == reflect.Bool:
+		want, ok = "true or false", value.Kind == unstable.Bool
+	case t.Kind() == reflect.Int64:
+		want, ok = "a whole number", value.Kind == unstable.Integer
+	case t.Kind() == reflect.Slice:
+		return mismatchList(t.Elem(), value)
+	default:
+		want, ok = "a table", value.Kind == unstable.Table || value.Kind == unstable.InlineTable
+	}
+	if ok {
+		return ""
+	}
+	return "should be " + want
+}
+
+func mismatchList(elem reflect.Type, value *unstable.Node) string {
+	if value.Kind != unstable.Array {
+		return "should be a list: [ … ]"
+	}
+	for it := value.Children(); it.Next(); {
+		if want := mismatch(elem, it.Node()); want != "" {
+			return "each of the list " + want
+		}
+	}
+	return ""
+}
+
+// printable joins a path for an error. What is not like a key is not shown: a secret
+// that was pasted without its key is read as one.
+func printable(path []string) string {
+	shown := make([]string, len(path))
+	for i, part := range path {
+		shown[i] = part
+		if !keyLike(part) {
+			shown[i] = fmt.Sprintf("(%d characters)", len(part))
+		}
+	}
+	return strings.Join(shown, ".")
+}
+
+func keyLike(s string) bool {
+	return s != "" && len(s) < 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
+}

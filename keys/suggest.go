@@ -1,0 +1,82 @@
+package keys
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// unknown says what may be meant by a key that its table has not: a key of the table that
+// is spelt alike, or one of another table, because a key after a [table] line belongs to
+// that table wherever the eye would put it.
+func unknown(root, parent reflect.Type, path []string) (text, suggestion string) {
+	key := path[len(path)-1]
+	if s := Nearest(key, tags(parent)); s != "" {
+		return "unknown key", s
+	}
+	if slices.Contains(tags(root), key) {
+		return "unknown key here; it stands above the first [table]", ""
+	}
+	for i := range root.NumField() {
+		f := root.Field(i)
+		if f.Type.Kind() == reflect.Struct && slices.Contains(tags(f.Type), key) {
+			return fmt.Sprintf("unknown key here; it belongs in [%s]", f.Tag.Get("toml")), ""
+		}
+	}
+	return "unknown key", ""
+}
+
+func tags(t reflect.Type) []string {
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	var names []string
+	for i := range t.NumField() {
+		if tag := t.Field(i).Tag.Get("toml"); tag != "" {
+			names = append(names, tag)
+		}
+	}
+	return names
+}
+
+// Nearest returns the word that is spelt most like s, if one is near enough to be meant:
+// at most two letters added, left out, changed or swapped, and at most every third.
+func Nearest(s string, words []string) string {
+	best, nearest := 3, ""
+	if len(s) > 64 {
+		return ""
+	}
+	s = strings.ToLower(s)
+	for _, w := range words {
+		if d := distance(s, strings.ToLower(w)); d < best && 3*d <= max(len(s), len(w)) {
+			best, nearest = d, w
+		}
+	}
+	return nearest
+}
+
+// distance is the number of letters to add, leave out, change or swap with their
+// neighbour (optimal string alignment) that lead from a to b.
+func distance(a, b string) int {
+	before, last := make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row := make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			change := last[j-1]
+			if a[i-1] != b[j-1] {
+				change++
+			}
+			row[j] = min(change, last[j]+1, row[j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+		before, last = last, row
+	}
+	return last[len(b)]
+}

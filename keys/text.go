@@ -1,0 +1,176 @@
+package keys
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// MaxDuration is the longest duration that a file may name. Durations travel as
+// milliseconds in 32 bits, which is 49 days: this is the round number below.
+const MaxDuration = 1000 * time.Hour
+
+// ValidName reports why s is no name of a client, host or service: [a-z0-9][a-z0-9-]{0,31}.
+func ValidName(s string) error {
+	if s == "" || len(s) > 32 {
+		return errors.New("keys: a name has 1 to 32 characters")
+	}
+	for i := range len(s) {
+		if !nameByte(s[i]) && (s[i] != '-' || i == 0) {
+			return errors.New("keys: a name has lower-case letters, digits and, not in front, hyphens")
+		}
+	}
+	return nil
+}
+
+func nameByte(b byte) bool { return 'a' <= b && b <= 'z' || '0' <= b && b <= '9' }
+
+// validPorts checks the form "tcp/22" or "udp/60000-60010". What the ports mean is
+// decided by package spa.
+func validPorts(s string) error {
+	errForm := errors.New(`keys: ports are written "tcp/22" or "udp/60000-60010"`)
+	proto, ports, ok := strings.Cut(s, "/")
+	if !ok || proto != "tcp" && proto != "udp" {
+		return errForm
+	}
+	first, last, isRange := strings.Cut(ports, "-")
+	low, ok := portNumber(first)
+	if !ok {
+		return errForm
+	}
+	if !isRange {
+		return nil
+	}
+	if high, ok := portNumber(last); !ok || high <= low {
+		return errForm
+	}
+	return nil
+}
+
+// portNumber reads 1 to 65535, without a sign or leading zeros.
+func portNumber(s string) (uint16, bool) {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return uint16(n), err == nil && n > 0 && s[0] != '0' && s[0] != '+'
+}
+
+// validAllow checks an entry of a client's allow list.
+func validAllow(s string) error {
+	if strings.Contains(s, "/") {
+		return validPorts(s)
+	}
+	return ValidName(s)
+}
+
+// SplitAddress takes apart the address of a gateway: a host name or an IP address, with a
+// port or without (zero). IPv6 has brackets where it has a port: "[2001:db8::1]:443".
+func SplitAddress(s string) (host string, port uint16, err error) {
+	host = s
+	if ip, err := netip.ParseAddr(s); err == nil {
+		return s, 0, validHost(ip.String())
+	}
+	if i := strings.LastIndexByte(s, ':'); i >= 0 {
+		var ok bool
+		if port, ok = portNumber(s[i+1:]); !ok {
+			return "", 0, errors.New("keys: the port after the colon of an address is 1 to 65535")
+		}
+		host = s[:i]
+	}
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		inner, closed := strings.CutSuffix(inner, "]")
+		ip, err := netip.ParseAddr(inner)
+		if err != nil || !closed || !ip.Is6() {
+			return "", 0, errors.New("keys: only an IPv6 address stands in brackets")
+		}
+		host = inner
+	}
+	if err := validHost(host); err != nil {
+		return "", 0, err
+	}
+	return host, port, nil
+}
+
+// validHost checks an IP address without a zone, or a host name (RFC 1123; underscores
+// are let through, because networks have them).
+func validHost(s string) error {
+	if ip, err := netip.ParseAddr(s); err == nil {
+		if ip.Zone() != "" || ip.Is4In6() || ip.IsUnspecified() || ip.IsMulticast() {
+			return errors.New("keys: a gateway's address is a plain unicast address, IPv4 or IPv6")
+		}
+		return nil
+	}
+	if s == "" || len(s) > 253 {
+		return errors.New("keys: a host name has 1 to 253 characters")
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
+		if !validLabel(label) {
+			return errors.New("keys: an address is a host name or an IP address")
+		}
+	}
+	if last := s[len(s)-1]; '0' <= last && last <= '9' && strings.Trim(s, "0123456789.") == "" {
+		return errors.New("keys: an address of digits and dots is not a valid IPv4 address")
+	}
+	return nil
+}
+
+func validLabel(s string) bool {
+	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	for i := range len(s) {
+		lower := s[i] | 0x20
+		if !('a' <= lower && lower <= 'z') && !('0' <= s[i] && s[i] <= '9') && s[i] != '-' && s[i] != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+// ParseDuration reads a duration of a file: Go's syntax ("30s", "1h30m"), from a second
+// to MaxDuration, whole milliseconds.
+func ParseDuration(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return 0, errors.New(`keys: a duration is written "30s", "10m" or "1h30m"`)
+	}
+	if d < time.Second || d > MaxDuration {
+		return 0, fmt.Errorf("keys: a duration is %s to %s", FormatDuration(time.Second), FormatDuration(MaxDuration))
+	}
+	if d%time.Millisecond != 0 {
+		return 0, errors.New("keys: a duration is of whole milliseconds")
+	}
+	return d, nil
+}
+
+// FormatDuration writes a duration as a person would: "10m", not "10m0s".
+func FormatDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// parsePrefix reads a network, or an address as the network of one.
+func parsePrefix(s string) (netip.Prefix, error) {
+	errForm := errors.New(`keys: a network is written "203.0.113.0/24", "2001:db8::/32", or as one address`)
+	if ip, err := netip.ParseAddr(s); err == nil {
+		if ip.Zone() != "" || ip.Is4In6() {
+			return netip.Prefix{}, errForm
+		}
+		return netip.PrefixFrom(ip, ip.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil || p.Addr().Is4In6() {
+		return netip.Prefix{}, errForm
+	}
+	if p != p.Masked() {
+		return netip.Prefix{}, fmt.Errorf("keys: %s has bits beside its mask: %s is the network", p, p.Masked())
+	}
+	return p, nil
+}

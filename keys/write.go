@@ -1,0 +1,121 @@
+package keys
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// ErrExists is returned instead of writing over a file without being asked to.
+var ErrExists = errors.New("is there already")
+
+// placing is how a new file comes to its place.
+type placing int
+
+const (
+	onlyNew  placing = iota // never over an existing file
+	onlyOver                // only over an existing file
+	eitherWay
+)
+
+// place writes data to path, whole or not at all: to a file beside it, which is synced
+// and then moved. Shared files of the server are for the directory's group (see give).
+func place(path string, data []byte, how placing, shared bool) error {
+	if err := mayPlace(path, how); err != nil {
+		return err
+	}
+	tmp, err := writeBeside(path, data, shared)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err := move(tmp, path, how); err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("syncing the directory of %s: %w", path, err)
+	}
+	return nil
+}
+
+// mayPlace asks before a byte is written. For onlyNew, move asks again, without a gap.
+func mayPlace(path string, how placing) error {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) && how != onlyOver {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("writing %w", err)
+	}
+	if how == onlyNew {
+		return fmt.Errorf("%s %w", path, ErrExists)
+	}
+	if !fi.Mode().IsRegular() {
+		return &FileError{File: path, Text: "not a regular file: it is not replaced"}
+	}
+	return nil
+}
+
+// writeBeside writes a file in path's directory whose name no reader takes for its own.
+func writeBeside(path string, data []byte, shared bool) (string, error) {
+	dir, base := filepath.Split(path)
+	tmp := dir + "." + base + "." + rand.Text()[:10] + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", err
+	}
+	err = fill(f, data, filepath.Dir(path), shared)
+	if err := errors.Join(err, f.Close()); err != nil {
+		os.Remove(tmp)
+		return "", err
+	}
+	return tmp, nil
+}
+
+func fill(f *os.File, data []byte, dir string, shared bool) error {
+	if err := give(f, dir, shared); err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func move(tmp, path string, how placing) error {
+	if how == onlyNew {
+		return moveNew(tmp, path)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("writing %w", err)
+	}
+	return nil
+}
+
+// moveNew never writes over what has come to path meanwhile: a link is made only where
+// nothing is. File systems without links get an empty file first, made exclusively.
+func moveNew(tmp, path string) error {
+	err := os.Link(tmp, path)
+	if err == nil {
+		return os.Remove(tmp)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s %w", path, ErrExists)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s %w", path, ErrExists)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %w", err)
+	}
+	f.Close()
+	if err := os.Rename(tmp, path); err != nil {
+		os.Remove(path)
+		return fmt.Errorf("writing %w", err)
+	}
+	return nil
+}
