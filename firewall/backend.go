@@ -1,0 +1,64 @@
+package firewall
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"sallyport/spa"
+)
+
+// backend is what enforces grants. One goroutine at a time calls it, except for watch.
+type backend interface {
+	// describe says in a sentence what enforces, and what is lacking.
+	describe() string
+	// load makes the guard what p says, in one step: either all of it or nothing
+	// changes. Guarded ports are shut throughout. A table that is not ours is
+	// ErrForeign.
+	load(p plan) error
+	// set gives each element the time that it has left, in one step, whatever it had
+	// before: all or none. An element with no time left is gone. A full table is
+	// ErrFull; no table is errGone.
+	set(es []lease) error
+	// flows returns the flows that a first load has to carry.
+	flows() ([]flow, error)
+	// carried returns the flows that the guard in place still carries, and how long.
+	carried() ([]flow, time.Duration, error)
+	// confirmed reports whether a new flow through a grant has begun since the load.
+	confirmed() (bool, error)
+	// permanent takes the timeouts off the guarded ports.
+	permanent() error
+	// remove takes the guard away; none in place is no error.
+	remove() error
+	// watch blocks until another tool has changed the guard, the deadline (zero: none)
+	// passes, which is os.ErrDeadlineExceeded, or ctx ends.
+	watch(ctx context.Context, deadline time.Time) error
+	close() error
+}
+
+// plan is a guard as it should be: what the configuration does not say.
+type plan struct {
+	leases  []lease
+	confirm time.Duration // above zero: the guarded ports are guarded no longer than this
+	carried []flow
+	carry   time.Duration // how long flows are carried
+}
+
+// element is what a grant opens: one port for one address.
+type element struct {
+	source netip.Addr
+	proto  spa.Proto
+	port   uint16
+}
+
+// lease is an element and how long it lasts from now.
+type lease struct {
+	element
+	left time.Duration
+}
+
+// flow is a flow to a guarded port, seen from this host.
+type flow struct {
+	proto         spa.Proto
+	remote, local netip.AddrPort
+}

@@ -1,0 +1,274 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/bits"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"sallyport/spa"
+)
+
+// Sentinel errors.
+var (
+	// ErrFull is returned by Grant when the table has no room for another grant. Nothing
+	// was granted; live grants go on, and room comes back as they end.
+	ErrFull = errors.New("firewall: the grant table is full")
+	// ErrUnconfirmed is returned by Watch when nobody came in through a grant before the
+	// time that Load was given. The guard has been taken away, and the next load is a
+	// first load.
+	ErrUnconfirmed = errors.New("firewall: no new connection came through a grant in time, so the guard was taken away")
+	// ErrTornDown is returned by Watch when Teardown, here or in another process, took
+	// the guard away. Nothing puts it back but another Load.
+	ErrTornDown = errors.New("firewall: the guard was torn down")
+	// ErrForeign is returned where there is a table of our name that is not ours. It is
+	// left as it is.
+	ErrForeign = errors.New(`firewall: there is a table "inet spa" that is not ours; rename it, or remove it with: nft delete table inet spa`)
+)
+
+// Grant lets one address reach ports until a time. Client and Service say on whose behalf;
+// several clients may hold a grant for the same address and port, and each has its own.
+type Grant struct {
+	Client, Service string
+	Source          netip.Addr
+	Ports           []spa.Ports
+	Until           time.Time
+}
+
+// Match picks grants. The zero Match picks all.
+type Match struct {
+	Client   string     // of this client; empty: any
+	Source   netip.Addr // for this address; invalid: any
+	Services []string   // of these services; nil: any
+}
+
+// Closed says what a stranger gets from a guarded port.
+type Closed uint8
+
+// A host whose closed ports answer is hidden better by Reject, any other by Drop.
+const (
+	Drop   Closed = iota // silence
+	Reject               // TCP reset, ICMP port unreachable
+)
+
+// KnockPort is a UDP port on which knocks arrive. One that is not Shared belongs to us
+// alone: what arrives there is dropped, so that no ICMP error betrays it. A shared one is
+// served by the host itself and left alone.
+type KnockPort struct {
+	Port   uint16
+	Shared bool
+}
+
+// Names of backends.
+const (
+	BackendAuto     = "auto"     // nftables
+	BackendNftables = "nftables" // the guard described in the package documentation
+	BackendDryRun   = "dry-run"  // decides and records in memory, touches nothing
+)
+
+// DefaultMark is the bit of the connection mark that admitted flows carry.
+const DefaultMark = 0x20000000
+
+// Config is what the guard is made of.
+type Config struct {
+	Backend   string       // empty: BackendAuto
+	Guarded   []spa.Ports  // ports that only grants open
+	Addresses []netip.Addr // further destinations that are guarded, beside the host's own
+	Knock     []KnockPort
+	Closed    Closed
+	Trusted   []string // interfaces whose packets pass
+	Mark      uint32   // one bit of connection and packet marks that is ours; 0: DefaultMark
+	State     string   // directory of the ledger; not needed for a dry run
+
+	// Now is the clock by which Watch computes how long grants still live when it puts
+	// the guard back; nil: time.Now.
+	Now func() time.Time
+
+	bootID string // empty: the kernel's
+	slots  int    // grants that the ledger holds; 0: ledgerSlots
+	size   uint32 // elements that a set of grants holds; 0: setSize
+}
+
+func (c *Config) setDefaults() {
+	if c.Backend == "" {
+		c.Backend = BackendAuto
+	}
+	if c.Mark == 0 {
+		c.Mark = DefaultMark
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.slots == 0 {
+		c.slots = ledgerSlots
+	}
+	if c.size == 0 {
+		c.size = setSize
+	}
+}
+
+func (c *Config) check() error {
+	if bits.OnesCount32(c.Mark) != 1 {
+		return fmt.Errorf("firewall: mark %#x must be a single bit", c.Mark)
+	}
+	if c.Closed > Reject {
+		return fmt.Errorf("firewall: unknown way of closing %d", c.Closed)
+	}
+	for _, name := range c.Trusted {
+		if name == "" || len(name) > 15 {
+			return fmt.Errorf("firewall: %q cannot be the name of an interface", name)
+		}
+	}
+	for _, p := range c.Guarded {
+		if err := checkPorts(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkPorts(p spa.Ports) error {
+	if (p.Proto != spa.TCP && p.Proto != spa.UDP) || p.Low == 0 || p.Low > p.High {
+		return fmt.Errorf("firewall: ports %v are not a range of TCP or UDP ports", p)
+	}
+	return nil
+}
+
+// Firewall keeps the guard and the grants. Its methods may be called from several
+// goroutines.
+type Firewall struct {
+	cfg     Config
+	log     *slog.Logger
+	backend backend
+
+	mu     sync.Mutex // guards what follows, and the order of batches
+	ledger *ledger
+	held   *holdings
+	guard  state
+}
+
+// state is what Watch needs to know to put the guard back as it was.
+type state struct {
+	loaded       bool      // our table should be in the kernel
+	confirmBy    time.Time // zero: the guard needs no confirmation
+	carried      []flow    // flows that a first load carries over
+	carriedUntil time.Time
+}
+
+// New opens all that the firewall needs later and asks the kernel what it can do. It
+// changes no rule. After New no file is created, renamed or opened, and CAP_NET_ADMIN is
+// the only privilege that is needed.
+func New(c Config, log *slog.Logger) (*Firewall, error) {
+	c.setDefaults()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	f := &Firewall{cfg: c, log: log}
+	if err := f.open(); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func (f *Firewall) open() error {
+	var err error
+	switch f.cfg.Backend {
+	case BackendAuto, BackendNftables:
+		if f.backend, err = newNftables(&f.cfg); err != nil {
+			return err
+		}
+		f.ledger, err = openLedger(f.cfg.State, f.cfg.bootID, f.cfg.slots)
+	case BackendDryRun:
+		f.backend = newDryRun(f.log)
+		f.ledger = memoryLedger(f.cfg.slots)
+	default:
+		err = fmt.Errorf("firewall: unknown backend %q; there are %q, %q and %q",
+			f.cfg.Backend, BackendAuto, BackendNftables, BackendDryRun)
+	}
+	return err
+}
+
+// Describe says in a sentence what guards, and what this kernel lacks.
+func (f *Firewall) Describe() string { return f.backend.describe() }
+
+// Close lets go of the kernel and the ledger. Guard and grants stay.
+func (f *Firewall) Close() error {
+	var errs []error
+	if f.backend != nil {
+		errs = append(errs, f.backend.close())
+	}
+	if f.ledger != nil {
+		errs = append(errs, f.ledger.close())
+	}
+	return errors.Join(errs...)
+}
+
+// Grants returns the grants that live at now, by client, service and address. A grant of
+// many port ranges may be told in several parts.
+func (f *Firewall) Grants(now time.Time) []Grant {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.held == nil {
+		return nil
+	}
+	f.held.expire(now)
+	gs := f.held.grants(Match{})
+	slices.SortFunc(gs, compareGrants)
+	return gs
+}
+
+// Held returns how many grants of the client live at now. Its cost does not grow with
+// their number.
+func (f *Firewall) Held(client string, now time.Time) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.held == nil {
+		return 0
+	}
+	f.held.expire(now)
+	return f.held.perClient[client]
+}
+
+// Load puts the guard in the kernel in one batch, with the grants that still live. If the
+// guard is there already it is replaced; guarded ports are shut at every moment. A table
+// of our name that is not ours is ErrForeign.
+//
+// With confirm above zero the kernel itself takes the guard away after that time, also
+// when this process is gone, unless Watch sees a new flow through a grant before.
+//
+// The first load carries the flows to guarded ports that are established already: it is
+// the one after MarkFirst, Teardown, an unconfirmed run, or with a fresh ledger.
+func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Time) error {
+	return errors.ErrUnsupported
+}
+
+// Grant opens the ports of all grants, or of none. They are in the ledger before the
+// kernel is told. A grant that its client holds already is prolonged, never shortened.
+func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
+	return errors.ErrUnsupported
+}
+
+// Revoke ends the grants that match and returns them. Where another client holds a grant
+// for the same address and port, that one goes on as it was. Sessions go on.
+func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant, error) {
+	return nil, errors.ErrUnsupported
+}
+
+// Watch keeps the guard in place until ctx ends, and returns ctx's error then. When
+// another tool takes the guard away, or changes anything in our table, it is put back at
+// once. It sleeps while nothing happens. See also ErrUnconfirmed and ErrTornDown.
+func (f *Firewall) Watch(ctx context.Context) error {
+	return errors.ErrUnsupported
+}
+
+// Teardown takes our table away, whether a daemon runs or not, and makes the next load a
+// first load. A daemon that runs ends its Watch with ErrTornDown.
+func Teardown(state string) error { return errors.ErrUnsupported }
+
+// MarkFirst makes the next load a first load.
+func MarkFirst(state string) error { return errors.ErrUnsupported }
