@@ -184,6 +184,9 @@ func (r *reader) previous(raw *rawClient) *Previous {
 // With create it never writes over an existing file (ErrExists); without, it replaces one
 // that must be there.
 func WriteClient(dir string, c *Client, create bool) error {
+	if err := ValidName(c.Name); err != nil {
+		return err // also what would lead out of the directory
+	}
 	path := filepath.Join(dir, c.Name+Suffix)
 	text := c.text()
 	if err := readsBack(path, text); err != nil {

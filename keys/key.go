@@ -265,3 +265,17 @@ func parseSecret(s string) ([Size]byte, error) {
 	copy(key[:], b)
 	return key, nil
 }
+
+func (k Key) bytes() []byte {
+	if k.m == nil {
+		return nil
+	}
+	return k.m.master[:]
+}
+
+func (g GateKey) bytes() []byte {
+	if g.m == nil {
+		return nil
+	}
+	return g.m.master[:]
+}

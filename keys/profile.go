@@ -1,10 +1,19 @@
 package keys
 
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
 // A Profile is what a client knows about one host: the contents of hosts/NAME.toml, and
 // of an enrolment token.
 type Profile struct {
 	Name       string              // what the client calls the host
-	Address    string              // HOST, IP, HOST:PORT, IPv4:PORT or [IPv6]:PORT
+	Address    string              // what SplitAddress reads
 	KnockPorts []uint16            // UDP ports that carry a knock
 	ServerID   ServerID            // the gateway
 	Gate       GateKey             // shared by the gateway's clients
@@ -14,4 +23,119 @@ type Profile struct {
 	Services   map[string][]string // ports of each service as text: "tcp/22", "tcp/60000-60010"
 	Receipts   bool                // the gateway answers
 	Source     string              // "" (auto), "observed", an address, or "stun:HOST"
+}
+
+// What a profile may hold. A token counts in single bytes; these are well below.
+const (
+	maxKnockPorts   = 32
+	maxServices     = 128
+	maxServicePorts = 64
+)
+
+// A fieldError is what is wrong with one field of a profile, by its key in the file.
+type fieldError struct {
+	key string
+	err error
+}
+
+// Valid reports what is wrong with a profile; only a valid one can be written. It names no
+// secret.
+func (p *Profile) Valid() error {
+	if bad := p.firstInvalid(); bad != nil {
+		return fmt.Errorf("keys: a profile's %s: %s", bad.key, strings.TrimPrefix(bad.err.Error(), "keys: "))
+	}
+	return nil
+}
+
+func (p *Profile) firstInvalid() *fieldError {
+	for _, f := range []fieldError{
+		{"name", ValidName(p.Name)},
+		{"address", validAddress(p.Address)},
+		{"knock_ports", validKnockPorts(p.KnockPorts)},
+		{"server_id", present(p.ServerID != ServerID{})},
+		{"gate_key", present(!p.Gate.IsZero())},
+		{"client", ValidName(p.Client)},
+		{"id", present(p.ID != 0)},
+		{"key", present(!p.Key.IsZero())},
+		{"services", validServices(p.Services)},
+		{"source", validSource(p.Source)},
+	} {
+		if f.err != nil {
+			return &f
+		}
+	}
+	return nil
+}
+
+func present(ok bool) error {
+	if !ok {
+		return errors.New("keys: missing")
+	}
+	return nil
+}
+
+// validAddress also keeps an address within what a token's length byte can tell.
+func validAddress(s string) error {
+	if len(s) > 250 {
+		return errors.New("keys: an address has at most 250 characters")
+	}
+	_, _, err := SplitAddress(s)
+	return err
+}
+
+func validKnockPorts(ports []uint16) error {
+	if len(ports) == 0 || len(ports) > maxKnockPorts {
+		return fmt.Errorf("keys: there are 1 to %d knock ports", maxKnockPorts)
+	}
+	for i, port := range ports {
+		if port == 0 || slices.Contains(ports[:i], port) {
+			return errors.New("keys: knock ports are 1 to 65535, each once")
+		}
+	}
+	return nil
+}
+
+func validServices(services map[string][]string) error {
+	if len(services) > maxServices {
+		return fmt.Errorf("keys: there are at most %d services", maxServices)
+	}
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		if err := validService(name, services[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validService(name string, ports []string) error {
+	if err := ValidName(name); err != nil {
+		return err
+	}
+	if len(ports) == 0 || len(ports) > maxServicePorts {
+		return fmt.Errorf("keys: service %s has 1 to %d ports", name, maxServicePorts)
+	}
+	for i, port := range ports {
+		if err := validPorts(port); err != nil {
+			return err
+		}
+		if slices.Contains(ports[:i], port) {
+			return fmt.Errorf("keys: service %s has a port twice", name)
+		}
+	}
+	return nil
+}
+
+// validSource takes "" for auto: there is one way to say it in a Profile and a token.
+func validSource(s string) error {
+	if s == "" || s == "observed" {
+		return nil
+	}
+	if host, ok := strings.CutPrefix(s, "stun:"); ok {
+		return validAddress(host)
+	}
+	ip, err := netip.ParseAddr(s)
+	if err != nil || ip.Zone() != "" || ip.Is4In6() || ip.String() != s {
+		return errors.New(`keys: a source is "auto", "observed", an address, or "stun:HOST"`)
+	}
+	return nil
 }

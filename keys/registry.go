@@ -161,6 +161,9 @@ func (r *Registry) path(name string) string { return filepath.Join(r.dir, name+S
 // where there was or is none. A file that is gone takes its client away. A bad file, also
 // one with another client's id, changes nothing and is the error.
 func (r *Registry) Reload(name string) (before, after *Client, err error) {
+	if err := ValidName(name); err != nil {
+		return nil, nil, err // also what would lead out of the directory
+	}
 	r.loading.Lock()
 	defer r.loading.Unlock()
 	before, _ = r.Client(name)

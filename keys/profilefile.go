@@ -1,0 +1,127 @@
+package keys
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const maxProfileFile = 64 << 10
+
+type rawProfile struct {
+	Version    int64               `toml:"version"`
+	Name       string              `toml:"name"`
+	Address    string              `toml:"address"`
+	KnockPorts []int64             `toml:"knock_ports"`
+	ServerID   string              `toml:"server_id"`
+	GateKey    string              `toml:"gate_key"`
+	Client     string              `toml:"client"`
+	ID         string              `toml:"id"`
+	Key        string              `toml:"key"`
+	Receipts   bool                `toml:"receipts"`
+	Source     string              `toml:"source"`
+	Services   map[string][]string `toml:"services"`
+}
+
+// ReadProfile reads a host profile, NAME.toml. Nobody but its owner may be able to read it.
+func ReadProfile(path string) (*Profile, error) {
+	name, err := fileName(path)
+	if err != nil {
+		return nil, err
+	}
+	var raw rawProfile
+	d, err := decodeSecret(path, maxProfileFile, checkOwn, &raw)
+	if err != nil {
+		return nil, err
+	}
+	return raw.profile(d, name)
+}
+
+func (raw *rawProfile) profile(d *Document, name string) (*Profile, error) {
+	r := reader{doc: d}
+	if !r.needs("name", "address", "knock_ports", "server_id", "gate_key", "client", "id", "key", "receipts") {
+		return nil, errors.Join(r.problems...)
+	}
+	if raw.Name != name {
+		r.must("name", errors.New("is not the file's name"))
+	}
+	p := &Profile{
+		Name: raw.Name, Address: raw.Address, KnockPorts: r.ports("knock_ports", raw.KnockPorts),
+		Client: raw.Client, Services: raw.Services, Receipts: raw.Receipts, Source: raw.Source,
+	}
+	if p.Source == "auto" {
+		p.Source = ""
+	}
+	r.identify(p, raw)
+	if len(r.problems) == 0 {
+		if bad := p.firstInvalid(); bad != nil {
+			r.must(bad.key, bad.err)
+		}
+	}
+	if len(r.problems) > 0 {
+		return nil, errors.Join(r.problems...)
+	}
+	return p, nil
+}
+
+// identify reads the ids and keys.
+func (r *reader) identify(p *Profile, raw *rawProfile) {
+	var err error
+	p.ServerID, err = ParseServerID(raw.ServerID)
+	r.must("server_id", err)
+	p.Gate, err = ParseGateKey(raw.GateKey)
+	r.must("gate_key", err)
+	p.ID, p.Key = r.credential("", raw.ID, raw.Key)
+}
+
+func (r *reader) ports(key string, numbers []int64) []uint16 {
+	ports := make([]uint16, len(numbers))
+	for i, n := range numbers {
+		if n < 1 || n > 65535 {
+			r.must(key, fmt.Errorf("%d is no port", n))
+			continue
+		}
+		ports[i] = uint16(n)
+	}
+	return ports
+}
+
+// WriteProfile writes dir/NAME.toml, 0600, whole or not at all. It writes over an existing
+// profile only if replace is set (ErrExists).
+func WriteProfile(dir string, p *Profile, replace bool) error {
+	path := filepath.Join(dir, p.Name+Suffix)
+	if err := p.Valid(); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	how := onlyNew
+	if replace {
+		how = eitherWay
+	}
+	return place(path, p.text(), how, false)
+}
+
+// text is the profile's file. Nothing in a valid profile needs escapes in TOML.
+func (p *Profile) text() []byte {
+	var b strings.Builder
+	b.WriteString("# How to knock on this host. It holds secrets: nobody else may read this file.\n")
+	source := p.Source
+	if source == "" {
+		source = "auto"
+	}
+	ports := make([]string, len(p.KnockPorts))
+	for i, port := range p.KnockPorts {
+		ports[i] = strconv.Itoa(int(port))
+	}
+	fmt.Fprintf(&b, "version = %d\nname = %q\naddress = %q\nknock_ports = [%s]\n", Version, p.Name, p.Address, strings.Join(ports, ", "))
+	fmt.Fprintf(&b, "server_id = \"%s\"\ngate_key = \"%s\"\n", p.ServerID, p.Gate.Reveal())
+	fmt.Fprintf(&b, "client = %q\nid = \"%s\"\nkey = \"%s\"\n", p.Client, p.ID, p.Key.Reveal())
+	fmt.Fprintf(&b, "receipts = %t\nsource = %q\n\n[services]\n", p.Receipts, source)
+	for _, name := range slices.Sorted(maps.Keys(p.Services)) {
+		fmt.Fprintf(&b, "%s = %s\n", name, list(p.Services[name]))
+	}
+	return []byte(b.String())
+}

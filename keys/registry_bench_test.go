@@ -1,0 +1,85 @@
+package keys
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// manyClients writes n client files, as a server has them.
+func manyClients(tb testing.TB, n int) string {
+	tb.Helper()
+	dir := tb.TempDir()
+	for i := range n {
+		c := &Client{Name: fmt.Sprintf("client-%06d", i), ID: ID(i + 1), Key: NewKey(), Allow: []string{"ssh"}}
+		if err := os.WriteFile(filepath.Join(dir, c.Name+Suffix), c.text(), 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// BenchmarkLoadRegistry tells, beside the time, what the process holds afterwards.
+func BenchmarkLoadRegistry(b *testing.B) {
+	dir := manyClients(b, 100_000)
+	for b.Loop() {
+		r, errs := LoadRegistry(dir)
+		if len(errs) > 0 || r.Len() != 100_000 {
+			b.Fatal(r.Len(), errs)
+		}
+		b.StopTimer()
+		b.ReportMetric(resident(b)/1e6, "MB-resident")
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		b.ReportMetric(float64(m.HeapAlloc)/1e6, "MB-live")
+		runtime.KeepAlive(r)
+		r = nil
+		debug.FreeOSMemory()
+		b.StartTimer()
+	}
+}
+
+func resident(tb testing.TB) float64 {
+	tb.Helper()
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0 // not Linux
+	}
+	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	kb, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return float64(kb) * 1024
+}
+
+func BenchmarkLookup(b *testing.B) {
+	for _, n := range []int{1, 10_000, 1_000_000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			r := registryOf(n)
+			b.ReportAllocs()
+			id := uint64(0)
+			for b.Loop() {
+				id += 0x9e3779b97f4a7c15 // not in the order of the ids
+				if _, ok := r.Lookup(ID(id%uint64(n) + 1)); !ok {
+					b.Fatal("missing")
+				}
+			}
+		})
+	}
+}
+
+func registryOf(n int) *Registry {
+	r := &Registry{byID: make(map[ID]*Client, n), byName: make(map[string]*Client, n)}
+	key := NewKey()
+	for i := range n {
+		r.byID[ID(i+1)] = &Client{ID: ID(i + 1), Key: key}
+	}
+	return r
+}
