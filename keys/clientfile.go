@@ -40,13 +40,15 @@ type rawPrevious struct {
 
 // ReadClient reads a client file, NAME.toml. Its error is of type *FileError, or several of
 // them joined, or wraps ErrExposed, or is of the file system.
-func ReadClient(path string) (*Client, error) {
+func ReadClient(path string) (*Client, error) { return readClient(path, schema{}) }
+
+func readClient(path string, s schema) (*Client, error) {
 	name, err := fileName(path)
 	if err != nil {
 		return nil, err
 	}
 	var raw rawClient
-	d, err := decodeSecret(path, maxClientFile, CheckPrivate, &raw)
+	d, err := decodeSecret(path, maxClientFile, CheckPrivate, &raw, s)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +61,7 @@ func fileName(path string) (string, error) {
 	if !ok || ValidName(name) != nil {
 		return "", &FileError{File: path, Text: "is not named NAME.toml, with lower-case letters, digits and hyphens in NAME"}
 	}
-	return name, nil
+	return strings.Clone(name), nil // else the whole path would stay in memory with a client
 }
 
 // reader collects what is wrong with the values of a document.
@@ -207,7 +209,7 @@ func readsBack(path string, text []byte) error {
 		return err
 	}
 	var raw rawClient
-	d, err := decode(path, text, &raw)
+	d, err := decode(path, text, &raw, schema{})
 	if err != nil {
 		return err
 	}

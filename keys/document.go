@@ -59,40 +59,33 @@ func DecodeFile(path string, limit int64, dst any) (*Document, error) {
 		return nil, fmt.Errorf("reading %w", err)
 	}
 	defer f.Close()
-	if _, err := regular(f, path); err != nil {
-		return nil, err
-	}
-	data, err := readLimited(f, path, limit)
+	data, err := readRegular(f, path, limit, nil)
 	if err != nil {
 		return nil, err
 	}
-	return decode(path, data, dst)
+	return decode(path, data, dst, schema{})
 }
 
 // decodeSecret is DecodeFile for files with secrets: it follows no symbolic link, which a
 // later write by rename would replace, and asks check before it reads a byte.
-func decodeSecret(path string, limit int64, check func(string, fs.FileInfo) error, dst any) (*Document, error) {
+func decodeSecret(path string, limit int64, check accessCheck, dst any, s schema) (*Document, error) {
 	f, err := openNoFollow(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading %w", err)
 	}
 	defer f.Close()
-	fi, err := regular(f, path)
+	data, err := readRegular(f, path, limit, check)
 	if err != nil {
 		return nil, err
 	}
-	if err := check(path, fi); err != nil {
-		return nil, err
-	}
-	data, err := readLimited(f, path, limit)
-	if err != nil {
-		return nil, err
-	}
-	return decode(path, data, dst)
+	return decode(path, data, dst, s)
 }
 
-// regular refuses what would block or never end when it is read.
-func regular(f *os.File, path string) (fs.FileInfo, error) {
+// An accessCheck refuses a file that the wrong people have access to.
+type accessCheck func(path string, fi fs.FileInfo) error
+
+// readRegular reads a whole file, but refuses what would block or never end.
+func readRegular(f *os.File, path string, limit int64, check accessCheck) ([]byte, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("reading %w", err)
@@ -100,24 +93,24 @@ func regular(f *os.File, path string) (fs.FileInfo, error) {
 	if !fi.Mode().IsRegular() {
 		return nil, &FileError{File: path, Text: "not a regular file"}
 	}
-	return fi, nil
-}
-
-func readLimited(f *os.File, path string, limit int64) ([]byte, error) {
-	var b bytes.Buffer
-	n, err := io.Copy(&b, io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading %w", err)
+	if check != nil {
+		if err := check(path, fi); err != nil {
+			return nil, err
+		}
 	}
-	if n > limit {
+	if fi.Size() > limit {
 		return nil, &FileError{File: path, Text: fmt.Sprintf("larger than %d bytes", limit)}
 	}
-	return b.Bytes(), nil
+	data := make([]byte, fi.Size())
+	if _, err := io.ReadFull(f, data); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return data, nil
 }
 
-func decode(path string, data []byte, dst any) (*Document, error) {
+func decode(path string, data []byte, dst any, s schema) (*Document, error) {
 	d := &Document{path: path, data: data}
-	if err := d.check(dst); err != nil {
+	if err := d.check(dst, s); err != nil {
 		return nil, err
 	}
 	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()

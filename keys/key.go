@@ -2,6 +2,7 @@ package keys
 
 import (
 	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -9,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"log/slog"
 )
@@ -56,13 +58,12 @@ func NewKey() Key {
 // KeyFromBytes returns the key with these bytes as its master key.
 func KeyFromBytes(b [Size]byte) Key {
 	m := &material{master: b}
-	expand(b, map[string][]byte{
-		labelRequestCipher: m.requestCipher[:],
-		labelRequestMAC:    m.requestMAC[:],
-		labelReceiptCipher: m.receiptCipher[:],
-		labelReceiptMAC:    m.receiptMAC[:],
-		labelHedge:         m.hedge[:],
-	})
+	e := extract(b)
+	e.expand(labelRequestCipher, m.requestCipher[:])
+	e.expand(labelRequestMAC, m.requestMAC[:])
+	e.expand(labelReceiptCipher, m.receiptCipher[:])
+	e.expand(labelReceiptMAC, m.receiptMAC[:])
+	e.expand(labelHedge, m.hedge[:])
 	return Key{m: m}
 }
 
@@ -175,7 +176,9 @@ func NewGateKey() GateKey {
 // GateKeyFromBytes returns the gate key with these bytes as its master key.
 func GateKeyFromBytes(b [Size]byte) GateKey {
 	m := &gateMaterial{master: b}
-	expand(b, map[string][]byte{labelGateMask: m.mask[:], labelGateTag: m.tag[:]})
+	e := extract(b)
+	e.expand(labelGateMask, m.mask[:])
+	e.expand(labelGateTag, m.tag[:])
 	return GateKey{m: m}
 }
 
@@ -235,20 +238,26 @@ func halves(b *[16]byte) (k0, k1 uint64) {
 	return binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])
 }
 
-// expand fills each output with the HKDF-SHA256 (RFC 5869, no salt) of the master key
-// under its label.
-func expand(master [Size]byte, out map[string][]byte) {
+// An extracted key is the HMAC keyed with HKDF-Extract's output (RFC 5869, SHA-256, no
+// salt). It is kept for all labels: keying an HMAC costs more than the expansion, and a
+// server makes five subkeys of each of its clients' keys at its start.
+type extracted struct{ hash.Hash }
+
+func extract(master [Size]byte) extracted {
 	prk, err := hkdf.Extract(sha256.New, master[:], nil)
 	if err != nil {
 		panic("keys: hkdf: " + err.Error()) // only in FIPS 140 mode with keys under 14 bytes
 	}
-	for label, dst := range out {
-		b, err := hkdf.Expand(sha256.New, prk, label, len(dst))
-		if err != nil {
-			panic("keys: hkdf: " + err.Error()) // only for outputs over 8,160 bytes
-		}
-		copy(dst, b)
-	}
+	return extracted{hmac.New(sha256.New, prk)}
+}
+
+// expand fills dst, at most a hash long, with the first block of HKDF-Expand.
+func (e extracted) expand(label string, dst []byte) {
+	var block [sha256.Size]byte
+	e.Reset()
+	io.WriteString(e, label)
+	e.Write([]byte{1})
+	copy(dst, e.Sum(block[:0]))
 }
 
 // parseSecret is strict: one text for a key. Decoding tolerates line breaks and, unless

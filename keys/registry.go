@@ -8,10 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
 )
+
+// manyClients is from where on the garbage of reading, as much as the clients themselves,
+// is worth giving back at once: a server that idles afterwards would keep it.
+const manyClients = 10_000
 
 // A Registry is the clients of a server, by id. It is safe for concurrent use.
 type Registry struct {
@@ -44,6 +49,9 @@ func LoadRegistry(dir string) (*Registry, []error) {
 			continue
 		}
 		r.add(c)
+	}
+	if len(names) > manyClients {
+		debug.FreeOSMemory()
 	}
 	return r, errs
 }
@@ -94,9 +102,9 @@ func readAll(dir string, names []string) ([]*Client, []error) {
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			share := sharing{}
+			share, s := sharing{}, schema{}
 			for i := w; i < len(names); i += workers {
-				clients[i], errs[i] = ReadClient(filepath.Join(dir, names[i]+Suffix))
+				clients[i], errs[i] = readClient(filepath.Join(dir, names[i]+Suffix), s)
 				share.compact(clients[i])
 			}
 		})

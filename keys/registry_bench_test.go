@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// manyClients writes n client files, as a server has them.
-func manyClients(tb testing.TB, n int) string {
+// writeClients writes n client files, as a server has them.
+func writeClients(tb testing.TB, n int) string {
 	tb.Helper()
 	dir := tb.TempDir()
 	for i := range n {
@@ -26,7 +26,7 @@ func manyClients(tb testing.TB, n int) string {
 
 // BenchmarkLoadRegistry tells, beside the time, what the process holds afterwards.
 func BenchmarkLoadRegistry(b *testing.B) {
-	dir := manyClients(b, 100_000)
+	dir := writeClients(b, 100_000)
 	for b.Loop() {
 		r, errs := LoadRegistry(dir)
 		if len(errs) > 0 || r.Len() != 100_000 {

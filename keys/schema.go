@@ -102,9 +102,8 @@ func (d *Document) lineOf(node *unstable.Node) int {
 // check compares the document with the struct that it is to be decoded into. The decoder
 // would find most of it too, but one problem at a time, in Go's words instead of the
 // administrator's, ignoring the case of keys, and quoting values.
-func (d *Document) check(dst any) error {
-	root := reflect.TypeOf(dst).Elem()
-	c := checker{doc: d, root: root}
+func (d *Document) check(dst any, s schema) error {
+	c := checker{doc: d, root: reflect.TypeOf(dst).Elem(), schema: s}
 	if err := d.walk(c.visit); err != nil {
 		return d.syntaxAt(err)
 	}
@@ -129,9 +128,14 @@ func (d *Document) syntaxAt(err error) error {
 	return e
 }
 
+// A schema is the keys of the structs that were asked for so far: finding them is most of
+// the cost of a check.
+type schema map[reflect.Type]map[string]reflect.Type
+
 type checker struct {
 	doc      *Document
 	root     reflect.Type
+	schema   schema
 	version  string
 	problems []error
 }
@@ -143,11 +147,11 @@ func (c *checker) add(path []string, node *unstable.Node, text, suggestion strin
 }
 
 func (c *checker) visit(path []string, key, value *unstable.Node) bool {
-	parent := resolve(c.root, path[:len(path)-1])
+	parent := c.schema.resolve(c.root, path[:len(path)-1])
 	if parent == nil || parent.Kind() == reflect.Interface {
 		return true
 	}
-	field := child(parent, path[len(path)-1])
+	field := c.schema.child(parent, path[len(path)-1])
 	if field == nil {
 		text, suggestion := unknown(c.root, parent, path)
 		c.add(path, key, text, suggestion)
@@ -164,33 +168,46 @@ func (c *checker) visit(path []string, key, value *unstable.Node) bool {
 }
 
 // resolve follows a path from a struct's type; nil where the path leaves it.
-func resolve(t reflect.Type, path []string) reflect.Type {
+func (s schema) resolve(t reflect.Type, path []string) reflect.Type {
 	for _, part := range path {
-		if t = child(t, part); t == nil {
+		if t = s.child(t, part); t == nil {
 			return nil
 		}
 	}
 	return t
 }
 
-func child(t reflect.Type, key string) reflect.Type {
-	var c reflect.Type
+func (s schema) child(t reflect.Type, key string) reflect.Type {
 	switch t.Kind() {
 	case reflect.Map, reflect.Slice:
-		c = t.Elem()
+		return pointedTo(t.Elem())
 	case reflect.Struct:
-		for i := range t.NumField() {
-			if t.Field(i).Tag.Get("toml") == key {
-				c = t.Field(i).Type
-			}
-		}
+		return s.fields(t)[key]
 	case reflect.Interface:
 		return t
 	}
-	if c != nil && c.Kind() == reflect.Pointer {
-		return c.Elem()
+	return nil
+}
+
+func (s schema) fields(t reflect.Type) map[string]reflect.Type {
+	if fields, ok := s[t]; ok {
+		return fields
 	}
-	return c
+	fields := make(map[string]reflect.Type)
+	for i := range t.NumField() {
+		if tag := t.Field(i).Tag.Get("toml"); tag != "" {
+			fields[tag] = pointedTo(t.Field(i).Type)
+		}
+	}
+	s[t] = fields
+	return fields
+}
+
+func pointedTo(t reflect.Type) reflect.Type {
+	if t.Kind() == reflect.Pointer {
+		return t.Elem()
+	}
+	return t
 }
 
 // mismatch says in words what a value should be; empty if it is that.
