@@ -78,3 +78,5 @@
 // what they asked for. That somebody sends datagrams of 168 to 256 bytes to this
 // address and when is for all on the way to see, and so is whether an answer comes.
 package spa
+
+//go:generate env SPA_WRITE_VECTORS=1 go test -count=1 -run ^TestVectorsAreGenerated$ .

@@ -35,7 +35,7 @@ func badRequests() map[string][]byte {
 		"type-3":               set(1, 3),
 		"flags":                set(2, 1),
 		"count-0":              set(3, 0),
-		"count-9":              services(9, bytes.Repeat([]byte{1, 'a', 1, 'b'}, 5)...),
+		"count-9":              services(9, []byte("\x01a\x01b\x01c\x01d\x01e\x01f\x01g\x01h\x01i")...),
 		"close-with-for":       encode(func(r *Request) { r.Type = TypeClose }),
 		"source-unspecified-4": set(32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0),
 		"duplicate-name":       services(2, 1, 'a', 1, 'a'),
@@ -58,7 +58,7 @@ func TestOpenRefusesMalformedRequests(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			// Padding that would go on well must not be taken for the rest of the request.
 			plain = append(plain, bytes.Repeat([]byte{'a'}, 32)...)
-			packet := seal(plain[:min(len(plain), requestMax)], alice())
+			packet := seal(plain[:min(len(plain), requestMax)], alice(), MinLen)
 			err := refuse(t, ErrMalformed, packet, gateway(), onlyAlice(), testNow)
 			if r, ok := errors.AsType[*Refused](err); !ok || r.Client.Name != "alice" {
 				t.Errorf("the error does not say whose packet: %#v", err)
@@ -68,7 +68,7 @@ func TestOpenRefusesMalformedRequests(t *testing.T) {
 }
 
 func TestMalformedIsToldBeforeStale(t *testing.T) {
-	packet := seal(badRequests()["flags"], alice())
+	packet := seal(badRequests()["flags"], alice(), MinLen)
 	refuse(t, ErrMalformed, packet, gateway(), onlyAlice(), testNow.Add(time.Hour))
 }
 

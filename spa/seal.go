@@ -60,12 +60,12 @@ func Seal(r Request, s Sender) ([]byte, error) {
 		return nil, err
 	}
 	var buf [requestMax]byte
-	return seal(r.append(buf[:0]), s), nil
+	return seal(r.append(buf[:0]), s, randomLen()), nil
 }
 
-// seal makes a packet of a request's encoding, whatever that says.
-func seal(request []byte, s Sender) []byte {
-	packet := make([]byte, randomLen())
+// seal makes a packet of n bytes of a request's encoding, whatever that says.
+func seal(request []byte, s Sender, n int) []byte {
+	packet := make([]byte, n)
 	nonce := newNonce(s.Key.Hedge(), request)
 
 	b := append(packet[:0], nonce[:]...)

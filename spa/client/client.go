@@ -52,10 +52,20 @@ var (
 	// ErrNoAnswer is returned when packets were sent and no receipt came, or, where
 	// the gateway sends none, the port did not accept. A gateway is silent on purpose
 	// about everything that it does not want to answer, so the cause is not known.
-	ErrNoAnswer = errors.New("no answer")
+	ErrNoAnswer = errors.New("client: no answer")
 	// ErrNoTCP is returned by WaitOpen when no TCP port was granted: nothing can be tried.
 	ErrNoTCP = errors.New("client: no TCP port to wait for")
 )
+
+// CommandError is returned by Prepare for a command that cannot be put into a packet,
+// or not be carried out on any network: what was asked for has to change.
+type CommandError struct{ Err error }
+
+// Error is the wrapped error's text.
+func (e *CommandError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the wrapped error.
+func (e *CommandError) Unwrap() error { return e.Err }
 
 // Command is what a gateway is asked to do.
 type Command struct {

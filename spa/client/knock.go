@@ -59,7 +59,7 @@ func (p *Plan) knock(ctx context.Context, r Route) Answer {
 	silent := Answer{Route: r, Gateway: r.To[0].Addr()}
 	conn, err := p.net.Listen(ctx, local)
 	if err != nil {
-		silent.Err = fmt.Errorf("client: opening a socket: %w", err)
+		silent.Err = fmt.Errorf("opening a socket: %w", err)
 		return silent
 	}
 	defer conn.Close()
@@ -111,7 +111,7 @@ func (k *knocking) target(try int) netip.AddrPort { return k.route.To[try%len(k.
 func (k *knocking) send(try int) error {
 	packet, err := spa.Seal(k.plan.request(k.route), k.plan.sender)
 	if err != nil {
-		return fmt.Errorf("client: sealing the request: %w", err)
+		return fmt.Errorf("sealing the request: %w", err)
 	}
 	k.packets = append(k.packets, packet)
 	_, k.err = k.conn.WriteTo(packet, net.UDPAddrFromAddrPort(k.target(try)))
@@ -170,7 +170,7 @@ func (k *knocking) answer(receipt spa.Receipt, try int) Answer {
 // be sent, says more than that.
 func (k *knocking) silent(err error) Answer {
 	if err == nil && k.err != nil && !errors.Is(k.err, net.ErrClosed) {
-		err = fmt.Errorf("client: sending to %v: %w", k.target(len(k.packets)-1), k.err)
+		err = fmt.Errorf("sending to %v: %w", k.target(len(k.packets)-1), k.err)
 	}
 	if err == nil {
 		err = ErrNoAnswer

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"time"
 
 	"sallyport/keys"
@@ -20,7 +18,7 @@ func prepare(ctx context.Context, p *keys.Profile, c Command, n network) (*Plan,
 		c.Timeout = DefaultTimeout
 	}
 	if c.Timeout < 0 {
-		return nil, fmt.Errorf("client: a timeout of %v leaves no time to answer", c.Timeout)
+		return nil, &CommandError{fmt.Errorf("a timeout of %v leaves no time to answer", c.Timeout)}
 	}
 	source, err := c.Source.or(p.Source)
 	if err != nil {
@@ -52,7 +50,7 @@ func (p *Plan) fits() error {
 		request.Source = p.Command.Source.addr
 	}
 	if _, err := spa.Seal(request, p.sender); err != nil {
-		return fmt.Errorf("client: the request cannot be made: %w", err)
+		return &CommandError{err}
 	}
 	return nil
 }
@@ -66,23 +64,23 @@ func (p *Plan) request(r Route) spa.Request {
 // resolve returns a profile's addresses and the knock ports to use with them: the
 // one in the address, or the profile's.
 func resolve(ctx context.Context, p *keys.Profile, n network) ([]netip.Addr, []uint16, error) {
-	host, ports := p.Address, p.KnockPorts
-	if h, port, err := net.SplitHostPort(p.Address); err == nil {
-		number, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || number == 0 {
-			return nil, nil, fmt.Errorf("client: the profile's address %q has no port from 1 to 65535", p.Address)
-		}
-		host, ports = h, []uint16{uint16(number)}
+	host, port, err := keys.SplitAddress(p.Address)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the address of host %s: %w", p.Name, err)
+	}
+	ports := p.KnockPorts
+	if port != 0 {
+		ports = []uint16{port}
 	}
 	if len(ports) == 0 {
-		return nil, nil, errors.New("client: the profile has no knock port")
+		return nil, nil, fmt.Errorf("host %s has no knock port", p.Name)
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{addr.Unmap()}, ports, nil
 	}
 	addrs, err := n.Lookup(ctx, host)
 	if err != nil {
-		return nil, nil, fmt.Errorf("client: looking up %q: %w", host, err)
+		return nil, nil, fmt.Errorf("looking up %q: %w", host, err)
 	}
 	return unmapped(addrs), ports, nil
 }
@@ -123,7 +121,7 @@ func (p *Plan) route(ctx context.Context, gateways []netip.Addr, ports []uint16)
 		return nil
 	}
 	if trouble == nil {
-		trouble = fmt.Errorf("client: %q has no address", p.Profile.Address)
+		trouble = fmt.Errorf("%q has no address", p.Profile.Address)
 	}
 	return trouble
 }
@@ -133,7 +131,7 @@ func (p *Plan) route(ctx context.Context, gateways []netip.Addr, ports []uint16)
 func (p *Plan) routeFamily(ctx context.Context, gateways []netip.Addr, ports []uint16) (Route, error) {
 	source := p.Command.Source
 	if source.kind == sourceStated && source.addr.Is4() != gateways[0].Is4() {
-		return Route{}, fmt.Errorf("client: %v cannot be the source of packets to %v: they are not of one family", source.addr, gateways[0])
+		return Route{}, &CommandError{fmt.Errorf("%v cannot be the source of packets to %v: they are not of one family", source.addr, gateways[0])}
 	}
 	var reachable []netip.Addr
 	var first netip.Addr
@@ -141,7 +139,7 @@ func (p *Plan) routeFamily(ctx context.Context, gateways []netip.Addr, ports []u
 	for _, gateway := range gateways {
 		local, err := p.net.Local(netip.AddrPortFrom(gateway, ports[0]))
 		if err != nil {
-			trouble = fmt.Errorf("client: no way to %v: %w", gateway, err)
+			trouble = fmt.Errorf("no way to %v: %w", gateway, err)
 			continue
 		}
 		if len(reachable) == 0 {

@@ -35,15 +35,15 @@ func ParseSource(s string) (Source, error) {
 		return Source{kind: sourceObserved}, nil
 	}
 	if strings.HasPrefix(s, "stun:") {
-		return Source{}, errors.New("client: source stun: is not supported: use auto, observed or an address")
+		return Source{}, errors.New("source stun: is not supported: use auto, observed or an address")
 	}
 	addr, err := netip.ParseAddr(s)
 	if err != nil {
-		return Source{}, fmt.Errorf("client: source %q: use auto, observed or an IP address", s)
+		return Source{}, fmt.Errorf("source %q: use auto, observed or an IP address", s)
 	}
 	addr = addr.Unmap()
 	if addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
-		return Source{}, fmt.Errorf("client: source %q: not an address that packets can come from", s)
+		return Source{}, fmt.Errorf("source %q: not an address that packets can come from", s)
 	}
 	return Source{kind: sourceStated, addr: addr}, nil
 }

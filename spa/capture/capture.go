@@ -1,0 +1,86 @@
+// Package capture finds candidate packets: UDP datagrams to this host, to a knock
+// port and of a possible length, as they arrive and before a firewall drops them.
+//
+// A [Sniffer] binds no port and answers nothing. What it passes on is a candidate and
+// no more: nothing here authenticates a sender. It looks at each packet in this order:
+//
+//	kernel filter   UDP, to a knock port, of a possible length; all else is never queued
+//	interface       one of those wanted
+//	link layer      addressed to this host, not overheard
+//	network layer   well formed, whole, without IP options or extension headers
+//	destination     an address of this host, not one that it merely routes to
+//	source          not an address that a stranger's packet cannot come from
+//
+// What fails is counted by its kind in [Stats] and forgotten. UDP checksums are not
+// looked at: a virtual link hands over packets whose checksum the sender's host never
+// finished, and a packet's own authentication covers far more than a checksum does.
+//
+// A [Responder] sends datagrams from the address and port that were knocked on, also
+// without having that port bound.
+package capture
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+const (
+	maxPorts   = 64   // a filter's jumps reach no further than 255 instructions
+	maxPayload = 1472 // what one Ethernet frame carries
+)
+
+// Config says which packets are candidates.
+type Config struct {
+	// Ports are the UDP destination ports that are listened to. At least one, at most 64.
+	Ports []uint16
+	// MinLen and MaxLen bound the UDP payload in bytes, both inclusive; at most 1472.
+	MinLen, MaxLen int
+	// Interfaces names the network interfaces that packets may come in by. None named:
+	// all but the loopback. They need not exist yet, and may go and come back. A packet
+	// that came in by a port of a bridge or bond belongs to the bridge or bond, one with a
+	// VLAN tag to the VLAN's interface, or where there is none to the one that carried it.
+	Interfaces []string
+}
+
+func (c Config) check() error {
+	if len(c.Ports) == 0 {
+		return errors.New("capture: no port to listen to")
+	}
+	if len(c.Ports) > maxPorts {
+		return fmt.Errorf("capture: %d ports to listen to, at most %d are possible", len(c.Ports), maxPorts)
+	}
+	if c.MinLen < 0 || c.MinLen > c.MaxLen || c.MaxLen > maxPayload {
+		return fmt.Errorf("capture: lengths from %d to %d are not within 0 to %d", c.MinLen, c.MaxLen, maxPayload)
+	}
+	return nil
+}
+
+// Packet is one datagram to this host.
+type Packet struct {
+	// Data is the UDP payload, valid until the next Read.
+	Data []byte
+	// From and To are the datagram's addresses: plain IPv4 or IPv6, never IPv4 mapped
+	// into IPv6, and without a zone also where they are link-local, so that the same
+	// sender always compares equal (Interface tells link-local senders apart).
+	From, To netip.AddrPort
+	// Interface is the index of the network interface that it came in by.
+	Interface int
+}
+
+// Stats counts what a Sniffer has seen since it was opened.
+type Stats struct {
+	Received uint64 // came through the kernel filter
+	Passed   uint64 // returned by Read
+
+	WrongInterface uint64 // by an interface that is not listened to
+	NotForUs       uint64 // to another host: overheard, or merely routed by this one
+	OwnSource      uint64 // from an address of this host
+	BadSource      uint64 // from a loopback, multicast, broadcast, unspecified or mapped address
+	Fragment       uint64 // the first fragment of a longer datagram (later ones name no port)
+	Options        uint64 // with IPv4 options
+	Extension      uint64 // with an IPv6 extension header
+	Malformed      uint64 // lengths that contradict each other
+
+	KernelDrops uint64 // thrown away by the kernel because Read was not called fast enough
+}

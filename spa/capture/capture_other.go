@@ -1,0 +1,37 @@
+//go:build !linux
+
+package capture
+
+import (
+	"errors"
+	"fmt"
+)
+
+var errUnsupported = fmt.Errorf("capture: packets can be captured on Linux only: %w", errors.ErrUnsupported)
+
+// Sniffer reads the packets that may be knocks. It exists on Linux only.
+type Sniffer struct{ _ [0]func() }
+
+// Listen returns an error that wraps errors.ErrUnsupported.
+func Listen(Config) (*Sniffer, error) { return nil, errUnsupported }
+
+// Read returns an error that wraps errors.ErrUnsupported.
+func (*Sniffer) Read() (Packet, error) { return Packet{}, errUnsupported }
+
+// Stats returns zeros.
+func (*Sniffer) Stats() Stats { return Stats{} }
+
+// Close does nothing.
+func (*Sniffer) Close() error { return nil }
+
+// Responder answers packets from where they were sent to. It exists on Linux only.
+type Responder struct{ _ [0]func() }
+
+// NewResponder returns an error that wraps errors.ErrUnsupported.
+func NewResponder() (*Responder, error) { return nil, errUnsupported }
+
+// Send returns an error that wraps errors.ErrUnsupported.
+func (*Responder) Send(Packet, []byte) error { return errUnsupported }
+
+// Close does nothing.
+func (*Responder) Close() error { return nil }

@@ -1,0 +1,137 @@
+package capture
+
+import (
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// Offsets in a filter are counted from the network header, whatever the link puts before
+// it: SKF_NET_OFF of linux/filter.h.
+const netOff = 0xfff00000
+
+// linkRoom is what is kept of a packet before its network header: enough for any link.
+const linkRoom = 64
+
+// snapLen is how much of a packet is kept: a longest candidate.
+func snapLen(c Config) int { return linkRoom + ipv4Header + 40 + udpHeader + c.MaxLen }
+
+// filter4 accepts whole datagrams to the ports with a length in bounds, and for the count
+// first fragments of any length. Later fragments name no port and are nobody's business.
+func filter4(c Config) []bpf.Instruction {
+	const flags, fragmentOffset, moreFragments = netOff + 6, 0x1fff, 0x2000
+	bounds := lengthBetween(bpf.LoadIndirect{Off: netOff + 4, Size: 2}, c)
+	return concat(
+		[]bpf.Instruction{bpf.LoadAbsolute{Off: netOff + 9, Size: 1}},
+		require(bpf.JumpEqual, protoUDP),
+		[]bpf.Instruction{bpf.LoadAbsolute{Off: flags, Size: 2}},
+		require(bpf.JumpBitsNotSet, fragmentOffset),
+		[]bpf.Instruction{bpf.LoadMemShift{Off: netOff}, bpf.LoadIndirect{Off: netOff + 2, Size: 2}},
+		requireOneOf(c.Ports...),
+		[]bpf.Instruction{
+			bpf.LoadAbsolute{Off: flags, Size: 2},
+			bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: moreFragments, SkipTrue: uint8(len(bounds))},
+		},
+		bounds,
+		[]bpf.Instruction{bpf.RetConstant{Val: uint32(snapLen(c))}},
+	)
+}
+
+// filter6 accepts whole datagrams to the ports with a length in bounds, and for the count
+// those that have one extension header before UDP.
+func filter6(c Config) []bpf.Instruction {
+	plain := concat(
+		[]bpf.Instruction{bpf.LoadAbsolute{Off: netOff + ipv6Header + 2, Size: 2}},
+		requireOneOf(c.Ports...),
+		lengthBetween(bpf.LoadAbsolute{Off: netOff + ipv6Header + 4, Size: 2}, c),
+		[]bpf.Instruction{bpf.RetConstant{Val: uint32(snapLen(c))}},
+	)
+	return concat(
+		[]bpf.Instruction{
+			bpf.LoadAbsolute{Off: netOff + 6, Size: 1},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoUDP, SkipTrue: uint8(len(plain))},
+		},
+		plain,
+		extended(c), // with the next header's number still loaded
+	)
+}
+
+// extended accepts UDP to the ports behind one hop-by-hop, routing, destination options or
+// first fragment header.
+func extended(c Config) []bpf.Instruction {
+	const header, fragmentOffset = netOff + ipv6Header, 0xfff8
+	first := concat(
+		[]bpf.Instruction{bpf.LoadAbsolute{Off: header + 2, Size: 2}},
+		require(bpf.JumpBitsNotSet, fragmentOffset),
+	)
+	return concat(
+		requireOneOf(0, 43, nextFragment, 60),
+		[]bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nextFragment, SkipTrue: uint8(len(first))}},
+		first,
+		[]bpf.Instruction{bpf.LoadAbsolute{Off: header, Size: 1}},
+		require(bpf.JumpEqual, protoUDP),
+		[]bpf.Instruction{
+			bpf.LoadAbsolute{Off: header + 1, Size: 1}, // in units of 8 bytes, the first not counted
+			bpf.ALUOpConstant{Op: bpf.ALUOpShiftLeft, Val: 3},
+			bpf.TAX{},
+			bpf.LoadIndirect{Off: header + 8 + 2, Size: 2},
+		},
+		requireOneOf(c.Ports...),
+		[]bpf.Instruction{bpf.RetConstant{Val: uint32(snapLen(c))}},
+	)
+}
+
+// require drops the packet unless what is loaded meets the condition.
+func require(cond bpf.JumpTest, val uint32) []bpf.Instruction {
+	return []bpf.Instruction{bpf.JumpIf{Cond: cond, Val: val, SkipTrue: 1}, bpf.RetConstant{}}
+}
+
+// requireOneOf drops the packet unless what is loaded is among vals.
+func requireOneOf(vals ...uint16) []bpf.Instruction {
+	var prog []bpf.Instruction
+	for i, val := range vals {
+		prog = append(prog, bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(val), SkipTrue: uint8(len(vals) - i)})
+	}
+	return append(prog, bpf.RetConstant{})
+}
+
+// lengthBetween drops the packet unless the length that load loads, which counts the UDP
+// header, is in bounds.
+func lengthBetween(load bpf.Instruction, c Config) []bpf.Instruction {
+	return concat(
+		[]bpf.Instruction{load},
+		require(bpf.JumpGreaterOrEqual, uint32(udpHeader+c.MinLen)),
+		require(bpf.JumpLessOrEqual, uint32(udpHeader+c.MaxLen)),
+	)
+}
+
+func concat(parts ...[]bpf.Instruction) []bpf.Instruction {
+	var prog []bpf.Instruction
+	for _, part := range parts {
+		prog = append(prog, part...)
+	}
+	return prog
+}
+
+// attach makes prog the socket's filter for good: whoever takes the process over cannot
+// listen to anything else with it.
+func attach(fd int, prog []bpf.Instruction) error {
+	raw, err := bpf.Assemble(prog)
+	if err != nil {
+		return fmt.Errorf("assembling the filter: %w", err)
+	}
+	code := make([]unix.SockFilter, len(raw))
+	for i, ins := range raw {
+		code[i] = unix.SockFilter{Code: ins.Op, Jt: ins.Jt, Jf: ins.Jf, K: ins.K}
+	}
+	fprog := unix.SockFprog{Len: uint16(len(code)), Filter: unsafe.SliceData(code)}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &fprog); err != nil {
+		return fmt.Errorf("attaching the filter: %w", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_LOCK_FILTER, 1); err != nil {
+		return fmt.Errorf("locking the filter: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,138 @@
+package capture
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// A host knows the machine's own addresses and interfaces, and keeps up with them. It
+// belongs to one reader.
+type host struct {
+	events *netlink // what changes
+	dumps  *netlink // what there is; open from the start, as later no socket can be made
+	stale  bool     // changes were lost and the dump that would mend it failed
+
+	links      map[int32]link
+	places     map[place]netip.Addr // its broadcast address, if it has one
+	own        map[netip.Addr]int   // at how many places
+	broadcasts map[netip.Addr]int
+}
+
+// A link is a network interface.
+type link struct {
+	name string
+	mac  string // its bytes
+}
+
+// A place is an address on an interface: the same address can be on several.
+type place struct {
+	index int32
+	addr  netip.Addr
+}
+
+func openHost() (*host, error) {
+	events, err := openNetlink(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR)
+	if err != nil {
+		return nil, err
+	}
+	dumps, err := openNetlink(0)
+	if err != nil {
+		events.close()
+		return nil, err
+	}
+	h := &host{events: events, dumps: dumps}
+	if err := h.learn(); err != nil {
+		h.close()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *host) close() {
+	h.events.close()
+	h.dumps.close()
+}
+
+// learn replaces all that is known by what there is now. When it fails what was known stays.
+func (h *host) learn() error {
+	var seen []update
+	for _, kind := range []uint16{unix.RTM_GETLINK, unix.RTM_GETADDR} {
+		updates, err := h.dumps.dump(kind)
+		if err != nil {
+			return fmt.Errorf("asking for the host's interfaces and addresses: %w", err)
+		}
+		seen = append(seen, updates...)
+	}
+	h.links, h.places = map[int32]link{}, map[place]netip.Addr{}
+	h.own, h.broadcasts = map[netip.Addr]int{}, map[netip.Addr]int{}
+	for _, u := range seen {
+		h.apply(u)
+	}
+	return nil
+}
+
+// refresh takes note of what has changed; it does not wait. Changes that are notified
+// twice, or that a dump told already, do no harm.
+func (h *host) refresh() {
+	for {
+		updates, err := h.events.receive()
+		if errors.Is(err, unix.ENOBUFS) {
+			h.stale = true // more changed at once than there was room to tell
+			continue       // what is left is older than the dump to come, and must not follow it
+		}
+		if err != nil {
+			break // EAGAIN: that was all
+		}
+		for _, u := range updates {
+			h.apply(u)
+		}
+	}
+	if h.stale {
+		h.stale = h.learn() != nil
+	}
+}
+
+func (h *host) apply(u update) {
+	switch u.kind {
+	case unix.RTM_NEWLINK:
+		h.links[u.index] = u.link
+	case unix.RTM_DELLINK:
+		delete(h.links, u.index)
+	case unix.RTM_NEWADDR:
+		h.remove(place{u.index, u.addr})
+		h.add(place{u.index, u.addr}, u.broadcast)
+	case unix.RTM_DELADDR:
+		h.remove(place{u.index, u.addr})
+	}
+}
+
+func (h *host) add(p place, broadcast netip.Addr) {
+	h.places[p] = broadcast
+	h.own[p.addr]++
+	h.broadcasts[broadcast]++
+}
+
+func (h *host) remove(p place) {
+	broadcast, ok := h.places[p]
+	if !ok {
+		return
+	}
+	delete(h.places, p)
+	lessOne(h.own, p.addr)
+	lessOne(h.broadcasts, broadcast)
+}
+
+func lessOne(counts map[netip.Addr]int, a netip.Addr) {
+	if counts[a]--; counts[a] == 0 {
+		delete(counts, a)
+	}
+}
+
+// isOwn tells whether a is an address of this host that others can send to.
+func (h *host) isOwn(a netip.Addr) bool { return h.own[a] > 0 && !a.IsLoopback() }
+
+// isBroadcast tells whether a is the broadcast address of a network that this host is in.
+func (h *host) isBroadcast(a netip.Addr) bool { return a.Is4() && h.broadcasts[a] > 0 }

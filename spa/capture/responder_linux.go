@@ -1,0 +1,183 @@
+package capture
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+const hopLimit = 64 // as the kernel's own
+
+// Responder answers packets from the address and port that they were sent to. It binds no
+// port. It needs CAP_NET_RAW to be opened and nothing to be used. Any number of goroutines
+// may use it.
+type Responder struct {
+	mu  sync.RWMutex // guards the sockets against Close
+	fd4 int
+	fd6 int   // -1: there is none
+	no6 error // why not
+}
+
+// NewResponder opens the sockets. On a host without IPv6 it does without, and Send returns
+// an error for an IPv6 packet.
+func NewResponder() (*Responder, error) {
+	fd4, err := openRaw(unix.AF_INET)
+	if err != nil {
+		return nil, fmt.Errorf("capture: opening the IPv4 responder: %w", err)
+	}
+	fd6, err := openRaw(unix.AF_INET6)
+	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+		unix.Close(fd4)
+		return nil, fmt.Errorf("capture: opening the IPv6 responder: %w", err)
+	}
+	return &Responder{fd4: fd4, fd6: fd6, no6: err}, nil
+}
+
+// openRaw opens a socket that sends whole IP packets. One that let the kernel write the IP
+// header would have to be of protocol UDP, and the kernel would copy every UDP datagram of
+// the host for it, if only to have its filter drop them. Of IPPROTO_RAW there are none.
+func openRaw(family int) (int, error) {
+	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW)
+	if err != nil {
+		return -1, err
+	}
+	if err := attach(fd, []bpf.Instruction{bpf.RetConstant{Val: 0}}); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// Send sends payload to where p came from, from where p went to, which has to be an address
+// of this host. It does not wait: where there is no room the datagram is lost and the error
+// says so.
+func (r *Responder) Send(p Packet, payload []byte) error {
+	if len(payload) > maxPayload {
+		return fmt.Errorf("capture: an answer of %d bytes is too long", len(payload))
+	}
+	from, to := p.To, p.From
+	if !from.IsValid() || from.Addr().Is4() != to.Addr().Is4() || to.Port() == 0 {
+		return fmt.Errorf("capture: nothing can be sent from %v to %v", from, to)
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var err error
+	if to.Addr().Is4() {
+		err = r.send4(from, to, p.Interface, payload)
+	} else {
+		err = r.send6(from, to, p.Interface, payload)
+	}
+	if err != nil {
+		return fmt.Errorf("capture: answering %v from %v: %w", to, from, err)
+	}
+	return nil
+}
+
+func (r *Responder) send4(from, to netip.AddrPort, index int, payload []byte) error {
+	if r.fd4 < 0 {
+		return net.ErrClosed
+	}
+	// Told besides the header, so that the route is chosen, and refused, by the source, too.
+	info := unix.Inet4Pktinfo{Spec_dst: from.Addr().As4()}
+	if to.Addr().IsLinkLocalUnicast() {
+		info.Ifindex = int32(index)
+	}
+	_, err := unix.SendmsgN(r.fd4, packet4(from, to, payload), unix.PktInfo4(&info),
+		&unix.SockaddrInet4{Addr: to.Addr().As4()}, 0)
+	return err
+}
+
+func (r *Responder) send6(from, to netip.AddrPort, index int, payload []byte) error {
+	if r.fd6 < 0 {
+		return r.no6
+	}
+	info := unix.Inet6Pktinfo{Addr: from.Addr().As16()}
+	dst := unix.SockaddrInet6{Addr: to.Addr().As16()}
+	if to.Addr().IsLinkLocalUnicast() {
+		info.Ifindex, dst.ZoneId = uint32(index), uint32(index)
+	}
+	_, err := unix.SendmsgN(r.fd6, packet6(from, to, payload), unix.PktInfo6(&info), &dst, 0)
+	return err
+}
+
+// Close closes the sockets; Send returns net.ErrClosed afterwards.
+func (r *Responder) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, fd := range []int{r.fd4, r.fd6} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	r.fd4, r.fd6, r.no6 = -1, -1, net.ErrClosed
+	return nil
+}
+
+// packet4 is an IPv4 packet but for identification and header checksum, which the kernel
+// fills in (raw(7)).
+func packet4(from, to netip.AddrPort, payload []byte) []byte {
+	const dontFragment = 0x4000
+	b := make([]byte, ipv4Header, ipv4Header+udpHeader+len(payload))
+	src, dst := from.Addr().As4(), to.Addr().As4()
+	b[0] = 4<<4 | ipv4Header/4
+	binary.BigEndian.PutUint16(b[2:], uint16(cap(b)))
+	binary.BigEndian.PutUint16(b[6:], dontFragment)
+	b[8], b[9] = hopLimit, protoUDP
+	copy(b[12:], src[:])
+	copy(b[16:], dst[:])
+	return appendUDP(b, b[12:], from.Port(), to.Port(), payload)
+}
+
+func packet6(from, to netip.AddrPort, payload []byte) []byte {
+	b := make([]byte, ipv6Header, ipv6Header+udpHeader+len(payload))
+	src, dst := from.Addr().As16(), to.Addr().As16()
+	b[0] = 6 << 4
+	binary.BigEndian.PutUint16(b[4:], uint16(udpHeader+len(payload)))
+	b[6], b[7] = protoUDP, hopLimit
+	copy(b[8:], src[:])
+	copy(b[24:], dst[:])
+	return appendUDP(b, b[8:], from.Port(), to.Port(), payload)
+}
+
+// appendUDP appends a datagram whose checksum covers addresses, the source and destination
+// one after the other.
+func appendUDP(b, addresses []byte, from, to uint16, payload []byte) []byte {
+	header := len(b)
+	size := uint16(udpHeader + len(payload))
+	b = binary.BigEndian.AppendUint16(b, from)
+	b = binary.BigEndian.AppendUint16(b, to)
+	b = binary.BigEndian.AppendUint16(b, size)
+	b = append(b, 0, 0)
+	b = append(b, payload...)
+	check := ^fold(sum(addresses) + sum(b[header:]) + protoUDP + uint32(size))
+	if check == 0 {
+		check = 0xffff // RFC 768: zero says that there is none
+	}
+	binary.BigEndian.PutUint16(b[header+6:], check)
+	return b
+}
+
+// sum adds b up as 16-bit numbers, padded with a zero (RFC 1071).
+func sum(b []byte) uint32 {
+	var total uint32
+	for ; len(b) > 1; b = b[2:] {
+		total += uint32(binary.BigEndian.Uint16(b))
+	}
+	if len(b) == 1 {
+		total += uint32(b[0]) << 8
+	}
+	return total
+}
+
+func fold(total uint32) uint16 {
+	for total > 0xffff {
+		total = total>>16 + total&0xffff
+	}
+	return uint16(total)
+}

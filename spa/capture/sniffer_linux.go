@@ -1,0 +1,289 @@
+package capture
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// refreshEvery is after how many packets without a pause the host is looked at again.
+const refreshEvery = 1024
+
+// Sniffer reads the packets that may be knocks. It needs CAP_NET_RAW to be opened and
+// nothing to be read. One goroutine reads; Stats and Close may be called from any.
+type Sniffer struct {
+	interfaces []string
+	rings      [2]*ring // IPv4, IPv6
+	wake       int      // an eventfd, readable once Close was called
+	closed     atomic.Bool
+	counts     [verdicts]atomic.Uint64
+
+	reading sync.Mutex // held by Read, guards what is below
+	decoder *decoder
+	host    *host
+	turn    int    // which ring is looked at first, so that a flood in one does not starve the other
+	busy    int    // packets since the host was looked at
+	data    []byte // the last Packet's
+
+	counting sync.Mutex // guards what is below, and the rings' sockets against Close
+	drops    uint64
+	done     bool
+}
+
+// Listen starts to queue packets. Nothing has to be read at once: what does not fit the
+// queue, some megabytes, is dropped and counted.
+func Listen(c Config) (*Sniffer, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	s := &Sniffer{
+		interfaces: slices.Clone(c.Interfaces),
+		wake:       -1,
+		decoder:    newDecoder(),
+		data:       make([]byte, 0, c.MaxLen),
+	}
+	if err := s.open(c); err != nil {
+		s.release()
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Sniffer) open(c Config) error {
+	var err error
+	if s.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("opening an eventfd: %w", err)
+	}
+	if s.host, err = openHost(); err != nil {
+		return err
+	}
+	if s.rings[0], err = openRing(unix.ETH_P_IP, filter4(c), snapLen(c)); err != nil {
+		return err
+	}
+	s.rings[1], err = openRing(unix.ETH_P_IPV6, filter6(c), snapLen(c))
+	return err
+}
+
+// release gives back whatever is open.
+func (s *Sniffer) release() {
+	for _, r := range s.rings {
+		if r != nil {
+			r.close()
+		}
+	}
+	if s.host != nil {
+		s.host.close()
+	}
+	if s.wake >= 0 {
+		unix.Close(s.wake)
+	}
+}
+
+// Read waits for the next candidate and returns it. Its Data is valid until the next Read.
+// After Close the error is net.ErrClosed. An interface that goes down is no error.
+func (s *Sniffer) Read() (Packet, error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	for {
+		if s.closed.Load() {
+			return Packet{}, net.ErrClosed
+		}
+		p, v, ok := s.next()
+		if !ok {
+			if err := s.wait(); err != nil {
+				return Packet{}, fmt.Errorf("capture: waiting for a packet: %w", err)
+			}
+			continue
+		}
+		s.counts[v].Add(1)
+		if v == passed {
+			return p, nil
+		}
+	}
+}
+
+// next takes a packet out of a ring, if there is one.
+func (s *Sniffer) next() (Packet, verdict, bool) {
+	for range s.rings {
+		r := s.rings[s.turn]
+		s.turn = 1 - s.turn
+		f, ok := r.peek()
+		if !ok {
+			continue
+		}
+		p, v := s.judge(f, r == s.rings[1])
+		// Copied: the ring may be unmapped while the caller still looks at it.
+		s.data = append(s.data[:0], p.Data...)
+		p.Data = s.data
+		r.release(f)
+		s.breathe()
+		return p, v, true
+	}
+	return Packet{}, 0, false
+}
+
+// breathe looks at the host's changes now and then while packets never cease.
+func (s *Sniffer) breathe() {
+	if s.busy++; s.busy >= refreshEvery {
+		s.busy = 0
+		s.host.refresh()
+	}
+}
+
+// wait returns when there may be a packet, the host has changed or Close was called.
+func (s *Sniffer) wait() error {
+	fds := [...]unix.PollFd{
+		{Fd: int32(s.rings[0].fd), Events: unix.POLLIN},
+		{Fd: int32(s.rings[1].fd), Events: unix.POLLIN},
+		{Fd: int32(s.host.events.fd), Events: unix.POLLIN},
+		{Fd: int32(s.wake), Events: unix.POLLIN},
+	}
+	if _, err := unix.Poll(fds[:], -1); err != nil && !errors.Is(err, unix.EINTR) {
+		return err
+	}
+	for _, fd := range fds[:2] {
+		if fd.Revents&unix.POLLERR != 0 {
+			// Taken off the socket, or poll would never wait again.
+			unix.GetsockoptInt(int(fd.Fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		}
+	}
+	if fds[2].Revents != 0 {
+		s.host.refresh()
+	}
+	return nil
+}
+
+// judge says what a packet is. Only one that passed is set, and its Data lies in the frame.
+func (s *Sniffer) judge(f frame, six bool) (Packet, verdict) {
+	if !s.wanted(f) {
+		return Packet{}, wrongInterface
+	}
+	if f.from.Pkttype != unix.PACKET_HOST && !s.tagged(f) {
+		return Packet{}, notForUs
+	}
+	decode := s.decoder.decode4
+	if six {
+		decode = s.decoder.decode6
+	}
+	p, v := decode(f.packet)
+	if v != passed {
+		return Packet{}, v
+	}
+	if v := s.addressed(f, p.From.Addr(), p.To.Addr()); v != passed {
+		return Packet{}, v
+	}
+	p.Interface = int(f.from.Ifindex)
+	return p, passed
+}
+
+// isLoopback tells whether the frame came from the host itself.
+func (f frame) isLoopback() bool { return f.from.Hatype == unix.ARPHRD_LOOPBACK }
+
+// wanted tells whether packets may come in by the frame's interface.
+func (s *Sniffer) wanted(f frame) bool {
+	if len(s.interfaces) == 0 {
+		return !f.isLoopback()
+	}
+	return s.known(func() bool {
+		l, ok := s.host.links[f.from.Ifindex]
+		return ok && slices.Contains(s.interfaces, l.name)
+	})
+}
+
+// tagged tells whether the frame, which the kernel takes for another host's, has the
+// interface's own link address: so it does with a VLAN tag that no interface is made for.
+func (s *Sniffer) tagged(f frame) bool {
+	if f.from.Pkttype != unix.PACKET_OTHERHOST || f.from.Hatype != unix.ARPHRD_ETHER || len(f.link) < 6 {
+		return false
+	}
+	return s.known(func() bool { return s.host.links[f.from.Ifindex].mac == string(f.link[:6]) })
+}
+
+// addressed judges by the addresses. The kernel calls a packet that it will only route
+// its own, too, until it has looked at where that is to.
+func (s *Sniffer) addressed(f frame, from, to netip.Addr) verdict {
+	loop := f.isLoopback() // it was named, so the host may knock on itself
+	switch {
+	case !(loop && to.IsLoopback()) && !s.known(func() bool { return s.host.isOwn(to) }):
+		return notForUs
+	case loop && from.IsLoopback():
+		return passed
+	case impossible(from) || s.host.isBroadcast(from):
+		return badSource
+	case !loop && s.host.isOwn(from):
+		return ownSource
+	}
+	return passed
+}
+
+// known asks the host, and once more if it had news when the answer was no.
+func (s *Sniffer) known(ask func() bool) bool {
+	if ask() {
+		return true
+	}
+	s.host.refresh()
+	return ask()
+}
+
+// Stats tells what was seen so far.
+func (s *Sniffer) Stats() Stats {
+	var all uint64
+	for i := range s.counts {
+		all += s.counts[i].Load()
+	}
+	return Stats{
+		Received:       all,
+		Passed:         s.counts[passed].Load(),
+		WrongInterface: s.counts[wrongInterface].Load(),
+		NotForUs:       s.counts[notForUs].Load(),
+		OwnSource:      s.counts[ownSource].Load(),
+		BadSource:      s.counts[badSource].Load(),
+		Fragment:       s.counts[fragment].Load(),
+		Options:        s.counts[options].Load(),
+		Extension:      s.counts[extension].Load(),
+		Malformed:      s.counts[malformed].Load(),
+		KernelDrops:    s.kernelDrops(),
+	}
+}
+
+// kernelDrops sums the drops of both sockets. The kernel forgets them once told.
+func (s *Sniffer) kernelDrops() uint64 {
+	s.counting.Lock()
+	defer s.counting.Unlock()
+	if s.done {
+		return s.drops
+	}
+	for _, r := range s.rings {
+		n, err := r.drops()
+		if err != nil {
+			continue // asked again next time, and nothing is lost meanwhile
+		}
+		s.drops += n
+	}
+	return s.drops
+}
+
+// Close wakes the reader and gives back what was opened. Stats stay readable. Closing
+// again does nothing.
+func (s *Sniffer) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	if _, err := unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		return fmt.Errorf("capture: waking the reader: %w", err)
+	}
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	s.kernelDrops()
+	s.counting.Lock()
+	defer s.counting.Unlock()
+	s.done = true
+	s.release()
+	return nil
+}

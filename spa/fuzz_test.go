@@ -1,0 +1,107 @@
+package spa
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+)
+
+// vectorField returns what all vectors have under a name.
+func vectorField(f *testing.F, name string) [][]byte {
+	var all [][]byte
+	for _, v := range readVectors(f) {
+		for _, text := range v[name] {
+			all = append(all, unhex(f, text))
+		}
+	}
+	return all
+}
+
+// FuzzOpen: whatever comes, no panic, and nothing known of what is refused.
+func FuzzOpen(f *testing.F) {
+	for _, packet := range vectorField(f, "packet") {
+		f.Add(packet)
+	}
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		k, err := Open(packet, gateway(), onlyAlice(), testNow)
+		if err != nil && !reflect.DeepEqual(k, Knock{}) {
+			t.Errorf("an error came with a knock: %+v", k)
+		}
+		if err == nil && !bytes.Equal(packet[:nonceLen], k.Nonce[:]) {
+			t.Errorf("a knock with another packet's nonce")
+		}
+	})
+}
+
+// FuzzRequest: Open on what a holder of the key may put into a packet. What is accepted
+// has this encoding and no other, and could have been sealed.
+func FuzzRequest(f *testing.F) {
+	for _, plain := range vectorField(f, "plaintext") {
+		f.Add(plain)
+	}
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		plain = plain[:min(len(plain), requestMax)]
+		r, err := parseRequest(plain)
+		if err != nil {
+			if !reflect.DeepEqual(r, Request{}) {
+				t.Errorf("an error came with a request: %+v", r)
+			}
+			return
+		}
+		if err := r.check(); err != nil {
+			t.Errorf("accepted, but cannot be sealed: %v", err)
+		}
+		if back := r.append(nil); !bytes.HasPrefix(plain, back) {
+			t.Errorf("%x prints back as %x", plain, back)
+		}
+	})
+}
+
+// FuzzMalleable: a packet that differs from one that was sealed is refused.
+func FuzzMalleable(f *testing.F) {
+	sealed := map[string]bool{}
+	for _, v := range readVectors(f) {
+		if v.one(f, "verdict") == "ok" {
+			packet := v.hex(f, "packet")
+			sealed[string(packet)] = true
+			f.Add(packet, uint16(0), byte(0))
+			f.Add(packet, uint16(len(packet)), byte(1))
+		}
+	}
+	f.Fuzz(func(t *testing.T, packet []byte, at uint16, change byte) {
+		if len(packet) > 0 {
+			packet = bytes.Clone(packet)
+			packet[int(at)%len(packet)] ^= change
+		}
+		if _, err := Open(packet, gateway(), onlyAlice(), testNow); err == nil && !sealed[string(packet)] {
+			t.Errorf("opened, but nobody sealed it: %x", packet)
+		}
+	})
+}
+
+// FuzzReceipt: whatever comes as an answer, no panic, and only the server's own opens.
+func FuzzReceipt(f *testing.F) {
+	var requests [][]byte
+	answers := map[string]bool{}
+	for _, v := range readVectors(f) {
+		if _, ok := v["receipt"]; !ok {
+			continue
+		}
+		request, receipt := v.hex(f, "request"), v.hex(f, "receipt")
+		if v.one(f, "verdict") == "receipt-ok" {
+			answers[string(request)+string(receipt)] = true
+		}
+		f.Add(receipt, len(requests))
+		requests = append(requests, request)
+	}
+	f.Fuzz(func(t *testing.T, receipt []byte, n int) {
+		request := requests[uint(n)%uint(len(requests))]
+		r, err := OpenReceipt(receipt, request, alice())
+		if err != nil && !reflect.DeepEqual(r, Receipt{}) {
+			t.Errorf("an error came with a receipt: %+v", r)
+		}
+		if err == nil && !answers[string(request)+string(receipt)] {
+			t.Errorf("opened, but nobody sealed it: %x", receipt)
+		}
+	})
+}

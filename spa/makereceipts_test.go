@@ -1,0 +1,126 @@
+package spa
+
+import (
+	"net/netip"
+	"strconv"
+	"testing"
+)
+
+// answer is one vector of a receipt: what came for alice's request, and what she makes of it.
+type answer struct {
+	about   string
+	verdict string
+
+	receipt Receipt
+	plain   []byte // in place of receipt's encoding
+	server  Sender // with which keys it is sealed
+	length  int    // the receipt's
+	twin    bool   // it answers another request of the same length
+	mend    func(receipt, request []byte) []byte
+}
+
+func addReceipts(t *testing.T, made map[string]string) {
+	add := func(name, verdict, about string, change func(a *answer)) {
+		a := answer{about: about, verdict: verdict, receipt: grantedReceipt(), server: alice(), length: 200}
+		change(&a)
+		made[name] = a.text(t, name)
+	}
+	addGoodReceipts(add)
+	addWrongReceipts(add)
+	for name, plain := range badReceipts() {
+		add("receipt-malformed-"+name, "receipt-wrong", "Well sealed, but the receipt in it is not well-formed: "+name+".",
+			func(a *answer) { a.plain = plain })
+	}
+}
+
+type addAnswerFunc func(name, verdict, about string, change func(a *answer))
+
+func addGoodReceipts(add addAnswerFunc) {
+	add("receipt-granted", "receipt-ok", "Two services granted, the second has more ports than are told.", func(*answer) {})
+	add("receipt-closed", "receipt-ok", "A close was done.", func(a *answer) {
+		a.receipt = Receipt{Status: Closed, Time: testNow, Source: grantedReceipt().Source}
+	})
+	add("receipt-no-source", "receipt-ok", "A receipt that tells no address.", func(a *answer) { a.receipt.Source = netip.Addr{} })
+	add("receipt-full", "receipt-ok", "A receipt of 112 bytes: 16 ranges.", func(a *answer) {
+		a.receipt.Services = []Granting{{Ports: manyPorts(16)}}
+	})
+	for _, s := range []Status{ReasonExpired, ReasonNoService, ReasonNotAllowed, ReasonSourceRequired, ReasonTooManyGrants,
+		ReasonTooManyPerHour, ReasonSuperseded, ReasonIDReused, ReasonFailed} {
+		add("receipt-denied-"+strconv.Itoa(int(s)), "receipt-ok", "Refused: "+s.String()+".", func(a *answer) {
+			a.receipt = deniedReceipt()
+			a.receipt.Status = s
+		})
+	}
+	add("receipt-denied-255", "receipt-ok", "Refused for a reason that is not known yet.", func(a *answer) {
+		a.receipt = deniedReceipt()
+		a.receipt.Status = 255
+	})
+}
+
+func addWrongReceipts(add addAnswerFunc) {
+	add("receipt-wrong-request", "receipt-wrong", "It answers another packet of the same command.", func(a *answer) { a.twin = true })
+	add("receipt-wrong-key", "receipt-wrong", "Sealed with another client's key.", func(a *answer) { a.server.Key = testKey(0x90) })
+	add("receipt-wrong-server", "receipt-wrong", "Sealed by another server with the same keys.", func(a *answer) { a.server.Server[0] ^= 1 })
+	add("receipt-wrong-length", "receipt-wrong", "Not of the request's length.", func(a *answer) { a.length = 199 })
+	add("receipt-echo", "receipt-wrong", "The request itself comes back.", func(a *answer) {
+		a.mend = func(_, request []byte) []byte { return request }
+	})
+	add("receipt-empty", "receipt-wrong", "An empty datagram.", func(a *answer) {
+		a.mend = func(_, _ []byte) []byte { return nil }
+	})
+	for name, byteAt := range map[string]int{"nonce": 0, "body": receiptBodyAt, "padding": 200 - macLen - 1, "mac": 199} {
+		add("receipt-flipped-"+name, "receipt-wrong", "A bit flipped: "+name+".", func(a *answer) {
+			a.mend = func(receipt, _ []byte) []byte { return flip(receipt, 8*byteAt) }
+		})
+	}
+}
+
+func (a answer) text(t *testing.T, name string) string {
+	plain := a.plain
+	if plain == nil {
+		b, err := a.receipt.AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain = b
+	}
+	seedRandom(t, name)
+	request := seal(openSSH().append(nil), alice(), 200)
+	knock := mustOpen(t, request)
+	if a.twin {
+		knock = mustOpen(t, seal(openSSH().append(nil), alice(), 200))
+	}
+	knock.Key, knock.Len = a.server.Key, a.length
+	receipt := sealReceipt(plain, &knock, a.server.Server)
+	if a.mend != nil {
+		receipt = a.mend(receipt, request)
+	}
+
+	l := &lines{}
+	l.add("# "+a.about+"\nverdict", a.verdict)
+	l.addKeys(gateway().Gates)
+	if a.verdict == "receipt-ok" {
+		l.addReceipt(a.receipt)
+	}
+	l.add("plaintext", plain)
+	l.add("request", request)
+	l.add("receipt", receipt)
+	return l.String()
+}
+
+// addReceipt writes a service as its milliseconds, its ranges and perhaps "more".
+func (l *lines) addReceipt(r Receipt) {
+	l.add("status", int(r.Status))
+	l.add("time", r.Time.UnixNano())
+	l.addAddr("source", r.Source)
+	for _, g := range r.Services {
+		text := strconv.FormatInt(g.For.Milliseconds(), 10)
+		for _, p := range g.Ports {
+			text += " " + p.String()
+		}
+		if g.More {
+			text += " more"
+		}
+		l.add("service", text)
+	}
+}

@@ -1,0 +1,229 @@
+// Package policy decides who may open what, from where, for how long.
+//
+// It answers twice. Source comes before a packet is spent: a packet from an address that cannot be
+// its owner's is a copy, and must burn nothing. Authorize comes after: its refusals are answered,
+// with a reason for each. Nothing is allowed that a client's file does not name.
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/config"
+)
+
+// Errors of Source. None of them is answered.
+var (
+	// ErrStated is returned when the packet states another source address than it came from.
+	ErrStated = errors.New("policy: the stated source address is not the observed one")
+	// ErrFrom is returned when the client's file does not let it knock from this address.
+	ErrFrom = errors.New("policy: not one of the addresses that the client may knock from")
+)
+
+// Denial is Authorize's refusal: the reason that the client is told.
+type Denial struct {
+	Reason  spa.Status
+	Service string // the service at fault, where there is one
+}
+
+// Error returns the reason in words, with the service at fault.
+func (d *Denial) Error() string {
+	if d.Service == "" {
+		return d.Reason.String()
+	}
+	return fmt.Sprintf("%s: %s", d.Service, d.Reason)
+}
+
+// Holdings tells what clients hold already. [firewall.Firewall] does.
+type Holdings interface {
+	// Held returns the number of live grants of a client.
+	Held(client string, now time.Time) int
+	// Holds reports whether the client holds a live grant of the service for the source.
+	Holds(client, service string, source netip.Addr, now time.Time) bool
+}
+
+// Policy is the configuration's answer to requests. It is used by one goroutine.
+type Policy struct {
+	services []config.Service // sorted by name
+	limits   config.Limits
+	holdings Holdings
+	hourly   map[string]*bucket // by client name: only who was admitted once is here
+}
+
+// New returns the policy that c describes.
+func New(c *config.Config, holdings Holdings) *Policy {
+	return &Policy{services: c.Services, limits: c.Limits, holdings: holdings, hourly: make(map[string]*bucket)}
+}
+
+// Source returns an error unless the knock may come from this address: the one it states, if it
+// states one, and one that the client's file permits.
+func (p *Policy) Source(k *spa.Knock, from netip.Addr) error {
+	if k.Source.IsValid() && k.Source != from {
+		return ErrStated
+	}
+	if matches(k.Client.Deny, from) {
+		return ErrFrom
+	}
+	if len(k.Client.From) > 0 && !matches(k.Client.From, from) {
+		return ErrFrom
+	}
+	return nil
+}
+
+func matches(prefixes []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// Authorize returns the grants that a spent request to open is worth, all of its services or none,
+// counted from start: the time at which its request id was first admitted, so that a retry never
+// lasts longer. Every refusal is a *[Denial]. What is granted is charged to the client's limits.
+func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) ([]firewall.Grant, error) {
+	if err := p.entitled(k, now); err != nil {
+		return nil, err
+	}
+	grants := make([]firewall.Grant, 0, len(k.Services))
+	for _, service := range k.Services {
+		terms, err := p.terms(k.Client, service)
+		if err != nil {
+			return nil, err
+		}
+		grants = append(grants, firewall.Grant{
+			Client:  k.Client.Name,
+			Service: service.String(),
+			Source:  from,
+			Ports:   terms.Ports,
+			Until:   start.Add(duration(k.For, terms, k.Client.MaxFor)),
+		})
+	}
+	if err := p.charge(k.Client.Name, grants, now); err != nil {
+		return nil, err
+	}
+	return grants, nil
+}
+
+// Closable returns an error unless the client may ask for these services to be closed: they have
+// to exist. What is closed is only ever the client's own, so nothing else is asked.
+func (p *Policy) Closable(k *spa.Knock) error {
+	for _, service := range k.Services {
+		if _, err := p.find(service); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Ports returns the ports of a service, nil where there is no such service.
+func (p *Policy) Ports(service spa.Service) []spa.Ports {
+	terms, err := p.find(service)
+	if err != nil {
+		return nil
+	}
+	return terms.Ports
+}
+
+// entitled checks what does not depend on the services.
+func (p *Policy) entitled(k *spa.Knock, now time.Time) error {
+	if !k.Client.Expires.IsZero() && !now.Before(k.Client.Expires) {
+		return &Denial{Reason: spa.ReasonExpired}
+	}
+	if k.Client.RequireSource && !k.Source.IsValid() {
+		return &Denial{Reason: spa.ReasonSourceRequired}
+	}
+	return nil
+}
+
+// terms returns the service if the client's file names it.
+func (p *Policy) terms(c *keys.Client, service spa.Service) (config.Service, error) {
+	terms, err := p.find(service)
+	if err != nil {
+		return config.Service{}, err
+	}
+	if !slices.Contains(c.Allow, service.String()) {
+		return config.Service{}, &Denial{Reason: spa.ReasonNotAllowed, Service: service.String()}
+	}
+	return terms, nil
+}
+
+// find returns a service by its name. A raw port has the terms of the service whose port it is: a
+// port that is not guarded is not there to be opened.
+func (p *Policy) find(service spa.Service) (config.Service, error) {
+	for _, terms := range p.services {
+		if service.Name != "" && service.Name == terms.Name {
+			return terms, nil
+		}
+		for _, ports := range terms.Ports {
+			if service.Name == "" && ports.Contains(service.Proto, service.Port) {
+				terms.Ports = []spa.Ports{{Proto: service.Proto, Low: service.Port, High: service.Port}}
+				return terms, nil
+			}
+		}
+	}
+	return config.Service{}, &Denial{Reason: spa.ReasonNoService, Service: service.String()}
+}
+
+// duration returns how long a grant lasts: as asked, or the service's own time where nothing was
+// asked, clipped to the service's and to the client's maximum.
+func duration(asked time.Duration, terms config.Service, clientMax time.Duration) time.Duration {
+	d := asked
+	if d == 0 {
+		d = terms.For
+	}
+	d = min(d, terms.MaxFor)
+	if clientMax > 0 {
+		d = min(d, clientMax)
+	}
+	return d
+}
+
+// charge takes the grants off the client's allowances, all or none. What the client holds already
+// is refreshed and does not count as one more live grant.
+func (p *Policy) charge(client string, grants []firewall.Grant, now time.Time) error {
+	fresh := 0
+	for _, g := range grants {
+		if !p.holdings.Holds(client, g.Service, g.Source, now) {
+			fresh++
+		}
+	}
+	if fresh > 0 && p.holdings.Held(client, now)+fresh > p.limits.Grants {
+		return &Denial{Reason: spa.ReasonTooManyGrants}
+	}
+	b, ok := p.hourly[client]
+	if !ok {
+		b = newBucket(p.limits.GrantsPerHour, now)
+		p.hourly[client] = b
+	}
+	if !b.take(len(grants), now) {
+		return &Denial{Reason: spa.ReasonTooManyPerHour}
+	}
+	return nil
+}
+
+// bucket is an allowance of so many grants an hour: full at first, refilled steadily.
+type bucket struct {
+	size   float64
+	tokens float64
+	at     time.Time
+}
+
+func newBucket(perHour int, now time.Time) *bucket {
+	return &bucket{size: float64(perHour), tokens: float64(perHour), at: now}
+}
+
+// take takes n tokens, or none. A clock that was set back refills nothing.
+func (b *bucket) take(n int, now time.Time) bool {
+	if passed := now.Sub(b.at); passed > 0 {
+		b.tokens = min(b.size, b.tokens+b.size*passed.Hours())
+	}
+	b.at = now
+	if b.tokens < float64(n) {
+		return false
+	}
+	b.tokens -= float64(n)
+	return true
+}

@@ -1,0 +1,313 @@
+package spa
+
+import (
+	"bytes"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func grantedReceipt() Receipt {
+	return Receipt{
+		Status: Granted,
+		Time:   testNow.Add(time.Second),
+		Source: netip.MustParseAddr("192.0.2.2"),
+		Services: []Granting{
+			{For: 30 * time.Second, Ports: []Ports{{TCP, 22, 22}}},
+			{For: time.Minute, Ports: []Ports{{TCP, 60000, 60010}, {UDP, 53, 53}}, More: true},
+		},
+	}
+}
+
+func deniedReceipt() Receipt {
+	return Receipt{Status: ReasonNotAllowed, Time: testNow, Source: netip.MustParseAddr("2001:db8::2")}
+}
+
+func mustSealReceipt(t testing.TB, r Receipt, k Knock) []byte {
+	t.Helper()
+	b, err := SealReceipt(r, &k, testServer)
+	if err != nil {
+		t.Fatalf("SealReceipt: %v", err)
+	}
+	return b
+}
+
+func TestOpenReceiptReturnsWhatWasSealed(t *testing.T) {
+	closed := Receipt{Status: Closed, Time: testNow}
+	unknown := deniedReceipt()
+	unknown.Status = 255
+	for name, want := range map[string]Receipt{
+		"granted": grantedReceipt(), "denied": deniedReceipt(), "closed": closed, "unknown reason": unknown,
+	} {
+		t.Run(name, func(t *testing.T) {
+			request := mustSeal(t, openSSH(), alice())
+			packet := mustSealReceipt(t, want, mustOpen(t, request))
+			if len(packet) != len(request) {
+				t.Errorf("got %d bytes for a request of %d", len(packet), len(request))
+			}
+			got, err := OpenReceipt(packet, request, alice())
+			if err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("got %+v, %v; want %+v", got, err, want)
+			}
+		})
+	}
+}
+
+// refuseReceipt checks that the client would go on waiting.
+func refuseReceipt(t *testing.T, packet, request []byte, s Sender) {
+	t.Helper()
+	r, err := OpenReceipt(packet, request, s)
+	if err != ErrReceipt || !reflect.DeepEqual(r, Receipt{}) {
+		t.Errorf("got %+v, %v; want nothing and ErrReceipt", r, err)
+	}
+}
+
+// sameLength seals until the packet has the length of another.
+func sameLength(t *testing.T, n int, r Request) []byte {
+	for {
+		if packet := mustSeal(t, r, alice()); len(packet) == n {
+			return packet
+		}
+	}
+}
+
+func TestOpenReceiptRefuses(t *testing.T) {
+	request := mustSeal(t, openSSH(), alice())
+	knock := mustOpen(t, request)
+	packet := mustSealReceipt(t, grantedReceipt(), knock)
+
+	t.Run("of another request", func(t *testing.T) {
+		refuseReceipt(t, packet, sameLength(t, len(request), openSSH()), alice())
+	})
+	t.Run("of another key", func(t *testing.T) {
+		other := alice()
+		other.Key = testKey(0x90)
+		refuseReceipt(t, packet, request, other)
+	})
+	t.Run("without a key", func(t *testing.T) {
+		refuseReceipt(t, packet, request, Sender{Server: testServer})
+	})
+	t.Run("of another server", func(t *testing.T) {
+		other := alice()
+		other.Server[0] ^= 1
+		refuseReceipt(t, packet, request, other)
+	})
+	t.Run("the request itself", func(t *testing.T) { refuseReceipt(t, request, request, alice()) })
+	t.Run("of every length", func(t *testing.T) {
+		for n := range 300 {
+			b := make([]byte, n)
+			copy(b, packet)
+			if n != len(packet) {
+				refuseReceipt(t, b, request, alice())
+			}
+		}
+	})
+	t.Run("with every bit flipped", func(t *testing.T) {
+		for bit := range 8 * len(packet) {
+			refuseReceipt(t, flip(packet, bit), request, alice())
+		}
+	})
+}
+
+// A receipt of another length than the request's is refused though it authenticates:
+// it is not what a server of this protocol sends.
+func TestOpenReceiptRefusesAnotherLength(t *testing.T) {
+	request := mustSeal(t, openSSH(), alice())
+	knock := mustOpen(t, request)
+	plain, _ := deniedReceipt().AppendBinary(nil)
+	for n := MinLen; n <= MaxLen; n++ {
+		if n == len(request) {
+			continue
+		}
+		knock.Len = n
+		refuseReceipt(t, sealReceipt(plain, &knock, testServer), request, alice())
+	}
+	for _, n := range []int{0, MinLen - 1, MaxLen + 1} {
+		refuseReceipt(t, make([]byte, n), make([]byte, n), alice())
+	}
+}
+
+func TestARequestIsNoReceiptAndNoReceiptARequest(t *testing.T) {
+	request := mustSeal(t, openSSH(), alice())
+	receipt := mustSealReceipt(t, grantedReceipt(), mustOpen(t, request))
+	refuse(t, ErrGate, receipt, gateway(), onlyAlice(), testNow)
+}
+
+// badReceipts are plaintexts that a server of ours would never seal. Each has one fault.
+func badReceipts() map[string][]byte {
+	set := func(at int, b ...byte) []byte {
+		p, _ := grantedReceipt().AppendBinary(nil)
+		copy(p[at:], b)
+		return p
+	}
+	return map[string][]byte{
+		"version":              set(0, 2),
+		"status-0":             set(1, 0),
+		"status-3":             set(1, 3),
+		"status-15":            set(1, 15),
+		"refusal-with-service": set(1, byte(ReasonFailed)),
+		"granted-nothing":      set(2, 0),
+		"count-9":              append(set(2, 9), make([]byte, 5*7)...),
+		"source-unspecified-4": set(11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0),
+		"protocol":             set(32, 1),
+		"port-0":               set(33, 0, 0),
+		"range-reversed":       set(33, 0, 23),
+		"ports-truncated":      set(31, 0x7f),
+	}
+}
+
+func TestReceiptRefusesMalformed(t *testing.T) {
+	for name, plain := range badReceipts() {
+		t.Run(name, func(t *testing.T) {
+			if r, err := ParseReceipt(plain); err != errReceiptFormat || !reflect.DeepEqual(r, Receipt{}) {
+				t.Errorf("ParseReceipt: got %+v, %v", r, err)
+			}
+			request := mustSeal(t, openSSH(), alice())
+			knock := mustOpen(t, request)
+			refuseReceipt(t, sealReceipt(plain, &knock, testServer), request, alice())
+		})
+	}
+}
+
+func TestParseReceiptRefusesEveryOtherLength(t *testing.T) {
+	plain, err := grantedReceipt().AppendBinary(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range plain {
+		if _, err := ParseReceipt(plain[:n]); err == nil {
+			t.Errorf("the first %d of %d bytes are a receipt", n, len(plain))
+		}
+	}
+	if _, err := ParseReceipt(append(plain, 0)); err == nil {
+		t.Error("a trailing byte is accepted")
+	}
+	// 17 ranges of one service are well-formed but for their 117 bytes.
+	long := Receipt{Status: Granted, Time: testNow, Services: []Granting{{}}}
+	b, _ := long.AppendBinary(nil)
+	b[len(b)-1] = 17
+	if _, err := ParseReceipt(append(b, bytes.Repeat([]byte{6, 0, 1, 0, 1}, 17)...)); err == nil {
+		t.Error("a receipt that fits no packet is accepted")
+	}
+}
+
+func manyPorts(n int) []Ports {
+	var p []Ports
+	for i := range n {
+		p = append(p, Ports{TCP, uint16(1 + i), uint16(1 + i)})
+	}
+	return p
+}
+
+func TestReceiptKeepsWhatFits(t *testing.T) {
+	for name, tt := range map[string]struct {
+		have, want []int
+		more       []bool
+	}{
+		"all":                {[]int{16}, []int{16}, []bool{false}},
+		"one too many":       {[]int{17}, []int{16}, []bool{true}},
+		"hundreds":           {[]int{300}, []int{16}, []bool{true}},
+		"first come":         {[]int{20, 20}, []int{14, 1}, []bool{true, true}},
+		"what is left":       {[]int{3, 20, 1}, []int{3, 10, 1}, []bool{false, true, false}},
+		"eight":              {[]int{9, 9, 9, 9, 9, 9, 9, 9}, []int{2, 1, 1, 1, 1, 1, 1, 1}, []bool{true, true, true, true, true, true, true, true}},
+		"nothing is nothing": {[]int{0, 20}, []int{0, 15}, []bool{false, true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := Receipt{Status: Granted, Time: testNow}
+			for _, n := range tt.have {
+				r.Services = append(r.Services, Granting{For: time.Second, Ports: manyPorts(n)})
+			}
+			b, err := r.AppendBinary(nil)
+			if err != nil || len(b) > 112 {
+				t.Fatalf("%d bytes, %v", len(b), err)
+			}
+			got, err := ParseReceipt(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, g := range got.Services {
+				if len(g.Ports) != tt.want[i] || g.More != tt.more[i] {
+					t.Errorf("service %d: got %d ranges, more %v; want %d, %v", i, len(g.Ports), g.More, tt.want[i], tt.more[i])
+				}
+			}
+		})
+	}
+}
+
+func TestReceiptRoundsDurations(t *testing.T) {
+	for have, want := range map[time.Duration]time.Duration{
+		-time.Second: 0, time.Second + 999: time.Second, maxFor + time.Hour: maxFor,
+	} {
+		b, err := Receipt{Status: Granted, Time: testNow, Services: []Granting{{For: have}}}.AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := ParseReceipt(b); err != nil || r.Services[0].For != want {
+			t.Errorf("%v: got %+v, %v; want %v", have, r, err, want)
+		}
+	}
+}
+
+func TestSealReceiptRefuses(t *testing.T) {
+	knock := mustOpen(t, mustSeal(t, openSSH(), alice()))
+	for name, change := range map[string]func(r *Receipt, k *Knock){
+		"status":      func(r *Receipt, _ *Knock) { r.Status = 3 },
+		"no time":     func(r *Receipt, _ *Knock) { r.Time = time.Time{} },
+		"unspecified": func(r *Receipt, _ *Knock) { r.Source = netip.IPv6Unspecified() },
+		"nothing":     func(r *Receipt, _ *Knock) { r.Services = nil },
+		"nine":        func(r *Receipt, _ *Knock) { r.Services = make([]Granting, 9) },
+		"denied some": func(r *Receipt, _ *Knock) { r.Status = ReasonFailed },
+		"bad port":    func(r *Receipt, _ *Knock) { r.Services[0].Ports[0].Low = 0 },
+		"no knock":    func(_ *Receipt, k *Knock) { *k = Knock{} },
+		"no key":      func(_ *Receipt, k *Knock) { k.Key = Sender{}.Key },
+		"short":       func(_ *Receipt, k *Knock) { k.Len = MinLen - 1 },
+		"long":        func(_ *Receipt, k *Knock) { k.Len = MaxLen + 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, k := grantedReceipt(), knock
+			change(&r, &k)
+			if b, err := SealReceipt(r, &k, testServer); err == nil || b != nil {
+				t.Errorf("got %d bytes and error %v, want an error", len(b), err)
+			}
+		})
+	}
+}
+
+func TestStatusWords(t *testing.T) {
+	seen := map[string]Status{}
+	for s := range 256 {
+		words := Status(s).String()
+		if prior, ok := seen[words]; ok {
+			t.Errorf("%d and %d are both %q", prior, s, words)
+		}
+		seen[words] = Status(s)
+		named := !strings.HasPrefix(words, "status ")
+		if want := s == 1 || s == 2 || 16 <= s && s <= 24; named != want {
+			t.Errorf("%d is %q", s, words)
+		}
+	}
+}
+
+func FuzzParseReceipt(f *testing.F) {
+	for _, r := range []Receipt{grantedReceipt(), deniedReceipt()} {
+		b, _ := r.AppendBinary(nil)
+		f.Add(b)
+	}
+	for _, b := range badReceipts() {
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := ParseReceipt(b)
+		if err != nil {
+			if !reflect.DeepEqual(r, Receipt{}) {
+				t.Errorf("an error came with a receipt: %+v", r)
+			}
+			return
+		}
+		if back, err := r.AppendBinary(nil); err != nil || !bytes.Equal(back, b) {
+			t.Errorf("%x prints back as %x, %v", b, back, err)
+		}
+	})
+}

@@ -1,0 +1,261 @@
+package sandbox
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"sallyport/spa/lab"
+)
+
+// refusals is what an attack may fail with; anything else means that it was not really tried.
+var refusals = []string{
+	unix.EPERM.Error(), unix.EACCES.Error(), errNothingGained.Error(), unix.EROFS.Error(),
+}
+
+func TestDropToUser(t *testing.T) {
+	lab.NeedRoot(t)
+	cmd := helper(t, "attack", "nobody")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
+	r := run(t, cmd)
+	want := State{User: "nobody", UID: 65534, GID: 65534, Capabilities: "CAP_NET_ADMIN", NoNewPrivs: true}
+	if r.Err != "" || !equal(r.State, want) {
+		t.Errorf("got %+v, %s, want %+v", r.State, r.Err, want)
+	}
+	allRefused(t, r, nil)
+}
+
+// TestDropWithoutUser drops where there is no system user: uid 0 stays, and owns its files.
+func TestDropWithoutUser(t *testing.T) {
+	lab.NeedRoot(t)
+	cmd := helper(t, "attack", "no-such-user")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
+	r := run(t, cmd)
+	if r.Err != "" || r.State.UID != 0 || r.State.User != "0" || len(r.State.Notes) != 1 ||
+		!strings.Contains(r.State.Notes[0], "useradd --system no-such-user") {
+		t.Errorf("got %+v, %s, want uid 0 and a note", r.State, r.Err)
+	}
+	allRefused(t, r, []string{"setuid", "setgid"}) // to what it is already
+}
+
+// TestAttacksAreReal tries the same without the drop: what fails then proves nothing.
+func TestAttacksAreReal(t *testing.T) {
+	lab.NeedRoot(t)
+	r := run(t, helper(t, "attack undropped", "nobody"))
+	for what, err := range r.Results {
+		if err != "" {
+			t.Errorf("%s fails even without the drop: %s", what, err)
+		}
+	}
+}
+
+// TestDropInUserNamespace drops where the system user has no number and the groups cannot be
+// cleared, as in the demonstration when an ordinary user runs it.
+func TestDropInUserNamespace(t *testing.T) {
+	lab.NeedNamespaces(t)
+	cmd := helper(t, "drop", "nobody")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	r := run(t, cmd)
+	if r.Err != "" || r.State.UID != 0 || !strings.Contains(strings.Join(r.State.Notes, "\n"), "nobody has no number in this user namespace") {
+		t.Errorf("got %+v, %s, want uid 0 and a note", r.State, r.Err)
+	}
+}
+
+// TestDropWhereGroupsStay starts with groups in a user namespace that denies setgroups.
+func TestDropWhereGroupsStay(t *testing.T) {
+	lab.NeedRoot(t)
+	cmd := helper(t, "drop", "nobody")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{HostID: 0, Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: 0, Size: 1}},
+	}
+	groups, err := syscall.Getgroups()
+	must(t, err)
+	must(t, syscall.Setgroups([]int{4, 5}))
+	defer syscall.Setgroups(groups)
+	r := run(t, cmd)
+	if r.Err != "" || !strings.Contains(strings.Join(r.State.Notes, "\n"), "groups [65534] stay") {
+		t.Errorf("got %+v, %s, want a note on the groups", r.State, r.Err)
+	}
+}
+
+// TestDropWhenStartedAsTheUser is the start by a unit with User= and ambient capabilities.
+func TestDropWhenStartedAsTheUser(t *testing.T) {
+	lab.NeedRoot(t)
+	for _, user := range []string{"nobody", "daemon"} {
+		cmd := helper(t, "attack", user)
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Credential:  &syscall.Credential{Uid: 65534, Gid: 65534},
+			AmbientCaps: []uintptr{uintptr(cap.NET_ADMIN), uintptr(cap.NET_RAW)},
+		}
+		r := run(t, cmd)
+		notes := strings.Join(r.State.Notes, "\n")
+		if r.Err != "" || r.State.UID != 65534 || !strings.Contains(notes, "CAP_SETPCAP was not given") {
+			t.Errorf("%s: got %+v, %s, want uid 65534 and a note", user, r.State, r.Err)
+		}
+		if got, want := strings.Contains(notes, "for a start as root"), user != "nobody"; got != want {
+			t.Errorf("%s: note on the user: got %v, want %v: %s", user, got, want, notes)
+		}
+		allRefused(t, r, []string{"raise inheritable", "raise ambient", "bounding set"})
+	}
+}
+
+func TestDropRefuses(t *testing.T) {
+	lab.NeedRoot(t)
+	nobody := &syscall.Credential{Uid: 65534, Gid: 65534}
+	for _, test := range []struct {
+		name, user, want string
+		as               *syscall.Credential
+		caps             []uintptr
+	}{
+		{name: "root as the system user", user: "root", want: "user root is root"},
+		{name: "nothing to keep", user: "nobody", as: nobody, want: "keeping CAP_NET_ADMIN only"},
+	} {
+		cmd := helper(t, "drop", test.user)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: test.as, AmbientCaps: test.caps}
+		r := run(t, cmd)
+		if !strings.Contains(r.Err, test.want) || !equal(r.State, State{}) {
+			t.Errorf("%s: got %+v, %s, want %q", test.name, r.State, r.Err, test.want)
+		}
+	}
+}
+
+func TestRequire(t *testing.T) {
+	lab.NeedRoot(t)
+	for _, test := range []struct {
+		caps []uintptr
+		want string
+	}{
+		{nil, "lacking CAP_NET_ADMIN and CAP_NET_RAW:"},
+		{[]uintptr{uintptr(cap.NET_ADMIN)}, "lacking CAP_NET_RAW:"},
+		{[]uintptr{uintptr(cap.NET_RAW)}, "lacking CAP_NET_ADMIN:"},
+		{[]uintptr{uintptr(cap.NET_ADMIN), uintptr(cap.NET_RAW)}, ""},
+	} {
+		cmd := helper(t, "require", "")
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, AmbientCaps: test.caps,
+		}
+		r := run(t, cmd)
+		if !strings.Contains(r.Err, test.want) || (r.Err == "") != (test.want == "") || r.Denied != (test.want != "") {
+			t.Errorf("with %v: got %q, want %q", test.caps, r.Err, test.want)
+		}
+	}
+}
+
+func allRefused(t *testing.T, r report, except []string) {
+	t.Helper()
+	if want := 6 * len(attacks("", 0)); len(r.Results) != want {
+		t.Errorf("%d results, want %d", len(r.Results), want)
+	}
+	for what, err := range r.Results {
+		name, _, _ := strings.Cut(what, " on ")
+		if slices.Contains(except, name) {
+			continue
+		}
+		if err == "" {
+			t.Errorf("%s succeeded", what)
+		}
+		if !slices.ContainsFunc(refusals, func(s string) bool { return strings.HasSuffix(err, s) }) && err != "" {
+			t.Errorf("%s failed for another reason: %s", what, err)
+		}
+	}
+	for what, err := range r.Works {
+		if err != "" {
+			t.Errorf("%s no longer works: %s", what, err)
+		}
+	}
+	if len(r.Works) != 2 {
+		t.Errorf("tried only %v", r.Works)
+	}
+}
+
+// helper is this program in another part, which it plays in a network namespace.
+func helper(t *testing.T, part, user string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "SANDBOX_HELPER="+part, "SANDBOX_USER="+user)
+	cmd.Stderr = os.Stderr
+	if !strings.HasPrefix(part, "attack") {
+		return cmd
+	}
+	victim := exec.Command("/proc/self/exe")
+	victim.Env = append(os.Environ(), "SANDBOX_HELPER=victim")
+	out, err := victim.StdoutPipe()
+	must(t, err)
+	must(t, victim.Start())
+	t.Cleanup(func() {
+		_ = victim.Process.Kill()
+		_ = victim.Wait()
+	})
+	if _, err := io.ReadFull(out, make([]byte, len("ready"))); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = append(cmd.Env, "SANDBOX_DIR="+prepare(t), fmt.Sprintf("SANDBOX_VICTIM=%d", victim.Process.Pid))
+	return cmd
+}
+
+// prepare makes a directory of somebody else's, with a file that only he may read, and three
+// copies of this program: as it is, of root's and set-user-id, and with file capabilities.
+func prepare(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	must(t, os.Chmod(dir, 0o755))
+	self, err := os.ReadFile("/proc/self/exe")
+	must(t, err)
+	for _, name := range []string{"plain", "setuid", "filecaps"} {
+		must(t, os.WriteFile(filepath.Join(dir, name), self, 0o755))
+	}
+	must(t, os.Chmod(filepath.Join(dir, "setuid"), os.ModeSetuid|0o755))
+	set, err := cap.FromText("cap_setuid,cap_net_raw+p")
+	must(t, err)
+	must(t, set.SetFile(filepath.Join(dir, "filecaps")))
+	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("secret"), 0o600))
+	must(t, os.Chown(filepath.Join(dir, "file"), 4242, 4242))
+	must(t, os.Chown(dir, 4242, 4242))
+	return dir
+}
+
+func run(t *testing.T, cmd *exec.Cmd) report {
+	t.Helper()
+	h := lab.New(t, "sandbox")[0]
+	out := new(bytes.Buffer)
+	cmd.Stdout = out
+	must(t, h.Start(cmd))
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var r report
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+		t.Fatalf("%v in %q", err, out)
+	}
+	return r
+}
+
+func equal(a, b State) bool {
+	return a.User == b.User && a.UID == b.UID && a.GID == b.GID && a.Capabilities == b.Capabilities &&
+		a.NoNewPrivs == b.NoNewPrivs && slices.Equal(a.Notes, b.Notes)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,16 @@
+//go:build !linux
+
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+)
+
+func drop(string) (State, error) {
+	return State{}, fmt.Errorf("sandbox: dropping privileges: %w", errors.ErrUnsupported)
+}
+
+func require() error {
+	return fmt.Errorf("sandbox: capabilities: %w", errors.ErrUnsupported)
+}

@@ -1,0 +1,150 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+)
+
+// netAdmin is the one capability that stays, as a set.
+const netAdmin = uint64(1) << cap.NET_ADMIN
+
+// task is what /proc says of a thread's privileges. See proc_pid_status(5).
+type task struct {
+	uids, gids, groups                                 []int // uids, gids: real, effective, saved, file system
+	inheritable, allowed, effective, bounding, ambient uint64
+	noNewPrivs                                         string
+}
+
+// verify reads back what the process has left.
+func verify(want remains) error {
+	if err := verifyThreads("/proc/self/task", want); err != nil {
+		return err
+	}
+	return verifyProcess(want.securebits)
+}
+
+func verifyThreads(dir string, want remains) error {
+	paths, err := filepath.Glob(filepath.Join(dir, "*", "status"))
+	if err != nil {
+		return fmt.Errorf("sandbox: looking for threads: %w", err)
+	}
+	seen := false
+	for _, path := range paths {
+		got, err := readTask(path)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // the thread has ended meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		if err := got.differs(want); err != nil {
+			return fmt.Errorf("%w (%s)", err, path)
+		}
+		seen = true
+	}
+	if !seen {
+		return errors.New("sandbox: no thread to be found in " + dir)
+	}
+	return nil
+}
+
+// verifyProcess reads back what /proc does not tell. The securebits are asked of all threads
+// at once: the runtime ends the program if their answers differ.
+func verifyProcess(want cap.Secbits) error {
+	bits, err := cap.Prctlw(unix.PR_GET_SECUREBITS)
+	if err != nil {
+		return fmt.Errorf("sandbox: reading the securebits back: %w", err)
+	}
+	dumpable, err := cap.Prctl(unix.PR_GET_DUMPABLE)
+	if err != nil {
+		return fmt.Errorf("sandbox: reading dumpable back: %w", err)
+	}
+	return sealed(cap.Secbits(bits), want, dumpable)
+}
+
+func sealed(bits, want cap.Secbits, dumpable int) error {
+	if bits != want {
+		return fmt.Errorf("sandbox: securebits are %#x, want %#x", uint(bits), uint(want))
+	}
+	if dumpable != 0 {
+		return fmt.Errorf("sandbox: dumpable is %d, want 0", dumpable)
+	}
+	return nil
+}
+
+// differs returns an error that names the first thing that is not as wanted.
+func (t task) differs(want remains) error {
+	four := func(id int) []int { return []int{id, id, id, id} }
+	for _, check := range []struct {
+		what      string
+		good      bool
+		got, want any
+	}{
+		{"Uid", slices.Equal(t.uids, four(want.uid)), t.uids, want.uid},
+		{"Gid", slices.Equal(t.gids, four(want.gid)), t.gids, want.gid},
+		{"Groups", slices.Equal(t.groups, want.groups), t.groups, want.groups},
+		{"CapInh", t.inheritable == 0, t.inheritable, 0},
+		{"CapPrm", t.allowed == netAdmin, t.allowed, netAdmin},
+		{"CapEff", t.effective == netAdmin, t.effective, netAdmin},
+		{"CapBnd", t.bounding == want.bounding, t.bounding, want.bounding},
+		{"CapAmb", t.ambient == 0, t.ambient, 0},
+		{"NoNewPrivs", t.noNewPrivs == "1", t.noNewPrivs, 1},
+	} {
+		if !check.good {
+			return fmt.Errorf("sandbox: %s is %v after the drop, want %v", check.what, check.got, check.want)
+		}
+	}
+	return nil
+}
+
+func readTask(path string) (task, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return task{}, fmt.Errorf("sandbox: reading privileges: %w", err)
+	}
+	t, err := parseTask(string(text))
+	if err != nil {
+		return task{}, fmt.Errorf("sandbox: reading privileges in %s: %w", path, err)
+	}
+	return t, nil
+}
+
+// parseTask reads a status file. A line that is missing is an error: what is not told
+// is not known to be gone.
+func parseTask(text string) (task, error) {
+	lines := make(map[string]string)
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(line, ":")
+		lines[name] = strings.TrimSpace(value)
+	}
+	for _, name := range []string{"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"} {
+		if _, ok := lines[name]; !ok {
+			return task{}, fmt.Errorf("no line %s", name)
+		}
+	}
+	t := task{noNewPrivs: lines["NoNewPrivs"]}
+	var errs []error
+	for name, ids := range map[string]*[]int{"Uid": &t.uids, "Gid": &t.gids, "Groups": &t.groups} {
+		for field := range strings.FieldsSeq(lines[name]) {
+			id, err := strconv.Atoi(field)
+			errs = append(errs, err)
+			*ids = append(*ids, id)
+		}
+	}
+	for name, set := range map[string]*uint64{"CapInh": &t.inheritable, "CapPrm": &t.allowed,
+		"CapEff": &t.effective, "CapBnd": &t.bounding, "CapAmb": &t.ambient} {
+		var err error
+		*set, err = strconv.ParseUint(lines[name], 16, 64)
+		errs = append(errs, err)
+	}
+	return t, errors.Join(errs...)
+}

@@ -1,0 +1,147 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/config"
+	"sallyport/spa/replay"
+)
+
+// Severity ranks a finding of Check.
+type Severity string
+
+const (
+	// Problem: the gateway does not start, or somebody cannot knock.
+	Problem Severity = "problem"
+	// Weak: it works, and one of the few settings that weaken it is on.
+	Weak Severity = "weak"
+	// Odd: it works, and is perhaps not what was meant.
+	Odd Severity = "odd"
+)
+
+// Finding is one thing that Check has to say.
+type Finding struct {
+	Severity Severity `json:"severity"`
+	Subject  string   `json:"subject"`         // the file, or the setting
+	Text     string   `json:"text"`            // what is the matter
+	Advice   string   `json:"advice,omitzero"` // what to do about it
+}
+
+// Check parses everything in the configuration directory and looks at the host, without changing
+// anything. No finding means that nothing is the matter.
+func Check(dir string, now time.Time) []Finding {
+	c, err := config.Load(dir)
+	if err != nil {
+		return []Finding{{Problem, filepath.Join(dir, config.File), err.Error(), "mend the file; every other check needs it"}}
+	}
+	var found []Finding
+	if _, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile)); err != nil {
+		found = append(found, Finding{Problem, config.GateFile, err.Error(), ""})
+	}
+	found = append(found, checkClients(c, now)...)
+	found = append(found, checkSettings(c)...)
+	found = append(found, checkJournal(c, now)...)
+	return append(found, checkHost(c)...)
+}
+
+func checkClients(c *config.Config, now time.Time) []Finding {
+	registry, problems := keys.LoadRegistry(filepath.Join(c.Dir, config.ClientsDir))
+	var found []Finding
+	for _, problem := range problems {
+		found = append(found, Finding{Problem, config.ClientsDir, problem.Error(), "this client cannot knock until its file is mended"})
+	}
+	if registry == nil {
+		return found
+	}
+	if registry.Len() == 0 {
+		found = append(found, Finding{Odd, config.ClientsDir, "there is no client: nobody can knock", "spa-keygen new NAME --allow SERVICE"})
+	}
+	var observed []string
+	for _, client := range registry.Clients() {
+		if client.Revoked.IsZero() && !client.RequireSource {
+			observed = append(observed, client.Name)
+		}
+		found = append(found, checkClient(c, client, now)...)
+	}
+	if len(observed) > 0 {
+		found = append(found, Finding{Weak, "require_source",
+			fmt.Sprintf("%d clients may knock without stating their address (%s): who intercepts such a packet can send it on from his own address and be let in", len(observed), shortList(observed)),
+			"set require_source = true for clients that have a public address of their own"})
+	}
+	return found
+}
+
+func checkClient(c *config.Config, client *keys.Client, now time.Time) []Finding {
+	subject := filepath.Join(config.ClientsDir, client.Name+".toml")
+	var found []Finding
+	if !client.Expires.IsZero() && !now.Before(client.Expires) && client.Revoked.IsZero() {
+		found = append(found, Finding{Odd, subject, "the key expired on " + client.Expires.Format(time.DateOnly), "spa-keygen revoke " + client.Name + ", or a later expires"})
+	}
+	for _, text := range client.Allow {
+		service, err := spa.ParseService(text)
+		if err != nil || !c.Guards(service) {
+			found = append(found, Finding{Problem, subject, fmt.Sprintf("allow names %q, which this gateway does not have", text), "add a [service." + text + "] to " + config.File + ", or take it out"})
+		}
+	}
+	return found
+}
+
+// shortList returns the first few names, and how many more there are.
+func shortList(names []string) string {
+	const most = 5
+	slices.Sort(names)
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}
+
+func checkSettings(c *config.Config) []Finding {
+	var found []Finding
+	if standard := config.Default().Window; c.Window > standard {
+		found = append(found, Finding{Weak, "window", fmt.Sprintf("%v: a packet that was held back stays good for longer than it has to", c.Window), fmt.Sprintf("window = %q and clocks kept by NTP", standard)})
+	}
+	for _, name := range c.Firewall.TrustedInterfaces {
+		found = append(found, Finding{Weak, "trusted_interfaces", name + ": whoever is behind it reaches every guarded port without a knock", "take it out unless that is what you want"})
+	}
+	if c.Firewall.Backend == "dry-run" {
+		found = append(found, Finding{Weak, "firewall.backend", "dry-run: requests are decided and recorded, and no port is guarded", `backend = "auto"`})
+	}
+	if len(c.Services) == 0 {
+		found = append(found, Finding{Odd, config.File, "there is no service: nothing is guarded", "add a [service.NAME]"})
+	}
+	return found
+}
+
+func checkJournal(c *config.Config, now time.Time) []Finding {
+	status, err := replay.Inspect(filepath.Join(c.State, config.JournalFile), replay.Config{Window: c.Window, LiveNonces: c.Limits.LiveNonces}, now)
+	if err != nil {
+		return []Finding{{Problem, config.JournalFile, err.Error(), ""}}
+	}
+	if now.Before(status.FloorUntil) {
+		return []Finding{{Odd, config.JournalFile, fmt.Sprintf("knocks are refused until %s: %s", status.FloorUntil.Local().Format(time.DateTime), status.Reason), "wait"}}
+	}
+	return nil
+}
+
+// checkHost looks for what stands in the way on this host as it is now.
+func checkHost(c *config.Config) []Finding {
+	var found []Finding
+	bound, err := boundUDPPorts()
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		found = append(found, Finding{Odd, "knock_ports", err.Error(), ""})
+	}
+	for _, port := range c.KnockPorts {
+		if !port.Shared && slices.Contains(bound, port.Port) {
+			found = append(found, Finding{Problem, "knock_ports", fmt.Sprintf("a program on this host serves udp/%d, and the guard keeps packets to it away", port.Port), fmt.Sprintf("another port, or { port = %d, shared = true }", port.Port)})
+		}
+	}
+	return found
+}

@@ -1,0 +1,79 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa/config"
+	"sallyport/spa/replay"
+)
+
+// ErrInitialized is returned where a gateway's files are already.
+var ErrInitialized = errors.New("there is a gateway already")
+
+// Init writes a new gateway's files: server.toml, gate.key, clients/ and the journal. It writes
+// over nothing, and takes away what it wrote when it cannot finish. The directory is made for the
+// system user where there is one: readable by it, and writable by root alone.
+func Init(c config.Config, now time.Time) error {
+	for _, name := range []string{config.File, config.GateFile, config.ClientsDir, config.JournalFile} {
+		if _, err := os.Lstat(filepath.Join(c.Dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: %w", filepath.Join(c.Dir, name), errors.Join(ErrInitialized, err))
+		}
+	}
+	var undo []string
+	steps := []struct {
+		path string
+		make func(path string) error
+	}{
+		{filepath.Join(c.Dir, config.ClientsDir), func(path string) error { return makeDir(path) }},
+		{filepath.Join(c.Dir, config.GateFile), func(path string) error { return keys.WriteGate(path, keys.NewGateKey()) }},
+		{filepath.Join(c.Dir, config.JournalFile), func(path string) error {
+			return replay.Create(path, replay.Config{Window: c.Window, LiveNonces: c.Limits.LiveNonces}, now)
+		}},
+		{filepath.Join(c.Dir, firewall.StateFile), func(string) error { return firewall.MarkFirst(c.Dir) }},
+		{filepath.Join(c.Dir, config.File), func(string) error { return config.Create(c.Dir, c) }},
+	}
+	if err := makeDir(c.Dir); err != nil {
+		return err
+	}
+	for _, step := range steps {
+		if err := step.make(step.path); err != nil {
+			for _, path := range undo {
+				os.Remove(path)
+			}
+			return err
+		}
+		undo = append(undo, step.path)
+	}
+	return nil
+}
+
+// makeDir makes a directory that the system user may read, if it is not there.
+func makeDir(path string) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(path, 0o750); err != nil {
+		return fmt.Errorf("server: %w", err)
+	}
+	account, err := user.Lookup(SystemUser)
+	if err != nil || os.Geteuid() != 0 {
+		return nil // no such user: the daemon reads its files as their owner
+	}
+	gid, err := strconv.Atoi(account.Gid)
+	if err != nil {
+		return fmt.Errorf("server: group of user %s: %w", SystemUser, err)
+	}
+	if err := os.Chown(path, -1, gid); err != nil {
+		return fmt.Errorf("server: giving %s to group %s: %w", path, SystemUser, err)
+	}
+	return nil
+}

@@ -1,0 +1,218 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/audit"
+	"sallyport/spa/capture"
+	"sallyport/spa/config"
+	"sallyport/spa/policy"
+	"sallyport/spa/replay"
+	"sallyport/spa/sandbox"
+)
+
+// lockFile lies in the state directory.
+const lockFile = "lock"
+
+// SystemUser is the user that the daemon becomes where it exists.
+const SystemUser = "spa"
+
+// Options are what a command line adds to the configuration.
+type Options struct {
+	// Confirm, when not zero, is how long a guard may stand without a new flow through a knock's
+	// grant before it is taken away again.
+	Confirm time.Duration
+	// Log takes what the administrator has to know. Nil discards it.
+	Log *slog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Server is a running gateway. It exists only with everything open and privileges dropped.
+type Server struct {
+	config   *config.Config
+	identity spa.Identity
+	log      *slog.Logger
+	now      func() time.Time
+
+	// line is held while a packet is decided, and while a client is shut out: who is revoked is
+	// not granted anything by a packet that was opened a moment before.
+	line      sync.Mutex
+	clients   *keys.Registry
+	policy    *policy.Policy
+	journal   *replay.Journal
+	firewall  *firewall.Firewall
+	audit     *audit.Log
+	sniffer   *capture.Sniffer
+	responder *capture.Responder // nil when receipts are off
+	files     *fsnotify.Watcher
+	sandbox   sandbox.State
+
+	opened []io.Closer // in the order in which they were opened
+}
+
+// Open opens all that the gateway needs, puts the guard in place, and drops privileges. It reads
+// no packet. On an error everything that was opened is closed; a guard that stands, stays.
+func Open(c *config.Config, o Options) (*Server, error) {
+	s := &Server{config: c, log: o.Log, now: o.Now}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	for _, step := range []func() error{
+		sandbox.Require, s.openLock, s.openKeys, s.openJournal, s.openAudit,
+		func() error { return s.openFirewall(o.Confirm) },
+		s.openSockets, s.openWatcher, s.dropPrivileges,
+	} {
+		if err := step(); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	return s, nil
+}
+
+// Close closes what Open opened, the latest first. The guard and the grants stay.
+func (s *Server) Close() error {
+	var errs []error
+	for i := len(s.opened) - 1; i >= 0; i-- {
+		errs = append(errs, s.opened[i].Close())
+	}
+	s.opened = nil
+	return errors.Join(errs...)
+}
+
+func (s *Server) keep(c io.Closer) { s.opened = append(s.opened, c) }
+
+func (s *Server) openLock() error {
+	lock, err := Lock(s.config.State)
+	if err != nil {
+		return err
+	}
+	s.keep(lock)
+	return nil
+}
+
+// openKeys reads the gate key and the clients. One client's bad file shuts out that client, not
+// the others.
+func (s *Server) openKeys() error {
+	gates, err := keys.ReadGate(filepath.Join(s.config.Dir, config.GateFile))
+	if err != nil {
+		return err
+	}
+	s.identity = spa.Identity{Server: s.config.ServerID, Gates: gates, Window: s.config.Window}
+
+	var problems []error
+	s.clients, problems = keys.LoadRegistry(filepath.Join(s.config.Dir, config.ClientsDir))
+	for _, problem := range problems {
+		s.log.Error("a client file was left out", "error", problem)
+	}
+	if s.clients == nil {
+		return fmt.Errorf("server: reading the clients: %w", errors.Join(problems...))
+	}
+	return nil
+}
+
+func (s *Server) openJournal() error {
+	path := filepath.Join(s.config.State, config.JournalFile)
+	journal, err := replay.Open(path, replay.Config{Window: s.config.Window, LiveNonces: s.config.Limits.LiveNonces}, s.now())
+	if err != nil {
+		return err
+	}
+	s.journal = journal
+	s.keep(journal)
+	if status := journal.Status(); s.now().Before(status.FloorUntil) {
+		s.log.Warn("knocks are refused for a while", "until", status.FloorUntil, "why", status.Reason)
+	}
+	return nil
+}
+
+func (s *Server) openAudit() error {
+	log, err := audit.Open(s.config.Audit.File, s.log)
+	if err != nil {
+		return err
+	}
+	s.audit = log
+	s.keep(log)
+	return nil
+}
+
+func (s *Server) openFirewall(confirm time.Duration) error {
+	fw, err := firewall.New(FirewallConfig(s.config), s.log)
+	if err != nil {
+		return err
+	}
+	s.firewall = fw
+	s.keep(fw)
+	s.policy = policy.New(s.config, fw)
+	return fw.Load(ctxNone(), confirm, s.now())
+}
+
+func (s *Server) openSockets() error {
+	ports := make([]uint16, len(s.config.KnockPorts))
+	for i, port := range s.config.KnockPorts {
+		ports[i] = port.Port
+	}
+	sniffer, err := capture.Listen(capture.Config{
+		Ports: ports, MinLen: spa.MinPacket, MaxLen: spa.MaxPacket, Interfaces: s.config.Capture.Interfaces,
+	})
+	if err != nil {
+		return err
+	}
+	s.sniffer = sniffer
+	s.keep(sniffer)
+	if !s.config.Receipts {
+		return nil
+	}
+	responder, err := capture.NewResponder()
+	if err != nil {
+		return err
+	}
+	s.responder = responder
+	s.keep(responder)
+	return nil
+}
+
+// dropPrivileges gives up everything that is not needed to read packets, change the firewall and
+// read a client file that changes, and makes sure that the latter still works.
+func (s *Server) dropPrivileges() error {
+	state, err := sandbox.Drop(SystemUser)
+	if err != nil {
+		return err
+	}
+	s.sandbox = state
+	return s.clients.Readable()
+}
+
+// FirewallConfig returns what the firewall has to know of the configuration.
+func FirewallConfig(c *config.Config) firewall.Config {
+	fc := firewall.Config{
+		Backend: c.Firewall.Backend,
+		Trusted: c.Firewall.TrustedInterfaces,
+		Mark:    c.Firewall.Mark,
+		State:   c.State,
+	}
+	if c.Firewall.Closed == "reject" {
+		fc.Closed = firewall.Reject
+	}
+	for _, service := range c.Services {
+		fc.Guarded = append(fc.Guarded, service.Ports...)
+		fc.Addresses = append(fc.Addresses, service.Addresses...)
+	}
+	for _, port := range c.KnockPorts {
+		fc.Knock = append(fc.Knock, firewall.KnockPort{Port: port.Port, Shared: port.Shared})
+	}
+	return fc
+}

@@ -1,0 +1,105 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"sallyport/spa/capture"
+)
+
+// ctxNone is the context of what is done before the server runs: it is short, and not cancelled.
+func ctxNone() context.Context { return context.Background() }
+
+// Run reads packets until ctx ends, and returns nil then. It returns earlier only when the gateway
+// cannot do its work: [firewall.ErrTornDown] and [firewall.ErrUnconfirmed] among the reasons. The
+// server is closed in any case; guard and grants stay in the kernel.
+func (s *Server) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	beside := []func(context.Context) error{s.firewall.Watch, s.watchClients}
+	ended := make(chan struct{}, len(beside))
+	for _, run := range beside {
+		go func() {
+			defer func() { ended <- struct{}{} }()
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				cancel(err)
+			}
+		}()
+	}
+	stop := context.AfterFunc(ctx, func() { s.sniffer.Close() })
+	defer stop()
+
+	s.ready()
+	err := s.loop(ctx)
+	cancel(err)
+	for range beside {
+		<-ended
+	}
+	s.notify(daemon.SdNotifyStopping)
+	return errors.Join(reasonToStop(ctx), s.Close())
+}
+
+// reasonToStop returns why the server ended, nil when it was asked to.
+func reasonToStop(ctx context.Context) error {
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// loop is the line's loop: one goroutine, one packet at a time.
+func (s *Server) loop(ctx context.Context) error {
+	for {
+		packet, err := s.sniffer.Read()
+		if errors.Is(err, net.ErrClosed) {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		s.take(ctx, packet)
+	}
+}
+
+// take decides one packet, answers it if it was spent, and records what became of it.
+func (s *Server) take(ctx context.Context, p capture.Packet) {
+	s.line.Lock()
+	event := s.handle(ctx, p)
+	s.line.Unlock()
+	s.answer(p, event)
+	s.audit.Record(event)
+}
+
+// ready says that the gateway works, to the administrator and to systemd.
+func (s *Server) ready() {
+	ports := make([]string, 0, len(s.config.KnockPorts))
+	for _, port := range s.config.KnockPorts {
+		ports = append(ports, port.String())
+	}
+	guarded := make([]string, 0, len(s.config.Services))
+	for _, service := range s.config.Services {
+		guarded = append(guarded, service.String())
+	}
+	s.log.Info("ready",
+		"knocks", strings.Join(ports, " "),
+		"guards", strings.Join(guarded, " "),
+		"firewall", s.firewall.Describe(),
+		"clients", s.clients.Len(),
+		"user", s.sandbox.User,
+		"capabilities", s.sandbox.Capabilities)
+	for _, note := range s.sandbox.Notes {
+		s.log.Info(note)
+	}
+	s.notify(daemon.SdNotifyReady)
+}
+
+func (s *Server) notify(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		s.log.Warn("systemd could not be told", "state", state, "error", err)
+	}
+}

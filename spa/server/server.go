@@ -1,0 +1,208 @@
+// Package server is the gateway: it takes packets from the sniffer to the firewall.
+//
+// The path of a packet is one function, [Server.handle]. Around it: what has to be opened before
+// privileges are dropped (open.go), the loop and what runs beside it (run.go), and the client
+// files that change while it runs (clients.go).
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/audit"
+	"sallyport/spa/capture"
+	"sallyport/spa/policy"
+	"sallyport/spa/replay"
+)
+
+// handle takes one packet from bytes to a decision. Each step either adds to what is known about
+// the packet or ends its path with the reason. The checks stand in order of their cost; nothing is
+// remembered before the packet authenticates, and nothing is done before it is spent.
+func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
+	now := s.now()
+	from := p.From.Addr()
+	event := audit.Event{Time: now, From: p.From}
+
+	knock, err := spa.Open(p.Data, &s.identity, s.clients, now)
+	if err != nil {
+		return event.As(audit.Unopened, err)
+	}
+	event = event.Of(&knock)
+
+	if err := s.policy.Source(&knock, from); err != nil {
+		event.Copied = errors.Is(err, policy.ErrStated)
+		return event.As(audit.Elsewhere, err)
+	}
+	admitted, err := s.journal.Admit(entry(&knock, from), now)
+	if err != nil && !errors.Is(err, replay.ErrReused) {
+		event.Copied = errors.Is(err, replay.ErrSpentElsewhere)
+		return event.As(audit.Unspent, err)
+	}
+
+	// From here on the packet is spent: whatever is decided is remembered, answered and recorded.
+	switch {
+	case err != nil:
+		return s.refuse(event, audit.Denied, spa.ReasonIDReused, err)
+	case s.superseded(&knock, admitted.First):
+		return s.refuse(event, audit.Denied, spa.ReasonSuperseded, errSuperseded)
+	case admitted.Outcome != nil:
+		return s.repeat(event, admitted.Outcome)
+	case knock.Type == spa.TypeClose:
+		return s.close(ctx, event)
+	}
+
+	grants, err := s.policy.Authorize(&knock, from, admitted.At, now)
+	if err != nil {
+		return s.refuse(event, audit.Denied, reasonFor(err), err)
+	}
+	if err := s.firewall.Grant(ctx, grants, now); err != nil {
+		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
+	}
+	return s.conclude(event, audit.Granted, granted(grants, now))
+}
+
+var errSuperseded = errors.New("server: the client has closed the service since this request was first made")
+
+// superseded reports whether the client closed one of the services after it first stamped this
+// request to open: a packet that was held back must not open again what was closed since.
+func (s *Server) superseded(k *spa.Knock, first time.Time) bool {
+	if k.Type != spa.TypeOpen {
+		return false
+	}
+	for _, service := range k.Services {
+		if floor := s.journal.FloorOf(topic(k.Client.Name, service)); !floor.IsZero() && !first.After(floor) {
+			return true
+		}
+	}
+	return false
+}
+
+// close ends the client's own grants of the services for the address that it knocks from.
+func (s *Server) close(ctx context.Context, event audit.Event) audit.Event {
+	k := event.Knock
+	if err := s.policy.Closable(k); err != nil {
+		return s.refuse(event, audit.Denied, reasonFor(err), err)
+	}
+	for _, service := range k.Services {
+		if err := s.journal.SetFloor(topic(k.Client.Name, service), k.Time); err != nil {
+			return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
+		}
+	}
+	match := firewall.Match{Client: k.Client.Name, Source: event.From.Addr(), Services: names(k.Services)}
+	if _, err := s.firewall.Revoke(ctx, match, event.Time); err != nil {
+		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
+	}
+	closed := make([]spa.Granting, len(k.Services))
+	for i, service := range k.Services {
+		closed[i] = spa.Granting{Ports: s.policy.Ports(service)}
+	}
+	return s.conclude(event, audit.Closed, spa.Receipt{Status: spa.Closed, Services: closed})
+}
+
+// repeat answers another try of a command as its first was answered, and does nothing else.
+func (s *Server) repeat(event audit.Event, outcome []byte) audit.Event {
+	receipt, err := spa.ParseReceipt(outcome)
+	if err != nil {
+		return s.refuse(event, audit.Failed, spa.ReasonFailed, fmt.Errorf("server: the journal's outcome: %w", err))
+	}
+	event.Receipt = later(receipt, event.Time)
+	return event.As(audit.Repeated, nil)
+}
+
+// later returns the receipt as it reads at a later time: what was granted lasts no longer for it.
+func later(r spa.Receipt, now time.Time) spa.Receipt {
+	services := make([]spa.Granting, len(r.Services))
+	for i, service := range r.Services {
+		service.For = max(0, service.For-now.Sub(r.Time))
+		services[i] = service
+	}
+	r.Services, r.Time = services, now
+	return r
+}
+
+// refuse concludes a spent packet with a reason instead of a grant.
+func (s *Server) refuse(event audit.Event, v audit.Verdict, reason spa.Status, err error) audit.Event {
+	event.Err = err
+	return s.conclude(event, v, spa.Receipt{Status: reason})
+}
+
+// conclude settles the outcome in the journal, before anyone is told of it.
+func (s *Server) conclude(event audit.Event, v audit.Verdict, receipt spa.Receipt) audit.Event {
+	receipt.Time, receipt.Source = event.Time, event.From.Addr()
+	event.Receipt = receipt
+	outcome, err := receipt.AppendBinary(nil)
+	if err == nil {
+		err = s.journal.Settle(uint64(event.Knock.KeyID), event.Knock.Request.ID, outcome)
+	}
+	if err != nil {
+		// The packet is spent and nothing more can be opened with it; only a retry would be decided anew.
+		s.log.Error("the outcome of a request could not be kept", "client", event.Client, "error", err)
+	}
+	return event.As(v, event.Err)
+}
+
+// answer sends the receipt of a spent packet to where it came from. Nothing else is ever answered.
+func (s *Server) answer(p capture.Packet, event audit.Event) {
+	if !event.Verdict.Spent() || s.responder == nil {
+		return
+	}
+	packet, err := spa.SealReceipt(event.Receipt, event.Knock, s.identity.Server)
+	if err == nil {
+		err = s.responder.Send(p, packet)
+	}
+	if err != nil {
+		s.log.Warn("the receipt could not be sent", "client", event.Client, "to", p.From.String(), "error", err)
+	}
+}
+
+// entry is what the replay memory keeps of a knock.
+func entry(k *spa.Knock, from netip.Addr) replay.Entry {
+	return replay.Entry{
+		Key:     uint64(k.KeyID),
+		Nonce:   k.Nonce,
+		Request: k.Request.ID,
+		Digest:  k.Request.Digest(),
+		Stamp:   k.Time,
+		From:    from,
+	}
+}
+
+// topic names the close floor of a client's service.
+func topic(client string, service spa.Service) [16]byte {
+	sum := sha256.Sum256([]byte(client + "\x00" + service.String()))
+	return [16]byte(sum[:16])
+}
+
+// granted is the receipt of grants.
+func granted(grants []firewall.Grant, now time.Time) spa.Receipt {
+	services := make([]spa.Granting, len(grants))
+	for i, g := range grants {
+		services[i] = spa.Granting{For: g.Until.Sub(now), Ports: g.Ports}
+	}
+	return spa.Receipt{Status: spa.Granted, Services: services}
+}
+
+func names(services []spa.Service) []string {
+	texts := make([]string, len(services))
+	for i, service := range services {
+		texts[i] = service.String()
+	}
+	return texts
+}
+
+// reasonFor returns what the client is told of a denial.
+func reasonFor(err error) spa.Status {
+	if denial, ok := errors.AsType[*policy.Denial](err); ok {
+		return denial.Reason
+	}
+	return spa.ReasonFailed
+}
+
+var _ spa.Clients = (*keys.Registry)(nil)

@@ -1,0 +1,293 @@
+package spa
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+)
+
+const vectorDir = "testdata/vectors"
+
+// vector is a file of testdata/vectors: lines "name: value". A name may come again.
+type vector map[string][]string
+
+var verdicts = map[string]error{
+	"ok": nil, "length": ErrLength, "gate": ErrGate, "client": ErrClient, "mac": ErrMAC,
+	"revoked": ErrRevoked, "malformed": ErrMalformed, "stale": ErrStale,
+}
+
+func TestVectors(t *testing.T) {
+	told := map[string]bool{}
+	for name, v := range readVectors(t) {
+		t.Run(name, func(t *testing.T) {
+			verdict := v.one(t, "verdict")
+			told[verdict] = true
+			if strings.HasPrefix(verdict, "receipt-") {
+				v.testReceipt(t, verdict)
+				return
+			}
+			v.testOpen(t, verdict)
+		})
+	}
+	for verdict := range verdicts {
+		if !told[verdict] {
+			t.Errorf("no vector has the verdict %q", verdict)
+		}
+	}
+	if !told["receipt-ok"] || !told["receipt-wrong"] {
+		t.Error("no vectors for receipts")
+	}
+}
+
+func (v vector) testOpen(t *testing.T, verdict string) {
+	want, ok := verdicts[verdict]
+	if !ok {
+		t.Fatalf("unknown verdict %q", verdict)
+	}
+	s := v.sender(t)
+	id := &Identity{Server: s.Server, Gates: v.gates(t), Window: v.duration(t, "window")}
+	packet, now := v.hex(t, "packet"), v.time(t, "now")
+	if want != nil {
+		refuse(t, want, packet, id, v.clients(t), now)
+		return
+	}
+	k, err := Open(packet, id, v.clients(t), now)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	if want := v.request(t); !reflect.DeepEqual(k.Request, want) {
+		t.Errorf("got %+v, want %+v", k.Request, want)
+	}
+	if plain := v.hex(t, "plaintext"); string(k.Request.append(nil)) != string(plain) {
+		t.Errorf("got plaintext %x, want %x", k.Request.append(nil), plain)
+	}
+	fresh := v.hex(t, "fresh")
+	if sum := mac(k.Key.Hedge(), fresh, v.hex(t, "plaintext")); Nonce(sum[:nonceLen]) != k.Nonce {
+		t.Errorf("the nonce is not made of fresh and plaintext")
+	}
+}
+
+func (v vector) testReceipt(t *testing.T, verdict string) {
+	receipt, request, s := v.hex(t, "receipt"), v.hex(t, "request"), v.sender(t)
+	if verdict == "receipt-wrong" {
+		refuseReceipt(t, receipt, request, s)
+		return
+	}
+	r, err := OpenReceipt(receipt, request, s)
+	if err != nil {
+		t.Fatalf("OpenReceipt: %v", err)
+	}
+	if want := v.receipt(t); !reflect.DeepEqual(r, want) {
+		t.Errorf("got %+v, want %+v", r, want)
+	}
+	b, err := r.AppendBinary(nil)
+	if plain := v.hex(t, "plaintext"); err != nil || string(b) != string(plain) {
+		t.Errorf("got plaintext %x, %v, want %x", b, err, plain)
+	}
+}
+
+// readVectors returns the vectors by their files' names.
+func readVectors(t testing.TB) map[string]vector {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(vectorDir, "*.txt"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no vectors: %v", err)
+	}
+	vectors := map[string]vector{}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		vectors[strings.TrimSuffix(filepath.Base(file), ".txt")] = parseVector(t, string(text))
+	}
+	return vectors
+}
+
+func parseVector(t testing.TB, text string) vector {
+	t.Helper()
+	v := vector{}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, value, ok := strings.Cut(line, ":")
+		if !ok {
+			t.Fatalf("bad line %q", line)
+		}
+		v[name] = append(v[name], strings.TrimPrefix(value, " "))
+	}
+	return v
+}
+
+func (v vector) one(t testing.TB, name string) string {
+	t.Helper()
+	if len(v[name]) != 1 {
+		t.Fatalf("%d times %q, want it once", len(v[name]), name)
+	}
+	return v[name][0]
+}
+
+func (v vector) hex(t testing.TB, name string) []byte {
+	t.Helper()
+	return unhex(t, v.one(t, name))
+}
+
+func (v vector) int(t testing.TB, name string) int64 {
+	t.Helper()
+	n, err := strconv.ParseInt(v.one(t, name), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func (v vector) time(t testing.TB, name string) time.Time { return time.Unix(0, v.int(t, name)) }
+
+func (v vector) duration(t testing.TB, name string) time.Duration {
+	return time.Duration(v.int(t, name)) * time.Millisecond
+}
+
+func (v vector) addr(t testing.TB, name string) netip.Addr {
+	s := v.one(t, name)
+	if s == "none" {
+		return netip.Addr{}
+	}
+	return netip.MustParseAddr(s)
+}
+
+func (v vector) gates(t testing.TB) []keys.GateKey {
+	var gates []keys.GateKey
+	for _, s := range v["gate key"] {
+		gates = append(gates, keys.GateKeyFromBytes([32]byte(unhex(t, s))))
+	}
+	return gates
+}
+
+func (v vector) sender(t testing.TB) Sender {
+	id, err := keys.ParseID(v.one(t, "client id"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Sender{
+		Server: keys.ServerID(v.hex(t, "server id")),
+		ID:     id,
+		Key:    keys.KeyFromBytes([32]byte(v.hex(t, "client key"))),
+	}
+}
+
+// clients is the server's one client.
+func (v vector) clients(t testing.TB) Clients {
+	s := v.sender(t)
+	c := keys.Credential{Client: &keys.Client{Name: "alice", ID: s.ID, Key: s.Key}, ID: s.ID, Key: s.Key}
+	if _, ok := v["revoked"]; ok {
+		c.Client.Revoked = v.time(t, "revoked")
+	}
+	if _, ok := v["until"]; ok {
+		c.Until = v.time(t, "until")
+	}
+	return clientMap{s.ID: c}
+}
+
+func (v vector) request(t testing.TB) Request {
+	r := Request{
+		ID:     RequestID(v.hex(t, "request id")),
+		Type:   map[string]Type{"open": TypeOpen, "close": TypeClose}[v.one(t, "type")],
+		Time:   v.time(t, "time"),
+		For:    v.duration(t, "for"),
+		Source: v.addr(t, "source"),
+	}
+	for _, text := range v["service"] {
+		s, err := ParseService(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Services = append(r.Services, s)
+	}
+	return r
+}
+
+func (v vector) receipt(t testing.TB) Receipt {
+	r := Receipt{Status: Status(v.int(t, "status")), Time: v.time(t, "time"), Source: v.addr(t, "source")}
+	for _, text := range v["service"] {
+		r.Services = append(r.Services, parseGrantingText(t, text))
+	}
+	return r
+}
+
+// parseGrantingText reads "30000 tcp/22 udp/53-54 more".
+func parseGrantingText(t testing.TB, text string) Granting {
+	words := strings.Fields(text)
+	ms, err := strconv.Atoi(words[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := Granting{For: time.Duration(ms) * time.Millisecond}
+	for _, w := range words[1:] {
+		if w == "more" {
+			g.More = true
+			continue
+		}
+		p, err := ParsePorts(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.Ports = append(g.Ports, p)
+	}
+	return g
+}
+
+// TestVectorsAreGenerated checks that making the vectors again gives the files' very
+// bytes. With SPA_WRITE_VECTORS set, as `go generate` sets it, it writes them.
+func TestVectorsAreGenerated(t *testing.T) {
+	made := makeVectors(t)
+	if os.Getenv("SPA_WRITE_VECTORS") != "" {
+		writeVectors(t, made)
+	}
+	have := map[string]bool{}
+	for name := range readVectors(t) {
+		have[name] = true
+		text, err := os.ReadFile(vectorFile(name))
+		if err != nil || string(text) != made[name] {
+			t.Errorf("%s is not what `go generate` makes: %v", vectorFile(name), err)
+		}
+	}
+	for name := range made {
+		if !have[name] {
+			t.Errorf("%s is missing: run `go generate`", vectorFile(name))
+		}
+	}
+}
+
+func vectorFile(name string) string { return filepath.Join(vectorDir, name+".txt") }
+
+func writeVectors(t *testing.T, made map[string]string) {
+	err := errors.Join(os.RemoveAll(vectorDir), os.MkdirAll(vectorDir, 0o755))
+	for name, text := range made {
+		err = errors.Join(err, os.WriteFile(vectorFile(name), []byte(text), 0o644))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lines writes a vector.
+type lines struct{ strings.Builder }
+
+func (l *lines) add(name string, value any) {
+	if b, ok := value.([]byte); ok {
+		value = hex.EncodeToString(b)
+	}
+	fmt.Fprintln(l, strings.TrimSuffix(fmt.Sprintf("%s: %v", name, value), " "))
+}
