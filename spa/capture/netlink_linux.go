@@ -203,7 +203,7 @@ func broadcastOf(a netip.Addr, bits int) netip.Addr {
 		return netip.Addr{}
 	}
 	b := a.As4()
-	last := binary.BigEndian.Uint32(b[:]) | 1<<(32-bits) - 1
+	last := binary.BigEndian.Uint32(b[:]) | (1<<(32-bits) - 1)
 	binary.BigEndian.PutUint32(b[:], last)
 	return netip.AddrFrom4(b)
 }
