@@ -152,7 +152,9 @@ func misused(err error, path string) *Exit {
 // complain prints an error and its hint.
 func complain(root *cobra.Command, name string, exit *Exit) {
 	w := root.ErrOrStderr()
-	fmt.Fprintf(w, "%s: %s %v\n", name, paint(w, red, "error:"), exit.Err)
+	for line := range strings.Lines(exit.Err.Error()) { // joined errors have a line each
+		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, red, "error:"), strings.TrimRight(line, "\n"))
+	}
 	if exit.Hint != "" {
 		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, cyan, "hint:"), exit.Hint)
 	}

@@ -12,7 +12,7 @@ import (
 
 // ConfigFlag adds --config DIR to a program: the directory of its files.
 func ConfigFlag(root *cobra.Command, dir *string, def string) {
-	root.PersistentFlags().StringVar(dir, "config", def, "`DIR`ectory of the configuration")
+	root.PersistentFlags().StringVar(dir, "config", def, "`DIR` with the configuration")
 	root.MarkPersistentFlagDirname("config")
 }
 

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) forgetCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "forget HOST",
+		Short: "Remove a host and its key",
+		Long: `Forget removes a host and its key from this machine. The gateway still accepts the
+key from whoever else has it: spa-keygen revoke, there, ends that.`,
+		Example:           "  spa-client forget gw",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeHost,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := a.profilePath(args[0])
+			if err != nil {
+				return err
+			}
+			err = os.Remove(path) // also one that cannot be read any more
+			if errors.Is(err, fs.ErrNotExist) {
+				return a.noHost(args[0])
+			}
+			if err != nil {
+				return fmt.Errorf("forgetting %s: %w", args[0], err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "forgot %s\n", args[0])
+			return nil
+		},
+	}
+}

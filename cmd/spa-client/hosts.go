@@ -1,0 +1,86 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+)
+
+// hostJSON is a host as --json prints it: no key is in it.
+type hostJSON struct {
+	Name       string              `json:"name"`
+	Address    string              `json:"address"`
+	KnockPorts []uint16            `json:"knock_ports"`
+	Client     string              `json:"client"`
+	Services   map[string][]string `json:"services"`
+	Receipts   bool                `json:"receipts"`
+	Source     string              `json:"source"`
+}
+
+func (a *app) hostsCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "hosts",
+		Short:   "List the hosts that can be knocked on",
+		Example: "  spa-client hosts\n  spa-client hosts --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			profiles, err := a.profiles()
+			if len(profiles) == 0 && err == nil {
+				cli.Note(cmd, "no host is known yet: spa-client import adds one")
+			}
+			print := printHosts
+			if asJSON {
+				print = printHostsJSON
+			}
+			return errors.Join(print(cmd, profiles), err)
+		},
+	}
+	cli.JSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+// profiles reads all hosts. Those that cannot be read are in the error, the others are returned.
+func (a *app) profiles() ([]*keys.Profile, error) {
+	names, err := a.names()
+	if err != nil {
+		return nil, err
+	}
+	var profiles []*keys.Profile
+	var bad error
+	for _, name := range names {
+		p, err := a.profile(name)
+		if err != nil {
+			bad = errors.Join(bad, err)
+			continue
+		}
+		profiles = append(profiles, p)
+	}
+	return profiles, bad
+}
+
+func printHosts(cmd *cobra.Command, profiles []*keys.Profile) error {
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	for _, p := range profiles {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Name, p.Address, p.Client, strings.Join(serviceNames(p), ","))
+	}
+	return w.Flush()
+}
+
+func printHostsJSON(cmd *cobra.Command, profiles []*keys.Profile) error {
+	for _, p := range profiles {
+		err := cli.JSON(cmd, hostJSON{Name: p.Name, Address: p.Address, KnockPorts: p.KnockPorts, Client: p.Client,
+			Services: p.Services, Receipts: p.Receipts, Source: cmp.Or(p.Source, "auto")})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

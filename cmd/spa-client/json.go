@@ -1,0 +1,89 @@
+package main
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/spa"
+	"sallyport/spa/client"
+)
+
+// answerJSON is an answer as --json prints it: an object for each address family.
+type answerJSON struct {
+	Host     string        `json:"host"`
+	Gateway  netip.Addr    `json:"gateway"`
+	Verdict  string        `json:"verdict"` // open, closed, refused, sent, no answer
+	Reason   string        `json:"reason,omitempty"`
+	Source   *netip.Addr   `json:"source,omitempty"` // that was granted
+	Services []serviceJSON `json:"services"`
+	Ahead    float64       `json:"gateway_clock_ahead_seconds"`
+	Packets  int           `json:"packets"`
+}
+
+// serviceJSON is what became of a service.
+type serviceJSON struct {
+	Service string     `json:"service"`
+	Ports   []string   `json:"ports"`
+	Until   *time.Time `json:"until,omitempty"` // by this machine's clock
+	Seconds float64    `json:"seconds,omitempty"`
+}
+
+func (k *knock) answerJSON(a client.Answer) answerJSON {
+	out := answerJSON{Host: k.plan.Profile.Name, Gateway: a.Gateway, Verdict: a.Verdict.String(),
+		Ahead: a.Offset.Seconds(), Packets: a.Tries}
+	if failure := k.failure(a); failure != nil {
+		out.Reason = failure.Error()
+	}
+	if a.Receipt != nil {
+		if a.Verdict == client.Refused {
+			out.Reason = a.Receipt.Status.String()
+		}
+		if a.Receipt.Source.IsValid() {
+			out.Source = &a.Receipt.Source
+		}
+	}
+	for i, s := range k.plan.Command.Services {
+		out.Services = append(out.Services, k.serviceJSON(a, i, s))
+	}
+	return out
+}
+
+func (k *knock) serviceJSON(a client.Answer, i int, s spa.Service) serviceJSON {
+	out := serviceJSON{Service: s.String(), Ports: k.ports(a, i, s), Seconds: granted(a, i).For.Seconds()}
+	if until := a.Until(i); a.Verdict == client.Opened && !until.IsZero() {
+		out.Until = &until
+	}
+	return out
+}
+
+// routeJSON is what --dry-run --json prints for an address family.
+type routeJSON struct {
+	Host     string           `json:"host"`
+	Client   string           `json:"client"`
+	Type     string           `json:"type"`
+	Services []string         `json:"services"`
+	Seconds  float64          `json:"seconds,omitempty"`
+	Source   string           `json:"source"` // observed, or the stated address
+	To       []netip.AddrPort `json:"to"`
+}
+
+func (k *knock) describeJSON(cmd *cobra.Command) error {
+	c := k.plan.Command
+	for _, r := range k.plan.Routes {
+		out := routeJSON{Host: k.plan.Profile.Name, Client: k.plan.Profile.Client, Type: c.Type.String(),
+			Seconds: c.For.Seconds(), Source: "observed", To: r.To}
+		if r.Source.IsValid() {
+			out.Source = r.Source.String()
+		}
+		for _, s := range c.Services {
+			out.Services = append(out.Services, s.String())
+		}
+		if err := cli.JSON(cmd, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}

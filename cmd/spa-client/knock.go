@@ -1,0 +1,154 @@
+package main
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/spa"
+	"sallyport/spa/client"
+)
+
+// knock is what open and close have in common.
+type knock struct {
+	app     *app
+	host    string
+	source  sourceFlag
+	timeout time.Duration
+	wait    bool
+	dryRun  bool
+	json    bool
+	plan    *client.Plan
+}
+
+func (k *knock) flags(cmd *cobra.Command) {
+	k.app.hostFlag(cmd, &k.host)
+	cmd.Flags().Var(&k.source, "source", "address to state: auto, observed or an IP `ADDRESS`; the host's own setting without it")
+	cmd.Flags().DurationVar(&k.timeout, "timeout", client.DefaultTimeout, "how long to wait for an answer")
+	cmd.Flags().BoolVar(&k.dryRun, "dry-run", false, "say what would be sent and send nothing")
+	cli.JSONFlag(cmd, &k.json)
+}
+
+// sourceFlag is a client.Source that is checked as a flag.
+type sourceFlag struct{ client.Source }
+
+// Set reads a source.
+func (s *sourceFlag) Set(text string) (err error) {
+	s.Source, err = client.ParseSource(text)
+	return err
+}
+
+// Type is what the help calls the value.
+func (s *sourceFlag) Type() string { return "ADDRESS" }
+
+// serviceArgs checks that there are services and that each could be one.
+func serviceArgs(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return errors.New("no service given")
+	}
+	_, err := parseServices(args)
+	return err
+}
+
+func parseServices(args []string) ([]spa.Service, error) {
+	services := make([]spa.Service, 0, len(args))
+	for _, arg := range args {
+		s, err := spa.ParseService(arg)
+		if err != nil {
+			return nil, err
+		}
+		services = append(services, s)
+	}
+	return services, nil
+}
+
+// completeServices offers the services of the host that is meant.
+func (k *knock) completeServices(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	p, err := k.app.profile(k.host)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	names := slices.DeleteFunc(serviceNames(p), func(s string) bool { return slices.Contains(args, s) })
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// run plans the command, knocks, and says what came of it.
+func (k *knock) run(cmd *cobra.Command, t spa.Type, args []string, d time.Duration) error {
+	if k.timeout <= 0 {
+		return cli.Misuse(errors.New("--timeout leaves no time to answer"), "10s is usual")
+	}
+	profile, err := k.app.profile(k.host)
+	if err != nil {
+		return err
+	}
+	services, err := parseServices(args)
+	if err != nil {
+		return err
+	}
+	k.plan, err = client.Prepare(cmd.Context(), profile, client.Command{Type: t, Services: services,
+		For: d, Source: k.source.Source, Timeout: k.timeout})
+	var impossible *client.CommandError
+	if errors.As(err, &impossible) {
+		return cli.Misuse(err, "")
+	}
+	if err != nil {
+		return err
+	}
+	if k.dryRun {
+		return k.describe(cmd)
+	}
+	return k.send(cmd)
+}
+
+// send knocks and reports the answers as they come.
+func (k *knock) send(cmd *cobra.Command) error {
+	var answers []client.Answer
+	for answer := range k.plan.Knock(cmd.Context()) {
+		answers = append(answers, answer)
+		if err := k.report(cmd, answer); err != nil {
+			return err
+		}
+	}
+	if err := cmd.Context().Err(); err != nil {
+		return err
+	}
+	if err := k.conclude(cmd, answers); err != nil {
+		return err
+	}
+	if k.wait {
+		return k.waitOpen(cmd, answers)
+	}
+	return nil
+}
+
+// conclude turns the answers of all families into the command's end: success if one
+// of them is, else the refusal, else that there was no answer. What happened to the
+// others is worth a warning.
+func (k *knock) conclude(cmd *cobra.Command, answers []client.Answer) error {
+	var failures []*cli.Exit
+	for _, answer := range answers {
+		if failure := k.failure(answer); failure != nil {
+			failures = append(failures, failure)
+		}
+	}
+	if len(failures) == len(answers) {
+		main := slices.IndexFunc(failures, func(e *cli.Exit) bool { return e.Code == cli.Refused })
+		end := failures[max(main, 0)]
+		warn(cmd, failures, end)
+		return end
+	}
+	warn(cmd, failures, nil)
+	return nil
+}
+
+// warn prints the failures that are not the command's end and say something else.
+func warn(cmd *cobra.Command, failures []*cli.Exit, end *cli.Exit) {
+	for _, failure := range failures {
+		if end == nil || failure.Error() != end.Error() {
+			cli.Warn(cmd, "%v", failure)
+		}
+	}
+}

@@ -1,0 +1,37 @@
+// Spa-client asks a gateway to open a port, by a single packet.
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+)
+
+func main() { os.Exit(cli.Main("spa-client", newRoot())) }
+
+// app is what the commands share.
+type app struct {
+	config string // directory of the configuration
+}
+
+func newRoot() *cobra.Command {
+	a := &app{}
+	root := &cobra.Command{
+		Use:   "spa-client",
+		Short: "Open a port of a gateway, for this address, for a short while",
+		Long: `Spa-client sends a gateway a single packet that only the gateway can read. The
+gateway then opens the service for this machine's address, for a short while, and
+says so in a receipt. Sessions that were begun meanwhile live on.
+
+Exit status: 0 done, 1 failed, 2 misused, 3 refused by the gateway, 4 no answer,
+130 interrupted.`,
+		Example: `  spa-client import alice.token
+  spa-client open ssh --host gw && ssh gw.example.net
+  spa-client close ssh --host gw`,
+	}
+	cli.ConfigFlag(root, &a.config, defaultConfig())
+	root.AddCommand(a.importCommand(), a.hostsCommand(), a.forgetCommand(), a.openCommand(), a.closeCommand())
+	return root
+}

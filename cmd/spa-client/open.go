@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/client"
+)
+
+func (a *app) openCommand() *cobra.Command {
+	k := &knock{app: a}
+	var duration durationFlag
+	cmd := &cobra.Command{
+		Use:   "open SERVICE...",
+		Short: "Open services for this machine's address",
+		Long: `Open asks the gateway to open services for this machine's address and says until
+when they are. A service is a name, or a port ("tcp/8443") where the gateway allows
+it. Several are granted all or none. A host with IPv4 and IPv6 addresses is
+knocked on in both families: a line each, and one of them granted is success.
+
+--source says which address the request states as this machine's: "auto" states the
+own address where it is globally routable, and otherwise leaves it to what the gateway
+sees; "observed" always leaves it; an address states that one. What is stated has
+to be what the gateway sees, or it stays silent.`,
+		Example: `  spa-client open ssh --host gw
+  spa-client open ssh web --host gw --for 10m --wait
+  spa-client open tcp/8443 --host gw --dry-run`,
+		Args: serviceArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return k.run(cmd, spa.TypeOpen, args, time.Duration(duration))
+		},
+		ValidArgsFunction: k.completeServices,
+	}
+	k.flags(cmd)
+	cmd.Flags().Var(&duration, "for", "how long, such as 30s or 1h30m; the service's own without it")
+	cmd.Flags().BoolVar(&k.wait, "wait", false, "return only when the port accepts TCP connections")
+	return cmd
+}
+
+// durationFlag is a duration as the configuration files have it too.
+type durationFlag time.Duration
+
+// String is empty without a duration.
+func (d *durationFlag) String() string {
+	if *d == 0 {
+		return ""
+	}
+	return keys.FormatDuration(time.Duration(*d))
+}
+
+// Set reads a duration.
+func (d *durationFlag) Set(s string) error {
+	parsed, err := keys.ParseDuration(s)
+	*d = durationFlag(parsed)
+	return err
+}
+
+// Type is what the help calls the value.
+func (d *durationFlag) Type() string { return "DURATION" }
+
+// waitOpen returns when one of the opened gateways' ports accepts.
+func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
+	var err error
+	for _, answer := range answers {
+		if answer.Verdict != client.Opened {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), k.plan.Command.Timeout)
+		err = k.plan.WaitOpen(ctx, answer)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, client.ErrNoTCP) {
+			cli.Warn(cmd, "there is no TCP port to wait for")
+			return nil
+		}
+	}
+	if err == nil || cmd.Context().Err() != nil {
+		return cmd.Context().Err()
+	}
+	return cli.Fail(fmt.Errorf("the port is open on %s but accepts no connections", k.plan.Profile.Name),
+		"is the service running there? do its own firewall and those on the way let it through?")
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+)
+
+// defaultConfig is $XDG_CONFIG_HOME/spa, or the system's place for such files.
+func defaultConfig() string {
+	if dir := os.Getenv("XDG_CONFIG_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "spa")
+	}
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "spa")
+}
+
+// hostsDir is where the profiles are.
+func (a *app) hostsDir() (string, error) {
+	if a.config == "" {
+		return "", cli.Misuse(errors.New("there is no home directory to keep hosts in"), "say which directory with --config DIR")
+	}
+	return filepath.Join(a.config, "hosts"), nil
+}
+
+// profilePath is the file of a host. A name that is none could lead out of the directory.
+func (a *app) profilePath(name string) (string, error) {
+	if err := keys.ValidName(name); err != nil {
+		return "", cli.Misuse(err, "spa-client hosts lists the hosts")
+	}
+	dir, err := a.hostsDir()
+	return filepath.Join(dir, name+keys.Suffix), err
+}
+
+// names lists the hosts, sorted. There are none where there is no directory.
+func (a *app) names() ([]string, error) {
+	dir, err := a.hostsDir()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listing the hosts: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), keys.Suffix)
+		if ok && keys.ValidName(name) == nil {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// profile reads a host's profile; without a name, that of the only host there is.
+func (a *app) profile(name string) (*keys.Profile, error) {
+	if name == "" {
+		only, err := a.onlyName()
+		if err != nil {
+			return nil, err
+		}
+		name = only
+	}
+	path, err := a.profilePath(name)
+	if err != nil {
+		return nil, err
+	}
+	p, err := keys.ReadProfile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, a.noHost(name)
+	}
+	return p, err
+}
+
+func (a *app) onlyName() (string, error) {
+	names, err := a.names()
+	if err != nil {
+		return "", err
+	}
+	switch len(names) {
+	case 0:
+		return "", cli.Fail(errors.New("no host is known yet"), "spa-client import reads the token that the gateway's administrator made")
+	case 1:
+		return names[0], nil
+	}
+	return "", cli.Misuse(errors.New("there are several hosts"), "say which: --host "+strings.Join(names, "|"))
+}
+
+// noHost says that there is no such host, and which there are.
+func (a *app) noHost(name string) error {
+	hint := "spa-client import reads the token that the gateway's administrator made"
+	if names, err := a.names(); err == nil && len(names) > 0 {
+		hint = "there is " + strings.Join(names, ", ")
+	}
+	return cli.Fail(fmt.Errorf("there is no host %s", name), hint)
+}
+
+// hostFlag adds --host with completion.
+func (a *app) hostFlag(cmd *cobra.Command, host *string) {
+	cmd.Flags().StringVar(host, "host", "", "`NAME` of the host; may be left out where there is only one")
+	cmd.RegisterFlagCompletionFunc("host", a.completeHost)
+}
+
+func (a *app) completeHost(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	names, _ := a.names()
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// serviceNames are the services that a profile knows, sorted.
+func serviceNames(p *keys.Profile) []string {
+	names := make([]string, 0, len(p.Services))
+	for name := range p.Services {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
