@@ -43,7 +43,7 @@ func attacks(dir string, victim int) []attack {
 		{"exec file", func() error { return gains(in("plain")) }},
 		{"exec set-user-id", func() error { return gains(in("setuid")) }},
 		{"exec file capabilities", func() error { return gains(in("filecaps")) }},
-		{"ptrace", func() error { return unix.PtraceSeize(victim) }},
+		{"ptrace", func() error { return traces(victim) }},
 		{"packet socket", func() error { return socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0) }},
 		{"raw socket", func() error { return socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) }},
 		{"mount", func() error { return mounts(dir) }},
@@ -117,6 +117,16 @@ func socket(domain, typ, proto int) error {
 		return err
 	}
 	return unix.Close(fd)
+}
+
+func traces(pid int) error {
+	if err := unix.PtraceAttach(pid); err != nil {
+		return err
+	}
+	if _, err := unix.Wait4(pid, nil, unix.WALL, nil); err != nil {
+		return err
+	}
+	return unix.PtraceDetach(pid)
 }
 
 func mounts(dir string) error {
