@@ -39,7 +39,7 @@ type Finding struct {
 func Check(dir string, now time.Time) []Finding {
 	c, err := config.Load(dir)
 	if err != nil {
-		return []Finding{{Problem, filepath.Join(dir, config.File), err.Error(), "mend the file; every other check needs it"}}
+		return []Finding{{Problem, filepath.Join(dir, config.FileName), err.Error(), "mend the file; every other check needs it"}}
 	}
 	var found []Finding
 	if _, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile)); err != nil {
@@ -87,7 +87,7 @@ func checkClient(c *config.Config, client *keys.Client, now time.Time) []Finding
 	for _, text := range client.Allow {
 		service, err := spa.ParseService(text)
 		if err != nil || !c.Guards(service) {
-			found = append(found, Finding{Problem, subject, fmt.Sprintf("allow names %q, which this gateway does not have", text), "add a [service." + text + "] to " + config.File + ", or take it out"})
+			found = append(found, Finding{Problem, subject, fmt.Sprintf("allow names %q, which this gateway does not have", text), "add a [service." + text + "] to " + config.FileName + ", or take it out"})
 		}
 	}
 	return found
@@ -105,7 +105,7 @@ func shortList(names []string) string {
 
 func checkSettings(c *config.Config) []Finding {
 	var found []Finding
-	if standard := config.Default().Window; c.Window > standard {
+	if standard := config.Default(c.Dir).Window; c.Window > standard {
 		found = append(found, Finding{Weak, "window", fmt.Sprintf("%v: a packet that was held back stays good for longer than it has to", c.Window), fmt.Sprintf("window = %q and clocks kept by NTP", standard)})
 	}
 	for _, name := range c.Firewall.TrustedInterfaces {
@@ -115,7 +115,7 @@ func checkSettings(c *config.Config) []Finding {
 		found = append(found, Finding{Weak, "firewall.backend", "dry-run: requests are decided and recorded, and no port is guarded", `backend = "auto"`})
 	}
 	if len(c.Services) == 0 {
-		found = append(found, Finding{Odd, config.File, "there is no service: nothing is guarded", "add a [service.NAME]"})
+		found = append(found, Finding{Odd, config.FileName, "there is no service: nothing is guarded", "add a [service.NAME]"})
 	}
 	return found
 }

@@ -23,7 +23,7 @@ var ErrInitialized = errors.New("there is a gateway already")
 // over nothing, and takes away what it wrote when it cannot finish. The directory is made for the
 // system user where there is one: readable by it, and writable by root alone.
 func Init(c config.Config, now time.Time) error {
-	for _, name := range []string{config.File, config.GateFile, config.ClientsDir, config.JournalFile} {
+	for _, name := range []string{config.FileName, config.GateFile, config.ClientsDir, config.JournalFile} {
 		if _, err := os.Lstat(filepath.Join(c.Dir, name)); !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s: %w", filepath.Join(c.Dir, name), errors.Join(ErrInitialized, err))
 		}
@@ -39,7 +39,7 @@ func Init(c config.Config, now time.Time) error {
 			return replay.Create(path, replay.Config{Window: c.Window, LiveNonces: c.Limits.LiveNonces}, now)
 		}},
 		{filepath.Join(c.Dir, firewall.StateFile), func(string) error { return firewall.MarkFirst(c.Dir) }},
-		{filepath.Join(c.Dir, config.File), func(string) error { return config.Create(c.Dir, c) }},
+		{filepath.Join(c.Dir, config.FileName), func(string) error { return config.Create(c.Dir, c) }},
 	}
 	if err := makeDir(c.Dir); err != nil {
 		return err

@@ -166,7 +166,7 @@ func (s *Server) openSockets() error {
 		ports[i] = port.Port
 	}
 	sniffer, err := capture.Listen(capture.Config{
-		Ports: ports, MinLen: spa.MinPacket, MaxLen: spa.MaxPacket, Interfaces: s.config.Capture.Interfaces,
+		Ports: ports, MinLen: spa.MinLen, MaxLen: spa.MaxLen, Interfaces: s.config.Capture.Interfaces,
 	})
 	if err != nil {
 		return err

@@ -1,0 +1,47 @@
+# make demo    see it work: needs only Go, and root or unprivileged user namespaces
+# make test    every test, nothing skipped where CI is set
+GO      ?= go
+PREFIX  ?= /usr/local
+export CGO_ENABLED = 0
+
+BINARIES = spa-server spa-client spa-keygen
+FUZZTIME ?= 10s
+
+.PHONY: build test race lint fuzz bench demo install clean
+
+build:
+	$(GO) build -trimpath -ldflags=-s -o bin/ $(BINARIES:%=./cmd/%)
+
+test:
+	$(GO) vet ./...
+	$(GO) test ./...
+
+race:
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	GOOS=linux $(GO) vet ./...
+	for os in darwin windows freebsd; do GOOS=$$os $(GO) vet ./cmd/spa-client ./spa/client ./keys ./spa || exit 1; done
+	$(GO) tool -modfile=.ci/go.mod staticcheck ./...
+	$(GO) mod tidy -diff
+
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep ^Fuzz); do \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+demo:
+	@$(GO) run ./examples/demo
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install $(BINARIES:%=bin/%) $(DESTDIR)$(PREFIX)/bin
+
+clean:
+	rm -rf bin

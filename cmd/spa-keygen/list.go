@@ -1,0 +1,112 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+	"sallyport/spa/config"
+)
+
+func newList(dir *string) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the clients",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			registry, problems := keys.LoadRegistry(filepath.Join(*dir, config.ClientsDir))
+			if registry == nil {
+				return errors.Join(problems...)
+			}
+			if err := printList(cmd, registry.Clients(), asJSON); err != nil {
+				return err
+			}
+			if len(problems) > 0 {
+				return cli.Fail(errors.Join(problems...), "these clients cannot knock until their files are mended")
+			}
+			return nil
+		},
+	}
+	cli.JSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+func printList(cmd *cobra.Command, clients []*keys.Client, asJSON bool) error {
+	now := time.Now()
+	if asJSON {
+		for _, c := range clients {
+			if err := cli.JSON(cmd, describe(c, now)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tID\tALLOW\tSTATE")
+	for _, c := range clients {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Name, c.ID, strings.Join(c.Allow, ","), state(c, now))
+	}
+	return w.Flush()
+}
+
+// description is what may be shown of a client: everything but its key.
+type description struct {
+	Name          string     `json:"name"`
+	ID            string     `json:"id"`
+	State         string     `json:"state"`
+	Allow         []string   `json:"allow"`
+	From          []string   `json:"from,omitempty"`
+	Deny          []string   `json:"deny,omitempty"`
+	MaxFor        string     `json:"max_for,omitempty"`
+	RequireSource bool       `json:"require_source"`
+	Expires       *time.Time `json:"expires,omitempty"`
+	Revoked       *time.Time `json:"revoked,omitempty"`
+	PreviousID    string     `json:"previous_id,omitempty"`
+	PreviousUntil *time.Time `json:"previous_until,omitempty"`
+}
+
+func describe(c *keys.Client, now time.Time) description {
+	d := description{
+		Name: c.Name, ID: c.ID.String(), State: state(c, now), Allow: c.Allow,
+		RequireSource: c.RequireSource, Expires: known(c.Expires), Revoked: known(c.Revoked),
+	}
+	for _, prefix := range c.From {
+		d.From = append(d.From, prefix.String())
+	}
+	for _, prefix := range c.Deny {
+		d.Deny = append(d.Deny, prefix.String())
+	}
+	if c.MaxFor > 0 {
+		d.MaxFor = c.MaxFor.String()
+	}
+	if c.Previous != nil {
+		d.PreviousID, d.PreviousUntil = c.Previous.ID.String(), known(c.Previous.Until)
+	}
+	return d
+}
+
+func known(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// state says in a word whether the client can knock.
+func state(c *keys.Client, now time.Time) string {
+	switch {
+	case !c.Revoked.IsZero():
+		return "revoked"
+	case !c.Expires.IsZero() && !now.Before(c.Expires):
+		return "expired"
+	}
+	return "active"
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/config"
+)
+
+func newNew(dir *string) *cobra.Command {
+	var allow []string
+	var out string
+	cmd := &cobra.Command{
+		Use:   "new NAME --allow SERVICE[,SERVICE]",
+		Short: "Make a client's key and print its enrolment token",
+		Long: `Writes clients/NAME.toml and prints the enrolment token: one line that holds all
+a client needs. Who has the token can open what the client may open, so hand it
+over as you would a password, and let "spa-client import" read it.`,
+		Example: `  spa-keygen new alice --allow ssh
+  spa-keygen new bob --allow ssh,web --out bob.token`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := config.Load(*dir)
+			if err != nil {
+				return err
+			}
+			if err := checkNew(c, args[0], allow); err != nil {
+				return err
+			}
+			return create(cmd, c, args[0], allow, out)
+		},
+	}
+	cmd.Flags().StringSliceVar(&allow, "allow", nil, "`SERVICE`s that the client may open: names, or ports such as tcp/8443")
+	cmd.Flags().StringVar(&out, "out", "", "write the token to `FILE` (mode 0600) instead of printing it")
+	cmd.MarkFlagRequired("allow")
+	return cmd
+}
+
+// checkNew says what is wrong with the arguments.
+func checkNew(c *config.Config, name string, allow []string) error {
+	if err := keys.ValidName(name); err != nil {
+		return cli.Misuse(err, "a name such as alice or build-host-2")
+	}
+	for i, text := range allow {
+		if slices.Contains(allow[:i], text) {
+			return cli.Misuse(fmt.Errorf("--allow names %q twice", text), "")
+		}
+		service, err := spa.ParseService(text)
+		if err != nil {
+			return cli.Misuse(fmt.Errorf("--allow %q: %w", text, err), "services of this gateway: "+serviceNames(c))
+		}
+		if !c.Guards(service) {
+			return cli.Misuse(fmt.Errorf("--allow %s: this gateway has no such service", text), "services of this gateway: "+serviceNames(c))
+		}
+	}
+	return nil
+}
+
+func serviceNames(c *config.Config) string {
+	if len(c.Services) == 0 {
+		return "none; add a [service.NAME] to " + filepath.Join(c.Dir, config.FileName)
+	}
+	names := make([]string, len(c.Services))
+	for i, s := range c.Services {
+		names[i] = s.Name
+	}
+	return strings.Join(names, ", ")
+}
+
+// create writes the client's file and hands out the token. A token that cannot be handed out takes
+// the file with it: nobody could use the key.
+func create(cmd *cobra.Command, c *config.Config, name string, allow []string, out string) error {
+	clients := filepath.Join(c.Dir, config.ClientsDir)
+	client, profile, err := enrol(c, name, allow)
+	if err != nil {
+		return err
+	}
+	err = keys.WriteClient(clients, client, true)
+	if errors.Is(err, keys.ErrExists) {
+		return cli.Fail(err, fmt.Sprintf("choose another name; to give %s a new key, revoke the old one, move its file away and make it anew", name))
+	}
+	if err != nil {
+		return err
+	}
+	if err := handOver(cmd.OutOrStdout(), profile.Token(), out); err != nil {
+		os.Remove(filepath.Join(clients, name+".toml"))
+		return fmt.Errorf("handing out the token (the client was not made): %w", err)
+	}
+	if out != "" {
+		fmt.Fprintf(cmd.OutOrStdout(), "%s may open %s; its enrolment token is in %s\n", name, strings.Join(allow, ", "), out)
+	}
+	return nil
+}
+
+// handOver prints the token, or writes it into a new file that only its owner can read.
+func handOver(w io.Writer, token, out string) error {
+	if out == "" {
+		_, err := fmt.Fprintln(w, token)
+		return err
+	}
+	file, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(file, token)
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		os.Remove(out)
+	}
+	return err
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+	"sallyport/spa/config"
+)
+
+func newShow(dir *string) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show NAME",
+		Short: "Show a client, without its key",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := read(*dir, args[0])
+			if err != nil {
+				return err
+			}
+			d := describe(c, time.Now())
+			if asJSON {
+				return cli.JSON(cmd, d)
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+			for _, row := range d.rows() {
+				fmt.Fprintf(w, "%s\t%s\n", row[0], row[1])
+			}
+			return w.Flush()
+		},
+	}
+	cli.JSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+// read reads the file of the client that an argument names.
+func read(dir, name string) (*keys.Client, error) {
+	if err := keys.ValidName(name); err != nil {
+		return nil, cli.Misuse(err, "spa-keygen list shows the names")
+	}
+	return keys.ReadClient(filepath.Join(dir, config.ClientsDir, name+".toml"))
+}
+
+// rows returns what is there to be shown, as names and values.
+func (d description) rows() [][2]string {
+	rows := [][2]string{
+		{"name", d.Name}, {"id", d.ID}, {"state", d.State}, {"allow", strings.Join(d.Allow, ", ")},
+		{"require_source", fmt.Sprint(d.RequireSource)},
+	}
+	add := func(name, value string) {
+		if value != "" {
+			rows = append(rows, [2]string{name, value})
+		}
+	}
+	add("from", strings.Join(d.From, ", "))
+	add("deny", strings.Join(d.Deny, ", "))
+	add("max_for", d.MaxFor)
+	add("expires", moment(d.Expires))
+	add("revoked", moment(d.Revoked))
+	add("previous id", d.PreviousID)
+	add("previous until", moment(d.PreviousUntil))
+	return rows
+}
+
+func moment(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return t.Local().Format("2006-01-02 15:04:05 MST")
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/spa/server"
+)
+
+func newCheck(dir *string) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Say what is wrong with the configuration and what to do about it",
+		Long: `Parses every file, looks at the host, and changes nothing. It names problems, which
+keep the gateway or a client from working; settings that weaken it; and what is odd.
+It ends with 1 if there is a problem.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			found := server.Check(*dir, time.Now())
+			problems := 0
+			for _, f := range found {
+				if f.Severity == server.Problem {
+					problems++
+				}
+				if err := printFinding(cmd, f, asJSON); err != nil {
+					return err
+				}
+			}
+			if problems > 0 {
+				return &cli.Exit{Code: cli.Failed, Err: fmt.Errorf("problems found: %d", problems)}
+			}
+			if !asJSON && len(found) == 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "nothing is the matter")
+			}
+			return nil
+		},
+	}
+	cli.JSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+func printFinding(cmd *cobra.Command, f server.Finding, asJSON bool) error {
+	if asJSON {
+		return cli.JSON(cmd, f)
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s: %s\n", f.Severity, f.Subject, f.Text)
+	if f.Advice != "" {
+		_, adviceErr := fmt.Fprintf(cmd.OutOrStdout(), "    %s\n", f.Advice)
+		err = errors.Join(err, adviceErr)
+	}
+	return err
+}

@@ -1,0 +1,368 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// bin is the directory of the three programs, built once for all tests.
+var bin string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "spa-test")
+	if err != nil {
+		panic(err)
+	}
+	if os.Getenv("SPA_TEST_BIN") == "" { // not set: this is not the run in a user namespace of lab.Main
+		build := exec.Command("go", "build", "-o", dir, "sallyport/cmd/...")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
+			os.Exit(1)
+		}
+		os.Setenv("SPA_TEST_BIN", dir)
+	}
+	bin = os.Getenv("SPA_TEST_BIN")
+	lab.Main(m)
+}
+
+// gateway is a host with a spa-server's files, a client host beside it, and what a test does with them.
+type gateway struct {
+	t            *testing.T
+	client, host *lab.Host
+	dir, home    string
+	server       *process
+}
+
+// newGateway initialises a gateway with ssh=tcp/22 and the client alice, not running yet.
+func newGateway(t *testing.T) *gateway {
+	t.Helper()
+	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "etc"), home: filepath.Join(t.TempDir(), "home")}
+	g.client, g.host = lab.Pair(t)
+	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22", "--service", "web=tcp/80")
+	g.enrol("alice", "ssh")
+	return g
+}
+
+// enrol makes a client and imports its token into a home of its own; alice's is g.home.
+func (g *gateway) enrol(name, allow string) *keys.Profile {
+	g.t.Helper()
+	token := g.must("spa-keygen", "new", name, "--allow", allow, "--config", g.dir)
+	profile, err := keys.ParseToken(token)
+	if err != nil {
+		g.t.Fatalf("the token of spa-keygen new: %v", err)
+	}
+	if name == "alice" {
+		cmd := g.command("spa-client", "import", "--config", g.home, "-")
+		cmd.Stdin = strings.NewReader(token)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			g.t.Fatalf("spa-client import: %v\n%s", err, out)
+		}
+	}
+	return profile
+}
+
+// profile reads what alice was given.
+func (g *gateway) profile() *keys.Profile {
+	g.t.Helper()
+	profile, err := keys.ReadProfile(filepath.Join(g.home, "hosts", "gw.toml"))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return profile
+}
+
+func (g *gateway) command(program string, args ...string) *exec.Cmd {
+	return exec.Command(filepath.Join(bin, program), args...)
+}
+
+// must runs a program outside any host and returns its output.
+func (g *gateway) must(program string, args ...string) string {
+	g.t.Helper()
+	var stderr bytes.Buffer
+	cmd := g.command(program, args...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		g.t.Fatalf("%s %s: %v\n%s%s", program, strings.Join(args, " "), err, out, stderr.String())
+	}
+	return string(out)
+}
+
+// run runs a program inside a host to its end and returns its output, both streams, and exit code.
+func (g *gateway) run(on *lab.Host, program string, args ...string) (string, int) {
+	g.t.Helper()
+	var out bytes.Buffer
+	cmd := g.command(program, args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := on.Start(cmd); err != nil {
+		g.t.Fatal(err)
+	}
+	cmd.Wait()
+	return out.String(), cmd.ProcessState.ExitCode()
+}
+
+// open runs spa-client as alice.
+func (g *gateway) open(args ...string) (string, int) {
+	g.t.Helper()
+	return g.run(g.client, "spa-client", append([]string{"open", "ssh", "--host", "gw", "--config", g.home}, args...)...)
+}
+
+// mustOpen opens ssh as alice.
+func (g *gateway) mustOpen(args ...string) string {
+	g.t.Helper()
+	out, code := g.open(args...)
+	if code != 0 {
+		g.t.Fatalf("spa-client open: exit %d\n%s\nserver:\n%s", code, out, g.server.log())
+	}
+	return out
+}
+
+// process is a running spa-server and what it has said.
+type process struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+	mu    sync.Mutex
+	lines []string
+}
+
+func (p *process) log() string {
+	if p == nil {
+		return "(not started)"
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.lines, "\n")
+}
+
+// start starts the server in the gateway and waits until it is ready.
+func (g *gateway) start(args ...string) {
+	g.t.Helper()
+	g.launch(g.command("spa-server", append([]string{"run", "--config", g.dir}, args...)...))
+	lab.Eventually(g.t, 10*time.Second, "the server to be ready or to end", func() bool {
+		return strings.Contains(g.server.log(), "msg=ready") || g.server.done()
+	})
+	if g.server.done() {
+		g.t.Fatalf("the server ended:\n%s", g.server.log())
+	}
+}
+
+// launch starts a server and collects its lines.
+func (g *gateway) launch(cmd *exec.Cmd) {
+	g.t.Helper()
+	out, w, err := os.Pipe()
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := g.host.Start(cmd); err != nil {
+		g.t.Fatal(err)
+	}
+	w.Close()
+	p := &process{cmd: cmd, ended: make(chan struct{})}
+	g.server = p
+	go func() {
+		defer out.Close()
+		for scanner := bufio.NewScanner(out); scanner.Scan(); {
+			p.mu.Lock()
+			p.lines = append(p.lines, scanner.Text())
+			p.mu.Unlock()
+		}
+		cmd.Wait()
+		close(p.ended)
+	}()
+	g.t.Cleanup(func() { p.stop(syscall.SIGKILL) })
+}
+
+func (p *process) done() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// stop sends a signal and waits for the end; it returns the exit code, -1 after a signal.
+func (p *process) stop(sig syscall.Signal) int {
+	p.cmd.Process.Signal(sig)
+	<-p.ended
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// serve runs an echo server in the gateway.
+func (g *gateway) serve(addr string) {
+	g.t.Helper()
+	if _, err := lab.EchoServer(g.host, addr); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+const patience = 400 * time.Millisecond // after which an unanswered SYN counts as dark
+
+// reaches reports whether a connection from an address of the client host is accepted.
+func (g *gateway) reaches(from, to string) bool {
+	conn, err := lab.Dial(g.client, from, to, patience)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+func (g *gateway) wantDark(from, to, when string) {
+	g.t.Helper()
+	if g.reaches(from, to) {
+		g.t.Errorf("%s: %s reaches %s, want dark\nserver:\n%s", when, from, to, g.server.log())
+	}
+}
+
+func (g *gateway) wantOpen(from, to, when string) {
+	g.t.Helper()
+	if !g.reaches(from, to) {
+		g.t.Errorf("%s: %s does not reach %s\nserver:\n%s", when, from, to, g.server.log())
+	}
+}
+
+// sender is the client half of a profile.
+func sender(p *keys.Profile) spa.Sender {
+	return spa.Sender{Server: p.ServerID, Gate: p.Gate, ID: p.ID, Key: p.Key}
+}
+
+// request is an open request of ssh, stamped now.
+func request() spa.Request {
+	return spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), Services: []spa.Service{{Name: "ssh"}}}
+}
+
+func (g *gateway) seal(r spa.Request, s spa.Sender) []byte {
+	g.t.Helper()
+	packet, err := spa.Seal(r, s)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return packet
+}
+
+// socket is a UDP socket of the client host, bound to one of its addresses.
+func (g *gateway) socket(from string) *net.UDPConn {
+	g.t.Helper()
+	var conn *net.UDPConn
+	err := g.client.Do(func() (err error) {
+		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 0)))
+		return err
+	})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// send sends a packet from an address of the client to the knock port of the gateway.
+func (g *gateway) send(from string, packet []byte) *net.UDPConn {
+	g.t.Helper()
+	conn := g.socket(from)
+	if _, err := conn.WriteToUDPAddrPort(packet, knockAddr(from)); err != nil {
+		g.t.Fatal(err)
+	}
+	return conn
+}
+
+// knockAddr is the gateway's knock port in the family of an address.
+func knockAddr(from string) netip.AddrPort {
+	if netip.MustParseAddr(from).Is6() {
+		return netip.MustParseAddrPort("[2001:db8::1]:62201")
+	}
+	return netip.MustParseAddrPort("192.0.2.1:62201")
+}
+
+// exchange sends a packet and returns the receipt, nil if none comes within the time.
+func (g *gateway) exchange(from string, packet []byte, s spa.Sender, within time.Duration) *spa.Receipt {
+	g.t.Helper()
+	conn := g.send(from, packet)
+	conn.SetReadDeadline(time.Now().Add(within))
+	var buf [2048]byte
+	n, err := conn.Read(buf[:])
+	if err != nil {
+		return nil
+	}
+	receipt, err := spa.OpenReceipt(buf[:n], packet, s)
+	if err != nil {
+		g.t.Fatalf("the answer to a packet of %d bytes is no receipt (%d bytes)", len(packet), n)
+	}
+	return &receipt
+}
+
+// wantReceipt sends a packet and fails unless it is answered with the status.
+func (g *gateway) wantReceipt(from string, packet []byte, s spa.Sender, want spa.Status) spa.Receipt {
+	g.t.Helper()
+	receipt := g.exchange(from, packet, s, 5*time.Second)
+	if receipt == nil {
+		g.t.Fatalf("no receipt, want one that says %q\nserver:\n%s", want, g.server.log())
+	}
+	if receipt.Status != want {
+		g.t.Fatalf("receipt says %q, want %q\nserver:\n%s", receipt.Status, want, g.server.log())
+	}
+	return *receipt
+}
+
+// settle returns once the server has dealt with all packets sent so far: bob, who may open
+// nothing but web, knocks and is answered.
+func (g *gateway) settle(bob spa.Sender) {
+	g.t.Helper()
+	r := request()
+	r.Services = []spa.Service{{Name: "web"}}
+	g.wantReceipt("192.0.2.9", g.seal(r, bob), bob, spa.Granted)
+}
+
+// auditLines returns the audit log.
+func (g *gateway) auditLines() []map[string]any {
+	g.t.Helper()
+	data, err := os.ReadFile(filepath.Join(g.dir, "audit.jsonl"))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	var lines []map[string]any
+	for line := range bytes.Lines(data) {
+		var event map[string]any
+		if err := json.Unmarshal(line, &event); err != nil {
+			g.t.Fatalf("audit line %q: %v", line, err)
+		}
+		lines = append(lines, event)
+	}
+	return lines
+}
+
+// audited returns the verdicts of a client in the audit log.
+func (g *gateway) audited(client string) []string {
+	var verdicts []string
+	for _, event := range g.auditLines() {
+		if event["client"] == client {
+			verdicts = append(verdicts, event["verdict"].(string))
+		}
+	}
+	return verdicts
+}
+
+func (g *gateway) wantAudited(client string, want ...string) {
+	g.t.Helper()
+	if got := g.audited(client); !slices.Equal(got, want) {
+		g.t.Errorf("audit log of %s: got %v, want %v", client, got, want)
+	}
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/config"
+	"sallyport/spa/server"
+)
+
+func newInit(dir *string) *cobra.Command {
+	var address, name string
+	var services []string
+	cmd := &cobra.Command{
+		Use:   "init --address HOST|IP[:PORT] [--service NAME=PORT[,PORT]]...",
+		Short: "Write a new gateway's files",
+		Long: `Writes server.toml, gate.key, clients/ and the journal into the configuration
+directory, and changes nothing else: no port is shut before "spa-server run".
+
+--address is where clients find this gateway. A port in it is the UDP port that
+knocks are sent to, 62201 if none is given.`,
+		Example: `  spa-server init --address gw.example.net --service ssh=tcp/22
+  spa-server init --address 192.0.2.1:443 --service ssh=tcp/22 --service web=tcp/80,tcp/443`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := newConfig(*dir, name, address, services)
+			if err != nil {
+				return err
+			}
+			if err := server.Init(c, time.Now()); err != nil {
+				return initError(err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), `wrote %s with server.toml, gate.key, clients/ and the journal
+next:
+  spa-keygen new NAME --allow %s --config %s    a key for each user
+  spa-server check --config %s
+  spa-server run --confirm 5m --config %s       guard; give up again unless somebody gets in
+`, c.Dir, allowExample(c), c.Dir, c.Dir, c.Dir)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&address, "address", "", "`HOST|IP[:PORT]` where clients find this gateway")
+	cmd.Flags().StringVar(&name, "name", "gw", "what clients call this gateway")
+	cmd.Flags().StringArrayVar(&services, "service", nil, "a service to guard, `NAME=PORTS`: ssh=tcp/22, mosh=udp/60000-60010")
+	cmd.MarkFlagRequired("address")
+	return cmd
+}
+
+func initError(err error) error {
+	if errors.Is(err, server.ErrInitialized) {
+		return cli.Fail(err, "nothing was changed; give another directory with --config, or move these files away")
+	}
+	return err
+}
+
+func allowExample(c config.Config) string {
+	if len(c.Services) == 0 {
+		return "SERVICE"
+	}
+	return c.Services[0].Name
+}
+
+// newConfig makes the configuration that the flags ask for. What is wrong with a flag is misuse.
+func newConfig(dir, name, address string, services []string) (config.Config, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return config.Config{}, err
+	}
+	c := config.Default(dir)
+	c.Name = name
+	c.ServerID = keys.NewServerID()
+	if err := keys.ValidName(name); err != nil {
+		return c, cli.Misuse(fmt.Errorf("--name: %w", err), "a name such as gw or office-2")
+	}
+	host, port, err := keys.SplitAddress(address)
+	if err != nil {
+		return c, cli.Misuse(fmt.Errorf("--address %q: %w", address, err), "HOST, IP, HOST:PORT or [IPv6]:PORT")
+	}
+	c.Address = host
+	if port != 0 {
+		c.KnockPorts = []config.KnockPort{{Port: port}}
+	}
+	for _, text := range services {
+		service, err := parseService(text)
+		if err != nil {
+			return c, cli.Misuse(fmt.Errorf("--service %q: %w", text, err), "NAME=PORTS, for example ssh=tcp/22 or web=tcp/80,tcp/443")
+		}
+		if slices.ContainsFunc(c.Services, func(s config.Service) bool { return s.Name == service.Name }) {
+			return c, cli.Misuse(fmt.Errorf("--service %s is given twice", service.Name), "several ports of a service go into one: NAME=PORT,PORT")
+		}
+		c.Services = append(c.Services, service)
+	}
+	slices.SortFunc(c.Services, func(a, b config.Service) int { return strings.Compare(a.Name, b.Name) })
+	return c, nil
+}
+
+func parseService(text string) (config.Service, error) {
+	name, list, ok := strings.Cut(text, "=")
+	if !ok {
+		return config.Service{}, errors.New("there is no '='")
+	}
+	if err := keys.ValidName(name); err != nil {
+		return config.Service{}, err
+	}
+	service := config.NewService(name)
+	for _, text := range strings.Split(list, ",") {
+		ports, err := spa.ParsePorts(text)
+		if err != nil {
+			return config.Service{}, err
+		}
+		service.Ports = append(service.Ports, ports)
+	}
+	return service, nil
+}

@@ -1,0 +1,330 @@
+package main
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+var lab2 = netip.MustParseAddr("192.0.2.2")
+
+func appendFile(t *testing.T, path, text string) {
+	t.Helper()
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestJourney is the main job: dark for all, open for one address, for a while.
+func TestJourney(t *testing.T) {
+	for _, family := range []struct{ name, granted, stranger, target string }{
+		{"IPv4", "192.0.2.2", "192.0.2.3", "192.0.2.1:22"},
+		{"IPv6", "2001:db8::2", "2001:db8::3", "[2001:db8::1]:22"},
+	} {
+		t.Run(family.name, func(t *testing.T) {
+			g := newGateway(t)
+			host, _, _ := net.SplitHostPort(family.target)
+			if err := g.client.AddAddr("vc", "2001:db8::3/64"); err != nil {
+				t.Fatal(err)
+			}
+			g.replaceInProfile(`address = "192.0.2.1"`, `address = "`+host+`"`)
+			g.serve(":22")
+			g.start()
+			g.wantDark(family.granted, family.target, "before the knock")
+
+			out := g.mustOpen("--for", "3s", "--source", family.granted)
+			if want := `^ssh \(tcp/22\) is open on gw for ` + regexp.QuoteMeta(family.granted) + ` until \d\d:\d\d:\d\d \(3s\)\n$`; !regexp.MustCompile(want).MatchString(out) {
+				t.Errorf("got %q, want it to match %s", out, want)
+			}
+			conn, err := lab.Dial(g.client, family.granted, family.target, time.Second)
+			if err != nil {
+				t.Fatalf("the granted address is not let in: %v", err)
+			}
+			defer conn.Close()
+			g.wantDark(family.stranger, family.target, "while it is open for another")
+			lab.Eventually(t, 10*time.Second, "the grant to end", func() bool { return !g.reaches(family.granted, family.target) })
+			if err := lab.Echoes(conn, "still here", 2*time.Second); err != nil {
+				t.Errorf("the session did not outlive the grant: %v", err)
+			}
+			g.wantAudited("alice", "granted")
+		})
+	}
+}
+
+// replaceInProfile edits the profile that spa-client uses.
+func (g *gateway) replaceInProfile(old, new string) {
+	g.t.Helper()
+	path := filepath.Join(g.home, "hosts", "gw.toml")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if !strings.Contains(string(data), old) {
+		g.t.Fatalf("the profile has no %q:\n%s", old, data)
+	}
+	if err := os.WriteFile(path, []byte(strings.Replace(string(data), old, new, 1)), 0o600); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// TestClose: a client closes what it opened, and keeps no other from it.
+func TestClose(t *testing.T) {
+	g := newGateway(t)
+	bob := sender(g.enrol("bob", "ssh"))
+	g.serve(":22")
+	g.start()
+	g.mustOpen("--source", "192.0.2.2")
+	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
+	out, code := g.run(g.client, "spa-client", "close", "ssh", "--host", "gw", "--source", "192.0.2.2", "--config", g.home)
+	if code != 0 {
+		t.Fatalf("close: exit %d\n%s", code, out)
+	}
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "bob, behind the same address, has it open")
+	closing := request()
+	closing.Type = spa.TypeClose
+	g.wantReceipt("192.0.2.2", g.seal(closing, bob), bob, spa.Closed)
+	g.wantDark("192.0.2.2", "192.0.2.1:22", "both have closed")
+}
+
+// TestExitCodes of spa-client: 3 where the server says no, 4 where it says nothing.
+func TestExitCodes(t *testing.T) {
+	g := newGateway(t)
+	if out, code := g.open("--timeout", "300ms"); code != 4 {
+		t.Errorf("no server: exit %d, want 4\n%s", code, out)
+	}
+	g.start()
+	if out, code := g.run(g.client, "spa-client", "open", "web", "--host", "gw", "--config", g.home); code != 3 {
+		t.Errorf("not allowed: exit %d, want 3\n%s", code, out)
+	}
+	if out, code := g.open("--source", "192.0.2.3", "--timeout", "500ms"); code != 0 {
+		t.Errorf("from an own address: exit %d, want 0\n%s", code, out)
+	}
+}
+
+// TestReplay: what was spent stays spent: from anywhere, across kill -9.
+func TestReplay(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	g.start()
+	alice := sender(g.profile())
+	r := request()
+	r.For = time.Second
+	packet := g.seal(r, alice)
+	g.wantReceipt("192.0.2.2", packet, alice, spa.Granted)
+	lab.Eventually(t, 5*time.Second, "the grant to end", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+
+	inVain := func(when string) {
+		t.Helper()
+		for _, from := range []string{"192.0.2.2", "192.0.2.3"} {
+			if receipt := g.exchange(from, packet, alice, 100*time.Millisecond); receipt != nil {
+				t.Errorf("%s: the copy from %s is answered: %v", when, from, receipt.Status)
+			}
+			g.wantDark(from, "192.0.2.1:22", when)
+		}
+	}
+	inVain("same server")
+	g.server.stop(syscall.SIGKILL)
+	g.start()
+	inVain("after kill -9")
+	if code := g.server.stop(syscall.SIGTERM); code != 128+15 && code != 0 {
+		t.Errorf("SIGTERM: exit %d", code)
+	}
+	g.start()
+	inVain("after a clean restart")
+	g.wantAudited("alice", "granted")
+	g.mustOpen("--source", "192.0.2.2")
+}
+
+// TestCopyFirst: without a stated source a copy that comes first is let in, that is the price of
+// NAT; with one, the copy burns nothing.
+func TestCopyFirst(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	g.start()
+	alice := sender(g.profile())
+	r := request()
+	r.Source = lab2
+	packet := g.seal(r, alice)
+	for range 3 {
+		g.exchange("192.0.2.7", packet, alice, 50*time.Millisecond)
+	}
+	g.wantDark("192.0.2.7", "192.0.2.1:22", "the thief")
+	g.wantReceipt("192.0.2.2", packet, alice, spa.Granted)
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the owner")
+}
+
+// TestKilled: grants and guard are the kernel's: they stay and end on time without the server.
+func TestKilled(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	g.start()
+	g.mustOpen("--for", "3s", "--source", "192.0.2.2")
+	g.server.stop(syscall.SIGKILL)
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the server is dead and the grant lives")
+	g.wantDark("192.0.2.3", "192.0.2.1:22", "the server is dead")
+	lab.Eventually(t, 10*time.Second, "the grant to end with the server dead", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+}
+
+// TestRestartKeepsGrants: a grant outlives the process that gave it.
+func TestRestartKeepsGrants(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	g.start()
+	g.mustOpen("--for", "10m", "--source", "192.0.2.2")
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		g.server.stop(sig)
+		g.start()
+		g.wantOpen("192.0.2.2", "192.0.2.1:22", "after "+sig.String())
+		g.wantDark("192.0.2.3", "192.0.2.1:22", "after "+sig.String())
+	}
+}
+
+// TestFlush: another tool empties the rule set; the guard is back within a second, with the grants.
+func TestFlush(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	g.start()
+	g.mustOpen("--for", "10m", "--source", "192.0.2.2")
+	err := g.host.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		conn.FlushRuleset()
+		return conn.Flush()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lab.Eventually(t, time.Second, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after the flush")
+}
+
+// TestFirstStart: a session that is open before the first start goes on after it.
+func TestFirstStart(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	before, err := lab.Dial(g.client, "192.0.2.5", "192.0.2.1:22", time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer before.Close()
+	g.start()
+	if err := lab.Echoes(before, "still here", 2*time.Second); err != nil {
+		t.Errorf("the session that was there before: %v", err)
+	}
+	g.wantDark("192.0.2.5", "192.0.2.1:22", "a new connection from the same address")
+}
+
+// TestConfirm: a guard on trial goes by itself unless somebody gets in through a knock.
+func TestConfirm(t *testing.T) {
+	opens := func(g *gateway) func() bool {
+		return func() bool { return g.reaches("192.0.2.3", "192.0.2.1:22") }
+	}
+	t.Run("nobody", func(t *testing.T) {
+		g := newGateway(t)
+		g.serve(":22")
+		g.start("--confirm", "2s")
+		g.wantDark("192.0.2.3", "192.0.2.1:22", "on trial")
+		lab.Eventually(t, 8*time.Second, "the guard to be taken away", opens(g))
+		lab.Eventually(t, 5*time.Second, "the server to end", g.server.done)
+		if code := g.server.stop(0); code != 1 {
+			t.Errorf("exit %d, want 1\n%s", code, g.server.log())
+		}
+	})
+	t.Run("nobody, and the server killed", func(t *testing.T) {
+		g := newGateway(t)
+		g.serve(":22")
+		g.start("--confirm", "2s")
+		g.server.stop(syscall.SIGKILL)
+		g.wantDark("192.0.2.3", "192.0.2.1:22", "on trial")
+		lab.Eventually(t, 8*time.Second, "the guard to be taken away", opens(g))
+	})
+	t.Run("somebody", func(t *testing.T) {
+		g := newGateway(t)
+		g.serve(":22")
+		g.start("--confirm", "3s")
+		g.mustOpen("--source", "192.0.2.2")
+		g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted")
+		lab.Eventually(t, 5*time.Second, "the server to say that the guard is confirmed", func() bool { return strings.Contains(g.server.log(), "confirm") })
+		deadline := time.Now().Add(4 * time.Second)
+		for time.Now().Before(deadline) {
+			g.wantDark("192.0.2.3", "192.0.2.1:22", "confirmed")
+		}
+	})
+}
+
+// TestKeysWhileRunning: a new client, a changed one and a revoked one, at once, without privileges.
+func TestKeysWhileRunning(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	g.start()
+	dave := sender(g.enrol("dave", "ssh"))
+	lab.Eventually(t, 5*time.Second, "the new client to be known", func() bool { return strings.Contains(g.server.log(), "client=dave") })
+	r := request()
+	r.For = 10 * time.Minute
+	g.wantReceipt("192.0.2.2", g.seal(r, dave), dave, spa.Granted)
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the new client")
+	g.must("spa-keygen", "revoke", "dave", "--config", g.dir)
+	lab.Eventually(t, 5*time.Second, "what dave had open to be shut", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+	if receipt := g.exchange("192.0.2.2", g.seal(request(), dave), dave, patience); receipt != nil {
+		t.Errorf("a revoked client is answered: %v", receipt.Status)
+	}
+}
+
+// TestTeardown: the guard goes on request, with the server alive or dead.
+func TestTeardown(t *testing.T) {
+	for _, alive := range []bool{true, false} {
+		g := newGateway(t)
+		g.serve(":22")
+		g.start()
+		if !alive {
+			g.server.stop(syscall.SIGKILL)
+		}
+		g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
+		if out, code := g.run(g.host, "spa-server", "teardown", "--config", g.dir); code != 0 {
+			t.Fatalf("teardown: exit %d\n%s", code, out)
+		}
+		g.wantOpen("192.0.2.3", "192.0.2.1:22", "torn down")
+		if alive {
+			lab.Eventually(t, 5*time.Second, "the server to end", g.server.done)
+			if code := g.server.stop(0); code != 0 {
+				t.Errorf("exit %d, want 0\n%s", code, g.server.log())
+			}
+		}
+		g.wantOpen("192.0.2.3", "192.0.2.1:22", "torn down, a moment later")
+	}
+}
+
+// TestGuardAtBoot: the one-shot shuts the ports; the server takes over without a gap.
+func TestGuardAtBoot(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	if out, code := g.run(g.host, "spa-server", "guard", "--config", g.dir); code != 0 {
+		t.Fatalf("guard: exit %d\n%s", code, out)
+	}
+	g.wantDark("192.0.2.2", "192.0.2.1:22", "guard alone")
+	g.start()
+	g.mustOpen("--source", "192.0.2.2")
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "with the server")
+	if out, code := g.run(g.host, "spa-server", "guard", "--config", g.dir); code != 0 {
+		t.Errorf("guard beside a running server: exit %d\n%s", code, out)
+	}
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after guard beside a running server")
+}

@@ -1,0 +1,29 @@
+// Command spa-server guards a host's ports and opens them for whoever knocks with a key.
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+)
+
+func main() { os.Exit(cli.Main("spa-server", newRoot())) }
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "spa-server",
+		Short: "Keep ports shut until a client knocks with a key",
+		Long: `spa-server keeps the ports of this host shut, and opens one for one address
+when a client's single encrypted packet asks for it and its key may.
+
+  spa-server init --address gw.example.net --service ssh=tcp/22
+  spa-keygen new alice --allow ssh
+  spa-server run --confirm 5m`,
+	}
+	var dir string
+	cli.ConfigFlag(root, &dir, "/etc/spa")
+	root.AddCommand(newInit(&dir), newRun(&dir), newGuard(&dir), newCheck(&dir), newTeardown(&dir))
+	return root
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/firewall"
+	"sallyport/spa/config"
+	"sallyport/spa/server"
+)
+
+func newRun(dir *string) *cobra.Command {
+	var confirm time.Duration
+	cmd := &cobra.Command{
+		Use:   "run [--confirm D]",
+		Short: "Guard the ports and listen for knocks, in the foreground",
+		Long: `Loads the guard, drops privileges, and opens ports for clients that knock, until
+it is stopped. The guard stays when it stops: ports are shut, grants end on time.
+
+With --confirm the guard is on trial: unless somebody gets in through a knock
+before the time is over, the kernel takes the guard away by itself, also when
+spa-server was killed meanwhile. Use it the first time you guard the port that
+you came in by.`,
+		Example: `  spa-server run
+  spa-server run --confirm 5m`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if confirm < 0 || cmd.Flags().Changed("confirm") && confirm < time.Second {
+				return cli.Misuse(fmt.Errorf("--confirm %v is no time in which somebody could knock", confirm), "--confirm 5m")
+			}
+			c, err := config.Load(*dir)
+			if err != nil {
+				return err
+			}
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			s, err := server.Open(c, server.Options{Confirm: confirm, Log: log})
+			if err != nil {
+				return runError(err)
+			}
+			return runError(s.Run(cmd.Context()))
+		},
+	}
+	cmd.Flags().DurationVar(&confirm, "confirm", 0, "take the guard away after `D`uration (5m) unless somebody got in through a knock")
+	return cmd
+}
+
+// runError adds what to do next to an error of the server. A guard that was taken away on purpose
+// is no failure: it must not make a service manager put it back.
+func runError(err error) error {
+	switch {
+	case errors.Is(err, firewall.ErrTornDown):
+		return nil
+	case errors.Is(err, firewall.ErrUnconfirmed):
+		return cli.Fail(err, "the ports are as they were before; try a knock and a connection while the guard stands, or give it longer with --confirm")
+	case errors.Is(err, server.ErrRunning):
+		return cli.Fail(err, "stop it first (systemctl stop spa-server)")
+	}
+	return err
+}

@@ -1,0 +1,16 @@
+package main
+
+import "github.com/google/nftables"
+
+// foreignTable makes a table of our name with a set of its own in it, as another tool might.
+func foreignTable() error {
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	table := conn.AddTable(&nftables.Table{Name: "spa", Family: nftables.TableFamilyINet})
+	if err := conn.AddSet(&nftables.Set{Table: table, Name: "mine", KeyType: nftables.TypeIPAddr}, nil); err != nil {
+		return err
+	}
+	return conn.Flush()
+}

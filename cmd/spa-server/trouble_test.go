@@ -1,0 +1,260 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// fails runs spa-server in the gateway and returns what it says; it has to end with the code.
+func (g *gateway) fails(want int, args ...string) string {
+	g.t.Helper()
+	out, code := g.run(g.host, "spa-server", args...)
+	if code != want {
+		g.t.Errorf("spa-server %s: exit %d, want %d\n%s", strings.Join(args, " "), code, want, out)
+	}
+	return out
+}
+
+func wantSaid(t *testing.T, out string, words ...string) {
+	t.Helper()
+	for _, word := range words {
+		if !strings.Contains(out, word) {
+			t.Errorf("got %q, want it to say %q", out, word)
+		}
+	}
+}
+
+// TestSecondServer: one server a directory and a network namespace.
+func TestSecondServer(t *testing.T) {
+	g := newGateway(t)
+	g.start()
+	wantSaid(t, g.fails(1, "run", "--config", g.dir), "state directory", "another spa-server")
+	other := filepath.Join(t.TempDir(), "other")
+	g.must("spa-server", "init", "--config", other, "--address", "192.0.2.1", "--service", "ssh=tcp/2222")
+	wantSaid(t, g.fails(1, "run", "--config", other), "network namespace", "another spa-server")
+	g.mustOpen()
+}
+
+// TestMissingCapability: what is missing is said before anything is touched.
+func TestMissingCapability(t *testing.T) {
+	g := newGateway(t)
+	lab.NeedProgram(t, "setpriv", "it comes with util-linux")
+	for _, capability := range []string{"net_admin", "net_raw"} {
+		cmd := exec.Command("setpriv", "--bounding-set=-"+capability, "--", filepath.Join(bin, "spa-server"), "run", "--config", g.dir)
+		var out strings.Builder
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := g.host.Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 1 {
+			t.Errorf("without %s: exit %d, want 1", capability, code)
+		}
+		wantSaid(t, out.String(), "CAP_"+strings.ToUpper(capability))
+	}
+}
+
+// TestModes: secrets that others can read are refused, with the command that mends it.
+func TestModes(t *testing.T) {
+	g := newGateway(t)
+	gate := filepath.Join(g.dir, "gate.key")
+	os.Chmod(gate, 0o644)
+	wantSaid(t, g.fails(1, "run", "--config", g.dir), gate, "chmod")
+	wantSaid(t, g.fails(1, "check", "--config", g.dir), "gate.key", "chmod")
+	os.Chmod(gate, 0o600)
+
+	alice := filepath.Join(g.dir, "clients", "alice.toml")
+	os.Chmod(alice, 0o604)
+	wantSaid(t, g.fails(1, "check", "--config", g.dir), "alice.toml", "chmod")
+	g.start()
+	wantSaid(t, g.server.log(), "alice.toml", "chmod")
+	if out, code := g.open("--timeout", "500ms"); code != 4 {
+		t.Errorf("a client whose file others can read: exit %d, want 4\n%s", code, out)
+	}
+}
+
+// TestBadFiles: each mistake is named with file, line and what to do; nothing starts with it.
+func TestBadFiles(t *testing.T) {
+	tests := []struct{ name, file, old, new, want string }{
+		{"unknown key", "server.toml", "receipts =", "reciepts =", "receipts"},
+		{"bad value", "server.toml", `window = "30s"`, `window = "30"`, "window"},
+		{"bad server id", "server.toml", `server_id = "`, `server_id = "00`, "server_id"},
+		{"bad port", "server.toml", `"tcp/22"`, `"tcp/99999"`, "tcp/99999"},
+		{"short gate key", "gate.key", `key = "`, `key = "AAAA`, "key"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			g := newGateway(t)
+			path := filepath.Join(g.dir, test.file)
+			line := replaceInFile(t, path, test.old, test.new)
+			for _, command := range []string{"run", "check"} {
+				wantSaid(t, g.fails(1, command, "--config", g.dir), fmt.Sprintf("%s:%d", test.file, line), test.want)
+			}
+		})
+	}
+}
+
+// replaceInFile edits a file and returns the number of the line that changed.
+func replaceInFile(t *testing.T, path, old, new string) int {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after, ok := strings.Cut(string(data), old)
+	if !ok {
+		t.Fatalf("%s has no %q:\n%s", path, old, data)
+	}
+	if err := os.WriteFile(path, []byte(before+new+after), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(before, "\n") + 1
+}
+
+// TestBadClientFile: one client's mistake shuts out that client, and only that one.
+func TestBadClientFile(t *testing.T) {
+	g := newGateway(t)
+	g.enrol("bob", "ssh")
+	alice, err := os.ReadFile(filepath.Join(g.dir, "clients", "alice.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(g.dir, "clients", "twin.toml"), alice, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.edit("bob", "alow = [\"ssh\"]\n")
+	out := g.fails(1, "check", "--config", g.dir)
+	wantSaid(t, out, "bob.toml", "allow", "twin.toml", "alice.toml")
+	g.start()
+	g.mustOpen()
+	// While it runs, a bad file changes nothing.
+	g.edit("alice", "nonsense\n")
+	lab.Eventually(t, 5*time.Second, "the mistake to be named", func() bool {
+		return strings.Contains(g.server.log(), "alice.toml") && strings.Contains(g.server.log(), "not taken over")
+	})
+	g.mustOpen()
+}
+
+// TestForeignTable: a table of our name that is not ours is not touched.
+func TestForeignTable(t *testing.T) {
+	g := newGateway(t)
+	if err := g.host.Do(foreignTable); err != nil {
+		t.Fatal(err)
+	}
+	wantSaid(t, g.fails(1, "run", "--config", g.dir), "inet spa")
+	wantSaid(t, g.fails(1, "guard", "--config", g.dir), "inet spa")
+}
+
+// TestFullDisk: a full disk shuts nobody out and opens nothing by itself.
+func TestFullDisk(t *testing.T) {
+	lab.NeedRoot(t)
+	state := t.TempDir()
+	if err := syscall.Mount("tmpfs", state, "tmpfs", 0, "size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Unmount(state, syscall.MNT_DETACH) })
+	g := newGateway(t)
+	g.must("spa-server", "init", "--config", filepath.Join(state, "etc"), "--address", "192.0.2.1", "--service", "ssh=tcp/22", "--service", "web=tcp/80")
+	g.dir, g.home = filepath.Join(state, "etc"), filepath.Join(t.TempDir(), "home")
+	g.enrol("alice", "ssh")
+	g.serve(":22")
+	g.start()
+	fill(t, filepath.Join(state, "ballast"))
+	alice := sender(g.profile())
+	packet := g.seal(request(), alice)
+	g.wantReceipt("192.0.2.2", packet, alice, spa.Granted)
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "with a full disk")
+	if again := g.exchange("192.0.2.2", packet, alice, patience); again != nil {
+		t.Errorf("with a full disk a copy is answered: %v", again.Status)
+	}
+	for range 200 { // the page that the log has already been given takes some lines
+		g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
+		if strings.Contains(g.server.log(), "audit lines lost") {
+			break
+		}
+	}
+	lab.Eventually(t, 5*time.Second, "the lost audit lines to be said", func() bool { return strings.Contains(g.server.log(), "audit lines lost") })
+	g.server.stop(syscall.SIGKILL)
+	g.start()
+	if again := g.exchange("192.0.2.2", packet, alice, patience); again != nil {
+		t.Errorf("with a full disk and after kill -9 a copy is answered: %v", again.Status)
+	}
+	g.mustOpen()
+}
+
+// fill takes all the space that is left.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for _, size := range []int{1 << 20, 4096, 1} {
+		block := make([]byte, size)
+		for err = nil; err == nil; {
+			_, err = file.Write(block)
+		}
+	}
+}
+
+// TestInitOverNothing: init writes over nothing and says so.
+func TestInitOverNothing(t *testing.T) {
+	g := newGateway(t)
+	before, err := os.ReadFile(filepath.Join(g.dir, "gate.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantSaid(t, g.fails(1, "init", "--config", g.dir, "--address", "192.0.2.1"), "already", "nothing was changed")
+	after, err := os.ReadFile(filepath.Join(g.dir, "gate.key"))
+	if err != nil || string(after) != string(before) {
+		t.Errorf("gate.key is not as it was (%v)", err)
+	}
+	g.fails(2, "init", "--config", filepath.Join(t.TempDir(), "x"))
+	g.fails(2, "init", "--config", filepath.Join(t.TempDir(), "x"), "--address", "192.0.2.1", "--service", "ssh=22")
+	g.fails(2, "run", "--config", g.dir, "--confirm", "-1s")
+	g.fails(2, "nonsense")
+}
+
+// TestDryRun decides and records, and touches nothing.
+func TestDryRun(t *testing.T) {
+	g := newGateway(t)
+	replaceInFile(t, filepath.Join(g.dir, "server.toml"), `backend = "auto"`, `backend = "dry-run"`)
+	g.serve(":22")
+	g.start()
+	g.wantOpen("192.0.2.3", "192.0.2.1:22", "dry run guards nothing")
+	g.mustOpen()
+	g.wantAudited("alice", "granted")
+	wantSaid(t, g.fails(0, "check", "--config", g.dir), "dry-run")
+}
+
+// TestReceiptsOff: nothing is ever sent, and the client finds out by trying the port.
+func TestReceiptsOff(t *testing.T) {
+	g := newGateway(t)
+	replaceInFile(t, filepath.Join(g.dir, "server.toml"), "receipts = true", "receipts = false")
+	g.enrolAgain()
+	g.serve(":22")
+	g.start()
+	alice := sender(g.profile())
+	if receipt := g.exchange("192.0.2.2", g.seal(request(), alice), alice, patience); receipt != nil {
+		t.Errorf("answered with receipts off: %v", receipt.Status)
+	}
+	g.mustOpen("--timeout", "5s")
+}
+
+// enrolAgain gives alice a token of the configuration as it is now.
+func (g *gateway) enrolAgain() {
+	g.t.Helper()
+	os.Remove(filepath.Join(g.dir, "clients", "alice.toml"))
+	os.RemoveAll(g.home)
+	g.enrol("alice", "ssh")
+}

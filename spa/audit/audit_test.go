@@ -1,0 +1,211 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+)
+
+func knocked(client string) *spa.Knock {
+	return &spa.Knock{
+		Client:  &keys.Client{Name: client},
+		KeyID:   0x0102030405060708,
+		Key:     keys.NewKey(),
+		Nonce:   spa.Nonce{1, 2, 3},
+		Request: spa.Request{ID: spa.RequestID{15: 1}, Type: spa.TypeOpen, Time: time.Unix(1700000000, 0), Services: []spa.Service{{Name: "ssh"}}},
+	}
+}
+
+func event(client string) Event {
+	return Event{Time: time.Unix(1700000001, 0).UTC(), From: netip.MustParseAddrPort("192.0.2.2:40000")}.Of(knocked(client))
+}
+
+// buffer is a log file in memory that can be full.
+type buffer struct {
+	bytes.Buffer
+	room int // bytes that there is room for; negative: any number
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	if b.room < 0 {
+		return b.Buffer.Write(p)
+	}
+	if len(p) <= b.room {
+		b.room -= len(p)
+		return b.Buffer.Write(p)
+	}
+	n, _ := b.Buffer.Write(p[:b.room])
+	b.room = 0
+	return n, errors.New("no space left on device")
+}
+
+func (b *buffer) Close() error { return nil }
+
+func TestLine(t *testing.T) {
+	file := &buffer{room: -1}
+	l := newLog(file, slog.New(slog.DiscardHandler), time.Second)
+	granted := event("alice")
+	granted.Receipt = spa.Receipt{Status: spa.Granted, Time: granted.Time, Services: []spa.Granting{{For: 30 * time.Second}}}
+	l.Record(granted.As(Granted, nil))
+	l.Record(event("bob").As(Denied, errors.New("not allowed")))
+
+	lines := strings.Split(strings.TrimSpace(file.String()), "\n")
+	if len(lines) != 2 {
+		t.Fatalf("got %d lines, want 2:\n%s", len(lines), file.String())
+	}
+	want := `{"time":"2023-11-14T22:13:21Z","verdict":"granted","command":"open","client":"alice","key":"0102030405060708",` +
+		`"from":"192.0.2.2:40000","services":["ssh"],"request":"00000000000000000000000000000001",` +
+		`"stamp":"` + time.Unix(1700000000, 0).Format(time.RFC3339) + `","until":["2023-11-14T22:13:51Z"]}`
+	if lines[0] != want {
+		t.Errorf("got  %s\nwant %s", lines[0], want)
+	}
+	if !strings.Contains(lines[1], `"verdict":"denied"`) || !strings.Contains(lines[1], `"reason":"not allowed"`) || strings.Contains(lines[1], "until") {
+		t.Errorf("got %s", lines[1])
+	}
+}
+
+func TestOnlySpentIsRecorded(t *testing.T) {
+	for v := Unopened; v <= Closed; v++ {
+		file := &buffer{room: -1}
+		l := newLog(file, slog.New(slog.DiscardHandler), time.Hour)
+		spent := v == Denied || v == Failed || v == Repeated || v == Granted || v == Closed
+		var err error
+		if !spent {
+			err = errors.New("why")
+		}
+		l.Record(event("alice").As(v, err))
+		l.Close()
+		if got := file.Len() > 0; got != spent {
+			t.Errorf("%v: recorded %v, want %v", v, got, spent)
+		}
+		name := v.String()
+		if !spent {
+			name += ": why"
+		}
+		if got := l.Counts()[name]; got != 1 {
+			t.Errorf("%v: counted %d times in %v", v, got, l.Counts())
+		}
+	}
+}
+
+func TestCountersAreBounded(t *testing.T) {
+	l := newLog(&buffer{room: -1}, slog.New(slog.DiscardHandler), time.Hour)
+	for i := range 1000 {
+		l.Record(event("alice").As(Denied, fmt.Errorf("service-%d: no such service", i)))
+		l.Record(Event{}.As(Unopened, fmt.Errorf("%w: attempt %d", spa.ErrMalformed, i)))
+	}
+	if n := len(l.Counts()); n != 2 {
+		t.Errorf("%d counters, want 2: %v", n, l.Counts())
+	}
+}
+
+// TestSummary: refusals of packets that authenticate are said once a second, a line a client.
+func TestSummary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ops bytes.Buffer
+		l := newLog(&buffer{room: -1}, slog.New(slog.NewTextHandler(&ops, nil)), time.Second)
+		stale := &spa.Refused{Err: spa.ErrStale, Client: &keys.Client{Name: "alice"}}
+		for range 10000 {
+			l.Record(Event{}.As(Unopened, stale))
+			l.Record(Event{}.As(Unopened, spa.ErrMAC)) // anyone can send these
+		}
+		time.Sleep(2 * time.Second)
+		if got := strings.Count(ops.String(), "\n"); got != 1 {
+			t.Errorf("%d lines, want 1:\n%s", got, ops.String())
+		}
+		if !strings.Contains(ops.String(), "client=alice") || !strings.Contains(ops.String(), "10000 × spa: stale packet") {
+			t.Errorf("got %s", ops.String())
+		}
+		ops.Reset()
+		copied := event("bob")
+		copied.Copied = true
+		l.Record(copied.As(Elsewhere, errors.New("elsewhere")))
+		time.Sleep(2 * time.Second)
+		if got := ops.String(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, "from=192.0.2.2") || strings.Contains(got, "alice") {
+			t.Errorf("a copy: got %s", got)
+		}
+	})
+}
+
+// TestFullDisk: lost lines are counted and said, and the next line is whole again.
+func TestFullDisk(t *testing.T) {
+	var ops bytes.Buffer
+	file := &buffer{room: 20}
+	l := newLog(file, slog.New(slog.NewTextHandler(&ops, nil)), time.Hour)
+	for range 3 {
+		l.Record(event("alice").As(Granted, nil))
+	}
+	file.room = -1
+	l.Record(event("bob").As(Granted, nil))
+	l.Close()
+	lines := strings.Split(strings.TrimSpace(file.String()), "\n")
+	if !json.Valid([]byte(lines[len(lines)-1])) || !strings.Contains(lines[len(lines)-1], "bob") {
+		t.Errorf("the line after the full disk: %q", lines[len(lines)-1])
+	}
+	if !strings.Contains(ops.String(), "lines=3") || !strings.Contains(ops.String(), "no space left") {
+		t.Errorf("got %s", ops.String())
+	}
+}
+
+func TestNoSecretInLog(t *testing.T) {
+	file := &buffer{room: -1}
+	l := newLog(file, slog.New(slog.DiscardHandler), time.Hour)
+	e := event("alice")
+	l.Record(e.As(Granted, nil))
+	for _, secret := range []string{e.Knock.Key.Reveal(), e.Knock.Nonce.String()} {
+		if strings.Contains(file.String(), secret) {
+			t.Errorf("the log has %s", secret)
+		}
+	}
+}
+
+func TestOpenAppends(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	for range 2 {
+		l, err := Open(path, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Record(event("alice").As(Granted, nil))
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := bytes.Count(data, []byte("\n")); got != 2 {
+		t.Errorf("%d lines, want 2", got)
+	}
+	if info, _ := os.Stat(path); info.Mode().Perm()&0o007 != 0 {
+		t.Errorf("mode %v: others can read it", info.Mode())
+	}
+	if _, err := Open(filepath.Join(path, "below"), slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("a log that cannot be opened: no error")
+	}
+}
+
+func BenchmarkRecord(b *testing.B) {
+	l := newLog(struct {
+		io.Writer
+		io.Closer
+	}{io.Discard, discard{}}, slog.New(slog.DiscardHandler), time.Hour)
+	e := event("alice").As(Granted, nil)
+	for b.Loop() {
+		l.Record(e)
+	}
+}

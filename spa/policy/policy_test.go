@@ -1,0 +1,228 @@
+package policy
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/config"
+)
+
+var (
+	now  = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	here = netip.MustParseAddr("192.0.2.2")
+)
+
+// held is what clients hold already: n live grants, of the named services.
+type held struct {
+	n        int
+	services []string
+}
+
+func (h held) Held(string, time.Time) int { return h.n }
+
+func (h held) Holds(_, service string, _ netip.Addr, _ time.Time) bool {
+	for _, s := range h.services {
+		if s == service {
+			return true
+		}
+	}
+	return false
+}
+
+func ports(t *testing.T, text string) []spa.Ports {
+	t.Helper()
+	p, err := spa.ParsePorts(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []spa.Ports{p}
+}
+
+func newPolicy(t *testing.T, h held) *Policy {
+	t.Helper()
+	c := config.Default("/etc/spa")
+	c.Services = []config.Service{
+		{Name: "mosh", Ports: ports(t, "udp/60000-60010"), For: time.Minute, MaxFor: time.Hour},
+		{Name: "ssh", Ports: ports(t, "tcp/22"), For: 30 * time.Second, MaxFor: 10 * time.Minute},
+	}
+	c.Limits.Grants, c.Limits.GrantsPerHour = 3, 5
+	return New(&c, h)
+}
+
+func knock(c keys.Client, services ...spa.Service) *spa.Knock {
+	if c.Name == "" {
+		c.Name = "alice"
+	}
+	return &spa.Knock{Client: &c, Request: spa.Request{Type: spa.TypeOpen, Time: now, Services: services}}
+}
+
+var ssh, mosh = spa.Service{Name: "ssh"}, spa.Service{Name: "mosh"}
+
+func TestSource(t *testing.T) {
+	prefixes := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
+	tests := []struct {
+		name   string
+		client keys.Client
+		stated string
+		want   error
+	}{
+		{"nothing stated, nothing asked", keys.Client{}, "", nil},
+		{"stated and observed agree", keys.Client{}, "192.0.2.2", nil},
+		{"stated another", keys.Client{}, "192.0.2.3", ErrStated},
+		{"stated the other family", keys.Client{}, "2001:db8::2", ErrStated},
+		{"in from", keys.Client{From: prefixes("192.0.2.0/24")}, "", nil},
+		{"not in from", keys.Client{From: prefixes("198.51.100.0/24")}, "", ErrFrom},
+		{"in deny", keys.Client{Deny: prefixes("192.0.2.2/32")}, "", ErrFrom},
+		{"deny beats from", keys.Client{From: prefixes("192.0.2.0/24"), Deny: prefixes("192.0.2.0/30")}, "", ErrFrom},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			k := knock(test.client, ssh)
+			if test.stated != "" {
+				k.Source = netip.MustParseAddr(test.stated)
+			}
+			if err := newPolicy(t, held{}).Source(k, here); !errors.Is(err, test.want) || (err == nil) != (test.want == nil) {
+				t.Errorf("got %v, want %v", err, test.want)
+			}
+		})
+	}
+}
+
+func TestDenials(t *testing.T) {
+	allowed := keys.Client{Allow: []string{"ssh", "tcp/22"}}
+	raw := func(proto spa.Proto, port uint16) spa.Service { return spa.Service{Proto: proto, Port: port} }
+	tests := []struct {
+		name   string
+		client keys.Client
+		ask    []spa.Service
+		held   held
+		want   spa.Status // zero: granted
+	}{
+		{"allowed", allowed, []spa.Service{ssh}, held{}, 0},
+		{"allowed by port", allowed, []spa.Service{raw(spa.TCP, 22)}, held{}, 0},
+		{"expired", keys.Client{Allow: []string{"ssh"}, Expires: now}, []spa.Service{ssh}, held{}, spa.ReasonExpired},
+		{"expires later", keys.Client{Allow: []string{"ssh"}, Expires: now.Add(1)}, []spa.Service{ssh}, held{}, 0},
+		{"must state its source", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, []spa.Service{ssh}, held{}, spa.ReasonSourceRequired},
+		{"unknown service", allowed, []spa.Service{{Name: "imap"}}, held{}, spa.ReasonNoService},
+		{"not in allow", allowed, []spa.Service{mosh}, held{}, spa.ReasonNotAllowed},
+		{"all or none", allowed, []spa.Service{ssh, mosh}, held{}, spa.ReasonNotAllowed},
+		{"a name does not allow the port", keys.Client{Allow: []string{"ssh"}}, []spa.Service{raw(spa.TCP, 22)}, held{}, spa.ReasonNotAllowed},
+		{"a port does not allow the name", keys.Client{Allow: []string{"tcp/22"}}, []spa.Service{ssh}, held{}, spa.ReasonNotAllowed},
+		{"a port that is not guarded", keys.Client{Allow: []string{"tcp/23"}}, []spa.Service{raw(spa.TCP, 23)}, held{}, spa.ReasonNoService},
+		{"another protocol", keys.Client{Allow: []string{"udp/22"}}, []spa.Service{raw(spa.UDP, 22)}, held{}, spa.ReasonNoService},
+		{"as many grants as may be", allowed, []spa.Service{ssh}, held{n: 3}, spa.ReasonTooManyGrants},
+		{"one fewer", allowed, []spa.Service{ssh}, held{n: 2}, 0},
+		{"a refresh is not one more", allowed, []spa.Service{ssh}, held{n: 3, services: []string{"ssh"}}, 0},
+		{"two more are too many", keys.Client{Allow: []string{"ssh", "mosh"}}, []spa.Service{ssh, mosh}, held{n: 2}, spa.ReasonTooManyGrants},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			grants, err := newPolicy(t, test.held).Authorize(knock(test.client, test.ask...), here, now, now)
+			if test.want == 0 {
+				if err != nil || len(grants) != len(test.ask) {
+					t.Fatalf("got %d grants and %v, want %d", len(grants), err, len(test.ask))
+				}
+				return
+			}
+			denial, ok := errors.AsType[*Denial](err)
+			if !ok || denial.Reason != test.want || grants != nil {
+				t.Errorf("got %v and %v, want %v", grants, err, test.want)
+			}
+		})
+	}
+}
+
+func TestDuration(t *testing.T) {
+	tests := []struct {
+		name      string
+		asked     time.Duration
+		clientMax time.Duration
+		start     time.Time
+		want      time.Time
+	}{
+		{"the service's own", 0, 0, now, now.Add(30 * time.Second)},
+		{"as asked", time.Minute, 0, now, now.Add(time.Minute)},
+		{"clipped to the service's maximum", time.Hour, 0, now, now.Add(10 * time.Minute)},
+		{"clipped to the client's maximum", time.Hour, 5 * time.Minute, now, now.Add(5 * time.Minute)},
+		{"the client's maximum clips the default too", 0, 10 * time.Second, now, now.Add(10 * time.Second)},
+		{"a client's maximum above the service's does not lengthen", time.Hour, time.Hour, now, now.Add(10 * time.Minute)},
+		{"counted from the first try", time.Minute, 0, now.Add(-20 * time.Second), now.Add(40 * time.Second)},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			k := knock(keys.Client{Allow: []string{"ssh"}, MaxFor: test.clientMax}, ssh)
+			k.For = test.asked
+			grants, err := newPolicy(t, held{}).Authorize(k, here, test.start, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := grants[0].Until; !got.Equal(test.want) {
+				t.Errorf("until %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestGrantSaysWhoAndWhat(t *testing.T) {
+	k := knock(keys.Client{Name: "bob", Allow: []string{"mosh", "udp/60001"}}, mosh, spa.Service{Proto: spa.UDP, Port: 60001})
+	grants, err := newPolicy(t, held{}).Authorize(k, here, now, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	range1, port := grants[0], grants[1]
+	if range1.Client != "bob" || range1.Service != "mosh" || range1.Source != here || range1.Ports[0].String() != "udp/60000-60010" {
+		t.Errorf("got %+v", range1)
+	}
+	if port.Service != "udp/60001" || port.Ports[0].String() != "udp/60001" {
+		t.Errorf("a raw port got %+v, want that port alone", port)
+	}
+}
+
+func TestGrantsPerHour(t *testing.T) {
+	p := newPolicy(t, held{})
+	ask := func(client string, at time.Time) error {
+		_, err := p.Authorize(knock(keys.Client{Name: client, Allow: []string{"ssh"}}, ssh), here, at, at)
+		return err
+	}
+	for i := range 5 {
+		if err := ask("alice", now); err != nil {
+			t.Fatalf("grant %d of 5: %v", i+1, err)
+		}
+	}
+	if denial, ok := errors.AsType[*Denial](ask("alice", now)); !ok || denial.Reason != spa.ReasonTooManyPerHour {
+		t.Errorf("the sixth within an hour of five: got %v", denial)
+	}
+	if err := ask("bob", now); err != nil {
+		t.Errorf("bob pays for alice: %v", err)
+	}
+	if err := ask("alice", now.Add(-time.Hour)); err == nil {
+		t.Error("a clock that was set back refills the allowance")
+	}
+	if err := ask("alice", now.Add(-time.Hour+12*time.Minute+time.Second)); err != nil {
+		t.Errorf("a fifth of an hour later one more is due: %v", err)
+	}
+}
+
+func TestRefusedIsNotCharged(t *testing.T) {
+	p := newPolicy(t, held{})
+	for range 10 {
+		p.Authorize(knock(keys.Client{Allow: []string{"ssh"}}, ssh, mosh), here, now, now)
+	}
+	if _, err := p.Authorize(knock(keys.Client{Allow: []string{"ssh"}}, ssh), here, now, now); err != nil {
+		t.Errorf("what was refused was charged: %v", err)
+	}
+}
+
+func TestClosable(t *testing.T) {
+	p := newPolicy(t, held{n: 1000})
+	if err := p.Closable(knock(keys.Client{}, ssh)); err != nil {
+		t.Errorf("closing needs no allowance: %v", err)
+	}
+	if denial, ok := errors.AsType[*Denial](p.Closable(knock(keys.Client{}, spa.Service{Name: "imap"}))); !ok || denial.Reason != spa.ReasonNoService {
+		t.Errorf("an unknown service: got %v", denial)
+	}
+}
