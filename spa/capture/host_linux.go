@@ -11,9 +11,9 @@ import (
 // A host knows the machine's own addresses and interfaces, and keeps up with them. It
 // belongs to one reader.
 type host struct {
-	events *netlink // what changes
-	dumps  *netlink // what there is; open from the start, as later no socket can be made
-	stale  bool     // changes were lost and the dump that would mend it failed
+	events *rtnetlink // what changes
+	dumps  *rtnetlink // what there is; open from the start, as later no socket can be made
+	stale  bool       // changes were lost and the dump that would mend it failed
 
 	links      map[int32]link
 	places     map[place]netip.Addr // its broadcast address, if it has one

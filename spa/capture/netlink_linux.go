@@ -20,8 +20,8 @@ type update struct {
 	broadcast netip.Addr // invalid: none
 }
 
-// A netlink is an rtnetlink socket.
-type netlink struct {
+// An rtnetlink is a socket that tells of links and addresses.
+type rtnetlink struct {
 	fd  int
 	seq uint32 // of the last request
 	buf []byte
@@ -30,7 +30,7 @@ type netlink struct {
 // errInterrupted is returned when something changed while it was told.
 var errInterrupted = errors.New("the list changed while it was read")
 
-func openNetlink(groups uint32) (*netlink, error) {
+func openNetlink(groups uint32) (*rtnetlink, error) {
 	kind := unix.SOCK_RAW | unix.SOCK_CLOEXEC
 	if groups != 0 {
 		kind |= unix.SOCK_NONBLOCK
@@ -43,13 +43,13 @@ func openNetlink(groups uint32) (*netlink, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("binding the netlink socket: %w", err)
 	}
-	return &netlink{fd: fd, buf: make([]byte, 64<<10)}, nil
+	return &rtnetlink{fd: fd, buf: make([]byte, 64<<10)}, nil
 }
 
-func (n *netlink) close() { unix.Close(n.fd) }
+func (n *rtnetlink) close() { unix.Close(n.fd) }
 
 // dump returns all links (RTM_GETLINK) or addresses (RTM_GETADDR).
-func (n *netlink) dump(kind uint16) ([]update, error) {
+func (n *rtnetlink) dump(kind uint16) ([]update, error) {
 	const tries = 5
 	for range tries {
 		all, err := n.dumpOnce(kind)
@@ -60,7 +60,7 @@ func (n *netlink) dump(kind uint16) ([]update, error) {
 	return nil, errInterrupted
 }
 
-func (n *netlink) dumpOnce(kind uint16) ([]update, error) {
+func (n *rtnetlink) dumpOnce(kind uint16) ([]update, error) {
 	if err := n.request(kind); err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (n *netlink) dumpOnce(kind uint16) ([]update, error) {
 	}
 }
 
-func (n *netlink) request(kind uint16) error {
+func (n *rtnetlink) request(kind uint16) error {
 	var b [unix.SizeofNlMsghdr + unix.SizeofIfInfomsg]byte // an ifaddrmsg of zeros reads the same
 	h := (*unix.NlMsghdr)(unsafe.Pointer(&b))
 	n.seq++
@@ -108,7 +108,7 @@ func refusal(b []byte) error {
 }
 
 // receive returns what one datagram of notifications says.
-func (n *netlink) receive() ([]update, error) {
+func (n *rtnetlink) receive() ([]update, error) {
 	messages, err := n.read()
 	if err != nil {
 		return nil, err
@@ -122,7 +122,7 @@ func (n *netlink) receive() ([]update, error) {
 	return updates, nil
 }
 
-func (n *netlink) read() ([]syscall.NetlinkMessage, error) {
+func (n *rtnetlink) read() ([]syscall.NetlinkMessage, error) {
 	for {
 		size, _, err := unix.Recvfrom(n.fd, n.buf, unix.MSG_TRUNC)
 		switch {

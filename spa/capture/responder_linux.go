@@ -54,9 +54,8 @@ func openRaw(family int) (int, error) {
 	return fd, nil
 }
 
-// Send sends payload to where p came from, from where p went to, which has to be an address
-// of this host. It does not wait: where there is no room the datagram is lost and the error
-// says so.
+// Send sends payload to where p came from, from where p went to. It does not wait: where
+// there is no room the datagram is lost and the error says so.
 func (r *Responder) Send(p Packet, payload []byte) error {
 	if len(payload) > maxPayload {
 		return fmt.Errorf("capture: an answer of %d bytes is too long", len(payload))
@@ -83,7 +82,7 @@ func (r *Responder) send4(from, to netip.AddrPort, index int, payload []byte) er
 	if r.fd4 < 0 {
 		return net.ErrClosed
 	}
-	// Told besides the header, so that the route is chosen, and refused, by the source, too.
+	// Told besides the header, so that rules that choose a route by its source apply.
 	info := unix.Inet4Pktinfo{Spec_dst: from.Addr().As4()}
 	if to.Addr().IsLinkLocalUnicast() {
 		info.Ifindex = int32(index)

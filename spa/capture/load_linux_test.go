@@ -1,0 +1,258 @@
+package capture
+
+import (
+	"errors"
+	"net"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
+)
+
+// blast sends n copies of payload as fast as the socket takes them.
+func blast(t testing.TB, conn *net.UDPConn, payload []byte, n int) {
+	t.Helper()
+	raw, err := conn.SyscallConn()
+	must(t, err)
+	type message struct {
+		header unix.Msghdr
+		size   uint32
+		_      [4]byte
+	}
+	const batch = 64
+	iov := unix.Iovec{Base: unsafe.SliceData(payload)}
+	iov.SetLen(len(payload))
+	var pins runtime.Pinner
+	defer pins.Unpin()
+	pins.Pin(&iov)
+	pins.Pin(iov.Base)
+	messages := make([]message, batch)
+	for i := range messages {
+		messages[i].header.Iov = &iov
+		messages[i].header.SetIovlen(1)
+	}
+	for n > 0 {
+		must(t, raw.Write(func(fd uintptr) bool {
+			sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd,
+				uintptr(unsafe.Pointer(unsafe.SliceData(messages))), uintptr(min(n, batch)), 0, 0, 0)
+			if errno == 0 {
+				n -= int(sent)
+			}
+			return errno != unix.EAGAIN
+		}))
+	}
+}
+
+func TestKernelDropsAreCounted(t *testing.T) {
+	client, gateway := lab.Pair(t)
+	s := listen(t, gateway, knocks)
+	room := uint64(ringSize / s.rings[0].size)
+	const more = 500
+	blast(t, dialUDP(t, client, client4, gateway4), payload(200), int(room)+more)
+	blast(t, dialUDP(t, client, client6, gateway6), payload(200), int(room)+more)
+	// The last frames may still be on their way, and asking must not lose what it is told.
+	lab.Eventually(t, patience, "the drops of both sockets", func() bool { return s.Stats().KernelDrops == 2*more })
+	for range 2 * room {
+		_, err := s.Read()
+		must(t, err)
+	}
+	conn := dialUDP(t, client, addrPort("192.0.2.3", 40000), gateway4)
+	_, err := conn.Write(payload(200))
+	must(t, err)
+	if p, err := s.Read(); err != nil || p.From.Addr() != addrPort("192.0.2.3", 0).Addr() {
+		t.Errorf("after the flood got a packet from %v, %v", p.From, err)
+	}
+	must(t, s.Close())
+	want := Stats{Received: 2*room + 1, Passed: 2*room + 1, KernelDrops: 2 * more}
+	if got := s.Stats(); got != want {
+		t.Errorf("after Close: got %+v, want %+v", got, want)
+	}
+}
+
+func TestFloodInOneFamilyDoesNotStarveTheOther(t *testing.T) {
+	client, gateway := lab.Pair(t)
+	s := listen(t, gateway, knocks)
+	blast(t, dialUDP(t, client, client4, gateway4), payload(200), 1000)
+	blast(t, dialUDP(t, client, client6, gateway6), payload(200), 1)
+	for range 3 {
+		p, err := s.Read()
+		must(t, err)
+		if p.From.Addr().Is6() {
+			return
+		}
+	}
+	t.Error("IPv6 waits for IPv4's queue to be empty")
+}
+
+// The host's changes are seen also while packets never cease.
+func TestChangesAreSeenInAFlood(t *testing.T) {
+	client, gateway := lab.Pair(t)
+	s := listen(t, gateway, knocks)
+	blast(t, dialUDP(t, client, client4, gateway4), payload(200), 2*refreshEvery+1)
+	must(t, gateway.DelAddr("vs", "192.0.2.1/24"))
+	for range refreshEvery {
+		_, err := s.Read()
+		must(t, err)
+	}
+	go s.Read()
+	lab.Eventually(t, patience, "packets to the lost address to be noise", func() bool { return s.Stats().NotForUs > 0 })
+}
+
+func TestCloseWakesRead(t *testing.T) {
+	gateway := lab.New(t, "gateway")[0]
+	for range 5 {
+		s := listen(t, gateway, knocks)
+		ended := make(chan error, 1)
+		go func() {
+			_, err := s.Read()
+			ended <- err
+		}()
+		runtime.Gosched()
+		must(t, s.Close())
+		select {
+		case err := <-ended:
+			if !errors.Is(err, net.ErrClosed) {
+				t.Fatalf("Read ended with %v, want net.ErrClosed", err)
+			}
+		case <-time.After(patience):
+			t.Fatal("Close did not wake Read")
+		}
+		if _, err := s.Read(); !errors.Is(err, net.ErrClosed) {
+			t.Fatalf("Read after Close: %v, want net.ErrClosed", err)
+		}
+		must(t, s.Close())
+		s.Stats()
+	}
+}
+
+// What Read returned is not the ring's memory, which is gone after Close.
+func TestDataOutlivesClose(t *testing.T) {
+	client, gateway := lab.Pair(t)
+	s := listen(t, gateway, knocks)
+	blast(t, dialUDP(t, client, client4, gateway4), payload(200), 1)
+	p, err := s.Read()
+	must(t, err)
+	must(t, s.Close())
+	if string(p.Data) != string(payload(200)) {
+		t.Error("the data changed")
+	}
+}
+
+func TestStatsWhileClosing(t *testing.T) {
+	gateway := lab.New(t, "gateway")[0]
+	s := listen(t, gateway, knocks)
+	var looked atomic.Bool
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				s.Stats()
+				looked.Store(true)
+			}
+		}
+	}()
+	lab.Eventually(t, patience, "Stats", looked.Load)
+	must(t, s.Close())
+	close(stop)
+	<-stopped
+}
+
+func TestReadDoesNotAllocate(t *testing.T) {
+	client, gateway := lab.Pair(t)
+	s := listen(t, gateway, knocks)
+	conn := dialUDP(t, client, client4, gateway4)
+	blast(t, conn, payload(200), 1001)
+	got := testing.AllocsPerRun(1000, func() {
+		_, err := s.Read()
+		must(t, err)
+	})
+	if got != 0 {
+		t.Errorf("Read allocates %v times", got)
+	}
+}
+
+func BenchmarkDecode(b *testing.B) {
+	d := newDecoder()
+	for name, packet := range map[string][]byte{"IPv4": knock(client4, gateway4), "IPv6": knock(client6, gateway6)} {
+		decode := d.decode4
+		if name == "IPv6" {
+			decode = d.decode6
+		}
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, v := decode(packet); v != passed {
+					b.Fatal(v)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkFlood is one packet sent as fast as one sender can and read: see the drops.
+func BenchmarkFlood(b *testing.B) {
+	client, gateway := lab.Pair(b)
+	s := listen(b, gateway, knocks)
+	conn := dialUDP(b, client, client4, gateway4)
+	must(b, conn.SetDeadline(time.Time{}))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			if _, err := s.Read(); err != nil {
+				return
+			}
+		}
+	}()
+	b.ReportAllocs()
+	b.ResetTimer()
+	blast(b, conn, payload(200), b.N)
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "packets/s")
+	must(b, s.Close())
+	<-ended
+	b.ReportMetric(float64(s.Stats().Passed)/float64(b.N)*100, "%passed")
+	b.ReportMetric(float64(s.Stats().KernelDrops)/float64(b.N)*100, "%dropped")
+}
+
+// BenchmarkNotForUs is the judgement of a packet that is not for this host, which has it
+// look whether that has changed.
+func BenchmarkNotForUs(b *testing.B) {
+	client, gateway := lab.Pair(b)
+	s := listen(b, gateway, knocks)
+	in := inject(b, client, "vc", gateway, "vs")
+	in.send(b, in.frame(knock(client4, addrPort("192.0.2.77", 62201))))
+	must(b, s.wait())
+	f, ok := s.rings[0].peek()
+	if !ok {
+		b.Fatal("no packet")
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, v := s.judge(f, false); v != notForUs {
+			b.Fatal(v)
+		}
+	}
+}
+
+// BenchmarkLoneKnock is the time from a send to Read's return on an idle host.
+func BenchmarkLoneKnock(b *testing.B) {
+	client, gateway := lab.Pair(b)
+	s := read(b, listen(b, gateway, knocks))
+	conn := dialUDP(b, client, client4, gateway4)
+	must(b, conn.SetDeadline(time.Time{}))
+	data := payload(200)
+	for b.Loop() {
+		conn.Write(data)
+		<-s.packets
+	}
+}
