@@ -78,7 +78,7 @@ func BenchmarkReceipt(b *testing.B) {
 	request := mustSeal(b, openSSH(), alice())
 	knock := mustOpen(b, request)
 	r := grantedReceipt()
-	receipt := mustSealReceipt(b, r, knock)
+	receipt, s := mustSealReceipt(b, r, knock), alice()
 	b.Run("seal", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
@@ -88,7 +88,7 @@ func BenchmarkReceipt(b *testing.B) {
 	b.Run("open", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := OpenReceipt(receipt, request, alice()); err != nil {
+			if _, err := OpenReceipt(receipt, request, s); err != nil {
 				b.Fatal(err)
 			}
 		}
