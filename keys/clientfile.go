@@ -198,7 +198,7 @@ func WriteClient(dir string, c *Client, create bool) error {
 	if create {
 		how = onlyNew
 	}
-	return place(path, text, how, true)
+	return place(path, text, how, forService)
 }
 
 // readsBack proves that a client file says what the client is before it is written: what

@@ -149,3 +149,9 @@ func (d *Document) Problem(key, format string, args ...any) *FileError {
 
 // Has reports whether the file has this key, named by its dotted path.
 func (d *Document) Has(key string) bool { return d.line(key) > 0 }
+
+// Decode is DecodeFile for the contents of a file that is not on disk yet; path is the
+// name for errors.
+func Decode(path string, data []byte, dst any) (*Document, error) {
+	return decode(path, data, dst, schema{})
+}

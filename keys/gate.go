@@ -57,5 +57,5 @@ func WriteGate(path string, g GateKey) error {
 		return fmt.Errorf("writing %s: keys: there is no gate key", path)
 	}
 	text := fmt.Sprintf("# Shared by all clients of this gateway. It is a secret: nobody else may read this file.\nversion = %d\nkey = \"%s\"\n", Version, g.Reveal())
-	return place(filepath.Clean(path), []byte(text), onlyNew, true)
+	return place(filepath.Clean(path), []byte(text), onlyNew, forService)
 }

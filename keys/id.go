@@ -75,7 +75,7 @@ func (id ServerID) String() string { return hex.EncodeToString(id[:]) }
 // checkHex tells lengths and not contents: people paste keys where ids belong.
 func checkHex(s string, digits int) error {
 	if len(s) != digits {
-		return fmt.Errorf("%d hex digits, these are %d characters", digits, len(s))
+		return fmt.Errorf("%d hex digits, this has %d characters", digits, len(s))
 	}
 	for i := range len(s) {
 		if (s[i] < '0' || s[i] > '9') && (s[i] < 'a' || s[i] > 'f') {

@@ -265,7 +265,7 @@ func (e extracted) expand(label string, dst []byte) {
 func parseSecret(s string) ([Size]byte, error) {
 	var key [Size]byte
 	if want := base64.StdEncoding.EncodedLen(Size); len(s) != want {
-		return key, fmt.Errorf("keys: a key is %d bytes in base64, %d characters; these are %d", Size, want, len(s))
+		return key, fmt.Errorf("keys: a key is %d bytes in base64, %d characters; this has %d", Size, want, len(s))
 	}
 	b, err := base64.StdEncoding.Strict().DecodeString(s)
 	if err != nil || len(b) != Size {

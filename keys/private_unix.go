@@ -70,7 +70,7 @@ func openNoFollow(path string) (*os.File, error) {
 //
 // The server's files stay with whom the directory belongs to: root writes for the
 // directory's group if that is not root's own, and otherwise for the directory's owner.
-func give(f *os.File, dir string, shared bool) error {
+func give(f *os.File, dir string, whom audience) error {
 	fi, err := os.Stat(dir)
 	if err != nil {
 		return err
@@ -79,16 +79,20 @@ func give(f *os.File, dir string, shared bool) error {
 	if !ok {
 		return errors.New("the owner of the directory cannot be told")
 	}
+	alone := fs.FileMode(0o600)
+	if whom == forReaders {
+		alone = 0o640
+	}
 	if me := os.Geteuid(); me != 0 {
 		if uid != me {
 			return fmt.Errorf("%s belongs to %s: run this as %[2]s", dir, userName(uid))
 		}
-		return f.Chmod(0o600)
+		return f.Chmod(alone)
 	}
-	if shared && gid != 0 {
+	if whom != forOwner && gid != 0 {
 		return giveTo(f, 0, gid, 0o640)
 	}
-	return giveTo(f, uid, gid, 0o600)
+	return giveTo(f, uid, gid, alone)
 }
 
 func giveTo(f *os.File, uid, gid int, mode fs.FileMode) error {

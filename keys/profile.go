@@ -25,11 +25,11 @@ type Profile struct {
 	Source     string              // "" (auto), "observed", an address, or "stun:HOST"
 }
 
-// What a profile may hold. A token counts in single bytes; these are well below.
+// What a profile may hold, and a server have. A token counts in single bytes.
 const (
-	maxKnockPorts   = 32
-	maxServices     = 128
-	maxServicePorts = 64
+	MaxKnockPorts   = 32
+	MaxServices     = 128
+	MaxServicePorts = 64
 )
 
 // A fieldError is what is wrong with one field of a profile, by its key in the file.
@@ -74,18 +74,14 @@ func present(ok bool) error {
 	return nil
 }
 
-// validAddress also keeps an address within what a token's length byte can tell.
 func validAddress(s string) error {
-	if len(s) > 250 {
-		return errors.New("keys: an address has at most 250 characters")
-	}
 	_, _, err := SplitAddress(s)
 	return err
 }
 
 func validKnockPorts(ports []uint16) error {
-	if len(ports) == 0 || len(ports) > maxKnockPorts {
-		return fmt.Errorf("keys: there are 1 to %d knock ports", maxKnockPorts)
+	if len(ports) == 0 || len(ports) > MaxKnockPorts {
+		return fmt.Errorf("keys: there are 1 to %d knock ports", MaxKnockPorts)
 	}
 	for i, port := range ports {
 		if port == 0 || slices.Contains(ports[:i], port) {
@@ -96,8 +92,8 @@ func validKnockPorts(ports []uint16) error {
 }
 
 func validServices(services map[string][]string) error {
-	if len(services) > maxServices {
-		return fmt.Errorf("keys: there are at most %d services", maxServices)
+	if len(services) > MaxServices {
+		return fmt.Errorf("keys: there are at most %d services", MaxServices)
 	}
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		if err := validService(name, services[name]); err != nil {
@@ -111,8 +107,8 @@ func validService(name string, ports []string) error {
 	if err := ValidName(name); err != nil {
 		return err
 	}
-	if len(ports) == 0 || len(ports) > maxServicePorts {
-		return fmt.Errorf("keys: service %s has 1 to %d ports", name, maxServicePorts)
+	if len(ports) == 0 || len(ports) > MaxServicePorts {
+		return fmt.Errorf("keys: service %s has 1 to %d ports", name, MaxServicePorts)
 	}
 	for i, port := range ports {
 		if err := validPorts(port); err != nil {

@@ -101,7 +101,7 @@ func WriteProfile(dir string, p *Profile, replace bool) error {
 	if replace {
 		how = eitherWay
 	}
-	return place(path, p.text(), how, false)
+	return place(path, p.text(), how, forOwner)
 }
 
 // text is the profile's file. Nothing in a valid profile needs escapes in TOML.

@@ -242,7 +242,7 @@ func mismatchList(elem reflect.Type, value *unstable.Node) string {
 	}
 	for it := value.Children(); it.Next(); {
 		if want := mismatch(elem, it.Node()); want != "" {
-			return "each of the list " + want
+			return "each entry of the list " + want
 		}
 	}
 	return ""

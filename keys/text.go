@@ -66,7 +66,11 @@ func validAllow(s string) error {
 
 // SplitAddress takes apart the address of a gateway: a host name or an IP address, with a
 // port or without (zero). IPv6 has brackets where it has a port: "[2001:db8::1]:443".
+// An address has at most 250 characters, so that a token can tell its length in a byte.
 func SplitAddress(s string) (host string, port uint16, err error) {
+	if len(s) > 250 {
+		return "", 0, errors.New("keys: an address has at most 250 characters")
+	}
 	host = s
 	if ip, err := netip.ParseAddr(s); err == nil {
 		return s, 0, validHost(ip.String())

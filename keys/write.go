@@ -21,13 +21,27 @@ const (
 	eitherWay
 )
 
+// audience is whom a new file is for, beside root: see give.
+type audience int
+
+const (
+	forOwner   audience = iota // the directory's owner alone, 0600
+	forService                 // a secret for root, and for the directory's group if that is not root's
+	forReaders                 // no secret: the same, but 0640 in any case
+)
+
+// WriteNew writes a file without secrets to path, 0640, whole or not at all. It never
+// writes over an existing file (ErrExists). Run by root, the file belongs to root and the
+// directory's group, or, where that group is root's too, to the directory's owner.
+func WriteNew(path string, data []byte) error { return place(path, data, onlyNew, forReaders) }
+
 // place writes data to path, whole or not at all: to a file beside it, which is synced
-// and then moved. Shared files of the server are for the directory's group (see give).
-func place(path string, data []byte, how placing, shared bool) error {
+// and then moved.
+func place(path string, data []byte, how placing, whom audience) error {
 	if err := mayPlace(path, how); err != nil {
 		return err
 	}
-	tmp, err := writeBeside(path, data, shared)
+	tmp, err := writeBeside(path, data, whom)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
@@ -60,14 +74,14 @@ func mayPlace(path string, how placing) error {
 }
 
 // writeBeside writes a file in path's directory whose name no reader takes for its own.
-func writeBeside(path string, data []byte, shared bool) (string, error) {
+func writeBeside(path string, data []byte, whom audience) (string, error) {
 	dir, base := filepath.Split(path)
 	tmp := dir + "." + base + "." + rand.Text()[:10] + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err
 	}
-	err = fill(f, data, filepath.Dir(path), shared)
+	err = fill(f, data, filepath.Dir(path), whom)
 	if err := errors.Join(err, f.Close()); err != nil {
 		os.Remove(tmp)
 		return "", err
@@ -75,8 +89,8 @@ func writeBeside(path string, data []byte, shared bool) (string, error) {
 	return tmp, nil
 }
 
-func fill(f *os.File, data []byte, dir string, shared bool) error {
-	if err := give(f, dir, shared); err != nil {
+func fill(f *os.File, data []byte, dir string, whom audience) error {
+	if err := give(f, dir, whom); err != nil {
 		return err
 	}
 	if _, err := f.Write(data); err != nil {

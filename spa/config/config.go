@@ -1,0 +1,120 @@
+// Package config is server.toml: what the administrator says once about a gateway. It
+// holds no secret; the keys are in files of their own (package keys).
+//
+// The file is read strictly. A key that would have no effect is an error, with its line
+// and what was probably meant: a setting that is misspelt must not be silently absent.
+package config
+
+import (
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+)
+
+// FileName is the name of the file in the server's directory.
+const FileName = "server.toml"
+
+// Config is a server's configuration, with all defaults filled in.
+type Config struct {
+	Dir        string // absolute: the directory of server.toml
+	Name       string // what clients are told to call the gateway
+	Address    string // where clients find it: what keys.SplitAddress reads
+	ServerID   keys.ServerID
+	KnockPorts []KnockPort   // one at least
+	Window     time.Duration // how far a stamp may be off, on both sides
+	Receipts   bool          // answer what was spent
+	State      string        // absolute: journal, lock, ledger
+
+	Capture  Capture
+	Firewall Firewall
+	Audit    Audit
+	Limits   Limits
+	Services []Service // sorted by name
+}
+
+// KnockPort is a UDP port that carries knocks.
+type KnockPort struct {
+	Port   uint16
+	Shared bool // the host itself serves it too: listened to, never dropped
+}
+
+// Capture is how packets are seen.
+type Capture struct {
+	Mode       string   // "sniff"
+	Interfaces []string // none: all but loopback
+}
+
+// Firewall is how ports are kept shut.
+type Firewall struct {
+	Backend           string // "auto", "nftables" or "dry-run"
+	Mode              string // "guard"
+	Closed            string // "drop" or "reject"
+	TrustedInterfaces []string
+	Mark              uint32 // the bit of the connection mark; zero: the firewall's default
+}
+
+// Audit is where decisions are recorded.
+type Audit struct {
+	File string // absolute
+}
+
+// Limits are of each client.
+type Limits struct {
+	LiveNonces, Grants, GrantsPerHour int
+}
+
+// Service is what clients ask for by name.
+type Service struct {
+	Name        string
+	Ports       []spa.Ports
+	For, MaxFor time.Duration // when the client does not say, and at the most
+	Addresses   []netip.Addr  // guarded beside the host's own
+}
+
+// Default is the configuration of a file that says only what it must, for the server in
+// dir: all but Name, Address and ServerID.
+func Default(dir string) Config {
+	return Config{
+		Dir:        dir,
+		KnockPorts: []KnockPort{{Port: 62201}},
+		Window:     30 * time.Second,
+		Receipts:   true,
+		State:      dir,
+		Capture:    Capture{Mode: "sniff"},
+		Firewall:   Firewall{Backend: "auto", Mode: "guard", Closed: "drop"},
+		Audit:      Audit{File: filepath.Join(dir, "audit.jsonl")},
+		Limits:     Limits{LiveNonces: 256, Grants: 64, GrantsPerHour: 1000},
+	}
+}
+
+// What a service has when it does not say.
+const (
+	defaultFor    = 30 * time.Second
+	defaultMaxFor = 10 * time.Minute
+)
+
+// Service returns the service of this name.
+func (c *Config) Service(name string) (Service, bool) {
+	i, ok := slices.BinarySearchFunc(c.Services, name, func(s Service, name string) int {
+		return strings.Compare(s.Name, name)
+	})
+	if !ok {
+		return Service{}, false
+	}
+	return c.Services[i], true
+}
+
+// Guarded returns the ports of all services, sorted, each range once.
+func (c *Config) Guarded() []spa.Ports {
+	var all []spa.Ports
+	for _, s := range c.Services {
+		all = append(all, s.Ports...)
+	}
+	slices.SortFunc(all, func(a, b spa.Ports) int { return strings.Compare(a.String(), b.String()) })
+	return slices.Compact(all)
+}

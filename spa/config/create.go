@@ -1,0 +1,73 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"reflect"
+
+	"sallyport/keys"
+)
+
+// Create writes dir/server.toml for c, commented for whoever will change it, 0640. It never
+// writes over an existing one (keys.ErrExists), and writes nothing that Load would not read
+// back as c. What c leaves at zero is at its default; begin with Default for Receipts.
+func Create(dir string, c Config) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	c = c.filled(dir)
+	path := filepath.Join(dir, FileName)
+	text := []byte(c.text())
+	if err := c.readsBack(path, text); err != nil {
+		return err
+	}
+	return keys.WriteNew(path, text)
+}
+
+// readsBack proves that the file will say what c is.
+func (c Config) readsBack(path string, text []byte) error {
+	file := undecided()
+	d, err := keys.Decode(path, text, &file)
+	if err != nil {
+		return fmt.Errorf("config: writing %w", err)
+	}
+	l := loader{doc: d, raw: &file, cfg: Default(c.Dir)}
+	back, err := l.load()
+	if err != nil {
+		return fmt.Errorf("config: writing %w", err)
+	}
+	if !reflect.DeepEqual(*back, c) {
+		return errors.New("config: writing " + path + ": it would not be read back the same")
+	}
+	return nil
+}
+
+// filled puts the defaults where c is zero.
+func (c Config) filled(dir string) Config {
+	def := Default(dir)
+	c.Dir = dir
+	c.Window = or(c.Window, def.Window)
+	c.State = or(c.State, def.State)
+	c.Capture.Mode = or(c.Capture.Mode, def.Capture.Mode)
+	c.Firewall.Backend = or(c.Firewall.Backend, def.Firewall.Backend)
+	c.Firewall.Mode = or(c.Firewall.Mode, def.Firewall.Mode)
+	c.Firewall.Closed = or(c.Firewall.Closed, def.Firewall.Closed)
+	c.Audit.File = or(c.Audit.File, filepath.Join(c.State, "audit.jsonl"))
+	c.Limits.LiveNonces = or(c.Limits.LiveNonces, def.Limits.LiveNonces)
+	c.Limits.Grants = or(c.Limits.Grants, def.Limits.Grants)
+	c.Limits.GrantsPerHour = or(c.Limits.GrantsPerHour, def.Limits.GrantsPerHour)
+	if len(c.KnockPorts) == 0 {
+		c.KnockPorts = def.KnockPorts
+	}
+	return c.withServices()
+}
+
+func or[T comparable](value, def T) T {
+	var zero T
+	if value == zero {
+		return def
+	}
+	return value
+}

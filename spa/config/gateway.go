@@ -1,0 +1,48 @@
+package config
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"sallyport/spa"
+)
+
+// Names of what lies beside server.toml, and of the journal in the state directory.
+const (
+	GateFile    = "gate.key"
+	ClientsDir  = "clients"
+	JournalFile = "journal"
+)
+
+// NewService returns a service of that name with the times of one that does not say.
+func NewService(name string, ports ...spa.Ports) Service {
+	return Service{Name: name, Ports: ports, For: defaultFor, MaxFor: defaultMaxFor}
+}
+
+// String returns the service as init takes it: "ssh=tcp/22".
+func (s Service) String() string {
+	texts := make([]string, len(s.Ports))
+	for i, ports := range s.Ports {
+		texts[i] = ports.String()
+	}
+	return s.Name + "=" + strings.Join(texts, ",")
+}
+
+// String returns the port as "udp/62201", with "(shared)" where the host serves it too.
+func (k KnockPort) String() string {
+	text := "udp/" + strconv.Itoa(int(k.Port))
+	if k.Shared {
+		text += " (shared)"
+	}
+	return text
+}
+
+// Guards reports whether s can be asked for here: it is the name of a service, or a port of one.
+func (c *Config) Guards(s spa.Service) bool {
+	if s.Name != "" {
+		_, ok := c.Service(s.Name)
+		return ok
+	}
+	return slices.ContainsFunc(c.Guarded(), func(p spa.Ports) bool { return p.Contains(s.Proto, s.Port) })
+}

@@ -1,0 +1,203 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"sallyport/keys"
+)
+
+const maxFile = 1 << 20
+
+// The file as it is written, before its values are understood.
+type (
+	raw struct {
+		Version    int64                 `toml:"version"`
+		Name       string                `toml:"name"`
+		Address    string                `toml:"address"`
+		ServerID   string                `toml:"server_id"`
+		KnockPorts []any                 `toml:"knock_ports"`
+		Window     string                `toml:"window"`
+		Receipts   bool                  `toml:"receipts"`
+		State      string                `toml:"state"`
+		Capture    rawCapture            `toml:"capture"`
+		Firewall   rawFirewall           `toml:"firewall"`
+		Audit      rawAudit              `toml:"audit"`
+		Limits     rawLimits             `toml:"limits"`
+		Service    map[string]rawService `toml:"service"`
+	}
+	rawCapture struct {
+		Mode       string   `toml:"mode"`
+		Interfaces []string `toml:"interfaces"`
+	}
+	rawFirewall struct {
+		Backend           string   `toml:"backend"`
+		Mode              string   `toml:"mode"`
+		Closed            string   `toml:"closed"`
+		TrustedInterfaces []string `toml:"trusted_interfaces"`
+		Mark              *int64   `toml:"mark"`
+	}
+	rawAudit struct {
+		File string `toml:"file"`
+	}
+	rawLimits struct {
+		LiveNonces    int64 `toml:"live_nonces"`
+		Grants        int64 `toml:"grants"`
+		GrantsPerHour int64 `toml:"grants_per_hour"`
+	}
+	rawService struct {
+		Ports     []string `toml:"ports"`
+		For       *string  `toml:"for"`
+		MaxFor    *string  `toml:"max_for"`
+		Addresses []string `toml:"addresses"`
+	}
+)
+
+// Load reads dir/server.toml. Its error joins all that is wrong, each a *keys.FileError
+// with file, line and key.
+func Load(dir string) (*Config, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	file := undecided()
+	d, err := keys.DecodeFile(filepath.Join(dir, FileName), maxFile, &file)
+	if err != nil {
+		return nil, err
+	}
+	l := loader{doc: d, raw: &file, cfg: Default(dir)}
+	return l.load()
+}
+
+// undecided is the file before it is read: what it does not say stays at its default.
+func undecided() raw {
+	def := Default("")
+	return raw{
+		Window:   keys.FormatDuration(def.Window),
+		Receipts: def.Receipts,
+		State:    ".",
+		Capture:  rawCapture{Mode: def.Capture.Mode},
+		Firewall: rawFirewall{Backend: def.Firewall.Backend, Mode: def.Firewall.Mode, Closed: def.Firewall.Closed},
+		Audit:    rawAudit{File: def.Audit.File},
+		Limits: rawLimits{
+			LiveNonces: int64(def.Limits.LiveNonces), Grants: int64(def.Limits.Grants), GrantsPerHour: int64(def.Limits.GrantsPerHour),
+		},
+	}
+}
+
+// A loader understands the values one after the other and collects what is wrong.
+type loader struct {
+	doc      *keys.Document
+	raw      *raw
+	cfg      Config
+	problems []error
+}
+
+func (l *loader) load() (*Config, error) {
+	l.identity()
+	l.knockPorts()
+	l.line()
+	l.files()
+	l.firewall()
+	l.limits()
+	for _, name := range slices.Sorted(maps.Keys(l.raw.Service)) {
+		l.service(name, l.raw.Service[name])
+	}
+	l.collisions()
+	if len(l.problems) > 0 {
+		return nil, errors.Join(l.problems...)
+	}
+	return &l.cfg, nil
+}
+
+// must notes an error about a key.
+func (l *loader) must(key string, err error) {
+	if err == nil {
+		return
+	}
+	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "keys: "), "spa: ")
+	l.problems = append(l.problems, l.doc.Problem(key, "%s", text))
+}
+
+func (l *loader) identity() {
+	for _, key := range []string{"name", "address", "server_id"} {
+		if !l.doc.Has(key) {
+			l.must(key, errors.New("missing"))
+		}
+	}
+	var err error
+	l.cfg.Name, l.cfg.Address = l.raw.Name, l.raw.Address
+	if l.doc.Has("name") {
+		l.must("name", keys.ValidName(l.cfg.Name))
+	}
+	if l.doc.Has("address") {
+		_, _, err = keys.SplitAddress(l.cfg.Address)
+		l.must("address", err)
+	}
+	if l.doc.Has("server_id") {
+		l.cfg.ServerID, err = keys.ParseServerID(l.raw.ServerID)
+		l.must("server_id", err)
+	}
+}
+
+func (l *loader) knockPorts() {
+	if !l.doc.Has("knock_ports") {
+		return
+	}
+	l.cfg.KnockPorts = nil
+	if n := len(l.raw.KnockPorts); n == 0 || n > keys.MaxKnockPorts {
+		l.must("knock_ports", fmt.Errorf("should be 1 to %d ports", keys.MaxKnockPorts))
+		return
+	}
+	for i, entry := range l.raw.KnockPorts {
+		if k, ok := l.knockPort(i, entry); ok {
+			l.addKnockPort(k)
+		}
+	}
+}
+
+func (l *loader) addKnockPort(k KnockPort) {
+	for _, other := range l.cfg.KnockPorts {
+		if other.Port == k.Port {
+			l.must("knock_ports", fmt.Errorf("port %d is there twice", k.Port))
+			return
+		}
+	}
+	l.cfg.KnockPorts = append(l.cfg.KnockPorts, k)
+}
+
+// knockPort reads 62201 or { port = 443, shared = true }.
+func (l *loader) knockPort(i int, entry any) (KnockPort, bool) {
+	table, ok := entry.(map[string]any)
+	if !ok {
+		port, ok := l.port(entry)
+		return KnockPort{Port: port}, ok
+	}
+	for _, key := range slices.Sorted(maps.Keys(table)) {
+		if key != "port" && key != "shared" {
+			p := l.doc.Problem(fmt.Sprintf("knock_ports.%d.%s", i, key), "unknown key")
+			p.Suggestion = keys.Nearest(key, []string{"port", "shared"})
+			l.problems = append(l.problems, p)
+			return KnockPort{}, false
+		}
+	}
+	port, ok := l.port(table["port"])
+	shared, isBool := table["shared"].(bool)
+	if !isBool && table["shared"] != nil {
+		l.must(fmt.Sprintf("knock_ports.%d.shared", i), errors.New("should be true or false"))
+	}
+	return KnockPort{Port: port, Shared: shared}, ok
+}
+
+func (l *loader) port(value any) (uint16, bool) {
+	n, ok := value.(int64)
+	if !ok || n < 1 || n > 65535 {
+		l.must("knock_ports", errors.New("each is a port, 1 to 65535, or { port = 443, shared = true }"))
+		return 0, false
+	}
+	return uint16(n), true
+}

@@ -1,0 +1,198 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+)
+
+// The window is at least a second, because packets take time and clocks that are kept in
+// step still differ. It is at most ten minutes: a packet that somebody held back is good
+// for that long, and so much has to be remembered against copies.
+const maxWindow = 10 * time.Minute
+
+// line reads what decides about a packet before the policy does.
+func (l *loader) line() {
+	l.cfg.Window = l.duration("window", l.raw.Window)
+	if l.cfg.Window > maxWindow {
+		l.must("window", fmt.Errorf("is at most %s: so long a packet that was held back is good", keys.FormatDuration(maxWindow)))
+	}
+	l.cfg.Receipts = l.raw.Receipts
+	l.cfg.Capture = Capture{Mode: l.raw.Capture.Mode, Interfaces: none(l.raw.Capture.Interfaces)}
+	l.oneOf("capture.mode", l.cfg.Capture.Mode, "sniff")
+	l.interfaces("capture.interfaces", l.cfg.Capture.Interfaces)
+}
+
+func (l *loader) duration(key, text string) time.Duration {
+	d, err := keys.ParseDuration(text)
+	l.must(key, err)
+	return d
+}
+
+func (l *loader) oneOf(key, value string, accepted ...string) {
+	if slices.Contains(accepted, value) {
+		return
+	}
+	quoted := make([]string, len(accepted))
+	for i, a := range accepted {
+		quoted[i] = strconv.Quote(a)
+	}
+	p := l.doc.Problem(key, "should be %s", strings.Join(quoted, " or "))
+	p.Suggestion = keys.Nearest(value, accepted)
+	l.problems = append(l.problems, p)
+}
+
+// interfaces checks names as the kernel does (dev_valid_name in net/core/dev.c).
+func (l *loader) interfaces(key string, names []string) {
+	for i, name := range names {
+		switch {
+		case name == "" || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/: \t\r\n\v\f"):
+			l.must(key, fmt.Errorf("entry %d is no name of an interface", i+1))
+		case slices.Contains(names[:i], name):
+			l.must(key, fmt.Errorf("entry %d is there twice", i+1))
+		}
+	}
+}
+
+func (l *loader) files() {
+	l.cfg.State = l.path("state", l.cfg.Dir, l.raw.State)
+	l.cfg.Audit.File = l.path("audit.file", l.cfg.State, l.raw.Audit.File)
+}
+
+// path reads a path, relative to dir unless it is absolute.
+func (l *loader) path(key, dir, path string) string {
+	if path == "" || strings.ContainsRune(path, 0) {
+		l.must(key, errors.New("should be a path"))
+	}
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(dir, path)
+}
+
+func (l *loader) firewall() {
+	f := l.raw.Firewall
+	l.oneOf("firewall.backend", f.Backend, "auto", "nftables", "dry-run")
+	l.oneOf("firewall.mode", f.Mode, "guard")
+	l.oneOf("firewall.closed", f.Closed, "drop", "reject")
+	l.interfaces("firewall.trusted_interfaces", f.TrustedInterfaces)
+	l.cfg.Firewall = Firewall{Backend: f.Backend, Mode: f.Mode, Closed: f.Closed, TrustedInterfaces: none(f.TrustedInterfaces)}
+	if f.Mark == nil {
+		return
+	}
+	if *f.Mark < 1 || *f.Mark > 1<<31 || bits.OnesCount64(uint64(*f.Mark)) != 1 {
+		l.must("firewall.mark", errors.New("should be one bit of 32, such as 0x20000000"))
+		return
+	}
+	l.cfg.Firewall.Mark = uint32(*f.Mark)
+}
+
+// The upper ends keep one client from filling the journal and the grant table.
+func (l *loader) limits() {
+	raw := l.raw.Limits
+	l.cfg.Limits = Limits{
+		LiveNonces:    l.limit("limits.live_nonces", raw.LiveNonces, 65_536),
+		Grants:        l.limit("limits.grants", raw.Grants, 65_536),
+		GrantsPerHour: l.limit("limits.grants_per_hour", raw.GrantsPerHour, 10_000_000),
+	}
+}
+
+func (l *loader) limit(key string, n, most int64) int {
+	if n < 1 || n > most {
+		l.must(key, fmt.Errorf("should be 1 to %d", most))
+	}
+	return int(n)
+}
+
+func (l *loader) service(name string, raw rawService) {
+	key := "service." + name
+	if err := keys.ValidName(name); err != nil {
+		l.must(key, err)
+		return
+	}
+	s := Service{Name: name, Ports: l.ports(key+".ports", raw.Ports), Addresses: l.addresses(key+".addresses", raw.Addresses)}
+	s.For, s.MaxFor = l.spans(key, raw)
+	l.cfg.Services = append(l.cfg.Services, s)
+	if len(l.cfg.Services) == keys.MaxServices+1 {
+		l.must(key, fmt.Errorf("there are more than %d services", keys.MaxServices))
+	}
+}
+
+// spans reads for and max_for. A default never contradicts what the file says.
+func (l *loader) spans(key string, raw rawService) (span, most time.Duration) {
+	span, most = defaultFor, defaultMaxFor
+	if raw.For != nil {
+		span = l.duration(key+".for", *raw.For)
+		most = max(most, span)
+	}
+	if raw.MaxFor != nil {
+		most = l.duration(key+".max_for", *raw.MaxFor)
+	}
+	if raw.For == nil {
+		span = min(span, most)
+	}
+	if span > most && most > 0 {
+		l.must(key+".for", errors.New("is longer than max_for"))
+	}
+	return span, most
+}
+
+func (l *loader) ports(key string, texts []string) []spa.Ports {
+	if len(texts) == 0 || len(texts) > keys.MaxServicePorts {
+		l.must(key, fmt.Errorf(`should be 1 to %d ports or ranges: ["tcp/22"]`, keys.MaxServicePorts))
+		return nil
+	}
+	var list []spa.Ports
+	for _, text := range texts {
+		p, err := spa.ParsePorts(text)
+		if err != nil {
+			l.must(key, err)
+			continue
+		}
+		if i := slices.IndexFunc(list, func(o spa.Ports) bool { return overlap(o, p) }); i >= 0 {
+			l.must(key, fmt.Errorf("%s and %s overlap", list[i], p))
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+func overlap(a, b spa.Ports) bool {
+	return a.Proto == b.Proto && a.Low <= b.High && b.Low <= a.High
+}
+
+func (l *loader) addresses(key string, texts []string) []netip.Addr {
+	var list []netip.Addr
+	for i, text := range texts {
+		a, err := netip.ParseAddr(text)
+		switch {
+		case err != nil || a.Zone() != "" || a.Is4In6() || a.IsUnspecified():
+			l.must(key, fmt.Errorf("entry %d is no address: names and networks are not taken", i+1))
+		case slices.Contains(list, a):
+			l.must(key, fmt.Errorf("entry %d is there twice", i+1))
+		}
+		list = append(list, a)
+	}
+	return list
+}
+
+// collisions refuses a guarded port that is a knock port: what arrives at a knock port of
+// its own is dropped before anything else, so the service could never be reached.
+func (l *loader) collisions() {
+	for _, k := range l.cfg.KnockPorts {
+		for _, s := range l.cfg.Services {
+			if !k.Shared && slices.ContainsFunc(s.Ports, func(p spa.Ports) bool { return p.Contains(spa.UDP, k.Port) }) {
+				l.must("service."+s.Name+".ports", fmt.Errorf("udp/%d is a knock port: choose another, or { port = %[1]d, shared = true } in knock_ports", k.Port))
+			}
+		}
+	}
+}
