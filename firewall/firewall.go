@@ -1,13 +1,11 @@
 package firewall
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/bits"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -217,9 +215,7 @@ func (f *Firewall) Grants(now time.Time) []Grant {
 		return nil
 	}
 	f.held.expire(now)
-	gs := f.held.grants(Match{})
-	slices.SortFunc(gs, compareGrants)
-	return gs
+	return f.held.grants(Match{})
 }
 
 // Held returns how many grants of the client live at now. Its cost does not grow with
@@ -231,44 +227,5 @@ func (f *Firewall) Held(client string, now time.Time) int {
 		return 0
 	}
 	f.held.expire(now)
-	return f.held.perClient[client]
+	return len(f.held.byClient[client])
 }
-
-// Load puts the guard in the kernel in one batch, with the grants that still live. If the
-// guard is there already it is replaced; guarded ports are shut at every moment. A table
-// of our name that is not ours is ErrForeign.
-//
-// With confirm above zero the kernel itself takes the guard away after that time, also
-// when this process is gone, unless Watch sees a new flow through a grant before.
-//
-// The first load carries the flows to guarded ports that are established already: it is
-// the one after MarkFirst, Teardown, an unconfirmed run, or with a fresh ledger.
-func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Time) error {
-	return errors.ErrUnsupported
-}
-
-// Grant opens the ports of all grants, or of none. They are in the ledger before the
-// kernel is told. A grant that its client holds already is prolonged, never shortened.
-func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
-	return errors.ErrUnsupported
-}
-
-// Revoke ends the grants that match and returns them. Where another client holds a grant
-// for the same address and port, that one goes on as it was. Sessions go on.
-func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Watch keeps the guard in place until ctx ends, and returns ctx's error then. When
-// another tool takes the guard away, or changes anything in our table, it is put back at
-// once. It sleeps while nothing happens. See also ErrUnconfirmed and ErrTornDown.
-func (f *Firewall) Watch(ctx context.Context) error {
-	return errors.ErrUnsupported
-}
-
-// Teardown takes our table away, whether a daemon runs or not, and makes the next load a
-// first load. A daemon that runs ends its Watch with ErrTornDown.
-func Teardown(state string) error { return errors.ErrUnsupported }
-
-// MarkFirst makes the next load a first load.
-func MarkFirst(state string) error { return errors.ErrUnsupported }

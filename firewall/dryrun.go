@@ -1,0 +1,63 @@
+package firewall
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"time"
+)
+
+// dryRun decides nothing and enforces nothing: it says what it was told to do.
+type dryRun struct {
+	log *slog.Logger
+}
+
+var _ backend = (*dryRun)(nil)
+
+func newDryRun(log *slog.Logger) *dryRun { return &dryRun{log: log} }
+
+func (d *dryRun) describe() string {
+	return "dry run: decides and records, guards nothing and opens nothing"
+}
+
+func (d *dryRun) load(p plan) error {
+	d.log.Info("dry run: would load the guard", "elements", len(p.leases), "confirm", p.confirm)
+	return nil
+}
+
+func (d *dryRun) set(es []lease) error {
+	for _, e := range es {
+		d.log.Debug("dry run: would set", "source", e.source, "proto", e.proto, "port", e.port, "left", max(e.left, 0))
+	}
+	return nil
+}
+
+func (d *dryRun) permanent() error {
+	d.log.Info("dry run: would make the guard permanent")
+	return nil
+}
+
+func (d *dryRun) remove() error {
+	d.log.Info("dry run: would take the guard away")
+	return nil
+}
+
+func (d *dryRun) watch(ctx context.Context, deadline time.Time) error {
+	var passed <-chan time.Time
+	if !deadline.IsZero() {
+		t := time.NewTimer(time.Until(deadline))
+		defer t.Stop()
+		passed = t.C
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-passed:
+		return os.ErrDeadlineExceeded
+	}
+}
+
+func (d *dryRun) flows() ([]flow, error)                  { return nil, nil }
+func (d *dryRun) carried() ([]flow, time.Duration, error) { return nil, 0, nil }
+func (d *dryRun) confirmed() (bool, error)                { return false, nil }
+func (d *dryRun) close() error                            { return nil }

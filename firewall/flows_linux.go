@@ -1,0 +1,247 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa"
+)
+
+// Numbers of linux/sock_diag.h, linux/inet_diag.h and net/tcp_states.h.
+const (
+	sockDiagByFamily = 20
+	diagRequestSize  = 56
+	diagReplySize    = 72
+	diagPorts        = 4 // source, destination
+	diagAddresses    = 8 // source, destination, 16 bytes each
+
+	// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT: something may still be said.
+	openStates = 1<<1 | 1<<4 | 1<<5 | 1<<8
+)
+
+// Numbers of linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_tcp.h.
+const (
+	ctGet       = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
+	ctGetStats  = unix.NFNL_SUBSYS_CTNETLINK<<8 | 5
+	ctTupleOrig = 1
+	ctStatus    = 3
+	ctProtoInfo = 4
+	ctSeenReply = 1 << 1
+
+	ctTupleIP, ctTupleProto          = 1, 2
+	ctProtoNum, ctSrcPort, ctDstPort = 1, 2, 3
+	ctTCP, ctTCPState                = 1, 1
+	ctTCPEstablished, ctTCPCloseWait = 3, 5
+)
+
+// flows lists the flows with a guarded port at this end: those of this host's sockets, and
+// those that DNAT leads on, which only connection tracking knows. Flows that this host
+// opened from a guarded port are among them and do no harm.
+func (n *nftables) flows() ([]flow, error) {
+	found := make(map[flow]bool)
+	keep := func(f flow) {
+		if contains(n.cfg.Guarded, f.proto, f.local.Port()) && !f.remote.Addr().IsLoopback() {
+			found[f] = true
+		}
+	}
+	if err := socketFlows(keep); err != nil {
+		return nil, err
+	}
+	if !slices.Contains(n.lacks, lacksConntrackDump) {
+		if err := trackedFlows(keep); err != nil {
+			return nil, err
+		}
+	}
+	fs := make([]flow, 0, len(found))
+	for f := range found {
+		fs = append(fs, f)
+	}
+	return fs, nil
+}
+
+// socketFlows tells keep of the connected sockets of this host.
+func socketFlows(keep func(flow)) error {
+	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
+	if err != nil {
+		return fmt.Errorf("opening sock_diag: %w", err)
+	}
+	defer c.Close()
+	for _, proto := range []spa.Proto{spa.TCP, spa.UDP} {
+		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+			replies, err := c.Execute(diagRequest(family, proto))
+			if errors.Is(err, unix.ENOENT) && proto == spa.UDP {
+				continue // a kernel without udp_diag; a connected UDP server is rare
+			}
+			if err != nil {
+				return fmt.Errorf("listing %v sockets: %w", proto, err)
+			}
+			for _, m := range replies {
+				if f, ok := diagFlow(m.Data, proto); ok {
+					keep(f)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func diagRequest(family byte, proto spa.Proto) netlink.Message {
+	b := make([]byte, diagRequestSize)
+	b[0], b[1] = family, byte(proto)
+	binary.NativeEndian.PutUint32(b[4:], openStates)
+	return netlink.Message{
+		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump},
+		Data:   b,
+	}
+}
+
+func diagFlow(b []byte, proto spa.Proto) (flow, bool) {
+	if len(b) < diagReplySize {
+		return flow{}, false
+	}
+	end := func(i int) netip.AddrPort {
+		a := b[diagAddresses+16*i:][:16]
+		port := binary.BigEndian.Uint16(b[diagPorts+2*i:])
+		if b[0] == unix.AF_INET {
+			return netip.AddrPortFrom(netip.AddrFrom4([4]byte(a)), port)
+		}
+		// A socket for both families has its IPv4 peers as ::ffff:192.0.2.1.
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(a)).Unmap(), port)
+	}
+	return flow{proto: proto, local: end(0), remote: end(1)}, true
+}
+
+// trackedFlows tells keep of the flows in the connection tracking table, as they look
+// before DNAT.
+func trackedFlows(keep func(flow)) error {
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return fmt.Errorf("opening netlink: %w", err)
+	}
+	defer c.Close()
+	replies, err := c.Execute(ctRequest(ctGet, netlink.Request|netlink.Dump))
+	if err != nil {
+		return fmt.Errorf("listing tracked connections: %w", err)
+	}
+	for _, m := range replies {
+		if f, ok := trackedFlow(m.Data); ok {
+			keep(f)
+		}
+	}
+	return nil
+}
+
+func ctRequest(kind netlink.HeaderType, flags netlink.HeaderFlags) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{Type: kind, Flags: flags},
+		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
+	}
+}
+
+// trackedFlow reads an entry; false if it is no flow that has been answered.
+func trackedFlow(b []byte) (flow, bool) {
+	if len(b) < 4 {
+		return flow{}, false
+	}
+	d, err := netlink.NewAttributeDecoder(b[4:])
+	if err != nil {
+		return flow{}, false
+	}
+	d.ByteOrder = binary.BigEndian
+	var t tuple
+	var status uint32
+	var state uint8
+	for d.Next() {
+		switch d.Type() {
+		case ctTupleOrig:
+			d.Nested(t.decode)
+		case ctStatus:
+			status = d.Uint32()
+		case ctProtoInfo:
+			d.Nested(func(d *netlink.AttributeDecoder) error { return decodeState(d, &state) })
+		}
+	}
+	if d.Err() != nil || status&ctSeenReply == 0 || !t.src.IsValid() || !t.dst.IsValid() {
+		return flow{}, false
+	}
+	open := state >= ctTCPEstablished && state <= ctTCPCloseWait
+	if t.proto == spa.TCP && !open {
+		return flow{}, false
+	}
+	return flow{
+		proto:  t.proto,
+		remote: netip.AddrPortFrom(t.src, t.sport),
+		local:  netip.AddrPortFrom(t.dst, t.dport),
+	}, true
+}
+
+// tuple is one direction of a tracked connection.
+type tuple struct {
+	src, dst     netip.Addr
+	proto        spa.Proto
+	sport, dport uint16
+}
+
+func (t *tuple) decode(d *netlink.AttributeDecoder) error {
+	d.ByteOrder = binary.BigEndian
+	for d.Next() {
+		switch d.Type() {
+		case ctTupleIP:
+			d.Nested(t.decodeIP)
+		case ctTupleProto:
+			d.Nested(t.decodeProto)
+		}
+	}
+	return d.Err()
+}
+
+// decodeIP relies on the source (1 for IPv4, 3 for IPv6) standing before the destination
+// in number, not in place.
+func (t *tuple) decodeIP(d *netlink.AttributeDecoder) error {
+	for d.Next() {
+		a, _ := netip.AddrFromSlice(d.Bytes())
+		if d.Type()%2 == 1 {
+			t.src = a
+		} else {
+			t.dst = a
+		}
+	}
+	return d.Err()
+}
+
+func (t *tuple) decodeProto(d *netlink.AttributeDecoder) error {
+	d.ByteOrder = binary.BigEndian
+	for d.Next() {
+		switch d.Type() {
+		case ctProtoNum:
+			t.proto = spa.Proto(d.Uint8())
+		case ctSrcPort:
+			t.sport = d.Uint16()
+		case ctDstPort:
+			t.dport = d.Uint16()
+		}
+	}
+	return d.Err()
+}
+
+func decodeState(d *netlink.AttributeDecoder, state *uint8) error {
+	for d.Next() {
+		if d.Type() == ctTCP {
+			d.Nested(func(d *netlink.AttributeDecoder) error {
+				for d.Next() {
+					if d.Type() == ctTCPState {
+						*state = d.Uint8()
+					}
+				}
+				return d.Err()
+			})
+		}
+	}
+	return d.Err()
+}

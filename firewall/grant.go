@@ -1,0 +1,225 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+var (
+	// errGone is what a backend returns when there is no guard to change.
+	errGone = errors.New("firewall: the guard is not in place")
+
+	errNotLoaded = errors.New("firewall: no guard is loaded")
+)
+
+// change is what a grant makes of one holding.
+type change struct {
+	*holding
+	until time.Time
+	fresh bool // the holding is new, and its slot too
+}
+
+// Grant opens the ports of all grants, or of none. They are in the ledger before the
+// kernel is told. A grant that its client holds already is prolonged, never shortened.
+func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for i := range gs {
+		if err := gs[i].check(now); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.guard.loaded {
+		return errNotLoaded
+	}
+	f.held.expire(now)
+	changes, err := f.plan(gs)
+	if err != nil {
+		return err
+	}
+	if err := f.record(changes, now); err != nil {
+		return errors.Join(err, f.unrecord(changes, now))
+	}
+	if err := f.enforce(changes, now); err != nil {
+		return errors.Join(err, f.unrecord(changes, now))
+	}
+	for _, c := range changes {
+		if c.fresh {
+			c.holding.until = c.until
+			f.held.add(c.holding)
+			continue
+		}
+		f.held.prolong(c.holding, c.until)
+	}
+	return nil
+}
+
+func (g *Grant) check(now time.Time) error {
+	if !g.Source.IsValid() {
+		return errors.New("firewall: a grant needs a source address")
+	}
+	if !g.Until.After(now) {
+		return fmt.Errorf("firewall: a grant until %v has ended already", g.Until)
+	}
+	if len(g.Client) >= nameSize || len(g.Service) >= nameSize {
+		return fmt.Errorf("firewall: a name of more than %d bytes does not fit the ledger", nameSize-1)
+	}
+	if len(g.Ports) == 0 {
+		return errors.New("firewall: a grant needs ports")
+	}
+	for _, p := range g.Ports {
+		if err := checkPorts(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plan finds or makes the holdings that the grants come to.
+func (f *Firewall) plan(gs []Grant) ([]change, error) {
+	changes := make([]change, 0, len(gs))
+	fresh := make(map[holdingKey]int) // among changes
+	for _, g := range gs {
+		for ports := range slices.Chunk(g.Ports, maxRanges) {
+			h := &holding{client: g.Client, service: g.Service, source: normal(g.Source), ports: slices.Clone(ports)}
+			if old := f.held.byKey[h.key()]; old != nil {
+				changes = append(changes, change{holding: old, until: later(g.Until, old.until)})
+				continue
+			}
+			if i, again := fresh[h.key()]; again {
+				changes[i].until = later(g.Until, changes[i].until)
+				continue
+			}
+			fresh[h.key()] = len(changes)
+			changes = append(changes, change{holding: h, until: g.Until, fresh: true})
+		}
+	}
+	if len(fresh) > len(f.ledger.free) {
+		return nil, fmt.Errorf("%w: the ledger holds %d", ErrFull, f.ledger.slots)
+	}
+	for i := range changes {
+		if changes[i].fresh {
+			changes[i].slot = f.ledger.take()
+		}
+	}
+	return changes, nil
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// record writes the changes to the ledger.
+func (f *Firewall) record(changes []change, now time.Time) error {
+	for _, c := range changes {
+		if err := f.ledger.write(c.holding, c.until, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unrecord makes the ledger say again what memory says.
+func (f *Firewall) unrecord(changes []change, now time.Time) error {
+	var errs []error
+	for _, c := range changes {
+		if !c.fresh {
+			errs = append(errs, f.ledger.write(c.holding, c.holding.until, now))
+			continue
+		}
+		errs = append(errs, f.ledger.erase(c.holding))
+		f.ledger.release(c.slot)
+	}
+	return errors.Join(errs...)
+}
+
+// enforce tells the kernel what the changes come to. Where another tool has just taken
+// the guard away, the grant need not wait for Watch.
+func (f *Firewall) enforce(changes []change, now time.Time) error {
+	ends := make(map[element]time.Time)
+	for _, c := range changes {
+		c.each(func(e element) {
+			end := later(c.until, ends[e])
+			if t := f.held.elements[e]; t != nil {
+				end = later(end, t.until)
+			}
+			ends[e] = end
+		})
+	}
+	err := f.backend.set(leasesOf(ends, now))
+	if !errors.Is(err, errGone) {
+		return err
+	}
+	if err := f.restore(now); err != nil {
+		return err
+	}
+	return f.backend.set(leasesOf(ends, now))
+}
+
+func leasesOf(ends map[element]time.Time, now time.Time) []lease {
+	ls := make([]lease, 0, len(ends))
+	for e, end := range ends {
+		ls = append(ls, lease{e, end.Sub(now)})
+	}
+	return ls
+}
+
+// Revoke ends the grants that match and returns them. Where another client holds a grant
+// for the same address and port, that one goes on as it was. Sessions go on.
+func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.guard.loaded {
+		return nil, errNotLoaded
+	}
+	f.held.expire(now)
+	leaving := f.held.matching(m)
+	if len(leaving) == 0 {
+		return nil, nil
+	}
+	ends := f.held.endsWithout(leaving)
+	if err := f.forget(leaving); err != nil {
+		return nil, errors.Join(err, f.remember(leaving, now))
+	}
+	err := f.backend.set(leasesOf(ends, now))
+	if err != nil && !errors.Is(err, errGone) { // gone is gone; Watch puts back what is left
+		return nil, errors.Join(err, f.remember(leaving, now))
+	}
+	gs := make([]Grant, 0, len(leaving))
+	for _, h := range leaving {
+		gs = append(gs, h.grant())
+		f.held.remove(h)
+	}
+	f.held.shorten(ends)
+	slices.SortFunc(gs, compareGrants)
+	return gs, nil
+}
+
+func (f *Firewall) forget(leaving []*holding) error {
+	for _, h := range leaving {
+		if err := f.ledger.erase(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *Firewall) remember(leaving []*holding, now time.Time) error {
+	var errs []error
+	for _, h := range leaving {
+		errs = append(errs, f.ledger.write(h, h.until, now))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,263 @@
+package firewall
+
+import (
+	"cmp"
+	"container/heap"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"time"
+
+	"sallyport/spa"
+)
+
+// holdings is who holds what, in memory: the live records of the ledger, and for each
+// element the holdings that it follows from. No operation on one grant walks over others,
+// except that ending a grant before its time looks at those of the same element.
+type holdings struct {
+	byKey    map[holdingKey]*holding
+	byClient map[string]map[*holding]bool
+	elements map[element]*tenancy
+	due      dueHeap
+	ended    func(slot int) // told of each slot that is free again
+}
+
+// holdingKey is what makes a grant the same grant.
+type holdingKey struct {
+	client, service string
+	source          netip.Addr
+	ports           string
+}
+
+// tenancy is the holdings of one element, and when the last of them ends. Holdings that
+// have ended stay in the list until they are half of it, so that each costs the same.
+type tenancy struct {
+	until   time.Time
+	holders []*holding
+	ended   int
+}
+
+func newHoldings(ended func(slot int)) *holdings {
+	return &holdings{
+		byKey:    make(map[holdingKey]*holding),
+		byClient: make(map[string]map[*holding]bool),
+		elements: make(map[element]*tenancy),
+		ended:    ended,
+	}
+}
+
+func (h *holding) key() holdingKey {
+	b := make([]byte, 0, 5*maxRanges)
+	for _, p := range h.ports {
+		b = append(b, byte(p.Proto))
+		b = binary.BigEndian.AppendUint16(b, p.Low)
+		b = binary.BigEndian.AppendUint16(b, p.High)
+	}
+	return holdingKey{h.client, h.service, h.source, string(b)}
+}
+
+// each calls f with every element of the holding, once where ranges overlap.
+func (h *holding) each(f func(element)) {
+	for i, p := range h.ports {
+		for port := int(p.Low); port <= int(p.High); port++ {
+			if !contains(h.ports[:i], p.Proto, uint16(port)) {
+				f(element{h.source, p.Proto, uint16(port)})
+			}
+		}
+	}
+}
+
+func contains(ports []spa.Ports, proto spa.Proto, port uint16) bool {
+	return slices.ContainsFunc(ports, func(p spa.Ports) bool { return p.Contains(proto, port) })
+}
+
+func (h *holding) grant() Grant {
+	return Grant{h.client, h.service, h.source, slices.Clone(h.ports), h.until}
+}
+
+func (m *Match) matches(h *holding) bool {
+	return (m.Client == "" || m.Client == h.client) &&
+		(!m.Source.IsValid() || normal(m.Source) == h.source) &&
+		(m.Services == nil || slices.Contains(m.Services, h.service))
+}
+
+// normal is the address as the kernel's sets have it.
+func normal(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
+// add adds a holding that is not there yet.
+func (hs *holdings) add(h *holding) {
+	hs.byKey[h.key()] = h
+	if hs.byClient[h.client] == nil {
+		hs.byClient[h.client] = make(map[*holding]bool)
+	}
+	hs.byClient[h.client][h] = true
+	heap.Push(&hs.due, h)
+	h.each(func(e element) {
+		t := hs.elements[e]
+		if t == nil {
+			t = &tenancy{}
+			hs.elements[e] = t
+		}
+		t.holders = append(t.holders, h)
+		t.prolong(h.until)
+	})
+}
+
+// prolong gives a holding that is there a later end.
+func (hs *holdings) prolong(h *holding, until time.Time) {
+	h.until = until
+	heap.Fix(&hs.due, h.due)
+	h.each(func(e element) { hs.elements[e].prolong(until) })
+}
+
+func (t *tenancy) prolong(until time.Time) {
+	if until.After(t.until) {
+		t.until = until
+	}
+}
+
+// expire forgets what has ended at now.
+func (hs *holdings) expire(now time.Time) {
+	for len(hs.due) > 0 && !hs.due[0].until.After(now) {
+		hs.remove(hs.due[0])
+	}
+}
+
+// remove forgets a holding. The ends of its elements are not recomputed: see shorten.
+func (hs *holdings) remove(h *holding) {
+	heap.Remove(&hs.due, h.due)
+	delete(hs.byKey, h.key())
+	delete(hs.byClient[h.client], h)
+	if len(hs.byClient[h.client]) == 0 {
+		delete(hs.byClient, h.client)
+	}
+	hs.ended(h.slot)
+	h.slot = -1
+	h.each(hs.vacate)
+}
+
+func (hs *holdings) vacate(e element) {
+	t := hs.elements[e]
+	t.ended++
+	if t.ended == len(t.holders) {
+		delete(hs.elements, e)
+		return
+	}
+	if 2*t.ended > len(t.holders) {
+		t.holders = slices.DeleteFunc(t.holders, func(h *holding) bool { return h.slot < 0 })
+		t.ended = 0
+	}
+}
+
+// endsWithout returns when each element of those leaving ends once they have left; zero
+// where nobody is left.
+func (hs *holdings) endsWithout(leaving []*holding) map[element]time.Time {
+	gone := make(map[*holding]bool, len(leaving))
+	for _, h := range leaving {
+		gone[h] = true
+	}
+	ends := make(map[element]time.Time)
+	for _, h := range leaving {
+		h.each(func(e element) {
+			if _, done := ends[e]; !done {
+				ends[e] = hs.elements[e].without(gone)
+			}
+		})
+	}
+	return ends
+}
+
+func (t *tenancy) without(gone map[*holding]bool) time.Time {
+	var until time.Time
+	for _, h := range t.holders {
+		if h.slot >= 0 && !gone[h] {
+			until = later(until, h.until)
+		}
+	}
+	return until
+}
+
+// shorten sets the ends of elements that holdings have left.
+func (hs *holdings) shorten(ends map[element]time.Time) {
+	for e, end := range ends {
+		if t := hs.elements[e]; t != nil {
+			t.until = end
+		}
+	}
+}
+
+// leases returns all elements and what is left of them at now.
+func (hs *holdings) leases(now time.Time) []lease {
+	ls := make([]lease, 0, len(hs.elements))
+	for e, t := range hs.elements {
+		ls = append(ls, lease{e, t.until.Sub(now)})
+	}
+	return ls
+}
+
+// matching looks at the grants of one client only if m names it.
+func (hs *holdings) matching(m Match) []*holding {
+	var found []*holding
+	take := func(h *holding) {
+		if m.matches(h) {
+			found = append(found, h)
+		}
+	}
+	if m.Client != "" {
+		for h := range hs.byClient[m.Client] {
+			take(h)
+		}
+		return found
+	}
+	for _, h := range hs.byKey {
+		take(h)
+	}
+	return found
+}
+
+func (hs *holdings) grants(m Match) []Grant {
+	var gs []Grant
+	for _, h := range hs.matching(m) {
+		gs = append(gs, h.grant())
+	}
+	slices.SortFunc(gs, compareGrants)
+	return gs
+}
+
+func compareGrants(a, b Grant) int {
+	return cmp.Or(
+		cmp.Compare(a.Client, b.Client),
+		cmp.Compare(a.Service, b.Service),
+		a.Source.Compare(b.Source),
+		slices.CompareFunc(a.Ports, b.Ports, comparePorts),
+	)
+}
+
+func comparePorts(a, b spa.Ports) int {
+	return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Low, b.Low), cmp.Compare(a.High, b.High))
+}
+
+// dueHeap has the holding that ends first on top.
+type dueHeap []*holding
+
+func (d dueHeap) Len() int           { return len(d) }
+func (d dueHeap) Less(i, j int) bool { return d[i].until.Before(d[j].until) }
+func (d dueHeap) Swap(i, j int) {
+	d[i], d[j] = d[j], d[i]
+	d[i].due, d[j].due = i, j
+}
+
+func (d *dueHeap) Push(x any) {
+	h := x.(*holding)
+	h.due = len(*d)
+	*d = append(*d, h)
+}
+
+func (d *dueHeap) Pop() any {
+	old := *d
+	last := len(old) - 1
+	h := old[last]
+	old[last] = nil
+	*d = old[:last]
+	return h
+}

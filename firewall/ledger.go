@@ -1,0 +1,339 @@
+package firewall
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"sallyport/spa"
+)
+
+// The ledger file: a header page, then records of a fixed size.
+//
+//	  0  16  magic
+//	 16   1  version
+//	 17   1  what the next load is: loadFirst, loadAgain, tornDown
+//	 18      zero, up to headerSize
+//
+//	a record, big endian; all zero where free:
+//	  0   8  end by the wall clock, nanoseconds since 1970
+//	  8   8  end by the boot clock (CLOCK_BOOTTIME), nanoseconds
+//	 16  16  source, IPv4 mapped
+//	 32  33  client: length, bytes, zeros
+//	 65  33  service: the same
+//	 98   1  number of port ranges, 1 to 4
+//	 99  20  ranges: protocol 1, low 2, high 2; zeros
+//	119   1  zero
+//	120   8  sum: SHA-256(boot id || the bytes before)[:8]
+const (
+	ledgerName    = "grants"
+	ledgerMagic   = "sallyport grants"
+	ledgerVersion = 1
+	markOffset    = 17
+	headerSize    = 4096
+
+	recordSize  = 128
+	sumOffset   = 120
+	nameSize    = 33
+	maxRanges   = 4
+	ledgerSlots = 131072 // 16 MiB
+)
+
+// What the header says of the next load. A fresh file says loadFirst.
+const (
+	loadFirst byte = iota
+	loadAgain
+	tornDown
+)
+
+// holding is a grant of at most maxRanges ranges as the ledger holds it.
+type holding struct {
+	client, service string
+	source          netip.Addr
+	ports           []spa.Ports
+	until           time.Time
+	slot            int // in the ledger
+	due             int // in the heap of ends
+}
+
+// ledger is the file that says who holds what. Its laws:
+//
+//   - What it says was decided, and is written before the kernel is told; a batch that
+//     fails is written back. So a process killed at any instruction leaves at most a grant
+//     that was decided and is carried into the kernel by the next load.
+//   - All space is taken when the file is made: a full disk stops no grant.
+//   - Records are bound to the boot: after a reboot none is valid. They end by the wall
+//     clock and by the boot clock, whichever is first, so setting the clock back while the
+//     process is down prolongs nothing.
+//   - A record that is torn or damaged is a grant that does not exist.
+//
+// It is not synced: what a power loss forgets was bound to that boot. The byte that says
+// what the next load is, is synced.
+type ledger struct {
+	file   *os.File // nil: in memory only
+	bootID string
+	slots  int
+	free   []int // slots, the next one last
+}
+
+// memoryLedger is a ledger that outlives nothing.
+func memoryLedger(slots int) *ledger {
+	l := &ledger{slots: slots, free: make([]int, 0, slots)}
+	for i := slots - 1; i >= 0; i-- {
+		l.free = append(l.free, i)
+	}
+	return l
+}
+
+// openLedger opens the ledger in dir and takes its space.
+func openLedger(dir, bootID string, slots int) (*ledger, error) {
+	if bootID == "" {
+		b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+		if err != nil {
+			return nil, fmt.Errorf("firewall: reading the boot id: %w", err)
+		}
+		bootID = string(bytes.TrimSpace(b))
+	}
+	f, err := openLedgerFile(dir, os.O_CREATE)
+	if err != nil {
+		return nil, err
+	}
+	if err := preallocate(f, headerSize+int64(slots)*recordSize); err != nil {
+		return nil, errors.Join(fmt.Errorf("firewall: taking space for the ledger: %w", err), f.Close())
+	}
+	return &ledger{file: f, bootID: bootID, slots: slots}, nil
+}
+
+// openLedgerFile opens the file and checks, or writes, its header.
+func openLedgerFile(dir string, flag int) (*os.File, error) {
+	path := filepath.Join(dir, ledgerName)
+	f, err := os.OpenFile(path, os.O_RDWR|flag, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("firewall: opening the ledger: %w", err)
+	}
+	if err := checkHeader(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("firewall: ledger %q: %w", path, err), f.Close())
+	}
+	return f, nil
+}
+
+func checkHeader(f *os.File) error {
+	want := append([]byte(ledgerMagic), ledgerVersion)
+	have := make([]byte, len(want))
+	n, err := f.ReadAt(have, 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	// A file that was being made when the process was killed is short, or all zero.
+	if n < len(want) || bytes.Equal(have, make([]byte, len(want))) {
+		if err := keepOwner(f); err != nil {
+			return err
+		}
+		_, err := f.WriteAt(want, 0)
+		return err
+	}
+	if !bytes.Equal(have, want) {
+		return errors.New("this is not a ledger of grants of this version")
+	}
+	return nil
+}
+
+// preallocate writes zeros from the end of the file up to size. Zeros that are written,
+// rather than reserved, need no space later on any file system that writes in place.
+func preallocate(f *os.File, size int64) error {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	zeros := make([]byte, 1<<20)
+	for end < size {
+		n, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-end)], end)
+		if err != nil {
+			return err
+		}
+		end += int64(n)
+	}
+	return nil
+}
+
+// read returns the holdings that live at now, and learns which slots are free.
+func (l *ledger) read(now time.Time) ([]*holding, error) {
+	if l.file == nil {
+		return nil, nil
+	}
+	boot, err := bootClock()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]byte, l.slots*recordSize)
+	if _, err := l.file.ReadAt(all, headerSize); err != nil {
+		return nil, fmt.Errorf("firewall: reading the ledger: %w", err)
+	}
+	var hs []*holding
+	l.free = l.free[:0]
+	for slot := l.slots - 1; slot >= 0; slot-- {
+		h, ok := l.decode(all[slot*recordSize:][:recordSize], boot, now)
+		if !ok {
+			l.free = append(l.free, slot)
+			continue
+		}
+		h.slot = slot
+		hs = append(hs, h)
+	}
+	return hs, nil
+}
+
+// write makes the record of h's slot say that it ends at until.
+func (l *ledger) write(h *holding, until, now time.Time) error {
+	if l.file == nil {
+		return nil
+	}
+	boot, err := bootClock()
+	if err != nil {
+		return err
+	}
+	var r [recordSize]byte
+	l.encode(&r, h, until, boot+until.Sub(now))
+	return l.put(h.slot, &r)
+}
+
+// erase frees the record of h's slot on disk. The slot itself is given back by release.
+func (l *ledger) erase(h *holding) error {
+	if l.file == nil {
+		return nil
+	}
+	return l.put(h.slot, &[recordSize]byte{})
+}
+
+func (l *ledger) put(slot int, r *[recordSize]byte) error {
+	if _, err := l.file.WriteAt(r[:], headerSize+int64(slot)*recordSize); err != nil {
+		return fmt.Errorf("firewall: writing the ledger: %w", err)
+	}
+	return nil
+}
+
+// take takes a free slot; there must be one.
+func (l *ledger) take() int {
+	last := len(l.free) - 1
+	slot := l.free[last]
+	l.free = l.free[:last]
+	return slot
+}
+
+func (l *ledger) release(slot int) { l.free = append(l.free, slot) }
+
+func (l *ledger) encode(r *[recordSize]byte, h *holding, until time.Time, boot time.Duration) {
+	binary.BigEndian.PutUint64(r[0:], uint64(until.UnixNano()))
+	binary.BigEndian.PutUint64(r[8:], uint64(boot))
+	source := h.source.As16()
+	copy(r[16:], source[:])
+	putName(r[32:32+nameSize], h.client)
+	putName(r[65:65+nameSize], h.service)
+	r[98] = byte(len(h.ports))
+	for i, p := range h.ports {
+		b := r[99+5*i:]
+		b[0] = byte(p.Proto)
+		binary.BigEndian.PutUint16(b[1:], p.Low)
+		binary.BigEndian.PutUint16(b[3:], p.High)
+	}
+	copy(r[sumOffset:], l.sum(r[:sumOffset]))
+}
+
+// decode returns the holding of a record that lives at boot and now, or false.
+func (l *ledger) decode(r []byte, boot time.Duration, now time.Time) (*holding, bool) {
+	ranges := int(r[98])
+	if ranges == 0 || !bytes.Equal(l.sum(r[:sumOffset]), r[sumOffset:]) {
+		return nil, false
+	}
+	until := time.Unix(0, int64(binary.BigEndian.Uint64(r[0:])))
+	if left := time.Duration(binary.BigEndian.Uint64(r[8:])) - boot; until.Sub(now) > left {
+		until = now.Add(left)
+	}
+	if !until.After(now) {
+		return nil, false
+	}
+	h := &holding{
+		client:  name(r[32 : 32+nameSize]),
+		service: name(r[65 : 65+nameSize]),
+		source:  netip.AddrFrom16([16]byte(r[16:32])).Unmap(),
+		until:   until,
+	}
+	for i := range ranges {
+		b := r[99+5*i:]
+		h.ports = append(h.ports, spa.Ports{
+			Proto: spa.Proto(b[0]),
+			Low:   binary.BigEndian.Uint16(b[1:]),
+			High:  binary.BigEndian.Uint16(b[3:]),
+		})
+	}
+	return h, true
+}
+
+func (l *ledger) sum(b []byte) []byte {
+	h := sha256.New()
+	io.WriteString(h, l.bootID)
+	h.Write(b)
+	return h.Sum(nil)[:recordSize-sumOffset]
+}
+
+func putName(b []byte, s string) { b[0] = byte(copy(b[1:], s)) }
+
+func name(b []byte) string { return string(b[1 : 1+b[0]]) }
+
+// mark returns what the next load is. Another process may have changed it.
+func (l *ledger) mark() (byte, error) {
+	if l.file == nil {
+		return loadAgain, nil
+	}
+	var b [1]byte
+	if _, err := l.file.ReadAt(b[:], markOffset); err != nil {
+		return 0, fmt.Errorf("firewall: reading the ledger: %w", err)
+	}
+	return b[0], nil
+}
+
+func (l *ledger) setMark(m byte) error {
+	if l.file == nil {
+		return nil
+	}
+	return writeMark(l.file, m)
+}
+
+// writeMark syncs: the next load may be after a power loss.
+func writeMark(f *os.File, m byte) error {
+	if _, err := f.WriteAt([]byte{m}, markOffset); err != nil {
+		return fmt.Errorf("firewall: writing the ledger: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("firewall: syncing the ledger: %w", err)
+	}
+	return nil
+}
+
+func (l *ledger) close() error {
+	if l.file == nil {
+		return nil
+	}
+	return l.file.Close()
+}
+
+// markLedger sets the mark of the ledger in dir. Where there is none, the next load is a
+// first load anyway.
+func markLedger(dir string, m byte) error {
+	f, err := openLedgerFile(dir, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(writeMark(f, m), f.Close())
+}

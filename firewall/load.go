@@ -1,0 +1,130 @@
+package firewall
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// carryFor is how long a flow that was there before the first load has to send something.
+// Once it has, it is marked and lives on.
+const carryFor = 10 * time.Minute
+
+// Load puts the guard in the kernel in one batch, with the grants that still live. If the
+// guard is there already it is replaced; guarded ports are shut at every moment. A table
+// of our name that is not ours is ErrForeign.
+//
+// With confirm above zero the kernel itself takes the guard away after that time, also
+// when this process is gone, unless Watch sees a new flow through a grant before.
+//
+// The first load carries the flows to guarded ports that are established already: it is
+// the one after MarkFirst, Teardown, an unconfirmed run, or with a fresh ledger.
+func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Time) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.recall(now); err != nil {
+		return err
+	}
+	next := state{loaded: true}
+	if confirm > 0 {
+		next.confirmBy = f.cfg.Now().Add(confirm)
+	}
+	if err := f.carry(&next, now); err != nil {
+		return err
+	}
+	p := plan{
+		leases:  f.held.leases(now),
+		confirm: confirm,
+		carried: next.carried,
+		carry:   next.carriedUntil.Sub(now),
+	}
+	// Whatever happens between the two, the next load must not take this one for
+	// settled before it is.
+	if confirm > 0 {
+		if err := f.ledger.setMark(loadFirst); err != nil {
+			return err
+		}
+	}
+	if err := f.backend.load(p); err != nil {
+		return err
+	}
+	f.guard = next
+	if confirm > 0 {
+		return nil
+	}
+	return f.ledger.setMark(loadAgain)
+}
+
+// recall takes from the ledger who holds what, once.
+func (f *Firewall) recall(now time.Time) error {
+	if f.held != nil {
+		f.held.expire(now)
+		return nil
+	}
+	hs, err := f.ledger.read(now)
+	if err != nil {
+		return err
+	}
+	f.held = newHoldings(f.ledger.release)
+	for _, h := range hs {
+		f.held.add(h)
+	}
+	return nil
+}
+
+// carry fills in which flows the guard has to carry: on a first load those that are
+// established, later those that the guard in place still carries.
+func (f *Firewall) carry(s *state, now time.Time) error {
+	mark, err := f.ledger.mark()
+	if err != nil {
+		return err
+	}
+	flows, left, err := f.backend.carried()
+	if err != nil {
+		return fmt.Errorf("firewall: reading the flows that are carried: %w", err)
+	}
+	if mark != loadAgain {
+		left = carryFor
+		if flows, err = f.backend.flows(); err != nil {
+			return fmt.Errorf("firewall: listing the sessions that the first load must not end: %w", err)
+		}
+	}
+	s.carried, s.carriedUntil = flows, now.Add(left)
+	return nil
+}
+
+// restore puts the guard back as it should be at now. The caller holds the lock.
+func (f *Firewall) restore(now time.Time) error {
+	mark, err := f.ledger.mark()
+	if err != nil {
+		return err
+	}
+	if mark == tornDown {
+		return ErrTornDown
+	}
+	p := plan{leases: f.held.leases(now)}
+	if left := f.guard.carriedUntil.Sub(now); left > 0 {
+		p.carried, p.carry = f.guard.carried, left
+	}
+	if !f.guard.confirmBy.IsZero() {
+		p.confirm = f.guard.confirmBy.Sub(now)
+		if p.confirm <= 0 {
+			return ErrUnconfirmed
+		}
+	}
+	return f.backend.load(p)
+}
+
+// Teardown takes our table away, whether a daemon runs or not, and makes the next load a
+// first load. A daemon that runs ends its Watch with ErrTornDown. Where there is no table
+// that is no error; one that is not ours is ErrForeign. The dry run has nothing to tear
+// down.
+func Teardown(state string) error {
+	return teardown(func() error { return markLedger(state, tornDown) })
+}
+
+// MarkFirst makes the next load a first load.
+func MarkFirst(state string) error { return markLedger(state, loadFirst) }

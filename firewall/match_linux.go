@@ -1,0 +1,217 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"slices"
+
+	nft "github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa"
+)
+
+// Pieces of rules. Each is what stands in the comment above it in nft's words, so that a
+// rule reads like the line that nft would print.
+
+type exprs = []expr.Any
+
+// first is the 32-bit register in which a key begins; its fields follow, each padded to
+// whole registers. Single values use the same one.
+const first = unix.NFT_REG32_00
+
+// family is what differs between rules for IPv4 and for IPv6.
+type family struct {
+	proto          byte
+	size           uint32 // of an address
+	saddr, daddr   uint32 // their offsets in the header
+	grants         *nft.Set
+	carried, extra *nft.Set
+}
+
+func (o *objects) families() [2]family {
+	return [2]family{
+		{unix.NFPROTO_IPV4, 4, 12, 16, o.grants4, o.carried4, o.addresses4},
+		{unix.NFPROTO_IPV6, 16, 8, 24, o.grants6, o.carried6, o.addresses6},
+	}
+}
+
+func rule(parts ...exprs) exprs { return slices.Concat(parts...) }
+
+func native(v uint32) []byte { return binaryutil.NativeEndian.PutUint32(v) }
+
+func equal(data []byte) *expr.Cmp {
+	return &expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: data}
+}
+
+func meta(k expr.MetaKey, data []byte) exprs {
+	return exprs{&expr.Meta{Key: k, Register: first}, equal(data)}
+}
+
+// iif lo
+func fromLoopback() exprs { return meta(expr.MetaKeyIIF, native(loopback)) }
+
+// oif lo
+func toLoopback() exprs { return meta(expr.MetaKeyOIF, native(loopback)) }
+
+// loopback is the index of lo in every network namespace (net/core/dev.c, LOOPBACK_IFINDEX).
+const loopback = 1
+
+// iifname NAME, oifname NAME
+func ifname(k expr.MetaKey, name string) exprs {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, name)
+	return meta(k, b)
+}
+
+// meta nfproto ipv4, meta nfproto ipv6
+func (f *family) match() exprs { return meta(expr.MetaKeyNFPROTO, []byte{f.proto}) }
+
+// meta l4proto PROTO
+func l4proto(p spa.Proto) exprs { return meta(expr.MetaKeyL4PROTO, []byte{byte(p)}) }
+
+// meta l4proto != tcp meta l4proto != udp
+func neitherTCPNorUDP() exprs {
+	return exprs{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{byte(spa.TCP)}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{byte(spa.UDP)}},
+	}
+}
+
+// ct direction reply
+func isReply() exprs {
+	return exprs{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: first}, equal([]byte{1})}
+}
+
+// ct state STATES
+func ctState(states uint32) exprs {
+	return exprs{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: first},
+		and(native(states)),
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: native(0)},
+	}
+}
+
+func and(mask []byte) *expr.Bitwise {
+	return &expr.Bitwise{
+		SourceRegister: first, DestRegister: first,
+		Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask)),
+	}
+}
+
+// ct mark and MARK == MARK
+func ctMarked(mark uint32) exprs {
+	return exprs{&expr.Ct{Key: expr.CtKeyMARK, Register: first}, and(native(mark)), equal(native(mark))}
+}
+
+// meta mark and MARK == MARK
+func marked(mark uint32) exprs {
+	return exprs{&expr.Meta{Key: expr.MetaKeyMARK, Register: first}, and(native(mark)), equal(native(mark))}
+}
+
+// ct mark set ct mark or MARK
+func setCtMark(mark uint32) exprs {
+	return exprs{
+		&expr.Ct{Key: expr.CtKeyMARK, Register: first},
+		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 4, Mask: native(^mark), Xor: native(mark)},
+		&expr.Ct{Key: expr.CtKeyMARK, Register: first, SourceRegister: true},
+	}
+}
+
+// tcp flags and MASK == VALUE
+func tcpFlags(mask, value byte) exprs {
+	load := &expr.Payload{DestRegister: first, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1}
+	return rule(l4proto(spa.TCP), exprs{load, and([]byte{mask}), equal([]byte{value})})
+}
+
+// tcp flags and MASK != VALUE
+func tcpFlagsNot(mask, value byte) exprs {
+	es := tcpFlags(mask, value)
+	es[len(es)-1].(*expr.Cmp).Op = expr.CmpOpNeq
+	return es
+}
+
+const (
+	fin, syn, rst, ack = 1, 2, 4, 16
+)
+
+// port reads a port of the transport header: th sport is at 0, th dport at 2.
+func port(register, offset uint32) *expr.Payload {
+	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2}
+}
+
+const sport, dport = 0, 2
+
+// udp sport PORT, udp dport PORT
+func udpPort(offset uint32, number uint16) exprs {
+	return rule(l4proto(spa.UDP), exprs{port(first, offset), equal(binary.BigEndian.AppendUint16(nil, number))})
+}
+
+func (f *family) address(register, offset uint32) *expr.Payload {
+	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size}
+}
+
+func lookup(s *nft.Set, invert bool) *expr.Lookup {
+	return &expr.Lookup{SourceRegister: first, SetName: s.Name, SetID: s.ID, Invert: invert}
+}
+
+// meta l4proto . th dport != @guarded (or th sport)
+func (o *objects) notGuarded(offset uint32) exprs {
+	return exprs{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first},
+		port(first+1, offset),
+		lookup(o.guarded, true),
+	}
+}
+
+// ip saddr . meta l4proto . th dport @grants4 (or daddr and sport, ip6 and @grants6)
+func (f *family) granted(addr, portOffset uint32) exprs {
+	words := f.size / 4
+	return rule(f.match(), exprs{
+		f.address(first, addr),
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first + words},
+		port(first+words+1, portOffset),
+		lookup(f.grants, false),
+	})
+}
+
+// ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 (or the other way
+// round, ip6 and @carried6)
+func (f *family) carries(remote, local, remotePort, localPort uint32) exprs {
+	words := f.size / 4
+	return rule(f.match(), exprs{
+		f.address(first, remote),
+		f.address(first+words, local),
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first + 2*words},
+		port(first+2*words+1, remotePort),
+		port(first+2*words+2, localPort),
+		lookup(f.carried, false),
+	})
+}
+
+// ip daddr != @addresses4 (or ip6 and @addresses6)
+func (f *family) notExtra() exprs {
+	return rule(f.match(), exprs{f.address(first, f.daddr), lookup(f.extra, true)})
+}
+
+// fib daddr type
+func fib() *expr.Fib { return &expr.Fib{Register: first, ResultADDRTYPE: true, FlagDADDR: true} }
+
+func verdict(k expr.VerdictKind) exprs { return exprs{&expr.Verdict{Kind: k}} }
+
+func accept() exprs { return verdict(expr.VerdictAccept) }
+func drop() exprs   { return verdict(expr.VerdictDrop) }
+
+func jump(c *nft.Chain) exprs {
+	return exprs{&expr.Verdict{Kind: expr.VerdictJump, Chain: c.Name}}
+}
+
+// reject with tcp reset, reject with icmpx port-unreachable
+func resetTCP() exprs {
+	return rule(l4proto(spa.TCP), exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+}
+func unreachable() exprs {
+	return exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}
+}

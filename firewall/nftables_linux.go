@@ -1,0 +1,396 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	nft "github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa"
+)
+
+const (
+	tableName = "spa"
+	// markerChain is empty and hangs nowhere: that it is there says that the table is ours.
+	markerChain = "sallyport"
+
+	// setSize bounds the memory that grants take in the kernel, for each family.
+	setSize = 1 << 19
+	// chunk is how many elements a message holds: their attribute must stay under 64 KiB.
+	chunk = 500
+	// socketBuffer is room for a batch that carries a full table, and for its answers.
+	socketBuffer = 128 << 20
+)
+
+// nftables keeps the guard in the kernel's nf_tables, by netlink alone.
+type nftables struct {
+	cfg     *Config
+	objects objects
+	conn    *nft.Conn
+	socket  *netlink.Conn // of conn
+	events  *netlink.Conn // what others change
+	lacks   []string
+}
+
+var _ backend = (*nftables)(nil)
+
+func newNftables(c *Config) (backend, error) {
+	n := &nftables{cfg: c, objects: newObjects(c.size)}
+	if err := n.open(); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	return n, nil
+}
+
+func (n *nftables) open() error {
+	var err error
+	if n.conn, n.socket, err = dial(); err != nil {
+		return explain("opening netlink", err)
+	}
+	if n.lacks, err = n.probe(); err != nil {
+		return err
+	}
+	if n.cfg.Closed == Reject && slices.Contains(n.lacks, lacksReject) {
+		n.cfg.Closed = Drop
+	}
+	if n.events, err = monitor(n.socket.PID()); err != nil {
+		return explain("listening for changes of the rule set", err)
+	}
+	return nil
+}
+
+// dial opens a connection that lasts, and returns its socket too.
+func dial() (*nft.Conn, *netlink.Conn, error) {
+	var socket *netlink.Conn
+	size := func(c *netlink.Conn) error {
+		socket = c
+		return errors.Join(c.SetReadBuffer(socketBuffer), c.SetWriteBuffer(socketBuffer))
+	}
+	conn, err := nft.New(nft.AsLasting(), nft.WithSockOptions(size))
+	return conn, socket, err
+}
+
+// explain says what an errno of the kernel means here.
+func explain(doing string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("firewall: %s: CAP_NET_ADMIN is missing; run as root, or give the program that capability: %w", doing, err)
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT):
+		return fmt.Errorf("firewall: %s: this kernel has no nftables (CONFIG_NF_TABLES): %w", doing, err)
+	case errors.Is(err, unix.ENFILE):
+		return fmt.Errorf("%w: the kernel takes no more elements into the set", ErrFull)
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%w: %s: %w", errGone, doing, err)
+	}
+	return fmt.Errorf("firewall: %s: %w", doing, err)
+}
+
+func (n *nftables) describe() string {
+	s := "nftables guards, " + map[Closed]string{Drop: "dropping", Reject: "rejecting"}[n.cfg.Closed] + " strangers' packets"
+	for i, what := range n.lacks {
+		s += map[bool]string{true: "; this kernel lacks ", false: " and "}[i == 0] + what
+	}
+	return s
+}
+
+func (n *nftables) close() error {
+	var errs []error
+	if n.conn != nil {
+		errs = append(errs, n.conn.CloseLasting())
+	}
+	if n.events != nil {
+		errs = append(errs, n.events.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// flush sends the batch. After a failure the kernel may have sent more answers than were
+// read; they must not be taken for those of the next batch.
+func (n *nftables) flush(doing string) error {
+	err := n.conn.Flush()
+	if err != nil {
+		err = errors.Join(err, drain(n.socket))
+	}
+	return explain(doing, err)
+}
+
+// drain reads what has been answered already. The kernel answers a batch before the call
+// that sends it returns.
+func drain(c *netlink.Conn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var b [1]byte
+	return raw.Read(func(fd uintptr) bool {
+		for {
+			if _, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_DONTWAIT|unix.MSG_TRUNC); err != nil {
+				return true
+			}
+		}
+	})
+}
+
+// present reports whether our table is there. One that is not ours is ErrForeign.
+func present(c *nft.Conn) (bool, error) {
+	table, err := c.ListTableOfFamily(tableName, nft.TableFamilyINet)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, explain("looking for the table", err)
+	}
+	table.Family = nft.TableFamilyINet
+	if _, err := c.ListChain(table, markerChain); err != nil {
+		return false, ErrForeign
+	}
+	return true, nil
+}
+
+func (n *nftables) load(p plan) error {
+	there, err := present(n.conn)
+	if err != nil {
+		return err
+	}
+	// The rules are exchanged inside the chains that are there, because a packet that is
+	// between two chains of the same priority while one replaces the other could pass
+	// both. Only where that fails, because another tool or version left them otherwise,
+	// the whole table is replaced.
+	err = n.replace(p, false)
+	if err == nil || !there {
+		return err
+	}
+	return n.replace(p, true)
+}
+
+func (n *nftables) replace(p plan, whole bool) error {
+	o := &n.objects
+	n.conn.AddTable(o.table)
+	if whole {
+		n.conn.DelTable(o.table)
+		n.conn.AddTable(o.table)
+	}
+	if err := n.fillSets(p); err != nil {
+		return err
+	}
+	if err := n.addRules(p.confirm > 0); err != nil {
+		return err
+	}
+	return n.flush("loading the guard")
+}
+
+func (n *nftables) fillSets(p plan) error {
+	o := &n.objects
+	for _, s := range o.sets() {
+		if err := n.conn.AddSet(s, nil); err != nil {
+			return err
+		}
+		n.conn.FlushSet(s)
+	}
+	grants4, grants6 := grantElements(p.leases)
+	carried4, carried6 := flowElements(p.carried, p.carry)
+	addresses4, addresses6 := addressElements(n.cfg.Addresses)
+	return errors.Join(
+		n.add(o.guarded, portElements(n.cfg.Guarded, p.confirm)),
+		n.add(o.grants4, grants4), n.add(o.grants6, grants6),
+		n.add(o.carried4, carried4), n.add(o.carried6, carried6),
+		n.add(o.addresses4, addresses4), n.add(o.addresses6, addresses6),
+	)
+}
+
+func (n *nftables) add(s *nft.Set, es []nft.SetElement) error {
+	for part := range slices.Chunk(es, chunk) {
+		if err := n.conn.SetAddElements(s, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// change gives elements a new timeout in one batch, or deletes those of gone. A delete of
+// what is absent would fail the batch, and older kernels do not change the timeout of what
+// is there: add, delete, add always works.
+func (n *nftables) change(s *nft.Set, es, gone []nft.SetElement) error {
+	for part := range slices.Chunk(slices.Concat(es, gone), chunk) {
+		if err := n.conn.SetAddElements(s, part); err != nil {
+			return err
+		}
+		if err := n.conn.SetDeleteElements(s, part); err != nil {
+			return err
+		}
+	}
+	return n.add(s, es)
+}
+
+func (n *nftables) set(ls []lease) error {
+	var live, gone []lease
+	for _, l := range ls {
+		if l.left > 0 {
+			live = append(live, l)
+			continue
+		}
+		l.left = time.Second // added only to be deleted
+		gone = append(gone, l)
+	}
+	live4, live6 := grantElements(live)
+	gone4, gone6 := grantElements(gone)
+	err := errors.Join(
+		n.change(n.objects.grants4, live4, gone4),
+		n.change(n.objects.grants6, live6, gone6),
+	)
+	return errors.Join(err, n.flush("changing grants"))
+}
+
+func (n *nftables) permanent() error {
+	err := n.change(n.objects.guarded, portElements(n.cfg.Guarded, 0), nil)
+	return errors.Join(err, n.flush("making the guard permanent"))
+}
+
+func (n *nftables) remove() error {
+	there, err := present(n.conn)
+	if err != nil || !there {
+		return err
+	}
+	n.conn.DelTable(n.objects.table)
+	return n.flush("taking the guard away")
+}
+
+func teardown(mark func() error) error {
+	conn, socket, err := dial()
+	if err != nil {
+		return explain("opening netlink", err)
+	}
+	n := &nftables{objects: newObjects(setSize), conn: conn, socket: socket}
+	if _, err := present(conn); err != nil {
+		return errors.Join(err, n.close())
+	}
+	// Marked first: a daemon that sees the table go must know why.
+	return errors.Join(mark(), n.remove(), n.close())
+}
+
+// confirmed adds up the counters of the confirm chain.
+func (n *nftables) confirmed() (bool, error) {
+	rules, err := n.conn.GetRules(n.objects.table, n.objects.confirm)
+	if err != nil {
+		return false, fmt.Errorf("firewall: reading the counters of new flows: %w", err)
+	}
+	for _, r := range rules {
+		for _, e := range r.Exprs {
+			if c, ok := e.(*expr.Counter); ok && c.Packets > 0 {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// carried lists what the table in place carries, and the longest time left.
+func (n *nftables) carried() ([]flow, time.Duration, error) {
+	there, err := present(n.conn)
+	if err != nil || !there {
+		return nil, 0, err
+	}
+	var flows []flow
+	var left time.Duration
+	for _, s := range []*nft.Set{n.objects.carried4, n.objects.carried6} {
+		es, err := n.conn.GetSetElements(s)
+		if err != nil {
+			return nil, 0, err
+		}
+		for _, e := range es {
+			flows = append(flows, flowOf(e.Key))
+			left = max(left, e.Expires)
+		}
+	}
+	return flows, left, nil
+}
+
+// Elements. A field of a concatenated key takes a multiple of four bytes.
+
+func grantElements(ls []lease) (v4, v6 []nft.SetElement) {
+	for _, l := range ls {
+		e := nft.SetElement{
+			Key:     portKey(l.source.AsSlice(), l.proto, l.port),
+			Timeout: max(l.left, time.Millisecond),
+		}
+		if l.source.Is4() {
+			v4 = append(v4, e)
+			continue
+		}
+		v6 = append(v6, e)
+	}
+	return v4, v6
+}
+
+func portKey(key []byte, proto spa.Proto, port uint16) []byte {
+	key = append(key, byte(proto), 0, 0, 0)
+	return append(binary.BigEndian.AppendUint16(key, port), 0, 0)
+}
+
+func portElements(ranges []spa.Ports, timeout time.Duration) []nft.SetElement {
+	var es []nft.SetElement
+	all := holding{ports: ranges}
+	all.each(func(e element) {
+		es = append(es, nft.SetElement{Key: portKey(nil, e.proto, e.port), Timeout: timeout})
+	})
+	return es
+}
+
+func flowElements(fs []flow, timeout time.Duration) (v4, v6 []nft.SetElement) {
+	for _, f := range fs {
+		key := slices.Concat(f.remote.Addr().AsSlice(), f.local.Addr().AsSlice())
+		key = portKey(key, f.proto, f.remote.Port())
+		key = append(binary.BigEndian.AppendUint16(key, f.local.Port()), 0, 0)
+		e := nft.SetElement{Key: key, Timeout: timeout}
+		if f.remote.Addr().Is4() {
+			v4 = append(v4, e)
+			continue
+		}
+		v6 = append(v6, e)
+	}
+	return v4, v6
+}
+
+// flowOf is the flow of a key that flowElements made.
+func flowOf(key []byte) flow {
+	size := (len(key) - 12) / 2
+	remote, _ := netip.AddrFromSlice(key[:size])
+	local, _ := netip.AddrFromSlice(key[size : 2*size])
+	rest := key[2*size:]
+	return flow{
+		proto:  spa.Proto(rest[0]),
+		remote: netip.AddrPortFrom(remote, binary.BigEndian.Uint16(rest[4:])),
+		local:  netip.AddrPortFrom(local, binary.BigEndian.Uint16(rest[8:])),
+	}
+}
+
+func addressElements(as []netip.Addr) (v4, v6 []nft.SetElement) {
+	for _, a := range as {
+		a = normal(a)
+		if e := (nft.SetElement{Key: a.AsSlice()}); a.Is4() {
+			v4 = append(v4, e)
+		} else {
+			v6 = append(v6, e)
+		}
+	}
+	return v4, v6
+}
+
+// bootClock is the time since boot, also while the machine slept.
+func bootClock() (time.Duration, error) {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0, os.NewSyscallError("clock_gettime", err)
+	}
+	return time.Duration(t.Nano()), nil
+}

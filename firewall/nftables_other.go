@@ -1,0 +1,24 @@
+//go:build !linux
+
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+const setSize = 1 << 19
+
+func newNftables(*Config) (backend, error) {
+	return nil, fmt.Errorf("firewall: nftables is a part of Linux: %w", errors.ErrUnsupported)
+}
+
+func teardown(func() error) error {
+	return fmt.Errorf("firewall: nftables is a part of Linux: %w", errors.ErrUnsupported)
+}
+
+func bootClock() (time.Duration, error) { return 0, errors.ErrUnsupported }
+
+func keepOwner(*os.File) error { return nil }
