@@ -1,11 +1,9 @@
 package replay
 
-import (
-	"fmt"
-	"math"
-)
+import "fmt"
 
-// floors holds a stamp for each name of one kind (keys or topics), in memory and in slots of ten.
+// floors holds a stamp for each name of one kind (keys or topics), in memory and in slots of ten. Zero is
+// no floor.
 type floors struct {
 	kind   byte
 	index  map[[16]byte]int32
@@ -16,7 +14,16 @@ type floors struct {
 
 func newFloors(kind byte) floors { return floors{kind: kind, index: make(map[[16]byte]int32)} }
 
-// add makes a place for a new name. The slot is reserved here, so that raising never needs room.
+// stampOf returns the floor of a name.
+func (f *floors) stampOf(name [16]byte) int64 {
+	if i, ok := f.index[name]; ok {
+		return f.list.at(i).stamp
+	}
+	return 0
+}
+
+// add makes a place for a new name. Its slot is in the file from here on, so that neither raising nor
+// loading ever needs room.
 func (f *floors) add(s *store, name [16]byte) (int32, error) {
 	if len(f.vacant) == 0 {
 		slot, err := s.take()
@@ -24,6 +31,9 @@ func (f *floors) add(s *store, name [16]byte) (int32, error) {
 			return 0, err
 		}
 		f.append(slot)
+		if err := f.write(s, int32(len(f.slots)-1)); err != nil {
+			return 0, err
+		}
 	}
 	return f.settle(name), nil
 }
@@ -32,7 +42,7 @@ func (f *floors) add(s *store, name [16]byte) (int32, error) {
 func (f *floors) settle(name [16]byte) int32 {
 	i := f.vacant[len(f.vacant)-1]
 	f.vacant = f.vacant[:len(f.vacant)-1]
-	*f.list.at(i) = floor{name: name, stamp: math.MinInt64}
+	*f.list.at(i) = floor{name: name}
 	f.index[name] = i
 	return i
 }
@@ -85,7 +95,7 @@ func (f *floors) load(slot int32, b []byte) error {
 
 // place takes over one floor. A name without a floor is left out: its nonces will name it again.
 func (f *floors) place(i int32, at floor) {
-	if at.stamp == 0 || at.stamp == math.MinInt64 {
+	if at.stamp == 0 {
 		f.vacant = append(f.vacant, i)
 		return
 	}

@@ -1,10 +1,28 @@
 // Package replay remembers what was spent: an authenticated nonce is admitted a single time.
+//
+// What is remembered is in a file, the journal, before Admit returns: one write into the kernel's
+// hands, which outlives the process, so the packet's path owes the disk nothing. Power loss
+// may take those writes back, and needs a reboot: after one, no stamp is admitted that could have been
+// before. For that the file names a high-water mark that is synced ahead of the packets.
+//
+// A nonce is remembered until its stamp is out of the window by the server's clock. Then its slot
+// is used again, and a floor of its key, in the file first, refuses every stamp up to it, whatever the
+// clock does later. Every other packet of the key that is still fresh is stamped after it.
+//
+// Slots are overwritten in place, in a file that was preallocated: a full disk is not met. A slot
+// never crosses a page, and the kernel copies into a page without looking at signals, so a
+// killed process leaves a slot old or new. One that does not verify is therefore damage, and
+// damage is answered as a lost journal is: by refusing every stamp that may have been admitted.
+//
+// Not protected: who may write the file may forget for the server.
 package replay
 
 import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"sync"
 	"time"
 )
 
@@ -13,15 +31,20 @@ var (
 	// ErrSpent: this nonce was admitted before.
 	ErrSpent = errors.New("replay: nonce already spent")
 	// ErrSpentElsewhere wraps ErrSpent: the nonce was admitted before, from another address.
-	ErrSpentElsewhere = fmt.Errorf("%w from another address", ErrSpent)
+	ErrSpentElsewhere = fmt.Errorf("%w, from another address", ErrSpent)
 	// ErrFloor: stamped at or before the floor that a reboot or a lost journal left; see Status.
-	ErrFloor = errors.New("replay: stamped before this journal remembers")
+	ErrFloor = errors.New("replay: stamped before the time that this journal answers for")
 	// ErrForgotten: stamped at or before what has been forgotten of this key.
-	ErrForgotten = errors.New("replay: stamped at or before a nonce that is forgotten")
+	ErrForgotten = errors.New("replay: stamped at or before a nonce of this key that is forgotten")
 	// ErrFull: this key has as many live nonces as it may have. The nonce is not spent.
 	ErrFull = errors.New("replay: too many live nonces of this key")
 	// ErrReused: the request id was seen with another digest. The nonce is spent.
 	ErrReused = errors.New("replay: request id already used for another request")
+)
+
+var (
+	errStale  = errors.New("replay: stamp outside the window")
+	errClosed = fmt.Errorf("replay: journal: %w", os.ErrClosed)
 )
 
 // MaxOutcome is the greatest length in bytes of an outcome.
@@ -32,7 +55,7 @@ type Config struct {
 	Window            time.Duration // freshness on both sides of the clock; must be positive
 	LiveNonces        int           // live nonces a key; zero: 256
 	BootID, MachineID string        // zero: of this machine
-	Room              int           // nonces preallocated for; zero: 65536 (16 MiB)
+	Room              int           // nonces and tens of floors that a new journal is preallocated for; zero: 65536, 16 MiB
 }
 
 // Entry is an authenticated, fresh packet.
@@ -40,12 +63,12 @@ type Entry struct {
 	Key     uint64
 	Nonce   [24]byte
 	Request [16]byte
-	Digest  [8]byte
+	Digest  [8]byte // of what has to be equal among the packets of one request
 	Stamp   time.Time
 	From    netip.Addr
 }
 
-// Admission says what is known of the request that a spent nonce belongs to.
+// Admission says what is known of the request that a nonce now spent belongs to.
 type Admission struct {
 	Retry   bool      // the request id was seen before
 	First   time.Time // stamp of the first packet with this request id
@@ -55,42 +78,230 @@ type Admission struct {
 
 // Status describes a journal for people.
 type Status struct {
-	Floor      time.Time // stamps at or before it are refused; zero: no floor
-	FloorUntil time.Time // clients with a right clock knock in vain until then
+	Floor      time.Time // stamps at or before it are refused; zero: none
+	FloorUntil time.Time // until then clients with a right clock knock in vain
 	Reason     string    // why there is a floor
-	Damaged    string    // where a damaged journal was kept for inspection
-	HighWater  time.Time // stamps up to it may be admitted without waiting for the disk
+	Damaged    string    // where the damaged journal that was met at Open is kept, or why it is not
+	HighWater  time.Time // no stamp after it was admitted
 	Keys       int       // keys known
 	Live       int       // nonces remembered
-	Records    int       // records in use in the file
-	Room       int       // records that the file has room for
+	Records    int       // slots in use
+	Room       int       // slots in the file
 }
 
 // Journal is the replay memory. Its methods may be called by several goroutines.
-type Journal struct{}
+type Journal struct {
+	limit   int32
+	damaged string
 
-// Create writes an empty journal, never over an existing file.
-func Create(path string, c Config, now time.Time) error { return errors.ErrUnsupported }
-
-// Open opens the journal.
-func Open(path string, c Config, now time.Time) (*Journal, error) { return nil, errors.ErrUnsupported }
-
-// Admit spends a nonce.
-func (j *Journal) Admit(e Entry, now time.Time) (Admission, error) {
-	return Admission{}, errors.ErrUnsupported
+	mu     sync.Mutex
+	closed bool
+	store  *store
+	memory memory
 }
 
-// Settle records the outcome of a request id.
-func (j *Journal) Settle(key uint64, id [16]byte, outcome []byte) error { return errors.ErrUnsupported }
+// Admit spends a nonce that authenticated and is fresh: it returns nil once for each, and only when
+// the nonce is in the journal. The server's time must be the one that freshness was judged by.
+//
+// A request id that was seen before, with the same digest, is a retry: its nonce is spent too, and
+// what is known of the request returned.
+func (j *Journal) Admit(e Entry, now time.Time) (Admission, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	fresh := entry{
+		nonce: e.Nonce, request: e.Request, digest: e.Digest, from: e.From.As16(),
+		stamp: e.Stamp.UnixNano(), first: e.Stamp.UnixNano(), at: now.UnixNano(),
+	}
+	if err := j.refuse(e.Key, &fresh, now.UnixNano()); err != nil {
+		return Admission{}, err
+	}
+	if err := j.makeRoom(e.Key, &fresh, now.UnixNano()); err != nil {
+		return Admission{}, err
+	}
+	known, err := j.recall(&fresh)
+	if err != nil {
+		return Admission{}, err
+	}
+	if err := j.spend(e.Key, fresh, known.Outcome, now.UnixNano()); err != nil {
+		return Admission{}, err
+	}
+	if fresh.reused {
+		return Admission{}, ErrReused
+	}
+	return known, nil
+}
 
-// SetFloor raises the floor of a topic.
-func (j *Journal) SetFloor(topic [16]byte, stamp time.Time) error { return errors.ErrUnsupported }
+// refuse finds what must not be admitted, without doing anything: a copy costs nothing else.
+func (j *Journal) refuse(key uint64, e *entry, now int64) error {
+	if j.closed {
+		return errClosed
+	}
+	if e.stamp < now-j.memory.window || e.stamp > now+j.memory.window {
+		return errStale
+	}
+	owner, known := j.memory.keys.index[keyName(key)]
+	if known {
+		if err := j.unspent(owner, e); err != nil {
+			return err
+		}
+	}
+	if e.stamp <= j.store.floor {
+		return ErrFloor
+	}
+	if known && e.stamp <= j.memory.keys.list.at(owner).stamp {
+		return ErrForgotten
+	}
+	return nil
+}
 
-// FloorOf returns the floor of a topic.
-func (j *Journal) FloorOf(topic [16]byte) time.Time { return time.Time{} }
+func (j *Journal) unspent(owner int32, e *entry) error {
+	slot, spent := j.memory.spent[nonceOf{owner, e.nonce}]
+	if !spent {
+		return nil
+	}
+	if j.memory.entries.at(slot).from != e.from {
+		return ErrSpentElsewhere
+	}
+	return ErrSpent
+}
+
+// makeRoom forgets a little of what has expired and finds the entry's owner, who must be within the limit.
+func (j *Journal) makeRoom(key uint64, e *entry, now int64) error {
+	owner, err := j.memory.owner(j.store, key)
+	if err != nil {
+		return err
+	}
+	e.owner = owner
+	if err := j.memory.forget(j.store, owner, now); err != nil {
+		return err
+	}
+	if j.memory.holdings.at(owner).live >= j.limit {
+		return ErrFull
+	}
+	return j.memory.tidy(j.store, now)
+}
+
+// recall looks for the request that the entry belongs to.
+func (j *Journal) recall(e *entry) (Admission, error) {
+	slot, retry := j.memory.requests[requestOf{e.owner, e.request}]
+	if !retry {
+		return Admission{First: time.Unix(0, e.first), At: time.Unix(0, e.at)}, nil
+	}
+	before := j.memory.entries.at(slot)
+	if before.digest != e.digest {
+		e.reused = true
+		return Admission{}, nil
+	}
+	e.first, e.at, e.settled = before.first, before.at, before.settled
+	known := Admission{Retry: true, First: time.Unix(0, e.first), At: time.Unix(0, e.at)}
+	if !before.settled {
+		return known, nil
+	}
+	err := j.store.read(slot)
+	if err == nil {
+		known.Outcome, err = decodeOutcome(j.store.buf[:])
+	}
+	return known, err
+}
+
+// spend writes the entry into the journal and remembers it.
+func (j *Journal) spend(key uint64, e entry, outcome []byte, now int64) error {
+	if err := j.store.cover(e.stamp); err != nil {
+		return err
+	}
+	slot, err := j.memory.take(j.store, now)
+	if err != nil {
+		return err
+	}
+	e.encode(j.store.buf, key, outcome)
+	if err := j.store.write(slot); err != nil {
+		j.store.release(slot)
+		return err
+	}
+	j.memory.remember(slot, e)
+	return nil
+}
+
+// Settle records the outcome of a request id, at most MaxOutcome bytes. It is called before the answer is
+// sent, so that every packet of the request gets the same one.
+func (j *Journal) Settle(key uint64, id [16]byte, outcome []byte) error {
+	if len(outcome) > MaxOutcome {
+		return fmt.Errorf("replay: outcome of %d bytes, at most %d", len(outcome), MaxOutcome)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return errClosed
+	}
+	owner, known := j.memory.keys.index[keyName(key)]
+	slot, ok := j.memory.requests[requestOf{owner, id}]
+	if !known || !ok {
+		return errors.New("replay: settling a request that is not remembered")
+	}
+	e := j.memory.entries.at(slot)
+	e.encode(j.store.buf, key, append([]byte{}, outcome...))
+	if err := j.store.write(slot); err != nil {
+		return err
+	}
+	e.settled = true
+	return nil
+}
+
+// SetFloor raises the floor of a topic. A floor is never lowered.
+func (j *Journal) SetFloor(topic [16]byte, stamp time.Time) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return errClosed
+	}
+	i, known := j.memory.topics.index[topic]
+	if stamp.UnixNano() <= j.memory.topics.stampOf(topic) {
+		return nil
+	}
+	if !known {
+		var err error
+		if i, err = j.memory.topics.add(j.store, topic); err != nil {
+			return err
+		}
+	}
+	j.store.keepAhead(stamp.UnixNano())
+	return j.memory.topics.raise(j.store, i, stamp.UnixNano())
+}
+
+// FloorOf returns the floor of a topic, the zero time if it has none.
+func (j *Journal) FloorOf(topic [16]byte) time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return stampTime(j.memory.topics.stampOf(topic))
+}
+
+func stampTime(stamp int64) time.Time {
+	if stamp == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, stamp)
+}
 
 // Status describes the journal.
-func (j *Journal) Status() Status { return Status{} }
+func (j *Journal) Status() Status {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	floor := stampTime(j.store.floor)
+	return Status{
+		Floor: floor, FloorUntil: floor, Reason: j.store.reason.String(), Damaged: j.damaged,
+		HighWater: stampTime(j.store.mark.Load()),
+		Keys:      len(j.memory.keys.index), Live: j.memory.live,
+		Records: int(j.store.next) - len(j.store.free), Room: int(j.store.room.Load()),
+	}
+}
 
-// Close closes the journal.
-func (j *Journal) Close() error { return errors.ErrUnsupported }
+// Close closes the journal. What was admitted stays spent.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return nil
+	}
+	j.closed = true
+	return j.store.close()
+}

@@ -37,6 +37,9 @@ type store struct {
 	next int32           // slots from here on were never used
 	free []int32         // used before
 
+	floor  int64 // stamps at or before it are refused
+	reason reason
+
 	mark       atomic.Int64 // synced high-water mark
 	advancing  atomic.Bool
 	background sync.WaitGroup
@@ -182,11 +185,11 @@ func (s *store) readRoom() error {
 	return nil
 }
 
-// each calls fn for every slot in order, stopping at the first error.
-func (s *store) each(fn func(slot int32, b []byte) error) error {
+// each calls fn for the slots before end in order, stopping at the first error.
+func (s *store) each(end int32, fn func(slot int32, b []byte) error) error {
 	b := make([]byte, growth*slotSize)
-	for at, room := int32(0), s.room.Load(); at < room; at += growth {
-		part := b[:min(growth, room-at)*slotSize]
+	for at := int32(0); at < end; at += growth {
+		part := b[:min(growth, end-at)*slotSize]
 		if _, err := s.disk.ReadAt(part, offset(at)); err != nil {
 			return fmt.Errorf("replay: reading the journal: %w", err)
 		}
@@ -202,7 +205,7 @@ func (s *store) each(fn func(slot int32, b []byte) error) error {
 // scrub makes every slot zero that is not.
 func (s *store) scrub() error {
 	*s.buf = [slotSize]byte{}
-	return s.each(func(slot int32, b []byte) error {
+	return s.each(s.room.Load(), func(slot int32, b []byte) error {
 		if isZero(b) {
 			return nil
 		}

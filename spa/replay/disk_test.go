@@ -1,0 +1,139 @@
+package replay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+// start is an arbitrary time; nothing here looks at the clock.
+var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// op is something that was done to a memDisk.
+type op struct {
+	kind string // write, grow, sync
+	off  int64
+	data []byte
+}
+
+// memDisk is a file in memory that records what is done to it, and fails where it is told to.
+type memDisk struct {
+	image []byte
+	ops   []op
+	fail  func(o op) error
+}
+
+var _ disk = (*memDisk)(nil)
+
+func (d *memDisk) do(o op) error {
+	if d.fail != nil {
+		if err := d.fail(o); err != nil {
+			return err
+		}
+	}
+	d.ops = append(d.ops, o)
+	d.image = o.apply(d.image, len(o.data))
+	return nil
+}
+
+// apply does the first n bytes of the op to an image.
+func (o op) apply(image []byte, n int) []byte {
+	end := int(o.off) + len(o.data)
+	if end > len(image) {
+		image = append(image, make([]byte, end-len(image))...)
+	}
+	if o.kind == "write" {
+		copy(image[o.off:], o.data[:n])
+	}
+	return image
+}
+
+func (d *memDisk) WriteAt(b []byte, off int64) (int, error) {
+	return len(b), d.do(op{"write", off, bytes.Clone(b)})
+}
+
+func (d *memDisk) ReadAt(b []byte, off int64) (int, error) {
+	if off >= int64(len(d.image)) {
+		return 0, io.EOF
+	}
+	n := copy(b, d.image[off:])
+	if n < len(b) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (d *memDisk) Grow(from, size int64) error { return d.do(op{kind: "grow", off: size}) }
+func (d *memDisk) Sync() error                 { return d.do(op{kind: "sync"}) }
+func (d *memDisk) Size() (int64, error)        { return int64(len(d.image)), nil }
+func (d *memDisk) Close() error                { return nil }
+
+func config() Config {
+	return Config{Window: 30 * time.Second, BootID: "boot", MachineID: "machine", Room: 64}
+}
+
+// blank is a disk with the journal that Create makes.
+func blank(t testing.TB, c Config) *memDisk {
+	t.Helper()
+	c, id, err := c.complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := new(memDisk)
+	if err := newStore(d).format(c.Room, header{Boot: id.boot, Machine: id.machine}); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func reopen(t testing.TB, d *memDisk, c Config, now time.Time) *Journal {
+	t.Helper()
+	c, id, err := c.complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := open(d, c, id, now, func() string { return "aside" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { j.Close() })
+	return j
+}
+
+func fresh(t testing.TB, c Config) (*Journal, *memDisk) {
+	d := blank(t, c)
+	return reopen(t, d, c, start), d
+}
+
+// packet is the n-th packet of a key, each of a request of its own.
+func packet(key uint64, n int, stamp time.Time) Entry {
+	e := Entry{Key: key, Stamp: stamp, From: netip.MustParseAddr("192.0.2.2")}
+	binary.LittleEndian.PutUint64(e.Nonce[:], uint64(n)+1)
+	binary.LittleEndian.PutUint64(e.Request[:], uint64(n)+1)
+	return e
+}
+
+func wantErr(t testing.TB, what string, got, want error) {
+	t.Helper()
+	if got != want {
+		t.Fatalf("%s: got %v, want %v", what, got, want)
+	}
+}
+
+func admit(t testing.TB, j *Journal, e Entry, now time.Time, want error) Admission {
+	t.Helper()
+	a, err := j.Admit(e, now)
+	if err != want {
+		t.Fatalf("Admit of key %d, nonce %x: got %v, want %v", e.Key, e.Nonce[:4], err, want)
+	}
+	return a
+}
+
+func after(d time.Duration) time.Time { return start.Add(d) }
+
+// copyOf is another disk with the same image.
+func copyOf(d *memDisk) *memDisk { return &memDisk{image: slices.Clone(d.image)} }

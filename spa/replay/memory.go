@@ -1,0 +1,197 @@
+package replay
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+)
+
+// What one Admit does for others, so that none ever sweeps.
+const (
+	looks  = 8 // slots looked at for expired nonces
+	finds  = 2 // of them acted on
+	atOnce = 4 // nonces of one key forgotten at a time
+)
+
+type nonceOf struct {
+	owner int32
+	nonce [24]byte
+}
+
+type requestOf struct {
+	owner int32
+	id    [16]byte
+}
+
+// holding is what a key has in memory: a ring of entries in the order of their stamps.
+type holding struct {
+	oldest int32 // valid while there are any
+	live   int32
+}
+
+// memory is the journal's content. A nonce is remembered until its stamp can no longer be fresh; then
+// it is forgotten, and the floor of its key, raised to its stamp, stands for it.
+type memory struct {
+	window   int64
+	entries  arena[entry] // at the index of their slots
+	spent    map[nonceOf]int32
+	requests map[requestOf]int32 // the entry with the latest stamp
+	keys     floors
+	topics   floors
+	holdings arena[holding] // at the index of their keys
+	live     int
+	hand     int32 // the slot that is looked at next
+	soonest  int64 // no nonce expires before this time
+}
+
+func newMemory(window int64) memory {
+	return memory{
+		window: window, spent: make(map[nonceOf]int32), requests: make(map[requestOf]int32),
+		keys: newFloors(kindKeys), topics: newFloors(kindTopics), soonest: math.MaxInt64,
+	}
+}
+
+func keyName(key uint64) (name [16]byte) {
+	binary.LittleEndian.PutUint64(name[:], key)
+	return name
+}
+
+func (m *memory) keyOf(owner int32) uint64 {
+	return binary.LittleEndian.Uint64(m.keys.list.at(owner).name[:])
+}
+
+// owner returns the index of a key, and makes one for a key that is new.
+func (m *memory) owner(s *store, key uint64) (int32, error) {
+	if i, ok := m.keys.index[keyName(key)]; ok {
+		return i, nil
+	}
+	return m.keys.add(s, keyName(key))
+}
+
+func (m *memory) expired(e *entry, now int64) bool { return e.live && now > e.stamp+m.window }
+
+// remember keeps an entry at the index of its slot.
+func (m *memory) remember(slot int32, e entry) {
+	e.live = true
+	*m.entries.at(slot) = e
+	m.spent[nonceOf{e.owner, e.nonce}] = slot
+	m.link(slot)
+	m.live++
+	m.soonest = min(m.soonest, e.stamp+m.window)
+	if !e.reused && m.latest(e) {
+		m.requests[requestOf{e.owner, e.request}] = slot
+	}
+}
+
+// latest reports whether a request id lives longer by this entry than by the one it has.
+func (m *memory) latest(e entry) bool {
+	slot, ok := m.requests[requestOf{e.owner, e.request}]
+	if !ok {
+		return true
+	}
+	old := m.entries.at(slot)
+	return e.stamp > old.stamp || e.stamp == old.stamp && (e.settled || !old.settled)
+}
+
+// link puts an entry into its key's ring, behind all that are stamped no later.
+func (m *memory) link(slot int32) {
+	e := m.entries.at(slot)
+	h := m.holdings.at(e.owner)
+	h.live++
+	if h.live == 1 {
+		h.oldest, e.prev, e.next = slot, slot, slot
+		return
+	}
+	before := m.entries.at(h.oldest).prev
+	for m.entries.at(before).stamp > e.stamp && before != h.oldest {
+		before = m.entries.at(before).prev
+	}
+	if m.entries.at(before).stamp > e.stamp {
+		before, h.oldest = m.entries.at(h.oldest).prev, slot
+	}
+	e.prev, e.next = before, m.entries.at(before).next
+	m.entries.at(e.prev).next, m.entries.at(e.next).prev = slot, slot
+}
+
+// drop takes the oldest entry of a key out of memory.
+func (m *memory) drop(owner int32) int32 {
+	h := m.holdings.at(owner)
+	slot := h.oldest
+	e := m.entries.at(slot)
+	m.entries.at(e.prev).next, m.entries.at(e.next).prev = e.next, e.prev
+	h.oldest = e.next
+	h.live--
+	m.live--
+	delete(m.spent, nonceOf{owner, e.nonce})
+	if id := (requestOf{owner, e.request}); m.requests[id] == slot {
+		delete(m.requests, id)
+	}
+	*e = entry{}
+	return slot
+}
+
+// forget drops the expired nonces of a key, a few at a time. The floor that stands for them is in the
+// file before a slot may be used again.
+func (m *memory) forget(s *store, owner int32, now int64) error {
+	h := m.holdings.at(owner)
+	n, slot, stamp := int32(0), h.oldest, int64(0)
+	for n < min(atOnce, h.live) && m.expired(m.entries.at(slot), now) {
+		stamp, slot = m.entries.at(slot).stamp, m.entries.at(slot).next
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	if err := m.keys.raise(s, owner, stamp); err != nil {
+		return fmt.Errorf("replay: forgetting expired nonces: %w", err)
+	}
+	for range n {
+		s.release(m.drop(owner))
+	}
+	return nil
+}
+
+// tidy forgets what has expired of a few slots, going round.
+func (m *memory) tidy(s *store, now int64) error {
+	for look, found := 0, 0; look < looks && found < finds && s.next > 0; look++ {
+		m.hand = (m.hand + 1) % s.next
+		e := m.entries.at(m.hand)
+		if !m.expired(e, now) {
+			continue
+		}
+		if err := m.forget(s, e.owner, now); err != nil {
+			return err
+		}
+		found++
+	}
+	return nil
+}
+
+// take returns a free slot. When the file cannot grow, it looks at every nonce for an expired one: once,
+// and again only when one can have expired since.
+func (m *memory) take(s *store, now int64) (int32, error) {
+	slot, err := s.take()
+	if err == nil || now <= m.soonest {
+		return slot, err
+	}
+	if err := m.sweep(s, now); err != nil {
+		return 0, err
+	}
+	return s.take()
+}
+
+func (m *memory) sweep(s *store, now int64) error {
+	m.soonest = math.MaxInt64
+	for slot := range s.next {
+		e := m.entries.at(slot)
+		for m.expired(e, now) {
+			if err := m.forget(s, e.owner, now); err != nil {
+				return err
+			}
+		}
+		if e.live {
+			m.soonest = min(m.soonest, e.stamp+m.window)
+		}
+	}
+	return nil
+}

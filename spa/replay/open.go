@@ -1,0 +1,323 @@
+package replay
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+)
+
+const (
+	defaultLive = 256
+	defaultRoom = 65536
+)
+
+// reason says why a journal does not answer for all stamps.
+type reason uint8
+
+const (
+	intact reason = iota
+	rebooted
+	otherMachine
+	missing
+	damaged
+)
+
+var reasons = map[reason]string{
+	rebooted:     "this machine was started again since the journal was written",
+	otherMachine: "the journal was written by another machine",
+	missing:      "there was no journal",
+	damaged:      "the journal was damaged",
+}
+
+func (r reason) String() string { return reasons[r] }
+
+// identity is what a journal belongs to. Hashes, since machine-id(5) asks for the id not to be spread.
+type identity struct{ boot, machine [16]byte }
+
+// complete fills in what is left out, and says whose journal it is.
+func (c Config) complete() (Config, identity, error) {
+	if c.Window <= 0 {
+		return c, identity{}, fmt.Errorf("replay: window of %v", c.Window)
+	}
+	if c.LiveNonces <= 0 {
+		c.LiveNonces = defaultLive
+	}
+	if c.Room <= 0 {
+		c.Room = defaultRoom
+	}
+	var err error
+	if c.BootID == "" {
+		c.BootID, err = bootID()
+	}
+	if c.MachineID == "" && err == nil {
+		c.MachineID, err = machineID()
+	}
+	return c, identity{hash("boot", c.BootID), hash("machine", c.MachineID)}, err
+}
+
+func hash(label, id string) [16]byte {
+	sum := sha256.Sum256([]byte("sallyport replay " + label + "\x00" + id))
+	return [16]byte(sum[:])
+}
+
+// Create writes an empty journal, which answers for every stamp, never over an existing file. The file
+// belongs to whom its directory belongs to.
+func Create(path string, c Config, now time.Time) error {
+	c, id, err := c.complete()
+	if err != nil {
+		return err
+	}
+	d, err := create(path, c, header{Boot: id.boot, Machine: id.machine, Mark: now.Add(lead).UnixNano()})
+	if err != nil {
+		return err
+	}
+	return d.Close()
+}
+
+func create(path string, c Config, h header) (disk, error) {
+	f, err := createFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s := newStore(f)
+	if err := errors.Join(s.format(c.Room, h), syncDir(path)); err != nil {
+		f.Close()
+		os.Remove(path)
+		return nil, fmt.Errorf("replay: making journal %q: %w", path, err)
+	}
+	return f, nil
+}
+
+// Open opens the journal. After it, nothing is opened, created or renamed, so the process may give up
+// its rights. It takes no lock: the caller sees to it that nobody else has the journal open.
+//
+// Where the journal is missing, damaged, or written before a reboot or by another machine, it begins anew,
+// with a floor that is the window past both now and the high-water mark; a damaged one is copied beside,
+// to its path and ".damaged". Status tells.
+func Open(path string, c Config, now time.Time) (*Journal, error) {
+	c, id, err := c.complete()
+	if err != nil {
+		return nil, err
+	}
+	d, err := openOrCreate(path, c, id, now)
+	if err != nil {
+		return nil, err
+	}
+	j, err := open(d, c, id, now, func() string { return keepAside(path) })
+	if err != nil {
+		d.Close()
+		return nil, err
+	}
+	return j, nil
+}
+
+func openOrCreate(path string, c Config, id identity, now time.Time) (disk, error) {
+	f, err := openFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return create(path, c, header{}.renewed(missing, c, id, now))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// open reads what a journal holds, or begins it anew.
+func open(d disk, c Config, id identity, now time.Time, aside func() string) (*Journal, error) {
+	j := &Journal{limit: int32(c.LiveNonces), store: newStore(d)}
+	why, err := j.load(c, id)
+	if err != nil {
+		return nil, err
+	}
+	if why == intact {
+		return j, nil
+	}
+	if why == damaged {
+		j.damaged = aside()
+	}
+	s := newStore(d)
+	s.header = j.store.header
+	if err := s.renew(s.header.renewed(why, c, id, now), c.Room); err != nil {
+		return nil, err
+	}
+	j.store, j.memory = s, newMemory(int64(c.Window))
+	return j, nil
+}
+
+// load reads the journal into memory if it is of this boot, and says why it is not.
+func (j *Journal) load(c Config, id identity) (reason, error) {
+	err := j.store.readHeader()
+	if errors.Is(err, errDamaged) {
+		return damaged, nil
+	}
+	if err != nil {
+		return intact, err
+	}
+	if why := j.store.header.mismatch(id); why != intact {
+		return why, nil
+	}
+	err = j.loadSlots(int64(c.Window))
+	if errors.Is(err, errDamaged) {
+		return damaged, nil
+	}
+	if err != nil {
+		return intact, err
+	}
+	return intact, j.store.trust()
+}
+
+// mismatch says why the journal is not of this boot of this machine. One whose renewal was
+// interrupted is of no boot, for the reason that it was renewed for.
+func (h header) mismatch(id identity) reason {
+	if h.Machine != id.machine {
+		return otherMachine
+	}
+	if h.Boot == ([16]byte{}) {
+		return h.Reason
+	}
+	if h.Boot != id.boot {
+		return rebooted
+	}
+	return intact
+}
+
+// renewed is the header of a journal that begins anew: nothing is admitted that is stamped up to the window
+// past now and past every stamp that may have been admitted. Only after a reboot is the mark known to name
+// those; otherwise the floor does from now on.
+func (h header) renewed(why reason, c Config, id identity, now time.Time) header {
+	floor := max(now.UnixNano(), h.Mark) + int64(c.Window)
+	if why != rebooted {
+		h.Mark = floor
+	}
+	return header{Number: h.Number, Reason: why, Boot: id.boot, Machine: id.machine, Mark: h.Mark, Floor: floor}
+}
+
+// renew empties the journal in place, so that a full disk does not matter. Until it is empty it
+// belongs to no boot: interrupted, it begins anew again.
+func (s *store) renew(h header, room int) error {
+	unfinished := h
+	unfinished.Boot = [16]byte{}
+	if err := s.commit(unfinished); err != nil {
+		return err
+	}
+	size, err := s.disk.Size()
+	if err != nil {
+		return fmt.Errorf("replay: asking for the journal's size: %w", err)
+	}
+	room = max(room, int((size-firstSlot)/slotSize))
+	if err := s.reserve(room); err != nil {
+		return err
+	}
+	if err := s.scrub(); err != nil {
+		return err
+	}
+	return s.format(room, h)
+}
+
+func (s *store) reserve(room int) error {
+	if err := s.disk.Grow(0, offset(int32(room))); err != nil {
+		return fmt.Errorf("replay: reserving room for the journal: %w", err)
+	}
+	s.room.Store(int32(room))
+	return nil
+}
+
+// format makes both headers good.
+func (s *store) format(room int, h header) error {
+	if err := s.reserve(room); err != nil {
+		return err
+	}
+	s.floor, s.reason = h.Floor, h.Reason
+	if err := s.commit(h); err != nil {
+		return err
+	}
+	return s.commit(h)
+}
+
+// trust syncs a header that was read: the process that wrote it may have been killed before it did.
+func (s *store) trust() error {
+	if err := s.disk.Sync(); err != nil {
+		return fmt.Errorf("replay: syncing the high-water mark: %w", err)
+	}
+	s.mark.Store(s.header.Mark)
+	s.floor, s.reason = s.header.Floor, s.header.Reason
+	return nil
+}
+
+// loadSlots reads the floors, then the spent nonces after them.
+func (j *Journal) loadSlots(window int64) error {
+	j.memory = newMemory(window)
+	if err := j.store.each(j.store.room.Load(), j.loadFloors); err != nil {
+		return err
+	}
+	return j.store.each(j.store.next, j.loadSpent)
+}
+
+func (j *Journal) loadFloors(slot int32, b []byte) error {
+	if isZero(b) {
+		return nil
+	}
+	j.store.next = slot + 1
+	switch b[4] {
+	case kindSpent:
+		return nil
+	case kindKeys:
+		return j.memory.keys.load(slot, b)
+	case kindTopics:
+		return j.memory.topics.load(slot, b)
+	}
+	return fmt.Errorf("%w: slot of an unknown kind", errDamaged)
+}
+
+func (j *Journal) loadSpent(slot int32, b []byte) error {
+	if b[4] == kindKeys || b[4] == kindTopics {
+		return nil
+	}
+	if isZero(b) {
+		j.store.release(slot)
+		return nil
+	}
+	key, e, err := decodeEntry(b)
+	if err != nil {
+		return err
+	}
+	if e.stamp <= j.memory.keys.stampOf(keyName(key)) {
+		j.store.release(slot)
+		return nil
+	}
+	if e.owner, err = j.memory.owner(j.store, key); err != nil {
+		return err
+	}
+	j.memory.remember(slot, e)
+	return nil
+}
+
+// keepAside copies a damaged journal for inspection and says where to.
+func keepAside(path string) string {
+	aside := path + ".damaged"
+	if err := copyFile(aside, path); err != nil {
+		os.Remove(aside)
+		return fmt.Sprintf("not kept: %v", err)
+	}
+	return aside
+}
+
+func copyFile(to, from string) error {
+	r, err := openFile(from)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := os.Remove(to); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	w, err := createFile(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w.File, r.File)
+	return errors.Join(err, w.Close())
+}

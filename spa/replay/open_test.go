@@ -1,0 +1,289 @@
+package replay
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func mustOpen(t *testing.T, path string, c Config, now time.Time) *Journal {
+	t.Helper()
+	j, err := Open(path, c, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { j.Close() })
+	return j
+}
+
+func created(t *testing.T, c Config) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "journal")
+	if err := Create(path, c, start); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// wantFloor checks what a journal that begins anew at now refuses.
+func wantFloor(t *testing.T, j *Journal, now, floor time.Time, why reason) {
+	t.Helper()
+	s := j.Status()
+	if !s.Floor.Equal(floor) || !s.FloorUntil.Equal(floor) || s.Reason != why.String() {
+		t.Errorf("got floor %v until %v, %q; want %v, %q", s.Floor, s.FloorUntil, s.Reason, floor, why)
+	}
+	near := func(stamp time.Time) time.Time { // a clock by which the stamp is fresh
+		if stamp.Sub(now) > 30*time.Second {
+			return stamp
+		}
+		return now
+	}
+	admit(t, j, packet(77, 1, floor), near(floor), ErrFloor)
+	admit(t, j, packet(77, 1, floor.Add(1)), near(floor.Add(1)), nil)
+}
+
+func TestCreate(t *testing.T) {
+	dir := t.TempDir()
+	if os.Geteuid() == 0 {
+		if err := os.Chown(dir, 4321, 4322); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, "journal")
+	if err := Create(path, config(), start); err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	di, err := os.Stat(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, owner := fi.Sys().(*syscall.Stat_t), di.Sys().(*syscall.Stat_t)
+	if fi.Mode() != 0o600 || file.Uid != owner.Uid || file.Gid != owner.Gid {
+		t.Errorf("got mode %v, owner %d:%d", fi.Mode(), file.Uid, file.Gid)
+	}
+	if want := offset(64); fi.Size() != want || file.Blocks*512 < want {
+		t.Errorf("got %d bytes, %d on disk, want %d", fi.Size(), file.Blocks*512, want)
+	}
+	if err := Create(path, config(), start); !errors.Is(err, os.ErrExist) {
+		t.Errorf("over an existing journal: got %v", err)
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	if err := Create(path, Config{}, start); err == nil {
+		t.Error("a journal without a window was created")
+	}
+	if _, err := Open(path, Config{Window: -1}, start); err == nil {
+		t.Error("a journal with a negative window was opened")
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("a file was made")
+	}
+}
+
+func TestOwnIdentity(t *testing.T) {
+	c := Config{Window: time.Second, Room: 16}
+	path := created(t, c)
+	if s := mustOpen(t, path, c, start).Status(); s.Reason != "" || !s.Floor.IsZero() {
+		t.Errorf("got %+v", s)
+	}
+}
+
+func TestRestartRefusesNothingFresh(t *testing.T) {
+	path := created(t, config())
+	for n := range 3 {
+		j := mustOpen(t, path, config(), start)
+		admit(t, j, packet(1, n, start), start, nil)
+		for old := range n {
+			admit(t, j, packet(1, old, start), start, ErrSpent)
+		}
+		if s := j.Status(); !s.Floor.IsZero() || s.Reason != "" || s.Live != n+1 || s.Room != 64 {
+			t.Errorf("got %+v", s)
+		}
+		j.Close()
+	}
+}
+
+func TestReboot(t *testing.T) {
+	path := created(t, config())
+	j := mustOpen(t, path, config(), start)
+	spent := packet(1, 1, after(30*time.Second))
+	admit(t, j, spent, start, nil)
+	mark := j.Status().HighWater
+	if want := spent.Stamp.Add(lead); !mark.Equal(want) {
+		t.Errorf("high-water mark: got %v, want %v", mark, want)
+	}
+	wantErr(t, "SetFloor", j.SetFloor([16]byte{1}, start), nil)
+	j.Close()
+	c := config()
+	c.BootID = "next"
+	for _, now := range []time.Time{after(time.Hour), after(-time.Hour)} {
+		image, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		floor := mark.Add(30 * time.Second)
+		if now.After(mark) {
+			floor = now.Add(30 * time.Second)
+		}
+		other := filepath.Join(t.TempDir(), "journal")
+		if err := os.WriteFile(other, image, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j := mustOpen(t, other, c, now)
+		admit(t, j, spent, start, ErrFloor)
+		j.Close()
+		j = mustOpen(t, other, c, now) // a restart keeps the floor
+		if s := j.Status(); s.Live != 0 || s.Keys != 0 {
+			t.Errorf("something is left: %+v", s)
+		}
+		wantFloor(t, j, now, floor, rebooted)
+		j.Close()
+	}
+}
+
+// A clock that was ahead at one boot does not shut anyone out at the next, when nothing was admitted by it.
+func TestClockAheadAtBoot(t *testing.T) {
+	path := created(t, config())
+	for n, now := range []time.Time{after(24 * time.Hour), after(time.Minute)} {
+		c := config()
+		c.BootID = []string{"second", "third"}[n]
+		j := mustOpen(t, path, c, now)
+		wantFloorStatus(t, j, now.Add(30*time.Second))
+		j.Close()
+	}
+}
+
+func wantFloorStatus(t *testing.T, j *Journal, floor time.Time) {
+	t.Helper()
+	if got := j.Status().Floor; !got.Equal(floor) {
+		t.Errorf("floor: got %v, want %v", got, floor)
+	}
+}
+
+func TestOtherMachine(t *testing.T) {
+	path := created(t, config())
+	c := config()
+	c.MachineID = "other"
+	j := mustOpen(t, path, c, after(time.Hour))
+	wantFloor(t, j, after(time.Hour), after(time.Hour+30*time.Second), otherMachine)
+	j.Close()
+	// What the other machine admitted is not known: the next boot, with its clock set back, stays above.
+	c.BootID = "next"
+	wantFloorStatus(t, mustOpen(t, path, c, start), after(time.Hour+30*time.Second+lead+30*time.Second+1))
+}
+
+func TestMissing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := mustOpen(t, path, config(), start)
+	wantFloor(t, j, start, after(30*time.Second), missing)
+	j.Close()
+	j = mustOpen(t, path, config(), start)
+	wantFloorStatus(t, j, after(30*time.Second))
+	j.Close()
+	c := config()
+	c.BootID = "next"
+	wantFloorStatus(t, mustOpen(t, path, c, after(-time.Hour)), after(30*time.Second+1+lead+30*time.Second))
+}
+
+// Whatever byte of the file in use is changed, nothing is admitted again.
+func TestDamage(t *testing.T) {
+	j, d := fresh(t, config())
+	spent := packet(1, 1, start)
+	admit(t, j, spent, start, nil)
+	wantErr(t, "Settle", j.Settle(1, spent.Request, []byte("granted")), nil)
+	wantErr(t, "SetFloor", j.SetFloor([16]byte{1}, start), nil)
+	mark := j.Status().HighWater
+	for _, part := range [][2]int64{{0, headerSize}, {page, page + headerSize}, {offset(0), offset(3)}} {
+		for at := part[0]; at < part[1]; at++ {
+			bad := copyOf(d)
+			bad.image[at] ^= 0x40
+			j := reopen(t, bad, config(), start)
+			admit(t, j, spent, start, ErrFloor)
+			s := j.Status()
+			if s.Reason != damaged.String() || s.Damaged != "aside" {
+				t.Fatalf("byte %d: got %+v", at, s)
+			}
+			if at >= offset(0) && !s.Floor.Equal(mark.Add(30*time.Second)) {
+				t.Fatalf("byte %d: got floor %v", at, s.Floor)
+			}
+			again := reopen(t, bad, config(), start) // it was mended
+			if s := again.Status(); s.Damaged != "" || s.Reason != damaged.String() || s.Live != 0 {
+				t.Fatalf("byte %d: the second time: %+v", at, s)
+			}
+		}
+	}
+}
+
+func TestDamagedFiles(t *testing.T) {
+	whole := func(t *testing.T) (string, []byte) {
+		path := created(t, config())
+		image, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path, image
+	}
+	for name, change := range map[string]func(b []byte) []byte{
+		"empty":     func(b []byte) []byte { return nil },
+		"cut short": func(b []byte) []byte { return b[:len(b)-slotSize] },
+		"text":      func(b []byte) []byte { return []byte("not a journal\n") },
+		"zeros":     func(b []byte) []byte { return make([]byte, len(b)) },
+		"unknown kind": func(b []byte) []byte {
+			b[offset(5)+4] = 9
+			return b
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path, image := whole(t)
+			image = change(image)
+			if err := os.WriteFile(path, image, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			j := mustOpen(t, path, config(), after(time.Hour))
+			wantFloor(t, j, after(time.Hour), after(time.Hour+30*time.Second), damaged)
+			kept, err := os.ReadFile(j.Status().Damaged)
+			if err != nil || !bytes.Equal(kept, image) {
+				t.Errorf("kept %d bytes, %v; want %d", len(kept), err, len(image))
+			}
+			if fi, _ := os.Stat(path); fi.Size() != offset(64) {
+				t.Errorf("the new journal has %d bytes", fi.Size())
+			}
+		})
+	}
+}
+
+func TestOpenRefusesFiles(t *testing.T) {
+	for name, make := range map[string]func(path string) error{
+		"symbolic link":  func(path string) error { return os.Symlink("elsewhere", path) },
+		"directory":      func(path string) error { return os.Mkdir(path, 0o700) },
+		"fifo":           func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"others write":   func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o602)) },
+		"the group does": func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o620)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "journal")
+			if err := make(path); err != nil {
+				t.Fatal(err)
+			}
+			j, err := Open(path, config(), start)
+			if err == nil {
+				j.Close()
+				t.Fatal("it was opened")
+			}
+			if strings.Contains(name, "others") && !strings.Contains(err.Error(), "chmod 600") {
+				t.Errorf("%v does not say how to mend it", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,269 @@
+package replay
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestAdmitOnce(t *testing.T) {
+	j, _ := fresh(t, config())
+	e := packet(1, 1, start)
+	a := admit(t, j, e, start, nil)
+	if a.Retry || !a.First.Equal(start) || !a.At.Equal(start) || a.Outcome != nil {
+		t.Errorf("got %+v, want a first admission", a)
+	}
+	admit(t, j, e, start, ErrSpent)
+	elsewhere := e
+	elsewhere.From = netip.MustParseAddr("192.0.2.3")
+	admit(t, j, elsewhere, start, ErrSpentElsewhere)
+	if !errors.Is(ErrSpentElsewhere, ErrSpent) {
+		t.Error("ErrSpentElsewhere does not wrap ErrSpent")
+	}
+	admit(t, j, packet(2, 1, start), start, nil) // the same nonce of another key
+}
+
+func TestAdmitNeedsFreshness(t *testing.T) {
+	j, _ := fresh(t, config())
+	for _, off := range []time.Duration{30*time.Second + 1, -30*time.Second - 1} {
+		admit(t, j, packet(1, 1, after(off)), start, errStale)
+	}
+	admit(t, j, packet(1, 1, after(30*time.Second)), start, nil)
+	admit(t, j, packet(1, 2, after(-30*time.Second)), start, nil)
+}
+
+func TestSpentUntilStale(t *testing.T) {
+	for _, off := range []time.Duration{-30 * time.Second, 0, 30 * time.Second} {
+		j, _ := fresh(t, config())
+		e := packet(1, 1, after(off))
+		admit(t, j, e, start, nil)
+		last := e.Stamp.Add(30 * time.Second)
+		admit(t, j, e, last, ErrSpent)
+		for n := range 3 { // others keep it busy
+			admit(t, j, packet(1, 10+n, last), last, nil)
+		}
+		admit(t, j, e, last, ErrSpent)
+	}
+}
+
+func TestFloorStandsForWhatIsForgotten(t *testing.T) {
+	j, d := fresh(t, config())
+	first, second := packet(1, 1, start), packet(1, 2, after(time.Second))
+	admit(t, j, second, start, nil)
+	admit(t, j, first, start, nil)
+	admit(t, j, packet(1, 3, after(40*time.Second)), after(40*time.Second), nil)
+	check := func(j *Journal) {
+		t.Helper()
+		admit(t, j, first, start, ErrForgotten)
+		admit(t, j, second, start, ErrForgotten)
+		admit(t, j, packet(1, 4, second.Stamp), start, ErrForgotten) // never seen, not told apart
+	}
+	check(j)
+	check(reopen(t, copyOf(d), config(), start)) // clock set back, then a restart
+	admit(t, j, packet(1, 4, second.Stamp.Add(1)), start, nil)
+	admit(t, j, packet(2, 1, start), start, nil) // another key is not concerned
+}
+
+func TestFullKeyIsRefusedAlone(t *testing.T) {
+	c := config()
+	c.Room = 1024
+	j, _ := fresh(t, c)
+	for n := range 256 {
+		admit(t, j, packet(1, n, start), start, nil)
+	}
+	over := packet(1, 256, start)
+	admit(t, j, over, start, ErrFull)
+	admit(t, j, packet(2, 1, start), start, nil)
+	admit(t, j, packet(1, 0, start), start, ErrSpent)
+	later := packet(1, 257, after(30*time.Second+1))
+	admit(t, j, later, later.Stamp, nil)
+	admit(t, j, over, start, ErrForgotten) // unspent, but no longer told from the spent ones
+}
+
+func TestFullIsUnspent(t *testing.T) {
+	c := config()
+	c.LiveNonces = 2
+	j, _ := fresh(t, c)
+	admit(t, j, packet(1, 1, after(-30*time.Second)), start, nil)
+	admit(t, j, packet(1, 2, start), start, nil)
+	e := packet(1, 3, start)
+	admit(t, j, e, start, ErrFull)
+	admit(t, j, e, after(time.Second), nil)
+}
+
+// A nonce that is stamped late must not keep those behind it alive.
+func TestLateStampsDoNotFillAKey(t *testing.T) {
+	c := config()
+	c.LiveNonces = 4
+	j, _ := fresh(t, c)
+	admit(t, j, packet(1, 1, after(30*time.Second)), start, nil)
+	for n := range 3 {
+		admit(t, j, packet(1, 2+n, after(-30*time.Second)), start, nil)
+	}
+	admit(t, j, packet(1, 9, after(time.Second)), after(time.Second), nil)
+}
+
+func TestRetry(t *testing.T) {
+	j, d := fresh(t, config())
+	first := packet(1, 1, start)
+	admit(t, j, first, after(time.Millisecond), nil)
+	retry := packet(1, 2, after(time.Second))
+	retry.Request = first.Request
+	a := admit(t, j, retry, after(time.Second), nil)
+	if !a.Retry || !a.First.Equal(start) || !a.At.Equal(after(time.Millisecond)) || a.Outcome != nil {
+		t.Errorf("before it was settled: got %+v", a)
+	}
+	outcome := bytes.Repeat([]byte{7}, MaxOutcome)
+	if err := j.Settle(1, first.Request, outcome); err != nil {
+		t.Fatal(err)
+	}
+	for n, j := range []*Journal{j, reopen(t, copyOf(d), config(), after(time.Second))} {
+		retry := packet(1, 3+n, after(2*time.Second))
+		retry.Request = first.Request
+		a := admit(t, j, retry, after(2*time.Second), nil)
+		if !a.Retry || !a.First.Equal(start) || !a.At.Equal(after(time.Millisecond)) || !bytes.Equal(a.Outcome, outcome) {
+			t.Errorf("got %+v, want the first one's outcome", a)
+		}
+		admit(t, j, retry, after(2*time.Second), ErrSpent)
+	}
+	other := packet(2, 1, start)
+	if a := admit(t, j, other, start, nil); a.Retry {
+		t.Error("another key's request id is not a retry")
+	}
+}
+
+// The outcome goes along with each retry, in whatever order they come, past the life of the first.
+func TestRetryOutlivesTheFirst(t *testing.T) {
+	for _, stamps := range [][]time.Duration{{0, 20, 40, 60}, {20, 0, 45, 40, 60}} {
+		j, d := fresh(t, config())
+		for n, stamp := range stamps {
+			now := after(max(stamp, stamps[0]) * time.Second)
+			e := packet(1, n, after(stamp*time.Second))
+			e.Request = [16]byte{9}
+			a := admit(t, j, e, now, nil)
+			if n == 0 {
+				err := j.Settle(1, e.Request, []byte("granted"))
+				wantErr(t, "Settle", err, nil)
+				continue
+			}
+			if !a.Retry || string(a.Outcome) != "granted" || !a.First.Equal(after(stamps[0]*time.Second)) {
+				t.Errorf("%v: retry %d: got %+v", stamps, n, a)
+			}
+			j = reopen(t, copyOf(d), config(), now)
+			d = j.store.disk.(*memDisk)
+		}
+	}
+}
+
+func TestReusedRequestIsSpent(t *testing.T) {
+	j, d := fresh(t, config())
+	first := packet(1, 1, start)
+	admit(t, j, first, start, nil)
+	other := packet(1, 2, after(time.Second))
+	other.Request, other.Digest = first.Request, [8]byte{1}
+	if a := admit(t, j, other, after(time.Second), ErrReused); a.Retry {
+		t.Errorf("got %+v", a)
+	}
+	for n, j := range []*Journal{j, reopen(t, copyOf(d), config(), start)} {
+		admit(t, j, other, after(time.Second), ErrSpent)
+		retry := packet(1, 3+n, after(2*time.Second))
+		retry.Request = first.Request
+		if a := admit(t, j, retry, after(2*time.Second), nil); !a.Retry {
+			t.Error("the first request is no longer known by its id")
+		}
+	}
+}
+
+func TestSettle(t *testing.T) {
+	j, _ := fresh(t, config())
+	e := packet(1, 1, start)
+	admit(t, j, e, start, nil)
+	if err := j.Settle(1, e.Request, make([]byte, MaxOutcome+1)); err == nil {
+		t.Error("an outcome that is too long was taken")
+	}
+	if err := j.Settle(1, [16]byte{1, 2}, nil); err == nil {
+		t.Error("an unknown request was settled")
+	}
+	if err := j.Settle(2, e.Request, nil); err == nil {
+		t.Error("an unknown key's request was settled")
+	}
+	wantErr(t, "Settle", j.Settle(1, e.Request, nil), nil)
+	retry := packet(1, 2, start)
+	retry.Request = e.Request
+	if a := admit(t, j, retry, start, nil); a.Outcome == nil || len(a.Outcome) != 0 {
+		t.Errorf("got %v, want an empty outcome", a.Outcome)
+	}
+}
+
+func TestFloorOf(t *testing.T) {
+	j, d := fresh(t, config())
+	topic := func(n int) [16]byte { return [16]byte{byte(n), 1} }
+	for n := range 25 {
+		wantErr(t, "SetFloor", j.SetFloor(topic(n), after(time.Duration(n))), nil)
+	}
+	wantErr(t, "SetFloor", j.SetFloor(topic(3), start), nil)
+	wantErr(t, "SetFloor", j.SetFloor(topic(99), time.Time{}), nil)
+	for _, j := range []*Journal{j, reopen(t, copyOf(d), config(), start)} {
+		for n := range 25 {
+			if got := j.FloorOf(topic(n)); !got.Equal(after(time.Duration(n))) {
+				t.Errorf("floor of topic %d: got %v", n, got)
+			}
+		}
+		if got := j.FloorOf(topic(99)); !got.IsZero() {
+			t.Errorf("floor of an unknown topic: got %v", got)
+		}
+	}
+}
+
+func TestClosed(t *testing.T) {
+	j, _ := fresh(t, config())
+	e := packet(1, 1, start)
+	admit(t, j, e, start, nil)
+	wantErr(t, "Close", j.Close(), nil)
+	wantErr(t, "Close again", j.Close(), nil)
+	_, err := j.Admit(packet(1, 2, start), start)
+	for _, err := range []error{err, j.Settle(1, e.Request, nil), j.SetFloor([16]byte{1}, start)} {
+		if !errors.Is(err, os.ErrClosed) {
+			t.Errorf("got %v, want os.ErrClosed", err)
+		}
+	}
+}
+
+// Slots are used again: a journal under a steady load does not grow.
+func TestSteadyLoadKeepsItsRoom(t *testing.T) {
+	c := config()
+	c.Room = 1100 // 300 nonces live for up to a minute, a tenth of it floors, and what is not yet forgotten
+	j, d := fresh(t, c)
+	size := len(d.image)
+	for n := range 20_000 {
+		now := after(time.Duration(n) * 100 * time.Millisecond)
+		e := packet(uint64(n%700), n, now.Add(time.Duration(n*7919%60-30)*time.Second))
+		admit(t, j, e, now, nil)
+	}
+	if len(d.image) != size {
+		t.Errorf("the file grew from %d to %d bytes", size, len(d.image))
+	}
+	if s := j.Status(); s.Live > 900 || s.Keys != 700 || s.Records != s.Live+70 {
+		t.Errorf("got %+v", s)
+	}
+}
+
+func TestRingIsInOrderOfStamps(t *testing.T) {
+	j, _ := fresh(t, config())
+	stamps := []int{5, 3, 9, 3, 1, 9, 4, 12, 0}
+	for n, s := range stamps {
+		admit(t, j, packet(1, n, after(time.Duration(s))), start, nil)
+	}
+	var got []int
+	for at := j.memory.holdings.at(0).oldest; len(got) < len(stamps); at = j.memory.entries.at(at).next {
+		got = append(got, int(j.memory.entries.at(at).stamp-start.UnixNano()))
+	}
+	slices.Sort(stamps)
+	if !slices.Equal(got, stamps) {
+		t.Errorf("got %v, want %v", got, stamps)
+	}
+}
