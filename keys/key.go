@@ -39,11 +39,12 @@ var errSecretText = errors.New("keys: a key is not written as text: Reveal is fo
 // and cannot be compared with ==: use Equal.
 type Key struct {
 	_ [0]func()
-	m *material
+	m **material
 }
 
-// material is behind a pointer because fmt does not ask an unexported field of a
-// stranger's struct for its Format method, but prints what it sees: here an address.
+// material is behind two pointers, because fmt does not ask an unexported field of a
+// stranger's struct for its Format method, but prints what it sees: an address. One pointer
+// is not enough: for a verb that is none of pointers, "%s" for one, fmt looks behind it.
 type material struct {
 	master, requestCipher, requestMAC, receiptCipher, receiptMAC, hedge [Size]byte
 }
@@ -64,7 +65,7 @@ func KeyFromBytes(b [Size]byte) Key {
 	e.expand(labelReceiptCipher, m.receiptCipher[:])
 	e.expand(labelReceiptMAC, m.receiptMAC[:])
 	e.expand(labelHedge, m.hedge[:])
-	return Key{m: m}
+	return Key{m: &m}
 }
 
 // ParseKey reads what Reveal returns: standard base64, with padding, of exactly 32 bytes.
@@ -85,7 +86,7 @@ func (k Key) Equal(other Key) bool {
 	if k.m == nil || other.m == nil {
 		return k.m == other.m
 	}
-	return subtle.ConstantTimeCompare(k.m.master[:], other.m.master[:]) == 1
+	return subtle.ConstantTimeCompare((*k.m).master[:], (*other.m).master[:]) == 1
 }
 
 // Reveal returns the master key in base64. It is for files and tokens only.
@@ -93,7 +94,7 @@ func (k Key) Reveal() string {
 	if k.m == nil {
 		return ""
 	}
-	return base64.StdEncoding.EncodeToString(k.m.master[:])
+	return base64.StdEncoding.EncodeToString((*k.m).master[:])
 }
 
 // RequestCipher is the XChaCha20 key of requests. It is not to be changed.
@@ -101,7 +102,7 @@ func (k Key) RequestCipher() *[Size]byte {
 	if k.m == nil {
 		return nil
 	}
-	return &k.m.requestCipher
+	return &(*k.m).requestCipher
 }
 
 // RequestMAC is the HMAC-SHA256 key of requests. It is not to be changed.
@@ -109,7 +110,7 @@ func (k Key) RequestMAC() *[Size]byte {
 	if k.m == nil {
 		return nil
 	}
-	return &k.m.requestMAC
+	return &(*k.m).requestMAC
 }
 
 // ReceiptCipher is the XChaCha20 key of receipts. It is not to be changed.
@@ -117,7 +118,7 @@ func (k Key) ReceiptCipher() *[Size]byte {
 	if k.m == nil {
 		return nil
 	}
-	return &k.m.receiptCipher
+	return &(*k.m).receiptCipher
 }
 
 // ReceiptMAC is the HMAC-SHA256 key of receipts. It is not to be changed.
@@ -125,7 +126,7 @@ func (k Key) ReceiptMAC() *[Size]byte {
 	if k.m == nil {
 		return nil
 	}
-	return &k.m.receiptMAC
+	return &(*k.m).receiptMAC
 }
 
 // Hedge is the HMAC-SHA256 key that makes nonces of randomness and the message, so that
@@ -134,7 +135,7 @@ func (k Key) Hedge() *[Size]byte {
 	if k.m == nil {
 		return nil
 	}
-	return &k.m.hedge
+	return &(*k.m).hedge
 }
 
 // Format prints keys.Key(secret) for every verb.
@@ -157,7 +158,7 @@ func (k Key) redacted() string {
 // the client id, no more. The zero GateKey is no key. It prints and compares as Key does.
 type GateKey struct {
 	_ [0]func()
-	m *gateMaterial
+	m **gateMaterial
 }
 
 type gateMaterial struct {
@@ -179,7 +180,7 @@ func GateKeyFromBytes(b [Size]byte) GateKey {
 	e := extract(b)
 	e.expand(labelGateMask, m.mask[:])
 	e.expand(labelGateTag, m.tag[:])
-	return GateKey{m: m}
+	return GateKey{m: &m}
 }
 
 // ParseGateKey reads what Reveal returns. Its error tells lengths, never contents.
@@ -199,7 +200,7 @@ func (g GateKey) Equal(other GateKey) bool {
 	if g.m == nil || other.m == nil {
 		return g.m == other.m
 	}
-	return subtle.ConstantTimeCompare(g.m.master[:], other.m.master[:]) == 1
+	return subtle.ConstantTimeCompare((*g.m).master[:], (*other.m).master[:]) == 1
 }
 
 // Reveal returns the gate key in base64. It is for files and tokens only.
@@ -207,16 +208,16 @@ func (g GateKey) Reveal() string {
 	if g.m == nil {
 		return ""
 	}
-	return base64.StdEncoding.EncodeToString(g.m.master[:])
+	return base64.StdEncoding.EncodeToString((*g.m).master[:])
 }
 
 // Mask is the SipHash key that hides the client id, as its two little-endian halves.
 // The zero GateKey has none: Mask panics.
-func (g GateKey) Mask() (k0, k1 uint64) { return halves(&g.m.mask) }
+func (g GateKey) Mask() (k0, k1 uint64) { return halves(&(*g.m).mask) }
 
 // Tag is the SipHash key of the gate tag, as its two little-endian halves.
 // The zero GateKey has none: Tag panics.
-func (g GateKey) Tag() (k0, k1 uint64) { return halves(&g.m.tag) }
+func (g GateKey) Tag() (k0, k1 uint64) { return halves(&(*g.m).tag) }
 
 // Format prints keys.GateKey(secret) for every verb.
 func (g GateKey) Format(f fmt.State, _ rune) { io.WriteString(f, g.redacted()) }
@@ -279,12 +280,12 @@ func (k Key) bytes() []byte {
 	if k.m == nil {
 		return nil
 	}
-	return k.m.master[:]
+	return (*k.m).master[:]
 }
 
 func (g GateKey) bytes() []byte {
 	if g.m == nil {
 		return nil
 	}
-	return g.m.master[:]
+	return (*g.m).master[:]
 }
