@@ -47,6 +47,11 @@ func help(part string) {
 		_ = unix.Pause() // until it is killed
 	case "require":
 		r.fail(Require())
+	case "drop under a liar":
+		exitOn(lie(atoi(os.Getenv("SANDBOX_CALL")), atoi(os.Getenv("SANDBOX_ARG"))))
+		state, err := Drop(os.Getenv("SANDBOX_USER"))
+		r.State = state
+		r.fail(err)
 	case "drop":
 		state, err := Drop(os.Getenv("SANDBOX_USER"))
 		r.State = state

@@ -86,10 +86,8 @@ func shutTheWayBack() error {
 	return nil
 }
 
+// keepNetAdmin gives up all other capabilities; the ambient ones go with the inheritable ones.
 func keepNetAdmin() error {
-	if err := cap.ResetAmbient(); err != nil {
-		return fmt.Errorf("sandbox: clearing the ambient capabilities: %w", err)
-	}
 	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
 		return fmt.Errorf("sandbox: setting no_new_privs: %w", err)
 	}

@@ -1,0 +1,68 @@
+package sandbox
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
+)
+
+// anyArg is for calls that lie whatever their first argument.
+const anyArg = -1
+
+// TestDropBelievesNobody has the kernel say yes to one step of the drop without doing it.
+// Whichever step it is, what is read back shows it.
+func TestDropBelievesNobody(t *testing.T) {
+	lab.NeedRoot(t)
+	for _, test := range []struct {
+		name, user string
+		call, arg  int
+		want       string
+	}{
+		{"setuid", "nobody", unix.SYS_SETUID, anyArg, "Uid is"},
+		{"setgid", "nobody", unix.SYS_SETGID, anyArg, "Gid is"},
+		{"setgroups", "nobody", unix.SYS_SETGROUPS, anyArg, "Groups is"},
+		{"capset", "no-such-user", unix.SYS_CAPSET, anyArg, "CapPrm is"},
+		{"bounding set", "nobody", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, "CapBnd is"},
+		{"securebits", "nobody", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, "securebits are"},
+		{"no_new_privs", "nobody", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, "NoNewPrivs is"},
+		{"dumpable", "no-such-user", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, "dumpable is"},
+	} {
+		cmd := helper(t, "drop under a liar", test.user)
+		cmd.Env = append(cmd.Env, fmt.Sprintf("SANDBOX_CALL=%d", test.call), fmt.Sprintf("SANDBOX_ARG=%d", test.arg))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
+		r := run(t, cmd)
+		if !strings.Contains(r.Err, test.want) || !equal(r.State, State{}) {
+			t.Errorf("%s: got %+v, %q, want %q", test.name, r.State, r.Err, test.want)
+		}
+	}
+}
+
+// lie makes a system call do nothing and return 0 on all threads: a seccomp filter
+// that answers with error number 0. See seccomp(2).
+func lie(call, arg int) error {
+	const number, firstArgument = 0, 16 // offsets in struct seccomp_data
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: number},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(call), Jf: 3},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: firstArgument},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(arg), Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	if arg == anyArg {
+		filter[3].Jf = 0
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+		unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
