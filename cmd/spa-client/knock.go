@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -58,7 +59,7 @@ func parseServices(args []string) ([]spa.Service, error) {
 	for _, arg := range args {
 		s, err := spa.ParseService(arg)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%q is no service: %w", arg, err)
 		}
 		services = append(services, s)
 	}

@@ -15,7 +15,8 @@ import (
 	"sallyport/keys"
 )
 
-// defaultConfig is $XDG_CONFIG_HOME/spa, or the system's place for such files.
+// defaultConfig is $XDG_CONFIG_HOME/spa, or in the system's place for such files. It
+// is empty where there is neither.
 func defaultConfig() string {
 	if dir := os.Getenv("XDG_CONFIG_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "spa")
@@ -30,7 +31,7 @@ func defaultConfig() string {
 // hostsDir is where the profiles are.
 func (a *app) hostsDir() (string, error) {
 	if a.config == "" {
-		return "", cli.Misuse(errors.New("there is no home directory to keep hosts in"), "say which directory with --config DIR")
+		return "", cli.Misuse(errors.New("this account has no directory to keep hosts in"), "say which directory with --config DIR")
 	}
 	return filepath.Join(a.config, "hosts"), nil
 }

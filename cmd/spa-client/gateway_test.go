@@ -1,0 +1,228 @@
+package main
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"sallyport/keys"
+	"sallyport/spa"
+)
+
+func signalNamed(name string) os.Signal {
+	if name == "TERM" {
+		return syscall.SIGTERM
+	}
+	return os.Interrupt
+}
+
+// current is the gateway of a script: the last that it started.
+type current struct{ gateway *testGateway }
+
+type gatewayKey struct{}
+
+func gatewayOf(ts *testscript.TestScript) *testGateway {
+	return ts.Value(gatewayKey{}).(*current).gateway
+}
+
+// testGateway answers knocks on a loopback address, and opens nothing.
+type testGateway struct {
+	status spa.Status
+	drop   int           // packets that get no answer; -1: all of them
+	clock  time.Duration // ahead of the client's
+	most   time.Duration // longest grant
+	ports  []spa.Ports
+	noise  bool   // a forged datagram before every receipt
+	tcpAt  string // where it listens from the first grant on; empty: nowhere
+
+	profile *keys.Profile
+	client  *keys.Client
+	conn    *net.UDPConn
+
+	mu     sync.Mutex
+	knocks []spa.Knock
+	tcp    net.Listener
+}
+
+// gatewayCommand is "gateway [OPTION=VALUE]...": it starts a gateway and writes its
+// token to the file token. The options are those of set.
+func gatewayCommand(ts *testscript.TestScript, neg bool, args []string) {
+	key, id := keys.NewKey(), keys.NewID()
+	g := &testGateway{status: spa.Granted, most: time.Hour, ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+		client: &keys.Client{Name: "alice", ID: id, Key: key},
+		profile: &keys.Profile{Name: "gw", Address: "127.0.0.1", ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
+			Client: "alice", ID: id, Key: key, Services: map[string][]string{"ssh": {"tcp/22"}, "web": {"tcp/80", "tcp/443"}}, Receipts: true}}
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	ts.Check(err)
+	g.conn = conn
+	for _, arg := range args {
+		name, value, _ := strings.Cut(arg, "=")
+		g.set(ts, name, value)
+	}
+	g.profile.KnockPorts = []uint16{conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		g.serve()
+	}()
+	ts.Defer(func() {
+		conn.Close()
+		<-done
+		g.stopListening()
+	})
+	ts.Check(os.WriteFile(ts.MkAbs("token"), []byte(g.profile.Token()+"\n"), 0o600))
+	ts.Setenv("PORT", strconv.Itoa(int(g.profile.KnockPorts[0])))
+	ts.Value(gatewayKey{}).(*current).gateway = g
+}
+
+func (g *testGateway) set(ts *testscript.TestScript, name, value string) {
+	var err error
+	switch name {
+	case "name":
+		g.profile.Name = value
+	case "source":
+		g.profile.Source = value
+	case "receipts":
+		g.profile.Receipts, g.drop = false, -1
+	case "noise":
+		g.noise = true
+	case "status":
+		var n int
+		n, err = strconv.Atoi(value)
+		g.status = spa.Status(n)
+	case "drop":
+		g.drop, err = strconv.Atoi(value)
+	case "clock":
+		g.clock, err = time.ParseDuration(value)
+	case "most":
+		g.most, err = time.ParseDuration(value)
+	case "listen":
+		err = g.reserve(ts)
+	default:
+		ts.Fatalf("gateway: no option %s", name)
+	}
+	ts.Check(err)
+}
+
+// reserve finds a TCP port that nothing listens on yet, and makes it that of ssh.
+func (g *testGateway) reserve(ts *testscript.TestScript) error {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	g.tcpAt = l.Addr().String()
+	port := netip.MustParseAddrPort(g.tcpAt).Port()
+	g.ports = []spa.Ports{{Proto: spa.TCP, Low: port, High: port}}
+	g.profile.Services["ssh"] = []string{g.ports[0].String()}
+	return l.Close()
+}
+
+// listenSoon lets the port accept a moment after it was opened, as services do that start slowly.
+func (g *testGateway) listenSoon() {
+	if g.tcpAt == "" {
+		return
+	}
+	time.AfterFunc(150*time.Millisecond, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.tcp == nil {
+			g.tcp, _ = net.Listen("tcp4", g.tcpAt)
+		}
+	})
+}
+
+func (g *testGateway) stopListening() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.tcp != nil {
+		g.tcp.Close()
+	}
+}
+
+// Lookup knows one client.
+func (g *testGateway) Lookup(id keys.ID) (keys.Credential, bool) {
+	return keys.Credential{Client: g.client, ID: id, Key: g.client.Key}, id == g.client.ID
+}
+
+// seen returns what has been received.
+func (g *testGateway) seen() []spa.Knock {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.knocks
+}
+
+func (g *testGateway) serve() {
+	identity := &spa.Identity{Server: g.profile.ServerID, Gates: []keys.GateKey{g.profile.Gate}, Window: 30 * time.Second}
+	buf := make([]byte, 2048)
+	for {
+		n, from, err := g.conn.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			return
+		}
+		k, err := spa.Open(buf[:n], identity, g, time.Now())
+		if err != nil {
+			continue
+		}
+		g.mu.Lock()
+		g.knocks = append(g.knocks, k)
+		silent := g.drop < 0 || len(g.knocks) <= g.drop
+		g.mu.Unlock()
+		g.listenSoon()
+		if silent {
+			continue
+		}
+		if g.noise {
+			g.conn.WriteToUDPAddrPort(buf[:n], from)
+		}
+		if receipt, err := spa.SealReceipt(g.receipt(k, from.Addr()), &k, g.profile.ServerID); err == nil {
+			g.conn.WriteToUDPAddrPort(receipt, from)
+		}
+	}
+}
+
+func (g *testGateway) receipt(k spa.Knock, from netip.Addr) spa.Receipt {
+	r := spa.Receipt{Status: g.status, Time: time.Now().Add(g.clock), Source: from.Unmap()}
+	if g.status == spa.Granted && k.Type == spa.TypeClose {
+		r.Status = spa.Closed
+	}
+	if r.Status.Refused() {
+		return r
+	}
+	for range k.Services {
+		granting := spa.Granting{Ports: g.ports}
+		if r.Status == spa.Granted {
+			granting.For = min(g.most, 30*time.Second)
+			if k.For > 0 {
+				granting.For = min(g.most, k.For)
+			}
+		}
+		r.Services = append(r.Services, granting)
+	}
+	return r
+}
+
+// sentCommand is "sent N": it checks that the gateway got N packets, all of them one
+// request and no two the same.
+func sentCommand(ts *testscript.TestScript, neg bool, args []string) {
+	knocks := gatewayOf(ts).seen()
+	if strconv.Itoa(len(knocks)) != args[0] {
+		ts.Fatalf("the gateway got %d packets, want %s", len(knocks), args[0])
+	}
+	nonces := make(map[spa.Nonce]bool)
+	for _, k := range knocks {
+		nonces[k.Nonce] = true
+		if k.ID != knocks[0].ID || k.Digest() != knocks[0].Digest() {
+			ts.Fatalf("the packets are several requests")
+		}
+	}
+	if len(nonces) != len(knocks) {
+		ts.Fatalf("a packet was sent twice")
+	}
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"spa-client": main})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
+			env.Values[gatewayKey{}] = &current{}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"gateway":   gatewayCommand,
+			"sent":      sentCommand,
+			"exits":     exitsCommand,
+			"mode":      modeCommand,
+			"interrupt": interruptCommand,
+			"damage":    damageCommand,
+			"nowhere":   nowhereCommand,
+		},
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+	})
+}
+
+// exitsCommand is "exits CODE PROGRAM ARGS...": it runs a program and checks its exit status.
+func exitsCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM ARGS...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	}
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("%s: exit status %d (%v), want %s", args[1], code, err, args[0])
+	}
+}
+
+// modeCommand is "mode FILE OCTAL": it checks a file's permissions.
+func modeCommand(ts *testscript.TestScript, neg bool, args []string) {
+	fi, err := os.Stat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if got := strconv.FormatUint(uint64(fi.Mode().Perm()), 8); got != args[1] {
+		ts.Fatalf("%s has mode %s, want %s", args[0], got, args[1])
+	}
+}
+
+// damageCommand is "damage FILE NEW": it copies a token with one character changed.
+func damageCommand(ts *testscript.TestScript, neg bool, args []string) {
+	token := []byte(ts.ReadFile(args[0]))
+	middle := len(token) / 2
+	if token[middle] == 'A' {
+		token[middle] = 'B'
+	} else {
+		token[middle] = 'A'
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), token, 0o600))
+}
+
+// nowhereCommand is "nowhere FILE": it fails if the last program's output
+// has a piece of the file's first line in it.
+func nowhereCommand(ts *testscript.TestScript, neg bool, args []string) {
+	token := strings.TrimSpace(ts.ReadFile(args[0]))
+	output := ts.ReadFile("stdout") + ts.ReadFile("stderr")
+	for i := 4; i+12 <= len(token); i++ {
+		if strings.Contains(output, token[i:i+12]) {
+			ts.Fatalf("the output shows %q of the token", token[i:i+12])
+		}
+	}
+}
+
+// interruptCommand is "interrupt SIGNAL CODE PROGRAM ARGS...": it runs a program,
+// sends it the signal once the gateway has a packet of it, and expects it to end at
+// once with that status and without a word.
+func interruptCommand(ts *testscript.TestScript, neg bool, args []string) {
+	cmd := exec.Command(args[2], args[3:]...)
+	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+ts.Getenv("XDG_CONFIG_HOME"))
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	ts.Check(cmd.Start())
+	for deadline := time.Now().Add(20 * time.Second); len(gatewayOf(ts).seen()) == 0; time.Sleep(0) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("the gateway got no packet")
+		}
+	}
+	start := time.Now()
+	ts.Check(cmd.Process.Signal(signalNamed(args[0])))
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); strconv.Itoa(code) != args[1] || out.Len() != 0 {
+		ts.Fatalf("exit status %d, want %s; it said %q", code, args[1], out.String())
+	}
+	if waited := time.Since(start); waited > 5*time.Second {
+		ts.Fatalf("it ended after %v", waited)
+	}
+}
