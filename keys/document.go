@@ -54,7 +54,7 @@ type Document struct {
 // Fields may be of type string, bool, int64, time.Time, any, and structs, pointers, slices
 // and string maps of these. All problems are reported at once, each a *FileError, joined.
 func DecodeFile(path string, limit int64, dst any) (*Document, error) {
-	f, err := os.Open(path)
+	f, err := openFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading %w", err)
 	}
@@ -135,7 +135,7 @@ func (d *Document) syntax(err error) error {
 
 // wordsOnly cuts a decoder's message before the first thing that it quotes.
 func wordsOnly(text string) string {
-	for _, quoting := range []string{" but got", " U+", ` "`, " '", ": "} {
+	for _, quoting := range []string{" but got", " U+", ": "} {
 		text, _, _ = strings.Cut(text, quoting)
 	}
 	return text

@@ -11,6 +11,8 @@ import (
 // of a user's settings is the user's own.
 func checkAccess(string, fs.FileInfo, fs.FileMode) error { return nil }
 
+func openFile(path string) (*os.File, error) { return os.Open(path) }
+
 func openNoFollow(path string) (*os.File, error) {
 	fi, err := os.Lstat(path)
 	if err != nil {

@@ -56,8 +56,12 @@ func groupName(gid int) string {
 	return strconv.Itoa(gid)
 }
 
-// openNoFollow opens a file for reading; a symbolic link is refused, and a FIFO does not
-// block.
+// openFile opens a file for reading; a FIFO does not block.
+func openFile(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+}
+
+// openNoFollow is openFile, but refuses a symbolic link.
 func openNoFollow(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EMLINK) {

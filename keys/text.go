@@ -72,10 +72,7 @@ func SplitAddress(s string) (host string, port uint16, err error) {
 		return "", 0, errors.New("keys: an address has at most 250 characters")
 	}
 	host = s
-	if ip, err := netip.ParseAddr(s); err == nil {
-		return s, 0, validHost(ip.String())
-	}
-	if i := strings.LastIndexByte(s, ':'); i >= 0 {
+	if i := portColon(s); i >= 0 {
 		var ok bool
 		if port, ok = portNumber(s[i+1:]); !ok {
 			return "", 0, errors.New("keys: the port after the colon of an address is 1 to 65535")
@@ -84,8 +81,7 @@ func SplitAddress(s string) (host string, port uint16, err error) {
 	}
 	if inner, ok := strings.CutPrefix(host, "["); ok {
 		inner, closed := strings.CutSuffix(inner, "]")
-		ip, err := netip.ParseAddr(inner)
-		if err != nil || !closed || !ip.Is6() {
+		if !closed || !strings.Contains(inner, ":") {
 			return "", 0, errors.New("keys: only an IPv6 address stands in brackets")
 		}
 		host = inner
@@ -94,6 +90,15 @@ func SplitAddress(s string) (host string, port uint16, err error) {
 		return "", 0, err
 	}
 	return host, port, nil
+}
+
+// portColon finds the colon before the port of an address; -1 where it has none, as IPv6
+// has without brackets.
+func portColon(s string) int {
+	if _, err := netip.ParseAddr(s); err == nil || strings.HasSuffix(s, "]") {
+		return -1
+	}
+	return strings.LastIndexByte(s, ':')
 }
 
 // validHost checks an IP address without a zone, or a host name (RFC 1123; underscores

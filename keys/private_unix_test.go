@@ -1,0 +1,168 @@
+//go:build unix
+
+package keys
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// needRoot skips what only root can set up; where CI is set that is a failure.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("this test needs root")
+	}
+	t.Skip("this test needs root: sudo go test ./keys")
+}
+
+// chown gives a file away, as only root can.
+func chown(t *testing.T, path string, uid, gid int) {
+	t.Helper()
+	if err := os.Chown(path, uid, gid); errors.Is(err, syscall.EINVAL) {
+		t.Skip("this test needs ids that a user namespace of one user has not")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAccess(t *testing.T) {
+	const root, spa, alice, mallory = 0, 998, 1000, 1001
+	for name, c := range map[string]struct {
+		a    access
+		most fs.FileMode
+		mend string // of a file "f" where "o:g" is the directory's owner; empty: nothing to mend
+	}{
+		"private":              {access{0o600, alice, alice, alice, alice, alice}, 0o600, ""},
+		"read-only":            {access{0o400, alice, alice, alice, alice, alice}, 0o600, ""},
+		"for the service":      {access{0o640, root, spa, root, spa, spa}, 0o640, ""},
+		"of the service":       {access{0o600, spa, spa, spa, spa, root}, 0o640, ""},
+		"of root":              {access{0o600, root, root, alice, alice, alice}, 0o600, ""},
+		"of the reader":        {access{0o600, alice, alice, root, root, alice}, 0o600, ""},
+		"of the directory's":   {access{0o600, spa, spa, spa, root, alice}, 0o600, ""},
+		"root's group":         {access{0o640, root, root, root, spa, root}, 0o640, ""},
+		"others read":          {access{0o644, root, spa, root, spa, spa}, 0o640, "chmod 640 f"},
+		"others write":         {access{0o602, root, spa, root, spa, spa}, 0o640, "chmod 640 f"},
+		"others search":        {access{0o601, root, spa, root, spa, spa}, 0o640, "chmod 640 f"},
+		"group writes":         {access{0o660, root, spa, root, spa, spa}, 0o640, "chmod 640 f"},
+		"group executes":       {access{0o650, root, spa, root, spa, spa}, 0o640, "chmod 640 f"},
+		"group reads a user's": {access{0o640, alice, alice, alice, alice, alice}, 0o600, "chmod 600 f"},
+		"another group":        {access{0o640, root, mallory, root, spa, spa}, 0o640, "chown o:g f"},
+		"another's":            {access{0o600, mallory, spa, root, spa, spa}, 0o640, "chown o:g f"},
+		"another's, mode":      {access{0o644, mallory, spa, root, spa, spa}, 0o640, "chown o:g f && chmod 640 f"},
+	} {
+		trouble := c.a.trouble(c.most)
+		if (trouble != "") != (c.mend != "") {
+			t.Errorf("%s: got trouble %q", name, trouble)
+		}
+		if got := c.a.mend("f", c.most, "o:g"); got != c.mend {
+			t.Errorf("%s: got %q, want %q", name, got, c.mend)
+		}
+	}
+}
+
+func TestShellWord(t *testing.T) {
+	for in, want := range map[string]string{"/etc/spa/a.toml": "/etc/spa/a.toml", "a b": "'a b'", "it's": `'it'\''s'`, "-rf": "'-rf'", "": "''", "$(x)": "'$(x)'", "ä": "'ä'"} {
+		if got := shellWord(in); got != want {
+			t.Errorf("%q: got %s, want %s", in, got, want)
+		}
+	}
+}
+
+// TestMendWorks runs what the error says.
+func TestMendWorks(t *testing.T) {
+	dir := t.TempDir()
+	c := &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}
+	if err := WriteClient(dir, c, true); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "alice.toml")
+	for _, mode := range []fs.FileMode{0o644, 0o666, 0o660, 0o604, 0o777} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		_, err := ReadClient(path)
+		if !errors.Is(err, ErrExposed) || !strings.HasSuffix(err.Error(), ": chmod 640 "+path) {
+			t.Fatalf("mode %o: got %v, want the command that mends it", mode, err)
+		}
+	}
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadClient(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestExposedFilesAreRefused shows that each kind of file asks for its modes.
+func TestExposedFilesAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	p := testProfile()
+	if err := errors.Join(WriteProfile(dir, p, false), WriteGate(filepath.Join(dir, "gate.key"), NewGateKey())); err != nil {
+		t.Fatal(err)
+	}
+	profile, gate := filepath.Join(dir, p.Name+Suffix), filepath.Join(dir, "gate.key")
+	for path, mode := range map[string]fs.FileMode{profile: 0o640, gate: 0o644} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := ReadProfile(profile); !errors.Is(err, ErrExposed) || !strings.HasSuffix(err.Error(), "chmod 600 "+profile) {
+		t.Errorf("profile: got %v", err)
+	}
+	if _, err := ReadGate(gate); !errors.Is(err, ErrExposed) || !strings.HasSuffix(err.Error(), "chmod 640 "+gate) {
+		t.Errorf("gate key: got %v", err)
+	}
+}
+
+func TestAnothersFileIsRefused(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	c := &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}
+	if err := WriteClient(dir, c, true); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "alice.toml")
+	chown(t, path, 54321, 0)
+	if _, err := ReadClient(path); !errors.Is(err, ErrExposed) || !strings.Contains(err.Error(), "chown root:root "+path) {
+		t.Errorf("got %v, want the command that mends it", err)
+	}
+	chown(t, dir, 54321, 54321)
+	if _, err := ReadClient(path); err != nil {
+		t.Errorf("the directory's owner's: %v", err)
+	}
+}
+
+func TestOddFilesAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	c := &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}
+	if err := WriteClient(dir, c, true); err != nil {
+		t.Fatal(err)
+	}
+	link, fifo, folder, huge := filepath.Join(dir, "link.toml"), filepath.Join(dir, "fifo.toml"), filepath.Join(dir, "folder.toml"), filepath.Join(dir, "huge.toml")
+	if err := errors.Join(os.Symlink("alice.toml", link), syscall.Mkfifo(fifo, 0o600), os.Mkdir(folder, 0o700), os.WriteFile(huge, nil, 0o600), os.Truncate(huge, 1<<40)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{link: "symbolic link", fifo: "not a regular file", folder: "not a regular file", huge: "larger than"} {
+		if _, err := ReadClient(path); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("got %v, want %s of %s", err, want, path)
+		}
+		renamed := *c
+		renamed.Name = strings.TrimSuffix(filepath.Base(path), Suffix)
+		if err := WriteClient(dir, &renamed, false); path != huge && err == nil {
+			t.Errorf("%s was replaced", path)
+		}
+	}
+	var f testFile
+	if _, err := DecodeFile(fifo, 99, &f); err == nil {
+		t.Error("DecodeFile took a FIFO")
+	}
+}

@@ -1,0 +1,221 @@
+package keys
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// put writes a client as it stands, over whatever was there.
+func put(t *testing.T, dir string, c *Client) {
+	t.Helper()
+	if err := place(filepath.Join(dir, c.Name+Suffix), c.text(), eitherWay, forService); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func client(name string, id ID) *Client {
+	return &Client{Name: name, ID: id, Key: NewKey(), Allow: []string{"ssh"}}
+}
+
+func load(t *testing.T, dir string) *Registry {
+	t.Helper()
+	r, errs := LoadRegistry(dir)
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	return r
+}
+
+func TestLookup(t *testing.T) {
+	dir := t.TempDir()
+	alice, bob := client("alice", 1), client("bob", 2)
+	alice.Previous = &Previous{ID: 11, Key: NewKey(), Until: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)}
+	bob.Revoked, bob.Expires = time.Unix(1, 0).UTC(), time.Unix(2, 0).UTC()
+	put(t, dir, alice)
+	put(t, dir, bob)
+	r := load(t, dir)
+	for id, want := range map[ID]Credential{
+		1:  {Client: alice, ID: 1, Key: alice.Key},
+		11: {Client: alice, ID: 11, Key: alice.Previous.Key, Until: alice.Previous.Until},
+		2:  {Client: bob, ID: 2, Key: bob.Key},
+	} {
+		got, ok := r.Lookup(id)
+		if !ok || !sameClient(got.Client, want.Client) || got.ID != want.ID || !got.Key.Equal(want.Key) || !got.Until.Equal(want.Until) {
+			t.Errorf("%v: got %+v, want %+v", id, got, want)
+		}
+	}
+	if got, ok := r.Lookup(3); ok || got.Client != nil {
+		t.Errorf("an unknown id: got %v", got)
+	}
+	if n := testing.AllocsPerRun(100, func() { r.Lookup(11); r.Lookup(3) }); n != 0 {
+		t.Errorf("Lookup allocates %v times", n)
+	}
+	if all := r.Clients(); r.Len() != 2 || len(all) != 2 || all[0].Name != "alice" || all[1].Name != "bob" {
+		t.Errorf("got %v", all)
+	}
+	if c, ok := r.Client("bob"); !ok || c.Name != "bob" || c.Revoked.IsZero() {
+		t.Errorf("got %v", c)
+	}
+	if _, ok := r.Client("carol"); ok {
+		t.Error("there is no carol")
+	}
+}
+
+// holds fails unless an error of the list has all the words.
+func holds(t *testing.T, errs []error, words ...string) {
+	t.Helper()
+	for _, err := range errs {
+		found := true
+		for _, w := range words {
+			found = found && strings.Contains(err.Error(), w)
+		}
+		if found {
+			return
+		}
+	}
+	t.Errorf("got %v, want an error with %q", errs, words)
+}
+
+func TestLoadRegistryTellsAndGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, client("alice", 1))
+	put(t, dir, client("zoe", 9))
+	for name, text := range map[string]string{
+		"bad.toml": "version = 1\nid = 5\n", "README": "", "Carol.toml": clientText, "dave.toml.bak": clientText,
+		".alice.toml.swp": "", "alice.toml~": "", "alice.swp": "", "x.tmp": "", "#alice.toml#": "", ".hidden": "", "4913": "",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, errs := LoadRegistry(dir)
+	holds(t, errs, "bad.toml:2: id")
+	holds(t, errs, "README: is not named NAME.toml")
+	holds(t, errs, "Carol.toml: is not named NAME.toml")
+	holds(t, errs, "dave.toml.bak: is not named NAME.toml")
+	if len(errs) != 4 || r.Len() != 2 {
+		t.Errorf("got %d clients and %v", r.Len(), errs)
+	}
+	r, errs = LoadRegistry(filepath.Join(dir, "none"))
+	if len(errs) != 1 || !errors.Is(errs[0], os.ErrNotExist) || r == nil || r.Len() != 0 {
+		t.Errorf("got %v, %v, want an empty registry and an error", r, errs)
+	}
+	if _, ok := r.Lookup(1); ok {
+		t.Error("found in an empty registry")
+	}
+}
+
+func TestReload(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, client("alice", 1))
+	r := load(t, dir)
+	reload := func(name string, before, after ID, want string) {
+		t.Helper()
+		b, a, err := r.Reload(name)
+		if idOf(b) != before || idOf(a) != after || (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Fatalf("got %v, %v, %v, want %v, %v, %q", idOf(b), idOf(a), err, before, after, want)
+		}
+	}
+	put(t, dir, client("bob", 2))
+	reload("bob", 0, 2, "")
+	rotated := client("alice", 3)
+	rotated.Previous = &Previous{ID: 1, Key: NewKey(), Until: time.Unix(9, 0)}
+	put(t, dir, rotated)
+	reload("alice", 1, 3, "")
+	if c, ok := r.Lookup(1); !ok || !c.Key.Equal(rotated.Previous.Key) {
+		t.Error("the previous key is not found")
+	}
+	put(t, dir, client("alice", 3))
+	reload("alice", 3, 3, "")
+	if _, ok := r.Lookup(1); ok {
+		t.Error("the id of the previous key is found after it has gone")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "alice.toml"), []byte("version = 1\nx = 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reload("alice", 3, 3, "alice.toml:2: x: unknown key")
+	if _, ok := r.Lookup(3); !ok || r.Len() != 2 {
+		t.Error("a bad file changed something")
+	}
+	if err := os.Remove(filepath.Join(dir, "alice.toml")); err != nil {
+		t.Fatal(err)
+	}
+	reload("alice", 3, 0, "")
+	if _, ok := r.Lookup(3); ok || r.Len() != 1 {
+		t.Error("a removed client is found")
+	}
+	reload("alice", 0, 0, "")
+	put(t, filepath.Dir(dir), client("mallory", 66))
+	reload("../mallory", 0, 0, "a name has")
+}
+
+func idOf(c *Client) ID {
+	if c == nil {
+		return 0
+	}
+	return c.ID
+}
+
+func TestDuplicateIDs(t *testing.T) {
+	dir := t.TempDir()
+	alice, bob, carol, dave := client("alice", 1), client("bob", 1), client("carol", 3), client("dave", 4)
+	carol.Previous = &Previous{ID: 1, Key: NewKey(), Until: time.Unix(9, 0)}
+	dave.Previous = &Previous{ID: 5, Key: NewKey(), Until: time.Unix(9, 0)}
+	for _, c := range []*Client{bob, dave, carol, alice} {
+		put(t, dir, c)
+	}
+	r, errs := LoadRegistry(dir)
+	holds(t, errs, "bob.toml: id:", "alice.toml")
+	holds(t, errs, "carol.toml: previous.id:", "alice.toml")
+	if c, _ := r.Lookup(1); len(errs) != 2 || r.Len() != 2 || c.Client.Name != "alice" {
+		t.Fatalf("got %v, %v", r.Clients(), errs)
+	}
+	if _, after, err := r.Reload("bob"); err == nil || after != nil {
+		t.Fatal("bob is loaded beside alice")
+	}
+	put(t, dir, client("alice", 5)) // dave's previous id
+	if before, after, err := r.Reload("alice"); err == nil || before != after || idOf(after) != 1 || !strings.Contains(err.Error(), "dave.toml") {
+		t.Fatalf("got %v, %v", idOf(after), err)
+	}
+	put(t, dir, client("alice", 6))
+	if _, _, err := r.Reload("alice"); err != nil {
+		t.Fatal(err)
+	}
+	if _, after, err := r.Reload("bob"); err != nil || idOf(after) != 1 {
+		t.Fatalf("the duplicate has gone: got %v, %v", idOf(after), err)
+	}
+}
+
+func TestRegistryConcurrently(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, client("alice", 1))
+	r := load(t, dir)
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for n := range 25 {
+				name := fmt.Sprintf("c%d", i)
+				put(t, dir, client(name, ID(10+i)))
+				r.Reload(name)
+				if c, ok := r.Lookup(1); !ok || c.Client.Name != "alice" {
+					t.Error("alice is gone")
+				}
+				if n%2 == 1 {
+					os.Remove(filepath.Join(dir, name+Suffix))
+					r.Reload("c" + fmt.Sprint(i))
+				}
+				r.Clients()
+			}
+		})
+	}
+	wg.Wait()
+	if r.Len() != 5 {
+		t.Errorf("got %d clients, want 5", r.Len())
+	}
+}
