@@ -202,6 +202,7 @@ func BenchmarkDecode(b *testing.B) {
 func BenchmarkFlood(b *testing.B) {
 	client, gateway := lab.Pair(b)
 	s := listen(b, gateway, knocks)
+	must(b, gateway.Do(dropAll)) // as the guard does
 	conn := dialUDP(b, client, client4, gateway4)
 	must(b, conn.SetDeadline(time.Time{}))
 	ended := make(chan struct{})
@@ -248,11 +249,13 @@ func BenchmarkNotForUs(b *testing.B) {
 func BenchmarkLoneKnock(b *testing.B) {
 	client, gateway := lab.Pair(b)
 	s := read(b, listen(b, gateway, knocks))
+	must(b, gateway.Do(dropAll)) // no answer by ICMP
 	conn := dialUDP(b, client, client4, gateway4)
 	must(b, conn.SetDeadline(time.Time{}))
 	data := payload(200)
 	for b.Loop() {
-		conn.Write(data)
+		_, err := conn.Write(data)
+		must(b, err)
 		<-s.packets
 	}
 }

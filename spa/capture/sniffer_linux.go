@@ -12,8 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// refreshEvery is after how many packets without a pause the host is looked at again.
-const refreshEvery = 1024
+const (
+	// refreshEvery is after how many packets without a pause the host is looked at again.
+	refreshEvery = 1024
+	// looks is how often within that a packet that would be noise may have it looked at
+	// before: it costs a system call, and what is routed through may be plenty.
+	looks = 16
+)
 
 // Sniffer reads the packets that may be knocks. It needs CAP_NET_RAW to be opened and
 // nothing to be read. One goroutine reads; Stats and Close may be called from any.
@@ -28,7 +33,8 @@ type Sniffer struct {
 	decoder *decoder
 	host    *host
 	turn    int    // which ring is looked at first, so that a flood in one does not starve the other
-	busy    int    // packets since the host was looked at
+	busy    int    // packets without a pause since the host was looked at
+	looks   int    // how often noise may still have it looked at before that
 	data    []byte // the last Packet's
 
 	counting sync.Mutex // guards what is below, and the rings' sockets against Close
@@ -47,6 +53,7 @@ func Listen(c Config) (*Sniffer, error) {
 		wake:       -1,
 		decoder:    newDecoder(),
 		data:       make([]byte, 0, c.MaxLen),
+		looks:      looks,
 	}
 	if err := s.open(c); err != nil {
 		s.release()
@@ -131,7 +138,7 @@ func (s *Sniffer) next() (Packet, verdict, bool) {
 // breathe looks at the host's changes now and then while packets never cease.
 func (s *Sniffer) breathe() {
 	if s.busy++; s.busy >= refreshEvery {
-		s.busy = 0
+		s.busy, s.looks = 0, looks
 		s.host.refresh()
 	}
 }
@@ -153,6 +160,7 @@ func (s *Sniffer) wait() error {
 			unix.GetsockoptInt(int(fd.Fd), unix.SOL_SOCKET, unix.SO_ERROR)
 		}
 	}
+	s.busy, s.looks = 0, looks
 	if fds[2].Revents != 0 {
 		s.host.refresh()
 	}
@@ -222,11 +230,16 @@ func (s *Sniffer) addressed(f frame, from, to netip.Addr) verdict {
 	return passed
 }
 
-// known asks the host, and once more if it had news when the answer was no.
+// known asks what is known of the host, and when the answer is no once more after a look
+// whether there is news: the packet may have overtaken them.
 func (s *Sniffer) known(ask func() bool) bool {
 	if ask() {
 		return true
 	}
+	if s.looks == 0 {
+		return false
+	}
+	s.looks--
 	s.host.refresh()
 	return ask()
 }
