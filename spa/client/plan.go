@@ -45,11 +45,7 @@ func prepare(ctx context.Context, p *keys.Profile, c Command, n network) (*Plan,
 // fits seals the request once to know that it can be: nothing else may fail later
 // for a reason that could have been told before.
 func (p *Plan) fits() error {
-	request := p.request(Route{ID: spa.NewRequestID()})
-	if p.Command.Source.kind == sourceStated {
-		request.Source = p.Command.Source.addr
-	}
-	if _, err := spa.Seal(request, p.sender); err != nil {
+	if _, err := spa.Seal(p.request(Route{ID: spa.NewRequestID()}), p.sender); err != nil {
 		return &CommandError{err}
 	}
 	return nil

@@ -68,11 +68,16 @@ func TestGraceForTheOtherFamily(t *testing.T) {
 				start := time.Now()
 				var first time.Duration
 				var verdicts []Verdict
+				packets := 0
 				for a := range mustPrepare(t, g, n, open()).Knock(t.Context()) {
 					if len(verdicts) == 0 {
 						first = time.Since(start)
 					}
 					verdicts = append(verdicts, a.Verdict)
+					packets += a.Tries
+				}
+				if knocks, _, _ := g.seen(); len(knocks) != packets {
+					t.Errorf("says it sent %d packets, the gateway got %d", packets, len(knocks))
 				}
 				if len(verdicts) != 2 || verdicts[0] == Silent || verdicts[1] != Silent {
 					t.Fatalf("got %v, want an answer and then silence", verdicts)
@@ -185,8 +190,9 @@ func TestAddress(t *testing.T) {
 			t.Errorf("%s: got %+v, want %s", address, plan.Routes, want)
 		}
 	}
-	for _, address := range []string{"", "gw.example.net:0", "elsewhere.example.net", "a b"} {
+	for _, address := range []string{"", "empty.example.net", "gw.example.net:0", "elsewhere.example.net", "a b"} {
 		g, n := both(t)
+		n.hosts["empty.example.net"] = []netip.Addr{}
 		g.profile.Address = address
 		if plan, err := prepare(t.Context(), g.profile, open(), n); err == nil || plan != nil {
 			t.Errorf("%q: no error", address)

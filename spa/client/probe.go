@@ -72,14 +72,11 @@ func (k *knocking) until(ctx context.Context, open <-chan netip.Addr) Answer {
 func (k *knocking) unconfirmed(ctx context.Context) Answer {
 	for try := range min(max(fewTries, len(k.route.To)), len(k.at)) {
 		pause(ctx, time.Until(k.began.Add(k.at[try])))
-		if ctx.Err() != nil {
-			return k.silent(nil)
-		}
 		if err := k.send(try); err != nil {
 			return k.silent(err)
 		}
 	}
-	if k.err != nil {
+	if k.err != nil { // also when ctx has ended meanwhile: the socket is closed then
 		return k.silent(nil)
 	}
 	return Answer{Verdict: Sent, Route: k.route, Gateway: k.route.To[0].Addr(), Tries: len(k.packets)}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/client"
+)
+
+// answered is a command whose answers are given.
+func answered() (*knock, *cobra.Command, *bytes.Buffer) {
+	k := &knock{plan: &client.Plan{
+		Profile: &keys.Profile{Name: "gw", Receipts: true, Services: map[string][]string{"ssh": {"tcp/22"}}},
+		Command: client.Command{Type: spa.TypeOpen, Services: []spa.Service{{Name: "ssh"}}},
+	}}
+	var stderr bytes.Buffer
+	cmd := &cobra.Command{Use: "spa-client"}
+	cmd.SetErr(&stderr)
+	return k, cmd, &stderr
+}
+
+// answerFrom is an answer of a gateway at that address.
+func answerFrom(gateway string, v client.Verdict, s spa.Status) client.Answer {
+	a := client.Answer{Verdict: v, Gateway: netip.MustParseAddr(gateway), Receipt: &spa.Receipt{Status: s}}
+	if v == client.Silent {
+		a.Receipt, a.Err = nil, client.ErrNoAnswer
+	}
+	return a
+}
+
+func TestConclude(t *testing.T) {
+	const v4, v6 = "192.0.2.1", "2001:db8::1"
+	open4, open6 := answerFrom(v4, client.Opened, spa.Granted), answerFrom(v6, client.Opened, spa.Granted)
+	no4, no6 := answerFrom(v4, client.Refused, spa.ReasonNotAllowed), answerFrom(v6, client.Refused, spa.ReasonNotAllowed)
+	other6 := answerFrom(v6, client.Refused, spa.ReasonSourceRequired)
+	none4, none6 := answerFrom(v4, client.Silent, 0), answerFrom(v6, client.Silent, 0)
+	broken4 := none4
+	broken4.Err = errors.New("network is down")
+	for name, c := range map[string]struct {
+		answers  []client.Answer
+		code     int
+		err      string
+		warnings []string
+	}{
+		"both":                       {[]client.Answer{open4, open6}, cli.Done, "", nil},
+		"one granted, one silent":    {[]client.Answer{open4, none6}, cli.Done, "", []string{"no answer from gw (2001:db8::1)"}},
+		"one refused, one granted":   {[]client.Answer{no4, open6}, cli.Done, "", []string{"gw refused ssh: not allowed"}},
+		"one silent, one refused":    {[]client.Answer{none4, no6}, cli.Refused, "gw refused ssh: not allowed for this client", []string{"no answer from gw (192.0.2.1)"}},
+		"both refused alike":         {[]client.Answer{no4, no6}, cli.Refused, "gw refused ssh: not allowed for this client", nil},
+		"both refused, not alike":    {[]client.Answer{no4, other6}, cli.Refused, "gw refused ssh: not allowed for this client", []string{"state its own address"}},
+		"both silent":                {[]client.Answer{none4, none6}, cli.NoAnswer, "no answer from gw (192.0.2.1)", []string{"2001:db8::1"}},
+		"nothing could be sent":      {[]client.Answer{broken4}, cli.Failed, "knocking on gw: network is down", nil},
+		"unsent, and refused":        {[]client.Answer{broken4, no6}, cli.Refused, "gw refused ssh: not allowed for this client", []string{"network is down"}},
+		"sent without a receipt":     {[]client.Answer{answerFrom(v4, client.Sent, spa.Granted)}, cli.Done, "", nil},
+		"a close of one that is not": {[]client.Answer{answerFrom(v4, client.Closed, spa.Closed), none6}, cli.Done, "", []string{"2001:db8::1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k, cmd, stderr := answered()
+			err := k.conclude(cmd, c.answers)
+			var exit *cli.Exit
+			code, text := cli.Done, ""
+			if errors.As(err, &exit) {
+				code, text = exit.Code, exit.Error()
+			}
+			if code != c.code || text != c.err {
+				t.Errorf("got %d, %q; want %d, %q", code, text, c.code, c.err)
+			}
+			if lines := strings.Count(stderr.String(), "warning:"); lines != len(c.warnings) {
+				t.Errorf("got %q, want %d warnings", stderr, len(c.warnings))
+			}
+			for _, w := range c.warnings {
+				if !strings.Contains(stderr.String(), w) {
+					t.Errorf("got %q, want it to say %q", stderr, w)
+				}
+			}
+		})
+	}
+}
+
+// Every refusal and silence says what to do about it.
+func TestHints(t *testing.T) {
+	k, _, _ := answered()
+	seen := map[string]bool{}
+	for status := spa.ReasonExpired; status <= spa.ReasonFailed; status++ {
+		exit := k.failure(answerFrom("192.0.2.1", client.Refused, status))
+		if exit.Code != cli.Refused || exit.Hint == "" {
+			t.Errorf("%v: got %+v, want a hint", status, exit)
+		}
+		seen[exit.Hint] = true
+	}
+	if len(seen) < 7 {
+		t.Errorf("got %d different hints", len(seen))
+	}
+}
+
+func TestOpenLine(t *testing.T) {
+	k, _, _ := answered()
+	now := time.Date(2026, 11, 21, 14, 3, 0, 900e6, time.Local)
+	a := answerFrom("192.0.2.1", client.Opened, spa.Granted)
+	a.Receipt.Time, a.Receipt.Source = now, netip.MustParseAddr("203.0.113.7")
+	for name, c := range map[string]struct {
+		granted spa.Granting
+		want    string
+	}{
+		"the line of the manual": {spa.Granting{For: 30*time.Second - 2*time.Millisecond, Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}},
+			"ssh (tcp/22) is open on gw for 203.0.113.7 until 14:03:30 (30s)"},
+		"several ranges": {spa.Granting{For: 10 * time.Minute, Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}, {Proto: spa.UDP, Low: 60000, High: 60010}}},
+			"ssh (tcp/22, udp/60000-60010) is open on gw for 203.0.113.7 until 14:13:00 (10m)"},
+		"more than are told": {spa.Granting{For: time.Hour, Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}, More: true},
+			"ssh (tcp/22, …) is open on gw for 203.0.113.7 until 15:03:00 (1h)"},
+		"until tomorrow": {spa.Granting{For: 24 * time.Hour},
+			"ssh (tcp/22) is open on gw for 203.0.113.7 until 2026-11-22 14:03:00 (24h)"},
+		"less than a second": {spa.Granting{For: 90 * time.Millisecond},
+			"ssh (tcp/22) is open on gw for 203.0.113.7 until 14:03:00 (90ms)"},
+	} {
+		a.Receipt.Services = []spa.Granting{c.granted}
+		if got := k.openLine(a, 0, spa.Service{Name: "ssh"}, now); got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+	unknown := k.openLine(client.Answer{Verdict: client.Opened}, 0, spa.Service{Name: "new"}, now)
+	if unknown != "new is open on gw" {
+		t.Errorf("without a receipt: got %q", unknown)
+	}
+}
