@@ -53,6 +53,7 @@ func makeVectors(t *testing.T) map[string]string {
 	addRefusedBeforeMAC(add)
 	addRefusedAfterMAC(add)
 	addReceipts(t, made)
+	addTokens(made)
 	return made
 }
 

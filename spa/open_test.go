@@ -109,9 +109,19 @@ func TestOpenRefusesUnknownClients(t *testing.T) {
 	packet := mustSeal(t, openSSH(), alice())
 	refuse(t, ErrClient, packet, gateway(), clientMap{}, testNow)
 
+	refuse(t, ErrClient, packet, gateway(), forgetful{onlyAlice()}, testNow)
+
 	keyless := onlyAlice()
 	keyless[aliceID] = keys.Credential{Client: &keys.Client{Name: "alice"}}
 	refuse(t, ErrClient, packet, gateway(), keyless, testNow)
+}
+
+// forgetful says no, but with what it would have said.
+type forgetful struct{ clientMap }
+
+func (f forgetful) Lookup(id keys.ID) (keys.Credential, bool) {
+	c, _ := f.clientMap.Lookup(id)
+	return c, false
 }
 
 func TestOpenRefusesWrongMACs(t *testing.T) {

@@ -115,7 +115,7 @@ func (r Receipt) AppendBinary(b []byte) ([]byte, error) {
 	}
 	b = append(b, version, byte(r.Status), byte(len(r.Services)))
 	b = appendUint64(b, uint64(r.Time.UnixNano()))
-	b = appendAddr(b, r.Source.WithZone(""))
+	b = appendAddr(b, r.Source)
 	spare := r.spareRanges()
 	for _, g := range r.Services {
 		n := min(len(g.Ports), 1+spare)

@@ -250,6 +250,18 @@ func TestReceiptRoundsDurations(t *testing.T) {
 	}
 }
 
+func TestReceiptTellsNoZone(t *testing.T) {
+	r := deniedReceipt()
+	r.Source = netip.MustParseAddr("fe80::1%eth0")
+	b, err := r.AppendBinary(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ParseReceipt(b); err != nil || got.Source != r.Source.WithZone("") {
+		t.Errorf("got %v, %v", got.Source, err)
+	}
+}
+
 func TestSealReceiptRefuses(t *testing.T) {
 	knock := mustOpen(t, mustSeal(t, openSSH(), alice()))
 	for name, change := range map[string]func(r *Receipt, k *Knock){

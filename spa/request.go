@@ -191,10 +191,9 @@ func parseAddr(b []byte) (netip.Addr, bool) {
 	return a, !a.IsUnspecified()
 }
 
-// parseRequest reads a request from the first bytes of a decrypted body, whose other
-// bytes are padding. Every error wraps ErrMalformed.
+// parseRequest reads a request from what of a decrypted body can be request, requestMax
+// bytes. What follows the request there is padding. Every error wraps ErrMalformed.
 func parseRequest(b []byte) (Request, error) {
-	b = b[:min(len(b), requestMax)]
 	if len(b) < fixedLen {
 		return Request{}, malformed("it ends early")
 	}

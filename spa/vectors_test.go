@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -32,11 +33,14 @@ func TestVectors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			verdict := v.one(t, "verdict")
 			told[verdict] = true
-			if strings.HasPrefix(verdict, "receipt-") {
+			switch kind, _, _ := strings.Cut(verdict, "-"); kind {
+			case "receipt":
 				v.testReceipt(t, verdict)
-				return
+			case "token":
+				v.testToken(t, verdict)
+			default:
+				v.testOpen(t, verdict)
 			}
-			v.testOpen(t, verdict)
 		})
 	}
 	for verdict := range verdicts {
@@ -44,8 +48,10 @@ func TestVectors(t *testing.T) {
 			t.Errorf("no vector has the verdict %q", verdict)
 		}
 	}
-	if !told["receipt-ok"] || !told["receipt-wrong"] {
-		t.Error("no vectors for receipts")
+	for _, verdict := range []string{"receipt-ok", "receipt-wrong", "token-ok", "token-wrong"} {
+		if !told[verdict] {
+			t.Errorf("no vector has the verdict %q", verdict)
+		}
 	}
 }
 
@@ -93,6 +99,26 @@ func (v vector) testReceipt(t *testing.T, verdict string) {
 	b, err := r.AppendBinary(nil)
 	if plain := v.hex(t, "plaintext"); err != nil || string(b) != string(plain) {
 		t.Errorf("got plaintext %x, %v, want %x", b, err, plain)
+	}
+}
+
+func (v vector) testToken(t *testing.T, verdict string) {
+	p, err := keys.ParseToken(v.one(t, "token"))
+	if verdict == "token-wrong" {
+		if err == nil {
+			t.Error("a token with a slip in it is accepted")
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lines{}
+	l.addProfile(p)
+	for name, want := range parseVector(t, l.String()) {
+		if !slices.Equal(v[name], want) {
+			t.Errorf("%s: got %q, want %q", name, want, v[name])
+		}
 	}
 }
 
