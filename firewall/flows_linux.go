@@ -28,7 +28,7 @@ const (
 // Numbers of linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_tcp.h.
 const (
 	ctGet       = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
-	ctGetStats  = unix.NFNL_SUBSYS_CTNETLINK<<8 | 5
+	ctGetStats  = unix.NFNL_SUBSYS_CTNETLINK<<8 | 4 // of each processor
 	ctTupleOrig = 1
 	ctStatus    = 3
 	ctProtoInfo = 4

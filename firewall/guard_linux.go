@@ -52,11 +52,11 @@ func (n *nftables) guardRules(confirm bool) error {
 	// Before any rule about flows: the host's own, whose local port may be a guarded one.
 	// ct direction reply accept
 	n.rule(c, isReply(), accept())
-	local, err := n.localTypes()
-	if err != nil {
-		return err
-	}
 	for _, f := range o.families() {
+		local, err := n.localTypes()
+		if err != nil {
+			return err
+		}
 		// ip daddr != @addresses4 fib daddr type != { local, broadcast, anycast, multicast } accept
 		n.rule(c, f.notExtra(), exprs{fib(), lookup(local, true)}, accept())
 	}

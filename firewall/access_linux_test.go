@@ -1,0 +1,36 @@
+package firewall
+
+import (
+	"testing"
+	"time"
+
+	"sallyport/spa/lab"
+)
+
+func TestDarkUntilGranted(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := guarded(t, nil)
+			s.dark(f.alice, f.gateway, "22")
+			s.grant("alice", f.alice, time.Minute)
+			s.connect(f.alice, f.gateway, "22")
+			s.dark(f.stranger, f.gateway, "22")
+		})
+	}
+}
+
+func TestSessionOutlivesGrant(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := guarded(t, nil)
+			s.grant("alice", f.alice, 500*time.Millisecond)
+			session := s.connect(f.alice, f.gateway, "22")
+			lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+			s.echoes(session)
+			s.dark(f.alice, f.gateway, "22")
+			if n := s.Held("alice", time.Now()); n != 0 {
+				t.Errorf("got %d grants held after the end, want 0", n)
+			}
+		})
+	}
+}

@@ -1,0 +1,207 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// soon is longer than anything that is promised here takes, silence how long a test waits
+// for an answer that must not come.
+const (
+	soon    = 3 * time.Second
+	silence = 150 * time.Millisecond
+)
+
+// family is who talks in a test, by IPv4 or by IPv6.
+type sides struct {
+	name                     string
+	alice, stranger, gateway string
+}
+
+var bothFamilies = []sides{
+	{"IPv4", "192.0.2.2", "192.0.2.3", "192.0.2.1"},
+	{"IPv6", "2001:db8::2", "2001:db8::3", "2001:db8::1"},
+}
+
+// site is a client, a gateway with an echo server on the guarded port 22, and a guard.
+type site struct {
+	*testing.T
+	client, gw *lab.Host
+	config     Config
+	*Firewall
+}
+
+// newSite makes a site without a guard.
+func newSite(t *testing.T, change func(*Config)) *site {
+	t.Helper()
+	client, gw := lab.Pair(t)
+	s := &site{T: t, client: client, gw: gw}
+	s.must(client.AddAddr("vc", "2001:db8::3/64"))
+	s.config = Config{
+		Guarded: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+		Knock:   []KnockPort{{Port: 62201}},
+		State:   t.TempDir(),
+		slots:   64,
+	}
+	if change != nil {
+		change(&s.config)
+	}
+	s.serve(":22")
+	return s
+}
+
+// guarded makes a site with the guard loaded.
+func guarded(t *testing.T, change func(*Config)) *site {
+	t.Helper()
+	s := newSite(t, change)
+	s.open()
+	s.load(0)
+	return s
+}
+
+func (s *site) must(err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+// open opens a Firewall as a daemon does that starts; one from before is closed, as when
+// its process is gone.
+func (s *site) open() {
+	s.Helper()
+	if s.Firewall != nil {
+		s.must(s.Firewall.Close())
+	}
+	s.must(s.gw.Do(func() (err error) {
+		s.Firewall, err = New(s.config, slog.New(slog.DiscardHandler))
+		return err
+	}))
+	fw := s.Firewall
+	s.Cleanup(func() { fw.Close() })
+}
+
+func (s *site) load(confirm time.Duration) {
+	s.Helper()
+	s.must(s.gw.Do(func() error { return s.Load(s.Context(), confirm, time.Now()) }))
+}
+
+// watch runs Watch until the test ends, and returns what becomes of it.
+func (s *site) watch() <-chan error {
+	ctx, cancel := context.WithCancel(s.Context())
+	ended := make(chan error, 1)
+	fw := s.Firewall
+	go func() { ended <- fw.Watch(ctx) }()
+	s.Cleanup(cancel)
+	return ended
+}
+
+func (s *site) serve(addr string) *lab.Echo {
+	s.Helper()
+	e, err := lab.EchoServer(s.gw, addr)
+	s.must(err)
+	return e
+}
+
+// grant gives the source tcp/22 on behalf of the client.
+func (s *site) grant(client, source string, last time.Duration) {
+	s.Helper()
+	s.must(s.Grant(s.Context(), []Grant{sshGrant(client, source, last)}, time.Now()))
+}
+
+func sshGrant(client, source string, last time.Duration) Grant {
+	return Grant{
+		Client: client, Service: "ssh", Source: netip.MustParseAddr(source),
+		Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+		Until: time.Now().Add(last),
+	}
+}
+
+func (s *site) dial(from, to, port string, timeout time.Duration) (net.Conn, error) {
+	return lab.Dial(s.client, from, net.JoinHostPort(to, port), timeout)
+}
+
+// connect is a connection that must come about.
+func (s *site) connect(from, to, port string) net.Conn {
+	s.Helper()
+	c, err := s.dial(from, to, port, soon)
+	if err != nil {
+		s.Fatalf("got %v, want a connection", err)
+	}
+	s.Cleanup(func() { c.Close() })
+	s.echoes(c)
+	return c
+}
+
+func (s *site) echoes(c net.Conn) {
+	s.Helper()
+	if err := lab.Echoes(c, "is anybody there?", soon); err != nil {
+		s.Fatalf("got %v, want an echo", err)
+	}
+}
+
+// dead is a connection over which nothing comes back.
+func (s *site) dead(c net.Conn) {
+	s.Helper()
+	if err := lab.Echoes(c, "is anybody there?", silence); err == nil {
+		s.Fatal("the session is alive")
+	}
+}
+
+// dark is a port of which nothing is heard.
+func (s *site) dark(from, to, port string) {
+	s.Helper()
+	c, err := s.dial(from, to, port, silence)
+	if err == nil {
+		c.Close()
+		s.Fatalf("%s connected to %s port %s, want silence", from, to, port)
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		s.Fatalf("%s was refused by %s port %s, want silence", from, to, port)
+	}
+}
+
+func (s *site) isOpen(from, to, port string) bool {
+	c, err := s.dial(from, to, port, silence)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
+}
+
+// udp opens a UDP socket of a host, and listens if from has a port.
+func (s *site) udp(h *lab.Host, from string) *net.UDPConn {
+	s.Helper()
+	var c *net.UDPConn
+	s.must(h.Do(func() (err error) {
+		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(from)))
+		return err
+	}))
+	s.Cleanup(func() { c.Close() })
+	return c
+}
+
+// gets reports whether anything arrives at the socket in time.
+func (s *site) gets(c *net.UDPConn, within time.Duration) bool {
+	s.Helper()
+	s.must(c.SetReadDeadline(time.Now().Add(within)))
+	_, _, err := c.ReadFromUDPAddrPort(make([]byte, 2048))
+	return err == nil
+}
+
+func (s *site) send(c *net.UDPConn, to string) {
+	s.Helper()
+	_, err := c.WriteToUDPAddrPort([]byte("hello"), netip.MustParseAddrPort(to))
+	s.must(err)
+}
