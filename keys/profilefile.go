@@ -56,6 +56,9 @@ func (raw *rawProfile) profile(d *Document, name string) (*Profile, error) {
 	if p.Source == "auto" {
 		p.Source = ""
 	}
+	if p.Services == nil {
+		p.Services = make(map[string][]string)
+	}
 	r.identify(p, raw)
 	if len(r.problems) == 0 {
 		if bad := p.firstInvalid(); bad != nil {

@@ -16,22 +16,6 @@ import (
 	"testing"
 )
 
-// onlyFiles fails unless a directory holds these names and no others: no droppings.
-func onlyFiles(t *testing.T, dir string, names ...string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, e := range entries {
-		got = append(got, e.Name())
-	}
-	if fmt.Sprint(got) != fmt.Sprint(names) {
-		t.Errorf("%s holds %v, want %v", dir, got, names)
-	}
-}
-
 func TestPlace(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "f")

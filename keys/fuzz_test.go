@@ -1,0 +1,81 @@
+package keys
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func FuzzToken(f *testing.F) {
+	p := testProfile()
+	f.Add(p.appendBinary(nil))
+	p.Services, p.Source, p.Address = nil, "", "[2001:db8::1]:443"
+	f.Add(p.appendBinary(nil))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		token := sealToken(body)
+		p, err := ParseToken(token)
+		if (p == nil) != (err != nil) {
+			t.Fatalf("got %v and %v", p, err)
+		}
+		if err == nil && p.Token() != token {
+			t.Errorf("got %s back, want %s", p.Token(), token)
+		}
+		if p, err := ParseToken(tokenPrefix + string(body)); err == nil && p.Token() != tokenPrefix+strings.TrimSpace(string(body)) {
+			t.Errorf("%q is not printed back", body)
+		}
+	})
+}
+
+func FuzzClientFile(f *testing.F) {
+	f.Add([]byte(clientText))
+	f.Add(fullClient().text())
+	f.Add([]byte("version = 1\nprevious.id = 1\n[previous]\nallow = [[{}]]"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var raw rawClient
+		d, err := Decode("f", text, &raw)
+		if err != nil {
+			return
+		}
+		c, err := raw.client(d, "alice")
+		if err != nil {
+			return
+		}
+		var again rawClient
+		d, err = Decode("f", c.text(), &again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := again.client(d, "alice"); err != nil || !sameClient(back, c) {
+			t.Errorf("got %+v, %v back, want %+v", back, err, c)
+		}
+	})
+}
+
+func FuzzProfile(f *testing.F) {
+	f.Add(testProfile().text())
+	f.Add([]byte("version = 1\nservices.ssh = []\n[services]\nweb = {}"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var raw rawProfile
+		d, err := Decode("f", text, &raw)
+		if err != nil {
+			return
+		}
+		p, err := raw.profile(d, "gw")
+		if err != nil {
+			return
+		}
+		var again rawProfile
+		d, err = Decode("f", p.text(), &again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := again.profile(d, "gw")
+		if err != nil || !bytes.Equal(back.text(), p.text()) {
+			t.Errorf("got %+v, %v back, want %+v", back, err, p)
+		}
+		if q, err := ParseToken(p.Token()); err != nil || !bytes.Equal(q.text(), p.text()) {
+			t.Errorf("the token says %+v, %v, want %+v", q, err, p)
+		}
+	})
+}
