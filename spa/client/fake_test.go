@@ -130,8 +130,12 @@ func fakes(t *testing.T) (*gateway, *fakeNet) {
 	return g, n
 }
 
-func (n *fakeNet) Lookup(_ context.Context, host string) ([]netip.Addr, error) {
+func (n *fakeNet) Lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	n.lookups++
+	if host == "slow.example.net" {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if n.hosts[host] == nil {
 		return nil, errors.New("no such host")
 	}

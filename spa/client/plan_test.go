@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"slices"
@@ -126,8 +127,8 @@ func TestFamilyWithoutAWayIsLeftOut(t *testing.T) {
 	g, n := both(t)
 	delete(n.route, gate6)
 	plan := mustPrepare(t, g, n, open())
-	if len(plan.Routes) != 1 || plan.Routes[0].Family() != "IPv4" {
-		t.Errorf("got %+v, want IPv4 only", plan.Routes)
+	if len(plan.Routes) != 1 || plan.Routes[0].Family() != "IPv4" || len(plan.Routes[0].To) != 1 {
+		t.Errorf("got %+v, want IPv4 only, and its address once", plan.Routes)
 	}
 	delete(n.route, gate4)
 	if _, err := prepare(t.Context(), g.profile, open(), n); err == nil || !strings.Contains(err.Error(), "no way to") {
@@ -203,6 +204,19 @@ func TestAddress(t *testing.T) {
 	if _, err := prepare(t.Context(), g.profile, open(), n); err == nil {
 		t.Error("no error without a knock port")
 	}
+}
+
+func TestLookupHasATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, n := both(t)
+		g.profile.Address = "slow.example.net"
+		c := open()
+		c.Timeout = 3 * time.Second
+		start := time.Now()
+		if _, err := prepare(t.Context(), g.profile, c, n); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != c.Timeout {
+			t.Errorf("got %v after %v, want it to end after %v", err, time.Since(start), c.Timeout)
+		}
+	})
 }
 
 func TestSource(t *testing.T) {

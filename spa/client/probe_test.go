@@ -98,6 +98,24 @@ func TestProbeStartsAnew(t *testing.T) {
 	})
 }
 
+func TestProbeEachAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, n := blind(t, 0)
+		second := netip.MustParseAddr("192.0.2.3")
+		n.hosts, n.route[second] = map[string][]netip.Addr{"gw.example.net": {gate4, second}}, private
+		g.profile.Address, g.profile.KnockPorts = "gw.example.net", []uint16{1, 2}
+		n.tcp = func(_ netip.Addr, to netip.AddrPort) error {
+			if to.Addr() == second {
+				return nil
+			}
+			return errDropped
+		}
+		if a := knockOnce(t, mustPrepare(t, g, n, open())); a.Verdict != Opened || a.Gateway != second {
+			t.Errorf("got %v by %v, want open by %v", a.Verdict, a.Gateway, second)
+		}
+	})
+}
+
 func TestNothingCanConfirm(t *testing.T) {
 	for name, c := range map[string]Command{
 		"a close":             {Type: spa.TypeClose, Services: ssh},

@@ -99,7 +99,7 @@ func TestTokensAreNoArguments(t *testing.T) {
 		}
 	}
 	for arg, want := range map[string]bool{
-		"spa1": false, "spa1-gw": false, "spa1.token": false, "./spa1AAAA": false, "spa": false, "--spa1": false, "a=spa1AAAA": false,
+		"spa1": false, "spa1-gw": false, "spa1.Token": false, "./spa1AAAA": false, "spa": false, "--spa1": false, "a=spa1AAAA": false,
 		"spa1AAAA": true, "spa1aaa_": true, "spa1" + strings.Repeat("a", 28): false, "spa1" + strings.Repeat("a", 29): true,
 	} {
 		if got := LooksLikeToken(arg); got != want {
