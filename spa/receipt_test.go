@@ -268,6 +268,7 @@ func TestSealReceiptRefuses(t *testing.T) {
 		"status":      func(r *Receipt, _ *Knock) { r.Status = 3 },
 		"no time":     func(r *Receipt, _ *Knock) { r.Time = time.Time{} },
 		"unspecified": func(r *Receipt, _ *Knock) { r.Source = netip.IPv6Unspecified() },
+		"mapped":      func(r *Receipt, _ *Knock) { r.Source = netip.MustParseAddr("::ffff:0.0.0.0") },
 		"nothing":     func(r *Receipt, _ *Knock) { r.Services = nil },
 		"nine":        func(r *Receipt, _ *Knock) { r.Services = make([]Granting, 9) },
 		"denied some": func(r *Receipt, _ *Knock) { r.Status = ReasonFailed },

@@ -100,7 +100,7 @@ func (r Request) check() error {
 	if err := checkFor(r.Type, r.For); err != nil {
 		return err
 	}
-	if r.Source.IsValid() && (r.Source.IsUnspecified() || r.Source.Zone() != "") {
+	if r.Source.IsValid() && (r.Source.Unmap().IsUnspecified() || r.Source.Zone() != "") {
 		return fmt.Errorf("spa: %v is no source address that can be stated", r.Source)
 	}
 	return r.checkServices()
