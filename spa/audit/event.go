@@ -84,6 +84,13 @@ func (e Event) Of(k *spa.Knock) Event {
 	return e
 }
 
+// Answer returns e with its receipt, as of the event's time and for where the packet came from.
+func (e Event) Answer(r spa.Receipt) Event {
+	r.Time, r.Source = e.Time, e.From.Addr()
+	e.Receipt = r
+	return e
+}
+
 // As returns e with its verdict, and the reason for it. The client of a packet that authenticated
 // and was refused all the same travels in the error.
 func (e Event) As(v Verdict, err error) Event {

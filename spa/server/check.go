@@ -3,6 +3,8 @@ package server
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,7 +13,6 @@ import (
 	"sallyport/keys"
 	"sallyport/spa"
 	"sallyport/spa/config"
-	"sallyport/spa/replay"
 )
 
 // Severity ranks a finding of Check.
@@ -47,7 +48,7 @@ func Check(dir string, now time.Time) []Finding {
 	}
 	found = append(found, checkClients(c, now)...)
 	found = append(found, checkSettings(c)...)
-	found = append(found, checkJournal(c, now)...)
+	found = append(found, checkJournal(c)...)
 	return append(found, checkHost(c)...)
 }
 
@@ -120,13 +121,14 @@ func checkSettings(c *config.Config) []Finding {
 	return found
 }
 
-func checkJournal(c *config.Config, now time.Time) []Finding {
-	status, err := replay.Inspect(filepath.Join(c.State, config.JournalFile), replay.Config{Window: c.Window, LiveNonces: c.Limits.LiveNonces}, now)
-	if err != nil {
-		return []Finding{{Problem, config.JournalFile, err.Error(), ""}}
-	}
-	if now.Before(status.FloorUntil) {
-		return []Finding{{Odd, config.JournalFile, fmt.Sprintf("knocks are refused until %s: %s", status.FloorUntil.Local().Format(time.DateTime), status.Reason), "wait"}}
+func checkJournal(c *config.Config) []Finding {
+	path := filepath.Join(c.State, config.JournalFile)
+	_, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return []Finding{{Odd, path, "there is no journal: the server makes one when it starts, and refuses knocks for a window after that", "nothing, or restore it if it was moved by mistake and the host was not rebooted since"}}
+	case err != nil:
+		return []Finding{{Problem, path, err.Error(), ""}}
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,7 +24,7 @@ func (s *Server) openWatcher() error {
 	}
 	s.files = watcher
 	s.keep(watcher)
-	if err := watcher.Add(filepath.Join(s.config.Dir, config.ClientsDir)); err != nil {
+	if err := watcher.Add(s.clientsDir()); err != nil {
 		return fmt.Errorf("server: watching the client files: %w", err)
 	}
 	return nil
@@ -57,21 +58,47 @@ func (s *Server) reloadFile(ctx context.Context, event fsnotify.Event) {
 	if event.Op == fsnotify.Chmod {
 		return
 	}
-	if name, ok := strings.CutSuffix(filepath.Base(event.Name), ".toml"); ok && keys.ValidName(name) == nil {
+	if name, ok := clientName(event.Name); ok {
 		s.reloadClient(ctx, name)
 	}
 }
 
 // reloadAll is what is left to do when the kernel had more changes to tell than it could hold.
 func (s *Server) reloadAll(ctx context.Context) {
-	names, err := s.clients.Names()
+	names := make(map[string]bool)
+	for _, client := range s.clients.Clients() {
+		names[client.Name] = true
+	}
+	entries, err := os.ReadDir(s.clientsDir())
 	if err != nil {
 		s.log.Error("the client files could not be listed again", "error", err)
-		return
 	}
-	for _, name := range names {
+	for _, entry := range entries {
+		if name, ok := clientName(entry.Name()); ok {
+			names[name] = true
+		}
+	}
+	for name := range names {
 		s.reloadClient(ctx, name)
 	}
+}
+
+// clientName returns the client whose file has that name.
+func clientName(file string) (string, bool) {
+	name, ok := strings.CutSuffix(filepath.Base(file), ".toml")
+	return name, ok && keys.ValidName(name) == nil
+}
+
+func (s *Server) clientsDir() string { return filepath.Join(s.config.Dir, config.ClientsDir) }
+
+// readable makes sure that client files can still be read: their changes have to take effect.
+func (s *Server) readable() error {
+	dir, err := os.Open(s.clientsDir())
+	if err != nil {
+		return fmt.Errorf("server: without privileges, as user %s: %w; client files have to be readable by it: chgrp %s %s and the directories above",
+			s.sandbox.User, err, s.sandbox.User, s.clientsDir())
+	}
+	return dir.Close()
 }
 
 // reloadClient makes one client file's change take effect. A client that may do less than before

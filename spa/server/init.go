@@ -33,12 +33,11 @@ func Init(c config.Config, now time.Time) error {
 		path string
 		make func(path string) error
 	}{
-		{filepath.Join(c.Dir, config.ClientsDir), func(path string) error { return makeDir(path) }},
+		{filepath.Join(c.Dir, config.ClientsDir), makeDir},
 		{filepath.Join(c.Dir, config.GateFile), func(path string) error { return keys.WriteGate(path, keys.NewGateKey()) }},
 		{filepath.Join(c.Dir, config.JournalFile), func(path string) error {
 			return replay.Create(path, replay.Config{Window: c.Window, LiveNonces: c.Limits.LiveNonces}, now)
 		}},
-		{filepath.Join(c.Dir, firewall.StateFile), func(string) error { return firewall.MarkFirst(c.Dir) }},
 		{filepath.Join(c.Dir, config.FileName), func(string) error { return config.Create(c.Dir, c) }},
 	}
 	if err := makeDir(c.Dir); err != nil {
@@ -53,7 +52,7 @@ func Init(c config.Config, now time.Time) error {
 		}
 		undo = append(undo, step.path)
 	}
-	return nil
+	return firewall.MarkFirst(c.Dir)
 }
 
 // makeDir makes a directory that the system user may read, if it is not there.

@@ -193,7 +193,7 @@ func (s *Server) dropPrivileges() error {
 		return err
 	}
 	s.sandbox = state
-	return s.clients.Readable()
+	return s.readable()
 }
 
 // FirewallConfig returns what the firewall has to know of the configuration.

@@ -48,8 +48,8 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 
 	// From here on the packet is spent: whatever is decided is remembered, answered and recorded.
 	switch {
-	case err != nil:
-		return s.refuse(event, audit.Denied, spa.ReasonIDReused, err)
+	case err != nil: // what the id stands for is another request's outcome, and stays that
+		return event.Answer(spa.Receipt{Status: spa.ReasonIDReused}).As(audit.Denied, err)
 	case s.superseded(&knock, admitted.First):
 		return s.refuse(event, audit.Denied, spa.ReasonSuperseded, errSuperseded)
 	case admitted.Outcome != nil:
@@ -135,9 +135,8 @@ func (s *Server) refuse(event audit.Event, v audit.Verdict, reason spa.Status, e
 
 // conclude settles the outcome in the journal, before anyone is told of it.
 func (s *Server) conclude(event audit.Event, v audit.Verdict, receipt spa.Receipt) audit.Event {
-	receipt.Time, receipt.Source = event.Time, event.From.Addr()
-	event.Receipt = receipt
-	outcome, err := receipt.AppendBinary(nil)
+	event = event.Answer(receipt)
+	outcome, err := event.Receipt.AppendBinary(nil)
 	if err == nil {
 		err = s.journal.Settle(uint64(event.Knock.KeyID), event.Knock.Request.ID, outcome)
 	}
