@@ -1,0 +1,127 @@
+package keys
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A rule is the packages of ours that a package may import, and why no others.
+type rule struct {
+	may []string
+	why string
+}
+
+// arrows are the imports of the whole module. A package that is not here must not be.
+var arrows = map[string]rule{
+	"keys":        {nil, "everybody imports it: who may knock depends on nothing that is said or done"},
+	"spa":         {[]string{"keys"}, "the packet is bytes, keys and a given time: it can be checked without a server or a kernel"},
+	"spa/config":  {[]string{"keys", "spa"}, "server.toml names services and ports: it decides nothing"},
+	"spa/replay":  {nil, "the memory of nonces is tried crash by crash on its own: it knows bytes, not packets"},
+	"spa/capture": {nil, "a stranger's bytes are looked at before anything of ours is known about them"},
+	"spa/sandbox": {nil, "what the process gives up does not depend on what it does"},
+	"spa/lab":     {nil, "it proves the others from outside: what it shared with them would hide their mistakes"},
+	"firewall":    {[]string{"keys", "spa"}, "it opens ports for addresses: whether somebody may was decided before"},
+	"spa/policy":  {[]string{"keys", "spa", "spa/config", "firewall"}, "it turns a request into a grant: it cannot give one"},
+	"spa/audit":   {[]string{"keys", "spa", "spa/config", "firewall"}, "it records what was decided: nothing that decides depends on it"},
+	"spa/server": {[]string{"keys", "spa", "spa/config", "spa/capture", "spa/replay", "spa/sandbox", "spa/policy", "spa/audit", "firewall"},
+		"the line, the one place where all stages meet"},
+	"spa/client":       {[]string{"keys", "spa"}, "it runs on machines without a firewall of ours, and on other systems than Linux"},
+	"cmd/internal/cli": {[]string{"keys"}, "what all commands share is no command's own"},
+	"cmd/spa-server": {[]string{"keys", "spa", "spa/config", "spa/capture", "spa/replay", "spa/sandbox", "spa/policy", "spa/audit", "spa/server", "firewall", "cmd/internal/cli"},
+		"a command calls the library"},
+	"cmd/spa-keygen": {[]string{"keys", "spa", "spa/config", "cmd/internal/cli"}, "it writes files: the daemon reads them, and neither touches the other"},
+	"cmd/spa-client": {[]string{"keys", "spa", "spa/client", "cmd/internal/cli"}, "a client has nothing of a server in it"},
+}
+
+// unreachable are what a package must not even lead to, by any way.
+var unreachable = map[string]rule{
+	"cmd/spa-client": {[]string{"sallyport/firewall", "github.com/google/nftables", "github.com/google/gopacket"}, "users carry the client to systems that have none of these"},
+	"cmd/spa-server": {[]string{"sallyport/spa/lab", "testing"}, "what tests need does not belong on a gateway"},
+}
+
+// impure is what package spa, which has no clock, no I/O and no logger, must not import.
+var impure = []string{"context", "io/fs", "log", "log/slog", "net", "os", "os/exec", "syscall"}
+
+const module = "sallyport/"
+
+// goList returns the words after the first of each line of go list, by the first.
+func goList(t *testing.T, goos, format string) map[string][]string {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-e", "-f", "{{.ImportPath}} "+format, "./...")
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), "GOOS="+goos, "CGO_ENABLED=0")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	lists := make(map[string][]string)
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		lists[strings.TrimPrefix(words[0], module)] = words[1:]
+	}
+	return lists
+}
+
+func TestArrows(t *testing.T) {
+	for _, goos := range []string{"linux", "darwin", "windows"} {
+		packages := goList(t, goos, `{{join .Imports " "}}`)
+		if _, ok := packages["keys"]; !ok {
+			t.Fatalf("go list does not even have this package: %v", packages)
+		}
+		for name, imports := range packages {
+			if !strings.HasPrefix(name, "examples/") { // an example may show anything
+				checkArrows(t, name, imports)
+			}
+		}
+	}
+}
+
+func checkArrows(t *testing.T, name string, imports []string) {
+	t.Helper()
+	r, ok := arrows[name]
+	if !ok {
+		t.Errorf("package %s has no rule: what may it import, and why?", name)
+		return
+	}
+	for _, path := range imports {
+		if name == "spa" && slices.Contains(impure, path) {
+			t.Errorf("package spa imports %s, and is to be pure: no clock, no I/O, no logger", path)
+		}
+		if ours, ok := strings.CutPrefix(path, module); ok && !slices.Contains(r.may, ours) {
+			t.Errorf("package %s imports %s, and may not: %s", name, ours, r.why)
+		}
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	for name, deps := range goList(t, "linux", `{{join .Deps " "}}`) {
+		r := unreachable[name]
+		for _, path := range r.may {
+			if slices.Contains(deps, path) {
+				t.Errorf("package %s leads to %s, and must not: %s", name, path, r.why)
+			}
+		}
+	}
+}
+
+// TestRulesHaveNoCycle guards the rules themselves: Go refuses a cycle of imports, but only
+// once somebody has built half of it.
+func TestRulesHaveNoCycle(t *testing.T) {
+	var reaches func(from, to string) bool
+	reaches = func(from, to string) bool {
+		for _, next := range arrows[from].may {
+			if next == to || reaches(next, to) {
+				return true
+			}
+		}
+		return false
+	}
+	for name := range arrows {
+		if reaches(name, name) {
+			t.Errorf("the rules lead from %s back to it", name)
+		}
+	}
+}
