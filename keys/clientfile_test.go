@@ -99,12 +99,12 @@ func TestReadClientRefuses(t *testing.T) {
 		`revoked = 0001-01-01T00:00:00Z`:                              line + "revoked: is not a date",
 		`revoked = true`:                                              line + "revoked: should be a date",
 		`requires_source = true`:                                      line + `requires_source: unknown key (did you mean "require_source"?)`,
-		`previous = {}`:                                               "previous.id: missing",
+		`previous = {}`:                                               line + "previous.id: missing",
 		strings.Replace(previous, "cd", "ab", 1):                      line + "previous.id: is the id of the key",
 		strings.Replace(previous, "cd", "c", 1):                       line + "previous.id: a client id is 16 hex digits, this has 15",
 		strings.Replace(previous, "MDEy", "", 1):                      line + "previous.key: a key is 32 bytes in base64, 44 characters; this has 40",
 		strings.Replace(previous, "2027", "0001", 1):                  line + "previous.until: is not a date",
-		`previous = { id = "00000000000000cd", key = "` + key + `" }`: "previous.until: missing",
+		`previous = { id = "00000000000000cd", key = "` + key + `" }`: line + "previous.until: missing",
 	} {
 		if c, err := readClientText(t, clientText+add); err == nil || c != nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", add, err, want)

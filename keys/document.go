@@ -142,9 +142,13 @@ func wordsOnly(text string) string {
 }
 
 // Problem returns an error about a key, named by its dotted path: "service.ssh.ports".
-// A key that is not in the file is named without a line.
+// The line of a key that is missing is its table's.
 func (d *Document) Problem(key, format string, args ...any) *FileError {
-	return &FileError{File: d.path, Line: d.line(key), Key: key, Text: fmt.Sprintf(format, args...)}
+	line := d.line(key)
+	if dot := strings.LastIndexByte(key, '.'); line == 0 && dot > 0 {
+		line = d.line(key[:dot])
+	}
+	return &FileError{File: d.path, Line: line, Key: key, Text: fmt.Sprintf(format, args...)}
 }
 
 // Has reports whether the file has this key, named by its dotted path.

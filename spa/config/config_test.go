@@ -1,0 +1,231 @@
+package config
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+)
+
+const serverID = "000102030405060708090a0b0c0d0e0f"
+
+// least is the shortest file that Load takes.
+const least = "version = 1\nname = \"gw\"\naddress = \"192.0.2.1\"\nserver_id = \"" + serverID + "\"\n"
+
+func loadText(t *testing.T, text string) (*Config, error) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	return Load(dir)
+}
+
+func mustPorts(t *testing.T, texts ...string) []spa.Ports {
+	t.Helper()
+	var list []spa.Ports
+	for _, text := range texts {
+		p, err := spa.ParsePorts(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := loadText(t, least+"[service.ssh]\nports = [\"tcp/22\"]\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Dir: c.Dir, Name: "gw", Address: "192.0.2.1", ServerID: keys.ServerID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+		KnockPorts: []KnockPort{{Port: 62201}}, Window: 30 * time.Second, Receipts: true, State: c.Dir,
+		Capture: Capture{Mode: "sniff"}, Firewall: Firewall{Backend: "auto", Mode: "guard", Closed: "drop"},
+		Audit: Audit{File: filepath.Join(c.Dir, "audit.jsonl")}, Limits: Limits{LiveNonces: 256, Grants: 64, GrantsPerHour: 1000},
+		Services: []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: 30 * time.Second, MaxFor: 10 * time.Minute}},
+	}
+	if !reflect.DeepEqual(*c, want) {
+		t.Errorf("got %+v\nwant %+v", *c, want)
+	}
+}
+
+func TestLoadAll(t *testing.T) {
+	c, err := loadText(t, `version = 1
+name = "office-1"
+address = "[2001:db8::1]:443"
+server_id = "`+serverID+`"
+knock_ports = [ # several
+  62201,
+  { port = 443, shared = true },
+  { port = 53 },
+]
+window = "1m30s"
+receipts = false
+state = "/var/lib/spa"
+[capture]
+mode = "sniff"
+interfaces = ["eth0", "wg0"]
+[firewall]
+backend = "dry-run"
+mode = "guard"
+closed = "reject"
+trusted_interfaces = ["br-lan"]
+mark = 0x80000000
+[audit]
+file = "log/audit.jsonl"
+[limits]
+live_nonces = 65536
+grants = 1
+grants_per_hour = 10_000_000
+[service.web]
+ports = ["tcp/443", "udp/443"]
+for = "1h"
+addresses = ["198.51.100.5", "2001:db8::5"]
+[service.ssh]
+ports = ["tcp/22", "tcp/60000-60010"]
+max_for = "10s"
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Dir: c.Dir, Name: "office-1", Address: "[2001:db8::1]:443", ServerID: c.ServerID,
+		KnockPorts: []KnockPort{{62201, false}, {443, true}, {53, false}}, Window: 90 * time.Second, State: "/var/lib/spa",
+		Capture:  Capture{Mode: "sniff", Interfaces: []string{"eth0", "wg0"}},
+		Firewall: Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", TrustedInterfaces: []string{"br-lan"}, Mark: 1 << 31},
+		Audit:    Audit{File: "/var/lib/spa/log/audit.jsonl"}, Limits: Limits{LiveNonces: 65536, Grants: 1, GrantsPerHour: 10_000_000},
+		Services: []Service{
+			{Name: "ssh", Ports: mustPorts(t, "tcp/22", "tcp/60000-60010"), For: 10 * time.Second, MaxFor: 10 * time.Second},
+			{Name: "web", Ports: mustPorts(t, "tcp/443", "udp/443"), For: time.Hour, MaxFor: time.Hour,
+				Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8::5")}},
+		},
+	}
+	if !reflect.DeepEqual(*c, want) {
+		t.Errorf("got %+v\nwant %+v", *c, want)
+	}
+	if s, ok := c.Service("web"); !ok || s.Name != "web" {
+		t.Errorf("got %v, %v", s, ok)
+	}
+	if s, ok := c.Service("mail"); ok || s.Name != "" {
+		t.Errorf("got %v, %v", s, ok)
+	}
+	if got := c.Guarded(); !reflect.DeepEqual(got, mustPorts(t, "tcp/22", "tcp/443", "tcp/60000-60010", "udp/443")) {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestLoadRefuses has what is added to the least file, which has four lines, and what is
+// said about it.
+func TestLoadRefuses(t *testing.T) {
+	const ssh = "[service.ssh]\nports = [\"tcp/22\"]\n"
+	for add, want := range map[string]string{
+		"windw = '30s'":                                         `:5: windw: unknown key (did you mean "window"?)`,
+		"window = 30":                                           ":5: window: should be text in quotes",
+		"window = '999ms'":                                      ":5: window: a duration is 1s to",
+		"window = '10m1s'":                                      ":5: window: is at most 10m",
+		"receipts = 'no'":                                       ":5: receipts: should be true or false",
+		"state = ''":                                            ":5: state: should be a path",
+		"knock_ports = []":                                      ":5: knock_ports: should be 1 to 32 ports",
+		"knock_ports = 62201":                                   ":5: knock_ports: should be a list",
+		"knock_ports = [0]":                                     ":5: knock_ports: each is a port",
+		"knock_ports = [65536]":                                 ":5: knock_ports: each is a port",
+		"knock_ports = ['1']":                                   ":5: knock_ports: each is a port",
+		"knock_ports = [{}]":                                    ":5: knock_ports: each is a port",
+		"knock_ports = [1, {port = 1}]":                         ":5: knock_ports: port 1 is there twice",
+		"knock_ports = [1,\n{port=2, shred=true}]":              `:6: knock_ports.1.shred: unknown key (did you mean "shared"?)`,
+		"knock_ports = [1,\n{port=2, shared=1}]":                ":6: knock_ports.1.shared: should be true or false",
+		"[capture]\nmode = 'udp'":                               `:6: capture.mode: should be "sniff"`,
+		"[capture]\ninterfaces = ['']":                          ":6: capture.interfaces: entry 1 is no name",
+		"[capture]\ninterfaces = ['eth0', 'eth0']":              ":6: capture.interfaces: entry 2 is there twice",
+		"[capture]\ninterfaces = ['a/b']":                       ":6: capture.interfaces: entry 1 is no name",
+		"[firewall]\nbackend = 'iptables'":                      `:6: firewall.backend: should be "auto" or "nftables" or "dry-run" (did you mean "nftables"?)`,
+		"[firewall]\nmode = 'admit'":                            `:6: firewall.mode: should be "guard"`,
+		"[firewall]\nclosed = 'dropp'":                          `:6: firewall.closed: should be "drop" or "reject" (did you mean "drop"?)`,
+		"[firewall]\ntrusted_interfaces = ['sixteen-letters-']": ":6: firewall.trusted_interfaces: entry 1 is no name",
+		"[firewall]\nmark = 0":                                  ":6: firewall.mark: should be one bit",
+		"[firewall]\nmark = 3":                                  ":6: firewall.mark: should be one bit",
+		"[firewall]\nmark = 0x100000000":                        ":6: firewall.mark: should be one bit",
+		"[firewall]\nmark = -9223372036854775808":               ":6: firewall.mark: should be one bit",
+		"[firewall]\nwindow = '30s'":                            ":6: firewall.window: unknown key here; it stands above the first [table]",
+		"[audit]\nfile = ''":                                    ":6: audit.file: should be a path",
+		"[limits]\nlive_nonces = 0":                             ":6: limits.live_nonces: should be 1 to 65536",
+		"[limits]\ngrants = 65537":                              ":6: limits.grants: should be 1 to 65536",
+		"[limits]\ngrants_per_hour = -1":                        ":6: limits.grants_per_hour: should be 1 to",
+		"[limits]\ngrant = 1":                                   `:6: limits.grant: unknown key (did you mean "grants"?)`,
+		"[service.SSH]\nports = ['tcp/22']":                     ":5: service.SSH: a name has",
+		"[service.ssh]":                                         ":5: service.ssh.ports: should be 1 to 64 ports",
+		"[service.ssh]\nports = []":                             ":6: service.ssh.ports: should be 1 to 64 ports",
+		"[service.ssh]\nports = ['22']":                         ":6: service.ssh.ports: ports \"22\"",
+		"[service.ssh]\nports = ['tcp/20-30', 'tcp/30']":        ":6: service.ssh.ports: tcp/20-30 and tcp/30 overlap",
+		"[service.dns]\nports = ['udp/62000-63000']":            ":6: service.dns.ports: udp/62201 is a knock port: choose another, or { port = 62201, shared = true }",
+		"[service.ssh]\non_expiry = 'cut'\n":                    ":6: service.ssh.on_expiry: unknown key",
+		ssh + "for = '0s'":                                      ":7: service.ssh.for: a duration is 1s to",
+		ssh + "for = ''":                                        ":7: service.ssh.for: a duration is written",
+		ssh + "max_for = '1001h'":                               ":7: service.ssh.max_for: a duration is 1s to",
+		ssh + "for = '2s'\nmax_for = '1s'":                      ":7: service.ssh.for: is longer than max_for",
+		ssh + "addresses = ['gw']":                              ":7: service.ssh.addresses: entry 1 is no address",
+		ssh + "addresses = ['192.0.2.0/24']":                    ":7: service.ssh.addresses: entry 1 is no address",
+		ssh + "addresses = ['::ffff:192.0.2.1']":                ":7: service.ssh.addresses: entry 1 is no address",
+		ssh + "addresses = ['::1', '0::1']":                     ":7: service.ssh.addresses: entry 2 is there twice",
+	} {
+		c, err := loadText(t, least+add)
+		if err == nil || c != nil || !strings.Contains(err.Error(), FileName+want) {
+			t.Errorf("%s:\n got %v\nwant %s", add, err, want)
+		}
+	}
+}
+
+func TestLoadRefusesIdentity(t *testing.T) {
+	for change, want := range map[[2]string]string{
+		{`name = "gw"`, ``}:                   ": name: missing",
+		{`name = "gw"`, `name = "GW"`}:        ":2: name: a name has",
+		{`address = "192.0.2.1"`, ``}:         ": address: missing",
+		{"192.0.2.1", "192.0.2.1:0"}:          ":3: address: the port after",
+		{`server_id = "` + serverID, `# "`}:   ": server_id: missing",
+		{serverID, serverID[1:]}:              ":4: server_id: a server id is 32 hex digits, this has 31",
+		{"version = 1", "version = 2\nx = 1"}: ":1: version: this program reads version 1",
+	} {
+		if c, err := loadText(t, strings.Replace(least, change[0], change[1], 1)); err == nil || c != nil || !strings.Contains(err.Error(), FileName+want) {
+			t.Errorf("%v: got %v, want %s", change, err, want)
+		}
+	}
+	if _, err := Load(t.TempDir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v, want that there is no file", err)
+	}
+}
+
+func TestSeveralProblems(t *testing.T) {
+	_, err := loadText(t, "version = 1\nname = \"GW\"\naddress = \"\"\nknock_ports = [0]\nwindow = \"1\"\n[service.a]\nports = [\"x\"]\n[service.b]\nports = []\n")
+	for _, want := range []string{":2: name", ":3: address", ": server_id: missing", ":4: knock_ports", ":5: window", ":7: service.a.ports", ":9: service.b.ports"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want also %s", err, want)
+		}
+	}
+}
+
+func TestTooManyServices(t *testing.T) {
+	text := least
+	for i := range keys.MaxServices + 1 {
+		text += "[service.s" + strings.Repeat("x", i%26) + string(rune('a'+i/26)) + "]\nports = ['tcp/22']\n"
+	}
+	if _, err := loadText(t, text); err == nil || !strings.Contains(err.Error(), "more than 128 services") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestKnockAndGuardedPorts(t *testing.T) {
+	for _, text := range []string{"knock_ports = [{ port = 53, shared = true }]\n[service.dns]\nports = ['udp/53']", "[service.x]\nports = ['tcp/62201']"} {
+		if _, err := loadText(t, least+text); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

@@ -1,0 +1,122 @@
+package config
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+)
+
+func created(t *testing.T, dir string) Config {
+	t.Helper()
+	c := Default(dir)
+	c.Name, c.Address, c.ServerID = "gw", "gw.example.net", keys.NewServerID()
+	c.Services = []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22")}}
+	return c
+}
+
+func TestCreateReadsBack(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"as init":     func(*Config) {},
+		"no services": func(c *Config) { c.Services = nil },
+		"no receipts": func(c *Config) { c.Receipts = false },
+		"zeros": func(c *Config) {
+			*c = Config{Name: c.Name, Address: c.Address, ServerID: c.ServerID, Services: []Service{}}
+		},
+		"all": func(c *Config) {
+			c.Address, c.Window, c.State = "[2001:db8::1]:443", 90*time.Second, "/var/lib/spa"
+			c.KnockPorts = []KnockPort{{62201, false}, {443, true}}
+			c.Capture.Interfaces = []string{"eth0", `q"`}
+			c.Firewall = Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", TrustedInterfaces: []string{"lan"}, Mark: 1 << 8}
+			c.Audit.File, c.Limits = "/var/log/spa.jsonl", Limits{1, 2, 3}
+			c.Services = []Service{
+				{Name: "web", Ports: mustPorts(t, "tcp/443", "udp/443"), For: time.Hour, Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::5")}},
+				{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: time.Second, MaxFor: time.Minute},
+			}
+		},
+	} {
+		dir := t.TempDir()
+		c := created(t, dir)
+		change(&c)
+		if err := Create(dir, c); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		back, err := Load(dir)
+		if want := c.filled(dir); err != nil || !reflect.DeepEqual(*back, want) {
+			t.Errorf("%s: got %+v, %v\nwant %+v", name, back, err, want)
+		}
+		fi, err := os.Stat(filepath.Join(dir, FileName))
+		if err != nil || fi.Mode() != 0o640 {
+			t.Errorf("%s: got %v, %v, want mode 0640", name, fi, err)
+		}
+		if err := Create(dir, c); !errors.Is(err, keys.ErrExists) {
+			t.Errorf("%s: got %v, want ErrExists", name, err)
+		}
+	}
+}
+
+func TestFilled(t *testing.T) {
+	dir := t.TempDir()
+	c := created(t, dir)
+	c.Services[0].For = time.Hour
+	filled := c.filled(dir)
+	if got := filled.Services[0]; got.For != time.Hour || got.MaxFor != time.Hour {
+		t.Errorf("got %+v", got)
+	}
+	if c.Services[0].MaxFor != 0 {
+		t.Error("the caller's services were changed")
+	}
+}
+
+// TestCreateRefuses has what Load would refuse, or not understand the same.
+func TestCreateRefuses(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"name":       func(c *Config) { c.Name = "G W" },
+		"injection":  func(c *Config) { c.Address = "gw\"\nreceipts = false\n#" },
+		"no id":      func(c *Config) { c.ServerID = keys.ServerID{} },
+		"relative":   func(c *Config) { c.State = "here" },
+		"long":       func(c *Config) { c.Window = time.Hour },
+		"a newline":  func(c *Config) { c.Name = "gw\nx" },
+		"no ports":   func(c *Config) { c.Services[0].Ports = nil },
+		"two alike":  func(c *Config) { c.Services = append(c.Services, c.Services[0]) },
+		"knock port": func(c *Config) { c.KnockPorts = []KnockPort{{Port: 0}} },
+	} {
+		dir := t.TempDir()
+		c := created(t, dir)
+		change(&c)
+		if err := Create(dir, c); err == nil {
+			t.Errorf("%s: written", name)
+		}
+		if entries, _ := os.ReadDir(dir); len(entries) > 0 {
+			t.Errorf("%s: left %v", name, entries)
+		}
+	}
+}
+
+// TestCommentsAreTrue takes the comment signs from what the file offers as examples.
+func TestCommentsAreTrue(t *testing.T) {
+	dir := t.TempDir()
+	c := created(t, dir)
+	c.Services = nil
+	text := c.filled(dir).text()
+	for _, example := range []string{"# mark", "# [service", "# ports", "# for", "# max_for"} {
+		if !strings.Contains(text, "\n"+example) {
+			t.Fatalf("%q is not in\n%s", example, text)
+		}
+		text = strings.Replace(text, "\n"+example, "\n"+example[2:], 1)
+	}
+	got, err := loadText(t, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, ok := got.Service("ssh"); !ok || s.For != defaultFor || s.MaxFor != defaultMaxFor || got.Firewall.Mark != 0x20000000 {
+		t.Errorf("got %+v", got)
+	}
+}
