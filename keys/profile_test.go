@@ -197,7 +197,7 @@ func TestGateFile(t *testing.T) {
 		strings.Replace(previous, old.Reveal(), "x", 1):        ":3: previous.key: a key is 32 bytes",
 		strings.Replace(previous, old.Reveal(), g.Reveal(), 1): ":3: previous.key: is the key that replaced it",
 		strings.Replace(previous, "2027", "0001", 1):           ":3: previous.until: is not a date",
-		first + "previous = { key = \"x\" }":                   ": previous.until: missing",
+		first + "previous = { key = \"x\" }":                   ":3: previous.until: missing",
 		first + "previus = {}":                                 `:3: previus: unknown key (did you mean "previous"?)`,
 	} {
 		if gates, err := read(text); err == nil || gates != nil || !strings.Contains(err.Error(), path+want) {
