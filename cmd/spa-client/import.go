@@ -54,7 +54,7 @@ func (a *app) importToken(cmd *cobra.Command, file, name string, replace bool) e
 	if err != nil {
 		return err
 	}
-	p, err := keys.ParseToken(strings.TrimSpace(text))
+	p, err := keys.ParseToken(text)
 	if err != nil {
 		return cli.Fail(err, "a token is one line, as spa-keygen new printed it, from spa1 to its end")
 	}
@@ -119,13 +119,7 @@ func readHidden(cmd *cobra.Command, fd int) (string, error) {
 }
 
 func readAll(ctx context.Context, r io.Reader) (string, error) {
-	return interruptible(ctx, func() ([]byte, error) {
-		b, err := io.ReadAll(io.LimitReader(r, maxToken+1))
-		if len(b) > maxToken {
-			return nil, errors.New("it is too long to be one")
-		}
-		return b, err
-	})
+	return interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(r, maxToken)) })
 }
 
 // interruptible reads unless ctx ends before. A read that nothing comes for is then

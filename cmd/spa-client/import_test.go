@@ -1,0 +1,27 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"testing"
+)
+
+// Whoever waits at a terminal for a token that does not come can leave with Ctrl-C.
+func TestReadingIsInterruptible(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	never := make(chan struct{})
+	defer close(never)
+	reading := make(chan struct{})
+	go func() {
+		<-reading
+		cancel()
+	}()
+	got, err := interruptible(ctx, func() ([]byte, error) {
+		close(reading)
+		<-never
+		return []byte("late"), nil
+	})
+	if got != "" || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %q, %v, want it cancelled", got, err)
+	}
+}
