@@ -73,7 +73,7 @@ func checkClients(c *config.Config, now time.Time) []Finding {
 	}
 	if len(observed) > 0 {
 		found = append(found, Finding{Weak, "require_source",
-			fmt.Sprintf("%d clients may knock without stating their address (%s): who intercepts such a packet can send it on from his own address and be let in", len(observed), shortList(observed)),
+			fmt.Sprintf("not asked of %s: who intercepts a packet that does not state its address can send it on from his own and be let in", shortList(observed)),
 			"set require_source = true for clients that have a public address of their own"})
 	}
 	return found

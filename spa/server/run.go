@@ -14,11 +14,11 @@ import (
 // ctxNone is the context of what is done before the server runs: it is short, and not cancelled.
 func ctxNone() context.Context { return context.Background() }
 
-// Run reads packets until ctx ends, and returns nil then. It returns earlier only when the gateway
+// Run reads packets until parent ends, and returns nil then. It returns earlier only when the gateway
 // cannot do its work: [firewall.ErrTornDown] and [firewall.ErrUnconfirmed] among the reasons. The
 // server is closed in any case; guard and grants stay in the kernel.
-func (s *Server) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (s *Server) Run(parent context.Context) error {
+	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 
 	beside := []func(context.Context) error{s.firewall.Watch, s.watchClients}
@@ -35,21 +35,17 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stop()
 
 	s.ready()
-	err := s.loop(ctx)
-	cancel(err)
+	cancel(s.loop(ctx))
 	for range beside {
 		<-ended
 	}
 	s.notify(daemon.SdNotifyStopping)
-	return errors.Join(reasonToStop(ctx), s.Close())
-}
-
-// reasonToStop returns why the server ended, nil when it was asked to.
-func reasonToStop(ctx context.Context) error {
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
-		return err
+	err := context.Cause(ctx)
+	if parent.Err() != nil { // it was asked to stop
+		s.log.Info("stopped; the guard stays, and grants end on time", "packets", s.audit.Counts())
+		err = nil
 	}
-	return nil
+	return errors.Join(err, s.Close())
 }
 
 // loop is the line's loop: one goroutine, one packet at a time.
