@@ -2,7 +2,7 @@ package replay
 
 // chunk is the number of elements that an arena grows by: growing copies nothing, so no Admit
 // pays for the ones before it.
-const chunk = 1024
+const chunk = 256
 
 // arena is a list that grows without moving its elements. The zero value is empty.
 type arena[T any] struct{ chunks []*[chunk]T }

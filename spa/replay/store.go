@@ -187,7 +187,7 @@ func (s *store) readRoom() error {
 
 // each calls fn for the slots before end in order, stopping at the first error.
 func (s *store) each(end int32, fn func(slot int32, b []byte) error) error {
-	b := make([]byte, growth*slotSize)
+	b := make([]byte, min(growth, end)*slotSize)
 	for at := int32(0); at < end; at += growth {
 		part := b[:min(growth, end-at)*slotSize]
 		if _, err := s.disk.ReadAt(part, offset(at)); err != nil {

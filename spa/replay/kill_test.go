@@ -1,0 +1,274 @@
+package replay
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The test binary is also the process that is killed, and the one on a full disk.
+const (
+	roleEnv = "REPLAY_TEST_ROLE"
+	pathEnv = "REPLAY_TEST_PATH"
+)
+
+func TestMain(m *testing.M) {
+	var err error
+	switch os.Getenv(roleEnv) {
+	case "":
+		os.Exit(m.Run())
+	case "load":
+		err = loadUntilKilled(os.Getenv(pathEnv))
+	case "full disk":
+		err = onFullDisk(os.Getenv(pathEnv))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func child(t *testing.T, role, path string) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), roleEnv+"="+role, pathEnv+"="+path)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+func killConfig() Config {
+	return Config{Window: 30 * time.Second, Room: 1024, LiveNonces: 100_000}
+}
+
+// killPacket is packet n of a child's load: stamps advance so that nonces are forgotten all the time.
+func killPacket(n int) (Entry, time.Time) {
+	now := after(time.Duration(n) * 50 * time.Millisecond)
+	return packet(uint64(n%40), n, now), now
+}
+
+// loadUntilKilled admits packets, and tells each once it is admitted.
+func loadUntilKilled(path string) error {
+	first := 0
+	if _, err := fmt.Scan(&first); err != nil {
+		return err
+	}
+	_, now := killPacket(first)
+	j, err := Open(path, killConfig(), now)
+	if err != nil {
+		return err
+	}
+	for n := first; ; n++ {
+		e, now := killPacket(n)
+		if _, err := j.Admit(e, now); err != nil {
+			return fmt.Errorf("packet %d: %w", n, err)
+		}
+		if err := j.Settle(e.Key, e.Request, []byte("granted")); err != nil {
+			return err
+		}
+		if _, err := fmt.Println(n); err != nil {
+			return err
+		}
+	}
+}
+
+// A process that is killed at any moment leaves a journal in which all is spent that was, and by which nothing
+// fresh is refused.
+func TestKilled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	if err := Create(path, killConfig(), start); err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(5, 6))
+	next := 0
+	between := map[int]bool{} // admitted or not when the process was killed
+	for range 25 {
+		last := killAfter(t, path, next, 1+rng.IntN(3000), time.Duration(rng.IntN(300))*time.Microsecond)
+		_, now := killPacket(last)
+		j := mustOpen(t, path, killConfig(), now)
+		if s := j.Status(); s.Reason != "" || !s.Floor.IsZero() {
+			t.Fatalf("after %d packets: %+v", last, s)
+		}
+		for n := max(0, last-2000); n <= last; n++ {
+			e, now := killPacket(n)
+			if _, err := j.Admit(e, now); err == nil && !between[n] {
+				t.Fatalf("packet %d of %d is admitted again", n, last)
+			}
+		}
+		j.Close()
+		between[last+1] = true
+		next = last + 2
+	}
+	if fi, err := os.Stat(path); err != nil || fi.Size() != offset(1024) {
+		t.Errorf("the journal has %d bytes, %v", fi.Size(), err)
+	}
+}
+
+// killAfter lets a child admit some packets and kills it a moment later. It returns the last one told.
+func killAfter(t *testing.T, path string, first, packets int, moment time.Duration) int {
+	t.Helper()
+	cmd := child(t, "load", path)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	fmt.Fprintln(in, first)
+	told := bufio.NewReader(out)
+	last := first - 1
+	read := func() error { _, err := fmt.Fscanln(told, &last); return err }
+	for range packets {
+		if err := read(); err != nil {
+			t.Fatalf("the child ended: %v", err)
+		}
+	}
+	for begin := time.Now(); time.Since(begin) < moment; { // a moment too short to sleep
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for read() == nil {
+	}
+	return last
+}
+
+// A full disk shuts nobody out, refuses clearly what there is truly no room for, and forgets nothing.
+func TestFullDisk(t *testing.T) {
+	cmd := child(t, "full disk", t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS}
+	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
+	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v (needs user namespaces: sysctl kernel.unprivileged_userns_clone=1)", err)
+	}
+}
+
+func onFullDisk(dir string) error {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+		return fmt.Errorf("mounting a tiny disk: %w", err)
+	}
+	path := filepath.Join(dir, "journal")
+	c := config()
+	c.Room = 256
+	if err := Create(path, c, start); err != nil {
+		return err
+	}
+	if err := fillDisk(filepath.Join(dir, "other")); err != nil {
+		return err
+	}
+	if err := steadyOnFullDisk(path, c); err != nil {
+		return err
+	}
+	if err := untilNoRoom(path, c); err != nil {
+		return err
+	}
+	return damagedOnFullDisk(path, c)
+}
+
+func fillDisk(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(f, io.LimitReader(zeros{}, 1<<20))
+	if err == nil {
+		return fmt.Errorf("the disk does not fill")
+	}
+	return nil
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// steadyOnFullDisk admits packets for an hour, over restarts and a reboot.
+func steadyOnFullDisk(path string, c Config) error {
+	for boot := range 4 {
+		begin := after(time.Duration(boot) * time.Hour)
+		c.BootID = []string{"boot", "boot", "next", "next"}[boot]
+		j, err := Open(path, c, begin)
+		if err != nil {
+			return err
+		}
+		for n := range 3000 {
+			now := begin.Add(time.Minute + time.Duration(n)*time.Second)
+			e := packet(uint64(n%300), boot*10_000+n, now)
+			if _, err := j.Admit(e, now); err != nil {
+				return fmt.Errorf("packet %d: %w", n, err)
+			}
+		}
+		if err := j.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// untilNoRoom admits as many at once as there is room for.
+func untilNoRoom(path string, c Config) error {
+	now := after(10 * time.Hour)
+	c.BootID = "next"
+	j, err := Open(path, c, now)
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	n := 0
+	for ; err == nil; n++ {
+		_, err = j.Admit(packet(uint64(n%300), 100_000+n, now), now)
+	}
+	if s := j.Status(); s.Records != 256 || s.Live < 200 {
+		return fmt.Errorf("refused with %+v: %w", s, err)
+	}
+	for i := range n {
+		if _, err := j.Admit(packet(uint64(i%300), 100_000+i, now), now); err == nil {
+			return fmt.Errorf("packet %d was overwritten", i)
+		}
+	}
+	return nil
+}
+
+// damagedOnFullDisk begins anew in place, when there is no room to keep the damaged journal.
+func damagedOnFullDisk(path string, c Config) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte("damage"), offset(9)); err != nil {
+		return err
+	}
+	c.BootID = "next"
+	now := after(20 * time.Hour)
+	j, err := Open(path, c, now)
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	if s := j.Status(); s.Reason != damaged.String() || s.Damaged == path+".damaged" || s.Records != 0 {
+		return fmt.Errorf("got %+v", s)
+	}
+	later := now.Add(time.Minute)
+	_, err = j.Admit(packet(1, 1, later), later)
+	return err
+}

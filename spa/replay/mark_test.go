@@ -1,0 +1,238 @@
+package replay
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+)
+
+var errBroken = errors.New("broken")
+
+func failing(kind string) func(op) error {
+	return func(o op) error {
+		if o.kind == kind {
+			return errBroken
+		}
+		return nil
+	}
+}
+
+func (d *memDisk) count(kind string) int {
+	n := 0
+	for _, o := range d.ops {
+		if o.kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// The first packet after a silence syncs the mark; after it, marks are synced beside the packets, never by them.
+func TestMarkKeepsAhead(t *testing.T) {
+	j, d := fresh(t, config())
+	for _, begin := range []time.Duration{0, time.Hour} {
+		syncs := d.count("sync")
+		admit(t, j, packet(1, int(begin), after(begin)), after(begin), nil)
+		if got := d.count("sync") - syncs; got != 1 {
+			t.Fatalf("the first packet synced %d times", got)
+		}
+		for n := range 300 {
+			stamp := after(begin + time.Duration(n)*100*time.Millisecond)
+			if stamp.UnixNano() > j.store.mark.Load() {
+				t.Fatalf("packet %d has to wait for the mark", n)
+			}
+			admit(t, j, packet(uint64(n%2), int(begin)+1+n, stamp), stamp, nil)
+			j.store.background.Wait()
+		}
+		if got := d.count("sync") - syncs; got > 7 {
+			t.Errorf("%d syncs in 30 s", got)
+		}
+	}
+}
+
+func TestNoSyncNoAdmission(t *testing.T) {
+	for _, kind := range []string{"sync", "write"} {
+		j, d := fresh(t, config())
+		admit(t, j, packet(1, 0, start), start, nil)
+		j.store.background.Wait()
+		d.fail = failing(kind)
+		beyond := packet(1, 1, after(lead+1))
+		admit2 := func(want bool) {
+			t.Helper()
+			_, err := j.Admit(beyond, start)
+			if (err == nil) != want {
+				t.Errorf("%s fails: got %v", kind, err)
+			}
+			if !want && !errors.Is(err, errBroken) {
+				t.Errorf("%v does not say why", err)
+			}
+		}
+		admit2(false)
+		admit2(false) // it was not spent
+		if kind == "sync" {
+			admit(t, j, packet(1, 2, after(lead)), start, nil) // the old mark covers it
+		}
+		j.store.background.Wait()
+		d.fail = nil
+		admit2(true)
+	}
+}
+
+func TestFailedWriteIsNotSpent(t *testing.T) {
+	j, d := fresh(t, config())
+	admit(t, j, packet(1, 0, start), start, nil)
+	j.store.background.Wait()
+	records := j.Status().Records
+	d.fail = failing("write")
+	for range 3 {
+		if _, err := j.Admit(packet(1, 1, start), start); !errors.Is(err, errBroken) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if err := j.Settle(1, packet(1, 0, start).Request, nil); !errors.Is(err, errBroken) {
+		t.Errorf("Settle: got %v", err)
+	}
+	if err := j.SetFloor([16]byte{1}, start); !errors.Is(err, errBroken) {
+		t.Errorf("SetFloor: got %v", err)
+	}
+	d.fail = nil
+	admit(t, j, packet(1, 1, start), start, nil)
+	if got := j.Status().Records; got > records+2 { // the nonce, the reserved floors of topics
+		t.Errorf("slots leak: %d records, %d before", got, records)
+	}
+}
+
+// What cannot be forgotten in the file is not forgotten in memory.
+func TestFailedForgetting(t *testing.T) {
+	j, d := fresh(t, config())
+	old := packet(1, 1, start)
+	admit(t, j, old, start, nil)
+	d.fail = failing("write")
+	late := packet(1, 2, after(31*time.Second))
+	if _, err := j.Admit(late, late.Stamp); !errors.Is(err, errBroken) {
+		t.Fatalf("got %v", err)
+	}
+	admit(t, j, old, start, ErrSpent)
+}
+
+// A process that is killed between writing a mark and syncing it leaves one that power loss may take
+// back: the next process must not rely on it.
+func TestUnsyncedMarkIsNotTrusted(t *testing.T) {
+	j, d := fresh(t, config())
+	admit(t, j, packet(1, 1, start), start, nil)
+	j.store.background.Wait()
+	synced := slices.Clone(d.image)
+	d.fail = func(o op) error {
+		if o.kind == "sync" {
+			panic("killed")
+		}
+		return nil
+	}
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = j.Admit(packet(1, 2, after(lead+time.Second)), start)
+	}()
+	d.fail = nil
+	next := reopen(t, copyOf(d), config(), start)
+	disk := next.store.disk.(*memDisk)
+	admit(t, next, packet(1, 3, after(lead+time.Second)), start, nil)
+	if disk.count("sync") == 0 {
+		c := config()
+		c.BootID = "next"
+		lost := reopen(t, &memDisk{image: synced}, c, start)
+		admit(t, lost, packet(1, 3, after(lead+time.Second)), start, ErrFloor)
+		t.Error("admitted beyond the mark that is synced")
+	}
+}
+
+// A torn or failed header is written again in the same place, so that one of the two always holds.
+func TestHeaderIsNeverLost(t *testing.T) {
+	j, d := fresh(t, config())
+	admit(t, j, packet(1, 1, start), start, nil)
+	j.store.background.Wait()
+	before := len(d.ops)
+	d.fail = failing("sync")
+	for n := range 3 {
+		_, _ = j.Admit(packet(1, 2+n, after(lead+time.Second)), start)
+	}
+	pages := map[int64]bool{}
+	for _, o := range d.ops[before:] {
+		if o.off < firstSlot {
+			pages[o.off] = true
+		}
+	}
+	if len(pages) != 1 {
+		t.Errorf("unsynced headers went to %d pages", len(pages))
+	}
+	for n := range headerSize {
+		torn := copyOf(d)
+		for page := range pages {
+			copy(torn.image[page+int64(n):page+headerSize], make([]byte, headerSize))
+		}
+		c := config()
+		c.BootID = "next"
+		lost := reopen(t, torn, c, after(-time.Hour))
+		admit(t, lost, packet(1, 1, start), start, ErrFloor)
+	}
+}
+
+// Without more room, nothing that lives is overwritten, and what has expired is found wherever it is.
+func TestNoRoomLeft(t *testing.T) {
+	c := config()
+	c.Room = 300
+	j, d := fresh(t, c)
+	d.fail = failing("grow")
+	var spent []Entry
+	var err error
+	for n := 0; err == nil; n++ {
+		e := packet(uint64(n%3), n, after(time.Duration(n%7)*time.Second))
+		if _, err = j.Admit(e, start); err == nil {
+			spent = append(spent, e)
+		}
+	}
+	if !errors.Is(err, errBroken) || len(spent) != 299 {
+		t.Fatalf("after %d nonces: %v", len(spent), err)
+	}
+	for _, e := range spent {
+		admit(t, j, e, start, ErrSpent)
+	}
+	now := after(30*time.Second + 1) // those stamped at the start have expired: every seventh
+	for n := range 43 {
+		admit(t, j, packet(uint64(n%3), 1000+n, now), now, nil)
+	}
+	if _, err := j.Admit(packet(0, 2000, now), now); !errors.Is(err, errBroken) {
+		t.Errorf("got %v", err)
+	}
+	for _, e := range spent {
+		if _, err := j.Admit(e, start); err == nil {
+			t.Fatal("admitted again")
+		}
+	}
+	d.fail = nil
+	admit(t, j, packet(0, 2000, now), now, nil)
+	if got := j.Status().Room; got != 300+growth {
+		t.Errorf("room after growing: %d", got)
+	}
+	if s := reopen(t, copyOf(d), c, now).Status(); s.Room != 300+growth || s.Live != 300 || s.Reason != "" {
+		t.Errorf("after a restart: %+v", s)
+	}
+}
+
+func TestGrowsByLessWhenTheDiskHasLess(t *testing.T) {
+	c := config()
+	c.Room = 16
+	j, d := fresh(t, c)
+	d.fail = func(o op) error {
+		if o.kind == "grow" && o.off > offset(32) {
+			return errBroken
+		}
+		return nil
+	}
+	for n := range 31 {
+		admit(t, j, packet(1, n, start), start, nil)
+	}
+	if _, err := j.Admit(packet(1, 31, start), start); !errors.Is(err, errBroken) {
+		t.Errorf("got %v", err)
+	}
+}
