@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	nft "github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -204,4 +207,27 @@ func (s *site) send(c *net.UDPConn, to string) {
 	s.Helper()
 	_, err := c.WriteToUDPAddrPort([]byte("hello"), netip.MustParseAddrPort(to))
 	s.must(err)
+}
+
+// another does to the gateway's rule set what another tool would.
+func (s *site) another(do func(*nft.Conn)) {
+	s.Helper()
+	s.must(s.gw.Do(func() error {
+		c, err := nft.New()
+		if err != nil {
+			return err
+		}
+		do(c)
+		return c.Flush()
+	}))
+}
+
+func (s *site) flushRuleset() { s.Helper(); s.another((*nft.Conn).FlushRuleset) }
+
+// chainOf is a chain of another tool's table, with one rule.
+func chainOf(c *nft.Conn, kind nft.ChainType, hook *nft.ChainHook, priority nft.ChainPriority, es ...expr.Any) {
+	t := c.AddTable(&nft.Table{Name: "another", Family: nft.TableFamilyINet})
+	chain := hooked(&nft.Chain{Table: t, Name: "another"}, hook, priority)
+	chain.Type = kind
+	c.AddRule(&nft.Rule{Table: t, Chain: c.AddChain(chain), Exprs: es})
 }

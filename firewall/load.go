@@ -30,7 +30,7 @@ func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Tim
 	}
 	next := state{loaded: true}
 	if confirm > 0 {
-		next.confirmBy = f.cfg.Now().Add(confirm)
+		next.confirmBy = now.Add(confirm)
 	}
 	if err := f.carry(&next, now); err != nil {
 		return err

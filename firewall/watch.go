@@ -11,18 +11,21 @@ import (
 // only while a confirmation is outstanding.
 const confirmPoll = 200 * time.Millisecond
 
+// putBackAgain is how long Watch waits where putting the guard back failed.
+const putBackAgain = 100 * time.Millisecond
+
 // Watch keeps the guard in place until ctx ends, and returns ctx's error then. When
 // another tool takes the guard away, or changes anything in our table, it is put back at
 // once. It sleeps while nothing happens. See also ErrUnconfirmed and ErrTornDown.
 func (f *Firewall) Watch(ctx context.Context) error {
 	for {
-		err := f.backend.watch(ctx, f.nextPoll())
+		err := f.backend.watch(ctx, f.nextLook())
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			err = f.confirm(f.cfg.Now())
+			err = f.look(f.cfg.Now())
 		case err == nil:
 			err = f.putBack(f.cfg.Now())
 		}
@@ -32,14 +35,27 @@ func (f *Firewall) Watch(ctx context.Context) error {
 	}
 }
 
-// nextPoll is zero where nothing has to be confirmed.
-func (f *Firewall) nextPoll() time.Time {
+// nextLook is when Watch has to look though nothing was heard; zero: never.
+func (f *Firewall) nextLook() time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.guard.confirmBy.IsZero() {
-		return time.Time{}
+	switch {
+	case f.guard.missing:
+		return time.Now().Add(putBackAgain)
+	case !f.guard.confirmBy.IsZero():
+		return time.Now().Add(confirmPoll)
 	}
-	return f.cfg.Now().Add(confirmPoll)
+	return time.Time{}
+}
+
+func (f *Firewall) look(now time.Time) error {
+	f.mu.Lock()
+	missing := f.guard.missing
+	f.mu.Unlock()
+	if missing {
+		return f.putBack(now)
+	}
+	return f.confirm(now)
 }
 
 // confirm makes the guard permanent once somebody has come in through a grant, or takes
@@ -50,17 +66,14 @@ func (f *Firewall) confirm(now time.Time) error {
 	if f.guard.confirmBy.IsZero() {
 		return nil
 	}
-	// After the deadline the kernel may have let go of some ports: confirming late would
-	// shut what is open by now.
-	if !now.Before(f.guard.confirmBy) {
-		return f.lapse()
-	}
+	// The counters stand still when the kernel lets go of the ports, so a look that comes
+	// late sees the same as one in time.
 	ok, err := f.backend.confirmed()
-	if errors.Is(err, errGone) || (err == nil && !ok) {
-		return nil // if it is gone, watch says so next
-	}
-	if err != nil {
-		return err
+	if err != nil || !ok { // an error is what a table gives that has just gone
+		if now.Before(f.guard.confirmBy) {
+			return nil
+		}
+		return f.lapse()
 	}
 	if err := f.backend.permanent(); err != nil {
 		return err
@@ -91,12 +104,14 @@ func (f *Firewall) putBack(now time.Time) error {
 		return errors.Join(ErrTornDown, f.backend.remove())
 	case errors.Is(err, ErrUnconfirmed):
 		return f.lapse()
-	case errors.Is(err, ErrForeign):
-		f.log.Error("the guard is not in place: another tool put a table of the same name there", "error", err)
-		return nil
+	case err != nil && f.guard.missing:
+		return nil // it was said
 	case err != nil:
-		return err
+		f.guard.missing = true
+		f.log.Error("another tool changed our table, and the guard could not be put back; guarded ports may be open", "error", err)
+		return nil
 	}
+	f.guard.missing = false
 	f.log.Warn("another tool changed our table; the guard was put back", "grants", len(f.held.byKey))
 	return nil
 }

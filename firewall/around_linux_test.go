@@ -1,0 +1,397 @@
+package firewall
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	nft "github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+func ports(s string) spa.Ports {
+	p, err := spa.ParsePorts(s)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+func guard(add ...string) func(*Config) {
+	return func(c *Config) {
+		for _, p := range add {
+			c.Guarded = append(c.Guarded, ports(p))
+		}
+	}
+}
+
+func TestGuardedUDP(t *testing.T) {
+	for _, f := range []struct{ name, from, stranger, to string }{
+		{"IPv4", "192.0.2.2:0", "192.0.2.3:0", "192.0.2.1:5000"},
+		{"IPv6", "[2001:db8::2]:0", "[2001:db8::3]:0", "[2001:db8::1]:5000"},
+		{"broadcast", "192.0.2.2:0", "192.0.2.3:0", "192.0.2.255:5000"},
+		{"IPv4 multicast", "192.0.2.2:0", "192.0.2.3:0", "224.0.0.1:5000"},
+		{"IPv6 multicast", "[2001:db8::2]:0", "[2001:db8::3]:0", "[ff02::1%vc]:5000"},
+	} {
+		t.Run(f.name, func(t *testing.T) {
+			s := newSite(t, guard("udp/5000-5001"))
+			index, _, err := s.client.Interface("vc")
+			s.must(err)
+			to := netip.MustParseAddrPort(f.to)
+			if to.Addr().Zone() != "" {
+				to = netip.AddrPortFrom(to.Addr().WithZone(strconv.Itoa(index)), to.Port())
+			}
+			var server *net.UDPConn
+			if to.Addr().Is4() && to.Addr().IsMulticast() {
+				server = s.joined(to)
+			} else {
+				server = s.udp(s.gw, "[::]:5000")
+			}
+			alice, stranger := s.udp(s.client, f.from), s.udp(s.client, f.stranger)
+			s.send(stranger, to.String())
+			if !s.gets(server, soon) {
+				t.Fatal("without a guard nothing arrives either")
+			}
+			s.open()
+			s.load(0)
+			s.send(stranger, to.String())
+			if s.gets(server, silence) {
+				t.Error("a stranger's datagram arrived")
+			}
+			g := sshGrant("alice", netip.MustParseAddrPort(f.from).Addr().String(), time.Minute)
+			g.Ports = []spa.Ports{ports("udp/5000-5001")}
+			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+			s.send(alice, to.String())
+			if !s.gets(server, soon) {
+				t.Error("alice's datagram did not arrive")
+			}
+		})
+	}
+}
+
+// joined opens a UDP socket of the gateway that has joined a group.
+func (s *site) joined(group netip.AddrPort) *net.UDPConn {
+	s.Helper()
+	index, _, err := s.gw.Interface("vs")
+	s.must(err)
+	var c *net.UDPConn
+	s.must(s.gw.Do(func() (err error) {
+		c, err = net.ListenMulticastUDP("udp4", &net.Interface{Index: index}, net.UDPAddrFromAddrPort(group))
+		return err
+	}))
+	s.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestPortRange(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := newSite(t, guard("tcp/60000-60010"))
+			for _, p := range []string{"60000", "60010", "60011"} {
+				s.serve(":" + p)
+			}
+			s.open()
+			s.load(0)
+			s.dark(f.alice, f.gateway, "60000")
+			s.dark(f.alice, f.gateway, "60010")
+			s.connect(f.alice, f.gateway, "60011")
+			g := sshGrant("alice", f.alice, time.Minute)
+			g.Ports = []spa.Ports{ports("tcp/60000-60010")}
+			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+			s.connect(f.alice, f.gateway, "60000")
+			s.connect(f.alice, f.gateway, "60010")
+			s.dark(f.alice, f.gateway, "22")
+			s.dark(f.stranger, f.gateway, "60000")
+		})
+	}
+}
+
+func TestLocalClient(t *testing.T) {
+	s := guarded(t, nil)
+	for _, to := range []string{"127.0.0.1:22", "[::1]:22", "192.0.2.1:22", "[2001:db8::1]:22"} {
+		c, err := lab.Dial(s.gw, "", to, soon)
+		if err != nil {
+			t.Errorf("got %v from the host itself to %s, want a connection", err, to)
+			continue
+		}
+		s.echoes(c)
+		c.Close()
+	}
+}
+
+func TestTrustedInterface(t *testing.T) {
+	s := guarded(t, func(c *Config) { c.Trusted = []string{"vs"} })
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.connect("2001:db8::2", "2001:db8::1", "22")
+}
+
+// TestTrustedPushingServer: what leaves by a trusted interface is left alone too.
+func TestTrustedPushingServer(t *testing.T) {
+	s := guarded(t, func(c *Config) { c.Trusted = []string{"vs"}; c.Guarded = append(c.Guarded, ports("tcp/2300")) })
+	s.push(":2300")
+	s.flushRuleset()
+	c, err := s.dial("192.0.2.3", "192.0.2.1", "2300", soon)
+	s.must(err)
+	defer c.Close()
+	s.load(0)
+	for range 20 {
+		if !hears(c, soon) {
+			t.Fatal("a client behind a trusted interface no longer hears its server")
+		}
+	}
+}
+
+func TestOwnFlowFromAGuardedPort(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := guarded(t, guard("tcp/2200", "udp/123"))
+			echo, err := lab.EchoServer(s.client, ":7000")
+			s.must(err)
+			defer echo.Close()
+			c, err := lab.Dial(s.gw, net.JoinHostPort(f.gateway, "2200"), net.JoinHostPort(f.alice, "7000"), soon)
+			s.must(err)
+			defer c.Close()
+			s.echoes(c)
+
+			server := s.udp(s.client, net.JoinHostPort(f.alice, "1123"))
+			own := s.udp(s.gw, net.JoinHostPort(f.gateway, "123"))
+			s.send(own, net.JoinHostPort(f.alice, "1123"))
+			if !s.gets(server, soon) {
+				t.Fatal("the question did not arrive")
+			}
+			s.send(server, net.JoinHostPort(f.gateway, "123"))
+			if !s.gets(own, soon) {
+				t.Error("the answer did not arrive")
+			}
+		})
+	}
+}
+
+// inner puts a machine behind the gateway, with an echo server on port 22.
+func (s *site) inner() {
+	s.Helper()
+	inner := lab.New(s, "inner")[0]
+	s.must(lab.Link(s.gw, "in", inner, "eth0"))
+	for _, a := range []struct{ gw, inner, gwAddr string }{
+		{"198.51.100.1/24", "198.51.100.5/24", "198.51.100.1"},
+		{"2001:db8:1::1/64", "2001:db8:1::5/64", "2001:db8:1::1"},
+	} {
+		s.must(s.gw.AddAddr("in", a.gw))
+		s.must(inner.AddAddr("eth0", a.inner))
+		s.must(inner.Route("default", a.gwAddr))
+	}
+	s.must(s.gw.Forward())
+	s.must(s.client.Route("198.51.100.0/24", "192.0.2.1"))
+	s.must(s.client.Route("2001:db8:1::/64", "2001:db8::1"))
+	echo, err := lab.EchoServer(inner, ":22")
+	s.must(err)
+	s.Cleanup(func() { echo.Close() })
+}
+
+var innerAddr = map[string]string{"IPv4": "198.51.100.5", "IPv6": "2001:db8:1::5"}
+
+func TestTransitIsUntouched(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := guarded(t, nil)
+			s.inner()
+			s.connect(f.alice, innerAddr[f.name], "22")
+			s.dark(f.alice, f.gateway, "22")
+		})
+	}
+}
+
+// TestFurtherAddresses: a destination that a service lists is guarded as if it were local.
+func TestFurtherAddresses(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := guarded(t, func(c *Config) {
+				c.Addresses = []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}
+			})
+			s.inner()
+			s.dark(f.alice, innerAddr[f.name], "22")
+			s.grant("alice", f.alice, time.Minute)
+			s.connect(f.alice, innerAddr[f.name], "22")
+		})
+	}
+}
+
+// publish leads port 2222 of the gateway to the inner machine.
+func (s *site) publish(f sides) {
+	s.Helper()
+	to := netip.MustParseAddr(innerAddr[f.name])
+	gw := netip.MustParseAddr(f.gateway)
+	family, offset := uint32(unix.NFPROTO_IPV4), uint32(16)
+	if to.Is6() {
+		family, offset = unix.NFPROTO_IPV6, 24
+	}
+	s.another(func(c *nft.Conn) {
+		// meta nfproto FAMILY ip daddr GATEWAY tcp dport 2222 dnat to INNER:22
+		chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, -100, rule(
+			meta(expr.MetaKeyNFPROTO, []byte{byte(family)}),
+			exprs{
+				&expr.Payload{DestRegister: first, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(gw.BitLen() / 8)},
+				equal(gw.AsSlice()),
+			},
+			l4proto(spa.TCP), exprs{port(first, dport), equal([]byte{2222 >> 8, 2222 & 0xff})},
+			exprs{
+				&expr.Immediate{Register: 1, Data: to.AsSlice()},
+				&expr.Immediate{Register: 2, Data: []byte{0, 22}},
+				&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1, RegProtoMin: 2},
+			})...)
+	})
+}
+
+func TestPortPublishedByDNAT(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := newSite(t, guard("tcp/2222"))
+			s.inner()
+			s.publish(f)
+			s.connect(f.alice, f.gateway, "2222")
+			s.open()
+			s.load(0)
+			s.dark(f.stranger, f.gateway, "2222")
+			s.grant("alice", f.alice, time.Minute)
+			s.dark(f.alice, f.gateway, "2222") // another port
+			g := sshGrant("alice", f.alice, time.Minute)
+			g.Ports[0] = ports("tcp/2222")
+			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+			s.connect(f.alice, f.gateway, "2222")
+			s.dark(f.stranger, f.gateway, "2222")
+		})
+	}
+}
+
+// TestBridgedMachines: a gateway that switches loses nothing that it only passes on.
+func TestBridgedMachines(t *testing.T) {
+	s := guarded(t, nil)
+	hosts := lab.New(t, "left", "right")
+	s.must(lab.Link(s.gw, "p1", hosts[0], "eth0"))
+	s.must(lab.Link(s.gw, "p2", hosts[1], "eth0"))
+	s.must(s.gw.Bridge("br0", "p1", "p2"))
+	s.must(s.gw.AddAddr("br0", "198.51.100.1/24"))
+	s.must(hosts[0].AddAddr("eth0", "198.51.100.2/24"))
+	s.must(hosts[1].AddAddr("eth0", "198.51.100.3/24"))
+	// Where the kernel has br_netfilter, what is bridged passes through prerouting too.
+	for _, name := range []string{"net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"} {
+		if err := s.gw.Sysctl(name, "1"); err != nil {
+			t.Logf("bridged packets do not pass through the guard here: %v", err)
+		}
+	}
+	echo, err := lab.EchoServer(hosts[1], ":22")
+	s.must(err)
+	defer echo.Close()
+	c, err := lab.Dial(hosts[0], "", "198.51.100.3:22", soon)
+	s.must(err)
+	defer c.Close()
+	s.echoes(c)
+	if c, err := lab.Dial(hosts[0], "", "198.51.100.1:22", silence); err == nil {
+		c.Close()
+		t.Error("the gateway's own port is open to a bridged machine")
+	}
+}
+
+// refuses reports whether a datagram is answered by an ICMP error.
+func (s *site) refuses(from, to string, within time.Duration) bool {
+	s.Helper()
+	var c net.Conn
+	s.must(s.client.Do(func() (err error) {
+		d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.MustParseAddrPort(from))}
+		c, err = d.Dial("udp", to)
+		return err
+	}))
+	defer c.Close()
+	_, err := c.Write([]byte("is anybody there?"))
+	s.must(err)
+	s.must(c.SetReadDeadline(time.Now().Add(within)))
+	_, err = c.Read(make([]byte, 10))
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+func TestKnockPortIsSilent(t *testing.T) {
+	s := newSite(t, nil)
+	for _, a := range [][2]string{{"192.0.2.2:0", "192.0.2.1:62201"}, {"[2001:db8::2]:0", "[2001:db8::1]:62201"}} {
+		if !s.refuses(a[0], a[1], soon) {
+			t.Fatalf("without a guard %s does not refuse either", a[1])
+		}
+	}
+	s.open()
+	s.load(0)
+	for _, a := range [][2]string{{"192.0.2.2:0", "192.0.2.1:62201"}, {"[2001:db8::2]:0", "[2001:db8::1]:62201"}} {
+		if s.refuses(a[0], a[1], silence) {
+			t.Errorf("%s betrays itself by an ICMP error", a[1])
+		}
+	}
+	if !s.refuses("192.0.2.2:0", "192.0.2.1:62202", soon) {
+		t.Error("a port that is none of ours no longer refuses")
+	}
+}
+
+func TestSharedKnockPortPasses(t *testing.T) {
+	s := guarded(t, func(c *Config) { c.Knock = []KnockPort{{Port: 443, Shared: true}} })
+	for _, a := range [][2]string{{"192.0.2.2:0", "192.0.2.1:443"}, {"[2001:db8::2]:0", "[2001:db8::1]:443"}} {
+		server := s.udp(s.gw, a[1])
+		s.send(s.udp(s.client, a[0]), a[1])
+		if !s.gets(server, soon) {
+			t.Errorf("nothing arrives at %s", a[1])
+		}
+	}
+}
+
+// TestReceiptIsNoInvitation: whoever gets a receipt from a shared port that is guarded
+// itself has not been granted that port.
+func TestReceiptIsNoInvitation(t *testing.T) {
+	for _, a := range []struct{ name, client, gw string }{
+		{"IPv4", "192.0.2.3:4000", "192.0.2.1:443"},
+		{"IPv6", "[2001:db8::3]:4000", "[2001:db8::1]:443"},
+	} {
+		t.Run(a.name, func(t *testing.T) {
+			s := guarded(t, func(c *Config) {
+				c.Guarded = append(c.Guarded, ports("udp/443"))
+				c.Knock = []KnockPort{{Port: 443, Shared: true}}
+			})
+			server, stranger := s.udp(s.gw, a.gw), s.udp(s.client, a.client)
+			raw, err := server.SyscallConn()
+			s.must(err)
+			s.must(raw.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, DefaultMark)
+			}))
+			s.must(err)
+			s.send(server, a.client)
+			if !s.gets(stranger, soon) {
+				t.Fatal("the receipt did not arrive")
+			}
+			s.send(stranger, a.gw)
+			if s.gets(server, silence) {
+				t.Error("the receiver of a receipt reaches the guarded port")
+			}
+		})
+	}
+}
+
+func TestReject(t *testing.T) {
+	s := guarded(t, func(c *Config) {
+		c.Closed = Reject
+		c.Guarded = append(c.Guarded, ports("udp/5000"))
+	})
+	s.udp(s.gw, "[::]:5000")
+	for _, f := range bothFamilies {
+		if _, err := s.dial(f.stranger, f.gateway, "22", soon); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("got %v over %s, want a refused connection", err, f.name)
+		}
+		if !s.refuses(net.JoinHostPort(f.stranger, "0"), net.JoinHostPort(f.gateway, "5000"), soon) {
+			t.Errorf("no port unreachable over %s", f.name)
+		}
+		s.grant("alice", f.alice, time.Minute)
+		s.connect(f.alice, f.gateway, "22")
+	}
+}
