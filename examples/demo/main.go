@@ -1,0 +1,27 @@
+// Demo shows on one Linux machine what Sallyport does: a gateway whose port 22 is dark, alice whose
+// one packet opens it for her address only, a stranger who stays outside, a packet that is
+// good only once, and a grant that ends by itself.
+//
+// Gateway, alice and stranger are network namespaces that the demo makes and takes away
+// again, so nothing else on the machine is touched. It needs Go, and root or unprivileged user
+// namespaces. It exits 0 only if every step went as promised.
+//
+//	go run ./examples/demo
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, newTeller(os.Stdout)); err != nil {
+		fmt.Fprintln(os.Stderr, "demo: error:", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,259 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sallyport/spa/lab"
+)
+
+// TestMain runs the tests, or, by the name that it was started under, what they start: the
+// demo itself, or the impostors of TestImpostors.
+func TestMain(m *testing.M) {
+	switch filepath.Base(os.Args[0]) {
+	case "demo":
+		main()
+	case "go":
+		impostors()
+	case "spa-server", "spa-client", "spa-keygen":
+		impersonate()
+	default:
+		lab.Main(m)
+	}
+}
+
+// demoCommand is the demo as a process. Its files go where nothing else is.
+func demoCommand(t *testing.T) (cmd *exec.Cmd, files string) {
+	t.Helper()
+	lab.NeedNamespaces(t)
+	cmd = exec.Command("/proc/self/exe")
+	cmd.Args = []string{"demo"}
+	files = t.TempDir()
+	for _, dir := range []string{files, filepath.Dir(files)} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd.Env = append(os.Environ(), "TMPDIR="+files)
+	return cmd, files
+}
+
+func TestDemo(t *testing.T) {
+	cmd, files := demoCommand(t)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{
+		"8. The server stops",
+		"ok   alice    in her session",
+		"spa-client open ssh --host gw --for 5s",
+		"ssh (tcp/22) is open on gw for 192.0.2.2 until ",
+		"Every step was as promised.",
+	} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	for _, never := range []string{"BAD", "\x1b"} {
+		if strings.Contains(string(out), never) {
+			t.Errorf("there is %q", never)
+		}
+	}
+	if t.Failed() {
+		t.Logf("%s", out)
+	}
+	nothingLeft(t, files)
+}
+
+// TestInterrupted is Ctrl-C while the server runs.
+func TestInterrupted(t *testing.T) {
+	cmd, files := demoCommand(t)
+	r, w := io.Pipe()
+	cmd.Stdout = w
+	stderr := new(bytes.Buffer)
+	cmd.Stderr = stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	told := bufio.NewScanner(r)
+	ended := make(chan error)
+	go func() {
+		err := cmd.Wait()
+		w.Close()
+		ended <- err
+	}()
+	for told.Scan() {
+		if strings.HasPrefix(told.Text(), "4. ") {
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Error(err)
+			}
+		}
+		if strings.HasPrefix(told.Text(), "5. ") {
+			t.Error("goes on with the next step")
+		}
+	}
+	var exit *exec.ExitError
+	if err := <-ended; !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("got %v, want exit code 1", err)
+	}
+	if !strings.Contains(stderr.String(), "step 4 (Alice's packet opens it, for her only): interrupted") {
+		t.Errorf("got %q, want the step that was interrupted", stderr)
+	}
+	nothingLeft(t, files)
+}
+
+// TestImpostors has the demo build programs that say the right things and guard nothing.
+func TestImpostors(t *testing.T) {
+	cmd, files := demoCommand(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := t.TempDir()
+	if err := os.Symlink(self, filepath.Join(path, "go")); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = append(cmd.Env, "PATH="+path)
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("got %v, want exit code 1", err)
+	}
+	for _, want := range []string{
+		"BAD  alice    connects to 192.0.2.1:22",
+		"demo: error: step 3 (The server starts, and the port goes dark): alice at 192.0.2.1:22: connected to a port that was to be dark",
+		"stranger at 192.0.2.1:22: connected to a port that was to be dark",
+		"the server said:\nall is well",
+	} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	nothingLeft(t, files)
+}
+
+// impostors is the go command: it puts copies of this program where the programs belong.
+func impostors() {
+	dir := os.Args[3] // go build -o DIR ...
+	self, err := os.ReadFile("/proc/self/exe")
+	for _, name := range []string{"spa-server", "spa-client", "spa-keygen"} {
+		err = errors.Join(err, os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, name), self, 0o755))
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+
+// impersonate says that all is well, and as a server that it is ready.
+func impersonate() {
+	os.Stdout.WriteString("all is well\n")
+	if os.Args[1] != "run" {
+		return
+	}
+	conn, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
+	if err != nil {
+		panic(err)
+	}
+	if _, err := conn.Write([]byte("READY=1")); err != nil {
+		panic(err)
+	}
+	_, _ = conn.Read(make([]byte, 1)) // until it is killed
+}
+
+// nothingLeft checks that there is no file of the demo and no process that has one open.
+func nothingLeft(t *testing.T, files string) {
+	t.Helper()
+	left, err := os.ReadDir(files)
+	if err != nil || len(left) != 0 {
+		t.Errorf("files left: %v, %v", left, err)
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range processes {
+		program, err := os.Readlink(link)
+		if err == nil && strings.HasPrefix(program, files) {
+			t.Errorf("process left: %s %s", filepath.Dir(link), program)
+		}
+	}
+}
+
+func TestUDP4(t *testing.T) {
+	good := append([]byte{0x45, 0, 0, 31, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 2, 192, 0, 2, 1},
+		0x80, 0, 0xf2, 0xf9, 0, 11, 0, 0, 'a', 'b', 'c')
+	if got := udp4(good, knockPort); string(got) != "abc" {
+		t.Errorf("got %q, want abc", got)
+	}
+	for name, change := range map[string]func([]byte) []byte{
+		"IPv6":         func(p []byte) []byte { p[0] = 0x65; return p },
+		"TCP":          func(p []byte) []byte { p[9] = 6; return p },
+		"other port":   func(p []byte) []byte { p[23]++; return p },
+		"cut off":      func(p []byte) []byte { return p[:27] },
+		"cut in data":  func(p []byte) []byte { return p[:30] },
+		"empty":        func(p []byte) []byte { return nil },
+		"long header":  func(p []byte) []byte { p[0] = 0x4f; return p },
+		"short length": func(p []byte) []byte { p[25] = 7; return p },
+	} {
+		if got := udp4(change(bytes.Clone(good)), knockPort); got != nil {
+			t.Errorf("%s: got %q, want nothing", name, got)
+		}
+	}
+}
+
+func TestServerThatDoesNotStart(t *testing.T) {
+	dir := t.TempDir()
+	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: filepath.Join(dir, "ready")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready.Close() // as it is when the process has ended
+	if err := new(server).awaitReady(ready); err == nil {
+		t.Error("a server that has ended counts as ready")
+	}
+}
+
+func TestServerThatStopsBadly(t *testing.T) {
+	for _, test := range []struct{ script, want string }{
+		{"trap 'exit 3' TERM; echo up; while :; do read x; done", "stopped badly: exit status 3"},
+		{"trap 'exit 0' TERM; echo up; while :; do read x; done", ""},
+	} {
+		cmd := exec.Command("sh", "-c", test.script)
+		up, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		hold, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer hold.Close()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := bufio.NewReader(up).ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+		s := &server{cmd: cmd, ended: make(chan struct{})}
+		go func() {
+			s.err = cmd.Wait()
+			close(s.ended)
+		}()
+		got := ""
+		if err := s.stop(t.Context()); err != nil {
+			got = err.Error()
+		}
+		if test.want == "" && got != "" || !strings.HasSuffix(got, test.want) {
+			t.Errorf("got %q, want %q", got, test.want)
+		}
+	}
+}

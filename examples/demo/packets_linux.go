@@ -1,0 +1,98 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
+)
+
+// knockPort is where spa-server looks for knocks unless it is told otherwise.
+const knockPort = 62201
+
+// sniffer copies what a host sends, as anyone on the way could.
+type sniffer struct{ fd int }
+
+// sniff begins to copy all that leaves from or comes to the host.
+func sniff(h *lab.Host) (*sniffer, error) {
+	s := new(sniffer)
+	err := h.Do(func() (err error) {
+		kind := unix.SOCK_DGRAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC // without the Ethernet header
+		s.fd, err = unix.Socket(unix.AF_PACKET, kind, int(bigEndian(unix.ETH_P_ALL)))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening a packet socket: %w", os.NewSyscallError("socket", err))
+	}
+	return s, nil
+}
+
+// knocks returns the knocks among the packets so far: UDP payloads sent to the knock port.
+func (s *sniffer) knocks() ([][]byte, error) {
+	var found [][]byte
+	packet := make([]byte, 2048)
+	for {
+		n, from, err := unix.Recvfrom(s.fd, packet, 0)
+		if errors.Is(err, unix.EAGAIN) {
+			return found, nil
+		}
+		if err != nil {
+			return nil, os.NewSyscallError("recvfrom", err)
+		}
+		link, ok := from.(*unix.SockaddrLinklayer)
+		if !ok || link.Pkttype != unix.PACKET_OUTGOING {
+			continue
+		}
+		if payload := udp4(packet[:n], knockPort); payload != nil {
+			found = append(found, append([]byte(nil), payload...))
+		}
+	}
+}
+
+func (s *sniffer) close() { _ = unix.Close(s.fd) }
+
+// udp4 returns the payload of an IPv4 packet that is UDP to the port, else nil.
+func udp4(packet []byte, port uint16) []byte {
+	if len(packet) < 20 || packet[0]>>4 != 4 || packet[9] != unix.IPPROTO_UDP {
+		return nil
+	}
+	header := int(packet[0]&15) * 4
+	if len(packet) < header+8 {
+		return nil
+	}
+	datagram := packet[header:]
+	length := int(binary.BigEndian.Uint16(datagram[4:]))
+	if binary.BigEndian.Uint16(datagram[2:]) != port || length < 8 || length > len(datagram) {
+		return nil
+	}
+	return datagram[8:length]
+}
+
+// resend sends the payloads to the gateway from a host's own address.
+func resend(from *lab.Host, payloads [][]byte) error {
+	var conn net.Conn
+	err := from.Do(func() (err error) {
+		conn, err = net.Dial("udp4", net.JoinHostPort(gateway4, strconv.Itoa(knockPort)))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for _, payload := range payloads {
+		if _, err := conn.Write(payload); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func bigEndian(n uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, n))
+}

@@ -1,0 +1,283 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"sallyport/spa/lab"
+)
+
+const (
+	// patience is how long a connection attempt may go without an answer until the port counts
+	// as dark. Linux sends the first packet of a connection again after a second: twice is enough.
+	patience = 1300 * time.Millisecond
+
+	grantFor = 5 * time.Second
+	// overtime is what the end of a grant may be late, on a busy machine.
+	overtime = 3 * time.Second
+
+	// answerWithin is for what is answered at once, unless the machine is very busy.
+	answerWithin = 5 * time.Second
+
+	door4 = gateway4 + ":22"
+	door6 = "[" + gateway6 + "]:22"
+)
+
+func (d *demo) introduce() {
+	d.heading("Sallyport: one packet opens one port, for one address, for a short while")
+	d.say(`Three machines on one network, made of namespaces that vanish at the end:
+  gateway   192.0.2.1  runs a service on tcp/22 (it echoes, in place of ssh)
+  alice     192.0.2.2  will be given a key
+  stranger  192.0.2.3  has none
+Whether a port is open is shown by connecting to it, nothing else.`)
+}
+
+func (d *demo) steps() []step {
+	return []step{
+		{"Before: the port answers everyone", d.before},
+		{"The gateway's files, and a key for alice", d.enrol},
+		{"The server starts, and the port goes dark", d.guard},
+		{"Alice's packet opens it, for her only", d.knock},
+		{"It closes by itself, and her session goes on", d.expire},
+		{"Her packet, copied on the way, opens nothing", d.replay},
+		{"A new packet opens it again" + over6(" (this time over IPv6)"), d.knockAgain},
+		{"The server stops: nothing opens", d.stop},
+	}
+}
+
+// over6 is a text for kernels that have IPv6.
+func over6(text string) string {
+	if lab.HasIPv6() {
+		return text
+	}
+	return ""
+}
+
+func (d *demo) before(context.Context) error {
+	if _, err := lab.EchoServer(d.gateway, ":22"); err != nil {
+		return err
+	}
+	return d.bothMeet(open, open, door4)
+}
+
+func (d *demo) enrol(ctx context.Context) error {
+	out, err := d.command(ctx, d.gateway, "gateway#", "",
+		"spa-server", "init", "--config", "gateway", "--address", gateway4, "--service", "ssh=tcp/22")
+	if err != nil {
+		return err
+	}
+	d.output(out)
+	token, err := d.command(ctx, d.gateway, "gateway#", "", "spa-keygen", "new", "alice", "--allow", "ssh", "--config", "gateway")
+	if err != nil {
+		return err
+	}
+	token = strings.TrimSpace(token)
+	d.output(fmt.Sprintf("%.16s... (%d characters: all that alice needs, and secret)", token, len(token)))
+	out, err = d.command(ctx, d.alice.Host, "alice$", token, "spa-client", "import", "--config", "alice", "-")
+	d.output(out)
+	return err
+}
+
+func (d *demo) guard(ctx context.Context) error {
+	d.teller.command("gateway#", "spa-server run --config gateway &")
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	d.output(plain(d.server.said.String()))
+	return d.bothMeet(dark, dark, door4)
+}
+
+// plain leaves out of log lines what is of no interest here.
+func plain(log string) string {
+	var out strings.Builder
+	for line := range strings.Lines(log) {
+		if _, rest, found := strings.Cut(line, " level=INFO msg="); found {
+			line = rest
+		}
+		out.WriteString(line)
+	}
+	return out.String()
+}
+
+func (d *demo) knock(ctx context.Context) (err error) {
+	d.say("Somebody on the way copies what she sends, for later.")
+	if d.sniffer, err = sniff(d.alice.Host); err != nil {
+		return err
+	}
+	d.openUntil = time.Now().Add(grantFor)
+	if err := d.ask(ctx, "gw"); err != nil {
+		return err
+	}
+	if d.knocks, err = d.sniffer.knocks(); err != nil {
+		return err
+	}
+	if len(d.knocks) == 0 {
+		return errors.New("no packet of alice's was seen")
+	}
+	if d.session, err = d.meet(d.alice, open, door4); err != nil {
+		return err
+	}
+	if err := d.chat("hello"); err != nil {
+		return err
+	}
+	_, err = d.meet(d.stranger, dark, door4)
+	return err
+}
+
+// ask has alice open ssh on a host.
+func (d *demo) ask(ctx context.Context, host string) error {
+	out, err := d.command(ctx, d.alice.Host, "alice$", "", "spa-client", "open", "ssh",
+		"--host", host, "--for", grantFor.String(), "--config", "alice")
+	d.output(out)
+	return err
+}
+
+func (d *demo) expire(ctx context.Context) error {
+	d.say(fmt.Sprintf("Waiting until the %.0f seconds are over ...", grantFor.Seconds()))
+	if err := d.untilDark(ctx); err != nil {
+		return err
+	}
+	if err := d.bothMeet(dark, dark, door4); err != nil {
+		return err
+	}
+	return d.chat("still here")
+}
+
+// untilDark waits for the end of alice's grant.
+func (d *demo) untilDark(ctx context.Context) error {
+	select {
+	case <-time.After(time.Until(d.openUntil)):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for ctx.Err() == nil {
+		conn, err := lab.Dial(d.alice.Host, "", door4, patience)
+		if err != nil {
+			return nil // bothMeet says what this is
+		}
+		conn.Close()
+		if late := time.Since(d.openUntil); late > overtime {
+			return fmt.Errorf("alice still gets in %.0f seconds after the end", late.Seconds())
+		}
+	}
+	return ctx.Err()
+}
+
+func (d *demo) replay(context.Context) error {
+	for _, sender := range []*person{d.alice, d.stranger} {
+		if err := resend(sender.Host, d.knocks); err != nil {
+			return err
+		}
+		d.say(fmt.Sprintf("The copy is sent again, from %s (%s).", sender.addr4, sender.Name()))
+		if err := d.bothMeet(dark, dark, door4); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *demo) knockAgain(ctx context.Context) error {
+	host, door := "gw", door4
+	if lab.HasIPv6() {
+		host, door = "gw6", door6
+		if err := d.copyProfile(host, gateway6); err != nil {
+			return err
+		}
+	}
+	if err := d.ask(ctx, host); err != nil {
+		return err
+	}
+	return d.bothMeet(open, dark, door)
+}
+
+// copyProfile gives alice a second host profile: the same gateway by another address.
+func (d *demo) copyProfile(name, address string) error {
+	hosts := filepath.Join(d.dir, "alice", "hosts")
+	text, err := os.ReadFile(filepath.Join(hosts, "gw.toml"))
+	if err != nil {
+		return err
+	}
+	changed := strings.NewReplacer(
+		`name = "gw"`, fmt.Sprintf("name = %q", name),
+		fmt.Sprintf("address = %q", gateway4), fmt.Sprintf("address = %q", address),
+	).Replace(string(text))
+	d.say(fmt.Sprintf("Alice has hosts/%s.toml too: the same, with the gateway's address %s.", name, address))
+	return os.WriteFile(filepath.Join(hosts, name+".toml"), []byte(changed), 0o600)
+}
+
+func (d *demo) stop(ctx context.Context) error {
+	d.teller.command("gateway#", "kill %1")
+	if err := d.server.stop(ctx); err != nil {
+		return err
+	}
+	d.say("Without a server nobody gets in: the guard is in the kernel and stays.")
+	_, err := d.meet(d.stranger, dark, door4)
+	return err
+}
+
+// bothMeet has alice and the stranger try the door at the same time.
+func (d *demo) bothMeet(alice, stranger promise, door string) error {
+	type attempt struct {
+		conn net.Conn
+		err  error
+	}
+	second := make(chan attempt, 1)
+	go func() {
+		conn, err := lab.Dial(d.stranger.Host, "", door, waitFor(stranger))
+		second <- attempt{conn, err}
+	}()
+	conn, err := d.meet(d.alice, alice, door)
+	other := <-second
+	otherErr := d.tell(d.stranger, stranger, door, other.err)
+	for _, c := range []net.Conn{conn, other.conn} {
+		if c != nil {
+			c.Close()
+		}
+	}
+	return errors.Join(err, otherErr)
+}
+
+// meet has somebody try the door. The connection is nil unless an open one was promised and met.
+func (d *demo) meet(who *person, want promise, door string) (net.Conn, error) {
+	conn, err := lab.Dial(who.Host, "", door, waitFor(want))
+	if broken := d.tell(who, want, door, err); broken != nil || want == dark {
+		if conn != nil {
+			conn.Close()
+		}
+		return nil, broken
+	}
+	return conn, nil
+}
+
+// waitFor is how long to wait for what is promised.
+func waitFor(want promise) time.Duration {
+	if want == open {
+		return answerWithin
+	}
+	return patience
+}
+
+// tell says how an attempt went, and returns an error unless it was as promised.
+func (d *demo) tell(who *person, want promise, door string, err error) error {
+	how, broken := judge(want, err)
+	if broken != nil {
+		broken = fmt.Errorf("%s at %s: %w", who.Name(), door, broken)
+	}
+	return d.verdict(fmt.Sprintf("%-8s connects to %s", who.Name(), door), how, broken)
+}
+
+// chat has alice say something in her session and hear it back.
+func (d *demo) chat(words string) error {
+	err := lab.Echoes(d.session, words, answerWithin)
+	how := fmt.Sprintf("says %q and hears it back", words)
+	if err != nil {
+		how, err = err.Error(), fmt.Errorf("alice's session: %w", err)
+	}
+	return d.verdict("alice    in her session", how, err)
+}
