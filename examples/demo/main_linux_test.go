@@ -210,6 +210,19 @@ func TestUDP4(t *testing.T) {
 	}
 }
 
+func TestPlain(t *testing.T) {
+	for log, want := range map[string]string{
+		"time=2026-01-01T00:00:00Z level=INFO msg=ready clients=1\n":              "ready clients=1\n",
+		"time=2026-01-01T00:00:00Z level=INFO msg=\"no \\\"spa\\\"\" clients=1\n": "no \"spa\" clients=1\n",
+		"time=2026-01-01T00:00:00Z level=WARN msg=beware\n":                       "time=2026-01-01T00:00:00Z level=WARN msg=beware\n",
+		"words\n": "words\n",
+	} {
+		if got := plain(log); got != want {
+			t.Errorf("%q: got %q, want %q", log, got, want)
+		}
+	}
+}
+
 func TestServerThatDoesNotStart(t *testing.T) {
 	dir := t.TempDir()
 	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: filepath.Join(dir, "ready")})

@@ -21,7 +21,7 @@ import (
 const workspace = "SALLYPORT_DEMO_DIR"
 
 // run builds the programs, makes the hosts and tells the story. Nothing is left when it returns.
-func run(ctx context.Context, tell *teller) error {
+func run(ctx context.Context, tell *teller) (err error) {
 	dir := os.Getenv(workspace)
 	if dir == "" {
 		made, err := build(ctx, tell)
@@ -30,7 +30,7 @@ func run(ctx context.Context, tell *teller) error {
 		}
 		dir = made
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if err := os.Setenv(workspace, dir); err != nil {
 		return err
 	}
@@ -38,8 +38,18 @@ func run(ctx context.Context, tell *teller) error {
 		return err
 	}
 	began := time.Now()
-	d := &demo{teller: tell, dir: dir}
-	defer d.close()
+	if err := story(ctx, &demo{teller: tell, dir: dir}); err != nil {
+		return err
+	}
+	tell.heading("Every step was as promised.")
+	tell.say(fmt.Sprintf("It took %.0f seconds. Nothing is left of it: no process, no namespace, no file.",
+		time.Since(began).Seconds()))
+	return nil
+}
+
+// story is the demo from the first host made to the last one gone.
+func story(ctx context.Context, d *demo) (err error) {
+	defer func() { err = errors.Join(err, d.close()) }()
 	if err := d.makeHosts(); err != nil {
 		return err
 	}
@@ -47,9 +57,6 @@ func run(ctx context.Context, tell *teller) error {
 	if err := d.follow(ctx, d.steps()); err != nil {
 		return d.explain(err)
 	}
-	d.heading("Every step was as promised.")
-	d.say(fmt.Sprintf("It took %.0f seconds. Nothing is left of it: no process, no namespace, no file.",
-		time.Since(began).Seconds()))
 	return nil
 }
 
@@ -142,8 +149,8 @@ func plug(h, cable *lab.Host, port string, who *person) error {
 	return h.AddAddr("eth0", who.addr6+"/64")
 }
 
-// close takes everything away, whatever there is of it.
-func (d *demo) close() {
+// close takes everything away, whatever there is of it: processes, then hosts, then files.
+func (d *demo) close() error {
 	if d.sniffer != nil {
 		d.sniffer.close()
 	}
@@ -156,17 +163,16 @@ func (d *demo) close() {
 			hosts = append(hosts, p.Host)
 		}
 	}
+	var errs []error
 	for _, h := range hosts {
-		if h == nil {
-			continue
-		}
-		if err := h.Close(); err != nil {
-			d.verdict("taking "+h.Name()+" away", err.Error(), err)
+		if h != nil {
+			errs = append(errs, h.Close())
 		}
 	}
 	if d.server != nil {
 		<-d.server.ended // killed with its host
 	}
+	return errors.Join(append(errs, os.RemoveAll(d.dir))...)
 }
 
 // explain adds what the server said last to the error of a step.

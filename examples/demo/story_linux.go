@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -99,6 +100,10 @@ func plain(log string) string {
 	for line := range strings.Lines(log) {
 		if _, rest, found := strings.Cut(line, " level=INFO msg="); found {
 			line = rest
+			if quoted, err := strconv.QuotedPrefix(rest); err == nil {
+				message, _ := strconv.Unquote(quoted) // it is quoted: it was found to be
+				line = message + rest[len(quoted):]
+			}
 		}
 		out.WriteString(line)
 	}
