@@ -127,6 +127,10 @@ func TestOpenLine(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
 	}
+	a.Receipt.Source, a.Receipt.Services = netip.Addr{}, []spa.Granting{{For: time.Minute}}
+	if got, want := k.openLine(a, 0, spa.Service{Name: "ssh"}, now), "ssh (tcp/22) is open on gw until 14:04:00 (1m)"; got != want {
+		t.Errorf("without an address: got %q, want %q", got, want)
+	}
 	unknown := k.openLine(client.Answer{Verdict: client.Opened}, 0, spa.Service{Name: "new"}, now)
 	if unknown != "new is open on gw" {
 		t.Errorf("without a receipt: got %q", unknown)
