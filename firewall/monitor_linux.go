@@ -51,6 +51,7 @@ func (n *nftables) watch(ctx context.Context, deadline time.Time) error {
 	}
 	stop := context.AfterFunc(ctx, func() { n.events.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
+	ours := false
 	for {
 		messages, err := n.events.Receive()
 		if ctx.Err() != nil {
@@ -62,26 +63,26 @@ func (n *nftables) watch(ctx context.Context, deadline time.Time) error {
 		if err != nil {
 			return fmt.Errorf("firewall: watching the rule set: %w", err)
 		}
-		if concernsUs(messages) {
-			return nil
+		for _, m := range messages {
+			ours = ours || concernsUs(m)
+			// A batch of many changes ends with a new generation. One answer is enough.
+			if kindOf(m) == unix.NFT_MSG_NEWGEN && ours {
+				return nil
+			}
 		}
 	}
 }
 
-// concernsUs reports whether one of the messages is about our table. Every message of
-// nf_tables but that of a new generation has the name of its table as its first
-// attribute's type, NFTA_TABLE_NAME.
-func concernsUs(messages []netlink.Message) bool {
-	for _, m := range messages {
-		kind := uint16(m.Header.Type) & 0xff
-		if kind == unix.NFT_MSG_NEWGEN || len(m.Data) < 4 || m.Data[0] != unix.NFPROTO_INET {
-			continue
-		}
-		if tableOf(m.Data[4:]) == tableName {
-			return true
-		}
+func kindOf(m netlink.Message) uint16 { return uint16(m.Header.Type) & 0xff }
+
+// concernsUs reports whether a message is about our table. Every message of nf_tables but
+// that of a new generation has the name of its table in an attribute of type
+// NFTA_TABLE_NAME.
+func concernsUs(m netlink.Message) bool {
+	if kindOf(m) == unix.NFT_MSG_NEWGEN || len(m.Data) < 4 || m.Data[0] != unix.NFPROTO_INET {
+		return false
 	}
-	return false
+	return tableOf(m.Data[4:]) == tableName
 }
 
 func tableOf(attributes []byte) string {

@@ -1,0 +1,367 @@
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	nft "github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+func (s *site) revoke(m Match) []Grant {
+	s.Helper()
+	gs, err := s.Revoke(s.Context(), m, time.Now())
+	s.must(err)
+	return gs
+}
+
+func TestTwoClientsBehindOneAddress(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := guarded(t, nil)
+			s.grant("alice", f.alice, time.Minute)
+			s.grant("bob", f.alice, 200*time.Millisecond)
+			lab.Eventually(t, soon, "bob's end", func() bool { return s.Held("bob", time.Now()) == 0 })
+			s.connect(f.alice, f.gateway, "22")
+
+			s.grant("bob", f.alice, time.Minute)
+			if gs := s.revoke(Match{Client: "alice"}); len(gs) != 1 || gs[0].Client != "alice" {
+				t.Errorf("revoked %v, want alice's only", gs)
+			}
+			s.connect(f.alice, f.gateway, "22")
+			s.revoke(Match{Client: "bob", Services: []string{"web"}})
+			s.connect(f.alice, f.gateway, "22")
+			s.revoke(Match{Client: "bob", Source: netip.MustParseAddr(f.alice)})
+			s.dark(f.alice, f.gateway, "22")
+		})
+	}
+}
+
+// TestRevokeShortens: the address stays open as long as who is left may stay, no longer.
+func TestRevokeShortens(t *testing.T) {
+	s := guarded(t, nil)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("bob", "192.0.2.2", 600*time.Millisecond)
+	s.revoke(Match{Client: "alice"})
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	lab.Eventually(t, soon, "bob's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+}
+
+func TestShorterAgainKeepsTheLonger(t *testing.T) {
+	s := guarded(t, nil)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.2", 100*time.Millisecond)
+	gs := s.Grants(time.Now().Add(30 * time.Second))
+	if len(gs) != 1 {
+		t.Fatalf("got %d grants after half a minute, want 1", len(gs))
+	}
+	if n := len(s.ledger.free); n != s.config.slots-1 {
+		t.Errorf("%d slots are free, want all but one", n)
+	}
+	s.open()
+	s.load(0)
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	if gs := s.Grants(time.Now().Add(30 * time.Second)); len(gs) != 1 {
+		t.Errorf("the ledger kept the shorter end")
+	}
+}
+
+func TestGrantIsAllOrNone(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(*Config)
+	}{
+		{"ledger", func(c *Config) { c.slots = 2 }},
+		{"kernel", func(c *Config) { c.size = 2 }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := guarded(t, test.change)
+			s.grant("alice", "192.0.2.2", time.Minute)
+			err := s.Grant(t.Context(), []Grant{
+				sshGrant("bob", "192.0.2.3", time.Minute), sshGrant("carol", "192.0.2.4", time.Minute),
+			}, time.Now())
+			if !errors.Is(err, ErrFull) {
+				t.Fatalf("got %v, want ErrFull", err)
+			}
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+			s.connect("192.0.2.2", "192.0.2.1", "22")
+			s.grant("alice", "192.0.2.2", time.Hour) // what is there can be prolonged
+			s.grant("bob", "192.0.2.3", time.Minute) // and one has room
+			s.connect("192.0.2.3", "192.0.2.1", "22")
+			s.open()
+			s.load(0)
+			if gs := s.Grants(time.Now()); len(gs) != 2 {
+				t.Errorf("got %v from the ledger, want alice's and bob's", gs)
+			}
+		})
+	}
+}
+
+// TestFailedBatchLeavesNoTrace: what the kernel refused is not in the ledger.
+func TestFailedBatchLeavesNoTrace(t *testing.T) {
+	s := guarded(t, nil)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.foreign()
+	if err := s.Grant(t.Context(), []Grant{sshGrant("bob", "192.0.2.3", time.Minute)}, time.Now()); !errors.Is(err, ErrForeign) {
+		t.Fatalf("got %v, want ErrForeign", err)
+	}
+	if err := s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", time.Hour)}, time.Now()); err == nil {
+		t.Fatal("got no error")
+	}
+	if _, err := s.Revoke(t.Context(), Match{}, time.Now()); err != nil && !errors.Is(err, ErrForeign) {
+		t.Fatal(err)
+	}
+}
+
+// foreign replaces our table by one that somebody else made.
+func (s *site) foreign() {
+	s.Helper()
+	s.another(func(c *nft.Conn) {
+		table := c.AddTable(&nft.Table{Name: tableName, Family: nft.TableFamilyINet})
+		c.DelTable(table)
+		c.AddTable(table)
+		c.AddChain(&nft.Chain{Name: "precious", Table: table})
+	})
+}
+
+func (s *site) precious() bool {
+	found := false
+	s.another(func(c *nft.Conn) {
+		_, err := c.ListChain(&nft.Table{Name: tableName, Family: nft.TableFamilyINet}, "precious")
+		found = err == nil
+	})
+	return found
+}
+
+func TestForeignTableIsLeftAlone(t *testing.T) {
+	s := newSite(t, nil)
+	s.foreign()
+	s.open()
+	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
+	if !errors.Is(err, ErrForeign) {
+		t.Errorf("load: got %v, want ErrForeign", err)
+	}
+	if err := s.gw.Do(func() error { return Teardown(s.config.State) }); !errors.Is(err, ErrForeign) {
+		t.Errorf("teardown: got %v, want ErrForeign", err)
+	}
+	if !s.precious() {
+		t.Error("the foreign table was touched")
+	}
+}
+
+func TestKilledProcessLeavesItsGrants(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := guarded(t, nil)
+			s.grant("alice", f.alice, 1500*time.Millisecond)
+			end := s.Grants(time.Now())[0].Until
+			session := s.connect(f.alice, f.gateway, "22")
+			s.Firewall = nil // it is never closed, as after kill -9
+			s.open()
+			s.load(0)
+			gs := s.Grants(time.Now())
+			if len(gs) != 1 || gs[0].Client != "alice" || gs[0].Service != "ssh" || gs[0].Until.After(end) {
+				t.Fatalf("got %v, want alice's until %v", gs, end)
+			}
+			s.connect(f.alice, f.gateway, "22")
+			s.dark(f.stranger, f.gateway, "22")
+			lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+			s.echoes(session)
+		})
+	}
+}
+
+func TestRevokedStaysRevokedOverARestart(t *testing.T) {
+	s := guarded(t, nil)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.revoke(Match{Client: "alice"})
+	s.open()
+	s.load(0)
+	s.dark("192.0.2.2", "192.0.2.1", "22")
+}
+
+func TestRebootEmptiesTheLedger(t *testing.T) {
+	s := guarded(t, nil)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.config.bootID = "another boot"
+	s.open()
+	s.load(0)
+	if gs := s.Grants(time.Now()); len(gs) != 0 {
+		t.Errorf("got %v after a reboot, want none", gs)
+	}
+	s.dark("192.0.2.2", "192.0.2.1", "22")
+}
+
+// TestClockSetBackWhileDown: the boot clock ends the grant.
+func TestClockSetBackWhileDown(t *testing.T) {
+	s := guarded(t, nil)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.open()
+	back := time.Now().Add(-time.Hour)
+	s.must(s.gw.Do(func() error { return s.Load(t.Context(), 0, back) }))
+	gs := s.Grants(back)
+	if len(gs) != 1 || gs[0].Until.After(back.Add(time.Minute)) {
+		t.Errorf("got %v, want a minute at most from %v", gs, back)
+	}
+}
+
+func TestDamagedRecords(t *testing.T) {
+	s := guarded(t, nil)
+	for i := 2; i <= 6; i++ {
+		s.grant("alice", fmt.Sprintf("192.0.2.%d", i), time.Minute)
+	}
+	s.must(s.Firewall.Close())
+	path := filepath.Join(s.config.State, ledgerName)
+	b, err := os.ReadFile(path)
+	s.must(err)
+	records := b[headerSize:]
+	records[0]++                                                     // a later end
+	records[recordSize+31]++                                         // another source
+	copy(records[2*recordSize+64:], make([]byte, recordSize-64))     // torn in the middle
+	copy(records[3*recordSize:4*recordSize], records[4*recordSize:]) // a record may stand anywhere,
+	records[3*recordSize+98] = 200                                   // but not with 200 ranges
+	s.must(os.WriteFile(path, b, 0o600))
+	s.Firewall = nil
+	s.open()
+	s.load(0)
+	gs := s.Grants(time.Now())
+	if len(gs) != 1 || gs[0].Source != netip.MustParseAddr("192.0.2.6") {
+		t.Errorf("got %v, want 192.0.2.6 only", gs)
+	}
+	s.grant("alice", "192.0.2.2", time.Minute) // the slots are in use again
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+}
+
+func TestLedgerOfSomethingElse(t *testing.T) {
+	s := newSite(t, nil)
+	s.must(os.WriteFile(filepath.Join(s.config.State, ledgerName), []byte(strings.Repeat("x", 5000)), 0o600))
+	err := s.gw.Do(func() error { _, err := New(s.config, nil); return err })
+	if err == nil || !strings.Contains(err.Error(), "not a ledger") {
+		t.Errorf("got %v, want that it is not a ledger", err)
+	}
+}
+
+// TestNothingIsOpenedLater: once New has returned, nobody needs the directory any more.
+func TestNothingIsOpenedLater(t *testing.T) {
+	s := newSite(t, nil)
+	s.open()
+	s.must(os.RemoveAll(s.config.State))
+	s.load(0)
+	ended := s.watch()
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.flushRuleset()
+	lab.Eventually(t, soon, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.revoke(Match{})
+	select {
+	case err := <-ended:
+		t.Errorf("watch ended: %v", err)
+	default:
+	}
+	if _, err := os.Stat(s.config.State); !os.IsNotExist(err) {
+		t.Errorf("something was made in the state directory")
+	}
+}
+
+func TestManyRangesInOneGrant(t *testing.T) {
+	s := newSite(t, guard("tcp/6000-6100"))
+	g := sshGrant("alice", "192.0.2.2", time.Minute)
+	g.Ports = nil
+	for i := range 9 {
+		g.Ports = append(g.Ports, ports(fmt.Sprintf("tcp/%d-%d", 6000+10*i, 6001+10*i)))
+	}
+	s.serve(":6081")
+	s.open()
+	s.load(0)
+	s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+	s.open()
+	s.load(0)
+	s.connect("192.0.2.2", "192.0.2.1", "6081")
+	var got []spa.Ports
+	for _, g := range s.Grants(time.Now()) {
+		got = append(got, g.Ports...)
+	}
+	slices.SortFunc(got, comparePorts)
+	if !slices.Equal(got, g.Ports) {
+		t.Errorf("got %v, want %v", got, g.Ports)
+	}
+	s.revoke(Match{Client: "alice"})
+	s.dark("192.0.2.2", "192.0.2.1", "6081")
+}
+
+func TestGrantsThatCannotBe(t *testing.T) {
+	s := guarded(t, nil)
+	good := sshGrant("alice", "192.0.2.2", time.Minute)
+	for name, spoil := range map[string]func(*Grant){
+		"no source":      func(g *Grant) { g.Source = netip.Addr{} },
+		"over":           func(g *Grant) { g.Until = time.Now().Add(-time.Second) },
+		"no ports":       func(g *Grant) { g.Ports = nil },
+		"no port":        func(g *Grant) { g.Ports = []spa.Ports{{Proto: spa.TCP}} },
+		"long client":    func(g *Grant) { g.Client = strings.Repeat("a", 33) },
+		"long service":   func(g *Grant) { g.Service = strings.Repeat("a", 33) },
+		"other protocol": func(g *Grant) { g.Ports = []spa.Ports{{Proto: 1, Low: 1, High: 1}} },
+	} {
+		g := good
+		spoil(&g)
+		if err := s.Grant(t.Context(), []Grant{good, g}, time.Now()); err == nil {
+			t.Errorf("%s: got no error", name)
+		}
+	}
+	if gs := s.Grants(time.Now()); len(gs) != 0 {
+		t.Errorf("got %v, want none", gs)
+	}
+	s.dark("192.0.2.2", "192.0.2.1", "22")
+}
+
+func TestMissingCapability(t *testing.T) {
+	s := newSite(t, nil)
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends without its capabilities
+		done <- s.gw.Do(func() error {
+			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			var none [2]unix.CapUserData
+			if err := unix.Capset(&header, &none[0]); err != nil {
+				return err
+			}
+			_, err := New(s.config, nil)
+			return err
+		})
+	}()
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+		t.Errorf("got %v, want that CAP_NET_ADMIN is missing", err)
+	}
+}
+
+func TestProbe(t *testing.T) {
+	s := guarded(t, nil)
+	n := s.backend.(*nftables)
+	if len(n.lacks) != 0 {
+		t.Errorf("this kernel lacks %v", n.lacks)
+	}
+	// A look into the routing table for nothing.
+	ok, err := n.has(feature{hook: nft.ChainHookPrerouting, exprs: exprs{&expr.Fib{Register: first}}})
+	if ok || err != nil {
+		t.Errorf("got %v, %v for what no kernel takes, want false", ok, err)
+	}
+	s.another(func(c *nft.Conn) {
+		tables, err := c.ListTables()
+		if err != nil || len(tables) != 1 {
+			t.Errorf("got %d tables, %v, want ours only", len(tables), err)
+		}
+	})
+	s.grant("alice", "192.0.2.2", time.Minute) // the probe left no answers behind
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+}

@@ -1,0 +1,331 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	nft "github.com/google/nftables"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+func TestPutBack(t *testing.T) {
+	ours := newObjects(0)
+	for _, test := range []struct {
+		name string
+		do   func(*nft.Conn)
+	}{
+		{"rule set flushed", (*nft.Conn).FlushRuleset},
+		{"table deleted", func(c *nft.Conn) { c.DelTable(ours.table) }},
+		{"rules flushed", func(c *nft.Conn) { c.FlushChain(ours.guard) }},
+		{"chain deleted", func(c *nft.Conn) { c.FlushChain(ours.guard); c.DelChain(ours.guard) }},
+		{"rule put first", func(c *nft.Conn) {
+			c.InsertRule(&nft.Rule{Table: ours.table, Chain: ours.guard, Exprs: accept()})
+		}},
+		{"set flushed", func(c *nft.Conn) { c.FlushSet(ours.guarded) }},
+		{"element deleted", func(c *nft.Conn) {
+			c.SetDeleteElements(ours.guarded, portElements([]spa.Ports{ports("tcp/22")}, 0))
+		}},
+		{"grants flushed", func(c *nft.Conn) { c.FlushSet(ours.grants4); c.FlushSet(ours.grants6) }},
+		{"stranger granted", func(c *nft.Conn) {
+			c.SetAddElements(ours.grants4, []nft.SetElement{{Key: portKey([]byte{192, 0, 2, 3}, spa.TCP, 22)}})
+		}},
+		{"replaced by another tool's copy", func(c *nft.Conn) {
+			c.DelTable(ours.table)
+			c.AddTable(ours.table)
+			c.AddChain(ours.marker)
+			c.AddSet(&nft.Set{Table: ours.table, Name: "grants4", KeyType: nft.TypeIPAddr}, nil)
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := guarded(t, nil)
+			s.watch()
+			s.grant("alice", "192.0.2.2", time.Minute)
+			s.grant("alice", "2001:db8::2", time.Minute)
+			session := s.connect("192.0.2.2", "192.0.2.1", "22")
+			s.another(test.do)
+			for _, f := range bothFamilies {
+				lab.Eventually(t, time.Second, "darkness", func() bool { return !s.isOpen(f.stranger, f.gateway, "22") })
+				lab.Eventually(t, time.Second, "the grant", func() bool { return s.isOpen(f.alice, f.gateway, "22") })
+				s.dark(f.stranger, f.gateway, "22")
+			}
+			s.echoes(session)
+		})
+	}
+}
+
+// TestGrantWhileTheGuardIsGone: a knock that comes before Watch has put the guard back.
+func TestGrantWhileTheGuardIsGone(t *testing.T) {
+	s := guarded(t, nil)
+	s.grant("bob", "192.0.2.4", time.Minute)
+	s.flushRuleset()
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.connect("192.0.2.4", "192.0.2.1", "22")
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
+
+// counting counts the lines of a log that say something.
+type counting struct {
+	slog.Handler
+	word string
+	n    *atomic.Int32
+}
+
+func (c counting) Enabled(context.Context, slog.Level) bool { return true }
+func (c counting) Handle(_ context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, c.word) {
+		c.n.Add(1)
+	}
+	return nil
+}
+
+func (s *site) counts(word string) *atomic.Int32 {
+	n := new(atomic.Int32)
+	s.log = slog.New(counting{slog.DiscardHandler, word, n})
+	return n
+}
+
+// TestOwnChangesWakeNobody: no loop of put-backs, no work for each grant.
+func TestOwnChangesWakeNobody(t *testing.T) {
+	s := guarded(t, nil)
+	n := s.counts("put back")
+	s.watch()
+	for range 50 {
+		s.grant("alice", "192.0.2.2", time.Minute)
+		s.revoke(Match{})
+	}
+	s.load(0)
+	s.another(func(c *nft.Conn) { chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0) }) // not our table
+	s.flushRuleset()
+	lab.Eventually(t, soon, "the put-back", func() bool { return n.Load() > 0 })
+	lab.Eventually(t, soon, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	s.load(0)
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+	if got := n.Load(); got != 1 {
+		t.Errorf("the guard was put back %d times, want once", got)
+	}
+}
+
+// TestLostEvents: when events come faster than they are read, the guard is put back all
+// the same.
+func TestLostEvents(t *testing.T) {
+	s := guarded(t, nil)
+	s.must(s.backend.(*nftables).events.SetReadBuffer(1))
+	for range 100 {
+		s.another(func(c *nft.Conn) { chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0, accept()...) })
+	}
+	s.flushRuleset()
+	s.watch()
+	lab.Eventually(t, time.Second, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+}
+
+func TestForeignTableWhileWatching(t *testing.T) {
+	s := guarded(t, nil)
+	n := s.counts("could not be put back")
+	s.watch()
+	s.foreign()
+	lab.Eventually(t, soon, "the complaint", func() bool { return n.Load() == 1 })
+	if !s.precious() {
+		t.Error("the foreign table was touched")
+	}
+	s.flushRuleset()
+	lab.Eventually(t, time.Second, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+}
+
+func TestWatchEndsWithItsContext(t *testing.T) {
+	s := guarded(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- s.Watch(ctx) }()
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+}
+
+func TestReloadIsNeverOpen(t *testing.T) {
+	s := guarded(t, nil)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	var through, tries atomic.Int32
+	ctx, cancel := context.WithCancel(t.Context())
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		attempts := make(chan struct{}, 100)
+		for ctx.Err() == nil {
+			<-tick.C
+			select {
+			case attempts <- struct{}{}:
+			default:
+				continue
+			}
+			tries.Add(1)
+			go func() {
+				if s.isOpen("192.0.2.3", "192.0.2.1", "22") {
+					through.Add(1)
+				}
+				<-attempts
+			}()
+		}
+		for range cap(attempts) {
+			attempts <- struct{}{}
+		}
+	}()
+	for range 300 {
+		s.load(0)
+		c, err := s.dial("192.0.2.2", "192.0.2.1", "22", soon)
+		if err != nil {
+			t.Fatalf("alice is shut out during a reload: %v", err)
+		}
+		c.Close()
+	}
+	cancel()
+	<-done
+	if n := through.Load(); n != 0 {
+		t.Errorf("%d of %d attempts came through while the guard was reloaded", n, tries.Load())
+	}
+}
+
+func TestTeardown(t *testing.T) {
+	for _, daemon := range []string{"alive", "dead"} {
+		t.Run("daemon "+daemon, func(t *testing.T) {
+			s := guarded(t, nil)
+			var ended <-chan error
+			if daemon == "alive" {
+				ended = s.watch()
+			} else {
+				s.must(s.Firewall.Close())
+				s.Firewall = nil
+			}
+			s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
+			if daemon == "alive" {
+				if err := <-ended; !errors.Is(err, ErrTornDown) {
+					t.Errorf("got %v, want ErrTornDown", err)
+				}
+				if err := s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", time.Minute)}, time.Now()); err == nil {
+					t.Error("a grant was given without a guard")
+				}
+			}
+			session := s.connect("192.0.2.3", "192.0.2.1", "22")
+			s.open()
+			s.load(0)
+			s.echoes(session) // the next load is a first load
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+			s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
+			s.must(s.gw.Do(func() error { return Teardown(s.config.State) })) // again: no error
+		})
+	}
+}
+
+// confirming makes a site whose guard lapses unless it is confirmed.
+func confirming(t *testing.T, within time.Duration) *site {
+	s := newSite(t, nil)
+	s.open()
+	s.load(within)
+	return s
+}
+
+func TestUnconfirmedGuardLapses(t *testing.T) {
+	s := confirming(t, time.Second)
+	ended := s.watch()
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+	s.grant("alice", "192.0.2.2", time.Minute) // a knock alone confirms nothing
+	if err := <-ended; !errors.Is(err, ErrUnconfirmed) {
+		t.Fatalf("got %v, want ErrUnconfirmed", err)
+	}
+	session := s.connect("192.0.2.3", "192.0.2.1", "22")
+	s.open()
+	s.load(0)
+	s.echoes(session) // the next load is a first load
+}
+
+func TestKilledUnconfirmedGuardLapses(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := confirming(t, time.Second)
+			s.dark(f.stranger, f.gateway, "22")
+			s.must(s.Firewall.Close())
+			s.Firewall = nil
+			lab.Eventually(t, soon, "the open port", func() bool { return s.isOpen(f.stranger, f.gateway, "22") })
+			session := s.connect(f.stranger, f.gateway, "22")
+			s.open()
+			s.load(0)
+			s.echoes(session)
+		})
+	}
+}
+
+func TestConfirmedGuardStays(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			const within = time.Second
+			s := confirming(t, within)
+			n := s.counts("is confirmed")
+			ended := s.watch()
+			s.grant("alice", f.alice, time.Minute)
+			s.connect(f.alice, f.gateway, "22")
+			lab.Eventually(t, soon, "the confirmation", func() bool { return n.Load() == 1 })
+			over := time.NewTimer(within)
+			select {
+			case err := <-ended:
+				t.Fatalf("watch ended: %v", err)
+			case <-over.C:
+			}
+			s.dark(f.stranger, f.gateway, "22")
+			s.flushRuleset() // what is put back is permanent too
+			session := s.connectSometime(f)
+			s.load(0)
+			s.dead(session) // not a first load
+		})
+	}
+}
+
+// connectSometime is a stranger's session that was made in a gap.
+func (s *site) connectSometime(f sides) net.Conn {
+	s.Helper()
+	for range 1000 {
+		if c, err := s.dial(f.stranger, f.gateway, "22", 5*time.Millisecond); err == nil {
+			s.Cleanup(func() { c.Close() })
+			return c
+		}
+		s.flushRuleset()
+	}
+	s.Fatal("no connection in any gap")
+	return nil
+}
+
+// TestFlushDoesNotConfirm: a guard that was put back still has to be confirmed.
+func TestFlushDoesNotConfirm(t *testing.T) {
+	s := confirming(t, time.Second)
+	ended := s.watch()
+	s.flushRuleset()
+	lab.Eventually(t, soon, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	if err := <-ended; !errors.Is(err, ErrUnconfirmed) {
+		t.Fatalf("got %v, want ErrUnconfirmed", err)
+	}
+}
+
+// TestOldSessionDoesNotConfirm: that a session which was there goes on proves nothing, even
+// where its source has a grant.
+func TestOldSessionDoesNotConfirm(t *testing.T) {
+	s := newSite(t, nil)
+	session := s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.open()
+	s.load(time.Second)
+	ended := s.watch()
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.echoes(session)
+	if err := <-ended; !errors.Is(err, ErrUnconfirmed) {
+		t.Fatalf("got %v, want ErrUnconfirmed", err)
+	}
+}
