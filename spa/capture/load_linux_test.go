@@ -88,16 +88,18 @@ func TestDropsSinceTheLastLookAreInTheLastStats(t *testing.T) {
 	s := listen(t, gateway, knocks)
 	room := ringSize / s.rings[0].size
 	blast(t, dialUDP(t, client, client4, gateway4), payload(200), 2*room)
-	lab.Eventually(t, patience, "a full ring", func() bool {
-		last := (s.rings[0].next + len(s.rings[0].memory) - s.rings[0].size)
-		probe := ring{memory: s.rings[0].memory, size: s.rings[0].size, next: last}
-		_, full := probe.peek()
-		return full
-	})
+	lab.Eventually(t, patience, "a full ring", func() bool { return isFull(s.rings[0]) })
 	must(t, s.Close())
 	if s.Stats().KernelDrops == 0 {
 		t.Error("no drops are told")
 	}
+}
+
+// isFull tells of a ring that was never read.
+func isFull(r *ring) bool {
+	last := ring{memory: r.memory, size: r.size, next: len(r.memory) - r.size}
+	_, full := last.peek()
+	return full
 }
 
 func TestFloodInOneFamilyDoesNotStarveTheOther(t *testing.T) {
@@ -113,6 +115,32 @@ func TestFloodInOneFamilyDoesNotStarveTheOther(t *testing.T) {
 		}
 	}
 	t.Error("IPv6 waits for IPv4's queue to be empty")
+}
+
+// A closed sniffer's sockets have numbers that others may get.
+func TestStatsAfterCloseAreItsOwn(t *testing.T) {
+	client, gateway := lab.Pair(t)
+	closed := listen(t, gateway, knocks)
+	must(t, closed.Close())
+	s := listen(t, gateway, knocks)
+	blast(t, dialUDP(t, client, client4, gateway4), payload(200), 2*ringSize/s.rings[0].size)
+	lab.Eventually(t, patience, "a full ring", func() bool { return isFull(s.rings[0]) })
+	if n := closed.Stats().KernelDrops; n != 0 {
+		t.Errorf("a closed sniffer tells of %d drops", n)
+	}
+}
+
+// A packet that is read before the news that make it ours.
+func TestPacketOvertakesNews(t *testing.T) {
+	client, gateway := lab.Pair(t)
+	s := listen(t, gateway, knocks)
+	must(t, gateway.AddAddr("vs", "198.51.100.7/32"))
+	in := inject(t, client, "vc", gateway, "vs")
+	in.send(t, in.frame(knock(client4, addrPort("198.51.100.7", 62201))))
+	lab.Eventually(t, patience, "the packet", func() bool { _, ok := s.rings[0].peek(); return ok })
+	if _, v, _ := s.next(); v != passed {
+		t.Errorf("verdict %d, want %d", v, passed)
+	}
 }
 
 // The host's changes are seen also while packets never cease.

@@ -57,11 +57,8 @@ func openRaw(family int) (int, error) {
 // Send sends payload to where p came from, from where p went to. It does not wait: where
 // there is no room the datagram is lost and the error says so.
 func (r *Responder) Send(p Packet, payload []byte) error {
-	if len(payload) > maxPayload {
-		return fmt.Errorf("capture: an answer of %d bytes is too long", len(payload))
-	}
 	from, to := p.To, p.From
-	if !from.IsValid() || from.Addr().Is4() != to.Addr().Is4() || to.Port() == 0 {
+	if !from.IsValid() || !to.IsValid() || from.Addr().Is4() != to.Addr().Is4() || to.Port() == 0 {
 		return fmt.Errorf("capture: nothing can be sent from %v to %v", from, to)
 	}
 	r.mu.RLock()

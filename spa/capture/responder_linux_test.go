@@ -61,12 +61,13 @@ func answerFor(t *testing.T, conn *net.UDPConn, s reading, r *Responder, size in
 
 func TestAnswerToLinkLocal(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, lab.Link(client, "xc", gateway, "xs")) // or the interface could only be one
+	must(t, lab.Link(client, "xc", gateway, "xs"))              // or the interface could only be one
+	must(t, client.Sysctl("net.ipv4.conf.all.arp_ignore", "1")) // an address is reached where it is
 	must(t, client.AddAddr("xc", "fe80::c/64"))
 	must(t, gateway.AddAddr("xs", "fe80::5/64"))
 	must(t, client.AddAddr("xc", "169.254.7.2/16"))
+	must(t, gateway.AddAddr("vs", "169.254.7.3/16")) // first, so that its route is preferred
 	must(t, gateway.AddAddr("xs", "169.254.7.1/16"))
-	must(t, gateway.AddAddr("vs", "169.254.7.3/16"))
 	s, r := read(t, listen(t, gateway, knocks)), respond(t, gateway)
 	answerFor(t, dialUDP(t, client, addrPort("fe80::c%xc", 40000), addrPort("fe80::5%xc", 62201)), s, r, 200)
 	answerFor(t, dialUDP(t, client, addrPort("169.254.7.2", 40000), addrPort("169.254.7.1", 62201)), s, r, 200)
@@ -125,6 +126,8 @@ func TestAnswerRefused(t *testing.T) {
 	r := respond(t, gateway)
 	for name, p := range map[string]Packet{
 		"nothing":             {},
+		"from nowhere":        {From: client6},
+		"to nowhere":          {From: netip.AddrPortFrom(netip.Addr{}, 40000), To: gateway6},
 		"two families":        {From: client4, To: gateway6},
 		"two families, again": {From: client6, To: gateway4},
 		"no port":             {From: addrPort("192.0.2.2", 0), To: gateway4},
