@@ -45,6 +45,7 @@ type testGateway struct {
 	profile *keys.Profile
 	client  *keys.Client
 	conn    *net.UDPConn
+	knocked chan struct{} // closed by the first packet
 
 	mu     sync.Mutex
 	knocks []spa.Knock
@@ -55,7 +56,7 @@ type testGateway struct {
 // token to the file token. The options are those of set.
 func gatewayCommand(ts *testscript.TestScript, neg bool, args []string) {
 	key, id := keys.NewKey(), keys.NewID()
-	g := &testGateway{status: spa.Granted, most: time.Hour, ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+	g := &testGateway{status: spa.Granted, knocked: make(chan struct{}), most: time.Hour, ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
 		client: &keys.Client{Name: "alice", ID: id, Key: key},
 		profile: &keys.Profile{Name: "gw", Address: "127.0.0.1", ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
 			Client: "alice", ID: id, Key: key, Services: map[string][]string{"ssh": {"tcp/22"}, "web": {"tcp/80", "tcp/443"}}, Receipts: true}}
@@ -171,7 +172,9 @@ func (g *testGateway) serve() {
 			continue
 		}
 		g.mu.Lock()
-		g.knocks = append(g.knocks, k)
+		if g.knocks = append(g.knocks, k); len(g.knocks) == 1 {
+			close(g.knocked)
+		}
 		silent := g.drop < 0 || len(g.knocks) <= g.drop
 		g.mu.Unlock()
 		g.listenSoon()

@@ -98,10 +98,10 @@ func interruptCommand(ts *testscript.TestScript, neg bool, args []string) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	ts.Check(cmd.Start())
-	for deadline := time.Now().Add(20 * time.Second); len(gatewayOf(ts).seen()) == 0; time.Sleep(0) {
-		if time.Now().After(deadline) {
-			ts.Fatalf("the gateway got no packet")
-		}
+	select {
+	case <-gatewayOf(ts).knocked:
+	case <-time.After(20 * time.Second):
+		ts.Fatalf("the gateway got no packet")
 	}
 	start := time.Now()
 	ts.Check(cmd.Process.Signal(signalNamed(args[0])))
