@@ -1,7 +1,6 @@
 package keys
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -201,26 +200,16 @@ func WriteClient(dir string, c *Client, create bool) error {
 	return place(path, text, how, forService)
 }
 
-// readsBack proves that a client file says what the client is before it is written: what
-// ReadClient would refuse, or understand differently, must not come on disk.
+// readsBack proves that a client can be read back before it is written: what ReadClient
+// would refuse must not come on disk.
 func readsBack(path string, text []byte) error {
-	name, err := fileName(path)
-	if err != nil {
-		return err
-	}
 	var raw rawClient
 	d, err := decode(path, text, &raw, schema{})
 	if err != nil {
 		return err
 	}
-	back, err := raw.client(d, name)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(back.text(), text) {
-		return errors.New("keys: the client would not be read back as it is")
-	}
-	return nil
+	_, err = raw.client(d, "")
+	return err
 }
 
 // text is the client file. All that is in it is checked to need no escapes in TOML.

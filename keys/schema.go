@@ -26,7 +26,6 @@ func (d *Document) walk(visit visitor) error {
 		e := p.Expression()
 		switch e.Kind {
 		case unstable.Table, unstable.ArrayTable:
-			table, skip = nil, false
 			table, skip = visitKey(nil, e, e, visit)
 		case unstable.KeyValue:
 			if !skip {
@@ -64,9 +63,6 @@ func visitValue(path []string, e *unstable.Node, visit visitor) {
 
 // visitInside tells the keys of inline tables, also of those in lists.
 func visitInside(path []string, value *unstable.Node, visit visitor) {
-	if value.Kind != unstable.InlineTable && value.Kind != unstable.Array {
-		return
-	}
 	n := 0
 	for it := value.Children(); it.Next(); n++ {
 		if value.Kind == unstable.InlineTable {
@@ -147,9 +143,9 @@ func (c *checker) add(path []string, node *unstable.Node, text, suggestion strin
 }
 
 func (c *checker) visit(path []string, key, value *unstable.Node) bool {
-	parent := c.schema.resolve(c.root, path[:len(path)-1])
-	if parent == nil || parent.Kind() == reflect.Interface {
-		return true
+	parent := c.root
+	for _, part := range path[:len(path)-1] {
+		parent = c.schema.child(parent, part) // known: below an unknown key nothing is visited
 	}
 	field := c.schema.child(parent, path[len(path)-1])
 	if field == nil {
@@ -167,16 +163,7 @@ func (c *checker) visit(path []string, key, value *unstable.Node) bool {
 	return true
 }
 
-// resolve follows a path from a struct's type; nil where the path leaves it.
-func (s schema) resolve(t reflect.Type, path []string) reflect.Type {
-	for _, part := range path {
-		if t = s.child(t, part); t == nil {
-			return nil
-		}
-	}
-	return t
-}
-
+// child is the type of a key's value in a table of type t; nil if t has no such key.
 func (s schema) child(t reflect.Type, key string) reflect.Type {
 	switch t.Kind() {
 	case reflect.Map, reflect.Slice:
