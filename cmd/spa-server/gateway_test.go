@@ -26,6 +26,7 @@ import (
 var bin string
 
 func TestMain(m *testing.M) {
+	becomeProgram()
 	dir, err := os.MkdirTemp("", "spa-test")
 	if err != nil {
 		panic(err)
@@ -47,6 +48,7 @@ type gateway struct {
 	t            *testing.T
 	client, host *lab.Host
 	dir, home    string
+	accounts     string // see withSystemUser
 	server       *process
 }
 
@@ -89,7 +91,11 @@ func (g *gateway) profile() *keys.Profile {
 }
 
 func (g *gateway) command(program string, args ...string) *exec.Cmd {
-	return exec.Command(filepath.Join(bin, program), args...)
+	cmd := exec.Command(filepath.Join(bin, program), args...)
+	if g.accounts != "" {
+		return seeing(g.accounts, cmd)
+	}
+	return cmd
 }
 
 // must runs a program outside any host and returns its output.

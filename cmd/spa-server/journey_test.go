@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
-
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -201,17 +199,7 @@ func TestFlush(t *testing.T) {
 	g.serve(":22")
 	g.start()
 	g.mustOpen("--for", "10m", "--source", "192.0.2.2")
-	err := g.host.Do(func() error {
-		conn, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		conn.FlushRuleset()
-		return conn.Flush()
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g.flushRuleset()
 	lab.Eventually(t, time.Second, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after the flush")
 }

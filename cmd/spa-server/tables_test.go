@@ -14,3 +14,19 @@ func foreignTable() error {
 	}
 	return conn.Flush()
 }
+
+// flushRuleset empties the gateway's rule set, as another tool's reload does.
+func (g *gateway) flushRuleset() {
+	g.t.Helper()
+	err := g.host.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		conn.FlushRuleset()
+		return conn.Flush()
+	})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+}

@@ -55,9 +55,11 @@ func Init(c config.Config, now time.Time) error {
 	return firewall.MarkFirst(c.Dir)
 }
 
-// makeDir makes a directory that the system user may read, if it is not there.
+// makeDir makes a directory that the system user may read and root alone may write, or makes
+// one of an empty directory that is there. One that holds something is left as it is.
 func makeDir(path string) error {
-	if _, err := os.Stat(path); err == nil {
+	entries, err := os.ReadDir(path)
+	if err == nil && len(entries) > 0 {
 		return nil
 	}
 	if err := os.MkdirAll(path, 0o750); err != nil {
@@ -71,7 +73,7 @@ func makeDir(path string) error {
 	if err != nil {
 		return fmt.Errorf("server: group of user %s: %w", SystemUser, err)
 	}
-	if err := os.Chown(path, -1, gid); err != nil {
+	if err := errors.Join(os.Chown(path, 0, gid), os.Chmod(path, 0o750)); err != nil {
 		return fmt.Errorf("server: giving %s to group %s: %w", path, SystemUser, err)
 	}
 	return nil

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// accountsEnv names a directory with the passwd and group files that a program is to see. With it
+// set, the test binary puts them in place, in a mount namespace of its own, and becomes the program.
+const accountsEnv = "SPA_TEST_ACCOUNTS"
+
+const spaID = 64123 // the user and group spa of these tests
+
+// becomeProgram does not return where the test binary is to become another program.
+func becomeProgram() {
+	dir := os.Getenv(accountsEnv)
+	if dir == "" {
+		return
+	}
+	os.Unsetenv(accountsEnv)
+	steps := []error{
+		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+		unix.Mount(filepath.Join(dir, "passwd"), "/etc/passwd", "", unix.MS_BIND, ""),
+		unix.Mount(filepath.Join(dir, "group"), "/etc/group", "", unix.MS_BIND, ""),
+		unix.Exec(os.Args[1], os.Args[1:], os.Environ()),
+	}
+	fmt.Fprintln(os.Stderr, "becoming", os.Args[1:], steps)
+	os.Exit(125)
+}
+
+// withSystemUser makes every program of the gateway see a system user spa.
+func (g *gateway) withSystemUser() {
+	g.t.Helper()
+	g.accounts = g.t.TempDir()
+	for file, line := range map[string]string{
+		"passwd": fmt.Sprintf("root:x:0:0:root:/root:/bin/sh\nspa:x:%d:%d::/:/usr/sbin/nologin\n", spaID, spaID),
+		"group":  fmt.Sprintf("root:x:0:\nspa:x:%d:\n", spaID),
+	} {
+		if err := os.WriteFile(filepath.Join(g.accounts, file), []byte(line), 0o644); err != nil {
+			g.t.Fatal(err)
+		}
+	}
+}
+
+// seeing returns the command as run where there is a system user.
+func seeing(accounts string, cmd *exec.Cmd) *exec.Cmd {
+	cmd.Args = append([]string{os.Args[0]}, append([]string{cmd.Path}, cmd.Args[1:]...)...)
+	cmd.Path = os.Args[0]
+	cmd.Env = append(os.Environ(), accountsEnv+"="+accounts)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	return cmd
+}
+
+// TestPrivileges: the daemon is the system user, has one capability, and everything works under it.
+func TestPrivileges(t *testing.T) {
+	lab.NeedRoot(t)
+	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "etc"), home: filepath.Join(t.TempDir(), "home")}
+	g.client, g.host = lab.Pair(t)
+	g.withSystemUser()
+	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22", "--service", "web=tcp/80")
+	g.enrol("alice", "ssh")
+	for _, file := range []string{"server.toml", "gate.key", "clients", "clients/alice.toml"} {
+		info, err := os.Stat(filepath.Join(g.dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		owner := info.Sys().(*syscall.Stat_t)
+		if owner.Uid != 0 || owner.Gid != spaID || info.Mode().Perm()&0o027 != 0 {
+			t.Errorf("%s: %v %d:%d, want root:spa, not writable by it, nothing for others", file, info.Mode(), owner.Uid, owner.Gid)
+		}
+	}
+	g.serve(":22")
+	g.start()
+	wantStatus(t, g.server.cmd.Process.Pid, map[string]string{
+		"Uid":        fmt.Sprintf("%d\t%[1]d\t%[1]d\t%[1]d", spaID),
+		"Gid":        fmt.Sprintf("%d\t%[1]d\t%[1]d\t%[1]d", spaID),
+		"Groups":     "",
+		"CapEff":     fmt.Sprintf("%016x", 1<<unix.CAP_NET_ADMIN),
+		"CapPrm":     fmt.Sprintf("%016x", 1<<unix.CAP_NET_ADMIN),
+		"CapBnd":     fmt.Sprintf("%016x", 0),
+		"NoNewPrivs": "1",
+	})
+	g.mustOpen("--source", "192.0.2.2", "--for", "10m")
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "without privileges")
+
+	dave := sender(g.enrol("dave", "ssh"))
+	lab.Eventually(t, 5*time.Second, "the new client to be known", func() bool { return strings.Contains(g.server.log(), "client=dave") })
+	g.wantReceipt("192.0.2.4", g.seal(request(), dave), dave, spa.Granted)
+	g.must("spa-keygen", "revoke", "dave", "--config", g.dir)
+	lab.Eventually(t, 5*time.Second, "what dave had open to be shut", func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
+	g.flushRuleset()
+	lab.Eventually(t, time.Second, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after a flush, without privileges")
+	if code := g.server.stop(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit %d, want 0\n%s", code, g.server.log())
+	}
+}
+
+// wantStatus compares fields of proc_pid_status(5), of every thread.
+func wantStatus(t *testing.T, pid int, want map[string]string) {
+	t.Helper()
+	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no threads of %d: %v", pid, err)
+	}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(data)) {
+			name, value, _ := strings.Cut(line, ":")
+			if want, ok := want[name]; ok && strings.TrimSpace(value) != want {
+				t.Errorf("%s: %s is %q, want %q", path, name, strings.TrimSpace(value), want)
+			}
+		}
+	}
+}

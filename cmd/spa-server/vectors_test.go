@@ -1,0 +1,98 @@
+package main
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/spa/lab"
+)
+
+// TestMalformed sends the specification's packets with a right MAC and malformed content to a
+// server that has their keys: authentic, and still not spent, not answered, not recorded.
+func TestMalformed(t *testing.T) {
+	paths, err := filepath.Glob("../../spa/testdata/vectors/malformed-*.txt")
+	if err != nil || len(paths) < 10 {
+		t.Fatalf("%d vectors: %v", len(paths), err)
+	}
+	first := vector(t, paths[0])
+	g := newGateway(t)
+	g.rewrite("gate.key", `key = ".*"`, `key = "`+base64Of(t, first["gate key"])+`"`)
+	g.rewrite("server.toml", `server_id = ".*"`, `server_id = "`+first["server id"]+`"`)
+	g.rewrite("clients/alice.toml", `(?m)^id = ".*"`, `id = "`+first["client id"]+`"`)
+	g.rewrite("clients/alice.toml", `(?m)^key = ".*"`, `key = "`+base64Of(t, first["client key"])+`"`)
+	bob := sender(g.enrol("bob", "web"))
+	g.serve(":22")
+	g.start()
+	for _, path := range paths {
+		v := vector(t, path)
+		if v["client key"] != first["client key"] || v["server id"] != first["server id"] || v["gate key"] != first["gate key"] {
+			t.Fatalf("%s has keys of its own", path)
+		}
+		conn := g.send("192.0.2.2", hexOf(t, v["packet"]))
+		g.settle(bob)
+		conn.SetReadDeadline(time.Now().Add(time.Millisecond))
+		var buf [2048]byte
+		if n, err := conn.Read(buf[:]); err == nil {
+			t.Errorf("%s: answered with %d bytes", filepath.Base(path), n)
+		}
+	}
+	g.wantDark("192.0.2.2", "192.0.2.1:22", "afterwards")
+	g.wantAudited("alice")
+	lab.Eventually(t, 5*time.Second, "the summary to name alice", func() bool {
+		return strings.Contains(g.server.log(), "client=alice") && strings.Contains(g.server.log(), "malformed request")
+	})
+}
+
+// vector reads the first value of each name in a test vector.
+func vector(t *testing.T, path string) map[string]string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := make(map[string]string)
+	for line := range strings.Lines(string(data)) {
+		name, value, ok := strings.Cut(strings.TrimSpace(line), ":")
+		if _, known := values[name]; ok && !known {
+			values[name] = strings.TrimSpace(value)
+		}
+	}
+	return values
+}
+
+// rewrite replaces what matches in one of the gateway's files.
+func (g *gateway) rewrite(file, pattern, text string) {
+	g.t.Helper()
+	path := filepath.Join(g.dir, file)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	re := regexp.MustCompile(pattern)
+	if !re.Match(data) {
+		g.t.Fatalf("%s has nothing like %s:\n%s", file, pattern, data)
+	}
+	if err := os.WriteFile(path, re.ReplaceAll(data, []byte(text)), 0o600); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+func hexOf(t *testing.T, text string) []byte {
+	t.Helper()
+	data, err := hex.DecodeString(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func base64Of(t *testing.T, text string) string {
+	t.Helper()
+	return base64.StdEncoding.EncodeToString(hexOf(t, text))
+}
