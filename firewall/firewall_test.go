@@ -1,0 +1,150 @@
+package firewall
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+)
+
+func dry(t *testing.T, slots int) *Firewall {
+	t.Helper()
+	f, err := New(Config{Backend: BackendDryRun, slots: slots}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func TestDryRun(t *testing.T) {
+	f, now := dry(t, 10), time.Unix(1000000000, 0)
+	g := Grant{
+		Client: "alice", Service: "ssh", Source: netip.MustParseAddr("::ffff:192.0.2.2"),
+		Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}, Until: now.Add(time.Minute),
+	}
+	if err := f.Grant(t.Context(), []Grant{g}, now); err == nil {
+		t.Error("granted without a guard")
+	}
+	if err := f.Load(t.Context(), 0, now); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Grant(t.Context(), []Grant{g, g}, now); err != nil {
+		t.Fatal(err)
+	}
+	if gs := f.Grants(now); len(gs) != 1 || gs[0].Source != netip.MustParseAddr("192.0.2.2") {
+		t.Errorf("got %v, want alice's, unmapped", gs)
+	}
+	if n := f.Held("alice", now.Add(59*time.Second)); n != 1 {
+		t.Errorf("got %d held before the end, want 1", n)
+	}
+	if n := f.Held("alice", g.Until); n != 0 {
+		t.Errorf("got %d held at the end, want 0", n)
+	}
+	if len(f.held.byKey)+len(f.held.byClient)+len(f.held.elements)+len(f.held.due) != 0 || len(f.ledger.free) != 10 {
+		t.Errorf("something is left of a grant that has ended: %+v", f.held)
+	}
+}
+
+func TestConfigChecks(t *testing.T) {
+	for name, c := range map[string]Config{
+		"two mark bits": {Mark: 3},
+		"closed":        {Closed: 7},
+		"no interface":  {Trusted: []string{""}},
+		"long name":     {Trusted: []string{strings.Repeat("x", 16)}},
+		"no ports":      {Guarded: []spa.Ports{{}}},
+		"wrong range":   {Guarded: []spa.Ports{{Proto: spa.TCP, Low: 2, High: 1}}},
+		"backend":       {Backend: "iptables"},
+	} {
+		if c.Backend == "" {
+			c.Backend = BackendDryRun
+		}
+		if f, err := New(c, nil); err == nil || f != nil {
+			t.Errorf("%s: got %v, want an error", name, err)
+		}
+	}
+}
+
+// TestOverlappingRanges: an element that a grant names twice is held once.
+func TestOverlappingRanges(t *testing.T) {
+	f, now := dry(t, 10), time.Now()
+	if err := f.Load(t.Context(), 0, now); err != nil {
+		t.Fatal(err)
+	}
+	for _, client := range []string{"alice", "bob", "carol"} {
+		g := Grant{
+			Client: client, Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(time.Minute),
+			Ports: []spa.Ports{{Proto: spa.TCP, Low: 20, High: 22}, {Proto: spa.TCP, Low: 22, High: 24}},
+		}
+		if err := f.Grant(t.Context(), []Grant{g}, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, client := range []string{"bob", "alice", "carol"} {
+		if _, err := f.Revoke(t.Context(), Match{Client: client}, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(f.held.elements); n != 0 {
+		t.Errorf("%d elements are left that nobody holds", n)
+	}
+}
+
+// TestManyHoldersOfOneElement: holders that come and go leave no trace in the lists.
+func TestManyHoldersOfOneElement(t *testing.T) {
+	f, now := dry(t, 1000), time.Now()
+	if err := f.Load(t.Context(), 0, now); err != nil {
+		t.Fatal(err)
+	}
+	ssh := []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}
+	at := netip.MustParseAddr("192.0.2.2")
+	for i := range 1000 {
+		g := Grant{Client: string(rune('a' + i%26)), Service: string(rune('A' + i/26)), Source: at, Ports: ssh, Until: now.Add(time.Duration(1+i) * time.Second)}
+		if err := f.Grant(t.Context(), []Grant{g}, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.Grants(now.Add(990 * time.Second))
+	tenants := f.held.elements[element{at, spa.TCP, 22}]
+	if live := len(tenants.holders) - tenants.ended; live != 10 || len(tenants.holders) > 20 {
+		t.Errorf("%d of %d in the list live, want 10 of at most 20", live, len(tenants.holders))
+	}
+}
+
+// failing is a backend whose batches fail.
+type failing struct{ *dryRun }
+
+var errFailing = errors.New("it fails")
+
+func (failing) set([]lease) error { return errFailing }
+
+func TestFailedBatchKeepsWhatWas(t *testing.T) {
+	f, now := dry(t, 10), time.Now()
+	if err := f.Load(t.Context(), 0, now); err != nil {
+		t.Fatal(err)
+	}
+	g := Grant{
+		Client: "alice", Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(time.Minute),
+		Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+	}
+	if err := f.Grant(t.Context(), []Grant{g}, now); err != nil {
+		t.Fatal(err)
+	}
+	f.backend = failing{newDryRun(f.log)}
+	longer, other := g, g
+	longer.Until, other.Client = now.Add(time.Hour), "bob"
+	if err := f.Grant(t.Context(), []Grant{longer, other}, now); !errors.Is(err, errFailing) {
+		t.Fatalf("got %v, want %v", err, errFailing)
+	}
+	if _, err := f.Revoke(t.Context(), Match{}, now); !errors.Is(err, errFailing) {
+		t.Fatalf("got %v, want %v", err, errFailing)
+	}
+	gs := f.Grants(now)
+	if len(gs) != 1 || gs[0].Client != "alice" || !gs[0].Until.Equal(g.Until) || len(f.ledger.free) != 9 {
+		t.Errorf("got %v and %d free slots, want alice's as it was and 9", gs, len(f.ledger.free))
+	}
+}
