@@ -90,7 +90,7 @@ func BenchmarkMemory(b *testing.B) {
 		for n := range 100_000 {
 			var name [16]byte
 			binary.LittleEndian.PutUint64(name[:], keyNumber(n+1))
-			i, err := j.memory.keys.add(j.store, name)
+			i, err := j.memory.name(j.store, &j.memory.keys, name)
 			if err != nil {
 				b.Fatal(err)
 			}

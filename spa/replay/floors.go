@@ -22,22 +22,6 @@ func (f *floors) stampOf(name [16]byte) int64 {
 	return 0
 }
 
-// add makes a place for a new name. Its slot is in the file from here on, so that neither raising nor
-// loading ever needs room.
-func (f *floors) add(s *store, name [16]byte) (int32, error) {
-	if len(f.vacant) == 0 {
-		slot, err := s.take()
-		if err != nil {
-			return 0, err
-		}
-		f.append(slot)
-		if err := f.write(s, int32(len(f.slots)-1)); err != nil {
-			return 0, err
-		}
-	}
-	return f.settle(name), nil
-}
-
 // settle puts a name into a vacant place.
 func (f *floors) settle(name [16]byte) int32 {
 	i := f.vacant[len(f.vacant)-1]

@@ -146,6 +146,16 @@ func TestUnsyncedMarkIsNotTrusted(t *testing.T) {
 	}
 }
 
+// A floor of a topic is lost with the power only where the floor of the reboot stands for it.
+func TestMarkCoversFloors(t *testing.T) {
+	j, _ := fresh(t, config())
+	wantErr(t, "SetFloor", j.SetFloor([16]byte{1}, start), nil)
+	j.store.background.Wait()
+	if got := j.Status().HighWater; got.Before(start) {
+		t.Errorf("high-water mark: %v", got)
+	}
+}
+
 // A torn or failed header is written again in the same place, so that one of the two always holds.
 func TestHeaderIsNeverLost(t *testing.T) {
 	j, d := fresh(t, config())
@@ -234,5 +244,66 @@ func TestGrowsByLessWhenTheDiskHasLess(t *testing.T) {
 	}
 	if _, err := j.Admit(packet(1, 31, start), start); !errors.Is(err, errBroken) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// full is a journal that cannot grow, with one nonce of key 50 stamped 20 s before the others and one of
+// key 51 10 s before, at the given places among them.
+func full(t *testing.T, c Config, first, second int) (*Journal, *memDisk) {
+	t.Helper()
+	j, d := fresh(t, c)
+	d.fail = failing("grow")
+	for n := range c.Room - 1 {
+		e := packet(uint64(n%8), n, after(10*time.Second))
+		switch n {
+		case first:
+			e.Key, e.Stamp = 50, after(-10*time.Second)
+		case second:
+			e.Key, e.Stamp = 51, start
+		}
+		admit(t, j, e, start, nil)
+	}
+	return j, d
+}
+
+func TestLastRoomIsFound(t *testing.T) {
+	c := config()
+	c.Room = 300
+	for first := 3; first < 290; first += 41 {
+		j, _ := full(t, c, first, 300-first)
+		for n, now := range []time.Time{after(21 * time.Second), after(31 * time.Second)} {
+			admit(t, j, packet(0, 1000+n, now), now, nil)
+			if _, err := j.Admit(packet(0, 2000+n, now), now); !errors.Is(err, errBroken) {
+				t.Fatalf("got %v", err)
+			}
+		}
+		if err := j.SetFloor([16]byte{1}, start); !errors.Is(err, errBroken) {
+			t.Errorf("SetFloor: got %v", err)
+		}
+	}
+}
+
+// A full journal opens without room, also when the floors of a key are further on than its nonces.
+func TestFullJournalOpens(t *testing.T) {
+	c := config()
+	c.Room = 32
+	j, d := full(t, c, 10, 20)
+	d.fail = failing("grow")
+	now := after(41 * time.Second) // all have expired
+	for key := range uint64(12) {  // two of them are new
+		admit(t, j, packet(100+key, 1, now), now, nil)
+	}
+	for n, err := 0, error(nil); err == nil; n++ {
+		_, err = j.Admit(packet(100, 2+n, now), now)
+	}
+	again := copyOf(d)
+	again.fail = failing("grow")
+	again.ops = nil
+	j = reopen(t, again, c, now)
+	for key := range uint64(12) {
+		admit(t, j, packet(100+key, 1, now), now, ErrSpent)
+	}
+	if s := j.Status(); s.Reason != "" || s.Records != c.Room {
+		t.Errorf("got %+v", s)
 	}
 }

@@ -41,13 +41,14 @@ type memory struct {
 	holdings arena[holding] // at the index of their keys
 	live     int
 	hand     int32 // the slot that is looked at next
+	clock    int64 // the server's, as the last admission told it
 	soonest  int64 // no nonce expires before this time
 }
 
 func newMemory(window int64) memory {
 	return memory{
 		window: window, spent: make(map[nonceOf]int32), requests: make(map[requestOf]int32),
-		keys: newFloors(kindKeys), topics: newFloors(kindTopics), soonest: math.MaxInt64,
+		keys: newFloors(kindKeys), topics: newFloors(kindTopics), soonest: math.MaxInt64, clock: math.MinInt64,
 	}
 }
 
@@ -65,10 +66,26 @@ func (m *memory) owner(s *store, key uint64) (int32, error) {
 	if i, ok := m.keys.index[keyName(key)]; ok {
 		return i, nil
 	}
-	return m.keys.add(s, keyName(key))
+	return m.name(s, &m.keys, keyName(key))
 }
 
-func (m *memory) expired(e *entry, now int64) bool { return e.live && now > e.stamp+m.window }
+// name makes a place for a new name. Its slot is in the file from here on, so that neither raising nor
+// loading ever needs room.
+func (m *memory) name(s *store, f *floors, name [16]byte) (int32, error) {
+	if len(f.vacant) == 0 {
+		slot, err := m.take(s)
+		if err != nil {
+			return 0, err
+		}
+		f.append(slot)
+		if err := f.write(s, int32(len(f.slots)-1)); err != nil {
+			return 0, err
+		}
+	}
+	return f.settle(name), nil
+}
+
+func (m *memory) expired(e *entry) bool { return e.live && m.clock > e.stamp+m.window }
 
 // remember keeps an entry at the index of its slot.
 func (m *memory) remember(slot int32, e entry) {
@@ -78,19 +95,21 @@ func (m *memory) remember(slot int32, e entry) {
 	m.link(slot)
 	m.live++
 	m.soonest = min(m.soonest, e.stamp+m.window)
-	if !e.reused && m.latest(e) {
+	if !e.reused && m.latest(slot) {
 		m.requests[requestOf{e.owner, e.request}] = slot
 	}
 }
 
-// latest reports whether a request id lives longer by this entry than by the one it has.
-func (m *memory) latest(e entry) bool {
-	slot, ok := m.requests[requestOf{e.owner, e.request}]
+// latest reports whether a request id lives longer by this entry than by the one it has. Of two with the
+// same stamp it is the one with the later slot, so that a restart chooses the same.
+func (m *memory) latest(slot int32) bool {
+	e := m.entries.at(slot)
+	other, ok := m.requests[requestOf{e.owner, e.request}]
 	if !ok {
 		return true
 	}
-	old := m.entries.at(slot)
-	return e.stamp > old.stamp || e.stamp == old.stamp && (e.settled || !old.settled)
+	stamp := m.entries.at(other).stamp
+	return e.stamp > stamp || e.stamp == stamp && slot > other
 }
 
 // link puts an entry into its key's ring, behind all that are stamped no later.
@@ -132,10 +151,10 @@ func (m *memory) drop(owner int32) int32 {
 
 // forget drops the expired nonces of a key, a few at a time. The floor that stands for them is in the
 // file before a slot may be used again.
-func (m *memory) forget(s *store, owner int32, now int64) error {
+func (m *memory) forget(s *store, owner int32) error {
 	h := m.holdings.at(owner)
 	n, slot, stamp := int32(0), h.oldest, int64(0)
-	for n < min(atOnce, h.live) && m.expired(m.entries.at(slot), now) {
+	for n < min(atOnce, h.live) && m.expired(m.entries.at(slot)) {
 		stamp, slot = m.entries.at(slot).stamp, m.entries.at(slot).next
 		n++
 	}
@@ -152,14 +171,14 @@ func (m *memory) forget(s *store, owner int32, now int64) error {
 }
 
 // tidy forgets what has expired of a few slots, going round.
-func (m *memory) tidy(s *store, now int64) error {
+func (m *memory) tidy(s *store) error {
 	for look, found := 0, 0; look < looks && found < finds && s.next > 0; look++ {
 		m.hand = (m.hand + 1) % s.next
 		e := m.entries.at(m.hand)
-		if !m.expired(e, now) {
+		if !m.expired(e) {
 			continue
 		}
-		if err := m.forget(s, e.owner, now); err != nil {
+		if err := m.forget(s, e.owner); err != nil {
 			return err
 		}
 		found++
@@ -169,23 +188,23 @@ func (m *memory) tidy(s *store, now int64) error {
 
 // take returns a free slot. When the file cannot grow, it looks at every nonce for an expired one: once,
 // and again only when one can have expired since.
-func (m *memory) take(s *store, now int64) (int32, error) {
+func (m *memory) take(s *store) (int32, error) {
 	slot, err := s.take()
-	if err == nil || now <= m.soonest {
+	if err == nil || m.clock <= m.soonest {
 		return slot, err
 	}
-	if err := m.sweep(s, now); err != nil {
+	if err := m.sweep(s); err != nil {
 		return 0, err
 	}
 	return s.take()
 }
 
-func (m *memory) sweep(s *store, now int64) error {
+func (m *memory) sweep(s *store) error {
 	m.soonest = math.MaxInt64
 	for slot := range s.next {
 		e := m.entries.at(slot)
-		for m.expired(e, now) {
-			if err := m.forget(s, e.owner, now); err != nil {
+		for m.expired(e) {
+			if err := m.forget(s, e.owner); err != nil {
 				return err
 			}
 		}

@@ -110,7 +110,8 @@ func TestRestartRefusesNothingFresh(t *testing.T) {
 		if s := j.Status(); !s.Floor.IsZero() || s.Reason != "" || s.Live != n+1 || s.Room != 64 {
 			t.Errorf("got %+v", s)
 		}
-		j.Close()
+		wantErr(t, "Close", j.Close(), nil)
+		wantErr(t, "Close again", j.Close(), nil)
 	}
 }
 
@@ -239,6 +240,13 @@ func TestDamagedFiles(t *testing.T) {
 		"cut short": func(b []byte) []byte { return b[:len(b)-slotSize] },
 		"text":      func(b []byte) []byte { return []byte("not a journal\n") },
 		"zeros":     func(b []byte) []byte { return make([]byte, len(b)) },
+		"another version": func(b []byte) []byte {
+			for _, h := range [][]byte{b[:headerSize], b[page:][:headerSize]} {
+				h[4+len(magic)]++
+				sign(h, 0)
+			}
+			return b
+		},
 		"unknown kind": func(b []byte) []byte {
 			b[offset(5)+4] = 9
 			return b

@@ -122,7 +122,7 @@ func (j *Journal) Admit(e Entry, now time.Time) (Admission, error) {
 	if err != nil {
 		return Admission{}, err
 	}
-	if err := j.spend(e.Key, fresh, known.Outcome, now.UnixNano()); err != nil {
+	if err := j.spend(e.Key, fresh, known.Outcome); err != nil {
 		return Admission{}, err
 	}
 	if fresh.reused {
@@ -167,18 +167,19 @@ func (j *Journal) unspent(owner int32, e *entry) error {
 
 // makeRoom forgets a little of what has expired and finds the entry's owner, who must be within the limit.
 func (j *Journal) makeRoom(key uint64, e *entry, now int64) error {
+	j.memory.clock = now
 	owner, err := j.memory.owner(j.store, key)
 	if err != nil {
 		return err
 	}
 	e.owner = owner
-	if err := j.memory.forget(j.store, owner, now); err != nil {
+	if err := j.memory.forget(j.store, owner); err != nil {
 		return err
 	}
 	if j.memory.holdings.at(owner).live >= j.limit {
 		return ErrFull
 	}
-	return j.memory.tidy(j.store, now)
+	return j.memory.tidy(j.store)
 }
 
 // recall looks for the request that the entry belongs to.
@@ -205,11 +206,11 @@ func (j *Journal) recall(e *entry) (Admission, error) {
 }
 
 // spend writes the entry into the journal and remembers it.
-func (j *Journal) spend(key uint64, e entry, outcome []byte, now int64) error {
+func (j *Journal) spend(key uint64, e entry, outcome []byte) error {
 	if err := j.store.cover(e.stamp); err != nil {
 		return err
 	}
-	slot, err := j.memory.take(j.store, now)
+	slot, err := j.memory.take(j.store)
 	if err != nil {
 		return err
 	}
@@ -260,7 +261,7 @@ func (j *Journal) SetFloor(topic [16]byte, stamp time.Time) error {
 	}
 	if !known {
 		var err error
-		if i, err = j.memory.topics.add(j.store, topic); err != nil {
+		if i, err = j.memory.name(j.store, &j.memory.topics, topic); err != nil {
 			return err
 		}
 	}

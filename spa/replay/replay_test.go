@@ -224,7 +224,6 @@ func TestClosed(t *testing.T) {
 	e := packet(1, 1, start)
 	admit(t, j, e, start, nil)
 	wantErr(t, "Close", j.Close(), nil)
-	wantErr(t, "Close again", j.Close(), nil)
 	_, err := j.Admit(packet(1, 2, start), start)
 	for _, err := range []error{err, j.Settle(1, e.Request, nil), j.SetFloor([16]byte{1}, start)} {
 		if !errors.Is(err, os.ErrClosed) {
@@ -265,5 +264,48 @@ func TestRingIsInOrderOfStamps(t *testing.T) {
 	slices.Sort(stamps)
 	if !slices.Equal(got, stamps) {
 		t.Errorf("got %v, want %v", got, stamps)
+	}
+}
+
+// Keys that never come back are forgotten by the packets of others, a few at a time.
+func TestOthersAreForgotten(t *testing.T) {
+	c := config()
+	c.Room = 1024
+	j, _ := fresh(t, c)
+	for n := range 500 {
+		admit(t, j, packet(uint64(n), n, start), start, nil)
+	}
+	for n := range 250 {
+		now := after(time.Minute + time.Duration(n)*time.Millisecond)
+		live := j.Status().Live
+		admit(t, j, packet(1000, 500+n, now), now, nil)
+		if dropped := live + 1 - j.Status().Live; dropped > finds*atOnce {
+			t.Fatalf("one packet had to forget %d nonces", dropped)
+		}
+	}
+	if got := j.Status().Live; got > 260 {
+		t.Errorf("%d nonces are remembered, 250 live", got)
+	}
+}
+
+// Two packets of a request with one stamp: a restart finds the outcome where it was put.
+func TestRetryWithTheSameStamp(t *testing.T) {
+	j, d := fresh(t, config())
+	for n := range 2 {
+		admit(t, j, packet(2, n, start), start, nil)
+	}
+	now := after(time.Minute)
+	first, second, third := packet(1, 1, now), packet(1, 2, now), packet(1, 3, now)
+	second.Request, third.Request = first.Request, first.Request
+	admit(t, j, packet(2, 2, now), now, nil) // frees the two slots, of which it takes the later
+	admit(t, j, packet(2, 3, now), now, nil)
+	admit(t, j, packet(2, 4, now.Add(31*time.Second)), now.Add(31*time.Second), nil) // and again
+	admit(t, j, first, now, nil)
+	admit(t, j, second, now, nil)
+	wantErr(t, "Settle", j.Settle(1, first.Request, []byte("granted")), nil)
+	for _, j := range []*Journal{j, reopen(t, copyOf(d), config(), now)} {
+		if a := admit(t, j, third, now, nil); string(a.Outcome) != "granted" {
+			t.Errorf("got %+v", a)
+		}
 	}
 }

@@ -129,7 +129,7 @@ func (s *store) advance(mark int64) error {
 		return nil
 	}
 	h := s.header
-	h.Mark = max(h.Mark, mark)
+	h.Mark = mark
 	return s.commit(h)
 }
 
