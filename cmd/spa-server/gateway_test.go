@@ -22,7 +22,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// bin is the directory of the three programs, built once for all tests.
+// bin is the directory of the programs, built once for all tests.
 var bin string
 
 func TestMain(m *testing.M) {
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	if os.Getenv("SPA_TEST_BIN") == "" { // not set: this is not the run in a user namespace of lab.Main
-		build := exec.Command("go", "build", "-o", dir, "sallyport/cmd/...")
+		build := exec.Command("go", "build", "-o", dir, "sallyport/cmd/...", "sallyport/examples/independent")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
 			os.Exit(1)
