@@ -38,8 +38,10 @@ func WriteNew(path string, data []byte) error { return place(path, data, onlyNew
 // place writes data to path, whole or not at all: to a file beside it, which is synced
 // and then moved.
 func place(path string, data []byte, how placing, whom audience) error {
-	if err := mayPlace(path, how); err != nil {
-		return err
+	if how != onlyNew {
+		if err := replaceable(path, how); err != nil {
+			return err
+		}
 	}
 	tmp, err := writeBeside(path, data, whom)
 	if err != nil {
@@ -55,17 +57,14 @@ func place(path string, data []byte, how placing, whom audience) error {
 	return nil
 }
 
-// mayPlace asks before a byte is written. For onlyNew, move asks again, without a gap.
-func mayPlace(path string, how placing) error {
+// replaceable refuses what is no regular file; nothing is replaceable too, but for onlyOver.
+func replaceable(path string, how placing) error {
 	fi, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) && how != onlyOver {
+	if errors.Is(err, fs.ErrNotExist) && how == eitherWay {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("writing %w", err)
-	}
-	if how == onlyNew {
-		return fmt.Errorf("%s %w", path, ErrExists)
 	}
 	if !fi.Mode().IsRegular() {
 		return &FileError{File: path, Text: "not a regular file: it is not replaced"}
@@ -109,8 +108,8 @@ func move(tmp, path string, how placing) error {
 	return nil
 }
 
-// moveNew never writes over what has come to path meanwhile: a link is made only where
-// nothing is. File systems without links get an empty file first, made exclusively.
+// moveNew never writes over what is at path or has come there meanwhile: a link is made
+// only where nothing is.
 func moveNew(tmp, path string) error {
 	err := os.Link(tmp, path)
 	if err == nil {
@@ -119,6 +118,12 @@ func moveNew(tmp, path string) error {
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s %w", path, ErrExists)
 	}
+	return moveUnlinked(tmp, path)
+}
+
+// moveUnlinked is moveNew for file systems without links: an empty file, made exclusively,
+// keeps the place. A crash between the two leaves it empty, which no reader takes.
+func moveUnlinked(tmp, path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s %w", path, ErrExists)

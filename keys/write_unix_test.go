@@ -68,15 +68,33 @@ func TestMoveNewNeverOverwrites(t *testing.T) {
 	if got, _ := os.ReadFile(path); string(got) != won {
 		t.Errorf("the file holds %q, want %q", got, won)
 	}
-	tmp := filepath.Join(dir, ".late.tmp")
-	if err := os.WriteFile(tmp, []byte("late"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := moveNew(tmp, path); !errors.Is(err, ErrExists) {
-		t.Errorf("got %v, want ErrExists", err)
-	}
-	os.Remove(tmp)
 	onlyFiles(t, dir, "f")
+}
+
+func TestMoveNew(t *testing.T) {
+	for name, move := range map[string]func(tmp, path string) error{"by link": moveNew, "without links": moveUnlinked} {
+		dir := t.TempDir()
+		tmp, path := filepath.Join(dir, ".tmp"), filepath.Join(dir, "f")
+		for i, want := range []error{nil, ErrExists} {
+			if err := os.WriteFile(tmp, []byte{byte(i)}, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := move(tmp, path); !errors.Is(err, want) {
+				t.Errorf("%s: got %v, want %v", name, err, want)
+			}
+		}
+		if got, _ := os.ReadFile(path); len(got) != 1 || got[0] != 0 {
+			t.Errorf("%s: the file holds %v", name, got)
+		}
+		os.Remove(tmp)
+		if err := move(tmp, filepath.Join(dir, "g")); err == nil {
+			t.Errorf("%s: moved nothing", name)
+		}
+		if err := move(path, filepath.Join(dir, "none", "g")); err == nil {
+			t.Errorf("%s: moved to nowhere", name)
+		}
+		onlyFiles(t, dir, "f")
+	}
 }
 
 // TestFullDisk lets a process that may write no more than 10 bytes a file try to replace
