@@ -26,7 +26,7 @@ func load(t *testing.T, j *Journal, d *memDisk, packets int) []spentAt {
 		e := packet(uint64(rng.IntN(15)), n, now.Add(time.Duration(rng.IntN(60_000)-30_000)*time.Millisecond))
 		e.Request = [16]byte{byte(rng.IntN(40))}
 		if _, err := j.Admit(e, now); err == nil {
-			spent = append(spent, spentAt{e, now, len(d.ops)})
+			spent = append(spent, spentAt{e, now, d.done()})
 		}
 		j.store.background.Wait()
 		if n%3 == 0 {

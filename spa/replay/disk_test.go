@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 )
@@ -15,16 +16,18 @@ var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // op is something that was done to a memDisk.
 type op struct {
-	kind string // write, grow, sync
+	kind string // write, grow, sync, close
 	off  int64
 	data []byte
 }
 
 // memDisk is a file in memory that records what is done to it, and fails where it is told to.
 type memDisk struct {
+	fail func(o op) error
+
+	mu    sync.Mutex
 	image []byte
 	ops   []op
-	fail  func(o op) error
 }
 
 var _ disk = (*memDisk)(nil)
@@ -35,6 +38,8 @@ func (d *memDisk) do(o op) error {
 			return err
 		}
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.ops = append(d.ops, o)
 	d.image = o.apply(d.image, len(o.data))
 	return nil
@@ -57,6 +62,8 @@ func (d *memDisk) WriteAt(b []byte, off int64) (int, error) {
 }
 
 func (d *memDisk) ReadAt(b []byte, off int64) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if off >= int64(len(d.image)) {
 		return 0, io.EOF
 	}
@@ -69,12 +76,24 @@ func (d *memDisk) ReadAt(b []byte, off int64) (int, error) {
 
 func (d *memDisk) Grow(from, size int64) error { return d.do(op{kind: "grow", off: size}) }
 func (d *memDisk) Sync() error                 { return d.do(op{kind: "sync"}) }
-func (d *memDisk) Size() (int64, error)        { return int64(len(d.image)), nil }
-func (d *memDisk) Close() error                { return nil }
+func (d *memDisk) Close() error                { return d.do(op{kind: "close"}) }
+
+func (d *memDisk) Size() (int64, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return int64(len(d.image)), nil
+}
+
+// done is the number of ops so far.
+func (d *memDisk) done() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.ops)
+}
 
 // tight lets the file grow by a page at a time only, which keeps its images small.
 func (d *memDisk) tight(o op) error {
-	if o.kind == "grow" && o.off > int64(len(d.image))+page {
+	if size, _ := d.Size(); o.kind == "grow" && o.off > size+page {
 		return errBroken
 	}
 	return nil

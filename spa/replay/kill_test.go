@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 		err = loadUntilKilled(os.Getenv(pathEnv))
 	case "full disk":
 		err = onFullDisk(os.Getenv(pathEnv))
+	case "plain disk":
+		err = onPlainDisk(os.Getenv(pathEnv))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -153,7 +155,17 @@ func killAfter(t *testing.T, path string, first, packets int, moment time.Durati
 
 // A full disk shuts nobody out, refuses clearly what there is truly no room for, and forgets nothing.
 func TestFullDisk(t *testing.T) {
-	cmd := child(t, "full disk", t.TempDir())
+	runMounting(t, "full disk")
+}
+
+// A file system that cannot reserve space gets zeros.
+func TestPlainDisk(t *testing.T) {
+	runMounting(t, "plain disk")
+}
+
+func runMounting(t *testing.T, role string) {
+	t.Helper()
+	cmd := child(t, role, t.TempDir())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS}
 	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
 	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
@@ -182,6 +194,33 @@ func onFullDisk(dir string) error {
 		return err
 	}
 	return damagedOnFullDisk(path, c)
+}
+
+// onPlainDisk uses ramfs, which knows no fallocate.
+func onPlainDisk(dir string) error {
+	if err := syscall.Mount("ramfs", dir, "ramfs", 0, ""); err != nil {
+		return fmt.Errorf("mounting a plain disk: %w", err)
+	}
+	path := filepath.Join(dir, "journal")
+	c := config()
+	c.Room = 50
+	if err := Create(path, c, start); err != nil {
+		return err
+	}
+	j, err := Open(path, c, start)
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+	for n := range 200 {
+		if _, err := j.Admit(packet(1, n, start), start); err != nil {
+			return err
+		}
+	}
+	if s := j.Status(); s.Live != 200 || s.Room != 50+growth {
+		return fmt.Errorf("got %+v", s)
+	}
+	return nil
 }
 
 func fillDisk(path string) error {
@@ -267,6 +306,9 @@ func damagedOnFullDisk(path string, c Config) error {
 	defer j.Close()
 	if s := j.Status(); s.Reason != damaged.String() || s.Damaged == path+".damaged" || s.Records != 0 {
 		return fmt.Errorf("got %+v", s)
+	}
+	if _, err := os.Stat(path + ".damaged"); err == nil {
+		return fmt.Errorf("a part of the damaged journal is left")
 	}
 	later := now.Add(time.Minute)
 	_, err = j.Admit(packet(1, 1, later), later)

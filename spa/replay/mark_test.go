@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -154,6 +155,31 @@ func TestMarkCoversFloors(t *testing.T) {
 	if got := j.Status().HighWater; got.Before(start) {
 		t.Errorf("high-water mark: %v", got)
 	}
+}
+
+func TestCloseWaitsForTheMark(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j, d := fresh(t, config())
+		admit(t, j, packet(1, 1, start), start, nil)
+		release := make(chan struct{})
+		d.fail = func(o op) error {
+			if o.kind == "sync" {
+				<-release
+			}
+			return nil
+		}
+		admit(t, j, packet(1, 2, after(lead)), after(lead), nil) // syncs beside
+		go j.Close()
+		synctest.Wait()
+		if d.count("close") != 0 {
+			t.Error("closed while the mark is synced")
+		}
+		close(release)
+		synctest.Wait()
+		if d.count("close") != 1 {
+			t.Error("not closed")
+		}
+	})
 }
 
 // A torn or failed header is written again in the same place, so that one of the two always holds.

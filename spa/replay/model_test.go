@@ -119,7 +119,6 @@ func runModel(t *testing.T, rng *rand.Rand, steps int, counts map[error]int) {
 	j := reopen(t, d, c, start)
 	now := start
 	for n := range steps {
-		d.ops = nil
 		now = step(rng, now)
 		switch rng.IntN(200) {
 		case 0:

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -306,6 +308,34 @@ func TestRetryWithTheSameStamp(t *testing.T) {
 	for _, j := range []*Journal{j, reopen(t, copyOf(d), config(), now)} {
 		if a := admit(t, j, third, now, nil); string(a.Outcome) != "granted" {
 			t.Errorf("got %+v", a)
+		}
+	}
+}
+
+// Of many that spend one nonce at the same time, one is admitted.
+func TestConcurrentAdmit(t *testing.T) {
+	c := config()
+	c.Room = 1024
+	j, _ := fresh(t, c)
+	var admitted [100]atomic.Int32
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for n := range admitted {
+				e := packet(1, n, start)
+				if _, err := j.Admit(e, start); err == nil {
+					admitted[n].Add(1)
+				}
+				_ = j.Settle(1, e.Request, []byte("granted"))
+				_ = j.SetFloor([16]byte{byte(n)}, start)
+				_, _ = j.FloorOf([16]byte{byte(n)}), j.Status()
+			}
+		})
+	}
+	wg.Wait()
+	for n := range admitted {
+		if got := admitted[n].Load(); got != 1 {
+			t.Errorf("packet %d was admitted %d times", n, got)
 		}
 	}
 }
