@@ -93,7 +93,7 @@ func TestReadClientRefuses(t *testing.T) {
 		`from = []`:                                                   line + "from: an empty list",
 		`from = ["203.0.113.7/24"]`:                                   line + "from: entry 1: 203.0.113.7/24 has bits beside its mask: 203.0.113.0/24",
 		`deny = ["203.0.113.7", "x"]`:                                 line + "deny: entry 2: a network is written",
-		`max_for = ""`:                                                line + "max_for: a duration is",
+		`max_for = ""`:                                                line + "max_for: a duration is written",
 		`max_for = "2000h"`:                                           line + "max_for: a duration is 1s to 1000h",
 		`expires = 0001-01-01T00:00:00Z`:                              line + "expires: is not a date",
 		`revoked = 0001-01-01T00:00:00Z`:                              line + "revoked: is not a date",

@@ -55,6 +55,9 @@ func TestProfileFile(t *testing.T) {
 		if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
 			t.Errorf("written back as\n%s", after)
 		}
+		if p.Source == "" && !strings.Contains(string(before), "\nsource = \"auto\"\n") {
+			t.Errorf("auto is not said in\n%s", before)
+		}
 	}
 }
 

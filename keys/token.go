@@ -28,10 +28,9 @@ import (
 // Numbers are big-endian. A profile has one token, and what is not exactly that is none.
 // The checksum finds slips of pasting and typing; it proves nothing about who made it.
 const (
-	tokenPrefix   = "spa1"
-	tokenLabel    = "sallyport 1 token"
-	checksumSize  = 8
-	maxTokenChars = 1 << 20
+	tokenPrefix  = "spa1"
+	tokenLabel   = "sallyport 1 token"
+	checksumSize = 8
 )
 
 // ErrToken is returned for what is no token. It never tells what was read.
@@ -52,7 +51,7 @@ func (p *Profile) Token() string {
 // ParseToken reads what Token returns, with white space around it. Its error is ErrToken.
 func ParseToken(s string) (*Profile, error) {
 	text, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
-	if !ok || len(text) > maxTokenChars {
+	if !ok {
 		return nil, ErrToken
 	}
 	b, err := tokenText.DecodeString(text)

@@ -54,6 +54,7 @@ func TestChangedTokenIsRefused(t *testing.T) {
 			refused(token[:i] + "\n" + token[i:])
 		}
 	}
+	refused(token[len(tokenPrefix):])
 	refused(token + "A")
 	refused(token + token)
 	refused(strings.ToUpper(token[:4]) + token[4:])
@@ -98,8 +99,5 @@ func TestTokenIsCanonical(t *testing.T) {
 		if _, err := ParseToken(sealToken(p.appendBinary(nil))); err == nil {
 			t.Errorf("a token with a bad %s: accepted", field)
 		}
-	}
-	if _, err := ParseToken(tokenPrefix + strings.Repeat("A", maxTokenChars+4)); err == nil {
-		t.Error("a huge token: accepted")
 	}
 }
