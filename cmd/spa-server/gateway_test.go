@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 
 // gateway is a host with a spa-server's files, a client host beside it, and what a test does with them.
 type gateway struct {
-	t            *testing.T
+	t            testing.TB
 	client, host *lab.Host
 	dir, home    string
 	accounts     string // see withSystemUser
@@ -53,7 +53,7 @@ type gateway struct {
 }
 
 // newGateway initialises a gateway with ssh=tcp/22 and the client alice, not running yet.
-func newGateway(t *testing.T) *gateway {
+func newGateway(t testing.TB) *gateway {
 	t.Helper()
 	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "etc"), home: filepath.Join(t.TempDir(), "home")}
 	g.client, g.host = lab.Pair(t)

@@ -17,7 +17,7 @@ import (
 
 var lab2 = netip.MustParseAddr("192.0.2.2")
 
-func appendFile(t *testing.T, path, text string) {
+func appendFile(t testing.TB, path, text string) {
 	t.Helper()
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {

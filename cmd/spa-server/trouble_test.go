@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,7 +25,7 @@ func (g *gateway) fails(want int, args ...string) string {
 	return out
 }
 
-func wantSaid(t *testing.T, out string, words ...string) {
+func wantSaid(t testing.TB, out string, words ...string) {
 	t.Helper()
 	for _, word := range words {
 		if !strings.Contains(out, word) {
@@ -257,4 +258,29 @@ func (g *gateway) enrolAgain() {
 	os.Remove(filepath.Join(g.dir, "clients", "alice.toml"))
 	os.RemoveAll(g.home)
 	g.enrol("alice", "ssh")
+}
+
+// TestReadiness: systemd is told when the server is ready, and when it stops (sd_notify(3)).
+func TestReadiness(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	g := newGateway(t)
+	g.start()
+	want := func(state string) {
+		t.Helper()
+		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		var buf [256]byte
+		n, err := conn.Read(buf[:])
+		if err != nil || string(buf[:n]) != state {
+			t.Errorf("systemd is told %q (%v), want %q", buf[:n], err, state)
+		}
+	}
+	want("READY=1")
+	g.server.stop(syscall.SIGTERM)
+	want("STOPPING=1")
 }

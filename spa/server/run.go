@@ -42,7 +42,7 @@ func (s *Server) Run(parent context.Context) error {
 	s.notify(daemon.SdNotifyStopping)
 	err := context.Cause(ctx)
 	if parent.Err() != nil { // it was asked to stop
-		s.log.Info("stopped; the guard stays, and grants end on time", "packets", s.audit.Counts())
+		s.log.Info("stopped; the guard stays, and grants end on time", "packets", s.audit.Counts(), "capture", s.sniffer.Stats())
 		err = nil
 	}
 	return errors.Join(err, s.Close())
