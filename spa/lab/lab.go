@@ -27,13 +27,20 @@ import (
 	"time"
 )
 
-// pollEvery is the pause between two looks of Eventually.
-const pollEvery = 2 * time.Millisecond
-
 // Eventually waits until cond is true and fails the test, naming what was waited for,
 // where that takes longer than within.
 func Eventually(t testing.TB, within time.Duration, what string, cond func() bool) {
 	t.Helper()
+	if !poll(within, cond) {
+		t.Fatalf("waited %v in vain for %s", within, what)
+	}
+}
+
+// pollEvery is the pause between two looks.
+const pollEvery = 2 * time.Millisecond
+
+// poll looks until cond is true, and reports whether it became so in time.
+func poll(within time.Duration, cond func() bool) bool {
 	deadline := time.NewTimer(within)
 	defer deadline.Stop()
 	again := time.NewTicker(pollEvery)
@@ -42,9 +49,10 @@ func Eventually(t testing.TB, within time.Duration, what string, cond func() boo
 		select {
 		case <-again.C:
 		case <-deadline.C:
-			t.Fatalf("waited %v in vain for %s", within, what)
+			return false
 		}
 	}
+	return true
 }
 
 // NeedProgram returns the path of a program that the test runs. Without it the test is

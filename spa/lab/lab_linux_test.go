@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 const soon = 5 * time.Second
@@ -48,27 +50,47 @@ func TestPairConnects(t *testing.T) {
 func TestLinkLocalAddressIsGoodAtOnce(t *testing.T) {
 	client, _ := Pair(t)
 	must(t, client.Do(func() error {
-		dev, err := net.InterfaceByName("vc")
+		own, err := linkLocal("vc")
 		if err != nil {
 			return err
 		}
-		addrs, err := dev.Addrs()
+		conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: own, Zone: "vc"})
 		if err != nil {
 			return err
 		}
-		for _, a := range addrs {
-			ip := a.(*net.IPNet).IP
-			if ip.To4() != nil || !ip.IsLinkLocalUnicast() {
-				continue
-			}
-			conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: ip, Zone: "vc"})
-			if err != nil {
-				return err
-			}
-			return conn.Close()
-		}
-		return errors.New("no link-local address")
+		return conn.Close()
 	}))
+}
+
+// TestLinkIsInOperation: before that the kernel drops what is sent, and a connection takes a
+// second more.
+func TestLinkIsInOperation(t *testing.T) {
+	for range 5 {
+		client, gateway := Pair(t)
+		for dev, h := range map[string]*Host{"vc": client, "vs": gateway} {
+			must(t, h.onLink(dev, func(l netlink.Link) error {
+				if got := l.Attrs().OperState; got != netlink.OperUp {
+					t.Errorf("%s is %s, want up", dev, got)
+				}
+				return nil
+			}))
+		}
+	}
+}
+
+// linkLocal returns the IPv6 link-local address of an interface, or nil.
+func linkLocal(name string) (net.IP, error) {
+	dev, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := dev.Addrs()
+	for _, a := range addrs {
+		if ip := a.(*net.IPNet).IP; ip.To4() == nil && ip.IsLinkLocalUnicast() {
+			return ip, nil
+		}
+	}
+	return nil, err
 }
 
 func TestRouterAndSwitch(t *testing.T) {

@@ -5,14 +5,17 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Link joins two hosts by a cable: devA in a and devB in b, both up. Both ends may be in
-// one host, where an interface is wanted that leads nowhere else.
+// Link joins two hosts by a cable: devA in a and devB in b, both up and ready to carry packets, with
+// their link-local addresses. Both ends may be in one host, where an interface is wanted that
+// leads nowhere else.
 func Link(a *Host, devA string, b *Host, devB string) error {
 	veth := &netlink.Veth{
 		LinkAttrs:     netlink.LinkAttrs{Name: devA, TxQLen: -1},
@@ -25,7 +28,59 @@ func Link(a *Host, devA string, b *Host, devB string) error {
 	if err := a.SetUp(devA); err != nil {
 		return err
 	}
-	return b.SetUp(devB)
+	if err := b.SetUp(devB); err != nil {
+		return err
+	}
+	if err := a.settle(devA); err != nil {
+		return err
+	}
+	return b.settle(devB)
+}
+
+// settleWithin is more than the kernel needs, even where it looks for duplicate addresses.
+const settleWithin = 10 * time.Second
+
+// settle waits until an interface carries packets. The kernel sees to that a moment after
+// the cable has both ends up, and drops what is sent before.
+func (h *Host) settle(dev string) error {
+	var err error
+	ready := false
+	inTime := poll(settleWithin, func() bool {
+		ready, err = h.settled(dev)
+		return ready || err != nil
+	})
+	if err == nil && !inTime {
+		err = os.ErrDeadlineExceeded
+	}
+	return h.wrap("waiting for "+dev, err)
+}
+
+// settled reports whether the interface is in operation and its link-local address can be used.
+func (h *Host) settled(dev string) (ready bool, err error) {
+	err = h.onLink(dev, func(l netlink.Link) error {
+		if l.Attrs().OperState != netlink.OperUp {
+			return nil
+		}
+		if !h.speaksIPv6(dev) {
+			ready = true
+			return nil
+		}
+		addrs, err := h.route.AddrList(l, netlink.FAMILY_V6)
+		ready = slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+			return a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0
+		})
+		return err
+	})
+	return ready, err
+}
+
+func (h *Host) speaksIPv6(dev string) bool {
+	var off []byte
+	err := h.Do(func() (err error) {
+		off, err = os.ReadFile("/proc/sys/net/ipv6/conf/" + dev + "/disable_ipv6")
+		return err
+	})
+	return err == nil && strings.TrimSpace(string(off)) == "0"
 }
 
 // Bridge makes a switch of the named interfaces. The switch is up and bears the given
