@@ -34,8 +34,6 @@ func (a access) trouble(most fs.FileMode) string {
 	switch {
 	case a.wrongOwner():
 		return "it belongs to somebody else"
-	case a.mode.Perm()&0o007 != 0:
-		return fmt.Sprintf("its mode is %04o", a.mode.Perm())
 	case a.mode.Perm()&0o077&^most != 0:
 		return fmt.Sprintf("its mode is %04o", a.mode.Perm())
 	case a.wrongGroup():
