@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // recorder is a test that notes how it would have ended.
@@ -27,6 +29,14 @@ func helper(part string) *exec.Cmd {
 	return cmd
 }
 
+// stay stays until the process is killed. The runtime ends a program in which every goroutine
+// waits for another; a system call it lets wait.
+func stay() {
+	for {
+		_ = unix.Pause()
+	}
+}
+
 // TestHelper is not a test: it is what the processes do that the tests start.
 func TestHelper(t *testing.T) {
 	switch os.Getenv("LAB_HELPER") {
@@ -35,10 +45,10 @@ func TestHelper(t *testing.T) {
 	case "namespace":
 		fmt.Print(namespace(t))
 	case "stay":
-		select {}
+		stay()
 	case "say and stay":
 		os.NewFile(3, "pipe").WriteString("!")
-		select {}
+		stay()
 	case "host":
 		h, err := NewHost("h")
 		must(t, err)
@@ -47,7 +57,7 @@ func TestHelper(t *testing.T) {
 		cmd.ExtraFiles = []*os.File{pipe}
 		must(t, h.Start(cmd))
 		pipe.Close()
-		select {}
+		stay()
 	case "refused":
 		must(t, sysctl("user.max_net_namespaces", "0"))
 		must(t, sysctl("user.max_user_namespaces", "0"))

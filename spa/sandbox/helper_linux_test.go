@@ -44,7 +44,9 @@ func help(part string) {
 		return
 	case "victim":
 		fmt.Println("ready")
-		_ = unix.Pause() // until it is killed
+		for {
+			_ = unix.Pause() // until it is killed; signals of the runtime's own wake it
+		}
 	case "require":
 		r.fail(Require())
 	case "drop under a liar":
