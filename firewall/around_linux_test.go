@@ -39,6 +39,7 @@ func TestGuardedUDP(t *testing.T) {
 		{"IPv6", "[2001:db8::2]:0", "[2001:db8::3]:0", "[2001:db8::1]:5000"},
 		{"broadcast", "192.0.2.2:0", "192.0.2.3:0", "192.0.2.255:5000"},
 		{"IPv4 multicast", "192.0.2.2:0", "192.0.2.3:0", "224.0.0.1:5000"},
+		{"IPv6 anycast", "[2001:db8::2]:0", "[2001:db8::3]:0", "[2001:db8::]:5000"},
 		{"IPv6 multicast", "[2001:db8::2]:0", "[2001:db8::3]:0", "[ff02::1%vc]:5000"},
 	} {
 		t.Run(f.name, func(t *testing.T) {
@@ -49,6 +50,7 @@ func TestGuardedUDP(t *testing.T) {
 			if to.Addr().Zone() != "" {
 				to = netip.AddrPortFrom(to.Addr().WithZone(strconv.Itoa(index)), to.Port())
 			}
+			s.must(s.gw.Forward()) // a router answers to the subnet's anycast address
 			var server *net.UDPConn
 			if to.Addr().Is4() && to.Addr().IsMulticast() {
 				server = s.joined(to)
@@ -125,6 +127,63 @@ func TestLocalClient(t *testing.T) {
 		s.echoes(c)
 		c.Close()
 	}
+	if !s.refuses(s.gw, "127.0.0.1:0", "127.0.0.1:62201", soon) {
+		t.Error("the knock port is silent to the host itself")
+	}
+}
+
+// TestLocalPushedSession: a session inside the host that was there before the guard.
+func TestLocalPushedSession(t *testing.T) {
+	s := newSite(t, guard("tcp/2300"))
+	s.push(":2300")
+	var heard []net.Conn
+	for _, to := range []string{"127.0.0.1:2300", "192.0.2.1:2300", "[2001:db8::1]:2300"} {
+		c, err := lab.Dial(s.gw, "", to, soon)
+		s.must(err)
+		defer c.Close()
+		heard = append(heard, c)
+	}
+	s.open()
+	s.load(0)
+	for _, c := range heard {
+		for range 50 {
+			if !hears(c, soon) {
+				t.Fatalf("a local client of %v no longer hears its server", c.RemoteAddr())
+			}
+		}
+	}
+}
+
+// TestUnguardedPushedSession: ports that are not guarded are left alone whatever happens.
+func TestUnguardedPushedSession(t *testing.T) {
+	s := newSite(t, nil)
+	s.push(":2400")
+	c, err := s.dial("192.0.2.3", "192.0.2.1", "2400", soon)
+	s.must(err)
+	defer c.Close()
+	s.open()
+	s.load(0)
+	for range 50 {
+		if !hears(c, soon) {
+			t.Fatal("a client of another port no longer hears its server")
+		}
+	}
+}
+
+// TestOtherProtocols: a packet that is too short to have ports.
+func TestOtherProtocols(t *testing.T) {
+	s := guarded(t, nil)
+	var server, client net.PacketConn
+	s.must(s.gw.Do(func() (err error) { server, err = net.ListenPacket("ip4:253", "192.0.2.1"); return err }))
+	defer server.Close()
+	s.must(s.client.Do(func() (err error) { client, err = net.ListenPacket("ip4:253", "192.0.2.2"); return err }))
+	defer client.Close()
+	_, err := client.WriteTo([]byte{1, 2}, &net.IPAddr{IP: net.IPv4(192, 0, 2, 1)})
+	s.must(err)
+	s.must(server.SetReadDeadline(time.Now().Add(soon)))
+	if _, _, err := server.ReadFrom(make([]byte, 100)); err != nil {
+		t.Errorf("a packet of another protocol was lost: %v", err)
+	}
 }
 
 func TestTrustedInterface(t *testing.T) {
@@ -176,7 +235,7 @@ func TestOwnFlowFromAGuardedPort(t *testing.T) {
 }
 
 // inner puts a machine behind the gateway, with an echo server on port 22.
-func (s *site) inner() {
+func (s *site) inner() *lab.Host {
 	s.Helper()
 	inner := lab.New(s, "inner")[0]
 	s.must(lab.Link(s.gw, "in", inner, "eth0"))
@@ -194,6 +253,7 @@ func (s *site) inner() {
 	echo, err := lab.EchoServer(inner, ":22")
 	s.must(err)
 	s.Cleanup(func() { echo.Close() })
+	return inner
 }
 
 var innerAddr = map[string]string{"IPv4": "198.51.100.5", "IPv6": "2001:db8:1::5"}
@@ -202,9 +262,15 @@ func TestTransitIsUntouched(t *testing.T) {
 	for _, f := range bothFamilies {
 		t.Run(f.name, func(t *testing.T) {
 			s := guarded(t, nil)
-			s.inner()
+			inner := s.inner()
 			s.connect(f.alice, innerAddr[f.name], "22")
 			s.dark(f.alice, f.gateway, "22")
+			to := net.JoinHostPort(innerAddr[f.name], "62201")
+			server := s.udp(inner, to)
+			s.send(s.udp(s.client, net.JoinHostPort(f.alice, "0")), to)
+			if !s.gets(server, soon) {
+				t.Error("a datagram to another machine's port of the knock port's number was lost")
+			}
 		})
 	}
 }
@@ -265,8 +331,11 @@ func TestPortPublishedByDNAT(t *testing.T) {
 			g := sshGrant("alice", f.alice, time.Minute)
 			g.Ports[0] = ports("tcp/2222")
 			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-			s.connect(f.alice, f.gateway, "2222")
+			session := s.connect(f.alice, f.gateway, "2222")
 			s.dark(f.stranger, f.gateway, "2222")
+			s.revoke(Match{})
+			s.dark(f.alice, f.gateway, "2222")
+			s.echoes(session)
 		})
 	}
 }
@@ -301,10 +370,10 @@ func TestBridgedMachines(t *testing.T) {
 }
 
 // refuses reports whether a datagram is answered by an ICMP error.
-func (s *site) refuses(from, to string, within time.Duration) bool {
+func (s *site) refuses(h *lab.Host, from, to string, within time.Duration) bool {
 	s.Helper()
 	var c net.Conn
-	s.must(s.client.Do(func() (err error) {
+	s.must(h.Do(func() (err error) {
 		d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.MustParseAddrPort(from))}
 		c, err = d.Dial("udp", to)
 		return err
@@ -320,18 +389,18 @@ func (s *site) refuses(from, to string, within time.Duration) bool {
 func TestKnockPortIsSilent(t *testing.T) {
 	s := newSite(t, nil)
 	for _, a := range [][2]string{{"192.0.2.2:0", "192.0.2.1:62201"}, {"[2001:db8::2]:0", "[2001:db8::1]:62201"}} {
-		if !s.refuses(a[0], a[1], soon) {
+		if !s.refuses(s.client, a[0], a[1], soon) {
 			t.Fatalf("without a guard %s does not refuse either", a[1])
 		}
 	}
 	s.open()
 	s.load(0)
 	for _, a := range [][2]string{{"192.0.2.2:0", "192.0.2.1:62201"}, {"[2001:db8::2]:0", "[2001:db8::1]:62201"}} {
-		if s.refuses(a[0], a[1], silence) {
+		if s.refuses(s.client, a[0], a[1], silence) {
 			t.Errorf("%s betrays itself by an ICMP error", a[1])
 		}
 	}
-	if !s.refuses("192.0.2.2:0", "192.0.2.1:62202", soon) {
+	if !s.refuses(s.client, "192.0.2.2:0", "192.0.2.1:62202", soon) {
 		t.Error("a port that is none of ours no longer refuses")
 	}
 }
@@ -378,6 +447,51 @@ func TestReceiptIsNoInvitation(t *testing.T) {
 	}
 }
 
+// TestReceiptsLeaveUntracked: from a port of our own without a mark too.
+func TestReceiptsLeaveUntracked(t *testing.T) {
+	s := guarded(t, nil)
+	s.another(func(c *nft.Conn) {
+		// udp sport 62201 ct state new,established,related drop
+		const tracked = expr.CtStateBitNEW | expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
+		chainOf(c, nft.ChainTypeFilter, nft.ChainHookOutput, 0, rule(udpPort(sport, 62201), ctState(tracked), drop())...)
+	})
+	client := s.udp(s.client, "192.0.2.2:4000")
+	s.send(s.udp(s.gw, "192.0.2.1:62201"), "192.0.2.2:4000")
+	if !s.gets(client, soon) {
+		t.Error("the receipt was tracked")
+	}
+}
+
+// TestServerOfASharedPort: only receipts are untracked, or its sessions would end with
+// their grants.
+func TestServerOfASharedPort(t *testing.T) {
+	s := guarded(t, func(c *Config) {
+		c.Guarded = append(c.Guarded, ports("udp/443"))
+		c.Knock = []KnockPort{{Port: 443, Shared: true}}
+	})
+	server, alice := s.udp(s.gw, "192.0.2.1:443"), s.udp(s.client, "192.0.2.2:4000")
+	g := sshGrant("alice", "192.0.2.2", 500*time.Millisecond)
+	g.Ports[0] = ports("udp/443")
+	s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+	s.send(alice, "192.0.2.1:443")
+	if !s.gets(server, soon) {
+		t.Fatal("a granted datagram was lost")
+	}
+	s.send(server, "192.0.2.2:4000")
+	if !s.gets(alice, soon) {
+		t.Fatal("the answer was lost")
+	}
+	other := s.udp(s.client, "192.0.2.2:4001")
+	lab.Eventually(t, soon, "the grant's end", func() bool {
+		s.send(other, "192.0.2.1:443")
+		return !s.gets(server, silence)
+	})
+	s.send(alice, "192.0.2.1:443")
+	if !s.gets(server, soon) {
+		t.Error("the session ended with its grant")
+	}
+}
+
 func TestReject(t *testing.T) {
 	s := guarded(t, func(c *Config) {
 		c.Closed = Reject
@@ -385,11 +499,23 @@ func TestReject(t *testing.T) {
 	})
 	s.udp(s.gw, "[::]:5000")
 	for _, f := range bothFamilies {
+		if !s.refuses(s.client, net.JoinHostPort(f.stranger, "0"), net.JoinHostPort(f.gateway, "5000"), soon) {
+			t.Errorf("no port unreachable over %s", f.name)
+		}
+	}
+	s.anotherOn(s.client, func(c *nft.Conn) { // what is refused from here on is refused by TCP
+		chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0,
+			rule(meta(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_ICMP}), drop())...)
+	})
+	s.anotherOn(s.client, func(c *nft.Conn) {
+		const destinationUnreachable = 1
+		icmp := &expr.Payload{DestRegister: first, Base: expr.PayloadBaseTransportHeader, Len: 1}
+		chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0,
+			rule(meta(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_ICMPV6}), exprs{icmp, equal([]byte{destinationUnreachable})}, drop())...)
+	})
+	for _, f := range bothFamilies {
 		if _, err := s.dial(f.stranger, f.gateway, "22", soon); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("got %v over %s, want a refused connection", err, f.name)
-		}
-		if !s.refuses(net.JoinHostPort(f.stranger, "0"), net.JoinHostPort(f.gateway, "5000"), soon) {
-			t.Errorf("no port unreachable over %s", f.name)
 		}
 		s.grant("alice", f.alice, time.Minute)
 		s.connect(f.alice, f.gateway, "22")

@@ -55,6 +55,35 @@ func TestFirstLoadKeepsPushedSessions(t *testing.T) {
 	}
 }
 
+// TestFirstLoadKeepsQuietSessions: nobody says a word until the guard is there, and then
+// the server does.
+func TestFirstLoadKeepsQuietSessions(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := newSite(t, guard("tcp/2300"))
+			var l net.Listener
+			s.must(s.gw.Do(func() (err error) {
+				l, err = net.Listen("tcp", ":2300")
+				return err
+			}))
+			defer l.Close()
+			client, err := s.dial(f.stranger, f.gateway, "2300", soon)
+			s.must(err)
+			defer client.Close()
+			server, err := l.Accept()
+			s.must(err)
+			defer server.Close()
+			s.open()
+			s.load(0)
+			_, err = server.Write([]byte("news"))
+			s.must(err)
+			if !hears(client, soon) {
+				t.Error("the client does not hear its server")
+			}
+		})
+	}
+}
+
 // TestCarriedFlowAdmitsNoNewConnection: the address and port pair alone is not enough.
 func TestCarriedFlowAdmitsNoNewConnection(t *testing.T) {
 	for _, f := range bothFamilies {

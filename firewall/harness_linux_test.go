@@ -212,7 +212,12 @@ func (s *site) send(c *net.UDPConn, to string) {
 // another does to the gateway's rule set what another tool would.
 func (s *site) another(do func(*nft.Conn)) {
 	s.Helper()
-	s.must(s.gw.Do(func() error {
+	s.anotherOn(s.gw, do)
+}
+
+func (s *site) anotherOn(h *lab.Host, do func(*nft.Conn)) {
+	s.Helper()
+	s.must(h.Do(func() error {
 		c, err := nft.New()
 		if err != nil {
 			return err

@@ -124,18 +124,20 @@ func (n *nftables) flush(doing string) error {
 	return explain(doing, err)
 }
 
-// drain reads what has been answered already. The kernel answers a batch before the call
+// drain throws away what can be read by now. The kernel answers a batch before the call
 // that sends it returns.
 func drain(c *netlink.Conn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}
-	var b [1]byte
-	return raw.Read(func(fd uintptr) bool {
+	// Control, for Read would wait for a Receive that is under way.
+	return raw.Control(func(fd uintptr) {
+		var b [1]byte
 		for {
-			if _, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_DONTWAIT|unix.MSG_TRUNC); err != nil {
-				return true
+			_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+			if err != nil && err != unix.EINTR && err != unix.ENOBUFS {
+				return
 			}
 		}
 	})
@@ -161,6 +163,10 @@ func (n *nftables) load(p plan) error {
 	there, err := present(n.conn)
 	if err != nil {
 		return err
+	}
+	// What was changed so far is put right by this load.
+	if err := drain(n.events); err != nil {
+		return explain("forgetting earlier changes", err)
 	}
 	// The rules are exchanged inside the chains that are there, because a packet that is
 	// between two chains of the same priority while one replaces the other could pass

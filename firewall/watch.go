@@ -66,10 +66,7 @@ func (f *Firewall) confirm(now time.Time) error {
 	if f.guard.confirmBy.IsZero() {
 		return nil
 	}
-	// The counters stand still when the kernel lets go of the ports, so a look that comes
-	// late sees the same as one in time.
-	ok, err := f.backend.confirmed()
-	if err != nil || !ok { // an error is what a table gives that has just gone
+	if !f.entered() {
 		if now.Before(f.guard.confirmBy) {
 			return nil
 		}
@@ -78,6 +75,18 @@ func (f *Firewall) confirm(now time.Time) error {
 	if err := f.backend.permanent(); err != nil {
 		return err
 	}
+	return f.confirmed()
+}
+
+// entered reports whether a new flow has come through a grant. The counters stand still
+// once the kernel lets go of the ports, so a look that comes late sees the same as one in
+// time. An error is what a table gives that has just gone.
+func (f *Firewall) entered() bool {
+	ok, err := f.backend.confirmed()
+	return ok && err == nil
+}
+
+func (f *Firewall) confirmed() error {
 	f.guard.confirmBy = time.Time{}
 	f.log.Info("the guard is confirmed: a new connection came through a grant")
 	return f.ledger.setMark(loadAgain)
@@ -96,6 +105,11 @@ func (f *Firewall) putBack(now time.Time) error {
 		return nil
 	}
 	f.held.expire(now)
+	if !f.guard.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
+		if err := f.confirmed(); err != nil {
+			return err
+		}
+	}
 	err := f.restore(now)
 	switch {
 	case errors.Is(err, ErrTornDown):

@@ -318,14 +318,76 @@ func TestFlushDoesNotConfirm(t *testing.T) {
 // TestOldSessionDoesNotConfirm: that a session which was there goes on proves nothing, even
 // where its source has a grant.
 func TestOldSessionDoesNotConfirm(t *testing.T) {
-	s := newSite(t, nil)
+	s := guarded(t, nil)
+	s.flushRuleset()
 	session := s.connect("192.0.2.2", "192.0.2.1", "22")
-	s.open()
-	s.load(time.Second)
+	s.load(time.Second) // not a first load, which would carry the session
 	ended := s.watch()
 	s.grant("alice", "192.0.2.2", time.Minute)
 	s.echoes(session)
 	if err := <-ended; !errors.Is(err, ErrUnconfirmed) {
 		t.Fatalf("got %v, want ErrUnconfirmed", err)
+	}
+}
+
+// TestConfirmationSurvivesAChange: that somebody came in is not forgotten when the guard is
+// put back before Watch has looked.
+func TestConfirmationSurvivesAChange(t *testing.T) {
+	s := confirming(t, time.Second)
+	n := s.counts("is confirmed")
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.another(func(c *nft.Conn) {
+		o := newObjects(0)
+		c.InsertRule(&nft.Rule{Table: o.table, Chain: o.guard, Exprs: accept()})
+	})
+	s.watch()
+	lab.Eventually(t, soon, "the confirmation", func() bool { return n.Load() == 1 })
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
+
+// TestUDPConfirms: a new flow does; one that was there does not.
+func TestUDPConfirms(t *testing.T) {
+	for _, fresh := range []bool{true, false} {
+		t.Run(map[bool]string{true: "new", false: "old"}[fresh], func(t *testing.T) {
+			s := newSite(t, guard("udp/5000"))
+			server, alice := s.udp(s.gw, "192.0.2.1:5000"), s.udp(s.client, "192.0.2.2:4000")
+			s.open()
+			s.load(0) // so that the next load is not a first one, which would carry the flow
+			s.flushRuleset()
+			s.another(func(c *nft.Conn) {
+				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, isReply()...)
+			})
+			if !fresh {
+				s.exchange(alice, server)
+			}
+			s.load(time.Second)
+			n := s.counts("is confirmed")
+			ended := s.watch()
+			g := sshGrant("alice", "192.0.2.2", time.Minute)
+			g.Ports[0] = ports("udp/5000")
+			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+			s.exchange(alice, server)
+			if fresh {
+				lab.Eventually(t, soon, "the confirmation", func() bool { return n.Load() == 1 })
+				return
+			}
+			if err := <-ended; !errors.Is(err, ErrUnconfirmed) {
+				t.Errorf("got %v, want ErrUnconfirmed", err)
+			}
+		})
+	}
+}
+
+// exchange is a question and its answer.
+func (s *site) exchange(client, server *net.UDPConn) {
+	s.Helper()
+	s.send(client, server.LocalAddr().String())
+	if !s.gets(server, soon) {
+		s.Fatal("the question was lost")
+	}
+	s.send(server, client.LocalAddr().String())
+	if !s.gets(client, soon) {
+		s.Fatal("the answer was lost")
 	}
 }
