@@ -81,7 +81,7 @@ func decodeHeader(b []byte) (header, error) {
 	if _, err := binary.Decode(b[4:], binary.LittleEndian, &h); err != nil {
 		return header{}, err
 	}
-	if h.Magic != magic || h.Version != version || h.Room < 0 {
+	if h.Magic != magic || h.Version != version {
 		return header{}, fmt.Errorf("%w: not a journal of version %d", errDamaged, version)
 	}
 	return h, nil

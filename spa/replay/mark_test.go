@@ -97,6 +97,9 @@ func TestFailedWriteIsNotSpent(t *testing.T) {
 	if err := j.SetFloor([16]byte{1}, start); !errors.Is(err, errBroken) {
 		t.Errorf("SetFloor: got %v", err)
 	}
+	if got := j.FloorOf([16]byte{1}); !got.IsZero() {
+		t.Errorf("a floor that is not in the file: %v", got)
+	}
 	d.fail = nil
 	admit(t, j, packet(1, 1, start), start, nil)
 	if got := j.Status().Records; got > records+2 { // the nonce, the reserved floors of topics

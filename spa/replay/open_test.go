@@ -232,6 +232,15 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// resigned changes a byte of both headers, which verify all the same.
+func resigned(b []byte, at int) []byte {
+	for _, h := range [][]byte{b[:headerSize], b[page:][:headerSize]} {
+		h[at]++
+		sign(h, 0)
+	}
+	return b
+}
+
 func TestDamagedFiles(t *testing.T) {
 	whole := func(t *testing.T) (string, []byte) {
 		path := created(t, config())
@@ -242,17 +251,12 @@ func TestDamagedFiles(t *testing.T) {
 		return path, image
 	}
 	for name, change := range map[string]func(b []byte) []byte{
-		"empty":     func(b []byte) []byte { return nil },
-		"cut short": func(b []byte) []byte { return b[:len(b)-slotSize] },
-		"text":      func(b []byte) []byte { return []byte("not a journal\n") },
-		"zeros":     func(b []byte) []byte { return make([]byte, len(b)) },
-		"another version": func(b []byte) []byte {
-			for _, h := range [][]byte{b[:headerSize], b[page:][:headerSize]} {
-				h[4+len(magic)]++
-				sign(h, 0)
-			}
-			return b
-		},
+		"empty":           func(b []byte) []byte { return nil },
+		"cut short":       func(b []byte) []byte { return b[:len(b)-slotSize] },
+		"text":            func(b []byte) []byte { return []byte("not a journal\n") },
+		"zeros":           func(b []byte) []byte { return make([]byte, len(b)) },
+		"another version": func(b []byte) []byte { return resigned(b, 4+len(magic)) },
+		"another magic":   func(b []byte) []byte { return resigned(b, 4) },
 		"unknown kind": func(b []byte) []byte {
 			b[offset(5)+4] = 9
 			sign(b[offset(5):][:half], 0)
