@@ -72,6 +72,17 @@ func TestGrantWhileTheGuardIsGone(t *testing.T) {
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }
 
+func TestRevokeWhileTheGuardIsGone(t *testing.T) {
+	s := guarded(t, nil)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.flushRuleset()
+	if gs := s.revoke(Match{Client: "alice"}); len(gs) != 1 {
+		t.Errorf("revoked %v, want alice's", gs)
+	}
+	s.load(0)
+	s.dark("192.0.2.2", "192.0.2.1", "22")
+}
+
 // counting counts the lines of a log that say something.
 type counting struct {
 	slog.Handler
@@ -138,6 +149,36 @@ func TestForeignTableWhileWatching(t *testing.T) {
 	}
 	s.flushRuleset()
 	lab.Eventually(t, time.Second, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+}
+
+// stubborn is a backend that does not load.
+type stubborn struct {
+	backend
+	no atomic.Bool
+}
+
+func (b *stubborn) load(p plan) error {
+	if b.no.Load() {
+		return errors.New("not now")
+	}
+	return b.backend.load(p)
+}
+
+// TestPutBackIsTriedAgain: without anything else that happens.
+func TestPutBackIsTriedAgain(t *testing.T) {
+	s := guarded(t, nil)
+	b := &stubborn{backend: s.backend}
+	s.backend = b
+	b.no.Store(true)
+	n := s.counts("could not be put back")
+	s.watch()
+	s.flushRuleset()
+	lab.Eventually(t, soon, "the complaint", func() bool { return n.Load() == 1 })
+	b.no.Store(false)
+	lab.Eventually(t, soon, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	if got := n.Load(); got != 1 {
+		t.Errorf("it was said %d times, want once", got)
+	}
 }
 
 func TestWatchEndsWithItsContext(t *testing.T) {
@@ -263,6 +304,20 @@ func TestKilledUnconfirmedGuardLapses(t *testing.T) {
 			s.echoes(session)
 		})
 	}
+}
+
+// TestLaterUnconfirmedGuardLapses: also where an earlier guard was settled, the load after
+// an unconfirmed one is a first load.
+func TestLaterUnconfirmedGuardLapses(t *testing.T) {
+	s := guarded(t, nil)
+	s.load(500 * time.Millisecond)
+	s.must(s.Firewall.Close())
+	s.Firewall = nil
+	lab.Eventually(t, soon, "the open port", func() bool { return s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	session := s.connect("192.0.2.3", "192.0.2.1", "22")
+	s.open()
+	s.load(0)
+	s.echoes(session)
 }
 
 func TestConfirmedGuardStays(t *testing.T) {
