@@ -39,19 +39,21 @@ type rawPrevious struct {
 
 // ReadClient reads a client file, NAME.toml. Its error is of type *FileError, or several of
 // them joined, or wraps ErrExposed, or is of the file system.
-func ReadClient(path string) (*Client, error) { return readClient(path, schema{}) }
+func ReadClient(path string) (*Client, error) {
+	return readClient(folderOf(path), filepath.Base(path), schema{})
+}
 
-func readClient(path string, s schema) (*Client, error) {
-	name, err := fileName(path)
+func readClient(d folder, file string, s schema) (*Client, error) {
+	name, err := fileName(filepath.Join(d.path, file))
 	if err != nil {
 		return nil, err
 	}
 	var raw rawClient
-	d, err := decodeSecret(path, maxClientFile, CheckPrivate, &raw, s)
+	doc, err := decodeSecret(d, file, maxClientFile, checkPrivate, &raw, s)
 	if err != nil {
 		return nil, err
 	}
-	return raw.client(d, name)
+	return raw.client(doc, name)
 }
 
 // fileName is the name that a file NAME.toml is about.

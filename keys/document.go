@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -68,24 +69,56 @@ func DecodeFile(path string, limit int64, dst any) (*Document, error) {
 
 // decodeSecret is DecodeFile for files with secrets: it follows no symbolic link, which a
 // later write by rename would replace, and asks check before it reads a byte.
-func decodeSecret(path string, limit int64, check accessCheck, dst any, s schema) (*Document, error) {
-	f, err := openNoFollow(path)
+func decodeSecret(d folder, file string, limit int64, check accessCheck, dst any, s schema) (*Document, error) {
+	path := filepath.Join(d.path, file)
+	f, err := d.openNoFollow(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading %w", err)
 	}
 	defer f.Close()
-	data, err := readRegular(f, path, limit, check)
+	data, err := readRegular(f, path, limit, func(fi fs.FileInfo) error { return check(d, path, fi) })
 	if err != nil {
 		return nil, err
 	}
 	return decode(path, data, dst, s)
 }
 
-// An accessCheck refuses a file that the wrong people have access to.
-type accessCheck func(path string, fi fs.FileInfo) error
+// An accessCheck refuses a file in d that the wrong people have access to.
+type accessCheck func(d folder, path string, fi fs.FileInfo) error
+
+// A folder is the directory of files with secrets. With a root they are reached through
+// it, whatever the directories above allow; path is then only its name.
+type folder struct {
+	path string
+	root *os.Root
+}
+
+// folderOf is the directory of a file, reached by its path.
+func folderOf(path string) folder { return folder{path: filepath.Dir(path)} }
+
+func (d folder) stat() (fs.FileInfo, error) {
+	if d.root != nil {
+		return d.root.Stat(".")
+	}
+	return os.Stat(d.path)
+}
+
+// openFlags is os.OpenFile in the folder. Its error has the whole path.
+func (d folder) openFlags(file string, flags int) (*os.File, error) {
+	path := filepath.Join(d.path, file)
+	if d.root == nil {
+		return os.OpenFile(path, flags, 0)
+	}
+	f, err := d.root.OpenFile(file, flags, 0)
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: at.Err}
+	}
+	return f, err
+}
 
 // readRegular reads a whole file, but refuses what would block or never end.
-func readRegular(f *os.File, path string, limit int64, check accessCheck) ([]byte, error) {
+func readRegular(f *os.File, path string, limit int64, check func(fs.FileInfo) error) ([]byte, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("reading %w", err)
@@ -94,7 +127,7 @@ func readRegular(f *os.File, path string, limit int64, check accessCheck) ([]byt
 		return nil, &FileError{File: path, Text: "not a regular file"}
 	}
 	if check != nil {
-		if err := check(path, fi); err != nil {
+		if err := check(fi); err != nil {
 			return nil, err
 		}
 	}

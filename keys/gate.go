@@ -22,7 +22,7 @@ type rawGate struct {
 // have not heard of the new one still use the one before.
 func ReadGate(path string) ([]GateKey, error) {
 	var raw rawGate
-	d, err := decodeSecret(path, maxGateFile, CheckPrivate, &raw, schema{})
+	d, err := decodeSecret(folderOf(path), filepath.Base(path), maxGateFile, checkPrivate, &raw, schema{})
 	if err != nil {
 		return nil, err
 	}

@@ -46,7 +46,8 @@ type Key struct {
 // stranger's struct for its Format method, but prints what it sees: an address. One pointer
 // is not enough: for a verb that is none of pointers, "%s" for one, fmt looks behind it.
 type material struct {
-	master, requestCipher, requestMAC, receiptCipher, receiptMAC, hedge [Size]byte
+	// What opening a packet needs is in one cache line, what sealing a receipt needs in the next.
+	requestMAC, requestCipher, receiptMAC, receiptCipher, hedge, master [Size]byte
 }
 
 // NewKey returns a random key.

@@ -12,14 +12,18 @@ import (
 // that may have been read is better replaced.
 var ErrExposed = errors.New("others have access to this file with secrets")
 
-// CheckPrivate refuses a file with the server's secrets if others can read it, if its
+// checkPrivate refuses a file with the server's secrets if others can read it, if its
 // group can write it or is neither root nor the directory's group, or if it belongs to
 // somebody who is not root, the reader or the owner of the directory.
 // Where files have no such modes (Windows) it refuses nothing.
-func CheckPrivate(path string, fi fs.FileInfo) error { return checkAccess(path, fi, 0o640) }
+func checkPrivate(d folder, path string, fi fs.FileInfo) error {
+	return checkAccess(d, path, fi, 0o640)
+}
 
-// checkOwn is CheckPrivate for a person's own files, which no group may read either.
-func checkOwn(path string, fi fs.FileInfo) error { return checkAccess(path, fi, 0o600) }
+// checkOwn is checkPrivate for a person's own files, which no group may read either.
+func checkOwn(d folder, path string, fi fs.FileInfo) error {
+	return checkAccess(d, path, fi, 0o600)
+}
 
 // access is who has access to a file with secrets, and to its directory.
 type access struct {

@@ -13,7 +13,7 @@ import (
 	"syscall"
 )
 
-func checkAccess(path string, fi fs.FileInfo, most fs.FileMode) error {
+func checkAccess(d folder, path string, fi fs.FileInfo, most fs.FileMode) error {
 	uid, gid, ok := ownerOf(fi)
 	if !ok {
 		return fmt.Errorf("checking %s: its owner cannot be told", path)
@@ -22,7 +22,7 @@ func checkAccess(path string, fi fs.FileInfo, most fs.FileMode) error {
 	if a.trouble(most) == "" {
 		return nil // also without what the directory would excuse
 	}
-	dir, err := os.Stat(filepath.Dir(path))
+	dir, err := d.stat()
 	if err != nil {
 		return fmt.Errorf("checking the directory of %s: %w", path, err)
 	}
@@ -62,10 +62,10 @@ func openFile(path string) (*os.File, error) {
 }
 
 // openNoFollow is openFile, but refuses a symbolic link.
-func openNoFollow(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+func (d folder) openNoFollow(file string) (*os.File, error) {
+	f, err := d.openFlags(file, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK)
 	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EMLINK) {
-		return nil, &FileError{File: path, Text: "a symbolic link, which files with secrets must not be"}
+		return nil, &FileError{File: filepath.Join(d.path, file), Text: "a symbolic link, which files with secrets must not be"}
 	}
 	return f, err
 }

@@ -34,7 +34,7 @@ func ReadProfile(path string) (*Profile, error) {
 		return nil, err
 	}
 	var raw rawProfile
-	d, err := decodeSecret(path, maxProfileFile, checkOwn, &raw, schema{})
+	d, err := decodeSecret(folderOf(path), filepath.Base(path), maxProfileFile, checkOwn, &raw, schema{})
 	if err != nil {
 		return nil, err
 	}

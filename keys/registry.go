@@ -8,19 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
 )
 
-// manyClients is from where on the garbage of reading, as much as the clients themselves,
-// is worth giving back at once: a server that idles afterwards would keep it.
-const manyClients = 10_000
-
 // A Registry is the clients of a server, by id. It is safe for concurrent use.
 type Registry struct {
-	dir     string
+	folder  folder     // its root is opened once: Reload works whatever is given up later
 	loading sync.Mutex // one file at a time is read, so that an older reading never wins
 
 	mu     sync.RWMutex
@@ -35,9 +30,14 @@ type Registry struct {
 // Only NAME.toml is a client. What editors leave (dot files, NAME~, .swp, .tmp) is passed over
 // in silence; any other name is an error of the list, lest somebody takes it for a client.
 func LoadRegistry(dir string) (*Registry, []error) {
-	r := &Registry{dir: dir}
-	names, errs := clientNames(dir)
-	clients, bad := readAll(dir, names)
+	r := &Registry{folder: folder{path: dir}}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return r, []error{fmt.Errorf("reading the clients: %w", err)}
+	}
+	r.folder.root = root
+	names, errs := r.files()
+	clients, bad := r.readAll(names)
 	errs = append(errs, bad...)
 	r.byID, r.byName = make(map[ID]*Client, len(names)), make(map[string]*Client, len(names))
 	for _, c := range clients {
@@ -50,15 +50,12 @@ func LoadRegistry(dir string) (*Registry, []error) {
 		}
 		r.add(c)
 	}
-	if len(names) > manyClients {
-		debug.FreeOSMemory()
-	}
 	return r, errs
 }
 
-// clientNames lists the clients of a directory, sorted.
-func clientNames(dir string) ([]string, []error) {
-	d, err := os.Open(dir)
+// files lists the clients of the directory, sorted.
+func (r *Registry) files() ([]string, []error) {
+	d, err := r.folder.root.Open(".")
 	if err != nil {
 		return nil, []error{fmt.Errorf("reading the clients: %w", err)}
 	}
@@ -71,7 +68,7 @@ func clientNames(dir string) ([]string, []error) {
 	names := files[:0]
 	slices.Sort(files)
 	for _, file := range files {
-		name, err := fileName(filepath.Join(dir, file))
+		name, err := fileName(filepath.Join(r.folder.path, file))
 		switch {
 		case dropping(file):
 		case err != nil:
@@ -96,7 +93,7 @@ func dropping(file string) bool {
 
 // readAll reads the named clients on all processors. The clients are in the order of the
 // names, nil where there was an error.
-func readAll(dir string, names []string) ([]*Client, []error) {
+func (r *Registry) readAll(names []string) ([]*Client, []error) {
 	clients, errs := make([]*Client, len(names)), make([]error, len(names))
 	workers := min(runtime.GOMAXPROCS(0), len(names))
 	var wg sync.WaitGroup
@@ -104,7 +101,7 @@ func readAll(dir string, names []string) ([]*Client, []error) {
 		wg.Go(func() {
 			share, s := sharing{}, schema{}
 			for i := w; i < len(names); i += workers {
-				clients[i], errs[i] = readClient(filepath.Join(dir, names[i]+Suffix), s)
+				clients[i], errs[i] = readClient(r.folder, names[i]+Suffix, s)
 				share.compact(clients[i])
 			}
 		})
@@ -163,7 +160,18 @@ func (r *Registry) remove(c *Client) {
 	}
 }
 
-func (r *Registry) path(name string) string { return filepath.Join(r.dir, name+Suffix) }
+func (r *Registry) path(name string) string { return filepath.Join(r.folder.path, name+Suffix) }
+
+// Names lists the clients that have a file now, and those that are known, sorted. An error
+// joins what is wrong with the others.
+func (r *Registry) Names() ([]string, error) {
+	names, errs := r.files()
+	for _, c := range r.Clients() {
+		names = append(names, c.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), errors.Join(errs...)
+}
 
 // Reload reads one client's file again and returns the client as it was and as it is; nil
 // where there was or is none. A file that is gone takes its client away. A bad file, also
@@ -175,7 +183,7 @@ func (r *Registry) Reload(name string) (before, after *Client, err error) {
 	r.loading.Lock()
 	defer r.loading.Unlock()
 	before, _ = r.Client(name)
-	after, err = ReadClient(r.path(name))
+	after, err = readClient(r.folder, name+Suffix, schema{})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return before, before, err
 	}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -65,20 +65,11 @@ func (s *Server) reloadFile(ctx context.Context, event fsnotify.Event) {
 
 // reloadAll is what is left to do when the kernel had more changes to tell than it could hold.
 func (s *Server) reloadAll(ctx context.Context) {
-	names := make(map[string]bool)
-	for _, client := range s.clients.Clients() {
-		names[client.Name] = true
-	}
-	entries, err := os.ReadDir(s.clientsDir())
+	names, err := s.clients.Names()
 	if err != nil {
-		s.log.Error("the client files could not be listed again", "error", err)
+		s.log.Error("not every client file could be listed again", "error", err)
 	}
-	for _, entry := range entries {
-		if name, ok := clientName(entry.Name()); ok {
-			names[name] = true
-		}
-	}
-	for name := range names {
+	for _, name := range names {
 		s.reloadClient(ctx, name)
 	}
 }
@@ -93,12 +84,11 @@ func (s *Server) clientsDir() string { return filepath.Join(s.config.Dir, config
 
 // readable makes sure that client files can still be read: their changes have to take effect.
 func (s *Server) readable() error {
-	dir, err := os.Open(s.clientsDir())
-	if err != nil {
-		return fmt.Errorf("server: without privileges, as user %s: %w; client files have to be readable by it: chgrp %s %s and the directories above",
-			s.sandbox.User, err, s.sandbox.User, s.clientsDir())
+	if _, err := s.clients.Names(); errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("server: without privileges, as user %s: %w; hand the directory over with: chgrp -R %[1]s %s && chmod 750 %[3]s",
+			s.sandbox.User, err, s.clientsDir())
 	}
-	return dir.Close()
+	return nil
 }
 
 // reloadClient makes one client file's change take effect. A client that may do less than before

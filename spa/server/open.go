@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -81,6 +82,9 @@ func Open(c *config.Config, o Options) (*Server, error) {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
+	// What starting needed, as much as the clients themselves, is given back now: a server that
+	// idles would keep it.
+	debug.FreeOSMemory()
 	return s, nil
 }
 
