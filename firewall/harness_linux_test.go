@@ -110,6 +110,21 @@ func (s *site) watch() <-chan error {
 	return ended
 }
 
+// ends is the error with which Watch ends soon.
+func (s *site) ends(ended <-chan error, want error) {
+	s.Helper()
+	late := time.NewTimer(soon)
+	defer late.Stop()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, want) {
+			s.Fatalf("got %v from Watch, want %v", err, want)
+		}
+	case <-late.C:
+		s.Fatalf("Watch goes on, want %v", want)
+	}
+}
+
 func (s *site) serve(addr string) *lab.Echo {
 	s.Helper()
 	e, err := lab.EchoServer(s.gw, addr)

@@ -250,9 +250,7 @@ func TestTeardown(t *testing.T) {
 			}
 			s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
 			if daemon == "alive" {
-				if err := <-ended; !errors.Is(err, ErrTornDown) {
-					t.Errorf("got %v, want ErrTornDown", err)
-				}
+				s.ends(ended, ErrTornDown)
 				if err := s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", time.Minute)}, time.Now()); err == nil {
 					t.Error("a grant was given without a guard")
 				}
@@ -281,9 +279,7 @@ func TestUnconfirmedGuardLapses(t *testing.T) {
 	ended := s.watch()
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 	s.grant("alice", "192.0.2.2", time.Minute) // a knock alone confirms nothing
-	if err := <-ended; !errors.Is(err, ErrUnconfirmed) {
-		t.Fatalf("got %v, want ErrUnconfirmed", err)
-	}
+	s.ends(ended, ErrUnconfirmed)
 	session := s.connect("192.0.2.3", "192.0.2.1", "22")
 	s.open()
 	s.load(0)
@@ -365,9 +361,7 @@ func TestFlushDoesNotConfirm(t *testing.T) {
 	ended := s.watch()
 	s.flushRuleset()
 	lab.Eventually(t, soon, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
-	if err := <-ended; !errors.Is(err, ErrUnconfirmed) {
-		t.Fatalf("got %v, want ErrUnconfirmed", err)
-	}
+	s.ends(ended, ErrUnconfirmed)
 }
 
 // TestOldSessionDoesNotConfirm: that a session which was there goes on proves nothing, even
@@ -380,9 +374,7 @@ func TestOldSessionDoesNotConfirm(t *testing.T) {
 	ended := s.watch()
 	s.grant("alice", "192.0.2.2", time.Minute)
 	s.echoes(session)
-	if err := <-ended; !errors.Is(err, ErrUnconfirmed) {
-		t.Fatalf("got %v, want ErrUnconfirmed", err)
-	}
+	s.ends(ended, ErrUnconfirmed)
 }
 
 // TestConfirmationSurvivesAChange: that somebody came in is not forgotten when the guard is
@@ -427,9 +419,7 @@ func TestUDPConfirms(t *testing.T) {
 				lab.Eventually(t, soon, "the confirmation", func() bool { return n.Load() == 1 })
 				return
 			}
-			if err := <-ended; !errors.Is(err, ErrUnconfirmed) {
-				t.Errorf("got %v, want ErrUnconfirmed", err)
-			}
+			s.ends(ended, ErrUnconfirmed)
 		})
 	}
 }
