@@ -18,7 +18,7 @@ type testFile struct {
 	Mixed   []any               `toml:"mixed"`
 	Limits  testLimits          `toml:"limits"`
 	Service map[string]testItem `toml:"service"`
-	hidden  string
+	hidden  string              //lint:ignore U1000 a field without a name in the file is passed over
 }
 
 type testLimits struct {

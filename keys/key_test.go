@@ -242,7 +242,8 @@ func TestEncodersRefuse(t *testing.T) {
 }
 
 func TestNewKeysDiffer(t *testing.T) {
-	if NewKey().Equal(NewKey()) || NewGateKey().Equal(NewGateKey()) || NewID() == NewID() || NewServerID() == NewServerID() {
+	id, server := NewID(), NewServerID()
+	if NewKey().Equal(NewKey()) || NewGateKey().Equal(NewGateKey()) || id == NewID() || server == NewServerID() {
 		t.Error("two new ones are equal")
 	}
 }

@@ -57,10 +57,6 @@ func keyName(key uint64) (name [16]byte) {
 	return name
 }
 
-func (m *memory) keyOf(owner int32) uint64 {
-	return binary.LittleEndian.Uint64(m.keys.list.at(owner).name[:])
-}
-
 // owner returns the index of a key, and makes one for a key that is new.
 func (m *memory) owner(s *store, key uint64) (int32, error) {
 	if i, ok := m.keys.index[keyName(key)]; ok {

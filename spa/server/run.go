@@ -62,13 +62,13 @@ func (s *Server) loop(ctx context.Context) error {
 	}
 }
 
-// take decides one packet, answers it if it was spent, and records what became of it.
+// take decides one packet, records what became of it, and answers it if it was spent.
 func (s *Server) take(ctx context.Context, p capture.Packet) {
 	s.line.Lock()
 	event := s.handle(ctx, p)
 	s.line.Unlock()
-	s.answer(p, event)
 	s.audit.Record(event)
+	s.answer(p, event)
 }
 
 // ready says that the gateway works, to the administrator and to systemd.
