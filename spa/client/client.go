@@ -53,6 +53,10 @@ var (
 	// the gateway sends none, the port did not accept. A gateway is silent on purpose
 	// about everything that it does not want to answer, so the cause is not known.
 	ErrNoAnswer = errors.New("client: no answer")
+	// ErrMismatch is returned when the gateway's receipt is real and does not match the
+	// command: another number of services, or an open answered as a close. What it did
+	// is not known, and nothing else will come.
+	ErrMismatch = errors.New("client: the gateway's receipt does not match the request: a fault of the gateway")
 	// ErrNoTCP is returned by WaitOpen when no TCP port was granted: nothing can be tried.
 	ErrNoTCP = errors.New("client: no TCP port to wait for")
 )
@@ -107,7 +111,7 @@ type Verdict uint8
 
 // The verdicts.
 const (
-	Silent  Verdict = iota // no answer: Answer.Err says more
+	Silent  Verdict = iota // no answer that can be used: Answer.Err says more
 	Opened                 // granted, by a receipt, or without one where the ports accept
 	Closed                 // closed, by a receipt
 	Refused                // refused by the gateway: the receipt says why
@@ -136,7 +140,7 @@ type Answer struct {
 	Verdict Verdict
 	Route   Route
 	Gateway netip.Addr   // the address that answered; the route's first where none did
-	Receipt *spa.Receipt // nil where none came
+	Receipt *spa.Receipt // nil where none came that matches the command
 	// Offset is how far the gateway's clock is ahead of this one, as far as the
 	// receipt proves it: zero while its stamp may lie between the first packet and
 	// the receipt's arrival.

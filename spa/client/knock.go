@@ -39,7 +39,7 @@ func (p *Plan) Knock(ctx context.Context) iter.Seq[Answer] {
 			if ctx.Err() != nil || !yield(a) {
 				return
 			}
-			if a.Verdict != Silent {
+			if a.Verdict != Silent || errors.Is(a.Err, ErrMismatch) {
 				patience := time.AfterFunc(grace, cancel)
 				defer patience.Stop()
 			}
@@ -155,6 +155,10 @@ func (k *knocking) open(datagram []byte) (spa.Receipt, int, bool) {
 func (k *knocking) answer(receipt spa.Receipt, try int) Answer {
 	a := Answer{Route: k.route, Gateway: k.target(try).Addr(), Receipt: &receipt,
 		Offset: offset(receipt.Time, k.began, time.Now()), Tries: len(k.packets)}
+	if !k.plan.Command.matches(receipt) {
+		a.Receipt, a.Err = nil, ErrMismatch // nobody shall read it by the command's services
+		return a
+	}
 	switch receipt.Status {
 	case spa.Granted:
 		a.Verdict = Opened
@@ -164,6 +168,18 @@ func (k *knocking) answer(receipt spa.Receipt, try int) Answer {
 		a.Verdict = Refused
 	}
 	return a
+}
+
+// matches reports whether a receipt can be the outcome of the command: services are told
+// by their place in it alone. A close may be answered without telling any.
+func (c Command) matches(r spa.Receipt) bool {
+	switch n := len(r.Services); r.Status {
+	case spa.Granted:
+		return c.Type == spa.TypeOpen && n == len(c.Services)
+	case spa.Closed:
+		return c.Type == spa.TypeClose && (n == 0 || n == len(c.Services))
+	}
+	return true
 }
 
 // silent is the answer where none came. An error of its own, or that nothing could

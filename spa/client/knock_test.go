@@ -49,7 +49,11 @@ func TestVerdicts(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g, n := fakes(t)
 				g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return status }
-				if a := knockOnce(t, mustPrepare(t, g, n, open())); a.Verdict != want || a.Receipt.Status != status {
+				c := open()
+				if status == spa.Closed {
+					c.Type = spa.TypeClose
+				}
+				if a := knockOnce(t, mustPrepare(t, g, n, c)); a.Verdict != want || a.Receipt.Status != status {
 					t.Errorf("got %v, want %v", a.Verdict, want)
 				}
 			})
