@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strconv"
 	"testing"
+	"time"
 )
 
 // answer is one vector of a receipt: what came for alice's request, and what she makes of it.
@@ -11,6 +12,7 @@ type answer struct {
 	about   string
 	verdict string
 
+	request Request
 	receipt Receipt
 	plain   []byte // in place of receipt's encoding
 	server  Sender // with which keys it is sealed
@@ -21,11 +23,12 @@ type answer struct {
 
 func addReceipts(t *testing.T, made map[string]string) {
 	add := func(name, verdict, about string, change func(a *answer)) {
-		a := answer{about: about, verdict: verdict, receipt: grantedReceipt(), server: alice(), length: 200}
+		a := answer{about: about, verdict: verdict, request: openSSH(), receipt: grantedReceipt(), server: alice(), length: 200}
 		change(&a)
 		made[name] = a.text(t, name)
 	}
 	addGoodReceipts(add)
+	addMismatches(add)
 	addWrongReceipts(add)
 	for name, plain := range badReceipts() {
 		add("receipt-malformed-"+name, "receipt-wrong", "Well sealed, but the receipt in it is not well-formed: "+name+".",
@@ -38,10 +41,18 @@ type addAnswerFunc func(name, verdict, about string, change func(a *answer))
 func addGoodReceipts(add addAnswerFunc) {
 	add("receipt-granted", "receipt-ok", "Two services granted, the second has more ports than are told.", func(*answer) {})
 	add("receipt-closed", "receipt-ok", "A close was done.", func(a *answer) {
+		a.request.Type, a.request.For = TypeClose, 0
 		a.receipt = Receipt{Status: Closed, Time: testNow, Source: grantedReceipt().Source}
 	})
 	add("receipt-no-source", "receipt-ok", "A receipt that tells no address.", func(a *answer) { a.receipt.Source = netip.Addr{} })
+	add("receipt-over", "receipt-ok", "A grant that was made, and is over.", func(a *answer) {
+		a.receipt.Services = []Granting{{Ports: manyPorts(1)}, {Ports: manyPorts(1)}}
+	})
+	add("receipt-no-ranges", "receipt-ok", "No ranges are told, of the second service there are some.", func(a *answer) {
+		a.receipt.Services = []Granting{{For: 30 * time.Second}, {For: 30 * time.Second, More: true}}
+	})
 	add("receipt-full", "receipt-ok", "A receipt of 112 bytes: 16 ranges.", func(a *answer) {
+		a.request.Services = a.request.Services[:1]
 		a.receipt.Services = []Granting{{Ports: manyPorts(16)}}
 	})
 	for _, s := range []Status{ReasonExpired, ReasonNoService, ReasonNotAllowed, ReasonSourceRequired, ReasonTooManyGrants,
@@ -54,6 +65,22 @@ func addGoodReceipts(add addAnswerFunc) {
 	add("receipt-denied-255", "receipt-ok", "Refused for a reason that is not known yet.", func(a *answer) {
 		a.receipt = deniedReceipt()
 		a.receipt.Status = 255
+	})
+}
+
+// addMismatches adds receipts that are good by themselves, and no answer to the request.
+func addMismatches(add addAnswerFunc) {
+	add("receipt-mismatch-fewer", "receipt-ok", "It does not match the request: one service granted of two.", func(a *answer) {
+		a.receipt.Services = a.receipt.Services[:1]
+	})
+	add("receipt-mismatch-more", "receipt-ok", "It does not match the request: three services granted of two.", func(a *answer) {
+		a.receipt.Services = []Granting{{Ports: manyPorts(1)}, {Ports: manyPorts(1)}, {Ports: manyPorts(1)}}
+	})
+	add("receipt-mismatch-closed", "receipt-ok", "It does not match the request: an open is answered as a close.", func(a *answer) {
+		a.receipt = Receipt{Status: Closed, Time: testNow, Source: grantedReceipt().Source}
+	})
+	add("receipt-mismatch-granted", "receipt-ok", "It does not match the request: a close is answered as a grant.", func(a *answer) {
+		a.request.Type, a.request.For = TypeClose, 0
 	})
 }
 
@@ -85,7 +112,7 @@ func (a answer) text(t *testing.T, name string) string {
 		plain = b
 	}
 	seedRandom(t, name)
-	request := seal(openSSH().append(nil), alice(), 200)
+	request := seal(a.request.append(nil), alice(), 200)
 	knock := mustOpen(t, request)
 	if a.twin {
 		knock = mustOpen(t, seal(openSSH().append(nil), alice(), 200))

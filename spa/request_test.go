@@ -159,7 +159,8 @@ func TestDigest(t *testing.T) {
 }
 
 func TestNewRequestIDsDiffer(t *testing.T) {
-	if NewRequestID() == NewRequestID() {
+	one, other := NewRequestID(), NewRequestID()
+	if one == other {
 		t.Error("two ids are the same")
 	}
 }

@@ -103,7 +103,7 @@ func (v vector) testReceipt(t *testing.T, verdict string) {
 }
 
 func (v vector) testToken(t *testing.T, verdict string) {
-	p, err := keys.ParseToken(v.one(t, "token"))
+	p, err := keys.ParseToken(v.token(t))
 	if verdict == "token-wrong" {
 		if err == nil {
 			t.Error("a token with a slip in it is accepted")
@@ -119,6 +119,40 @@ func (v vector) testToken(t *testing.T, verdict string) {
 		if !slices.Equal(v[name], want) {
 			t.Errorf("%s: got %q, want %q", name, want, v[name])
 		}
+	}
+}
+
+// token is the text of a token, which a line of its own cannot always hold.
+func (v vector) token(t *testing.T) string {
+	if _, ok := v["token bytes"]; ok {
+		return string(v.hex(t, "token bytes"))
+	}
+	return v.one(t, "token")
+}
+
+// TestTokenFaultsAreTheOnlyOnes: without its one fault, each token of wrong content would
+// be good.
+func TestTokenFaultsAreTheOnlyOnes(t *testing.T) {
+	if got := goodFields().token(); got != testProfile().Token() {
+		t.Errorf("got  %s\nwant %s", got, testProfile().Token())
+	}
+}
+
+// TestLongestToken checks the figure of PROTOCOL.md, section 3.
+func TestLongestToken(t *testing.T) {
+	p := testProfile()
+	p.Name, p.Client = strings.Repeat("a", 32), strings.Repeat("a", 32)
+	p.Address = strings.Repeat("a.", 124) + "aa"
+	p.Source, p.KnockPorts = "stun:"+p.Address, manyNumbers(keys.MaxKnockPorts)
+	p.Services = map[string][]string{}
+	for i := range keys.MaxServices {
+		name := fmt.Sprintf("%032d", i)
+		for j := range keys.MaxServicePorts {
+			p.Services[name] = append(p.Services[name], fmt.Sprintf("tcp/%d-%d", 10000+j, 20000))
+		}
+	}
+	if n := len(p.Token()); n != 181_551 {
+		t.Errorf("the longest token has %d characters", n)
 	}
 }
 

@@ -28,14 +28,18 @@ type family struct {
 	destinations []netip.AddrPort // tried in turn
 	stated       netip.Addr       // the source in the request, or the zero Addr
 	bind         netip.Addr       // what to send from, or the zero Addr
-	probes       []netip.AddrPort // where to connect to if no receipts come
+	// Where no receipts come: of each service where to connect to, or blind if
+	// connecting would tell nothing.
+	probes [][]netip.AddrPort
+	blind  bool
 }
 
-// answer is what ends a command: a receipt, or the port that accepted where
-// the server sends no receipts.
+// answer is what ends a command: a receipt or, where the server sends none,
+// the port that accepted last, or that nobody knows.
 type answer struct {
 	receipt  receipt
 	accepted netip.AddrPort
+	unknown  bool
 	first    time.Time // when the first packet was sealed
 	arrived  time.Time
 }
@@ -170,7 +174,11 @@ func (f family) knock(ctx context.Context, s *session, cmd command, within time.
 		return answer{}, fmt.Errorf("draw a request id: %w", err)
 	}
 	a := &attempt{family: f, session: s, request: r, conn: conn}
-	return a.run(ctx, schedule(within, mathrand.Float64))
+	moments := schedule(within, mathrand.Float64)
+	if f.blind { // a few packets, and one at least to each address and port
+		moments = moments[:min(max(3, len(f.destinations)), maxTries)]
+	}
+	return a.run(ctx, moments)
 }
 
 func (a *attempt) run(ctx context.Context, moments []time.Duration) (answer, error) {
@@ -191,6 +199,8 @@ func (a *attempt) run(ctx context.Context, moments []time.Duration) (answer, err
 			}
 			if n := len(a.sent); n < len(moments) {
 				timer.Reset(time.Until(start.Add(moments[n])))
+			} else if a.family.blind {
+				return answer{unknown: true}, nil
 			}
 		case d := <-datagrams:
 			if r, ok := a.match(d); ok {
@@ -251,28 +261,39 @@ func receive(ctx context.Context, conn *net.UDPConn, out chan<- []byte) {
 	}
 }
 
-// probe tries to connect to the ports of the service until one accepts: all
-// that can be found out where the server sends no receipts.
+// probe tries to connect until a port of each service has accepted: all that
+// can be found out where the server sends no receipts.
 func probe(ctx context.Context, f family, accepted chan<- netip.AddrPort) {
 	dialer := net.Dialer{Timeout: time.Second}
 	if f.bind.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(f.bind, 0))
 	}
+	var last netip.AddrPort
+	for _, service := range f.probes {
+		if last = connect(ctx, dialer, service); !last.IsValid() {
+			return
+		}
+	}
+	select {
+	case accepted <- last:
+	case <-ctx.Done():
+	}
+}
+
+// connect returns the first of the ports that accepts, or none when ctx ends.
+func connect(ctx context.Context, dialer net.Dialer, ports []netip.AddrPort) netip.AddrPort {
 	for i := 0; ctx.Err() == nil; i++ {
-		to := f.probes[i%len(f.probes)]
+		to := ports[i%len(ports)]
 		if conn, err := dialer.DialContext(ctx, "tcp", to.String()); err == nil {
 			conn.Close()
-			select {
-			case accepted <- to:
-			case <-ctx.Done():
-			}
-			return
+			return to
 		}
 		select {
 		case <-time.After(250 * time.Millisecond):
 		case <-ctx.Done():
 		}
 	}
+	return netip.AddrPort{}
 }
 
 // schedule spreads the tries over the time allowed (section 7, number 3).

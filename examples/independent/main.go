@@ -87,8 +87,8 @@ func newCommand(list string, closing bool, length time.Duration) (command, error
 		return command{}, err
 	}
 	millis := length.Milliseconds()
-	if length < 0 || millis > math.MaxUint32 || length > 0 && millis == 0 {
-		return command{}, fmt.Errorf("cannot ask for %s", length)
+	if length < 0 || millis > math.MaxUint32 || length%time.Millisecond != 0 {
+		return command{}, fmt.Errorf("cannot ask for %s: whole milliseconds, at most %d", length, uint32(math.MaxUint32))
 	}
 	if !closing {
 		return command{kind: typeOpen, millis: uint32(millis), services: services}, nil
@@ -120,14 +120,13 @@ func (o options) do(stdin io.Reader, stdout io.Writer) (int, error) {
 	if err != nil {
 		return exitFailed, err
 	}
-	deadline := time.Now().Add(o.timeout)
-	ctx, cancel := context.WithDeadline(context.Background(), deadline)
-	defer cancel()
-	families, err := o.families(ctx, p)
+	families, err := o.families(p)
 	if err != nil {
 		return exitFailed, err
 	}
-	results := knockAll(ctx, families, s, o.command, time.Until(deadline))
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	results := knockAll(ctx, families, s, o.command, o.timeout)
 	return o.report(results, cancel, stdout)
 }
 
@@ -148,22 +147,27 @@ func readToken(name string, stdin io.Reader) (profile, error) {
 	return parseToken(string(text))
 }
 
-// families resolves the server. Where it sends no receipts, they get the TCP
-// ports to try instead.
-func (o options) families(ctx context.Context, p profile) ([]family, error) {
+// families resolves the server, which has as much time as the knock. Where it
+// sends no receipts, they get the TCP ports to try instead.
+func (o options) families(p profile) ([]family, error) {
 	rule, err := o.rule(p)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), o.timeout)
+	defer cancel()
 	families, err := resolve(ctx, p, rule)
-	if p.receipts || o.command.kind != typeOpen {
+	if p.receipts || err != nil {
 		return families, err
 	}
-	ports := p.tcpPorts(o.command.services)
+	ports, ok := p.tcpPorts(o.command)
 	for i := range families {
-		families[i].probes = pairs(families[i].addresses(), ports)
+		families[i].blind = !ok
+		for _, port := range ports {
+			families[i].probes = append(families[i].probes, pairs(families[i].addresses(), []uint16{port}))
+		}
 	}
-	return families, err
+	return families, nil
 }
 
 func (o options) rule(p profile) (sourceRule, error) {
@@ -173,20 +177,23 @@ func (o options) rule(p profile) (sourceRule, error) {
 	return parseSource(p.source)
 }
 
-// tcpPorts lists the first port of every TCP range of the services.
-func (p profile) tcpPorts(services []service) []uint16 {
+// tcpPorts returns the first TCP port of each service. It reports false where
+// these cannot tell that the command was done: for a close, or where a service
+// has none that is known.
+func (p profile) tcpPorts(c command) ([]uint16, bool) {
 	var ports []uint16
-	for _, s := range services {
-		if s.protocol == tcp {
-			ports = append(ports, s.port)
+	for _, s := range c.services {
+		ranges := p.rangesOf(s.name)
+		if s.name == "" {
+			ranges = []portRange{{s.protocol, s.port, s.port}}
 		}
-		for _, r := range p.rangesOf(s.name) {
-			if r.protocol == tcp {
-				ports = append(ports, r.low)
-			}
+		i := slices.IndexFunc(ranges, func(r portRange) bool { return r.protocol == tcp })
+		if i < 0 || c.kind != typeOpen {
+			return nil, false
 		}
+		ports = append(ports, ranges[i].low)
 	}
-	return ports
+	return ports, true
 }
 
 func (p profile) rangesOf(name string) []portRange {
@@ -246,6 +253,7 @@ func (o options) report(results <-chan result, cancel func(), stdout io.Writer) 
 		case r.err != nil:
 			failed = r.err
 		case !o.command.fits(r.answer):
+			time.AfterFunc(time.Second, cancel)
 			failed = errors.New("the server's receipt does not fit the request")
 		default:
 			time.AfterFunc(time.Second, cancel)
@@ -263,14 +271,15 @@ func (o options) report(results <-chan result, cancel func(), stdout io.Writer) 
 		"this clock (%s) is wrong, or the server is not there", errNoAnswer, time.Now().Format(time.RFC3339))
 }
 
-// fits tells whether an answer is one to this command. Section 6 does not make
-// this a condition for a receipt, but what does not fit is not reported as done.
+// fits tells whether an answer is one to this command. What does not fit ends
+// the waiting all the same (section 6).
 func (c command) fits(a answer) bool {
 	switch a.receipt.status {
 	case statusGranted:
 		return c.kind == typeOpen && len(a.receipt.services) == len(c.services)
 	case statusClosed:
-		return c.kind == typeClose
+		n := len(a.receipt.services)
+		return c.kind == typeClose && (n == 0 || n == len(c.services))
 	}
 	return true
 }
@@ -290,6 +299,8 @@ func better(status int, a answer) int {
 func (o options) print(w io.Writer, r result) {
 	got := r.answer.receipt
 	switch {
+	case r.answer.unknown:
+		fmt.Fprintf(w, "asked for %s: the server sends no receipts, and nothing else confirms it\n", names(o.command.services))
 	case r.answer.accepted.IsValid():
 		fmt.Fprintf(w, "granted %s: %s accepts connections\n", names(o.command.services), r.answer.accepted)
 	case got.refused():

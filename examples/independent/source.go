@@ -28,7 +28,7 @@ func parseSource(text string) (sourceRule, error) {
 		return sourceRule{}, errSTUN
 	}
 	a, err := netip.ParseAddr(text)
-	if err != nil || a.Zone() != "" || a.Unmap().IsUnspecified() {
+	if err != nil || a.Zone() != "" || a.Unmap().IsUnspecified() || a.Unmap().IsMulticast() {
 		return sourceRule{}, fmt.Errorf("bad source address %q", text)
 	}
 	return sourceRule{address: a.Unmap()}, nil
@@ -64,22 +64,21 @@ func localFor(to netip.AddrPort) (netip.Addr, error) {
 
 // specialPurpose has IANA's special-purpose address registries: whether a
 // prefix is globally reachable, the smallest one that fits deciding. What is
-// "N/A" there counts as not.
+// "N/A" there counts as not, and so do multicast and, in IPv6, everything
+// outside 2000::/3 that is not listed as reachable.
 var specialPurpose = map[string]bool{
 	"0.0.0.0/8": false, "10.0.0.0/8": false, "100.64.0.0/10": false,
 	"127.0.0.0/8": false, "169.254.0.0/16": false, "172.16.0.0/12": false,
 	"192.0.0.0/24": false, "192.0.0.9/32": true, "192.0.0.10/32": true,
 	"192.0.2.0/24": false, "192.88.99.0/24": false, "192.168.0.0/16": false,
 	"198.18.0.0/15": false, "198.51.100.0/24": false, "203.0.113.0/24": false,
-	"240.0.0.0/4": false,
+	"224.0.0.0/4": false, "240.0.0.0/4": false,
 
-	"::/128": false, "::1/128": false, "::ffff:0:0/96": false,
-	"64:ff9b:1::/48": false, "100::/64": false, "100:0:0:1::/64": false,
+	"::/0": false, "2000::/3": true, "64:ff9b::/96": true,
 	"2001::/23": false, "2001:1::1/128": true, "2001:1::2/128": true,
 	"2001:1::3/128": true, "2001:3::/32": true, "2001:4:112::/48": true,
 	"2001:20::/28": true, "2001:30::/28": true, "2001:db8::/32": false,
-	"2002::/16": false, "3fff::/20": false, "5f00::/16": false,
-	"fc00::/7": false, "fe80::/10": false,
+	"2002::/16": false, "3fff::/20": false,
 }
 
 func globallyReachable(a netip.Addr) bool {

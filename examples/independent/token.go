@@ -7,8 +7,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -109,23 +109,42 @@ func (p profile) check() error {
 	if _, _, err := splitAddress(p.address); err != nil {
 		return err
 	}
-	if _, err := parseSource(p.source); err != nil && !errors.Is(err, errSTUN) {
+	if err := checkSourceText(p.source); err != nil {
 		return err
 	}
-	if p.clientID == 0 {
-		return errors.New("client id 0")
+	if p.clientID == 0 || p.serverID == [16]byte{} {
+		return errors.New("client id or server id 0")
 	}
-	for _, port := range p.knockPorts {
-		if port == 0 {
-			return errors.New("knock port 0")
+	for i, port := range p.knockPorts {
+		if port == 0 || slices.Contains(p.knockPorts[:i], port) {
+			return errors.New("knock port 0, or one twice")
 		}
 	}
 	for i, s := range p.services {
 		if !validName(s.name) || i > 0 && p.services[i-1].name >= s.name {
 			return errors.New("services badly named or not sorted")
 		}
+		for j, ports := range s.ports {
+			if slices.Contains(s.ports[:j], ports) {
+				return errors.New("ports of a service twice")
+			}
+		}
 	}
 	return nil
+}
+
+// checkSourceText is stricter than parseSource: an address has one spelling
+// here, and a STUN server is well-formed though nobody asks it.
+func checkSourceText(text string) error {
+	if host, stun := strings.CutPrefix(text, "stun:"); stun {
+		_, _, err := splitAddress(host)
+		return err
+	}
+	rule, err := parseSource(text)
+	if err == nil && rule.address.IsValid() && rule.address.String() != text {
+		err = errors.New("source address not in its one spelling")
+	}
+	return err
 }
 
 // endpoints returns the host to resolve and the ports to knock on.
@@ -137,37 +156,65 @@ func (p profile) endpoints() (host string, ports []uint16, err error) {
 	return host, p.knockPorts, err
 }
 
+const maxAddress = 250
+
+var errAddress = errors.New("bad address of the server")
+
 // splitAddress reads an address with or without a port, 0 where it has none.
 func splitAddress(address string) (host string, port uint16, err error) {
-	if _, err := netip.ParseAddr(address); err == nil {
-		return address, 0, nil
+	if len(address) > maxAddress {
+		return "", 0, errAddress
 	}
-	host = address
-	if strings.Contains(address, ":") {
-		var digits string
-		if host, digits, err = net.SplitHostPort(address); err != nil {
-			return "", 0, errors.New("bad address of the server")
-		}
+	if _, err := netip.ParseAddr(address); err == nil {
+		return address, 0, checkHost(address)
+	}
+	host, digits := address, ""
+	colon := strings.LastIndexByte(address, ':')
+	if colon >= 0 && !strings.HasSuffix(address, "]") {
+		host, digits = address[:colon], address[colon+1:]
 		if port, err = parsePort(digits); err != nil {
 			return "", 0, fmt.Errorf("address of the server: %w", err)
 		}
 	}
-	if !validHost(host) {
-		return "", 0, errors.New("bad address of the server")
+	if inner, brackets := strings.CutPrefix(host, "["); brackets {
+		inner, closed := strings.CutSuffix(inner, "]")
+		if !closed || !strings.Contains(inner, ":") {
+			return "", 0, errAddress
+		}
+		return inner, port, checkHost(inner)
 	}
-	return host, port, nil
+	if strings.Contains(host, ":") { // IPv6 with a port needs its brackets
+		return "", 0, errAddress
+	}
+	return host, port, checkHost(host)
 }
 
-// validHost tells whether host is an IP address or could be a host name.
-func validHost(host string) bool {
-	if _, err := netip.ParseAddr(host); err == nil {
-		return true
+// checkHost tells whether host is an IP address of one machine, or could be a
+// host name.
+func checkHost(host string) error {
+	if a, err := netip.ParseAddr(host); err == nil {
+		if a.Zone() != "" || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() {
+			return errAddress
+		}
+		return nil
 	}
-	if host == "" || len(host) > 253 {
+	for label := range strings.SplitSeq(strings.TrimSuffix(host, "."), ".") {
+		if !validLabel(label) {
+			return errAddress
+		}
+	}
+	if isDigit(rune(host[len(host)-1])) && strings.Trim(host, "0123456789.") == "" {
+		return errAddress
+	}
+	return nil
+}
+
+func validLabel(label string) bool {
+	if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
 		return false
 	}
-	return !strings.ContainsFunc(host, func(r rune) bool {
-		return r != '.' && r != '-' && r != '_' && !isDigit(r) && !isLower(r|0x20)
+	return !strings.ContainsFunc(label, func(r rune) bool {
+		return r != '-' && r != '_' && !isDigit(r) && !isLower(r) && !(r >= 'A' && r <= 'Z')
 	})
 }
 
