@@ -10,7 +10,7 @@
 // for everyone without the keys. Numbers stand high byte first.
 //
 //	offset  size    field      meaning
-//	0       24      nonce      HMAC-SHA256(hedge key, 32 random bytes || request)[:24]
+//	0       24      nonce      HMAC-SHA256(nonce hedge key, 32 random bytes || request)[:24]
 //	24      8       sealed id  the key's id XOR SipHash-2-4(gate mask key, nonce)
 //	32      8       gate tag   SipHash-2-4(gate tag key, nonce || sealed id)
 //	40      96-184  body       XChaCha20(request cipher key, nonce): request || random padding
@@ -33,7 +33,7 @@
 //
 // A receipt has the length of the packet that it answers and no header:
 //
-//	0       24      nonce      HMAC-SHA256(hedge key, 32 random bytes || request's nonce || receipt)[:24]
+//	0       24      nonce      HMAC-SHA256(nonce hedge key, 32 random bytes || request's nonce || receipt)[:24]
 //	24      112-200 body       XChaCha20(receipt cipher key, nonce): receipt || random padding
 //	-32     32      mac        HMAC-SHA256(receipt MAC key, "sallyport 1 receipt" || server id ||
 //	                           request's nonce || all before)
@@ -42,11 +42,14 @@
 //
 //	0       1       version    1
 //	1       1       status     1 granted, 2 closed, from 16 on the reason of a refusal
-//	2       1       count      of services: those of the request, or none in a refusal
+//	2       1       count      of services: those of the request; none in a refusal, and perhaps none in a close
 //	3       8       time       of the server, nanoseconds since 1970, signed
-//	11      16      source     the address that the server saw
+//	11      16      source     the address that the server saw, or 0
 //	27      5+5n    services   each: milliseconds that it stays open (4 bytes); n, with 0x80 added when it has
 //	                           more ranges than told (1 byte); n ranges of protocol (1), low (2), high (2)
+//
+// [OpenReceipt] looks at the receipt alone: whether its count is that of the request, and
+// whether an open is answered as one, is for the client to see.
 //
 // # The order of checks
 //

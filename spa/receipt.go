@@ -102,7 +102,7 @@ type Receipt struct {
 	// Source is the address that the server saw, and granted. It may be the zero Addr.
 	Source netip.Addr
 	// Services has one for each service of the request, in its order. Only Granted and
-	// Closed tell any; Granted tells all.
+	// Closed tell any; Granted tells all. OpenReceipt does not compare them with the request.
 	Services []Granting
 }
 
