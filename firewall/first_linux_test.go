@@ -61,25 +61,14 @@ func TestFirstLoadKeepsQuietSessions(t *testing.T) {
 	for _, f := range bothFamilies {
 		t.Run(f.name, func(t *testing.T) {
 			s := newSite(t, guard("tcp/2300"))
-			var l net.Listener
-			s.must(s.gw.Do(func() (err error) {
-				l, err = net.Listen("tcp", ":2300")
-				return err
-			}))
-			defer l.Close()
+			accept := s.listen(":2300")
 			client, err := s.dial(f.stranger, f.gateway, "2300", soon)
 			s.must(err)
 			defer client.Close()
-			server, err := l.Accept()
-			s.must(err)
-			defer server.Close()
+			server := accept()
 			s.open()
 			s.load(0)
-			_, err = server.Write([]byte("news"))
-			s.must(err)
-			if !hears(client, soon) {
-				t.Error("the client does not hear its server")
-			}
+			s.speaks(server, client)
 		})
 	}
 }

@@ -132,6 +132,34 @@ func (s *site) serve(addr string) *lab.Echo {
 	return e
 }
 
+// listen listens on the gateway and returns what gives the server's end of each connection.
+func (s *site) listen(addr string) (accept func() net.Conn) {
+	s.Helper()
+	var l net.Listener
+	s.must(s.gw.Do(func() (err error) {
+		l, err = net.Listen("tcp", addr)
+		return err
+	}))
+	s.Cleanup(func() { l.Close() })
+	return func() net.Conn {
+		s.Helper()
+		c, err := l.Accept()
+		s.must(err)
+		s.Cleanup(func() { c.Close() })
+		return c
+	}
+}
+
+// speaks is a server that is heard by its client though it was not asked.
+func (s *site) speaks(server, client net.Conn) {
+	s.Helper()
+	_, err := server.Write([]byte("news"))
+	s.must(err)
+	if !hears(client, soon) {
+		s.Fatalf("the client of %v does not hear its server", server.LocalAddr())
+	}
+}
+
 // grant gives the source tcp/22 on behalf of the client.
 func (s *site) grant(client, source string, last time.Duration) {
 	s.Helper()

@@ -165,6 +165,35 @@ func TestForeignTableIsLeftAlone(t *testing.T) {
 	}
 }
 
+// TestRefusedTeardownMarksNothing: the next load is no first load.
+func TestRefusedTeardownMarksNothing(t *testing.T) {
+	s := guarded(t, nil)
+	s.foreign()
+	if err := s.gw.Do(func() error { return Teardown(s.config.State) }); !errors.Is(err, ErrForeign) {
+		t.Fatalf("got %v, want ErrForeign", err)
+	}
+	s.flushRuleset()
+	session := s.connect("192.0.2.3", "192.0.2.1", "22")
+	s.load(0)
+	s.dead(session)
+}
+
+// TestLostAnswers: answers that the kernel could not deliver, or that nobody read, are not
+// taken for those of the next batch.
+func TestLostAnswers(t *testing.T) {
+	s := guarded(t, guard("tcp/10000-30000"))
+	socket := s.backend.(*nftables).socket
+	s.must(socket.SetReadBuffer(1))
+	if err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) }); err == nil {
+		t.Fatal("no answer was lost")
+	}
+	s.must(socket.SetReadBuffer(socketBuffer))
+	s.flushRuleset()
+	s.grant("alice", "192.0.2.2", time.Minute) // finds that the guard is gone
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
+
 func TestKilledProcessLeavesItsGrants(t *testing.T) {
 	for _, f := range bothFamilies {
 		t.Run(f.name, func(t *testing.T) {
