@@ -75,22 +75,43 @@ func TestOverlappingRanges(t *testing.T) {
 	if err := f.Load(t.Context(), 0, now); err != nil {
 		t.Fatal(err)
 	}
-	for _, client := range []string{"alice", "bob", "carol"} {
+	for _, client := range []string{"dave", "alice"} {
 		g := Grant{
 			Client: client, Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(time.Minute),
 			Ports: []spa.Ports{{Proto: spa.TCP, Low: 20, High: 22}, {Proto: spa.TCP, Low: 22, High: 24}},
+		}
+		if client == "dave" {
+			g.Ports = []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}
 		}
 		if err := f.Grant(t.Context(), []Grant{g}, now); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, client := range []string{"bob", "alice", "carol"} {
+	for _, client := range []string{"dave", "alice"} {
 		if _, err := f.Revoke(t.Context(), Match{Client: client}, now); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if n := len(f.held.elements); n != 0 {
 		t.Errorf("%d elements are left that nobody holds", n)
+	}
+}
+
+// TestRoomComesBack: a grant that has ended makes room for the next.
+func TestRoomComesBack(t *testing.T) {
+	f, now := dry(t, 1), time.Now()
+	if err := f.Load(t.Context(), 0, now); err != nil {
+		t.Fatal(err)
+	}
+	for _, client := range []string{"alice", "bob"} {
+		g := Grant{
+			Client: client, Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(time.Second),
+			Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+		}
+		if err := f.Grant(t.Context(), []Grant{g}, now); err != nil {
+			t.Fatalf("%s: %v", client, err)
+		}
+		now = g.Until
 	}
 }
 

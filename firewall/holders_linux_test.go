@@ -42,6 +42,7 @@ func TestTwoClientsBehindOneAddress(t *testing.T) {
 			}
 			s.connect(f.alice, f.gateway, "22")
 			s.revoke(Match{Client: "bob", Services: []string{"web"}})
+			s.revoke(Match{Client: "bob", Source: netip.MustParseAddr(f.stranger)})
 			s.connect(f.alice, f.gateway, "22")
 			s.revoke(Match{Client: "bob", Source: netip.MustParseAddr(f.alice)})
 			s.dark(f.alice, f.gateway, "22")
@@ -56,6 +57,7 @@ func TestRevokeShortens(t *testing.T) {
 	s.grant("bob", "192.0.2.2", 600*time.Millisecond)
 	s.revoke(Match{Client: "alice"})
 	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.grant("carol", "192.0.2.2", 100*time.Millisecond) // nor longer by who comes later
 	lab.Eventually(t, soon, "bob's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 }
 
@@ -76,6 +78,16 @@ func TestShorterAgainKeepsTheLonger(t *testing.T) {
 	if gs := s.Grants(time.Now().Add(30 * time.Second)); len(gs) != 1 {
 		t.Errorf("the ledger kept the shorter end")
 	}
+}
+
+// TestProlongedIsRemembered: who comes later does not shorten what was prolonged.
+func TestProlongedIsRemembered(t *testing.T) {
+	s := guarded(t, nil)
+	s.grant("alice", "192.0.2.2", 100*time.Millisecond)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("bob", "192.0.2.2", 300*time.Millisecond)
+	lab.Eventually(t, soon, "bob's end", func() bool { return s.Held("bob", time.Now()) == 0 })
+	s.connect("192.0.2.2", "192.0.2.1", "22")
 }
 
 func TestGrantIsAllOrNone(t *testing.T) {
@@ -127,6 +139,20 @@ func TestFailedBatchLeavesNoTrace(t *testing.T) {
 	if len(gs) != 1 || gs[0].Client != "alice" || gs[0].Until.After(time.Now().Add(time.Minute)) {
 		t.Errorf("got %v from the ledger, want alice's as it was", gs)
 	}
+}
+
+func TestFailedRevokeLeavesTheLedger(t *testing.T) {
+	s := guarded(t, nil)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	nft := s.backend
+	s.backend = failing{newDryRun(s.log)}
+	if _, err := s.Revoke(t.Context(), Match{}, time.Now()); !errors.Is(err, errFailing) {
+		t.Fatalf("got %v, want %v", err, errFailing)
+	}
+	s.backend = nft
+	s.open()
+	s.load(0)
+	s.connect("192.0.2.2", "192.0.2.1", "22")
 }
 
 // foreign replaces our table by one that somebody else made.

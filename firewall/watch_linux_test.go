@@ -127,6 +127,22 @@ func TestOwnChangesWakeNobody(t *testing.T) {
 	}
 }
 
+// TestLoadSettlesEarlierChanges: what was changed before a load needs no put-back after it.
+func TestLoadSettlesEarlierChanges(t *testing.T) {
+	s := guarded(t, nil)
+	n := s.counts("put back")
+	s.flushRuleset()
+	s.load(0)
+	s.watch()
+	s.flushRuleset()
+	lab.Eventually(t, soon, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	lab.Eventually(t, soon, "the put-back", func() bool { return n.Load() > 0 })
+	s.load(0) // after whatever is under way
+	if got := n.Load(); got != 1 {
+		t.Errorf("the guard was put back %d times, want once", got)
+	}
+}
+
 // TestLostEvents: when events come faster than they are read, the guard is put back all
 // the same.
 func TestLostEvents(t *testing.T) {
@@ -342,6 +358,18 @@ func TestLaterUnconfirmedGuardLapses(t *testing.T) {
 	s.open()
 	s.load(0)
 	s.echoes(session)
+}
+
+// TestPutBackStillLapses: what was put back lapses when the first would have, without help.
+func TestPutBackStillLapses(t *testing.T) {
+	s := confirming(t, time.Second)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.flushRuleset()
+	s.must(s.putBack(time.Now()))
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+	s.must(s.Firewall.Close())
+	s.Firewall = nil
+	lab.Eventually(t, soon, "the open port", func() bool { return s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 }
 
 func TestConfirmedGuardStays(t *testing.T) {
