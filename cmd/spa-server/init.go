@@ -48,7 +48,7 @@ next:
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&address, "address", "", "`HOST|IP[:PORT]` where clients find this gateway")
+	cmd.Flags().StringVar(&address, "address", "", "where clients find this gateway: `HOST|IP[:PORT]`")
 	cmd.Flags().StringVar(&name, "name", "gw", "what clients call this gateway")
 	cmd.Flags().StringArrayVar(&services, "service", nil, "a service to guard, `NAME=PORTS`: ssh=tcp/22, mosh=udp/60000-60010")
 	cmd.MarkFlagRequired("address")

@@ -17,7 +17,7 @@ import (
 func newRun(dir *string) *cobra.Command {
 	var confirm time.Duration
 	cmd := &cobra.Command{
-		Use:   "run [--confirm D]",
+		Use:   "run",
 		Short: "Guard the ports and listen for knocks, in the foreground",
 		Long: `Loads the guard, drops privileges, and opens ports for clients that knock, until
 it is stopped. The guard stays when it stops: ports are shut, grants end on time.
@@ -45,7 +45,7 @@ you came in by.`,
 			return runError(s.Run(cmd.Context()))
 		},
 	}
-	cmd.Flags().DurationVar(&confirm, "confirm", 0, "take the guard away after `D`uration (5m) unless somebody got in through a knock")
+	cmd.Flags().DurationVar(&confirm, "confirm", 0, "take the guard away after `DURATION`, such as 5m, unless somebody got in through a knock by then")
 	return cmd
 }
 
