@@ -223,43 +223,10 @@ func (n *nftables) add(s *nft.Set, es []nft.SetElement) error {
 	return nil
 }
 
-// change gives elements a new timeout in one batch, or deletes those of gone. A delete of
-// what is absent would fail the batch, and older kernels do not change the timeout of what
-// is there: add, delete, add always works.
-func (n *nftables) change(s *nft.Set, es, gone []nft.SetElement) error {
-	for part := range slices.Chunk(slices.Concat(es, gone), chunk) {
-		if err := n.conn.SetAddElements(s, part); err != nil {
-			return err
-		}
-		if err := n.conn.SetDeleteElements(s, part); err != nil {
-			return err
-		}
-	}
-	return n.add(s, es)
-}
-
-func (n *nftables) set(ls []lease) error {
-	var live, gone []lease
-	for _, l := range ls {
-		if l.left > 0 {
-			live = append(live, l)
-			continue
-		}
-		l.left = time.Second // added only to be deleted
-		gone = append(gone, l)
-	}
-	live4, live6 := grantElements(live)
-	gone4, gone6 := grantElements(gone)
-	err := errors.Join(
-		n.change(n.objects.grants4, live4, gone4),
-		n.change(n.objects.grants6, live6, gone6),
-	)
-	return errors.Join(err, n.flush("changing grants"))
-}
-
 func (n *nftables) permanent() error {
-	err := n.change(n.objects.guarded, portElements(n.cfg.Guarded, 0), nil)
-	return errors.Join(err, n.flush("making the guard permanent"))
+	var b batch
+	b.change(n.objects.guarded, portElements(n.cfg.Guarded, 0), nil)
+	return explain("making the guard permanent", b.send(n.socket))
 }
 
 func (n *nftables) remove() error {

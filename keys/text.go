@@ -79,7 +79,11 @@ func SplitAddress(s string) (host string, port uint16, err error) {
 		}
 		host = s[:i]
 	}
-	if inner, ok := strings.CutPrefix(host, "["); ok {
+	inner, ok := strings.CutPrefix(host, "[")
+	if !ok && port != 0 && strings.Contains(host, ":") {
+		return "", 0, errors.New("keys: an IPv6 address with a port stands in brackets")
+	}
+	if ok {
 		inner, closed := strings.CutSuffix(inner, "]")
 		if !closed || !strings.Contains(inner, ":") {
 			return "", 0, errors.New("keys: only an IPv6 address stands in brackets")

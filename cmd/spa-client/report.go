@@ -53,6 +53,9 @@ func (k *knock) openLine(a client.Answer, i int, service spa.Service, now time.T
 	if until.IsZero() {
 		return line
 	}
+	if granted(a, i).For == 0 { // the answer to the first try was lost, and its time is over
+		return fmt.Sprintf("%s was open on %s%s until %s, which is over", k.label(a, i, service), k.plan.Profile.Name, forSource(a), clock(until, now))
+	}
 	return fmt.Sprintf("%s until %s (%s)", line, clock(until, now), rounded(granted(a, i).For))
 }
 

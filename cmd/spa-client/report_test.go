@@ -119,6 +119,8 @@ func TestOpenLine(t *testing.T) {
 			"ssh (tcp/22, …) is open on gw for 203.0.113.7 until 15:03:00 (1h)"},
 		"until tomorrow": {spa.Granting{For: 24 * time.Hour},
 			"ssh (tcp/22) is open on gw for 203.0.113.7 until 2026-11-22 14:03:00 (24h)"},
+		"over by the time that its answer came": {spa.Granting{},
+			"ssh (tcp/22) was open on gw for 203.0.113.7 until 14:03:00, which is over"},
 		"less than a second": {spa.Granting{For: 90 * time.Millisecond},
 			"ssh (tcp/22) is open on gw for 203.0.113.7 until 14:03:00 (90ms)"},
 	} {
