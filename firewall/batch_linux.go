@@ -1,0 +1,166 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"errors"
+	"slices"
+	"time"
+
+	nft "github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// batch is a transaction that changes elements of sets, and nothing else. It is what a
+// grant costs, so it is not left to nft.Conn, which asks for an answer to each message and
+// waits for each: here only the last is answered, and the answer is there when the call
+// that sends returns.
+type batch struct {
+	messages []netlink.Message
+}
+
+var errNoAnswer = errors.New("the kernel's answer was lost")
+
+// set gives grants a new timeout, or deletes them.
+func (n *nftables) set(ls []lease) error {
+	var live, gone []lease
+	for _, l := range ls {
+		if l.left > 0 {
+			live = append(live, l)
+			continue
+		}
+		l.left = time.Second // added only to be deleted
+		gone = append(gone, l)
+	}
+	live4, live6 := grantElements(live)
+	gone4, gone6 := grantElements(gone)
+	var b batch
+	b.change(n.objects.grants4, live4, gone4)
+	b.change(n.objects.grants6, live6, gone6)
+	return explain("changing grants", b.send(n.socket))
+}
+
+// change gives elements of a set a new timeout, and deletes those of gone. A delete of
+// what is absent would fail the batch, and older kernels do not change the timeout of what
+// is there: add, delete, add always works.
+func (b *batch) change(s *nft.Set, es, gone []nft.SetElement) {
+	for part := range slices.Chunk(slices.Concat(es, gone), chunk) {
+		b.add(unix.NFT_MSG_NEWSETELEM, s, part)
+		b.add(unix.NFT_MSG_DELSETELEM, s, part)
+	}
+	for part := range slices.Chunk(es, chunk) {
+		b.add(unix.NFT_MSG_NEWSETELEM, s, part)
+	}
+}
+
+func (b *batch) add(kind uint16, s *nft.Set, es []nft.SetElement) {
+	data := make([]byte, 4, 64+64*len(es))
+	data[0] = unix.NFPROTO_INET
+	data = attribute(data, unix.NFTA_SET_ELEM_LIST_TABLE, append([]byte(s.Table.Name), 0))
+	data = attribute(data, unix.NFTA_SET_ELEM_LIST_SET, append([]byte(s.Name), 0))
+	data = nested(data, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(data []byte) []byte {
+		for _, e := range es {
+			data = nested(data, unix.NFTA_LIST_ELEM, func(data []byte) []byte { return appendElement(data, &e) })
+		}
+		return data
+	})
+	b.messages = append(b.messages, netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
+			Flags: netlink.Request | netlink.Create,
+		},
+		Data: data,
+	})
+}
+
+func appendElement(data []byte, e *nft.SetElement) []byte {
+	data = nested(data, unix.NFTA_SET_ELEM_KEY, func(data []byte) []byte {
+		return attribute(data, unix.NFTA_DATA_VALUE, e.Key)
+	})
+	if e.Timeout == 0 {
+		return data
+	}
+	ms := binary.BigEndian.AppendUint64(nil, uint64(e.Timeout.Milliseconds()))
+	return attribute(data, unix.NFTA_SET_ELEM_TIMEOUT, ms)
+}
+
+// attribute appends a netlink attribute: length, type, value, padded to four bytes.
+func attribute(data []byte, kind uint16, value []byte) []byte {
+	data = binary.NativeEndian.AppendUint16(data, uint16(4+len(value)))
+	data = binary.NativeEndian.AppendUint16(data, kind)
+	data = append(data, value...)
+	return append(data, make([]byte, -len(value)&3)...)
+}
+
+func nested(data []byte, kind uint16, fill func([]byte) []byte) []byte {
+	start := len(data)
+	data = fill(attribute(data, kind|unix.NLA_F_NESTED, nil))
+	binary.NativeEndian.PutUint16(data[start:], uint16(len(data)-start))
+	return data
+}
+
+// send sends the batch. The error is the errno of the first message that failed.
+func (b *batch) send(c *netlink.Conn) error {
+	if len(b.messages) == 0 {
+		return nil
+	}
+	b.messages[len(b.messages)-1].Header.Flags |= netlink.Acknowledge
+	sent, err := c.SendMessages(slices.Concat(
+		[]netlink.Message{border(unix.NFNL_MSG_BATCH_BEGIN)},
+		b.messages,
+		[]netlink.Message{border(unix.NFNL_MSG_BATCH_END)},
+	))
+	if err != nil {
+		return err
+	}
+	if err := answer(c, sent[len(sent)-2].Header.Sequence); err != nil {
+		return errors.Join(err, drain(c))
+	}
+	return nil
+}
+
+func border(kind netlink.HeaderType) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{Type: kind, Flags: netlink.Request},
+		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES},
+	}
+}
+
+// answer reads until the message with that number is answered for, or one has failed. It
+// does not wait: what is not there by now was lost.
+func answer(c *netlink.Conn, sequence uint32) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	result := errNoAnswer
+	err = raw.Control(func(fd uintptr) {
+		var b [512]byte
+		for {
+			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_DONTWAIT)
+			if err == unix.EINTR {
+				continue
+			}
+			if err != nil {
+				return
+			}
+			if done, err := verdictOf(b[:n], sequence); done {
+				result = err
+				return
+			}
+		}
+	})
+	return errors.Join(err, result)
+}
+
+// verdictOf reads an answer: an NLMSG_ERROR with an errno, which is zero for success.
+func verdictOf(b []byte, sequence uint32) (done bool, err error) {
+	const headerSize = 16
+	if len(b) < headerSize+4 || binary.NativeEndian.Uint16(b[4:]) != unix.NLMSG_ERROR {
+		return false, nil
+	}
+	if errno := int32(binary.NativeEndian.Uint32(b[headerSize:])); errno != 0 {
+		return true, unix.Errno(-errno)
+	}
+	return binary.NativeEndian.Uint32(b[8:]) == sequence, nil
+}
