@@ -83,6 +83,10 @@ type Config struct {
 	Mark      uint32   // one bit of connection and packet marks that is ours; 0: DefaultMark
 	State     string   // directory of the ledger; not needed for a dry run
 
+	// Keep says of each grant that the ledger brings back whether it still may be held: what
+	// was taken from a client while nothing ran is not carried into the kernel. Nil: all.
+	Keep func(Grant) bool
+
 	// Now is the clock by which Watch computes how long grants still live when it puts
 	// the guard back; nil: time.Now.
 	Now func() time.Time
@@ -217,6 +221,18 @@ func (f *Firewall) Grants(now time.Time) []Grant {
 	}
 	f.held.expire(now)
 	return f.held.grants(Match{})
+}
+
+// GrantsOf returns the grants of one client that live at now. Its cost does not grow with
+// those of others.
+func (f *Firewall) GrantsOf(client string, now time.Time) []Grant {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.held == nil || client == "" {
+		return nil
+	}
+	f.held.expire(now)
+	return f.held.grants(Match{Client: client})
 }
 
 // Held returns how many grants of the client live at now. Its cost does not grow with

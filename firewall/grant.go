@@ -24,6 +24,8 @@ type change struct {
 
 // Grant opens the ports of all grants, or of none. They are in the ledger before the
 // kernel is told. A grant that its client holds already is prolonged, never shortened.
+// Until has to be made from now, so that both have the same monotonic reading: the kernel
+// counts the time that passes, whatever the wall clock is set to meanwhile.
 func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err

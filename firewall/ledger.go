@@ -253,13 +253,13 @@ func (l *ledger) decode(r []byte, boot time.Duration, now time.Time) (*holding, 
 	if ranges == 0 || !bytes.Equal(l.sum(r[:sumOffset]), r[sumOffset:]) {
 		return nil, false
 	}
-	until := time.Unix(0, int64(binary.BigEndian.Uint64(r[0:])))
-	if left := time.Duration(binary.BigEndian.Uint64(r[8:])) - boot; until.Sub(now) > left {
-		until = now.Add(left)
-	}
-	if !until.After(now) {
+	byWall := time.Unix(0, int64(binary.BigEndian.Uint64(r[0:]))).Sub(now)
+	byBoot := time.Duration(binary.BigEndian.Uint64(r[8:])) - boot
+	left := min(byWall, byBoot)
+	if left <= 0 {
 		return nil, false
 	}
+	until := now.Add(left) // with now's monotonic reading: a clock that is set later moves nothing
 	h := &holding{
 		client:  name(r[32 : 32+nameSize]),
 		service: name(r[65 : 65+nameSize]),

@@ -70,7 +70,14 @@ func (f *Firewall) recall(now time.Time) error {
 	}
 	f.held = newHoldings(f.ledger.release)
 	for _, h := range hs {
-		f.held.add(h)
+		if f.cfg.Keep == nil || f.cfg.Keep(h.grant()) {
+			f.held.add(h)
+			continue
+		}
+		f.ledger.release(h.slot)
+		if err := f.ledger.erase(h); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -4,44 +4,31 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"time"
 )
 
 const maxGateFile = 4 << 10
 
 type rawGate struct {
-	Version  int64  `toml:"version"`
-	Key      string `toml:"key"`
-	Previous *struct {
-		Key   string    `toml:"key"`
-		Until time.Time `toml:"until"`
-	} `toml:"previous"`
+	Version int64  `toml:"version"`
+	Key     string `toml:"key"`
 }
 
-// ReadGate reads the server's gate keys, the newest first: one, or two while clients that
-// have not heard of the new one still use the one before.
-func ReadGate(path string) ([]GateKey, error) {
+// ReadGate reads the server's gate key.
+func ReadGate(path string) (GateKey, error) {
 	var raw rawGate
 	d, err := decodeSecret(folderOf(path), filepath.Base(path), maxGateFile, checkPrivate, &raw, schema{})
 	if err != nil {
-		return nil, err
+		return GateKey{}, err
 	}
 	r := reader{doc: d}
 	if !r.needs("key") {
-		return nil, errors.Join(r.problems...)
+		return GateKey{}, errors.Join(r.problems...)
 	}
-	gates := []GateKey{r.gate("key", raw.Key)}
-	if raw.Previous != nil && r.needs("previous.key", "previous.until") {
-		gates = append(gates, r.gate("previous.key", raw.Previous.Key))
-		r.time("previous.until", &raw.Previous.Until)
-		if raw.Previous.Key == raw.Key {
-			r.must("previous.key", errors.New("is the key that replaced it"))
-		}
-	}
+	gate := r.gate("key", raw.Key)
 	if len(r.problems) > 0 {
-		return nil, errors.Join(r.problems...)
+		return GateKey{}, errors.Join(r.problems...)
 	}
-	return gates, nil
+	return gate, nil
 }
 
 func (r *reader) gate(key, text string) GateKey {

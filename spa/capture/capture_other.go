@@ -28,7 +28,7 @@ func (*Sniffer) Close() error { return nil }
 type Responder struct{ _ [0]func() }
 
 // NewResponder returns an error that wraps errors.ErrUnsupported.
-func NewResponder() (*Responder, error) { return nil, errUnsupported }
+func NewResponder(uint32) (*Responder, error) { return nil, errUnsupported }
 
 // Send returns an error that wraps errors.ErrUnsupported.
 func (*Responder) Send(Packet, []byte) error { return errUnsupported }

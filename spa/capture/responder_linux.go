@@ -24,14 +24,15 @@ type Responder struct {
 	no6 error // why not
 }
 
-// NewResponder opens the sockets. On a host without IPv6 it does without, and Send returns
-// an error for an IPv6 packet.
-func NewResponder() (*Responder, error) {
-	fd4, err := openRaw(unix.AF_INET)
+// NewResponder opens the sockets. What they send carries the packet mark, by which a firewall tells
+// it from what the host's own programs send from the same port; zero marks nothing. On a host
+// without IPv6 it does without, and Send returns an error for an IPv6 packet.
+func NewResponder(mark uint32) (*Responder, error) {
+	fd4, err := openRaw(unix.AF_INET, mark)
 	if err != nil {
 		return nil, fmt.Errorf("capture: opening the IPv4 responder: %w", err)
 	}
-	fd6, err := openRaw(unix.AF_INET6)
+	fd6, err := openRaw(unix.AF_INET6, mark)
 	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 		unix.Close(fd4)
 		return nil, fmt.Errorf("capture: opening the IPv6 responder: %w", err)
@@ -42,10 +43,14 @@ func NewResponder() (*Responder, error) {
 // openRaw opens a socket that sends whole IP packets. One that let the kernel write the IP
 // header would have to be of protocol UDP, and the kernel would copy every UDP datagram of
 // the host for it, if only to have its filter drop them. Of IPPROTO_RAW there are none.
-func openRaw(family int) (int, error) {
+func openRaw(family int, mark uint32) (int, error) {
 	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW)
 	if err != nil {
 		return -1, err
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("marking: %w", err)
 	}
 	if err := attach(fd, []bpf.Instruction{bpf.RetConstant{Val: 0}}); err != nil {
 		unix.Close(fd)

@@ -19,7 +19,7 @@ func respond(t testing.TB, h *lab.Host) *Responder {
 	var r *Responder
 	must(t, h.Do(dropAll))
 	must(t, h.Do(func() (err error) {
-		r, err = NewResponder()
+		r, err = NewResponder(0)
 		return err
 	}))
 	t.Cleanup(func() { must(t, r.Close()) })

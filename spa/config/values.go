@@ -100,8 +100,8 @@ func (l *loader) firewall() {
 func (l *loader) limits() {
 	raw := l.raw.Limits
 	l.cfg.Limits = Limits{
-		LiveNonces:    l.limit("limits.live_nonces", raw.LiveNonces, 65_536),
-		Grants:        l.limit("limits.grants", raw.Grants, 65_536),
+		LiveNonces:    l.limit("limits.live_nonces", raw.LiveNonces, 4096),
+		Grants:        l.limit("limits.grants", raw.Grants, 4096),
 		GrantsPerHour: l.limit("limits.grants_per_hour", raw.GrantsPerHour, 10_000_000),
 	}
 }
@@ -163,7 +163,21 @@ func (l *loader) ports(key string, texts []string) []spa.Ports {
 		}
 		list = append(list, p)
 	}
+	if n := count(list); n > maxServicePorts {
+		l.must(key, fmt.Errorf("has %d ports; a service has at most %d, because each is an entry of its own in the kernel's table for every address", n, maxServicePorts))
+	}
 	return list
+}
+
+// maxServicePorts is how many ports a service may have. One client's grants have to leave room for others'.
+const maxServicePorts = 1024
+
+func count(list []spa.Ports) int {
+	n := 0
+	for _, p := range list {
+		n += int(p.High) - int(p.Low) + 1
+	}
+	return n
 }
 
 func overlap(a, b spa.Ports) bool {

@@ -42,10 +42,8 @@ func (d *Denial) Error() string {
 
 // Holdings tells what clients hold already. [firewall.Firewall] does.
 type Holdings interface {
-	// Held returns the number of live grants of a client.
-	Held(client string, now time.Time) int
-	// Holds reports whether the client holds a live grant of the service for the source.
-	Holds(client, service string, source netip.Addr, now time.Time) bool
+	// GrantsOf returns the live grants of a client.
+	GrantsOf(client string, now time.Time) []firewall.Grant
 }
 
 // Policy is the configuration's answer to requests. It is used by one goroutine.
@@ -67,13 +65,18 @@ func (p *Policy) Source(k *spa.Knock, from netip.Addr) error {
 	if k.Source.IsValid() && k.Source != from {
 		return ErrStated
 	}
-	if matches(k.Client.Deny, from) {
-		return ErrFrom
-	}
-	if len(k.Client.From) > 0 && !matches(k.Client.From, from) {
+	if !permits(k.Client, from) {
 		return ErrFrom
 	}
 	return nil
+}
+
+// permits reports whether the client's file lets it come from an address.
+func permits(c *keys.Client, from netip.Addr) bool {
+	if matches(c.Deny, from) {
+		return false
+	}
+	return len(c.From) == 0 || matches(c.From, from)
 }
 
 func matches(prefixes []netip.Prefix, addr netip.Addr) bool {
@@ -98,7 +101,7 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 			Service: service.String(),
 			Source:  from,
 			Ports:   terms.Ports,
-			Until:   start.Add(duration(k.For, terms, k.Client.MaxFor)),
+			Until:   now.Add(duration(k.For, terms, k.Client.MaxFor) - max(0, now.Sub(start))),
 		})
 	}
 	if err := p.charge(k.Client.Name, grants, now); err != nil {
@@ -107,15 +110,40 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 	return grants, nil
 }
 
-// Closable returns an error unless the client may ask for these services to be closed: they have
-// to exist. What is closed is only ever the client's own, so nothing else is asked.
-func (p *Policy) Closable(k *spa.Knock) error {
+// Closable returns an error unless the client may ask for these services to be closed: those that
+// it may open. It need not state its address: what is closed is only ever its own.
+func (p *Policy) Closable(k *spa.Knock, now time.Time) error {
+	if expired(k.Client, now) {
+		return &Denial{Reason: spa.ReasonExpired}
+	}
 	for _, service := range k.Services {
-		if _, err := p.find(service); err != nil {
+		if _, err := p.terms(k.Client, service); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Keeps reports whether the client, as its file is now, may go on holding a grant that it was given
+// before. A nil client may hold nothing.
+func (p *Policy) Keeps(c *keys.Client, g firewall.Grant, now time.Time) bool {
+	if c == nil || !c.Revoked.IsZero() || expired(c, now) || !permits(c, g.Source) {
+		return false
+	}
+	service, err := spa.ParseService(g.Service)
+	if err != nil {
+		return false
+	}
+	terms, err := p.terms(c, service)
+	if err != nil || !covered(g.Ports, terms.Ports) {
+		return false
+	}
+	return g.Until.Sub(now) <= duration(terms.MaxFor, terms, c.MaxFor)
+}
+
+// covered reports whether all of the ports are among those of the service.
+func covered(ports, service []spa.Ports) bool {
+	return !slices.ContainsFunc(ports, func(p spa.Ports) bool { return !slices.Contains(service, p) })
 }
 
 // Ports returns the ports of a service, nil where there is no such service.
@@ -129,7 +157,7 @@ func (p *Policy) Ports(service spa.Service) []spa.Ports {
 
 // entitled checks what does not depend on the services.
 func (p *Policy) entitled(k *spa.Knock, now time.Time) error {
-	if !k.Client.Expires.IsZero() && !now.Before(k.Client.Expires) {
+	if expired(k.Client, now) {
 		return &Denial{Reason: spa.ReasonExpired}
 	}
 	if k.Client.RequireSource && !k.Source.IsValid() {
@@ -138,16 +166,32 @@ func (p *Policy) entitled(k *spa.Knock, now time.Time) error {
 	return nil
 }
 
+func expired(c *keys.Client, now time.Time) bool {
+	return !c.Expires.IsZero() && !now.Before(c.Expires)
+}
+
 // terms returns the service if the client's file names it.
 func (p *Policy) terms(c *keys.Client, service spa.Service) (config.Service, error) {
 	terms, err := p.find(service)
 	if err != nil {
 		return config.Service{}, err
 	}
-	if !slices.Contains(c.Allow, service.String()) {
+	if !allows(c, service) {
 		return config.Service{}, &Denial{Reason: spa.ReasonNotAllowed, Service: service.String()}
 	}
 	return terms, nil
+}
+
+// allows reports whether the client's file names the service: by its name, or by ports
+// that have the one asked for among them.
+func allows(c *keys.Client, service spa.Service) bool {
+	if service.Name != "" {
+		return slices.Contains(c.Allow, service.Name)
+	}
+	return slices.ContainsFunc(c.Allow, func(text string) bool {
+		ports, err := spa.ParsePorts(text)
+		return err == nil && ports.Contains(service.Proto, service.Port)
+	})
 }
 
 // find returns a service by its name. A raw port has the terms of the service whose port it is: a
@@ -184,13 +228,7 @@ func duration(asked time.Duration, terms config.Service, clientMax time.Duration
 // charge takes the grants off the client's allowances, all or none. What the client holds already
 // is refreshed and does not count as one more live grant.
 func (p *Policy) charge(client string, grants []firewall.Grant, now time.Time) error {
-	fresh := 0
-	for _, g := range grants {
-		if !p.holdings.Holds(client, g.Service, g.Source, now) {
-			fresh++
-		}
-	}
-	if fresh > 0 && p.holdings.Held(client, now)+fresh > p.limits.Grants {
+	if p.tooMany(grants, p.holdings.GrantsOf(client, now)) {
 		return &Denial{Reason: spa.ReasonTooManyGrants}
 	}
 	b, ok := p.hourly[client]
@@ -202,6 +240,40 @@ func (p *Policy) charge(client string, grants []firewall.Grant, now time.Time) e
 		return &Denial{Reason: spa.ReasonTooManyPerHour}
 	}
 	return nil
+}
+
+// maxPorts is how many ports, counted once for each address, a client may have open: the kernel's
+// table of grants has an entry for each, and is shared by all.
+const maxPorts = 8192
+
+// tooMany reports whether grants beside those that are held exceed what a client may hold. One
+// that is held already is refreshed, and is not one more.
+func (p *Policy) tooMany(grants, held []firewall.Grant) bool {
+	number, ports := 0, 0
+	for i, g := range held { // a grant of many ranges comes in parts
+		ports += size(g.Ports)
+		if i == 0 || !same(g, held[i-1]) {
+			number++
+		}
+	}
+	fresh := false
+	for _, g := range grants {
+		if !slices.ContainsFunc(held, func(h firewall.Grant) bool { return same(g, h) }) {
+			number, ports, fresh = number+1, ports+size(g.Ports), true
+		}
+	}
+	return fresh && (number > p.limits.Grants || ports > maxPorts)
+}
+
+// same reports whether two grants of one client are for the same thing.
+func same(a, b firewall.Grant) bool { return a.Service == b.Service && a.Source == b.Source }
+
+func size(ports []spa.Ports) int {
+	n := 0
+	for _, p := range ports {
+		n += int(p.High) - int(p.Low) + 1
+	}
+	return n
 }
 
 // bucket is an allowance of so many grants an hour: full at first, refilled steadily.

@@ -2,10 +2,12 @@ package policy
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
 
+	"sallyport/firewall"
 	"sallyport/keys"
 	"sallyport/spa"
 	"sallyport/spa/config"
@@ -16,21 +18,21 @@ var (
 	here = netip.MustParseAddr("192.0.2.2")
 )
 
-// held is what clients hold already: n live grants, of the named services.
-type held struct {
-	n        int
-	services []string
-}
+// held is what the client holds already.
+type held []firewall.Grant
 
-func (h held) Held(string, time.Time) int { return h.n }
+func (h held) GrantsOf(string, time.Time) []firewall.Grant { return h }
 
-func (h held) Holds(_, service string, _ netip.Addr, _ time.Time) bool {
-	for _, s := range h.services {
-		if s == service {
-			return true
-		}
+// holding returns n grants of as many services, of a port each, and then those named, from here.
+func holding(n int, services ...string) held {
+	var h held
+	for i := range n - len(services) {
+		services = append(services, fmt.Sprintf("s%d", i))
 	}
-	return false
+	for _, service := range services {
+		h = append(h, firewall.Grant{Client: "alice", Service: service, Source: here, Ports: []spa.Ports{{Proto: spa.TCP, Low: 1, High: 1}}, Until: now.Add(time.Minute)})
+	}
+	return h
 }
 
 func ports(t *testing.T, text string) []spa.Ports {
@@ -58,6 +60,20 @@ func knock(c keys.Client, services ...spa.Service) *spa.Knock {
 		c.Name = "alice"
 	}
 	return &spa.Knock{Client: &c, Request: spa.Request{Type: spa.TypeOpen, Time: now, Services: services}}
+}
+
+func elsewhere(h held) held {
+	for i := range h {
+		h[i].Source = netip.MustParseAddr("192.0.2.99")
+	}
+	return h
+}
+
+// wide is one grant of n ports.
+func wide(n uint16) held {
+	h := holding(1)
+	h[0].Ports = []spa.Ports{{Proto: spa.UDP, Low: 1, High: n}}
+	return h
 }
 
 var ssh, mosh = spa.Service{Name: "ssh"}, spa.Service{Name: "mosh"}
@@ -110,14 +126,20 @@ func TestDenials(t *testing.T) {
 		{"unknown service", allowed, []spa.Service{{Name: "imap"}}, held{}, spa.ReasonNoService},
 		{"not in allow", allowed, []spa.Service{mosh}, held{}, spa.ReasonNotAllowed},
 		{"all or none", allowed, []spa.Service{ssh, mosh}, held{}, spa.ReasonNotAllowed},
+		{"allowed by a range", keys.Client{Allow: []string{"udp/60000-60005"}}, []spa.Service{raw(spa.UDP, 60005)}, held{}, 0},
+		{"past the allowed range", keys.Client{Allow: []string{"udp/60000-60005"}}, []spa.Service{raw(spa.UDP, 60006)}, held{}, spa.ReasonNotAllowed},
 		{"a name does not allow the port", keys.Client{Allow: []string{"ssh"}}, []spa.Service{raw(spa.TCP, 22)}, held{}, spa.ReasonNotAllowed},
 		{"a port does not allow the name", keys.Client{Allow: []string{"tcp/22"}}, []spa.Service{ssh}, held{}, spa.ReasonNotAllowed},
 		{"a port that is not guarded", keys.Client{Allow: []string{"tcp/23"}}, []spa.Service{raw(spa.TCP, 23)}, held{}, spa.ReasonNoService},
 		{"another protocol", keys.Client{Allow: []string{"udp/22"}}, []spa.Service{raw(spa.UDP, 22)}, held{}, spa.ReasonNoService},
-		{"as many grants as may be", allowed, []spa.Service{ssh}, held{n: 3}, spa.ReasonTooManyGrants},
-		{"one fewer", allowed, []spa.Service{ssh}, held{n: 2}, 0},
-		{"a refresh is not one more", allowed, []spa.Service{ssh}, held{n: 3, services: []string{"ssh"}}, 0},
-		{"two more are too many", keys.Client{Allow: []string{"ssh", "mosh"}}, []spa.Service{ssh, mosh}, held{n: 2}, spa.ReasonTooManyGrants},
+		{"as many grants as may be", allowed, []spa.Service{ssh}, holding(3), spa.ReasonTooManyGrants},
+		{"one fewer", allowed, []spa.Service{ssh}, holding(2), 0},
+		{"a refresh is not one more", allowed, []spa.Service{ssh}, holding(3, "ssh"), 0},
+		{"from elsewhere it is one more", allowed, []spa.Service{ssh}, elsewhere(holding(3, "ssh")), spa.ReasonTooManyGrants},
+		{"parts of one grant are one", allowed, []spa.Service{ssh}, append(holding(1, "mosh"), holding(2, "mosh")...), 0},
+		{"as many ports as may be", allowed, []spa.Service{ssh}, wide(8192), spa.ReasonTooManyGrants},
+		{"one port fewer", allowed, []spa.Service{ssh}, wide(8191), 0},
+		{"two more are too many", keys.Client{Allow: []string{"ssh", "mosh"}}, []spa.Service{ssh, mosh}, holding(2), spa.ReasonTooManyGrants},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -218,11 +240,67 @@ func TestRefusedIsNotCharged(t *testing.T) {
 }
 
 func TestClosable(t *testing.T) {
-	p := newPolicy(t, held{n: 1000})
-	if err := p.Closable(knock(keys.Client{}, ssh)); err != nil {
-		t.Errorf("closing needs no allowance: %v", err)
+	tests := []struct {
+		name   string
+		client keys.Client
+		ask    spa.Service
+		want   spa.Status
+	}{
+		{"allowed", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, ssh, 0},
+		{"unknown service", keys.Client{Allow: []string{"ssh"}}, spa.Service{Name: "imap"}, spa.ReasonNoService},
+		{"service of others", keys.Client{Allow: []string{"ssh"}}, mosh, spa.ReasonNotAllowed},
+		{"expired", keys.Client{Allow: []string{"ssh"}, Expires: now}, ssh, spa.ReasonExpired},
 	}
-	if denial, ok := errors.AsType[*Denial](p.Closable(knock(keys.Client{}, spa.Service{Name: "imap"}))); !ok || denial.Reason != spa.ReasonNoService {
-		t.Errorf("an unknown service: got %v", denial)
+	for _, test := range tests {
+		err := newPolicy(t, holding(1000)).Closable(knock(test.client, test.ask), now)
+		if denial, _ := errors.AsType[*Denial](err); (err != nil) != (test.want != 0) || err != nil && denial.Reason != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, err, test.want)
+		}
+	}
+}
+
+// TestKeeps: what a client may not have any more it may not go on holding.
+func TestKeeps(t *testing.T) {
+	prefixes := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/30")}
+	grant := firewall.Grant{Client: "alice", Service: "ssh", Source: here, Ports: ports(t, "tcp/22"), Until: now.Add(5 * time.Minute)}
+	tests := []struct {
+		name   string
+		client *keys.Client
+		grant  func(*firewall.Grant)
+		want   bool
+	}{
+		{"as before", &keys.Client{Allow: []string{"ssh"}}, nil, true},
+		{"no client any more", nil, nil, false},
+		{"revoked", &keys.Client{Allow: []string{"ssh"}, Revoked: now}, nil, false},
+		{"expired", &keys.Client{Allow: []string{"ssh"}, Expires: now}, nil, false},
+		{"not allowed any more", &keys.Client{Allow: []string{"mosh"}}, nil, false},
+		{"denied from there", &keys.Client{Allow: []string{"ssh"}, Deny: prefixes}, nil, false},
+		{"permitted from there", &keys.Client{Allow: []string{"ssh"}, From: prefixes}, nil, true},
+		{"longer than the client may", &keys.Client{Allow: []string{"ssh"}, MaxFor: time.Minute}, nil, false},
+		{"longer than the service may be open", &keys.Client{Allow: []string{"ssh"}}, func(g *firewall.Grant) { g.Until = now.Add(time.Hour) }, false},
+		{"ports that are not the service's", &keys.Client{Allow: []string{"ssh"}}, func(g *firewall.Grant) { g.Ports = ports(t, "tcp/23") }, false},
+		{"no such service any more", &keys.Client{Allow: []string{"imap"}}, func(g *firewall.Grant) { g.Service = "imap" }, false},
+	}
+	for _, test := range tests {
+		g := grant
+		if test.grant != nil {
+			test.grant(&g)
+		}
+		if got := newPolicy(t, nil).Keeps(test.client, g, now); got != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+// TestSetClock: a grant's end is made from now, so that it counts the time that passes whatever
+// the wall clock is set to, also where it was first asked for by a clock that has been set since.
+func TestSetClock(t *testing.T) {
+	now := time.Now()
+	k := knock(keys.Client{Allow: []string{"ssh"}}, ssh)
+	for name, start := range map[string]time.Time{"set back": now.Add(time.Hour).Round(0), "just now": now.Round(0)} {
+		grants, err := newPolicy(t, nil).Authorize(k, here, start, now)
+		if err != nil || grants[0].Until != now.Add(30*time.Second) {
+			t.Errorf("%s: until %v and %v, want %v", name, grants, err, now.Add(30*time.Second))
+		}
 	}
 }
