@@ -132,6 +132,32 @@ func TestTimeoutIsKept(t *testing.T) {
 	})
 }
 
+// A gateway remembers a command for as long as a packet of it can be fresh that was stamped within 30 s of
+// the first. One stamped later would be a new command to it. An answer may take all the time allowed.
+func TestLongTimeoutStampsNoLater(t *testing.T) {
+	for name, receipts := range map[string]bool{"receipts": true, "none": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, n := fakes(t)
+				g.profile.Receipts = receipts
+				g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
+				n.tcp = func(netip.Addr, netip.AddrPort) error { return syscall.ECONNREFUSED }
+				c := open()
+				c.Timeout = 5 * time.Minute
+				start := time.Now()
+				a := knockOnce(t, mustPrepare(t, g, n, c))
+				if waited := time.Since(start); waited != c.Timeout || a.Tries != 16 {
+					t.Errorf("waited %v with %d packets, want %v with 16", waited, a.Tries, c.Timeout)
+				}
+				knocks, _, _ := g.seen()
+				if last := knocks[15].Time.Sub(knocks[0].Time); last > 25*time.Second || last < 20*time.Second {
+					t.Errorf("the last packet is stamped %v after the first", last)
+				}
+			})
+		})
+	}
+}
+
 // Whatever comes that is no receipt of this command changes nothing.
 func TestForgeriesAreIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -284,7 +310,7 @@ func TestSchedule(t *testing.T) {
 	for _, timeout := range []time.Duration{time.Millisecond, time.Second, 10 * time.Second, time.Minute, time.Hour} {
 		for range 100 {
 			at := schedule(timeout)
-			if len(at) != 16 || at[0] != 0 || at[15] >= timeout*98/100 {
+			if spread := min(timeout, 25*time.Second); len(at) != 16 || at[0] != 0 || at[15] >= spread*98/100 || at[15] < spread*85/100 {
 				t.Fatalf("%v: got %v", timeout, at)
 			}
 			for i := range at[1:] {

@@ -10,19 +10,24 @@ const (
 	maxTries   = 16                     // at 30 % loss each way 2 of 100,000 commands stay without a receipt
 	firstRetry = 150 * time.Millisecond // where the time allowed is long; sooner where it is short
 	grace      = time.Second            // what the other family has left when one has answered
+
+	// maxSpread keeps the stamps of a command within 30 s, however late a packet is sent: a
+	// gateway may take one that is stamped later than that for a new command, and act again.
+	maxSpread = 25 * time.Second
 )
 
 // schedule returns when packets are sent, counted from the first. The i-th goes at
-// timeout·(i/16)^p: the gaps widen, and the last packet has time to be answered.
-// p is such that the first retry is after firstRetry, but at least 1.5: where the
-// time is short all packets go sooner. Jitter keeps machines that were started
-// together from staying together.
+// T·(i/16)^p, with T the time allowed, at most maxSpread: the gaps widen, and the last
+// packet has time to be answered. p is such that the first retry is after firstRetry,
+// but at least 1.5: where the time is short all packets go sooner. Jitter keeps machines
+// that were started together from staying together.
 func schedule(timeout time.Duration) []time.Duration {
-	power := max(1.5, math.Log(float64(timeout)/float64(firstRetry))/math.Log(maxTries))
+	spread := float64(min(timeout, maxSpread))
+	power := max(1.5, math.Log(spread/float64(firstRetry))/math.Log(maxTries))
 	at := make([]time.Duration, maxTries)
 	for i := 1; i < maxTries; i++ {
-		exact := float64(timeout) * math.Pow(float64(i)/maxTries, power)
-		before := float64(timeout) * math.Pow(float64(i-1)/maxTries, power)
+		exact := spread * math.Pow(float64(i)/maxTries, power)
+		before := spread * math.Pow(float64(i-1)/maxTries, power)
 		jitter := (rand.Float64() - 0.5) * 0.4 * (exact - before)
 		at[i] = time.Duration(exact + jitter)
 	}
