@@ -23,9 +23,6 @@ func newList(dir *string) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			registry, problems := keys.LoadRegistry(filepath.Join(*dir, config.ClientsDir))
-			if registry == nil {
-				return errors.Join(problems...)
-			}
 			if err := printList(cmd, registry.Clients(), asJSON); err != nil {
 				return err
 			}

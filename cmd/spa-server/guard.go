@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"sallyport/firewall"
+	"sallyport/keys"
 	"sallyport/spa/config"
 	"sallyport/spa/server"
 )
@@ -35,7 +37,11 @@ At boot it stands before the network, so that no port is open for a moment.`,
 			}
 			defer lock.Close()
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			fw, err := firewall.New(server.FirewallConfig(c), log)
+			clients, problems := keys.LoadRegistry(filepath.Join(c.Dir, config.ClientsDir))
+			for _, problem := range problems {
+				log.Error("a client file was left out", "error", problem)
+			}
+			fw, err := firewall.New(server.FirewallConfig(c, clients, time.Now), log)
 			if err != nil {
 				return err
 			}

@@ -20,6 +20,7 @@ import (
 func newInit(dir *string) *cobra.Command {
 	var address, name string
 	var services []string
+	var resetClock bool
 	cmd := &cobra.Command{
 		Use:   "init --address HOST|IP[:PORT] [--service NAME=PORT[,PORT]]...",
 		Short: "Write a new gateway's files",
@@ -27,11 +28,20 @@ func newInit(dir *string) *cobra.Command {
 directory, and changes nothing else: no port is shut before "spa-server run".
 
 --address is where clients find this gateway. A port in it is the UDP port that
-knocks are sent to, 62201 if none is given.`,
+knocks are sent to, 62201 if none is given.
+
+--reset-clock, alone, is for a gateway whose clock had been ahead: it forgets what was
+spent under that clock, so that knocks are accepted again.`,
 		Example: `  spa-server init --address gw.example.net --service ssh=tcp/22
   spa-server init --address 192.0.2.1:443 --service ssh=tcp/22 --service web=tcp/80,tcp/443`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if resetClock {
+				return forgetClock(cmd, *dir, address != "" || len(services) > 0)
+			}
+			if address == "" {
+				return cli.Misuse(errors.New("--address is missing"), "--address HOST, where clients find this gateway")
+			}
 			c, err := newConfig(*dir, name, address, services)
 			if err != nil {
 				return err
@@ -51,8 +61,26 @@ next:
 	cmd.Flags().StringVar(&address, "address", "", "where clients find this gateway: `HOST|IP[:PORT]`")
 	cmd.Flags().StringVar(&name, "name", "gw", "what clients call this gateway")
 	cmd.Flags().StringArrayVar(&services, "service", nil, "a service to guard, `NAME=PORTS`: ssh=tcp/22, mosh=udp/60000-60010")
-	cmd.MarkFlagRequired("address")
+	cmd.Flags().BoolVar(&resetClock, "reset-clock", false, "begin a new journal after the clock had been ahead")
 	return cmd
+}
+
+// forgetClock takes the journal away. The next start makes a new one, and accepts what is stamped a
+// window after that start: every packet of the old clock that could be good then is refused by it, unless
+// the old clock was ahead by more than that, which is what the administrator says is over.
+func forgetClock(cmd *cobra.Command, dir string, more bool) error {
+	if more {
+		return cli.Misuse(errors.New("--reset-clock goes alone"), "spa-server init --reset-clock")
+	}
+	c, err := config.Load(dir)
+	if err != nil {
+		return err
+	}
+	if err := server.ForgetJournal(c); err != nil {
+		return runError(err)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "the journal is gone; from %v after the next start knocks are accepted again\n", c.Window)
+	return nil
 }
 
 func initError(err error) error {

@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/firewall"
+	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/server"
 )
@@ -37,8 +40,11 @@ you came in by.`,
 			if err != nil {
 				return err
 			}
-			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			s, err := server.Open(c, server.Options{Confirm: confirm, Log: log})
+			signal.Ignore(syscall.SIGHUP) // a lost terminal must not leave a guard that nobody opens
+			messages := audit.NewQueue(cmd.ErrOrStderr())
+			defer messages.Close()
+			log := slog.New(slog.NewTextHandler(messages, nil))
+			s, err := server.Open(cmd.Context(), c, server.Options{Confirm: confirm, Log: log})
 			if err != nil {
 				return runError(err)
 			}

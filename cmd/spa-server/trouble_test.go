@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -283,4 +284,60 @@ func TestReadiness(t *testing.T) {
 	want("READY=1")
 	g.server.stop(syscall.SIGTERM)
 	want("STOPPING=1")
+}
+
+// TestSharedKnockPort: a receipt from a port that the host serves too, and guards, invites nobody in.
+func TestSharedKnockPort(t *testing.T) {
+	g := newGateway(t)
+	g.rewrite("server.toml", `knock_ports = \[62201\]`, `knock_ports = [{ port = 443, shared = true }]`)
+	g.rewrite("server.toml", `ports = \["tcp/80"\]`, `ports = ["udp/443"]`)
+	heard := make(chan string, 10)
+	var service *net.UDPConn
+	err := g.host.Do(func() (err error) {
+		service, err = net.ListenUDP("udp4", &net.UDPAddr{Port: 443})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	go func() {
+		var buf [2048]byte
+		for {
+			n, err := service.Read(buf[:])
+			if err != nil {
+				return
+			}
+			heard <- string(buf[:n])
+		}
+	}()
+	g.start()
+	alice := sender(g.profile())
+	r := request()
+	r.Services = []spa.Service{{Name: "web"}}
+	packet := g.seal(r, alice)
+	conn := g.socket("192.0.2.2")
+	port := netip.MustParseAddrPort("192.0.2.1:443")
+	if _, err := conn.WriteToUDPAddrPort(packet, port); err != nil {
+		t.Fatal(err)
+	}
+	var buf [2048]byte
+	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	n, err := conn.Read(buf[:])
+	if err != nil {
+		t.Fatalf("no receipt: %v\n%s", err, g.server.log())
+	}
+	if receipt, err := spa.OpenReceipt(buf[:n], packet, alice); err != nil || receipt.Status != spa.ReasonNotAllowed {
+		t.Fatalf("got %v and %v", receipt.Status, err)
+	}
+	for range 3 {
+		if _, err := conn.WriteToUDPAddrPort([]byte("let me in"), port); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case text := <-heard:
+		t.Errorf("after a refusal %d bytes got through to the guarded port", len(text))
+	case <-time.After(patience):
+	}
 }

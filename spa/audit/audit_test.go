@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,7 +58,7 @@ func (b *buffer) Close() error { return nil }
 
 func TestLine(t *testing.T) {
 	file := &buffer{room: -1}
-	l := newLog(file, slog.New(slog.DiscardHandler), time.Second)
+	l := newLog(file, slog.New(slog.DiscardHandler))
 	granted := event("alice")
 	granted.Receipt = spa.Receipt{Status: spa.Granted, Time: granted.Time, Services: []spa.Granting{{For: 30 * time.Second}}}
 	l.Record(granted.As(Granted, nil))
@@ -80,7 +82,7 @@ func TestLine(t *testing.T) {
 func TestOnlySpentIsRecorded(t *testing.T) {
 	for v := Unopened; v <= Closed; v++ {
 		file := &buffer{room: -1}
-		l := newLog(file, slog.New(slog.DiscardHandler), time.Hour)
+		l := newLog(file, slog.New(slog.DiscardHandler))
 		spent := v == Denied || v == Failed || v == Repeated || v == Granted || v == Closed
 		var err error
 		if !spent {
@@ -102,7 +104,7 @@ func TestOnlySpentIsRecorded(t *testing.T) {
 }
 
 func TestCountersAreBounded(t *testing.T) {
-	l := newLog(&buffer{room: -1}, slog.New(slog.DiscardHandler), time.Hour)
+	l := newLog(&buffer{room: -1}, slog.New(slog.DiscardHandler))
 	for i := range 1000 {
 		l.Record(event("alice").As(Denied, fmt.Errorf("service-%d: no such service", i)))
 		l.Record(Event{}.As(Unopened, fmt.Errorf("%w: attempt %d", spa.ErrMalformed, i)))
@@ -112,39 +114,172 @@ func TestCountersAreBounded(t *testing.T) {
 	}
 }
 
-// TestSummary: refusals of packets that authenticate are said once a second, a line a client.
+// lockedBuffer is the operations log, which timers write to.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *lockedBuffer) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b.Reset()
+}
+
+// after waits in the bubble of a test until the time is over and everything has been said.
+func after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func stale(client string) Event {
+	return Event{}.As(Unopened, &spa.Refused{Err: spa.ErrStale, Client: &keys.Client{Name: client}})
+}
+
+// TestSummary: refusals of packets that authenticate are said a second later, in a line.
 func TestSummary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var ops bytes.Buffer
-		l := newLog(&buffer{room: -1}, slog.New(slog.NewTextHandler(&ops, nil)), time.Second)
-		stale := &spa.Refused{Err: spa.ErrStale, Client: &keys.Client{Name: "alice"}}
+		var ops lockedBuffer
+		l := newLog(&buffer{room: -1}, slog.New(slog.NewTextHandler(&ops, nil)))
 		for range 10000 {
-			l.Record(Event{}.As(Unopened, stale))
+			l.Record(stale("alice"))
 			l.Record(Event{}.As(Unopened, spa.ErrMAC)) // anyone can send these
 		}
-		time.Sleep(2 * time.Second)
+		after(2 * time.Second)
 		if got := strings.Count(ops.String(), "\n"); got != 1 {
 			t.Errorf("%d lines, want 1:\n%s", got, ops.String())
 		}
-		if !strings.Contains(ops.String(), "client=alice") || !strings.Contains(ops.String(), "10000 × spa: stale packet") {
+		if !strings.Contains(ops.String(), "packets=10000") || !strings.Contains(ops.String(), "alice: 10000 × spa: stale packet") {
 			t.Errorf("got %s", ops.String())
 		}
 		ops.Reset()
 		copied := event("bob")
 		copied.Copied = true
 		l.Record(copied.As(Elsewhere, errors.New("elsewhere")))
-		time.Sleep(2 * time.Second)
+		after(5 * time.Second)
 		if got := ops.String(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, "from=192.0.2.2") || strings.Contains(got, "alice") {
 			t.Errorf("a copy: got %s", got)
 		}
 	})
 }
 
+// TestOldCopiesFillNoLog: who has recorded a packet of each of many clients can send them for ever,
+// and they stay a line now and then.
+func TestOldCopiesFillNoLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ops lockedBuffer
+		l := newLog(&buffer{room: -1}, slog.New(slog.NewTextHandler(&ops, nil)))
+		for range 3600 {
+			for i := range 20 {
+				l.Record(stale(fmt.Sprint("client-", i)))
+			}
+			after(time.Second)
+		}
+		if lines := strings.Count(ops.String(), "\n"); lines > 70 || len(ops.String()) > 70*300 {
+			t.Errorf("an hour of old copies makes %d lines, %d bytes", lines, len(ops.String()))
+		}
+		if !strings.Contains(ops.String(), "and 15 more") {
+			t.Errorf("got %s", ops.String())
+		}
+		after(10 * time.Minute)
+		ops.Reset()
+		l.Record(stale("alice"))
+		after(1100 * time.Millisecond)
+		if !strings.Contains(ops.String(), "alice") {
+			t.Error("after a silence the first is not said within a second")
+		}
+	})
+}
+
+// TestStuckReader: who reads the operations log and does not go on stops nobody else.
+func TestStuckReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		l := newLog(&buffer{room: -1}, slog.New(slog.NewTextHandler(w, nil)))
+		l.Record(stale("alice"))
+		after(time.Minute) // the summary is being written, and not read
+		for range 10 {
+			l.Record(stale("alice"))
+			after(time.Minute)
+		}
+		if got := l.Counts()["unopened: spa: stale packet"]; got != 11 {
+			t.Errorf("%d packets counted, want 11", got)
+		}
+		go io.Copy(io.Discard, r)
+		l.Close()
+		w.Close()
+	})
+}
+
+// TestQueue: lines come through in order; where nobody reads, writing goes on and the loss is said.
+func TestQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		q := NewQueue(w)
+		for i := range 3000 {
+			fmt.Fprintf(q, "line %d\n", i)
+		}
+		var got lockedBuffer
+		go io.Copy(&got, r)
+		synctest.Wait()
+		q.Close()
+		w.Close()
+		synctest.Wait()
+		lines := strings.Split(strings.TrimSpace(got.String()), "\n")
+		if lines[0] != "line 0" || !strings.Contains(lines[1], "messages lost") || lines[2] != "line 1" {
+			t.Errorf("got %q first", lines[:3])
+		}
+		if n := len(lines); n < queueLen || n > queueLen+3 {
+			t.Errorf("%d lines came through, want as many as are queued (%d)", n, queueLen)
+		}
+	})
+}
+
+// TestQueueCloses also where nobody reads.
+func TestQueueCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		q := NewQueue(w)
+		fmt.Fprintln(q, "line")
+		q.Close()
+		r.Close()
+	})
+}
+
+// TestOpenRefuses: a log that could stop the line, or that a link leads elsewhere.
+func TestOpenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	target, link, fifo := filepath.Join(dir, "target"), filepath.Join(dir, "link"), filepath.Join(dir, "fifo")
+	if err := errors.Join(os.Symlink(target, link), syscall.Mkfifo(fifo, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{link, fifo, dir, "/dev/null"} {
+		if _, err := Open(path, slog.New(slog.DiscardHandler)); err == nil {
+			t.Errorf("%s: no error", path)
+		}
+	}
+	if _, err := os.Stat(target); err == nil {
+		t.Error("a file was made through a link")
+	}
+}
+
 // TestFullDisk: lost lines are counted and said, and the next line is whole again.
 func TestFullDisk(t *testing.T) {
-	var ops bytes.Buffer
+	var ops lockedBuffer
 	file := &buffer{room: 20}
-	l := newLog(file, slog.New(slog.NewTextHandler(&ops, nil)), time.Hour)
+	l := newLog(file, slog.New(slog.NewTextHandler(&ops, nil)))
 	for range 3 {
 		l.Record(event("alice").As(Granted, nil))
 	}
@@ -162,7 +297,7 @@ func TestFullDisk(t *testing.T) {
 
 func TestNoSecretInLog(t *testing.T) {
 	file := &buffer{room: -1}
-	l := newLog(file, slog.New(slog.DiscardHandler), time.Hour)
+	l := newLog(file, slog.New(slog.DiscardHandler))
 	e := event("alice")
 	l.Record(e.As(Granted, nil))
 	for _, secret := range []string{e.Knock.Key.Reveal(), e.Knock.Nonce.String()} {
@@ -203,7 +338,7 @@ func BenchmarkRecord(b *testing.B) {
 	l := newLog(struct {
 		io.Writer
 		io.Closer
-	}{io.Discard, discard{}}, slog.New(slog.DiscardHandler), time.Hour)
+	}{io.Discard, discard{}}, slog.New(slog.DiscardHandler))
 	e := event("alice").As(Granted, nil)
 	for b.Loop() {
 		l.Record(e)

@@ -1,12 +1,12 @@
 package audit
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -20,14 +20,24 @@ type Log struct {
 	out   *lossyFile
 	ops   *slog.Logger // what the administrator has to know now
 
-	mu       sync.Mutex
-	counts   map[string]uint64 // by verdict and reason, since the start
-	recent   map[tallyKey]int  // refusals that authenticated, since the last summary
-	alarms   map[string]string // client: the latest second address, since the last summary
-	lost     uint64            // audit lines lost, since the last summary
-	summary  *time.Timer       // armed only while there is something to say: an idle server does not wake
-	interval time.Duration
+	mu     sync.Mutex
+	counts map[string]uint64 // by verdict and reason, since the start
+	recent map[tallyKey]int  // refusals that authenticated, since the last summary
+	alarms map[string]string // client: the latest second address, since the last summary
+	lost   uint64            // audit lines lost, since the last summary
+
+	// The next summary. There is a timer only while there is something to say: an idle server does
+	// not wake. Old copies can be sent for ever, so while they come the summaries become rarer.
+	summary *time.Timer
+	pause   time.Duration // before the next summary
+	said    time.Time     // when the last one was
 }
+
+// How long a summary waits: at first, and at the most.
+const (
+	shortPause = time.Second
+	longPause  = 64 * time.Second
+)
 
 type tallyKey struct {
 	client, reason string
@@ -38,25 +48,42 @@ type tallyKey struct {
 func Open(path string, ops *slog.Logger) (*Log, error) {
 	var w io.WriteCloser = discard{}
 	if path != "" {
-		file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+		file, err := openFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("audit: opening the log: %w", err)
 		}
 		w = file
 	}
-	return newLog(w, ops, time.Second), nil
+	return newLog(w, ops), nil
 }
 
-func newLog(w io.WriteCloser, ops *slog.Logger, interval time.Duration) *Log {
+// openFile opens a file to append to. It waits for nobody, and writes to nothing but files: a full
+// pipe would stop the line.
+func openFile(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|noFollow, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+func newLog(w io.WriteCloser, ops *slog.Logger) *Log {
 	out := &lossyFile{w: w}
 	return &Log{
-		lines:    slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{ReplaceAttr: plainKeys})),
-		out:      out,
-		ops:      ops,
-		counts:   make(map[string]uint64),
-		recent:   make(map[tallyKey]int),
-		alarms:   make(map[string]string),
-		interval: interval,
+		lines:  slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{ReplaceAttr: plainKeys})),
+		out:    out,
+		ops:    ops,
+		counts: make(map[string]uint64),
+		recent: make(map[tallyKey]int),
+		alarms: make(map[string]string),
+		pause:  shortPause,
 	}
 }
 
@@ -121,41 +148,75 @@ func (l *Log) tally(e Event) {
 
 // arm starts the timer for the next summary, unless it runs.
 func (l *Log) arm() {
-	if l.summary == nil {
-		l.summary = time.AfterFunc(l.interval, l.summarise)
+	if l.summary != nil {
+		return
 	}
+	if time.Since(l.said) > 2*l.pause {
+		l.pause = shortPause
+	}
+	l.summary = time.AfterFunc(l.pause, l.summarise)
 }
 
-// summarise says what was tallied, a line a client, and starts over.
+// summarise says what was tallied and starts over. Nothing waits for whoever reads it: while it is
+// being said, no further summary is due.
 func (l *Log) summarise() {
 	l.mu.Lock()
+	say := l.gather()
+	l.mu.Unlock()
+	say()
+	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.summary = nil
-	l.say()
+	l.summary, l.said = nil, time.Now()
+	l.pause = min(2*l.pause, longPause)
+	if len(l.recent) > 0 || l.lost > 0 {
+		l.arm()
+	}
 }
 
-func (l *Log) say() {
-	if l.lost > 0 {
-		l.ops.Error("audit lines lost: the log cannot be written", "lines", l.lost, "error", l.out.last)
-		l.lost = 0
-	}
-	byClient := make(map[string][]string)
-	for key, n := range l.recent {
-		byClient[key.client] = append(byClient[key.client], fmt.Sprintf("%d × %s", n, key.reason))
-	}
-	for _, client := range sortedKeys(byClient) {
-		reasons := byClient[client]
-		slices.Sort(reasons)
-		text := strings.Join(reasons, ", ")
-		if from, ok := l.alarms[client]; ok {
-			l.ops.Warn("packets of this client came from an address that cannot be its own: somebody may be copying them",
-				"client", client, "from", from, "refused", text)
-			continue
-		}
-		l.ops.Info("refused without an answer", "client", client, "refused", text)
-	}
+// gather empties the tallies and returns the function that says them: a line at the most of each
+// kind, whatever was sent.
+func (l *Log) gather() (say func()) {
+	lost, cause := l.lost, l.out.last
+	refused, refusedOf := describe(l.recent, l.alarms, false)
+	copied, copiedOf := describe(l.recent, l.alarms, true)
+	from := slices.Sorted(maps.Values(l.alarms))
+	l.lost = 0
 	clear(l.recent)
 	clear(l.alarms)
+	return func() {
+		if lost > 0 {
+			l.ops.Error("audit lines lost: the log cannot be written", "lines", lost, "error", cause)
+		}
+		if refused > 0 {
+			l.ops.Info("refused without an answer", "packets", refused, "of", refusedOf)
+		}
+		if copied > 0 {
+			l.ops.Warn("packets came from an address that cannot be their client's: somebody may be copying them",
+				"packets", copied, "of", copiedOf, "from", few(slices.Compact(from)))
+		}
+	}
+}
+
+// describe counts the refusals of the clients with an alarm, or of those without, and names the first few.
+func describe(recent map[tallyKey]int, alarms map[string]string, alarmed bool) (packets int, clients string) {
+	var texts []string
+	for key, n := range recent {
+		if _, alarm := alarms[key.client]; alarm == alarmed {
+			packets += n
+			texts = append(texts, fmt.Sprintf("%s: %d × %s", key.client, n, key.reason))
+		}
+	}
+	slices.Sort(texts)
+	return packets, few(texts)
+}
+
+// few returns the first few texts, and how many more there are.
+func few(texts []string) string {
+	const most = 5
+	if len(texts) <= most {
+		return strings.Join(texts, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(texts[:most], ", "), len(texts)-most)
 }
 
 // Counts returns how many packets ended with each verdict and reason since the start.
@@ -172,12 +233,12 @@ func (l *Log) Counts() map[string]uint64 {
 // Close says what is still to be said and closes the log.
 func (l *Log) Close() error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.summary != nil {
 		l.summary.Stop()
-		l.summary = nil
 	}
-	l.say()
+	say := l.gather()
+	l.mu.Unlock()
+	say()
 	return l.out.w.Close()
 }
 
@@ -206,12 +267,3 @@ type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 func (discard) Close() error                { return nil }
-
-func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
-	keys := make([]K, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
-}

@@ -135,14 +135,14 @@ func (p *Policy) Keeps(c *keys.Client, g firewall.Grant, now time.Time) bool {
 		return false
 	}
 	terms, err := p.terms(c, service)
-	if err != nil || !covered(g.Ports, terms.Ports) {
+	if err != nil || !Covered(g.Ports, terms.Ports) {
 		return false
 	}
 	return g.Until.Sub(now) <= duration(terms.MaxFor, terms, c.MaxFor)
 }
 
-// covered reports whether all of the ports are among those of the service.
-func covered(ports, service []spa.Ports) bool {
+// Covered reports whether all of the ports are among those of the service.
+func Covered(ports, service []spa.Ports) bool {
 	return !slices.ContainsFunc(ports, func(p spa.Ports) bool { return !slices.Contains(service, p) })
 }
 

@@ -58,9 +58,6 @@ func checkClients(c *config.Config, now time.Time) []Finding {
 	for _, problem := range problems {
 		found = append(found, Finding{Problem, config.ClientsDir, problem.Error(), "this client cannot knock until its file is mended"})
 	}
-	if registry == nil {
-		return found
-	}
 	if registry.Len() == 0 {
 		found = append(found, Finding{Odd, config.ClientsDir, "there is no client: nobody can knock", "spa-keygen new NAME --allow SERVICE"})
 	}

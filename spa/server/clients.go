@@ -40,7 +40,9 @@ func (s *Server) watchClients(ctx context.Context) error {
 			if !ok {
 				return nil
 			}
-			s.reloadFile(ctx, event)
+			if err := s.reloadFile(ctx, event); err != nil {
+				return err
+			}
 		case err, ok := <-s.files.Errors:
 			if !ok {
 				return nil
@@ -54,13 +56,19 @@ func (s *Server) watchClients(ctx context.Context) error {
 	}
 }
 
-func (s *Server) reloadFile(ctx context.Context, event fsnotify.Event) {
-	if event.Op == fsnotify.Chmod {
-		return
+// reloadFile reads a file that changed, also when only its mode did: one that was refused for it is
+// mended that way. A directory that is moved away ends the server: its changes could not be seen.
+func (s *Server) reloadFile(ctx context.Context, event fsnotify.Event) error {
+	if filepath.Clean(event.Name) == s.clientsDir() {
+		if event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename) {
+			return fmt.Errorf("server: %s was moved away, so a revoked key would go unnoticed; start again with the directory that is to count", s.clientsDir())
+		}
+		return nil
 	}
 	if name, ok := clientName(event.Name); ok {
 		s.reloadClient(ctx, name)
 	}
+	return nil
 }
 
 // reloadAll is what is left to do when the kernel had more changes to tell than it could hold.
@@ -97,40 +105,54 @@ func (s *Server) reloadClient(ctx context.Context, name string) {
 	s.line.Lock()
 	defer s.line.Unlock()
 	before, after, err := s.clients.Reload(name)
-	switch {
-	case err != nil:
+	if err != nil {
 		s.log.Error("a client file was not taken over; the client is as it was", "error", err)
-	case after == nil && before == nil:
-	case after == nil:
-		s.log.Info("client removed", "client", name)
-		s.shut(ctx, name, nil)
-	case !after.Revoked.IsZero():
-		s.log.Info("client revoked", "client", name)
-		s.shut(ctx, name, nil)
-	case before == nil:
-		s.log.Info("client added", "client", name, "allow", strings.Join(after.Allow, " "))
-	default:
-		s.log.Info("client changed", "client", name, "allow", strings.Join(after.Allow, " "))
-		s.shut(ctx, name, after.Allow)
+		return
+	}
+	if before == nil && after == nil {
+		return
+	}
+	s.log.Info("client "+change(before, after), "client", name)
+	if before != nil {
+		s.shut(ctx, before, after)
 	}
 }
 
-// shut ends the live grants of a client for every service that is not allowed any more.
-func (s *Server) shut(ctx context.Context, client string, allowed []string) {
+func change(before, after *keys.Client) string {
+	switch {
+	case after == nil:
+		return "removed"
+	case !after.Revoked.IsZero():
+		return "revoked"
+	case before == nil:
+		return "added"
+	}
+	return "changed"
+}
+
+// shut ends what the client holds and may not hold any more, and sees to it that no packet of before
+// opens it again.
+func (s *Server) shut(ctx context.Context, before, after *keys.Client) {
 	now := s.now()
-	var gone []string
-	for _, g := range s.firewall.Grants(now) {
-		if g.Client == client && !slices.Contains(allowed, g.Service) && !slices.Contains(gone, g.Service) {
-			gone = append(gone, g.Service)
+	lost := slices.DeleteFunc(slices.Clone(before.Allow), func(service string) bool {
+		return after != nil && slices.Contains(after.Allow, service)
+	})
+	for _, g := range s.firewall.GrantsOf(before.Name, now) {
+		if s.policy.Keeps(after, g, now) {
+			continue
+		}
+		lost = append(lost, g.Service)
+		match := firewall.Match{Client: g.Client, Source: g.Source, Services: []string{g.Service}}
+		if _, err := s.firewall.Revoke(ctx, match, now); err != nil {
+			s.log.Error("a grant could not be ended; it ends by itself", "client", g.Client, "service", g.Service, "until", g.Until, "error", err)
+			continue
+		}
+		s.log.Info("grant ended", "client", g.Client, "service", g.Service, "source", g.Source.String())
+	}
+	for _, service := range lost {
+		// By the client's own clock: its packets are stamped by it.
+		if err := s.journal.SetFloor(topic(before.Name, service), now.Add(s.offsets[before.Name])); err != nil {
+			s.log.Error("a service could not be closed to packets that are on their way", "client", before.Name, "service", service, "error", err)
 		}
 	}
-	if len(gone) == 0 {
-		return
-	}
-	ended, err := s.firewall.Revoke(ctx, firewall.Match{Client: client, Services: gone}, now)
-	if err != nil {
-		s.log.Error("the client's grants could not be ended; they end by themselves", "client", client, "error", err)
-		return
-	}
-	s.log.Info("grants ended", "client", client, "grants", len(ended))
 }

@@ -52,7 +52,21 @@ func Init(c config.Config, now time.Time) error {
 		}
 		undo = append(undo, step.path)
 	}
-	return firewall.MarkFirst(c.Dir)
+	return firewall.MarkFirst(c.State)
+}
+
+// ForgetJournal takes the journal away, with no server running. A new one begins with a floor a
+// window past its start: what was spent before stays refused by that, unless the clock was ahead.
+func ForgetJournal(c *config.Config) error {
+	lock, err := Lock(c.State)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := os.Remove(filepath.Join(c.State, config.JournalFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("server: %w", err)
+	}
+	return nil
 }
 
 // makeDir makes a directory that the system user may read and root alone may write, or makes

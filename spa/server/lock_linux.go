@@ -6,7 +6,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +24,7 @@ const namespaceLock = "@spa-server"
 
 // Lock keeps other servers off the state directory and off the network namespace until it is closed.
 func Lock(state string) (io.Closer, error) {
-	file, err := os.OpenFile(filepath.Join(state, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := openLockFile(filepath.Join(state, lockFile))
 	if err != nil {
 		return nil, fmt.Errorf("server: locking the state directory: %w", err)
 	}
@@ -39,24 +42,64 @@ func Lock(state string) (io.Closer, error) {
 	return lock{file, name}, nil
 }
 
+type lock struct {
+	file *os.File
+	name io.Closer
+}
+
+func (l lock) Close() error { return errors.Join(l.name.Close(), l.file.Close()) }
+
+// openLockFile opens the file, for the owner of its directory, and through no link: whoever may
+// write there must not choose what root creates.
+func openLockFile(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
+	if err != nil || os.Geteuid() != 0 {
+		return file, err
+	}
+	dir, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	owner := dir.Sys().(*syscall.Stat_t)
+	if err := file.Chown(int(owner.Uid), -1); err != nil && !errors.Is(err, unix.EPERM) {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
 // lockNamespace takes the name, unless a server has it. A name that somebody else has taken (any
 // local user may) keeps no server from starting: then the state directory's lock alone has to do.
 func lockNamespace() (io.Closer, error) {
 	addr := &net.UnixAddr{Net: "unix", Name: namespaceLock}
 	name, err := net.ListenUnix("unix", addr)
 	if err == nil {
+		go welcome(name)
 		return name, nil
 	}
 	if !errors.Is(err, unix.EADDRINUSE) {
 		return nil, fmt.Errorf("server: locking the network namespace: %w", err)
 	}
-	if uid, err := holder(addr); err == nil && uid != 0 {
-		return nopCloser{}, nil
+	if uid, err := holder(addr); err == nil && servesAs(uid) {
+		return nil, fmt.Errorf("server: this network namespace: %w", ErrRunning)
 	}
-	return nil, fmt.Errorf("server: this network namespace: %w", ErrRunning)
+	return nopCloser{}, nil // of another user, or it does not listen: no server of ours
 }
 
-// holder returns the user that listens on addr. A server does so as root, before it drops privileges.
+// welcome lets go of everyone who asks whose the name is, so that the queue is never full. It ends
+// when the name is given back.
+func welcome(name *net.UnixListener) {
+	for {
+		conn, err := name.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil {
+			conn.Close()
+		}
+	}
+}
+
+// holder returns the user that listens on addr.
 func holder(addr *net.UnixAddr) (uint32, error) {
 	conn, err := net.DialUnix("unix", nil, addr)
 	if err != nil {
@@ -76,13 +119,16 @@ func holder(addr *net.UnixAddr) (uint32, error) {
 	return cred.Uid, nil
 }
 
+// servesAs reports whether a server may have been started as this user: root, who this is, or the
+// system user.
+func servesAs(uid uint32) bool {
+	if uid == 0 || int(uid) == os.Geteuid() {
+		return true
+	}
+	account, err := user.Lookup(SystemUser)
+	return err == nil && account.Uid == strconv.Itoa(int(uid))
+}
+
 type nopCloser struct{}
 
 func (nopCloser) Close() error { return nil }
-
-type lock struct {
-	file *os.File
-	name io.Closer
-}
-
-func (l lock) Close() error { return errors.Join(l.name.Close(), l.file.Close()) }

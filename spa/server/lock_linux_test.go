@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"sallyport/spa/lab"
 )
 
@@ -22,6 +24,16 @@ func TestMain(m *testing.M) {
 
 // squat holds the name that a server locks its network namespace with, until it is killed.
 func squat() {
+	if os.Getenv(squatEnv) == "deaf" {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil || unix.Bind(fd, &unix.SockaddrUnix{Name: namespaceLock}) != nil {
+			os.Exit(1)
+		}
+		os.Stdout.WriteString("holding\n")
+		for {
+			unix.Pause()
+		}
+	}
 	name, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: namespaceLock})
 	if err != nil {
 		os.Exit(1)
@@ -77,10 +89,14 @@ func TestSquatter(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
-		name string
-		uid  uint32
-		want error
-	}{{"another user", 65534, nil}, {"root", 0, ErrRunning}} {
+		name, how string
+		uid       uint32
+		want      error
+	}{
+		{"another user", "listening", 65534, nil},
+		{"another user who does not listen", "deaf", 65534, nil},
+		{"root", "listening", 0, ErrRunning},
+	} {
 		t.Run(test.name, func(t *testing.T) {
 			cmd := exec.Command("/proc/self/fd/3")
 			file, err := os.Open(self) // nobody may not enter the directory of the test binary
@@ -89,7 +105,7 @@ func TestSquatter(t *testing.T) {
 			}
 			defer file.Close()
 			cmd.ExtraFiles = []*os.File{file}
-			cmd.Env = append(os.Environ(), squatEnv+"=1")
+			cmd.Env = append(os.Environ(), squatEnv+"="+test.how)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: test.uid, Gid: test.uid}}
 			out, err := cmd.StdoutPipe()
 			if err != nil {

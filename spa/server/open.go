@@ -1,8 +1,9 @@
 package server
 
 import (
+	"cmp"
+	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"path/filepath"
@@ -50,6 +51,7 @@ type Server struct {
 	// line is held while a packet is decided, and while a client is shut out: who is revoked is
 	// not granted anything by a packet that was opened a moment before.
 	line      sync.Mutex
+	offsets   map[string]time.Duration // by client: its clock less ours, as its last packet had it
 	clients   *keys.Registry
 	policy    *policy.Policy
 	journal   *replay.Journal
@@ -65,8 +67,8 @@ type Server struct {
 
 // Open opens all that the gateway needs, puts the guard in place, and drops privileges. It reads
 // no packet. On an error everything that was opened is closed; a guard that stands, stays.
-func Open(c *config.Config, o Options) (*Server, error) {
-	s := &Server{config: c, log: o.Log, now: o.Now}
+func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
+	s := &Server{config: c, log: o.Log, now: o.Now, offsets: make(map[string]time.Duration)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -74,11 +76,17 @@ func Open(c *config.Config, o Options) (*Server, error) {
 		s.now = time.Now
 	}
 	for _, step := range []func() error{
-		sandbox.Require, s.openLock, s.openKeys, s.openJournal, s.openAudit,
-		func() error { return s.openFirewall(o.Confirm) },
-		s.openSockets, s.openWatcher, s.dropPrivileges,
+		sandbox.Require, s.openLock,
+		s.openWatcher, // before the files are read: a change in between waits in its queue
+		s.openKeys, s.openJournal, s.openAudit,
+		func() error { return s.openFirewall(ctx, o.Confirm) },
+		s.openSockets, s.dropPrivileges,
 	} {
-		if err := step(); err != nil {
+		err := ctx.Err()
+		if err == nil {
+			err = step()
+		}
+		if err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
@@ -112,19 +120,16 @@ func (s *Server) openLock() error {
 // openKeys reads the gate key and the clients. One client's bad file shuts out that client, not
 // the others.
 func (s *Server) openKeys() error {
-	gates, err := keys.ReadGate(filepath.Join(s.config.Dir, config.GateFile))
+	gate, err := keys.ReadGate(filepath.Join(s.config.Dir, config.GateFile))
 	if err != nil {
 		return err
 	}
-	s.identity = spa.Identity{Server: s.config.ServerID, Gates: gates, Window: s.config.Window}
+	s.identity = spa.Identity{Server: s.config.ServerID, Gates: []keys.GateKey{gate}, Window: s.config.Window}
 
 	var problems []error
 	s.clients, problems = keys.LoadRegistry(filepath.Join(s.config.Dir, config.ClientsDir))
 	for _, problem := range problems {
 		s.log.Error("a client file was left out", "error", problem)
-	}
-	if s.clients == nil {
-		return fmt.Errorf("server: reading the clients: %w", errors.Join(problems...))
 	}
 	return nil
 }
@@ -153,15 +158,15 @@ func (s *Server) openAudit() error {
 	return nil
 }
 
-func (s *Server) openFirewall(confirm time.Duration) error {
-	fw, err := firewall.New(FirewallConfig(s.config), s.log)
+func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error {
+	fw, err := firewall.New(FirewallConfig(s.config, s.clients, s.now), s.log)
 	if err != nil {
 		return err
 	}
 	s.firewall = fw
 	s.keep(fw)
 	s.policy = policy.New(s.config, fw)
-	return fw.Load(ctxNone(), confirm, s.now())
+	return fw.Load(ctx, confirm, s.now())
 }
 
 func (s *Server) openSockets() error {
@@ -180,7 +185,7 @@ func (s *Server) openSockets() error {
 	if !s.config.Receipts {
 		return nil
 	}
-	responder, err := capture.NewResponder()
+	responder, err := capture.NewResponder(cmp.Or(s.config.Firewall.Mark, firewall.DefaultMark))
 	if err != nil {
 		return err
 	}
@@ -200,9 +205,16 @@ func (s *Server) dropPrivileges() error {
 	return s.readable()
 }
 
-// FirewallConfig returns what the firewall has to know of the configuration.
-func FirewallConfig(c *config.Config) firewall.Config {
+// FirewallConfig returns what the firewall has to know of the configuration. Of the grants of an
+// earlier server it keeps those that the clients may still have.
+func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Time) firewall.Config {
+	rules := policy.New(c, nil)
 	fc := firewall.Config{
+		Now: now,
+		Keep: func(g firewall.Grant) bool {
+			client, _ := clients.Client(g.Client)
+			return rules.Keeps(client, g, now())
+		},
 		Backend: c.Firewall.Backend,
 		Trusted: c.Firewall.TrustedInterfaces,
 		Mark:    c.Firewall.Mark,

@@ -11,9 +11,6 @@ import (
 	"sallyport/spa/capture"
 )
 
-// ctxNone is the context of what is done before the server runs: it is short, and not cancelled.
-func ctxNone() context.Context { return context.Background() }
-
 // Run reads packets until parent ends, and returns nil then. It returns earlier only when the gateway
 // cannot do its work: [firewall.ErrTornDown] and [firewall.ErrUnconfirmed] among the reasons. The
 // server is closed in any case; guard and grants stay in the kernel.

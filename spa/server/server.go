@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"sallyport/firewall"
@@ -26,6 +27,7 @@ import (
 // the packet or ends its path with the reason. The checks stand in order of their cost; nothing is
 // remembered before the packet authenticates, and nothing is done before it is spent.
 func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
+	ctx = context.WithoutCancel(ctx) // what is spent is decided, also when the server is asked to stop
 	now := s.now()
 	from := p.From.Addr()
 	event := audit.Event{Time: now, From: p.From}
@@ -45,6 +47,8 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 		event.Copied = errors.Is(err, replay.ErrSpentElsewhere)
 		return event.As(audit.Unspent, err)
 	}
+
+	s.offsets[knock.Client.Name] = knock.Time.Sub(now)
 
 	// From here on the packet is spent: whatever is decided is remembered, answered and recorded.
 	switch {
@@ -77,7 +81,7 @@ func (s *Server) superseded(k *spa.Knock, first time.Time) bool {
 		return false
 	}
 	for _, service := range k.Services {
-		if floor := s.journal.FloorOf(topic(k.Client.Name, service)); !floor.IsZero() && !first.After(floor) {
+		if floor := s.journal.FloorOf(topic(k.Client.Name, service.String())); !floor.IsZero() && !first.After(floor) {
 			return true
 		}
 	}
@@ -87,15 +91,16 @@ func (s *Server) superseded(k *spa.Knock, first time.Time) bool {
 // close ends the client's own grants of the services for the address that it knocks from.
 func (s *Server) close(ctx context.Context, event audit.Event) audit.Event {
 	k := event.Knock
-	if err := s.policy.Closable(k); err != nil {
+	if err := s.policy.Closable(k, event.Time); err != nil {
 		return s.refuse(event, audit.Denied, reasonFor(err), err)
 	}
-	for _, service := range k.Services {
+	services := s.closing(k, event.Time)
+	for _, service := range services {
 		if err := s.journal.SetFloor(topic(k.Client.Name, service), k.Time); err != nil {
 			return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
 		}
 	}
-	match := firewall.Match{Client: k.Client.Name, Source: event.From.Addr(), Services: names(k.Services)}
+	match := firewall.Match{Client: k.Client.Name, Source: event.From.Addr(), Services: services}
 	if _, err := s.firewall.Revoke(ctx, match, event.Time); err != nil {
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
 	}
@@ -104,6 +109,23 @@ func (s *Server) close(ctx context.Context, event audit.Event) audit.Event {
 		closed[i] = spa.Granting{Ports: s.policy.Ports(service)}
 	}
 	return s.conclude(event, audit.Closed, spa.Receipt{Status: spa.Closed, Services: closed})
+}
+
+// closing returns the names under which the client may hold what it wants closed: the services as
+// it asks for them, and others of its grants that have no port but theirs. What was opened as ssh
+// is closed as tcp/22 too.
+func (s *Server) closing(k *spa.Knock, now time.Time) []string {
+	services := names(k.Services)
+	var ports []spa.Ports
+	for _, service := range k.Services {
+		ports = append(ports, s.policy.Ports(service)...)
+	}
+	for _, g := range s.firewall.GrantsOf(k.Client.Name, now) {
+		if !slices.Contains(services, g.Service) && policy.Covered(g.Ports, ports) {
+			services = append(services, g.Service)
+		}
+	}
+	return services
 }
 
 // repeat answers another try of a command as its first was answered, and does nothing else.
@@ -174,8 +196,8 @@ func entry(k *spa.Knock, from netip.Addr) replay.Entry {
 }
 
 // topic names the close floor of a client's service.
-func topic(client string, service spa.Service) [16]byte {
-	sum := sha256.Sum256([]byte(client + "\x00" + service.String()))
+func topic(client, service string) [16]byte {
+	sum := sha256.Sum256([]byte(client + "\x00" + service))
 	return [16]byte(sum[:16])
 }
 

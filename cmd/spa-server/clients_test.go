@@ -1,0 +1,149 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// opened starts the server and has alice open ssh for ten minutes, from 192.0.2.2.
+func opened(t *testing.T) *gateway {
+	t.Helper()
+	g := newGateway(t)
+	g.serve(":22")
+	g.start()
+	g.mustOpen("--for", "10m", "--source", "192.0.2.2")
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted")
+	return g
+}
+
+// TestNarrowedWhileRunning: a client that may do less loses what it could not have any more, and a
+// retry of what it had asked for is not told otherwise.
+func TestNarrowedWhileRunning(t *testing.T) {
+	changes := map[string]func(g *gateway){
+		"allow":   func(g *gateway) { g.rewrite("clients/alice.toml", `allow = .*`, `allow = ["web"]`) },
+		"deny":    func(g *gateway) { g.edit("alice", "deny = [\"192.0.2.2/32\"]\n") },
+		"from":    func(g *gateway) { g.edit("alice", "from = [\"198.51.100.0/24\"]\n") },
+		"expires": func(g *gateway) { g.edit("alice", "expires = 2020-01-01T00:00:00Z\n") },
+		"max_for": func(g *gateway) { g.edit("alice", "max_for = \"1m\"\n") },
+		"removed": func(g *gateway) { os.Remove(filepath.Join(g.dir, "clients", "alice.toml")) },
+	}
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			g := newGateway(t)
+			g.serve(":22")
+			g.start()
+			alice := sender(g.profile())
+			r := request()
+			r.For = 10 * time.Minute
+			g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
+			change(g)
+			lab.Eventually(t, 5*time.Second, "the grant to be ended", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+			r.Time = time.Now()
+			if receipt := g.exchange("192.0.2.2", g.seal(r, alice), alice, patience); receipt != nil && receipt.Status == spa.Granted {
+				t.Error("a retry is told that it is open")
+			}
+		})
+	}
+}
+
+// TestRevokedWhileDown: what was taken from a client while no server ran does not come back with it.
+func TestRevokedWhileDown(t *testing.T) {
+	for _, start := range []string{"run", "guard"} {
+		t.Run(start, func(t *testing.T) {
+			g := opened(t)
+			g.server.stop(syscall.SIGKILL)
+			g.must("spa-keygen", "revoke", "alice", "--config", g.dir)
+			if start == "run" {
+				g.start()
+			} else if out, code := g.run(g.host, "spa-server", "guard", "--config", g.dir); code != 0 {
+				t.Fatalf("guard: exit %d\n%s", code, out)
+			}
+			g.wantDark("192.0.2.2", "192.0.2.1:22", "revoked while the server was down")
+			if start == "run" {
+				g.flushRuleset()
+				lab.Eventually(t, time.Second, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
+				g.wantDark("192.0.2.2", "192.0.2.1:22", "after a flush")
+			}
+		})
+	}
+}
+
+// TestDirectoryReplaced: a server that could not see a revocation any more ends.
+func TestDirectoryReplaced(t *testing.T) {
+	g := opened(t)
+	clients := filepath.Join(g.dir, "clients")
+	if err := os.Rename(clients, clients+".old"); err != nil {
+		t.Fatal(err)
+	}
+	lab.Eventually(t, 5*time.Second, "the server to end", g.server.done)
+	if code := g.server.stop(0); code != 1 || !strings.Contains(g.server.log(), "moved away") {
+		t.Errorf("exit %d, want 1 and a reason\n%s", code, g.server.log())
+	}
+}
+
+// TestMendedMode: a revocation that came with a mode that is refused counts once the mode is mended.
+func TestMendedMode(t *testing.T) {
+	g := opened(t)
+	path := filepath.Join(g.dir, "clients", "alice.toml")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := filepath.Join(g.dir, "next")
+	if err := os.WriteFile(next, append(data, "revoked = 2026-01-01T00:00:00Z\n"...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, path); err != nil {
+		t.Fatal(err)
+	}
+	lab.Eventually(t, 5*time.Second, "the mode to be refused", func() bool { return strings.Contains(g.server.log(), "chmod") })
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lab.Eventually(t, 5*time.Second, "what alice has open to be shut", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+}
+
+// TestCloseByPort: what was opened by its service's name is closed by its port too.
+func TestCloseByPort(t *testing.T) {
+	g := newGateway(t)
+	bob := sender(g.enrol("bob", "ssh,tcp/22"))
+	g.serve(":22")
+	g.start()
+	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "opened as ssh")
+	closing := request()
+	closing.Type = spa.TypeClose
+	closing.Services = []spa.Service{{Proto: spa.TCP, Port: 22}}
+	g.wantReceipt("192.0.2.2", g.seal(closing, bob), bob, spa.Closed)
+	g.wantDark("192.0.2.2", "192.0.2.1:22", "closed as tcp/22")
+}
+
+// TestLostTerminal: the terminal that the server was started from goes away, the server stays.
+func TestLostTerminal(t *testing.T) {
+	g := newGateway(t)
+	g.start()
+	g.server.cmd.Process.Signal(syscall.SIGHUP)
+	g.mustOpen()
+}
+
+// TestResetClock: a journal of a clock that was ahead is given up on request, with no server running.
+func TestResetClock(t *testing.T) {
+	g := newGateway(t)
+	g.start()
+	wantSaid(t, g.fails(1, "init", "--reset-clock", "--config", g.dir), "another spa-server")
+	g.server.stop(syscall.SIGTERM)
+	g.fails(2, "init", "--reset-clock", "--address", "192.0.2.1", "--config", g.dir)
+	g.fails(0, "init", "--reset-clock", "--config", g.dir)
+	g.start()
+	wantSaid(t, g.server.log(), "knocks are refused for a while", "there was no journal")
+	if out, code := g.open("--timeout", "500ms"); code != 4 {
+		t.Errorf("within a window of the new journal: exit %d, want 4\n%s", code, out)
+	}
+}

@@ -1,0 +1,60 @@
+package audit
+
+import (
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+)
+
+// Queue passes lines on to a writer and never waits for it: who reads a daemon's messages and stops
+// must not stop the daemon. What does not fit is counted, and said once there is room.
+type Queue struct {
+	w     io.Writer
+	lines chan []byte
+	lost  atomic.Uint64
+	done  chan struct{}
+}
+
+// How many lines wait, and for how long Close waits for them.
+const (
+	queueLen  = 1024
+	queueWait = time.Second
+)
+
+// NewQueue returns a queue in front of w. It is to be closed.
+func NewQueue(w io.Writer) *Queue {
+	q := &Queue{w: w, lines: make(chan []byte, queueLen), done: make(chan struct{})}
+	go q.pass()
+	return q
+}
+
+func (q *Queue) pass() {
+	defer close(q.done)
+	for line := range q.lines {
+		q.w.Write(line) // there is nobody else to tell
+		if lost := q.lost.Swap(0); lost > 0 {
+			fmt.Fprintf(q.w, "level=WARN msg=\"messages lost: nobody read them\" lines=%d\n", lost)
+		}
+	}
+}
+
+// Write queues one line. It never fails.
+func (q *Queue) Write(line []byte) (int, error) {
+	select {
+	case q.lines <- append([]byte(nil), line...):
+	default:
+		q.lost.Add(1)
+	}
+	return len(line), nil
+}
+
+// Close waits a moment for what is queued. Nothing may be written after it.
+func (q *Queue) Close() error {
+	close(q.lines)
+	select {
+	case <-q.done:
+	case <-time.After(queueWait):
+	}
+	return nil
+}
