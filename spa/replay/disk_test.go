@@ -111,7 +111,7 @@ func blank(t testing.TB, c Config) *memDisk {
 		t.Fatal(err)
 	}
 	d := new(memDisk)
-	if err := newStore(d).format(c.Room, header{Boot: id.boot, Machine: id.machine}); err != nil {
+	if err := newStore(d).format(c.Room, header{Boot: id.boot, Machine: id.machine, Window: int64(c.Window)}); err != nil {
 		t.Fatal(err)
 	}
 	return d
@@ -162,4 +162,8 @@ func admit(t testing.TB, j *Journal, e Entry, now time.Time, want error) Admissi
 func after(d time.Duration) time.Time { return start.Add(d) }
 
 // copyOf is another disk with the same image.
-func copyOf(d *memDisk) *memDisk { return &memDisk{image: slices.Clone(d.image)} }
+func copyOf(d *memDisk) *memDisk {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return &memDisk{image: slices.Clone(d.image)}
+}

@@ -62,6 +62,7 @@ type header struct {
 	Mark    int64 // no stamp after it was admitted
 	Floor   int64
 	Room    int64 // slots that the file holds at least
+	Window  int64 // the stamps after Mark are admitted by this one; zero: not known
 }
 
 func (h header) encode() []byte {

@@ -51,12 +51,12 @@ func child(t *testing.T, role, path string) *exec.Cmd {
 }
 
 func killConfig() Config {
-	return Config{Window: 30 * time.Second, Room: 1024, LiveNonces: 100_000}
+	return Config{Window: 30 * time.Second, Room: 1024}
 }
 
 // killPacket is packet n of a child's load: stamps advance so that nonces are forgotten all the time.
 func killPacket(n int) (Entry, time.Time) {
-	now := after(time.Duration(n) * 50 * time.Millisecond)
+	now := after(time.Duration(n) * 100 * time.Millisecond)
 	return packet(uint64(n%40), n, now), now
 }
 

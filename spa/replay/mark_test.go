@@ -115,7 +115,7 @@ func TestFailedForgetting(t *testing.T) {
 	old := packet(1, 1, start)
 	admit(t, j, old, start, nil)
 	d.fail = failing("write")
-	late := packet(1, 2, after(31*time.Second))
+	late := packet(1, 2, after(61*time.Second))
 	if _, err := j.Admit(late, late.Stamp); !errors.Is(err, errBroken) {
 		t.Fatalf("got %v", err)
 	}
@@ -238,7 +238,7 @@ func TestNoRoomLeft(t *testing.T) {
 	for _, e := range spent {
 		admit(t, j, e, start, ErrSpent)
 	}
-	now := after(30*time.Second + 1) // those stamped at the start have expired: every seventh
+	now := after(60*time.Second + 1) // those stamped at the start have expired: every seventh
 	for n := range 43 {
 		admit(t, j, packet(uint64(n%3), 1000+n, now), now, nil)
 	}
@@ -302,7 +302,7 @@ func TestLastRoomIsFound(t *testing.T) {
 	c.Room = 300
 	for first := 3; first < 290; first += 41 {
 		j, _ := full(t, c, first, 300-first)
-		for n, now := range []time.Time{after(21 * time.Second), after(31 * time.Second)} {
+		for n, now := range []time.Time{after(51 * time.Second), after(61 * time.Second)} {
 			admit(t, j, packet(0, 1000+n, now), now, nil)
 			if _, err := j.Admit(packet(0, 2000+n, now), now); !errors.Is(err, errBroken) {
 				t.Fatalf("got %v", err)
@@ -320,7 +320,7 @@ func TestFullJournalOpens(t *testing.T) {
 	c.Room = 32
 	j, d := full(t, c, 10, 20)
 	d.fail = failing("grow")
-	now := after(41 * time.Second) // all have expired
+	now := after(71 * time.Second) // all have expired
 	for key := range uint64(12) {  // two of them are new
 		admit(t, j, packet(100+key, 1, now), now, nil)
 	}

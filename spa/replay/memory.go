@@ -4,7 +4,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"time"
 )
+
+// spread is how far apart the packets of a request may be stamped. Nobody else knows of a request that is
+// forgotten, so it must be remembered until none of its packets is fresh, also one that somebody held back.
+const spread = 30 * time.Second
 
 // What one Admit does for others, so that none ever sweeps.
 const (
@@ -26,13 +31,17 @@ type requestOf struct {
 // holding is what a key has in memory: a ring of entries in the order of their stamps.
 type holding struct {
 	oldest int32 // valid while there are any
-	live   int32
+	last   int32 // the limit-th from the newest; valid while there are as many
+	count  int32
 }
 
-// memory is the journal's content. A nonce is remembered until its stamp can no longer be fresh; then
+// memory is the journal's content. A nonce is remembered until no packet of its request can be fresh; then
 // it is forgotten, and the floor of its key, raised to its stamp, stands for it.
 type memory struct {
 	window   int64
+	keep     int64        // how long after its stamp a nonce is remembered
+	limit    int32        // live nonces a key
+	most     int64        // remembered nonces a key
 	entries  arena[entry] // at the index of their slots
 	spent    map[nonceOf]int32
 	requests map[requestOf]int32 // the entry with the latest stamp
@@ -45,9 +54,12 @@ type memory struct {
 	soonest  int64 // no nonce expires before this time
 }
 
-func newMemory(window int64) memory {
+func newMemory(c Config) memory {
+	keep := c.Window + max(c.Window, spread)
+	windows := (keep + c.Window - 1) / c.Window
 	return memory{
-		window: window, spent: make(map[nonceOf]int32), requests: make(map[requestOf]int32),
+		window: int64(c.Window), keep: int64(keep), limit: int32(c.LiveNonces), most: int64(c.LiveNonces) * int64(windows),
+		spent: make(map[nonceOf]int32), requests: make(map[requestOf]int32),
 		keys: newFloors(kindKeys), topics: newFloors(kindTopics), soonest: math.MaxInt64, clock: math.MinInt64,
 	}
 }
@@ -81,7 +93,19 @@ func (m *memory) name(s *store, f *floors, name [16]byte) (int32, error) {
 	return f.settle(name), nil
 }
 
-func (m *memory) expired(e *entry) bool { return e.live && m.clock > e.stamp+m.window }
+func (m *memory) expired(e *entry) bool { return e.live && m.clock > e.stamp+m.keep }
+
+// full reports whether a key has as many live nonces as it may have. Those that are remembered and no
+// longer fresh do not count. But there is a limit on all, as many for each window of the time that they are
+// remembered for: whose stamps are the server's time never meets it, and nonces that are stamped so that they
+// are stale at once do not take room without end.
+func (m *memory) full(owner int32) bool {
+	h := m.holdings.at(owner)
+	if h.count < m.limit {
+		return false
+	}
+	return int64(h.count) >= m.most || m.clock <= m.entries.at(h.last).stamp+m.window
+}
 
 // remember keeps an entry at the index of its slot.
 func (m *memory) remember(slot int32, e entry) {
@@ -90,7 +114,7 @@ func (m *memory) remember(slot int32, e entry) {
 	m.spent[nonceOf{e.owner, e.nonce}] = slot
 	m.link(slot)
 	m.live++
-	m.soonest = min(m.soonest, e.stamp+m.window)
+	m.soonest = min(m.soonest, e.stamp+m.keep)
 	if !e.reused && m.latest(slot) {
 		m.requests[requestOf{e.owner, e.request}] = slot
 	}
@@ -108,12 +132,25 @@ func (m *memory) latest(slot int32) bool {
 	return e.stamp > stamp || e.stamp == stamp && slot > other
 }
 
-// link puts an entry into its key's ring, behind all that are stamped no later.
+// link puts an entry into its key's ring and keeps the last that counts to the limit.
 func (m *memory) link(slot int32) {
 	e := m.entries.at(slot)
 	h := m.holdings.at(e.owner)
-	h.live++
-	if h.live == 1 {
+	m.place(h, slot)
+	h.count++
+	if h.count == m.limit {
+		h.last = h.oldest
+		return
+	}
+	if h.count > m.limit && e.stamp >= m.entries.at(h.last).stamp { // it is behind it
+		h.last = m.entries.at(h.last).next
+	}
+}
+
+// place puts an entry behind all that are stamped no later.
+func (m *memory) place(h *holding, slot int32) {
+	e := m.entries.at(slot)
+	if h.count == 0 {
 		h.oldest, e.prev, e.next = slot, slot, slot
 		return
 	}
@@ -135,7 +172,7 @@ func (m *memory) drop(owner int32) int32 {
 	e := m.entries.at(slot)
 	m.entries.at(e.prev).next, m.entries.at(e.next).prev = e.next, e.prev
 	h.oldest = e.next
-	h.live--
+	h.count--
 	m.live--
 	delete(m.spent, nonceOf{owner, e.nonce})
 	if id := (requestOf{owner, e.request}); m.requests[id] == slot {
@@ -150,7 +187,7 @@ func (m *memory) drop(owner int32) int32 {
 func (m *memory) forget(s *store, owner int32) error {
 	h := m.holdings.at(owner)
 	n, slot, stamp := int32(0), h.oldest, int64(0)
-	for n < min(atOnce, h.live) && m.expired(m.entries.at(slot)) {
+	for n < min(atOnce, h.count) && m.expired(m.entries.at(slot)) {
 		stamp, slot = m.entries.at(slot).stamp, m.entries.at(slot).next
 		n++
 	}
@@ -205,7 +242,7 @@ func (m *memory) sweep(s *store) error {
 			}
 		}
 		if e.live {
-			m.soonest = min(m.soonest, e.stamp+m.window)
+			m.soonest = min(m.soonest, e.stamp+m.keep)
 		}
 	}
 	return nil

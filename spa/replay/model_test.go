@@ -20,7 +20,7 @@ type model struct {
 type modelEntry struct {
 	Entry
 	reused   bool
-	forgets  bool // a clock was seen by which it had expired
+	forgets  bool // a clock was seen by which no packet of its request was fresh
 	previous bool // of an earlier boot
 }
 
@@ -28,15 +28,19 @@ func (m *model) live(e *modelEntry, now time.Time) bool {
 	return !e.previous && !now.After(e.Stamp.Add(m.c.Window))
 }
 
+func (m *model) remembered(e *modelEntry, now time.Time) bool {
+	return !e.previous && !now.After(e.Stamp.Add(2*m.c.Window))
+}
+
 func (m *model) see(now time.Time) {
 	for _, e := range m.spent {
-		e.forgets = e.forgets || !m.live(e, now)
+		e.forgets = e.forgets || !m.remembered(e, now)
 	}
 }
 
 // judge says what is wrong with the verdict on an entry, nil if nothing.
 func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
-	live, mayForget := 0, false
+	live, surely, all, mayForget := 0, 0, 0, false
 	var same, known *modelEntry
 	certain := false // the request id cannot have been forgotten
 	for _, old := range m.spent {
@@ -52,6 +56,12 @@ func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
 		if m.live(old, now) {
 			live++
 		}
+		if m.live(old, now) && !old.forgets {
+			surely++
+		}
+		if m.remembered(old, now) {
+			all++
+		}
 		mayForget = mayForget || old.forgets && !e.Stamp.After(old.Stamp)
 		if old.Request == e.Request && !old.reused {
 			known = old
@@ -65,6 +75,9 @@ func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
 		}
 		if e.Stamp.UnixNano() <= m.floor {
 			return errors.New("admitted below the floor")
+		}
+		if surely >= m.c.LiveNonces {
+			return fmt.Errorf("%d are live", surely)
 		}
 		if a.Retry && (known == nil || known.Digest != e.Digest) {
 			return errors.New("a retry of nothing")
@@ -88,8 +101,8 @@ func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
 			return errors.New("nothing after it can be forgotten")
 		}
 	case err == ErrFull:
-		if live < m.c.LiveNonces {
-			return fmt.Errorf("only %d are live", live)
+		if live < m.c.LiveNonces && all < 2*m.c.LiveNonces {
+			return fmt.Errorf("only %d are live of %d", live, all)
 		}
 	default:
 		return errors.New("not a verdict")

@@ -11,6 +11,7 @@ import (
 
 const (
 	defaultLive = 256
+	maxLive     = 4096
 	defaultRoom = 65536
 )
 
@@ -44,6 +45,9 @@ func (c Config) complete() (Config, identity, error) {
 	}
 	if c.LiveNonces <= 0 {
 		c.LiveNonces = defaultLive
+	}
+	if c.LiveNonces > maxLive {
+		return c, identity{}, fmt.Errorf("replay: %d live nonces a key, at most %d", c.LiveNonces, maxLive)
 	}
 	if c.Room <= 0 {
 		c.Room = defaultRoom
@@ -127,7 +131,7 @@ func openOrCreate(path string, c Config, id identity, now time.Time) (disk, erro
 
 // open reads what a journal holds, or begins it anew.
 func open(d disk, c Config, id identity, now time.Time, aside func() string) (*Journal, error) {
-	j := &Journal{limit: int32(c.LiveNonces), store: newStore(d)}
+	j := &Journal{store: newStore(d)}
 	why, err := j.load(c, id)
 	if err != nil {
 		return nil, err
@@ -143,7 +147,7 @@ func open(d disk, c Config, id identity, now time.Time, aside func() string) (*J
 	if err := s.renew(s.header.renewed(why, c, id, now), c.Room); err != nil {
 		return nil, err
 	}
-	j.store, j.memory = s, newMemory(int64(c.Window))
+	j.store, j.memory = s, newMemory(c)
 	return j, nil
 }
 
@@ -159,14 +163,14 @@ func (j *Journal) load(c Config, id identity) (reason, error) {
 	if why := j.store.header.mismatch(id); why != intact {
 		return why, nil
 	}
-	err = j.loadSlots(int64(c.Window))
+	err = j.loadSlots(c)
 	if errors.Is(err, errDamaged) {
 		return damaged, nil
 	}
 	if err != nil {
 		return intact, err
 	}
-	return intact, j.store.trust()
+	return intact, j.store.trust(int64(c.Window))
 }
 
 // mismatch says why the journal is not of this boot of this machine. One whose renewal was
@@ -185,14 +189,18 @@ func (h header) mismatch(id identity) reason {
 }
 
 // renewed is the header of a journal that begins anew: nothing is admitted that is stamped up to the window
-// past now and past every stamp that may have been admitted. Only after a reboot is the mark known to name
-// those; otherwise the floor does from now on.
+// past now and past every stamp that may have been admitted. Of the window now and the one before, as far as
+// it is known, it is the longer: a stamp may be ahead by that of a mark that is older than one that was lost.
+// Only after a reboot is the mark known to name those; otherwise the floor does from now on.
 func (h header) renewed(why reason, c Config, id identity, now time.Time) header {
-	floor := max(now.UnixNano(), h.Mark) + int64(c.Window)
+	floor := max(now.UnixNano(), h.Mark) + max(int64(c.Window), h.Window)
 	if why != rebooted {
 		h.Mark = floor
 	}
-	return header{Number: h.Number, Reason: why, Boot: id.boot, Machine: id.machine, Mark: h.Mark, Floor: floor}
+	return header{
+		Number: h.Number, Reason: why, Boot: id.boot, Machine: id.machine,
+		Mark: h.Mark, Floor: floor, Window: int64(c.Window),
+	}
 }
 
 // renew empties the journal in place, so that a full disk does not matter. Until it is empty it
@@ -237,19 +245,25 @@ func (s *store) format(room int, h header) error {
 	return s.commit(h)
 }
 
-// trust syncs a header that was read: the process that wrote it may have been killed before it did.
-func (s *store) trust() error {
+// trust syncs a header that was read: the process that wrote it may have been killed before it did. Another
+// window is in the header before anything is admitted by it, beside the mark of what was by the one before.
+func (s *store) trust(window int64) error {
 	if err := s.disk.Sync(); err != nil {
 		return fmt.Errorf("replay: syncing the high-water mark: %w", err)
 	}
 	s.mark.Store(s.header.Mark)
 	s.floor, s.reason = s.header.Floor, s.header.Reason
-	return nil
+	if s.header.Window == window {
+		return nil
+	}
+	h := s.header
+	h.Window = window
+	return s.commit(h)
 }
 
 // loadSlots reads the floors, then the spent nonces after them.
-func (j *Journal) loadSlots(window int64) error {
-	j.memory = newMemory(window)
+func (j *Journal) loadSlots(c Config) error {
+	j.memory = newMemory(c)
 	if err := j.store.each(j.store.room.Load(), j.loadFloors); err != nil {
 		return err
 	}

@@ -78,6 +78,84 @@ func TestCreate(t *testing.T) {
 	}
 }
 
+// A header that is lost takes a mark with it. What was admitted by a longer window than is configured now is
+// refused all the same, whatever the journal had been through.
+func TestShorterWindowAfterDamage(t *testing.T) {
+	long := config()
+	long.Window = 10 * time.Minute
+	next := long
+	next.BootID = "next"
+	begun := after(20 * time.Minute)
+	for name, open := range map[string]func(path string) *Journal{
+		"created": func(path string) *Journal {
+			wantErr(t, "Create", Create(path, long, start), nil)
+			return mustOpen(t, path, long, begun)
+		},
+		"missing": func(path string) *Journal { return mustOpen(t, path, long, start) },
+		"longer now": func(path string) *Journal {
+			wantErr(t, "Create", Create(path, config(), start), nil)
+			return mustOpen(t, path, long, begun)
+		},
+		"rebooted": func(path string) *Journal {
+			wantErr(t, "Create", Create(path, config(), start), nil)
+			return mustOpen(t, path, next, start)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "journal")
+			j := open(path)
+			spent := packet(1, 1, begun.Add(long.Window))
+			admit(t, j, spent, begun, nil)
+			j.Close()
+			newest := int64(j.store.header.Number % 2)
+			image, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			image[newest*page]++
+			short := config()
+			if name == "rebooted" {
+				short = next
+				short.Window = config().Window
+			}
+			again := reopen(t, &memDisk{image: image}, short, begun)
+			if got := again.Status().Reason; got != damaged.String() {
+				t.Errorf("got %q", got)
+			}
+			admit(t, again, spent, spent.Stamp, ErrFloor)
+		})
+	}
+}
+
+// A journal that is opened with a shorter window keeps no longer floors for it.
+func TestShorterWindowIsKept(t *testing.T) {
+	c := config()
+	c.Window = 10 * time.Minute
+	j, d := fresh(t, c)
+	spent := packet(1, 1, after(10*time.Minute))
+	admit(t, j, spent, start, nil)
+	mark := j.Status().HighWater
+	j = reopen(t, copyOf(d), config(), start)
+	d = j.store.disk.(*memDisk)
+	if s := j.Status(); s.Reason != "" || s.Live != 1 || !s.HighWater.Equal(mark) {
+		t.Errorf("got %+v", s)
+	}
+	next := config()
+	next.BootID = "next"
+	wantFloorStatus(t, reopen(t, copyOf(d), next, start), mark.Add(30*time.Second))
+	for n := range int64(2) { // either header names the mark
+		bad := copyOf(d)
+		bad.image[n*page]++
+		admit(t, reopen(t, bad, config(), start), spent, spent.Stamp, ErrFloor)
+	}
+	d.fail = failing("write")
+	c, id, err := c.complete()
+	wantErr(t, "complete", err, nil)
+	if _, err := open(d, c, id, start, nil); !errors.Is(err, errBroken) {
+		t.Errorf("opened with a longer window that is not in the file: %v", err)
+	}
+}
+
 func TestConfigIsChecked(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	if err := Create(path, Config{}, start); err == nil {
@@ -85,6 +163,14 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 	if _, err := Open(path, Config{Window: -1}, start); err == nil {
 		t.Error("a journal with a negative window was opened")
+	}
+	many := config()
+	many.LiveNonces = 4097
+	if err := Create(path, many, start); err == nil {
+		t.Error("a journal for too many live nonces was created")
+	}
+	if _, err := Open(path, many, start); err == nil {
+		t.Error("a journal for too many live nonces was opened")
 	}
 	if _, err := os.Stat(path); err == nil {
 		t.Error("a file was made")

@@ -5,9 +5,11 @@
 // may take those writes back, and needs a reboot: after one, no stamp is admitted that could have been
 // before. For that the file names a high-water mark that is synced ahead of the packets.
 //
-// A nonce is remembered until its stamp is out of the window by the server's clock. Then its slot
-// is used again, and a floor of its key, in the file first, refuses every stamp up to it, whatever the
-// clock does later. Every other packet of the key that is still fresh is stamped after it.
+// A nonce and its request id are remembered until its stamp is two windows old by the server's clock (a
+// window and 30 s, where the window is shorter). Since the packets of a request are stamped within 30 s, each
+// is until then known for what it is, and stale after it. Then its slot is used again, and a floor of its key,
+// in the file first, refuses every stamp up to it, whatever the clock does later. Every other packet of the
+// key that is still fresh is stamped after it.
 //
 // Slots are overwritten in place, in a file that was preallocated: a full disk is not met. A slot
 // never crosses a page, and the kernel copies into a page without looking at signals, so a
@@ -36,7 +38,8 @@ var (
 	ErrFloor = errors.New("replay: stamped before the time that this journal answers for")
 	// ErrForgotten: stamped at or before what has been forgotten of this key.
 	ErrForgotten = errors.New("replay: stamped at or before a nonce of this key that is forgotten")
-	// ErrFull: this key has as many live nonces as it may have. The nonce is not spent.
+	// ErrFull: this key has as many fresh nonces as it may have, or twice as many that are remembered (more
+	// where the window is shorter than 30 s). The nonce is not spent.
 	ErrFull = errors.New("replay: too many live nonces of this key")
 	// ErrReused: the request id was seen with another digest. The nonce is spent.
 	ErrReused = errors.New("replay: request id already used for another request")
@@ -53,7 +56,7 @@ const MaxOutcome = 112
 // Config says what a journal is made for.
 type Config struct {
 	Window            time.Duration // freshness on both sides of the clock; must be positive
-	LiveNonces        int           // live nonces a key; zero: 256
+	LiveNonces        int           // fresh nonces a key; zero: 256; at most 4096, since a nonce is put in order among them
 	BootID, MachineID string        // zero: of this machine
 	Room              int           // nonces and tens of floors that a new journal is preallocated for; zero: 65536, 16 MiB
 }
@@ -91,7 +94,6 @@ type Status struct {
 
 // Journal is the replay memory. Its methods may be called by several goroutines.
 type Journal struct {
-	limit   int32
 	damaged string
 
 	mu     sync.Mutex
@@ -176,7 +178,7 @@ func (j *Journal) makeRoom(key uint64, e *entry, now int64) error {
 	if err := j.memory.forget(j.store, owner); err != nil {
 		return err
 	}
-	if j.memory.holdings.at(owner).live >= j.limit {
+	if j.memory.full(owner) {
 		return ErrFull
 	}
 	return j.memory.tidy(j.store)

@@ -57,7 +57,7 @@ func TestFloorStandsForWhatIsForgotten(t *testing.T) {
 	first, second := packet(1, 1, start), packet(1, 2, after(time.Second))
 	admit(t, j, second, start, nil)
 	admit(t, j, first, start, nil)
-	admit(t, j, packet(1, 3, after(40*time.Second)), after(40*time.Second), nil)
+	admit(t, j, packet(1, 3, after(70*time.Second)), after(70*time.Second), nil)
 	check := func(j *Journal) {
 		t.Helper()
 		admit(t, j, first, start, ErrForgotten)
@@ -81,7 +81,10 @@ func TestFullKeyIsRefusedAlone(t *testing.T) {
 	admit(t, j, over, start, ErrFull)
 	admit(t, j, packet(2, 1, start), start, nil)
 	admit(t, j, packet(1, 0, start), start, ErrSpent)
-	later := packet(1, 257, after(30*time.Second+1))
+	stale := packet(1, 257, after(30*time.Second+1)) // the others are remembered, and count no longer
+	admit(t, j, stale, stale.Stamp, nil)
+	admit(t, j, over, start, ErrFull)
+	later := packet(1, 258, after(60*time.Second+1))
 	admit(t, j, later, later.Stamp, nil)
 	admit(t, j, over, start, ErrForgotten) // unspent, but no longer told from the spent ones
 }
@@ -107,6 +110,65 @@ func TestLateStampsDoNotFillAKey(t *testing.T) {
 		admit(t, j, packet(1, 2+n, after(-30*time.Second)), start, nil)
 	}
 	admit(t, j, packet(1, 9, after(time.Second)), after(time.Second), nil)
+}
+
+// A steady client, at its limit, is refused nothing for what is remembered beyond its freshness.
+func TestStaleNoncesDoNotFillAKey(t *testing.T) {
+	for _, of := range [][2]int{{30, 0}, {30, 15}, {30, 30}, {20, 0}, {1, 0}} {
+		c, window, off := config(), of[0], of[1]
+		c.LiveNonces, c.Room = window+1+off, 256
+		c.Window = time.Duration(window) * time.Second
+		j, d := fresh(t, c)
+		for n := range 500 {
+			now := after(time.Duration(n) * time.Second)
+			admit(t, j, packet(1, n, now.Add(time.Duration(off)*time.Second)), now, nil)
+			if n%100 == 99 {
+				j.store.background.Wait()
+				d = copyOf(d)
+				j = reopen(t, d, c, now)
+			}
+		}
+	}
+}
+
+// After a restart with a lower limit, the nonces of one stamp are more than it, and are forgotten one by one.
+func TestLowerLimit(t *testing.T) {
+	c := config()
+	c.LiveNonces = 31
+	j, d := fresh(t, c)
+	for n := range 31 {
+		admit(t, j, packet(1, n, start), start, nil)
+	}
+	c.LiveNonces = 30
+	j = reopen(t, copyOf(d), c, start)
+	admit(t, j, packet(1, 50, after(1)), after(1), ErrFull)
+	now := after(45 * time.Second)
+	for n := range 29 {
+		admit(t, j, packet(1, 100+n, now), now, nil)
+	}
+	admit(t, j, packet(1, 200, now), now, ErrFull) // twice as many are remembered
+	now = after(61 * time.Second)
+	admit(t, j, packet(1, 300, now), now, nil)
+	for range 3 {
+		admit(t, j, packet(1, 301, now), now, ErrFull)
+	}
+}
+
+// Nonces that are stamped so that they are stale at once take no room without end.
+func TestStaleNoncesAreLimited(t *testing.T) {
+	c := config()
+	c.LiveNonces = 4
+	j, _ := fresh(t, c)
+	e := packet(1, 0, start)
+	for n := range 8 {
+		e = packet(1, n, after(time.Duration(n-30_000)*time.Millisecond))
+		admit(t, j, e, e.Stamp.Add(30*time.Second), nil)
+	}
+	over := packet(1, 8, after(time.Second))
+	admit(t, j, over, after(time.Second), ErrFull)
+	admit(t, j, packet(2, 8, after(time.Second)), after(time.Second), nil)
+	now := after(30*time.Second + 1)
+	admit(t, j, over, now, nil)
 }
 
 func TestRetry(t *testing.T) {
@@ -140,7 +202,7 @@ func TestRetry(t *testing.T) {
 
 // The outcome goes along with each retry, in whatever order they come, past the life of the first.
 func TestRetryOutlivesTheFirst(t *testing.T) {
-	for _, stamps := range [][]time.Duration{{0, 20, 40, 60}, {20, 0, 45, 40, 60}} {
+	for _, stamps := range [][]time.Duration{{0, 20, 40, 60, 80, 110}, {20, 0, 45, 40, 60, 85, 110}} {
 		j, d := fresh(t, config())
 		for n, stamp := range stamps {
 			now := after(max(stamp, stamps[0]) * time.Second)
@@ -157,6 +219,32 @@ func TestRetryOutlivesTheFirst(t *testing.T) {
 			}
 			j = reopen(t, copyOf(d), config(), now)
 			d = j.store.disk.(*memDisk)
+		}
+	}
+}
+
+// A packet that was held back while the others of its request went stale: it is known by its id for as long
+// as it is fresh, also where the window is shorter than what the stamps of a request are spread over.
+func TestHeldBackRetryIsKnown(t *testing.T) {
+	for _, window := range []time.Duration{time.Second, 10 * time.Second, 30 * time.Second, 10 * time.Minute} {
+		for _, spread := range []time.Duration{time.Millisecond, 9400 * time.Millisecond, 30 * time.Second} {
+			c := config()
+			c.Window = window
+			j, d := fresh(t, c)
+			admit(t, j, packet(1, 1, start), start, nil)
+			wantErr(t, "Settle", j.Settle(1, packet(1, 1, start).Request, []byte("granted")), nil)
+			held := packet(1, 2, after(spread))
+			held.Request = packet(1, 1, start).Request
+			last := held.Stamp.Add(window)
+			for n := range 20 { // of this key and another, so that what may be forgotten is
+				admit(t, j, packet(uint64(1+n%2), 10+n, last), last, nil)
+			}
+			j.store.background.Wait()
+			for _, j := range []*Journal{reopen(t, copyOf(d), c, last), j} {
+				if a := admit(t, j, held, last, nil); !a.Retry || string(a.Outcome) != "granted" || !a.First.Equal(start) {
+					t.Errorf("window %v, stamped %v later: got %+v", window, spread, a)
+				}
+			}
 		}
 	}
 }
@@ -237,7 +325,7 @@ func TestClosed(t *testing.T) {
 // Slots are used again: a journal under a steady load does not grow.
 func TestSteadyLoadKeepsItsRoom(t *testing.T) {
 	c := config()
-	c.Room = 1100 // 300 nonces live for up to a minute, a tenth of it floors, and what is not yet forgotten
+	c.Room = 1100 // 600 nonces are remembered, each for up to 90 s, a tenth of it floors, and what is not yet forgotten
 	j, d := fresh(t, c)
 	size := len(d.image)
 	for n := range 20_000 {
