@@ -16,7 +16,7 @@ const benchClients = 1000
 // newBenchGateway is a running gateway of many clients with raised limits.
 func newBenchGateway(b *testing.B) (*gateway, []spa.Sender) {
 	g := newGateway(b)
-	g.rewrite("server.toml", "live_nonces = .*", "live_nonces = 65536")
+	g.rewrite("server.toml", "live_nonces = .*", "live_nonces = 4096")
 	g.rewrite("server.toml", "grants_per_hour = .*", "grants_per_hour = 10000000")
 	profile := g.profile()
 	senders := make([]spa.Sender, benchClients)
