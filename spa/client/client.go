@@ -19,7 +19,7 @@
 // All packets of a command to one family carry one request id, and each its own
 // nonce and stamp, so the gateway acts once however many of them arrive. There are
 // at most 16, the first retry after about 150 ms, the others spread ever wider over
-// the time allowed.
+// the time allowed, at most 25 s of it.
 //
 // Nothing that does not authenticate is believed: a datagram that is no receipt of
 // one of these packets and an ICMP error are both as if they had not come, since
