@@ -21,7 +21,7 @@ type Log struct {
 	ops   *slog.Logger // what the administrator has to know now
 
 	mu     sync.Mutex
-	counts map[string]uint64 // by verdict and reason, since the start
+	counts map[counter]uint64 // since the start
 	recent map[tallyKey]int  // refusals that authenticated, since the last summary
 	alarms map[string]string // client: the latest second address, since the last summary
 	lost   uint64            // audit lines lost, since the last summary
@@ -80,7 +80,7 @@ func newLog(w io.WriteCloser, ops *slog.Logger) *Log {
 		lines:  slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{ReplaceAttr: plainKeys})),
 		out:    out,
 		ops:    ops,
-		counts: make(map[string]uint64),
+		counts: make(map[counter]uint64),
 		recent: make(map[tallyKey]int),
 		alarms: make(map[string]string),
 		pause:  shortPause,
@@ -100,7 +100,7 @@ func plainKeys(groups []string, a slog.Attr) slog.Attr {
 func (l *Log) Record(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.counts[counter(e)]++
+	l.counts[counterOf(e)]++
 	if !e.Verdict.Spent() {
 		l.tally(e)
 		return
@@ -113,16 +113,21 @@ func (l *Log) Record(e Event) {
 	}
 }
 
-// counter names the counter of an event: its verdict, and the reason where a verdict has several.
-func counter(e Event) string {
-	if e.Err == nil || e.Verdict == Denied || e.Verdict == Failed {
-		return e.Verdict.String()
-	}
-	return e.Verdict.String() + ": " + reason(e.Err)
+// counter is what packets are counted by: their verdict, and the reason where a verdict has several.
+type counter struct {
+	verdict Verdict
+	reason  string
 }
 
-// reason returns the innermost error's text: the sentinel, without what was wrapped around it, so
-// that the number of counters is bounded by the program and not by what is sent to it.
+// counterOf takes the innermost error: the sentinel, without what was wrapped around it, so that the
+// number of counters is bounded by the program and not by what is sent to it.
+func counterOf(e Event) counter {
+	if e.Err == nil || e.Verdict.Spent() {
+		return counter{verdict: e.Verdict}
+	}
+	return counter{e.Verdict, reason(e.Err)}
+}
+
 func reason(err error) string {
 	for {
 		inner := errors.Unwrap(err)
@@ -131,6 +136,14 @@ func reason(err error) string {
 		}
 		err = inner
 	}
+}
+
+// String returns "granted", or "unopened: spa: wrong gate tag".
+func (c counter) String() string {
+	if c.reason == "" {
+		return c.verdict.String()
+	}
+	return c.verdict.String() + ": " + c.reason
 }
 
 // tally counts a refusal of a packet that authenticated, for the next summary. There are at most
@@ -225,7 +238,7 @@ func (l *Log) Counts() map[string]uint64 {
 	defer l.mu.Unlock()
 	counts := make(map[string]uint64, len(l.counts))
 	for key, n := range l.counts {
-		counts[key] = n
+		counts[key.String()] += n
 	}
 	return counts
 }

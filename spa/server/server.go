@@ -27,15 +27,15 @@ import (
 // the packet or ends its path with the reason. The checks stand in order of their cost; nothing is
 // remembered before the packet authenticates, and nothing is done before it is spent.
 func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
-	ctx = context.WithoutCancel(ctx) // what is spent is decided, also when the server is asked to stop
 	now := s.now()
 	from := p.From.Addr()
 	event := audit.Event{Time: now, From: p.From}
 
-	knock, err := spa.Open(p.Data, &s.identity, s.clients, now)
+	opened, err := spa.Open(p.Data, &s.identity, s.clients, now)
 	if err != nil {
 		return event.As(audit.Unopened, err)
 	}
+	knock := opened // on the heap from here on, and not for noise
 	event = event.Of(&knock)
 
 	if err := s.policy.Source(&knock, from); err != nil {
@@ -50,7 +50,9 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 
 	s.offsets[knock.Client.Name] = knock.Time.Sub(now)
 
-	// From here on the packet is spent: whatever is decided is remembered, answered and recorded.
+	// From here on the packet is spent: whatever is decided is remembered, answered and recorded, also
+	// when the server is asked to stop meanwhile.
+	ctx = context.WithoutCancel(ctx)
 	switch {
 	case err != nil: // what the id stands for is another request's outcome, and stays that
 		return event.Answer(spa.Receipt{Status: spa.ReasonIDReused}).As(audit.Denied, err)

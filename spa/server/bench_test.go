@@ -1,0 +1,88 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/audit"
+	"sallyport/spa/capture"
+	"sallyport/spa/config"
+	"sallyport/spa/policy"
+	"sallyport/spa/replay"
+)
+
+// newLine returns a server that decides for one client, with everything real but the sockets and the
+// firewall, which is a dry run; and what that client needs.
+func newLine(tb testing.TB) (*Server, spa.Sender) {
+	tb.Helper()
+	dir := tb.TempDir()
+	c := config.Default(dir)
+	ssh, err := spa.ParsePorts("tcp/22")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	c.ServerID, c.Services = keys.NewServerID(), []config.Service{config.NewService("ssh", ssh)}
+	c.Limits = config.Limits{LiveNonces: 4096, Grants: 64, GrantsPerHour: 10_000_000}
+	c.Firewall.Backend = "dry-run"
+	gate := keys.NewGateKey()
+	client := &keys.Client{Name: "alice", ID: keys.NewID(), Key: keys.NewKey(), Allow: []string{"ssh"}}
+	if err := keys.WriteClient(dir, client, true); err != nil {
+		tb.Fatal(err)
+	}
+	s := &Server{config: &c, now: time.Now, log: slog.New(slog.DiscardHandler), offsets: make(map[string]time.Duration)}
+	s.identity = spa.Identity{Server: c.ServerID, Gates: []keys.GateKey{gate}, Window: c.Window}
+	s.clients, _ = keys.LoadRegistry(dir)
+	if s.journal, err = replay.Open(filepath.Join(dir, "journal"), replay.Config{Window: c.Window, LiveNonces: 4096}, time.Now().Add(-time.Hour)); err != nil {
+		tb.Fatal(err)
+	}
+	if s.audit, err = audit.Open(filepath.Join(dir, "audit"), s.log); err != nil {
+		tb.Fatal(err)
+	}
+	if s.firewall, err = firewall.New(FirewallConfig(&c, s.clients, time.Now), s.log); err != nil {
+		tb.Fatal(err)
+	}
+	if err := s.firewall.Load(context.Background(), 0, time.Now()); err != nil {
+		tb.Fatal(err)
+	}
+	s.policy = policy.New(&c, s.firewall)
+	tb.Cleanup(func() { s.journal.Close(); s.audit.Close(); s.firewall.Close() })
+	return s, spa.Sender{Server: c.ServerID, Gate: gate, ID: client.ID, Key: client.Key}
+}
+
+func arriving(data []byte) capture.Packet {
+	return capture.Packet{Data: data, From: netip.MustParseAddrPort("192.0.2.2:40000"), To: netip.MustParseAddrPort("192.0.2.1:62201")}
+}
+
+func sealed(tb testing.TB, s spa.Sender) []byte {
+	tb.Helper()
+	packet, err := spa.Seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), Services: []spa.Service{{Name: "ssh"}}}, s)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return packet
+}
+
+// BenchmarkTake is the whole line but for the sockets and the kernel's firewall, for what a flood is made of.
+func BenchmarkTake(b *testing.B) {
+	s, sender := newLine(b)
+	good := sealed(b, sender)
+	badBody := append(good[:60:60], make([]byte, len(good)-60)...)
+	noise := make([]byte, len(good))
+	for name, data := range map[string][]byte{"noise": noise, "bad-body": badBody, "copy": good} {
+		b.Run(name, func(b *testing.B) {
+			packet := arriving(data)
+			s.take(context.Background(), arriving(good))
+			b.ReportAllocs()
+			for b.Loop() {
+				s.take(context.Background(), packet)
+			}
+		})
+	}
+}
