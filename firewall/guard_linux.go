@@ -1,6 +1,8 @@
 package firewall
 
 import (
+	"errors"
+
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -14,8 +16,7 @@ func (n *nftables) addRules(confirm bool) error {
 		n.conn.AddChain(c)
 		n.conn.FlushChain(c)
 	}
-	n.knockRules()
-	err := n.guardRules(confirm)
+	err := errors.Join(n.knockRules(), n.guardRules(confirm))
 	n.reviveRules()
 	n.receiptRules()
 	return err
@@ -25,7 +26,9 @@ func (n *nftables) rule(c *nft.Chain, parts ...exprs) {
 	n.conn.AddRule(&nft.Rule{Table: c.Table, Chain: c, Exprs: rule(parts...)})
 }
 
-func (n *nftables) knockRules() {
+// knockRules drop what a router would answer too: it has the anycast address of each of
+// its IPv6 subnets.
+func (n *nftables) knockRules() error {
 	c := n.objects.knock
 	// iif lo accept
 	n.rule(c, fromLoopback(), accept())
@@ -33,9 +36,14 @@ func (n *nftables) knockRules() {
 		if k.Shared {
 			continue
 		}
-		// fib daddr type local udp dport PORT drop
-		n.rule(c, exprs{fib(), equal(native(unix.RTN_LOCAL))}, udpPort(dport, k.Port), drop())
+		ours, err := n.addressTypes(unix.RTN_LOCAL, unix.RTN_ANYCAST)
+		if err != nil {
+			return err
+		}
+		// fib daddr type { local, anycast } udp dport PORT drop
+		n.rule(c, exprs{fib(), lookup(ours, false)}, udpPort(dport, k.Port), drop())
 	}
+	return nil
 }
 
 func (n *nftables) guardRules(confirm bool) error {
@@ -53,7 +61,8 @@ func (n *nftables) guardRules(confirm bool) error {
 	// ct direction reply accept
 	n.rule(c, isReply(), accept())
 	for _, f := range o.families() {
-		local, err := n.localTypes()
+		// A guarded UDP port can be reached by any of them.
+		local, err := n.addressTypes(unix.RTN_LOCAL, unix.RTN_BROADCAST, unix.RTN_ANYCAST, unix.RTN_MULTICAST)
 		if err != nil {
 			return err
 		}
@@ -69,8 +78,14 @@ func (n *nftables) guardRules(confirm bool) error {
 	n.rule(c, o.notGuarded(dport), accept())
 
 	// 3. Flows that this guard let in. The mark alone is not enough: another tool may set it.
-	// ct state established,related ct mark and MARK == MARK accept
-	n.rule(c, ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), ctMarked(mark), accept())
+	// Nor is it with the state of TCP: until a flow has ended on both sides, a bare SYN from
+	// its address and port counts as a packet of it, and begins a new one all the same.
+	// ct state related ct mark and MARK == MARK accept
+	n.rule(c, ctState(expr.CtStateBitRELATED), ctMarked(mark), accept())
+	// meta l4proto udp ct state established ct mark and MARK == MARK accept
+	n.rule(c, l4proto(spa.UDP), ctState(expr.CtStateBitESTABLISHED), ctMarked(mark), accept())
+	// tcp flags and (syn | ack) != syn ct state established ct mark and MARK == MARK accept
+	n.rule(c, tcpFlagsNot(syn|ack, syn), ctState(expr.CtStateBitESTABLISHED), ctMarked(mark), accept())
 	for _, f := range o.families() {
 		carried := f.carries(f.saddr, f.daddr, sport, dport)
 		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 ct mark set ct mark or MARK accept
@@ -88,6 +103,9 @@ func (n *nftables) guardRules(confirm bool) error {
 	for _, f := range o.families() {
 		// ip saddr . meta l4proto . th dport @grants4 ct mark set ct mark or MARK accept
 		n.rule(c, f.granted(f.saddr, dport), setCtMark(mark), accept())
+		// What another table leaves untracked has no mark, and ends the rule above before its accept.
+		// ip saddr . meta l4proto . th dport @grants4 accept
+		n.rule(c, f.granted(f.saddr, dport), accept())
 	}
 
 	// 5. Everybody else.
@@ -103,12 +121,11 @@ func (n *nftables) guardRules(confirm bool) error {
 	return nil
 }
 
-// localTypes adds the set { local, broadcast, anycast, multicast } of rule 1. A guarded UDP
-// port can be reached by any of them.
-func (n *nftables) localTypes() (*nft.Set, error) {
+// addressTypes adds an anonymous set of types of addresses, for one rule.
+func (n *nftables) addressTypes(types ...uint32) (*nft.Set, error) {
 	s := &nft.Set{Table: n.objects.table, Anonymous: true, Constant: true, KeyType: nft.TypeFIBAddr}
 	var es []nft.SetElement
-	for _, t := range []uint32{unix.RTN_LOCAL, unix.RTN_BROADCAST, unix.RTN_ANYCAST, unix.RTN_MULTICAST} {
+	for _, t := range types {
 		es = append(es, nft.SetElement{Key: native(t)})
 	}
 	return s, n.conn.AddSet(s, es)

@@ -1,0 +1,153 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"io"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	nft "github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// TestSourcePortOfAnOldSession: a bare SYN finds the entry of the flow that had its
+// addresses and ports before, with our mark, and belongs to it for connection tracking.
+func TestSourcePortOfAnOldSession(t *testing.T) {
+	for _, f := range bothFamilies {
+		for _, end := range []string{"reset by the server", "forgotten by both"} {
+			t.Run(f.name+" "+end, func(t *testing.T) {
+				s := guarded(t, guard("tcp/2300"))
+				accept := s.listen(":2300")
+				g := sshGrant("alice", f.alice, 500*time.Millisecond)
+				g.Ports[0] = ports("tcp/2300")
+				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+				from := net.JoinHostPort(f.alice, "4000")
+				client, err := s.dial(from, f.gateway, "2300", soon)
+				s.must(err)
+				server := accept()
+				lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
+				if end == "forgotten by both" {
+					s.mute(s.client)
+					s.mute(s.gw)
+				}
+				s.must(server.(*net.TCPConn).SetLinger(0))
+				s.must(server.Close())
+				if end == "reset by the server" {
+					if hears(client, soon) {
+						t.Fatal("the server said something")
+					}
+				}
+				s.must(client.(*net.TCPConn).SetLinger(0))
+				s.must(client.Close())
+				s.dark(from, f.gateway, "2300")
+			})
+		}
+	}
+}
+
+// mute keeps a host from ending a connection towards the other.
+func (s *site) mute(h *lab.Host) {
+	s.Helper()
+	s.anotherOn(h, func(c *nft.Conn) {
+		table := c.AddTable(&nft.Table{Name: "mute", Family: nft.TableFamilyINet})
+		chain := c.AddChain(hooked(&nft.Chain{Table: table, Name: "mute"}, nft.ChainHookOutput, -400))
+		for _, flag := range []byte{fin, rst} {
+			c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: rule(tcpFlags(flag, flag), drop())})
+		}
+	})
+}
+
+// TestUntracked: another table may keep a port out of connection tracking, where no flow
+// has a mark.
+func TestUntracked(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := guarded(t, nil)
+			s.another(func(c *nft.Conn) {
+				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -300, &expr.Notrack{})
+				table := c.AddTable(&nft.Table{Name: "another too", Family: nft.TableFamilyINet})
+				chain := c.AddChain(hooked(&nft.Chain{Table: table, Name: "out"}, nft.ChainHookOutput, -300))
+				c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Notrack{}}})
+			})
+			s.grant("alice", f.alice, time.Minute)
+			s.connect(f.alice, f.gateway, "22")
+			s.dark(f.stranger, f.gateway, "22")
+		})
+	}
+}
+
+// TestUDPSessionOutlivesGrant: UDP has no SYN, and a flow that goes on is the same flow.
+func TestUDPSessionOutlivesGrant(t *testing.T) {
+	s := guarded(t, guard("udp/5000"))
+	server, alice := s.udp(s.gw, "192.0.2.1:5000"), s.udp(s.client, "192.0.2.2:4000")
+	g := sshGrant("alice", "192.0.2.2", 500*time.Millisecond)
+	g.Ports = []spa.Ports{ports("udp/5000")}
+	s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+	s.exchange(alice, server)
+	other := s.udp(s.client, "192.0.2.2:4001")
+	lab.Eventually(t, soon, "the grant's end", func() bool {
+		s.send(other, "192.0.2.1:5000")
+		return !s.gets(server, silence)
+	})
+	s.exchange(alice, server)
+}
+
+// TestRelatedFlowOutlivesGrant: a flow that the kernel's FTP helper expects of a session
+// belongs to it.
+func TestRelatedFlowOutlivesGrant(t *testing.T) {
+	s := guarded(t, guard("tcp/2100", "tcp/2400"))
+	s.helpFTP(2100)
+	accept := s.listen("192.0.2.1:2100")
+	s.serve(":2400")
+	g := sshGrant("alice", "192.0.2.2", 500*time.Millisecond)
+	g.Ports[0] = ports("tcp/2100")
+	s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+	client, err := s.dial("192.0.2.2", "192.0.2.1", "2100", soon)
+	s.must(err)
+	defer client.Close()
+	server := accept()
+	lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "2100") })
+	s.dark("192.0.2.2", "192.0.2.1", "2400")
+	for _, line := range []string{"220 hello\r\n", "227 Entering Passive Mode (192,0,2,1,9,96)\r\n"} { // 9*256+96 is 2400
+		_, err = server.Write([]byte(line))
+		s.must(err)
+		s.must(client.SetReadDeadline(time.Now().Add(soon)))
+		_, err = io.ReadFull(client, make([]byte, len(line)))
+		s.must(err)
+	}
+	s.connect("192.0.2.2", "192.0.2.1", "2400")
+	s.dark("192.0.2.3", "192.0.2.1", "2400")
+}
+
+// helpFTP makes the kernel follow FTP on a port.
+func (s *site) helpFTP(number uint16) {
+	s.Helper()
+	err := s.gw.Do(func() error {
+		c, err := nft.New()
+		if err != nil {
+			return err
+		}
+		table := c.AddTable(&nft.Table{Name: "help", Family: nft.TableFamilyINet})
+		c.AddObj(&nft.NamedObj{
+			Table: table, Name: "ftp", Type: nft.ObjTypeCtHelper,
+			Obj: &expr.CtHelper{Name: "ftp", L3Proto: unix.NFPROTO_IPV4, L4Proto: unix.IPPROTO_TCP},
+		})
+		chain := c.AddChain(hooked(&nft.Chain{Table: table, Name: "help"}, nft.ChainHookPrerouting, -150))
+		// tcp dport NUMBER ct helper set "ftp"
+		c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: rule(l4proto(spa.TCP), exprs{
+			port(first, dport), equal(binary.BigEndian.AppendUint16(nil, number)),
+			&expr.Objref{Type: int(nft.ObjTypeCtHelper), Name: "ftp"},
+		})})
+		return c.Flush()
+	})
+	if err != nil && os.Getenv("CI") == "" {
+		s.Skipf("this kernel does not follow FTP, it lacks nf_conntrack_ftp: %v", err)
+	}
+	s.must(err)
+}
