@@ -76,7 +76,7 @@ const DefaultMark = 0x20000000
 type Config struct {
 	Backend   string       // empty: BackendAuto
 	Guarded   []spa.Ports  // ports that only grants open
-	Addresses []netip.Addr // further destinations that are guarded, beside the host's own
+	Addresses []netip.Addr // further destinations that are guarded, beside the host's own; see the package documentation for VRF
 	Knock     []KnockPort
 	Closed    Closed
 	Trusted   []string // interfaces whose packets pass
@@ -152,6 +152,8 @@ type Firewall struct {
 	ledger *ledger
 	held   *holdings
 	guard  state
+	unsaid int       // put-backs that the log does not have yet
+	said   time.Time // when it had the last
 }
 
 // state is what Watch needs to know to put the guard back as it was.

@@ -24,8 +24,7 @@ type change struct {
 
 // Grant opens the ports of all grants, or of none. They are in the ledger before the
 // kernel is told. A grant that its client holds already is prolonged, never shortened.
-// Until has to be made from now, so that both have the same monotonic reading: the kernel
-// counts the time that passes, whatever the wall clock is set to meanwhile.
+// Once given it counts the time that passes, whatever the wall clock is set to meanwhile.
 func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -41,7 +40,7 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 		return errNotLoaded
 	}
 	f.held.expire(now)
-	changes, err := f.plan(gs)
+	changes, err := f.plan(gs, now)
 	if err != nil {
 		return err
 	}
@@ -84,22 +83,23 @@ func (g *Grant) check(now time.Time) error {
 }
 
 // plan finds or makes the holdings that the grants come to.
-func (f *Firewall) plan(gs []Grant) ([]change, error) {
+func (f *Firewall) plan(gs []Grant, now time.Time) ([]change, error) {
 	changes := make([]change, 0, len(gs))
 	fresh := make(map[holdingKey]int) // among changes
 	for _, g := range gs {
+		until := now.Add(g.Until.Sub(now)) // with now's monotonic reading, which g.Until may lack
 		for ports := range slices.Chunk(g.Ports, maxRanges) {
 			h := &holding{client: g.Client, service: g.Service, source: normal(g.Source), ports: slices.Clone(ports)}
 			if old := f.held.byKey[h.key()]; old != nil {
-				changes = append(changes, change{holding: old, until: later(g.Until, old.until)})
+				changes = append(changes, change{holding: old, until: later(until, old.until)})
 				continue
 			}
 			if i, again := fresh[h.key()]; again {
-				changes[i].until = later(g.Until, changes[i].until)
+				changes[i].until = later(until, changes[i].until)
 				continue
 			}
 			fresh[h.key()] = len(changes)
-			changes = append(changes, change{holding: h, until: g.Until, fresh: true})
+			changes = append(changes, change{holding: h, until: until, fresh: true})
 		}
 	}
 	if len(fresh) > len(f.ledger.free) {
@@ -161,7 +161,7 @@ func (f *Firewall) enforce(changes []change, now time.Time) error {
 	if !errors.Is(err, errGone) {
 		return err
 	}
-	if err := f.restore(now); err != nil {
+	if err := f.ledger.alone(func() error { return f.restore(now) }); err != nil {
 		return err
 	}
 	return f.backend.set(leasesOf(ends, now))

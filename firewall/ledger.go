@@ -102,7 +102,7 @@ func openLedger(dir, bootID string, slots int) (*ledger, error) {
 		}
 		bootID = string(bytes.TrimSpace(b))
 	}
-	f, err := openLedgerFile(dir, os.O_CREATE)
+	f, err := openLedgerFile(dir, true)
 	if err != nil {
 		return nil, err
 	}
@@ -112,17 +112,39 @@ func openLedger(dir, bootID string, slots int) (*ledger, error) {
 	return &ledger{file: f, bootID: bootID, slots: slots}, nil
 }
 
-// openLedgerFile opens the file and checks, or writes, its header.
-func openLedgerFile(dir string, flag int) (*os.File, error) {
+// openLedgerFile opens the file, or makes it if there is none, and checks its header.
+func openLedgerFile(dir string, create bool) (*os.File, error) {
 	path := filepath.Join(dir, ledgerName)
-	f, err := os.OpenFile(path, os.O_RDWR|flag, 0o600)
+	f, err := os.OpenFile(path, openPlain, 0)
+	fresh := create && errors.Is(err, fs.ErrNotExist)
+	if fresh {
+		f, err = os.OpenFile(path, openPlain|os.O_CREATE|os.O_EXCL, 0o600)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("firewall: opening the ledger: %w", err)
 	}
-	if err := checkHeader(f); err != nil {
+	if err := checkFile(f, fresh); err != nil {
 		return nil, errors.Join(fmt.Errorf("firewall: ledger %q: %w", path, err), f.Close())
 	}
 	return f, nil
+}
+
+// checkFile looks at what was opened. The directory may belong to an ordinary user while
+// root opens the file: only what was made just now is given to its owner.
+func checkFile(f *os.File, fresh bool) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return errors.New("this is not a regular file")
+	}
+	if fresh {
+		if err := keepOwner(f); err != nil {
+			return err
+		}
+	}
+	return checkHeader(f)
 }
 
 func checkHeader(f *os.File) error {
@@ -134,9 +156,6 @@ func checkHeader(f *os.File) error {
 	}
 	// A file that was being made when the process was killed is short, or all zero.
 	if n < len(want) || bytes.Equal(have, make([]byte, len(want))) {
-		if err := keepOwner(f); err != nil {
-			return err
-		}
 		_, err := f.WriteAt(want, 0)
 		return err
 	}
@@ -288,6 +307,16 @@ func putName(b []byte, s string) { b[0] = byte(copy(b[1:], s)) }
 
 func name(b []byte) string { return string(b[1 : 1+b[0]]) }
 
+// alone calls do while no other process, and no other open file of this one, is inside
+// alone: between what it reads of the mark, does in the kernel and writes to the mark,
+// nobody tears down.
+func (l *ledger) alone(do func() error) error {
+	if l.file == nil {
+		return do()
+	}
+	return alone(l.file, do)
+}
+
 // mark returns what the next load is. Another process may have changed it.
 func (l *ledger) mark() (byte, error) {
 	if l.file == nil {
@@ -323,17 +352,4 @@ func (l *ledger) close() error {
 		return nil
 	}
 	return l.file.Close()
-}
-
-// markLedger sets the mark of the ledger in dir. Where there is none, the next load is a
-// first load anyway.
-func markLedger(dir string, m byte) error {
-	f, err := openLedgerFile(dir, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(writeMark(f, m), f.Close())
 }

@@ -2,7 +2,9 @@ package firewall
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 )
 
@@ -28,6 +30,11 @@ func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Tim
 	if err := f.recall(now); err != nil {
 		return err
 	}
+	return f.ledger.alone(func() error { return f.load(confirm, now) })
+}
+
+// load is Load for a caller that holds the lock and has the ledger alone.
+func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 	next := state{loaded: true}
 	if confirm > 0 {
 		next.confirmBy = now.Add(confirm)
@@ -68,17 +75,18 @@ func (f *Firewall) recall(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	f.held = newHoldings(f.ledger.release)
+	held := newHoldings(f.ledger.release)
 	for _, h := range hs {
 		if f.cfg.Keep == nil || f.cfg.Keep(h.grant()) {
-			f.held.add(h)
+			held.add(h)
 			continue
 		}
-		f.ledger.release(h.slot)
 		if err := f.ledger.erase(h); err != nil {
 			return err
 		}
+		f.ledger.release(h.slot)
 	}
+	f.held = held
 	return nil
 }
 
@@ -103,7 +111,8 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 	return nil
 }
 
-// restore puts the guard back as it should be at now. The caller holds the lock.
+// restore puts the guard back as it should be at now. The caller holds the lock and has the
+// ledger alone.
 func (f *Firewall) restore(now time.Time) error {
 	mark, err := f.ledger.mark()
 	if err != nil {
@@ -130,8 +139,27 @@ func (f *Firewall) restore(now time.Time) error {
 // that is no error; one that is not ours is ErrForeign. The dry run has nothing to tear
 // down.
 func Teardown(state string) error {
-	return teardown(func() error { return markLedger(state, tornDown) })
+	f, err := openLedgerFile(state, false)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) { // the next load is a first load anyway
+			err = nil
+		}
+		return errors.Join(err, teardown(func() error { return nil }))
+	}
+	err = alone(f, func() error {
+		return teardown(func() error { return writeMark(f, tornDown) })
+	})
+	return errors.Join(err, f.Close())
 }
 
-// MarkFirst makes the next load a first load.
-func MarkFirst(state string) error { return markLedger(state, loadFirst) }
+// MarkFirst makes the next load a first load. Where there is no ledger, it is one anyway.
+func MarkFirst(state string) error {
+	f, err := openLedgerFile(state, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(alone(f, func() error { return writeMark(f, loadFirst) }), f.Close())
+}

@@ -1,0 +1,182 @@
+package firewall
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
+)
+
+// TestKeep: what the ledger brings back and nobody keeps never reaches the kernel, and is
+// not in the ledger any more.
+func TestKeep(t *testing.T) {
+	s := guarded(t, nil)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("bob", "192.0.2.3", time.Minute)
+	var asked []Grant
+	s.config.Keep = func(g Grant) bool {
+		asked = append(asked, g)
+		return g.Client != "alice"
+	}
+	s.open()
+	s.load(0)
+	s.dark("192.0.2.2", "192.0.2.1", "22")
+	s.connect("192.0.2.3", "192.0.2.1", "22")
+	if len(asked) != 2 || len(asked[0].Ports) != 1 || !asked[0].Until.After(time.Now()) {
+		t.Errorf("asked about %v, want alice's grant and bob's", asked)
+	}
+	if n := len(s.ledger.free); n != s.config.slots-1 {
+		t.Errorf("%d slots are free, want all but bob's", n)
+	}
+	s.config.Keep = nil
+	s.open()
+	s.load(0)
+	if gs := s.Grants(time.Now()); len(gs) != 1 || gs[0].Client != "bob" {
+		t.Errorf("got %v from the ledger, want bob's", gs)
+	}
+}
+
+// TestPlantedLedger: the state directory belongs to the system user, and who opens the
+// ledger may be root.
+func TestPlantedLedger(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		plant func(path, victim string) error
+	}{
+		{"link to nothing", func(path, victim string) error { return os.Symlink(victim, path) }},
+		{"link to a file", func(path, victim string) error {
+			if err := os.WriteFile(victim, nil, 0o600); err != nil {
+				return err
+			}
+			return os.Symlink(victim, path)
+		}},
+		{"lease", func(path, _ string) error {
+			f, err := os.Create(path)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { f.Close() })
+			_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
+			return err
+		}},
+		{"pipe", func(path, _ string) error { return unix.Mkfifo(path, 0o600) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir, victim := t.TempDir(), filepath.Join(t.TempDir(), "victim")
+			if err := test.plant(filepath.Join(dir, ledgerName), victim); err != nil {
+				t.Fatal(err)
+			}
+			l, err := openLedger(dir, "", 64)
+			if err == nil {
+				l.close()
+				t.Error("got no error")
+			}
+			if test.name == "pipe" && err != nil && !strings.Contains(err.Error(), "not a regular file") {
+				t.Errorf("got %v, want that it is not a regular file", err)
+			}
+			if err := MarkFirst(dir); err == nil {
+				t.Error("got no error from MarkFirst")
+			}
+			if info, err := os.Stat(victim); err == nil && info.Size() != 0 {
+				t.Error("the file that the link leads to was written")
+			}
+		})
+	}
+}
+
+// owned is a state directory of an ordinary user.
+func owned(t *testing.T) string {
+	t.Helper()
+	lab.NeedRoot(t)
+	dir := t.TempDir()
+	if err := os.Chown(dir, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func ownerOf(t *testing.T, dir string) int {
+	t.Helper()
+	info, err := os.Stat(filepath.Join(dir, ledgerName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(info.Sys().(*syscall.Stat_t).Uid)
+}
+
+func openAndClose(t *testing.T, dir string) {
+	t.Helper()
+	l, err := openLedger(dir, "", 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLedgerBelongsToItsDirectory(t *testing.T) {
+	dir := owned(t)
+	openAndClose(t, dir)
+	if uid := ownerOf(t, dir); uid != 65534 {
+		t.Errorf("the ledger belongs to user %d, want the owner of its directory", uid)
+	}
+}
+
+// TestOldLedgerKeepsItsOwner: a file that somebody else put there, empty so that it looks
+// as if it was being made, is not given away.
+func TestOldLedgerKeepsItsOwner(t *testing.T) {
+	dir := owned(t)
+	if err := os.WriteFile(filepath.Join(dir, ledgerName), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	openAndClose(t, dir)
+	if uid := ownerOf(t, dir); uid != 0 {
+		t.Errorf("the file was given to user %d", uid)
+	}
+}
+
+// TestOwnerCannotBeChanged: without CAP_CHOWN the ledger can be used by who made it.
+func TestOwnerCannotBeChanged(t *testing.T) {
+	dir := owned(t)
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends without its capabilities
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var few [2]unix.CapUserData
+		few[0].Effective = 1 << unix.CAP_DAC_OVERRIDE
+		few[0].Permitted = few[0].Effective
+		if err := unix.Capset(&header, &few[0]); err != nil {
+			done <- err
+			return
+		}
+		l, err := openLedger(dir, "", 64)
+		if err == nil {
+			err = l.close()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Errorf("got %v, want a ledger", err)
+	}
+	if uid := ownerOf(t, dir); uid != 0 {
+		t.Fatalf("the ledger belongs to user %d; the thread had CAP_CHOWN", uid)
+	}
+}
+
+// TestLedgerBeingMade: a process was killed while it made the file.
+func TestLedgerBeingMade(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, ledgerName), []byte(strings.Repeat("\x00", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	openAndClose(t, dir)
+	openAndClose(t, dir)
+}
