@@ -38,6 +38,7 @@ type nftables struct {
 	socket  *netlink.Conn // of conn
 	events  *netlink.Conn // what others change
 	lacks   []string
+	known   uint64 // the handle of the table that was loaded last; 0: none
 }
 
 var _ backend = (*nftables)(nil)
@@ -143,24 +144,8 @@ func drain(c *netlink.Conn) error {
 	})
 }
 
-// present reports whether our table is there. One that is not ours is ErrForeign.
-func present(c *nft.Conn) (bool, error) {
-	table, err := c.ListTableOfFamily(tableName, nft.TableFamilyINet)
-	if errors.Is(err, unix.ENOENT) {
-		return false, nil
-	}
-	if err != nil {
-		return false, explain("looking for the table", err)
-	}
-	table.Family = nft.TableFamilyINet
-	if _, err := c.ListChain(table, markerChain); err != nil {
-		return false, ErrForeign
-	}
-	return true, nil
-}
-
 func (n *nftables) load(p plan) error {
-	there, err := present(n.conn)
+	there, err := n.present()
 	if err != nil {
 		return err
 	}
@@ -173,10 +158,14 @@ func (n *nftables) load(p plan) error {
 	// both. Only where that fails, because another tool or version left them otherwise,
 	// the whole table is replaced.
 	err = n.replace(p, false)
-	if err == nil || !there {
+	if err != nil && there {
+		err = n.replace(p, true)
+	}
+	if err != nil {
 		return err
 	}
-	return n.replace(p, true)
+	n.known, _ = n.handle() // without it the table is known by its marker alone
+	return nil
 }
 
 func (n *nftables) replace(p plan, whole bool) error {
@@ -230,7 +219,7 @@ func (n *nftables) permanent() error {
 }
 
 func (n *nftables) remove() error {
-	there, err := present(n.conn)
+	there, err := n.present()
 	if err != nil || !there {
 		return err
 	}
@@ -244,7 +233,7 @@ func teardown(mark func() error) error {
 		return explain("opening netlink", err)
 	}
 	n := &nftables{objects: newObjects(setSize), conn: conn, socket: socket}
-	if _, err := present(conn); err != nil {
+	if _, err := n.present(); err != nil {
 		return errors.Join(err, n.close())
 	}
 	// Marked first: a daemon that sees the table go must know why.
@@ -269,7 +258,7 @@ func (n *nftables) confirmed() (bool, error) {
 
 // carried lists what the table in place carries, and the longest time left.
 func (n *nftables) carried() ([]flow, time.Duration, error) {
-	there, err := present(n.conn)
+	there, err := n.present()
 	if err != nil || !there {
 		return nil, 0, err
 	}

@@ -14,10 +14,15 @@ const confirmPoll = 200 * time.Millisecond
 // putBackAgain is how long Watch waits where putting the guard back failed.
 const putBackAgain = 100 * time.Millisecond
 
+// sayAgain is how long a line of the log that a fight with another tool repeats stands for
+// those that follow.
+const sayAgain = 10 * time.Second
+
 // Watch keeps the guard in place until ctx ends, and returns ctx's error then. When
 // another tool takes the guard away, or changes anything in our table, it is put back at
 // once. It sleeps while nothing happens. See also ErrUnconfirmed and ErrTornDown.
 func (f *Firewall) Watch(ctx context.Context) error {
+	var p pace
 	for {
 		err := f.backend.watch(ctx, f.nextLook())
 		if ctx.Err() != nil {
@@ -27,11 +32,53 @@ func (f *Firewall) Watch(ctx context.Context) error {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			err = f.look(f.cfg.Now())
 		case err == nil:
+			if !rest(ctx, p.next(time.Now())) {
+				return ctx.Err()
+			}
 			err = f.putBack(f.cfg.Now())
+			p.last = time.Now()
 		}
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// pace is how put-backs follow each other. The first of them is at once; where another
+// tool answers each, as two that fight do, they become fewer, up to one in slowest.
+type pace struct {
+	last  time.Time // when the guard was put back
+	pause time.Duration
+}
+
+const (
+	slowest = time.Second
+	// follows is how soon after a put-back the next change has to come to be an answer to it.
+	follows = 100 * time.Millisecond
+)
+
+// next is how long to wait after a change that was heard of at now.
+func (p *pace) next(now time.Time) time.Duration {
+	if now.Sub(p.last) > follows {
+		p.pause = 0
+		return 0
+	}
+	p.pause = min(max(2*p.pause, time.Millisecond), slowest)
+	return p.pause
+}
+
+// rest waits, and reports false if ctx ends meanwhile.
+func rest(ctx context.Context, d time.Duration) bool {
+	if d == 0 {
+		return true
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
 }
 
@@ -44,6 +91,8 @@ func (f *Firewall) nextLook() time.Time {
 		return time.Now().Add(putBackAgain)
 	case !f.guard.confirmBy.IsZero():
 		return time.Now().Add(confirmPoll)
+	case f.unsaid > 0:
+		return f.said.Add(sayAgain)
 	}
 	return time.Time{}
 }
@@ -51,6 +100,7 @@ func (f *Firewall) nextLook() time.Time {
 func (f *Firewall) look(now time.Time) error {
 	f.mu.Lock()
 	missing := f.guard.missing
+	f.sayPutBack()
 	f.mu.Unlock()
 	if missing {
 		return f.putBack(now)
@@ -66,14 +116,23 @@ func (f *Firewall) confirm(now time.Time) error {
 	if f.guard.confirmBy.IsZero() {
 		return nil
 	}
-	if !f.entered() {
+	return f.ledger.alone(func() error {
+		if f.entered() {
+			return f.stay()
+		}
 		if now.Before(f.guard.confirmBy) {
 			return nil
 		}
 		return f.lapse()
-	}
+	})
+}
+
+// stay makes the guard permanent. Where that cannot be, for another tool has just taken it
+// away or for any other reason, Watch puts back one that is.
+func (f *Firewall) stay() error {
 	if err := f.backend.permanent(); err != nil {
-		return err
+		f.guard.missing = true
+		f.log.Error("the guard could not be made permanent; it is loaded anew", "error", err)
 	}
 	return f.confirmed()
 }
@@ -105,6 +164,10 @@ func (f *Firewall) putBack(now time.Time) error {
 		return nil
 	}
 	f.held.expire(now)
+	return f.ledger.alone(func() error { return f.putBackAlone(now) })
+}
+
+func (f *Firewall) putBackAlone(now time.Time) error {
 	if !f.guard.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
 		if err := f.confirmed(); err != nil {
 			return err
@@ -114,8 +177,7 @@ func (f *Firewall) putBack(now time.Time) error {
 	switch {
 	case errors.Is(err, ErrTornDown):
 		f.guard = state{}
-		// A batch of ours may have crossed the one that tore it down.
-		return errors.Join(ErrTornDown, f.backend.remove())
+		return err
 	case errors.Is(err, ErrUnconfirmed):
 		return f.lapse()
 	case err != nil && f.guard.missing:
@@ -126,6 +188,17 @@ func (f *Firewall) putBack(now time.Time) error {
 		return nil
 	}
 	f.guard.missing = false
-	f.log.Warn("another tool changed our table; the guard was put back", "grants", len(f.held.byKey))
+	f.unsaid++
+	f.sayPutBack()
 	return nil
+}
+
+// sayPutBack says that the guard was put back, the first time at once and then once in a
+// while, with how often it was. The caller holds the lock.
+func (f *Firewall) sayPutBack() {
+	if f.unsaid == 0 || time.Since(f.said) < sayAgain {
+		return
+	}
+	f.log.Warn("another tool changed our table; the guard was put back", "times", f.unsaid, "grants", len(f.held.byKey))
+	f.unsaid, f.said = 0, time.Now()
 }

@@ -1,0 +1,226 @@
+package firewall
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	nft "github.com/google/nftables"
+
+	"sallyport/spa/lab"
+)
+
+// crossed is a backend to which something happens in the middle.
+type crossed struct {
+	backend
+	beforeLoad, afterLoad func()
+	beforePermanent       func() error
+}
+
+func (c *crossed) load(p plan) error {
+	if do := c.beforeLoad; do != nil {
+		c.beforeLoad = nil
+		do()
+	}
+	err := c.backend.load(p)
+	if do := c.afterLoad; do != nil {
+		c.afterLoad = nil
+		do()
+	}
+	return err
+}
+
+func (c *crossed) permanent() error {
+	if do := c.beforePermanent; do != nil {
+		c.beforePermanent = nil
+		if err := do(); err != nil {
+			return err
+		}
+	}
+	return c.backend.permanent()
+}
+
+// tearDownMeanwhile begins a teardown by another process, which may have to wait.
+func (s *site) tearDownMeanwhile(done chan<- error) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		done <- s.gw.Do(func() error { return Teardown(s.config.State) })
+	}()
+	wait := time.NewTimer(silence)
+	defer wait.Stop()
+	select {
+	case <-ended:
+	case <-wait.C:
+	}
+}
+
+// TestTeardownDuringLoad: what was torn down stays so, whatever another process was doing.
+func TestTeardownDuringLoad(t *testing.T) {
+	s := newSite(t, nil)
+	s.open()
+	done := make(chan error, 1)
+	s.backend = &crossed{backend: s.backend, afterLoad: func() { s.tearDownMeanwhile(done) }}
+	s.load(0)
+	s.must(<-done)
+	s.ends(s.watch(), ErrTornDown)
+	s.connect("192.0.2.3", "192.0.2.1", "22")
+}
+
+func TestTeardownDuringGrant(t *testing.T) {
+	s := guarded(t, nil)
+	done := make(chan error, 1)
+	s.backend = &crossed{backend: s.backend, beforeLoad: func() { s.tearDownMeanwhile(done) }}
+	s.flushRuleset()
+	// It finds that the guard is gone and puts it back; whether it is in time is another thing.
+	s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", time.Minute)}, time.Now())
+	s.must(<-done)
+	s.ends(s.watch(), ErrTornDown)
+	s.connect("192.0.2.3", "192.0.2.1", "22")
+}
+
+func TestTeardownDuringPutBack(t *testing.T) {
+	s := guarded(t, nil)
+	done := make(chan error, 1)
+	s.backend = &crossed{backend: s.backend, beforeLoad: func() { s.tearDownMeanwhile(done) }}
+	s.flushRuleset()
+	s.ends(s.watch(), ErrTornDown)
+	s.must(<-done)
+	s.connect("192.0.2.3", "192.0.2.1", "22")
+}
+
+func TestTeardownDuringConfirmation(t *testing.T) {
+	s := confirming(t, time.Minute)
+	done := make(chan error, 1)
+	s.backend = &crossed{backend: s.backend, beforePermanent: func() error {
+		s.tearDownMeanwhile(done)
+		return nil
+	}}
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.ends(s.watch(), ErrTornDown)
+	s.must(<-done)
+}
+
+// TestMarkFirstDuringLoad: nor is this forgotten.
+func TestMarkFirstDuringLoad(t *testing.T) {
+	s := newSite(t, nil)
+	s.open()
+	done := make(chan error, 1)
+	s.backend = &crossed{backend: s.backend, afterLoad: func() {
+		ended := make(chan struct{})
+		go func() { defer close(ended); done <- MarkFirst(s.config.State) }()
+		wait := time.NewTimer(silence)
+		defer wait.Stop()
+		select {
+		case <-ended:
+		case <-wait.C:
+		}
+	}}
+	s.load(0)
+	s.must(<-done)
+	if m, err := s.ledger.mark(); m != loadFirst || err != nil {
+		t.Errorf("the next load is %d, %v, want a first load", m, err)
+	}
+}
+
+// TestFlushDuringConfirmation: the guard that is put back is permanent.
+func TestFlushDuringConfirmation(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		do   func(*site) error
+	}{
+		{"flush", func(s *site) error { s.flushRuleset(); return nil }},
+		{"any error", func(*site) error { return errors.New("not now") }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			const within = time.Second
+			s := confirming(t, within)
+			over := time.NewTimer(within)
+			s.backend = &crossed{backend: s.backend, beforePermanent: func() error { return test.do(s) }}
+			n := s.counts("is confirmed")
+			ended := s.watch()
+			s.grant("alice", "192.0.2.2", time.Minute)
+			s.connect("192.0.2.2", "192.0.2.1", "22")
+			lab.Eventually(t, soon, "the confirmation", func() bool { return n.Load() == 1 })
+			lab.Eventually(t, soon, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+			select {
+			case err := <-ended:
+				t.Fatalf("watch ended: %v", err)
+			case <-over.C:
+			}
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+			if m, err := s.ledger.mark(); m != loadAgain || err != nil {
+				t.Errorf("the next load is %d, %v, want one that is not the first", m, err)
+			}
+		})
+	}
+}
+
+// TestMarkerDeleted: the sign by which the table is known may go like anything else in it.
+func TestMarkerDeleted(t *testing.T) {
+	ours := newObjects(0)
+	for _, test := range []struct {
+		name string
+		do   func(*nft.Conn)
+	}{
+		{"marker alone", func(c *nft.Conn) { c.DelChain(ours.marker) }},
+		{"marker and guard", func(c *nft.Conn) {
+			c.DelChain(ours.marker)
+			c.FlushChain(ours.guard)
+			c.DelChain(ours.guard)
+		}},
+		{"everything", func(c *nft.Conn) {
+			for _, chain := range ours.chains() {
+				c.FlushChain(chain)
+			}
+			for _, chain := range ours.chains() {
+				c.DelChain(chain)
+			}
+			for _, set := range ours.sets() {
+				c.DelSet(set)
+			}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := guarded(t, nil)
+			n := s.counts("put back")
+			s.watch()
+			s.grant("alice", "192.0.2.2", time.Minute)
+			s.another(test.do)
+			lab.Eventually(t, soon, "the put-back", func() bool { return n.Load() > 0 })
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+			s.connect("192.0.2.2", "192.0.2.1", "22")
+			if test.name == "everything" {
+				return
+			}
+			s.must(s.Firewall.Close())
+			s.Firewall = nil
+			s.another(test.do) // while nothing runs
+			s.open()
+			s.load(0)
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+			s.another(func(c *nft.Conn) { c.DelChain(ours.marker) })
+			s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
+			s.connect("192.0.2.3", "192.0.2.1", "22")
+		})
+	}
+}
+
+// TestForeignSets: the names of our sets alone do not make a table ours.
+func TestForeignSets(t *testing.T) {
+	s := newSite(t, nil)
+	ours := newObjects(0)
+	s.another(func(c *nft.Conn) {
+		c.AddTable(ours.table)
+		for _, set := range []*nft.Set{ours.guarded, ours.grants4} {
+			c.AddSet(set, nil)
+		}
+		c.AddSet(&nft.Set{Table: ours.table, Name: "grants6", KeyType: nft.TypeIP6Addr}, nil)
+	})
+	s.open()
+	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
+	if !errors.Is(err, ErrForeign) {
+		t.Errorf("got %v, want ErrForeign", err)
+	}
+}
