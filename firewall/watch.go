@@ -20,7 +20,8 @@ const sayAgain = 10 * time.Second
 
 // Watch keeps the guard in place until ctx ends, and returns ctx's error then. When
 // another tool takes the guard away, or changes anything in our table, it is put back at
-// once. It sleeps while nothing happens. See also ErrUnconfirmed and ErrTornDown.
+// once; against one that answers each time, at most once a second in the end. It sleeps
+// while nothing happens. See also ErrUnconfirmed and ErrTornDown.
 func (f *Firewall) Watch(ctx context.Context) error {
 	var p pace
 	for {
