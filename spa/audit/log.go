@@ -22,9 +22,9 @@ type Log struct {
 
 	mu     sync.Mutex
 	counts map[counter]uint64 // since the start
-	recent map[tallyKey]int  // refusals that authenticated, since the last summary
-	alarms map[string]string // client: the latest second address, since the last summary
-	lost   uint64            // audit lines lost, since the last summary
+	recent map[tallyKey]int   // refusals that authenticated, since the last summary
+	alarms map[string]string  // client: the latest second address, since the last summary
+	lost   uint64             // audit lines lost, since the last summary
 
 	// The next summary. There is a timer only while there is something to say: an idle server does
 	// not wake. Old copies can be sent for ever, so while they come the summaries become rarer.
