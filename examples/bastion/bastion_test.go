@@ -31,31 +31,41 @@ func TestRunbook(t *testing.T) {
 		ran[fields[0]]++
 		cmd := exec.Command(filepath.Join(bin, fields[0]), append(fields[1:], "--config", etc)...)
 		cmd.Dir = work
-		var out strings.Builder
-		cmd.Stdout, cmd.Stderr = &out, &out
+		out, err := os.Create(filepath.Join(work, "out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stdout, cmd.Stderr = out, out
 		if err := host.Start(cmd); err != nil {
 			t.Fatal(err)
 		}
 		if daemon := strings.HasPrefix(line, "spa-server run"); daemon {
-			stopSoon(t, cmd, etc)
+			stopWhenReady(t, cmd, out.Name())
 		}
 		if err := cmd.Wait(); err != nil {
-			t.Errorf("%s: %v\n%s", line, err, out.String())
+			t.Errorf("%s: %v\n%s", line, err, said(t, out.Name()))
 		}
+		out.Close()
 	}
 	if ran["spa-server"] < 4 || ran["spa-keygen"] < 4 {
 		t.Errorf("ran %v: the runbook's commands were not found", ran)
 	}
 }
 
-// stopSoon interrupts a server once its guard is there to be confirmed.
-func stopSoon(t *testing.T, cmd *exec.Cmd, etc string) {
+// stopWhenReady interrupts a server once it says that it is ready.
+func stopWhenReady(t *testing.T, cmd *exec.Cmd, out string) {
 	t.Helper()
-	lab.Eventually(t, 10*time.Second, "the server to open its audit log", func() bool {
-		_, err := os.Stat(filepath.Join(etc, "audit.jsonl"))
-		return err == nil
-	})
+	lab.Eventually(t, 10*time.Second, "the server to be ready", func() bool { return strings.Contains(said(t, out), "msg=ready") })
 	cmd.Process.Signal(os.Interrupt)
+}
+
+func said(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
 
 // commands returns the lines of the page's sh blocks.
