@@ -27,7 +27,7 @@ func needRoot(t *testing.T) {
 // chown gives a file away, as only root can.
 func chown(t *testing.T, path string, uid, gid int) {
 	t.Helper()
-	if err := os.Chown(path, uid, gid); errors.Is(err, syscall.EINVAL) {
+	if err := os.Chown(path, uid, gid); errors.Is(err, syscall.EINVAL) && os.Getenv("CI") == "" {
 		t.Skip("this test needs ids that a user namespace of one user has not")
 	} else if err != nil {
 		t.Fatal(err)
