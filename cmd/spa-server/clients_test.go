@@ -24,7 +24,7 @@ func opened(t *testing.T) *gateway {
 }
 
 // TestNarrowedWhileRunning: a client that may do less loses what it could not have any more, and a
-// retry of what it had asked for is not told otherwise.
+// retry of what it had asked for is not told otherwise, though its clock is ahead of the server's.
 func TestNarrowedWhileRunning(t *testing.T) {
 	changes := map[string]func(g *gateway){
 		"allow":   func(g *gateway) { g.rewrite("clients/alice.toml", `allow = .*`, `allow = ["web"]`) },
@@ -40,12 +40,13 @@ func TestNarrowedWhileRunning(t *testing.T) {
 			g.serve(":22")
 			g.start()
 			alice := sender(g.profile())
+			const ahead = 10 * time.Second
 			r := request()
-			r.For = 10 * time.Minute
+			r.For, r.Time = 10*time.Minute, time.Now().Add(ahead)
 			g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
 			change(g)
 			lab.Eventually(t, 5*time.Second, "the grant to be ended", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
-			r.Time = time.Now()
+			r.Time = time.Now().Add(ahead)
 			if receipt := g.exchange("192.0.2.2", g.seal(r, alice), alice, patience); receipt != nil && receipt.Status == spa.Granted {
 				t.Error("a retry is told that it is open")
 			}
@@ -72,6 +73,37 @@ func TestRevokedWhileDown(t *testing.T) {
 				g.wantDark("192.0.2.2", "192.0.2.1:22", "after a flush")
 			}
 		})
+	}
+}
+
+// TestRevokedWhileStarting: a revocation between the reading of the keys and the first packet counts.
+func TestRevokedWhileStarting(t *testing.T) {
+	g := newGateway(t)
+	g.start()
+	g.server.stop(syscall.SIGTERM)
+	if err := os.Remove(filepath.Join(g.dir, "audit.jsonl")); err != nil {
+		t.Fatal(err)
+	}
+	ledger, err := os.Open(filepath.Join(g.dir, "grants"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ledger.Close()
+	if err := syscall.Flock(int(ledger.Fd()), syscall.LOCK_EX); err != nil { // the start waits here to load the guard
+		t.Fatal(err)
+	}
+	g.launch(g.command("spa-server", "run", "--config", g.dir))
+	lab.Eventually(t, 10*time.Second, "the server to have read its keys", func() bool {
+		_, err := os.Stat(filepath.Join(g.dir, "audit.jsonl"))
+		return err == nil
+	})
+	g.must("spa-keygen", "revoke", "alice", "--config", g.dir)
+	if err := syscall.Flock(int(ledger.Fd()), syscall.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	lab.Eventually(t, 10*time.Second, "the server to take the revocation", func() bool { return strings.Contains(g.server.log(), "client revoked") })
+	if out, code := g.open("--timeout", "500ms"); code != 4 {
+		t.Errorf("alice, revoked during the start: exit %d, want 4\n%s", code, out)
 	}
 }
 

@@ -135,6 +135,9 @@ func TestReplay(t *testing.T) {
 			}
 			g.wantDark(from, "192.0.2.1:22", when)
 		}
+		if strings.Contains(g.server.log(), "receipt") {
+			t.Errorf("%s: the server tried to answer a copy:\n%s", when, g.server.log())
+		}
 	}
 	inVain("same server")
 	g.server.stop(syscall.SIGKILL)

@@ -97,6 +97,7 @@ func TestRefusedWithReason(t *testing.T) {
 	alice := sender(g.profile())
 
 	asking := func(services ...spa.Service) spa.Request { r := request(); r.Services = services; return r }
+	closing := func(services ...spa.Service) spa.Request { r := asking(services...); r.Type = spa.TypeClose; return r }
 	tests := []struct {
 		name   string
 		sender spa.Sender
@@ -108,6 +109,8 @@ func TestRefusedWithReason(t *testing.T) {
 		{"service of others", alice, asking(spa.Service{Name: "web"}), spa.ReasonNotAllowed},
 		{"all or none", alice, asking(spa.Service{Name: "ssh"}, spa.Service{Name: "web"}), spa.ReasonNotAllowed},
 		{"raw port of others", alice, asking(spa.Service{Proto: spa.TCP, Port: 22}), spa.ReasonNotAllowed},
+		{"close of what others may open", alice, closing(spa.Service{Name: "web"}), spa.ReasonNotAllowed},
+		{"close by an expired client", expired, closing(spa.Service{Name: "ssh"}), spa.ReasonExpired},
 		{"source not stated", strict, request(), spa.ReasonSourceRequired},
 	}
 	for _, test := range tests {
@@ -120,7 +123,7 @@ func TestRefusedWithReason(t *testing.T) {
 			}
 		})
 	}
-	g.wantAudited("alice", "denied", "denied", "denied", "denied")
+	g.wantAudited("alice", "denied", "denied", "denied", "denied", "denied")
 }
 
 // edit adds lines to a client's file.

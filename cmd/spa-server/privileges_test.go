@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -105,6 +106,13 @@ func TestPrivileges(t *testing.T) {
 	if code := g.server.stop(syscall.SIGTERM); code != 0 {
 		t.Errorf("exit %d, want 0\n%s", code, g.server.log())
 	}
+
+	// Client files that the system user cannot read would go on counting as they once were.
+	clients := filepath.Join(g.dir, "clients")
+	if err := errors.Join(os.Chown(clients, 0, 0), os.Chmod(clients, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	wantSaid(t, g.fails(1, "run", "--config", g.dir), "as user spa", "chgrp", clients)
 }
 
 // wantStatus compares fields of proc_pid_status(5), of every thread.
