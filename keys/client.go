@@ -18,6 +18,7 @@ type Client struct {
 	Expires       time.Time      // zero: never
 	MaxFor        time.Duration  // the longest grant; zero: as the service says
 	RequireSource bool           // requests must state their source
+	When          []Span         // the days and hours in which it may open, by the server's clock on the wall; none: always
 	Revoked       time.Time      // zero: not revoked
 }
 

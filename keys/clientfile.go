@@ -27,6 +27,7 @@ type rawClient struct {
 	Expires       *time.Time   `toml:"expires"`
 	MaxFor        *string      `toml:"max_for"`
 	RequireSource bool         `toml:"require_source"`
+	When          []string     `toml:"when"`
 	Previous      *rawPrevious `toml:"previous"`
 	Revoked       *time.Time   `toml:"revoked"`
 }
@@ -108,6 +109,11 @@ func (raw *rawClient) client(d *Document, name string) (*Client, error) {
 	c.Expires, c.Revoked = r.time("expires", raw.Expires), r.time("revoked", raw.Revoked)
 	if raw.MaxFor != nil {
 		c.MaxFor = r.duration("max_for", *raw.MaxFor)
+	}
+	if raw.When != nil {
+		var err error
+		c.When, err = ParseSpans(raw.When)
+		r.must("when", err)
 	}
 	if len(r.problems) > 0 {
 		return nil, errors.Join(r.problems...)
@@ -233,6 +239,9 @@ func (c *Client) text() []byte {
 	}
 	if c.RequireSource {
 		b.WriteString("require_source = true\n")
+	}
+	if len(c.When) > 0 {
+		fmt.Fprintf(&b, "when = %s\n", list(SpanTexts(c.When)))
 	}
 	if p := c.Previous; p != nil {
 		fmt.Fprintf(&b, "previous = { id = \"%s\", key = \"%s\", until = %s }\n", p.ID, p.Key.Reveal(), timeText(p.Until))

@@ -47,6 +47,7 @@ const (
 	ReasonSuperseded     Status = 22 // closed or revoked after the command was given
 	ReasonIDReused       Status = 23 // the request id was that of another request
 	ReasonFailed         Status = 24 // the firewall did not do it
+	ReasonNotNow         Status = 25 // not at this time of the week
 )
 
 // String returns words for a person.
@@ -74,6 +75,8 @@ func (s Status) String() string {
 		return "the request id was used for another request"
 	case ReasonFailed:
 		return "the server could not change its firewall"
+	case ReasonNotNow:
+		return "outside the hours that the gateway's administrator set"
 	}
 	return "status " + strconv.Itoa(int(s))
 }
