@@ -1,34 +1,76 @@
 package keys
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"time"
 )
 
 const maxGateFile = 4 << 10
 
-type rawGate struct {
-	Version int64  `toml:"version"`
-	Key     string `toml:"key"`
+// Gates are the gate keys of a server: one, and while it is being replaced the one before.
+type Gates struct {
+	Current  GateKey
+	Previous GateKey   // what Current replaced, or no key
+	Until    time.Time // from then on Previous lets nothing in; zero without one
 }
 
-// ReadGate reads the server's gate key.
-func ReadGate(path string) (GateKey, error) {
+// Rotate returns g with a new key, and the current one as the previous, good until then.
+// What was the previous key before is no key any more.
+func (g Gates) Rotate(until time.Time) Gates {
+	return Gates{Current: NewGateKey(), Previous: g.Current, Until: until}
+}
+
+type rawGate struct {
+	Version  int64            `toml:"version"`
+	Key      string           `toml:"key"`
+	Previous *rawPreviousGate `toml:"previous"`
+}
+
+type rawPreviousGate struct {
+	Key   string    `toml:"key"`
+	Until time.Time `toml:"until"`
+}
+
+// ReadGate reads the server's gate keys. Its error is as ReadClient's.
+func ReadGate(path string) (Gates, error) {
+	return readGate(folderOf(path), filepath.Base(path))
+}
+
+// ReadGateIn is ReadGate for the file of a directory that was opened before, at the path dir:
+// it works whatever was given up since.
+func ReadGateIn(root *os.Root, dir, file string) (Gates, error) {
+	return readGate(folder{path: dir, root: root}, file)
+}
+
+func readGate(d folder, file string) (Gates, error) {
 	var raw rawGate
-	d, err := decodeSecret(folderOf(path), filepath.Base(path), maxGateFile, checkPrivate, &raw, schema{})
+	doc, err := decodeSecret(d, file, maxGateFile, checkPrivate, &raw, schema{})
 	if err != nil {
-		return GateKey{}, err
+		return Gates{}, err
 	}
+	return raw.gates(doc)
+}
+
+func (raw *rawGate) gates(d *Document) (Gates, error) {
 	r := reader{doc: d}
 	if !r.needs("key") {
-		return GateKey{}, errors.Join(r.problems...)
+		return Gates{}, errors.Join(r.problems...)
 	}
-	gate := r.gate("key", raw.Key)
+	g := Gates{Current: r.gate("key", raw.Key)}
+	if p := raw.Previous; p != nil && r.needs("previous.key", "previous.until") {
+		g.Previous, g.Until = r.gate("previous.key", p.Key), r.time("previous.until", &p.Until)
+		if p.Key == raw.Key {
+			r.must("previous.key", errors.New("is the key that replaced it"))
+		}
+	}
 	if len(r.problems) > 0 {
-		return GateKey{}, errors.Join(r.problems...)
+		return Gates{}, errors.Join(r.problems...)
 	}
-	return gate, nil
+	return g, nil
 }
 
 func (r *reader) gate(key, text string) GateKey {
@@ -40,9 +82,40 @@ func (r *reader) gate(key, text string) GateKey {
 // WriteGate writes the gate key of a new server to path, whole or not at all, for the
 // reader that WriteClient writes for. It never writes over an existing file (ErrExists).
 func WriteGate(path string, g GateKey) error {
-	if g.IsZero() {
+	return writeGates(path, Gates{Current: g}, onlyNew)
+}
+
+// ReplaceGates writes the gate keys over those of a server, whole or not at all.
+func ReplaceGates(path string, g Gates) error { return writeGates(path, g, onlyOver) }
+
+func writeGates(path string, g Gates, how placing) error {
+	if g.Current.IsZero() {
 		return fmt.Errorf("writing %s: keys: there is no gate key", path)
 	}
-	text := fmt.Sprintf("# Shared by all clients of this gateway. It is a secret: nobody else may read this file.\nversion = %d\nkey = \"%s\"\n", Version, g.Reveal())
-	return place(filepath.Clean(path), []byte(text), onlyNew, forService)
+	text := g.text()
+	if err := gatesReadBack(path, text); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return place(filepath.Clean(path), text, how, forService)
+}
+
+func gatesReadBack(path string, text []byte) error {
+	var raw rawGate
+	d, err := decode(path, text, &raw, schema{})
+	if err != nil {
+		return err
+	}
+	_, err = raw.gates(d)
+	return err
+}
+
+// text is the file of the gate keys.
+func (g Gates) text() []byte {
+	var b bytes.Buffer
+	b.WriteString("# Shared by all clients of this gateway. It is a secret: nobody else may read this file.\n")
+	fmt.Fprintf(&b, "version = %d\nkey = \"%s\"\n", Version, g.Current.Reveal())
+	if !g.Previous.IsZero() {
+		fmt.Fprintf(&b, "previous = { key = \"%s\", until = %s }\n", g.Previous.Reveal(), timeText(g.Until))
+	}
+	return b.Bytes()
 }

@@ -174,7 +174,7 @@ func TestGateFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	gate, err := ReadGate(path)
-	if err != nil || !gate.Equal(g) {
+	if err != nil || !gate.Current.Equal(g) || !gate.Previous.IsZero() {
 		t.Fatalf("got %v, %v", gate, err)
 	}
 	if err := WriteGate(path, NewGateKey()); !errors.Is(err, ErrExists) {
@@ -184,7 +184,7 @@ func TestGateFile(t *testing.T) {
 		t.Error("no key was written")
 	}
 	first := "version = 1\nkey = \"" + g.Reveal() + "\"\n"
-	read := func(text string) (GateKey, error) {
+	read := func(text string) (Gates, error) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +195,7 @@ func TestGateFile(t *testing.T) {
 		"version = 1\nkey = \"" + g.Reveal()[1:] + "\"\n": ":2: key: a key is 32 bytes in base64, 44 characters; this has 43",
 		first + "kye = 1\n": `:3: kye: unknown key (did you mean "key"?)`,
 	} {
-		if gate, err := read(text); err == nil || !gate.IsZero() || !strings.Contains(err.Error(), path+want) {
+		if gate, err := read(text); err == nil || !gate.Current.IsZero() || !strings.Contains(err.Error(), path+want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"sallyport/keys"
 )
 
 // answer is one vector of a receipt: what came for alice's request, and what she makes of it.
@@ -125,7 +127,7 @@ func (a answer) text(t *testing.T, name string) string {
 
 	l := &lines{}
 	l.add("# "+a.about+"\nverdict", a.verdict)
-	l.addKeys(gateway().Gates)
+	l.addKeys([]keys.GateKey{testGate(0x40)})
 	if a.verdict == "receipt-ok" {
 		l.addReceipt(a.receipt)
 	}

@@ -53,10 +53,25 @@ func malformed(why string) error { return fmt.Errorf("%w: %s", ErrMalformed, why
 // Identity is what a server has to know of itself to open packets.
 type Identity struct {
 	Server keys.ServerID
-	// Gates are the gate keys that are good now, at least one. All of them are tried.
-	Gates []keys.GateKey
+	// Gates are the gate keys, at least one. All of them are tried.
+	Gates []Gate
 	// Window is how far a packet's time may be from the server's, on either side.
 	Window time.Duration
+}
+
+// A Gate is a gate key of a server.
+type Gate struct {
+	Key   keys.GateKey
+	Until time.Time // from then on it lets nothing in; zero: no end
+}
+
+// GatesOf returns the gates of a server that has these keys.
+func GatesOf(g keys.Gates) []Gate {
+	gates := []Gate{{Key: g.Current}}
+	if !g.Previous.IsZero() {
+		gates = append(gates, Gate{Key: g.Previous, Until: g.Until})
+	}
+	return gates
 }
 
 // Clients finds the key of a client. A *keys.Registry is one.
@@ -70,11 +85,12 @@ type Clients interface {
 // first time, from where it may come and what it may ask for is yet to be decided.
 type Knock struct {
 	Request
-	Nonce  Nonce
-	Client *keys.Client
-	KeyID  keys.ID  // the id of the key that it was sealed with
-	Key    keys.Key // that key: the receipt is sealed with it
-	Len    int      // the packet's length, also the receipt's
+	Nonce   Nonce
+	Client  *keys.Client
+	KeyID   keys.ID  // the id of the key that it was sealed with
+	Key     keys.Key // that key: the receipt is sealed with it
+	OldGate bool     // its gate key is one that has an end: the client has not got the new one yet
+	Len     int      // the packet's length, also the receipt's
 }
 
 // Open says which request is in a packet, for a server of that identity, at the time
@@ -87,7 +103,7 @@ func Open(packet []byte, id *Identity, clients Clients, now time.Time) (Knock, e
 	if len(packet) < MinLen || len(packet) > MaxLen {
 		return Knock{}, ErrLength
 	}
-	keyID, ok := openGate(packet, id.Gates)
+	keyID, old, ok := openGate(packet, id.Gates, now)
 	if !ok {
 		return Knock{}, ErrGate
 	}
@@ -111,32 +127,33 @@ func Open(packet []byte, id *Identity, clients Clients, now time.Time) (Knock, e
 		return Knock{}, &Refused{Err: ErrStale, Client: cred.Client, Time: request.Time}
 	}
 	return Knock{Request: request, Nonce: nonce, Client: cred.Client,
-		KeyID: keyID, Key: cred.Key, Len: len(packet)}, nil
+		KeyID: keyID, Key: cred.Key, OldGate: old, Len: len(packet)}, nil
 }
 
-// openGate checks the tag against every gate key and returns the id that it covers.
-// The work is the same whichever of them is right.
-func openGate(packet []byte, gates []keys.GateKey) (keys.ID, bool) {
+// openGate checks the tag against every gate key, and returns the id that it covers and
+// whether that gate has an end. The work is the same whichever of them is right.
+func openGate(packet []byte, gates []Gate, now time.Time) (id keys.ID, old, ok bool) {
 	tag := binary.BigEndian.Uint64(packet[gateTagAt:])
 	found := -1
 	for i, gate := range gates {
-		if !gate.IsZero() && equal64(tag, gateTag(gate, packet[:gateTagAt])) {
+		if !gate.Key.IsZero() && equal64(tag, gateTag(gate.Key, packet[:gateTagAt])) {
 			found = i
 		}
 	}
-	if found < 0 {
-		return 0, false
+	if found < 0 || over(gates[found].Until, now) {
+		return 0, false, false
 	}
 	sealed := binary.BigEndian.Uint64(packet[sealedIDAt:])
-	return keys.ID(sealID(gates[found], packet[:nonceLen], sealed)), true
+	id = keys.ID(sealID(gates[found].Key, packet[:nonceLen], sealed))
+	return id, !gates[found].Until.IsZero(), true
 }
 
 func retired(c keys.Credential, now time.Time) bool {
-	if !c.Client.Revoked.IsZero() {
-		return true
-	}
-	return !c.Until.IsZero() && !now.Before(c.Until)
+	return !c.Client.Revoked.IsZero() || over(c.Until, now)
 }
+
+// over reports whether an end has come: at its moment it has. A zero end never comes.
+func over(until, now time.Time) bool { return !until.IsZero() && !now.Before(until) }
 
 // openBody decrypts what of the body can be request.
 func openBody(body []byte, key keys.Key, nonce *Nonce) (Request, error) {

@@ -83,7 +83,7 @@ func TestOpenRefusesAtTheGate(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			id := gateway()
-			id.Gates = gates
+			id.Gates = gatesOf(gates...)
 			refuse(t, ErrGate, packet, id, onlyAlice(), testNow)
 		})
 	}
@@ -97,7 +97,7 @@ func TestOpenTriesEveryGate(t *testing.T) {
 	old := alice()
 	old.Gate = testGate(0x41)
 	id := gateway()
-	id.Gates = []keys.GateKey{testGate(0x40), testGate(0x41), testGate(0x42)}
+	id.Gates = gatesOf(testGate(0x40), testGate(0x41), testGate(0x42))
 	for _, s := range []Sender{alice(), old} {
 		if _, err := Open(mustSeal(t, openSSH(), s), id, onlyAlice(), testNow); err != nil {
 			t.Errorf("Open: %v", err)

@@ -34,7 +34,7 @@ func alice() Sender {
 }
 
 func gateway() *Identity {
-	return &Identity{Server: testServer, Gates: []keys.GateKey{testGate(0x40)}, Window: 30 * time.Second}
+	return &Identity{Server: testServer, Gates: gatesOf(testGate(0x40)), Window: 30 * time.Second}
 }
 
 // clientMap is the simplest Clients.
@@ -78,4 +78,13 @@ func mustOpen(t testing.TB, packet []byte) Knock {
 		t.Fatalf("Open: %v", err)
 	}
 	return k
+}
+
+// gatesOf are gates without an end.
+func gatesOf(keys ...keys.GateKey) []Gate {
+	gates := make([]Gate, len(keys))
+	for i, key := range keys {
+		gates[i].Key = key
+	}
+	return gates
 }

@@ -61,7 +61,7 @@ func (v vector) testOpen(t *testing.T, verdict string) {
 		t.Fatalf("unknown verdict %q", verdict)
 	}
 	s := v.sender(t)
-	id := &Identity{Server: s.Server, Gates: v.gates(t), Window: v.duration(t, "window")}
+	id := &Identity{Server: s.Server, Gates: gatesOf(v.gates(t)...), Window: v.duration(t, "window")}
 	packet, now := v.hex(t, "packet"), v.time(t, "now")
 	if want != nil {
 		refuse(t, want, packet, id, v.clients(t), now)

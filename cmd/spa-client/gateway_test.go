@@ -160,7 +160,7 @@ func (g *testGateway) seen() []spa.Knock {
 }
 
 func (g *testGateway) serve() {
-	identity := &spa.Identity{Server: g.profile.ServerID, Gates: []keys.GateKey{g.profile.Gate}, Window: 30 * time.Second}
+	identity := &spa.Identity{Server: g.profile.ServerID, Gates: []spa.Gate{{Key: g.profile.Gate}}, Window: 30 * time.Second}
 	buf := make([]byte, 2048)
 	for {
 		n, from, err := g.conn.ReadFromUDPAddrPort(buf)

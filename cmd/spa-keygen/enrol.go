@@ -9,7 +9,7 @@ import (
 
 // enrol makes a client of the gateway: the server's side of it, and what the client is given.
 func enrol(c *config.Config, name string, allow []string) (*keys.Client, *keys.Profile, error) {
-	gate, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile))
+	gates, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -18,7 +18,7 @@ func enrol(c *config.Config, name string, allow []string) (*keys.Client, *keys.P
 		Name:     c.Name,
 		Address:  c.Address,
 		ServerID: c.ServerID,
-		Gate:     gate,
+		Gate:     gates.Current,
 		Client:   name,
 		ID:       client.ID,
 		Key:      client.Key,

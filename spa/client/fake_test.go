@@ -58,7 +58,7 @@ func (g *gateway) Lookup(id keys.ID) (keys.Credential, bool) {
 
 // receive takes a packet and returns the receipt, or nil.
 func (g *gateway) receive(packet []byte, to netip.AddrPort) []byte {
-	identity := &spa.Identity{Server: g.profile.ServerID, Gates: []keys.GateKey{g.profile.Gate}, Window: time.Hour}
+	identity := &spa.Identity{Server: g.profile.ServerID, Gates: []spa.Gate{{Key: g.profile.Gate}}, Window: time.Hour}
 	k, err := spa.Open(packet, identity, g, time.Now())
 	if err != nil {
 		g.t.Errorf("the gateway cannot open a packet: %v", err)

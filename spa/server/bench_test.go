@@ -37,7 +37,7 @@ func newLine(tb testing.TB) (*Server, spa.Sender) {
 		tb.Fatal(err)
 	}
 	s := &Server{config: &c, now: time.Now, log: slog.New(slog.DiscardHandler), offsets: make(map[string]time.Duration)}
-	s.identity = spa.Identity{Server: c.ServerID, Gates: []keys.GateKey{gate}, Window: c.Window}
+	s.identity = spa.Identity{Server: c.ServerID, Gates: []spa.Gate{{Key: gate}}, Window: c.Window}
 	s.clients, _ = keys.LoadRegistry(dir)
 	if s.journal, err = replay.Open(filepath.Join(dir, "journal"), replay.Config{Window: c.Window, LiveNonces: 4096}, time.Now().Add(-time.Hour)); err != nil {
 		tb.Fatal(err)

@@ -120,11 +120,11 @@ func (s *Server) openLock() error {
 // openKeys reads the gate key and the clients. One client's bad file shuts out that client, not
 // the others.
 func (s *Server) openKeys() error {
-	gate, err := keys.ReadGate(filepath.Join(s.config.Dir, config.GateFile))
+	gates, err := keys.ReadGate(filepath.Join(s.config.Dir, config.GateFile))
 	if err != nil {
 		return err
 	}
-	s.identity = spa.Identity{Server: s.config.ServerID, Gates: []keys.GateKey{gate}, Window: s.config.Window}
+	s.identity = spa.Identity{Server: s.config.ServerID, Gates: spa.GatesOf(gates), Window: s.config.Window}
 
 	var problems []error
 	s.clients, problems = keys.LoadRegistry(filepath.Join(s.config.Dir, config.ClientsDir))
