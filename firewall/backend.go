@@ -8,8 +8,14 @@ import (
 	"sallyport/spa"
 )
 
-// backend is what enforces grants. One goroutine at a time calls it, except for watch.
+// backend is what enforces grants. One goroutine at a time calls it, except for watch. It
+// reads the Config that it was made with anew at each load: between two of them it may have
+// changed in the fields that Reconfigure can change.
 type backend interface {
+	// name is the backend's constant.
+	name() string
+	// persists reports whether the guard outlives a foreign flush while no daemon runs.
+	persists() bool
 	// describe says in a sentence what enforces, and what is lacking.
 	describe() string
 	// load makes the guard what p says, in one step: either all of it or nothing
@@ -20,8 +26,6 @@ type backend interface {
 	// before: all or none. An element with no time left is gone. A full table is
 	// ErrFull; no table is errGone.
 	set(es []lease) error
-	// flows returns the flows that a first load has to carry.
-	flows() ([]flow, error)
 	// carried returns the flows that the guard in place still carries, and how long.
 	carried() ([]flow, time.Duration, error)
 	// confirmed reports whether a new flow through a grant has begun since the load.

@@ -69,6 +69,37 @@ const (
 	BackendDryRun   = "dry-run"  // decides and records in memory, touches nothing
 )
 
+// Mode says what grants are to the host's firewall.
+type Mode uint8
+
+const (
+	// Guard shuts the guarded ports but for those that hold a grant.
+	Guard Mode = iota
+	// Admit is for a host that drops by default: grants are elements of sets in the
+	// administrator's own table, and his rules say what they open.
+	Admit
+)
+
+// AdmitSets are the sets that grants go into in mode Admit. Their keys are address .
+// inet_proto . inet_service, and they have the timeout flag.
+type AdmitSets struct {
+	Family, Table string // "inet", "ip" or "ip6"; the table's name
+	Set4, Set6    string // for IPv4 and IPv6 sources; one may be empty
+}
+
+// Persist says who sees to it that the guard outlives a foreign flush of the rule set.
+type Persist uint8
+
+const (
+	// PersistOwner makes the table our own, where the kernel can do that: nobody else
+	// can change or flush it, also while no daemon runs.
+	PersistOwner Persist = iota
+	// PersistFile leaves the table without an owner, because the administrator's own
+	// rule file holds the guard as Rules prints it. A table that has an owner cannot be
+	// loaded from a file.
+	PersistFile
+)
+
 // DefaultMark is the bit of the connection mark that admitted flows carry.
 const DefaultMark = 0x20000000
 
@@ -147,6 +178,8 @@ type Firewall struct {
 	cfg     Config
 	log     *slog.Logger
 	backend backend
+	// sessions is nil in a dry run.
+	sessions *sessions
 
 	mu     sync.Mutex // guards what follows, and the order of batches
 	ledger *ledger
@@ -187,6 +220,9 @@ func (f *Firewall) open() error {
 		if f.backend, err = newNftables(&f.cfg); err != nil {
 			return err
 		}
+		if f.sessions, err = openSessions(); err != nil {
+			return err
+		}
 		f.ledger, err = openLedger(f.cfg.State, f.cfg.bootID, f.cfg.slots)
 	case BackendDryRun:
 		f.backend = newDryRun(f.log)
@@ -201,11 +237,21 @@ func (f *Firewall) open() error {
 // Describe says in a sentence what guards, and what this kernel lacks.
 func (f *Firewall) Describe() string { return f.backend.describe() }
 
+// BackendName is the name of what enforces: a Backend constant, but never BackendAuto.
+func (f *Firewall) BackendName() string { return f.backend.name() }
+
+// Persists reports whether the guard outlives a foreign flush of the rule set while no
+// daemon runs.
+func (f *Firewall) Persists() bool { return f.backend.persists() }
+
 // Close lets go of the kernel and the ledger. Guard and grants stay.
 func (f *Firewall) Close() error {
 	var errs []error
 	if f.backend != nil {
 		errs = append(errs, f.backend.close())
+	}
+	if f.sessions != nil {
+		errs = append(errs, f.sessions.close())
 	}
 	if f.ledger != nil {
 		errs = append(errs, f.ledger.close())

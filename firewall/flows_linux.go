@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -40,21 +39,45 @@ const (
 	ctTCPEstablished, ctTCPCloseWait = 3, 5
 )
 
+// sessions are the sockets over which the kernel is asked for sessions and told to end them.
+// They are opened while there is the privilege, for every backend.
+type sessions struct {
+	diag  *netlink.Conn // sockets of this host
+	track *netlink.Conn // connection tracking
+	// tracks is whether this kernel tells what it tracks (nf_conntrack_netlink).
+	tracks bool
+}
+
+func openSessions() (*sessions, error) {
+	diag, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
+	if err != nil {
+		return nil, fmt.Errorf("firewall: opening sock_diag: %w", err)
+	}
+	track, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("firewall: opening netlink: %w", err), diag.Close())
+	}
+	_, err = track.Execute(ctRequest(ctGetStats, netlink.Request|netlink.Dump))
+	return &sessions{diag: diag, track: track, tracks: err == nil}, nil
+}
+
+func (s *sessions) close() error { return errors.Join(s.diag.Close(), s.track.Close()) }
+
 // flows lists the flows with a guarded port at this end: those of this host's sockets, and
 // those that DNAT leads on, which only connection tracking knows. Flows that this host
 // opened from a guarded port are among them and do no harm.
-func (n *nftables) flows() ([]flow, error) {
+func (s *sessions) flows(guarded []spa.Ports) ([]flow, error) {
 	found := make(map[flow]bool)
 	keep := func(f flow) {
-		if contains(n.cfg.Guarded, f.proto, f.local.Port()) && !f.remote.Addr().IsLoopback() {
+		if contains(guarded, f.proto, f.local.Port()) && !f.remote.Addr().IsLoopback() {
 			found[f] = true
 		}
 	}
-	if err := socketFlows(keep); err != nil {
+	if err := s.socketFlows(keep); err != nil {
 		return nil, err
 	}
-	if !slices.Contains(n.lacks, lacksConntrackDump) {
-		if err := trackedFlows(keep); err != nil {
+	if s.tracks {
+		if err := s.trackedFlows(keep); err != nil {
 			return nil, err
 		}
 	}
@@ -66,15 +89,10 @@ func (n *nftables) flows() ([]flow, error) {
 }
 
 // socketFlows tells keep of the connected sockets of this host.
-func socketFlows(keep func(flow)) error {
-	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
-	if err != nil {
-		return fmt.Errorf("opening sock_diag: %w", err)
-	}
-	defer c.Close()
+func (s *sessions) socketFlows(keep func(flow)) error {
 	for _, proto := range []spa.Proto{spa.TCP, spa.UDP} {
 		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-			replies, err := c.Execute(diagRequest(family, proto))
+			replies, err := s.diag.Execute(diagRequest(family, proto))
 			if errors.Is(err, unix.ENOENT) && proto == spa.UDP {
 				continue // a kernel without udp_diag; a connected UDP server is rare
 			}
@@ -119,13 +137,8 @@ func diagFlow(b []byte, proto spa.Proto) (flow, bool) {
 
 // trackedFlows tells keep of the flows in the connection tracking table, as they look
 // before DNAT.
-func trackedFlows(keep func(flow)) error {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return fmt.Errorf("opening netlink: %w", err)
-	}
-	defer c.Close()
-	replies, err := c.Execute(ctRequest(ctGet, netlink.Request|netlink.Dump))
+func (s *sessions) trackedFlows(keep func(flow)) error {
+	replies, err := s.track.Execute(ctRequest(ctGet, netlink.Request|netlink.Dump))
 	if err != nil {
 		return fmt.Errorf("listing tracked connections: %w", err)
 	}

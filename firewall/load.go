@@ -103,12 +103,20 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 	}
 	if mark != loadAgain {
 		left = carryFor
-		if flows, err = f.backend.flows(); err != nil {
+		if flows, err = f.established(); err != nil {
 			return fmt.Errorf("firewall: listing the sessions that the first load must not end: %w", err)
 		}
 	}
 	s.carried, s.carriedUntil = flows, now.Add(left)
 	return nil
+}
+
+// established lists the flows to guarded ports; a dry run has none.
+func (f *Firewall) established() ([]flow, error) {
+	if f.sessions == nil {
+		return nil, nil
+	}
+	return f.sessions.flows(f.cfg.Guarded)
 }
 
 // restore puts the guard back as it should be at now. The caller holds the lock and has the

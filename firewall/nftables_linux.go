@@ -96,6 +96,12 @@ func explain(doing string, err error) error {
 	return fmt.Errorf("firewall: %s: %w", doing, err)
 }
 
+func (n *nftables) name() string { return BackendNftables }
+
+func (n *nftables) persists() bool { return false }
+
+func canPersist() bool { return false }
+
 func (n *nftables) describe() string {
 	s := "nftables guards, " + map[Closed]string{Drop: "dropping", Reject: "rejecting"}[n.cfg.Closed] + " strangers' packets"
 	for i, what := range n.lacks {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"sallyport/spa"
 )
 
 const setSize = 1 << 19
@@ -14,6 +16,17 @@ const setSize = 1 << 19
 func newNftables(*Config) (backend, error) {
 	return nil, fmt.Errorf("firewall: nftables is a part of Linux: %w", errors.ErrUnsupported)
 }
+
+func canPersist() bool { return false }
+
+type sessions struct{}
+
+func openSessions() (*sessions, error) {
+	return nil, fmt.Errorf("firewall: sock_diag is a part of Linux: %w", errors.ErrUnsupported)
+}
+
+func (*sessions) close() error                      { return nil }
+func (*sessions) flows([]spa.Ports) ([]flow, error) { return nil, nil }
 
 func teardown(func() error) error {
 	return fmt.Errorf("firewall: nftables is a part of Linux: %w", errors.ErrUnsupported)
