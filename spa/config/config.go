@@ -29,6 +29,7 @@ type Config struct {
 	Window     time.Duration // how far a stamp may be off, on both sides
 	Receipts   bool          // answer what was spent
 	State      string        // absolute: journal, lock, ledger
+	Zone       string        // the time zone of all hours ("Europe/Berlin"); empty: the machine's own
 
 	Capture  Capture
 	Firewall Firewall
@@ -51,11 +52,20 @@ type Capture struct {
 
 // Firewall is how ports are kept shut.
 type Firewall struct {
-	Backend           string // "auto", "nftables" or "dry-run"
-	Mode              string // "guard"
+	Backend           string // "auto", "nftables", "iptables" or "dry-run"
+	Mode              string // "guard" or "admit"
 	Closed            string // "drop" or "reject"
+	Persist           string // "owner" or "file"
 	TrustedInterfaces []string
 	Mark              uint32 // the bit of the connection mark; zero: the firewall's default
+	Admit             Admit  // of mode "admit" only
+}
+
+// Admit names the sets of the administrator's own table that grants go into.
+type Admit struct {
+	Family     string // "inet", "ip" or "ip6"
+	Table      string
+	Set4, Set6 string // for each family of addresses; empty: none, and nobody is let in by it
 }
 
 // Audit is where decisions are recorded.
@@ -74,6 +84,8 @@ type Service struct {
 	Ports       []spa.Ports
 	For, MaxFor time.Duration // when the client does not say, and at the most
 	Addresses   []netip.Addr  // guarded beside the host's own
+	OnExpiry    string        // what becomes of its sessions when the grant ends: "keep" or "cut"
+	When        []keys.Span   // when it may be opened; none: always
 }
 
 // Default is the configuration of a file that says only what it must, for the server in
@@ -86,7 +98,7 @@ func Default(dir string) Config {
 		Receipts:   true,
 		State:      dir,
 		Capture:    Capture{Mode: "sniff"},
-		Firewall:   Firewall{Backend: "auto", Mode: "guard", Closed: "drop"},
+		Firewall:   Firewall{Backend: "auto", Mode: "guard", Closed: "drop", Persist: "owner"},
 		Audit:      Audit{File: filepath.Join(dir, "audit.jsonl")},
 		Limits:     Limits{LiveNonces: 256, Grants: 64, GrantsPerHour: 1000},
 	}
@@ -96,7 +108,24 @@ func Default(dir string) Config {
 const (
 	defaultFor    = 30 * time.Second
 	defaultMaxFor = 10 * time.Minute
+	keepSessions  = "keep"
+	cutSessions   = "cut"
 )
+
+// Location returns the time zone in which hours are meant.
+func (c *Config) Location() *time.Location {
+	if c.Zone == "" {
+		return time.Local
+	}
+	zone, err := time.LoadLocation(c.Zone)
+	if err != nil {
+		return time.UTC // Load refuses such a name
+	}
+	return zone
+}
+
+// Cuts reports whether the sessions of the service end with its grant.
+func (s Service) Cuts() bool { return s.OnExpiry == cutSessions }
 
 // Service returns the service of this name.
 func (c *Config) Service(name string) (Service, bool) {

@@ -49,9 +49,9 @@ func TestDefaults(t *testing.T) {
 	want := Config{
 		Dir: c.Dir, Name: "gw", Address: "192.0.2.1", ServerID: keys.ServerID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
 		KnockPorts: []KnockPort{{Port: 62201}}, Window: 30 * time.Second, Receipts: true, State: c.Dir,
-		Capture: Capture{Mode: "sniff"}, Firewall: Firewall{Backend: "auto", Mode: "guard", Closed: "drop"},
+		Capture: Capture{Mode: "sniff"}, Firewall: Firewall{Backend: "auto", Mode: "guard", Closed: "drop", Persist: "owner"},
 		Audit: Audit{File: filepath.Join(c.Dir, "audit.jsonl")}, Limits: Limits{LiveNonces: 256, Grants: 64, GrantsPerHour: 1000},
-		Services: []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: 30 * time.Second, MaxFor: 10 * time.Minute}},
+		Services: []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: 30 * time.Second, MaxFor: 10 * time.Minute, OnExpiry: "keep"}},
 	}
 	if !reflect.DeepEqual(*c, want) {
 		t.Errorf("got %+v\nwant %+v", *c, want)
@@ -71,6 +71,7 @@ knock_ports = [ # several
 window = "1m30s"
 receipts = false
 state = "/var/lib/spa"
+zone = "Europe/Berlin"
 [capture]
 mode = "sniff"
 interfaces = ["eth0", "wg0"]
@@ -78,6 +79,7 @@ interfaces = ["eth0", "wg0"]
 backend = "dry-run"
 mode = "guard"
 closed = "reject"
+persist = "file"
 trusted_interfaces = ["br-lan"]
 mark = 0x80000000
 [audit]
@@ -90,6 +92,8 @@ grants_per_hour = 10_000_000
 ports = ["tcp/443", "udp/443"]
 for = "1h"
 addresses = ["198.51.100.5", "2001:db8::5"]
+on_expiry = "cut"
+when = ["mon-fri 08:00-18:00", "fri 22:00-02:00"]
 [service.ssh]
 ports = ["tcp/22", "tcp/60000-60010"]
 max_for = "10s"
@@ -99,14 +103,15 @@ max_for = "10s"
 	}
 	want := Config{
 		Dir: c.Dir, Name: "office-1", Address: "[2001:db8::1]:443", ServerID: c.ServerID,
-		KnockPorts: []KnockPort{{62201, false}, {443, true}, {53, false}}, Window: 90 * time.Second, State: "/var/lib/spa",
+		KnockPorts: []KnockPort{{62201, false}, {443, true}, {53, false}}, Window: 90 * time.Second, State: "/var/lib/spa", Zone: "Europe/Berlin",
 		Capture:  Capture{Mode: "sniff", Interfaces: []string{"eth0", "wg0"}},
-		Firewall: Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", TrustedInterfaces: []string{"br-lan"}, Mark: 1 << 31},
+		Firewall: Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", Persist: "file", TrustedInterfaces: []string{"br-lan"}, Mark: 1 << 31},
 		Audit:    Audit{File: "/var/lib/spa/log/audit.jsonl"}, Limits: Limits{LiveNonces: 4096, Grants: 1, GrantsPerHour: 10_000_000},
 		Services: []Service{
-			{Name: "ssh", Ports: mustPorts(t, "tcp/22", "tcp/60000-60010"), For: 10 * time.Second, MaxFor: 10 * time.Second},
+			{Name: "ssh", Ports: mustPorts(t, "tcp/22", "tcp/60000-60010"), For: 10 * time.Second, MaxFor: 10 * time.Second, OnExpiry: "keep"},
 			{Name: "web", Ports: mustPorts(t, "tcp/443", "udp/443"), For: time.Hour, MaxFor: time.Hour,
-				Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8::5")}},
+				Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8::5")}, OnExpiry: "cut",
+				When: []keys.Span{{First: time.Monday, Last: time.Friday, From: 480, To: 1080}, {First: time.Friday, Last: time.Friday, From: 1320, To: 120}}},
 		},
 	}
 	if !reflect.DeepEqual(*c, want) {
@@ -147,8 +152,9 @@ func TestLoadRefuses(t *testing.T) {
 		"[capture]\ninterfaces = ['']":                           ":6: capture.interfaces: entry 1 is no name",
 		"[capture]\ninterfaces = ['eth0', 'eth0']":               ":6: capture.interfaces: entry 2 is there twice",
 		"[capture]\ninterfaces = ['a/b']":                        ":6: capture.interfaces: entry 1 is no name",
-		"[firewall]\nbackend = 'iptables'":                       `:6: firewall.backend: should be "auto" or "nftables" or "dry-run" (did you mean "nftables"?)`,
-		"[firewall]\nmode = 'admit'":                             `:6: firewall.mode: should be "guard"`,
+		"[firewall]\nbackend = 'nftable'":                        `:6: firewall.backend: should be "auto" or "nftables" or "iptables" or "dry-run" (did you mean "nftables"?)`,
+		"[firewall]\nmode = 'open'":                              `:6: firewall.mode: should be "guard" or "admit"`,
+		"[firewall]\npersist = 'yes'":                            `:6: firewall.persist: should be "owner" or "file"`,
 		"[firewall]\nclosed = 'dropp'":                           `:6: firewall.closed: should be "drop" or "reject" (did you mean "drop"?)`,
 		"[firewall]\ntrusted_interfaces = ['sixteen-letters-']":  ":6: firewall.trusted_interfaces: entry 1 is no name",
 		"[firewall]\nmark = 0":                                   ":6: firewall.mark: should be one bit",
@@ -168,7 +174,15 @@ func TestLoadRefuses(t *testing.T) {
 		"[service.ssh]\nports = ['22']":                          ":6: service.ssh.ports: ports \"22\"",
 		"[service.ssh]\nports = ['tcp/20-30', 'tcp/30']":         ":6: service.ssh.ports: tcp/20-30 and tcp/30 overlap",
 		"[service.dns]\nports = ['udp/62000-63000']":             ":6: service.dns.ports: udp/62201 is a knock port: choose another, or { port = 62201, shared = true }",
-		"[service.ssh]\non_expiry = 'cut'\n":                     ":6: service.ssh.on_expiry: unknown key",
+		ssh + "on_expiry = 'kill'":                               `:7: service.ssh.on_expiry: should be "keep" or "cut"`,
+		ssh + "when = []":                                        `:7: service.ssh.when: should be 1 to 32 spans: ["mon-fri 08:00-18:00"]; leave the line out`,
+		ssh + "when = ['mon-fri 8:00-18:00']":                    ":7: service.ssh.when: entry 1: days and hours are written \"mon-fri 08:00-18:00\"",
+		ssh + "when = ['sat 09:00-12:00','sat 09:00-12:00']":     ":7: service.ssh.when: entry 2 is there twice",
+		ssh + "[service.a]\nports=['tcp/1-22']\non_expiry='cut'": ":5: service.ssh.on_expiry: a guards the same port and says \"cut\"",
+		"zone = 'Berlin'":                                        `:5: zone: should be the name of a time zone, such as "Europe/Berlin"`,
+		"zone = ''":                                              ":5: zone: should be the name of a time zone",
+		"zone = 'Local'":                                         ":5: zone: should be the name of a time zone",
+		"zone = '../zoneinfo/UTC'":                               ":5: zone: should be the name of a time zone",
 		ssh + "for = '0s'":                                       ":7: service.ssh.for: a duration is 1s to",
 		ssh + "for = ''":                                         ":7: service.ssh.for: a duration is written",
 		ssh + "max_for = '1001h'":                                ":7: service.ssh.max_for: a duration is 1s to",

@@ -54,6 +54,7 @@ func (c Config) filled(dir string) Config {
 	c.Firewall.Backend = or(c.Firewall.Backend, def.Firewall.Backend)
 	c.Firewall.Mode = or(c.Firewall.Mode, def.Firewall.Mode)
 	c.Firewall.Closed = or(c.Firewall.Closed, def.Firewall.Closed)
+	c.Firewall.Persist = or(c.Firewall.Persist, def.Firewall.Persist)
 	c.Audit.File = or(c.Audit.File, filepath.Join(c.State, "audit.jsonl"))
 	c.Limits.LiveNonces = or(c.Limits.LiveNonces, def.Limits.LiveNonces)
 	c.Limits.Grants = or(c.Limits.Grants, def.Limits.Grants)

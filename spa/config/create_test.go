@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,12 +34,20 @@ func TestCreateReadsBack(t *testing.T) {
 			c.Address, c.Window, c.State = "[2001:db8::1]:443", 90*time.Second, "/var/lib/spa"
 			c.KnockPorts = []KnockPort{{62201, false}, {443, true}}
 			c.Capture.Interfaces = []string{"eth0", `q"`}
-			c.Firewall = Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", TrustedInterfaces: []string{"lan"}, Mark: 1 << 8}
+			c.Firewall = Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", Persist: "file", TrustedInterfaces: []string{"lan"}, Mark: 1 << 8}
+			c.Zone = "Asia/Kathmandu"
 			c.Audit.File, c.Limits = "/var/log/spa.jsonl", Limits{1, 2, 3}
 			c.Services = []Service{
 				{Name: "web", Ports: mustPorts(t, "tcp/443", "udp/443"), For: time.Hour, Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::5")}},
-				{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: time.Second, MaxFor: time.Minute},
+				{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: time.Second, MaxFor: time.Minute, OnExpiry: "cut",
+					When: []keys.Span{{First: time.Saturday, Last: time.Monday, From: 0, To: 1440}}},
 			}
+		},
+		"admit": func(c *Config) {
+			c.Firewall.Mode, c.Firewall.Admit = "admit", Admit{Family: "inet", Table: "filter", Set4: "spa4", Set6: "spa6"}
+		},
+		"admit in one family": func(c *Config) {
+			c.Firewall.Mode, c.Firewall.Admit = "admit", Admit{Family: "ip6", Table: "filter", Set6: "spa6"}
 		},
 	} {
 		dir := t.TempDir()
@@ -100,23 +109,68 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
-// TestCommentsAreTrue takes the comment signs from what the file offers as examples.
+// TestCommentsAreTrue takes the comment signs from what the file offers as examples, one after the
+// other: each is valid where it stands.
 func TestCommentsAreTrue(t *testing.T) {
 	dir := t.TempDir()
 	c := created(t, dir)
 	c.Services = nil
 	text := c.filled(dir).text()
-	for _, example := range []string{"# mark", "# [service", "# ports", "# for", "# max_for"} {
-		if !strings.Contains(text, "\n"+example) {
-			t.Fatalf("%q is not in\n%s", example, text)
+	for _, examples := range [][]string{{"zone"}, {"persist"}, {"mark"}, {"[service", "ports"}, {"for"}, {"max_for"}, {"on_expiry"}, {"when"}} {
+		for _, example := range examples {
+			text = uncommented(t, text, example)
 		}
-		text = strings.Replace(text, "\n"+example, "\n"+example[2:], 1)
+		if _, err := loadText(t, text); err != nil {
+			t.Fatalf("with %s: %v", examples, err)
+		}
 	}
 	got, err := loadText(t, text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s, ok := got.Service("ssh"); !ok || s.For != defaultFor || s.MaxFor != defaultMaxFor || got.Firewall.Mark != 0x20000000 {
+	want := []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: defaultFor, MaxFor: defaultMaxFor, OnExpiry: "cut",
+		When: []keys.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}}}}
+	if !reflect.DeepEqual(got.Services, want) || got.Firewall.Mark != 0x20000000 || got.Firewall.Persist != "file" || got.Zone != "Europe/Berlin" {
 		t.Errorf("got %+v", got)
 	}
+}
+
+// TestAdmitCommentsAreTrue: those of the other mode, once it is chosen as they say.
+func TestAdmitCommentsAreTrue(t *testing.T) {
+	dir := t.TempDir()
+	text := created(t, dir).filled(dir).text()
+	for _, example := range []string{"[firewall.admit]", "table", "set4", "set6"} {
+		text = uncommented(t, text, example)
+	}
+	text = strings.Replace(text, `mode = "guard"`, `mode = "admit"`, 1)
+	got, err := loadText(t, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (Admit{Family: "inet", Table: "filter", Set4: "spa4", Set6: "spa6"}); got.Firewall.Admit != want {
+		t.Errorf("got %+v, want %+v", got.Firewall.Admit, want)
+	}
+}
+
+// TestEveryExampleIsTried: no comment in the file looks like a setting and is none that the tests above try.
+func TestEveryExampleIsTried(t *testing.T) {
+	dir := t.TempDir()
+	c := created(t, dir)
+	c.Services = nil
+	tried := []string{"zone", "persist", "mark", "[service.ssh]", "ports", "for", "max_for", "on_expiry", "when", "[firewall.admit]", "table", "set4", "set6"}
+	for line := range strings.Lines(c.filled(dir).text()) {
+		example, ok := strings.CutPrefix(line, "# ")
+		word, _, _ := strings.Cut(example, " ")
+		if ok && (strings.HasPrefix(word, "[") || strings.HasPrefix(example, word+" = ")) && !slices.Contains(tried, word) {
+			t.Errorf("no test takes the comment sign from: %s", line)
+		}
+	}
+}
+
+func uncommented(t *testing.T, text, example string) string {
+	t.Helper()
+	if !strings.Contains(text, "\n# "+example) {
+		t.Fatalf("%q is not in\n%s", example, text)
+	}
+	return strings.Replace(text, "\n# "+example, "\n"+example, 1)
 }

@@ -17,7 +17,7 @@ const (
 
 // NewService returns a service of that name with the times of one that does not say.
 func NewService(name string, ports ...spa.Ports) Service {
-	return Service{Name: name, Ports: ports, For: defaultFor, MaxFor: defaultMaxFor}
+	return Service{Name: name, Ports: ports, For: defaultFor, MaxFor: defaultMaxFor, OnExpiry: keepSessions}
 }
 
 // String returns the service as init takes it: "ssh=tcp/22".

@@ -24,6 +24,7 @@ type (
 		Window     string                `toml:"window"`
 		Receipts   bool                  `toml:"receipts"`
 		State      string                `toml:"state"`
+		Zone       *string               `toml:"zone"`
 		Capture    rawCapture            `toml:"capture"`
 		Firewall   rawFirewall           `toml:"firewall"`
 		Audit      rawAudit              `toml:"audit"`
@@ -38,8 +39,15 @@ type (
 		Backend           string   `toml:"backend"`
 		Mode              string   `toml:"mode"`
 		Closed            string   `toml:"closed"`
+		Persist           string   `toml:"persist"`
 		TrustedInterfaces []string `toml:"trusted_interfaces"`
 		Mark              *int64   `toml:"mark"`
+		Admit             rawAdmit `toml:"admit"`
+	}
+	rawAdmit struct {
+		Table string `toml:"table"`
+		Set4  string `toml:"set4"`
+		Set6  string `toml:"set6"`
 	}
 	rawAudit struct {
 		File string `toml:"file"`
@@ -54,6 +62,8 @@ type (
 		For       *string  `toml:"for"`
 		MaxFor    *string  `toml:"max_for"`
 		Addresses []string `toml:"addresses"`
+		OnExpiry  *string  `toml:"on_expiry"`
+		When      []string `toml:"when"`
 	}
 )
 
@@ -81,7 +91,7 @@ func undecided() raw {
 		Receipts: def.Receipts,
 		State:    ".",
 		Capture:  rawCapture{Mode: def.Capture.Mode},
-		Firewall: rawFirewall{Backend: def.Firewall.Backend, Mode: def.Firewall.Mode, Closed: def.Firewall.Closed},
+		Firewall: rawFirewall{Backend: def.Firewall.Backend, Mode: def.Firewall.Mode, Closed: def.Firewall.Closed, Persist: def.Firewall.Persist},
 		Audit:    rawAudit{File: def.Audit.File},
 		Limits: rawLimits{
 			LiveNonces: int64(def.Limits.LiveNonces), Grants: int64(def.Limits.Grants), GrantsPerHour: int64(def.Limits.GrantsPerHour),
@@ -102,6 +112,7 @@ func (l *loader) load() (*Config, error) {
 	l.knockPorts()
 	l.line()
 	l.files()
+	l.zone()
 	l.firewall()
 	l.limits()
 	for _, name := range slices.Sorted(maps.Keys(l.raw.Service)) {

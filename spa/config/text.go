@@ -20,7 +20,8 @@ func (c Config) withServices() Config {
 		s := &c.Services[i]
 		s.For = or(s.For, defaultFor)
 		s.MaxFor = or(s.MaxFor, max(s.For, defaultMaxFor))
-		s.Addresses = none(s.Addresses)
+		s.Addresses, s.When = none(s.Addresses), none(s.When)
+		s.OnExpiry = or(s.OnExpiry, keepSessions)
 	}
 	c.Services = none(c.Services)
 	c.Capture.Interfaces = none(c.Capture.Interfaces)
@@ -45,10 +46,11 @@ func (c Config) text() string {
 		s.write(&b)
 	}
 	if len(c.Services) == 0 {
-		b.WriteString("# [service.ssh]                 # what clients ask for: spa-client open ssh\n" +
-			"# ports = [\"tcp/22\"]            # guarded: shut to all but granted addresses\n" +
-			"# for = \"30s\"                   # how long it stays open for new connections\n" +
-			"# max_for = \"10m\"               # the most a client may ask for\n")
+		example(&b, "[service.ssh]", "what clients ask for: spa-client open ssh")
+		example(&b, `ports = ["tcp/22"]`, "guarded: shut to all but granted addresses")
+		example(&b, `for = "30s"`, "how long it stays open for new connections")
+		example(&b, `max_for = "10m"`, "the most a client may ask for")
+		NewService("ssh").writeRest(&b)
 	}
 	return b.String()
 }
@@ -65,22 +67,14 @@ func (c Config) writeGateway(b *strings.Builder) {
 	setting(b, "window", quote(keys.FormatDuration(c.Window)), "how far a client's clock may be off")
 	setting(b, "receipts", strconv.FormatBool(c.Receipts), "answer clients: opened until when, or why not")
 	setting(b, "state", quote(relative(c.Dir, c.State)), "journal, lock and ledger; relative to this file")
+	changed(b, c.Zone != "", "zone", quote(c.Zone), `zone = "Europe/Berlin"`, "in which hours (when = ...) are meant; the machine's own if not said")
 }
 
 func (c Config) writeTables(b *strings.Builder) {
 	b.WriteString("\n[capture]\n")
 	setting(b, "mode", quote(c.Capture.Mode), "sniff: sees knocks before the firewall drops them")
 	setting(b, "interfaces", list(c.Capture.Interfaces), "none named: all but loopback, also those that come later")
-	b.WriteString("\n[firewall]\n")
-	setting(b, "backend", quote(c.Firewall.Backend), "auto, nftables, or dry-run: decide and record, touch nothing")
-	setting(b, "mode", quote(c.Firewall.Mode), "guard: shuts the services' ports, opens nothing that others shut")
-	setting(b, "closed", quote(c.Firewall.Closed), "drop or reject: as the host's other closed ports answer")
-	setting(b, "trusted_interfaces", list(c.Firewall.TrustedInterfaces), "from these every guarded port is open")
-	if c.Firewall.Mark == 0 {
-		b.WriteString("# mark = 0x20000000             # the connection mark's bit, if another tool uses this one\n")
-	} else {
-		setting(b, "mark", fmt.Sprintf("0x%08x", c.Firewall.Mark), "the connection mark's bit for admitted sessions")
-	}
+	c.Firewall.write(b)
 	b.WriteString("\n[audit]\n")
 	setting(b, "file", quote(relative(c.State, c.Audit.File)), "one line of JSON a decision; relative to state")
 	b.WriteString("\n# Of each client.\n[limits]\n")
@@ -88,6 +82,35 @@ func (c Config) writeTables(b *strings.Builder) {
 	setting(b, "grants", strconv.Itoa(c.Limits.Grants), "open at a time")
 	setting(b, "grants_per_hour", strconv.Itoa(c.Limits.GrantsPerHour), "")
 	b.WriteString("\n")
+}
+
+func (f Firewall) write(b *strings.Builder) {
+	b.WriteString("\n[firewall]\n")
+	setting(b, "backend", quote(f.Backend), "auto, nftables, iptables, or dry-run: decide and record, touch nothing")
+	setting(b, "mode", quote(f.Mode), "guard: shuts the services' ports, opens nothing that others shut")
+	setting(b, "closed", quote(f.Closed), "drop or reject: as the host's other closed ports answer")
+	setting(b, "trusted_interfaces", list(f.TrustedInterfaces), "from these every guarded port is open")
+	changed(b, f.Persist != "owner", "persist", quote(f.Persist), `persist = "file"`, "your own rule file holds the guard too: spa-server guard --print")
+	changed(b, f.Mark != 0, "mark", fmt.Sprintf("0x%08x", f.Mark), "mark = 0x20000000", "the connection mark's bit, if another tool uses this one")
+	f.Admit.write(b)
+}
+
+func (a Admit) write(b *strings.Builder) {
+	if a == (Admit{}) {
+		example(b, "[firewall.admit]", `with mode = "admit": sets (flags timeout) of your own table, which shuts the ports itself`)
+		example(b, `table = "inet filter"`, "")
+		example(b, `set4 = "spa4"`, "grants go in here: type ipv4_addr . inet_proto . inet_service")
+		example(b, `set6 = "spa6"`, "type ipv6_addr . inet_proto . inet_service")
+		return
+	}
+	b.WriteString("\n[firewall.admit]\n")
+	setting(b, "table", quote(a.Family+" "+a.Table), "your own table, which shuts the ports itself")
+	if a.Set4 != "" {
+		setting(b, "set4", quote(a.Set4), "grants go in here: type ipv4_addr . inet_proto . inet_service")
+	}
+	if a.Set6 != "" {
+		setting(b, "set6", quote(a.Set6), "type ipv6_addr . inet_proto . inet_service")
+	}
 }
 
 func (s Service) write(b *strings.Builder) {
@@ -106,7 +129,31 @@ func (s Service) write(b *strings.Builder) {
 		}
 		setting(b, "addresses", list(addresses), "guarded beside the host's own")
 	}
+	s.writeRest(b)
 	b.WriteString("\n")
+}
+
+// writeRest writes what most services leave as it is.
+func (s Service) writeRest(b *strings.Builder) {
+	changed(b, s.Cuts(), "on_expiry", quote(s.OnExpiry), `on_expiry = "cut"`, "end its sessions with the grant; keep lets them live on")
+	changed(b, len(s.When) > 0, "when", list(keys.SpanTexts(s.When)), `when = ["mon-fri 08:00-18:00"]`, "shut at other times; over midnight: \"fri 22:00-02:00\"")
+}
+
+// changed writes a setting that is not at its default, or else an example of it as a comment.
+func changed(b *strings.Builder, is bool, key, value, instead, comment string) {
+	if is {
+		setting(b, key, value, comment)
+		return
+	}
+	example(b, instead, comment)
+}
+
+// example writes a line that is valid without its comment sign.
+func example(b *strings.Builder, line, comment string) {
+	if comment != "" {
+		line = fmt.Sprintf("%-28s  # %s", line, comment)
+	}
+	b.WriteString("# " + line + "\n")
 }
 
 // setting writes a line with its comment in a column of its own.

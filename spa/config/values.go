@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"math/bits"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -79,23 +78,6 @@ func (l *loader) path(key, dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
-func (l *loader) firewall() {
-	f := l.raw.Firewall
-	l.oneOf("firewall.backend", f.Backend, "auto", "nftables", "dry-run")
-	l.oneOf("firewall.mode", f.Mode, "guard")
-	l.oneOf("firewall.closed", f.Closed, "drop", "reject")
-	l.interfaces("firewall.trusted_interfaces", f.TrustedInterfaces)
-	l.cfg.Firewall = Firewall{Backend: f.Backend, Mode: f.Mode, Closed: f.Closed, TrustedInterfaces: none(f.TrustedInterfaces)}
-	if f.Mark == nil {
-		return
-	}
-	if *f.Mark < 1 || *f.Mark > 1<<31 || bits.OnesCount64(uint64(*f.Mark)) != 1 {
-		l.must("firewall.mark", errors.New("should be one bit of 32, such as 0x20000000"))
-		return
-	}
-	l.cfg.Firewall.Mark = uint32(*f.Mark)
-}
-
 // The upper ends keep one client from filling the journal and the grant table.
 func (l *loader) limits() {
 	raw := l.raw.Limits
@@ -120,15 +102,21 @@ func (l *loader) service(name string, raw rawService) {
 		return
 	}
 	s := Service{Name: name, Ports: l.ports(key+".ports", raw.Ports), Addresses: l.addresses(key+".addresses", raw.Addresses)}
-	s.For, s.MaxFor = l.spans(key, raw)
+	s.For, s.MaxFor = l.times(key, raw)
+	s.When = l.when(key+".when", raw.When)
+	s.OnExpiry = keepSessions
+	if raw.OnExpiry != nil {
+		s.OnExpiry = *raw.OnExpiry
+		l.oneOf(key+".on_expiry", s.OnExpiry, keepSessions, cutSessions)
+	}
 	l.cfg.Services = append(l.cfg.Services, s)
 	if len(l.cfg.Services) == keys.MaxServices+1 {
 		l.must(key, fmt.Errorf("there are more than %d services", keys.MaxServices))
 	}
 }
 
-// spans reads for and max_for. A default never contradicts what the file says.
-func (l *loader) spans(key string, raw rawService) (span, most time.Duration) {
+// times reads for and max_for. A default never contradicts what the file says.
+func (l *loader) times(key string, raw rawService) (span, most time.Duration) {
 	span, most = defaultFor, defaultMaxFor
 	if raw.For != nil {
 		span = l.duration(key+".for", *raw.For)
@@ -197,16 +185,4 @@ func (l *loader) addresses(key string, texts []string) []netip.Addr {
 		list = append(list, a)
 	}
 	return list
-}
-
-// collisions refuses a guarded port that is a knock port: what arrives at a knock port of
-// its own is dropped before anything else, so the service could never be reached.
-func (l *loader) collisions() {
-	for _, k := range l.cfg.KnockPorts {
-		for _, s := range l.cfg.Services {
-			if !k.Shared && slices.ContainsFunc(s.Ports, func(p spa.Ports) bool { return p.Contains(spa.UDP, k.Port) }) {
-				l.must("service."+s.Name+".ports", fmt.Errorf("udp/%d is a knock port: choose another, or { port = %[1]d, shared = true } in knock_ports", k.Port))
-			}
-		}
-	}
 }

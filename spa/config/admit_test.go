@@ -1,0 +1,70 @@
+package config
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+const admitting = "[firewall]\nmode = 'admit'\n[firewall.admit]\n"
+
+// TestAdmit has what the file says of the administrator's own table, and what is said about it.
+func TestAdmit(t *testing.T) {
+	for add, want := range map[string]Admit{
+		"table = 'inet filter'\nset4 = 'spa4'\nset6 = 'spa6'": {"inet", "filter", "spa4", "spa6"},
+		"table = 'ip _my.table-1'\nset4 = 'S'":                {"ip", "_my.table-1", "S", ""},
+		"table = 'ip6 filter'\nset6 = 'spa6'":                 {"ip6", "filter", "", "spa6"},
+	} {
+		c, err := loadText(t, least+admitting+add)
+		if err != nil {
+			t.Errorf("%s: %v", add, err)
+			continue
+		}
+		if got := c.Firewall.Admit; got != want {
+			t.Errorf("%s: got %+v, want %+v", add, got, want)
+		}
+	}
+}
+
+func TestAdmitRefuses(t *testing.T) {
+	const table, sets = "table = 'inet filter'\n", "set4 = 'spa4'\n"
+	for text, want := range map[string]string{
+		admitting:                                   `:7: firewall.admit.table: should be the family and the name of your own table: "inet filter"`,
+		admitting + "table = 'filter'\n" + sets:     ":8: firewall.admit.table: should be the family",
+		admitting + "table = 'bridge filter'\n":     ":8: firewall.admit.table: should be the family",
+		admitting + "table = 'inet 1filter'\n":      ":8: firewall.admit.table: should be the family",
+		admitting + "table = 'inet filter '\n":      ":8: firewall.admit.table: should be the family",
+		admitting + table:                           ":7: firewall.admit: should name a set of that table",
+		admitting + table + "set4 = ''\n":           ":9: firewall.admit.set4: should be the name of a set",
+		admitting + table + "set6 = 'a b'\n":        ":9: firewall.admit.set6: should be the name of a set",
+		admitting + "table = 'ip f'\nset6 = 's'\n":  ":9: firewall.admit.set6: is for addresses that never reach",
+		admitting + "table = 'ip6 f'\nset4 = 's'\n": ":9: firewall.admit.set4: is for addresses that never reach",
+		admitting + table + "set5 = 's'\n":          `:9: firewall.admit.set5: unknown key`,
+		"[firewall.admit]\n" + table:                `:6: firewall.admit.table: has an effect with firewall.mode = "admit" only`,
+		"[firewall.admit]\n" + sets:                 `:6: firewall.admit.set4: has an effect with`,
+		"[firewall]\nmode='admit'\nclosed='reject'\n[firewall.admit]\n" + table + sets:            ":7: firewall.closed: has no effect",
+		"[firewall]\nmode='admit'\npersist='file'\n[firewall.admit]\n" + table + sets:             ":7: firewall.persist: has no effect",
+		"[firewall]\nmode='admit'\ntrusted_interfaces=['lan']\n[firewall.admit]\n" + table + sets: ":7: firewall.trusted_interfaces: has no effect",
+		"[firewall]\nmode='admit'\nmark=1\n[firewall.admit]\n" + table + sets:                     ":7: firewall.mark: has no effect",
+		"[firewall]\nmode='admit'\nbackend='iptables'\n[firewall.admit]\n" + table + sets:         `:6: firewall.mode: "admit" works with sets of nftables`,
+	} {
+		c, err := loadText(t, least+text)
+		if err == nil || c != nil || !strings.Contains(err.Error(), FileName+want) {
+			t.Errorf("%s\n got %v\nwant %s", text, err, want)
+		}
+	}
+}
+
+func TestLocation(t *testing.T) {
+	c, err := loadText(t, least+"zone = 'Europe/Berlin'\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	summer := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
+	if got := summer.In(c.Location()).Hour(); got != 14 {
+		t.Errorf("noon UTC in summer is %d o'clock, want 14", got)
+	}
+	if got := new(Config).Location(); got != time.Local {
+		t.Errorf("without a zone got %v, want the machine's own", got)
+	}
+}

@@ -1,0 +1,128 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+	"strings"
+
+	"sallyport/spa"
+)
+
+func (l *loader) firewall() {
+	f := l.raw.Firewall
+	l.oneOf("firewall.backend", f.Backend, "auto", "nftables", "iptables", "dry-run")
+	l.oneOf("firewall.mode", f.Mode, "guard", "admit")
+	l.oneOf("firewall.closed", f.Closed, "drop", "reject")
+	l.oneOf("firewall.persist", f.Persist, "owner", "file")
+	l.interfaces("firewall.trusted_interfaces", f.TrustedInterfaces)
+	l.cfg.Firewall = Firewall{Backend: f.Backend, Mode: f.Mode, Closed: f.Closed, Persist: f.Persist, TrustedInterfaces: none(f.TrustedInterfaces)}
+	l.mark()
+	l.admit()
+}
+
+func (l *loader) mark() {
+	mark := l.raw.Firewall.Mark
+	if mark == nil {
+		return
+	}
+	if *mark < 1 || *mark > 1<<31 || bits.OnesCount64(uint64(*mark)) != 1 {
+		l.must("firewall.mark", errors.New("should be one bit of 32, such as 0x20000000"))
+		return
+	}
+	l.cfg.Firewall.Mark = uint32(*mark)
+}
+
+// admit reads the sets of mode "admit". What only a guard has an effect on is refused beside it: a
+// setting that does nothing would be believed.
+func (l *loader) admit() {
+	raw := l.raw.Firewall.Admit
+	if l.cfg.Firewall.Mode != "admit" {
+		for _, key := range []string{"table", "set4", "set6"} {
+			if key = "firewall.admit." + key; l.doc.Has(key) {
+				l.must(key, errors.New(`has an effect with firewall.mode = "admit" only`))
+			}
+		}
+		return
+	}
+	family, table, ok := strings.Cut(raw.Table, " ")
+	if !ok || !slices.Contains([]string{"inet", "ip", "ip6"}, family) || !validSetName(table) {
+		l.must("firewall.admit.table", errors.New(`should be the family and the name of your own table: "inet filter"`))
+	}
+	l.cfg.Firewall.Admit = Admit{Family: family, Table: table, Set4: raw.Set4, Set6: raw.Set6}
+	l.admitSet("set4", raw.Set4, family == "ip6")
+	l.admitSet("set6", raw.Set6, family == "ip")
+	if raw.Set4 == "" && raw.Set6 == "" {
+		l.must("firewall.admit", errors.New(`should name a set of that table: set4 = "spa4", set6 = "spa6", or one of them`))
+	}
+	l.onlyGuarding()
+}
+
+func (l *loader) admitSet(key, name string, otherFamily bool) {
+	key = "firewall.admit." + key
+	switch {
+	case !l.doc.Has(key):
+	case !validSetName(name):
+		l.must(key, errors.New("should be the name of a set in that table"))
+	case otherFamily:
+		l.must(key, errors.New("is for addresses that never reach a table of that family"))
+	}
+}
+
+// validSetName reports whether nft takes s as a name without quotes.
+func validSetName(s string) bool {
+	if s == "" || len(s) > 100 {
+		return false
+	}
+	for i := range len(s) {
+		lower := s[i] | 0x20
+		letter := 'a' <= lower && lower <= 'z' || s[i] == '_'
+		if !letter && (i == 0 || !strings.ContainsRune("0123456789-.", rune(s[i]))) {
+			return false
+		}
+	}
+	return true
+}
+
+// onlyGuarding refuses what says how ports are kept shut where somebody else does that.
+func (l *loader) onlyGuarding() {
+	f := l.cfg.Firewall
+	for key, set := range map[string]bool{
+		"firewall.closed":             f.Closed != "drop",
+		"firewall.persist":            f.Persist != "owner",
+		"firewall.trusted_interfaces": len(f.TrustedInterfaces) > 0,
+		"firewall.mark":               f.Mark != 0,
+	} {
+		if set {
+			l.must(key, errors.New(`has no effect with firewall.mode = "admit": your own table keeps the ports shut`))
+		}
+	}
+	if f.Backend == "iptables" {
+		l.must("firewall.mode", errors.New(`"admit" works with sets of nftables, not with firewall.backend = "iptables"`))
+	}
+}
+
+// collisions refuses what contradicts itself. A guarded port must be no knock port: what arrives at a
+// knock port of its own is dropped before anything else, so the service could never be reached.
+// And one port has one answer to the question what becomes of its sessions.
+func (l *loader) collisions() {
+	for i, s := range l.cfg.Services {
+		for _, k := range l.cfg.KnockPorts {
+			if !k.Shared && slices.ContainsFunc(s.Ports, func(p spa.Ports) bool { return p.Contains(spa.UDP, k.Port) }) {
+				l.must("service."+s.Name+".ports", fmt.Errorf("udp/%d is a knock port: choose another, or { port = %[1]d, shared = true } in knock_ports", k.Port))
+			}
+		}
+		for _, other := range l.cfg.Services[:i] {
+			if s.OnExpiry != other.OnExpiry && anyOverlap(s.Ports, other.Ports) {
+				l.must("service."+s.Name+".on_expiry", fmt.Errorf("%s guards the same port and says %q: a port has one answer", other.Name, other.OnExpiry))
+			}
+		}
+	}
+}
+
+func anyOverlap(a, b []spa.Ports) bool {
+	return slices.ContainsFunc(a, func(p spa.Ports) bool {
+		return slices.ContainsFunc(b, func(q spa.Ports) bool { return overlap(p, q) })
+	})
+}
