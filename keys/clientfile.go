@@ -45,16 +45,22 @@ func ReadClient(path string) (*Client, error) {
 }
 
 func readClient(d folder, file string, s schema) (*Client, error) {
+	c, _, err := readClientDoc(d, file, s)
+	return c, err
+}
+
+func readClientDoc(d folder, file string, s schema) (*Client, *Document, error) {
 	name, err := fileName(filepath.Join(d.path, file))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var raw rawClient
 	doc, err := decodeSecret(d, file, maxClientFile, checkPrivate, &raw, s)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return raw.client(doc, name)
+	c, err := raw.client(doc, name)
+	return c, doc, err
 }
 
 // fileName is the name that a file NAME.toml is about.
@@ -154,7 +160,7 @@ func (r *reader) time(key string, t *time.Time) time.Time {
 		return time.Time{}
 	}
 	if t.IsZero() {
-		r.must(key, errors.New("is not a date of a client"))
+		r.must(key, errors.New("is not a date: the year 1 stands for none"))
 	}
 	return t.UTC()
 }
@@ -244,12 +250,17 @@ func (c *Client) text() []byte {
 		fmt.Fprintf(&b, "when = %s\n", list(SpanTexts(c.When)))
 	}
 	if p := c.Previous; p != nil {
-		fmt.Fprintf(&b, "previous = { id = \"%s\", key = \"%s\", until = %s }\n", p.ID, p.Key.Reveal(), timeText(p.Until))
+		fmt.Fprintf(&b, "previous = %s\n", p.text())
 	}
 	if !c.Revoked.IsZero() {
 		fmt.Fprintf(&b, "revoked = %s\n", timeText(c.Revoked))
 	}
 	return []byte(b.String())
+}
+
+// text is the value of previous.
+func (p *Previous) text() string {
+	return fmt.Sprintf("{ id = \"%s\", key = \"%s\", until = %s }", p.ID, p.Key.Reveal(), timeText(p.Until))
 }
 
 // list is a TOML list of texts.

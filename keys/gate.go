@@ -18,10 +18,10 @@ type Gates struct {
 	Until    time.Time // from then on Previous lets nothing in; zero without one
 }
 
-// Rotate returns g with a new key, and the current one as the previous, good until then.
-// What was the previous key before is no key any more.
-func (g Gates) Rotate(until time.Time) Gates {
-	return Gates{Current: NewGateKey(), Previous: g.Current, Until: until}
+// Rotate makes a new key. The current one becomes the previous, which is good until then;
+// what was the previous key before is no key any more.
+func (g *Gates) Rotate(until time.Time) {
+	*g = Gates{Current: NewGateKey(), Previous: g.Current, Until: until}
 }
 
 type rawGate struct {
@@ -47,12 +47,27 @@ func ReadGateIn(root *os.Root, dir, file string) (Gates, error) {
 }
 
 func readGate(d folder, file string) (Gates, error) {
+	g, _, err := readGateDoc(d, file)
+	return g, err
+}
+
+func readGateDoc(d folder, file string) (Gates, *Document, error) {
 	var raw rawGate
 	doc, err := decodeSecret(d, file, maxGateFile, checkPrivate, &raw, schema{})
 	if err != nil {
+		return Gates{}, nil, err
+	}
+	g, err := raw.gates(doc)
+	return g, doc, err
+}
+
+func parseGates(path string, text []byte) (Gates, error) {
+	var raw rawGate
+	d, err := decode(path, text, &raw, schema{})
+	if err != nil {
 		return Gates{}, err
 	}
-	return raw.gates(doc)
+	return raw.gates(d)
 }
 
 func (raw *rawGate) gates(d *Document) (Gates, error) {
@@ -82,31 +97,10 @@ func (r *reader) gate(key, text string) GateKey {
 // WriteGate writes the gate key of a new server to path, whole or not at all, for the
 // reader that WriteClient writes for. It never writes over an existing file (ErrExists).
 func WriteGate(path string, g GateKey) error {
-	return writeGates(path, Gates{Current: g}, onlyNew)
-}
-
-// ReplaceGates writes the gate keys over those of a server, whole or not at all.
-func ReplaceGates(path string, g Gates) error { return writeGates(path, g, onlyOver) }
-
-func writeGates(path string, g Gates, how placing) error {
-	if g.Current.IsZero() {
+	if g.IsZero() {
 		return fmt.Errorf("writing %s: keys: there is no gate key", path)
 	}
-	text := g.text()
-	if err := gatesReadBack(path, text); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return place(filepath.Clean(path), text, how, forService)
-}
-
-func gatesReadBack(path string, text []byte) error {
-	var raw rawGate
-	d, err := decode(path, text, &raw, schema{})
-	if err != nil {
-		return err
-	}
-	_, err = raw.gates(d)
-	return err
+	return place(filepath.Clean(path), Gates{Current: g}.text(), onlyNew, forService)
 }
 
 // text is the file of the gate keys.
@@ -115,7 +109,11 @@ func (g Gates) text() []byte {
 	b.WriteString("# Shared by all clients of this gateway. It is a secret: nobody else may read this file.\n")
 	fmt.Fprintf(&b, "version = %d\nkey = \"%s\"\n", Version, g.Current.Reveal())
 	if !g.Previous.IsZero() {
-		fmt.Fprintf(&b, "previous = { key = \"%s\", until = %s }\n", g.Previous.Reveal(), timeText(g.Until))
+		fmt.Fprintf(&b, "previous = %s\n", g.previousText())
 	}
 	return b.Bytes()
+}
+
+func (g Gates) previousText() string {
+	return fmt.Sprintf("{ key = \"%s\", until = %s }", g.Previous.Reveal(), timeText(g.Until))
 }

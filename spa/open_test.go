@@ -105,6 +105,28 @@ func TestOpenTriesEveryGate(t *testing.T) {
 	}
 }
 
+// TestOpenTellsOldGates: a gate that is being replaced lets in until its end, without it.
+func TestOpenTellsOldGates(t *testing.T) {
+	late := alice()
+	late.Gate = testGate(0x41)
+	packet := mustSeal(t, openSSH(), late)
+	for after, open := range map[time.Duration]bool{-time.Hour: false, -time.Nanosecond: false, 0: false, time.Nanosecond: true, time.Hour: true} {
+		id := gateway()
+		id.Gates = GatesOf(keys.Gates{Current: testGate(0x40), Previous: testGate(0x41), Until: testNow.Add(after)})
+		if !open {
+			refuse(t, ErrGate, packet, id, onlyAlice(), testNow)
+		} else if k, err := Open(packet, id, onlyAlice(), testNow); err != nil || !k.OldGate {
+			t.Errorf("%v before its end: old gate %v, %v", after, k.OldGate, err)
+		}
+		if k, err := Open(mustSeal(t, openSSH(), alice()), id, onlyAlice(), testNow); err != nil || k.OldGate {
+			t.Errorf("the new gate, %v before the other's end: old gate %v, %v", after, k.OldGate, err)
+		}
+	}
+	if gates := GatesOf(keys.Gates{Current: testGate(0x40)}); len(gates) != 1 || !gates[0].Until.IsZero() {
+		t.Errorf("a server with one key has %d gates", len(gates))
+	}
+}
+
 func TestOpenRefusesUnknownClients(t *testing.T) {
 	packet := mustSeal(t, openSSH(), alice())
 	refuse(t, ErrClient, packet, gateway(), clientMap{}, testNow)
