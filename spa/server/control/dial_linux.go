@@ -1,0 +1,91 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// maxReply is far more than any reply is.
+const maxReply = 4 << 20
+
+// Client is the asking end.
+type Client struct {
+	conn *net.UnixConn
+}
+
+// Dial connects to the server of a state directory. See ErrNotRunning and ErrRefused.
+func Dial(state string) (*Client, error) {
+	path := filepath.Join(state, SocketName)
+	dir, err := openDir(state)
+	if err != nil {
+		return nil, unreachable(path, err)
+	}
+	defer dir.Close()
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: short(dir)})
+	if err != nil {
+		return nil, unreachable(path, err)
+	}
+	return &Client{conn: conn}, nil
+}
+
+// unreachable says why there is nobody to ask.
+func unreachable(path string, err error) error {
+	switch err = plain(err); {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%s: %w", path, ErrNotRunning)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s: %w", path, ErrRefused)
+	}
+	return fmt.Errorf("asking spa-server at %s: %w", path, err)
+}
+
+// Close hangs up.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// Ask sends a request and hands over each reply but the last. A server that did not do it is a
+// *Denied. When ctx ends, so does this.
+func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) error {
+	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	line, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	// A server that refuses whoever asks has said so already: that is what there is to be read.
+	_, sent := c.conn.Write(append(line, '\n'))
+	lines := bufio.NewScanner(c.conn)
+	lines.Buffer(nil, maxReply)
+	for lines.Scan() {
+		var reply Reply
+		if err := json.Unmarshal(lines.Bytes(), &reply); err != nil {
+			return fmt.Errorf("the server's answer: %w", err)
+		}
+		if reply.Done {
+			return ended(reply)
+		}
+		if err := each(reply); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("the server hung up before it was done: %w", errors.Join(sent, lines.Err(), errHungUp))
+}
+
+var errHungUp = errors.New("it ended, or too many ask at once")
+
+func ended(r Reply) error {
+	if r.Error == "" {
+		return nil
+	}
+	return &Denied{Text: r.Error, Hint: r.Hint}
+}

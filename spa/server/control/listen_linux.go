@@ -1,0 +1,123 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Listener is the server's end. It is opened while root's rights are there and served later.
+type Listener struct {
+	net  *net.UnixListener
+	dir  *os.File
+	path string // for people
+}
+
+// Listen makes the socket in the state directory, 0600 and of that owner. One that a killed server
+// left behind is replaced: the caller has the directory's lock. Anything else of its name is left alone.
+func Listen(state string, owner int) (*Listener, error) {
+	l := &Listener{path: filepath.Join(state, SocketName)}
+	dir, err := openDir(state)
+	if err != nil {
+		return nil, fmt.Errorf("control: %w", err)
+	}
+	l.dir = dir
+	if err := l.open(owner); err != nil {
+		return nil, errors.Join(fmt.Errorf("control: making %s: %w", l.path, err), l.Close())
+	}
+	return l, nil
+}
+
+// openDir opens a directory to be gone through, whoever may read it.
+func openDir(path string) (*os.File, error) {
+	return os.OpenFile(path, unix.O_PATH|syscall.O_DIRECTORY, 0)
+}
+
+// short is a name for a file in an open directory: as long as the system takes, however long its path
+// is (an address holds 107 bytes), and of this directory, whatever its path leads to by now.
+func short(dir *os.File) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), SocketName)
+}
+
+func (l *Listener) open(owner int) error {
+	if err := l.unlink(); err != nil {
+		return err
+	}
+	private := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		// Before it has a name (see unix_bind in the kernel): there is no moment in which others could connect.
+		return errors.Join(raw.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }), err)
+	}}
+	listener, err := private.Listen(context.Background(), "unix", short(l.dir))
+	if err != nil {
+		return plain(err)
+	}
+	l.net = listener.(*net.UnixListener)
+	l.net.SetUnlinkOnClose(false) // see Close
+	if owner == os.Geteuid() {
+		return nil
+	}
+	return unix.Fchownat(int(l.dir.Fd()), SocketName, owner, -1, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// unlink takes an old socket away.
+func (l *Listener) unlink() error {
+	var stat unix.Stat_t
+	err := unix.Fstatat(int(l.dir.Fd()), SocketName, &stat, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return errors.New("there is something else of this name: move it away")
+	}
+	return unix.Unlinkat(int(l.dir.Fd()), SocketName, 0)
+}
+
+// Close stops listening and takes the socket away, where the directory lets this user: a server that
+// dropped its privileges leaves it, and nobody answers there.
+func (l *Listener) Close() error {
+	var errs []error
+	if l.net != nil {
+		if err := l.net.Close(); !errors.Is(err, net.ErrClosed) { // Serve has
+			errs = append(errs, err)
+		}
+		if err := l.unlink(); !errors.Is(err, fs.ErrPermission) && !errors.Is(err, unix.EROFS) {
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, l.dir.Close())
+	return errors.Join(errs...)
+}
+
+// plain is what the system said, without the name that it was asked by.
+func plain(err error) error {
+	if number, ok := errors.AsType[syscall.Errno](err); ok {
+		return number
+	}
+	return err
+}
+
+// peer returns the user at the other end.
+func peer(conn *net.UnixConn) (uint32, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(err, credErr); err != nil {
+		return 0, err
+	}
+	return cred.Uid, nil
+}

@@ -1,0 +1,159 @@
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// What keeps a client that does nothing, or too much, from costing anything.
+const (
+	maxConns   = 32
+	maxRequest = 4 << 10
+	askWithin  = 5 * time.Second  // a request is there
+	readWithin = 10 * time.Second // a reply is taken
+)
+
+// Handler answers one request: it sends replies, and what it returns is the last. Its context ends
+// when the client hangs up, or the server does.
+type Handler func(ctx context.Context, r Request, a *Answer) error
+
+// Serve answers clients until ctx ends, and returns once all of them are gone.
+func (l *Listener) Serve(ctx context.Context, handle Handler) error {
+	stop := context.AfterFunc(ctx, func() { l.net.Close() })
+	defer stop()
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	places := make(chan struct{}, maxConns)
+	for {
+		conn, err := l.net.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil { // out of descriptors, or it hung up already
+			select {
+			case <-time.After(100 * time.Millisecond):
+				continue
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		select {
+		case places <- struct{}{}:
+			conns.Go(func() {
+				defer func() { <-places }()
+				serve(ctx, conn, handle)
+			})
+		default:
+			conn.Close() // the root user's programs have all places: it is for them to give one back
+		}
+	}
+}
+
+// serve answers one client.
+func serve(parent context.Context, conn *net.UnixConn, handle Handler) {
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(parent)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) }) // whatever it waits for
+	defer stop()
+
+	a := &Answer{conn: conn, within: readWithin}
+	if err := admits(conn); err != nil {
+		a.end(err)
+		return
+	}
+	r, err := read(conn)
+	if err != nil {
+		a.end(err)
+		return
+	}
+	// Nothing more is to come: whatever does, ends it.
+	var hungUp sync.WaitGroup
+	defer hungUp.Wait()
+	hungUp.Go(func() {
+		conn.SetReadDeadline(time.Time{})
+		conn.Read(make([]byte, 1))
+		cancel()
+	})
+	err = handle(ctx, r, a)
+	if ctx.Err() == nil {
+		a.end(err)
+	}
+	conn.Close()
+}
+
+// admits returns an error unless root is at the other end, or the user that this process runs as.
+// The socket's mode says the same; this still holds when somebody has changed it.
+func admits(conn *net.UnixConn) error {
+	uid, err := peer(conn)
+	if err != nil {
+		return fmt.Errorf("asking who is there: %w", err)
+	}
+	if uid != 0 && int(uid) != os.Geteuid() {
+		return &Denied{Text: ErrRefused.Error()}
+	}
+	return nil
+}
+
+// read takes the request: one line, no longer than it can be, in time.
+func read(conn *net.UnixConn) (Request, error) {
+	conn.SetReadDeadline(time.Now().Add(askWithin))
+	line, err := bufio.NewReaderSize(io.LimitReader(conn, maxRequest), maxRequest).ReadBytes('\n')
+	if err != nil {
+		return Request{}, errors.New("no request came, or none that ends")
+	}
+	var r Request
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return Request{}, errors.New("this is no request that this server knows; is it as new as the program that asks?")
+	}
+	if rest, _ := io.ReadAll(d.Buffered()); len(bytes.TrimSpace(rest)) > 0 {
+		return Request{}, errors.New("one request at a time")
+	}
+	return r, nil
+}
+
+// Answer is what a client is sent.
+type Answer struct {
+	conn   *net.UnixConn
+	within time.Duration // zero: a reader may take as long as it likes
+}
+
+// Patient lets the client take its time to read: a handler that says so must not hold anything meanwhile.
+func (a *Answer) Patient() { a.within = 0 }
+
+// Send sends a reply.
+func (a *Answer) Send(r Reply) error {
+	line, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if a.within > 0 {
+		a.conn.SetWriteDeadline(time.Now().Add(a.within))
+	}
+	_, err = a.conn.Write(append(line, '\n'))
+	return err
+}
+
+// end sends the last reply.
+func (a *Answer) end(err error) {
+	r := Reply{Done: true}
+	if err != nil {
+		r.Error = err.Error()
+	}
+	if denied, ok := errors.AsType[*Denied](err); ok {
+		r.Hint = denied.Hint
+	}
+	a.within = readWithin
+	_ = a.Send(r) // it may have hung up
+}

@@ -1,0 +1,152 @@
+package control
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Status is what a server says of itself. Times are the server's.
+type Status struct {
+	Name       string    `json:"name"`
+	Address    string    `json:"address"`
+	PID        int       `json:"pid"`
+	Since      time.Time `json:"since"`
+	Now        time.Time `json:"now"`
+	Protocol   int       `json:"protocol"`   // version of the packets
+	Interfaces []string  `json:"interfaces"` // that are listened to; none: all but the loopback
+	KnockPorts []string  `json:"knock_ports"`
+	Guards     []string  `json:"guards"` // "ssh=tcp/22"
+	Receipts   bool      `json:"receipts"`
+	Window     string    `json:"window"` // how far a client's clock may be off
+
+	Firewall Firewall `json:"firewall"`
+	Gate     Gate     `json:"gate"`
+
+	Clients   int              `json:"clients"` // with a file, the revoked included
+	Grants    int              `json:"grants"`  // live
+	LastGrant *Grant           `json:"last_grant,omitempty"`
+	Decided   map[string]int64 `json:"decided"` // packets since the start, by verdict, and by reason where they were refused
+	Capture   Capture          `json:"capture"`
+	Floor     *Floor           `json:"floor,omitempty"`
+	Journal   Journal          `json:"journal"`
+
+	Seen     []Seen     `json:"seen"`      // clients that were heard since the start, the latest first
+	MoreSeen int        `json:"more_seen"` // how many were left out of Seen
+	Rights   Privileges `json:"privileges"`
+	Watchers int        `json:"watchers"`
+}
+
+// Firewall is what keeps the ports shut.
+type Firewall struct {
+	Backend  string `json:"backend"`  // "nftables"
+	Sentence string `json:"sentence"` // what guards, and what this kernel lacks
+	Persists bool   `json:"persists"` // the guard outlives another tool's flush while no server runs
+}
+
+// Gate is the key that all clients share.
+type Gate struct {
+	Previous bool      `json:"previous"`       // the one before is still good
+	Until    time.Time `json:"until,omitzero"` // when it stops to be
+}
+
+// Capture counts what came in before it was decided on.
+type Capture struct {
+	Received       uint64 `json:"received"`
+	Passed         uint64 `json:"passed"`
+	WrongInterface uint64 `json:"wrong_interface"`
+	NotForUs       uint64 `json:"not_for_us"`
+	OwnSource      uint64 `json:"own_source"`
+	BadSource      uint64 `json:"bad_source"`
+	Fragment       uint64 `json:"fragment"`
+	Options        uint64 `json:"options"`
+	Extension      uint64 `json:"extension"`
+	Malformed      uint64 `json:"malformed"`
+	KernelDrops    uint64 `json:"kernel_drops"` // came faster than they could be looked at
+}
+
+// Floor is what a reboot or a lost journal leaves: knocks that are stamped at or before it are refused.
+type Floor struct {
+	Until  time.Time `json:"until"`
+	Reason string    `json:"reason"`
+}
+
+// Journal is how full the replay memory is.
+type Journal struct {
+	Live    int    `json:"live"`    // packets remembered
+	Records int    `json:"records"` // places taken
+	Room    int    `json:"room"`    // of so many
+	Damaged string `json:"damaged,omitzero"`
+}
+
+// Seen is what is known of a client that was heard since the start.
+type Seen struct {
+	Client  string     `json:"client"`
+	Last    time.Time  `json:"last,omitzero"` // the last knock that was accepted as its own, and as fresh
+	From    netip.Addr `json:"from,omitzero"`
+	Ahead   float64    `json:"ahead"`             // its clock less ours in seconds, as that knock had it; below zero: behind
+	OldKey  bool       `json:"old_key,omitzero"`  // it was made with the key before the last rotation
+	OldGate bool       `json:"old_gate,omitzero"` // it was made with the old gate key
+	Stale   *Stale     `json:"stale,omitempty"`   // refused since then
+}
+
+// Stale is about packets that a client's key made and that were too old, or from the future: its
+// clock is off, or somebody sends copies.
+type Stale struct {
+	Packets int        `json:"packets"`
+	Last    time.Time  `json:"last"`
+	From    netip.Addr `json:"from"`
+	Ahead   float64    `json:"ahead"` // of the last, in seconds; below zero: behind
+}
+
+// Privileges are what the process has left.
+type Privileges struct {
+	User         string   `json:"user"`
+	UID          int      `json:"uid"`
+	GID          int      `json:"gid"`
+	Capabilities string   `json:"capabilities"`
+	NoNewPrivs   bool     `json:"no_new_privs"`
+	Notes        []string `json:"notes,omitempty"` // what could not be given up, and why
+}
+
+// Grant is who may reach what from where, until when.
+type Grant struct {
+	Client  string     `json:"client"` // whose it is
+	Service string     `json:"service"`
+	Source  netip.Addr `json:"source"`
+	Ports   []string   `json:"ports"`
+	Until   time.Time  `json:"until"`
+	Since   time.Time  `json:"since,omitzero"` // of a last grant only
+}
+
+// Revoked is what a revocation ended.
+type Revoked struct {
+	Ended    []Grant `json:"ended"`
+	Sessions int     `json:"sessions"` // that were cut
+}
+
+// Reloaded is what a reload changed.
+type Reloaded struct {
+	Settings []string `json:"settings"` // keys of server.toml, and gate.key
+	Added    []string `json:"added"`    // clients
+	Changed  []string `json:"changed"`
+	Removed  []string `json:"removed"`
+	Ended    []Grant  `json:"ended"` // grants that may not be held any more
+	Notes    []string `json:"notes,omitempty"`
+}
+
+// Decision is what became of a packet, or of so many; or of a grant.
+type Decision struct {
+	Time     time.Time      `json:"time"`
+	Verdict  string         `json:"verdict"` // as in the audit log; of a grant "ended", "revoked"
+	Client   string         `json:"client,omitzero"`
+	From     netip.AddrPort `json:"from,omitzero"` // of a grant without a port
+	Command  string         `json:"command,omitzero"`
+	Services []string       `json:"services,omitempty"`
+	Until    []time.Time    `json:"until,omitempty"` // of each service that was granted
+	Reason   string         `json:"reason,omitzero"`
+	Ahead    float64        `json:"ahead,omitzero"`    // of a stale packet: the client's clock less ours, in seconds
+	Copied   bool           `json:"copied,omitzero"`   // it came from an address that cannot be its owner's
+	OldKey   bool           `json:"old_key,omitzero"`  // made with the key before the last rotation
+	OldGate  bool           `json:"old_gate,omitzero"` // made with the old gate key
+	Packets  uint64         `json:"packets,omitzero"`  // how many the line stands for, where that is not one
+}
