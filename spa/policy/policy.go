@@ -50,13 +50,22 @@ type Holdings interface {
 type Policy struct {
 	services []config.Service // sorted by name
 	limits   config.Limits
+	zone     *time.Location // of the hours
 	holdings Holdings
 	hourly   map[string]*bucket // by client name: only who was admitted once is here
 }
 
 // New returns the policy that c describes.
 func New(c *config.Config, holdings Holdings) *Policy {
-	return &Policy{services: c.Services, limits: c.Limits, holdings: holdings, hourly: make(map[string]*bucket)}
+	return &Policy{services: c.Services, limits: c.Limits, zone: c.Location(), holdings: holdings, hourly: make(map[string]*bucket)}
+}
+
+// With returns the policy that c describes, in p's place: what clients have used of their hourly
+// limits stays used. One of the two may be used from then on.
+func (p *Policy) With(c *config.Config) *Policy {
+	next := New(c, p.holdings)
+	next.hourly = p.hourly
+	return next
 }
 
 // Source returns an error unless the knock may come from this address: the one it states, if it
@@ -96,12 +105,17 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 		if err != nil {
 			return nil, err
 		}
+		d := duration(k.For, terms, k.Client.MaxFor)
+		allowed := p.allowed(k.Client, terms, now, d)
+		if allowed == 0 {
+			return nil, &Denial{Reason: spa.ReasonNotNow, Service: service.String()}
+		}
 		grants = append(grants, firewall.Grant{
 			Client:  k.Client.Name,
 			Service: service.String(),
 			Source:  from,
 			Ports:   terms.Ports,
-			Until:   now.Add(duration(k.For, terms, k.Client.MaxFor) - max(0, now.Sub(start))),
+			Until:   now.Add(min(allowed, d-max(0, now.Sub(start)))),
 		})
 	}
 	if err := p.charge(k.Client.Name, grants, now); err != nil {
@@ -138,7 +152,7 @@ func (p *Policy) Keeps(c *keys.Client, g firewall.Grant, now time.Time) bool {
 	if err != nil || !Covered(g.Ports, terms.Ports) {
 		return false
 	}
-	return g.Until.Sub(now) <= duration(terms.MaxFor, terms, c.MaxFor)
+	return g.Until.Sub(now) <= duration(terms.MaxFor, terms, c.MaxFor) && p.inTime(c, terms, g, now)
 }
 
 // Covered reports whether all of the ports are among those of the service.
@@ -233,10 +247,10 @@ func (p *Policy) charge(client string, grants []firewall.Grant, now time.Time) e
 	}
 	b, ok := p.hourly[client]
 	if !ok {
-		b = newBucket(p.limits.GrantsPerHour, now)
+		b = &bucket{at: now}
 		p.hourly[client] = b
 	}
-	if !b.take(len(grants), now) {
+	if !b.take(len(grants), p.limits.GrantsPerHour, now) {
 		return &Denial{Reason: spa.ReasonTooManyPerHour}
 	}
 	return nil
@@ -276,26 +290,22 @@ func size(ports []spa.Ports) int {
 	return n
 }
 
-// bucket is an allowance of so many grants an hour: full at first, refilled steadily.
+// bucket is what a client has used of its grants an hour. It leaks at the rate of the limit, which may
+// change meanwhile.
 type bucket struct {
-	size   float64
-	tokens float64
-	at     time.Time
+	used float64
+	at   time.Time
 }
 
-func newBucket(perHour int, now time.Time) *bucket {
-	return &bucket{size: float64(perHour), tokens: float64(perHour), at: now}
-}
-
-// take takes n tokens, or none. A clock that was set back refills nothing.
-func (b *bucket) take(n int, now time.Time) bool {
+// take uses n of the limit, or nothing. A clock that was set back gives nothing back.
+func (b *bucket) take(n, perHour int, now time.Time) bool {
 	if passed := now.Sub(b.at); passed > 0 {
-		b.tokens = min(b.size, b.tokens+b.size*passed.Hours())
+		b.used = max(0, b.used-float64(perHour)*passed.Hours())
 	}
 	b.at = now
-	if b.tokens < float64(n) {
+	if b.used+float64(n) > float64(perHour) {
 		return false
 	}
-	b.tokens -= float64(n)
+	b.used += float64(n)
 	return true
 }
