@@ -37,6 +37,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
@@ -88,6 +89,9 @@ type Plan struct {
 	Routes  []Route // one for each address family, IPv4 first
 	sender  spa.Sender
 	net     network
+	port    uint16       // to connect to; 0: the service's only one
+	hosts   []netip.Addr // to connect to; none: the gateway that answered
+	keep    bool         // the connection that a probe made is the one that is wanted
 }
 
 // Route is how one address family of the gateway is knocked on.
@@ -147,6 +151,8 @@ type Answer struct {
 	Offset time.Duration
 	Tries  int   // packets sent
 	Err    error // why it is Silent
+
+	conn net.Conn // that the port accepted, where Dial wants it
 }
 
 // Until is when the grant of the i-th service ends, by this machine's clock. It is

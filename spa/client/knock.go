@@ -29,6 +29,7 @@ func (p *Plan) Knock(ctx context.Context) iter.Seq[Answer] {
 		limited, cancel := context.WithTimeout(ctx, p.Command.Timeout)
 		answers := make(chan Answer, len(p.Routes))
 		var routes sync.WaitGroup
+		defer discard(answers)
 		defer routes.Wait()
 		defer cancel()
 		for _, r := range p.Routes {
@@ -36,7 +37,11 @@ func (p *Plan) Knock(ctx context.Context) iter.Seq[Answer] {
 		}
 		for range p.Routes {
 			a := <-answers
-			if ctx.Err() != nil || !yield(a) {
+			if ctx.Err() != nil {
+				a.discard()
+				return
+			}
+			if !yield(a) {
 				return
 			}
 			if a.Verdict != Silent || errors.Is(a.Err, ErrMismatch) {
@@ -44,6 +49,20 @@ func (p *Plan) Knock(ctx context.Context) iter.Seq[Answer] {
 				defer patience.Stop()
 			}
 		}
+	}
+}
+
+// discard closes the connections of the answers that nobody takes.
+func discard(answers chan Answer) {
+	close(answers)
+	for a := range answers {
+		a.discard()
+	}
+}
+
+func (a Answer) discard() {
+	if a.conn != nil {
+		a.conn.Close()
 	}
 }
 

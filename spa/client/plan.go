@@ -71,14 +71,8 @@ func resolve(ctx context.Context, p *keys.Profile, n network) ([]netip.Addr, []u
 	if len(ports) == 0 {
 		return nil, nil, fmt.Errorf("host %s has no knock port", p.Name)
 	}
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{addr.Unmap()}, ports, nil
-	}
-	addrs, err := n.Lookup(ctx, host)
-	if err != nil {
-		return nil, nil, fmt.Errorf("looking up %q: %w", host, err)
-	}
-	return unmapped(addrs), ports, nil
+	addrs, err := lookup(ctx, host, n)
+	return addrs, ports, err
 }
 
 // unmapped makes IPv4 of IPv4-mapped addresses and drops what comes twice.
@@ -97,12 +91,7 @@ func unmapped(addrs []netip.Addr) []netip.Addr {
 func (p *Plan) route(ctx context.Context, gateways []netip.Addr, ports []uint16) error {
 	var trouble error
 	for _, is4 := range []bool{true, false} {
-		var family []netip.Addr
-		for _, a := range gateways {
-			if a.Is4() == is4 {
-				family = append(family, a)
-			}
-		}
+		family := ofFamily(gateways, is4)
 		if len(family) == 0 {
 			continue
 		}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -23,11 +24,12 @@ func (k *knocking) blind(ctx context.Context) Answer {
 		return k.unconfirmed(ctx)
 	}
 	probing, cancel := context.WithCancel(ctx)
-	open := make(chan netip.Addr, 1)
+	open := make(chan accepted, 1)
 	finished := make(chan struct{})
 	defer func() {
 		cancel()
 		<-finished
+		k.leave(open)
 	}()
 	if err := k.send(0); err != nil {
 		close(finished)
@@ -35,15 +37,15 @@ func (k *knocking) blind(ctx context.Context) Answer {
 	}
 	go func() {
 		defer close(finished)
-		if gateway, err := k.plan.probe(probing, k.route.Local, k.gateways(), ports); err == nil {
-			open <- gateway
+		if a, err := k.plan.probe(probing, k.route.Local, k.probed(), ports); err == nil {
+			open <- a
 		}
 	}()
 	return k.until(ctx, open)
 }
 
 // until sends the other packets until a probe succeeds or the time is over.
-func (k *knocking) until(ctx context.Context, open <-chan netip.Addr) Answer {
+func (k *knocking) until(ctx context.Context, open <-chan accepted) Answer {
 	for try := 1; ; try++ {
 		wait := k.plan.Command.Timeout
 		if try < len(k.at) {
@@ -51,9 +53,9 @@ func (k *knocking) until(ctx context.Context, open <-chan netip.Addr) Answer {
 		}
 		timer := time.NewTimer(time.Until(k.began.Add(wait)))
 		select {
-		case gateway := <-open:
+		case a := <-open:
 			timer.Stop()
-			return Answer{Verdict: Opened, Route: k.route, Gateway: gateway, Tries: len(k.packets)}
+			return k.confirmed(a)
 		case <-ctx.Done():
 			timer.Stop()
 			return k.silent(nil)
@@ -65,6 +67,26 @@ func (k *knocking) until(ctx context.Context, open <-chan netip.Addr) Answer {
 		if err := k.send(try); err != nil {
 			return k.silent(err)
 		}
+	}
+}
+
+// confirmed is the answer that a port gave by accepting.
+func (k *knocking) confirmed(by accepted) Answer {
+	a := Answer{Verdict: Opened, Route: k.route, Gateway: by.gateway, Tries: len(k.packets)}
+	if k.plan.keep {
+		a.conn = by.conn
+		return a
+	}
+	by.conn.Close()
+	return a
+}
+
+// leave closes a connection that came too late for an answer.
+func (k *knocking) leave(open <-chan accepted) {
+	select {
+	case a := <-open:
+		a.conn.Close()
+	default:
 	}
 }
 
@@ -93,11 +115,34 @@ func (k *knocking) gateways() []netip.Addr {
 	return out
 }
 
+// probed are the addresses that are tried: those to connect to, where they are others
+// than the gateway's.
+func (k *knocking) probed() []netip.Addr {
+	if len(k.plan.hosts) == 0 {
+		return k.gateways()
+	}
+	return ofFamily(k.plan.hosts, k.route.To[0].Addr().Is4())
+}
+
+// ofFamily are the addresses of one family.
+func ofFamily(all []netip.Addr, is4 bool) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range all {
+		if a.Is4() == is4 {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // probePorts are the TCP ports that accept once the command is carried out: the
 // first of each service. They are none for a close, or if a service has none that the profile knows.
 func (k *knocking) probePorts() []uint16 {
-	if k.plan.Command.Type != spa.TypeOpen {
+	if k.plan.Command.Type != spa.TypeOpen || len(k.probed()) == 0 {
 		return nil
+	}
+	if k.plan.port != 0 {
+		return []uint16{k.plan.port}
 	}
 	var ports []uint16
 	for _, s := range k.plan.Command.Services {
@@ -150,28 +195,39 @@ func (p *Plan) WaitOpen(ctx context.Context, a Answer) error {
 	if len(ports) == 0 {
 		return ErrNoTCP
 	}
-	_, err := p.probe(ctx, a.Route.Local, []netip.Addr{a.Gateway}, ports)
-	return err
+	by, err := p.probe(ctx, a.Route.Local, []netip.Addr{a.Gateway}, ports)
+	if err != nil {
+		return err
+	}
+	return by.conn.Close()
+}
+
+// accepted is a connection that a probe made, and with which address.
+type accepted struct {
+	conn    net.Conn
+	gateway netip.Addr
 }
 
 // probe connects to the ports one after the other until each has accepted, and
-// returns the address that accepted the last.
-func (p *Plan) probe(ctx context.Context, local netip.Addr, gateways []netip.Addr, ports []uint16) (netip.Addr, error) {
-	var gateway netip.Addr
-	for _, port := range ports {
-		accepted, err := p.probePort(ctx, local, gateways, port)
-		if err != nil {
-			return netip.Addr{}, err
+// returns the connection to the last.
+func (p *Plan) probe(ctx context.Context, local netip.Addr, gateways []netip.Addr, ports []uint16) (accepted, error) {
+	var last accepted
+	for i, port := range ports {
+		if i > 0 {
+			last.conn.Close()
 		}
-		gateway = accepted
+		var err error
+		if last, err = p.probePort(ctx, local, gateways, port); err != nil {
+			return accepted{}, err
+		}
 	}
-	return gateway, nil
+	return last, nil
 }
 
 // probePort tries a port at each address in turn. Every attempt has its time, twice
 // that of the attempt before: a dropped SYN is sent again by the system only after
 // a second, a new attempt sends one at once. A refusal is not believed either.
-func (p *Plan) probePort(ctx context.Context, local netip.Addr, gateways []netip.Addr, port uint16) (netip.Addr, error) {
+func (p *Plan) probePort(ctx context.Context, local netip.Addr, gateways []netip.Addr, port uint16) (accepted, error) {
 	slice := firstProbe
 	for try := 0; ctx.Err() == nil; try++ {
 		gateway := gateways[try%len(gateways)]
@@ -179,12 +235,11 @@ func (p *Plan) probePort(ctx context.Context, local netip.Addr, gateways []netip
 		conn, err := p.net.Dial(attempt, local, netip.AddrPortFrom(gateway, port))
 		if err == nil {
 			cancel()
-			conn.Close()
-			return gateway, nil
+			return accepted{conn, gateway}, nil
 		}
 		<-attempt.Done()
 		cancel()
 		slice = min(2*slice, lastProbe)
 	}
-	return netip.Addr{}, ctx.Err()
+	return accepted{}, ctx.Err()
 }

@@ -1,0 +1,111 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"sallyport/spa"
+)
+
+// PortError is returned where it is not clear to which port of a service to
+// connect, or where the port that was asked for is not the service's.
+type PortError struct {
+	Service spa.Service
+	Ports   []spa.Ports // that the service has, as far as it is known
+	Port    uint16      // asked for; 0: none was
+}
+
+// Error says what the service has.
+func (e *PortError) Error() string {
+	var all []string
+	for _, p := range e.Ports {
+		all = append(all, p.String())
+	}
+	has := strings.Join(all, ", ")
+	switch {
+	case len(all) == 0:
+		return fmt.Sprintf("the ports of %s are not known here", e.Service)
+	case e.Port != 0:
+		return fmt.Sprintf("tcp/%d is none of the ports of %s (%s)", e.Port, e.Service, has)
+	}
+	return fmt.Sprintf("%s has not one TCP port but %s", e.Service, has)
+}
+
+// OnlyPort returns the port among some that a connection to a service goes to: the one
+// asked for, if it is one of them, or with 0 the only TCP port. Else it
+// returns a [*PortError].
+func OnlyPort(s spa.Service, all []spa.Ports, asked uint16) (uint16, error) {
+	var only uint16
+	tcp := 0
+	for _, p := range all {
+		if p.Proto != spa.TCP {
+			continue
+		}
+		if asked != 0 && p.Low <= asked && asked <= p.High {
+			return asked, nil
+		}
+		only = p.Low
+		tcp += int(p.High-p.Low) + 1
+	}
+	if asked != 0 || tcp != 1 {
+		return 0, &PortError{Service: s, Ports: all, Port: asked}
+	}
+	return only, nil
+}
+
+// connect connects to what an answer opened.
+func (p *Plan) connect(ctx context.Context, a Answer) (net.Conn, error) {
+	if a.conn != nil {
+		return a.conn, nil
+	}
+	port, err := p.portOf(a)
+	if err != nil {
+		return nil, err
+	}
+	hosts := []netip.Addr{a.Gateway}
+	if len(p.hosts) > 0 {
+		hosts = ofFamily(p.hosts, a.Gateway.Is4())
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.Command.Timeout)
+	defer cancel()
+	err = fmt.Errorf("connecting: no %s address among %v", a.Route.Family(), p.hosts)
+	for i, host := range hosts {
+		var conn net.Conn
+		if conn, err = p.try(ctx, a.Route.Local, netip.AddrPortFrom(host, port), len(hosts)-i); err == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
+}
+
+// try connects to one of some addresses; those left have an equal part of the time.
+func (p *Plan) try(ctx context.Context, local netip.Addr, to netip.AddrPort, left int) (net.Conn, error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(left))
+		defer cancel()
+	}
+	conn, err := p.net.Dial(ctx, local, to)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %v: %w", to, err)
+	}
+	return conn, nil
+}
+
+// portOf is the port that a connection by an answer's grant goes to. What a receipt
+// tells counts; it may not tell all.
+func (p *Plan) portOf(a Answer) (uint16, error) {
+	service := p.Command.Services[0]
+	if a.Receipt == nil || len(a.Receipt.Services) == 0 {
+		return OnlyPort(service, p.Ports(service), p.port)
+	}
+	told := a.Receipt.Services[0]
+	if p.port != 0 && told.More {
+		return p.port, nil
+	}
+	return OnlyPort(service, told.Ports, p.port)
+}

@@ -1,0 +1,132 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"sallyport/spa"
+)
+
+// attemptDelay is the head start of the family that was granted first: the
+// Connection Attempt Delay of RFC 8305, section 5.
+const attemptDelay = 250 * time.Millisecond
+
+// Dial knocks and connects to a TCP port of the one service that the command opens,
+// as soon as the gateway has granted it: in the family that was granted. Where both
+// are, the one granted first has a head start of 250 ms, as RFC 8305 has it. Port 0 is the
+// only TCP port that the service has, by the receipt.
+//
+// Where the gateway sends no receipts it is the port itself that is tried until it
+// accepts, and that connection is returned.
+//
+// The answers are those that came before the connection stood; they are returned
+// with an error too. The error wraps [ErrNoAnswer] or is a [*RefusedError] where nothing
+// was granted, and a [*PortError] where the port is not what was granted.
+func (p *Plan) Dial(ctx context.Context, port uint16) (net.Conn, []Answer, error) {
+	if p.Command.Type != spa.TypeOpen || len(p.Command.Services) != 1 {
+		return nil, nil, &CommandError{errors.New("a connection needs one service, to open")}
+	}
+	p.port, p.keep = port, true
+	r := newRace(ctx, p)
+	defer r.end()
+	var answers []Answer
+	for answer := range p.Knock(r.knocking) {
+		answers = append(answers, answer)
+		if answer.Verdict == Opened {
+			r.enter(answer)
+		}
+	}
+	conn, err := r.winner()
+	if conn == nil && ctx.Err() != nil {
+		return nil, answers, ctx.Err()
+	}
+	if r.entered == 0 {
+		return nil, answers, p.failure(answers)
+	}
+	return conn, answers, err
+}
+
+// race is the attempts to connect, one for each family that was granted.
+type race struct {
+	plan     *Plan
+	ctx      context.Context // of the attempts
+	cancel   context.CancelFunc
+	knocking context.Context // ends when a connection stands
+	stop     context.CancelFunc
+	runners  sync.WaitGroup
+	results  chan attempt
+	entered  int
+	before   chan struct{} // closed when the attempt before has failed; nil: there was none
+}
+
+type attempt struct {
+	conn net.Conn
+	err  error
+}
+
+func newRace(ctx context.Context, p *Plan) *race {
+	r := &race{plan: p, results: make(chan attempt, len(p.Routes))}
+	r.ctx, r.cancel = context.WithCancel(ctx)
+	r.knocking, r.stop = context.WithCancel(ctx)
+	return r
+}
+
+// enter begins the attempt for an answer, at once or when its turn comes.
+func (r *race) enter(a Answer) {
+	before, failed := r.before, make(chan struct{})
+	r.before = failed
+	r.entered++
+	r.runners.Go(func() {
+		r.waitTurn(before)
+		conn, err := r.plan.connect(r.ctx, a)
+		if err != nil {
+			close(failed)
+		} else {
+			r.stop()
+		}
+		r.results <- attempt{conn, err}
+	})
+}
+
+// waitTurn returns when the attempt before has failed or had its head start.
+func (r *race) waitTurn(before <-chan struct{}) {
+	if before == nil {
+		return
+	}
+	timer := time.NewTimer(attemptDelay)
+	defer timer.Stop()
+	select {
+	case <-before:
+	case <-timer.C:
+	case <-r.ctx.Done():
+	}
+}
+
+// winner waits for the first connection. If there is none it returns all errors.
+func (r *race) winner() (net.Conn, error) {
+	var errs error
+	for range r.entered {
+		a := <-r.results
+		if a.err == nil {
+			return a.conn, nil
+		}
+		errs = errors.Join(errs, a.err)
+	}
+	return nil, errs
+}
+
+// end stops what still runs and closes the connections that nobody wants.
+func (r *race) end() {
+	r.stop()
+	r.cancel()
+	r.runners.Wait()
+	close(r.results)
+	for a := range r.results {
+		if a.conn != nil {
+			a.conn.Close()
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+)
+
+// Dialer connects to what stands behind a gateway: each DialContext knocks first.
+// It fits where a net.Dialer does, such as in an http.Transport.
+//
+// A Dialer may be used by several goroutines at once.
+type Dialer struct {
+	Profile *keys.Profile // the gateway; required
+	Service spa.Service   // zero: the profile's service that has the port
+	For     time.Duration // as in Command
+	Source  Source        // as in Command
+	Timeout time.Duration // as in Command, and again for the connection
+}
+
+// DialContext knocks at the gateway and then connects to the address, HOST:PORT, in a family
+// that was granted. The gateway itself is meant by a host that is the profile's name, its address, or
+// empty; another one, such as a second address of the gateway, is looked up. The network is
+// tcp, tcp4 or tcp6.
+//
+// The error is one of [Plan.Dial].
+func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return d.dial(ctx, network, address, system{})
+}
+
+func (d *Dialer) dial(ctx context.Context, family, address string, n network) (net.Conn, error) {
+	host, port, err := splitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	service, err := d.service(port)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := prepare(ctx, d.Profile, Command{Type: spa.TypeOpen, Services: []spa.Service{service},
+		For: d.For, Source: d.Source, Timeout: d.Timeout}, n)
+	if err != nil {
+		return nil, err
+	}
+	if err := plan.only(family); err != nil {
+		return nil, err
+	}
+	if !d.isGateway(host) {
+		if plan.hosts, err = lookup(ctx, host, n); err != nil {
+			return nil, err
+		}
+	}
+	conn, _, err := plan.Dial(ctx, port)
+	return conn, err
+}
+
+// splitHostPort is net.SplitHostPort with a port in figures.
+func splitHostPort(address string) (string, uint16, error) {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, fmt.Errorf("client: %w", err)
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || port == 0 {
+		return "", 0, fmt.Errorf("client: address %q: the port is a number of 1 to 65535", address)
+	}
+	return host, uint16(port), nil
+}
+
+// service is what is asked for to reach a port.
+func (d *Dialer) service(port uint16) (spa.Service, error) {
+	if d.Service != (spa.Service{}) {
+		return d.Service, nil
+	}
+	var found []string
+	for name, all := range d.Profile.Services {
+		for _, text := range all {
+			p, err := spa.ParsePorts(text)
+			if err == nil && p.Proto == spa.TCP && p.Low <= port && port <= p.High {
+				found = append(found, name)
+				break
+			}
+		}
+	}
+	if len(found) != 1 {
+		slices.Sort(found)
+		return spa.Service{}, fmt.Errorf("client: host %s has %d services with tcp/%d %v: say which in Dialer.Service", d.Profile.Name, len(found), port, found)
+	}
+	return spa.Service{Name: found[0]}, nil
+}
+
+// isGateway reports whether a host to connect to is the gateway itself.
+func (d *Dialer) isGateway(host string) bool {
+	own, _, _ := keys.SplitAddress(d.Profile.Address)
+	return host == "" || host == d.Profile.Name || host == own
+}
+
+// lookup returns the addresses of a host to connect to.
+func lookup(ctx context.Context, host string, n network) ([]netip.Addr, error) {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{addr.Unmap()}, nil
+	}
+	addrs, err := n.Lookup(ctx, host)
+	if err != nil {
+		return nil, fmt.Errorf("looking up %q: %w", host, err)
+	}
+	return unmapped(addrs), nil
+}
+
+// only leaves the routes of the family that a network is of.
+func (p *Plan) only(network string) error {
+	switch network {
+	case "tcp":
+		return nil
+	case "tcp4", "tcp6":
+	default:
+		return fmt.Errorf("client: network %q: %w", network, errors.ErrUnsupported)
+	}
+	p.Routes = slices.DeleteFunc(p.Routes, func(r Route) bool { return r.To[0].Addr().Is4() != (network == "tcp4") })
+	if len(p.Routes) == 0 {
+		return fmt.Errorf("client: %s has no address for %s", p.Profile.Name, network)
+	}
+	return nil
+}
