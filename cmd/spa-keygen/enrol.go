@@ -7,19 +7,18 @@ import (
 	"sallyport/spa/config"
 )
 
-// enrol makes a client of the gateway: the server's side of it, and what the client is given.
-func enrol(c *config.Config, name string, allow []string) (*keys.Client, *keys.Profile, error) {
+// profileOf is what a client of the gateway is given.
+func profileOf(c *config.Config, client *keys.Client) (*keys.Profile, error) {
 	gates, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	client := &keys.Client{Name: name, ID: keys.NewID(), Key: keys.NewKey(), Allow: allow}
 	profile := &keys.Profile{
 		Name:     c.Name,
 		Address:  c.Address,
 		ServerID: c.ServerID,
 		Gate:     gates.Current,
-		Client:   name,
+		Client:   client.Name,
 		ID:       client.ID,
 		Key:      client.Key,
 		Services: make(map[string][]string),
@@ -28,12 +27,12 @@ func enrol(c *config.Config, name string, allow []string) (*keys.Client, *keys.P
 	for _, port := range c.KnockPorts {
 		profile.KnockPorts = append(profile.KnockPorts, port.Port)
 	}
-	for _, text := range allow {
+	for _, text := range client.Allow {
 		if service, ok := c.Service(text); ok {
 			profile.Services[text] = portTexts(service)
 		}
 	}
-	return client, profile, nil
+	return profile, nil
 }
 
 func portTexts(service config.Service) []string {

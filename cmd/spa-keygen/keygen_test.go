@@ -22,7 +22,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata/script",
 		Setup: gateway,
-		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"token": checkToken, "exitcode": checkExit},
+		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"token": checkToken, "gates": checkGates, "exitcode": checkExit},
 	})
 }
 
@@ -50,8 +50,8 @@ func gateway(env *testscript.Env) error {
 
 // checkToken reads the token in a file and compares what it says: token FILE CLIENT ADDRESS SERVICES...
 func checkToken(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 3 {
-		ts.Fatalf("usage: token FILE CLIENT ADDRESS SERVICE...")
+	if len(args) < 3 {
+		ts.Fatalf("usage: [!] token FILE CLIENT ADDRESS SERVICE...")
 	}
 	p, err := keys.ParseToken(ts.ReadFile(args[0]))
 	ts.Check(err)
@@ -68,8 +68,37 @@ func checkToken(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%v", problems)
 	}
 	credential, ok := registry.Lookup(p.ID)
+	if neg {
+		if ok {
+			ts.Fatalf("the server knows the token's key")
+		}
+		return
+	}
 	if !ok || !credential.Key.Equal(p.Key) || credential.Client.Name != p.Client {
 		ts.Fatalf("the server does not know the token's key")
+	}
+}
+
+// checkGates compares which gate key each of two tokens holds: gates FILE FILE WHICH WHICH
+func checkGates(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: gates FILE FILE current|previous|none current|previous|none")
+	}
+	gates, err := keys.ReadGate(ts.MkAbs("etc/" + config.GateFile))
+	ts.Check(err)
+	for i, file := range args[:2] {
+		p, err := keys.ParseToken(ts.ReadFile(file))
+		ts.Check(err)
+		is := "none"
+		switch {
+		case p.Gate.Equal(gates.Current):
+			is = "current"
+		case p.Gate.Equal(gates.Previous):
+			is = "previous"
+		}
+		if is != args[2+i] {
+			ts.Fatalf("the gate key of %s is %s, want %s", file, is, args[2+i])
+		}
 	}
 }
 

@@ -1,4 +1,4 @@
-// Command spa-keygen makes, lists and revokes the keys of a gateway's clients.
+// Command spa-keygen makes, lists, replaces and revokes the keys of a gateway's clients.
 package main
 
 import (
@@ -14,7 +14,7 @@ func main() { os.Exit(cli.Main("spa-keygen", newRoot())) }
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "spa-keygen",
-		Short: "Make, list and revoke the keys of a gateway's clients",
+		Short: "Make, list, replace and revoke the keys of a gateway's clients",
 		Long: `spa-keygen keeps the client files of a gateway, one for each user. A running
 spa-server takes every change at once.
 
@@ -23,6 +23,6 @@ spa-server takes every change at once.
 	}
 	var dir string
 	cli.ConfigFlag(root, &dir, "/etc/spa")
-	root.AddCommand(newNew(&dir), newList(&dir), newShow(&dir), newRevoke(&dir))
+	root.AddCommand(newNew(&dir), newList(&dir), newShow(&dir), newRotate(&dir), newRevoke(&dir), newRotateGate(&dir))
 	return root
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,7 +18,7 @@ import (
 
 func newNew(dir *string) *cobra.Command {
 	var allow []string
-	var out string
+	var h handing
 	cmd := &cobra.Command{
 		Use:   "new NAME --allow SERVICE[,SERVICE]",
 		Short: "Make a client's key and print its enrolment token",
@@ -37,11 +36,11 @@ over as you would a password, and let "spa-client import" read it.`,
 			if err := checkNew(c, args[0], allow); err != nil {
 				return err
 			}
-			return create(cmd, c, args[0], allow, out)
+			return create(cmd, c, args[0], allow, h)
 		},
 	}
 	cmd.Flags().StringSliceVar(&allow, "allow", nil, "`SERVICE`s that the client may open: names, or ports such as tcp/8443")
-	cmd.Flags().StringVar(&out, "out", "", "write the token to `FILE` (mode 0600) instead of printing it")
+	h.flags(cmd)
 	cmd.MarkFlagRequired("allow")
 	return cmd
 }
@@ -79,42 +78,23 @@ func serviceNames(c *config.Config) string {
 
 // create writes the client's file and hands out the token. A token that cannot be handed out takes
 // the file with it: nobody could use the key.
-func create(cmd *cobra.Command, c *config.Config, name string, allow []string, out string) error {
+func create(cmd *cobra.Command, c *config.Config, name string, allow []string, h handing) error {
 	clients := filepath.Join(c.Dir, config.ClientsDir)
-	client, profile, err := enrol(c, name, allow)
+	client := &keys.Client{Name: name, ID: keys.NewID(), Key: keys.NewKey(), Allow: allow}
+	profile, err := profileOf(c, client)
 	if err != nil {
 		return err
 	}
 	err = keys.WriteClient(clients, client, true)
 	if errors.Is(err, keys.ErrExists) {
-		return cli.Fail(err, fmt.Sprintf("choose another name; to give %s a new key, revoke the old one, move its file away and make it anew", name))
+		return cli.Fail(err, fmt.Sprintf("choose another name; spa-keygen rotate %s gives %[1]s a new key", name))
 	}
 	if err != nil {
 		return err
 	}
-	if err := handOver(cmd.OutOrStdout(), profile.Token(), out); err != nil {
-		os.Remove(filepath.Join(clients, name+".toml"))
+	if err := h.give(cmd, name, profile.Token()); err != nil {
+		os.Remove(filepath.Join(clients, name+keys.Suffix))
 		return fmt.Errorf("handing out the token (the client was not made): %w", err)
 	}
-	if out != "" {
-		fmt.Fprintf(cmd.OutOrStdout(), "%s may open %s; its enrolment token is in %s\n", name, strings.Join(allow, ", "), out)
-	}
 	return nil
-}
-
-// handOver prints the token, or writes it into a new file that only its owner can read.
-func handOver(w io.Writer, token, out string) error {
-	if out == "" {
-		_, err := fmt.Fprintln(w, token)
-		return err
-	}
-	file, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(file, token)
-	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
-		os.Remove(out)
-	}
-	return err
 }

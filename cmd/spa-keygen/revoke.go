@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
 	"sallyport/spa/config"
 )
@@ -20,21 +22,30 @@ its knocks are met with silence, and what it had open is shut for new
 connections. Sessions that are open go on.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := read(*dir, args[0])
-			if err != nil {
-				return err
+			if err := keys.ValidName(args[0]); err != nil {
+				return cli.Misuse(err, "spa-keygen list shows the names")
 			}
-			if !c.Revoked.IsZero() {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s was revoked on %s already\n", c.Name, c.Revoked.Local().Format("2006-01-02 15:04:05"))
+			c, err := keys.ChangeClient(filepath.Join(*dir, config.ClientsDir), args[0], revoke)
+			if errors.Is(err, errRevoked) {
+				fmt.Fprintln(cmd.OutOrStdout(), err)
 				return nil
 			}
-			revoked := *c
-			revoked.Revoked = time.Now().UTC().Truncate(time.Second)
-			if err := keys.WriteClient(filepath.Join(*dir, config.ClientsDir), &revoked, false); err != nil {
+			if err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is revoked\n", c.Name)
 			return nil
 		},
 	}
+}
+
+// errRevoked is returned for a client that is revoked already: the first time counts.
+var errRevoked = errors.New("already")
+
+func revoke(c *keys.Client) error {
+	if !c.Revoked.IsZero() {
+		return fmt.Errorf("%s was revoked on %s %w", c.Name, c.Revoked.Local().Format("2006-01-02 15:04:05"), errRevoked)
+	}
+	c.Revoked = time.Now().UTC().Truncate(time.Second)
+	return nil
 }

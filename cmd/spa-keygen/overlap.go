@@ -1,0 +1,66 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"sallyport/keys"
+)
+
+const (
+	day        = 24 * time.Hour
+	maxOverlap = 400 * day // somebody who wants more does not want to rotate
+)
+
+// overlapFlag is how long what was replaced stays good: days, or a duration as in the files.
+type overlapFlag time.Duration
+
+// String returns whole days as days.
+func (f *overlapFlag) String() string {
+	d := time.Duration(*f)
+	switch {
+	case d == 0:
+		return "0"
+	case d%day == 0:
+		return strconv.Itoa(int(d/day)) + "d"
+	}
+	return keys.FormatDuration(d)
+}
+
+// Set reads "0", "7d" or "36h".
+func (f *overlapFlag) Set(s string) error {
+	if s == "0" {
+		*f = 0
+		return nil
+	}
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 32)
+		if err != nil || n == 0 || time.Duration(n)*day > maxOverlap {
+			return fmt.Errorf("1d to %dd, a shorter time such as 36h, or 0", maxOverlap/day)
+		}
+		*f = overlapFlag(time.Duration(n) * day)
+		return nil
+	}
+	d, err := keys.ParseDuration(s)
+	if err != nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "keys: ") + `; days are written "7d"`)
+	}
+	*f = overlapFlag(d)
+	return nil
+}
+
+// Type is what the help calls the value.
+func (f *overlapFlag) Type() string { return "DURATION" }
+
+// end is the moment from which on what was replaced is not good: a whole second, and not
+// earlier than was asked for.
+func (f *overlapFlag) end(now time.Time) time.Time {
+	end := now.UTC().Truncate(time.Second)
+	if *f == 0 {
+		return end
+	}
+	return end.Add(time.Duration(*f) + time.Second)
+}
