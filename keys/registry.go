@@ -36,6 +36,11 @@ func LoadRegistry(dir string) (*Registry, []error) {
 		return r, []error{fmt.Errorf("reading the clients: %w", err)}
 	}
 	r.folder.root = root
+	return r, r.load()
+}
+
+// load reads all files of the directory.
+func (r *Registry) load() []error {
 	names, errs := r.files()
 	clients, bad := r.readAll(names)
 	errs = append(errs, bad...)
@@ -50,7 +55,7 @@ func LoadRegistry(dir string) (*Registry, []error) {
 		}
 		r.add(c)
 	}
-	return r, errs
+	return errs
 }
 
 // files lists the clients of the directory, sorted.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -74,8 +75,22 @@ func Load(dir string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
+	return load(dir, func(into *raw) (*keys.Document, error) {
+		return keys.DecodeFile(filepath.Join(dir, FileName), maxFile, into)
+	})
+}
+
+// LoadIn is Load for a directory that was opened before, at the absolute path dir: it works
+// whatever was given up since.
+func LoadIn(root *os.Root, dir string) (*Config, error) {
+	return load(dir, func(into *raw) (*keys.Document, error) {
+		return keys.DecodeFileIn(root, dir, FileName, maxFile, into)
+	})
+}
+
+func load(dir string, decode func(into *raw) (*keys.Document, error)) (*Config, error) {
 	file := undecided()
-	d, err := keys.DecodeFile(filepath.Join(dir, FileName), maxFile, &file)
+	d, err := decode(&file)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,60 @@
+package replay
+
+import (
+	"testing"
+	"time"
+)
+
+// TestRetuneRefusesWhatWasStale: a longer window does not make fresh again what was too old before,
+// here the later packet of a request whose first is forgotten; not after a restart either.
+func TestRetuneRefusesWhatWasStale(t *testing.T) {
+	j, d := fresh(t, config())
+	first := packet(1, 1, start)
+	late := first
+	late.Nonce, late.Stamp = packet(1, 2, start).Nonce, after(25*time.Second)
+	admit(t, j, first, start, nil)
+	now := after(70 * time.Second)
+	admit(t, j, packet(1, 3, now), now, nil) // the first is forgotten
+	if err := j.Retune(10*time.Minute, 256, now); err != nil {
+		t.Fatal(err)
+	}
+	admit(t, j, late, now, ErrFloor)
+	admit(t, j, packet(1, 4, now.Add(-29*time.Second)), now, nil)
+	admit(t, j, packet(1, 5, now.Add(9*time.Minute)), now, nil)
+	longer := config()
+	longer.Window = 10 * time.Minute
+	again := reopen(t, copyOf(d), longer, now)
+	admit(t, again, late, now, ErrFloor)
+	admit(t, again, packet(1, 3, now), now, ErrSpent)
+}
+
+// TestRetuneKeepsWhatIsSpent: a shorter window forgets nothing, and counts by the new limit.
+func TestRetuneKeepsWhatIsSpent(t *testing.T) {
+	j, _ := fresh(t, config())
+	for n := range 10 {
+		admit(t, j, packet(1, n, after(time.Duration(n)*time.Millisecond)), start, nil)
+	}
+	if err := j.Retune(5*time.Second, 10, start); err != nil {
+		t.Fatal(err)
+	}
+	admit(t, j, packet(1, 0, start), start, ErrSpent)
+	admit(t, j, packet(1, 11, after(6*time.Second)), start, errStale)
+	admit(t, j, packet(1, 11, start), start, ErrFull)
+	if err := j.Retune(5*time.Second, 11, start); err != nil {
+		t.Fatal(err)
+	}
+	admit(t, j, packet(1, 11, start), start, nil)
+	admit(t, j, packet(1, 12, start), start, ErrFull)
+	for _, bad := range []struct {
+		window time.Duration
+		live   int
+	}{{0, 10}, {time.Second, 0}, {time.Second, maxLive + 1}} {
+		if err := j.Retune(bad.window, bad.live, start); err == nil {
+			t.Errorf("Retune(%v, %d): no error", bad.window, bad.live)
+		}
+	}
+	j.Close()
+	if err := j.Retune(time.Second, 1, start); err == nil {
+		t.Error("on a closed journal: no error")
+	}
+}
