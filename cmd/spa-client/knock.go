@@ -25,10 +25,15 @@ type knock struct {
 	plan    *client.Plan
 }
 
-func (k *knock) flags(cmd *cobra.Command) {
+// reach adds the flags that every command has which knocks.
+func (k *knock) reach(cmd *cobra.Command) {
 	k.app.hostFlag(cmd, &k.host)
 	cmd.Flags().Var(&k.source, "source", "address to state: auto, observed or an IP `ADDRESS`; the host's own setting without it")
 	cmd.Flags().DurationVar(&k.timeout, "timeout", client.DefaultTimeout, "how long to wait for an answer")
+}
+
+func (k *knock) flags(cmd *cobra.Command) {
+	k.reach(cmd)
 	cmd.Flags().BoolVar(&k.dryRun, "dry-run", false, "say what would be sent and send nothing")
 	cli.JSONFlag(cmd, &k.json)
 }
@@ -76,8 +81,27 @@ func (k *knock) completeServices(_ *cobra.Command, args []string, _ string) ([]s
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
+// completeService offers a service of the host that is meant.
+func (k *knock) completeService(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return k.completeServices(cmd, args, part)
+}
+
 // run plans the command, knocks, and says what came of it.
 func (k *knock) run(cmd *cobra.Command, t spa.Type, args []string, d time.Duration) error {
+	if err := k.prepare(cmd, t, args, d); err != nil {
+		return err
+	}
+	if k.dryRun {
+		return k.describe(cmd)
+	}
+	return k.send(cmd)
+}
+
+// prepare plans the command.
+func (k *knock) prepare(cmd *cobra.Command, t spa.Type, args []string, d time.Duration) error {
 	if k.timeout <= 0 {
 		return cli.Misuse(errors.New("--timeout leaves no time to answer"), "10s is usual")
 	}
@@ -95,13 +119,7 @@ func (k *knock) run(cmd *cobra.Command, t spa.Type, args []string, d time.Durati
 	if errors.As(err, &impossible) {
 		return cli.Misuse(err, "")
 	}
-	if err != nil {
-		return err
-	}
-	if k.dryRun {
-		return k.describe(cmd)
-	}
-	return k.send(cmd)
+	return err
 }
 
 // send knocks and reports the answers as they come.

@@ -32,6 +32,7 @@ Exit status: 0 done, 1 failed, 2 misused, 3 refused by the gateway, 4 no answer,
   spa-client close ssh --host gw`,
 	}
 	cli.ConfigFlag(root, &a.config, defaultConfig())
-	root.AddCommand(a.importCommand(), a.hostsCommand(), a.forgetCommand(), a.openCommand(), a.closeCommand())
+	root.AddCommand(a.importCommand(), a.hostsCommand(), a.forgetCommand(), a.openCommand(), a.closeCommand(),
+		a.connectCommand(), a.sshConfigCommand())
 	return root
 }

@@ -86,6 +86,5 @@ func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 	if err == nil || cmd.Context().Err() != nil {
 		return cmd.Context().Err()
 	}
-	return cli.Fail(fmt.Errorf("the port is open on %s but accepts no connections", k.plan.Profile.Name),
-		"is the service running there? do its own firewall and those on the way let it through?")
+	return k.unreached(fmt.Errorf("the port is open on %s but accepts no connections", k.plan.Profile.Name))
 }

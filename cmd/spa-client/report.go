@@ -171,7 +171,9 @@ func (k *knock) advice(reason spa.Status) string {
 		return "the gateway's administrator decides what this key may open"
 	case spa.ReasonSourceRequired:
 		return "where no NAT changes this machine's address, state it: --source ADDRESS"
-	case spa.ReasonTooManyGrants:
+	case spa.ReasonNotNow:
+		return "try again at a time at which it is allowed, or ask the gateway's administrator for other hours"
+	case spa.ReasonTooManyGrants, spa.ReasonTooManyPorts:
 		return "close what is no longer needed, or wait until it ends"
 	case spa.ReasonTooManyPerHour:
 		return "wait, or ask the gateway's administrator for a higher limit"

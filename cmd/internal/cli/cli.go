@@ -81,7 +81,7 @@ func run(ctx context.Context, name string, root *cobra.Command, args []string) i
 	if code, yes := interrupted(ctx, err); yes {
 		return code
 	}
-	exit := asExit(err, name, cmd, *began)
+	exit := ownCode(cmd, asExit(err, name, cmd, *began))
 	if exit.Err != nil {
 		complain(root, name, exit)
 	}

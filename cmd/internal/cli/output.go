@@ -7,7 +7,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 )
 
 // ConfigFlag adds --config DIR to a program: the directory of its files.
@@ -42,11 +41,7 @@ const (
 // paint colours text where it is read on a terminal that wants colours: not with
 // NO_COLOR (no-color.org), nor where TERM is dumb or, as on Windows, unset.
 func paint(w io.Writer, colour, text string) string {
-	file, ok := w.(*os.File)
-	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "" || os.Getenv("TERM") == "dumb" {
-		return text
-	}
-	if !term.IsTerminal(int(file.Fd())) {
+	if os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "" || os.Getenv("TERM") == "dumb" || !isTerminal(w) {
 		return text
 	}
 	return colour + text + plain

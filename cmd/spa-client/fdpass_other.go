@@ -1,0 +1,18 @@
+//go:build !unix
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"sallyport/cmd/internal/cli"
+)
+
+// passOn returns an error: this system cannot hand a connection to another program so.
+func passOn(*os.File, net.Conn) error {
+	return cli.Fail(fmt.Errorf("handing the connection over: %w", errors.ErrUnsupported),
+		"leave out --fdpass here, and ProxyUseFdpass in ssh's configuration")
+}

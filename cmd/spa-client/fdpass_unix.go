@@ -1,0 +1,44 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/cmd/internal/cli"
+)
+
+// passOn hands a connection to the process at the other end of a socket (SCM_RIGHTS, with
+// one byte to carry it, as OpenSSH's ProxyUseFdpass expects it).
+func passOn(socket *os.File, conn net.Conn) error {
+	file, err := conn.(*net.TCPConn).File()
+	if err != nil {
+		return fmt.Errorf("handing the connection over: %w", err)
+	}
+	defer file.Close()
+	fd := int(file.Fd())
+	// The flag belongs to the connection, not to this program's end of it, and whoever
+	// gets it expects an ordinary one.
+	if err := unix.SetNonblock(fd, false); err != nil {
+		return fmt.Errorf("handing the connection over: %w", err)
+	}
+	for {
+		err = unix.Sendmsg(int(socket.Fd()), []byte{0}, unix.UnixRights(fd), nil, 0)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if errors.Is(err, unix.ENOTSOCK) {
+		return cli.Fail(errors.New("standard output is no socket: there is nobody to hand the connection to"),
+			"--fdpass is for ssh's ProxyCommand together with ProxyUseFdpass yes")
+	}
+	if err != nil {
+		return fmt.Errorf("handing the connection over: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/client"
+)
+
+// sshPort is the port that ssh uses unless it is told another.
+const sshPort = 22
+
+// sshConfig is the block of a host for ssh's configuration.
+type sshConfig struct {
+	name, host string // of the profile, and where it is
+	service    string
+	port       uint16
+	asked      uint16 // given with --port; 0: the service has only the one
+	program    string
+	config     string // for --config; empty: the usual
+	fdpass     bool
+	windows    bool
+}
+
+func (a *app) sshConfigCommand() *cobra.Command {
+	k := &knock{app: a}
+	var port portFlag
+	var fdpass bool
+	cmd := &cobra.Command{
+		Use:   "ssh-config [SERVICE]",
+		Short: "Print what to put into ssh's configuration",
+		Long: `Ssh-config prints a block for ~/.ssh/config. With it ssh, scp, rsync, git and whatever
+else runs ssh open the service and connect through it by themselves: "ssh gw" is all. The
+host's key stays known under the gateway's own name or address.
+
+The service is ssh where it is not said. With --fdpass ssh gets the connection itself, so
+that nothing of spa-client stays in between; Windows has no such thing.`,
+		Example: `  spa-client ssh-config --host gw >> ~/.ssh/config
+  ssh gw`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := k.sshConfig(cmd, args, uint16(port))
+			if err != nil {
+				return err
+			}
+			c.fdpass = fdpass
+			return c.print(cmd.OutOrStdout())
+		},
+		ValidArgsFunction: k.completeService,
+	}
+	k.app.hostFlag(cmd, &k.host)
+	cmd.Flags().Var(&port, "port", "TCP `PORT` of a service that has several")
+	cmd.Flags().BoolVar(&fdpass, "fdpass", false, "let ssh take the connection over (ProxyUseFdpass)")
+	return cmd
+}
+
+// sshConfig gathers what stands in the block.
+func (k *knock) sshConfig(cmd *cobra.Command, args []string, port uint16) (*sshConfig, error) {
+	p, err := k.app.profile(k.host)
+	if err != nil {
+		return nil, err
+	}
+	host, _, err := keys.SplitAddress(p.Address)
+	if err != nil {
+		return nil, fmt.Errorf("the address of host %s: %w", p.Name, err)
+	}
+	c := &sshConfig{name: p.Name, host: host, asked: port, windows: runtime.GOOS == "windows"}
+	if c.service, c.port, err = sshService(p, args, port); err != nil {
+		return nil, err
+	}
+	if c.program, err = program(); err != nil {
+		return nil, err
+	}
+	if cmd.Flag("config").Changed {
+		if c.config, err = filepath.Abs(k.app.config); err != nil {
+			return nil, fmt.Errorf("the directory of --config: %w", err)
+		}
+	}
+	if strings.ContainsAny(c.program+c.config, "\r\n") {
+		return nil, errors.New("ssh's configuration cannot hold a path with a line break in it")
+	}
+	return c, nil
+}
+
+// sshService is the service that ssh is to use, and its port.
+func sshService(p *keys.Profile, args []string, port uint16) (string, uint16, error) {
+	name := "ssh"
+	if len(args) == 1 {
+		name = args[0]
+	}
+	service, err := spa.ParseService(name)
+	if err != nil {
+		return "", 0, cli.Misuse(fmt.Errorf("%q is no service: %w", name, err), "")
+	}
+	known := (&client.Plan{Profile: p}).Ports(service)
+	if len(known) == 0 {
+		return "", 0, cli.Misuse(fmt.Errorf("%s has no service %s that is known here", p.Name, name),
+			"say which service is ssh's: spa-client ssh-config "+strings.Join(serviceNames(p), "|"))
+	}
+	port, err = client.OnlyPort(service, known, port)
+	if err != nil {
+		return "", 0, cli.Misuse(err, "say which is ssh's: --port PORT")
+	}
+	return name, port, nil
+}
+
+// program is how ssh finds this program: by its name where that leads to it, else by its path.
+func program() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("finding this program's own path: %w", err)
+	}
+	name := strings.TrimSuffix(filepath.Base(self), ".exe")
+	if found, err := exec.LookPath(name); err == nil && sameFile(found, self) {
+		return name, nil
+	}
+	return self, nil
+}
+
+func sameFile(a, b string) bool {
+	first, err1 := os.Stat(a)
+	second, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(first, second)
+}
+
+// print writes the block.
+func (c *sshConfig) print(w io.Writer) error {
+	lines := []string{"Host " + c.name, "\tHostName " + c.host}
+	alias := c.host // what ssh itself would look up without the block
+	if c.port != sshPort {
+		lines = append(lines, "\tPort "+strconv.Itoa(int(c.port)))
+		alias = "[" + c.host + "]:" + strconv.Itoa(int(c.port))
+	}
+	lines = append(lines, "\tHostKeyAlias "+alias, "\tProxyCommand "+c.command())
+	if c.fdpass {
+		lines = append(lines, "\tProxyUseFdpass yes")
+	}
+	_, err := fmt.Fprintln(w, strings.Join(lines, "\n"))
+	return err
+}
+
+// command is the command line for ProxyCommand, which ssh expands and a shell then reads.
+func (c *sshConfig) command() string {
+	words := []string{c.program}
+	if c.config != "" {
+		words = append(words, "--config", c.config)
+	}
+	words = append(words, "connect", c.service, "--host", c.name)
+	if c.asked != 0 {
+		words = append(words, "--port", strconv.Itoa(int(c.asked)))
+	}
+	if c.fdpass {
+		words = append(words, "--fdpass")
+	}
+	for i, word := range words {
+		words[i] = strings.ReplaceAll(c.quote(word), "%", "%%")
+	}
+	return strings.Join(words, " ")
+}
+
+// quote keeps a word one word for the shell: cmd.exe on Windows, sh elsewhere.
+func (c *sshConfig) quote(word string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:%"
+	if strings.Trim(word, plain) == "" {
+		return word
+	}
+	if c.windows {
+		return `"` + word + `"`
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
