@@ -61,7 +61,7 @@
 //  2. the tag is of one of the server's gate keys           ErrGate
 //  3. a client has the id                                   ErrClient
 //  4. the mac is of that client's key, for this server      ErrMAC
-//  5. neither client nor key was revoked or retired         ErrRevoked
+//  5. the client was not revoked, nor the key retired       ErrRevoked, ErrRetired
 //  6. the request is well-formed                            ErrMalformed
 //  7. its time is within the window of now, on either side  ErrStale
 //

@@ -125,7 +125,7 @@ func addRefusedBeforeMAC(add addFunc) {
 
 func addRefusedAfterMAC(add addFunc) {
 	add("revoked-client", "revoked", "The client was revoked an hour ago.", func(s *scene) { s.revoked = testNow.Add(-time.Hour) })
-	add("revoked-previous-key", "revoked", "Sealed with a previous client key, at its end.", func(s *scene) { s.until = testNow })
+	add("retired-previous-key", "retired", "Sealed with a previous client key, at its end.", func(s *scene) { s.until = testNow })
 	for name, plain := range badRequests() {
 		add("malformed-"+name, "malformed", "Well sealed, but the request in it is not well-formed: "+name+".", func(s *scene) {
 			s.plain = plain[:min(len(plain), requestMax)]

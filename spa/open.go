@@ -25,8 +25,10 @@ var (
 // What Open refuses after the MAC has held, wrapped in a *Refused. Such a packet is
 // neither spent nor answered.
 var (
-	// ErrRevoked is wrapped where the client was revoked, or the key is a previous one whose time is over.
-	ErrRevoked = errors.New("spa: revoked key")
+	// ErrRevoked is wrapped where the client was revoked.
+	ErrRevoked = errors.New("spa: revoked client")
+	// ErrRetired is wrapped where the key is a previous one whose time is over.
+	ErrRetired = errors.New("spa: retired key")
 	// ErrMalformed is wrapped where the request is not one of this version of the protocol.
 	ErrMalformed = errors.New("spa: malformed request")
 	// ErrStale is wrapped where the packet's time is further than the window from the server's, on either side.
@@ -36,7 +38,7 @@ var (
 // Refused is the error for a packet that a client's key did make. Nobody else can make
 // one, but everybody who saw it can send it again.
 type Refused struct {
-	Err    error // wraps ErrRevoked, ErrMalformed or ErrStale
+	Err    error // wraps ErrRevoked, ErrRetired, ErrMalformed or ErrStale
 	Client *keys.Client
 	// Time is the packet's own time where Err is ErrStale, otherwise zero.
 	Time time.Time
@@ -115,8 +117,8 @@ func Open(packet []byte, id *Identity, clients Clients, now time.Time) (Knock, e
 	if !equalMAC(packet[end:], requestMAC(cred.Key, id.Server, packet[:end])) {
 		return Knock{}, ErrMAC
 	}
-	if retired(cred, now) {
-		return Knock{}, &Refused{Err: ErrRevoked, Client: cred.Client}
+	if err := withdrawn(cred, now); err != nil {
+		return Knock{}, &Refused{Err: err, Client: cred.Client}
 	}
 	nonce := Nonce(packet[:nonceLen])
 	request, err := openBody(packet[bodyAt:end], cred.Key, &nonce)
@@ -148,8 +150,15 @@ func openGate(packet []byte, gates []Gate, now time.Time) (id keys.ID, old, ok b
 	return id, !gates[found].Until.IsZero(), true
 }
 
-func retired(c keys.Credential, now time.Time) bool {
-	return !c.Client.Revoked.IsZero() || over(c.Until, now)
+// withdrawn returns why a key is good no more, or nil.
+func withdrawn(c keys.Credential, now time.Time) error {
+	switch {
+	case !c.Client.Revoked.IsZero():
+		return ErrRevoked
+	case over(c.Until, now):
+		return ErrRetired
+	}
+	return nil
 }
 
 // over reports whether an end has come: at its moment it has. A zero end never comes.

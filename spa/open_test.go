@@ -193,7 +193,7 @@ func TestOpenRefusesRetiredKeys(t *testing.T) {
 	for _, until := range []time.Duration{-time.Hour, 0} {
 		c.Until = testNow.Add(until)
 		clients[aliceID] = c
-		refuse(t, ErrRevoked, packet, gateway(), clients, testNow)
+		refuse(t, ErrRetired, packet, gateway(), clients, testNow)
 	}
 	c.Until = testNow.Add(1)
 	clients[aliceID] = c

@@ -48,6 +48,7 @@ const (
 	ReasonIDReused       Status = 23 // the request id was that of another request
 	ReasonFailed         Status = 24 // the firewall did not do it
 	ReasonNotNow         Status = 25 // not at this time of the week
+	ReasonTooManyPorts   Status = 26 // more ports open at a time than a client may have
 )
 
 // String returns words for a person.
@@ -77,6 +78,8 @@ func (s Status) String() string {
 		return "the server could not change its firewall"
 	case ReasonNotNow:
 		return "outside the hours that the gateway's administrator set"
+	case ReasonTooManyPorts:
+		return "too many ports at a time"
 	}
 	return "status " + strconv.Itoa(int(s))
 }

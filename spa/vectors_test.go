@@ -24,7 +24,7 @@ type vector map[string][]string
 
 var verdicts = map[string]error{
 	"ok": nil, "length": ErrLength, "gate": ErrGate, "client": ErrClient, "mac": ErrMAC,
-	"revoked": ErrRevoked, "malformed": ErrMalformed, "stale": ErrStale,
+	"revoked": ErrRevoked, "retired": ErrRetired, "malformed": ErrMalformed, "stale": ErrStale,
 }
 
 func TestVectors(t *testing.T) {

@@ -200,7 +200,7 @@ func checkPacket(t *testing.T, v vector, verdict string) {
 		}
 		checkRequest(t, v, r)
 		checkSealing(t, v)
-	case "malformed", "stale", "revoked":
+	case "malformed", "stale", "revoked", "retired":
 		checkSealing(t, v)
 		fallthrough
 	default:
@@ -276,8 +276,11 @@ func (v vector) open(t *testing.T) (request, error) {
 		return request{}, errors.New("mac")
 	}
 	now := v.int(t, "now")
-	if len(v["revoked"]) > 0 || len(v["until"]) > 0 && now >= v.int(t, "until") {
+	if len(v["revoked"]) > 0 {
 		return request{}, errors.New("revoked")
+	}
+	if len(v["until"]) > 0 && now >= v.int(t, "until") {
+		return request{}, errors.New("retired")
 	}
 	body, err := xchacha(s.requestCipher, packet[:nonceSize], packet[bodyOffset:end])
 	if err != nil {

@@ -24,6 +24,8 @@ var refusals = map[byte]string{
 	22: "closed or revoked after the command was first made",
 	23: "the request id was used for another request",
 	24: "the server could not do it",
+	25: "outside the days and hours that the administrator set",
+	26: "too many ports open at a time",
 }
 
 // receipt is what section 6 describes.

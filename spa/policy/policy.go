@@ -22,8 +22,10 @@ import (
 var (
 	// ErrStated is returned when the packet states another source address than it came from.
 	ErrStated = errors.New("policy: the stated source address is not the observed one")
-	// ErrFrom is returned when the client's file does not let it knock from this address.
+	// ErrFrom is returned when the client's file names the addresses that it may knock from, and this is none.
 	ErrFrom = errors.New("policy: not one of the addresses that the client may knock from")
+	// ErrDeny is returned when the client's file names this address as one that it may not knock from.
+	ErrDeny = errors.New("policy: one of the addresses that the client may not knock from")
 )
 
 // Denial is Authorize's refusal: the reason that the client is told.
@@ -74,18 +76,18 @@ func (p *Policy) Source(k *spa.Knock, from netip.Addr) error {
 	if k.Source.IsValid() && k.Source != from {
 		return ErrStated
 	}
-	if !permits(k.Client, from) {
+	return permits(k.Client, from)
+}
+
+// permits returns why the client's file does not let it come from an address, or nil.
+func permits(c *keys.Client, from netip.Addr) error {
+	switch {
+	case matches(c.Deny, from):
+		return ErrDeny
+	case len(c.From) > 0 && !matches(c.From, from):
 		return ErrFrom
 	}
 	return nil
-}
-
-// permits reports whether the client's file lets it come from an address.
-func permits(c *keys.Client, from netip.Addr) bool {
-	if matches(c.Deny, from) {
-		return false
-	}
-	return len(c.From) == 0 || matches(c.From, from)
 }
 
 func matches(prefixes []netip.Prefix, addr netip.Addr) bool {
@@ -141,7 +143,7 @@ func (p *Policy) Closable(k *spa.Knock, now time.Time) error {
 // Keeps reports whether the client, as its file is now, may go on holding a grant that it was given
 // before. A nil client may hold nothing.
 func (p *Policy) Keeps(c *keys.Client, g firewall.Grant, now time.Time) bool {
-	if c == nil || !c.Revoked.IsZero() || expired(c, now) || !permits(c, g.Source) {
+	if c == nil || !c.Revoked.IsZero() || expired(c, now) || permits(c, g.Source) != nil {
 		return false
 	}
 	service, err := spa.ParseService(g.Service)
@@ -242,8 +244,8 @@ func duration(asked time.Duration, terms config.Service, clientMax time.Duration
 // charge takes the grants off the client's allowances, all or none. What the client holds already
 // is refreshed and does not count as one more live grant.
 func (p *Policy) charge(client string, grants []firewall.Grant, now time.Time) error {
-	if p.tooMany(grants, p.holdings.GrantsOf(client, now)) {
-		return &Denial{Reason: spa.ReasonTooManyGrants}
+	if err := p.tooMany(grants, p.holdings.GrantsOf(client, now)); err != nil {
+		return err
 	}
 	b, ok := p.hourly[client]
 	if !ok {
@@ -260,9 +262,9 @@ func (p *Policy) charge(client string, grants []firewall.Grant, now time.Time) e
 // table of grants has an entry for each, and is shared by all.
 const maxPorts = 8192
 
-// tooMany reports whether grants beside those that are held exceed what a client may hold. One
+// tooMany returns a denial where grants beside those that are held exceed what a client may hold. One
 // that is held already is refreshed, and is not one more.
-func (p *Policy) tooMany(grants, held []firewall.Grant) bool {
+func (p *Policy) tooMany(grants, held []firewall.Grant) error {
 	number, ports := 0, 0
 	for i, g := range held { // a grant of many ranges comes in parts
 		ports += size(g.Ports)
@@ -276,7 +278,13 @@ func (p *Policy) tooMany(grants, held []firewall.Grant) bool {
 			number, ports, fresh = number+1, ports+size(g.Ports), true
 		}
 	}
-	return fresh && (number > p.limits.Grants || ports > maxPorts)
+	switch {
+	case fresh && number > p.limits.Grants:
+		return &Denial{Reason: spa.ReasonTooManyGrants}
+	case fresh && ports > maxPorts:
+		return &Denial{Reason: spa.ReasonTooManyPorts}
+	}
+	return nil
 }
 
 // same reports whether two grants of one client are for the same thing.

@@ -92,8 +92,8 @@ func TestSource(t *testing.T) {
 		{"stated the other family", keys.Client{}, "2001:db8::2", ErrStated},
 		{"in from", keys.Client{From: prefixes("192.0.2.0/24")}, "", nil},
 		{"not in from", keys.Client{From: prefixes("198.51.100.0/24")}, "", ErrFrom},
-		{"in deny", keys.Client{Deny: prefixes("192.0.2.2/32")}, "", ErrFrom},
-		{"deny beats from", keys.Client{From: prefixes("192.0.2.0/24"), Deny: prefixes("192.0.2.0/30")}, "", ErrFrom},
+		{"in deny", keys.Client{Deny: prefixes("192.0.2.2/32")}, "", ErrDeny},
+		{"deny beats from", keys.Client{From: prefixes("192.0.2.0/24"), Deny: prefixes("192.0.2.0/30")}, "", ErrDeny},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -137,7 +137,7 @@ func TestDenials(t *testing.T) {
 		{"a refresh is not one more", allowed, []spa.Service{ssh}, holding(3, "ssh"), 0},
 		{"from elsewhere it is one more", allowed, []spa.Service{ssh}, elsewhere(holding(3, "ssh")), spa.ReasonTooManyGrants},
 		{"parts of one grant are one", allowed, []spa.Service{ssh}, append(holding(1, "mosh"), holding(2, "mosh")...), 0},
-		{"as many ports as may be", allowed, []spa.Service{ssh}, wide(8192), spa.ReasonTooManyGrants},
+		{"as many ports as may be", allowed, []spa.Service{ssh}, wide(8192), spa.ReasonTooManyPorts},
 		{"one port fewer", allowed, []spa.Service{ssh}, wide(8191), 0},
 		{"two more are too many", keys.Client{Allow: []string{"ssh", "mosh"}}, []spa.Service{ssh, mosh}, holding(2), spa.ReasonTooManyGrants},
 	}
