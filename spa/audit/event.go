@@ -139,3 +139,12 @@ func untils(r spa.Receipt) []time.Time {
 	}
 	return ends
 }
+
+// Reason returns why, without what is particular to the packet: there are as many reasons as the
+// program knows. It is empty where there is none to give.
+func (e Event) Reason() string {
+	if e.Err == nil {
+		return ""
+	}
+	return reason(e.Err)
+}
