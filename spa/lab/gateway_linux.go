@@ -1,0 +1,143 @@
+package lab
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Programs builds spa-server, spa-client, spa-keygen and the packages named, and
+// returns the directory with them.
+func Programs(t testing.TB, packages ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	build := exec.Command("go", append([]string{"build", "-o", dir, "sallyport/cmd/..."}, packages...)...)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the programs: %v\n%s", err, out)
+	}
+	return dir
+}
+
+// Gateway is the programs as users have them: spa-server on one host of [Pair], spa-client on the
+// other, set up by spa-server init and spa-keygen new.
+type Gateway struct {
+	Client, Host *Host
+	Bin          string // the directory of the programs
+	Config       string // of spa-server
+	Home         string // --config of spa-client: the host gw
+
+	t      testing.TB
+	server *exec.Cmd
+	log    *buffer
+}
+
+// NewGateway initialises a gateway at 192.0.2.1 (and 2001:db8::1) with some services such as
+// ssh=tcp/22, and a client alice who may open them all. Its server does not run yet.
+func NewGateway(t testing.TB, bin string, services ...string) *Gateway {
+	t.Helper()
+	g := &Gateway{t: t, Bin: bin, Config: filepath.Join(t.TempDir(), "etc"), Home: filepath.Join(t.TempDir(), "home"), log: new(buffer)}
+	g.Client, g.Host = Pair(t)
+	args := []string{"init", "--config", g.Config, "--address", "192.0.2.1"}
+	var names []string
+	for _, s := range services {
+		args = append(args, "--service", s)
+		name, _, _ := strings.Cut(s, "=")
+		names = append(names, name)
+	}
+	g.must(args...)
+	token := g.Enrol("alice", strings.Join(names, ","))
+	g.Import(g.Home, token)
+	return g
+}
+
+// Enrol makes a client that may open some services and returns its token.
+func (g *Gateway) Enrol(name, allow string) string {
+	g.t.Helper()
+	out, err := exec.Command(filepath.Join(g.Bin, "spa-keygen"), "new", name, "--allow", allow, "--config", g.Config).Output()
+	if err != nil {
+		g.t.Fatalf("spa-keygen new: %v", err)
+	}
+	return string(out)
+}
+
+// Import makes a token a host of a client's directory.
+func (g *Gateway) Import(home, token string) {
+	g.t.Helper()
+	cmd := exec.Command(filepath.Join(g.Bin, "spa-client"), "import", "--config", home, "--replace", "-")
+	cmd.Stdin = strings.NewReader(token)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		g.t.Fatalf("spa-client import: %v\n%s", err, out)
+	}
+}
+
+func (g *Gateway) must(args ...string) {
+	g.t.Helper()
+	if out, err := exec.Command(filepath.Join(g.Bin, "spa-server"), args...).CombinedOutput(); err != nil {
+		g.t.Fatalf("spa-server %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// Start runs the server until the test ends, and returns when it is ready.
+func (g *Gateway) Start() {
+	g.t.Helper()
+	g.server = exec.Command(filepath.Join(g.Bin, "spa-server"), "run", "--config", g.Config)
+	g.server.Stdout, g.server.Stderr = g.log, g.log
+	must(g.t, g.Host.Start(g.server))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = g.server.Wait() // how it ended stands in its log
+	}()
+	g.t.Cleanup(func() {
+		_ = g.server.Process.Signal(syscall.SIGTERM)
+		<-ended
+	})
+	Eventually(g.t, 20*time.Second, "the server to be ready:\n"+g.Log(), func() bool { return strings.Contains(g.Log(), "msg=ready") })
+}
+
+// Log is what the server has said.
+func (g *Gateway) Log() string { return g.log.String() }
+
+// Command is a program of the gateway's, spa-client with --config.
+func (g *Gateway) Command(program string, args ...string) *exec.Cmd {
+	config := g.Config
+	if program == "spa-client" {
+		config = g.Home
+	}
+	return exec.Command(filepath.Join(g.Bin, program), append([]string{"--config", config}, args...)...)
+}
+
+// Run runs a command on a host to its end and returns what it said on both streams and its exit code.
+func Run(t testing.TB, on *Host, cmd *exec.Cmd) (string, int) {
+	t.Helper()
+	var out buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	must(t, on.Start(cmd))
+	_ = cmd.Wait() // the exit code tells
+	return out.String(), cmd.ProcessState.ExitCode()
+}
+
+// buffer is a bytes.Buffer that can be read while it is written to.
+type buffer struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.String()
+}
