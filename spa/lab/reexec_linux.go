@@ -18,6 +18,7 @@ const inside = "SALLYPORT_LAB"
 // Main runs a package's tests, as an ordinary user by way of [Reexec]. Where namespaces
 // cannot be had the tests that need them say so: see [NeedNamespaces].
 func Main(m *testing.M) {
+	Become()
 	_ = Reexec() // what is missing is found again by the test that needs it, and told there
 	os.Exit(m.Run())
 }

@@ -1,0 +1,202 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// attemptEvery is how often Attempts tries, and attemptFor how long it waits for an answer. The
+// kernel sends a SYN again after a second: an attempt is one SYN.
+const (
+	attemptEvery = time.Millisecond
+	attemptFor   = 200 * time.Millisecond
+)
+
+// Attempts are TCP connections that somebody tries to make, a new one each millisecond, each with a
+// single SYN, without waiting for the outcome of those before.
+type Attempts struct {
+	from, to netip.AddrPort
+	begun    chan struct{} // closed with the first attempt
+	stop     chan struct{}
+	ended    sync.WaitGroup
+
+	// Of the goroutine that tries, and after its end of everybody.
+	made    []attempt
+	waiting []waiting
+	err     error
+}
+
+type attempt struct {
+	begun    time.Time
+	accepted bool
+}
+
+// waiting is the socket of an attempt that is not decided.
+type waiting struct{ fd, attempt int }
+
+// Attempt begins to try to connect from an address inside the host to an address and port; when it
+// returns the first attempt has been made. Stop ends it.
+func Attempt(t testing.TB, h *Host, from, to string) *Attempts {
+	t.Helper()
+	source, err := netip.ParseAddr(from)
+	must(t, err)
+	target, err := netip.ParseAddrPort(to)
+	must(t, err)
+	a := &Attempts{from: netip.AddrPortFrom(source, 0), to: target, begun: make(chan struct{}), stop: make(chan struct{})}
+	a.ended.Go(func() { a.err = h.Do(a.try) })
+	t.Cleanup(a.end)
+	<-a.begun
+	return a
+}
+
+// Stop makes no more attempts, waits until those under way are decided, and returns what came of all.
+func (a *Attempts) Stop() (Outcome, error) {
+	a.end()
+	if a.err != nil {
+		return Outcome{}, fmt.Errorf("lab: attempts from %v to %v: %w", a.from, a.to, a.err)
+	}
+	return outcome(a.made), nil
+}
+
+func (a *Attempts) end() {
+	select {
+	case <-a.stop:
+	default:
+		close(a.stop)
+	}
+	a.ended.Wait()
+}
+
+// try runs inside the host until it is stopped and what is under way is decided.
+func (a *Attempts) try() error {
+	defer a.abandon()
+	err := a.begin()
+	close(a.begun)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(attemptEvery)
+	defer tick.Stop()
+	stop, last := a.stop, time.Time{}
+	for last.IsZero() || time.Since(last) < attemptFor {
+		select {
+		case <-stop:
+			stop, last = nil, time.Now()
+		case <-tick.C:
+		}
+		if last.IsZero() {
+			if err := a.begin(); err != nil {
+				return err
+			}
+		}
+		if err := a.look(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begin sends a SYN.
+func (a *Attempts) begin() error {
+	family := unix.AF_INET
+	if a.to.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	a.waiting = append(a.waiting, waiting{fd, len(a.made)})
+	a.made = append(a.made, attempt{begun: time.Now()})
+	// A reset instead of an orderly end: nothing is to stay behind of so many.
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, sockaddr(a.from)); err != nil {
+		return err
+	}
+	err = unix.Connect(fd, sockaddr(a.to))
+	if errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.ECONNREFUSED) {
+		return nil
+	}
+	return err
+}
+
+// look takes out what is decided or has waited long enough.
+func (a *Attempts) look() error {
+	fds := make([]unix.PollFd, len(a.waiting))
+	for i, w := range a.waiting {
+		fds[i] = unix.PollFd{Fd: int32(w.fd), Events: unix.POLLOUT}
+	}
+	if _, err := unix.Poll(fds, 0); err != nil && !errors.Is(err, unix.EINTR) {
+		return err
+	}
+	still := a.waiting[:0]
+	for i, w := range a.waiting {
+		accepted := fds[i].Revents&unix.POLLOUT != 0 && fds[i].Revents&unix.POLLERR == 0
+		a.made[w.attempt].accepted = accepted
+		if fds[i].Revents != 0 || time.Since(a.made[w.attempt].begun) > attemptFor {
+			unix.Close(w.fd)
+			continue
+		}
+		still = append(still, w)
+	}
+	a.waiting = still
+	return nil
+}
+
+// abandon closes what is still under way.
+func (a *Attempts) abandon() {
+	for _, w := range a.waiting {
+		unix.Close(w.fd)
+	}
+}
+
+func sockaddr(ap netip.AddrPort) unix.Sockaddr {
+	if ap.Addr().Is6() {
+		return &unix.SockaddrInet6{Addr: ap.Addr().As16(), Port: int(ap.Port())}
+	}
+	return &unix.SockaddrInet4{Addr: ap.Addr().As4(), Port: int(ap.Port())}
+}
+
+// Outcome is what came of attempts.
+type Outcome struct {
+	Made, Through int           // attempts, and those that were accepted
+	Open          time.Duration // how long the port can have been open at the most, in all: from attempt in vain to attempt in vain
+	Longest       time.Duration // the longest time between two attempts: what is shorter was perhaps not seen
+}
+
+// outcome sums up attempts, in the order in which they were begun.
+func outcome(made []attempt) Outcome {
+	o := Outcome{Made: len(made)}
+	for i, this := range made {
+		if this.accepted {
+			o.Through++
+		}
+		if i == 0 {
+			continue
+		}
+		pause := this.begun.Sub(made[i-1].begun)
+		o.Longest = max(o.Longest, pause)
+		if this.accepted || made[i-1].accepted {
+			o.Open += pause
+		}
+	}
+	return o
+}
+
+// String is such as "open for 12.3ms at the most: 11 of 2034 attempts got through, the longest pause between two was 3ms".
+func (o Outcome) String() string {
+	round := func(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+	if o.Through == 0 {
+		return fmt.Sprintf("never open: none of %d attempts got through, the longest pause between two was %v", o.Made, round(o.Longest))
+	}
+	return fmt.Sprintf("open for %v at the most: %d of %d attempts got through, the longest pause between two was %v",
+		round(o.Open), o.Through, o.Made, round(o.Longest))
+}
