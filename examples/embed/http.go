@@ -1,0 +1,31 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+
+	"sallyport/spa/client"
+)
+
+// fetch prints what a URL leads to. Every connection that the transport makes is knocked for;
+// those that it keeps for later requests need no other.
+func fetch(ctx context.Context, door *client.Dialer, url string, out io.Writer) error {
+	transport := &http.Transport{DialContext: door.DialContext}
+	defer transport.CloseIdleConnections()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, response.Status)
+	}
+	_, err = io.Copy(out, response.Body)
+	return err
+}
