@@ -48,7 +48,7 @@ func TestRefusedInSilence(t *testing.T) {
 		{"another's key", as(func(s *spa.Sender) { s.Key = bob.Key }), ""},
 		{"for another server", as(func(s *spa.Sender) { s.Server = keys.NewServerID() }), ""},
 		{"other gate", as(func(s *spa.Sender) { s.Gate = keys.NewGateKey() }), ""},
-		{"revoked client", g.seal(request(), carol), "carol: 1 × spa: revoked key"},
+		{"revoked client", g.seal(request(), carol), "carol: 1 × spa: revoked client"},
 		{"stale", g.seal(at(-31*time.Second), alice), "× spa: stale packet"},
 		{"from the future", g.seal(at(90*time.Second), alice), "× spa: stale packet"},
 	}
