@@ -1,0 +1,91 @@
+package survey
+
+import "bytes"
+
+// cell is one byte of a register, a packet or a key, as far as it is known.
+type cell struct {
+	b    byte
+	what knowledge
+}
+
+type knowledge uint8
+
+const (
+	unknown  knowledge = iota
+	known              // b
+	outsider           // of the sender's address, which no rule names
+)
+
+func bytesOf(b ...byte) []cell {
+	cells := make([]cell, len(b))
+	for i := range b {
+		cells[i] = cell{b[i], known}
+	}
+	return cells
+}
+
+func unknowns(n int) []cell { return make([]cell, n) }
+
+func outsiders(n int) []cell {
+	cells := make([]cell, n)
+	for i := range cells {
+		cells[i].what = outsider
+	}
+	return cells
+}
+
+// concrete returns the bytes if all of them are known.
+func concrete(cells []cell) ([]byte, bool) {
+	b := make([]byte, len(cells))
+	for i, c := range cells {
+		if c.what != known {
+			return nil, false
+		}
+		b[i] = c.b
+	}
+	return b, true
+}
+
+// ofSource reports whether some are the sender's address.
+func ofSource(cells []cell) bool {
+	for _, c := range cells {
+		if c.what == outsider {
+			return true
+		}
+	}
+	return false
+}
+
+// equals compares what is known with want.
+func equals(cells []cell, want []byte) truth {
+	result := yes
+	for i, c := range cells {
+		switch {
+		case i >= len(want):
+			return result
+		case c.what != known:
+			result = result.and(maybe)
+		case c.b != want[i]:
+			return no
+		}
+	}
+	return result
+}
+
+// less reports whether the number that the cells are, most significant byte first, is below limit.
+func less(cells []cell, limit []byte) truth {
+	b, ok := concrete(cells)
+	if !ok {
+		return maybe
+	}
+	return certain(bytes.Compare(b, limit[:min(len(limit), len(b))]) < 0)
+}
+
+// within reports whether they are from low to high.
+func within(cells []cell, low, high []byte) truth {
+	b, ok := concrete(cells)
+	if !ok {
+		return maybe
+	}
+	return certain(bytes.Compare(b, low) >= 0 && bytes.Compare(b, high) <= 0)
+}

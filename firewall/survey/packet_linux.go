@@ -1,0 +1,286 @@
+package survey
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa"
+)
+
+// The expressions that read the packet and what the kernel knows about it, and those that
+// change it.
+
+const syn = 2
+
+func (m *machine) meta(a attributes) {
+	key := a.u32(unix.NFTA_META_KEY)
+	if register, writes := a[unix.NFTA_META_SREG]; writes {
+		m.setMeta(key, binary.BigEndian.Uint32(register))
+		return
+	}
+	m.store(a.u32(unix.NFTA_META_DREG), m.p.meta(key))
+}
+
+func (m *machine) setMeta(key, register uint32) {
+	if key != unix.NFT_META_MARK {
+		return
+	}
+	b, ok := concrete(m.load(register, 4))
+	if !ok || m.match != yes {
+		m.p.markKnown = maybe
+		return
+	}
+	m.p.mark = binary.NativeEndian.Uint32(b)
+}
+
+// meta returns what a key of meta loads.
+func (p *passage) meta(key uint32) []cell {
+	switch key {
+	case unix.NFT_META_L4PROTO:
+		return bytesOf(byte(p.packet.Proto))
+	case unix.NFT_META_NFPROTO:
+		if p.hook == ingress {
+			return bytesOf(unix.NFPROTO_NETDEV)
+		}
+		return bytesOf(p.nfproto())
+	case unix.NFT_META_PROTOCOL:
+		return bytesOf(binary.BigEndian.AppendUint16(nil, p.etherType())...)
+	case unix.NFT_META_IIF:
+		return native32(uint32(p.link.Index))
+	case unix.NFT_META_IIFNAME:
+		return ifName(p.link.Name)
+	case unix.NFT_META_OIF:
+		return p.metaOut(native32(0), 4)
+	case unix.NFT_META_OIFNAME:
+		return p.metaOut(ifName(p.out), unix.IFNAMSIZ)
+	case unix.NFT_META_MARK:
+		if p.markKnown == yes {
+			return native32(p.mark)
+		}
+	case unix.NFT_META_PKTTYPE:
+		return bytesOf(unix.PACKET_HOST)
+	}
+	return unknowns(16)
+}
+
+// metaOut is about the interface by which the packet leaves: none before forward.
+func (p *passage) metaOut(name []cell, size int) []cell {
+	if p.hook == forward && (p.out == "" || size == 4) {
+		return unknowns(size)
+	}
+	return name
+}
+
+func (p *passage) nfproto() byte {
+	if p.v4() {
+		return unix.NFPROTO_IPV4
+	}
+	return unix.NFPROTO_IPV6
+}
+
+func (p *passage) etherType() uint16 {
+	if p.v4() {
+		return unix.ETH_P_IP
+	}
+	return unix.ETH_P_IPV6
+}
+
+func (m *machine) payload(a attributes) {
+	if _, writes := a[unix.NFTA_PAYLOAD_SREG]; writes {
+		m.p.mangled = true
+		return
+	}
+	header := unknowns(256)
+	switch a.u32(unix.NFTA_PAYLOAD_BASE) {
+	case unix.NFT_PAYLOAD_NETWORK_HEADER:
+		m.p.networkHeader(header)
+	case unix.NFT_PAYLOAD_TRANSPORT_HEADER:
+		m.p.transportHeader(header)
+	}
+	from, size := int(a.u32(unix.NFTA_PAYLOAD_OFFSET)), int(a.u32(unix.NFTA_PAYLOAD_LEN))
+	if from+size > len(header) {
+		m.doubt(nil)
+		return
+	}
+	m.store(a.u32(unix.NFTA_PAYLOAD_DREG), header[from:from+size])
+}
+
+func (p *passage) networkHeader(h []cell) {
+	to := bytesOf(p.packet.To.AsSlice()...)
+	if p.v4() {
+		copy(h, bytesOf(0x45))
+		copy(h[6:], bytesOf(0x40, 0)) // not a fragment
+		copy(h[9:], bytesOf(byte(p.packet.Proto)))
+		copy(h[12:], outsiders(4))
+		copy(h[16:], to)
+		return
+	}
+	copy(h, bytesOf(0x60))
+	copy(h[6:], bytesOf(byte(p.packet.Proto)))
+	copy(h[8:], outsiders(16))
+	copy(h[24:], to)
+}
+
+func (p *passage) transportHeader(h []cell) {
+	ports := binary.BigEndian.AppendUint16(nil, senderPort)
+	copy(h, bytesOf(binary.BigEndian.AppendUint16(ports, p.packet.Port)...))
+	if p.packet.Proto == spa.TCP {
+		copy(h[13:], bytesOf(syn))
+	}
+}
+
+// exthdr finds no header of IPv6 but the fixed one; the options of TCP are not known.
+func (m *machine) exthdr(a attributes) {
+	const ipv6, present = 0, 1 // NFT_EXTHDR_OP_IPV6, NFT_EXTHDR_F_PRESENT
+	switch {
+	case a.u32(unix.NFTA_EXTHDR_OP) != ipv6:
+		m.loadUnknown(a)
+		m.doubt(nil)
+	case a.u32(unix.NFTA_EXTHDR_FLAGS)&present == 0:
+		m.want(no, false)
+	default:
+		m.store(a.u32(unix.NFTA_EXTHDR_DREG), bytesOf(0))
+	}
+}
+
+// States and status of a connection, as nft_ct.c tells them.
+const (
+	ctInvalid   = 1
+	ctNew       = 8
+	ctUntracked = 64
+	ctDNAT      = 1 << 5 // IPS_DST_NAT
+)
+
+func (m *machine) ct(a attributes) {
+	if _, writes := a[unix.NFTA_CT_SREG]; writes {
+		return
+	}
+	key, register := a.u32(unix.NFTA_CT_KEY), a.u32(unix.NFTA_CT_DREG)
+	if key == unix.NFT_CT_STATE {
+		m.store(register, m.p.ctState())
+		return
+	}
+	if m.p.untracked == yes || !m.p.tracking {
+		m.want(no, false) // nft_ct_get_eval: without a connection the rule ends
+		return
+	}
+	m.store(register, m.p.ctKey(key))
+	if m.p.untracked == maybe {
+		m.doubt(nil)
+	}
+}
+
+func (p *passage) ctState() []cell {
+	switch {
+	case p.untracked == maybe:
+		return unknowns(4)
+	case p.untracked == yes:
+		return native32(ctUntracked)
+	case !p.tracking:
+		return native32(ctInvalid)
+	}
+	return native32(ctNew)
+}
+
+func (p *passage) ctKey(key uint32) []cell {
+	switch key {
+	case unix.NFT_CT_DIRECTION:
+		return bytesOf(0)
+	case unix.NFT_CT_STATUS:
+		return p.ctStatus()
+	case unix.NFT_CT_L3PROTOCOL:
+		return bytesOf(p.nfproto())
+	case unix.NFT_CT_PROTOCOL:
+		return bytesOf(byte(p.packet.Proto))
+	case unix.NFT_CT_SRC, unix.NFT_CT_SRC_IP, unix.NFT_CT_SRC_IP6:
+		return outsiders(16)
+	}
+	return unknowns(16)
+}
+
+func (p *passage) ctStatus() []cell {
+	switch p.redirect {
+	case yes:
+		return native32(ctDNAT)
+	case no:
+		return native32(0)
+	}
+	return unknowns(4)
+}
+
+// fib asks the routing table. The outsider has a way back by the interface he comes by.
+func (m *machine) fib(a attributes) {
+	m.store(a.u32(unix.NFTA_FIB_DREG), m.p.fib(a.u32(unix.NFTA_FIB_RESULT), a.u32(unix.NFTA_FIB_FLAGS)))
+}
+
+func (p *passage) fib(result, flags uint32) []cell {
+	back := flags&unix.NFTA_FIB_F_SADDR != 0
+	switch {
+	case flags&unix.NFTA_FIB_F_PRESENT != 0:
+		return bytesOf(1)
+	case result == unix.NFT_FIB_RESULT_ADDRTYPE && back:
+		return native32(unix.RTN_UNICAST)
+	case result == unix.NFT_FIB_RESULT_ADDRTYPE:
+		if p.local {
+			return native32(unix.RTN_LOCAL)
+		}
+		return native32(unix.RTN_UNICAST)
+	case result == unix.NFT_FIB_RESULT_OIF && back:
+		return native32(uint32(p.link.Index))
+	case result == unix.NFT_FIB_RESULT_OIFNAME && back:
+		return ifName(p.link.Name)
+	}
+	return unknowns(16)
+}
+
+func (m *machine) notrack(attributes) { m.p.leaveUntracked(m.match) }
+
+// reject answers with a TCP reset (type 1) or an ICMP error.
+func (m *machine) reject(a attributes) {
+	answer := Unreachable
+	if a.u32(unix.NFTA_REJECT_TYPE) == unix.NFT_REJECT_TCP_RST {
+		answer = Reset
+	}
+	m.verdicts = []verdict{{action: drops, answer: answer}}
+}
+
+// nat leads the packet elsewhere where it is DNAT (type 1); SNAT changes nothing here.
+func (m *machine) nat(a attributes) {
+	m.verdicts = []verdict{{action: accepts}}
+	if a.u32(unix.NFTA_NAT_TYPE) != unix.NFT_NAT_DNAT {
+		return
+	}
+	to, port := m.p.packet.To, m.p.packet.Port
+	sure := m.match
+	if register, ok := a[unix.NFTA_NAT_REG_ADDR_MIN]; ok {
+		b, all := concrete(m.load(binary.BigEndian.Uint32(register), m.p.packet.To.BitLen()/8))
+		if !all {
+			sure = maybe
+		}
+		to, _ = netip.AddrFromSlice(b)
+	}
+	if register, ok := a[unix.NFTA_NAT_REG_PROTO_MIN]; ok {
+		port, sure = m.portIn(binary.BigEndian.Uint32(register), sure)
+	}
+	m.p.leadTo(netip.AddrPortFrom(to, port), sure)
+}
+
+// redir leads the packet to a port of this host.
+func (m *machine) redir(a attributes) {
+	m.verdicts = []verdict{{action: accepts}}
+	port, sure := m.p.packet.Port, m.match
+	if register, ok := a[unix.NFTA_REDIR_REG_PROTO_MIN]; ok {
+		port, sure = m.portIn(binary.BigEndian.Uint32(register), sure)
+	}
+	m.p.leadTo(netip.AddrPortFrom(m.p.packet.To, port), sure)
+}
+
+func (m *machine) portIn(register uint32, sure truth) (uint16, truth) {
+	b, all := concrete(m.load(register, 2))
+	if !all {
+		return 0, maybe
+	}
+	return binary.BigEndian.Uint16(b), sure
+}

@@ -1,0 +1,115 @@
+package survey
+
+import (
+	"fmt"
+	"strings"
+
+	"sallyport/spa"
+)
+
+// Place is a rule, or the policy of a base chain.
+type Place struct {
+	Family, Table, Chain string
+	Rule                 string // empty: the policy
+	Base                 string // the base chain that leads there
+	Tool                 Tool
+	Program              string // nft, iptables, ip6tables-legacy and so on
+}
+
+// Tool is what made a table, and has to be told where it is to be otherwise.
+type Tool string
+
+// Tools whose tables can be told by the names in them.
+const (
+	ByHand    Tool = ""
+	UFW       Tool = "ufw"
+	Firewalld Tool = "firewalld"
+	Docker    Tool = "docker"
+	Fail2ban  Tool = "fail2ban"
+)
+
+func (c *chain) place(r rule, base *chain) Place {
+	p := Place{Family: c.table.family, Table: c.table.name, Chain: c.name, Base: base.name, Program: c.table.program, Tool: toolOf(c)}
+	if r != nil {
+		p.Rule = r.String()
+	}
+	return p
+}
+
+// toolOf tells by names: of the chain first, since tools share the tables of iptables.
+func toolOf(c *chain) Tool {
+	if t := toolByName(c.name); t != ByHand {
+		return t
+	}
+	if c.table.name == "firewalld" {
+		return Firewalld
+	}
+	if c.table.kind == nftables {
+		return toolByName(c.table.name)
+	}
+	if c.hook == noHook {
+		return ByHand
+	}
+	for _, tool := range []struct {
+		chain string
+		tool  Tool
+	}{{"ufw-before-input", UFW}, {"ufw6-before-input", UFW}, {"INPUT_ZONES", Firewalld}} {
+		if c.table.chains[tool.chain] != nil {
+			return tool.tool
+		}
+	}
+	return ByHand
+}
+
+func toolByName(name string) Tool {
+	for prefix, tool := range map[string]Tool{"ufw": UFW, "DOCKER": Docker, "f2b-": Fail2ban} {
+		if strings.HasPrefix(name, prefix) {
+			return tool
+		}
+	}
+	return ByHand
+}
+
+// String says where it is: "table inet filter, chain input, rule handle 7".
+func (p Place) String() string {
+	what := "policy drop"
+	if p.Rule != "" {
+		what = "rule " + p.Rule
+	}
+	table := "table " + p.Family + " " + p.Table
+	if p.Program != "nft" {
+		table = p.Program + " table " + p.Table
+	}
+	return fmt.Sprintf("%s, chain %s, %s", table, p.Chain, what)
+}
+
+// Allow returns the command that lets ports pass by this place.
+func (p Place) Allow(ports spa.Ports) string {
+	proto := ports.Proto.String()
+	switch p.Tool {
+	case UFW:
+		return "ufw allow " + numbers(ports, ":") + "/" + proto
+	case Firewalld:
+		port := numbers(ports, "-") + "/" + proto
+		return fmt.Sprintf("firewall-cmd --add-port=%s && firewall-cmd --permanent --add-port=%[1]s", port)
+	case Docker:
+		return "allow it in the chain DOCKER-USER: iptables -I DOCKER-USER -p " + proto + " --dport " + numbers(ports, ":") + " -j ACCEPT"
+	case Fail2ban:
+		return "fail2ban-client status, and unban what is banned by mistake"
+	}
+	if p.Program == "nft" {
+		return fmt.Sprintf("nft insert rule %s %s %s %s dport %s accept, and the same in the file that loads this table", p.Family, p.Table, p.Base, proto, numbers(ports, "-"))
+	}
+	table := ""
+	if p.Table != "filter" {
+		table = " -t " + p.Table
+	}
+	return fmt.Sprintf("%s%s -I %s -p %s --dport %s -j ACCEPT, and save it where your rules are kept", p.Program, table, p.Base, proto, numbers(ports, ":"))
+}
+
+func numbers(p spa.Ports, dash string) string {
+	if p.Low == p.High {
+		return fmt.Sprint(p.Low)
+	}
+	return fmt.Sprintf("%d%s%d", p.Low, dash, p.High)
+}

@@ -1,0 +1,115 @@
+package survey
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// A saver is a program that prints the tables of iptables.
+type saver struct {
+	how     kind
+	family  string
+	names   []string // of the program, the first that there is
+	program string   // what changes these tables
+	proc    string   // where the kernel lists tables that only this program sees
+}
+
+var savers = []saver{
+	{iptables, "ip", []string{"iptables-nft-save", "iptables-save"}, "iptables", ""},
+	{iptables, "ip6", []string{"ip6tables-nft-save", "ip6tables-save"}, "ip6tables", ""},
+	{legacy, "ip", []string{"iptables-legacy-save", "iptables-save"}, "iptables-legacy", "ip_tables_names"},
+	{legacy, "ip6", []string{"ip6tables-legacy-save", "ip6tables-save"}, "ip6tables-legacy", "ip6_tables_names"},
+}
+
+// sbin is looked in where the path of a user leaves it out.
+var sbin = []string{"/usr/local/sbin", "/usr/sbin", "/sbin"}
+
+// addSaved adds the tables of iptables. What it adds takes the place of what was read of
+// these tables from the kernel, whose matches of xtables are opaque there.
+func (r *Ruleset) addSaved(ctx context.Context) error {
+	var problems []error
+	for _, s := range savers {
+		if !r.concerns(s) {
+			continue
+		}
+		if err := r.addFrom(ctx, s); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// concerns reports whether there is something that only this program can read. A program that
+// is asked nothing loads no module and makes no table.
+func (r *Ruleset) concerns(s saver) bool {
+	if s.proc != "" {
+		names, err := os.ReadFile("/proc/thread-self/net/" + s.proc)
+		return len(names) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist)
+	}
+	for name, bases := range savedBases {
+		t := r.tables[tableKey{nftables, s.family, name}]
+		if t == nil {
+			continue
+		}
+		for base := range bases {
+			if t.chains[base] != nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (r *Ruleset) addFrom(ctx context.Context, s saver) error {
+	program, err := find(s.names)
+	if err != nil {
+		return fmt.Errorf("%w: there are tables of %s, and no %s to list them", ErrNotRead, s.program, s.names[0])
+	}
+	text, err := run(ctx, program)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNotRead, err)
+	}
+	if nft := strings.Contains(text, "nf_tables"); text != "" && nft != (s.how == iptables) {
+		return fmt.Errorf("%w: %s lists other tables than those of %s", ErrNotRead, program, s.program)
+	}
+	found := r.addText(s.how, s.family, s.program, text)
+	if s.how == iptables {
+		for _, name := range found {
+			delete(r.tables, tableKey{nftables, s.family, name})
+		}
+	}
+	return nil
+}
+
+func find(names []string) (string, error) {
+	var err error
+	for _, name := range names {
+		var path string
+		if path, err = exec.LookPath(name); err == nil {
+			return path, nil
+		}
+		for _, dir := range sbin {
+			if path, err = exec.LookPath(dir + "/" + name); err == nil {
+				return path, nil
+			}
+		}
+	}
+	return "", err
+}
+
+// run returns what a program prints.
+func run(ctx context.Context, program string) (string, error) {
+	var out, said bytes.Buffer
+	cmd := exec.CommandContext(ctx, program)
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(said.String()))
+	}
+	return out.String(), nil
+}

@@ -1,0 +1,17 @@
+//go:build !linux
+
+package survey
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// setReader is needed where there are sets.
+type setReader interface{}
+
+// Read returns an error that wraps [errors.ErrUnsupported].
+func Read(context.Context) (*Ruleset, error) {
+	return nil, fmt.Errorf("survey: rule sets: %w", errors.ErrUnsupported)
+}

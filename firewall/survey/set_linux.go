@@ -1,0 +1,199 @@
+package survey
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// setReader fetches a set from the kernel when a rule asks for it: most are about sources, which
+// need not be looked at, and may be large.
+type setReader interface {
+	set(s Set) (*elements, error)
+}
+
+// elements are what a set or map holds.
+type elements struct {
+	interval bool
+	fields   []int // lengths of the parts of a key; one: not concatenated
+	list     []element
+}
+
+type element struct {
+	key, last []byte // last: the end of a range of concatenated keys
+	end       bool   // a range ends before this key
+	rest      bool   // matches what nothing else does
+	data      []byte
+	verdict   verdict
+	decides   bool // verdict holds
+}
+
+func (m *machine) lookup(a attributes) {
+	const inverted = 1 // NFT_LOOKUP_F_INV
+	name := Set{Family: m.table.family, Table: m.table.name, Name: a.str(unix.NFTA_LOOKUP_SET)}
+	key := m.register(a.u32(unix.NFTA_LOOKUP_SREG))
+	destination, isMap := a[unix.NFTA_LOOKUP_DREG]
+	if slices.Contains(m.p.packet.Members, name) && !isMap {
+		m.want(certain(a.u32(unix.NFTA_LOOKUP_FLAGS)&inverted == 0), false)
+		return
+	}
+	es, err := m.p.rules.sets.set(name)
+	if err != nil {
+		m.unclearMap(isMap)
+		return
+	}
+	key = key[:min(es.size(), len(key))]
+	if !isMap {
+		source := ofSource(key)
+		found, _ := es.find(key)
+		if a.u32(unix.NFTA_LOOKUP_FLAGS)&inverted != 0 {
+			found = found.not()
+		}
+		m.want(found, source)
+		return
+	}
+	m.lookupMap(es, key, binary.BigEndian.Uint32(destination))
+}
+
+// unclearMap is a lookup in a set that could not be read.
+func (m *machine) unclearMap(isMap bool) {
+	m.doubt(nil)
+	if isMap {
+		m.loadUnknown(nil)
+		m.verdicts = []verdict{{action: anything}}
+	}
+}
+
+// lookupMap loads what the map has for the key, or decides by it.
+func (m *machine) lookupMap(es *elements, key []cell, destination uint32) {
+	found, e := es.find(key)
+	m.want(found, ofSource(key))
+	switch {
+	case found == no:
+	case destination != unix.NFT_REG_VERDICT && found == yes:
+		m.store(destination, bytesOf(e.data...))
+	case destination != unix.NFT_REG_VERDICT:
+		m.store(destination, unknowns(16))
+	case found == yes:
+		m.decide(e.verdict)
+	default:
+		for _, e := range es.list {
+			if e.decides {
+				m.decide(e.verdict)
+			}
+		}
+	}
+}
+
+// size is the length of a key in registers.
+func (es *elements) size() int {
+	n := 0
+	for _, f := range es.fields {
+		n += (f + 3) &^ 3
+	}
+	if len(es.fields) == 1 {
+		return es.fields[0]
+	}
+	return n
+}
+
+// find looks for a key. One with the sender's address in it is in no set: no rule names him.
+func (es *elements) find(key []cell) (truth, element) {
+	rest := slices.IndexFunc(es.list, func(e element) bool { return e.rest })
+	found, at := es.findKey(key)
+	if found == no && rest >= 0 {
+		return yes, es.list[rest]
+	}
+	return found, at
+}
+
+func (es *elements) findKey(key []cell) (truth, element) {
+	if ofSource(key) {
+		return no, element{}
+	}
+	if es.interval && len(es.fields) == 1 {
+		return es.findRange(key)
+	}
+	result, at := no, element{}
+	for _, e := range es.list {
+		t := e.matches(key, es.fields)
+		if t == yes && !e.rest {
+			return yes, e
+		}
+		if t > result && !e.rest {
+			result, at = t, e
+		}
+	}
+	return result, at
+}
+
+// matches compares a key with one element, part by part where it is a range.
+func (e element) matches(key []cell, fields []int) truth {
+	if len(e.last) == 0 {
+		return equals(key, e.key)
+	}
+	result, from := yes, 0
+	for _, size := range fields {
+		to := from + size
+		if to > len(key) || to > len(e.key) || to > len(e.last) {
+			return maybe
+		}
+		result = result.and(within(key[from:to], e.key[from:to], e.last[from:to]))
+		from += (size + 3) &^ 3
+	}
+	return result
+}
+
+// findRange looks in a list of points, of which some begin a range and the others end one.
+func (es *elements) findRange(key []cell) (truth, element) {
+	b, ok := concrete(key)
+	if !ok {
+		if len(es.list) == 0 {
+			return no, element{}
+		}
+		return maybe, element{}
+	}
+	var at *element
+	for i := range es.list {
+		e := &es.list[i]
+		if e.rest || bytes.Compare(e.key, b) > 0 {
+			continue
+		}
+		if at == nil || bytes.Compare(e.key, at.key) > 0 || at.end && bytes.Equal(e.key, at.key) {
+			at = e
+		}
+	}
+	if at == nil || at.end {
+		return no, element{}
+	}
+	return yes, *at
+}
+
+// dynset adds to a set, with what limits each element.
+func (m *machine) dynset(a attributes) {
+	const inverted, expressions = 1, 10 // NFT_DYNSET_F_INV, NFTA_DYNSET_EXPRESSIONS
+	if a.u32(unix.NFTA_DYNSET_FLAGS)&inverted != 0 {
+		m.want(no, false)
+		return
+	}
+	if one, ok := a[unix.NFTA_DYNSET_EXPR]; ok {
+		m.within(parseExpression(one))
+	}
+	for _, e := range list(a[expressions]) {
+		m.within(parseExpression(e.Data))
+	}
+}
+
+// within runs an expression that belongs to an element: all that match are limits.
+func (m *machine) within(e expression) {
+	switch e.name {
+	case "limit":
+		m.limit(e.attrs)
+	case "quota":
+		m.quota(e.attrs)
+	case "connlimit":
+		m.connlimit(e.attrs)
+	}
+}

@@ -1,0 +1,125 @@
+// Package survey says what the rule sets of a host would do with a packet that begins a
+// flow from outside, without sending one and without changing anything.
+//
+// It reads every table of nf_tables from the kernel, and the tables of iptables as the
+// iptables-save programs print them, and leads a packet through the base chains in the
+// order of their priorities: ingress, prerouting, then input, or forward where DNAT leads
+// it on. Our own table is left out: it is asked what the others do.
+//
+// Each rule is weighed with three values. What is known of the packet (protocol, port, the
+// address and interface at which it arrives, that it is the first of its flow) decides; where
+// a rule asks for anything else, or says something that is not understood here, it may match
+// and may not, and both ways are followed. An answer is certain only if all ways lead to it.
+//
+// The sender is an outsider: an address that no rule names. A rule about certain sources
+// does not match him, and the answer says that it depended on that. He is not forged, has a
+// way back through the interface he comes by, and is within every rate limit.
+package survey
+
+import (
+	"errors"
+	"net/netip"
+
+	"sallyport/spa"
+)
+
+// ErrNotRead is wrapped by what Read returns beside a rule set that it could read in part.
+var ErrNotRead = errors.New("survey: not all rule sets could be read")
+
+// Packet is the first packet of a flow: a SYN, or a datagram.
+type Packet struct {
+	Proto   spa.Proto
+	Port    uint16
+	To      netip.Addr // an address of this host
+	In      string     // the interface by which it arrives
+	Members []Set      // sets of nf_tables that its sender is in
+}
+
+// Set names a set of nf_tables.
+type Set struct{ Family, Table, Name string }
+
+// Verdict is what becomes of a packet.
+type Verdict uint8
+
+// The three verdicts.
+const (
+	Passes  Verdict = iota // on every way through the rules
+	Drops                  // on every way
+	Perhaps                // on some ways it is dropped; which is taken cannot be told
+)
+
+// Answer is what a sender learns of a packet that is dropped.
+type Answer uint8
+
+// What a sender may get.
+const (
+	Silence     Answer = iota // nothing
+	Reset                     // a TCP reset, as from a closed port
+	Unreachable               // an ICMP error
+)
+
+// Outcome is what the rules do with a packet.
+type Outcome struct {
+	Verdict Verdict
+	At      Place  // what drops it, or may; zero where it passes
+	Answer  Answer // what the sender gets where it is dropped
+	Sources bool   // another source may fare differently: a rule that names sources was passed by
+
+	Untracked Verdict // Drops: certainly not tracked; Perhaps; Passes: tracked
+	Notrack   Place   // what leaves it untracked, or may
+
+	Forwarded netip.AddrPort // where DNAT leads it, off this host; zero: nowhere
+}
+
+// Link is a network interface of this host.
+type Link struct {
+	Name     string
+	Index    int
+	Up       bool
+	Loopback bool
+	Prefixes []netip.Prefix // addresses with the length of their networks
+}
+
+// Ruleset is what Read found. Its methods may be called from one goroutine at a time.
+type Ruleset struct {
+	Links []Link
+
+	tables map[tableKey]*table
+	bases  []*chain // by priority
+	sets   setReader
+	close  func() error
+}
+
+// Close gives up what reading sets needs. Nothing can be asked after it.
+func (r *Ruleset) Close() error {
+	if r.close == nil {
+		return nil
+	}
+	return r.close()
+}
+
+// Table is a table of nf_tables.
+type Table struct {
+	Family, Name string
+	Owned        bool // it belongs to a process: no other can change it
+	Persistent   bool // it stays when that process ends
+}
+
+// Table returns the table of nf_tables of that family and name.
+func (r *Ruleset) Table(family, name string) (Table, bool) {
+	t, ok := r.tables[tableKey{nftables, family, name}]
+	if !ok {
+		return Table{}, false
+	}
+	return Table{Family: family, Name: name, Owned: t.owned, Persistent: t.persistent}, true
+}
+
+// Chain reports whether an iptables table of IPv4 or IPv6 has a chain of that name.
+func (r *Ruleset) Chain(family, table, name string) bool {
+	for key, t := range r.tables {
+		if key.kind != nftables && key.family == family && key.name == table && t.chains[name] != nil {
+			return true
+		}
+	}
+	return false
+}

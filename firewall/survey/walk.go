@@ -1,0 +1,199 @@
+package survey
+
+import (
+	"net/netip"
+)
+
+// ways are what can become of a packet in a chain, as a set.
+type ways uint8
+
+const (
+	accepted ways = 1 << iota
+	dropped
+	returned // to the chain that called
+	onward   // to the next rule
+)
+
+// maxSteps bounds the rules that are weighed for one packet. Rule sets that lead through the
+// same chains again and again can be built so that they have no end worth waiting for.
+const maxSteps = 1 << 18
+
+// trackedFrom is the priority after which connection tracking has seen a packet
+// (NF_IP_PRI_CONNTRACK of linux/netfilter_ipv4.h).
+const trackedFrom = -200
+
+// ruleWalk is a packet's way through one base chain.
+type ruleWalk struct {
+	p      *passage
+	base   *chain
+	first  Place // the first that drops, or may
+	answer Answer
+	found  bool
+}
+
+// Judge says what becomes of a packet. The interface has to be one of r.Links.
+func (r *Ruleset) Judge(packet Packet) Outcome {
+	p := &passage{packet: packet, local: true, rules: r, markKnown: yes}
+	for _, l := range r.Links {
+		if l.Name == packet.In {
+			p.link = l
+		}
+	}
+	var o Outcome
+	for _, h := range []hook{ingress, prerouting, input} {
+		p.hook = h
+		if h == input && p.forwarded() {
+			p.hook = forward
+		}
+		p.through(&o)
+		if o.Verdict == Drops {
+			break
+		}
+	}
+	if o.Verdict == Drops && (p.redirect == maybe || p.mangled) {
+		o.Verdict = Perhaps
+	}
+	o.Sources = p.sources
+	o.Untracked, o.Notrack = [...]Verdict{no: Passes, maybe: Perhaps, yes: Drops}[p.untracked], p.notrack
+	if p.forwarded() {
+		o.Forwarded = netip.AddrPortFrom(p.packet.To, p.packet.Port)
+	}
+	return o
+}
+
+// AtIngress says what becomes of a packet before anything but the driver has seen it.
+func (r *Ruleset) AtIngress(packet Packet) Outcome {
+	some := *r
+	some.bases = nil
+	for _, c := range r.bases {
+		if c.hook == ingress {
+			some.bases = append(some.bases, c)
+		}
+	}
+	return some.Judge(packet)
+}
+
+// forwarded reports whether DNAT has certainly led the packet off this host.
+func (p *passage) forwarded() bool { return p.redirect == yes && !p.local }
+
+// through leads the packet through all base chains of the hook that it is at.
+func (p *passage) through(o *Outcome) {
+	for _, base := range p.rules.bases {
+		if !base.concerns(p) {
+			continue
+		}
+		p.tracking = p.hook != ingress && (p.hook != prerouting || base.priority > trackedFrom)
+		w := &ruleWalk{p: p, base: base}
+		found := w.basic()
+		if found&dropped == 0 {
+			continue
+		}
+		if found == dropped {
+			o.Verdict, o.At, o.Answer = Drops, w.first, w.answer
+			return
+		}
+		if o.Verdict == Passes {
+			o.Verdict, o.At, o.Answer = Perhaps, w.first, w.answer
+		}
+	}
+}
+
+// basic walks the base chain and its policy.
+func (w *ruleWalk) basic() ways {
+	found := w.chain(w.base, 0)
+	if found&returned == 0 {
+		return found
+	}
+	found &^= returned
+	if w.base.drop {
+		w.drops(w.base.place(nil, w.base), Silence)
+		return found | dropped
+	}
+	return found | accepted
+}
+
+// maxDepth is how deep the kernel lets chains call each other (NFT_JUMP_STACK_SIZE), and a bit.
+const maxDepth = 20
+
+// chain returns the ways out of a chain.
+func (w *ruleWalk) chain(c *chain, depth int) ways {
+	if depth > maxDepth {
+		return w.giveUp(c)
+	}
+	var found ways
+	for _, r := range c.rules {
+		w.p.steps++
+		if w.p.steps > maxSteps {
+			return w.giveUp(c)
+		}
+		w.p.here = c.place(r, w.base)
+		way := w.rule(c, r, depth)
+		found |= way &^ onward
+		if way&onward == 0 {
+			return found
+		}
+	}
+	return found | returned
+}
+
+// giveUp is where too much would have to be followed.
+func (w *ruleWalk) giveUp(c *chain) ways {
+	w.drops(c.place(nil, w.base), Silence)
+	return accepted | dropped | returned
+}
+
+// rule returns the ways that one rule leads.
+func (w *ruleWalk) rule(c *chain, r rule, depth int) ways {
+	here := w.p.here
+	ruling := r.weigh(w.p)
+	if len(ruling.verdicts) == 0 {
+		return onward
+	}
+	var found ways
+	for _, v := range ruling.verdicts {
+		found |= w.obey(c, here, v, depth)
+	}
+	if !ruling.sure {
+		found |= onward
+	}
+	return found
+}
+
+func (w *ruleWalk) obey(c *chain, here Place, v verdict, depth int) ways {
+	switch v.action {
+	case accepts:
+		return accepted
+	case drops:
+		w.drops(here, v.answer)
+		return dropped
+	case returns:
+		return returned
+	case jumps, goes:
+		return w.lead(c, here, v, depth)
+	case anything:
+		w.drops(here, Silence)
+		return accepted | dropped | onward
+	}
+	return onward
+}
+
+// lead follows a jump or a goto.
+func (w *ruleWalk) lead(c *chain, here Place, v verdict, depth int) ways {
+	next := c.table.chains[v.chain]
+	if next == nil { // a target that is not known here, and not a chain
+		w.drops(here, Silence)
+		return accepted | dropped | onward
+	}
+	found := w.chain(next, depth+1)
+	if v.action == jumps && found&returned != 0 {
+		found = found&^returned | onward
+	}
+	return found
+}
+
+// drops notes the first place that drops.
+func (w *ruleWalk) drops(at Place, answer Answer) {
+	if !w.found {
+		w.first, w.answer, w.found = at, answer, true
+	}
+}
