@@ -26,7 +26,7 @@ import (
 var bin string
 
 func TestMain(m *testing.M) {
-	becomeProgram()
+	lab.Become()
 	dir, err := os.MkdirTemp("", "spa-test")
 	if err != nil {
 		panic(err)

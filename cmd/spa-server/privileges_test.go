@@ -17,28 +17,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// accountsEnv names a directory with the passwd and group files that a program is to see. With it
-// set, the test binary puts them in place, in a mount namespace of its own, and becomes the program.
-const accountsEnv = "SPA_TEST_ACCOUNTS"
-
 const spaID = 64123 // the user and group spa of these tests
-
-// becomeProgram does not return where the test binary is to become another program.
-func becomeProgram() {
-	dir := os.Getenv(accountsEnv)
-	if dir == "" {
-		return
-	}
-	os.Unsetenv(accountsEnv)
-	steps := []error{
-		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
-		unix.Mount(filepath.Join(dir, "passwd"), "/etc/passwd", "", unix.MS_BIND, ""),
-		unix.Mount(filepath.Join(dir, "group"), "/etc/group", "", unix.MS_BIND, ""),
-		unix.Exec(os.Args[1], os.Args[1:], os.Environ()),
-	}
-	fmt.Fprintln(os.Stderr, "becoming", os.Args[1:], steps)
-	os.Exit(125)
-}
 
 // withSystemUser makes every program of the gateway see a system user spa.
 func (g *gateway) withSystemUser() {
@@ -56,11 +35,10 @@ func (g *gateway) withSystemUser() {
 
 // seeing returns the command as run where there is a system user.
 func seeing(accounts string, cmd *exec.Cmd) *exec.Cmd {
-	cmd.Args = append([]string{os.Args[0]}, append([]string{cmd.Path}, cmd.Args[1:]...)...)
-	cmd.Path = os.Args[0]
-	cmd.Env = append(os.Environ(), accountsEnv+"="+accounts)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
-	return cmd
+	return lab.See(cmd, map[string]string{
+		"/etc/passwd": filepath.Join(accounts, "passwd"),
+		"/etc/group":  filepath.Join(accounts, "group"),
+	})
 }
 
 // TestPrivileges: the daemon is the system user, has one capability, and everything works under it.
