@@ -12,7 +12,6 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
-	"sallyport/spa"
 	"sallyport/spa/config"
 )
 
@@ -54,12 +53,8 @@ func checkNew(c *config.Config, name string, allow []string) error {
 		if slices.Contains(allow[:i], text) {
 			return cli.Misuse(fmt.Errorf("--allow names %q twice", text), "")
 		}
-		service, err := spa.ParseService(text)
-		if err != nil {
+		if err := c.CheckAllow(text); err != nil {
 			return cli.Misuse(fmt.Errorf("--allow %q: %w", text, err), "services of this gateway: "+serviceNames(c))
-		}
-		if !c.Guards(service) {
-			return cli.Misuse(fmt.Errorf("--allow %s: this gateway has no such service", text), "services of this gateway: "+serviceNames(c))
 		}
 	}
 	return nil

@@ -244,3 +244,20 @@ func TestKnockAndGuardedPorts(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckAllow: what a client may be allowed, all of it or nothing.
+func TestCheckAllow(t *testing.T) {
+	c, err := loadText(t, least+"[service.web]\nports = ['tcp/8000-8050', 'tcp/8443']\n[service.more]\nports = ['tcp/8051-8100', 'udp/8443']\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for entry, want := range map[string]string{
+		"web": "", "tcp/8443": "", "udp/8443": "", "tcp/8000-8100": "", "tcp/8049-8052": "",
+		"ssh": "no such service", "tcp/8101": "guards tcp/8101", "udp/8000": "guards udp/8000", "tcp/7999-8050": "guards tcp/7999",
+		"tcp/8050-8443": "guards tcp/8101", "tcp/1-65535": "guards tcp/1", "SSH": "a name has", "tcp/0": "a port is", "": "a name has",
+	} {
+		if err := c.CheckAllow(entry); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %q", entry, err, want)
+		}
+	}
+}

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,11 +40,38 @@ func (k KnockPort) String() string {
 	return text
 }
 
+// CheckAllow reports why an entry of a client's allow list ("ssh", "tcp/8443", "tcp/8000-8100") is
+// nothing that can be opened here, or not all of it.
+func (c *Config) CheckAllow(entry string) error {
+	if !strings.Contains(entry, "/") {
+		service, err := spa.ParseService(entry)
+		if err == nil && !c.Guards(service) {
+			err = errors.New("this gateway has no such service")
+		}
+		return err
+	}
+	ports, err := spa.ParsePorts(entry)
+	if err != nil {
+		return err
+	}
+	guarded := c.Guarded()
+	for port := int(ports.Low); port <= int(ports.High); port++ {
+		if !contain(guarded, ports.Proto, uint16(port)) {
+			return fmt.Errorf("no service of this gateway guards %s/%d", ports.Proto, port)
+		}
+	}
+	return nil
+}
+
+func contain(guarded []spa.Ports, proto spa.Proto, port uint16) bool {
+	return slices.ContainsFunc(guarded, func(p spa.Ports) bool { return p.Contains(proto, port) })
+}
+
 // Guards reports whether s can be asked for here: it is the name of a service, or a port of one.
 func (c *Config) Guards(s spa.Service) bool {
 	if s.Name != "" {
 		_, ok := c.Service(s.Name)
 		return ok
 	}
-	return slices.ContainsFunc(c.Guarded(), func(p spa.Ports) bool { return p.Contains(s.Proto, s.Port) })
+	return contain(c.Guarded(), s.Proto, s.Port)
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"sallyport/keys"
-	"sallyport/spa"
 	"sallyport/spa/config"
 )
 
@@ -83,9 +82,8 @@ func checkClient(c *config.Config, client *keys.Client, now time.Time) []Finding
 		found = append(found, Finding{Odd, subject, "the key expired on " + client.Expires.Format(time.DateOnly), "spa-keygen revoke " + client.Name + ", or a later expires"})
 	}
 	for _, text := range client.Allow {
-		service, err := spa.ParseService(text)
-		if err != nil || !c.Guards(service) {
-			found = append(found, Finding{Problem, subject, fmt.Sprintf("allow names %q, which this gateway does not have", text), "add a [service." + text + "] to " + config.FileName + ", or take it out"})
+		if err := c.CheckAllow(text); err != nil {
+			found = append(found, Finding{Problem, subject, fmt.Sprintf("allow names %q: %v", text, err), "add a [service.NAME] for it to " + config.FileName + ", or take it out"})
 		}
 	}
 	return found
