@@ -16,6 +16,7 @@ import (
 
 // Log writes events. It is safe for concurrent use.
 type Log struct {
+	path  string       // as it was opened
 	lines *slog.Logger // a JSON line for each spent request
 	out   *lossyFile
 	ops   *slog.Logger // what the administrator has to know now
@@ -54,7 +55,9 @@ func Open(path string, ops *slog.Logger) (*Log, error) {
 		}
 		w = file
 	}
-	return newLog(w, ops), nil
+	l := newLog(w, ops)
+	l.path = path
+	return l, nil
 }
 
 // openFile opens a file to append to. It waits for nobody, and writes to nothing but files: a full

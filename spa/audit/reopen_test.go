@@ -1,0 +1,52 @@
+package audit
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestReopen: lines go on in a new file once the old one was moved, and nowhere else before.
+func TestReopen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	l, err := Open(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	steps := func(want string) {
+		t.Helper()
+		l.out.Write([]byte("line\n"))
+		data, err := os.ReadFile(path)
+		if err != nil || strings.Count(string(data), "line") != len(want) {
+			t.Errorf("got %q (%v), want %d lines", data, err, len(want))
+		}
+	}
+	steps("1")
+	if err := l.Reopen(); err != nil { // nothing was moved
+		t.Fatal(err)
+	}
+	steps("12")
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	steps("1")
+	if err := os.Rename(path, path+".2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil { // what cannot be opened changes nothing
+		t.Fatal(err)
+	}
+	if err := l.Reopen(); err == nil {
+		t.Error("a directory in the log's place: no error")
+	}
+	l.out.Write([]byte("line\n"))
+	if data, err := os.ReadFile(path + ".2"); err != nil || strings.Count(string(data), "line") != 2 {
+		t.Errorf("got %q (%v), want the log to go on where it was", data, err)
+	}
+}
