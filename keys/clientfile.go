@@ -171,7 +171,7 @@ func (r *reader) prefixes(key string, texts []string) []netip.Prefix {
 	}
 	list := make([]netip.Prefix, 0, len(texts))
 	for i, text := range texts {
-		p, err := parsePrefix(text)
+		p, err := ParsePrefix(text)
 		if err != nil {
 			r.must(key, fmt.Errorf("entry %d: %s", i+1, strings.TrimPrefix(err.Error(), "keys: ")))
 		}

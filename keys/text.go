@@ -169,8 +169,8 @@ func FormatDuration(d time.Duration) string {
 	return s
 }
 
-// parsePrefix reads a network, or an address as the network of one.
-func parsePrefix(s string) (netip.Prefix, error) {
+// ParsePrefix reads a network of a file, or an address as the network of one.
+func ParsePrefix(s string) (netip.Prefix, error) {
 	errForm := errors.New(`keys: a network is written "203.0.113.0/24", "2001:db8::/32", or as one address`)
 	if ip, err := netip.ParseAddr(s); err == nil {
 		if ip.Zone() != "" || ip.Is4In6() {

@@ -94,12 +94,12 @@ func TestParsePrefix(t *testing.T) {
 	for in, want := range map[string]string{
 		"203.0.113.0/24": "203.0.113.0/24", "203.0.113.7": "203.0.113.7/32", "2001:db8::1": "2001:db8::1/128", "2001:db8::/32": "2001:db8::/32", "0.0.0.0/0": "0.0.0.0/0",
 	} {
-		if got, err := parsePrefix(in); err != nil || got.String() != want {
+		if got, err := ParsePrefix(in); err != nil || got.String() != want {
 			t.Errorf("%s: got %v, %v, want %s", in, got, err, want)
 		}
 	}
 	for _, bad := range []string{"", "203.0.113.7/24", "203.0.113.0/33", "2001:db8::1/32", "::ffff:192.0.2.0/120", "::ffff:192.0.2.1", "fe80::1%eth0", "fe80::%eth0/10", "gw", "203.0.113.0/024"} {
-		if got, err := parsePrefix(bad); err == nil || got.IsValid() {
+		if got, err := ParsePrefix(bad); err == nil || got.IsValid() {
 			t.Errorf("%q: got %v, %v, want an error", bad, got, err)
 		}
 	}

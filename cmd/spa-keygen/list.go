@@ -49,7 +49,7 @@ func printList(cmd *cobra.Command, clients []*keys.Client, asJSON bool) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tID\tALLOW\tSTATE")
 	for _, c := range clients {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Name, c.ID, strings.Join(c.Allow, ","), state(c, now))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Name, c.ID, strings.Join(c.Allow, ","), condition(c, now))
 	}
 	return w.Flush()
 }
@@ -62,6 +62,7 @@ type description struct {
 	Allow         []string   `json:"allow"`
 	From          []string   `json:"from,omitempty"`
 	Deny          []string   `json:"deny,omitempty"`
+	When          []string   `json:"when,omitempty"`
 	MaxFor        string     `json:"max_for,omitempty"`
 	RequireSource bool       `json:"require_source"`
 	Expires       *time.Time `json:"expires,omitempty"`
@@ -82,7 +83,10 @@ func describe(c *keys.Client, now time.Time) description {
 		d.Deny = append(d.Deny, prefix.String())
 	}
 	if c.MaxFor > 0 {
-		d.MaxFor = c.MaxFor.String()
+		d.MaxFor = keys.FormatDuration(c.MaxFor)
+	}
+	if len(c.When) > 0 {
+		d.When = keys.SpanTexts(c.When)
 	}
 	if c.Previous != nil {
 		d.PreviousID, d.PreviousUntil = c.Previous.ID.String(), known(c.Previous.Until)
@@ -95,6 +99,21 @@ func known(t time.Time) *time.Time {
 		return nil
 	}
 	return &t
+}
+
+// condition is the state, and until when or at which hours the client is active.
+func condition(c *keys.Client, now time.Time) string {
+	text := state(c, now)
+	if text != "active" {
+		return text
+	}
+	if !c.Expires.IsZero() {
+		text += " until " + moment(&c.Expires)
+	}
+	if len(c.When) > 0 {
+		text += ", " + strings.Join(keys.SpanTexts(c.When), ", ")
+	}
+	return text
 }
 
 // state says in a word whether the client can knock.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +19,7 @@ import (
 func newNew(dir *string) *cobra.Command {
 	var allow []string
 	var h handing
+	var t terms
 	cmd := &cobra.Command{
 		Use:   "new NAME --allow SERVICE[,SERVICE]",
 		Short: "Make a client's key and print its enrolment token",
@@ -25,6 +27,7 @@ func newNew(dir *string) *cobra.Command {
 a client needs. Who has the token can open what the client may open, so hand it
 over as you would a password, and let "spa-client import" read it.`,
 		Example: `  spa-keygen new alice --allow ssh
+  spa-keygen new carol --allow ssh --when "mon-fri 08:00-18:00" --expires 90d
   spa-keygen new bob --allow ssh,web --out bob.token`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -35,10 +38,15 @@ over as you would a password, and let "spa-client import" read it.`,
 			if err := checkNew(c, args[0], allow); err != nil {
 				return err
 			}
-			return create(cmd, c, args[0], allow, h)
+			client := &keys.Client{Name: args[0], ID: keys.NewID(), Key: keys.NewKey(), Allow: allow}
+			if err := t.apply(client, time.Now()); err != nil {
+				return err
+			}
+			return create(cmd, c, client, h)
 		},
 	}
 	cmd.Flags().StringSliceVar(&allow, "allow", nil, "`SERVICE`s that the client may open: names, or ports such as tcp/8443")
+	t.flags(cmd)
 	h.flags(cmd)
 	cmd.MarkFlagRequired("allow")
 	return cmd
@@ -73,9 +81,8 @@ func serviceNames(c *config.Config) string {
 
 // create writes the client's file and hands out the token. A token that cannot be handed out takes
 // the file with it: nobody could use the key.
-func create(cmd *cobra.Command, c *config.Config, name string, allow []string, h handing) error {
-	clients := filepath.Join(c.Dir, config.ClientsDir)
-	client := &keys.Client{Name: name, ID: keys.NewID(), Key: keys.NewKey(), Allow: allow}
+func create(cmd *cobra.Command, c *config.Config, client *keys.Client, h handing) error {
+	clients, name := filepath.Join(c.Dir, config.ClientsDir), client.Name
 	profile, err := profileOf(c, client)
 	if err != nil {
 		return err

@@ -61,6 +61,7 @@ func (d description) rows() [][2]string {
 	}
 	add("from", strings.Join(d.From, ", "))
 	add("deny", strings.Join(d.Deny, ", "))
+	add("when", strings.Join(d.When, ", "))
 	add("max_for", d.MaxFor)
 	add("expires", moment(d.Expires))
 	add("revoked", moment(d.Revoked))

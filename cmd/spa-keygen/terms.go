@@ -1,0 +1,93 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+)
+
+// terms are the limits of a new client, as they are written on the command line.
+type terms struct {
+	when, from      []string
+	expires, maxFor string
+	requireSource   bool
+}
+
+func (t *terms) flags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringSliceVar(&t.when, "when", nil, "`SPAN`s of days and hours in which it may open, by the gateway's clock: \"mon-fri 08:00-18:00\"")
+	flags.StringSliceVar(&t.from, "from", nil, "`NETWORK`s that it may knock from: 203.0.113.0/24")
+	flags.StringVar(&t.expires, "expires", "", "`TIME` at which the key ends: 90d, 2027-01-31 (as that day begins here), or 2027-01-31T18:00:00Z")
+	flags.StringVar(&t.maxFor, "max-for", "", "the longest `DURATION` that it may open for: 10m")
+	flags.BoolVar(&t.requireSource, "require-source", false, "refuse requests that do not state their address; not for clients behind NAT")
+}
+
+// apply puts the terms into the client, or says which of them cannot be read.
+func (t *terms) apply(c *keys.Client, now time.Time) error {
+	c.RequireSource = t.requireSource
+	return errors.Join(t.readWhen(c), t.readFrom(c), t.readExpires(c, now), t.readMaxFor(c))
+}
+
+func (t *terms) readWhen(c *keys.Client) (err error) {
+	if len(t.when) == 0 {
+		return nil
+	}
+	c.When, err = keys.ParseSpans(t.when)
+	return misuseOf("--when", err)
+}
+
+func (t *terms) readFrom(c *keys.Client) error {
+	for _, text := range t.from {
+		prefix, err := keys.ParsePrefix(text)
+		if err != nil {
+			return misuseOf(fmt.Sprintf("--from %q", text), err)
+		}
+		c.From = append(c.From, prefix)
+	}
+	return nil
+}
+
+func (t *terms) readMaxFor(c *keys.Client) (err error) {
+	if t.maxFor == "" {
+		return nil
+	}
+	c.MaxFor, err = keys.ParseDuration(t.maxFor)
+	return misuseOf(fmt.Sprintf("--max-for %q", t.maxFor), err)
+}
+
+// readExpires reads a number of days from now, a day or a moment. What is over is a slip of the pen.
+func (t *terms) readExpires(c *keys.Client, now time.Time) error {
+	if t.expires == "" {
+		return nil
+	}
+	var days overlapFlag
+	if strings.HasSuffix(t.expires, "d") && days.Set(t.expires) == nil {
+		c.Expires = days.end(now)
+		return nil
+	}
+	at, err := time.ParseInLocation(time.DateOnly, t.expires, now.Location())
+	if err != nil {
+		at, err = time.Parse(time.RFC3339, t.expires)
+	}
+	if err != nil {
+		return misuseOf(fmt.Sprintf("--expires %q", t.expires), errors.New("is written 90d, 2027-01-31 or 2027-01-31T18:00:00Z"))
+	}
+	if !at.After(now) {
+		return misuseOf(fmt.Sprintf("--expires %q", t.expires), errors.New("is over already"))
+	}
+	c.Expires = at.UTC()
+	return nil
+}
+
+func misuseOf(flag string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return cli.Misuse(fmt.Errorf("%s: %s", flag, strings.TrimPrefix(err.Error(), "keys: ")), "")
+}
