@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
 	"sallyport/spa"
 	"sallyport/spa/client"
 )
@@ -20,6 +21,8 @@ type knock struct {
 	source  sourceFlag
 	timeout time.Duration
 	wait    bool
+	renew   bool
+	quiet   bool // success is not told: something else uses standard output
 	dryRun  bool
 	json    bool
 	plan    *client.Plan
@@ -91,6 +94,9 @@ func (k *knock) completeService(cmd *cobra.Command, args []string, part string) 
 
 // run plans the command, knocks, and says what came of it.
 func (k *knock) run(cmd *cobra.Command, t spa.Type, args []string, d time.Duration) error {
+	if k.renew && !k.dryRun {
+		return k.keep(cmd, args, d)
+	}
 	if err := k.prepare(cmd, t, args, d); err != nil {
 		return err
 	}
@@ -102,19 +108,33 @@ func (k *knock) run(cmd *cobra.Command, t spa.Type, args []string, d time.Durati
 
 // prepare plans the command.
 func (k *knock) prepare(cmd *cobra.Command, t spa.Type, args []string, d time.Duration) error {
+	profile, command, err := k.command(t, args, d)
+	if err != nil {
+		return err
+	}
+	k.plan, err = client.Prepare(cmd.Context(), profile, command)
+	return unprepared(err)
+}
+
+// command is what flags and arguments ask for, and of which host.
+func (k *knock) command(t spa.Type, args []string, d time.Duration) (*keys.Profile, client.Command, error) {
+	var none client.Command
 	if k.timeout <= 0 {
-		return cli.Misuse(errors.New("--timeout leaves no time to answer"), "10s is usual")
+		return nil, none, cli.Misuse(errors.New("--timeout leaves no time to answer"), "10s is usual")
 	}
 	profile, err := k.app.profile(k.host)
 	if err != nil {
-		return err
+		return nil, none, err
 	}
 	services, err := parseServices(args)
 	if err != nil {
-		return err
+		return nil, none, err
 	}
-	k.plan, err = client.Prepare(cmd.Context(), profile, client.Command{Type: t, Services: services,
-		For: d, Source: k.source.Source, Timeout: k.timeout})
+	return profile, client.Command{Type: t, Services: services, For: d, Source: k.source.Source, Timeout: k.timeout}, nil
+}
+
+// unprepared is why a command could not be planned; nil stays nil.
+func unprepared(err error) error {
 	var impossible *client.CommandError
 	if errors.As(err, &impossible) {
 		return cli.Misuse(err, "")
@@ -125,22 +145,27 @@ func (k *knock) prepare(cmd *cobra.Command, t spa.Type, args []string, d time.Du
 // send knocks and reports the answers as they come.
 func (k *knock) send(cmd *cobra.Command) error {
 	var answers []client.Answer
+	done := cli.Progress(cmd, "knocking on "+k.plan.Profile.Name)
+	defer func() { done() }()
 	for answer := range k.plan.Knock(cmd.Context()) {
+		done()
 		answers = append(answers, answer)
 		if err := k.report(cmd, answer); err != nil {
 			return err
 		}
 	}
+	done()
 	if err := cmd.Context().Err(); err != nil {
 		return err
 	}
 	if err := k.conclude(cmd, answers); err != nil {
 		return err
 	}
-	if k.wait {
-		return k.waitOpen(cmd, answers)
+	if !k.wait {
+		return nil
 	}
-	return nil
+	done = cli.Progress(cmd, "waiting for "+k.plan.Profile.Name+" to accept connections")
+	return k.waitOpen(cmd, answers)
 }
 
 // conclude turns the answers of all families into the command's end: success if one

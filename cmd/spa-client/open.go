@@ -28,24 +28,33 @@ knocked on in both families: a line each, and one of them granted is success.
 --source says which address the request states as this machine's: "auto" states the
 own address where it is globally routable, and otherwise leaves it to what the gateway
 sees; "observed" always leaves it; an address states that one. What is stated has
-to be what the gateway sees, or it stays silent.`,
+to be what the gateway sees, or it stays silent.
+
+--renew stays and keeps the services open: it knocks again before their time is over and
+when this machine's own address changes, and tries again, ever more seldom, where there is no
+answer. Ctrl-C ends it; the services then close by themselves when their time is over, and
+spa-client close does it at once.`,
 		Example: `  spa-client open ssh --host gw
   spa-client open ssh web --host gw --for 10m --wait
+  spa-client open vpn --host gw --for 1h --renew
   spa-client open tcp/8443 --host gw --dry-run`,
 		Args: serviceArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return k.run(cmd, spa.TypeOpen, args, time.Duration(duration))
+			return k.run(cmd, spa.TypeOpen, args, duration.value())
 		},
 		ValidArgsFunction: k.completeServices,
 	}
 	k.flags(cmd)
 	cmd.Flags().Var(&duration, "for", "how long, such as 30s or 1h30m; the service's own without it")
 	cmd.Flags().BoolVar(&k.wait, "wait", false, "return only when the port accepts TCP connections")
+	cmd.Flags().BoolVar(&k.renew, "renew", false, "stay and keep them open until interrupted")
 	return cmd
 }
 
 // durationFlag is a duration as the configuration files have it too.
 type durationFlag time.Duration
+
+func (d *durationFlag) value() time.Duration { return time.Duration(*d) }
 
 // String is empty without a duration.
 func (d *durationFlag) String() string {

@@ -25,6 +25,9 @@ const tolerable = 5 * time.Second
 // report prints what an answer says: a line a service, or an object for a program.
 func (k *knock) report(cmd *cobra.Command, a client.Answer) error {
 	k.caution(cmd, a)
+	if k.quiet {
+		return nil
+	}
 	if k.json {
 		return cli.JSON(cmd, k.answerJSON(a))
 	}

@@ -89,9 +89,11 @@ type Plan struct {
 	Routes  []Route // one for each address family, IPv4 first
 	sender  spa.Sender
 	net     network
-	port    uint16       // to connect to; 0: the service's only one
-	hosts   []netip.Addr // to connect to; none: the gateway that answered
-	keep    bool         // the connection that a probe made is the one that is wanted
+
+	gateways []netip.AddrPort // all addresses, also those that there was no way to
+	port     uint16           // to connect to; 0: the service's only one
+	hosts    []netip.Addr     // to connect to; none: the gateway that answered
+	keep     bool             // the connection that a probe made is the one that is wanted
 }
 
 // Route is how one address family of the gateway is knocked on.

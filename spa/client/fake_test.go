@@ -109,6 +109,8 @@ type fakeNet struct {
 	udp func(c *fakeConn, packet []byte, to netip.AddrPort) error
 	tcp func(local netip.Addr, to netip.AddrPort) error
 
+	changes chan struct{}
+
 	mu      sync.Mutex
 	bound   []netip.Addr
 	lookups int
@@ -266,3 +268,5 @@ func knockOnce(t *testing.T, plan *Plan) Answer {
 	}
 	return answers[0]
 }
+
+func (n *fakeNet) Changes() (<-chan struct{}, func()) { return n.changes, func() {} }

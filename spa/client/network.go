@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"sync"
+	"time"
 )
 
 // network is what a client needs of its surroundings. The tests have one without
@@ -19,6 +21,9 @@ type network interface {
 	Listen(ctx context.Context, local netip.Addr) (net.PacketConn, error)
 	// Dial opens a TCP connection, from the local address if it is valid.
 	Dial(ctx context.Context, local netip.Addr, to netip.AddrPort) (net.Conn, error)
+	// Changes returns a channel that tells when something about the own addresses may have
+	// changed. The function ends that, and returns when nothing of it runs any more.
+	Changes() (<-chan struct{}, func())
 }
 
 // system is the network of the operating system.
@@ -54,4 +59,30 @@ func (system) Dial(ctx context.Context, local netip.Addr, to netip.AddrPort) (ne
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
 	}
 	return d.DialContext(ctx, "tcp", to.String())
+}
+
+// polled tells every few seconds that something may have changed.
+func polled() (<-chan struct{}, func()) {
+	ticker := time.NewTicker(lookAgain)
+	changes, done := make(chan struct{}), make(chan struct{})
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		for {
+			select {
+			case <-ticker.C:
+			case <-done:
+				return
+			}
+			select {
+			case changes <- struct{}{}:
+			case <-done:
+				return
+			}
+		}
+	})
+	return changes, func() {
+		ticker.Stop()
+		close(done)
+		telling.Wait()
+	}
 }

@@ -36,6 +36,7 @@ func prepare(ctx context.Context, p *keys.Profile, c Command, n network) (*Plan,
 	if err != nil {
 		return nil, err
 	}
+	plan.gateways = targets(gateways, ports[:1])
 	if err := plan.route(ctx, gateways, ports); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,50 @@
+//go:build unix
+
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// caught takes the signals that are meant for a command that runs in this program's place.
+// What the terminal sends (Ctrl-C, Ctrl-\) it sends to the command itself too, as long as both are
+// in its foreground: that is kept from ending this program, and is not to come twice.
+func caught() (signals <-chan os.Signal, stop func()) {
+	passed := []os.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2}
+	typed := []os.Signal{syscall.SIGINT, syscall.SIGQUIT}
+	c := make(chan os.Signal, 16)
+	ignored := make(chan os.Signal, 1)
+	if foreground() {
+		signal.Notify(ignored, typed...)
+	} else {
+		passed = append(passed, typed...)
+	}
+	signal.Notify(c, passed...)
+	return c, func() {
+		signal.Stop(c)
+		signal.Stop(ignored)
+	}
+}
+
+// foreground reports whether this process is what its terminal talks to.
+func foreground() bool {
+	tty, err := os.Open("/dev/tty")
+	if err != nil {
+		return false
+	}
+	defer tty.Close()
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// status is a process's exit status as a shell tells it.
+func status(p *os.ProcessState) int {
+	if s, ok := p.Sys().(syscall.WaitStatus); ok && s.Signaled() {
+		return 128 + int(s.Signal())
+	}
+	return p.ExitCode()
+}

@@ -1,0 +1,197 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"net/netip"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+)
+
+const (
+	usualGrant  = 30 * time.Second       // taken where nothing tells how long one lasts
+	leastPause  = 500 * time.Millisecond // between two rounds, however short the grants are
+	firstPause  = time.Second            // after a round that failed; then twice as long each time
+	lastPause   = 30 * time.Second
+	lookAgain   = 5 * time.Second        // how often the clock is looked at: it stands while a machine sleeps
+	settleAfter = 200 * time.Millisecond // what changes in a network changes in several steps
+)
+
+// Cause is why a round of Keep began.
+type Cause uint8
+
+// The causes.
+const (
+	First Cause = iota
+	Due         // what was granted would end soon
+	Moved       // this machine's own address has changed
+	Again       // the round before failed
+)
+
+// Round is one time that Keep has knocked.
+type Round struct {
+	Cause   Cause
+	Plan    *Plan // nil where Prepare failed
+	Answers []Answer
+	Err     error         // as Open returns it
+	Next    time.Duration // until the next round, unless the own address changes before; 0: there is none
+}
+
+// Keep opens a command's services and keeps them open: it knocks again when two thirds
+// of the shortest grant are over, when this machine's own address changes, and, ever
+// more seldom, where it failed. It ends with ctx, with the loop, and with a refusal that
+// waiting does not change. What was granted last then ends by itself, on time.
+//
+// Each round is a request of its own, for which the addresses are looked up anew.
+func Keep(ctx context.Context, p *keys.Profile, c Command) iter.Seq[Round] {
+	return keep(ctx, p, c, system{})
+}
+
+// keep is Keep on a given network.
+func keep(ctx context.Context, p *keys.Profile, c Command, n network) iter.Seq[Round] {
+	c.Type = spa.TypeOpen
+	return func(yield func(Round) bool) {
+		changes, stop := n.Changes()
+		defer stop()
+		failures := 0
+		for cause := First; ; {
+			r := Round{Cause: cause}
+			own := r.run(ctx, p, c, n)
+			failures++
+			if r.Err == nil {
+				failures = 0
+			}
+			r.Next = r.pause(c, failures)
+			if ctx.Err() != nil || !yield(r) || r.Next == 0 {
+				return
+			}
+			var ok bool
+			if cause, ok = own.wait(ctx, r.Next, changes); !ok {
+				return
+			}
+			if cause == Due && failures > 0 {
+				cause = Again
+			}
+		}
+	}
+}
+
+// run knocks once, and returns where this machine was seen from then.
+func (r *Round) run(ctx context.Context, p *keys.Profile, c Command, n network) *whereabouts {
+	w := &whereabouts{net: n}
+	if r.Plan, r.Err = prepare(ctx, p, c, n); r.Err != nil {
+		return w
+	}
+	w.look(r.Plan)
+	for answer := range r.Plan.Knock(ctx) {
+		r.Answers = append(r.Answers, answer)
+	}
+	r.Err = r.Plan.failure(r.Answers)
+	return w
+}
+
+// pause is how long to wait for the next round; 0 if there is to be none.
+func (r *Round) pause(c Command, failures int) time.Duration {
+	var refused *RefusedError
+	var impossible *CommandError
+	if errors.As(r.Err, &impossible) || errors.As(r.Err, &refused) && final(refused.Status) {
+		return 0
+	}
+	if r.Err != nil {
+		return min(lastPause, firstPause<<min(failures-1, 10))
+	}
+	return max(leastPause, r.shortest(c)*2/3)
+}
+
+// shortest is how long the shortest of the grants lasts.
+func (r *Round) shortest(c Command) time.Duration {
+	var shortest time.Duration
+	for _, a := range r.Answers {
+		if a.Verdict != Opened || a.Receipt == nil {
+			continue
+		}
+		for _, s := range a.Receipt.Services {
+			if shortest == 0 || s.For < shortest {
+				shortest = s.For
+			}
+		}
+	}
+	if shortest == 0 {
+		shortest = c.For
+	}
+	if shortest == 0 {
+		shortest = usualGrant
+	}
+	return shortest
+}
+
+// final reports whether a refusal stays one, however long one waits.
+func final(s spa.Status) bool {
+	switch s {
+	case spa.ReasonTooManyGrants, spa.ReasonTooManyPerHour, spa.ReasonTooManyPorts, spa.ReasonNotNow, spa.ReasonFailed:
+		return false
+	}
+	return true
+}
+
+// whereabouts are the addresses that packets to a gateway leave from.
+type whereabouts struct {
+	net  network
+	to   []netip.AddrPort
+	from []netip.Addr // the zero Addr: there was no way
+}
+
+// look notes them for all of a plan's gateways, also those that it has no route to.
+func (w *whereabouts) look(p *Plan) {
+	w.to = p.gateways
+	w.from = w.now()
+}
+
+func (w *whereabouts) now() []netip.Addr {
+	from := make([]netip.Addr, len(w.to))
+	for i, to := range w.to {
+		from[i], _ = w.net.Local(to) // no way is a place too
+	}
+	return from
+}
+
+// moved reports whether there is an address that was not there before.
+func (w *whereabouts) moved() bool {
+	if len(w.to) == 0 {
+		return true // there was no network at all
+	}
+	for i, now := range w.now() {
+		if now.IsValid() && now != w.from[i] {
+			return true
+		}
+	}
+	return false
+}
+
+// wait returns when the next round is due or the machine has moved, and why. It
+// returns false when ctx ends.
+func (w *whereabouts) wait(ctx context.Context, d time.Duration, changes <-chan struct{}) (Cause, bool) {
+	due := time.Now().Add(d)
+	for {
+		left := min(time.Until(due), due.Round(0).Sub(time.Now().Round(0))) // by the clock that sleeps, and by the other
+		if left <= 0 {
+			return Due, true
+		}
+		timer := time.NewTimer(min(left, lookAgain))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return 0, false
+		case <-timer.C:
+		case <-changes:
+			timer.Stop()
+			pause(ctx, settleAfter)
+			if ctx.Err() == nil && w.moved() {
+				return Moved, true
+			}
+		}
+	}
+}
