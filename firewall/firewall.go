@@ -114,6 +114,11 @@ type Config struct {
 	Mark      uint32   // one bit of connection and packet marks that is ours; 0: DefaultMark
 	State     string   // directory of the ledger; not needed for a dry run
 
+	Mode    Mode
+	Admit   AdmitSets   // where Mode is Admit
+	Cut     []spa.Ports // guarded ports whose sessions end with the grant
+	Persist Persist
+
 	// Keep says of each grant that the ledger brings back whether it still may be held: what
 	// was taken from a client while nothing ran is not carried into the kernel. Nil: all.
 	Keep func(Grant) bool
