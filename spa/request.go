@@ -17,7 +17,7 @@ import (
 
 // Sizes and constants of the request's plaintext, as PROTOCOL.md names them.
 const (
-	version = 1
+	version = Version
 
 	fixedLen   = 48 // version to source
 	requestMax = 96 // the whole request, without its padding
@@ -27,6 +27,9 @@ const (
 
 	protoBit = 0x80 // marks a port among the services; the low bits are its Proto
 )
+
+// Version is the version of the protocol.
+const Version = 1
 
 // Type says what a request wants.
 type Type uint8

@@ -41,6 +41,11 @@ func choose(name string) (identity, error) {
 	return who.decide()
 }
 
+func becomes(name string) (int, error) {
+	who, err := choose(name)
+	return who.uid, err
+}
+
 // decide is whether the process can and should become who.
 func (who identity) decide() (identity, error) {
 	if who.uid == 0 || who.gid == 0 {

@@ -35,6 +35,9 @@ type State struct {
 // may have lost a part of its privileges and must end.
 func Drop(user string) (State, error) { return drop(user) }
 
+// Becomes returns the uid that Drop will leave the process with: what is made before is made for it.
+func Becomes(user string) (uid int, err error) { return becomes(user) }
+
 // Require returns an error that names what the server needs and the process lacks of
 // CAP_NET_ADMIN and CAP_NET_RAW, and says how to give it. It is to be called before anything is opened.
 func Require() error { return require() }

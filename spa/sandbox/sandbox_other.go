@@ -14,3 +14,7 @@ func drop(string) (State, error) {
 func require() error {
 	return fmt.Errorf("sandbox: capabilities: %w", errors.ErrUnsupported)
 }
+
+func becomes(string) (int, error) {
+	return 0, fmt.Errorf("sandbox: the system user: %w", errors.ErrUnsupported)
+}

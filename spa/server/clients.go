@@ -8,10 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 
-	"sallyport/firewall"
 	"sallyport/keys"
 	"sallyport/spa/config"
 )
@@ -88,7 +88,7 @@ func clientName(file string) (string, bool) {
 	return name, ok && keys.ValidName(name) == nil
 }
 
-func (s *Server) clientsDir() string { return filepath.Join(s.config.Dir, config.ClientsDir) }
+func (s *Server) clientsDir() string { return filepath.Join(s.dir, config.ClientsDir) }
 
 // readable makes sure that client files can still be read: their changes have to take effect.
 func (s *Server) readable() error {
@@ -102,6 +102,8 @@ func (s *Server) readable() error {
 // reloadClient makes one client file's change take effect. A client that may do less than before
 // loses, now, the grants that it could not have any more.
 func (s *Server) reloadClient(ctx context.Context, name string) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
 	s.line.Lock()
 	defer s.line.Unlock()
 	before, after, err := s.clients.Reload(name)
@@ -134,25 +136,32 @@ func change(before, after *keys.Client) string {
 // opens it again.
 func (s *Server) shut(ctx context.Context, before, after *keys.Client) {
 	now := s.now()
+	s.narrow(before, after)
+	s.endUnkept(ctx, s.firewall.GrantsOf(before.Name, now), now)
+}
+
+// narrow closes what the client may not ask for any more to packets that are on their way. Where
+// that is a range of ports, it is everything: a request names one of them.
+func (s *Server) narrow(before, after *keys.Client) {
 	lost := slices.DeleteFunc(slices.Clone(before.Allow), func(service string) bool {
 		return after != nil && slices.Contains(after.Allow, service)
 	})
-	for _, g := range s.firewall.GrantsOf(before.Name, now) {
-		if s.policy.Keeps(after, g, now) {
-			continue
-		}
-		lost = append(lost, g.Service)
-		match := firewall.Match{Client: g.Client, Source: g.Source, Services: []string{g.Service}}
-		if _, err := s.firewall.Revoke(ctx, match, now); err != nil {
-			s.log.Error("a grant could not be ended; it ends by itself", "client", g.Client, "service", g.Service, "until", g.Until, "error", err)
-			continue
-		}
-		s.log.Info("grant ended", "client", g.Client, "service", g.Service, "source", g.Source.String())
+	if slices.ContainsFunc(lost, func(service string) bool { return strings.Contains(service, "/") }) {
+		lost = []string{everything}
 	}
-	for _, service := range lost {
-		// By the client's own clock: its packets are stamped by it.
-		if err := s.journal.SetFloor(topic(before.Name, service), now.Add(s.offsets[before.Name])); err != nil {
-			s.log.Error("a service could not be closed to packets that are on their way", "client", before.Name, "service", service, "error", err)
+	if err := s.floor(before.Name, lost, s.now()); err != nil {
+		s.log.Error("services could not be closed to packets that are on their way", "client", before.Name, "services", lost, "error", err)
+	}
+}
+
+// floor refuses requests for the services that the client has made up to now, by its own clock: its
+// packets are stamped by it.
+func (s *Server) floor(client string, services []string, now time.Time) error {
+	at := now.Add(s.seen.offset(client))
+	for _, service := range services {
+		if err := s.journal.SetFloor(topic(client, service), at); err != nil {
+			return err
 		}
 	}
+	return nil
 }

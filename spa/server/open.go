@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
@@ -22,6 +24,7 @@ import (
 	"sallyport/spa/policy"
 	"sallyport/spa/replay"
 	"sallyport/spa/sandbox"
+	"sallyport/spa/server/control"
 )
 
 // lockFile lies in the state directory.
@@ -43,22 +46,31 @@ type Options struct {
 
 // Server is a running gateway. It exists only with everything open and privileges dropped.
 type Server struct {
-	config   *config.Config
-	identity spa.Identity
-	log      *slog.Logger
-	now      func() time.Time
+	log   *slog.Logger
+	now   func() time.Time
+	since time.Time
+	dir   string   // of the configuration
+	root  *os.Root // the same, opened while that can be done
+	seen  *sightings
+	hub   *hub
 
-	// line is held while a packet is decided, and while a client is shut out: who is revoked is
-	// not granted anything by a packet that was opened a moment before.
+	// reading is held while files that changed are read and taken over: an older reading must not
+	// replace a newer one. It comes before line.
+	reading sync.Mutex
+
+	// line is held while a packet is decided, and while a client is shut out or the configuration
+	// swapped: who is revoked is not granted anything by a packet that was opened a moment before.
 	line      sync.Mutex
-	offsets   map[string]time.Duration // by client: its clock less ours, as its last packet had it
+	config    *config.Config
+	identity  spa.Identity
 	clients   *keys.Registry
 	policy    *policy.Policy
 	journal   *replay.Journal
 	firewall  *firewall.Firewall
 	audit     *audit.Log
 	sniffer   *capture.Sniffer
-	responder *capture.Responder // nil when receipts are off
+	responder *capture.Responder
+	socket    *control.Listener
 	files     *fsnotify.Watcher
 	sandbox   sandbox.State
 
@@ -68,19 +80,20 @@ type Server struct {
 // Open opens all that the gateway needs, puts the guard in place, and drops privileges. It reads
 // no packet. On an error everything that was opened is closed; a guard that stands, stays.
 func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
-	s := &Server{config: c, log: o.Log, now: o.Now, offsets: make(map[string]time.Duration)}
+	s := &Server{config: c, dir: c.Dir, log: o.Log, now: o.Now, seen: newSightings(), hub: newHub()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.since = s.now()
 	for _, step := range []func() error{
-		sandbox.Require, s.openLock,
+		sandbox.Require, s.openLock, s.openDir,
 		s.openWatcher, // before the files are read: a change in between waits in its queue
 		s.openKeys, s.openJournal, s.openAudit,
 		func() error { return s.openFirewall(ctx, o.Confirm) },
-		s.openSockets, s.dropPrivileges,
+		s.openSockets, s.openControl, s.dropPrivileges,
 	} {
 		err := ctx.Err()
 		if err == nil {
@@ -114,6 +127,18 @@ func (s *Server) openLock() error {
 		return err
 	}
 	s.keep(lock)
+	return nil
+}
+
+// openDir opens the directory of the configuration for later: the user that reads it then may not
+// reach it by its path.
+func (s *Server) openDir() error {
+	root, err := os.OpenRoot(s.dir)
+	if err != nil {
+		return fmt.Errorf("server: %w", err)
+	}
+	s.root = root
+	s.keep(root)
 	return nil
 }
 
@@ -182,9 +207,7 @@ func (s *Server) openSockets() error {
 	}
 	s.sniffer = sniffer
 	s.keep(sniffer)
-	if !s.config.Receipts {
-		return nil
-	}
+	// Also when receipts are off: a reload may switch them on, and cannot open it.
 	responder, err := capture.NewResponder(cmp.Or(s.config.Firewall.Mark, firewall.DefaultMark))
 	if err != nil {
 		return err

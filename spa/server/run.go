@@ -9,6 +9,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"sallyport/spa/capture"
+	"sallyport/spa/config"
 )
 
 // Run reads packets until parent ends, and returns nil then. It returns earlier only when the gateway
@@ -18,7 +19,7 @@ func (s *Server) Run(parent context.Context) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 
-	beside := []func(context.Context) error{s.firewall.Watch, s.watchClients}
+	beside := []func(context.Context) error{s.firewall.Watch, s.watchClients, s.serveControl, s.tellEnds}
 	ended := make(chan struct{}, len(beside))
 	for _, run := range beside {
 		go func() {
@@ -63,24 +64,21 @@ func (s *Server) loop(ctx context.Context) error {
 func (s *Server) take(ctx context.Context, p capture.Packet) {
 	s.line.Lock()
 	event := s.handle(ctx, p)
+	s.seen.note(event)
+	receipts := s.config.Receipts
 	s.line.Unlock()
 	s.audit.Record(event)
-	s.answer(p, event)
+	s.hub.tell(event)
+	if receipts {
+		s.answer(p, event)
+	}
 }
 
 // ready says that the gateway works, to the administrator and to systemd.
 func (s *Server) ready() {
-	ports := make([]string, 0, len(s.config.KnockPorts))
-	for _, port := range s.config.KnockPorts {
-		ports = append(ports, port.String())
-	}
-	guarded := make([]string, 0, len(s.config.Services))
-	for _, service := range s.config.Services {
-		guarded = append(guarded, service.String())
-	}
 	s.log.Info("ready",
-		"knocks", strings.Join(ports, " "),
-		"guards", strings.Join(guarded, " "),
+		"knocks", strings.Join(knockPorts(s.config), " "),
+		"guards", strings.Join(guards(s.config), " "),
 		"firewall", s.firewall.Describe(),
 		"clients", s.clients.Len(),
 		"user", s.sandbox.User,
@@ -89,6 +87,22 @@ func (s *Server) ready() {
 		s.log.Info(note)
 	}
 	s.notify(daemon.SdNotifyReady)
+}
+
+func knockPorts(c *config.Config) []string {
+	ports := make([]string, 0, len(c.KnockPorts))
+	for _, port := range c.KnockPorts {
+		ports = append(ports, port.String())
+	}
+	return ports
+}
+
+func guards(c *config.Config) []string {
+	guarded := make([]string, 0, len(c.Services))
+	for _, service := range c.Services {
+		guarded = append(guarded, service.String())
+	}
+	return guarded
 }
 
 func (s *Server) notify(state string) {

@@ -48,8 +48,6 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 		return event.As(audit.Unspent, err)
 	}
 
-	s.offsets[knock.Client.Name] = knock.Time.Sub(now)
-
 	// From here on the packet is spent: whatever is decided is remembered, answered and recorded, also
 	// when the server is asked to stop meanwhile.
 	ctx = context.WithoutCancel(ctx)
@@ -76,18 +74,16 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 
 var errSuperseded = errors.New("server: the client has closed the service since this request was first made")
 
-// superseded reports whether the client closed one of the services after it first stamped this
-// request to open: a packet that was held back must not open again what was closed since.
+// superseded reports whether the client closed one of the services, or all was taken from it, after it
+// first stamped this request to open: a packet that was held back must not open again what was closed since.
 func (s *Server) superseded(k *spa.Knock, first time.Time) bool {
 	if k.Type != spa.TypeOpen {
 		return false
 	}
-	for _, service := range k.Services {
-		if floor := s.journal.FloorOf(topic(k.Client.Name, service.String())); !floor.IsZero() && !first.After(floor) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(append(names(k.Services), everything), func(service string) bool {
+		floor := s.journal.FloorOf(topic(k.Client.Name, service))
+		return !floor.IsZero() && !first.After(floor)
+	})
 }
 
 // close ends the client's own grants of the services for the address that it knocks from.
@@ -103,9 +99,11 @@ func (s *Server) close(ctx context.Context, event audit.Event) audit.Event {
 		}
 	}
 	match := firewall.Match{Client: k.Client.Name, Source: event.From.Addr(), Services: services}
-	if _, err := s.firewall.Revoke(ctx, match, event.Time); err != nil {
+	ended, err := s.firewall.Revoke(ctx, match, event.Time)
+	if err != nil {
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
 	}
+	s.hub.closed(ended)
 	closed := make([]spa.Granting, len(k.Services))
 	for i, service := range k.Services {
 		closed[i] = spa.Granting{Ports: s.policy.Ports(service)}

@@ -12,8 +12,9 @@ type Status struct {
 	PID        int       `json:"pid"`
 	Since      time.Time `json:"since"`
 	Now        time.Time `json:"now"`
-	Protocol   int       `json:"protocol"`   // version of the packets
-	Interfaces []string  `json:"interfaces"` // that are listened to; none: all but the loopback
+	Protocol   int       `json:"protocol"`       // version of the packets
+	Interfaces []string  `json:"interfaces"`     // that are listened to, those of All as they are now
+	All        bool      `json:"all_interfaces"` // all but the loopback, also those that come later
 	KnockPorts []string  `json:"knock_ports"`
 	Guards     []string  `json:"guards"` // "ssh=tcp/22"
 	Receipts   bool      `json:"receipts"`
@@ -22,13 +23,13 @@ type Status struct {
 	Firewall Firewall `json:"firewall"`
 	Gate     Gate     `json:"gate"`
 
-	Clients   int              `json:"clients"` // with a file, the revoked included
-	Grants    int              `json:"grants"`  // live
-	LastGrant *Grant           `json:"last_grant,omitempty"`
-	Decided   map[string]int64 `json:"decided"` // packets since the start, by verdict, and by reason where they were refused
-	Capture   Capture          `json:"capture"`
-	Floor     *Floor           `json:"floor,omitempty"`
-	Journal   Journal          `json:"journal"`
+	Clients   int               `json:"clients"` // with a file, the revoked included
+	Grants    int               `json:"grants"`  // live
+	LastGrant *Grant            `json:"last_grant,omitempty"`
+	Decided   map[string]uint64 `json:"decided"` // packets since the start, by verdict, and by reason where they were refused
+	Capture   Capture           `json:"capture"`
+	Floor     *Floor            `json:"floor,omitempty"`
+	Journal   Journal           `json:"journal"`
 
 	Seen     []Seen     `json:"seen"`      // clients that were heard since the start, the latest first
 	MoreSeen int        `json:"more_seen"` // how many were left out of Seen
@@ -137,9 +138,10 @@ type Reloaded struct {
 // Decision is what became of a packet, or of so many; or of a grant.
 type Decision struct {
 	Time     time.Time      `json:"time"`
-	Verdict  string         `json:"verdict"` // as in the audit log; of a grant "ended", "revoked"
+	Verdict  string         `json:"verdict"` // as in the audit log; of a grant "ended" or "revoked"
 	Client   string         `json:"client,omitzero"`
-	From     netip.AddrPort `json:"from,omitzero"` // of a grant without a port
+	From     netip.AddrPort `json:"from,omitzero"`   // of a packet
+	Source   netip.Addr     `json:"source,omitzero"` // of a grant
 	Command  string         `json:"command,omitzero"`
 	Services []string       `json:"services,omitempty"`
 	Until    []time.Time    `json:"until,omitempty"` // of each service that was granted

@@ -1,0 +1,147 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"sallyport/firewall"
+	"sallyport/spa"
+	"sallyport/spa/audit"
+	"sallyport/spa/sandbox"
+	"sallyport/spa/server/control"
+)
+
+// openControl makes the socket while that can be done, for the user that the server will be.
+func (s *Server) openControl() error {
+	uid, err := sandbox.Becomes(SystemUser)
+	if err != nil {
+		return err
+	}
+	socket, err := control.Listen(s.config.State, uid)
+	if err != nil {
+		return err
+	}
+	s.socket = socket
+	s.keep(socket)
+	return nil
+}
+
+// serveControl answers whoever asks, until ctx ends. It runs beside the line, and holds it up for no
+// longer than a change takes.
+func (s *Server) serveControl(ctx context.Context) error {
+	return s.socket.Serve(ctx, func(ctx context.Context, r control.Request, a *control.Answer) error {
+		switch r.Command {
+		case control.CommandStatus:
+			return a.Send(control.Reply{Status: s.status()})
+		case control.CommandGrants:
+			return s.sendGrants(a)
+		case control.CommandWatch:
+			return s.watch(ctx, a)
+		case control.CommandRevoke:
+			revoked, err := s.revoke(ctx, r)
+			return reply(a, control.Reply{Revoked: revoked}, err)
+		case control.CommandReload:
+			reloaded, err := s.reload(ctx)
+			return reply(a, control.Reply{Reloaded: reloaded}, err)
+		}
+		return errors.New("this server does not know that command; is it older than the program that asks?")
+	})
+}
+
+func reply(a *control.Answer, r control.Reply, err error) error {
+	if err != nil {
+		return err
+	}
+	return a.Send(r)
+}
+
+func (s *Server) sendGrants(a *control.Answer) error {
+	for _, g := range shown(s.firewall.Grants(s.now())) {
+		if err := a.Send(control.Reply{Grant: &g}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shown returns grants as they are shown: one that the firewall keeps in parts is one.
+func shown(gs []firewall.Grant) []control.Grant {
+	list := make([]control.Grant, 0, len(gs))
+	for i, g := range gs {
+		ports := make([]string, len(g.Ports))
+		for j, p := range g.Ports {
+			ports[j] = p.String()
+		}
+		if i > 0 && gs[i-1].Client == g.Client && gs[i-1].Service == g.Service && gs[i-1].Source == g.Source {
+			last := &list[len(list)-1]
+			last.Ports = append(last.Ports, ports...)
+			continue
+		}
+		list = append(list, control.Grant{Client: g.Client, Service: g.Service, Source: g.Source, Ports: ports, Until: g.Until})
+	}
+	return list
+}
+
+// watch sends decisions as they are made. Who does not read is waited for, and misses some.
+func (s *Server) watch(ctx context.Context, a *control.Answer) error {
+	a.Patient()
+	w := s.hub.join()
+	defer s.hub.leave(w)
+	s.hub.expect(s.firewall.Grants(s.now()))
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case t := <-w.lines:
+			if err := sendTold(a, t); err != nil {
+				return err
+			}
+		}
+		if len(w.lines) > 0 {
+			continue
+		}
+		if missed := s.hub.rest(w); missed > 0 {
+			if err := a.Send(control.Reply{Missed: missed}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func sendTold(a *control.Answer, t told) error {
+	if t.missed > 0 {
+		if err := a.Send(control.Reply{Missed: t.missed}); err != nil {
+			return err
+		}
+	}
+	return a.Send(control.Reply{Decision: &t.decision})
+}
+
+// decisionOf is an event as watchers are told of it.
+func decisionOf(e audit.Event) control.Decision {
+	d := control.Decision{Time: e.Time, Verdict: e.Verdict.String(), Client: e.Client, From: e.From, Copied: e.Copied, Reason: e.Reason()}
+	if refused, ok := errors.AsType[*spa.Refused](e.Err); ok && !refused.Time.IsZero() {
+		d.Ahead = refused.Time.Sub(e.Time).Seconds()
+	}
+	if e.Knock == nil {
+		return d
+	}
+	d.Command, d.Services = e.Knock.Type.String(), names(e.Knock.Services)
+	d.OldKey, d.OldGate = oldKey(e.Knock), e.Knock.OldGate
+	if e.Receipt.Status == spa.Granted {
+		for _, g := range e.Receipt.Services {
+			d.Until = append(d.Until, e.Receipt.Time.Add(g.For))
+		}
+	}
+	if e.Err != nil && e.Verdict.Spent() { // with the service at fault
+		d.Reason = e.Err.Error()
+	}
+	return d
+}
+
+// denied is an error that a person is told of, with what to do.
+func denied(hint string, problems ...string) error {
+	return &control.Denied{Text: strings.Join(slices.DeleteFunc(problems, func(p string) bool { return p == "" }), "\n"), Hint: hint}
+}

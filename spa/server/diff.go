@@ -1,0 +1,110 @@
+package server
+
+import (
+	"cmp"
+	"reflect"
+	"slices"
+
+	"sallyport/keys"
+	"sallyport/spa/config"
+	"sallyport/spa/server/control"
+)
+
+// A setting is a key of server.toml and its value.
+type setting struct {
+	key   string
+	value func(c *config.Config) any
+}
+
+// restartSettings are what a running server cannot change: files and sockets that it opened with
+// privileges that it has given up, filters that are locked, and what the guard is known by.
+var restartSettings = []setting{
+	{"server_id", func(c *config.Config) any { return c.ServerID }},
+	{"knock_ports", func(c *config.Config) any { return c.KnockPorts }},
+	{"state", func(c *config.Config) any { return c.State }},
+	{"capture.mode", func(c *config.Config) any { return c.Capture.Mode }},
+	{"capture.interfaces", func(c *config.Config) any { return c.Capture.Interfaces }},
+	{"firewall.backend", func(c *config.Config) any { return c.Firewall.Backend }},
+	{"firewall.mode", func(c *config.Config) any { return c.Firewall.Mode }},
+	{"firewall.persist", func(c *config.Config) any { return c.Firewall.Persist }},
+	{"firewall.mark", func(c *config.Config) any { return c.Firewall.Mark }},
+	{"firewall.admit", func(c *config.Config) any { return c.Firewall.Admit }},
+	{"audit.file", func(c *config.Config) any { return c.Audit.File }},
+}
+
+// liveSettings are what a reload changes, beside the services.
+var liveSettings = []setting{
+	{"name", func(c *config.Config) any { return c.Name }},
+	{"address", func(c *config.Config) any { return c.Address }},
+	{"window", func(c *config.Config) any { return c.Window }},
+	{"receipts", func(c *config.Config) any { return c.Receipts }},
+	{"zone", func(c *config.Config) any { return c.Zone }},
+	{"firewall.closed", func(c *config.Config) any { return c.Firewall.Closed }},
+	{"firewall.trusted_interfaces", func(c *config.Config) any { return c.Firewall.TrustedInterfaces }},
+	{"limits.live_nonces", func(c *config.Config) any { return c.Limits.LiveNonces }},
+	{"limits.grants", func(c *config.Config) any { return c.Limits.Grants }},
+	{"limits.grants_per_hour", func(c *config.Config) any { return c.Limits.GrantsPerHour }},
+}
+
+// changed returns the keys of the settings that differ.
+func changed(settings []setting, was, is *config.Config) []string {
+	keys := []string{}
+	for _, s := range settings {
+		if !reflect.DeepEqual(s.value(was), s.value(is)) {
+			keys = append(keys, s.key)
+		}
+	}
+	return keys
+}
+
+// changedServices returns the services that differ, as keys of server.toml.
+func changedServices(was, is *config.Config) []string {
+	var keys []string
+	for _, service := range is.Services {
+		before, ok := was.Service(service.Name)
+		switch {
+		case !ok:
+			keys = append(keys, "service."+service.Name+" (new)")
+		case !reflect.DeepEqual(before, service):
+			keys = append(keys, "service."+service.Name)
+		}
+	}
+	for _, service := range was.Services {
+		if _, ok := is.Service(service.Name); !ok {
+			keys = append(keys, "service."+service.Name+" (gone)")
+		}
+	}
+	return keys
+}
+
+// clientChange is a client that differs; nil where there was, or is, none.
+type clientChange struct{ before, after *keys.Client }
+
+// changedClients compares the clients that are known with those that were read.
+func changedClients(known []*keys.Client, read *keys.Registry) []clientChange {
+	var changes []clientChange
+	for _, before := range known {
+		if after, _ := read.Client(before.Name); !before.Same(after) {
+			changes = append(changes, clientChange{before, after})
+		}
+	}
+	for _, after := range read.Clients() {
+		_, found := slices.BinarySearchFunc(known, after, func(a, b *keys.Client) int { return cmp.Compare(a.Name, b.Name) })
+		if !found {
+			changes = append(changes, clientChange{nil, after})
+		}
+	}
+	return changes
+}
+
+// tell puts the change into an answer.
+func (c clientChange) tell(r *control.Reloaded) {
+	switch {
+	case c.before == nil:
+		r.Added = append(r.Added, c.after.Name)
+	case c.after == nil:
+		r.Removed = append(r.Removed, c.before.Name)
+	default:
+		r.Changed = append(r.Changed, c.before.Name)
+	}
+}

@@ -1,0 +1,163 @@
+package server
+
+import (
+	"container/heap"
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/spa/server/control"
+)
+
+// ends is when the grants end that watchers were told of, or that lived when the first began to
+// watch. The kernel ends them; this is only for telling.
+type ends struct {
+	due  endHeap
+	at   map[owned]time.Time
+	wake chan struct{} // there is an earlier end
+}
+
+// owned is what makes a grant the same grant.
+type owned struct {
+	client, service string
+	source          netip.Addr
+}
+
+type end struct {
+	owned
+	until time.Time
+}
+
+func newEnds() *ends { return &ends{at: make(map[owned]time.Time), wake: make(chan struct{}, 1)} }
+
+func (e *ends) clear() {
+	e.due = nil
+	clear(e.at)
+}
+
+// expect takes over until when grants last.
+func (e *ends) expect(gs []firewall.Grant) {
+	for _, g := range gs {
+		who := owned{g.Client, g.Service, g.Source}
+		if !g.Until.After(e.at[who]) {
+			continue
+		}
+		e.at[who] = g.Until
+		heap.Push(&e.due, end{who, g.Until})
+	}
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// forget drops a grant that ended before its time.
+func (e *ends) forget(g firewall.Grant) { delete(e.at, owned{g.Client, g.Service, g.Source}) }
+
+// passed returns the grants whose time is over, and when the next one's is; zero where there is none.
+func (e *ends) passed(now time.Time) (over []end, next time.Time) {
+	for len(e.due) > 0 && !e.due[0].until.After(now) {
+		last := heap.Pop(&e.due).(end)
+		if until, ok := e.at[last.owned]; ok && until.Equal(last.until) {
+			delete(e.at, last.owned)
+			over = append(over, last)
+		}
+	}
+	if len(e.due) == 0 {
+		return over, time.Time{}
+	}
+	return over, e.due[0].until
+}
+
+// endHeap has the grant that ends first on top.
+type endHeap []end
+
+func (h endHeap) Len() int           { return len(h) }
+func (h endHeap) Less(i, j int) bool { return h[i].until.Before(h[j].until) }
+func (h endHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *endHeap) Push(x any)        { *h = append(*h, x.(end)) }
+func (h *endHeap) Pop() any {
+	last := len(*h) - 1
+	e := (*h)[last]
+	*h = (*h)[:last]
+	return e
+}
+
+// expect tells the hub of grants that live.
+func (h *hub) expect(gs []firewall.Grant) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.watchers) > 0 {
+		h.ends.expect(gs)
+	}
+}
+
+// tellEnds tells watchers of grants that end by themselves, until ctx ends. It sleeps while nobody watches.
+func (s *Server) tellEnds(ctx context.Context) error {
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.hub.ends.wake:
+		case <-next.C:
+		}
+		next.Stop()
+		if at := s.tellEnded(s.now()); !at.IsZero() {
+			next.Reset(at.Sub(s.now()))
+		}
+	}
+}
+
+// tellEnded tells of the grants that have ended at now, and returns when the next one does. One that
+// was longer than was told of is told of later.
+func (s *Server) tellEnded(now time.Time) (next time.Time) {
+	over, next := s.hub.passed(now)
+	var gone []firewall.Grant
+	for _, e := range over {
+		if !s.firewall.Holds(e.client, e.service, e.source, now) {
+			gone = append(gone, firewall.Grant{Client: e.client, Service: e.service, Source: e.source})
+			continue
+		}
+		s.hub.expect(slices.DeleteFunc(s.firewall.GrantsOf(e.client, now), func(g firewall.Grant) bool {
+			return g.Service != e.service || g.Source != e.source
+		}))
+	}
+	s.hub.ended(gone, "ended", "", now)
+	return next
+}
+
+// passed is that of ends.
+func (h *hub) passed(now time.Time) (over []end, next time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ends.passed(now)
+}
+
+// ended tells of grants that ended, and why: "ended" by themselves, or "revoked".
+func (h *hub) ended(gs []firewall.Grant, verdict, reason string, now time.Time) {
+	if !h.watched() {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, g := range gs {
+		h.ends.forget(g)
+		h.spread(control.Decision{
+			Time: now, Verdict: verdict, Client: g.Client, Source: g.Source,
+			Services: []string{g.Service}, Reason: reason,
+		})
+	}
+}
+
+// closed takes grants out of those whose end is told of: the client's own packet tells of it.
+func (h *hub) closed(gs []firewall.Grant) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, g := range gs {
+		h.ends.forget(g)
+	}
+}

@@ -1,0 +1,146 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/config"
+	"sallyport/spa/server/control"
+)
+
+// files are what the administrator writes, read and found to be good.
+type files struct {
+	config  *config.Config
+	gates   keys.Gates
+	clients *keys.Registry
+}
+
+// reload reads all files again, and takes them over together or not at all. What lives, lives on,
+// unless it may not be held any more. It runs beside the line and holds it up for the swap alone.
+func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
+	s.reading.Lock() // what the watcher reads meanwhile is not to be overtaken by what is read here
+	defer s.reading.Unlock()
+	next, problems := s.readFiles()
+	if len(problems) > 0 {
+		return nil, denied("nothing was changed; mend it and reload again", problems...)
+	}
+	was, is := s.config, next.config // only a reload changes it
+	if restart := changed(restartSettings, was, is); len(restart) > 0 {
+		return nil, denied("change it back, or: systemctl restart spa-server (grants and sessions go on)",
+			"a restart is needed for "+strings.Join(restart, ", ")+": nothing was changed")
+	}
+	r := &control.Reloaded{Settings: append(changed(liveSettings, was, is), changedServices(was, is)...)}
+	clients := changedClients(s.clients.Clients(), next.clients)
+	for _, c := range clients {
+		c.tell(r)
+	}
+	if err := s.swap(context.WithoutCancel(parent), next, clients, r); err != nil {
+		return nil, denied("", err.Error(), "nothing was changed")
+	}
+	if err := s.audit.Reopen(); err != nil {
+		r.Notes = append(r.Notes, "the audit log goes on in the file that it was in: "+err.Error())
+	}
+	s.log.Info("reloaded", "settings", r.Settings, "added", len(r.Added), "changed", len(r.Changed), "removed", len(r.Removed), "ended", len(r.Ended))
+	return r, nil
+}
+
+// readFiles reads all files, and names all that is wrong with any of them.
+func (s *Server) readFiles() (files, []string) {
+	var next files
+	var problems []string
+	note := func(err error) {
+		if err != nil {
+			problems = append(problems, err.Error())
+		}
+	}
+	var err error
+	next.config, err = config.LoadIn(s.root, s.dir)
+	note(err)
+	next.gates, err = keys.ReadGateIn(s.root, s.dir, config.GateFile)
+	note(err)
+	var errs []error
+	next.clients, errs = s.clients.Fresh()
+	note(errors.Join(errs...))
+	return next, problems
+}
+
+// swap takes the files over. On an error all is as it was.
+func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r *control.Reloaded) error {
+	s.line.Lock()
+	defer s.line.Unlock()
+	now := s.now()
+	rules := s.policy.With(next.config)
+	held := s.firewall.Grants(now)
+	if err := s.adopt(ctx, next); err != nil {
+		return err
+	}
+	if gates := spa.GatesOf(next.gates); !slices.EqualFunc(gates, s.identity.Gates, sameGate) {
+		r.Settings = append(r.Settings, config.GateFile)
+		s.identity.Gates = gates
+	}
+	s.identity.Window, s.config, s.policy = next.config.Window, next.config, rules
+	s.clients.Replace(next.clients)
+	for _, c := range clients {
+		if c.before != nil {
+			s.narrow(c.before, c.after)
+		}
+	}
+	r.Ended = shown(s.endUnkept(ctx, held, now))
+	return nil
+}
+
+func sameGate(a, b spa.Gate) bool { return a.Key.Equal(b.Key) && a.Until.Equal(b.Until) }
+
+// adopt gives journal and firewall what they have to know of the files: both, or neither.
+func (s *Server) adopt(ctx context.Context, next files) error {
+	was, is := s.config, next.config
+	now := s.now()
+	if err := s.journal.Retune(is.Window, is.Limits.LiveNonces, now); err != nil {
+		return err
+	}
+	guard := FirewallConfig(is, next.clients, s.now)
+	if sameGuard(guard, FirewallConfig(was, s.clients, s.now)) {
+		return nil
+	}
+	err := s.firewall.Reconfigure(ctx, guard, now)
+	if err == nil {
+		return nil
+	}
+	return errors.Join(err, s.journal.Retune(was.Window, was.Limits.LiveNonces, now))
+}
+
+// sameGuard reports whether the guard need not be touched.
+func sameGuard(a, b firewall.Config) bool {
+	a.Keep, a.Now, b.Keep, b.Now = nil, nil, nil, nil
+	return reflect.DeepEqual(a, b)
+}
+
+// endUnkept ends those of the grants that may not be held any more, and returns them.
+func (s *Server) endUnkept(ctx context.Context, held []firewall.Grant, now time.Time) []firewall.Grant {
+	var ended []firewall.Grant
+	for _, g := range held {
+		client, _ := s.clients.Client(g.Client)
+		if s.policy.Keeps(client, g, now) {
+			continue
+		}
+		if err := s.floor(g.Client, []string{g.Service}, now); err != nil {
+			s.log.Error("a service could not be closed to packets that are on their way", "client", g.Client, "service", g.Service, "error", err)
+		}
+		match := firewall.Match{Client: g.Client, Source: g.Source, Services: []string{g.Service}}
+		if _, err := s.firewall.Revoke(ctx, match, now); err != nil {
+			s.log.Error("a grant could not be ended; it ends by itself", "client", g.Client, "service", g.Service, "until", g.Until, "error", err)
+			continue
+		}
+		s.log.Info("grant ended", "client", g.Client, "service", g.Service, "source", g.Source.String())
+		ended = append(ended, g)
+	}
+	s.hub.ended(ended, "revoked", "it may not be held any more", now)
+	return ended
+}

@@ -1,0 +1,130 @@
+package server
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/spa"
+	"sallyport/spa/audit"
+)
+
+// sightings are what was heard of each client since the start: only of packets that its key made, so
+// that there are no more than clients. They live over a reload.
+type sightings struct {
+	mu     sync.Mutex
+	of     map[string]*sighting
+	last   []firewall.Grant // what was granted last, at one time
+	lastAt time.Time
+}
+
+// sighting is what was heard of one client.
+type sighting struct {
+	at              time.Time // of the last packet that was spent; zero: none was
+	from            netip.Addr
+	offset          time.Duration // its clock less ours, as that packet had it
+	oldKey, oldGate bool          // that packet was made with what was replaced
+	stale           staleness     // since then
+	granted         []firewall.Grant
+}
+
+// staleness is of packets that are too old, or from the future. They may be copies, so they say
+// nothing about the client's clock that anything is decided by.
+type staleness struct {
+	packets int
+	at      time.Time
+	from    netip.Addr
+	offset  time.Duration
+}
+
+// mostGranted is how many of a client's grants are remembered for the sessions that outlive them.
+const mostGranted = 32
+
+func newSightings() *sightings { return &sightings{of: make(map[string]*sighting)} }
+
+// note takes over what an event tells about its client.
+func (s *sightings) note(e audit.Event) {
+	if e.Client == "" {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.Verdict.Spent() {
+		s.spent(e)
+		return
+	}
+	if refused, ok := errors.AsType[*spa.Refused](e.Err); ok && !refused.Time.IsZero() {
+		w := s.client(e.Client)
+		w.stale = staleness{w.stale.packets + 1, e.Time, e.From.Addr(), refused.Time.Sub(e.Time)}
+	}
+}
+
+func (s *sightings) client(name string) *sighting {
+	w, ok := s.of[name]
+	if !ok {
+		w = &sighting{}
+		s.of[name] = w
+	}
+	return w
+}
+
+func (s *sightings) spent(e audit.Event) {
+	w := s.client(e.Client)
+	w.at, w.from, w.offset = e.Time, e.From.Addr(), e.Knock.Time.Sub(e.Time)
+	w.oldKey, w.oldGate = oldKey(e.Knock), e.Knock.OldGate
+	w.stale = staleness{}
+	if e.Verdict == audit.Granted {
+		s.last, s.lastAt = grantsOf(e), e.Time
+		w.remember(s.last)
+	}
+}
+
+func oldKey(k *spa.Knock) bool { return k.KeyID != k.Client.ID }
+
+// grantsOf returns what an event that was granted gave.
+func grantsOf(e audit.Event) []firewall.Grant {
+	grants := make([]firewall.Grant, len(e.Receipt.Services))
+	for i, g := range e.Receipt.Services {
+		grants[i] = firewall.Grant{
+			Client: e.Client, Service: e.Knock.Services[i].String(), Source: e.From.Addr(),
+			Ports: g.Ports, Until: e.Receipt.Time.Add(g.For),
+		}
+	}
+	return grants
+}
+
+// remember keeps the last few grants, each once.
+func (w *sighting) remember(grants []firewall.Grant) {
+	for _, g := range grants {
+		w.granted = slices.DeleteFunc(w.granted, func(old firewall.Grant) bool {
+			return old.Service == g.Service && old.Source == g.Source
+		})
+		w.granted = append(w.granted, g)
+	}
+	if extra := len(w.granted) - mostGranted; extra > 0 {
+		w.granted = slices.Delete(w.granted, 0, extra)
+	}
+}
+
+// offset returns a client's clock less ours, as its last packet had it.
+func (s *sightings) offset(client string) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := s.of[client]; w != nil {
+		return w.offset
+	}
+	return 0
+}
+
+// granted returns what a client was given since the start, as far as it is remembered.
+func (s *sightings) granted(client string) []firewall.Grant {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := s.of[client]; w != nil {
+		return slices.Clone(w.granted)
+	}
+	return nil
+}

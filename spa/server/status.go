@@ -1,0 +1,119 @@
+package server
+
+import (
+	"cmp"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"sallyport/spa"
+	"sallyport/spa/capture"
+	"sallyport/spa/server/control"
+)
+
+// mostSeen is how many clients a status tells of: what has to fit into one answer.
+const mostSeen = 2000
+
+// status is what the server says of itself.
+func (s *Server) status() *control.Status {
+	now := s.now()
+	s.line.Lock()
+	c, gates, clients := s.config, s.identity.Gates, s.clients.Len()
+	s.line.Unlock()
+	st := &control.Status{
+		Name: c.Name, Address: c.Address, PID: os.Getpid(), Since: s.since, Now: now, Protocol: spa.Version,
+		Interfaces: c.Capture.Interfaces, KnockPorts: knockPorts(c), Guards: guards(c), Receipts: c.Receipts, Window: c.Window.String(),
+		Firewall: control.Firewall{Backend: s.firewall.BackendName(), Sentence: s.firewall.Describe(), Persists: s.firewall.Persists()},
+		Gate:     gateStatus(gates, now),
+		Clients:  clients, Grants: len(shown(s.firewall.Grants(now))), Decided: s.audit.Counts(),
+		Capture: captured(s.sniffer.Stats()), Watchers: int(s.hub.active.Load()),
+		Rights: control.Privileges{
+			User: s.sandbox.User, UID: s.sandbox.UID, GID: s.sandbox.GID, Capabilities: s.sandbox.Capabilities,
+			NoNewPrivs: s.sandbox.NoNewPrivs, Notes: s.sandbox.Notes,
+		},
+	}
+	if len(st.Interfaces) == 0 {
+		st.Interfaces, st.All = interfaces(), true
+	}
+	journal := s.journal.Status()
+	st.Journal = control.Journal{Live: journal.Live, Records: journal.Records, Room: journal.Room, Damaged: journal.Damaged}
+	if now.Before(journal.FloorUntil) {
+		st.Floor = &control.Floor{Until: journal.FloorUntil, Reason: journal.Reason}
+	}
+	s.seen.tell(st)
+	return st
+}
+
+// interfaces names those that there are now, but for the loopback.
+func interfaces() []string {
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil
+	}
+	names := []string{}
+	for _, i := range all {
+		if i.Flags&net.FlagLoopback == 0 {
+			names = append(names, i.Name)
+		}
+	}
+	return names
+}
+
+// gateStatus says whether a gate key that was replaced is still good.
+func gateStatus(gates []spa.Gate, now time.Time) control.Gate {
+	for _, g := range gates {
+		if !g.Until.IsZero() && now.Before(g.Until) {
+			return control.Gate{Previous: true, Until: g.Until}
+		}
+	}
+	return control.Gate{}
+}
+
+func captured(st capture.Stats) control.Capture {
+	return control.Capture{
+		Received: st.Received, Passed: st.Passed, WrongInterface: st.WrongInterface, NotForUs: st.NotForUs,
+		OwnSource: st.OwnSource, BadSource: st.BadSource, Fragment: st.Fragment, Options: st.Options,
+		Extension: st.Extension, Malformed: st.Malformed, KernelDrops: st.KernelDrops,
+	}
+}
+
+// tell puts what was heard of clients into a status, the latest first.
+func (s *sightings) tell(st *control.Status) {
+	s.gather(st)
+	slices.SortFunc(st.Seen, func(a, b control.Seen) int {
+		return cmp.Or(heard(b).Compare(heard(a)), cmp.Compare(a.Client, b.Client))
+	})
+	if extra := len(st.Seen) - mostSeen; extra > 0 {
+		st.Seen, st.MoreSeen = st.Seen[:mostSeen], extra
+	}
+}
+
+func (s *sightings) gather(st *control.Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last := shown(s.last); len(last) > 0 {
+		st.LastGrant = &last[len(last)-1]
+		st.LastGrant.Since = s.lastAt
+	}
+	st.Seen = make([]control.Seen, 0, len(s.of))
+	for client, w := range s.of {
+		st.Seen = append(st.Seen, w.tell(client))
+	}
+}
+
+// heard is when a client's key was last heard of at all.
+func heard(s control.Seen) time.Time {
+	if s.Stale != nil {
+		return s.Stale.Last
+	}
+	return s.Last
+}
+
+func (w *sighting) tell(client string) control.Seen {
+	seen := control.Seen{Client: client, Last: w.at, From: w.from, Ahead: w.offset.Seconds(), OldKey: w.oldKey, OldGate: w.oldGate}
+	if w.stale.packets > 0 {
+		seen.Stale = &control.Stale{Packets: w.stale.packets, Last: w.stale.at, From: w.stale.from, Ahead: w.stale.offset.Seconds()}
+	}
+	return seen
+}
