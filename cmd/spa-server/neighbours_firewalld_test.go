@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"sallyport/spa/lab"
+)
+
+// firewalld is the real one, on a message bus of its own, with its files in a directory of the test.
+type firewalld struct {
+	shell
+	daemon *exec.Cmd
+	log    string
+}
+
+// busConfig is that of a message bus on which everybody may do everything: only the test is on it.
+const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <listen>unix:path=%s</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <allow own="*"/>
+    <allow send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+  </policy>
+</busconfig>
+`
+
+// bareZone is the zone of all interfaces, without the ssh that firewalld allows by itself.
+const bareZone = `<?xml version="1.0" encoding="utf-8"?>
+<zone><short>Public</short></zone>
+`
+
+func newFirewalld(g *gateway) tool {
+	g.t.Helper()
+	dir := g.t.TempDir()
+	bus := filepath.Join(dir, "bus")
+	for path, text := range map[string]string{
+		"bus.conf":             fmt.Sprintf(busConfig, bus),
+		"run/empty":            "",
+		"etc/firewalld.conf":   "DefaultZone=public\n",
+		"etc/zones/public.xml": bareZone,
+	} {
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			g.t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			g.t.Fatal(err)
+		}
+	}
+	f := &firewalld{log: filepath.Join(dir, "log"), shell: shell{
+		g:     g,
+		files: map[string]string{"/etc/firewalld": filepath.Join(dir, "etc"), "/run": filepath.Join(dir, "run")},
+		env:   []string{"DBUS_SYSTEM_BUS_ADDRESS=unix:path=" + bus},
+	}}
+	f.launch("dbus-daemon", "--config-file="+filepath.Join(dir, "bus.conf"), "--nofork", "--nopidfile", "--nosyslog")
+	lab.Eventually(g.t, 10*time.Second, "the message bus", func() bool { _, err := os.Stat(bus); return err == nil })
+	return f
+}
+
+// launch starts a program that stays; the gateway's end is its end.
+func (f *firewalld) launch(program string, args ...string) *exec.Cmd {
+	f.g.t.Helper()
+	log, err := os.OpenFile(f.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		f.g.t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := f.command(program, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := f.g.host.Start(cmd); err != nil {
+		f.g.t.Fatal(err)
+	}
+	return cmd
+}
+
+func (f *firewalld) begin() {
+	f.g.t.Helper()
+	f.daemon = f.launch("firewalld", "--nofork", "--nopid", "--log-target", "console")
+	lab.Eventually(f.g.t, 30*time.Second, "firewalld to run", func() bool {
+		_, err := f.try("", "firewall-cmd", "--state")
+		return err == nil
+	})
+}
+
+func (f *firewalld) allow() {
+	f.g.t.Helper()
+	f.run("firewall-cmd", "--add-port=22/tcp")
+	f.run("firewall-cmd", "--permanent", "--add-port=22/tcp")
+}
+
+func (f *firewalld) reload() { f.g.t.Helper(); f.run("firewall-cmd", "--reload") }
+
+func (f *firewalld) end() {
+	f.g.t.Helper()
+	if err := f.daemon.Process.Signal(syscall.SIGTERM); err != nil {
+		f.g.t.Fatal(err)
+	}
+	if err := f.daemon.Wait(); err != nil {
+		said, _ := os.ReadFile(f.log)
+		f.g.t.Fatalf("firewalld ended: %v\n%s", err, said)
+	}
+}

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"net"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// tool is a firewall that an administrator has beside ours, in the gateway of a test.
+type tool interface {
+	begin()  // takes the rule set in hand, with the port shut to everybody
+	allow()  // opens the port to everybody
+	reload() // as after a change of its settings
+	end()    // gives the rule set up
+}
+
+// neighbours are the tools by name, each with the port behind it and whether it guards IPv6 as well.
+var neighbours = []struct {
+	name, port string
+	ipv6       bool
+	make       func(g *gateway) tool
+}{
+	{"ufw", "22", true, newUFW},
+	{"firewalld", "22", true, newFirewalld},
+	{"Docker by iptables", "8080", false, newDockerIPTables},
+	{"Docker by nftables", "8080", false, newDockerNFTables},
+}
+
+// beside is a gateway with a tool beside the server.
+type beside struct {
+	*gateway
+	tool
+	port  string
+	alice spa.Sender
+	from  []string // granted and stranger, in each family
+}
+
+const (
+	granted4, stranger4 = "192.0.2.2", "192.0.2.3"
+	granted6, stranger6 = "2001:db8::2", "2001:db8::3"
+)
+
+func newBeside(t *testing.T, port string, ipv6 bool, make func(g *gateway) tool) *beside {
+	t.Helper()
+	g := newGateway(t)
+	b := &beside{gateway: g, port: port, from: []string{granted4, stranger4}}
+	if ipv6 {
+		b.from = append(b.from, granted6, stranger6)
+		if err := g.client.AddAddr("vc", stranger6+"/64"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replaceInFile(t, filepath.Join(g.dir, "server.toml"), `ports = ["tcp/22"]`, `ports = ["tcp/`+port+`"]`)
+	if port == "22" {
+		g.serve(":22")
+	}
+	b.tool = make(g)
+	b.alice = sender(g.profile())
+	return b
+}
+
+// TestNeighbours: beside each tool, started before and after ours, a port is reached by whom both
+// let in and by nobody else, a session lives on, and the tool never takes the guard away.
+func TestNeighbours(t *testing.T) {
+	for _, n := range neighbours {
+		t.Run(n.name, func(t *testing.T) {
+			for _, order := range []string{"before", "after"} {
+				t.Run(order, func(t *testing.T) {
+					t.Parallel()
+					b := newBeside(t, n.port, n.ipv6, n.make)
+					if order == "before" {
+						b.begin()
+						b.start()
+					} else {
+						b.start()
+						b.begin()
+					}
+					b.livesBeside()
+				})
+			}
+		})
+	}
+}
+
+// livesBeside goes through what the tool may do while the server runs.
+func (b *beside) livesBeside() {
+	b.t.Helper()
+	b.knock(spa.TypeOpen, spa.Granted)
+	b.wantReach("granted, but the tool shuts the port")
+	b.allow()
+	b.wantReach("granted and allowed", b.granted()...)
+	sessions := b.sessions()
+	b.reload()
+	b.wantReach("after the tool's reload", b.granted()...)
+	b.knock(spa.TypeClose, spa.Closed)
+	b.wantReach("allowed, but no longer granted")
+	b.end()
+	b.wantReach("the tool is off")
+	b.begin()
+	b.allow()
+	b.wantReach("the tool is on again")
+	b.knock(spa.TypeOpen, spa.Granted)
+	b.wantReach("granted once more", b.granted()...)
+	for from, conn := range sessions {
+		if err := lab.Echoes(conn, "still here", 5*time.Second); err != nil {
+			b.t.Errorf("the session from %s did not live on: %v", from, err)
+		}
+	}
+}
+
+// knock asks from the granted address of each family; the receipt has to pass the tool, too.
+func (b *beside) knock(what spa.Type, want spa.Status) {
+	b.t.Helper()
+	for _, from := range b.granted() {
+		r := request()
+		r.Type = what
+		if what == spa.TypeOpen {
+			r.For = 10 * time.Minute
+		}
+		b.wantReceipt(from, b.seal(r, b.alice), b.alice, want)
+	}
+}
+
+func (b *beside) granted() []string {
+	return slices.DeleteFunc(slices.Clone(b.from), func(a string) bool { return a == stranger4 || a == stranger6 })
+}
+
+// target is the guarded port in the family of an address.
+func (b *beside) target(from string) string {
+	if netip.MustParseAddr(from).Is6() {
+		return "[2001:db8::1]:" + b.port
+	}
+	return "192.0.2.1:" + b.port
+}
+
+// wantReach tries from all addresses at once and fails unless exactly those wanted get through.
+func (b *beside) wantReach(when string, want ...string) {
+	b.t.Helper()
+	reached := make([]bool, len(b.from))
+	var all sync.WaitGroup
+	for i, from := range b.from {
+		all.Go(func() { reached[i] = b.reaches(from, b.target(from)) })
+	}
+	all.Wait()
+	var got []string
+	for i, from := range b.from {
+		if reached[i] {
+			got = append(got, from)
+		}
+	}
+	if !slices.Equal(got, want) {
+		b.t.Errorf("%s: the port is reached from %v, want %v\nserver:\n%s", when, got, want, b.server.log())
+	}
+}
+
+// sessions are connections from the granted addresses.
+func (b *beside) sessions() map[string]net.Conn {
+	b.t.Helper()
+	sessions := make(map[string]net.Conn)
+	for _, from := range b.granted() {
+		conn, err := lab.Dial(b.client, from, b.target(from), 5*time.Second)
+		if err != nil {
+			b.t.Fatalf("a session from %s: %v", from, err)
+		}
+		b.t.Cleanup(func() { conn.Close() })
+		sessions[from] = conn
+	}
+	return sessions
+}
+
+// shell is what a tool's commands have in common: they run in the gateway and see files of their own.
+type shell struct {
+	g     *gateway
+	files map[string]string
+	env   []string
+}
+
+// command is not started yet.
+func (s *shell) command(program string, args ...string) *exec.Cmd {
+	s.g.t.Helper()
+	cmd := exec.Command(lab.NeedProgram(s.g.t, program, "apt-get install ufw firewalld dbus-daemon nftables iptables"), args...)
+	cmd.Env = append(cmd.Environ(), s.env...)
+	return lab.See(cmd, s.files)
+}
+
+// try runs a command to its end and returns what it said.
+func (s *shell) try(stdin, program string, args ...string) (string, error) {
+	s.g.t.Helper()
+	cmd := s.command(program, args...)
+	var out strings.Builder
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &out
+	if err := s.g.host.Start(cmd); err != nil {
+		s.g.t.Fatal(err)
+	}
+	err := cmd.Wait()
+	return out.String(), err
+}
+
+// run runs a command that has to succeed.
+func (s *shell) run(program string, args ...string) { s.g.t.Helper(); s.feed("", program, args...) }
+
+// feed runs a command with an input.
+func (s *shell) feed(stdin, program string, args ...string) {
+	s.g.t.Helper()
+	if out, err := s.try(stdin, program, args...); err != nil {
+		s.g.t.Fatalf("%s %s: %v\n%s%s", program, strings.Join(args, " "), err, out, stdin)
+	}
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// ufw is the real one, with its files and lock in a directory of the test.
+type ufw struct{ shell }
+
+// ufwDefaults is /etc/default/ufw as Debian ships it, but for the kernel parameters, which are not the
+// business of a test.
+const ufwDefaults = `IPV6=yes
+DEFAULT_INPUT_POLICY="DROP"
+DEFAULT_OUTPUT_POLICY="ACCEPT"
+DEFAULT_FORWARD_POLICY="DROP"
+DEFAULT_APPLICATION_POLICY="SKIP"
+MANAGE_BUILTINS=no
+IPT_SYSCTL=
+IPT_MODULES=""
+`
+
+func newUFW(g *gateway) tool {
+	g.t.Helper()
+	lab := g.t.TempDir()
+	etc, run, defaults := filepath.Join(lab, "etc"), filepath.Join(lab, "run"), filepath.Join(lab, "default")
+	// What the machine's own administrator has set is replaced by what ufw comes with.
+	copyTree(g.t, "/etc/ufw", etc)
+	fresh, err := filepath.Glob("/usr/share/ufw/*.rules")
+	if err != nil || len(fresh) == 0 {
+		g.t.Fatalf("no rules of ufw to begin with (%v)", err)
+	}
+	for _, path := range append(fresh, "/usr/share/ufw/ufw.conf") {
+		copyFile(g.t, path, filepath.Join(etc, filepath.Base(path)))
+	}
+	if err := os.Mkdir(run, 0o755); err != nil {
+		g.t.Fatal(err)
+	}
+	if err := os.WriteFile(defaults, []byte(ufwDefaults), 0o644); err != nil {
+		g.t.Fatal(err)
+	}
+	return &ufw{shell{g: g, files: map[string]string{"/etc/ufw": etc, "/run": run, "/etc/default/ufw": defaults}}}
+}
+
+func (u *ufw) begin()  { u.g.t.Helper(); u.run("ufw", "--force", "enable") }
+func (u *ufw) allow()  { u.g.t.Helper(); u.run("ufw", "allow", "22/tcp") }
+func (u *ufw) reload() { u.g.t.Helper(); u.run("ufw", "reload") }
+func (u *ufw) end()    { u.g.t.Helper(); u.run("ufw", "disable") }
+
+func copyTree(t testing.TB, from, to string) {
+	t.Helper()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func copyFile(t testing.TB, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
