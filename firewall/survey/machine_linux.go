@@ -27,8 +27,9 @@ type machine struct {
 	p         *passage
 	table     *table
 	registers [64]cell
-	match     truth // of the expressions so far
-	bySource  bool  // the sender's address decided one of them
+	match     truth    // of the expressions so far
+	bySource  bool     // the sender's address decided one of them
+	before    *passage // not nil: the sender is not the one that the rule asks for, all else may match
 	verdicts  []verdict
 }
 
@@ -64,12 +65,14 @@ func (r *nftRule) weigh(p *passage) ruling {
 			m.doubt(nil)
 		}
 		if m.match == no {
-			m.passedBy(r)
-			return ruling{}
+			return m.leave(false)
 		}
 		if len(m.verdicts) > 0 {
 			break
 		}
+	}
+	if m.before != nil {
+		return m.leave(!r.onlyDrops())
 	}
 	if m.bySource && len(m.verdicts) > 0 {
 		p.sources = true
@@ -77,11 +80,14 @@ func (r *nftRule) weigh(p *passage) ruling {
 	return ruling{sure: m.match == yes, verdicts: m.verdicts}
 }
 
-// passedBy notes that another source might have been let in by this rule.
-func (m *machine) passedBy(r *nftRule) {
-	if m.bySource && !r.onlyDrops() {
-		m.p.sources = true
+// leave is the end of a rule that does not match. What it did after it had found that the
+// sender is not the one it asks for is undone.
+func (m *machine) leave(forOthers bool) ruling {
+	if m.before != nil {
+		*m.p = *m.before
 	}
+	m.p.sources = m.p.sources || forOthers
+	return ruling{}
 }
 
 // onlyDrops reports whether all that the rule can do with a packet is to keep it out.
@@ -100,8 +106,20 @@ func (r *nftRule) onlyDrops() bool {
 
 // want notes the outcome of a comparison, and whether the sender's address was compared.
 func (m *machine) want(t truth, source bool) {
-	m.match = m.match.and(t)
 	m.bySource = m.bySource || source
+	if source && t == no {
+		m.otherSource()
+		return
+	}
+	m.match = m.match.and(t)
+}
+
+// otherSource goes on as though the sender matched, to see whether he is all that is amiss.
+func (m *machine) otherSource() {
+	if m.before == nil {
+		before := *m.p
+		m.before = &before
+	}
 }
 
 // doubt is an expression that may match and may not.

@@ -27,6 +27,9 @@ type table struct {
 	chains            map[string]*chain
 }
 
+// ours reports whether it is the table of package firewall.
+func (t *table) ours() bool { return t.kind == nftables && t.family == "inet" && t.name == "spa" }
+
 // chain is a list of rules. One with a hook is a base chain.
 type chain struct {
 	table    *table

@@ -90,8 +90,8 @@ func (p Place) Allow(ports spa.Ports) string {
 	case UFW:
 		return "ufw allow " + numbers(ports, ":") + "/" + proto
 	case Firewalld:
-		port := numbers(ports, "-") + "/" + proto
-		return fmt.Sprintf("firewall-cmd --add-port=%s && firewall-cmd --permanent --add-port=%[1]s", port)
+		what := p.zone() + "--add-port=" + numbers(ports, "-") + "/" + proto
+		return fmt.Sprintf("firewall-cmd %s && firewall-cmd --permanent %[1]s", what)
 	case Docker:
 		return "allow it in the chain DOCKER-USER: iptables -I DOCKER-USER -p " + proto + " --dport " + numbers(ports, ":") + " -j ACCEPT"
 	case Fail2ban:
@@ -105,6 +105,18 @@ func (p Place) Allow(ports spa.Ports) string {
 		table = " -t " + p.Table
 	}
 	return fmt.Sprintf("%s%s -I %s -p %s --dport %s -j ACCEPT, and save it where your rules are kept", p.Program, table, p.Base, proto, numbers(ports, ":"))
+}
+
+// zone names the zone of firewalld whose chain this is.
+func (p Place) zone() string {
+	zone, ok := strings.CutPrefix(p.Chain, "filter_IN_")
+	if !ok {
+		return "" // the default zone
+	}
+	for _, part := range []string{"_pre", "_log", "_deny", "_allow", "_post"} {
+		zone = strings.TrimSuffix(zone, part)
+	}
+	return "--zone=" + zone + " "
 }
 
 func numbers(p spa.Ports, dash string) string {

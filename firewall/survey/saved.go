@@ -174,23 +174,30 @@ func arguments(name string, words []word) []string {
 }
 
 func (r *savedRule) weigh(p *passage) ruling {
-	match, bySource := yes, false
+	match, bySource, otherSource := yes, false, false
 	for _, c := range r.conditions {
 		t, source := c.holds(p)
-		match = match.and(t)
 		bySource = bySource || source
-		if match == no {
-			if bySource && r.target != "DROP" && r.target != "REJECT" {
-				p.sources = true
-			}
+		if source && t == no {
+			otherSource = true // to see whether that is all that is amiss
+			continue
+		}
+		if match = match.and(t); match == no {
 			return ruling{}
 		}
 	}
-	verdicts := r.act(p, match)
-	if bySource && len(verdicts) > 0 {
-		p.sources = true
+	if otherSource {
+		p.sources = p.sources || !r.onlyDrops()
+		return ruling{}
 	}
+	verdicts := r.act(p, match)
+	p.sources = p.sources || bySource && len(verdicts) > 0
 	return ruling{sure: match == yes, verdicts: verdicts}
+}
+
+// onlyDrops reports whether all that the rule can do with a packet is to keep it out.
+func (r *savedRule) onlyDrops() bool {
+	return r.target == "DROP" || r.target == "REJECT" || r.target == ""
 }
 
 func (c condition) holds(p *passage) (t truth, bySource bool) {

@@ -70,6 +70,9 @@ func (m *machine) unclearMap(isMap bool) {
 func (m *machine) lookupMap(es *elements, key []cell, destination uint32) {
 	found, e := es.find(key)
 	m.want(found, ofSource(key))
+	if found == no && ofSource(key) && destination == unix.NFT_REG_VERDICT {
+		m.verdicts = []verdict{{action: accepts}} // for others, whatever it is
+	}
 	switch {
 	case found == no:
 	case destination != unix.NFT_REG_VERDICT && found == yes:

@@ -79,7 +79,7 @@ func (p *passage) forwarded() bool { return p.redirect == yes && !p.local }
 // through leads the packet through all base chains of the hook that it is at.
 func (p *passage) through(o *Outcome) {
 	for _, base := range p.rules.bases {
-		if !base.concerns(p) {
+		if !base.concerns(p) || base.table.ours() {
 			continue
 		}
 		p.tracking = p.hook != ingress && (p.hook != prerouting || base.priority > trackedFrom)

@@ -1,0 +1,106 @@
+package survey
+
+import (
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// host is a gateway with the interfaces vs (192.0.2.1, 2001:db8::1) and in0 (198.51.100.1).
+func host(t *testing.T) *lab.Host {
+	t.Helper()
+	_, gateway := lab.Pair(t)
+	for _, err := range []error{
+		lab.Link(gateway, "in0", gateway, "in1"), gateway.AddAddr("in0", "198.51.100.1/24"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return gateway
+}
+
+const get = "apt-get install nftables iptables"
+
+// feed runs a program in the host with a text on its standard input.
+func feed(t *testing.T, h *lab.Host, text, program string, args ...string) {
+	t.Helper()
+	cmd := exec.Command(lab.NeedProgram(t, program, get), args...)
+	cmd.Stdin = strings.NewReader(text)
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := h.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%s: %v\n%s\n%s", program, err, said.String(), text)
+	}
+}
+
+// load loads a rule set: a file of testdata, or the text itself.
+func load(t *testing.T, h *lab.Host, program, rules string) {
+	t.Helper()
+	if data, err := os.ReadFile(filepath.Join("testdata", rules)); err == nil {
+		rules = string(data)
+	}
+	if program == "nft" {
+		feed(t, h, rules, "nft", "-f", "-")
+		return
+	}
+	feed(t, h, rules, program)
+}
+
+// read surveys the host.
+func read(t *testing.T, h *lab.Host) *Ruleset {
+	t.Helper()
+	var r *Ruleset
+	err := h.Do(func() (err error) {
+		r, err = Read(t.Context())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+// packet makes one for a port: "tcp/22".
+func packet(t *testing.T, port, to string) Packet {
+	t.Helper()
+	p, err := spa.ParsePorts(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Packet{Proto: p.Proto, Port: p.Low, To: netip.MustParseAddr(to), In: "vs"}
+}
+
+const (
+	over4 = "192.0.2.1"
+	over6 = "2001:db8::1"
+)
+
+func portsOf(p Packet) spa.Ports { return spa.Ports{Proto: p.Proto, Low: p.Port, High: p.Port} }
+
+// listing is all that nft and the legacy iptables would print.
+func listing(t *testing.T, h *lab.Host) string {
+	t.Helper()
+	var all strings.Builder
+	for _, command := range [][]string{{"nft", "list", "ruleset"}, {"cat", "/proc/self/net/ip_tables_names"}} {
+		cmd := exec.Command(lab.NeedProgram(t, command[0], get), command[1:]...)
+		cmd.Stdout = &all
+		if err := h.Start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Wait() // without legacy tables there may be no such list
+	}
+	return all.String()
+}

@@ -1,0 +1,216 @@
+package survey
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// rules is a rule set and the program that loads it.
+type rules struct{ program, text string }
+
+// TestNeighbours: rule sets of the shape that other tools write, and what a stranger finds.
+func TestNeighbours(t *testing.T) {
+	ufw := []rules{{"iptables-nft-restore", "ufw.rules"}, {"ip6tables-nft-restore", "ufw6.rules"}}
+	legacyUFW := []rules{{"iptables-legacy-restore", "ufw.rules"}, {"ip6tables-legacy-restore", "ufw6.rules"}}
+	firewalld := []rules{{"nft", "firewalld.nft"}}
+	for _, test := range []struct {
+		name     string
+		rules    []rules
+		port, to string
+		want     Verdict
+		says     []string // of place and advice
+		sources  bool
+		answer   Answer
+	}{
+		{name: "no rules", port: "tcp/22", to: over4},
+		{name: "ufw drops", rules: ufw, port: "tcp/22", to: over4, want: Drops, says: []string{"iptables table filter, chain INPUT, policy drop", "ufw allow 22/tcp"}},
+		{name: "ufw drops IPv6", rules: ufw, port: "tcp/22", to: over6, want: Drops, says: []string{"ip6tables table filter", "ufw allow 22/tcp"}},
+		{name: "ufw drops UDP", rules: ufw, port: "udp/137", to: over4, want: Drops, says: []string{"chain ufw-skip-to-policy-input, rule -A ufw-skip-to-policy-input -j DROP", "ufw allow 137/udp"}},
+		{name: "ufw allows", rules: ufw, port: "tcp/80", to: over4},
+		{name: "ufw allows IPv6", rules: ufw, port: "tcp/80", to: over6},
+		{name: "ufw limits", rules: ufw, port: "tcp/2222", to: over4},
+		{name: "ufw allows an office", rules: ufw, port: "tcp/5432", to: over4, want: Drops, sources: true, says: []string{"ufw allow 5432/tcp"}},
+		{name: "legacy ufw drops", rules: legacyUFW, port: "tcp/22", to: over4, want: Drops, says: []string{"iptables-legacy table filter", "ufw allow"}},
+		{name: "legacy ufw drops IPv6", rules: legacyUFW, port: "tcp/22", to: over6, want: Drops, says: []string{"ip6tables-legacy table filter"}},
+		{name: "legacy ufw allows", rules: legacyUFW, port: "tcp/80", to: over4},
+		{name: "firewalld drops", rules: firewalld, port: "tcp/22", to: over4, want: Drops, sources: true, answer: Unreachable, says: []string{"table inet firewalld, chain filter_IN_public, rule handle", "firewall-cmd --zone=public --add-port=22/tcp"}},
+		{name: "firewalld drops IPv6", rules: firewalld, port: "tcp/22", to: over6, want: Drops, answer: Unreachable},
+		{name: "firewalld allows", rules: firewalld, port: "tcp/80", to: over6},
+		{name: "firewalld allows UDP", rules: firewalld, port: "udp/60010", to: over4, sources: true},
+		{name: "docker leads on", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/8080", to: over4},
+		{name: "docker leads where forward drops", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/8081", to: over4, want: Drops, says: []string{"chain FORWARD, policy drop"}},
+		{name: "docker leaves the host alone", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/22", to: over4},
+		{name: "legacy docker leads on", rules: []rules{{"iptables-legacy-restore", "docker.rules"}}, port: "tcp/8080", to: over4},
+		{name: "one of two drops", rules: []rules{{"nft", inputChain("tcp dport 22 accept")}, ufw[0]}, port: "tcp/22", to: over4, want: Drops, says: []string{"ufw allow"}},
+		{name: "by hand", rules: []rules{{"nft", inputChain("")}}, port: "tcp/22", to: over4, want: Drops, says: []string{"table inet filter, chain input, policy drop", "nft insert rule inet filter input tcp dport 22 accept"}},
+		{name: "legacy by hand", rules: []rules{{"iptables-legacy-restore", "*mangle\n-A PREROUTING -p tcp -j DROP\nCOMMIT\n"}}, port: "tcp/22", to: over4, want: Drops, says: []string{"iptables-legacy -t mangle -I PREROUTING -p tcp --dport 22 -j ACCEPT"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := host(t)
+			for _, r := range test.rules {
+				load(t, h, r.program, r.text)
+			}
+			got := read(t, h).Judge(packet(t, test.port, test.to))
+			if got.Verdict != test.want || got.Sources != test.sources || got.Answer != test.answer {
+				t.Errorf("got %+v, want %v", got, test.want)
+			}
+			p := packet(t, test.port, test.to)
+			said := got.At.String() + "; " + got.At.Allow(portsOf(p))
+			for _, words := range test.says {
+				if !strings.Contains(said, words) {
+					t.Errorf("got %q, want it to say %q", said, words)
+				}
+			}
+		})
+	}
+}
+
+// TestPaths: base chains beside input, and the ways between chains.
+func TestPaths(t *testing.T) {
+	const accepting = "type filter hook input priority 0; policy accept;"
+	for name, test := range map[string]struct {
+		rules string
+		want  Verdict
+	}{
+		"prerouting":    {"table ip t { chain c { type filter hook prerouting priority -150; tcp dport 22 drop; }\n}", Drops},
+		"output":        {"table ip t { chain c { type filter hook output priority 0; policy drop; }\n}", Passes},
+		"other family":  {"table ip6 t { chain c { type filter hook input priority 0; policy drop; }\n}", Passes},
+		"netdev":        {"table netdev t { chain c { type filter hook ingress device vs priority 0; tcp dport 22 drop; }\n}", Drops},
+		"netdev many":   {"table netdev t { chain c { type filter hook ingress devices = { in0, vs } priority 0; policy drop; }\n}", Drops},
+		"other device":  {"table netdev t { chain c { type filter hook ingress device in0 priority 0; policy drop; }\n}", Passes},
+		"inet ingress":  {"table inet t { chain c { type filter hook ingress device vs priority 0; policy drop; }\n}", Drops},
+		"jump":          {"table ip t { chain d { drop\n}\nchain c { " + accepting + " jump d\naccept\n}\n}", Drops},
+		"jump returns":  {"table ip t { chain d { return\ndrop\n}\nchain c { " + accepting + " jump d\ntcp dport 22 accept\ndrop\n}\n}", Passes},
+		"goto":          {"table ip t { chain d { tcp dport 23 accept\n}\nchain c { " + accepting + " goto d\ndrop\n}\n}", Passes},
+		"goto in jump":  {"table ip t { chain e { tcp dport 23 accept\n}\nchain d { goto e\naccept\n}\nchain c { " + accepting + " jump d\ndrop\n}\n}", Drops},
+		"perhaps jump":  {"table ip t { chain d { drop\n}\nchain c { " + accepting + " ip ttl 64 jump d\n}\n}", Perhaps},
+		"both ways":     {"table ip t { chain c { " + accepting + " ip ttl 64 drop\ndrop\n}\n}", Drops},
+		"accept once":   {"table ip t { chain c { " + accepting + " accept\n}\n}\ntable ip u { chain c { " + accepting + " drop\n}\n}", Drops},
+		"mark set":      {"table ip t { chain c { type filter hook prerouting priority -150; meta mark set 7; }\nchain d { " + accepting + " meta mark != 7 drop\n}\n}", Passes},
+		"before ct":     {"table ip t { chain c { type filter hook prerouting priority -300; ct state new drop; }\n}", Passes},
+		"invalid raw":   {"table ip t { chain c { type filter hook prerouting priority -300; ct state invalid drop; }\n}", Drops},
+		"after ct":      {"table ip t { chain c { type filter hook prerouting priority -150; ct state new drop; }\n}", Drops},
+		"redirect":      {"table ip t { chain c { type nat hook prerouting priority -100; tcp dport 22 redirect to :2222; }\nchain d { " + accepting + " tcp dport 2222 drop\n}\n}", Drops},
+		"redirected":    {"table ip t { chain c { type nat hook prerouting priority -100; tcp dport 22 redirect to :2222; }\nchain d { " + accepting + " tcp dport 22 drop\n}\n}", Passes},
+		"dnat local":    {"table ip t { chain c { type nat hook prerouting priority -100; tcp dport 22 dnat to 198.51.100.1; }\nchain d { " + accepting + " ct status dnat drop\n}\n}", Drops},
+		"dnat away":     {"table ip t { chain c { type nat hook prerouting priority -100; tcp dport 22 dnat to 198.51.100.2:23; }\nchain d { " + accepting + " drop\n}\nchain e { type filter hook forward priority 0; policy drop; oifname in0 ip daddr 198.51.100.2 tcp dport 23 accept\n}\n}", Passes},
+		"dnat, dropped": {"table ip t { chain c { type nat hook prerouting priority -100; tcp dport 22 dnat to 198.51.100.2; }\nchain e { type filter hook forward priority 0; policy drop; oifname in0 tcp dport 23 accept\n}\n}", Drops},
+		"dnat perhaps":  {"table ip t { chain c { type nat hook prerouting priority -100; ip ttl 64 dnat to 198.51.100.2; }\nchain d { " + accepting + " drop\n}\n}", Perhaps},
+		"limit a meter": {"table ip t { set s { type ipv4_addr; flags dynamic,timeout; timeout 1m; }\nchain c { " + accepting + " add @s { ip saddr limit rate over 5/minute } drop\n}\n}", Passes},
+		"within meter":  {"table ip t { set s { type ipv4_addr; flags dynamic,timeout; timeout 1m; }\nchain c { " + accepting + " add @s { ip saddr limit rate 5/minute } drop\n}\n}", Drops},
+		"named limit":   {"table ip t { limit l { rate 5/second; }\nchain c { " + accepting + " limit name l accept\ndrop\n}\n}", Perhaps},
+		"named counter": {"table ip t { counter l { }\nchain c { " + accepting + " counter name l accept\ndrop\n}\n}", Passes},
+		"blocked":       {"table ip t { set s { type ipv4_addr; flags interval; elements = { 0.0.0.0/1, 128.0.0.0/1 } }\nchain c { " + accepting + " ip saddr @s drop\n}\n}", Passes},
+		"our own":       {"table inet spa { chain c { " + accepting + " drop\n}\n}", Passes},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := host(t)
+			load(t, h, "nft", test.rules)
+			if got := read(t, h).Judge(packet(t, "tcp/22", over4)); got.Verdict != test.want {
+				t.Errorf("got %+v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// TestNotrack: what leaves a port untracked is found, by either tool, and what asks for the
+// state of its connection fares accordingly.
+func TestNotrack(t *testing.T) {
+	for name, test := range map[string]struct {
+		rules rules
+		want  Verdict
+	}{
+		"nft":     {rules{"nft", "table ip t { chain c { type filter hook prerouting priority -300; tcp dport 22 notrack; }\n}"}, Drops},
+		"other":   {rules{"nft", "table ip t { chain c { type filter hook prerouting priority -300; tcp dport 23 notrack; }\n}"}, Passes},
+		"perhaps": {rules{"nft", "table ip t { chain c { type filter hook prerouting priority -300; ip ttl 64 notrack; }\n}"}, Perhaps},
+		"CT":      {rules{"iptables-nft-restore", "*raw\n-A PREROUTING -p tcp --dport 22 -j CT --notrack\nCOMMIT\n"}, Drops},
+		"legacy":  {rules{"iptables-legacy-restore", "*raw\n-A PREROUTING -p tcp --dport 22 -j CT --notrack\nCOMMIT\n"}, Drops},
+		"CT zone": {rules{"iptables-nft-restore", "*raw\n-A PREROUTING -p tcp --dport 22 -j CT --zone 1\nCOMMIT\n"}, Passes},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := host(t)
+			load(t, h, test.rules.program, test.rules.text)
+			load(t, h, "nft", inputChain("ct state new accept"))
+			got := read(t, h).Judge(packet(t, "tcp/22", over4))
+			if got.Untracked != test.want || got.Verdict != test.want {
+				t.Errorf("got %+v, want %v for both", got, test.want)
+			}
+			if got.Untracked != Passes && got.Notrack.Table == "" {
+				t.Error("the place is not named")
+			}
+		})
+	}
+}
+
+// TestMember: a grant's set in the administrator's table lets its members in, and nobody else.
+func TestMember(t *testing.T) {
+	h := host(t)
+	load(t, h, "nft", `table inet filter {
+set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout; }
+chain input { type filter hook input priority 0; policy drop;
+ip saddr . meta l4proto . th dport @spa4 accept
+}
+}`)
+	r, p := read(t, h), packet(t, "tcp/22", over4)
+	if got := r.Judge(p); got.Verdict != Drops || !got.Sources {
+		t.Errorf("a stranger: got %+v", got)
+	}
+	p.Members = []Set{{"inet", "filter", "spa4"}}
+	if got := r.Judge(p); got.Verdict != Passes {
+		t.Errorf("a member: got %+v", got)
+	}
+	p.Members = []Set{{"inet", "other", "spa4"}}
+	if got := r.Judge(p); got.Verdict != Drops {
+		t.Errorf("a member of another table's set: got %+v", got)
+	}
+}
+
+// TestReadChangesNothing: neither the kernel's rule set nor what iptables sees.
+func TestReadChangesNothing(t *testing.T) {
+	h := host(t)
+	before := listing(t, h)
+	read(t, h)
+	if after := listing(t, h); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	load(t, h, "iptables-nft-restore", "*filter\n-A INPUT -j DROP\nCOMMIT\n")
+	load(t, h, "nft", "firewalld.nft")
+	before = listing(t, h)
+	read(t, h)
+	if after := listing(t, h); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// TestLinks: the interfaces are those of the host.
+func TestLinks(t *testing.T) {
+	h := host(t)
+	r := read(t, h)
+	i := slices.IndexFunc(r.Links, func(l Link) bool { return l.Name == "vs" })
+	if i < 0 || !r.Links[i].Up || r.Links[i].Loopback || !slices.Contains(r.Links[i].Prefixes, netip.MustParsePrefix("192.0.2.1/24")) {
+		t.Errorf("got %+v", r.Links)
+	}
+	lo := slices.IndexFunc(r.Links, func(l Link) bool { return l.Name == "lo" })
+	if lo < 0 || !r.Links[lo].Loopback {
+		t.Errorf("got %+v", r.Links)
+	}
+}
+
+// TestTable: tables are found by name, with what keeps them.
+func TestTable(t *testing.T) {
+	h := host(t)
+	load(t, h, "nft", "table inet spa { chain c { }\n}")
+	load(t, h, "iptables-nft-restore", "*mangle\n:SPA - [0:0]\n-A PREROUTING -j SPA\nCOMMIT\n")
+	r := read(t, h)
+	if got, ok := r.Table("inet", "spa"); !ok || got.Owned || got.Persistent {
+		t.Errorf("got %+v, %v", got, ok)
+	}
+	if _, ok := r.Table("ip", "spa"); ok {
+		t.Error("a table that is not there was found")
+	}
+	if !r.Chain("ip", "mangle", "SPA") || r.Chain("ip6", "mangle", "SPA") || r.Chain("ip", "mangle", "OTHER") {
+		t.Error("the chain SPA is in mangle of IPv4 alone")
+	}
+}
