@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -105,7 +107,9 @@ func (g *testGateway) set(ts *testscript.TestScript, name, value string) {
 	case "most":
 		g.most, err = time.ParseDuration(value)
 	case "listen":
-		err = g.reserve(ts)
+		if err = g.reserve(ts); err == nil && value == "now" {
+			g.listen()
+		}
 	default:
 		ts.Fatalf("gateway: no option %s", name)
 	}
@@ -130,13 +134,34 @@ func (g *testGateway) listenSoon() {
 	if g.tcpAt == "" {
 		return
 	}
-	time.AfterFunc(150*time.Millisecond, func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.tcp == nil {
-			g.tcp, _ = net.Listen("tcp4", g.tcpAt)
+	time.AfterFunc(150*time.Millisecond, g.listen)
+}
+
+// listen accepts connections, and answers what is said on one once the other side has said all.
+func (g *testGateway) listen() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.tcp != nil {
+		return
+	}
+	l, err := net.Listen("tcp4", g.tcpAt)
+	if err != nil {
+		return
+	}
+	g.tcp = l
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				heard, _ := io.ReadAll(conn)
+				fmt.Fprintf(conn, "heard %s", heard)
+			}()
 		}
-	})
+	}()
 }
 
 func (g *testGateway) stopListening() {

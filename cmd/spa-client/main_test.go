@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,7 @@ func TestScripts(t *testing.T) {
 			"exits":     exitsCommand,
 			"mode":      modeCommand,
 			"interrupt": interruptCommand,
+			"signalled": signalledCommand,
 			"damage":    damageCommand,
 			"nowhere":   nowhereCommand,
 		},
@@ -87,6 +89,27 @@ func nowhereCommand(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("the output shows %q of the token", token[i:i+12])
 		}
 	}
+}
+
+// signalledCommand is "signalled SIGNAL CODE PROGRAM ARGS...": it runs a program, sends it the signal
+// once it has said something, and expects that status. What it said is in the file said.
+func signalledCommand(ts *testscript.TestScript, neg bool, args []string) {
+	cmd := exec.Command(args[2], args[3:]...)
+	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+ts.Getenv("XDG_CONFIG_HOME"))
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	first := make([]byte, 1<<10)
+	n, err := out.Read(first)
+	ts.Check(err)
+	ts.Check(cmd.Process.Signal(signalNamed(args[0])))
+	rest, err := io.ReadAll(out)
+	ts.Check(err)
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); strconv.Itoa(code) != args[1] {
+		ts.Fatalf("exit status %d, want %s", code, args[1])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs("said"), append(first[:n], rest...), 0o600))
 }
 
 // interruptCommand is "interrupt SIGNAL CODE PROGRAM ARGS...": it runs a program,
