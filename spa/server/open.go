@@ -239,9 +239,16 @@ func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Ti
 			return rules.Keeps(client, g, now())
 		},
 		Backend: c.Firewall.Backend,
+		Admit:   firewall.AdmitSets(c.Firewall.Admit),
 		Trusted: c.Firewall.TrustedInterfaces,
 		Mark:    c.Firewall.Mark,
 		State:   c.State,
+	}
+	if c.Firewall.Mode == "admit" {
+		fc.Mode = firewall.Admit
+	}
+	if c.Firewall.Persist == "file" {
+		fc.Persist = firewall.PersistFile
 	}
 	if c.Firewall.Closed == "reject" {
 		fc.Closed = firewall.Reject
@@ -249,6 +256,9 @@ func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Ti
 	for _, service := range c.Services {
 		fc.Guarded = append(fc.Guarded, service.Ports...)
 		fc.Addresses = append(fc.Addresses, service.Addresses...)
+		if service.Cuts() {
+			fc.Cut = append(fc.Cut, service.Ports...)
+		}
 	}
 	for _, port := range c.KnockPorts {
 		fc.Knock = append(fc.Knock, firewall.KnockPort{Port: port.Port, Shared: port.Shared})
