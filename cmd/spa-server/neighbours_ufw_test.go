@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // ufw is the real one, with its files and lock in a directory of the test.
@@ -23,19 +25,21 @@ IPT_MODULES=""
 
 func newUFW(g *gateway) tool {
 	g.t.Helper()
-	lab := g.t.TempDir()
-	etc, run, defaults := filepath.Join(lab, "etc"), filepath.Join(lab, "run"), filepath.Join(lab, "default")
-	// What the machine's own administrator has set is replaced by what ufw comes with.
-	copyTree(g.t, "/etc/ufw", etc)
+	dir := g.t.TempDir()
+	lab.NeedProgram(g.t, "ufw", "apt-get install ufw")
+	etc, run, defaults := filepath.Join(dir, "etc"), filepath.Join(dir, "run"), filepath.Join(dir, "default")
+	for _, needed := range []string{run, filepath.Join(etc, "applications.d")} {
+		if err := os.MkdirAll(needed, 0o755); err != nil {
+			g.t.Fatal(err)
+		}
+	}
+	// What ufw comes with, not what the machine's own administrator has set.
 	fresh, err := filepath.Glob("/usr/share/ufw/*.rules")
-	if err != nil || len(fresh) == 0 {
-		g.t.Fatalf("no rules of ufw to begin with (%v)", err)
+	if err != nil {
+		g.t.Fatal(err)
 	}
 	for _, path := range append(fresh, "/usr/share/ufw/ufw.conf") {
 		copyFile(g.t, path, filepath.Join(etc, filepath.Base(path)))
-	}
-	if err := os.Mkdir(run, 0o755); err != nil {
-		g.t.Fatal(err)
 	}
 	if err := os.WriteFile(defaults, []byte(ufwDefaults), 0o644); err != nil {
 		g.t.Fatal(err)
@@ -47,13 +51,6 @@ func (u *ufw) begin()  { u.g.t.Helper(); u.run("ufw", "--force", "enable") }
 func (u *ufw) allow()  { u.g.t.Helper(); u.run("ufw", "allow", "22/tcp") }
 func (u *ufw) reload() { u.g.t.Helper(); u.run("ufw", "reload") }
 func (u *ufw) end()    { u.g.t.Helper(); u.run("ufw", "disable") }
-
-func copyTree(t testing.TB, from, to string) {
-	t.Helper()
-	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func copyFile(t testing.TB, from, to string) {
 	t.Helper()
