@@ -1,0 +1,116 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/spa/config"
+	"sallyport/spa/server/control"
+)
+
+// ask sends a request to the server that runs, and hands over what it replies.
+func ask(cmd *cobra.Command, dir string, r control.Request, each func(control.Reply) error) error {
+	client, err := dial(dir)
+	if err != nil {
+		return askError(err)
+	}
+	defer client.Close()
+	return askError(client.Ask(cmd.Context(), r, each))
+}
+
+// dial finds the server by the state directory of server.toml. A server that was started before the
+// setting was changed is looked for where it is by default.
+func dial(dir string) (*control.Client, error) {
+	state, err := config.StateDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	client, err := control.Dial(state)
+	if !errors.Is(err, control.ErrNotRunning) {
+		return client, err
+	}
+	if old, oldErr := filepath.Abs(dir); oldErr == nil && old != state {
+		if client, oldErr := control.Dial(old); oldErr == nil {
+			return client, nil
+		}
+	}
+	return nil, err
+}
+
+// askError adds what to do next.
+func askError(err error) error {
+	denied, isDenied := errors.AsType[*control.Denied](err)
+	switch {
+	case err == nil:
+		return nil
+	case isDenied:
+		return cli.Fail(errors.New(plain(denied.Text)), plain(denied.Hint))
+	case errors.Is(err, control.ErrNotRunning):
+		return cli.Fail(err, "systemctl start spa-server; journalctl -u spa-server says why it ended")
+	case errors.Is(err, control.ErrRefused), errors.Is(err, fs.ErrPermission):
+		return cli.Fail(err, "run it as root: sudo spa-server …")
+	}
+	return err
+}
+
+// plain takes out of a text what would move a terminal's cursor or change its colours: the server is
+// trusted less than whoever asks it.
+func plain(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return '?'
+		}
+		return r
+	}, text)
+}
+
+// plainWriter writes plain text. What it is given at once must be whole characters.
+type plainWriter struct{ w io.Writer }
+
+func (p plainWriter) Write(b []byte) (int, error) {
+	if _, err := io.WriteString(p.w, plain(string(b))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// clock is a time for people: of another day with the date.
+func clock(t, now time.Time) string {
+	t, now = t.Local(), now.Local()
+	if t.Format(time.DateOnly) == now.Format(time.DateOnly) {
+		return t.Format(time.TimeOnly)
+	}
+	return t.Format(time.DateTime)
+}
+
+// offset says how a clock is off: "43 s behind".
+func offset(ahead float64) string {
+	way := "ahead"
+	if ahead < 0 {
+		way, ahead = "behind", -ahead
+	}
+	if ahead < 0.05 {
+		return "right"
+	}
+	digits := 0
+	if ahead < 10 {
+		digits = 1
+	}
+	return strconv.FormatFloat(ahead, 'f', digits, 64) + " s " + way
+}
+
+// grantLine is a grant in one line.
+func grantLine(g control.Grant, now time.Time) string {
+	return fmt.Sprintf("%s\t%s\t%s\t%s\t%s (%v)", g.Client, g.Service, g.Source, strings.Join(g.Ports, ","),
+		clock(g.Until, now), g.Until.Sub(now).Round(time.Second))
+}

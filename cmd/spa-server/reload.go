@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/spa/server/control"
+)
+
+func newReload(dir *string) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "reload",
+		Short: "Take over changed files, all or none of them",
+		Long: `Has the running spa-server read server.toml, gate.key and all client files again. With a
+mistake in any of them, or where a setting changed that needs a restart, it names
+them all and nothing changes. Otherwise all counts at once; grants and sessions go
+on, but for grants that may not be held any more.
+
+Changes of single client files count without it, as soon as they are written.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return ask(cmd, *dir, control.Request{Command: control.CommandReload}, func(r control.Reply) error {
+				if r.Reloaded == nil {
+					return nil
+				}
+				if asJSON {
+					return cli.JSON(cmd, r.Reloaded)
+				}
+				return printReloaded(cmd, *r.Reloaded)
+			})
+		},
+	}
+	cli.JSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+func printReloaded(cmd *cobra.Command, r control.Reloaded) error {
+	var lines []string
+	for _, part := range []struct {
+		what  string
+		names []string
+	}{{"settings changed", r.Settings}, {"clients added", r.Added}, {"clients changed", r.Changed}, {"clients removed", r.Removed}} {
+		if len(part.names) > 0 {
+			lines = append(lines, part.what+": "+some(part.names))
+		}
+	}
+	now := time.Now()
+	for _, g := range r.Ended {
+		lines = append(lines, "ended: "+endedLine(g, now))
+	}
+	if len(lines) == 0 {
+		lines = []string{"nothing has changed"}
+	}
+	for _, note := range r.Notes {
+		cli.Warn(cmd, "%s", plain(note))
+	}
+	_, err := fmt.Fprintln(plainWriter{cmd.OutOrStdout()}, strings.Join(lines, "\n"))
+	return err
+}
+
+// some returns the first names, and how many more there are.
+func some(names []string) string {
+	const most = 20
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+	"sallyport/spa/server/control"
+)
+
+func newRevoke(dir *string) *cobra.Command {
+	var cut, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "revoke CLIENT|ADDRESS",
+		Short: "End what a client has open, or what is open for an address, now",
+		Long: `Ends grants at once, and sees to it that no packet that is on its way opens them
+again. Sessions go on unless --cut ends them too, also those whose grant is over.
+
+The key stays good: its owner can knock again. "spa-keygen revoke" is for ever.`,
+		Example: `  spa-server revoke alice
+  spa-server revoke 203.0.113.7 --cut`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := revocation(args[0])
+			if err != nil {
+				return err
+			}
+			r.Cut = cut
+			return ask(cmd, *dir, r, func(reply control.Reply) error {
+				if reply.Revoked == nil {
+					return nil
+				}
+				if asJSON {
+					return cli.JSON(cmd, reply.Revoked)
+				}
+				return printRevoked(cmd, r, *reply.Revoked)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&cut, "cut", false, "end sessions too, in which somebody is let in already")
+	cli.JSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+// revocation reads a client's name or an address.
+func revocation(text string) (control.Request, error) {
+	r := control.Request{Command: control.CommandRevoke}
+	if source, err := netip.ParseAddr(text); err == nil {
+		r.Source = source.Unmap().WithZone("")
+		return r, nil
+	}
+	if err := keys.ValidName(text); err != nil {
+		return r, cli.Misuse(fmt.Errorf("%q is neither a client's name nor an address", text), "spa-keygen list shows the clients, spa-server grants the addresses")
+	}
+	r.Client = text
+	return r, nil
+}
+
+func printRevoked(cmd *cobra.Command, r control.Request, revoked control.Revoked) error {
+	w := plainWriter{cmd.OutOrStdout()}
+	now := time.Now()
+	clients := make(map[string]bool)
+	for _, g := range revoked.Ended {
+		clients[g.Client] = true
+		if _, err := fmt.Fprintf(w, "ended: %s\n", endedLine(g, now)); err != nil {
+			return err
+		}
+	}
+	if r.Cut {
+		if _, err := fmt.Fprintf(w, "sessions cut: %d\n", revoked.Sessions); err != nil {
+			return err
+		}
+	}
+	switch {
+	case r.Client != "":
+		cli.Note(cmd, "the key of %s is still good; to shut it out for ever: spa-keygen revoke %[1]s", r.Client)
+	case len(clients) > 0:
+		cli.Note(cmd, "the keys are still good; to shut a client out for ever: spa-keygen revoke NAME")
+	}
+	return nil
+}
+
+// endedLine is a grant that has ended before its time.
+func endedLine(g control.Grant, now time.Time) string {
+	return fmt.Sprintf("%s %s (%s) for %s, which was open until %s", g.Client, g.Service, strings.Join(g.Ports, ", "), g.Source, clock(g.Until, now))
+}

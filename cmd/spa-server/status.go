@@ -1,0 +1,181 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/spa/server/control"
+)
+
+func newStatus(dir *string) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Say how the running server is, what it has decided, and whose clock is off",
+		Long: `Asks the running spa-server: since when, what it guards and how, what came in and what
+became of it, which clients were heard and how their clocks are, who still uses a key
+that was replaced, and what rights the process has left.`,
+		Example: `  spa-server status
+  spa-server status --json | jq .capture.kernel_drops`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return ask(cmd, *dir, control.Request{Command: control.CommandStatus}, func(r control.Reply) error {
+				if r.Status == nil {
+					return nil
+				}
+				if asJSON {
+					return cli.JSON(cmd, r.Status)
+				}
+				return printStatus(plainWriter{cmd.OutOrStdout()}, r.Status)
+			})
+		},
+	}
+	cli.JSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+func printStatus(out io.Writer, s *control.Status) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	line := func(what, format string, args ...any) {
+		fmt.Fprintf(w, "%s\t%s\n", what, fmt.Sprintf(format, args...))
+	}
+	line("gateway", "%s at %s, protocol %d, process %d", s.Name, s.Address, s.Protocol, s.PID)
+	line("since", "%s (%v)", clock(s.Since, s.Now), s.Now.Sub(s.Since).Round(time.Second))
+	line("knocks", "%s on %s", strings.Join(s.KnockPorts, " "), interfacesText(s))
+	line("window", "%s, receipts %s", s.Window, onOff(s.Receipts))
+	line("guards", "%s", orNone(strings.Join(s.Guards, " ")))
+	line("firewall", "%s", s.Firewall.Sentence)
+	line("after a flush", "%s", flushText(s.Firewall))
+	line("gate key", "%s", gateText(s))
+	line("clients", "%d", s.Clients)
+	line("grants", "%d live%s", s.Grants, lastGrantText(s))
+	if s.Floor != nil {
+		line("refusing", "knocks until %s: %s", clock(s.Floor.Until, s.Now), s.Floor.Reason)
+	}
+	line("journal", "%d packets remembered, %d of %d places taken", s.Journal.Live, s.Journal.Records, s.Journal.Room)
+	if s.Journal.Damaged != "" {
+		line("", "a damaged one was replaced: %s", s.Journal.Damaged)
+	}
+	line("rights", "user %s, %s, no_new_privs %v", s.Rights.User, s.Rights.Capabilities, s.Rights.NoNewPrivs)
+	for _, note := range s.Rights.Notes {
+		line("", "%s", note)
+	}
+	capturedLines(line, s.Capture)
+	for _, what := range slices.Sorted(maps.Keys(s.Decided)) {
+		verdict, reason, _ := strings.Cut(what, ": ")
+		line("", "%d %s%s", s.Decided[what], verdict, prefixed(": ", reasonText(reason)))
+	}
+	seenLines(line, s)
+	return w.Flush()
+}
+
+func interfacesText(s *control.Status) string {
+	names := orNone(strings.Join(s.Interfaces, " "))
+	if s.All {
+		return "all interfaces, now " + names
+	}
+	return names
+}
+
+func flushText(f control.Firewall) string {
+	if f.Persists {
+		return "the guard stays, also while no server runs"
+	}
+	return "the guard is put back while a server runs, and is gone while none does"
+}
+
+func gateText(s *control.Status) string {
+	if !s.Gate.Previous {
+		return "one"
+	}
+	old := 0
+	for _, c := range s.Seen {
+		if c.OldGate {
+			old++
+		}
+	}
+	return fmt.Sprintf("two: the old one is good until %s; clients that used it last: %d", clock(s.Gate.Until, s.Now), old)
+}
+
+func lastGrantText(s *control.Status) string {
+	if s.LastGrant == nil {
+		return "; none was given since the start"
+	}
+	return fmt.Sprintf("; the last at %s: %s to %s for %s", clock(s.LastGrant.Since, s.Now), s.LastGrant.Service, s.LastGrant.Client, s.LastGrant.Source)
+}
+
+// capturedLines tells what came in, and of what was put aside only what there was.
+func capturedLines(line func(what, format string, args ...any), c control.Capture) {
+	line("packets", "%d came in, %d could be knocks, %d lost because they came too fast", c.Received, c.Passed, c.KernelDrops)
+	for _, part := range []struct {
+		n    uint64
+		what string
+	}{
+		{c.WrongInterface, "by another interface"}, {c.NotForUs, "to another host"}, {c.OwnSource, "from an address of this host"},
+		{c.BadSource, "from an impossible address"}, {c.Fragment, "in fragments"}, {c.Options, "with IP options"},
+		{c.Extension, "with IPv6 extension headers"}, {c.Malformed, "malformed"},
+	} {
+		if part.n > 0 {
+			line("", "%d put aside: %s", part.n, part.what)
+		}
+	}
+}
+
+// seenLines tells of clients that were heard: whose clock is off first comes first to the eye by its words.
+func seenLines(line func(what, format string, args ...any), s *control.Status) {
+	what := "heard"
+	for _, c := range s.Seen {
+		line(what, "%s", seenText(c, s.Now))
+		what = ""
+	}
+	if s.MoreSeen > 0 {
+		line("", "and %d more", s.MoreSeen)
+	}
+}
+
+func seenText(c control.Seen, now time.Time) string {
+	parts := []string{}
+	if !c.Last.IsZero() {
+		parts = append(parts, fmt.Sprintf("clock %s, at %s from %s", offset(c.Ahead), clock(c.Last, now), c.From))
+	}
+	if c.OldKey {
+		parts = append(parts, "uses its old key")
+	}
+	if c.OldGate {
+		parts = append(parts, "uses the old gate key")
+	}
+	if st := c.Stale; st != nil {
+		parts = append(parts, fmt.Sprintf("%s: %d refused as stale, the last at %s from %s", offset(st.Ahead), st.Packets, clock(st.Last, now), st.From))
+	}
+	return c.Client + ": " + strings.Join(parts, "; ")
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
+
+func orNone(text string) string {
+	if text == "" {
+		return "none"
+	}
+	return text
+}
+
+// prefixed returns the text with what goes before it, or nothing.
+func prefixed(before, text string) string {
+	if text == "" {
+		return ""
+	}
+	return before + text
+}
