@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -113,6 +114,7 @@ type fakeNet struct {
 
 	mu      sync.Mutex
 	bound   []netip.Addr
+	dialled []*fakeTCP
 	lookups int
 }
 
@@ -175,7 +177,33 @@ func (n *fakeNet) Dial(ctx context.Context, local netip.Addr, to netip.AddrPort)
 	}
 	here, there := net.Pipe()
 	there.Close()
-	return here, nil
+	c := &fakeTCP{Conn: here, to: to}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dialled = append(n.dialled, c)
+	return c, nil
+}
+
+// fakeTCP is a connection of a fakeNet.
+type fakeTCP struct {
+	net.Conn
+	to     netip.AddrPort
+	closed atomic.Bool
+}
+
+func (c *fakeTCP) Close() error {
+	c.closed.Store(true)
+	return c.Conn.Close()
+}
+
+// wantOpen checks that of all connections only one is left open.
+func (n *fakeNet) wantOpen(t *testing.T, only net.Conn) {
+	t.Helper()
+	for _, c := range n.dialled {
+		if c.closed.Load() == (net.Conn(c) == only) {
+			t.Errorf("the connection to %v: closed is %v", c.to, c.closed.Load())
+		}
+	}
 }
 
 type delivery struct {

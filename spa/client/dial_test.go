@@ -1,0 +1,340 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"sallyport/spa"
+)
+
+var errShut = errors.New("connection refused")
+
+// dualStack is a gateway with a name and an address of each family, which answers IPv4 at
+// once and IPv6 a millisecond later, and whose ports accept.
+func dualStack(t *testing.T) (*gateway, *fakeNet) {
+	g, n := fakes(t)
+	g.profile.Address = "gw.example.net"
+	n.hosts = map[string][]netip.Addr{"gw.example.net": {gate4, gate6}}
+	n.udp = func(c *fakeConn, packet []byte, to netip.AddrPort) error {
+		receipt := g.receive(packet, to)
+		if receipt == nil {
+			return nil
+		}
+		late := time.Duration(0)
+		if to.Addr().Is6() {
+			late = time.Millisecond
+		}
+		time.AfterFunc(late, func() { c.deliver(receipt, nil) })
+		return nil
+	}
+	n.tcp = func(netip.Addr, netip.AddrPort) error { return nil }
+	return g, n
+}
+
+// hanging is a port that answers no SYN until the time is over.
+func hanging() error {
+	<-time.After(time.Minute)
+	return errShut
+}
+
+func TestDial(t *testing.T) {
+	both := func(spa.Knock, netip.AddrPort, int) spa.Status { return spa.Granted }
+	only6 := func(_ spa.Knock, to netip.AddrPort, _ int) spa.Status {
+		if to.Addr().Is4() {
+			return spa.ReasonNotAllowed
+		}
+		return spa.Granted
+	}
+	silent4 := func(_ spa.Knock, to netip.AddrPort, _ int) spa.Status {
+		if to.Addr().Is4() {
+			return 0
+		}
+		return spa.Granted
+	}
+	accepts := func(netip.Addr, netip.AddrPort) error { return nil }
+	for name, c := range map[string]struct {
+		decide func(spa.Knock, netip.AddrPort, int) spa.Status
+		tcp    func(netip.Addr, netip.AddrPort) error
+		to     netip.Addr
+		after  time.Duration
+	}{
+		"the family that was granted":         {only6, accepts, gate6, time.Millisecond},
+		"no wait for the silent family":       {silent4, accepts, gate6, time.Millisecond},
+		"the first of two, without any delay": {both, accepts, gate4, 0},
+		"the second at once where the first is shut": {both, func(_ netip.Addr, to netip.AddrPort) error {
+			if to.Addr().Is4() {
+				return errShut
+			}
+			return nil
+		}, gate6, time.Millisecond},
+		"the second a quarter of a second after the first": {both, func(_ netip.Addr, to netip.AddrPort) error {
+			if to.Addr().Is4() {
+				return hanging()
+			}
+			return nil
+		}, gate6, 250*time.Millisecond + time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, n := dualStack(t)
+				g.decide = c.decide
+				won := make(chan time.Duration, 1)
+				start := time.Now()
+				n.tcp = func(local netip.Addr, to netip.AddrPort) error {
+					err := c.tcp(local, to)
+					if err == nil {
+						select {
+						case won <- time.Since(start):
+						default:
+						}
+					}
+					return err
+				}
+				conn, _, err := mustPrepare(t, g, n, open()).Dial(t.Context(), 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if to := conn.(*fakeTCP).to; to != netip.AddrPortFrom(c.to, 22) {
+					t.Errorf("connected to %v, want port 22 of %v", to, c.to)
+				}
+				if after := <-won; after != c.after {
+					t.Errorf("connected after %v, want %v", after, c.after)
+				}
+				n.wantOpen(t, conn)
+			})
+		})
+	}
+}
+
+func TestDialFails(t *testing.T) {
+	for name, c := range map[string]struct {
+		status spa.Status
+		port   uint16
+		tcp    error
+		want   func(error) bool
+	}{
+		"refused": {spa.ReasonNotAllowed, 0, nil, func(err error) bool {
+			var refused *RefusedError
+			return errors.As(err, &refused) && refused.Status == spa.ReasonNotAllowed && refused.Host == "gw"
+		}},
+		"no answer":      {0, 0, nil, func(err error) bool { return errors.Is(err, ErrNoAnswer) }},
+		"a mismatch":     {spa.Closed, 0, nil, func(err error) bool { return errors.Is(err, ErrMismatch) }},
+		"a foreign port": {spa.Granted, 23, nil, func(err error) bool { return errors.As(err, new(*PortError)) }},
+		"a shut port":    {spa.Granted, 22, errShut, func(err error) bool { return errors.Is(err, errShut) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, n := dualStack(t)
+				g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return c.status }
+				n.tcp = func(netip.Addr, netip.AddrPort) error { return c.tcp }
+				conn, answers, err := mustPrepare(t, g, n, open()).Dial(t.Context(), c.port)
+				if conn != nil || !c.want(err) {
+					t.Errorf("got %v, %v", conn, err)
+				}
+				if len(answers) != 2 {
+					t.Errorf("got %d answers, want both", len(answers))
+				}
+			})
+		})
+	}
+	g, n := dualStack(t)
+	for _, bad := range []Command{{Type: spa.TypeClose, Services: ssh}, {Type: spa.TypeOpen, Services: []spa.Service{{Name: "ssh"}, {Name: "vpn"}}}} {
+		if _, _, err := mustPrepare(t, g, n, bad).Dial(t.Context(), 22); !errors.As(err, new(*CommandError)) {
+			t.Errorf("%+v: got %v", bad, err)
+		}
+	}
+}
+
+// Whoever ends the context gets its error, and nothing stays open.
+func TestDialCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, n := dualStack(t)
+		n.tcp = func(netip.Addr, netip.AddrPort) error {
+			<-time.After(time.Second)
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		conn, _, err := mustPrepare(t, g, n, open()).Dial(ctx, 22)
+		if conn != nil || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, %v", conn, err)
+		}
+		n.wantOpen(t, nil)
+	})
+}
+
+// Where there are no receipts the connection that shows that the port accepts is
+// the one that is returned, and the other family's is closed.
+func TestDialWithoutReceipts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, n := dualStack(t)
+		g.profile.Receipts = false
+		g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
+		start := time.Now()
+		n.tcp = func(netip.Addr, netip.AddrPort) error {
+			if time.Since(start) < 100*time.Millisecond {
+				return errDropped
+			}
+			return nil
+		}
+		conn, answers, err := mustPrepare(t, g, n, open()).Dial(t.Context(), 2222)
+		if err != nil || len(answers) == 0 || answers[0].Verdict != Opened {
+			t.Fatalf("got %v, %+v", err, answers)
+		}
+		if to := conn.(*fakeTCP).to; to.Port() != 2222 {
+			t.Errorf("connected to %v, want the port that was asked for", to)
+		}
+		if len(n.dialled) > 2 {
+			t.Errorf("%d connections were made, want one a family", len(n.dialled))
+		}
+		n.wantOpen(t, conn)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		g, n := dualStack(t)
+		g.profile.Receipts = false
+		g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
+		c := open()
+		c.Services = []spa.Service{{Name: "unknown"}}
+		conn, _, err := mustPrepare(t, g, n, c).Dial(t.Context(), 0)
+		if conn != nil || !errors.As(err, new(*PortError)) {
+			t.Errorf("a port that nobody knows: got %v, %v", conn, err)
+		}
+	})
+}
+
+func TestOnlyPort(t *testing.T) {
+	tcp := func(low, high uint16) spa.Ports { return spa.Ports{Proto: spa.TCP, Low: low, High: high} }
+	udp := spa.Ports{Proto: spa.UDP, Low: 53, High: 53}
+	for name, c := range map[string]struct {
+		ports []spa.Ports
+		asked uint16
+		want  uint16
+		err   string
+	}{
+		"the only one":           {[]spa.Ports{tcp(22, 22)}, 0, 22, ""},
+		"the only one of TCP":    {[]spa.Ports{udp, tcp(53, 53)}, 0, 53, ""},
+		"one of several":         {[]spa.Ports{tcp(80, 80), tcp(443, 443)}, 443, 443, ""},
+		"one of a range":         {[]spa.Ports{tcp(60000, 60010)}, 60010, 60010, ""},
+		"several":                {[]spa.Ports{tcp(80, 80), tcp(443, 443)}, 0, 0, "s has not one TCP port but tcp/80, tcp/443"},
+		"a range":                {[]spa.Ports{tcp(60000, 60010)}, 0, 0, "s has not one TCP port but tcp/60000-60010"},
+		"UDP alone":              {[]spa.Ports{udp}, 0, 0, "s has not one TCP port but udp/53"},
+		"UDP of that number":     {[]spa.Ports{udp}, 53, 0, "tcp/53 is none of the ports of s (udp/53)"},
+		"none of them":           {[]spa.Ports{tcp(60000, 60010)}, 60011, 0, "tcp/60011 is none of the ports of s (tcp/60000-60010)"},
+		"nothing is known":       {nil, 0, 0, "the ports of s are not known here"},
+		"nothing is known of it": {nil, 22, 0, "the ports of s are not known here"},
+	} {
+		got, err := OnlyPort(spa.Service{Name: "s"}, c.ports, c.asked)
+		text := ""
+		if err != nil {
+			text = err.Error()
+		}
+		if got != c.want || text != c.err {
+			t.Errorf("%s: got %d, %q; want %d, %q", name, got, text, c.want, c.err)
+		}
+	}
+}
+
+func TestDialer(t *testing.T) {
+	other4 := netip.MustParseAddr("192.0.2.7")
+	for name, c := range map[string]struct {
+		network, address string
+		service          string // of the Dialer
+		want             string // connected to
+		asked            string
+	}{
+		"by the profile's name":       {"tcp", "gw:22", "", "192.0.2.1:22", "ssh"},
+		"by its address":              {"tcp", "gw.example.net:22", "", "192.0.2.1:22", "ssh"},
+		"by nothing":                  {"tcp", ":22", "", "192.0.2.1:22", "ssh"},
+		"IPv6 only":                   {"tcp6", "gw:22", "", "[2001:db8::1]:22", "ssh"},
+		"IPv4 only":                   {"tcp4", "gw:22", "", "192.0.2.1:22", "ssh"},
+		"another address behind it":   {"tcp", "192.0.2.7:22", "", "192.0.2.7:22", "ssh"},
+		"another name behind it":      {"tcp", "db.example.net:22", "", "192.0.2.7:22", "ssh"},
+		"a name of the other family":  {"tcp", "six.example.net:22", "", "[2001:db8::7]:22", "ssh"},
+		"a service that is not known": {"tcp", "gw:22", "new", "192.0.2.1:22", "new"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, n := dualStack(t)
+				n.hosts["db.example.net"] = []netip.Addr{other4}
+				n.hosts["six.example.net"] = []netip.Addr{netip.MustParseAddr("2001:db8::7")}
+				d := &Dialer{Profile: g.profile}
+				if c.service != "" {
+					d.Service = spa.Service{Name: c.service}
+				}
+				conn, err := d.dial(t.Context(), c.network, c.address, n)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if to := conn.(*fakeTCP).to.String(); to != c.want {
+					t.Errorf("connected to %s, want %s", to, c.want)
+				}
+				knocks, _, _ := g.seen()
+				if !slices.Equal(knocks[0].Services, []spa.Service{{Name: c.asked}}) {
+					t.Errorf("asked for %v, want %s", knocks[0].Services, c.asked)
+				}
+				n.wantOpen(t, conn)
+			})
+		})
+	}
+}
+
+func TestDialerRefuses(t *testing.T) {
+	for name, address := range map[string]string{
+		"no port": "gw", "a named port": "gw:ssh", "port 0": "gw:0", "a port of no service": "gw:23",
+		"a host that does not resolve": "nowhere.example.net:22", "UDP": "gw:51820",
+	} {
+		g, n := dualStack(t)
+		if _, err := (&Dialer{Profile: g.profile}).dial(t.Context(), "tcp", address, n); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		if knocks, _, _ := g.seen(); len(knocks) != 0 {
+			t.Errorf("%s: something was sent", name)
+		}
+	}
+	g, n := dualStack(t)
+	g.profile.Services["other"] = []string{"tcp/20-30"}
+	if _, err := (&Dialer{Profile: g.profile}).dial(t.Context(), "tcp", "gw:22", n); err == nil {
+		t.Error("two services have the port: no error")
+	}
+	if _, err := (&Dialer{Profile: g.profile, Service: ssh[0]}).dial(t.Context(), "udp", "gw:22", n); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("udp: got %v", err)
+	}
+	g.profile.Address = gate4.String()
+	if _, err := (&Dialer{Profile: g.profile, Service: ssh[0]}).dial(t.Context(), "tcp6", "gw:22", n); err == nil {
+		t.Error("no address of the family: no error")
+	}
+}
+
+func TestOpenAndClose(t *testing.T) {
+	g, n := dualStack(t)
+	c := open()
+	answers, err := do(t.Context(), g.profile, c, n)
+	if err != nil || len(answers) != 2 || answers[0].Verdict != Opened {
+		t.Errorf("open: got %+v, %v", answers, err)
+	}
+	g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return spa.Closed }
+	c.Type = spa.TypeClose
+	if answers, err = do(t.Context(), g.profile, c, n); err != nil || answers[0].Verdict != Closed {
+		t.Errorf("close: got %+v, %v", answers, err)
+	}
+	g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return spa.ReasonExpired }
+	if _, err = do(t.Context(), g.profile, open(), n); !errors.As(err, new(*RefusedError)) {
+		t.Errorf("refused: got %v", err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err = do(ended, g.profile, open(), n); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: got %v", err)
+	}
+	g.profile.Receipts = false
+	g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
+	c.Timeout = 50 * time.Millisecond
+	if answers, err = do(t.Context(), g.profile, c, n); err != nil || answers[0].Verdict != Sent {
+		t.Errorf("a close that nothing confirms: got %+v, %v", answers, err)
+	}
+}
