@@ -3,32 +3,92 @@ package main
 import (
 	"errors"
 	"fmt"
+	"image/png"
 	"io"
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
 )
 
-// handing is how a token is handed out.
+// handing is how a token is handed out: printed, where no other way is named.
 type handing struct {
-	out string // a new file; empty: standard output
+	out string // a new file
+	png string // a new file, as a QR code
+	qr  bool   // drawn
 }
 
 func (h *handing) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&h.out, "out", "", "write the token to `FILE` (mode 0600) instead of printing it")
+	cmd.Flags().StringVar(&h.png, "png", "", "write the token as a QR code to `FILE` (mode 0600) instead of printing it")
+	cmd.Flags().BoolVar(&h.qr, "qr", false, "draw the token as a QR code instead of printing it")
 }
 
 // give hands out a client's token, all of it or nothing.
 func (h *handing) give(cmd *cobra.Command, name, token string) error {
-	if h.out == "" {
-		_, err := fmt.Fprintln(cmd.OutOrStdout(), token)
+	code, err := h.code(token)
+	if err != nil {
 		return err
 	}
-	if err := writeSecret(h.out, func(w io.Writer) error { return line(w, token) }); err != nil {
+	if err := h.write(token, code); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "the enrolment token of %s is in %s\n", name, h.out)
+	if err := h.print(cmd, token, code); err != nil {
+		return errors.Join(err, h.remove())
+	}
+	for _, file := range []string{h.out, h.png} {
+		if file != "" {
+			cli.Note(cmd, "the enrolment token of %s is in %s", name, file)
+		}
+	}
 	return nil
+}
+
+// code is the token as a QR code, if one is wanted.
+func (h *handing) code(token string) (*code, error) {
+	if !h.qr && h.png == "" {
+		return nil, nil
+	}
+	return encode(token)
+}
+
+// write makes the files: both or none.
+func (h *handing) write(token string, code *code) error {
+	if h.out != "" {
+		if err := writeSecret(h.out, func(w io.Writer) error { return line(w, token) }); err != nil {
+			return err
+		}
+	}
+	if h.png == "" {
+		return nil
+	}
+	err := writeSecret(h.png, func(w io.Writer) error { return png.Encode(w, code.image()) })
+	if err != nil && h.out != "" {
+		os.Remove(h.out)
+	}
+	return err
+}
+
+func (h *handing) print(cmd *cobra.Command, token string, code *code) error {
+	w := cmd.OutOrStdout()
+	switch {
+	case h.qr:
+		return code.draw(w, cli.Colours(w))
+	case h.out == "" && h.png == "":
+		return line(w, token)
+	}
+	return nil
+}
+
+func (h *handing) remove() error {
+	var errs []error
+	for _, file := range []string{h.out, h.png} {
+		if file != "" {
+			errs = append(errs, os.Remove(file))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func line(w io.Writer, text string) error {

@@ -25,10 +25,13 @@ func newNew(dir *string) *cobra.Command {
 		Short: "Make a client's key and print its enrolment token",
 		Long: `Writes clients/NAME.toml and prints the enrolment token: one line that holds all
 a client needs. Who has the token can open what the client may open, so hand it
-over as you would a password, and let "spa-client import" read it.`,
+over as you would a password, and let "spa-client import" read it. With --qr it is
+drawn instead, and with --png it is a picture: whoever sees or photographs the code
+has the token.`,
 		Example: `  spa-keygen new alice --allow ssh
   spa-keygen new carol --allow ssh --when "mon-fri 08:00-18:00" --expires 90d
-  spa-keygen new bob --allow ssh,web --out bob.token`,
+  spa-keygen new bob --allow ssh,web --out bob.token
+  spa-keygen new dora --allow ssh --qr`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := config.Load(*dir)

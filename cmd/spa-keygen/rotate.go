@@ -41,6 +41,7 @@ more than two keys: --force ends the older one now, and --lost replaces the newe
 whose token nobody has.`,
 		Example: `  spa-keygen rotate alice
   spa-keygen rotate alice --overlap 24h --out alice.token
+  spa-keygen rotate alice --qr
   spa-keygen rotate alice --overlap 0          the laptop was stolen`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -38,10 +38,14 @@ const (
 	plain  = "\x1b[0m"
 )
 
-// paint colours text where it is read on a terminal that wants colours: not with
-// NO_COLOR (no-color.org), nor where TERM is dumb or, as on Windows, unset.
+// Colours reports whether w is a terminal that wants colours: not with NO_COLOR
+// (no-color.org), nor where TERM is dumb or, as on Windows, unset.
+func Colours(w io.Writer) bool {
+	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "" && os.Getenv("TERM") != "dumb" && isTerminal(w)
+}
+
 func paint(w io.Writer, colour, text string) string {
-	if os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "" || os.Getenv("TERM") == "dumb" || !isTerminal(w) {
+	if !Colours(w) {
 		return text
 	}
 	return colour + text + plain

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"image"
+	"image/color"
+	"io"
+	"strings"
+
+	"github.com/boombuler/barcode/qr"
+)
+
+// A code is a QR code (ISO/IEC 18004): size modules in each direction, without a margin.
+type code struct {
+	size int
+	dark func(x, y int) bool // false outside
+}
+
+// The margin that readers need, and how many pixels a module has in a picture.
+const (
+	quiet = 4
+	scale = 8
+)
+
+// maxCode is what the largest code holds of bytes at the lowest correction.
+const maxCode = 2953
+
+// encode makes the code of a token. The more correction the better it is read from a
+// screen; a long token has to do with less.
+func encode(token string) (*code, error) {
+	if len(token) > maxCode {
+		return nil, fmt.Errorf("the token has %d characters, and a QR code holds %d: use --out", len(token), maxCode)
+	}
+	for _, level := range []qr.ErrorCorrectionLevel{qr.M, qr.L} {
+		picture, err := qr.Encode(token, level, qr.Unicode)
+		if err != nil {
+			continue // too long for this level
+		}
+		size := picture.Bounds().Dx()
+		return &code{size: size, dark: func(x, y int) bool {
+			if x < 0 || y < 0 || x >= size || y >= size {
+				return false
+			}
+			return color.GrayModel.Convert(picture.At(x, y)).(color.Gray).Y < 0x80
+		}}, nil
+	}
+	return nil, errors.New("the token does not fit into a QR code: use --out")
+}
+
+// image is the code as a picture, with its margin.
+func (c *code) image() image.Image {
+	side := (c.size + 2*quiet) * scale
+	picture := image.NewPaletted(image.Rect(0, 0, side, side), color.Palette{color.White, color.Black})
+	for y := range side {
+		for x := range side {
+			if c.dark(x/scale-quiet, y/scale-quiet) {
+				picture.SetColorIndex(x, y, 1)
+			}
+		}
+	}
+	return picture
+}
+
+// draw draws the code with two modules a character, one above the other. Where there are
+// colours it is black on white; without them it is right on a dark background, where what
+// is drawn is light.
+func (c *code) draw(w io.Writer, colours bool) error {
+	blocks := map[[2]bool]string{{true, true}: " ", {true, false}: "▄", {false, true}: "▀", {false, false}: "█"}
+	before, after := "", "\n"
+	if colours {
+		before, after = "\x1b[97;40m", "\x1b[0m\n"
+	}
+	var b strings.Builder
+	for y := -quiet; y < c.size+quiet; y += 2 {
+		b.WriteString(before)
+		for x := -quiet; x < c.size+quiet; x++ {
+			b.WriteString(blocks[[2]bool{c.dark(x, y), c.dark(x, y+1)}])
+		}
+		b.WriteString(after)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bytes"
+	"image"
+	"image/color"
+	"image/png"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/makiuchi-d/gozxing"
+	"github.com/makiuchi-d/gozxing/qrcode"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"sallyport/keys"
+)
+
+// longToken is a token of about so many characters.
+func longToken(t *testing.T, size int) string {
+	t.Helper()
+	p := &keys.Profile{Name: "gw", Address: "gw.example.net", KnockPorts: []uint16{62201}, ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
+		Client: "alice", ID: keys.NewID(), Key: keys.NewKey(), Receipts: true, Services: make(map[string][]string)}
+	for i := 0; len(p.Token()) < size-50; i++ {
+		p.Services["s"+strings.Repeat("x", i%8)+string(rune('a'+i/8%26))+string(rune('a'+i/208))] = []string{"tcp/60000-60010"}
+	}
+	if token := p.Token(); token != "" {
+		return token
+	}
+	t.Fatal("no such token")
+	return ""
+}
+
+// scan reads a QR code with a library that did not draw it.
+func scan(t *testing.T, picture image.Image) string {
+	t.Helper()
+	bitmap, err := gozxing.NewBinaryBitmapFromImage(picture)
+	if err != nil {
+		t.Fatal(err)
+	}
+	result, err := qrcode.NewQRCodeReader().Decode(bitmap, nil)
+	if err != nil {
+		t.Fatalf("what was drawn cannot be read: %v", err)
+	}
+	return result.GetText()
+}
+
+// scanFile writes what the QR code in a picture says into a file: scan PICTURE FILE
+func scanFile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: scan PICTURE FILE")
+	}
+	picture, err := png.Decode(strings.NewReader(ts.ReadFile(args[0])))
+	ts.Check(err)
+	bitmap, err := gozxing.NewBinaryBitmapFromImage(picture)
+	ts.Check(err)
+	result, err := qrcode.NewQRCodeReader().Decode(bitmap, nil)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(result.GetText()+"\n"), 0o600))
+}
+
+// screen is what a terminal with light text on a dark background shows, eight pixels a module.
+func screen(drawn string) image.Image {
+	lines := strings.Split(strings.TrimSuffix(drawn, "\n"), "\n")
+	width := len([]rune(lines[0]))
+	picture := image.NewGray(image.Rect(0, 0, width*8, len(lines)*16))
+	for row, line := range lines {
+		for column, r := range []rune(line) {
+			for i := range 128 {
+				upper := i < 64
+				if r == '█' || r == '▀' && upper || r == '▄' && !upper {
+					picture.SetGray(column*8+i%8, row*16+i/8, color.Gray{Y: 0xff})
+				}
+			}
+		}
+	}
+	return picture
+}
+
+// TestCodesAreReadBack: what is drawn, in the terminal and as a picture, says the token.
+func TestCodesAreReadBack(t *testing.T) {
+	for _, size := range []int{0, 300, 600, 1200} {
+		token := longToken(t, size)
+		code, err := encode(token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := scan(t, code.image()); got != token {
+			t.Errorf("the picture of %d characters says something else", len(token))
+		}
+		var plain, coloured bytes.Buffer
+		if err := code.draw(&plain, false); err != nil {
+			t.Fatal(err)
+		}
+		if got := scan(t, screen(plain.String())); got != token {
+			t.Errorf("the terminal's %d characters say something else", len(token))
+		}
+		code.draw(&coloured, true)
+		without := strings.NewReplacer("\x1b[97;40m", "", "\x1b[0m", "").Replace(coloured.String())
+		if without != plain.String() || strings.Count(coloured.String(), "\x1b[0m\n") != strings.Count(plain.String(), "\n") {
+			t.Error("with colours something else is drawn")
+		}
+	}
+}
+
+func TestTokensTooLongForACode(t *testing.T) {
+	if _, err := encode(longToken(t, 2900)); err != nil {
+		t.Errorf("2900 characters: %v", err)
+	}
+	if _, err := encode(longToken(t, 3100)); err == nil || !strings.Contains(err.Error(), "--out") {
+		t.Errorf("3100 characters: got %v", err)
+	}
+}
