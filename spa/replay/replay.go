@@ -32,8 +32,8 @@ import (
 var (
 	// ErrSpent: this nonce was admitted before.
 	ErrSpent = errors.New("replay: nonce already spent")
-	// ErrSpentElsewhere wraps ErrSpent: the nonce was admitted before, from another address.
-	ErrSpentElsewhere = fmt.Errorf("%w, from another address", ErrSpent)
+	// ErrSpentElsewhere is ErrSpent too: the nonce was admitted before, from another address.
+	ErrSpentElsewhere error = spentElsewhere{}
 	// ErrFloor: stamped at or before the floor that a reboot or a lost journal left; see Status.
 	ErrFloor = errors.New("replay: stamped before the time that this journal answers for")
 	// ErrForgotten: stamped at or before what has been forgotten of this key.
@@ -44,6 +44,15 @@ var (
 	// ErrReused: the request id was seen with another digest. The nonce is spent.
 	ErrReused = errors.New("replay: request id already used for another request")
 )
+
+// spentElsewhere wraps nothing: who counts refusals by their innermost error is to tell it from ErrSpent.
+type spentElsewhere struct{}
+
+// Error says both.
+func (spentElsewhere) Error() string { return ErrSpent.Error() + ", from another address" }
+
+// Is reports that it is ErrSpent.
+func (spentElsewhere) Is(target error) bool { return target == ErrSpent }
 
 var (
 	errStale  = errors.New("replay: stamp outside the window")

@@ -1,0 +1,229 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/audit"
+	"sallyport/spa/capture"
+	"sallyport/spa/config"
+	"sallyport/spa/policy"
+)
+
+// A bench is a line of newLine, and what tests turn on it.
+type bench struct {
+	*testing.T
+	s      *Server
+	sender spa.Sender
+	client *keys.Client
+	at     time.Time
+	event  audit.Event // of the last packet
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{T: t, at: time.Now().Round(0)}
+	b.s, b.sender = newLine(t)
+	b.s.now = func() time.Time { return b.at }
+	b.client, _ = b.s.clients.Client("alice")
+	return b
+}
+
+// rule makes the policy that of a changed configuration.
+func (b *bench) rule(change func(c *config.Config)) {
+	c := *b.s.config
+	c.Services = slices.Clone(c.Services)
+	change(&c)
+	b.s.config, b.s.policy = &c, policy.New(&c, b.s.firewall)
+}
+
+// enrol makes alice the client that change makes of her.
+func (b *bench) enrol(change func(c *keys.Client)) {
+	b.Helper()
+	c := *b.client
+	change(&c)
+	if err := keys.WriteClient(b.s.config.Dir, &c, false); err != nil {
+		b.Fatal(err)
+	}
+	if _, _, err := b.s.clients.Reload("alice"); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// ask takes a request of these services, and returns it.
+func (b *bench) ask(services ...string) spa.Request {
+	b.Helper()
+	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at}
+	for _, text := range services {
+		service, err := spa.ParseService(text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		r.Services = append(r.Services, service)
+	}
+	b.take(r)
+	return r
+}
+
+// take takes a request, in a packet of its own.
+func (b *bench) take(r spa.Request) {
+	b.Helper()
+	b.arrive(arriving(b.seal(r)))
+}
+
+// arrive takes a packet.
+func (b *bench) arrive(p capture.Packet) {
+	b.event = b.s.handle(context.Background(), p)
+	b.s.audit.Record(b.event)
+}
+
+func (b *bench) seal(r spa.Request) []byte {
+	b.Helper()
+	packet, err := spa.Seal(r, b.sender)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return packet
+}
+
+// last returns what the last line of the audit log says.
+func (b *bench) last() (verdict, reason string) {
+	b.Helper()
+	data, err := os.ReadFile(filepath.Join(b.s.config.Dir, "audit"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	var line struct{ Verdict, Reason string }
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &line); err != nil {
+		b.Fatal(err)
+	}
+	return line.Verdict, line.Reason
+}
+
+// wide adds services of 1024 ports each, as many as one may have: w0, w1 and so on.
+func wide(n int) func(c *config.Config) {
+	return func(c *config.Config) {
+		for i := range n {
+			low := uint16(1 + 1024*i)
+			c.Services = append(c.Services, config.NewService(fmt.Sprintf("w%d", i), spa.Ports{Proto: spa.UDP, Low: low, High: low + 1023}))
+		}
+	}
+}
+
+func wideNames(n int) []string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf("w%d", i)
+	}
+	return list
+}
+
+// denials makes each reason that a receipt can give come up. The last packet is refused for it.
+var denials = map[spa.Status]func(b *bench){
+	spa.ReasonExpired: func(b *bench) {
+		b.enrol(func(c *keys.Client) { c.Expires = b.at.Add(-time.Hour).UTC() })
+		b.ask("ssh")
+	},
+	spa.ReasonNoService: func(b *bench) { b.ask("nothing") },
+	spa.ReasonNotAllowed: func(b *bench) {
+		b.rule(wide(1))
+		b.ask("w0")
+	},
+	spa.ReasonSourceRequired: func(b *bench) {
+		b.enrol(func(c *keys.Client) { c.RequireSource = true })
+		b.ask("ssh")
+	},
+	spa.ReasonTooManyGrants: func(b *bench) {
+		b.rule(func(c *config.Config) { wide(1)(c); c.Limits.Grants = 1 })
+		b.enrol(func(c *keys.Client) { c.Allow = []string{"ssh", "w0"} })
+		b.ask("ssh")
+		b.ask("w0")
+	},
+	spa.ReasonTooManyPerHour: func(b *bench) {
+		b.rule(func(c *config.Config) { c.Limits.GrantsPerHour = 1 })
+		b.ask("ssh")
+		b.ask("ssh")
+	},
+	spa.ReasonSuperseded: func(b *bench) {
+		late := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []spa.Service{{Name: "ssh"}}}
+		b.at = b.at.Add(time.Second)
+		b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: late.Services})
+		b.take(late)
+	},
+	spa.ReasonIDReused: func(b *bench) {
+		r := b.ask("ssh")
+		r.For = time.Minute
+		b.take(r)
+	},
+	spa.ReasonFailed: func(b *bench) {
+		idle, err := firewall.New(FirewallConfig(b.s.config, b.s.clients, b.s.now), b.s.log)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { idle.Close() })
+		b.s.firewall = idle // without a guard in place it grants nothing
+		b.ask("ssh")
+	},
+	spa.ReasonNotNow: func(b *bench) {
+		tomorrow := b.at.AddDate(0, 0, 1).Weekday()
+		b.rule(func(c *config.Config) {
+			c.Services[0].When = []keys.Span{{First: tomorrow, Last: tomorrow, To: 24 * 60}}
+		})
+		b.ask("ssh")
+	},
+	spa.ReasonTooManyPorts: func(b *bench) {
+		b.rule(wide(8))
+		b.enrol(func(c *keys.Client) { c.Allow = append(wideNames(8), "ssh") })
+		b.ask(wideNames(8)...)
+		if verdict, reason := b.last(); verdict != "granted" {
+			b.Fatalf("all that a client may have at once: %s: %s", verdict, reason)
+		}
+		b.ask("ssh")
+	},
+}
+
+// TestEveryReason: each reason for a denial can be had, and the audit log tells it in words of its
+// own, as the receipt and the client do.
+func TestEveryReason(t *testing.T) {
+	said := make(map[string]spa.Status)
+	for status := spa.ReasonExpired; !strings.HasPrefix(status.String(), "status "); status++ {
+		deny, ok := denials[status]
+		if !ok {
+			t.Errorf("no test makes the reason %d come up: %v", status, status)
+			continue
+		}
+		t.Run(status.String(), func(t *testing.T) {
+			b := newBench(t)
+			deny(b)
+			if got := b.event.Receipt.Status; got != status {
+				t.Errorf("the receipt says: %v", got)
+			}
+			verdict, reason := b.last()
+			want := "denied"
+			if status == spa.ReasonFailed {
+				want = "failed"
+			}
+			if verdict != want || reason == "" {
+				t.Errorf("the audit log says %s: %q, want %s and why", verdict, reason, want)
+			}
+			if other, ok := said[reason]; ok {
+				t.Errorf("the audit log says %q of this and of: %v", reason, other)
+			}
+			said[reason] = status
+		})
+	}
+	if len(denials) != len(said) {
+		t.Errorf("%d reasons were tried, %d are told", len(denials), len(said))
+	}
+}
