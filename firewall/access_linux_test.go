@@ -8,15 +8,17 @@ import (
 )
 
 func TestDarkUntilGranted(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, nil)
-			s.dark(f.alice, f.gateway, "22")
-			s.grant("alice", f.alice, time.Minute)
-			s.connect(f.alice, f.gateway, "22")
-			s.dark(f.stranger, f.gateway, "22")
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, nil)
+				s.dark(f.alice, f.gateway, "22")
+				s.grant("alice", f.alice, time.Minute)
+				s.connect(f.alice, f.gateway, "22")
+				s.dark(f.stranger, f.gateway, "22")
+			})
+		}
+	})
 }
 
 func TestSessionOutlivesGrant(t *testing.T) {

@@ -64,8 +64,9 @@ type KnockPort struct {
 
 // Names of backends.
 const (
-	BackendAuto     = "auto"     // nftables
+	BackendAuto     = "auto"     // nftables where the kernel has it, else iptables
 	BackendNftables = "nftables" // the guard described in the package documentation
+	BackendIptables = "iptables" // the same, by the program iptables, for kernels without nftables
 	BackendDryRun   = "dry-run"  // decides and records in memory, touches nothing
 )
 
@@ -127,9 +128,14 @@ type Config struct {
 	// the guard back; nil: time.Now.
 	Now func() time.Time
 
+	plain  bool   // the table has no owner, as on older kernels
 	bootID string // empty: the kernel's
 	slots  int    // grants that the ledger holds; 0: ledgerSlots
 	size   uint32 // elements that a set of grants holds; 0: setSize
+
+	programs string // where iptables is looked for, as PATH; empty: where systems have it
+	noSets   bool   // do without ipset
+	why      string // why auto chose this backend
 }
 
 func (c *Config) setDefaults() {
@@ -221,8 +227,8 @@ func New(c Config, log *slog.Logger) (*Firewall, error) {
 func (f *Firewall) open() error {
 	var err error
 	switch f.cfg.Backend {
-	case BackendAuto, BackendNftables:
-		if f.backend, err = newNftables(&f.cfg); err != nil {
+	case BackendAuto, BackendNftables, BackendIptables:
+		if f.backend, err = choose(&f.cfg, f.log); err != nil {
 			return err
 		}
 		if f.sessions, err = openSessions(); err != nil {
@@ -233,14 +239,14 @@ func (f *Firewall) open() error {
 		f.backend = newDryRun(f.log)
 		f.ledger = memoryLedger(f.cfg.slots)
 	default:
-		err = fmt.Errorf("firewall: unknown backend %q; there are %q, %q and %q",
-			f.cfg.Backend, BackendAuto, BackendNftables, BackendDryRun)
+		err = fmt.Errorf("firewall: unknown backend %q; there are %q, %q, %q and %q",
+			f.cfg.Backend, BackendAuto, BackendNftables, BackendIptables, BackendDryRun)
 	}
 	return err
 }
 
 // Describe says in a sentence what guards, and what this kernel lacks.
-func (f *Firewall) Describe() string { return f.backend.describe() }
+func (f *Firewall) Describe() string { return f.backend.describe() + f.cfg.why }
 
 // BackendName is the name of what enforces: a Backend constant, but never BackendAuto.
 func (f *Firewall) BackendName() string { return f.backend.name() }

@@ -58,7 +58,7 @@ func TestConfigChecks(t *testing.T) {
 		"long name":     {Trusted: []string{strings.Repeat("x", 16)}},
 		"no ports":      {Guarded: []spa.Ports{{}}},
 		"wrong range":   {Guarded: []spa.Ports{{Proto: spa.TCP, Low: 2, High: 1}}},
-		"backend":       {Backend: "iptables"},
+		"backend":       {Backend: "ipchains"},
 	} {
 		if c.Backend == "" {
 			c.Backend = BackendDryRun

@@ -17,7 +17,10 @@ import (
 	"sallyport/spa/lab"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) {
+	Helper()
+	lab.Main(m)
+}
 
 // soon is longer than anything that is promised here takes, silence how long a test waits
 // for an answer that must not come.
@@ -56,6 +59,7 @@ func newSite(t *testing.T, change func(*Config)) *site {
 		Knock:   []KnockPort{{Port: 62201}},
 		State:   t.TempDir(),
 		slots:   64,
+		plain:   true, // see withOwner
 	}
 	if change != nil {
 		change(&s.config)

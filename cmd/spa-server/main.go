@@ -7,9 +7,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/firewall"
 )
 
-func main() { os.Exit(cli.Main("spa-server", newRoot())) }
+func main() {
+	firewall.Helper()
+	os.Exit(cli.Main("spa-server", newRoot()))
+}
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{

@@ -1,0 +1,221 @@
+package firewall
+
+import (
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+)
+
+const (
+	// helperName is what the helper is called in the list of processes, and how it knows
+	// what it is.
+	helperName = "spa-server-iptables"
+	// helperSocket is the descriptor that it is given.
+	helperSocket = 3
+	// programPath is where programs are looked for, whatever the daemon's environment says.
+	programPath = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin"
+)
+
+// operation is what the helper may be asked to do.
+type operation uint8
+
+const (
+	opLook   operation = 1 + iota // what is there of the guard
+	opLoad                        // put it there
+	opGrants                      // change the grants, without sets
+	opCount                       // has anybody come in by a grant?
+	opRemove                      // take it away
+)
+
+// request is what the daemon asks.
+type request struct {
+	Op    operation
+	Rules guardRules
+	// Wait is whether to wait a second for who holds the lock of iptables.
+	Wait bool
+}
+
+// outcome is how it went.
+type outcome uint8
+
+const (
+	done    outcome = iota
+	failed          // see Text
+	busy            // another program holds the lock of iptables
+	foreign         // chains of our name are not ours
+)
+
+// reply is what the helper answers.
+type reply struct {
+	Outcome outcome
+	Text    string
+	Found   findings // by opLook and opLoad
+	Entered bool     // by opCount
+}
+
+// findings is what there is of the guard, in both families.
+type findings struct {
+	Present  bool
+	Digest   string
+	Grants   int // rules for grants
+	Flows    []timedFlow
+	FlowsEnd time.Time
+}
+
+// capabilities is what the helper keeps for iptables: to change rules, and for the raw
+// sockets over which its older kind and its match for sets talk to the kernel.
+var capabilities = []cap.Value{cap.NET_ADMIN, cap.NET_RAW}
+
+func serveAsHelper() {
+	if len(os.Args) == 0 || os.Args[0] != helperName {
+		return
+	}
+	if err := serve(); err != nil && !errors.Is(err, io.EOF) {
+		fmt.Fprintln(os.Stderr, helperName+":", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// serve answers until the daemon is gone.
+func serve() error {
+	// Whoever stops the daemon may signal the whole group of processes; the helper ends
+	// with the daemon, not before. A signal that is ignored would be so in programs too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	path := programPath
+	if len(os.Args) > 1 {
+		path = os.Args[1]
+	}
+	os.Clearenv()
+	if err := os.Setenv("PATH", path); err != nil {
+		return err
+	}
+	socket := os.NewFile(helperSocket, "daemon")
+	conn, err := net.FileConn(socket)
+	if err != nil {
+		return fmt.Errorf("it is started by spa-server alone: %w", err)
+	}
+	if err := socket.Close(); err != nil {
+		return err
+	}
+	return answerAll(conn)
+}
+
+func answerAll(conn net.Conn) error {
+	in, out := gob.NewDecoder(conn), gob.NewEncoder(conn)
+	// Programs are looked at, and modules of the kernel loaded, while there is the privilege.
+	p, err := findPrograms()
+	if err == nil {
+		err = confine()
+	}
+	if err != nil {
+		p = &programs{Trouble: err.Error()}
+	}
+	if err := out.Encode(p); err != nil || p.Trouble != "" {
+		return err
+	}
+	for {
+		var r request
+		if err := in.Decode(&r); err != nil {
+			return err
+		}
+		if err := out.Encode(p.do(&r)); err != nil {
+			return err
+		}
+	}
+}
+
+// confine leaves the capabilities that iptables needs, and no way to others. As root a
+// program that is started has what the bounding set leaves; as another user, what is ambient.
+func confine() error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("setting no_new_privs: %w", err)
+	}
+	if has, err := cap.GetProc().GetFlag(cap.Permitted, cap.SETPCAP); err == nil && has {
+		if err := dropOthers(); err != nil {
+			return fmt.Errorf("emptying the bounding set: %w", err)
+		}
+	}
+	left := cap.NewSet()
+	for _, flag := range []cap.Flag{cap.Permitted, cap.Effective, cap.Inheritable} {
+		if err := left.SetFlag(flag, true, capabilities...); err != nil {
+			return err
+		}
+	}
+	if err := left.SetProc(); err != nil {
+		return fmt.Errorf("keeping CAP_NET_ADMIN and CAP_NET_RAW only: %w", err)
+	}
+	if os.Getuid() == 0 {
+		return nil
+	}
+	return cap.SetAmbient(true, capabilities...)
+}
+
+func dropOthers() error {
+	now := cap.GetProc()
+	if err := errors.Join(now.SetFlag(cap.Effective, true, cap.SETPCAP), now.SetProc()); err != nil {
+		return err
+	}
+	for v := cap.Value(0); v < cap.MaxBits(); v++ {
+		if v == cap.NET_ADMIN || v == cap.NET_RAW {
+			continue
+		}
+		if err := cap.DropBound(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// do does what was asked.
+func (p *programs) do(r *request) *reply {
+	if err := r.Rules.check(); err != nil && r.Op != opLook && r.Op != opCount && r.Op != opRemove {
+		return &reply{Outcome: failed, Text: err.Error()}
+	}
+	answer := &reply{}
+	var err error
+	switch r.Op {
+	case opLook:
+		answer.Found, err = p.look()
+	case opLoad:
+		answer.Found, err = p.load(&r.Rules, r.Wait)
+	case opGrants:
+		err = p.regrant(&r.Rules, r.Wait)
+	case opCount:
+		answer.Entered, err = p.entered()
+	case opRemove:
+		err = p.remove(r.Wait)
+	default:
+		err = fmt.Errorf("unknown operation %d", r.Op)
+	}
+	var trouble *programError
+	switch {
+	case err == nil:
+		return answer
+	case errors.Is(err, errForeignChain):
+		return &reply{Outcome: foreign, Text: err.Error()}
+	case errors.As(err, &trouble) && trouble.busy():
+		return &reply{Outcome: busy, Text: err.Error()}
+	}
+	return &reply{Outcome: failed, Text: err.Error()}
+}
+
+// line makes one line of what a program said.
+func line(said string) string {
+	const longest = 400
+	said = strings.Join(strings.Fields(said), " ")
+	if len(said) > longest {
+		said = said[:longest]
+	}
+	return said
+}

@@ -1,0 +1,245 @@
+package firewall
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-iptables/iptables"
+)
+
+// programTime is how long a program may take, waiting for the lock included. It is less
+// than the daemon waits for an answer.
+const programTime = 4 * time.Second
+
+// lockExit is the exit code for trouble with resources: the lock of iptables among them.
+const lockExit = 4
+
+var errForeignChain = errors.New(`there are chains named "spa-..." of iptables that are not ours; rename or remove them (iptables -t mangle -S)`)
+
+// programs is what the helper found, and tells the daemon first of all.
+type programs struct {
+	Trouble string // not empty: nothing works, and why
+	Legacy  bool   // the older kind of iptables, with tables of its own in the kernel
+	Version string
+	NoIPv6  bool   // the kernel has no IPv6
+	NoSets  string // why rules cannot ask ipsets; empty: they can
+	NoTime  string // why rules cannot end by themselves; empty: they can
+
+	ipt map[bool]*iptables.IPTables // by whether it is for IPv6
+}
+
+// programError is a program that failed.
+type programError struct {
+	name string
+	code int
+	said string
+}
+
+func (e *programError) Error() string {
+	return fmt.Sprintf("%s: exit %d: %s", e.name, e.code, e.said)
+}
+
+// busy reports whether another program was in the way.
+func (e *programError) busy() bool { return e.code == lockExit }
+
+// command is a program's name in a family.
+func command(v6 bool, part string) string {
+	if v6 {
+		return "ip6tables" + part
+	}
+	return "iptables" + part
+}
+
+// families are those that the kernel speaks, as whether they are IPv6.
+func (p *programs) families() []bool {
+	if p.NoIPv6 {
+		return []bool{false}
+	}
+	return []bool{false, true}
+}
+
+// findPrograms looks for iptables and asks the kernel what it lets its rules do.
+func findPrograms() (*programs, error) {
+	p := &programs{ipt: make(map[bool]*iptables.IPTables)}
+	if _, err := os.Stat("/proc/net/if_inet6"); errors.Is(err, fs.ErrNotExist) {
+		p.NoIPv6 = true
+	}
+	var kinds []string
+	for _, v6 := range p.families() {
+		family := iptables.ProtocolIPv4
+		if v6 {
+			family = iptables.ProtocolIPv6
+		}
+		ipt, err := iptables.New(iptables.IPFamily(family), iptables.Timeout(1))
+		if err != nil {
+			return nil, p.missing(command(v6, ""), err)
+		}
+		if err := oldEnough(command(v6, ""), ipt); err != nil {
+			return nil, err
+		}
+		p.ipt[v6] = ipt
+		for _, part := range []string{"", "-save", "-restore"} {
+			kind, err := p.kindOf(command(v6, part))
+			if err != nil {
+				return nil, p.missing(command(v6, part), err)
+			}
+			kinds = append(kinds, command(v6, part)+" is "+kind)
+			p.Legacy = kind == "legacy"
+		}
+	}
+	if err := sameKind(kinds); err != nil {
+		return nil, err
+	}
+	major, minor, patch := p.ipt[false].GetIptablesVersion()
+	p.Version = fmt.Sprintf("%d.%d.%d", major, minor, patch)
+	return p, p.probe()
+}
+
+func (p *programs) missing(name string, err error) error {
+	if !errors.Is(err, exec.ErrNotFound) {
+		return fmt.Errorf("%s does not work: %w", name, err)
+	}
+	hint := "install the package iptables"
+	if strings.HasPrefix(name, "ip6") {
+		hint += ", or guarded ports would be open over IPv6, which this kernel speaks"
+	}
+	return fmt.Errorf("there is no program %s in %s; %s", name, os.Getenv("PATH"), hint)
+}
+
+// oldEnough: iptables-restore waits for the lock since 1.6.2.
+func oldEnough(name string, ipt *iptables.IPTables) error {
+	major, minor, patch := ipt.GetIptablesVersion()
+	if slices.Compare([]int{major, minor, patch}, []int{1, 6, 2}) < 0 {
+		return fmt.Errorf("%s is version %d.%d.%d, and 1.6.2 is the oldest that will do", name, major, minor, patch)
+	}
+	return nil
+}
+
+// kindOf is "nf_tables" or "legacy": what the program says of itself. Before 1.8 there was
+// one kind. go-iptables does not tell.
+func (p *programs) kindOf(name string) (string, error) {
+	out, err := p.run(name, "", "--version")
+	if err != nil {
+		return "", err
+	}
+	if m := regexp.MustCompile(`\((\w+)\)`).FindStringSubmatch(out); m != nil {
+		return m[1], nil
+	}
+	return "legacy", nil
+}
+
+// sameKind refuses a mixture: rules would come to stand in two tables.
+func sameKind(kinds []string) error {
+	_, first, _ := strings.Cut(kinds[0], " is ")
+	for _, kind := range kinds {
+		if !strings.HasSuffix(kind, " is "+first) {
+			return fmt.Errorf("%s, but %s: choose one kind for all (update-alternatives --config iptables, and ip6tables)", kinds[0], kind)
+		}
+	}
+	if first != "legacy" && first != "nf_tables" {
+		return fmt.Errorf("%s, a kind of iptables that is not known here", kinds[0])
+	}
+	return nil
+}
+
+// What rules need, in a chain that no packet comes to, and the end of that chain.
+const (
+	probeAway = "\n-F spa-probe\n-X spa-probe\nCOMMIT\n"
+	probeAll  = "*mangle\n:spa-probe - [0:0]\n" +
+		"-A spa-probe -m addrtype --dst-type LOCAL -m comment --comment probe -j RETURN\n" +
+		"-A spa-probe -m conntrack --ctdir REPLY -m connmark --mark 1/1 -j CONNMARK --set-xmark 1/1\nCOMMIT\n*mangle" + probeAway +
+		"*raw\n:spa-probe - [0:0]\n-A spa-probe -p udp -m mark --mark 1/1 -j CT --notrack\nCOMMIT\n*raw" + probeAway
+	probeTime = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m time --datestop 2037-01-01T00:00:00 -j RETURN\nCOMMIT\n*mangle" + probeAway
+	probeSets = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m set --match-set %s src,dst -j RETURN\nCOMMIT\n*mangle" + probeAway
+)
+
+// probe tries rules, so that what is missing is known before anything depends on it.
+func (p *programs) probe() error {
+	for _, v6 := range p.families() {
+		if err := p.restoreSometime(v6, probeAll); err != nil {
+			return fmt.Errorf("iptables or the kernel lacks what the guard needs: %w", err)
+		}
+		if err := p.restoreSometime(v6, probeTime); err != nil {
+			p.NoTime = err.Error()
+		}
+		if err := p.restoreSometime(v6, fmt.Sprintf(probeSets, setName(setProbe, v6))); err != nil {
+			p.NoSets = err.Error()
+		}
+	}
+	return nil
+}
+
+// restoreSometime waits for the lock as long as a start may take.
+func (p *programs) restoreSometime(v6 bool, rules string) error {
+	var err error
+	for range 10 {
+		err = p.restore(v6, rules, true)
+		var trouble *programError
+		if !errors.As(err, &trouble) || !trouble.busy() {
+			return err
+		}
+	}
+	return err
+}
+
+// restore loads rules: go-iptables has no iptables-restore, which alone changes a table in
+// one transaction.
+func (p *programs) restore(v6 bool, rules string, wait bool) error {
+	args := []string{"--noflush"}
+	if wait {
+		args = append(args, "--wait", strconv.Itoa(1))
+	}
+	_, err := p.run(command(v6, "-restore"), rules, args...)
+	return err
+}
+
+// save is a table as it is. The older kind would make a table by asking for it.
+func (p *programs) save(v6 bool, t table) (*saved, error) {
+	if p.Legacy {
+		names, err := os.ReadFile(map[bool]string{false: "/proc/self/net/ip_tables_names", true: "/proc/self/net/ip6_tables_names"}[v6])
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if !slices.Contains(strings.Fields(string(names)), t.name) {
+			return parseSaved(t, ""), nil
+		}
+	}
+	out, err := p.run(command(v6, "-save"), "", "-t", t.name)
+	if err != nil {
+		return nil, err
+	}
+	return parseSaved(t, out), nil
+}
+
+// run runs a program, and believes its exit code.
+func (p *programs) run(name, input string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), programTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdin = strings.NewReader(input)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return out.String(), nil
+	case ctx.Err() != nil:
+		return "", fmt.Errorf("%s was ended after %v: %s", name, programTime, line(said.String()))
+	case errors.As(err, &exit):
+		return "", &programError{name, exit.ExitCode(), line(said.String())}
+	}
+	return "", fmt.Errorf("starting %s: %w", name, err)
+}

@@ -1,0 +1,153 @@
+package firewall
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Numbers of linux/netfilter_ipv4/ip_tables.h, the same for IPv6, and the layout of
+// struct ipt_entry and ip6t_entry: an entry has its counters before its matches.
+const (
+	legacyInfo    = 64 // IPT_SO_GET_INFO, IP6T_SO_GET_INFO
+	legacyEntries = 65 // IPT_SO_GET_ENTRIES, IP6T_SO_GET_ENTRIES
+
+	legacyName     = 32 // XT_TABLE_MAXNAMELEN
+	legacyInfoSize = 84
+	legacySizeAt   = 80 // struct ipt_getinfo: size
+	legacyHead     = 40 // struct ipt_get_entries: name, size, padded
+
+	entryHead4 = 84  // struct ipt_ip
+	entryHead6 = 136 // struct ip6t_ip6
+	// After the head: nfcache 4, target_offset 2, next_offset 2, comefrom 4, padded to 8, then the counters.
+)
+
+// legacyTables looks at tables of the older kind without a program: the kernel tells nobody
+// when they change, but hands out their rules.
+type legacyTables struct {
+	sockets map[bool]int // by whether it is for IPv6
+	was     [sha256.Size]byte
+}
+
+func openLegacyTables(noIPv6 bool) (*legacyTables, error) {
+	l := &legacyTables{sockets: make(map[bool]int)}
+	for _, v6 := range []bool{false, true} {
+		if v6 && noIPv6 {
+			continue
+		}
+		domain := unix.AF_INET
+		if v6 {
+			domain = unix.AF_INET6
+		}
+		fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return nil, errors.Join(os.NewSyscallError("socket", err), l.close())
+		}
+		l.sockets[v6] = fd
+	}
+	return l, nil
+}
+
+func (l *legacyTables) close() error {
+	var errs []error
+	for _, fd := range l.sockets {
+		errs = append(errs, unix.Close(fd))
+	}
+	return errors.Join(errs...)
+}
+
+// remember takes what is there for what should be.
+func (l *legacyTables) remember() error {
+	sum, err := l.sum()
+	l.was = sum
+	return err
+}
+
+// same reports whether what is there is what was remembered.
+func (l *legacyTables) same() (bool, error) {
+	sum, err := l.sum()
+	return sum == l.was, err
+}
+
+func (l *legacyTables) sum() ([sha256.Size]byte, error) {
+	h := sha256.New()
+	for _, v6 := range []bool{false, true} {
+		fd, speaks := l.sockets[v6]
+		if !speaks {
+			continue
+		}
+		for _, t := range tables() {
+			rules, err := legacyRules(fd, v6, t.name)
+			if err != nil {
+				return [sha256.Size]byte{}, fmt.Errorf("firewall: reading table %s: %w", t.name, err)
+			}
+			h.Write(binary.NativeEndian.AppendUint32(nil, uint32(len(rules))))
+			h.Write(rules)
+		}
+	}
+	return [sha256.Size]byte(h.Sum(nil)), nil
+}
+
+// legacyRules is the rules of a table with their counters cleared; none where there is no
+// such table.
+func legacyRules(fd int, v6 bool, name string) ([]byte, error) {
+	level := unix.SOL_IP
+	if v6 {
+		level = unix.SOL_IPV6
+	}
+	for {
+		info := make([]byte, legacyInfoSize)
+		copy(info, name)
+		if err := getsockopt(fd, level, legacyInfo, info); err != nil {
+			if err == unix.ENOENT || err == unix.ENOPROTOOPT {
+				return nil, nil
+			}
+			return nil, os.NewSyscallError("getsockopt", err)
+		}
+		size := binary.NativeEndian.Uint32(info[legacySizeAt:])
+		b := make([]byte, legacyHead+int(size))
+		copy(b, name)
+		binary.NativeEndian.PutUint32(b[legacyName:], size)
+		err := getsockopt(fd, level, legacyEntries, b)
+		if err == unix.EAGAIN {
+			continue // the table was changed in between
+		}
+		if err != nil {
+			return nil, os.NewSyscallError("getsockopt", err)
+		}
+		return clearCounters(b[legacyHead:], v6), nil
+	}
+}
+
+// clearCounters sets to zero what changes with each packet.
+func clearCounters(rules []byte, v6 bool) []byte {
+	head := entryHead4
+	if v6 {
+		head = entryHead6
+	}
+	counters := (head + 12 + 7) &^ 7
+	for at := 0; at+counters+16 <= len(rules); {
+		clear(rules[at+counters:][:16])
+		next := int(binary.NativeEndian.Uint16(rules[at+head+6:]))
+		if next == 0 {
+			break
+		}
+		at += next
+	}
+	return rules
+}
+
+func getsockopt(fd, level, name int, b []byte) error {
+	size := uint32(len(b))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name),
+		uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}

@@ -1,0 +1,164 @@
+package firewall
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"sallyport/spa"
+)
+
+// saved is what iptables-save prints of a table, as far as it concerns us.
+type saved struct {
+	chains map[string][]string // ours that are there, with their rules
+	others []string            // rules of other chains that lead to ours
+	first  map[string]string   // the first rule of each other chain
+}
+
+func parseSaved(t table, text string) *saved {
+	s := &saved{chains: make(map[string][]string), first: make(map[string]string)}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		words := strings.Fields(line)
+		switch {
+		case len(words) > 0 && strings.HasPrefix(words[0], ":"):
+			if name := words[0][1:]; slices.Contains(t.chains, name) {
+				s.chains[name] = nil
+			}
+		case len(words) > 1 && words[0] == "-A":
+			s.rule(t, words[1], line, words)
+		}
+	}
+	return s
+}
+
+func (s *saved) rule(t table, chain, line string, words []string) {
+	if slices.Contains(t.chains, chain) {
+		s.chains[chain] = append(s.chains[chain], line)
+		return
+	}
+	if s.first[chain] == "" {
+		s.first[chain] = line
+	}
+	for i, word := range words[:len(words)-1] {
+		if (word == "-j" || word == "-g") && slices.Contains(t.chains, words[i+1]) {
+			s.others = append(s.others, line)
+		}
+	}
+}
+
+// present reports whether anything of ours is there.
+func (s *saved) present() bool { return len(s.chains)+len(s.others) > 0 }
+
+// foreign reports whether chains of our name are somebody else's: there are rules in them,
+// and no chain begins as ours do.
+func (s *saved) foreign() bool {
+	rules := 0
+	for _, lines := range s.chains {
+		rules += len(lines)
+		if len(lines) > 0 && strings.Contains(lines[0], "--comment "+signature) {
+			return false
+		}
+	}
+	return rules > 0
+}
+
+// jumpsFirst reports whether packets come to our chains before any other rule of the table.
+func (s *saved) jumpsFirst(t table) bool {
+	for _, jump := range t.jumps {
+		want := fmt.Sprintf("-A %s -m comment --comment %s -j %s", jump[0], signature, jump[1])
+		if s.first[jump[0]] != want {
+			return false
+		}
+	}
+	return len(s.others) == len(t.jumps)
+}
+
+// holds reports whether each chain has as many rules as the script says: that they are the
+// very ones is as good as certain just after they were put there.
+func (s *saved) holds(t table, want *script) bool {
+	for _, chain := range t.chains {
+		lines, there := s.chains[chain]
+		if !there || len(lines) != len(want.lines[chain]) {
+			return false
+		}
+	}
+	return s.jumpsFirst(t)
+}
+
+// digest is a short name of the guard's rules in a table. Of the chains that grants change
+// it has the size only.
+func (s *saved) digest(t table) string {
+	h := sha256.New()
+	fmt.Fprintln(h, s.jumpsFirst(t))
+	for _, chain := range t.chains {
+		lines, there := s.chains[chain]
+		fmt.Fprintln(h, chain, there)
+		if slices.Contains(grantChains(), chain) {
+			continue
+		}
+		for _, line := range lines {
+			fmt.Fprintln(h, line)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// grants is how many rules there are for grants.
+func (s *saved) grants() int {
+	n := 0
+	for _, chain := range grantChains() {
+		n += len(s.chains[chain])
+	}
+	return n
+}
+
+// flows are the flows that rules carry, and until when.
+func (s *saved) flows() ([]timedFlow, time.Time) {
+	var flows []timedFlow
+	var end time.Time
+	for _, chain := range []string{chainDoor, chainCut} {
+		for _, line := range s.chains[chain] {
+			f, until, ok := parseFlow(line)
+			if !ok || slices.Contains(flows, f) {
+				continue
+			}
+			flows = append(flows, f)
+			end = later(end, until)
+		}
+	}
+	return flows, end
+}
+
+// parseFlow reads a rule that door wrote for a carried flow, as iptables-save prints it.
+func parseFlow(line string) (timedFlow, time.Time, bool) {
+	words := strings.Fields(line)
+	value := func(name string) string {
+		if i := slices.Index(words, name); i >= 0 && i+1 < len(words) {
+			return words[i+1]
+		}
+		return ""
+	}
+	end, err := time.Parse("2006-01-02T15:04:05", value("--datestop"))
+	if err != nil {
+		return timedFlow{}, time.Time{}, false
+	}
+	remote, ok1 := parseEnd(value("-s"), value("--sport"))
+	local, ok2 := parseEnd(value("-d"), value("--dport"))
+	proto := map[string]spa.Proto{"tcp": spa.TCP, "udp": spa.UDP}[value("-p")]
+	return timedFlow{Proto: proto, Remote: remote, Local: local}, end.Add(time.Second), ok1 && ok2 && proto != 0
+}
+
+func parseEnd(prefix, port string) (netip.AddrPort, bool) {
+	p, err := netip.ParsePrefix(prefix)
+	if err != nil || !p.IsSingleIP() {
+		return netip.AddrPort{}, false
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return netip.AddrPortFrom(p.Addr(), uint16(n)), err == nil
+}

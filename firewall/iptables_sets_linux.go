@@ -1,0 +1,245 @@
+package firewall
+
+import (
+	"errors"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa"
+)
+
+// addressSet is a set whose elements have an address.
+func (b *ipt) addressSet(name, kind string, v6 bool) ipset {
+	family := byte(unix.AF_INET)
+	if v6 {
+		family = unix.AF_INET6
+	}
+	return ipset{name: setName(name, v6), kind: kind, family: family, max: b.cfg.size + 1}
+}
+
+// witness is an element that no packet is, and that stays: while it is there, nobody has
+// emptied the set. ipset tells nobody of changes.
+func witness(v6 bool) member {
+	if v6 {
+		return member{ip: netip.MustParseAddr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), proto: spa.TCP}
+	}
+	return member{ip: netip.MustParseAddr("255.255.255.255"), proto: spa.TCP}
+}
+
+// fill makes the sets what the plan says.
+func (b *ipt) fill(p plan) error {
+	if b.sets == nil {
+		return nil
+	}
+	for _, v6 := range []bool{false, true} {
+		grants := append(leaseMembers(p.leases, v6), witness(v6))
+		flows, peers := flowMembers(p.carried, p.carry, v6)
+		for _, s := range []struct {
+			set     ipset
+			members []member
+		}{
+			{b.addressSet(setGrants, hashIPPort, v6), grants},
+			{b.addressSet(setFlows, hashIPPortIP, v6), flows},
+			{b.addressSet(setPeers, hashIPPort, v6), peers},
+		} {
+			if err := b.sets.replace(s.set, s.members); err != nil {
+				return err
+			}
+		}
+	}
+	return b.fillTrial(p.confirm)
+}
+
+// fillTrial makes the sets that hold the guarded ports while the guard is on trial.
+func (b *ipt) fillTrial(confirm time.Duration) error {
+	if confirm <= 0 {
+		return nil
+	}
+	for _, proto := range []spa.Proto{spa.TCP, spa.UDP} {
+		var ms []member
+		for _, e := range portElements(b.cfg.Guarded, 0) {
+			if spa.Proto(e.Key[0]) == proto {
+				ms = append(ms, member{port: uint16(e.Key[4])<<8 | uint16(e.Key[5]), seconds: seconds(confirm)})
+			}
+		}
+		low, high := span(b.cfg.Guarded, proto)
+		if err := b.sets.replace(ipset{name: trialSet(proto), kind: bitmapPort, low: low, high: high}, ms); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// span is the ports from the lowest to the highest of a protocol.
+func span(ports []spa.Ports, proto spa.Proto) (low, high uint16) {
+	low = math.MaxUint16
+	for _, p := range ports {
+		if p.Proto == proto {
+			low, high = min(low, p.Low), max(high, p.High)
+		}
+	}
+	return min(low, high), high
+}
+
+func leaseMembers(ls []lease, v6 bool) []member {
+	var ms []member
+	for _, l := range ls {
+		if l.source.Is6() == v6 {
+			ms = append(ms, member{ip: l.source, proto: l.proto, port: l.port, seconds: seconds(l.left)})
+		}
+	}
+	return ms
+}
+
+// flowMembers spreads flows over two sets, since no type of set has two ports.
+func flowMembers(fs []flow, left time.Duration, v6 bool) (flows, peers []member) {
+	s := seconds(left)
+	for _, f := range fs {
+		remote, local := unzoned(f.remote), unzoned(f.local)
+		if remote.Addr().Is6() != v6 {
+			continue
+		}
+		flows = append(flows, member{ip: remote.Addr(), proto: f.proto, port: remote.Port(), ip2: local.Addr(), seconds: s})
+		peers = append(peers, member{ip: remote.Addr(), proto: f.proto, port: local.Port(), seconds: s})
+	}
+	return flows, peers
+}
+
+// carriedMembers puts flows together again. Where an address has flows to several ports they
+// may come to be more, which go to the same elements.
+func (b *ipt) carriedMembers() ([]flow, time.Duration, error) {
+	var all []flow
+	var left uint32
+	for _, v6 := range []bool{false, true} {
+		flows, err := b.sets.list(setName(setFlows, v6))
+		if errors.Is(err, errGone) {
+			continue
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		peers, err := b.sets.list(setName(setPeers, v6))
+		if err != nil && !errors.Is(err, errGone) {
+			return nil, 0, err
+		}
+		for _, f := range flows {
+			left = max(left, f.seconds)
+			for _, p := range peers {
+				if p.ip == f.ip && p.proto == f.proto {
+					all = append(all, flow{f.proto, netip.AddrPortFrom(f.ip, f.port), netip.AddrPortFrom(f.ip2, p.port)})
+				}
+			}
+		}
+	}
+	return all, time.Duration(left) * time.Second, nil
+}
+
+// setMembers changes grants: those that end first, for nothing can keep them from it; then
+// those that are new, which a full set may refuse, and then all are taken back; then those
+// that were there.
+func (b *ipt) setMembers(ls []lease) error {
+	for _, l := range ls {
+		b.lasts(time.Now().Add(l.left))
+	}
+	gone := slices.DeleteFunc(slices.Clone(ls), func(l lease) bool { return l.left > 0 })
+	live := slices.DeleteFunc(slices.Clone(ls), func(l lease) bool { return l.left <= 0 })
+	for _, v6 := range []bool{false, true} {
+		if err := b.all(ipsetCmdDel, v6, leaseMembers(gone, v6)); err != nil {
+			return err
+		}
+	}
+	var added [2][]member
+	var there [2][]member
+	for i, v6 := range []bool{false, true} {
+		fresh, old, err := b.addFresh(v6, leaseMembers(live, v6))
+		added[i], there[i] = fresh, old
+		if err != nil {
+			return errors.Join(err, b.all(ipsetCmdDel, false, added[0]), b.all(ipsetCmdDel, true, added[1]))
+		}
+	}
+	return errors.Join(b.all(ipsetCmdAdd, false, there[0]), b.all(ipsetCmdAdd, true, there[1]))
+}
+
+// addFresh adds the members that the set does not have yet, and returns them and the others.
+func (b *ipt) addFresh(v6 bool, ms []member) (fresh, there []member, err error) {
+	if len(ms) == 0 {
+		return nil, nil, nil
+	}
+	name := setName(setGrants, v6)
+	errs, err := b.sets.each(ipsetCmdAdd, netlink.Excl, name, ms)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, m := range ms {
+		switch errno, no := errs[i]; {
+		case !no:
+			fresh = append(fresh, m)
+		case errno == ipsetErrExists:
+			there = append(there, m)
+		default:
+			err = explainIPSet("granting in "+name, errno)
+		}
+	}
+	return fresh, there, err
+}
+
+func (b *ipt) all(cmd uint16, v6 bool, ms []member) error {
+	if len(ms) == 0 {
+		return nil
+	}
+	name := setName(setGrants, v6)
+	errs, err := b.sets.each(cmd, 0, name, ms)
+	if err != nil {
+		return err
+	}
+	for _, errno := range errs {
+		return explainIPSet("changing "+name, errno)
+	}
+	return nil
+}
+
+// emptied reports whether somebody else has emptied or removed a set of grants.
+func (b *ipt) emptied() (bool, error) {
+	for _, v6 := range []bool{false, true} {
+		there, err := b.sets.has(setName(setGrants, v6), witness(v6))
+		if err != nil || !there {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+func (b *ipt) destroySets() error {
+	if b.sets == nil {
+		return nil
+	}
+	var errs []error
+	for _, v6 := range []bool{false, true} {
+		for _, name := range []string{setGrants, setFlows, setPeers} {
+			errs = append(errs, b.sets.destroy(setName(name, v6)))
+		}
+	}
+	for _, proto := range []spa.Proto{spa.TCP, spa.UDP} {
+		errs = append(errs, b.sets.destroy(trialSet(proto)))
+	}
+	return errors.Join(errs...)
+}
+
+// lasts notes when something in the sets ends.
+func (b *ipt) lasts(until time.Time) {
+	b.span.Lock()
+	defer b.span.Unlock()
+	b.until = later(b.until, until)
+}
+
+// lasting is when the last thing in the sets ends.
+func (b *ipt) lasting() time.Time {
+	b.span.Lock()
+	defer b.span.Unlock()
+	return b.until
+}

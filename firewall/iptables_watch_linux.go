@@ -1,0 +1,182 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// lookEvery is how often is looked for what the kernel tells nobody: changes of the
+	// older kind of tables, and of sets while something lives in them.
+	lookEvery = 500 * time.Millisecond
+)
+
+// watch ends when another tool has changed the guard. The helper's own changes are heard too;
+// they are told from others by what the rules are.
+func (b *ipt) watch(ctx context.Context, deadline time.Time) error {
+	for {
+		late, err := b.listen(ctx, deadline)
+		if err != nil {
+			return err
+		}
+		if err := b.helper.trouble(); err != nil {
+			return err
+		}
+		changed, err := b.changed(late)
+		if err != nil || changed {
+			return err
+		}
+		if !deadline.IsZero() && !time.Now().Before(deadline) {
+			return os.ErrDeadlineExceeded
+		}
+	}
+}
+
+// listen waits until something may have changed, the deadline has passed or it is time to
+// look, which is late.
+func (b *ipt) listen(ctx context.Context, deadline time.Time) (late bool, err error) {
+	wake := deadline
+	if next := time.Now().Add(lookEvery); b.looks() && (wake.IsZero() || next.Before(wake)) {
+		wake = next
+	}
+	stop := b.wakeAtEnd()
+	defer stop()
+	if b.legacy != nil {
+		return b.sleep(ctx, wake)
+	}
+	return b.hear(ctx, wake)
+}
+
+// looks reports whether something may change of which nobody hears.
+func (b *ipt) looks() bool {
+	return b.legacy != nil || b.sets != nil && time.Now().Before(b.lasting())
+}
+
+// wakeAtEnd ends listen when the helper has ended.
+func (b *ipt) wakeAtEnd() (stop func()) {
+	over := make(chan struct{})
+	go func() {
+		select {
+		case <-b.helper.ended:
+			b.poke()
+		case <-over:
+		}
+	}()
+	return func() { close(over) }
+}
+
+// sleep waits where nothing can be heard.
+func (b *ipt) sleep(ctx context.Context, wake time.Time) (late bool, err error) {
+	t := time.NewTimer(time.Until(wake))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case <-b.poked:
+		return false, nil
+	case <-t.C:
+		return true, nil
+	}
+}
+
+// hear waits for a change of the tables that our chains are in.
+func (b *ipt) hear(ctx context.Context, wake time.Time) (late bool, err error) {
+	if err := b.events.SetReadDeadline(wake); err != nil {
+		return false, fmt.Errorf("firewall: watching the rules: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { b.events.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	select {
+	case <-b.poked: // before the deadline was set
+		return false, nil
+	default:
+	}
+	ours := false
+	for {
+		messages, err := b.events.Receive()
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return true, nil
+		}
+		if errors.Is(err, unix.ENOBUFS) {
+			return false, nil // some were lost: ours may be among them
+		}
+		if err != nil {
+			return false, fmt.Errorf("firewall: watching the rules: %w", err)
+		}
+		for _, m := range messages {
+			ours = ours || inOurTables(m)
+			if kindOf(m) == unix.NFT_MSG_NEWGEN && ours {
+				return false, nil
+			}
+		}
+	}
+}
+
+// inOurTables reports whether a message of nf_tables is about a table of iptables in which we
+// have chains.
+func inOurTables(m netlink.Message) bool {
+	if kindOf(m) == unix.NFT_MSG_NEWGEN || len(m.Data) < 4 {
+		return false
+	}
+	if m.Data[0] != unix.NFPROTO_IPV4 && m.Data[0] != unix.NFPROTO_IPV6 {
+		return false
+	}
+	name := tableOf(m.Data[4:])
+	return slices.ContainsFunc(slices.Collect(ourTables), func(t string) bool { return t == name })
+}
+
+func ourTables(yield func(string) bool) {
+	for _, t := range tables() {
+		if !yield(t.name) {
+			return
+		}
+	}
+}
+
+// changed reports whether the guard is not what was loaded. Where the kernel did not tell of
+// a change (late), the older kind of tables is compared before a program is run for it.
+func (b *ipt) changed(late bool) (bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.loaded {
+		return false, nil
+	}
+	if b.sets != nil && time.Now().Before(b.lasting()) {
+		if emptied, err := b.emptied(); err != nil || emptied {
+			return emptied, err
+		}
+	}
+	if late && b.legacy == nil {
+		return false, nil
+	}
+	if b.legacy != nil && b.digest != "" {
+		same, err := b.legacy.same()
+		if err != nil || same {
+			return false, err
+		}
+	}
+	answer, err := b.helper.ask(request{Op: opLook})
+	if errors.As(err, new(foreignError)) {
+		return true, nil // load says it
+	}
+	if err != nil {
+		return false, err
+	}
+	if answer.Found.Digest == b.digest && (b.late || answer.Found.Grants == b.rules) {
+		if b.legacy != nil {
+			return false, b.legacy.remember() // somebody changed what is not ours
+		}
+		return false, nil
+	}
+	return true, nil
+}
