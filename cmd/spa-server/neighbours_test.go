@@ -35,6 +35,14 @@ var neighbours = []struct {
 	{"Docker by nftables", "8080", false, newDockerNFTables},
 }
 
+// noTool is a host without a firewall of its own.
+type noTool struct{}
+
+func (noTool) begin()  {}
+func (noTool) allow()  {}
+func (noTool) reload() {}
+func (noTool) end()    {}
+
 // beside is a gateway with a tool beside the server.
 type beside struct {
 	*gateway
@@ -63,7 +71,10 @@ func newBeside(t *testing.T, port string, ipv6 bool, make func(g *gateway) tool)
 	if port == "22" {
 		g.serve(":22")
 	}
-	b.tool = make(g)
+	b.tool = noTool{}
+	if make != nil {
+		b.tool = make(g)
+	}
 	b.alice = sender(g.profile())
 	return b
 }

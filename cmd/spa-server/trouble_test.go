@@ -106,7 +106,7 @@ func TestBadFiles(t *testing.T) {
 }
 
 // replaceInFile edits a file and returns the number of the line that changed.
-func replaceInFile(t *testing.T, path, old, new string) int {
+func replaceInFile(t testing.TB, path, old, new string) int {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {

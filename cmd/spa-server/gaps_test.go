@@ -1,0 +1,114 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// How long a port may be open for a stranger while another tool works on the rule set.
+type gap int
+
+const (
+	never  gap = iota // not for an instant
+	second            // for a second in all, until the running server has put the guard back
+	lost              // until the server is started again, which is what SECURITY.md says of this case
+)
+
+// upset is what another tool does to the rule set, and the gap there may be with the server running and dead.
+type upset struct {
+	name          string
+	do            func(b *beside)
+	running, dead gap
+}
+
+// commands is an upset by commands, one after the other.
+func commands(running, dead gap, lines ...string) upset {
+	return upset{name: strings.Join(lines, "; "), running: running, dead: dead, do: func(b *beside) {
+		for _, line := range lines {
+			words := strings.Fields(line)
+			(&shell{g: b.gateway}).run(words[0], words[1:]...)
+		}
+	}}
+}
+
+// emptied are the commands that empty tables of iptables, which are none of ours with nftables.
+var emptied = []upset{
+	commands(never, never, "iptables -F", "iptables -X", "ip6tables -F", "ip6tables -X"),
+	commands(never, never, "iptables -t mangle -F", "iptables -t mangle -X", "ip6tables -t mangle -F", "ip6tables -t mangle -X"),
+	commands(never, never, "iptables -t raw -F", "iptables -t nat -F", "ip6tables -t raw -F", "ip6tables -t nat -F"),
+}
+
+func reloadOf(b *beside) { b.t.Helper(); b.reload() }
+func restart(b *beside)  { b.t.Helper(); b.end(); b.begin() }
+
+// gaps are the gateways on which a rule set is upset: the guard they have, the tool beside it, what that does.
+var gaps = []struct {
+	name   string
+	edit   func(b *beside)
+	tool   func(g *gateway) tool
+	upsets []upset
+}{
+	{"without an owner", withoutOwner, nil, append(emptied, commands(second, lost, "nft flush ruleset"))},
+	{"without an owner, ufw", withoutOwner, newUFW, []upset{{"reload", reloadOf, never, never}, {"disable, enable", restart, never, never}}},
+	{"without an owner, firewalld", withoutOwner, newFirewalld, []upset{{"reload", reloadOf, never, never}, {"restart", restart, never, never}}},
+}
+
+func withoutOwner(b *beside) {
+	b.t.Helper()
+	replaceInFile(b.t, filepath.Join(b.dir, "server.toml"), "[firewall]\n", "[firewall]\npersist = \"file\"\n")
+}
+
+// TestGaps: with a connection attempt each millisecond, in each family, while other tools do to the
+// rule set what they do: the guarded port is open for nobody, or no longer than is promised.
+func TestGaps(t *testing.T) {
+	for _, test := range gaps {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBeside(t, "22", true, test.tool)
+			test.edit(b)
+			b.begin()
+			b.allow()
+			b.wantReach("before the guard", b.from...) // and everybody has found the way
+			for _, u := range test.upsets {
+				b.start()
+				b.knock(spa.TypeOpen, spa.Granted)
+				b.upset("running", u.name, u.running, u.do)
+				b.server.stop(syscall.SIGKILL)
+				b.upset("dead", u.name, u.dead, u.do)
+			}
+		})
+	}
+}
+
+// upset tries all the time while something is done, and holds what came of it against what may be.
+func (b *beside) upset(server, name string, allowed gap, do func(b *beside)) {
+	b.t.Helper()
+	tried := map[string]*lab.Attempts{
+		"IPv4": lab.Attempt(b.t, b.client, stranger4, b.target(stranger4)),
+		"IPv6": lab.Attempt(b.t, b.client, stranger6, b.target(stranger6)),
+	}
+	do(b)
+	switch allowed {
+	case second:
+		lab.Eventually(b.t, 3*time.Second, "the guard to be back", func() bool { return !b.reaches(stranger4, b.target(stranger4)) })
+	case lost:
+		b.start()
+	}
+	b.wantReach(name+", the server "+server, b.granted()...)
+	for family, attempts := range tried {
+		outcome, err := attempts.Stop()
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		b.t.Logf("%s, the server %s, %s: %v", name, server, family, outcome)
+		if allowed == never && outcome.Through > 0 || allowed == second && outcome.Open > time.Second {
+			b.t.Errorf("%s, the server %s, %s: %v\nserver:\n%s", name, server, family, outcome, b.server.log())
+		}
+	}
+}
