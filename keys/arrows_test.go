@@ -30,12 +30,13 @@ var arrows = map[string]rule{
 	"spa/server/control": {nil, "who asks a server needs words and times, not the server"},
 	"spa/server": {[]string{"spa/server/control", "keys", "spa", "spa/config", "spa/capture", "spa/replay", "spa/sandbox", "spa/policy", "spa/audit", "firewall", "firewall/survey"},
 		"the line, the one place where all stages meet"},
-	"spa/client":       {[]string{"keys", "spa"}, "it runs on machines without a firewall of ours, and on other systems than Linux"},
-	"cmd/internal/cli": {[]string{"keys"}, "what all commands share is no command's own"},
+	"spa/client":        {[]string{"keys", "spa"}, "it runs on machines without a firewall of ours, and on other systems than Linux"},
+	"spa/client/doctor": {[]string{"keys", "spa", "spa/client"}, "it looks at a gateway as a client does"},
+	"cmd/internal/cli":  {[]string{"keys"}, "what all commands share is no command's own"},
 	"cmd/spa-server": {[]string{"keys", "spa", "spa/config", "spa/capture", "spa/replay", "spa/sandbox", "spa/policy", "spa/audit", "spa/server", "spa/server/control", "firewall", "cmd/internal/cli"},
 		"a command calls the library"},
 	"cmd/spa-keygen": {[]string{"keys", "spa", "spa/config", "cmd/internal/cli"}, "it writes files: the daemon reads them, and neither touches the other"},
-	"cmd/spa-client": {[]string{"keys", "spa", "spa/client", "cmd/internal/cli"}, "a client has nothing of a server in it"},
+	"cmd/spa-client": {[]string{"keys", "spa", "spa/client", "spa/client/doctor", "cmd/internal/cli"}, "a client has nothing of a server in it"},
 }
 
 // unreachable are what a package must not even lead to, by any way.

@@ -143,7 +143,7 @@ func (k *knock) failure(a client.Answer) *cli.Exit {
 	name := k.plan.Profile.Name
 	switch {
 	case a.Verdict == client.Refused:
-		return &cli.Exit{Code: cli.Refused, Hint: k.advice(a.Receipt.Status),
+		return &cli.Exit{Code: cli.Refused, Hint: advice(k.plan.Profile, a.Receipt.Status),
 			Err: fmt.Errorf("%s refused %s: %s", name, k.services(), a.Receipt.Status)}
 	case a.Verdict != client.Silent:
 		return nil
@@ -164,12 +164,12 @@ func (k *knock) services() string {
 }
 
 // advice is what to do about a refusal.
-func (k *knock) advice(reason spa.Status) string {
+func advice(p *keys.Profile, reason spa.Status) string {
 	switch reason {
 	case spa.ReasonExpired:
 		return "ask the gateway's administrator for a new key"
 	case spa.ReasonNoService:
-		return "this host is known to have " + strings.Join(serviceNames(k.plan.Profile), ", ")
+		return "this host is known to have " + strings.Join(serviceNames(p), ", ")
 	case spa.ReasonNotAllowed:
 		return "the gateway's administrator decides what this key may open"
 	case spa.ReasonSourceRequired:

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/beevik/ntp"
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/client/doctor"
+)
+
+// diagnosis is one run of doctor.
+type diagnosis struct {
+	app     *app
+	host    string
+	source  sourceFlag
+	timeout time.Duration
+	ntp     string
+	json    bool
+
+	profile *keys.Profile
+	bad     int
+	refused bool
+	silent  bool
+}
+
+func (a *app) doctorCommand() *cobra.Command {
+	d := &diagnosis{app: a}
+	cmd := &cobra.Command{
+		Use:   "doctor [SERVICE...]",
+		Short: "Find out why a gateway does not open",
+		Long: `Doctor looks, step by step, at all that lies between this machine and an open port:
+the profile, the gateway's name, this machine's addresses, the clock, the ports before,
+each knock port, the gateway's receipt, the ports after.
+
+What is certain is marked "bad". Where the gateway is silent, which it is on purpose
+about what it does not accept, the causes come ranked as "suspect", each with the sign
+by which the gateway's administrator knows it in "spa-server watch".
+
+It knocks as open does, for the services named or for all that the profile knows: what
+is granted stays open until it ends. Nobody else is asked anything, unless a time
+server is named with --ntp.
+
+Exit status: 0 all is well, 1 something is wrong, 3 refused by the gateway, 4 no answer.`,
+		Example: `  spa-client doctor --host gw
+  spa-client doctor ssh --host gw --ntp pool.ntp.org`,
+		Args: func(_ *cobra.Command, args []string) error {
+			_, err := parseServices(args)
+			return err
+		},
+		RunE:              d.run,
+		ValidArgsFunction: (&knock{app: a}).completeServices,
+	}
+	a.hostFlag(cmd, &d.host)
+	cmd.Flags().Var(&d.source, "source", "address to state: auto, observed or an IP `ADDRESS`; the host's own setting without it")
+	cmd.Flags().DurationVar(&d.timeout, "timeout", 5*time.Second, "how long each look waits for an answer")
+	cmd.Flags().StringVar(&d.ntp, "ntp", "", "time server to compare this machine's clock with: `HOST`")
+	cli.JSONFlag(cmd, &d.json)
+	return cmd
+}
+
+func (d *diagnosis) run(cmd *cobra.Command, args []string) error {
+	if d.timeout <= 0 {
+		return cli.Misuse(errors.New("--timeout leaves no time to answer"), "5s is usual")
+	}
+	services, err := parseServices(args)
+	if err != nil {
+		return err
+	}
+	if d.profile, err = d.app.profile(d.host); err != nil {
+		return err // says which file, and what to do
+	}
+	first := doctor.Finding{Step: "profile", State: doctor.Good,
+		Text: fmt.Sprintf("%s is readable, and by nobody else: client %s of %s", d.profile.Name, d.profile.Client, d.profile.Address)}
+	if err := d.tell(cmd, first); err != nil {
+		return err
+	}
+	return d.examine(cmd, services)
+}
+
+func (d *diagnosis) examine(cmd *cobra.Command, services []spa.Service) error {
+	o := doctor.Options{Services: services, Source: d.source.Source, Timeout: d.timeout}
+	if d.ntp != "" {
+		o.Clock = d.askTime
+	}
+	for finding := range doctor.Examine(cmd.Context(), d.profile, o) {
+		if finding.Status != 0 {
+			d.refused, finding.Advice = true, advice(d.profile, finding.Status)
+		}
+		d.silent = d.silent || finding.Step == doctor.StepSilence
+		if finding.State == doctor.Bad {
+			d.bad++
+		}
+		if err := d.tell(cmd, finding); err != nil {
+			return err
+		}
+	}
+	if err := cmd.Context().Err(); err != nil {
+		return err
+	}
+	return d.conclude()
+}
+
+// askTime asks a time server how far this machine's clock is behind (RFC 5905, client mode).
+func (d *diagnosis) askTime(ctx context.Context) (time.Duration, error) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(d.timeout)
+	}
+	response, err := ntp.QueryWithOptions(d.ntp, ntp.QueryOptions{Timeout: time.Until(deadline)})
+	if err == nil {
+		err = response.Validate()
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", d.ntp, err)
+	}
+	return response.ClockOffset, nil
+}
+
+// tell prints a finding, and beneath it what to do and what the administrator sees.
+func (d *diagnosis) tell(cmd *cobra.Command, f doctor.Finding) error {
+	if d.json {
+		return cli.JSON(cmd, f)
+	}
+	w := cmd.OutOrStdout()
+	_, err := fmt.Fprintf(w, "%-8s %s\n", f.State, f.Text)
+	if err == nil && f.Advice != "" {
+		_, err = fmt.Fprintf(w, "%-8s - %s\n", "", f.Advice)
+	}
+	if err == nil && f.Sign != "" {
+		_, err = fmt.Fprintf(w, "%-8s - sign: %s\n", "", f.Sign)
+	}
+	if err != nil {
+		return fmt.Errorf("printing the findings: %w", err)
+	}
+	return nil
+}
+
+// conclude is the end of the command: what was found has been printed.
+func (d *diagnosis) conclude() error {
+	switch name := d.profile.Name; {
+	case d.refused:
+		return &cli.Exit{Code: cli.Refused, Err: fmt.Errorf("%s refuses, and says why", name)}
+	case d.silent:
+		return &cli.Exit{Code: cli.NoAnswer, Err: fmt.Errorf("no answer from %s", name)}
+	case d.bad > 0:
+		return &cli.Exit{Code: cli.Failed, Err: errors.New("something is wrong: see what is marked bad")}
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+package doctor
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// cause is why nothing may have been answered, and how much speaks for it.
+type cause struct {
+	weight int // the heaviest is the likeliest
+	Finding
+}
+
+// silence ranks what may be the reason where nothing was answered: what else was seen decides the
+// order, and where nothing was, what happens most often.
+func (e *examination) silence() []Finding {
+	if e.answered() {
+		return nil
+	}
+	found := []Finding{{Step: StepSilence, State: Bad,
+		Text: e.profile.Name + " does not answer: it is silent on purpose about what it does not accept, so these are the causes, the likeliest first"}}
+	if !e.profile.Receipts {
+		found[0].Text = e.profile.Name + " sends no receipts, and the ports did not open; these are the causes, the likeliest first"
+	}
+	causes := []cause{e.noServer(), e.blocked(), e.wrongClock(), e.wrongSource(), e.revoked(), e.otherKey()}
+	if !e.profile.Receipts {
+		causes = append(causes, e.notAllowed())
+	}
+	causes = slices.DeleteFunc(causes, func(c cause) bool { return c.weight == 0 })
+	slices.SortStableFunc(causes, func(a, b cause) int { return cmp.Compare(b.weight, a.weight) })
+	for _, c := range causes {
+		c.Step, c.State = StepSilence, Suspect
+		found = append(found, c.Finding)
+	}
+	return found
+}
+
+// blocked is the knock that does not arrive.
+func (e *examination) blocked() cause {
+	return cause{50, Finding{
+		Text:   "UDP to " + portList(e.knockPorts()) + " is blocked on the way",
+		Advice: "try from another network; an administrator can add a port that few networks block: knock_ports = [62201, { port = 443, shared = true }]",
+		Sign:   "spa-server watch shows nothing at all while you knock, though other clients get in",
+	}}
+}
+
+// noServer is the knock that nobody hears. What answers instead betrays it.
+func (e *examination) noServer() cause {
+	c := cause{45, Finding{
+		Text:   "spa-server is not running there, or " + e.gateways() + " is not the gateway",
+		Advice: "ask the gateway's administrator",
+		Sign:   "spa-server status says that no server runs; or it runs, and its address is another",
+	}}
+	for _, f := range e.families {
+		for _, k := range f.knocks {
+			if k.icmp {
+				c.weight = 90
+				c.Text += fmt.Sprintf(": %s says that nothing listens on udp/%d, and a gateway whose guard stands says nothing", f.gateway, k.port)
+				return c
+			}
+		}
+		for _, t := range f.before {
+			if t.reach == open {
+				c.weight = 80
+				c.Text += fmt.Sprintf(": %s is open without a knock, as where the guard is missing", t.service)
+				return c
+			}
+		}
+	}
+	return c
+}
+
+func (e *examination) gateways() string {
+	texts := make([]string, len(e.families))
+	for i, f := range e.families {
+		texts[i] = f.gateway
+	}
+	return strings.Join(texts, " or ")
+}
+
+// wrongClock is the packet that comes too late or too early by its own stamp.
+func (e *examination) wrongClock() cause {
+	c := cause{40, Finding{
+		Text:   fmt.Sprintf("this machine's clock (%s) or the gateway's is wrong by more than %s", time.Now().UTC().Format(time.DateTime+" MST"), tolerance),
+		Advice: "compare it with --ntp HOST; keep it by NTP",
+		Sign:   `spa-server watch shows "` + e.profile.Client + `" with "stale packet" and how far its clock is off`,
+	}}
+	if e.behind == nil {
+		return c
+	}
+	if e.behind.Abs() >= tolerance {
+		c.weight, c.Text = 100, fmt.Sprintf("this machine's clock is wrong by %s", e.behind.Abs().Round(time.Second))
+		c.Advice = "set it, and keep it by NTP"
+		return c
+	}
+	c.weight, c.Text, c.Advice = 10, "the gateway's clock is wrong; this machine's is right", "ask its administrator"
+	return c
+}
+
+// wrongSource is the packet that states another address than it comes from.
+func (e *examination) wrongSource() cause {
+	for _, f := range e.families {
+		for _, k := range f.knocks {
+			if stated := k.answer.Route.Source; stated.IsValid() {
+				return cause{60, Finding{
+					Text:   fmt.Sprintf("the gateway sees another address than %s, which the request states: something on the way translates it", stated),
+					Advice: "--source observed leaves it to what the gateway sees, if your administrator allows that",
+					Sign:   `spa-server watch shows "` + e.profile.Client + `" with "the stated source address is not the observed one"`,
+				}}
+			}
+		}
+	}
+	return cause{20, Finding{
+		Text:   "the client's file on the gateway does not let it knock from this network (from, deny)",
+		Advice: "ask the gateway's administrator from where you may knock",
+		Sign:   `spa-server watch shows "` + e.profile.Client + `" with "addresses that the client may not knock from"`,
+	}}
+}
+
+func (e *examination) revoked() cause {
+	return cause{30, Finding{
+		Text:   "the key was revoked, or replaced by a newer one",
+		Advice: "ask the gateway's administrator for a new token",
+		Sign:   `spa-server watch shows "` + e.profile.Client + `" with "revoked client" or "retired key"; spa-keygen list shows it`,
+	}}
+}
+
+func (e *examination) otherKey() cause {
+	return cause{25, Finding{
+		Text:   "the profile is not of this gateway: the gateway was set up anew, or the token is of another",
+		Advice: "import a token that was made since: spa-client import",
+		Sign:   `the counters of spa-server status move at "wrong gate tag", "unknown client" or "wrong mac"`,
+	}}
+}
+
+// notAllowed is what only a receipt would tell.
+func (e *examination) notAllowed() cause {
+	return cause{35, Finding{
+		Text:   "the gateway heard it and refused it, and does not say so: the service is not allowed, or a limit is reached",
+		Advice: "ask the gateway's administrator",
+		Sign:   `spa-server watch shows "` + e.profile.Client + `" denied, with the reason`,
+	}}
+}

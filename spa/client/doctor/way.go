@@ -1,0 +1,180 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/client"
+)
+
+type localAddr struct {
+	addr netip.Addr
+	err  error
+}
+
+func byName(names []string) []spa.Service {
+	slices.Sort(names)
+	services := make([]spa.Service, len(names))
+	for i, name := range names {
+		services[i] = spa.Service{Name: name}
+	}
+	return services
+}
+
+// name looks up the gateway in each family.
+func (e *examination) name() []Finding {
+	host, _, err := keys.SplitAddress(e.profile.Address)
+	if err != nil {
+		e.over = true
+		return []Finding{{Step: StepName, State: Bad, Text: err.Error(), Advice: "import the token again"}}
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		e.families = []*family{newFamily(addr.Unmap())}
+		return []Finding{{Step: StepName, State: Good, Text: fmt.Sprintf("%s is %s: there is no name to look up", e.profile.Name, host)}}
+	}
+	var found []Finding
+	for _, network := range []string{"ip4", "ip6"} {
+		found = append(found, e.lookup(network, host))
+	}
+	if len(e.families) > 0 {
+		return slices.DeleteFunc(found, func(f Finding) bool { return f.State == Bad })
+	}
+	e.over = true
+	found[0].Text = fmt.Sprintf("%s does not resolve: %s", host, strings.TrimPrefix(found[0].Text, host+" "))
+	found[0].Advice = "is the name right, and does this machine have a resolver that works? An administrator can put an address into the profile instead"
+	return found[:1]
+}
+
+// lookup looks up one family, and keeps its first address.
+func (e *examination) lookup(network, host string) Finding {
+	ctx, cancel := context.WithTimeout(e.ctx, e.options.Timeout)
+	defer cancel()
+	name := map[string]string{"ip4": "IPv4", "ip6": "IPv6"}[network]
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, network, host)
+	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return a.Unmap().Is4() != (network == "ip4") })
+	if err != nil || len(addrs) == 0 {
+		return Finding{Step: StepName, State: Bad, Text: fmt.Sprintf("%s has no %s address (%s)", host, name, plain(err))}
+	}
+	texts := make([]string, len(addrs))
+	for i, a := range addrs {
+		texts[i] = a.Unmap().String()
+	}
+	e.families = append(e.families, newFamily(addrs[0].Unmap()))
+	return Finding{Step: StepName, State: Good, Text: fmt.Sprintf("%s is %s (%s)", host, strings.Join(texts, ", "), name)}
+}
+
+// plain is the cause of a look-up's error, without the names and servers around it.
+func plain(err error) string {
+	var dns *net.DNSError
+	switch {
+	case err == nil:
+		return "none"
+	case errors.As(err, &dns) && dns.IsTimeout:
+		return "the resolver does not answer"
+	case errors.As(err, &dns):
+		return dns.Err
+	}
+	return err.Error()
+}
+
+func newFamily(gateway netip.Addr) *family {
+	f := &family{name: "IPv6", gateway: gateway.String()}
+	if gateway.Is4() {
+		f.name = "IPv4"
+	}
+	return f
+}
+
+func (f *family) addr() netip.Addr { return netip.MustParseAddr(f.gateway) }
+
+// address finds out from which address packets leave, and whether the gateway can see that one.
+func (e *examination) address() []Finding {
+	var found []Finding
+	for _, f := range e.families {
+		f.local = ownAddress(netip.AddrPortFrom(f.addr(), e.profile.KnockPorts[0]))
+		found = append(found, f.describeLocal())
+	}
+	e.families = slices.DeleteFunc(e.families, func(f *family) bool { return f.local.err != nil })
+	if e.over = len(e.families) == 0; e.over {
+		return found
+	}
+	for i := range found { // one family is enough
+		if found[i].State == Bad {
+			found[i].State = Note
+		}
+	}
+	return found
+}
+
+func (f *family) describeLocal() Finding {
+	switch {
+	case f.local.err != nil:
+		return Finding{Step: StepAddress, State: Bad, Text: fmt.Sprintf("%s: this machine has no way to %s: %v", f.name, f.gateway, f.local.err),
+			Advice: "is the network up?"}
+	case client.Routable(f.local.addr):
+		return Finding{Step: StepAddress, State: Good, Text: fmt.Sprintf("%s: packets leave from %s, an address of the Internet: the gateway sees it unless something on the way translates it", f.name, f.local.addr)}
+	}
+	return Finding{Step: StepAddress, State: Good, Text: fmt.Sprintf("%s: packets leave from %s, which is no address of the Internet: unless the gateway is on the same private network, it sees another one", f.name, f.local.addr)}
+}
+
+// ownAddress is the address from which packets go somewhere. None is sent.
+func ownAddress(to netip.AddrPort) localAddr {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) {
+			err = op.Err
+		}
+		return localAddr{err: err}
+	}
+	defer conn.Close()
+	return localAddr{addr: conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().WithZone("")}
+}
+
+// clock asks the time server that was named.
+func (e *examination) clock() []Finding {
+	if e.options.Clock == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(e.ctx, e.options.Timeout)
+	defer cancel()
+	behind, err := e.options.Clock(ctx)
+	if err != nil {
+		return []Finding{{Step: StepClock, State: Note, Text: "the time server was asked in vain: " + err.Error()}}
+	}
+	e.behind = &behind
+	return []Finding{clockFinding(behind, "the time server's")}
+}
+
+// clockFinding says how far this machine's clock is behind another.
+func clockFinding(behind time.Duration, than string) Finding {
+	f := Finding{Step: StepClock, State: Good, Text: fmt.Sprintf("this machine's clock agrees with %s", than)}
+	if behind.Abs() < time.Second {
+		return f
+	}
+	word := "behind"
+	if behind < 0 {
+		word = "ahead of"
+	}
+	f.Text = fmt.Sprintf("this machine's clock is %s %s %s", behind.Abs().Round(time.Second), word, than)
+	f.Advice = "keep it by NTP"
+	switch {
+	case behind.Abs() >= tolerance:
+		f.State = Bad
+		f.Text += fmt.Sprintf(": gateways are silent about more than %s, unless set otherwise", tolerance)
+	case behind.Abs() >= tolerance/2:
+		f.State = Note
+		f.Text += fmt.Sprintf(": at %s a gateway stops to answer, unless set otherwise", tolerance)
+	default:
+		f.Advice = ""
+	}
+	return f
+}
