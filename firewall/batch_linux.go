@@ -64,13 +64,26 @@ func (b *batch) add(kind uint16, s *nft.Set, es []nft.SetElement) {
 		}
 		return data
 	})
-	b.messages = append(b.messages, netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
-			Flags: netlink.Request | netlink.Create,
-		},
-		Data: data,
-	})
+	b.append(nfType(kind), netlink.Request|netlink.Create, data)
+}
+
+// table adds a command about a table of our family. The flags are those of the table; nil
+// leaves them as they are.
+func (b *batch) table(kind uint16, name string, flags *uint32) {
+	data := attribute([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, unix.NFTA_TABLE_NAME, append([]byte(name), 0))
+	if flags != nil {
+		data = attribute(data, unix.NFTA_TABLE_FLAGS, binary.BigEndian.AppendUint32(nil, *flags))
+	}
+	b.append(nfType(kind), netlink.Request|netlink.Create, data)
+}
+
+func (b *batch) append(kind netlink.HeaderType, flags netlink.HeaderFlags, data []byte) {
+	b.messages = append(b.messages, netlink.Message{Header: netlink.Header{Type: kind, Flags: flags}, Data: data})
+}
+
+// nfType is the type of a message of nf_tables.
+func nfType(kind uint16) netlink.HeaderType {
+	return netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind)
 }
 
 func appendElement(data []byte, e *nft.SetElement) []byte {

@@ -11,173 +11,205 @@ import (
 )
 
 // addRules adds the chains and fills them, whatever was in them.
-func (n *nftables) addRules(confirm bool) error {
-	for _, c := range n.objects.chains() {
-		n.conn.AddChain(c)
-		n.conn.FlushChain(c)
+func (d *draft) addRules(confirm bool) error {
+	for _, c := range d.objects.chains() {
+		d.conn.AddChain(c)
+		d.conn.FlushChain(c)
 	}
-	err := errors.Join(n.knockRules(), n.guardRules(confirm))
-	n.reviveRules()
-	n.receiptRules()
+	err := errors.Join(d.knockRules(), d.guardRules(confirm))
+	d.reviveRules()
+	d.receiptRules()
 	return err
 }
 
-func (n *nftables) rule(c *nft.Chain, parts ...exprs) {
-	n.conn.AddRule(&nft.Rule{Table: c.Table, Chain: c, Exprs: rule(parts...)})
+func (d *draft) rule(c *nft.Chain, parts ...exprs) {
+	d.conn.AddRule(&nft.Rule{Table: c.Table, Chain: c, Exprs: rule(parts...)})
 }
 
 // knockRules drop what a router would answer too: it has the anycast address of each of
 // its IPv6 subnets.
-func (n *nftables) knockRules() error {
-	c := n.objects.knock
+func (d *draft) knockRules() error {
+	c := d.objects.knock
 	// iif lo accept
-	n.rule(c, fromLoopback(), accept())
-	for _, k := range n.cfg.Knock {
+	d.rule(c, fromLoopback(), accept())
+	for _, k := range d.cfg.Knock {
 		if k.Shared {
 			continue
 		}
-		ours, err := n.addressTypes(unix.RTN_LOCAL, unix.RTN_ANYCAST)
+		ours, err := d.addressTypes(unix.RTN_LOCAL, unix.RTN_ANYCAST)
 		if err != nil {
 			return err
 		}
 		// fib daddr type { local, anycast } udp dport PORT drop
-		n.rule(c, exprs{fib(), lookup(ours, false)}, udpPort(dport, k.Port), drop())
+		d.rule(c, exprs{fib(), lookup(ours, false)}, udpPort(dport, k.Port), drop())
 	}
 	return nil
 }
 
-func (n *nftables) guardRules(confirm bool) error {
-	o, c := &n.objects, n.objects.guard
-	mark := n.cfg.Mark
+func (d *draft) guardRules(confirm bool) error {
+	o, c := &d.objects, d.objects.guard
+	mark := d.cfg.Mark
 
 	// 1. What is none of our business. Loopback includes the host's own addresses.
 	// iif lo accept
-	n.rule(c, fromLoopback(), accept())
-	for _, name := range n.cfg.Trusted {
+	d.rule(c, fromLoopback(), accept())
+	for _, name := range d.cfg.Trusted {
 		// iifname NAME accept
-		n.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
+		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
+	}
+	// What DNAT leads on is answered by another machine, which would go on when the grant has ended.
+	if len(d.cfg.Cut) > 0 {
+		// ct direction reply ct mark and MARK == MARK meta l4proto . ct original proto-dst @cut jump ended
+		d.rule(c, isReply(), ctMarked(mark), o.originallyTo(o.cut), jump(o.ended))
+		d.endedRules()
 	}
 	// Before any rule about flows: the host's own, whose local port may be a guarded one.
 	// ct direction reply accept
-	n.rule(c, isReply(), accept())
+	d.rule(c, isReply(), accept())
 	for _, f := range o.families() {
 		// A guarded UDP port can be reached by any of them.
-		local, err := n.addressTypes(unix.RTN_LOCAL, unix.RTN_BROADCAST, unix.RTN_ANYCAST, unix.RTN_MULTICAST)
+		local, err := d.addressTypes(unix.RTN_LOCAL, unix.RTN_BROADCAST, unix.RTN_ANYCAST, unix.RTN_MULTICAST)
 		if err != nil {
 			return err
 		}
 		// ip daddr != @addresses4 fib daddr type != { local, broadcast, anycast, multicast } accept
-		n.rule(c, f.notExtra(), exprs{fib(), lookup(local, true)}, accept())
+		d.rule(c, f.notExtra(), exprs{fib(), lookup(local, true)}, accept())
 	}
 
 	// 2. Ports that are not guarded. The protocol first: a packet of another one may be
 	// too short to have ports.
 	// meta l4proto != tcp meta l4proto != udp accept
-	n.rule(c, neitherTCPNorUDP(), accept())
+	d.rule(c, neitherTCPNorUDP(), accept())
 	// meta l4proto . th dport != @guarded accept
-	n.rule(c, o.notGuarded(dport), accept())
+	d.rule(c, o.portIn(o.guarded, dport, true), accept())
 
 	// 3. Flows that this guard let in. The mark alone is not enough: another tool may set it.
 	// Nor is it with the state of TCP: until a flow has ended on both sides, a bare SYN from
 	// its address and port counts as a packet of it, and begins a new one all the same.
-	// ct state related ct mark and MARK == MARK accept
-	n.rule(c, ctState(expr.CtStateBitRELATED), ctMarked(mark), accept())
-	// meta l4proto udp ct state established ct mark and MARK == MARK accept
-	n.rule(c, l4proto(spa.UDP), ctState(expr.CtStateBitESTABLISHED), ctMarked(mark), accept())
-	// tcp flags and (syn | ack) != syn ct state established ct mark and MARK == MARK accept
-	n.rule(c, tcpFlagsNot(syn|ack, syn), ctState(expr.CtStateBitESTABLISHED), ctMarked(mark), accept())
+	// A session of a port in @cut ends with its grant.
+	lasts := exprs{}
+	if len(d.cfg.Cut) > 0 {
+		lasts = o.portIn(o.cut, dport, true)
+	}
+	// [meta l4proto . th dport != @cut] ct state related ct mark and MARK == MARK accept
+	d.rule(c, lasts, ctState(expr.CtStateBitRELATED), ctMarked(mark), accept())
+	// [...] meta l4proto udp ct state established ct mark and MARK == MARK accept
+	d.rule(c, lasts, l4proto(spa.UDP), ctState(expr.CtStateBitESTABLISHED), ctMarked(mark), accept())
+	// [...] tcp flags and (syn | ack) != syn ct state established ct mark and MARK == MARK accept
+	d.rule(c, lasts, tcpFlagsNot(syn|ack, syn), ctState(expr.CtStateBitESTABLISHED), ctMarked(mark), accept())
 	for _, f := range o.families() {
 		carried := f.carries(f.saddr, f.daddr, sport, dport)
 		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 ct mark set ct mark or MARK accept
-		n.rule(c, tcpFlags(syn, 0), carried, setCtMark(mark), accept())
+		d.rule(c, tcpFlags(syn, 0), carried, setCtMark(mark), accept())
 		// meta l4proto udp ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 ct mark set ct mark or MARK accept
-		n.rule(c, l4proto(spa.UDP), carried, setCtMark(mark), accept())
+		d.rule(c, l4proto(spa.UDP), carried, setCtMark(mark), accept())
 	}
 
 	// 4. Granted sources.
 	if confirm {
 		// jump confirm
-		n.rule(c, jump(o.confirm))
-		n.confirmRules()
+		d.rule(c, jump(o.confirm))
+		d.confirmRules()
 	}
 	for _, f := range o.families() {
 		// ip saddr . meta l4proto . th dport @grants4 ct mark set ct mark or MARK accept
-		n.rule(c, f.granted(f.saddr, dport), setCtMark(mark), accept())
+		d.rule(c, f.granted(f.saddr, dport), setCtMark(mark), accept())
 		// What another table leaves untracked has no mark, and ends the rule above before its accept.
 		// ip saddr . meta l4proto . th dport @grants4 accept
-		n.rule(c, f.granted(f.saddr, dport), accept())
+		d.rule(c, f.granted(f.saddr, dport), accept())
 	}
 
 	// 5. Everybody else.
-	if n.cfg.Closed == Reject {
+	if d.closed == Reject {
 		// meta l4proto tcp reject with tcp reset
-		n.rule(c, resetTCP())
+		d.rule(c, resetTCP())
 		// reject with icmpx port-unreachable
-		n.rule(c, unreachable())
+		d.rule(c, unreachable())
 		return nil
 	}
 	// drop
-	n.rule(c, drop())
+	d.rule(c, drop())
 	return nil
 }
 
 // addressTypes adds an anonymous set of types of addresses, for one rule.
-func (n *nftables) addressTypes(types ...uint32) (*nft.Set, error) {
-	s := &nft.Set{Table: n.objects.table, Anonymous: true, Constant: true, KeyType: nft.TypeFIBAddr}
+func (d *draft) addressTypes(types ...uint32) (*nft.Set, error) {
+	s := &nft.Set{Table: d.objects.table, Anonymous: true, Constant: true, KeyType: nft.TypeFIBAddr}
 	var es []nft.SetElement
 	for _, t := range types {
 		es = append(es, nft.SetElement{Key: native(t)})
 	}
-	return s, n.conn.AddSet(s, es)
+	return s, d.conn.AddSet(s, es)
 }
 
 // confirmRules count the packets that begin a flow of a granted source.
-func (n *nftables) confirmRules() {
-	c := n.objects.confirm
-	for _, f := range n.objects.families() {
+func (d *draft) confirmRules() {
+	c := d.objects.confirm
+	for _, f := range d.objects.families() {
 		granted := f.granted(f.saddr, dport)
 		// tcp flags and (fin | syn | rst | ack) == syn ip saddr . meta l4proto . th dport @grants4 counter
-		n.rule(c, tcpFlags(fin|syn|rst|ack, syn), granted, exprs{&expr.Counter{}})
+		d.rule(c, tcpFlags(fin|syn|rst|ack, syn), granted, exprs{&expr.Counter{}})
 		// meta l4proto udp ct state new ip saddr . meta l4proto . th dport @grants4 counter
-		n.rule(c, l4proto(spa.UDP), ctState(expr.CtStateBitNEW), granted, exprs{&expr.Counter{}})
+		d.rule(c, l4proto(spa.UDP), ctState(expr.CtStateBitNEW), granted, exprs{&expr.Counter{}})
 	}
+}
+
+// endedRules drop the answers of a flow that neither a grant nor a first load holds open.
+func (d *draft) endedRules() {
+	c := d.objects.ended
+	for _, f := range d.objects.families() {
+		// ct original saddr . meta l4proto . ct original proto-dst @grants4 return
+		d.rule(c, f.originallyGranted(), verdict(expr.VerdictReturn))
+		// ct original saddr . ct original daddr . meta l4proto . ct original proto-src . ct original proto-dst @carried4 return
+		d.rule(c, f.originallyCarried(), verdict(expr.VerdictReturn))
+	}
+	// drop
+	d.rule(c, drop())
 }
 
 // reviveRules look at what leaves guarded ports. A flow that came to be while the guard
 // was away is new to connection tracking when its server sends; let out, it would be a
 // flow of the server's, and its client's packets replies.
-func (n *nftables) reviveRules() {
-	o, c := &n.objects, n.objects.revive
-	mark := n.cfg.Mark
+func (d *draft) reviveRules() {
+	o, c := &d.objects, d.objects.revive
+	mark := d.cfg.Mark
 	// oif lo accept
-	n.rule(c, toLoopback(), accept())
-	for _, name := range n.cfg.Trusted {
+	d.rule(c, toLoopback(), accept())
+	for _, name := range d.cfg.Trusted {
 		// oifname NAME accept
-		n.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
+		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
 	}
 	// meta l4proto . th sport != @guarded accept
-	n.rule(c, o.notGuarded(sport), accept())
+	d.rule(c, o.portIn(o.guarded, sport, true), accept())
 	for _, f := range o.families() {
 		// ip daddr . meta l4proto . th sport @grants4 ct mark set ct mark or MARK accept
-		n.rule(c, f.granted(f.daddr, sport), setCtMark(mark), accept())
+		d.rule(c, f.granted(f.daddr, sport), setCtMark(mark), accept())
 		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 ct mark set ct mark or MARK accept
-		n.rule(c, f.carries(f.daddr, f.saddr, dport, sport), setCtMark(mark), accept())
+		d.rule(c, f.carries(f.daddr, f.saddr, dport, sport), setCtMark(mark), accept())
+	}
+	// What a server of a port in @cut sends to who has no grant any more. A reset may leave: it
+	// tells the client that the session is over, and is how strangers are rejected.
+	if len(d.cfg.Cut) > 0 {
+		// meta l4proto . th sport @cut tcp flags and rst == rst accept
+		d.rule(c, o.portIn(o.cut, sport, false), tcpFlags(rst, rst), accept())
+		// meta l4proto . th sport @cut ct direction reply drop
+		d.rule(c, o.portIn(o.cut, sport, false), isReply(), drop())
 	}
 	// ct state new tcp flags and (syn | ack) != syn drop
-	n.rule(c, ctState(expr.CtStateBitNEW), tcpFlagsNot(syn|ack, syn), drop())
+	d.rule(c, ctState(expr.CtStateBitNEW), tcpFlagsNot(syn|ack, syn), drop())
 }
 
 // receiptRules keep receipts out of connection tracking. On a port of our own everything
 // that leaves is a receipt; on a shared one, what the sender has marked.
-func (n *nftables) receiptRules() {
-	c := n.objects.receipt
-	for _, k := range n.cfg.Knock {
+func (d *draft) receiptRules() {
+	c := d.objects.receipt
+	for _, k := range d.cfg.Knock {
 		if k.Shared {
 			// meta mark and MARK == MARK udp sport PORT notrack
-			n.rule(c, marked(n.cfg.Mark), udpPort(sport, k.Port), exprs{&expr.Notrack{}})
+			d.rule(c, marked(d.cfg.Mark), udpPort(sport, k.Port), exprs{&expr.Notrack{}})
 			continue
 		}
 		// udp sport PORT notrack
-		n.rule(c, udpPort(sport, k.Port), exprs{&expr.Notrack{}})
+		d.rule(c, udpPort(sport, k.Port), exprs{&expr.Notrack{}})
 	}
 }

@@ -143,21 +143,25 @@ func (f *Firewall) restore(now time.Time) error {
 }
 
 // Teardown takes our table away, whether a daemon runs or not, and makes the next load a
-// first load. A daemon that runs ends its Watch with ErrTornDown. Where there is no table
-// that is no error; one that is not ours is ErrForeign. The dry run has nothing to tear
-// down.
+// first load. A daemon that runs ends its Watch with ErrTornDown; where the table is the
+// daemon's own, Teardown waits until it has removed it. Where there is no table that is no
+// error; one that is not ours is ErrForeign. The dry run has nothing to tear down.
 func Teardown(state string) error {
 	f, err := openLedgerFile(state, false)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) { // the next load is a first load anyway
 			err = nil
 		}
-		return errors.Join(err, teardown(func() error { return nil }))
+		rest, failed := teardown(state, func() error { return nil })
+		return errors.Join(err, failed, rest())
 	}
-	err = alone(f, func() error {
-		return teardown(func() error { return writeMark(f, tornDown) })
+	rest := func() error { return nil }
+	err = alone(f, func() (err error) {
+		rest, err = teardown(state, func() error { return writeMark(f, tornDown) })
+		return err
 	})
-	return errors.Join(err, f.Close())
+	// No longer alone: the daemon has to be, to see the mark.
+	return errors.Join(err, rest(), f.Close())
 }
 
 // MarkFirst makes the next load a first load. Where there is no ledger, it is one anyway.

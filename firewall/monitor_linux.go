@@ -75,14 +75,15 @@ func (n *nftables) watch(ctx context.Context, deadline time.Time) error {
 
 func kindOf(m netlink.Message) uint16 { return uint16(m.Header.Type) & 0xff }
 
-// concernsUs reports whether a message is about our table. Every message of nf_tables but
+// concernsUs reports whether a message is about our table, or one that is made to wake us. Every message of nf_tables but
 // that of a new generation has the name of its table in an attribute of type
 // NFTA_TABLE_NAME.
 func concernsUs(m netlink.Message) bool {
 	if kindOf(m) == unix.NFT_MSG_NEWGEN || len(m.Data) < 4 || m.Data[0] != unix.NFPROTO_INET {
 		return false
 	}
-	return tableOf(m.Data[4:]) == tableName
+	name := tableOf(m.Data[4:])
+	return name == tableName || name == wakeName
 }
 
 func tableOf(attributes []byte) string {

@@ -39,6 +39,12 @@ type nftables struct {
 	events  *netlink.Conn // what others change
 	lacks   []string
 	known   uint64 // the handle of the table that was loaded last; 0: none
+
+	own    bool     // the table is to have an owner, and the kernel can do that
+	keeper *keeper  // of the table; nil: there is none
+	lock   *os.File // keeperFile
+	// relayed is whether there may be a relay; see behindRelay.
+	relayed bool
 }
 
 var _ backend = (*nftables)(nil)
@@ -59,8 +65,8 @@ func (n *nftables) open() error {
 	if n.lacks, err = n.probe(); err != nil {
 		return err
 	}
-	if n.cfg.Closed == Reject && slices.Contains(n.lacks, lacksReject) {
-		n.cfg.Closed = Drop
+	if err := n.prepareToOwn(); err != nil {
+		return err
 	}
 	if n.events, err = monitor(n.socket.PID()); err != nil {
 		return explain("listening for changes of the rule set", err)
@@ -98,20 +104,30 @@ func explain(doing string, err error) error {
 
 func (n *nftables) name() string { return BackendNftables }
 
-func (n *nftables) persists() bool { return false }
-
-func canPersist() bool { return false }
-
 func (n *nftables) describe() string {
-	s := "nftables guards, " + map[Closed]string{Drop: "dropping", Reject: "rejecting"}[n.cfg.Closed] + " strangers' packets"
+	s := "nftables guards, " + map[Closed]string{Drop: "dropping", Reject: "rejecting"}[n.closed()] + " strangers' packets"
+	if n.persists() {
+		s += ", in a table that nobody else can change"
+	}
 	for i, what := range n.lacks {
 		s += map[bool]string{true: "; this kernel lacks ", false: " and "}[i == 0] + what
 	}
 	return s
 }
 
+// closed is what strangers get, as far as the kernel can.
+func (n *nftables) closed() Closed {
+	if slices.Contains(n.lacks, lacksReject) {
+		return Drop
+	}
+	return n.cfg.Closed
+}
+
 func (n *nftables) close() error {
-	var errs []error
+	errs := []error{n.keeper.leave()}
+	if n.lock != nil {
+		errs = append(errs, n.lock.Close())
+	}
 	if n.conn != nil {
 		errs = append(errs, n.conn.CloseLasting())
 	}
@@ -119,16 +135,6 @@ func (n *nftables) close() error {
 		errs = append(errs, n.events.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// flush sends the batch. After a failure the kernel may have sent more answers than were
-// read; they must not be taken for those of the next batch.
-func (n *nftables) flush(doing string) error {
-	err := n.conn.Flush()
-	if err != nil {
-		err = errors.Join(err, drain(n.socket))
-	}
-	return explain(doing, err)
 }
 
 // drain throws away what can be read by now. The kernel answers a batch before the call
@@ -150,100 +156,10 @@ func drain(c *netlink.Conn) error {
 	})
 }
 
-func (n *nftables) load(p plan) error {
-	there, err := n.present()
-	if err != nil {
-		return err
-	}
-	// What was changed so far is put right by this load.
-	if err := drain(n.events); err != nil {
-		return explain("forgetting earlier changes", err)
-	}
-	// The rules are exchanged inside the chains that are there, because a packet that is
-	// between two chains of the same priority while one replaces the other could pass
-	// both. Only where that fails, because another tool or version left them otherwise,
-	// the whole table is replaced.
-	err = n.replace(p, false)
-	if err != nil && there {
-		err = n.replace(p, true)
-	}
-	if err != nil {
-		return err
-	}
-	n.known, _ = n.handle() // without it the table is known by its marker alone
-	return nil
-}
-
-func (n *nftables) replace(p plan, whole bool) error {
-	o := &n.objects
-	n.conn.AddTable(o.table)
-	if whole {
-		n.conn.DelTable(o.table)
-		n.conn.AddTable(o.table)
-	}
-	if err := n.fillSets(p); err != nil {
-		return err
-	}
-	if err := n.addRules(p.confirm > 0); err != nil {
-		return err
-	}
-	return n.flush("loading the guard")
-}
-
-func (n *nftables) fillSets(p plan) error {
-	o := &n.objects
-	for _, s := range o.sets() {
-		if err := n.conn.AddSet(s, nil); err != nil {
-			return err
-		}
-		n.conn.FlushSet(s)
-	}
-	grants4, grants6 := grantElements(p.leases)
-	carried4, carried6 := flowElements(p.carried, p.carry)
-	addresses4, addresses6 := addressElements(n.cfg.Addresses)
-	return errors.Join(
-		n.add(o.guarded, portElements(n.cfg.Guarded, p.confirm)),
-		n.add(o.grants4, grants4), n.add(o.grants6, grants6),
-		n.add(o.carried4, carried4), n.add(o.carried6, carried6),
-		n.add(o.addresses4, addresses4), n.add(o.addresses6, addresses6),
-	)
-}
-
-func (n *nftables) add(s *nft.Set, es []nft.SetElement) error {
-	for part := range slices.Chunk(es, chunk) {
-		if err := n.conn.SetAddElements(s, part); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (n *nftables) permanent() error {
 	var b batch
 	b.change(n.objects.guarded, portElements(n.cfg.Guarded, 0), nil)
 	return explain("making the guard permanent", b.send(n.socket))
-}
-
-func (n *nftables) remove() error {
-	there, err := n.present()
-	if err != nil || !there {
-		return err
-	}
-	n.conn.DelTable(n.objects.table)
-	return n.flush("taking the guard away")
-}
-
-func teardown(mark func() error) error {
-	conn, socket, err := dial()
-	if err != nil {
-		return explain("opening netlink", err)
-	}
-	n := &nftables{objects: newObjects(setSize), conn: conn, socket: socket}
-	if _, err := n.present(); err != nil {
-		return errors.Join(err, n.close())
-	}
-	// Marked first: a daemon that sees the table go must know why.
-	return errors.Join(mark(), n.remove(), n.close())
 }
 
 // confirmed adds up the counters of the confirm chain.
@@ -264,8 +180,8 @@ func (n *nftables) confirmed() (bool, error) {
 
 // carried lists what the table in place carries, and the longest time left.
 func (n *nftables) carried() ([]flow, time.Duration, error) {
-	there, err := n.present()
-	if err != nil || !there {
+	t, err := n.present()
+	if err != nil || t.handle == 0 {
 		return nil, 0, err
 	}
 	var flows []flow

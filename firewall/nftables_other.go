@@ -19,6 +19,8 @@ func newNftables(*Config) (backend, error) {
 
 func canPersist() bool { return false }
 
+func serveAsKeeper() {}
+
 type sessions struct{}
 
 func openSessions() (*sessions, error) {
@@ -28,8 +30,8 @@ func openSessions() (*sessions, error) {
 func (*sessions) close() error                      { return nil }
 func (*sessions) flows([]spa.Ports) ([]flow, error) { return nil, nil }
 
-func teardown(func() error) error {
-	return fmt.Errorf("firewall: nftables is a part of Linux: %w", errors.ErrUnsupported)
+func teardown(string, func() error) (rest func() error, err error) {
+	return func() error { return nil }, fmt.Errorf("firewall: nftables is a part of Linux: %w", errors.ErrUnsupported)
 }
 
 func bootClock() (time.Duration, error) { return 0, errors.ErrUnsupported }

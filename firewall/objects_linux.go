@@ -9,16 +9,19 @@ import (
 type objects struct {
 	table *nft.Table
 
-	guarded                *nft.Set // protocol . port
+	guarded, cut           *nft.Set // protocol . port
 	grants4, grants6       *nft.Set // source . protocol . port
 	carried4, carried6     *nft.Set // remote . local . protocol . remote port . local port
 	addresses4, addresses6 *nft.Set // guarded destinations beside the host's own
 
-	marker, knock, guard, confirm, revive, receipt *nft.Chain
+	marker, knock, guard, confirm, ended, revive, receipt *nft.Chain
 }
 
-func newObjects(size uint32) objects {
-	t := &nft.Table{Name: tableName, Family: nft.TableFamilyINet}
+// newObjects is our table; newObjectsOf is another one of the same make.
+func newObjects(size uint32) objects { return newObjectsOf(tableName, size) }
+
+func newObjectsOf(table string, size uint32) objects {
+	t := &nft.Table{Name: table, Family: nft.TableFamilyINet}
 	ip4, ip6 := nft.TypeIPAddr, nft.TypeIP6Addr
 	proto, port := nft.TypeInetProto, nft.TypeInetService
 	set := func(name string, key ...nft.SetDatatype) *nft.Set {
@@ -34,6 +37,7 @@ func newObjects(size uint32) objects {
 	o := objects{
 		table:      t,
 		guarded:    set("guarded", proto, port),
+		cut:        set("cut", proto, port),
 		grants4:    set("grants4", ip4, proto, port),
 		grants6:    set("grants6", ip6, proto, port),
 		carried4:   set("carried4", ip4, ip4, proto, port, port),
@@ -42,6 +46,7 @@ func newObjects(size uint32) objects {
 		addresses6: set("addresses6", ip6),
 		marker:     chain(markerChain),
 		confirm:    chain("confirm"),
+		ended:      chain("ended"),
 		knock:      hooked(chain("knock"), nft.ChainHookPrerouting, -310),
 		guard:      hooked(chain("guard"), nft.ChainHookPrerouting, -110),
 		revive:     hooked(chain("revive"), nft.ChainHookOutput, -110),
@@ -59,9 +64,9 @@ func hooked(c *nft.Chain, hook *nft.ChainHook, priority nft.ChainPriority) *nft.
 }
 
 func (o *objects) sets() []*nft.Set {
-	return []*nft.Set{o.guarded, o.grants4, o.grants6, o.carried4, o.carried6, o.addresses4, o.addresses6}
+	return []*nft.Set{o.guarded, o.cut, o.grants4, o.grants6, o.carried4, o.carried6, o.addresses4, o.addresses6}
 }
 
 func (o *objects) chains() []*nft.Chain {
-	return []*nft.Chain{o.marker, o.confirm, o.knock, o.guard, o.revive, o.receipt}
+	return []*nft.Chain{o.marker, o.confirm, o.ended, o.knock, o.guard, o.revive, o.receipt}
 }

@@ -9,53 +9,73 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// present reports whether our table is there. One that is not ours is ErrForeign.
-func (n *nftables) present() (bool, error) {
-	handle, err := n.handle()
-	if err != nil || handle == 0 {
-		return false, err
-	}
-	if handle == n.known || n.hasMarker() || n.hasSets() {
-		return true, nil
-	}
-	return false, ErrForeign
+// tableState is what the kernel says of the table of our name.
+type tableState struct {
+	handle uint64 // 0: there is none
+	flags  uint32
+	owner  uint32 // the netlink port that it belongs to, where flags have tableOwner
 }
 
-// handle is the number of the table of our name; 0: there is none. The kernel gives no
-// number twice, so it stays the same whatever another tool does in the table, until it is
-// deleted.
-func (n *nftables) handle() (uint64, error) {
-	const tableHandle = 4 // NFTA_TABLE_HANDLE of linux/netfilter/nf_tables.h
-	name := attribute(nil, unix.NFTA_TABLE_NAME, append([]byte(tableName), 0))
-	answers, err := n.socket.Execute(netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETTABLE),
-			Flags: netlink.Request,
-		},
-		Data: append([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, name...),
-	})
+// present looks for our table. One that is not ours is ErrForeign.
+func (n *nftables) present() (tableState, error) {
+	t, err := n.table()
+	if err != nil || t.handle == 0 {
+		return tableState{}, err
+	}
+	if t.handle == n.known || n.hasMarker() || n.hasSets() {
+		return t, nil
+	}
+	return tableState{}, ErrForeign
+}
+
+// table is what is there of our name. The kernel gives no handle twice, so it stays the same
+// whatever another tool does in the table, until it is deleted.
+func (n *nftables) table() (tableState, error) {
+	var get batch
+	get.table(unix.NFT_MSG_GETTABLE, n.objects.table.Name, nil)
+	get.messages[0].Header.Flags = netlink.Request
+	answers, err := n.socket.Execute(get.messages[0])
 	if errors.Is(err, unix.ENOENT) {
-		return 0, nil
+		return tableState{}, nil
 	}
 	if err != nil {
-		return 0, explain("looking for the table", err)
+		return tableState{}, explain("looking for the table", err)
 	}
 	for _, m := range answers {
 		if len(m.Data) < 4 {
 			continue
 		}
-		d, err := netlink.NewAttributeDecoder(m.Data[4:])
+		t, err := decodeTable(m.Data[4:])
 		if err != nil {
-			return 0, explain("looking for the table", err)
+			return tableState{}, explain("looking for the table", err)
 		}
-		d.ByteOrder = binary.BigEndian
-		for d.Next() {
-			if d.Type() == tableHandle {
-				return d.Uint64(), d.Err()
-			}
+		if t.handle != 0 {
+			return t, nil
 		}
 	}
-	return 0, errors.New("firewall: looking for the table: the kernel does not tell its number")
+	return tableState{}, errors.New("firewall: looking for the table: the kernel does not tell its number")
+}
+
+func decodeTable(attributes []byte) (tableState, error) {
+	// Numbers of linux/netfilter/nf_tables.h.
+	const tableHandle, tableOwnerPort = 4, 7
+	var t tableState
+	d, err := netlink.NewAttributeDecoder(attributes)
+	if err != nil {
+		return t, err
+	}
+	d.ByteOrder = binary.BigEndian
+	for d.Next() {
+		switch d.Type() {
+		case unix.NFTA_TABLE_FLAGS:
+			t.flags = d.Uint32()
+		case tableHandle:
+			t.handle = d.Uint64()
+		case tableOwnerPort:
+			t.owner = d.Uint32()
+		}
+	}
+	return t, d.Err()
 }
 
 func (n *nftables) hasMarker() bool {

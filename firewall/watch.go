@@ -178,7 +178,7 @@ func (f *Firewall) putBackAlone(now time.Time) error {
 	switch {
 	case errors.Is(err, ErrTornDown):
 		f.guard = state{}
-		return err
+		return errors.Join(err, f.backend.remove()) // who tears down cannot where the table is ours alone
 	case errors.Is(err, ErrUnconfirmed):
 		return f.lapse()
 	case err != nil && f.guard.missing:

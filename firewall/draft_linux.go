@@ -1,0 +1,90 @@
+package firewall
+
+import (
+	"errors"
+	"io"
+	"slices"
+
+	nft "github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// draft is a batch that makes a table. nft.Conn puts the commands into messages; they are
+// sent by a batch of ours, because nft.Conn knows no flags of tables and has each message
+// answered singly.
+type draft struct {
+	objects
+	cfg    *Config
+	closed Closed
+	conn   *nft.Conn
+	batch  batch
+}
+
+func newDraft(o objects, c *Config, closed Closed) (*draft, error) {
+	d := &draft{objects: o, cfg: c, closed: closed}
+	var err error
+	d.conn, err = nft.New(nft.WithTestDial(d.take))
+	return d, err
+}
+
+// take is told of what nft.Conn would send, and gives no answers.
+func (d *draft) take(messages []netlink.Message) ([]netlink.Message, error) {
+	for _, m := range messages {
+		if m.Header.Type == unix.NFNL_MSG_BATCH_BEGIN || m.Header.Type == unix.NFNL_MSG_BATCH_END {
+			continue
+		}
+		d.batch.append(m.Header.Type, m.Header.Flags&^netlink.Acknowledge, m.Data)
+	}
+	return nil, io.EOF
+}
+
+// table begins the draft: a table with these flags, which is there or not. With anew, all
+// that was in it goes, and so may its flags.
+func (d *draft) makeTable(flags uint32, anew bool) {
+	if anew {
+		// There has to be something to delete; without flags no flag is in the way.
+		d.batch.table(unix.NFT_MSG_NEWTABLE, d.table.Name, nil)
+		d.batch.table(unix.NFT_MSG_DELTABLE, d.table.Name, nil)
+	}
+	d.batch.table(unix.NFT_MSG_NEWTABLE, d.table.Name, &flags)
+}
+
+// fill puts sets and rules into the table.
+func (d *draft) fill(p plan) error {
+	if err := d.fillSets(p); err != nil {
+		return err
+	}
+	if err := d.addRules(p.confirm > 0); err != nil {
+		return err
+	}
+	return d.conn.Flush()
+}
+
+func (d *draft) fillSets(p plan) error {
+	for _, s := range d.sets() {
+		if err := d.conn.AddSet(s, nil); err != nil {
+			return err
+		}
+		d.conn.FlushSet(s)
+	}
+	grants4, grants6 := grantElements(p.leases)
+	carried4, carried6 := flowElements(p.carried, p.carry)
+	addresses4, addresses6 := addressElements(d.cfg.Addresses)
+	return errors.Join(
+		d.add(d.guarded, portElements(d.cfg.Guarded, p.confirm)),
+		d.add(d.cut, portElements(d.cfg.Cut, 0)),
+		d.add(d.grants4, grants4), d.add(d.grants6, grants6),
+		d.add(d.carried4, carried4), d.add(d.carried6, carried6),
+		d.add(d.addresses4, addresses4), d.add(d.addresses6, addresses6),
+	)
+}
+
+func (d *draft) add(s *nft.Set, es []nft.SetElement) error {
+	for part := range slices.Chunk(es, chunk) {
+		if err := d.conn.SetAddElements(s, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,286 @@
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+)
+
+// The keeper. A table belongs to a netlink socket, and what belongs to a socket that is
+// closed anybody can flush. So a second process, which does nothing else, holds the
+// daemon's socket too: the table has an owner also when the daemon was killed. It has no
+// capability and can change nothing over that socket. The next daemon ends it, behind a
+// table that stands in for ours meanwhile.
+//
+// It is this program again. The daemon tells it by a pipe what to do; when the daemon is
+// gone and it was told to hold, it stays. Who has to end it later finds it by a lock: it
+// holds one on keeperFile, and the kernel tells whose a lock is.
+const (
+	keeperName = "spa-keeper"
+	// keeperArg is no option of any program: one that does not call Helper ends with it.
+	keeperArg = "--keep-the-guard"
+
+	keeperFile = "keeper" // in the state directory
+
+	keeperStarts = 10 * time.Second // to start
+	keeperEnds   = 2 * time.Second  // to end when asked, before it is killed
+)
+
+// Descriptors of the keeper.
+const (
+	keeperSocket = 3 + iota // of the table's owner
+	keeperLock              // keeperFile
+	keeperOrders            // what the daemon says
+	keeperReady             // how it says that it is there
+)
+
+// Orders to the keeper. The end of the pipe means end, but hold where it was told to.
+const (
+	orderHold = 'h'
+	orderEnd  = 'e'
+)
+
+// keeper is the process, as the daemon knows it.
+type keeper struct {
+	pid    int // 0: it has ended
+	orders *os.File
+	holds  bool
+}
+
+// serveAsKeeper does not return where this process was started to be a keeper.
+func serveAsKeeper() {
+	if len(os.Args) != 2 || os.Args[0] != keeperName || os.Args[1] != keeperArg {
+		return
+	}
+	if keep() != nil {
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// keep is what a keeper does. It returns when the table needs it no more.
+func keep() error {
+	if err := errors.Join(
+		unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+		unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0),
+		cap.NewSet().SetProc(),
+	); err != nil {
+		return err
+	}
+	ready := os.NewFile(keeperReady, "ready")
+	if _, err := ready.Write([]byte{1}); err != nil {
+		return err
+	}
+	if err := ready.Close(); err != nil {
+		return err
+	}
+	orders := os.NewFile(keeperOrders, "orders")
+	var order [1]byte
+	for holds := false; ; {
+		_, err := orders.Read(order[:])
+		switch {
+		case err == io.EOF && holds:
+			for {
+				unix.Pause()
+			}
+		case err != nil, order[0] == orderEnd:
+			return nil
+		case order[0] == orderHold:
+			holds = true
+			lock := unix.Flock_t{Type: unix.F_WRLCK}
+			if err := unix.FcntlFlock(keeperLock, unix.F_SETLKW, &lock); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// startKeeper starts a keeper of the socket. Until it is told to hold it ends with this
+// process.
+func startKeeper(lock *os.File, socket *netlink.Conn) (*keeper, error) {
+	held, err := duplicate(socket)
+	if err != nil {
+		return nil, err
+	}
+	defer held.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	ordersEnd, orders, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer ordersEnd.Close()
+	ready, readyEnd, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Join(err, orders.Close())
+	}
+	defer ready.Close()
+	p, err := os.StartProcess("/proc/self/exe", []string{keeperName, keeperArg}, &os.ProcAttr{
+		Dir:   "/",
+		Env:   []string{"GOMAXPROCS=1"},
+		Files: []*os.File{null, null, null, held, lock, ordersEnd, readyEnd},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	readyEnd.Close()
+	if err != nil {
+		return nil, errors.Join(err, orders.Close())
+	}
+	k := &keeper{pid: p.Pid, orders: orders}
+	p.Release() // it may outlive this process, and nobody waits for it
+	if err := ready.SetReadDeadline(time.Now().Add(keeperStarts)); err != nil {
+		return nil, errors.Join(err, k.end())
+	}
+	if _, err := ready.Read(make([]byte, 1)); err != nil {
+		return nil, errors.Join(fmt.Errorf("it does not answer: %w", err), k.end())
+	}
+	return k, nil
+}
+
+// duplicate is another descriptor of the same socket.
+func duplicate(c *netlink.Conn) (*os.File, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var f *os.File
+	var errno error
+	err = raw.Control(func(fd uintptr) {
+		var copied int
+		if copied, errno = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); errno == nil {
+			f = os.NewFile(uintptr(copied), "netlink")
+		}
+	})
+	return f, errors.Join(err, errno)
+}
+
+// hold makes the keeper stay when this process is gone. One that has ended cannot; lives
+// tells.
+func (k *keeper) hold() {
+	if k == nil || k.pid == 0 || k.holds {
+		return
+	}
+	_, err := k.orders.Write([]byte{orderHold})
+	k.holds = err == nil
+}
+
+// lives reports whether there is still a keeper.
+func (k *keeper) lives() bool {
+	if k == nil || k.pid == 0 {
+		return false
+	}
+	if gone, err := unix.Wait4(k.pid, nil, unix.WNOHANG, nil); gone != 0 || err != nil {
+		k.pid = 0
+	}
+	return k.pid != 0
+}
+
+// end ends the keeper.
+func (k *keeper) end() error {
+	if k == nil || k.pid == 0 {
+		return nil
+	}
+	k.orders.Write([]byte{orderEnd}) // if it has ended already, so be it
+	err := k.orders.Close()
+	for give := time.Now().Add(keeperEnds); k.lives() && time.Now().Before(give); {
+		time.Sleep(time.Millisecond)
+	}
+	if k.lives() {
+		return errors.Join(err, errors.New("firewall: the keeper of the guard does not end"))
+	}
+	return err
+}
+
+// leave lets go of the keeper: it stays if it holds.
+func (k *keeper) leave() error {
+	if k == nil || k.pid == 0 {
+		return nil
+	}
+	return k.orders.Close()
+}
+
+// openKeeperFile opens the file whose lock is the keeper's, or makes it.
+func openKeeperFile(state string, create bool) (*os.File, error) {
+	path := filepath.Join(state, keeperFile)
+	f, err := os.OpenFile(path, openPlain, 0)
+	if !create || !errors.Is(err, os.ErrNotExist) {
+		return f, err
+	}
+	if f, err = os.OpenFile(path, openPlain|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+		return nil, err
+	}
+	if err := keepOwner(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// endKeeper ends whatever keeper holds the lock, also one that an earlier process started.
+func endKeeper(lock *os.File) error {
+	for range 10 { // one that ends by itself meanwhile is no failure
+		pid, err := lockHolder(lock)
+		if err != nil || pid == 0 {
+			return err
+		}
+		err = endProcess(pid, func() bool { again, err := lockHolder(lock); return err == nil && again == pid })
+		if err != nil {
+			return fmt.Errorf("firewall: ending the keeper of the guard, process %d: %w", pid, err)
+		}
+	}
+	return errors.New("firewall: the keeper of the guard does not end")
+}
+
+// lockHolder is the process that has locked the file; 0: none.
+func lockHolder(f *os.File) (int, error) {
+	lock := unix.Flock_t{Type: unix.F_WRLCK}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var errno error
+	err = raw.Control(func(fd uintptr) { errno = unix.FcntlFlock(fd, unix.F_GETLK, &lock) })
+	if err := errors.Join(err, errno); err != nil {
+		return 0, fmt.Errorf("firewall: looking for the keeper of the guard: %w", err)
+	}
+	if lock.Type == unix.F_UNLCK {
+		return 0, nil
+	}
+	return int(lock.Pid), nil
+}
+
+// endProcess ends a process that still is who it was, and waits for its end.
+func endProcess(pid int, still func() bool) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err == unix.ESRCH {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if !still() {
+		return nil
+	}
+	for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil && err != unix.ESRCH {
+			return err
+		}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if n, err := unix.Poll(fds, int(keeperEnds.Milliseconds())); n > 0 {
+			return nil
+		} else if err != nil && err != unix.EINTR {
+			return err
+		}
+	}
+	return errors.New("it does not end")
+}

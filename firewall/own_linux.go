@@ -1,0 +1,288 @@
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Flags of a table, of linux/netfilter/nf_tables.h. An owner is a socket: nobody else can
+// change or flush the table, and it goes with the socket (Linux 5.12). With tablePersist too
+// it stays, without an owner, and the next one can make it its own (Linux 6.9).
+const (
+	tableOwner   = 2
+	tablePersist = 4
+)
+
+const (
+	// relayName is a table that stands in for ours while ours is exchanged.
+	relayName = "spa-relay"
+	// wakeName is a table that is made and deleted to wake a daemon.
+	wakeName = "spa-wake"
+)
+
+// prepareToOwn finds out whether the table can have an owner, and starts its keeper.
+func (n *nftables) prepareToOwn() error {
+	var err error
+	if n.lock, err = openKeeperFile(n.cfg.State, true); err != nil {
+		return fmt.Errorf("firewall: opening the lock of the guard's keeper: %w", err)
+	}
+	if n.cfg.Persist != PersistOwner || n.cfg.plain {
+		return nil
+	}
+	if n.own, err = n.canOwn(); err != nil || !n.own {
+		return err
+	}
+	if n.keeper, err = startKeeper(n.lock, n.socket); err != nil {
+		// There is a guard without one too, until somebody flushes it while nothing runs.
+		n.lacks = append(n.lacks, "a process that keeps the guard while no spa-server runs ("+err.Error()+")")
+	}
+	return nil
+}
+
+// persists reports whether a keeper sees to it that the table always has an owner.
+func (n *nftables) persists() bool { return n.own && n.keeper.lives() }
+
+// canOwn asks whether the kernel knows tables that persist, in a batch that fails as a whole.
+func (n *nftables) canOwn() (bool, error) {
+	var b batch
+	flags := uint32(tableOwner | tablePersist)
+	b.table(unix.NFT_MSG_NEWTABLE, "spa-probe", &flags)
+	b.table(unix.NFT_MSG_DELTABLE, "spa-probe-absent", nil)
+	switch err := b.send(n.socket); {
+	case errors.Is(err, unix.ENOENT):
+		return true, nil
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
+		return false, nil
+	default:
+		return false, explain("asking whether a table can have an owner", err)
+	}
+}
+
+func canPersist() bool {
+	conn, socket, err := dial()
+	if err != nil {
+		return false
+	}
+	n := &nftables{conn: conn, socket: socket}
+	ok, err := n.canOwn()
+	return errors.Join(err, n.close()) == nil && ok
+}
+
+// flags are those that our table is to have.
+func (n *nftables) flags() uint32 {
+	if n.own {
+		return tableOwner | tablePersist
+	}
+	return 0
+}
+
+// inPlace reports whether the table that is there can be made what ours is to be without
+// deleting it: the kernel gives an owner only to what persists, and takes no flag away.
+func (n *nftables) inPlace(t tableState) bool {
+	owned := t.flags&tableOwner != 0 && t.owner == n.socket.PID()
+	orphan := t.flags&(tableOwner|tablePersist) == tablePersist
+	if n.own {
+		return owned || orphan
+	}
+	return t.flags&(tableOwner|tablePersist) == 0
+}
+
+func (n *nftables) load(p plan) error {
+	t, err := n.present()
+	if err != nil {
+		return err
+	}
+	// What was changed so far is put right by this load.
+	if err := drain(n.events); err != nil {
+		return explain("forgetting earlier changes", err)
+	}
+	if err := errors.Join(n.place(t, p), n.endRelay()); err != nil {
+		return err
+	}
+	if t, err := n.table(); err == nil {
+		n.known = t.handle // without it the table is known by its marker alone
+	}
+	n.keeper.hold()
+	return nil
+}
+
+// place puts the guard where t is. The rules are exchanged inside the chains that are there,
+// because a packet that is between two chains of the same priority while one replaces the
+// other could pass both. Only where that cannot be, or fails because another tool or version
+// left them otherwise, the whole table is replaced.
+func (n *nftables) place(t tableState, p plan) error {
+	if t.handle == 0 {
+		return n.make(n.objects, p, n.flags(), false)
+	}
+	if n.inPlace(t) {
+		if err := n.make(n.objects, p, n.flags(), false); err == nil {
+			return nil
+		}
+	}
+	return n.behindRelay(p, func() error {
+		if err := n.release(); err != nil {
+			return err
+		}
+		return n.make(n.objects, p, n.flags(), true)
+	})
+}
+
+// behindRelay does what leaves a packet between two chains, or the table without an owner
+// for an instant, while another guard like ours stands beside it. That one goes with our
+// socket, whatever happens.
+func (n *nftables) behindRelay(p plan, do func() error) error {
+	can, err := n.canOwn()
+	if err != nil {
+		return err
+	}
+	if !can { // an older kernel would leave it behind if this process were killed now
+		return do()
+	}
+	n.relayed = true
+	err = n.make(newObjectsOf(relayName, n.cfg.size), p, tableOwner, true)
+	if err == nil {
+		settle() // what was under way before the relay stood has passed both
+		err = do()
+		settle()
+	}
+	return errors.Join(err, n.endRelay())
+}
+
+// endRelay removes the relay. One that stayed would drop what is granted later.
+func (n *nftables) endRelay() error {
+	if !n.relayed {
+		return nil
+	}
+	err := n.deleteTable(relayName)
+	n.relayed = err != nil
+	return err
+}
+
+// settle waits until every packet that was in the kernel's hands has left them.
+func settle() {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL of linux/membarrier.h: a grace period of RCU
+	if _, _, err := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); err != 0 {
+		time.Sleep(50 * time.Millisecond) // not to be had with isolated processors
+	}
+}
+
+// make makes a guard in one batch: in the table that is there, or anew.
+func (n *nftables) make(o objects, p plan, flags uint32, anew bool) error {
+	d, err := newDraft(o, n.cfg, n.closed())
+	if err != nil {
+		return err
+	}
+	d.makeTable(flags, anew)
+	if err := d.fill(p); err != nil {
+		return err
+	}
+	return explain("loading the guard", d.batch.send(n.socket))
+}
+
+// release makes a table that belongs to another process one that anybody can change: it is
+// a keeper that an earlier daemon left. Who else it is, is not for us to end.
+func (n *nftables) release() error {
+	if owned, err := n.othersOwn(); err != nil || !owned {
+		return err
+	}
+	if n.lock != nil {
+		if err := endKeeper(n.lock); err != nil {
+			return err
+		}
+	}
+	if owned, err := n.othersOwn(); err != nil || !owned {
+		return err
+	}
+	return errOwned
+}
+
+// errOwned is returned where the table is another process's.
+var errOwned = errors.New(`firewall: the table "inet spa" belongs to another process: another spa-server, with another state directory, runs or left its spa-keeper; end that`)
+
+func (n *nftables) othersOwn() (bool, error) {
+	t, err := n.table()
+	return t.flags&tableOwner != 0 && t.owner != n.socket.PID(), err
+}
+
+func (n *nftables) remove() error {
+	t, err := n.present()
+	if err != nil || t.handle == 0 {
+		return errors.Join(err, n.keeper.end())
+	}
+	if err := n.release(); err != nil {
+		return err
+	}
+	return errors.Join(n.deleteTable(tableName), n.keeper.end())
+}
+
+// deleteTable deletes a table of ours, if it is there.
+func (n *nftables) deleteTable(name string) error {
+	var b batch
+	b.table(unix.NFT_MSG_DELTABLE, name, nil)
+	err := b.send(n.socket)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return explain("taking the guard away", err)
+}
+
+// tearingDown is how long Teardown waits for a daemon to take its own table away.
+const tearingDown = 5 * time.Second
+
+// teardown removes the table from another process than the daemon. A table that has an
+// owner only the daemon itself can remove: rest wakes it, so that it finds the mark, and waits.
+func teardown(state string, mark func() error) (rest func() error, err error) {
+	nothing := func() error { return nil }
+	conn, socket, err := dial()
+	if err != nil {
+		return nothing, explain("opening netlink", err)
+	}
+	n := &nftables{objects: newObjects(setSize), conn: conn, socket: socket}
+	if n.lock, err = openKeeperFile(state, false); errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return n.close, fmt.Errorf("firewall: opening the lock of the guard's keeper: %w", err)
+	}
+	if _, err := n.present(); err != nil {
+		return n.close, err
+	}
+	// Marked first: a daemon that sees the table go must know why.
+	if err := mark(); err != nil {
+		return n.close, err
+	}
+	if owned, err := n.othersOwn(); err != nil || owned {
+		return func() error { return errors.Join(n.persuade(), n.close()) }, err
+	}
+	return n.close, n.deleteTable(tableName)
+}
+
+// persuade has an owner remove the table, or let go of it.
+func (n *nftables) persuade() error {
+	if err := n.wake(); err != nil {
+		return err
+	}
+	if n.lock != nil {
+		if err := endKeeper(n.lock); err != nil {
+			return err
+		}
+	}
+	for give := time.Now().Add(tearingDown); time.Now().Before(give); time.Sleep(5 * time.Millisecond) {
+		if owned, err := n.othersOwn(); err != nil || !owned {
+			return errors.Join(err, n.deleteTable(tableName))
+		}
+	}
+	return errors.New("firewall: the guard belongs to a running spa-server, which does not take it away; stop that, then tear down again")
+}
+
+// wake makes every daemon look at its table.
+func (n *nftables) wake() error {
+	var b batch
+	b.table(unix.NFT_MSG_NEWTABLE, wakeName, nil)
+	b.table(unix.NFT_MSG_DELTABLE, wakeName, nil)
+	return explain("waking spa-server", b.send(n.socket))
+}

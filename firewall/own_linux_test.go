@@ -1,0 +1,361 @@
+package firewall
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	nft "github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
+)
+
+// withOwner makes a table have an owner, as it has where the kernel can.
+func withOwner(c *Config) {
+	c.plain = false
+	c.Guarded = append(c.Guarded, ports("udp/5000"))
+}
+
+// newOwned makes a site whose guard will have an owner, and which leaves no keeper behind.
+func newOwned(t *testing.T, change func(*Config)) *site {
+	t.Helper()
+	s := newSite(t, func(c *Config) {
+		withOwner(c)
+		if change != nil {
+			change(c)
+		}
+	})
+	s.Cleanup(s.endKeepers)
+	return s
+}
+
+// ownedGuard makes one with the guard loaded, and a grant for alice.
+func ownedGuard(t *testing.T, change func(*Config)) *site {
+	t.Helper()
+	s := newOwned(t, change)
+	s.open()
+	s.load(0)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	return s
+}
+
+func (s *site) endKeepers() {
+	lock, err := os.OpenFile(filepath.Join(s.config.State, keeperFile), os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	s.must(err)
+	s.must(errors.Join(endKeeper(lock), lock.Close()))
+}
+
+// die makes the daemon vanish as kill -9 does: the kernel closes what it had open.
+func (s *site) die() {
+	s.Helper()
+	s.must(s.Firewall.Close())
+	s.Firewall = nil
+}
+
+// state is what the kernel says of our table.
+func (s *site) table() (t tableState) {
+	s.Helper()
+	s.must(s.gw.Do(func() error {
+		conn, socket, err := dial()
+		if err != nil {
+			return err
+		}
+		defer conn.CloseLasting()
+		n := &nftables{objects: newObjects(0), conn: conn, socket: socket}
+		t, err = n.table()
+		return err
+	}))
+	return t
+}
+
+// refused is what another tool does in vain.
+func (s *site) refused(do func(*nft.Conn)) {
+	s.Helper()
+	err := s.gw.Do(func() error {
+		c, err := nft.New()
+		if err != nil {
+			return err
+		}
+		do(c)
+		return c.Flush()
+	})
+	if !errors.Is(err, unix.EPERM) {
+		s.Errorf("got %v, want EPERM", err)
+	}
+}
+
+// TestFlushUnderSiege: another tool flushes the rule set while the daemon lives and after
+// it was killed, and nobody comes in for an instant.
+func TestFlushUnderSiege(t *testing.T) {
+	for _, daemon := range []string{"alive", "dead"} {
+		t.Run("daemon "+daemon, func(t *testing.T) {
+			s := ownedGuard(t, nil)
+			if !s.Persists() {
+				t.Error("the guard says that a flush would take it away")
+			}
+			if daemon == "alive" {
+				s.watch()
+			} else {
+				s.die()
+			}
+			siege := s.besiege()
+			for range 20 {
+				siege.meanwhile(s.flushRuleset)
+			}
+			siege.lift()
+		})
+	}
+}
+
+// TestOwnedTableIsOursAlone: who else changes it is refused, the daemon dead or alive.
+func TestOwnedTableIsOursAlone(t *testing.T) {
+	s := ownedGuard(t, nil)
+	ours := newObjects(0)
+	for _, daemon := range []string{"alive", "dead"} {
+		if daemon == "dead" {
+			s.die()
+		}
+		s.refused(func(c *nft.Conn) { c.DelTable(ours.table) })
+		s.refused(func(c *nft.Conn) { c.FlushChain(ours.guard) })
+		s.refused(func(c *nft.Conn) { c.FlushSet(ours.guarded) })
+		s.refused(func(c *nft.Conn) { c.InsertRule(&nft.Rule{Table: ours.table, Chain: ours.guard, Exprs: accept()}) })
+		s.dark("192.0.2.3", "192.0.2.1", "22")
+		s.connect("192.0.2.2", "192.0.2.1", "22")
+	}
+}
+
+// TestTakeover: the guard that one process left is another one's, and at no instant open.
+func TestTakeover(t *testing.T) {
+	toPlain := func(c *Config) { c.plain = true }
+	toOwned := func(c *Config) { c.plain = false }
+	for _, test := range []struct {
+		name     string
+		from, to func(*Config)
+		between  func(*site)
+	}{
+		{"of a keeper", toOwned, toOwned, nil},
+		{"of an orphan", toOwned, toOwned, (*site).endKeepers},
+		{"of a plain table", toPlain, toOwned, nil},
+		{"of a keeper by a plain table", toOwned, toPlain, nil},
+		{"of an orphan by a plain table", toOwned, toPlain, (*site).endKeepers},
+		{"of a plain table by a plain table", toPlain, toPlain, nil},
+		{"of a table that cannot be mended", toOwned, toOwned, func(s *site) {
+			s.endKeepers()
+			s.another(func(c *nft.Conn) { // it is an orphan, so anybody can
+				ours := newObjects(0)
+				extra := *ours.ended
+				c.DelChain(&extra)
+				c.AddChain(hooked(&extra, nft.ChainHookForward, 0)) // of another kind than ours
+			})
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newOwned(t, test.from)
+			s.open()
+			s.load(0)
+			s.grant("alice", "192.0.2.2", time.Minute)
+			siege := s.besiege()
+			for range 5 {
+				siege.meanwhile(func() {
+					test.from(&s.config)
+					s.open() // closes the one before
+					s.load(0)
+					s.die()
+					if test.between != nil {
+						test.between(s)
+					}
+					test.to(&s.config)
+					s.open()
+					s.load(0)
+				})
+			}
+			siege.lift()
+			if has := s.table().flags == tableOwner|tablePersist; has == s.config.plain {
+				t.Errorf("the table's flags are %#x", s.table().flags)
+			}
+			if s.Persists() == s.config.plain {
+				t.Errorf("the guard says that it persists: %v", s.Persists())
+			}
+			if !s.isGone(relayName) {
+				t.Error("the relay is still there")
+			}
+			s.grant("bob", "192.0.2.4", time.Minute)
+			s.connect("192.0.2.4", "192.0.2.1", "22")
+		})
+	}
+}
+
+// isGone reports whether there is no table of that name.
+func (s *site) isGone(name string) bool {
+	s.Helper()
+	gone := true
+	s.another(func(c *nft.Conn) {
+		tables, err := c.ListTables()
+		s.must(err)
+		for _, t := range tables {
+			gone = gone && t.Name != name
+		}
+	})
+	return gone
+}
+
+// TestKeepersDoNotPileUp: each load leaves one, and the removal of the guard none.
+func TestKeepersDoNotPileUp(t *testing.T) {
+	s := ownedGuard(t, nil)
+	first := s.backend.(*nftables).keeper
+	s.open()
+	second := s.backend.(*nftables).keeper
+	if !first.lives() || !second.lives() {
+		t.Fatal("a daemon that starts has its own keeper beside the one that holds the table")
+	}
+	s.load(0)
+	lab.Eventually(t, soon, "the end of the first keeper", func() bool { return !first.lives() })
+	s.must(s.backend.remove())
+	if second.lives() || s.Persists() {
+		t.Error("a keeper outlives the guard")
+	}
+	s.open()
+	third := s.backend.(*nftables).keeper
+	s.die()
+	lab.Eventually(t, soon, "the end of a keeper that holds nothing", func() bool { return !third.lives() })
+}
+
+// TestKilledKeeper: the daemon still owns the table, and knows that nobody will.
+func TestKilledKeeper(t *testing.T) {
+	s := ownedGuard(t, nil)
+	s.endKeepers()
+	if s.Persists() {
+		t.Error("the guard says that it persists without a keeper")
+	}
+	s.flushRuleset()
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+	s.grant("bob", "192.0.2.4", time.Minute)
+	s.connect("192.0.2.4", "192.0.2.1", "22")
+	s.load(0)
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
+
+// TestKeeperHasNoPower: what holds the table can do nothing with it.
+func TestKeeperHasNoPower(t *testing.T) {
+	s := ownedGuard(t, nil)
+	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(s.backend.(*nftables).keeper.pid), "status"))
+	s.must(err)
+	for _, want := range []string{"CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapInh:\t0000000000000000", "NoNewPrivs:\t1"} {
+		if !strings.Contains(string(status), want+"\n") {
+			t.Errorf("the keeper's status lacks %q", want)
+		}
+	}
+}
+
+// TestTeardownOfAnOwnedTable: by another process than the one to whom it belongs.
+func TestTeardownOfAnOwnedTable(t *testing.T) {
+	for _, daemon := range []string{"alive", "dead", "dead, its keeper too"} {
+		t.Run("daemon "+daemon, func(t *testing.T) {
+			s := ownedGuard(t, nil)
+			var ended <-chan error
+			switch daemon {
+			case "alive":
+				ended = s.watch()
+			case "dead":
+				s.die()
+			default:
+				s.die()
+				s.endKeepers()
+			}
+			s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
+			if daemon == "alive" {
+				s.ends(ended, ErrTornDown)
+			}
+			if !s.isGone(tableName) {
+				t.Error("the table is still there")
+			}
+			if pid, err := lockHolder(s.keeperLock()); pid != 0 || err != nil {
+				t.Errorf("keeper %d is left, %v", pid, err)
+			}
+			session := s.connect("192.0.2.3", "192.0.2.1", "22")
+			s.open()
+			s.load(0)
+			s.echoes(session) // the next load is a first load
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+		})
+	}
+}
+
+func (s *site) keeperLock() *os.File {
+	s.Helper()
+	f, err := openKeeperFile(s.config.State, false)
+	s.must(err)
+	s.Cleanup(func() { f.Close() })
+	return f
+}
+
+// TestTeardownOfAStoppedDaemon: it is said what stands in the way.
+func TestTeardownOfAStoppedDaemon(t *testing.T) {
+	s := ownedGuard(t, nil) // nobody watches
+	err := s.gw.Do(func() error { return Teardown(s.config.State) })
+	if err == nil || s.isGone(tableName) {
+		t.Fatalf("got %v, want that a running spa-server has the table", err)
+	}
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+	s.ends(s.watch(), ErrTornDown) // it comes back to itself, and finds the mark
+	s.connect("192.0.2.3", "192.0.2.1", "22")
+}
+
+// TestAnotherStateDirectory: a table that another daemon's keeper holds is not taken away.
+func TestAnotherStateDirectory(t *testing.T) {
+	s := ownedGuard(t, nil)
+	theirs := s.config.State
+	s.die()
+	s.config.State = t.TempDir()
+	s.open()
+	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
+	if !errors.Is(err, errOwned) {
+		t.Errorf("got %v, want %v", err, errOwned)
+	}
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.config.State = theirs
+}
+
+// TestOwnedUnconfirmedGuardLapses: also with the daemon dead the kernel takes it away, and
+// nothing that is left guards.
+func TestOwnedUnconfirmedGuardLapses(t *testing.T) {
+	for _, daemon := range []string{"alive", "dead"} {
+		t.Run("daemon "+daemon, func(t *testing.T) {
+			s := newOwned(t, nil)
+			s.open()
+			s.load(time.Second)
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+			if daemon == "alive" {
+				s.ends(s.watch(), ErrUnconfirmed)
+				if !s.isGone(tableName) {
+					t.Error("the table is still there")
+				}
+			} else {
+				s.die()
+			}
+			lab.Eventually(t, soon, "the open port", func() bool { return s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+		})
+	}
+}
+
+func TestCanPersist(t *testing.T) {
+	s := newSite(t, nil)
+	s.must(s.gw.Do(func() error {
+		if !CanPersist() {
+			t.Error("this kernel has no tables with an owner that persist")
+		}
+		return nil
+	}))
+	if !s.isGone("spa-probe") {
+		t.Error("asking left a table behind")
+	}
+}
