@@ -58,16 +58,16 @@ func (a access) wrongGroup() bool {
 func (a access) mend(path string, most fs.FileMode, owner string) string {
 	var commands []string
 	if a.wrongOwner() || a.wrongGroup() {
-		commands = append(commands, "chown "+owner+" "+shellWord(path))
+		commands = append(commands, "chown "+owner+" "+ShellWord(path))
 	}
 	if a.mode.Perm()&0o077&^most != 0 {
-		commands = append(commands, fmt.Sprintf("chmod %o %s", most, shellWord(path)))
+		commands = append(commands, fmt.Sprintf("chmod %o %s", most, ShellWord(path)))
 	}
 	return strings.Join(commands, " && ")
 }
 
-// shellWord quotes a path for a shell where that is needed.
-func shellWord(s string) string {
+// ShellWord returns a path as a shell takes it: quoted where that is needed.
+func ShellWord(s string) string {
 	plain := func(r rune) bool {
 		return r < 0x80 && (nameByte(byte(r)) || 'A' <= r && r <= 'Z' || strings.ContainsRune("/._-", r))
 	}

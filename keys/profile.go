@@ -41,22 +41,23 @@ type fieldError struct {
 // Valid reports what is wrong with a profile; only a valid one can be written. It names no
 // secret.
 func (p *Profile) Valid() error {
-	if bad := p.firstInvalid(); bad != nil {
+	if bad := p.firstInvalid(false); bad != nil {
 		return fmt.Errorf("keys: a profile's %s: %s", bad.key, strings.TrimPrefix(bad.err.Error(), "keys: "))
 	}
 	return nil
 }
 
-func (p *Profile) firstInvalid() *fieldError {
+// firstInvalid passes over the keys of a locked profile, which are sealed.
+func (p *Profile) firstInvalid(locked bool) *fieldError {
 	for _, f := range []fieldError{
 		{"name", ValidName(p.Name)},
 		{"address", validAddress(p.Address)},
 		{"knock_ports", validKnockPorts(p.KnockPorts)},
 		{"server_id", present(p.ServerID != ServerID{})},
-		{"gate_key", present(!p.Gate.IsZero())},
+		{"gate_key", present(locked || !p.Gate.IsZero())},
 		{"client", ValidName(p.Client)},
-		{"id", present(p.ID != 0)},
-		{"key", present(!p.Key.IsZero())},
+		{"id", present(locked || p.ID != 0)},
+		{"key", present(locked || !p.Key.IsZero())},
 		{"services", validServices(p.Services)},
 		{"source", validSource(p.Source)},
 	} {

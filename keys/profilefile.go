@@ -25,10 +25,24 @@ type rawProfile struct {
 	Receipts   bool                `toml:"receipts"`
 	Source     string              `toml:"source"`
 	Services   map[string][]string `toml:"services"`
+	Locked     *rawLock            `toml:"locked"`
 }
 
 // ReadProfile reads a host profile, NAME.toml. Nobody but its owner may be able to read it.
+// One that is locked is ErrLocked.
 func ReadProfile(path string) (*Profile, error) {
+	s, err := ReadStored(path)
+	if err != nil {
+		return nil, err
+	}
+	if s.Locked() {
+		return nil, fmt.Errorf("%s: %w", path, ErrLocked)
+	}
+	return &s.Profile, nil
+}
+
+// ReadStored is ReadProfile for a profile that may be locked.
+func ReadStored(path string) (*StoredProfile, error) {
 	name, err := fileName(path)
 	if err != nil {
 		return nil, err
@@ -41,18 +55,18 @@ func ReadProfile(path string) (*Profile, error) {
 	return raw.profile(d, name)
 }
 
-func (raw *rawProfile) profile(d *Document, name string) (*Profile, error) {
+func (raw *rawProfile) profile(d *Document, name string) (*StoredProfile, error) {
 	r := reader{doc: d}
-	if !r.needs("name", "address", "knock_ports", "server_id", "gate_key", "client", "id", "key", "receipts") {
+	if !r.needs("name", "address", "knock_ports", "server_id", "client", "receipts") || !raw.keys(&r) {
 		return nil, errors.Join(r.problems...)
 	}
 	if raw.Name != name {
 		r.must("name", errors.New("is not the file's name"))
 	}
-	p := &Profile{
+	p := &StoredProfile{Profile: Profile{
 		Name: raw.Name, Address: raw.Address, KnockPorts: r.ports("knock_ports", raw.KnockPorts),
 		Client: raw.Client, Services: raw.Services, Receipts: raw.Receipts, Source: raw.Source,
-	}
+	}}
 	if p.Source == "auto" {
 		p.Source = ""
 	}
@@ -61,7 +75,7 @@ func (raw *rawProfile) profile(d *Document, name string) (*Profile, error) {
 	}
 	r.identify(p, raw)
 	if len(r.problems) == 0 {
-		if bad := p.firstInvalid(); bad != nil {
+		if bad := p.firstInvalid(p.Locked()); bad != nil {
 			r.must(bad.key, bad.err)
 		}
 	}
@@ -71,11 +85,28 @@ func (raw *rawProfile) profile(d *Document, name string) (*Profile, error) {
 	return p, nil
 }
 
+// keys reports whether the keys are there, open or sealed, and not both.
+func (raw *rawProfile) keys(r *reader) bool {
+	if raw.Locked == nil {
+		return r.needs("gate_key", "id", "key")
+	}
+	for _, key := range []string{"gate_key", "id", "key"} {
+		if r.doc.Has(key) {
+			r.must(key, errors.New("is there in clear in a profile that is locked"))
+		}
+	}
+	return len(r.problems) == 0
+}
+
 // identify reads the ids and keys.
-func (r *reader) identify(p *Profile, raw *rawProfile) {
+func (r *reader) identify(p *StoredProfile, raw *rawProfile) {
 	var err error
 	p.ServerID, err = ParseServerID(raw.ServerID)
 	r.must("server_id", err)
+	if raw.Locked != nil {
+		p.lock = r.lock(raw.Locked)
+		return
+	}
 	p.Gate, err = ParseGateKey(raw.GateKey)
 	r.must("gate_key", err)
 	p.ID, p.Key = r.credential("", raw.ID, raw.Key)
@@ -104,13 +135,17 @@ func WriteProfile(dir string, p *Profile, replace bool) error {
 	if replace {
 		how = eitherWay
 	}
-	return place(path, p.text(), how, forOwner)
+	return place(path, p.text(nil), how, forOwner)
 }
 
-// text is the profile's file. Nothing in a valid profile needs escapes in TOML.
-func (p *Profile) text() []byte {
+// text is the profile's file, with its keys or with a lock in their place. Nothing in a
+// valid profile needs escapes in TOML.
+func (p *Profile) text(l *lock) []byte {
 	var b strings.Builder
 	b.WriteString("# How to knock on this host. It holds secrets: nobody else may read this file.\n")
+	if l != nil {
+		b.WriteString("# It is locked: unlock it before you change anything, or it cannot be opened any more.\n")
+	}
 	source := p.Source
 	if source == "" {
 		source = "auto"
@@ -120,8 +155,12 @@ func (p *Profile) text() []byte {
 		ports[i] = strconv.Itoa(int(port))
 	}
 	fmt.Fprintf(&b, "version = %d\nname = %q\naddress = %q\nknock_ports = [%s]\n", Version, p.Name, p.Address, strings.Join(ports, ", "))
-	fmt.Fprintf(&b, "server_id = \"%s\"\ngate_key = \"%s\"\n", p.ServerID, p.Gate.Reveal())
-	fmt.Fprintf(&b, "client = %q\nid = \"%s\"\nkey = \"%s\"\n", p.Client, p.ID, p.Key.Reveal())
+	fmt.Fprintf(&b, "server_id = \"%s\"\nclient = %q\n", p.ServerID, p.Client)
+	if l != nil {
+		fmt.Fprintf(&b, "locked = %s\n", l.text())
+	} else {
+		fmt.Fprintf(&b, "gate_key = \"%s\"\nid = \"%s\"\nkey = \"%s\"\n", p.Gate.Reveal(), p.ID, p.Key.Reveal())
+	}
 	fmt.Fprintf(&b, "receipts = %t\nsource = %q\n\n[services]\n", p.Receipts, source)
 	for _, name := range slices.Sorted(maps.Keys(p.Services)) {
 		fmt.Fprintf(&b, "%s = %s\n", name, list(p.Services[name]))
