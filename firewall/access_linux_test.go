@@ -22,17 +22,19 @@ func TestDarkUntilGranted(t *testing.T) {
 }
 
 func TestSessionOutlivesGrant(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, nil)
-			s.grant("alice", f.alice, 500*time.Millisecond)
-			session := s.connect(f.alice, f.gateway, "22")
-			lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
-			s.echoes(session)
-			s.dark(f.alice, f.gateway, "22")
-			if n := s.Held("alice", time.Now()); n != 0 {
-				t.Errorf("got %d grants held after the end, want 0", n)
-			}
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, nil)
+				s.grant("alice", f.alice, 500*time.Millisecond)
+				session := s.connect(f.alice, f.gateway, "22")
+				lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+				s.echoes(session)
+				s.dark(f.alice, f.gateway, "22")
+				if n := s.Held("alice", time.Now()); n != 0 {
+					t.Errorf("got %d grants held after the end, want 0", n)
+				}
+			})
+		}
+	})
 }

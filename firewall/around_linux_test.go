@@ -32,49 +32,51 @@ func guard(add ...string) func(*Config) {
 }
 
 func TestGuardedUDP(t *testing.T) {
-	for _, f := range []struct{ name, from, stranger, to string }{
-		{"IPv4", "192.0.2.2:0", "192.0.2.3:0", "192.0.2.1:5000"},
-		{"IPv6", "[2001:db8::2]:0", "[2001:db8::3]:0", "[2001:db8::1]:5000"},
-		{"broadcast", "192.0.2.2:0", "192.0.2.3:0", "192.0.2.255:5000"},
-		{"IPv4 multicast", "192.0.2.2:0", "192.0.2.3:0", "224.0.0.1:5000"},
-		{"IPv6 anycast", "[2001:db8::2]:0", "[2001:db8::3]:0", "[2001:db8::]:5000"},
-		{"IPv6 multicast", "[2001:db8::2]:0", "[2001:db8::3]:0", "[ff02::1%vc]:5000"},
-	} {
-		t.Run(f.name, func(t *testing.T) {
-			s := newSite(t, guard("udp/5000-5001"))
-			index, _, err := s.client.Interface("vc")
-			s.must(err)
-			to := netip.MustParseAddrPort(f.to)
-			if to.Addr().Zone() != "" {
-				to = netip.AddrPortFrom(to.Addr().WithZone(strconv.Itoa(index)), to.Port())
-			}
-			s.must(s.gw.Forward()) // a router answers to the subnet's anycast address
-			var server *net.UDPConn
-			if to.Addr().Is4() && to.Addr().IsMulticast() {
-				server = s.joined(to)
-			} else {
-				server = s.udp(s.gw, "[::]:5000")
-			}
-			alice, stranger := s.udp(s.client, f.from), s.udp(s.client, f.stranger)
-			s.send(stranger, to.String())
-			if !s.gets(server, soon) {
-				t.Fatal("without a guard nothing arrives either")
-			}
-			s.open()
-			s.load(0)
-			s.send(stranger, to.String())
-			if s.gets(server, silence) {
-				t.Error("a stranger's datagram arrived")
-			}
-			g := sshGrant("alice", netip.MustParseAddrPort(f.from).Addr().String(), time.Minute)
-			g.Ports = []spa.Ports{ports("udp/5000-5001")}
-			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-			s.send(alice, to.String())
-			if !s.gets(server, soon) {
-				t.Error("alice's datagram did not arrive")
-			}
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range []struct{ name, from, stranger, to string }{
+			{"IPv4", "192.0.2.2:0", "192.0.2.3:0", "192.0.2.1:5000"},
+			{"IPv6", "[2001:db8::2]:0", "[2001:db8::3]:0", "[2001:db8::1]:5000"},
+			{"broadcast", "192.0.2.2:0", "192.0.2.3:0", "192.0.2.255:5000"},
+			{"IPv4 multicast", "192.0.2.2:0", "192.0.2.3:0", "224.0.0.1:5000"},
+			{"IPv6 anycast", "[2001:db8::2]:0", "[2001:db8::3]:0", "[2001:db8::]:5000"},
+			{"IPv6 multicast", "[2001:db8::2]:0", "[2001:db8::3]:0", "[ff02::1%vc]:5000"},
+		} {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.newSite(t, guard("udp/5000-5001"))
+				index, _, err := s.client.Interface("vc")
+				s.must(err)
+				to := netip.MustParseAddrPort(f.to)
+				if to.Addr().Zone() != "" {
+					to = netip.AddrPortFrom(to.Addr().WithZone(strconv.Itoa(index)), to.Port())
+				}
+				s.must(s.gw.Forward()) // a router answers to the subnet's anycast address
+				var server *net.UDPConn
+				if to.Addr().Is4() && to.Addr().IsMulticast() {
+					server = s.joined(to)
+				} else {
+					server = s.udp(s.gw, "[::]:5000")
+				}
+				alice, stranger := s.udp(s.client, f.from), s.udp(s.client, f.stranger)
+				s.send(stranger, to.String())
+				if !s.gets(server, soon) {
+					t.Fatal("without a guard nothing arrives either")
+				}
+				s.open()
+				s.load(0)
+				s.send(stranger, to.String())
+				if s.gets(server, silence) {
+					t.Error("a stranger's datagram arrived")
+				}
+				g := sshGrant("alice", netip.MustParseAddrPort(f.from).Addr().String(), time.Minute)
+				g.Ports = []spa.Ports{ports("udp/5000-5001")}
+				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+				s.send(alice, to.String())
+				if !s.gets(server, soon) {
+					t.Error("alice's datagram did not arrive")
+				}
+			})
+		}
+	})
 }
 
 // joined opens a UDP socket of the gateway that has joined a group.
@@ -92,100 +94,110 @@ func (s *site) joined(group netip.AddrPort) *net.UDPConn {
 }
 
 func TestPortRange(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := newSite(t, guard("tcp/60000-60010"))
-			for _, p := range []string{"60000", "60010", "60011"} {
-				s.serve(":" + p)
-			}
-			s.open()
-			s.load(0)
-			s.dark(f.alice, f.gateway, "60000")
-			s.dark(f.alice, f.gateway, "60010")
-			s.connect(f.alice, f.gateway, "60011")
-			g := sshGrant("alice", f.alice, time.Minute)
-			g.Ports = []spa.Ports{ports("tcp/60000-60010")}
-			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-			s.connect(f.alice, f.gateway, "60000")
-			s.connect(f.alice, f.gateway, "60010")
-			s.dark(f.alice, f.gateway, "22")
-			s.dark(f.stranger, f.gateway, "60000")
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.newSite(t, guard("tcp/60000-60010"))
+				for _, p := range []string{"60000", "60010", "60011"} {
+					s.serve(":" + p)
+				}
+				s.open()
+				s.load(0)
+				s.dark(f.alice, f.gateway, "60000")
+				s.dark(f.alice, f.gateway, "60010")
+				s.connect(f.alice, f.gateway, "60011")
+				g := sshGrant("alice", f.alice, time.Minute)
+				g.Ports = []spa.Ports{ports("tcp/60000-60010")}
+				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+				s.connect(f.alice, f.gateway, "60000")
+				s.connect(f.alice, f.gateway, "60010")
+				s.dark(f.alice, f.gateway, "22")
+				s.dark(f.stranger, f.gateway, "60000")
+			})
+		}
+	})
 }
 
 // TestWideRange: more elements than a message holds.
 func TestWideRange(t *testing.T) {
-	s := newSite(t, guard("tcp/10000-11200"))
-	s.serve(":11200")
-	s.open()
-	s.load(0)
-	s.dark("192.0.2.2", "192.0.2.1", "11200")
-	g := sshGrant("alice", "192.0.2.2", time.Minute)
-	g.Ports = []spa.Ports{ports("tcp/10000-11200")}
-	s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-	s.connect("192.0.2.2", "192.0.2.1", "11200")
-	s.load(0)
-	s.connect("192.0.2.2", "192.0.2.1", "11200")
-	s.revoke(Match{})
-	s.dark("192.0.2.2", "192.0.2.1", "11200")
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.newSite(t, guard("tcp/10000-11200"))
+		s.serve(":11200")
+		s.open()
+		s.load(0)
+		s.dark("192.0.2.2", "192.0.2.1", "11200")
+		g := sshGrant("alice", "192.0.2.2", time.Minute)
+		g.Ports = []spa.Ports{ports("tcp/10000-11200")}
+		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+		s.connect("192.0.2.2", "192.0.2.1", "11200")
+		s.load(0)
+		s.connect("192.0.2.2", "192.0.2.1", "11200")
+		s.revoke(Match{})
+		s.dark("192.0.2.2", "192.0.2.1", "11200")
+	})
 }
 
 func TestLocalClient(t *testing.T) {
-	s := guarded(t, nil)
-	for _, to := range []string{"127.0.0.1:22", "[::1]:22", "192.0.2.1:22", "[2001:db8::1]:22"} {
-		c, err := lab.Dial(s.gw, "", to, soon)
-		if err != nil {
-			t.Errorf("got %v from the host itself to %s, want a connection", err, to)
-			continue
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		for _, to := range []string{"127.0.0.1:22", "[::1]:22", "192.0.2.1:22", "[2001:db8::1]:22"} {
+			c, err := lab.Dial(s.gw, "", to, soon)
+			if err != nil {
+				t.Errorf("got %v from the host itself to %s, want a connection", err, to)
+				continue
+			}
+			s.echoes(c)
+			c.Close()
 		}
-		s.echoes(c)
-		c.Close()
-	}
-	if !s.refuses(s.gw, "127.0.0.1:0", "127.0.0.1:62201", soon) {
-		t.Error("the knock port is silent to the host itself")
-	}
+		if !s.refuses(s.gw, "127.0.0.1:0", "127.0.0.1:62201", soon) {
+			t.Error("the knock port is silent to the host itself")
+		}
+	})
 }
 
 // TestLocalSession: a session inside the host that was there before the guard, and in which
 // the server speaks first.
 func TestLocalSession(t *testing.T) {
-	s := newSite(t, guard("tcp/2300"))
-	var clients, servers []net.Conn
-	accept := s.listen(":2300")
-	for _, to := range []string{"127.0.0.1:2300", "192.0.2.1:2300", "[2001:db8::1]:2300"} {
-		// The kernel may take a moment to know that a new address is its own.
-		lab.Eventually(t, soon, "a local connection", func() bool {
-			c, err := lab.Dial(s.gw, "", to, silence)
-			if err == nil {
-				t.Cleanup(func() { c.Close() })
-				clients, servers = append(clients, c), append(servers, accept())
-			}
-			return err == nil
-		})
-	}
-	s.open()
-	s.load(0)
-	for i, c := range clients {
-		s.speaks(servers[i], c)
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.newSite(t, guard("tcp/2300"))
+		var clients, servers []net.Conn
+		accept := s.listen(":2300")
+		for _, to := range []string{"127.0.0.1:2300", "192.0.2.1:2300", "[2001:db8::1]:2300"} {
+			// The kernel may take a moment to know that a new address is its own.
+			lab.Eventually(t, soon, "a local connection", func() bool {
+				c, err := lab.Dial(s.gw, "", to, silence)
+				if err == nil {
+					t.Cleanup(func() { c.Close() })
+					clients, servers = append(clients, c), append(servers, accept())
+				}
+				return err == nil
+			})
+		}
+		s.open()
+		s.load(0)
+		for i, c := range clients {
+			s.speaks(servers[i], c)
+		}
+	})
 }
 
 // TestUnguardedSession: ports that are not guarded are left alone whatever happens.
 func TestUnguardedSession(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := newSite(t, nil)
-			accept := s.listen(":2400")
-			c, err := s.dial(f.stranger, f.gateway, "2400", soon)
-			s.must(err)
-			defer c.Close()
-			server := accept()
-			s.open()
-			s.load(0)
-			s.speaks(server, c)
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.newSite(t, nil)
+				accept := s.listen(":2400")
+				c, err := s.dial(f.stranger, f.gateway, "2400", soon)
+				s.must(err)
+				defer c.Close()
+				server := accept()
+				s.open()
+				s.load(0)
+				s.speaks(server, c)
+			})
+		}
+	})
 }
 
 // TestOtherProtocols: a packet that is too short to have ports.
@@ -205,9 +217,11 @@ func TestOtherProtocols(t *testing.T) {
 }
 
 func TestTrustedInterface(t *testing.T) {
-	s := guarded(t, func(c *Config) { c.Trusted = []string{"vs"} })
-	s.connect("192.0.2.2", "192.0.2.1", "22")
-	s.connect("2001:db8::2", "2001:db8::1", "22")
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, func(c *Config) { c.Trusted = []string{"vs"} })
+		s.connect("192.0.2.2", "192.0.2.1", "22")
+		s.connect("2001:db8::2", "2001:db8::1", "22")
+	})
 }
 
 // TestTrustedPushingServer: what leaves by a trusted interface is left alone too.
@@ -227,29 +241,31 @@ func TestTrustedPushingServer(t *testing.T) {
 }
 
 func TestOwnFlowFromAGuardedPort(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, guard("tcp/2200", "udp/123"))
-			echo, err := lab.EchoServer(s.client, ":7000")
-			s.must(err)
-			defer echo.Close()
-			c, err := lab.Dial(s.gw, net.JoinHostPort(f.gateway, "2200"), net.JoinHostPort(f.alice, "7000"), soon)
-			s.must(err)
-			defer c.Close()
-			s.echoes(c)
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, guard("tcp/2200", "udp/123"))
+				echo, err := lab.EchoServer(s.client, ":7000")
+				s.must(err)
+				defer echo.Close()
+				c, err := lab.Dial(s.gw, net.JoinHostPort(f.gateway, "2200"), net.JoinHostPort(f.alice, "7000"), soon)
+				s.must(err)
+				defer c.Close()
+				s.echoes(c)
 
-			server := s.udp(s.client, net.JoinHostPort(f.alice, "1123"))
-			own := s.udp(s.gw, net.JoinHostPort(f.gateway, "123"))
-			s.send(own, net.JoinHostPort(f.alice, "1123"))
-			if !s.gets(server, soon) {
-				t.Fatal("the question did not arrive")
-			}
-			s.send(server, net.JoinHostPort(f.gateway, "123"))
-			if !s.gets(own, soon) {
-				t.Error("the answer did not arrive")
-			}
-		})
-	}
+				server := s.udp(s.client, net.JoinHostPort(f.alice, "1123"))
+				own := s.udp(s.gw, net.JoinHostPort(f.gateway, "123"))
+				s.send(own, net.JoinHostPort(f.alice, "1123"))
+				if !s.gets(server, soon) {
+					t.Fatal("the question did not arrive")
+				}
+				s.send(server, net.JoinHostPort(f.gateway, "123"))
+				if !s.gets(own, soon) {
+					t.Error("the answer did not arrive")
+				}
+			})
+		}
+	})
 }
 
 // inner puts a machine behind the gateway, with an echo server on port 22.
@@ -277,35 +293,39 @@ func (s *site) inner() *lab.Host {
 var innerAddr = map[string]string{"IPv4": "198.51.100.5", "IPv6": "2001:db8:1::5"}
 
 func TestTransitIsUntouched(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, nil)
-			inner := s.inner()
-			s.connect(f.alice, innerAddr[f.name], "22")
-			s.dark(f.alice, f.gateway, "22")
-			to := net.JoinHostPort(innerAddr[f.name], "62201")
-			server := s.udp(inner, to)
-			s.send(s.udp(s.client, net.JoinHostPort(f.alice, "0")), to)
-			if !s.gets(server, soon) {
-				t.Error("a datagram to another machine's port of the knock port's number was lost")
-			}
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, nil)
+				inner := s.inner()
+				s.connect(f.alice, innerAddr[f.name], "22")
+				s.dark(f.alice, f.gateway, "22")
+				to := net.JoinHostPort(innerAddr[f.name], "62201")
+				server := s.udp(inner, to)
+				s.send(s.udp(s.client, net.JoinHostPort(f.alice, "0")), to)
+				if !s.gets(server, soon) {
+					t.Error("a datagram to another machine's port of the knock port's number was lost")
+				}
+			})
+		}
+	})
 }
 
 // TestFurtherAddresses: a destination that a service lists is guarded as if it were local.
 func TestFurtherAddresses(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, func(c *Config) {
-				c.Addresses = []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, func(c *Config) {
+					c.Addresses = []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}
+				})
+				s.inner()
+				s.dark(f.alice, innerAddr[f.name], "22")
+				s.grant("alice", f.alice, time.Minute)
+				s.connect(f.alice, innerAddr[f.name], "22")
 			})
-			s.inner()
-			s.dark(f.alice, innerAddr[f.name], "22")
-			s.grant("alice", f.alice, time.Minute)
-			s.connect(f.alice, innerAddr[f.name], "22")
-		})
-	}
+		}
+	})
 }
 
 // publish leads port 2222 of the gateway to the inner machine.
@@ -335,27 +355,29 @@ func (s *site) publish(f sides) {
 }
 
 func TestPortPublishedByDNAT(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := newSite(t, guard("tcp/2222"))
-			s.inner()
-			s.publish(f)
-			s.connect(f.alice, f.gateway, "2222")
-			s.open()
-			s.load(0)
-			s.dark(f.stranger, f.gateway, "2222")
-			s.grant("alice", f.alice, time.Minute)
-			s.dark(f.alice, f.gateway, "2222") // another port
-			g := sshGrant("alice", f.alice, time.Minute)
-			g.Ports[0] = ports("tcp/2222")
-			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-			session := s.connect(f.alice, f.gateway, "2222")
-			s.dark(f.stranger, f.gateway, "2222")
-			s.revoke(Match{})
-			s.dark(f.alice, f.gateway, "2222")
-			s.echoes(session)
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.newSite(t, guard("tcp/2222"))
+				s.inner()
+				s.publish(f)
+				s.connect(f.alice, f.gateway, "2222")
+				s.open()
+				s.load(0)
+				s.dark(f.stranger, f.gateway, "2222")
+				s.grant("alice", f.alice, time.Minute)
+				s.dark(f.alice, f.gateway, "2222") // another port
+				g := sshGrant("alice", f.alice, time.Minute)
+				g.Ports[0] = ports("tcp/2222")
+				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+				session := s.connect(f.alice, f.gateway, "2222")
+				s.dark(f.stranger, f.gateway, "2222")
+				s.revoke(Match{})
+				s.dark(f.alice, f.gateway, "2222")
+				s.echoes(session)
+			})
+		}
+	})
 }
 
 // TestBridgedMachines: a gateway that switches loses nothing that it only passes on.

@@ -1,20 +1,31 @@
 package firewall
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
-// kind is a backend as the tests set it up, and how another tool empties its tables.
+// kind is a backend as the tests set it up.
 type kind struct {
-	name   string
-	change func(*Config)
+	name     string
+	programs string // of iptables: what they are links to; empty: nftables
+	legacy   bool   // tables of the older kind
+	noSets   bool   // without ipset
 }
 
 // kinds are all that there are: what is promised of access holds for each.
 func kinds() []kind {
 	return []kind{
-		{"nftables", func(*Config) {}},
-		{"iptables-nft", func(c *Config) { c.Backend = BackendIptables }},
+		{name: "nftables"},
+		{name: "iptables-nft", programs: "xtables-nft-multi"},
+		{name: "iptables-nft without ipset", programs: "xtables-nft-multi", noSets: true},
+		{name: "iptables-legacy", programs: "xtables-legacy-multi", legacy: true},
+		{name: "iptables-legacy without ipset", programs: "xtables-legacy-multi", legacy: true, noSets: true},
 	}
 }
 
@@ -25,14 +36,48 @@ func everyBackend(t *testing.T, do func(*testing.T, kind)) {
 	}
 }
 
+// iptablesOnly is for what is about iptables itself.
+func iptablesOnly(t *testing.T, do func(*testing.T, kind)) {
+	t.Helper()
+	for _, k := range kinds()[1:] {
+		t.Run(k.name, func(t *testing.T) { do(t, k) })
+	}
+}
+
+// links makes a directory in which the programs of iptables are those of one kind.
+func links(t *testing.T, multi string) string {
+	t.Helper()
+	lab.NeedProgram(t, multi, "it comes with iptables")
+	path, err := exec.LookPath(multi)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"iptables", "iptables-save", "iptables-restore"} {
+		for _, name := range []string{name, strings.Replace(name, "ip", "ip6", 1)} {
+			if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return dir
+}
+
 func (k kind) newSite(t *testing.T, change func(*Config)) *site {
 	t.Helper()
-	return newSite(t, func(c *Config) {
-		k.change(c)
+	if k.legacy {
+		lab.NeedRoot(t) // for its lock, a file of root
+	}
+	s := newSite(t, func(c *Config) {
+		if k.programs != "" {
+			c.Backend, c.programs, c.noSets = BackendIptables, links(t, k.programs), k.noSets
+		}
 		if change != nil {
 			change(c)
 		}
 	})
+	s.kind = k
+	return s
 }
 
 func (k kind) guarded(t *testing.T, change func(*Config)) *site {
@@ -41,4 +86,19 @@ func (k kind) guarded(t *testing.T, change func(*Config)) *site {
 	s.open()
 	s.load(0)
 	return s
+}
+
+// program runs one of the programs of iptables in the gateway, as another tool does.
+func (s *site) program(name string, args ...string) string {
+	s.Helper()
+	cmd := exec.Command(filepath.Join(s.config.programs, name), args...)
+	var out []byte
+	err := s.gw.Do(func() (err error) {
+		out, err = cmd.CombinedOutput()
+		return err
+	})
+	if err != nil {
+		s.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
 }

@@ -45,6 +45,7 @@ type site struct {
 	*testing.T
 	client, gw *lab.Host
 	config     Config
+	kind       kind
 	*Firewall
 }
 
@@ -274,7 +275,19 @@ func (s *site) anotherOn(h *lab.Host, do func(*nft.Conn)) {
 	}))
 }
 
-func (s *site) flushRuleset() { s.Helper(); s.another((*nft.Conn).FlushRuleset) }
+// flushRuleset empties the tables that the guard stands in, as another tool does.
+func (s *site) flushRuleset() {
+	s.Helper()
+	if s.kind.legacy {
+		for _, program := range []string{"iptables", "ip6tables"} {
+			for _, table := range []string{"raw", "mangle"} {
+				s.program(program, "-w", "5", "-t", table, "-F")
+			}
+		}
+		return
+	}
+	s.another((*nft.Conn).FlushRuleset)
+}
 
 // chainOf is a chain of another tool's table, with one rule.
 func chainOf(c *nft.Conn, kind nft.ChainType, hook *nft.ChainHook, priority nft.ChainPriority, es ...expr.Any) {

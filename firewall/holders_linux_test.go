@@ -28,37 +28,41 @@ func (s *site) revoke(m Match) []Grant {
 }
 
 func TestTwoClientsBehindOneAddress(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, nil)
-			s.grant("alice", f.alice, time.Minute)
-			s.grant("bob", f.alice, 200*time.Millisecond)
-			lab.Eventually(t, soon, "bob's end", func() bool { return s.Held("bob", time.Now()) == 0 })
-			s.connect(f.alice, f.gateway, "22")
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, nil)
+				s.grant("alice", f.alice, time.Minute)
+				s.grant("bob", f.alice, 200*time.Millisecond)
+				lab.Eventually(t, soon, "bob's end", func() bool { return s.Held("bob", time.Now()) == 0 })
+				s.connect(f.alice, f.gateway, "22")
 
-			s.grant("bob", f.alice, time.Minute)
-			if gs := s.revoke(Match{Client: "alice"}); len(gs) != 1 || gs[0].Client != "alice" {
-				t.Errorf("revoked %v, want alice's only", gs)
-			}
-			s.connect(f.alice, f.gateway, "22")
-			s.revoke(Match{Client: "bob", Services: []string{"web"}})
-			s.revoke(Match{Client: "bob", Source: netip.MustParseAddr(f.stranger)})
-			s.connect(f.alice, f.gateway, "22")
-			s.revoke(Match{Client: "bob", Source: netip.MustParseAddr(f.alice)})
-			s.dark(f.alice, f.gateway, "22")
-		})
-	}
+				s.grant("bob", f.alice, time.Minute)
+				if gs := s.revoke(Match{Client: "alice"}); len(gs) != 1 || gs[0].Client != "alice" {
+					t.Errorf("revoked %v, want alice's only", gs)
+				}
+				s.connect(f.alice, f.gateway, "22")
+				s.revoke(Match{Client: "bob", Services: []string{"web"}})
+				s.revoke(Match{Client: "bob", Source: netip.MustParseAddr(f.stranger)})
+				s.connect(f.alice, f.gateway, "22")
+				s.revoke(Match{Client: "bob", Source: netip.MustParseAddr(f.alice)})
+				s.dark(f.alice, f.gateway, "22")
+			})
+		}
+	})
 }
 
 // TestRevokeShortens: the address stays open as long as who is left may stay, no longer.
 func TestRevokeShortens(t *testing.T) {
-	s := guarded(t, nil)
-	s.grant("alice", "192.0.2.2", time.Minute)
-	s.grant("bob", "192.0.2.2", 600*time.Millisecond)
-	s.revoke(Match{Client: "alice"})
-	s.connect("192.0.2.2", "192.0.2.1", "22")
-	s.grant("carol", "192.0.2.2", 100*time.Millisecond) // nor longer by who comes later
-	lab.Eventually(t, soon, "bob's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		s.grant("alice", "192.0.2.2", time.Minute)
+		s.grant("bob", "192.0.2.2", 600*time.Millisecond)
+		s.revoke(Match{Client: "alice"})
+		s.connect("192.0.2.2", "192.0.2.1", "22")
+		s.grant("carol", "192.0.2.2", 100*time.Millisecond) // nor longer by who comes later
+		lab.Eventually(t, soon, "bob's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+	})
 }
 
 func TestShorterAgainKeepsTheLonger(t *testing.T) {
@@ -91,34 +95,36 @@ func TestProlongedIsRemembered(t *testing.T) {
 }
 
 func TestGrantIsAllOrNone(t *testing.T) {
-	for _, test := range []struct {
-		name   string
-		change func(*Config)
-	}{
-		{"ledger", func(c *Config) { c.slots = 2 }},
-		{"kernel", func(c *Config) { c.size = 2 }},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			s := guarded(t, test.change)
-			s.grant("alice", "192.0.2.2", time.Minute)
-			err := s.Grant(t.Context(), []Grant{
-				sshGrant("bob", "192.0.2.3", time.Minute), sshGrant("carol", "192.0.2.4", time.Minute),
-			}, time.Now())
-			if !errors.Is(err, ErrFull) {
-				t.Fatalf("got %v, want ErrFull", err)
-			}
-			s.dark("192.0.2.3", "192.0.2.1", "22")
-			s.connect("192.0.2.2", "192.0.2.1", "22")
-			s.grant("alice", "192.0.2.2", time.Hour) // what is there can be prolonged
-			s.grant("bob", "192.0.2.3", time.Minute) // and one has room
-			s.connect("192.0.2.3", "192.0.2.1", "22")
-			s.open()
-			s.load(0)
-			if gs := s.Grants(time.Now()); len(gs) != 2 {
-				t.Errorf("got %v from the ledger, want alice's and bob's", gs)
-			}
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, test := range []struct {
+			name   string
+			change func(*Config)
+		}{
+			{"ledger", func(c *Config) { c.slots = 2 }},
+			{"kernel", func(c *Config) { c.size = 2 }},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				s := k.guarded(t, test.change)
+				s.grant("alice", "192.0.2.2", time.Minute)
+				err := s.Grant(t.Context(), []Grant{
+					sshGrant("bob", "192.0.2.3", time.Minute), sshGrant("carol", "192.0.2.4", time.Minute),
+				}, time.Now())
+				if !errors.Is(err, ErrFull) {
+					t.Fatalf("got %v, want ErrFull", err)
+				}
+				s.dark("192.0.2.3", "192.0.2.1", "22")
+				s.connect("192.0.2.2", "192.0.2.1", "22")
+				s.grant("alice", "192.0.2.2", time.Hour) // what is there can be prolonged
+				s.grant("bob", "192.0.2.3", time.Minute) // and one has room
+				s.connect("192.0.2.3", "192.0.2.1", "22")
+				s.open()
+				s.load(0)
+				if gs := s.Grants(time.Now()); len(gs) != 2 {
+					t.Errorf("got %v from the ledger, want alice's and bob's", gs)
+				}
+			})
+		}
+	})
 }
 
 // TestFailedBatchLeavesNoTrace: what the kernel refused is not in the ledger.
@@ -221,34 +227,38 @@ func TestLostAnswers(t *testing.T) {
 }
 
 func TestKilledProcessLeavesItsGrants(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, nil)
-			s.grant("alice", f.alice, 1500*time.Millisecond)
-			end := s.Grants(time.Now())[0].Until
-			session := s.connect(f.alice, f.gateway, "22")
-			s.Firewall = nil // it is never closed, as after kill -9
-			s.open()
-			s.load(0)
-			gs := s.Grants(time.Now())
-			if len(gs) != 1 || gs[0].Client != "alice" || gs[0].Service != "ssh" || gs[0].Until.After(end.Add(time.Millisecond)) {
-				t.Fatalf("got %v, want alice's until %v", gs, end)
-			}
-			s.connect(f.alice, f.gateway, "22")
-			s.dark(f.stranger, f.gateway, "22")
-			lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
-			s.echoes(session)
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, nil)
+				s.grant("alice", f.alice, 1500*time.Millisecond)
+				end := s.Grants(time.Now())[0].Until
+				session := s.connect(f.alice, f.gateway, "22")
+				s.Firewall = nil // it is never closed, as after kill -9
+				s.open()
+				s.load(0)
+				gs := s.Grants(time.Now())
+				if len(gs) != 1 || gs[0].Client != "alice" || gs[0].Service != "ssh" || gs[0].Until.After(end.Add(time.Millisecond)) {
+					t.Fatalf("got %v, want alice's until %v", gs, end)
+				}
+				s.connect(f.alice, f.gateway, "22")
+				s.dark(f.stranger, f.gateway, "22")
+				lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+				s.echoes(session)
+			})
+		}
+	})
 }
 
 func TestRevokedStaysRevokedOverARestart(t *testing.T) {
-	s := guarded(t, nil)
-	s.grant("alice", "192.0.2.2", time.Minute)
-	s.revoke(Match{Client: "alice"})
-	s.open()
-	s.load(0)
-	s.dark("192.0.2.2", "192.0.2.1", "22")
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		s.grant("alice", "192.0.2.2", time.Minute)
+		s.revoke(Match{Client: "alice"})
+		s.open()
+		s.load(0)
+		s.dark("192.0.2.2", "192.0.2.1", "22")
+	})
 }
 
 func TestRebootEmptiesTheLedger(t *testing.T) {

@@ -33,39 +33,43 @@ func (s *site) refuses(h *lab.Host, from, to string, within time.Duration) bool 
 }
 
 func TestKnockPortIsSilent(t *testing.T) {
-	s := newSite(t, nil)
-	for _, a := range [][2]string{{"192.0.2.2:0", "192.0.2.1:62201"}, {"[2001:db8::2]:0", "[2001:db8::1]:62201"}} {
-		if !s.refuses(s.client, a[0], a[1], soon) {
-			t.Fatalf("without a guard %s does not refuse either", a[1])
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.newSite(t, nil)
+		for _, a := range [][2]string{{"192.0.2.2:0", "192.0.2.1:62201"}, {"[2001:db8::2]:0", "[2001:db8::1]:62201"}} {
+			if !s.refuses(s.client, a[0], a[1], soon) {
+				t.Fatalf("without a guard %s does not refuse either", a[1])
+			}
 		}
-	}
-	s.open()
-	s.load(0)
-	for _, a := range [][2]string{{"192.0.2.2:0", "192.0.2.1:62201"}, {"[2001:db8::2]:0", "[2001:db8::1]:62201"}} {
-		if s.refuses(s.client, a[0], a[1], silence) {
-			t.Errorf("%s betrays itself by an ICMP error", a[1])
+		s.open()
+		s.load(0)
+		for _, a := range [][2]string{{"192.0.2.2:0", "192.0.2.1:62201"}, {"[2001:db8::2]:0", "[2001:db8::1]:62201"}} {
+			if s.refuses(s.client, a[0], a[1], silence) {
+				t.Errorf("%s betrays itself by an ICMP error", a[1])
+			}
 		}
-	}
-	if !s.refuses(s.client, "192.0.2.2:0", "192.0.2.1:62202", soon) {
-		t.Error("a port that is none of ours no longer refuses")
-	}
+		if !s.refuses(s.client, "192.0.2.2:0", "192.0.2.1:62202", soon) {
+			t.Error("a port that is none of ours no longer refuses")
+		}
+	})
 }
 
 // TestKnockPortIsSilentToAnycast: a router answers to the anycast address of its subnet.
 func TestKnockPortIsSilentToAnycast(t *testing.T) {
-	s := newSite(t, nil)
-	s.must(s.gw.Forward())
-	s.must(s.gw.Sysctl("net.ipv6.icmp.ratelimit", "0"))
-	refuses := func(port string, within time.Duration) bool {
-		return s.refuses(s.client, "[2001:db8::2]:0", "[2001:db8::]:"+port, within)
-	}
-	lab.Eventually(t, soon, "a refusal without a guard", func() bool { return refuses("62201", silence) })
-	s.open()
-	s.load(0)
-	if refuses("62201", silence) {
-		t.Error("the knock port betrays itself by an ICMP error")
-	}
-	lab.Eventually(t, soon, "a refusal by another port", func() bool { return refuses("62202", silence) })
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.newSite(t, nil)
+		s.must(s.gw.Forward())
+		s.must(s.gw.Sysctl("net.ipv6.icmp.ratelimit", "0"))
+		refuses := func(port string, within time.Duration) bool {
+			return s.refuses(s.client, "[2001:db8::2]:0", "[2001:db8::]:"+port, within)
+		}
+		lab.Eventually(t, soon, "a refusal without a guard", func() bool { return refuses("62201", silence) })
+		s.open()
+		s.load(0)
+		if refuses("62201", silence) {
+			t.Error("the knock port betrays itself by an ICMP error")
+		}
+		lab.Eventually(t, soon, "a refusal by another port", func() bool { return refuses("62202", silence) })
+	})
 }
 
 func TestSharedKnockPortPasses(t *testing.T) {
@@ -82,77 +86,83 @@ func TestSharedKnockPortPasses(t *testing.T) {
 // TestReceiptIsNoInvitation: whoever gets a receipt from a shared port that is guarded
 // itself has not been granted that port.
 func TestReceiptIsNoInvitation(t *testing.T) {
-	for _, a := range []struct{ name, client, gw string }{
-		{"IPv4", "192.0.2.3:4000", "192.0.2.1:443"},
-		{"IPv6", "[2001:db8::3]:4000", "[2001:db8::1]:443"},
-	} {
-		t.Run(a.name, func(t *testing.T) {
-			s := guarded(t, func(c *Config) {
-				c.Guarded = append(c.Guarded, ports("udp/443"))
-				c.Knock = []KnockPort{{Port: 443, Shared: true}}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, a := range []struct{ name, client, gw string }{
+			{"IPv4", "192.0.2.3:4000", "192.0.2.1:443"},
+			{"IPv6", "[2001:db8::3]:4000", "[2001:db8::1]:443"},
+		} {
+			t.Run(a.name, func(t *testing.T) {
+				s := k.guarded(t, func(c *Config) {
+					c.Guarded = append(c.Guarded, ports("udp/443"))
+					c.Knock = []KnockPort{{Port: 443, Shared: true}}
+				})
+				server, stranger := s.udp(s.gw, a.gw), s.udp(s.client, a.client)
+				raw, err := server.SyscallConn()
+				s.must(err)
+				s.must(raw.Control(func(fd uintptr) {
+					err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, DefaultMark)
+				}))
+				s.must(err)
+				s.send(server, a.client)
+				if !s.gets(stranger, soon) {
+					t.Fatal("the receipt did not arrive")
+				}
+				s.send(stranger, a.gw)
+				if s.gets(server, silence) {
+					t.Error("the receiver of a receipt reaches the guarded port")
+				}
 			})
-			server, stranger := s.udp(s.gw, a.gw), s.udp(s.client, a.client)
-			raw, err := server.SyscallConn()
-			s.must(err)
-			s.must(raw.Control(func(fd uintptr) {
-				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, DefaultMark)
-			}))
-			s.must(err)
-			s.send(server, a.client)
-			if !s.gets(stranger, soon) {
-				t.Fatal("the receipt did not arrive")
-			}
-			s.send(stranger, a.gw)
-			if s.gets(server, silence) {
-				t.Error("the receiver of a receipt reaches the guarded port")
-			}
-		})
-	}
+		}
+	})
 }
 
 // TestReceiptsLeaveUntracked: from a port of our own without a mark too.
 func TestReceiptsLeaveUntracked(t *testing.T) {
-	s := guarded(t, nil)
-	s.another(func(c *nft.Conn) {
-		// udp sport 62201 ct state new,established,related drop
-		const tracked = expr.CtStateBitNEW | expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
-		chainOf(c, nft.ChainTypeFilter, nft.ChainHookOutput, 0, rule(udpPort(sport, 62201), ctState(tracked), drop())...)
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		s.another(func(c *nft.Conn) {
+			// udp sport 62201 ct state new,established,related drop
+			const tracked = expr.CtStateBitNEW | expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
+			chainOf(c, nft.ChainTypeFilter, nft.ChainHookOutput, 0, rule(udpPort(sport, 62201), ctState(tracked), drop())...)
+		})
+		client := s.udp(s.client, "192.0.2.2:4000")
+		s.send(s.udp(s.gw, "192.0.2.1:62201"), "192.0.2.2:4000")
+		if !s.gets(client, soon) {
+			t.Error("the receipt was tracked")
+		}
 	})
-	client := s.udp(s.client, "192.0.2.2:4000")
-	s.send(s.udp(s.gw, "192.0.2.1:62201"), "192.0.2.2:4000")
-	if !s.gets(client, soon) {
-		t.Error("the receipt was tracked")
-	}
 }
 
 // TestServerOfASharedPort: only receipts are untracked, or its sessions would end with
 // their grants.
 func TestServerOfASharedPort(t *testing.T) {
-	s := guarded(t, func(c *Config) {
-		c.Guarded = append(c.Guarded, ports("udp/443"))
-		c.Knock = []KnockPort{{Port: 443, Shared: true}}
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, func(c *Config) {
+			c.Guarded = append(c.Guarded, ports("udp/443"))
+			c.Knock = []KnockPort{{Port: 443, Shared: true}}
+		})
+		server, alice := s.udp(s.gw, "192.0.2.1:443"), s.udp(s.client, "192.0.2.2:4000")
+		g := sshGrant("alice", "192.0.2.2", 500*time.Millisecond)
+		g.Ports[0] = ports("udp/443")
+		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+		s.send(alice, "192.0.2.1:443")
+		if !s.gets(server, soon) {
+			t.Fatal("a granted datagram was lost")
+		}
+		s.send(server, "192.0.2.2:4000")
+		if !s.gets(alice, soon) {
+			t.Fatal("the answer was lost")
+		}
+		other := s.udp(s.client, "192.0.2.2:4001")
+		lab.Eventually(t, soon, "the grant's end", func() bool {
+			s.send(other, "192.0.2.1:443")
+			return !s.gets(server, silence)
+		})
+		s.send(alice, "192.0.2.1:443")
+		if !s.gets(server, soon) {
+			t.Error("the session ended with its grant")
+		}
 	})
-	server, alice := s.udp(s.gw, "192.0.2.1:443"), s.udp(s.client, "192.0.2.2:4000")
-	g := sshGrant("alice", "192.0.2.2", 500*time.Millisecond)
-	g.Ports[0] = ports("udp/443")
-	s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-	s.send(alice, "192.0.2.1:443")
-	if !s.gets(server, soon) {
-		t.Fatal("a granted datagram was lost")
-	}
-	s.send(server, "192.0.2.2:4000")
-	if !s.gets(alice, soon) {
-		t.Fatal("the answer was lost")
-	}
-	other := s.udp(s.client, "192.0.2.2:4001")
-	lab.Eventually(t, soon, "the grant's end", func() bool {
-		s.send(other, "192.0.2.1:443")
-		return !s.gets(server, silence)
-	})
-	s.send(alice, "192.0.2.1:443")
-	if !s.gets(server, soon) {
-		t.Error("the session ended with its grant")
-	}
 }
 
 func TestReject(t *testing.T) {

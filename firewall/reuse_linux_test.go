@@ -19,36 +19,38 @@ import (
 // TestSourcePortOfAnOldSession: a bare SYN finds the entry of the flow that had its
 // addresses and ports before, with our mark, and belongs to it for connection tracking.
 func TestSourcePortOfAnOldSession(t *testing.T) {
-	for _, f := range bothFamilies {
-		for _, end := range []string{"reset by the server", "forgotten by both"} {
-			t.Run(f.name+" "+end, func(t *testing.T) {
-				s := guarded(t, guard("tcp/2300"))
-				accept := s.listen(":2300")
-				g := sshGrant("alice", f.alice, 500*time.Millisecond)
-				g.Ports[0] = ports("tcp/2300")
-				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-				from := net.JoinHostPort(f.alice, "4000")
-				client, err := s.dial(from, f.gateway, "2300", soon)
-				s.must(err)
-				server := accept()
-				lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
-				if end == "forgotten by both" {
-					s.mute(s.client)
-					s.mute(s.gw)
-				}
-				s.must(server.(*net.TCPConn).SetLinger(0))
-				s.must(server.Close())
-				if end == "reset by the server" {
-					if hears(client, soon) {
-						t.Fatal("the server said something")
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			for _, end := range []string{"reset by the server", "forgotten by both"} {
+				t.Run(f.name+" "+end, func(t *testing.T) {
+					s := k.guarded(t, guard("tcp/2300"))
+					accept := s.listen(":2300")
+					g := sshGrant("alice", f.alice, 500*time.Millisecond)
+					g.Ports[0] = ports("tcp/2300")
+					s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+					from := net.JoinHostPort(f.alice, "4000")
+					client, err := s.dial(from, f.gateway, "2300", soon)
+					s.must(err)
+					server := accept()
+					lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
+					if end == "forgotten by both" {
+						s.mute(s.client)
+						s.mute(s.gw)
 					}
-				}
-				s.must(client.(*net.TCPConn).SetLinger(0))
-				s.must(client.Close())
-				s.dark(from, f.gateway, "2300")
-			})
+					s.must(server.(*net.TCPConn).SetLinger(0))
+					s.must(server.Close())
+					if end == "reset by the server" {
+						if hears(client, soon) {
+							t.Fatal("the server said something")
+						}
+					}
+					s.must(client.(*net.TCPConn).SetLinger(0))
+					s.must(client.Close())
+					s.dark(from, f.gateway, "2300")
+				})
+			}
 		}
-	}
+	})
 }
 
 // mute keeps a host from ending a connection towards the other.
@@ -66,36 +68,40 @@ func (s *site) mute(h *lab.Host) {
 // TestUntracked: another table may keep a port out of connection tracking, where no flow
 // has a mark.
 func TestUntracked(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, nil)
-			s.another(func(c *nft.Conn) {
-				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -300, &expr.Notrack{})
-				table := c.AddTable(&nft.Table{Name: "another too", Family: nft.TableFamilyINet})
-				chain := c.AddChain(hooked(&nft.Chain{Table: table, Name: "out"}, nft.ChainHookOutput, -300))
-				c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Notrack{}}})
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, nil)
+				s.another(func(c *nft.Conn) {
+					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -300, &expr.Notrack{})
+					table := c.AddTable(&nft.Table{Name: "another too", Family: nft.TableFamilyINet})
+					chain := c.AddChain(hooked(&nft.Chain{Table: table, Name: "out"}, nft.ChainHookOutput, -300))
+					c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Notrack{}}})
+				})
+				s.grant("alice", f.alice, time.Minute)
+				s.connect(f.alice, f.gateway, "22")
+				s.dark(f.stranger, f.gateway, "22")
 			})
-			s.grant("alice", f.alice, time.Minute)
-			s.connect(f.alice, f.gateway, "22")
-			s.dark(f.stranger, f.gateway, "22")
-		})
-	}
+		}
+	})
 }
 
 // TestUDPSessionOutlivesGrant: UDP has no SYN, and a flow that goes on is the same flow.
 func TestUDPSessionOutlivesGrant(t *testing.T) {
-	s := guarded(t, guard("udp/5000"))
-	server, alice := s.udp(s.gw, "192.0.2.1:5000"), s.udp(s.client, "192.0.2.2:4000")
-	g := sshGrant("alice", "192.0.2.2", 500*time.Millisecond)
-	g.Ports = []spa.Ports{ports("udp/5000")}
-	s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-	s.exchange(alice, server)
-	other := s.udp(s.client, "192.0.2.2:4001")
-	lab.Eventually(t, soon, "the grant's end", func() bool {
-		s.send(other, "192.0.2.1:5000")
-		return !s.gets(server, silence)
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, guard("udp/5000"))
+		server, alice := s.udp(s.gw, "192.0.2.1:5000"), s.udp(s.client, "192.0.2.2:4000")
+		g := sshGrant("alice", "192.0.2.2", 500*time.Millisecond)
+		g.Ports = []spa.Ports{ports("udp/5000")}
+		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+		s.exchange(alice, server)
+		other := s.udp(s.client, "192.0.2.2:4001")
+		lab.Eventually(t, soon, "the grant's end", func() bool {
+			s.send(other, "192.0.2.1:5000")
+			return !s.gets(server, silence)
+		})
+		s.exchange(alice, server)
 	})
-	s.exchange(alice, server)
 }
 
 // TestRelatedFlowOutlivesGrant: a flow that the kernel's FTP helper expects of a session

@@ -13,36 +13,40 @@ import (
 )
 
 func TestSessionMadeInAGapDies(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, nil)
-			s.grant("alice", f.alice, 200*time.Millisecond)
-			granted := s.connect(f.alice, f.gateway, "22")
-			lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
-			s.flushRuleset()
-			gap := s.connect(f.stranger, f.gateway, "22")
-			s.load(0)
-			s.dead(gap)
-			s.echoes(granted)
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, nil)
+				s.grant("alice", f.alice, 200*time.Millisecond)
+				granted := s.connect(f.alice, f.gateway, "22")
+				lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+				s.flushRuleset()
+				gap := s.connect(f.stranger, f.gateway, "22")
+				s.load(0)
+				s.dead(gap)
+				s.echoes(granted)
+			})
+		}
+	})
 }
 
 // TestTrackedSessionMadeInAGapDies is the case in which another tool keeps connection
 // tracking alive: the gap's session is established when the guard comes back.
 func TestTrackedSessionMadeInAGapDies(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, nil)
-			s.flushRuleset()
-			s.another(func(c *nft.Conn) {
-				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, isReply()...)
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, nil)
+				s.flushRuleset()
+				s.another(func(c *nft.Conn) {
+					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, isReply()...)
+				})
+				gap := s.connect(f.stranger, f.gateway, "22")
+				s.load(0)
+				s.dead(gap)
 			})
-			gap := s.connect(f.stranger, f.gateway, "22")
-			s.load(0)
-			s.dead(gap)
-		})
-	}
+		}
+	})
 }
 
 // push is a server that talks without being asked.
@@ -86,58 +90,64 @@ func fallsSilent(c net.Conn) func() bool {
 }
 
 func TestPushingServerDoesNotReviveAGapSession(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
-			s.push(":2300")
-			s.flushRuleset()
-			c, err := s.dial(f.stranger, f.gateway, "2300", soon)
-			s.must(err)
-			defer c.Close()
-			if !hears(c, soon) {
-				t.Fatal("the server does not talk")
-			}
-			s.load(0)
-			lab.Eventually(t, soon, "silence", fallsSilent(c))
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
+				s.push(":2300")
+				s.flushRuleset()
+				c, err := s.dial(f.stranger, f.gateway, "2300", soon)
+				s.must(err)
+				defer c.Close()
+				if !hears(c, soon) {
+					t.Fatal("the server does not talk")
+				}
+				s.load(0)
+				lab.Eventually(t, soon, "silence", fallsSilent(c))
+			})
+		}
+	})
 }
 
 func TestPushingServerIsHeardThroughAGrant(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
-			s.push(":2300")
-			g := sshGrant("alice", f.alice, time.Minute)
-			g.Ports[0] = ports("tcp/2300")
-			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-			s.flushRuleset()
-			c, err := s.dial(f.alice, f.gateway, "2300", soon)
-			s.must(err)
-			defer c.Close()
-			s.load(0)
-			for range 20 {
-				if !hears(c, soon) {
-					t.Fatal("a granted client no longer hears its server")
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
+				s.push(":2300")
+				g := sshGrant("alice", f.alice, time.Minute)
+				g.Ports[0] = ports("tcp/2300")
+				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+				s.flushRuleset()
+				c, err := s.dial(f.alice, f.gateway, "2300", soon)
+				s.must(err)
+				defer c.Close()
+				s.load(0)
+				for range 20 {
+					if !hears(c, soon) {
+						t.Fatal("a granted client no longer hears its server")
+					}
 				}
-			}
-		})
-	}
+			})
+		}
+	})
 }
 
 func TestAnotherToolsMarkOpensNothing(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, nil)
-			s.another(func(c *nft.Conn) {
-				// ct mark set 0xffffffff
-				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -150,
-					&expr.Immediate{Register: 1, Data: native(0xffffffff)},
-					&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, nil)
+				s.another(func(c *nft.Conn) {
+					// ct mark set 0xffffffff
+					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -150,
+						&expr.Immediate{Register: 1, Data: native(0xffffffff)},
+						&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})
+				})
+				s.dark(f.stranger, f.gateway, "22")
 			})
-			s.dark(f.stranger, f.gateway, "22")
-		})
-	}
+		}
+	})
 }
 
 // TestOwnMarkBit: the bit is the configured one.

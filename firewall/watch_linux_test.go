@@ -65,13 +65,15 @@ func TestPutBack(t *testing.T) {
 
 // TestGrantWhileTheGuardIsGone: a knock that comes before Watch has put the guard back.
 func TestGrantWhileTheGuardIsGone(t *testing.T) {
-	s := guarded(t, nil)
-	s.grant("bob", "192.0.2.4", time.Minute)
-	s.flushRuleset()
-	s.grant("alice", "192.0.2.2", time.Minute)
-	s.connect("192.0.2.2", "192.0.2.1", "22")
-	s.connect("192.0.2.4", "192.0.2.1", "22")
-	s.dark("192.0.2.3", "192.0.2.1", "22")
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		s.grant("bob", "192.0.2.4", time.Minute)
+		s.flushRuleset()
+		s.grant("alice", "192.0.2.2", time.Minute)
+		s.connect("192.0.2.2", "192.0.2.1", "22")
+		s.connect("192.0.2.4", "192.0.2.1", "22")
+		s.dark("192.0.2.3", "192.0.2.1", "22")
+	})
 }
 
 func TestRevokeWhileTheGuardIsGone(t *testing.T) {
@@ -211,48 +213,50 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 }
 
 func TestReloadIsNeverOpen(t *testing.T) {
-	s := guarded(t, nil)
-	s.grant("alice", "192.0.2.2", time.Minute)
-	var through, tries atomic.Int32
-	ctx, cancel := context.WithCancel(t.Context())
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		attempts := make(chan struct{}, 100)
-		for ctx.Err() == nil {
-			<-tick.C
-			select {
-			case attempts <- struct{}{}:
-			default:
-				continue
-			}
-			tries.Add(1)
-			go func() {
-				if s.isOpen("192.0.2.3", "192.0.2.1", "22") {
-					through.Add(1)
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		s.grant("alice", "192.0.2.2", time.Minute)
+		var through, tries atomic.Int32
+		ctx, cancel := context.WithCancel(t.Context())
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			attempts := make(chan struct{}, 100)
+			for ctx.Err() == nil {
+				<-tick.C
+				select {
+				case attempts <- struct{}{}:
+				default:
+					continue
 				}
-				<-attempts
-			}()
+				tries.Add(1)
+				go func() {
+					if s.isOpen("192.0.2.3", "192.0.2.1", "22") {
+						through.Add(1)
+					}
+					<-attempts
+				}()
+			}
+			for range cap(attempts) {
+				attempts <- struct{}{}
+			}
+		}()
+		for range 300 {
+			s.load(0)
+			c, err := s.dial("192.0.2.2", "192.0.2.1", "22", soon)
+			if err != nil {
+				t.Fatalf("alice is shut out during a reload: %v", err)
+			}
+			c.Close()
 		}
-		for range cap(attempts) {
-			attempts <- struct{}{}
+		cancel()
+		<-done
+		if n := through.Load(); n != 0 {
+			t.Errorf("%d of %d attempts came through while the guard was reloaded", n, tries.Load())
 		}
-	}()
-	for range 300 {
-		s.load(0)
-		c, err := s.dial("192.0.2.2", "192.0.2.1", "22", soon)
-		if err != nil {
-			t.Fatalf("alice is shut out during a reload: %v", err)
-		}
-		c.Close()
-	}
-	cancel()
-	<-done
-	if n := through.Load(); n != 0 {
-		t.Errorf("%d of %d attempts came through while the guard was reloaded", n, tries.Load())
-	}
+	})
 }
 
 // TestReloadKeepsTheChains: a packet that is between the old chain and the new one while
@@ -279,71 +283,81 @@ func TestReloadKeepsTheChains(t *testing.T) {
 }
 
 func TestTeardown(t *testing.T) {
-	for _, daemon := range []string{"alive", "dead"} {
-		t.Run("daemon "+daemon, func(t *testing.T) {
-			s := guarded(t, nil)
-			var ended <-chan error
-			if daemon == "alive" {
-				ended = s.watch()
-			} else {
-				s.must(s.Firewall.Close())
-				s.Firewall = nil
-			}
-			s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
-			if daemon == "alive" {
-				s.ends(ended, ErrTornDown)
-				if err := s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", time.Minute)}, time.Now()); err == nil {
-					t.Error("a grant was given without a guard")
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, daemon := range []string{"alive", "dead"} {
+			t.Run("daemon "+daemon, func(t *testing.T) {
+				s := k.guarded(t, nil)
+				var ended <-chan error
+				if daemon == "alive" {
+					ended = s.watch()
+				} else {
+					s.must(s.Firewall.Close())
+					s.Firewall = nil
 				}
-			}
-			session := s.connect("192.0.2.3", "192.0.2.1", "22")
-			s.open()
-			s.load(0)
-			s.echoes(session) // the next load is a first load
-			s.dark("192.0.2.3", "192.0.2.1", "22")
-			s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
-			s.must(s.gw.Do(func() error { return Teardown(s.config.State) })) // again: no error
-		})
-	}
+				s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
+				if daemon == "alive" {
+					s.ends(ended, ErrTornDown)
+					if err := s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", time.Minute)}, time.Now()); err == nil {
+						t.Error("a grant was given without a guard")
+					}
+				}
+				session := s.connect("192.0.2.3", "192.0.2.1", "22")
+				s.open()
+				s.load(0)
+				s.echoes(session) // the next load is a first load
+				s.dark("192.0.2.3", "192.0.2.1", "22")
+				s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
+				s.must(s.gw.Do(func() error { return Teardown(s.config.State) })) // again: no error
+			})
+		}
+	})
 }
 
 // confirming makes a site whose guard lapses unless it is confirmed.
 func confirming(t *testing.T, within time.Duration) *site {
-	s := newSite(t, nil)
+	return kinds()[0].confirming(t, within)
+}
+
+func (k kind) confirming(t *testing.T, within time.Duration) *site {
+	s := k.newSite(t, nil)
 	s.open()
 	s.load(within)
 	return s
 }
 
 func TestUnconfirmedGuardLapses(t *testing.T) {
-	s := confirming(t, time.Second)
-	ended := s.watch()
-	s.dark("192.0.2.3", "192.0.2.1", "22")
-	s.grant("alice", "192.0.2.2", time.Minute) // a knock alone confirms nothing
-	s.ends(ended, ErrUnconfirmed)
-	if !s.refuses(s.client, "192.0.2.2:0", "192.0.2.1:62201", soon) {
-		t.Error("something of the table is left")
-	}
-	session := s.connect("192.0.2.3", "192.0.2.1", "22")
-	s.open()
-	s.load(0)
-	s.echoes(session) // the next load is a first load
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.confirming(t, time.Second)
+		ended := s.watch()
+		s.dark("192.0.2.3", "192.0.2.1", "22")
+		s.grant("alice", "192.0.2.2", time.Minute) // a knock alone confirms nothing
+		s.ends(ended, ErrUnconfirmed)
+		if !s.refuses(s.client, "192.0.2.2:0", "192.0.2.1:62201", soon) {
+			t.Error("something of the table is left")
+		}
+		session := s.connect("192.0.2.3", "192.0.2.1", "22")
+		s.open()
+		s.load(0)
+		s.echoes(session) // the next load is a first load
+	})
 }
 
 func TestKilledUnconfirmedGuardLapses(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := confirming(t, time.Second)
-			s.dark(f.stranger, f.gateway, "22")
-			s.must(s.Firewall.Close())
-			s.Firewall = nil
-			lab.Eventually(t, soon, "the open port", func() bool { return s.isOpen(f.stranger, f.gateway, "22") })
-			session := s.connect(f.stranger, f.gateway, "22")
-			s.open()
-			s.load(0)
-			s.echoes(session)
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.confirming(t, time.Second)
+				s.dark(f.stranger, f.gateway, "22")
+				s.must(s.Firewall.Close())
+				s.Firewall = nil
+				lab.Eventually(t, soon, "the open port", func() bool { return s.isOpen(f.stranger, f.gateway, "22") })
+				session := s.connect(f.stranger, f.gateway, "22")
+				s.open()
+				s.load(0)
+				s.echoes(session)
+			})
+		}
+	})
 }
 
 // TestLaterUnconfirmedGuardLapses: also where an earlier guard was settled, the load after
@@ -373,28 +387,30 @@ func TestPutBackStillLapses(t *testing.T) {
 }
 
 func TestConfirmedGuardStays(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			const within = time.Second
-			s := confirming(t, within)
-			n := s.counts("is confirmed")
-			ended := s.watch()
-			s.grant("alice", f.alice, time.Minute)
-			s.connect(f.alice, f.gateway, "22")
-			lab.Eventually(t, soon, "the confirmation", func() bool { return n.Load() == 1 })
-			over := time.NewTimer(within)
-			select {
-			case err := <-ended:
-				t.Fatalf("watch ended: %v", err)
-			case <-over.C:
-			}
-			s.dark(f.stranger, f.gateway, "22")
-			s.flushRuleset() // what is put back is permanent too
-			session := s.connectSometime(f)
-			s.load(0)
-			s.dead(session) // not a first load
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				const within = time.Second
+				s := k.confirming(t, within)
+				n := s.counts("is confirmed")
+				ended := s.watch()
+				s.grant("alice", f.alice, time.Minute)
+				s.connect(f.alice, f.gateway, "22")
+				lab.Eventually(t, soon, "the confirmation", func() bool { return n.Load() == 1 })
+				over := time.NewTimer(within)
+				select {
+				case err := <-ended:
+					t.Fatalf("watch ended: %v", err)
+				case <-over.C:
+				}
+				s.dark(f.stranger, f.gateway, "22")
+				s.flushRuleset() // what is put back is permanent too
+				session := s.connectSometime(f)
+				s.load(0)
+				s.dead(session) // not a first load
+			})
+		}
+	})
 }
 
 // connectSometime is a stranger's session that was made in a gap.
@@ -423,14 +439,16 @@ func TestFlushDoesNotConfirm(t *testing.T) {
 // TestOldSessionDoesNotConfirm: that a session which was there goes on proves nothing, even
 // where its source has a grant.
 func TestOldSessionDoesNotConfirm(t *testing.T) {
-	s := guarded(t, nil)
-	s.flushRuleset()
-	session := s.connect("192.0.2.2", "192.0.2.1", "22")
-	s.load(time.Second) // not a first load, which would carry the session
-	ended := s.watch()
-	s.grant("alice", "192.0.2.2", time.Minute)
-	s.echoes(session)
-	s.ends(ended, ErrUnconfirmed)
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		s.flushRuleset()
+		session := s.connect("192.0.2.2", "192.0.2.1", "22")
+		s.load(time.Second) // not a first load, which would carry the session
+		ended := s.watch()
+		s.grant("alice", "192.0.2.2", time.Minute)
+		s.echoes(session)
+		s.ends(ended, ErrUnconfirmed)
+	})
 }
 
 // TestConfirmationSurvivesAChange: that somebody came in is not forgotten when the guard is
@@ -451,33 +469,35 @@ func TestConfirmationSurvivesAChange(t *testing.T) {
 
 // TestUDPConfirms: a new flow does; one that was there does not.
 func TestUDPConfirms(t *testing.T) {
-	for _, fresh := range []bool{true, false} {
-		t.Run(map[bool]string{true: "new", false: "old"}[fresh], func(t *testing.T) {
-			s := newSite(t, guard("udp/5000"))
-			server, alice := s.udp(s.gw, "192.0.2.1:5000"), s.udp(s.client, "192.0.2.2:4000")
-			s.open()
-			s.load(0) // so that the next load is not a first one, which would carry the flow
-			s.flushRuleset()
-			s.another(func(c *nft.Conn) {
-				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, isReply()...)
-			})
-			if !fresh {
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, fresh := range []bool{true, false} {
+			t.Run(map[bool]string{true: "new", false: "old"}[fresh], func(t *testing.T) {
+				s := k.newSite(t, guard("udp/5000"))
+				server, alice := s.udp(s.gw, "192.0.2.1:5000"), s.udp(s.client, "192.0.2.2:4000")
+				s.open()
+				s.load(0) // so that the next load is not a first one, which would carry the flow
+				s.flushRuleset()
+				s.another(func(c *nft.Conn) {
+					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, isReply()...)
+				})
+				if !fresh {
+					s.exchange(alice, server)
+				}
+				s.load(time.Second)
+				n := s.counts("is confirmed")
+				ended := s.watch()
+				g := sshGrant("alice", "192.0.2.2", time.Minute)
+				g.Ports[0] = ports("udp/5000")
+				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
 				s.exchange(alice, server)
-			}
-			s.load(time.Second)
-			n := s.counts("is confirmed")
-			ended := s.watch()
-			g := sshGrant("alice", "192.0.2.2", time.Minute)
-			g.Ports[0] = ports("udp/5000")
-			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-			s.exchange(alice, server)
-			if fresh {
-				lab.Eventually(t, soon, "the confirmation", func() bool { return n.Load() == 1 })
-				return
-			}
-			s.ends(ended, ErrUnconfirmed)
-		})
-	}
+				if fresh {
+					lab.Eventually(t, soon, "the confirmation", func() bool { return n.Load() == 1 })
+					return
+				}
+				s.ends(ended, ErrUnconfirmed)
+			})
+		}
+	})
 }
 
 // exchange is a question and its answer.
