@@ -30,3 +30,26 @@ func (g *gateway) flushRuleset() {
 		g.t.Fatal(err)
 	}
 }
+
+// elements returns how many elements a set of our table has.
+func (g *gateway) elements(set string) int {
+	g.t.Helper()
+	n := 0
+	err := g.host.Do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		s, err := conn.GetSetByName(&nftables.Table{Name: "spa", Family: nftables.TableFamilyINet}, set)
+		if err != nil {
+			return err
+		}
+		elements, err := conn.GetSetElements(s)
+		n = len(elements)
+		return err
+	})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return n
+}

@@ -1,0 +1,453 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+	"sallyport/spa/server/control"
+)
+
+// objects parses what a command prints with --json.
+func objects[T any](t testing.TB, out string) []T {
+	t.Helper()
+	var list []T
+	for line := range strings.Lines(out) {
+		var v T
+		if err := json.Unmarshal([]byte(line), &v); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		list = append(list, v)
+	}
+	return list
+}
+
+func (g *gateway) status() control.Status {
+	g.t.Helper()
+	return objects[control.Status](g.t, g.must("spa-server", "status", "--json", "--config", g.dir))[0]
+}
+
+func (g *gateway) grants() []control.Grant {
+	g.t.Helper()
+	return objects[control.Grant](g.t, g.must("spa-server", "grants", "--json", "--config", g.dir))
+}
+
+// seen is what the status says of a client.
+func (g *gateway) seen(client string) control.Seen {
+	g.t.Helper()
+	for _, c := range g.status().Seen {
+		if c.Client == client {
+			return c
+		}
+	}
+	return control.Seen{}
+}
+
+// TestStatus: what is said of the server is so.
+func TestStatus(t *testing.T) {
+	g := newGateway(t)
+	bob := sender(g.enrol("bob", "ssh"))
+	before := time.Now()
+	g.start()
+	st := g.status()
+	if st.Since.Before(before) || st.Since.After(time.Now()) || st.PID != g.server.cmd.Process.Pid || st.Name != "gw" || st.Protocol != 1 {
+		t.Errorf("since %v, process %d, %q, protocol %d", st.Since, st.PID, st.Name, st.Protocol)
+	}
+	if !st.All || !slices.Equal(st.Interfaces, []string{"vs"}) || !slices.Equal(st.KnockPorts, []string{"udp/62201"}) || !slices.Equal(st.Guards, []string{"ssh=tcp/22", "web=tcp/80"}) {
+		t.Errorf("interfaces %v (all: %v), knocks %v, guards %v", st.Interfaces, st.All, st.KnockPorts, st.Guards)
+	}
+	if st.Firewall.Backend != "nftables" || st.Firewall.Sentence == "" || st.Gate.Previous || st.Clients != 2 || st.Grants != 0 || st.LastGrant != nil || st.Floor != nil {
+		t.Errorf("got %+v", st)
+	}
+	if st.Rights.Capabilities != "CAP_NET_ADMIN" || !st.Rights.NoNewPrivs || st.Rights.User == "" {
+		t.Errorf("privileges: %+v", st.Rights)
+	}
+
+	alice := sender(g.profile())
+	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
+	st = g.status()
+	last := st.LastGrant
+	if st.Grants != 1 || last == nil || last.Client != "alice" || last.Service != "ssh" || last.Source != lab2 || last.Since.Before(before) {
+		t.Errorf("after a grant: %d grants, the last %+v", st.Grants, last)
+	}
+	if st.Capture.Received == 0 || st.Capture.Passed == 0 || st.Journal.Live != 1 {
+		t.Errorf("packets %+v, journal %+v", st.Capture, st.Journal)
+	}
+
+	ahead := request()
+	ahead.Time = time.Now().Add(9 * time.Second)
+	g.wantReceipt("192.0.2.3", g.seal(ahead, alice), alice, spa.Granted)
+	if seen := g.seen("alice"); seen.Ahead < 8 || seen.Ahead > 9 || seen.From.String() != "192.0.2.3" || seen.Stale != nil {
+		t.Errorf("alice, 9 s ahead: %+v", seen)
+	}
+	behind := request()
+	behind.Time = time.Now().Add(-43 * time.Second)
+	g.send("192.0.2.4", g.seal(behind, bob))
+	lab.Eventually(t, 5*time.Second, "bob's clock to be known", func() bool { return g.seen("bob").Stale != nil })
+	if stale := g.seen("bob").Stale; stale.Packets != 1 || stale.Ahead > -43 || stale.Ahead < -45 || stale.From.String() != "192.0.2.4" {
+		t.Errorf("bob, 43 s behind: %+v", stale)
+	}
+	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "bob: 43 s behind", "alice: clock 9.0 s ahead", "udp/62201 on all interfaces, now vs", "the last at")
+
+	g.server.stop(syscall.SIGTERM)
+	if err := os.Remove(filepath.Join(g.dir, "journal")); err != nil {
+		t.Fatal(err)
+	}
+	g.start()
+	if floor := g.status().Floor; floor == nil || floor.Until.Before(time.Now()) || !strings.Contains(floor.Reason, "no journal") {
+		t.Errorf("after the journal was lost: floor %+v", floor)
+	}
+}
+
+// TestCounters: each refused knock moves a counter, and no other.
+func TestCounters(t *testing.T) {
+	g := newGateway(t)
+	carol := sender(g.enrol("carol", "ssh"))
+	g.must("spa-keygen", "revoke", "carol", "--config", g.dir)
+	g.start()
+	alice := sender(g.profile())
+	first := g.seal(request(), alice)
+	g.wantReceipt("192.0.2.2", first, alice, spa.Granted)
+	stated, old := request(), request()
+	stated.Source, old.Time = lab2, time.Now().Add(-time.Minute)
+	other := request()
+	other.Services = []spa.Service{{Name: "web"}}
+	unknown := alice
+	unknown.ID++
+	for _, test := range []struct {
+		name, from string
+		packet     []byte
+		counter    string // the beginning of its name
+	}{
+		{"gate", "192.0.2.2", make([]byte, 200), "unopened: spa: wrong gate tag"},
+		{"client", "192.0.2.2", g.seal(request(), unknown), "unopened: spa: unknown client"},
+		{"mac", "192.0.2.2", flip(g.seal(request(), alice), 60), "unopened: spa: wrong mac"},
+		{"revoked", "192.0.2.2", g.seal(request(), carol), "unopened: spa: revoked"},
+		{"stale", "192.0.2.2", g.seal(old, alice), "unopened: spa: stale packet"},
+		{"stated", "192.0.2.3", g.seal(stated, alice), "elsewhere: policy: the stated source"},
+		{"copy", "192.0.2.2", first, "unspent: replay: nonce already spent"},
+		{"denied", "192.0.2.2", g.seal(other, alice), "denied"},
+		{"granted", "192.0.2.2", g.seal(request(), alice), "granted"},
+	} {
+		before := g.status().Decided
+		g.send(test.from, test.packet)
+		lab.Eventually(t, 5*time.Second, "a counter to move for "+test.name, func() bool {
+			return !slices.Equal(moved(before, g.status().Decided), nil)
+		})
+		if got := moved(before, g.status().Decided); len(got) != 1 || !strings.HasPrefix(got[0], test.counter) {
+			t.Errorf("%s: moved %q, want one that begins with %q", test.name, got, test.counter)
+		}
+	}
+}
+
+// moved names the counters that differ.
+func moved(before, after map[string]uint64) []string {
+	var names []string
+	for name, n := range after {
+		if before[name] != n {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// TestThousandGrants: they are listed with their owners, after kill -9 and a restart too, and end on
+// time with the server dead.
+func TestThousandGrants(t *testing.T) {
+	g := newGateway(t)
+	g.rewrite("server.toml", "grants = 64", "grants = 2000")
+	g.rewrite("server.toml", `ports = \["tcp/80"\]`, `ports = ["tcp/10000-10127"]`)
+	g.rewrite("clients/alice.toml", `allow = .*`, `allow = ["tcp/10000-10127"]`)
+	owners := []spa.Sender{sender(g.profile()), sender(g.enrol("bob", "tcp/10000-10127"))}
+	g.start()
+	const last = 15 * time.Second
+	for i := 2; i <= 9; i++ {
+		from := fmt.Sprintf("192.0.2.%d", i)
+		for port := uint16(10000); port < 10128; port += 8 {
+			r := request()
+			r.For, r.Services = last, nil
+			for n := range uint16(8) {
+				r.Services = append(r.Services, spa.Service{Proto: spa.TCP, Port: port + n})
+			}
+			g.wantReceipt(from, g.seal(r, owners[i%2]), owners[i%2], spa.Granted)
+		}
+	}
+	want := g.grants()
+	if len(want) != 1024 || g.status().Grants != 1024 {
+		t.Fatalf("%d grants listed, %d counted, want 1024", len(want), g.status().Grants)
+	}
+	owned := map[string]int{}
+	for _, grant := range want {
+		owned[grant.Client+" "+grant.Source.String()]++
+		if len(grant.Ports) != 1 || grant.Ports[0] != grant.Service || time.Until(grant.Until) > last {
+			t.Fatalf("got %+v", grant)
+		}
+	}
+	if len(owned) != 8 || owned["alice 192.0.2.2"] != 128 || owned["bob 192.0.2.3"] != 128 {
+		t.Errorf("owners: %v", owned)
+	}
+	g.server.stop(syscall.SIGKILL)
+	g.start()
+	if got := g.grants(); !slices.EqualFunc(got, want, sameGrant) {
+		t.Errorf("after kill -9 and a restart: %d grants, want the same %d", len(got), len(want))
+	}
+	g.server.stop(syscall.SIGKILL)
+	ends := time.Now()
+	for _, grant := range want {
+		if grant.Until.After(ends) {
+			ends = grant.Until
+		}
+	}
+	lab.Eventually(t, time.Until(ends)+5*time.Second, "the kernel to end all grants", func() bool { return g.elements("grants4") == 0 })
+	if early := time.Until(ends); early > time.Second {
+		t.Errorf("all have ended %v early", early)
+	}
+}
+
+// sameGrant allows the end a difference that the ledger's clocks make.
+func sameGrant(a, b control.Grant) bool {
+	return a.Client == b.Client && a.Service == b.Service && a.Source == b.Source && slices.Equal(a.Ports, b.Ports) && a.Until.Sub(b.Until).Abs() < time.Second
+}
+
+// TestNobodyToAsk: who asks where no server runs is told so, and what to do.
+func TestNobodyToAsk(t *testing.T) {
+	g := newGateway(t)
+	for _, command := range [][]string{{"status"}, {"grants", "--json"}, {"watch"}, {"revoke", "alice"}, {"reload"}} {
+		wantSaid(t, g.fails(1, append(command, "--config", g.dir)...), "error: ", "no spa-server works here", "hint: ", "systemctl start")
+	}
+	wantSaid(t, g.fails(2, "revoke", "Alice!", "--config", g.dir), "neither a client's name nor an address")
+	g.start()
+	g.server.stop(syscall.SIGTERM)
+	wantSaid(t, g.fails(1, "status", "--config", g.dir), "no spa-server works here")
+}
+
+// TestStatusWithBrokenConfig: what the server says can be asked while server.toml is being mended.
+func TestStatusWithBrokenConfig(t *testing.T) {
+	g := newGateway(t)
+	state := filepath.Join(t.TempDir(), "state")
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	g.rewrite("server.toml", `state = "\."`, `state = "`+state+`"`)
+	g.start()
+	for _, mistake := range []string{"nonsense\n", "x = = 1\n"} {
+		path := filepath.Join(g.dir, "server.toml")
+		good, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, append([]byte(mistake), good...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if st := g.status(); st.Name != "gw" {
+			t.Errorf("got %+v", st)
+		}
+		if err := os.WriteFile(path, good, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A state directory that is yet to come is asked of the server where it was.
+	g.rewrite("server.toml", `(?m)^state = .*$`, `state = "/nowhere"`)
+	wantSaid(t, g.fails(1, "status", "--config", g.dir), "/nowhere/control.sock", "no spa-server works here")
+}
+
+// TestSocket: it is root's and the server's alone, also when its mode was changed; it goes with the
+// server, and one that kill -9 left is replaced; what is not a socket is left alone.
+func TestSocket(t *testing.T) {
+	g := newGateway(t)
+	path := filepath.Join(g.dir, control.SocketName)
+	g.start()
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode() != os.ModeSocket|0o600 {
+		t.Fatalf("got %v (%v), want a socket that only its owner may use", info.Mode(), err)
+	}
+	g.server.stop(syscall.SIGTERM)
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Errorf("after a clean end the socket is still there (%v)", err)
+	}
+	g.start()
+	g.server.stop(syscall.SIGKILL)
+	if _, err := os.Lstat(path); err != nil {
+		t.Fatalf("kill -9 left no socket: %v", err)
+	}
+	wantSaid(t, g.fails(1, "status", "--config", g.dir), "no spa-server works here")
+	g.start()
+	g.status()
+	g.server.stop(syscall.SIGTERM)
+
+	target := filepath.Join(t.TempDir(), "precious")
+	for name, plant := range map[string]func() error{
+		"file":    func() error { return os.WriteFile(path, []byte("mine"), 0o600) },
+		"symlink": func() error { return os.Symlink(target, path) },
+	} {
+		if err := plant(); err != nil {
+			t.Fatal(err)
+		}
+		wantSaid(t, g.fails(1, "run", "--config", g.dir), path, "something else of this name")
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("%s: it was taken away: %v", name, err)
+		}
+		os.Remove(path)
+	}
+	if _, err := os.Lstat(target); !os.IsNotExist(err) {
+		t.Errorf("what the link leads to was made (%v)", err)
+	}
+}
+
+// TestLongStatePath: a path that is longer than a socket's address may be is no obstacle.
+func TestLongStatePath(t *testing.T) {
+	g := newGateway(t)
+	state := filepath.Join(t.TempDir(), strings.Repeat("long/", 30))
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	g.rewrite("server.toml", `state = "\."`, `state = "`+state+`"`)
+	g.start()
+	if st := g.status(); st.PID != g.server.cmd.Process.Pid {
+		t.Errorf("got process %d", st.PID)
+	}
+	g.server.stop(syscall.SIGTERM)
+	if _, err := os.Lstat(filepath.Join(state, control.SocketName)); !os.IsNotExist(err) {
+		t.Errorf("after a clean end the socket is still there (%v)", err)
+	}
+}
+
+// TestOtherUser: another user is refused by the socket's mode and, where somebody has opened that,
+// by who he is.
+func TestOtherUser(t *testing.T) {
+	lab.NeedRoot(t)
+	lab.NeedProgram(t, "setpriv", "it comes with util-linux")
+	g := newGateway(t)
+	g.start()
+	for _, path := range []string{bin, filepath.Dir(filepath.Dir(g.dir)), filepath.Dir(g.dir), g.dir} {
+		if err := os.Chmod(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(g.dir, "server.toml"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(args ...string) (string, int) {
+		args = append([]string{"--reuid=64124", "--regid=64124", "--clear-groups", "--", filepath.Join(bin, "spa-server")}, args...)
+		cmd := exec.Command("setpriv", append(args, "--config", g.dir)...)
+		out, _ := cmd.CombinedOutput()
+		return string(out), cmd.ProcessState.ExitCode()
+	}
+	socket := filepath.Join(g.dir, control.SocketName)
+	for _, mode := range []os.FileMode{0o600, 0o666} {
+		if err := os.Chmod(socket, mode); err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range [][]string{{"status"}, {"revoke", "alice"}, {"reload"}} {
+			out, code := ask(command...)
+			if code != 1 || !strings.Contains(out, "only root") {
+				t.Errorf("%v with mode %v: exit %d\n%s", command, mode, code, out)
+			}
+		}
+	}
+	g.status()
+}
+
+// TestSilentClients: whoever connects and says nothing, or too much, holds nobody up and is hung up on.
+func TestSilentClients(t *testing.T) {
+	g := newGateway(t)
+	g.start()
+	path := filepath.Join(g.dir, control.SocketName)
+	var silent []net.Conn
+	for range 20 {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		silent = append(silent, conn)
+	}
+	g.status()
+	g.mustOpen()
+	for _, bad := range []string{strings.Repeat("x", 8<<10) + "\n", "{}\n", `{"command":"status","more":1}` + "\n", `{"command":"status"}{}` + "\n", "\n"} {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Write([]byte(bad))
+		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		buf := make([]byte, 4<<10)
+		n, _ := conn.Read(buf)
+		if !strings.Contains(string(buf[:n]), `"error"`) {
+			t.Errorf("%.20q: answered %q, want an error", bad, buf[:n])
+		}
+		conn.Close()
+	}
+	silent[0].SetReadDeadline(time.Now().Add(20 * time.Second))
+	buf := make([]byte, 1)
+	for {
+		if _, err := silent[0].Read(buf); err != nil {
+			if os.IsTimeout(err) {
+				t.Error("a client that says nothing is not hung up on")
+			}
+			break
+		}
+	}
+}
+
+// TestPrivilegedSocket: once privileges are dropped, root and the system user may ask, and a server
+// that ends leaves a socket where nobody answers if it cannot take it away.
+func TestPrivilegedSocket(t *testing.T) {
+	g := newSystemGateway(t)
+	g.start()
+	info, err := os.Lstat(filepath.Join(g.dir, control.SocketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if owner := info.Sys().(*syscall.Stat_t); owner.Uid != spaID || info.Mode().Perm() != 0o600 {
+		t.Errorf("the socket is %v of %d, want 0600 of %d", info.Mode(), owner.Uid, spaID)
+	}
+	st := g.status()
+	if st.Rights.User != "spa" || st.Rights.UID != spaID || st.Rights.Capabilities != "CAP_NET_ADMIN" || len(st.Rights.Notes) != 0 {
+		t.Errorf("privileges: %+v", st.Rights)
+	}
+	if out, code := g.asSystemUser("status", "--config", g.dir); code != 0 {
+		t.Errorf("the system user: exit %d\n%s", code, out)
+	}
+	g.server.stop(syscall.SIGTERM)
+	wantSaid(t, g.fails(1, "status", "--config", g.dir), "no spa-server works here")
+	g.start()
+	g.status()
+}
+
+// newSystemGateway is newGateway where there is a system user.
+func newSystemGateway(t *testing.T) *gateway {
+	t.Helper()
+	lab.NeedRoot(t)
+	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "etc"), home: filepath.Join(t.TempDir(), "home")}
+	g.client, g.host = lab.Pair(t)
+	g.withSystemUser()
+	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22", "--service", "web=tcp/80")
+	g.enrol("alice", "ssh")
+	return g
+}
+
+// asSystemUser runs spa-server as the user spa, for whom the directories above are opened.
+func (g *gateway) asSystemUser(args ...string) (string, int) {
+	g.t.Helper()
+	for _, path := range []string{bin, filepath.Dir(filepath.Dir(g.dir)), filepath.Dir(g.dir)} {
+		if err := os.Chmod(path, 0o755); err != nil {
+			g.t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(filepath.Join(bin, "spa-server"), args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: spaID, Gid: spaID}}
+	out, _ := cmd.CombinedOutput()
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
