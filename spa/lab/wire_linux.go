@@ -152,6 +152,19 @@ func (h *Host) Route(dst, via string) error {
 	return h.wrap("adding a route to "+dst+" via "+via, h.route.RouteAdd(route))
 }
 
+// Local makes all addresses of a prefix the host's own, without adding each. A socket is bound to one
+// of IPv6 with the option IPV6_FREEBIND.
+func (h *Host) Local(prefix string) error {
+	p, err := netip.ParsePrefix(prefix)
+	if err != nil {
+		return h.wrap("adding a local route", err)
+	}
+	err = h.onLink("lo", func(lo netlink.Link) error {
+		return h.route.RouteAdd(&netlink.Route{Dst: ipNet(p), LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST})
+	})
+	return h.wrap("adding "+prefix+" as local", err)
+}
+
 // Forward makes the host a router for IPv4 and, where the kernel has it, IPv6.
 func (h *Host) Forward() error {
 	if err := h.Sysctl("net.ipv4.ip_forward", "1"); err != nil {
