@@ -1,0 +1,182 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+	"sallyport/spa/server/control"
+)
+
+// watching is a running spa-server watch --json, and what it has shown.
+type watching struct {
+	mu   sync.Mutex
+	seen []control.Decision
+	kill func()
+}
+
+func (w *watching) decisions() []control.Decision {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.seen)
+}
+
+// watch starts to watch, and returns once the server knows.
+func (g *gateway) watch() *watching {
+	g.t.Helper()
+	cmd := g.command("spa-server", "watch", "--json", "--config", g.dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	before := g.status().Watchers
+	if err := cmd.Start(); err != nil {
+		g.t.Fatal(err)
+	}
+	w := &watching{kill: func() { cmd.Process.Kill(); cmd.Wait() }}
+	g.t.Cleanup(w.kill)
+	go func() {
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			var d control.Decision
+			if json.Unmarshal(lines.Bytes(), &d) == nil {
+				w.mu.Lock()
+				w.seen = append(w.seen, d)
+				w.mu.Unlock()
+			}
+		}
+	}()
+	lab.Eventually(g.t, 5*time.Second, "the watcher to be known", func() bool { return g.status().Watchers > before })
+	return w
+}
+
+// wantShown waits for a decision of a client with the verdict and returns it.
+func (w *watching) wantShown(t testing.TB, verdict, client string) control.Decision {
+	t.Helper()
+	var found control.Decision
+	lab.Eventually(t, 15*time.Second, verdict+" of "+client+" to be shown", func() bool {
+		i := slices.IndexFunc(w.decisions(), func(d control.Decision) bool { return d.Verdict == verdict && d.Client == client })
+		if i >= 0 {
+			found = w.decisions()[i]
+		}
+		return i >= 0
+	})
+	return found
+}
+
+// TestWatch: decisions are shown as they are made, and what a client's key made and was refused in
+// silence; noise is summed up.
+func TestWatch(t *testing.T) {
+	g := newGateway(t)
+	bob := sender(g.enrol("bob", "web"))
+	carol := sender(g.enrol("carol", "ssh"))
+	g.start()
+	alice := sender(g.profile())
+	w := g.watch()
+
+	r := request()
+	r.For = 2 * time.Second
+	g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
+	if d := w.wantShown(t, "granted", "alice"); d.Command != "open" || !slices.Equal(d.Services, []string{"ssh"}) || d.From.Addr() != lab2 || len(d.Until) != 1 || d.Packets != 0 {
+		t.Errorf("granted: %+v", d)
+	}
+	if d := w.wantShown(t, "ended", "alice"); d.Source != lab2 || !slices.Equal(d.Services, []string{"ssh"}) {
+		t.Errorf("ended: %+v", d)
+	}
+	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.ReasonNotAllowed)
+	if d := w.wantShown(t, "denied", "bob"); !strings.Contains(d.Reason, "not allowed") {
+		t.Errorf("denied: %+v", d)
+	}
+	behind := request()
+	behind.Time = time.Now().Add(-43 * time.Second)
+	stale := g.seal(behind, carol)
+	for range 50 {
+		g.send("192.0.2.4", stale)
+	}
+	if d := w.wantShown(t, "unopened", "carol"); !strings.Contains(d.Reason, "stale") || d.Ahead > -43 || d.Ahead < -45 {
+		t.Errorf("stale: %+v", d)
+	}
+	stated := request()
+	stated.Source = lab2
+	g.send("192.0.2.5", g.seal(stated, alice))
+	if d := w.wantShown(t, "elsewhere", "alice"); !d.Copied || d.From.Addr().String() != "192.0.2.5" {
+		t.Errorf("copied: %+v", d)
+	}
+	for range 200 {
+		g.send("192.0.2.6", make([]byte, 200))
+	}
+	var noise uint64
+	lab.Eventually(t, 30*time.Second, "the noise to be summed up", func() bool {
+		noise = 0
+		for _, d := range w.decisions() {
+			if d.Verdict == "unopened" && d.Client == "" {
+				noise += max(d.Packets, 1)
+			}
+		}
+		return noise == 200
+	})
+	shown, packets := 0, uint64(0)
+	for _, d := range w.decisions() {
+		if d.Client == "" && d.From.IsValid() {
+			t.Errorf("noise with an address: %+v", d)
+		}
+		if d.Client == "carol" {
+			shown, packets = shown+1, packets+max(d.Packets, 1)
+		}
+	}
+	if total := len(w.decisions()); shown > 10 || packets != 50 || total > 30 {
+		t.Errorf("50 stale packets in %d lines that stand for %d; %d lines in all", shown, packets, total)
+	}
+	w.kill()
+	lab.Eventually(t, 5*time.Second, "the watcher to be forgotten", func() bool { return g.status().Watchers == 0 })
+}
+
+// TestWatchText: the lines are sentences, and the end of the server is said.
+func TestWatchText(t *testing.T) {
+	g := newGateway(t)
+	g.start()
+	cmd := g.command("spa-server", "watch", "--config", g.dir)
+	var out, errs safeBuffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lab.Eventually(t, 5*time.Second, "the watcher to be known", func() bool { return g.status().Watchers == 1 })
+	alice := sender(g.profile())
+	behind := request()
+	behind.Time = time.Now().Add(-43 * time.Second)
+	g.send("192.0.2.4", g.seal(behind, alice))
+	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
+	for _, want := range []string{" unopened alice from 192.0.2.4:", "stale packet, clock 43 s behind\n", " granted alice ssh from 192.0.2.2:", " until "} {
+		lab.Eventually(t, 5*time.Second, want, func() bool { return strings.Contains(out.String(), want) })
+	}
+	g.server.stop(syscall.SIGTERM)
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(errs.String(), "hung up") {
+		t.Errorf("when the server ends: exit %d\n%s", code, errs.String())
+	}
+}
+
+// safeBuffer is what a command writes to while a test reads it.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}

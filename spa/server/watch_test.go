@@ -1,0 +1,135 @@
+package server
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/spa/audit"
+	"sallyport/spa/lab"
+	"sallyport/spa/server/control"
+)
+
+// controlled serves the control socket of a server that decides, and connects to it.
+func controlled(t *testing.T, s *Server) *control.Client {
+	t.Helper()
+	socket, err := control.Listen(s.config.State, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.socket = socket
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- s.serveControl(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		<-done
+		socket.Close()
+	})
+	return dialed(t, s)
+}
+
+func dialed(t *testing.T, s *Server) *control.Client {
+	t.Helper()
+	client, err := control.Dial(s.config.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+// TestWatcherWhoDoesNotRead: the line does not wait for it, what it keeps is bounded, and it is told
+// how much it was not shown.
+func TestWatcherWhoDoesNotRead(t *testing.T) {
+	s, sender := newLine(t)
+	client := controlled(t, s)
+	const many = 6000
+	var shown, missed uint64
+	reading := make(chan struct{})
+	done := make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() {
+		done <- client.Ask(ctx, control.Request{Command: control.CommandWatch}, func(r control.Reply) error {
+			<-reading
+			if r.Decision != nil {
+				shown++
+			}
+			missed += r.Missed
+			if shown+missed == many {
+				stop()
+			}
+			return nil
+		})
+	}()
+	lab.Eventually(t, 5*time.Second, "the watcher to join", s.hub.watched)
+	for range many / 2 {
+		s.take(context.Background(), arriving(sealed(t, sender)))
+	}
+	for range many / 2 {
+		s.hub.tell(audit.Event{Verdict: audit.Closed, Client: "alice"})
+	}
+	close(reading)
+	if err := <-done; err != context.Canceled {
+		t.Fatal(err)
+	}
+	if shown+missed != many || missed == 0 || shown < queued {
+		t.Errorf("%d shown and %d missed, want %d together, and some of each", shown, missed, many)
+	}
+}
+
+// TestNobodyWatches: nothing is kept and no timer runs.
+func TestNobodyWatches(t *testing.T) {
+	s, sender := newLine(t)
+	w := s.hub.join()
+	s.take(context.Background(), arriving(sealed(t, sender)))
+	s.take(context.Background(), arriving(make([]byte, 200)))
+	s.hub.mu.Lock()
+	if len(s.hub.tallies) != 1 || s.hub.timer == nil || len(s.hub.ends.at) != 1 {
+		t.Errorf("while somebody watches: %d tallies, %d ends", len(s.hub.tallies), len(s.hub.ends.at))
+	}
+	s.hub.mu.Unlock()
+	s.hub.leave(w)
+	s.take(context.Background(), arriving(sealed(t, sender)))
+	s.take(context.Background(), arriving(make([]byte, 200)))
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	if len(s.hub.tallies) != 0 || s.hub.timer != nil || len(s.hub.ends.at) != 0 || len(s.hub.ends.due) != 0 {
+		t.Errorf("while nobody does: %d tallies, %d ends", len(s.hub.tallies), len(s.hub.ends.at))
+	}
+}
+
+// TestEndsAreTold: of a grant that was prolonged by its own later end, of one that ended before its
+// time not again.
+func TestEndsAreTold(t *testing.T) {
+	now := time.Now()
+	grant := func(client string, d time.Duration) firewall.Grant {
+		return firewall.Grant{Client: client, Service: "ssh", Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(d)}
+	}
+	e := newEnds()
+	e.expect([]firewall.Grant{grant("alice", time.Second), grant("bob", time.Second), grant("carol", time.Second)})
+	e.expect([]firewall.Grant{grant("alice", 3*time.Second)})
+	e.expect([]firewall.Grant{grant("alice", 2*time.Second)}) // what is held longer is not shortened
+	e.forget(grant("bob", 0))
+	over, next := e.passed(now.Add(time.Second))
+	if len(over) != 1 || over[0].client != "carol" || !next.Equal(now.Add(3*time.Second)) {
+		t.Errorf("after a second: %v, the next at %v", over, next.Sub(now))
+	}
+	over, next = e.passed(now.Add(3 * time.Second))
+	if len(over) != 1 || over[0].client != "alice" || !next.IsZero() {
+		t.Errorf("after three: %v, the next at %v", over, next)
+	}
+}
+
+// TestFloodCostsNothing: where nobody watches, noise and copies allocate nothing on the line.
+func TestFloodCostsNothing(t *testing.T) {
+	s, _ := newLine(t)
+	noise := arriving(make([]byte, 200))
+	s.take(context.Background(), noise)
+	if n := testing.AllocsPerRun(100, func() { s.take(context.Background(), noise) }); n != 0 {
+		t.Errorf("%v allocations a packet of noise", n)
+	}
+}
