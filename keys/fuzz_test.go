@@ -54,6 +54,11 @@ func FuzzClientFile(f *testing.F) {
 
 func FuzzProfile(f *testing.F) {
 	f.Add(testProfile().text())
+	locked, err := testProfile().Lock([]byte("a passphrase"), "")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(locked.text())
 	f.Add([]byte("version = 1\nservices.ssh = []\n[services]\nweb = {}"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var raw rawProfile
@@ -73,6 +78,9 @@ func FuzzProfile(f *testing.F) {
 		back, err := again.profile(d, "gw")
 		if err != nil || !bytes.Equal(back.text(), p.text()) {
 			t.Errorf("got %+v, %v back, want %+v", back, err, p)
+		}
+		if p.Locked() {
+			return
 		}
 		if q, err := ParseToken(p.Token()); err != nil || !bytes.Equal(q.text(), p.text()) {
 			t.Errorf("the token says %+v, %v, want %+v", q, err, p)

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"crypto/cipher"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/binary"
@@ -115,14 +116,8 @@ func (s *StoredProfile) Unlock(passphrase []byte) (*Profile, error) {
 	return &p, nil
 }
 
-func (l *lock) aead(passphrase []byte) (aead, error) {
+func (l *lock) aead(passphrase []byte) (cipher.AEAD, error) {
 	return chacha20poly1305.NewX(argon2.IDKey(passphrase, l.salt, l.passes, l.memory, l.lanes, chacha20poly1305.KeySize))
-}
-
-// aead is cipher.AEAD as far as it is used.
-type aead interface {
-	Seal(dst, nonce, plaintext, additionalData []byte) []byte
-	Open(dst, nonce, ciphertext, additionalData []byte) ([]byte, error)
 }
 
 // bound is what the seal holds together with the keys: all that the file says beside them.
@@ -205,5 +200,8 @@ func WriteStored(dir string, s *StoredProfile, replace bool) error {
 	if replace {
 		how = eitherWay
 	}
-	return place(path, s.text(s.lock), how, forOwner)
+	return place(path, s.text(), how, forOwner)
 }
+
+// text is the profile's file.
+func (s *StoredProfile) text() []byte { return s.textWith(s.lock) }

@@ -135,12 +135,15 @@ func WriteProfile(dir string, p *Profile, replace bool) error {
 	if replace {
 		how = eitherWay
 	}
-	return place(path, p.text(nil), how, forOwner)
+	return place(path, p.text(), how, forOwner)
 }
 
-// text is the profile's file, with its keys or with a lock in their place. Nothing in a
-// valid profile needs escapes in TOML.
-func (p *Profile) text(l *lock) []byte {
+// text is the profile's file.
+func (p *Profile) text() []byte { return p.textWith(nil) }
+
+// textWith is the profile's file, with its keys or with a lock in their place. Nothing in
+// a valid profile needs escapes in TOML.
+func (p *Profile) textWith(l *lock) []byte {
 	var b strings.Builder
 	b.WriteString("# How to knock on this host. It holds secrets: nobody else may read this file.\n")
 	if l != nil {
@@ -155,11 +158,11 @@ func (p *Profile) text(l *lock) []byte {
 		ports[i] = strconv.Itoa(int(port))
 	}
 	fmt.Fprintf(&b, "version = %d\nname = %q\naddress = %q\nknock_ports = [%s]\n", Version, p.Name, p.Address, strings.Join(ports, ", "))
-	fmt.Fprintf(&b, "server_id = \"%s\"\nclient = %q\n", p.ServerID, p.Client)
 	if l != nil {
-		fmt.Fprintf(&b, "locked = %s\n", l.text())
+		fmt.Fprintf(&b, "server_id = \"%s\"\nclient = %q\nlocked = %s\n", p.ServerID, p.Client, l.text())
 	} else {
-		fmt.Fprintf(&b, "gate_key = \"%s\"\nid = \"%s\"\nkey = \"%s\"\n", p.Gate.Reveal(), p.ID, p.Key.Reveal())
+		fmt.Fprintf(&b, "server_id = \"%s\"\ngate_key = \"%s\"\n", p.ServerID, p.Gate.Reveal())
+		fmt.Fprintf(&b, "client = %q\nid = \"%s\"\nkey = \"%s\"\n", p.Client, p.ID, p.Key.Reveal())
 	}
 	fmt.Fprintf(&b, "receipts = %t\nsource = %q\n\n[services]\n", p.Receipts, source)
 	for _, name := range slices.Sorted(maps.Keys(p.Services)) {
