@@ -1,0 +1,169 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// wallClock makes the machine's own time zone one whose clocks show a time of day now (RFC 8536 for
+// the file): hours end within the second that a test likes, on the real clock.
+func wallClock(t *testing.T, shows time.Duration) {
+	t.Helper()
+	now := time.Now().UTC()
+	offset := shows - now.Sub(now.Truncate(24*time.Hour))
+	zone := append([]byte("TZif"), make([]byte, 16)...)
+	for _, count := range []uint32{0, 0, 0, 0, 1, 4} {
+		zone = binary.BigEndian.AppendUint32(zone, count)
+	}
+	zone = binary.BigEndian.AppendUint32(zone, uint32(int32(offset/time.Second)))
+	zone = append(zone, 0, 0, 'L', 'A', 'B', 0)
+	path := filepath.Join(t.TempDir(), "zone")
+	if err := os.WriteFile(path, zone, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TZ", path)
+}
+
+const almostSix = 18*time.Hour - 7*time.Second
+
+// set puts a key into a table of server.toml, in place of what it has there: g.set("firewall", "closed", `"reject"`).
+func (g *gateway) set(table, key, value string) {
+	g.t.Helper()
+	header := regexp.QuoteMeta("[" + table + "]")
+	if table == "" {
+		header = "version = 1"
+	}
+	path := filepath.Join(g.dir, "server.toml")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	head, rest, ok := cutAfter(string(data), `(?m)^`+header+`.*\n`)
+	if !ok {
+		g.t.Fatalf("server.toml has no [%s]:\n%s", table, data)
+	}
+	end := len(rest)
+	if next := strings.Index(rest, "\n["); next >= 0 {
+		end = next + 1
+	}
+	section := regexp.MustCompile(`(?m)^`+key+` = .*\n`).ReplaceAllString(rest[:end], "")
+	text := head + key + " = " + value + "\n" + section + rest[end:]
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// cutAfter cuts a text behind the first match.
+func cutAfter(text, pattern string) (before, after string, ok bool) {
+	at := regexp.MustCompile(pattern).FindStringIndex(text)
+	if at == nil {
+		return text, "", false
+	}
+	return text[:at[1]], text[at[1]:], true
+}
+
+// TestHours: a service is open in its hours only, by the machine's own clock; a grant ends with them,
+// the receipt says so, and nobody gets in again before they come back.
+func TestHours(t *testing.T) {
+	for name, set := range map[string]func(g *gateway){
+		"of the service": func(g *gateway) { g.set("service.ssh", "when", `["mon-sun 08:00-18:00"]`) },
+		"of the client":  func(g *gateway) { g.edit("alice", "when = [\"mon-sun 08:00-18:00\"]\n") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGateway(t)
+			set(g)
+			g.serve(":22")
+			wallClock(t, almostSix)
+			g.start()
+			out := g.mustOpen("--for", "10m", "--source", "192.0.2.2")
+			if !regexp.MustCompile(` until (17:59:59|18:00:00) \([1-8]s\)\n`).MatchString(out) {
+				t.Errorf("got %q, want it to be open until 18:00:00, of which the receipt tells whole milliseconds", out)
+			}
+			g.wantOpen("192.0.2.2", "192.0.2.1:22", "in its hours")
+			g.mustOpen("--for", "10m", "--source", "192.0.2.2") // a refresh is clipped as well
+			lab.Eventually(t, 10*time.Second, "the grant to end with the hours", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+			lab.Eventually(t, 5*time.Second, "the hours to be over for who asks", func() bool {
+				out, code := g.open("--source", "192.0.2.2")
+				return code == 3 && strings.Contains(out, "outside the hours that the gateway's administrator set")
+			})
+			g.wantDark("192.0.2.2", "192.0.2.1:22", "after hours")
+			closing := request()
+			closing.Type = spa.TypeClose
+			alice := sender(g.profile())
+			g.wantReceipt("192.0.2.2", g.seal(closing, alice), alice, spa.Closed)
+		})
+	}
+}
+
+// TestZone: hours are those of the zone that the file names, whatever the machine's own is.
+func TestZone(t *testing.T) {
+	far := time.FixedZone("", -11*60*60)
+	now := time.Now().In(far)
+	around := fmt.Sprintf(`["mon-sun %s-%s"]`, now.Add(-time.Hour).Format("15:04"), now.Add(time.Hour).Format("15:04"))
+	for zone, want := range map[string]int{"Etc/GMT+11": 0, "UTC": 3} {
+		g := newGateway(t)
+		g.set("", "zone", `"`+zone+`"`)
+		g.set("service.ssh", "when", around)
+		g.start()
+		if out, code := g.open(); code != want {
+			t.Errorf("in %s: exit %d, want %d\n%s", zone, code, want, out)
+		}
+	}
+}
+
+// TestHoursNarrowed: what lasts past the hours as a file has them now is ended: while the server runs,
+// and when it comes back.
+func TestHoursNarrowed(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	wallClock(t, 12*time.Hour)
+	g.start()
+	alice := sender(g.profile())
+	open := func() {
+		t.Helper()
+		r := request()
+		r.For = 10 * time.Minute
+		g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
+		g.wantOpen("192.0.2.2", "192.0.2.1:22", "opened")
+	}
+	within := func() { // still noon
+		g.rewrite("clients/alice.toml", `(?m)^when = .*\n`, "")
+		g.edit("alice", "when = [\"mon-sun 08:00-18:00\"]\n")
+	}
+	g.edit("alice", "when = [\"mon-sun 08:00-18:00\"]\n")
+	g.awaitLog("client changed")
+	open()
+	g.rewrite("clients/alice.toml", `when = .*`, `when = ["mon-sun 08:00-12:05"]`)
+	lab.Eventually(t, 5*time.Second, "a grant past the narrowed hours to be ended", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+
+	within()
+	lab.Eventually(t, 5*time.Second, "the hours to be wide again", func() bool {
+		r := request()
+		r.For = 10 * time.Minute
+		receipt := g.exchange("192.0.2.2", g.seal(r, alice), alice, patience)
+		return receipt != nil && receipt.Status == spa.Granted && receipt.Services[0].For == 10*time.Minute
+	})
+	g.server.stop(syscall.SIGKILL)
+	g.start()
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after kill -9, with the hours as they were")
+	g.server.stop(syscall.SIGKILL)
+	g.set("service.ssh", "when", `["mon-sun 08:00-12:05"]`)
+	g.start()
+	g.wantDark("192.0.2.2", "192.0.2.1:22", "the service's hours were narrowed while the server was down")
+}
+
+// awaitLog returns when the server has said something.
+func (g *gateway) awaitLog(words string) {
+	g.t.Helper()
+	lab.Eventually(g.t, 5*time.Second, "the server to say "+words, func() bool { return strings.Contains(g.server.log(), words) })
+}
