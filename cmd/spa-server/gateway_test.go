@@ -27,6 +27,7 @@ var bin string
 
 func TestMain(m *testing.M) {
 	lab.Become()
+	becomeServer()
 	dir, err := os.MkdirTemp("", "spa-test")
 	if err != nil {
 		panic(err)

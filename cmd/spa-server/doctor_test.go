@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa/config"
+	"sallyport/spa/lab"
+	"sallyport/spa/server"
+)
+
+// clockEnv makes the program of these tests a server whose clock is ahead by what it says, on the
+// directory that is its argument.
+const clockEnv = "SPA_TEST_CLOCK"
+
+// becomeServer returns at once but in a process that startAhead made.
+func becomeServer() {
+	ahead, err := time.ParseDuration(os.Getenv(clockEnv))
+	if err != nil {
+		return
+	}
+	c, err := config.Load(os.Args[1])
+	if err == nil {
+		log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+		now := func() time.Time { return time.Now().Add(ahead) }
+		var s *server.Server
+		if s, err = server.Open(context.Background(), c, server.Options{Log: log, Now: now}); err == nil {
+			err = s.Run(context.Background())
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+// startAhead starts a server whose clock is ahead of everybody's.
+func (g *gateway) startAhead(by time.Duration) {
+	g.t.Helper()
+	cmd := exec.Command("/proc/self/exe", g.dir)
+	cmd.Env = append(os.Environ(), clockEnv+"="+by.String())
+	g.launch(cmd)
+	lab.Eventually(g.t, 10*time.Second, "the server to be ready", func() bool {
+		return strings.Contains(g.server.log(), "msg=ready")
+	})
+}
+
+// nft runs nft's words in a host.
+func (g *gateway) nft(on *lab.Host, words string) {
+	g.t.Helper()
+	cmd := exec.Command(lab.NeedProgram(g.t, "nft", "apt-get install nftables"), "-f", "-")
+	cmd.Stdin = strings.NewReader(words)
+	if out, code := lab.Run(g.t, on, cmd); code != 0 {
+		g.t.Fatalf("nft: %s", out)
+	}
+}
+
+// readdress makes alice's profile say something else.
+func (g *gateway) readdress(change func(*keys.Profile)) {
+	g.t.Helper()
+	p := g.profile()
+	change(p)
+	if err := keys.WriteProfile(filepath.Join(g.home, "hosts"), p, true); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+const timeServerAt = "127.0.0.1:12300"
+
+// timeServer answers in the client host as RFC 5905 has it, with a clock that is ahead.
+func (g *gateway) timeServer(ahead time.Duration) {
+	g.t.Helper()
+	var conn *net.UDPConn
+	if err := g.client.Do(func() (err error) {
+		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(timeServerAt)))
+		return err
+	}); err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { conn.Close() })
+	go func() {
+		b := make([]byte, 48)
+		for {
+			_, from, err := conn.ReadFromUDPAddrPort(b)
+			if err != nil {
+				return
+			}
+			copy(b[24:32], b[40:48])    // origin: what the client sent
+			b[0], b[1] = 0<<6|4<<3|4, 1 // no leap second, version 4, server; stratum 1
+			now := time.Now().Add(ahead)
+			for _, field := range []int{16, 32, 40} { // reference, receive, transmit
+				binary.BigEndian.PutUint32(b[field:], uint32(now.Unix()+2208988800)) // from 1900
+				binary.BigEndian.PutUint32(b[field+4:], uint32(uint64(now.Nanosecond())<<32/1e9))
+			}
+			conn.WriteToUDPAddrPort(b, from)
+		}
+	}()
+}
+
+// reread waits until the server has taken over what was done to alice's file.
+func (g *gateway) reread() {
+	g.t.Helper()
+	lab.Eventually(g.t, 5*time.Second, "the server to see it", func() bool {
+		log := g.server.log()
+		return strings.Contains(log, `msg="client changed"`) || strings.Contains(log, `msg="client revoked"`)
+	})
+}
+
+// TestDoctor: each thing that can be wrong is said, for certain where it can be known, and else before
+// the other causes.
+func TestDoctor(t *testing.T) {
+	const bad, suspect, note, good = "bad", "suspect", "note", "good"
+	type line struct{ state, text string }
+	for _, test := range []struct {
+		name  string
+		wrong func(*gateway) // with the server running
+		args  []string
+		code  int
+		want  []line // among the findings, in this order
+		first string // of the suspects; empty: there is none
+	}{
+		{"nothing", func(g *gateway) {}, nil, 0, []line{{good, "is dark before the knock"}, {good, "udp/62201 at 192.0.2.1 is answered"},
+			{good, "clock agrees with the gateway's"}, {good, "granted ssh to 192.0.2.2"}, {good, "accepts connections after the knock"}}, ""},
+		{"gateway's clock is a little wrong", func(g *gateway) {
+			g.server.stop(syscall.SIGTERM)
+			g.startAhead(20 * time.Second)
+		}, nil, 0, []line{{note, "this machine's clock is 20s behind the gateway's: at 30s a gateway stops to answer"}}, ""},
+		{"clock is wrong", func(g *gateway) {
+			g.server.stop(syscall.SIGTERM)
+			g.startAhead(2 * time.Minute)
+		}, nil, 4, []line{{bad, "gw does not answer"}, {suspect, "this machine's clock ("}}, "UDP to udp/62201 is blocked"},
+		{"clock is wrong, by a time server", func(g *gateway) {
+			g.server.stop(syscall.SIGTERM)
+			g.startAhead(2 * time.Minute)
+			g.timeServer(2 * time.Minute)
+		}, []string{"--ntp", timeServerAt}, 4, []line{{bad, "this machine's clock is 2m0s behind the time server's"}, {bad, "gw does not answer"}}, "this machine's clock is wrong by 2m0s"},
+		{"clock is right, by a time server", func(g *gateway) {
+			g.server.stop(syscall.SIGTERM)
+			g.startAhead(2 * time.Minute)
+			g.timeServer(0)
+		}, []string{"--ntp", timeServerAt}, 4, []line{{good, "this machine's clock agrees with the time server's"}, {bad, "gw does not answer"}, {suspect, "the gateway's clock is wrong; this machine's is right"}}, "UDP to udp/62201 is blocked"},
+		{"time server is silent", func(g *gateway) {}, []string{"--ntp", timeServerAt}, 0, []line{{note, "the time server was asked in vain"}, {good, "accepts connections after"}}, ""},
+		{"wrong key", func(g *gateway) {
+			g.rewrite("clients/alice.toml", `key = ".*"`, fmt.Sprintf("key = %q", keys.NewKey().Reveal()))
+			g.reread()
+		}, nil, 4, []line{{bad, "gw does not answer"}, {suspect, "the profile is not of this gateway"}}, "UDP to udp/62201 is blocked"},
+		{"revoked", func(g *gateway) {
+			g.must("spa-keygen", "revoke", "alice", "--config", g.dir)
+			g.reread()
+		}, nil, 4, []line{{bad, "gw does not answer"}, {suspect, "the key was revoked"}}, "UDP to udp/62201 is blocked"},
+		{"name does not resolve", func(g *gateway) {
+			g.readdress(func(p *keys.Profile) { p.Address = "gw.invalid" })
+		}, nil, 1, []line{{bad, "gw.invalid does not resolve"}}, ""},
+		{"one knock port blocked", func(g *gateway) {
+			g.readdress(func(p *keys.Profile) { p.KnockPorts = []uint16{62202, 62201} })
+		}, nil, 1, []line{{bad, "udp/62202 is blocked on the way"}, {good, "udp/62201 at 192.0.2.1 is answered"}, {good, "accepts connections after"}}, ""},
+		{"knock port blocked", func(g *gateway) {
+			g.nft(g.host, `table netdev n { chain c { type filter hook ingress device "vs" priority 0; udp dport 62201 drop; }; }`)
+		}, nil, 4, []line{{note, "udp/62201 at 192.0.2.1 is not answered"}, {bad, "gw does not answer"}}, "UDP to udp/62201 is blocked"},
+		{"receipts off", func(g *gateway) {
+			g.server.stop(syscall.SIGTERM)
+			g.rewrite("server.toml", `(?m)^receipts = true`, "receipts = false")
+			g.start()
+			g.readdress(func(p *keys.Profile) { p.Receipts = false })
+		}, nil, 0, []line{{good, "the port opened (this gateway sends no receipts)"}, {good, "accepts connections after"}}, ""},
+		{"service not allowed", func(g *gateway) {
+			g.readdress(func(p *keys.Profile) { p.Services["web"] = []string{"tcp/80"} })
+		}, nil, 3, []line{{good, "the gateway granted ssh"}, {bad, "the gateway refuses web"}, {good, "ssh (tcp/22, IPv4) accepts connections after"}}, ""},
+		{"address translated", func(g *gateway) {
+			g.nft(g.client, `table ip n { chain c { type nat hook postrouting priority 100; ip saddr 192.0.2.2 snat to 192.0.2.3; }; }`)
+		}, nil, 0, []line{{note, "packets leave from 192.0.2.2 and arrive from 192.0.2.3"}}, ""},
+		{"address translated and stated", func(g *gateway) {
+			g.nft(g.client, `table ip n { chain c { type nat hook postrouting priority 100; ip saddr 192.0.2.2 snat to 192.0.2.3; }; }`)
+		}, []string{"--source", "192.0.2.2"}, 4, []line{{bad, "gw does not answer"}}, "the gateway sees another address than 192.0.2.2"},
+		{"server down", func(g *gateway) { g.server.stop(syscall.SIGKILL) }, nil, 4,
+			[]line{{good, "is dark before"}, {bad, "gw does not answer"}, {suspect, "spa-server is not running there"}}, "UDP to udp/62201 is blocked"},
+		{"no guard", func(g *gateway) { g.run(g.host, "spa-server", "teardown", "--config", g.dir) }, nil, 4,
+			[]line{{note, "accepts connections without a knock"}, {bad, "gw does not answer"}}, "spa-server is not running there"},
+		{"nothing listens", func(g *gateway) {}, []string{"web"}, 1,
+			[]line{{good, "granted web"}, {bad, "refuses connections: nothing listens there"}}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			g := newGateway(t)
+			g.serve(":22")
+			if test.name == "nothing listens" {
+				g.rewrite("clients/alice.toml", `allow = .*`, `allow = ["ssh", "web"]`)
+			}
+			g.start()
+			test.wrong(g)
+			out, code := g.run(g.client, "spa-client", append([]string{"doctor", "--host", "gw", "--config", g.home, "--timeout", "1500ms"}, test.args...)...)
+			if code != test.code {
+				t.Errorf("got exit code %d, want %d", code, test.code)
+			}
+			rest := out
+			for _, want := range test.want {
+				found := false
+				for text := range strings.Lines(rest) {
+					rest = rest[len(text):]
+					if strings.HasPrefix(text, want.state+" ") && strings.Contains(text, want.text) {
+						found = true
+						break
+					}
+				}
+				if !found {
+					t.Errorf("there is no line, in this order, that says %q: %q", want.state, want.text)
+					break
+				}
+			}
+			first := ""
+			for text := range strings.Lines(out) {
+				if strings.HasPrefix(text, suspect+" ") {
+					first = strings.TrimSpace(strings.TrimPrefix(text, suspect))
+					break
+				}
+			}
+			if test.first == "" && first != "" || !strings.HasPrefix(first, test.first) {
+				t.Errorf("the first suspect is %q, want %q", first, test.first)
+			}
+			if t.Failed() {
+				t.Logf("doctor says:\n%s\nserver:\n%s", out, g.server.log())
+			}
+		})
+	}
+}
