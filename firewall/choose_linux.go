@@ -3,6 +3,7 @@ package firewall
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +23,8 @@ func choose(c *Config, log *slog.Logger) (backend, error) {
 		c.why = ", chosen because this kernel has what it needs"
 		return b, nil
 	}
-	if errors.Is(err, unix.EPERM) {
+	// Neither for want of a privilege, nor of the state directory, is another backend better.
+	if _, file := errors.AsType[*fs.PathError](err); file || errors.Is(err, unix.EPERM) {
 		return nil, err
 	}
 	instead, second := newIptables(c, log)

@@ -246,7 +246,11 @@ func (f *Firewall) open() error {
 }
 
 // Describe says in a sentence what guards, and what this kernel lacks.
-func (f *Firewall) Describe() string { return f.backend.describe() + f.cfg.why }
+func (f *Firewall) Describe() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.backend.describe() + f.cfg.why
+}
 
 // BackendName is the name of what enforces: a Backend constant, but never BackendAuto.
 func (f *Firewall) BackendName() string { return f.backend.name() }

@@ -63,13 +63,13 @@ func openSessions() (*sessions, error) {
 
 func (s *sessions) close() error { return errors.Join(s.diag.Close(), s.track.Close()) }
 
-// flows lists the flows with a guarded port at this end: those of this host's sockets, and
-// those that DNAT leads on, which only connection tracking knows. Flows that this host
-// opened from a guarded port are among them and do no harm.
-func (s *sessions) flows(guarded []spa.Ports) ([]flow, error) {
+// flows lists the flows of a kind: those of this host's sockets, and those that DNAT leads
+// on, which only connection tracking knows. Flows that this host opened from a guarded port
+// may be among them and do no harm.
+func (s *sessions) flows(kind func(flow) bool) ([]flow, error) {
 	found := make(map[flow]bool)
 	keep := func(f flow) {
-		if contains(guarded, f.proto, f.local.Port()) && !f.remote.Addr().IsLoopback() {
+		if kind(f) && !f.remote.Addr().IsLoopback() {
 			found[f] = true
 		}
 	}

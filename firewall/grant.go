@@ -50,14 +50,7 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	if err := f.enforce(changes, now); err != nil {
 		return errors.Join(err, f.unrecord(changes, now))
 	}
-	for _, c := range changes {
-		if c.fresh {
-			c.holding.until = c.until
-			f.held.add(c.holding)
-			continue
-		}
-		f.held.prolong(c.holding, c.until)
-	}
+	f.held.apply(changes)
 	return nil
 }
 

@@ -110,6 +110,18 @@ func (hs *holdings) prolong(h *holding, until time.Time) {
 	h.each(func(e element) { hs.elements[e].prolong(until) })
 }
 
+// apply makes the changes, each of which is another holding's.
+func (hs *holdings) apply(changes []change) {
+	for _, c := range changes {
+		if c.fresh {
+			c.holding.until = c.until
+			hs.add(c.holding)
+			continue
+		}
+		hs.prolong(c.holding, c.until)
+	}
+}
+
 func (t *tenancy) prolong(until time.Time) {
 	if until.After(t.until) {
 		t.until = until

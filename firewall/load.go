@@ -103,7 +103,9 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 	}
 	if mark != loadAgain {
 		left = carryFor
-		if flows, err = f.established(); err != nil {
+		if flows, err = f.established(func(l flow) bool {
+			return contains(f.cfg.Guarded, l.proto, l.local.Port())
+		}); err != nil {
 			return fmt.Errorf("firewall: listing the sessions that the first load must not end: %w", err)
 		}
 	}
@@ -111,12 +113,12 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 	return nil
 }
 
-// established lists the flows to guarded ports; a dry run has none.
-func (f *Firewall) established() ([]flow, error) {
-	if f.sessions == nil {
+// established lists the flows of that kind which a guard has to carry; a dry run has none.
+func (f *Firewall) established(kind func(flow) bool) ([]flow, error) {
+	if f.sessions == nil || f.cfg.Mode != Guard {
 		return nil, nil
 	}
-	return f.sessions.flows(f.cfg.Guarded)
+	return f.sessions.flows(kind)
 }
 
 // restore puts the guard back as it should be at now. The caller holds the lock and has the

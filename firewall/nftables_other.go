@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os"
 	"time"
-
-	"sallyport/spa"
 )
 
 const setSize = 1 << 19
@@ -27,8 +25,8 @@ func openSessions() (*sessions, error) {
 	return nil, fmt.Errorf("firewall: sock_diag is a part of Linux: %w", errors.ErrUnsupported)
 }
 
-func (*sessions) close() error                      { return nil }
-func (*sessions) flows([]spa.Ports) ([]flow, error) { return nil, nil }
+func (*sessions) close() error                          { return nil }
+func (*sessions) flows(func(flow) bool) ([]flow, error) { return nil, nil }
 
 func teardown(string, func() error) (rest func() error, err error) {
 	return func() error { return nil }, fmt.Errorf("firewall: nftables is a part of Linux: %w", errors.ErrUnsupported)

@@ -3,14 +3,210 @@ package firewall
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
+
+	"sallyport/spa"
 )
 
+// ErrRestart is returned by Reconfigure where what differs takes effect with a restart
+// only. Nothing was changed.
+var ErrRestart = errors.New("firewall: a restart is needed for what differs")
+
 // Reconfigure makes the guard what c says, in one batch: Guarded, Addresses, Knock, Closed,
-// Trusted, Cut and Keep may differ from what they were. No port that stays guarded is open
-// for an instant, and its live grants go on; grants for ports that are guarded no more end,
-// and so do those that Keep takes back. Where another field differs that is an error that
-// names it, and nothing is changed; nor is anything where the batch fails.
+// Trusted, Cut and Keep may differ from what they were; where another field does, that is
+// ErrRestart and names it. No port that stays guarded is open for an instant, and its live
+// grants go on; grants for ports that are guarded no more end, and so do those that Keep
+// takes back, and the log says which. The flows to ports that become guarded are carried as
+// a first load carries them. Where the batch fails, the guard and the grants are as before.
 func (f *Firewall) Reconfigure(ctx context.Context, c Config, now time.Time) error {
-	return errors.New("firewall: not yet")
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c.setDefaults()
+	if err := c.check(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.guard.loaded {
+		return errNotLoaded
+	}
+	if fixed := f.cfg.fixed(&c); len(fixed) > 0 {
+		return fmt.Errorf("%w: %s", ErrRestart, strings.Join(fixed, ", "))
+	}
+	f.held.expire(now)
+	return f.ledger.alone(func() error { return f.reconfigure(&c, now) })
+}
+
+// fixed names the fields that differ and that only New looks at.
+func (c *Config) fixed(n *Config) []string {
+	var names []string
+	for _, field := range []struct {
+		name    string
+		differs bool
+	}{
+		{"backend", c.Backend != n.Backend},
+		{"mode", c.Mode != n.Mode},
+		{"admit", c.Admit != n.Admit},
+		{"persist", c.Persist != n.Persist},
+		{"mark", c.Mark != n.Mark},
+		{"state", c.State != n.State},
+	} {
+		if field.differs {
+			names = append(names, field.name)
+		}
+	}
+	return names
+}
+
+// take takes over what fixed does not name.
+func (c *Config) take(n *Config) {
+	c.Guarded, c.Addresses, c.Knock = n.Guarded, n.Addresses, n.Knock
+	c.Closed, c.Trusted, c.Cut, c.Keep = n.Closed, n.Trusted, n.Cut, n.Keep
+}
+
+// reconfigure is Reconfigure for a caller that holds the lock and has the ledger alone.
+func (f *Firewall) reconfigure(c *Config, now time.Time) error {
+	mark, err := f.ledger.mark()
+	if err != nil {
+		return err
+	}
+	if mark == tornDown {
+		return ErrTornDown
+	}
+	next, err := f.carryNew(c, now)
+	if err != nil {
+		return err
+	}
+	r, err := f.rehold(c, now)
+	if err != nil {
+		return err
+	}
+	before, guard := f.cfg, f.guard
+	f.cfg.take(c)
+	f.guard = next
+	err = f.restore(now)
+	if err != nil {
+		f.cfg.take(&before)
+		f.guard = guard
+		return errors.Join(err, f.undo(r, now))
+	}
+	for _, h := range r.leaving {
+		f.ledger.release(h.slot)
+		f.log.Warn("grant ended: the new configuration does not let it go on as it was",
+			"client", h.client, "service", h.service, "source", h.source.String(), "ports", fmt.Sprint(h.ports))
+	}
+	return nil
+}
+
+// carryNew is the state with the flows that would be cut because their port, or the address
+// that they go to, becomes guarded.
+func (f *Firewall) carryNew(c *Config, now time.Time) (state, error) {
+	next := f.guard
+	flows, err := f.established(func(l flow) bool {
+		port := contains(f.cfg.Guarded, l.proto, l.local.Port())
+		address := slices.Contains(f.cfg.Addresses, l.local.Addr()) || !slices.Contains(c.Addresses, l.local.Addr())
+		return contains(c.Guarded, l.proto, l.local.Port()) && !(port && address)
+	})
+	if err != nil {
+		return next, fmt.Errorf("firewall: listing the sessions of ports that become guarded: %w", err)
+	}
+	if len(flows) == 0 {
+		return next, nil
+	}
+	if !next.carriedUntil.After(now) {
+		next.carried = nil
+	}
+	next.carried = slices.Concat(next.carried, flows)
+	next.carriedUntil = now.Add(carryFor)
+	return next, nil
+}
+
+// reheld is what rehold has done.
+type reheld struct {
+	before  *holdings
+	leaving []*holding // of before; their slots are taken until it is certain
+	changes []change
+}
+
+// rehold takes from the ledger and from memory what may not be held under c. A grant of
+// which some ports stay guarded goes on for those.
+func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
+	r := &reheld{before: f.held}
+	next := newHoldings(f.ledger.release)
+	var parts []Grant
+	for _, h := range f.held.byKey {
+		if c.Keep != nil && !c.Keep(h.grant()) {
+			r.leaving = append(r.leaving, h)
+			continue
+		}
+		ports := within(h.ports, c.Guarded)
+		if slices.Equal(ports, h.ports) {
+			same := *h
+			next.add(&same)
+			continue
+		}
+		r.leaving = append(r.leaving, h)
+		if len(ports) > 0 {
+			parts = append(parts, Grant{h.client, h.service, h.source, ports, h.until})
+		}
+	}
+	f.held = next
+	var err error
+	if r.changes, err = f.plan(parts, now); err != nil {
+		f.held = r.before
+		return nil, err
+	}
+	if err := errors.Join(f.record(r.changes, now), f.forget(r.leaving)); err != nil {
+		return nil, errors.Join(err, f.undo(r, now))
+	}
+	f.held.apply(r.changes)
+	return r, nil
+}
+
+// undo makes memory and ledger say again what they said before rehold.
+func (f *Firewall) undo(r *reheld, now time.Time) error {
+	f.held = r.before
+	for i := range r.changes {
+		if c := &r.changes[i]; !c.fresh {
+			c.holding = f.held.byKey[c.key()]
+		}
+	}
+	return errors.Join(f.unrecord(r.changes, now), f.remember(r.leaving, now))
+}
+
+// within returns what of the ranges is in others. Where that is all, the ranges are returned
+// as they are.
+func within(ranges, others []spa.Ports) []spa.Ports {
+	inside := make(map[spa.Proto]map[uint16]bool)
+	all := true
+	one := holding{ports: ranges}
+	one.each(func(e element) {
+		if !contains(others, e.proto, e.port) {
+			all = false
+			return
+		}
+		if inside[e.proto] == nil {
+			inside[e.proto] = make(map[uint16]bool)
+		}
+		inside[e.proto][e.port] = true
+	})
+	if all {
+		return ranges
+	}
+	var rs []spa.Ports
+	for _, proto := range slices.Sorted(maps.Keys(inside)) {
+		for _, port := range slices.Sorted(maps.Keys(inside[proto])) {
+			if last := len(rs) - 1; last >= 0 && rs[last].Proto == proto && rs[last].High+1 == port {
+				rs[last].High = port
+				continue
+			}
+			rs = append(rs, spa.Ports{Proto: proto, Low: port, High: port})
+		}
+	}
+	return rs
 }

@@ -1,0 +1,277 @@
+package firewall
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// becomes changes the configuration of a guard that stands.
+func (s *site) becomes(change func(*Config)) {
+	s.Helper()
+	s.must(s.reconfigured(change))
+}
+
+func (s *site) reconfigured(change func(*Config)) error {
+	next := s.config
+	next.Guarded = slices.Clone(next.Guarded)
+	change(&next)
+	err := s.gw.Do(func() error { return s.Reconfigure(s.Context(), next, time.Now()) })
+	if err == nil {
+		s.config = next
+	}
+	return err
+}
+
+func guards(ranges ...string) func(*Config) {
+	return func(c *Config) {
+		c.Guarded = nil
+		for _, r := range ranges {
+			c.Guarded = append(c.Guarded, ports(r))
+		}
+	}
+}
+
+// grantPorts gives alice ports by a service of that name.
+func (s *site) grantPorts(service, source string, last time.Duration, ranges ...string) {
+	s.Helper()
+	g := sshGrant("alice", source, last)
+	g.Service, g.Ports = service, nil
+	for _, r := range ranges {
+		g.Ports = append(g.Ports, ports(r))
+	}
+	s.must(s.Grant(s.Context(), []Grant{g}, time.Now()))
+}
+
+func TestReconfigureGuardsAnotherPort(t *testing.T) {
+	for _, f := range bothFamilies {
+		t.Run(f.name, func(t *testing.T) {
+			s := guarded(t, nil)
+			s.serve(":2300")
+			session := s.connect(f.stranger, f.gateway, "2300")
+			s.grant("alice", f.alice, time.Minute)
+			mine := s.connect(f.alice, f.gateway, "22")
+			s.becomes(guards("tcp/22", "tcp/2300"))
+			s.dark(f.stranger, f.gateway, "2300")
+			s.echoes(session) // what was there is not cut
+			s.echoes(mine)
+			s.connect(f.alice, f.gateway, "22")
+			s.dark(f.alice, f.gateway, "2300")
+			s.endCarry()
+			s.echoes(session)
+		})
+	}
+}
+
+// TestReconfigureCarriesNoGapSession: only the sessions of what becomes guarded are carried.
+func TestReconfigureCarriesNoGapSession(t *testing.T) {
+	s := guarded(t, nil)
+	s.serve(":2300")
+	s.flushRuleset()
+	gap := s.connect("192.0.2.3", "192.0.2.1", "22")
+	s.load(0)
+	s.dead(gap)
+	s.becomes(guards("tcp/22", "tcp/2300"))
+	s.dead(gap)
+}
+
+func TestReconfigureGuardsLess(t *testing.T) {
+	s := guarded(t, guard("tcp/2300-2310"))
+	s.serve(":2300")
+	s.serve(":2310")
+	s.grantPorts("all", "192.0.2.2", time.Minute, "tcp/22", "tcp/2300-2310")
+	s.grantPorts("gone", "192.0.2.2", time.Minute, "tcp/2305-2310")
+	s.becomes(guards("tcp/22", "tcp/2300-2303"))
+	s.connect("192.0.2.3", "192.0.2.1", "2310")
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.connect("192.0.2.2", "192.0.2.1", "2300")
+	s.dark("192.0.2.3", "192.0.2.1", "2300")
+	want := []spa.Ports{ports("tcp/22"), ports("tcp/2300-2303")}
+	for _, step := range []string{"at once", "after a restart"} {
+		if gs := s.Grants(time.Now()); len(gs) != 1 || gs[0].Service != "all" || !slices.Equal(gs[0].Ports, want) {
+			t.Errorf("%s: got %v, want the grant for what is guarded", step, gs)
+		}
+		s.open()
+		s.load(0)
+	}
+	s.becomes(guards("tcp/22", "tcp/2300-2310"))
+	s.dark("192.0.2.2", "192.0.2.1", "2310") // what was lost does not come back
+	s.connect("192.0.2.2", "192.0.2.1", "2300")
+	s.revoke(Match{})
+	s.dark("192.0.2.2", "192.0.2.1", "2300")
+	if free := len(s.ledger.free); free != s.config.slots {
+		t.Errorf("%d slots are free, want all", free)
+	}
+}
+
+// TestReconfigureMergesGrants: what is left of one grant may be what another one is.
+func TestReconfigureMergesGrants(t *testing.T) {
+	s := guarded(t, guard("tcp/2300"))
+	s.grantPorts("ssh", "192.0.2.2", 500*time.Millisecond, "tcp/22")
+	s.grantPorts("ssh", "192.0.2.2", time.Minute, "tcp/22", "tcp/2300")
+	s.becomes(guards("tcp/22"))
+	for range 2 {
+		gs := s.Grants(time.Now())
+		if len(gs) != 1 || time.Until(gs[0].Until) < 30*time.Second {
+			t.Fatalf("got %v, want the longer of two", gs)
+		}
+		s.open()
+		s.load(0)
+	}
+}
+
+func TestReconfigureKeeps(t *testing.T) {
+	s := guarded(t, nil)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("bob", "192.0.2.4", time.Minute)
+	s.becomes(func(c *Config) { c.Keep = func(g Grant) bool { return g.Client == "bob" } })
+	s.dark("192.0.2.2", "192.0.2.1", "22")
+	s.connect("192.0.2.4", "192.0.2.1", "22")
+}
+
+// TestReconfigureOtherFields: each has its effect, and keeps it when the guard is put back.
+func TestReconfigureOtherFields(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(*Config)
+		ok     func(*site) bool
+	}{
+		{"closed", func(c *Config) { c.Closed = Reject }, func(s *site) bool {
+			return s.refuses(s.client, "192.0.2.3:0", "192.0.2.1:5000", silence)
+		}},
+		{"trusted", func(c *Config) { c.Trusted = []string{"vs"} }, func(s *site) bool {
+			return s.isOpen("192.0.2.3", "192.0.2.1", "22")
+		}},
+		{"knock", func(c *Config) { c.Knock = []KnockPort{{Port: 62202}} }, func(s *site) bool {
+			return s.refuses(s.client, "192.0.2.3:0", "192.0.2.1:62201", silence) &&
+				!s.refuses(s.client, "192.0.2.3:0", "192.0.2.1:62202", silence)
+		}},
+		{"addresses", func(c *Config) { c.Addresses = []netip.Addr{netip.MustParseAddr("198.51.100.5")} }, func(s *site) bool {
+			return !s.isOpen("192.0.2.3", "198.51.100.5", "22")
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := guarded(t, guard("udp/5000"))
+			s.inner()
+			if test.ok(s) {
+				t.Fatal("it is so already")
+			}
+			s.becomes(test.change)
+			if !test.ok(s) {
+				t.Error("the change has no effect")
+			}
+			s.watch()
+			s.flushRuleset()
+			lab.Eventually(t, soon, "the guard, as it was changed", func() bool { return !s.isGone(tableName) && test.ok(s) })
+		})
+	}
+}
+
+func TestReconfigureThatNeedsARestart(t *testing.T) {
+	s := guarded(t, nil)
+	for name, change := range map[string]func(*Config){
+		"backend": func(c *Config) { c.Backend = BackendDryRun },
+		"mode":    func(c *Config) { c.Mode = Admit },
+		"admit":   func(c *Config) { c.Admit.Table = "filter" },
+		"persist": func(c *Config) { c.Persist = PersistFile },
+		"mark":    func(c *Config) { c.Mark = 0x100 },
+		"state":   func(c *Config) { c.State = "/elsewhere" },
+	} {
+		err := s.reconfigured(func(c *Config) { guards("tcp/1")(c); change(c) })
+		if !errors.Is(err, ErrRestart) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: got %v, want ErrRestart that names it", name, err)
+		}
+	}
+	if err := s.reconfigured(func(c *Config) { c.Guarded[0].Low = 0 }); err == nil {
+		t.Error("a range that is none was taken")
+	}
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
+
+// TestFailedReconfigure: the guard, the grants and the ledger are as they were.
+func TestFailedReconfigure(t *testing.T) {
+	s := guarded(t, guard("tcp/2300"))
+	s.serve(":2300")
+	s.grantPorts("ssh", "192.0.2.2", 700*time.Millisecond, "tcp/22")
+	s.grantPorts("ssh", "192.0.2.2", time.Minute, "tcp/22", "tcp/2300")
+	s.grantPorts("web", "192.0.2.2", time.Minute, "tcp/2300")
+	b := &stubborn{backend: s.backend}
+	s.backend = b
+	b.no.Store(true)
+	if err := s.reconfigured(guards("tcp/22")); err == nil {
+		t.Fatal("got no error")
+	}
+	b.no.Store(false)
+	check := func(step string) {
+		t.Helper()
+		if gs := s.Grants(time.Now()); len(gs) != 3 || len(s.ledger.free) != s.config.slots-3 {
+			t.Errorf("%s: got %v and %d free slots, want three grants", step, gs, len(s.ledger.free))
+		}
+		s.dark("192.0.2.3", "192.0.2.1", "2300")
+		s.connect("192.0.2.2", "192.0.2.1", "2300")
+	}
+	check("at once")
+	s.load(0) // by the configuration that goes on
+	check("after a load")
+	s.open()
+	s.load(0)
+	check("after a restart")
+	s.revoke(Match{Services: []string{"web"}})
+	lab.Eventually(t, soon, "the end of the shorter grant", func() bool { return len(s.Grants(time.Now())) == 1 })
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+}
+
+func TestReconfigureWithoutAGuard(t *testing.T) {
+	s := guarded(t, nil)
+	s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
+	if err := s.reconfigured(guards("tcp/22")); !errors.Is(err, ErrTornDown) {
+		t.Errorf("got %v, want ErrTornDown", err)
+	}
+	s.open()
+	if err := s.reconfigured(guards("tcp/22")); !errors.Is(err, errNotLoaded) {
+		t.Errorf("got %v, want %v", err, errNotLoaded)
+	}
+	s.connect("192.0.2.3", "192.0.2.1", "22")
+}
+
+// TestReconfigureUnderSiege: what stays guarded is open at no instant.
+func TestReconfigureUnderSiege(t *testing.T) {
+	s := ownedGuard(t, nil)
+	siege := s.besiege()
+	siege.meanwhile(func() {
+		for i := range 100 {
+			s.becomes(guards([]string{"tcp/1", "tcp/80", "udp/53"}[i%3], "udp/5000", "tcp/22", "tcp/8000-8010"))
+		}
+	})
+	siege.lift()
+}
+
+func TestWithin(t *testing.T) {
+	for _, test := range []struct{ ranges, others, want string }{
+		{"tcp/22", "tcp/22", "tcp/22"},
+		{"tcp/22", "udp/22", ""},
+		{"tcp/20-30", "tcp/25-40", "tcp/25-30"},
+		{"tcp/20-30 udp/5", "tcp/20-21 tcp/30 udp/1-9", "tcp/20-21 tcp/30 udp/5"},
+		{"tcp/65530-65535", "tcp/65535", "tcp/65535"},
+		{"tcp/5-7 tcp/6-9", "tcp/1-100", "tcp/5-7 tcp/6-9"},
+	} {
+		got := within(rangesOf(test.ranges), rangesOf(test.others))
+		if !slices.Equal(got, rangesOf(test.want)) {
+			t.Errorf("%s within %s: got %v, want %s", test.ranges, test.others, got, test.want)
+		}
+	}
+}
+
+func rangesOf(s string) []spa.Ports {
+	var rs []spa.Ports
+	for _, r := range strings.Fields(s) {
+		rs = append(rs, ports(r))
+	}
+	return rs
+}
