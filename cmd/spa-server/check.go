@@ -21,7 +21,7 @@ keep the gateway or a client from working; settings that weaken it; and what is 
 It ends with 1 if there is a problem.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			found := server.Check(*dir, time.Now())
+			found := server.Check(cmd.Context(), *dir, time.Now())
 			problems := 0
 			for _, f := range found {
 				if f.Severity == server.Problem {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // kind tells by which means a table was read.
@@ -27,8 +28,15 @@ type table struct {
 	chains            map[string]*chain
 }
 
-// ours reports whether it is the table of package firewall.
-func (t *table) ours() bool { return t.kind == nftables && t.family == "inet" && t.name == "spa" }
+// ours is the name of the table of package firewall, and what those of its chains in the tables
+// of iptables begin with.
+const ours = "spa"
+
+// ours reports whether it is a table of package firewall, which has a second one for a moment
+// while it changes hands.
+func (t *table) ours() bool {
+	return t.kind == nftables && t.family == "inet" && (t.name == ours || strings.HasPrefix(t.name, ours+"-"))
+}
 
 // chain is a list of rules. One with a hook is a base chain.
 type chain struct {

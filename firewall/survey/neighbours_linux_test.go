@@ -44,6 +44,7 @@ func TestNeighbours(t *testing.T) {
 		{name: "docker leaves the host alone", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/22", to: over4},
 		{name: "legacy docker leads on", rules: []rules{{"iptables-legacy-restore", "docker.rules"}}, port: "tcp/8080", to: over4},
 		{name: "one of two drops", rules: []rules{{"nft", inputChain("tcp dport 22 accept")}, ufw[0]}, port: "tcp/22", to: over4, want: Drops, says: []string{"ufw allow"}},
+		{name: "ours by iptables", rules: []rules{{"iptables-nft-restore", "*mangle\n:spa-guard - [0:0]\n-A PREROUTING -j spa-guard\n-A spa-guard -j DROP\nCOMMIT\n"}}, port: "tcp/22", to: over4},
 		{name: "by hand", rules: []rules{{"nft", inputChain("")}}, port: "tcp/22", to: over4, want: Drops, says: []string{"table inet filter, chain input, policy drop", "nft insert rule inet filter input tcp dport 22 accept"}},
 		{name: "legacy by hand", rules: []rules{{"iptables-legacy-restore", "*mangle\n-A PREROUTING -p tcp -j DROP\nCOMMIT\n"}}, port: "tcp/22", to: over4, want: Drops, says: []string{"iptables-legacy -t mangle -I PREROUTING -p tcp --dport 22 -j ACCEPT"}},
 	} {
@@ -103,6 +104,7 @@ func TestPaths(t *testing.T) {
 		"named limit":   {"table ip t { limit l { rate 5/second; }\nchain c { " + accepting + " limit name l accept\ndrop\n}\n}", Perhaps},
 		"named counter": {"table ip t { counter l { }\nchain c { " + accepting + " counter name l accept\ndrop\n}\n}", Passes},
 		"blocked":       {"table ip t { set s { type ipv4_addr; flags interval; elements = { 0.0.0.0/1, 128.0.0.0/1 } }\nchain c { " + accepting + " ip saddr @s drop\n}\n}", Passes},
+		"our other one": {"table inet spa-next { chain c { " + accepting + " drop\n}\n}", Passes},
 		"our own":       {"table inet spa { chain c { " + accepting + " drop\n}\n}", Passes},
 	} {
 		t.Run(name, func(t *testing.T) {

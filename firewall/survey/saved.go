@@ -61,8 +61,12 @@ func (t *table) addSavedRule(line string) {
 	if len(words) < 2 {
 		return
 	}
-	if c := t.chains[words[1].text]; c != nil {
-		c.rules = append(c.rules, parseSaved(line, words[2:]))
+	c := t.chains[words[1].text]
+	if c == nil {
+		return
+	}
+	if r := parseSaved(line, words[2:]); !strings.HasPrefix(r.target, ours+"-") {
+		c.rules = append(c.rules, r)
 	}
 }
 

@@ -68,7 +68,8 @@ type Outcome struct {
 	Untracked Verdict // Drops: certainly not tracked; Perhaps; Passes: tracked
 	Notrack   Place   // what leaves it untracked, or may
 
-	Forwarded netip.AddrPort // where DNAT leads it, off this host; zero: nowhere
+	Redirected bool           // DNAT leads it to another address or port, or may
+	Forwarded  netip.AddrPort // where that is, off this host; zero: it stays
 }
 
 // Link is a network interface of this host.

@@ -53,7 +53,7 @@ func (r *Ruleset) Judge(packet Packet) Outcome {
 	if o.Verdict == Drops && (p.redirect == maybe || p.mangled) {
 		o.Verdict = Perhaps
 	}
-	o.Sources = p.sources
+	o.Sources, o.Redirected = p.sources, p.redirect != no
 	o.Untracked, o.Notrack = [...]Verdict{no: Passes, maybe: Perhaps, yes: Drops}[p.untracked], p.notrack
 	if p.forwarded() {
 		o.Forwarded = netip.AddrPortFrom(p.packet.To, p.packet.Port)

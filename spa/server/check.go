@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,9 +35,16 @@ type Finding struct {
 	Advice   string   `json:"advice,omitzero"` // what to do about it
 }
 
-// Check parses everything in the configuration directory and looks at the host, without changing
-// anything. No finding means that nothing is the matter.
-func Check(dir string, now time.Time) []Finding {
+// Check parses everything in the configuration directory and looks at the host as it is, without
+// changing anything: at its rule sets, sockets, clock, files and units. What it may not look at it
+// says. No finding means that nothing is the matter.
+func Check(ctx context.Context, dir string, now time.Time) []Finding {
+	h := look(ctx)
+	defer h.close()
+	return check(ctx, dir, now, h)
+}
+
+func check(ctx context.Context, dir string, now time.Time, h *host) []Finding {
 	c, err := config.Load(dir)
 	if err != nil {
 		return []Finding{{Problem, filepath.Join(dir, config.FileName), err.Error(), "mend the file; every other check needs it"}}
@@ -48,7 +56,7 @@ func Check(dir string, now time.Time) []Finding {
 	found = append(found, checkClients(c, now)...)
 	found = append(found, checkSettings(c)...)
 	found = append(found, checkJournal(c)...)
-	return append(found, checkHost(c)...)
+	return append(found, checkHost(ctx, c, h)...)
 }
 
 func checkClients(c *config.Config, now time.Time) []Finding {
@@ -126,19 +134,4 @@ func checkJournal(c *config.Config) []Finding {
 		return []Finding{{Problem, path, err.Error(), ""}}
 	}
 	return nil
-}
-
-// checkHost looks for what stands in the way on this host as it is now.
-func checkHost(c *config.Config) []Finding {
-	var found []Finding
-	bound, err := boundUDPPorts()
-	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		found = append(found, Finding{Odd, "knock_ports", err.Error(), ""})
-	}
-	for _, port := range c.KnockPorts {
-		if !port.Shared && slices.Contains(bound, port.Port) {
-			found = append(found, Finding{Problem, "knock_ports", fmt.Sprintf("a program on this host serves udp/%d, and the guard keeps packets to it away", port.Port), fmt.Sprintf("another port, or { port = %d, shared = true }", port.Port)})
-		}
-	}
-	return found
 }

@@ -69,7 +69,7 @@ func TestCheck(t *testing.T) {
 			if test.spoil != nil {
 				test.spoil(t, c.Dir)
 			}
-			found := Check(c.Dir, now)
+			found := check(t.Context(), c.Dir, now, quietHost())
 			if test.want == "" {
 				if len(found) != 0 {
 					t.Errorf("got %v, want nothing", found)

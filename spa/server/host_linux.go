@@ -1,38 +1,155 @@
 package server
 
 import (
-	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
+	"os/user"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/firewall"
+	"sallyport/firewall/survey"
 )
 
-// boundUDPPorts returns the UDP ports that programs of this network namespace are bound to, as
-// proc_pid_net(5) lists them: the second field is the local address and port in hex.
-func boundUDPPorts() ([]uint16, error) {
-	var ports []uint16
-	for _, path := range []string{"/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"} {
-		file, err := os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // no IPv6 here
-		}
-		if err != nil {
-			return nil, fmt.Errorf("server: looking for bound ports: %w", err)
-		}
-		defer file.Close()
-		for lines := bufio.NewScanner(file); lines.Scan(); {
-			fields := strings.Fields(lines.Text())
-			if len(fields) < 2 {
-				continue
-			}
-			_, hex, _ := strings.Cut(fields[1], ":")
-			if port, err := strconv.ParseUint(hex, 16, 16); err == nil {
-				ports = append(ports, uint16(port))
-			}
+// look takes all looks at the machine that can be taken, in the network namespace of the calling
+// thread, and notes those that cannot.
+func look(ctx context.Context) *host {
+	h := &host{root: "/", uid: os.Geteuid(), accounts: account, resolve: resolve, medium: mediumOf}
+	var err error
+	h.rules, err = survey.Read(ctx)
+	h.notSeen("the rule sets of other tools", err)
+	if h.rules != nil {
+		h.links = h.rules.Links
+	}
+	h.defaults, err = defaultRoutes()
+	h.notSeen("default routes", err)
+	h.listeners, err = listeners()
+	h.notSeen("which program listens where", err)
+	h.clock, err = readClock()
+	h.notSeen("the clock", err)
+	h.conntrack, err = readConntrack()
+	h.notSeen("how full connection tracking is", err)
+	h.running = serves()
+	h.persists = h.uid == 0 && firewall.CanPersist()
+	return h
+}
+
+// serves reports whether a server holds the network namespace.
+func serves() bool {
+	uid, err := holder(&net.UnixAddr{Net: "unix", Name: namespaceLock})
+	return err == nil && servesAs(uid)
+}
+
+func account(name string) (uid, gid int, ok bool) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, 0, false
+	}
+	uid, err = strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	return uid, gid, err == nil && err2 == nil
+}
+
+// resolveWithin is how long a name server may take: check is no test of it.
+const resolveWithin = 2 * time.Second
+
+func resolve(ctx context.Context, name string) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolveWithin)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	return addrs, err
+}
+
+func readClock() (clock, error) {
+	var t unix.Timex // no modes: nothing is changed
+	state, err := unix.Adjtimex(&t)
+	if err != nil {
+		return clock{}, fmt.Errorf("server: asking the kernel for its clock: %w", err)
+	}
+	return clock{
+		known:  true,
+		synced: state != unix.TIME_ERROR && t.Status&unix.STA_UNSYNC == 0,
+		within: time.Duration(t.Esterror) * time.Microsecond,
+	}, nil
+}
+
+func readConntrack() (conntrack, error) {
+	count, err := readNumber("/proc/sys/net/netfilter/nf_conntrack_count")
+	if errors.Is(err, fs.ErrNotExist) {
+		return conntrack{}, nil // it is not in use here
+	}
+	limit, err2 := readNumber("/proc/sys/net/netfilter/nf_conntrack_max")
+	return conntrack{count, limit}, errors.Join(err, err2)
+}
+
+func readNumber(path string) (int, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(data)))
+}
+
+// defaultRoutes returns the interfaces by which the world is reached: those are the ones by which
+// it reaches this host.
+func defaultRoutes() ([]string, error) {
+	var names []string
+	ipv4, err := fields("/proc/thread-self/net/route", 8)
+	for _, f := range ipv4 {
+		if f[1] == "00000000" && f[7] == "00000000" {
+			names = append(names, f[0])
 		}
 	}
-	return ports, nil
+	ipv6, err6 := fields("/proc/thread-self/net/ipv6_route", 10)
+	for _, f := range ipv6 {
+		if strings.Trim(f[0], "0") == "" && f[1] == "00" && f[9] != "lo" {
+			names = append(names, f[9])
+		}
+	}
+	return names, errors.Join(err, err6)
+}
+
+// fields returns the lines of a file of proc that have so many words at least. One that is not
+// there (no IPv6) has none.
+func fields(path string, words int) ([][]string, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	var lines [][]string
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) >= words {
+			lines = append(lines, f)
+		}
+	}
+	return lines, nil
+}
+
+// Magic numbers of file systems (statfs(2)) that forget at a reboot, or are another machine's.
+var media = map[uint32]medium{
+	unix.TMPFS_MAGIC: inMemory, unix.RAMFS_MAGIC: inMemory,
+	unix.NFS_SUPER_MAGIC: onNetwork, unix.SMB_SUPER_MAGIC: onNetwork, unix.SMB2_SUPER_MAGIC: onNetwork,
+	unix.CIFS_SUPER_MAGIC: onNetwork, unix.AFS_SUPER_MAGIC: onNetwork, unix.CEPH_SUPER_MAGIC: onNetwork,
+}
+
+func mediumOf(path string) medium {
+	var s unix.Statfs_t
+	if err := unix.Statfs(path, &s); err != nil {
+		return onDisk // that it is not there is said elsewhere
+	}
+	return media[uint32(s.Type)]
 }

@@ -132,20 +132,3 @@ func TestSquatter(t *testing.T) {
 		})
 	}
 }
-
-func TestBoundUDPPorts(t *testing.T) {
-	host := lab.New(t, "gateway")[0]
-	var bound []uint16
-	err := host.Do(func() error {
-		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40001})
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		bound, err = boundUDPPorts()
-		return err
-	})
-	if err != nil || len(bound) != 1 || bound[0] != 40001 {
-		t.Errorf("got %v and %v, want 40001", bound, err)
-	}
-}

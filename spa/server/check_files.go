@@ -1,0 +1,171 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"sallyport/keys"
+	"sallyport/spa/config"
+	"sallyport/spa/server/control"
+)
+
+// checkAccess looks at who may read and change the gateway's files. Those with keys are looked at
+// where they are read.
+func checkAccess(c *config.Config, h *host) []Finding {
+	var found []Finding
+	for _, dir := range distinct(c.Dir, filepath.Join(c.Dir, config.ClientsDir), c.State) {
+		found = append(found, writable(dir, "whoever may write there can take files away and put others in their place")...)
+	}
+	found = append(found, writable(filepath.Join(c.Dir, config.FileName), "whoever may write it decides what is guarded")...)
+	for _, path := range []string{
+		filepath.Join(c.State, config.JournalFile), filepath.Join(c.State, ledgerFile),
+		filepath.Join(c.State, control.SocketName), c.Audit.File,
+	} {
+		found = append(found, private(path)...)
+	}
+	return append(found, checkOwner(c, h)...)
+}
+
+// distinct returns each path once.
+func distinct(paths ...string) []string {
+	seen := make(map[string]bool)
+	var list []string
+	for _, p := range paths {
+		if p = filepath.Clean(p); !seen[p] {
+			seen[p] = true
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// ledgerFile is where package firewall keeps who holds what.
+const ledgerFile = "grants"
+
+const (
+	byOthers      = 0o007
+	writeByOthers = 0o002
+)
+
+// writable finds a path that others than its owner and group may write.
+func writable(path, why string) []Finding {
+	fi, err := os.Stat(path)
+	if err != nil || fi.Mode().Perm()&writeByOthers == 0 {
+		return nil // that it is not there is said where it is read
+	}
+	return []Finding{{Weak, path, fmt.Sprintf("its mode is %04o: %s", fi.Mode().Perm(), why), "chmod o-w " + keys.ShellWord(path)}}
+}
+
+// private finds a file that others may read: it tells who knocked when, and from where.
+func private(path string) []Finding {
+	fi, err := os.Lstat(path)
+	if err != nil || fi.Mode().Perm()&byOthers == 0 {
+		return nil
+	}
+	return []Finding{{Weak, path, fmt.Sprintf("its mode is %04o: everybody on this host may read who knocked when", fi.Mode().Perm()), "chmod o-rwx " + keys.ShellWord(path)}}
+}
+
+// checkOwner looks whether the journal belongs to somebody who is not the server.
+func checkOwner(c *config.Config, h *host) []Finding {
+	path := filepath.Join(c.State, config.JournalFile)
+	journal, err := ownerOf(path)
+	dir, err2 := ownerOf(c.State)
+	if err != nil || err2 != nil || journal == 0 || journal == dir {
+		return nil
+	}
+	if uid, _, ok := h.accounts(SystemUser); ok && uid == journal {
+		return nil
+	}
+	return []Finding{{Weak, path, fmt.Sprintf("it belongs to the user %d, who is neither root nor whose directory it is in: he can make the server forget what was spent", journal),
+		"chown --reference=" + keys.ShellWord(c.State) + " " + keys.ShellWord(path)}}
+}
+
+func ownerOf(path string) (int, error) {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return 0, err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	return int(st.Uid), nil
+}
+
+// checkCopies looks for copies of secrets that editors and people leave behind.
+func checkCopies(c *config.Config) []Finding {
+	var found []Finding
+	for _, dir := range distinct(c.Dir, filepath.Join(c.Dir, config.ClientsDir)) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue // that it cannot be read is said where the clients are
+		}
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			if what := leftover(path, e); what != "" {
+				found = append(found, copied(path, what, e))
+			}
+		}
+	}
+	return found
+}
+
+// leftover says what a file is that does not belong there; empty: it does, or it is nothing of ours.
+func leftover(path string, e fs.DirEntry) string {
+	if !e.Type().IsRegular() {
+		return ""
+	}
+	if isToken(path) {
+		return "a token: whoever has it can knock"
+	}
+	name := strings.TrimPrefix(strings.TrimPrefix(e.Name(), "."), "#")
+	for _, secret := range []string{config.GateFile, keys.Suffix} {
+		before, rest, ok := strings.Cut(name, secret)
+		if ok && rest != "" && !strings.HasPrefix(before, "server") {
+			return "a copy of a file with keys"
+		}
+	}
+	return ""
+}
+
+// isToken reports whether a file is an enrolment token.
+func isToken(path string) bool {
+	const most = 4096
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, most))
+	if err != nil {
+		return false
+	}
+	_, err = keys.ParseToken(string(data))
+	return err == nil
+}
+
+func copied(path, what string, e fs.DirEntry) Finding {
+	f := Finding{Odd, path, what, "once it is not needed any more: shred -u " + keys.ShellWord(path)}
+	if fi, err := e.Info(); err == nil && fi.Mode().Perm()&byOthers != 0 {
+		f.Severity, f.Text = Weak, what+fmt.Sprintf(", and its mode is %04o: everybody on this host may have read it", fi.Mode().Perm())
+		f.Advice = "shred -u " + keys.ShellWord(path) + ", and spa-keygen rotate for the client whose key it is"
+	}
+	return f
+}
+
+// checkMedium looks where the replay memory is kept.
+func checkMedium(c *config.Config, h *host) []Finding {
+	switch h.medium(c.State) {
+	case inMemory:
+		return []Finding{{Odd, "state", c.State + " is in memory: after a reboot there is no journal, and knocks are refused for a window", "a directory on a disk, such as /var/lib/spa"}}
+	case onNetwork:
+		return []Finding{{Odd, "state", c.State + " is on a network file system: where that is slow or gone, nobody gets in, and its locks may not hold", "a directory on a disk of this host, such as /var/lib/spa"}}
+	}
+	return nil
+}

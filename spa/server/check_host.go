@@ -1,0 +1,143 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"sallyport/firewall/survey"
+	"sallyport/keys"
+	"sallyport/spa/config"
+)
+
+// checkHost looks for what stands in the way on this host as it is now.
+func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
+	found := checkTables(c, h)
+	for _, check := range []func(*config.Config, *host) []Finding{
+		checkIngress, checkClosed, checkKnockPorts, checkSSH, checkServed,
+		checkInterfaces, checkAccount, checkClock, checkConntrack, checkMedium,
+		checkGuard, checkBoot, checkFlush, checkAccess,
+	} {
+		found = append(found, check(c, h)...)
+	}
+	found = append(found, checkAddress(ctx, c, h)...)
+	found = append(found, checkCopies(c)...)
+	return append(found, checkUnseen(h)...)
+}
+
+// checkUnseen says what was not looked at: silence must not be taken for a clean bill.
+func checkUnseen(h *host) []Finding {
+	var found []Finding
+	for _, u := range h.unseen {
+		found = append(found, Finding{Odd, "not looked at", u.what + ": " + u.why, "run check as root, in the gateway's own network namespace"})
+	}
+	return found
+}
+
+func checkClock(c *config.Config, h *host) []Finding {
+	const advice = "timedatectl set-ntp true, or chrony"
+	switch {
+	case !h.clock.known:
+		return nil
+	case !h.clock.synced:
+		return []Finding{{Odd, "clock", fmt.Sprintf("nothing keeps this host's clock: once it is %v off, nobody can knock", c.Window), advice}}
+	case h.clock.within > c.Window/2:
+		return []Finding{{Odd, "clock", fmt.Sprintf("this host's clock may be %v off, of the %v that a knock may be", h.clock.within, c.Window), advice}}
+	}
+	return nil
+}
+
+func checkConntrack(_ *config.Config, h *host) []Finding {
+	const much = 80 // percent
+	n, limit := h.conntrack.count, h.conntrack.max
+	if limit == 0 || 100*n < limit*much {
+		return nil
+	}
+	return []Finding{{Odd, "nf_conntrack_max", fmt.Sprintf("%d of %d connections are tracked: when the table is full, new ones are dropped, granted ones too", n, limit),
+		fmt.Sprintf("sysctl net.netfilter.nf_conntrack_max=%d, and find out what fills it: conntrack -S", 4*limit)}}
+}
+
+// checkInterfaces looks for names of interfaces that are not there.
+func checkInterfaces(c *config.Config, h *host) []Finding {
+	if h.links == nil {
+		return nil
+	}
+	var found []Finding
+	for _, key := range []struct {
+		name  string
+		names []string
+		then  string
+	}{
+		{"capture.interfaces", c.Capture.Interfaces, "no knock is seen there until it comes"},
+		{"firewall.trusted_interfaces", c.Firewall.TrustedInterfaces, "whatever bears that name later is trusted"},
+	} {
+		for _, name := range key.names {
+			if !slices.ContainsFunc(h.links, func(l survey.Link) bool { return l.Name == name }) {
+				found = append(found, Finding{Odd, key.name, fmt.Sprintf("there is no interface %s now: %s", name, key.then), "ip link shows those that there are"})
+			}
+		}
+	}
+	return found
+}
+
+// checkAddress looks whether clients are sent here. Behind a NAT they are all the same.
+func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
+	name, _, err := keys.SplitAddress(c.Address)
+	if err != nil || h.links == nil {
+		return nil
+	}
+	var addrs []netip.Addr
+	if a, err := netip.ParseAddr(name); err == nil {
+		addrs = []netip.Addr{a}
+	} else if addrs, err = h.resolve(ctx, name); err != nil {
+		return []Finding{{Odd, "address", fmt.Sprintf("%s cannot be looked up from here: %v", name, err), "clients have to be able to"}}
+	}
+	for _, l := range h.links {
+		for _, prefix := range l.Prefixes {
+			if slices.Contains(addrs, prefix.Addr()) {
+				return nil
+			}
+		}
+	}
+	return []Finding{{Odd, "address", fmt.Sprintf("%s is none of this host's addresses: %v", name, addrs), "nothing, if a router leads that address here; otherwise clients knock elsewhere"}}
+}
+
+// checkAccount looks for the user that the server becomes.
+func checkAccount(_ *config.Config, h *host) []Finding {
+	if _, _, ok := h.accounts(SystemUser); ok {
+		return nil
+	}
+	return []Finding{{Odd, "user " + SystemUser, "there is none: the server stays root, with CAP_NET_ADMIN as its only capability",
+		"useradd --system --no-create-home --shell /usr/sbin/nologin " + SystemUser}}
+}
+
+// checkGuard looks whether the guard is where it should be.
+func checkGuard(c *config.Config, h *host) []Finding {
+	if h.rules == nil || c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || len(c.Services) == 0 {
+		return nil
+	}
+	stands := h.guarded()
+	switch {
+	case h.running && !stands:
+		return []Finding{{Problem, "guard", "the server works here and its guard is not in the kernel: ports are as open as the host's own firewall leaves them", "journalctl -u spa-server says why; spa-server reload, or restart it"}}
+	case !stands:
+		return []Finding{{Odd, "guard", "it is not in place, and no server works here: ports are as open as the host's own firewall leaves them", "spa-server run --confirm 5m, or systemctl enable --now spa-guard.service spa-server.service"}}
+	case !h.running:
+		return []Finding{{Odd, "guard", "it is in place, and no server works here: nobody can knock", "systemctl start spa-server.service"}}
+	}
+	return nil
+}
+
+// guarded reports whether the guard of either backend is in the kernel.
+func (h *host) guarded() bool {
+	if _, ok := h.rules.Table("inet", "spa"); ok {
+		return true
+	}
+	return h.byIPTables()
+}
+
+// byIPTables reports whether the guard that stands is that of iptables.
+func (h *host) byIPTables() bool {
+	return h.rules.Chain("ip", "mangle", "spa-guard") || h.rules.Chain("ip6", "mangle", "spa-guard")
+}

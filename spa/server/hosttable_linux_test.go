@@ -1,0 +1,242 @@
+package server
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/config"
+	"sallyport/spa/lab"
+)
+
+func listenTCP(addr string) (*os.File, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	return l.(*net.TCPListener).File()
+}
+
+func pid(cmd *exec.Cmd) string { return strconv.Itoa(cmd.Process.Pid) }
+
+// write writes a file of the gateway.
+func (s *scene) write(name, text string, mode os.FileMode) {
+	s.t.Helper()
+	if err := os.WriteFile(s.path(name), []byte(text), mode); err != nil {
+		s.t.Fatal(err)
+	}
+	s.chmod(name, mode)
+}
+
+func (s *scene) chmod(name string, mode os.FileMode) {
+	s.t.Helper()
+	if err := os.Chmod(s.path(name), mode); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// rules loads rules that are not dropping's, with the guard.
+func withRules(rules string) func(*scene) {
+	return func(s *scene) { s.t.Helper(); s.nft(rules + "\ntable inet spa { chain guard { }\n}\n") }
+}
+
+// beside loads rules beside dropping's.
+func beside(rules string) func(*scene) {
+	return func(s *scene) { s.t.Helper(); s.feed(rules, "nft", "-f", "-") }
+}
+
+func services(list ...string) func(*config.Config) {
+	return func(c *config.Config) {
+		for _, text := range list {
+			p, err := spa.ParsePorts(text)
+			if err != nil {
+				panic(err)
+			}
+			c.Services = append(c.Services, config.NewService("s"+strconv.Itoa(int(p.Low)), p))
+		}
+	}
+}
+
+func hostTests() []hostTest {
+	return append(append(tableTests(), machineTests()...), fileTests()...)
+}
+
+// tableTests are about the rule sets of others.
+func tableTests() []hostTest {
+	return []hostTest{
+		{name: "quiet"},
+		{name: "dropped", spoil: withRules("table inet filter { chain input { type filter hook input priority 0; policy drop; }\n}"),
+			want: Problem, says: []string{"table inet filter, chain input, policy drop", "tcp/22", "cannot open", "nft insert rule inet filter input tcp dport 22 accept"}},
+		{name: "dropped over IPv6", spoil: withRules("table ip6 filter { chain input { type filter hook input priority 0; policy drop; }\n}\ntable ip t { chain c { type filter hook input priority 0; policy drop; tcp dport 22 accept; }\n}"),
+			want: Problem, says: []string{"table ip6 filter"}},
+		{name: "one of two", config: services("udp/60000-60010"), spoil: withRules("table inet filter { chain input { type filter hook input priority 0; policy drop; tcp dport 22 accept; udp dport 60000-60004 accept; }\n}"),
+			want: Problem, says: []string{"connections to udp/60005-60010:", "udp dport 60005-60010 accept"}},
+		{name: "by ufw", spoil: func(s *scene) {
+			s.feed("*filter\n:INPUT DROP\n:ufw-before-input -\n-A INPUT -j ufw-before-input\n-A ufw-before-input -i lo -j ACCEPT\nCOMMIT\n", "iptables-nft-restore")
+		}, want: Problem, says: []string{"ufw allow 22/tcp"}},
+		{name: "perhaps", spoil: beside("table inet t { chain c { type filter hook input priority 0; meta length > 1000 tcp dport 22 drop; }\n}"),
+			want: Odd, says: []string{"table inet t, chain c, rule handle", "may drop"}},
+		{name: "certain sources", spoil: withRules("table inet filter { chain input { type filter hook input priority 0; policy drop; ip saddr 198.51.100.0/24 accept; ip6 saddr 2001:db8:2::/64 accept; }\n}"),
+			want: Odd, says: []string{"except from certain addresses"}},
+		{name: "blocked sources", spoil: beside("table inet t { set s { type ipv4_addr; elements = { 198.51.100.7 } }\nchain c { type filter hook input priority 0; ip saddr @s drop; }\n}")},
+		{name: "untracked", spoil: beside("table inet t { chain c { type filter hook prerouting priority -300; tcp dport 22 notrack; }\n}"),
+			want: Odd, says: []string{"table inet t, chain c", "untracked", "tcp/22"}},
+		{name: "trusted interface dropped", config: func(c *config.Config) { c.Capture.Interfaces = []string{"vs"} },
+			spoil: beside("table inet t { chain c { type filter hook input priority 0; iifname != vs drop; }\n}")},
+		{name: "knocks dropped", spoil: beside("table netdev t { chain c { type filter hook ingress device vs priority 0; udp dport 62201 drop; }\n}"),
+			want: Problem, says: []string{"knock_ports", "table netdev t", "udp/62201", "before a knock can be seen"}},
+		{name: "answers", spoil: withRules(""), want: Odd, says: []string{"firewall.closed", `closed = "reject"`}},
+		{name: "answers with resets", spoil: beside("table inet t { chain c { type filter hook input priority -1; tcp dport != 22 reject with tcp reset; }\n}"),
+			want: Odd, says: []string{`closed = "reject"`}},
+		{name: "answers, and rejects", config: func(c *config.Config) { c.Firewall.Closed = "reject" }, spoil: withRules("")},
+		{name: "silent, and rejects", config: func(c *config.Config) { c.Firewall.Closed = "reject" }, want: Odd, says: []string{`closed = "drop"`}},
+		{name: "admit", config: admitting, spoil: withRules(admitTable(admits4 + admits6))},
+		{name: "admit, open", config: admitting, spoil: withRules(admitTable(admits4 + admits6 + "tcp dport 22 accept")),
+			want: Problem, says: []string{"firewall.mode", "tcp/22 is open to strangers"}},
+		{name: "admit, nobody", config: admitting, spoil: withRules(admitTable(admits4)),
+			want: Problem, says: []string{"firewall.admit", "over IPv6", "spa6", "ip6 saddr . meta l4proto . th dport @spa6 accept"}},
+	}
+}
+
+// machineTests are about sockets, clock, units and the like.
+func machineTests() []hostTest {
+	return []hostTest{
+		{name: "unguarded sshd", spoil: func(s *scene) {
+			s.feed("add rule inet filter input tcp dport 2222 accept", "nft", "-f", "-")
+			s.hold("sshd", "0.0.0.0:2222")
+		}, want: Weak, says: []string{"tcp/2222", "sshd listens at", "ports of a service"}},
+		{name: "sshd behind the firewall", spoil: func(s *scene) { s.hold("sshd", "0.0.0.0:2222") }},
+		{name: "sshd on loopback", spoil: func(s *scene) {
+			s.feed("add rule inet filter input tcp dport 2222 accept", "nft", "-f", "-")
+			s.hold("sshd", "127.0.0.1:2222")
+		}},
+		{name: "guarded sshd", spoil: func(s *scene) { s.hold("sshd", "192.0.2.1:2222") }, config: services("tcp/2222"),
+			want: Problem, says: []string{"tcp/2222", "policy drop"}}, // and nothing about sshd
+		{name: "unguarded sshd by systemd", spoil: func(s *scene) {
+			s.feed("add rule inet filter input tcp dport 2222 accept", "nft", "-f", "-")
+			s.file("usr/lib/systemd/system/ssh.socket", "[Socket]\nListenStream=22\n")
+			s.file("run/systemd/generator/ssh.socket.d/addresses.conf", "[Socket]\nListenStream=\nListenStream=0.0.0.0:2222\n")
+			s.hold("systemd", "0.0.0.0:2222")
+		}, want: Weak, says: []string{"tcp/2222", "ssh.socket"}},
+		{name: "another socket of systemd", spoil: func(s *scene) {
+			s.feed("add rule inet filter input tcp dport 9090 accept", "nft", "-f", "-")
+			s.hold("systemd", "0.0.0.0:9090")
+		}},
+		{name: "nothing served", config: services("tcp/80"), spoil: func(s *scene) { s.feed("add rule inet filter input tcp dport 80 accept", "nft", "-f", "-") },
+			want: Odd, says: []string{"service.s80", "nothing on this host listens on tcp/80"}},
+		{name: "served by DNAT", config: services("tcp/80"), spoil: beside("table ip nat { chain pre { type nat hook prerouting priority -100; tcp dport 80 redirect to :22; }\n}\nadd rule inet filter input tcp dport 80 accept")},
+		{name: "knock port in use", spoil: func(s *scene) { s.listenUDP("0.0.0.0:62201") },
+			want: Problem, says: []string{"knock_ports", "udp/62201", "shared = true"}},
+		{name: "knock port in use on loopback", spoil: func(s *scene) { s.listenUDP("127.0.0.1:62201") }},
+		{name: "shared with nobody", config: func(c *config.Config) { c.KnockPorts = []config.KnockPort{{Port: 62201, Shared: true}} },
+			want: Odd, says: []string{"knock_ports", "nothing on this host serves it"}},
+		{name: "no such interface", config: func(c *config.Config) { c.Capture.Interfaces = []string{"vs", "wan0"} },
+			want: Odd, says: []string{"capture.interfaces", "wan0"}},
+		{name: "elsewhere", config: func(c *config.Config) { c.Address = "198.51.100.9" }, want: Odd, says: []string{"address", "198.51.100.9", "none of this host's"}},
+		{name: "not to be looked up", config: func(c *config.Config) { c.Address = "gw.example.net" }, want: Odd, says: []string{"address", "gw.example.net", "no such host"}},
+		{name: "no user", pretend: func(h *host) { h.accounts = func(string) (int, int, bool) { return 0, 0, false } }, want: Odd, says: []string{"user spa", "useradd"}},
+		{name: "clock on its own", pretend: func(h *host) { h.clock.synced = false }, want: Odd, says: []string{"clock", "timedatectl set-ntp true"}},
+		{name: "clock far off", pretend: func(h *host) { h.clock.within = 20 * time.Second }, want: Odd, says: []string{"clock", "20s"}},
+		{name: "conntrack full", pretend: func(h *host) { h.conntrack = conntrack{count: 900, max: 1000} }, want: Odd, says: []string{"900 of 1000", "nf_conntrack_max=4000"}},
+		{name: "conntrack fine", pretend: func(h *host) { h.conntrack = conntrack{count: 700, max: 1000} }},
+		{name: "in memory", pretend: func(h *host) { h.medium = func(string) medium { return inMemory } }, want: Odd, says: []string{"state", "reboot"}},
+		{name: "on a network", pretend: func(h *host) { h.medium = func(string) medium { return onNetwork } }, want: Odd, says: []string{"state", "network file system"}},
+		{name: "not root", pretend: func(h *host) {
+			h.uid, h.rules.Links = 1000, nil
+			h.notSeen("the rule sets of other tools", os.ErrPermission)
+			h.rules = nil
+		}, want: Odd, says: []string{"not looked at", "the rule sets of other tools", "root"}},
+		{name: "no guard", spoil: func(s *scene) { s.nft(dropping) }, want: Problem, says: []string{"guard", "not in the kernel"}},
+		{name: "neither guard nor server", spoil: func(s *scene) { s.nft(dropping) }, pretend: func(h *host) { h.running = false }, want: Odd, says: []string{"guard", "not in place"}},
+		{name: "guard without server", pretend: func(h *host) { h.running = false }, want: Odd, says: []string{"guard", "nobody can knock"}},
+		{name: "guard by iptables", spoil: func(s *scene) {
+			s.nft(dropping)
+			s.feed("*mangle\n:spa-guard -\n-A PREROUTING -j spa-guard\nCOMMIT\n", "iptables-nft-restore")
+		}},
+		{name: "open at boot", spoil: func(s *scene) { s.remove("etc/systemd/system/multi-user.target.wants/spa-guard.service") }, want: Weak, says: []string{"spa-guard.service", "systemctl enable"}},
+		{name: "no systemd", spoil: func(s *scene) {
+			s.remove("etc/systemd/system/multi-user.target.wants/spa-guard.service")
+			s.remove("run/systemd/system")
+		}},
+	}
+}
+
+// fileTests are about files: the machine's, and the gateway's own.
+func fileTests() []hostTest {
+	flushing := func(s *scene) {
+		s.enable("nftables.service")
+		s.file("etc/nftables.conf", "#!/usr/sbin/nft -f\nflush ruleset\ninclude \"/etc/nftables.d/*.nft\"\n")
+	}
+	included := func(s *scene) { flushing(s); s.file("etc/nftables.d/spa.nft", "table inet spa {\n}\n") }
+	inFile := func(c *config.Config) { c.Firewall.Persist = "file" }
+	return []hostTest{
+		{name: "flushed", spoil: flushing, want: Weak, says: []string{"nftables.service", "dead", "guard --print"}},
+		{name: "flushed, not enabled", spoil: func(s *scene) { s.file("etc/nftables.conf", "flush ruleset\n") }},
+		{name: "flushed, kept by the kernel", spoil: flushing, pretend: func(h *host) { h.rules = nil }},
+		{name: "flushed, kept by the file", config: inFile, spoil: included},
+		{name: "kept by no file", config: inFile, spoil: flushing, want: Weak, says: []string{"firewall.persist", "no table inet spa"}},
+		{name: "kept twice", spoil: included, want: Problem, says: []string{"firewall.persist", "refuses"}},
+		{name: "iptables flushed", config: func(c *config.Config) { c.Firewall.Backend = "iptables" }, spoil: func(s *scene) { s.enable("netfilter-persistent.service") },
+			want: Weak, says: []string{"netfilter-persistent.service", "spa-server guard"}},
+		{name: "iptables flushed, guard by nftables", spoil: func(s *scene) {
+			s.enable("netfilter-persistent.service")
+			s.enable("firewalld.service")
+			s.enable("ufw.service")
+		}},
+		{name: "everybody writes server.toml", spoil: func(s *scene) { s.chmod("server.toml", 0o642) }, want: Weak, says: []string{"server.toml", "chmod o-w"}},
+		{name: "everybody writes the directory", spoil: func(s *scene) { s.chmod(".", 0o757) }, want: Weak, says: []string{"0757", "chmod o-w"}},
+		{name: "everybody writes clients", spoil: func(s *scene) { s.chmod("clients", 0o757) }, want: Weak, says: []string{"clients", "chmod o-w"}},
+		{name: "everybody reads the journal", spoil: func(s *scene) { s.chmod("journal", 0o604) }, want: Weak, says: []string{"journal", "chmod o-rwx"}},
+		{name: "everybody reads the ledger", spoil: func(s *scene) { s.write("grants", "", 0o604) }, want: Weak, says: []string{"grants", "chmod o-rwx"}},
+		{name: "everybody reads the log", spoil: func(s *scene) { s.write("audit.jsonl", "", 0o644) }, want: Weak, says: []string{"audit.jsonl", "chmod o-rwx"}},
+		{name: "everybody may ask", spoil: func(s *scene) { s.write("control.sock", "", 0o606) }, want: Weak, says: []string{"control.sock", "chmod o-rwx"}},
+		{name: "another's journal", spoil: func(s *scene) { s.chown("journal", 54321) }, want: Weak, says: []string{"journal", "54321", "chown"}},
+		{name: "the server's journal", spoil: func(s *scene) { s.chown("journal", 64123) }},
+		{name: "a copy of a key", spoil: func(s *scene) { s.write("clients/alice.toml~", "", 0o600) }, want: Odd, says: []string{"alice.toml~", "shred -u"}},
+		{name: "an editor's copy", spoil: func(s *scene) { s.write("clients/.alice.toml.swp", "", 0o600) }, want: Odd, says: []string{".alice.toml.swp"}},
+		{name: "a copy for everybody", spoil: func(s *scene) { s.write("gate.key.bak", "", 0o644) }, want: Weak, says: []string{"gate.key.bak", "0644", "may have read it"}},
+		{name: "a copy of no secret", spoil: func(s *scene) { s.write("server.toml.bak", "", 0o644) }},
+		{name: "a token", spoil: func(s *scene) { s.write("alice.token", s.token(), 0o600) }, want: Odd, says: []string{"alice.token", "can knock"}},
+		{name: "another file", spoil: func(s *scene) { s.write("notes", "spa1 is not a token\n", 0o644) }},
+	}
+}
+
+// token is an enrolment token.
+func (s *scene) token() string {
+	s.t.Helper()
+	p := &keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201}, ServerID: keys.NewServerID(), Gate: keys.NewGateKey(), ID: keys.NewID(), Key: keys.NewKey(), Client: "alice", Services: map[string][]string{"ssh": {"tcp/22"}}, Receipts: true}
+	return p.Token() + "\n"
+}
+
+func (s *scene) listenUDP(addr string) {
+	s.t.Helper()
+	var conn net.PacketConn
+	err := s.on.Do(func() (err error) {
+		conn, err = net.ListenPacket("udp", addr)
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { conn.Close() })
+}
+
+func (s *scene) remove(name string) {
+	s.t.Helper()
+	if err := os.RemoveAll(s.root + "/" + name); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *scene) chown(name string, uid int) {
+	s.t.Helper()
+	lab.NeedRoot(s.t)
+	if err := os.Chown(s.path(name), uid, 0); err != nil {
+		s.t.Fatal(err)
+	}
+}

@@ -1,0 +1,89 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"time"
+
+	"sallyport/firewall/survey"
+	"sallyport/spa"
+)
+
+// host is what Check finds on the machine. Looking is one thing, judging another: the checks
+// take it as it is, and change nothing.
+type host struct {
+	root      string // of the file tree: /
+	uid       int    // of whoever looks
+	running   bool   // a server works in this network namespace
+	rules     *survey.Ruleset
+	links     []survey.Link
+	defaults  []string // interfaces that a default route leads to
+	listeners []listener
+	clock     clock
+	conntrack conntrack
+	persists  bool // the kernel can keep the guard over a flush while no server runs
+	accounts  func(name string) (uid, gid int, ok bool)
+	resolve   func(ctx context.Context, name string) ([]netip.Addr, error)
+	medium    func(path string) medium
+	unseen    []unseen
+}
+
+// unseen is a look that could not be taken, and why.
+type unseen struct{ what, why string }
+
+// listener is a socket that waits for packets from others.
+type listener struct {
+	spa.Proto
+	local netip.AddrPort
+	held  []string // names of the processes that hold it; none: not known
+}
+
+// clock is what the kernel says of it (adjtimex(2)).
+type clock struct {
+	known  bool
+	synced bool
+	within time.Duration // estimated error
+}
+
+// conntrack is how full the table of connections is; max 0: not known.
+type conntrack struct{ count, max int }
+
+// medium is what kind of file system holds a file.
+type medium uint8
+
+const (
+	onDisk medium = iota
+	inMemory
+	onNetwork
+)
+
+func (h *host) notSeen(what string, err error) {
+	if err == nil || errors.Is(err, errors.ErrUnsupported) {
+		return
+	}
+	why := err.Error()
+	if errors.Is(err, os.ErrPermission) && h.uid != 0 {
+		why = "that needs root"
+	}
+	h.unseen = append(h.unseen, unseen{what, why})
+}
+
+// close gives up what judging needed.
+func (h *host) close() {
+	if h.rules != nil {
+		_ = h.rules.Close() // it was only read from
+	}
+}
+
+// listens returns those that wait at a port.
+func (h *host) listens(proto spa.Proto, port uint16) []listener {
+	var found []listener
+	for _, l := range h.listeners {
+		if l.Proto == proto && l.local.Port() == port {
+			found = append(found, l)
+		}
+	}
+	return found
+}
