@@ -54,10 +54,26 @@ var gaps = []struct {
 	tool   func(g *gateway) tool
 	upsets []upset
 }{
+	{"owned", owned, nil, append(emptied, commands(never, never, "nft flush ruleset"))},
 	{"without an owner", withoutOwner, nil, append(emptied, commands(second, lost, "nft flush ruleset"))},
 	{"without an owner, ufw", withoutOwner, newUFW, []upset{{"reload", reloadOf, never, never}, {"disable, enable", restart, never, never}}},
 	{"without an owner, firewalld", withoutOwner, newFirewalld, []upset{{"reload", reloadOf, never, never}, {"restart", restart, never, never}}},
+	{"iptables", byIPTables, nil, ofIPTables},
+	{"iptables, ufw", byIPTables, newUFW, []upset{{"reload", reloadOf, never, never}, {"disable, enable", restart, never, never}}},
+	{"iptables, firewalld", byIPTables, newFirewalld, []upset{{"reload", reloadOf, second, lost}, {"restart", restart, second, lost}}},
 }
+
+// ofIPTables are upsets of a guard by iptables: only what empties the table that it is in matters.
+var ofIPTables = []upset{
+	commands(never, never, "iptables -F", "iptables -X", "ip6tables -F", "ip6tables -X"),
+	commands(second, lost, "iptables -t mangle -F", "ip6tables -t mangle -F"),
+	commands(never, never, "iptables -t raw -F", "iptables -t nat -F", "ip6tables -t raw -F", "ip6tables -t nat -F"),
+	commands(second, lost, "nft flush ruleset"),
+}
+
+func byIPTables(b *beside) { b.t.Helper(); b.backend("iptables") }
+
+func owned(*beside) {} // as it comes
 
 func withoutOwner(b *beside) {
 	b.t.Helper()
@@ -74,15 +90,28 @@ func TestGaps(t *testing.T) {
 			test.edit(b)
 			b.begin()
 			b.allow()
-			b.wantReach("before the guard", b.from...) // and everybody has found the way
+			b.findTheWay()
 			for _, u := range test.upsets {
 				b.start()
 				b.knock(spa.TypeOpen, spa.Granted)
 				b.upset("running", u.name, u.running, u.do)
 				b.server.stop(syscall.SIGKILL)
 				b.upset("dead", u.name, u.dead, u.do)
+				b.server.stop(syscall.SIGTERM) // where it was started again
 			}
 		})
+	}
+}
+
+// findTheWay connects from everywhere, so that nobody has to look for his neighbour first later.
+func (b *beside) findTheWay() {
+	b.t.Helper()
+	for _, from := range b.from {
+		conn, err := lab.Dial(b.client, from, b.target(from), 10*time.Second)
+		if err != nil {
+			b.t.Fatalf("without a guard: %v", err)
+		}
+		conn.Close()
 	}
 }
 

@@ -50,6 +50,8 @@ type beside struct {
 	port  string
 	alice spa.Sender
 	from  []string // granted and stranger, in each family
+
+	repairs bool // the guard is where other tools take it away, and has to be put back
 }
 
 const (
@@ -83,11 +85,12 @@ func newBeside(t *testing.T, port string, ipv6 bool, make func(g *gateway) tool)
 // let in and by nobody else, a session lives on, and the tool never takes the guard away.
 func TestNeighbours(t *testing.T) {
 	for _, n := range neighbours {
-		t.Run(n.name, func(t *testing.T) {
+		for _, backend := range []string{"nftables", "iptables"} {
 			for _, order := range []string{"before", "after"} {
-				t.Run(order, func(t *testing.T) {
+				t.Run(n.name+" "+order+" "+backend, func(t *testing.T) {
 					t.Parallel()
 					b := newBeside(t, n.port, n.ipv6, n.make)
+					b.backend(backend)
 					if order == "before" {
 						b.begin()
 						b.start()
@@ -98,8 +101,15 @@ func TestNeighbours(t *testing.T) {
 					b.livesBeside()
 				})
 			}
-		})
+		}
 	}
+}
+
+// backend names the one that guards.
+func (b *beside) backend(name string) {
+	b.t.Helper()
+	replaceInFile(b.t, filepath.Join(b.dir, "server.toml"), `backend = "auto"`, `backend = "`+name+`"`)
+	b.repairs = name == "iptables"
 }
 
 // livesBeside goes through what the tool may do while the server runs.
@@ -111,13 +121,16 @@ func (b *beside) livesBeside() {
 	b.wantReach("granted and allowed", b.granted()...)
 	sessions := b.sessions()
 	b.reload()
+	b.settleGuard()
 	b.wantReach("after the tool's reload", b.granted()...)
 	b.knock(spa.TypeClose, spa.Closed)
 	b.wantReach("allowed, but no longer granted")
 	b.end()
+	b.settleGuard()
 	b.wantReach("the tool is off")
 	b.begin()
 	b.allow()
+	b.settleGuard()
 	b.wantReach("the tool is on again")
 	b.knock(spa.TypeOpen, spa.Granted)
 	b.wantReach("granted once more", b.granted()...)
@@ -125,6 +138,15 @@ func (b *beside) livesBeside() {
 		if err := lab.Echoes(conn, "still here", 5*time.Second); err != nil {
 			b.t.Errorf("the session from %s did not live on: %v", from, err)
 		}
+	}
+}
+
+// settleGuard waits until a guard is back that the tool may have taken away; see TestGaps for how long
+// it was away.
+func (b *beside) settleGuard() {
+	b.t.Helper()
+	if b.repairs {
+		lab.Eventually(b.t, 3*time.Second, "the guard to be back", func() bool { return !b.reaches(stranger4, b.target(stranger4)) })
 	}
 }
 
