@@ -250,16 +250,7 @@ func TestClosed(t *testing.T) {
 
 // TestTrustedInterfaces: who comes in by one needs no knock; who comes by another does.
 func TestTrustedInterfaces(t *testing.T) {
-	g := newGateway(t)
-	inside := lab.New(t, "inside")[0]
-	if err := lab.Link(inside, "vi", g.host, "lan"); err != nil {
-		t.Fatal(err)
-	}
-	for host, addr := range map[*lab.Host][2]string{inside: {"vi", "198.51.100.2/24"}, g.host: {"lan", "198.51.100.1/24"}} {
-		if err := host.AddAddr(addr[0], addr[1]); err != nil {
-			t.Fatal(err)
-		}
-	}
+	g, inside := newGatewayWithLAN(t)
 	g.set("firewall", "trusted_interfaces", `["lan"]`)
 	g.serve(":22")
 	g.start()

@@ -1,0 +1,313 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// TestToken: what the file says of the gateway is what clients are told of it.
+func TestToken(t *testing.T) {
+	g := newGateway(t)
+	g.set("", "name", `"office"`)
+	g.set("", "address", `"gw.example.net"`)
+	g.set("", "knock_ports", `[5000, { port = 443, shared = true }]`)
+	g.set("", "receipts", `false`)
+	g.set("", "server_id", `"`+strings.Repeat("ab", 16)+`"`)
+	g.set("service.ssh", "ports", `["tcp/22", "tcp/60000-60010"]`)
+	p := g.enrol("bob", "ssh,tcp/22")
+	if p.Name != "office" || p.Address != "gw.example.net" || p.Receipts || p.ServerID.String() != strings.Repeat("ab", 16) {
+		t.Errorf("the token says %s, %s, %v, %v", p.Name, p.Address, p.Receipts, p.ServerID)
+	}
+	if !slices.Equal(p.KnockPorts, []uint16{5000, 443}) {
+		t.Errorf("the token has the knock ports %v", p.KnockPorts)
+	}
+	if got := fmt.Sprint(p.Services); got != "map[ssh:[tcp/22 tcp/60000-60010]]" {
+		t.Errorf("the token has the services %s", got)
+	}
+}
+
+// TestServerID: a packet for the id that the gateway had before is worth nothing.
+func TestServerID(t *testing.T) {
+	g := newGateway(t)
+	alice := sender(g.profile())
+	g.set("", "server_id", `"`+keys.NewServerID().String()+`"`)
+	g.start()
+	if receipt := g.exchange("192.0.2.2", g.seal(request(), alice), alice, patience); receipt != nil {
+		t.Errorf("answered: %v", receipt.Status)
+	}
+}
+
+// answers reports whether alice's knock from an address of a host at a port of the gateway is answered.
+func (g *gateway) answers(on *lab.Host, from, to string) bool {
+	g.t.Helper()
+	var conn *net.UDPConn
+	err := on.Do(func() (err error) {
+		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 0)))
+		return err
+	})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer conn.Close()
+	alice := sender(g.profile())
+	packet := g.seal(request(), alice)
+	if _, err := conn.WriteToUDPAddrPort(packet, netip.MustParseAddrPort(to)); err != nil {
+		g.t.Fatal(err)
+	}
+	conn.SetReadDeadline(time.Now().Add(patience))
+	var buf [2048]byte
+	n, err := conn.Read(buf[:])
+	if err != nil {
+		return false
+	}
+	_, err = spa.OpenReceipt(buf[:n], packet, alice)
+	return err == nil
+}
+
+// TestKnockPorts: knocks are heard at the ports of the file, and only there.
+func TestKnockPorts(t *testing.T) {
+	g := newGateway(t)
+	g.set("", "knock_ports", `[5000, 53]`)
+	g.start()
+	for port, want := range map[string]bool{"5000": true, "53": true, "62201": false} {
+		if got := g.answers(g.client, "192.0.2.2", "192.0.2.1:"+port); got != want {
+			t.Errorf("a knock at %s is answered: %v, want %v", port, got, want)
+		}
+	}
+}
+
+// TestWindow: how far a stamp may be off, on both sides, is what the file says.
+func TestWindow(t *testing.T) {
+	for window, ages := range map[string]map[time.Duration]bool{
+		"10s": {0: true, 5 * time.Second: true, -5 * time.Second: true, 12 * time.Second: false, -12 * time.Second: false},
+		"2m":  {0: true, 100 * time.Second: true, -100 * time.Second: true, 125 * time.Second: false, -125 * time.Second: false},
+	} {
+		g := newGateway(t)
+		g.set("", "window", `"`+window+`"`)
+		g.start()
+		alice := sender(g.profile())
+		for age, want := range ages {
+			r := request()
+			r.Time = time.Now().Add(-age)
+			receipt := g.exchange("192.0.2.2", g.seal(r, alice), alice, patience)
+			if got := receipt != nil; got != want {
+				t.Errorf("window %s, %v old: answered %v, want %v\n%s", window, age, got, want, g.server.log())
+			}
+		}
+	}
+}
+
+// TestState: journal, ledger and lock lie where the file says, and are believed there after kill -9.
+func TestState(t *testing.T) {
+	g := newGateway(t)
+	state := t.TempDir()
+	if err := os.Rename(filepath.Join(g.dir, "journal"), filepath.Join(state, "journal")); err != nil {
+		t.Fatal(err)
+	}
+	g.set("", "state", `"`+state+`"`)
+	g.set("audit", "file", `"decisions.jsonl"`)
+	g.serve(":22")
+	g.start()
+	alice := sender(g.profile())
+	packet := g.seal(request(), alice)
+	g.wantReceipt("192.0.2.2", packet, alice, spa.Granted)
+	g.server.stop(syscall.SIGKILL)
+	g.start()
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after kill -9")
+	if receipt := g.exchange("192.0.2.2", packet, alice, patience); receipt != nil {
+		t.Errorf("a copy is answered after kill -9: %v", receipt.Status)
+	}
+	for _, name := range []string{"journal", "grants", "lock", "decisions.jsonl"} {
+		if _, err := os.Stat(filepath.Join(state, name)); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Join(g.dir, name)); err == nil {
+			t.Errorf("%s is beside server.toml", name)
+		}
+	}
+}
+
+// TestAuditFile: decisions are written where the file says.
+func TestAuditFile(t *testing.T) {
+	g := newGateway(t)
+	path := filepath.Join(t.TempDir(), "decisions.jsonl")
+	g.set("audit", "file", `"`+path+`"`)
+	g.start()
+	g.mustOpen()
+	data, err := os.ReadFile(path)
+	if err != nil || !strings.Contains(string(data), `"verdict":"granted"`) {
+		t.Errorf("got %q and %v", data, err)
+	}
+	if _, err := os.Stat(filepath.Join(g.dir, "audit.jsonl")); err == nil {
+		t.Error("there is a log where it would be if the file said nothing")
+	}
+}
+
+// TestCaptureInterfaces: where interfaces are named, knocks are heard on them alone.
+func TestCaptureInterfaces(t *testing.T) {
+	g, inside := newGatewayWithLAN(t)
+	g.set("capture", "interfaces", `["lan"]`)
+	g.start()
+	if !g.answers(inside, "198.51.100.2", "198.51.100.1:62201") {
+		t.Errorf("not answered on the interface that is named\n%s", g.server.log())
+	}
+	if g.answers(g.client, "192.0.2.2", "192.0.2.1:62201") {
+		t.Error("answered on another")
+	}
+}
+
+// TestMark: sessions through a grant carry the bit of the connection mark that the file names.
+func TestMark(t *testing.T) {
+	for set, want := range map[string]string{"": "mark=536870912 ", "0x00000400": "mark=1024 "} {
+		g := newGateway(t)
+		if set != "" {
+			g.set("firewall", "mark", set)
+		}
+		g.serve(":22")
+		g.start()
+		g.mustOpen("--source", "192.0.2.2")
+		conn, err := lab.Dial(g.client, "192.0.2.2", "192.0.2.1:22", time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		var flows []byte
+		err = g.host.Do(func() (err error) {
+			flows, err = os.ReadFile("/proc/thread-self/net/nf_conntrack")
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		flow := regexp.MustCompile(`(?m)^.*ESTABLISHED src=192\.0\.2\.2 dst=192\.0\.2\.1 sport=\d+ dport=22 .*$`).FindString(string(flows))
+		if !strings.Contains(flow, want) {
+			t.Errorf("mark = %s: the session is %q, want it to have %s\n%s", set, flow, want, flows)
+		}
+	}
+}
+
+// TestAddresses: an address behind the gateway is guarded where a service lists it, and only there.
+func TestAddresses(t *testing.T) {
+	g, inside := newGatewayWithLAN(t)
+	if err := inside.Route("192.0.2.0/24", "198.51.100.1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.client.Route("198.51.100.0/24", "192.0.2.1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.host.Forward(); err != nil {
+		t.Fatal(err)
+	}
+	if err := inside.AddAddr("vi", "198.51.100.3/24"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lab.EchoServer(inside, ":22"); err != nil {
+		t.Fatal(err)
+	}
+	g.set("service.ssh", "addresses", `["198.51.100.2"]`)
+	g.start()
+	g.wantDark("192.0.2.2", "198.51.100.2:22", "an address that the service lists")
+	g.wantOpen("192.0.2.2", "198.51.100.3:22", "one that is only routed")
+	g.mustOpen("--source", "192.0.2.2")
+	g.wantOpen("192.0.2.2", "198.51.100.2:22", "the address that the service lists, granted")
+	g.wantDark("192.0.2.3", "198.51.100.2:22", "granted to another")
+}
+
+// newGatewayWithLAN is a gateway with a second interface, lan (198.51.100.1), and a host there (.2, on vi).
+func newGatewayWithLAN(t *testing.T) (*gateway, *lab.Host) {
+	t.Helper()
+	g := newGateway(t)
+	inside := lab.New(t, "inside")[0]
+	if err := lab.Link(inside, "vi", g.host, "lan"); err != nil {
+		t.Fatal(err)
+	}
+	for host, addr := range map[*lab.Host][2]string{inside: {"vi", "198.51.100.2/24"}, g.host: {"lan", "198.51.100.1/24"}} {
+		if err := host.AddAddr(addr[0], addr[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return g, inside
+}
+
+// TestLimits: of each client, as the file has them.
+func TestLimits(t *testing.T) {
+	asking := func(service string) spa.Request {
+		r := request()
+		r.Services = []spa.Service{{Name: service}}
+		return r
+	}
+	t.Run("live_nonces", func(t *testing.T) {
+		g := newGateway(t)
+		g.set("limits", "live_nonces", "2")
+		bob := sender(g.enrol("bob", "ssh,web"))
+		g.start()
+		for i, want := range []bool{true, true, false} {
+			receipt := g.exchange("192.0.2.2", g.seal(asking("ssh"), bob), bob, patience)
+			if got := receipt != nil; got != want {
+				t.Errorf("packet %d is answered: %v, want %v", i+1, got, want)
+			}
+		}
+		g.mustOpen() // who has not sent any is let in
+	})
+	t.Run("grants", func(t *testing.T) {
+		g := newGateway(t)
+		g.set("limits", "grants", "1")
+		bob := sender(g.enrol("bob", "ssh,web"))
+		g.start()
+		g.wantReceipt("192.0.2.2", g.seal(asking("ssh"), bob), bob, spa.Granted)
+		g.wantReceipt("192.0.2.2", g.seal(asking("web"), bob), bob, spa.ReasonTooManyGrants)
+		g.wantReceipt("192.0.2.2", g.seal(asking("ssh"), bob), bob, spa.Granted)
+		g.wantReceipt("192.0.2.3", g.seal(asking("ssh"), bob), bob, spa.ReasonTooManyGrants)
+		g.mustOpen()
+	})
+	t.Run("grants_per_hour", func(t *testing.T) {
+		g := newGateway(t)
+		g.set("limits", "grants_per_hour", "2")
+		bob := sender(g.enrol("bob", "ssh,web"))
+		g.start()
+		g.wantReceipt("192.0.2.2", g.seal(asking("ssh"), bob), bob, spa.Granted)
+		g.wantReceipt("192.0.2.2", g.seal(asking("ssh"), bob), bob, spa.Granted)
+		g.wantReceipt("192.0.2.2", g.seal(asking("ssh"), bob), bob, spa.ReasonTooManyPerHour)
+		g.mustOpen()
+	})
+}
+
+// TestTerms: how long it is open: as the service says where nothing was asked for, and never longer
+// than service and client may.
+func TestTerms(t *testing.T) {
+	g := newGateway(t)
+	g.set("service.ssh", "for", `"40s"`)
+	g.set("service.ssh", "max_for", `"5m"`)
+	bob := sender(g.enrol("bob", "ssh"))
+	g.edit("bob", "max_for = \"1m\"\n")
+	g.start()
+	alice := sender(g.profile())
+	for _, test := range []struct {
+		who   spa.Sender
+		asked time.Duration
+		want  time.Duration
+	}{
+		{alice, 0, 40 * time.Second}, {alice, 50 * time.Second, 50 * time.Second}, {alice, time.Hour, 5 * time.Minute},
+		{bob, 0, 40 * time.Second}, {bob, 50 * time.Second, 50 * time.Second}, {bob, time.Hour, time.Minute},
+	} {
+		r := request()
+		r.For = test.asked
+		receipt := g.wantReceipt("192.0.2.2", g.seal(r, test.who), test.who, spa.Granted)
+		if got := receipt.Services[0].For; got != test.want {
+			t.Errorf("asked for %v: got %v, want %v", test.asked, got, test.want)
+		}
+	}
+}
