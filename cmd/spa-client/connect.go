@@ -101,7 +101,7 @@ func (k *knock) undialled(cmd *cobra.Command, answers []client.Answer, err error
 	}
 	for _, a := range answers {
 		if a.Verdict == client.Opened {
-			return k.unreached(fmt.Errorf("%s opened %s, but %w", k.plan.Profile.Name, k.services(), err))
+			return k.unreached(a, fmt.Errorf("%s opened %s, but %w", k.plan.Profile.Name, k.services(), err))
 		}
 	}
 	if len(answers) == 0 {
@@ -111,8 +111,12 @@ func (k *knock) undialled(cmd *cobra.Command, answers []client.Answer, err error
 }
 
 // unreached is the end of a command whose service was opened and cannot be reached.
-func (k *knock) unreached(err error) error {
-	return cli.Fail(err, "is the service running there? do its own firewall and those on the way let it through?")
+func (k *knock) unreached(a client.Answer, err error) error {
+	hint := "is the service running there? do its own firewall and those on the way let it through?"
+	if a.Receipt != nil && a.Receipt.Source.IsValid() {
+		hint += fmt.Sprintf(" it let in %v: is that where this machine's connections come from, or has its NAT several addresses, or a VPN a part of the traffic?", a.Receipt.Source)
+	}
+	return cli.Fail(err, hint)
 }
 
 // join copies both ways until each side has said its last. What one side ends is

@@ -18,6 +18,7 @@ type answerJSON struct {
 	Verdict  string        `json:"verdict"` // open, closed, refused, sent, no answer
 	Reason   string        `json:"reason,omitempty"`
 	Source   *netip.Addr   `json:"source,omitempty"` // that was granted
+	Own      *netip.Addr   `json:"own,omitempty"`    // that packets to the gateway leave from
 	Services []serviceJSON `json:"services"`
 	Ahead    float64       `json:"gateway_clock_ahead_seconds"`
 	Packets  int           `json:"packets"`
@@ -44,6 +45,9 @@ func (k *knock) answerJSON(a client.Answer) answerJSON {
 		if a.Receipt.Source.IsValid() {
 			out.Source = &a.Receipt.Source
 		}
+	}
+	if a.Route.Own.IsValid() {
+		out.Own = &a.Route.Own
 	}
 	for i, s := range k.plan.Command.Services {
 		out.Services = append(out.Services, k.serviceJSON(a, i, s))

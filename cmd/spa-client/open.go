@@ -27,8 +27,9 @@ knocked on in both families: a line each, and one of them granted is success.
 
 --source says which address the request states as this machine's: "auto" states the
 own address where it is globally routable, and otherwise leaves it to what the gateway
-sees; "observed" always leaves it; an address states that one. What is stated has
-to be what the gateway sees, or it stays silent.
+sees; "observed" always leaves it; an address states that one; "stun:HOST" asks that STUN
+server, and nobody else is ever asked. What is stated has to be what the gateway
+sees, or it stays silent.
 
 --renew stays and keeps the services open: it knocks again before their time is over and
 when this machine's own address changes, and tries again, ever more seldom, where there is no
@@ -77,10 +78,12 @@ func (d *durationFlag) Type() string { return "DURATION" }
 // waitOpen returns when one of the opened gateways' ports accepts.
 func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 	var err error
+	var last client.Answer
 	for _, answer := range answers {
 		if answer.Verdict != client.Opened {
 			continue
 		}
+		last = answer
 		ctx, cancel := context.WithTimeout(cmd.Context(), k.plan.Command.Timeout)
 		err = k.plan.WaitOpen(ctx, answer)
 		cancel()
@@ -95,5 +98,5 @@ func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 	if err == nil || cmd.Context().Err() != nil {
 		return cmd.Context().Err()
 	}
-	return k.unreached(fmt.Errorf("the port is open on %s but accepts no connections", k.plan.Profile.Name))
+	return k.unreached(last, fmt.Errorf("the port is open on %s but accepts no connections", k.plan.Profile.Name))
 }

@@ -129,6 +129,9 @@ func (k *knock) caution(cmd *cobra.Command, a client.Answer) {
 		}
 		cli.Warn(cmd, "this machine's clock is %s %s that of %s: it answers only while they agree to 30s, unless it is set otherwise", rounded(a.Offset.Abs()), word, name)
 	}
+	if in, yes := a.Translated(); yes && a.Verdict == client.Opened {
+		cli.Warn(cmd, "%s", translated(name, in, a.Route.Own))
+	}
 	asked := k.plan.Command.For
 	for i, service := range k.plan.Command.Services {
 		got := granted(a, i).For
@@ -136,6 +139,14 @@ func (k *knock) caution(cmd *cobra.Command, a client.Answer) {
 			cli.Note(cmd, "%s granted %s of the %s asked for %s", name, rounded(got), rounded(asked), service)
 		}
 	}
+}
+
+// translated says that the gateway let in another address than this machine has on the way there.
+func translated(name string, in, own netip.Addr) string {
+	if in.Is4() != own.Is4() {
+		return fmt.Sprintf("%s let in %v, and this machine reaches it from %v: a translator (NAT64) stands between, and only connections through it get in", name, in, own)
+	}
+	return fmt.Sprintf("%s let in %v, but this machine reaches it from %v: what does not take the way of the knock (a VPN, a proxy) does not get in", name, in, own)
 }
 
 // failure is an answer that is no success as the command's end, and nil for one that is.

@@ -30,7 +30,9 @@
 //
 // A stated source address must equal the one that the gateway sees, or the gateway
 // stays silent. Where the statement does not hold there is no second attempt
-// without it: an attacker in the path would force just that, and take the grant.
+// without it: an attacker in the path would force just that, and take the grant. A STUN server
+// is asked only where one is named; its answer is not authenticated, so who can change it on its way
+// can have his own address stated.
 package client
 
 import (
@@ -100,6 +102,7 @@ type Plan struct {
 type Route struct {
 	ID     spa.RequestID
 	To     []netip.AddrPort // tried in turn
+	Own    netip.Addr       // this machine's address on the way there, before any translation
 	Source netip.Addr       // stated; the zero Addr asks for the address that the gateway sees
 	Local  netip.Addr       // the address that packets are sent from; the zero Addr leaves it to the system
 }
@@ -155,6 +158,18 @@ type Answer struct {
 	Err    error // why it is Silent
 
 	conn net.Conn // that the port accepted, where Dial wants it
+}
+
+// Translated returns the address that the gateway let in and true where that is certainly not
+// the one that this machine's connections to it leave from: that one is globally routable
+// and another, or of the other family. Behind an ordinary NAT, where
+// the own address is a private one, it is not known.
+func (a Answer) Translated() (netip.Addr, bool) {
+	if a.Receipt == nil || !a.Receipt.Source.IsValid() || !a.Route.Own.IsValid() || a.Receipt.Source == a.Route.Own {
+		return netip.Addr{}, false
+	}
+	in := a.Receipt.Source
+	return in, in.Is4() != a.Route.Own.Is4() || Routable(a.Route.Own)
 }
 
 // Until is when the grant of the i-th service ends, by this machine's clock. It is

@@ -209,6 +209,7 @@ func (n *fakeNet) wantOpen(t *testing.T, only net.Conn) {
 type delivery struct {
 	data []byte
 	err  error
+	from netip.AddrPort
 }
 
 // fakeConn is a UDP socket of a fakeNet.
@@ -225,7 +226,7 @@ type fakeConn struct {
 }
 
 // deliver puts a datagram or an error into the socket.
-func (c *fakeConn) deliver(data []byte, err error) { c.in <- delivery{data, err} }
+func (c *fakeConn) deliver(data []byte, err error) { c.in <- delivery{data: data, err: err} }
 
 func (c *fakeConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	c.mu.Lock()
@@ -240,7 +241,7 @@ func (c *fakeConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	}
 	select {
 	case d := <-c.in:
-		return copy(b, d.data), &net.UDPAddr{}, d.err
+		return copy(b, d.data), net.UDPAddrFromAddrPort(d.from), d.err
 	case <-timer.C:
 		return 0, nil, os.ErrDeadlineExceeded
 	case <-c.closed:

@@ -136,7 +136,14 @@ func (p *Plan) routeFamily(ctx context.Context, gateways []netip.Addr, ports []u
 	if len(reachable) == 0 {
 		return Route{}, trouble
 	}
-	r := Route{ID: spa.NewRequestID(), To: targets(reachable, ports)}
+	r := Route{ID: spa.NewRequestID(), To: targets(reachable, ports), Own: first}
+	if source.kind == sourceSTUN {
+		addr, err := p.mapped(ctx, source.server, first.Is4())
+		if err != nil {
+			return Route{}, err // and never on without it: an attacker would force just that
+		}
+		source = Source{kind: sourceStated, addr: addr}
+	}
 	stated, bind := source.state(first)
 	r.Source = stated
 	if bind.IsValid() && p.bindable(ctx, bind) {

@@ -1,17 +1,19 @@
 package client
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"sallyport/keys"
 )
 
 // Source says which address a request states as its own. The zero value leaves the
 // choice to the profile.
 type Source struct {
-	kind sourceKind
-	addr netip.Addr
+	kind   sourceKind
+	addr   netip.Addr
+	server string // of STUN: HOST or HOST:PORT
 }
 
 type sourceKind uint8
@@ -21,10 +23,12 @@ const (
 	sourceAuto
 	sourceObserved
 	sourceStated
+	sourceSTUN
 )
 
 // ParseSource reads "auto" (the own address, where it is globally routable),
-// "observed" (whatever the gateway sees), an IP address, or "" (as the profile says).
+// "observed" (whatever the gateway sees), "stun:HOST[:PORT]" (what that server says that it
+// sees), an IP address, or "" (as the profile says).
 func ParseSource(s string) (Source, error) {
 	switch s {
 	case "":
@@ -34,18 +38,26 @@ func ParseSource(s string) (Source, error) {
 	case "observed":
 		return Source{kind: sourceObserved}, nil
 	}
-	if strings.HasPrefix(s, "stun:") {
-		return Source{}, errors.New("source stun: is not supported: use auto, observed or an address")
+	if server, ok := strings.CutPrefix(s, "stun:"); ok {
+		if _, _, err := keys.SplitAddress(server); err != nil {
+			return Source{}, fmt.Errorf("source %q: %w", s, err)
+		}
+		return Source{kind: sourceSTUN, server: server}, nil
 	}
 	addr, err := netip.ParseAddr(s)
 	if err != nil {
-		return Source{}, fmt.Errorf("source %q: use auto, observed or an IP address", s)
+		return Source{}, fmt.Errorf("source %q: use auto, observed, stun:HOST or an IP address", s)
 	}
 	addr = addr.Unmap()
-	if addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
+	if !usable(addr) {
 		return Source{}, fmt.Errorf("source %q: not an address that packets can come from", s)
 	}
 	return Source{kind: sourceStated, addr: addr}, nil
+}
+
+// usable reports whether packets can come from an address.
+func usable(addr netip.Addr) bool {
+	return addr.IsValid() && addr.Zone() == "" && !addr.IsUnspecified() && !addr.IsMulticast()
 }
 
 // String returns what ParseSource reads.
@@ -57,6 +69,8 @@ func (s Source) String() string {
 		return "observed"
 	case sourceStated:
 		return s.addr.String()
+	case sourceSTUN:
+		return "stun:" + s.server
 	}
 	return ""
 }
