@@ -450,4 +450,3 @@ func (g *gateway) asSystemUser(args ...string) (string, int) {
 	out, _ := cmd.CombinedOutput()
 	return string(out), cmd.ProcessState.ExitCode()
 }
-

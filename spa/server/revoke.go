@@ -26,7 +26,7 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 	revoked := &control.Revoked{Ended: shown(ended)}
 	if r.Cut {
 		if revoked.Sessions, err = s.firewall.Cut(ctx, s.cuttable(r, ended)); err != nil {
-			return nil, denied("the grants have ended all the same: "+count(len(revoked.Ended), "grant"), "sessions could not be cut: "+err.Error())
+			return nil, denied("the grants have ended all the same", "sessions could not be cut: "+err.Error())
 		}
 	}
 	if len(revoked.Ended) == 0 && revoked.Sessions == 0 {
@@ -84,11 +84,4 @@ func nothing(r control.Request) error {
 		hint = "a session outlives the grant that it began by: --cut ends sessions too"
 	}
 	return denied(hint, "nothing is open for "+who)
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -1,0 +1,329 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/lab"
+	"sallyport/spa/server/control"
+)
+
+// reload reloads and returns what changed.
+func (g *gateway) takeOver() control.Reloaded {
+	g.t.Helper()
+	return objects[control.Reloaded](g.t, g.must("spa-server", "reload", "--json", "--config", g.dir))[0]
+}
+
+// wantReloaded fails unless a reload says that these settings changed.
+func (g *gateway) wantReloaded(settings ...string) control.Reloaded {
+	g.t.Helper()
+	r := g.takeOver()
+	if !slices.Equal(r.Settings, settings) {
+		g.t.Errorf("reload changed %q, want %q", r.Settings, settings)
+	}
+	return r
+}
+
+// settled is what of the status a reload that is refused must not change.
+func settled(st control.Status) control.Status {
+	return control.Status{Name: st.Name, Address: st.Address, Guards: st.Guards, Receipts: st.Receipts, Window: st.Window,
+		Gate: st.Gate, Clients: st.Clients, Grants: st.Grants, PID: st.PID, Since: st.Since}
+}
+
+// TestReloadMistakes: with a wrong line in any of the files nothing is changed, and file and line are named.
+func TestReloadMistakes(t *testing.T) {
+	g := newGateway(t)
+	g.enrol("bob", "ssh")
+	g.serve(":22")
+	g.start()
+	g.mustOpen("--source", "192.0.2.2", "--for", "10m")
+	before := settled(g.status())
+	contents := make(map[string][]byte)
+	files := []string{"server.toml", "gate.key", "clients/alice.toml", "clients/bob.toml"}
+	for _, file := range files {
+		data, err := os.ReadFile(filepath.Join(g.dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		contents[file] = data
+	}
+	restore := func() {
+		for file, data := range contents {
+			if err := os.WriteFile(filepath.Join(g.dir, file), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, file := range files {
+		t.Run(file, func(t *testing.T) {
+			defer restore()
+			// What is right elsewhere must not be taken over either.
+			g.rewrite("server.toml", `name = "gw"`, `name = "other"`)
+			g.rewrite("server.toml", `window = "30s"`, `window = "60s"`)
+			appendFile(t, filepath.Join(g.dir, file), "nonsense = 1\n")
+			line := strings.Count(string(contents[file]), "\n") + 1
+			out := g.fails(1, "reload", "--config", g.dir)
+			wantSaid(t, out, fmt.Sprintf("%s:%d: ", filepath.Join(g.dir, file), line), "nonsense", "nothing was changed")
+			if after := settled(g.status()); !reflect.DeepEqual(after, before) {
+				t.Errorf("status was %+v, is %+v", before, after)
+			}
+			g.wantOpen("192.0.2.2", "192.0.2.1:22", "what was granted")
+			g.wantDark("192.0.2.3", "192.0.2.1:22", "a stranger")
+			g.mustOpen("--source", "192.0.2.4")
+			g.fails(0, "revoke", "192.0.2.4", "--config", g.dir)
+		})
+	}
+	t.Run("all at once", func(t *testing.T) {
+		defer restore()
+		for _, file := range files {
+			appendFile(t, filepath.Join(g.dir, file), "nonsense = 1\n")
+		}
+		wantSaid(t, g.fails(1, "reload", "--config", g.dir), files...)
+	})
+	t.Run("two clients with one id", func(t *testing.T) {
+		defer restore()
+		twin := filepath.Join(g.dir, "clients", "twin.toml")
+		defer os.Remove(twin)
+		if err := os.WriteFile(twin, contents["clients/alice.toml"], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		wantSaid(t, g.fails(1, "reload", "--config", g.dir), "twin.toml", "alice.toml", "one of them is a copy")
+	})
+	if r := g.takeOver(); len(r.Settings)+len(r.Added)+len(r.Changed)+len(r.Removed)+len(r.Ended) != 0 {
+		t.Errorf("once all is mended a reload changes %+v", r)
+	}
+	wantSaid(t, g.fails(0, "reload", "--config", g.dir), "nothing has changed")
+}
+
+// TestReloadRestart: what needs a restart is named, all of it, and nothing is changed, the rest neither.
+func TestReloadRestart(t *testing.T) {
+	g := newGateway(t)
+	g.start()
+	before := settled(g.status())
+	g.rewrite("server.toml", `name = "gw"`, `name = "other"`)
+	g.rewrite("server.toml", `knock_ports = \[62201\]`, `knock_ports = [62202]`)
+	g.rewrite("server.toml", `state = "\."`, `state = "`+t.TempDir()+`"`)
+	g.rewrite("server.toml", `interfaces = \[\]`, `interfaces = ["vs"]`)
+	g.rewrite("server.toml", `backend = "auto"`, `backend = "dry-run"`)
+	g.rewrite("server.toml", `file = ".*"`, `file = "other.jsonl"`)
+	g.rewrite("server.toml", `# mark = 0x20000000`, `mark = 0x10000000`)
+	out := g.fails(1, "reload", "--config", g.dir)
+	wantSaid(t, out, "a restart is needed for knock_ports, state, capture.interfaces, firewall.backend, firewall.mark, audit.file: nothing was changed", "systemctl restart")
+	if after := settled(g.status()); !reflect.DeepEqual(after, before) {
+		t.Errorf("status was %+v, is %+v", before, after)
+	}
+	g.mustOpen()
+}
+
+// TestReloadServices: services come, change and go; what may still be held and every session go on, the
+// rest ends, and no guarded port is open to a stranger meanwhile.
+func TestReloadServices(t *testing.T) {
+	g := newGateway(t)
+	bob := sender(g.enrol("bob", "ssh,web"))
+	for _, addr := range []string{":22", ":80", ":3306"} {
+		g.serve(addr)
+	}
+	g.start()
+	g.mustOpen("--source", "192.0.2.2", "--for", "5m")
+	session, err := lab.Dial(g.client, "192.0.2.2", "192.0.2.1:22", time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	both := request()
+	both.For, both.Services = 5*time.Minute, []spa.Service{{Name: "ssh"}, {Name: "web"}}
+	g.wantReceipt("192.0.2.3", g.seal(both, bob), bob, spa.Granted)
+	g.wantOpen("192.0.2.9", "192.0.2.1:3306", "not guarded yet")
+	stop := g.besiege("192.0.2.8", "192.0.2.1:22")
+
+	g.rewrite("server.toml", `(?s)\[service.web\].*`, "[service.web]\nports = [\"tcp/8080\"]\n[service.db]\nports = [\"tcp/3306\"]\n")
+	r := g.wantReloaded("service.db (new)", "service.web")
+	if len(r.Ended) != 1 || r.Ended[0].Client != "bob" || r.Ended[0].Service != "web" {
+		t.Errorf("ended %+v, want bob's web", r.Ended)
+	}
+	g.wantDark("192.0.2.9", "192.0.2.1:3306", "guarded now")
+	g.wantOpen("192.0.2.9", "192.0.2.1:80", "guarded no more")
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "alice's ssh")
+	g.wantOpen("192.0.2.3", "192.0.2.1:22", "bob's ssh")
+	if err := lab.Echoes(session, "still here", 2*time.Second); err != nil {
+		t.Errorf("the session: %v", err)
+	}
+	if owners := g.grants(); len(owners) != 2 || owners[0].Client != "alice" || owners[1].Client != "bob" {
+		t.Errorf("live grants: %+v", owners)
+	}
+
+	g.rewrite("server.toml", `max_for = "10m"`, `max_for = "2m"`)
+	if r := g.wantReloaded("service.ssh"); len(r.Ended) != 2 {
+		t.Errorf("ended %+v, want both, which are longer than anybody may have now", r.Ended)
+	}
+	g.wantDark("192.0.2.2", "192.0.2.1:22", "after its grant was taken back")
+	if err := lab.Echoes(session, "still here", 2*time.Second); err != nil {
+		t.Errorf("the session: %v", err)
+	}
+	g.mustOpen("--source", "192.0.2.2")
+
+	g.rewrite("server.toml", `(?s)\[service.db\].*`, "")
+	g.wantReloaded("service.db (gone)")
+	g.wantOpen("192.0.2.9", "192.0.2.1:3306", "guarded no more")
+	stop()
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted")
+}
+
+// besiege tries to get in all the time, until it is told to stop; then it fails the test if it ever did.
+func (g *gateway) besiege(from, to string) (stop func()) {
+	var over atomic.Bool
+	entered, done := 0, make(chan struct{})
+	go func() {
+		defer close(done)
+		for !over.Load() {
+			if conn, err := lab.Dial(g.client, from, to, 20*time.Millisecond); err == nil {
+				conn.Close()
+				entered++
+			}
+		}
+	}()
+	return func() {
+		over.Store(true)
+		<-done
+		if entered > 0 {
+			g.t.Errorf("%s got to %s %d times", from, to, entered)
+		}
+	}
+}
+
+// TestReloadSettings: each setting that can be swapped counts at once.
+func TestReloadSettings(t *testing.T) {
+	g := newGateway(t)
+	g.rewrite("server.toml", "grants_per_hour = 1000", "grants_per_hour = 5")
+	bob := sender(g.enrol("bob", "ssh"))
+	g.serve(":22")
+	g.start()
+	alice := sender(g.profile())
+	at := func(d time.Duration) []byte {
+		r := request()
+		r.Time = time.Now().Add(d)
+		return g.seal(r, alice)
+	}
+	answered := func(packet []byte) bool { return g.exchange("192.0.2.2", packet, alice, patience) != nil }
+
+	if !answered(at(-10 * time.Second)) {
+		t.Error("10 s behind: no answer with a window of 30 s")
+	}
+	g.rewrite("server.toml", `window = "30s"`, `window = "5s"`)
+	g.wantReloaded("window")
+	if answered(at(-10 * time.Second)) {
+		t.Error("10 s behind: answered with a window of 5 s")
+	}
+	if seen := g.seen("alice"); seen.Ahead > -9 || seen.Stale == nil {
+		t.Errorf("what was known of alice's clock: %+v", seen)
+	}
+	g.rewrite("server.toml", `receipts = true`, `receipts = false`)
+	g.wantReloaded("receipts")
+	if answered(at(0)) {
+		t.Error("answered with receipts off")
+	}
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted without a receipt")
+	g.rewrite("server.toml", `receipts = false`, `receipts = true`)
+	g.wantReloaded("receipts")
+
+	// Two of five are used up.
+	g.rewrite("server.toml", "grants_per_hour = 5", "grants_per_hour = 3")
+	g.wantReloaded("limits.grants_per_hour")
+	g.wantReceipt("192.0.2.2", at(0), alice, spa.Granted)
+	g.wantReceipt("192.0.2.2", at(0), alice, spa.ReasonTooManyPerHour)
+	g.rewrite("server.toml", "grants = 64", "grants = 1")
+	g.wantReloaded("limits.grants")
+	g.wantReceipt("192.0.2.3", g.seal(request(), bob), bob, spa.Granted)
+	g.wantReceipt("192.0.2.4", g.seal(request(), bob), bob, spa.ReasonTooManyGrants)
+
+	g.rewrite("server.toml", `trusted_interfaces = \[\]`, `trusted_interfaces = ["vs"]`)
+	g.wantReloaded("firewall.trusted_interfaces")
+	g.wantOpen("192.0.2.9", "192.0.2.1:22", "by a trusted interface")
+	g.rewrite("server.toml", `trusted_interfaces = \["vs"\]`, `trusted_interfaces = []`)
+	g.rewrite("server.toml", `closed = "drop"`, `closed = "reject"`)
+	g.rewrite("server.toml", `address = ".*"`, `address = "192.0.2.77"`)
+	g.wantReloaded("address", "firewall.closed", "firewall.trusted_interfaces")
+	if _, err := lab.Dial(g.client, "192.0.2.9", "192.0.2.1:22", 5*time.Second); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf(`a stranger with closed = "reject": %v, want refused`, err)
+	}
+	if st := g.status(); st.Address != "192.0.2.77" || st.Window != "5s" {
+		t.Errorf("status says address %s, window %s", st.Address, st.Window)
+	}
+}
+
+// TestReloadLiveNonces: the limit counts what is remembered already.
+func TestReloadLiveNonces(t *testing.T) {
+	g := newGateway(t)
+	g.start()
+	alice := sender(g.profile())
+	for range 3 {
+		g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
+	}
+	g.rewrite("server.toml", "live_nonces = 256", "live_nonces = 4")
+	g.wantReloaded("limits.live_nonces")
+	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
+	if receipt := g.exchange("192.0.2.2", g.seal(request(), alice), alice, patience); receipt != nil {
+		t.Errorf("a fifth packet was spent with live_nonces = 4: %v", receipt.Status)
+	}
+}
+
+// TestReloadClientsAndGate: clients and the gate key are taken over, whole, after privileges were
+// dropped, in a directory that the system user cannot reach by its path.
+func TestReloadClientsAndGate(t *testing.T) {
+	g := newSystemGateway(t)
+	g.serve(":22")
+	g.start()
+	g.mustOpen("--source", "192.0.2.2")
+	alice := sender(g.profile())
+	g.must("spa-keygen", "rotate-gate", "--config", g.dir)
+	g.takeOver()
+	st := g.status()
+	if !st.Gate.Previous || st.Gate.Until.Before(time.Now()) || len(st.Seen) != 1 {
+		t.Errorf("after rotate-gate: %+v, seen %+v", st.Gate, st.Seen)
+	}
+	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
+	if !g.seen("alice").OldGate {
+		t.Error("alice uses the old gate key, and nobody is told")
+	}
+	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "clients that used it last: 1", "alice: ", "uses the old gate key")
+	gates, err := keys.ReadGate(filepath.Join(g.dir, "gate.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	alice.Gate = gates.Current
+	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
+	if g.seen("alice").OldGate {
+		t.Error("alice uses the new gate key, and the old one is told of")
+	}
+
+	g.rewrite("server.toml", `max_for = "10m"`, `max_for = "9m"`)
+	g.wantReloaded("service.ssh", "service.web")
+	appendFile(t, filepath.Join(g.dir, "server.toml"), "nonsense = 1\n")
+	wantSaid(t, g.fails(1, "reload", "--config", g.dir), "server.toml:", "nonsense")
+}
+
+// TestReloadAudit: after the log was moved away, a reload goes on in a new one.
+func TestReloadAudit(t *testing.T) {
+	g := newGateway(t)
+	g.start()
+	g.mustOpen()
+	log := filepath.Join(g.dir, "audit.jsonl")
+	if err := os.Rename(log, log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	g.takeOver()
+	g.mustOpen()
+	g.wantAudited("alice", "granted")
+	if data, err := os.ReadFile(log + ".1"); err != nil || strings.Count(string(data), "\n") != 1 {
+		t.Errorf("the old log has %d lines (%v), want 1", strings.Count(string(data), "\n"), err)
+	}
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+	"sallyport/spa/server/control"
+)
+
+// TestRevokeClient: what a client has open ends now, no packet of before opens it again, and its key
+// stays good.
+func TestRevokeClient(t *testing.T) {
+	g := newGateway(t)
+	bob := sender(g.enrol("bob", "ssh"))
+	g.serve(":22")
+	g.start()
+	alice := sender(g.profile())
+	const ahead = 5 * time.Second
+	r := request()
+	r.For, r.Time = 10*time.Minute, time.Now().Add(ahead)
+	heldBack := request()
+	heldBack.Time = r.Time
+	g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
+	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
+	g.wantReceipt("192.0.2.3", g.seal(request(), bob), bob, spa.Granted)
+
+	out := g.fails(0, "revoke", "alice", "--config", g.dir)
+	wantSaid(t, out, "ended: alice ssh (tcp/22) for 192.0.2.2", "note: the key of alice is still good", "spa-keygen revoke alice")
+	if grants := g.grants(); len(grants) != 2 || grants[0].Client != "bob" {
+		t.Errorf("left: %+v, want bob's two", grants)
+	}
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "bob, behind the same address, has it open")
+	// By alice's own clock, which is ahead: a held back packet, a retry, and then a new one.
+	g.wantReceipt("192.0.2.2", g.seal(heldBack, alice), alice, spa.ReasonSuperseded)
+	r.Time = time.Now().Add(ahead)
+	g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.ReasonSuperseded)
+	again := request()
+	again.Time = time.Now().Add(ahead + time.Second)
+	g.wantReceipt("192.0.2.2", g.seal(again, alice), alice, spa.Granted)
+
+	wantSaid(t, g.fails(0, "revoke", "bob", "--config", g.dir), "192.0.2.2", "192.0.2.3")
+	g.wantDark("192.0.2.3", "192.0.2.1:22", "after bob's revocation")
+	wantSaid(t, g.fails(1, "revoke", "bob", "--config", g.dir), "error: nothing is open for bob", "--cut")
+	wantSaid(t, g.fails(1, "revoke", "nobody", "--config", g.dir), `error: there is no client "nobody"`, "spa-keygen list")
+	if s := g.server.log(); strings.Count(s, "revoked by command") != 2 {
+		t.Errorf("the log does not name two revocations:\n%s", s)
+	}
+}
+
+// TestRevokeUnheld: a packet on its way opens nothing, also where nothing was open to be ended, and
+// also after kill -9.
+func TestRevokeUnheld(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	g.start()
+	alice := sender(g.profile())
+	heldBack := g.seal(request(), alice)
+	wantSaid(t, g.fails(1, "revoke", "alice", "--config", g.dir), "nothing is open for alice")
+	g.server.stop(syscall.SIGKILL)
+	g.start()
+	g.wantReceipt("192.0.2.2", heldBack, alice, spa.ReasonSuperseded)
+	g.wantDark("192.0.2.2", "192.0.2.1:22", "after the packet that was held back")
+}
+
+// TestRevokeAddress: what is open for an address ends, whosever it is.
+func TestRevokeAddress(t *testing.T) {
+	g := newGateway(t)
+	bob := sender(g.enrol("bob", "ssh"))
+	g.serve(":22")
+	g.start()
+	alice := sender(g.profile())
+	heldBack := g.seal(request(), bob)
+	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
+	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
+	g.wantReceipt("192.0.2.3", g.seal(request(), bob), bob, spa.Granted)
+	w := g.watch()
+	revoked := objects[control.Revoked](t, g.must("spa-server", "revoke", "192.0.2.2", "--json", "--config", g.dir))
+	if len(revoked) != 1 || len(revoked[0].Ended) != 2 || revoked[0].Ended[0].Client != "alice" || revoked[0].Ended[1].Client != "bob" {
+		t.Errorf("got %+v, want alice's and bob's", revoked)
+	}
+	g.wantDark("192.0.2.2", "192.0.2.1:22", "after the revocation")
+	g.wantOpen("192.0.2.3", "192.0.2.1:22", "another address")
+	g.wantReceipt("192.0.2.2", heldBack, bob, spa.ReasonSuperseded)
+	for _, client := range []string{"alice", "bob"} {
+		if d := w.wantShown(t, "revoked", client); d.Source != lab2 {
+			t.Errorf("watchers are told %+v", d)
+		}
+	}
+	wantSaid(t, g.fails(1, "revoke", "192.0.2.2", "--config", g.dir), "nothing is open for 192.0.2.2")
+}

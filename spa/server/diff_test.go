@@ -1,0 +1,125 @@
+package server
+
+import (
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/config"
+)
+
+// TestEverySettingIsCompared: a change of any setting is one that a reload sees, either takes over or
+// says to need a restart; a key that nobody thought of would be swapped in silence.
+func TestEverySettingIsCompared(t *testing.T) {
+	base := func() *config.Config {
+		c := config.Default("/etc/spa")
+		c.Services = []config.Service{config.NewService("ssh")}
+		return &c
+	}
+	leaves(reflect.TypeFor[config.Config](), nil, func(path []int, name string) {
+		if name == "Dir" {
+			return // where the files are: another directory is another server
+		}
+		c := base()
+		field := reflect.ValueOf(c).Elem().FieldByIndex(path)
+		alter(t, field, name)
+		if n := len(changed(restartSettings, base(), c)) + len(changed(liveSettings, base(), c)) + len(changedServices(base(), c)); n != 1 {
+			t.Errorf("%s: %d keys are said to have changed, want 1", name, n)
+		}
+	})
+	leaves(reflect.TypeFor[config.Service](), nil, func(path []int, name string) {
+		c := base()
+		alter(t, reflect.ValueOf(&c.Services[0]).Elem().FieldByIndex(path), name)
+		if got := changedServices(base(), c); len(got) == 0 {
+			t.Errorf("service: %s: nothing is said to have changed", name)
+		}
+	})
+}
+
+// leaves calls do with each field that is not a struct of config's.
+func leaves(typ reflect.Type, path []int, do func(path []int, name string)) {
+	for i := range typ.NumField() {
+		f := typ.Field(i)
+		at := append(slices.Clone(path), i)
+		if f.Type.Kind() == reflect.Struct && f.Type.PkgPath() == typ.PkgPath() {
+			leaves(f.Type, at, do)
+			continue
+		}
+		do(at, f.Name)
+	}
+}
+
+// alter gives a field another value.
+func alter(t *testing.T, v reflect.Value, name string) {
+	t.Helper()
+	switch x := v.Addr().Interface().(type) {
+	case *string:
+		*x += "other"
+	case *bool:
+		*x = !*x
+	case *int:
+		*x++
+	case *uint32:
+		*x++
+	case *time.Duration:
+		*x++
+	case *keys.ServerID:
+		*x = keys.NewServerID()
+	case *[]string:
+		*x = []string{"other"}
+	case *[]config.KnockPort:
+		*x = []config.KnockPort{{Port: 1}}
+	case *[]config.Service:
+		*x = nil
+	case *[]spa.Ports:
+		*x = []spa.Ports{{Proto: spa.TCP, Low: 1, High: 1}}
+	case *[]netip.Addr:
+		*x = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	case *[]keys.Span:
+		*x = make([]keys.Span, 1)
+	default:
+		t.Fatalf("%s is of type %s, which this test does not know yet", name, v.Type())
+	}
+}
+
+// TestChangedClients names who came, went and is another.
+func TestChangedClients(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, allow ...string) {
+		c := &keys.Client{Name: name, ID: keys.NewID(), Key: keys.NewKey(), Allow: allow}
+		if err := keys.WriteClient(dir, c, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("alice", "ssh")
+	write("bob", "ssh")
+	before, problems := keys.LoadRegistry(dir)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	write("carol", "ssh")
+	bob, err := keys.ReadClient(dir + "/bob.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	narrower := *bob
+	narrower.Allow = []string{"web"}
+	if err := keys.WriteClient(dir, &narrower, false); err != nil {
+		t.Fatal(err)
+	}
+	after, problems := before.Fresh()
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	changes := changedClients(before.Clients(), after)
+	if len(changes) != 2 || changes[0].before.Name != "bob" || changes[0].after.Allow[0] != "web" || changes[1].before != nil || changes[1].after.Name != "carol" {
+		t.Errorf("got %+v", changes)
+	}
+	if back := changedClients(after.Clients(), before); len(back) != 2 || back[1].before.Name != "carol" || back[1].after != nil {
+		t.Errorf("the other way: got %+v", back)
+	}
+}
