@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
+	"sallyport/spa/server"
+)
+
+// checked is a gateway as the runbook leaves it: the host drops what it does not allow, the server
+// runs as the system user, its guard is loaded at boot.
+type checked struct {
+	*gateway
+	units string // /etc/systemd/system as the programs see it
+}
+
+const hostFirewall = `table inet filter {
+	chain input {
+		type filter hook input priority filter; policy drop;
+		iif lo accept
+		ct state established,related accept
+		tcp dport 22 accept
+	}
+}
+`
+
+func newChecked(t *testing.T) *checked {
+	t.Helper()
+	lab.NeedRoot(t)
+	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "etc"), home: filepath.Join(t.TempDir(), "home")}
+	g.client, g.host = lab.Pair(t)
+	g.withSystemUser()
+	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22")
+	g.must("spa-keygen", "new", "alice", "--allow", "ssh", "--require-source", "--config", g.dir)
+	c := &checked{gateway: g, units: t.TempDir()}
+	wants := filepath.Join(c.units, "multi-user.target.wants")
+	if err := errors.Join(os.Mkdir(wants, 0o755), os.WriteFile(filepath.Join(wants, "spa-guard.service"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	c.nft(hostFirewall)
+	g.serve(":22")
+	g.start()
+	return c
+}
+
+// nft loads rules beside those that are there.
+func (c *checked) nft(rules string) {
+	c.t.Helper()
+	cmd := exec.Command(lab.NeedProgram(c.t, "nft", "apt-get install nftables"), "-f", "-")
+	cmd.Stdin = strings.NewReader(rules)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	if err := c.host.Start(cmd); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		c.t.Fatalf("nft: %v\n%s", err, said.String())
+	}
+}
+
+// check runs the program and returns what it finds, but for what is so on the machine of the test.
+func (c *checked) check(as uint32) (found []server.Finding, code int) {
+	c.t.Helper()
+	cmd := exec.Command(filepath.Join(bin, "spa-server"), "check", "--json", "--config", c.dir)
+	if as == 0 {
+		cmd = lab.See(cmd, map[string]string{
+			"/etc/passwd": filepath.Join(c.accounts, "passwd"), "/etc/group": filepath.Join(c.accounts, "group"), "/etc/systemd/system": c.units,
+		})
+	} else {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: as, Gid: as}}
+	}
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := c.host.Start(cmd); err != nil {
+		c.t.Fatal(err)
+	}
+	cmd.Wait()
+	for d := json.NewDecoder(&out); d.More(); {
+		var f server.Finding
+		if err := d.Decode(&f); err != nil {
+			c.t.Fatalf("reading what check prints: %v\n%s", err, said.String())
+		}
+		found = append(found, f)
+	}
+	return slices.DeleteFunc(found, c.ofMachine), cmd.ProcessState.ExitCode()
+}
+
+// ofMachine reports whether a finding is about the machine that the test runs on, and true.
+func (c *checked) ofMachine(f server.Finding) bool {
+	switch f.Subject {
+	case "clock":
+		var t unix.Timex
+		state, err := unix.Adjtimex(&t)
+		return err == nil && (state == unix.TIME_ERROR || t.Status&unix.STA_UNSYNC != 0)
+	case "state":
+		var s unix.Statfs_t
+		return unix.Statfs(c.dir, &s) == nil && s.Type == unix.TMPFS_MAGIC
+	}
+	return false
+}
+
+// TestCheckHost: on a clean host there is nothing to say, and it says what another tool, an
+// administrator and a killed server make of it.
+func TestCheckHost(t *testing.T) {
+	c := newChecked(t)
+	if found, code := c.check(0); len(found) != 0 || code != 0 {
+		t.Fatalf("a clean host: exit %d and %+v\n%s", code, found, c.server.log())
+	}
+	want := func(when string, code int, severity server.Severity, words ...string) {
+		t.Helper()
+		found, got := c.check(0)
+		if got != code || len(found) != 1 || found[0].Severity != severity {
+			t.Errorf("%s: exit %d and %+v", when, got, found)
+			return
+		}
+		for _, word := range words {
+			if text := found[0].Subject + " " + found[0].Text + " " + found[0].Advice; !strings.Contains(text, word) {
+				t.Errorf("%s: got %q, want it to say %q", when, text, word)
+			}
+		}
+	}
+	c.nft("table ip other { chain c { type filter hook input priority 10; tcp dport 22 drop; }\n}")
+	want("another table drops", 1, server.Problem, "table ip other, chain c", "tcp/22", "nft insert rule ip other c tcp dport 22 accept")
+	c.nft("insert rule ip other c tcp dport 22 accept")
+	want2, code := c.check(0)
+	if len(want2) != 0 || code != 0 {
+		t.Errorf("after what it advised: exit %d and %+v", code, want2)
+	}
+	if err := os.Chmod(filepath.Join(c.dir, "journal"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want("a readable journal", 0, server.Weak, "journal", "chmod o-rwx")
+	if err := os.Chmod(filepath.Join(c.dir, "journal"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.server.stop(syscall.SIGKILL)
+	want("a killed server", 0, server.Odd, "guard", "nobody can knock")
+}
+
+// TestCheckWithoutRoot: what it may not look at, it says.
+func TestCheckWithoutRoot(t *testing.T) {
+	c := newChecked(t)
+	for dir := filepath.Dir(c.dir); dir != os.TempDir() && len(dir) > 1; dir = filepath.Dir(dir) {
+		os.Chmod(dir, 0o755)
+	}
+	for path, mode := range map[string]os.FileMode{bin: 0o755, c.dir: 0o755, filepath.Join(c.dir, "server.toml"): 0o644} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found, _ := c.check(spaID + 1)
+	var unseen []string
+	for _, f := range found {
+		if f.Subject == "not looked at" {
+			unseen = append(unseen, f.Text)
+		}
+	}
+	for _, what := range []string{"rule sets", "which program"} {
+		if !slices.ContainsFunc(unseen, func(text string) bool {
+			return strings.Contains(text, what) && strings.Contains(text, "that needs root")
+		}) {
+			t.Errorf("got %q, want it to say that it could not look at the %s", unseen, what)
+		}
+	}
+}
