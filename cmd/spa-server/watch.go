@@ -56,7 +56,7 @@ func decisionLine(d control.Decision) string {
 	if d.Client != "" {
 		words = append(words, d.Client)
 	}
-	if d.Command == "close" {
+	if d.Command == "close" && d.Verdict != "closed" {
 		words = append(words, "close")
 	}
 	words = append(words, strings.Join(d.Services, ","))

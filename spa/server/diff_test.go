@@ -9,6 +9,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/spa"
+	"sallyport/spa/audit"
 	"sallyport/spa/config"
 )
 
@@ -121,5 +122,23 @@ func TestChangedClients(t *testing.T) {
 	}
 	if back := changedClients(after.Clients(), before); len(back) != 2 || back[1].before.Name != "carol" || back[1].after != nil {
 		t.Errorf("the other way: got %+v", back)
+	}
+}
+
+// TestAdoptBothOrNeither: where the firewall refuses, the journal is as it was too.
+func TestAdoptBothOrNeither(t *testing.T) {
+	s, sender := newLine(t)
+	refused := *s.config
+	refused.Window = time.Second
+	refused.Firewall.TrustedInterfaces = []string{"a-name-that-no-interface-has"}
+	if err := s.adopt(t.Context(), files{config: &refused, clients: s.clients}); err == nil {
+		t.Fatal("the firewall took over what it cannot do")
+	}
+	late, err := spa.Seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now().Add(-20 * time.Second), Services: []spa.Service{{Name: "ssh"}}}, sender)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if event := s.handle(t.Context(), arriving(late)); event.Verdict != audit.Granted {
+		t.Errorf("20 s behind: %v (%v), want it granted by the window of 30 s", event.Verdict, event.Err)
 	}
 }

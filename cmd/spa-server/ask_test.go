@@ -1,0 +1,42 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"sallyport/spa/server/control"
+)
+
+// TestPlain: what a server says moves no cursor and changes no colour.
+func TestPlain(t *testing.T) {
+	if got, want := plain("a\x1b[2J\u009b1mé\r\n\tb\x7f"), "a?[2J?1mé?\n\tb?"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestOffset: how a clock is off is said in words.
+func TestOffset(t *testing.T) {
+	for ahead, want := range map[float64]string{0: "right", -0.04: "right", 0.06: "0.1 s ahead", -43.2: "43 s behind", 3600: "3600 s ahead"} {
+		if got := offset(ahead); got != want {
+			t.Errorf("%v: got %q, want %q", ahead, got, want)
+		}
+	}
+}
+
+// TestDecisionLine: a line reads as a sentence.
+func TestDecisionLine(t *testing.T) {
+	at := time.Date(2026, 3, 1, 14, 3, 30, 0, time.Local)
+	for want, d := range map[string]control.Decision{
+		"14:03:30 unopened 12 ×: wrong gate tag":                     {Verdict: "unopened", Packets: 12, Reason: "spa: wrong gate tag"},
+		"14:03:30 unopened bob: stale packet, clock 43 s behind":     {Verdict: "unopened", Client: "bob", Reason: "spa: stale packet", Ahead: -43},
+		"14:03:30 granted alice ssh,web until 14:04:00":              {Verdict: "granted", Client: "alice", Services: []string{"ssh", "web"}, Until: []time.Time{at.Add(30 * time.Second)}},
+		"14:03:30 denied bob close ssh: not allowed":                 {Verdict: "denied", Client: "bob", Command: "close", Services: []string{"ssh"}, Reason: "not allowed"},
+		"14:03:30 closed alice ssh: made with the old gate key":      {Verdict: "closed", Client: "alice", Command: "close", Services: []string{"ssh"}, OldGate: true},
+		"14:03:30 granted alice ssh: made with the client's old key": {Verdict: "granted", Client: "alice", Services: []string{"ssh"}, OldKey: true},
+	} {
+		d.Time = at
+		if got := decisionLine(d); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

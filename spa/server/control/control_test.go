@@ -1,0 +1,189 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// serving answers every request with a status, until the test is over.
+func serving(t *testing.T, handle Handler) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	l, err := Listen(dir, os.Geteuid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- l.Serve(ctx, handle) }()
+	t.Cleanup(func() {
+		stop()
+		if err := errors.Join(<-done, l.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func statusOf(_ context.Context, _ Request, a *Answer) error {
+	return a.Send(Reply{Status: &Status{Name: "gw"}})
+}
+
+func connect(t *testing.T, dir string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("unix", filepath.Join(dir, SocketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// TestAsk: an answer, a refusal with its hint, and a server that ends before it is done.
+func TestAsk(t *testing.T) {
+	ending, end := context.WithCancel(context.Background())
+	dir := serving(t, func(ctx context.Context, r Request, a *Answer) error {
+		switch r.Command {
+		case CommandStatus:
+			return statusOf(ctx, r, a)
+		case CommandRevoke:
+			return &Denied{Text: "no " + r.Client, Hint: "do this"}
+		}
+		end()
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	ask := func(ctx context.Context, r Request) (got []Reply, err error) {
+		c, err := Dial(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		err = c.Ask(ctx, r, func(r Reply) error { got = append(got, r); return nil })
+		return got, err
+	}
+	if got, err := ask(t.Context(), Request{Command: CommandStatus}); err != nil || len(got) != 1 || got[0].Status.Name != "gw" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	var denied *Denied
+	if _, err := ask(t.Context(), Request{Command: CommandRevoke, Client: "bob"}); !errors.As(err, &denied) || denied.Text != "no bob" || denied.Hint != "do this" {
+		t.Errorf("got %v", err)
+	}
+	if _, err := ask(ending, Request{Command: CommandWatch}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a client that is interrupted: got %v", err)
+	}
+}
+
+// TestNobody: what Dial says where there is no server, or none that may be asked.
+func TestNobody(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Dial(dir); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("no socket: got %v", err)
+	}
+	if _, err := Dial(filepath.Join(dir, "missing")); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("no directory: got %v", err)
+	}
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, SocketName)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+	if _, err := Dial(dir); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("a stale socket: got %v", err)
+	}
+}
+
+// TestEndlessRequest: what no request can be is not read.
+func TestEndlessRequest(t *testing.T) {
+	conn := connect(t, serving(t, statusOf))
+	conn.SetDeadline(time.Now().Add(askWithin + 10*time.Second))
+	if n, err := io.Copy(conn, io.LimitReader(endless{}, 16<<20)); err == nil {
+		t.Errorf("all %d bytes were read", n)
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) {
+	copy(p, bytes.Repeat([]byte("x"), len(p)))
+	return len(p), nil
+}
+
+// TestTooMany: there is a place for so many, and one is free again once somebody leaves.
+func TestTooMany(t *testing.T) {
+	dir := serving(t, statusOf)
+	var conns []net.Conn
+	for range maxConns {
+		conns = append(conns, connect(t, dir))
+	}
+	one := connect(t, dir)
+	one.SetReadDeadline(time.Now().Add(askWithin + 10*time.Second))
+	if b, err := io.ReadAll(one); len(b) != 0 || err != nil {
+		t.Errorf("one too many: got %q and %v, want to be hung up on at once", b, err)
+	}
+	conns[0].Close()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		c, err := Dial(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = c.Ask(t.Context(), Request{Command: CommandStatus}, func(Reply) error { return nil })
+		c.Close()
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after one has left: %v", err)
+		}
+	}
+}
+
+// TestSlowReader: a reply that is not taken is given up.
+func TestSlowReader(t *testing.T) {
+	ended := make(chan error, 1)
+	dir := serving(t, func(_ context.Context, _ Request, a *Answer) error {
+		a.within = 50 * time.Millisecond
+		for {
+			if err := a.Send(Reply{Error: strings.Repeat("x", 1<<16)}); err != nil {
+				ended <- err
+				return err
+			}
+		}
+	})
+	conn := connect(t, dir)
+	conn.Write([]byte(`{"command":"grants"}` + "\n"))
+	select {
+	case err := <-ended:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("a reader that does not read is waited for")
+	}
+}
+
+// TestHangUp: what is done for a client ends when it hangs up.
+func TestHangUp(t *testing.T) {
+	ended := make(chan struct{})
+	conn := connect(t, serving(t, func(ctx context.Context, _ Request, _ *Answer) error {
+		<-ctx.Done()
+		close(ended)
+		return nil
+	}))
+	conn.Write([]byte(`{"command":"watch"}` + "\n"))
+	conn.Close()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Error("the handler was not told")
+	}
+}
