@@ -25,6 +25,7 @@ func newContainer(g *gateway) {
 		g.host.AddAddr("docker0", "198.51.100.1/24"),
 		container.AddAddr("eth0", "198.51.100.2/24"),
 		container.Route("default", "198.51.100.1"),
+		g.host.Route("default", "192.0.2.254"), // strangers are behind vs
 		g.host.Forward(),
 	} {
 		if err != nil {

@@ -23,16 +23,18 @@ type tool interface {
 	end()    // gives the rule set up
 }
 
-// neighbours are the tools by name, each with the port behind it and whether it guards IPv6 as well.
+// neighbours are the tools by name, each with the port behind it and whether it guards IPv6 as
+// well, and the place at which check sees a packet end that the tool does not let in.
 var neighbours = []struct {
 	name, port string
 	ipv6       bool
 	make       func(g *gateway) tool
+	at         string
 }{
-	{"ufw", "22", true, newUFW},
-	{"firewalld", "22", true, newFirewalld},
-	{"Docker by iptables", "8080", false, newDockerIPTables},
-	{"Docker by nftables", "8080", false, newDockerNFTables},
+	{"ufw", "22", true, newUFW, "iptables table filter"},
+	{"firewalld", "22", true, newFirewalld, "table inet firewalld"},
+	{"Docker by iptables", "8080", false, newDockerIPTables, "chain DOCKER-USER"},
+	{"Docker by nftables", "8080", false, newDockerNFTables, "table ip docker-bridges"},
 }
 
 // noTool is a host without a firewall of its own.
@@ -98,7 +100,7 @@ func TestNeighbours(t *testing.T) {
 						b.start()
 						b.begin()
 					}
-					b.livesBeside()
+					b.livesBeside(n.at)
 				})
 			}
 		}
@@ -113,12 +115,14 @@ func (b *beside) backend(name string) {
 }
 
 // livesBeside goes through what the tool may do while the server runs.
-func (b *beside) livesBeside() {
+func (b *beside) livesBeside(at string) {
 	b.t.Helper()
 	b.knock(spa.TypeOpen, spa.Granted)
 	b.wantReach("granted, but the tool shuts the port")
+	b.wantObstacle(at)
 	b.allow()
 	b.wantReach("granted and allowed", b.granted()...)
+	b.wantObstacle("")
 	sessions := b.sessions()
 	b.reload()
 	b.settleGuard()
@@ -138,6 +142,22 @@ func (b *beside) livesBeside() {
 		if err := lab.Echoes(conn, "still here", 5*time.Second); err != nil {
 			b.t.Errorf("the session from %s did not live on: %v", from, err)
 		}
+	}
+}
+
+// wantObstacle fails unless check names the place that keeps the port shut, and says of it no more
+// than there is.
+func (b *beside) wantObstacle(at string) {
+	b.t.Helper()
+	out, _ := b.run(b.host, "spa-server", "check", "--config", b.dir)
+	var found []string
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, "drop") && strings.Contains(line, "tcp/"+b.port) {
+			found = append(found, line)
+		}
+	}
+	if said := strings.Join(found, ""); (at == "") != (said == "") || !strings.Contains(said, at) {
+		b.t.Errorf("check says of what drops tcp/%s: %q, want it to name %q\n%s", b.port, said, at, out)
 	}
 }
 

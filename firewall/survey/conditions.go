@@ -45,8 +45,14 @@ var understood = []string{"tcp", "udp", "multiport", "conntrack", "state", "comm
 func always(*passage, condition) (truth, bool) { return yes, false }
 func never(*passage, condition) (truth, bool)  { return no, false }
 
+// headers are matches of extension headers of IPv6, which a first packet has no use for.
+var headers = []string{"rt", "frag", "hbh", "dst", "mh"}
+
 // module holds for a match that does nothing without an option, and doubts the others.
 func module(_ *passage, c condition) (truth, bool) {
+	if slices.Contains(headers, c.arg()) {
+		return no, false
+	}
 	if slices.Contains(understood, c.arg()) {
 		return yes, false
 	}
