@@ -16,9 +16,21 @@ func newCheck(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say what is wrong with the configuration and what to do about it",
-		Long: `Parses every file, looks at the host, and changes nothing. It names problems, which
-keep the gateway or a client from working; settings that weaken it; and what is odd.
-It ends with 1 if there is a problem.`,
+		Long: `Parses every file, looks at the host as it is, and changes nothing. It names problems,
+which keep the gateway or a client from working; settings that weaken it; and what is
+odd. With each it says what to do.
+
+It leads a made-up first packet of a stranger to every guarded port through all tables of
+nftables and iptables, and names the rule that would drop it. It looks for an sshd that
+nothing guards, what uses the knock ports, the clock, how full connection tracking is,
+what empties rule sets with nothing to put the guard back, and who may read and write the
+gateway's files.
+
+Some of that only root may see: what was not looked at is said.
+
+It ends with 1 if there is a problem, and with 0 otherwise.`,
+		Example: `  spa-server check
+  spa-server check --json | jq 'select(.severity == "problem")'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			found := server.Check(cmd.Context(), *dir, time.Now())

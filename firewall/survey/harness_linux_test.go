@@ -35,6 +35,7 @@ func feed(t *testing.T, h *lab.Host, text, program string, args ...string) {
 	t.Helper()
 	cmd := exec.Command(lab.NeedProgram(t, program, get), args...)
 	cmd.Stdin = strings.NewReader(text)
+	cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+filepath.Join(t.TempDir(), "lock")) // the machine's own is root's
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := h.Start(cmd); err != nil {

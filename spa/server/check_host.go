@@ -117,6 +117,9 @@ func checkGuard(c *config.Config, h *host) []Finding {
 	if h.rules == nil || c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || len(c.Services) == 0 {
 		return nil
 	}
+	if h.rules.Chain("ip", "mangle", withoutSets) || h.rules.Chain("ip6", "mangle", withoutSets) {
+		return []Finding{{Weak, "firewall.backend", "the guard is made of iptables without ipset: grants end by the clock, and one that is set back lets in again whoever was let in", "install ipset, and restart the server"}}
+	}
 	stands := h.guarded()
 	switch {
 	case h.running && !stands:
@@ -128,6 +131,9 @@ func checkGuard(c *config.Config, h *host) []Finding {
 	}
 	return nil
 }
+
+// withoutSets is a chain that the guard of iptables has where there is no ipset.
+const withoutSets = "spa-grants"
 
 // guarded reports whether the guard of either backend is in the kernel.
 func (h *host) guarded() bool {

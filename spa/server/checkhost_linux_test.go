@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -139,6 +140,8 @@ func (s *scene) look() *host {
 	quiet := quietHost()
 	h.root, h.clock, h.accounts, h.resolve, h.medium = s.root, quiet.clock, quiet.accounts, quiet.resolve, quiet.medium
 	h.running, h.persists = true, true
+	// An ordinary user's test does not see the processes of others: none of those is in the scene.
+	h.unseen = slices.DeleteFunc(h.unseen, func(u unseen) bool { return u.what == whoListens })
 	return h
 }
 

@@ -32,7 +32,7 @@ func look(ctx context.Context) *host {
 	h.defaults, err = defaultRoutes()
 	h.notSeen("default routes", err)
 	h.listeners, err = listeners()
-	h.notSeen("which program listens where", err)
+	h.notSeen(whoListens, err)
 	h.clock, err = readClock()
 	h.notSeen("the clock", err)
 	h.conntrack, err = readConntrack()

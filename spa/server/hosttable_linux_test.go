@@ -158,6 +158,10 @@ func machineTests() []hostTest {
 			s.nft(dropping)
 			s.feed("*mangle\n:spa-guard -\n-A PREROUTING -j spa-guard\nCOMMIT\n", "iptables-nft-restore")
 		}},
+		{name: "guard without ipset", spoil: func(s *scene) {
+			s.nft(dropping)
+			s.feed("*mangle\n:spa-guard -\n:spa-grants -\n-A PREROUTING -j spa-guard\nCOMMIT\n", "iptables-nft-restore")
+		}, want: Weak, says: []string{"firewall.backend", "without ipset"}},
 		{name: "open at boot", spoil: func(s *scene) { s.remove("etc/systemd/system/multi-user.target.wants/spa-guard.service") }, want: Weak, says: []string{"spa-guard.service", "systemctl enable"}},
 		{name: "no systemd", spoil: func(s *scene) {
 			s.remove("etc/systemd/system/multi-user.target.wants/spa-guard.service")

@@ -30,6 +30,9 @@ type host struct {
 	unseen    []unseen
 }
 
+// whoListens is the look that shows an ordinary user his own processes alone.
+const whoListens = "which program listens where"
+
 // unseen is a look that could not be taken, and why.
 type unseen struct{ what, why string }
 

@@ -1,0 +1,159 @@
+package server
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// TestListeners: what waits for others in the namespace is found, with who holds it.
+func TestListeners(t *testing.T) {
+	_, gateway := lab.Pair(t)
+	var found []listener
+	err := gateway.Do(func() error {
+		var open []interface{ Close() error }
+		for _, addr := range []string{"192.0.2.1:2201", "[2001:db8::1]:2202", "127.0.0.1:2203"} {
+			l, err := net.Listen("tcp", addr)
+			if err != nil {
+				return err
+			}
+			open = append(open, l)
+		}
+		for _, addr := range []string{"192.0.2.1:2204", "[::1]:2205"} {
+			c, err := net.ListenPacket("udp", addr)
+			if err != nil {
+				return err
+			}
+			open = append(open, c)
+		}
+		connected, err := net.Dial("udp", "192.0.2.2:53") // it waits for nobody else
+		if err != nil {
+			return err
+		}
+		found, _ = listeners() // whose the processes of others are, an ordinary user does not see
+		for _, c := range append(open, connected) {
+			c.Close()
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	comm, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, l := range found {
+		got = append(got, l.Proto.String()+" "+l.local.String())
+		if !slices.Contains(l.held, strings.TrimSpace(string(comm))) {
+			t.Errorf("%v is held by %q, want %q", l.local, l.held, comm)
+		}
+	}
+	slices.Sort(got)
+	want := []string{"tcp 127.0.0.1:2203", "tcp 192.0.2.1:2201", "tcp [2001:db8::1]:2202", "udp 192.0.2.1:2204", "udp [::1]:2205"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	h := host{listeners: found}
+	if got := h.listens(spa.TCP, 2201); len(got) != 1 || got[0].local != netip.MustParseAddrPort("192.0.2.1:2201") {
+		t.Errorf("at tcp/2201: got %v", got)
+	}
+	if got := h.listens(spa.UDP, 2201); len(got) != 0 {
+		t.Errorf("at udp/2201: got %v", got)
+	}
+}
+
+// TestDefaultRoutes: the interfaces that lead to the world are the ones that strangers come by.
+func TestDefaultRoutes(t *testing.T) {
+	_, gateway := lab.Pair(t)
+	for _, err := range []error{
+		lab.Link(gateway, "in0", gateway, "in1"), gateway.AddAddr("in0", "198.51.100.1/24"), gateway.AddAddr("in0", "2001:db8:2::1/64"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(names ...string) {
+		t.Helper()
+		var got []string
+		err := gateway.Do(func() (err error) {
+			got, err = defaultRoutes()
+			return err
+		})
+		if err != nil || !slices.Equal(got, names) {
+			t.Errorf("got %q and %v, want %q", got, err, names)
+		}
+	}
+	want()
+	if err := gateway.Route("default", "192.0.2.2"); err != nil {
+		t.Fatal(err)
+	}
+	want("vs")
+	if err := gateway.Route("default", "2001:db8:2::9"); err != nil {
+		t.Fatal(err)
+	}
+	want("vs", "in0")
+}
+
+// TestReadClock: the kernel tells whether somebody keeps it, and nothing is changed by asking.
+func TestReadClock(t *testing.T) {
+	if c, err := readClock(); err != nil || !c.known {
+		t.Errorf("got %+v and %v", c, err)
+	}
+}
+
+// TestReadConntrack: in a namespace that tracks connections the limit is known.
+func TestReadConntrack(t *testing.T) {
+	_, gateway := lab.Pair(t)
+	s := &scene{t: t, on: gateway}
+	s.nft("table ip t { chain c { type filter hook input priority 0; ct state new accept; }\n}\n")
+	err := gateway.Do(func() error {
+		got, err := readConntrack()
+		if got.max == 0 || got.count < 0 || got.count > got.max {
+			t.Errorf("got %+v", got)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestMediumOf: proc is neither memory that is written to nor a network; shm is memory.
+func TestMediumOf(t *testing.T) {
+	for path, want := range map[string]medium{"/dev/shm": inMemory, "/proc": onDisk, filepath.Join(t.TempDir(), "absent"): onDisk} {
+		if got := mediumOf(path); got != want {
+			t.Errorf("%s: got %v, want %v", path, got, want)
+		}
+	}
+}
+
+// TestServes: a server is seen by the name that it holds.
+func TestServes(t *testing.T) {
+	gateway := lab.New(t, "gateway")[0]
+	err := gateway.Do(func() error {
+		if serves() {
+			t.Error("a server is seen where there is none")
+		}
+		lock, err := Lock(t.TempDir())
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+		if !serves() {
+			t.Error("a server that holds the namespace is not seen")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
