@@ -98,22 +98,22 @@ func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r
 
 func sameGate(a, b spa.Gate) bool { return a.Key.Equal(b.Key) && a.Until.Equal(b.Until) }
 
-// adopt gives journal and firewall what they have to know of the files: both, or neither.
+// adopt gives firewall and journal what they have to know of the files: both, or neither. The
+// firewall comes first, because the journal does not go back to another window without a trace.
 func (s *Server) adopt(ctx context.Context, next files) error {
-	was, is := s.config, next.config
 	now := s.now()
-	if err := s.journal.Retune(is.Window, is.Limits.LiveNonces, now); err != nil {
-		return err
+	was, is := FirewallConfig(s.config, s.clients, s.now), FirewallConfig(next.config, next.clients, s.now)
+	same := sameGuard(was, is)
+	if !same {
+		if err := s.firewall.Reconfigure(ctx, is, now); err != nil {
+			return err
+		}
 	}
-	guard := FirewallConfig(is, next.clients, s.now)
-	if sameGuard(guard, FirewallConfig(was, s.clients, s.now)) {
-		return nil
+	err := s.journal.Retune(next.config.Window, next.config.Limits.LiveNonces, now)
+	if err != nil && !same {
+		err = errors.Join(err, s.firewall.Reconfigure(ctx, was, now))
 	}
-	err := s.firewall.Reconfigure(ctx, guard, now)
-	if err == nil {
-		return nil
-	}
-	return errors.Join(err, s.journal.Retune(was.Window, was.Limits.LiveNonces, now))
+	return err
 }
 
 // sameGuard reports whether the guard need not be touched.
