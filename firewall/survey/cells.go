@@ -1,6 +1,9 @@
 package survey
 
-import "bytes"
+import (
+	"bytes"
+	"net/netip"
+)
 
 // cell is one byte of a register, a packet or a key, as far as it is known.
 type cell struct {
@@ -88,4 +91,19 @@ func within(cells []cell, low, high []byte) truth {
 		return maybe
 	}
 	return certain(bytes.Compare(b, low) >= 0 && bytes.Compare(b, high) <= 0)
+}
+
+// nobodys reports whether what begins so is an address that no packet from outside has: of
+// loopback, of one link, of a group. A rule about those says nothing about sources.
+func nobodys(begin []byte, v4 bool) bool {
+	address := make([]byte, 16)
+	if v4 {
+		address = address[:4]
+	}
+	if len(begin) == 0 || len(begin) > len(address) {
+		return false
+	}
+	copy(address, begin)
+	a, _ := netip.AddrFromSlice(address)
+	return a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified()
 }

@@ -76,7 +76,10 @@ func protocol(p *passage, c condition) (truth, bool) {
 }
 
 // bySource is any condition on the sender's address: no rule names it.
-func bySource(*passage, condition) (truth, bool) { return no, true }
+func bySource(p *passage, c condition) (truth, bool) {
+	prefix, err := netip.ParsePrefix(c.arg())
+	return no, err != nil || !nobodys(prefix.Addr().AsSlice(), p.v4())
+}
 
 // matchSet is about an ipset: "blocked src".
 func matchSet(_ *passage, c condition) (truth, bool) {

@@ -170,7 +170,7 @@ func (m *machine) cmp(a attributes) {
 	want := a.value(unix.NFTA_CMP_DATA)
 	cells := m.load(a.u32(unix.NFTA_CMP_SREG), len(want))
 	source := ofSource(cells)
-	m.want(compare(a.u32(unix.NFTA_CMP_OP), cells, want, source), source)
+	m.want(compare(a.u32(unix.NFTA_CMP_OP), cells, want, source), source && !nobodys(want, m.p.v4()))
 }
 
 func compare(op uint32, cells []cell, want []byte, source bool) truth {

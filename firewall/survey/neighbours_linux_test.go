@@ -169,6 +169,40 @@ ip saddr . meta l4proto . th dport @spa4 accept
 	}
 }
 
+// TestSources: only rules about addresses that somebody outside may have make an answer depend on
+// the source.
+func TestSources(t *testing.T) {
+	h := host(t)
+	for rule, want := range map[string]bool{
+		"ip saddr 198.51.100.0/24 accept":              true,
+		"ip saddr 198.51.100.0/24 tcp dport 23 drop":   false,
+		"ip saddr 198.51.100.0/24 drop":                false,
+		"ip saddr 198.51.100.0/24 tcp dport 23 accept": false,
+		"ip saddr { 198.51.100.0/24 } accept":          true,
+		"ip saddr != 198.51.100.0/24 drop":             true,
+		"ip saddr 127.0.0.0/8 accept":                  false,
+		"ip saddr 169.254.0.0/16 accept":               false,
+		"ip saddr 224.0.0.0/4 accept":                  false,
+		"ip6 saddr fe80::/10 accept":                   false,
+	} {
+		load(t, h, "nft", "flush ruleset\n"+inputChain(rule))
+		if got := read(t, h).Judge(packet(t, "tcp/22", over4)); got.Verdict != Drops || got.Sources != want {
+			t.Errorf("%s: got %+v, want it to depend on the source: %v", rule, got, want)
+		}
+	}
+	load(t, h, "nft", "flush ruleset\n"+inputChain("ip6 saddr fe80::/10 accept", "ip6 saddr ::1 accept"))
+	if got := read(t, h).Judge(packet(t, "tcp/22", over6)); got.Verdict != Drops || got.Sources {
+		t.Errorf("link-local and loopback: got %+v", got)
+	}
+	load(t, h, "nft", "flush ruleset")
+	for rule, want := range map[string]bool{"-s 198.51.100.0/24 -j ACCEPT": true, "-s 127.0.0.0/8 -j ACCEPT": false, "-s 198.51.100.0/24 -j DROP": false} {
+		load(t, h, "iptables-nft-restore", "*filter\n:INPUT DROP\n-A INPUT "+rule+"\nCOMMIT\n")
+		if got := read(t, h).Judge(packet(t, "tcp/22", over4)); got.Verdict != Drops || got.Sources != want {
+			t.Errorf("%s: got %+v, want it to depend on the source: %v", rule, got, want)
+		}
+	}
+}
+
 // TestReadChangesNothing: neither the kernel's rule set nor what iptables sees.
 func TestReadChangesNothing(t *testing.T) {
 	h := host(t)
