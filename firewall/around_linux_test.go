@@ -271,6 +271,16 @@ func TestOwnFlowFromAGuardedPort(t *testing.T) {
 // inner puts a machine behind the gateway, with an echo server on port 22.
 func (s *site) inner() *lab.Host {
 	s.Helper()
+	inner := s.behind()
+	echo, err := lab.EchoServer(inner, ":22")
+	s.must(err)
+	s.Cleanup(func() { echo.Close() })
+	return inner
+}
+
+// behind puts a machine behind the gateway.
+func (s *site) behind() *lab.Host {
+	s.Helper()
 	inner := lab.New(s, "inner")[0]
 	s.must(lab.Link(s.gw, "in", inner, "eth0"))
 	for _, a := range []struct{ gw, inner, gwAddr string }{
@@ -284,9 +294,6 @@ func (s *site) inner() *lab.Host {
 	s.must(s.gw.Forward())
 	s.must(s.client.Route("198.51.100.0/24", "192.0.2.1"))
 	s.must(s.client.Route("2001:db8:1::/64", "2001:db8::1"))
-	echo, err := lab.EchoServer(inner, ":22")
-	s.must(err)
-	s.Cleanup(func() { echo.Close() })
 	return inner
 }
 

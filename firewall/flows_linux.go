@@ -26,12 +26,20 @@ const (
 
 // Numbers of linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_tcp.h.
 const (
-	ctGet       = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
-	ctGetStats  = unix.NFNL_SUBSYS_CTNETLINK<<8 | 4 // of each processor
-	ctTupleOrig = 1
-	ctStatus    = 3
-	ctProtoInfo = 4
-	ctSeenReply = 1 << 1
+	ctGet      = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1
+	ctNew      = unix.NFNL_SUBSYS_CTNETLINK << 8
+	ctDelete   = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
+	ctGetStats = unix.NFNL_SUBSYS_CTNETLINK<<8 | 4 // of each processor
+
+	ctTupleOrig  = 1
+	ctTupleReply = 2
+	ctStatus     = 3
+	ctProtoInfo  = 4
+	ctMark       = 8
+	ctID         = 12
+	ctZone       = 18
+	ctMarkMask   = 21
+	ctSeenReply  = 1 << 1
 
 	ctTupleIP, ctTupleProto          = 1, 2
 	ctProtoNum, ctSrcPort, ctDstPort = 1, 2, 3
@@ -44,6 +52,7 @@ const (
 type sessions struct {
 	diag  *netlink.Conn // sockets of this host
 	track *netlink.Conn // connection tracking
+	route *netlink.Conn // addresses of this host
 	// tracks is whether this kernel tells what it tracks (nf_conntrack_netlink).
 	tracks bool
 }
@@ -57,11 +66,17 @@ func openSessions() (*sessions, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("firewall: opening netlink: %w", err), diag.Close())
 	}
-	_, err = track.Execute(ctRequest(ctGetStats, netlink.Request|netlink.Dump))
-	return &sessions{diag: diag, track: track, tracks: err == nil}, nil
+	route, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("firewall: opening netlink: %w", err), diag.Close(), track.Close())
+	}
+	_, err = track.Execute(ctRequest(ctGetStats, netlink.Request|netlink.Dump, nil))
+	return &sessions{diag: diag, track: track, route: route, tracks: err == nil}, nil
 }
 
-func (s *sessions) close() error { return errors.Join(s.diag.Close(), s.track.Close()) }
+func (s *sessions) close() error {
+	return errors.Join(s.diag.Close(), s.track.Close(), s.route.Close())
+}
 
 // flows lists the flows of a kind: those of this host's sockets, and those that DNAT leads
 // on, which only connection tracking knows. Flows that this host opened from a guarded port
@@ -90,6 +105,11 @@ func (s *sessions) flows(kind func(flow) bool) ([]flow, error) {
 
 // socketFlows tells keep of the connected sockets of this host.
 func (s *sessions) socketFlows(keep func(flow)) error {
+	return s.sockets(func(l flow, _ []byte) { keep(l) })
+}
+
+// sockets tells each of the connected sockets of this host, and what the kernel said of it.
+func (s *sessions) sockets(each func(flow, []byte)) error {
 	for _, proto := range []spa.Proto{spa.TCP, spa.UDP} {
 		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 			replies, err := s.diag.Execute(diagRequest(family, proto))
@@ -100,8 +120,8 @@ func (s *sessions) socketFlows(keep func(flow)) error {
 				return fmt.Errorf("listing %v sockets: %w", proto, err)
 			}
 			for _, m := range replies {
-				if f, ok := diagFlow(m.Data, proto); ok {
-					keep(f)
+				if l, ok := diagFlow(m.Data, proto); ok {
+					each(l, m.Data)
 				}
 			}
 		}
@@ -135,63 +155,92 @@ func diagFlow(b []byte, proto spa.Proto) (flow, bool) {
 	return flow{proto: proto, local: end(0), remote: end(1)}, true
 }
 
-// trackedFlows tells keep of the flows in the connection tracking table, as they look
-// before DNAT.
+// trackedFlows tells keep of the flows in the connection tracking table that have been
+// answered, as they look before DNAT.
 func (s *sessions) trackedFlows(keep func(flow)) error {
-	replies, err := s.track.Execute(ctRequest(ctGet, netlink.Request|netlink.Dump))
+	return s.entries(func(e *entry) {
+		if e.answered && e.open() {
+			keep(e.inbound())
+		}
+	})
+}
+
+// entries tells each of the entries of the connection tracking table.
+func (s *sessions) entries(each func(*entry)) error {
+	replies, err := s.track.Execute(ctRequest(ctGet, netlink.Request|netlink.Dump, nil))
 	if err != nil {
 		return fmt.Errorf("listing tracked connections: %w", err)
 	}
 	for _, m := range replies {
-		if f, ok := trackedFlow(m.Data); ok {
-			keep(f)
+		if e, ok := decodeEntry(m.Data); ok {
+			each(e)
 		}
 	}
 	return nil
 }
 
-func ctRequest(kind netlink.HeaderType, flags netlink.HeaderFlags) netlink.Message {
+func ctRequest(kind netlink.HeaderType, flags netlink.HeaderFlags, attributes []byte) netlink.Message {
 	return netlink.Message{
 		Header: netlink.Header{Type: kind, Flags: flags},
-		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
+		Data:   append([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, attributes...),
 	}
 }
 
-// trackedFlow reads an entry; false if it is no flow that has been answered.
-func trackedFlow(b []byte) (flow, bool) {
+// entry is what connection tracking knows of a flow.
+type entry struct {
+	family      byte
+	orig, reply tuple
+	answered    bool
+	state       uint8 // of TCP
+	mark        uint32
+	id, zone    []byte // attributes, as the kernel gave them
+	raw         []byte // orig, likewise
+}
+
+// open reports whether the flow is one in which something may still be said.
+func (e *entry) open() bool {
+	return e.orig.proto != spa.TCP || (e.state >= ctTCPEstablished && e.state <= ctTCPCloseWait)
+}
+
+// inbound is the flow as one from outside to this host.
+func (e *entry) inbound() flow {
+	return flow{
+		proto:  e.orig.proto,
+		remote: netip.AddrPortFrom(e.orig.src, e.orig.sport),
+		local:  netip.AddrPortFrom(e.orig.dst, e.orig.dport),
+	}
+}
+
+func decodeEntry(b []byte) (*entry, bool) {
 	if len(b) < 4 {
-		return flow{}, false
+		return nil, false
 	}
 	d, err := netlink.NewAttributeDecoder(b[4:])
 	if err != nil {
-		return flow{}, false
+		return nil, false
 	}
 	d.ByteOrder = binary.BigEndian
-	var t tuple
-	var status uint32
-	var state uint8
+	e := &entry{family: b[0]}
 	for d.Next() {
 		switch d.Type() {
 		case ctTupleOrig:
-			d.Nested(t.decode)
+			e.raw = d.Bytes()
+			d.Nested(e.orig.decode)
+		case ctTupleReply:
+			d.Nested(e.reply.decode)
 		case ctStatus:
-			status = d.Uint32()
+			e.answered = d.Uint32()&ctSeenReply != 0
 		case ctProtoInfo:
-			d.Nested(func(d *netlink.AttributeDecoder) error { return decodeState(d, &state) })
+			d.Nested(func(d *netlink.AttributeDecoder) error { return decodeState(d, &e.state) })
+		case ctMark:
+			e.mark = d.Uint32()
+		case ctID:
+			e.id = d.Bytes()
+		case ctZone:
+			e.zone = d.Bytes()
 		}
 	}
-	if d.Err() != nil || status&ctSeenReply == 0 || !t.src.IsValid() || !t.dst.IsValid() {
-		return flow{}, false
-	}
-	open := state >= ctTCPEstablished && state <= ctTCPCloseWait
-	if t.proto == spa.TCP && !open {
-		return flow{}, false
-	}
-	return flow{
-		proto:  t.proto,
-		remote: netip.AddrPortFrom(t.src, t.sport),
-		local:  netip.AddrPortFrom(t.dst, t.dport),
-	}, true
+	return e, d.Err() == nil && e.orig.src.IsValid() && e.orig.dst.IsValid()
 }
 
 // tuple is one direction of a tracked connection.

@@ -195,6 +195,9 @@ func (d *draft) reviveRules() {
 		// meta l4proto . th sport @cut ct direction reply drop
 		d.rule(c, o.portIn(o.cut, sport, false), isReply(), drop())
 	}
+	// Answers in a flow that the guard has not admitted, or admits no more.
+	// meta l4proto udp ct direction reply ct mark and MARK != MARK drop
+	d.rule(c, l4proto(spa.UDP), isReply(), ctNotMarked(mark), drop())
 	// ct state new tcp flags and (syn | ack) != syn drop
 	d.rule(c, ctState(expr.CtStateBitNEW), tcpFlagsNot(syn|ack, syn), drop())
 }

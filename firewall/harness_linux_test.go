@@ -140,8 +140,13 @@ func (s *site) serve(addr string) *lab.Echo {
 // listen listens on the gateway and returns what gives the server's end of each connection.
 func (s *site) listen(addr string) (accept func() net.Conn) {
 	s.Helper()
+	return s.listenOn(s.gw, addr)
+}
+
+func (s *site) listenOn(h *lab.Host, addr string) (accept func() net.Conn) {
+	s.Helper()
 	var l net.Listener
-	s.must(s.gw.Do(func() (err error) {
+	s.must(h.Do(func() (err error) {
 		l, err = net.Listen("tcp", addr)
 		return err
 	}))

@@ -106,6 +106,13 @@ func ctMarked(mark uint32) exprs {
 	return exprs{&expr.Ct{Key: expr.CtKeyMARK, Register: first}, and(native(mark)), equal(native(mark))}
 }
 
+// ct mark and MARK != MARK
+func ctNotMarked(mark uint32) exprs {
+	es := ctMarked(mark)
+	es[len(es)-1].(*expr.Cmp).Op = expr.CmpOpNeq
+	return es
+}
+
 // meta mark and MARK == MARK
 func marked(mark uint32) exprs {
 	return exprs{&expr.Meta{Key: expr.MetaKeyMARK, Register: first}, and(native(mark)), equal(native(mark))}

@@ -28,6 +28,8 @@ func openSessions() (*sessions, error) {
 func (*sessions) close() error                          { return nil }
 func (*sessions) flows(func(flow) bool) ([]flow, error) { return nil, nil }
 
+func (*sessions) cut(func(flow) bool, uint32) (int, error) { return 0, errors.ErrUnsupported }
+
 func teardown(string, func() error) (rest func() error, err error) {
 	return func() error { return nil }, fmt.Errorf("firewall: nftables is a part of Linux: %w", errors.ErrUnsupported)
 }

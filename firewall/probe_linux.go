@@ -57,7 +57,7 @@ func (n *nftables) probe() (lacks []string, err error) {
 	if len(missing) > 0 {
 		return nil, fmt.Errorf("firewall: this kernel cannot guard: it lacks %s", strings.Join(missing, ", "))
 	}
-	if _, err := n.socket.Execute(ctRequest(ctGetStats, netlink.Request|netlink.Dump)); err != nil {
+	if _, err := n.socket.Execute(ctRequest(ctGetStats, netlink.Request|netlink.Dump, nil)); err != nil {
 		lacks = append(lacks, lacksConntrackDump)
 	}
 	return lacks, nil

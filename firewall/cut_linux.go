@@ -1,0 +1,189 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa"
+)
+
+// Numbers of linux/sock_diag.h, linux/inet_diag.h, linux/rtnetlink.h and linux/if_addr.h.
+const (
+	sockDestroy = 21
+	diagID      = 4 // in a reply: ports, addresses, interface, cookie
+	diagAsked   = 8 // in a request
+	diagIDSize  = 48
+
+	addressHeader = 8
+	ifaAddress    = 1
+	ifaLocal      = 2
+)
+
+// cut ends the sessions of a kind and returns how many there were. With a mark, only what
+// connection tracking has with that bit; without, all that go to this host, or that DNAT
+// leads on.
+//
+// A local socket is destroyed: its server is told, and its client gets a reset. Then the
+// entry in the connection tracking table goes, so that to the guard what still arrives is
+// new, and what DNAT led on does not find its way any more. The other way round the reset
+// would belong to no flow.
+func (s *sessions) cut(kind func(flow) bool, mark uint32) (int, error) {
+	doomed, tracked, err := s.doomed(kind, mark)
+	if err != nil {
+		return 0, err
+	}
+	n, err := s.destroySockets(func(l flow) (dies, counted bool) {
+		if e := doomed[l]; e != nil {
+			return kind(e.inbound()), e.open() // as one of those that are counted below
+		}
+		return !tracked[l] && kind(l), false
+	})
+	errs := []error{err}
+	for _, e := range doomed {
+		if !kind(e.inbound()) {
+			continue
+		}
+		// Whose server is here and sends datagrams to all, would go on and make a new flow, to
+		// which the client could answer. Without the mark it is one that the guard lets out no more.
+		end := s.untrack
+		if mark != 0 && e.orig.proto == spa.UDP && e.orig.dst == e.reply.src {
+			end = func(e *entry) error { return s.unmark(e, mark) }
+		}
+		if err := end(e); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if e.open() {
+			n++
+		}
+	}
+	return n, errors.Join(errs...)
+}
+
+// doomed are the entries to delete, by the flow of the socket at this end, and all flows
+// that are tracked, seen from either side.
+func (s *sessions) doomed(kind func(flow) bool, mark uint32) (map[flow]*entry, map[flow]bool, error) {
+	entries, tracked := make(map[flow]*entry), make(map[flow]bool)
+	if !s.tracks {
+		return entries, tracked, nil
+	}
+	here, err := s.addresses()
+	if err != nil {
+		return nil, nil, err
+	}
+	err = s.entries(func(e *entry) {
+		answers := flow{e.reply.proto, netip.AddrPortFrom(e.reply.dst, e.reply.dport), netip.AddrPortFrom(e.reply.src, e.reply.sport)}
+		tracked[answers] = true
+		tracked[flow{e.orig.proto, answers.local, answers.remote}] = true
+		admitted := e.mark&mark != 0
+		if mark == 0 {
+			admitted = here[e.orig.dst] || e.orig.dst != e.reply.src
+		}
+		if admitted && kind(e.inbound()) {
+			entries[answers] = e
+		}
+	})
+	return entries, tracked, err
+}
+
+// destroySockets destroys those of which dies says so, and returns how many of them are not
+// counted elsewhere. A kernel that cannot (CONFIG_INET_DIAG_DESTROY) leaves servers that
+// speak waiting for an answer until they give up; nothing of it is heard.
+func (s *sessions) destroySockets(dies func(flow) (dies, counted bool)) (int, error) {
+	type socket struct {
+		flow
+		said    []byte
+		counted bool
+	}
+	var found []socket
+	err := s.sockets(func(l flow, said []byte) {
+		if yes, counted := dies(l); yes {
+			found = append(found, socket{l, said, counted})
+		}
+	})
+	n := 0
+	errs := []error{err}
+	for _, k := range found {
+		err := s.destroy(k.flow, k.said)
+		switch {
+		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOENT):
+		case err != nil:
+			errs = append(errs, fmt.Errorf("destroying a socket: %w", err))
+		case !k.counted:
+			n++
+		}
+	}
+	return n, errors.Join(errs...)
+}
+
+// destroy destroys the socket that the kernel told of.
+func (s *sessions) destroy(l flow, said []byte) error {
+	m := diagRequest(said[0], l.proto)
+	m.Header = netlink.Header{Type: sockDestroy, Flags: netlink.Request | netlink.Acknowledge}
+	copy(m.Data[diagAsked:], said[diagID:][:diagIDSize])
+	_, err := s.diag.Execute(m)
+	return err
+}
+
+// untrack deletes an entry; one that has gone by itself is no error.
+func (s *sessions) untrack(e *entry) error {
+	var id []byte
+	if e.id != nil { // another flow may have the same addresses and ports by now
+		id = attribute(nil, ctID, e.id)
+	}
+	return s.change(ctDelete, e, id)
+}
+
+// unmark takes the bit off an entry.
+func (s *sessions) unmark(e *entry, mark uint32) error {
+	b := attribute(nil, ctMark, make([]byte, 4))
+	return s.change(ctNew, e, attribute(b, ctMarkMask, binary.BigEndian.AppendUint32(nil, mark)))
+}
+
+func (s *sessions) change(kind netlink.HeaderType, e *entry, attributes []byte) error {
+	b := attribute(nil, ctTupleOrig|unix.NLA_F_NESTED, e.raw)
+	if e.zone != nil {
+		b = attribute(b, ctZone, e.zone)
+	}
+	m := ctRequest(kind, netlink.Request|netlink.Acknowledge, append(b, attributes...))
+	m.Data[0] = e.family
+	if _, err := s.track.Execute(m); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("forgetting a tracked connection: %w", err)
+	}
+	return nil
+}
+
+// addresses are those of this host.
+func (s *sessions) addresses() (map[netip.Addr]bool, error) {
+	replies, err := s.route.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETADDR, Flags: netlink.Request | netlink.Dump},
+		Data:   make([]byte, addressHeader),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the host's addresses: %w", err)
+	}
+	here := make(map[netip.Addr]bool)
+	for _, m := range replies {
+		if len(m.Data) < addressHeader {
+			continue
+		}
+		d, err := netlink.NewAttributeDecoder(m.Data[addressHeader:])
+		if err != nil {
+			return nil, fmt.Errorf("listing the host's addresses: %w", err)
+		}
+		var own netip.Addr
+		for d.Next() {
+			switch {
+			case d.Type() == ifaLocal, d.Type() == ifaAddress && !own.IsValid(): // on a tunnel the latter is the peer's
+				own, _ = netip.AddrFromSlice(d.Bytes())
+			}
+		}
+		here[own] = true
+	}
+	return here, nil
+}
