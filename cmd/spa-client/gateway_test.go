@@ -107,8 +107,12 @@ func (g *testGateway) set(ts *testscript.TestScript, name, value string) {
 	case "most":
 		g.most, err = time.ParseDuration(value)
 	case "listen":
-		if err = g.reserve(ts); err == nil && value == "now" {
+		err = g.reserve(ts)
+		switch value {
+		case "now":
 			g.listen()
+		case "never":
+			g.tcpAt = ""
 		}
 	default:
 		ts.Fatalf("gateway: no option %s", name)

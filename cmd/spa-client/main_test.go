@@ -37,6 +37,7 @@ func TestScripts(t *testing.T) {
 			"damage":     damageCommand,
 			"nowhere":    nowhereCommand,
 			"stunserver": stunServerCommand,
+			"terminal":   terminalCommand,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+)
+
+// terminal is a pseudo-terminal and what a program has written to it.
+type terminal struct {
+	user, program *os.File // the two ends
+	screen        bytes.Buffer
+}
+
+func newTerminal() (*terminal, error) {
+	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	var n int
+	if err = unix.IoctlSetPointerInt(int(user.Fd()), unix.TIOCSPTLCK, 0); err == nil {
+		n, err = unix.IoctlGetInt(int(user.Fd()), unix.TIOCGPTN)
+	}
+	if err != nil {
+		user.Close()
+		return nil, err
+	}
+	program, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		user.Close()
+		return nil, err
+	}
+	return &terminal{user: user, program: program}, nil
+}
+
+// watch reads what is written until it has all been. Once wait is on the screen it types keys.
+func (t *terminal) watch(wait, keys string) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := t.user.Read(buf)
+		t.screen.Write(buf[:n])
+		if err != nil { // EIO: the program's end is closed
+			return
+		}
+		if wait != "" && strings.Contains(t.screen.String(), wait) {
+			wait = ""
+			t.user.WriteString(keys)
+		}
+	}
+}
+
+// terminalCommand is "terminal WAIT KEYS CODE PROGRAM ARGS...": it runs a program at a terminal, types
+// the keys (^C) once the text is on the screen, and expects the exit status. What was
+// on the screen is in the file screen. The terminal has to be left as it was.
+func terminalCommand(ts *testscript.TestScript, neg bool, args []string) {
+	t, err := newTerminal()
+	ts.Check(err)
+	defer t.user.Close()
+	cmd := exec.Command(args[3], args[4:]...)
+	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+ts.Getenv("XDG_CONFIG_HOME"), "TERM=xterm", "NO_COLOR="+ts.Getenv("NO_COLOR"))
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = t.program, t.program, t.program
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	before, err := unix.IoctlGetTermios(int(t.program.Fd()), unix.TCGETS)
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		t.watch(args[0], strings.ReplaceAll(args[1], "^C", "\x03"))
+	}()
+	kill := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+	cmd.Wait()
+	kill.Stop()
+	after, err := unix.IoctlGetTermios(int(t.program.Fd()), unix.TCGETS)
+	ts.Check(err)
+	t.program.Close()
+	<-watched
+	ts.Check(os.WriteFile(ts.MkAbs("screen"), t.screen.Bytes(), 0o600))
+	if code := cmd.ProcessState.ExitCode(); strconv.Itoa(code) != args[2] {
+		ts.Fatalf("exit status %d, want %s; the screen shows %q", code, args[2], t.screen.String())
+	}
+	if *before != *after {
+		ts.Fatalf("the terminal was left in another state")
+	}
+}
