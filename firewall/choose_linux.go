@@ -23,14 +23,19 @@ func choose(c *Config, log *slog.Logger) (backend, error) {
 		c.why = ", chosen because this kernel has what it needs"
 		return b, nil
 	}
-	// Neither for want of a privilege, nor of the state directory, is another backend better.
-	if _, file := errors.AsType[*fs.PathError](err); file || errors.Is(err, unix.EPERM) {
-		return nil, err
+	return insteadOfNftables(err, c, log)
+}
+
+// insteadOfNftables makes the other backend, for a reason. Neither for want of a privilege,
+// nor of the state directory or of sets to admit to, is another backend better.
+func insteadOfNftables(why error, c *Config, log *slog.Logger) (backend, error) {
+	if _, file := errors.AsType[*fs.PathError](why); file || errors.Is(why, unix.EPERM) || c.Mode != Guard {
+		return nil, why
 	}
-	instead, second := newIptables(c, log)
-	if second != nil {
-		return nil, fmt.Errorf("%w; nor is iptables of use: %w", err, second)
+	b, err := newIptables(c, log)
+	if err != nil {
+		return nil, fmt.Errorf("%w; nor is iptables of use: %w", why, err)
 	}
-	c.why = fmt.Sprintf(", chosen because nftables cannot be used (%v)", err)
-	return instead, nil
+	c.why = fmt.Sprintf(", chosen because nftables cannot be used (%v)", why)
+	return b, nil
 }

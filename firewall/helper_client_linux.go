@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"encoding/gob"
 	"errors"
 	"fmt"
@@ -40,8 +41,9 @@ type helper struct {
 }
 
 // startHelper starts this program again as the helper, in the network namespace of the
-// calling thread, and waits until it has found out what there is.
-func startHelper(path string) (*helper, error) {
+// calling thread, and waits until it has found out what there is. Programs are looked for
+// in path (empty: where systems have them), those of one kind if it is named.
+func startHelper(path, kind string) (*helper, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("firewall: starting the helper for iptables: %w", os.NewSyscallError("socketpair", err))
@@ -54,7 +56,7 @@ func startHelper(path string) (*helper, error) {
 		return nil, fmt.Errorf("firewall: starting the helper for iptables: %w", err)
 	}
 	h := &helper{conn: conn, ended: make(chan struct{}), in: gob.NewDecoder(conn), out: gob.NewEncoder(conn)}
-	if err := h.start(theirs, path); err != nil {
+	if err := h.start(theirs, cmp.Or(path, programPath), kind); err != nil {
 		return nil, errors.Join(fmt.Errorf("firewall: starting the helper for iptables: %w", err), conn.Close())
 	}
 	if err := h.greet(); err != nil {
@@ -65,12 +67,9 @@ func startHelper(path string) (*helper, error) {
 
 // start starts the process and waits for its end in a thread of its own: the kernel kills
 // the helper when the thread that started it ends.
-func (h *helper) start(socket *os.File, path string) error {
+func (h *helper) start(socket *os.File, path, kind string) error {
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{helperName}
-	if path != "" {
-		cmd.Args = append(cmd.Args, path)
-	}
+	cmd.Args = []string{helperName, helperArg, path, kind}
 	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
@@ -180,6 +179,8 @@ func (h *helper) ask(r request) (reply, error) {
 		return reply{}, fmt.Errorf("%w (%s)", errBusy, answer.Text)
 	case foreign:
 		return reply{}, foreignError(answer.Text)
+	case absent:
+		return reply{}, fmt.Errorf("%w: iptables: %s", errGone, answer.Text)
 	}
 	return reply{}, fmt.Errorf("firewall: iptables: %s", answer.Text)
 }

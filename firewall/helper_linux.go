@@ -20,6 +20,8 @@ const (
 	// helperName is what the helper is called in the list of processes, and how it knows
 	// what it is.
 	helperName = "spa-server-iptables"
+	// helperArg is no option of any program: one that does not call Helper ends with it.
+	helperArg = "--run-iptables"
 	// helperSocket is the descriptor that it is given.
 	helperSocket = 3
 	// programPath is where programs are looked for, whatever the daemon's environment says.
@@ -53,6 +55,7 @@ const (
 	failed          // see Text
 	busy            // another program holds the lock of iptables
 	foreign         // chains of our name are not ours
+	absent          // chains of ours are not there
 )
 
 // reply is what the helper answers.
@@ -77,7 +80,7 @@ type findings struct {
 var capabilities = []cap.Value{cap.NET_ADMIN, cap.NET_RAW}
 
 func serveAsHelper() {
-	if len(os.Args) == 0 || os.Args[0] != helperName {
+	if len(os.Args) != 4 || os.Args[0] != helperName || os.Args[1] != helperArg {
 		return
 	}
 	if err := serve(); err != nil && !errors.Is(err, io.EOF) {
@@ -92,10 +95,7 @@ func serve() error {
 	// Whoever stops the daemon may signal the whole group of processes; the helper ends
 	// with the daemon, not before. A signal that is ignored would be so in programs too.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
-	path := programPath
-	if len(os.Args) > 1 {
-		path = os.Args[1]
-	}
+	path, kind := os.Args[2], os.Args[3]
 	os.Clearenv()
 	if err := os.Setenv("PATH", path); err != nil {
 		return err
@@ -108,13 +108,13 @@ func serve() error {
 	if err := socket.Close(); err != nil {
 		return err
 	}
-	return answerAll(conn)
+	return answerAll(conn, kind)
 }
 
-func answerAll(conn net.Conn) error {
+func answerAll(conn net.Conn, kind string) error {
 	in, out := gob.NewDecoder(conn), gob.NewEncoder(conn)
 	// Programs are looked at, and modules of the kernel loaded, while there is the privilege.
-	p, err := findPrograms()
+	p, err := findPrograms(kind)
 	if err == nil {
 		err = confine()
 	}
@@ -204,6 +204,8 @@ func (p *programs) do(r *request) *reply {
 		return answer
 	case errors.Is(err, errForeignChain):
 		return &reply{Outcome: foreign, Text: err.Error()}
+	case errors.Is(err, errAbsentChain):
+		return &reply{Outcome: absent, Text: err.Error()}
 	case errors.As(err, &trouble) && trouble.busy():
 		return &reply{Outcome: busy, Text: err.Error()}
 	}

@@ -6,83 +6,115 @@ import (
 	"strings"
 )
 
-// errMeddled is returned where another tool changed our chains while they were loaded.
-var errMeddled = errors.New("another tool changed the chains while they were loaded")
+var (
+	// errMeddled is returned where another tool changed our chains while they were loaded.
+	errMeddled = errors.New("another tool changed the chains while they were loaded")
+	// errAbsentChain is returned where grants cannot be changed, for the guard has gone.
+	errAbsentChain = errors.New("chains of the guard are not there")
+)
+
+// tablesOf is our tables of a family as they are. Foreign chains are errForeignChain.
+func (p *programs) tablesOf(v6 bool) (was [2]*saved, err error) {
+	for i, t := range tables() {
+		if was[i], err = p.save(v6, t); err != nil {
+			return was, err
+		}
+		if was[i].foreign() {
+			return was, errForeignChain
+		}
+	}
+	return was, nil
+}
 
 // look says what there is of the guard.
 func (p *programs) look() (findings, error) {
 	var found findings
 	for _, v6 := range p.families() {
-		for _, t := range tables() {
-			s, err := p.save(v6, t)
-			if err != nil {
-				return findings{}, err
-			}
-			if s.foreign() {
-				return findings{}, errForeignChain
-			}
-			found.take(t, s)
+		now, err := p.tablesOf(v6)
+		if err != nil {
+			return findings{}, err
 		}
+		found.take(now)
 	}
 	return found, nil
 }
 
-// take adds what there is in a table.
-func (f *findings) take(t table, s *saved) {
-	f.Present = f.Present || s.present()
-	f.Digest += s.digest(t)
-	f.Grants += s.grants()
-	flows, end := s.flows()
-	f.Flows = append(f.Flows, flows...)
-	f.FlowsEnd = later(f.FlowsEnd, end)
+// take adds what there is in a family.
+func (f *findings) take(now [2]*saved) {
+	for i, t := range tables() {
+		s := now[i]
+		f.Present = f.Present || s.present()
+		f.Digest += s.digest(t)
+		f.Grants += s.grants()
+		flows, end := s.flows()
+		f.Flows = append(f.Flows, flows...)
+		f.FlowsEnd = later(f.FlowsEnd, end)
+	}
 }
 
 // load puts the guard there, and makes sure that it is. Foreign chains are found before
 // anything is changed.
 func (p *programs) load(r *guardRules, wait bool) (findings, error) {
-	if _, err := p.look(); err != nil {
-		return findings{}, err
+	was := make(map[bool][2]*saved)
+	for _, v6 := range p.families() {
+		var err error
+		if was[v6], err = p.tablesOf(v6); err != nil {
+			return findings{}, err
+		}
 	}
 	var found findings
 	for _, v6 := range p.families() {
-		s := r.script(v6)
-		for _, t := range tables() {
-			if err := p.loadTable(v6, t, s, wait, &found); err != nil {
-				return findings{}, err
-			}
+		now, err := p.loadFamily(v6, r.script(v6), was[v6], wait)
+		if err != nil {
+			return findings{}, err
 		}
+		found.take(now)
 	}
 	return found, nil
 }
 
-func (p *programs) loadTable(v6 bool, t table, s *script, wait bool, found *findings) error {
+// loadFamily tries again where another tool was in between: a jump that was to be replaced
+// may be gone.
+func (p *programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now [2]*saved, err error) {
 	for range 3 {
-		was, err := p.save(v6, t)
-		if err != nil {
-			return err
+		rules := ""
+		for i, t := range tables() {
+			rules += s.restore(t, was[i])
 		}
-		if err := p.restore(v6, s.restore(t, was), wait); err != nil {
-			return fmt.Errorf("table %s: %w", t.name, err)
+		failed := p.restore(v6, rules, wait)
+		if now, err = p.tablesOf(v6); err != nil {
+			return now, err
 		}
-		now, err := p.save(v6, t)
-		if err != nil {
-			return err
+		if failed == nil && now[0].holds(tables()[0], s) && now[1].holds(tables()[1], s) {
+			return now, nil
 		}
-		if now.holds(t, s) {
-			found.take(t, now)
-			return nil
+		err = failed
+		if failed == nil {
+			err = errMeddled
 		}
+		if trouble, program := errors.AsType[*programError](err); program && trouble.busy() {
+			return now, err
+		}
+		was = now
 	}
-	return fmt.Errorf("table %s of %s: %w", t.name, command(v6, ""), errMeddled)
+	return now, fmt.Errorf("loading the guard: %w", err)
 }
 
 // regrant exchanges the rules for grants. Where it fails for IPv6, those for IPv4 are new
 // already: the daemon then asks for the old ones.
 func (p *programs) regrant(r *guardRules, wait bool) error {
 	for _, v6 := range p.families() {
-		if err := p.restore(v6, r.script(v6).regrant(), wait); err != nil {
-			return err
+		err := p.restore(v6, r.script(v6).regrant(), wait)
+		if err == nil {
+			continue
 		}
+		for _, t := range tables() {
+			s, failed := p.save(v6, t)
+			if failed == nil && len(s.chains) < len(t.chains) {
+				return errAbsentChain
+			}
+		}
+		return err
 	}
 	return nil
 }

@@ -36,8 +36,15 @@ type programs struct {
 	NoSets  string // why rules cannot ask ipsets; empty: they can
 	NoTime  string // why rules cannot end by themselves; empty: they can
 
-	ipt map[bool]*iptables.IPTables // by whether it is for IPv6
+	ipt    map[bool]*iptables.IPTables // by whether it is for IPv6
+	suffix string                      // of the programs' names, before what they do
 }
+
+// Kinds of iptables, as the programs call themselves.
+const (
+	kindLegacy = "legacy"
+	kindNft    = "nf_tables"
+)
 
 // programError is a program that failed.
 type programError struct {
@@ -54,11 +61,11 @@ func (e *programError) Error() string {
 func (e *programError) busy() bool { return e.code == lockExit }
 
 // command is a program's name in a family.
-func command(v6 bool, part string) string {
+func (p *programs) command(v6 bool, part string) string {
 	if v6 {
-		return "ip6tables" + part
+		return "ip6tables" + p.suffix + part
 	}
-	return "iptables" + part
+	return "iptables" + p.suffix + part
 }
 
 // families are those that the kernel speaks, as whether they are IPv6.
@@ -69,9 +76,15 @@ func (p *programs) families() []bool {
 	return []bool{false, true}
 }
 
-// findPrograms looks for iptables and asks the kernel what it lets its rules do.
-func findPrograms() (*programs, error) {
+// findPrograms looks for iptables and asks the kernel what it lets its rules do. Where a
+// kind is asked for that is not the host's choice, it goes by another name.
+func findPrograms(kind string) (*programs, error) {
 	p := &programs{ipt: make(map[bool]*iptables.IPTables)}
+	if kind != "" {
+		if usual, err := p.kindOf("iptables"); err != nil || usual != kind {
+			p.suffix = map[string]string{kindLegacy: "-legacy", kindNft: "-nft"}[kind]
+		}
+	}
 	if _, err := os.Stat("/proc/net/if_inet6"); errors.Is(err, fs.ErrNotExist) {
 		p.NoIPv6 = true
 	}
@@ -81,21 +94,21 @@ func findPrograms() (*programs, error) {
 		if v6 {
 			family = iptables.ProtocolIPv6
 		}
-		ipt, err := iptables.New(iptables.IPFamily(family), iptables.Timeout(1))
+		ipt, err := iptables.New(iptables.IPFamily(family), iptables.Timeout(1), iptables.Path(p.command(v6, "")))
 		if err != nil {
-			return nil, p.missing(command(v6, ""), err)
+			return nil, p.missing(p.command(v6, ""), err)
 		}
-		if err := oldEnough(command(v6, ""), ipt); err != nil {
+		if err := oldEnough(p.command(v6, ""), ipt); err != nil {
 			return nil, err
 		}
 		p.ipt[v6] = ipt
 		for _, part := range []string{"", "-save", "-restore"} {
-			kind, err := p.kindOf(command(v6, part))
+			kind, err := p.kindOf(p.command(v6, part))
 			if err != nil {
-				return nil, p.missing(command(v6, part), err)
+				return nil, p.missing(p.command(v6, part), err)
 			}
-			kinds = append(kinds, command(v6, part)+" is "+kind)
-			p.Legacy = kind == "legacy"
+			kinds = append(kinds, p.command(v6, part)+" is "+kind)
+			p.Legacy = kind == kindLegacy
 		}
 	}
 	if err := sameKind(kinds); err != nil {
@@ -136,7 +149,7 @@ func (p *programs) kindOf(name string) (string, error) {
 	if m := regexp.MustCompile(`\((\w+)\)`).FindStringSubmatch(out); m != nil {
 		return m[1], nil
 	}
-	return "legacy", nil
+	return kindLegacy, nil
 }
 
 // sameKind refuses a mixture: rules would come to stand in two tables.
@@ -147,7 +160,7 @@ func sameKind(kinds []string) error {
 			return fmt.Errorf("%s, but %s: choose one kind for all (update-alternatives --config iptables, and ip6tables)", kinds[0], kind)
 		}
 	}
-	if first != "legacy" && first != "nf_tables" {
+	if first != kindLegacy && first != kindNft {
 		return fmt.Errorf("%s, a kind of iptables that is not known here", kinds[0])
 	}
 	return nil
@@ -200,7 +213,7 @@ func (p *programs) restore(v6 bool, rules string, wait bool) error {
 	if wait {
 		args = append(args, "--wait", strconv.Itoa(1))
 	}
-	_, err := p.run(command(v6, "-restore"), rules, args...)
+	_, err := p.run(p.command(v6, "-restore"), rules, args...)
 	return err
 }
 
@@ -215,7 +228,7 @@ func (p *programs) save(v6 bool, t table) (*saved, error) {
 			return parseSaved(t, ""), nil
 		}
 	}
-	out, err := p.run(command(v6, "-save"), "", "-t", t.name)
+	out, err := p.run(p.command(v6, "-save"), "", "-t", t.name)
 	if err != nil {
 		return nil, err
 	}

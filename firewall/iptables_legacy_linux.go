@@ -30,8 +30,8 @@ const (
 // legacyTables looks at tables of the older kind without a program: the kernel tells nobody
 // when they change, but hands out their rules.
 type legacyTables struct {
-	sockets map[bool]int // by whether it is for IPv6
-	was     [sha256.Size]byte
+	sockets map[bool]int      // by whether it is for IPv6
+	good    [sha256.Size]byte // the tables when the guard in them was last found whole
 }
 
 func openLegacyTables(noIPv6 bool) (*legacyTables, error) {
@@ -61,19 +61,7 @@ func (l *legacyTables) close() error {
 	return errors.Join(errs...)
 }
 
-// remember takes what is there for what should be.
-func (l *legacyTables) remember() error {
-	sum, err := l.sum()
-	l.was = sum
-	return err
-}
-
-// same reports whether what is there is what was remembered.
-func (l *legacyTables) same() (bool, error) {
-	sum, err := l.sum()
-	return sum == l.was, err
-}
-
+// sum is a short name of all rules of the tables that ours stand in.
 func (l *legacyTables) sum() ([sha256.Size]byte, error) {
 	h := sha256.New()
 	for _, v6 := range []bool{false, true} {

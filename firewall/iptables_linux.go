@@ -52,6 +52,7 @@ type ipt struct {
 
 	mu     sync.Mutex // guards what follows, and that nobody looks at half a guard
 	loaded bool       // by this process
+	fresh  bool       // and not looked at since
 	digest string     // of what was loaded
 	rules  int        // for grants
 	trial  time.Time  // the guard goes by itself; zero: it does not
@@ -92,7 +93,7 @@ func (b *ipt) open() error {
 		return err
 	}
 	var err error
-	if b.helper, err = startHelper(b.cfg.programs); err != nil {
+	if b.helper, err = startHelper(b.cfg.programs, ""); err != nil {
 		return err
 	}
 	if b.sets != nil {
@@ -280,10 +281,7 @@ func (b *ipt) loadRules(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	b.loaded, b.digest, b.rules = true, answer.Found.Digest, answer.Found.Grants
-	if b.legacy != nil {
-		return b.legacy.remember()
-	}
+	b.loaded, b.fresh, b.digest, b.rules = true, true, answer.Found.Digest, answer.Found.Grants
 	return nil
 }
 
@@ -429,9 +427,6 @@ func (b *ipt) regrant() error {
 		for _, chain := range grantChains() {
 			b.rules += len(s.lines[chain])
 		}
-	}
-	if b.legacy != nil {
-		return b.legacy.remember()
 	}
 	return nil
 }

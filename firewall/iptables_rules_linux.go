@@ -109,8 +109,13 @@ func (r *guardRules) script(v6 bool) *script {
 	return s
 }
 
+// add adds a rule. The first of each chain says whose it is.
 func (s *script) add(chain, format string, args ...any) {
-	s.lines[chain] = append(s.lines[chain], fmt.Sprintf("-A "+chain+" "+format, args...))
+	rule := "-A " + chain + " "
+	if len(s.lines[chain]) == 0 {
+		rule += "-m comment --comment " + signature + " "
+	}
+	s.lines[chain] = append(s.lines[chain], rule+fmt.Sprintf(format, args...))
 }
 
 // set is the name of a set of this family.
@@ -127,7 +132,7 @@ func setName(name string, v6 bool) string {
 func (s *script) ours(a netip.Addr) bool { return a.Is6() == s.v6 }
 
 func (s *script) knock() {
-	s.add(chainKnock, "-i lo -m comment --comment %s -j RETURN", signature)
+	s.add(chainKnock, "-i lo -j RETURN")
 	for _, k := range s.r.Knock {
 		if !k.Shared {
 			s.add(chainKnock, "-p udp -m udp --dport %d -m addrtype --dst-type LOCAL -j DROP", k.Port)
@@ -148,7 +153,7 @@ func (s *script) receipt() {
 }
 
 func (s *script) guard() {
-	s.add(chainGuard, "-i lo -m comment --comment %s -j RETURN", signature)
+	s.add(chainGuard, "-i lo -j RETURN")
 	for _, name := range s.r.Trusted {
 		s.add(chainGuard, "-i %s -j RETURN", name)
 	}
@@ -251,7 +256,7 @@ func (s *script) admit() {
 
 // revive looks at what leaves guarded ports: see reviveRules.
 func (s *script) revive() {
-	s.add(chainRevive, "-o lo -m comment --comment %s -j RETURN", signature)
+	s.add(chainRevive, "-o lo -j RETURN")
 	for _, name := range s.r.Trusted {
 		s.add(chainRevive, "-o %s -j RETURN", name)
 	}

@@ -56,13 +56,15 @@ func (s *saved) rule(t table, chain, line string, words []string) {
 func (s *saved) present() bool { return len(s.chains)+len(s.others) > 0 }
 
 // foreign reports whether chains of our name are somebody else's: there are rules in them,
-// and no chain begins as ours do.
+// and none says that it is ours.
 func (s *saved) foreign() bool {
 	rules := 0
 	for _, lines := range s.chains {
 		rules += len(lines)
-		if len(lines) > 0 && strings.Contains(lines[0], "--comment "+signature) {
-			return false
+		for _, line := range lines {
+			if strings.Contains(line, "--comment "+signature) {
+				return false
+			}
 		}
 	}
 	return rules > 0

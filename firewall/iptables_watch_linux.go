@@ -43,7 +43,7 @@ func (b *ipt) watch(ctx context.Context, deadline time.Time) error {
 // look, which is late.
 func (b *ipt) listen(ctx context.Context, deadline time.Time) (late bool, err error) {
 	wake := deadline
-	if next := time.Now().Add(lookEvery); b.looks() && (wake.IsZero() || next.Before(wake)) {
+	if next := time.Now().Add(b.pause()); b.looks() && (wake.IsZero() || next.Before(wake)) {
 		wake = next
 	}
 	stop := b.wakeAtEnd()
@@ -52,6 +52,17 @@ func (b *ipt) listen(ctx context.Context, deadline time.Time) (late bool, err er
 		return b.sleep(ctx, wake)
 	}
 	return b.hear(ctx, wake)
+}
+
+// pause is how long until it is time to look. What this process has just loaded is looked at
+// soon, for somebody may have been at it in the same moment.
+func (b *ipt) pause() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.legacy != nil && b.fresh {
+		return lookEvery / 10
+	}
+	return lookEvery
 }
 
 // looks reports whether something may change of which nobody hears.
@@ -156,27 +167,32 @@ func (b *ipt) changed(late bool) (bool, error) {
 			return emptied, err
 		}
 	}
-	if late && b.legacy == nil {
-		return false, nil
-	}
-	if b.legacy != nil && b.digest != "" {
-		same, err := b.legacy.same()
-		if err != nil || same {
-			return false, err
+	if b.legacy == nil {
+		if late {
+			return false, nil
 		}
+		return b.differs()
 	}
+	b.fresh = false
+	sum, err := b.legacy.sum()
+	if err != nil || sum == b.legacy.good {
+		return false, err
+	}
+	differs, err := b.differs()
+	if err == nil && !differs {
+		b.legacy.good = sum // as it was before the program looked: a change since then is seen
+	}
+	return differs, err
+}
+
+// differs runs a program to see whether the rules are those that were loaded.
+func (b *ipt) differs() (bool, error) {
 	answer, err := b.helper.ask(request{Op: opLook})
-	if errors.As(err, new(foreignError)) {
+	if errors.Is(err, ErrForeign) {
 		return true, nil // load says it
 	}
 	if err != nil {
 		return false, err
 	}
-	if answer.Found.Digest == b.digest && (b.late || answer.Found.Grants == b.rules) {
-		if b.legacy != nil {
-			return false, b.legacy.remember() // somebody changed what is not ours
-		}
-		return false, nil
-	}
-	return true, nil
+	return answer.Found.Digest != b.digest || !b.late && answer.Found.Grants != b.rules, nil
 }

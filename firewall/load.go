@@ -30,7 +30,10 @@ func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Tim
 	if err := f.recall(now); err != nil {
 		return err
 	}
-	return f.ledger.alone(func() error { return f.load(confirm, now) })
+	if err := f.ledger.alone(func() error { return f.load(confirm, now) }); err != nil {
+		return err
+	}
+	return f.sweep()
 }
 
 // load is Load for a caller that holds the lock and has the ledger alone.
@@ -154,12 +157,12 @@ func Teardown(state string) error {
 		if errors.Is(err, fs.ErrNotExist) { // the next load is a first load anyway
 			err = nil
 		}
-		rest, failed := teardown(state, func() error { return nil })
+		rest, failed := teardownAll(state, func() error { return nil })
 		return errors.Join(err, failed, rest())
 	}
 	rest := func() error { return nil }
 	err = alone(f, func() (err error) {
-		rest, err = teardown(state, func() error { return writeMark(f, tornDown) })
+		rest, err = teardownAll(state, func() error { return writeMark(f, tornDown) })
 		return err
 	})
 	// No longer alone: the daemon has to be, to see the mark.

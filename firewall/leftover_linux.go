@@ -1,0 +1,167 @@
+package firewall
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	nft "github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// leftover returns the kinds of iptables in whose tables chains of ours stand. It runs no
+// program and makes no table.
+func leftover() ([]string, error) {
+	var kinds []string
+	if there, err := leftInNft(); err != nil {
+		return nil, err
+	} else if there {
+		kinds = append(kinds, kindNft)
+	}
+	there, err := leftInLegacy()
+	if err != nil {
+		return nil, err
+	}
+	if there {
+		kinds = append(kinds, kindLegacy)
+	}
+	return kinds, nil
+}
+
+func leftInNft() (bool, error) {
+	conn, err := nft.New(nft.AsLasting())
+	if err != nil {
+		return false, explain("opening netlink", err)
+	}
+	defer conn.CloseLasting()
+	for _, family := range []nft.TableFamily{nft.TableFamilyIPv4, nft.TableFamilyIPv6} {
+		chains, err := conn.ListChainsOfTableFamily(family)
+		if noNftables(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, explain("looking for chains of iptables", err)
+		}
+		for _, c := range chains {
+			for _, t := range tables() {
+				if c.Table.Name == t.name && slices.Contains(t.chains, c.Name) {
+					return true, nil
+				}
+			}
+		}
+	}
+	return false, nil
+}
+
+// noNftables reports whether the kernel answers as one without nf_tables does.
+func noNftables(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
+}
+
+func leftInLegacy() (bool, error) {
+	for _, v6 := range []bool{false, true} {
+		path, domain := "/proc/thread-self/net/ip_tables_names", unix.AF_INET
+		if v6 {
+			path, domain = "/proc/thread-self/net/ip6_tables_names", unix.AF_INET6
+		}
+		names, err := os.ReadFile(path) // to ask for a table that is not there would make it
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("firewall: looking for tables of iptables: %w", err)
+		}
+		there, err := leftInFamily(domain, v6, strings.Fields(string(names)))
+		if err != nil || there {
+			return there, err
+		}
+	}
+	return false, nil
+}
+
+func leftInFamily(domain int, v6 bool, names []string) (bool, error) {
+	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false, os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	for _, t := range tables() {
+		if !slices.Contains(names, t.name) {
+			continue
+		}
+		rules, err := legacyRules(fd, v6, t.name)
+		if err != nil {
+			return false, fmt.Errorf("firewall: reading table %s: %w", t.name, err)
+		}
+		for _, chain := range t.chains {
+			if bytes.Contains(rules, append([]byte(chain), 0)) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// removeLeftover takes away the guard that iptables left, of these kinds.
+func removeLeftover(kinds []string) error {
+	for _, kind := range kinds {
+		if err := removeKind(kind); err != nil {
+			return fmt.Errorf("removing the guard that stands in the tables of iptables (%s): %w", kind, err)
+		}
+	}
+	return nil
+}
+
+func removeKind(kind string) error {
+	h, err := startHelper("", kind)
+	if err != nil {
+		return err
+	}
+	b := &ipt{helper: h}
+	if b.sets, err = openIPSets(); err != nil {
+		b.sets = nil // then it had none
+	}
+	return errors.Join(b.remove(), b.close())
+}
+
+// teardownAll takes the guard away, by whichever backend it was put there. See teardown.
+func teardownAll(state string, mark func() error) (rest func() error, err error) {
+	nothing := func() error { return nil }
+	kinds, err := leftover()
+	if err != nil {
+		return nothing, err
+	}
+	marked := false
+	rest, err = teardown(state, func() error { marked = true; return mark() })
+	if noNftables(err) && !marked {
+		err = mark()
+	}
+	if err != nil {
+		return rest, err
+	}
+	return rest, removeLeftover(kinds)
+}
+
+// sweep takes away what the other backend has left, once this one guards: with both, a
+// grant would open nothing.
+func (f *Firewall) sweep() error {
+	switch f.backend.name() {
+	case BackendDryRun:
+		return nil
+	case BackendNftables:
+		kinds, err := leftover()
+		if err != nil {
+			return err
+		}
+		return removeLeftover(kinds)
+	}
+	rest, err := teardown(f.cfg.State, func() error { return nil })
+	if noNftables(err) || errors.Is(err, ErrForeign) {
+		err = nil // nothing there that is ours
+	}
+	return errors.Join(err, rest())
+}
