@@ -109,6 +109,21 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+// TestStatusOfTrial: a guard on trial is said to be, until somebody got in.
+func TestStatusOfTrial(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	g.start("--confirm", "1m")
+	if f := g.status().Firewall; f.Missing || time.Until(f.Trial) > time.Minute || time.Until(f.Trial) < 30*time.Second {
+		t.Errorf("on trial: %+v", f)
+	}
+	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "on trial: it goes at")
+	g.mustOpen("--source", "192.0.2.2")
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted")
+	lab.Eventually(t, 5*time.Second, "the trial to be over", func() bool { return g.status().Firewall.Trial.IsZero() })
+	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "in place")
+}
+
 // TestCounters: each refused knock moves a counter, and no other.
 func TestCounters(t *testing.T) {
 	g := newGateway(t)

@@ -53,7 +53,7 @@ func printStatus(out io.Writer, s *control.Status) error {
 	line("window", "%s, receipts %s", s.Window, onOff(s.Receipts))
 	line("guards", "%s", orNone(strings.Join(s.Guards, " ")))
 	line("firewall", "%s", s.Firewall.Sentence)
-	line("after a flush", "%s", flushText(s.Firewall))
+	line("guard", "%s", guardText(s))
 	line("gate key", "%s", gateText(s))
 	line("clients", "%d", s.Clients)
 	line("grants", "%d live%s", s.Grants, lastGrantText(s))
@@ -85,11 +85,16 @@ func interfacesText(s *control.Status) string {
 	return names
 }
 
-func flushText(f control.Firewall) string {
-	if f.Persists {
-		return "the guard stays, also while no server runs"
+func guardText(s *control.Status) string {
+	switch f := s.Firewall; {
+	case f.Missing:
+		return "MISSING: guarded ports may be open; the log says why it cannot be put back"
+	case !f.Trial.IsZero():
+		return fmt.Sprintf("on trial: it goes at %s unless somebody gets in through a knock", clock(f.Trial, s.Now))
+	case f.Persists:
+		return "in place; another tool's flush does not take it away, whether a server runs or not"
 	}
-	return "the guard is put back while a server runs, and is gone while none does"
+	return "in place; after another tool's flush a running server puts it back"
 }
 
 func gateText(s *control.Status) string {

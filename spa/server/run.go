@@ -76,9 +76,12 @@ func (s *Server) take(ctx context.Context, p capture.Packet) {
 
 // ready says that the gateway works, to the administrator and to systemd.
 func (s *Server) ready() {
+	s.line.Lock() // a reload may be on its way
+	c := s.config
+	s.line.Unlock()
 	s.log.Info("ready",
-		"knocks", strings.Join(knockPorts(s.config), " "),
-		"guards", strings.Join(guards(s.config), " "),
+		"knocks", strings.Join(knockPorts(c), " "),
+		"guards", strings.Join(guards(c), " "),
 		"firewall", s.firewall.Describe(),
 		"clients", s.clients.Len(),
 		"user", s.sandbox.User,

@@ -24,7 +24,7 @@ func (s *Server) status() *control.Status {
 	st := &control.Status{
 		Name: c.Name, Address: c.Address, PID: os.Getpid(), Since: s.since, Now: now, Protocol: spa.Version,
 		Interfaces: c.Capture.Interfaces, KnockPorts: knockPorts(c), Guards: guards(c), Receipts: c.Receipts, Window: c.Window.String(),
-		Firewall: control.Firewall{Backend: s.firewall.BackendName(), Sentence: s.firewall.Describe(), Persists: s.firewall.Persists()},
+		Firewall: s.firewallStatus(),
 		Gate:     gateStatus(gates, now),
 		Clients:  clients, Grants: len(shown(s.firewall.Grants(now))), Decided: s.audit.Counts(),
 		Capture: captured(s.sniffer.Stats()), Watchers: int(s.hub.active.Load()),
@@ -43,6 +43,14 @@ func (s *Server) status() *control.Status {
 	}
 	s.seen.tell(st)
 	return st
+}
+
+func (s *Server) firewallStatus() control.Firewall {
+	condition := s.firewall.Condition()
+	return control.Firewall{
+		Backend: s.firewall.BackendName(), Sentence: s.firewall.Describe(), Persists: s.firewall.Persists(),
+		Missing: condition.Missing, Trial: condition.Trial,
+	}
 }
 
 // interfaces names those that there are now, but for the loopback.

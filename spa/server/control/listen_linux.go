@@ -64,7 +64,25 @@ func (l *Listener) open(owner int) error {
 	if owner == os.Geteuid() {
 		return nil
 	}
-	return unix.Fchownat(int(l.dir.Fd()), SocketName, owner, -1, unix.AT_SYMLINK_NOFOLLOW)
+	return l.give(owner)
+}
+
+// give hands the socket over. The directory may belong to the user that it is handed to, who must not
+// choose what root gives away: it is opened first, and then only a socket is.
+func (l *Listener) give(owner int) error {
+	fd, err := unix.Openat(int(l.dir.Fd()), SocketName, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return err
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return errors.New("somebody has put something else in its place")
+	}
+	return unix.Fchownat(fd, "", owner, -1, unix.AT_EMPTY_PATH)
 }
 
 // unlink takes an old socket away.

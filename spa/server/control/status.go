@@ -42,6 +42,9 @@ type Firewall struct {
 	Backend  string `json:"backend"`  // "nftables"
 	Sentence string `json:"sentence"` // what guards, and what this kernel lacks
 	Persists bool   `json:"persists"` // the guard outlives another tool's flush while no server runs
+	Missing  bool   `json:"missing"`  // the guard is not in place, and guarded ports may be open
+
+	Trial time.Time `json:"trial,omitzero"` // the guard goes then, unless somebody gets in through a knock
 }
 
 // Gate is the key that all clients share.
