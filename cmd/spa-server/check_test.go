@@ -45,7 +45,8 @@ func newChecked(t *testing.T) *checked {
 	g.must("spa-keygen", "new", "alice", "--allow", "ssh", "--require-source", "--config", g.dir)
 	c := &checked{gateway: g, units: t.TempDir()}
 	wants := filepath.Join(c.units, "multi-user.target.wants")
-	if err := errors.Join(os.Mkdir(wants, 0o755), os.WriteFile(filepath.Join(wants, "spa-guard.service"), nil, 0o644)); err != nil {
+	enabled := func(unit string) error { return os.WriteFile(filepath.Join(wants, unit), nil, 0o644) }
+	if err := errors.Join(os.Mkdir(wants, 0o755), enabled("spa-guard.service"), enabled("spa-server.service")); err != nil {
 		t.Fatal(err)
 	}
 	c.nft(hostFirewall)

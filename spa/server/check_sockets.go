@@ -14,7 +14,7 @@ import (
 func checkKnockPorts(c *config.Config, h *host) []Finding {
 	var found []Finding
 	for _, k := range c.KnockPorts {
-		served := slices.DeleteFunc(h.listens(spa.UDP, k.Port), func(l listener) bool { return l.local.Addr().IsLoopback() })
+		served := h.listensForOthers(spa.UDP, k.Port)
 		if !k.Shared && len(served) > 0 {
 			found = append(found, Finding{Problem, "knock_ports", fmt.Sprintf("%s on this host serves udp/%d, and the guard keeps packets to it away", by(served), k.Port),
 				fmt.Sprintf("another port, or { port = %d, shared = true }", k.Port)})
@@ -101,7 +101,7 @@ func checkServed(c *config.Config, h *host) []Finding {
 	var found []Finding
 	for _, s := range c.Services {
 		if expected(s) && !h.served(c, s) {
-			found = append(found, Finding{Odd, "service." + s.Name, fmt.Sprintf("nothing on this host listens on %s", portList(s.Ports)), "start what serves it, or take the service out"})
+			found = append(found, Finding{Odd, "service." + s.Name, fmt.Sprintf("nothing on this host listens on %s, but for itself", portList(s.Ports)), "start what serves it, on an address that clients reach, or take the service out"})
 		}
 	}
 	return found
@@ -117,7 +117,7 @@ func expected(s config.Service) bool {
 func (h *host) served(c *config.Config, s config.Service) bool {
 	ways := h.approaches(c)
 	for _, p := range s.Ports {
-		if len(h.listens(p.Proto, p.Low)) > 0 {
+		if len(h.listensForOthers(p.Proto, p.Low)) > 0 {
 			return true
 		}
 		if h.rules == nil {

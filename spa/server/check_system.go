@@ -30,9 +30,15 @@ func (h *host) enabled(unit string) bool {
 	return false
 }
 
-// checkBoot looks whether the guard is loaded before the network at boot.
+// checkBoot looks whether the guard is loaded before the network at boot, and the server comes up.
 func checkBoot(c *config.Config, h *host) []Finding {
-	if !h.bySystemd() || c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || len(c.Services) == 0 || h.enabled("spa-guard.service") {
+	if !h.bySystemd() || len(c.Services) == 0 {
+		return nil
+	}
+	if !h.enabled("spa-server.service") {
+		return []Finding{{Odd, "spa-server.service", "it is not enabled: after a reboot nobody can knock", "systemctl enable spa-server.service spa-guard.service"}}
+	}
+	if c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || h.enabled("spa-guard.service") {
 		return nil
 	}
 	return []Finding{{Weak, "spa-guard.service", "it is not enabled: after a reboot the ports are open until the server has started", "systemctl enable spa-guard.service"}}
@@ -46,7 +52,7 @@ type flusher struct {
 }
 
 var flushers = []flusher{
-	{"nftables.service", func(h *host) bool { return h.says("etc/nftables.conf", "flush ruleset") }, func(h *host) bool { return h.says("etc/nftables.conf", "flush ruleset") }},
+	{"nftables.service", always, always}, // it does when it is stopped, whatever its file says
 	{"netfilter-persistent.service", never, always},
 	{"iptables.service", never, always},
 	{"firewalld.service", never, func(h *host) bool { return h.says("etc/firewalld/firewalld.conf", "FirewallBackend=iptables") }},
@@ -78,7 +84,7 @@ func checkFlush(c *config.Config, h *host) []Finding {
 		return nil
 	}
 	var found []Finding
-	included := h.includes("etc/nftables.conf", "table inet spa", 0)
+	included := h.includes("etc/nftables.conf", "table inet spa", 0) || h.includes("etc/sysconfig/nftables.conf", "table inet spa", 0)
 	iptables := c.Firewall.Backend == "iptables" || h.rules != nil && h.byIPTables()
 	if c.Firewall.Persist == "file" && !iptables && !included {
 		found = append(found, Finding{Weak, "firewall.persist", `"file", and /etc/nftables.conf has no table inet spa: whatever empties the rule set while the server is dead opens the ports`,
@@ -91,7 +97,7 @@ func checkFlush(c *config.Config, h *host) []Finding {
 	if len(units) == 0 || !iptables && (included || h.stays(c)) || len(found) > 0 {
 		return found
 	}
-	return append(found, Finding{Weak, strings.Join(units, ", "), "enabled, and a reload of it empties the rule set, the guard with it: a running server puts it back at once, a dead one does not",
+	return append(found, Finding{Weak, strings.Join(units, ", "), "enabled, and to reload or stop it empties the rule set, the guard with it: a running server puts it back at once, a dead one does not",
 		remedy(iptables)})
 }
 

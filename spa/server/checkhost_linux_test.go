@@ -52,6 +52,7 @@ func newScene(t *testing.T, change func(*config.Config)) *scene {
 	s.nft(dropping + "table inet spa { chain guard { }\n}\n")
 	s.file("run/systemd/system/x", "")
 	s.enable("spa-guard.service")
+	s.enable("spa-server.service")
 	return s
 }
 

@@ -129,6 +129,10 @@ func machineTests() []hostTest {
 		}},
 		{name: "nothing served", config: services("tcp/80"), spoil: func(s *scene) { s.feed("add rule inet filter input tcp dport 80 accept", "nft", "-f", "-") },
 			want: Odd, says: []string{"service.s80", "nothing on this host listens on tcp/80"}},
+		{name: "served on loopback", config: services("tcp/80"), spoil: func(s *scene) {
+			s.feed("add rule inet filter input tcp dport 80 accept", "nft", "-f", "-")
+			s.listen("127.0.0.1:80")
+		}, want: Odd, says: []string{"service.s80", "but for itself"}},
 		{name: "served by DNAT", config: services("tcp/80"), spoil: beside("table ip nat { chain pre { type nat hook prerouting priority -100; tcp dport 80 redirect to :22; }\n}\nadd rule inet filter input tcp dport 80 accept")},
 		{name: "knock port in use", spoil: func(s *scene) { s.listenUDP("0.0.0.0:62201") },
 			want: Problem, says: []string{"knock_ports", "udp/62201", "shared = true"}},
@@ -163,6 +167,7 @@ func machineTests() []hostTest {
 			s.feed("*mangle\n:spa-guard -\n:spa-grants -\n-A PREROUTING -j spa-guard\nCOMMIT\n", "iptables-nft-restore")
 		}, want: Weak, says: []string{"firewall.backend", "without ipset"}},
 		{name: "open at boot", spoil: func(s *scene) { s.remove("etc/systemd/system/multi-user.target.wants/spa-guard.service") }, want: Weak, says: []string{"spa-guard.service", "systemctl enable"}},
+		{name: "no server at boot", spoil: func(s *scene) { s.remove("etc/systemd/system/multi-user.target.wants/spa-server.service") }, want: Odd, says: []string{"spa-server.service", "systemctl enable"}},
 		{name: "no systemd", spoil: func(s *scene) {
 			s.remove("etc/systemd/system/multi-user.target.wants/spa-guard.service")
 			s.remove("run/systemd/system")
@@ -180,6 +185,10 @@ func fileTests() []hostTest {
 	inFile := func(c *config.Config) { c.Firewall.Persist = "file" }
 	return []hostTest{
 		{name: "flushed", spoil: flushing, want: Weak, says: []string{"nftables.service", "dead", "guard --print"}},
+		{name: "flushed, as Fedora has it", config: inFile, spoil: func(s *scene) {
+			s.enable("nftables.service")
+			s.file("etc/sysconfig/nftables.conf", "table inet spa {\n}\n")
+		}},
 		{name: "flushed, not enabled", spoil: func(s *scene) { s.file("etc/nftables.conf", "flush ruleset\n") }},
 		{name: "flushed, kept by the kernel", spoil: flushing, pretend: func(h *host) { h.rules = nil }},
 		{name: "flushed, kept by the file", config: inFile, spoil: included},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"sallyport/firewall/survey"
@@ -89,4 +90,9 @@ func (h *host) listens(proto spa.Proto, port uint16) []listener {
 		}
 	}
 	return found
+}
+
+// listensForOthers is listens without those on loopback.
+func (h *host) listensForOthers(proto spa.Proto, port uint16) []listener {
+	return slices.DeleteFunc(h.listens(proto, port), func(l listener) bool { return l.local.Addr().IsLoopback() })
 }
