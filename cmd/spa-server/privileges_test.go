@@ -90,7 +90,7 @@ func TestPrivileges(t *testing.T) {
 	if err := errors.Join(os.Chown(clients, 0, 0), os.Chmod(clients, 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	wantSaid(t, g.fails(1, "run", "--config", g.dir), "as user spa", "chgrp", clients)
+	wantSaid(t, g.fails(1, "run", "--config", g.dir), "as user spa", "chgrp -R spa "+clients+" && chmod 750 "+clients)
 }
 
 // wantStatus compares fields of proc_pid_status(5), of every thread.

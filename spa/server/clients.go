@@ -93,7 +93,7 @@ func (s *Server) clientsDir() string { return filepath.Join(s.dir, config.Client
 // readable makes sure that client files can still be read: their changes have to take effect.
 func (s *Server) readable() error {
 	if _, err := s.clients.Names(); errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("server: without privileges, as user %s: %w; hand the directory over with: chgrp -R %[1]s %s && chmod 750 %[3]s",
+		return fmt.Errorf("server: without privileges, as user %s: %w; hand the directory over with: chgrp -R %[1]s %[3]s && chmod 750 %[3]s",
 			s.sandbox.User, err, s.clientsDir())
 	}
 	return nil
