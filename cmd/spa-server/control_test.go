@@ -434,7 +434,9 @@ func TestPrivilegedSocket(t *testing.T) {
 	if out, code := g.asSystemUser("status", "--config", g.dir); code != 0 {
 		t.Errorf("the system user: exit %d\n%s", code, out)
 	}
-	g.server.stop(syscall.SIGTERM)
+	if code := g.server.stop(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit %d, want 0\n%s", code, g.server.log())
+	}
 	wantSaid(t, g.fails(1, "status", "--config", g.dir), "no spa-server works here")
 	g.start()
 	g.status()

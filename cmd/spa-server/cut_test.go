@@ -1,0 +1,124 @@
+package main
+
+import (
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// pusher serves connections on a port of the gateway in which only the server speaks.
+func (g *gateway) pusher(addr string) {
+	g.t.Helper()
+	var l net.Listener
+	err := g.host.Do(func() (err error) {
+		l, err = net.Listen("tcp", addr)
+		return err
+	})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				tick := time.NewTicker(5 * time.Millisecond)
+				defer tick.Stop()
+				for range tick.C {
+					if _, err := conn.Write([]byte("on and on\n")); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+}
+
+// pushed opens a session in which only the server speaks.
+func (g *gateway) pushed(from string) net.Conn {
+	g.t.Helper()
+	conn, err := lab.Dial(g.client, from, "192.0.2.1:22", time.Second)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { conn.Close() })
+	if !hears(conn, 5*time.Second) {
+		g.t.Fatal("the server does not push")
+	}
+	return conn
+}
+
+// hears reports whether anything comes within the time, after what is on its way already.
+func hears(conn net.Conn, within time.Duration) bool {
+	buf := make([]byte, 1<<16)
+	conn.SetReadDeadline(time.Now().Add(within))
+	_, err := conn.Read(buf)
+	return err == nil
+}
+
+// wantGone waits until nothing comes any more.
+func wantGone(t *testing.T, conn net.Conn, which string) {
+	t.Helper()
+	lab.Eventually(t, 10*time.Second, which+" to be cut", func() bool { return !hears(conn, patience) })
+	if hears(conn, patience) {
+		t.Errorf("%s came back", which)
+	}
+}
+
+// TestRevokeCut: with --cut sessions end too, in which only the server speaks, and those that
+// outlived their grants.
+func TestRevokeCut(t *testing.T) {
+	t.Run("client", func(t *testing.T) {
+		g := newGateway(t)
+		bob := sender(g.enrol("bob", "ssh"))
+		g.pusher(":22")
+		g.start()
+		g.mustOpen("--source", "192.0.2.2")
+		g.wantReceipt("192.0.2.3", g.seal(request(), bob), bob, spa.Granted)
+		alices, bobs := g.pushed("192.0.2.2"), g.pushed("192.0.2.3")
+		g.fails(0, "revoke", "alice", "--config", g.dir)
+		if !hears(alices, time.Second) {
+			t.Error("without --cut the session ended")
+		}
+		wantSaid(t, g.fails(0, "revoke", "alice", "--cut", "--config", g.dir), "sessions cut: 1")
+		wantGone(t, alices, "alice's session")
+		if !hears(bobs, time.Second) {
+			t.Error("bob's session ended with alice's")
+		}
+		g.wantDark("192.0.2.2", "192.0.2.1:22", "afterwards")
+	})
+	t.Run("client whose grant is over", func(t *testing.T) {
+		g := newGateway(t)
+		g.pusher(":22")
+		g.start()
+		g.mustOpen("--source", "192.0.2.2", "--for", "1s")
+		session := g.pushed("192.0.2.2")
+		lab.Eventually(t, 5*time.Second, "the grant to end", func() bool { return len(g.grants()) == 0 })
+		wantSaid(t, g.fails(0, "revoke", "alice", "--cut", "--config", g.dir), "sessions cut: 1")
+		wantGone(t, session, "the session")
+		wantSaid(t, g.fails(1, "revoke", "alice", "--cut", "--config", g.dir), "nothing is open for alice")
+	})
+	t.Run("address", func(t *testing.T) {
+		g := newGateway(t)
+		g.pusher(":22")
+		g.start()
+		g.mustOpen("--source", "192.0.2.2", "--for", "1s")
+		session := g.pushed("192.0.2.2")
+		lab.Eventually(t, 5*time.Second, "the grant to end", func() bool { return len(g.grants()) == 0 })
+		g.server.stop(syscall.SIGKILL) // and nobody remembers whose it was
+		g.start()
+		if !hears(session, time.Second) {
+			t.Fatal("the session did not outlive its grant")
+		}
+		wantSaid(t, g.fails(0, "revoke", "192.0.2.2", "--cut", "--config", g.dir), "sessions cut: 1")
+		wantGone(t, session, "the session")
+	})
+}
