@@ -57,10 +57,13 @@ func (d *draft) guardRules(confirm bool) error {
 		// iifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
 	}
-	// What DNAT leads on is answered by another machine, which would go on when the grant has ended.
 	if len(d.cfg.Cut) > 0 {
+		// What DNAT leads on is answered by another machine, which would go on when the grant has ended.
 		// ct direction reply ct mark and MARK == MARK meta l4proto . ct original proto-dst @cut jump ended
 		d.rule(c, isReply(), ctMarked(mark), o.originallyTo(o.cut), jump(o.ended))
+		// A session that was there before connection tracking is the server's if that spoke first.
+		// ct direction reply ct mark and MARK == MARK meta l4proto . th dport @cut fib daddr type local jump ended
+		d.rule(c, isReply(), ctMarked(mark), o.portIn(o.cut, dport, false), exprs{fib(), equal(native(unix.RTN_LOCAL))}, jump(o.ended))
 		d.endedRules()
 	}
 	// Before any rule about flows: the host's own, whose local port may be a guarded one.
@@ -154,7 +157,7 @@ func (d *draft) confirmRules() {
 	}
 }
 
-// endedRules drop the answers of a flow that neither a grant nor a first load holds open.
+// endedRules drop what belongs to a flow that neither a grant nor a first load holds open.
 func (d *draft) endedRules() {
 	c := d.objects.ended
 	for _, f := range d.objects.families() {
@@ -162,6 +165,10 @@ func (d *draft) endedRules() {
 		d.rule(c, f.originallyGranted(), verdict(expr.VerdictReturn))
 		// ct original saddr . ct original daddr . meta l4proto . ct original proto-src . ct original proto-dst @carried4 return
 		d.rule(c, f.originallyCarried(), verdict(expr.VerdictReturn))
+		// ip saddr . meta l4proto . th dport @grants4 return
+		d.rule(c, f.granted(f.saddr, dport), verdict(expr.VerdictReturn))
+		// ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 return
+		d.rule(c, f.carries(f.saddr, f.daddr, sport, dport), verdict(expr.VerdictReturn))
 	}
 	// drop
 	d.rule(c, drop())
@@ -194,6 +201,8 @@ func (d *draft) reviveRules() {
 		d.rule(c, o.portIn(o.cut, sport, false), tcpFlags(rst, rst), accept())
 		// meta l4proto . th sport @cut ct direction reply drop
 		d.rule(c, o.portIn(o.cut, sport, false), isReply(), drop())
+		// meta l4proto . th sport @cut ct mark and MARK == MARK drop
+		d.rule(c, o.portIn(o.cut, sport, false), ctMarked(mark), drop())
 	}
 	// Answers in a flow that the guard has not admitted, or admits no more.
 	// meta l4proto udp ct direction reply ct mark and MARK != MARK drop
