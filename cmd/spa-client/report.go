@@ -217,6 +217,9 @@ func (k *knock) causes(r client.Route) string {
 	if r.Source.IsValid() {
 		causes = append(causes, "does it see another address than "+r.Source.String()+", which was stated (--source observed)?")
 	}
+	if k.plan.Profile.Receipts && k.plan.Command.Type == spa.TypeOpen {
+		causes = append(causes, "are only its answers lost? then it is open all the same.")
+	}
 	return strings.Join(causes, " ")
 }
 

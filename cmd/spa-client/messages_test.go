@@ -1,0 +1,104 @@
+package main
+
+import (
+	"flag"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write testdata/messages.golden anew")
+
+// Whatever the client may say to a user stands in one file, so that it is read together and in
+// whole: every text of several words that its packages hold, help texts aside.
+// After a change: go test ./cmd/spa-client -run Messages -update, and read what has changed.
+func TestMessages(t *testing.T) {
+	var all strings.Builder
+	for _, pattern := range []string{"cmd/spa-client/*.go", "cmd/internal/cli/*.go", "spa/client/*.go", "spa/client/doctor/*.go",
+		"spa/receipt.go", "keys/profile*.go", "keys/token*.go", "keys/text.go"} {
+		for _, path := range sources(t, pattern) {
+			if found := messages(t, path); len(found) > 0 {
+				name, _ := filepath.Rel("../..", path)
+				all.WriteString("== " + filepath.ToSlash(name) + "\n" + strings.Join(found, "\n") + "\n")
+			}
+		}
+	}
+	const golden = "testdata/messages.golden"
+	if *update {
+		if err := os.WriteFile(golden, []byte(all.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all.String() != string(want) {
+		t.Errorf("%s is not what the program says: run with -update and read the difference\nnew: %q\ngone: %q",
+			golden, missing(all.String(), string(want)), missing(string(want), all.String()))
+	}
+	for line := range strings.Lines(all.String()) {
+		checkWords(t, strings.TrimSuffix(line, "\n"))
+	}
+}
+
+// missing are the lines of a that b does not have.
+func missing(a, b string) []string {
+	have := strings.Split(b, "\n")
+	return slices.DeleteFunc(strings.Split(a, "\n"), func(line string) bool { return slices.Contains(have, line) })
+}
+
+// checkWords is what every message keeps to.
+func checkWords(t *testing.T, message string) {
+	t.Helper()
+	lower := strings.ToLower(message)
+	for _, word := range []string{"failed to", "please", "invalid", "sorry", "oops", "!"} {
+		if strings.Contains(lower, word) {
+			t.Errorf("%q: has %q in it, which tells nobody what to do", message, word)
+		}
+	}
+}
+
+// sources are the files of the module that fit a pattern, for all systems, but no tests.
+func sources(t *testing.T, pattern string) []string {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join("../..", pattern))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(paths, func(p string) bool { return strings.HasSuffix(p, "_test.go") })
+}
+
+// messages are a file's texts of several words, in their order.
+func messages(t *testing.T, path string) []string {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	ast.Inspect(file, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.ImportSpec:
+			return false
+		case *ast.Field:
+			return n.Tag == nil
+		case *ast.KeyValueExpr:
+			name, ok := n.Key.(*ast.Ident)
+			return !ok || name.Name != "Long" && name.Name != "Example"
+		case *ast.BasicLit:
+			text, err := strconv.Unquote(n.Value)
+			if n.Kind == token.STRING && err == nil && strings.Contains(strings.TrimSpace(text), " ") {
+				found = append(found, strings.ReplaceAll(text, "\n", "\\n"))
+			}
+		}
+		return true
+	})
+	return found
+}
