@@ -44,30 +44,30 @@ func iptablesOnly(t *testing.T, do func(*testing.T, kind)) {
 	}
 }
 
-// links makes a directory in which the programs of iptables are those of one kind.
+// links makes a directory in which the programs of iptables are those of one kind, with a
+// lock of their own, so that no test waits for another.
 func links(t *testing.T, multi string) string {
 	t.Helper()
-	lab.NeedProgram(t, multi, "it comes with iptables")
-	path, err := exec.LookPath(multi)
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := lab.NeedProgram(t, multi, "it comes with iptables")
 	dir := t.TempDir()
 	for _, name := range []string{"iptables", "iptables-save", "iptables-restore"} {
 		for _, name := range []string{name, strings.Replace(name, "ip", "ip6", 1)} {
-			if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
-				t.Fatal(err)
-			}
+			fakeProgram(t, dir, name, "XTABLES_LOCKFILE="+filepath.Join(dir, "lock")+" exec "+path+" "+name+` "$@"`)
 		}
 	}
 	return dir
 }
 
+// fakeProgram makes a program of a line of shell.
+func fakeProgram(t *testing.T, dir, name, line string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+line+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (k kind) newSite(t *testing.T, change func(*Config)) *site {
 	t.Helper()
-	if k.legacy {
-		lab.NeedRoot(t) // for its lock, a file of root
-	}
 	s := newSite(t, func(c *Config) {
 		if k.programs != "" {
 			c.Backend, c.programs, c.noSets = BackendIptables, links(t, k.programs), k.noSets
