@@ -9,7 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"sallyport/firewall/survey"
 	"sallyport/spa"
+	"sallyport/spa/config"
 	"sallyport/spa/lab"
 )
 
@@ -68,6 +70,60 @@ func TestListeners(t *testing.T) {
 	}
 	if got := h.listens(spa.UDP, 2201); len(got) != 0 {
 		t.Errorf("at udp/2201: got %v", got)
+	}
+}
+
+// TestNoListeners: that nothing listens is known, and is not the same as not knowing.
+func TestNoListeners(t *testing.T) {
+	gateway := lab.New(t, "gateway")[0]
+	err := gateway.Do(func() error {
+		found, _ := listeners() // whose the processes of others are, an ordinary user does not see
+		if found == nil || len(found) != 0 {
+			t.Errorf("got %#v", found)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestApproaches: strangers come by the interfaces that lead to the world, or that knocks are
+// expected on; never by trusted ones, by loopback, or by one that is down.
+func TestApproaches(t *testing.T) {
+	link := func(name string, up, loopback bool, prefixes ...string) survey.Link {
+		l := survey.Link{Name: name, Up: up, Loopback: loopback}
+		for _, p := range prefixes {
+			l.Prefixes = append(l.Prefixes, netip.MustParsePrefix(p))
+		}
+		return l
+	}
+	h := &host{links: []survey.Link{
+		link("lo", true, true, "127.0.0.1/8"),
+		link("wan0", true, false, "192.0.2.1/24", "192.0.2.9/24", "fe80::1/64", "2001:db8::1/64"),
+		link("lan0", true, false, "198.51.100.1/24"),
+		link("old0", false, false, "198.51.100.9/24"),
+	}}
+	for _, test := range []struct {
+		name     string
+		firewall config.Firewall
+		capture  config.Capture
+		defaults []string
+		want     []string
+	}{
+		{name: "all", want: []string{"wan0 192.0.2.1", "wan0 2001:db8::1", "lan0 198.51.100.1"}},
+		{name: "trusted", firewall: config.Firewall{TrustedInterfaces: []string{"lan0"}}, want: []string{"wan0 192.0.2.1", "wan0 2001:db8::1"}},
+		{name: "default", defaults: []string{"wan0"}, want: []string{"wan0 192.0.2.1", "wan0 2001:db8::1"}},
+		{name: "named", defaults: []string{"wan0"}, capture: config.Capture{Interfaces: []string{"lan0"}}, want: []string{"lan0 198.51.100.1"}},
+	} {
+		h.defaults = test.defaults
+		var got []string
+		for _, a := range h.approaches(&config.Config{Firewall: test.firewall, Capture: test.capture}) {
+			got = append(got, a.link+" "+a.to.String())
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
+		}
 	}
 }
 

@@ -115,8 +115,13 @@ func machineTests() []hostTest {
 			s.feed("add rule inet filter input tcp dport 2222 accept", "nft", "-f", "-")
 			s.hold("sshd", "127.0.0.1:2222")
 		}},
-		{name: "guarded sshd", spoil: func(s *scene) { s.hold("sshd", "192.0.2.1:2222") }, config: services("tcp/2222"),
-			want: Problem, says: []string{"tcp/2222", "policy drop"}}, // and nothing about sshd
+		{name: "sshd on loopback, rules not known", spoil: func(s *scene) { s.hold("sshd", "127.0.0.1:2222") }, pretend: func(h *host) { h.rules = nil }},
+		{name: "unguarded sshd, rules not known", spoil: func(s *scene) { s.hold("sshd", "0.0.0.0:2222") }, pretend: func(h *host) { h.rules = nil },
+			want: Weak, says: []string{"tcp/2222"}},
+		{name: "guarded sshd", config: services("tcp/2222"), spoil: func(s *scene) {
+			s.feed("add rule inet filter input tcp dport 2222 accept", "nft", "-f", "-")
+			s.hold("sshd", "192.0.2.1:2222")
+		}},
 		{name: "unguarded sshd by systemd", spoil: func(s *scene) {
 			s.feed("add rule inet filter input tcp dport 2222 accept", "nft", "-f", "-")
 			s.file("usr/lib/systemd/system/ssh.socket", "[Socket]\nListenStream=22\n")

@@ -18,7 +18,7 @@ import (
 // proc_pid_net(5) lists them, and who holds them. The error is about who holds them: without
 // privilege only one's own are known.
 func listeners() ([]listener, error) {
-	var found []listener
+	found := []listener{} // not nil: it has been looked
 	byInode := make(map[string][]int)
 	for _, file := range []struct {
 		name  string
