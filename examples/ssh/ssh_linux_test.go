@@ -27,9 +27,11 @@ type session struct {
 
 // The block that ssh-config prints is all that ssh, and whatever runs ssh, needs.
 func TestSSH(t *testing.T) {
+	lab.NeedRoot(t) // sshd becomes another user
+	bin := lab.Programs(t)
 	for name, flags := range map[string][]string{"joined": nil, "fdpass": {"--fdpass"}} {
 		t.Run(name, func(t *testing.T) {
-			s := newSession(t)
+			s := newSession(t, bin)
 			s.dark()
 			s.configure(flags...)
 			t.Run("ssh", s.ssh)
@@ -42,11 +44,10 @@ func TestSSH(t *testing.T) {
 	}
 }
 
-func newSession(t *testing.T) *session {
+func newSession(t *testing.T, bin string) *session {
 	t.Helper()
-	lab.NeedRoot(t) // sshd becomes another user
 	s := &session{t: t, dir: t.TempDir(), remote: t.TempDir()}
-	s.gateway = lab.NewGateway(t, lab.Programs(t), "ssh=tcp/22")
+	s.gateway = lab.NewGateway(t, bin, "ssh=tcp/22")
 	s.sshd()
 	s.gateway.Start()
 	return s
