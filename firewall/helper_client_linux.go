@@ -114,13 +114,12 @@ func enterNamespace(ns *os.File) error {
 	return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 }
 
-// over is told how the process ended.
+// over is told how the process ended. Who waits for an answer sees the end of the socket.
 func (h *helper) over(err error) {
 	if err == nil {
 		err = errors.New("it ended by itself")
 	}
 	h.doom(err)
-	h.conn.Close() // whoever waits for an answer waits no more
 }
 
 // doom keeps the first reason for which there are no more answers, and returns it.

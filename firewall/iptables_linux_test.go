@@ -1,0 +1,372 @@
+package firewall
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// kindNamed is one of kinds.
+func kindNamed(t *testing.T, name string) kind {
+	t.Helper()
+	for _, k := range kinds() {
+		if k.name == name {
+			return k
+		}
+	}
+	t.Fatalf("there is no kind %q", name)
+	return kind{}
+}
+
+// fails is the error of opening a Firewall.
+func (s *site) fails() string {
+	s.Helper()
+	err := s.gw.Do(func() error {
+		f, err := New(s.config, slog.New(slog.DiscardHandler))
+		if err == nil {
+			f.Close()
+		}
+		return err
+	})
+	if err == nil {
+		s.Fatal("got no error")
+	}
+	return err.Error()
+}
+
+func (s *site) says(said string, words ...string) {
+	s.Helper()
+	for _, word := range words {
+		if !strings.Contains(said, word) {
+			s.Errorf("got %q, want it to say %q", said, word)
+		}
+	}
+}
+
+// TestIptablesPutBack: whatever another tool does to our chains or in front of them.
+func TestIptablesPutBack(t *testing.T) {
+	const first = "-I PREROUTING 1 -s 192.0.2.0/24 -j ACCEPT"
+	for name, does := range map[string][]string{
+		"mangle flushed":                      {"-F"},
+		"our chain emptied":                   {"-F spa-door"},
+		"our chain removed":                   {"-F PREROUTING", "-F OUTPUT", "-F", "-X"},
+		"a rule before ours":                  {first},
+		"a rule put first in our chain":       {"-I spa-here 1 -j RETURN"},
+		"a rule of ours deleted":              {"-D spa-door -j DROP"},
+		"the jump deleted":                    {"-D PREROUTING 1"},
+		"the jump deleted, another rule left": {"-D PREROUTING 1", "-A PREROUTING -j ACCEPT"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			iptablesOnly(t, func(t *testing.T, k kind) {
+				s := k.guarded(t, nil)
+				s.watch()
+				s.grant("alice", "192.0.2.2", time.Minute)
+				session := s.connect("192.0.2.2", "192.0.2.1", "22")
+				for _, args := range does {
+					for _, program := range []string{"iptables", "ip6tables"} {
+						if program == "ip6tables" {
+							args = strings.ReplaceAll(args, "192.0.2.0/24", "2001:db8::/32")
+						}
+						if name == "a rule of ours deleted" && k.noSets {
+							args = "-F spa-grants"
+						}
+						s.program(program, append([]string{"-w", "5", "-t", "mangle"}, strings.Fields(args)...)...)
+					}
+				}
+				for _, f := range bothFamilies {
+					lab.Eventually(t, 2*time.Second, "darkness", func() bool { return !s.isOpen(f.stranger, f.gateway, "22") })
+				}
+				s.connect("192.0.2.2", "192.0.2.1", "22")
+				s.echoes(session)
+			})
+		})
+	}
+}
+
+// TestEmptiedSets: ipset tells nobody of changes.
+func TestEmptiedSets(t *testing.T) {
+	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
+		t.Run(name, func(t *testing.T) {
+			s := kindNamed(t, name).guarded(t, nil)
+			s.watch()
+			s.grant("alice", "192.0.2.2", time.Minute)
+			b := s.backend.(*ipt)
+			s.must(b.sets.replace(b.addressSet(setGrants, hashIPPort, false), nil))
+			lab.Eventually(t, 3*time.Second, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+		})
+	}
+}
+
+// TestOthersRulesStay: what another tool has in the same tables is not touched, and changes
+// of it wake nobody for long.
+func TestOthersRulesStay(t *testing.T) {
+	iptablesOnly(t, func(t *testing.T, k kind) {
+		s := k.newSite(t, nil)
+		s.program("iptables", "-t", "mangle", "-N", "theirs")
+		s.program("iptables", "-t", "mangle", "-A", "PREROUTING", "-j", "theirs")
+		s.program("iptables", "-t", "mangle", "-A", "theirs", "-p", "tcp", "--dport", "22", "-j", "MARK", "--set-mark", "7")
+		before := s.program("iptables", "-t", "mangle", "-S", "theirs")
+		s.open()
+		n := s.counts("put back")
+		s.load(0)
+		s.watch()
+		s.program("iptables", "-w", "5", "-t", "mangle", "-A", "theirs", "-j", "RETURN")
+		s.program("iptables", "-w", "5", "-t", "mangle", "-D", "theirs", "-j", "RETURN")
+		s.grant("alice", "192.0.2.2", time.Minute)
+		s.connect("192.0.2.2", "192.0.2.1", "22")
+		counted := s.program("iptables", "-w", "5", "-t", "mangle", "-vnxL", "theirs")
+		if strings.Contains(counted, "     0        0 MARK") {
+			t.Errorf("packets that the guard let in did not come to another tool's rules:\n%s", counted)
+		}
+		s.must(s.gw.Do(func() error { return s.Firewall.backend.remove() }))
+		if after := s.program("iptables", "-t", "mangle", "-S", "theirs"); after != before {
+			t.Errorf("got %q, want %q", after, before)
+		}
+		if left := s.program("iptables-save"); strings.Contains(left, "spa-") {
+			t.Errorf("something of ours is left:\n%s", left)
+		}
+		if got := n.Load(); got > 1 { // the removal above
+			t.Errorf("the guard was put back %d times", got)
+		}
+	})
+}
+
+// TestForeignChain: chains of our name that are not ours are left alone.
+func TestForeignChain(t *testing.T) {
+	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
+		t.Run(name, func(t *testing.T) {
+			s := kindNamed(t, name).newSite(t, nil)
+			s.program("iptables", "-t", "mangle", "-N", chainGuard)
+			s.program("iptables", "-t", "mangle", "-A", chainGuard, "-p", "icmp", "-j", "RETURN")
+			s.open()
+			err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
+			if !errors.Is(err, ErrForeign) {
+				t.Errorf("got %v, want ErrForeign", err)
+			}
+			s.says(s.program("iptables", "-t", "mangle", "-S", chainGuard), "-p icmp")
+		})
+	}
+}
+
+// TestForeignSet: nor is a set.
+func TestForeignSet(t *testing.T) {
+	s := kindNamed(t, "iptables-nft").newSite(t, nil)
+	s.must(s.gw.Do(func() error {
+		sets, err := openIPSets()
+		if err != nil {
+			return err
+		}
+		defer sets.close()
+		return sets.create(ipset{name: "spa-grants4", kind: bitmapPort, family: unix.AF_INET, low: 1, high: 9})
+	}))
+	s.open()
+	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
+	if !errors.Is(err, errForeignSet) {
+		t.Errorf("got %v, want that the set is not ours", err)
+	}
+}
+
+// TestProgramsThatWillNotDo: each with a sentence that says what to do.
+func TestProgramsThatWillNotDo(t *testing.T) {
+	nft := kindNamed(t, "iptables-nft")
+	for _, test := range []struct {
+		name  string
+		spoil func(t *testing.T, dir string)
+		want  []string
+	}{
+		{"none", func(t *testing.T, dir string) {
+			for _, name := range []string{"iptables", "ip6tables"} {
+				os.Remove(filepath.Join(dir, name))
+			}
+		}, []string{"there is no program iptables", "install"}},
+		{"none for IPv6", func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "ip6tables")) },
+			[]string{"there is no program ip6tables", "open over IPv6"}},
+		{"no restore", func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "iptables-restore")) },
+			[]string{"there is no program iptables-restore"}},
+		{"mixed kinds", func(t *testing.T, dir string) {
+			fakeProgram(t, dir, "ip6tables-restore", "echo 'ip6tables-restore v1.8.9 (legacy)'")
+		}, []string{"iptables is nf_tables", "ip6tables-restore is legacy", "update-alternatives"}},
+		{"an unknown kind", func(t *testing.T, dir string) {
+			for _, name := range []string{"iptables", "iptables-save", "iptables-restore"} {
+				fakeProgram(t, dir, name, "echo 'iptables v1.9.0 (novel)'")
+				fakeProgram(t, dir, strings.Replace(name, "ip", "ip6", 1), "echo 'iptables v1.9.0 (novel)'")
+			}
+		}, []string{"novel", "not known"}},
+		{"too old", func(t *testing.T, dir string) { fakeProgram(t, dir, "iptables", "echo 'iptables v1.4.7'") },
+			[]string{"1.4.7", "1.6.2"}},
+		{"no version", func(t *testing.T, dir string) { fakeProgram(t, dir, "iptables", "exit 3") },
+			[]string{"iptables does not work"}},
+		{"rules are refused", func(t *testing.T, dir string) {
+			fakeProgram(t, dir, "iptables-restore", `[ "$1" = --version ] && echo 'iptables-restore v1.8.9 (nf_tables)' || { echo "no such match" >&2; exit 2; }`)
+		}, []string{"lacks", "no such match"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := nft.newSite(t, nil)
+			test.spoil(t, s.config.programs)
+			s.says(s.fails(), append(test.want, "iptables")...)
+		})
+	}
+}
+
+// TestWithoutSets: rules that cannot ask sets are not loaded, and it is said.
+func TestWithoutSets(t *testing.T) {
+	s := kindNamed(t, "iptables-nft").newSite(t, nil)
+	for _, name := range []string{"iptables-restore", "ip6tables-restore"} {
+		path := filepath.Join(s.config.programs, name)
+		s.must(os.Rename(path, path+"-real"))
+		fakeProgram(t, s.config.programs, name, `PATH=/usr/bin:/bin; t=$(mktemp) && [ "$1" = --version ] || cat > $t; grep -q match-set $t && { echo "Couldn't load match set" >&2; exit 2; }; exec `+path+`-real "$@" < $t`)
+	}
+	s.open()
+	s.load(0)
+	s.says(s.Describe(), "without ipset", "weaker", "Couldn't load match set")
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
+
+// TestWhatIptablesCannot is refused at the start.
+func TestWhatIptablesCannot(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(*Config)
+		want   []string
+	}{
+		{"reject", func(c *Config) { c.Closed = Reject }, []string{`closed = "drop"`}},
+		{"admit", func(c *Config) { c.Mode = Admit }, []string{"admit", "nftables"}},
+		{"interface", func(c *Config) { c.Trusted = []string{"eth+"} }, []string{`"eth+"`}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := kindNamed(t, "iptables-nft").newSite(t, test.change)
+			s.says(s.fails(), test.want...)
+		})
+	}
+}
+
+// TestAutoFallsBack: where nftables cannot be had, and says so.
+func TestAutoFallsBack(t *testing.T) {
+	s := kindNamed(t, "iptables-nft").newSite(t, nil)
+	s.config.setDefaults()
+	s.must(s.gw.Do(func() error {
+		b, err := insteadOfNftables(errors.New("it is not there"), &s.config, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		return b.close()
+	}))
+	s.says(s.config.why, "it is not there")
+	_, err := insteadOfNftables(unix.EPERM, &s.config, nil)
+	if !errors.Is(err, unix.EPERM) {
+		t.Errorf("got %v, want that the privilege is missing", err)
+	}
+	s.config.Closed = Reject
+	_, err = insteadOfNftables(errors.New("it is not there"), &s.config, nil)
+	s.says(err.Error(), "it is not there", "nor is iptables of use")
+}
+
+// TestAutoSaysWhich and why.
+func TestAutoSaysWhich(t *testing.T) {
+	s := newSite(t, nil)
+	s.open()
+	s.says(s.Describe(), "nftables", "chosen because")
+	if got := s.BackendName(); got != BackendNftables {
+		t.Errorf("got %q, want %q", got, BackendNftables)
+	}
+}
+
+// TestSwitchOfBackend: with both guards a grant would open nothing.
+func TestSwitchOfBackend(t *testing.T) {
+	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
+		t.Run(name, func(t *testing.T) {
+			k := kindNamed(t, name)
+			s := k.guarded(t, nil)
+			s.grant("alice", "192.0.2.2", time.Minute)
+			for _, backend := range []string{BackendNftables, BackendIptables, BackendNftables} {
+				s.config.Backend = backend
+				s.open()
+				s.load(0)
+				if got := s.BackendName(); got != backend {
+					t.Fatalf("got %q, want %q", got, backend)
+				}
+				s.connect("192.0.2.2", "192.0.2.1", "22")
+				s.dark("192.0.2.3", "192.0.2.1", "22")
+				s.revoke(Match{})
+				s.dark("192.0.2.2", "192.0.2.1", "22")
+				s.grant("alice", "192.0.2.2", time.Minute)
+				s.connect("192.0.2.2", "192.0.2.1", "22")
+			}
+		})
+	}
+}
+
+// TestRulesThatAreNone: the helper believes nothing that it is told.
+func TestRulesThatAreNone(t *testing.T) {
+	good := guardRules{Mark: DefaultMark, Guarded: []spa.Ports{ports("tcp/22")}}
+	if err := good.check(); err != nil {
+		t.Fatal(err)
+	}
+	a4, a6 := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2")
+	for name, spoil := range map[string]func(*guardRules){
+		"mark":             func(r *guardRules) { r.Mark = 3 },
+		"protocol":         func(r *guardRules) { r.Guarded[0].Proto = 1 },
+		"cut ports":        func(r *guardRules) { r.Cut = []spa.Ports{{Proto: spa.TCP, Low: 2, High: 1}} },
+		"new line":         func(r *guardRules) { r.Trusted = []string{"lo\n-A x"} },
+		"space":            func(r *guardRules) { r.Trusted = []string{"lo -j"} },
+		"option":           func(r *guardRules) { r.Trusted = []string{"-j"} },
+		"any interface":    func(r *guardRules) { r.Trusted = []string{"e+"} },
+		"no address":       func(r *guardRules) { r.Addresses = []netip.Addr{{}} },
+		"zone":             func(r *guardRules) { r.Addresses = []netip.Addr{a6.WithZone("x\n-A y")} },
+		"mapped":           func(r *guardRules) { r.Addresses = []netip.Addr{netip.AddrFrom16(a4.As16())} },
+		"grant to nobody":  func(r *guardRules) { r.Grants = []timedGrant{{Proto: spa.TCP, Port: 22}} },
+		"grant of no port": func(r *guardRules) { r.Grants = []timedGrant{{Source: a4, Proto: spa.TCP}} },
+		"grant to a zone": func(r *guardRules) {
+			r.Grants = []timedGrant{{Source: a6.WithZone("x"), Proto: spa.TCP, Port: 1}}
+		},
+		"flow of two families": func(r *guardRules) {
+			r.Flows = []timedFlow{{spa.TCP, netip.AddrPortFrom(a4, 1), netip.AddrPortFrom(a6, 1)}}
+		},
+		"flow of no protocol": func(r *guardRules) {
+			r.Flows = []timedFlow{{9, netip.AddrPortFrom(a4, 1), netip.AddrPortFrom(a4, 1)}}
+		},
+	} {
+		bad := good
+		bad.Guarded = []spa.Ports{ports("tcp/22")}
+		spoil(&bad)
+		if err := bad.check(); err == nil {
+			t.Errorf("%s: got no error", name)
+		}
+		p := &programs{}
+		for _, op := range []operation{opLoad, opGrants} {
+			if answer := p.do(&request{Op: op, Rules: bad}); answer.Outcome != failed {
+				t.Errorf("%s: the helper did it", name)
+			}
+		}
+	}
+	if answer := (&programs{}).do(&request{Op: 99, Rules: good}); answer.Outcome != failed {
+		t.Error("the helper did an unknown operation")
+	}
+}
+
+// TestFullWithoutSets: rules are looked at one by one.
+func TestFullWithoutSets(t *testing.T) {
+	s := kindNamed(t, "iptables-nft without ipset").guarded(t, func(c *Config) {
+		c.Guarded = append(c.Guarded, ports("tcp/10000-20000"))
+	})
+	g := sshGrant("alice", "192.0.2.2", time.Minute)
+	g.Ports = []spa.Ports{ports("tcp/10000-15000")}
+	if err := s.Grant(t.Context(), []Grant{g}, time.Now()); !errors.Is(err, ErrFull) {
+		t.Errorf("got %v, want ErrFull", err)
+	}
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+}
