@@ -73,7 +73,7 @@ func (d *diagnosis) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	if d.profile, err = d.app.profile(d.host); err != nil {
+	if d.profile, err = d.app.profile(cmd.Context(), d.host); err != nil {
 		return err // says which file, and what to do
 	}
 	first := doctor.Finding{Step: "profile", State: doctor.Good,

@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"sallyport/keys"
 )
 
 func (a *app) forgetCommand() *cobra.Command {
@@ -23,12 +25,16 @@ key from whoever else has it: spa-keygen revoke, there, ends that.`,
 			if err != nil {
 				return err
 			}
+			s, unread := keys.ReadStored(path)
 			err = os.Remove(path) // also one that cannot be read any more
 			if errors.Is(err, fs.ErrNotExist) {
 				return a.noHost(args[0])
 			}
 			if err != nil {
 				return fmt.Errorf("forgetting %s: %w", args[0], err)
+			}
+			if unread == nil {
+				a.discard(cmd, s)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "forgot %s\n", args[0])
 			return nil

@@ -22,6 +22,7 @@ type hostJSON struct {
 	Services   map[string][]string `json:"services"`
 	Receipts   bool                `json:"receipts"`
 	Source     string              `json:"source"`
+	Locked     bool                `json:"locked,omitempty"`
 }
 
 func (a *app) hostsCommand() *cobra.Command {
@@ -48,15 +49,15 @@ func (a *app) hostsCommand() *cobra.Command {
 }
 
 // profiles reads all hosts. Those that cannot be read are in the error, the others are returned.
-func (a *app) profiles() ([]*keys.Profile, error) {
+func (a *app) profiles() ([]*keys.StoredProfile, error) {
 	names, err := a.names()
 	if err != nil {
 		return nil, err
 	}
-	var profiles []*keys.Profile
+	var profiles []*keys.StoredProfile
 	var bad error
 	for _, name := range names {
-		p, err := a.profile(name)
+		p, err := a.stored(name)
 		if err != nil {
 			bad = errors.Join(bad, err)
 			continue
@@ -66,18 +67,22 @@ func (a *app) profiles() ([]*keys.Profile, error) {
 	return profiles, bad
 }
 
-func printHosts(cmd *cobra.Command, profiles []*keys.Profile) error {
+func printHosts(cmd *cobra.Command, profiles []*keys.StoredProfile) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	for _, p := range profiles {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Name, p.Address, p.Client, strings.Join(serviceNames(p), ","))
+		state := ""
+		if p.Locked() {
+			state = "\tlocked"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s%s\n", p.Name, p.Address, p.Client, strings.Join(serviceNames(&p.Profile), ","), state)
 	}
 	return w.Flush()
 }
 
-func printHostsJSON(cmd *cobra.Command, profiles []*keys.Profile) error {
+func printHostsJSON(cmd *cobra.Command, profiles []*keys.StoredProfile) error {
 	for _, p := range profiles {
 		err := cli.JSON(cmd, hostJSON{Name: p.Name, Address: p.Address, KnockPorts: p.KnockPorts, Client: p.Client,
-			Services: p.Services, Receipts: p.Receipts, Source: cmp.Or(p.Source, "auto")})
+			Services: p.Services, Receipts: p.Receipts, Source: cmp.Or(p.Source, "auto"), Locked: p.Locked()})
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -15,25 +16,34 @@ import (
 	"sallyport/keys"
 )
 
-// maxToken is more than any token with its line breaks.
-const maxToken = 64 << 10
+// importing is a token that becomes a host.
+type importing struct {
+	app     *app
+	name    string // what the host is to be called here; empty: as the gateway calls itself
+	replace bool
+}
 
 func (a *app) importCommand() *cobra.Command {
-	var name string
-	var replace bool
+	i := importing{app: a}
 	cmd := &cobra.Command{
 		Use:   "import [FILE|-]",
-		Short: "Add a host from an enrolment token",
+		Short: "Add a host from an enrolment token, or take its new key",
 		Long: `Import reads the token that spa-keygen made for this client and keeps what it says
-as a host. The token is read from a file, or from standard input without one: it
-holds a key, and every user of this machine can read arguments. A host that is
-there already is not written over unless --replace says so.`,
+as a host. The token is read from a file, which may be a picture (PNG, JPEG) of its QR
+code, or from standard input. On a terminal, without a file, paste it: it is not shown.
+A token is no argument, because every user of this machine can read those.
+
+The token of a new key (spa-keygen rotate) of the same client of the same gateway is
+taken over the host that is there: its name, address, source and services stay, and
+a locked host stays locked, with the same passphrase. Any other host of that name is
+not written over unless --replace says so.`,
 		Example: `  spa-client import alice.token
-  ssh admin@gw cat alice.token | spa-client import --name gw`,
+  spa-client import photo.jpg
+  ssh admin@gw cat alice.token | spa-client import --name work`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("name") {
-				if err := keys.ValidName(name); err != nil {
+				if err := keys.ValidName(i.name); err != nil {
 					return cli.Misuse(err, "choose another --name")
 				}
 			}
@@ -41,43 +51,151 @@ there already is not written over unless --replace says so.`,
 			if len(args) == 1 {
 				file = args[0]
 			}
-			return a.importToken(cmd, file, name, replace)
+			return i.run(cmd, file)
 		},
 	}
-	cmd.Flags().StringVar(&name, "name", "", "`NAME` of the host here; the gateway's own without it")
-	cmd.Flags().BoolVar(&replace, "replace", false, "write over a host of that name")
+	cmd.Flags().StringVar(&i.name, "name", "", "`NAME` of the host here; the gateway's own without it")
+	cmd.Flags().BoolVar(&i.replace, "replace", false, "write over a host of that name, whatever it is, with what the token says")
 	return cmd
 }
 
-func (a *app) importToken(cmd *cobra.Command, file, name string, replace bool) error {
-	text, err := readToken(cmd, file)
+func (i *importing) run(cmd *cobra.Command, file string) error {
+	p, err := readToken(cmd, file)
 	if err != nil {
 		return err
 	}
-	p, err := keys.ParseToken(text)
-	if err != nil {
-		return cli.Fail(err, "a token is one line, as spa-keygen new printed it, from spa1 to its end")
-	}
-	if name != "" {
-		p.Name = name
-	}
-	dir, err := a.hostsDir()
+	dir, err := i.app.hostsDir()
 	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("making the directory of hosts: %w", err)
 	}
-	err = keys.WriteProfile(dir, p, replace)
-	if errors.Is(err, keys.ErrExists) {
-		return cli.Fail(fmt.Errorf("there is a host %s already", p.Name), "--name adds it under another name, --replace writes over it")
+	there, err := i.there(p)
+	if err != nil {
+		return err
+	}
+	switch {
+	case there == nil:
+		err = i.add(cmd, dir, p)
+	case i.replace || !sameClient(&there.Profile, p):
+		err = i.over(cmd, dir, there, p)
+	default:
+		err = i.renew(cmd, there, p)
 	}
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "imported %s: %s as %s%s\n", p.Name, p.Address, p.Client, offered(p))
 	if file != "-" {
 		cli.Note(cmd, "%s still holds the key: delete it", file)
+	}
+	return nil
+}
+
+// sameClient reports whether two profiles are of one client of one gateway, with
+// whichever key.
+func sameClient(a, b *keys.Profile) bool { return a.ServerID == b.ServerID && a.Client == b.Client }
+
+// there finds the host that the token is for, nil if there is none: the one that has its
+// name, and otherwise, unless a name was given or it is to be written over, the one that
+// is the same client.
+func (i *importing) there(p *keys.Profile) (*keys.StoredProfile, error) {
+	if i.name != "" {
+		p.Name = i.name
+	}
+	path, err := i.app.profilePath(p.Name)
+	if err != nil {
+		return nil, err
+	}
+	s, err := keys.ReadStored(path)
+	switch {
+	case err == nil && (i.name != "" || sameClient(&s.Profile, p)):
+		return s, nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		if i.replace {
+			return nil, nil // what cannot be read is written over
+		}
+		return nil, cli.Fail(err, "mend it; or --replace writes over it, --name adds the host under another name")
+	case i.name != "" || i.replace:
+		return s, nil
+	}
+	under, err := i.elsewhere(p)
+	if under != nil || err != nil {
+		return under, err
+	}
+	return s, nil
+}
+
+// elsewhere finds the same client under another name, of the user's own choice.
+func (i *importing) elsewhere(p *keys.Profile) (*keys.StoredProfile, error) {
+	profiles, _ := i.app.profiles() // one that cannot be read is none that is looked for
+	var found []*keys.StoredProfile
+	var names []string
+	for _, s := range profiles {
+		if sameClient(&s.Profile, p) {
+			found, names = append(found, s), append(names, s.Name)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, nil
+	case 1:
+		return found[0], nil
+	}
+	return nil, cli.Misuse(fmt.Errorf("several hosts are this client of this gateway: %s", strings.Join(names, ", ")), "say which with --name, one after the other")
+}
+
+// add writes a host that was not there.
+func (i *importing) add(cmd *cobra.Command, dir string, p *keys.Profile) error {
+	if err := keys.WriteProfile(dir, p, i.replace); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "imported %s: %s as %s%s\n", p.Name, p.Address, p.Client, offered(p))
+	return nil
+}
+
+// over writes over another host, if that is wanted.
+func (i *importing) over(cmd *cobra.Command, dir string, there *keys.StoredProfile, p *keys.Profile) error {
+	if !i.replace {
+		return cli.Fail(fmt.Errorf("there is a host %s already, and it is another: %s as %s", there.Name, there.Address, there.Client),
+			"--name adds the new one under another name, --replace writes over it")
+	}
+	p.Name = there.Name
+	if err := i.add(cmd, dir, p); err != nil {
+		return err
+	}
+	i.app.discard(cmd, there)
+	return nil
+}
+
+// renew gives a host its new key. What its user may have chosen stays; what only the
+// gateway knows is taken.
+func (i *importing) renew(cmd *cobra.Command, there *keys.StoredProfile, p *keys.Profile) error {
+	old, passphrase, err := i.app.open(cmd.Context(), there)
+	if err != nil {
+		return err
+	}
+	next := *old
+	next.Gate, next.ID, next.Key = p.Gate, p.ID, p.Key
+	next.KnockPorts, next.Receipts = p.KnockPorts, p.Receipts
+	next.Services = make(map[string][]string)
+	for _, services := range []map[string][]string{old.Services, p.Services} {
+		for name, ports := range services {
+			next.Services[name] = ports
+		}
+	}
+	s := &keys.StoredProfile{Profile: next}
+	if there.Locked() {
+		if s, err = next.Lock(passphrase, there.Keyring()); err != nil {
+			return err
+		}
+	}
+	if err := i.app.store(s); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s has its new key: %s as %s%s\n", next.Name, next.Address, next.Client, offered(&next))
+	if next.Address != p.Address {
+		cli.Note(cmd, "the token has the address %s; the host keeps its own: --replace takes all that the token says", p.Address)
 	}
 	return nil
 }
@@ -90,57 +208,54 @@ func offered(p *keys.Profile) string {
 	return " (" + strings.Join(serviceNames(p), ", ") + ")"
 }
 
-// readToken reads a file, standard input, or what is typed at a terminal.
-func readToken(cmd *cobra.Command, file string) (string, error) {
+// maxInput is more than any token, or picture of one.
+const maxInput = 32 << 20
+
+// maxLine is what a terminal hands over at a time.
+const maxLine = 4095
+
+// readToken reads a token from a file, standard input, or what is pasted at a terminal.
+func readToken(cmd *cobra.Command, file string) (*keys.Profile, error) {
+	data, err := readInput(cmd, file)
+	if err != nil {
+		if errors.Is(err, context.Canceled) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("reading the token: %w", err)
+	}
+	if isPicture(data) {
+		text, err := scan(data)
+		if err != nil {
+			return nil, cli.Fail(fmt.Errorf("reading the token: %w", err), "a sharp picture, from straight ahead, of the whole code with the light border around it")
+		}
+		data = []byte(text)
+	}
+	p, err := keys.ParseToken(string(data))
+	if err != nil {
+		hint := "a token is one line, as spa-keygen new printed it, from spa1 to its end"
+		if len(data) >= maxLine {
+			hint += "; a terminal takes no more than 4095 characters: give it in a file"
+		}
+		return nil, cli.Fail(err, hint)
+	}
+	return p, nil
+}
+
+func readInput(cmd *cobra.Command, file string) ([]byte, error) {
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
-			return "", fmt.Errorf("reading the token: %w", err)
+			return nil, err
 		}
 		defer f.Close()
 		return readAll(cmd.Context(), f)
 	}
 	if in, ok := cmd.InOrStdin().(*os.File); ok && term.IsTerminal(int(in.Fd())) {
-		return readHidden(cmd, int(in.Fd()))
+		return askOn(cmd.Context(), in, cmd.ErrOrStderr(), "paste the token (it is not shown): ")
 	}
 	return readAll(cmd.Context(), cmd.InOrStdin())
 }
 
-// readHidden asks for the token without showing it.
-func readHidden(cmd *cobra.Command, fd int) (string, error) {
-	state, err := term.GetState(fd)
-	if err != nil {
-		return "", fmt.Errorf("reading the token: %w", err)
-	}
-	defer term.Restore(fd, state) // also when interrupted: or the terminal would go on hiding
-	defer fmt.Fprintln(cmd.ErrOrStderr())
-	fmt.Fprint(cmd.ErrOrStderr(), "paste the token (it is not shown): ")
-	return interruptible(cmd.Context(), func() ([]byte, error) { return term.ReadPassword(fd) })
-}
-
-func readAll(ctx context.Context, r io.Reader) (string, error) {
-	return interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(r, maxToken)) })
-}
-
-// interruptible reads unless ctx ends before. A read that nothing comes for is then
-// left behind: the program ends.
-func interruptible(ctx context.Context, read func() ([]byte, error)) (string, error) {
-	type result struct {
-		b   []byte
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		b, err := read()
-		done <- result{b, err}
-	}()
-	select {
-	case <-ctx.Done():
-		return "", ctx.Err()
-	case r := <-done:
-		if r.err != nil {
-			return "", fmt.Errorf("reading the token: %w", r.err)
-		}
-		return string(r.b), nil
-	}
+func readAll(ctx context.Context, r io.Reader) ([]byte, error) {
+	return interruptible(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(r, maxInput)) })
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -31,7 +32,7 @@ type knock struct {
 // reach adds the flags that every command has which knocks.
 func (k *knock) reach(cmd *cobra.Command) {
 	k.app.hostFlag(cmd, &k.host)
-	cmd.Flags().Var(&k.source, "source", "address to state: auto, observed or an IP `ADDRESS`; the host's own setting without it")
+	cmd.Flags().Var(&k.source, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address; the host's own setting without it")
 	cmd.Flags().DurationVar(&k.timeout, "timeout", client.DefaultTimeout, "how long to wait for an answer")
 }
 
@@ -76,7 +77,7 @@ func parseServices(args []string) ([]spa.Service, error) {
 
 // completeServices offers the services of the host that is meant.
 func (k *knock) completeServices(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	p, err := k.app.profile(k.host)
+	p, err := k.app.outline(k.host)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -108,7 +109,7 @@ func (k *knock) run(cmd *cobra.Command, t spa.Type, args []string, d time.Durati
 
 // prepare plans the command.
 func (k *knock) prepare(cmd *cobra.Command, t spa.Type, args []string, d time.Duration) error {
-	profile, command, err := k.command(t, args, d)
+	profile, command, err := k.command(cmd.Context(), t, args, d)
 	if err != nil {
 		return err
 	}
@@ -117,12 +118,12 @@ func (k *knock) prepare(cmd *cobra.Command, t spa.Type, args []string, d time.Du
 }
 
 // command is what flags and arguments ask for, and of which host.
-func (k *knock) command(t spa.Type, args []string, d time.Duration) (*keys.Profile, client.Command, error) {
+func (k *knock) command(ctx context.Context, t spa.Type, args []string, d time.Duration) (*keys.Profile, client.Command, error) {
 	var none client.Command
 	if k.timeout <= 0 {
 		return nil, none, cli.Misuse(errors.New("--timeout leaves no time to answer"), "10s is usual")
 	}
-	profile, err := k.app.profile(k.host)
+	profile, err := k.app.profile(ctx, k.host)
 	if err != nil {
 		return nil, none, err
 	}

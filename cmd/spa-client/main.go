@@ -13,11 +13,13 @@ func main() { os.Exit(cli.Main("spa-client", newRoot())) }
 
 // app is what the commands share.
 type app struct {
-	config string // directory of the configuration
+	config string  // directory of the configuration
+	ring   keyring // the desktop's
 }
 
-func newRoot() *cobra.Command {
-	a := &app{}
+func newRoot() *cobra.Command { return (&app{ring: desktop{}}).root() }
+
+func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "spa-client",
 		Short: "Open a port of a gateway, for this address, for a short while",
@@ -32,7 +34,7 @@ Exit status: 0 done, 1 failed, 2 misused, 3 refused by the gateway, 4 no answer,
   spa-client close ssh --host gw`,
 	}
 	cli.ConfigFlag(root, &a.config, defaultConfig())
-	root.AddCommand(a.importCommand(), a.hostsCommand(), a.forgetCommand(), a.openCommand(), a.closeCommand(),
+	root.AddCommand(a.importCommand(), a.hostsCommand(), a.forgetCommand(), a.lockCommand(), a.unlockCommand(), a.openCommand(), a.closeCommand(),
 		a.connectCommand(), a.execCommand(), a.sshConfigCommand(), a.doctorCommand())
 	return root
 }

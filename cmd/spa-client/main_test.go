@@ -16,7 +16,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"spa-client": main})
+	testscript.Main(m, map[string]func(){"spa-client": testMain})
 }
 
 func TestScripts(t *testing.T) {
@@ -38,6 +38,9 @@ func TestScripts(t *testing.T) {
 			"nowhere":    nowhereCommand,
 			"stunserver": stunServerCommand,
 			"terminal":   terminalCommand,
+			"rotated":    rotatedCommand,
+			"picture":    pictureCommand,
+			"holds":      holdsCommand,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -65,8 +66,28 @@ func (a *app) names() ([]string, error) {
 	return names, nil
 }
 
-// profile reads a host's profile; without a name, that of the only host there is.
-func (a *app) profile(name string) (*keys.Profile, error) {
+// profile reads a host's profile, with its keys: a locked one's passphrase is asked for.
+// Without a name it is that of the only host there is.
+func (a *app) profile(ctx context.Context, name string) (*keys.Profile, error) {
+	s, err := a.stored(name)
+	if err != nil {
+		return nil, err
+	}
+	p, _, err := a.open(ctx, s)
+	return p, err
+}
+
+// outline is what can be told of a host without asking anybody: a locked profile has no keys in it.
+func (a *app) outline(name string) (*keys.Profile, error) {
+	s, err := a.stored(name)
+	if err != nil {
+		return nil, err
+	}
+	return &s.Profile, nil
+}
+
+// stored reads a host's profile as it is in its file.
+func (a *app) stored(name string) (*keys.StoredProfile, error) {
 	if name == "" {
 		only, err := a.onlyName()
 		if err != nil {
@@ -78,11 +99,11 @@ func (a *app) profile(name string) (*keys.Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := keys.ReadProfile(path)
+	s, err := keys.ReadStored(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, a.noHost(name)
 	}
-	return p, err
+	return s, err
 }
 
 func (a *app) onlyName() (string, error) {

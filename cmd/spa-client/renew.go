@@ -13,7 +13,7 @@ import (
 // keep opens services and keeps them open. Where not even the first time succeeds it ends as
 // open does without --renew.
 func (k *knock) keep(cmd *cobra.Command, args []string, d time.Duration) error {
-	profile, command, err := k.command(spa.TypeOpen, args, d)
+	profile, command, err := k.command(cmd.Context(), spa.TypeOpen, args, d)
 	if err != nil {
 		return err
 	}

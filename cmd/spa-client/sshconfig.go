@@ -68,7 +68,7 @@ that nothing of spa-client stays in between; Windows has no such thing.`,
 
 // sshConfig gathers what stands in the block.
 func (k *knock) sshConfig(cmd *cobra.Command, args []string, port uint16) (*sshConfig, error) {
-	p, err := k.app.profile(k.host)
+	p, err := k.app.outline(k.host)
 	if err != nil {
 		return nil, err
 	}
@@ -88,10 +88,20 @@ func (k *knock) sshConfig(cmd *cobra.Command, args []string, port uint16) (*sshC
 			return nil, fmt.Errorf("the directory of --config: %w", err)
 		}
 	}
-	if strings.ContainsAny(c.program+c.config, "\r\n") {
-		return nil, errors.New("ssh's configuration cannot hold a path with a line break in it")
+	if err := onOneLine(c.program, c.config); err != nil {
+		return nil, err
 	}
 	return c, nil
+}
+
+// onOneLine refuses what would be another line of the configuration.
+func onOneLine(paths ...string) error {
+	for _, path := range paths {
+		if strings.ContainsAny(path, "\r\n") {
+			return errors.New("ssh's configuration cannot hold a path with a line break in it")
+		}
+	}
+	return nil
 }
 
 // sshService is the service that ssh is to use, and its port.

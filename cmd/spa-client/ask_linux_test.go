@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// pseudoTerminal returns a terminal and its other end.
+func pseudoTerminal(t *testing.T) (terminal, other *os.File) {
+	t.Helper()
+	other, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
+	if err := unix.IoctlSetPointerInt(int(other.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(int(other.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { terminal.Close() })
+	return terminal, other
+}
+
+func echoes(t *testing.T, terminal *os.File) bool {
+	t.Helper()
+	state, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state.Lflag&unix.ECHO != 0
+}
+
+// prompted is a writer that tells when a prompt was written.
+type prompted struct {
+	*strings.Builder
+	asked chan struct{}
+}
+
+func (p prompted) Write(b []byte) (int, error) {
+	if strings.HasSuffix(string(b), ": ") {
+		defer close(p.asked)
+	}
+	return p.Builder.Write(b)
+}
+
+// TestAskShowsNothing: what is typed does not appear, and the terminal is as it was afterwards.
+func TestAskShowsNothing(t *testing.T) {
+	for name, answered := range map[string]bool{"answered": true, "interrupted": false} {
+		t.Run(name, func(t *testing.T) {
+			terminal, other := pseudoTerminal(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			out := prompted{new(strings.Builder), make(chan struct{})}
+			type result struct {
+				b   []byte
+				err error
+			}
+			done := make(chan result, 1)
+			go func() {
+				b, err := askOn(ctx, terminal, out, "passphrase: ")
+				done <- result{b, err}
+			}()
+			<-out.asked
+			for echoes(t, terminal) {
+				// The prompt comes before: what is typed that fast was typed for something else.
+			}
+			if !answered {
+				cancel()
+				if r := <-done; r.b != nil || !errors.Is(r.err, context.Canceled) {
+					t.Errorf("got %q, %v", r.b, r.err)
+				}
+			} else {
+				fmt.Fprint(other, "secret\n")
+				if r := <-done; string(r.b) != "secret" || r.err != nil {
+					t.Errorf("got %q, %v", r.b, r.err)
+				}
+				var shown [100]byte
+				fmt.Fprint(terminal, "the end")
+				n, _ := other.Read(shown[:])
+				if strings.Contains(string(shown[:n])+out.String(), "secret") {
+					t.Errorf("the terminal shows %q, it was told %q", shown[:n], out.String())
+				}
+			}
+			if !echoes(t, terminal) {
+				t.Error("the terminal goes on hiding")
+			}
+		})
+	}
+}
+
+func TestAskNeedsATerminal(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if b, err := askOn(t.Context(), r, w, "passphrase: "); b != nil || !errors.Is(err, errNoTerminal) {
+		t.Errorf("got %q, %v", b, err)
+	}
+}

@@ -1,0 +1,14 @@
+//go:build unix
+
+package main
+
+import "os"
+
+// openTerminal opens the terminal of this process, whatever its standard files are.
+func openTerminal() (in, out *os.File, err error) {
+	in, err = os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	return in, in, nil
+}
