@@ -138,3 +138,26 @@ func TestOpenLine(t *testing.T) {
 		t.Errorf("without a receipt: got %q", unknown)
 	}
 }
+
+// Where it is certain that another address was let in than this machine has, that is said.
+func TestTranslatedIsSaid(t *testing.T) {
+	for name, c := range map[string]struct {
+		own, in string
+		verdict client.Verdict
+		says    string
+	}{
+		"the own":            {"8.8.4.4", "8.8.4.4", client.Opened, ""},
+		"an ordinary NAT":    {"10.0.0.2", "8.8.4.4", client.Opened, ""},
+		"a part of a tunnel": {"8.8.4.4", "8.8.8.8", client.Opened, "gw let in 8.8.8.8, but this machine reaches it from 8.8.4.4"},
+		"NAT64":              {"2a00::4", "8.8.8.8", client.Opened, "gw let in 8.8.8.8, and this machine reaches it from 2a00::4: a translator (NAT64)"},
+		"refused anyway":     {"8.8.4.4", "8.8.8.8", client.Refused, ""},
+	} {
+		k, cmd, stderr := answered()
+		a := answerFrom("192.0.2.1", c.verdict, spa.Granted)
+		a.Route.Own, a.Receipt.Source = netip.MustParseAddr(c.own), netip.MustParseAddr(c.in)
+		k.caution(cmd, a)
+		if got := stderr.String(); c.says == "" && got != "" || !strings.Contains(got, c.says) {
+			t.Errorf("%s: got %q, want %q", name, got, c.says)
+		}
+	}
+}

@@ -36,12 +36,6 @@ func dualStack(t *testing.T) (*gateway, *fakeNet) {
 	return g, n
 }
 
-// hanging is a port that answers no SYN until the time is over.
-func hanging() error {
-	<-time.After(time.Minute)
-	return errShut
-}
-
 func TestDial(t *testing.T) {
 	both := func(spa.Knock, netip.AddrPort, int) spa.Status { return spa.Granted }
 	only6 := func(_ spa.Knock, to netip.AddrPort, _ int) spa.Status {
@@ -74,7 +68,7 @@ func TestDial(t *testing.T) {
 		}, gate6, time.Millisecond},
 		"the second a quarter of a second after the first": {both, func(_ netip.Addr, to netip.AddrPort) error {
 			if to.Addr().Is4() {
-				return hanging()
+				return errHangs
 			}
 			return nil
 		}, gate6, 250*time.Millisecond + time.Millisecond},
@@ -83,18 +77,8 @@ func TestDial(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g, n := dualStack(t)
 				g.decide = c.decide
-				won := make(chan time.Duration, 1)
+				n.tcp = c.tcp
 				start := time.Now()
-				n.tcp = func(local netip.Addr, to netip.AddrPort) error {
-					err := c.tcp(local, to)
-					if err == nil {
-						select {
-						case won <- time.Since(start):
-						default:
-						}
-					}
-					return err
-				}
 				conn, _, err := mustPrepare(t, g, n, open()).Dial(t.Context(), 0)
 				if err != nil {
 					t.Fatal(err)
@@ -102,7 +86,7 @@ func TestDial(t *testing.T) {
 				if to := conn.(*fakeTCP).to; to != netip.AddrPortFrom(c.to, 22) {
 					t.Errorf("connected to %v, want port 22 of %v", to, c.to)
 				}
-				if after := <-won; after != c.after {
+				if after := time.Since(start); after != c.after {
 					t.Errorf("connected after %v, want %v", after, c.after)
 				}
 				n.wantOpen(t, conn)
@@ -168,6 +152,83 @@ func TestDialCancelled(t *testing.T) {
 	})
 }
 
+// Also while nothing has answered yet.
+func TestDialCancelledWhileKnocking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, n := dualStack(t)
+		g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		conn, _, err := mustPrepare(t, g, n, open()).Dial(ctx, 22)
+		if conn != nil || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, %v", conn, err)
+		}
+	})
+}
+
+// An answer that nobody takes leaves no connection open: of whoever leaves the loop, and of
+// whoever ends the context.
+func TestKnockClosesWhatNobodyTakes(t *testing.T) {
+	for name, leave := range map[string]bool{"the loop is left": true, "the context ends": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, n := dualStack(t)
+				g.profile.Receipts = false
+				g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
+				plan := mustPrepare(t, g, n, open())
+				plan.keep = true
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				for a := range plan.Knock(ctx) {
+					<-time.After(grace / 2) // the other family has answered meanwhile
+					a.discard()
+					cancel()
+					if leave {
+						break
+					}
+				}
+				if len(n.dialled) != 2 {
+					t.Errorf("%d connections were made, want one a family", len(n.dialled))
+				}
+				n.wantOpen(t, nil)
+			})
+		})
+	}
+}
+
+func TestLateConnectionIsClosed(t *testing.T) {
+	_, n := dualStack(t)
+	conn, err := n.Dial(t.Context(), private, netip.AddrPortFrom(gate4, 22))
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := make(chan accepted, 1)
+	late <- accepted{conn, gate4}
+	(&knocking{}).leave(late)
+	(&knocking{}).leave(late) // none is there
+	n.wantOpen(t, nil)
+}
+
+// A connection that was made only to see whether a port accepts is closed.
+func TestProbesAreClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, n := blind(t, 0)
+		g.profile.Services["web"] = []string{"tcp/80"}
+		c := open()
+		c.Services = []spa.Service{{Name: "ssh"}, {Name: "web"}}
+		plan := mustPrepare(t, g, n, c)
+		if a := knockOnce(t, plan); a.Verdict != Opened || len(n.dialled) != 2 {
+			t.Fatalf("got %+v and %d connections, want one a service", a, len(n.dialled))
+		}
+		n.wantOpen(t, nil)
+		granted := []spa.Granting{{Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}}, {Ports: []spa.Ports{{Proto: spa.TCP, Low: 80, High: 80}}}}
+		if err := plan.WaitOpen(t.Context(), Answer{Gateway: gate4, Receipt: &spa.Receipt{Services: granted}}); err != nil || len(n.dialled) != 4 {
+			t.Errorf("WaitOpen: %v after %d connections", err, len(n.dialled))
+		}
+		n.wantOpen(t, nil)
+	})
+}
+
 // Where there are no receipts the connection that shows that the port accepts is
 // the one that is returned, and the other family's is closed.
 func TestDialWithoutReceipts(t *testing.T) {
@@ -205,6 +266,21 @@ func TestDialWithoutReceipts(t *testing.T) {
 			t.Errorf("a port that nobody knows: got %v, %v", conn, err)
 		}
 	})
+}
+
+// A receipt has not room for all ports of some services: one that it does not tell may be among them.
+func TestDialToldMore(t *testing.T) {
+	g, n := dualStack(t)
+	plan := mustPrepare(t, g, n, open())
+	plan.port = 8443
+	a := Answer{Receipt: &spa.Receipt{Services: []spa.Granting{{Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}, More: true}}}}
+	if port, err := plan.portOf(a); err != nil || port != 8443 {
+		t.Errorf("got %d, %v", port, err)
+	}
+	a.Receipt.Services[0].More = false
+	if _, err := plan.portOf(a); err == nil {
+		t.Error("a port that is none of all: no error")
+	}
 }
 
 func TestOnlyPort(t *testing.T) {
@@ -255,12 +331,14 @@ func TestDialer(t *testing.T) {
 		"another address behind it":   {"tcp", "192.0.2.7:22", "", "192.0.2.7:22", "ssh"},
 		"another name behind it":      {"tcp", "db.example.net:22", "", "192.0.2.7:22", "ssh"},
 		"a name of the other family":  {"tcp", "six.example.net:22", "", "[2001:db8::7]:22", "ssh"},
+		"of both families":            {"tcp", "both.example.net:22", "", "192.0.2.7:22", "ssh"},
 		"a service that is not known": {"tcp", "gw:22", "new", "192.0.2.1:22", "new"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g, n := dualStack(t)
 				n.hosts["db.example.net"] = []netip.Addr{other4}
+				n.hosts["both.example.net"] = []netip.Addr{netip.MustParseAddr("2001:db8::7"), other4}
 				n.hosts["six.example.net"] = []netip.Addr{netip.MustParseAddr("2001:db8::7")}
 				d := &Dialer{Profile: g.profile}
 				if c.service != "" {
@@ -297,6 +375,9 @@ func TestDialerRefuses(t *testing.T) {
 		}
 	}
 	g, n := dualStack(t)
+	if _, err := (&Dialer{Profile: g.profile, Service: ssh[0]}).dial(t.Context(), "tcp", "gw:0", n); err == nil {
+		t.Error("port 0 of a service that is named: no error")
+	}
 	g.profile.Services["other"] = []string{"tcp/20-30"}
 	if _, err := (&Dialer{Profile: g.profile}).dial(t.Context(), "tcp", "gw:22", n); err == nil {
 		t.Error("two services have the port: no error")

@@ -169,7 +169,12 @@ func (n *fakeNet) Listen(_ context.Context, local netip.Addr) (net.PacketConn, e
 }
 
 func (n *fakeNet) Dial(ctx context.Context, local netip.Addr, to netip.AddrPort) (net.Conn, error) {
-	if err := n.tcp(local, to); err != nil {
+	err := n.tcp(local, to)
+	if errors.Is(err, errHangs) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if err != nil {
 		return nil, err
 	}
 	if ctx.Err() != nil {
@@ -183,6 +188,9 @@ func (n *fakeNet) Dial(ctx context.Context, local netip.Addr, to netip.AddrPort)
 	n.dialled = append(n.dialled, c)
 	return c, nil
 }
+
+// errHangs is what a port returns that answers no SYN.
+var errHangs = errors.New("no answer")
 
 // fakeTCP is a connection of a fakeNet.
 type fakeTCP struct {

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -72,8 +73,12 @@ func TestKeepBacksOff(t *testing.T) {
 				c := open()
 				c.Timeout = time.Second
 				var pauses []time.Duration
+				var causes []Cause
 				for _, r := range keepFor(t, g, n, c, time.Minute) {
-					pauses = append(pauses, r.next)
+					pauses, causes = append(pauses, r.next), append(causes, r.cause)
+				}
+				if !slices.Equal(causes[:4], []Cause{First, Due, Again, Again}) {
+					t.Errorf("got causes %v", causes)
 				}
 				want := []time.Duration{20 * time.Second, time.Second, 2 * time.Second, 4 * time.Second}
 				for i, w := range want {
