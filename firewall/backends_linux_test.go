@@ -71,6 +71,7 @@ func (k kind) newSite(t *testing.T, change func(*Config)) *site {
 	s := newSite(t, func(c *Config) {
 		if k.programs != "" {
 			c.Backend, c.programs, c.noSets = BackendIptables, links(t, k.programs), k.noSets
+			c.lock = filepath.Join(c.programs, "lock")
 		}
 		if change != nil {
 			change(c)

@@ -134,6 +134,7 @@ type Config struct {
 	size   uint32 // elements that a set of grants holds; 0: setSize
 
 	programs string // where iptables is looked for, as PATH; empty: where systems have it
+	lock     string // the lock of iptables; empty: where systems have it
 	noSets   bool   // do without ipset
 	why      string // why auto chose this backend
 }

@@ -29,8 +29,9 @@ var errHelper = errors.New("firewall: the helper that runs iptables is gone; the
 // helper is the daemon's end of the process that runs iptables.
 type helper struct {
 	programs
-	conn  net.Conn
-	ended chan struct{} // closed when the process has
+	conn     net.Conn
+	ended    chan struct{} // closed when the process has
+	patience time.Duration // how long an answer may take
 
 	mu  sync.Mutex // guards the order of questions and answers
 	in  *gob.Decoder
@@ -43,7 +44,7 @@ type helper struct {
 // startHelper starts this program again as the helper, in the network namespace of the
 // calling thread, and waits until it has found out what there is. Programs are looked for
 // in path (empty: where systems have them), those of one kind if it is named.
-func startHelper(path, kind string) (*helper, error) {
+func startHelper(path, kind, lock string) (*helper, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("firewall: starting the helper for iptables: %w", os.NewSyscallError("socketpair", err))
@@ -55,8 +56,8 @@ func startHelper(path, kind string) (*helper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("firewall: starting the helper for iptables: %w", err)
 	}
-	h := &helper{conn: conn, ended: make(chan struct{}), in: gob.NewDecoder(conn), out: gob.NewEncoder(conn)}
-	if err := h.start(theirs, cmp.Or(path, programPath), kind); err != nil {
+	h := &helper{conn: conn, ended: make(chan struct{}), patience: answerTime, in: gob.NewDecoder(conn), out: gob.NewEncoder(conn)}
+	if err := h.start(theirs, cmp.Or(path, programPath), kind, cmp.Or(lock, lockPath)); err != nil {
 		return nil, errors.Join(fmt.Errorf("firewall: starting the helper for iptables: %w", err), conn.Close())
 	}
 	if err := h.greet(); err != nil {
@@ -67,9 +68,9 @@ func startHelper(path, kind string) (*helper, error) {
 
 // start starts the process and waits for its end in a thread of its own: the kernel kills
 // the helper when the thread that started it ends.
-func (h *helper) start(socket *os.File, path, kind string) error {
+func (h *helper) start(socket *os.File, args ...string) error {
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{helperName, helperArg, path, kind}
+	cmd.Args = append([]string{helperName, helperArg}, args...)
 	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
@@ -161,7 +162,7 @@ func (h *helper) ask(r request) (reply, error) {
 		return reply{}, err
 	}
 	var answer reply
-	err := h.conn.SetDeadline(time.Now().Add(answerTime))
+	err := h.conn.SetDeadline(time.Now().Add(h.patience))
 	if err == nil {
 		err = h.out.Encode(r)
 	}
@@ -188,7 +189,7 @@ func (h *helper) ask(r request) (reply, error) {
 // it answers next would be the answer to this one.
 func (h *helper) lost(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("it has not answered for %v", answerTime)
+		err = fmt.Errorf("it has not answered for %v", h.patience)
 	} else {
 		h.awaitEnd() // which says more than that the socket was closed
 	}

@@ -24,6 +24,8 @@ const (
 	helperArg = "--run-iptables"
 	// helperSocket is the descriptor that it is given.
 	helperSocket = 3
+	// lockPath is the lock that the older kind of iptables holds while it works.
+	lockPath = "/run/xtables.lock"
 	// programPath is where programs are looked for, whatever the daemon's environment says.
 	programPath = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin"
 )
@@ -80,7 +82,7 @@ type findings struct {
 var capabilities = []cap.Value{cap.NET_ADMIN, cap.NET_RAW}
 
 func serveAsHelper() {
-	if len(os.Args) != 4 || os.Args[0] != helperName || os.Args[1] != helperArg {
+	if len(os.Args) != 5 || os.Args[0] != helperName || os.Args[1] != helperArg {
 		return
 	}
 	if err := serve(); err != nil && !errors.Is(err, io.EOF) {
@@ -95,7 +97,7 @@ func serve() error {
 	// Whoever stops the daemon may signal the whole group of processes; the helper ends
 	// with the daemon, not before. A signal that is ignored would be so in programs too.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
-	path, kind := os.Args[2], os.Args[3]
+	path, kind, lock := os.Args[2], os.Args[3], os.Args[4]
 	os.Clearenv()
 	if err := os.Setenv("PATH", path); err != nil {
 		return err
@@ -108,13 +110,13 @@ func serve() error {
 	if err := socket.Close(); err != nil {
 		return err
 	}
-	return answerAll(conn, kind)
+	return answerAll(conn, kind, lock)
 }
 
-func answerAll(conn net.Conn, kind string) error {
+func answerAll(conn net.Conn, kind, lock string) error {
 	in, out := gob.NewDecoder(conn), gob.NewEncoder(conn)
 	// Programs are looked at, and modules of the kernel loaded, while there is the privilege.
-	p, err := findPrograms(kind)
+	p, err := findPrograms(kind, lock)
 	if err == nil {
 		err = confine()
 	}
@@ -138,7 +140,7 @@ func answerAll(conn net.Conn, kind string) error {
 // confine leaves the capabilities that iptables needs, and no way to others. As root a
 // program that is started has what the bounding set leaves; as another user, what is ambient.
 func confine() error {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil { // on all threads
 		return fmt.Errorf("setting no_new_privs: %w", err)
 	}
 	if has, err := cap.GetProc().GetFlag(cap.Permitted, cap.SETPCAP); err == nil && has {

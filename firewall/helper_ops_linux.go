@@ -92,7 +92,7 @@ func (p *programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now
 		if failed == nil {
 			err = errMeddled
 		}
-		if trouble, program := errors.AsType[*programError](err); program && trouble.busy() {
+		if trouble, program := errors.AsType[*programError](err); failed != nil && (!program || trouble.busy()) {
 			return now, err
 		}
 		was = now

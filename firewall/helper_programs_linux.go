@@ -10,12 +10,12 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/coreos/go-iptables/iptables"
+	"golang.org/x/sys/unix"
 )
 
 // programTime is how long a program may take, waiting for the lock included. It is less
@@ -38,6 +38,7 @@ type programs struct {
 
 	ipt    map[bool]*iptables.IPTables // by whether it is for IPv6
 	suffix string                      // of the programs' names, before what they do
+	lock   string                      // of the older kind
 }
 
 // Kinds of iptables, as the programs call themselves.
@@ -78,8 +79,8 @@ func (p *programs) families() []bool {
 
 // findPrograms looks for iptables and asks the kernel what it lets its rules do. Where a
 // kind is asked for that is not the host's choice, it goes by another name.
-func findPrograms(kind string) (*programs, error) {
-	p := &programs{ipt: make(map[bool]*iptables.IPTables)}
+func findPrograms(kind, lock string) (*programs, error) {
+	p := &programs{ipt: make(map[bool]*iptables.IPTables), lock: lock}
 	if kind != "" {
 		if usual, err := p.kindOf("iptables"); err != nil || usual != kind {
 			p.suffix = map[string]string{kindLegacy: "-legacy", kindNft: "-nft"}[kind]
@@ -209,12 +210,26 @@ func (p *programs) restoreSometime(v6 bool, rules string) error {
 // restore loads rules: go-iptables has no iptables-restore, which alone changes a table in
 // one transaction.
 func (p *programs) restore(v6 bool, rules string, wait bool) error {
-	args := []string{"--noflush"}
-	if wait {
-		args = append(args, "--wait", strconv.Itoa(1))
+	name := p.command(v6, "-restore")
+	if !wait && p.locked() {
+		return &programError{name, lockExit, "another program holds " + p.lock}
 	}
-	_, err := p.run(p.command(v6, "-restore"), rules, args...)
+	_, err := p.run(name, rules, "--noflush", "--wait", "1")
 	return err
+}
+
+// locked reports whether another program is at work. The newer kind needs no lock; the older
+// one, asked not to wait, waits for ever.
+func (p *programs) locked() bool {
+	if !p.Legacy {
+		return false
+	}
+	f, err := os.Open(p.lock)
+	if err != nil {
+		return false // nobody has locked yet, or iptables says what is wrong
+	}
+	defer f.Close()
+	return errors.Is(flock(f, unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // save is a table as it is. The older kind would make a table by asking for it.

@@ -93,7 +93,7 @@ func (b *ipt) open() error {
 		return err
 	}
 	var err error
-	if b.helper, err = startHelper(b.cfg.programs, ""); err != nil {
+	if b.helper, err = startHelper(b.cfg.programs, "", b.cfg.lock); err != nil {
 		return err
 	}
 	if b.sets != nil {

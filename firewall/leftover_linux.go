@@ -117,7 +117,7 @@ func removeLeftover(kinds []string) error {
 }
 
 func removeKind(kind string) error {
-	h, err := startHelper("", kind)
+	h, err := startHelper("", kind, "")
 	if err != nil {
 		return err
 	}

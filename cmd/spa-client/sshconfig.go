@@ -68,7 +68,7 @@ that nothing of spa-client stays in between; Windows has no such thing.`,
 
 // sshConfig gathers what stands in the block.
 func (k *knock) sshConfig(cmd *cobra.Command, args []string, port uint16) (*sshConfig, error) {
-	p, err := k.app.profile(k.host)
+	p, err := k.app.outline(k.host)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,260 @@
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
+)
+
+// helperPID is the process that runs iptables for this one.
+func (s *site) helperPID() int {
+	s.Helper()
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	s.must(err)
+	for _, path := range paths {
+		line, err := os.ReadFile(path)
+		if err != nil || !strings.HasPrefix(string(line), helperName+"\x00") || !strings.Contains(string(line), s.config.programs) {
+			continue
+		}
+		var pid int
+		if _, err := fmt.Sscanf(path, "/proc/%d/cmdline", &pid); err == nil {
+			return pid
+		}
+	}
+	s.Fatal("there is no helper")
+	return 0
+}
+
+// TestHelperHasLittle: it can change rules and start programs, and nothing else.
+func TestHelperHasLittle(t *testing.T) {
+	s := kindNamed(t, "iptables-nft").guarded(t, nil)
+	pid := s.helperPID()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	s.must(err)
+	const keeps = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW
+	for _, field := range []string{"CapPrm", "CapEff", "CapBnd"} {
+		if want := fmt.Sprintf("%s:\t%016x", field, keeps); !strings.Contains(string(status), want) {
+			t.Errorf("the helper's status has no %q:\n%s", want, status)
+		}
+	}
+	if !strings.Contains(string(status), "NoNewPrivs:\t1") {
+		t.Error("the helper may gain privileges")
+	}
+	group, err := unix.Getpgid(pid)
+	s.must(err)
+	if group == unix.Getpgrp() {
+		t.Error("the helper is in the daemon's group of processes: what is typed at a terminal ends it")
+	}
+	s.must(unix.Kill(pid, unix.SIGTERM)) // as a service manager that stops all
+	s.must(unix.Kill(pid, unix.SIGINT))
+	s.must(s.gw.Do(func() error { return s.putBack(time.Now()) }))
+}
+
+// TestHelperEndsWithTheDaemon: nobody is left behind.
+func TestHelperEndsWithTheDaemon(t *testing.T) {
+	s := kindNamed(t, "iptables-nft").guarded(t, nil)
+	pid := s.helperPID()
+	s.must(s.Firewall.Close())
+	s.Firewall = nil
+	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("got %v, want that the process is gone", err)
+	}
+}
+
+// TestHelperKilled: the ports stay shut, grants go on, and Watch says what happened.
+func TestHelperKilled(t *testing.T) {
+	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
+		t.Run(name, func(t *testing.T) {
+			s := kindNamed(t, name).guarded(t, nil)
+			s.grant("bob", "192.0.2.4", time.Minute)
+			ended := s.watch()
+			s.must(unix.Kill(s.helperPID(), unix.SIGKILL))
+			s.ends(ended, errHelper)
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+			s.connect("192.0.2.4", "192.0.2.1", "22")
+			s.grant("alice", "192.0.2.2", time.Minute)
+			s.connect("192.0.2.2", "192.0.2.1", "22")
+			err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
+			if !errors.Is(err, errHelper) {
+				t.Errorf("got %v, want %v", err, errHelper)
+			}
+			s.says(fmt.Sprint(err), "killed", "start spa-server again")
+			s.open() // as a service manager does
+			s.load(0)
+			s.connect("192.0.2.2", "192.0.2.1", "22")
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+		})
+	}
+}
+
+// TestHelperKilledWithoutSets: a grant that cannot be given is an error, and opens nothing.
+func TestHelperKilledWithoutSets(t *testing.T) {
+	s := kindNamed(t, "iptables-nft without ipset").guarded(t, nil)
+	s.grant("bob", "192.0.2.4", time.Minute)
+	s.must(unix.Kill(s.helperPID(), unix.SIGKILL))
+	err := s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", time.Minute)}, time.Now())
+	if !errors.Is(err, errHelper) {
+		t.Errorf("got %v, want %v", err, errHelper)
+	}
+	s.dark("192.0.2.2", "192.0.2.1", "22")
+	s.connect("192.0.2.4", "192.0.2.1", "22")
+	s.open()
+	s.load(0)
+	if gs := s.Grants(time.Now()); len(gs) != 1 || gs[0].Client != "bob" {
+		t.Errorf("got %v from the ledger, want bob's", gs)
+	}
+}
+
+// TestHelperHangs: what does not answer is given up after a while.
+func TestHelperHangs(t *testing.T) {
+	s := kindNamed(t, "iptables-nft").guarded(t, nil)
+	s.backend.(*ipt).helper.patience = time.Second
+	ended := s.watch()
+	pid := s.helperPID()
+	s.must(unix.Kill(pid, unix.SIGSTOP))
+	t.Cleanup(func() { unix.Kill(pid, unix.SIGKILL) })
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.program("iptables", "-t", "mangle", "-A", "POSTROUTING", "-j", "RETURN") // something to look at
+	s.ends(ended, errHelper)
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
+
+// TestProgramHangs: nor is a program waited for for ever; the helper lives on.
+func TestProgramHangs(t *testing.T) {
+	s := kindNamed(t, "iptables-nft").newSite(t, nil)
+	s.open()
+	path := filepath.Join(s.config.programs, "iptables-restore")
+	s.must(os.Rename(path, path+"-real"))
+	fakeProgram(t, s.config.programs, "iptables-restore", "exec /bin/sleep 60")
+	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
+	s.says(fmt.Sprint(err), "iptables-restore was ended after")
+	s.must(os.Rename(path+"-real", path))
+	s.load(0)
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
+
+// hold takes the lock of iptables, as a tool that is at work.
+func (s *site) hold() (release func()) {
+	s.Helper()
+	f, err := os.OpenFile(filepath.Join(s.config.programs, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	s.must(err)
+	s.must(unix.Flock(int(f.Fd()), unix.LOCK_EX))
+	s.Cleanup(func() { f.Close() })
+	return func() { f.Close() }
+}
+
+// TestLockHeld: grants go on, and what needs the lock is done once it is free.
+func TestLockHeld(t *testing.T) {
+	for _, name := range []string{"iptables-nft", "iptables-nft without ipset", "iptables-legacy", "iptables-legacy without ipset"} {
+		t.Run(name, func(t *testing.T) {
+			k := kindNamed(t, name)
+			s := k.guarded(t, nil)
+			s.grant("bob", "192.0.2.4", time.Minute)
+			s.watch()
+			release := s.hold()
+			done := make(chan error, 1)
+			go func() {
+				for i := range 20 {
+					g := sshGrant("alice", fmt.Sprintf("192.0.2.%d", 20+i), time.Minute)
+					if err := s.Grant(t.Context(), []Grant{g}, time.Now()); err != nil {
+						done <- err
+						return
+					}
+				}
+				done <- s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", time.Minute)}, time.Now())
+			}()
+			late := time.NewTimer(10 * time.Second)
+			defer late.Stop()
+			select {
+			case err := <-done:
+				s.must(err)
+			case <-late.C:
+				t.Fatal("grants wait for the lock")
+			}
+			s.connect("192.0.2.4", "192.0.2.1", "22")
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+			if !k.noSets {
+				s.connect("192.0.2.2", "192.0.2.1", "22")
+			}
+			release()
+			lab.Eventually(t, soon, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+		})
+	}
+}
+
+// TestPutBackWaitsForTheLock: and nobody waits for the put-back.
+func TestPutBackWaitsForTheLock(t *testing.T) {
+	s := kindNamed(t, "iptables-legacy").guarded(t, nil)
+	n := s.counts("could not be put back")
+	s.watch()
+	s.program("iptables", "-t", "mangle", "-F")
+	release := s.hold()
+	lab.Eventually(t, soon, "the complaint", func() bool { return n.Load() == 1 })
+	s.grant("alice", "192.0.2.2", time.Minute)
+	release()
+	lab.Eventually(t, soon, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+}
+
+// TestStartWaitsForTheLock a while.
+func TestStartWaitsForTheLock(t *testing.T) {
+	s := kindNamed(t, "iptables-legacy").newSite(t, nil)
+	s.open()
+	release := s.hold()
+	free := time.AfterFunc(1500*time.Millisecond, release)
+	defer free.Stop()
+	s.load(0)
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
+
+// TestThousandGrants: they are listed after a kill and a new start, and end with nobody there.
+func TestThousandGrants(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, func(c *Config) { c.slots = 2000 })
+		gs := make([]Grant, 1000)
+		for i := range gs {
+			gs[i] = sshGrant(fmt.Sprintf("c%d", i), "192.0.2.2", 8*time.Second)
+			gs[i].Source = netip.AddrFrom4([4]byte{198, 51, byte(100 + i/250), byte(1 + i%250)})
+			if i == 999 {
+				gs[i].Source = netip.MustParseAddr("192.0.2.2")
+			}
+		}
+		for start := 0; start < len(gs); start += 100 {
+			s.must(s.Grant(t.Context(), gs[start:start+100], time.Now()))
+		}
+		s.connect("192.0.2.2", "192.0.2.1", "22")
+		s.open() // as after kill -9
+		s.load(0)
+		if got := s.Grants(time.Now()); len(got) != 1000 {
+			t.Errorf("got %d grants after a new start, want 1000", len(got))
+		}
+		s.connect("192.0.2.2", "192.0.2.1", "22")
+		s.must(s.Firewall.Close())
+		s.Firewall = nil
+		lab.Eventually(t, 12*time.Second, "the end of all", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+		s.dark("192.0.2.3", "192.0.2.1", "22")
+	})
+}
+
+// TestHelperIsNoProgram: started by hand it does nothing.
+func TestHelperIsNoProgram(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{helperName, helperArg, "/nowhere", "", ""}
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).ExitStatus() != 1 || !strings.Contains(string(out), "spa-server alone") {
+		t.Errorf("got %v and %q, want exit 1 and the reason", err, out)
+	}
+}
