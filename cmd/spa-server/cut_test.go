@@ -45,7 +45,7 @@ func (g *gateway) pusher(addr string) {
 // pushed opens a session in which only the server speaks.
 func (g *gateway) pushed(from string) net.Conn {
 	g.t.Helper()
-	conn, err := lab.Dial(g.client, from, "192.0.2.1:22", time.Second)
+	conn, err := lab.Dial(g.client, from, "192.0.2.1:22", 5*time.Second)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -99,9 +99,9 @@ func TestRevokeCut(t *testing.T) {
 		g := newGateway(t)
 		g.pusher(":22")
 		g.start()
-		g.mustOpen("--source", "192.0.2.2", "--for", "1s")
+		g.mustOpen("--source", "192.0.2.2", "--for", "3s")
 		session := g.pushed("192.0.2.2")
-		lab.Eventually(t, 5*time.Second, "the grant to end", func() bool { return len(g.grants()) == 0 })
+		lab.Eventually(t, 15*time.Second, "the grant to end", func() bool { return len(g.grants()) == 0 })
 		wantSaid(t, g.fails(0, "revoke", "alice", "--cut", "--config", g.dir), "sessions cut: 1")
 		wantGone(t, session, "the session")
 		wantSaid(t, g.fails(1, "revoke", "alice", "--cut", "--config", g.dir), "nothing is open for alice")
@@ -110,9 +110,9 @@ func TestRevokeCut(t *testing.T) {
 		g := newGateway(t)
 		g.pusher(":22")
 		g.start()
-		g.mustOpen("--source", "192.0.2.2", "--for", "1s")
+		g.mustOpen("--source", "192.0.2.2", "--for", "3s")
 		session := g.pushed("192.0.2.2")
-		lab.Eventually(t, 5*time.Second, "the grant to end", func() bool { return len(g.grants()) == 0 })
+		lab.Eventually(t, 15*time.Second, "the grant to end", func() bool { return len(g.grants()) == 0 })
 		g.server.stop(syscall.SIGKILL) // and nobody remembers whose it was
 		g.start()
 		if !hears(session, time.Second) {

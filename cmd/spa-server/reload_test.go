@@ -311,6 +311,41 @@ func TestReloadClientsAndGate(t *testing.T) {
 	wantSaid(t, g.fails(1, "reload", "--config", g.dir), "server.toml:", "nonsense")
 }
 
+// TestReloadUnseenClients: a reload takes over what nobody told the server of, here what was written
+// through another name of the file, and what is taken from a client is not opened by a packet of before.
+func TestReloadUnseenClients(t *testing.T) {
+	g := newGateway(t)
+	bob := sender(g.enrol("bob", "ssh,web"))
+	path, alias := filepath.Join(g.dir, "clients", "bob.toml"), filepath.Join(g.dir, "alias")
+	if err := os.Link(path, alias); err != nil {
+		t.Fatal(err)
+	}
+	g.serve(":22")
+	g.start()
+	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
+	heldBack := g.seal(request(), bob)
+	g.rewrite("alias", `allow = .*`, `allow = ["web"]`)
+	r := g.takeOver()
+	if !slices.Equal(r.Changed, []string{"bob"}) || len(r.Ended) != 1 || r.Ended[0].Service != "ssh" {
+		t.Errorf("got %+v, want bob changed and his ssh ended", r)
+	}
+	g.wantDark("192.0.2.2", "192.0.2.1:22", "not allowed any more")
+	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.ReasonNotAllowed)
+	g.rewrite("alias", `allow = .*`, `allow = ["ssh", "web"]`)
+	g.takeOver()
+	g.wantReceipt("192.0.2.2", heldBack, bob, spa.ReasonSuperseded)
+	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
+	if err := os.Rename(path, filepath.Join(g.dir, "clients", "carol.toml")); err != nil {
+		t.Fatal(err)
+	}
+	lab.Eventually(t, 5*time.Second, "bob to be gone", func() bool { return g.status().Grants == 0 })
+	g.takeOver()
+	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
+	if grants := g.grants(); len(grants) != 1 || grants[0].Client != "carol" {
+		t.Errorf("bob's file renamed to carol's: %+v", grants)
+	}
+}
+
 // TestReloadAudit: after the log was moved away, a reload goes on in a new one.
 func TestReloadAudit(t *testing.T) {
 	g := newGateway(t)
