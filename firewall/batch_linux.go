@@ -54,17 +54,21 @@ func (b *batch) change(s *nft.Set, es, gone []nft.SetElement) {
 }
 
 func (b *batch) add(kind uint16, s *nft.Set, es []nft.SetElement) {
+	b.append(nfType(kind), netlink.Request|netlink.Create, elementsMessage(s, es))
+}
+
+// elementsMessage is what a message about elements of a set says.
+func elementsMessage(s *nft.Set, es []nft.SetElement) []byte {
 	data := make([]byte, 4, 64+64*len(es))
-	data[0] = unix.NFPROTO_INET
+	data[0] = byte(s.Table.Family)
 	data = attribute(data, unix.NFTA_SET_ELEM_LIST_TABLE, append([]byte(s.Table.Name), 0))
 	data = attribute(data, unix.NFTA_SET_ELEM_LIST_SET, append([]byte(s.Name), 0))
-	data = nested(data, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(data []byte) []byte {
+	return nested(data, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(data []byte) []byte {
 		for _, e := range es {
 			data = nested(data, unix.NFTA_LIST_ELEM, func(data []byte) []byte { return appendElement(data, &e) })
 		}
 		return data
 	})
-	b.append(nfType(kind), netlink.Request|netlink.Create, data)
 }
 
 // table adds a command about a table of our family. The flags are those of the table; nil
@@ -90,6 +94,11 @@ func appendElement(data []byte, e *nft.SetElement) []byte {
 	data = nested(data, unix.NFTA_SET_ELEM_KEY, func(data []byte) []byte {
 		return attribute(data, unix.NFTA_DATA_VALUE, e.Key)
 	})
+	if e.Comment != "" {
+		const comment = 0 // NFTNL_UDATA_SET_ELEM_COMMENT
+		text := append([]byte(e.Comment), 0)
+		data = attribute(data, unix.NFTA_SET_ELEM_USERDATA, append([]byte{comment, byte(len(text))}, text...))
+	}
 	if e.Timeout == 0 {
 		return data
 	}

@@ -50,8 +50,17 @@ func (d *draft) makeTable(flags uint32, anew bool) {
 	d.batch.table(unix.NFT_MSG_NEWTABLE, d.table.Name, &flags)
 }
 
-// fill puts sets and rules into the table.
+// fill puts sets and rules into the table. In mode Admit there is nothing to guard: knock
+// ports are as dark as every other port of a host that drops by default, and would stand out
+// if they were darker.
 func (d *draft) fill(p plan) error {
+	if d.cfg.Mode == Admit {
+		for _, c := range []*nft.Chain{d.marker, d.receipt} {
+			d.conn.AddChain(c)
+		}
+		d.receiptRules()
+		return d.conn.Flush()
+	}
 	if err := d.fillSets(p); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/bits"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -169,10 +170,31 @@ func (c *Config) check() error {
 			return fmt.Errorf("firewall: %q cannot be the name of an interface", name)
 		}
 	}
-	for _, p := range c.Guarded {
+	for _, p := range slices.Concat(c.Guarded, c.Cut) {
 		if err := checkPorts(p); err != nil {
 			return err
 		}
+	}
+	if c.Persist > PersistFile {
+		return fmt.Errorf("firewall: unknown way to persist %d", c.Persist)
+	}
+	return c.checkMode()
+}
+
+func (c *Config) checkMode() error {
+	switch {
+	case c.Mode == Guard:
+		return nil
+	case c.Mode != Admit:
+		return fmt.Errorf("firewall: unknown mode %d", c.Mode)
+	case c.Backend == BackendIptables:
+		return errors.New("firewall: mode admit puts grants into sets of nftables, and iptables has none; use backend nftables")
+	case len(c.Cut) > 0:
+		return errors.New("firewall: in mode admit your own table decides how long sessions last: for ports whose sessions are to end with the grant, leave them out of its rule for established connections, and on_expiry as it is")
+	case !slices.Contains([]string{"inet", "ip", "ip6"}, c.Admit.Family):
+		return fmt.Errorf("firewall: mode admit: %q is no family of tables; there are inet, ip and ip6", c.Admit.Family)
+	case c.Admit.Table == "" || c.Admit.Set4 == "" && c.Admit.Set6 == "":
+		return errors.New("firewall: mode admit needs the name of a table and of at least one set in it")
 	}
 	return nil
 }

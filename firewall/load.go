@@ -25,6 +25,9 @@ func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Tim
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if confirm > 0 && f.cfg.Mode == Admit {
+		return errors.New("firewall: mode admit shuts nothing, so there is nothing to confirm; start without --confirm")
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.recall(now); err != nil {

@@ -64,7 +64,7 @@ func (n *nftables) watch(ctx context.Context, deadline time.Time) error {
 			return fmt.Errorf("firewall: watching the rule set: %w", err)
 		}
 		for _, m := range messages {
-			ours = ours || concernsUs(m)
+			ours = ours || n.concerns(m)
 			// A batch of many changes ends with a new generation. One answer is enough.
 			if kindOf(m) == unix.NFT_MSG_NEWGEN && ours {
 				return nil

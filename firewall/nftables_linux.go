@@ -37,8 +37,10 @@ type nftables struct {
 	conn    *nft.Conn
 	socket  *netlink.Conn // of conn
 	events  *netlink.Conn // what others change
-	lacks   []string
-	known   uint64 // the handle of the table that was loaded last; 0: none
+	// concerns reports whether such a change is one that this backend has to answer.
+	concerns func(netlink.Message) bool
+	lacks    []string
+	known    uint64 // the handle of the table that was loaded last; 0: none
 
 	own    bool     // the table is to have an owner, and the kernel can do that
 	keeper *keeper  // of the table; nil: there is none
@@ -50,11 +52,18 @@ type nftables struct {
 var _ backend = (*nftables)(nil)
 
 func newNftables(c *Config) (backend, error) {
-	n := &nftables{cfg: c, objects: newObjects(c.size)}
+	n := &nftables{cfg: c, objects: newObjects(c.size), concerns: concernsUs}
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
-	return n, nil
+	if c.Mode == Guard {
+		return n, nil
+	}
+	a := newAdmitting(n)
+	if err := a.check(); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	return a, nil
 }
 
 func (n *nftables) open() error {
@@ -187,7 +196,10 @@ func (n *nftables) carried() ([]flow, time.Duration, error) {
 	var flows []flow
 	var left time.Duration
 	for _, s := range []*nft.Set{n.objects.carried4, n.objects.carried6} {
-		es, err := n.conn.GetSetElements(s)
+		es, err := n.elements(s)
+		if errors.Is(err, unix.ENOENT) {
+			continue // a table that was there for mode Admit, or that another tool has changed
+		}
 		if err != nil {
 			return nil, 0, err
 		}
@@ -197,6 +209,19 @@ func (n *nftables) carried() ([]flow, time.Duration, error) {
 		}
 	}
 	return flows, left, nil
+}
+
+// elements lists a set. The error of one that is not there is ENOENT, which the library
+// makes a mere text of.
+func (n *nftables) elements(s *nft.Set) ([]nft.SetElement, error) {
+	es, err := n.conn.GetSetElements(s)
+	if err == nil {
+		return es, nil
+	}
+	if _, missing := n.conn.GetSetByName(s.Table, s.Name); missing != nil {
+		err = missing
+	}
+	return nil, err
 }
 
 // Elements. A field of a concatenated key takes a multiple of four bytes.

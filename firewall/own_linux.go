@@ -30,7 +30,7 @@ func (n *nftables) prepareToOwn() error {
 	if n.lock, err = openKeeperFile(n.cfg.State, true); err != nil {
 		return fmt.Errorf("firewall: opening the lock of the guard's keeper: %w", err)
 	}
-	if n.cfg.Persist != PersistOwner || n.cfg.plain {
+	if n.cfg.Persist != PersistOwner || n.cfg.plain || n.cfg.Mode != Guard {
 		return nil
 	}
 	if n.own, err = n.canOwn(); err != nil || !n.own {
@@ -255,10 +255,11 @@ func teardown(state string, mark func() error) (rest func() error, err error) {
 	if err := mark(); err != nil {
 		return n.close, err
 	}
+	admitted := n.endAdmitted()
 	if owned, err := n.othersOwn(); err != nil || owned {
-		return func() error { return errors.Join(n.persuade(), n.close()) }, err
+		return func() error { return errors.Join(n.persuade(), n.close()) }, errors.Join(admitted, err)
 	}
-	return n.close, n.deleteTable(tableName)
+	return n.close, errors.Join(admitted, n.deleteTable(tableName))
 }
 
 // persuade has an owner remove the table, or let go of it.

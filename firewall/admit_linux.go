@@ -1,0 +1,329 @@
+package firewall
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	nft "github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ourComment marks an element in the administrator's set as one of ours.
+const ourComment = "sallyport"
+
+// admitting puts grants into the administrator's own sets. Our table has only what keeps
+// receipts out of connection tracking: by a rule for established connections, as his has,
+// their receiver could answer.
+//
+// An element that is not ours is never changed or deleted. Where he has one for the same
+// address and port, it stands in for ours as long as it lasts.
+type admitting struct {
+	*nftables
+	set4, set6 *nft.Set // nil: he names none
+
+	mu sync.Mutex
+	// again is when the first of his elements ends that stands in for one of ours; zero: none.
+	again time.Time
+}
+
+var _ backend = (*admitting)(nil)
+
+func newAdmitting(n *nftables) *admitting {
+	sets := n.cfg.Admit
+	t := &nft.Table{Name: sets.Table, Family: familyOf(sets.Family)}
+	a := &admitting{nftables: n}
+	like := func(name string, ours *nft.Set) *nft.Set {
+		if name == "" {
+			return nil
+		}
+		s := *ours
+		s.Table, s.Name = t, name
+		return &s
+	}
+	a.set4, a.set6 = like(sets.Set4, n.objects.grants4), like(sets.Set6, n.objects.grants6)
+	n.concerns = a.concernsSets
+	return a
+}
+
+func familyOf(name string) nft.TableFamily {
+	return map[string]nft.TableFamily{
+		"inet": nft.TableFamilyINet, "ip": nft.TableFamilyIPv4, "ip6": nft.TableFamilyIPv6,
+	}[name]
+}
+
+func (a *admitting) sets() []*nft.Set {
+	var sets []*nft.Set
+	for _, s := range []*nft.Set{a.set4, a.set6} {
+		if s != nil {
+			sets = append(sets, s)
+		}
+	}
+	return sets
+}
+
+// check looks whether his sets can take grants.
+func (a *admitting) check() error {
+	for _, s := range a.sets() {
+		found, err := a.conn.GetSetByName(s.Table, s.Name)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return explain("looking for the set "+s.Name, err)
+		}
+		if what := wrongWith(found, err, s); what != "" {
+			return fmt.Errorf("firewall: %s; mode admit needs it as made by: %s", what, a.recipe(s))
+		}
+	}
+	return nil
+}
+
+// wrongWith says why a set is not one for grants; empty: it is.
+func wrongWith(found *nft.Set, err error, want *nft.Set) string {
+	where := fmt.Sprintf("set %s in table %s %s", want.Name, nameOf(want.Table.Family), want.Table.Name)
+	switch {
+	case err != nil:
+		return "there is no " + where
+	case found.IsMap:
+		return where + " is a map"
+	case found.KeyType.GetNFTMagic() != want.KeyType.GetNFTMagic():
+		return where + " has keys of another type"
+	case !found.HasTimeout:
+		return where + " lacks the timeout flag"
+	case found.Interval:
+		return where + " has the interval flag, which grants cannot have"
+	case found.Constant:
+		return where + " is constant"
+	}
+	return ""
+}
+
+func nameOf(f nft.TableFamily) string {
+	return map[nft.TableFamily]string{
+		nft.TableFamilyINet: "inet", nft.TableFamilyIPv4: "ip", nft.TableFamilyIPv6: "ip6",
+	}[f]
+}
+
+// recipe is the line of nft that makes such a set.
+func (a *admitting) recipe(s *nft.Set) string {
+	address := "ipv4_addr"
+	if s == a.set6 {
+		address = "ipv6_addr"
+	}
+	return fmt.Sprintf("nft add set %s %s %s '{ type %s . inet_proto . inet_service; flags timeout; }'",
+		nameOf(s.Table.Family), s.Table.Name, s.Name, address)
+}
+
+func (a *admitting) describe() string {
+	var names []string
+	for _, s := range a.sets() {
+		names = append(names, s.Name)
+	}
+	return fmt.Sprintf("nftables admits, by the sets %s of the table %s %s; all else is that table's to shut",
+		strings.Join(names, " and "), nameOf(a.sets()[0].Table.Family), a.sets()[0].Table.Name)
+}
+
+// persists is false: the table that shuts the ports is not ours.
+func (a *admitting) persists() bool { return false }
+
+func (a *admitting) load(p plan) error {
+	if _, err := a.present(); err != nil {
+		return err
+	}
+	if err := drain(a.events); err != nil {
+		return explain("forgetting earlier changes", err)
+	}
+	if err := a.release(); err != nil {
+		return err
+	}
+	if err := a.make(a.objects, p, 0, true); err != nil {
+		return err
+	}
+	if t, err := a.table(); err == nil {
+		a.known = t.handle
+	}
+	a.wait(time.Time{})
+	return a.retry(func() error { return a.exchange(p.leases) })
+}
+
+// exchange makes what is ours in his sets the same as the leases.
+func (a *admitting) exchange(ls []lease) error {
+	if err := a.check(); err != nil {
+		return err
+	}
+	var b batch
+	want4, want6 := grantElements(ls)
+	for _, s := range a.sets() {
+		want := want4
+		if s == a.set6 {
+			want = want6
+		}
+		there, err := a.elements(s)
+		if err != nil {
+			return explain("listing the set "+s.Name, err)
+		}
+		found := make(map[string]*nft.SetElement, len(there))
+		for i := range there {
+			found[string(there[i].Key)] = &there[i]
+		}
+		for i := range want {
+			e := found[string(want[i].Key)]
+			a.put(&b, s, want[i], e)
+			delete(found, string(want[i].Key))
+		}
+		for _, e := range found {
+			if e.Comment == ourComment {
+				b.add(unix.NFT_MSG_DELSETELEM, s, []nft.SetElement{{Key: e.Key}})
+			}
+		}
+	}
+	return explain("putting grants into your sets", b.send(a.socket))
+}
+
+// put adds to the batch what makes an element ours, where there may be one already.
+func (a *admitting) put(b *batch, s *nft.Set, want nft.SetElement, there *nft.SetElement) {
+	if there != nil && there.Comment != ourComment {
+		if there.Timeout > 0 && there.Expires < want.Timeout {
+			a.wait(time.Now().Add(there.Expires))
+		}
+		return
+	}
+	if there != nil {
+		b.add(unix.NFT_MSG_DELSETELEM, s, []nft.SetElement{{Key: want.Key}})
+	}
+	want.Comment = ourComment
+	b.append(nfType(unix.NFT_MSG_NEWSETELEM), netlink.Request|netlink.Create|netlink.Excl, elementsMessage(s, []nft.SetElement{want}))
+}
+
+// retry does what depends on what was there a moment before: an element may have come, or
+// have ended by itself, since.
+func (a *admitting) retry(do func() error) error {
+	var err error
+	for range 5 {
+		err = do()
+		if !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	return err
+}
+
+func (a *admitting) set(ls []lease) error {
+	for _, l := range ls {
+		if a.setOf(l) == nil && l.left > 0 {
+			return fmt.Errorf("firewall: mode admit: no set is named for a source like %v", l.source)
+		}
+	}
+	return a.retry(func() error {
+		err := a.setOnce(ls)
+		if errors.Is(err, unix.ENOENT) {
+			if wrong := a.check(); wrong != nil {
+				return wrong
+			}
+		}
+		return err
+	})
+}
+
+func (a *admitting) setOf(l lease) *nft.Set {
+	if l.source.Is4() {
+		return a.set4
+	}
+	return a.set6
+}
+
+func (a *admitting) setOnce(ls []lease) error {
+	var b batch
+	for _, l := range ls {
+		s := a.setOf(l)
+		if s == nil {
+			continue
+		}
+		want := nft.SetElement{Key: portKey(l.source.AsSlice(), l.proto, l.port), Timeout: l.left}
+		there, err := a.element(s, want.Key)
+		if err != nil {
+			return explain("looking into the set "+s.Name, err)
+		}
+		switch {
+		case l.left > 0:
+			a.put(&b, s, want, there)
+		case there != nil && there.Comment == ourComment:
+			b.add(unix.NFT_MSG_DELSETELEM, s, []nft.SetElement{{Key: want.Key}})
+		}
+	}
+	return explain("changing grants in your sets", b.send(a.socket))
+}
+
+// element is what is in the set by that key; nil: nothing.
+func (a *admitting) element(s *nft.Set, key []byte) (*nft.SetElement, error) {
+	answers, err := a.socket.Execute(netlink.Message{
+		Header: netlink.Header{Type: nfType(unix.NFT_MSG_GETSETELEM), Flags: netlink.Request},
+		Data:   elementsMessage(s, []nft.SetElement{{Key: key}}),
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil // or there is no set: adding to it will tell
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range answers {
+		if e, ok := decodeElement(m.Data); ok {
+			e.Key = key
+			return e, nil
+		}
+	}
+	return nil, errors.New("the kernel's answer was lost")
+}
+
+// decodeElement reads of the first element in a message how long it lasts and whose it is.
+func decodeElement(b []byte) (*nft.SetElement, bool) {
+	if len(b) < 4 {
+		return nil, false
+	}
+	var e nft.SetElement
+	found := false
+	walk(b[4:], func(kind uint16, b []byte) {
+		if kind != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			return
+		}
+		walk(b, func(_ uint16, b []byte) {
+			found = true
+			walk(b, func(kind uint16, b []byte) { readElement(&e, kind, b) })
+		})
+	})
+	return &e, found
+}
+
+func readElement(e *nft.SetElement, kind uint16, b []byte) {
+	switch kind {
+	case unix.NFTA_SET_ELEM_TIMEOUT:
+		e.Timeout = milliseconds(b)
+	case unix.NFTA_SET_ELEM_EXPIRATION:
+		e.Expires = milliseconds(b)
+	case unix.NFTA_SET_ELEM_USERDATA:
+		if len(b) > 2 && b[0] == 0 && int(b[1]) == len(b)-2 {
+			e.Comment = string(bytes.TrimRight(b[2:], "\x00"))
+		}
+	}
+}
+
+func milliseconds(b []byte) time.Duration {
+	if len(b) != 8 {
+		return 0
+	}
+	return time.Duration(binary.BigEndian.Uint64(b)) * time.Millisecond
+}
+
+// walk tells each of the attributes.
+func walk(b []byte, each func(kind uint16, value []byte)) {
+	d, err := netlink.NewAttributeDecoder(b)
+	if err != nil {
+		return
+	}
+	for d.Next() {
+		each(d.Type(), d.Bytes())
+	}
+}

@@ -1,0 +1,115 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	nft "github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// In mode Admit no flow is marked, carried or confirmed: it is not our table that shuts.
+
+func (a *admitting) carried() ([]flow, time.Duration, error) { return nil, 0, nil }
+func (a *admitting) confirmed() (bool, error)                { return false, nil }
+func (a *admitting) permanent() error                        { return nil }
+
+func (a *admitting) remove() error {
+	return errors.Join(a.endIn(a.sets()), a.nftables.remove())
+}
+
+// endIn deletes what is ours in the sets, as far as they are there.
+func (n *nftables) endIn(sets []*nft.Set) error {
+	var errs []error
+	for _, s := range sets {
+		es, err := n.elements(s)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, explain("listing the set "+s.Name, err))
+		}
+		for _, e := range es {
+			if e.Comment != ourComment {
+				continue
+			}
+			var b batch // each alone: one that ends by itself meanwhile is no failure of others
+			b.add(unix.NFT_MSG_DELSETELEM, s, []nft.SetElement{{Key: e.Key}})
+			if err := b.send(n.socket); err != nil && !errors.Is(err, unix.ENOENT) {
+				errs = append(errs, explain("ending grants in the set "+s.Name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// endAdmitted ends what is ours in any set of any table, for a process that does not know
+// the configuration.
+func (n *nftables) endAdmitted() error {
+	tables, err := n.conn.ListTables()
+	if err != nil {
+		return explain("listing tables", err)
+	}
+	var like []*nft.Set
+	for _, t := range tables {
+		if t.Family == nft.TableFamilyINet && t.Name == tableName {
+			continue
+		}
+		sets, err := n.conn.GetSets(t)
+		if err != nil {
+			continue // a table with sets of types that are not known here; what is in it ends by itself
+		}
+		for _, s := range sets {
+			if wrongWith(s, nil, n.objects.grants4) == "" || wrongWith(s, nil, n.objects.grants6) == "" {
+				s.Table = t
+				like = append(like, s)
+			}
+		}
+	}
+	return n.endIn(like)
+}
+
+// concernsSets reports whether a message is about our table, or takes from his sets.
+func (a *admitting) concernsSets(m netlink.Message) bool {
+	if concernsUs(m) {
+		return true
+	}
+	if len(m.Data) < 4 || m.Data[0] != byte(a.sets()[0].Table.Family) || tableOf(m.Data[4:]) != a.sets()[0].Table.Name {
+		return false
+	}
+	switch kindOf(m) {
+	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE, unix.NFT_MSG_NEWSET, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
+		return true
+	}
+	return false
+}
+
+// wait makes watch return when an element that stands in for ours has ended; the zero time
+// forgets those that were waited for.
+func (a *admitting) wait(until time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if until.IsZero() || a.again.IsZero() || until.Before(a.again) {
+		a.again = until
+	}
+	if !until.IsZero() {
+		a.events.SetReadDeadline(time.Unix(1, 0)) // watch may sleep without an end
+	}
+}
+
+func (a *admitting) watch(ctx context.Context, deadline time.Time) error {
+	a.mu.Lock()
+	again := a.again
+	a.mu.Unlock()
+	if again.IsZero() || !deadline.IsZero() && deadline.Before(again) {
+		return a.nftables.watch(ctx, deadline)
+	}
+	err := a.nftables.watch(ctx, again)
+	if errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(again) {
+		a.mu.Lock()
+		a.again = time.Time{}
+		a.mu.Unlock()
+		return nil
+	}
+	return err
+}
