@@ -15,7 +15,8 @@ var ErrExposed = errors.New("others have access to this file with secrets")
 // checkPrivate refuses a file with the server's secrets if others can read it, if its
 // group can write it or is neither root nor the directory's group, or if it belongs to
 // somebody who is not root, the reader or the owner of the directory.
-// Where files have no such modes (Windows) it refuses nothing.
+// Where files have access lists (Windows) nobody but the reader, SYSTEM and the
+// administrators may have access: see accessList.
 func checkPrivate(d folder, path string, fi fs.FileInfo) error {
 	return checkAccess(d, path, fi, 0o640)
 }

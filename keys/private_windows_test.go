@@ -1,0 +1,43 @@
+package keys
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/windows"
+)
+
+// TestWindowsFiles: what is written is the user's alone, and a file that everybody reads is refused.
+func TestWindowsFiles(t *testing.T) {
+	dir := t.TempDir()
+	if err := WriteProfile(dir, testProfile(), false); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "gw.toml")
+	if _, err := ReadProfile(path); err != nil {
+		t.Fatal(err)
+	}
+	a, err := accessListOf(path)
+	if err != nil || a.trouble() != "" || len(a.entries) != 3 {
+		t.Errorf("got %+v, %v", a, err)
+	}
+	sd, err := windows.SecurityDescriptorFromString("D:P(A;;FA;;;WD)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dacl, _, err := sd.DACL()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := windows.SetNamedSecurityInfo(path, windows.SE_FILE_OBJECT, windows.DACL_SECURITY_INFORMATION, nil, nil, dacl, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadProfile(path); !errors.Is(err, ErrExposed) {
+		t.Errorf("got %v, want ErrExposed", err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}
