@@ -21,24 +21,26 @@ func cutting(ranges ...string) func(*Config) {
 
 // TestSessionEndsWithItsGrant: by the kernel alone, the process dead, whoever speaks.
 func TestSessionEndsWithItsGrant(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, cutting("tcp/2300"))
-			accept := s.listen(":2300")
-			s.push(":2301") // not guarded
-			s.grantPorts("short", f.alice, time.Second, "tcp/2300")
-			s.grantPorts("kept", f.alice, time.Second, "tcp/22")
-			s.grantPorts("short", f.stranger, time.Minute, "tcp/2300")
-			kept := s.connect(f.alice, f.gateway, "22")
-			mine, theirs := s.talk(accept, f.alice, f.gateway, "2300"), s.talk(accept, f.stranger, f.gateway, "2300")
-			s.speaks(mine.server, mine.client)
-			s.die()
-			lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
-			s.mutual(mine, false)
-			s.mutual(theirs, true)
-			s.echoes(kept) // of another port
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, cutting("tcp/2300"))
+				accept := s.listen(":2300")
+				s.push(":2301") // not guarded
+				s.grantPorts("short", f.alice, time.Second, "tcp/2300")
+				s.grantPorts("kept", f.alice, time.Second, "tcp/22")
+				s.grantPorts("short", f.stranger, time.Minute, "tcp/2300")
+				kept := s.connect(f.alice, f.gateway, "22")
+				mine, theirs := s.talk(accept, f.alice, f.gateway, "2300"), s.talk(accept, f.stranger, f.gateway, "2300")
+				s.speaks(mine.server, mine.client)
+				s.die()
+				lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
+				s.mutual(mine, false)
+				s.mutual(theirs, true)
+				s.echoes(kept) // of another port
+			})
+		}
+	})
 }
 
 // mutual is a session in which both hear each other, or neither does.
@@ -63,18 +65,20 @@ func (s *site) mutual(v session, heard bool) {
 
 // TestSessionOfALongerGrant: it goes on as long as the grant is prolonged.
 func TestSessionOfALongerGrant(t *testing.T) {
-	s := guarded(t, cutting("tcp/2300"))
-	accept := s.listen(":2300")
-	s.grantPorts("one", "192.0.2.2", time.Second, "tcp/2300")
-	short := s.Grants(time.Now())[0].Until
-	v := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
-	s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300")
-	lab.Eventually(t, soon, "the end of the shorter", func() bool { return time.Now().After(short) })
-	s.mutual(v, true)
-	s.revoke(Match{})
-	s.mutual(v, false)
-	s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300") // what was not given up goes on
-	lab.Eventually(t, soon, "what was sent meanwhile", func() bool { return hears(v.client, soon) })
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, cutting("tcp/2300"))
+		accept := s.listen(":2300")
+		s.grantPorts("one", "192.0.2.2", time.Second, "tcp/2300")
+		short := s.Grants(time.Now())[0].Until
+		v := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
+		s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300")
+		lab.Eventually(t, soon, "the end of the shorter", func() bool { return time.Now().After(short) })
+		s.mutual(v, true)
+		s.revoke(Match{})
+		s.mutual(v, false)
+		s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300") // what was not given up goes on
+		lab.Eventually(t, soon, "what was sent meanwhile", func() bool { return hears(v.client, soon) })
+	})
 }
 
 // TestDNATSessionEndsWithItsGrant: the answers of another machine are not this host's.
@@ -96,73 +100,77 @@ func TestDNATSessionEndsWithItsGrant(t *testing.T) {
 }
 
 func TestUDPSessionEndsWithItsGrant(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, cutting("udp/5000"))
-			gateway := net.JoinHostPort(f.gateway, "5000")
-			server := s.udp(s.gw, "[::]:5000")
-			mine, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
-			s.grantPorts("short", f.alice, time.Second, "udp/5000")
-			s.grantPorts("short", f.stranger, time.Minute, "udp/5000")
-			for _, c := range []*net.UDPConn{mine, theirs} {
-				s.send(c, gateway)
-				if !s.gets(server, soon) {
-					t.Fatal("the question was lost")
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, cutting("udp/5000"))
+				gateway := net.JoinHostPort(f.gateway, "5000")
+				server := s.udp(s.gw, "[::]:5000")
+				mine, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+				s.grantPorts("short", f.alice, time.Second, "udp/5000")
+				s.grantPorts("short", f.stranger, time.Minute, "udp/5000")
+				for _, c := range []*net.UDPConn{mine, theirs} {
+					s.send(c, gateway)
+					if !s.gets(server, soon) {
+						t.Fatal("the question was lost")
+					}
+					s.utters(server, c)
 				}
-				s.utters(server, c)
-			}
-			s.die()
-			other := s.udp(s.client, net.JoinHostPort(f.alice, "4001"))
-			lab.Eventually(t, soon, "the grant's end", func() bool {
-				s.send(other, gateway)
-				return !s.gets(server, silence)
+				s.die()
+				other := s.udp(s.client, net.JoinHostPort(f.alice, "4001"))
+				lab.Eventually(t, soon, "the grant's end", func() bool {
+					s.send(other, gateway)
+					return !s.gets(server, silence)
+				})
+				server.WriteTo([]byte("news"), mine.LocalAddr())
+				if s.gets(mine, silence) {
+					t.Error("the client still hears its server")
+				}
+				s.send(mine, gateway)
+				if s.gets(server, silence) {
+					t.Error("the server still hears its client")
+				}
+				s.utters(server, theirs)
 			})
-			server.WriteTo([]byte("news"), mine.LocalAddr())
-			if s.gets(mine, silence) {
-				t.Error("the client still hears its server")
-			}
-			s.send(mine, gateway)
-			if s.gets(server, silence) {
-				t.Error("the server still hears its client")
-			}
-			s.utters(server, theirs)
-		})
-	}
+		}
+	})
 }
 
 // TestCutPortsLeaveOthersAlone: flows of the host's own from and to such a port, transit to
 // one, trusted interfaces, loopback.
 func TestCutPortsLeaveOthersAlone(t *testing.T) {
-	s := guarded(t, cutting("tcp/2200", "tcp/2201", "tcp/7000"))
-	s.inner()
-	for _, on := range []struct {
-		h    *lab.Host
-		addr string
-	}{{s.client, "192.0.2.2:7000"}, {s.gw, "192.0.2.1:2201"}} {
-		echo, err := lab.EchoServer(on.h, on.addr)
-		s.must(err)
-		defer echo.Close()
-	}
-	for _, way := range []struct {
-		name     string
-		from     *lab.Host
-		src, dst string
-	}{
-		{"own, from a cut port to a cut port", s.gw, "192.0.2.1:2200", "192.0.2.2:7000"},
-		{"own, to itself", s.gw, "", "192.0.2.1:2201"},
-	} {
-		c, err := lab.Dial(way.from, way.src, way.dst, soon)
-		if err != nil {
-			t.Errorf("%s: %v", way.name, err)
-			continue
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, cutting("tcp/2200", "tcp/2201", "tcp/7000"))
+		s.inner()
+		for _, on := range []struct {
+			h    *lab.Host
+			addr string
+		}{{s.client, "192.0.2.2:7000"}, {s.gw, "192.0.2.1:2201"}} {
+			echo, err := lab.EchoServer(on.h, on.addr)
+			s.must(err)
+			defer echo.Close()
 		}
-		s.echoes(c)
-		c.Close()
-	}
-	s.becomes(func(c *Config) { cutting("tcp/22")(c) })
-	s.connect("192.0.2.3", "198.51.100.5", "22") // transit
-	s.becomes(func(c *Config) { c.Trusted = []string{"vs"} })
-	s.connect("192.0.2.3", "192.0.2.1", "22")
+		for _, way := range []struct {
+			name     string
+			from     *lab.Host
+			src, dst string
+		}{
+			{"own, from a cut port to a cut port", s.gw, "192.0.2.1:2200", "192.0.2.2:7000"},
+			{"own, to itself", s.gw, "", "192.0.2.1:2201"},
+		} {
+			c, err := lab.Dial(way.from, way.src, way.dst, soon)
+			if err != nil {
+				t.Errorf("%s: %v", way.name, err)
+				continue
+			}
+			s.echoes(c)
+			c.Close()
+		}
+		s.becomes(func(c *Config) { cutting("tcp/22")(c) })
+		s.connect("192.0.2.3", "198.51.100.5", "22") // transit
+		s.becomes(func(c *Config) { c.Trusted = []string{"vs"} })
+		s.connect("192.0.2.3", "192.0.2.1", "22")
+	})
 }
 
 // TestCutPortRejects: the reset that a stranger gets comes from that port too.

@@ -70,22 +70,30 @@ type ipt struct {
 var _ backend = (*ipt)(nil)
 
 func newIptables(c *Config, log *slog.Logger) (backend, error) {
-	if c.Closed == Reject {
-		return nil, errors.New(`firewall: iptables can only drop where the guard stands, not reject: set closed = "drop", or use nftables`)
-	}
-	if c.Mode != Guard {
-		return nil, errors.New(`firewall: mode "admit" needs nftables, whose sets it fills`)
-	}
-	for _, name := range c.Trusted {
-		if err := checkInterface(name); err != nil {
-			return nil, err
-		}
+	if err := iptablesCan(c); err != nil {
+		return nil, err
 	}
 	b := &ipt{cfg: c, log: log, poked: make(chan struct{}, 1), ends: make(map[element]time.Time)}
 	if err := b.open(); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
 	return b, nil
+}
+
+// iptablesCan refuses what the configuration wants and iptables cannot do.
+func iptablesCan(c *Config) error {
+	if c.Closed == Reject {
+		return errors.New(`firewall: iptables can only drop where the guard stands, not reject: set closed = "drop", or use nftables`)
+	}
+	if c.Mode != Guard {
+		return errors.New(`firewall: mode "admit" needs nftables, whose sets it fills`)
+	}
+	for _, name := range c.Trusted {
+		if err := checkInterface(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *ipt) open() error {
@@ -205,6 +213,9 @@ func (b *ipt) close() error {
 // load fills the sets first and loads the rules then: rules that are there already go on to
 // ask the same sets, whose contents change at one instant each.
 func (b *ipt) load(p plan) error {
+	if err := iptablesCan(b.cfg); err != nil {
+		return err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()

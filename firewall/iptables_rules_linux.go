@@ -157,6 +157,11 @@ func (s *script) guard() {
 	for _, name := range s.r.Trusted {
 		s.add(chainGuard, "-i %s -j RETURN", name)
 	}
+	for _, p := range s.r.Cut {
+		// A session that was there before connection tracking is the server's if that spoke first.
+		s.add(chainGuard, "-p %v -m %[1]v --dport %d:%d -m conntrack --ctdir REPLY %s -m addrtype --dst-type LOCAL -g %s",
+			p.Proto, p.Low, p.High, s.marked(), chainCut)
+	}
 	s.add(chainGuard, "-m conntrack --ctdir REPLY -j RETURN")
 	for _, a := range s.r.Addresses {
 		if s.ours(a) {
@@ -216,7 +221,7 @@ func (s *script) until(end time.Time) string {
 // door decides about packets for guarded ports. Rules and order are those of guardRules.
 func (s *script) door(chain string, cut bool) {
 	if !cut {
-		mark := fmt.Sprintf("-m connmark --mark %#x/%#x", s.r.Mark, s.r.Mark)
+		mark := s.marked()
 		s.add(chain, "%s -m conntrack --ctstate RELATED -j RETURN", mark)
 		s.add(chain, "-p udp %s -m conntrack --ctstate ESTABLISHED -j RETURN", mark)
 		s.add(chain, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN %s -m conntrack --ctstate ESTABLISHED -j RETURN", mark)
@@ -281,10 +286,18 @@ func (s *script) speak(chain, answers string, cut bool) {
 
 // silence ends what a server may not say.
 func (s *script) silence(chain string, cut bool) {
-	s.add(chain, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN -m conntrack --ctstate NEW -j DROP")
-	if cut { // the host's own flows from such a port are not replies
+	if cut { // the host's own flows from such a port are neither replies nor marked
+		s.add(chain, "-p tcp -m tcp --tcp-flags RST RST -j RETURN")
 		s.add(chain, "-m conntrack --ctdir REPLY -j DROP")
+		s.add(chain, "%s -j DROP", s.marked())
 	}
+	s.add(chain, "-p udp -m conntrack --ctdir REPLY -m connmark ! --mark %#x/%#x -j DROP", s.r.Mark, s.r.Mark)
+	s.add(chain, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN -m conntrack --ctstate NEW -j DROP")
+}
+
+// marked is the condition that the guard has admitted the flow.
+func (s *script) marked() string {
+	return fmt.Sprintf("-m connmark --mark %#x/%#x", s.r.Mark, s.r.Mark)
 }
 
 // grants fills the chains that a grant changes where there are no sets.
