@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -152,12 +151,6 @@ func send(conn net.Conn, in io.Reader) error {
 		half.CloseWrite() // the other side may have gone: then nothing is left to be ended
 	}
 	return nil
-}
-
-// gone reports whether the other side has closed the connection, which is its right:
-// what it had to say has been received.
-func gone(err error) bool {
-	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // receive copies what the gateway sends, and ends the output.

@@ -3,8 +3,10 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/signal"
+	"syscall"
 )
 
 // caught keeps Ctrl-C from ending this program: the console sends it to the command as well.
@@ -16,3 +18,10 @@ func caught() (signals <-chan os.Signal, stop func()) {
 
 // status is a process's exit status.
 func status(p *os.ProcessState) int { return p.ExitCode() }
+
+// gone reports whether the other side has closed the connection, which is its right:
+// what it had to say has been received.
+func gone(err error) bool {
+	const aborted, reset = syscall.Errno(10053), syscall.Errno(10054) // WSAECONNABORTED, WSAECONNRESET
+	return errors.Is(err, aborted) || errors.Is(err, reset)
+}

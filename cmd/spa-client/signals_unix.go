@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -47,4 +48,10 @@ func status(p *os.ProcessState) int {
 		return 128 + int(s.Signal())
 	}
 	return p.ExitCode()
+}
+
+// gone reports whether the other side has closed the connection, which is its right:
+// what it had to say has been received.
+func gone(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
