@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,5 +40,35 @@ func TestDecisionLine(t *testing.T) {
 		if got := decisionLine(d); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
+	}
+}
+
+// TestMissed: what was not shown is said.
+func TestMissed(t *testing.T) {
+	for asJSON, want := range map[bool]string{false: "3 decisions were not shown\n", true: "{\"missed\":3}\n"} {
+		var out strings.Builder
+		cmd := newWatch(new(string))
+		cmd.SetOut(&out)
+		if err := printDecision(cmd, control.Reply{Missed: 3}, asJSON); err != nil || out.String() != want {
+			t.Errorf("got %q (%v), want %q", out.String(), err, want)
+		}
+	}
+}
+
+// TestStatusOfMany: whoever has something to be seen to is told of, among however many.
+func TestStatusOfMany(t *testing.T) {
+	s := &control.Status{Now: time.Now(), MoreSeen: 5}
+	for i := range 100 {
+		s.Seen = append(s.Seen, control.Seen{Client: fmt.Sprintf("c%d", i), Last: s.Now})
+	}
+	s.Seen = append(s.Seen, control.Seen{Client: "bob", Last: s.Now, OldKey: true}, control.Seen{Client: "carol", Last: s.Now, Ahead: -20},
+		control.Seen{Client: "dave", Stale: &control.Stale{Packets: 3, Ahead: 43}}, control.Seen{Client: "erin", Last: s.Now, OldGate: true})
+	var out strings.Builder
+	if err := printStatus(&out, s); err != nil {
+		t.Fatal(err)
+	}
+	wantSaid(t, out.String(), "bob: ", "uses its old key", "carol: clock 20 s behind", "dave: 43 s ahead: 3 refused as stale", "erin: ", "uses the old gate key", "and 85 more")
+	if n := strings.Count(out.String(), "clock right"); n != 22 {
+		t.Errorf("%d clients are told of that have nothing to see to, want 20 and two with old keys\n%s", n, out.String())
 	}
 }

@@ -98,6 +98,10 @@ func TestStatus(t *testing.T) {
 		t.Errorf("bob, 43 s behind: %+v", stale)
 	}
 	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "bob: 43 s behind", "alice: clock 9.0 s ahead", "udp/62201 on all interfaces, now vs", "the last at")
+	g.wantReceipt("192.0.2.4", g.seal(request(), bob), bob, spa.Granted)
+	if seen := g.seen("bob"); seen.Stale != nil || seen.Ahead > 1 || seen.Ahead < -1 {
+		t.Errorf("bob, his clock put right: %+v", seen)
+	}
 
 	g.server.stop(syscall.SIGTERM)
 	if err := os.Remove(filepath.Join(g.dir, "journal")); err != nil {

@@ -134,16 +134,30 @@ func capturedLines(line func(what, format string, args ...any), c control.Captur
 	}
 }
 
-// seenLines tells of clients that were heard: whose clock is off first comes first to the eye by its words.
+// seenLines tells of clients that were heard: of those with something to see to, and of the latest others.
 func seenLines(line func(what, format string, args ...any), s *control.Status) {
-	what := "heard"
+	const others = 20
+	what, plain, left := "heard", 0, s.MoreSeen
 	for _, c := range s.Seen {
+		if fine(c) {
+			plain++
+		}
+		if fine(c) && plain > others {
+			left++
+			continue
+		}
 		line(what, "%s", seenText(c, s.Now))
 		what = ""
 	}
-	if s.MoreSeen > 0 {
-		line("", "and %d more", s.MoreSeen)
+	if left > 0 {
+		line("", "and %d more", left)
 	}
+}
+
+// fine reports whether there is nothing to see to about a client: clocks that NTP keeps are right to
+// well below a second.
+func fine(c control.Seen) bool {
+	return c.Stale == nil && !c.OldKey && !c.OldGate && -1 < c.Ahead && c.Ahead < 1
 }
 
 func seenText(c control.Seen, now time.Time) string {

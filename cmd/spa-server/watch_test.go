@@ -89,6 +89,14 @@ func TestWatch(t *testing.T) {
 	if d := w.wantShown(t, "ended", "alice"); d.Source != lab2 || !slices.Equal(d.Services, []string{"ssh"}) {
 		t.Errorf("ended: %+v", d)
 	}
+	again, closing := request(), request()
+	again.For, closing.Type = 2*time.Second, spa.TypeClose
+	g.wantReceipt("192.0.2.2", g.seal(again, alice), alice, spa.Granted)
+	closing.Time = time.Now()
+	g.wantReceipt("192.0.2.2", g.seal(closing, alice), alice, spa.Closed)
+	if d := w.wantShown(t, "closed", "alice"); d.Command != "close" {
+		t.Errorf("closed: %+v", d)
+	}
 	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.ReasonNotAllowed)
 	if d := w.wantShown(t, "denied", "bob"); !strings.Contains(d.Reason, "not allowed") {
 		t.Errorf("denied: %+v", d)
@@ -121,8 +129,11 @@ func TestWatch(t *testing.T) {
 		}
 		return noise == 200
 	})
-	shown, packets := 0, uint64(0)
+	shown, packets, ended := 0, uint64(0), 0
 	for _, d := range w.decisions() {
+		if d.Verdict == "ended" {
+			ended++
+		}
 		if d.Client == "" && d.From.IsValid() {
 			t.Errorf("noise with an address: %+v", d)
 		}
@@ -132,6 +143,9 @@ func TestWatch(t *testing.T) {
 	}
 	if total := len(w.decisions()); shown > 10 || packets != 50 || total > 30 {
 		t.Errorf("50 stale packets in %d lines that stand for %d; %d lines in all", shown, packets, total)
+	}
+	if ended != 1 {
+		t.Errorf("%d grants are said to have ended, want the one that was not closed before", ended)
 	}
 	w.kill()
 	lab.Eventually(t, 5*time.Second, "the watcher to be forgotten", func() bool { return g.status().Watchers == 0 })

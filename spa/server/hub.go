@@ -94,7 +94,10 @@ func (h *hub) tell(e audit.Event) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !e.Verdict.Spent() {
+	switch {
+	case len(h.watchers) == 0: // the last has just left
+		return
+	case !e.Verdict.Spent():
 		h.tally(e)
 		return
 	}

@@ -1,8 +1,10 @@
 // Package server is the gateway: it takes packets from the sniffer to the firewall.
 //
 // The path of a packet is one function, [Server.handle]. Around it: what has to be opened before
-// privileges are dropped (open.go), the loop and what runs beside it (run.go), and the client
-// files that change while it runs (clients.go).
+// privileges are dropped (open.go), the loop and what runs beside it (run.go), the client files that
+// change while it runs (clients.go), and what is asked and told on its socket (control.go): what it
+// knows (status.go), what it decides (hub.go), what is ended (revoke.go), and all files taken over
+// at once (reload.go).
 package server
 
 import (
