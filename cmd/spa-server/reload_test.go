@@ -260,6 +260,20 @@ func TestReloadSettings(t *testing.T) {
 	}
 }
 
+// TestReloadReceiptsOn: a server that started without receipts can give them.
+func TestReloadReceiptsOn(t *testing.T) {
+	g := newGateway(t)
+	g.rewrite("server.toml", `receipts = true`, `receipts = false`)
+	g.start()
+	alice := sender(g.profile())
+	if receipt := g.exchange("192.0.2.2", g.seal(request(), alice), alice, patience); receipt != nil {
+		t.Errorf("answered with receipts off: %v", receipt.Status)
+	}
+	g.rewrite("server.toml", `receipts = false`, `receipts = true`)
+	g.wantReloaded("receipts")
+	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
+}
+
 // TestReloadLiveNonces: the limit counts what is remembered already.
 func TestReloadLiveNonces(t *testing.T) {
 	g := newGateway(t)
@@ -309,6 +323,30 @@ func TestReloadClientsAndGate(t *testing.T) {
 	g.wantReloaded("service.ssh", "service.web")
 	appendFile(t, filepath.Join(g.dir, "server.toml"), "nonsense = 1\n")
 	wantSaid(t, g.fails(1, "reload", "--config", g.dir), "server.toml:", "nonsense")
+}
+
+// TestOldKeysAreNamed: whoever still uses the key before a rotation is told of, in status and watch.
+func TestOldKeysAreNamed(t *testing.T) {
+	g := newGateway(t)
+	g.start()
+	old := sender(g.profile())
+	token := g.must("spa-keygen", "rotate", "alice", "--config", g.dir)
+	profile, err := keys.ParseToken(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lab.Eventually(t, 5*time.Second, "the new key to be known", func() bool { return strings.Contains(g.server.log(), "client changed") })
+	w := g.watch()
+	g.wantReceipt("192.0.2.2", g.seal(request(), old), old, spa.Granted)
+	if d := w.wantShown(t, "granted", "alice"); !d.OldKey || !g.seen("alice").OldKey {
+		t.Errorf("alice uses her old key: watch says %+v, status %+v", d, g.seen("alice"))
+	}
+	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "uses its old key")
+	alice := sender(profile)
+	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
+	if g.seen("alice").OldKey {
+		t.Error("alice uses her new key, and the old one is told of")
+	}
 }
 
 // TestReloadUnseenClients: a reload takes over what nobody told the server of, here what was written
