@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/firewall"
 	"sallyport/keys"
 	"sallyport/spa"
 	"sallyport/spa/lab"
@@ -26,6 +27,7 @@ import (
 var bin string
 
 func TestMain(m *testing.M) {
+	firewall.Helper()
 	lab.Become()
 	becomeServer()
 	dir, err := os.MkdirTemp("", "spa-test")

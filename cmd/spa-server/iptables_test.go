@@ -1,0 +1,245 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
+)
+
+// Kinds of the programs of iptables, as the file that they all are.
+const (
+	nftKind    = "xtables-nft-multi"
+	legacyKind = "xtables-legacy-multi"
+)
+
+// iptablesKinds are those that a host may have.
+func iptablesKinds(t *testing.T, do func(*testing.T, *byIptables)) {
+	t.Helper()
+	for _, kind := range []string{nftKind, legacyKind} {
+		t.Run(kind, func(t *testing.T) { do(t, newByIptables(t, kind)) })
+	}
+}
+
+// byIptables is a gateway whose server guards by iptables and becomes the system user.
+type byIptables struct {
+	*gateway
+	sees map[string]string // see lab.See
+	lock string            // the lock of iptables, which other tests do not share
+}
+
+func newByIptables(t *testing.T, kind string) *byIptables {
+	t.Helper()
+	lab.NeedRoot(t) // to become the system user
+	g := &byIptables{
+		gateway: &gateway{t: t, dir: filepath.Join(t.TempDir(), "etc"), home: filepath.Join(t.TempDir(), "home")},
+		lock:    filepath.Join(t.TempDir(), "lock"),
+	}
+	g.client, g.host = lab.Pair(t)
+	g.withSystemUser()
+	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22", "--service", "web=tcp/80")
+	g.enrol("alice", "ssh")
+	replaceInFile(t, filepath.Join(g.dir, "server.toml"), `backend = "auto"`, `backend = "iptables"`)
+	g.serve(":22")
+
+	if err := os.WriteFile(g.lock, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hostsLock, err := os.OpenFile("/run/xtables.lock", os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hostsLock.Close()
+	usual, err := filepath.EvalSymlinks(lab.NeedProgram(t, "iptables", "it comes with iptables"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.sees = map[string]string{
+		"/etc/passwd":       filepath.Join(g.accounts, "passwd"),
+		"/etc/group":        filepath.Join(g.accounts, "group"),
+		"/run/xtables.lock": g.lock,
+		usual:               lab.NeedProgram(t, kind, "it comes with iptables"),
+	}
+	return g
+}
+
+// spaServer is the server as this gateway sees its files.
+func (g *byIptables) spaServer(args ...string) *exec.Cmd {
+	return lab.See(exec.Command(filepath.Join(bin, "spa-server"), args...), g.sees)
+}
+
+func (g *byIptables) start() {
+	g.t.Helper()
+	g.launch(g.spaServer("run", "--config", g.dir))
+	lab.Eventually(g.t, 20*time.Second, "the server to be ready or to end", func() bool {
+		return strings.Contains(g.server.log(), "msg=ready") || g.server.done()
+	})
+	if g.server.done() {
+		g.t.Fatalf("the server ended:\n%s", g.server.log())
+	}
+}
+
+// iptables runs a program of iptables in the gateway, as another tool does.
+func (g *byIptables) iptables(program string, args ...string) {
+	g.t.Helper()
+	var out strings.Builder
+	cmd := lab.See(exec.Command(lab.NeedProgram(g.t, program, "it comes with iptables"), args...), g.sees)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := g.host.Start(cmd); err != nil {
+		g.t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		g.t.Fatalf("%s %v: %v\n%s", program, args, err, out.String())
+	}
+}
+
+// helper is the server's child that runs iptables.
+func (g *byIptables) helper() int {
+	g.t.Helper()
+	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", g.server.cmd.Process.Pid))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", g.server.cmd.Process.Pid))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	for _, path := range tasks {
+		more, _ := os.ReadFile(path) // the thread may have ended
+		list = append(list, more...)
+	}
+	for pid := range strings.FieldsSeq(string(list)) {
+		line, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+		if strings.HasPrefix(string(line), "spa-server-iptables\x00") {
+			var n int
+			fmt.Sscan(pid, &n)
+			return n
+		}
+	}
+	g.t.Fatal("the server has no helper")
+	return 0
+}
+
+// TestByIptables: a knock opens, for one address, for a while; the daemon has one capability; a
+// kill leaves nothing open; a flush is undone.
+func TestByIptables(t *testing.T) {
+	iptablesKinds(t, func(t *testing.T, g *byIptables) {
+		g.start()
+		wantSaid(t, g.server.log(), "iptables", "with ipset")
+		wantStatus(t, g.server.cmd.Process.Pid, map[string]string{
+			"Uid":    fmt.Sprintf("%d\t%[1]d\t%[1]d\t%[1]d", spaID),
+			"CapEff": fmt.Sprintf("%016x", 1<<unix.CAP_NET_ADMIN),
+			"CapBnd": fmt.Sprintf("%016x", 0),
+		})
+		wantStatus(t, g.helper(), map[string]string{
+			"CapEff": fmt.Sprintf("%016x", 1<<unix.CAP_NET_ADMIN|1<<unix.CAP_NET_RAW),
+			"CapBnd": fmt.Sprintf("%016x", 1<<unix.CAP_NET_ADMIN|1<<unix.CAP_NET_RAW), "NoNewPrivs": "1",
+		})
+		g.wantDark("192.0.2.2", "192.0.2.1:22", "before the knock")
+		g.mustOpen("--source", "192.0.2.2", "--for", "10m")
+		session, err := lab.Dial(g.client, "192.0.2.2", "192.0.2.1:22", time.Second)
+		if err != nil {
+			t.Fatalf("the granted address is not let in: %v", err)
+		}
+		defer session.Close()
+		g.wantDark("192.0.2.3", "192.0.2.1:22", "while it is open for another")
+
+		g.iptables("iptables", "-w", "5", "-t", "mangle", "-F")
+		g.iptables("ip6tables", "-w", "5", "-t", "mangle", "-F")
+		lab.Eventually(t, time.Second, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
+		lab.Eventually(t, time.Second, "the guard to be back over IPv6", func() bool { return !g.reaches("2001:db8::2", "[2001:db8::1]:22") })
+		g.wantOpen("192.0.2.2", "192.0.2.1:22", "after the flush")
+		if err := lab.Echoes(session, "still here", 2*time.Second); err != nil {
+			t.Errorf("the session did not outlive the flush: %v", err)
+		}
+		g.mustOpen("--source", "192.0.2.4", "--for", "4s")
+		helper := g.helper()
+		g.server.stop(syscall.SIGKILL)
+		lab.Eventually(t, 5*time.Second, "the helper to end with the server", func() bool { return unix.Kill(helper, 0) == unix.ESRCH })
+		g.wantOpen("192.0.2.4", "192.0.2.1:22", "the server is dead and the grant lives")
+		lab.Eventually(t, 10*time.Second, "the grant to end with the server dead", func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
+		g.wantDark("192.0.2.3", "192.0.2.1:22", "the server is dead")
+
+		g.start()
+		g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted before the server was killed")
+		if code := g.server.stop(syscall.SIGTERM); code != 0 {
+			t.Errorf("exit %d, want 0\n%s", code, g.server.log())
+		}
+		g.wantDark("192.0.2.3", "192.0.2.1:22", "stopped")
+		teardown := g.spaServer("teardown", "--config", g.dir)
+		if err := g.host.Start(teardown); err != nil {
+			t.Fatal(err)
+		}
+		if err := teardown.Wait(); err != nil {
+			t.Errorf("teardown: %v", err)
+		}
+		g.wantOpen("192.0.2.3", "192.0.2.1:22", "torn down")
+	})
+}
+
+// TestIptablesHelperKilled: the server says it and ends, so that it is started again; ports stay shut.
+func TestIptablesHelperKilled(t *testing.T) {
+	g := newByIptables(t, nftKind)
+	g.start()
+	g.mustOpen("--source", "192.0.2.2", "--for", "10m")
+	if err := unix.Kill(g.helper(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	lab.Eventually(t, 5*time.Second, "the server to end", g.server.done)
+	if code := g.server.stop(0); code != 1 {
+		t.Errorf("exit %d, want 1", code)
+	}
+	wantSaid(t, g.server.log(), "helper that runs iptables is gone", "killed", "start spa-server again")
+	g.wantDark("192.0.2.3", "192.0.2.1:22", "the server has ended")
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the grant lives")
+	g.start()
+	g.mustOpen("--source", "192.0.2.4")
+	g.wantOpen("192.0.2.4", "192.0.2.1:22", "started again")
+}
+
+// TestIptablesMissing: said at the start, with what to do.
+func TestIptablesMissing(t *testing.T) {
+	g := newByIptables(t, nftKind)
+	nothing := filepath.Join(t.TempDir(), "nothing")
+	if err := os.WriteFile(nothing, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for place, file := range g.sees {
+		if strings.HasSuffix(file, nftKind) {
+			g.sees[place] = nothing
+		}
+	}
+	g.launch(g.spaServer("run", "--config", g.dir))
+	lab.Eventually(t, 10*time.Second, "the server to end", g.server.done)
+	if code := g.server.stop(0); code != 1 {
+		t.Errorf("exit %d, want 1", code)
+	}
+	wantSaid(t, g.server.log(), "there is no program iptables", "install the package iptables")
+}
+
+// TestIptablesLockHeld: another tool holds the lock for seconds, and grants go on.
+func TestIptablesLockHeld(t *testing.T) {
+	g := newByIptables(t, legacyKind)
+	g.start()
+	lock, err := os.OpenFile(g.lock, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	free := time.AfterFunc(3*time.Second, func() { lock.Close() })
+	defer free.Stop()
+	g.mustOpen("--source", "192.0.2.2", "--for", "10m")
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "while another tool holds the lock")
+	g.wantDark("192.0.2.3", "192.0.2.1:22", "while another tool holds the lock")
+}
