@@ -8,14 +8,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attributes are netlink attributes by their type. Numbers are big-endian, as nf_tables has
+// attributes are netlink attributes, at their type. Numbers are big-endian, as nf_tables has
 // them. One that is not there reads as nothing.
-type attributes map[uint16][]byte
+type attributes []*attribute
+
+// attribute is a value that may hold attributes in its turn. Those are taken apart once: a rule
+// is weighed for every port.
+type attribute struct {
+	raw   []byte
+	inner attributes
+}
 
 func parseAttributes(raw []byte) attributes {
-	a := make(attributes)
-	for _, attr := range list(raw) {
-		a[attr.Type] = attr.Data
+	attrs := list(raw)
+	size := 1 // not nil, once it is parsed
+	for _, attr := range attrs {
+		size = max(size, int(attr.Type)+1)
+	}
+	a := make(attributes, size)
+	for _, attr := range attrs {
+		a[attr.Type] = &attribute{raw: attr.Data}
 	}
 	return a
 }
@@ -32,23 +44,51 @@ func list(raw []byte) []netlink.Attribute {
 	return attrs
 }
 
-func (a attributes) nested(key uint16) attributes { return parseAttributes(a[key]) }
+func (a attributes) at(key uint16) *attribute {
+	if int(key) < len(a) {
+		return a[key]
+	}
+	return nil
+}
+
+// raw returns the bytes of an attribute, nil if it is not there.
+func (a attributes) raw(key uint16) []byte {
+	if attr := a.at(key); attr != nil {
+		return attr.raw
+	}
+	return nil
+}
+
+func (a attributes) has(key uint16) bool { return a.at(key) != nil }
+
+func (a attributes) nested(key uint16) attributes {
+	attr := a.at(key)
+	if attr == nil {
+		return nil
+	}
+	if attr.inner == nil {
+		attr.inner = parseAttributes(attr.raw)
+	}
+	return attr.inner
+}
 
 // value returns the bytes of a nested value.
-func (a attributes) value(key uint16) []byte { return a.nested(key)[unix.NFTA_DATA_VALUE] }
+func (a attributes) value(key uint16) []byte { return a.nested(key).raw(unix.NFTA_DATA_VALUE) }
 
 func (a attributes) u32(key uint16) uint32 {
-	if len(a[key]) != 4 {
+	raw := a.raw(key)
+	if len(raw) != 4 {
 		return 0
 	}
-	return binary.BigEndian.Uint32(a[key])
+	return binary.BigEndian.Uint32(raw)
 }
 
 func (a attributes) u64(key uint16) uint64 {
-	if len(a[key]) != 8 {
+	raw := a.raw(key)
+	if len(raw) != 8 {
 		return 0
 	}
-	return binary.BigEndian.Uint64(a[key])
+	return binary.BigEndian.Uint64(raw)
 }
 
-func (a attributes) str(key uint16) string { return string(bytes.TrimRight(a[key], "\x00")) }
+func (a attributes) str(key uint16) string { return string(bytes.TrimRight(a.raw(key), "\x00")) }

@@ -6,7 +6,7 @@ import "net/netip"
 
 func (p *passage) leaveUntracked(sure truth) {
 	if sure > p.untracked {
-		p.untracked, p.notrack = sure, p.here
+		p.untracked, p.notrack = sure, p.here.place()
 	}
 }
 
@@ -19,6 +19,7 @@ func (p *passage) leadTo(to netip.AddrPort, sure truth) {
 	if sure != yes {
 		return
 	}
+	p.headers = nil
 	p.packet.To, p.packet.Port = to.Addr(), to.Port()
 	p.local = isLocal(p.rules.Links, to.Addr())
 	if l, ok := linkOf(p.rules.Links, to.Addr()); ok {

@@ -15,7 +15,7 @@ import (
 func TestMain(m *testing.M) { lab.Main(m) }
 
 // host is a gateway with the interfaces vs (192.0.2.1, 2001:db8::1) and in0 (198.51.100.1).
-func host(t *testing.T) *lab.Host {
+func host(t testing.TB) *lab.Host {
 	t.Helper()
 	_, gateway := lab.Pair(t)
 	for _, err := range []error{
@@ -31,7 +31,7 @@ func host(t *testing.T) *lab.Host {
 const get = "apt-get install nftables iptables"
 
 // feed runs a program in the host with a text on its standard input.
-func feed(t *testing.T, h *lab.Host, text, program string, args ...string) {
+func feed(t testing.TB, h *lab.Host, text, program string, args ...string) {
 	t.Helper()
 	cmd := exec.Command(lab.NeedProgram(t, program, get), args...)
 	cmd.Stdin = strings.NewReader(text)
@@ -47,7 +47,7 @@ func feed(t *testing.T, h *lab.Host, text, program string, args ...string) {
 }
 
 // load loads a rule set: a file of testdata, or the text itself.
-func load(t *testing.T, h *lab.Host, program, rules string) {
+func load(t testing.TB, h *lab.Host, program, rules string) {
 	t.Helper()
 	if data, err := os.ReadFile(filepath.Join("testdata", rules)); err == nil {
 		rules = string(data)
@@ -60,7 +60,7 @@ func load(t *testing.T, h *lab.Host, program, rules string) {
 }
 
 // read surveys the host.
-func read(t *testing.T, h *lab.Host) *Ruleset {
+func read(t testing.TB, h *lab.Host) *Ruleset {
 	t.Helper()
 	var r *Ruleset
 	err := h.Do(func() (err error) {
@@ -75,7 +75,7 @@ func read(t *testing.T, h *lab.Host) *Ruleset {
 }
 
 // packet makes one for a port: "tcp/22".
-func packet(t *testing.T, port, to string) Packet {
+func packet(t testing.TB, port, to string) Packet {
 	t.Helper()
 	p, err := spa.ParsePorts(port)
 	if err != nil {

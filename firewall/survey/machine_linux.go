@@ -3,6 +3,7 @@ package survey
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,6 +12,7 @@ import (
 type expression struct {
 	name  string
 	attrs attributes
+	run   step
 }
 
 // nftRule runs its expressions one after the other, on registers.
@@ -27,9 +29,10 @@ type machine struct {
 	p         *passage
 	table     *table
 	registers [64]cell
-	match     truth    // of the expressions so far
-	bySource  bool     // the sender's address decided one of them
-	before    *passage // not nil: the sender is not the one that the rule asks for, all else may match
+	match     truth   // of the expressions so far
+	bySource  bool    // the sender's address decided one of them
+	other     bool    // the sender is not the one that the rule asks for, all else may match
+	before    passage // with other: the packet before what was done to it since
 	verdicts  []verdict
 }
 
@@ -57,13 +60,10 @@ var steps = map[string]step{
 func nothing(*machine, attributes) {}
 
 func (r *nftRule) weigh(p *passage) ruling {
-	m := machine{p: p, table: r.table, match: yes}
+	m := p.machine()
+	m.table = r.table
 	for _, e := range r.steps {
-		if run, ok := steps[e.name]; ok {
-			run(&m, e.attrs)
-		} else {
-			m.doubt(nil)
-		}
+		e.run(m, e.attrs)
 		if m.match == no {
 			return m.leave(false)
 		}
@@ -71,20 +71,32 @@ func (r *nftRule) weigh(p *passage) ruling {
 			break
 		}
 	}
-	if m.before != nil {
+	if m.other {
 		return m.leave(!r.onlyDrops())
 	}
 	if m.bySource && len(m.verdicts) > 0 {
 		p.sources = true
 	}
-	return ruling{sure: m.match == yes, verdicts: m.verdicts}
+	return ruling{sure: m.match == yes, verdicts: slices.Clone(m.verdicts)}
+}
+
+// machine returns one for the next rule: a packet has a single one, which is not made anew.
+func (p *passage) machine() *machine {
+	m, ok := p.scratch.(*machine)
+	if !ok {
+		m = &machine{p: p}
+		p.scratch = m
+	}
+	m.match, m.bySource, m.other, m.verdicts = yes, false, false, m.verdicts[:0]
+	clear(m.registers[:])
+	return m
 }
 
 // leave is the end of a rule that does not match. What it did after it had found that the
 // sender is not the one it asks for is undone.
 func (m *machine) leave(forOthers bool) ruling {
-	if m.before != nil {
-		*m.p = *m.before
+	if m.other {
+		*m.p = m.before
 	}
 	m.p.sources = m.p.sources || forOthers
 	return ruling{}
@@ -116,9 +128,8 @@ func (m *machine) want(t truth, source bool) {
 
 // otherSource goes on as though the sender matched, to see whether he is all that is amiss.
 func (m *machine) otherSource() {
-	if m.before == nil {
-		before := *m.p
-		m.before = &before
+	if !m.other {
+		m.other, m.before = true, *m.p
 	}
 }
 
@@ -250,7 +261,7 @@ func (m *machine) immediate(a attributes) {
 		m.decide(v)
 		return
 	}
-	m.store(a.u32(unix.NFTA_IMMEDIATE_DREG), bytesOf(data[unix.NFTA_DATA_VALUE]...))
+	m.store(a.u32(unix.NFTA_IMMEDIATE_DREG), bytesOf(data.raw(unix.NFTA_DATA_VALUE)...))
 }
 
 // decide ends the rule with a verdict, unless that is to go on.
@@ -262,11 +273,10 @@ func (m *machine) decide(v verdict) {
 
 // verdictOf reads a verdict (linux/netfilter/nf_tables.h, enum nft_verdicts).
 func verdictOf(data attributes) (verdict, bool) {
-	raw, ok := data[unix.NFTA_DATA_VERDICT]
-	if !ok {
+	if !data.has(unix.NFTA_DATA_VERDICT) {
 		return verdict{}, false
 	}
-	v := parseAttributes(raw)
+	v := data.nested(unix.NFTA_DATA_VERDICT)
 	chain := v.str(unix.NFTA_VERDICT_CHAIN)
 	switch int32(v.u32(unix.NFTA_VERDICT_CODE)) {
 	case 0:

@@ -126,10 +126,22 @@ type passage struct {
 	redirect  truth // DNAT took place
 	sources   bool  // a rule that names sources was passed by
 	mangled   bool  // a rule may have rewritten the packet
-	here      Place // of the rule that is being weighed
+	here      spot  // of the rule that is being weighed
+
+	headers map[uint32][]cell // as nf_tables reads them; nil: to be made
+	scratch any               // what rules of nf_tables run on
 
 	steps int
 }
+
+// spot is a rule on the way from a base chain. Most are passed by: a Place is made of few.
+type spot struct {
+	chain *chain
+	rule  rule
+	base  *chain
+}
+
+func (s spot) place() Place { return s.chain.place(s.rule, s.base) }
 
 func (p *passage) v4() bool { return p.packet.To.Is4() }
 

@@ -142,6 +142,10 @@ func TestNotrack(t *testing.T) {
 			if got.Untracked != Passes && got.Notrack.Table == "" {
 				t.Error("the place is not named")
 			}
+			load(t, h, "nft", "delete table inet filter\n"+inputChain("ct direction original accept"))
+			if got := read(t, h).Judge(packet(t, "tcp/22", over4)); got.Verdict != test.want {
+				t.Errorf("a rule about the direction: got %+v, want %v", got, test.want)
+			}
 		})
 	}
 }

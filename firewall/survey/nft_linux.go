@@ -1,6 +1,7 @@
 package survey
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -121,15 +122,13 @@ func (r *Ruleset) addChain(o object) {
 	}
 	c := &chain{table: t, name: o.attrs.str(unix.NFTA_CHAIN_NAME)}
 	t.chains[c.name] = c
-	raw, isBase := o.attrs[unix.NFTA_CHAIN_HOOK]
-	if !isBase {
+	if !o.attrs.has(unix.NFTA_CHAIN_HOOK) {
 		return
 	}
-	h := parseAttributes(raw)
+	h := o.attrs.nested(unix.NFTA_CHAIN_HOOK)
 	c.hook = hookOf(o.family, h.u32(unix.NFTA_HOOK_HOOKNUM))
 	c.priority = int32(h.u32(unix.NFTA_HOOK_PRIORITY))
-	_, hasPolicy := o.attrs[unix.NFTA_CHAIN_POLICY]
-	c.drop = hasPolicy && o.attrs.u32(unix.NFTA_CHAIN_POLICY) == 0
+	c.drop = o.attrs.has(unix.NFTA_CHAIN_POLICY) && o.attrs.u32(unix.NFTA_CHAIN_POLICY) == 0
 	c.devices = devices(h)
 }
 
@@ -162,8 +161,8 @@ func devices(h attributes) []string {
 	if one := h.str(unix.NFTA_HOOK_DEV); one != "" {
 		names = append(names, one)
 	}
-	for _, d := range list(h[many]) {
-		names = append(names, attributes{0: d.Data}.str(0))
+	for _, d := range list(h.raw(many)) {
+		names = append(names, string(bytes.TrimRight(d.Data, "\x00")))
 	}
 	return names
 }
@@ -178,15 +177,20 @@ func (r *Ruleset) addRule(o object) {
 		return
 	}
 	rule := &nftRule{handle: o.attrs.u64(unix.NFTA_RULE_HANDLE), table: t}
-	for _, e := range list(o.attrs[unix.NFTA_RULE_EXPRESSIONS]) {
-		rule.steps = append(rule.steps, parseExpression(e.Data))
+	for _, e := range list(o.attrs.raw(unix.NFTA_RULE_EXPRESSIONS)) {
+		step := parseExpression(e.Data)
+		var known bool
+		if step.run, known = steps[step.name]; !known {
+			step.run = (*machine).doubt
+		}
+		rule.steps = append(rule.steps, step)
 	}
 	c.rules = append(c.rules, rule)
 }
 
 func parseExpression(raw []byte) expression {
 	a := parseAttributes(raw)
-	return expression{a.str(unix.NFTA_EXPR_NAME), a.nested(unix.NFTA_EXPR_DATA)}
+	return expression{name: a.str(unix.NFTA_EXPR_NAME), attrs: a.nested(unix.NFTA_EXPR_DATA)}
 }
 
 // set returns the elements of a set.
@@ -211,7 +215,7 @@ func (k *kernel) set(s Set) (*elements, error) {
 		return nil, err
 	}
 	for _, o := range answers {
-		for _, e := range list(o.attrs[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
+		for _, e := range list(o.attrs.raw(unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
 			es.list = append(es.list, elementOf(parseAttributes(e.Data)))
 		}
 	}
@@ -233,7 +237,7 @@ func number(family string) byte {
 func setOf(a attributes) *elements {
 	const interval, concat, fieldLen = 4, 2, 1 // NFT_SET_INTERVAL, NFTA_SET_DESC_CONCAT, NFTA_SET_FIELD_LEN
 	es := &elements{interval: a.u32(unix.NFTA_SET_FLAGS)&interval != 0}
-	for _, f := range list(a.nested(unix.NFTA_SET_DESC)[concat]) {
+	for _, f := range list(a.nested(unix.NFTA_SET_DESC).raw(concat)) {
 		es.fields = append(es.fields, int(parseAttributes(f.Data).u32(fieldLen)))
 	}
 	if len(es.fields) < 2 {

@@ -107,6 +107,7 @@ func TestExpressions(t *testing.T) {
 		"accept comment \"let all in\"":                                Passes,
 		"tcp dport 22 return":                                          Drops,
 		"tcp dport 22 continue":                                        Drops,
+		"ip saddr 203.0.113.7 meta mark set 7\nmeta mark 7 accept":     Drops, // only his packets are marked
 		"tcp dport set 23":                                             Perhaps,
 		"udp length 8 accept":                                          Drops,
 		"meta mark set numgen random mod 2 meta mark 1 accept":         Perhaps,

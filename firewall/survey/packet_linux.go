@@ -16,8 +16,8 @@ const syn = 2
 
 func (m *machine) meta(a attributes) {
 	key := a.u32(unix.NFTA_META_KEY)
-	if register, writes := a[unix.NFTA_META_SREG]; writes {
-		m.setMeta(key, binary.BigEndian.Uint32(register))
+	if a.has(unix.NFTA_META_SREG) {
+		m.setMeta(key, a.u32(unix.NFTA_META_SREG))
 		return
 	}
 	m.store(a.u32(unix.NFTA_META_DREG), m.p.meta(key))
@@ -88,23 +88,33 @@ func (p *passage) etherType() uint16 {
 }
 
 func (m *machine) payload(a attributes) {
-	if _, writes := a[unix.NFTA_PAYLOAD_SREG]; writes {
+	if a.has(unix.NFTA_PAYLOAD_SREG) {
 		m.p.mangled = true
 		return
 	}
-	header := unknowns(256)
-	switch a.u32(unix.NFTA_PAYLOAD_BASE) {
-	case unix.NFT_PAYLOAD_NETWORK_HEADER:
-		m.p.networkHeader(header)
-	case unix.NFT_PAYLOAD_TRANSPORT_HEADER:
-		m.p.transportHeader(header)
-	}
+	header := m.p.header(a.u32(unix.NFTA_PAYLOAD_BASE))
 	from, size := int(a.u32(unix.NFTA_PAYLOAD_OFFSET)), int(a.u32(unix.NFTA_PAYLOAD_LEN))
 	if from+size > len(header) {
 		m.doubt(nil)
 		return
 	}
 	m.store(a.u32(unix.NFTA_PAYLOAD_DREG), header[from:from+size])
+}
+
+// headerSize is more than any rule reads.
+const headerSize = 256
+
+// header returns a header of the packet, as it is by now.
+func (p *passage) header(base uint32) []cell {
+	if p.headers == nil {
+		p.headers = map[uint32][]cell{unix.NFT_PAYLOAD_NETWORK_HEADER: unknowns(headerSize), unix.NFT_PAYLOAD_TRANSPORT_HEADER: unknowns(headerSize)}
+		p.networkHeader(p.headers[unix.NFT_PAYLOAD_NETWORK_HEADER])
+		p.transportHeader(p.headers[unix.NFT_PAYLOAD_TRANSPORT_HEADER])
+	}
+	if h, ok := p.headers[base]; ok {
+		return h
+	}
+	return unknowns(headerSize)
 }
 
 func (p *passage) networkHeader(h []cell) {
@@ -154,7 +164,7 @@ const (
 )
 
 func (m *machine) ct(a attributes) {
-	if _, writes := a[unix.NFTA_CT_SREG]; writes {
+	if a.has(unix.NFTA_CT_SREG) {
 		return
 	}
 	key, register := a.u32(unix.NFTA_CT_KEY), a.u32(unix.NFTA_CT_DREG)
@@ -254,15 +264,15 @@ func (m *machine) nat(a attributes) {
 	}
 	to, port := m.p.packet.To, m.p.packet.Port
 	sure := m.match
-	if register, ok := a[unix.NFTA_NAT_REG_ADDR_MIN]; ok {
-		b, all := concrete(m.load(binary.BigEndian.Uint32(register), m.p.packet.To.BitLen()/8))
+	if a.has(unix.NFTA_NAT_REG_ADDR_MIN) {
+		b, all := concrete(m.load(a.u32(unix.NFTA_NAT_REG_ADDR_MIN), m.p.packet.To.BitLen()/8))
 		if !all {
 			sure = maybe
 		}
 		to, _ = netip.AddrFromSlice(b)
 	}
-	if register, ok := a[unix.NFTA_NAT_REG_PROTO_MIN]; ok {
-		port, sure = m.portIn(binary.BigEndian.Uint32(register), sure)
+	if a.has(unix.NFTA_NAT_REG_PROTO_MIN) {
+		port, sure = m.portIn(a.u32(unix.NFTA_NAT_REG_PROTO_MIN), sure)
 	}
 	m.p.leadTo(netip.AddrPortFrom(to, port), sure)
 }
@@ -271,8 +281,8 @@ func (m *machine) nat(a attributes) {
 func (m *machine) redir(a attributes) {
 	m.verdicts = []verdict{{action: accepts}}
 	port, sure := m.p.packet.Port, m.match
-	if register, ok := a[unix.NFTA_REDIR_REG_PROTO_MIN]; ok {
-		port, sure = m.portIn(binary.BigEndian.Uint32(register), sure)
+	if a.has(unix.NFTA_REDIR_REG_PROTO_MIN) {
+		port, sure = m.portIn(a.u32(unix.NFTA_REDIR_REG_PROTO_MIN), sure)
 	}
 	m.p.leadTo(netip.AddrPortFrom(m.p.packet.To, port), sure)
 }

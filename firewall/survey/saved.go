@@ -127,6 +127,7 @@ type condition struct {
 	name    string
 	args    []string
 	negated bool
+	test    test // nil: not understood
 }
 
 func (r *savedRule) String() string { return r.line }
@@ -155,7 +156,7 @@ func parseSaved(line string, words []word) *savedRule {
 			if name == "-m" {
 				module = strings.Join(args, " ")
 			}
-			r.conditions = append(r.conditions, condition{module, name, args, negated})
+			r.conditions = append(r.conditions, condition{module, name, args, negated, conditions[name]})
 		}
 		negated = false
 	}
@@ -179,8 +180,8 @@ func arguments(name string, words []word) []string {
 
 func (r *savedRule) weigh(p *passage) ruling {
 	match, bySource, otherSource := yes, false, false
-	for _, c := range r.conditions {
-		t, source := c.holds(p)
+	for i := range r.conditions {
+		t, source := r.conditions[i].holds(p)
 		bySource = bySource || source
 		if source && t == no {
 			otherSource = true // to see whether that is all that is amiss
@@ -204,12 +205,11 @@ func (r *savedRule) onlyDrops() bool {
 	return r.target == "DROP" || r.target == "REJECT" || r.target == ""
 }
 
-func (c condition) holds(p *passage) (t truth, bySource bool) {
-	test, ok := conditions[c.name]
-	if !ok {
+func (c *condition) holds(p *passage) (t truth, bySource bool) {
+	if c.test == nil {
 		return maybe, false
 	}
-	t, bySource = test(p, c)
+	t, bySource = c.test(p, *c)
 	if c.negated {
 		t = t.not()
 	}

@@ -2,7 +2,6 @@ package survey
 
 import (
 	"bytes"
-	"encoding/binary"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -34,7 +33,7 @@ func (m *machine) lookup(a attributes) {
 	const inverted = 1 // NFT_LOOKUP_F_INV
 	name := Set{Family: m.table.family, Table: m.table.name, Name: a.str(unix.NFTA_LOOKUP_SET)}
 	key := m.register(a.u32(unix.NFTA_LOOKUP_SREG))
-	destination, isMap := a[unix.NFTA_LOOKUP_DREG]
+	isMap := a.has(unix.NFTA_LOOKUP_DREG)
 	if slices.Contains(m.p.packet.Members, name) && !isMap {
 		m.want(certain(a.u32(unix.NFTA_LOOKUP_FLAGS)&inverted == 0), false)
 		return
@@ -54,7 +53,7 @@ func (m *machine) lookup(a attributes) {
 		m.want(found, source)
 		return
 	}
-	m.lookupMap(es, key, binary.BigEndian.Uint32(destination))
+	m.lookupMap(es, key, a.u32(unix.NFTA_LOOKUP_DREG))
 }
 
 // unclearMap is a lookup in a set that could not be read.
@@ -181,10 +180,10 @@ func (m *machine) dynset(a attributes) {
 		m.want(no, false)
 		return
 	}
-	if one, ok := a[unix.NFTA_DYNSET_EXPR]; ok {
-		m.within(parseExpression(one))
+	if a.has(unix.NFTA_DYNSET_EXPR) {
+		m.within(parseExpression(a.raw(unix.NFTA_DYNSET_EXPR)))
 	}
-	for _, e := range list(a[expressions]) {
+	for _, e := range list(a.raw(expressions)) {
 		m.within(parseExpression(e.Data))
 	}
 }

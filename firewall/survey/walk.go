@@ -106,7 +106,7 @@ func (w *ruleWalk) basic() ways {
 	}
 	found &^= returned
 	if w.base.drop {
-		w.drops(w.base.place(nil, w.base), Silence)
+		w.drops(spot{w.base, nil, w.base}, Silence)
 		return found | dropped
 	}
 	return found | accepted
@@ -126,7 +126,7 @@ func (w *ruleWalk) chain(c *chain, depth int) ways {
 		if w.p.steps > maxSteps {
 			return w.giveUp(c)
 		}
-		w.p.here = c.place(r, w.base)
+		w.p.here = spot{c, r, w.base}
 		way := w.rule(c, r, depth)
 		found |= way &^ onward
 		if way&onward == 0 {
@@ -138,7 +138,7 @@ func (w *ruleWalk) chain(c *chain, depth int) ways {
 
 // giveUp is where too much would have to be followed.
 func (w *ruleWalk) giveUp(c *chain) ways {
-	w.drops(c.place(nil, w.base), Silence)
+	w.drops(spot{c, nil, w.base}, Silence)
 	return accepted | dropped | returned
 }
 
@@ -159,7 +159,7 @@ func (w *ruleWalk) rule(c *chain, r rule, depth int) ways {
 	return found
 }
 
-func (w *ruleWalk) obey(c *chain, here Place, v verdict, depth int) ways {
+func (w *ruleWalk) obey(c *chain, here spot, v verdict, depth int) ways {
 	switch v.action {
 	case accepts:
 		return accepted
@@ -178,7 +178,7 @@ func (w *ruleWalk) obey(c *chain, here Place, v verdict, depth int) ways {
 }
 
 // lead follows a jump or a goto.
-func (w *ruleWalk) lead(c *chain, here Place, v verdict, depth int) ways {
+func (w *ruleWalk) lead(c *chain, here spot, v verdict, depth int) ways {
 	next := c.table.chains[v.chain]
 	if next == nil { // a target that is not known here, and not a chain
 		w.drops(here, Silence)
@@ -192,8 +192,8 @@ func (w *ruleWalk) lead(c *chain, here Place, v verdict, depth int) ways {
 }
 
 // drops notes the first place that drops.
-func (w *ruleWalk) drops(at Place, answer Answer) {
+func (w *ruleWalk) drops(at spot, answer Answer) {
 	if !w.found {
-		w.first, w.answer, w.found = at, answer, true
+		w.first, w.answer, w.found = at.place(), answer, true
 	}
 }
