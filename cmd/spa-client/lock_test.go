@@ -90,22 +90,29 @@ func holdsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// pictureCommand is "picture png|jpeg|photo|dark|cut FILE": a picture of the QR code of the file token.
-func pictureCommand(ts *testscript.TestScript, neg bool, args []string) {
-	code, err := qr.Encode(strings.TrimSpace(ts.ReadFile("token")), qr.M, qr.Unicode)
-	ts.Check(err)
-	code, err = barcode.Scale(code, code.Bounds().Dx()*8, code.Bounds().Dy()*8)
-	ts.Check(err)
+// codeOf is a picture with the QR code of a token somewhere in it.
+func codeOf(token string) (*image.Gray, error) {
+	code, err := qr.Encode(token, qr.M, qr.Unicode)
+	if err != nil {
+		return nil, err
+	}
+	if code, err = barcode.Scale(code, code.Bounds().Dx()*8, code.Bounds().Dy()*8); err != nil {
+		return nil, err
+	}
 	picture := image.NewGray(image.Rect(0, 0, code.Bounds().Dx()+200, code.Bounds().Dy()+120))
 	draw.Draw(picture, picture.Bounds(), image.White, image.Point{}, draw.Src)
 	draw.Draw(picture, code.Bounds().Add(image.Pt(90, 50)), code, image.Point{}, draw.Src)
+	return picture, nil
+}
+
+// pictureCommand is "picture png|jpeg|dark|cut FILE": a picture of the QR code of the file token.
+func pictureCommand(ts *testscript.TestScript, neg bool, args []string) {
+	picture, err := codeOf(strings.TrimSpace(ts.ReadFile("token")))
+	ts.Check(err)
 	if args[0] == "dark" {
 		for i := range picture.Pix {
 			picture.Pix[i] = ^picture.Pix[i]
 		}
-	}
-	if args[0] == "photo" {
-		picture = photographed(picture)
 	}
 	var b bytes.Buffer
 	if args[0] == "png" || args[0] == "dark" {
@@ -137,6 +144,25 @@ func photographed(p *image.Gray) *image.Gray {
 		}
 	}
 	return out
+}
+
+// TestScanPhotos: a code is read off photos, of tokens that are always the same, so that it is so always.
+func TestScanPhotos(t *testing.T) {
+	for i := range byte(10) {
+		p := &keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201}, ServerID: keys.ServerID{i, 1}, Gate: keys.GateKeyFromBytes([32]byte{i, 2}),
+			Client: "alice", ID: 3, Key: keys.KeyFromBytes([32]byte{i, 4}), Services: map[string][]string{"ssh": {"tcp/22"}}}
+		picture, err := codeOf(p.Token())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		if err := jpeg.Encode(&b, photographed(picture), &jpeg.Options{Quality: 60}); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := scan(b.Bytes()); err != nil || text != p.Token() {
+			t.Errorf("photo %d: %v", i, err)
+		}
+	}
 }
 
 func TestScanRefuses(t *testing.T) {
