@@ -65,6 +65,27 @@ func TestRevokeUnheld(t *testing.T) {
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "after the packet that was held back")
 }
 
+// TestNarrowedRange: once a range of ports is taken from a client, a packet of before opens none of
+// them, also when the range is given back.
+func TestNarrowedRange(t *testing.T) {
+	g := newGateway(t)
+	g.rewrite("server.toml", `ports = \["tcp/80"\]`, `ports = ["tcp/10000-10010"]`)
+	bob := sender(g.enrol("bob", "tcp/10000-10010"))
+	g.start()
+	port := func() []byte {
+		r := request()
+		r.Services = []spa.Service{{Proto: spa.TCP, Port: 10005}}
+		return g.seal(r, bob)
+	}
+	heldBack := port()
+	for _, allow := range []string{`["ssh"]`, `["tcp/10000-10010"]`} {
+		g.rewrite("clients/bob.toml", `allow = .*`, "allow = "+allow)
+		g.takeOver()
+	}
+	g.wantReceipt("192.0.2.2", heldBack, bob, spa.ReasonSuperseded)
+	g.wantReceipt("192.0.2.2", port(), bob, spa.Granted)
+}
+
 // TestRevokeAddress: what is open for an address ends, whosever it is.
 func TestRevokeAddress(t *testing.T) {
 	g := newGateway(t)

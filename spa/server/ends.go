@@ -4,7 +4,6 @@ import (
 	"container/heap"
 	"context"
 	"net/netip"
-	"slices"
 	"time"
 
 	"sallyport/firewall"
@@ -112,19 +111,12 @@ func (s *Server) tellEnds(ctx context.Context) error {
 	}
 }
 
-// tellEnded tells of the grants that have ended at now, and returns when the next one does. One that
-// was longer than was told of is told of later.
+// tellEnded tells of the grants that have ended at now, and returns when the next one does.
 func (s *Server) tellEnded(now time.Time) (next time.Time) {
 	over, next := s.hub.passed(now)
-	var gone []firewall.Grant
-	for _, e := range over {
-		if !s.firewall.Holds(e.client, e.service, e.source, now) {
-			gone = append(gone, firewall.Grant{Client: e.client, Service: e.service, Source: e.source})
-			continue
-		}
-		s.hub.expect(slices.DeleteFunc(s.firewall.GrantsOf(e.client, now), func(g firewall.Grant) bool {
-			return g.Service != e.service || g.Source != e.source
-		}))
+	gone := make([]firewall.Grant, len(over))
+	for i, e := range over {
+		gone[i] = firewall.Grant{Client: e.client, Service: e.service, Source: e.source}
 	}
 	s.hub.ended(gone, "ended", "", now)
 	return next
