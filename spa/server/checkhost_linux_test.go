@@ -36,7 +36,6 @@ type scene struct {
 	on     *lab.Host
 	root   string // of the machine's files
 	config *config.Config
-	host   *host
 }
 
 // dropping is a table that drops but for ssh, as a host should have one.
