@@ -1,0 +1,34 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestStateDir: where a running server is asked is found out also where the file has mistakes.
+func TestStateDir(t *testing.T) {
+	for text, want := range map[string]string{
+		least:                                          ".",
+		least + "state = \"/var/lib/spa\"\n":           "/var/lib/spa",
+		least + "state = \"below\"\n":                  "below",
+		"nonsense\nstate = \"/var/lib/spa\"\n":         "/var/lib/spa",
+		"state = \"/var/lib/spa/\"\n[capture\n":        "/var/lib/spa",
+		"window = 3\n  state = '/var/lib/x'\n":         "/var/lib/x",
+		"version = 2\nstate = \"/var/lib/spa\"\nx = 1": "/var/lib/spa",
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		if !filepath.IsAbs(want) {
+			want = filepath.Join(dir, want)
+		}
+		if got, err := StateDir(dir); err != nil || got != want {
+			t.Errorf("%q: got %s, %v, want %s", text, got, err, want)
+		}
+	}
+	if _, err := StateDir(t.TempDir()); err == nil {
+		t.Error("no file and no error")
+	}
+}
