@@ -41,24 +41,26 @@ func newTerminal() (*terminal, error) {
 	return &terminal{user: user, program: program}, nil
 }
 
-// watch reads what is written until it has all been. Once wait is on the screen it types keys.
+// watch reads what is written until it has all been. Each time that wait comes on the screen
+// it types keys.
 func (t *terminal) watch(wait, keys string) {
 	buf := make([]byte, 4096)
+	typed := 0
 	for {
 		n, err := t.user.Read(buf)
 		t.screen.Write(buf[:n])
 		if err != nil { // EIO: the program's end is closed
 			return
 		}
-		if wait != "" && strings.Contains(t.screen.String(), wait) {
-			wait = ""
+		if wait != "" && strings.Count(t.screen.String(), wait) > typed {
+			typed++
 			t.user.WriteString(keys)
 		}
 	}
 }
 
 // terminalCommand is "terminal WAIT KEYS CODE PROGRAM ARGS...": it runs a program at a terminal, types
-// the keys (^C) once the text is on the screen, and expects the exit status. What was
+// the keys (^C) each time that the text comes on the screen, and expects the exit status. What was
 // on the screen is in the file screen. The terminal has to be left as it was.
 func terminalCommand(ts *testscript.TestScript, neg bool, args []string) {
 	t, err := newTerminal()

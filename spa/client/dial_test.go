@@ -152,6 +152,26 @@ func TestDialCancelled(t *testing.T) {
 	})
 }
 
+// Of two connections that both stand the one that nobody wants is closed.
+func TestRaceHasOneWinner(t *testing.T) {
+	g, n := dualStack(t)
+	r := newRace(t.Context(), mustPrepare(t, g, n, open()))
+	for _, gateway := range []netip.Addr{gate4, gate6} {
+		conn, err := n.Dial(t.Context(), netip.Addr{}, netip.AddrPortFrom(gateway, 22))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.enter(Answer{Verdict: Opened, conn: conn})
+	}
+	r.runners.Wait()
+	conn, err := r.winner()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.end()
+	n.wantOpen(t, conn)
+}
+
 // Also while nothing has answered yet.
 func TestDialCancelledWhileKnocking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -389,6 +409,24 @@ func TestDialerRefuses(t *testing.T) {
 	if _, err := (&Dialer{Profile: g.profile, Service: ssh[0]}).dial(t.Context(), "tcp6", "gw:22", n); err == nil {
 		t.Error("no address of the family: no error")
 	}
+}
+
+// Without receipts it is the host that is tried, in the families that it has.
+func TestDialerWithoutReceipts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, n := dualStack(t)
+		g.profile.Receipts = false
+		g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
+		n.hosts["six.example.net"] = []netip.Addr{netip.MustParseAddr("2001:db8::7")}
+		conn, err := (&Dialer{Profile: g.profile}).dial(t.Context(), "tcp", "six.example.net:22", n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if to := conn.(*fakeTCP).to.String(); to != "[2001:db8::7]:22" {
+			t.Errorf("connected to %s", to)
+		}
+		n.wantOpen(t, conn)
+	})
 }
 
 func TestOpenAndClose(t *testing.T) {
