@@ -77,11 +77,15 @@ func readClock() (clock, error) {
 	if err != nil {
 		return clock{}, fmt.Errorf("server: asking the kernel for its clock: %w", err)
 	}
+	return clockOf(state, t), nil
+}
+
+func clockOf(state int, t unix.Timex) clock {
 	return clock{
 		known:  true,
 		synced: state != unix.TIME_ERROR && t.Status&unix.STA_UNSYNC == 0,
 		within: time.Duration(t.Esterror) * time.Microsecond,
-	}, nil
+	}
 }
 
 func readConntrack() (conntrack, error) {

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/survey"
 	"sallyport/spa"
@@ -163,6 +166,23 @@ func TestDefaultRoutes(t *testing.T) {
 func TestReadClock(t *testing.T) {
 	if c, err := readClock(); err != nil || !c.known {
 		t.Errorf("got %+v and %v", c, err)
+	}
+}
+
+// TestClockOf: nobody keeps a clock if the kernel says so in either way (adjtimex(2)).
+func TestClockOf(t *testing.T) {
+	for name, test := range map[string]struct {
+		state int
+		timex unix.Timex
+		want  clock
+	}{
+		"kept":  {unix.TIME_OK, unix.Timex{Status: unix.STA_PLL, Esterror: 1500}, clock{known: true, synced: true, within: 1500 * time.Microsecond}},
+		"alone": {unix.TIME_OK, unix.Timex{Status: unix.STA_UNSYNC}, clock{known: true}},
+		"error": {unix.TIME_ERROR, unix.Timex{}, clock{known: true}},
+	} {
+		if got := clockOf(test.state, test.timex); got != test.want {
+			t.Errorf("%s: got %+v, want %+v", name, got, test.want)
+		}
 	}
 }
 
