@@ -157,7 +157,7 @@ func (h *Host) Start(cmd *exec.Cmd) error {
 	return nil
 }
 
-// Close kills the host's processes, closes its servers and gives the namespace up; the
+// Close kills the host's processes, those too that they have left behind, closes its servers and gives the namespace up; the
 // kernel removes it with its links once no socket of it is open any more.
 func (h *Host) Close() error {
 	h.mu.Lock()
@@ -170,6 +170,7 @@ func (h *Host) Close() error {
 	for _, cmd := range h.procs {
 		errs = append(errs, kill(cmd))
 	}
+	h.killInside()
 	for _, c := range h.closers {
 		errs = append(errs, c.Close())
 	}

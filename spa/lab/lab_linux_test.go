@@ -237,6 +237,24 @@ func TestCloseKills(t *testing.T) {
 	}
 }
 
+// TestCloseKillsWhatWasLeftBehind: the pipe that a process inherited ends with the process.
+func TestCloseKillsWhatWasLeftBehind(t *testing.T) {
+	h := New(t, "h")[0]
+	r, w, err := os.Pipe()
+	must(t, err)
+	defer r.Close()
+	cmd := exec.Command("/bin/sh", "-c", "sleep 1000 &")
+	cmd.ExtraFiles = []*os.File{w}
+	must(t, h.Start(cmd))
+	w.Close()
+	must(t, cmd.Wait())
+	must(t, h.Close())
+	must(t, r.SetReadDeadline(time.Now().Add(soon)))
+	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("what was left behind: got %v, want it to have ended", err)
+	}
+}
+
 // TestDeathLeavesNothing kills a process that holds a host with a process in it, and sees
 // the inner one go: its pipe ends.
 func TestDeathLeavesNothing(t *testing.T) {
