@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"slices"
@@ -34,12 +35,24 @@ func (d *draft) take(messages []netlink.Message) ([]netlink.Message, error) {
 		if m.Header.Type == unix.NFNL_MSG_BATCH_BEGIN || m.Header.Type == unix.NFNL_MSG_BATCH_END {
 			continue
 		}
-		d.batch.append(m.Header.Type, m.Header.Flags&^netlink.Acknowledge, m.Data)
+		data := m.Data
+		if m.Header.Type == nfType(unix.NFT_MSG_NEWSET) && bytes.Contains(data, []byte("__set")) {
+			data = nativeOrder(data)
+		}
+		d.batch.append(m.Header.Type, m.Header.Flags&^netlink.Acknowledge, data)
 	}
 	return nil, io.EOF
 }
 
-// table begins the draft: a table with these flags, which is there or not. With anew, all
+// nativeOrder says of an anonymous set, which here has types of addresses, that its numbers
+// are in the processor's order. The library says big endian of all: nft would print other
+// numbers, and a rule set that was saved and loaded again would guard nothing.
+func nativeOrder(newSet []byte) []byte {
+	order := func(o byte) []byte { return []byte{0, 4, o, 0, 0, 0} } // NFTNL_UDATA_SET_KEYBYTEORDER
+	return bytes.Replace(newSet, order(2), order(1), 1)
+}
+
+// makeTable begins the draft: a table with these flags, which is there or not. With anew, all
 // that was in it goes, and so may its flags.
 func (d *draft) makeTable(flags uint32, anew bool) {
 	if anew {

@@ -19,6 +19,7 @@ func (d *draft) addRules(confirm bool) error {
 	err := errors.Join(d.knockRules(), d.guardRules(confirm))
 	d.reviveRules()
 	d.receiptRules()
+	d.hushRules()
 	return err
 }
 
@@ -58,9 +59,6 @@ func (d *draft) guardRules(confirm bool) error {
 		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
 	}
 	if len(d.cfg.Cut) > 0 {
-		// What DNAT leads on is answered by another machine, which would go on when the grant has ended.
-		// ct direction reply ct mark and MARK == MARK meta l4proto . ct original proto-dst @cut jump ended
-		d.rule(c, isReply(), ctMarked(mark), o.originallyTo(o.cut), jump(o.ended))
 		// A session that was there before connection tracking is the server's if that spoke first.
 		// ct direction reply ct mark and MARK == MARK meta l4proto . th dport @cut fib daddr type local jump ended
 		d.rule(c, isReply(), ctMarked(mark), o.portIn(o.cut, dport, false), exprs{fib(), equal(native(unix.RTN_LOCAL))}, jump(o.ended))
@@ -76,7 +74,7 @@ func (d *draft) guardRules(confirm bool) error {
 			return err
 		}
 		// ip daddr != @addresses4 fib daddr type != { local, broadcast, anycast, multicast } accept
-		d.rule(c, f.notExtra(), exprs{fib(), lookup(local, true)}, accept())
+		d.rule(c, f.notExtra(f.daddr), exprs{fib(), lookup(local, true)}, accept())
 	}
 
 	// 2. Ports that are not guarded. The protocol first: a packet of another one may be
@@ -137,7 +135,10 @@ func (d *draft) guardRules(confirm bool) error {
 
 // addressTypes adds an anonymous set of types of addresses, for one rule.
 func (d *draft) addressTypes(types ...uint32) (*nft.Set, error) {
-	s := &nft.Set{Table: d.objects.table, Anonymous: true, Constant: true, KeyType: nft.TypeFIBAddr}
+	s := &nft.Set{
+		Table: d.objects.table, Anonymous: true, Constant: true,
+		KeyType: nft.TypeFIBAddr,
+	}
 	var es []nft.SetElement
 	for _, t := range types {
 		es = append(es, nft.SetElement{Key: native(t)})
@@ -161,10 +162,6 @@ func (d *draft) confirmRules() {
 func (d *draft) endedRules() {
 	c := d.objects.ended
 	for _, f := range d.objects.families() {
-		// ct original saddr . meta l4proto . ct original proto-dst @grants4 return
-		d.rule(c, f.originallyGranted(), verdict(expr.VerdictReturn))
-		// ct original saddr . ct original daddr . meta l4proto . ct original proto-src . ct original proto-dst @carried4 return
-		d.rule(c, f.originallyCarried(), verdict(expr.VerdictReturn))
 		// ip saddr . meta l4proto . th dport @grants4 return
 		d.rule(c, f.granted(f.saddr, dport), verdict(expr.VerdictReturn))
 		// ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 return
@@ -194,21 +191,43 @@ func (d *draft) reviveRules() {
 		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 ct mark set ct mark or MARK accept
 		d.rule(c, f.carries(f.daddr, f.saddr, dport, sport), setCtMark(mark), accept())
 	}
-	// What a server of a port in @cut sends to who has no grant any more. A reset may leave: it
-	// tells the client that the session is over, and is how strangers are rejected.
-	if len(d.cfg.Cut) > 0 {
-		// meta l4proto . th sport @cut tcp flags and rst == rst accept
-		d.rule(c, o.portIn(o.cut, sport, false), tcpFlags(rst, rst), accept())
-		// meta l4proto . th sport @cut ct direction reply drop
-		d.rule(c, o.portIn(o.cut, sport, false), isReply(), drop())
-		// meta l4proto . th sport @cut ct mark and MARK == MARK drop
-		d.rule(c, o.portIn(o.cut, sport, false), ctMarked(mark), drop())
-	}
 	// Answers in a flow that the guard has not admitted, or admits no more.
 	// meta l4proto udp ct direction reply ct mark and MARK != MARK drop
 	d.rule(c, l4proto(spa.UDP), isReply(), ctNotMarked(mark), drop())
 	// ct state new tcp flags and (syn | ack) != syn drop
 	d.rule(c, ctState(expr.CtStateBitNEW), tcpFlagsNot(syn|ack, syn), drop())
+}
+
+// hushRules look at what leaves a port whose sessions end with the grant: by now an answer
+// that DNAT leads back has the port and the address that the grant is for.
+func (d *draft) hushRules() {
+	o, c := &d.objects, d.objects.hush
+	if len(d.cfg.Cut) == 0 {
+		return
+	}
+	// oif lo accept
+	d.rule(c, toLoopback(), accept())
+	for _, name := range d.cfg.Trusted {
+		// oifname NAME accept
+		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
+	}
+	// meta l4proto . th sport != @cut accept
+	d.rule(c, o.portIn(o.cut, sport, true), accept())
+	for _, f := range o.families() {
+		// ip saddr != @addresses4 fib saddr type != local accept
+		d.rule(c, f.notExtra(f.saddr), exprs{fibSource(), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: native(unix.RTN_LOCAL)}}, accept())
+		// ip daddr . meta l4proto . th sport @grants4 accept
+		d.rule(c, f.granted(f.daddr, sport), accept())
+		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 accept
+		d.rule(c, f.carries(f.daddr, f.saddr, dport, sport), accept())
+	}
+	// A reset tells the client that the session is over, and is how strangers are rejected.
+	// tcp flags and rst == rst accept
+	d.rule(c, tcpFlags(rst, rst), accept())
+	// ct direction reply drop
+	d.rule(c, isReply(), drop())
+	// ct mark and MARK == MARK drop
+	d.rule(c, ctMarked(d.cfg.Mark), drop())
 }
 
 // receiptRules keep receipts out of connection tracking. On a port of our own everything

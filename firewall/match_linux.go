@@ -173,46 +173,6 @@ func (o *objects) portIn(s *nft.Set, offset uint32, invert bool) exprs {
 	}
 }
 
-// meta l4proto . ct original proto-dst @SET
-func (o *objects) originallyTo(s *nft.Set) exprs {
-	return exprs{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first},
-		original(expr.CtKeyPROTODST, first+1),
-		lookup(s, false),
-	}
-}
-
-// original reads how the first packet of a flow was addressed, before DNAT. An address
-// takes as many bytes as its family has, though the kernel wants room for sixteen.
-func original(k expr.CtKey, register uint32) *expr.Ct {
-	return &expr.Ct{Key: k, Register: register, Direction: 0}
-}
-
-// ct original saddr . meta l4proto . ct original proto-dst @grants4 (or @grants6)
-func (f *family) originallyGranted() exprs {
-	words := f.size / 4
-	return rule(f.match(), exprs{
-		original(expr.CtKeySRC, first),
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first + words},
-		original(expr.CtKeyPROTODST, first+words+1),
-		lookup(f.grants, false),
-	})
-}
-
-// ct original saddr . ct original daddr . meta l4proto . ct original proto-src . ct original
-// proto-dst @carried4 (or @carried6)
-func (f *family) originallyCarried() exprs {
-	words := f.size / 4
-	return rule(f.match(), exprs{
-		original(expr.CtKeySRC, first),
-		original(expr.CtKeyDST, first+words),
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first + 2*words},
-		original(expr.CtKeyPROTOSRC, first+2*words+1),
-		original(expr.CtKeyPROTODST, first+2*words+2),
-		lookup(f.carried, false),
-	})
-}
-
 // ip saddr . meta l4proto . th dport @grants4 (or daddr and sport, ip6 and @grants6)
 func (f *family) granted(addr, portOffset uint32) exprs {
 	words := f.size / 4
@@ -238,13 +198,16 @@ func (f *family) carries(remote, local, remotePort, localPort uint32) exprs {
 	})
 }
 
-// ip daddr != @addresses4 (or ip6 and @addresses6)
-func (f *family) notExtra() exprs {
-	return rule(f.match(), exprs{f.address(first, f.daddr), lookup(f.extra, true)})
+// ip daddr != @addresses4 (or saddr, ip6 and @addresses6)
+func (f *family) notExtra(addr uint32) exprs {
+	return rule(f.match(), exprs{f.address(first, addr), lookup(f.extra, true)})
 }
 
-// fib daddr type
+// fib daddr type, fib saddr type
 func fib() *expr.Fib { return &expr.Fib{Register: first, ResultADDRTYPE: true, FlagDADDR: true} }
+func fibSource() *expr.Fib {
+	return &expr.Fib{Register: first, ResultADDRTYPE: true, FlagSADDR: true}
+}
 
 func verdict(k expr.VerdictKind) exprs { return exprs{&expr.Verdict{Kind: k}} }
 

@@ -14,7 +14,7 @@ type objects struct {
 	carried4, carried6     *nft.Set // remote . local . protocol . remote port . local port
 	addresses4, addresses6 *nft.Set // guarded destinations beside the host's own
 
-	marker, knock, guard, confirm, ended, revive, receipt *nft.Chain
+	marker, knock, guard, confirm, ended, revive, receipt, hush *nft.Chain
 }
 
 // newObjects is our table; newObjectsOf is another one of the same make.
@@ -50,6 +50,7 @@ func newObjectsOf(table string, size uint32) objects {
 		knock:      hooked(chain("knock"), nft.ChainHookPrerouting, -310),
 		guard:      hooked(chain("guard"), nft.ChainHookPrerouting, -110),
 		revive:     hooked(chain("revive"), nft.ChainHookOutput, -110),
+		hush:       hooked(chain("hush"), nft.ChainHookPostrouting, 110),
 		receipt:    hooked(chain("receipt"), nft.ChainHookOutput, -300),
 	}
 	o.grants4.Size, o.grants6.Size = size, size
@@ -68,5 +69,5 @@ func (o *objects) sets() []*nft.Set {
 }
 
 func (o *objects) chains() []*nft.Chain {
-	return []*nft.Chain{o.marker, o.confirm, o.ended, o.knock, o.guard, o.revive, o.receipt}
+	return []*nft.Chain{o.marker, o.confirm, o.ended, o.knock, o.guard, o.revive, o.receipt, o.hush}
 }
