@@ -362,6 +362,9 @@ func TestReloadUnseenClients(t *testing.T) {
 	g.start()
 	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
 	heldBack := g.seal(request(), bob)
+	web := request()
+	web.Services = []spa.Service{{Name: "web"}}
+	heldBackWeb := g.seal(web, bob)
 	g.rewrite("alias", `allow = .*`, `allow = ["web"]`)
 	r := g.takeOver()
 	if !slices.Equal(r.Changed, []string{"bob"}) || len(r.Ended) != 1 || r.Ended[0].Service != "ssh" {
@@ -369,9 +372,12 @@ func TestReloadUnseenClients(t *testing.T) {
 	}
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "not allowed any more")
 	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.ReasonNotAllowed)
-	g.rewrite("alias", `allow = .*`, `allow = ["ssh", "web"]`)
-	g.takeOver()
+	for _, allow := range []string{`["ssh"]`, `["ssh", "web"]`} { // web goes and comes, and nobody has it open
+		g.rewrite("alias", `allow = .*`, "allow = "+allow)
+		g.takeOver()
+	}
 	g.wantReceipt("192.0.2.2", heldBack, bob, spa.ReasonSuperseded)
+	g.wantReceipt("192.0.2.2", heldBackWeb, bob, spa.ReasonSuperseded)
 	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
 	if err := os.Rename(path, filepath.Join(g.dir, "clients", "carol.toml")); err != nil {
 		t.Fatal(err)

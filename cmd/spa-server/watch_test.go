@@ -97,6 +97,10 @@ func TestWatch(t *testing.T) {
 	if d := w.wantShown(t, "closed", "alice"); d.Command != "close" {
 		t.Errorf("closed: %+v", d)
 	}
+	later := request()
+	later.For, later.Services = 3*time.Second, []spa.Service{{Name: "web"}}
+	g.wantReceipt("192.0.2.2", g.seal(later, bob), bob, spa.Granted)
+	w.wantShown(t, "ended", "bob")
 	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.ReasonNotAllowed)
 	if d := w.wantShown(t, "denied", "bob"); !strings.Contains(d.Reason, "not allowed") {
 		t.Errorf("denied: %+v", d)
@@ -144,8 +148,8 @@ func TestWatch(t *testing.T) {
 	if total := len(w.decisions()); shown > 10 || packets != 50 || total > 30 {
 		t.Errorf("50 stale packets in %d lines that stand for %d; %d lines in all", shown, packets, total)
 	}
-	if ended != 1 {
-		t.Errorf("%d grants are said to have ended, want the one that was not closed before", ended)
+	if ended != 2 {
+		t.Errorf("%d grants are said to have ended, want the two that were not closed before", ended)
 	}
 	w.kill()
 	lab.Eventually(t, 5*time.Second, "the watcher to be forgotten", func() bool { return g.status().Watchers == 0 })
