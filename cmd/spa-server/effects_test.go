@@ -1,0 +1,217 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// effects names, for each key that a file may have, a test which goes red where the key has no effect.
+// A key stands behind the type that it is read into, or behind the file where that has no name; a test
+// of another package behind that one's directory.
+var effects = map[string]string{
+	// server.toml
+	"raw.version":                    "spa/config.TestLoadRefusesIdentity",
+	"raw.name":                       "TestToken",
+	"raw.address":                    "TestToken",
+	"raw.server_id":                  "TestServerID",
+	"raw.knock_ports":                "TestKnockPorts",
+	"raw.knock_ports[].port":         "TestSharedKnockPort",
+	"raw.knock_ports[].shared":       "TestSharedKnockPort",
+	"raw.window":                     "TestWindow",
+	"raw.receipts":                   "TestReceiptsOff",
+	"raw.state":                      "TestState",
+	"state.go.state":                 "spa/config.TestStateDir",
+	"raw.zone":                       "TestZone",
+	"raw.capture":                    "TestCaptureInterfaces",
+	"raw.firewall":                   "TestClosed",
+	"raw.audit":                      "TestAuditFile",
+	"raw.limits":                     "TestLimits",
+	"raw.service":                    "TestJourney",
+	"rawCapture.mode":                "spa/config.TestLoadRefuses",
+	"rawCapture.interfaces":          "TestCaptureInterfaces",
+	"rawFirewall.backend":            "TestDryRun",
+	"rawFirewall.mode":               "TestAdmit",
+	"rawFirewall.closed":             "TestClosed",
+	"rawFirewall.persist":            "TestPersist",
+	"rawFirewall.trusted_interfaces": "TestTrustedInterfaces",
+	"rawFirewall.mark":               "TestMark",
+	"rawFirewall.admit":              "TestAdmit",
+	"rawAdmit.table":                 "TestAdmit",
+	"rawAdmit.set4":                  "TestAdmit",
+	"rawAdmit.set6":                  "TestAdmit",
+	"rawAudit.file":                  "TestAuditFile",
+	"rawLimits.live_nonces":          "TestLimits",
+	"rawLimits.grants":               "TestLimits",
+	"rawLimits.grants_per_hour":      "TestLimits",
+	"rawService.ports":               "TestRanges",
+	"rawService.for":                 "TestTerms",
+	"rawService.max_for":             "TestTerms",
+	"rawService.addresses":           "TestAddresses",
+	"rawService.on_expiry":           "TestOnExpiry",
+	"rawService.when":                "TestHours",
+
+	// clients/NAME.toml
+	"rawClient.version":        "keys.TestDecodeRefuses",
+	"rawClient.id":             "TestJourney",
+	"rawClient.key":            "TestJourney",
+	"rawClient.allow":          "TestRawPorts",
+	"rawClient.from":           "TestFromAndDeny",
+	"rawClient.deny":           "TestFromAndDeny",
+	"rawClient.expires":        "TestRefusedWithReason",
+	"rawClient.max_for":        "TestTerms",
+	"rawClient.require_source": "TestRefusedWithReason",
+	"rawClient.when":           "TestHours",
+	"rawClient.previous":       "TestRotate",
+	"rawClient.revoked":        "TestRefusedInSilence",
+	"rawPrevious.id":           "TestRotate",
+	"rawPrevious.key":          "TestRotate",
+	"rawPrevious.until":        "TestRotate",
+
+	// gate.key
+	"rawGate.version":       "keys.TestDecodeRefuses",
+	"rawGate.key":           "TestJourney",
+	"rawGate.previous":      "TestRotateGate",
+	"rawPreviousGate.key":   "TestRotateGate",
+	"rawPreviousGate.until": "TestRotateGate",
+
+	// hosts/NAME.toml of spa-client
+	"rawProfile.version":     "TestProfile",
+	"rawProfile.name":        "TestProfile",
+	"rawProfile.address":     "TestJourney",
+	"rawProfile.knock_ports": "TestProfile",
+	"rawProfile.server_id":   "TestProfile",
+	"rawProfile.gate_key":    "TestProfile",
+	"rawProfile.client":      "TestProfile",
+	"rawProfile.id":          "TestProfile",
+	"rawProfile.key":         "TestProfile",
+	"rawProfile.receipts":    "TestProfile",
+	"rawProfile.source":      "TestProfile",
+	"rawProfile.services":    "TestProfile",
+	"rawProfile.locked":      "keys.TestLock",
+	"rawLock.keyring":        "keys.TestLockBinds",
+	"rawLock.memory":         "keys.TestLockBinds",
+	"rawLock.passes":         "keys.TestLockBinds",
+	"rawLock.lanes":          "keys.TestLockBinds",
+	"rawLock.salt":           "keys.TestLockBinds",
+	"rawLock.sealed":         "keys.TestLockBinds",
+}
+
+// TestEveryKeyHasItsTest: no file may have a key that does nothing. It reads the structs that files
+// are decoded into, wherever they are.
+func TestEveryKeyHasItsTest(t *testing.T) {
+	keys, tests := fileKeys(t), declaredTests(t)
+	keys["raw.knock_ports[].port"], keys["raw.knock_ports[].shared"] = true, true // in tables of a list of many kinds
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		test, ok := effects[key]
+		if !strings.Contains(test, ".") {
+			test = "cmd/spa-server." + test
+		}
+		switch {
+		case !ok:
+			t.Errorf("no test is named that shows the effect of %s", key)
+		case !tests[test]:
+			t.Errorf("%s names %s, which is not there", key, test)
+		}
+	}
+	for key := range effects {
+		if !keys[key] {
+			t.Errorf("%s is no key of a file", key)
+		}
+	}
+	if len(keys) < 60 {
+		t.Errorf("there are %d keys: were they found?", len(keys))
+	}
+}
+
+// eachSource calls visit with each Go file of the module.
+func eachSource(t *testing.T, visit func(path string, source []byte)) {
+	t.Helper()
+	err := filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		if err == nil {
+			visit(path, source)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// declaredTests are the tests and fuzz targets of the module, each by its name alone and behind the
+// directory of its package: TestJourney, cmd/spa-server.TestJourney.
+func declaredTests(t *testing.T) map[string]bool {
+	t.Helper()
+	there := make(map[string]bool)
+	declared := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	eachSource(t, func(path string, source []byte) {
+		if !strings.HasSuffix(path, "_test.go") {
+			return
+		}
+		for _, match := range declared.FindAllSubmatch(source, -1) {
+			there[string(match[1])] = true
+			there[strings.TrimPrefix(filepath.Dir(path), "../../")+"."+string(match[1])] = true
+		}
+	})
+	return there
+}
+
+// fileKeys are the keys in the toml tags of the module.
+func fileKeys(t *testing.T) map[string]bool {
+	t.Helper()
+	keys := make(map[string]bool)
+	eachSource(t, func(path string, source []byte) {
+		if strings.HasSuffix(path, "_test.go") {
+			return
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, source, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		owner := map[*ast.StructType]string{}
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.TypeSpec:
+				if s, ok := n.Type.(*ast.StructType); ok {
+					owner[s] = n.Name.Name
+				}
+			case *ast.StructType:
+				name, ok := owner[n]
+				if !ok {
+					name = filepath.Base(path)
+				}
+				for _, tag := range tomlTags(n) {
+					keys[name+"."+tag] = true
+				}
+			}
+			return true
+		})
+	})
+	return keys
+}
+
+func tomlTags(s *ast.StructType) []string {
+	var tags []string
+	for _, field := range s.Fields.List {
+		if field.Tag == nil {
+			continue
+		}
+		if tag := reflect.StructTag(strings.Trim(field.Tag.Value, "`")).Get("toml"); tag != "" {
+			tags = append(tags, tag)
+		}
+	}
+	return tags
+}
