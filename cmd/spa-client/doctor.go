@@ -58,7 +58,7 @@ Exit status: 0 all is well, 1 something is wrong, 3 refused by the gateway, 4 no
 		ValidArgsFunction: (&knock{app: a}).completeServices,
 	}
 	a.hostFlag(cmd, &d.host)
-	cmd.Flags().Var(&d.source, "source", "address to state: auto, observed or an IP `ADDRESS`; the host's own setting without it")
+	cmd.Flags().Var(&d.source, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address; the host's own setting without it")
 	cmd.Flags().DurationVar(&d.timeout, "timeout", 5*time.Second, "how long each look waits for an answer")
 	cmd.Flags().StringVar(&d.ntp, "ntp", "", "time server to compare this machine's clock with: `HOST`")
 	cli.JSONFlag(cmd, &d.json)

@@ -21,12 +21,7 @@ func passOn(socket *os.File, conn net.Conn) error {
 		return fmt.Errorf("handing the connection over: %w", err)
 	}
 	defer file.Close()
-	fd := int(file.Fd())
-	// The flag belongs to the connection, not to this program's end of it, and whoever
-	// gets it expects an ordinary one.
-	if err := unix.SetNonblock(fd, false); err != nil {
-		return fmt.Errorf("handing the connection over: %w", err)
-	}
+	fd := int(file.Fd()) // makes it one that blocks, as whoever gets it expects
 	for {
 		err = unix.Sendmsg(int(socket.Fd()), []byte{0}, unix.UnixRights(fd), nil, 0)
 		if err != unix.EINTR {
