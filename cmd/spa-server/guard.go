@@ -16,16 +16,25 @@ import (
 )
 
 func newGuard(dir *string) *cobra.Command {
-	return &cobra.Command{
+	var only bool
+	cmd := &cobra.Command{
 		Use:   "guard",
 		Short: "Load the guard and end, at boot before the network is up",
 		Long: `Shuts the guarded ports and ends. It listens for nothing; "spa-server run" does.
-At boot it stands before the network, so that no port is open for a moment.`,
+At boot it stands before the network, so that no port is open for a moment.
+
+--print writes the guard in nft's words instead, without grants, and changes nothing: for
+the file that your host loads its rules from. It needs persist = "file" in server.toml.`,
+		Example: `  spa-server guard
+  spa-server guard --print > /etc/spa/guard.nft`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := config.Load(*dir)
 			if err != nil {
 				return err
+			}
+			if only {
+				return printGuard(cmd, c)
 			}
 			lock, err := server.Lock(c.State)
 			if errors.Is(err, server.ErrRunning) {
@@ -53,4 +62,16 @@ At boot it stands before the network, so that no port is open for a moment.`,
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&only, "print", false, "write the guard as a file for nft -f, and change nothing")
+	return cmd
+}
+
+// printGuard writes the guard without grants, so no client matters.
+func printGuard(cmd *cobra.Command, c *config.Config) error {
+	rules, err := firewall.Rules(server.FirewallConfig(c, nil, time.Now))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprint(cmd.OutOrStdout(), rules)
+	return err
 }

@@ -63,14 +63,14 @@ var flushers = []flusher{
 func always(*host) bool { return true }
 func never(*host) bool  { return false }
 
-// says reports whether a configuration file has a line that begins so.
+// says reports whether a configuration file has a line that begins with these words.
 func (h *host) says(path, text string) bool {
 	data, err := os.ReadFile(filepath.Join(h.root, path))
 	if err != nil {
 		return false
 	}
 	for line := range strings.Lines(string(data)) {
-		if strings.HasPrefix(strings.TrimSpace(line), text) {
+		if strings.HasPrefix(strings.TrimSpace(line)+" ", text+" ") {
 			return true
 		}
 	}
@@ -133,7 +133,7 @@ func (h *host) flushing(iptables bool) []string {
 	return units
 }
 
-// includes reports whether a file of nft, or one that it includes, has a line that begins so.
+// includes reports whether a file of nft, or one that it includes, has a line that begins with these words.
 func (h *host) includes(path, text string, depth int) bool {
 	const deepest = 16 // as nft has it
 	if depth > deepest {

@@ -197,6 +197,7 @@ func fileTests() []hostTest {
 		{name: "flushed, not enabled", spoil: func(s *scene) { s.file("etc/nftables.conf", "flush ruleset\n") }},
 		{name: "flushed, kept by the kernel", spoil: flushing, pretend: func(h *host) { h.rules = nil }},
 		{name: "flushed, kept by the file", config: inFile, spoil: included},
+		{name: "kept by another's file", config: inFile, spoil: func(s *scene) { flushing(s); s.file("etc/nftables.d/x.nft", "table inet spare {\n}\n") }, want: Weak, says: []string{"no table inet spa"}},
 		{name: "kept by no file", config: inFile, spoil: flushing, want: Weak, says: []string{"firewall.persist", "no table inet spa"}},
 		{name: "kept twice", spoil: included, want: Problem, says: []string{"firewall.persist", "refuses"}},
 		{name: "iptables flushed", config: func(c *config.Config) { c.Firewall.Backend = "iptables" }, spoil: func(s *scene) { s.enable("netfilter-persistent.service") },
