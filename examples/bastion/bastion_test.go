@@ -2,11 +2,13 @@
 package bastion
 
 import (
-	"bufio"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,116 +17,185 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// TestRunbook runs, in a namespace of its own, each command of our programs in README.md, in order.
-// What changes the machine (make install, useradd, install, systemctl) is not run.
+// runbook is the page, the machines that it is about, and how far it has been followed.
+type runbook struct {
+	t             *testing.T
+	bastion, home *machine
+	units         *units
+	foreground    *process // what is run until Ctrl-C
+	session, bobs net.Conn // a session of Alice's, and one of Bob's
+	ran           map[string]bool
+}
+
+// After some commands, by the heading and the command, there is something to be seen. Each has to be met.
+var after = map[string]func(r *runbook, output string){
+	"2. Describe the gateway: spa-server init --address gw.example.net --service ssh=tcp/22":               (*runbook).hurry,
+	"4. Try it with a way back: alice$ ssh gw.example.net":                                                 (*runbook).confirmed,
+	"5. For good: systemctl enable --now spa-guard.service spa-server.service":                             (*runbook).dark,
+	"5. For good: alice$ ssh gw true":                                                                      (*runbook).dark,
+	"Users: spa-keygen list":                                                                               (*runbook).listed,
+	"Users: spa-keygen show bob":                                                                           (*runbook).bob,
+	"Users: spa-keygen revoke bob":                                                                         (*runbook).bobStays,
+	"Users: spa-server revoke bob --cut":                                                                   (*runbook).bobIsGone,
+	"New keys: alice$ spa-client open ssh --host gw":                                                       (*runbook).open,
+	"How is it: alice$ spa-client doctor --host gw":                                                        (*runbook).watched,
+	"I am locked out: spa-server teardown":                                                                 (*runbook).everybody,
+	"I am locked out: alice$ ssh gw.example.net":                                                           (*runbook).confirmed,
+	"Backup: umask 077; tar -C / -czf spa-backup.tgz etc/spa/server.toml etc/spa/gate.key etc/spa/clients": (*runbook).lost,
+	"Restore: systemctl enable --now spa-guard.service spa-server.service":                                 (*runbook).dark,
+	"Restore: alice$ spa-client open ssh --host gw --timeout 1m":                                           (*runbook).open,
+	"Upgrade: systemctl restart spa-server.service":                                                        (*runbook).livedOn,
+	"Uninstall: spa-server teardown":                                                                       (*runbook).everybody,
+	"Uninstall: rm -r /etc/spa":                                                                            (*runbook).nothingLeft,
+}
+
+// TestRunbook runs every command of README.md, in order, as it is written: on a host with an sshd,
+// files and users of its own, and on Alice's machine. What systemctl asks for is done by units.
 func TestRunbook(t *testing.T) {
-	bin := build(t)
-	host := lab.New(t, "bastion")[0]
-	work := t.TempDir()
-	etc := filepath.Join(t.TempDir(), "spa")
-	ran := map[string]int{}
-	for _, line := range commands(t, "README.md") {
-		fields := strings.Fields(line)
-		if !strings.HasPrefix(fields[0], "spa-") {
-			continue
+	lab.NeedRoot(t) // useradd, and the server becomes another user
+	r := newRunbook(t)
+	for _, s := range steps(t, "README.md") {
+		name := s.heading + ": " + s.command
+		if s.home {
+			name = s.heading + ": " + prompt + s.command
 		}
-		ran[fields[0]]++
-		cmd := exec.Command(filepath.Join(bin, fields[0]), append(fields[1:], "--config", etc)...)
-		cmd.Dir = work
-		out, err := os.Create(filepath.Join(work, "out"))
-		if err != nil {
-			t.Fatal(err)
+		output := r.follow(s)
+		for _, line := range s.prints {
+			if !shows(output, line) {
+				t.Errorf("README.md:%d: got %q, want it to say %q", s.line, output, line)
+			}
 		}
-		cmd.Stdout, cmd.Stderr = out, out
-		if err := host.Start(cmd); err != nil {
-			t.Fatal(err)
+		if see := after[name]; see != nil {
+			r.ran[name] = true
+			see(r, output)
 		}
-		if daemon := strings.HasPrefix(line, "spa-server run"); daemon {
-			stopWhenReady(t, cmd, out.Name())
+		if t.Failed() {
+			t.Fatalf("README.md:%d: after %s", s.line, s.command)
 		}
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("%s: %v\n%s", line, err, said(t, out.Name()))
-		}
-		out.Close()
 	}
-	if ran["spa-server"] < 4 || ran["spa-keygen"] < 4 {
-		t.Errorf("ran %v: the runbook's commands were not found", ran)
+	for name := range after {
+		if !r.ran[name] {
+			t.Errorf("the page no longer has %q", name)
+		}
 	}
 }
 
-// stopWhenReady interrupts a server once it says that it is ready.
-func stopWhenReady(t *testing.T, cmd *exec.Cmd, out string) {
+func newRunbook(t *testing.T) *runbook {
 	t.Helper()
-	lab.Eventually(t, 10*time.Second, "the server to be ready", func() bool { return strings.Contains(said(t, out), "msg=ready") })
-	cmd.Process.Signal(os.Interrupt)
+	r := &runbook{t: t, ran: make(map[string]bool)}
+	client, host := lab.Pair(t)
+	goTool, err := exec.LookPath("go")
+	must(t, err)
+	path := "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:" + filepath.Dir(goTool)
+	bin, home := t.TempDir(), t.TempDir()
+	r.bastion = newMachine(t, host, source(t), bin, map[string]string{
+		"passwd":     "root:x:0:0:root:/:/bin/sh\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\nalice:x:1000:1000::/:/bin/sh\n",
+		"group":      "root:x:0:\nnogroup:x:65534:\nalice:x:1000:\n",
+		"shadow":     "root:*:20000::::::\nsshd:*:20000::::::\nalice:*:20000::::::\n",
+		"login.defs": "USERGROUPS_ENAB yes\nSYS_UID_MIN 100\nSYS_UID_MAX 999\nSYS_GID_MIN 100\nSYS_GID_MAX 999\n",
+		"hosts":      "127.0.0.1 localhost\n192.0.2.1 gw.example.net\n",
+	})
+	r.bastion.env = []string{path}
+	r.home = newMachine(t, client, t.TempDir(), bin, map[string]string{
+		"passwd": "alice:x:0:0::" + home + ":/bin/sh\n",
+		"group":  "alice:x:0:\n",
+		"hosts":  "127.0.0.1 localhost\n192.0.2.1 gw.example.net\n",
+	})
+	r.home.env = []string{path, "HOME=" + home, "XDG_CONFIG_HOME="}
+	r.units = &units{m: r.bastion, runs: make(map[string]*process)}
+	r.sshd(home)
+	return r
 }
 
-func said(t *testing.T, path string) string {
-	t.Helper()
-	data, err := os.ReadFile(path)
+// sshd runs the real one on the bastion, as it ran before Sallyport came; Alice logs in with a key of her own.
+func (r *runbook) sshd(home string) {
+	r.t.Helper()
+	daemon := lab.NeedProgram(r.t, "sshd", "apt-get install openssh-server")
+	lab.NeedProgram(r.t, "ssh", "apt-get install openssh-client")
+	ssh := filepath.Join(home, ".ssh")
+	must(r.t, os.Mkdir(ssh, 0o700))
+	keys := r.t.TempDir()
+	for _, path := range []string{filepath.Join(keys, "host"), filepath.Join(ssh, "id_ed25519")} {
+		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path).CombinedOutput(); err != nil {
+			r.t.Fatalf("ssh-keygen: %v\n%s", err, out)
+		}
+	}
+	// accept-new: she knew the host's key before.
+	must(r.t, os.WriteFile(filepath.Join(ssh, "config"), []byte("BatchMode yes\nStrictHostKeyChecking accept-new\n"), 0o600))
+	must(r.t, copyFile(filepath.Join(ssh, "id_ed25519.pub"), filepath.Join(r.bastion.files["/run"], "alice.pub")))
+	config := filepath.Join(keys, "sshd_config")
+	must(r.t, os.WriteFile(config, fmt.Appendf(nil, "HostKey %s\nAuthorizedKeysFile /run/alice.pub\nStrictModes no\nUsePAM no\nPidFile none\n",
+		filepath.Join(keys, "host")), 0o600))
+	must(r.t, os.Mkdir(filepath.Join(r.bastion.files["/run"], "sshd"), 0o755))
+	server := r.bastion.start(r.t, "exec "+daemon+" -D -e -f "+config)
+	lab.Eventually(r.t, 20*time.Second, "sshd to listen", func() bool {
+		if server.ended() {
+			r.t.Fatalf("sshd ended:\n%s", server.said(r.t))
+		}
+		return r.reaches("192.0.2.3")
+	})
+}
+
+// follow does what a step says and returns what was printed.
+func (r *runbook) follow(s step) string {
+	r.t.Helper()
+	m := r.bastion
+	if s.home {
+		m = r.home
+		r.carry(s.command)
+	} else {
+		r.interrupt() // whoever goes on at the bastion's prompt has pressed Ctrl-C
+	}
+	switch command := strings.Fields(s.command); {
+	case command[0] == "systemctl":
+		r.units.systemctl(r.t, command[1:])
+		return ""
+	case strings.HasPrefix(s.command, "spa-server run"), s.command == "spa-server watch":
+		r.foreground = m.start(r.t, "exec "+s.command)
+		if command[1] == "run" {
+			lab.Eventually(r.t, 20*time.Second, "the server to be ready", func() bool {
+				return r.foreground.ended() || strings.Contains(r.foreground.said(r.t), "msg=ready")
+			})
+		}
+		if r.foreground.ended() {
+			r.t.Fatalf("README.md:%d: %s has ended:\n%s", s.line, s.command, r.foreground.said(r.t))
+		}
+		return ""
+	}
+	out, err := m.run(r.t, s.command)
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatalf("README.md:%d: %s: %v\n%s", s.line, s.command, err, out)
 	}
-	return string(data)
+	return out
 }
 
-// commands returns the lines of the page's sh blocks.
-func commands(t *testing.T, page string) []string {
-	t.Helper()
-	file, err := os.Open(page)
-	if err != nil {
-		t.Fatal(err)
+// carry takes a token home.
+func (r *runbook) carry(command string) {
+	r.t.Helper()
+	token := filepath.Join(r.bastion.dir, "alice.token")
+	if !strings.HasPrefix(command, "spa-client import") {
+		return
 	}
-	defer file.Close()
-	var lines []string
-	inside := false
-	for scanner := bufio.NewScanner(file); scanner.Scan(); {
-		line, _, _ := strings.Cut(scanner.Text(), "#")
-		line = strings.TrimSpace(line)
-		switch {
-		case line == "```sh":
-			inside = true
-		case line == "```":
-			inside = false
-		case inside && line != "":
-			lines = append(lines, line)
-		}
-	}
-	return lines
+	must(r.t, copyFile(token, filepath.Join(r.home.dir, "alice.token")))
 }
 
-func build(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", dir, "sallyport/cmd/...").CombinedOutput(); err != nil {
-		t.Fatalf("building: %v\n%s", err, out)
+// interrupt is Ctrl-C. The daemon ends in order then, and what only watches as it is the custom (130).
+func (r *runbook) interrupt() {
+	r.t.Helper()
+	p := r.foreground
+	if p == nil {
+		return
 	}
-	return dir
-}
-
-// TestUnits: systemd understands the units, and finds the server well confined.
-func TestUnits(t *testing.T) {
-	analyze := lab.NeedProgram(t, "systemd-analyze", "apt-get install systemd")
-	out, err := exec.Command(analyze, "security", "--offline=true", "--threshold=30", "spa-server.service").CombinedOutput()
-	if err != nil {
-		t.Errorf("systemd-analyze security: %v\n%s", err, out)
-	}
-	for _, unit := range []string{"spa-guard.service", "spa-server.service"} {
-		if problems := verify(t, analyze, unit); problems != "" {
-			t.Errorf("%s: %s", unit, problems)
-		}
+	r.foreground = nil
+	if code := p.stop(syscall.SIGINT); code != 0 && code != 130 {
+		r.t.Errorf("after Ctrl-C: exit %d\n%s", code, p.said(r.t))
 	}
 }
 
-// verify returns what systemd-analyze says against a unit's own lines.
-func verify(t *testing.T, analyze, unit string) string {
-	t.Helper()
-	out, _ := exec.Command(analyze, "verify", "--man=no", "./"+unit).CombinedOutput()
-	var problems []string
-	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, unit+":") && !strings.Contains(line, "is not executable") {
-			problems = append(problems, strings.TrimSpace(line))
-		}
+func (r *runbook) reaches(from string) bool {
+	conn, err := lab.Dial(r.home.host, from, "192.0.2.1:22", 400*time.Millisecond)
+	if err == nil {
+		conn.Close()
 	}
-	return strings.Join(problems, "; ")
+	return err == nil
 }

@@ -1,0 +1,81 @@
+package bastion
+
+import (
+	"bufio"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// step is a command of the page.
+type step struct {
+	heading string // that it stands under
+	line    int
+	home    bool     // on Alice's machine, not on the bastion
+	command string   // for a shell
+	prints  []string // lines that the page shows as printed
+}
+
+const prompt = "alice$ " // of what is run on Alice's machine
+
+// steps returns the commands of a page: the lines of its sh blocks, and what stands behind a prompt in its
+// console blocks.
+func steps(t *testing.T, page string) []step {
+	t.Helper()
+	file, err := os.Open(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var found []step
+	heading, block := "", ""
+	scanner := bufio.NewScanner(file)
+	for n := 1; scanner.Scan(); n++ {
+		line := strings.TrimSpace(scanner.Text())
+		switch {
+		case strings.HasPrefix(line, "```"):
+			block = line[len("```"):]
+		case block == "" && strings.HasPrefix(line, "#"):
+			heading = strings.TrimSpace(strings.TrimLeft(line, "#"))
+		case block == "sh":
+			found = append(found, step{heading: heading, line: n, command: line})
+		case block == "console" && strings.HasPrefix(line, prompt):
+			found = append(found, step{heading: heading, line: n, home: true, command: line[len(prompt):]})
+		case block == "console":
+			last := &found[len(found)-1]
+			last.prints = append(last.prints, line)
+		case block != "":
+			t.Fatalf("%s:%d: a block of %q, which is neither sh nor console", page, n, block)
+		}
+	}
+	return found
+}
+
+var numbers = regexp.MustCompile(`[0-9]+`)
+
+// shows reports whether an output has a line of the page, whatever the numbers in it are.
+func shows(output, line string) bool {
+	return strings.Contains(numbers.ReplaceAllString(output, "0"), numbers.ReplaceAllString(line, "0"))
+}
+
+// mentioned are commands that stand between the page's lines, in the text.
+var mentioned = regexp.MustCompile("`(spa-(?:server|keygen|client) [a-z][^`]*)`")
+
+// TestMentioned: what the text names is run in a block too, so that it is true.
+func TestMentioned(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ran []string
+	for _, s := range steps(t, "README.md") {
+		ran = append(ran, s.command)
+	}
+	all := strings.Join(ran, "\n") + "\n"
+	for _, match := range mentioned.FindAllStringSubmatch(string(text), -1) {
+		if !strings.Contains(all, match[1]) {
+			t.Errorf("the page mentions %q, and no block of it runs that", match[1])
+		}
+	}
+}

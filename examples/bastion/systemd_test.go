@@ -1,0 +1,167 @@
+package bastion
+
+import (
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/spa/lab"
+)
+
+// units does in the place of systemd what systemctl asks for: it runs the lines of the unit files that
+// the page has installed. It proves the lines and the page, not systemd.
+type units struct {
+	m    *machine
+	runs map[string]*process // of units that stay, by unit
+}
+
+// systemctl obeys one command.
+func (u *units) systemctl(t *testing.T, args []string) {
+	t.Helper()
+	verb := args[0]
+	for _, unit := range args[1:] {
+		if strings.HasPrefix(unit, "-") {
+			continue
+		}
+		switch verb {
+		case "enable", "start":
+			u.start(t, unit)
+		case "restart":
+			u.stop(t, unit)
+			u.start(t, unit)
+		case "disable", "stop":
+			u.stop(t, unit)
+		case "reload":
+			out, err := u.m.run(t, strings.TrimPrefix(u.value(t, unit, "ExecReload"), "+"))
+			if err != nil {
+				t.Fatalf("systemctl reload %s: %v\n%s", unit, err, out)
+			}
+		default:
+			t.Fatalf("systemctl %s is not known here", verb)
+		}
+	}
+	if verb == "daemon-reload" {
+		u.found(t)
+	}
+}
+
+// found fails where a unit file does not lie where systemd looks.
+func (u *units) found(t *testing.T) {
+	t.Helper()
+	for unit := range u.runs {
+		if _, err := os.Stat(u.file(unit)); err != nil {
+			t.Fatalf("%s runs and has no file: %v", unit, err)
+		}
+	}
+}
+
+func (u *units) file(unit string) string {
+	return filepath.Join(u.m.files["/etc"], "systemd", "system", unit)
+}
+
+// value is that of a key of the installed unit file.
+func (u *units) value(t *testing.T, unit, key string) string {
+	t.Helper()
+	data, err := os.ReadFile(u.file(unit))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && name == key {
+			return value
+		}
+	}
+	return ""
+}
+
+// start runs a unit: to its end, or until it says that it is ready.
+func (u *units) start(t *testing.T, unit string) {
+	t.Helper()
+	line := u.value(t, unit, "ExecStart")
+	switch kind := u.value(t, unit, "Type"); kind {
+	case "oneshot":
+		if out, err := u.m.run(t, line); err != nil {
+			t.Fatalf("%s: %s: %v\n%s", unit, line, err, out)
+		}
+	case "notify":
+		if u.runs[unit] == nil || u.runs[unit].ended() {
+			u.runs[unit] = u.notified(t, unit, line)
+		}
+	default:
+		t.Fatalf("%s: type %q is not known here", unit, kind)
+	}
+}
+
+// notified starts a process and waits until it says that it is ready (sd_notify(3)).
+func (u *units) notified(t *testing.T, unit, line string) *process {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "notify") // the path of a socket has to be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "socket")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	must(t, errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o777))) // as systemd's: the server is no longer root
+	p := u.m.start(t, "exec "+line, "NOTIFY_SOCKET="+path)
+	var buf [64]byte
+	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if n, err := conn.Read(buf[:]); err != nil || string(buf[:n]) != "READY=1" {
+		t.Fatalf("%s: got %q, %v, want it to be ready\n%s", unit, buf[:n], err, p.said(t))
+	}
+	return p
+}
+
+// stop ends a unit that stays, as systemd does.
+func (u *units) stop(t *testing.T, unit string) {
+	t.Helper()
+	p := u.runs[unit]
+	if p == nil {
+		return
+	}
+	delete(u.runs, unit)
+	if code := p.stop(syscall.SIGTERM); code != 0 {
+		t.Errorf("%s ended with %d:\n%s", unit, code, p.said(t))
+	}
+}
+
+// TestUnits: systemd understands the units, and finds the server well confined.
+func TestUnits(t *testing.T) {
+	analyze := lab.NeedProgram(t, "systemd-analyze", "apt-get install systemd")
+	out, err := exec.Command(analyze, "security", "--offline=true", "--threshold=30", "spa-server.service").CombinedOutput()
+	if err != nil {
+		t.Errorf("systemd-analyze security: %v\n%s", err, out)
+	}
+	for _, unit := range []string{"spa-guard.service", "spa-server.service"} {
+		if problems := verify(t, analyze, unit); problems != "" {
+			t.Errorf("%s: %s", unit, problems)
+		}
+		// The keeper of the guard is to outlive the daemon, also when systemd stops that.
+		if data, err := os.ReadFile(unit); err != nil || !strings.Contains(string(data), "\nKillMode=process\n") {
+			t.Errorf("%s: systemd would end what holds the guard (%v)", unit, err)
+		}
+	}
+}
+
+// verify returns what systemd-analyze says against a unit's own lines.
+func verify(t *testing.T, analyze, unit string) string {
+	t.Helper()
+	out, _ := exec.Command(analyze, "verify", "--man=no", "./"+unit).CombinedOutput()
+	var problems []string
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, unit+":") && !strings.Contains(line, "is not executable") {
+			problems = append(problems, strings.TrimSpace(line))
+		}
+	}
+	return strings.Join(problems, "; ")
+}
