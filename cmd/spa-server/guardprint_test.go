@@ -1,0 +1,34 @@
+package main
+
+import (
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"sallyport/spa/lab"
+)
+
+// TestGuardPrint: the guard as a file of the host's own shuts the ports by itself, check finds nothing
+// that would take it away, and the server takes it over.
+func TestGuardPrint(t *testing.T) {
+	nft := lab.NeedProgram(t, "nft", "apt-get install nftables")
+	g := newGateway(t)
+	replaceInFile(t, filepath.Join(g.dir, "server.toml"), "[firewall]\n", "[firewall]\npersist = \"file\"\n")
+	printed := g.must("spa-server", "guard", "--print", "--config", g.dir)
+	g.serve(":22")
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "printing changes nothing")
+	reload := func() {
+		t.Helper()
+		c := &checked{gateway: g}
+		c.nft("flush ruleset\n" + printed)
+	}
+	reload()
+	g.wantDark("192.0.2.2", "192.0.2.1:22", "with the file loaded by "+nft)
+	g.start()
+	g.mustOpen()
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "with a grant")
+	g.wantDark("192.0.2.3", "192.0.2.1:22", "for another")
+	g.server.stop(syscall.SIGKILL)
+	reload()
+	g.wantDark("192.0.2.3", "192.0.2.1:22", "reloaded while the server was dead")
+}
