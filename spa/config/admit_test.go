@@ -45,6 +45,8 @@ func TestAdmitRefuses(t *testing.T) {
 		"[firewall]\nmode='admit'\nclosed='reject'\n[firewall.admit]\n" + table + sets:            ":7: firewall.closed: has no effect",
 		"[firewall]\nmode='admit'\npersist='file'\n[firewall.admit]\n" + table + sets:             ":7: firewall.persist: has no effect",
 		"[firewall]\nmode='admit'\ntrusted_interfaces=['lan']\n[firewall.admit]\n" + table + sets: ":7: firewall.trusted_interfaces: has no effect",
+		"[firewall]\nbackend='iptables'\npersist='file'\n":                                        ":7: firewall.persist: \"file\" has an effect with nftables only",
+		admitting + table + sets + "[service.a]\nports=['tcp/1']\naddresses=['192.0.2.9']\n":      ":12: service.a.addresses: has no effect",
 		"[firewall]\nmode='admit'\nmark=1\n[firewall.admit]\n" + table + sets:                     ":7: firewall.mark: has no effect",
 		"[firewall]\nmode='admit'\nbackend='iptables'\n[firewall.admit]\n" + table + sets:         `:6: firewall.mode: "admit" works with sets of nftables`,
 	} {

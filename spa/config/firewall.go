@@ -18,6 +18,9 @@ func (l *loader) firewall() {
 	l.oneOf("firewall.persist", f.Persist, "owner", "file")
 	l.interfaces("firewall.trusted_interfaces", f.TrustedInterfaces)
 	l.cfg.Firewall = Firewall{Backend: f.Backend, Mode: f.Mode, Closed: f.Closed, Persist: f.Persist, TrustedInterfaces: none(f.TrustedInterfaces)}
+	if f.Persist == "file" && f.Backend == "iptables" {
+		l.must("firewall.persist", errors.New(`"file" has an effect with nftables only, whose tables can have an owner`))
+	}
 	l.mark()
 	l.admit()
 }
@@ -85,6 +88,8 @@ func validSetName(s string) bool {
 	return true
 }
 
+var errGuardOnly = errors.New(`has no effect with firewall.mode = "admit": your own table keeps the ports shut`)
+
 // onlyGuarding refuses what says how ports are kept shut where somebody else does that.
 func (l *loader) onlyGuarding() {
 	f := l.cfg.Firewall
@@ -95,7 +100,7 @@ func (l *loader) onlyGuarding() {
 		"firewall.mark":               f.Mark != 0,
 	} {
 		if set {
-			l.must(key, errors.New(`has no effect with firewall.mode = "admit": your own table keeps the ports shut`))
+			l.must(key, errGuardOnly)
 		}
 	}
 	if f.Backend == "iptables" {
@@ -108,6 +113,9 @@ func (l *loader) onlyGuarding() {
 // And one port has one answer to the question what becomes of its sessions.
 func (l *loader) collisions() {
 	for i, s := range l.cfg.Services {
+		if l.cfg.Firewall.Mode == "admit" && len(s.Addresses) > 0 {
+			l.must("service."+s.Name+".addresses", errGuardOnly)
+		}
 		for _, k := range l.cfg.KnockPorts {
 			if !k.Shared && slices.ContainsFunc(s.Ports, func(p spa.Ports) bool { return p.Contains(spa.UDP, k.Port) }) {
 				l.must("service."+s.Name+".ports", fmt.Errorf("udp/%d is a knock port: choose another, or { port = %[1]d, shared = true } in knock_ports", k.Port))
