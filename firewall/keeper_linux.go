@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 //
 // It is this program again. The daemon tells it by a pipe what to do; when the daemon is
 // gone and it was told to hold, it stays. Who has to end it later finds it by a lock: it
-// holds one on keeperFile, and the kernel tells whose a lock is.
+// holds one on keeperFile, and the kernel tells whose a lock is. Without the file it ends.
 const (
 	keeperName = "spa-keeper"
 	// keeperArg is no option of any program: one that does not call Helper ends with it.
@@ -82,15 +83,20 @@ func keep() error {
 	if err := ready.Close(); err != nil {
 		return err
 	}
-	orders := os.NewFile(keeperOrders, "orders")
+	ended := make(chan error, 2)
+	go func() { ended <- obey(os.NewFile(keeperOrders, "orders")) }()
+	go func() { ended <- awaitRemoval(keeperLock) }()
+	return <-ended
+}
+
+// obey returns when the keeper is to end.
+func obey(orders *os.File) error {
 	var order [1]byte
 	for holds := false; ; {
 		_, err := orders.Read(order[:])
 		switch {
 		case err == io.EOF && holds:
-			for {
-				unix.Pause()
-			}
+			select {}
 		case err != nil, order[0] == orderEnd:
 			return nil
 		case order[0] == orderHold:
@@ -99,6 +105,27 @@ func keep() error {
 			if err := unix.FcntlFlock(keeperLock, unix.F_SETLKW, &lock); err != nil {
 				return err
 			}
+		}
+	}
+}
+
+// awaitRemoval returns when the file is removed: nobody could find the keeper any more, and
+// a table that nobody can be made to let go of would be in the way for ever.
+func awaitRemoval(fd int) error {
+	events, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	if _, err := unix.InotifyAddWatch(events, "/proc/self/fd/"+strconv.Itoa(fd), unix.IN_ATTRIB); err != nil {
+		return err
+	}
+	for b := make([]byte, 4096); ; {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil || st.Nlink == 0 {
+			return err
+		}
+		if _, err := unix.Read(events, b); err != nil && err != unix.EINTR {
+			return err
 		}
 	}
 }

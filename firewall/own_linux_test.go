@@ -228,6 +228,16 @@ func TestKeepersDoNotPileUp(t *testing.T) {
 	lab.Eventually(t, soon, "the end of a keeper that holds nothing", func() bool { return !third.lives() })
 }
 
+// TestKeeperEndsWithTheStateDirectory: nobody could find it any more.
+func TestKeeperEndsWithTheStateDirectory(t *testing.T) {
+	s := ownedGuard(t, nil)
+	keeper := s.backend.(*nftables).keeper
+	s.must(os.RemoveAll(s.config.State))
+	lab.Eventually(t, soon, "the end of the keeper", func() bool { return !keeper.lives() })
+	s.die()
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
+
 // TestKilledKeeper: the daemon still owns the table, and knows that nobody will.
 func TestKilledKeeper(t *testing.T) {
 	s := ownedGuard(t, nil)
