@@ -79,6 +79,7 @@ func TestRotate(t *testing.T) {
 		t.Errorf("the new key: %v", receipt.Status)
 	}
 	g.wantReceipt("192.0.2.2", g.seal(request(), old), old, spa.Granted)
+	wantSaid(t, g.asked("status"), "alice: ", "uses its old key")
 	want := []string{old.ID.String(), current.ID.String(), old.ID.String()}
 	if ids := slices.Compact(g.keysAudited("alice")); !slices.Equal(ids, want) {
 		t.Errorf("the audit log has the keys %v, want %v", ids, want)
@@ -109,6 +110,16 @@ func (g *gateway) wantSilence(s spa.Sender, what string) {
 	if receipt := g.exchange("192.0.2.2", g.seal(request(), s), s, patience); receipt != nil {
 		g.t.Errorf("%s is answered: %v", what, receipt.Status)
 	}
+}
+
+// asked runs a command that asks the running server.
+func (g *gateway) asked(command string) string {
+	g.t.Helper()
+	out, code := g.run(g.host, "spa-server", command, "--config", g.dir)
+	if code != 0 {
+		g.t.Fatalf("spa-server %s: exit %d\n%s", command, code, out)
+	}
+	return out
 }
 
 // TestRotateAtOnce: with no overlap the old key ends with the rotation, and what it opened goes on.
@@ -232,15 +243,27 @@ func TestRotateGate(t *testing.T) {
 	g.wantSilence(bob, "a token of the new gate key, before the server has it,")
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 
+	g.asked("reload")
+	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
+	g.wantReceipt("192.0.2.3", g.seal(request(), bob), bob, spa.Granted)
+	wantSaid(t, g.asked("status"), "two: the old one is good until", "clients that used it last: 1")
 	g.server.stop(syscall.SIGKILL)
 	g.start()
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "opened before")
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 	g.wantReceipt("192.0.2.3", g.seal(request(), bob), bob, spa.Granted)
+	for line := range strings.Lines(g.asked("status")) {
+		if of := strings.Contains(line, "alice: "); of != strings.Contains(line, "uses the old gate key") {
+			t.Errorf("who uses the old gate key? %s", line)
+		}
+	}
 	heldBack := g.seal(request(), alice)
 
 	current := sender(g.rotate("--overlap", "1h"))
 	g.knockedBy(current, request())
+	if out := g.asked("status"); strings.Contains(out, "uses the old gate key") {
+		t.Errorf("all have the new gate key, and status says\n%s", out)
+	}
 	mixed := alice // the old key behind the new gate: a client's keys are its own, whichever way it comes
 	mixed.Gate = current.Gate
 	g.wantReceipt("192.0.2.2", g.seal(request(), mixed), mixed, spa.Granted)
