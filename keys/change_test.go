@@ -109,9 +109,11 @@ func TestChangeOfUnusualFiles(t *testing.T) {
 }
 
 func TestChangeRefuses(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "clients")
 	path := filepath.Join(dir, "alice.toml")
-	if err := os.WriteFile(path, []byte(handwritten), 0o600); err != nil {
+	outside := filepath.Join(dir, "..", "alice.toml")
+	err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(path, []byte(handwritten), 0o600), os.WriteFile(outside, []byte(handwritten), 0o600))
+	if err != nil {
 		t.Fatal(err)
 	}
 	boom := errors.New("boom")
@@ -132,8 +134,10 @@ func TestChangeRefuses(t *testing.T) {
 	if _, err := ChangeClient(filepath.Join(dir, "none"), "alice", rotating); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no directory: got %v", err)
 	}
-	if got, _ := os.ReadFile(path); string(got) != handwritten {
-		t.Errorf("the file is now\n%s", got)
+	for _, path := range []string{path, outside} {
+		if got, _ := os.ReadFile(path); string(got) != handwritten {
+			t.Errorf("%s is now\n%s", path, got)
+		}
 	}
 	onlyFiles(t, dir, "alice.toml")
 }
