@@ -91,6 +91,13 @@ func TestNoListeners(t *testing.T) {
 	}
 }
 
+// TestPlain: the name of a process does not speak to the terminal.
+func TestPlain(t *testing.T) {
+	if got := plain("x\x1b]0;y\a\u009b"); got != "x?]0;y??" {
+		t.Errorf("got %q", got)
+	}
+}
+
 // TestApproaches: strangers come by the interfaces that lead to the world, or that knocks are
 // expected on; never by trusted ones, by loopback, or by one that is down.
 func TestApproaches(t *testing.T) {

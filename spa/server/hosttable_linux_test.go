@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"time"
 
@@ -63,7 +64,7 @@ func services(list ...string) func(*config.Config) {
 }
 
 func hostTests() []hostTest {
-	return append(append(tableTests(), machineTests()...), fileTests()...)
+	return slices.Concat(tableTests(), socketTests(), machineTests(), fileTests())
 }
 
 // tableTests are about the rule sets of others.
@@ -103,8 +104,8 @@ func tableTests() []hostTest {
 	}
 }
 
-// machineTests are about sockets, clock, units and the like.
-func machineTests() []hostTest {
+// socketTests are about what listens.
+func socketTests() []hostTest {
 	return []hostTest{
 		{name: "unguarded sshd", spoil: func(s *scene) {
 			s.feed("add rule inet filter input tcp dport 2222 accept", "nft", "-f", "-")
@@ -144,6 +145,12 @@ func machineTests() []hostTest {
 		{name: "knock port in use on loopback", spoil: func(s *scene) { s.listenUDP("127.0.0.1:62201") }},
 		{name: "shared with nobody", config: func(c *config.Config) { c.KnockPorts = []config.KnockPort{{Port: 62201, Shared: true}} },
 			want: Odd, says: []string{"knock_ports", "nothing on this host serves it"}},
+	}
+}
+
+// machineTests are about interfaces, clock, units and the like.
+func machineTests() []hostTest {
+	return []hostTest{
 		{name: "no such interface", config: func(c *config.Config) { c.Capture.Interfaces = []string{"vs", "wan0"} },
 			want: Odd, says: []string{"capture.interfaces", "wan0"}},
 		{name: "elsewhere", config: func(c *config.Config) { c.Address = "198.51.100.9" }, want: Odd, says: []string{"address", "198.51.100.9", "none of this host's"}},

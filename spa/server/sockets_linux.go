@@ -86,9 +86,19 @@ func holders(tell func(inode, name string)) error {
 		for _, fd := range fds {
 			target, _ := os.Readlink(dir + "/fd/" + fd.Name()) // "" where it was closed meanwhile
 			if inode, ok := strings.CutPrefix(target, "socket:["); ok {
-				tell(strings.TrimSuffix(inode, "]"), strings.TrimSpace(string(comm)))
+				tell(strings.TrimSuffix(inode, "]"), plain(strings.TrimSpace(string(comm))))
 			}
 		}
 	}
 	return unseen
+}
+
+// plain is the name of a process as a terminal may have it: anybody may call his what he likes.
+func plain(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, name)
 }
