@@ -47,20 +47,29 @@ var emptied = []upset{
 func reloadOf(b *beside) { b.t.Helper(); b.reload() }
 func restart(b *beside)  { b.t.Helper(); b.end(); b.begin() }
 
-// gaps are the gateways on which a rule set is upset: the guard they have, the tool beside it, what that does.
-var gaps = []struct {
+// gapTest is a gateway whose rule set is upset: the guard it has, the tool beside it, what that does.
+type gapTest struct {
 	name   string
 	edit   func(b *beside)
 	tool   func(g *gateway) tool
 	upsets []upset
-}{
-	{"owned", owned, nil, append(emptied, commands(never, never, "nft flush ruleset"))},
-	{"without an owner", withoutOwner, nil, append(emptied, commands(second, lost, "nft flush ruleset"))},
-	{"without an owner, ufw", withoutOwner, newUFW, []upset{{"reload", reloadOf, never, never}, {"disable, enable", restart, never, never}}},
-	{"without an owner, firewalld", withoutOwner, newFirewalld, []upset{{"reload", reloadOf, never, never}, {"restart", restart, never, never}}},
-	{"iptables", byIPTables, nil, ofIPTables},
-	{"iptables, ufw", byIPTables, newUFW, []upset{{"reload", reloadOf, never, never}, {"disable, enable", restart, never, never}}},
-	{"iptables, firewalld", byIPTables, newFirewalld, []upset{{"reload", reloadOf, second, lost}, {"restart", restart, second, lost}}},
+
+	// forgets: the rule set that is replaced held the grants, and they are back only once the server is.
+	forgets bool
+}
+
+var gapTests = []gapTest{
+	{name: "owned", edit: owned, upsets: append(emptied, commands(never, never, "nft flush ruleset"))},
+	{name: "owned, nftables.conf", edit: owned, tool: newHostRules, upsets: []upset{{"reload", reloadOf, never, never}}},
+	{name: "in nftables.conf", edit: withoutOwner, tool: newHostRulesWithGuard, upsets: []upset{{"reload", reloadOf, never, never}}, forgets: true},
+	{name: "admit", edit: admitted, tool: newAdmittingHost, upsets: []upset{{"reload", reloadOf, never, never}}, forgets: true},
+	{name: "without an owner", edit: withoutOwner, upsets: append(emptied, commands(second, lost, "nft flush ruleset"))},
+	{name: "without an owner, nftables.conf", edit: withoutOwner, tool: newHostRules, upsets: []upset{{"reload", reloadOf, second, lost}}},
+	{name: "without an owner, ufw", edit: withoutOwner, tool: newUFW, upsets: []upset{{"reload", reloadOf, never, never}, {"disable, enable", restart, never, never}}},
+	{name: "without an owner, firewalld", edit: withoutOwner, tool: newFirewalld, upsets: []upset{{"reload", reloadOf, never, never}, {"restart", restart, never, never}}},
+	{name: "iptables", edit: byIPTables, upsets: ofIPTables},
+	{name: "iptables, ufw", edit: byIPTables, tool: newUFW, upsets: []upset{{"reload", reloadOf, never, never}, {"disable, enable", restart, never, never}}},
+	{name: "iptables, firewalld", edit: byIPTables, tool: newFirewalld, upsets: []upset{{"reload", reloadOf, second, lost}, {"restart", restart, second, lost}}},
 }
 
 // ofIPTables are upsets of a guard by iptables: only what empties the table that it is in matters.
@@ -75,6 +84,15 @@ func byIPTables(b *beside) { b.t.Helper(); b.backend("iptables") }
 
 func owned(*beside) {} // as it comes
 
+func admitted(b *beside) { b.t.Helper(); b.admitting() }
+
+// stays lets time pass in which nobody does anything, and strangers try.
+func (b *beside) stays(d time.Duration) {
+	b.t.Helper()
+	begun := time.Now()
+	lab.Eventually(b.t, time.Minute, "time to pass", func() bool { return time.Since(begun) > d })
+}
+
 func withoutOwner(b *beside) {
 	b.t.Helper()
 	replaceInFile(b.t, filepath.Join(b.dir, "server.toml"), "[firewall]\n", "[firewall]\npersist = \"file\"\n")
@@ -83,24 +101,41 @@ func withoutOwner(b *beside) {
 // TestGaps: with a connection attempt each millisecond, in each family, while other tools do to the
 // rule set what they do: the guarded port is open for nobody, or no longer than is promised.
 func TestGaps(t *testing.T) {
-	for _, test := range gaps {
+	for _, test := range gapTests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			b := newBeside(t, "22", true, test.tool)
+			b.findTheWay()
 			test.edit(b)
 			b.begin()
 			b.allow()
-			b.findTheWay()
 			for _, u := range test.upsets {
 				b.start()
 				b.knock(spa.TypeOpen, spa.Granted)
+				sessions := b.sessions()
 				b.upset("running", u.name, u.running, u.do)
+				b.remembers(u.name)
 				b.server.stop(syscall.SIGKILL)
 				b.upset("dead", u.name, u.dead, u.do)
-				b.server.stop(syscall.SIGTERM) // where it was started again
+				if test.forgets {
+					b.wantReach(u.name + ", the server dead")
+					b.start()
+				}
+				b.remembers(u.name)
+				b.liveOn(sessions)
+				b.server.stop(syscall.SIGTERM)
 			}
 		})
 	}
+}
+
+// remembers waits until what was granted is reached, and by nobody else.
+func (b *beside) remembers(when string) {
+	b.t.Helper()
+	for _, from := range b.granted() {
+		lab.Eventually(b.t, 3*time.Second, when+": what "+from+" was granted", func() bool { return b.reaches(from, b.target(from)) })
+	}
+	b.wantReach(when, b.granted()...)
 }
 
 // findTheWay connects from everywhere, so that nobody has to look for his neighbour first later.
@@ -129,7 +164,7 @@ func (b *beside) upset(server, name string, allowed gap, do func(b *beside)) {
 	case lost:
 		b.start()
 	}
-	b.wantReach(name+", the server "+server, b.granted()...)
+	b.stays(200 * time.Millisecond)
 	for family, attempts := range tried {
 		outcome, err := attempts.Stop()
 		if err != nil {

@@ -138,6 +138,12 @@ func (b *beside) livesBeside(at string) {
 	b.wantReach("the tool is on again")
 	b.knock(spa.TypeOpen, spa.Granted)
 	b.wantReach("granted once more", b.granted()...)
+	b.liveOn(sessions)
+}
+
+// liveOn fails for each session that has ended.
+func (b *beside) liveOn(sessions map[string]net.Conn) {
+	b.t.Helper()
 	for from, conn := range sessions {
 		if err := lab.Echoes(conn, "still here", 5*time.Second); err != nil {
 			b.t.Errorf("the session from %s did not live on: %v", from, err)
