@@ -146,7 +146,17 @@ func (n *fakeNet) Lookup(ctx context.Context, host string) ([]netip.Addr, error)
 	return n.hosts[host], nil
 }
 
+// move puts the machine into another network, and tells of it.
+func (n *fakeNet) move(route map[netip.Addr]netip.Addr) {
+	n.mu.Lock()
+	n.route = route
+	n.mu.Unlock()
+	n.changes <- struct{}{}
+}
+
 func (n *fakeNet) Local(to netip.AddrPort) (netip.Addr, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	local, ok := n.route[to.Addr()]
 	if !ok {
 		return netip.Addr{}, errors.New("network is unreachable")

@@ -148,8 +148,7 @@ func TestKeepFollowsTheAddress(t *testing.T) {
 		go func() {
 			for _, route := range []map[netip.Addr]netip.Addr{{gate4: private}, {}, {gate4: public4}} {
 				<-time.After(3 * time.Second)
-				n.route = route
-				n.changes <- struct{}{}
+				n.move(route)
 			}
 		}()
 		start := time.Now()
@@ -173,8 +172,7 @@ func TestKeepFindsANetwork(t *testing.T) {
 		n.route = nil
 		go func() {
 			<-time.After(500 * time.Millisecond)
-			n.route = map[netip.Addr]netip.Addr{gate4: private}
-			n.changes <- struct{}{}
+			n.move(map[netip.Addr]netip.Addr{gate4: private})
 		}()
 		got := keepFor(t, g, n, open(), 10*time.Second)
 		wantRounds(t, got, []round{{0, First, firstPause}, {500*time.Millisecond + settleAfter, Moved, 20 * time.Second}})
