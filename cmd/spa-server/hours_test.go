@@ -121,6 +121,25 @@ func TestZone(t *testing.T) {
 	}
 }
 
+// TestZoneByReload: a server that cannot open the table of zones any more still learns of another one.
+func TestZoneByReload(t *testing.T) {
+	g := newGateway(t)
+	wallClock(t, 12*time.Hour)
+	g.start()
+	g.set("service.ssh", "when", `["mon-sun 11:00-13:00"]`)
+	g.fails(0, "reload", "--config", g.dir)
+	g.mustOpen()
+	zone := "Asia/Tokyo" // where it is not noon now, as it is not in Honolulu while it is there
+	if hour := time.Now().UTC().Hour(); 1 <= hour && hour <= 4 {
+		zone = "Pacific/Honolulu"
+	}
+	g.set("", "zone", `"`+zone+`"`)
+	g.fails(0, "reload", "--config", g.dir)
+	if out, code := g.open(); code != 3 || !strings.Contains(out, "outside the hours") {
+		t.Errorf("in %s: exit %d\n%s", zone, code, out)
+	}
+}
+
 // TestHoursNarrowed: what lasts past the hours as a file has them now is ended: while the server runs,
 // and when it comes back.
 func TestHoursNarrowed(t *testing.T) {

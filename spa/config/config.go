@@ -115,6 +115,7 @@ const (
 // Location returns the time zone in which hours are meant.
 func (c *Config) Location() *time.Location {
 	if c.Zone == "" {
+		_ = time.Local.String() // reads the machine's zone, once: a server that has given up its privileges could not
 		return time.Local
 	}
 	zone, err := time.LoadLocation(c.Zone)
