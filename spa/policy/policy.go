@@ -1,4 +1,4 @@
-// Package policy decides who may open what, from where, for how long.
+// Package policy decides who may open what, from where, when, and for how long.
 //
 // It answers twice. Source comes before a packet is spent: a packet from an address that cannot be
 // its owner's is a copy, and must burn nothing. Authorize comes after: its refusals are answered,
