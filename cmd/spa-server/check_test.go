@@ -14,12 +14,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall"
 	"sallyport/spa/lab"
 	"sallyport/spa/server"
 )
 
 // checked is a gateway as the runbook leaves it: the host drops what it does not allow, the server
-// runs as the system user, its guard is loaded at boot.
+// runs as the system user, its guard is loaded at boot, and outlives whatever flushes rule sets.
 type checked struct {
 	*gateway
 	units string // /etc/systemd/system as the programs see it
@@ -46,7 +47,7 @@ func newChecked(t *testing.T) *checked {
 	c := &checked{gateway: g, units: t.TempDir()}
 	wants := filepath.Join(c.units, "multi-user.target.wants")
 	enabled := func(unit string) error { return os.WriteFile(filepath.Join(wants, unit), nil, 0o644) }
-	if err := errors.Join(os.Mkdir(wants, 0o755), enabled("spa-guard.service"), enabled("spa-server.service")); err != nil {
+	if err := errors.Join(os.Mkdir(wants, 0o755), enabled("spa-guard.service"), enabled("spa-server.service"), enabled("nftables.service")); err != nil {
 		t.Fatal(err)
 	}
 	c.nft(hostFirewall)
@@ -104,6 +105,13 @@ func (c *checked) ofMachine(f server.Finding) bool {
 		var t unix.Timex
 		state, err := unix.Adjtimex(&t)
 		return err == nil && (state == unix.TIME_ERROR || t.Status&unix.STA_UNSYNC != 0)
+	case "nftables.service":
+		persists := false
+		err := c.host.Do(func() error {
+			persists = firewall.CanPersist()
+			return nil
+		})
+		return err == nil && !persists // an older kernel: it is as check says
 	case "state":
 		var s unix.Statfs_t
 		return unix.Statfs(c.dir, &s) == nil && s.Type == unix.TMPFS_MAGIC
