@@ -29,18 +29,25 @@ func kinds() []kind {
 	}
 }
 
+// everyBackend runs a test over each, some at a time.
 func everyBackend(t *testing.T, do func(*testing.T, kind)) {
 	t.Helper()
-	for _, k := range kinds() {
-		t.Run(k.name, func(t *testing.T) { do(t, k) })
-	}
+	overKinds(t, kinds(), do)
 }
 
 // iptablesOnly is for what is about iptables itself.
 func iptablesOnly(t *testing.T, do func(*testing.T, kind)) {
 	t.Helper()
-	for _, k := range kinds()[1:] {
-		t.Run(k.name, func(t *testing.T) { do(t, k) })
+	overKinds(t, kinds()[1:], do)
+}
+
+func overKinds(t *testing.T, ks []kind, do func(*testing.T, kind)) {
+	t.Helper()
+	for _, k := range ks {
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			do(t, k)
+		})
 	}
 }
 

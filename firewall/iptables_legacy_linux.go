@@ -30,12 +30,12 @@ const (
 // legacyTables looks at tables of the older kind without a program: the kernel tells nobody
 // when they change, but hands out their rules.
 type legacyTables struct {
-	sockets map[bool]int      // by whether it is for IPv6
+	sockets map[bool]*os.File // by whether it is for IPv6
 	good    [sha256.Size]byte // the tables when the guard in them was last found whole
 }
 
 func openLegacyTables(noIPv6 bool) (*legacyTables, error) {
-	l := &legacyTables{sockets: make(map[bool]int)}
+	l := &legacyTables{sockets: make(map[bool]*os.File)}
 	for _, v6 := range []bool{false, true} {
 		if v6 && noIPv6 {
 			continue
@@ -48,15 +48,15 @@ func openLegacyTables(noIPv6 bool) (*legacyTables, error) {
 		if err != nil {
 			return nil, errors.Join(os.NewSyscallError("socket", err), l.close())
 		}
-		l.sockets[v6] = fd
+		l.sockets[v6] = os.NewFile(uintptr(fd), "tables")
 	}
 	return l, nil
 }
 
 func (l *legacyTables) close() error {
 	var errs []error
-	for _, fd := range l.sockets {
-		errs = append(errs, unix.Close(fd))
+	for _, socket := range l.sockets {
+		errs = append(errs, socket.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -65,12 +65,12 @@ func (l *legacyTables) close() error {
 func (l *legacyTables) sum() ([sha256.Size]byte, error) {
 	h := sha256.New()
 	for _, v6 := range []bool{false, true} {
-		fd, speaks := l.sockets[v6]
+		socket, speaks := l.sockets[v6]
 		if !speaks {
 			continue
 		}
 		for _, t := range tables() {
-			rules, err := legacyRules(fd, v6, t.name)
+			rules, err := rulesOver(socket, v6, t.name)
 			if err != nil {
 				return [sha256.Size]byte{}, fmt.Errorf("firewall: reading table %s: %w", t.name, err)
 			}
@@ -79,6 +79,16 @@ func (l *legacyTables) sum() ([sha256.Size]byte, error) {
 		}
 	}
 	return [sha256.Size]byte(h.Sum(nil)), nil
+}
+
+// rulesOver is legacyRules over a socket that may be closed meanwhile.
+func rulesOver(socket *os.File, v6 bool, name string) (rules []byte, err error) {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	closed := raw.Control(func(fd uintptr) { rules, err = legacyRules(int(fd), v6, name) })
+	return rules, errors.Join(closed, err)
 }
 
 // legacyRules is the rules of a table with their counters cleared; none where there is no
