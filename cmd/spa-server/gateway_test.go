@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net"
 	"net/netip"
@@ -43,6 +44,7 @@ func TestMain(m *testing.M) {
 		os.Setenv("SPA_TEST_BIN", dir)
 	}
 	bin = os.Getenv("SPA_TEST_BIN")
+	flag.Set("test.parallel", "4") // what is run side by side waits for packets, not for the processor
 	lab.Main(m)
 }
 
