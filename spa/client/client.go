@@ -1,6 +1,15 @@
 // Package client knocks: it turns a host profile and a command into packets,
 // sends them until the gateway's receipt comes, and says what the receipt says.
 //
+// A program that wants to reach what is behind a gateway needs a [Dialer], whose DialContext
+// knocks first and takes the place of a net.Dialer's:
+//
+//	door := &client.Dialer{Profile: profile} // keys.ReadProfile reads one that spa-client import wrote
+//	conn, err := door.DialContext(ctx, "tcp", "gw:22")
+//
+// [Open] and [Close] do one command, [Keep] keeps services open, and a [Plan] has what
+// spa-client is made of: the answer of each address family as it comes.
+//
 //	plan, err := client.Prepare(ctx, profile, client.Command{Type: spa.TypeOpen, Services: services})
 //	…
 //	for answer := range plan.Knock(ctx) {
