@@ -51,102 +51,110 @@ func (s *site) over(v session) {
 }
 
 func TestCutEndsSessions(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, guard("tcp/2300", "tcp/2400"))
-			accept, other := s.listen(":2300"), s.listen(":2400")
-			s.grantPorts("one", f.alice, time.Minute, "tcp/2300")
-			s.grantPorts("two", f.alice, time.Minute, "tcp/2400")
-			s.grantPorts("one", f.stranger, time.Minute, "tcp/2300")
-			first, second := s.talk(accept, f.alice, f.gateway, "2300"), s.talk(accept, f.alice, f.gateway, "2300")
-			elsewhere := s.talk(other, f.alice, f.gateway, "2400")
-			theirs := s.talk(accept, f.stranger, f.gateway, "2300")
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, guard("tcp/2300", "tcp/2400"))
+				accept, other := s.listen(":2300"), s.listen(":2400")
+				s.grantPorts("one", f.alice, time.Minute, "tcp/2300")
+				s.grantPorts("two", f.alice, time.Minute, "tcp/2400")
+				s.grantPorts("one", f.stranger, time.Minute, "tcp/2300")
+				first, second := s.talk(accept, f.alice, f.gateway, "2300"), s.talk(accept, f.alice, f.gateway, "2300")
+				elsewhere := s.talk(other, f.alice, f.gateway, "2400")
+				theirs := s.talk(accept, f.stranger, f.gateway, "2300")
 
-			s.cuts(Match{Services: []string{"one"}, Source: netip.MustParseAddr(f.alice)}, 2)
-			s.over(first)
-			s.over(second)
-			s.speaks(elsewhere.server, elsewhere.client)
-			s.speaks(theirs.server, theirs.client)
-			s.cuts(Match{Services: []string{"one"}, Source: netip.MustParseAddr(f.alice)}, 0)
-		})
-	}
+				s.cuts(Match{Services: []string{"one"}, Source: netip.MustParseAddr(f.alice)}, 2)
+				s.over(first)
+				s.over(second)
+				s.speaks(elsewhere.server, elsewhere.client)
+				s.speaks(theirs.server, theirs.client)
+				s.cuts(Match{Services: []string{"one"}, Source: netip.MustParseAddr(f.alice)}, 0)
+			})
+		}
+	})
 }
 
 // TestCutSparesWhatAnotherGrantCovers: a client behind the same address, and another service
 // of the same client.
 func TestCutSparesWhatAnotherGrantCovers(t *testing.T) {
-	s := guarded(t, guard("tcp/2300-2310"))
-	accept := s.listen(":2300")
-	s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300")
-	s.grantPorts("all", "192.0.2.2", time.Minute, "tcp/2300-2310")
-	s.must(s.Grant(t.Context(), []Grant{{
-		Client: "bob", Service: "one", Source: netip.MustParseAddr("192.0.2.2"),
-		Ports: []spa.Ports{ports("tcp/2300")}, Until: time.Now().Add(time.Minute),
-	}}, time.Now()))
-	v := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
-	s.cuts(Match{Client: "alice", Services: []string{"one"}}, 0)
-	s.cuts(Match{Client: "bob"}, 0)
-	s.speaks(v.server, v.client)
-	s.cuts(Match{Client: "alice"}, 1)
-	s.over(v)
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, guard("tcp/2300-2310"))
+		accept := s.listen(":2300")
+		s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300")
+		s.grantPorts("all", "192.0.2.2", time.Minute, "tcp/2300-2310")
+		s.must(s.Grant(t.Context(), []Grant{{
+			Client: "bob", Service: "one", Source: netip.MustParseAddr("192.0.2.2"),
+			Ports: []spa.Ports{ports("tcp/2300")}, Until: time.Now().Add(time.Minute),
+		}}, time.Now()))
+		v := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
+		s.cuts(Match{Client: "alice", Services: []string{"one"}}, 0)
+		s.cuts(Match{Client: "bob"}, 0)
+		s.speaks(v.server, v.client)
+		s.cuts(Match{Client: "alice"}, 1)
+		s.over(v)
+	})
 }
 
 // TestCutEndsWhatDNATLeadsOn: the server is another machine's, and goes on speaking.
 func TestCutEndsWhatDNATLeadsOn(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, guard("tcp/2222"))
-			accept := s.listenOn(s.behind(), ":22")
-			s.publish(f)
-			s.grantPorts("one", f.alice, time.Minute, "tcp/2222")
-			s.grantPorts("one", f.stranger, time.Minute, "tcp/2222")
-			v, theirs := s.talk(accept, f.alice, f.gateway, "2222"), s.talk(accept, f.stranger, f.gateway, "2222")
-			transit := s.talk(accept, f.alice, innerAddr[f.name], "22")
-			s.cuts(Match{Source: netip.MustParseAddr(f.alice)}, 1)
-			for range 5 {
-				v.server.Write([]byte("news"))
-			}
-			if hears(v.client, silence) {
-				t.Error("the client still hears its server")
-			}
-			v.client.Write([]byte("hello"))
-			s.speaks(theirs.server, theirs.client)
-			s.speaks(transit.server, transit.client)
-			s.dark(f.alice, f.gateway, "2222")
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, guard("tcp/2222"))
+				accept := s.listenOn(s.behind(), ":22")
+				s.publish(f)
+				s.grantPorts("one", f.alice, time.Minute, "tcp/2222")
+				s.grantPorts("one", f.stranger, time.Minute, "tcp/2222")
+				v, theirs := s.talk(accept, f.alice, f.gateway, "2222"), s.talk(accept, f.stranger, f.gateway, "2222")
+				transit := s.talk(accept, f.alice, innerAddr[f.name], "22")
+				s.cuts(Match{Source: netip.MustParseAddr(f.alice)}, 1)
+				for range 5 {
+					v.server.Write([]byte("news"))
+				}
+				if hears(v.client, silence) {
+					t.Error("the client still hears its server")
+				}
+				v.client.Write([]byte("hello"))
+				s.speaks(theirs.server, theirs.client)
+				s.speaks(transit.server, transit.client)
+				s.dark(f.alice, f.gateway, "2222")
+			})
+		}
+	})
 }
 
 func TestCutEndsUDP(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, guard("udp/5000"))
-			gateway := net.JoinHostPort(f.gateway, "5000")
-			server := s.udp(s.gw, "[::]:5000")
-			client, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
-			s.grantPorts("one", f.alice, time.Minute, "udp/5000")
-			s.grantPorts("one", f.stranger, time.Minute, "udp/5000")
-			for _, c := range []*net.UDPConn{client, theirs} {
-				s.send(c, gateway)
-				if !s.gets(server, soon) {
-					t.Fatal("the question was lost")
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, guard("udp/5000"))
+				gateway := net.JoinHostPort(f.gateway, "5000")
+				server := s.udp(s.gw, "[::]:5000")
+				client, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+				s.grantPorts("one", f.alice, time.Minute, "udp/5000")
+				s.grantPorts("one", f.stranger, time.Minute, "udp/5000")
+				for _, c := range []*net.UDPConn{client, theirs} {
+					s.send(c, gateway)
+					if !s.gets(server, soon) {
+						t.Fatal("the question was lost")
+					}
+					s.utters(server, c)
 				}
-				s.utters(server, c)
-			}
-			s.cuts(Match{Source: netip.MustParseAddr(f.alice)}, 1)
-			for range 3 { // the server goes on speaking
-				server.WriteTo([]byte("news"), client.LocalAddr()) // it may be told that it must not
-				if s.gets(client, silence) {
-					t.Fatal("the client still hears its server")
+				s.cuts(Match{Source: netip.MustParseAddr(f.alice)}, 1)
+				for range 3 { // the server goes on speaking
+					server.WriteTo([]byte("news"), client.LocalAddr()) // it may be told that it must not
+					if s.gets(client, silence) {
+						t.Fatal("the client still hears its server")
+					}
+					s.send(client, gateway)
+					if s.gets(server, silence) {
+						t.Fatal("the server still hears its client")
+					}
 				}
-				s.send(client, gateway)
-				if s.gets(server, silence) {
-					t.Fatal("the server still hears its client")
-				}
-			}
-			s.utters(server, theirs)
-		})
-	}
+				s.utters(server, theirs)
+			})
+		}
+	})
 }
 
 // utters is a datagram from a server that has been asked before.

@@ -50,23 +50,25 @@ func (s *site) grantPorts(service, source string, last time.Duration, ranges ...
 }
 
 func TestReconfigureGuardsAnotherPort(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := guarded(t, nil)
-			s.serve(":2300")
-			session := s.connect(f.stranger, f.gateway, "2300")
-			s.grant("alice", f.alice, time.Minute)
-			mine := s.connect(f.alice, f.gateway, "22")
-			s.becomes(guards("tcp/22", "tcp/2300"))
-			s.dark(f.stranger, f.gateway, "2300")
-			s.echoes(session) // what was there is not cut
-			s.echoes(mine)
-			s.connect(f.alice, f.gateway, "22")
-			s.dark(f.alice, f.gateway, "2300")
-			s.endCarry()
-			s.echoes(session)
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, nil)
+				s.serve(":2300")
+				session := s.connect(f.stranger, f.gateway, "2300")
+				s.grant("alice", f.alice, time.Minute)
+				mine := s.connect(f.alice, f.gateway, "22")
+				s.becomes(guards("tcp/22", "tcp/2300"))
+				s.dark(f.stranger, f.gateway, "2300")
+				s.echoes(session) // what was there is not cut
+				s.echoes(mine)
+				s.connect(f.alice, f.gateway, "22")
+				s.dark(f.alice, f.gateway, "2300")
+				s.endCarry()
+				s.echoes(session)
+			})
+		}
+	})
 }
 
 // TestReconfigureCarriesNoGapSession: only the sessions of what becomes guarded are carried.
@@ -82,32 +84,34 @@ func TestReconfigureCarriesNoGapSession(t *testing.T) {
 }
 
 func TestReconfigureGuardsLess(t *testing.T) {
-	s := guarded(t, guard("tcp/2300-2310"))
-	s.serve(":2300")
-	s.serve(":2310")
-	s.grantPorts("all", "192.0.2.2", time.Minute, "tcp/22", "tcp/2300-2310")
-	s.grantPorts("gone", "192.0.2.2", time.Minute, "tcp/2305-2310")
-	s.becomes(guards("tcp/22", "tcp/2300-2303"))
-	s.connect("192.0.2.3", "192.0.2.1", "2310")
-	s.connect("192.0.2.2", "192.0.2.1", "22")
-	s.connect("192.0.2.2", "192.0.2.1", "2300")
-	s.dark("192.0.2.3", "192.0.2.1", "2300")
-	want := []spa.Ports{ports("tcp/22"), ports("tcp/2300-2303")}
-	for _, step := range []string{"at once", "after a restart"} {
-		if gs := s.Grants(time.Now()); len(gs) != 1 || gs[0].Service != "all" || !slices.Equal(gs[0].Ports, want) {
-			t.Errorf("%s: got %v, want the grant for what is guarded", step, gs)
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, guard("tcp/2300-2310"))
+		s.serve(":2300")
+		s.serve(":2310")
+		s.grantPorts("all", "192.0.2.2", time.Minute, "tcp/22", "tcp/2300-2310")
+		s.grantPorts("gone", "192.0.2.2", time.Minute, "tcp/2305-2310")
+		s.becomes(guards("tcp/22", "tcp/2300-2303"))
+		s.connect("192.0.2.3", "192.0.2.1", "2310")
+		s.connect("192.0.2.2", "192.0.2.1", "22")
+		s.connect("192.0.2.2", "192.0.2.1", "2300")
+		s.dark("192.0.2.3", "192.0.2.1", "2300")
+		want := []spa.Ports{ports("tcp/22"), ports("tcp/2300-2303")}
+		for _, step := range []string{"at once", "after a restart"} {
+			if gs := s.Grants(time.Now()); len(gs) != 1 || gs[0].Service != "all" || !slices.Equal(gs[0].Ports, want) {
+				t.Errorf("%s: got %v, want the grant for what is guarded", step, gs)
+			}
+			s.open()
+			s.load(0)
 		}
-		s.open()
-		s.load(0)
-	}
-	s.becomes(guards("tcp/22", "tcp/2300-2310"))
-	s.dark("192.0.2.2", "192.0.2.1", "2310") // what was lost does not come back
-	s.connect("192.0.2.2", "192.0.2.1", "2300")
-	s.revoke(Match{})
-	s.dark("192.0.2.2", "192.0.2.1", "2300")
-	if free := len(s.ledger.free); free != s.config.slots {
-		t.Errorf("%d slots are free, want all", free)
-	}
+		s.becomes(guards("tcp/22", "tcp/2300-2310"))
+		s.dark("192.0.2.2", "192.0.2.1", "2310") // what was lost does not come back
+		s.connect("192.0.2.2", "192.0.2.1", "2300")
+		s.revoke(Match{})
+		s.dark("192.0.2.2", "192.0.2.1", "2300")
+		if free := len(s.ledger.free); free != s.config.slots {
+			t.Errorf("%d slots are free, want all", free)
+		}
+	})
 }
 
 // TestReconfigureMergesGrants: what is left of one grant may be what another one is.
