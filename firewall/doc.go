@@ -73,6 +73,30 @@
 // while they are missing nothing can be granted, and the error has the line that makes them.
 // There is no first load, nothing to confirm, and no Config.Cut.
 //
+// # By iptables
+//
+// Where the kernel has no nftables the same guard is made of chains named spa-... in the
+// tables raw and mangle, for IPv4 and IPv6, by iptables-nft or iptables-legacy. Jumps to
+// them stand first in PREROUTING and OUTPUT. None of them accepts: what the guard lets pass
+// goes on to the rules of others. Programs are run by a helper process: see Helper.
+//
+// Grants are elements of ipsets, which are told over netlink: no program is run for a
+// grant, nobody waits for the lock of iptables, and the kernel ends them, up to a second
+// late, for it counts whole seconds. Without ipset grants are rules that know their dates:
+// weaker, because the wall clock ends them, and slower, because a chain is exchanged for
+// each. A grant that finds the lock held is put in place as soon as it is free, and is
+// answered before.
+//
+// The newer kind of iptables tells of each change; tables of the older one are compared
+// twice a second, and so is whether sets were emptied while something lives in them.
+//
+// Not so as with nftables: strangers' packets can only be dropped; mode Admit is refused;
+// another tool's flush while no daemon runs opens the ports; a session of a port in
+// Config.Cut that DNAT leads on, and in which only the other machine speaks, does not end
+// with its grant by itself (Cut ends it); single elements that another tool takes out of a set
+// are not noticed; after a first load a flow may, for ten minutes, speak to every guarded port
+// to which its address had a flow.
+//
 // Not protected: a port reached by routing to an address behind this host that no service
 // lists; what another table lets the host do with a packet once the guard has let it pass;
 // a UDP flow made while the guard was away in which the server goes on sending; the same
