@@ -111,13 +111,13 @@ func defaultRoutes() ([]string, error) {
 	var names []string
 	ipv4, err := fields("/proc/thread-self/net/route", 8)
 	for _, f := range ipv4 {
-		if f[1] == "00000000" && f[7] == "00000000" {
+		if mask := f[7]; mask == "00000000" {
 			names = append(names, f[0])
 		}
 	}
 	ipv6, err6 := fields("/proc/thread-self/net/ipv6_route", 10)
 	for _, f := range ipv6 {
-		if strings.Trim(f[0], "0") == "" && f[1] == "00" && f[9] != "lo" {
+		if length := f[1]; length == "00" && f[9] != "lo" {
 			names = append(names, f[9])
 		}
 	}
