@@ -145,6 +145,27 @@ func TestProgramHangs(t *testing.T) {
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }
 
+// TestProgramFails: not for ever, so Watch goes on, says it, and looks again.
+func TestProgramFails(t *testing.T) {
+	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
+		t.Run(name, func(t *testing.T) {
+			s := kindNamed(t, name).newSite(t, nil)
+			path, trouble := filepath.Join(s.config.programs, "iptables-save"), filepath.Join(t.TempDir(), "trouble")
+			s.must(os.Rename(path, path+"-real"))
+			fakeProgram(t, s.config.programs, "iptables-save", "[ -e "+trouble+" ] && exit 1; exec "+path+`-real "$@"`)
+			s.open()
+			s.load(0)
+			n := s.counts("could not be put back")
+			s.watch()
+			s.must(os.WriteFile(trouble, nil, 0o600))
+			s.program("iptables", "-w", "5", "-t", "mangle", "-F")
+			lab.Eventually(t, soon, "the complaint", func() bool { return n.Load() == 1 })
+			s.must(os.Remove(trouble))
+			lab.Eventually(t, soon, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+		})
+	}
+}
+
 // hold takes the lock of iptables, as a tool that is at work.
 func (s *site) hold() (release func()) {
 	s.Helper()

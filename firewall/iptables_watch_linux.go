@@ -164,7 +164,7 @@ func (b *ipt) changed(late bool) (bool, error) {
 	}
 	if b.sets != nil && time.Now().Before(b.lasting()) {
 		if emptied, err := b.emptied(); err != nil || emptied {
-			return emptied, err
+			return true, nil // what is wrong, load will say
 		}
 	}
 	if b.legacy == nil {
@@ -185,14 +185,12 @@ func (b *ipt) changed(late bool) (bool, error) {
 	return differs, err
 }
 
-// differs runs a program to see whether the rules are those that were loaded.
+// differs runs a program to see whether the rules are those that were loaded. Where that
+// cannot be seen they are loaded anew, which says what is wrong.
 func (b *ipt) differs() (bool, error) {
 	answer, err := b.helper.ask(request{Op: opLook})
-	if errors.Is(err, ErrForeign) {
-		return true, nil // load says it
-	}
 	if err != nil {
-		return false, err
+		return true, b.helper.trouble()
 	}
 	return answer.Found.Digest != b.digest || !b.late && answer.Found.Grants != b.rules, nil
 }
