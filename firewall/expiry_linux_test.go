@@ -88,6 +88,7 @@ func TestDNATSessionEndsWithItsGrant(t *testing.T) {
 			s := guarded(t, cutting("tcp/2222"))
 			accept := s.listenOn(s.behind(), ":22")
 			s.publish(f)
+			s.talk(accept, f.alice, innerAddr[f.name], "22") // everybody knows everybody's address before the time runs
 			s.grantPorts("short", f.alice, time.Second, "tcp/2222")
 			s.grantPorts("short", f.stranger, time.Minute, "tcp/2222")
 			mine, theirs := s.talk(accept, f.alice, f.gateway, "2222"), s.talk(accept, f.stranger, f.gateway, "2222")

@@ -189,13 +189,17 @@ func (n *nftables) release() error {
 	if owned, err := n.othersOwn(); err != nil || !owned {
 		return err
 	}
-	if n.lock != nil {
-		if err := endKeeper(n.lock); err != nil {
+	if n.lock == nil {
+		return errOwned
+	}
+	if err := endKeeper(n.lock); err != nil {
+		return err
+	}
+	// The socket closes a moment later where a process that is being started has it still.
+	for give := time.Now().Add(keeperEnds); time.Now().Before(give); time.Sleep(time.Millisecond) {
+		if owned, err := n.othersOwn(); err != nil || !owned {
 			return err
 		}
-	}
-	if owned, err := n.othersOwn(); err != nil || !owned {
-		return err
 	}
 	return errOwned
 }

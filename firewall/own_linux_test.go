@@ -149,6 +149,7 @@ func TestTakeover(t *testing.T) {
 		{"of a plain table by a plain table", toPlain, toPlain, nil},
 		{"of a table that cannot be mended", toOwned, toOwned, func(s *site) {
 			s.endKeepers()
+			lab.Eventually(s, soon, "the orphan", func() bool { return s.table().flags&tableOwner == 0 })
 			s.another(func(c *nft.Conn) { // it is an orphan, so anybody can
 				ours := newObjects(0)
 				extra := *ours.ended

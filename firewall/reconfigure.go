@@ -27,9 +27,6 @@ func (f *Firewall) Reconfigure(ctx context.Context, c Config, now time.Time) err
 		return err
 	}
 	c.setDefaults()
-	if err := c.check(); err != nil {
-		return err
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.guard.loaded {
@@ -37,6 +34,9 @@ func (f *Firewall) Reconfigure(ctx context.Context, c Config, now time.Time) err
 	}
 	if fixed := f.cfg.fixed(&c); len(fixed) > 0 {
 		return fmt.Errorf("%w: %s", ErrRestart, strings.Join(fixed, ", "))
+	}
+	if err := c.check(); err != nil {
+		return err
 	}
 	f.held.expire(now)
 	return f.ledger.alone(func() error { return f.reconfigure(&c, now) })
