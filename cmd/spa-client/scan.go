@@ -5,15 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"image"
-	"image/color"
+	"image/draw"
 	_ "image/jpeg" // pictures are recognised by their contents
 	_ "image/png"
-	"math"
-
-	"github.com/makiuchi-d/gozxing"
-	"github.com/makiuchi-d/gozxing/qrcode"
-	"github.com/makiuchi-d/gozxing/qrcode/decoder"
-	"github.com/makiuchi-d/gozxing/qrcode/detector"
 )
 
 // maxPixels is more than cameras have, and what a hostile picture may cost.
@@ -37,143 +31,76 @@ func scan(data []byte) (string, error) {
 	if err != nil {
 		return "", errors.New("the picture is damaged")
 	}
-	for _, part := range []int{100, 75, 50, 33, 20} {
-		if text, ok := scanGrey(shrink(picture, part)); ok {
+	grey := image.NewGray(image.Rect(0, 0, size.Width, size.Height))
+	draw.Draw(grey, grey.Rect, image.White, image.Point{}, draw.Src) // what is transparent is seen on paper
+	draw.Draw(grey, grey.Rect, picture, picture.Bounds().Min, draw.Over)
+	for _, part := range []int{1, 2, 4} {
+		if text, ok := scanGrey(shrink(grey, part)); ok {
 			return text, nil
 		}
 	}
 	return "", errors.New("no QR code is to be found in the picture")
 }
 
-// shrink returns a picture in grey, at some percent of its size. The finder of codes fails now
-// and then at one size and not at another, and noise goes away where points become one.
-func shrink(picture image.Image, percent int) *image.Gray {
-	b := picture.Bounds()
-	w, h := max(1, b.Dx()*percent/100), max(1, b.Dy()*percent/100)
-	sums, counts := make([]uint32, w*h), make([]uint32, w*h)
-	for y := range b.Dy() {
-		row := min(y*h/b.Dy(), h-1) * w
-		for x := range b.Dx() {
-			at := row + min(x*w/b.Dx(), w-1)
-			sums[at] += uint32(color.GrayModel.Convert(picture.At(b.Min.X+x, b.Min.Y+y)).(color.Gray).Y)
-			counts[at]++
+// shrink returns a picture at a part of its size: noise goes away where points become one.
+func shrink(picture *image.Gray, part int) *image.Gray {
+	if part == 1 {
+		return picture
+	}
+	small := image.NewGray(image.Rect(0, 0, picture.Rect.Dx()/part, picture.Rect.Dy()/part))
+	for y := range small.Rect.Dy() {
+		for x := range small.Rect.Dx() {
+			sum := 0
+			for dy := range part {
+				for _, v := range picture.Pix[(y*part+dy)*picture.Stride+x*part:][:part] {
+					sum += int(v)
+				}
+			}
+			small.Pix[y*small.Stride+x] = uint8(sum / (part * part))
 		}
 	}
-	grey := image.NewGray(image.Rect(0, 0, w, h))
-	for i, n := range counts {
-		grey.Pix[i] = uint8(sums[i] / max(1, n))
-	}
-	return grey
+	return small
 }
 
 // scanGrey looks for a code that is dark on light, or light on dark.
-func scanGrey(picture *image.Gray) (string, bool) {
-	source := gozxing.NewLuminanceSourceFromImage(picture)
-	if text, ok := scanAs(source); ok {
-		return text, true
-	}
-	return scanAs(source.Invert())
-}
-
-// scanAs tries the ways in which a code may be there: as nothing but the code, and somewhere.
-func scanAs(source gozxing.LuminanceSource) (string, bool) {
-	for _, binarizer := range []gozxing.Binarizer{gozxing.NewHybridBinarizer(source), gozxing.NewGlobalHistgramBinarizer(source)} {
-		bitmap, err := gozxing.NewBinaryBitmap(binarizer)
-		if err != nil {
-			continue
-		}
-		pure := map[gozxing.DecodeHintType]any{gozxing.DecodeHintType_PURE_BARCODE: true}
-		if result, err := qrcode.NewQRCodeReader().Decode(bitmap, pure); err == nil {
-			return result.GetText(), true
-		}
-		if bits, err := bitmap.GetBlackMatrix(); err == nil {
-			if text, ok := readCode(bits); ok {
-				return text, true
-			}
+func scanGrey(grey *image.Gray) (string, bool) {
+	for _, p := range []*picture{shaded(grey), shaded(inverted(grey))} {
+		if text, ok := p.read(); ok {
+			return text, true
 		}
 	}
 	return "", false
 }
 
-// readCode looks for the three corners of a code and tries every size that it may have. The
-// library's own detector trusts its first guess of the size, and of a large code that is
-// photographed from the side it is wrong as often as not; what is read is proven by the
-// code's own correction.
-func readCode(bits *gozxing.BitMatrix) (string, bool) {
-	finder := detector.NewFinderPatternFinder(bits, nil)
-	corners, err := finder.Find(map[gozxing.DecodeHintType]any{gozxing.DecodeHintType_TRY_HARDER: true})
-	if err != nil {
-		return "", false
+func inverted(grey *image.Gray) *image.Gray {
+	out := image.NewGray(grey.Rect)
+	for i, v := range grey.Pix {
+		out.Pix[i] = ^v
 	}
-	c := corner{bits, corners.GetTopLeft(), corners.GetTopRight(), corners.GetBottomLeft()}
-	guess := c.guess()
-	for off := range 6 {
-		for _, version := range []int{guess + off, guess - off} {
-			if version < 1 || version > 40 || off == 0 && version != guess {
-				continue
-			}
-			if text, ok := c.read(17 + 4*version); ok {
-				return text, true
-			}
-		}
-	}
-	return "", false
+	return out
 }
 
-// corner is where the corners of a code are in a picture.
-type corner struct {
-	bits                          *gozxing.BitMatrix
-	topLeft, topRight, bottomLeft *detector.FinderPattern
-}
-
-// guess is the version of the code, 1 to 40, that its corners suggest.
-func (c *corner) guess() int {
-	module := (c.topLeft.GetEstimatedModuleSize() + c.topRight.GetEstimatedModuleSize() + c.bottomLeft.GetEstimatedModuleSize()) / 3
-	across := math.Hypot(c.topRight.GetX()-c.topLeft.GetX(), c.topRight.GetY()-c.topLeft.GetY())
-	down := math.Hypot(c.bottomLeft.GetX()-c.topLeft.GetX(), c.bottomLeft.GetY()-c.topLeft.GetY())
-	return int(math.Round(((across+down)/2/module + 7 - 17) / 4))
-}
-
-// read reads a code of so many modules, with whatever is found where its fourth corner's
-// mark should be, and without.
-func (c *corner) read(size int) (string, bool) {
-	for _, around := range []float64{4, 8, 16, 0} {
-		mark := c.mark(size, around)
-		if mark == nil && around > 0 {
-			continue
-		}
-		transform := detector.Detector_createTransform(c.topLeft, c.topRight, c.bottomLeft, mark, size)
-		grid, err := detector.Detector_sampleGrid(c.bits, transform, size)
-		if err != nil {
-			continue
-		}
-		if result, err := decoder.NewDecoder().Decode(grid, nil); err == nil {
-			return result.GetText(), true
+// shaded tells dark from light by what is around a point, an eighth of the picture: a photo is
+// not everywhere equally bright.
+func shaded(grey *image.Gray) *picture {
+	w, h := grey.Rect.Dx(), grey.Rect.Dy()
+	sums := make([]uint64, (w+1)*(h+1)) // of all above and to the left
+	for y := range h {
+		var row uint64
+		for x := range w {
+			row += uint64(grey.Pix[y*grey.Stride+x])
+			sums[(y+1)*(w+1)+x+1] = sums[y*(w+1)+x+1] + row
 		}
 	}
-	return "", false
-}
-
-// mark finds the alignment pattern nearest to the fourth corner, at most so many modules
-// from where it would be in a code seen from straight ahead.
-func (c *corner) mark(size int, around float64) *detector.AlignmentPattern {
-	if around == 0 || size < 25 {
-		return nil
+	reach := max(w, h)/16 + 1
+	p := &picture{w: w, h: h, dark: make([]bool, w*h)}
+	for y := range h {
+		top, bottom := max(0, y-reach), min(h, y+reach+1)
+		for x := range w {
+			left, right := max(0, x-reach), min(w, x+reach+1)
+			around := sums[bottom*(w+1)+right] - sums[top*(w+1)+right] - sums[bottom*(w+1)+left] + sums[top*(w+1)+left]
+			p.dark[y*w+x] = uint64(grey.Pix[y*grey.Stride+x])*uint64((right-left)*(bottom-top))*100 < around*90
+		}
 	}
-	between := float64(size - 7)
-	module := math.Hypot(c.topRight.GetX()-c.topLeft.GetX(), c.topRight.GetY()-c.topLeft.GetY()) / between
-	nearer := 1 - 3/between
-	x := c.topLeft.GetX() + nearer*(c.topRight.GetX()-2*c.topLeft.GetX()+c.bottomLeft.GetX())
-	y := c.topLeft.GetY() + nearer*(c.topRight.GetY()-2*c.topLeft.GetY()+c.bottomLeft.GetY())
-	reach := around * module
-	left, right := int(max(0, x-reach)), int(min(float64(c.bits.GetWidth()-1), x+reach))
-	top, bottom := int(max(0, y-reach)), int(min(float64(c.bits.GetHeight()-1), y+reach))
-	if float64(right-left) < 3*module || float64(bottom-top) < 3*module {
-		return nil
-	}
-	mark, err := detector.NewAlignmentPatternFinder(c.bits, left, top, right-left, bottom-top, module, nil).Find()
-	if err != nil {
-		return nil
-	}
-	return mark
+	return p
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"image"
 	"image/color"
@@ -23,15 +22,9 @@ const (
 	scale = 8
 )
 
-// maxCode is what the largest code holds of bytes at the lowest correction.
-const maxCode = 2953
-
 // encode makes the code of a token. The more correction the better it is read from a
 // screen; a long token has to do with less.
 func encode(token string) (*code, error) {
-	if len(token) > maxCode {
-		return nil, fmt.Errorf("the token has %d characters, and a QR code holds %d: use --out", len(token), maxCode)
-	}
 	for _, level := range []qr.ErrorCorrectionLevel{qr.M, qr.L} {
 		picture, err := qr.Encode(token, level, qr.Unicode)
 		if err != nil {
@@ -45,7 +38,7 @@ func encode(token string) (*code, error) {
 			return color.GrayModel.Convert(picture.At(x, y)).(color.Gray).Y < 0x80
 		}}, nil
 	}
-	return nil, errors.New("the token does not fit into a QR code: use --out")
+	return nil, fmt.Errorf("the token has %d characters, more than a QR code holds: use --out", len(token))
 }
 
 // image is the code as a picture, with its margin.
