@@ -415,3 +415,23 @@ func TestBridgedMachines(t *testing.T) {
 		t.Error("the gateway's own port is open to a bridged machine")
 	}
 }
+
+// TestInterfaceGoesAndComes: the guard is by no interface's index, and one that is trusted by name
+// is so when it comes back.
+func TestInterfaceGoesAndComes(t *testing.T) {
+	s := guarded(t, func(c *Config) { c.Trusted = []string{"wg0"} })
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.must(s.gw.Delete("vs"))
+	s.must(lab.Link(s.client, "vc", s.gw, "vs"))
+	for _, a := range []string{"192.0.2.2/24", "192.0.2.3/24"} {
+		s.must(s.client.AddAddr("vc", a))
+	}
+	s.must(s.gw.AddAddr("vs", "192.0.2.1/24"))
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+	s.must(lab.Link(s.client, "wc", s.gw, "wg0"))
+	s.must(s.client.AddAddr("wc", "198.51.100.2/24"))
+	s.must(s.gw.AddAddr("wg0", "198.51.100.1/24"))
+	s.connect("198.51.100.2", "198.51.100.1", "22")
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
