@@ -8,7 +8,7 @@ import (
 )
 
 func TestDarkUntilGranted(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
+	overKinds(t, kinds(), func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.guarded(t, nil)
@@ -22,7 +22,7 @@ func TestDarkUntilGranted(t *testing.T) {
 }
 
 func TestSessionOutlivesGrant(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
+	overKinds(t, kinds(), func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.guarded(t, nil)

@@ -3,6 +3,7 @@ package firewall
 import (
 	"context"
 	"errors"
+	"flag"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -19,6 +20,10 @@ import (
 
 func TestMain(m *testing.M) {
 	Helper()
+	// Those that run side by side wait most of the time, whatever the number of processors.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
+	}
 	lab.Main(m)
 }
 
