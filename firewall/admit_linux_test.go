@@ -104,6 +104,16 @@ func TestAdmitProlongs(t *testing.T) {
 	s.dark("192.0.2.2", "192.0.2.1", "22")
 }
 
+// TestAdmitMoment: a grant of less than the kernel's unit of time ends, and does not stay for ever.
+func TestAdmitMoment(t *testing.T) {
+	s := admitted(t)
+	now := time.Now()
+	g := sshGrant("alice", "192.0.2.2", 0)
+	g.Until = now.Add(time.Microsecond)
+	s.must(s.Grant(t.Context(), []Grant{g}, now))
+	lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+}
+
 // TestAdmitPutsBack: whatever another tool does with his table, live grants come back.
 func TestAdmitPutsBack(t *testing.T) {
 	for name, script := range map[string]string{

@@ -102,7 +102,8 @@ func appendElement(data []byte, e *nft.SetElement) []byte {
 	if e.Timeout == 0 {
 		return data
 	}
-	ms := binary.BigEndian.AppendUint64(nil, uint64(e.Timeout.Milliseconds()))
+	// A timeout of zero is none to the kernel: what has less than its unit left would stay for ever.
+	ms := binary.BigEndian.AppendUint64(nil, uint64(max(1, e.Timeout.Milliseconds())))
 	return attribute(data, unix.NFTA_SET_ELEM_TIMEOUT, ms)
 }
 
