@@ -64,13 +64,30 @@ func (p *programs) load(r *guardRules, wait bool) (findings, error) {
 	}
 	var found findings
 	for _, v6 := range p.families() {
-		now, err := p.loadFamily(v6, r.script(v6), was[v6], wait)
+		before, err := p.shut(v6, r, was[v6], wait)
+		if err != nil {
+			return findings{}, err
+		}
+		now, err := p.loadFamily(v6, r.script(v6), before, wait)
 		if err != nil {
 			return findings{}, err
 		}
 		found.take(now)
 	}
 	return found, nil
+}
+
+// shut puts the guard without connection tracking there, if the guard is not whole: see bare.
+func (p *programs) shut(v6 bool, r *guardRules, was [2]*saved, wait bool) ([2]*saved, error) {
+	const mangle = 1
+	t := tables()[mangle]
+	if was[mangle].jumpsFirst(t) && len(was[mangle].chains[chainDoor]) > 0 && len(was[mangle].chains[chainRevive]) > 0 {
+		return was, nil
+	}
+	if err := p.restore(v6, r.bare(v6).restore(t, was[mangle]), wait); err != nil {
+		return was, fmt.Errorf("loading the guard: %w", err)
+	}
+	return p.tablesOf(v6)
 }
 
 // loadFamily tries again where another tool was in between: a jump that was to be replaced

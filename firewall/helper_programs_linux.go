@@ -167,12 +167,13 @@ func sameKind(kinds []string) error {
 	return nil
 }
 
-// What rules need, in a chain that no packet comes to, and the end of that chain.
+// What rules need, in a chain that no packet comes to, and the end of that chain. Nothing of
+// connection tracking, which would begin before there is a guard: see bare.
 const (
 	probeAway = "\n-F spa-probe\n-X spa-probe\nCOMMIT\n"
 	probeAll  = "*mangle\n:spa-probe - [0:0]\n" +
 		"-A spa-probe -m addrtype --dst-type LOCAL -m comment --comment probe -j RETURN\n" +
-		"-A spa-probe -m conntrack --ctdir REPLY -m connmark --mark 1/1 -j CONNMARK --set-xmark 1/1\nCOMMIT\n*mangle" + probeAway +
+		"COMMIT\n*mangle" + probeAway +
 		"*raw\n:spa-probe - [0:0]\n-A spa-probe -p udp -m mark --mark 1/1 -j CT --notrack\nCOMMIT\n*raw" + probeAway
 	probeTime = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m time --datestop 2037-01-01T00:00:00 -j RETURN\nCOMMIT\n*mangle" + probeAway
 	probeSets = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m set --match-set %s src,dst -j RETURN\nCOMMIT\n*mangle" + probeAway

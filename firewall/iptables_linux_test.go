@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -291,7 +292,8 @@ func TestSwitchOfBackend(t *testing.T) {
 			k := kindNamed(t, name)
 			s := k.guarded(t, nil)
 			s.grant("alice", "192.0.2.2", time.Minute)
-			for _, backend := range []string{BackendNftables, BackendIptables, BackendNftables} {
+			for i, backend := range []string{BackendNftables, BackendIptables, BackendNftables} {
+				fresh := fmt.Sprintf("192.0.2.%d", 4+i)
 				s.config.Backend = backend
 				s.open()
 				s.load(0)
@@ -302,8 +304,9 @@ func TestSwitchOfBackend(t *testing.T) {
 				s.dark("192.0.2.3", "192.0.2.1", "22")
 				s.revoke(Match{})
 				s.dark("192.0.2.2", "192.0.2.1", "22")
+				s.grant("alice", fresh, time.Minute) // of which the other backend knows nothing
+				s.connect(fresh, "192.0.2.1", "22")
 				s.grant("alice", "192.0.2.2", time.Minute)
-				s.connect("192.0.2.2", "192.0.2.1", "22")
 			}
 		})
 	}

@@ -163,6 +163,12 @@ func (s *script) guard() {
 			p.Proto, p.Low, p.High, s.marked(), chainCut)
 	}
 	s.add(chainGuard, "-m conntrack --ctdir REPLY -j RETURN")
+	s.forThisHost()
+	s.ports(chainHere, "dport", chainDoor, chainCut)
+}
+
+// forThisHost leads on what is for an address that is guarded.
+func (s *script) forThisHost() {
 	for _, a := range s.r.Addresses {
 		if s.ours(a) {
 			s.add(chainGuard, "-d %s -g %s", a, chainHere)
@@ -176,7 +182,6 @@ func (s *script) guard() {
 	for _, kind := range types {
 		s.add(chainGuard, "-m addrtype --dst-type %s -g %s", kind, chainHere)
 	}
-	s.ports(chainHere, "dport", chainDoor, chainCut)
 }
 
 // ports leads guarded ports on. On trial the kernel lets go of them by itself.
