@@ -260,7 +260,7 @@ func flowElements(fs []flow, timeout time.Duration) (v4, v6 []nft.SetElement) {
 		key := slices.Concat(f.remote.Addr().AsSlice(), f.local.Addr().AsSlice())
 		key = portKey(key, f.proto, f.remote.Port())
 		key = append(binary.BigEndian.AppendUint16(key, f.local.Port()), 0, 0)
-		e := nft.SetElement{Key: key, Timeout: timeout}
+		e := nft.SetElement{Key: key, Timeout: max(timeout, time.Millisecond)} // zero is none to the kernel
 		if f.remote.Addr().Is4() {
 			v4 = append(v4, e)
 			continue
