@@ -132,7 +132,7 @@ func openOrCreate(path string, c Config, id identity, now time.Time) (disk, erro
 // open reads what a journal holds, or begins it anew.
 func open(d disk, c Config, id identity, now time.Time, aside func() string) (*Journal, error) {
 	j := &Journal{store: newStore(d)}
-	why, err := j.load(c, id)
+	why, err := j.load(c, id, now)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func open(d disk, c Config, id identity, now time.Time, aside func() string) (*J
 }
 
 // load reads the journal into memory if it is of this boot, and says why it is not.
-func (j *Journal) load(c Config, id identity) (reason, error) {
+func (j *Journal) load(c Config, id identity, now time.Time) (reason, error) {
 	err := j.store.readHeader()
 	if errors.Is(err, errDamaged) {
 		return damaged, nil
@@ -170,7 +170,7 @@ func (j *Journal) load(c Config, id identity) (reason, error) {
 	if err != nil {
 		return intact, err
 	}
-	return intact, j.store.trust(int64(c.Window))
+	return intact, j.store.trust(int64(c.Window), now.UnixNano())
 }
 
 // mismatch says why the journal is not of this boot of this machine. One whose renewal was
@@ -246,8 +246,9 @@ func (s *store) format(room int, h header) error {
 }
 
 // trust syncs a header that was read: the process that wrote it may have been killed before it did. Another
-// window is in the header before anything is admitted by it, beside the mark of what was by the one before.
-func (s *store) trust(window int64) error {
+// window is in the header before anything is admitted by it, beside the mark of what was by the one before,
+// and as with Retune makes nothing fresh again.
+func (s *store) trust(window, now int64) error {
 	if err := s.disk.Sync(); err != nil {
 		return fmt.Errorf("replay: syncing the high-water mark: %w", err)
 	}
@@ -256,9 +257,7 @@ func (s *store) trust(window int64) error {
 	if s.header.Window == window {
 		return nil
 	}
-	h := s.header
-	h.Window = window
-	return s.commit(h)
+	return s.rewindow(window, now-s.header.Window)
 }
 
 // loadSlots reads the floors, then the spent nonces after them.

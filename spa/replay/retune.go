@@ -28,12 +28,12 @@ func (j *Journal) Retune(window time.Duration, liveNonces int, now time.Time) er
 }
 
 // rewindow puts another window into the header, and if it is longer than the one before a floor at
-// what was then stale.
+// what was then stale. Without one before nothing has been admitted.
 func (s *store) rewindow(window, stale int64) error {
 	s.syncing.Lock()
 	defer s.syncing.Unlock()
 	h := s.header
-	if window > h.Window {
+	if h.Window > 0 && window > h.Window {
 		h.Floor = max(h.Floor, stale)
 	}
 	h.Window = window

@@ -28,6 +28,36 @@ func TestRetuneRefusesWhatWasStale(t *testing.T) {
 	admit(t, again, packet(1, 3, now), now, ErrSpent)
 }
 
+// TestLongerWindowAfterRestart: a restart with a longer window makes no more fresh again than Retune
+// does; the first start, before which nothing was admitted, refuses nothing for it.
+func TestLongerWindowAfterRestart(t *testing.T) {
+	j, d := fresh(t, config())
+	first := packet(1, 1, start)
+	late := first
+	late.Nonce, late.Stamp = packet(1, 2, start).Nonce, after(25*time.Second)
+	admit(t, j, first, start, nil)
+	now := after(70 * time.Second)
+	admit(t, j, packet(1, 3, now), now, nil) // the first is forgotten
+	longer := config()
+	longer.Window = 10 * time.Minute
+	again := reopen(t, copyOf(d), longer, now)
+	admit(t, again, late, now, ErrFloor)
+	admit(t, again, packet(1, 4, now.Add(-29*time.Second)), now, nil)
+	admit(t, again, packet(1, 3, now), now, ErrSpent)
+
+	_, d = fresh(t, config())
+	created := newStore(d)
+	if err := created.readHeader(); err != nil {
+		t.Fatal(err)
+	}
+	h := created.header
+	h.Window = 0
+	if err := created.commit(h); err != nil {
+		t.Fatal(err)
+	}
+	admit(t, reopen(t, d, config(), start), packet(1, 1, start.Add(-29*time.Second)), start, nil)
+}
+
 // TestRetuneKeepsWhatIsSpent: a shorter window forgets nothing, and counts by the new limit.
 func TestRetuneKeepsWhatIsSpent(t *testing.T) {
 	j, _ := fresh(t, config())
