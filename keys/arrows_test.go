@@ -32,11 +32,12 @@ var arrows = map[string]rule{
 		"the line, the one place where all stages meet"},
 	"spa/client":        {[]string{"keys", "spa"}, "it runs on machines without a firewall of ours, and on other systems than Linux"},
 	"spa/client/doctor": {[]string{"keys", "spa", "spa/client"}, "it looks at a gateway as a client does"},
+	"cmd/internal/qr":   {nil, "a picture is points and a text: what the text means is another's business"},
 	"cmd/internal/cli":  {[]string{"keys"}, "what all commands share is no command's own"},
 	"cmd/spa-server": {[]string{"keys", "spa", "spa/config", "spa/capture", "spa/replay", "spa/sandbox", "spa/policy", "spa/audit", "spa/server", "spa/server/control", "firewall", "cmd/internal/cli"},
 		"a command calls the library"},
 	"cmd/spa-keygen": {[]string{"keys", "spa", "spa/config", "cmd/internal/cli"}, "it writes files: the daemon reads them, and neither touches the other"},
-	"cmd/spa-client": {[]string{"keys", "spa", "spa/client", "spa/client/doctor", "cmd/internal/cli"}, "a client has nothing of a server in it"},
+	"cmd/spa-client": {[]string{"keys", "spa", "spa/client", "spa/client/doctor", "cmd/internal/cli", "cmd/internal/qr"}, "a client has nothing of a server in it"},
 }
 
 // unreachable are what a package must not even lead to, by any way.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/qr"
 	"sallyport/keys"
 )
 
@@ -223,8 +224,8 @@ func readToken(cmd *cobra.Command, file string) (*keys.Profile, error) {
 		}
 		return nil, fmt.Errorf("reading the token: %w", err)
 	}
-	if isPicture(data) {
-		text, err := scan(data)
+	if qr.IsPicture(data) {
+		text, err := qr.Read(data)
 		if err != nil {
 			return nil, cli.Fail(fmt.Errorf("reading the token: %w", err), "a sharp picture, from straight ahead, of the whole code with the light border around it")
 		}

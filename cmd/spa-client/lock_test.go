@@ -18,10 +18,11 @@ import (
 	"testing"
 
 	"github.com/boombuler/barcode"
-	"github.com/boombuler/barcode/qr"
+	qrcode "github.com/boombuler/barcode/qr"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/cmd/internal/qr"
 	"sallyport/keys"
 )
 
@@ -92,7 +93,7 @@ func holdsCommand(ts *testscript.TestScript, neg bool, args []string) {
 
 // codeOf is a picture with the QR code of a token somewhere in it.
 func codeOf(token string) (*image.Gray, error) {
-	code, err := qr.Encode(token, qr.M, qr.Unicode)
+	code, err := qrcode.Encode(token, qrcode.M, qrcode.Unicode)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +160,7 @@ func TestScanPhotos(t *testing.T) {
 		if err := jpeg.Encode(&b, photographed(picture), &jpeg.Options{Quality: 60}); err != nil {
 			t.Fatal(err)
 		}
-		if text, err := scan(b.Bytes()); err != nil || text != p.Token() {
+		if text, err := qr.Read(b.Bytes()); err != nil || text != p.Token() {
 			t.Errorf("photo %d: %v", i, err)
 		}
 	}
@@ -181,14 +182,14 @@ func TestScanRefuses(t *testing.T) {
 		"no picture":    {[]byte("\x89PNG\r\n\x1a\n"), "damaged"},
 		"too large":     {withChecksum(large), "too large: 65536 by 65536"},
 	} {
-		if !isPicture(c.data) {
+		if !qr.IsPicture(c.data) {
 			t.Errorf("%s is taken for no picture", name)
 		}
-		if text, err := scan(c.data); err == nil || text != "" || !strings.Contains(err.Error(), c.want) {
+		if text, err := qr.Read(c.data); err == nil || text != "" || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %q, %v, want %s", name, text, err, c.want)
 		}
 	}
-	if isPicture([]byte("spa1")) || isPicture(nil) {
+	if qr.IsPicture([]byte("spa1")) || qr.IsPicture(nil) {
 		t.Error("a token is taken for a picture")
 	}
 }

@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "write testdata/messages.golden anew")
 // After a change: go test ./cmd/spa-client -run Messages -update, and read what has changed.
 func TestMessages(t *testing.T) {
 	var all strings.Builder
-	for _, pattern := range []string{"cmd/spa-client/*.go", "cmd/internal/cli/*.go", "spa/client/*.go", "spa/client/doctor/*.go",
+	for _, pattern := range []string{"cmd/spa-client/*.go", "cmd/internal/cli/*.go", "cmd/internal/qr/*.go", "spa/client/*.go", "spa/client/doctor/*.go",
 		"spa/receipt.go", "keys/profile*.go", "keys/token*.go", "keys/text.go"} {
 		for _, path := range sources(t, pattern) {
 			if found := messages(t, path); len(found) > 0 {

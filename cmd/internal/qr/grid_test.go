@@ -1,4 +1,4 @@
-package main
+package qr
 
 import (
 	"image/color"

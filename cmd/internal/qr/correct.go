@@ -1,4 +1,4 @@
-package main
+package qr
 
 // correct takes the interleaved codewords apart into their blocks, mends each, and returns
 // the data.

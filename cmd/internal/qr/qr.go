@@ -1,4 +1,11 @@
-package main
+// Package qr reads QR codes off pictures (ISO/IEC 18004, model 2): drawn ones and photos, also from
+// the side. The libraries that do so cost every start of a program that has them, for tables that
+// only reading needs, and a knock has no time for that.
+//
+// A picture goes the way of the files: qr.go decodes it and tells dark from light, find.go finds the
+// three corners and looks at the modules, grid.go takes the codewords out of them, correct.go mends
+// those and grid.go reads the text.
+package qr
 
 import (
 	"bytes"
@@ -13,13 +20,14 @@ import (
 // maxPixels is more than cameras have, and what a hostile picture may cost.
 const maxPixels = 40_000_000
 
-// isPicture reports whether a file begins as a PNG or a JPEG does.
-func isPicture(data []byte) bool {
+// IsPicture reports whether a file begins as a PNG or a JPEG does.
+func IsPicture(data []byte) bool {
 	return bytes.HasPrefix(data, []byte("\x89PNG\r\n\x1a\n")) || bytes.HasPrefix(data, []byte("\xff\xd8\xff"))
 }
 
-// scan reads the QR code in a picture.
-func scan(data []byte) (string, error) {
+// Read returns the text of the QR code in a picture, PNG or JPEG, of at most 40 million pixels. Its error
+// does not echo what was read.
+func Read(data []byte) (string, error) {
 	size, _, err := image.DecodeConfig(bytes.NewReader(data))
 	if err != nil {
 		return "", errors.New("the picture is damaged")
