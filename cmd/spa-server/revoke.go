@@ -19,7 +19,9 @@ func newRevoke(dir *string) *cobra.Command {
 		Use:   "revoke CLIENT|ADDRESS",
 		Short: "End what a client has open, or what is open for an address, now",
 		Long: `Ends grants at once, and sees to it that no packet that is on its way opens them
-again. Sessions go on unless --cut ends them too, also those whose grant is over.
+again. Sessions go on unless --cut ends them too, also those whose grant is over: of
+an address all of them, of a client those by its last 32 grants since the server was
+started.
 
 The key stays good: its owner can knock again. "spa-keygen revoke" is for ever.`,
 		Example: `  spa-server revoke alice

@@ -2,8 +2,9 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"slices"
+	"time"
 
 	"sallyport/firewall"
 	"sallyport/spa/server/control"
@@ -19,9 +20,12 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 		return nil, denied("", "a revocation is for a client or for an address")
 	}
 	ctx := context.WithoutCancel(parent) // begun is done
+	if err := s.revocable(r); err != nil {
+		return nil, err
+	}
 	ended, err := s.end(ctx, r)
 	if err != nil {
-		return nil, err
+		return nil, denied("", err.Error(), fmt.Sprintf("grants that have ended all the same: %d", len(ended)))
 	}
 	revoked := &control.Revoked{Ended: shown(ended)}
 	if r.Cut {
@@ -30,35 +34,44 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 		}
 	}
 	if len(revoked.Ended) == 0 && revoked.Sessions == 0 {
-		return nil, nothing(r)
+		return nil, s.nothing(r)
 	}
 	s.log.Info("revoked by command", "client", r.Client, "source", r.Source, "grants", len(revoked.Ended), "sessions", revoked.Sessions)
 	return revoked, nil
 }
 
-// end ends grants, after it has seen to it that no packet on its way opens anew what they opened.
+// revocable refuses a client that nobody knows: it may be misspelt. One whose file is gone can still
+// have sessions.
+func (s *Server) revocable(r control.Request) error {
+	if r.Client == "" || len(s.seen.granted(r.Client)) > 0 || len(s.firewall.GrantsOf(r.Client, s.now())) > 0 {
+		return nil
+	}
+	if _, known := s.clients.Client(r.Client); known {
+		return nil
+	}
+	return denied("spa-keygen list shows the clients", fmt.Sprintf("there is no client %q, and nothing is open for one", r.Client))
+}
+
+// end ends grants, after it has seen to it that no packet on its way opens anew what they opened. Where
+// that cannot be, they end all the same.
 func (s *Server) end(ctx context.Context, r control.Request) ([]firewall.Grant, error) {
 	s.line.Lock()
 	defer s.line.Unlock()
 	now := s.now()
-	held := slices.DeleteFunc(s.firewall.Grants(now), func(g firewall.Grant) bool {
-		return r.Client != "" && g.Client != r.Client || r.Source.IsValid() && g.Source != r.Source
-	})
-	if _, known := s.clients.Client(r.Client); r.Client != "" && !known && len(held) == 0 {
-		return nil, denied("spa-keygen list shows the clients", fmt.Sprintf("there is no client %q, and nothing is open for one", r.Client))
-	}
+	var errs []error
 	if r.Client != "" {
-		if err := s.floor(r.Client, []string{everything}, now); err != nil {
-			return nil, err
-		}
+		errs = append(errs, s.floor(r.Client, []string{everything}, now))
 	}
-	for _, g := range held {
-		if err := s.floor(g.Client, []string{g.Service}, now); err != nil {
-			return nil, err
+	for _, g := range s.firewall.Grants(now) {
+		if (r.Client == "" || g.Client == r.Client) && (!r.Source.IsValid() || g.Source == r.Source) {
+			errs = append(errs, s.floor(g.Client, []string{g.Service}, now))
 		}
 	}
 	ended, err := s.firewall.Revoke(ctx, firewall.Match{Client: r.Client, Source: r.Source}, now)
 	s.hub.ended(ended, "revoked", "by spa-server revoke", now)
+	if err == nil {
+		err = errors.Join(errs...)
+	}
 	return ended, err
 }
 
@@ -74,14 +87,16 @@ func (s *Server) cuttable(r control.Request, ended []firewall.Grant) []firewall.
 }
 
 // nothing says that there was nothing to end.
-func nothing(r control.Request) error {
-	who := r.Client
+func (s *Server) nothing(r control.Request) error {
+	who, hint := r.Client, ""
 	if who == "" {
 		who = r.Source.String()
 	}
-	hint := ""
-	if !r.Cut {
+	switch {
+	case !r.Cut:
 		hint = "a session outlives the grant that it began by: --cut ends sessions too"
+	case r.Client != "":
+		hint = "sessions from before " + s.since.Local().Format(time.DateTime) + ", when this server was started, are not known by client: spa-server revoke ADDRESS --cut ends them"
 	}
 	return denied(hint, "nothing is open for "+who)
 }
