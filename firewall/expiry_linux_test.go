@@ -197,7 +197,7 @@ func TestCutPortOverFirstLoad(t *testing.T) {
 			v := s.talk(accept, f.stranger, f.gateway, "2300")
 			inner := s.listenOn(s.behind(), ":22")
 			s.publish(f)
-			led := s.talk(inner, f.stranger, f.gateway, "2222")
+			led, quiet := s.talk(inner, f.stranger, f.gateway, "2222"), s.talk(inner, f.stranger, f.gateway, "2222")
 			s.open()
 			s.load(0)
 			s.mutual(v, true)
@@ -205,6 +205,10 @@ func TestCutPortOverFirstLoad(t *testing.T) {
 			s.endCarry()
 			s.mutual(v, false)
 			s.mutual(led, false)
+			quiet.server.Write([]byte("news")) // the first word since the load, by the server
+			if hears(quiet.client, silence) {
+				t.Error("a session that was carried goes on")
+			}
 		})
 	}
 }

@@ -133,7 +133,7 @@ func (n *nftables) place(t tableState, p plan) error {
 
 // behindRelay does what leaves a packet between two chains, or the table without an owner
 // for an instant, while another guard like ours stands beside it. That one goes with our
-// socket, whatever happens.
+// socket, whatever happens; the caller ends it.
 func (n *nftables) behindRelay(p plan, do func() error) error {
 	can, err := n.canOwn()
 	if err != nil {
@@ -149,7 +149,7 @@ func (n *nftables) behindRelay(p plan, do func() error) error {
 		err = do()
 		settle()
 	}
-	return errors.Join(err, n.endRelay())
+	return err
 }
 
 // endRelay removes the relay. One that stayed would drop what is granted later.
