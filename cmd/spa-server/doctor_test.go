@@ -163,7 +163,7 @@ func TestDoctor(t *testing.T) {
 		}, nil, 1, []line{{bad, "gw.invalid does not resolve"}}, ""},
 		{"one knock port blocked", func(g *gateway) {
 			g.readdress(func(p *keys.Profile) { p.KnockPorts = []uint16{62202, 62201} })
-		}, nil, 1, []line{{bad, "udp/62202 is blocked on the way"}, {good, "udp/62201 at 192.0.2.1 is answered"}, {good, "accepts connections after"}}, ""},
+		}, nil, 1, []line{{bad, "udp/62202 at 192.0.2.1 is not answered, and others of its ports are: nothing listens there"}, {good, "udp/62201 at 192.0.2.1 is answered"}, {good, "accepts connections after"}}, ""},
 		{"knock port blocked", func(g *gateway) {
 			g.nft(g.host, `table netdev n { chain c { type filter hook ingress device "vs" priority 0; udp dport 62201 drop; }; }`)
 		}, nil, 4, []line{{note, "udp/62201 at 192.0.2.1 is not answered"}, {bad, "gw does not answer"}}, "UDP to udp/62201 is blocked"},
@@ -186,6 +186,50 @@ func TestDoctor(t *testing.T) {
 			[]line{{good, "is dark before"}, {bad, "gw does not answer"}, {suspect, "spa-server is not running there"}}, "UDP to udp/62201 is blocked"},
 		{"no guard", func(g *gateway) { g.run(g.host, "spa-server", "teardown", "--config", g.dir) }, nil, 4,
 			[]line{{note, "accepts connections without a knock"}, {bad, "gw does not answer"}}, "spa-server is not running there"},
+		{"knock port silent", func(g *gateway) {
+			g.nft(g.host, `table inet n { chain c { type filter hook input priority 0; udp dport 62202 drop; }; }`)
+			g.readdress(func(p *keys.Profile) { p.KnockPorts = []uint16{62202, 62201} })
+		}, nil, 1, []line{{bad, "others of its ports are: it is blocked on the way, or the gateway has it no more"}, {good, "accepts connections after"}}, ""},
+		{"grants shorter than a look", func(g *gateway) {
+			g.server.stop(syscall.SIGTERM)
+			g.rewrite("server.toml", `(?m)^for = "30s"`, `for = "1s"`)
+			g.start()
+			g.nft(g.host, `table inet n { chain c { type filter hook input priority 0; udp dport 62202 drop; }; }`)
+			g.readdress(func(p *keys.Profile) { p.KnockPorts = []uint16{62202, 62201} })
+		}, nil, 1, []line{{good, "granted ssh"}, {good, "ssh (tcp/22, IPv4) accepts connections after"}}, ""},
+		{"nothing can be sent", func(g *gateway) {
+			g.nft(g.client, `table ip n { chain c { type filter hook output priority 0; udp dport 62201 drop; }; }`)
+		}, nil, 1, []line{{bad, "udp/62201 at 192.0.2.1 cannot be knocked on: sending to 192.0.2.1:62201: "}}, ""},
+		{"STUN server silent", func(g *gateway) {}, []string{"--source", "stun:192.0.2.77"}, 1,
+			[]line{{bad, "udp/62201 at 192.0.2.1 cannot be knocked on: asking the STUN server"}}, ""},
+		{"receipts off, and nothing to try", func(g *gateway) {
+			g.readdress(func(p *keys.Profile) {
+				p.Receipts, p.Address, p.Services = false, "192.0.2.77", map[string][]string{"vpn": {"udp/51820"}}
+			})
+		}, nil, 0, []line{{note, "nothing tells whether it was heard: this gateway sends no receipts, and vpn has no TCP port"}}, ""},
+		{"receipts off, one service to try", func(g *gateway) {
+			g.server.stop(syscall.SIGTERM)
+			g.rewrite("server.toml", `(?m)^receipts = true`, "receipts = false")
+			g.start()
+			g.readdress(func(p *keys.Profile) { p.Receipts, p.Services["dns"] = false, []string{"udp/53"} })
+		}, nil, 0, []line{{good, "the port opened (this gateway sends no receipts)"}, {good, "opened ssh, without saying so"},
+			{note, "dns was asked for, and nothing tells what came of it"}, {good, "ssh (tcp/22, IPv4) accepts connections after"}}, ""},
+		{"receipts off, two knock ports", func(g *gateway) {
+			g.server.stop(syscall.SIGTERM)
+			g.rewrite("server.toml", `(?m)^receipts = true`, "receipts = false")
+			g.start()
+			g.readdress(func(p *keys.Profile) { p.Receipts, p.KnockPorts = false, []uint16{62202, 62201} })
+		}, nil, 0, []line{{good, "udp/62202 at 192.0.2.1: the port opened; by which of the knocks, nothing tells"}}, ""},
+		{"receipts off, open before", func(g *gateway) {
+			g.run(g.host, "spa-server", "teardown", "--config", g.dir)
+			g.readdress(func(p *keys.Profile) { p.Receipts = false })
+		}, nil, 0, []line{{note, "accepts connections without a knock"}, {note, "nothing tells whether it was heard"}, {note, "ssh was open before"}}, ""},
+		{"granted and rejected by another firewall", func(g *gateway) {
+			g.nft(g.host, `table inet n { chain c { type filter hook input priority 10; tcp dport 22 reject with icmpx type admin-prohibited; }; }`)
+		}, nil, 1, []line{{bad, "cannot be reached: connect: no route to host: another firewall rejects"}}, ""},
+		{"nothing listens, and the address is translated", func(g *gateway) {
+			g.nft(g.client, `table ip n { chain c { type nat hook postrouting priority 100; ip saddr 192.0.2.2 snat to 192.0.2.3; }; }`)
+		}, []string{"web"}, 1, []line{{bad, "rejects them; or TCP leaves by another address than the knock did, which was granted for 192.0.2.3"}}, ""},
 		{"nothing listens", func(g *gateway) {}, []string{"web"}, 1,
 			[]line{{good, "granted web"}, {bad, "refuses connections: nothing listens there"}}, ""},
 	} {
@@ -193,7 +237,7 @@ func TestDoctor(t *testing.T) {
 			t.Parallel()
 			g := newGateway(t)
 			g.serve(":22")
-			if test.name == "nothing listens" {
+			if strings.HasPrefix(test.name, "nothing listens") {
 				g.rewrite("clients/alice.toml", `allow = .*`, `allow = ["ssh", "web"]`)
 			}
 			g.start()

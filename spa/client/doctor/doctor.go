@@ -114,14 +114,15 @@ type examination struct {
 	behind   *time.Duration // this machine's clock, by a time server
 }
 
-// family is what is known of one address family.
+// family is what is known of one of the gateway's addresses. There is seldom more than one of
+// an address family.
 type family struct {
-	name    string // "IPv4", "IPv6"
+	name    string // "IPv4", "IPv6"; with the address where there are several
 	gateway string // the address that is looked at, as in an URL's host
 	local   localAddr
 	before  []touch
 	knocks  []knocked
-	asked   []knocked // one a service, on a port that is answered; none while nothing was
+	asked   []knocked // one a service, on a port that is answered, the one knocked with first; none while nothing was
 }
 
 // known are the services of a profile, sorted by name.
@@ -131,6 +132,18 @@ func known(p *keys.Profile) []spa.Service {
 		names = append(names, name)
 	}
 	return byName(names)
+}
+
+// first is the service that is knocked with: without receipts one that can be tried.
+func (e *examination) first() spa.Service {
+	if !e.profile.Receipts {
+		for _, s := range e.services {
+			if _, ok := firstTCP(e.ports(s)); ok {
+				return s
+			}
+		}
+	}
+	return e.services[0]
 }
 
 // answered reports whether any family was.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,7 +27,23 @@ type knocked struct {
 	icmp    bool  // a message came back that nothing listens there
 }
 
-func (k *knocked) answered() bool { return k.err == nil && k.answer.Verdict != client.Silent }
+// answered reports whether the gateway let know that it had the knock: by a receipt, or by a port that opened.
+func (k *knocked) answered() bool {
+	return k.err == nil && k.answer.Verdict != client.Silent && k.answer.Verdict != client.Sent
+}
+
+// unheard reports whether the knock was sent and nothing came of it that should have.
+func (k *knocked) unheard() bool {
+	return k.trouble() == nil && k.answer.Verdict == client.Silent
+}
+
+// trouble is why the knock could not be made or its answer not be used, as far as that is certain.
+func (k *knocked) trouble() error {
+	if k.err == nil && k.answer.Verdict == client.Silent && !errors.Is(k.answer.Err, client.ErrNoAnswer) {
+		return k.answer.Err
+	}
+	return k.err
+}
 
 // knock knocks on each port by itself, on all of them at once, for the first service.
 func (e *examination) knock() []Finding {
@@ -34,7 +51,7 @@ func (e *examination) knock() []Finding {
 	for _, f := range e.families {
 		f.knocks = make([]knocked, 0, len(e.profile.KnockPorts))
 		for _, port := range e.knockPorts() {
-			f.knocks = append(f.knocks, knocked{port: port, service: e.services[0]})
+			f.knocks = append(f.knocks, knocked{port: port, service: e.first()})
 		}
 		for i := range f.knocks {
 			all.Go(func() { e.knockOn(f, &f.knocks[i]) })
@@ -68,6 +85,7 @@ func (e *examination) knockOn(f *family, k *knocked) {
 		k.err = err
 		return
 	}
+	k.answer = client.Answer{Err: client.ErrNoAnswer} // where ctx ends first
 	for answer := range plan.Knock(e.ctx) {
 		k.answer = answer
 	}
@@ -89,25 +107,48 @@ func (e *examination) describeKnocks(f *family) []Finding {
 	var found []Finding
 	for i := range f.knocks {
 		k := &f.knocks[i]
-		at := fmt.Sprintf("udp/%d at %s", k.port, f.gateway)
-		switch {
-		case k.err != nil:
-			found = append(found, Finding{Step: StepKnock, State: Bad, Text: at + " cannot be knocked on: " + k.err.Error()})
-		case k.answered() && e.profile.Receipts:
-			found = append(found, Finding{Step: StepKnock, State: Good, Text: at + " is answered"})
-		case k.answered():
-			found = append(found, Finding{Step: StepKnock, State: Good, Text: at + ": the port opened (this gateway sends no receipts)"})
-		case f.answered():
-			found = append(found, Finding{Step: StepKnock, State: Bad, Text: at + fmt.Sprintf(" is not answered, and others of its ports are: udp/%d is blocked on the way", k.port),
-				Advice: "the others are enough; the administrator can take it out of knock_ports"})
-		case e.answered():
-			found = append(found, Finding{Step: StepKnock, State: Bad, Text: at + " is not answered, and the other address family is: " + f.name + " does not get through, or is not this gateway's",
-				Advice: "one family is enough, where what connects uses that one"})
-		default:
-			found = append(found, Finding{Step: StepKnock, State: Note, Text: at + " is not answered"})
-		}
+		finding := e.describeKnock(f, k)
+		finding.Step, finding.Text = StepKnock, fmt.Sprintf("udp/%d at %s%s", k.port, f.gateway, finding.Text)
+		found = append(found, finding)
 	}
 	return found
+}
+
+// describeKnock says what came of a knock; the text goes on where the port was named.
+func (e *examination) describeKnock(f *family, k *knocked) Finding {
+	switch err := k.trouble(); {
+	case errors.Is(err, client.ErrMismatch):
+		return Finding{State: Bad, Text: ": the gateway's receipt is real and does not match the request: a fault of the gateway", Advice: "tell its administrator"}
+	case err != nil && e.answered():
+		return Finding{State: Note, Text: " cannot be knocked on, and another of its addresses is answered: " + err.Error()}
+	case err != nil:
+		return Finding{State: Bad, Text: " cannot be knocked on: " + err.Error(), Advice: "nothing was sent: the reason is on this machine, or is the source that was asked for"}
+	case k.answered() && e.profile.Receipts:
+		return Finding{State: Good, Text: " is answered"}
+	case k.answered() && f.wasOpen(k.service):
+		return Finding{State: Note, Text: ": nothing tells whether it was heard: this gateway sends no receipts, and the port was open before"}
+	case k.answered() && len(f.knocks) > 1:
+		return Finding{State: Good, Text: ": the port opened; by which of the knocks, nothing tells (this gateway sends no receipts)"}
+	case k.answered():
+		return Finding{State: Good, Text: ": the port opened (this gateway sends no receipts)"}
+	case k.answer.Verdict == client.Sent:
+		return Finding{State: Note, Text: fmt.Sprintf(": nothing tells whether it was heard: this gateway sends no receipts, and %s has no TCP port to try", k.service)}
+	case f.answered() && k.icmp:
+		return Finding{State: Bad, Text: " is not answered, and others of its ports are: nothing listens there, so the gateway has another knock port by now",
+			Advice: "the others are enough; a new token has the gateway's present ports"}
+	case f.answered():
+		return Finding{State: Bad, Text: " is not answered, and others of its ports are: it is blocked on the way, or the gateway has it no more",
+			Advice: "the others are enough; the gateway's administrator knows its knock_ports"}
+	case e.answered():
+		return Finding{State: Bad, Text: " is not answered, and another address is: " + f.name + " does not get through, is not this gateway's, or is not where this key may knock from",
+			Advice: "one address is enough, where what connects uses that one"}
+	}
+	return Finding{State: Note, Text: " is not answered"}
+}
+
+// wasOpen reports whether a service's port accepted before anything was knocked on.
+func (f *family) wasOpen(s spa.Service) bool {
+	return slices.ContainsFunc(f.before, func(t touch) bool { return t.service == s && t.reach == open })
 }
 
 // unreachable reports whether a datagram to a knock port brings back that nothing listens there. A
@@ -127,7 +168,7 @@ func (e *examination) unreachable(f *family, port uint16) bool {
 		return false
 	}
 	_, err = conn.Read(make([]byte, spa.MaxLen))
-	return errors.Is(err, syscall.ECONNREFUSED)
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaReset)
 }
 
 // receipt asks for the other services, on a port that is answered, and says what the gateway said.
@@ -149,8 +190,10 @@ func (e *examination) receipt() []Finding {
 // askOthers asks for each service by itself: a request is granted whole or not at all, and a
 // refusal does not say for which.
 func (e *examination) askOthers(f *family) {
-	for _, s := range e.services[1:] {
-		f.asked = append(f.asked, knocked{port: f.asked[0].port, service: s})
+	for _, s := range e.services {
+		if s != f.asked[0].service {
+			f.asked = append(f.asked, knocked{port: f.asked[0].port, service: s})
+		}
 	}
 	var all sync.WaitGroup
 	for i := range f.asked[1:] {
@@ -175,14 +218,18 @@ func (e *examination) describeWay(f *family) []Finding {
 
 func (f *family) describeReceipt(k *knocked) Finding {
 	switch receipt := k.answer.Receipt; {
-	case k.err != nil:
-		return Finding{Step: StepReceipt, State: Bad, Text: fmt.Sprintf("%s: %s cannot be asked for: %v", f.name, k.service, k.err)}
+	case k.trouble() != nil:
+		return Finding{Step: StepReceipt, State: Bad, Text: fmt.Sprintf("%s: %s cannot be asked for: %v", f.name, k.service, k.trouble())}
 	case k.answer.Verdict == client.Refused:
 		return Finding{Step: StepReceipt, State: Bad, Status: receipt.Status, Text: fmt.Sprintf("%s: the gateway refuses %s: %s", f.name, k.service, receipt.Status)}
 	case receipt != nil:
 		return Finding{Step: StepReceipt, State: Good, Text: fmt.Sprintf("%s: the gateway granted %s to %s", f.name, k.service, receipt.Source)}
+	case k.answered() && f.wasOpen(k.service):
+		return Finding{Step: StepReceipt, State: Note, Text: fmt.Sprintf("%s: %s was open before, so nothing tells whether the gateway opened it", f.name, k.service)}
 	case k.answered():
 		return Finding{Step: StepReceipt, State: Good, Text: fmt.Sprintf("%s: the gateway opened %s, without saying so", f.name, k.service)}
+	case k.answer.Verdict == client.Sent:
+		return Finding{Step: StepReceipt, State: Note, Text: fmt.Sprintf("%s: %s was asked for, and nothing tells what came of it: it has no TCP port to try", f.name, k.service)}
 	}
 	return Finding{Step: StepReceipt, State: Bad, Text: fmt.Sprintf("%s: %s is not answered, though another service was: it is refused by a gateway that sends no receipts, or the answers were lost", f.name, k.service),
 		Advice: "try again, or ask the gateway's administrator whether this key may open it"}

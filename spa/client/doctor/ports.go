@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -20,8 +21,12 @@ type reach uint8
 const (
 	dark    reach = iota // nothing came back
 	refused              // it was refused
+	barred               // something else came back: the host is out of reach, or a firewall says so
 	open                 // it accepted
 )
+
+// What Windows says where others say ECONNREFUSED, of TCP and of UDP. No other system has these.
+const wsaRefused, wsaReset = syscall.Errno(10061), syscall.Errno(10054)
 
 // touch is one attempt to connect.
 type touch struct {
@@ -59,6 +64,8 @@ func (f *family) describeBefore(t touch) Finding {
 			Advice: "if you have not just knocked, tell the gateway's administrator: the guard may be missing (spa-server status, spa-server check)"}
 	case refused:
 		return Finding{Step: StepBefore, State: Good, Text: at + " refuses connections before the knock"}
+	case barred:
+		return Finding{Step: StepBefore, State: Good, Text: fmt.Sprintf("%s is shut before the knock: %v", at, t.err)}
 	}
 	return Finding{Step: StepBefore, State: Good, Text: at + " is dark before the knock, as it should be"}
 }
@@ -67,6 +74,7 @@ func (f *family) describeBefore(t touch) Finding {
 func (e *examination) after() []Finding {
 	var found []Finding
 	for _, f := range e.families {
+		e.askAgain(f)
 		var touches []touch
 		for i := range f.asked {
 			if port, ok := e.granted(&f.asked[i]); ok {
@@ -80,6 +88,27 @@ func (e *examination) after() []Finding {
 	}
 	return found
 }
+
+// askAgain asks once more for what may be over before it has been tried: a knock port that is
+// blocked is waited for, and a grant may be shorter than that.
+func (e *examination) askAgain(f *family) {
+	var all sync.WaitGroup
+	for i := range f.asked {
+		if _, ok := e.granted(&f.asked[i]); !ok || f.asked[i].lasts(e.options.Timeout) {
+			continue
+		}
+		all.Go(func() {
+			again := knocked{port: f.asked[i].port, service: f.asked[i].service}
+			if e.knockOn(f, &again); again.answered() {
+				f.asked[i] = again
+			}
+		})
+	}
+	all.Wait()
+}
+
+// lasts reports whether a grant is known to go on for some time.
+func (k *knocked) lasts(d time.Duration) bool { return time.Until(k.answer.Until(0)) >= d }
 
 // granted is the first TCP port that an answer opened, as its receipt tells it, or as the profile
 // has it where there is none.
@@ -108,13 +137,19 @@ func (f *family) describeAfter(t touch) Finding {
 	case open:
 		return Finding{Step: StepAfter, State: Good, Text: at + " accepts connections after the knock"}
 	case refused:
-		return Finding{Step: StepAfter, State: Bad, Text: at + " was granted and refuses connections: nothing listens there, or another firewall of the host rejects them",
-			Advice: "ask the gateway's administrator: is the service running? spa-server check says what stands in the way"}
+		return f.unreached(at+" was granted and refuses connections: nothing listens there, or another firewall of the host rejects them", "is the service running? ")
+	case barred:
+		return f.unreached(fmt.Sprintf("%s was granted and cannot be reached: %v: another firewall rejects the connection, or the address is nobody's", at, t.err), "")
 	}
-	bad := Finding{Step: StepAfter, State: Bad, Text: at + " was granted and does not answer: another firewall, on the gateway or on the way, drops the connection",
-		Advice: "ask the gateway's administrator: spa-server check says what stands in the way"}
+	return f.unreached(at+" was granted and does not answer: another firewall, on the gateway or on the way, drops the connection", "")
+}
+
+// unreached is a port that was granted and cannot be connected to. Where the address is translated, the
+// grant may be for another one than TCP leaves by, and the guard itself be what drops or rejects it.
+func (f *family) unreached(text, question string) Finding {
+	bad := Finding{Step: StepAfter, State: Bad, Text: text, Advice: "ask the gateway's administrator: " + question + "spa-server check says what stands in the way"}
 	if r := f.asked[0].answer.Receipt; r != nil && r.Source != f.local.addr {
-		bad.Text = fmt.Sprintf("%s was granted for %s and does not answer: another firewall drops the connection, or TCP leaves by another address than the knock did (a pool of addresses of a carrier, a VPN for some destinations)", at, r.Source)
+		bad.Text += fmt.Sprintf("; or TCP leaves by another address than the knock did, which was granted for %s (a pool of addresses of a carrier, a VPN for some destinations)", r.Source)
 		bad.Advice = "try again, or knock by the same way as the connection; " + bad.Advice
 	}
 	return bad
@@ -156,7 +191,7 @@ func (t *touch) try(ctx context.Context, gateway netip.Addr, patience bool) {
 		}
 		var d net.Dialer
 		conn, err := d.DialContext(one, "tcp", netip.AddrPortFrom(gateway, t.port).String())
-		t.reach, t.err = reachOf(err), err
+		t.reach, t.err = reachOf(err), plainDial(err)
 		if err == nil {
 			conn.Close()
 		} else if patience {
@@ -173,8 +208,21 @@ func reachOf(err error) reach {
 	switch {
 	case err == nil:
 		return open
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, wsaRefused):
 		return refused
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, syscall.ETIMEDOUT):
+		return dark
 	}
-	return dark
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return dark
+	}
+	return barred
+}
+
+// plainDial is the cause of an error of a connection, without the addresses around it.
+func plainDial(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Err
+	}
+	return err
 }

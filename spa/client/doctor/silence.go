@@ -17,7 +17,7 @@ type cause struct {
 // silence ranks what may be the reason where nothing was answered: what else was seen decides the
 // order, and where nothing was, what happens most often.
 func (e *examination) silence() []Finding {
-	if e.answered() {
+	if e.answered() || !e.unheard() {
 		return nil
 	}
 	found := []Finding{{Step: StepSilence, State: Bad,
@@ -36,6 +36,13 @@ func (e *examination) silence() []Finding {
 		found = append(found, c.Finding)
 	}
 	return found
+}
+
+// unheard reports whether something was sent that should have been answered.
+func (e *examination) unheard() bool {
+	return slices.ContainsFunc(e.families, func(f *family) bool {
+		return slices.ContainsFunc(f.knocks, func(k knocked) bool { return k.unheard() })
+	})
 }
 
 // blocked is the knock that does not arrive.

@@ -53,7 +53,10 @@ func (e *examination) name() []Finding {
 	return found[:1]
 }
 
-// lookup looks up one family, and keeps its first address.
+// mostAddresses are looked at of each family. Few gateways have more than one.
+const mostAddresses = 3
+
+// lookup looks up one family, and keeps its addresses.
 func (e *examination) lookup(network, host string) Finding {
 	ctx, cancel := context.WithTimeout(e.ctx, e.options.Timeout)
 	defer cancel()
@@ -66,8 +69,14 @@ func (e *examination) lookup(network, host string) Finding {
 	texts := make([]string, len(addrs))
 	for i, a := range addrs {
 		texts[i] = a.Unmap().String()
+		if i < mostAddresses {
+			f := newFamily(a.Unmap())
+			if len(addrs) > 1 {
+				f.name += " " + f.gateway
+			}
+			e.families = append(e.families, f)
+		}
 	}
-	e.families = append(e.families, newFamily(addrs[0].Unmap()))
 	return Finding{Step: StepName, State: Good, Text: fmt.Sprintf("%s is %s (%s)", host, strings.Join(texts, ", "), name)}
 }
 
@@ -99,7 +108,7 @@ func (f *family) addr() netip.Addr { return netip.MustParseAddr(f.gateway) }
 func (e *examination) address() []Finding {
 	var found []Finding
 	for _, f := range e.families {
-		f.local = ownAddress(netip.AddrPortFrom(f.addr(), e.profile.KnockPorts[0]))
+		f.local = ownAddress(netip.AddrPortFrom(f.addr(), e.knockPorts()[0]))
 		found = append(found, f.describeLocal())
 	}
 	e.families = slices.DeleteFunc(e.families, func(f *family) bool { return f.local.err != nil })
