@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -27,9 +28,12 @@ type files struct {
 func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 	s.reading.Lock() // what the watcher reads meanwhile is not to be overtaken by what is read here
 	defer s.reading.Unlock()
+	if err := keys.InPlace(s.root, s.dir); err != nil {
+		return nil, denied("move it back, or: systemctl restart spa-server (grants and sessions go on)", err.Error(), "nothing was changed")
+	}
 	next, problems := s.readFiles()
 	if len(problems) > 0 {
-		return nil, denied("nothing was changed; mend it and reload again", problems...)
+		return nil, denied("nothing was changed; mend it and reload again", few(problems)...)
 	}
 	was, is := s.config, next.config // only a reload changes it
 	if restart := changed(restartSettings, was, is); len(restart) > 0 {
@@ -51,6 +55,16 @@ func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 	return r, nil
 }
 
+// mostProblems is how many are named: as many as somebody reads, and as fit into an answer.
+const mostProblems = 100
+
+func few(problems []string) []string {
+	if extra := len(problems) - mostProblems; extra > 0 {
+		return append(slices.Clone(problems[:mostProblems]), fmt.Sprintf("and %d more", extra))
+	}
+	return problems
+}
+
 // readFiles reads all files, and names all that is wrong with any of them.
 func (s *Server) readFiles() (files, []string) {
 	var next files
@@ -67,7 +81,9 @@ func (s *Server) readFiles() (files, []string) {
 	note(err)
 	var errs []error
 	next.clients, errs = s.clients.Fresh()
-	note(errors.Join(errs...))
+	for _, err := range errs {
+		note(err)
+	}
 	return next, problems
 }
 

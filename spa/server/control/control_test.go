@@ -82,6 +82,21 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// TestGreatReply: a reload that names a million clients can be read.
+func TestGreatReply(t *testing.T) {
+	dir := serving(t, func(_ context.Context, _ Request, a *Answer) error {
+		return a.Send(Reply{Reloaded: &Reloaded{Added: []string{strings.Repeat("x", 40<<20)}}})
+	})
+	c, err := Dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Ask(t.Context(), Request{Command: CommandReload}, func(Reply) error { return nil }); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestNobody: what Dial says where there is no server, or none that may be asked.
 func TestNobody(t *testing.T) {
 	dir := t.TempDir()

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// maxReply is far more than any reply is.
-const maxReply = 4 << 20
+// maxReply is more than any reply is: a reload may name a million clients.
+const maxReply = 64 << 20
 
 // Client is the asking end.
 type Client struct {

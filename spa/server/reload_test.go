@@ -1,0 +1,59 @@
+package server
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// reloadable is a bench whose server can read its files again.
+func reloadable(t *testing.T) *bench {
+	b := newBench(t)
+	b.s.dir = b.s.config.Dir
+	root, err := os.OpenRoot(b.s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { root.Close() })
+	b.s.root = root
+	return b
+}
+
+// TestReloadOfAnotherDirectory: where the directory was replaced as a whole, a reload must not take one
+// file from the new one and the clients, the revoked among them, from the old.
+func TestReloadOfAnotherDirectory(t *testing.T) {
+	b := reloadable(t)
+	old := b.s.dir + ".old"
+	if err := os.Rename(b.s.dir, old); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Rename(old, b.s.dir)
+	refused := func(want string) {
+		t.Helper()
+		if r, err := b.s.reload(t.Context()); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "nothing was changed") {
+			t.Errorf("got %+v and %v, want %s", r, err, want)
+		}
+	}
+	refused("no such file")
+	if err := os.Mkdir(b.s.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(b.s.dir)
+	refused("another directory")
+}
+
+// TestReloadNamesSomeProblems: not all of those of a great many files.
+func TestReloadNamesSomeProblems(t *testing.T) {
+	b := reloadable(t)
+	for i := range 2 * mostProblems {
+		if err := os.WriteFile(filepath.Join(b.s.dir, fmt.Sprintf("c%d.toml", i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := b.s.reload(t.Context())
+	if err == nil || strings.Count(err.Error(), "\n") > mostProblems || !strings.Contains(err.Error(), " more") {
+		t.Errorf("got %v", err)
+	}
+}
