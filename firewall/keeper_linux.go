@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 	"time"
@@ -83,6 +84,7 @@ func keep() error {
 	if err := ready.Close(); err != nil {
 		return err
 	}
+	debug.FreeOSMemory() // what starting needed: it may stay for months
 	ended := make(chan error, 2)
 	go func() { ended <- obey(os.NewFile(keeperOrders, "orders")) }()
 	go func() { ended <- awaitRemoval(keeperLock) }()
