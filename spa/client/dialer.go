@@ -23,7 +23,7 @@ type Dialer struct {
 	Service spa.Service   // zero: the profile's service that has the port
 	For     time.Duration // as in Command
 	Source  Source        // as in Command
-	Timeout time.Duration // as in Command, and again for the connection
+	Timeout time.Duration // as in Command, and again for looking up another host and for the connection
 }
 
 // DialContext knocks at the gateway and then connects to the address, HOST:PORT, in a family
@@ -54,7 +54,7 @@ func (d *Dialer) dial(ctx context.Context, family, address string, n network) (n
 		return nil, err
 	}
 	if !d.isGateway(host) {
-		if plan.hosts, err = lookup(ctx, host, n); err != nil {
+		if plan.hosts, err = plan.lookup(ctx, host); err != nil {
 			return nil, err
 		}
 	}
@@ -103,7 +103,14 @@ func (d *Dialer) isGateway(host string) bool {
 	return host == "" || host == d.Profile.Name || host == own
 }
 
-// lookup returns the addresses of a host to connect to.
+// lookup looks up a host to connect to; the time for it is the command's, as for the gateway's.
+func (p *Plan) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.Command.Timeout)
+	defer cancel()
+	return lookup(ctx, host, p.net)
+}
+
+// lookup returns the addresses of a host.
 func lookup(ctx context.Context, host string, n network) ([]netip.Addr, error) {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{addr.Unmap()}, nil

@@ -2,8 +2,10 @@ package client
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -31,8 +33,30 @@ type system struct{}
 
 var _ network = system{}
 
+// Lookup asks for each family by itself: there are resolvers that never answer for IPv6, and what
+// waits for both then ends without either.
 func (system) Lookup(ctx context.Context, host string) ([]netip.Addr, error) {
-	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	ctx, cancel := context.WithCancel(ctx)
+	families := []string{"ip4", "ip6"}
+	addrs, errs := make([][]netip.Addr, len(families)), make([]error, len(families))
+	var asking sync.WaitGroup
+	for i, family := range families {
+		asking.Go(func() {
+			if addrs[i], errs[i] = net.DefaultResolver.LookupNetIP(ctx, family, host); errs[i] == nil {
+				time.AfterFunc(grace, cancel)
+			}
+		})
+	}
+	asking.Wait()
+	cancel()
+	if all := slices.Concat(addrs...); len(all) > 0 {
+		return all, nil
+	}
+	var dns *net.DNSError
+	if errors.As(errs[0], &dns) && dns.IsNotFound {
+		return nil, errs[1] // not found either, or the reason why it is not known
+	}
+	return nil, errs[0]
 }
 
 func (system) Local(to netip.AddrPort) (netip.Addr, error) {

@@ -45,9 +45,14 @@ func (e *examination) name() []Finding {
 		found = append(found, e.lookup(network, host))
 	}
 	if len(e.families) > 0 {
+		for i := range found {
+			if found[i].State == Note {
+				found[i].Text += ": every knock waits for that first"
+			}
+		}
 		return slices.DeleteFunc(found, func(f Finding) bool { return f.State == Bad })
 	}
-	e.over = true
+	e.over, found[0].State = true, Bad
 	found[0].Text = fmt.Sprintf("%s does not resolve: %s", host, strings.TrimPrefix(found[0].Text, host+" "))
 	found[0].Advice = "is the name right, and does this machine have a resolver that works? An administrator can put an address into the profile instead"
 	return found[:1]
@@ -63,6 +68,10 @@ func (e *examination) lookup(network, host string) Finding {
 	name := map[string]string{"ip4": "IPv4", "ip6": "IPv6"}[network]
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, network, host)
 	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return a.Unmap().Is4() != (network == "ip4") })
+	var dns *net.DNSError
+	if errors.As(err, &dns) && dns.IsTimeout {
+		return Finding{Step: StepName, State: Note, Text: fmt.Sprintf("%s has no %s address that is known (%s)", host, name, plain(err))}
+	}
 	if err != nil || len(addrs) == 0 {
 		return Finding{Step: StepName, State: Bad, Text: fmt.Sprintf("%s has no %s address (%s)", host, name, plain(err))}
 	}
