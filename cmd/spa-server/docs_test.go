@@ -1,9 +1,14 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"testing"
+
+	"sallyport/keys"
+	"sallyport/spa/config"
 )
 
 // TestPromisesNameTheirTests: each test that SECURITY.md names is there.
@@ -21,5 +26,39 @@ func TestPromisesNameTheirTests(t *testing.T) {
 		if !there[string(match[1])] {
 			t.Errorf("SECURITY.md names %s, which is not there", match[1])
 		}
+	}
+}
+
+// TestReadmeSettings: what the README shows of server.toml and of a client's file is taken as it is.
+func TestReadmeSettings(t *testing.T) {
+	page, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllSubmatch(page, -1)
+	if len(blocks) != 2 {
+		t.Fatalf("README.md has %d blocks of settings, want server.toml's and a client's", len(blocks))
+	}
+	dir := t.TempDir()
+	head := fmt.Sprintf("version = 1\nname = \"gw\"\naddress = \"gw.example.net\"\nserver_id = %q\n", keys.NewServerID())
+	writeFile(t, filepath.Join(dir, config.FileName), head+string(blocks[0][1]))
+	c, err := config.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Services) != 1 || c.Services[0].OnExpiry != "cut" || c.Firewall.Closed != "reject" {
+		t.Errorf("got %+v", c)
+	}
+	client := filepath.Join(dir, "alice.toml")
+	writeFile(t, client, fmt.Sprintf("version = 1\nid = %q\nkey = %q\n%s", keys.NewID(), keys.NewKey().Reveal(), blocks[1][1]))
+	if _, err := keys.ReadClient(client); err != nil {
+		t.Error(err)
+	}
+}
+
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
