@@ -244,6 +244,24 @@ func TestReconfigureWithoutAGuard(t *testing.T) {
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 }
 
+// TestReconfigureOnTrial: who came in a moment before has confirmed the guard; otherwise the trial goes on.
+func TestReconfigureOnTrial(t *testing.T) {
+	for _, entered := range []bool{true, false} {
+		s := newSite(t, nil)
+		s.open()
+		s.load(time.Minute)
+		s.grant("alice", "192.0.2.2", time.Minute)
+		if entered {
+			s.connect("192.0.2.2", "192.0.2.1", "22")
+		}
+		s.becomes(guards("tcp/22", "tcp/80"))
+		s.must(s.confirm(time.Now()))
+		if s.guard.confirmBy.IsZero() != entered {
+			t.Errorf("entered %v: the trial lasts until %v", entered, s.guard.confirmBy)
+		}
+	}
+}
+
 // TestReconfigureUnderSiege: what stays guarded is open at no instant.
 func TestReconfigureUnderSiege(t *testing.T) {
 	s := ownedGuard(t, nil)
