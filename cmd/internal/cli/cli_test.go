@@ -112,7 +112,7 @@ func TestOutput(t *testing.T) {
 	root, stdout, stderr := program(func(cmd *cobra.Command) error {
 		Warn(cmd, "it is %d", 7)
 		Note(cmd, "it was %d", 6)
-		return JSON(cmd, map[string]string{"a": "<b>"})
+		return JSON(cmd, map[string]string{"a": "<b>é\u009b\x7f"})
 	})
 	if code := run(t.Context(), "spa-test", root, []string{"do"}); code != Done {
 		t.Errorf("got %d", code)
@@ -120,7 +120,7 @@ func TestOutput(t *testing.T) {
 	if want := "spa-test: warning: it is 7\nspa-test: note: it was 6\n"; stderr.String() != want {
 		t.Errorf("got %q, want %q", stderr, want)
 	}
-	if want := "{\"a\":\"<b>\"}\n"; stdout.String() != want {
+	if want := "{\"a\":\"<b>é\\u009b\\u007f\"}\n"; stdout.String() != want {
 		t.Errorf("got %q, want %q", stdout, want)
 	}
 	failing := &cobra.Command{}

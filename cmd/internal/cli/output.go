@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -20,15 +21,40 @@ func JSONFlag(cmd *cobra.Command, on *bool) {
 	cmd.Flags().BoolVar(on, "json", false, "print JSON, an object a line")
 }
 
-// JSON prints a value to standard output as one line.
+// JSON prints a value to standard output as one line. What moves a terminal's cursor is escaped in it,
+// also what JSON would let stand.
 func JSON(cmd *cobra.Command, v any) error {
-	enc := json.NewEncoder(cmd.OutOrStdout())
+	var line strings.Builder
+	enc := json.NewEncoder(&line)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+	err := enc.Encode(v)
+	if err == nil {
+		_, err = io.WriteString(cmd.OutOrStdout(), escapeControls(line.String()))
+	}
+	if err != nil {
 		return fmt.Errorf("writing JSON: %w", err)
 	}
 	return nil
 }
+
+// escapeControls escapes the controls of ECMA-48 that are above ASCII, and DEL. In JSON they stand in
+// strings alone.
+func escapeControls(line string) string {
+	if !strings.ContainsFunc(line, isHighControl) {
+		return line
+	}
+	var b strings.Builder
+	for _, r := range line {
+		if isHighControl(r) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+func isHighControl(r rune) bool { return 0x7f <= r && r <= 0x9f }
 
 // Colours of the words error, warning and hint, as ECMA-48 escape sequences.
 const (
