@@ -9,14 +9,16 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/cmd/internal/cli"
 )
 
 // caught takes the signals that are meant for a command that runs in this program's place.
 // What the terminal sends (Ctrl-C, Ctrl-\) it sends to the command itself too, as long as both are
 // in its foreground: that is kept from ending this program, and is not to come twice.
 func caught() (signals <-chan os.Signal, stop func()) {
-	passed := []os.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2}
-	typed := []os.Signal{syscall.SIGINT, syscall.SIGQUIT}
+	passed := cli.Heeded(syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	typed := cli.Heeded(syscall.SIGQUIT, syscall.SIGINT)
 	c := make(chan os.Signal, 16)
 	ignored := make(chan os.Signal, 1)
 	if foreground() {

@@ -196,11 +196,12 @@ type stopped struct{ signal syscall.Signal }
 func (s stopped) Error() string { return "stopped by a signal: " + s.signal.String() }
 
 // signalled returns a context that the first SIGINT or SIGTERM ends. From then on
-// signals have their usual effect, so a second one ends the program.
+// signals have their usual effect, so a second one ends the program. One that whoever started
+// the program has it ignore stays ignored.
 func signalled() (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, Heeded(syscall.SIGTERM, os.Interrupt)...)
 	go func() {
 		select {
 		case s := <-signals:
@@ -214,6 +215,19 @@ func signalled() (context.Context, func()) {
 		signal.Stop(signals)
 		cancel(nil)
 	}
+}
+
+// Heeded leaves out the signals that this program was started to ignore, as by nohup(1) or by a
+// script in the background. Whoever waits for such a one makes it count again, and also in the
+// programs that it starts. The first of the signals stays in any case.
+func Heeded(first os.Signal, others ...os.Signal) []os.Signal {
+	heeded := []os.Signal{first}
+	for _, s := range others {
+		if !signal.Ignored(s) {
+			heeded = append(heeded, s)
+		}
+	}
+	return heeded
 }
 
 // interrupted returns the exit code of a command that stopped because a signal
