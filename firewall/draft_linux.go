@@ -95,7 +95,7 @@ func (d *draft) fillSets(p plan) error {
 	addresses4, addresses6 := addressElements(d.cfg.Addresses)
 	return errors.Join(
 		d.add(d.guarded, portElements(d.cfg.Guarded, p.confirm)),
-		d.add(d.cut, portElements(d.cfg.Cut, 0)),
+		d.add(d.cut, portElements(d.cfg.Cut, p.confirm)),
 		d.add(d.grants4, grants4), d.add(d.grants6, grants6),
 		d.add(d.carried4, carried4), d.add(d.carried6, carried6),
 		d.add(d.addresses4, addresses4), d.add(d.addresses6, addresses6),

@@ -159,8 +159,8 @@ func (s *script) guard() {
 	}
 	for _, p := range s.r.Cut {
 		// A session that was there before connection tracking is the server's if that spoke first.
-		s.add(chainGuard, "-p %v -m %[1]v --dport %d:%d -m conntrack --ctdir REPLY %s -m addrtype --dst-type LOCAL -g %s",
-			p.Proto, p.Low, p.High, s.marked(), chainCut)
+		s.add(chainGuard, "-p %v -m %[1]v --dport %d:%d -m conntrack --ctdir REPLY %s -m addrtype --dst-type LOCAL%s -g %s",
+			p.Proto, p.Low, p.High, s.marked(), s.trial(p.Proto, "dport"), chainCut)
 	}
 	s.add(chainGuard, "-m conntrack --ctdir REPLY -j RETURN")
 	s.forThisHost()

@@ -168,6 +168,7 @@ func drain(c *netlink.Conn) error {
 func (n *nftables) permanent() error {
 	var b batch
 	b.change(n.objects.guarded, portElements(n.cfg.Guarded, 0), nil)
+	b.change(n.objects.cut, portElements(n.cfg.Cut, 0), nil)
 	return explain("making the guard permanent", b.send(n.socket))
 }
 
