@@ -19,7 +19,8 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 	if (r.Client == "") != r.Source.IsValid() {
 		return nil, denied("", "a revocation is for a client or for an address")
 	}
-	ctx := context.WithoutCancel(parent) // begun is done
+	r.Source = r.Source.Unmap().WithZone("") // as grants have it
+	ctx := context.WithoutCancel(parent)     // begun is done
 	if err := s.revocable(r); err != nil {
 		return nil, err
 	}

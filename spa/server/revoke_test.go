@@ -65,3 +65,17 @@ func TestCutOfGone(t *testing.T) {
 		}
 	}
 }
+
+// TestRevokeMapped: an address counts in each way to write it, also for packets on their way.
+func TestRevokeMapped(t *testing.T) {
+	b := newBench(t)
+	held := b.packet(-time.Second)
+	b.s.take(context.Background(), b.packet(0))
+	if r, err := b.s.revoke(t.Context(), control.Request{Source: netip.MustParseAddr("::ffff:192.0.2.2")}); err != nil || len(r.Ended) != 1 {
+		t.Errorf("got %+v, %v", r, err)
+	}
+	b.arrive(held)
+	if got := b.event.Receipt.Status; got != spa.ReasonSuperseded {
+		t.Errorf("a packet of before: %v", got)
+	}
+}

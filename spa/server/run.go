@@ -65,10 +65,10 @@ func (s *Server) take(ctx context.Context, p capture.Packet) {
 	s.line.Lock()
 	event := s.handle(ctx, p)
 	s.seen.note(event)
+	s.hub.tell(event) // before anybody can end what it gives
 	receipts := s.config.Receipts
 	s.line.Unlock()
 	s.audit.Record(event)
-	s.hub.tell(event)
 	if receipts {
 		s.answer(p, event)
 	}

@@ -133,3 +133,36 @@ func TestFloodCostsNothing(t *testing.T) {
 		t.Errorf("%v allocations a packet of noise", n)
 	}
 }
+
+// TestToldInOrder: watchers are told that a grant was given before they are told of its end.
+func TestToldInOrder(t *testing.T) {
+	s, sender := newLine(t)
+	w := s.hub.join()
+	defer s.hub.leave(w)
+	done := make(chan struct{})
+	const many = 200
+	go func() {
+		defer close(done)
+		for range many {
+			s.take(context.Background(), arriving(sealed(t, sender)))
+		}
+	}()
+	open := false
+	for told := 0; told < many; {
+		s.revoke(t.Context(), control.Request{Client: "alice"})
+		for len(w.lines) > 0 {
+			switch d := (<-w.lines).decision; d.Verdict {
+			case "granted":
+				told, open = told+1, true
+			case "denied":
+				told++
+			case "revoked":
+				if !open {
+					t.Fatal("told of the end of a grant before it was told of the grant")
+				}
+				open = false
+			}
+		}
+	}
+	<-done
+}
