@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 
@@ -135,12 +136,18 @@ func join(ctx context.Context, conn net.Conn, in io.Reader, out io.WriteCloser) 
 		case err = <-received:
 			received = nil
 		}
+		if errors.Is(err, errUnheard) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// errUnheard is returned where whoever read the output has gone: nobody is left to be told.
+var errUnheard = errors.New("nobody reads standard output any more")
 
 // send copies what comes in, and ends the connection's sending half.
 func send(conn net.Conn, in io.Reader) error {
@@ -155,7 +162,14 @@ func send(conn net.Conn, in io.Reader) error {
 
 // receive copies what the gateway sends, and ends the output.
 func receive(out io.WriteCloser, conn net.Conn) error {
-	if _, err := io.Copy(out, conn); err != nil {
+	_, err := io.Copy(out, conn)
+	if ours, ok := errors.AsType[*fs.PathError](err); ok { // of a file, so of the output
+		if gone(ours) {
+			return errUnheard
+		}
+		return fmt.Errorf("writing to standard output: %w", ours.Err)
+	}
+	if err != nil {
 		return fmt.Errorf("receiving from the gateway: %w", err)
 	}
 	out.Close()

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -65,6 +67,40 @@ func TestJoinIsInterrupted(t *testing.T) {
 	cancel()
 	if err := join(ctx, ours, in, out); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Whoever reads the output may leave, as ssh does when it is killed: that is no failure of anything. A
+// full disk is one, and not the gateway's.
+func TestJoinWithoutReader(t *testing.T) {
+	for name, test := range map[string]struct {
+		open func() (*os.File, error)
+		want string
+	}{
+		"left": {func() (*os.File, error) {
+			r, w, err := os.Pipe()
+			return w, errors.Join(err, r.Close())
+		}, ""},
+		"full": {func() (*os.File, error) { return os.OpenFile("/dev/full", os.O_WRONLY, 0) }, "writing to standard output: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := os.Stat("/dev/full"); err != nil && name == "full" {
+				return // not on this system
+			}
+			out, err := test.open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer out.Close()
+			ours, theirs := tcpPair(t)
+			in, _ := io.Pipe() // says nothing, and does not end
+			io.WriteString(theirs, "something")
+			theirs.Close()
+			err = join(t.Context(), ours, in, out)
+			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.HasPrefix(err.Error(), test.want)) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
 	}
 }
 

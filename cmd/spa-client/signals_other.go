@@ -19,9 +19,10 @@ func caught() (signals <-chan os.Signal, stop func()) {
 // status is a process's exit status.
 func status(p *os.ProcessState) int { return p.ExitCode() }
 
-// gone reports whether the other side has closed the connection, which is its right:
+// gone reports whether the other side has closed the connection or pipe, which is its right:
 // what it had to say has been received.
 func gone(err error) bool {
 	const aborted, reset = syscall.Errno(10053), syscall.Errno(10054) // WSAECONNABORTED, WSAECONNRESET
-	return errors.Is(err, aborted) || errors.Is(err, reset)
+	const broken, closing = syscall.Errno(109), syscall.Errno(232)    // ERROR_BROKEN_PIPE, ERROR_NO_DATA
+	return errors.Is(err, aborted) || errors.Is(err, reset) || errors.Is(err, broken) || errors.Is(err, closing)
 }

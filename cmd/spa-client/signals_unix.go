@@ -52,7 +52,7 @@ func status(p *os.ProcessState) int {
 	return p.ExitCode()
 }
 
-// gone reports whether the other side has closed the connection, which is its right:
+// gone reports whether the other side has closed the connection or pipe, which is its right:
 // what it had to say has been received.
 func gone(err error) bool {
 	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)

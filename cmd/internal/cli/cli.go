@@ -92,7 +92,8 @@ func run(ctx context.Context, name string, root *cobra.Command, args []string) i
 func execute(ctx context.Context, name string, root *cobra.Command, args []string) (*cobra.Command, error) {
 	for _, arg := range args {
 		if LooksLikeToken(arg) {
-			return root, Misuse(errors.New("an argument looks like an enrolment token"),
+			cmd, _, _ := root.Find(args) // it may have codes of its own; nil where there is none
+			return cmd, Misuse(errors.New("an argument looks like an enrolment token"),
 				"every user of this machine can read arguments: give the token on standard input or in a file, and have a new one made if others are here")
 		}
 	}
