@@ -1,12 +1,14 @@
 package keys
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -17,6 +19,9 @@ import (
 var (
 	// ErrLocked is returned for a profile whose keys are sealed: StoredProfile.Unlock opens it.
 	ErrLocked = errors.New("keys: the profile is locked with a passphrase")
+	// ErrChanged is returned where a profile is not any more what it was when it was read: its
+	// file is left as it is. Read it again.
+	ErrChanged = errors.New("was changed meanwhile by another program")
 	// ErrPassphrase is returned where the passphrase is not the right one. A file that was
 	// changed since it was locked cannot be told from that.
 	ErrPassphrase = errors.New("keys: wrong passphrase, or the file was changed since it was locked")
@@ -201,6 +206,26 @@ func WriteStored(dir string, s *StoredProfile, replace bool) error {
 		how = eitherWay
 	}
 	return place(path, s.text(), how, forOwner)
+}
+
+// ReplaceStored writes a profile over the one that it was made from, if that is still what its
+// file says: a person may have been asked for a passphrase in between, and a new key have come. It is
+// ErrChanged otherwise.
+func ReplaceStored(dir string, before, after *StoredProfile) error {
+	unlock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	path := filepath.Join(dir, before.Name+Suffix)
+	now, err := ReadStored(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !bytes.Equal(now.text(), before.text()) {
+		return fmt.Errorf("%s %w", path, ErrChanged)
+	}
+	if err != nil {
+		return err
+	}
+	return WriteStored(dir, after, true)
 }
 
 // text is the profile's file.

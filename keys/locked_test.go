@@ -22,6 +22,51 @@ func cheaply(t *testing.T, p *Profile) *StoredProfile {
 	return s
 }
 
+// TestReplaceStored: what came into the file since it was read is not written over.
+func TestReplaceStored(t *testing.T) {
+	dir, p := t.TempDir(), testProfile()
+	path := filepath.Join(dir, p.Name+Suffix)
+	read := func() *StoredProfile {
+		t.Helper()
+		s, err := ReadStored(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	if err := WriteProfile(dir, p, false); err != nil {
+		t.Fatal(err)
+	}
+	before := read()
+	locked := cheaply(t, &before.Profile)
+	renewed := *p
+	renewed.Key, renewed.ID = NewKey(), NewID()
+	if err := WriteProfile(dir, &renewed, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := ReplaceStored(dir, before, locked); !errors.Is(err, ErrChanged) || !strings.Contains(err.Error(), path) {
+		t.Errorf("over a new key: got %v, want ErrChanged", err)
+	}
+	if now := read(); now.ID != renewed.ID {
+		t.Error("the new key is gone")
+	}
+	before = read()
+	if err := ReplaceStored(dir, before, cheaply(t, &before.Profile)); err != nil || !read().Locked() {
+		t.Errorf("as it was read: got %v", err)
+	}
+	relocked := read()
+	if err := ReplaceStored(dir, relocked, before); err != nil || read().Locked() {
+		t.Errorf("unlocked: got %v", err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := ReplaceStored(dir, before, before); !errors.Is(err, ErrChanged) {
+		t.Errorf("forgotten meanwhile: got %v, want ErrChanged", err)
+	}
+	onlyFiles(t, dir)
+}
+
 // TestLock: what is locked has no key on disk, opens with its passphrase and with no other.
 func TestLock(t *testing.T) {
 	for _, keyring := range []string{"", "spa-0123"} {

@@ -191,7 +191,7 @@ func (i *importing) renew(cmd *cobra.Command, there *keys.StoredProfile, p *keys
 			return err
 		}
 	}
-	if err := i.app.store(s); err != nil {
+	if err := i.app.store(there, s); err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%s has its new key: %s as %s%s\n", next.Name, next.Address, next.Client, offered(&next))

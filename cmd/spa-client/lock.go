@@ -41,9 +41,9 @@ from the gateway ("spa-keygen rotate") that is locked at once has never been the
 				return cli.Fail(fmt.Errorf("%s is locked already", s.Name), "spa-client unlock "+s.Name+" opens it, for another passphrase too")
 			}
 			if ring {
-				return a.lockInRing(cmd, &s.Profile)
+				return a.lockInRing(cmd, s)
 			}
-			return a.lock(cmd, &s.Profile)
+			return a.lock(cmd, s)
 		},
 	}
 	cmd.Flags().BoolVar(&ring, "keyring", false, "let the desktop's keyring keep the passphrase")
@@ -80,7 +80,7 @@ func (a *app) named(host string) (*keys.StoredProfile, error) {
 	return a.stored(host)
 }
 
-func (a *app) lock(cmd *cobra.Command, p *keys.Profile) error {
+func (a *app) lock(cmd *cobra.Command, p *keys.StoredProfile) error {
 	passphrase, err := newPassphrase(cmd.Context(), p.Name)
 	if err != nil {
 		return err
@@ -89,7 +89,7 @@ func (a *app) lock(cmd *cobra.Command, p *keys.Profile) error {
 	if err != nil {
 		return err
 	}
-	if err := a.store(s); err != nil {
+	if err := a.store(p, s); err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "locked %s\n", p.Name)
@@ -129,7 +129,7 @@ func unasked(host string, err error) error {
 
 // lockInRing locks with a passphrase that nobody knows but the keyring. It is there before
 // the file needs it.
-func (a *app) lockInRing(cmd *cobra.Command, p *keys.Profile) error {
+func (a *app) lockInRing(cmd *cobra.Command, p *keys.StoredProfile) error {
 	name := "spa-" + strings.ToLower(rand.Text())
 	passphrase := rand.Text()
 	s, err := p.Lock([]byte(passphrase), name)
@@ -144,7 +144,7 @@ func (a *app) lockInRing(cmd *cobra.Command, p *keys.Profile) error {
 		return cli.Fail(fmt.Errorf("the desktop's keyring does not take a passphrase: %w", err),
 			fmt.Sprintf("nothing was changed; without --keyring, spa-client lock %s asks for a passphrase", p.Name))
 	}
-	if err := a.store(s); err != nil {
+	if err := a.store(p, s); err != nil {
 		return errors.Join(err, a.ring.Delete(name))
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "locked %s; the desktop's keyring has its passphrase\n", p.Name)
@@ -156,7 +156,7 @@ func (a *app) unlock(cmd *cobra.Command, s *keys.StoredProfile) error {
 	if err != nil {
 		return err
 	}
-	if err := a.store(&keys.StoredProfile{Profile: *p}); err != nil {
+	if err := a.store(s, &keys.StoredProfile{Profile: *p}); err != nil {
 		return err
 	}
 	a.discard(cmd, s)
@@ -174,13 +174,17 @@ func (a *app) discard(cmd *cobra.Command, s *keys.StoredProfile) {
 	}
 }
 
-// store writes a profile over the one that is there.
-func (a *app) store(s *keys.StoredProfile) error {
+// store writes a profile over the one that it was made from.
+func (a *app) store(before, after *keys.StoredProfile) error {
 	dir, err := a.hostsDir()
 	if err != nil {
 		return err
 	}
-	return keys.WriteStored(dir, s, true)
+	err = keys.ReplaceStored(dir, before, after)
+	if errors.Is(err, keys.ErrChanged) {
+		return cli.Fail(err, "it was left as it is now; run the command again if it is still wanted")
+	}
+	return err
 }
 
 // tries is how often a passphrase may be mistyped.

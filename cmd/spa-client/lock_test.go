@@ -199,8 +199,8 @@ func TestLockInRingFails(t *testing.T) {
 	a := &app{config: t.TempDir(), ring: fileRing(filepath.Join(t.TempDir(), "none"))}
 	cmd := a.lockCommand()
 	cmd.SetContext(t.Context())
-	p := &keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201}, ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
-		Client: "alice", ID: keys.NewID(), Key: keys.NewKey()}
+	p := &keys.StoredProfile{Profile: keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201}, ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
+		Client: "alice", ID: keys.NewID(), Key: keys.NewKey()}}
 	var exit *cli.Exit
 	if err := a.lockInRing(cmd, p); !errors.As(err, &exit) || !strings.Contains(exit.Hint, "nothing was changed") {
 		t.Errorf("no keyring: got %v", err)
