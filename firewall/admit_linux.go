@@ -133,6 +133,7 @@ func (a *admitting) load(p plan) error {
 	if _, err := a.present(); err != nil {
 		return err
 	}
+	first := a.known == 0
 	if err := drain(a.events); err != nil {
 		return explain("forgetting earlier changes", err)
 	}
@@ -146,7 +147,11 @@ func (a *admitting) load(p plan) error {
 		a.known = t.handle
 	}
 	a.wait(time.Time{})
-	return a.retry(func() error { return a.exchange(p.leases) })
+	err := a.retry(func() error { return a.exchange(p.leases) })
+	if err != nil || !first {
+		return err
+	}
+	return a.endAdmitted(a.sets()) // sets that were named before: no revocation reaches them
 }
 
 // exchange makes what is ours in his sets the same as the leases.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"time"
 
 	nft "github.com/google/nftables"
@@ -43,9 +44,9 @@ func (n *nftables) endIn(sets []*nft.Set) error {
 	return errors.Join(errs...)
 }
 
-// endAdmitted ends what is ours in any set of any table, for a process that does not know
-// the configuration.
-func (n *nftables) endAdmitted() error {
+// endAdmitted ends what is ours in any set of any table but these. A process that does not
+// know the configuration has none to name.
+func (n *nftables) endAdmitted(but []*nft.Set) error {
 	tables, err := n.conn.ListTables()
 	if err != nil {
 		return explain("listing tables", err)
@@ -60,13 +61,20 @@ func (n *nftables) endAdmitted() error {
 			continue // a table with sets of types that are not known here; what is in it ends by itself
 		}
 		for _, s := range sets {
+			s.Table = t
+			if slices.ContainsFunc(but, func(b *nft.Set) bool { return sameSet(b, s) }) {
+				continue
+			}
 			if wrongWith(s, nil, n.objects.grants4) == "" || wrongWith(s, nil, n.objects.grants6) == "" {
-				s.Table = t
 				like = append(like, s)
 			}
 		}
 	}
 	return n.endIn(like)
+}
+
+func sameSet(a, b *nft.Set) bool {
+	return a.Name == b.Name && a.Table.Name == b.Table.Name && a.Table.Family == b.Table.Family
 }
 
 // concernsSets reports whether a message is about our table, or takes from his sets.

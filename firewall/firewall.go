@@ -280,7 +280,11 @@ func (f *Firewall) BackendName() string { return f.backend.name() }
 
 // Persists reports whether the guard outlives a foreign flush of the rule set while no
 // daemon runs.
-func (f *Firewall) Persists() bool { return f.backend.persists() }
+func (f *Firewall) Persists() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.backend.persists()
+}
 
 // Close lets go of the kernel and the ledger. Guard and grants stay.
 func (f *Firewall) Close() error {

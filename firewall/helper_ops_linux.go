@@ -53,7 +53,7 @@ func (f *findings) take(now [2]*saved) {
 }
 
 // load puts the guard there, and makes sure that it is. Foreign chains are found before
-// anything is changed.
+// anything is changed. At a start (wait) it is there as a whole or not at all.
 func (p *programs) load(r *guardRules, wait bool) (findings, error) {
 	was := make(map[bool][2]*saved)
 	for _, v6 := range p.families() {
@@ -62,6 +62,25 @@ func (p *programs) load(r *guardRules, wait bool) (findings, error) {
 			return findings{}, err
 		}
 	}
+	found, err := p.loadAll(r, was, wait)
+	if err != nil && wait && nothing(was) {
+		// Part of a guard that no daemon is behind would shut everybody out.
+		err = errors.Join(err, p.remove(wait))
+	}
+	return found, err
+}
+
+// nothing reports whether there was nothing of ours.
+func nothing(was map[bool][2]*saved) bool {
+	for _, tables := range was {
+		if tables[0].present() || tables[1].present() {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *programs) loadAll(r *guardRules, was map[bool][2]*saved, wait bool) (findings, error) {
 	var found findings
 	for _, v6 := range p.families() {
 		before, err := p.shut(v6, r, was[v6], wait)

@@ -143,7 +143,13 @@ func (n *nftables) behindRelay(p plan, do func() error) error {
 		return do()
 	}
 	n.relayed = true
-	err = n.make(newObjectsOf(relayName, n.cfg.size), p, tableOwner, true)
+	relay := func() error { return n.make(newObjectsOf(relayName, n.cfg.size), p, tableOwner, true) }
+	if err = relay(); errors.Is(err, unix.EPERM) {
+		// A daemon that was killed meanwhile left one, which goes with the keeper of its socket.
+		if err = n.release(); err == nil {
+			err = relay()
+		}
+	}
 	if err == nil {
 		settle() // what was under way before the relay stood has passed both
 		err = do()
@@ -192,11 +198,12 @@ func (n *nftables) release() error {
 	if n.lock == nil {
 		return errOwned
 	}
-	if err := endKeeper(n.lock); err != nil {
-		return err
-	}
-	// The socket closes a moment later where a process that is being started has it still.
+	// The keeper takes the lock a moment after it was told to hold; and the socket closes a
+	// moment later where a process that is being started has it still.
 	for give := time.Now().Add(keeperEnds); time.Now().Before(give); time.Sleep(time.Millisecond) {
+		if err := endKeeper(n.lock); err != nil {
+			return err
+		}
 		if owned, err := n.othersOwn(); err != nil || !owned {
 			return err
 		}
@@ -259,7 +266,7 @@ func teardown(state string, mark func() error) (rest func() error, err error) {
 	if err := mark(); err != nil {
 		return n.close, err
 	}
-	admitted := n.endAdmitted()
+	admitted := n.endAdmitted(nil)
 	if owned, err := n.othersOwn(); err != nil || owned {
 		return func() error { return errors.Join(n.persuade(), n.close()) }, errors.Join(admitted, err)
 	}

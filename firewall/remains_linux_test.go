@@ -1,0 +1,111 @@
+package firewall
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestReconfigureKeepsTheConfirmation: who came in a moment before a reload has confirmed.
+func TestReconfigureKeepsTheConfirmation(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.confirming(t, time.Minute)
+		s.grant("alice", "192.0.2.2", time.Minute)
+		s.connect("192.0.2.2", "192.0.2.1", "22")
+		c := s.config
+		c.Guarded = append(c.Guarded, ports("tcp/2300"))
+		s.must(s.Reconfigure(s.Context(), c, time.Now()))
+		if trial := s.Condition().Trial; !trial.IsZero() {
+			t.Errorf("the guard is on trial until %v, want it confirmed", trial)
+		}
+	})
+}
+
+// TestFailedStartOfIptablesLeavesNothing: what could not be loaded as a whole shuts nobody
+// out while no daemon is there to open.
+func TestFailedStartOfIptablesLeavesNothing(t *testing.T) {
+	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
+		for _, fails := range []string{"iptables-restore", "ip6tables-restore"} {
+			t.Run(name+" "+fails, func(t *testing.T) {
+				s := kindNamed(t, name).newSite(t, nil)
+				path := filepath.Join(s.config.programs, fails)
+				s.must(os.Rename(path, path+"-real"))
+				fakeProgram(t, s.config.programs, fails, `in=$(/bin/cat)
+case "$in" in *conntrack*) echo "there is no such match" >&2; exit 2;; esac
+printf '%s\n' "$in" | exec `+path+`-real "$@"`)
+				s.open()
+				if err := s.gw.Do(func() error { return s.Load(s.Context(), 0, time.Now()) }); err == nil {
+					t.Fatal("the guard was loaded")
+				}
+				for _, f := range bothFamilies {
+					if !s.isOpen(f.stranger, f.gateway, "22") {
+						t.Error("a start that failed shut everybody out over", f.name)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestSetsNamedBeforeHoldNothing: a grant in a set that is named no more could not be revoked.
+func TestSetsNamedBeforeHoldNothing(t *testing.T) {
+	s := admitted(t)
+	s.grant("alice", "192.0.2.2", time.Minute)
+	s.nft("add set inet filter other4 { type ipv4_addr . inet_proto . inet_service; flags timeout; }\n" +
+		"add rule inet filter input ip saddr . meta l4proto . th dport @other4 accept\n" +
+		"add element inet filter spa4 { 192.0.2.3 . tcp . 22 }\n")
+	s.config.Admit.Set4 = "other4"
+	s.open()
+	s.load(0)
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.revoke(Match{})
+	s.dark("192.0.2.2", "192.0.2.1", "22")
+	s.connect("192.0.2.3", "192.0.2.1", "22") // the administrator's own
+}
+
+// TestKeeperThatIsSlow: one that has not taken its lock yet is waited for.
+func TestKeeperThatIsSlow(t *testing.T) {
+	s := newOwned(t, nil)
+	s.open()
+	pid := s.backend.(*nftables).keeper.pid
+	s.must(unix.Kill(pid, unix.SIGSTOP))
+	s.load(0)
+	s.die()
+	goes := time.AfterFunc(200*time.Millisecond, func() { unix.Kill(pid, unix.SIGCONT) })
+	defer goes.Stop()
+	s.open()
+	s.load(0)
+}
+
+// TestRelayOfAKilledDaemon: its keeper holds it too, and the next daemon ends both.
+func TestRelayOfAKilledDaemon(t *testing.T) {
+	s := ownedGuard(t, nil)
+	n := s.backend.(*nftables)
+	s.must(n.make(newObjectsOf(relayName, n.cfg.size), plan{}, tableOwner, true))
+	s.die()
+	siege := s.besiege()
+	s.open()
+	s.load(0)
+	siege.lift()
+	s.grant("bob", "192.0.2.3", time.Minute)
+	s.connect("192.0.2.3", "192.0.2.1", "22")
+}
+
+// TestKeeperEndsWhileManyAsk is for the race detector.
+func TestKeeperEndsWhileManyAsk(t *testing.T) {
+	s := ownedGuard(t, nil)
+	s.must(unix.Kill(s.backend.(*nftables).keeper.pid, unix.SIGKILL))
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		for s.Persists() {
+		}
+	}()
+	for s.Persists() {
+		_ = s.Describe()
+	}
+	<-asked
+}
