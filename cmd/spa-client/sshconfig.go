@@ -145,9 +145,9 @@ func sameFile(a, b string) bool {
 	return err1 == nil && err2 == nil && os.SameFile(first, second)
 }
 
-// print writes the block.
+// print writes the block, beneath an empty line: what it is appended to may end without a line's end.
 func (c *sshConfig) print(w io.Writer) error {
-	lines := []string{"Host " + c.name, "\tHostName " + c.host}
+	lines := []string{"", "Host " + c.name, "\tHostName " + c.host}
 	alias := c.host // what ssh itself would look up without the block
 	if c.port != sshPort {
 		lines = append(lines, "\tPort "+strconv.Itoa(int(c.port)))
