@@ -75,7 +75,7 @@ func (k *knock) dial(cmd *cobra.Command, service string, port uint16) (net.Conn,
 	if known := k.plan.Ports(asked); len(known) > 0 || !k.plan.Profile.Receipts {
 		_, err := client.OnlyPort(asked, known, port) // told before anything is sent, where the profile knows it
 		if several := new(client.PortError); port == 0 && errors.As(err, &several) {
-			return nil, cli.Misuse(err, "say to which to connect: --port PORT")
+			return nil, cli.Misuse(err, whichPort(several))
 		}
 	}
 	done := cli.Progress(cmd, "knocking on "+k.plan.Profile.Name)
@@ -87,6 +87,14 @@ func (k *knock) dial(cmd *cobra.Command, service string, port uint16) (net.Conn,
 	return nil, k.undialled(cmd, answers, err)
 }
 
+// whichPort is what to do where it is not clear to which port to connect.
+func whichPort(e *client.PortError) string {
+	if len(e.Ports) > 0 && !e.HasTCP() {
+		return "connect joins TCP connections; spa-client open, or exec, opens it for what uses it otherwise"
+	}
+	return "say to which to connect: --port PORT"
+}
+
 // undialled says why there is no connection.
 func (k *knock) undialled(cmd *cobra.Command, answers []client.Answer, err error) error {
 	if cmd.Context().Err() != nil {
@@ -94,7 +102,7 @@ func (k *knock) undialled(cmd *cobra.Command, answers []client.Answer, err error
 	}
 	var wrong *client.PortError
 	if errors.As(err, &wrong) {
-		return cli.Fail(err, "say to which to connect: --port PORT")
+		return cli.Fail(err, whichPort(wrong))
 	}
 	for _, a := range answers {
 		k.caution(cmd, a)

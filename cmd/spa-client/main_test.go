@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"sallyport/spa"
+	"sallyport/spa/client"
 )
 
 func TestMain(m *testing.M) {
@@ -45,6 +48,16 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 	})
+}
+
+// No port of a service that has none for TCP can be said.
+func TestWhichPort(t *testing.T) {
+	udp, tcp := spa.Ports{Proto: spa.UDP, Low: 53, High: 53}, spa.Ports{Proto: spa.TCP, Low: 80, High: 90}
+	for want, ports := range map[string][]spa.Ports{"spa-client open": {udp}, "--port PORT": {udp, tcp}, ": --port PORT": nil} {
+		if got := whichPort(&client.PortError{Ports: ports}); !strings.Contains(got, want) {
+			t.Errorf("%v: got %q, want %q", ports, got, want)
+		}
+	}
 }
 
 // exitsCommand is "exits CODE PROGRAM ARGS...": it runs a program and checks its exit status.

@@ -27,12 +27,20 @@ func (e *PortError) Error() string {
 	}
 	has := strings.Join(all, ", ")
 	switch {
+	case !e.HasTCP() && len(all) > 0:
+		return fmt.Sprintf("%s has no TCP port (%s)", e.Service, has)
 	case len(all) == 0:
 		return fmt.Sprintf("the ports of %s are not known here", e.Service)
 	case e.Port != 0:
 		return fmt.Sprintf("tcp/%d is none of the ports of %s (%s)", e.Port, e.Service, has)
 	}
 	return fmt.Sprintf("%s has not one TCP port but %s", e.Service, has)
+}
+
+// HasTCP reports whether there is a port of the service at all that a connection can go to.
+func (e *PortError) HasTCP() bool {
+	_, ok := firstTCP(e.Ports)
+	return ok
 }
 
 // OnlyPort returns the port among some that a connection to a service goes to: the one

@@ -134,7 +134,7 @@ func (e *examination) describeKnock(f *family, k *knocked) Finding {
 	case k.answer.Verdict == client.Sent:
 		return Finding{State: Note, Text: fmt.Sprintf(": nothing tells whether it was heard: this gateway sends no receipts, and %s has no TCP port to try", k.service)}
 	case f.answered() && k.icmp:
-		return Finding{State: Bad, Text: " is not answered, and others of its ports are: nothing listens there, so the gateway has another knock port by now",
+		return Finding{State: Bad, Text: " is not answered, and others of its ports are: a message says that nothing listens there, so the gateway has it no more, or a firewall on the way rejects it",
 			Advice: "the others are enough; a new token has the gateway's present ports"}
 	case f.answered():
 		return Finding{State: Bad, Text: " is not answered, and others of its ports are: it is blocked on the way, or the gateway has it no more",
