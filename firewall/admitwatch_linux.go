@@ -3,6 +3,7 @@ package firewall
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"time"
@@ -106,18 +107,29 @@ func (a *admitting) wait(until time.Time) {
 }
 
 func (a *admitting) watch(ctx context.Context, deadline time.Time) error {
+	if err := a.wakeAt(deadline); err != nil {
+		return fmt.Errorf("firewall: watching the rule set: %w", err)
+	}
+	err := a.hear(ctx)
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
 	a.mu.Lock()
-	again := a.again
-	a.mu.Unlock()
-	if again.IsZero() || !deadline.IsZero() && deadline.Before(again) {
-		return a.nftables.watch(ctx, deadline)
+	defer a.mu.Unlock()
+	if a.again.IsZero() || time.Now().Before(a.again) {
+		return err
 	}
-	err := a.nftables.watch(ctx, again)
-	if errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(again) {
-		a.mu.Lock()
-		a.again = time.Time{}
-		a.mu.Unlock()
-		return nil
+	a.again = time.Time{}
+	return nil
+}
+
+// wakeAt sets the deadline, or an earlier one that is waited for. Under the lock: who waits
+// for one more meanwhile would be overruled.
+func (a *admitting) wakeAt(deadline time.Time) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.again.IsZero() && (deadline.IsZero() || a.again.Before(deadline)) {
+		deadline = a.again
 	}
-	return err
+	return a.events.SetReadDeadline(deadline)
 }

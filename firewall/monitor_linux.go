@@ -49,6 +49,11 @@ func (n *nftables) watch(ctx context.Context, deadline time.Time) error {
 	if err := n.events.SetReadDeadline(deadline); err != nil {
 		return fmt.Errorf("firewall: watching the rule set: %w", err)
 	}
+	return n.hear(ctx)
+}
+
+// hear is watch, the deadline set.
+func (n *nftables) hear(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { n.events.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	ours := false

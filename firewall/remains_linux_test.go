@@ -1,8 +1,11 @@
 package firewall
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -12,7 +15,9 @@ import (
 // TestReconfigureKeepsTheConfirmation: who came in a moment before a reload has confirmed.
 func TestReconfigureKeepsTheConfirmation(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.confirming(t, time.Minute)
+		s := k.newSite(t, nil)
+		s.open()
+		s.load(time.Minute) // nobody watches
 		s.grant("alice", "192.0.2.2", time.Minute)
 		s.connect("192.0.2.2", "192.0.2.1", "22")
 		c := s.config
@@ -108,4 +113,29 @@ func TestKeeperEndsWhileManyAsk(t *testing.T) {
 		_ = s.Describe()
 	}
 	<-asked
+}
+
+// TestWatchHearsOfEachEnd: that an element of the administrator stands in for a grant is told
+// in any moment of Watch.
+func TestWatchHearsOfEachEnd(t *testing.T) {
+	s := admitted(t)
+	a := s.backend.(*admitting)
+	for range 300 {
+		ctx, cancel := context.WithTimeout(t.Context(), soon)
+		woken := make(chan error, 1)
+		go func() {
+			err := os.ErrDeadlineExceeded
+			for errors.Is(err, os.ErrDeadlineExceeded) {
+				err = a.watch(ctx, time.Time{})
+			}
+			woken <- err
+		}()
+		runtime.Gosched()
+		a.wait(time.Now())
+		err := <-woken
+		cancel()
+		if err != nil {
+			t.Fatalf("got %v, want that Watch looks at once", err)
+		}
+	}
 }
