@@ -27,12 +27,12 @@ func (e *PortError) Error() string {
 	}
 	has := strings.Join(all, ", ")
 	switch {
-	case !e.HasTCP() && len(all) > 0:
-		return fmt.Sprintf("%s has no TCP port (%s)", e.Service, has)
 	case len(all) == 0:
 		return fmt.Sprintf("the ports of %s are not known here", e.Service)
 	case e.Port != 0:
 		return fmt.Sprintf("tcp/%d is none of the ports of %s (%s)", e.Port, e.Service, has)
+	case !e.HasTCP():
+		return fmt.Sprintf("%s has no TCP port (%s)", e.Service, has)
 	}
 	return fmt.Sprintf("%s has not one TCP port but %s", e.Service, has)
 }
