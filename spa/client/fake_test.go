@@ -111,6 +111,7 @@ type fakeNet struct {
 	tcp func(local netip.Addr, to netip.AddrPort) error
 
 	changes chan struct{}
+	polled  <-chan struct{} // instead of changes
 
 	mu      sync.Mutex
 	bound   []netip.Addr
@@ -316,4 +317,9 @@ func knockOnce(t *testing.T, plan *Plan) Answer {
 	return answers[0]
 }
 
-func (n *fakeNet) Changes() (<-chan struct{}, func()) { return n.changes, func() {} }
+func (n *fakeNet) Changes() (<-chan struct{}, func()) {
+	if n.polled != nil {
+		return n.polled, func() {}
+	}
+	return n.changes, func() {}
+}

@@ -57,9 +57,10 @@ func keep(ctx context.Context, p *keys.Profile, c Command, n network) iter.Seq[R
 		changes, stop := n.Changes()
 		defer stop()
 		failures := 0
+		own := &whereabouts{net: n, to: anywhere()}
 		for cause := First; ; {
 			r := Round{Cause: cause}
-			own := r.run(ctx, p, c, n)
+			r.run(ctx, p, c, own)
 			failures++
 			if r.Err == nil {
 				failures = 0
@@ -79,18 +80,18 @@ func keep(ctx context.Context, p *keys.Profile, c Command, n network) iter.Seq[R
 	}
 }
 
-// run knocks once, and returns where this machine was seen from then.
-func (r *Round) run(ctx context.Context, p *keys.Profile, c Command, n network) *whereabouts {
-	w := &whereabouts{net: n}
-	if r.Plan, r.Err = prepare(ctx, p, c, n); r.Err != nil {
-		return w
+// run knocks once, and notes where this machine was seen from then. Where there is no way to the
+// gateway, or its name is not known, that is from where it was reached before.
+func (r *Round) run(ctx context.Context, p *keys.Profile, c Command, w *whereabouts) {
+	w.look(w.to)
+	if r.Plan, r.Err = prepare(ctx, p, c, w.net); r.Err != nil {
+		return
 	}
-	w.look(r.Plan)
+	w.look(r.Plan.gateways)
 	for answer := range r.Plan.Knock(ctx) {
 		r.Answers = append(r.Answers, answer)
 	}
 	r.Err = r.Plan.failure(r.Answers)
-	return w
 }
 
 // pause is how long to wait for the next round; 0 if there is to be none.
@@ -144,9 +145,15 @@ type whereabouts struct {
 	from []netip.Addr // the zero Addr: there was no way
 }
 
-// look notes them for all of a plan's gateways, also those that it has no route to.
-func (w *whereabouts) look(p *Plan) {
-	w.to = p.gateways
+// anywhere are addresses that nobody has (RFC 5737, RFC 3849): whether there is a way to them tells
+// whether there is a network, while it is not known where the gateway is. Nothing is sent there.
+func anywhere() []netip.AddrPort {
+	return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:9"), netip.MustParseAddrPort("[2001:db8::1]:9")}
+}
+
+// look notes them for all of some gateways, also those that there is no way to.
+func (w *whereabouts) look(to []netip.AddrPort) {
+	w.to = to
 	w.from = w.now()
 }
 
@@ -160,9 +167,6 @@ func (w *whereabouts) now() []netip.Addr {
 
 // moved reports whether there is an address that was not there before.
 func (w *whereabouts) moved() bool {
-	if len(w.to) == 0 {
-		return true // there was no network at all
-	}
 	for i, now := range w.now() {
 		if now.IsValid() && now != w.from[i] {
 			return true

@@ -179,6 +179,32 @@ func TestKeepFindsANetwork(t *testing.T) {
 	})
 }
 
+// Where changes are polled for, a machine that stays without a network, or without a resolver, tries
+// ever more seldom too, and does not believe that it has moved.
+func TestKeepWithoutNetworkBacksOff(t *testing.T) {
+	for name, lose := range map[string]func(*gateway, *fakeNet){
+		"no network":  func(_ *gateway, n *fakeNet) { n.route = nil },
+		"no resolver": func(g *gateway, n *fakeNet) { g.profile.Address = "gw.example.net" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, n := fakes(t)
+				changes, stop := polled()
+				defer stop()
+				n.polled = changes
+				lose(g, n)
+				var causes []Cause
+				for _, r := range keepFor(t, g, n, open(), 5*time.Minute) {
+					causes = append(causes, r.cause)
+				}
+				if len(causes) > 16 || slices.Contains(causes, Moved) { // 1, 2, 4, 8, 16 and then every 30 s
+					t.Errorf("got %d rounds in five minutes: %v", len(causes), causes)
+				}
+			})
+		})
+	}
+}
+
 // Whoever leaves the loop is not knocked for any more.
 func TestKeepIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
