@@ -83,11 +83,6 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 			return err
 		}
 	}
-	if !f.guard.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
-		if err := f.stay(); err != nil {
-			return err
-		}
-	}
 	next, err := f.carryNew(c, now)
 	if err != nil {
 		return err

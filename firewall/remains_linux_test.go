@@ -12,23 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestReconfigureKeepsTheConfirmation: who came in a moment before a reload has confirmed.
-func TestReconfigureKeepsTheConfirmation(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.newSite(t, nil)
-		s.open()
-		s.load(time.Minute) // nobody watches
-		s.grant("alice", "192.0.2.2", time.Minute)
-		s.connect("192.0.2.2", "192.0.2.1", "22")
-		c := s.config
-		c.Guarded = append(c.Guarded, ports("tcp/2300"))
-		s.must(s.Reconfigure(s.Context(), c, time.Now()))
-		if trial := s.Condition().Trial; !trial.IsZero() {
-			t.Errorf("the guard is on trial until %v, want it confirmed", trial)
-		}
-	})
-}
-
 // TestFailedStartOfIptablesLeavesNothing: what could not be loaded as a whole shuts nobody
 // out while no daemon is there to open.
 func TestFailedStartOfIptablesLeavesNothing(t *testing.T) {
