@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -227,8 +228,21 @@ func (b *ipt) load(p plan) error {
 	}
 	if err != nil {
 		b.restoreContents(was)
+		b.doubt() // sets are as they were to be
 	}
 	return err
+}
+
+// doubt makes watch find that the guard is not as it should be. The caller holds the lock.
+func (b *ipt) doubt() {
+	if b.digest == "" {
+		return // it was not loaded, or has found that already
+	}
+	b.digest = ""
+	if b.legacy != nil {
+		b.legacy.good = [sha256.Size]byte{}
+	}
+	b.poke()
 }
 
 // contents is what load replaces.
@@ -468,8 +482,7 @@ func (b *ipt) regrantNow() (done bool) {
 	b.late = false
 	if err != nil {
 		b.log.Error("grants could not be put in place; the guard is loaded anew", "error", err)
-		b.digest = ""
-		b.poke()
+		b.doubt()
 	}
 	return true
 }

@@ -1,0 +1,53 @@
+package firewall
+
+import (
+	"crypto/sha256"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"sallyport/spa/lab"
+)
+
+// TestFailedReconfigureKeepsGrants: what a configuration that could not be loaded would have
+// taken is there again, also where the kernel tells nobody of changes.
+func TestFailedReconfigureKeepsGrants(t *testing.T) {
+	s := kindNamed(t, "iptables-legacy").guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
+	s.serve(":2300")
+	s.watch()
+	s.grantPorts("alice", "192.0.2.2", time.Minute, "tcp/2300")
+	s.connect("192.0.2.2", "192.0.2.1", "2300")
+	release := s.hold()
+	c := s.config
+	c.Guarded = c.Guarded[:1]
+	if err := s.Reconfigure(s.Context(), c, time.Now()); err == nil {
+		t.Fatal("the guard was changed while the lock was held")
+	}
+	release()
+	lab.Eventually(t, soon, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "2300") })
+	s.dark("192.0.2.3", "192.0.2.1", "2300")
+}
+
+// TestLateGrantThatFails: a grant that waited for the lock and could not be put in place then
+// is with the guard that is loaded anew.
+func TestLateGrantThatFails(t *testing.T) {
+	s := kindNamed(t, "iptables-legacy without ipset").guarded(t, nil)
+	s.watch()
+	b := s.backend.(*ipt)
+	lab.Eventually(t, soon, "a look at the guard", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.legacy.good != [sha256.Size]byte{}
+	})
+	release := s.hold()
+	s.grant("alice", "192.0.2.2", time.Minute)
+	path := filepath.Join(s.config.programs, "iptables-restore")
+	s.must(os.Rename(path, path+"-real"))
+	once := filepath.Join(s.config.programs, "failed")
+	fakeProgram(t, s.config.programs, "iptables-restore", "[ -e "+once+" ] && exec "+path+`-real "$@"
+>`+once+"; exit 2")
+	release()
+	lab.Eventually(t, soon, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
