@@ -79,3 +79,17 @@ func TestRevokeMapped(t *testing.T) {
 		t.Errorf("a packet of before: %v", got)
 	}
 }
+
+// TestRevokeOneOfTwo: a revocation that names nobody, or both, ends nothing.
+func TestRevokeOneOfTwo(t *testing.T) {
+	b := newBench(t)
+	b.s.take(context.Background(), b.packet(0))
+	for _, r := range []control.Request{{}, {Client: "alice", Source: netip.MustParseAddr("192.0.2.2")}} {
+		if got, err := b.s.revoke(t.Context(), r); err == nil {
+			t.Errorf("%+v: got %+v", r, got)
+		}
+	}
+	if held := b.s.firewall.Grants(b.at); len(held) != 1 {
+		t.Errorf("held: %v", held)
+	}
+}

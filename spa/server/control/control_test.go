@@ -85,7 +85,7 @@ func TestAsk(t *testing.T) {
 // TestGreatReply: a reload that names a million clients can be read.
 func TestGreatReply(t *testing.T) {
 	dir := serving(t, func(_ context.Context, _ Request, a *Answer) error {
-		return a.Send(Reply{Reloaded: &Reloaded{Added: []string{strings.Repeat("x", 40<<20)}}})
+		return a.Send(Reply{Reloaded: &Reloaded{Added: []string{strings.Repeat("x", 8<<20)}}})
 	})
 	c, err := Dial(dir)
 	if err != nil {
