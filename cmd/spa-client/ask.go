@@ -34,7 +34,11 @@ func askOn(ctx context.Context, in *os.File, out io.Writer, prompt string) ([]by
 	defer term.Restore(fd, state) // also when interrupted: or the terminal would go on hiding
 	defer fmt.Fprintln(out)
 	fmt.Fprint(out, prompt)
-	return interruptible(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+	answer, err := interruptible(ctx, func() ([]byte, error) { return readHidden(fd) })
+	if errors.Is(err, io.EOF) {
+		return nil, errors.New("nothing was typed")
+	}
+	return answer, err
 }
 
 // interruptible does what may wait for a person unless ctx ends before. It is then left

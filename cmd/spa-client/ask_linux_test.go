@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -98,6 +99,29 @@ func TestAskShowsNothing(t *testing.T) {
 				t.Error("the terminal goes on hiding")
 			}
 		})
+	}
+}
+
+// Ctrl-D is an answer too: none.
+func TestAskEnds(t *testing.T) {
+	terminal, other := pseudoTerminal(t)
+	out := prompted{new(strings.Builder), make(chan struct{})}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		_, err := askOn(ctx, terminal, out, "passphrase: ")
+		done <- err
+	}()
+	<-out.asked
+	for echoes(t, terminal) {
+	}
+	fmt.Fprint(other, "\x04")
+	if err := <-done; err == nil || err.Error() != "nothing was typed" {
+		t.Errorf("got %v", err)
+	}
+	if !echoes(t, terminal) {
+		t.Error("the terminal goes on hiding")
 	}
 }
 
