@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -94,6 +95,9 @@ func serveAsHelper() {
 
 // serve answers until the daemon is gone.
 func serve() error {
+	if lent() {
+		return errors.New("the program has its privilege from its file, so anybody could start it like this and have it run programs of his own; start spa-server as root, or with ambient capabilities")
+	}
 	// Whoever stops the daemon may signal the whole group of processes; the helper ends
 	// with the daemon, not before. A signal that is ignored would be so in programs too.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
@@ -111,6 +115,17 @@ func serve() error {
 		return err
 	}
 	return answerAll(conn, kind, lock)
+}
+
+// lent reports whether who started this process has less privilege than it: by file
+// capabilities, or a set-user-id bit.
+func lent() bool {
+	const secure = 23 // AT_SECURE of linux/auxvec.h
+	vector, err := unix.Auxv()
+	if err != nil {
+		return true
+	}
+	return !slices.Contains(vector, [2]uintptr{secure, 0})
 }
 
 func answerAll(conn net.Conn, kind, lock string) error {

@@ -1,0 +1,87 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"encoding/gob"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
+)
+
+// TestHelperServesNoStranger: where the program has its capabilities from its file, whoever
+// starts it as the helper would have his own "iptables" run with them.
+func TestHelperServesNoStranger(t *testing.T) {
+	lab.NeedRoot(t)
+	dir := t.TempDir()
+	must(t, errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o777)))
+	said := filepath.Join(dir, "said")
+	for _, name := range []string{"iptables", "iptables-save", "iptables-restore"} {
+		for _, name := range []string{name, strings.Replace(name, "ip", "ip6", 1)} {
+			fakeProgram(t, dir, name, "/bin/grep CapEff /proc/self/status >>"+said+"; echo 'iptables v1.8.9 (nf_tables)'")
+		}
+	}
+	stranger, theirs := socketPair(t)
+	cmd := exec.Command(copyWithCapabilities(t, dir))
+	cmd.Args = []string{helperName, helperArg, dir, "", filepath.Join(dir, "lock")}
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, Cloneflags: unix.CLONE_NEWNET}
+	must(t, cmd.Start())
+	must(t, theirs.Close())
+	var p programs
+	if gob.NewDecoder(stranger).Decode(&p) == nil && p.Trouble == "" {
+		gob.NewEncoder(stranger).Encode(request{Op: opLook})
+		stranger.Read(make([]byte, 1))
+	}
+	must(t, stranger.Close())
+	if err := cmd.Wait(); err == nil {
+		t.Error("the helper served a stranger")
+	}
+	if b, err := os.ReadFile(said); err == nil {
+		t.Errorf("programs of his were run:\n%s", b)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// copyWithCapabilities is this program, as anybody may start it with CAP_NET_ADMIN.
+func copyWithCapabilities(t *testing.T, dir string) string {
+	t.Helper()
+	path := filepath.Join(dir, "program")
+	b, err := os.ReadFile("/proc/self/exe")
+	must(t, err)
+	must(t, os.WriteFile(path, b, 0o755))
+	must(t, os.Chmod(path, 0o755))
+	var capabilities []byte // struct vfs_cap_data: revision 2, effective
+	for _, word := range []uint32{0x02000001, 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW, 0, 0, 0} {
+		capabilities = binary.LittleEndian.AppendUint32(capabilities, word)
+	}
+	must(t, unix.Setxattr(path, "security.capability", capabilities, 0))
+	return path
+}
+
+func socketPair(t *testing.T) (net.Conn, *os.File) {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	ours := os.NewFile(uintptr(pair[0]), "ours")
+	defer ours.Close()
+	c, err := net.FileConn(ours)
+	must(t, err)
+	must(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+	return c, os.NewFile(uintptr(pair[1]), "theirs")
+}
