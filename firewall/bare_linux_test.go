@@ -1,0 +1,61 @@
+package firewall
+
+import (
+	"net"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+)
+
+// TestBareGuard: what stands while the rules of the whole guard are prepared lets pass what a
+// first load carries and who has a grant, lets nothing else in, and nothing out.
+func TestBareGuard(t *testing.T) {
+	for _, name := range []string{"iptables-nft", "iptables-nft without ipset"} {
+		t.Run(name, func(t *testing.T) {
+			s := kindNamed(t, name).newSite(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
+			accept := s.listen(":2300")
+			carried, gap := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300"), s.talk(accept, "192.0.2.3", "192.0.2.1", "2300")
+			s.open()
+			s.bare(plan{
+				leases:  []lease{{element{netip.MustParseAddr("192.0.2.2"), spa.TCP, 22}, time.Minute}},
+				carried: []flow{inboundTo(carried.server)}, carry: time.Minute,
+			})
+			s.connect("192.0.2.2", "192.0.2.1", "22")
+			s.mutual(carried, true)
+			s.dark("192.0.2.2", "192.0.2.1", "2300") // a new one is not carried
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+			s.mutual(gap, false)
+		})
+	}
+}
+
+// inboundTo is the flow of a server's socket.
+func inboundTo(c net.Conn) flow {
+	end := func(a net.Addr) netip.AddrPort {
+		p := netip.MustParseAddrPort(a.String())
+		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+	}
+	return flow{spa.TCP, end(c.RemoteAddr()), end(c.LocalAddr())}
+}
+
+// bare puts the guard without connection tracking there, for IPv4.
+func (s *site) bare(p plan) {
+	s.Helper()
+	b := s.backend.(*ipt)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	b.take(p, now)
+	s.must(b.fill(p))
+	r := b.guardRules(now)
+	mangle := tables()[1]
+	cmd := exec.Command(filepath.Join(s.config.programs, "iptables-restore"), "--noflush")
+	cmd.Stdin = strings.NewReader(r.bare(false).restore(mangle, parseSaved(mangle, "")))
+	s.must(s.gw.Start(cmd))
+	s.must(cmd.Wait())
+}
