@@ -243,9 +243,7 @@ func TestKeeperEndsWithTheStateDirectory(t *testing.T) {
 func TestKilledKeeper(t *testing.T) {
 	s := ownedGuard(t, nil)
 	s.endKeepers()
-	if s.Persists() {
-		t.Error("the guard says that it persists without a keeper")
-	}
+	lab.Eventually(t, soon, "the guard to say that it does not persist without a keeper", func() bool { return !s.Persists() })
 	s.flushRuleset()
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 	s.grant("bob", "192.0.2.4", time.Minute)
