@@ -200,19 +200,25 @@ func TestUnguardedSession(t *testing.T) {
 	})
 }
 
-// TestOtherProtocols: a packet that is too short to have ports.
+// TestOtherProtocols: packets that are too short to have ports, there and back.
 func TestOtherProtocols(t *testing.T) {
-	s := guarded(t, nil)
-	var server, client net.PacketConn
-	s.must(s.gw.Do(func() (err error) { server, err = net.ListenPacket("ip4:253", "192.0.2.1"); return err }))
-	defer server.Close()
-	s.must(s.client.Do(func() (err error) { client, err = net.ListenPacket("ip4:253", "192.0.2.2"); return err }))
-	defer client.Close()
-	_, err := client.WriteTo([]byte{1, 2}, &net.IPAddr{IP: net.IPv4(192, 0, 2, 1)})
-	s.must(err)
-	s.must(server.SetReadDeadline(time.Now().Add(soon)))
-	if _, _, err := server.ReadFrom(make([]byte, 100)); err != nil {
-		t.Errorf("a packet of another protocol was lost: %v", err)
+	s := guarded(t, cutting("tcp/2300"))
+	raw := func(h *lab.Host, addr string) (c net.PacketConn) {
+		s.must(h.Do(func() (err error) { c, err = net.ListenPacket("ip4:253", addr); return err }))
+		s.Cleanup(func() { c.Close() })
+		return c
+	}
+	server, client := raw(s.gw, "192.0.2.1"), raw(s.client, "192.0.2.2")
+	for _, way := range []struct {
+		from, to net.PacketConn
+		addr     string
+	}{{client, server, "192.0.2.1"}, {server, client, "192.0.2.2"}} {
+		_, err := way.from.WriteTo([]byte{1}, &net.IPAddr{IP: net.ParseIP(way.addr)})
+		s.must(err)
+		s.must(way.to.SetReadDeadline(time.Now().Add(soon)))
+		if _, _, err := way.to.ReadFrom(make([]byte, 100)); err != nil {
+			t.Errorf("a packet of another protocol to %s was lost: %v", way.addr, err)
+		}
 	}
 }
 

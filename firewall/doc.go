@@ -85,7 +85,7 @@
 // late, for it counts whole seconds. Without ipset grants are rules that know their dates:
 // weaker, because the wall clock ends them, and slower, because a chain is exchanged for
 // each. A grant that finds the lock held is put in place as soon as it is free, and is
-// answered before.
+// answered before; so is a revocation.
 //
 // The newer kind of iptables tells of each change; tables of the older one are compared
 // twice a second, and so is whether sets were emptied while something lives in them.

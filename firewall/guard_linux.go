@@ -211,6 +211,9 @@ func (d *draft) hushRules() {
 		// oifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
 	}
+	// Too short to have ports, an answer of another protocol would be dropped as one.
+	// meta l4proto != tcp meta l4proto != udp accept
+	d.rule(c, neitherTCPNorUDP(), accept())
 	// meta l4proto . th sport != @cut accept
 	d.rule(c, o.portIn(o.cut, sport, true), accept())
 	for _, f := range o.families() {

@@ -249,6 +249,7 @@ func (w *nftText) hush() {
 		for _, name := range w.Trusted {
 			rules.add(fmt.Sprintf("oifname %q accept", name))
 		}
+		rules.add("meta l4proto != tcp meta l4proto != udp accept")
 		rules.add("meta l4proto . th sport != @cut accept")
 		for _, f := range textFamilies() {
 			rules.add(
