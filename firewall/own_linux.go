@@ -278,12 +278,12 @@ func (n *nftables) persuade() error {
 	if err := n.wake(); err != nil {
 		return err
 	}
-	if n.lock != nil {
-		if err := endKeeper(n.lock); err != nil {
-			return err
-		}
-	}
 	for give := time.Now().Add(tearingDown); time.Now().Before(give); time.Sleep(5 * time.Millisecond) {
+		if n.lock != nil { // each time: a keeper takes the lock a moment after it was told to hold
+			if err := endKeeper(n.lock); err != nil {
+				return err
+			}
+		}
 		if owned, err := n.othersOwn(); err != nil || !owned {
 			return errors.Join(err, n.deleteTable(tableName))
 		}

@@ -242,8 +242,10 @@ func TestKeeperEndsWithTheStateDirectory(t *testing.T) {
 // TestKilledKeeper: the daemon still owns the table, and knows that nobody will.
 func TestKilledKeeper(t *testing.T) {
 	s := ownedGuard(t, nil)
-	s.endKeepers()
-	lab.Eventually(t, soon, "the guard to say that it does not persist without a keeper", func() bool { return !s.Persists() })
+	lab.Eventually(t, soon, "the guard to say that it does not persist without a keeper", func() bool {
+		s.endKeepers() // it takes the lock a moment after it was told to hold
+		return !s.Persists()
+	})
 	s.flushRuleset()
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 	s.grant("bob", "192.0.2.4", time.Minute)
