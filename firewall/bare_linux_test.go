@@ -3,6 +3,7 @@ package firewall
 import (
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -32,6 +33,22 @@ func TestBareGuard(t *testing.T) {
 			s.mutual(gap, false)
 		})
 	}
+}
+
+// TestBareGuardStandsFirst: before the first rule is prepared that asks for connection tracking.
+func TestBareGuardStandsFirst(t *testing.T) {
+	s := kindNamed(t, "iptables-nft").newSite(t, nil)
+	path := filepath.Join(s.config.programs, "iptables-restore")
+	s.must(os.Rename(path, path+"-real"))
+	seen := filepath.Join(s.config.programs, "seen")
+	fakeProgram(t, s.config.programs, "iptables-restore", `in=$(/bin/cat)
+case "$in" in *conntrack*) [ -e `+seen+` ] || iptables-save -t mangle >`+seen+`;; esac
+printf '%s\n' "$in" | `+path+`-real "$@"`)
+	s.open()
+	s.load(0)
+	rules, err := os.ReadFile(seen)
+	s.must(err)
+	s.says(string(rules), "-A PREROUTING -m comment --comment sallyport -j spa-guard", "-A spa-door", "-A spa-speak", "-j DROP")
 }
 
 // inboundTo is the flow of a server's socket.

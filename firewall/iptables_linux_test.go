@@ -296,7 +296,8 @@ func TestSwitchOfBackend(t *testing.T) {
 	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
 		t.Run(name, func(t *testing.T) {
 			k := kindNamed(t, name)
-			s := k.guarded(t, nil)
+			s := k.guarded(t, func(c *Config) { c.plain = name == "iptables-nft" }) // else with an owner
+			s.Cleanup(s.endKeepers)
 			s.grant("alice", "192.0.2.2", time.Minute)
 			for i, backend := range []string{BackendNftables, BackendIptables, BackendNftables} {
 				fresh := fmt.Sprintf("192.0.2.%d", 4+i)
