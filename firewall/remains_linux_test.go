@@ -122,3 +122,21 @@ func TestWatchHearsOfEachEnd(t *testing.T) {
 		}
 	}
 }
+
+// TestRelayShutsMeanwhile: while the table is exchanged, for however long, and no longer.
+func TestRelayShutsMeanwhile(t *testing.T) {
+	s := ownedGuard(t, nil)
+	n := s.backend.(*nftables)
+	p := plan{leases: s.held.leases(time.Now())}
+	s.must(n.behindRelay(p, func() error {
+		if err := n.deleteTable(tableName); err != nil {
+			return err
+		}
+		s.dark("192.0.2.3", "192.0.2.1", "22")
+		s.connect("192.0.2.2", "192.0.2.1", "22")
+		return n.make(n.objects, p, n.flags(), true)
+	}))
+	s.must(n.endRelay())
+	s.grant("bob", "192.0.2.3", time.Minute)
+	s.connect("192.0.2.3", "192.0.2.1", "22")
+}
