@@ -22,7 +22,7 @@ race:
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
 	GOOS=linux $(GO) vet ./...
-	for os in darwin windows freebsd; do GOOS=$$os $(GO) vet ./cmd/spa-client ./spa/client ./keys ./spa || exit 1; done
+	for os in darwin windows freebsd; do GOOS=$$os $(GO) vet ./cmd/spa-client ./cmd/spa-keygen ./cmd/internal/... ./spa/client/... ./examples/embed ./keys ./spa || exit 1; done
 	$(GO) tool -modfile=.ci/go.mod staticcheck ./...
 	$(GO) mod tidy -diff
 
