@@ -184,6 +184,8 @@ func TestDoctor(t *testing.T) {
 		}, []string{"--source", "192.0.2.2"}, 4, []line{{bad, "gw does not answer"}}, "the gateway sees another address than 192.0.2.2"},
 		{"server down", func(g *gateway) { g.server.stop(syscall.SIGKILL) }, nil, 4,
 			[]line{{good, "is dark before"}, {bad, "gw does not answer"}, {suspect, "spa-server is not running there"}}, "UDP to udp/62201 is blocked"},
+		{"no guard, told by the host alone", func(g *gateway) { g.run(g.host, "spa-server", "teardown", "--config", g.dir) }, []string{"web"}, 4,
+			[]line{{bad, "gw does not answer"}}, "spa-server is not running there"},
 		{"no guard", func(g *gateway) { g.run(g.host, "spa-server", "teardown", "--config", g.dir) }, nil, 4,
 			[]line{{note, "accepts connections without a knock"}, {bad, "gw does not answer"}}, "spa-server is not running there"},
 		{"knock port silent", func(g *gateway) {
