@@ -28,7 +28,7 @@ func TestSessionOutlivesGrant(t *testing.T) {
 				s := k.guarded(t, nil)
 				s.grant("alice", f.alice, 500*time.Millisecond)
 				session := s.connect(f.alice, f.gateway, "22")
-				lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+				lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
 				s.echoes(session)
 				s.dark(f.alice, f.gateway, "22")
 				if n := s.Held("alice", time.Now()); n != 0 {

@@ -83,7 +83,7 @@ func TestAdmit(t *testing.T) {
 			s.echoes(session)
 			s.grant("alice", f.alice, 500*time.Millisecond)
 			s.die()
-			lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+			lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
 		})
 	}
 }
@@ -96,7 +96,7 @@ func TestAdmitProlongs(t *testing.T) {
 	s.grant("alice", "192.0.2.2", time.Minute)
 	s.open()
 	s.load(0)
-	lab.Eventually(t, soon, "the end of the shorter", func() bool { return time.Now().After(end) })
+	lab.Eventually(t, "the end of the shorter", func() bool { return time.Now().After(end) })
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 	s.config.Keep = func(Grant) bool { return false } // taken away while nothing ran
 	s.open()
@@ -111,7 +111,7 @@ func TestAdmitMoment(t *testing.T) {
 	g := sshGrant("alice", "192.0.2.2", 0)
 	g.Until = now.Add(time.Microsecond)
 	s.must(s.Grant(t.Context(), []Grant{g}, now))
-	lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+	lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 }
 
 // TestAdmitPutsBack: whatever another tool does with his table, live grants come back.
@@ -129,7 +129,7 @@ func TestAdmitPutsBack(t *testing.T) {
 			s.grant("alice", "2001:db8::2", time.Minute)
 			s.nft(script)
 			for _, f := range bothFamilies {
-				lab.Eventually(t, time.Second, "the grant", func() bool { return s.isOpen(f.alice, f.gateway, "22") })
+				lab.Eventually(t, "the grant", func() bool { return s.isOpen(f.alice, f.gateway, "22") })
 				s.dark(f.stranger, f.gateway, "22")
 			}
 		})
@@ -144,13 +144,13 @@ func TestAdmitWaitsForHisTable(t *testing.T) {
 	n := s.counts("could not be put back")
 	s.watch()
 	s.nft("delete table inet filter\ntable inet filter { chain input { type filter hook input priority 0; policy drop; meta l4proto ipv6-icmp accept; }; }")
-	lab.Eventually(t, soon, "the complaint", func() bool { return n.Load() == 1 })
+	lab.Eventually(t, "the complaint", func() bool { return n.Load() == 1 })
 	err := s.Grant(t.Context(), []Grant{sshGrant("bob", "192.0.2.4", time.Minute)}, time.Now())
 	if err == nil || !strings.Contains(err.Error(), "nft add set inet filter spa4") {
 		t.Errorf("got %v, want how to make the set", err)
 	}
 	s.nft("delete table inet filter\n" + his)
-	lab.Eventually(t, soon, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+	lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 	s.dark("192.0.2.4", "192.0.2.1", "22")
 }
 
@@ -165,10 +165,10 @@ func TestAdmitOwnChangesWakeNobody(t *testing.T) {
 	}
 	s.nft("add element inet filter spa4 { 192.0.2.9 . tcp . 80 }\nadd rule inet filter input tcp dport 443 accept")
 	s.grant("alice", "192.0.2.2", 300*time.Millisecond)
-	lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+	lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 	s.nft("flush set inet filter spa6")
 	s.nft("delete element inet filter spa4 { 192.0.2.9 . tcp . 80 }")
-	lab.Eventually(t, soon, "the put-back", func() bool { return n.Load() > 0 })
+	lab.Eventually(t, "the put-back", func() bool { return n.Load() > 0 })
 	s.load(0)
 	if got := n.Load(); got != 1 {
 		t.Errorf("it was put back %d times, want once", got)
@@ -205,7 +205,7 @@ func TestAdmitOutlivesHisElement(t *testing.T) {
 	s.watch()
 	s.nft("add element inet filter spa4 { 192.0.2.2 . tcp . 22 timeout 1s }")
 	s.grant("alice", "192.0.2.2", time.Minute)
-	lab.Eventually(t, soon, "an element of ours", func() bool {
+	lab.Eventually(t, "an element of ours", func() bool {
 		return strings.Contains(s.nft("list set inet filter spa4"), ourComment)
 	})
 	s.connect("192.0.2.2", "192.0.2.1", "22")

@@ -164,7 +164,7 @@ func TestLocalSession(t *testing.T) {
 		accept := s.listen(":2300")
 		for _, to := range []string{"127.0.0.1:2300", "192.0.2.1:2300", "[2001:db8::1]:2300"} {
 			// The kernel may take a moment to know that a new address is its own.
-			lab.Eventually(t, soon, "a local connection", func() bool {
+			lab.Eventually(t, "a local connection", func() bool {
 				c, err := lab.Dial(s.gw, "", to, silence)
 				if err == nil {
 					t.Cleanup(func() { c.Close() })

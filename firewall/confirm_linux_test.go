@@ -34,7 +34,7 @@ func TestUDPConfirms(t *testing.T) {
 				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
 				s.exchange(alice, server)
 				if fresh {
-					lab.Eventually(t, soon, "the confirmation", func() bool { return n.Load() == 1 })
+					lab.Eventually(t, "the confirmation", func() bool { return n.Load() == 1 })
 					return
 				}
 				s.ends(ended, ErrUnconfirmed)

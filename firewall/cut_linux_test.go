@@ -41,7 +41,7 @@ func (s *site) talk(accept func() net.Conn, from, to, port string) session {
 // over is a session that its server has lost, and whose client hears of it.
 func (s *site) over(v session) {
 	s.Helper()
-	lab.Eventually(s, soon, "the end of the server's side", func() bool {
+	lab.Eventually(s, "the end of the server's side", func() bool {
 		_, err := v.server.Write([]byte("news"))
 		return err != nil
 	})

@@ -25,7 +25,7 @@ func TestFailedReconfigureKeepsGrants(t *testing.T) {
 		t.Fatal("the guard was changed while the lock was held")
 	}
 	release()
-	lab.Eventually(t, soon, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "2300") })
+	lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "2300") })
 	s.dark("192.0.2.3", "192.0.2.1", "2300")
 }
 
@@ -35,7 +35,7 @@ func TestLateGrantThatFails(t *testing.T) {
 	s := kindNamed(t, "iptables-legacy without ipset").guarded(t, nil)
 	s.watch()
 	b := s.backend.(*ipt)
-	lab.Eventually(t, soon, "a look at the guard", func() bool {
+	lab.Eventually(t, "a look at the guard", func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return b.legacy.good != [sha256.Size]byte{}
@@ -48,6 +48,6 @@ func TestLateGrantThatFails(t *testing.T) {
 	fakeProgram(t, s.config.programs, "iptables-restore", "[ -e "+once+" ] && exec "+path+`-real "$@"
 >`+once+"; exit 2")
 	release()
-	lab.Eventually(t, soon, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+	lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }

@@ -34,7 +34,7 @@ func TestSessionEndsWithItsGrant(t *testing.T) {
 				mine, theirs := s.talk(accept, f.alice, f.gateway, "2300"), s.talk(accept, f.stranger, f.gateway, "2300")
 				s.speaks(mine.server, mine.client)
 				s.die()
-				lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
+				lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
 				s.mutual(mine, false)
 				s.mutual(theirs, true)
 				s.echoes(kept) // of another port
@@ -72,12 +72,12 @@ func TestSessionOfALongerGrant(t *testing.T) {
 		short := s.Grants(time.Now())[0].Until
 		v := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
 		s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300")
-		lab.Eventually(t, soon, "the end of the shorter", func() bool { return time.Now().After(short) })
+		lab.Eventually(t, "the end of the shorter", func() bool { return time.Now().After(short) })
 		s.mutual(v, true)
 		s.revoke(Match{})
 		s.mutual(v, false)
 		s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300") // what was not given up goes on
-		lab.Eventually(t, soon, "what was sent meanwhile", func() bool { return hears(v.client, soon) })
+		lab.Eventually(t, "what was sent meanwhile", func() bool { return hears(v.client, soon) })
 	})
 }
 
@@ -93,7 +93,7 @@ func TestDNATSessionEndsWithItsGrant(t *testing.T) {
 			s.grantPorts("short", f.stranger, time.Minute, "tcp/2222")
 			mine, theirs := s.talk(accept, f.alice, f.gateway, "2222"), s.talk(accept, f.stranger, f.gateway, "2222")
 			s.die()
-			lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2222") })
+			lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2222") })
 			s.mutual(mine, false)
 			s.mutual(theirs, true)
 		})
@@ -119,7 +119,7 @@ func TestUDPSessionEndsWithItsGrant(t *testing.T) {
 				}
 				s.die()
 				other := s.udp(s.client, net.JoinHostPort(f.alice, "4001"))
-				lab.Eventually(t, soon, "the grant's end", func() bool {
+				lab.Eventually(t, "the grant's end", func() bool {
 					s.send(other, gateway)
 					return !s.gets(server, silence)
 				})

@@ -167,7 +167,7 @@ func TestPutBackStillCarries(t *testing.T) {
 		s.load(0)
 		s.watch()
 		s.flushRuleset()
-		lab.Eventually(t, time.Second, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+		lab.Eventually(t, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 		s.echoes(session)
 	})
 }

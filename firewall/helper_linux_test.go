@@ -159,9 +159,9 @@ func TestProgramFails(t *testing.T) {
 			s.watch()
 			s.must(os.WriteFile(trouble, nil, 0o600))
 			s.program("iptables", "-w", "5", "-t", "mangle", "-F")
-			lab.Eventually(t, soon, "the complaint", func() bool { return n.Load() == 1 })
+			lab.Eventually(t, "the complaint", func() bool { return n.Load() == 1 })
 			s.must(os.Remove(trouble))
-			lab.Eventually(t, soon, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+			lab.Eventually(t, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 		})
 	}
 }
@@ -210,7 +210,7 @@ func TestLockHeld(t *testing.T) {
 				s.connect("192.0.2.2", "192.0.2.1", "22")
 			}
 			release()
-			lab.Eventually(t, soon, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+			lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 		})
 	}
 }
@@ -222,10 +222,10 @@ func TestPutBackWaitsForTheLock(t *testing.T) {
 	s.watch()
 	s.program("iptables", "-t", "mangle", "-F")
 	release := s.hold()
-	lab.Eventually(t, soon, "the complaint", func() bool { return n.Load() == 1 })
+	lab.Eventually(t, "the complaint", func() bool { return n.Load() == 1 })
 	s.grant("alice", "192.0.2.2", time.Minute)
 	release()
-	lab.Eventually(t, soon, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	lab.Eventually(t, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 }
 
@@ -264,7 +264,7 @@ func TestThousandGrants(t *testing.T) {
 		s.connect("192.0.2.2", "192.0.2.1", "22")
 		s.must(s.Firewall.Close())
 		s.Firewall = nil
-		lab.Eventually(t, 12*time.Second, "the end of all", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+		lab.Eventually(t, "the end of all", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 		s.dark("192.0.2.3", "192.0.2.1", "22")
 	})
 }

@@ -34,7 +34,7 @@ func TestTwoClientsBehindOneAddress(t *testing.T) {
 				s := k.guarded(t, nil)
 				s.grant("alice", f.alice, time.Minute)
 				s.grant("bob", f.alice, 200*time.Millisecond)
-				lab.Eventually(t, soon, "bob's end", func() bool { return s.Held("bob", time.Now()) == 0 })
+				lab.Eventually(t, "bob's end", func() bool { return s.Held("bob", time.Now()) == 0 })
 				s.connect(f.alice, f.gateway, "22")
 
 				s.grant("bob", f.alice, time.Minute)
@@ -61,7 +61,7 @@ func TestRevokeShortens(t *testing.T) {
 		s.revoke(Match{Client: "alice"})
 		s.connect("192.0.2.2", "192.0.2.1", "22")
 		s.grant("carol", "192.0.2.2", 100*time.Millisecond) // nor longer by who comes later
-		lab.Eventually(t, soon, "bob's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+		lab.Eventually(t, "bob's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 	})
 }
 
@@ -90,7 +90,7 @@ func TestProlongedIsRemembered(t *testing.T) {
 	s.grant("alice", "192.0.2.2", 100*time.Millisecond)
 	s.grant("alice", "192.0.2.2", time.Minute)
 	s.grant("bob", "192.0.2.2", 300*time.Millisecond)
-	lab.Eventually(t, soon, "bob's end", func() bool { return s.Held("bob", time.Now()) == 0 })
+	lab.Eventually(t, "bob's end", func() bool { return s.Held("bob", time.Now()) == 0 })
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 }
 
@@ -243,7 +243,7 @@ func TestKilledProcessLeavesItsGrants(t *testing.T) {
 				}
 				s.connect(f.alice, f.gateway, "22")
 				s.dark(f.stranger, f.gateway, "22")
-				lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+				lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
 				s.echoes(session)
 			})
 		}
@@ -331,7 +331,7 @@ func TestNothingIsOpenedLater(t *testing.T) {
 	ended := s.watch()
 	s.grant("alice", "192.0.2.2", time.Minute)
 	s.flushRuleset()
-	lab.Eventually(t, soon, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	lab.Eventually(t, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 	s.revoke(Match{})
 	select {

@@ -91,7 +91,7 @@ func TestIptablesPutBack(t *testing.T) {
 					s.watch()
 				}
 				for _, f := range bothFamilies {
-					lab.Eventually(t, 2*time.Second, "darkness", func() bool { return !s.isOpen(f.stranger, f.gateway, "22") })
+					lab.Eventually(t, "darkness", func() bool { return !s.isOpen(f.stranger, f.gateway, "22") })
 				}
 				s.connect("192.0.2.2", "192.0.2.1", "22")
 				s.echoes(session)
@@ -109,7 +109,7 @@ func TestEmptiedSets(t *testing.T) {
 			s.grant("alice", "192.0.2.2", time.Minute)
 			b := s.backend.(*ipt)
 			s.must(b.sets.replace(b.addressSet(setGrants, hashIPPort, false), nil))
-			lab.Eventually(t, 3*time.Second, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+			lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 			s.dark("192.0.2.3", "192.0.2.1", "22")
 		})
 	}

@@ -62,13 +62,13 @@ func TestKnockPortIsSilentToAnycast(t *testing.T) {
 		refuses := func(port string, within time.Duration) bool {
 			return s.refuses(s.client, "[2001:db8::2]:0", "[2001:db8::]:"+port, within)
 		}
-		lab.Eventually(t, soon, "a refusal without a guard", func() bool { return refuses("62201", silence) })
+		lab.Eventually(t, "a refusal without a guard", func() bool { return refuses("62201", silence) })
 		s.open()
 		s.load(0)
 		if refuses("62201", silence) {
 			t.Error("the knock port betrays itself by an ICMP error")
 		}
-		lab.Eventually(t, soon, "a refusal by another port", func() bool { return refuses("62202", silence) })
+		lab.Eventually(t, "a refusal by another port", func() bool { return refuses("62202", silence) })
 	})
 }
 
@@ -154,7 +154,7 @@ func TestServerOfASharedPort(t *testing.T) {
 			t.Fatal("the answer was lost")
 		}
 		other := s.udp(s.client, "192.0.2.2:4001")
-		lab.Eventually(t, soon, "the grant's end", func() bool {
+		lab.Eventually(t, "the grant's end", func() bool {
 			s.send(other, "192.0.2.1:443")
 			return !s.gets(server, silence)
 		})

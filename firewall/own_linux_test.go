@@ -149,7 +149,7 @@ func TestTakeover(t *testing.T) {
 		{"of a plain table by a plain table", toPlain, toPlain, nil},
 		{"of a table that cannot be mended", toOwned, toOwned, func(s *site) {
 			s.endKeepers()
-			lab.Eventually(s, soon, "the orphan", func() bool { return s.table().flags&tableOwner == 0 })
+			lab.Eventually(s, "the orphan", func() bool { return s.table().flags&tableOwner == 0 })
 			s.another(func(c *nft.Conn) { // it is an orphan, so anybody can
 				ours := newObjects(0)
 				extra := *ours.ended
@@ -218,7 +218,7 @@ func TestKeepersDoNotPileUp(t *testing.T) {
 		t.Fatal("a daemon that starts has its own keeper beside the one that holds the table")
 	}
 	s.load(0)
-	lab.Eventually(t, soon, "the end of the first keeper", func() bool { return !first.lives() })
+	lab.Eventually(t, "the end of the first keeper", func() bool { return !first.lives() })
 	s.must(s.backend.remove())
 	if second.lives() || s.Persists() {
 		t.Error("a keeper outlives the guard")
@@ -226,7 +226,7 @@ func TestKeepersDoNotPileUp(t *testing.T) {
 	s.open()
 	third := s.backend.(*nftables).keeper
 	s.die()
-	lab.Eventually(t, soon, "the end of a keeper that holds nothing", func() bool { return !third.lives() })
+	lab.Eventually(t, "the end of a keeper that holds nothing", func() bool { return !third.lives() })
 }
 
 // TestKeeperEndsWithTheStateDirectory: nobody could find it any more.
@@ -234,7 +234,7 @@ func TestKeeperEndsWithTheStateDirectory(t *testing.T) {
 	s := ownedGuard(t, nil)
 	keeper := s.backend.(*nftables).keeper
 	s.must(os.RemoveAll(s.config.State))
-	lab.Eventually(t, soon, "the end of the keeper", func() bool { return !keeper.lives() })
+	lab.Eventually(t, "the end of the keeper", func() bool { return !keeper.lives() })
 	s.die()
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }
@@ -242,7 +242,7 @@ func TestKeeperEndsWithTheStateDirectory(t *testing.T) {
 // TestKilledKeeper: the daemon still owns the table, and knows that nobody will.
 func TestKilledKeeper(t *testing.T) {
 	s := ownedGuard(t, nil)
-	lab.Eventually(t, soon, "the guard to say that it does not persist without a keeper", func() bool {
+	lab.Eventually(t, "the guard to say that it does not persist without a keeper", func() bool {
 		s.endKeepers() // it takes the lock a moment after it was told to hold
 		return !s.Persists()
 	})
@@ -353,7 +353,7 @@ func TestOwnedUnconfirmedGuardLapses(t *testing.T) {
 			} else {
 				s.die()
 			}
-			lab.Eventually(t, soon, "the open port", func() bool { return s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+			lab.Eventually(t, "the open port", func() bool { return s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 		})
 	}
 }

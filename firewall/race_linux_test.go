@@ -142,8 +142,8 @@ func TestFlushDuringConfirmation(t *testing.T) {
 			ended := s.watch()
 			s.grant("alice", "192.0.2.2", time.Minute)
 			s.connect("192.0.2.2", "192.0.2.1", "22")
-			lab.Eventually(t, soon, "the confirmation", func() bool { return n.Load() == 1 })
-			lab.Eventually(t, soon, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+			lab.Eventually(t, "the confirmation", func() bool { return n.Load() == 1 })
+			lab.Eventually(t, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 			select {
 			case err := <-ended:
 				t.Fatalf("watch ended: %v", err)
@@ -188,7 +188,7 @@ func TestMarkerDeleted(t *testing.T) {
 			s.watch()
 			s.grant("alice", "192.0.2.2", time.Minute)
 			s.another(test.do)
-			lab.Eventually(t, soon, "the put-back", func() bool { return n.Load() > 0 })
+			lab.Eventually(t, "the put-back", func() bool { return n.Load() > 0 })
 			s.dark("192.0.2.3", "192.0.2.1", "22")
 			s.connect("192.0.2.2", "192.0.2.1", "22")
 			if test.name == "everything" {

@@ -172,7 +172,7 @@ func TestReconfigureOtherFields(t *testing.T) {
 			}
 			s.watch()
 			s.flushRuleset()
-			lab.Eventually(t, soon, "the guard, as it was changed", func() bool { return !s.isGone(tableName) && test.ok(s) })
+			lab.Eventually(t, "the guard, as it was changed", func() bool { return !s.isGone(tableName) && test.ok(s) })
 		})
 	}
 }
@@ -227,7 +227,7 @@ func TestFailedReconfigure(t *testing.T) {
 	s.load(0)
 	check("after a restart")
 	s.revoke(Match{Services: []string{"web"}})
-	lab.Eventually(t, soon, "the end of the shorter grant", func() bool { return len(s.Grants(time.Now())) == 1 })
+	lab.Eventually(t, "the end of the shorter grant", func() bool { return len(s.Grants(time.Now())) == 1 })
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 }
 

@@ -32,7 +32,7 @@ func TestSourcePortOfAnOldSession(t *testing.T) {
 					client, err := s.dial(from, f.gateway, "2300", soon)
 					s.must(err)
 					server := accept()
-					lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
+					lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
 					if end == "forgotten by both" {
 						s.mute(s.client)
 						s.mute(s.gw)
@@ -96,7 +96,7 @@ func TestUDPSessionOutlivesGrant(t *testing.T) {
 		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
 		s.exchange(alice, server)
 		other := s.udp(s.client, "192.0.2.2:4001")
-		lab.Eventually(t, soon, "the grant's end", func() bool {
+		lab.Eventually(t, "the grant's end", func() bool {
 			s.send(other, "192.0.2.1:5000")
 			return !s.gets(server, silence)
 		})
@@ -118,7 +118,7 @@ func TestRelatedFlowOutlivesGrant(t *testing.T) {
 	s.must(err)
 	defer client.Close()
 	server := accept()
-	lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "2100") })
+	lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "2100") })
 	s.dark("192.0.2.2", "192.0.2.1", "2400")
 	for _, line := range []string{"220 hello\r\n", "227 Entering Passive Mode (192,0,2,1,9,96)\r\n"} { // 9*256+96 is 2400
 		_, err = server.Write([]byte(line))

@@ -19,7 +19,7 @@ func TestSessionMadeInAGapDies(t *testing.T) {
 				s := k.guarded(t, nil)
 				s.grant("alice", f.alice, 200*time.Millisecond)
 				granted := s.connect(f.alice, f.gateway, "22")
-				lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+				lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
 				s.flushRuleset()
 				gap := s.connect(f.stranger, f.gateway, "22")
 				s.load(0)
@@ -103,7 +103,7 @@ func TestPushingServerDoesNotReviveAGapSession(t *testing.T) {
 					t.Fatal("the server does not talk")
 				}
 				s.load(0)
-				lab.Eventually(t, soon, "silence", fallsSilent(c))
+				lab.Eventually(t, "silence", fallsSilent(c))
 			})
 		}
 	})
@@ -155,7 +155,7 @@ func TestOwnMarkBit(t *testing.T) {
 	s := guarded(t, func(c *Config) { c.Mark = 0x100 })
 	s.grant("alice", "192.0.2.2", 300*time.Millisecond)
 	session := s.connect("192.0.2.2", "192.0.2.1", "22")
-	lab.Eventually(t, soon, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+	lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 	s.echoes(session)
 	s.config.Mark = 0x200 // sessions are known by the bit alone
 	s.open()

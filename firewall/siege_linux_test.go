@@ -109,5 +109,5 @@ func (g *siege) meanwhile(do func()) {
 func (g *siege) goesOn() {
 	g.Helper()
 	before := g.tries.Load()
-	lab.Eventually(g, soon, "attempts", func() bool { return g.tries.Load() > before+20 })
+	lab.Eventually(g, "attempts", func() bool { return g.tries.Load() > before+20 })
 }

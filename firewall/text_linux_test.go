@@ -94,7 +94,7 @@ func TestGuardInAFile(t *testing.T) {
 	s.grant("alice", "192.0.2.2", time.Minute)
 	for range 20 {
 		s.nft(file)
-		lab.Eventually(t, time.Second, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+		lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 	}
 	select {
 	case err := <-ended:

@@ -54,8 +54,8 @@ func TestPutBack(t *testing.T) {
 			session := s.connect("192.0.2.2", "192.0.2.1", "22")
 			s.another(test.do)
 			for _, f := range bothFamilies {
-				lab.Eventually(t, time.Second, "darkness", func() bool { return !s.isOpen(f.stranger, f.gateway, "22") })
-				lab.Eventually(t, time.Second, "the grant", func() bool { return s.isOpen(f.alice, f.gateway, "22") })
+				lab.Eventually(t, "darkness", func() bool { return !s.isOpen(f.stranger, f.gateway, "22") })
+				lab.Eventually(t, "the grant", func() bool { return s.isOpen(f.alice, f.gateway, "22") })
 				s.dark(f.stranger, f.gateway, "22")
 			}
 			s.echoes(session)
@@ -73,7 +73,7 @@ func TestGrantWhileTheGuardIsGone(t *testing.T) {
 		if k.programs != "" {
 			s.watch() // sets are not of the tables that were flushed: the grant did not notice
 		}
-		lab.Eventually(t, time.Second, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+		lab.Eventually(t, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 		s.connect("192.0.2.2", "192.0.2.1", "22")
 		s.connect("192.0.2.4", "192.0.2.1", "22")
 		s.dark("192.0.2.3", "192.0.2.1", "22")
@@ -124,8 +124,8 @@ func TestOwnChangesWakeNobody(t *testing.T) {
 	s.load(0)
 	s.another(func(c *nft.Conn) { chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0) }) // not our table
 	s.flushRuleset()
-	lab.Eventually(t, soon, "the put-back", func() bool { return n.Load() > 0 })
-	lab.Eventually(t, soon, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	lab.Eventually(t, "the put-back", func() bool { return n.Load() > 0 })
+	lab.Eventually(t, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 	s.load(0)
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 	if got := n.Load(); got != 1 {
@@ -141,8 +141,8 @@ func TestLoadSettlesEarlierChanges(t *testing.T) {
 	s.load(0)
 	s.watch()
 	s.flushRuleset()
-	lab.Eventually(t, soon, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
-	lab.Eventually(t, soon, "the put-back", func() bool { return n.Load() > 0 })
+	lab.Eventually(t, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	lab.Eventually(t, "the put-back", func() bool { return n.Load() > 0 })
 	s.load(0) // after whatever is under way
 	if got := n.Load(); got != 1 {
 		t.Errorf("the guard was put back %d times, want once", got)
@@ -159,7 +159,7 @@ func TestLostEvents(t *testing.T) {
 	}
 	s.flushRuleset()
 	s.watch()
-	lab.Eventually(t, time.Second, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	lab.Eventually(t, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 }
 
 func TestForeignTableWhileWatching(t *testing.T) {
@@ -167,12 +167,12 @@ func TestForeignTableWhileWatching(t *testing.T) {
 	n := s.counts("could not be put back")
 	s.watch()
 	s.foreign()
-	lab.Eventually(t, soon, "the complaint", func() bool { return n.Load() == 1 })
+	lab.Eventually(t, "the complaint", func() bool { return n.Load() == 1 })
 	if !s.precious() {
 		t.Error("the foreign table was touched")
 	}
 	s.flushRuleset()
-	lab.Eventually(t, time.Second, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	lab.Eventually(t, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 }
 
 // stubborn is a backend that does not load.
@@ -197,9 +197,9 @@ func TestPutBackIsTriedAgain(t *testing.T) {
 	n := s.counts("could not be put back")
 	s.watch()
 	s.flushRuleset()
-	lab.Eventually(t, soon, "the complaint", func() bool { return n.Load() == 1 })
+	lab.Eventually(t, "the complaint", func() bool { return n.Load() == 1 })
 	b.no.Store(false)
-	lab.Eventually(t, soon, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	lab.Eventually(t, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 	if got := n.Load(); got != 1 {
 		t.Errorf("it was said %d times, want once", got)
 	}
@@ -358,7 +358,7 @@ func TestKilledUnconfirmedGuardLapses(t *testing.T) {
 				s.dark(f.stranger, f.gateway, "22")
 				s.must(s.Firewall.Close())
 				s.Firewall = nil
-				lab.Eventually(t, soon, "the open port", func() bool { return s.isOpen(f.stranger, f.gateway, "22") })
+				lab.Eventually(t, "the open port", func() bool { return s.isOpen(f.stranger, f.gateway, "22") })
 				session := s.connect(f.stranger, f.gateway, "22")
 				s.open()
 				s.load(0)
@@ -375,7 +375,7 @@ func TestLaterUnconfirmedGuardLapses(t *testing.T) {
 	s.load(500 * time.Millisecond)
 	s.must(s.Firewall.Close())
 	s.Firewall = nil
-	lab.Eventually(t, soon, "the open port", func() bool { return s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	lab.Eventually(t, "the open port", func() bool { return s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 	session := s.connect("192.0.2.3", "192.0.2.1", "22")
 	s.open()
 	s.load(0)
@@ -391,7 +391,7 @@ func TestPutBackStillLapses(t *testing.T) {
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 	s.must(s.Firewall.Close())
 	s.Firewall = nil
-	lab.Eventually(t, soon, "the open port", func() bool { return s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	lab.Eventually(t, "the open port", func() bool { return s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 }
 
 func TestConfirmedGuardStays(t *testing.T) {
@@ -404,7 +404,7 @@ func TestConfirmedGuardStays(t *testing.T) {
 				ended := s.watch()
 				s.grant("alice", f.alice, time.Minute)
 				s.connect(f.alice, f.gateway, "22")
-				lab.Eventually(t, soon, "the confirmation", func() bool { return n.Load() == 1 })
+				lab.Eventually(t, "the confirmation", func() bool { return n.Load() == 1 })
 				over := time.NewTimer(within)
 				select {
 				case err := <-ended:
@@ -440,7 +440,7 @@ func TestFlushDoesNotConfirm(t *testing.T) {
 	s := confirming(t, time.Second)
 	ended := s.watch()
 	s.flushRuleset()
-	lab.Eventually(t, soon, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	lab.Eventually(t, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 	s.ends(ended, ErrUnconfirmed)
 }
 
@@ -471,6 +471,6 @@ func TestConfirmationSurvivesAChange(t *testing.T) {
 		c.InsertRule(&nft.Rule{Table: o.table, Chain: o.guard, Exprs: accept()})
 	})
 	s.watch()
-	lab.Eventually(t, soon, "the confirmation", func() bool { return n.Load() == 1 })
-	lab.Eventually(t, soon, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	lab.Eventually(t, "the confirmation", func() bool { return n.Load() == 1 })
+	lab.Eventually(t, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 }

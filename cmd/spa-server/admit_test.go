@@ -60,7 +60,7 @@ func TestAdmit(t *testing.T) {
 	g.mustOpen("--for", "3s", "--source", "192.0.2.2")
 	g.server.stop(syscall.SIGKILL)
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the server is dead and the grant lives")
-	lab.Eventually(t, 10*time.Second, "the grant to end with the server dead", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+	lab.Eventually(t, "the grant to end with the server dead", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 }
 
 // TestAdmitRefuses: sets that grants cannot go into, or would never leave, are refused at the start, by name.
@@ -82,7 +82,7 @@ func TestAdmitRefuses(t *testing.T) {
 			}
 			g.admitting()
 			g.launch(g.command("spa-server", "run", "--config", g.dir))
-			lab.Eventually(t, 10*time.Second, "the server to end", g.server.done)
+			lab.Eventually(t, "the server to end", g.server.done)
 			wantSaid(t, g.server.log(), "error", test.says)
 		})
 	}

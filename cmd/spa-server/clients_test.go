@@ -45,7 +45,7 @@ func TestNarrowedWhileRunning(t *testing.T) {
 			r.For, r.Time = 10*time.Minute, time.Now().Add(ahead)
 			g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
 			change(g)
-			lab.Eventually(t, 5*time.Second, "the grant to be ended", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+			lab.Eventually(t, "the grant to be ended", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 			r.Time = time.Now().Add(ahead)
 			if receipt := g.exchange("192.0.2.2", g.seal(r, alice), alice, patience); receipt != nil && receipt.Status == spa.Granted {
 				t.Error("a retry is told that it is open")
@@ -69,7 +69,7 @@ func TestRevokedWhileDown(t *testing.T) {
 			g.wantDark("192.0.2.2", "192.0.2.1:22", "revoked while the server was down")
 			if start == "run" {
 				g.flushRuleset()
-				lab.Eventually(t, time.Second, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
+				lab.Eventually(t, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
 				g.wantDark("192.0.2.2", "192.0.2.1:22", "after a flush")
 			}
 		})
@@ -93,7 +93,7 @@ func TestRevokedWhileStarting(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.launch(g.command("spa-server", "run", "--config", g.dir))
-	lab.Eventually(t, 10*time.Second, "the server to have read its keys", func() bool {
+	lab.Eventually(t, "the server to have read its keys", func() bool {
 		_, err := os.Stat(filepath.Join(g.dir, "audit.jsonl"))
 		return err == nil
 	})
@@ -101,7 +101,7 @@ func TestRevokedWhileStarting(t *testing.T) {
 	if err := syscall.Flock(int(ledger.Fd()), syscall.LOCK_UN); err != nil {
 		t.Fatal(err)
 	}
-	lab.Eventually(t, 10*time.Second, "the server to take the revocation", func() bool { return strings.Contains(g.server.log(), "client revoked") })
+	lab.Eventually(t, "the server to take the revocation", func() bool { return strings.Contains(g.server.log(), "client revoked") })
 	if out, code := g.open("--timeout", "500ms"); code != 4 {
 		t.Errorf("alice, revoked during the start: exit %d, want 4\n%s", code, out)
 	}
@@ -114,7 +114,7 @@ func TestDirectoryReplaced(t *testing.T) {
 	if err := os.Rename(clients, clients+".old"); err != nil {
 		t.Fatal(err)
 	}
-	lab.Eventually(t, 5*time.Second, "the server to end", g.server.done)
+	lab.Eventually(t, "the server to end", g.server.done)
 	if code := g.server.stop(0); code != 1 || !strings.Contains(g.server.log(), "moved away") {
 		t.Errorf("exit %d, want 1 and a reason\n%s", code, g.server.log())
 	}
@@ -135,11 +135,11 @@ func TestMendedMode(t *testing.T) {
 	if err := os.Rename(next, path); err != nil {
 		t.Fatal(err)
 	}
-	lab.Eventually(t, 5*time.Second, "the mode to be refused", func() bool { return strings.Contains(g.server.log(), "chmod") })
+	lab.Eventually(t, "the mode to be refused", func() bool { return strings.Contains(g.server.log(), "chmod") })
 	if err := os.Chmod(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	lab.Eventually(t, 5*time.Second, "what alice has open to be shut", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+	lab.Eventually(t, "what alice has open to be shut", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 }
 
 // TestCloseByPort: what was opened by its service's name is closed by its port too.

@@ -67,7 +67,7 @@ func hears(conn net.Conn, within time.Duration) bool {
 // wantGone waits until nothing comes any more.
 func wantGone(t *testing.T, conn net.Conn, which string) {
 	t.Helper()
-	lab.Eventually(t, 10*time.Second, which+" to be cut", func() bool { return !hears(conn, patience) })
+	lab.Eventually(t, which+" to be cut", func() bool { return !hears(conn, patience) })
 	if hears(conn, patience) {
 		t.Errorf("%s came back", which)
 	}
@@ -101,7 +101,7 @@ func TestRevokeCut(t *testing.T) {
 		g.start()
 		g.mustOpen("--source", "192.0.2.2", "--for", "3s")
 		session := g.pushed("192.0.2.2")
-		lab.Eventually(t, 15*time.Second, "the grant to end", func() bool { return len(g.grants()) == 0 })
+		lab.Eventually(t, "the grant to end", func() bool { return len(g.grants()) == 0 })
 		wantSaid(t, g.fails(0, "revoke", "alice", "--cut", "--config", g.dir), "sessions cut: 1")
 		wantGone(t, session, "the session")
 		wantSaid(t, g.fails(1, "revoke", "alice", "--cut", "--config", g.dir), "nothing is open for alice")
@@ -112,7 +112,7 @@ func TestRevokeCut(t *testing.T) {
 		g.start()
 		g.mustOpen("--source", "192.0.2.2", "--for", "3s")
 		session := g.pushed("192.0.2.2")
-		lab.Eventually(t, 15*time.Second, "the grant to end", func() bool { return len(g.grants()) == 0 })
+		lab.Eventually(t, "the grant to end", func() bool { return len(g.grants()) == 0 })
 		g.server.stop(syscall.SIGKILL) // and nobody remembers whose it was
 		g.start()
 		if !hears(session, time.Second) {

@@ -50,7 +50,7 @@ func (g *gateway) startAhead(by time.Duration) {
 	cmd := exec.Command("/proc/self/exe", g.dir)
 	cmd.Env = append(os.Environ(), clockEnv+"="+by.String())
 	g.launch(cmd)
-	lab.Eventually(g.t, 10*time.Second, "the server to be ready", func() bool {
+	lab.Eventually(g.t, "the server to be ready", func() bool {
 		return strings.Contains(g.server.log(), "msg=ready")
 	})
 }
@@ -110,7 +110,7 @@ func (g *gateway) timeServer(ahead time.Duration) {
 // reread waits until the server has taken over what was done to alice's file.
 func (g *gateway) reread() {
 	g.t.Helper()
-	lab.Eventually(g.t, 5*time.Second, "the server to see it", func() bool {
+	lab.Eventually(g.t, "the server to see it", func() bool {
 		log := g.server.log()
 		return strings.Contains(log, `msg="client changed"`) || strings.Contains(log, `msg="client revoked"`)
 	})

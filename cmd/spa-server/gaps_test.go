@@ -90,7 +90,7 @@ func admitted(b *beside) { b.t.Helper(); b.admitting() }
 func (b *beside) stays(d time.Duration) {
 	b.t.Helper()
 	begun := time.Now()
-	lab.Eventually(b.t, time.Minute, "time to pass", func() bool { return time.Since(begun) > d })
+	lab.Eventually(b.t, "time to pass", func() bool { return time.Since(begun) > d })
 }
 
 func withoutOwner(b *beside) {
@@ -133,7 +133,7 @@ func TestGaps(t *testing.T) {
 func (b *beside) remembers(when string) {
 	b.t.Helper()
 	for _, from := range b.granted() {
-		lab.Eventually(b.t, 3*time.Second, when+": what "+from+" was granted", func() bool { return b.reaches(from, b.target(from)) })
+		lab.Eventually(b.t, when+": what "+from+" was granted", func() bool { return b.reaches(from, b.target(from)) })
 	}
 	b.wantReach(when, b.granted()...)
 }
@@ -160,7 +160,7 @@ func (b *beside) upset(server, name string, allowed gap, do func(b *beside)) {
 	do(b)
 	switch allowed {
 	case second:
-		lab.Eventually(b.t, 3*time.Second, "the guard to be back", func() bool { return !b.reaches(stranger4, b.target(stranger4)) })
+		lab.Eventually(b.t, "the guard to be back", func() bool { return !b.reaches(stranger4, b.target(stranger4)) })
 	case lost:
 		b.start()
 	}

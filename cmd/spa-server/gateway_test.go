@@ -166,7 +166,7 @@ func (p *process) log() string {
 func (g *gateway) start(args ...string) {
 	g.t.Helper()
 	g.launch(g.command("spa-server", append([]string{"run", "--config", g.dir}, args...)...))
-	lab.Eventually(g.t, 10*time.Second, "the server to be ready or to end", func() bool {
+	lab.Eventually(g.t, "the server to be ready or to end", func() bool {
 		return strings.Contains(g.server.log(), "msg=ready") || g.server.done()
 	})
 	if g.server.done() {

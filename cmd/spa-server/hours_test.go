@@ -104,10 +104,10 @@ func TestHours(t *testing.T) {
 	}
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "in the service's hours")
 	g.wantOpen("192.0.2.9", "192.0.2.1:80", "in the client's hours")
-	lab.Eventually(t, 20*time.Second, "the grants to end with the hours", func() bool {
+	lab.Eventually(t, "the grants to end with the hours", func() bool {
 		return !g.reaches("192.0.2.2", "192.0.2.1:22") && !g.reaches("192.0.2.9", "192.0.2.1:80")
 	})
-	lab.Eventually(t, 5*time.Second, "the hours to be over for who asks", func() bool {
+	lab.Eventually(t, "the hours to be over for who asks", func() bool {
 		out, code := g.open("--source", "192.0.2.2")
 		return code == 3 && strings.Contains(out, "outside the hours that the gateway's administrator set")
 	})
@@ -175,10 +175,10 @@ func TestHoursNarrowed(t *testing.T) {
 	g.awaitLog("client changed")
 	open()
 	g.rewrite("clients/alice.toml", `when = .*`, `when = ["mon-sun 08:00-12:05"]`)
-	lab.Eventually(t, 5*time.Second, "a grant past the narrowed hours to be ended", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+	lab.Eventually(t, "a grant past the narrowed hours to be ended", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 
 	within()
-	lab.Eventually(t, 5*time.Second, "the hours to be wide again", func() bool {
+	lab.Eventually(t, "the hours to be wide again", func() bool {
 		r := request()
 		r.For = 10 * time.Minute
 		receipt := g.exchange("192.0.2.2", g.seal(r, alice), alice, patience)
@@ -196,5 +196,5 @@ func TestHoursNarrowed(t *testing.T) {
 // awaitLog returns when the server has said something.
 func (g *gateway) awaitLog(words string) {
 	g.t.Helper()
-	lab.Eventually(g.t, 5*time.Second, "the server to say "+words, func() bool { return strings.Contains(g.server.log(), words) })
+	lab.Eventually(g.t, "the server to say "+words, func() bool { return strings.Contains(g.server.log(), words) })
 }

@@ -79,7 +79,7 @@ func (g *byIptables) spaServer(args ...string) *exec.Cmd {
 func (g *byIptables) start() {
 	g.t.Helper()
 	g.launch(g.spaServer("run", "--config", g.dir))
-	lab.Eventually(g.t, 20*time.Second, "the server to be ready or to end", func() bool {
+	lab.Eventually(g.t, "the server to be ready or to end", func() bool {
 		return strings.Contains(g.server.log(), "msg=ready") || g.server.done()
 	})
 	if g.server.done() {
@@ -154,8 +154,8 @@ func TestByIptables(t *testing.T) {
 
 		g.iptables("iptables", "-w", "5", "-t", "mangle", "-F")
 		g.iptables("ip6tables", "-w", "5", "-t", "mangle", "-F")
-		lab.Eventually(t, time.Second, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
-		lab.Eventually(t, time.Second, "the guard to be back over IPv6", func() bool { return !g.reaches("2001:db8::2", "[2001:db8::1]:22") })
+		lab.Eventually(t, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
+		lab.Eventually(t, "the guard to be back over IPv6", func() bool { return !g.reaches("2001:db8::2", "[2001:db8::1]:22") })
 		g.wantOpen("192.0.2.2", "192.0.2.1:22", "after the flush")
 		if err := lab.Echoes(session, "still here", 2*time.Second); err != nil {
 			t.Errorf("the session did not outlive the flush: %v", err)
@@ -163,9 +163,9 @@ func TestByIptables(t *testing.T) {
 		g.mustOpen("--source", "192.0.2.4", "--for", "4s")
 		helper := g.helper()
 		g.server.stop(syscall.SIGKILL)
-		lab.Eventually(t, 5*time.Second, "the helper to end with the server", func() bool { return unix.Kill(helper, 0) == unix.ESRCH })
+		lab.Eventually(t, "the helper to end with the server", func() bool { return unix.Kill(helper, 0) == unix.ESRCH })
 		g.wantOpen("192.0.2.4", "192.0.2.1:22", "the server is dead and the grant lives")
-		lab.Eventually(t, 10*time.Second, "the grant to end with the server dead", func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
+		lab.Eventually(t, "the grant to end with the server dead", func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
 		g.wantDark("192.0.2.3", "192.0.2.1:22", "the server is dead")
 
 		g.start()
@@ -193,7 +193,7 @@ func TestIptablesHelperKilled(t *testing.T) {
 	if err := unix.Kill(g.helper(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	lab.Eventually(t, 5*time.Second, "the server to end", g.server.done)
+	lab.Eventually(t, "the server to end", g.server.done)
 	if code := g.server.stop(0); code != 1 {
 		t.Errorf("exit %d, want 1", code)
 	}
@@ -218,7 +218,7 @@ func TestIptablesMissing(t *testing.T) {
 		}
 	}
 	g.launch(g.spaServer("run", "--config", g.dir))
-	lab.Eventually(t, 10*time.Second, "the server to end", g.server.done)
+	lab.Eventually(t, "the server to end", g.server.done)
 	if code := g.server.stop(0); code != 1 {
 		t.Errorf("exit %d, want 1", code)
 	}

@@ -56,7 +56,7 @@ func TestJourney(t *testing.T) {
 			}
 			defer conn.Close()
 			g.wantDark(family.stranger, family.target, "while it is open for another")
-			lab.Eventually(t, 10*time.Second, "the grant to end", func() bool { return !g.reaches(family.granted, family.target) })
+			lab.Eventually(t, "the grant to end", func() bool { return !g.reaches(family.granted, family.target) })
 			if err := lab.Echoes(conn, "still here", 2*time.Second); err != nil {
 				t.Errorf("the session did not outlive the grant: %v", err)
 			}
@@ -125,7 +125,7 @@ func TestReplay(t *testing.T) {
 	r.For = time.Second
 	packet := g.seal(r, alice)
 	g.wantReceipt("192.0.2.2", packet, alice, spa.Granted)
-	lab.Eventually(t, 5*time.Second, "the grant to end", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+	lab.Eventually(t, "the grant to end", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 
 	inVain := func(when string) {
 		t.Helper()
@@ -179,7 +179,7 @@ func TestKilled(t *testing.T) {
 	g.server.stop(syscall.SIGKILL)
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the server is dead and the grant lives")
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "the server is dead")
-	lab.Eventually(t, 10*time.Second, "the grant to end with the server dead", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+	lab.Eventually(t, "the grant to end with the server dead", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 }
 
 // TestRestartKeepsGrants: a grant outlives the process that gave it.
@@ -203,7 +203,7 @@ func TestFlush(t *testing.T) {
 	g.start()
 	g.mustOpen("--for", "10m", "--source", "192.0.2.2")
 	g.flushRuleset()
-	lab.Eventually(t, time.Second, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
+	lab.Eventually(t, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after the flush")
 }
 
@@ -233,8 +233,8 @@ func TestConfirm(t *testing.T) {
 		g.serve(":22")
 		g.start("--confirm", "2s")
 		g.wantDark("192.0.2.3", "192.0.2.1:22", "on trial")
-		lab.Eventually(t, 8*time.Second, "the guard to be taken away", opens(g))
-		lab.Eventually(t, 5*time.Second, "the server to end", g.server.done)
+		lab.Eventually(t, "the guard to be taken away", opens(g))
+		lab.Eventually(t, "the server to end", g.server.done)
 		if code := g.server.stop(0); code != 1 {
 			t.Errorf("exit %d, want 1\n%s", code, g.server.log())
 		}
@@ -245,7 +245,7 @@ func TestConfirm(t *testing.T) {
 		g.start("--confirm", "2s")
 		g.server.stop(syscall.SIGKILL)
 		g.wantDark("192.0.2.3", "192.0.2.1:22", "on trial")
-		lab.Eventually(t, 8*time.Second, "the guard to be taken away", opens(g))
+		lab.Eventually(t, "the guard to be taken away", opens(g))
 	})
 	t.Run("somebody", func(t *testing.T) {
 		g := newGateway(t)
@@ -253,7 +253,7 @@ func TestConfirm(t *testing.T) {
 		g.start("--confirm", "3s")
 		g.mustOpen("--source", "192.0.2.2")
 		g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted")
-		lab.Eventually(t, 5*time.Second, "the server to say that the guard is confirmed", func() bool { return strings.Contains(g.server.log(), "confirm") })
+		lab.Eventually(t, "the server to say that the guard is confirmed", func() bool { return strings.Contains(g.server.log(), "confirm") })
 		deadline := time.Now().Add(4 * time.Second)
 		for time.Now().Before(deadline) {
 			g.wantDark("192.0.2.3", "192.0.2.1:22", "confirmed")
@@ -267,13 +267,13 @@ func TestKeysWhileRunning(t *testing.T) {
 	g.serve(":22")
 	g.start()
 	dave := sender(g.enrol("dave", "ssh"))
-	lab.Eventually(t, 5*time.Second, "the new client to be known", func() bool { return strings.Contains(g.server.log(), "client=dave") })
+	lab.Eventually(t, "the new client to be known", func() bool { return strings.Contains(g.server.log(), "client=dave") })
 	r := request()
 	r.For = 10 * time.Minute
 	g.wantReceipt("192.0.2.2", g.seal(r, dave), dave, spa.Granted)
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the new client")
 	g.must("spa-keygen", "revoke", "dave", "--config", g.dir)
-	lab.Eventually(t, 5*time.Second, "what dave had open to be shut", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+	lab.Eventually(t, "what dave had open to be shut", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 	if receipt := g.exchange("192.0.2.2", g.seal(request(), dave), dave, patience); receipt != nil {
 		t.Errorf("a revoked client is answered: %v", receipt.Status)
 	}
@@ -294,7 +294,7 @@ func TestTeardown(t *testing.T) {
 		}
 		g.wantOpen("192.0.2.3", "192.0.2.1:22", "torn down")
 		if alive {
-			lab.Eventually(t, 5*time.Second, "the server to end", g.server.done)
+			lab.Eventually(t, "the server to end", g.server.done)
 			if code := g.server.stop(0); code != 0 {
 				t.Errorf("exit %d, want 0\n%s", code, g.server.log())
 			}
@@ -330,7 +330,7 @@ func TestIndependentClient(t *testing.T) {
 	if err := os.WriteFile(token, []byte(g.must("spa-keygen", "new", "other", "--allow", "ssh", "--config", g.dir)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	lab.Eventually(t, 5*time.Second, "the new client to be known", func() bool { return strings.Contains(g.server.log(), "client=other") })
+	lab.Eventually(t, "the new client to be known", func() bool { return strings.Contains(g.server.log(), "client=other") })
 	knock := func(want int, args ...string) {
 		t.Helper()
 		out, code := g.run(g.client, "independent", append([]string{"-token", token, "-timeout", "5s"}, args...)...)

@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"sallyport/spa/lab"
 )
@@ -71,7 +70,7 @@ func newFirewalld(g *gateway) tool {
 		env:   []string{"DBUS_SYSTEM_BUS_ADDRESS=unix:path=" + bus},
 	}}
 	f.launch("dbus-daemon", "--config-file="+filepath.Join(dir, "bus.conf"), "--nofork", "--nopidfile", "--nosyslog")
-	lab.Eventually(g.t, 10*time.Second, "the message bus", func() bool { _, err := os.Stat(bus); return err == nil })
+	lab.Eventually(g.t, "the message bus", func() bool { _, err := os.Stat(bus); return err == nil })
 	return f
 }
 
@@ -94,7 +93,7 @@ func (f *firewalld) launch(program string, args ...string) *exec.Cmd {
 func (f *firewalld) begin() {
 	f.g.t.Helper()
 	f.daemon = f.launch("firewalld", "--nofork", "--nopid", "--log-target", "console")
-	lab.Eventually(f.g.t, 30*time.Second, "firewalld to run", func() bool {
+	lab.Eventually(f.g.t, "firewalld to run", func() bool {
 		_, err := f.try("", "firewall-cmd", "--state")
 		return err == nil
 	})

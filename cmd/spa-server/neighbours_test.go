@@ -172,7 +172,7 @@ func (b *beside) wantObstacle(at string) {
 func (b *beside) settleGuard() {
 	b.t.Helper()
 	if b.repairs {
-		lab.Eventually(b.t, 3*time.Second, "the guard to be back", func() bool { return !b.reaches(stranger4, b.target(stranger4)) })
+		lab.Eventually(b.t, "the guard to be back", func() bool { return !b.reaches(stranger4, b.target(stranger4)) })
 	}
 }
 

@@ -68,7 +68,7 @@ func TestRefusedInSilence(t *testing.T) {
 		if test.counted == "" {
 			continue
 		}
-		lab.Eventually(t, 10*time.Second, "a summary to tell of "+test.name, func() bool {
+		lab.Eventually(t, "a summary to tell of "+test.name, func() bool {
 			return strings.Contains(g.server.log(), test.counted)
 		})
 	}
@@ -147,7 +147,7 @@ func TestSourceOfAnother(t *testing.T) {
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "after the copy")
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "after the copy")
 	g.wantAudited("alice")
-	lab.Eventually(t, 5*time.Second, "an alarm", func() bool {
+	lab.Eventually(t, "an alarm", func() bool {
 		return strings.Contains(g.server.log(), "somebody may be copying") && strings.Contains(g.server.log(), "192.0.2.3")
 	})
 	g.wantReceipt("192.0.2.2", packet, alice, spa.Granted)
@@ -200,7 +200,7 @@ func TestRetry(t *testing.T) {
 		}
 	})
 	t.Run("not after the end", func(t *testing.T) {
-		lab.Eventually(t, 8*time.Second, "the grant to end", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+		lab.Eventually(t, "the grant to end", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 		r.Time = time.Now()
 		g.exchange("192.0.2.2", g.seal(r, alice), alice, patience)
 		g.wantDark("192.0.2.2", "192.0.2.1:22", "after a retry that came when the grant was over")

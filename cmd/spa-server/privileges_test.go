@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -74,12 +73,12 @@ func TestPrivileges(t *testing.T) {
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "without privileges")
 
 	dave := sender(g.enrol("dave", "ssh"))
-	lab.Eventually(t, 5*time.Second, "the new client to be known", func() bool { return strings.Contains(g.server.log(), "client=dave") })
+	lab.Eventually(t, "the new client to be known", func() bool { return strings.Contains(g.server.log(), "client=dave") })
 	g.wantReceipt("192.0.2.4", g.seal(request(), dave), dave, spa.Granted)
 	g.must("spa-keygen", "revoke", "dave", "--config", g.dir)
-	lab.Eventually(t, 5*time.Second, "what dave had open to be shut", func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
+	lab.Eventually(t, "what dave had open to be shut", func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
 	g.flushRuleset()
-	lab.Eventually(t, time.Second, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
+	lab.Eventually(t, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after a flush, without privileges")
 	if code := g.server.stop(syscall.SIGTERM); code != 0 {
 		t.Errorf("exit %d, want 0\n%s", code, g.server.log())

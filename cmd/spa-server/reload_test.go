@@ -335,7 +335,7 @@ func TestOldKeysAreNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lab.Eventually(t, 5*time.Second, "the new key to be known", func() bool { return strings.Contains(g.server.log(), "client changed") })
+	lab.Eventually(t, "the new key to be known", func() bool { return strings.Contains(g.server.log(), "client changed") })
 	w := g.watch()
 	g.wantReceipt("192.0.2.2", g.seal(request(), old), old, spa.Granted)
 	if d := w.wantShown(t, "granted", "alice"); !d.OldKey || !g.seen("alice").OldKey {
@@ -382,7 +382,7 @@ func TestReloadUnseenClients(t *testing.T) {
 	if err := os.Rename(path, filepath.Join(g.dir, "clients", "carol.toml")); err != nil {
 		t.Fatal(err)
 	}
-	lab.Eventually(t, 5*time.Second, "bob to be gone", func() bool { return g.status().Grants == 0 })
+	lab.Eventually(t, "bob to be gone", func() bool { return g.status().Grants == 0 })
 	g.takeOver()
 	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
 	if grants := g.grants(); len(grants) != 1 || grants[0].Client != "carol" {

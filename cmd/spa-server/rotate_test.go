@@ -30,7 +30,7 @@ func (g *gateway) rotate(args ...string) *keys.Profile {
 func (g *gateway) knockedBy(s spa.Sender, r spa.Request) spa.Receipt {
 	g.t.Helper()
 	var receipt *spa.Receipt
-	lab.Eventually(g.t, 10*time.Second, "the key to be answered", func() bool {
+	lab.Eventually(g.t, "the key to be answered", func() bool {
 		r.Time = time.Now()
 		receipt = g.exchange("192.0.2.2", g.seal(r, s), s, patience)
 		return receipt != nil
@@ -49,7 +49,7 @@ func (g *gateway) endsIn(file string, d time.Duration) time.Time {
 // await returns when a moment has come.
 func (g *gateway) await(moment time.Time) {
 	g.t.Helper()
-	lab.Eventually(g.t, time.Until(moment)+10*time.Second, "the moment to come", func() bool { return time.Now().After(moment) })
+	lab.Eventually(g.t, "the moment to come", func() bool { return time.Now().After(moment) })
 }
 
 // keysAudited returns the ids of the keys that a client's packets had, in their order.
@@ -90,7 +90,7 @@ func TestRotate(t *testing.T) {
 	g.wantSilence(old, "the old key after its end")
 	g.wantReceipt("192.0.2.2", g.seal(request(), current), current, spa.Granted)
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the grant of the old key outlives it")
-	lab.Eventually(t, 10*time.Second, "the old key to be counted", func() bool {
+	lab.Eventually(t, "the old key to be counted", func() bool {
 		return strings.Contains(g.server.log(), "× spa: retired key")
 	})
 
@@ -192,7 +192,7 @@ func TestRotateWhileDown(t *testing.T) {
 	g.wantReceipt("192.0.2.2", g.seal(request(), current), current, spa.Granted)
 	g.wantReceipt("192.0.2.2", g.seal(request(), old), old, spa.Granted)
 	g.must("spa-keygen", "revoke", "alice", "--config", g.dir)
-	lab.Eventually(t, 10*time.Second, "the revocation to be taken", func() bool { return strings.Contains(g.server.log(), "client revoked") })
+	lab.Eventually(t, "the revocation to be taken", func() bool { return strings.Contains(g.server.log(), "client revoked") })
 	g.wantSilence(current, "the new key of a revoked client")
 	g.wantSilence(old, "the old key of a revoked client")
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "revoked")

@@ -207,7 +207,7 @@ func TestOverlappingRanges(t *testing.T) {
 	ask(alice, spa.TypeOpen, "low", 10*time.Minute, spa.Granted)
 	ask(bob, spa.TypeOpen, "high", 2*time.Second, spa.Granted)
 	reach("both", map[string]bool{"7000": true, "7005": true, "7010": true, "7015": true})
-	lab.Eventually(t, 10*time.Second, "the shorter to end", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:7015") })
+	lab.Eventually(t, "the shorter to end", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:7015") })
 	reach("the shorter has ended", map[string]bool{"7000": true, "7005": true, "7010": true})
 	ask(bob, spa.TypeOpen, "high", 10*time.Minute, spa.Granted)
 	ask(alice, spa.TypeClose, "low", 0, spa.Closed)

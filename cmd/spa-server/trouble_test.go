@@ -140,7 +140,7 @@ func TestBadClientFile(t *testing.T) {
 	g.mustOpen()
 	// While it runs, a bad file changes nothing.
 	g.edit("alice", "nonsense\n")
-	lab.Eventually(t, 5*time.Second, "the mistake to be named", func() bool {
+	lab.Eventually(t, "the mistake to be named", func() bool {
 		return strings.Contains(g.server.log(), "alice.toml") && strings.Contains(g.server.log(), "not taken over")
 	})
 	g.mustOpen()
@@ -184,7 +184,7 @@ func TestFullDisk(t *testing.T) {
 			break
 		}
 	}
-	lab.Eventually(t, 5*time.Second, "the lost audit lines to be said", func() bool { return strings.Contains(g.server.log(), "audit lines lost") })
+	lab.Eventually(t, "the lost audit lines to be said", func() bool { return strings.Contains(g.server.log(), "audit lines lost") })
 	g.server.stop(syscall.SIGKILL)
 	g.start()
 	if again := g.exchange("192.0.2.2", packet, alice, patience); again != nil {

@@ -44,7 +44,7 @@ func TestMalformed(t *testing.T) {
 	}
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "afterwards")
 	g.wantAudited("alice")
-	lab.Eventually(t, 5*time.Second, "the summary to name alice", func() bool {
+	lab.Eventually(t, "the summary to name alice", func() bool {
 		return strings.Contains(g.server.log(), "alice: ") && strings.Contains(g.server.log(), "malformed request")
 	})
 }

@@ -52,7 +52,7 @@ func (g *gateway) watch() *watching {
 			}
 		}
 	}()
-	lab.Eventually(g.t, 5*time.Second, "the watcher to be known", func() bool { return g.status().Watchers > before })
+	lab.Eventually(g.t, "the watcher to be known", func() bool { return g.status().Watchers > before })
 	return w
 }
 
@@ -60,7 +60,7 @@ func (g *gateway) watch() *watching {
 func (w *watching) wantShown(t testing.TB, verdict, client string) control.Decision {
 	t.Helper()
 	var found control.Decision
-	lab.Eventually(t, 15*time.Second, verdict+" of "+client+" to be shown", func() bool {
+	lab.Eventually(t, verdict+" of "+client+" to be shown", func() bool {
 		i := slices.IndexFunc(w.decisions(), func(d control.Decision) bool { return d.Verdict == verdict && d.Client == client })
 		if i >= 0 {
 			found = w.decisions()[i]
@@ -124,7 +124,7 @@ func TestWatch(t *testing.T) {
 		g.send("192.0.2.6", make([]byte, 200))
 	}
 	// What came in silence is summed up each second in no order: all of it is waited for.
-	lab.Eventually(t, 30*time.Second, "all that came in silence to be summed up", func() bool {
+	lab.Eventually(t, "all that came in silence to be summed up", func() bool {
 		noise, stale := uint64(0), uint64(0)
 		for _, d := range w.decisions() {
 			switch {
@@ -155,7 +155,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("%d grants are said to have ended, want the two that were not closed before", ended)
 	}
 	w.kill()
-	lab.Eventually(t, 5*time.Second, "the watcher to be forgotten", func() bool { return g.status().Watchers == 0 })
+	lab.Eventually(t, "the watcher to be forgotten", func() bool { return g.status().Watchers == 0 })
 }
 
 // TestWatchText: the lines are sentences, and the end of the server is said.
@@ -168,14 +168,14 @@ func TestWatchText(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	lab.Eventually(t, 5*time.Second, "the watcher to be known", func() bool { return g.status().Watchers == 1 })
+	lab.Eventually(t, "the watcher to be known", func() bool { return g.status().Watchers == 1 })
 	alice := sender(g.profile())
 	behind := request()
 	behind.Time = time.Now().Add(-43 * time.Second)
 	g.send("192.0.2.4", g.seal(behind, alice))
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 	for _, want := range []string{" unopened alice from 192.0.2.4:", "stale packet, clock 43 s behind\n", " granted alice ssh from 192.0.2.2:", " until "} {
-		lab.Eventually(t, 5*time.Second, want, func() bool { return strings.Contains(out.String(), want) })
+		lab.Eventually(t, want, func() bool { return strings.Contains(out.String(), want) })
 	}
 	g.server.stop(syscall.SIGTERM)
 	cmd.Wait()

@@ -128,7 +128,7 @@ func (r *runbook) sshd(home string) {
 		filepath.Join(keys, "host")), 0o600))
 	must(r.t, os.Mkdir(filepath.Join(r.bastion.files["/run"], "sshd"), 0o755))
 	server := r.bastion.start(r.t, "exec "+daemon+" -D -e -f "+config)
-	lab.Eventually(r.t, 20*time.Second, "sshd to listen", func() bool {
+	lab.Eventually(r.t, "sshd to listen", func() bool {
 		if server.ended() {
 			r.t.Fatalf("sshd ended:\n%s", server.said(r.t))
 		}
@@ -153,7 +153,7 @@ func (r *runbook) follow(s step) string {
 	case strings.HasPrefix(s.command, "spa-server run"), s.command == "spa-server watch":
 		r.foreground = m.start(r.t, "exec "+s.command)
 		if command[1] == "run" {
-			lab.Eventually(r.t, 20*time.Second, "the server to be ready", func() bool {
+			lab.Eventually(r.t, "the server to be ready", func() bool {
 				return r.foreground.ended() || strings.Contains(r.foreground.said(r.t), "msg=ready")
 			})
 		}

@@ -42,7 +42,7 @@ func (r *runbook) dark(string) {
 func (r *runbook) everybody(string) {
 	r.t.Helper()
 	for unit, p := range r.units.runs {
-		lab.Eventually(r.t, 10*time.Second, unit+" to end", p.ended)
+		lab.Eventually(r.t, unit+" to end", p.ended)
 	}
 	if !r.reaches(stranger) {
 		r.t.Error("the port is still shut")
@@ -63,7 +63,7 @@ func (r *runbook) open(string) {
 
 func (r *runbook) confirmed(string) {
 	r.t.Helper()
-	lab.Eventually(r.t, 5*time.Second, "the guard to be confirmed", func() bool {
+	lab.Eventually(r.t, "the guard to be confirmed", func() bool {
 		return strings.Contains(r.foreground.said(r.t), "confirmed")
 	})
 }
@@ -107,7 +107,7 @@ func (r *runbook) greets(conn net.Conn) {
 
 func (r *runbook) bobStays(string) {
 	r.t.Helper()
-	lab.Eventually(r.t, 5*time.Second, "what bob has open to be shut", func() bool { return !r.reaches(bob) })
+	lab.Eventually(r.t, "what bob has open to be shut", func() bool { return !r.reaches(bob) })
 }
 
 func (r *runbook) bobIsGone(string) {
@@ -121,10 +121,10 @@ func (r *runbook) bobIsGone(string) {
 // watched: what Alice does is shown, and recorded in a new log where the one before was moved.
 func (r *runbook) watched(string) {
 	r.t.Helper()
-	lab.Eventually(r.t, 5*time.Second, "watch to show what Alice does", func() bool {
+	lab.Eventually(r.t, "watch to show what Alice does", func() bool {
 		return strings.Contains(r.foreground.said(r.t), "alice")
 	})
-	lab.Eventually(r.t, 5*time.Second, "a new log", func() bool {
+	lab.Eventually(r.t, "a new log", func() bool {
 		data, err := os.ReadFile(r.config("audit.jsonl"))
 		return err == nil && strings.Contains(string(data), `"client":"alice"`)
 	})

@@ -87,7 +87,7 @@ mount -t tmpfs none /run && mkdir -m 755 /run/sshd && mount --bind "$0" /root &&
 			s.t.Logf("sshd:\n%s", said.String())
 		}
 	})
-	lab.Eventually(s.t, 20*time.Second, "sshd to listen", func() bool {
+	lab.Eventually(s.t, "sshd to listen", func() bool {
 		conn, err := lab.Dial(s.gateway.Host, "", "127.0.0.1:22", time.Second)
 		if err == nil {
 			conn.Close()

@@ -76,7 +76,7 @@ func TestKernelDropsAreCounted(t *testing.T) {
 func overflow(t *testing.T, s *Sniffer, conn *net.UDPConn) uint64 {
 	t.Helper()
 	before := s.Stats().KernelDrops
-	lab.Eventually(t, patience, "drops", func() bool {
+	lab.Eventually(t, "drops", func() bool {
 		blast(t, conn, payload(200), 1000)
 		return s.Stats().KernelDrops > before
 	})
@@ -88,7 +88,7 @@ func TestDropsSinceTheLastLookAreInTheLastStats(t *testing.T) {
 	s := listen(t, gateway, knocks)
 	room := ringSize / s.rings[0].size
 	blast(t, dialUDP(t, client, client4, gateway4), payload(200), 2*room)
-	lab.Eventually(t, patience, "a full ring", func() bool { return isFull(s.rings[0]) })
+	lab.Eventually(t, "a full ring", func() bool { return isFull(s.rings[0]) })
 	must(t, s.Close())
 	if s.Stats().KernelDrops == 0 {
 		t.Error("no drops are told")
@@ -124,7 +124,7 @@ func TestStatsAfterCloseAreItsOwn(t *testing.T) {
 	must(t, closed.Close())
 	s := listen(t, gateway, knocks)
 	blast(t, dialUDP(t, client, client4, gateway4), payload(200), 2*ringSize/s.rings[0].size)
-	lab.Eventually(t, patience, "a full ring", func() bool { return isFull(s.rings[0]) })
+	lab.Eventually(t, "a full ring", func() bool { return isFull(s.rings[0]) })
 	if n := closed.Stats().KernelDrops; n != 0 {
 		t.Errorf("a closed sniffer tells of %d drops", n)
 	}
@@ -137,7 +137,7 @@ func TestPacketOvertakesNews(t *testing.T) {
 	must(t, gateway.AddAddr("vs", "198.51.100.7/32"))
 	in := inject(t, client, "vc", gateway, "vs")
 	in.send(t, in.frame(knock(client4, addrPort("198.51.100.7", 62201))))
-	lab.Eventually(t, patience, "the packet", func() bool { _, ok := s.rings[0].peek(); return ok })
+	lab.Eventually(t, "the packet", func() bool { _, ok := s.rings[0].peek(); return ok })
 	if _, v, _ := s.next(); v != passed {
 		t.Errorf("verdict %d, want %d", v, passed)
 	}
@@ -154,7 +154,7 @@ func TestChangesAreSeenInAFlood(t *testing.T) {
 		must(t, err)
 	}
 	go s.Read()
-	lab.Eventually(t, patience, "packets to the lost address to be noise", func() bool { return s.Stats().NotForUs > 0 })
+	lab.Eventually(t, "packets to the lost address to be noise", func() bool { return s.Stats().NotForUs > 0 })
 }
 
 func TestCloseWakesRead(t *testing.T) {
@@ -214,7 +214,7 @@ func TestStatsWhileClosing(t *testing.T) {
 			}
 		}
 	}()
-	lab.Eventually(t, patience, "Stats", looked.Load)
+	lab.Eventually(t, "Stats", looked.Load)
 	must(t, s.Close())
 	close(stop)
 	<-stopped
@@ -226,7 +226,7 @@ func TestNoiseLooksSeldom(t *testing.T) {
 	s := listen(t, gateway, knocks)
 	conn := dialUDP(t, client, client4, gateway4)
 	blast(t, conn, payload(200), 1)
-	lab.Eventually(t, patience, "the packet", func() bool { _, ok := s.rings[0].peek(); return ok })
+	lab.Eventually(t, "the packet", func() bool { _, ok := s.rings[0].peek(); return ok })
 	f, _ := s.rings[0].peek()
 	clear(s.host.own)
 	for range looks + 1 {

@@ -119,7 +119,7 @@ func TestBridgeAndPortAreOne(t *testing.T) {
 	must(t, gateway.AddAddr("br0", "192.0.2.1/24"))
 	index, _, err := gateway.Interface("br0")
 	must(t, err)
-	lab.Eventually(t, patience, "the bridge to forward", func() bool { return isUp(t, gateway, "br0") })
+	lab.Eventually(t, "the bridge to forward", func() bool { return isUp(t, gateway, "br0") })
 	all := read(t, listen(t, gateway, knocks))
 	named := knocks
 	named.Interfaces = []string{"br0"}
@@ -301,10 +301,10 @@ func TestAddressesComeAndGo(t *testing.T) {
 	must(t, gateway.DelAddr("vs", "198.51.100.7/32"))
 	try(yes)
 	must(t, gateway.DelAddr("lo", "198.51.100.7/32"))
-	lab.Eventually(t, patience, "the address to be forgotten", func() bool {
+	lab.Eventually(t, "the address to be forgotten", func() bool {
 		before := s.Stats()
 		in.send(t, in.frame(knock(client4, addrPort("198.51.100.7", 62201))))
-		lab.Eventually(t, patience, "the packet", func() bool { return s.Stats().Received > before.Received })
+		lab.Eventually(t, "the packet", func() bool { return s.Stats().Received > before.Received })
 		return s.Stats().NotForUs > before.NotForUs
 	})
 }

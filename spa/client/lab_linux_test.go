@@ -279,7 +279,7 @@ func renew(t *testing.T, g *lab.Gateway) {
 	if code := stop(syscall.SIGINT); code != 130 {
 		t.Errorf("exit %d, want 130", code)
 	}
-	lab.Eventually(t, 20*time.Second, "ssh to shut", func() bool { return !reaches() })
+	lab.Eventually(t, "ssh to shut", func() bool { return !reaches() })
 }
 
 // The kernel's word that a port is unreachable, which anyone can forge, ends nothing; nor does a

@@ -57,7 +57,7 @@ func TestAttemptsSeeWhen(t *testing.T) {
 func pass(t *testing.T, d time.Duration) {
 	t.Helper()
 	begun := time.Now()
-	Eventually(t, soon, "time to pass", func() bool { return time.Since(begun) > d })
+	Eventually(t, "time to pass", func() bool { return time.Since(begun) > d })
 }
 
 func TestOutcome(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // Programs builds spa-server, spa-client, spa-keygen and the packages named, and
@@ -99,7 +98,7 @@ func (g *Gateway) Start() {
 		_ = g.server.Process.Signal(syscall.SIGTERM)
 		<-ended
 	})
-	Eventually(g.t, 20*time.Second, "the server to be ready:\n"+g.Log(), func() bool { return strings.Contains(g.Log(), "msg=ready") })
+	Eventually(g.t, "the server to be ready:\n"+g.Log(), func() bool { return strings.Contains(g.Log(), "msg=ready") })
 }
 
 // Log is what the server has said.

@@ -27,9 +27,18 @@ import (
 	"time"
 )
 
+// Patience is how long tests wait for what has to come. It is far longer than anything takes:
+// a machine that is busy with something else makes a test slow, not red.
+const Patience = time.Minute
+
 // Eventually waits until cond is true and fails the test, naming what was waited for,
-// where that takes longer than within.
-func Eventually(t testing.TB, within time.Duration, what string, cond func() bool) {
+// where that takes longer than [Patience].
+func Eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	eventually(t, Patience, what, cond)
+}
+
+func eventually(t testing.TB, within time.Duration, what string, cond func() bool) {
 	t.Helper()
 	if !poll(within, cond) {
 		t.Fatalf("waited %v in vain for %s", within, what)

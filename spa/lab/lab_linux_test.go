@@ -345,9 +345,9 @@ func TestNoNamespacesAtAll(t *testing.T) {
 
 func TestEventually(t *testing.T) {
 	n := 0
-	Eventually(t, soon, "three looks", func() bool { n++; return n == 3 })
+	Eventually(t, "three looks", func() bool { n++; return n == 3 })
 	failed := &recorder{TB: t}
-	Eventually(failed, 0, "the impossible", func() bool { return failed.said != "" })
+	eventually(failed, 0, "the impossible", func() bool { return failed.said != "" })
 	if !strings.Contains(failed.said, "the impossible") {
 		t.Errorf("got %q, want what was waited for", failed.said)
 	}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"sallyport/firewall/survey"
 	"sallyport/keys"
@@ -119,7 +118,7 @@ func (s *scene) hold(name, addr string) {
 	}
 	s.t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	comm := "/proc/" + pid(cmd) + "/comm"
-	lab.Eventually(s.t, 5*time.Second, "the process to be "+name, func() bool {
+	lab.Eventually(s.t, "the process to be "+name, func() bool {
 		data, _ := os.ReadFile(comm)
 		return strings.TrimSpace(string(data)) == name
 	})

@@ -65,7 +65,7 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 			return nil
 		})
 	}()
-	lab.Eventually(t, 5*time.Second, "the watcher to join", s.hub.watched)
+	lab.Eventually(t, "the watcher to join", s.hub.watched)
 	for range many / 2 {
 		s.take(context.Background(), arriving(sealed(t, sender)))
 	}
