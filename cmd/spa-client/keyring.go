@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	desktopring "github.com/zalando/go-keyring"
 
@@ -29,11 +30,28 @@ func (desktop) Set(name, passphrase string) error {
 }
 func (desktop) Delete(name string) error { return desktopring.Delete(ringService, name) }
 
-// fromRing asks the keyring for a passphrase: it may ask its user first.
+// ringAnswers is how long a keyring has to answer: it may ask its user to unlock it first, and
+// it may hang.
+const ringAnswers = 2 * time.Minute
+
+// withRing does something with the keyring, unless ctx ends before or it does not answer in time.
+func (a *app) withRing(ctx context.Context, do func(keyring) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, ringAnswers, fmt.Errorf("it did not answer within %v", ringAnswers))
+	defer cancel()
+	_, err := interruptible(ctx, func() ([]byte, error) { return nil, do(a.ring) })
+	if errors.Is(err, context.DeadlineExceeded) {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// fromRing asks the keyring for a passphrase.
 func (a *app) fromRing(ctx context.Context, host, name string) ([]byte, error) {
-	passphrase, err := interruptible(ctx, func() ([]byte, error) {
-		text, err := a.ring.Get(name)
-		return []byte(text), err
+	given := make(chan string, 1)
+	err := a.withRing(ctx, func(ring keyring) error {
+		passphrase, err := ring.Get(name)
+		given <- passphrase
+		return err
 	})
 	if errors.Is(err, context.Canceled) {
 		return nil, err
@@ -42,5 +60,5 @@ func (a *app) fromRing(ctx context.Context, host, name string) ([]byte, error) {
 		return nil, cli.Fail(fmt.Errorf("the desktop's keyring does not give the passphrase of %s: %w", host, err),
 			"log in on the desktop where it was locked; without that keyring the host needs a new token (spa-keygen rotate, at the gateway)")
 	}
-	return passphrase, nil
+	return []byte(<-given), nil
 }

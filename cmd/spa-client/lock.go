@@ -136,7 +136,7 @@ func (a *app) lockInRing(cmd *cobra.Command, p *keys.StoredProfile) error {
 	if err != nil {
 		return err
 	}
-	_, err = interruptible(cmd.Context(), func() ([]byte, error) { return nil, a.ring.Set(name, passphrase) })
+	err = a.withRing(cmd.Context(), func(ring keyring) error { return ring.Set(name, passphrase) })
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -145,7 +145,7 @@ func (a *app) lockInRing(cmd *cobra.Command, p *keys.StoredProfile) error {
 			fmt.Sprintf("nothing was changed; without --keyring, spa-client lock %s asks for a passphrase", p.Name))
 	}
 	if err := a.store(p, s); err != nil {
-		return errors.Join(err, a.ring.Delete(name))
+		return errors.Join(err, a.withRing(cmd.Context(), func(ring keyring) error { return ring.Delete(name) }))
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "locked %s; the desktop's keyring has its passphrase\n", p.Name)
 	return nil
@@ -169,7 +169,7 @@ func (a *app) discard(cmd *cobra.Command, s *keys.StoredProfile) {
 	if s.Keyring() == "" {
 		return
 	}
-	if err := a.ring.Delete(s.Keyring()); err != nil {
+	if err := a.withRing(cmd.Context(), func(ring keyring) error { return ring.Delete(s.Keyring()) }); err != nil {
 		cli.Warn(cmd, "the desktop's keyring keeps a passphrase that nothing needs any more, %s: %v", s.Keyring(), err)
 	}
 }
