@@ -67,8 +67,8 @@ func hears(conn net.Conn, within time.Duration) bool {
 // wantGone waits until nothing comes any more.
 func wantGone(t *testing.T, conn net.Conn, which string) {
 	t.Helper()
-	lab.Eventually(t, which+" to be cut", func() bool { return !hears(conn, patience) })
-	if hears(conn, patience) {
+	lab.Eventually(t, which+" to be cut", func() bool { return !hears(conn, silence) })
+	if hears(conn, silence) {
 		t.Errorf("%s came back", which)
 	}
 }

@@ -225,11 +225,23 @@ func (g *gateway) serve(addr string) {
 	}
 }
 
-const patience = 400 * time.Millisecond // after which an unanswered SYN counts as dark
+// silence is how long an answer is waited for that must not come; what must come has lab.Patience.
+const silence = 400 * time.Millisecond
 
-// reaches reports whether a connection from an address of the client host is accepted.
-func (g *gateway) reaches(from, to string) bool {
-	conn, err := lab.Dial(g.client, from, to, patience)
+// wait is how long an answer is waited for, which must come or must not.
+func wait(must bool) time.Duration {
+	if must {
+		return lab.Patience
+	}
+	return silence
+}
+
+// reaches reports whether a connection from an address of the client host is accepted, and at once:
+// for what must not be so, and for what is asked again until it is.
+func (g *gateway) reaches(from, to string) bool { return g.reachesWithin(from, to, silence) }
+
+func (g *gateway) reachesWithin(from, to string, within time.Duration) bool {
+	conn, err := lab.Dial(g.client, from, to, within)
 	if err != nil {
 		return false
 	}
@@ -246,7 +258,7 @@ func (g *gateway) wantDark(from, to, when string) {
 
 func (g *gateway) wantOpen(from, to, when string) {
 	g.t.Helper()
-	if !g.reaches(from, to) {
+	if !g.reachesWithin(from, to, lab.Patience) {
 		g.t.Errorf("%s: %s does not reach %s\nserver:\n%s", when, from, to, g.server.log())
 	}
 }
@@ -323,7 +335,7 @@ func (g *gateway) exchange(from string, packet []byte, s spa.Sender, within time
 // wantReceipt sends a packet and fails unless it is answered with the status.
 func (g *gateway) wantReceipt(from string, packet []byte, s spa.Sender, want spa.Status) spa.Receipt {
 	g.t.Helper()
-	receipt := g.exchange(from, packet, s, 5*time.Second)
+	receipt := g.exchange(from, packet, s, lab.Patience)
 	if receipt == nil {
 		g.t.Fatalf("no receipt, want one that says %q\nserver:\n%s", want, g.server.log())
 	}

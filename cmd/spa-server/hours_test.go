@@ -181,7 +181,7 @@ func TestHoursNarrowed(t *testing.T) {
 	lab.Eventually(t, "the hours to be wide again", func() bool {
 		r := request()
 		r.For = 10 * time.Minute
-		receipt := g.exchange("192.0.2.2", g.seal(r, alice), alice, patience)
+		receipt := g.exchange("192.0.2.2", g.seal(r, alice), alice, lab.Patience)
 		return receipt != nil && receipt.Status == spa.Granted && receipt.Services[0].For == 10*time.Minute
 	})
 	g.server.stop(syscall.SIGKILL)

@@ -118,7 +118,7 @@ func TestRefusedWithReason(t *testing.T) {
 			packet := g.seal(test.req, test.sender)
 			g.wantReceipt("192.0.2.2", packet, test.sender, test.want)
 			g.wantDark("192.0.2.2", "192.0.2.1:22", "afterwards")
-			if again := g.exchange("192.0.2.2", packet, test.sender, patience); again != nil {
+			if again := g.exchange("192.0.2.2", packet, test.sender, silence); again != nil {
 				t.Errorf("the packet was answered twice (%v): it was not spent", again.Status)
 			}
 		})
@@ -141,7 +141,7 @@ func TestSourceOfAnother(t *testing.T) {
 	r := request()
 	r.Source = lab2
 	packet := g.seal(r, alice)
-	if receipt := g.exchange("192.0.2.3", packet, alice, patience); receipt != nil {
+	if receipt := g.exchange("192.0.2.3", packet, alice, silence); receipt != nil {
 		t.Errorf("a copy from another address was answered: %v", receipt.Status)
 	}
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "after the copy")
@@ -162,7 +162,7 @@ func TestFromAndDeny(t *testing.T) {
 	g.start()
 	alice := sender(g.profile())
 	for from, want := range map[string]bool{"192.0.2.2": true, "192.0.2.3": false, "192.0.2.5": false} {
-		receipt := g.exchange(from, g.seal(request(), alice), alice, patience)
+		receipt := g.exchange(from, g.seal(request(), alice), alice, wait(want))
 		if got := receipt != nil; got != want {
 			t.Errorf("from %s: answered %v, want %v", from, got, want)
 		}
@@ -202,7 +202,7 @@ func TestRetry(t *testing.T) {
 	t.Run("not after the end", func(t *testing.T) {
 		lab.Eventually(t, "the grant to end", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 		r.Time = time.Now()
-		g.exchange("192.0.2.2", g.seal(r, alice), alice, patience)
+		g.exchange("192.0.2.2", g.seal(r, alice), alice, silence)
 		g.wantDark("192.0.2.2", "192.0.2.1:22", "after a retry that came when the grant was over")
 	})
 }

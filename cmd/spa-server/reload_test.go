@@ -213,14 +213,16 @@ func TestReloadSettings(t *testing.T) {
 		r.Time = time.Now().Add(d)
 		return g.seal(r, alice)
 	}
-	answered := func(packet []byte) bool { return g.exchange("192.0.2.2", packet, alice, patience) != nil }
+	answered := func(packet []byte, within time.Duration) bool {
+		return g.exchange("192.0.2.2", packet, alice, within) != nil
+	}
 
-	if !answered(at(-10 * time.Second)) {
+	if !answered(at(-10*time.Second), lab.Patience) {
 		t.Error("10 s behind: no answer with a window of 30 s")
 	}
 	g.rewrite("server.toml", `window = "30s"`, `window = "5s"`)
 	g.wantReloaded("window")
-	if answered(at(-10 * time.Second)) {
+	if answered(at(-10*time.Second), silence) {
 		t.Error("10 s behind: answered with a window of 5 s")
 	}
 	if seen := g.seen("alice"); seen.Ahead > -9 || seen.Stale == nil {
@@ -228,7 +230,7 @@ func TestReloadSettings(t *testing.T) {
 	}
 	g.rewrite("server.toml", `receipts = true`, `receipts = false`)
 	g.wantReloaded("receipts")
-	if answered(at(0)) {
+	if answered(at(0), silence) {
 		t.Error("answered with receipts off")
 	}
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted without a receipt")
@@ -266,7 +268,7 @@ func TestReloadReceiptsOn(t *testing.T) {
 	g.rewrite("server.toml", `receipts = true`, `receipts = false`)
 	g.start()
 	alice := sender(g.profile())
-	if receipt := g.exchange("192.0.2.2", g.seal(request(), alice), alice, patience); receipt != nil {
+	if receipt := g.exchange("192.0.2.2", g.seal(request(), alice), alice, silence); receipt != nil {
 		t.Errorf("answered with receipts off: %v", receipt.Status)
 	}
 	g.rewrite("server.toml", `receipts = false`, `receipts = true`)
@@ -285,7 +287,7 @@ func TestReloadLiveNonces(t *testing.T) {
 	g.rewrite("server.toml", "live_nonces = 256", "live_nonces = 4")
 	g.wantReloaded("limits.live_nonces")
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
-	if receipt := g.exchange("192.0.2.2", g.seal(request(), alice), alice, patience); receipt != nil {
+	if receipt := g.exchange("192.0.2.2", g.seal(request(), alice), alice, silence); receipt != nil {
 		t.Errorf("a fifth packet was spent with live_nonces = 4: %v", receipt.Status)
 	}
 }

@@ -32,7 +32,7 @@ func (g *gateway) knockedBy(s spa.Sender, r spa.Request) spa.Receipt {
 	var receipt *spa.Receipt
 	lab.Eventually(g.t, "the key to be answered", func() bool {
 		r.Time = time.Now()
-		receipt = g.exchange("192.0.2.2", g.seal(r, s), s, patience)
+		receipt = g.exchange("192.0.2.2", g.seal(r, s), s, silence)
 		return receipt != nil
 	})
 	return *receipt
@@ -107,7 +107,7 @@ func TestRotate(t *testing.T) {
 // wantSilence fails if a new request of the sender is answered.
 func (g *gateway) wantSilence(s spa.Sender, what string) {
 	g.t.Helper()
-	if receipt := g.exchange("192.0.2.2", g.seal(request(), s), s, patience); receipt != nil {
+	if receipt := g.exchange("192.0.2.2", g.seal(request(), s), s, silence); receipt != nil {
 		g.t.Errorf("%s is answered: %v", what, receipt.Status)
 	}
 }
@@ -129,7 +129,7 @@ func TestRotateAtOnce(t *testing.T) {
 	heldBack := g.seal(request(), old)
 	current := sender(g.rotate("--overlap", "0"))
 	g.knockedBy(current, request())
-	if receipt := g.exchange("192.0.2.2", heldBack, old, patience); receipt != nil {
+	if receipt := g.exchange("192.0.2.2", heldBack, old, silence); receipt != nil {
 		t.Errorf("a packet of before the rotation is answered: %v", receipt.Status)
 	}
 	g.wantSilence(old, "the old key")
@@ -156,7 +156,7 @@ func TestReplayAcrossRotation(t *testing.T) {
 
 	inVain := func(when string) {
 		t.Helper()
-		if receipt := g.exchange("192.0.2.2", spent, old, patience); receipt != nil {
+		if receipt := g.exchange("192.0.2.2", spent, old, silence); receipt != nil {
 			t.Errorf("%s: the copy of a spent packet is answered: %v", when, receipt.Status)
 		}
 	}
@@ -273,7 +273,7 @@ func TestRotateGate(t *testing.T) {
 	g.start()
 	g.await(end)
 	g.wantSilence(alice, "the old gate key after its end")
-	if receipt := g.exchange("192.0.2.2", heldBack, alice, patience); receipt != nil {
+	if receipt := g.exchange("192.0.2.2", heldBack, alice, silence); receipt != nil {
 		t.Errorf("a packet of the old gate key is answered after its end: %v", receipt.Status)
 	}
 	g.wantReceipt("192.0.2.2", g.seal(request(), current), current, spa.Granted)

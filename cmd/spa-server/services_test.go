@@ -227,18 +227,18 @@ func TestClosed(t *testing.T) {
 			g.serveUDP(5000)
 			g.start()
 			for from, to := range map[string]string{"192.0.2.3": "192.0.2.1", "2001:db8::2": "[2001:db8::1]"} {
-				conn, err := lab.Dial(g.client, from, to+":22", patience)
+				conn, err := lab.Dial(g.client, from, to+":22", wait(refused))
 				if err == nil {
 					conn.Close()
 				}
 				if got := errors.Is(err, syscall.ECONNREFUSED); got != refused || err == nil {
 					t.Errorf("tcp %s: got %v, want it refused: %v", to, err, refused)
 				}
-				heard, err := g.hears(from, to+":5000")
+				heard, err := g.hears(from, to+":5000", wait(refused))
 				if got := errors.Is(err, syscall.ECONNREFUSED); got != refused || heard {
 					t.Errorf("udp %s: got %v, want it refused: %v", to, err, refused)
 				}
-				if heard, err := g.hears(from, to+":62201"); heard || errors.Is(err, syscall.ECONNREFUSED) {
+				if heard, err := g.hears(from, to+":62201", silence); heard || errors.Is(err, syscall.ECONNREFUSED) {
 					t.Errorf("the knock port of %s answers: %v", to, err)
 				}
 			}
@@ -255,7 +255,7 @@ func TestTrustedInterfaces(t *testing.T) {
 	g.serve(":22")
 	g.start()
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "from outside")
-	conn, err := lab.Dial(inside, "198.51.100.2", "198.51.100.1:22", patience)
+	conn, err := lab.Dial(inside, "198.51.100.2", "198.51.100.1:22", lab.Patience)
 	if err != nil {
 		t.Fatalf("from the trusted interface: %v", err)
 	}

@@ -45,13 +45,13 @@ func TestServerID(t *testing.T) {
 	alice := sender(g.profile())
 	g.set("", "server_id", `"`+keys.NewServerID().String()+`"`)
 	g.start()
-	if receipt := g.exchange("192.0.2.2", g.seal(request(), alice), alice, patience); receipt != nil {
+	if receipt := g.exchange("192.0.2.2", g.seal(request(), alice), alice, silence); receipt != nil {
 		t.Errorf("answered: %v", receipt.Status)
 	}
 }
 
 // answers reports whether alice's knock from an address of a host at a port of the gateway is answered.
-func (g *gateway) answers(on *lab.Host, from, to string) bool {
+func (g *gateway) answers(on *lab.Host, from, to string, within time.Duration) bool {
 	g.t.Helper()
 	var conn *net.UDPConn
 	err := on.Do(func() (err error) {
@@ -67,7 +67,7 @@ func (g *gateway) answers(on *lab.Host, from, to string) bool {
 	if _, err := conn.WriteToUDPAddrPort(packet, netip.MustParseAddrPort(to)); err != nil {
 		g.t.Fatal(err)
 	}
-	conn.SetReadDeadline(time.Now().Add(patience))
+	conn.SetReadDeadline(time.Now().Add(within))
 	var buf [2048]byte
 	n, err := conn.Read(buf[:])
 	if err != nil {
@@ -83,7 +83,7 @@ func TestKnockPorts(t *testing.T) {
 	g.set("", "knock_ports", `[5000, 53]`)
 	g.start()
 	for port, want := range map[string]bool{"5000": true, "53": true, "62201": false} {
-		if got := g.answers(g.client, "192.0.2.2", "192.0.2.1:"+port); got != want {
+		if got := g.answers(g.client, "192.0.2.2", "192.0.2.1:"+port, wait(want)); got != want {
 			t.Errorf("a knock at %s is answered: %v, want %v", port, got, want)
 		}
 	}
@@ -102,7 +102,7 @@ func TestWindow(t *testing.T) {
 		for age, want := range ages {
 			r := request()
 			r.Time = time.Now().Add(-age)
-			receipt := g.exchange("192.0.2.2", g.seal(r, alice), alice, patience)
+			receipt := g.exchange("192.0.2.2", g.seal(r, alice), alice, wait(want))
 			if got := receipt != nil; got != want {
 				t.Errorf("window %s, %v old: answered %v, want %v\n%s", window, age, got, want, g.server.log())
 			}
@@ -127,7 +127,7 @@ func TestState(t *testing.T) {
 	g.server.stop(syscall.SIGKILL)
 	g.start()
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after kill -9")
-	if receipt := g.exchange("192.0.2.2", packet, alice, patience); receipt != nil {
+	if receipt := g.exchange("192.0.2.2", packet, alice, silence); receipt != nil {
 		t.Errorf("a copy is answered after kill -9: %v", receipt.Status)
 	}
 	for _, name := range []string{"journal", "grants", "lock", "decisions.jsonl"} {
@@ -161,10 +161,10 @@ func TestCaptureInterfaces(t *testing.T) {
 	g, inside := newGatewayWithLAN(t)
 	g.set("capture", "interfaces", `["lan"]`)
 	g.start()
-	if !g.answers(inside, "198.51.100.2", "198.51.100.1:62201") {
+	if !g.answers(inside, "198.51.100.2", "198.51.100.1:62201", lab.Patience) {
 		t.Errorf("not answered on the interface that is named\n%s", g.server.log())
 	}
-	if g.answers(g.client, "192.0.2.2", "192.0.2.1:62201") {
+	if g.answers(g.client, "192.0.2.2", "192.0.2.1:62201", silence) {
 		t.Error("answered on another")
 	}
 }
@@ -255,7 +255,7 @@ func TestLimits(t *testing.T) {
 		bob := sender(g.enrol("bob", "ssh,web"))
 		g.start()
 		for i, want := range []bool{true, true, false} {
-			receipt := g.exchange("192.0.2.2", g.seal(asking("ssh"), bob), bob, patience)
+			receipt := g.exchange("192.0.2.2", g.seal(asking("ssh"), bob), bob, wait(want))
 			if got := receipt != nil; got != want {
 				t.Errorf("packet %d is answered: %v, want %v", i+1, got, want)
 			}

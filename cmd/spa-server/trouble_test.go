@@ -175,7 +175,7 @@ func TestFullDisk(t *testing.T) {
 	packet := g.seal(request(), alice)
 	g.wantReceipt("192.0.2.2", packet, alice, spa.Granted)
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "with a full disk")
-	if again := g.exchange("192.0.2.2", packet, alice, patience); again != nil {
+	if again := g.exchange("192.0.2.2", packet, alice, silence); again != nil {
 		t.Errorf("with a full disk a copy is answered: %v", again.Status)
 	}
 	for range 200 { // the page that the log has already been given takes some lines
@@ -187,7 +187,7 @@ func TestFullDisk(t *testing.T) {
 	lab.Eventually(t, "the lost audit lines to be said", func() bool { return strings.Contains(g.server.log(), "audit lines lost") })
 	g.server.stop(syscall.SIGKILL)
 	g.start()
-	if again := g.exchange("192.0.2.2", packet, alice, patience); again != nil {
+	if again := g.exchange("192.0.2.2", packet, alice, silence); again != nil {
 		t.Errorf("with a full disk and after kill -9 a copy is answered: %v", again.Status)
 	}
 	g.mustOpen()
@@ -247,7 +247,7 @@ func TestReceiptsOff(t *testing.T) {
 	g.serve(":22")
 	g.start()
 	alice := sender(g.profile())
-	if receipt := g.exchange("192.0.2.2", g.seal(request(), alice), alice, patience); receipt != nil {
+	if receipt := g.exchange("192.0.2.2", g.seal(request(), alice), alice, silence); receipt != nil {
 		t.Errorf("answered with receipts off: %v", receipt.Status)
 	}
 	g.mustOpen("--timeout", "5s")
@@ -338,6 +338,6 @@ func TestSharedKnockPort(t *testing.T) {
 	select {
 	case text := <-heard:
 		t.Errorf("after a refusal %d bytes got through to the guarded port", len(text))
-	case <-time.After(patience):
+	case <-time.After(silence):
 	}
 }

@@ -30,8 +30,8 @@ func (g *gateway) serveUDP(port uint16) {
 	}()
 }
 
-// hears reports whether a datagram to a port of the gateway is answered, and with which error if not.
-func (g *gateway) hears(from, to string) (bool, error) {
+// hears reports whether a datagram to a port of the gateway is answered within the time, and with which error if not.
+func (g *gateway) hears(from, to string, within time.Duration) (bool, error) {
 	g.t.Helper()
 	var conn *net.UDPConn
 	err := g.client.Do(func() (err error) {
@@ -46,7 +46,7 @@ func (g *gateway) hears(from, to string) (bool, error) {
 	if _, err := conn.Write([]byte("hello")); err != nil {
 		return false, err
 	}
-	conn.SetReadDeadline(time.Now().Add(patience))
+	conn.SetReadDeadline(time.Now().Add(within))
 	var buf [16]byte
 	n, err := conn.Read(buf[:])
 	return err == nil && string(buf[:n]) == "hello", err
@@ -54,7 +54,7 @@ func (g *gateway) hears(from, to string) (bool, error) {
 
 func (g *gateway) wantHeard(want bool, from, to, when string) {
 	g.t.Helper()
-	if got, err := g.hears(from, to); got != want {
+	if got, err := g.hears(from, to, wait(want)); got != want {
 		g.t.Errorf("%s: %s is heard at udp %s: %v (%v), want %v\nserver:\n%s", when, from, to, got, err, want, g.server.log())
 	}
 }
