@@ -45,10 +45,10 @@ func (s *saved) rule(t table, chain, line string, words []string) {
 	if s.first[chain] == "" {
 		s.first[chain] = line
 	}
-	for i, word := range words[:len(words)-1] {
-		if (word == "-j" || word == "-g") && slices.Contains(t.chains, words[i+1]) {
-			s.others = append(s.others, line)
-		}
+	// A jump to a chain is the last thing in a rule: the same words before it are in a comment.
+	last := words[len(words)-2:]
+	if (last[0] == "-j" || last[0] == "-g") && slices.Contains(t.chains, last[1]) {
+		s.others = append(s.others, line)
 	}
 }
 

@@ -1,0 +1,33 @@
+package firewall
+
+import (
+	"slices"
+	"testing"
+)
+
+// What only speaks of our chains is somebody else's, and is left where it is.
+func TestRulesThatLeadToOurs(t *testing.T) {
+	mangle := tables()[1]
+	ours := []string{
+		"-A PREROUTING -m comment --comment sallyport -j spa-guard",
+		"-A OUTPUT -m comment --comment sallyport -j spa-revive",
+		"-A FORWARD -i eth0 -g spa-here",
+	}
+	text := "*mangle\n:PREROUTING ACCEPT [0:0]\n:spa-guard - [0:0]\n"
+	for _, line := range append([]string{
+		`-A PREROUTING -m comment --comment "see -j spa-guard below"`,
+		`-A PREROUTING -m comment --comment "goes to -j spa-guard"`,
+		`-A PREROUTING -p tcp -m comment --comment " -j spa-guard " -j LOG --log-prefix " -g spa-here "`,
+		"-A PREROUTING -j spa-guards",
+		"-A INPUT",
+	}, ours...) {
+		text += line + "\n"
+	}
+	s := parseSaved(mangle, text+"COMMIT\n")
+	if !slices.Equal(s.others, ours) {
+		t.Errorf("got %q, want %q", s.others, ours)
+	}
+	if _, there := s.chains[chainGuard]; !there || len(s.chains) != 1 {
+		t.Errorf("got the chains %q, want spa-guard alone", s.chains)
+	}
+}
