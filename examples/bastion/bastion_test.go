@@ -88,11 +88,12 @@ func newRunbook(t *testing.T) *runbook {
 	must(t, err)
 	path := "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:" + filepath.Dir(goTool)
 	bin, home := t.TempDir(), t.TempDir()
+	id := 20000 + os.Getpid()%40000 // userdel refuses while anybody on the whole machine runs something by it
 	r.bastion = newMachine(t, host, source(t), bin, map[string]string{
 		"passwd":     "root:x:0:0:root:/:/bin/sh\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\nalice:x:1000:1000::/:/bin/sh\n",
 		"group":      "root:x:0:\nnogroup:x:65534:\nalice:x:1000:\n",
 		"shadow":     "root:*:20000::::::\nsshd:*:20000::::::\nalice:*:20000::::::\n",
-		"login.defs": "USERGROUPS_ENAB yes\nSYS_UID_MIN 100\nSYS_UID_MAX 999\nSYS_GID_MIN 100\nSYS_GID_MAX 999\n",
+		"login.defs": fmt.Sprintf("USERGROUPS_ENAB yes\nSYS_UID_MIN %d\nSYS_UID_MAX %[1]d\nSYS_GID_MIN %[1]d\nSYS_GID_MAX %[1]d\n", id),
 		"hosts":      "127.0.0.1 localhost\n192.0.2.1 gw.example.net\n",
 	})
 	r.bastion.env = []string{path}
