@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,8 +23,25 @@ var ErrRunning = errors.New("another spa-server works here already")
 // namespace, as the firewall does (unix(7)).
 const namespaceLock = "@spa-server"
 
+// How long a server that is about to end (after a teardown, on a restart) has to let go.
+const (
+	lockWait  = 2 * time.Second
+	lockEvery = 20 * time.Millisecond
+)
+
 // Lock keeps other servers off the state directory and off the network namespace until it is closed.
+// It waits a moment for a server that is just ending.
 func Lock(state string) (io.Closer, error) {
+	for waited := time.Duration(0); ; waited += lockEvery {
+		l, err := tryLock(state)
+		if !errors.Is(err, ErrRunning) || waited >= lockWait {
+			return l, err
+		}
+		time.Sleep(lockEvery)
+	}
+}
+
+func tryLock(state string) (io.Closer, error) {
 	file, err := openLockFile(filepath.Join(state, lockFile))
 	if err != nil {
 		return nil, fmt.Errorf("server: locking the state directory: %w", err)

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -73,9 +74,13 @@ func TestLock(t *testing.T) {
 	if err := unlock(); err != nil {
 		t.Fatal(err)
 	}
-	unlock, err = lockIn(elsewhere)
+	first, err := lockIn(elsewhere)
 	if err != nil {
 		t.Fatalf("once the first has gone: %v", err)
+	}
+	time.AfterFunc(lockWait/10, func() { first() })
+	if unlock, err = lockIn(here); err != nil {
+		t.Fatalf("while the first is about to go: %v", err)
 	}
 	unlock()
 }
