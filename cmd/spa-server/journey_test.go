@@ -60,7 +60,7 @@ func TestJourney(t *testing.T) {
 			if err := lab.Echoes(conn, "still here", 2*time.Second); err != nil {
 				t.Errorf("the session did not outlive the grant: %v", err)
 			}
-			g.wantAudited("alice", "granted")
+			g.wantOutcomes("alice", "granted")
 		})
 	}
 }
@@ -343,5 +343,5 @@ func TestIndependentClient(t *testing.T) {
 	knock(3, "-service", "web")
 	knock(0, "-close", "-service", "ssh")
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "closed by the other client")
-	g.wantAudited("other", "granted", "denied", "closed")
+	g.wantOutcomes("other", "granted", "denied", "closed")
 }

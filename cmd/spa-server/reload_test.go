@@ -403,7 +403,7 @@ func TestReloadAudit(t *testing.T) {
 	}
 	g.takeOver()
 	g.mustOpen()
-	g.wantAudited("alice", "granted")
+	g.wantOutcomes("alice", "granted")
 	if data, err := os.ReadFile(log + ".1"); err != nil || strings.Count(string(data), "\n") != 1 {
 		t.Errorf("the old log has %d lines (%v), want 1", strings.Count(string(data), "\n"), err)
 	}

@@ -235,7 +235,7 @@ func TestDryRun(t *testing.T) {
 	g.start()
 	g.wantOpen("192.0.2.3", "192.0.2.1:22", "dry run guards nothing")
 	g.mustOpen()
-	g.wantAudited("alice", "granted")
+	g.wantOutcomes("alice", "granted")
 	wantSaid(t, g.fails(0, "check", "--config", g.dir), "dry-run")
 }
 
