@@ -87,11 +87,14 @@ func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
 	if err != nil || h.links == nil {
 		return nil
 	}
-	var addrs []netip.Addr
-	if a, err := netip.ParseAddr(name); err == nil {
-		addrs = []netip.Addr{a}
-	} else if addrs, err = h.resolve(ctx, name); err != nil {
-		return []Finding{{Odd, "address", fmt.Sprintf("%s cannot be looked up from here: %v", name, err), "clients have to be able to"}}
+	said := name + " is none of this host's addresses"
+	addr, err := netip.ParseAddr(name)
+	addrs := []netip.Addr{addr}
+	if err != nil {
+		if addrs, err = h.resolve(ctx, name); err != nil {
+			return []Finding{{Odd, "address", fmt.Sprintf("%s cannot be looked up from here: %v", name, err), "clients have to be able to"}}
+		}
+		said = fmt.Sprintf("%s is %v, none of this host's addresses", name, addrs)
 	}
 	for _, l := range h.links {
 		for _, prefix := range l.Prefixes {
@@ -100,7 +103,7 @@ func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
 			}
 		}
 	}
-	return []Finding{{Odd, "address", fmt.Sprintf("%s is none of this host's addresses: %v", name, addrs), "nothing, if a router leads that address here; otherwise clients knock elsewhere"}}
+	return []Finding{{Odd, "address", said, "nothing, if a router leads that address here; otherwise clients knock elsewhere"}}
 }
 
 // checkAccount looks for the user that the server becomes.

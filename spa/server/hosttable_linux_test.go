@@ -1,7 +1,9 @@
 package server
 
 import (
+	"context"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -153,7 +155,12 @@ func machineTests() []hostTest {
 	return []hostTest{
 		{name: "no such interface", config: func(c *config.Config) { c.Capture.Interfaces = []string{"vs", "wan0"} },
 			want: Odd, says: []string{"capture.interfaces", "wan0"}},
-		{name: "elsewhere", config: func(c *config.Config) { c.Address = "198.51.100.9" }, want: Odd, says: []string{"address", "198.51.100.9", "none of this host's"}},
+		{name: "elsewhere", config: func(c *config.Config) { c.Address = "198.51.100.9" }, want: Odd, says: []string{"address", "198.51.100.9 is none of this host's addresses"}},
+		{name: "a name that leads elsewhere", config: func(c *config.Config) { c.Address = "gw.example.net" }, pretend: func(h *host) {
+			h.resolve = func(context.Context, string) ([]netip.Addr, error) {
+				return []netip.Addr{netip.MustParseAddr("198.51.100.9")}, nil
+			}
+		}, want: Odd, says: []string{"address", "gw.example.net is [198.51.100.9], none of this host's addresses"}},
 		{name: "not to be looked up", config: func(c *config.Config) { c.Address = "gw.example.net" }, want: Odd, says: []string{"address", "gw.example.net", "no such host"}},
 		{name: "no user", pretend: func(h *host) { h.accounts = func(string) (int, int, bool) { return 0, 0, false } }, want: Odd, says: []string{"user spa", "useradd"}},
 		{name: "clock on its own", pretend: func(h *host) { h.clock.synced = false }, want: Odd, says: []string{"clock", "timedatectl set-ntp true"}},
