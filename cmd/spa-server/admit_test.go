@@ -57,10 +57,12 @@ func TestAdmit(t *testing.T) {
 		g.wantDark(way.from, way.to, "closed")
 	}
 	g.wantOpen("192.0.2.7", "192.0.2.1:22", "whom the administrator lets in himself")
-	g.mustOpen("--for", "3s", "--source", "192.0.2.2")
+	g.mustOpen("--for", "10m", "--source", "192.0.2.2")
+	g.mustOpen("--for", "2s", "--source", "192.0.2.4")
 	g.server.stop(syscall.SIGKILL)
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the server is dead and the grant lives")
-	lab.Eventually(t, "the grant to end with the server dead", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+	lab.Eventually(t, "a grant to end with the server dead", func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "another has ended")
 }
 
 // TestAdmitRefuses: sets that grants cannot go into, or would never leave, are refused at the start, by name.
