@@ -5,10 +5,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -101,31 +101,40 @@ func (g *byIptables) iptables(program string, args ...string) {
 	}
 }
 
-// helper is the server's child that runs iptables.
-func (g *byIptables) helper() int {
+// helper is the server's child that runs iptables. The kernel promises a whole list of children only
+// of processes that stand still, so it is looked for until it is found.
+func (g *byIptables) helper() (pid int) {
 	g.t.Helper()
-	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", g.server.cmd.Process.Pid))
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	lab.Eventually(g.t, "the server to have a helper", func() bool {
+		pid = g.helperNow()
+		return pid != 0
+	})
+	return pid
+}
+
+func (g *byIptables) helperNow() int {
+	g.t.Helper()
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", g.server.cmd.Process.Pid))
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	for _, path := range tasks {
-		more, _ := os.ReadFile(path) // the thread may have ended
-		list = append(list, more...)
-	}
-	for pid := range strings.FieldsSeq(string(list)) {
-		line, _ := os.ReadFile("/proc/" + pid + "/cmdline")
-		if strings.HasPrefix(string(line), "spa-server-iptables\x00") {
-			var n int
-			fmt.Sscan(pid, &n)
-			return n
+		list, _ := os.ReadFile(path) // the thread may have ended
+		for pid := range strings.FieldsSeq(string(list)) {
+			line, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+			if strings.HasPrefix(string(line), "spa-server-iptables\x00") {
+				n, _ := strconv.Atoi(pid)
+				return n
+			}
 		}
 	}
-	g.t.Fatal("the server has no helper")
 	return 0
+}
+
+// hasEnded reports whether a process runs no more, also where nobody has taken its exit status yet.
+func hasEnded(pid int) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return err != nil || strings.Contains(string(status), "State:\tZ") || strings.Contains(string(status), "State:\tX")
 }
 
 // TestByIptables: a knock opens, for one address, for a while; the daemon has one capability; a
@@ -145,26 +154,26 @@ func TestByIptables(t *testing.T) {
 		})
 		g.wantDark("192.0.2.2", "192.0.2.1:22", "before the knock")
 		g.mustOpen("--source", "192.0.2.2", "--for", "10m")
-		session, err := lab.Dial(g.client, "192.0.2.2", "192.0.2.1:22", time.Second)
+		session, err := lab.Dial(g.client, "192.0.2.2", "192.0.2.1:22", lab.Patience)
 		if err != nil {
 			t.Fatalf("the granted address is not let in: %v", err)
 		}
 		defer session.Close()
 		g.wantDark("192.0.2.3", "192.0.2.1:22", "while it is open for another")
 
-		g.iptables("iptables", "-w", "5", "-t", "mangle", "-F")
-		g.iptables("ip6tables", "-w", "5", "-t", "mangle", "-F")
+		g.iptables("iptables", "-w", "60", "-t", "mangle", "-F")
+		g.iptables("ip6tables", "-w", "60", "-t", "mangle", "-F")
 		lab.Eventually(t, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
 		lab.Eventually(t, "the guard to be back over IPv6", func() bool { return !g.reaches("2001:db8::2", "[2001:db8::1]:22") })
 		g.wantOpen("192.0.2.2", "192.0.2.1:22", "after the flush")
-		if err := lab.Echoes(session, "still here", 2*time.Second); err != nil {
+		if err := lab.Echoes(session, "still here", lab.Patience); err != nil {
 			t.Errorf("the session did not outlive the flush: %v", err)
 		}
-		g.mustOpen("--source", "192.0.2.4", "--for", "4s")
 		helper := g.helper()
+		g.mustOpen("--source", "192.0.2.4", "--for", "2s")
 		g.server.stop(syscall.SIGKILL)
-		lab.Eventually(t, "the helper to end with the server", func() bool { return unix.Kill(helper, 0) == unix.ESRCH })
-		g.wantOpen("192.0.2.4", "192.0.2.1:22", "the server is dead and the grant lives")
+		lab.Eventually(t, "the helper to end with the server", func() bool { return hasEnded(helper) })
+		g.wantOpen("192.0.2.2", "192.0.2.1:22", "the server is dead and the grant lives")
 		lab.Eventually(t, "the grant to end with the server dead", func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
 		g.wantDark("192.0.2.3", "192.0.2.1:22", "the server is dead")
 
@@ -225,10 +234,11 @@ func TestIptablesMissing(t *testing.T) {
 	wantSaid(t, g.server.log(), "there is no program iptables", "install the package iptables")
 }
 
-// TestIptablesLockHeld: another tool holds the lock for seconds, and grants go on.
+// TestIptablesLockHeld: another tool holds the lock, and grants go on.
 func TestIptablesLockHeld(t *testing.T) {
 	g := newByIptables(t, legacyKind)
 	g.start()
+	wantSaid(t, g.server.log(), "with ipset") // the rules stay as they are
 	lock, err := os.OpenFile(g.lock, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -237,8 +247,6 @@ func TestIptablesLockHeld(t *testing.T) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	free := time.AfterFunc(3*time.Second, func() { lock.Close() })
-	defer free.Stop()
 	g.mustOpen("--source", "192.0.2.2", "--for", "10m")
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "while another tool holds the lock")
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "while another tool holds the lock")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"syscall"
 	"testing"
 	"time"
@@ -36,27 +37,28 @@ func TestOnExpiry(t *testing.T) {
 	g.serve(":22")
 	g.serve(":80")
 	g.start()
-	r := request()
-	r.For, r.Services = 3*time.Second, []spa.Service{{Name: "ssh"}, {Name: "web"}}
-	g.wantReceipt("192.0.2.2", g.seal(r, bob), bob, spa.Granted)
-	kept, err := lab.Dial(g.client, "192.0.2.2", "192.0.2.1:22", time.Second)
-	if err != nil {
-		t.Fatal(err)
+	grant := func(d time.Duration) {
+		r := request()
+		r.For, r.Services = d, []spa.Service{{Name: "ssh"}, {Name: "web"}}
+		g.wantReceipt("192.0.2.2", g.seal(r, bob), bob, spa.Granted)
 	}
-	defer kept.Close()
-	cut, err := lab.Dial(g.client, "192.0.2.2", "192.0.2.1:80", time.Second)
-	if err != nil {
-		t.Fatal(err)
+	var kept, cut net.Conn
+	whileGranted(t, grant, func(within time.Duration) (err error) {
+		if kept, err = g.session("192.0.2.2", "192.0.2.1:22", within); err != nil {
+			return err
+		}
+		if cut, err = g.session("192.0.2.2", "192.0.2.1:80", within); err != nil {
+			return err
+		}
+		return lab.Echoes(cut, "while it is granted", within)
+	})
+	for _, port := range []string{"22", "80"} {
+		lab.Eventually(t, "the grants to end", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:"+port) })
 	}
-	defer cut.Close()
-	if err := lab.Echoes(cut, "while it is granted", 2*time.Second); err != nil {
-		t.Fatal(err)
-	}
-	lab.Eventually(t, "the grants to end", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 	if err := lab.Echoes(cut, "after it", silence); err == nil {
 		t.Error(`the session of a service with on_expiry = "cut" outlived its grant`)
 	}
-	if err := lab.Echoes(kept, "after it", 2*time.Second); err != nil {
+	if err := lab.Echoes(kept, "after it", lab.Patience); err != nil {
 		t.Errorf("the session of the other did not: %v", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -74,9 +75,12 @@ func TestPrivileges(t *testing.T) {
 
 	dave := sender(g.enrol("dave", "ssh"))
 	lab.Eventually(t, "the new client to be known", func() bool { return strings.Contains(g.server.log(), "client=dave") })
-	g.wantReceipt("192.0.2.4", g.seal(request(), dave), dave, spa.Granted)
+	r := request()
+	r.For = 10 * time.Minute
+	g.wantReceipt("192.0.2.4", g.seal(r, dave), dave, spa.Granted)
 	g.must("spa-keygen", "revoke", "dave", "--config", g.dir)
-	lab.Eventually(t, "what dave had open to be shut", func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
+	lab.Eventually(t, "what dave had open to be shut", func() bool { return g.endedGrantOf("dave") })
+	g.wantDark("192.0.2.4", "192.0.2.1:22", "dave is revoked")
 	g.flushRuleset()
 	lab.Eventually(t, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after a flush, without privileges")
@@ -99,16 +103,24 @@ func wantStatus(t *testing.T, pid int, want map[string]string) {
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no threads of %d: %v", pid, err)
 	}
+	read := 0
 	for _, path := range paths {
 		data, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue // the thread has ended
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
+		read++
 		for line := range strings.Lines(string(data)) {
 			name, value, _ := strings.Cut(line, ":")
 			if want, ok := want[name]; ok && strings.TrimSpace(value) != want {
 				t.Errorf("%s: %s is %q, want %q", path, name, strings.TrimSpace(value), want)
 			}
 		}
+	}
+	if read == 0 {
+		t.Errorf("process %d has ended", pid)
 	}
 }

@@ -46,12 +46,6 @@ func (g *gateway) endsIn(file string, d time.Duration) time.Time {
 	return end
 }
 
-// await returns when a moment has come.
-func (g *gateway) await(moment time.Time) {
-	g.t.Helper()
-	lab.Eventually(g.t, "the moment to come", func() bool { return time.Now().After(moment) })
-}
-
 // keysAudited returns the ids of the keys that a client's packets had, in their order.
 func (g *gateway) keysAudited(client string) []string {
 	var ids []string

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"sallyport/spa/lab"
+)
+
+// whileGranted has something granted for a short while, and makes use of it while it lasts. Where the
+// machine was too slow for that, it is granted anew, for longer.
+func whileGranted(t *testing.T, grant func(d time.Duration), use func(within time.Duration) error) {
+	t.Helper()
+	for d := 2 * time.Second; ; d *= 2 {
+		begun := time.Now()
+		grant(d)
+		err := use(d)
+		if err == nil {
+			return
+		}
+		if time.Since(begun) < d || d > lab.Patience/2 {
+			t.Fatalf("granted for %v: %v", d, err)
+		}
+	}
+}
+
+// session connects, and keeps the connection until the test ends.
+func (g *gateway) session(from, to string, within time.Duration) (net.Conn, error) {
+	conn, err := lab.Dial(g.client, from, to, within)
+	if err == nil {
+		g.t.Cleanup(func() { conn.Close() })
+	}
+	return conn, err
+}
+
+// keepFresh makes packets that were sealed early good for as long as a test may take. It is for tests
+// of other things than the window.
+func (g *gateway) keepFresh() {
+	g.t.Helper()
+	g.set("", "window", `"5m"`)
+}
+
+// await returns when a moment has come.
+func (g *gateway) await(moment time.Time) {
+	g.t.Helper()
+	lab.Eventually(g.t, "the moment to come", func() bool { return time.Now().After(moment) })
+}
