@@ -7,9 +7,10 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
 )
 
 // pseudoTerminal returns a terminal and its other end.
@@ -106,7 +107,7 @@ func TestAskShowsNothing(t *testing.T) {
 func TestAskEnds(t *testing.T) {
 	terminal, other := pseudoTerminal(t)
 	out := prompted{new(strings.Builder), make(chan struct{})}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
 )
 
 // terminal is a pseudo-terminal and what a program has written to it.
@@ -61,12 +64,32 @@ func (t *terminal) watch(wait, keys string) {
 
 // terminalCommand is "terminal WAIT KEYS CODE PROGRAM ARGS...": it runs a program at a terminal, types
 // the keys (^C) each time that the text comes on the screen, and expects the exit status. What was
-// on the screen is in the file screen. The terminal has to be left as it was.
+// on the screen is in the file screen. The terminal has to be left as it was. Where TIMEOUT is among the
+// arguments it is a short time, and a longer one where the text does not come in that.
 func terminalCommand(ts *testscript.TestScript, neg bool, args []string) {
+	times := longer("700ms")
+	if !slices.Contains(args, "TIMEOUT") {
+		times = times[:1]
+	}
+	for i, timeout := range times {
+		screen, code := atTerminal(ts, args[0], args[1], filled(args[3:], timeout))
+		if i < len(times)-1 && !strings.Contains(screen, args[0]) {
+			continue
+		}
+		ts.Check(os.WriteFile(ts.MkAbs("screen"), []byte(screen), 0o600))
+		if strconv.Itoa(code) != args[2] {
+			ts.Fatalf("exit status %d, want %s; the screen shows %q", code, args[2], screen)
+		}
+		return
+	}
+}
+
+// atTerminal runs a command at a terminal of its own, and returns what was on the screen and its exit status.
+func atTerminal(ts *testscript.TestScript, wait, keys string, args []string) (screen string, code int) {
 	t, err := newTerminal()
 	ts.Check(err)
 	defer t.user.Close()
-	cmd := exec.Command(args[3], args[4:]...)
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+ts.Getenv("XDG_CONFIG_HOME"), "TERM=xterm", "NO_COLOR="+ts.Getenv("NO_COLOR"))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = t.program, t.program, t.program
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
@@ -76,20 +99,17 @@ func terminalCommand(ts *testscript.TestScript, neg bool, args []string) {
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		t.watch(args[0], strings.ReplaceAll(args[1], "^C", "\x03"))
+		t.watch(wait, strings.ReplaceAll(keys, "^C", "\x03"))
 	}()
-	kill := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+	kill := time.AfterFunc(2*lab.Patience, func() { cmd.Process.Kill() })
 	cmd.Wait()
 	kill.Stop()
 	after, err := unix.IoctlGetTermios(int(t.program.Fd()), unix.TCGETS)
 	ts.Check(err)
 	t.program.Close()
 	<-watched
-	ts.Check(os.WriteFile(ts.MkAbs("screen"), t.screen.Bytes(), 0o600))
-	if code := cmd.ProcessState.ExitCode(); strconv.Itoa(code) != args[2] {
-		ts.Fatalf("exit status %d, want %s; the screen shows %q", code, args[2], t.screen.String())
-	}
 	if *before != *after {
 		ts.Fatalf("the terminal was left in another state")
 	}
+	return t.screen.String(), cmd.ProcessState.ExitCode()
 }

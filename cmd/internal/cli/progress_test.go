@@ -1,0 +1,33 @@
+package cli
+
+import (
+	"bytes"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestProgress: an answer that comes at once is not announced; what takes longer is counted by seconds,
+// and taken away again.
+func TestProgress(t *testing.T) {
+	for after, want := range map[time.Duration]string{
+		progressAfter - 1:                   "",
+		progressAfter + 1:                   "\r\x1b[Kwaiting … 0s\r\x1b[K",
+		progressAfter + 2*progressEvery + 1: "\r\x1b[Kwaiting … 0s\r\x1b[Kwaiting … 1s\r\x1b[Kwaiting … 2s\r\x1b[K",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var screen bytes.Buffer
+			stop, stopped := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(stopped)
+				progress(&screen, "waiting", stop)
+			}()
+			<-time.After(after)
+			close(stop)
+			<-stopped
+			if screen.String() != want {
+				t.Errorf("after %v: got %q, want %q", after, screen.String(), want)
+			}
+		})
+	}
+}
