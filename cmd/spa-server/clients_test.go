@@ -148,7 +148,9 @@ func TestCloseByPort(t *testing.T) {
 	bob := sender(g.enrol("bob", "ssh,tcp/22"))
 	g.serve(":22")
 	g.start()
-	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
+	opening := request()
+	opening.For = 10 * time.Minute
+	g.wantReceipt("192.0.2.2", g.seal(opening, bob), bob, spa.Granted)
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "opened as ssh")
 	closing := request()
 	closing.Type = spa.TypeClose

@@ -2,7 +2,7 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -87,19 +87,22 @@ func TestStatus(t *testing.T) {
 	ahead := request()
 	ahead.Time = time.Now().Add(9 * time.Second)
 	g.wantReceipt("192.0.2.3", g.seal(ahead, alice), alice, spa.Granted)
-	if seen := g.seen("alice"); seen.Ahead < 8 || seen.Ahead > 9 || seen.From.String() != "192.0.2.3" || seen.Stale != nil {
-		t.Errorf("alice, 9 s ahead: %+v", seen)
+	alices := g.seen("alice")
+	if !stamped(alices.Ahead, ahead, alices.Last) || alices.Last.Before(last.Since) || alices.From.String() != "192.0.2.3" || alices.Stale != nil {
+		t.Errorf("alice, 9 s ahead: %+v", alices)
 	}
 	behind := request()
 	behind.Time = time.Now().Add(-43 * time.Second)
 	g.send("192.0.2.4", g.seal(behind, bob))
 	lab.Eventually(t, "bob's clock to be known", func() bool { return g.seen("bob").Stale != nil })
-	if stale := g.seen("bob").Stale; stale.Packets != 1 || stale.Ahead > -43 || stale.Ahead < -45 || stale.From.String() != "192.0.2.4" {
+	stale := g.seen("bob").Stale
+	if stale.Packets != 1 || !stamped(stale.Ahead, behind, stale.Last) || stale.Last.Before(alices.Last) || stale.From.String() != "192.0.2.4" {
 		t.Errorf("bob, 43 s behind: %+v", stale)
 	}
-	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "bob: 43 s behind", "alice: clock 9.0 s ahead", "udp/62201 on all interfaces, now vs", "the last at")
-	g.wantReceipt("192.0.2.4", g.seal(request(), bob), bob, spa.Granted)
-	if seen := g.seen("bob"); seen.Stale != nil || seen.Ahead > 1 || seen.Ahead < -1 {
+	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "bob: "+offset(stale.Ahead), "alice: clock "+offset(alices.Ahead), "udp/62201 on all interfaces, now vs", "the last at")
+	right := request()
+	g.wantReceipt("192.0.2.4", g.seal(right, bob), bob, spa.Granted)
+	if seen := g.seen("bob"); seen.Stale != nil || !stamped(seen.Ahead, right, seen.Last) {
 		t.Errorf("bob, his clock put right: %+v", seen)
 	}
 
@@ -108,17 +111,23 @@ func TestStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.start()
-	if floor := g.status().Floor; floor == nil || floor.Until.Before(time.Now()) || !strings.Contains(floor.Reason, "no journal") {
+	if floor := g.status().Floor; floor == nil || !strings.Contains(floor.Reason, "no journal") {
 		t.Errorf("after the journal was lost: floor %+v", floor)
 	}
+}
+
+// stamped reports whether a clock is said to be ahead by as much as a request was stamped later than it came.
+func stamped(ahead float64, r spa.Request, came time.Time) bool {
+	return math.Abs(ahead-r.Time.Sub(came).Seconds()) < 1e-6
 }
 
 // TestStatusOfTrial: a guard on trial is said to be, until somebody got in.
 func TestStatusOfTrial(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
-	g.start("--confirm", "1m")
-	if f := g.status().Firewall; f.Missing || time.Until(f.Trial) > time.Minute || time.Until(f.Trial) < 30*time.Second {
+	before := time.Now()
+	g.start("--confirm", "10m")
+	if f := g.status().Firewall; f.Missing || f.Trial.Before(before.Add(10*time.Minute)) || f.Trial.After(time.Now().Add(10*time.Minute)) {
 		t.Errorf("on trial: %+v", f)
 	}
 	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "on trial: it goes at")
@@ -137,33 +146,43 @@ func TestCounters(t *testing.T) {
 	alice := sender(g.profile())
 	first := g.seal(request(), alice)
 	g.wantReceipt("192.0.2.2", first, alice, spa.Granted)
-	stated, old := request(), request()
-	stated.Source, old.Time = lab2, time.Now().Add(-time.Minute)
-	other := request()
-	other.Services = []spa.Service{{Name: "web"}}
 	unknown := alice
 	unknown.ID++
+	stated := func(r *spa.Request) { r.Source = lab2 }
+	old := func(r *spa.Request) { r.Time = r.Time.Add(-time.Minute) }
+	other := func(r *spa.Request) { r.Services = []spa.Service{{Name: "web"}} }
+	sealed := func(s spa.Sender, changes ...func(*spa.Request)) func() []byte {
+		return func() []byte { // when its turn has come
+			r := request()
+			for _, change := range changes {
+				change(&r)
+			}
+			return g.seal(r, s)
+		}
+	}
 	for _, test := range []struct {
 		name, from string
-		packet     []byte
+		packet     func() []byte
 		counter    string // the beginning of its name
 	}{
-		{"gate", "192.0.2.2", make([]byte, 200), "unopened: spa: wrong gate tag"},
-		{"client", "192.0.2.2", g.seal(request(), unknown), "unopened: spa: unknown client"},
-		{"mac", "192.0.2.2", flip(g.seal(request(), alice), 60), "unopened: spa: wrong mac"},
-		{"revoked", "192.0.2.2", g.seal(request(), carol), "unopened: spa: revoked"},
-		{"stale", "192.0.2.2", g.seal(old, alice), "unopened: spa: stale packet"},
-		{"stated", "192.0.2.3", g.seal(stated, alice), "elsewhere: policy: the stated source"},
-		{"copy", "192.0.2.2", first, "unspent: replay: nonce already spent"},
-		{"denied", "192.0.2.2", g.seal(other, alice), "denied"},
-		{"granted", "192.0.2.2", g.seal(request(), alice), "granted"},
+		{"copy", "192.0.2.2", func() []byte { return first }, "unspent: replay: nonce already spent"},
+		{"gate", "192.0.2.2", func() []byte { return make([]byte, 200) }, "unopened: spa: wrong gate tag"},
+		{"client", "192.0.2.2", sealed(unknown), "unopened: spa: unknown client"},
+		{"mac", "192.0.2.2", func() []byte { return flip(g.seal(request(), alice), 60) }, "unopened: spa: wrong mac"},
+		{"revoked", "192.0.2.2", sealed(carol), "unopened: spa: revoked"},
+		{"stale", "192.0.2.2", sealed(alice, old), "unopened: spa: stale packet"},
+		{"stated", "192.0.2.3", sealed(alice, stated), "elsewhere: policy: the stated source"},
+		{"denied", "192.0.2.2", sealed(alice, other), "denied"},
+		{"granted", "192.0.2.2", sealed(alice), "granted"},
 	} {
 		before := g.status().Decided
-		g.send(test.from, test.packet)
+		g.send(test.from, test.packet())
+		var got []string
 		lab.Eventually(t, "a counter to move for "+test.name, func() bool {
-			return !slices.Equal(moved(before, g.status().Decided), nil)
+			got = moved(before, g.status().Decided)
+			return len(got) > 0
 		})
-		if got := moved(before, g.status().Decided); len(got) != 1 || !strings.HasPrefix(got[0], test.counter) {
+		if len(got) != 1 || !strings.HasPrefix(got[0], test.counter) {
 			t.Errorf("%s: moved %q, want one that begins with %q", test.name, got, test.counter)
 		}
 	}
@@ -178,64 +197,6 @@ func moved(before, after map[string]uint64) []string {
 		}
 	}
 	return names
-}
-
-// TestThousandGrants: they are listed with their owners, after kill -9 and a restart too, and end on
-// time with the server dead.
-func TestThousandGrants(t *testing.T) {
-	g := newGateway(t)
-	g.rewrite("server.toml", "grants = 64", "grants = 2000")
-	g.rewrite("server.toml", `ports = \["tcp/80"\]`, `ports = ["tcp/10000-10127"]`)
-	g.rewrite("clients/alice.toml", `allow = .*`, `allow = ["tcp/10000-10127"]`)
-	owners := []spa.Sender{sender(g.profile()), sender(g.enrol("bob", "tcp/10000-10127"))}
-	g.start()
-	const last = 15 * time.Second
-	for i := 2; i <= 9; i++ {
-		from := fmt.Sprintf("192.0.2.%d", i)
-		for port := uint16(10000); port < 10128; port += 8 {
-			r := request()
-			r.For, r.Services = last, nil
-			for n := range uint16(8) {
-				r.Services = append(r.Services, spa.Service{Proto: spa.TCP, Port: port + n})
-			}
-			g.wantReceipt(from, g.seal(r, owners[i%2]), owners[i%2], spa.Granted)
-		}
-	}
-	want := g.grants()
-	if len(want) != 1024 || g.status().Grants != 1024 {
-		t.Fatalf("%d grants listed, %d counted, want 1024", len(want), g.status().Grants)
-	}
-	owned := map[string]int{}
-	for _, grant := range want {
-		owned[grant.Client+" "+grant.Source.String()]++
-		if len(grant.Ports) != 1 || grant.Ports[0] != grant.Service || time.Until(grant.Until) > last {
-			t.Fatalf("got %+v", grant)
-		}
-	}
-	if len(owned) != 8 || owned["alice 192.0.2.2"] != 128 || owned["bob 192.0.2.3"] != 128 {
-		t.Errorf("owners: %v", owned)
-	}
-	g.server.stop(syscall.SIGKILL)
-	g.start()
-	if got := g.grants(); !slices.EqualFunc(got, want, sameGrant) {
-		t.Errorf("after kill -9 and a restart: %d grants, want the same %d", len(got), len(want))
-	}
-	g.server.stop(syscall.SIGKILL)
-	ends := time.Now()
-	for _, grant := range want {
-		if grant.Until.After(ends) {
-			ends = grant.Until
-		}
-	}
-	lab.Eventually(t, "the kernel to end all grants", func() bool { return g.elements("grants4") == 0 })
-	if early := time.Until(ends); early > time.Second {
-		t.Errorf("all have ended %v early", early)
-	}
-}
-
-// sameGrant allows the end a difference that the ledger's clocks make.
-func sameGrant(a, b control.Grant) bool {
-	return a.Client == b.Client && a.Service == b.Service && a.Source == b.Source && slices.Equal(a.Ports, b.Ports) && a.Until.Sub(b.Until).Abs() < time.Second
 }
 
 // TestNobodyToAsk: who asks where no server runs is told so, and what to do.
@@ -399,7 +360,7 @@ func TestSilentClients(t *testing.T) {
 			t.Fatal(err)
 		}
 		conn.Write([]byte(bad))
-		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(lab.Patience))
 		buf := make([]byte, 4<<10)
 		n, _ := conn.Read(buf)
 		if !strings.Contains(string(buf[:n]), `"error"`) {
@@ -407,7 +368,7 @@ func TestSilentClients(t *testing.T) {
 		}
 		conn.Close()
 	}
-	silent[0].SetReadDeadline(time.Now().Add(20 * time.Second))
+	silent[0].SetReadDeadline(time.Now().Add(lab.Patience))
 	buf := make([]byte, 1)
 	for {
 		if _, err := silent[0].Read(buf); err != nil {

@@ -57,18 +57,18 @@ func (g *gateway) pushed(from string) net.Conn {
 }
 
 // outlived has alice begin such a session, and returns it when the grant that she began it by is over.
-func (g *gateway) outlived() (session net.Conn) {
-	g.t.Helper()
-	briefly(g.t, "the granted address is let in", func(life time.Duration) bool {
-		g.mustOpen("--source", "192.0.2.2", "--for", life.String())
-		conn, err := lab.Dial(g.client, "192.0.2.2", "192.0.2.1:22", life)
-		session = conn
-		return err == nil
-	})
-	g.t.Cleanup(func() { session.Close() })
-	lab.Eventually(g.t, "the grant to end", func() bool { return len(g.grants()) == 0 })
+func (g *gateway) outlived(t *testing.T) (session net.Conn) {
+	t.Helper()
+	whileGranted(t,
+		func(d time.Duration) { g.mustOpen("--source", "192.0.2.2", "--for", d.String()) },
+		func(within time.Duration) (err error) {
+			session, err = lab.Dial(g.client, "192.0.2.2", "192.0.2.1:22", within)
+			return err
+		})
+	t.Cleanup(func() { session.Close() })
+	lab.Eventually(t, "the grant to end", func() bool { return len(g.grants()) == 0 })
 	if !hears(session, lab.Patience) {
-		g.t.Fatal("the session did not outlive its grant")
+		t.Fatal("the session did not outlive its grant")
 	}
 	return session
 }
@@ -119,7 +119,7 @@ func TestRevokeCut(t *testing.T) {
 		g := newGateway(t)
 		g.pusher(":22")
 		g.start()
-		session := g.outlived()
+		session := g.outlived(t)
 		wantSaid(t, g.fails(0, "revoke", "alice", "--cut", "--config", g.dir), "sessions cut: 1")
 		wantGone(t, session, "the session")
 		wantSaid(t, g.fails(1, "revoke", "alice", "--cut", "--config", g.dir), "nothing is open for alice")
@@ -128,7 +128,7 @@ func TestRevokeCut(t *testing.T) {
 		g := newGateway(t)
 		g.pusher(":22")
 		g.start()
-		session := g.outlived()
+		session := g.outlived(t)
 		g.server.stop(syscall.SIGKILL) // and nobody remembers whose it was
 		g.start()
 		if !hears(session, lab.Patience) {

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"net/netip"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -87,22 +86,6 @@ func sockaddr(ap netip.AddrPort) unix.Sockaddr {
 		return &unix.SockaddrInet6{Addr: ap.Addr().As16(), Port: int(ap.Port())}
 	}
 	return &unix.SockaddrInet4{Addr: ap.Addr().As4(), Port: int(ap.Port())}
-}
-
-// briefly tries what has to be seen while something lives that ends by itself. One life is enough, but
-// where the machine is busy: what is over before it was seen is tried again with a longer one.
-func briefly(t testing.TB, what string, seen func(life time.Duration) bool) {
-	t.Helper()
-	for _, life := range []time.Duration{3 * time.Second, 12 * time.Second, 48 * time.Second} {
-		begun := time.Now()
-		if seen(life) {
-			return
-		}
-		if took := time.Since(begun); took < life {
-			t.Fatalf("not seen, in %v of the %v that it was to live: %s", took, life, what)
-		}
-	}
-	t.Fatalf("not seen, however long it was to live: %s", what)
 }
 
 func (g *gateway) wantDark(from, to, when string) {
