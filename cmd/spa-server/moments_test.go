@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/spa"
 	"sallyport/spa/lab"
 )
 
@@ -39,6 +40,13 @@ func (g *gateway) session(from, to string, within time.Duration) (net.Conn, erro
 func (g *gateway) keepFresh() {
 	g.t.Helper()
 	g.set("", "window", `"5m"`)
+}
+
+// long is a request to open ssh for longer than a test may take.
+func long() spa.Request {
+	r := request()
+	r.For = 10 * time.Minute
+	return r
 }
 
 // await returns when a moment has come.

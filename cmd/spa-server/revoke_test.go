@@ -14,6 +14,7 @@ import (
 // stays good.
 func TestRevokeClient(t *testing.T) {
 	g := newGateway(t)
+	g.keepFresh()
 	bob := sender(g.enrol("bob", "ssh"))
 	g.serve(":22")
 	g.start()
@@ -24,8 +25,8 @@ func TestRevokeClient(t *testing.T) {
 	heldBack := request()
 	heldBack.Time = r.Time
 	g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
-	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
-	g.wantReceipt("192.0.2.3", g.seal(request(), bob), bob, spa.Granted)
+	g.wantReceipt("192.0.2.2", g.seal(long(), bob), bob, spa.Granted)
+	g.wantReceipt("192.0.2.3", g.seal(long(), bob), bob, spa.Granted)
 
 	out := g.fails(0, "revoke", "alice", "--config", g.dir)
 	wantSaid(t, out, "ended: alice ssh (tcp/22) for 192.0.2.2", "note: the key of alice is still good", "spa-keygen revoke alice")
@@ -45,6 +46,7 @@ func TestRevokeClient(t *testing.T) {
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "after bob's revocation")
 	wantSaid(t, g.fails(1, "revoke", "bob", "--config", g.dir), "error: nothing is open for bob", "--cut")
 	wantSaid(t, g.fails(1, "revoke", "nobody", "--config", g.dir), `error: there is no client "nobody"`, "spa-keygen list")
+	g.server.stop(syscall.SIGTERM) // and all that it said is there
 	if s := g.server.log(); strings.Count(s, "revoked by command") != 2 {
 		t.Errorf("the log does not name two revocations:\n%s", s)
 	}
@@ -54,6 +56,7 @@ func TestRevokeClient(t *testing.T) {
 // also after kill -9.
 func TestRevokeUnheld(t *testing.T) {
 	g := newGateway(t)
+	g.keepFresh()
 	g.serve(":22")
 	g.start()
 	alice := sender(g.profile())
@@ -69,6 +72,7 @@ func TestRevokeUnheld(t *testing.T) {
 // them, also when the range is given back.
 func TestNarrowedRange(t *testing.T) {
 	g := newGateway(t)
+	g.keepFresh()
 	g.rewrite("server.toml", `ports = \["tcp/80"\]`, `ports = ["tcp/10000-10010"]`)
 	bob := sender(g.enrol("bob", "tcp/10000-10010"))
 	g.start()
@@ -89,14 +93,15 @@ func TestNarrowedRange(t *testing.T) {
 // TestRevokeAddress: what is open for an address ends, whosever it is.
 func TestRevokeAddress(t *testing.T) {
 	g := newGateway(t)
+	g.keepFresh()
 	bob := sender(g.enrol("bob", "ssh"))
 	g.serve(":22")
 	g.start()
 	alice := sender(g.profile())
 	heldBack := g.seal(request(), bob)
-	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
-	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.Granted)
-	g.wantReceipt("192.0.2.3", g.seal(request(), bob), bob, spa.Granted)
+	g.wantReceipt("192.0.2.2", g.seal(long(), alice), alice, spa.Granted)
+	g.wantReceipt("192.0.2.2", g.seal(long(), bob), bob, spa.Granted)
+	g.wantReceipt("192.0.2.3", g.seal(long(), bob), bob, spa.Granted)
 	w := g.watch()
 	revoked := objects[control.Revoked](t, g.must("spa-server", "revoke", "192.0.2.2", "--json", "--config", g.dir))
 	if len(revoked) != 1 || len(revoked[0].Ended) != 2 || revoked[0].Ended[0].Client != "alice" || revoked[0].Ended[1].Client != "bob" {

@@ -80,7 +80,9 @@ func TestRotate(t *testing.T) {
 	}
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the grant of the old key lives on")
 
-	g.await(g.endsIn("clients/alice.toml", 2*time.Second))
+	end := g.endsIn("clients/alice.toml", time.Second)
+	g.takeOver() // unless the server has noticed it by itself
+	g.await(end)
 	g.wantSilence(old, "the old key after its end")
 	g.wantReceipt("192.0.2.2", g.seal(request(), current), current, spa.Granted)
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the grant of the old key outlives it")
@@ -138,6 +140,7 @@ func TestRotateAtOnce(t *testing.T) {
 // with the key that it began with, and closing counts for both keys.
 func TestReplayAcrossRotation(t *testing.T) {
 	g := newGateway(t)
+	g.keepFresh()
 	g.serve(":22")
 	g.start()
 	old := sender(g.profile())
@@ -186,7 +189,7 @@ func TestRotateWhileDown(t *testing.T) {
 	g.wantReceipt("192.0.2.2", g.seal(request(), current), current, spa.Granted)
 	g.wantReceipt("192.0.2.2", g.seal(request(), old), old, spa.Granted)
 	g.must("spa-keygen", "revoke", "alice", "--config", g.dir)
-	lab.Eventually(t, "the revocation to be taken", func() bool { return strings.Contains(g.server.log(), "client revoked") })
+	lab.Eventually(t, "the revocation to be taken", func() bool { return g.endedGrantOf("alice") })
 	g.wantSilence(current, "the new key of a revoked client")
 	g.wantSilence(old, "the old key of a revoked client")
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "revoked")
@@ -262,7 +265,7 @@ func TestRotateGate(t *testing.T) {
 	mixed.Gate = current.Gate
 	g.wantReceipt("192.0.2.2", g.seal(request(), mixed), mixed, spa.Granted)
 
-	end := g.endsIn("gate.key", 5*time.Second)
+	end := g.endsIn("gate.key", 2*time.Second)
 	g.server.stop(syscall.SIGTERM)
 	g.start()
 	g.await(end)
@@ -287,7 +290,7 @@ func TestRotatedToken(t *testing.T) {
 		t.Fatalf("spa-client import: %v\n%s", err, out)
 	}
 	g.mustOpen("--source", "192.0.2.2")
-	ids := g.keysAudited("alice")
+	ids := slices.Compact(g.keysAudited("alice")) // a request that is not answered soon is repeated
 	if want := g.profile().ID.String(); len(ids) != 2 || ids[1] != want || ids[0] == want {
 		t.Errorf("the audit log has the keys %v, want a second that is %v", ids, want)
 	}
