@@ -1,0 +1,209 @@
+package capture
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+	"github.com/google/gopacket/pcapgo"
+)
+
+// maxRecord is the longest record of a capture file that is read: tcpdump's own limit.
+const maxRecord = 262144
+
+// A File is a capture file, as tcpdump and Wireshark write them: pcap, also packed by gzip, or
+// pcapng. It has the candidates among the packets of a time that is over.
+//
+// What only the host itself could tell is not looked at: whether a packet was addressed to it, and
+// by which interface it came. Every datagram to a knock port counts, to whatever address.
+type File struct {
+	ports    []uint16
+	min, max int
+	records  records
+	decoder  *decoder
+	read     int
+	counts   [verdicts]uint64
+}
+
+// records are the packets of a file, as a link carried them. At the end the error is io.EOF.
+type records interface {
+	next() ([]byte, gopacket.CaptureInfo, layers.LinkType, error)
+}
+
+// OpenFile starts to read a capture file. Of the Config its Interfaces are not used.
+func OpenFile(r io.Reader, c Config) (*File, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	in, err := openRecords(bufio.NewReader(r))
+	if err != nil {
+		return nil, fmt.Errorf("capture: neither a pcap nor a pcapng file: %w", err)
+	}
+	return &File{ports: slices.Clone(c.Ports), min: c.MinLen, max: c.MaxLen, records: in, decoder: newDecoder()}, nil
+}
+
+// Read returns the next candidate, and when it was captured. At the end of the file the error is
+// io.EOF; any other names the record that cannot be read, and nothing can be read after it.
+func (f *File) Read() (Packet, time.Time, error) {
+	for {
+		b, info, link, err := f.records.next()
+		if errors.Is(err, io.EOF) {
+			return Packet{}, time.Time{}, io.EOF
+		}
+		f.read++
+		var ip []byte
+		if err == nil {
+			ip, err = network(b, link)
+		}
+		if err != nil {
+			return Packet{}, time.Time{}, fmt.Errorf("capture: record %d: %w", f.read, err)
+		}
+		p, v := f.judge(ip)
+		f.counts[v]++
+		if v == passed {
+			return p, info.Timestamp, nil
+		}
+	}
+}
+
+// Stats tells what was seen so far. Received is the number of all records read, whatever they are.
+func (f *File) Stats() Stats {
+	return Stats{
+		Received:  uint64(f.read),
+		Passed:    f.counts[passed],
+		BadSource: f.counts[badSource],
+		Fragment:  f.counts[fragment],
+		Options:   f.counts[options],
+		Extension: f.counts[extension],
+		Malformed: f.counts[malformed],
+	}
+}
+
+// judge says what a record is, by the checks that the kernel's filter and a Sniffer make.
+func (f *File) judge(ip []byte) (Packet, verdict) {
+	var p Packet
+	var v verdict
+	switch version(ip) {
+	case 4:
+		p, v = f.decoder.decode4(ip)
+	case 6:
+		p, v = f.decoder.decode6(ip)
+	default: // ARP and the like
+		return Packet{}, notForUs
+	}
+	switch {
+	case v != passed:
+		return Packet{}, v
+	case !slices.Contains(f.ports, p.To.Port()) || len(p.Data) < f.min || len(p.Data) > f.max:
+		return Packet{}, notForUs
+	case impossible(p.From.Addr()):
+		return Packet{}, badSource
+	}
+	return p, passed
+}
+
+func version(ip []byte) byte {
+	if len(ip) == 0 {
+		return 0
+	}
+	return ip[0] >> 4
+}
+
+// Types of link that the library has no name for (www.tcpdump.org/linktypes.html).
+const (
+	linkRaw4BSD   layers.LinkType = 12
+	linkLinuxSLL2 layers.LinkType = 276 & 0xff // what tcpdump -i any writes; the library keeps a byte of it, and no link has the number 20
+)
+
+// network returns what a link carried from its IP header on; nil where it carried no IP.
+func network(b []byte, link layers.LinkType) ([]byte, error) {
+	switch link {
+	case layers.LinkTypeEthernet:
+		return carried(b, 12, 14), nil
+	case layers.LinkTypeLinuxSLL:
+		return carried(b, 14, 16), nil
+	case linkLinuxSLL2:
+		return carried(b, 0, 20), nil
+	case layers.LinkTypeRaw, linkRaw4BSD, layers.LinkTypeIPv4, layers.LinkTypeIPv6:
+		return b, nil
+	case layers.LinkTypeNull, layers.LinkTypeLoop:
+		return b[min(4, len(b)):], nil
+	}
+	return nil, fmt.Errorf("link type %d is none of those read here (Ethernet, tcpdump's -i any, raw IP, loopback): capture on the gateway itself", link)
+}
+
+// carried returns what stands behind a link header, and behind VLAN tags, where that is IP. The
+// header ends at from, and at kind it says what it carries.
+func carried(b []byte, kind, from int) []byte {
+	for tags := 0; tags <= 2 && len(b) >= from; tags++ {
+		switch layers.EthernetType(binary.BigEndian.Uint16(b[kind:])) {
+		case layers.EthernetTypeIPv4, layers.EthernetTypeIPv6:
+			return b[from:]
+		case layers.EthernetTypeDot1Q, layers.EthernetTypeQinQ:
+			kind, from = from+2, from+4
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+// ngMagic begins a pcapng file, in either byte order.
+var ngMagic = []byte{0x0a, 0x0d, 0x0d, 0x0a}
+
+func openRecords(r *bufio.Reader) (records, error) {
+	magic, err := r.Peek(len(ngMagic))
+	if err != nil {
+		return nil, err
+	}
+	if bytes.Equal(magic, ngMagic) {
+		ng, err := pcapgo.NewNgReader(r, pcapgo.NgReaderOptions{WantMixedLinkType: true})
+		if err != nil {
+			return nil, err
+		}
+		return ngRecords{ng}, nil
+	}
+	plain, err := pcapgo.NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	plain.SetSnaplen(maxRecord)
+	return plainRecords{plain}, nil
+}
+
+type plainRecords struct{ *pcapgo.Reader }
+
+func (r plainRecords) next() ([]byte, gopacket.CaptureInfo, layers.LinkType, error) {
+	b, info, err := r.ReadPacketData()
+	return b, info, r.LinkType(), inside(b, err)
+}
+
+type ngRecords struct{ *pcapgo.NgReader }
+
+func (r ngRecords) next() ([]byte, gopacket.CaptureInfo, layers.LinkType, error) {
+	b, info, err := r.ReadPacketData()
+	if err != nil {
+		return nil, info, 0, inside(b, err)
+	}
+	if info.Timestamp.IsZero() {
+		return nil, info, 0, errors.New("it has no time (a simple packet block)")
+	}
+	from, err := r.Interface(info.InterfaceIndex)
+	return b, info, from.LinkType, err
+}
+
+// inside makes the end of a file that comes after a record's header an error: the readers call
+// both the end.
+func inside(b []byte, err error) error {
+	if b != nil && errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,219 @@
+package capture
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+	"github.com/google/gopacket/pcapgo"
+)
+
+var (
+	captured   = time.Date(2026, 3, 1, 12, 0, 0, 5000, time.UTC)
+	fileConfig = Config{Ports: []uint16{62201}, MinLen: 1, MaxLen: 256}
+)
+
+// The headers of links, but for what they carry.
+const (
+	macs    = "020000000001020000000002"
+	sllHead = "0000000100060200000000010000"
+	sll2    = "000000000002000100060200000000010000" // behind the protocol
+)
+
+func pcap(t testing.TB, link uint32, frames ...string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := pcapgo.NewWriterNanos(&b)
+	if err := w.WriteFileHeader(65536, layers.LinkTypeEthernet); err != nil {
+		t.Fatal(err)
+	}
+	binary.LittleEndian.PutUint32(b.Bytes()[20:], link) // the library's own type has too few bits
+	for i, frame := range frames {
+		data := fromHex(t, frame)
+		info := gopacket.CaptureInfo{Timestamp: captured.Add(time.Duration(i) * time.Hour), CaptureLength: len(data), Length: len(data)}
+		if err := w.WritePacket(info, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.Bytes()
+}
+
+func pcapng(t testing.TB, frames ...string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := pcapgo.NewNgWriterInterface(&b, pcapgo.NgInterface{LinkType: layers.LinkTypeEthernet, TimestampResolution: 9}, pcapgo.DefaultNgWriterOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := w.AddInterface(pcapgo.NgInterface{LinkType: layers.LinkTypeRaw, TimestampResolution: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, frame := range frames {
+		data := fromHex(t, frame)
+		info := gopacket.CaptureInfo{Timestamp: captured, CaptureLength: len(data), Length: len(data), InterfaceIndex: i % 2 * raw}
+		if err := w.WritePacket(info, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func zipped(t testing.TB, b []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// readFile reads a capture file to its end, or to what cannot be read.
+func readFile(t testing.TB, b []byte) ([]Packet, Stats, error) {
+	t.Helper()
+	f, err := OpenFile(bytes.NewReader(b), fileConfig)
+	if err != nil {
+		return nil, Stats{}, err
+	}
+	var got []Packet
+	for {
+		p, at, err := f.Read()
+		if errors.Is(err, io.EOF) {
+			return got, f.Stats(), nil
+		}
+		if err != nil {
+			return got, f.Stats(), err
+		}
+		if at.Before(captured) || at.After(captured.Add(5*time.Hour)) {
+			t.Errorf("captured at %v, want %v", at, captured)
+		}
+		p.Data = bytes.Clone(p.Data)
+		got = append(got, p)
+	}
+}
+
+// TestFile: every kind of file and link that a gateway's tcpdump writes.
+func TestFile(t *testing.T) {
+	want := []string{"10.0.0.2:40000", "[2001:db8::2]:40000"}
+	for name, file := range map[string][]byte{
+		"Ethernet":    pcap(t, 1, macs+"0800"+whole4, macs+"86dd"+whole6),
+		"padded":      pcap(t, 1, macs+"0800"+whole4+"000000000000", macs+"86dd"+whole6+"0000"),
+		"VLAN":        pcap(t, 1, macs+"81000064"+"0800"+whole4, macs+"81000064"+"86dd"+whole6),
+		"two VLANs":   pcap(t, 1, macs+"88a80064"+"81000065"+"0800"+whole4, macs+"81000064"+"81000065"+"86dd"+whole6),
+		"any":         pcap(t, 113, sllHead+"0800"+whole4, sllHead+"86dd"+whole6),
+		"any, VLAN":   pcap(t, 113, sllHead+"81000064"+"0800"+whole4, sllHead+"81000064"+"86dd"+whole6),
+		"any, newer":  pcap(t, 276, "0800"+sll2+whole4, "86dd"+sll2+whole6),
+		"raw":         pcap(t, 101, whole4, whole6),
+		"raw of BSD":  pcap(t, 12, whole4, whole6),
+		"loopback":    pcap(t, 0, "02000000"+whole4, "1e000000"+whole6),
+		"by gzip":     zipped(t, pcap(t, 1, macs+"0800"+whole4, macs+"86dd"+whole6)),
+		"pcapng":      pcapng(t, macs+"0800"+whole4, whole6),
+		"among other": pcap(t, 1, macs+"0806"+"0001", "ffff", macs+"0800"+whole4, macs+"81000064", macs+"86dd"+whole6, macs+"88a80064"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, stats, err := readFile(t, file)
+			if err != nil || len(got) != 2 || stats.Passed != 2 {
+				t.Fatalf("got %d packets, %+v, %v; want 2", len(got), stats, err)
+			}
+			for i, p := range got {
+				if p.From != netip.MustParseAddrPort(want[i]) || p.To.Port() != 62201 || string(p.Data) != "knock!" {
+					t.Errorf("got %v to %v: %q", p.From, p.To, p.Data)
+				}
+			}
+		})
+	}
+}
+
+// TestFileWithoutKnocks: what a Sniffer would not pass on, a file does not either, and counts it.
+func TestFileWithoutKnocks(t *testing.T) {
+	changed := func(whole string, at int, to string) string { return whole[:2*at] + to + whole[2*at+len(to):] }
+	for name, test := range map[string]struct {
+		packet string
+		count  func(Stats) uint64
+	}{
+		"another port": {changed(whole4, 22, "f2fa"), nil},
+		"TCP":          {changed(whole4, 9, "06"), func(s Stats) uint64 { return s.Malformed }},
+		"cut short":    {whole4[:len(whole4)-2], func(s Stats) uint64 { return s.Malformed }},
+		"fragment":     {changed(whole4, 6, "2000"), func(s Stats) uint64 { return s.Fragment }},
+		"options":      {changed(whole4, 0, "46"), func(s Stats) uint64 { return s.Options }},
+		"extension":    {changed(whole6, 6, "00"), func(s Stats) uint64 { return s.Extension }},
+		"loopback":     {changed(whole4, 12, "7f000001"), func(s Stats) uint64 { return s.BadSource }},
+		"no IP":        {"50", nil},
+		"nothing":      {"", nil},
+	} {
+		got, stats, err := readFile(t, pcap(t, 101, test.packet))
+		if err != nil || len(got) != 0 || stats.Received != 1 || stats.Passed != 0 {
+			t.Errorf("%s: got %d packets, %+v, %v", name, len(got), stats, err)
+		}
+		if test.count != nil && test.count(stats) != 1 {
+			t.Errorf("%s: got %+v, want it counted as what it is", name, stats)
+		}
+	}
+	long := Config{Ports: []uint16{62201}, MinLen: 7, MaxLen: 256}
+	if f, err := OpenFile(bytes.NewReader(pcap(t, 101, whole4)), long); err != nil {
+		t.Error(err)
+	} else if _, _, err := f.Read(); !errors.Is(err, io.EOF) {
+		t.Errorf("too short for a knock: got %v", err)
+	}
+}
+
+// TestFileThatIsNone: what cannot be read is said, and where.
+func TestFileThatIsNone(t *testing.T) {
+	good, ng := pcap(t, 1, macs+"0800"+whole4), pcapng(t, macs+"0800"+whole4)
+	for name, test := range map[string]struct {
+		file  []byte
+		after int // packets
+		want  string
+	}{
+		"empty":                {nil, 0, "neither a pcap nor a pcapng file"},
+		"a text":               {[]byte("tcpdump: listening on any"), 0, "neither a pcap nor a pcapng file"},
+		"cut in a header":      {good[:30], 0, "record 1: unexpected EOF"},
+		"cut after a header":   {good[:40], 0, "record 1: unexpected EOF"},
+		"cut in a record":      {good[:len(good)-1], 0, "record 1: unexpected EOF"},
+		"cut in the second":    {append(bytes.Clone(good), good[24:50]...), 1, "record 2: unexpected EOF"},
+		"pcapng, cut":          {ng[:len(ng)-20], 0, "record 1: unexpected EOF"},
+		"a link of Bluetooth":  {pcap(t, 201, whole4), 0, "record 1: link type 201"},
+		"a record of gigabyte": {append(bytes.Clone(good[:24]), fromHex(t, "00000000000000000000004000000040")...), 0, "record 1: "},
+	} {
+		got, _, err := readFile(t, test.file)
+		if err == nil || !strings.Contains(err.Error(), test.want) || len(got) != test.after {
+			t.Errorf("%s: got %d packets and %v, want %q", name, len(got), err, test.want)
+		}
+	}
+}
+
+func FuzzFile(f *testing.F) {
+	f.Add(pcap(f, 1, macs+"0800"+whole4, macs+"86dd"+whole6))
+	f.Add(pcap(f, 276, "0800"+sll2+whole4))
+	f.Add(pcapng(f, macs+"0800"+whole4, whole6))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		file, err := OpenFile(bytes.NewReader(b), fileConfig)
+		if err != nil {
+			return
+		}
+		for n := 0; ; n++ {
+			p, _, err := file.Read()
+			if err != nil {
+				return
+			}
+			if len(p.Data) < 1 || len(p.Data) > 256 || n > len(b) {
+				t.Fatalf("packet %d of %d bytes: %d bytes", n, len(b), len(p.Data))
+			}
+		}
+	})
+}
