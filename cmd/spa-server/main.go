@@ -29,6 +29,6 @@ when a client's single encrypted packet asks for it and its key may.
 	var dir string
 	cli.ConfigFlag(root, &dir, "/etc/spa")
 	root.AddCommand(newInit(&dir), newRun(&dir), newGuard(&dir), newCheck(&dir), newTeardown(&dir),
-		newStatus(&dir), newGrants(&dir), newWatch(&dir), newRevoke(&dir), newReload(&dir))
+		newStatus(&dir), newGrants(&dir), newWatch(&dir), newRevoke(&dir), newReload(&dir), newInspect(&dir))
 	return root
 }

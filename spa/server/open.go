@@ -195,13 +195,7 @@ func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error 
 }
 
 func (s *Server) openSockets() error {
-	ports := make([]uint16, len(s.config.KnockPorts))
-	for i, port := range s.config.KnockPorts {
-		ports[i] = port.Port
-	}
-	sniffer, err := capture.Listen(capture.Config{
-		Ports: ports, MinLen: spa.MinLen, MaxLen: spa.MaxLen, Interfaces: s.config.Capture.Interfaces,
-	})
+	sniffer, err := capture.Listen(captureConfig(s.config))
 	if err != nil {
 		return err
 	}

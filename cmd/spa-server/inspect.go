@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/spa/config"
+	"sallyport/spa/server"
+	"sallyport/spa/server/control"
+)
+
+func newInspect(dir *string) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "inspect FILE",
+		Short: "Say what would have been decided about the packets of a capture file",
+		Long: `Reads a capture file of tcpdump or Wireshark (pcap or pcapng, "-" is standard input) and
+says of each packet to a knock port what would have been decided about it, at the time at
+which it was captured: by a gateway that started just before the first packet, with the
+files as they are now. Noise is summed up at the end, by reason.
+
+It needs no running spa-server, and changes nothing: no port is opened, nobody is answered,
+no packet is spent. Since it does not know which addresses the gateway had, every datagram to
+a knock port counts, to whatever address.`,
+		Example: `  tcpdump -i any -w knocks.pcap udp port 62201
+  spa-server inspect knocks.pcap
+  ssh gw sudo tcpdump -w - udp port 62201 | spa-server inspect - --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := config.Load(*dir)
+			if err != nil {
+				return err
+			}
+			file, err := openCapture(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelError}))
+			stats, err := server.Inspect(cmd.Context(), c, file, log, func(d control.Decision) error {
+				return printPast(cmd, d, asJSON)
+			})
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			cli.Note(cmd, "%d of %d packets could be knocks", stats.Passed, stats.Received)
+			return nil
+		},
+	}
+	cli.JSONFlag(cmd, &asJSON)
+	return cmd
+}
+
+func openCapture(cmd *cobra.Command, name string) (io.ReadCloser, error) {
+	if name != "-" {
+		return os.Open(name)
+	}
+	// By a pipe, which an interrupt closes: what waits on standard input itself cannot be woken.
+	r, w := io.Pipe()
+	go func() {
+		_, err := io.Copy(w, cmd.InOrStdin())
+		w.CloseWithError(err)
+	}()
+	context.AfterFunc(cmd.Context(), func() { w.CloseWithError(cmd.Context().Err()) })
+	return r, nil
+}
+
+// printPast prints a decision with its day: a capture may be an old one.
+func printPast(cmd *cobra.Command, d control.Decision, asJSON bool) error {
+	if asJSON {
+		return cli.JSON(cmd, d)
+	}
+	_, err := fmt.Fprintln(plainWriter{cmd.OutOrStdout()}, d.Time.Local().Format("2006-01-02"), decisionLine(d))
+	return err
+}

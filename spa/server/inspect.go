@@ -1,0 +1,135 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/spa"
+	"sallyport/spa/audit"
+	"sallyport/spa/capture"
+	"sallyport/spa/config"
+	"sallyport/spa/policy"
+	"sallyport/spa/replay"
+	"sallyport/spa/server/control"
+)
+
+// Inspect takes the packets of a capture file the way of the line, each at the time at which it was
+// captured, and tells what a gateway would have decided that started just before the first, with
+// the files as they are now. It touches neither firewall nor journal, answers nobody, and needs no
+// rights but to read the files.
+//
+// Noise is told of at the end, a decision for each reason. The Stats are those of the file. On an error
+// in the middle of the file, what was decided before it has been told.
+func Inspect(ctx context.Context, c *config.Config, file io.Reader, log *slog.Logger, tell func(control.Decision) error) (capture.Stats, error) {
+	in, err := capture.OpenFile(file, captureConfig(c))
+	if err != nil {
+		return capture.Stats{}, err
+	}
+	packet, at, err := in.Read()
+	if errors.Is(err, io.EOF) {
+		return in.Stats(), nil
+	}
+	if err != nil {
+		return in.Stats(), err
+	}
+	s, err := openPast(ctx, c, log, &at)
+	if err != nil {
+		return in.Stats(), err
+	}
+	noise := make(map[string]control.Decision) // by its reason
+	for err == nil && ctx.Err() == nil {
+		if told := s.inspect(ctx, packet, noise, tell); told != nil {
+			return in.Stats(), errors.Join(told, s.Close())
+		}
+		packet, at, err = in.Read()
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	for _, reason := range slices.Sorted(maps.Keys(noise)) {
+		err = errors.Join(err, tell(noise[reason]))
+	}
+	return in.Stats(), errors.Join(err, ctx.Err(), s.Close())
+}
+
+// inspect decides one packet and tells of it, or adds it to the noise.
+func (s *Server) inspect(ctx context.Context, p capture.Packet, noise map[string]control.Decision, tell func(control.Decision) error) error {
+	event := s.handle(ctx, p)
+	d := decisionOf(event)
+	if event.Client != "" || event.Verdict != audit.Unopened {
+		return tell(d)
+	}
+	d.From, d.Packets = netip.AddrPort{}, noise[d.Reason].Packets+1 // nothing of it is worth a look
+	noise[d.Reason] = d
+	return nil
+}
+
+// openPast opens what the line needs for packets of the past: a journal that is thrown away, and a
+// firewall that enforces nothing. Its clock is at.
+func openPast(ctx context.Context, c *config.Config, log *slog.Logger, at *time.Time) (*Server, error) {
+	s := &Server{config: c, dir: c.Dir, log: log, now: func() time.Time { return *at }, since: *at, seen: newSightings(), hub: newHub()}
+	for _, step := range []func() error{s.openKeys, s.openScratch, func() error { return s.openDryRun(ctx) }} {
+		if err := step(); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	return s, nil
+}
+
+// openScratch opens an empty journal in a directory that goes when the server is closed.
+func (s *Server) openScratch() error {
+	dir, err := os.MkdirTemp("", "spa-inspect-")
+	if err != nil {
+		return fmt.Errorf("server: a place for the replay memory: %w", err)
+	}
+	s.keep(scratch(dir))
+	rc := replay.Config{Window: s.config.Window, LiveNonces: s.config.Limits.LiveNonces}
+	path := filepath.Join(dir, config.JournalFile)
+	if err := replay.Create(path, rc, s.now()); err != nil {
+		return err
+	}
+	journal, err := replay.Open(path, rc, s.now())
+	if err != nil {
+		return err
+	}
+	s.journal = journal
+	s.keep(journal)
+	return nil
+}
+
+// scratch is a directory that is gone once it is closed.
+type scratch string
+
+func (dir scratch) Close() error { return os.RemoveAll(string(dir)) }
+
+func (s *Server) openDryRun(ctx context.Context) error {
+	fc := FirewallConfig(s.config, s.clients, s.now)
+	fc.Backend, fc.Mode, fc.Persist, fc.State = firewall.BackendDryRun, firewall.Guard, firewall.PersistOwner, ""
+	fw, err := firewall.New(fc, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	s.firewall = fw
+	s.keep(fw)
+	s.policy = policy.New(s.config, fw)
+	return fw.Load(ctx, 0, s.now())
+}
+
+// captureConfig says which packets may be knocks.
+func captureConfig(c *config.Config) capture.Config {
+	ports := make([]uint16, len(c.KnockPorts))
+	for i, port := range c.KnockPorts {
+		ports[i] = port.Port
+	}
+	return capture.Config{Ports: ports, MinLen: spa.MinLen, MaxLen: spa.MaxLen, Interfaces: c.Capture.Interfaces}
+}
