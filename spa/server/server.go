@@ -4,7 +4,7 @@
 // privileges are dropped (open.go), the loop and what runs beside it (run.go), the client files that
 // change while it runs (clients.go), and what is asked and told on its socket (control.go): what it
 // knows (status.go), what it decides (hub.go), what is ended (revoke.go), and all files taken over
-// at once (reload.go).
+// at once (reload.go). Of packets that were captured it says what it would have decided (inspect.go).
 package server
 
 import (
