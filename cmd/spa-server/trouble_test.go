@@ -250,7 +250,7 @@ func TestReceiptsOff(t *testing.T) {
 	if receipt := g.exchange("192.0.2.2", g.seal(request(), alice), alice, silence); receipt != nil {
 		t.Errorf("answered with receipts off: %v", receipt.Status)
 	}
-	g.mustOpen("--timeout", "5s")
+	g.mustOpen()
 }
 
 // enrolAgain gives alice a token of the configuration as it is now.
@@ -274,7 +274,7 @@ func TestReadiness(t *testing.T) {
 	g.start()
 	want := func(state string) {
 		t.Helper()
-		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(lab.Patience))
 		var buf [256]byte
 		n, err := conn.Read(buf[:])
 		if err != nil || string(buf[:n]) != state {
@@ -322,7 +322,7 @@ func TestSharedKnockPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	var buf [2048]byte
-	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(lab.Patience))
 	n, err := conn.Read(buf[:])
 	if err != nil {
 		t.Fatalf("no receipt: %v\n%s", err, g.server.log())
