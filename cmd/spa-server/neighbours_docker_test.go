@@ -99,7 +99,7 @@ func newDockerIPTables(g *gateway) tool {
 	newContainer(g)
 	return &docker{shell: shell{g: g}, text: dockerIPTables, gone: dockerIPTablesGone,
 		deny: "-A DOCKER-USER -i vs -m conntrack --ctstate NEW -j DROP",
-		load: func(d *docker, rules string) { d.g.t.Helper(); d.feed(rules, "iptables-restore") },
+		load: func(d *docker, rules string) { d.g.t.Helper(); d.feed(rules, "iptables-restore", "-w", "60") },
 	}
 }
 

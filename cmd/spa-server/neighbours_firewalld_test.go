@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,7 +71,13 @@ func newFirewalld(g *gateway) tool {
 		env:   []string{"DBUS_SYSTEM_BUS_ADDRESS=unix:path=" + bus},
 	}}
 	f.launch("dbus-daemon", "--config-file="+filepath.Join(dir, "bus.conf"), "--nofork", "--nopidfile", "--nosyslog")
-	lab.Eventually(g.t, "the message bus", func() bool { _, err := os.Stat(bus); return err == nil })
+	lab.Eventually(g.t, "the message bus to listen", func() bool {
+		conn, err := net.Dial("unix", bus)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
 	return f
 }
 

@@ -145,7 +145,7 @@ func (b *beside) livesBeside(at string) {
 func (b *beside) liveOn(sessions map[string]net.Conn) {
 	b.t.Helper()
 	for from, conn := range sessions {
-		if err := lab.Echoes(conn, "still here", 5*time.Second); err != nil {
+		if err := lab.Echoes(conn, "still here", lab.Patience); err != nil {
 			b.t.Errorf("the session from %s did not live on: %v", from, err)
 		}
 	}
@@ -171,8 +171,11 @@ func (b *beside) wantObstacle(at string) {
 // it was away.
 func (b *beside) settleGuard() {
 	b.t.Helper()
-	if b.repairs {
-		lab.Eventually(b.t, "the guard to be back", func() bool { return !b.reaches(stranger4, b.target(stranger4)) })
+	if !b.repairs {
+		return
+	}
+	for _, from := range b.strangers() {
+		lab.Eventually(b.t, "the guard to be back", func() bool { return !b.reaches(from, b.target(from)) })
 	}
 }
 
@@ -190,8 +193,14 @@ func (b *beside) knock(what spa.Type, want spa.Status) {
 }
 
 func (b *beside) granted() []string {
-	return slices.DeleteFunc(slices.Clone(b.from), func(a string) bool { return a == stranger4 || a == stranger6 })
+	return slices.DeleteFunc(slices.Clone(b.from), isStranger)
 }
+
+func (b *beside) strangers() []string {
+	return slices.DeleteFunc(slices.Clone(b.from), func(a string) bool { return !isStranger(a) })
+}
+
+func isStranger(a string) bool { return a == stranger4 || a == stranger6 }
 
 // target is the guarded port in the family of an address.
 func (b *beside) target(from string) string {
@@ -207,7 +216,7 @@ func (b *beside) wantReach(when string, want ...string) {
 	reached := make([]bool, len(b.from))
 	var all sync.WaitGroup
 	for i, from := range b.from {
-		all.Go(func() { reached[i] = b.reaches(from, b.target(from)) })
+		all.Go(func() { reached[i] = b.reachesWithin(from, b.target(from), wait(slices.Contains(want, from))) })
 	}
 	all.Wait()
 	var got []string
@@ -226,11 +235,10 @@ func (b *beside) sessions() map[string]net.Conn {
 	b.t.Helper()
 	sessions := make(map[string]net.Conn)
 	for _, from := range b.granted() {
-		conn, err := lab.Dial(b.client, from, b.target(from), 5*time.Second)
+		conn, err := b.session(from, b.target(from), lab.Patience)
 		if err != nil {
 			b.t.Fatalf("a session from %s: %v", from, err)
 		}
-		b.t.Cleanup(func() { conn.Close() })
 		sessions[from] = conn
 	}
 	return sessions
