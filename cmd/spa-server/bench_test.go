@@ -9,6 +9,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/spa"
+	"sallyport/spa/lab"
 )
 
 const benchClients = 1000
@@ -43,7 +44,7 @@ func BenchmarkKnock(b *testing.B) {
 		if _, err := conn.WriteToUDPAddrPort(packet, knockAddr("192.0.2.2")); err != nil {
 			b.Fatal(err)
 		}
-		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(lab.Patience))
 		n, err := conn.Read(buf[:])
 		if err != nil {
 			b.Fatalf("knock %d: %v\n%s", i, err, g.server.log())
@@ -79,7 +80,7 @@ func BenchmarkGrantsPerSecond(b *testing.B) {
 func countReceipts(conn *net.UDPConn, n int, window <-chan struct{}) error {
 	var buf [2048]byte
 	for i := range n {
-		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(lab.Patience))
 		if _, err := conn.Read(buf[:]); err != nil {
 			return fmt.Errorf("after %d of %d receipts: %w", i, n, err)
 		}

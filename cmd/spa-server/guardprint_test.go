@@ -25,7 +25,7 @@ func TestGuardPrint(t *testing.T) {
 	reload()
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "with the file loaded by "+nft)
 	g.start()
-	g.mustOpen()
+	g.mustOpen("--for", "10m")
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "with a grant")
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "for another")
 	g.server.stop(syscall.SIGKILL)
