@@ -14,8 +14,6 @@ import (
 	"sallyport/spa/lab"
 )
 
-const patience = 5 * time.Second
-
 var knocks = Config{Ports: []uint16{62201, 443}, MinLen: 168, MaxLen: 256}
 
 var (
@@ -84,7 +82,7 @@ func (r reading) expect(t testing.TB) Packet {
 	select {
 	case p := <-r.packets:
 		return p
-	case <-time.After(patience):
+	case <-time.After(lab.Patience):
 		t.Fatalf("no packet came; %+v", r.Stats())
 		return Packet{}
 	}
@@ -169,7 +167,7 @@ func gain(before, after Stats) Stats {
 func (r reading) waitFor(t testing.TB, before, want Stats) {
 	t.Helper()
 	var got Stats
-	deadline := time.After(patience)
+	deadline := time.After(lab.Patience)
 	for got = gain(before, r.Stats()); got.Received < want.Received; got = gain(before, r.Stats()) {
 		select {
 		case <-deadline:
@@ -191,6 +189,6 @@ func dialUDP(t testing.TB, h *lab.Host, from, to netip.AddrPort) *net.UDPConn {
 		return err
 	}))
 	t.Cleanup(func() { c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(patience)))
+	must(t, c.SetDeadline(time.Now().Add(lab.Patience)))
 	return c
 }

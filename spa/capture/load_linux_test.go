@@ -59,7 +59,7 @@ func TestKernelDropsAreCounted(t *testing.T) {
 		s.counts[v].Add(1)
 		queued++
 	}
-	if room := uint64(ringSize / s.rings[0].size); queued != 2*room {
+	if room := uint64(ringSize / s.rings[0].size); queued < 2*room { // what was still on its way found room
 		t.Errorf("%d packets were queued, want %d", queued, 2*room)
 	}
 	blast(t, four, payload(200), 1)
@@ -86,27 +86,38 @@ func overflow(t *testing.T, s *Sniffer, conn *net.UDPConn) uint64 {
 func TestDropsSinceTheLastLookAreInTheLastStats(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
-	room := ringSize / s.rings[0].size
-	blast(t, dialUDP(t, client, client4, gateway4), payload(200), 2*room)
-	lab.Eventually(t, "a full ring", func() bool { return isFull(s.rings[0]) })
+	flood(t, gateway, dialUDP(t, client, client4, gateway4))
 	must(t, s.Close())
 	if s.Stats().KernelDrops == 0 {
 		t.Error("no drops are told")
 	}
 }
 
-// isFull tells of a ring that was never read.
-func isFull(r *ring) bool {
-	last := ring{memory: r.memory, size: r.size, next: len(r.memory) - r.size}
-	_, full := last.peek()
-	return full
+// flood sends until all sniffers of the host that were opened before and are not read have dropped some of
+// it. None of them is asked: that one more has, twice, tells.
+func flood(t *testing.T, h *lab.Host, conn *net.UDPConn) {
+	t.Helper()
+	other := listen(t, h, knocks)
+	overflow(t, other, conn)
+	overflow(t, other, conn)
+}
+
+// queue sends until a ring that was never read holds so many packets: a busy host loses some on the way.
+func queue(t *testing.T, r *ring, conn *net.UDPConn, n int) {
+	t.Helper()
+	nth := ring{memory: r.memory, size: r.size, next: (n - 1) * r.size}
+	lab.Eventually(t, "packets in the ring", func() bool {
+		blast(t, conn, payload(200), 100)
+		_, held := nth.peek()
+		return held
+	})
 }
 
 func TestFloodInOneFamilyDoesNotStarveTheOther(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
-	blast(t, dialUDP(t, client, client4, gateway4), payload(200), 1000)
-	blast(t, dialUDP(t, client, client6, gateway6), payload(200), 1)
+	queue(t, s.rings[0], dialUDP(t, client, client4, gateway4), 1000)
+	queue(t, s.rings[1], dialUDP(t, client, client6, gateway6), 1)
 	for range 3 {
 		p, err := s.Read()
 		must(t, err)
@@ -122,9 +133,8 @@ func TestStatsAfterCloseAreItsOwn(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	closed := listen(t, gateway, knocks)
 	must(t, closed.Close())
-	s := listen(t, gateway, knocks)
-	blast(t, dialUDP(t, client, client4, gateway4), payload(200), 2*ringSize/s.rings[0].size)
-	lab.Eventually(t, "a full ring", func() bool { return isFull(s.rings[0]) })
+	listen(t, gateway, knocks)
+	flood(t, gateway, dialUDP(t, client, client4, gateway4))
 	if n := closed.Stats().KernelDrops; n != 0 {
 		t.Errorf("a closed sniffer tells of %d drops", n)
 	}
@@ -147,7 +157,7 @@ func TestPacketOvertakesNews(t *testing.T) {
 func TestChangesAreSeenInAFlood(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
-	blast(t, dialUDP(t, client, client4, gateway4), payload(200), 2*refreshEvery+1)
+	queue(t, s.rings[0], dialUDP(t, client, client4, gateway4), 2*refreshEvery+1)
 	must(t, gateway.DelAddr("vs", "192.0.2.1/24"))
 	for range refreshEvery {
 		_, err := s.Read()
@@ -173,7 +183,7 @@ func TestCloseWakesRead(t *testing.T) {
 			if !errors.Is(err, net.ErrClosed) {
 				t.Fatalf("Read ended with %v, want net.ErrClosed", err)
 			}
-		case <-time.After(patience):
+		case <-time.After(lab.Patience):
 			t.Fatal("Close did not wake Read")
 		}
 		if _, err := s.Read(); !errors.Is(err, net.ErrClosed) {
@@ -245,7 +255,7 @@ func TestReadDoesNotAllocate(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
 	conn := dialUDP(t, client, client4, gateway4)
-	blast(t, conn, payload(200), 1001)
+	queue(t, s.rings[0], conn, 1001)
 	got := testing.AllocsPerRun(1000, func() {
 		_, err := s.Read()
 		must(t, err)

@@ -100,10 +100,11 @@ func TestForwarded(t *testing.T) {
 
 func TestOutgoingIsNotSeen(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	s := read(t, listen(t, gateway, knocks))
+	s, far := read(t, listen(t, gateway, knocks)), read(t, listen(t, client, knocks))
 	out := dialUDP(t, gateway, addrPort("192.0.2.1", 40000), addrPort("192.0.2.2", 62201))
 	_, err := out.Write(payload(200))
 	must(t, err)
+	far.expect(t)
 	in := inject(t, client, "vc", gateway, "vs")
 	in.send(t, in.frame(knock(client4, gateway4)))
 	s.expect(t)
@@ -207,6 +208,7 @@ func TestInterfacesComeAndGo(t *testing.T) {
 				seen[s.expect(t).Interface] = true
 				must(t, gateway.SetDown("late"))
 				must(t, gateway.SetUp("late"))
+				lab.Eventually(t, "the cable to carry packets again", func() bool { return isUp(t, client, "vc") })
 				in.send(t, in.frame(knock(client4, gateway4)))
 				s.expect(t)
 				must(t, gateway.Delete("late"))
@@ -235,6 +237,7 @@ func TestNamedInterfaceOnly(t *testing.T) {
 	}
 	// The name counts, not the index that it had at first.
 	must(t, gateway.Do(func() error { return rename("xs", "ys") }))
+	lab.Eventually(t, "the cable to carry packets again", func() bool { return isUp(t, client, "xc") })
 	before := s.Stats()
 	in := inject(t, client, "xc", gateway, "ys")
 	in.send(t, in.frame(knock(client4, gateway4)))
