@@ -277,22 +277,24 @@ func TestOpenRefuses(t *testing.T) {
 
 // TestFullDisk: lost lines are counted and said, and the next line is whole again.
 func TestFullDisk(t *testing.T) {
-	var ops lockedBuffer
-	file := &buffer{room: 20}
-	l := newLog(file, slog.New(slog.NewTextHandler(&ops, nil)))
-	for range 3 {
-		l.Record(event("alice").As(Granted, nil))
-	}
-	file.room = -1
-	l.Record(event("bob").As(Granted, nil))
-	l.Close()
-	lines := strings.Split(strings.TrimSpace(file.String()), "\n")
-	if !json.Valid([]byte(lines[len(lines)-1])) || !strings.Contains(lines[len(lines)-1], "bob") {
-		t.Errorf("the line after the full disk: %q", lines[len(lines)-1])
-	}
-	if !strings.Contains(ops.String(), "lines=3") || !strings.Contains(ops.String(), "no space left") {
-		t.Errorf("got %s", ops.String())
-	}
+	synctest.Test(t, func(t *testing.T) { // all in one summary
+		var ops lockedBuffer
+		file := &buffer{room: 20}
+		l := newLog(file, slog.New(slog.NewTextHandler(&ops, nil)))
+		for range 3 {
+			l.Record(event("alice").As(Granted, nil))
+		}
+		file.room = -1
+		l.Record(event("bob").As(Granted, nil))
+		l.Close()
+		lines := strings.Split(strings.TrimSpace(file.String()), "\n")
+		if !json.Valid([]byte(lines[len(lines)-1])) || !strings.Contains(lines[len(lines)-1], "bob") {
+			t.Errorf("the line after the full disk: %q", lines[len(lines)-1])
+		}
+		if !strings.Contains(ops.String(), "lines=3") || !strings.Contains(ops.String(), "no space left") {
+			t.Errorf("got %s", ops.String())
+		}
+	})
 }
 
 func TestNoSecretInLog(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"sallyport/firewall"
@@ -83,23 +84,25 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 
 // TestNobodyWatches: nothing is kept and no timer runs.
 func TestNobodyWatches(t *testing.T) {
-	s, sender := newLine(t)
-	w := s.hub.join()
-	s.take(context.Background(), arriving(sealed(t, sender)))
-	s.take(context.Background(), arriving(make([]byte, 200)))
-	s.hub.mu.Lock()
-	if len(s.hub.tallies) != 1 || s.hub.timer == nil || len(s.hub.ends.at) != 1 {
-		t.Errorf("while somebody watches: %d tallies, %d ends", len(s.hub.tallies), len(s.hub.ends.at))
-	}
-	s.hub.mu.Unlock()
-	s.hub.leave(w)
-	s.take(context.Background(), arriving(sealed(t, sender)))
-	s.take(context.Background(), arriving(make([]byte, 200)))
-	s.hub.mu.Lock()
-	defer s.hub.mu.Unlock()
-	if len(s.hub.tallies) != 0 || s.hub.timer != nil || len(s.hub.ends.at) != 0 || len(s.hub.ends.due) != 0 {
-		t.Errorf("while nobody does: %d tallies, %d ends", len(s.hub.tallies), len(s.hub.ends.at))
-	}
+	synctest.Test(t, func(t *testing.T) { // the timer does not pass while nobody waits
+		s, sender := newLine(t)
+		w := s.hub.join()
+		s.take(context.Background(), arriving(sealed(t, sender)))
+		s.take(context.Background(), arriving(make([]byte, 200)))
+		s.hub.mu.Lock()
+		if len(s.hub.tallies) != 1 || s.hub.timer == nil || len(s.hub.ends.at) != 1 {
+			t.Errorf("while somebody watches: %d tallies, %d ends", len(s.hub.tallies), len(s.hub.ends.at))
+		}
+		s.hub.mu.Unlock()
+		s.hub.leave(w)
+		s.take(context.Background(), arriving(sealed(t, sender)))
+		s.take(context.Background(), arriving(make([]byte, 200)))
+		s.hub.mu.Lock()
+		defer s.hub.mu.Unlock()
+		if len(s.hub.tallies) != 0 || s.hub.timer != nil || len(s.hub.ends.at) != 0 || len(s.hub.ends.due) != 0 {
+			t.Errorf("while nobody does: %d tallies, %d ends", len(s.hub.tallies), len(s.hub.ends.at))
+		}
+	})
 }
 
 // TestEndsAreTold: of a grant that was prolonged by its own later end, of one that ended before its
