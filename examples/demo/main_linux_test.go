@@ -4,13 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"sallyport/spa/lab"
 )
@@ -77,20 +78,15 @@ func TestDemo(t *testing.T) {
 // TestInterrupted is Ctrl-C while the server runs.
 func TestInterrupted(t *testing.T) {
 	cmd, files := demoCommand(t)
-	r, w := io.Pipe()
+	r, w := narrowPipe(t)
 	cmd.Stdout = w
 	stderr := new(bytes.Buffer)
 	cmd.Stderr = stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	w.Close()
 	told := bufio.NewScanner(r)
-	ended := make(chan error)
-	go func() {
-		err := cmd.Wait()
-		w.Close()
-		ended <- err
-	}()
 	for told.Scan() {
 		if strings.HasPrefix(told.Text(), "4. ") {
 			if err := cmd.Process.Signal(os.Interrupt); err != nil {
@@ -102,13 +98,28 @@ func TestInterrupted(t *testing.T) {
 		}
 	}
 	var exit *exec.ExitError
-	if err := <-ended; !errors.As(err, &exit) || exit.ExitCode() != 1 {
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("got %v, want exit code 1", err)
 	}
 	if !strings.Contains(stderr.String(), "step 4 (Alice's packet opens it, for her only): interrupted") {
 		t.Errorf("got %q, want the step that was interrupted", stderr)
 	}
 	nothingLeft(t, files)
+}
+
+// narrowPipe is a pipe with room for one write: whoever writes is never more than two ahead of the reader.
+func narrowPipe(t *testing.T) (r, w *os.File) {
+	t.Helper()
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|unix.O_DIRECT); err != nil {
+		t.Fatal(err)
+	}
+	r, w = os.NewFile(uintptr(ends[0]), "reader"), os.NewFile(uintptr(ends[1]), "writer")
+	t.Cleanup(func() { r.Close() })
+	if size, err := unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, os.Getpagesize()); err != nil || size != os.Getpagesize() {
+		t.Fatalf("a pipe of %d bytes: %v", size, err)
+	}
+	return r, w
 }
 
 // TestImpostors has the demo build programs that say the right things and guard nothing.

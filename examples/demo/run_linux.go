@@ -92,7 +92,7 @@ type demo struct {
 	session   net.Conn // alice's, from the first time she is let in
 	knocks    [][]byte // the packets she sent for it
 	sniffer   *sniffer
-	openUntil time.Time // about when her first grant ends
+	openUntil time.Time // when her first grant has ended
 }
 
 // person is somebody outside.

@@ -23,7 +23,7 @@ type server struct {
 	err   error         // how, once ended is closed
 }
 
-const startWithin = 10 * time.Second
+const startWithin = time.Minute
 
 // start runs spa-server in the gateway and returns when it says that it is ready, as
 // it would say to systemd: a datagram READY=1, see sd_notify(3).

@@ -20,11 +20,12 @@ const (
 	patience = 1300 * time.Millisecond
 
 	grantFor = 5 * time.Second
+	againFor = 30 * time.Second // of the second, whose end nobody waits for
 	// overtime is what the end of a grant may be late, on a busy machine.
 	overtime = 3 * time.Second
 
 	// answerWithin is for what is answered at once, unless the machine is very busy.
-	answerWithin = 5 * time.Second
+	answerWithin = time.Minute
 
 	door4 = gateway4 + ":22"
 	door6 = "[" + gateway6 + "]:22"
@@ -115,10 +116,10 @@ func (d *demo) knock(ctx context.Context) (err error) {
 	if d.sniffer, err = sniff(d.alice.Host); err != nil {
 		return err
 	}
-	d.openUntil = time.Now().Add(grantFor)
-	if err := d.ask(ctx, "gw"); err != nil {
+	if err := d.ask(ctx, "gw", grantFor); err != nil {
 		return err
 	}
+	d.openUntil = time.Now().Add(grantFor)
 	if d.knocks, err = d.sniffer.knocks(); err != nil {
 		return err
 	}
@@ -135,10 +136,10 @@ func (d *demo) knock(ctx context.Context) (err error) {
 	return err
 }
 
-// ask has alice open ssh on a host.
-func (d *demo) ask(ctx context.Context, host string) error {
+// ask has alice open ssh on a host for a while.
+func (d *demo) ask(ctx context.Context, host string, long time.Duration) error {
 	out, err := d.command(ctx, d.alice.Host, "alice$", "", "spa-client", "open", "ssh",
-		"--host", host, "--for", grantFor.String(), "--config", "alice")
+		"--host", host, "--for", long.String(), "--config", "alice")
 	d.output(out)
 	return err
 }
@@ -195,7 +196,7 @@ func (d *demo) knockAgain(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := d.ask(ctx, host); err != nil {
+	if err := d.ask(ctx, host, againFor); err != nil {
 		return err
 	}
 	return d.bothMeet(open, dark, door)

@@ -415,7 +415,7 @@ func knockOn(t *testing.T, port uint16, args ...string) (status int, output stri
 	t.Helper()
 	token := encodeToken(testProfile(t, port))
 	var stdout, stderr bytes.Buffer
-	args = append([]string{"-token", "-", "-service", "ssh", "-timeout", "3s"}, args...)
+	args = append([]string{"-token", "-", "-service", "ssh", "-timeout", "20s"}, args...)
 	status = run(args, strings.NewReader(token), &stdout, &stderr)
 	if strings.Contains(stdout.String()+stderr.String(), token[:20]) {
 		t.Error("the output shows the token")
