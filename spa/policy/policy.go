@@ -96,7 +96,8 @@ func matches(prefixes []netip.Prefix, addr netip.Addr) bool {
 
 // Authorize returns the grants that a spent request to open is worth, all of its services or none,
 // counted from start: the time at which its request id was first admitted, so that a retry never
-// lasts longer. Every refusal is a *[Denial]. What is granted is charged to the client's limits.
+// lasts longer. Where the client holds the same for longer, that is what it is granted. Every refusal
+// is a *[Denial]. What is granted is charged to the client's limits.
 func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) ([]firewall.Grant, error) {
 	if err := p.entitled(k, now); err != nil {
 		return nil, err
@@ -120,10 +121,32 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 			Until:   now.Add(min(allowed, d-max(0, now.Sub(start)))),
 		})
 	}
-	if err := p.charge(k.Client.Name, grants, now); err != nil {
+	held := p.holdings.GrantsOf(k.Client.Name, now)
+	if err := p.charge(k.Client.Name, grants, held, now); err != nil {
 		return nil, err
 	}
+	for i, g := range grants {
+		grants[i].Until = ends(g, held)
+	}
 	return grants, nil
+}
+
+// ends returns when a grant ends beside what its client holds: asking again never shortens.
+func ends(g firewall.Grant, held []firewall.Grant) time.Time {
+	var until time.Time
+	var ports []spa.Ports
+	for _, h := range held { // a grant of many ranges comes in parts, and is good while all of them are
+		if !same(g, h) {
+			continue
+		}
+		if ports = append(ports, h.Ports...); until.IsZero() || h.Until.Before(until) {
+			until = h.Until
+		}
+	}
+	if until.After(g.Until) && Covered(g.Ports, ports) {
+		return until
+	}
+	return g.Until
 }
 
 // Closable returns an error unless the client may ask for these services to be closed: those that
@@ -243,8 +266,8 @@ func duration(asked time.Duration, terms config.Service, clientMax time.Duration
 
 // charge takes the grants off the client's allowances, all or none. What the client holds already
 // is refreshed and does not count as one more live grant.
-func (p *Policy) charge(client string, grants []firewall.Grant, now time.Time) error {
-	if err := p.tooMany(grants, p.holdings.GrantsOf(client, now)); err != nil {
+func (p *Policy) charge(client string, grants, held []firewall.Grant, now time.Time) error {
+	if err := p.tooMany(grants, held); err != nil {
 		return err
 	}
 	b, ok := p.hourly[client]
