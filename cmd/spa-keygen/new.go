@@ -52,6 +52,7 @@ has the token.`,
 	t.flags(cmd)
 	h.flags(cmd)
 	cmd.MarkFlagRequired("allow")
+	cmd.RegisterFlagCompletionFunc("allow", completeAllow(dir))
 	return cmd
 }
 

@@ -20,7 +20,8 @@ func newRevoke(dir *string) *cobra.Command {
 		Long: `Marks the client as revoked in its file. A running spa-server takes it at once:
 its knocks are met with silence, and what it had open is shut for new
 connections. Sessions that are open go on.`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeClient(dir),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := keys.ValidName(args[0]); err != nil {
 				return cli.Misuse(err, "spa-keygen list shows the names")

@@ -43,7 +43,8 @@ whose token nobody has.`,
   spa-keygen rotate alice --overlap 24h --out alice.token
   spa-keygen rotate alice --qr
   spa-keygen rotate alice --overlap 0          the laptop was stolen`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeClient(dir),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := config.Load(*dir)
 			if err != nil {

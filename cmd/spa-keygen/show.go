@@ -17,9 +17,10 @@ import (
 func newShow(dir *string) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "show NAME",
-		Short: "Show a client, without its key",
-		Args:  cobra.ExactArgs(1),
+		Use:               "show NAME",
+		Short:             "Show a client, without its key",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeClient(dir),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := read(*dir, args[0])
 			if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/spa/config"
 	"sallyport/spa/server/control"
 )
 
@@ -26,7 +28,8 @@ started.
 The key stays good: its owner can knock again. "spa-keygen revoke" is for ever.`,
 		Example: `  spa-server revoke alice
   spa-server revoke 203.0.113.7 --cut`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: cli.CompleteFirst(func() []string { return cli.ClientNames(filepath.Join(*dir, config.ClientsDir)) }),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := revocation(args[0])
 			if err != nil {
