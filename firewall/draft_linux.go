@@ -66,7 +66,7 @@ func (d *draft) makeTable(flags uint32, anew bool) {
 // fill puts sets and rules into the table. In mode Admit there is nothing to guard: knock
 // ports are as dark as every other port of a host that drops by default, and would stand out
 // if they were darker.
-func (d *draft) fill(p plan) error {
+func (d *draft) fill(p plan, rules func() error) error {
 	if d.cfg.Mode == Admit {
 		for _, c := range []*nft.Chain{d.marker, d.receipt} {
 			d.conn.AddChain(c)
@@ -77,7 +77,7 @@ func (d *draft) fill(p plan) error {
 	if err := d.fillSets(p); err != nil {
 		return err
 	}
-	if err := d.addRules(p.confirm > 0); err != nil {
+	if err := rules(); err != nil {
 		return err
 	}
 	return d.conn.Flush()

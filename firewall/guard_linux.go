@@ -12,15 +12,20 @@ import (
 
 // addRules adds the chains and fills them, whatever was in them.
 func (d *draft) addRules(confirm bool) error {
-	for _, c := range d.objects.chains() {
-		d.conn.AddChain(c)
-		d.conn.FlushChain(c)
-	}
+	d.emptyChains()
 	err := errors.Join(d.knockRules(), d.guardRules(confirm))
 	d.reviveRules()
 	d.receiptRules()
 	d.hushRules()
 	return err
+}
+
+// emptyChains adds the chains with nothing in them.
+func (d *draft) emptyChains() {
+	for _, c := range d.objects.chains() {
+		d.conn.AddChain(c)
+		d.conn.FlushChain(c)
+	}
 }
 
 func (d *draft) rule(c *nft.Chain, parts ...exprs) {
@@ -67,22 +72,11 @@ func (d *draft) guardRules(confirm bool) error {
 	// Before any rule about flows: the host's own, whose local port may be a guarded one.
 	// ct direction reply accept
 	d.rule(c, isReply(), accept())
-	for _, f := range o.families() {
-		// A guarded UDP port can be reached by any of them.
-		local, err := d.addressTypes(unix.RTN_LOCAL, unix.RTN_BROADCAST, unix.RTN_ANYCAST, unix.RTN_MULTICAST)
-		if err != nil {
-			return err
-		}
-		// ip daddr != @addresses4 fib daddr type != { local, broadcast, anycast, multicast } accept
-		d.rule(c, f.notExtra(f.daddr), exprs{fib(), lookup(local, true)}, accept())
-	}
 
-	// 2. Ports that are not guarded. The protocol first: a packet of another one may be
-	// too short to have ports.
-	// meta l4proto != tcp meta l4proto != udp accept
-	d.rule(c, neitherTCPNorUDP(), accept())
-	// meta l4proto . th dport != @guarded accept
-	d.rule(c, o.portIn(o.guarded, dport, true), accept())
+	// 2. Addresses and ports that are not guarded.
+	if err := d.elsewhere(); err != nil {
+		return err
+	}
 
 	// 3. Flows that this guard let in. The mark alone is not enough: another tool may set it.
 	// Nor is it with the state of TCP: until a flow has ended on both sides, a bare SYN from
@@ -130,6 +124,26 @@ func (d *draft) guardRules(confirm bool) error {
 	}
 	// drop
 	d.rule(c, drop())
+	return nil
+}
+
+// elsewhere accepts what is for no guarded address, or for no guarded port.
+func (d *draft) elsewhere() error {
+	o, c := &d.objects, d.objects.guard
+	for _, f := range o.families() {
+		// A guarded UDP port can be reached by any of them.
+		local, err := d.addressTypes(unix.RTN_LOCAL, unix.RTN_BROADCAST, unix.RTN_ANYCAST, unix.RTN_MULTICAST)
+		if err != nil {
+			return err
+		}
+		// ip daddr != @addresses4 fib daddr type != { local, broadcast, anycast, multicast } accept
+		d.rule(c, f.notExtra(f.daddr), exprs{fib(), lookup(local, true)}, accept())
+	}
+	// The protocol first: a packet of another one may be too short to have ports.
+	// meta l4proto != tcp meta l4proto != udp accept
+	d.rule(c, neitherTCPNorUDP(), accept())
+	// meta l4proto . th dport != @guarded accept
+	d.rule(c, o.portIn(o.guarded, dport, true), accept())
 	return nil
 }
 

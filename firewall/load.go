@@ -12,9 +12,10 @@ import (
 // Once it has, it is marked and lives on.
 const carryFor = 10 * time.Minute
 
-// Load puts the guard in the kernel in one batch, with the grants that still live. If the
-// guard is there already it is replaced; guarded ports are shut at every moment. A table
-// of our name that is not ours is ErrForeign.
+// Load puts the guard in the kernel in one batch, with the grants that still live; where no
+// rule of ours keeps connection tracking going, behind a simpler one that goes before. If
+// the guard is there already it is replaced; guarded ports are shut at every moment. A
+// table of our name that is not ours is ErrForeign.
 //
 // With confirm above zero the kernel itself takes the guard away after that time, also
 // when this process is gone, unless Watch sees a new flow through a grant before.

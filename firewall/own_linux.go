@@ -116,7 +116,12 @@ func (n *nftables) load(p plan) error {
 // left them otherwise, the whole table is replaced.
 func (n *nftables) place(t tableState, p plan) error {
 	if t.handle == 0 {
-		return n.make(n.objects, p, n.flags(), false)
+		err := n.make(n.objects, p, n.flags(), false)
+		if err != nil && n.known == 0 {
+			// Part of a guard that no daemon is behind would shut everybody out.
+			err = errors.Join(err, n.deleteTable(tableName))
+		}
+		return err
 	}
 	if n.inPlace(t) {
 		if err := n.make(n.objects, p, n.flags(), false); err == nil {
@@ -176,14 +181,27 @@ func settle() {
 	}
 }
 
-// make makes a guard in one batch: in the table that is there, or anew.
+// make makes a guard: in the table that is there, or anew. Where it would begin connection
+// tracking, that takes a first batch.
 func (n *nftables) make(o objects, p plan, flags uint32, anew bool) error {
+	full := func(d *draft) error { return d.addRules(p.confirm > 0) }
+	if n.cfg.Mode == Guard && !n.tracks() {
+		if err := n.makeOf(o, p, flags, anew, (*draft).bareRules); err != nil {
+			return err
+		}
+		anew = false
+	}
+	return n.makeOf(o, p, flags, anew, full)
+}
+
+// makeOf makes a guard of these rules in one batch.
+func (n *nftables) makeOf(o objects, p plan, flags uint32, anew bool, rules func(*draft) error) error {
 	d, err := newDraft(o, n.cfg, n.closed())
 	if err != nil {
 		return err
 	}
 	d.makeTable(flags, anew)
-	if err := d.fill(p); err != nil {
+	if err := d.fill(p, func() error { return rules(d) }); err != nil {
 		return err
 	}
 	return explain("loading the guard", d.batch.send(n.socket))

@@ -1,0 +1,90 @@
+package firewall
+
+import (
+	"github.com/google/nftables/expr"
+
+	"sallyport/spa"
+)
+
+// Connection tracking begins as soon as a rule is prepared that asks for it, before the rules
+// are in force. A server that goes on sending in a flow of a gap would in that moment make it
+// one of its own, of which the client's packets are replies. So where no rule of ours keeps
+// connection tracking going, a guard without it stands first, for the moment in which the
+// other is prepared: grants pass and what a first load carries, and all else of guarded ports
+// waits.
+
+// tracks reports whether a rule of our guard keeps connection tracking going.
+func (n *nftables) tracks() bool {
+	rules, err := n.conn.GetRules(n.objects.table, n.objects.guard)
+	if err != nil {
+		_ = drain(n.socket) // of an answer that came in part; who asks next finds the trouble
+		return false
+	}
+	for _, r := range rules {
+		for _, e := range r.Exprs {
+			if _, ok := e.(*expr.Ct); ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// bareRules adds the chains and fills them without connection tracking, whatever was in them.
+func (d *draft) bareRules() error {
+	d.emptyChains()
+	if err := d.knockRules(); err != nil {
+		return err
+	}
+	d.bareRevive()
+	return d.bareGuard()
+}
+
+// bareGuard looks at what arrives: see guardRules.
+func (d *draft) bareGuard() error {
+	o, c := &d.objects, d.objects.guard
+	// iif lo accept
+	d.rule(c, fromLoopback(), accept())
+	for _, name := range d.cfg.Trusted {
+		// iifname NAME accept
+		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
+	}
+	if err := d.elsewhere(); err != nil {
+		return err
+	}
+	for _, f := range o.families() {
+		carried := f.carries(f.saddr, f.daddr, sport, dport)
+		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 accept
+		d.rule(c, tcpFlags(syn, 0), carried, accept())
+		// meta l4proto udp ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 accept
+		d.rule(c, l4proto(spa.UDP), carried, accept())
+		// ip saddr . meta l4proto . th dport @grants4 accept
+		d.rule(c, f.granted(f.saddr, dport), accept())
+	}
+	// drop
+	d.rule(c, drop())
+	return nil
+}
+
+// bareRevive looks at what leaves guarded ports: see reviveRules.
+func (d *draft) bareRevive() {
+	o, c := &d.objects, d.objects.revive
+	// oif lo accept
+	d.rule(c, toLoopback(), accept())
+	for _, name := range d.cfg.Trusted {
+		// oifname NAME accept
+		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
+	}
+	// meta l4proto != tcp meta l4proto != udp accept
+	d.rule(c, neitherTCPNorUDP(), accept())
+	// meta l4proto . th sport != @guarded accept
+	d.rule(c, o.portIn(o.guarded, sport, true), accept())
+	for _, f := range o.families() {
+		// ip daddr . meta l4proto . th sport @grants4 accept
+		d.rule(c, f.granted(f.daddr, sport), accept())
+		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 accept
+		d.rule(c, f.carries(f.daddr, f.saddr, dport, sport), accept())
+	}
+	// drop
+	d.rule(c, drop())
+}
