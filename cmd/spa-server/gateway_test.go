@@ -31,21 +31,33 @@ func TestMain(m *testing.M) {
 	firewall.Helper()
 	lab.Become()
 	becomeServer()
+	bin = os.Getenv("SPA_TEST_BIN")
+	built := bin == "" // set: this is the run in a user namespace of lab.Reexec
+	if built {
+		bin = build()
+		os.Setenv("SPA_TEST_BIN", bin)
+	}
+	flag.Set("test.parallel", "4") // what is run side by side waits for packets, not for the processor
+	_ = lab.Reexec()               // as lab.Main
+	code := m.Run()
+	if built {
+		os.RemoveAll(bin)
+	}
+	os.Exit(code)
+}
+
+// build builds the programs and returns their directory.
+func build() string {
 	dir, err := os.MkdirTemp("", "spa-test")
 	if err != nil {
 		panic(err)
 	}
-	if os.Getenv("SPA_TEST_BIN") == "" { // not set: this is not the run in a user namespace of lab.Main
-		build := exec.Command("go", "build", "-o", dir, "sallyport/cmd/...", "sallyport/examples/independent")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
-			os.Exit(1)
-		}
-		os.Setenv("SPA_TEST_BIN", dir)
+	cmd := exec.Command("go", "build", "-o", dir, "sallyport/cmd/...", "sallyport/examples/independent")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
+		os.Exit(1)
 	}
-	bin = os.Getenv("SPA_TEST_BIN")
-	flag.Set("test.parallel", "4") // what is run side by side waits for packets, not for the processor
-	lab.Main(m)
+	return dir
 }
 
 // gateway is a host with a spa-server's files, a client host beside it, and what a test does with them.
