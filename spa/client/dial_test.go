@@ -430,30 +430,32 @@ func TestDialerWithoutReceipts(t *testing.T) {
 }
 
 func TestOpenAndClose(t *testing.T) {
-	g, n := dualStack(t)
-	c := open()
-	answers, err := do(t.Context(), g.profile, c, n)
-	if err != nil || len(answers) != 2 || answers[0].Verdict != Opened {
-		t.Errorf("open: got %+v, %v", answers, err)
-	}
-	g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return spa.Closed }
-	c.Type = spa.TypeClose
-	if answers, err = do(t.Context(), g.profile, c, n); err != nil || answers[0].Verdict != Closed {
-		t.Errorf("close: got %+v, %v", answers, err)
-	}
-	g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return spa.ReasonExpired }
-	if _, err = do(t.Context(), g.profile, open(), n); !errors.As(err, new(*RefusedError)) {
-		t.Errorf("refused: got %v", err)
-	}
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err = do(ended, g.profile, open(), n); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: got %v", err)
-	}
-	g.profile.Receipts = false
-	g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
-	c.Timeout = 50 * time.Millisecond
-	if answers, err = do(t.Context(), g.profile, c, n); err != nil || answers[0].Verdict != Sent {
-		t.Errorf("a close that nothing confirms: got %+v, %v", answers, err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		g, n := dualStack(t)
+		c := open()
+		answers, err := do(t.Context(), g.profile, c, n)
+		if err != nil || len(answers) != 2 || answers[0].Verdict != Opened {
+			t.Errorf("open: got %+v, %v", answers, err)
+		}
+		g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return spa.Closed }
+		c.Type = spa.TypeClose
+		if answers, err = do(t.Context(), g.profile, c, n); err != nil || answers[0].Verdict != Closed {
+			t.Errorf("close: got %+v, %v", answers, err)
+		}
+		g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return spa.ReasonExpired }
+		if _, err = do(t.Context(), g.profile, open(), n); !errors.As(err, new(*RefusedError)) {
+			t.Errorf("refused: got %v", err)
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err = do(ended, g.profile, open(), n); !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled: got %v", err)
+		}
+		g.profile.Receipts = false
+		g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
+		c.Timeout = 50 * time.Millisecond
+		if answers, err = do(t.Context(), g.profile, c, n); err != nil || answers[0].Verdict != Sent {
+			t.Errorf("a close that nothing confirms: got %+v, %v", answers, err)
+		}
+	})
 }

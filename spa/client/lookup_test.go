@@ -2,85 +2,115 @@ package client
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
 
 // resolve4 makes this process's resolver one that knows an IPv4 address of every name, and
-// answers for IPv6 with a code, or, without one, never.
+// answers for IPv6 with a code, or, without one, never. No network is between.
 func resolve4(t *testing.T, v6 *dnsmessage.RCode) {
 	t.Helper()
-	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Close() })
-	go answerNames(server, v6)
 	usual := net.DefaultResolver
 	t.Cleanup(func() { net.DefaultResolver = usual })
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "udp4", server.LocalAddr().String())
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go answerNames(theirs, v6)
+		return ours, nil
 	}}
 }
 
-func answerNames(server *net.UDPConn, v6 *dnsmessage.RCode) {
-	b := make([]byte, 1500)
+// answerNames answers what comes, as over TCP: with a length before each message.
+func answerNames(conn net.Conn, v6 *dnsmessage.RCode) {
+	defer conn.Close()
 	for {
-		n, from, err := server.ReadFrom(b)
-		if err != nil {
+		var length uint16
+		if binary.Read(conn, binary.BigEndian, &length) != nil {
 			return
 		}
-		var m dnsmessage.Message
-		if m.Unpack(b[:n]) != nil || len(m.Questions) != 1 {
-			continue
+		question := make([]byte, length)
+		if _, err := io.ReadFull(conn, question); err != nil {
+			return
 		}
-		q := m.Questions[0]
-		m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
-		switch {
-		case q.Type == dnsmessage.TypeA:
-			m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1},
-				Body: &dnsmessage.AResource{A: gate4.As4()}}}
-		case v6 == nil:
-			continue
-		default:
-			m.RCode = *v6
-		}
-		if packed, err := m.Pack(); err == nil {
-			server.WriteTo(packed, from)
+		if answer := answerName(question, v6); answer != nil {
+			conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...))
 		}
 	}
 }
 
-// A resolver that never answers for IPv6 does not keep a gateway's IPv4 address back.
+func answerName(question []byte, v6 *dnsmessage.RCode) []byte {
+	var m dnsmessage.Message
+	if m.Unpack(question) != nil || len(m.Questions) != 1 {
+		return nil
+	}
+	q := m.Questions[0]
+	m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
+	switch {
+	case q.Type == dnsmessage.TypeA:
+		m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1},
+			Body: &dnsmessage.AResource{A: gate4.As4()}}}
+	case v6 == nil:
+		return nil
+	default:
+		m.RCode = *v6
+	}
+	packed, err := m.Pack()
+	if err != nil {
+		return nil
+	}
+	return packed
+}
+
+// A resolver that never answers for IPv6 does not keep a gateway's IPv4 address back for long.
 func TestLookupOfOneFamily(t *testing.T) {
+	readConfiguration(t)
 	failed := dnsmessage.RCodeServerFailure
-	for name, v6 := range map[string]*dnsmessage.RCode{"silent": nil, "failing": &failed} {
+	for name, c := range map[string]struct {
+		v6    *dnsmessage.RCode
+		after time.Duration
+	}{"silent": {nil, grace}, "failing": {&failed, 0}} {
 		t.Run(name, func(t *testing.T) {
-			resolve4(t, v6)
-			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
-			defer cancel()
-			addrs, err := system{}.Lookup(ctx, "gw.example.net.")
-			if err != nil || !slices.Equal(unmapped(addrs), []netip.Addr{gate4}) {
-				t.Errorf("got %v, %v", addrs, err)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				resolve4(t, c.v6)
+				start := time.Now()
+				addrs, err := system{}.Lookup(t.Context(), "gw.example.net.")
+				if err != nil || !slices.Equal(unmapped(addrs), []netip.Addr{gate4}) {
+					t.Errorf("got %v, %v", addrs, err)
+				}
+				if waited := time.Since(start); waited != c.after {
+					t.Errorf("it took %v, want %v", waited, c.after)
+				}
+				<-time.After(time.Minute) // until the resolver has given up what nobody waits for
+			})
 		})
+	}
+}
+
+// readConfiguration has the resolver read the system's files, which it does not in a bubble.
+func readConfiguration(t *testing.T) {
+	t.Helper()
+	nobody := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody is there") }
+	if _, err := (&net.Resolver{PreferGo: true, Dial: nobody}).LookupNetIP(t.Context(), "ip4", "gw.example.net."); err == nil {
+		t.Fatal("a name was looked up that nobody knows")
 	}
 }
 
 // A second address that cannot be looked up keeps a Dialer only for its time.
 func TestDialerLookupEnds(t *testing.T) {
-	g, n := fakes(t)
-	d := &Dialer{Profile: g.profile, Timeout: 50 * time.Millisecond}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	if _, err := d.dial(ctx, "tcp", "slow.example.net:22", n); !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-		t.Errorf("got %v, and the caller's context %v", err, ctx.Err())
-	}
+	synctest.Test(t, func(t *testing.T) {
+		g, n := fakes(t)
+		d := &Dialer{Profile: g.profile, Timeout: 50 * time.Millisecond}
+		start := time.Now()
+		if _, err := d.dial(t.Context(), "tcp", "slow.example.net:22", n); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != d.Timeout {
+			t.Errorf("got %v after %v", err, time.Since(start))
+		}
+	})
 }

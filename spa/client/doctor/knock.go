@@ -59,9 +59,11 @@ func (e *examination) knock() []Finding {
 		}
 	}
 	all.Wait()
-	var found []Finding
 	for _, f := range e.families {
 		f.settle()
+	}
+	var found []Finding
+	for _, f := range e.families { // what is said of one depends on whether another is answered
 		found = append(found, e.describeKnocks(f)...)
 	}
 	return found

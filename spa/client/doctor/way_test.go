@@ -2,51 +2,67 @@ package doctor
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
+	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 
 	"sallyport/keys"
+	"sallyport/spa/lab"
 )
 
-// resolve makes this process's resolver one that knows IPv4 addresses of every name, and is
-// silent about IPv6.
+// resolver is a connection to one that knows IPv4 addresses of every name, and is silent about IPv6. How
+// long it would be waited for is over at once.
+type resolver struct {
+	net.Conn
+	v4 [][4]byte
+	in io.Reader // the answers, as over TCP: with a length before each
+}
+
+func (r *resolver) Write(b []byte) (int, error) {
+	r.in = strings.NewReader(string(answer(b[2:], r.v4)))
+	return len(b), nil
+}
+
+func (r *resolver) Read(b []byte) (int, error) {
+	n, err := r.in.Read(b)
+	if errors.Is(err, io.EOF) {
+		err = os.ErrDeadlineExceeded
+	}
+	return n, err
+}
+
+func answer(question []byte, v4 [][4]byte) []byte {
+	var m dnsmessage.Message
+	if m.Unpack(question) != nil || len(m.Questions) != 1 || m.Questions[0].Type != dnsmessage.TypeA || len(v4) == 0 {
+		return nil
+	}
+	m.Response, m.Additionals = true, nil
+	for _, addr := range v4 {
+		header := dnsmessage.ResourceHeader{Name: m.Questions[0].Name, Class: dnsmessage.ClassINET, TTL: 1}
+		m.Answers = append(m.Answers, dnsmessage.Resource{Header: header, Body: &dnsmessage.AResource{A: addr}})
+	}
+	packed, err := m.Pack()
+	if err != nil {
+		return nil
+	}
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(packed))), packed...)
+}
+
+// resolve makes this process's resolver one of ours.
 func resolve(t *testing.T, v4 ...[4]byte) {
 	t.Helper()
-	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Close() })
-	go func() {
-		b := make([]byte, 1500)
-		for {
-			n, from, err := server.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			var m dnsmessage.Message
-			if m.Unpack(b[:n]) != nil || len(m.Questions) != 1 || m.Questions[0].Type != dnsmessage.TypeA || len(v4) == 0 {
-				continue
-			}
-			m.Response, m.Additionals = true, nil
-			for _, addr := range v4 {
-				header := dnsmessage.ResourceHeader{Name: m.Questions[0].Name, Class: dnsmessage.ClassINET, TTL: 1}
-				m.Answers = append(m.Answers, dnsmessage.Resource{Header: header, Body: &dnsmessage.AResource{A: addr}})
-			}
-			if packed, err := m.Pack(); err == nil {
-				server.WriteTo(packed, from)
-			}
-		}
-	}()
+	nobody, end := net.Pipe() // for deadlines, and to be closed
+	t.Cleanup(func() { end.Close() })
 	usual := net.DefaultResolver
 	t.Cleanup(func() { net.DefaultResolver = usual })
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "udp4", server.LocalAddr().String())
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return &resolver{Conn: nobody, v4: v4}, nil
 	}}
 }
 
@@ -54,7 +70,7 @@ func resolve(t *testing.T, v4 ...[4]byte) {
 // That nobody tells an IPv6 address is worth knowing, because each look-up waits for it.
 func TestAddressesOfAName(t *testing.T) {
 	resolve(t, [4]byte{192, 0, 2, 1}, [4]byte{192, 0, 2, 9})
-	e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Address: "gw.example.net."}, options: Options{Timeout: 500 * time.Millisecond}}
+	e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Address: "gw.example.net."}, options: Options{Timeout: lab.Patience}}
 	var texts []string
 	for _, f := range e.name() {
 		texts = append(texts, string(f.State)+" "+f.Text)
@@ -70,7 +86,7 @@ func TestAddressesOfAName(t *testing.T) {
 // A resolver that answers nothing at all is the end of it, for certain.
 func TestNoResolver(t *testing.T) {
 	resolve(t)
-	e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Address: "gw.example.net."}, options: Options{Timeout: 200 * time.Millisecond}}
+	e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Address: "gw.example.net."}, options: Options{Timeout: lab.Patience}}
 	if found := e.name(); len(found) != 1 || found[0].State != Bad || !e.over || !strings.Contains(found[0].Text, "the resolver does not answer") {
 		t.Errorf("got %+v, over is %v", found, e.over)
 	}
