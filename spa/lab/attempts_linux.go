@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ type Attempts struct {
 	begun    chan struct{} // closed with the first attempt
 	stop     chan struct{}
 	ended    sync.WaitGroup
+	count    atomic.Int64 // of attempts
 
 	// Of the goroutine that tries, and after its end of everybody.
 	made    []attempt
@@ -83,14 +85,14 @@ func (a *Attempts) try() error {
 	}
 	tick := time.NewTicker(attemptEvery)
 	defer tick.Stop()
-	stop, last := a.stop, time.Time{}
-	for last.IsZero() || time.Since(last) < attemptFor {
+	stop := a.stop
+	for stop != nil || len(a.waiting) > 0 {
 		select {
 		case <-stop:
-			stop, last = nil, time.Now()
+			stop = nil
 		case <-tick.C:
 		}
-		if last.IsZero() {
+		if stop != nil {
 			if err := a.begin(); err != nil {
 				return err
 			}
@@ -114,6 +116,7 @@ func (a *Attempts) begin() error {
 	}
 	a.waiting = append(a.waiting, waiting{fd, len(a.made)})
 	a.made = append(a.made, attempt{begun: time.Now()})
+	a.count.Add(1)
 	// A reset instead of an orderly end: nothing is to stay behind of so many.
 	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
 		return err

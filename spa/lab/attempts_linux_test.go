@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestAttemptsSee: a port that is open is seen to be open, a dark one and a closed one not.
+// TestAttemptsSee: a port that is open is seen to be open, a dark one and a closed one never. On a busy
+// machine an attempt or two may have no answer in time.
 func TestAttemptsSee(t *testing.T) {
 	client, gateway := Pair(t)
 	_, err := EchoServer(gateway, ":22")
@@ -22,10 +23,10 @@ func TestAttemptsSee(t *testing.T) {
 		{"dark", "192.0.2.99:22", false},
 	} {
 		attempts := Attempt(t, client, "192.0.2.3", port.to)
-		pass(t, 50*time.Millisecond)
+		more(t, attempts, 50)
 		outcome, err := attempts.Stop()
 		must(t, err)
-		if outcome.Made < 10 || (outcome.Through == outcome.Made) != port.open || (outcome.Open > 0) != port.open {
+		if outcome.Made < 50 || (2*outcome.Through > outcome.Made) != port.open || (outcome.Through > 0) != port.open || (outcome.Open > 0) != port.open {
 			t.Errorf("%s: %v", port.name, outcome)
 		}
 	}
@@ -37,27 +38,26 @@ func TestAttemptsSeeWhen(t *testing.T) {
 	if _, err := Dial(client, "", "[2001:db8::1]:22", soon); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Fatalf("got %v, want the hosts to have found each other", err)
 	}
+	begun := time.Now()
 	attempts := Attempt(t, client, "2001:db8::2", "[2001:db8::1]:22")
-	pass(t, 20*time.Millisecond)
-	opened := time.Now()
+	more(t, attempts, 20)
 	echo, err := EchoServer(gateway, ":22")
 	must(t, err)
-	pass(t, 50*time.Millisecond)
+	more(t, attempts, 50)
 	must(t, echo.Close())
-	shut := time.Now()
-	pass(t, 20*time.Millisecond)
+	more(t, attempts, 20)
 	outcome, err := attempts.Stop()
 	must(t, err)
-	if most := shut.Sub(opened) + 2*outcome.Longest; outcome.Through == 0 || outcome.Through == outcome.Made || outcome.Open > most {
-		t.Errorf("%v, want some and %v at the most", outcome, most)
+	if all := time.Since(begun); outcome.Through == 0 || outcome.Through == outcome.Made || outcome.Open <= 0 || outcome.Open >= all {
+		t.Errorf("%v in %v, want it to be open for a part of that", outcome, all)
 	}
 }
 
-// pass lets time pass in which something is to go on.
-func pass(t *testing.T, d time.Duration) {
+// more waits until so many more attempts have been made.
+func more(t *testing.T, a *Attempts, n int64) {
 	t.Helper()
-	begun := time.Now()
-	Eventually(t, "time to pass", func() bool { return time.Since(begun) > d })
+	n += a.count.Load()
+	Eventually(t, "attempts", func() bool { return a.count.Load() >= n })
 }
 
 func TestOutcome(t *testing.T) {

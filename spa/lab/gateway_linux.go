@@ -98,7 +98,18 @@ func (g *Gateway) Start() {
 		_ = g.server.Process.Signal(syscall.SIGTERM)
 		<-ended
 	})
-	Eventually(g.t, "the server to be ready:\n"+g.Log(), func() bool { return strings.Contains(g.Log(), "msg=ready") })
+	if !poll(Patience, func() bool { return strings.Contains(g.Log(), "msg=ready") || isClosed(ended) }) || isClosed(ended) {
+		g.t.Fatalf("the server did not get ready:\n%s", g.Log())
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // Log is what the server has said.

@@ -15,7 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-const soon = 5 * time.Second
+const soon = Patience
 
 func TestMain(m *testing.M) { Main(m) }
 

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -37,15 +36,12 @@ func Link(a *Host, devA string, b *Host, devB string) error {
 	return b.settle(devB)
 }
 
-// settleWithin is more than the kernel needs, even where it looks for duplicate addresses.
-const settleWithin = 10 * time.Second
-
 // settle waits until an interface carries packets. The kernel sees to that a moment after
 // the cable has both ends up, and drops what is sent before.
 func (h *Host) settle(dev string) error {
 	var err error
 	ready := false
-	inTime := poll(settleWithin, func() bool {
+	inTime := poll(Patience, func() bool {
 		ready, err = h.settled(dev)
 		return ready || err != nil
 	})
