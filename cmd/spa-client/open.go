@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,18 +76,18 @@ func (d *durationFlag) Set(s string) error {
 // Type is what the help calls the value.
 func (d *durationFlag) Type() string { return "DURATION" }
 
-// waitOpen returns when one of the opened gateways' ports accepts.
+// waitOpen returns when one of the opened gateways' ports accepts. All are tried at once:
+// where one family's connections do not get through, the other's do not wait for them.
 func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
-	var err error
-	var last client.Answer
-	for _, answer := range answers {
-		if answer.Verdict != client.Opened {
-			continue
-		}
-		last = answer
-		ctx, cancel := context.WithTimeout(cmd.Context(), k.plan.Command.Timeout)
-		err = k.plan.WaitOpen(ctx, answer)
-		cancel()
+	ctx, cancel := context.WithTimeout(cmd.Context(), k.plan.Command.Timeout)
+	defer cancel()
+	opened := slices.DeleteFunc(slices.Clone(answers), func(a client.Answer) bool { return a.Verdict != client.Opened })
+	results := make(chan error, len(opened))
+	for _, answer := range opened {
+		go func() { results <- k.plan.WaitOpen(ctx, answer) }()
+	}
+	for range opened {
+		err := <-results
 		if err == nil {
 			return nil
 		}
@@ -95,8 +96,8 @@ func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 			return nil
 		}
 	}
-	if err == nil || cmd.Context().Err() != nil {
-		return cmd.Context().Err()
+	if err := cmd.Context().Err(); err != nil || len(opened) == 0 {
+		return err
 	}
-	return k.unreached(last, fmt.Errorf("the port is open on %s but accepts no connections", k.plan.Profile.Name))
+	return k.unreached(opened[len(opened)-1], fmt.Errorf("the port is open on %s but accepts no connections", k.plan.Profile.Name))
 }

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/client"
+	"sallyport/spa/lab"
+)
+
+// Where one family's connections do not get through, those of the other are not kept waiting: the
+// port accepts. Whichever was answered first.
+func TestWaitOpenInEitherFamily(t *testing.T) {
+	listening, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listening.Close()
+	at := netip.MustParseAddrPort(listening.Addr().String())
+	port := spa.Ports{Proto: spa.TCP, Low: at.Port(), High: at.Port()}
+	accepts, dead := shut(port), shut(port)
+	dead.Gateway = netip.MustParseAddr("127.0.0.77") // nothing listens there
+	for name, answers := range map[string][]client.Answer{"dead first": {dead, accepts}, "dead last": {accepts, dead}} {
+		t.Run(name, func(t *testing.T) {
+			k, cmd, _ := answered()
+			// So long that a test which waits for the dead one first does not end.
+			k.plan = planned(t, client.Command{Type: spa.TypeOpen, Services: []spa.Service{{Name: "ssh"}}, Timeout: 100 * lab.Patience})
+			cmd.SetContext(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- k.waitOpen(cmd, answers) }()
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Errorf("got %v", err)
+				}
+			case <-time.After(lab.Patience):
+				t.Error("the port accepts, and is waited for")
+			}
+		})
+	}
+}
+
+func planned(t *testing.T, c client.Command) *client.Plan {
+	t.Helper()
+	profile := &keys.Profile{Name: "gw", Address: "127.0.0.1", KnockPorts: []uint16{9}, ServerID: keys.NewServerID(),
+		Gate: keys.NewGateKey(), ID: keys.NewID(), Key: keys.NewKey()}
+	plan, err := client.Prepare(t.Context(), profile, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
