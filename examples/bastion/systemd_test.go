@@ -115,7 +115,7 @@ func (u *units) notified(t *testing.T, unit, line string) *process {
 	must(t, errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o777))) // as systemd's: the server is no longer root
 	p := u.m.start(t, "exec "+line, "NOTIFY_SOCKET="+path)
 	var buf [64]byte
-	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(lab.Patience))
 	if n, err := conn.Read(buf[:]); err != nil || string(buf[:n]) != "READY=1" {
 		t.Fatalf("%s: got %q, %v, want it to be ready\n%s", unit, buf[:n], err, p.said(t))
 	}
