@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -48,9 +49,28 @@ func newSession(t *testing.T, bin string) *session {
 	t.Helper()
 	s := &session{t: t, dir: t.TempDir(), remote: t.TempDir()}
 	s.gateway = lab.NewGateway(t, bin, "ssh=tcp/22")
+	s.remember(4096)
 	s.sshd()
 	s.gateway.Start()
 	return s
+}
+
+// remember has the gateway remember so many packets of a client: on a slow machine the sessions of parallel
+// send many before they are answered.
+func (s *session) remember(packets int) {
+	s.t.Helper()
+	path := filepath.Join(s.gateway.Config, "server.toml")
+	before, err := os.ReadFile(path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	now := regexp.MustCompile(`(?m)^live_nonces = \d+`).ReplaceAllString(string(before), fmt.Sprint("live_nonces = ", packets))
+	if now == string(before) {
+		s.t.Fatalf("no live_nonces in\n%s", before)
+	}
+	if err := os.WriteFile(path, []byte(now), 0o640); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // sshd runs the system's sshd with keys and configuration of its own. What it writes outside of
@@ -70,6 +90,7 @@ StrictModes no
 UsePAM no
 PidFile none
 MaxStartups 200
+LoginGraceTime 0
 Subsystem sftp internal-sftp
 `)
 	cmd := exec.Command("unshare", "--mount", "sh", "-c", `
@@ -88,7 +109,7 @@ mount -t tmpfs none /run && mkdir -m 755 /run/sshd && mount --bind "$0" /root &&
 		}
 	})
 	lab.Eventually(s.t, "sshd to listen", func() bool {
-		conn, err := lab.Dial(s.gateway.Host, "", "127.0.0.1:22", time.Second)
+		conn, err := lab.Dial(s.gateway.Host, "", "127.0.0.1:22", lab.Patience)
 		if err == nil {
 			conn.Close()
 		}
