@@ -8,7 +8,6 @@ import (
 	"os"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -137,7 +136,7 @@ func openPackets() (func() error, error) {
 		if _, err := conn.Write([]byte("seen")); err != nil {
 			return err
 		}
-		limit := unix.NsecToTimeval(int64(5 * time.Second))
+		limit := unix.NsecToTimeval(int64(lab.Patience))
 		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
 			return err
 		}
