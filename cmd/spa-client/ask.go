@@ -6,8 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
+	"time"
 
 	"golang.org/x/term"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
 )
 
 // errNoTerminal is returned where nobody can be asked.
@@ -26,17 +32,50 @@ func ask(ctx context.Context, prompt string) ([]byte, error) {
 
 // askOn asks on an open terminal.
 func askOn(ctx context.Context, in *os.File, out io.Writer, prompt string) ([]byte, error) {
+	return readOn(ctx, in, out, prompt, readHidden)
+}
+
+// pasteToken asks on an open terminal for a token.
+func pasteToken(ctx context.Context, in *os.File, out io.Writer, prompt string) ([]byte, error) {
+	return readOn(ctx, in, out, prompt, readPasted)
+}
+
+// morePasted is how long the lines after the first of what is pasted may be on their way.
+const morePasted = 100 * time.Millisecond
+
+// readPasted reads a token. What is pasted with line breaks in it is none. Its other lines are thrown
+// away: the shell, which reads next, would run a piece of a key as a command and remember it.
+func readPasted(fd int) ([]byte, error) {
+	line, err := readHidden(fd)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := keys.ParseToken(string(line)); err != nil {
+		time.Sleep(morePasted)
+		dropTyped(fd)
+	}
+	return line, nil
+}
+
+// readOn reads from an open terminal by a function that makes it hide what is typed.
+func readOn(ctx context.Context, in *os.File, out io.Writer, prompt string, read func(fd int) ([]byte, error)) ([]byte, error) {
 	fd := int(in.Fd())
 	state, err := term.GetState(fd)
 	if err != nil {
 		return nil, errNoTerminal
 	}
+	// Ctrl-\ would end the program before the terminal is put back.
+	asking, stop := signal.NotifyContext(ctx, cli.Heeded(syscall.SIGQUIT)...)
+	defer stop()
 	defer term.Restore(fd, state) // also when interrupted: or the terminal would go on hiding
 	defer fmt.Fprintln(out)
 	fmt.Fprint(out, prompt)
-	answer, err := interruptible(ctx, func() ([]byte, error) { return readHidden(fd) })
+	answer, err := interruptible(asking, func() ([]byte, error) { return read(fd) })
 	if errors.Is(err, io.EOF) {
 		return nil, errors.New("nothing was typed")
+	}
+	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
+		return nil, &cli.Exit{Code: 128 + int(syscall.SIGQUIT)}
 	}
 	return answer, err
 }

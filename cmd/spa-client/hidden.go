@@ -37,3 +37,10 @@ func readHidden(fd int) ([]byte, error) {
 		return bytes.TrimSuffix(line[:n], []byte("\n")), nil
 	}
 }
+
+// dropTyped throws away what a terminal has and nobody has read.
+func dropTyped(fd int) {
+	if state, err := unix.IoctlGetTermios(fd, getTermios); err == nil {
+		_ = unix.IoctlSetTermios(fd, dropTermios, state) // as it is; what was typed is lost
+	}
+}

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
+	"unicode/utf16"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -194,7 +198,11 @@ func (i *importing) renew(cmd *cobra.Command, there *keys.StoredProfile, p *keys
 	if err := i.app.store(there, s); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s has its new key: %s as %s%s\n", next.Name, next.Address, next.Client, offered(&next))
+	told := "%s has its new key: %s as %s%s\n"
+	if old.ID == p.ID && old.Key.Equal(p.Key) {
+		told = "%s had this key already: %s as %s%s\n"
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), told, next.Name, next.Address, next.Client, offered(&next))
 	if next.Address != p.Address {
 		cli.Note(cmd, "the token has the address %s; the host keeps its own: --replace takes all that the token says", p.Address)
 	}
@@ -231,15 +239,43 @@ func readToken(cmd *cobra.Command, file string) (*keys.Profile, error) {
 		}
 		data = []byte(text)
 	}
-	p, err := keys.ParseToken(string(data))
+	p, err := keys.ParseToken(decoded(data))
 	if err != nil {
-		hint := "a token is one line, as spa-keygen new printed it, from spa1 to its end"
-		if len(data) >= maxLine {
-			hint += "; a terminal takes no more than 4095 characters: give it in a file"
-		}
-		return nil, cli.Fail(err, hint)
+		return nil, noToken(err, data)
 	}
 	return p, nil
+}
+
+// noToken says why what was read is no token, as far as that can be seen.
+func noToken(err error, data []byte) error {
+	text := bytes.TrimSpace(data)
+	hint := "a token is one line, as spa-keygen new printed it, from spa1 to its end"
+	switch {
+	case len(text) == 0:
+		err = errors.New("there is no token: nothing came")
+	case len(data) >= maxLine:
+		hint += "; a terminal takes no more than 4095 characters: give it in a file"
+	case bytes.ContainsAny(text, "\r\n"):
+		hint += "; this has several: join them, without spaces, or leave out what does not belong to it"
+	}
+	return cli.Fail(err, hint)
+}
+
+// decoded is a text as its bytes, without the byte order mark that Windows' programs put in front
+// and in whichever encoding it names: its PowerShell writes UTF-16 into a file.
+func decoded(data []byte) string {
+	var order binary.ByteOrder = binary.LittleEndian
+	switch {
+	case bytes.HasPrefix(data, []byte{0xfe, 0xff}):
+		order = binary.BigEndian
+	case !bytes.HasPrefix(data, []byte{0xff, 0xfe}):
+		return strings.TrimPrefix(string(data), "\ufeff")
+	}
+	var units []uint16
+	for pair := range slices.Chunk(data[2:len(data)&^1], 2) {
+		units = append(units, order.Uint16(pair))
+	}
+	return string(utf16.Decode(units))
 }
 
 func readInput(cmd *cobra.Command, file string) ([]byte, error) {
@@ -252,7 +288,7 @@ func readInput(cmd *cobra.Command, file string) ([]byte, error) {
 		return readAll(cmd.Context(), f)
 	}
 	if in, ok := cmd.InOrStdin().(*os.File); ok && term.IsTerminal(int(in.Fd())) {
-		return askOn(cmd.Context(), in, cmd.ErrOrStderr(), "paste the token (it is not shown): ")
+		return pasteToken(cmd.Context(), in, cmd.ErrOrStderr(), "paste the token (it is not shown): ")
 	}
 	return readAll(cmd.Context(), cmd.InOrStdin())
 }

@@ -17,16 +17,19 @@ import (
 )
 
 // defaultConfig is $XDG_CONFIG_HOME/spa, or in the system's place for such files. It
-// is empty where there is neither.
+// is empty where there is neither. A relative $XDG_CONFIG_HOME is none, as its specification has it.
 func defaultConfig() string {
 	if dir := os.Getenv("XDG_CONFIG_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "spa")
 	}
-	dir, err := os.UserConfigDir()
+	if dir, err := os.UserConfigDir(); err == nil {
+		return filepath.Join(dir, "spa")
+	}
+	home, err := os.UserHomeDir()
 	if err != nil {
 		return ""
 	}
-	return filepath.Join(dir, "spa")
+	return filepath.Join(home, ".config", "spa")
 }
 
 // hostsDir is where the profiles are.

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+	"sallyport/spa/lab"
+)
+
+// asked is a prompt on a terminal that hides by now, and its outcome.
+type asked struct {
+	terminal, other *os.File
+	done            chan error
+	answer          []byte // once done
+}
+
+func startAsking(t *testing.T, ask func(ctx context.Context, in *os.File, out *prompted) ([]byte, error)) *asked {
+	t.Helper()
+	a := &asked{done: make(chan error, 1)}
+	a.terminal, a.other = pseudoTerminal(t)
+	out := &prompted{new(strings.Builder), make(chan struct{})}
+	ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
+	t.Cleanup(cancel)
+	go func() {
+		var err error
+		a.answer, err = ask(ctx, a.terminal, out)
+		a.done <- err
+	}()
+	<-out.asked
+	for echoes(t, a.terminal) {
+	}
+	return a
+}
+
+// unread is how much a terminal has that nobody has read.
+func (a *asked) unread(t *testing.T) int {
+	t.Helper()
+	n, err := unix.IoctlGetInt(int(a.terminal.Fd()), unix.TIOCINQ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A token that is pasted with line breaks in it leaves nothing behind for the shell, which would run it
+// and write it into its history. What is typed after a token is not ours.
+func TestPasteLeavesNoKey(t *testing.T) {
+	p := keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201}, ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
+		Client: "alice", ID: keys.NewID(), Key: keys.NewKey(), Receipts: true}
+	token := p.Token()
+	for name, c := range map[string]struct {
+		typed, answer string
+		left          int
+	}{
+		"broken": {token[:80] + "\n" + token[80:160] + "\n" + token[160:] + "\n", token[:80], 0},
+		"whole":  {token + "\nls\n", token, len("ls\n")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := startAsking(t, func(ctx context.Context, in *os.File, out *prompted) ([]byte, error) {
+				return pasteToken(ctx, in, out, "paste: ")
+			})
+			fmt.Fprint(a.other, c.typed)
+			if err := <-a.done; err != nil || string(a.answer) != c.answer {
+				t.Errorf("read %d characters, %v; want %d", len(a.answer), err, len(c.answer))
+			}
+			if n := a.unread(t); n != c.left {
+				t.Errorf("%d characters are left for what reads next, want %d", n, c.left)
+			}
+			if !echoes(t, a.terminal) {
+				t.Error("the terminal goes on hiding")
+			}
+		})
+	}
+}
+
+// Ctrl-\ ends the program, and the terminal shows again what is typed.
+func TestAskQuit(t *testing.T) {
+	a := startAsking(t, func(ctx context.Context, in *os.File, out *prompted) ([]byte, error) {
+		return askOn(ctx, in, out, "passphrase: ")
+	})
+	if err := syscall.Kill(os.Getpid(), syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	var exit *cli.Exit
+	if err := <-a.done; !errors.As(err, &exit) || exit.Code != 131 || exit.Err != nil {
+		t.Errorf("got %v, want to end with 131 and without a word", err)
+	}
+	if !echoes(t, a.terminal) {
+		t.Error("the terminal goes on hiding")
+	}
+}
