@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"sallyport/spa/lab"
@@ -100,19 +101,37 @@ func (f *firewalld) launch(program string, args ...string) *exec.Cmd {
 func (f *firewalld) begin() {
 	f.g.t.Helper()
 	f.daemon = f.launch("firewalld", "--nofork", "--nopid", "--log-target", "console")
-	lab.Eventually(f.g.t, "firewalld to run", func() bool {
+	f.answers()
+}
+
+// answers waits until firewalld has done all that it was asked for.
+func (f *firewalld) answers() {
+	f.g.t.Helper()
+	lab.Eventually(f.g.t, "firewalld to answer", func() bool {
 		_, err := f.try("", "firewall-cmd", "--state")
 		return err == nil
 	})
 }
 
-func (f *firewalld) allow() {
+// do has firewalld do something, and waits longer for it than firewall-cmd does.
+func (f *firewalld) do(args ...string) {
 	f.g.t.Helper()
-	f.run("firewall-cmd", "--add-port=22/tcp")
-	f.run("firewall-cmd", "--permanent", "--add-port=22/tcp")
+	out, err := f.try("", "firewall-cmd", args...)
+	switch {
+	case err != nil && strings.Contains(out, "Did not receive a reply"):
+		f.answers()
+	case err != nil:
+		f.g.t.Fatalf("firewall-cmd %v: %v\n%s", args, err, out)
+	}
 }
 
-func (f *firewalld) reload() { f.g.t.Helper(); f.run("firewall-cmd", "--reload") }
+func (f *firewalld) allow() {
+	f.g.t.Helper()
+	f.do("--add-port=22/tcp")
+	f.do("--permanent", "--add-port=22/tcp")
+}
+
+func (f *firewalld) reload() { f.g.t.Helper(); f.do("--reload") }
 
 func (f *firewalld) end() {
 	f.g.t.Helper()
