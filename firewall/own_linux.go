@@ -306,7 +306,7 @@ func (n *nftables) persuade() error {
 			return errors.Join(err, n.deleteTable(tableName))
 		}
 	}
-	return errors.New("firewall: the guard belongs to a running spa-server, which does not take it away; stop that, then tear down again")
+	return errors.New("firewall: the guard belongs to another spa-server, or to the spa-keeper of one, that works in another directory and does not take it away: tear down with the --config of that one, or stop it first")
 }
 
 // wake makes every daemon look at its table.
