@@ -57,7 +57,7 @@ type Document struct {
 func DecodeFile(path string, limit int64, dst any) (*Document, error) {
 	f, err := openFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading %w", err)
+		return nil, readError(err)
 	}
 	defer f.Close()
 	data, err := readRegular(f, path, limit, nil)
@@ -73,7 +73,7 @@ func decodeSecret(d folder, file string, limit int64, check accessCheck, dst any
 	path := filepath.Join(d.path, file)
 	f, err := d.openNoFollow(file)
 	if err != nil {
-		return nil, fmt.Errorf("reading %w", err)
+		return nil, readError(err)
 	}
 	defer f.Close()
 	data, err := readRegular(f, path, limit, func(fi fs.FileInfo) error { return check(d, path, fi) })
@@ -121,7 +121,7 @@ func (d folder) openFlags(file string, flags int) (*os.File, error) {
 func readRegular(f *os.File, path string, limit int64, check func(fs.FileInfo) error) ([]byte, error) {
 	fi, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("reading %w", err)
+		return nil, readError(err)
 	}
 	if !fi.Mode().IsRegular() {
 		return nil, &FileError{File: path, Text: "not a regular file"}
@@ -139,6 +139,14 @@ func readRegular(f *os.File, path string, limit int64, check func(fs.FileInfo) e
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	return data, nil
+}
+
+// readError says which file could not be read, without naming the system call.
+func readError(err error) error {
+	if at, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("reading %s: %w", at.Path, at.Err)
+	}
+	return fmt.Errorf("reading %w", err)
 }
 
 func decode(path string, data []byte, dst any, s schema) (*Document, error) {

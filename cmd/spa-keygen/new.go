@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,7 +35,7 @@ has the token.`,
   spa-keygen new dora --allow ssh --qr`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := config.Load(*dir)
+			c, err := load(*dir)
 			if err != nil {
 				return err
 			}
@@ -100,7 +101,11 @@ func create(cmd *cobra.Command, c *config.Config, client *keys.Client, h handing
 	}
 	if err := h.give(cmd, name, profile.Token()); err != nil {
 		os.Remove(filepath.Join(clients, name+keys.Suffix))
-		return fmt.Errorf("handing out the token (the client was not made): %w", err)
+		err = fmt.Errorf("handing out the token (the client was not made): %w", err)
+		if errors.Is(err, fs.ErrExist) {
+			return cli.Fail(err, "a token is never written over a file: name another")
+		}
+		return err
 	}
 	return nil
 }

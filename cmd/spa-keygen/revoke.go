@@ -32,7 +32,7 @@ connections. Sessions that are open go on.`,
 				return nil
 			}
 			if err != nil {
-				return err
+				return absent(err, args[0])
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is revoked\n", c.Name)
 			return nil

@@ -46,7 +46,7 @@ whose token nobody has.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeClient(dir),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := config.Load(*dir)
+			c, err := load(*dir)
 			if err != nil {
 				return err
 			}
@@ -74,7 +74,7 @@ func (r *rotation) run(cmd *cobra.Command, c *config.Config, name string) error 
 		return r.apply(client, now)
 	})
 	if err != nil {
-		return err
+		return absent(err, name)
 	}
 	profile, err := profileOf(c, after)
 	if err == nil {

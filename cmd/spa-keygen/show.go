@@ -46,7 +46,8 @@ func read(dir, name string) (*keys.Client, error) {
 	if err := keys.ValidName(name); err != nil {
 		return nil, cli.Misuse(err, "spa-keygen list shows the names")
 	}
-	return keys.ReadClient(filepath.Join(dir, config.ClientsDir, name+".toml"))
+	c, err := keys.ReadClient(filepath.Join(dir, config.ClientsDir, name+".toml"))
+	return c, absent(err, name)
 }
 
 // rows returns what is there to be shown, as names and values.

@@ -29,20 +29,25 @@ func ask(cmd *cobra.Command, dir string, r control.Request, each func(control.Re
 }
 
 // dial finds the server by the state directory of server.toml. A server that was started before the
-// setting was changed is looked for where it is by default.
+// setting was changed, or the file lost, is looked for where it is by default.
 func dial(dir string) (*control.Client, error) {
-	state, err := config.StateDir(dir)
+	old, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
+	}
+	state, missing := config.StateDir(dir)
+	if missing != nil {
+		state = old
 	}
 	client, err := control.Dial(state)
 	if !errors.Is(err, control.ErrNotRunning) {
 		return client, err
 	}
-	if old, oldErr := filepath.Abs(dir); oldErr == nil && old != state {
-		if client, oldErr := control.Dial(old); oldErr == nil {
-			return client, nil
-		}
+	if client, err := control.Dial(old); err == nil {
+		return client, nil
+	}
+	if missing != nil {
+		return nil, loadError(missing)
 	}
 	return nil, err
 }

@@ -29,7 +29,7 @@ the file that your host loads its rules from. It needs persist = "file" in serve
   spa-server guard --print > /etc/spa/guard.nft`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := config.Load(*dir)
+			c, err := load(*dir)
 			if err != nil {
 				return err
 			}
@@ -42,7 +42,7 @@ the file that your host loads its rules from. It needs persist = "file" in serve
 				return nil
 			}
 			if err != nil {
-				return err
+				return startError(err, c.State)
 			}
 			defer lock.Close()
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))

@@ -49,12 +49,13 @@ spent under that clock, so that knocks are accepted again.`,
 			if err := server.Init(c, time.Now()); err != nil {
 				return initError(err)
 			}
+			at := keys.ShellWord(c.Dir)
 			fmt.Fprintf(cmd.OutOrStdout(), `wrote %s with server.toml, gate.key, clients/ and the journal
 next:
   spa-keygen new NAME --allow %s --config %s    a key for each user
   spa-server check --config %s
   spa-server run --confirm 5m --config %s       guard; give up again unless somebody gets in
-`, c.Dir, allowExample(c), c.Dir, c.Dir, c.Dir)
+`, c.Dir, allowExample(c), at, at, at)
 			return nil
 		},
 	}
@@ -72,12 +73,12 @@ func forgetClock(cmd *cobra.Command, dir string, more bool) error {
 	if more {
 		return cli.Misuse(errors.New("--reset-clock goes alone"), "spa-server init --reset-clock")
 	}
-	c, err := config.Load(dir)
+	c, err := load(dir)
 	if err != nil {
 		return err
 	}
 	if err := server.ForgetJournal(c); err != nil {
-		return runError(err)
+		return startError(err, c.State)
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "the journal is gone; from %v after the next start knocks are accepted again\n", c.Window)
 	return nil

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
-	"sallyport/spa/config"
 	"sallyport/spa/server"
 	"sallyport/spa/server/control"
 )
@@ -33,7 +32,7 @@ a knock port counts, to whatever address.`,
   ssh gw sudo tcpdump -w - udp port 62201 | spa-server inspect - --json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := config.Load(*dir)
+			c, err := load(*dir)
 			if err != nil {
 				return err
 			}

@@ -13,7 +13,6 @@ import (
 	"sallyport/cmd/internal/cli"
 	"sallyport/firewall"
 	"sallyport/spa/audit"
-	"sallyport/spa/config"
 	"sallyport/spa/server"
 )
 
@@ -36,7 +35,7 @@ you came in by.`,
 			if confirm < 0 || cmd.Flags().Changed("confirm") && confirm < time.Second {
 				return cli.Misuse(fmt.Errorf("--confirm %v is no time in which somebody could knock", confirm), "--confirm 5m")
 			}
-			c, err := config.Load(*dir)
+			c, err := load(*dir)
 			if err != nil {
 				return err
 			}
@@ -46,13 +45,21 @@ you came in by.`,
 			log := slog.New(slog.NewTextHandler(messages, nil))
 			s, err := server.Open(cmd.Context(), c, server.Options{Confirm: confirm, Log: log})
 			if err != nil {
-				return runError(err)
+				return startError(err, c.State)
 			}
 			return runError(s.Run(cmd.Context()))
 		},
 	}
 	cmd.Flags().DurationVar(&confirm, "confirm", 0, "take the guard away after `DURATION`, such as 5m, unless somebody got in through a knock by then")
 	return cmd
+}
+
+// startError adds what to do next to an error of what needs the state directory.
+func startError(err error, state string) error {
+	if errors.Is(err, server.ErrNoState) {
+		return cli.Fail(err, server.MakeState(state))
+	}
+	return runError(err)
 }
 
 // runError adds what to do next to an error of the server. A guard that was taken away on purpose

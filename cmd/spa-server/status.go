@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/firewall"
 	"sallyport/spa/server/control"
 )
 
@@ -87,6 +88,12 @@ func interfacesText(s *control.Status) string {
 
 func guardText(s *control.Status) string {
 	switch f := s.Firewall; {
+	case f.Backend == firewall.BackendDryRun:
+		return "none: this is a dry run, and no port is shut or opened"
+	case f.Missing && f.Mode == "admit":
+		return "the sets for grants are MISSING, and nobody can be let in; the log says which"
+	case f.Mode == "admit":
+		return "none of its own: your table shuts the ports; grants that a reload of it drops are put back"
 	case f.Missing:
 		return "MISSING: guarded ports may be open; the log says why it cannot be put back"
 	case !f.Trial.IsZero():

@@ -2,11 +2,14 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"sallyport/firewall"
 	"sallyport/spa/config"
+	"sallyport/spa/server"
+	"sallyport/spa/server/control"
 )
 
 func newTeardown(dir *string) *cobra.Command {
@@ -14,18 +17,42 @@ func newTeardown(dir *string) *cobra.Command {
 		Use:   "teardown",
 		Short: "Take the guard away, also with the daemon dead",
 		Long: `Removes our firewall table: the ports that were guarded are as open as the host's
-own firewall leaves them. A running spa-server is told by it and ends.`,
+own firewall leaves them. A running spa-server is told by it and ends.
+
+Mistakes in the files, or lost ones, do not keep it from that.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := config.Load(*dir)
+			state, err := tornDownState(*dir)
 			if err != nil {
 				return err
 			}
-			if err := firewall.Teardown(c.State); err != nil {
+			if err := firewall.Teardown(state); err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "the guard is gone: the ports are as open as the host's own firewall leaves them")
 			return nil
 		},
 	}
+}
+
+// tornDownState is the state directory of the guard to take away. Whoever has locked himself out may
+// have done so by a mistake in the files, so none is read but for where that directory is. Where there
+// is no file a server of another directory is not to be taken for this one's.
+func tornDownState(dir string) (string, error) {
+	state, missing := config.StateDir(dir)
+	if missing == nil {
+		return state, nil
+	}
+	state, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	client, err := control.Dial(state)
+	if err == nil {
+		return state, client.Close()
+	}
+	if server.Running() {
+		return "", loadError(missing)
+	}
+	return state, nil
 }

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -21,7 +23,7 @@ func StateDir(dir string) (string, error) {
 	}
 	data, err := os.ReadFile(filepath.Join(dir, FileName))
 	if err != nil {
-		return "", fmt.Errorf("reading %w", err)
+		return "", fmt.Errorf("reading %s: %w", filepath.Join(dir, FileName), cause(err))
 	}
 	file := struct {
 		State string `toml:"state"`
@@ -35,4 +37,12 @@ func StateDir(dir string) (string, error) {
 		return filepath.Clean(file.State), nil
 	}
 	return filepath.Join(dir, file.State), nil
+}
+
+// cause is the error of a file without its name and the system call.
+func cause(err error) error {
+	if at, ok := errors.AsType[*fs.PathError](err); ok {
+		return at.Err
+	}
+	return err
 }

@@ -47,7 +47,11 @@ func Check(ctx context.Context, dir string, now time.Time) []Finding {
 func check(ctx context.Context, dir string, now time.Time, h *host) []Finding {
 	c, err := config.Load(dir)
 	if err != nil {
-		return []Finding{{Problem, filepath.Join(dir, config.FileName), err.Error(), "mend the file; every other check needs it"}}
+		advice := "mend the file; every other check needs it"
+		if errors.Is(err, fs.ErrNotExist) {
+			advice = "spa-server init makes a gateway's files; if they are in another directory: --config DIR"
+		}
+		return []Finding{{Problem, filepath.Join(dir, config.FileName), err.Error(), advice}}
 	}
 	var found []Finding
 	if _, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile)); err != nil {
@@ -126,12 +130,30 @@ func checkSettings(c *config.Config) []Finding {
 
 func checkJournal(c *config.Config) []Finding {
 	path := filepath.Join(c.State, config.JournalFile)
-	_, err := os.Stat(path)
+	info, err := os.Lstat(path)
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && !isDir(c.State):
+		return []Finding{{Problem, "state", c.State + ": there is no such directory, and the server does not start without it", MakeState(c.State)}}
 	case errors.Is(err, fs.ErrNotExist):
 		return []Finding{{Odd, path, "there is no journal: the server makes one when it starts, and refuses knocks for a window after that", "nothing, or restore it if it was moved by mistake and the host was not rebooted since"}}
 	case err != nil:
 		return []Finding{{Problem, path, err.Error(), ""}}
+	case !info.Mode().IsRegular():
+		return []Finding{{Problem, path, "this is not a regular file, and the server does not start with it", "move it away: the server makes a new one"}}
 	}
 	return nil
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// MakeState returns the command that makes the state directory, for the server's user.
+func MakeState(path string) string {
+	command := "install -d -m 750 "
+	if _, _, ok := account(SystemUser); ok {
+		command += "-o " + SystemUser + " -g " + SystemUser + " "
+	}
+	return command + keys.ShellWord(path)
 }

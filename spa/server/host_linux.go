@@ -37,13 +37,13 @@ func look(ctx context.Context) *host {
 	h.notSeen("the clock", err)
 	h.conntrack, err = readConntrack()
 	h.notSeen("how full connection tracking is", err)
-	h.running = serves()
+	h.running = Running()
 	h.persists = h.uid == 0 && firewall.CanPersist()
 	return h
 }
 
-// serves reports whether a server holds the network namespace.
-func serves() bool {
+// Running reports whether a server works in this network namespace, in whatever directory.
+func Running() bool {
 	uid, err := holder(&net.UnixAddr{Net: "unix", Name: namespaceLock})
 	return err == nil && servesAs(uid)
 }

@@ -223,7 +223,7 @@ func TestMediumOf(t *testing.T) {
 func TestServes(t *testing.T) {
 	gateway := lab.New(t, "gateway")[0]
 	err := gateway.Do(func() error {
-		if serves() {
+		if Running() {
 			t.Error("a server is seen where there is none")
 		}
 		lock, err := Lock(t.TempDir())
@@ -231,7 +231,7 @@ func TestServes(t *testing.T) {
 			return err
 		}
 		defer lock.Close()
-		if !serves() {
+		if !Running() {
 			t.Error("a server that holds the namespace is not seen")
 		}
 		return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/user"
@@ -18,6 +19,9 @@ import (
 // ErrRunning is returned where another server works already. Two servers would each have half of
 // the replay memory, and replace each other's guard.
 var ErrRunning = errors.New("another spa-server works here already")
+
+// ErrNoState is returned where the state directory does not exist. [MakeState] says how to make it.
+var ErrNoState = errors.New("there is no such directory")
 
 // namespaceLock is a name in the abstract namespace of Unix sockets, which belongs to the network
 // namespace, as the firewall does (unix(7)).
@@ -43,6 +47,9 @@ func Lock(state string) (io.Closer, error) {
 
 func tryLock(state string) (io.Closer, error) {
 	file, err := openLockFile(filepath.Join(state, lockFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("server: state directory %s: %w", state, ErrNoState)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("server: locking the state directory: %w", err)
 	}

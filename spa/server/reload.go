@@ -40,7 +40,10 @@ func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 		return nil, denied("change it back, or: systemctl restart spa-server (grants and sessions go on)",
 			"a restart is needed for "+strings.Join(restart, ", ")+": nothing was changed")
 	}
-	r := &control.Reloaded{Settings: append(changed(liveSettings, was, is), changedServices(was, is)...)}
+	r := &control.Reloaded{
+		Settings: append(changed(liveSettings, was, is), changedServices(was, is)...),
+		Added:    []string{}, Changed: []string{}, Removed: []string{}, // whoever reads JSON finds lists
+	}
 	clients := changedClients(s.clients.Clients(), next.clients)
 	for _, c := range clients {
 		c.tell(r)

@@ -24,7 +24,7 @@ func (s *Server) status() *control.Status {
 	st := &control.Status{
 		Name: c.Name, Address: c.Address, PID: os.Getpid(), Since: s.since, Now: now, Protocol: spa.Version,
 		Interfaces: c.Capture.Interfaces, KnockPorts: knockPorts(c), Guards: guards(c), Receipts: c.Receipts, Window: c.Window.String(),
-		Firewall: s.firewallStatus(),
+		Firewall: s.firewallStatus(c.Firewall.Mode),
 		Gate:     gateStatus(gates, now),
 		Clients:  clients, Grants: len(shown(s.firewall.Grants(now))), Decided: s.audit.Counts(),
 		Capture: captured(s.sniffer.Stats()), Watchers: int(s.hub.active.Load()),
@@ -45,10 +45,10 @@ func (s *Server) status() *control.Status {
 	return st
 }
 
-func (s *Server) firewallStatus() control.Firewall {
+func (s *Server) firewallStatus(mode string) control.Firewall {
 	condition := s.firewall.Condition()
 	return control.Firewall{
-		Backend: s.firewall.BackendName(), Sentence: s.firewall.Describe(), Persists: s.firewall.Persists(),
+		Backend: s.firewall.BackendName(), Mode: mode, Sentence: s.firewall.Describe(), Persists: s.firewall.Persists(),
 		Missing: condition.Missing, Trial: condition.Trial,
 	}
 }

@@ -40,6 +40,7 @@ type Status struct {
 // Firewall is what keeps the ports shut.
 type Firewall struct {
 	Backend  string `json:"backend"`  // "nftables"
+	Mode     string `json:"mode"`     // "guard", or "admit": another table shuts the ports
 	Sentence string `json:"sentence"` // what guards, and what this kernel lacks
 	Persists bool   `json:"persists"` // the guard outlives another tool's flush while no server runs
 	Missing  bool   `json:"missing"`  // the guard is not in place, and guarded ports may be open

@@ -1,0 +1,27 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/spa/config"
+)
+
+// load reads the configuration. Where there is none it says how one is made.
+func load(dir string) (*config.Config, error) {
+	c, err := config.Load(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, cli.Fail(err, "spa-server init makes a gateway's files; if they are in another directory: --config DIR")
+	}
+	return c, err
+}
+
+// absent adds what to do where a client's file is not there.
+func absent(err error, name string) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return cli.Fail(fmt.Errorf("there is no client %s: %w", name, err), "spa-keygen list shows the names")
+	}
+	return err
+}
