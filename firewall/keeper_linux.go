@@ -34,6 +34,10 @@ const (
 
 	keeperStarts = 10 * time.Second // to start
 	keeperEnds   = 2 * time.Second  // to end when asked, before it is killed
+
+	// looks is how often at least is looked for what another process has to do: where the machine
+	// stood still, the time for it is over before that process has had any.
+	looks = 100
 )
 
 // Descriptors of the keeper.
@@ -221,7 +225,8 @@ func (k *keeper) end() error {
 	}
 	k.orders.Write([]byte{orderEnd}) // if it has ended already, so be it
 	err := k.orders.Close()
-	for give := time.Now().Add(keeperEnds); k.lives() && time.Now().Before(give); {
+	give := time.Now().Add(keeperEnds)
+	for n := 0; k.lives() && (n < looks || time.Now().Before(give)); n++ {
 		time.Sleep(time.Millisecond)
 	}
 	if k.lives() {
@@ -304,12 +309,25 @@ func endProcess(pid int, still func() bool) error {
 		if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil && err != unix.ESRCH {
 			return err
 		}
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if n, err := unix.Poll(fds, int(keeperEnds.Milliseconds())); n > 0 {
-			return nil
-		} else if err != nil && err != unix.EINTR {
+		if ended, err := awaitEnd(fd); err != nil || ended {
 			return err
 		}
 	}
 	return errors.New("it does not end")
+}
+
+// awaitEnd waits for the end of a process, as long as that may take.
+func awaitEnd(pidfd int) (ended bool, err error) {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for give := time.Now().Add(keeperEnds); ; {
+		left := max(0, time.Until(give))
+		n, err := unix.Poll(fds, int(left.Milliseconds()))
+		switch {
+		case err == unix.EINTR: // a signal says nothing of the process
+		case err != nil || n > 0:
+			return n > 0, err
+		case left == 0:
+			return false, nil
+		}
+	}
 }

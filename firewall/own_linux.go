@@ -218,13 +218,15 @@ func (n *nftables) release() error {
 	}
 	// The keeper takes the lock a moment after it was told to hold; and the socket closes a
 	// moment later where a process that is being started has it still.
-	for give := time.Now().Add(keeperEnds); time.Now().Before(give); time.Sleep(time.Millisecond) {
+	give := time.Now().Add(keeperEnds)
+	for i := 0; i < looks || time.Now().Before(give); i++ {
 		if err := endKeeper(n.lock); err != nil {
 			return err
 		}
 		if owned, err := n.othersOwn(); err != nil || !owned {
 			return err
 		}
+		time.Sleep(time.Millisecond)
 	}
 	return errOwned
 }
@@ -296,7 +298,8 @@ func (n *nftables) persuade() error {
 	if err := n.wake(); err != nil {
 		return err
 	}
-	for give := time.Now().Add(tearingDown); time.Now().Before(give); time.Sleep(5 * time.Millisecond) {
+	give := time.Now().Add(tearingDown)
+	for i := 0; i < looks || time.Now().Before(give); i++ {
 		if n.lock != nil { // each time: a keeper takes the lock a moment after it was told to hold
 			if err := endKeeper(n.lock); err != nil {
 				return err
@@ -305,6 +308,7 @@ func (n *nftables) persuade() error {
 		if owned, err := n.othersOwn(); err != nil || !owned {
 			return errors.Join(err, n.deleteTable(tableName))
 		}
+		time.Sleep(5 * time.Millisecond)
 	}
 	return errors.New("firewall: the guard belongs to another spa-server, or to the spa-keeper of one, that works in another directory and does not take it away: tear down with the --config of that one, or stop it first")
 }
