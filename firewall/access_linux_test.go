@@ -13,7 +13,7 @@ func TestDarkUntilGranted(t *testing.T) {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.guarded(t, nil)
 				s.dark(f.alice, f.gateway, "22")
-				s.grant("alice", f.alice, time.Minute)
+				s.grant("alice", f.alice, long)
 				s.connect(f.alice, f.gateway, "22")
 				s.dark(f.stranger, f.gateway, "22")
 			})
@@ -26,8 +26,9 @@ func TestSessionOutlivesGrant(t *testing.T) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.guarded(t, nil)
-				s.grant("alice", f.alice, 500*time.Millisecond)
+				s.grant("alice", f.alice, long)
 				session := s.connect(f.alice, f.gateway, "22")
+				s.shorten(Match{Client: "alice"}, 500*time.Millisecond)
 				lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
 				s.echoes(session)
 				s.dark(f.alice, f.gateway, "22")

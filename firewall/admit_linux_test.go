@@ -72,10 +72,10 @@ func TestAdmit(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			s := admitted(t)
 			s.dark(f.alice, f.gateway, "22")
-			s.grant("alice", f.alice, time.Minute)
+			s.grant("alice", f.alice, long)
 			session := s.connect(f.alice, f.gateway, "22")
 			s.dark(f.stranger, f.gateway, "22")
-			s.grant("bob", f.alice, time.Minute)
+			s.grant("bob", f.alice, long)
 			s.revoke(Match{Client: "alice"})
 			s.connect(f.alice, f.gateway, "22")
 			s.revoke(Match{Client: "bob"})
@@ -93,7 +93,7 @@ func TestAdmitProlongs(t *testing.T) {
 	s := admitted(t)
 	s.grant("alice", "192.0.2.2", 500*time.Millisecond)
 	end := s.Grants(time.Now())[0].Until
-	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.2", long)
 	s.open()
 	s.load(0)
 	lab.Eventually(t, "the end of the shorter", func() bool { return time.Now().After(end) })
@@ -125,8 +125,8 @@ func TestAdmitPutsBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := admitted(t)
 			s.watch()
-			s.grant("alice", "192.0.2.2", time.Minute)
-			s.grant("alice", "2001:db8::2", time.Minute)
+			s.grant("alice", "192.0.2.2", long)
+			s.grant("alice", "2001:db8::2", long)
 			s.nft(script)
 			for _, f := range bothFamilies {
 				lab.Eventually(t, "the grant", func() bool { return s.isOpen(f.alice, f.gateway, "22") })
@@ -140,12 +140,12 @@ func TestAdmitPutsBack(t *testing.T) {
 // a grant cannot be given.
 func TestAdmitWaitsForHisTable(t *testing.T) {
 	s := admitted(t)
-	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.2", long)
 	n := s.counts("could not be put back")
 	s.watch()
 	s.nft("delete table inet filter\ntable inet filter { chain input { type filter hook input priority 0; policy drop; meta l4proto ipv6-icmp accept; }; }")
 	lab.Eventually(t, "the complaint", func() bool { return n.Load() == 1 })
-	err := s.Grant(t.Context(), []Grant{sshGrant("bob", "192.0.2.4", time.Minute)}, time.Now())
+	err := s.Grant(t.Context(), []Grant{sshGrant("bob", "192.0.2.4", long)}, time.Now())
 	if err == nil || !strings.Contains(err.Error(), "nft add set inet filter spa4") {
 		t.Errorf("got %v, want how to make the set", err)
 	}
@@ -160,7 +160,7 @@ func TestAdmitOwnChangesWakeNobody(t *testing.T) {
 	n := s.counts("put back")
 	s.watch()
 	for range 20 {
-		s.grant("alice", "192.0.2.2", time.Minute)
+		s.grant("alice", "192.0.2.2", long)
 		s.revoke(Match{})
 	}
 	s.nft("add element inet filter spa4 { 192.0.2.9 . tcp . 80 }\nadd rule inet filter input tcp dport 443 accept")
@@ -182,12 +182,12 @@ func TestAdmitLeavesHisElements(t *testing.T) {
 	s.open()
 	s.load(0)
 	s.grant("alice", "192.0.2.3", 300*time.Millisecond)
-	s.grant("alice", "192.0.2.4", time.Minute)
-	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.4", long)
+	s.grant("alice", "192.0.2.2", long)
 	s.revoke(Match{Client: "alice"})
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 	s.dark("192.0.2.2", "192.0.2.1", "22")
-	s.grant("alice", "192.0.2.4", time.Minute)
+	s.grant("alice", "192.0.2.4", long)
 	s.open()
 	s.load(0)
 	s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
@@ -204,7 +204,7 @@ func TestAdmitOutlivesHisElement(t *testing.T) {
 	s := admitted(t)
 	s.watch()
 	s.nft("add element inet filter spa4 { 192.0.2.2 . tcp . 22 timeout 1s }")
-	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.2", long)
 	lab.Eventually(t, "an element of ours", func() bool {
 		return strings.Contains(s.nft("list set inet filter spa4"), ourComment)
 	})
@@ -263,9 +263,9 @@ func TestAdmitOneFamily(t *testing.T) {
 	}`)
 	s.open()
 	s.load(0)
-	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.2", long)
 	s.connect("192.0.2.2", "192.0.2.1", "22")
-	err := s.Grant(t.Context(), []Grant{sshGrant("alice", "2001:db8::2", time.Minute)}, time.Now())
+	err := s.Grant(t.Context(), []Grant{sshGrant("alice", "2001:db8::2", long)}, time.Now())
 	if err == nil || len(s.Grants(time.Now())) != 1 {
 		t.Errorf("got %v, want that no set is named for IPv6", err)
 	}
@@ -276,8 +276,8 @@ func TestAdmitTeardown(t *testing.T) {
 		t.Run("daemon "+daemon, func(t *testing.T) {
 			s := admitted(t)
 			s.nft("add element inet filter spa4 { 192.0.2.3 . tcp . 22 }")
-			s.grant("alice", "192.0.2.2", time.Minute)
-			s.grant("alice", "2001:db8::2", time.Minute)
+			s.grant("alice", "192.0.2.2", long)
+			s.grant("alice", "2001:db8::2", long)
 			var ended <-chan error
 			if daemon == "alive" {
 				ended = s.watch()
@@ -301,7 +301,7 @@ func TestAdmitTeardown(t *testing.T) {
 // TestAdmitTeardownWithoutHisTable: there is nothing of ours left in it.
 func TestAdmitTeardownWithoutHisTable(t *testing.T) {
 	s := admitted(t)
-	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.2", long)
 	s.nft("delete table inet filter")
 	ended := s.watch()
 	s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
@@ -313,7 +313,7 @@ func TestAdmitAfterGuard(t *testing.T) {
 	s := newOwned(t, nil)
 	s.open()
 	s.load(0)
-	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.2", long)
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 	s.die()
 	s.nft(strings.Replace(his, "policy drop", "policy accept", 1))
@@ -336,8 +336,8 @@ func TestAdmitAfterGuard(t *testing.T) {
 func TestAdmitCut(t *testing.T) {
 	s := admitted(t)
 	accept, inner := s.listen(":2300"), s.listenOn(s.behind(), ":2300")
-	s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300")
-	s.grantPorts("one", "192.0.2.3", time.Minute, "tcp/2300")
+	s.grantPorts("one", "192.0.2.2", long, "tcp/2300")
+	s.grantPorts("one", "192.0.2.3", long, "tcp/2300")
 	v, theirs := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300"), s.talk(accept, "192.0.2.3", "192.0.2.1", "2300")
 	transit := s.talk(inner, "192.0.2.2", "198.51.100.5", "2300")
 	gs := s.revoke(Match{})
@@ -368,7 +368,7 @@ func TestAdmitConfig(t *testing.T) {
 	}
 	s := admittingSite(t, nil)
 	s.open()
-	if err := s.Load(t.Context(), time.Minute, time.Now()); err == nil || errors.Is(err, ErrForeign) {
+	if err := s.Load(t.Context(), long, time.Now()); err == nil || errors.Is(err, ErrForeign) {
 		t.Errorf("got %v, want that there is nothing to confirm", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"sallyport/spa/lab"
@@ -69,9 +70,17 @@ func links(t *testing.T, multi string) string {
 // fakeProgram makes a program of a line of shell.
 func fakeProgram(t *testing.T, dir, name, line string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+line+"\n"), 0o755); err != nil {
+	if err := writeProgram(filepath.Join(dir, name), []byte("#!/bin/sh\n"+line+"\n")); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// writeProgram writes a file that can be run at once: while a process that another goroutine is
+// starting still had it open for writing, the kernel would say that it is busy.
+func writeProgram(path string, b []byte) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, b, 0o755)
 }
 
 func (k kind) newSite(t *testing.T, change func(*Config)) *site {
@@ -96,6 +105,9 @@ func (k kind) guarded(t *testing.T, change func(*Config)) *site {
 	s.load(0)
 	return s
 }
+
+// lockWait is how many seconds a program of iptables waits for the lock.
+const lockWait = "60"
 
 // program runs one of the programs of iptables in the gateway, as another tool does.
 func (s *site) program(name string, args ...string) string {

@@ -16,15 +16,15 @@ import (
 // TestBareGuard: what stands while the rules of the whole guard are prepared lets pass what a
 // first load carries and who has a grant, lets nothing else in, and nothing out.
 func TestBareGuard(t *testing.T) {
-	for _, name := range []string{"iptables-nft", "iptables-nft without ipset"} {
+	for _, name := range []string{"nftables", "iptables-nft", "iptables-nft without ipset"} {
 		t.Run(name, func(t *testing.T) {
 			s := kindNamed(t, name).newSite(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
 			accept := s.listen(":2300")
 			carried, gap := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300"), s.talk(accept, "192.0.2.3", "192.0.2.1", "2300")
 			s.open()
 			s.bare(plan{
-				leases:  []lease{{element{netip.MustParseAddr("192.0.2.2"), spa.TCP, 22}, time.Minute}},
-				carried: []flow{inboundTo(carried.server)}, carry: time.Minute,
+				leases:  []lease{{element{netip.MustParseAddr("192.0.2.2"), spa.TCP, 22}, long}},
+				carried: []flow{inboundTo(carried.server)}, carry: long,
 			})
 			s.connect("192.0.2.2", "192.0.2.1", "22")
 			s.mutual(carried, true)
@@ -63,7 +63,15 @@ func inboundTo(c net.Conn) flow {
 // bare puts the guard without connection tracking there, for IPv4.
 func (s *site) bare(p plan) {
 	s.Helper()
-	b := s.backend.(*ipt)
+	b, ok := s.backend.(*ipt)
+	if !ok {
+		n := s.backend.(*nftables)
+		s.must(n.makeOf(n.objects, p, 0, false, (*draft).bareRules))
+		if n.tracks() {
+			s.Error("a rule asks for connection tracking")
+		}
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()

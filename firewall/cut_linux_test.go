@@ -28,12 +28,12 @@ func (s *site) cuts(m Match, want int) {
 type session struct{ client, server net.Conn }
 
 // talk begins a session, and hangs up when the test ends.
-func (s *site) talk(accept func() net.Conn, from, to, port string) session {
+func (s *site) talk(accept accepting, from, to, port string) session {
 	s.Helper()
-	c, err := s.dial(from, to, port, soon)
+	c, err := s.dial(from, to, port)
 	s.must(err)
 	s.Cleanup(func() { c.Close() })
-	server := accept()
+	server := accept(c)
 	s.speaks(server, c)
 	return session{c, server}
 }
@@ -57,9 +57,9 @@ func TestCutEndsSessions(t *testing.T) {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.guarded(t, guard("tcp/2300", "tcp/2400"))
 				accept, other := s.listen(":2300"), s.listen(":2400")
-				s.grantPorts("one", f.alice, time.Minute, "tcp/2300")
-				s.grantPorts("two", f.alice, time.Minute, "tcp/2400")
-				s.grantPorts("one", f.stranger, time.Minute, "tcp/2300")
+				s.grantPorts("one", f.alice, long, "tcp/2300")
+				s.grantPorts("two", f.alice, long, "tcp/2400")
+				s.grantPorts("one", f.stranger, long, "tcp/2300")
 				first, second := s.talk(accept, f.alice, f.gateway, "2300"), s.talk(accept, f.alice, f.gateway, "2300")
 				elsewhere := s.talk(other, f.alice, f.gateway, "2400")
 				theirs := s.talk(accept, f.stranger, f.gateway, "2300")
@@ -81,11 +81,11 @@ func TestCutSparesWhatAnotherGrantCovers(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, guard("tcp/2300-2310"))
 		accept := s.listen(":2300")
-		s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300")
-		s.grantPorts("all", "192.0.2.2", time.Minute, "tcp/2300-2310")
+		s.grantPorts("one", "192.0.2.2", long, "tcp/2300")
+		s.grantPorts("all", "192.0.2.2", long, "tcp/2300-2310")
 		s.must(s.Grant(t.Context(), []Grant{{
 			Client: "bob", Service: "one", Source: netip.MustParseAddr("192.0.2.2"),
-			Ports: []spa.Ports{ports("tcp/2300")}, Until: time.Now().Add(time.Minute),
+			Ports: []spa.Ports{ports("tcp/2300")}, Until: time.Now().Add(long),
 		}}, time.Now()))
 		v := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
 		s.cuts(Match{Client: "alice", Services: []string{"one"}}, 0)
@@ -104,8 +104,8 @@ func TestCutEndsWhatDNATLeadsOn(t *testing.T) {
 				s := k.guarded(t, guard("tcp/2222"))
 				accept := s.listenOn(s.behind(), ":22")
 				s.publish(f)
-				s.grantPorts("one", f.alice, time.Minute, "tcp/2222")
-				s.grantPorts("one", f.stranger, time.Minute, "tcp/2222")
+				s.grantPorts("one", f.alice, long, "tcp/2222")
+				s.grantPorts("one", f.stranger, long, "tcp/2222")
 				v, theirs := s.talk(accept, f.alice, f.gateway, "2222"), s.talk(accept, f.stranger, f.gateway, "2222")
 				transit := s.talk(accept, f.alice, innerAddr[f.name], "22")
 				s.cuts(Match{Source: netip.MustParseAddr(f.alice)}, 1)
@@ -132,11 +132,11 @@ func TestCutEndsUDP(t *testing.T) {
 				gateway := net.JoinHostPort(f.gateway, "5000")
 				server := s.udp(s.gw, "[::]:5000")
 				client, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
-				s.grantPorts("one", f.alice, time.Minute, "udp/5000")
-				s.grantPorts("one", f.stranger, time.Minute, "udp/5000")
+				s.grantPorts("one", f.alice, long, "udp/5000")
+				s.grantPorts("one", f.stranger, long, "udp/5000")
 				for _, c := range []*net.UDPConn{client, theirs} {
 					s.send(c, gateway)
-					if !s.gets(server, soon) {
+					if !s.gets(server, lab.Patience) {
 						t.Fatal("the question was lost")
 					}
 					s.utters(server, c)
@@ -162,7 +162,7 @@ func TestCutEndsUDP(t *testing.T) {
 func (s *site) utters(server, client *net.UDPConn) {
 	s.Helper()
 	s.send(server, client.LocalAddr().String())
-	if !s.gets(client, soon) {
+	if !s.gets(client, lab.Patience) {
 		s.Fatal("the client does not hear its server")
 	}
 }
@@ -171,7 +171,7 @@ func (s *site) utters(server, client *net.UDPConn) {
 func TestCutEndsConnectedUDP(t *testing.T) {
 	s := guarded(t, guard("udp/5000"))
 	client := s.udp(s.client, "192.0.2.2:4000")
-	s.grantPorts("one", "192.0.2.2", time.Minute, "udp/5000")
+	s.grantPorts("one", "192.0.2.2", long, "udp/5000")
 	say := s.connectedUDP(client)
 	s.cuts(Match{}, 1)
 	first := say() // which learns of it
@@ -191,7 +191,7 @@ func (s *site) connectedUDP(client *net.UDPConn) (say func() error) {
 	}))
 	s.Cleanup(func() { server.Close() })
 	s.send(client, "192.0.2.1:5000")
-	if !s.gets(server.(*net.UDPConn), soon) {
+	if !s.gets(server.(*net.UDPConn), lab.Patience) {
 		s.Fatal("the question was lost")
 	}
 	return func() error { _, err := server.Write([]byte("news")); return err }
@@ -201,12 +201,12 @@ func (s *site) connectedUDP(client *net.UDPConn) (say func() error) {
 func TestCutSparesWhatNoGrantLetIn(t *testing.T) {
 	s := guarded(t, func(c *Config) { c.Trusted = []string{"vs"}; guard("tcp/2200", "tcp/2300")(c) })
 	accept := s.listen(":2300")
-	s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2200", "tcp/2300")
+	s.grantPorts("one", "192.0.2.2", long, "tcp/2200", "tcp/2300")
 	trusted := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
 	echo, err := lab.EchoServer(s.client, "192.0.2.2:7000")
 	s.must(err)
 	defer echo.Close()
-	own, err := lab.Dial(s.gw, "192.0.2.1:2200", "192.0.2.2:7000", soon)
+	own, err := lab.Dial(s.gw, "192.0.2.1:2200", "192.0.2.2:7000", lab.Patience)
 	s.must(err)
 	defer own.Close()
 	s.echoes(own)
@@ -225,7 +225,7 @@ func TestCutEndsUntracked(t *testing.T) {
 		c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Notrack{}}})
 	})
 	accept := s.listen(":2300")
-	s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300")
+	s.grantPorts("one", "192.0.2.2", long, "tcp/2300")
 	v := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
 	s.cuts(Match{}, 1)
 	s.over(v)
@@ -235,7 +235,7 @@ func TestCutEndsUntracked(t *testing.T) {
 func TestCutNeedsOneCapability(t *testing.T) {
 	s := guarded(t, guard("tcp/2300"))
 	accept := s.listen(":2300")
-	s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300")
+	s.grantPorts("one", "192.0.2.2", long, "tcp/2300")
 	v := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
 	done := make(chan struct{})
 	go func() {
@@ -263,7 +263,7 @@ func TestCutOfNothing(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.Cut(ctx, []Grant{sshGrant("alice", "192.0.2.2", time.Minute)}); err != context.Canceled {
+	if _, err := s.Cut(ctx, []Grant{sshGrant("alice", "192.0.2.2", long)}); err != context.Canceled {
 		t.Errorf("got %v, want that the context has ended", err)
 	}
 }

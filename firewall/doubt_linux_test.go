@@ -16,7 +16,7 @@ func TestFailedReconfigureKeepsGrants(t *testing.T) {
 	s := kindNamed(t, "iptables-legacy").guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
 	s.serve(":2300")
 	s.watch()
-	s.grantPorts("alice", "192.0.2.2", time.Minute, "tcp/2300")
+	s.grantPorts("alice", "192.0.2.2", long, "tcp/2300")
 	s.connect("192.0.2.2", "192.0.2.1", "2300")
 	release := s.hold()
 	c := s.config
@@ -41,7 +41,7 @@ func TestLateGrantThatFails(t *testing.T) {
 		return b.legacy.good != [sha256.Size]byte{}
 	})
 	release := s.hold()
-	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.2", long)
 	path := filepath.Join(s.config.programs, "iptables-restore")
 	s.must(os.Rename(path, path+"-real"))
 	once := filepath.Join(s.config.programs, "failed")

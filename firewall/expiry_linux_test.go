@@ -3,6 +3,7 @@ package firewall
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -27,12 +28,13 @@ func TestSessionEndsWithItsGrant(t *testing.T) {
 				s := k.guarded(t, cutting("tcp/2300"))
 				accept := s.listen(":2300")
 				s.push(":2301") // not guarded
-				s.grantPorts("short", f.alice, time.Second, "tcp/2300")
-				s.grantPorts("kept", f.alice, time.Second, "tcp/22")
-				s.grantPorts("short", f.stranger, time.Minute, "tcp/2300")
+				s.grantPorts("short", f.alice, long, "tcp/2300")
+				s.grantPorts("kept", f.alice, long, "tcp/22")
+				s.grantPorts("short", f.stranger, long, "tcp/2300")
 				kept := s.connect(f.alice, f.gateway, "22")
 				mine, theirs := s.talk(accept, f.alice, f.gateway, "2300"), s.talk(accept, f.stranger, f.gateway, "2300")
 				s.speaks(mine.server, mine.client)
+				s.shorten(Match{Source: netip.MustParseAddr(f.alice)}, time.Second)
 				s.die()
 				lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
 				s.mutual(mine, false)
@@ -55,7 +57,7 @@ func (s *site) mutual(v session, heard bool) {
 		way.from.Write([]byte("news"))
 		within := silence
 		if heard {
-			within = soon
+			within = lab.Patience
 		}
 		if hears(way.to, within) != heard {
 			s.Errorf("%s: %v, want %v", way.name, !heard, heard)
@@ -67,18 +69,36 @@ func (s *site) mutual(v session, heard bool) {
 func TestSessionOfALongerGrant(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, cutting("tcp/2300"))
-		accept := s.listen(":2300")
-		s.grantPorts("one", "192.0.2.2", time.Second, "tcp/2300")
-		short := s.Grants(time.Now())[0].Until
-		v := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
-		s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300")
-		lab.Eventually(t, "the end of the shorter", func() bool { return time.Now().After(short) })
+		v := s.prolonged(s.listen(":2300"))
 		s.mutual(v, true)
 		s.revoke(Match{})
 		s.mutual(v, false)
-		s.grantPorts("one", "192.0.2.2", time.Minute, "tcp/2300") // what was not given up goes on
-		lab.Eventually(t, "what was sent meanwhile", func() bool { return hears(v.client, soon) })
+		s.grantPorts("one", "192.0.2.2", long, "tcp/2300") // what was not given up goes on
+		lab.Eventually(t, "what was sent meanwhile", func() bool { return hears(v.client, lab.Patience) })
 	})
+}
+
+// prolonged is a session that began under a grant for a shorter time, which is over.
+func (s *site) prolonged(accept accepting) (v session) {
+	s.Helper()
+	inTime(s.T, time.Second, func(within time.Duration) bool {
+		s.revoke(Match{})
+		before := time.Now()
+		s.grantPorts("one", "192.0.2.2", within, "tcp/2300")
+		short := time.Now().Add(within)
+		c, err := s.attempt("192.0.2.2", "192.0.2.1", "2300", within)
+		if err != nil {
+			return false
+		}
+		s.Cleanup(func() { c.Close() })
+		v = session{c, accept(c)}
+		s.speaks(v.server, v.client)
+		s.grantPorts("one", "192.0.2.2", long, "tcp/2300")
+		early := time.Since(before) < within
+		lab.Eventually(s, "the end of the shorter", func() bool { return time.Now().After(short) })
+		return early
+	})
+	return v
 }
 
 // TestDNATSessionEndsWithItsGrant: the answers of another machine are not this host's.
@@ -88,10 +108,10 @@ func TestDNATSessionEndsWithItsGrant(t *testing.T) {
 			s := guarded(t, cutting("tcp/2222"))
 			accept := s.listenOn(s.behind(), ":22")
 			s.publish(f)
-			s.talk(accept, f.alice, innerAddr[f.name], "22") // everybody knows everybody's address before the time runs
-			s.grantPorts("short", f.alice, time.Second, "tcp/2222")
-			s.grantPorts("short", f.stranger, time.Minute, "tcp/2222")
+			s.grantPorts("short", f.alice, long, "tcp/2222")
+			s.grantPorts("short", f.stranger, long, "tcp/2222")
 			mine, theirs := s.talk(accept, f.alice, f.gateway, "2222"), s.talk(accept, f.stranger, f.gateway, "2222")
+			s.shorten(Match{Source: netip.MustParseAddr(f.alice)}, 500*time.Millisecond)
 			s.die()
 			lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2222") })
 			s.mutual(mine, false)
@@ -108,15 +128,16 @@ func TestUDPSessionEndsWithItsGrant(t *testing.T) {
 				gateway := net.JoinHostPort(f.gateway, "5000")
 				server := s.udp(s.gw, "[::]:5000")
 				mine, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
-				s.grantPorts("short", f.alice, time.Second, "udp/5000")
-				s.grantPorts("short", f.stranger, time.Minute, "udp/5000")
+				s.grantPorts("short", f.alice, long, "udp/5000")
+				s.grantPorts("short", f.stranger, long, "udp/5000")
 				for _, c := range []*net.UDPConn{mine, theirs} {
 					s.send(c, gateway)
-					if !s.gets(server, soon) {
+					if !s.gets(server, lab.Patience) {
 						t.Fatal("the question was lost")
 					}
 					s.utters(server, c)
 				}
+				s.shorten(Match{Source: netip.MustParseAddr(f.alice)}, 500*time.Millisecond)
 				s.die()
 				other := s.udp(s.client, net.JoinHostPort(f.alice, "4001"))
 				lab.Eventually(t, "the grant's end", func() bool {
@@ -159,7 +180,7 @@ func TestCutPortsLeaveOthersAlone(t *testing.T) {
 			{"own, from a cut port to a cut port", s.gw, "192.0.2.1:2200", "192.0.2.2:7000"},
 			{"own, to itself", s.gw, "", "192.0.2.1:2201"},
 		} {
-			c, err := lab.Dial(way.from, way.src, way.dst, soon)
+			c, err := lab.Dial(way.from, way.src, way.dst, lab.Patience)
 			if err != nil {
 				t.Errorf("%s: %v", way.name, err)
 				continue
@@ -179,12 +200,10 @@ func TestCutPortRejects(t *testing.T) {
 	s := guarded(t, func(c *Config) { cutting("tcp/2300", "udp/5000")(c); c.Closed = Reject })
 	s.serve(":2300")
 	for _, f := range bothFamilies {
-		if _, err := s.dial(f.stranger, f.gateway, "2300", soon); !errors.Is(err, syscall.ECONNREFUSED) {
+		if _, err := s.dial(f.stranger, f.gateway, "2300"); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("got %v from a TCP port that rejects, want a refusal", err)
 		}
-		if !s.refuses(s.client, net.JoinHostPort(f.stranger, "0"), net.JoinHostPort(f.gateway, "5000"), soon) {
-			t.Error("silence from a UDP port that rejects")
-		}
+		s.refusal(s.client, net.JoinHostPort(f.stranger, "0"), net.JoinHostPort(f.gateway, "5000"))
 	}
 }
 

@@ -49,13 +49,13 @@ func TestFirstLoadKeepsPushedSessions(t *testing.T) {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.newSite(t, guard("tcp/2300"))
 				s.push(":2300")
-				c, err := s.dial(f.stranger, f.gateway, "2300", soon)
+				c, err := s.dial(f.stranger, f.gateway, "2300")
 				s.must(err)
 				defer c.Close()
 				s.open()
 				s.load(0)
 				for range 50 {
-					if !hears(c, soon) {
+					if !hears(c, lab.Patience) {
 						t.Fatal("a session that was there no longer hears its server")
 					}
 				}
@@ -71,10 +71,10 @@ func TestFirstLoadKeepsQuietSessions(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			s := newSite(t, guard("tcp/2300"))
 			accept := s.listen(":2300")
-			client, err := s.dial(f.stranger, f.gateway, "2300", soon)
+			client, err := s.dial(f.stranger, f.gateway, "2300")
 			s.must(err)
 			defer client.Close()
-			server := accept()
+			server := accept(client)
 			s.open()
 			s.load(0)
 			s.speaks(server, client)
@@ -89,7 +89,7 @@ func TestCarriedFlowAdmitsNoNewConnection(t *testing.T) {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.newSite(t, nil)
 				from := net.JoinHostPort(f.stranger, "4000")
-				session, err := s.dial(from, f.gateway, "22", soon)
+				session, err := s.dial(from, f.gateway, "22")
 				s.must(err)
 				s.open()
 				s.load(0)
@@ -136,7 +136,7 @@ func TestFirstLoadKeepsConnectedUDP(t *testing.T) {
 		s.open()
 		s.load(0)
 		s.send(client, "192.0.2.1:5000")
-		if !s.gets(server.(*net.UDPConn), soon) {
+		if !s.gets(server.(*net.UDPConn), lab.Patience) {
 			t.Error("the flow was cut")
 		}
 	})
@@ -190,7 +190,7 @@ func TestOwnFlowOverFirstLoad(t *testing.T) {
 			echo, err := lab.EchoServer(s.client, ":7000")
 			s.must(err)
 			defer echo.Close()
-			c, err := lab.Dial(s.gw, net.JoinHostPort(f.gateway, "2200"), net.JoinHostPort(f.alice, "7000"), soon)
+			c, err := lab.Dial(s.gw, net.JoinHostPort(f.gateway, "2200"), net.JoinHostPort(f.alice, "7000"), lab.Patience)
 			s.must(err)
 			defer c.Close()
 			s.open()

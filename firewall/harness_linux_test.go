@@ -27,12 +27,13 @@ func TestMain(m *testing.M) {
 	lab.Main(m)
 }
 
-// soon is longer than anything that is promised here takes, silence how long a test waits
-// for an answer that must not come.
-const (
-	soon    = 3 * time.Second
-	silence = 150 * time.Millisecond
-)
+// silence is how long a test waits for an answer that must not come. What must come is waited
+// for with lab.Patience.
+const silence = 150 * time.Millisecond
+
+// long is the life of what must not end while a test runs, nor while it waits for the end of
+// something else.
+const long = time.Hour
 
 // family is who talks in a test, by IPv4 or by IPv6.
 type sides struct {
@@ -120,10 +121,24 @@ func (s *site) watch() <-chan error {
 	return ended
 }
 
-// ends is the error with which Watch ends soon.
+// watchUntil runs Watch until stop is called.
+func (s *site) watchUntil() (stop func()) {
+	ctx, cancel := context.WithCancel(s.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.Firewall.Watch(ctx)
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
+// ends is the error with which Watch ends by itself.
 func (s *site) ends(ended <-chan error, want error) {
 	s.Helper()
-	late := time.NewTimer(soon)
+	late := time.NewTimer(lab.Patience)
 	defer late.Stop()
 	select {
 	case err := <-ended:
@@ -142,13 +157,16 @@ func (s *site) serve(addr string) *lab.Echo {
 	return e
 }
 
-// listen listens on the gateway and returns what gives the server's end of each connection.
-func (s *site) listen(addr string) (accept func() net.Conn) {
+// accepting gives the server's end of a connection.
+type accepting func(client net.Conn) net.Conn
+
+// listen listens on the gateway.
+func (s *site) listen(addr string) accepting {
 	s.Helper()
 	return s.listenOn(s.gw, addr)
 }
 
-func (s *site) listenOn(h *lab.Host, addr string) (accept func() net.Conn) {
+func (s *site) listenOn(h *lab.Host, addr string) accepting {
 	s.Helper()
 	var l net.Listener
 	s.must(h.Do(func() (err error) {
@@ -156,12 +174,18 @@ func (s *site) listenOn(h *lab.Host, addr string) (accept func() net.Conn) {
 		return err
 	}))
 	s.Cleanup(func() { l.Close() })
-	return func() net.Conn {
+	return func(client net.Conn) net.Conn {
 		s.Helper()
-		c, err := l.Accept()
-		s.must(err)
-		s.Cleanup(func() { c.Close() })
-		return c
+		s.must(l.(*net.TCPListener).SetDeadline(time.Now().Add(lab.Patience)))
+		for {
+			c, err := l.Accept()
+			s.must(err)
+			s.Cleanup(func() { c.Close() })
+			// Attempts that only asked whether the port is open wait here too.
+			if c.RemoteAddr().String() == client.LocalAddr().String() {
+				return c
+			}
+		}
 	}
 }
 
@@ -170,7 +194,7 @@ func (s *site) speaks(server, client net.Conn) {
 	s.Helper()
 	_, err := server.Write([]byte("news"))
 	s.must(err)
-	if !hears(client, soon) {
+	if !hears(client, lab.Patience) {
 		s.Fatalf("the client of %v does not hear its server", server.LocalAddr())
 	}
 }
@@ -178,7 +202,10 @@ func (s *site) speaks(server, client net.Conn) {
 // grant gives the source tcp/22 on behalf of the client.
 func (s *site) grant(client, source string, last time.Duration) {
 	s.Helper()
-	s.must(s.Grant(s.Context(), []Grant{sshGrant(client, source, last)}, time.Now()))
+	now := time.Now()
+	g := sshGrant(client, source, 0)
+	g.Until = now.Add(last)
+	s.must(s.Grant(s.Context(), []Grant{g}, now))
 }
 
 func sshGrant(client, source string, last time.Duration) Grant {
@@ -189,14 +216,15 @@ func sshGrant(client, source string, last time.Duration) Grant {
 	}
 }
 
-func (s *site) dial(from, to, port string, timeout time.Duration) (net.Conn, error) {
-	return lab.Dial(s.client, from, net.JoinHostPort(to, port), timeout)
+// dial tries to connect for as long as it may take.
+func (s *site) dial(from, to, port string) (net.Conn, error) {
+	return lab.Dial(s.client, from, net.JoinHostPort(to, port), lab.Patience)
 }
 
 // connect is a connection that must come about.
 func (s *site) connect(from, to, port string) net.Conn {
 	s.Helper()
-	c, err := s.dial(from, to, port, soon)
+	c, err := s.dial(from, to, port)
 	if err != nil {
 		s.Fatalf("got %v, want a connection", err)
 	}
@@ -207,7 +235,7 @@ func (s *site) connect(from, to, port string) net.Conn {
 
 func (s *site) echoes(c net.Conn) {
 	s.Helper()
-	if err := lab.Echoes(c, "is anybody there?", soon); err != nil {
+	if err := lab.Echoes(c, "is anybody there?", lab.Patience); err != nil {
 		s.Fatalf("got %v, want an echo", err)
 	}
 }
@@ -223,7 +251,7 @@ func (s *site) dead(c net.Conn) {
 // dark is a port of which nothing is heard.
 func (s *site) dark(from, to, port string) {
 	s.Helper()
-	c, err := s.dial(from, to, port, silence)
+	c, err := s.attempt(from, to, port, silence)
 	if err == nil {
 		c.Close()
 		s.Fatalf("%s connected to %s port %s, want silence", from, to, port)
@@ -234,7 +262,7 @@ func (s *site) dark(from, to, port string) {
 }
 
 func (s *site) isOpen(from, to, port string) bool {
-	c, err := s.dial(from, to, port, silence)
+	c, err := s.attempt(from, to, port, silence)
 	if err == nil {
 		c.Close()
 	}
@@ -253,12 +281,9 @@ func (s *site) udp(h *lab.Host, from string) *net.UDPConn {
 	return c
 }
 
-// gets reports whether anything arrives at the socket in time.
+// gets reports whether a datagram arrives at the socket in time.
 func (s *site) gets(c *net.UDPConn, within time.Duration) bool {
-	s.Helper()
-	s.must(c.SetReadDeadline(time.Now().Add(within)))
-	_, _, err := c.ReadFromUDPAddrPort(make([]byte, 2048))
-	return err == nil
+	return reads(c, make([]byte, 2048), 1, within) > 0
 }
 
 func (s *site) send(c *net.UDPConn, to string) {
@@ -291,7 +316,7 @@ func (s *site) flushRuleset() {
 	if s.kind.legacy {
 		for _, program := range []string{"iptables", "ip6tables"} {
 			for _, table := range []string{"raw", "mangle"} {
-				s.program(program, "-w", "5", "-t", table, "-F")
+				s.program(program, "-w", lockWait, "-t", table, "-F")
 			}
 		}
 		return

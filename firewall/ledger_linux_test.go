@@ -18,8 +18,8 @@ import (
 // not in the ledger any more.
 func TestKeep(t *testing.T) {
 	s := guarded(t, nil)
-	s.grant("alice", "192.0.2.2", time.Minute)
-	s.grant("bob", "192.0.2.3", time.Minute)
+	s.grant("alice", "192.0.2.2", long)
+	s.grant("bob", "192.0.2.3", long)
 	var asked []Grant
 	s.config.Keep = func(g Grant) bool {
 		asked = append(asked, g)

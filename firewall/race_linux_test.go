@@ -73,7 +73,7 @@ func TestTeardownDuringGrant(t *testing.T) {
 	s.backend = &crossed{backend: s.backend, beforeLoad: func() { s.tearDownMeanwhile(done) }}
 	s.flushRuleset()
 	// It finds that the guard is gone and puts it back; whether it is in time is another thing.
-	s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", time.Minute)}, time.Now())
+	s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", long)}, time.Now())
 	s.must(<-done)
 	s.ends(s.watch(), ErrTornDown)
 	s.connect("192.0.2.3", "192.0.2.1", "22")
@@ -90,13 +90,13 @@ func TestTeardownDuringPutBack(t *testing.T) {
 }
 
 func TestTeardownDuringConfirmation(t *testing.T) {
-	s := confirming(t, time.Minute)
+	s := confirming(t, long)
 	done := make(chan error, 1)
 	s.backend = &crossed{backend: s.backend, beforePermanent: func() error {
 		s.tearDownMeanwhile(done)
 		return nil
 	}}
-	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.2", long)
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 	s.ends(s.watch(), ErrTornDown)
 	s.must(<-done)
@@ -134,25 +134,26 @@ func TestFlushDuringConfirmation(t *testing.T) {
 		{"any error", func(*site) error { return errors.New("not now") }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			const within = time.Second
-			s := confirming(t, within)
-			over := time.NewTimer(within)
-			s.backend = &crossed{backend: s.backend, beforePermanent: func() error { return test.do(s) }}
-			n := s.counts("is confirmed")
-			ended := s.watch()
-			s.grant("alice", "192.0.2.2", time.Minute)
-			s.connect("192.0.2.2", "192.0.2.1", "22")
-			lab.Eventually(t, "the confirmation", func() bool { return n.Load() == 1 })
-			lab.Eventually(t, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
-			select {
-			case err := <-ended:
-				t.Fatalf("watch ended: %v", err)
-			case <-over.C:
-			}
-			s.dark("192.0.2.3", "192.0.2.1", "22")
-			if m, err := s.ledger.mark(); m != loadAgain || err != nil {
-				t.Errorf("the next load is %d, %v, want one that is not the first", m, err)
-			}
+			inTime(t, time.Second, func(within time.Duration) bool {
+				s := confirming(t, within)
+				s.backend = &crossed{backend: s.backend, beforePermanent: func() error { return test.do(s.site) }}
+				n := s.counts("is confirmed")
+				ended := s.watch()
+				if !s.gives(sshGrant("alice", "192.0.2.2", long)) {
+					return false
+				}
+				s.connect("192.0.2.2", "192.0.2.1", "22")
+				if !s.confirms(ended, n) {
+					return false
+				}
+				lab.Eventually(t, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+				s.passes(ended)
+				s.dark("192.0.2.3", "192.0.2.1", "22")
+				if m, err := s.ledger.mark(); m != loadAgain || err != nil {
+					t.Errorf("the next load is %d, %v, want one that is not the first", m, err)
+				}
+				return true
+			})
 		})
 	}
 }
@@ -186,7 +187,7 @@ func TestMarkerDeleted(t *testing.T) {
 			s := guarded(t, nil)
 			n := s.counts("put back")
 			s.watch()
-			s.grant("alice", "192.0.2.2", time.Minute)
+			s.grant("alice", "192.0.2.2", long)
 			s.another(test.do)
 			lab.Eventually(t, "the put-back", func() bool { return n.Load() > 0 })
 			s.dark("192.0.2.3", "192.0.2.1", "22")

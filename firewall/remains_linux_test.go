@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
 )
 
 // TestFailedStartOfIptablesLeavesNothing: what could not be loaded as a whole shuts nobody
@@ -29,9 +31,7 @@ printf '%s\n' "$in" | exec `+path+`-real "$@"`)
 					t.Fatal("the guard was loaded")
 				}
 				for _, f := range bothFamilies {
-					if !s.isOpen(f.stranger, f.gateway, "22") {
-						t.Error("a start that failed shut everybody out over", f.name)
-					}
+					s.connect(f.stranger, f.gateway, "22") // nobody is shut out
 				}
 			})
 		}
@@ -41,7 +41,7 @@ printf '%s\n' "$in" | exec `+path+`-real "$@"`)
 // TestSetsNamedBeforeHoldNothing: a grant in a set that is named no more could not be revoked.
 func TestSetsNamedBeforeHoldNothing(t *testing.T) {
 	s := admitted(t)
-	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.2", long)
 	s.nft("add set inet filter other4 { type ipv4_addr . inet_proto . inet_service; flags timeout; }\n" +
 		"add rule inet filter input ip saddr . meta l4proto . th dport @other4 accept\n" +
 		"add element inet filter spa4 { 192.0.2.3 . tcp . 22 }\n")
@@ -78,7 +78,7 @@ func TestRelayOfAKilledDaemon(t *testing.T) {
 	s.open()
 	s.load(0)
 	siege.lift()
-	s.grant("bob", "192.0.2.3", time.Minute)
+	s.grant("bob", "192.0.2.3", long)
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 }
 
@@ -104,7 +104,7 @@ func TestWatchHearsOfEachEnd(t *testing.T) {
 	s := admitted(t)
 	a := s.backend.(*admitting)
 	for range 300 {
-		ctx, cancel := context.WithTimeout(t.Context(), soon)
+		ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
 		woken := make(chan error, 1)
 		go func() {
 			err := os.ErrDeadlineExceeded
@@ -137,6 +137,6 @@ func TestRelayShutsMeanwhile(t *testing.T) {
 		return n.make(n.objects, p, n.flags(), true)
 	}))
 	s.must(n.endRelay())
-	s.grant("bob", "192.0.2.3", time.Minute)
+	s.grant("bob", "192.0.2.3", long)
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 }

@@ -25,13 +25,12 @@ func TestSourcePortOfAnOldSession(t *testing.T) {
 				t.Run(f.name+" "+end, func(t *testing.T) {
 					s := k.guarded(t, guard("tcp/2300"))
 					accept := s.listen(":2300")
-					g := sshGrant("alice", f.alice, 500*time.Millisecond)
-					g.Ports[0] = ports("tcp/2300")
-					s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+					s.grantPorts("one", f.alice, long, "tcp/2300")
 					from := net.JoinHostPort(f.alice, "4000")
-					client, err := s.dial(from, f.gateway, "2300", soon)
+					client, err := s.dial(from, f.gateway, "2300")
 					s.must(err)
-					server := accept()
+					server := accept(client)
+					s.shorten(Match{}, 500*time.Millisecond)
 					lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "2300") })
 					if end == "forgotten by both" {
 						s.mute(s.client)
@@ -40,7 +39,7 @@ func TestSourcePortOfAnOldSession(t *testing.T) {
 					s.must(server.(*net.TCPConn).SetLinger(0))
 					s.must(server.Close())
 					if end == "reset by the server" {
-						if hears(client, soon) {
+						if hears(client, lab.Patience) {
 							t.Fatal("the server said something")
 						}
 					}
@@ -78,7 +77,7 @@ func TestUntracked(t *testing.T) {
 					chain := c.AddChain(hooked(&nft.Chain{Table: table, Name: "out"}, nft.ChainHookOutput, -300))
 					c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Notrack{}}})
 				})
-				s.grant("alice", f.alice, time.Minute)
+				s.grant("alice", f.alice, long)
 				s.connect(f.alice, f.gateway, "22")
 				s.dark(f.stranger, f.gateway, "22")
 			})
@@ -91,10 +90,9 @@ func TestUDPSessionOutlivesGrant(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, guard("udp/5000"))
 		server, alice := s.udp(s.gw, "192.0.2.1:5000"), s.udp(s.client, "192.0.2.2:4000")
-		g := sshGrant("alice", "192.0.2.2", 500*time.Millisecond)
-		g.Ports = []spa.Ports{ports("udp/5000")}
-		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+		s.grantPorts("one", "192.0.2.2", long, "udp/5000")
 		s.exchange(alice, server)
+		s.shorten(Match{}, 500*time.Millisecond)
 		other := s.udp(s.client, "192.0.2.2:4001")
 		lab.Eventually(t, "the grant's end", func() bool {
 			s.send(other, "192.0.2.1:5000")
@@ -111,19 +109,18 @@ func TestRelatedFlowOutlivesGrant(t *testing.T) {
 	s.helpFTP(2100)
 	accept := s.listen("192.0.2.1:2100")
 	s.serve(":2400")
-	g := sshGrant("alice", "192.0.2.2", 500*time.Millisecond)
-	g.Ports[0] = ports("tcp/2100")
-	s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-	client, err := s.dial("192.0.2.2", "192.0.2.1", "2100", soon)
+	s.grantPorts("one", "192.0.2.2", long, "tcp/2100")
+	client, err := s.dial("192.0.2.2", "192.0.2.1", "2100")
 	s.must(err)
 	defer client.Close()
-	server := accept()
+	server := accept(client)
+	s.shorten(Match{}, 500*time.Millisecond)
 	lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "2100") })
 	s.dark("192.0.2.2", "192.0.2.1", "2400")
 	for _, line := range []string{"220 hello\r\n", "227 Entering Passive Mode (192,0,2,1,9,96)\r\n"} { // 9*256+96 is 2400
 		_, err = server.Write([]byte(line))
 		s.must(err)
-		s.must(client.SetReadDeadline(time.Now().Add(soon)))
+		s.must(client.SetReadDeadline(time.Now().Add(lab.Patience)))
 		_, err = io.ReadFull(client, make([]byte, len(line)))
 		s.must(err)
 	}

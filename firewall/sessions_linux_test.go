@@ -3,6 +3,8 @@ package firewall
 import (
 	"io"
 	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,8 +19,9 @@ func TestSessionMadeInAGapDies(t *testing.T) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.guarded(t, nil)
-				s.grant("alice", f.alice, 200*time.Millisecond)
+				s.grant("alice", f.alice, long)
 				granted := s.connect(f.alice, f.gateway, "22")
+				s.shorten(Match{}, 200*time.Millisecond)
 				lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
 				s.flushRuleset()
 				gap := s.connect(f.stranger, f.gateway, "22")
@@ -79,9 +82,7 @@ func (s *site) push(addr string) {
 }
 
 func hears(c net.Conn, within time.Duration) bool {
-	c.SetReadDeadline(time.Now().Add(within))
-	_, err := io.ReadFull(c, make([]byte, 4))
-	return err == nil
+	return reads(c, make([]byte, len("news")), len("news"), within) == len("news")
 }
 
 // fallsSilent reports that what is still under way ends soon.
@@ -96,10 +97,10 @@ func TestPushingServerDoesNotReviveAGapSession(t *testing.T) {
 				s := k.guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
 				s.push(":2300")
 				s.flushRuleset()
-				c, err := s.dial(f.stranger, f.gateway, "2300", soon)
+				c, err := s.dial(f.stranger, f.gateway, "2300")
 				s.must(err)
 				defer c.Close()
-				if !hears(c, soon) {
+				if !hears(c, lab.Patience) {
 					t.Fatal("the server does not talk")
 				}
 				s.load(0)
@@ -109,22 +110,61 @@ func TestPushingServerDoesNotReviveAGapSession(t *testing.T) {
 	})
 }
 
+// TestManyPushingServersReviveNoGapSession: whatever they send while the guard is put there. It
+// takes many to speak in each of its moments.
+func TestManyPushingServersReviveNoGapSession(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
+		s.push(":2300")
+		for range 5 {
+			s.flushRuleset()
+			var clients []net.Conn
+			for range 20 {
+				c, err := s.dial("192.0.2.3", "192.0.2.1", "2300")
+				s.must(err)
+				defer c.Close()
+				if !hears(c, lab.Patience) {
+					t.Fatal("the server does not talk")
+				}
+				clients = append(clients, c)
+			}
+			s.load(0)
+			lab.Eventually(t, "silence", func() bool { return silent(clients) })
+		}
+	})
+}
+
+// silent reports whether nothing arrives over any of the connections for a while.
+func silent(cs []net.Conn) bool {
+	var loud atomic.Bool
+	var all sync.WaitGroup
+	for _, c := range cs {
+		all.Go(func() {
+			if reads(c, make([]byte, 1<<16), 1, silence) > 0 {
+				loud.Store(true)
+			}
+		})
+	}
+	all.Wait()
+	return !loud.Load()
+}
+
 func TestPushingServerIsHeardThroughAGrant(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
 				s.push(":2300")
-				g := sshGrant("alice", f.alice, time.Minute)
+				g := sshGrant("alice", f.alice, long)
 				g.Ports[0] = ports("tcp/2300")
 				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
 				s.flushRuleset()
-				c, err := s.dial(f.alice, f.gateway, "2300", soon)
+				c, err := s.dial(f.alice, f.gateway, "2300")
 				s.must(err)
 				defer c.Close()
 				s.load(0)
 				for range 20 {
-					if !hears(c, soon) {
+					if !hears(c, lab.Patience) {
 						t.Fatal("a granted client no longer hears its server")
 					}
 				}
@@ -153,8 +193,9 @@ func TestAnotherToolsMarkOpensNothing(t *testing.T) {
 // TestOwnMarkBit: the bit is the configured one.
 func TestOwnMarkBit(t *testing.T) {
 	s := guarded(t, func(c *Config) { c.Mark = 0x100 })
-	s.grant("alice", "192.0.2.2", 300*time.Millisecond)
+	s.grant("alice", "192.0.2.2", long)
 	session := s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.shorten(Match{}, 300*time.Millisecond)
 	lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 	s.echoes(session)
 	s.config.Mark = 0x200 // sessions are known by the bit alone

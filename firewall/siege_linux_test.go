@@ -43,15 +43,15 @@ func (s *site) besiege() *siege {
 				client.WriteToUDPAddrPort([]byte("x"), to)
 				g.datagrams.Add(1)
 			}
-			wait(ctx, 200*time.Microsecond) // the machine has other work too
+			pause(ctx, 200*time.Microsecond) // the machine has other work too
 		}
-		wait(context.Background(), silence) // what is under way
+		pause(context.Background(), silence) // what is under way
 	})
 	g.running.Go(func() { g.dialOften(ctx) })
 	return g
 }
 
-func wait(ctx context.Context, d time.Duration) {
+func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

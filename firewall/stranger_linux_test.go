@@ -64,7 +64,7 @@ func copyWithCapabilities(t *testing.T, dir string) string {
 	path := filepath.Join(dir, "program")
 	b, err := os.ReadFile("/proc/self/exe")
 	must(t, err)
-	must(t, os.WriteFile(path, b, 0o755))
+	must(t, writeProgram(path, b))
 	must(t, os.Chmod(path, 0o755))
 	var capabilities []byte // struct vfs_cap_data: revision 2, effective
 	for _, word := range []uint32{0x02000001, 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW, 0, 0, 0} {
@@ -82,6 +82,6 @@ func socketPair(t *testing.T) (net.Conn, *os.File) {
 	defer ours.Close()
 	c, err := net.FileConn(ours)
 	must(t, err)
-	must(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+	must(t, c.SetDeadline(time.Now().Add(lab.Patience)))
 	return c, os.NewFile(uintptr(pair[1]), "theirs")
 }

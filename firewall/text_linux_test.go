@@ -5,7 +5,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"sallyport/spa/lab"
 )
@@ -91,7 +90,7 @@ func TestGuardInAFile(t *testing.T) {
 		t.Error("the guard says that it persists without an owner")
 	}
 	ended := s.watch()
-	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.2", long)
 	for range 20 {
 		s.nft(file)
 		lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })

@@ -14,17 +14,20 @@ import (
 // the grant, and of a session there that the first load carried for a while.
 func TestKilledTrialOfCutPorts(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.newSite(t, cutting("tcp/2300"))
-		accept := s.listen(":2300")
-		before := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
-		s.open()
-		s.load(time.Second)
-		s.speaks(before.server, before.client) // to connection tracking it is the server's now
-		s.dark("192.0.2.3", "192.0.2.1", "2300")
-		s.endCarrying()
-		s.die()
-		lab.Eventually(t, "the guard's end", func() bool { return s.isOpen("192.0.2.3", "192.0.2.1", "2300") })
-		s.mutual(before, true)
+		inTime(t, time.Second, func(within time.Duration) bool {
+			s := k.newSite(t, cutting("tcp/2300"))
+			accept := s.listen(":2300")
+			before := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
+			s.open()
+			v := s.try(within)
+			s.speaks(before.server, before.client) // to connection tracking it is the server's now
+			early := v.stands("192.0.2.3", "192.0.2.1", "2300")
+			s.endCarrying()
+			s.die()
+			lab.Eventually(t, "the guard's end", func() bool { return s.isOpen("192.0.2.3", "192.0.2.1", "2300") })
+			s.mutual(before, true)
+			return early
+		})
 	})
 }
 
@@ -44,18 +47,23 @@ func (s *site) endCarrying() {
 // TestConfirmedPortsStayCut: what ends with the trial does not end where that was confirmed.
 func TestConfirmedPortsStayCut(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.newSite(t, cutting("tcp/2300"))
-		accept := s.listen(":2300")
-		s.open()
-		s.load(2 * time.Second)
-		over := time.Now().Add(2 * time.Second)
-		s.grantPorts("alice", "192.0.2.2", time.Minute, "tcp/2300")
-		v := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
-		s.watch()
-		lab.Eventually(t, "the confirmation", func() bool { return s.Condition().Trial.IsZero() })
-		lab.Eventually(t, "the end of the time for it", func() bool { return time.Now().After(over) })
-		s.mutual(v, true)
-		s.revoke(Match{})
-		s.mutual(v, false)
+		inTime(t, time.Second, func(within time.Duration) bool {
+			s := k.newSite(t, cutting("tcp/2300"))
+			accept := s.listen(":2300")
+			s.open()
+			trial := s.try(within)
+			s.grantPorts("alice", "192.0.2.2", long, "tcp/2300")
+			v := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
+			n := s.counts("is confirmed")
+			ended := s.watch()
+			if !trial.confirms(ended, n) {
+				return false
+			}
+			trial.passes(ended)
+			s.mutual(v, true)
+			s.revoke(Match{})
+			s.mutual(v, false)
+			return true
+		})
 	})
 }

@@ -49,8 +49,8 @@ func TestPutBack(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := guarded(t, nil)
 			s.watch()
-			s.grant("alice", "192.0.2.2", time.Minute)
-			s.grant("alice", "2001:db8::2", time.Minute)
+			s.grant("alice", "192.0.2.2", long)
+			s.grant("alice", "2001:db8::2", long)
 			session := s.connect("192.0.2.2", "192.0.2.1", "22")
 			s.another(test.do)
 			for _, f := range bothFamilies {
@@ -67,9 +67,9 @@ func TestPutBack(t *testing.T) {
 func TestGrantWhileTheGuardIsGone(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, nil)
-		s.grant("bob", "192.0.2.4", time.Minute)
+		s.grant("bob", "192.0.2.4", long)
 		s.flushRuleset()
-		s.grant("alice", "192.0.2.2", time.Minute)
+		s.grant("alice", "192.0.2.2", long)
 		if k.programs != "" {
 			s.watch() // sets are not of the tables that were flushed: the grant did not notice
 		}
@@ -82,7 +82,7 @@ func TestGrantWhileTheGuardIsGone(t *testing.T) {
 
 func TestRevokeWhileTheGuardIsGone(t *testing.T) {
 	s := guarded(t, nil)
-	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.2", long)
 	s.flushRuleset()
 	if gs := s.revoke(Match{Client: "alice"}); len(gs) != 1 {
 		t.Errorf("revoked %v, want alice's", gs)
@@ -118,7 +118,7 @@ func TestOwnChangesWakeNobody(t *testing.T) {
 	n := s.counts("put back")
 	s.watch()
 	for range 50 {
-		s.grant("alice", "192.0.2.2", time.Minute)
+		s.grant("alice", "192.0.2.2", long)
 		s.revoke(Match{})
 	}
 	s.load(0)
@@ -219,7 +219,7 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 func TestReloadIsNeverOpen(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, nil)
-		s.grant("alice", "192.0.2.2", time.Minute)
+		s.grant("alice", "192.0.2.2", long)
 		var through, tries atomic.Int32
 		ctx, cancel := context.WithCancel(t.Context())
 		tick := time.NewTicker(time.Millisecond)
@@ -253,7 +253,7 @@ func TestReloadIsNeverOpen(t *testing.T) {
 		}
 		for range rounds {
 			s.load(0)
-			c, err := s.dial("192.0.2.2", "192.0.2.1", "22", soon)
+			c, err := s.dial("192.0.2.2", "192.0.2.1", "22")
 			if err != nil {
 				t.Fatalf("alice is shut out during a reload: %v", err)
 			}
@@ -276,7 +276,7 @@ func TestReloadKeepsTheChains(t *testing.T) {
 	defer heard.Close()
 	s.load(0)
 	for end := false; !end; {
-		s.must(heard.SetReadDeadline(time.Now().Add(soon)))
+		s.must(heard.SetReadDeadline(time.Now().Add(lab.Patience)))
 		messages, err := heard.Receive()
 		s.must(err)
 		for _, m := range messages {
@@ -305,7 +305,7 @@ func TestTeardown(t *testing.T) {
 				s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
 				if daemon == "alive" {
 					s.ends(ended, ErrTornDown)
-					if err := s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", time.Minute)}, time.Now()); err == nil {
+					if err := s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", long)}, time.Now()); err == nil {
 						t.Error("a grant was given without a guard")
 					}
 				}
@@ -321,32 +321,21 @@ func TestTeardown(t *testing.T) {
 	})
 }
 
-// confirming makes a site whose guard lapses unless it is confirmed.
-func confirming(t *testing.T, within time.Duration) *site {
-	return kinds()[0].confirming(t, within)
-}
-
-func (k kind) confirming(t *testing.T, within time.Duration) *site {
-	s := k.newSite(t, nil)
-	s.open()
-	s.load(within)
-	return s
-}
-
 func TestUnconfirmedGuardLapses(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.confirming(t, time.Second)
-		ended := s.watch()
-		s.dark("192.0.2.3", "192.0.2.1", "22")
-		s.grant("alice", "192.0.2.2", time.Minute) // a knock alone confirms nothing
-		s.ends(ended, ErrUnconfirmed)
-		if !s.refuses(s.client, "192.0.2.2:0", "192.0.2.1:62201", soon) {
-			t.Error("something of the table is left")
-		}
-		session := s.connect("192.0.2.3", "192.0.2.1", "22")
-		s.open()
-		s.load(0)
-		s.echoes(session) // the next load is a first load
+		inTime(t, time.Second, func(within time.Duration) bool {
+			s := k.confirming(t, within)
+			ended := s.watch()
+			early := s.stands("192.0.2.3", "192.0.2.1", "22") &&
+				s.gives(sshGrant("alice", "192.0.2.2", long)) // a knock alone confirms nothing
+			s.ends(ended, ErrUnconfirmed)
+			s.refusal(s.client, "192.0.2.2:0", "192.0.2.1:62201") // nothing of the table is left
+			session := s.connect("192.0.2.3", "192.0.2.1", "22")
+			s.open()
+			s.load(0)
+			s.echoes(session) // the next load is a first load
+			return early
+		})
 	})
 }
 
@@ -354,15 +343,17 @@ func TestKilledUnconfirmedGuardLapses(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
-				s := k.confirming(t, time.Second)
-				s.dark(f.stranger, f.gateway, "22")
-				s.must(s.Firewall.Close())
-				s.Firewall = nil
-				lab.Eventually(t, "the open port", func() bool { return s.isOpen(f.stranger, f.gateway, "22") })
-				session := s.connect(f.stranger, f.gateway, "22")
-				s.open()
-				s.load(0)
-				s.echoes(session)
+				inTime(t, time.Second, func(within time.Duration) bool {
+					s := k.confirming(t, within)
+					early := s.stands(f.stranger, f.gateway, "22")
+					s.die()
+					lab.Eventually(t, "the open port", func() bool { return s.isOpen(f.stranger, f.gateway, "22") })
+					session := s.connect(f.stranger, f.gateway, "22")
+					s.open()
+					s.load(0)
+					s.echoes(session)
+					return early
+				})
 			})
 		}
 	})
@@ -384,48 +375,57 @@ func TestLaterUnconfirmedGuardLapses(t *testing.T) {
 
 // TestPutBackStillLapses: what was put back lapses when the first would have, without help.
 func TestPutBackStillLapses(t *testing.T) {
-	s := confirming(t, time.Second)
-	s.grant("alice", "192.0.2.2", time.Minute)
-	s.flushRuleset()
-	s.must(s.putBack(time.Now()))
-	s.dark("192.0.2.3", "192.0.2.1", "22")
-	s.must(s.Firewall.Close())
-	s.Firewall = nil
-	lab.Eventually(t, "the open port", func() bool { return s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+	inTime(t, time.Second, func(within time.Duration) bool {
+		s := confirming(t, within)
+		s.grant("alice", "192.0.2.2", long)
+		s.flushRuleset()
+		err := s.putBack(time.Now())
+		if errors.Is(err, ErrUnconfirmed) && !time.Now().Before(s.until) {
+			return false
+		}
+		s.must(err)
+		early := s.stands("192.0.2.3", "192.0.2.1", "22")
+		s.die()
+		lab.Eventually(t, "the open port", func() bool { return s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+		return early
+	})
 }
 
 func TestConfirmedGuardStays(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
-				const within = time.Second
-				s := k.confirming(t, within)
-				n := s.counts("is confirmed")
-				ended := s.watch()
-				s.grant("alice", f.alice, time.Minute)
-				s.connect(f.alice, f.gateway, "22")
-				lab.Eventually(t, "the confirmation", func() bool { return n.Load() == 1 })
-				over := time.NewTimer(within)
-				select {
-				case err := <-ended:
-					t.Fatalf("watch ended: %v", err)
-				case <-over.C:
-				}
-				s.dark(f.stranger, f.gateway, "22")
-				s.flushRuleset() // what is put back is permanent too
-				session := s.connectSometime(f)
-				s.load(0)
-				s.dead(session) // not a first load
+				inTime(t, time.Second, func(within time.Duration) bool { return k.confirmedGuardStays(t, f, within) })
 			})
 		}
 	})
+}
+
+func (k kind) confirmedGuardStays(t *testing.T, f sides, within time.Duration) (early bool) {
+	s := k.confirming(t, within)
+	n := s.counts("is confirmed")
+	ended := s.watch()
+	if !s.gives(sshGrant("alice", f.alice, long)) {
+		return false
+	}
+	s.connect(f.alice, f.gateway, "22")
+	if !s.confirms(ended, n) {
+		return false
+	}
+	s.passes(ended)
+	s.dark(f.stranger, f.gateway, "22")
+	s.flushRuleset() // what is put back is permanent too
+	session := s.connectSometime(f)
+	s.load(0)
+	s.dead(session) // not a first load
+	return true
 }
 
 // connectSometime is a stranger's session that was made in a gap.
 func (s *site) connectSometime(f sides) net.Conn {
 	s.Helper()
 	for range 1000 {
-		if c, err := s.dial(f.stranger, f.gateway, "22", 5*time.Millisecond); err == nil {
+		if c, err := s.attempt(f.stranger, f.gateway, "22", 5*time.Millisecond); err == nil {
 			s.Cleanup(func() { c.Close() })
 			return c
 		}
@@ -437,34 +437,47 @@ func (s *site) connectSometime(f sides) net.Conn {
 
 // TestFlushDoesNotConfirm: a guard that was put back still has to be confirmed.
 func TestFlushDoesNotConfirm(t *testing.T) {
-	s := confirming(t, time.Second)
-	ended := s.watch()
-	s.flushRuleset()
-	lab.Eventually(t, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
-	s.ends(ended, ErrUnconfirmed)
+	inTime(t, time.Second, func(within time.Duration) bool {
+		s := confirming(t, within)
+		ended := s.watch()
+		s.flushRuleset()
+		back := false
+		lab.Eventually(t, "the guard, or its end", func() bool {
+			back = !s.isOpen("192.0.2.3", "192.0.2.1", "22")
+			return back || s.Condition().Missing
+		})
+		s.ends(ended, ErrUnconfirmed)
+		return back
+	})
 }
 
 // TestOldSessionDoesNotConfirm: that a session which was there goes on proves nothing, even
 // where its source has a grant.
 func TestOldSessionDoesNotConfirm(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.guarded(t, nil)
-		s.flushRuleset()
-		session := s.connect("192.0.2.2", "192.0.2.1", "22")
-		s.load(time.Second) // not a first load, which would carry the session
-		ended := s.watch()
-		s.grant("alice", "192.0.2.2", time.Minute)
-		s.echoes(session)
-		s.ends(ended, ErrUnconfirmed)
+		inTime(t, time.Second, func(within time.Duration) bool {
+			s := k.guarded(t, nil)
+			s.flushRuleset()
+			session := s.connect("192.0.2.2", "192.0.2.1", "22")
+			v := s.try(within) // not a first load, which would carry the session
+			ended := s.watch()
+			if !v.gives(sshGrant("alice", "192.0.2.2", long)) {
+				return false
+			}
+			s.echoes(session)
+			early := time.Now().Before(v.until)
+			s.ends(ended, ErrUnconfirmed)
+			return early
+		})
 	})
 }
 
 // TestConfirmationSurvivesAChange: that somebody came in is not forgotten when the guard is
 // put back before Watch has looked.
 func TestConfirmationSurvivesAChange(t *testing.T) {
-	s := confirming(t, time.Second)
+	s := confirming(t, long)
 	n := s.counts("is confirmed")
-	s.grant("alice", "192.0.2.2", time.Minute)
+	s.grant("alice", "192.0.2.2", long)
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 	s.another(func(c *nft.Conn) {
 		o := newObjects(0)
