@@ -158,7 +158,9 @@ func TestInspectAgrees(t *testing.T) {
 	g.start()
 	alice, stranger := sender(g.profile()), sender(g.profile())
 	stranger.Key = keys.NewKey()
-	packets := [][]byte{g.seal(wanting("ssh"), alice), g.seal(wanting("web"), alice), g.seal(wanting("ssh"), stranger)}
+	opening := wanting("ssh")
+	opening.For = 10 * time.Minute // its end would be told of, too
+	packets := [][]byte{g.seal(opening, alice), g.seal(wanting("web"), alice), g.seal(wanting("ssh"), stranger)}
 	packets = append(packets, packets[0])
 	w := g.watch()
 	var tapes []taped

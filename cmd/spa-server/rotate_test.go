@@ -30,9 +30,11 @@ func (g *gateway) rotate(args ...string) *keys.Profile {
 func (g *gateway) knockedBy(s spa.Sender, r spa.Request) spa.Receipt {
 	g.t.Helper()
 	var receipt *spa.Receipt
+	within := silence
 	lab.Eventually(g.t, "the key to be answered", func() bool {
 		r.Time = time.Now()
-		receipt = g.exchange("192.0.2.2", g.seal(r, s), s, silence)
+		receipt = g.exchange("192.0.2.2", g.seal(r, s), s, within)
+		within *= 2
 		return receipt != nil
 	})
 	return *receipt
