@@ -11,9 +11,9 @@ import (
 // and taken away again.
 func TestProgress(t *testing.T) {
 	for after, want := range map[time.Duration]string{
-		progressAfter - 1:                   "",
-		progressAfter + 1:                   "\r\x1b[Kwaiting … 0s\r\x1b[K",
-		progressAfter + 2*progressEvery + 1: "\r\x1b[Kwaiting … 0s\r\x1b[Kwaiting … 1s\r\x1b[Kwaiting … 2s\r\x1b[K",
+		300 * time.Millisecond:  "",
+		500 * time.Millisecond:  "\r\x1b[Kwaiting … 0s\r\x1b[K",
+		2500 * time.Millisecond: "\r\x1b[Kwaiting … 0s\r\x1b[Kwaiting … 1s\r\x1b[Kwaiting … 2s\r\x1b[K",
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var screen bytes.Buffer
