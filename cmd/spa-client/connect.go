@@ -102,7 +102,7 @@ func (k *knock) undialled(cmd *cobra.Command, answers []client.Answer, err error
 	}
 	var wrong *client.PortError
 	if errors.As(err, &wrong) {
-		return cli.Fail(err, whichPort(wrong))
+		return cli.Fail(wrong, whichPort(wrong)) // once, though each family has the same to say
 	}
 	for _, a := range answers {
 		k.caution(cmd, a)

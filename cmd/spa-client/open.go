@@ -34,8 +34,8 @@ sees, or it stays silent.
 
 --renew stays and keeps the services open: it knocks again before their time is over and
 when this machine's own address changes, and tries again, ever more seldom, where there is no
-answer. Ctrl-C ends it; the services then close by themselves when their time is over, and
-spa-client close does it at once.`,
+answer. Where not even the first knock succeeds it ends, as without --renew. Ctrl-C ends it; the
+services then close by themselves when their time is over, and spa-client close does it at once.`,
 		Example: `  spa-client open ssh --host gw
   spa-client open ssh web --host gw --for 10m --wait
   spa-client open vpn --host gw --for 1h --renew
@@ -99,5 +99,9 @@ func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 	if err := cmd.Context().Err(); err != nil || len(opened) == 0 {
 		return err
 	}
-	return k.unreached(opened[len(opened)-1], fmt.Errorf("the port is open on %s but accepts no connections", k.plan.Profile.Name))
+	err := fmt.Errorf("the port is open on %s but accepts no connections", k.plan.Profile.Name)
+	if len(k.plan.Command.Services) > 1 {
+		err = fmt.Errorf("%s are open on %s, but not each accepts connections", k.services(), k.plan.Profile.Name)
+	}
+	return k.unreached(opened[len(opened)-1], err)
 }

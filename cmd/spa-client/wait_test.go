@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
@@ -53,4 +54,24 @@ func planned(t *testing.T, c client.Command) *client.Plan {
 		t.Fatal(err)
 	}
 	return plan
+}
+
+// A wrong port is said once, though it is wrong in each family.
+func TestWrongPortIsSaidOnce(t *testing.T) {
+	k, cmd, _ := answered()
+	cmd.SetContext(t.Context())
+	wrong := &client.PortError{Service: spa.Service{Name: "web"}, Ports: []spa.Ports{{Proto: spa.TCP, Low: 80, High: 80}}, Port: 99}
+	if err := k.undialled(cmd, nil, errors.Join(wrong, wrong)); err == nil || err.Error() != wrong.Error() {
+		t.Errorf("got %q, want %q", err, wrong)
+	}
+}
+
+func TestNotEachAccepts(t *testing.T) {
+	k, cmd, _ := answered()
+	k.plan = planned(t, client.Command{Type: spa.TypeOpen, Services: []spa.Service{{Name: "ssh"}, {Name: "web"}}, Timeout: 50 * time.Millisecond})
+	cmd.SetContext(t.Context())
+	err := k.waitOpen(cmd, []client.Answer{shut(spa.Ports{Proto: spa.TCP, Low: 9, High: 9})})
+	if err == nil || err.Error() != "ssh, web are open on gw, but not each accepts connections" {
+		t.Errorf("got %v", err)
+	}
 }

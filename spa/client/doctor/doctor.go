@@ -109,9 +109,10 @@ type examination struct {
 	options  Options
 	services []spa.Service
 
-	over     bool // nothing further can be looked at
-	families []*family
-	behind   *time.Duration // this machine's clock, by a time server
+	over       bool // nothing further can be looked at
+	families   []*family
+	unresolved string         // why the gateway's name has no address, as far as it was said
+	behind     *time.Duration // this machine's clock, by a time server
 }
 
 // family is what is known of one of the gateway's addresses. There is seldom more than one of

@@ -53,7 +53,7 @@ func (e *examination) name() []Finding {
 		return slices.DeleteFunc(found, func(f Finding) bool { return f.State == Bad })
 	}
 	e.over, found[0].State = true, Bad
-	found[0].Text = fmt.Sprintf("%s does not resolve: %s", host, strings.TrimPrefix(found[0].Text, host+" "))
+	found[0].Text = fmt.Sprintf("%s does not resolve: %s", host, e.unresolved)
 	found[0].Advice = "is the name right, and does this machine have a resolver that works? An administrator can put an address into the profile instead"
 	return found[:1]
 }
@@ -68,6 +68,9 @@ func (e *examination) lookup(network, host string) Finding {
 	name := map[string]string{"ip4": "IPv4", "ip6": "IPv6"}[network]
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, network, host)
 	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return a.Unmap().Is4() != (network == "ip4") })
+	if err != nil || e.unresolved == "" {
+		e.unresolved = plain(err)
+	}
 	var dns *net.DNSError
 	if errors.As(err, &dns) && dns.IsTimeout {
 		return Finding{Step: StepName, State: Note, Text: fmt.Sprintf("%s has no %s address that is known (%s)", host, name, plain(err))}
@@ -94,7 +97,7 @@ func plain(err error) string {
 	var dns *net.DNSError
 	switch {
 	case err == nil:
-		return "none"
+		return "it has no address"
 	case errors.As(err, &dns) && dns.IsTimeout:
 		return "the resolver does not answer"
 	case errors.As(err, &dns):
@@ -115,7 +118,7 @@ func (f *family) addr() netip.Addr { return netip.MustParseAddr(f.gateway) }
 
 // address finds out from which address packets leave, and whether the gateway can see that one.
 func (e *examination) address() []Finding {
-	var found []Finding
+	found := e.leaveOut()
 	for _, f := range e.families {
 		f.local = ownAddress(netip.AddrPortFrom(f.addr(), e.knockPorts()[0]))
 		found = append(found, f.describeLocal())
@@ -129,6 +132,28 @@ func (e *examination) address() []Finding {
 			found[i].State = Note
 		}
 	}
+	return found
+}
+
+// leaveOut drops the families that are not knocked on, because an address of the other is to be stated.
+func (e *examination) leaveOut() []Finding {
+	source := e.options.Source.String()
+	if source == "" {
+		source = e.profile.Source
+	}
+	stated, err := netip.ParseAddr(source)
+	if err != nil {
+		return nil // it is another kind of source
+	}
+	var found []Finding
+	e.families = slices.DeleteFunc(e.families, func(f *family) bool {
+		other := f.addr().Is4() != stated.Unmap().Is4()
+		if other {
+			found = append(found, Finding{Step: StepAddress, State: Bad, Text: fmt.Sprintf("%s: %s is not knocked on: the source to be stated, %s, is not of its family", f.name, f.gateway, stated),
+				Advice: "--source says which address is stated"})
+		}
+		return other
+	})
 	return found
 }
 
