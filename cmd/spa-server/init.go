@@ -129,6 +129,9 @@ func newConfig(dir, name, address string, services []string) (config.Config, err
 		c.Services = append(c.Services, service)
 	}
 	slices.SortFunc(c.Services, func(a, b config.Service) int { return strings.Compare(a.Name, b.Name) })
+	if err := c.Check(); err != nil {
+		return c, cli.Misuse(err, "nothing was written; give --service other ports")
+	}
 	return c, nil
 }
 

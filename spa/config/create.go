@@ -26,6 +26,28 @@ func Create(dir string, c Config) error {
 	return keys.WriteNew(path, text)
 }
 
+// Check returns what Load would find wrong with c once it is written, each with its key.
+func (c Config) Check() error {
+	c = c.filled(c.Dir)
+	file := undecided()
+	d, err := keys.Decode(FileName, []byte(c.text()), &file)
+	if err != nil {
+		return fmt.Errorf("config: %w", err)
+	}
+	l := loader{doc: d, raw: &file, cfg: Default(c.Dir)}
+	if _, err := l.load(); err == nil {
+		return nil
+	}
+	found := make([]error, len(l.problems))
+	for i, problem := range l.problems {
+		found[i] = problem
+		if at, ok := errors.AsType[*keys.FileError](problem); ok { // there is no file yet that has lines
+			found[i] = errors.New(at.Key + ": " + at.Text)
+		}
+	}
+	return errors.Join(found...)
+}
+
 // readsBack proves that the file will say what c is.
 func (c Config) readsBack(path string, text []byte) error {
 	file := undecided()

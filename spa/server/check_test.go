@@ -118,4 +118,11 @@ func TestInitLeavesNothing(t *testing.T) {
 	if err != nil || len(entries) != 0 {
 		t.Errorf("left behind: %v %v", entries, err)
 	}
+	c = config.Default(filepath.Join(dir, "etc"))
+	if err := Init(c, now); err == nil {
+		t.Fatal("a configuration without a name was written")
+	}
+	if _, err := os.Lstat(c.Dir); err == nil {
+		t.Error("the directory is left behind")
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"sallyport/firewall"
 	"sallyport/spa"
@@ -66,7 +67,8 @@ func (s *Server) sendGrants(a *control.Answer) error {
 	return nil
 }
 
-// shown returns grants as they are shown: one that the firewall keeps in parts is one.
+// shown returns grants as they are shown: one that the firewall keeps in parts is one. Where a service
+// has other ports since, what was granted before and after may end at different times, and is two.
 func shown(gs []firewall.Grant) []control.Grant {
 	list := make([]control.Grant, 0, len(gs))
 	for i, g := range gs {
@@ -74,7 +76,7 @@ func shown(gs []firewall.Grant) []control.Grant {
 		for j, p := range g.Ports {
 			ports[j] = p.String()
 		}
-		if i > 0 && gs[i-1].Client == g.Client && gs[i-1].Service == g.Service && gs[i-1].Source == g.Source {
+		if i > 0 && parts(gs[i-1], g) {
 			last := &list[len(list)-1]
 			last.Ports = append(last.Ports, ports...)
 			continue
@@ -82,6 +84,13 @@ func shown(gs []firewall.Grant) []control.Grant {
 		list = append(list, control.Grant{Client: g.Client, Service: g.Service, Source: g.Source, Ports: ports, Until: g.Until})
 	}
 	return list
+}
+
+// parts reports whether two grants are parts of one. After a restart their ends may be read as some
+// microseconds apart.
+func parts(a, b firewall.Grant) bool {
+	same := a.Client == b.Client && a.Service == b.Service && a.Source == b.Source
+	return same && a.Until.Sub(b.Until).Abs() < time.Second && !slices.ContainsFunc(b.Ports, func(p spa.Ports) bool { return slices.Contains(a.Ports, p) })
 }
 
 // watch sends decisions as they are made. Who does not read is waited for, and misses some.

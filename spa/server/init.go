@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -40,12 +41,16 @@ func Init(c config.Config, now time.Time) error {
 		}},
 		{filepath.Join(c.Dir, config.FileName), func(string) error { return config.Create(c.Dir, c) }},
 	}
+	_, before := os.Lstat(c.Dir)
 	if err := makeDir(c.Dir); err != nil {
 		return err
 	}
+	if errors.Is(before, fs.ErrNotExist) {
+		undo = append(undo, c.Dir)
+	}
 	for _, step := range steps {
 		if err := step.make(step.path); err != nil {
-			for _, path := range undo {
+			for _, path := range slices.Backward(undo) {
 				os.Remove(path)
 			}
 			return err

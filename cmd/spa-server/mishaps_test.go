@@ -99,3 +99,28 @@ func TestStatusOfDryRun(t *testing.T) {
 	}
 	wantSaid(t, g.must("spa-server", "reload", "--json", "--config", g.dir), `"added":[],"changed":[],"removed":[],"ended":[]`)
 }
+
+// TestInitOfImpossibleServices: flags that no server.toml could hold are misuse, and leave nothing.
+func TestInitOfImpossibleServices(t *testing.T) {
+	g := &gateway{t: t}
+	host := lab.New(t, "host")[0]
+	for service, says := range map[string]string{
+		"k=udp/62201":     "udp/62201 is a knock port",
+		"a=tcp/1-65535":   "a service has at most",
+		"a=tcp/1-9,tcp/5": "overlap",
+		"a=tcp/22,tcp/22": "overlap",
+	} {
+		dir := filepath.Join(t.TempDir(), "etc")
+		out, code := g.run(host, "spa-server", "init", "--address", "gw.example.net", "--service", service, "--config", dir)
+		if code != 2 {
+			t.Errorf("%s: exit %d, want 2\n%s", service, code, out)
+		}
+		wantSaid(t, out, says, "hint: nothing was written")
+		if strings.Contains(out, "server.toml:") {
+			t.Errorf("%s: a line of a file that is not there is named\n%s", service, out)
+		}
+		if _, err := os.Lstat(dir); err == nil {
+			t.Errorf("%s: the directory is left behind", service)
+		}
+	}
+}

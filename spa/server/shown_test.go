@@ -1,0 +1,42 @@
+package server
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/spa"
+)
+
+// TestShown: a grant that the firewall keeps in parts is shown as one; what was granted before and
+// after a service got another port is not, because each has its own end.
+func TestShown(t *testing.T) {
+	port := func(n uint16) spa.Ports { return spa.Ports{Proto: spa.TCP, Low: n, High: n} }
+	grant := func(until time.Time, ports ...spa.Ports) firewall.Grant {
+		return firewall.Grant{Client: "alice", Service: "web", Source: netip.MustParseAddr("192.0.2.2"), Ports: ports, Until: until}
+	}
+	end := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		held []firewall.Grant
+		want [][]string
+	}{
+		"parts":                 {[]firewall.Grant{grant(end, port(1), port(2)), grant(end.Add(time.Microsecond), port(3))}, [][]string{{"tcp/1", "tcp/2", "tcp/3"}}},
+		"other ports since":     {[]firewall.Grant{grant(end, port(1)), grant(end.Add(time.Minute), port(1), port(2))}, [][]string{{"tcp/1"}, {"tcp/1", "tcp/2"}}},
+		"no port is said twice": {[]firewall.Grant{grant(end, port(1)), grant(end, port(1), port(2))}, [][]string{{"tcp/1"}, {"tcp/1", "tcp/2"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got [][]string
+			for i, g := range shown(c.held) {
+				got = append(got, g.Ports)
+				if i > 0 && !g.Until.Equal(c.held[i].Until) {
+					t.Errorf("the second ends at %v, want %v", g.Until, c.held[i].Until)
+				}
+			}
+			if !slices.EqualFunc(got, c.want, slices.Equal) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
