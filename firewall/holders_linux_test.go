@@ -429,6 +429,9 @@ func TestProbe(t *testing.T) {
 	if ok || err != nil {
 		t.Errorf("got %v, %v for what no kernel takes, want false", ok, err)
 	}
+	if ok, err = n.knows("spa-nothing"); ok || err != nil {
+		t.Errorf("got %v, %v for an expression that no kernel has, want false", ok, err)
+	}
 	s.another(func(c *nft.Conn) {
 		tables, err := c.ListTables()
 		if err != nil || len(tables) != 1 {

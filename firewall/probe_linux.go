@@ -30,7 +30,6 @@ func features() []feature {
 	pre, out := nft.ChainHookPrerouting, nft.ChainHookOutput
 	return []feature{
 		{name: "the inet family (CONFIG_NF_TABLES_INET)", hook: pre, exprs: accept()},
-		{name: "connection tracking (CONFIG_NFT_CT)", hook: pre, exprs: isReply()},
 		{name: "fib (CONFIG_NFT_FIB_INET)", hook: pre, exprs: exprs{fib()}},
 		{name: "reject", hook: pre, exprs: unreachable(), lacks: lacksReject},
 		{name: "notrack", hook: out, exprs: exprs{&expr.Notrack{}}, lacks: lacksNotrack},
@@ -53,6 +52,13 @@ func (n *nftables) probe() (lacks []string, err error) {
 		default:
 			missing = append(missing, f.name)
 		}
+	}
+	tracks, err := n.knows("ct")
+	if err != nil {
+		return nil, err
+	}
+	if !tracks {
+		missing = append(missing, "connection tracking (CONFIG_NFT_CT)")
 	}
 	if len(missing) > 0 {
 		return nil, fmt.Errorf("firewall: this kernel cannot guard: it lacks %s", strings.Join(missing, ", "))
@@ -85,6 +91,37 @@ func (n *nftables) has(f feature) (bool, error) {
 		}
 	}
 	return len(failed) == 1 && errors.Is(failed[0], unix.ENOENT), nil
+}
+
+// knows asks for an expression by a rule that the kernel refuses before it prepares it. One of
+// connection tracking that is prepared begins that, and there may be no guard now: see tracks.
+func (n *nftables) knows(expression string) (bool, error) {
+	const chain = "probe"
+	named := func(table, name uint16) []byte {
+		data := attribute([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, table, []byte("spa-probe\x00"))
+		return attribute(data, name, []byte(chain+"\x00"))
+	}
+	// the expression, and not what of it
+	rule := nested(named(unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN), unix.NFTA_RULE_EXPRESSIONS, func(data []byte) []byte {
+		return nested(data, unix.NFTA_LIST_ELEM, func(data []byte) []byte {
+			data = attribute(data, unix.NFTA_EXPR_NAME, []byte(expression+"\x00"))
+			return nested(data, unix.NFTA_EXPR_DATA, func(data []byte) []byte { return data })
+		})
+	})
+	var b batch
+	b.table(unix.NFT_MSG_NEWTABLE, "spa-probe", nil)
+	b.append(nfType(unix.NFT_MSG_NEWCHAIN), netlink.Request|netlink.Create, named(unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME))
+	b.append(nfType(unix.NFT_MSG_NEWRULE), netlink.Request|netlink.Create|netlink.Append, rule)
+	switch err := b.send(n.socket); {
+	case err == nil:
+		return false, errors.New("firewall: a batch that had to fail did not")
+	case errors.Is(err, unix.EINVAL):
+		return true, nil
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
+		return false, nil
+	default:
+		return false, explain("asking what the kernel can do", err)
+	}
 }
 
 // failures takes apart what Flush joins: an error for each command that failed.

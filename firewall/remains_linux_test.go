@@ -38,6 +38,22 @@ printf '%s\n' "$in" | exec `+path+`-real "$@"`)
 	}
 }
 
+// TestFailedStartLeavesNothing: nor does nftables, where the rules that the kernel refuses come
+// after a simpler guard.
+func TestFailedStartLeavesNothing(t *testing.T) {
+	s := newSite(t, nil)
+	s.open()
+	n := s.backend.(*nftables)
+	n.objects.confirm = n.objects.guard // a chain that jumps to itself
+	if err := s.gw.Do(func() error { return s.Load(s.Context(), long, time.Now()) }); err == nil {
+		t.Fatal("the guard was loaded")
+	}
+	if !s.isGone(tableName) {
+		t.Error("something of the guard is left")
+	}
+	s.connect("192.0.2.3", "192.0.2.1", "22")
+}
+
 // TestSetsNamedBeforeHoldNothing: a grant in a set that is named no more could not be revoked.
 func TestSetsNamedBeforeHoldNothing(t *testing.T) {
 	s := admitted(t)

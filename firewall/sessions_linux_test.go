@@ -118,20 +118,39 @@ func TestManyPushingServersReviveNoGapSession(t *testing.T) {
 		s.push(":2300")
 		for range 5 {
 			s.flushRuleset()
-			var clients []net.Conn
-			for range 20 {
-				c, err := s.dial("192.0.2.3", "192.0.2.1", "2300")
-				s.must(err)
-				defer c.Close()
-				if !hears(c, lab.Patience) {
-					t.Fatal("the server does not talk")
-				}
-				clients = append(clients, c)
-			}
+			clients := s.listeners()
 			s.load(0)
 			lab.Eventually(t, "silence", func() bool { return silent(clients) })
 		}
 	})
+}
+
+// TestStartRevivesNoGapSession: to ask the kernel what it can do begins nothing.
+func TestStartRevivesNoGapSession(t *testing.T) {
+	s := guarded(t, guard("tcp/2300"))
+	s.push(":2300")
+	s.flushRuleset()
+	clients := s.listeners()
+	for range 20 {
+		s.open()
+	}
+	s.load(0)
+	lab.Eventually(t, "silence", func() bool { return silent(clients) })
+}
+
+// listeners are strangers' sessions with the server that talks on port 2300.
+func (s *site) listeners() (clients []net.Conn) {
+	s.Helper()
+	for range 20 {
+		c, err := s.dial("192.0.2.3", "192.0.2.1", "2300")
+		s.must(err)
+		s.Cleanup(func() { c.Close() })
+		if !hears(c, lab.Patience) {
+			s.Fatal("the server does not talk")
+		}
+		clients = append(clients, c)
+	}
+	return clients
 }
 
 // silent reports whether nothing arrives over any of the connections for a while.
