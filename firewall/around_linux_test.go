@@ -121,13 +121,17 @@ func TestPortRange(t *testing.T) {
 // TestWideRange: more elements than a message holds.
 func TestWideRange(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.newSite(t, guard("tcp/10000-11200"))
+		wide := "tcp/10000-11200"
+		if k.noSets {
+			wide = "tcp/11000-11200" // no elements, but rules, each of which takes its time
+		}
+		s := k.newSite(t, guard(wide))
 		s.serve(":11200")
 		s.open()
 		s.load(0)
 		s.dark("192.0.2.2", "192.0.2.1", "11200")
 		g := sshGrant("alice", "192.0.2.2", long)
-		g.Ports = []spa.Ports{ports("tcp/10000-11200")}
+		g.Ports = []spa.Ports{ports(wide)}
 		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
 		s.connect("192.0.2.2", "192.0.2.1", "11200")
 		s.load(0)
