@@ -74,6 +74,11 @@ func serveAsKeeper() {
 
 // keep is what a keeper does. It returns when the table needs it no more.
 func keep() error {
+	// Before the right to read another user's file is given up: the state directory may be his.
+	removal, err := watchRemoval(keeperLock)
+	if err != nil {
+		return err
+	}
 	if err := errors.Join(
 		unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
 		unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0),
@@ -91,7 +96,7 @@ func keep() error {
 	debug.FreeOSMemory() // what starting needed: it may stay for months
 	ended := make(chan error, 2)
 	go func() { ended <- obey(os.NewFile(keeperOrders, "orders")) }()
-	go func() { ended <- awaitRemoval(keeperLock) }()
+	go func() { ended <- awaitRemoval(removal, keeperLock) }()
 	return <-ended
 }
 
@@ -115,16 +120,18 @@ func obey(orders *os.File) error {
 	}
 }
 
+// watchRemoval returns what tells of changes to the file.
+func watchRemoval(fd int) (events int, err error) {
+	if events, err = unix.InotifyInit1(unix.IN_CLOEXEC); err != nil {
+		return 0, err
+	}
+	_, err = unix.InotifyAddWatch(events, "/proc/self/fd/"+strconv.Itoa(fd), unix.IN_ATTRIB)
+	return events, err
+}
+
 // awaitRemoval returns when the file is removed: nobody could find the keeper any more, and
 // a table that nobody can be made to let go of would be in the way for ever.
-func awaitRemoval(fd int) error {
-	events, err := unix.InotifyInit1(unix.IN_CLOEXEC)
-	if err != nil {
-		return err
-	}
-	if _, err := unix.InotifyAddWatch(events, "/proc/self/fd/"+strconv.Itoa(fd), unix.IN_ATTRIB); err != nil {
-		return err
-	}
+func awaitRemoval(events, fd int) error {
 	for b := make([]byte, 4096); ; {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil || st.Nlink == 0 {

@@ -1,0 +1,31 @@
+package firewall
+
+import (
+	"os"
+	"testing"
+
+	"sallyport/spa/lab"
+)
+
+// TestKeeperOfAnothersDirectory: root starts the daemon, and the state directory is the system
+// user's, who alone may read the files in it. The guard has its keeper all the same.
+func TestKeeperOfAnothersDirectory(t *testing.T) {
+	lab.NeedRoot(t)
+	s := newOwned(t, func(c *Config) {
+		if err := os.Chown(c.State, 64123, 64123); err != nil {
+			t.Fatal(err)
+		}
+	})
+	s.open()
+	s.load(0)
+	lab.Eventually(t, "the keeper to hold", func() bool {
+		pid, err := lockHolder(s.keeperLock())
+		return err == nil && pid != 0
+	})
+	if !s.Persists() {
+		t.Error("the keeper has ended")
+	}
+	s.die()
+	s.flushRuleset()
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
