@@ -18,8 +18,9 @@ func TestKeeperOfAnothersDirectory(t *testing.T) {
 	})
 	s.open()
 	s.load(0)
+	lock := s.keeperLock()
 	lab.Eventually(t, "the keeper to hold", func() bool {
-		pid, err := lockHolder(s.keeperLock())
+		pid, err := lockHolder(lock)
 		return err == nil && pid != 0
 	})
 	if !s.Persists() {
