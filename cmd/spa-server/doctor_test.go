@@ -259,6 +259,9 @@ func TestDoctor(t *testing.T) {
 			g.nft(g.host, `table inet n { chain c { type filter hook input priority 0; udp dport 62202 drop; }; }`)
 			g.readdress(func(p *keys.Profile) { p.KnockPorts = []uint16{62202, 62201} })
 		}, nil, 1, []doctorLine{{good, "granted ssh"}, {good, "ssh (tcp/22, IPv4) accepts connections after"}}, ""},
+		{"answers lost", func(g *gateway) {
+			g.nft(g.client, `table ip n { chain c { type filter hook input priority 0; udp sport 62201 drop; }; }`)
+		}, nil, 4, []doctorLine{{good, "is dark before"}, {note, "is not answered"}, {bad, "accepts connections now: the gateway heard the knock, and its answer does not arrive"}}, ""},
 		{"nothing can be sent", func(g *gateway) {
 			g.nft(g.client, `table ip n { chain c { type filter hook output priority 0; udp dport 62201 drop; }; }`)
 		}, nil, 1, []doctorLine{{bad, "udp/62201 at 192.0.2.1 cannot be knocked on: sending to 192.0.2.1:62201: "}}, ""},

@@ -20,6 +20,9 @@ func (e *examination) silence() []Finding {
 	if e.answered() || !e.unheard() {
 		return nil
 	}
+	if heard := e.heard(); len(heard) > 0 {
+		return heard
+	}
 	found := []Finding{{Step: StepSilence, State: Bad,
 		Text: e.profile.Name + " does not answer: it is silent on purpose about what it does not accept, so these are the causes, the likeliest first"}}
 	if !e.profile.Receipts {
@@ -36,6 +39,34 @@ func (e *examination) silence() []Finding {
 		found = append(found, c.Finding)
 	}
 	return found
+}
+
+// heard is what shows that the gateway heard the knock although no answer came: the port of what was
+// asked for was dark before, and is not any more.
+func (e *examination) heard() []Finding {
+	var found []Finding
+	for _, f := range e.families {
+		now := slices.DeleteFunc(slices.Clone(f.before), func(t touch) bool { return t.service != e.first() || t.reach != dark })
+		e.touchAll(f, now, glance, false)
+		for _, t := range now {
+			if t.reach == open || t.reach == refused {
+				found = append(found, e.describeHeard(f, t))
+			}
+		}
+	}
+	return found
+}
+
+func (e *examination) describeHeard(f *family, t touch) Finding {
+	at := fmt.Sprintf("%s (tcp/%d, %s) was dark before the knock", t.service, t.port, f.name)
+	finding := Finding{Step: StepSilence, State: Bad, Text: at + " and accepts connections now: the gateway heard the knock, and its answer does not arrive",
+		Advice: "UDP that comes back from the knock port is blocked, on the way or on this machine; or the gateway sends no receipts any more, which a new token says",
+		Sign:   `spa-server watch shows it granted to "` + e.profile.Client + `"`}
+	if t.reach == refused {
+		finding.Text = at + " and refuses connections now: the gateway opened it, and nothing listens there"
+		finding.Advice = "ask the gateway's administrator: is the service running?"
+	}
+	return finding
 }
 
 // unheard reports whether something was sent that should have been answered.

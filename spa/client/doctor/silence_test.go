@@ -1,0 +1,56 @@
+package doctor
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/client"
+	"sallyport/spa/lab"
+)
+
+// What is not as it was before the knock shows that it was heard, and nothing is guessed then. What was
+// no different before shows nothing, and so does what was not asked for.
+func TestHeardAllTheSame(t *testing.T) {
+	listening, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listening.Close()
+	accepts := netip.MustParseAddrPort(listening.Addr().String()).Port()
+	const nobodys = 9
+	for name, c := range map[string]struct {
+		service string
+		port    uint16
+		before  reach
+		want    string // empty: causes are guessed
+	}{
+		"open now":               {"ssh", accepts, dark, "its answer does not arrive"},
+		"refused now":            {"ssh", nobodys, dark, "nothing listens there"},
+		"open before":            {"ssh", accepts, open, ""},
+		"refused before":         {"ssh", nobodys, refused, ""},
+		"another service's port": {"web", accepts, dark, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Client: "alice", KnockPorts: []uint16{62201}, Receipts: true},
+				services: []spa.Service{{Name: "ssh"}, {Name: "web"}}, options: Options{Timeout: lab.Patience}}
+			f := newFamily(netip.MustParseAddr("127.0.0.1"))
+			f.before = []touch{{service: spa.Service{Name: c.service}, port: c.port, reach: c.before}}
+			f.knocks = []knocked{{port: 62201, service: e.first(), answer: client.Answer{Err: client.ErrNoAnswer}}}
+			e.families = []*family{f}
+			found := e.silence()
+			if c.want == "" {
+				if len(found) < 2 || found[1].State != Suspect {
+					t.Errorf("got %+v, want causes", found)
+				}
+				return
+			}
+			if len(found) != 1 || found[0].State != Bad || found[0].Step != StepSilence || !strings.Contains(found[0].Text, c.want) {
+				t.Errorf("got %+v, want %q", found, c.want)
+			}
+		})
+	}
+}
