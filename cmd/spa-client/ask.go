@@ -64,8 +64,7 @@ func readOn(ctx context.Context, in *os.File, out io.Writer, prompt string, read
 	if err != nil {
 		return nil, errNoTerminal
 	}
-	// Ctrl-\ would end the program before the terminal is put back.
-	asking, stop := signal.NotifyContext(ctx, cli.Heeded(syscall.SIGQUIT)...)
+	asking, stop := unhidden(ctx)
 	defer stop()
 	defer term.Restore(fd, state) // also when interrupted: or the terminal would go on hiding
 	defer fmt.Fprintln(out)
@@ -74,10 +73,30 @@ func readOn(ctx context.Context, in *os.File, out io.Writer, prompt string, read
 	if errors.Is(err, io.EOF) {
 		return nil, errors.New("nothing was typed")
 	}
-	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
-		return nil, &cli.Exit{Code: 128 + int(syscall.SIGQUIT)}
+	if exit := new(cli.Exit); errors.As(context.Cause(asking), &exit) {
+		return nil, exit
 	}
 	return answer, err
+}
+
+// unhidden returns a context that ends with signals which would end the program before the terminal is
+// put back: Ctrl-\, and what ssh sends its ProxyCommand when it has waited long enough.
+func unhidden(ctx context.Context) (context.Context, func()) {
+	asking, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, cli.Heeded(syscall.SIGQUIT, syscall.SIGHUP)...)
+	go func() {
+		select {
+		case s := <-signals:
+			number, _ := s.(syscall.Signal)
+			cancel(&cli.Exit{Code: 128 + int(number)})
+		case <-asking.Done():
+		}
+	}()
+	return asking, func() {
+		signal.Stop(signals)
+		cancel(nil)
+	}
 }
 
 // interruptible does what may wait for a person unless ctx ends before. It is then left

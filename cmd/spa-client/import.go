@@ -170,6 +170,9 @@ func (i *importing) over(cmd *cobra.Command, dir string, there *keys.StoredProfi
 		return err
 	}
 	i.app.discard(cmd, there)
+	if there.Locked() {
+		cli.Note(cmd, "%s was locked and is not any more: spa-client lock %[1]s", p.Name)
+	}
 	return nil
 }
 

@@ -82,19 +82,24 @@ func TestPasteLeavesNoKey(t *testing.T) {
 	}
 }
 
-// Ctrl-\ ends the program, and the terminal shows again what is typed.
+// Ctrl-\ ends the program, and so does ssh when it has waited long enough for its ProxyCommand: the
+// terminal shows again what is typed.
 func TestAskQuit(t *testing.T) {
-	a := startAsking(t, func(ctx context.Context, in *os.File, out *prompted) ([]byte, error) {
-		return askOn(ctx, in, out, "passphrase: ")
-	})
-	if err := syscall.Kill(os.Getpid(), syscall.SIGQUIT); err != nil {
-		t.Fatal(err)
-	}
-	var exit *cli.Exit
-	if err := <-a.done; !errors.As(err, &exit) || exit.Code != 131 || exit.Err != nil {
-		t.Errorf("got %v, want to end with 131 and without a word", err)
-	}
-	if !echoes(t, a.terminal) {
-		t.Error("the terminal goes on hiding")
+	for signal, want := range map[syscall.Signal]int{syscall.SIGQUIT: 131, syscall.SIGHUP: 129} {
+		t.Run(signal.String(), func(t *testing.T) {
+			a := startAsking(t, func(ctx context.Context, in *os.File, out *prompted) ([]byte, error) {
+				return askOn(ctx, in, out, "passphrase: ")
+			})
+			if err := syscall.Kill(os.Getpid(), signal); err != nil {
+				t.Fatal(err)
+			}
+			var exit *cli.Exit
+			if err := <-a.done; !errors.As(err, &exit) || exit.Code != want || exit.Err != nil {
+				t.Errorf("got %v, want to end with %d and without a word", err, want)
+			}
+			if !echoes(t, a.terminal) {
+				t.Error("the terminal goes on hiding")
+			}
+		})
 	}
 }
