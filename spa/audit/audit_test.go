@@ -247,14 +247,31 @@ func TestQueue(t *testing.T) {
 	})
 }
 
-// TestQueueCloses also where nobody reads.
+// TestQueueCloses also where nobody reads, and after a second: who reads late has that long.
 func TestQueueCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()
 		q := NewQueue(w)
 		fmt.Fprintln(q, "line")
+		start := time.Now()
 		q.Close()
+		if waited := time.Since(start); waited != queueWait {
+			t.Errorf("closed after %v, want %v", waited, queueWait)
+		}
 		r.Close()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		q := NewQueue(w)
+		fmt.Fprintln(q, "line")
+		var got lockedBuffer
+		time.AfterFunc(queueWait/2, func() { io.Copy(&got, r) })
+		q.Close()
+		w.Close()
+		synctest.Wait()
+		if got.String() != "line\n" {
+			t.Errorf("a late reader got %q", got.String())
+		}
 	})
 }
 

@@ -16,10 +16,11 @@ type Queue struct {
 	done  chan struct{}
 }
 
-// How many lines wait, and for how long Close waits for them.
+// How many lines wait, and for how long Close waits for them, in how many steps.
 const (
-	queueLen  = 1024
-	queueWait = time.Second
+	queueLen   = 1024
+	queueWait  = time.Second
+	queueLooks = 10
 )
 
 // NewQueue returns a queue in front of w. It is to be closed.
@@ -52,9 +53,12 @@ func (q *Queue) Write(line []byte) (int, error) {
 // Close waits a moment for what is queued. Nothing may be written after it.
 func (q *Queue) Close() error {
 	close(q.lines)
-	select {
-	case <-q.done:
-	case <-time.After(queueWait):
+	for range queueLooks { // a process that was stopped itself meanwhile has missed one of them, not all
+		select {
+		case <-q.done:
+			return nil
+		case <-time.After(queueWait / queueLooks):
+		}
 	}
 	return nil
 }
