@@ -48,6 +48,7 @@ func TestAdmitRefuses(t *testing.T) {
 		"[firewall]\nbackend='iptables'\npersist='file'\n":                                        ":7: firewall.persist: \"file\" has an effect with nftables only",
 		admitting + table + sets + "[service.a]\nports=['tcp/1']\naddresses=['192.0.2.9']\n":      ":12: service.a.addresses: has no effect",
 		"[firewall]\nmode='admit'\nmark=1\n[firewall.admit]\n" + table + sets:                     ":7: firewall.mark: has no effect",
+		"[firewall]\nbackend='iptables'\nclosed='reject'\n":                                       ":7: firewall.closed: \"reject\" works with nftables only",
 		"[firewall]\nmode='admit'\nbackend='iptables'\n[firewall.admit]\n" + table + sets:         `:6: firewall.mode: "admit" works with sets of nftables`,
 	} {
 		c, err := loadText(t, least+text)

@@ -21,6 +21,9 @@ func (l *loader) firewall() {
 	if f.Persist == "file" && f.Backend == "iptables" {
 		l.must("firewall.persist", errors.New(`"file" has an effect with nftables only, whose tables can have an owner`))
 	}
+	if f.Closed == "reject" && f.Backend == "iptables" {
+		l.must("firewall.closed", errors.New(`"reject" works with nftables only: where its guard stands iptables can only drop`))
+	}
 	l.mark()
 	l.admit()
 }
