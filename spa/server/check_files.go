@@ -29,6 +29,7 @@ func checkAccess(c *config.Config, h *host) []Finding {
 	} {
 		found = append(found, private(path)...)
 	}
+	found = append(found, checkOwners(c, h)...)
 	return append(found, checkOwner(c, h)...)
 }
 
