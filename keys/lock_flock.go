@@ -5,6 +5,7 @@ package keys
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -20,7 +21,11 @@ func lockless(err error) bool {
 func lockDir(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
-		return nil, fmt.Errorf("locking %w", err)
+		var at *fs.PathError
+		if errors.As(err, &at) {
+			err = at.Err
+		}
+		return nil, fmt.Errorf("locking %s: %w", dir, err)
 	}
 	err = syscall.EINTR
 	for errors.Is(err, syscall.EINTR) {

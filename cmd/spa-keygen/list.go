@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -23,6 +24,9 @@ func newList(dir *string) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			registry, problems := keys.LoadRegistry(filepath.Join(*dir, config.ClientsDir))
+			if err := errors.Join(problems...); registry.Len() == 0 && errors.Is(err, fs.ErrPermission) {
+				return denied(err)
+			}
 			if err := printList(cmd, registry.Clients(), asJSON); err != nil {
 				return err
 			}

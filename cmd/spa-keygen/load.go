@@ -15,13 +15,21 @@ func load(dir string) (*config.Config, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, cli.Fail(err, "spa-server init makes a gateway's files; if they are in another directory: --config DIR")
 	}
-	return c, err
+	return c, denied(err)
 }
 
 // absent adds what to do where a client's file is not there.
 func absent(err error, name string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return cli.Fail(fmt.Errorf("there is no client %s: %w", name, err), "spa-keygen list shows the names")
+	}
+	return denied(err)
+}
+
+// denied adds what to do where the files are not for who asks.
+func denied(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return cli.Fail(err, "run it as root: sudo spa-keygen …")
 	}
 	return err
 }

@@ -14,10 +14,13 @@ func load(dir string) (*config.Config, error) {
 	return c, loadError(err)
 }
 
-// loadError adds what to do where there is no configuration.
+// loadError adds what to do where there is no configuration, or none for who asks.
 func loadError(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return cli.Fail(err, "spa-server init makes a gateway's files; if they are in another directory: --config DIR")
+	case errors.Is(err, fs.ErrPermission):
+		return cli.Fail(err, "run it as root: sudo spa-server …")
 	}
 	return err
 }

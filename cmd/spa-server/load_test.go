@@ -1,0 +1,24 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"sallyport/cmd/internal/cli"
+)
+
+// TestLoadError: a configuration that is not there, or not for who asks, comes with what to do.
+func TestLoadError(t *testing.T) {
+	for hint, cause := range map[string]error{"spa-server init": fs.ErrNotExist, "as root": fs.ErrPermission} {
+		exit, ok := errors.AsType[*cli.Exit](loadError(fmt.Errorf("reading: %w", cause)))
+		if !ok || exit.Code != cli.Failed || !strings.Contains(exit.Hint, hint) {
+			t.Errorf("%v: got %+v, want a hint that says %q", cause, exit, hint)
+		}
+	}
+	if err := loadError(nil); err != nil {
+		t.Errorf("got %v for no error", err)
+	}
+}
