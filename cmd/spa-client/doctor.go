@@ -89,7 +89,11 @@ func (d *diagnosis) examine(cmd *cobra.Command, services []spa.Service) error {
 	if d.ntp != "" {
 		o.Clock = d.askTime
 	}
+	looking := "looking at the way to " + d.profile.Name
+	done := cli.Progress(cmd, looking)
+	defer func() { done() }()
 	for finding := range doctor.Examine(cmd.Context(), d.profile, o) {
+		done()
 		if finding.Status != 0 {
 			d.refused, finding.Advice = true, advice(d.profile, finding.Status)
 		}
@@ -100,7 +104,9 @@ func (d *diagnosis) examine(cmd *cobra.Command, services []spa.Service) error {
 		if err := d.tell(cmd, finding); err != nil {
 			return err
 		}
+		done = cli.Progress(cmd, looking)
 	}
+	done()
 	if err := cmd.Context().Err(); err != nil {
 		return err
 	}

@@ -113,7 +113,9 @@ func (k *knock) prepare(cmd *cobra.Command, t spa.Type, args []string, d time.Du
 	if err != nil {
 		return err
 	}
+	done := cli.Progress(cmd, "finding the way to "+profile.Name) // a resolver may be silent, a STUN server too
 	k.plan, err = client.Prepare(cmd.Context(), profile, command)
+	done()
 	return unprepared(err)
 }
 

@@ -117,13 +117,21 @@ func sshService(p *keys.Profile, args []string, port uint16) (string, uint16, er
 	known := (&client.Plan{Profile: p}).Ports(service)
 	if len(known) == 0 {
 		return "", 0, cli.Misuse(fmt.Errorf("%s has no service %s that is known here", p.Name, name),
-			"say which service is ssh's: spa-client ssh-config "+strings.Join(serviceNames(p), "|"))
+			"say which service is ssh's: "+whichService(p))
 	}
 	port, err = client.OnlyPort(service, known, port)
+	if none := new(client.PortError); errors.As(err, &none) && !none.HasTCP() {
+		return "", 0, cli.Misuse(err, "ssh needs a service with a TCP port: "+whichService(p))
+	}
 	if err != nil {
 		return "", 0, cli.Misuse(err, "say which is ssh's: --port PORT")
 	}
 	return name, port, nil
+}
+
+// whichService is how another service is named.
+func whichService(p *keys.Profile) string {
+	return "spa-client ssh-config " + strings.Join(serviceNames(p), "|")
 }
 
 // program is how ssh finds this program: by its name where that leads to it, else by its path.

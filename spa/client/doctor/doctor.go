@@ -90,12 +90,16 @@ func Examine(ctx context.Context, p *keys.Profile, o Options) iter.Seq[Finding] 
 			return
 		}
 		for _, step := range []func() []Finding{e.name, e.address, e.clock, e.before, e.knock, e.receipt, e.after, e.silence} {
-			for _, f := range step() {
+			found := step()
+			if ctx.Err() != nil {
+				return // what was not waited for is no finding
+			}
+			for _, f := range found {
 				if !yield(f) {
 					return
 				}
 			}
-			if e.over || ctx.Err() != nil {
+			if e.over {
 				return
 			}
 		}
