@@ -47,17 +47,32 @@ type tallyKey struct {
 // Open opens the audit log at path for appending, creating it with mode 0640, and says what else
 // is worth knowing to ops. An empty path records no lines; counters and summaries work as ever.
 func Open(path string, ops *slog.Logger) (*Log, error) {
-	var w io.WriteCloser = discard{}
-	if path != "" {
-		file, err := openFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("audit: opening the log: %w", err)
-		}
-		w = file
+	if path == "" {
+		return newLog(discard{}, ops), nil
 	}
-	l := newLog(w, ops)
-	l.path = path
+	file, err := openFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("audit: opening the log: %w", err)
+	}
+	l := newLog(file, ops)
+	l.path, l.out.torn = path, endsTorn(path)
 	return l, nil
+}
+
+// endsTorn reports whether the last line of a file was not written to its end, by a power cut or on a
+// full disk. One that may not be read is believed to be whole.
+func endsTorn(path string) bool {
+	file, err := os.OpenFile(path, os.O_RDONLY|noFollow, 0)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	var last [1]byte
+	if _, err := file.Seek(-1, io.SeekEnd); err != nil { // it is empty
+		return false
+	}
+	_, err = file.Read(last[:])
+	return err == nil && last[0] != '\n'
 }
 
 // openFile opens a file to append to. It waits for nobody, and writes to nothing but files: a full

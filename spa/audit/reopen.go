@@ -22,7 +22,7 @@ func (l *Log) Reopen() error {
 	if err != nil {
 		return fmt.Errorf("audit: opening the log anew: %w", err)
 	}
-	l.out.w, l.out.torn = file, false
+	l.out.w, l.out.torn = file, endsTorn(l.path)
 	return old.Close()
 }
 
