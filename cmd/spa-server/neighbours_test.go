@@ -174,6 +174,11 @@ func (b *beside) settleGuard() {
 	if !b.repairs {
 		return
 	}
+	defer func() {
+		if b.t.Failed() {
+			b.t.Logf("server:\n%s", b.server.log())
+		}
+	}()
 	for _, from := range b.strangers() {
 		lab.Eventually(b.t, "the guard to be back", func() bool { return !b.reaches(from, b.target(from)) })
 	}
