@@ -154,17 +154,25 @@ func misused(err error, path string) *Exit {
 func complain(root *cobra.Command, name string, exit *Exit) {
 	w := root.ErrOrStderr()
 	for line := range strings.Lines(exit.Err.Error()) { // joined errors have a line each
-		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, red, "error:"), strings.TrimRight(line, "\n"))
+		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, red, "error:"), unpackaged(strings.TrimRight(line, "\n")))
 	}
 	if exit.Hint != "" {
 		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, cyan, "hint:"), exit.Hint)
 	}
 }
 
+// unpackaged is an error's text without the names of the packages that made it, which tell a user nothing.
+func unpackaged(text string) string {
+	for _, name := range []string{"keys: ", "spa: "} {
+		text = strings.NewReplacer(": "+name, ": ", "\n"+name, "\n").Replace(strings.TrimPrefix(text, name))
+	}
+	return text
+}
+
 // Warn prints to standard error something that is wrong but does not end the command.
 func Warn(cmd *cobra.Command, format string, args ...any) {
 	w := cmd.ErrOrStderr()
-	fmt.Fprintf(w, "%s: %s %s\n", cmd.Root().Name(), paint(w, yellow, "warning:"), fmt.Sprintf(format, args...))
+	fmt.Fprintf(w, "%s: %s %s\n", cmd.Root().Name(), paint(w, yellow, "warning:"), unpackaged(fmt.Sprintf(format, args...)))
 }
 
 // Note prints to standard error something that is good to know.
