@@ -62,6 +62,8 @@ func askError(err error) error {
 		return cli.Fail(errors.New(plain(denied.Text)), plain(denied.Hint))
 	case errors.Is(err, control.ErrNotRunning):
 		return cli.Fail(err, "systemctl start spa-server; journalctl -u spa-server says why it ended")
+	case errors.Is(err, control.ErrSilent):
+		return cli.Fail(err, "it hangs or was halted: systemctl restart spa-server (grants and sessions go on)")
 	case errors.Is(err, control.ErrRefused), errors.Is(err, fs.ErrPermission):
 		return cli.Fail(err, "run it as root: sudo spa-server …")
 	}

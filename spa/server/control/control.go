@@ -52,6 +52,9 @@ type Reply struct {
 	Hint  string `json:"hint,omitempty"`  // with Error: what to do about it
 }
 
+// ErrSilent is the error of Ask where a server takes the request and says nothing: it hangs.
+var ErrSilent = errors.New("spa-server does not answer")
+
 // Errors of Dial. Both are wrapped with the socket's path.
 var (
 	// ErrNotRunning: no server has a socket there.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -16,9 +17,14 @@ import (
 // maxReply is more than any reply is: a reload may name a million clients.
 const maxReply = 64 << 20
 
+// answerWithin is how long a server has for a reply: reading a hundred thousand client files
+// again takes it some seconds.
+const answerWithin = time.Minute
+
 // Client is the asking end.
 type Client struct {
-	conn *net.UnixConn
+	conn     *net.UnixConn
+	patience time.Duration // for each reply of an answer that ends
 }
 
 // Dial connects to the server of a state directory. See ErrNotRunning and ErrRefused.
@@ -33,7 +39,7 @@ func Dial(state string) (*Client, error) {
 	if err != nil {
 		return nil, unreachable(path, err)
 	}
-	return &Client{conn: conn}, nil
+	return &Client{conn: conn, patience: answerWithin}, nil
 }
 
 // unreachable says why there is nobody to ask.
@@ -51,10 +57,11 @@ func unreachable(path string, err error) error {
 func (c *Client) Close() error { return c.conn.Close() }
 
 // Ask sends a request and hands over each reply but the last. A server that did not do it is a
-// *Denied. When ctx ends, so does this.
+// *Denied. When ctx ends, so does this. One that is silent is waited for, but to watch, for a minute.
 func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) error {
 	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	c.await(ctx, r)
 	line, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -74,11 +81,26 @@ func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) err
 		if err := each(reply); err != nil {
 			return err
 		}
+		c.await(ctx, r) // whoever reads what is printed may have taken his time
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if errors.Is(lines.Err(), os.ErrDeadlineExceeded) {
+		return ErrSilent
+	}
 	return fmt.Errorf("the server hung up before it was done: %w", errors.Join(sent, lines.Err(), errHungUp))
+}
+
+// await says until when the next reply has to be there.
+func (c *Client) await(ctx context.Context, r Request) {
+	if r.Command == CommandWatch {
+		return
+	}
+	c.conn.SetDeadline(time.Now().Add(c.patience))
+	if ctx.Err() != nil {
+		c.conn.SetDeadline(time.Unix(1, 0))
+	}
 }
 
 var errHungUp = errors.New("it ended, or too many ask at once")
