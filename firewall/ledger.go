@@ -160,7 +160,7 @@ func checkHeader(f *os.File) error {
 		return err
 	}
 	if !bytes.Equal(have, want) {
-		return errors.New("this is not a ledger of grants of this version")
+		return errors.New("this is not a ledger of grants of this version; moved away it is made anew, and what was open is shut")
 	}
 	return nil
 }

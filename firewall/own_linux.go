@@ -310,7 +310,7 @@ func (n *nftables) persuade() error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	return errors.New("firewall: the guard belongs to another spa-server, or to the spa-keeper of one, that works in another directory and does not take it away: tear down with the --config of that one, or stop it first")
+	return errors.New("firewall: the guard belongs to a spa-server that does not take it away, or to the spa-keeper that one left in another directory: end it (systemctl stop spa-server), then tear down again, with the --config that it had")
 }
 
 // wake makes every daemon look at its table.
