@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -251,14 +252,16 @@ func readToken(cmd *cobra.Command, file string) (*keys.Profile, error) {
 
 // noToken says why what was read is no token, as far as that can be seen.
 func noToken(err error, data []byte) error {
-	text := bytes.TrimSpace(data)
+	text := strings.TrimSpace(decoded(data))
 	hint := "a token is one line, as spa-keygen new printed it, from spa1 to its end"
 	switch {
 	case len(text) == 0:
 		err = errors.New("there is no token: nothing came")
+	case strings.ContainsRune(text, 0) || !utf8.ValidString(text):
+		hint = "this is neither text nor a picture of a kind that is read: PNG or JPEG"
 	case len(data) >= maxLine:
 		hint += "; a terminal takes no more than 4095 characters: give it in a file"
-	case bytes.ContainsAny(text, "\r\n"):
+	case strings.ContainsAny(text, "\r\n"):
 		hint += "; this has several: join them, without spaces, or leave out what does not belong to it"
 	}
 	return cli.Fail(err, hint)
