@@ -56,10 +56,19 @@ func (l *loader) interfaces(key string, names []string) {
 		switch {
 		case name == "" || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/: \t\r\n\v\f"):
 			l.must(key, fmt.Errorf("entry %d is no name of an interface", i+1))
+		case pattern(name):
+			l.must(key, fmt.Errorf("entry %d is a pattern: name each interface as it is", i+1))
 		case slices.Contains(names[:i], name):
 			l.must(key, fmt.Errorf("entry %d is there twice", i+1))
 		}
 	}
+}
+
+// pattern reports whether nft or iptables would read more into a name than one interface. The kernel
+// takes such names, and the guard that is made by netlink means that very interface; the one that is
+// printed for a file, or handed to iptables, would trust others too.
+func pattern(name string) bool {
+	return strings.Contains(name, "*") || strings.HasSuffix(name, "+") || strings.ContainsRune("-!", rune(name[0]))
 }
 
 func (l *loader) files() {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -124,5 +125,12 @@ func TestInitLeavesNothing(t *testing.T) {
 	}
 	if _, err := os.Lstat(c.Dir); err == nil {
 		t.Error("the directory is left behind")
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Init(config.Default(file), now); err == nil || errors.Is(err, ErrInitialized) {
+		t.Errorf("below a file: got %v, want that it is no directory", err)
 	}
 }

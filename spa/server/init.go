@@ -25,8 +25,12 @@ var ErrInitialized = errors.New("there is a gateway already")
 // system user where there is one: readable by it, and writable by root alone.
 func Init(c config.Config, now time.Time) error {
 	for _, name := range []string{config.FileName, config.GateFile, config.ClientsDir, config.JournalFile} {
-		if _, err := os.Lstat(filepath.Join(c.Dir, name)); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s: %w", filepath.Join(c.Dir, name), errors.Join(ErrInitialized, err))
+		path := filepath.Join(c.Dir, name)
+		switch _, err := os.Lstat(path); {
+		case err == nil:
+			return fmt.Errorf("%s: %w", path, ErrInitialized)
+		case !errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("server: %w", err)
 		}
 	}
 	var undo []string
