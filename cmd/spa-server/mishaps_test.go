@@ -60,17 +60,38 @@ func TestTeardownOfAnotherDirectory(t *testing.T) {
 	g.serve(":22")
 	g.start()
 	elsewhere := filepath.Join(t.TempDir(), "typo")
-	for _, command := range []string{"teardown", "status", "run", "guard", "check"} {
+	for command, hint := range map[string]string{
+		"teardown": "stop it, then tear down again", "status": "spa-server init", "run": "spa-server init", "guard": "spa-server init", "check": "spa-server init",
+	} {
 		out, code := g.run(g.host, "spa-server", command, "--config", elsewhere)
 		if code != 1 {
 			t.Errorf("%s: exit %d, want 1\n%s", command, code, out)
 		}
-		wantSaid(t, out, filepath.Join(elsewhere, "server.toml")+": no such file or directory", "spa-server init")
+		wantSaid(t, out, filepath.Join(elsewhere, "server.toml")+": no such file or directory", hint)
 	}
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "still guarded")
 	if g.server.done() {
 		t.Error("the server has ended")
 	}
+}
+
+// TestTeardownOfLostDirectory: the guard goes also where all files are lost, once no server runs.
+func TestTeardownOfLostDirectory(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	g.start()
+	if err := os.RemoveAll(g.dir); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := g.run(g.host, "spa-server", "teardown", "--config", g.dir); code != 1 {
+		t.Errorf("with the server alive: exit %d, want 1\n%s", code, out)
+	}
+	g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
+	g.server.stop(syscall.SIGKILL)
+	if out, code := g.run(g.host, "spa-server", "teardown", "--config", g.dir); code != 0 {
+		t.Fatalf("teardown: exit %d\n%s", code, out)
+	}
+	g.wantOpen("192.0.2.3", "192.0.2.1:22", "torn down")
 }
 
 // TestNoState: a state directory that is not there is named with the command that makes it.

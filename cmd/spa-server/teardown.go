@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"sallyport/cmd/internal/cli"
 	"sallyport/firewall"
 	"sallyport/spa/config"
 	"sallyport/spa/server"
@@ -52,7 +53,7 @@ func tornDownState(dir string) (string, error) {
 		return state, client.Close()
 	}
 	if server.Running() {
-		return "", loadError(missing)
+		return "", cli.Fail(missing, "the spa-server that works here has other files: --config DIR; if they are lost, stop it, then tear down again")
 	}
 	return state, nil
 }
