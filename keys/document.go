@@ -29,10 +29,7 @@ type FileError struct {
 // Error returns "FILE:LINE: KEY: what is wrong".
 func (e *FileError) Error() string {
 	var b strings.Builder
-	b.WriteString(e.File)
-	if e.Line > 0 {
-		fmt.Fprintf(&b, ":%d", e.Line)
-	}
+	b.WriteString(e.Place())
 	if e.Key != "" {
 		b.WriteString(": " + e.Key)
 	}
@@ -41,6 +38,14 @@ func (e *FileError) Error() string {
 		fmt.Fprintf(&b, " (did you mean %q?)", e.Suggestion)
 	}
 	return b.String()
+}
+
+// Place returns "FILE:LINE", or the file where there is no line to name.
+func (e *FileError) Place() string {
+	if e.Line == 0 {
+		return e.File
+	}
+	return fmt.Sprintf("%s:%d", e.File, e.Line)
 }
 
 // A Document is a TOML file that was decoded, and knows the lines of its keys.

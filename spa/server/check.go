@@ -47,11 +47,7 @@ func Check(ctx context.Context, dir string, now time.Time) []Finding {
 func check(ctx context.Context, dir string, now time.Time, h *host) []Finding {
 	c, err := config.Load(dir)
 	if err != nil {
-		advice := "mend the file; every other check needs it"
-		if errors.Is(err, fs.ErrNotExist) {
-			advice = "spa-server init makes a gateway's files; if they are in another directory: --config DIR"
-		}
-		return []Finding{{Problem, filepath.Join(dir, config.FileName), err.Error(), advice}}
+		return checkFile(filepath.Join(dir, config.FileName), err)
 	}
 	var found []Finding
 	if _, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile)); err != nil {
@@ -61,6 +57,26 @@ func check(ctx context.Context, dir string, now time.Time, h *host) []Finding {
 	found = append(found, checkSettings(c)...)
 	found = append(found, checkJournal(c)...)
 	return append(found, checkHost(ctx, c, h)...)
+}
+
+// checkFile makes a finding of each mistake in a file, with its line.
+func checkFile(path string, err error) []Finding {
+	if errors.Is(err, fs.ErrNotExist) {
+		return []Finding{{Problem, path, err.Error(), "spa-server init makes a gateway's files; if they are in another directory: --config DIR"}}
+	}
+	mistakes := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		mistakes = joined.Unwrap()
+	}
+	found := make([]Finding, len(mistakes))
+	for i, mistake := range mistakes {
+		found[i] = Finding{Problem, path, mistake.Error(), "mend the file; every other check needs it"}
+		if at, ok := errors.AsType[*keys.FileError](mistake); ok {
+			found[i].Subject = at.Place()
+			found[i].Text = strings.TrimPrefix(at.Error(), at.Place()+": ")
+		}
+	}
+	return found
 }
 
 func checkClients(c *config.Config, now time.Time) []Finding {
