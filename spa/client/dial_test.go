@@ -459,3 +459,9 @@ func TestOpenAndClose(t *testing.T) {
 		}
 	})
 }
+
+func TestDialerOfNoGateway(t *testing.T) {
+	if conn, err := (&Dialer{}).DialContext(t.Context(), "tcp", "gw:22"); conn != nil || err == nil {
+		t.Errorf("got %v, %v", conn, err)
+	}
+}

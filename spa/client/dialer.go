@@ -37,6 +37,9 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 }
 
 func (d *Dialer) dial(ctx context.Context, family, address string, n network) (net.Conn, error) {
+	if d.Profile == nil {
+		return nil, errors.New("client: a Dialer without a Profile knows no gateway")
+	}
 	host, port, err := splitHostPort(address)
 	if err != nil {
 		return nil, err

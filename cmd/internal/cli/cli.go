@@ -97,11 +97,26 @@ func execute(ctx context.Context, name string, root *cobra.Command, args []strin
 				"every user of this machine can read arguments: give the token on standard input or in a file, and have a new one made if others are here")
 		}
 	}
-	if len(args) == 0 && !root.Runnable() {
+	if !root.Runnable() && namesNothing(root, args) {
 		return root, Misuse(errors.New("no command given"), name+" --help lists the commands")
 	}
 	root.SetArgs(args)
 	return root.ExecuteContextC(ctx)
+}
+
+// namesNothing reports whether the arguments are flags alone, and none of them that is a command
+// by itself.
+func namesNothing(root *cobra.Command, args []string) bool {
+	cmd, _, err := root.Find(args)
+	if err != nil || cmd != root {
+		return false
+	}
+	root.InitDefaultHelpFlag()
+	root.InitDefaultVersionFlag()
+	if err := root.ParseFlags(args); err != nil {
+		return false // it is said when they are parsed for good
+	}
+	return root.Flags().NArg() == 0 && !root.Flags().Changed("help") && !root.Flags().Changed("version")
 }
 
 // watchBegin makes every command note that it has begun, which tells its own

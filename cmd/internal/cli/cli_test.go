@@ -17,6 +17,7 @@ import (
 func program(end func(cmd *cobra.Command) error) (*cobra.Command, *bytes.Buffer, *bytes.Buffer) {
 	var stdout, stderr bytes.Buffer
 	root := &cobra.Command{Use: "spa-test"}
+	ConfigFlag(root, new(string), "d")
 	do := &cobra.Command{Use: "do", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return end(cmd) }}
 	do.Flags().Int("n", 0, "a number")
 	nested := &cobra.Command{Use: "nested"}
@@ -52,6 +53,7 @@ func TestEnds(t *testing.T) {
 		"unknown command":                {"xyz", nil, Misused, "spa-test: error: unknown command \"xyz\" for \"spa-test\"\nspa-test: hint: spa-test --help shows how it is used\n"},
 		"misspelt command":               {"dp", nil, Misused, "spa-test: error: unknown command \"dp\" for \"spa-test\"\nspa-test: hint: did you mean do?\n"},
 		"no command":                     {"", nil, Misused, "spa-test: error: no command given\nspa-test: hint: spa-test --help lists the commands\n"},
+		"flags and no command":           {"--config d", nil, Misused, "spa-test: error: no command given\nspa-test: hint: spa-test --help lists the commands\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root, stdout, stderr := program(func(*cobra.Command) error { return c.end })

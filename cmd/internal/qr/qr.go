@@ -35,19 +35,28 @@ func Read(data []byte) (string, error) {
 	if size.Width <= 0 || size.Height <= 0 || size.Width > maxPixels/size.Height {
 		return "", fmt.Errorf("the picture is too large: %d by %d pixels", size.Width, size.Height)
 	}
-	picture, _, err := image.Decode(bytes.NewReader(data))
+	grey, err := decode(data)
 	if err != nil {
 		return "", errors.New("the picture is damaged")
 	}
-	grey := image.NewGray(image.Rect(0, 0, size.Width, size.Height))
-	draw.Draw(grey, grey.Rect, image.White, image.Point{}, draw.Src) // what is transparent is seen on paper
-	draw.Draw(grey, grey.Rect, picture, picture.Bounds().Min, draw.Over)
 	for _, part := range []int{1, 2, 4} {
 		if text, ok := scanGrey(shrink(grey, part)); ok {
 			return text, nil
 		}
 	}
 	return "", errors.New("no QR code is to be found in the picture")
+}
+
+// decode returns the picture in grey: the colours are not kept in memory.
+func decode(data []byte) (*image.Gray, error) {
+	picture, _, err := image.Decode(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	grey := image.NewGray(image.Rect(0, 0, picture.Bounds().Dx(), picture.Bounds().Dy()))
+	draw.Draw(grey, grey.Rect, image.White, image.Point{}, draw.Src) // what is transparent is seen on paper
+	draw.Draw(grey, grey.Rect, picture, picture.Bounds().Min, draw.Over)
+	return grey, nil
 }
 
 // shrink returns a picture at a part of its size: noise goes away where points become one.
@@ -72,12 +81,10 @@ func shrink(picture *image.Gray, part int) *image.Gray {
 
 // scanGrey looks for a code that is dark on light, or light on dark.
 func scanGrey(grey *image.Gray) (string, bool) {
-	for _, p := range []*picture{shaded(grey), shaded(inverted(grey))} {
-		if text, ok := p.read(); ok {
-			return text, true
-		}
+	if text, ok := shaded(grey).read(); ok {
+		return text, true
 	}
-	return "", false
+	return shaded(inverted(grey)).read()
 }
 
 func inverted(grey *image.Gray) *image.Gray {
@@ -92,11 +99,13 @@ func inverted(grey *image.Gray) *image.Gray {
 // not everywhere equally bright.
 func shaded(grey *image.Gray) *picture {
 	w, h := grey.Rect.Dx(), grey.Rect.Dy()
-	sums := make([]uint64, (w+1)*(h+1)) // of all above and to the left
+	// Of all above and to the left. They may run over, and what is around a point is right all the
+	// same: that is less than 2^32 in a picture of maxPixels.
+	sums := make([]uint32, (w+1)*(h+1))
 	for y := range h {
-		var row uint64
+		var row uint32
 		for x := range w {
-			row += uint64(grey.Pix[y*grey.Stride+x])
+			row += uint32(grey.Pix[y*grey.Stride+x])
 			sums[(y+1)*(w+1)+x+1] = sums[y*(w+1)+x+1] + row
 		}
 	}
@@ -107,7 +116,7 @@ func shaded(grey *image.Gray) *picture {
 		for x := range w {
 			left, right := max(0, x-reach), min(w, x+reach+1)
 			around := sums[bottom*(w+1)+right] - sums[top*(w+1)+right] - sums[bottom*(w+1)+left] + sums[top*(w+1)+left]
-			p.dark[y*w+x] = uint64(grey.Pix[y*grey.Stride+x])*uint64((right-left)*(bottom-top))*100 < around*90
+			p.dark[y*w+x] = uint64(grey.Pix[y*grey.Stride+x])*uint64((right-left)*(bottom-top))*100 < uint64(around)*90
 		}
 	}
 	return p
