@@ -114,7 +114,7 @@ func TestStatusOfDryRun(t *testing.T) {
 	g.set("firewall", "backend", `"dry-run"`)
 	g.start()
 	out := g.must("spa-server", "status", "--config", g.dir)
-	wantSaid(t, out, "none: this is a dry run")
+	wantSaid(t, out, "none of this server: a dry run")
 	if strings.Contains(out, "in place") {
 		t.Errorf("a dry run is told of as a guard\n%s", out)
 	}

@@ -89,7 +89,7 @@ func interfacesText(s *control.Status) string {
 func guardText(s *control.Status) string {
 	switch f := s.Firewall; {
 	case f.Backend == firewall.BackendDryRun:
-		return "none: this is a dry run, and no port is shut or opened"
+		return "none of this server: a dry run shuts and opens nothing"
 	case f.Missing && f.Mode == "admit":
 		return "the sets for grants are MISSING, and nobody can be let in; the log says which"
 	case f.Mode == "admit":

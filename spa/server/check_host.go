@@ -117,6 +117,9 @@ func checkAccount(_ *config.Config, h *host) []Finding {
 
 // checkGuard looks whether the guard is where it should be.
 func checkGuard(c *config.Config, h *host) []Finding {
+	if h.rules != nil && c.Firewall.Backend == "dry-run" && h.guarded() {
+		return []Finding{{Problem, "guard", "one from before stands, and a dry run lets nobody through it", "spa-server teardown, then start the server again"}}
+	}
 	if h.rules == nil || c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || len(c.Services) == 0 {
 		return nil
 	}
