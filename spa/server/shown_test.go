@@ -24,6 +24,7 @@ func TestShown(t *testing.T) {
 	}{
 		"parts":                 {[]firewall.Grant{grant(end, port(1), port(2)), grant(end.Add(time.Microsecond), port(3))}, [][]string{{"tcp/1", "tcp/2", "tcp/3"}}},
 		"other ports since":     {[]firewall.Grant{grant(end, port(1)), grant(end.Add(time.Minute), port(1), port(2))}, [][]string{{"tcp/1"}, {"tcp/1", "tcp/2"}}},
+		"another port instead":  {[]firewall.Grant{grant(end, port(1)), grant(end.Add(time.Minute), port(2))}, [][]string{{"tcp/1"}, {"tcp/2"}}},
 		"no port is said twice": {[]firewall.Grant{grant(end, port(1)), grant(end, port(1), port(2))}, [][]string{{"tcp/1"}, {"tcp/1", "tcp/2"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
