@@ -22,6 +22,7 @@ func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
 		found = append(found, check(c, h)...)
 	}
 	found = append(found, checkAddress(ctx, c, h)...)
+	found = append(found, checkAddressPort(c)...)
 	found = append(found, checkCopies(c)...)
 	return append(found, checkUnseen(h)...)
 }
@@ -104,6 +105,17 @@ func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
 		}
 	}
 	return []Finding{{Odd, "address", said, "nothing, if a router leads that address here; otherwise clients knock elsewhere"}}
+}
+
+// checkAddressPort looks whether clients are sent to a port where knocks are heard.
+func checkAddressPort(c *config.Config) []Finding {
+	_, port, err := keys.SplitAddress(c.Address)
+	heard := slices.ContainsFunc(c.KnockPorts, func(k config.KnockPort) bool { return k.Port == port })
+	if err != nil || port == 0 || heard {
+		return nil
+	}
+	return []Finding{{Odd, "address", fmt.Sprintf("clients knock on udp/%d, and knock_ports does not have it", port),
+		"nothing, if a router leads that port to one of knock_ports; otherwise they knock in vain"}}
 }
 
 // checkAccount looks for the user that the server becomes.

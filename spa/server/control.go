@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -96,7 +97,10 @@ func parts(a, b firewall.Grant) bool {
 // watch sends decisions as they are made. Who does not read is waited for, and misses some.
 func (s *Server) watch(ctx context.Context, a *control.Answer) error {
 	a.Patient()
-	w := s.hub.join()
+	w, ok := s.hub.join()
+	if !ok {
+		return denied("end one of them: pgrep -af 'spa-server watch'", fmt.Sprintf("%d watch already, and there is no room for more", maxWatchers))
+	}
 	defer s.hub.leave(w)
 	s.hub.expect(s.firewall.Grants(s.now()))
 	for {

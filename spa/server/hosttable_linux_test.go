@@ -161,6 +161,8 @@ func machineTests() []hostTest {
 				return []netip.Addr{netip.MustParseAddr("198.51.100.9")}, nil
 			}
 		}, want: Odd, says: []string{"address", "gw.example.net is [198.51.100.9], none of this host's addresses"}},
+		{name: "another port", config: func(c *config.Config) { c.Address += ":5555" }, want: Odd, says: []string{"address", "udp/5555", "knock_ports"}},
+		{name: "the same port", config: func(c *config.Config) { c.Address += ":62201" }},
 		{name: "not to be looked up", config: func(c *config.Config) { c.Address = "gw.example.net" }, want: Odd, says: []string{"address", "gw.example.net", "no such host"}},
 		{name: "no user", pretend: func(h *host) { h.accounts = func(string) (int, int, bool) { return 0, 0, false } }, want: Odd, says: []string{"user spa", "useradd"}},
 		{name: "clock on its own", pretend: func(h *host) { h.clock.synced = false }, want: Odd, says: []string{"clock", "timedatectl set-ntp true"}},

@@ -14,6 +14,8 @@ const (
 	queued     = 512
 	refusedGap = time.Second
 	noiseGap   = 10 * time.Second
+	// maxWatchers leaves places on the socket for who has something to say: see control.
+	maxWatchers = 24
 )
 
 // hub tells watchers what is decided. Where nobody watches it costs a look at a number. It waits for
@@ -56,14 +58,17 @@ func newHub() *hub {
 	return &hub{watchers: make(map[*watcher]bool), tallies: make(map[tallyKey]*tally), ends: newEnds()}
 }
 
-// join returns a new watcher; leave is to be called with it.
-func (h *hub) join() *watcher {
-	w := &watcher{lines: make(chan told, queued)}
+// join returns a new watcher, unless there are too many; leave is to be called with it.
+func (h *hub) join() (w *watcher, ok bool) {
+	w = &watcher{lines: make(chan told, queued)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if len(h.watchers) >= maxWatchers {
+		return nil, false
+	}
 	h.watchers[w] = true
 	h.active.Store(int32(len(h.watchers)))
-	return w
+	return w, true
 }
 
 // leave ends a watcher. Without any the hub keeps nothing, and no timer runs.

@@ -3,7 +3,10 @@ package server
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -40,10 +43,25 @@ func (s *Server) Run(parent context.Context) error {
 	s.notify(daemon.SdNotifyStopping)
 	err := context.Cause(ctx)
 	if parent.Err() != nil { // it was asked to stop
-		s.log.Info("stopped; the guard stays, and grants end on time", "packets", s.audit.Counts(), "capture", s.sniffer.Stats())
+		s.log.Info("stopped; the guard stays, and grants end on time", s.counted())
 		err = nil
 	}
 	return errors.Join(err, s.Close())
+}
+
+// counted is what became of all packets, for the log: status tells the reasons.
+func (s *Server) counted() slog.Attr {
+	byVerdict := make(map[string]uint64)
+	for what, n := range s.audit.Counts() {
+		verdict, _, _ := strings.Cut(what, ":")
+		byVerdict[verdict] += n
+	}
+	stats := s.sniffer.Stats()
+	attrs := []any{slog.Uint64("all", stats.Received), slog.Uint64("lost", stats.KernelDrops)}
+	for _, verdict := range slices.Sorted(maps.Keys(byVerdict)) {
+		attrs = append(attrs, slog.Uint64(verdict, byVerdict[verdict]))
+	}
+	return slog.Group("packets", attrs...)
 }
 
 // loop is the line's loop: one goroutine, one packet at a time.

@@ -86,7 +86,7 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 func TestNobodyWatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // the timer does not pass while nobody waits
 		s, sender := newLine(t)
-		w := s.hub.join()
+		w, _ := s.hub.join()
 		s.take(context.Background(), arriving(sealed(t, sender)))
 		s.take(context.Background(), arriving(make([]byte, 200)))
 		s.hub.mu.Lock()
@@ -140,7 +140,7 @@ func TestFloodCostsNothing(t *testing.T) {
 // TestToldInOrder: watchers are told that a grant was given before they are told of its end.
 func TestToldInOrder(t *testing.T) {
 	s, sender := newLine(t)
-	w := s.hub.join()
+	w, _ := s.hub.join()
 	defer s.hub.leave(w)
 	done := make(chan struct{})
 	const many = 200

@@ -1,0 +1,29 @@
+package server
+
+import (
+	"errors"
+	"testing"
+
+	"sallyport/spa/server/control"
+)
+
+// TestManyWatchers: who watches leaves room on the socket for who wants something done.
+func TestManyWatchers(t *testing.T) {
+	s, _ := newLine(t)
+	var watching []*watcher
+	for range maxWatchers {
+		w, ok := s.hub.join()
+		if !ok {
+			t.Fatalf("there was no room after %d", len(watching))
+		}
+		watching = append(watching, w)
+	}
+	var denied *control.Denied
+	if err := s.watch(t.Context(), &control.Answer{}); !errors.As(err, &denied) {
+		t.Errorf("one too many: got %v, want it denied", err)
+	}
+	s.hub.leave(watching[0])
+	if _, ok := s.hub.join(); !ok {
+		t.Error("there is no room again after one has left")
+	}
+}
