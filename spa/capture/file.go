@@ -2,7 +2,6 @@ package capture
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 	"github.com/google/gopacket/pcapgo"
 )
@@ -32,9 +30,10 @@ type File struct {
 	counts   [verdicts]uint64
 }
 
-// records are the packets of a file, as a link carried them. At the end the error is io.EOF.
+// records are the packets of a file, as a link carried them, and when. At the end the error is io.EOF.
+// What next returns is good until it is called again.
 type records interface {
-	next() ([]byte, gopacket.CaptureInfo, layers.LinkType, error)
+	next() ([]byte, time.Time, layers.LinkType, error)
 }
 
 // OpenFile starts to read a capture file. Of the Config its Interfaces are not used.
@@ -53,7 +52,7 @@ func OpenFile(r io.Reader, c Config) (*File, error) {
 // io.EOF; any other names the record that cannot be read, and nothing can be read after it.
 func (f *File) Read() (Packet, time.Time, error) {
 	for {
-		b, info, link, err := f.records.next()
+		b, at, link, err := f.records.next()
 		if errors.Is(err, io.EOF) {
 			return Packet{}, time.Time{}, io.EOF
 		}
@@ -68,7 +67,7 @@ func (f *File) Read() (Packet, time.Time, error) {
 		p, v := f.judge(ip)
 		f.counts[v]++
 		if v == passed {
-			return p, info.Timestamp, nil
+			return p, at, nil
 		}
 	}
 }
@@ -155,20 +154,16 @@ func carried(b []byte, kind, from int) []byte {
 	return nil
 }
 
-// ngMagic begins a pcapng file, in either byte order.
-var ngMagic = []byte{0x0a, 0x0d, 0x0d, 0x0a}
-
 func openRecords(r *bufio.Reader) (records, error) {
-	magic, err := r.Peek(len(ngMagic))
+	magic, err := r.Peek(4)
+	if errors.Is(err, io.EOF) {
+		return nil, errors.New("it is too short for either")
+	}
 	if err != nil {
 		return nil, err
 	}
-	if bytes.Equal(magic, ngMagic) {
-		ng, err := pcapgo.NewNgReader(r, pcapgo.NgReaderOptions{WantMixedLinkType: true})
-		if err != nil {
-			return nil, err
-		}
-		return ngRecords{ng}, nil
+	if binary.LittleEndian.Uint32(magic) == ngSection {
+		return newNgRecords(r), nil
 	}
 	plain, err := pcapgo.NewReader(r)
 	if err != nil {
@@ -180,30 +175,10 @@ func openRecords(r *bufio.Reader) (records, error) {
 
 type plainRecords struct{ *pcapgo.Reader }
 
-func (r plainRecords) next() ([]byte, gopacket.CaptureInfo, layers.LinkType, error) {
+func (r plainRecords) next() ([]byte, time.Time, layers.LinkType, error) {
 	b, info, err := r.ReadPacketData()
-	return b, info, r.LinkType(), inside(b, err)
-}
-
-type ngRecords struct{ *pcapgo.NgReader }
-
-func (r ngRecords) next() ([]byte, gopacket.CaptureInfo, layers.LinkType, error) {
-	b, info, err := r.ReadPacketData()
-	if err != nil {
-		return nil, info, 0, inside(b, err)
+	if b != nil && errors.Is(err, io.EOF) { // the file ends after a record's header
+		err = io.ErrUnexpectedEOF
 	}
-	if info.Timestamp.IsZero() {
-		return nil, info, 0, errors.New("it has no time (a simple packet block)")
-	}
-	from, err := r.Interface(info.InterfaceIndex)
-	return b, info, from.LinkType, err
-}
-
-// inside makes the end of a file that comes after a record's header an error: the readers call
-// both the end.
-func inside(b []byte, err error) error {
-	if b != nil && errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
-	}
-	return err
+	return b, info.Timestamp, r.LinkType(), err
 }

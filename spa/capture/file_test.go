@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -201,6 +202,7 @@ func FuzzFile(f *testing.F) {
 	f.Add(pcap(f, 1, macs+"0800"+whole4, macs+"86dd"+whole6))
 	f.Add(pcap(f, 276, "0800"+sll2+whole4))
 	f.Add(pcapng(f, macs+"0800"+whole4, whole6))
+	f.Add(slices.Concat(ngHeader(binary.BigEndian), ngRaw(binary.BigEndian, 0xc0, 0), ngKnock(binary.BigEndian, 0, 100, nil)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		file, err := OpenFile(bytes.NewReader(b), fileConfig)
 		if err != nil {

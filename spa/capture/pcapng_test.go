@@ -1,0 +1,121 @@
+package capture
+
+import (
+	"bytes"
+	"encoding/binary"
+	"strings"
+	"testing"
+	"time"
+)
+
+// ngBlock is a block of a pcapng file of either byte order.
+func ngBlock(order binary.AppendByteOrder, kind uint32, body ...byte) []byte {
+	b := order.AppendUint32(order.AppendUint32(nil, kind), uint32(len(body)+ngFrame))
+	return order.AppendUint32(append(b, body...), uint32(len(body)+ngFrame))
+}
+
+func ngHeader(order binary.AppendByteOrder) []byte {
+	body := order.AppendUint16(order.AppendUint32(nil, ngByteOrder), 1)
+	return ngBlock(order, ngSection, append(body, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255)...)
+}
+
+// ngRaw describes an interface of raw IP whose times have a resolution, and an offset in seconds.
+func ngRaw(order binary.AppendByteOrder, resolution byte, offset uint64) []byte {
+	body := append(order.AppendUint16(nil, 101), 0, 0, 0, 0, 0, 0)
+	body = append(order.AppendUint16(order.AppendUint16(body, ngResolution), 1), resolution, 0, 0, 0)
+	body = order.AppendUint64(order.AppendUint16(order.AppendUint16(body, ngOffset), 8), offset)
+	return ngBlock(order, ngInterface, append(body, 0, 0, 0, 0)...)
+}
+
+// ngKnock is a packet of so many bytes, by its header, at a time.
+func ngKnock(order binary.AppendByteOrder, at uint64, size uint32, data []byte) []byte {
+	body := order.AppendUint32(order.AppendUint32(order.AppendUint32(nil, 0), uint32(at>>32)), uint32(at))
+	body = append(order.AppendUint32(order.AppendUint32(body, size), size), data...)
+	return ngBlock(order, ngPacket, append(body, make([]byte, -len(data)&3)...)...)
+}
+
+// TestPcapngTimes: every resolution and both byte orders, and a section after another.
+func TestPcapngTimes(t *testing.T) {
+	ip := fromHex(t, whole4)
+	size, seconds := uint32(len(ip)), uint64(captured.Unix())
+	for name, test := range map[string]struct {
+		resolution byte
+		offset, at uint64
+	}{
+		"seconds":               {0, 0, seconds},
+		"milliseconds":          {3, 0, seconds * 1000},
+		"nanoseconds":           {9, 0, uint64(captured.UnixNano())},
+		"an offset":             {9, seconds, 5000},
+		"a power of two":        {0x80 + 20, 0, seconds << 20},
+		"the finest":            {19, seconds, 50_000_000_000_000},
+		"the finest, of two":    {0xbf, seconds, 1 << 62},
+		"an offset that is off": {6, ^uint64(0), (seconds + 1) * 1e6},
+	} {
+		var file []byte
+		for _, order := range []binary.AppendByteOrder{binary.LittleEndian, binary.BigEndian} {
+			unknown := ngBlock(order, 5, make([]byte, 3*maxBlock)...)
+			file = append(file, bytes.Join([][]byte{ngHeader(order), ngRaw(order, test.resolution, test.offset), unknown, ngKnock(order, test.at, size, ip)}, nil)...)
+		}
+		f, err := OpenFile(bytes.NewReader(file), fileConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			_, at, err := f.Read()
+			if err != nil || at.Sub(captured).Abs() > time.Second {
+				t.Errorf("%s: got %v and %v, want %v", name, at, err, captured)
+			}
+		}
+	}
+}
+
+// TestHostilePcapng: whatever a file says of itself, it is refused in words, and costs no more memory
+// than it has bytes.
+func TestHostilePcapng(t *testing.T) {
+	order := binary.LittleEndian
+	ip := fromHex(t, whole4)
+	head, raw, now := ngHeader(order), ngRaw(order, 9, 0), uint64(captured.UnixNano())
+	good := ngKnock(order, now, uint32(len(ip)), ip)
+	other := bytes.Clone(good)
+	order.PutUint32(other[len(other)-4:], 12)
+	for name, test := range map[string]struct {
+		blocks [][]byte
+		want   string
+	}{
+		"no second has units":  {[][]byte{head, ngRaw(order, 0xc0, 0), good}, "no time that can be told"},
+		"too many units":       {[][]byte{head, ngRaw(order, 64, 0), good}, "no time that can be told"},
+		"a packet of 2 GB":     {[][]byte{head, raw, ngKnock(order, now, 1<<31-1, ip)}, "too short for what it has"},
+		"a block of 4 GB":      {[][]byte{head, raw, order.AppendUint32([]byte{6, 0, 0, 0}, 1<<32-4)}, "a block of 4294967292 bytes"},
+		"no room for itself":   {[][]byte{head, order.AppendUint32([]byte{9, 0, 0, 0}, 8)}, "a block of 8 bytes"},
+		"two lengths":          {[][]byte{head, raw, other}, "and of 12 by its end"},
+		"a short packet":       {[][]byte{head, raw, ngBlock(order, ngPacket, 0, 0, 0, 0)}, "too short for what it has"},
+		"a short interface":    {[][]byte{head, ngBlock(order, ngInterface, 1, 0, 0, 0)}, "too short for what it has"},
+		"a long option":        {[][]byte{head, ngBlock(order, ngInterface, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 255, 255)}, "too short for what it has"},
+		"no interface":         {[][]byte{head, good}, "interface 0 was not described"},
+		"of another section":   {[][]byte{head, raw, head, good}, "interface 0 was not described"},
+		"no byte order":        {[][]byte{ngBlock(order, ngSection, make([]byte, 16)...)}, "in no byte order"},
+		"version 2":            {[][]byte{ngBlock(order, ngSection, 0x4d, 0x3c, 0x2b, 0x1a, 2, 0, 0, 0)}, "version 2"},
+		"no time":              {[][]byte{head, raw, ngBlock(order, ngSimple, make([]byte, 8)...)}, "it has no time"},
+		"the year 292 billion": {[][]byte{head, ngRaw(order, 9, 1<<62), good}, "a time that cannot be"},
+		"before all time":      {[][]byte{head, ngRaw(order, 9, 1<<63), good}, "a time that cannot be"},
+	} {
+		got, _, err := readFile(t, bytes.Join(test.blocks, nil))
+		if err == nil || !strings.Contains(err.Error(), test.want) || len(got) != 0 {
+			t.Errorf("%s: got %d packets and %v, want %q", name, len(got), err, test.want)
+		}
+	}
+}
+
+// TestPcapngCutAnywhere: only between two blocks a file may end.
+func TestPcapngCutAnywhere(t *testing.T) {
+	order := binary.LittleEndian
+	ip := fromHex(t, whole4)
+	head, raw, skipped := ngHeader(order), ngRaw(order, 9, 0), ngBlock(order, 5, make([]byte, 16)...)
+	whole := bytes.Join([][]byte{head, raw, skipped, ngKnock(order, uint64(captured.UnixNano()), uint32(len(ip)), ip)}, nil)
+	ends := map[int]bool{len(head): true, len(head) + len(raw): true, len(head) + len(raw) + len(skipped): true, len(whole): true}
+	for n := 4; n <= len(whole); n++ {
+		if _, _, err := readFile(t, whole[:n]); (err == nil) != ends[n] {
+			t.Errorf("cut after %d of %d bytes: got %v", n, len(whole), err)
+		}
+	}
+}
