@@ -36,7 +36,7 @@ a knock port counts, to whatever address.`,
 			if err != nil {
 				return err
 			}
-			file, err := openCapture(cmd, args[0])
+			file, err := openCapture(cmd.Context(), cmd.InOrStdin(), args[0])
 			if err != nil {
 				return err
 			}
@@ -56,17 +56,24 @@ a knock port counts, to whatever address.`,
 	return cmd
 }
 
-func openCapture(cmd *cobra.Command, name string) (io.ReadCloser, error) {
-	if name != "-" {
-		return os.Open(name)
+// openCapture opens a file, or standard input.
+func openCapture(ctx context.Context, in io.Reader, name string) (io.ReadCloser, error) {
+	open := func() (io.ReadCloser, error) { return os.Open(name) }
+	if name == "-" {
+		open = func() (io.ReadCloser, error) { return io.NopCloser(in), nil }
+	} else if info, err := os.Stat(name); err != nil || info.Mode().IsRegular() {
+		return open()
 	}
-	// By a pipe, which an interrupt closes: what waits on standard input itself cannot be woken.
+	// By a pipe, which an interrupt closes: what waits for somebody to write cannot be woken.
 	r, w := io.Pipe()
+	context.AfterFunc(ctx, func() { w.CloseWithError(ctx.Err()) })
 	go func() {
-		_, err := io.Copy(w, cmd.InOrStdin())
+		file, err := open()
+		if err == nil {
+			_, err = io.Copy(w, file)
+		}
 		w.CloseWithError(err)
 	}()
-	context.AfterFunc(cmd.Context(), func() { w.CloseWithError(cmd.Context().Err()) })
 	return r, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -213,5 +214,36 @@ func TestInspectText(t *testing.T) {
 	}
 	if _, errs, code = inspect([]byte("no capture at all")); code != 1 || !strings.Contains(errs, "neither a pcap nor a pcapng file") {
 		t.Errorf("no capture: exit %d, %q", code, errs)
+	}
+}
+
+// TestInspectInterrupted: who waits for a pipe into which nobody writes can be interrupted.
+func TestInspectInterrupted(t *testing.T) {
+	g := newGateway(t)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := g.command("spa-server", "inspect", pipe, "--config", g.dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	lab.Eventually(t, "the pipe to be opened", func() bool {
+		end, err := os.OpenFile(pipe, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if err == nil {
+			t.Cleanup(func() { end.Close() })
+		}
+		return err == nil
+	})
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(lab.Patience):
+		cmd.Process.Kill()
+		t.Error("it goes on")
 	}
 }
