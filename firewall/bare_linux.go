@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"sallyport/spa"
 )
@@ -61,9 +62,30 @@ func (d *draft) bareGuard() error {
 		// ip saddr . meta l4proto . th dport @grants4 accept
 		d.rule(c, f.granted(f.saddr, dport), accept())
 	}
+	// Nobody puts fragments together before this, and only the first has the ports. The others,
+	// which may be for a port that is not guarded, are worth nothing without it.
+	for _, f := range o.families() {
+		// ip frag-off and 0x1fff != 0 accept
+		d.rule(c, f.continues(), accept())
+	}
 	// drop
 	d.rule(c, drop())
 	return nil
+}
+
+// ip frag-off and 0x1fff != 0 (or frag frag-off and 0xfff8 != 0)
+func (f *family) continues() exprs {
+	load := exprs{
+		&expr.Payload{DestRegister: first, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2},
+		and([]byte{0x1f, 0xff}),
+	}
+	if f.proto == unix.NFPROTO_IPV6 {
+		load = exprs{
+			&expr.Exthdr{DestRegister: first, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6},
+			and([]byte{0xff, 0xf8}),
+		}
+	}
+	return rule(f.match(), load, exprs{&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{0, 0}}})
 }
 
 // bareRevive looks at what leaves guarded ports: see reviveRules.

@@ -101,6 +101,11 @@ func (h *Host) SetUp(dev string) error {
 	return h.wrap("bringing up "+dev, h.onLink(dev, h.route.LinkSetUp))
 }
 
+// SetMTU sets how long a packet of an interface may be.
+func (h *Host) SetMTU(dev string, bytes int) error {
+	return h.wrap("setting the MTU of "+dev, h.onLink(dev, func(l netlink.Link) error { return h.route.LinkSetMTU(l, bytes) }))
+}
+
 // SetDown takes an interface down; it loses its IPv6 addresses.
 func (h *Host) SetDown(dev string) error {
 	return h.wrap("taking down "+dev, h.onLink(dev, h.route.LinkSetDown))
