@@ -81,6 +81,7 @@ type Stats struct {
 	Options        uint64 // with IPv4 options
 	Extension      uint64 // with an IPv6 extension header
 	Malformed      uint64 // lengths that contradict each other
+	Cut            uint64 // candidates of a File that were not captured whole
 
 	KernelDrops uint64 // thrown away by the kernel because Read was not called fast enough
 }

@@ -27,13 +27,30 @@ type File struct {
 	records  records
 	decoder  *decoder
 	read     int
+	cut      uint64
 	counts   [verdicts]uint64
 }
 
-// records are the packets of a file, as a link carried them, and when. At the end the error is io.EOF.
-// What next returns is good until it is called again.
+// records are the packets of a file. At the end the error is io.EOF. What next returns is good until it
+// is called again.
 type records interface {
-	next() ([]byte, time.Time, layers.LinkType, error)
+	next() (record, error)
+}
+
+// record is a packet as a link carried it, or the beginning of one.
+type record struct {
+	data   []byte
+	length int // of the whole packet
+	at     time.Time
+	link   layers.LinkType
+}
+
+// whole returns the packet with zeros for what was not kept of it.
+func (r record) whole() []byte {
+	if missing := min(r.length, maxRecord) - len(r.data); missing > 0 {
+		return append(slices.Clip(r.data), make([]byte, missing)...)
+	}
+	return r.data
 }
 
 // OpenFile starts to read a capture file. Of the Config its Interfaces are not used.
@@ -52,22 +69,26 @@ func OpenFile(r io.Reader, c Config) (*File, error) {
 // io.EOF; any other names the record that cannot be read, and nothing can be read after it.
 func (f *File) Read() (Packet, time.Time, error) {
 	for {
-		b, at, link, err := f.records.next()
+		r, err := f.records.next()
 		if errors.Is(err, io.EOF) {
 			return Packet{}, time.Time{}, io.EOF
 		}
 		f.read++
 		var ip []byte
 		if err == nil {
-			ip, err = network(b, link)
+			ip, err = network(r.whole(), r.link)
 		}
 		if err != nil {
 			return Packet{}, time.Time{}, fmt.Errorf("capture: record %d: %w", f.read, err)
 		}
 		p, v := f.judge(ip)
+		if v == passed && len(r.data) < r.length {
+			f.cut++
+			continue
+		}
 		f.counts[v]++
 		if v == passed {
-			return p, at, nil
+			return p, r.at, nil
 		}
 	}
 }
@@ -82,6 +103,7 @@ func (f *File) Stats() Stats {
 		Options:   f.counts[options],
 		Extension: f.counts[extension],
 		Malformed: f.counts[malformed],
+		Cut:       f.cut,
 	}
 }
 
@@ -175,10 +197,10 @@ func openRecords(r *bufio.Reader) (records, error) {
 
 type plainRecords struct{ *pcapgo.Reader }
 
-func (r plainRecords) next() ([]byte, time.Time, layers.LinkType, error) {
+func (r plainRecords) next() (record, error) {
 	b, info, err := r.ReadPacketData()
 	if b != nil && errors.Is(err, io.EOF) { // the file ends after a record's header
 		err = io.ErrUnexpectedEOF
 	}
-	return b, info.Timestamp, r.LinkType(), err
+	return record{b, info.Length, info.Timestamp, r.LinkType()}, err
 }

@@ -198,6 +198,31 @@ func TestFileThatIsNone(t *testing.T) {
 	}
 }
 
+// TestFileThatWasCut: of a packet that was not captured whole nothing can be decided, and that is said. It
+// is no end of the file, and where it is no candidate it does not matter.
+func TestFileThatWasCut(t *testing.T) {
+	plain := pcap(t, 1, macs+"0800"+whole4, macs+"0800"+whole4)
+	whole := binary.LittleEndian.Uint32(plain[24+12:])
+	order := binary.LittleEndian
+	ip := fromHex(t, whole4)
+	for name, file := range map[string][]byte{
+		"pcap": slices.Concat(plain[:24+8], order.AppendUint32(order.AppendUint32(nil, 40), whole), plain[24+16:24+16+40], plain[24+16+whole:]),
+		"pcapng": slices.Concat(ngHeader(order), ngRaw(order, 9, 0), ngCut(order, uint64(captured.UnixNano()), len(ip), ip[:32]),
+			ngKnock(order, uint64(captured.UnixNano()), uint32(len(ip)), ip)),
+	} {
+		got, stats, err := readFile(t, file)
+		if err != nil || len(got) != 1 || stats.Cut != 1 || stats.Received != 2 || stats.Malformed != 0 {
+			t.Errorf("%s: got %d packets, %+v and %v", name, len(got), stats, err)
+		}
+	}
+	other := pcap(t, 1, macs+"0800"+whole4)
+	order.PutUint32(other[24+12:], whole+1)
+	other[24+16+14+23]++ // another port
+	if _, stats, err := readFile(t, other); err != nil || stats.Cut != 0 {
+		t.Errorf("of no concern: got %+v and %v", stats, err)
+	}
+}
+
 func FuzzFile(f *testing.F) {
 	f.Add(pcap(f, 1, macs+"0800"+whole4, macs+"86dd"+whole6))
 	f.Add(pcap(f, 276, "0800"+sll2+whole4))

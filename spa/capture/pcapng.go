@@ -45,11 +45,11 @@ func newNgRecords(r *bufio.Reader) *ngRecords {
 	return &ngRecords{r: r, order: binary.LittleEndian}
 }
 
-func (n *ngRecords) next() ([]byte, time.Time, layers.LinkType, error) {
+func (n *ngRecords) next() (record, error) {
 	for {
 		kind, err := n.block()
 		if err != nil {
-			return nil, time.Time{}, 0, err
+			return record{}, err
 		}
 		switch kind {
 		case ngSection:
@@ -62,7 +62,7 @@ func (n *ngRecords) next() ([]byte, time.Time, layers.LinkType, error) {
 			return n.packet(kind)
 		}
 		if err != nil {
-			return nil, time.Time{}, 0, err
+			return record{}, err
 		}
 	}
 }
@@ -198,29 +198,29 @@ func resolution(r byte) uint64 {
 	return units
 }
 
-func (n *ngRecords) packet(kind uint32) ([]byte, time.Time, layers.LinkType, error) {
+func (n *ngRecords) packet(kind uint32) (record, error) {
 	const header = 20
 	b := n.body
 	if len(b) < header {
-		return nil, time.Time{}, 0, errShortBlock
+		return record{}, errShortBlock
 	}
 	number := n.order.Uint32(b)
 	if kind == ngOldPacket {
 		number = uint32(n.order.Uint16(b))
 	}
 	if uint64(number) >= uint64(len(n.links)) {
-		return nil, time.Time{}, 0, fmt.Errorf("interface %d was not described before", number)
+		return record{}, fmt.Errorf("interface %d was not described before", number)
 	}
 	link := n.links[number]
 	at, err := link.time(uint64(n.order.Uint32(b[4:]))<<32 | uint64(n.order.Uint32(b[8:])))
 	if err != nil {
-		return nil, time.Time{}, 0, err
+		return record{}, err
 	}
 	size := n.order.Uint32(b[12:])
 	if uint64(size) > uint64(len(b)-header) {
-		return nil, time.Time{}, 0, errShortBlock
+		return record{}, errShortBlock
 	}
-	return b[header : header+size], at, link.kind, nil
+	return record{b[header : header+size], int(n.order.Uint32(b[16:])), at, link.kind}, nil
 }
 
 // maxSeconds is in the year 2242: a time's nanoseconds are a number of 64 bits until 2262.

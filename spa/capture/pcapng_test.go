@@ -34,6 +34,13 @@ func ngKnock(order binary.AppendByteOrder, at uint64, size uint32, data []byte) 
 	return ngBlock(order, ngPacket, append(body, make([]byte, -len(data)&3)...)...)
 }
 
+// ngCut is a packet of which only the beginning was captured.
+func ngCut(order binary.AppendByteOrder, at uint64, whole int, data []byte) []byte {
+	b := ngKnock(order, at, uint32(len(data)), data)
+	copy(b[8+16:], order.AppendUint32(nil, uint32(whole)))
+	return b
+}
+
 // TestPcapngTimes: every resolution and both byte orders, and a section after another.
 func TestPcapngTimes(t *testing.T) {
 	ip := fromHex(t, whole4)
