@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"sallyport/keys"
 	"sallyport/spa/config"
 )
@@ -39,7 +41,7 @@ func checkLegible(clients string, h *host) []Finding {
 		return nil
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok || mayList(fi, st, uid, gid) {
+	if !ok || mayList(fi, st, uid, gid) || hasACL(clients) {
 		return nil
 	}
 	return []Finding{{Problem, clients, "the user " + SystemUser + " may not read it, and the server does not start",
@@ -57,4 +59,10 @@ func mayList(fi os.FileInfo, st *syscall.Stat_t, uid, gid int) bool {
 		return mode>>3&list == list
 	}
 	return mode&list == list
+}
+
+// hasACL reports whether more than the mode says who may read a path (acl(5)).
+func hasACL(path string) bool {
+	_, err := unix.Getxattr(path, "system.posix_acl_access", nil)
+	return err == nil
 }

@@ -1,9 +1,13 @@
 package server
 
 import (
+	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"sallyport/keys"
 	"sallyport/spa/config"
@@ -49,6 +53,31 @@ func TestCheckOwners(t *testing.T) {
 				t.Errorf("got %+v, want a %q that says %q", found, test.want, test.says)
 			}
 		})
+	}
+}
+
+// TestCheckOwnersACL: where an access control list lets the server in, its mode does not shut it out.
+func TestCheckOwnersACL(t *testing.T) {
+	lab.NeedRoot(t)
+	const server = 64123
+	c := initialised(t, nil, keys.Client{RequireSource: true})
+	h := quietHost()
+	h.accounts = func(string) (uid, gid int, ok bool) { return server, server, true }
+	clients := filepath.Join(c.Dir, config.ClientsDir)
+	own(t, clients, 0, 0, 0o750)
+	list := binary.LittleEndian.AppendUint32(nil, 2) // its version; then what sort of entry, its rights, of whom
+	for _, entry := range [][3]uint32{{1, 7, 1<<32 - 1}, {2, 5, server}, {4, 5, 1<<32 - 1}, {16, 5, 1<<32 - 1}, {32, 0, 1<<32 - 1}} {
+		list = binary.LittleEndian.AppendUint16(list, uint16(entry[0]))
+		list = binary.LittleEndian.AppendUint16(list, uint16(entry[1]))
+		list = binary.LittleEndian.AppendUint32(list, entry[2])
+	}
+	if err := unix.Setxattr(clients, "system.posix_acl_access", list, 0); errors.Is(err, unix.EOPNOTSUPP) {
+		t.Skip("the file system of the temporary directory has no access control lists: set TMPDIR to one that has")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	if found := checkOwners(c, h); len(found) != 0 {
+		t.Errorf("got %+v, want nothing", found)
 	}
 }
 
