@@ -79,8 +79,9 @@ func keep() error {
 	if err != nil {
 		return err
 	}
+	_, err = cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1) // on all threads
 	if err := errors.Join(
-		unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+		err,
 		unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0),
 		cap.NewSet().SetProc(),
 	); err != nil {
