@@ -140,11 +140,13 @@ func (s *Server) repeat(event audit.Event, outcome []byte) audit.Event {
 	return event.As(audit.Repeated, nil)
 }
 
-// later returns the receipt as it reads at a later time: what was granted lasts no longer for it.
+// later returns the receipt as it reads at a later time: what was granted lasts no longer for it, also
+// by a clock that was set back since.
 func later(r spa.Receipt, now time.Time) spa.Receipt {
+	passed := max(0, now.Sub(r.Time))
 	services := make([]spa.Granting, len(r.Services))
 	for i, service := range r.Services {
-		service.For = max(0, service.For-now.Sub(r.Time))
+		service.For = max(0, service.For-passed)
 		services[i] = service
 	}
 	r.Services, r.Time = services, now

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"testing"
+	"time"
 
 	"sallyport/spa"
 	"sallyport/spa/audit"
@@ -30,5 +31,25 @@ func TestOnlySpentHasAReceipt(t *testing.T) {
 	event := s.handle(context.Background(), packet)
 	if event.Verdict != audit.Unspent || event.Verdict.Spent() || event.Receipt.Status != 0 {
 		t.Errorf("a copy: got %v and receipt %v, want neither spent nor a receipt", event.Verdict, event.Receipt.Status)
+	}
+}
+
+// TestRepeatAfterClockSetBack: a receipt that is sent again never says more than the first did: the
+// kernel's clock was not set back.
+func TestRepeatAfterClockSetBack(t *testing.T) {
+	s, sender := newLine(t)
+	now := time.Now()
+	request := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: now, Services: []spa.Service{{Name: "ssh"}}}
+	for i, at := range []time.Time{now, now.Add(-20 * time.Second), now.Add(10 * time.Second)} {
+		s.now = func() time.Time { return at.Round(0) } // as it is after a step: without what passed meanwhile
+		packet, err := spa.Seal(request, sender)
+		if err != nil {
+			t.Fatal(err)
+		}
+		event := s.handle(t.Context(), arriving(packet))
+		want := []time.Duration{30 * time.Second, 30 * time.Second, 20 * time.Second}[i]
+		if event.Receipt.Status != spa.Granted || event.Receipt.Services[0].For.Round(time.Second) != want {
+			t.Errorf("try %d: got %v (%v) and %+v, want %v", i+1, event.Verdict, event.Err, event.Receipt, want)
+		}
 	}
 }
