@@ -12,10 +12,7 @@ import (
 // load reads the configuration. Where there is none it says how one is made.
 func load(dir string) (*config.Config, error) {
 	c, err := config.Load(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, cli.Fail(err, "spa-server init makes a gateway's files; if they are in another directory: --config DIR")
-	}
-	return c, denied(err)
+	return c, cli.Unread(err, "spa-keygen")
 }
 
 // absent adds what to do where a client's file is not there.
@@ -27,9 +24,4 @@ func absent(err error, name string) error {
 }
 
 // denied adds what to do where the files are not for who asks.
-func denied(err error) error {
-	if errors.Is(err, fs.ErrPermission) {
-		return cli.Fail(err, "run it as root: sudo spa-keygen …")
-	}
-	return err
-}
+func denied(err error) error { return cli.AsRoot(err, "spa-keygen") }
