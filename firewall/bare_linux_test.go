@@ -66,7 +66,7 @@ func (s *site) bare(p plan) {
 	b, ok := s.backend.(*ipt)
 	if !ok {
 		n := s.backend.(*nftables)
-		s.must(n.makeOf(n.objects, p, 0, false, (*draft).bareRules))
+		s.must(n.send(n.objects, 0, false, func(d *draft) error { return d.fill(p, d.bareRules) }))
 		if n.tracks() {
 			s.Error("a rule asks for connection tracking")
 		}

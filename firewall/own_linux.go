@@ -182,26 +182,39 @@ func settle() {
 }
 
 // make makes a guard: in the table that is there, or anew. Where it would begin connection
-// tracking, that takes a first batch.
+// tracking, that takes a first batch; the second leaves the sets as the first has filled them,
+// for until it is through sessions wait. Where those are gone by then, all is made once more.
 func (n *nftables) make(o objects, p plan, flags uint32, anew bool) error {
-	full := func(d *draft) error { return d.addRules(p.confirm > 0) }
+	confirm := p.confirm > 0
 	if n.cfg.Mode == Guard && !n.tracks() {
-		if err := n.makeOf(o, p, flags, anew, (*draft).bareRules); err != nil {
+		if err := n.send(o, flags, anew, func(d *draft) error { return d.fill(p, d.bareRules) }); err != nil {
+			return err
+		}
+		if err := n.finish(o, flags, confirm); !errors.Is(err, errGone) {
 			return err
 		}
 		anew = false
 	}
-	return n.makeOf(o, p, flags, anew, full)
+	return n.send(o, flags, anew, func(d *draft) error {
+		return d.fill(p, func() error { return d.addRules(confirm) })
+	})
 }
 
-// makeOf makes a guard of these rules in one batch.
-func (n *nftables) makeOf(o objects, p plan, flags uint32, anew bool, rules func(*draft) error) error {
+// finish puts the whole rules in the place of bare ones.
+func (n *nftables) finish(o objects, flags uint32, confirm bool) error {
+	return n.send(o, flags, false, func(d *draft) error {
+		return errors.Join(d.addRules(confirm), d.conn.Flush())
+	})
+}
+
+// send makes a guard as a draft of one batch has it.
+func (n *nftables) send(o objects, flags uint32, anew bool, write func(*draft) error) error {
 	d, err := newDraft(o, n.cfg, n.closed())
 	if err != nil {
 		return err
 	}
 	d.makeTable(flags, anew)
-	if err := d.fill(p, func() error { return rules(d) }); err != nil {
+	if err := write(d); err != nil {
 		return err
 	}
 	return explain("loading the guard", d.batch.send(n.socket))

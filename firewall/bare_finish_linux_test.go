@@ -1,0 +1,84 @@
+package firewall
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	nft "github.com/google/nftables"
+
+	"sallyport/spa"
+)
+
+// TestFinishLeavesTheSets: many grants take long to put in twice, and until the second batch
+// is through, no session goes on that has none.
+func TestFinishLeavesTheSets(t *testing.T) {
+	s := newSite(t, nil)
+	s.open()
+	s.bare(plan{})
+	n := s.backend.(*nftables)
+	s.must(n.set([]lease{{element{netip.MustParseAddr("192.0.2.2"), spa.TCP, 22}, long}}))
+	s.must(n.finish(n.objects, n.flags(), false))
+	if !n.tracks() {
+		t.Error("the whole rules are not there")
+	}
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
+
+// TestFinishOfWhatIsGone: another tool flushed the rule set between the two batches.
+func TestFinishOfWhatIsGone(t *testing.T) {
+	s := newSite(t, nil)
+	s.open()
+	s.bare(plan{})
+	s.flushRuleset()
+	n := s.backend.(*nftables)
+	if err := n.finish(n.objects, n.flags(), false); !errors.Is(err, errGone) {
+		t.Errorf("got %v, want that the sets are gone", err)
+	}
+	if s.table().handle != 0 {
+		t.Error("there is a guard without ports")
+	}
+}
+
+// TestLoadUnderFlushes: whenever the rule set is flushed meanwhile, nothing fails.
+func TestLoadUnderFlushes(t *testing.T) {
+	s := newSite(t, nil)
+	s.open()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				s.flushUnasked()
+			}
+		}
+	}()
+	for range 30 {
+		if err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) }); err != nil {
+			t.Errorf("under flushes: %v", err)
+			break
+		}
+	}
+	close(stop)
+	<-stopped
+}
+
+// flushUnasked flushes the rule set from another goroutine than the test's.
+func (s *site) flushUnasked() {
+	err := s.gw.Do(func() error {
+		c, err := nft.New()
+		if err != nil {
+			return err
+		}
+		c.FlushRuleset()
+		return c.Flush()
+	})
+	if err != nil {
+		s.Errorf("flushing: %v", err)
+	}
+}
