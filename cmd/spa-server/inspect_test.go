@@ -217,6 +217,29 @@ func TestInspectText(t *testing.T) {
 	}
 }
 
+// TestInspectLeavesNothing: also where nobody reads on what it says, which ends it at once.
+func TestInspectLeavesNothing(t *testing.T) {
+	g := newGateway(t)
+	r := request()
+	r.Time = time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
+	cmd := g.command("spa-server", "inspect", tape(t, taped{r.Time, "192.0.2.2", g.seal(r, sender(g.profile()))}), "--config", g.dir)
+	scratch := t.TempDir()
+	cmd.Env = append(os.Environ(), "TMPDIR="+scratch)
+	unread, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unread.Close()
+	defer out.Close()
+	cmd.Stdout = out
+	if err := cmd.Run(); err == nil {
+		t.Error("it succeeded, and nobody has read what it said")
+	}
+	if left, err := os.ReadDir(scratch); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
 // TestInspectInterrupted: who waits for a pipe into which nobody writes can be interrupted.
 func TestInspectInterrupted(t *testing.T) {
 	g := newGateway(t)

@@ -86,13 +86,14 @@ func openPast(ctx context.Context, c *config.Config, log *slog.Logger, at *time.
 	return s, nil
 }
 
-// openScratch opens an empty journal in a directory that goes when the server is closed.
+// openScratch opens an empty journal, in a file that has no name any more: however this ends, nothing
+// is left of it.
 func (s *Server) openScratch() error {
 	dir, err := os.MkdirTemp("", "spa-inspect-")
 	if err != nil {
 		return fmt.Errorf("server: a place for the replay memory: %w", err)
 	}
-	s.keep(scratch(dir))
+	defer os.RemoveAll(dir)
 	rc := replay.Config{Window: s.config.Window, LiveNonces: s.config.Limits.LiveNonces}
 	path := filepath.Join(dir, config.JournalFile)
 	if err := replay.Create(path, rc, s.now()); err != nil {
@@ -106,11 +107,6 @@ func (s *Server) openScratch() error {
 	s.keep(journal)
 	return nil
 }
-
-// scratch is a directory that is gone once it is closed.
-type scratch string
-
-func (dir scratch) Close() error { return os.RemoveAll(string(dir)) }
 
 func (s *Server) openDryRun(ctx context.Context) error {
 	fc := FirewallConfig(s.config, s.clients, s.now)
