@@ -95,6 +95,9 @@ func atTerminal(ts *testscript.TestScript, wait, keys string, args []string) (sc
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	before, err := unix.IoctlGetTermios(int(t.program.Fd()), unix.TCGETS)
 	ts.Check(err)
+	// Or the kernel throws away, with ^C, what the program wrote and nobody has read yet.
+	before.Lflag |= unix.NOFLSH
+	ts.Check(unix.IoctlSetTermios(int(t.program.Fd()), unix.TCSETS, before))
 	ts.Check(cmd.Start())
 	watched := make(chan struct{})
 	go func() {
