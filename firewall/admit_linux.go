@@ -160,11 +160,11 @@ func (a *admitting) exchange(ls []lease) error {
 		return err
 	}
 	var b batch
-	want4, want6 := grantElements(ls)
+	wanted := a.objects.grantElements(ls)
 	for _, s := range a.sets() {
-		want := want4
+		want := wanted[a.objects.grants4]
 		if s == a.set6 {
-			want = want6
+			want = wanted[a.objects.grants6]
 		}
 		there, err := a.elements(s)
 		if err != nil {
@@ -218,6 +218,9 @@ func (a *admitting) retry(do func() error) error {
 
 func (a *admitting) set(ls []lease) error {
 	for _, l := range ls {
+		if l.link != 0 || l.to.IsValid() {
+			return fmt.Errorf("firewall: mode admit: your sets have neither interfaces nor destinations, so there is no grant for %v", onLink(l.source, l.link))
+		}
 		if a.setOf(l) == nil && l.left > 0 {
 			return fmt.Errorf("firewall: mode admit: no set is named for a source like %v", l.source)
 		}

@@ -332,15 +332,26 @@ func TestFurtherAddresses(t *testing.T) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.guarded(t, func(c *Config) {
-					c.Addresses = []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}
+					c.Targets = []Target{{[]netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, rangesOf("tcp/22")}}
 				})
 				s.inner()
 				s.dark(f.alice, innerAddr[f.name], "22")
-				s.grant("alice", f.alice, long)
-				s.connect(f.alice, innerAddr[f.name], "22")
+				s.grant("alice", f.alice, long) // at the gateway
+				s.connect(f.alice, f.gateway, "22")
+				s.dark(f.alice, innerAddr[f.name], "22")
+				s.must(s.Grant(s.Context(), []Grant{s.toInner("bob", f.stranger, f)}, time.Now()))
+				s.connect(f.stranger, innerAddr[f.name], "22")
+				s.dark(f.stranger, f.gateway, "22")
 			})
 		}
 	})
+}
+
+// toInner is a grant to reach tcp/22 of the inner machine.
+func (s *site) toInner(client, source string, f sides) Grant {
+	g := sshGrant(client, source, long)
+	g.To = []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}
+	return g
 }
 
 // publish leads port 2222 of the gateway to the inner machine.

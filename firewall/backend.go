@@ -3,6 +3,7 @@ package firewall
 import (
 	"context"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"sallyport/spa"
@@ -51,8 +52,31 @@ type plan struct {
 // element is what a grant opens: one port for one address.
 type element struct {
 	source netip.Addr
+	link   uint32     // the interface of a link-local source; 0 for others
+	to     netip.Addr // the destination; invalid: this host
 	proto  spa.Proto
 	port   uint16
+}
+
+// linkLocal reports whether an address means another machine on every link (RFC 4291 2.5.6,
+// RFC 3927).
+func linkLocal(a netip.Addr) bool { return a.Unmap().IsLinkLocalUnicast() }
+
+// linkOf is the index that a link-local source has as its zone; 0: there is none.
+func linkOf(a netip.Addr) uint32 {
+	index, err := strconv.ParseUint(a.Zone(), 10, 31)
+	if err != nil || !linkLocal(a) {
+		return 0
+	}
+	return uint32(index)
+}
+
+// onLink is the address with its zone.
+func onLink(a netip.Addr, link uint32) netip.Addr {
+	if link == 0 {
+		return a
+	}
+	return a.WithZone(strconv.FormatUint(uint64(link), 10))
 }
 
 // lease is an element and how long it lasts from now.

@@ -33,6 +33,7 @@ func (n *nftables) tracks() bool {
 
 // bareRules adds the chains and fills them without connection tracking, whatever was in them.
 func (d *draft) bareRules() error {
+	d.claims = false // a chain of type nat would begin connection tracking
 	d.emptyChains()
 	if err := d.knockRules(); err != nil {
 		return err
@@ -43,7 +44,7 @@ func (d *draft) bareRules() error {
 
 // bareGuard looks at what arrives: see guardRules.
 func (d *draft) bareGuard() error {
-	o, c := &d.objects, d.objects.guard
+	o, c := &d.objects, d.guard
 	// iif lo accept
 	d.rule(c, fromLoopback(), accept())
 	for _, name := range d.cfg.Trusted {
@@ -53,21 +54,26 @@ func (d *draft) bareGuard() error {
 	if err := d.elsewhere(); err != nil {
 		return err
 	}
-	for _, f := range o.families() {
-		carried := f.carries(f.saddr, f.daddr, sport, dport)
-		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 accept
-		d.rule(c, tcpFlags(syn, 0), carried, accept())
-		// meta l4proto udp ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 accept
-		d.rule(c, l4proto(spa.UDP), carried, accept())
-		// ip saddr . meta l4proto . th dport @grants4 accept
-		d.rule(c, f.granted(f.saddr, dport), accept())
-	}
 	// Nobody puts fragments together before this, and only the first has the ports. The others,
 	// which may be for a port that is not guarded, are worth nothing without it.
 	for _, f := range o.families() {
 		// ip frag-off and 0x1fff != 0 accept
 		d.rule(c, f.continues(), accept())
 	}
+	// goto door
+	d.rule(c, enter(d.door))
+
+	c = d.door
+	for _, f := range o.families() {
+		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 accept
+		d.rule(c, tcpFlags(syn, 0), f.carries(inward), accept())
+		// meta l4proto udp ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 accept
+		d.rule(c, l4proto(spa.UDP), f.carries(inward), accept())
+	}
+	d.eachGrant(inward, func(_ *family, granted exprs) {
+		// GRANTED accept
+		d.rule(c, granted, accept())
+	})
 	// drop
 	d.rule(c, drop())
 	return nil
@@ -102,11 +108,13 @@ func (d *draft) bareRevive() {
 	// meta l4proto . th sport != @guarded accept
 	d.rule(c, o.portIn(o.guarded, sport, true), accept())
 	for _, f := range o.families() {
-		// ip daddr . meta l4proto . th sport @grants4 accept
-		d.rule(c, f.granted(f.daddr, sport), accept())
 		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 accept
-		d.rule(c, f.carries(f.daddr, f.saddr, dport, sport), accept())
+		d.rule(c, f.carries(outward), accept())
 	}
+	d.eachGrant(outward, func(_ *family, granted exprs) {
+		// GRANTED accept
+		d.rule(c, granted, accept())
+	})
 	// drop
 	d.rule(c, drop())
 }

@@ -23,7 +23,7 @@ func TestBareGuard(t *testing.T) {
 			carried, gap := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300"), s.talk(accept, "192.0.2.3", "192.0.2.1", "2300")
 			s.open()
 			s.bare(plan{
-				leases:  []lease{{element{netip.MustParseAddr("192.0.2.2"), spa.TCP, 22}, long}},
+				leases:  []lease{{element{source: netip.MustParseAddr("192.0.2.2"), proto: spa.TCP, port: 22}, long}},
 				carried: []flow{inboundTo(carried.server)}, carry: long,
 			})
 			s.connect("192.0.2.2", "192.0.2.1", "22")

@@ -32,11 +32,11 @@ func (n *nftables) set(ls []lease) error {
 		l.left = time.Second // added only to be deleted
 		gone = append(gone, l)
 	}
-	live4, live6 := grantElements(live)
-	gone4, gone6 := grantElements(gone)
+	lives, goes := n.objects.grantElements(live), n.objects.grantElements(gone)
 	var b batch
-	b.change(n.objects.grants4, live4, gone4)
-	b.change(n.objects.grants6, live6, gone6)
+	for _, s := range n.objects.sets() {
+		b.change(s, lives[s], goes[s])
+	}
 	return explain("changing grants", b.send(n.socket))
 }
 

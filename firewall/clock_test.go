@@ -58,7 +58,7 @@ func TestClockIsSet(t *testing.T) {
 	const want = 50 * time.Second
 	left := func(after string) {
 		t.Helper()
-		if got := kernel.left[element{g.Source, spa.TCP, 22}]; got != want {
+		if got := kernel.left[element{source: g.Source, proto: spa.TCP, port: 22}]; got != want {
 			t.Errorf("%v are left %s, want %v", got, after, want)
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 )
 
 // Cut ends the sessions of grants that have been revoked, or have ended, and returns how
@@ -27,25 +29,33 @@ func (f *Firewall) Cut(ctx context.Context, gs []Grant) (int, error) {
 	if f.cfg.Mode == Admit {
 		mark = 0 // nothing marks what the host's own rules let in
 	}
-	n, err := f.sessions.cut(func(l flow) bool { return covers(gs, l) && !f.live(l) }, mark)
+	n, err := f.sessions.cut(func(l flow) bool { return f.covers(gs, l) && !f.live(l) }, mark)
 	if err != nil {
 		return n, fmt.Errorf("firewall: ending sessions: %w", err)
 	}
 	return n, nil
 }
 
-// covers reports whether one of the grants is for the flow's address and port.
-func covers(gs []Grant, l flow) bool {
+// covers reports whether one of the grants is for the flow's address, port and destination.
+func (f *Firewall) covers(gs []Grant, l flow) bool {
+	f.mu.Lock()
+	to := f.cfg.elementOf(l).to
+	f.mu.Unlock()
 	for i := range gs {
-		if normal(gs[i].Source) == l.remote.Addr() && contains(gs[i].Ports, l.proto, l.local.Port()) {
+		g := &gs[i]
+		here := !to.IsValid() && len(g.To) == 0
+		there := slices.ContainsFunc(g.To, func(a netip.Addr) bool { return normal(a) == to })
+		if normal(g.Source) == l.remote.Addr() && contains(g.Ports, l.proto, l.local.Port()) && (here || there) {
 			return true
 		}
 	}
 	return false
 }
 
-// live reports whether a live grant is for the flow's address and port. It is asked of each
-// session right before its end, for a grant may come meanwhile.
+// live reports whether a live grant is for the flow's address, port and destination. It is asked
+// of each session right before its end, because a grant may have come meanwhile. A session from
+// a link-local address is never live: on which link it is cannot be told, and one that is cut
+// by mistake is better than one that goes on.
 func (f *Firewall) live(l flow) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -53,5 +63,5 @@ func (f *Firewall) live(l flow) bool {
 		return false
 	}
 	f.held.expire(f.cfg.Now())
-	return f.held.elements[element{l.remote.Addr(), l.proto, l.local.Port()}] != nil
+	return f.held.elements[f.cfg.elementOf(l)] != nil
 }

@@ -39,19 +39,19 @@ func (s *sessions) cut(kind func(flow) bool, mark uint32) (int, error) {
 	}
 	n, err := s.destroySockets(func(l flow) (dies, counted bool) {
 		if e := doomed[l]; e != nil {
-			return kind(e.inbound()), e.open() // as one of those that are counted below
+			return kind(e.session), e.open() // as one of those that are counted below
 		}
 		return !tracked[l] && kind(l), false
 	})
 	errs := []error{err}
 	for _, e := range doomed {
-		if !kind(e.inbound()) {
+		if !kind(e.session) {
 			continue
 		}
 		// Whose server is here and sends datagrams to all, would go on and make a new flow, to
 		// which the client could answer. Without the mark it is one that the guard lets out no more.
 		end := s.untrack
-		if mark != 0 && e.orig.proto == spa.UDP && e.orig.dst == e.reply.src {
+		if mark != 0 && e.orig.proto == spa.UDP && e.orig.dst == e.reply.src && e.orig.src == e.reply.dst {
 			end = func(e *entry) error { return s.unmark(e, mark) }
 		}
 		if err := end(e); err != nil {
@@ -66,7 +66,8 @@ func (s *sessions) cut(kind func(flow) bool, mark uint32) (int, error) {
 }
 
 // doomed are the entries to delete, by the flow of the socket at this end, and all flows
-// that are tracked, seen from either side.
+// that are tracked, seen from either side. A session whose server spoke first, when connection
+// tracking did not know it yet, is one from here to its client.
 func (s *sessions) doomed(kind func(flow) bool, mark uint32) (map[flow]*entry, map[flow]bool, error) {
 	entries, tracked := make(map[flow]*entry), make(map[flow]bool)
 	if !s.tracks {
@@ -77,15 +78,16 @@ func (s *sessions) doomed(kind func(flow) bool, mark uint32) (map[flow]*entry, m
 		return nil, nil, err
 	}
 	err = s.entries(func(e *entry) {
-		answers := flow{e.reply.proto, netip.AddrPortFrom(e.reply.dst, e.reply.dport), netip.AddrPortFrom(e.reply.src, e.reply.sport)}
-		tracked[answers] = true
-		tracked[flow{e.orig.proto, answers.local, answers.remote}] = true
+		in, out := e.inbound(), e.outbound()
+		server := flow{in.proto, netip.AddrPortFrom(e.reply.dst, e.reply.dport), netip.AddrPortFrom(e.reply.src, e.reply.sport)}
+		began := flow{out.proto, out.remote, netip.AddrPortFrom(e.orig.src, e.orig.sport)}
+		tracked[server], tracked[began] = true, true
 		admitted := e.mark&mark != 0
-		if mark == 0 {
-			admitted = here[e.orig.dst] || e.orig.dst != e.reply.src
-		}
-		if admitted && kind(e.inbound()) {
-			entries[answers] = e
+		switch {
+		case (admitted || mark == 0 && (here[e.orig.dst] || e.orig.dst != e.reply.src)) && kind(in):
+			e.session, entries[server] = in, e
+		case (admitted || mark == 0 && here[e.reply.dst]) && kind(out):
+			e.session, entries[began] = out, e
 		}
 	})
 	return entries, tracked, err

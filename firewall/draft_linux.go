@@ -17,13 +17,18 @@ import (
 type draft struct {
 	objects
 	cfg    *Config
-	closed Closed
-	conn   *nft.Conn
-	batch  batch
+	refuse Closed
+	// claims is whether strangers are refused by a closed port of the kernel's; otherwise
+	// nftables makes the answer, and it can be told from a closed port's.
+	claims  bool
+	learned map[string][]nft.SetElement // by name of the set
+	conn    *nft.Conn
+	batch   batch
 }
 
-func newDraft(o objects, c *Config, closed Closed) (*draft, error) {
-	d := &draft{objects: o, cfg: c, closed: closed}
+func newDraft(o objects, c *Config, refuse Closed, lacks []string) (*draft, error) {
+	d := &draft{objects: o, cfg: c, refuse: refuse}
+	d.claims = refuse == Reject && !slices.Contains(lacks, lacksNAT)
 	var err error
 	d.conn, err = nft.New(nft.WithTestDial(d.take))
 	return d, err
@@ -90,16 +95,25 @@ func (d *draft) fillSets(p plan) error {
 		}
 		d.conn.FlushSet(s)
 	}
-	grants4, grants6 := grantElements(p.leases)
-	carried4, carried6 := flowElements(p.carried, p.carry)
-	addresses4, addresses6 := addressElements(d.cfg.Addresses)
-	return errors.Join(
+	errs := []error{
 		d.add(d.guarded, portElements(d.cfg.Guarded, p.confirm)),
 		d.add(d.cut, portElements(d.cfg.Cut, p.confirm)),
-		d.add(d.grants4, grants4), d.add(d.grants6, grants6),
+	}
+	for s, es := range d.grantElements(p.leases) {
+		errs = append(errs, d.add(s, es))
+	}
+	carried4, carried6 := flowElements(p.carried, p.carry)
+	addresses4, addresses6 := addressElements(d.cfg.Targets)
+	targets4, targets6 := targetElements(d.cfg.Targets, p.confirm)
+	errs = append(errs,
 		d.add(d.carried4, carried4), d.add(d.carried6, carried6),
 		d.add(d.addresses4, addresses4), d.add(d.addresses6, addresses6),
+		d.add(d.targets4, targets4), d.add(d.targets6, targets6),
 	)
+	for _, s := range d.objects.learned() {
+		errs = append(errs, d.conn.AddSet(s, nil), d.add(s, d.learned[s.Name]))
+	}
+	return errors.Join(errs...)
 }
 
 func (d *draft) add(s *nft.Set, es []nft.SetElement) error {

@@ -34,15 +34,29 @@ var (
 // several clients may hold a grant for the same address and port, and each has its own.
 type Grant struct {
 	Client, Service string
-	Source          netip.Addr
-	Ports           []spa.Ports
-	Until           time.Time
+	// Source is the address that is let in. A link-local IPv6 address has the index of its
+	// interface as its zone, because it means another machine on every link; for the same
+	// reason a link-local IPv4 address is refused.
+	Source netip.Addr
+	Ports  []spa.Ports
+	// To are the destinations, where the service is at addresses of its own (see Target);
+	// none: this host's addresses.
+	To    []netip.Addr
+	Until time.Time
+}
+
+// Target is a service at addresses of its own: of machines behind this host, or some of the
+// host's. A grant reaches it only if it names the address in To, and a grant that names none
+// does not.
+type Target struct {
+	Addresses []netip.Addr
+	Ports     []spa.Ports
 }
 
 // Match picks grants. The zero Match picks all.
 type Match struct {
 	Client   string     // of this client; empty: any
-	Source   netip.Addr // for this address; invalid: any
+	Source   netip.Addr // for this address, on the link that its zone names or on any; invalid: any
 	Services []string   // of these services; nil: any
 }
 
@@ -107,14 +121,14 @@ const DefaultMark = 0x20000000
 
 // Config is what the guard is made of.
 type Config struct {
-	Backend   string       // empty: BackendAuto
-	Guarded   []spa.Ports  // ports that only grants open
-	Addresses []netip.Addr // further destinations that are guarded, beside the host's own; see the package documentation for VRF
-	Knock     []KnockPort
-	Closed    Closed
-	Trusted   []string // interfaces whose packets pass
-	Mark      uint32   // one bit of connection and packet marks that is ours; 0: DefaultMark
-	State     string   // directory of the ledger; not needed for a dry run
+	Backend string      // empty: BackendAuto
+	Guarded []spa.Ports // ports that only grants open, at every address of this host
+	Targets []Target    // services at addresses of their own
+	Knock   []KnockPort
+	Closed  Closed
+	Trusted []string // interfaces whose packets pass
+	Mark    uint32   // one bit of connection and packet marks that is ours; 0: DefaultMark
+	State   string   // directory of the ledger; not needed for a dry run
 
 	Mode    Mode
 	Admit   AdmitSets   // where Mode is Admit
@@ -175,6 +189,11 @@ func (c *Config) check() error {
 			return err
 		}
 	}
+	for _, t := range c.Targets {
+		if err := t.check(); err != nil {
+			return err
+		}
+	}
 	if c.Persist > PersistFile {
 		return fmt.Errorf("firewall: unknown way to persist %d", c.Persist)
 	}
@@ -195,6 +214,60 @@ func (c *Config) checkMode() error {
 		return fmt.Errorf("firewall: mode admit: %q is no family of tables; there are inet, ip and ip6", c.Admit.Family)
 	case c.Admit.Table == "" || c.Admit.Set4 == "" && c.Admit.Set6 == "":
 		return errors.New("firewall: mode admit needs the name of a table and of at least one set in it")
+	}
+	return nil
+}
+
+// everyPort are the ports that are guarded, here or at a target.
+func (c *Config) everyPort() []spa.Ports {
+	ports := slices.Clone(c.Guarded)
+	for _, t := range c.Targets {
+		ports = append(ports, t.Ports...)
+	}
+	slices.SortFunc(ports, comparePorts)
+	return slices.Compact(ports)
+}
+
+// portsAt are the ports that a grant can open at a destination; invalid: this host.
+func (c *Config) portsAt(to netip.Addr) []spa.Ports {
+	if !to.IsValid() {
+		return c.Guarded
+	}
+	var ports []spa.Ports
+	for _, t := range c.Targets {
+		if slices.ContainsFunc(t.Addresses, func(a netip.Addr) bool { return normal(a) == to }) {
+			ports = append(ports, t.Ports...)
+		}
+	}
+	return ports
+}
+
+// elementOf is what a flow to a guarded port needs a grant for. Where its source is
+// link-local, the link is not known.
+func (c *Config) elementOf(l flow) element {
+	e := element{source: l.remote.Addr(), proto: l.proto, port: l.local.Port()}
+	if contains(c.portsAt(l.local.Addr()), l.proto, e.port) {
+		e.to = l.local.Addr()
+	}
+	return e
+}
+
+// guards reports whether the guard shuts where a flow goes to.
+func (c *Config) guards(l flow) bool {
+	e := c.elementOf(l)
+	return contains(c.portsAt(e.to), e.proto, e.port)
+}
+
+func (t *Target) check() error {
+	for _, a := range t.Addresses {
+		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
+			return fmt.Errorf("firewall: a service cannot be at the address %v", a)
+		}
+	}
+	for _, p := range t.Ports {
+		if err := checkPorts(p); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -130,7 +130,7 @@ func TestManyHoldersOfOneElement(t *testing.T) {
 		}
 	}
 	f.Grants(now.Add(990 * time.Second))
-	tenants := f.held.elements[element{at, spa.TCP, 22}]
+	tenants := f.held.elements[element{source: at, proto: spa.TCP, port: 22}]
 	if live := len(tenants.holders) - tenants.ended; live != 10 || len(tenants.holders) > 20 {
 		t.Errorf("%d of %d in the list live, want 10 of at most 20", live, len(tenants.holders))
 	}

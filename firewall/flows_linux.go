@@ -156,11 +156,12 @@ func diagFlow(b []byte, proto spa.Proto) (flow, bool) {
 }
 
 // trackedFlows tells keep of the flows in the connection tracking table that have been
-// answered, as they look before DNAT.
+// answered, as they look before DNAT, and of those that began here.
 func (s *sessions) trackedFlows(keep func(flow)) error {
 	return s.entries(func(e *entry) {
 		if e.answered && e.open() {
 			keep(e.inbound())
+			keep(e.outbound())
 		}
 	})
 }
@@ -195,6 +196,7 @@ type entry struct {
 	mark        uint32
 	id, zone    []byte // attributes, as the kernel gave them
 	raw         []byte // orig, likewise
+	session     flow   // as which it is cut
 }
 
 // open reports whether the flow is one in which something may still be said.
@@ -208,6 +210,15 @@ func (e *entry) inbound() flow {
 		proto:  e.orig.proto,
 		remote: netip.AddrPortFrom(e.orig.src, e.orig.sport),
 		local:  netip.AddrPortFrom(e.orig.dst, e.orig.dport),
+	}
+}
+
+// outbound is the flow as one that began here, seen from this host after translation.
+func (e *entry) outbound() flow {
+	return flow{
+		proto:  e.orig.proto,
+		remote: netip.AddrPortFrom(e.orig.dst, e.orig.dport),
+		local:  netip.AddrPortFrom(e.reply.dst, e.reply.dport),
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -58,6 +60,14 @@ func (g *Grant) check(now time.Time) error {
 	if !g.Source.IsValid() {
 		return errors.New("firewall: a grant needs a source address")
 	}
+	if linkLocal(g.Source) {
+		if err := g.checkLink(); err != nil {
+			return err
+		}
+	}
+	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !a.IsValid() }) {
+		return errors.New("firewall: a grant to an invalid address")
+	}
 	if !g.Until.After(now) {
 		return fmt.Errorf("firewall: a grant until %v has ended already", g.Until)
 	}
@@ -75,14 +85,29 @@ func (g *Grant) check(now time.Time) error {
 	return nil
 }
 
+// checkLink checks what holds for link-local sources only.
+func (g *Grant) checkLink() error {
+	b := g.Source.As16()
+	switch {
+	case g.Source.Unmap().Is4():
+		return fmt.Errorf("firewall: no grant for %v: an IPv4 link-local address may be another machine on every link", g.Source)
+	case linkOf(g.Source) == 0:
+		return fmt.Errorf("firewall: a grant for %v needs the index of an interface as its zone", g.Source)
+	case len(g.To) > 0:
+		return fmt.Errorf("firewall: a grant for %v reaches this host only, not %v", g.Source, g.To)
+	case [6]byte(b[2:8]) != [6]byte{}:
+		return fmt.Errorf("firewall: %v is not in fe80::/64, as link-local addresses are", g.Source)
+	}
+	return nil
+}
+
 // plan finds or makes the holdings that the grants come to.
 func (f *Firewall) plan(gs []Grant, now time.Time) ([]change, error) {
 	changes := make([]change, 0, len(gs))
 	fresh := make(map[holdingKey]int) // among changes
 	for _, g := range gs {
 		until := now.Add(g.Until.Sub(now)) // with now's monotonic reading, which g.Until may lack
-		for ports := range slices.Chunk(g.Ports, maxRanges) {
-			h := &holding{client: g.Client, service: g.Service, source: normal(g.Source), ports: slices.Clone(ports)}
+		for h := range g.holdings() {
 			if old := f.held.byKey[h.key()]; old != nil {
 				changes = append(changes, change{holding: old, until: later(until, old.until)})
 				continue
@@ -104,6 +129,29 @@ func (f *Firewall) plan(gs []Grant, now time.Time) ([]change, error) {
 		}
 	}
 	return changes, nil
+}
+
+// holdings yields what the grant comes to in the ledger.
+func (g *Grant) holdings() iter.Seq[*holding] {
+	return func(yield func(*holding) bool) {
+		one := holding{client: g.Client, service: g.Service, source: normal(g.Source), link: linkOf(g.Source)}
+		destinations, ranges := []netip.Addr{{}}, maxRanges
+		if len(g.To) > 0 {
+			destinations, ranges = g.To, 1
+		}
+		for _, to := range destinations {
+			for ports := range slices.Chunk(g.Ports, ranges) {
+				h := one
+				h.ports = slices.Clone(ports)
+				if to.IsValid() {
+					h.to = normal(to)
+				}
+				if !yield(&h) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func later(a, b time.Time) time.Time {

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"errors"
+	"time"
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -10,19 +11,37 @@ import (
 	"sallyport/spa"
 )
 
+// remembered is how long the guard knows after the last packet that somebody was admitted by a
+// grant. Within that time no UDP server here begins a flow with him, see begunRules.
+const remembered = 7 * 24 * time.Hour
+
 // addRules adds the chains and fills them, whatever was in them.
 func (d *draft) addRules(confirm bool) error {
 	d.emptyChains()
-	err := errors.Join(d.knockRules(), d.guardRules(confirm))
-	d.reviveRules()
 	d.receiptRules()
+	d.refusedRules()
+	d.closedRules()
+	d.quotedRules()
+	d.linkRules()
+	d.confirmRules(confirm)
+	d.endedRules()
+	d.begunRules()
+	d.doorRules(confirm)
+	d.claimRules()
+	d.arriveRules()
+	d.reviveRules()
+	d.passingRules()
 	d.hushRules()
-	return err
+	return errors.Join(d.knockRules(), d.guardRules())
 }
 
-// emptyChains adds the chains with nothing in them.
+// emptyChains adds the chains with nothing in them. Only a host that rejects needs a chain of
+// type nat.
 func (d *draft) emptyChains() {
 	for _, c := range d.objects.chains() {
+		if c == d.claim && !d.claims {
+			continue
+		}
 		d.conn.AddChain(c)
 		d.conn.FlushChain(c)
 	}
@@ -32,10 +51,12 @@ func (d *draft) rule(c *nft.Chain, parts ...exprs) {
 	d.conn.AddRule(&nft.Rule{Table: c.Table, Chain: c, Exprs: rule(parts...)})
 }
 
-// knockRules drop what a router would answer too: it has the anycast address of each of
-// its IPv6 subnets.
+// knockRules keep knocks out of connection tracking, and leave the rest to the host: what it does
+// with a datagram for any other closed port it does with a knock, so no scan tells them apart.
+// Dropping them here would also blind the sniffer on a bridge with br_netfilter, where prerouting
+// comes before its socket. A router has the anycast address of each of its IPv6 subnets.
 func (d *draft) knockRules() error {
-	c := d.objects.knock
+	c := d.knock
 	// iif lo accept
 	d.rule(c, fromLoopback(), accept())
 	for _, k := range d.cfg.Knock {
@@ -46,105 +67,259 @@ func (d *draft) knockRules() error {
 		if err != nil {
 			return err
 		}
-		// fib daddr type { local, anycast } udp dport PORT drop
-		d.rule(c, exprs{fib(), lookup(ours, false)}, udpPort(dport, k.Port), drop())
+		// fib daddr type { local, anycast } udp dport PORT notrack
+		d.rule(c, exprs{fib(), lookup(ours, false)}, udpPort(dport, k.Port), exprs{&expr.Notrack{}})
 	}
 	return nil
 }
 
-func (d *draft) guardRules(confirm bool) error {
-	o, c := &d.objects, d.objects.guard
-	mark := d.cfg.Mark
-
-	// 1. What is none of our business. Loopback includes the host's own addresses.
+// guardRules find what is for a guarded port, at any address of this host or at a target.
+func (d *draft) guardRules() error {
+	o, c := &d.objects, d.guard
+	// Loopback includes the host's own addresses.
 	// iif lo accept
 	d.rule(c, fromLoopback(), accept())
 	for _, name := range d.cfg.Trusted {
 		// iifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
 	}
-	if len(d.cfg.Cut) > 0 {
-		// A session that was there before connection tracking is the server's if that spoke first.
-		// ct direction reply ct mark and MARK == MARK meta l4proto . th dport @cut fib daddr type local jump ended
-		d.rule(c, isReply(), ctMarked(mark), o.portIn(o.cut, dport, false), exprs{fib(), equal(native(unix.RTN_LOCAL))}, jump(o.ended))
-		d.endedRules()
+	// Nobody else speaks for this host. IPv4 has that check for itself, but not on bridges.
+	single, err := d.addressTypes(unix.RTN_UNICAST, unix.RTN_LOCAL, unix.RTN_ANYCAST)
+	if err != nil {
+		return err
 	}
-	// Before any rule about flows: the host's own, whose local port may be a guarded one.
-	// ct direction reply accept
-	d.rule(c, isReply(), accept())
-
-	// 2. Addresses and ports that are not guarded.
+	// meta l4proto . th sport @guarded fib saddr type local fib daddr type { unicast, local, anycast } drop
+	d.rule(c, o.portIn(o.guarded, sport, false), isType(fibSource(), unix.RTN_LOCAL), exprs{fib(), lookup(single, false)}, drop())
+	d.quotedJumps()
 	if err := d.elsewhere(); err != nil {
 		return err
 	}
+	// goto door
+	d.rule(c, enter(o.door))
+	return nil
+}
 
-	// 3. Flows that this guard let in. The mark alone is not enough: another tool may set it.
-	// Nor is it with the state of TCP: until a flow has ended on both sides, a bare SYN from
-	// its address and port counts as a packet of it, and begins a new one all the same.
-	// A session of a port in @cut ends with its grant.
+// elsewhere accepts what is for no guarded address, or for no guarded port. What cannot be read
+// that far is accepted nowhere.
+func (d *draft) elsewhere() error {
+	o, c := &d.objects, d.guard
+	// The protocol first: a packet of another one may be too short to have ports.
+	// meta l4proto != tcp meta l4proto != udp accept
+	d.rule(c, neitherTCPNorUDP(), accept())
+	for _, f := range o.families() {
+		// ip daddr . meta l4proto . th dport @targets4 goto door
+		d.rule(c, f.target(inward).in(f.targets), enter(o.door))
+	}
+	// A guarded UDP port can be reached by any of these types.
+	local, err := d.addressTypes(unix.RTN_LOCAL, unix.RTN_BROADCAST, unix.RTN_ANYCAST, unix.RTN_MULTICAST)
+	if err != nil {
+		return err
+	}
+	// fib daddr type != { local, broadcast, anycast, multicast } accept
+	d.rule(c, exprs{fib(), lookup(local, true)}, accept())
+	// meta l4proto . th dport != @guarded accept
+	d.rule(c, o.portIn(o.guarded, dport, true), accept())
+	return nil
+}
+
+// doorRules decide about what is for a guarded port.
+func (d *draft) doorRules(confirm bool) {
+	o, c, mark := &d.objects, d.door, d.cfg.Mark
+	// ip6 saddr fe80::/10 jump links
+	d.rule(c, o.families()[1].linkLocal(inward), jump(o.links))
 	lasts := exprs{}
 	if len(d.cfg.Cut) > 0 {
 		lasts = o.portIn(o.cut, dport, true)
+		for _, f := range o.families() {
+			// A session that was there before connection tracking is the server's if that spoke first.
+			// ct direction reply meta l4proto . th dport @cut ip saddr . meta l4proto . th dport @met4 jump ended
+			d.rule(c, isReply(), o.portIn(o.cut, dport, false), f.source(inward).in(f.met), jump(o.ended))
+		}
 	}
-	// [meta l4proto . th dport != @cut] ct state related ct mark and MARK == MARK accept
-	d.rule(c, lasts, ctState(expr.CtStateBitRELATED), ctMarked(mark), accept())
-	// [...] meta l4proto udp ct state established ct mark and MARK == MARK accept
+	// The mark of such a flow was set when it left, by begun.
+	// ct direction reply ct mark and MARK == MARK accept
+	d.rule(c, isReply(), ctMarked(mark), accept())
+
+	// Flows that this guard admitted. The mark alone is not enough: another tool may set it.
+	// Nor is it with the state of TCP: until a flow has ended on both sides, a bare SYN from
+	// its address and port counts as a packet of it, and begins a new one all the same.
+	// A session of a port in @cut ends with its grant.
+	// [meta l4proto . th dport != @cut] meta l4proto udp ct state established ct mark and MARK == MARK accept
 	d.rule(c, lasts, l4proto(spa.UDP), ctState(expr.CtStateBitESTABLISHED), ctMarked(mark), accept())
 	// [...] tcp flags and (syn | ack) != syn ct state established ct mark and MARK == MARK accept
 	d.rule(c, lasts, tcpFlagsNot(syn|ack, syn), ctState(expr.CtStateBitESTABLISHED), ctMarked(mark), accept())
 	for _, f := range o.families() {
-		carried := f.carries(f.saddr, f.daddr, sport, dport)
-		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 ct mark set ct mark or MARK accept
-		d.rule(c, tcpFlags(syn, 0), carried, setCtMark(mark), accept())
-		// meta l4proto udp ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 ct mark set ct mark or MARK accept
-		d.rule(c, l4proto(spa.UDP), carried, setCtMark(mark), accept())
+		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4
+		// update @met4 { ip saddr . meta l4proto . th dport timeout 7d } ct mark set ct mark or MARK accept
+		d.rule(c, tcpFlags(syn, 0), f.carries(inward), d.admit(f, inward), accept())
+		// meta l4proto udp ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 update @met4 ... accept
+		d.rule(c, l4proto(spa.UDP), f.carries(inward), d.admit(f, inward), accept())
 	}
-
-	// 4. Granted sources.
 	if confirm {
 		// jump confirm
 		d.rule(c, jump(o.confirm))
-		d.confirmRules()
 	}
-	for _, f := range o.families() {
-		// ip saddr . meta l4proto . th dport @grants4 ct mark set ct mark or MARK accept
-		d.rule(c, f.granted(f.saddr, dport), setCtMark(mark), accept())
+	d.eachGrant(inward, func(f *family, granted exprs) {
+		// GRANTED update @met4 { ip saddr . meta l4proto . th dport timeout 7d } ct mark set ct mark or MARK accept
+		d.rule(c, granted, d.admit(f, inward), accept())
 		// What another table leaves untracked has no mark, and ends the rule above before its accept.
-		// ip saddr . meta l4proto . th dport @grants4 accept
-		d.rule(c, f.granted(f.saddr, dport), accept())
-	}
+		// GRANTED accept
+		d.rule(c, granted, accept())
+	})
+	// goto closed
+	d.rule(c, enter(o.closed))
+}
 
-	// 5. Everybody else.
-	if d.closed == Reject {
-		// meta l4proto tcp reject with tcp reset
-		d.rule(c, resetTCP())
-		// reject with icmpx port-unreachable
-		d.rule(c, unreachable())
-		return nil
+// admit remembers who was admitted, and marks the flow.
+func (d *draft) admit(f *family, w heading) exprs {
+	return rule(f.source(w).update(f.met), setCtMark(d.cfg.Mark))
+}
+
+// eachGrant calls do with each condition that a packet has a grant. Grants for this host do not
+// count for what is a target.
+func (d *draft) eachGrant(w heading, do func(*family, exprs)) {
+	o := &d.objects
+	for _, f := range o.families() {
+		here := exprs{}
+		if len(d.cfg.Targets) > 0 {
+			// ip saddr . ip daddr . meta l4proto . th dport @reach4
+			do(f, f.sourceAndTarget(w).in(f.reach))
+			here = f.target(w).notIn(f.targets)
+		}
+		// [ip daddr . meta l4proto . th dport != @targets4] ip saddr . meta l4proto . th dport @grants4
+		do(f, rule(here, f.source(w).in(f.grants)))
+	}
+	f := o.families()[1]
+	// iif . ip6 saddr . meta l4proto . th dport @near
+	do(f, f.linkAndSource(w).in(o.near))
+}
+
+// linkRules let a link-local source through to the rest of door only on a link on which it was
+// granted something: connection tracking does not know links apart.
+func (d *draft) linkRules() {
+	o, c := &d.objects, d.links
+	f := o.families()[1]
+	link := func() *key { return f.linkAndSource(inward) }
+	// iif . ip6 saddr . meta l4proto . th dport @near update @linked { iif . ip6 saddr . meta l4proto . th dport timeout 7d } return
+	d.rule(c, link().in(o.near), link().update(o.linked), back())
+	// ip6 saddr . ip6 daddr . meta l4proto . th sport . th dport @carried6 update @linked { ... } return
+	d.rule(c, f.carries(inward), link().update(o.linked), back())
+	// iif . ip6 saddr . meta l4proto . th dport @linked update @linked { ... } return
+	d.rule(c, link().in(o.linked), link().update(o.linked), back())
+	// goto closed
+	d.rule(c, enter(o.closed))
+}
+
+// confirmRules count the packets that begin a flow of a granted source.
+func (d *draft) confirmRules(confirm bool) {
+	if !confirm {
+		return
+	}
+	c := d.confirm
+	d.eachGrant(inward, func(_ *family, granted exprs) {
+		// tcp flags and (fin | syn | rst | ack) == syn GRANTED counter
+		d.rule(c, tcpFlags(fin|syn|rst|ack, syn), granted, exprs{&expr.Counter{}})
+		// meta l4proto udp ct state new GRANTED counter
+		d.rule(c, l4proto(spa.UDP), ctState(expr.CtStateBitNEW), granted, exprs{&expr.Counter{}})
+	})
+}
+
+// endedRules drop what belongs to a flow that neither a grant nor a first load holds open.
+func (d *draft) endedRules() {
+	if len(d.cfg.Cut) == 0 {
+		return
+	}
+	c := d.ended
+	for _, f := range d.objects.families() {
+		// ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 return
+		d.rule(c, f.carries(inward), back())
+	}
+	d.eachGrant(inward, func(f *family, granted exprs) {
+		// GRANTED update @met4 { ... } return
+		d.rule(c, granted, f.source(inward).update(f.met), back())
+	})
+	// drop
+	d.rule(c, drop())
+}
+
+// closedRules are for everybody else. A host whose closed ports answer is to answer here too,
+// byte for byte: so a new flow goes on, marked, to a port that nobody can listen on (claim), and
+// the kernel itself refuses it.
+func (d *draft) closedRules() {
+	c := d.objects.closed
+	if d.refuse == Reject {
+		if d.claims {
+			// ct state new fib daddr type local meta mark set meta mark or MARK accept
+			d.rule(c, ctState(expr.CtStateBitNEW), isType(fib(), unix.RTN_LOCAL), setMark(d.cfg.Mark), accept())
+		}
+		for _, t := range []uint32{unix.RTN_LOCAL, unix.RTN_UNICAST} { // nobody answers a broadcast
+			// fib daddr type local goto refused
+			// fib daddr type unicast goto refused
+			d.rule(c, isType(fib(), t), enter(d.refused))
+		}
 	}
 	// drop
 	d.rule(c, drop())
-	return nil
 }
 
-// elsewhere accepts what is for no guarded address, or for no guarded port.
-func (d *draft) elsewhere() error {
-	o, c := &d.objects, d.objects.guard
-	for _, f := range o.families() {
-		// A guarded UDP port can be reached by any of them.
-		local, err := d.addressTypes(unix.RTN_LOCAL, unix.RTN_BROADCAST, unix.RTN_ANYCAST, unix.RTN_MULTICAST)
-		if err != nil {
-			return err
-		}
-		// ip daddr != @addresses4 fib daddr type != { local, broadcast, anycast, multicast } accept
-		d.rule(c, f.notExtra(f.daddr), exprs{fib(), lookup(local, true)}, accept())
+// refusedRules refuse what comes from closed, or is found by arrive.
+func (d *draft) refusedRules() {
+	c := d.refused
+	if d.refuse == Reject {
+		// meta l4proto tcp reject with tcp reset
+		d.rule(c, resetTCP())
+		// meta l4proto udp reject with icmpx port-unreachable
+		d.rule(c, l4proto(spa.UDP), unreachable())
 	}
-	// The protocol first: a packet of another one may be too short to have ports.
+	// drop
+	d.rule(c, drop())
+}
+
+// claimRules come before every other DNAT, and a flow has one DNAT at the most: what closed has
+// marked stays at this host. TCP goes to port 0, where nobody listens, and the kernel's reset has
+// the port that was asked for. UDP stays where it is, for arrive to refuse.
+func (d *draft) claimRules() {
+	if !d.claims {
+		return
+	}
+	dnat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_INET, RegProtoMin: first, Specified: true}
+	// meta mark and MARK == MARK meta l4proto tcp dnat to :0
+	d.rule(d.claim, marked(d.cfg.Mark), l4proto(spa.TCP), exprs{&expr.Immediate{Register: first, Data: []byte{0, 0}}, dnat})
+	// meta mark and MARK == MARK meta l4proto udp dnat to :udp dport
+	d.rule(d.claim, marked(d.cfg.Mark), l4proto(spa.UDP), exprs{port(first, dport), dnat})
+}
+
+// arriveRules look at what is delivered to this host, after all that other tables have made of
+// it: another port that leads to a guarded one is no way round, and neither is an address that
+// only the routing knows to be the host's.
+func (d *draft) arriveRules() {
+	o, c := &d.objects, d.arrive
+	// iif lo accept
+	d.rule(c, fromLoopback(), accept())
+	for _, name := range d.cfg.Trusted {
+		// iifname NAME accept
+		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
+	}
 	// meta l4proto != tcp meta l4proto != udp accept
 	d.rule(c, neitherTCPNorUDP(), accept())
+	// ct mark and MARK == MARK accept
+	d.rule(c, ctMarked(d.cfg.Mark), accept())
+	for _, f := range o.families() {
+		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 update @met4 ... accept
+		d.rule(c, tcpFlags(syn, 0), f.carries(inward), d.admit(f, inward), accept())
+		// meta l4proto udp ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 update @met4 ... accept
+		d.rule(c, l4proto(spa.UDP), f.carries(inward), d.admit(f, inward), accept())
+	}
+	d.eachGrant(inward, func(f *family, granted exprs) {
+		// GRANTED update @met4 { ... } ct mark set ct mark or MARK accept
+		d.rule(c, granted, d.admit(f, inward), accept())
+		// GRANTED accept
+		d.rule(c, granted, accept())
+	})
 	// meta l4proto . th dport != @guarded accept
 	d.rule(c, o.portIn(o.guarded, dport, true), accept())
-	return nil
+	// goto refused
+	d.rule(c, enter(d.refused))
 }
 
 // addressTypes adds an anonymous set of types of addresses, for one rule.
@@ -160,97 +335,10 @@ func (d *draft) addressTypes(types ...uint32) (*nft.Set, error) {
 	return s, d.conn.AddSet(s, es)
 }
 
-// confirmRules count the packets that begin a flow of a granted source.
-func (d *draft) confirmRules() {
-	c := d.objects.confirm
-	for _, f := range d.objects.families() {
-		granted := f.granted(f.saddr, dport)
-		// tcp flags and (fin | syn | rst | ack) == syn ip saddr . meta l4proto . th dport @grants4 counter
-		d.rule(c, tcpFlags(fin|syn|rst|ack, syn), granted, exprs{&expr.Counter{}})
-		// meta l4proto udp ct state new ip saddr . meta l4proto . th dport @grants4 counter
-		d.rule(c, l4proto(spa.UDP), ctState(expr.CtStateBitNEW), granted, exprs{&expr.Counter{}})
-	}
-}
-
-// endedRules drop what belongs to a flow that neither a grant nor a first load holds open.
-func (d *draft) endedRules() {
-	c := d.objects.ended
-	for _, f := range d.objects.families() {
-		// ip saddr . meta l4proto . th dport @grants4 return
-		d.rule(c, f.granted(f.saddr, dport), verdict(expr.VerdictReturn))
-		// ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 return
-		d.rule(c, f.carries(f.saddr, f.daddr, sport, dport), verdict(expr.VerdictReturn))
-	}
-	// drop
-	d.rule(c, drop())
-}
-
-// reviveRules look at what leaves guarded ports. A flow that came to be while the guard
-// was away is new to connection tracking when its server sends; let out, it would be a
-// flow of the server's, and its client's packets replies.
-func (d *draft) reviveRules() {
-	o, c := &d.objects, d.objects.revive
-	mark := d.cfg.Mark
-	// oif lo accept
-	d.rule(c, toLoopback(), accept())
-	for _, name := range d.cfg.Trusted {
-		// oifname NAME accept
-		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
-	}
-	// meta l4proto . th sport != @guarded accept
-	d.rule(c, o.portIn(o.guarded, sport, true), accept())
-	for _, f := range o.families() {
-		// ip daddr . meta l4proto . th sport @grants4 ct mark set ct mark or MARK accept
-		d.rule(c, f.granted(f.daddr, sport), setCtMark(mark), accept())
-		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 ct mark set ct mark or MARK accept
-		d.rule(c, f.carries(f.daddr, f.saddr, dport, sport), setCtMark(mark), accept())
-	}
-	// Answers in a flow that the guard has not admitted, or admits no more.
-	// meta l4proto udp ct direction reply ct mark and MARK != MARK drop
-	d.rule(c, l4proto(spa.UDP), isReply(), ctNotMarked(mark), drop())
-	// ct state new tcp flags and (syn | ack) != syn drop
-	d.rule(c, ctState(expr.CtStateBitNEW), tcpFlagsNot(syn|ack, syn), drop())
-}
-
-// hushRules look at what leaves a port whose sessions end with the grant: by now an answer
-// that DNAT leads back has the port and the address that the grant is for.
-func (d *draft) hushRules() {
-	o, c := &d.objects, d.objects.hush
-	if len(d.cfg.Cut) == 0 {
-		return
-	}
-	// oif lo accept
-	d.rule(c, toLoopback(), accept())
-	for _, name := range d.cfg.Trusted {
-		// oifname NAME accept
-		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
-	}
-	// Too short to have ports, an answer of another protocol would be dropped as one.
-	// meta l4proto != tcp meta l4proto != udp accept
-	d.rule(c, neitherTCPNorUDP(), accept())
-	// meta l4proto . th sport != @cut accept
-	d.rule(c, o.portIn(o.cut, sport, true), accept())
-	for _, f := range o.families() {
-		// ip saddr != @addresses4 fib saddr type != local accept
-		d.rule(c, f.notExtra(f.saddr), exprs{fibSource(), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: native(unix.RTN_LOCAL)}}, accept())
-		// ip daddr . meta l4proto . th sport @grants4 accept
-		d.rule(c, f.granted(f.daddr, sport), accept())
-		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 accept
-		d.rule(c, f.carries(f.daddr, f.saddr, dport, sport), accept())
-	}
-	// A reset tells the client that the session is over, and is how strangers are rejected.
-	// tcp flags and rst == rst accept
-	d.rule(c, tcpFlags(rst, rst), accept())
-	// ct direction reply drop
-	d.rule(c, isReply(), drop())
-	// ct mark and MARK == MARK drop
-	d.rule(c, ctMarked(d.cfg.Mark), drop())
-}
-
 // receiptRules keep receipts out of connection tracking. On a port of our own everything
 // that leaves is a receipt; on a shared one, what the sender has marked.
 func (d *draft) receiptRules() {
-	c := d.objects.receipt
+	c := d.receipt
 	for _, k := range d.cfg.Knock {
 		if k.Shared {
 			// meta mark and MARK == MARK udp sport PORT notrack

@@ -321,7 +321,7 @@ func TestLedgerOfSomethingElse(t *testing.T) {
 	s := newSite(t, nil)
 	s.must(os.WriteFile(filepath.Join(s.config.State, ledgerName), []byte(strings.Repeat("x", 5000)), 0o600))
 	err := s.gw.Do(func() error { _, err := New(s.config, nil); return err })
-	if err == nil || !strings.Contains(err.Error(), "not a ledger") {
+	if err == nil || !strings.Contains(err.Error(), "not a grant ledger") {
 		t.Errorf("got %v, want that it is not a ledger", err)
 	}
 }

@@ -25,7 +25,8 @@ type holdings struct {
 // holdingKey is what makes a grant the same grant.
 type holdingKey struct {
 	client, service string
-	source          netip.Addr
+	source, to      netip.Addr
+	link            uint32
 	ports           string
 }
 
@@ -53,7 +54,7 @@ func (h *holding) key() holdingKey {
 		b = binary.BigEndian.AppendUint16(b, p.Low)
 		b = binary.BigEndian.AppendUint16(b, p.High)
 	}
-	return holdingKey{h.client, h.service, h.source, string(b)}
+	return holdingKey{h.client, h.service, h.source, h.to, h.link, string(b)}
 }
 
 // each calls f with every element of the holding, once where ranges overlap.
@@ -61,7 +62,7 @@ func (h *holding) each(f func(element)) {
 	for i, p := range h.ports {
 		for port := int(p.Low); port <= int(p.High); port++ {
 			if !contains(h.ports[:i], p.Proto, uint16(port)) {
-				f(element{h.source, p.Proto, uint16(port)})
+				f(element{h.source, h.link, h.to, p.Proto, uint16(port)})
 			}
 		}
 	}
@@ -72,12 +73,16 @@ func contains(ports []spa.Ports, proto spa.Proto, port uint16) bool {
 }
 
 func (h *holding) grant() Grant {
-	return Grant{h.client, h.service, h.source, slices.Clone(h.ports), h.until}
+	g := Grant{Client: h.client, Service: h.service, Source: onLink(h.source, h.link), Ports: slices.Clone(h.ports), Until: h.until}
+	if h.to.IsValid() {
+		g.To = []netip.Addr{h.to}
+	}
+	return g
 }
 
 func (m *Match) matches(h *holding) bool {
 	return (m.Client == "" || m.Client == h.client) &&
-		(!m.Source.IsValid() || normal(m.Source) == h.source) &&
+		(!m.Source.IsValid() || normal(m.Source) == h.source && (m.Source.Zone() == "" || linkOf(m.Source) == h.link)) &&
 		(m.Services == nil || slices.Contains(m.Services, h.service))
 }
 
@@ -241,6 +246,7 @@ func compareGrants(a, b Grant) int {
 		cmp.Compare(a.Client, b.Client),
 		cmp.Compare(a.Service, b.Service),
 		a.Source.Compare(b.Source),
+		slices.CompareFunc(a.To, b.To, netip.Addr.Compare),
 		slices.CompareFunc(a.Ports, b.Ports, comparePorts),
 	)
 }

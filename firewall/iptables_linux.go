@@ -316,8 +316,10 @@ func (b *ipt) guardRules(now time.Time) guardRules {
 		Knock: b.cfg.Knock, Trusted: b.cfg.Trusted,
 		Trial: !b.trial.IsZero(), TrialEnd: b.trial, Now: now,
 	}
-	for _, a := range b.cfg.Addresses {
-		r.Addresses = append(r.Addresses, normal(a))
+	for _, t := range b.cfg.Targets {
+		for _, a := range t.Addresses {
+			r.Addresses = append(r.Addresses, normal(a))
+		}
 	}
 	if b.sets != nil {
 		return r

@@ -38,42 +38,6 @@ func (s *site) refusal(h *lab.Host, from, to string) {
 	lab.Eventually(s, "a refusal by "+to, func() bool { return s.refuses(h, from, to, silence) })
 }
 
-func TestKnockPortIsSilent(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.newSite(t, nil)
-		for _, a := range [][2]string{{"192.0.2.2:0", "192.0.2.1:62201"}, {"[2001:db8::2]:0", "[2001:db8::1]:62201"}} {
-			s.refusal(s.client, a[0], a[1])
-		}
-		s.open()
-		s.load(0)
-		for _, a := range [][2]string{{"192.0.2.2:0", "192.0.2.1:62201"}, {"[2001:db8::2]:0", "[2001:db8::1]:62201"}} {
-			if s.refuses(s.client, a[0], a[1], silence) {
-				t.Errorf("%s betrays itself by an ICMP error", a[1])
-			}
-		}
-		s.refusal(s.client, "192.0.2.2:0", "192.0.2.1:62202") // a port that is none of ours
-	})
-}
-
-// TestKnockPortIsSilentToAnycast: a router answers to the anycast address of its subnet.
-func TestKnockPortIsSilentToAnycast(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.newSite(t, nil)
-		s.must(s.gw.Forward())
-		s.must(s.gw.Sysctl("net.ipv6.icmp.ratelimit", "0"))
-		refuses := func(port string, within time.Duration) bool {
-			return s.refuses(s.client, "[2001:db8::2]:0", "[2001:db8::]:"+port, within)
-		}
-		lab.Eventually(t, "a refusal without a guard", func() bool { return refuses("62201", silence) })
-		s.open()
-		s.load(0)
-		if refuses("62201", silence) {
-			t.Error("the knock port betrays itself by an ICMP error")
-		}
-		lab.Eventually(t, "a refusal by another port", func() bool { return refuses("62202", silence) })
-	})
-}
-
 func TestSharedKnockPortPasses(t *testing.T) {
 	s := guarded(t, func(c *Config) { c.Knock = []KnockPort{{Port: 443, Shared: true}} })
 	for _, a := range [][2]string{{"192.0.2.2:0", "192.0.2.1:443"}, {"[2001:db8::2]:0", "[2001:db8::1]:443"}} {

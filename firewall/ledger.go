@@ -29,22 +29,30 @@ import (
 //	 16  16  source, IPv4 mapped
 //	 32  33  client: length, bytes, zeros
 //	 65  33  service: the same
-//	 98   1  number of port ranges, 1 to 4
+//	 98   1  number of port ranges, 1 to 4; or 0x80: one, and a destination
 //	 99  20  ranges: protocol 1, low 2, high 2; zeros
 //	119   1  zero
+//	104  16  the destination, IPv4 mapped, in the place of further ranges
+//
+// The index of the interface of a link-local source stands in bytes 2 to 5 of the source,
+// which are zero in every such address (RFC 4291 2.5.6).
+//
 //	120   8  sum: SHA-256(boot id || the bytes before)[:8]
 const (
 	ledgerName    = "grants"
 	ledgerMagic   = "sallyport grants"
-	ledgerVersion = 1
+	ledgerVersion = 2 // version 1 had neither destinations nor interfaces
 	markOffset    = 17
 	headerSize    = 4096
 
-	recordSize  = 128
-	sumOffset   = 120
-	nameSize    = 33
-	maxRanges   = 4
-	ledgerSlots = 131072 // 16 MiB
+	recordSize = 128
+	sumOffset  = 120
+	nameSize   = 33
+	maxRanges  = 4
+	// withDestination stands for the number of ranges where there is one, and a destination.
+	withDestination = 0x80
+	linkOffset      = 2      // in the source
+	ledgerSlots     = 131072 // 16 MiB
 )
 
 // What the header says of the next load. A fresh file says loadFirst.
@@ -57,8 +65,9 @@ const (
 // holding is a grant of at most maxRanges ranges as the ledger holds it.
 type holding struct {
 	client, service string
-	source          netip.Addr
-	ports           []spa.Ports
+	source, to      netip.Addr // to: invalid for this host
+	link            uint32
+	ports           []spa.Ports // only one where to is valid
 	until           time.Time
 	slot            int // in the ledger
 	due             int // in the heap of ends
@@ -149,18 +158,19 @@ func checkFile(f *os.File, fresh bool) error {
 
 func checkHeader(f *os.File) error {
 	want := append([]byte(ledgerMagic), ledgerVersion)
+	earlier := append([]byte(ledgerMagic), 1) // its records mean the same
 	have := make([]byte, len(want))
 	n, err := f.ReadAt(have, 0)
 	if err != nil && err != io.EOF {
 		return err
 	}
 	// A file that was being made when the process was killed is short, or all zero.
-	if n < len(want) || bytes.Equal(have, make([]byte, len(want))) {
+	if n < len(want) || bytes.Equal(have, make([]byte, len(want))) || bytes.Equal(have, earlier) {
 		_, err := f.WriteAt(want, 0)
 		return err
 	}
 	if !bytes.Equal(have, want) {
-		return errors.New("this is not a ledger of grants of this version; moved away it is made anew, and what was open is shut")
+		return errors.New("not a grant ledger of this version; move it away and a new one is made, with every port shut")
 	}
 	return nil
 }
@@ -254,9 +264,17 @@ func (l *ledger) encode(r *[recordSize]byte, h *holding, until time.Time, boot t
 	binary.BigEndian.PutUint64(r[8:], uint64(boot))
 	source := h.source.As16()
 	copy(r[16:], source[:])
+	if h.link != 0 {
+		binary.BigEndian.PutUint32(r[16+linkOffset:], h.link)
+	}
 	putName(r[32:32+nameSize], h.client)
 	putName(r[65:65+nameSize], h.service)
 	r[98] = byte(len(h.ports))
+	if h.to.IsValid() {
+		r[98] = withDestination
+		to := h.to.As16()
+		copy(r[104:], to[:])
+	}
 	for i, p := range h.ports {
 		b := r[99+5*i:]
 		b[0] = byte(p.Proto)
@@ -266,10 +284,15 @@ func (l *ledger) encode(r *[recordSize]byte, h *holding, until time.Time, boot t
 	copy(r[sumOffset:], l.sum(r[:sumOffset]))
 }
 
-// decode returns the holding of a record that lives at boot and now, or false.
+// decode returns the holding of a record that lives at boot and now, or false. Nothing in the
+// record is trusted: whoever took over the daemon can write the file, and the sum is no secret.
 func (l *ledger) decode(r []byte, boot time.Duration, now time.Time) (*holding, bool) {
 	ranges := int(r[98])
-	if ranges == 0 || !bytes.Equal(l.sum(r[:sumOffset]), r[sumOffset:]) {
+	if ranges == withDestination {
+		ranges = 1
+	}
+	if ranges == 0 || ranges > maxRanges || r[32] >= nameSize || r[65] >= nameSize ||
+		!bytes.Equal(l.sum(r[:sumOffset]), r[sumOffset:]) {
 		return nil, false
 	}
 	byWall := time.Unix(0, int64(binary.BigEndian.Uint64(r[0:]))).Sub(now)
@@ -282,8 +305,11 @@ func (l *ledger) decode(r []byte, boot time.Duration, now time.Time) (*holding, 
 	h := &holding{
 		client:  name(r[32 : 32+nameSize]),
 		service: name(r[65 : 65+nameSize]),
-		source:  netip.AddrFrom16([16]byte(r[16:32])).Unmap(),
 		until:   until,
+	}
+	h.source, h.link = decodeSource([16]byte(r[16:32]))
+	if r[98] == withDestination {
+		h.to = netip.AddrFrom16([16]byte(r[104:120])).Unmap()
 	}
 	for i := range ranges {
 		b := r[99+5*i:]
@@ -293,7 +319,19 @@ func (l *ledger) decode(r []byte, boot time.Duration, now time.Time) (*holding, 
 			High:  binary.BigEndian.Uint16(b[3:]),
 		})
 	}
-	return h, true
+	g := h.grant()
+	return h, g.check(now) == nil
+}
+
+// decodeSource takes the index of the interface out of a link-local source.
+func decodeSource(b [16]byte) (netip.Addr, uint32) {
+	a := netip.AddrFrom16(b).Unmap()
+	if !linkLocal(a) || a.Is4() {
+		return a, 0
+	}
+	link := binary.BigEndian.Uint32(b[linkOffset:])
+	clear(b[linkOffset:][:4])
+	return netip.AddrFrom16(b), link
 }
 
 func (l *ledger) sum(b []byte) []byte {

@@ -111,7 +111,7 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 	if mark != loadAgain {
 		left = carryFor
 		if flows, err = f.established(func(l flow) bool {
-			return contains(f.cfg.Guarded, l.proto, l.local.Port())
+			return f.cfg.guards(l)
 		}); err != nil {
 			return fmt.Errorf("firewall: listing the sessions that the first load must not end: %w", err)
 		}

@@ -26,15 +26,60 @@ type family struct {
 	proto          byte
 	size           uint32 // of an address
 	saddr, daddr   uint32 // their offsets in the header
-	grants         *nft.Set
-	carried, extra *nft.Set
+	grants, reach  *nft.Set
+	met, carried   *nft.Set
+	targets, extra *nft.Set
 }
 
-func (o *objects) families() [2]family {
-	return [2]family{
-		{unix.NFPROTO_IPV4, 4, 12, 16, o.grants4, o.carried4, o.addresses4},
-		{unix.NFPROTO_IPV6, 16, 8, 24, o.grants6, o.carried6, o.addresses6},
+func (o *objects) families() [2]*family {
+	return [2]*family{
+		{unix.NFPROTO_IPV4, 4, 12, 16, o.grants4, o.reach4, o.met4, o.carried4, o.targets4, o.addresses4},
+		{unix.NFPROTO_IPV6, 16, 8, 24, o.grants6, o.reach6, o.met6, o.carried6, o.targets6, o.addresses6},
 	}
+}
+
+// heading says which end of a packet is ours: the destination of what comes in, the source of what
+// goes out. The other end is the peer.
+type heading bool
+
+const (
+	inward  heading = false
+	outward heading = true
+)
+
+func (f *family) peer(w heading) uint32 {
+	if w == outward {
+		return f.daddr
+	}
+	return f.saddr
+}
+
+func (f *family) own(w heading) uint32 {
+	if w == outward {
+		return f.saddr
+	}
+	return f.daddr
+}
+
+func (w heading) ownPort() uint32 {
+	if w == outward {
+		return sport
+	}
+	return dport
+}
+
+func (w heading) peerPort() uint32 {
+	if w == outward {
+		return dport
+	}
+	return sport
+}
+
+func (w heading) device() expr.MetaKey {
+	if w == outward {
+		return expr.MetaKeyOIF
+	}
+	return expr.MetaKeyIIF
 }
 
 func rule(parts ...exprs) exprs { return slices.Concat(parts...) }
@@ -65,6 +110,19 @@ func ifname(k expr.MetaKey, name string) exprs {
 	return meta(k, b)
 }
 
+// meta iifkind "KIND", meta oifkind "KIND"
+func linkKind(k expr.MetaKey, kind string) exprs {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, kind)
+	return meta(k, b)
+}
+
+// Keys of linux/netfilter/nf_tables.h (enum nft_meta_keys).
+const (
+	metaIIFKind expr.MetaKey = 26
+	metaOIFKind expr.MetaKey = 27
+)
+
 // meta nfproto ipv4, meta nfproto ipv6
 func (f *family) match() exprs { return meta(expr.MetaKeyNFPROTO, []byte{f.proto}) }
 
@@ -83,6 +141,11 @@ func neitherTCPNorUDP() exprs {
 // ct direction reply
 func isReply() exprs {
 	return exprs{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: first}, equal([]byte{1})}
+}
+
+// ct direction original
+func isOriginal() exprs {
+	return exprs{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: first}, equal([]byte{0})}
 }
 
 // ct state STATES
@@ -112,6 +175,27 @@ func ctNotMarked(mark uint32) exprs {
 	es[len(es)-1].(*expr.Cmp).Op = expr.CmpOpNeq
 	return es
 }
+
+// meta mark set meta mark or MARK
+func setMark(mark uint32) exprs {
+	return exprs{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: first},
+		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 4, Mask: native(^mark), Xor: native(mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: first, SourceRegister: true},
+	}
+}
+
+// ct status STATUS
+func ctStatusIs(bits uint32) exprs {
+	return exprs{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: first},
+		and(native(bits)),
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: native(0)},
+	}
+}
+
+// Bits of linux/netfilter/nf_conntrack_common.h (enum ip_conntrack_status).
+const statusSNAT, statusDNAT = 1 << 4, 1 << 5
 
 // meta mark and MARK == MARK
 func marked(mark uint32) exprs {
@@ -173,29 +257,81 @@ func (o *objects) portIn(s *nft.Set, offset uint32, invert bool) exprs {
 	}
 }
 
-// ip saddr . meta l4proto . th dport @grants4 (or daddr and sport, ip6 and @grants6)
-func (f *family) granted(addr, portOffset uint32) exprs {
-	words := f.size / 4
-	return rule(f.match(), exprs{
-		f.address(first, addr),
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first + words},
-		port(first+words+1, portOffset),
-		lookup(f.grants, false),
+// key is what a set is asked for: fields of a packet, one behind the other.
+type key struct {
+	exprs
+	next uint32 // the register of the next field
+}
+
+func (f *family) key() *key { return &key{f.match(), first} }
+
+func (k *key) address(f *family, offset uint32) *key {
+	k.exprs = append(k.exprs, f.address(k.next, offset))
+	k.next += f.size / 4
+	return k
+}
+
+func (k *key) meta(m expr.MetaKey) *key {
+	k.exprs = append(k.exprs, &expr.Meta{Key: m, Register: k.next})
+	k.next++
+	return k
+}
+
+func (k *key) port(offset uint32) *key {
+	k.exprs = append(k.exprs, port(k.next, offset))
+	k.next++
+	return k
+}
+
+// in is the condition that the set has the key; notIn, that it has not.
+func (k *key) in(s *nft.Set) exprs    { return append(k.exprs, lookup(s, false)) }
+func (k *key) notIn(s *nft.Set) exprs { return append(k.exprs, lookup(s, true)) }
+
+// update puts the key into the set, or gives it its whole time again. Where the set is full the
+// rule ends there.
+func (k *key) update(s *nft.Set) exprs {
+	return append(k.exprs, &expr.Dynset{
+		SrcRegKey: first, SetName: s.Name, SetID: s.ID,
+		Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: remembered,
 	})
 }
 
-// ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 (or the other way
-// round, ip6 and @carried6)
-func (f *family) carries(remote, local, remotePort, localPort uint32) exprs {
-	words := f.size / 4
-	return rule(f.match(), exprs{
-		f.address(first, remote),
-		f.address(first+words, local),
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first + 2*words},
-		port(first+2*words+1, remotePort),
-		port(first+2*words+2, localPort),
-		lookup(f.carried, false),
-	})
+// ip saddr . meta l4proto . th dport (outwards daddr and sport)
+func (f *family) source(w heading) *key {
+	return f.key().address(f, f.peer(w)).meta(expr.MetaKeyL4PROTO).port(w.ownPort())
+}
+
+// ip saddr . ip daddr . meta l4proto . th dport (outwards the other way round)
+func (f *family) sourceAndTarget(w heading) *key {
+	return f.key().address(f, f.peer(w)).address(f, f.own(w)).meta(expr.MetaKeyL4PROTO).port(w.ownPort())
+}
+
+// ip daddr . meta l4proto . th dport (outwards saddr and sport)
+func (f *family) target(w heading) *key {
+	return f.key().address(f, f.own(w)).meta(expr.MetaKeyL4PROTO).port(w.ownPort())
+}
+
+// iif . ip6 saddr . meta l4proto . th dport (outwards oif, daddr and sport)
+func (f *family) linkAndSource(w heading) *key {
+	return f.key().meta(w.device()).address(f, f.peer(w)).meta(expr.MetaKeyL4PROTO).port(w.ownPort())
+}
+
+// ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 (outwards the other way round)
+func (f *family) carries(w heading) exprs {
+	return f.key().address(f, f.peer(w)).address(f, f.own(w)).meta(expr.MetaKeyL4PROTO).port(w.peerPort()).port(w.ownPort()).in(f.carried)
+}
+
+// ip6 saddr fe80::/10 (outwards daddr)
+func (f *family) linkLocal(w heading) exprs {
+	mask, net := make([]byte, 16), make([]byte, 16)
+	copy(mask, []byte{0xff, 0xc0})
+	copy(net, []byte{0xfe, 0x80})
+	return rule(f.match(), exprs{f.address(first, f.peer(w)), and(mask), equal(net)})
+}
+
+// ip daddr @addresses4 (or saddr, ip6 and @addresses6)
+func (f *family) toExtra(addr uint32) exprs {
+	return rule(f.match(), exprs{f.address(first, addr), lookup(f.extra, false)})
 }
 
 // ip daddr != @addresses4 (or saddr, ip6 and @addresses6)
@@ -209,6 +345,9 @@ func fibSource() *expr.Fib {
 	return &expr.Fib{Register: first, ResultADDRTYPE: true, FlagSADDR: true}
 }
 
+// fib daddr type TYPE, fib saddr type TYPE
+func isType(f *expr.Fib, t uint32) exprs { return exprs{f, equal(native(t))} }
+
 func verdict(k expr.VerdictKind) exprs { return exprs{&expr.Verdict{Kind: k}} }
 
 func accept() exprs { return verdict(expr.VerdictAccept) }
@@ -217,6 +356,13 @@ func drop() exprs   { return verdict(expr.VerdictDrop) }
 func jump(c *nft.Chain) exprs {
 	return exprs{&expr.Verdict{Kind: expr.VerdictJump, Chain: c.Name}}
 }
+
+// enter goes to a chain and does not come back.
+func enter(c *nft.Chain) exprs {
+	return exprs{&expr.Verdict{Kind: expr.VerdictGoto, Chain: c.Name}}
+}
+
+func back() exprs { return verdict(expr.VerdictReturn) }
 
 // reject with tcp reset, reject with icmpx port-unreachable
 func resetTCP() exprs {

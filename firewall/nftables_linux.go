@@ -40,7 +40,8 @@ type nftables struct {
 	// concerns reports whether such a change is one that this backend has to answer.
 	concerns func(netlink.Message) bool
 	lacks    []string
-	known    uint64 // the handle of the table that was loaded last; 0: none
+	learned  map[string][]nft.SetElement // by the guard that was there before, by name of the set
+	known    uint64                      // the handle of the table that was loaded last; 0: none
 
 	own    bool     // the table is to have an owner, and the kernel can do that
 	keeper *keeper  // of the table; nil: there is none
@@ -227,17 +228,51 @@ func (n *nftables) elements(s *nft.Set) ([]nft.SetElement, error) {
 
 // Elements. A field of a concatenated key takes a multiple of four bytes.
 
-func grantElements(ls []lease) (v4, v6 []nft.SetElement) {
+// grantElements are the leases as elements of the sets that they go to.
+func (o *objects) grantElements(ls []lease) map[*nft.Set][]nft.SetElement {
+	es := make(map[*nft.Set][]nft.SetElement)
 	for _, l := range ls {
-		e := nft.SetElement{
-			Key:     portKey(l.source.AsSlice(), l.proto, l.port),
+		s, key := o.setOf(l.element)
+		es[s] = append(es[s], nft.SetElement{
+			Key:     portKey(key, l.proto, l.port),
 			Timeout: max(l.left, time.Millisecond),
+		})
+	}
+	return es
+}
+
+// setOf is the set that an element goes to, and what its key begins with.
+func (o *objects) setOf(e element) (*nft.Set, []byte) {
+	key := e.source.AsSlice()
+	six := e.source.Is6()
+	switch {
+	case e.link != 0:
+		return o.near, slices.Concat(native(e.link), key)
+	case e.to.IsValid() && six:
+		return o.reach6, append(key, e.to.AsSlice()...)
+	case e.to.IsValid():
+		return o.reach4, append(key, e.to.AsSlice()...)
+	case six:
+		return o.grants6, key
+	}
+	return o.grants4, key
+}
+
+// targetElements are the ports of targets.
+func targetElements(ts []Target, timeout time.Duration) (v4, v6 []nft.SetElement) {
+	for _, t := range ts {
+		for _, a := range t.Addresses {
+			a = normal(a)
+			all := holding{ports: t.Ports}
+			all.each(func(e element) {
+				el := nft.SetElement{Key: portKey(a.AsSlice(), e.proto, e.port), Timeout: timeout}
+				if a.Is4() {
+					v4 = append(v4, el)
+				} else {
+					v6 = append(v6, el)
+				}
+			})
 		}
-		if l.source.Is4() {
-			v4 = append(v4, e)
-			continue
-		}
-		v6 = append(v6, e)
 	}
 	return v4, v6
 }
@@ -284,13 +319,16 @@ func flowOf(key []byte) flow {
 	}
 }
 
-func addressElements(as []netip.Addr) (v4, v6 []nft.SetElement) {
-	for _, a := range as {
-		a = normal(a)
-		if e := (nft.SetElement{Key: a.AsSlice()}); a.Is4() {
-			v4 = append(v4, e)
-		} else {
-			v6 = append(v6, e)
+// addressElements are the addresses of targets.
+func addressElements(ts []Target) (v4, v6 []nft.SetElement) {
+	for _, t := range ts {
+		for _, a := range t.Addresses {
+			a = normal(a)
+			if e := (nft.SetElement{Key: a.AsSlice()}); a.Is4() {
+				v4 = append(v4, e)
+			} else {
+				v6 = append(v6, e)
+			}
 		}
 	}
 	return v4, v6

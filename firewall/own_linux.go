@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"time"
 
+	nft "github.com/google/nftables"
 	"golang.org/x/sys/unix"
 )
 
@@ -100,6 +101,9 @@ func (n *nftables) load(p plan) error {
 	if err := drain(n.events); err != nil {
 		return explain("forgetting earlier changes", err)
 	}
+	if n.learned, err = n.recollect(t); err != nil {
+		return err
+	}
 	if err := errors.Join(n.place(t, p), n.endRelay()); err != nil {
 		return err
 	}
@@ -108,6 +112,25 @@ func (n *nftables) load(p plan) error {
 	}
 	n.keeper.hold()
 	return nil
+}
+
+// recollect reads what the rules of the table in place have learned. A table of an earlier
+// version has learned nothing.
+func (n *nftables) recollect(t tableState) (map[string][]nft.SetElement, error) {
+	learned := make(map[string][]nft.SetElement)
+	if t.handle == 0 {
+		return learned, nil
+	}
+	for _, s := range n.objects.learned() {
+		es, err := n.elements(s)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return nil, explain("reading what the guard has learned", err)
+		}
+		for _, e := range es {
+			learned[s.Name] = append(learned[s.Name], nft.SetElement{Key: e.Key, Timeout: max(e.Expires, time.Millisecond)})
+		}
+	}
+	return learned, nil
 }
 
 // place puts the guard where t is. The rules are exchanged inside the chains that are there,
@@ -209,10 +232,11 @@ func (n *nftables) finish(o objects, flags uint32, confirm bool) error {
 
 // send makes a guard as a draft of one batch has it.
 func (n *nftables) send(o objects, flags uint32, anew bool, write func(*draft) error) error {
-	d, err := newDraft(o, n.cfg, n.closed())
+	d, err := newDraft(o, n.cfg, n.closed(), n.lacks)
 	if err != nil {
 		return err
 	}
+	d.learned = n.learned
 	d.makeTable(flags, anew)
 	if err := write(d); err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 // What a kernel may lack without which there is still a guard, in the words of describe.
 const (
 	lacksReject        = "reject in prerouting, so strangers' packets are dropped"
+	lacksNAT           = "address translation (CONFIG_NFT_NAT), so strangers' resets differ from those of closed ports"
 	lacksNotrack       = "notrack, so whoever gets a receipt from a shared knock port that is guarded too may answer to it"
 	lacksConntrackDump = "a list of tracked connections (nf_conntrack_netlink), so the first load ends sessions that DNAT leads on"
 )
@@ -59,6 +60,13 @@ func (n *nftables) probe() (lacks []string, err error) {
 	}
 	if !tracks {
 		missing = append(missing, "connection tracking (CONFIG_NFT_CT)")
+	}
+	translates, err := n.knows("nat")
+	if err != nil {
+		return nil, err
+	}
+	if !translates {
+		lacks = append(lacks, lacksNAT)
 	}
 	if len(missing) > 0 {
 		return nil, fmt.Errorf("firewall: this kernel cannot guard: it lacks %s", strings.Join(missing, ", "))

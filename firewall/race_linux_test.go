@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -172,13 +173,14 @@ func TestMarkerDeleted(t *testing.T) {
 			c.DelChain(ours.guard)
 		}},
 		{"everything", func(c *nft.Conn) {
-			for _, chain := range ours.chains() {
+			there := slices.DeleteFunc(ours.chains(), func(c *nft.Chain) bool { return c == ours.claim })
+			for _, chain := range there {
 				c.FlushChain(chain)
 			}
-			for _, chain := range ours.chains() {
+			for _, chain := range there {
 				c.DelChain(chain)
 			}
-			for _, set := range ours.sets() {
+			for _, set := range slices.Concat(ours.sets(), ours.learned()) {
 				c.DelSet(set)
 			}
 		}},

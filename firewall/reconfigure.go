@@ -16,7 +16,7 @@ import (
 // only. Nothing was changed.
 var ErrRestart = errors.New("firewall: a restart is needed for what differs")
 
-// Reconfigure makes the guard what c says, in one batch: Guarded, Addresses, Knock, Closed,
+// Reconfigure makes the guard what c says, in one batch: Guarded, Targets, Knock, Closed,
 // Trusted, Cut and Keep may differ from what they were; where another field does, that is
 // ErrRestart and names it. No port that stays guarded is open for an instant, and its live
 // grants go on; grants for ports that are guarded no more end, and so do those that Keep
@@ -65,7 +65,7 @@ func (c *Config) fixed(n *Config) []string {
 
 // take takes over what fixed does not name.
 func (c *Config) take(n *Config) {
-	c.Guarded, c.Addresses, c.Knock = n.Guarded, n.Addresses, n.Knock
+	c.Guarded, c.Targets, c.Knock = n.Guarded, n.Targets, n.Knock
 	c.Closed, c.Trusted, c.Cut, c.Keep = n.Closed, n.Trusted, n.Cut, n.Keep
 }
 
@@ -113,9 +113,7 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 func (f *Firewall) carryNew(c *Config, now time.Time) (state, error) {
 	next := f.guard
 	flows, err := f.established(func(l flow) bool {
-		port := contains(f.cfg.Guarded, l.proto, l.local.Port())
-		address := slices.Contains(f.cfg.Addresses, l.local.Addr()) || !slices.Contains(c.Addresses, l.local.Addr())
-		return contains(c.Guarded, l.proto, l.local.Port()) && !(port && address)
+		return c.guards(l) && !f.cfg.guards(l)
 	})
 	if err != nil {
 		return next, fmt.Errorf("firewall: listing the sessions of ports that become guarded: %w", err)
@@ -149,7 +147,7 @@ func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 			r.leaving = append(r.leaving, h)
 			continue
 		}
-		ports := within(h.ports, c.Guarded)
+		ports := within(h.ports, c.portsAt(h.to))
 		if slices.Equal(ports, h.ports) {
 			same := *h
 			next.add(&same)
@@ -157,7 +155,9 @@ func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 		}
 		r.leaving = append(r.leaving, h)
 		if len(ports) > 0 {
-			parts = append(parts, Grant{h.client, h.service, h.source, ports, h.until})
+			part := h.grant()
+			part.Ports = ports
+			parts = append(parts, part)
 		}
 	}
 	f.held = next

@@ -153,11 +153,9 @@ func TestReconfigureOtherFields(t *testing.T) {
 		{"trusted", func(c *Config) { c.Trusted = []string{"vs"} }, func(s *site) bool {
 			return s.isOpen("192.0.2.3", "192.0.2.1", "22")
 		}},
-		{"knock", func(c *Config) { c.Knock = []KnockPort{{Port: 62202}} }, func(s *site) bool {
-			return s.refuses(s.client, "192.0.2.3:0", "192.0.2.1:62201", silence) &&
-				!s.refuses(s.client, "192.0.2.3:0", "192.0.2.1:62202", silence)
-		}},
-		{"addresses", func(c *Config) { c.Addresses = []netip.Addr{netip.MustParseAddr("198.51.100.5")} }, func(s *site) bool {
+		{"targets", func(c *Config) {
+			c.Targets = []Target{{[]netip.Addr{netip.MustParseAddr("198.51.100.5")}, rangesOf("tcp/22")}}
+		}, func(s *site) bool {
 			return !s.isOpen("192.0.2.3", "198.51.100.5", "22")
 		}},
 	} {

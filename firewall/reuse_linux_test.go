@@ -102,9 +102,9 @@ func TestUDPSessionOutlivesGrant(t *testing.T) {
 	})
 }
 
-// TestRelatedFlowOutlivesGrant: a flow that the kernel's FTP helper expects of a session
-// belongs to it.
-func TestRelatedFlowOutlivesGrant(t *testing.T) {
+// TestExpectedFlow: a flow that a helper of connection tracking expects needs a grant like any
+// other. What a session says must not open a port.
+func TestExpectedFlow(t *testing.T) {
 	s := guarded(t, guard("tcp/2100", "tcp/2400"))
 	s.helpFTP(2100)
 	accept := s.listen("192.0.2.1:2100")
@@ -124,8 +124,10 @@ func TestRelatedFlowOutlivesGrant(t *testing.T) {
 		_, err = io.ReadFull(client, make([]byte, len(line)))
 		s.must(err)
 	}
-	s.connect("192.0.2.2", "192.0.2.1", "2400")
+	s.dark("192.0.2.2", "192.0.2.1", "2400")
 	s.dark("192.0.2.3", "192.0.2.1", "2400")
+	s.grantPorts("two", "192.0.2.2", long, "tcp/2400")
+	s.connect("192.0.2.2", "192.0.2.1", "2400")
 }
 
 // helpFTP makes the kernel follow FTP on a port.

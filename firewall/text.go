@@ -32,14 +32,9 @@ func Rules(c Config) (string, error) {
 	w.line("delete table inet %s", guardTable)
 	w.open("table inet %s", guardTable)
 	w.sets()
-	w.chain(guardMarker, "")
-	w.chain("confirm", "")
-	w.ended()
-	w.knock()
-	w.guard()
-	w.revive()
-	w.receipt()
-	w.hush()
+	for _, chain := range w.chains() {
+		w.chain(chain.name, chain.hook, chain.rules...)
+	}
 	w.shut()
 	return w.String(), nil
 }
@@ -80,22 +75,36 @@ func textFamilies() []string { return []string{"ip", "ip6"} }
 func digit(family string) string { return map[string]string{"ip": "4", "ip6": "6"}[family] }
 
 func (w *nftText) sets() {
-	w.set("guarded", "inet_proto . inet_service", portList(w.Guarded))
-	w.set("cut", "inet_proto . inet_service", portList(w.Cut))
-	addresses := map[string][]string{}
-	for _, a := range w.Addresses {
-		addresses[familyName(a)] = append(addresses[familyName(a)], normal(a).String())
+	addresses, targets := map[string][]string{}, map[string][]string{}
+	for _, t := range w.Targets {
+		for _, a := range t.Addresses {
+			f := familyName(a)
+			addresses[f] = append(addresses[f], normal(a).String())
+			for _, port := range portList(t.Ports) {
+				targets[f] = append(targets[f], normal(a).String()+" . "+port)
+			}
+		}
 	}
-	address := func(f string) string { return "ipv" + digit(f) + "_addr" }
-	for _, f := range textFamilies() {
-		w.sized("grants"+digit(f), address(f)+" . inet_proto . inet_service", w.size)
+	const port = "inet_proto . inet_service"
+	w.set("guarded", port, 0, "timeout", portList(w.Guarded))
+	w.set("cut", port, 0, "timeout", portList(w.Cut))
+	w.set("near", "iface_index . ipv6_addr . "+port, w.size, "timeout", nil)
+	eachFamily := func(do func(f, address, n string)) {
+		for _, f := range textFamilies() {
+			do(f, "ipv"+digit(f)+"_addr", digit(f))
+		}
 	}
-	for _, f := range textFamilies() {
-		w.set("carried"+digit(f), address(f)+" . "+address(f)+" . inet_proto . inet_service . inet_service", nil)
-	}
-	for _, f := range textFamilies() {
-		w.set("addresses"+digit(f), address(f), addresses[f])
-	}
+	eachFamily(func(_, address, n string) { w.set("grants"+n, address+" . "+port, w.size, "timeout", nil) })
+	eachFamily(func(_, address, n string) {
+		w.set("reach"+n, address+" . "+address+" . "+port, w.size, "timeout", nil)
+	})
+	eachFamily(func(_, address, n string) {
+		w.set("carried"+n, address+" . "+address+" . "+port+" . inet_service", 0, "timeout", nil)
+	})
+	eachFamily(func(f, address, n string) { w.set("targets"+n, address+" . "+port, 0, "timeout", targets[f]) })
+	eachFamily(func(f, address, n string) { w.set("addresses"+n, address, 0, "timeout", addresses[f]) })
+	eachFamily(func(_, address, n string) { w.set("met"+n, address+" . "+port, w.size, "dynamic,timeout", nil) })
+	w.set("linked", "iface_index . ipv6_addr . "+port, w.size, "dynamic,timeout", nil)
 }
 
 func familyName(a netip.Addr) string {
@@ -112,165 +121,26 @@ func portList(ranges []spa.Ports) []string {
 	return list
 }
 
-func (w *nftText) set(name, kind string, elements []string) {
+func (w *nftText) set(name, kind string, size uint32, flags string, elements []string) {
 	w.open("set %s", name)
 	w.line("type %s", kind)
-	w.line("flags timeout")
+	if size > 0 {
+		w.line("size %d", size)
+	}
+	w.line("flags %s", flags)
 	if len(elements) > 0 {
 		w.line("elements = { %s }", strings.Join(elements, ", "))
 	}
 	w.shut()
 }
 
-func (w *nftText) sized(name, kind string, size uint32) {
-	w.open("set %s", name)
-	w.line("type %s", kind)
-	w.line("size %d", size)
-	w.line("flags timeout")
-	w.shut()
-}
-
 func (w *nftText) chain(name, hook string, rules ...string) {
 	w.open("chain %s", name)
 	if hook != "" {
-		w.line("type filter hook %s; policy accept;", hook)
+		w.line("type %s; policy accept;", hook)
 	}
 	for _, r := range rules {
 		w.line("%s", r)
 	}
 	w.shut()
-}
-
-// list is rules; what is empty is none.
-type list []string
-
-func (l *list) add(rules ...string) {
-	for _, r := range rules {
-		if r != "" {
-			*l = append(*l, strings.Join(strings.Fields(r), " "))
-		}
-	}
-}
-
-func (w *nftText) marked() string  { return "ct mark & " + w.mark + " == " + w.mark }
-func (w *nftText) setMark() string { return "ct mark set ct mark | " + w.mark + " accept" }
-
-// granted and carried are the keys of a packet of a family as our sets have them.
-func granted(f, address, port string) string {
-	return fmt.Sprintf("%s %s . meta l4proto . th %s @grants%s", f, address, port, digit(f))
-}
-
-func carried(f, remote, local, remotePort, localPort string) string {
-	return fmt.Sprintf("%s %s . %s %s . meta l4proto . th %s . th %s @carried%s", f, remote, f, local, remotePort, localPort, digit(f))
-}
-
-func (w *nftText) ended() {
-	var rules list
-	if len(w.Cut) > 0 {
-		for _, f := range textFamilies() {
-			rules.add(
-				granted(f, "saddr", "dport")+" return",
-				carried(f, "saddr", "daddr", "sport", "dport")+" return",
-			)
-		}
-		rules.add("drop")
-	}
-	w.chain("ended", "", rules...)
-}
-
-func (w *nftText) knock() {
-	rules := list{"iif lo accept"}
-	for _, k := range w.Knock {
-		if !k.Shared {
-			rules.add(fmt.Sprintf("fib daddr type { local, anycast } udp dport %d drop", k.Port))
-		}
-	}
-	w.chain("knock", "prerouting priority -310", rules...)
-}
-
-func (w *nftText) guard() {
-	rules := list{"iif lo accept"}
-	for _, name := range w.Trusted {
-		rules.add(fmt.Sprintf("iifname %q accept", name))
-	}
-	lasts := ""
-	if len(w.Cut) > 0 {
-		lasts = "meta l4proto . th dport != @cut "
-		rules.add(
-			"ct direction reply " + w.marked() + " meta l4proto . th dport @cut fib daddr type local jump ended",
-		)
-	}
-	rules.add("ct direction reply accept")
-	for _, f := range textFamilies() {
-		rules.add(f + " daddr != @addresses" + digit(f) + " fib daddr type != { local, broadcast, anycast, multicast } accept")
-	}
-	rules.add(
-		"meta l4proto != tcp meta l4proto != udp accept",
-		"meta l4proto . th dport != @guarded accept",
-		lasts+"ct state related "+w.marked()+" accept",
-		lasts+"meta l4proto udp ct state established "+w.marked()+" accept",
-		lasts+"tcp flags & (syn | ack) != syn ct state established "+w.marked()+" accept",
-	)
-	for _, f := range textFamilies() {
-		flow := carried(f, "saddr", "daddr", "sport", "dport")
-		rules.add("tcp flags & syn == 0 "+flow+" "+w.setMark(), "meta l4proto udp "+flow+" "+w.setMark())
-	}
-	for _, f := range textFamilies() {
-		rules.add(granted(f, "saddr", "dport")+" "+w.setMark(), granted(f, "saddr", "dport")+" accept")
-	}
-	if w.Closed == Reject {
-		rules.add("meta l4proto tcp reject with tcp reset", "reject with icmpx type port-unreachable")
-	} else {
-		rules.add("drop")
-	}
-	w.chain("guard", "prerouting priority -110", rules...)
-}
-
-func (w *nftText) revive() {
-	rules := list{"oif lo accept"}
-	for _, name := range w.Trusted {
-		rules.add(fmt.Sprintf("oifname %q accept", name))
-	}
-	rules.add("meta l4proto . th sport != @guarded accept")
-	for _, f := range textFamilies() {
-		rules.add(granted(f, "daddr", "sport")+" "+w.setMark(), carried(f, "daddr", "saddr", "dport", "sport")+" "+w.setMark())
-	}
-	rules.add(
-		"meta l4proto udp ct direction reply ct mark & "+w.mark+" != "+w.mark+" drop",
-		"ct state new tcp flags & (syn | ack) != syn drop",
-	)
-	w.chain("revive", "output priority -110", rules...)
-}
-
-func (w *nftText) hush() {
-	var rules list
-	if len(w.Cut) > 0 {
-		rules.add("oif lo accept")
-		for _, name := range w.Trusted {
-			rules.add(fmt.Sprintf("oifname %q accept", name))
-		}
-		rules.add("meta l4proto != tcp meta l4proto != udp accept")
-		rules.add("meta l4proto . th sport != @cut accept")
-		for _, f := range textFamilies() {
-			rules.add(
-				f+" saddr != @addresses"+digit(f)+" fib saddr type != local accept",
-				granted(f, "daddr", "sport")+" accept",
-				carried(f, "daddr", "saddr", "dport", "sport")+" accept",
-			)
-		}
-		rules.add("tcp flags & rst == rst accept", "ct direction reply drop", w.marked()+" drop")
-	}
-	w.chain("hush", "postrouting priority 110", rules...)
-}
-
-func (w *nftText) receipt() {
-	var rules list
-	for _, k := range w.Knock {
-		mark := ""
-		if k.Shared {
-			mark = "meta mark & " + w.mark + " == " + w.mark + " "
-		}
-		rules.add(fmt.Sprintf("%sudp sport %d notrack", mark, k.Port))
-	}
-	w.chain("receipt", "output priority -300", rules...)
 }

@@ -26,6 +26,9 @@ var (
 	ErrFrom = errors.New("policy: not one of the addresses that the client may knock from")
 	// ErrDeny is returned when the client's file names this address as one that it may not knock from.
 	ErrDeny = errors.New("policy: one of the addresses that the client may not knock from")
+	// ErrLink is returned for an IPv4 link-local address (RFC 3927): it may be another machine on every link,
+	// and nothing in an IPv4 address says on which.
+	ErrLink = errors.New("policy: an IPv4 link-local address may be another machine on every link")
 )
 
 // Denial is Authorize's refusal: the reason that the client is told.
@@ -73,6 +76,9 @@ func (p *Policy) With(c *config.Config) *Policy {
 // Source returns an error unless the knock may come from this address: the one it states, if it
 // states one, and one that the client's file permits.
 func (p *Policy) Source(k *spa.Knock, from netip.Addr) error {
+	if from.Is4() && from.IsLinkLocalUnicast() {
+		return ErrLink
+	}
 	if k.Source.IsValid() && k.Source != from {
 		return ErrStated
 	}
@@ -94,10 +100,11 @@ func matches(prefixes []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// Authorize returns the grants that a spent request to open is worth, all of its services or none,
-// counted from start: the time at which its request id was first admitted, so that a retry never
-// lasts longer. Where the client holds the same for longer, that is what it is granted. Every refusal
-// is a *[Denial]. What is granted is charged to the client's limits.
+// Authorize returns the grants that a spent request to open is worth, all of its services or none.
+// From is the address that the packet came from; if it is link-local, with the index of its interface
+// as its zone. Grants are counted from start, the time at which the request id was first admitted, so
+// that a retry never lasts longer. Where the client holds the same for longer, that is what it is
+// granted. Every refusal is a *[Denial]. What is granted is charged to the client's limits.
 func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) ([]firewall.Grant, error) {
 	if err := p.entitled(k, now); err != nil {
 		return nil, err
@@ -118,6 +125,7 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 			Service: service.String(),
 			Source:  from,
 			Ports:   terms.Ports,
+			To:      terms.Addresses,
 			Until:   now.Add(min(allowed, d-max(0, now.Sub(start)))),
 		})
 	}
@@ -166,7 +174,7 @@ func (p *Policy) Closable(k *spa.Knock, now time.Time) error {
 // Keeps reports whether the client, as its file is now, may go on holding a grant that it was given
 // before. A nil client may hold nothing.
 func (p *Policy) Keeps(c *keys.Client, g firewall.Grant, now time.Time) bool {
-	if c == nil || !c.Revoked.IsZero() || expired(c, now) || permits(c, g.Source) != nil {
+	if c == nil || !c.Revoked.IsZero() || expired(c, now) || permits(c, g.Source.WithZone("")) != nil {
 		return false
 	}
 	service, err := spa.ParseService(g.Service)
@@ -177,12 +185,23 @@ func (p *Policy) Keeps(c *keys.Client, g firewall.Grant, now time.Time) bool {
 	if err != nil || !Covered(g.Ports, terms.Ports) {
 		return false
 	}
+	if !reaches(g, terms) {
+		return false
+	}
 	return g.Until.Sub(now) <= duration(terms.MaxFor, terms, c.MaxFor) && p.inTime(c, terms, g, now)
 }
 
 // Covered reports whether all of the ports are among those of the service.
 func Covered(ports, service []spa.Ports) bool {
 	return !slices.ContainsFunc(ports, func(p spa.Ports) bool { return !slices.Contains(service, p) })
+}
+
+// reaches reports whether a grant is for where the service is now.
+func reaches(g firewall.Grant, terms config.Service) bool {
+	if len(terms.Addresses) == 0 || len(g.To) == 0 {
+		return len(terms.Addresses) == len(g.To)
+	}
+	return !slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !slices.Contains(terms.Addresses, a) })
 }
 
 // Ports returns the ports of a service, nil where there is no such service.
@@ -290,7 +309,7 @@ const maxPorts = 8192
 func (p *Policy) tooMany(grants, held []firewall.Grant) error {
 	number, ports := 0, 0
 	for i, g := range held { // a grant of many ranges comes in parts
-		ports += size(g.Ports)
+		ports += size(g)
 		if i == 0 || !same(g, held[i-1]) {
 			number++
 		}
@@ -298,7 +317,7 @@ func (p *Policy) tooMany(grants, held []firewall.Grant) error {
 	fresh := false
 	for _, g := range grants {
 		if !slices.ContainsFunc(held, func(h firewall.Grant) bool { return same(g, h) }) {
-			number, ports, fresh = number+1, ports+size(g.Ports), true
+			number, ports, fresh = number+1, ports+size(g), true
 		}
 	}
 	switch {
@@ -313,12 +332,13 @@ func (p *Policy) tooMany(grants, held []firewall.Grant) error {
 // same reports whether two grants of one client are for the same thing.
 func same(a, b firewall.Grant) bool { return a.Service == b.Service && a.Source == b.Source }
 
-func size(ports []spa.Ports) int {
+// size is how many entries of the kernel's table a grant takes.
+func size(g firewall.Grant) int {
 	n := 0
-	for _, p := range ports {
+	for _, p := range g.Ports {
 		n += int(p.High) - int(p.Low) + 1
 	}
-	return n
+	return n * max(1, len(g.To))
 }
 
 // bucket is what a client has used of its grants an hour. It leaks at the rate of the limit, which may

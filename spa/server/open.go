@@ -249,7 +249,9 @@ func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Ti
 	}
 	for _, service := range c.Services {
 		fc.Guarded = append(fc.Guarded, service.Ports...)
-		fc.Addresses = append(fc.Addresses, service.Addresses...)
+		if len(service.Addresses) > 0 {
+			fc.Targets = append(fc.Targets, firewall.Target{Addresses: service.Addresses, Ports: service.Ports})
+		}
 		if service.Cuts() {
 			fc.Cut = append(fc.Cut, service.Ports...)
 		}

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"sallyport/firewall"
@@ -64,7 +65,7 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 		return s.close(ctx, event)
 	}
 
-	grants, err := s.policy.Authorize(&knock, from, admitted.At, now)
+	grants, err := s.policy.Authorize(&knock, source(p), admitted.At, now)
 	if err != nil {
 		return s.refuse(event, audit.Denied, reasonFor(err), err)
 	}
@@ -185,6 +186,16 @@ func (s *Server) answer(p capture.Packet, event audit.Event) {
 	if err != nil {
 		s.log.Warn("the receipt could not be sent", "client", event.Client, "to", p.From.String(), "error", err)
 	}
+}
+
+// source is the address that a grant is for: a link-local one has the index of its interface as its
+// zone, because it is another machine on every link.
+func source(p capture.Packet) netip.Addr {
+	from := p.From.Addr()
+	if !from.IsLinkLocalUnicast() {
+		return from
+	}
+	return from.WithZone(strconv.Itoa(p.Interface))
 }
 
 // entry is what the replay memory keeps of a knock.

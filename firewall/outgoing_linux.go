@@ -1,0 +1,149 @@
+package firewall
+
+import (
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa"
+)
+
+// reviveRules look at what leaves guarded ports of this host.
+func (d *draft) reviveRules() {
+	o, c := &d.objects, d.revive
+	// oif lo accept
+	d.rule(c, toLoopback(), accept())
+	for _, name := range d.cfg.Trusted {
+		// oifname NAME accept
+		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
+	}
+	// meta l4proto . th sport @guarded jump begun
+	d.rule(c, o.portIn(o.guarded, sport, false), jump(o.begun))
+}
+
+// begunRules decide about what leaves a guarded port. It goes if it belongs to a flow that the
+// guard has admitted, or begins one: then the flow is marked, and only for that mark are its
+// answers let in. All else is of a flow that came to be while the guard was away, or that ended
+// with its grant. Where connection tracking has forgotten such a flow, what its UDP server goes
+// on sending looks like a beginning; so it does not count as one towards whom a grant admitted.
+func (d *draft) begunRules() {
+	o, c, mark := &d.objects, d.begun, d.cfg.Mark
+	f6 := o.families()[1]
+	// ct state untracked return
+	d.rule(c, ctState(expr.CtStateBitUNTRACKED), back())
+	d.eachGrant(outward, func(f *family, granted exprs) {
+		// GRANTED update @met4 { ip daddr . meta l4proto . th sport timeout 7d } ct mark set ct mark or MARK return
+		d.rule(c, granted, d.admit(f, outward), back())
+	})
+	for _, f := range o.families() {
+		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 update @met4 ... return
+		d.rule(c, f.carries(outward), d.admit(f, outward), back())
+	}
+	// ct mark and MARK == MARK return
+	d.rule(c, ctMarked(mark), back())
+	if d.refuse == Reject {
+		// How strangers are rejected.
+		// ct direction reply tcp flags and (fin | syn | rst) == rst return
+		d.rule(c, isReply(), tcpFlags(fin|syn|rst, rst), back())
+	}
+	for _, f := range o.families() {
+		// ct direction reply meta l4proto udp update @met4 { ip daddr . meta l4proto . th sport timeout 7d } drop
+		d.rule(c, isReply(), l4proto(spa.UDP), f.source(outward).update(f.met), drop())
+		// meta l4proto udp ip daddr . meta l4proto . th sport @met4 update @met4 { ... } drop
+		d.rule(c, l4proto(spa.UDP), f.source(outward).in(f.met), f.source(outward).update(f.met), drop())
+	}
+	// Its answers come in by this link only.
+	// ip6 daddr fe80::/10 ct state new update @linked { oif . ip6 daddr . meta l4proto . th sport timeout 7d }
+	d.rule(c, f6.linkLocal(outward), ctState(expr.CtStateBitNEW), f6.linkAndSource(outward).update(o.linked))
+	// ct direction original ct state new meta l4proto udp ct mark set ct mark or MARK return
+	d.rule(c, isOriginal(), ctState(expr.CtStateBitNEW), l4proto(spa.UDP), setCtMark(mark), back())
+	// ct direction original ct state new tcp flags and (fin | syn | rst | ack) == syn ct mark set ct mark or MARK return
+	d.rule(c, isOriginal(), ctState(expr.CtStateBitNEW), tcpFlags(fin|syn|rst|ack, syn), setCtMark(mark), back())
+	// drop
+	d.rule(c, drop())
+}
+
+// passingRules look at what is forwarded to services at targets, and from them.
+func (d *draft) passingRules() {
+	o, c := &d.objects, d.passing
+	if d.claims {
+		// A packet that closed has marked is for this host, whatever became of it since.
+		// meta mark and MARK == MARK ct mark and MARK != MARK ct state new drop
+		d.rule(c, marked(d.cfg.Mark), ctNotMarked(d.cfg.Mark), ctState(expr.CtStateBitNEW), drop())
+	}
+	if len(d.cfg.Targets) == 0 {
+		return
+	}
+	for _, name := range d.cfg.Trusted {
+		// iifname NAME accept
+		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
+		// oifname NAME accept
+		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
+	}
+	for _, f := range o.families() {
+		// What another table's DNAT leads there has not been at door.
+		// ip saddr . ip daddr . meta l4proto . th dport @reach4 accept
+		d.rule(c, f.sourceAndTarget(inward).in(f.reach), accept())
+		// ip daddr . meta l4proto . th dport @targets4 ct mark and MARK == MARK accept
+		d.rule(c, f.target(inward).in(f.targets), ctMarked(d.cfg.Mark), accept())
+		// ip daddr . meta l4proto . th dport @targets4 drop
+		d.rule(c, f.target(inward).in(f.targets), drop())
+	}
+	// A new flow of the target's own comes from where the routing has the target, and leads
+	// elsewhere. On a bridge it cannot be told from a stranger's packet that claims to be one.
+	for _, f := range o.families() {
+		own := f.target(outward).in(f.targets)
+		unmarked := rule(own, ctState(expr.CtStateBitNEW), ctNotMarked(d.cfg.Mark))
+		// ip saddr . meta l4proto . th sport @targets4 ct state new ct mark and MARK != MARK meta iifkind "bridge" meta oifkind "bridge" drop
+		d.rule(c, unmarked, linkKind(metaIIFKind, "bridge"), linkKind(metaOIFKind, "bridge"), drop())
+		// ip saddr . meta l4proto . th sport @targets4 ct state new ct mark and MARK != MARK fib saddr . iif oif missing drop
+		d.rule(c, unmarked, exprs{
+			&expr.Fib{Register: first, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true}, equal(native(0)),
+		}, drop())
+		// ip saddr . meta l4proto . th sport @targets4 jump begun
+		d.rule(c, own, jump(o.begun))
+	}
+}
+
+// hushRules look at what leaves after every translation: an answer that DNAT leads back has the
+// port and the address that the grant is for, and a flow of a machine behind that is masqueraded
+// has an address of this host's, and maybe a guarded port.
+func (d *draft) hushRules() {
+	o, c := &d.objects, d.hush
+	// oif lo accept
+	d.rule(c, toLoopback(), accept())
+	for _, name := range d.cfg.Trusted {
+		// oifname NAME accept
+		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
+	}
+	// Too short to have ports, an answer of another protocol would be dropped as one.
+	// meta l4proto != tcp meta l4proto != udp accept
+	d.rule(c, neitherTCPNorUDP(), accept())
+	// ct status snat,dnat meta l4proto . th sport @guarded fib saddr type local jump begun
+	d.rule(c, ctStatusIs(statusSNAT|statusDNAT), o.portIn(o.guarded, sport, false), isType(fibSource(), unix.RTN_LOCAL), jump(o.begun))
+	if len(d.cfg.Cut) == 0 {
+		return
+	}
+	// From a port whose sessions end with the grant nothing leaves to who has none.
+	// meta l4proto . th sport != @cut accept
+	d.rule(c, o.portIn(o.cut, sport, true), accept())
+	for _, f := range o.families() {
+		// ip saddr != @addresses4 fib saddr type != local accept
+		d.rule(c, f.notExtra(f.saddr), exprs{fibSource(), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: native(unix.RTN_LOCAL)}}, accept())
+		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 accept
+		d.rule(c, f.carries(outward), accept())
+	}
+	d.eachGrant(outward, func(_ *family, granted exprs) {
+		// GRANTED accept
+		d.rule(c, granted, accept())
+	})
+	// A reset tells the client that the session is over, and is how strangers are rejected.
+	// tcp flags and rst == rst accept
+	d.rule(c, tcpFlags(rst, rst), accept())
+	// ct direction reply drop
+	d.rule(c, isReply(), drop())
+	for _, f := range o.families() {
+		// A flow of the host's own goes on, but not to whom a grant admitted.
+		// ct mark and MARK == MARK ip daddr . meta l4proto . th sport @met4 drop
+		d.rule(c, ctMarked(d.cfg.Mark), f.source(outward).in(f.met), drop())
+	}
+}

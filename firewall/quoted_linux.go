@@ -1,0 +1,81 @@
+package firewall
+
+import (
+	"encoding/binary"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa"
+)
+
+// An ICMP error quotes the packet that it is about, and the kernel hands it to the socket that
+// the quoted packet came from: also to one behind a guarded port, if it listens for errors
+// (IP_RECVERR). So an error that quotes a packet from a guarded port must belong to a flow that
+// the guard admitted. Connection tracking knows which flow a quoted packet is of; what is of none
+// is invalid. No message of IPv6's neighbour discovery is: those are untracked.
+
+// quotedJumps lead ICMP messages that belong to no admitted flow to quoted.
+func (d *draft) quotedJumps() {
+	c := d.guard
+	for _, proto := range []spa.Proto{unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6} {
+		// meta l4proto icmp ct state invalid jump quoted
+		d.rule(c, l4proto(proto), ctState(expr.CtStateBitINVALID), jump(d.quoted))
+		// meta l4proto icmp ct state related ct mark and MARK != MARK jump quoted
+		d.rule(c, l4proto(proto), ctState(expr.CtStateBitRELATED), ctNotMarked(d.cfg.Mark), jump(d.quoted))
+	}
+}
+
+// Offsets from the beginning of an ICMP message, behind whose 8 bytes the quoted packet begins.
+const (
+	quotedHeader4 = 8      // version and length of the header
+	quotedProto4  = 8 + 9  // protocol
+	quotedPort4   = 8 + 20 // source port, behind a header without options
+	quotedProto6  = 8 + 6  // next header
+	quotedPort6   = 8 + 40 // source port, behind a header without extensions
+	ihl           = 0x0f   // mask of the header's length
+	noOptions     = 20 / 4 // of the header's length
+)
+
+// quotedRules drop what quotes a packet from a guarded port to this host or a target. What hides
+// the quoted port behind options or extension headers is dropped too: no packet from here has any.
+func (d *draft) quotedRules() {
+	o, c := &d.objects, d.quoted
+	for _, f := range o.families() {
+		// ip daddr != @addresses4 fib daddr type != local return
+		d.rule(c, f.notExtra(f.daddr), exprs{fib(), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: native(unix.RTN_LOCAL)}}, back())
+	}
+	f4, f6 := o.families()[0], o.families()[1]
+	// meta nfproto ipv4 @th,64,8 and 0xf != 5 drop
+	d.rule(c, f4.match(), exprs{
+		quote(quotedHeader4, 1), and([]byte{ihl}), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{noOptions}},
+	}, drop())
+	// meta nfproto ipv6 @th,112,8 != PROTOCOL ... drop
+	known := f6.match()
+	for _, proto := range plainProtocols {
+		known = append(known, quote(quotedProto6, 1), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{proto}})
+	}
+	d.rule(c, known, drop())
+	for _, p := range d.cfg.everyPort() {
+		// meta nfproto ipv4 @th,136,8 PROTOCOL @th,224,16 >= LOW @th,224,16 <= HIGH drop
+		d.rule(c, f4.match(), quotes(quotedProto4, quotedPort4, p), drop())
+		// meta nfproto ipv6 @th,112,8 PROTOCOL @th,384,16 >= LOW @th,384,16 <= HIGH drop
+		d.rule(c, f6.match(), quotes(quotedProto6, quotedPort6, p), drop())
+	}
+}
+
+func quote(offset, size uint32) *expr.Payload {
+	return &expr.Payload{DestRegister: first, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: size}
+}
+
+// quotes is the condition that a packet from one of the ports is quoted.
+func quotes(proto, port uint32, p spa.Ports) exprs {
+	limit := func(op expr.CmpOp, port uint16) *expr.Cmp {
+		return &expr.Cmp{Op: op, Register: first, Data: binary.BigEndian.AppendUint16(nil, port)}
+	}
+	es := exprs{quote(proto, 1), equal([]byte{byte(p.Proto)}), quote(port, 2)}
+	if p.Low == p.High {
+		return append(es, limit(expr.CmpOpEq, p.Low))
+	}
+	return append(es, limit(expr.CmpOpGte, p.Low), limit(expr.CmpOpLte, p.High))
+}
