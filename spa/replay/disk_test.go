@@ -16,7 +16,7 @@ var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // op is something that was done to a memDisk.
 type op struct {
-	kind string // write, grow, sync, close
+	kind string // write, grow, cut, sync, close
 	off  int64
 	data []byte
 }
@@ -47,6 +47,9 @@ func (d *memDisk) do(o op) error {
 
 // apply does the first n bytes of the op to an image.
 func (o op) apply(image []byte, n int) []byte {
+	if o.kind == "cut" {
+		return image[:min(int64(len(image)), o.off)]
+	}
 	end := int(o.off) + len(o.data)
 	if end > len(image) {
 		image = append(image, make([]byte, end-len(image))...)
@@ -75,6 +78,7 @@ func (d *memDisk) ReadAt(b []byte, off int64) (int, error) {
 }
 
 func (d *memDisk) Grow(from, size int64) error { return d.do(op{kind: "grow", off: size}) }
+func (d *memDisk) Truncate(size int64) error   { return d.do(op{kind: "cut", off: size}) }
 func (d *memDisk) Sync() error                 { return d.do(op{kind: "sync"}) }
 func (d *memDisk) Close() error                { return d.do(op{kind: "close"}) }
 

@@ -39,6 +39,9 @@ func checkFile(f *os.File) error {
 	if !fi.Mode().IsRegular() {
 		return fmt.Errorf("replay: journal %q is not a regular file", f.Name())
 	}
+	if n := fi.Sys().(*syscall.Stat_t).Nlink; n > 1 {
+		return fmt.Errorf("replay: journal %q has other names (hard links), so it may be another's file: remove this one", f.Name())
+	}
 	if fi.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("replay: others can write journal %q: chmod 600 %q", f.Name(), f.Name())
 	}

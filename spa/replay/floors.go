@@ -22,6 +22,18 @@ func (f *floors) stampOf(name [16]byte) int64 {
 	return 0
 }
 
+// known returns the place of a name in a journal that is read. One that is new has a place without
+// a name there: its slot was written before its first nonce.
+func (f *floors) known(name [16]byte) (int32, error) {
+	if i, ok := f.index[name]; ok {
+		return i, nil
+	}
+	if len(f.vacant) == 0 {
+		return 0, fmt.Errorf("%w: a spent nonce of a key without a place", errDamaged)
+	}
+	return f.settle(name), nil
+}
+
 // settle puts a name into a vacant place.
 func (f *floors) settle(name [16]byte) int32 {
 	i := f.vacant[len(f.vacant)-1]
@@ -30,6 +42,9 @@ func (f *floors) settle(name [16]byte) int32 {
 	f.index[name] = i
 	return i
 }
+
+// full reports whether there are as many places as there may be.
+func (f *floors) full() bool { return len(f.slots)*perSlot >= maxNames }
 
 // append adds the ten vacant places of a slot, the first of them on top.
 func (f *floors) append(slot int32) {
@@ -67,6 +82,9 @@ func (f *floors) write(s *store, group int32) error {
 func (f *floors) load(slot int32, b []byte) error {
 	if !signed(b, 0) {
 		return fmt.Errorf("%w: floors do not verify", errDamaged)
+	}
+	if f.full() {
+		return fmt.Errorf("%w: more than %d names", errDamaged, maxNames)
 	}
 	first, vacant := int32(len(f.slots)*perSlot), f.vacant
 	f.append(slot)

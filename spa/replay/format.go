@@ -44,8 +44,19 @@ const (
 	perSlot   = (slotSize - 16) / floorSize
 )
 
+// Limits of what a file can make Open read, remember or compute. The daemon writes the file and
+// root reads it at the next start, so a daemon that was taken over chooses all of it.
+const (
+	maxRoom   = 1 << 21 // slots, 512 MiB
+	maxNames  = 1 << 21 // of keys, and of topics
+	maxStamp  = 1 << 62 // nanoseconds: the year 2116
+	maxWindow = 1 << 60 // nanoseconds; maxStamp with some of them still fits
+	maxNumber = 1 << 63 // header writes
+)
+
 var (
 	errDamaged = errors.New("replay: journal damaged")
+	errLong    = fmt.Errorf("a journal has at most %d MiB", offset(maxRoom)>>20)
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 	magic      = [8]byte{'s', 'p', 'a', 'r', 'p', 'l', 'a', 'y'}
 )
@@ -84,6 +95,9 @@ func decodeHeader(b []byte) (header, error) {
 	}
 	if h.Magic != magic || h.Version != version {
 		return header{}, fmt.Errorf("%w: not a journal of version %d", errDamaged, version)
+	}
+	if h.Number >= maxNumber || h.Mark > maxStamp || h.Floor > maxStamp || h.Window < 0 || h.Window > maxWindow {
+		return header{}, fmt.Errorf("%w: a header that cannot be", errDamaged)
 	}
 	return h, nil
 }

@@ -81,6 +81,9 @@ func (m *memory) owner(s *store, key uint64) (int32, error) {
 // loading ever needs room.
 func (m *memory) name(s *store, f *floors, name [16]byte) (int32, error) {
 	if len(f.vacant) == 0 {
+		if f.full() {
+			return 0, fmt.Errorf("replay: journal full: %d names", maxNames)
+		}
 		slot, err := m.take(s)
 		if err != nil {
 			return 0, err

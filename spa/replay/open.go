@@ -1,11 +1,13 @@
 package replay
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -51,6 +53,9 @@ func (c Config) complete() (Config, identity, error) {
 	}
 	if c.Room <= 0 {
 		c.Room = defaultRoom
+	}
+	if c.Room > maxRoom {
+		return c, identity{}, fmt.Errorf("replay: room for %d, at most %d", c.Room, maxRoom)
 	}
 	var err error
 	if c.BootID == "" {
@@ -215,7 +220,15 @@ func (s *store) renew(h header, room int) error {
 	if err != nil {
 		return fmt.Errorf("replay: asking for the journal's size: %w", err)
 	}
-	room = max(room, int((size-firstSlot)/slotSize))
+	had := (size - firstSlot) / slotSize
+	if had > maxRoom || s.reserve(max(room, int(had))) != nil {
+		// Longer than the journal may be, or holes that the disk has no space for.
+		if err := s.disk.Truncate(offset(int32(room))); err != nil {
+			return fmt.Errorf("replay: cutting the journal: %w", err)
+		}
+		had = 0
+	}
+	room = max(room, int(had))
 	if err := s.reserve(room); err != nil {
 		return err
 	}
@@ -260,13 +273,31 @@ func (s *store) trust(window, now int64) error {
 	return s.rewindow(window, now-s.header.Window)
 }
 
-// loadSlots reads the floors, then the spent nonces after them.
+// loadSlots reads the floors, then the spent nonces after them. These are put in order at once: one
+// by one, in an order that an attacker chose, would take for ever.
 func (j *Journal) loadSlots(c Config) error {
 	j.memory = newMemory(c)
 	if err := j.store.each(j.store.room.Load(), j.loadFloors); err != nil {
 		return err
 	}
-	return j.store.each(j.store.next, j.loadSpent)
+	var found []int32
+	if err := j.store.each(j.store.next, func(slot int32, b []byte) error {
+		there, err := j.loadSpent(slot, b)
+		if there {
+			found = append(found, slot)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	entries := &j.memory.entries
+	slices.SortFunc(found, func(a, b int32) int {
+		return cmp.Or(cmp.Compare(entries.at(a).stamp, entries.at(b).stamp), cmp.Compare(a, b))
+	})
+	for _, slot := range found {
+		j.memory.remember(slot, *entries.at(slot))
+	}
+	return nil
 }
 
 func (j *Journal) loadFloors(slot int32, b []byte) error {
@@ -285,27 +316,31 @@ func (j *Journal) loadFloors(slot int32, b []byte) error {
 	return fmt.Errorf("%w: slot of an unknown kind", errDamaged)
 }
 
-func (j *Journal) loadSpent(slot int32, b []byte) error {
+// loadSpent reads a spent nonce into its place, and reports whether there is one to remember.
+func (j *Journal) loadSpent(slot int32, b []byte) (bool, error) {
 	if b[4] == kindKeys || b[4] == kindTopics {
-		return nil
+		return false, nil
 	}
 	if isZero(b) {
 		j.store.release(slot)
-		return nil
+		return false, nil
 	}
 	key, e, err := decodeEntry(b)
 	if err != nil {
-		return err
+		return false, err
+	}
+	if e.stamp > j.store.header.Mark {
+		return false, fmt.Errorf("%w: a spent nonce is stamped after the high-water mark", errDamaged)
 	}
 	if e.stamp <= j.memory.keys.stampOf(keyName(key)) {
 		j.store.release(slot)
-		return nil
+		return false, nil
 	}
-	if e.owner, err = j.memory.owner(j.store, key); err != nil {
-		return err
+	if e.owner, err = j.memory.keys.known(keyName(key)); err != nil {
+		return false, err
 	}
-	j.memory.remember(slot, e)
-	return nil
+	*j.memory.entries.at(slot) = e
+	return true, nil
 }
 
 // keepAside copies a damaged journal for inspection and says where to.
@@ -324,6 +359,9 @@ func copyFile(to, from string) error {
 		return err
 	}
 	defer r.Close()
+	if size, err := r.Size(); err != nil || size > offset(maxRoom) {
+		return errors.Join(err, errLong)
+	}
 	if err := os.Remove(to); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}

@@ -16,6 +16,7 @@ type disk interface {
 	io.WriterAt
 	Size() (int64, error)
 	Grow(from, size int64) error // reserves the space between; new bytes are zero
+	Truncate(size int64) error
 	Sync() error
 	Close() error
 }
@@ -75,6 +76,10 @@ func (s *store) grow() error {
 	var err error
 	for _, by := range []int32{growth, minGrowth} {
 		room := s.room.Load() + by
+		if room > maxRoom {
+			err = errLong
+			continue
+		}
 		if err = s.disk.Grow(offset(s.room.Load()), offset(room)); err == nil {
 			s.room.Store(room)
 			return nil
@@ -180,6 +185,9 @@ func (s *store) readRoom() error {
 	room := max(0, size-firstSlot) / slotSize
 	if room < s.header.Room {
 		return fmt.Errorf("%w: cut short", errDamaged)
+	}
+	if room > maxRoom {
+		return fmt.Errorf("%w: %w", errDamaged, errLong)
 	}
 	s.room.Store(int32(room))
 	return nil
