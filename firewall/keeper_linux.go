@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -253,18 +254,7 @@ func (k *keeper) leave() error {
 
 // openKeeperFile opens the file whose lock is the keeper's, or makes it.
 func openKeeperFile(state string, create bool) (*os.File, error) {
-	path := filepath.Join(state, keeperFile)
-	f, err := os.OpenFile(path, openPlain, 0)
-	if !create || !errors.Is(err, os.ErrNotExist) {
-		return f, err
-	}
-	if f, err = os.OpenFile(path, openPlain|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
-		return nil, err
-	}
-	if err := keepOwner(f); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	return openOwned(filepath.Join(state, keeperFile), create)
 }
 
 // endKeeper ends whatever keeper holds the lock, also one that an earlier process started.
@@ -273,6 +263,9 @@ func endKeeper(lock *os.File) error {
 		pid, err := lockHolder(lock)
 		if err != nil || pid == 0 {
 			return err
+		}
+		if !isKeeper(pid) {
+			return fmt.Errorf("firewall: process %d holds the lock of the guard's keeper (%s) and is none: end it", pid, lock.Name())
 		}
 		err = endProcess(pid, func() bool { again, err := lockHolder(lock); return err == nil && again == pid })
 		if err != nil {
@@ -297,7 +290,15 @@ func lockHolder(f *os.File) (int, error) {
 	if lock.Type == unix.F_UNLCK {
 		return 0, nil
 	}
-	return int(lock.Pid), nil
+	return max(0, int(lock.Pid)), nil // below zero: locked by no single process, so by no keeper
+}
+
+// isKeeper reports whether the process calls itself one. The owner of the file can have any
+// program of root's lock it, which must not be killed for that.
+func isKeeper(pid int) bool {
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	ends := errors.Is(err, fs.ErrNotExist) || err == nil && len(args) == 0
+	return ends || string(args) == keeperName+"\x00"+keeperArg+"\x00"
 }
 
 // endProcess ends a process that still is who it was, and waits for its end.

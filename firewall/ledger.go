@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -123,37 +122,14 @@ func openLedger(dir, bootID string, slots int) (*ledger, error) {
 
 // openLedgerFile opens the file, or makes it if there is none, and checks its header.
 func openLedgerFile(dir string, create bool) (*os.File, error) {
-	path := filepath.Join(dir, ledgerName)
-	f, err := os.OpenFile(path, openPlain, 0)
-	fresh := create && errors.Is(err, fs.ErrNotExist)
-	if fresh {
-		f, err = os.OpenFile(path, openPlain|os.O_CREATE|os.O_EXCL, 0o600)
-	}
+	f, err := openOwned(filepath.Join(dir, ledgerName), create)
 	if err != nil {
 		return nil, fmt.Errorf("firewall: opening the ledger: %w", err)
 	}
-	if err := checkFile(f, fresh); err != nil {
-		return nil, errors.Join(fmt.Errorf("firewall: ledger %q: %w", path, err), f.Close())
+	if err := checkHeader(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("firewall: ledger %q: %w", f.Name(), err), f.Close())
 	}
 	return f, nil
-}
-
-// checkFile looks at what was opened. The directory may belong to an ordinary user while
-// root opens the file: only what was made just now is given to its owner.
-func checkFile(f *os.File, fresh bool) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return errors.New("this is not a regular file")
-	}
-	if fresh {
-		if err := keepOwner(f); err != nil {
-			return err
-		}
-	}
-	return checkHeader(f)
 }
 
 func checkHeader(f *os.File) error {
@@ -208,6 +184,7 @@ func (l *ledger) read(now time.Time) ([]*holding, error) {
 	}
 	var hs []*holding
 	l.free = l.free[:0]
+	seen := make(map[holdingKey]bool)
 	for slot := l.slots - 1; slot >= 0; slot-- {
 		h, ok := l.decode(all[slot*recordSize:][:recordSize], boot, now)
 		if !ok {
@@ -215,9 +192,39 @@ func (l *ledger) read(now time.Time) ([]*holding, error) {
 			continue
 		}
 		h.slot = slot
-		hs = append(hs, h)
+		if !seen[h.key()] {
+			seen[h.key()] = true
+			hs = append(hs, h)
+			continue
+		}
+		// Forged: the other one would outlive a revocation.
+		if err := l.erase(h); err != nil {
+			return nil, err
+		}
+		l.free = append(l.free, slot)
 	}
 	return hs, nil
+}
+
+// room is how many elements the set of each family can still take. A forged ledger can hold
+// grants of more ports than that, and a guard with them all would not load.
+type room struct{ v4, v6 int }
+
+// take takes the room that the holding needs, or reports that there is none.
+func (r *room) take(h *holding) bool {
+	left := &r.v6
+	if h.source.Is4() {
+		left = &r.v4
+	}
+	need := 0
+	for _, p := range h.ports {
+		need += int(p.High) - int(p.Low) + 1
+	}
+	if need > *left {
+		return false
+	}
+	*left -= need
+	return true
 }
 
 // write makes the record of h's slot say that it ends at until.
@@ -284,28 +291,20 @@ func (l *ledger) encode(r *[recordSize]byte, h *holding, until time.Time, boot t
 	copy(r[sumOffset:], l.sum(r[:sumOffset]))
 }
 
-// decode returns the holding of a record that lives at boot and now, or false. Nothing in the
-// record is trusted: whoever took over the daemon can write the file, and the sum is no secret.
+// decode returns the holding of a record that lives at boot and now, or false. The sum holds no
+// secret: a daemon that was taken over can forge a record, and root reads it at the next start.
+// So a record counts only if it is one that encode writes of a grant that may be given.
 func (l *ledger) decode(r []byte, boot time.Duration, now time.Time) (*holding, bool) {
-	ranges := int(r[98])
+	wall, end, ranges := int64(binary.BigEndian.Uint64(r[0:])), int64(binary.BigEndian.Uint64(r[8:])), int(r[98])
 	if ranges == withDestination {
 		ranges = 1
 	}
-	if ranges == 0 || ranges > maxRanges || r[32] >= nameSize || r[65] >= nameSize ||
-		!bytes.Equal(l.sum(r[:sumOffset]), r[sumOffset:]) {
+	if end < 0 || ranges == 0 || ranges > maxRanges || r[32] >= nameSize || r[65] >= nameSize {
 		return nil, false
 	}
-	byWall := time.Unix(0, int64(binary.BigEndian.Uint64(r[0:]))).Sub(now)
-	byBoot := time.Duration(binary.BigEndian.Uint64(r[8:])) - boot
-	left := min(byWall, byBoot)
-	if left <= 0 {
-		return nil, false
-	}
-	until := now.Add(left) // with now's monotonic reading: a clock that is set later moves nothing
 	h := &holding{
 		client:  name(r[32 : 32+nameSize]),
 		service: name(r[65 : 65+nameSize]),
-		until:   until,
 	}
 	h.source, h.link = decodeSource([16]byte(r[16:32]))
 	if r[98] == withDestination {
@@ -313,14 +312,20 @@ func (l *ledger) decode(r []byte, boot time.Duration, now time.Time) (*holding, 
 	}
 	for i := range ranges {
 		b := r[99+5*i:]
-		h.ports = append(h.ports, spa.Ports{
-			Proto: spa.Proto(b[0]),
-			Low:   binary.BigEndian.Uint16(b[1:]),
-			High:  binary.BigEndian.Uint16(b[3:]),
-		})
+		p := spa.Ports{Proto: spa.Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:]), High: binary.BigEndian.Uint16(b[3:])}
+		if checkPorts(p) != nil {
+			return nil, false
+		}
+		h.ports = append(h.ports, p)
 	}
+	var again [recordSize]byte
+	if l.encode(&again, h, time.Unix(0, wall), time.Duration(end)); !bytes.Equal(again[:], r) {
+		return nil, false
+	}
+	left := min(time.Unix(0, wall).Sub(now), time.Duration(end)-boot)
+	h.until = now.Add(left) // with now's monotonic reading: a clock that is set later moves nothing
 	g := h.grant()
-	return h, g.check(now) == nil
+	return h, g.check(now) == nil // which has not ended either
 }
 
 // decodeSource takes the index of the interface out of a link-local source.

@@ -83,8 +83,9 @@ func (f *Firewall) recall(now time.Time) error {
 		return err
 	}
 	held := newHoldings(f.ledger.release)
+	left := room{v4: int(f.cfg.size), v6: int(f.cfg.size)}
 	for _, h := range hs {
-		if f.cfg.Keep == nil || f.cfg.Keep(h.grant()) {
+		if (f.cfg.Keep == nil || f.cfg.Keep(h.grant())) && left.take(h) {
 			held.add(h)
 			continue
 		}

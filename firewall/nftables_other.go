@@ -36,8 +36,6 @@ func teardown(string, func() error) (rest func() error, err error) {
 
 func bootClock() (time.Duration, error) { return 0, errors.ErrUnsupported }
 
-const openPlain = os.O_RDWR
-
-func keepOwner(*os.File) error { return nil }
+func openOwned(string, bool) (*os.File, error) { return nil, errors.ErrUnsupported }
 
 func alone(_ *os.File, do func() error) error { return do() }

@@ -3,15 +3,54 @@ package firewall
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // openPlain follows no link, and does not wait for who holds a lease on the file.
 const openPlain = unix.O_RDWR | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+
+// openOwned opens a file of the state directory, or makes it if there is none. The directory
+// may belong to an ordinary user while root opens the file: only what was made just now is
+// given to that user, and only a plain file that has no other name is written to.
+func openOwned(path string, create bool) (*os.File, error) {
+	f, err := os.OpenFile(path, openPlain, 0)
+	fresh := create && errors.Is(err, fs.ErrNotExist)
+	if fresh {
+		f, err = os.OpenFile(path, openPlain|os.O_CREATE|os.O_EXCL, 0o600)
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = checkPlain(f)
+	if err == nil && fresh {
+		err = keepOwner(f)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
+	}
+	return f, nil
+}
+
+// checkPlain refuses what is no file, and a hard link: it can be another user's file.
+func checkPlain(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return errors.New("this is not a regular file")
+	}
+	if n := info.Sys().(*syscall.Stat_t).Nlink; n > 1 {
+		return errors.New("this file has other names (hard links), so it may be another's; remove this one")
+	}
+	return nil
+}
 
 // keepOwner gives a file that was made just now to the owner of its directory: a daemon
 // that starts as an ordinary user with CAP_NET_ADMIN must be able to open it later. Without
@@ -28,12 +67,23 @@ func keepOwner(f *os.File) error {
 	return nil
 }
 
+// lockPatience is how long another process may hold the ledger: far longer than a load or a
+// teardown takes. Any process of the file's owner can lock it and never let go.
+const lockPatience = time.Minute
+
 // alone calls do with the file locked.
-func alone(f *os.File, do func() error) error {
-	if err := flock(f, unix.LOCK_EX); err != nil {
-		return fmt.Errorf("firewall: locking the ledger: %w", err)
+func alone(f *os.File, do func() error) error { return aloneWithin(lockPatience, f, do) }
+
+func aloneWithin(patience time.Duration, f *os.File, do func() error) error {
+	for give := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return errors.Join(do(), flock(f, unix.LOCK_UN))
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || !time.Now().Before(give) {
+			return fmt.Errorf("firewall: locking the ledger (fuser -v %s names who holds it): %w", f.Name(), err)
+		}
 	}
-	return errors.Join(do(), flock(f, unix.LOCK_UN))
 }
 
 func flock(f *os.File, how int) error {
