@@ -47,11 +47,11 @@ func (p scan) packet(from, to netip.Addr, sport, dport uint16) []byte {
 	}
 	at := map[spa.Proto]int{spa.TCP: 16, spa.UDP: 6}[p.proto]
 	pseudo := append(append(from.AsSlice(), to.AsSlice()...), 0, byte(p.proto), 0, byte(len(segment)))
-	binary.BigEndian.PutUint16(segment[at:], checksum(append(pseudo, segment...)))
+	binary.BigEndian.PutUint16(segment[at:], inetSum(append(pseudo, segment...)))
 	if from.Is4() {
 		header := []byte{0x45, p.class, 0, byte(20 + len(segment)), 0x12, 0x34, 0x40, 0, 64, byte(p.proto), 0, 0}
 		header = append(append(header, from.AsSlice()...), to.AsSlice()...)
-		binary.BigEndian.PutUint16(header[10:], checksum(header))
+		binary.BigEndian.PutUint16(header[10:], inetSum(header))
 		return append(header, segment...)
 	}
 	header := binary.BigEndian.AppendUint32(nil, 6<<28|uint32(p.class)<<20|p.label)
@@ -59,8 +59,8 @@ func (p scan) packet(from, to netip.Addr, sport, dport uint16) []byte {
 	return append(append(append(header, from.AsSlice()...), to.AsSlice()...), segment...)
 }
 
-// checksum is that of RFC 1071.
-func checksum(b []byte) uint16 {
+// inetSum is that of RFC 1071.
+func inetSum(b []byte) uint16 {
 	var sum uint32
 	for i := 0; i+1 < len(b); i += 2 {
 		sum += uint32(b[i])<<8 | uint32(b[i+1])

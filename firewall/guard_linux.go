@@ -83,13 +83,18 @@ func (d *draft) guardRules() error {
 		// iifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
 	}
-	// Nobody else speaks for this host. IPv4 has that check for itself, but not on bridges.
-	single, err := d.addressTypes(unix.RTN_UNICAST, unix.RTN_LOCAL, unix.RTN_ANYCAST)
+	// A new flow has our mark from nobody else: not from a tool that sets all bits, nor from the
+	// flow in which connection tracking's helpers came to expect it.
+	// ct state new,related ct direction original ct mark and MARK == MARK ct mark set ct mark and ~MARK
+	d.rule(c, ctState(expr.CtStateBitNEW|expr.CtStateBitRELATED), isOriginal(), ctMarked(d.cfg.Mark), clearCtMark(d.cfg.Mark))
+	// Nobody else speaks for this host; its own multicast comes back to it. IPv4 has that check
+	// for itself, but not on bridges.
+	many, err := d.addressTypes(unix.RTN_BROADCAST, unix.RTN_MULTICAST)
 	if err != nil {
 		return err
 	}
-	// meta l4proto . th sport @guarded fib saddr type local fib daddr type { unicast, local, anycast } drop
-	d.rule(c, o.portIn(o.guarded, sport, false), isType(fibSource(), unix.RTN_LOCAL), exprs{fib(), lookup(single, false)}, drop())
+	// meta l4proto . th sport @guarded fib saddr type local fib daddr type != { broadcast, multicast } drop
+	d.rule(c, o.portIn(o.guarded, sport, false), isType(fibSource(), unix.RTN_LOCAL), exprs{fib(), lookup(many, true)}, drop())
 	d.quotedJumps()
 	if err := d.elsewhere(); err != nil {
 		return err
@@ -136,9 +141,12 @@ func (d *draft) doorRules(confirm bool) {
 			d.rule(c, isReply(), o.portIn(o.cut, dport, false), f.source(inward).in(f.met), jump(o.ended))
 		}
 	}
-	// The mark of such a flow was set when it left, by begun.
-	// ct direction reply ct mark and MARK == MARK accept
-	d.rule(c, isReply(), ctMarked(mark), accept())
+	// The mark of such a flow was set when it left, by begun. A bare SYN is no reply, though
+	// connection tracking takes it for one, of a peer that connects at the same time.
+	// meta l4proto udp ct direction reply ct mark and MARK == MARK accept
+	d.rule(c, l4proto(spa.UDP), isReply(), ctMarked(mark), accept())
+	// tcp flags and (syn | ack) != syn ct direction reply ct mark and MARK == MARK accept
+	d.rule(c, tcpFlagsNot(syn|ack, syn), isReply(), ctMarked(mark), accept())
 
 	// Flows that this guard admitted. The mark alone is not enough: another tool may set it.
 	// Nor is it with the state of TCP: until a flow has ended on both sides, a bare SYN from

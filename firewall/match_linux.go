@@ -176,6 +176,15 @@ func ctNotMarked(mark uint32) exprs {
 	return es
 }
 
+// ct mark set ct mark and ~MARK
+func clearCtMark(mark uint32) exprs {
+	return exprs{
+		&expr.Ct{Key: expr.CtKeyMARK, Register: first},
+		and(native(^mark)),
+		&expr.Ct{Key: expr.CtKeyMARK, Register: first, SourceRegister: true},
+	}
+}
+
 // meta mark set meta mark or MARK
 func setMark(mark uint32) exprs {
 	return exprs{

@@ -42,8 +42,8 @@ const (
 func (d *draft) quotedRules() {
 	o, c := &d.objects, d.quoted
 	for _, f := range o.families() {
-		// ip daddr != @addresses4 fib daddr type != local return
-		d.rule(c, f.notExtra(f.daddr), exprs{fib(), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: native(unix.RTN_LOCAL)}}, back())
+		// ip daddr != @addresses4 fib daddr type unicast return
+		d.rule(c, f.notExtra(f.daddr), isType(fib(), unix.RTN_UNICAST), back())
 	}
 	f4, f6 := o.families()[0], o.families()[1]
 	// meta nfproto ipv4 @th,64,8 and 0xf != 5 drop

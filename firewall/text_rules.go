@@ -48,9 +48,10 @@ func (w *nftText) chains() []textChain {
 	return chains
 }
 
-func (w *nftText) marked() string   { return "ct mark & " + w.mark + " == " + w.mark }
-func (w *nftText) unmarked() string { return "ct mark & " + w.mark + " != " + w.mark }
-func (w *nftText) setMark() string  { return "ct mark set ct mark | " + w.mark }
+func (w *nftText) marked() string    { return "ct mark & " + w.mark + " == " + w.mark }
+func (w *nftText) unmarked() string  { return "ct mark & " + w.mark + " != " + w.mark }
+func (w *nftText) clearMark() string { return fmt.Sprintf("ct mark set ct mark & %#08x", ^w.Mark) }
+func (w *nftText) setMark() string   { return "ct mark set ct mark | " + w.mark }
 
 // ends are the words for the peer's and our own end of a packet.
 type ends struct{ peer, own, peerPort, ownPort, device string }
@@ -122,7 +123,7 @@ func (w *nftText) closed() (rules list) {
 
 func (w *nftText) quoted() (rules list) {
 	for _, f := range textFamilies() {
-		rules.add(f + " daddr != @addresses" + digit(f) + " fib daddr type != local return")
+		rules.add(f + " daddr != @addresses" + digit(f) + " fib daddr type unicast return")
 	}
 	rules.add("meta nfproto ipv4 @th,64,8 & 0xf != 5 drop")
 	known := "meta nfproto ipv6"
@@ -199,7 +200,8 @@ func (w *nftText) door() (rules list) {
 		}
 	}
 	rules.add(
-		"ct direction reply "+w.marked()+" accept",
+		"meta l4proto udp ct direction reply "+w.marked()+" accept",
+		"tcp flags & (syn | ack) != syn ct direction reply "+w.marked()+" accept",
 		lasts+"meta l4proto udp ct state established "+w.marked()+" accept",
 		lasts+"tcp flags & (syn | ack) != syn ct state established "+w.marked()+" accept",
 	)
@@ -251,7 +253,8 @@ func (w *nftText) trusted(names ...string) (rules list) {
 func (w *nftText) guard() (rules list) {
 	rules.add("iif lo accept")
 	rules.add(w.trusted("iifname")...)
-	rules.add("meta l4proto . th sport @guarded fib saddr type local fib daddr type { unicast, local, anycast } drop")
+	rules.add("ct state new,related ct direction original " + w.marked() + " " + w.clearMark())
+	rules.add("meta l4proto . th sport @guarded fib saddr type local fib daddr type != { broadcast, multicast } drop")
 	for _, p := range []string{"icmp", "ipv6-icmp"} {
 		rules.add(
 			"meta l4proto "+p+" ct state invalid jump quoted",
