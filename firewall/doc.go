@@ -6,30 +6,53 @@
 // open what the host closes. The price is that a missing guard is an open port; Watch
 // puts it back when another tool takes it away.
 //
-// Chains, each in the order of its rules:
+// Words: a guarded port is one that only a grant opens; a target is a service at addresses of
+// its own, of machines behind this host or some of the host's; the peer is the other end of a
+// flow; the mark is a bit of the connection mark that is ours.
 //
-//	knock    prerouting -310  knock ports that nothing else serves are dropped before
-//	                          connection tracking; the sniffer has seen them by then
+// Chains that hooks call, each in the order of its rules:
+//
+//	knock    prerouting -310  keeps knocks out of connection tracking. What becomes of them
+//	                          is the host's affair: a knock port looks like any closed port
 //	guard    prerouting -110  after connection tracking, before DNAT:
-//	                          1. loopback, trusted interfaces, replies to the host's own flows
-//	                             and what is not for this host pass
-//	                          2. ports that are not guarded pass
-//	                          3. flows that the guard admitted before pass, by a bit of the
-//	                             connection mark; so do the flows carried over a first load.
-//	                             A packet that would begin a new one does not
-//	                          4. granted sources pass, and their flows get the bit
-//	                          5. the rest is dropped, or rejected
-//	revive   output -110      a server that keeps sending must not bring a flow back to life
-//	                          that was made while the guard was away, or that was cut
-//	hush     postrouting 110  after DNAT was undone: from a port whose sessions end with the
-//	                          grant nothing leaves to who has none, but resets
+//	                          1. loopback and trusted interfaces pass
+//	                          2. a new flow loses the mark, whoever set it
+//	                          3. a packet that claims to come from a guarded port of this
+//	                             host is dropped; so is an ICMP error that quotes one,
+//	                             unless it belongs to an admitted flow (quoted)
+//	                          4. what is for a guarded port here, or for a target, goes to
+//	                             door; the rest passes
+//	door                      1. a link-local peer must have been admitted on this link (links)
+//	                          2. replies pass in flows that began here: those have the mark
+//	                          3. packets of flows that the guard admitted pass, by the mark; so
+//	                             do the flows carried over a first load. A bare SYN does not
+//	                          4. a granted peer passes: its flow gets the mark, and the guard
+//	                             remembers it (met)
+//	                          5. the rest is closed: dropped or refused
+//	claim    prerouting -101  where strangers are refused: leads them to port 0, on which nobody
+//	                          can listen, so that the refusal is the kernel's own, byte for byte
+//	arrive   input -310       what is delivered to a guarded port, after every rewriting, needs the
+//	                          mark or a grant: another port that leads to it is no way round
+//	revive   output -110      what leaves a guarded port goes to begun
+//	begun                     1. to a granted peer, or in a flow with the mark, it leaves
+//	                          2. what answers in any other flow is dropped
+//	                          3. UDP to a peer that was admitted before is dropped: its server
+//	                             goes on sending when connection tracking has forgotten the flow
+//	                          4. what begins a flow leaves, and the flow gets the mark
+//	passing  forward -110     to a target only with the mark or a grant; from a target's port a
+//	                          flow begins only on the interface by which routing reaches the
+//	                          target, and not from bridge to bridge; then as in begun
+//	hush     postrouting 110  after every translation: what has a guarded port and an address of
+//	                          this host goes to begun; from a port whose sessions end with the
+//	                          grant nothing leaves without one, except resets
 //	receipt  output -300      receipts leave untracked, or their receiver would count as answered
 //
-// Grants are elements with a timeout, so the kernel ends them whatever becomes of the
-// process. Who holds what is in a ledger, a file that survives the process; it is written
-// before the kernel is told. See the ledger type for its laws. A session outlives its grant,
-// but not where another table leaves its packets untracked: such a session has no mark, and
-// ends with its grant.
+// Grants are elements with a timeout in grants4 and grants6 (source, protocol, port), for
+// targets in reach4 and reach6 (with the destination), for link-local peers in near (with the
+// interface). The kernel ends them whatever becomes of the process. Who holds what is in a
+// ledger, a file that survives the process; it is written before the kernel is told. See the
+// ledger type for its laws. A session outlives its grant, but not where another table leaves
+// its packets untracked: such a session has no mark, and ends with its grant.
 //
 // # Who takes the guard away
 //
@@ -90,19 +113,25 @@
 // The newer kind of iptables tells of each change; tables of the older one are compared
 // twice a second, and so is whether sets were emptied while something lives in them.
 //
-// Not so as with nftables: strangers' packets can only be dropped; mode Admit is refused;
+// Differences from nftables: strangers' packets can only be dropped; mode Admit is refused;
 // another tool's flush while no daemon runs opens the ports; a session of a port in
 // Config.Cut that DNAT leads on, and in which only the other machine speaks, does not end
 // with its grant by itself (Cut ends it); single elements that another tool takes out of a set
 // are not noticed; after a first load a flow may, for ten minutes, speak to every guarded port
 // to which its address had a flow.
 //
-// Not protected: a port reached by routing to an address behind this host that no service
-// lists; what another table lets the host do with a packet once the guard has let it pass;
-// a UDP flow made while the guard was away in which the server goes on sending; the same
-// where such a flow was forgotten by connection tracking before its server sent again, also
-// on a port whose sessions are cut, and after Cut in mode Admit; an address
-// that is local by another routing table than "local". That is so for the addresses of a
-// VRF before Linux 6.16 or so: whether an address is the host's own is asked of the table
-// "local" alone there. List such addresses in the addresses of the service.
+// Not protected:
+//
+//   - a machine behind this host that no service lists, also where DNAT publishes it, when it is
+//     addressed directly or published by a second port;
+//   - what another table lets the host do with a packet once the guard has let it pass, and a
+//     program that takes connections on a port that is not guarded and passes them on. The kernel
+//     shows no rewriting by TPROXY, by BPF socket lookup or by a proxy;
+//   - a UDP session made while the guard was away, if connection tracking forgets it before the
+//     guard is back and its server then sends first;
+//   - mode Admit: after Cut, a UDP server that goes on sending lets its client answer.
+//
+// Limits: a flow of the host's own from a guarded port that began while the guard was away is
+// cut off until connection tracking has forgotten it. A link-local IPv4 address is granted
+// nothing.
 package firewall
