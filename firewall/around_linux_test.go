@@ -121,10 +121,7 @@ func TestPortRange(t *testing.T) {
 // TestWideRange: more elements than a message holds.
 func TestWideRange(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		wide := "tcp/10000-11200"
-		if k.noSets {
-			wide = "tcp/11000-11200" // no elements, but rules, each of which takes its time
-		}
+		const wide = "tcp/10000-11200"
 		s := k.newSite(t, guard(wide))
 		s.serve(":11200")
 		s.open()

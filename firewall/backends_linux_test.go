@@ -16,7 +16,6 @@ type kind struct {
 	name     string
 	programs string // of iptables: what they are links to; empty: nftables
 	legacy   bool   // tables of the older kind
-	noSets   bool   // without ipset
 }
 
 // kinds are all that there are: what is promised of access holds for each.
@@ -24,17 +23,14 @@ func kinds() []kind {
 	return []kind{
 		{name: "nftables"},
 		{name: "iptables-nft", programs: "xtables-nft-multi"},
-		{name: "iptables-nft without ipset", programs: "xtables-nft-multi", noSets: true},
 		{name: "iptables-legacy", programs: "xtables-legacy-multi", legacy: true},
-		{name: "iptables-legacy without ipset", programs: "xtables-legacy-multi", legacy: true, noSets: true},
 	}
 }
 
-// everyBackend runs a test over each, some at a time. What the older kind is without ipset
-// follows from the others: it is tried where the two meet.
+// everyBackend runs a test over each, some at a time.
 func everyBackend(t *testing.T, do func(*testing.T, kind)) {
 	t.Helper()
-	overKinds(t, kinds()[:4], do)
+	overKinds(t, kinds(), do)
 }
 
 // iptablesOnly is for what is about iptables itself.
@@ -87,7 +83,7 @@ func (k kind) newSite(t *testing.T, change func(*Config)) *site {
 	t.Helper()
 	s := newSite(t, func(c *Config) {
 		if k.programs != "" {
-			c.Backend, c.programs, c.noSets = BackendIptables, links(t, k.programs), k.noSets
+			c.Backend, c.programs = BackendIptables, links(t, k.programs)
 			c.lock = filepath.Join(c.programs, "lock")
 		}
 		if change != nil {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"sallyport/spa"
 )
@@ -16,7 +15,7 @@ import (
 // TestBareGuard: what stands while the rules of the whole guard are prepared lets pass what a
 // first load carries and who has a grant, lets nothing else in, and nothing out.
 func TestBareGuard(t *testing.T) {
-	for _, name := range []string{"nftables", "iptables-nft", "iptables-nft without ipset"} {
+	for _, name := range []string{"nftables", "iptables-nft", "iptables-legacy"} {
 		t.Run(name, func(t *testing.T) {
 			s := kindNamed(t, name).newSite(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
 			accept := s.listen(":2300")
@@ -74,10 +73,8 @@ func (s *site) bare(p plan) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := time.Now()
-	b.take(p, now)
 	s.must(b.fill(p))
-	r := b.guardRules(now)
+	r := b.guardRules()
 	mangle := tables()[1]
 	cmd := exec.Command(filepath.Join(s.config.programs, "iptables-restore"), "--noflush")
 	cmd.Stdin = strings.NewReader(r.bare(false).restore(mangle, parseSaved(mangle, "")))

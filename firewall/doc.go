@@ -105,10 +105,8 @@
 //
 // Grants are elements of ipsets, which are told over netlink: no program is run for a
 // grant, nobody waits for the lock of iptables, and the kernel ends them, up to a second
-// late, for it counts whole seconds. Without ipset grants are rules that know their dates:
-// weaker, because the wall clock ends them, and slower, because a chain is exchanged for
-// each. A grant that finds the lock held is put in place as soon as it is free, and is
-// answered before; so is a revocation.
+// late, for it counts whole seconds. Where there is no ipset, New fails and says what to
+// install.
 //
 // The newer kind of iptables tells of each change; tables of the older one are compared
 // twice a second, and so is whether sets were emptied while something lives in them.

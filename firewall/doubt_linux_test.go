@@ -1,9 +1,6 @@
 package firewall
 
 import (
-	"crypto/sha256"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -27,27 +24,4 @@ func TestFailedReconfigureKeepsGrants(t *testing.T) {
 	release()
 	lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "2300") })
 	s.dark("192.0.2.3", "192.0.2.1", "2300")
-}
-
-// TestLateGrantThatFails: a grant that waited for the lock and could not be put in place then
-// is with the guard that is loaded anew.
-func TestLateGrantThatFails(t *testing.T) {
-	s := kindNamed(t, "iptables-legacy without ipset").guarded(t, nil)
-	s.watch()
-	b := s.backend.(*ipt)
-	lab.Eventually(t, "a look at the guard", func() bool {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		return b.legacy.good != [sha256.Size]byte{}
-	})
-	release := s.hold()
-	s.grant("alice", "192.0.2.2", long)
-	path := filepath.Join(s.config.programs, "iptables-restore")
-	s.must(os.Rename(path, path+"-real"))
-	once := filepath.Join(s.config.programs, "failed")
-	fakeProgram(t, s.config.programs, "iptables-restore", "[ -e "+once+" ] && exec "+path+`-real "$@"
->`+once+"; exit 2")
-	release()
-	lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
-	s.dark("192.0.2.3", "192.0.2.1", "22")
 }

@@ -150,7 +150,6 @@ type Config struct {
 
 	programs string // where iptables is looked for, as PATH; empty: where systems have it
 	lock     string // the lock of iptables; empty: where systems have it
-	noSets   bool   // do without ipset
 	why      string // why auto chose this backend
 }
 

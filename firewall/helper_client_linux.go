@@ -180,8 +180,6 @@ func (h *helper) ask(r request) (reply, error) {
 		return reply{}, fmt.Errorf("%w (%s)", errBusy, answer.Text)
 	case foreign:
 		return reply{}, foreignError(answer.Text)
-	case absent:
-		return reply{}, fmt.Errorf("%w: iptables: %s", errGone, answer.Text)
 	}
 	return reply{}, fmt.Errorf("firewall: iptables: %s", answer.Text)
 }

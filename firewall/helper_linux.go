@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
@@ -37,7 +36,6 @@ type operation uint8
 const (
 	opLook   operation = 1 + iota // what is there of the guard
 	opLoad                        // put it there
-	opGrants                      // change the grants, without sets
 	opCount                       // has anybody come in by a grant?
 	opRemove                      // take it away
 )
@@ -58,7 +56,6 @@ const (
 	failed          // see Text
 	busy            // another program holds the lock of iptables
 	foreign         // chains of our name are not ours
-	absent          // chains of ours are not there
 )
 
 // reply is what the helper answers.
@@ -71,11 +68,8 @@ type reply struct {
 
 // findings is what there is of the guard, in both families.
 type findings struct {
-	Present  bool
-	Digest   string
-	Grants   int // rules for grants
-	Flows    []timedFlow
-	FlowsEnd time.Time
+	Present bool
+	Digest  string
 }
 
 // capabilities is what the helper keeps for iptables: to change rules, and for the raw
@@ -196,7 +190,7 @@ func dropOthers() error {
 
 // do does what was asked.
 func (p *programs) do(r *request) *reply {
-	if err := r.Rules.check(); err != nil && r.Op != opLook && r.Op != opCount && r.Op != opRemove {
+	if err := r.Rules.check(); err != nil && r.Op == opLoad {
 		return &reply{Outcome: failed, Text: err.Error()}
 	}
 	answer := &reply{}
@@ -206,8 +200,6 @@ func (p *programs) do(r *request) *reply {
 		answer.Found, err = p.look()
 	case opLoad:
 		answer.Found, err = p.load(&r.Rules, r.Wait)
-	case opGrants:
-		err = p.regrant(&r.Rules, r.Wait)
 	case opCount:
 		answer.Entered, err = p.entered()
 	case opRemove:
@@ -221,8 +213,6 @@ func (p *programs) do(r *request) *reply {
 		return answer
 	case errors.Is(err, errForeignChain):
 		return &reply{Outcome: foreign, Text: err.Error()}
-	case errors.Is(err, errAbsentChain):
-		return &reply{Outcome: absent, Text: err.Error()}
 	case errors.As(err, &trouble) && trouble.busy():
 		return &reply{Outcome: busy, Text: err.Error()}
 	}

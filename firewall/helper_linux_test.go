@@ -95,24 +95,6 @@ func TestHelperKilled(t *testing.T) {
 	}
 }
 
-// TestHelperKilledWithoutSets: a grant that cannot be given is an error, and opens nothing.
-func TestHelperKilledWithoutSets(t *testing.T) {
-	s := kindNamed(t, "iptables-nft without ipset").guarded(t, nil)
-	s.grant("bob", "192.0.2.4", long)
-	s.must(unix.Kill(s.helperPID(), unix.SIGKILL))
-	err := s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", long)}, time.Now())
-	if !errors.Is(err, errHelper) {
-		t.Errorf("got %v, want %v", err, errHelper)
-	}
-	s.dark("192.0.2.2", "192.0.2.1", "22")
-	s.connect("192.0.2.4", "192.0.2.1", "22")
-	s.open()
-	s.load(0)
-	if gs := s.Grants(time.Now()); len(gs) != 1 || gs[0].Client != "bob" {
-		t.Errorf("got %v from the ledger, want bob's", gs)
-	}
-}
-
 // TestHelperHangs: what does not answer is given up after a while.
 func TestHelperHangs(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").guarded(t, nil)
@@ -175,7 +157,7 @@ func (s *site) hold() (release func()) {
 
 // TestLockHeld: grants go on, and what needs the lock is done once it is free.
 func TestLockHeld(t *testing.T) {
-	for _, name := range []string{"iptables-nft", "iptables-nft without ipset", "iptables-legacy", "iptables-legacy without ipset"} {
+	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
 		t.Run(name, func(t *testing.T) {
 			k := kindNamed(t, name)
 			s := k.guarded(t, nil)
@@ -204,9 +186,7 @@ func TestLockHeld(t *testing.T) {
 			}
 			s.connect("192.0.2.4", "192.0.2.1", "22")
 			s.dark("192.0.2.3", "192.0.2.1", "22")
-			if !k.noSets {
-				s.connect("192.0.2.2", "192.0.2.1", "22")
-			}
+			s.connect("192.0.2.2", "192.0.2.1", "22")
 			if k.legacy && started() { // the newer kind has no lock
 				t.Error("a program was started, which waits for the lock")
 			}

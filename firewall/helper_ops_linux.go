@@ -6,12 +6,8 @@ import (
 	"strings"
 )
 
-var (
-	// errMeddled is returned where another tool changed our chains while they were loaded.
-	errMeddled = errors.New("another tool changed the chains while they were loaded")
-	// errAbsentChain is returned where grants cannot be changed, for the guard has gone.
-	errAbsentChain = errors.New("chains of the guard are not there")
-)
+// errMeddled is returned where another tool changed our chains while they were loaded.
+var errMeddled = errors.New("another tool changed the chains while they were loaded")
 
 // tablesOf is our tables of a family as they are. Foreign chains are errForeignChain.
 func (p *programs) tablesOf(v6 bool) (was [2]*saved, err error) {
@@ -45,10 +41,6 @@ func (f *findings) take(now [2]*saved) {
 		s := now[i]
 		f.Present = f.Present || s.present()
 		f.Digest += s.digest(t)
-		f.Grants += s.grants()
-		flows, end := s.flows()
-		f.Flows = append(f.Flows, flows...)
-		f.FlowsEnd = later(f.FlowsEnd, end)
 	}
 }
 
@@ -134,25 +126,6 @@ func (p *programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now
 		was = now
 	}
 	return now, fmt.Errorf("loading the guard: %w", err)
-}
-
-// regrant exchanges the rules for grants. Where it fails for IPv6, those for IPv4 are new
-// already: the daemon then asks for the old ones.
-func (p *programs) regrant(r *guardRules, wait bool) error {
-	for _, v6 := range p.families() {
-		err := p.restore(v6, r.script(v6).regrant(), wait)
-		if err == nil {
-			continue
-		}
-		for _, t := range tables() {
-			s, failed := p.save(v6, t)
-			if failed == nil && len(s.chains) < len(t.chains) {
-				return errAbsentChain
-			}
-		}
-		return err
-	}
-	return nil
 }
 
 // entered reports whether the rules that count new flows have counted any.

@@ -34,7 +34,6 @@ type programs struct {
 	Version string
 	NoIPv6  bool   // the kernel has no IPv6
 	NoSets  string // why rules cannot ask ipsets; empty: they can
-	NoTime  string // why rules cannot end by themselves; empty: they can
 
 	ipt    map[bool]*iptables.IPTables // by whether it is for IPv6
 	suffix string                      // of the programs' names, before what they do
@@ -175,7 +174,6 @@ const (
 		"-A spa-probe -m addrtype --dst-type LOCAL -m comment --comment probe -j RETURN\n" +
 		"COMMIT\n*mangle" + probeAway +
 		"*raw\n:spa-probe - [0:0]\n-A spa-probe -p udp -m mark --mark 1/1 -j CT --notrack\nCOMMIT\n*raw" + probeAway
-	probeTime = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m time --datestop 2037-01-01T00:00:00 -j RETURN\nCOMMIT\n*mangle" + probeAway
 	probeSets = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m set --match-set %s src,dst -j RETURN\nCOMMIT\n*mangle" + probeAway
 )
 
@@ -184,9 +182,6 @@ func (p *programs) probe() error {
 	for _, v6 := range p.families() {
 		if err := p.restoreSometime(v6, probeAll); err != nil {
 			return fmt.Errorf("iptables or the kernel lacks what the guard needs: %w", err)
-		}
-		if err := p.restoreSometime(v6, probeTime); err != nil {
-			p.NoTime = err.Error()
 		}
 		if err := p.restoreSometime(v6, fmt.Sprintf(probeSets, setName(setProbe, v6))); err != nil {
 			p.NoSets = err.Error()

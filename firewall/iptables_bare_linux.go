@@ -18,34 +18,13 @@ func (r *guardRules) bare(v6 bool) *script {
 	s.forThisHost()
 	s.ports(chainHere, "dport", chainDoor, chainDoor)
 	s.ports(chainRevive, "sport", chainSpeak, chainSpeak)
-	if r.Sets {
-		for chain, ends := range map[string][2]string{chainDoor: {"src,src,dst", "src,dst"}, chainSpeak: {"dst,dst,src", "dst,src"}} {
-			carried := fmt.Sprintf("-m set --match-set %s %s -m set --match-set %s %s -j RETURN", s.set(setFlows), ends[0], s.set(setPeers), ends[1])
-			s.add(chain, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN %s", carried)
-			s.add(chain, "-p udp %s", carried)
-			s.add(chain, "-m set --match-set %s %s -j RETURN", s.set(setGrants), ends[1])
-		}
+	for chain, ends := range map[string][2]string{chainDoor: {"src,src,dst", "src,dst"}, chainSpeak: {"dst,dst,src", "dst,src"}} {
+		carried := fmt.Sprintf("-m set --match-set %s %s -m set --match-set %s %s -j RETURN", s.set(setFlows), ends[0], s.set(setPeers), ends[1])
+		s.add(chain, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN %s", carried)
+		s.add(chain, "-p udp %s", carried)
+		s.add(chain, "-m set --match-set %s %s -j RETURN", s.set(setGrants), ends[1])
 	}
-	s.bareRules()
 	s.add(chainDoor, "-j DROP")
 	s.add(chainSpeak, "-j DROP")
 	return s
-}
-
-// bareRules are what bare has where there are no sets.
-func (s *script) bareRules() {
-	for _, f := range s.r.Flows {
-		if s.ours(f.Remote.Addr()) {
-			s.add(chainDoor, "-s %s -d %s -p %v -m %[3]v --sport %[4]d --dport %d%s -j RETURN", f.Remote.Addr(), f.Local.Addr(),
-				f.Proto, f.Remote.Port(), f.Local.Port(), noSYN(f.Proto))
-			s.add(chainSpeak, "-s %s -d %s -p %v -m %[3]v --sport %[4]d --dport %d -j RETURN", f.Local.Addr(), f.Remote.Addr(),
-				f.Proto, f.Local.Port(), f.Remote.Port())
-		}
-	}
-	for _, g := range s.r.Grants {
-		if s.ours(g.Source) {
-			s.add(chainDoor, "-s %s -p %v -m %[2]v --dport %[3]d%s -j RETURN", g.Source, g.Proto, g.Port, s.until(g.End))
-			s.add(chainSpeak, "-d %s -p %v -m %[2]v --sport %[3]d%s -j RETURN", g.Source, g.Proto, g.Port, s.until(g.End))
-		}
-	}
 }

@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -22,12 +21,12 @@ const (
 	setProbe  = "spa-probe"
 )
 
-// maxRules bounds the grants of a guard without sets, whose rules are looked at one by one.
-const maxRules = 4096
-
 var (
 	// errBusy is returned where another program holds the lock of iptables.
 	errBusy = errors.New("firewall: another program holds the lock of iptables")
+
+	// errNoSets is returned where there is no ipset: its kernel part, or what rules ask it with.
+	errNoSets = errors.New("firewall: iptables cannot guard without ipset, whose elements the kernel ends on time")
 
 	errForeignSet = errors.New(`there is an ipset named "spa-..." that is not ours; rename it, or remove it with: ipset destroy`)
 )
@@ -39,13 +38,12 @@ func (e foreignError) Error() string        { return "firewall: " + string(e) }
 func (e foreignError) Is(target error) bool { return target == ErrForeign }
 
 // ipt keeps the guard by the program iptables, which its helper runs. Grants are elements of
-// ipsets, for which no program is needed; without ipset they are rules that know their end.
+// ipsets, for which no program is needed.
 type ipt struct {
 	cfg    *Config
 	log    *slog.Logger
 	helper *helper
-	sets   *ipsets       // nil: without
-	noSets string        // why
+	sets   *ipsets
 	events *netlink.Conn // what others change; nil for the older kind
 	legacy *legacyTables // the same for the older kind; nil for the newer
 
@@ -55,14 +53,7 @@ type ipt struct {
 	loaded bool       // by this process
 	fresh  bool       // and not looked at since
 	digest string     // of what was loaded
-	rules  int        // for grants
-	trial  time.Time  // the guard goes by itself; zero: it does not
-	ends   map[element]time.Time
-	flows  []timedFlow
-	carry  time.Time
-	late   bool // a goroutine waits for the lock with grants
-	over   bool // closed
-	wait   sync.WaitGroup
+	trial  bool       // the guarded ports are elements that end by themselves
 
 	span  sync.Mutex // guards what follows; a grant must not wait for who looks at the guard
 	until time.Time  // the last end of anything that sets hold
@@ -74,7 +65,7 @@ func newIptables(c *Config, log *slog.Logger) (backend, error) {
 	if err := iptablesCan(c); err != nil {
 		return nil, err
 	}
-	b := &ipt{cfg: c, log: log, poked: make(chan struct{}, 1), ends: make(map[element]time.Time)}
+	b := &ipt{cfg: c, log: log, poked: make(chan struct{}, 1)}
 	if err := b.open(); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
@@ -105,14 +96,8 @@ func (b *ipt) open() error {
 	if b.helper, err = startHelper(b.cfg.programs, "", b.cfg.lock); err != nil {
 		return err
 	}
-	if b.sets != nil {
-		err = b.probedSets()
-	}
-	if err != nil {
+	if err := b.probedSets(); err != nil {
 		return err
-	}
-	if b.sets == nil && b.helper.NoTime != "" {
-		return fmt.Errorf("firewall: iptables cannot guard: it has no ipset (%s), and no rules that end by themselves (%s)", b.noSets, b.helper.NoTime)
 	}
 	if b.helper.Legacy {
 		b.legacy, err = openLegacyTables(b.helper.NoIPv6)
@@ -127,33 +112,30 @@ func (b *ipt) open() error {
 
 // openSets opens the sets and makes those that the helper tries its rules with.
 func (b *ipt) openSets() error {
-	if b.cfg.noSets {
-		b.noSets = "not wanted"
-		return nil
-	}
 	sets, err := openIPSets()
 	if errors.Is(err, unix.EPERM) {
 		return err
 	}
 	if err != nil {
-		b.noSets = err.Error()
-		return nil
+		return noSets(err)
 	}
 	b.sets = sets
 	for _, v6 := range []bool{false, true} {
 		for _, set := range []ipset{b.addressSet(setProbe, hashIPPort, v6), b.addressSet(setProbe+"-", hashIPPortIP, v6)} {
 			if err := sets.create(set); err != nil {
-				b.noSets = err.Error()
+				return noSets(err)
 			}
 		}
-	}
-	if b.noSets != "" {
-		return b.dropSets()
 	}
 	return nil
 }
 
-// probedSets forgets the sets where rules cannot ask them.
+// noSets says what there is to install.
+func noSets(why error) error {
+	return fmt.Errorf("%w: the kernel needs ipset (CONFIG_IP_SET, module ip_set), and iptables its match for sets (libxt_set, in the package iptables; in some distributions, as kmod-ipt-ipset or iptables-mod-ipset, a package of its own): install ipset (%w)", errNoSets, why)
+}
+
+// probedSets removes the sets that rules were tried with.
 func (b *ipt) probedSets() error {
 	for _, v6 := range []bool{false, true} {
 		for _, name := range []string{setProbe, setProbe + "-"} {
@@ -163,16 +145,9 @@ func (b *ipt) probedSets() error {
 		}
 	}
 	if b.helper.NoSets != "" {
-		b.noSets = b.helper.NoSets
-		return b.dropSets()
+		return noSets(errors.New(b.helper.NoSets))
 	}
 	return nil
-}
-
-func (b *ipt) dropSets() error {
-	err := b.sets.close()
-	b.sets = nil
-	return err
 }
 
 func (b *ipt) name() string   { return BackendIptables }
@@ -183,18 +158,10 @@ func (b *ipt) describe() string {
 	if b.helper.Legacy {
 		kind = "legacy"
 	}
-	s := fmt.Sprintf("iptables %s (%s) guards, dropping strangers' packets, ", b.helper.Version, kind)
-	if b.sets != nil {
-		return s + "with ipset"
-	}
-	return s + "without ipset, which is weaker: grants end by the wall clock, and one that is set back prolongs them (" + b.noSets + ")"
+	return fmt.Sprintf("iptables %s (%s) guards, dropping strangers' packets, with ipset", b.helper.Version, kind)
 }
 
 func (b *ipt) close() error {
-	b.mu.Lock()
-	b.over = true
-	b.mu.Unlock()
-	b.wait.Wait()
 	var errs []error
 	if b.helper != nil {
 		errs = append(errs, b.helper.close())
@@ -219,15 +186,14 @@ func (b *ipt) load(p plan) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := time.Now()
-	was := *b.contents()
-	b.take(p, now)
+	trial := b.trial
+	b.take(p, time.Now())
 	err := b.fill(p)
 	if err == nil {
-		err = b.loadRules(now)
+		err = b.loadRules()
 	}
 	if err != nil {
-		b.restoreContents(was)
+		b.trial = trial
 		b.doubt() // sets are as they were to be
 	}
 	return err
@@ -245,40 +211,15 @@ func (b *ipt) doubt() {
 	b.poke()
 }
 
-// contents is what load replaces.
-type contents struct {
-	trial, carry time.Time
-	ends         map[element]time.Time
-	flows        []timedFlow
-}
-
-func (b *ipt) contents() *contents {
-	return &contents{b.trial, b.carry, b.ends, b.flows}
-}
-
-func (b *ipt) restoreContents(c contents) {
-	b.trial, b.carry, b.ends, b.flows = c.trial, c.carry, c.ends, c.flows
-}
-
-// take makes the contents those of the plan.
+// take notes what of the plan watch needs to know.
 func (b *ipt) take(p plan, now time.Time) {
-	b.trial, b.carry, b.flows = time.Time{}, time.Time{}, nil
-	b.ends = make(map[element]time.Time, len(p.leases))
+	b.trial = p.confirm > 0
 	for _, l := range p.leases {
-		b.ends[l.element] = now.Add(l.left)
 		b.lasts(now.Add(l.left))
 	}
-	if p.confirm > 0 {
-		b.trial = now.Add(p.confirm)
-		b.lasts(b.trial)
-	}
-	if len(p.carried) == 0 {
-		return
-	}
-	b.carry = now.Add(p.carry)
-	b.lasts(b.carry)
-	for _, f := range p.carried {
-		b.flows = append(b.flows, timedFlow{f.proto, unzoned(f.remote), unzoned(f.local)})
+	b.lasts(now.Add(max(p.confirm, 0)))
+	if len(p.carried) > 0 {
+		b.lasts(now.Add(p.carry))
 	}
 }
 
@@ -286,11 +227,8 @@ func unzoned(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(normal
 
 // loadRules puts the rules there. At the start it waits for who holds the lock; later others
 // would wait for it, so it is tried again by Watch.
-func (b *ipt) loadRules(now time.Time) error {
-	if b.sets == nil && len(b.ends) > maxRules {
-		return fmt.Errorf("%w: without ipset there is room for %d", ErrFull, maxRules)
-	}
-	r := b.guardRules(now)
+func (b *ipt) loadRules() error {
+	r := b.guardRules()
 	tries := 1
 	if !b.loaded {
 		tries = 10
@@ -306,57 +244,26 @@ func (b *ipt) loadRules(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	b.loaded, b.fresh, b.digest, b.rules = true, true, answer.Found.Digest, answer.Found.Grants
+	b.loaded, b.fresh, b.digest = true, true, answer.Found.Digest
 	return nil
 }
 
-func (b *ipt) guardRules(now time.Time) guardRules {
+func (b *ipt) guardRules() guardRules {
 	r := guardRules{
-		Sets: b.sets != nil, Mark: b.cfg.Mark, Guarded: b.cfg.Guarded, Cut: b.cfg.Cut,
-		Knock: b.cfg.Knock, Trusted: b.cfg.Trusted,
-		Trial: !b.trial.IsZero(), TrialEnd: b.trial, Now: now,
+		Mark: b.cfg.Mark, Guarded: b.cfg.Guarded, Cut: b.cfg.Cut,
+		Knock: b.cfg.Knock, Trusted: b.cfg.Trusted, Trial: b.trial,
 	}
 	for _, t := range b.cfg.Targets {
 		for _, a := range t.Addresses {
 			r.Addresses = append(r.Addresses, normal(a))
 		}
 	}
-	if b.sets != nil {
-		return r
-	}
-	r.Flows, r.FlowsEnd = b.flows, b.carry
-	for e, end := range b.ends {
-		r.Grants = append(r.Grants, timedGrant{e.source, e.proto, e.port, end})
-	}
 	return r
 }
 
-func (b *ipt) set(ls []lease) error {
-	if b.sets != nil {
-		return b.setMembers(ls)
-	}
-	return b.setRules(ls)
-}
+func (b *ipt) set(ls []lease) error { return b.setMembers(ls) }
 
-// carried is what the guard in place carries: as its sets have it, or its rules.
-func (b *ipt) carried() ([]flow, time.Duration, error) {
-	if b.sets != nil {
-		return b.carriedMembers()
-	}
-	answer, err := b.helper.ask(request{Op: opLook})
-	if err != nil {
-		return nil, 0, err
-	}
-	left := time.Until(answer.Found.FlowsEnd)
-	if left <= 0 {
-		return nil, 0, nil
-	}
-	var flows []flow
-	for _, f := range answer.Found.Flows {
-		flows = append(flows, flow{f.Proto, f.Remote, f.Local})
-	}
-	return flows, left, nil
-}
+func (b *ipt) carried() ([]flow, time.Duration, error) { return b.carriedMembers() }
 
 func (b *ipt) confirmed() (bool, error) {
 	answer, err := b.helper.ask(request{Op: opCount})
@@ -367,8 +274,8 @@ func (b *ipt) permanent() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	trial := b.trial
-	b.trial = time.Time{}
-	err := b.loadRules(time.Now())
+	b.trial = false
+	err := b.loadRules()
 	if err != nil {
 		b.trial = trial
 	}
@@ -387,8 +294,7 @@ func (b *ipt) remove() error {
 	if err != nil {
 		return err
 	}
-	b.restoreContents(contents{ends: make(map[element]time.Time)})
-	b.loaded = false
+	b.loaded, b.trial = false, false
 	return b.destroySets()
 }
 
@@ -401,90 +307,4 @@ func (b *ipt) poke() {
 	if b.events != nil {
 		b.events.SetReadDeadline(time.Unix(1, 0))
 	}
-}
-
-// setRules changes the rules for grants, where there are no sets. While another program
-// holds the lock of iptables nobody is kept waiting: what is to change is changed as soon as
-// the lock is free.
-func (b *ipt) setRules(ls []lease) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := time.Now()
-	was, next := b.ends, make(map[element]time.Time, len(b.ends)+len(ls))
-	for e, end := range b.ends {
-		if end.After(now) {
-			next[e] = end
-		}
-	}
-	for _, l := range ls {
-		delete(next, l.element)
-		if l.left > 0 {
-			next[l.element] = now.Add(l.left)
-		}
-	}
-	if len(next) > max(len(was), min(maxRules, int(b.cfg.size))) {
-		return fmt.Errorf("%w: without ipset there is room for %d", ErrFull, min(maxRules, int(b.cfg.size)))
-	}
-	b.ends = next
-	if b.late {
-		return nil
-	}
-	err := b.regrant()
-	switch {
-	case errors.Is(err, errBusy):
-		b.late = true
-		b.wait.Go(b.regrantSometime)
-		return nil
-	case err != nil:
-		b.ends = was
-		return errors.Join(err, b.regrant())
-	}
-	return nil
-}
-
-// regrant makes the rules for grants what they should be.
-func (b *ipt) regrant() error {
-	r := b.guardRules(time.Now())
-	if _, err := b.helper.ask(request{Op: opGrants, Rules: r}); err != nil {
-		return err
-	}
-	b.rules = 0
-	for _, v6 := range b.helper.families() {
-		s := r.script(v6)
-		for _, chain := range grantChains() {
-			b.rules += len(s.lines[chain])
-		}
-	}
-	return nil
-}
-
-// regrantSometime waits for the lock.
-func (b *ipt) regrantSometime() {
-	b.log.Warn("another program holds the lock of iptables; grants are put in place when it lets go")
-	for {
-		if !rest(context.Background(), 20*time.Millisecond) {
-			return
-		}
-		if done := b.regrantNow(); done {
-			return
-		}
-	}
-}
-
-func (b *ipt) regrantNow() (done bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.over {
-		return true
-	}
-	err := b.regrant()
-	if errors.Is(err, errBusy) {
-		return false
-	}
-	b.late = false
-	if err != nil {
-		b.log.Error("grants could not be put in place; the guard is loaded anew", "error", err)
-		b.doubt()
-	}
-	return true
 }

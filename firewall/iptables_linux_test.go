@@ -81,9 +81,6 @@ func TestIptablesPutBack(t *testing.T) {
 						if program == "ip6tables" {
 							args = strings.ReplaceAll(args, "192.0.2.0/24", "2001:db8::/32")
 						}
-						if name == "a rule of ours deleted" && k.noSets {
-							args = "-F spa-grants"
-						}
 						s.program(program, append([]string{"-w", lockWait, "-t", "mangle"}, strings.Fields(args)...)...)
 					}
 				}
@@ -227,7 +224,7 @@ func TestProgramsThatWillNotDo(t *testing.T) {
 	}
 }
 
-// TestWithoutSets: rules that cannot ask sets are not loaded, and it is said.
+// TestWithoutSets: where rules cannot ask sets, the start is refused with what to install.
 func TestWithoutSets(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").newSite(t, nil)
 	for _, name := range []string{"iptables-restore", "ip6tables-restore"} {
@@ -235,12 +232,18 @@ func TestWithoutSets(t *testing.T) {
 		s.must(os.Rename(path, path+"-real"))
 		fakeProgram(t, s.config.programs, name, `PATH=/usr/bin:/bin; t=$(mktemp) && [ "$1" = --version ] || cat > $t; grep -q match-set $t && { echo "Couldn't load match set" >&2; exit 2; }; exec `+path+`-real "$@" < $t`)
 	}
-	s.open()
-	s.load(0)
-	s.says(s.Describe(), "without ipset", "weaker", "Couldn't load match set")
-	s.grant("alice", "192.0.2.2", long)
-	s.connect("192.0.2.2", "192.0.2.1", "22")
-	s.dark("192.0.2.3", "192.0.2.1", "22")
+	s.says(s.fails(), "without ipset", "install", "CONFIG_IP_SET", "libxt_set", "Couldn't load match set")
+	s.must(s.gw.Do(func() error {
+		sets, err := openIPSets()
+		if err != nil {
+			return err
+		}
+		defer sets.close()
+		if _, err := sets.list(setName(setProbe, false)); !errors.Is(err, errGone) {
+			t.Errorf("got %v, want that the set that was tried is gone", err)
+		}
+		return nil
+	}))
 }
 
 // TestWhatIptablesCannot is refused at the start.
@@ -328,27 +331,16 @@ func TestRulesThatAreNone(t *testing.T) {
 	}
 	a4, a6 := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2")
 	for name, spoil := range map[string]func(*guardRules){
-		"mark":             func(r *guardRules) { r.Mark = 3 },
-		"protocol":         func(r *guardRules) { r.Guarded[0].Proto = 1 },
-		"cut ports":        func(r *guardRules) { r.Cut = []spa.Ports{{Proto: spa.TCP, Low: 2, High: 1}} },
-		"new line":         func(r *guardRules) { r.Trusted = []string{"lo\n-A x"} },
-		"space":            func(r *guardRules) { r.Trusted = []string{"lo -j"} },
-		"option":           func(r *guardRules) { r.Trusted = []string{"-j"} },
-		"any interface":    func(r *guardRules) { r.Trusted = []string{"e+"} },
-		"no address":       func(r *guardRules) { r.Addresses = []netip.Addr{{}} },
-		"zone":             func(r *guardRules) { r.Addresses = []netip.Addr{a6.WithZone("x\n-A y")} },
-		"mapped":           func(r *guardRules) { r.Addresses = []netip.Addr{netip.AddrFrom16(a4.As16())} },
-		"grant to nobody":  func(r *guardRules) { r.Grants = []timedGrant{{Proto: spa.TCP, Port: 22}} },
-		"grant of no port": func(r *guardRules) { r.Grants = []timedGrant{{Source: a4, Proto: spa.TCP}} },
-		"grant to a zone": func(r *guardRules) {
-			r.Grants = []timedGrant{{Source: a6.WithZone("x"), Proto: spa.TCP, Port: 1}}
-		},
-		"flow of two families": func(r *guardRules) {
-			r.Flows = []timedFlow{{spa.TCP, netip.AddrPortFrom(a4, 1), netip.AddrPortFrom(a6, 1)}}
-		},
-		"flow of no protocol": func(r *guardRules) {
-			r.Flows = []timedFlow{{9, netip.AddrPortFrom(a4, 1), netip.AddrPortFrom(a4, 1)}}
-		},
+		"mark":          func(r *guardRules) { r.Mark = 3 },
+		"protocol":      func(r *guardRules) { r.Guarded[0].Proto = 1 },
+		"cut ports":     func(r *guardRules) { r.Cut = []spa.Ports{{Proto: spa.TCP, Low: 2, High: 1}} },
+		"new line":      func(r *guardRules) { r.Trusted = []string{"lo\n-A x"} },
+		"space":         func(r *guardRules) { r.Trusted = []string{"lo -j"} },
+		"option":        func(r *guardRules) { r.Trusted = []string{"-j"} },
+		"any interface": func(r *guardRules) { r.Trusted = []string{"e+"} },
+		"no address":    func(r *guardRules) { r.Addresses = []netip.Addr{{}} },
+		"zone":          func(r *guardRules) { r.Addresses = []netip.Addr{a6.WithZone("x\n-A y")} },
+		"mapped":        func(r *guardRules) { r.Addresses = []netip.Addr{netip.AddrFrom16(a4.As16())} },
 	} {
 		bad := good
 		bad.Guarded = []spa.Ports{ports("tcp/22")}
@@ -357,27 +349,11 @@ func TestRulesThatAreNone(t *testing.T) {
 			t.Errorf("%s: got no error", name)
 		}
 		p := &programs{}
-		for _, op := range []operation{opLoad, opGrants} {
-			if answer := p.do(&request{Op: op, Rules: bad}); answer.Outcome != failed {
-				t.Errorf("%s: the helper did it", name)
-			}
+		if answer := p.do(&request{Op: opLoad, Rules: bad}); answer.Outcome != failed {
+			t.Errorf("%s: the helper did it", name)
 		}
 	}
 	if answer := (&programs{}).do(&request{Op: 99, Rules: good}); answer.Outcome != failed {
 		t.Error("the helper did an unknown operation")
 	}
-}
-
-// TestFullWithoutSets: rules are looked at one by one.
-func TestFullWithoutSets(t *testing.T) {
-	s := kindNamed(t, "iptables-nft without ipset").guarded(t, func(c *Config) {
-		c.Guarded = append(c.Guarded, ports("tcp/10000-20000"))
-	})
-	g := sshGrant("alice", "192.0.2.2", long)
-	g.Ports = []spa.Ports{ports("tcp/10000-15000")}
-	if err := s.Grant(t.Context(), []Grant{g}, time.Now()); !errors.Is(err, ErrFull) {
-		t.Errorf("got %v, want ErrFull", err)
-	}
-	s.grant("alice", "192.0.2.2", long)
-	s.connect("192.0.2.2", "192.0.2.1", "22")
 }

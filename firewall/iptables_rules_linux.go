@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"sallyport/spa"
 )
@@ -13,36 +12,13 @@ import (
 // guardRules is what the helper makes rules of. All that is in it was checked when the
 // helper has got it: see check.
 type guardRules struct {
-	Sets      bool // grants, carried flows and ports on trial are in sets, not in rules
 	Mark      uint32
 	Guarded   []spa.Ports
 	Cut       []spa.Ports
 	Addresses []netip.Addr
 	Knock     []KnockPort
 	Trusted   []string
-
-	Trial    bool      // the guard goes by itself,
-	TrialEnd time.Time // without sets by a rule's end
-
-	// Without sets:
-	Now      time.Time // rules begin then: a clock that is set back before it opens nothing
-	Grants   []timedGrant
-	Flows    []timedFlow
-	FlowsEnd time.Time
-}
-
-// timedGrant is an element and its end, for a rule that knows the date.
-type timedGrant struct {
-	Source netip.Addr
-	Proto  spa.Proto
-	Port   uint16
-	End    time.Time
-}
-
-// timedFlow is a flow, for a rule of its own.
-type timedFlow struct {
-	Proto         spa.Proto
-	Remote, Local netip.AddrPort
+	Trial     bool // guarded are the ports that are in a set, which they leave by themselves
 }
 
 // Chains. Those of table mangle stand in this order around a packet: PREROUTING goes to
@@ -54,14 +30,11 @@ const (
 	chainHere     = "spa-here"
 	chainDoor     = "spa-door"
 	chainCut      = "spa-cut"
-	chainGrants   = "spa-grants" // without sets
-	chainEnter    = "spa-enter"  // counts those who come in by a grant
+	chainEnter    = "spa-enter" // counts those who come in by a grant
 	chainAdmit    = "spa-admit"
 	chainRevive   = "spa-revive"
 	chainSpeak    = "spa-speak"
 	chainSpeakCut = "spa-speak-cut"
-	chainAnswers  = "spa-answers" // without sets
-	chainEnds     = "spa-ends"    // without sets, of ports whose sessions end
 
 	chainKnock   = "spa-knock" // table raw
 	chainReceipt = "spa-receipt"
@@ -81,8 +54,8 @@ func tables() [2]table {
 	return [2]table{
 		{"raw", []string{chainKnock, chainReceipt},
 			[][2]string{{"PREROUTING", chainKnock}, {"OUTPUT", chainReceipt}}},
-		{"mangle", []string{chainGuard, chainHere, chainDoor, chainCut, chainGrants, chainEnter, chainAdmit,
-			chainRevive, chainSpeak, chainSpeakCut, chainAnswers, chainEnds},
+		{"mangle", []string{chainGuard, chainHere, chainDoor, chainCut, chainEnter, chainAdmit,
+			chainRevive, chainSpeak, chainSpeakCut},
 			[][2]string{{"PREROUTING", chainGuard}, {"OUTPUT", chainRevive}}},
 	}
 }
@@ -103,9 +76,8 @@ func (r *guardRules) script(v6 bool) *script {
 	s.door(chainCut, true)
 	s.admit()
 	s.revive()
-	s.speak(chainSpeak, chainAnswers, false)
-	s.speak(chainSpeakCut, chainEnds, true)
-	s.grants()
+	s.speak(chainSpeak, false)
+	s.speak(chainSpeakCut, true)
 	return s
 }
 
@@ -199,29 +171,13 @@ func (s *script) trial(proto spa.Proto, end string) string {
 	switch {
 	case !s.r.Trial:
 		return ""
-	case s.r.Sets && end == "dport":
+	case end == "dport":
 		return fmt.Sprintf(" -m set --match-set %s dst", trialSet(proto))
-	case s.r.Sets:
-		return fmt.Sprintf(" -m set --match-set %s src", trialSet(proto))
 	}
-	return s.until(s.r.TrialEnd)
+	return fmt.Sprintf(" -m set --match-set %s src", trialSet(proto))
 }
 
 func trialSet(p spa.Proto) string { return "spa-" + p.String() }
-
-// lastDate is the last second that xt_time knows.
-var lastDate = time.Unix(1<<31-1, 0)
-
-// until is the condition that it is not yet end. The kernel compares whole seconds, and the
-// second that is named is still in time.
-func (s *script) until(end time.Time) string {
-	const layout = "2006-01-02T15:04:05"
-	last := end.Add(time.Second - 1).Truncate(time.Second).Add(-time.Second)
-	if last.After(lastDate) {
-		last = lastDate
-	}
-	return fmt.Sprintf(" -m time --datestart %s --datestop %s", s.r.Now.UTC().Format(layout), last.UTC().Format(layout))
-}
 
 // door decides about packets for guarded ports. Rules and order are those of guardRules.
 func (s *script) door(chain string, cut bool) {
@@ -231,28 +187,11 @@ func (s *script) door(chain string, cut bool) {
 		s.add(chain, "-p udp %s -m conntrack --ctstate ESTABLISHED -j RETURN", mark)
 		s.add(chain, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN %s -m conntrack --ctstate ESTABLISHED -j RETURN", mark)
 	}
-	if s.r.Sets {
-		carried := fmt.Sprintf("-m set --match-set %s src,src,dst -m set --match-set %s src,dst -g %s", s.set(setFlows), s.set(setPeers), chainAdmit)
-		s.add(chain, "-p tcp -m tcp --tcp-flags SYN NONE %s", carried)
-		s.add(chain, "-p udp %s", carried)
-		s.add(chain, "-m set --match-set %s src,dst -g %s", s.set(setGrants), chainEnter)
-		s.add(chain, "-j DROP")
-		return
-	}
-	for _, f := range s.r.Flows {
-		if s.ours(f.Remote.Addr()) {
-			s.add(chain, "-s %s -d %s -p %v -m %[3]v --sport %[4]d --dport %d%s%s -g %s", f.Remote.Addr(), f.Local.Addr(),
-				f.Proto, f.Remote.Port(), f.Local.Port(), noSYN(f.Proto), s.until(s.r.FlowsEnd), chainAdmit)
-		}
-	}
-	s.add(chain, "-g %s", chainGrants)
-}
-
-func noSYN(p spa.Proto) string {
-	if p == spa.TCP {
-		return " --tcp-flags SYN NONE"
-	}
-	return ""
+	carried := fmt.Sprintf("-m set --match-set %s src,src,dst -m set --match-set %s src,dst -g %s", s.set(setFlows), s.set(setPeers), chainAdmit)
+	s.add(chain, "-p tcp -m tcp --tcp-flags SYN NONE %s", carried)
+	s.add(chain, "-p udp %s", carried)
+	s.add(chain, "-m set --match-set %s src,dst -g %s", s.set(setGrants), chainEnter)
+	s.add(chain, "-j DROP")
 }
 
 // admit marks flows. What another table leaves untracked has no mark to set, and passes.
@@ -273,24 +212,9 @@ func (s *script) revive() {
 	s.ports(chainRevive, "sport", chainSpeak, chainSpeakCut)
 }
 
-func (s *script) speak(chain, answers string, cut bool) {
-	if !s.r.Sets {
-		for _, f := range s.r.Flows {
-			if s.ours(f.Remote.Addr()) {
-				s.add(chain, "-s %s -d %s -p %v -m %[3]v --sport %[4]d --dport %d%s -g %s", f.Local.Addr(), f.Remote.Addr(),
-					f.Proto, f.Local.Port(), f.Remote.Port(), s.until(s.r.FlowsEnd), chainAdmit)
-			}
-		}
-		s.add(chain, "-g %s", answers)
-		return
-	}
+func (s *script) speak(chain string, cut bool) {
 	s.add(chain, "-m set --match-set %s dst,src -g %s", s.set(setGrants), chainAdmit)
 	s.add(chain, "-m set --match-set %s dst,dst,src -m set --match-set %s dst,src -g %s", s.set(setFlows), s.set(setPeers), chainAdmit)
-	s.silence(chain, cut)
-}
-
-// silence ends what a server may not say.
-func (s *script) silence(chain string, cut bool) {
 	if cut { // the host's own flows from such a port are neither replies nor marked
 		s.add(chain, "-p tcp -m tcp --tcp-flags RST RST -j RETURN")
 		s.add(chain, "-m conntrack --ctdir REPLY -j DROP")
@@ -304,29 +228,6 @@ func (s *script) silence(chain string, cut bool) {
 func (s *script) marked() string {
 	return fmt.Sprintf("-m connmark --mark %#x/%#x", s.r.Mark, s.r.Mark)
 }
-
-// grants fills the chains that a grant changes where there are no sets.
-func (s *script) grants() {
-	if s.r.Sets {
-		return
-	}
-	for _, g := range s.r.Grants {
-		if !s.ours(g.Source) {
-			continue
-		}
-		until := s.until(g.End)
-		s.add(chainGrants, "-s %s -p %v -m %[2]v --dport %[3]d%s -g %s", g.Source, g.Proto, g.Port, until, chainEnter)
-		for _, chain := range []string{chainAnswers, chainEnds} {
-			s.add(chain, "-d %s -p %v -m %[2]v --sport %[3]d%s -g %s", g.Source, g.Proto, g.Port, until, chainAdmit)
-		}
-	}
-	s.add(chainGrants, "-j DROP")
-	s.silence(chainAnswers, false)
-	s.silence(chainEnds, true)
-}
-
-// grantChains are the chains that grants fills.
-func grantChains() []string { return []string{chainGrants, chainAnswers, chainEnds} }
 
 // restore is the input for iptables-restore --noflush that makes a table what the script
 // says: one transaction, in which each of our chains is emptied and filled, and the jumps to
@@ -347,22 +248,6 @@ func (s *script) restore(t table, was *saved) string {
 	}
 	for _, jump := range t.jumps {
 		fmt.Fprintf(&b, "-I %s 1 -m comment --comment %s -j %s\n", jump[0], signature, jump[1])
-	}
-	b.WriteString("COMMIT\n")
-	return b.String()
-}
-
-// regrant is the same for the grants alone.
-func (s *script) regrant() string {
-	var b strings.Builder
-	b.WriteString("*mangle\n")
-	for _, chain := range grantChains() {
-		fmt.Fprintf(&b, ":%s - [0:0]\n", chain)
-	}
-	for _, chain := range grantChains() {
-		for _, line := range s.lines[chain] {
-			b.WriteString(line + "\n")
-		}
 	}
 	b.WriteString("COMMIT\n")
 	return b.String()
@@ -426,22 +311,8 @@ func (r *guardRules) check() error {
 			return fmt.Errorf("firewall: %v is no address for a rule", a)
 		}
 	}
-	for _, g := range r.Grants {
-		if !plain(g.Source) || checkPorts(spa.Ports{Proto: g.Proto, Low: g.Port, High: g.Port}) != nil {
-			return fmt.Errorf("firewall: a grant to %v for %v/%d is no rule", g.Source, g.Proto, g.Port)
-		}
-	}
-	for _, f := range r.Flows {
-		if !plain(f.Remote.Addr()) || !plain(f.Local.Addr()) || f.Remote.Addr().Is4() != f.Local.Addr().Is4() ||
-			(f.Proto != spa.TCP && f.Proto != spa.UDP) {
-			return fmt.Errorf("firewall: a flow from %v to %v is no rule", f.Remote, f.Local)
-		}
-	}
 	return nil
 }
-
-// plain reports whether an address prints as rules have it.
-func plain(a netip.Addr) bool { return a.IsValid() && a.Zone() == "" && !a.Is4In6() }
 
 // checkInterface refuses the names that would be something else in a rule. The kernel takes
 // nearly anything as a name; a plus sign at the end stands for any ending.

@@ -4,13 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
-
-	"sallyport/spa"
 )
 
 // saved is what iptables-save prints of a table, as far as it concerns us.
@@ -93,74 +88,16 @@ func (s *saved) holds(t table, want *script) bool {
 	return s.jumpsFirst(t)
 }
 
-// digest is a short name of the guard's rules in a table. Of the chains that grants change
-// it has the size only.
+// digest is a short name of the guard's rules in a table.
 func (s *saved) digest(t table) string {
 	h := sha256.New()
 	fmt.Fprintln(h, s.jumpsFirst(t))
 	for _, chain := range t.chains {
 		lines, there := s.chains[chain]
 		fmt.Fprintln(h, chain, there)
-		if slices.Contains(grantChains(), chain) {
-			continue
-		}
 		for _, line := range lines {
 			fmt.Fprintln(h, line)
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
-}
-
-// grants is how many rules there are for grants.
-func (s *saved) grants() int {
-	n := 0
-	for _, chain := range grantChains() {
-		n += len(s.chains[chain])
-	}
-	return n
-}
-
-// flows are the flows that rules carry, and until when.
-func (s *saved) flows() ([]timedFlow, time.Time) {
-	var flows []timedFlow
-	var end time.Time
-	for _, chain := range []string{chainDoor, chainCut} {
-		for _, line := range s.chains[chain] {
-			f, until, ok := parseFlow(line)
-			if !ok || slices.Contains(flows, f) {
-				continue
-			}
-			flows = append(flows, f)
-			end = later(end, until)
-		}
-	}
-	return flows, end
-}
-
-// parseFlow reads a rule that door wrote for a carried flow, as iptables-save prints it.
-func parseFlow(line string) (timedFlow, time.Time, bool) {
-	words := strings.Fields(line)
-	value := func(name string) string {
-		if i := slices.Index(words, name); i >= 0 && i+1 < len(words) {
-			return words[i+1]
-		}
-		return ""
-	}
-	end, err := time.Parse("2006-01-02T15:04:05", value("--datestop"))
-	if err != nil {
-		return timedFlow{}, time.Time{}, false
-	}
-	remote, ok1 := parseEnd(value("-s"), value("--sport"))
-	local, ok2 := parseEnd(value("-d"), value("--dport"))
-	proto := map[string]spa.Proto{"tcp": spa.TCP, "udp": spa.UDP}[value("-p")]
-	return timedFlow{Proto: proto, Remote: remote, Local: local}, end.Add(time.Second), ok1 && ok2 && proto != 0
-}
-
-func parseEnd(prefix, port string) (netip.AddrPort, bool) {
-	p, err := netip.ParsePrefix(prefix)
-	if err != nil || !p.IsSingleIP() {
-		return netip.AddrPort{}, false
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	return netip.AddrPortFrom(p.Addr(), uint16(n)), err == nil
 }

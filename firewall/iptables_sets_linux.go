@@ -33,9 +33,6 @@ func witness(v6 bool) member {
 
 // fill makes the sets what the plan says.
 func (b *ipt) fill(p plan) error {
-	if b.sets == nil {
-		return nil
-	}
 	for _, v6 := range []bool{false, true} {
 		grants := append(leaseMembers(p.leases, v6), witness(v6))
 		flows, peers := flowMembers(p.carried, p.carry, v6)
@@ -215,9 +212,6 @@ func (b *ipt) emptied() (bool, error) {
 }
 
 func (b *ipt) destroySets() error {
-	if b.sets == nil {
-		return nil
-	}
 	var errs []error
 	for _, v6 := range []bool{false, true} {
 		for _, name := range []string{setGrants, setFlows, setPeers} {

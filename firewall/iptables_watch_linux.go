@@ -67,7 +67,7 @@ func (b *ipt) pause() time.Duration {
 
 // looks reports whether something may change of which nobody hears.
 func (b *ipt) looks() bool {
-	return b.legacy != nil || b.sets != nil && time.Now().Before(b.lasting())
+	return b.legacy != nil || time.Now().Before(b.lasting())
 }
 
 // wakeAtEnd ends listen when the helper has ended.
@@ -162,7 +162,7 @@ func (b *ipt) changed(late bool) (bool, error) {
 	if !b.loaded {
 		return false, nil
 	}
-	if b.sets != nil && time.Now().Before(b.lasting()) {
+	if time.Now().Before(b.lasting()) {
 		if emptied, err := b.emptied(); err != nil || emptied {
 			return true, nil // what is wrong, load will say
 		}
@@ -192,5 +192,5 @@ func (b *ipt) differs() (bool, error) {
 	if err != nil {
 		return true, b.helper.trouble()
 	}
-	return answer.Found.Digest != b.digest || !b.late && answer.Found.Grants != b.rules, nil
+	return answer.Found.Digest != b.digest, nil
 }

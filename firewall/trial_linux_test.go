@@ -38,9 +38,7 @@ func (s *site) endCarrying() {
 	case *nftables:
 		s.another(func(c *nft.Conn) { c.FlushSet(b.objects.carried4) })
 	case *ipt:
-		if b.sets != nil {
-			s.must(b.sets.replace(ipset{name: "spa-flows4", kind: hashIPPortIP, family: unix.AF_INET, max: b.cfg.size + 1}, nil))
-		}
+		s.must(b.sets.replace(ipset{name: "spa-flows4", kind: hashIPPortIP, family: unix.AF_INET, max: b.cfg.size + 1}, nil))
 	}
 }
 

@@ -145,18 +145,3 @@ func TestInitOfImpossibleServices(t *testing.T) {
 		}
 	}
 }
-
-// TestCheckOfIptables: a guard by iptables with ipset is not told of as one without.
-func TestCheckOfIptables(t *testing.T) {
-	lab.NeedRoot(t)
-	lab.NeedProgram(t, "iptables", "it comes with iptables")
-	g := newGateway(t)
-	g.set("firewall", "backend", `"iptables"`)
-	g.start()
-	if s := g.status().Firewall.Sentence; !strings.Contains(s, "with ipset") {
-		t.Fatalf("got %q", s)
-	}
-	if out, _ := g.run(g.host, "spa-server", "check", "--config", g.dir); strings.Contains(out, "without ipset") {
-		t.Errorf("got\n%s", out)
-	}
-}

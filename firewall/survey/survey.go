@@ -19,7 +19,6 @@ package survey
 import (
 	"errors"
 	"net/netip"
-	"slices"
 
 	"sallyport/spa"
 )
@@ -119,11 +118,6 @@ func (r *Ruleset) Table(family, name string) (Table, bool) {
 // Chain reports whether an iptables table of IPv4 or IPv6 has a chain of that name.
 func (r *Ruleset) Chain(family, table, name string) bool {
 	return len(r.chains(family, table, name)) > 0
-}
-
-// Filled reports whether an iptables table has a chain of that name, and a rule in it.
-func (r *Ruleset) Filled(family, table, name string) bool {
-	return slices.ContainsFunc(r.chains(family, table, name), func(c *chain) bool { return len(c.rules) > 0 })
 }
 
 // chains returns those of a name: iptables of both kinds may have one.

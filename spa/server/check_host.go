@@ -135,24 +135,17 @@ func checkGuard(c *config.Config, h *host) []Finding {
 	if h.rules == nil || c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || len(c.Services) == 0 {
 		return nil
 	}
-	var found []Finding
-	if h.rules.Filled("ip", "mangle", withoutSets) || h.rules.Filled("ip6", "mangle", withoutSets) {
-		found = []Finding{{Weak, "firewall.backend", "the guard is made of iptables without ipset: grants end by the clock, and one that is set back lets in again whoever was let in", "install ipset, and restart the server"}}
-	}
 	stands := h.guarded()
 	switch {
 	case h.running && !stands:
-		return append(found, Finding{Problem, "guard", "the server works here and its guard is not in the kernel: ports are as open as the host's own firewall leaves them", "journalctl -u spa-server says why; spa-server reload, or restart it"})
+		return []Finding{{Problem, "guard", "the server works here and its guard is not in the kernel: ports are as open as the host's own firewall leaves them", "journalctl -u spa-server says why; spa-server reload, or restart it"}}
 	case !stands:
-		return append(found, Finding{Odd, "guard", "it is not in place, and no server works here: ports are as open as the host's own firewall leaves them", "spa-server run --confirm 5m, or systemctl enable --now spa-guard.service spa-server.service"})
+		return []Finding{{Odd, "guard", "it is not in place, and no server works here: ports are as open as the host's own firewall leaves them", "spa-server run --confirm 5m, or systemctl enable --now spa-guard.service spa-server.service"}}
 	case !h.running:
-		return append(found, Finding{Odd, "guard", "it is in place, and no server works here: nobody can knock", "systemctl start spa-server.service"})
+		return []Finding{{Odd, "guard", "it is in place, and no server works here: nobody can knock", "systemctl start spa-server.service"}}
 	}
-	return found
+	return nil
 }
-
-// withoutSets is a chain of the guard of iptables that has rules only where there is no ipset.
-const withoutSets = "spa-grants"
 
 // guarded reports whether the guard of either backend is in the kernel.
 func (h *host) guarded() bool {

@@ -181,12 +181,8 @@ func machineTests() []hostTest {
 		{name: "guard without server", pretend: func(h *host) { h.running = false }, want: Odd, says: []string{"guard", "nobody can knock"}},
 		{name: "guard by iptables", spoil: func(s *scene) {
 			s.nft(dropping)
-			s.feed("*mangle\n:spa-guard -\n:spa-grants -\n-A PREROUTING -j spa-guard\nCOMMIT\n", "iptables-nft-restore")
+			s.feed("*mangle\n:spa-guard -\n-A PREROUTING -j spa-guard\nCOMMIT\n", "iptables-nft-restore")
 		}},
-		{name: "guard without ipset", spoil: func(s *scene) {
-			s.nft(dropping)
-			s.feed("*mangle\n:spa-guard -\n:spa-grants -\n-A PREROUTING -j spa-guard\n-A spa-grants -j DROP\nCOMMIT\n", "iptables-nft-restore")
-		}, want: Weak, says: []string{"firewall.backend", "without ipset"}},
 		{name: "open at boot", spoil: func(s *scene) { s.remove("etc/systemd/system/multi-user.target.wants/spa-guard.service") }, want: Weak, says: []string{"spa-guard.service", "systemctl enable"}},
 		{name: "no server at boot", spoil: func(s *scene) { s.remove("etc/systemd/system/multi-user.target.wants/spa-server.service") }, want: Odd, says: []string{"spa-server.service", "systemctl enable"}},
 		{name: "no systemd", spoil: func(s *scene) {
