@@ -47,7 +47,7 @@ printf '%s\n' "$in" | `+path+`-real "$@"`)
 	s.load(0)
 	rules, err := os.ReadFile(seen)
 	s.must(err)
-	s.says(string(rules), "-A PREROUTING -m comment --comment sallyport -j spa-guard", "-A spa-door", "-A spa-speak", "-j DROP")
+	s.says(string(rules), "-A PREROUTING -m comment --comment sallyport -j spa-guard", "-A spa-door", "-A spa-begun", "-j DROP")
 }
 
 // inboundTo is the flow of a server's socket.

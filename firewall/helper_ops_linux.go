@@ -3,6 +3,7 @@ package firewall
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 )
 
@@ -47,6 +48,7 @@ func (f *findings) take(now [2]*saved) {
 // load puts the guard there, and makes sure that it is. Foreign chains are found before
 // anything is changed. At a start (wait) it is there as a whole or not at all.
 func (p *programs) load(r *guardRules, wait bool) (findings, error) {
+	r.quotes, r.bridged = p.quotes, bridged()
 	was := make(map[bool][2]*saved)
 	for _, v6 := range p.families() {
 		var err error
@@ -60,6 +62,13 @@ func (p *programs) load(r *guardRules, wait bool) (findings, error) {
 		err = errors.Join(err, p.remove(wait))
 	}
 	return found, err
+}
+
+// bridged reports whether packets that are bridged come by the guard. To ask for them in a rule
+// would make it so (xt_physdev loads br_netfilter).
+func bridged() bool {
+	_, err := os.Stat("/proc/sys/net/bridge/bridge-nf-call-iptables")
+	return err == nil
 }
 
 // nothing reports whether there was nothing of ours.

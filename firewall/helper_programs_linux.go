@@ -35,6 +35,8 @@ type programs struct {
 	NoIPv6  bool   // the kernel has no IPv6
 	NoSets  string // why rules cannot ask ipsets; empty: they can
 
+	quotes bool // rules can look into what an ICMP error quotes
+
 	ipt    map[bool]*iptables.IPTables // by whether it is for IPv6
 	suffix string                      // of the programs' names, before what they do
 	lock   string                      // of the older kind
@@ -174,7 +176,9 @@ const (
 		"-A spa-probe -m addrtype --dst-type LOCAL -m comment --comment probe -j RETURN\n" +
 		"COMMIT\n*mangle" + probeAway +
 		"*raw\n:spa-probe - [0:0]\n-A spa-probe -p udp -m mark --mark 1/1 -j CT --notrack\nCOMMIT\n*raw" + probeAway
-	probeSets = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m set --match-set %s src,dst -j RETURN\nCOMMIT\n*mangle" + probeAway
+	probeSets = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m set --match-set %[1]s src,dst -j RETURN\n" +
+		"-A spa-probe -j SET --add-set %[1]s src,dst --exist --timeout 1\nCOMMIT\n*mangle" + probeAway
+	probeQuotes = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m u32 --u32 0=0 -j RETURN\nCOMMIT\n*mangle" + probeAway
 )
 
 // probe tries rules, so that what is missing is known before anything depends on it.
@@ -186,6 +190,7 @@ func (p *programs) probe() error {
 		if err := p.restoreSometime(v6, fmt.Sprintf(probeSets, setName(setProbe, v6))); err != nil {
 			p.NoSets = err.Error()
 		}
+		p.quotes = p.restoreSometime(v6, probeQuotes) == nil && (p.quotes || !v6)
 	}
 	return nil
 }

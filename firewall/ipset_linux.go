@@ -42,6 +42,7 @@ const (
 	ipsetAttrProto   = 7
 	ipsetAttrMaxElem = 19
 	ipsetAttrIP2     = 20
+	ipsetAttrIface   = 23
 
 	ipsetErrMaxSets  = unix.Errno(4099)
 	ipsetErrBusy     = unix.Errno(4100)
@@ -59,6 +60,7 @@ const maxTimeout = 2147483
 const (
 	hashIPPort   = "hash:ip,port"
 	hashIPPortIP = "hash:ip,port,ip"
+	hashNetIface = "hash:net,iface"
 	bitmapPort   = "bitmap:port"
 )
 
@@ -76,6 +78,7 @@ type member struct {
 	proto   spa.Proto
 	port    uint16
 	ip2     netip.Addr
+	iface   string
 	seconds uint32 // until it is gone; 0: it stays
 }
 
@@ -117,7 +120,7 @@ func explainIPSet(doing string, err error) error {
 		return fmt.Errorf("ipset: %s: this kernel lacks that type of set", doing)
 	case errors.Is(err, ipsetErrMaxSets):
 		return fmt.Errorf("ipset: %s: this kernel takes no more sets (max_sets of module ip_set)", doing)
-	case errors.Is(err, ipsetErrMismatch):
+	case errors.Is(err, ipsetErrMismatch), errors.Is(err, unix.EEXIST):
 		return fmt.Errorf("ipset: %s: %w", doing, errForeignSet)
 	case errors.Is(err, ipsetErrBusy):
 		return fmt.Errorf("ipset: %s: a rule still asks for it", doing)
@@ -154,9 +157,21 @@ func big32(data []byte, kind uint16, v uint32) []byte {
 	return attribute(data, kind|unix.NLA_F_NET_BYTEORDER, binary.BigEndian.AppendUint32(nil, v))
 }
 
-// create makes the set, if there is none of its name.
+// keep makes the set, if there is none of its name. One that differs is errForeignSet.
+func (s *ipsets) keep(set ipset) error { return explainIPSet("making "+set.name, s.make(set)) }
+
+// create does the same, and takes one that differs for good: what is in it is yet to be replaced.
 func (s *ipsets) create(set ipset) error {
-	revision := map[string]byte{hashIPPort: 1, hashIPPortIP: 1}[set.kind]
+	err := s.make(set)
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return explainIPSet("making "+set.name, err)
+}
+
+// make is EEXIST only where there is a set of that name which differs.
+func (s *ipsets) make(set ipset) error {
+	revision := map[string]byte{hashIPPort: 1, hashIPPortIP: 1, hashNetIface: 1}[set.kind]
 	data := nested(nil, ipsetAttrData, func(data []byte) []byte {
 		data = big32(data, ipsetAttrTimeout, 0)
 		if set.kind == bitmapPort {
@@ -164,14 +179,10 @@ func (s *ipsets) create(set ipset) error {
 		}
 		return big32(data, ipsetAttrMaxElem, set.max)
 	})
-	err := s.one(ipsetMessage(ipsetCmdCreate, netlink.Create|netlink.Excl,
+	return s.one(ipsetMessage(ipsetCmdCreate, netlink.Create,
 		text(ipsetAttrName, set.name), text(ipsetAttrType, set.kind),
 		attribute(nil, ipsetAttrRevision, []byte{revision}),
 		attribute(nil, ipsetAttrFamily, []byte{set.family}), data))
-	if errors.Is(err, unix.EEXIST) {
-		return nil
-	}
-	return explainIPSet("making "+set.name, err)
 }
 
 // destroy takes the set away; none of the name is no error.
@@ -228,6 +239,15 @@ func (s *ipsets) each(cmd uint16, flags netlink.HeaderFlags, name string, ms []m
 	return errs, nil
 }
 
+// change adds or deletes a member; to delete one that is not there is no error.
+func (s *ipsets) change(cmd uint16, name string, m member) error {
+	errs, err := s.each(cmd, 0, name, []member{m})
+	if errno, failed := errs[0]; failed && err == nil {
+		err = explainIPSet("changing "+name, errno)
+	}
+	return err
+}
+
 // has reports whether the set has the member.
 func (s *ipsets) has(name string, m member) (bool, error) {
 	errs, err := s.each(ipsetCmdTest, 0, name, []member{m})
@@ -243,7 +263,11 @@ func (s *ipsets) has(name string, m member) (bool, error) {
 func (m member) append(data []byte) []byte {
 	data = address(data, ipsetAttrIP, m.ip)
 	data = address(data, ipsetAttrIP2, m.ip2)
-	data = big16(data, ipsetAttrPort, m.port)
+	if m.iface != "" {
+		data = append(data, text(ipsetAttrIface, m.iface)...)
+	} else {
+		data = big16(data, ipsetAttrPort, m.port)
+	}
 	if m.proto != 0 {
 		data = attribute(data, ipsetAttrProto, []byte{byte(m.proto)})
 	}

@@ -15,9 +15,14 @@ import (
 
 // Names of sets, before the family.
 const (
-	setGrants = "spa-grants"
-	setFlows  = "spa-flows" // carried flows: remote address and port, own address
-	setPeers  = "spa-peers" // carried flows: remote address, own port
+	setGrants = "spa-grants" // source and port, at this host
+	setReach  = "spa-reach"  // source, port and destination, at targets
+	setNear   = "spa-near"   // link-local source and port,
+	setLinks  = "spa-links"  // and its interface
+	setMet    = "spa-met"    // source and port that a grant has admitted; rules fill it
+	setLinked = "spa-linked" // link-local source that was admitted, and its interface; likewise
+	setFlows  = "spa-flows"  // carried flows: remote address and port, own address
+	setPeers  = "spa-peers"  // carried flows: remote address, own port
 	setProbe  = "spa-probe"
 )
 
@@ -44,8 +49,10 @@ type ipt struct {
 	log    *slog.Logger
 	helper *helper
 	sets   *ipsets
-	events *netlink.Conn // what others change; nil for the older kind
-	legacy *legacyTables // the same for the older kind; nil for the newer
+	names  *netlink.Conn            // of interfaces
+	near   map[netip.Addr]*neighbor // link-local sources that have grants
+	events *netlink.Conn            // what others change; nil for the older kind
+	legacy *legacyTables            // the same for the older kind; nil for the newer
 
 	poked chan struct{} // watch has to look
 
@@ -65,7 +72,7 @@ func newIptables(c *Config, log *slog.Logger) (backend, error) {
 	if err := iptablesCan(c); err != nil {
 		return nil, err
 	}
-	b := &ipt{cfg: c, log: log, poked: make(chan struct{}, 1)}
+	b := &ipt{cfg: c, log: log, poked: make(chan struct{}, 1), near: make(map[netip.Addr]*neighbor)}
 	if err := b.open(); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
@@ -93,6 +100,9 @@ func (b *ipt) open() error {
 		return err
 	}
 	var err error
+	if b.names, err = netlink.Dial(unix.NETLINK_ROUTE, nil); err != nil {
+		return fmt.Errorf("firewall: opening netlink: %w", err)
+	}
 	if b.helper, err = startHelper(b.cfg.programs, "", b.cfg.lock); err != nil {
 		return err
 	}
@@ -121,14 +131,17 @@ func (b *ipt) openSets() error {
 	}
 	b.sets = sets
 	for _, v6 := range []bool{false, true} {
-		for _, set := range []ipset{b.addressSet(setProbe, hashIPPort, v6), b.addressSet(setProbe+"-", hashIPPortIP, v6)} {
-			if err := sets.create(set); err != nil {
+		for kind, name := range triedSets {
+			if err := sets.create(b.addressSet(name, kind, v6)); err != nil {
 				return noSets(err)
 			}
 		}
 	}
 	return nil
 }
+
+// triedSets are sets that are made to see whether the kernel has their types.
+var triedSets = map[string]string{hashIPPort: setProbe, hashIPPortIP: setProbe + "-", hashNetIface: setProbe + "+"}
 
 // noSets says what there is to install.
 func noSets(why error) error {
@@ -138,7 +151,7 @@ func noSets(why error) error {
 // probedSets removes the sets that rules were tried with.
 func (b *ipt) probedSets() error {
 	for _, v6 := range []bool{false, true} {
-		for _, name := range []string{setProbe, setProbe + "-"} {
+		for _, name := range triedSets {
 			if err := b.sets.destroy(setName(name, v6)); err != nil {
 				return err
 			}
@@ -168,6 +181,9 @@ func (b *ipt) close() error {
 	}
 	if b.sets != nil {
 		errs = append(errs, b.sets.close())
+	}
+	if b.names != nil {
+		errs = append(errs, b.names.Close())
 	}
 	if b.events != nil {
 		errs = append(errs, b.events.Close())
@@ -254,9 +270,11 @@ func (b *ipt) guardRules() guardRules {
 		Knock: b.cfg.Knock, Trusted: b.cfg.Trusted, Trial: b.trial,
 	}
 	for _, t := range b.cfg.Targets {
+		here := Target{Ports: t.Ports}
 		for _, a := range t.Addresses {
-			r.Addresses = append(r.Addresses, normal(a))
+			here.Addresses = append(here.Addresses, normal(a))
 		}
+		r.Targets = append(r.Targets, here)
 	}
 	return r
 }

@@ -63,7 +63,7 @@ func TestIptablesPutBack(t *testing.T) {
 		"our chain removed":                   {"-F PREROUTING", "-F OUTPUT", "-F", "-X"},
 		"a rule before ours":                  {first},
 		"a rule put first in our chain":       {"-I spa-here 1 -j RETURN"},
-		"a rule of ours deleted":              {"-D spa-door -j DROP"},
+		"a rule of ours deleted":              {"-D spa-entry -j DROP"},
 		"the jump deleted":                    {"-D PREROUTING 1"},
 		"the jump deleted, another rule left": {"-D PREROUTING 1", "-A PREROUTING -j ACCEPT"},
 	} {
@@ -338,9 +338,9 @@ func TestRulesThatAreNone(t *testing.T) {
 		"space":         func(r *guardRules) { r.Trusted = []string{"lo -j"} },
 		"option":        func(r *guardRules) { r.Trusted = []string{"-j"} },
 		"any interface": func(r *guardRules) { r.Trusted = []string{"e+"} },
-		"no address":    func(r *guardRules) { r.Addresses = []netip.Addr{{}} },
-		"zone":          func(r *guardRules) { r.Addresses = []netip.Addr{a6.WithZone("x\n-A y")} },
-		"mapped":        func(r *guardRules) { r.Addresses = []netip.Addr{netip.AddrFrom16(a4.As16())} },
+		"no address":    func(r *guardRules) { r.Targets = []Target{{Addresses: []netip.Addr{{}}}} },
+		"zone":          func(r *guardRules) { r.Targets = []Target{{Addresses: []netip.Addr{a6.WithZone("x\n-A y")}}} },
+		"mapped":        func(r *guardRules) { r.Targets = []Target{{Addresses: []netip.Addr{netip.AddrFrom16(a4.As16())}}} },
 	} {
 		bad := good
 		bad.Guarded = []spa.Ports{ports("tcp/22")}

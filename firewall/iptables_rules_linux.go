@@ -3,7 +3,6 @@ package firewall
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"sallyport/spa"
@@ -12,29 +11,48 @@ import (
 // guardRules is what the helper makes rules of. All that is in it was checked when the
 // helper has got it: see check.
 type guardRules struct {
-	Mark      uint32
-	Guarded   []spa.Ports
-	Cut       []spa.Ports
-	Addresses []netip.Addr
-	Knock     []KnockPort
-	Trusted   []string
-	Trial     bool // guarded are the ports that are in a set, which they leave by themselves
+	Mark    uint32
+	Guarded []spa.Ports
+	Cut     []spa.Ports
+	Targets []Target
+	Knock   []KnockPort
+	Trusted []string
+	Trial   bool // guarded are the ports that are in a set, which they leave by themselves
+
+	// What the helper finds out.
+	quotes  bool // rules can look into what an ICMP error quotes
+	bridged bool // packets that are bridged come by
 }
 
-// Chains. Those of table mangle stand in this order around a packet: PREROUTING goes to
-// guard, for this host to here, for a guarded port to door, or to cut where sessions end with
-// their grants; OUTPUT to revive, from a guarded port to speak or speakCut. None accepts:
-// what passes goes on to the rules of others.
+// Chains. None accepts: what passes goes on to the rules of others. Those of table mangle stand
+// in this order around a packet: PREROUTING goes to guard, INPUT to arrive, OUTPUT to revive,
+// FORWARD to passing. Chains that end with "there" are for targets, which have grants of their
+// own; their namesakes are for this host.
 const (
-	chainGuard    = "spa-guard"
-	chainHere     = "spa-here"
-	chainDoor     = "spa-door"
-	chainCut      = "spa-cut"
-	chainEnter    = "spa-enter" // counts those who come in by a grant
-	chainAdmit    = "spa-admit"
-	chainRevive   = "spa-revive"
-	chainSpeak    = "spa-speak"
-	chainSpeakCut = "spa-speak-cut"
+	chainGuard  = "spa-guard"
+	chainQuoted = "spa-quoted" // ICMP errors that belong to no admitted flow
+	chainQuote  = "spa-quote"  // of them, those to this host or a target
+	chainHere   = "spa-here"   // to this host
+	chainDoor   = "spa-door"   // to a guarded port
+	chainCut    = "spa-cut"    // to one whose sessions end with the grant
+	chainEntry  = "spa-entry"  // looks for a grant
+	chainLinks  = "spa-links"  // from a link-local address
+	chainLink   = "spa-link"   // remembers its link
+	chainEnter  = "spa-enter"  // counts those who come in by a grant
+	chainAdmit  = "spa-admit"  // marks the flow, and remembers who was admitted
+
+	chainArrive  = "spa-arrive"
+	chainArrived = "spa-arrived" // to a guarded port, by whatever name it went before
+
+	chainRevive = "spa-revive"
+	chainBegun  = "spa-begun" // from a guarded port
+	chainHush   = "spa-hush"  // from one whose sessions end with the grant
+	chainShun   = "spa-shun"  // remembers to whom a UDP server may not speak
+	chainOwn    = "spa-own"   // marks a flow of the host's own
+	chainSpeak  = "spa-speak" // marks the flow, and remembers who was admitted
+
+	chainPassing = "spa-passing"
+	chainPassed  = "spa-passed" // forwarded to a target
 
 	chainKnock   = "spa-knock" // table raw
 	chainReceipt = "spa-receipt"
@@ -54,10 +72,30 @@ func tables() [2]table {
 	return [2]table{
 		{"raw", []string{chainKnock, chainReceipt},
 			[][2]string{{"PREROUTING", chainKnock}, {"OUTPUT", chainReceipt}}},
-		{"mangle", []string{chainGuard, chainHere, chainDoor, chainCut, chainEnter, chainAdmit,
-			chainRevive, chainSpeak, chainSpeakCut},
-			[][2]string{{"PREROUTING", chainGuard}, {"OUTPUT", chainRevive}}},
+		{"mangle", []string{
+			chainGuard, chainQuoted, chainQuote, chainHere,
+			chainDoor, chainCut, chainEntry, chainDoor + there, chainCut + there, chainEntry + there,
+			chainLinks, chainLink, chainEnter, chainAdmit,
+			chainArrive, chainArrived, chainArrived + there,
+			chainRevive, chainBegun, chainBegun + there, chainHush, chainShun, chainOwn, chainSpeak,
+			chainPassing, chainPassed,
+		}, [][2]string{{"PREROUTING", chainGuard}, {"INPUT", chainArrive}, {"OUTPUT", chainRevive}, {"FORWARD", chainPassing}}},
 	}
+}
+
+// there is the end of a chain's name, see above.
+const there = "-there"
+
+// place is where a service is: at this host, or at a target.
+type place struct {
+	suffix  string // of its chains
+	grants  string // its set of grants, and what of a packet that is asked for,
+	in, out string // inwards and outwards
+}
+
+var places = [2]place{
+	{"", setGrants, "src,dst", "dst,src"},
+	{there, setReach, "src,dst,dst", "dst,src,src"},
 }
 
 // script is the rules of one family, by chain.
@@ -72,12 +110,19 @@ func (r *guardRules) script(v6 bool) *script {
 	s.knock()
 	s.receipt()
 	s.guard()
-	s.door(chainDoor, false)
-	s.door(chainCut, true)
+	s.quoted()
+	s.links()
 	s.admit()
+	s.arrive()
 	s.revive()
-	s.speak(chainSpeak, false)
-	s.speak(chainSpeakCut, true)
+	s.passing()
+	s.begins()
+	for _, p := range places {
+		s.door(p)
+		s.entry(p)
+		s.arrived(p)
+		s.begun(p)
+	}
 	return s
 }
 
@@ -100,70 +145,104 @@ func setName(name string, v6 bool) string {
 	return name + "4"
 }
 
+// in is the condition that a set has what of a packet is named.
+func (s *script) in(set, of string) string {
+	return fmt.Sprintf("-m set --match-set %s %s", s.set(set), of)
+}
+
+// notIn is the contrary.
+func (s *script) notIn(set, of string) string {
+	return fmt.Sprintf("-m set ! --match-set %s %s", s.set(set), of)
+}
+
+// remember puts what of a packet is named into a set, or gives it its whole time again.
+func (s *script) remember(set, of string) string {
+	return fmt.Sprintf("-j SET --add-set %s %s --exist --timeout %d", s.set(set), of, int(remembered.Seconds()))
+}
+
+// carried is the condition that a first load carries the flow.
+func (s *script) carried(flow, peer string) string {
+	return s.in(setFlows, flow) + " " + s.in(setPeers, peer)
+}
+
+// Ends of carried flows in a packet: for setFlows and setPeers.
+const (
+	flowIn, peerIn   = "src,src,dst", "src,dst"
+	flowOut, peerOut = "dst,dst,src", "dst,src"
+)
+
+// near is the condition that a link-local source has a grant on the link that it comes by.
+func (s *script) near(ports, link string) string {
+	return s.in(setNear, ports) + " " + s.in(setLinks, link)
+}
+
+// Ends of a flow with a link-local source: for setNear, and for setLinks and setLinked.
+const (
+	nearIn, linkIn   = "src,dst", "src,src"
+	nearOut, linkOut = "dst,src", "dst,dst"
+)
+
+// marked is the condition that the guard has admitted the flow.
+func (s *script) marked() string {
+	return fmt.Sprintf("-m connmark --mark %#x/%#x", s.r.Mark, s.r.Mark)
+}
+
+// unmarked is the contrary. What is not tracked is neither.
+func (s *script) unmarked() string {
+	return fmt.Sprintf("-m connmark ! --mark %#x/%#x", s.r.Mark, s.r.Mark)
+}
+
+// mark gives a flow the bit, unmark takes it away.
+func (s *script) mark() string {
+	return fmt.Sprintf("-j CONNMARK --set-xmark %#x/%#x", s.r.Mark, s.r.Mark)
+}
+
+func (s *script) unmark() string {
+	return fmt.Sprintf("-j CONNMARK --set-xmark 0x0/%#x", s.r.Mark)
+}
+
 // ours reports whether an address belongs to this script's family.
 func (s *script) ours(a netip.Addr) bool { return a.Is6() == s.v6 }
 
-func (s *script) knock() {
-	s.add(chainKnock, "-i lo -j RETURN")
-	for _, k := range s.r.Knock {
-		if !k.Shared {
-			s.add(chainKnock, "-p udp -m udp --dport %d -m addrtype --dst-type LOCAL -j DROP", k.Port)
-			s.add(chainKnock, "-p udp -m udp --dport %d -m addrtype --dst-type ANYCAST -j DROP", k.Port)
-		}
-	}
-}
-
-// receipt keeps receipts out of connection tracking: see receiptRules.
-func (s *script) receipt() {
-	for _, k := range s.r.Knock {
-		marked := ""
-		if k.Shared {
-			marked = fmt.Sprintf("-m mark --mark %#x/%#x ", s.r.Mark, s.r.Mark)
-		}
-		s.add(chainReceipt, "%s-p udp -m udp --sport %d -j CT --notrack", marked, k.Port)
-	}
-}
-
-func (s *script) guard() {
-	s.add(chainGuard, "-i lo -j RETURN")
+// trusted lets pass what comes by (-i) or leaves by (-o) an interface.
+func (s *script) trusted(chain string, ways ...string) {
 	for _, name := range s.r.Trusted {
-		s.add(chainGuard, "-i %s -j RETURN", name)
+		for _, way := range ways {
+			s.add(chain, "%s %s -j RETURN", way, name)
+		}
 	}
+}
+
+// hasPort is the condition that one end of a packet has a port of the range.
+func hasPort(p spa.Ports, end string) string {
+	return fmt.Sprintf("-p %v -m %[1]v --%s %d:%d", p.Proto, end, p.Low, p.High)
+}
+
+// guarded does something with what has a guarded port of this host at an end. On trial the kernel
+// lets go of ports by itself.
+func (s *script) guarded(chain, end, does string) {
+	for _, p := range s.r.Guarded {
+		s.add(chain, "%s%s %s", hasPort(p, end), s.trial(p.Proto, end), does)
+	}
+}
+
+// targets does the same with the addresses and ports of targets.
+func (s *script) targets(chain, addr, end, does string) {
+	for _, t := range s.r.Targets {
+		for _, a := range t.Addresses {
+			for _, p := range t.Ports {
+				if s.ours(a) {
+					s.add(chain, "%s %s %s%s %s", addr, a, hasPort(p, end), s.trial(p.Proto, end), does)
+				}
+			}
+		}
+	}
+}
+
+// cut does the same with ports whose sessions end with the grant.
+func (s *script) cut(chain, end, does string) {
 	for _, p := range s.r.Cut {
-		// A session that was there before connection tracking is the server's if that spoke first.
-		s.add(chainGuard, "-p %v -m %[1]v --dport %d:%d -m conntrack --ctdir REPLY %s -m addrtype --dst-type LOCAL%s -g %s",
-			p.Proto, p.Low, p.High, s.marked(), s.trial(p.Proto, "dport"), chainCut)
-	}
-	s.add(chainGuard, "-m conntrack --ctdir REPLY -j RETURN")
-	s.forThisHost()
-	s.ports(chainHere, "dport", chainDoor, chainCut)
-}
-
-// forThisHost leads on what is for an address that is guarded.
-func (s *script) forThisHost() {
-	for _, a := range s.r.Addresses {
-		if s.ours(a) {
-			s.add(chainGuard, "-d %s -g %s", a, chainHere)
-		}
-	}
-	// One rule a type: for IPv6 the kernel matches several only where all hold.
-	types := []string{"LOCAL", "BROADCAST", "ANYCAST", "MULTICAST"}
-	if s.v6 {
-		types = []string{"LOCAL", "ANYCAST", "MULTICAST"} // there is no broadcast
-	}
-	for _, kind := range types {
-		s.add(chainGuard, "-m addrtype --dst-type %s -g %s", kind, chainHere)
-	}
-}
-
-// ports leads guarded ports on. On trial the kernel lets go of them by itself.
-func (s *script) ports(from, end, door, cut string) {
-	for _, p := range splitPorts(s.r.Guarded, s.r.Cut) {
-		to := door
-		if p.cut {
-			to = cut
-		}
-		s.add(from, "-p %v -m %[1]v --%s %d:%d%s -g %s", p.Proto, end, p.Low, p.High, s.trial(p.Proto, end), to)
+		s.add(chain, "%s %s", hasPort(p, end), does)
 	}
 }
 
@@ -171,63 +250,19 @@ func (s *script) trial(proto spa.Proto, end string) string {
 	switch {
 	case !s.r.Trial:
 		return ""
-	case end == "dport":
+	case end == dportEnd:
 		return fmt.Sprintf(" -m set --match-set %s dst", trialSet(proto))
 	}
 	return fmt.Sprintf(" -m set --match-set %s src", trialSet(proto))
 }
 
+// Ends of a packet, in the words of iptables.
+const (
+	sportEnd, dportEnd = "sport", "dport"
+	saddrEnd, daddrEnd = "-s", "-d"
+)
+
 func trialSet(p spa.Proto) string { return "spa-" + p.String() }
-
-// door decides about packets for guarded ports. Rules and order are those of guardRules.
-func (s *script) door(chain string, cut bool) {
-	if !cut {
-		mark := s.marked()
-		s.add(chain, "%s -m conntrack --ctstate RELATED -j RETURN", mark)
-		s.add(chain, "-p udp %s -m conntrack --ctstate ESTABLISHED -j RETURN", mark)
-		s.add(chain, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN %s -m conntrack --ctstate ESTABLISHED -j RETURN", mark)
-	}
-	carried := fmt.Sprintf("-m set --match-set %s src,src,dst -m set --match-set %s src,dst -g %s", s.set(setFlows), s.set(setPeers), chainAdmit)
-	s.add(chain, "-p tcp -m tcp --tcp-flags SYN NONE %s", carried)
-	s.add(chain, "-p udp %s", carried)
-	s.add(chain, "-m set --match-set %s src,dst -g %s", s.set(setGrants), chainEnter)
-	s.add(chain, "-j DROP")
-}
-
-// admit marks flows. What another table leaves untracked has no mark to set, and passes.
-func (s *script) admit() {
-	mark := fmt.Sprintf("-j CONNMARK --set-xmark %#x/%#x", s.r.Mark, s.r.Mark)
-	s.add(chainEnter, "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment new")
-	s.add(chainEnter, "-p udp -m conntrack --ctstate NEW -m comment --comment new")
-	s.add(chainEnter, "%s", mark)
-	s.add(chainAdmit, "%s", mark)
-}
-
-// revive looks at what leaves guarded ports: see reviveRules.
-func (s *script) revive() {
-	s.add(chainRevive, "-o lo -j RETURN")
-	for _, name := range s.r.Trusted {
-		s.add(chainRevive, "-o %s -j RETURN", name)
-	}
-	s.ports(chainRevive, "sport", chainSpeak, chainSpeakCut)
-}
-
-func (s *script) speak(chain string, cut bool) {
-	s.add(chain, "-m set --match-set %s dst,src -g %s", s.set(setGrants), chainAdmit)
-	s.add(chain, "-m set --match-set %s dst,dst,src -m set --match-set %s dst,src -g %s", s.set(setFlows), s.set(setPeers), chainAdmit)
-	if cut { // the host's own flows from such a port are neither replies nor marked
-		s.add(chain, "-p tcp -m tcp --tcp-flags RST RST -j RETURN")
-		s.add(chain, "-m conntrack --ctdir REPLY -j DROP")
-		s.add(chain, "%s -j DROP", s.marked())
-	}
-	s.add(chain, "-p udp -m conntrack --ctdir REPLY -m connmark ! --mark %#x/%#x -j DROP", s.r.Mark, s.r.Mark)
-	s.add(chain, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN -m conntrack --ctstate NEW -j DROP")
-}
-
-// marked is the condition that the guard has admitted the flow.
-func (s *script) marked() string {
-	return fmt.Sprintf("-m connmark --mark %#x/%#x", s.r.Mark, s.r.Mark)
-}
 
 // restore is the input for iptables-restore --noflush that makes a table what the script
 // says: one transaction, in which each of our chains is emptied and filled, and the jumps to
@@ -274,30 +309,9 @@ func unload(t table, was *saved) string {
 	return b.String()
 }
 
-// cuttable is a range of guarded ports, and whether its sessions end with the grant.
-type cuttable struct {
-	spa.Ports
-	cut bool
-}
-
-// splitPorts puts guarded ports whose sessions are cut before the others, so that they are
-// found first where ranges overlap.
-func splitPorts(guarded, cut []spa.Ports) []cuttable {
-	var all []cuttable
-	for _, p := range cut {
-		all = append(all, cuttable{p, true})
-	}
-	for _, p := range guarded {
-		if !slices.Contains(cut, p) {
-			all = append(all, cuttable{p, false})
-		}
-	}
-	return all
-}
-
 // check refuses what has no place in a rule: the helper does not trust who asks it.
 func (r *guardRules) check() error {
-	c := Config{Mark: r.Mark, Guarded: slices.Concat(r.Guarded, r.Cut), Trusted: r.Trusted}
+	c := Config{Mark: r.Mark, Guarded: r.Guarded, Cut: r.Cut, Targets: r.Targets, Trusted: r.Trusted}
 	if err := c.check(); err != nil {
 		return err
 	}
@@ -306,9 +320,11 @@ func (r *guardRules) check() error {
 			return err
 		}
 	}
-	for _, a := range r.Addresses {
-		if !a.IsValid() || a.Zone() != "" || a.Is4In6() {
-			return fmt.Errorf("firewall: %v is no address for a rule", a)
+	for _, t := range r.Targets {
+		for _, a := range t.Addresses {
+			if a.Zone() != "" || a.Is4In6() {
+				return fmt.Errorf("firewall: %v is no address for a rule", a)
+			}
 		}
 	}
 	return nil

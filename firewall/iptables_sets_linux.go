@@ -24,30 +24,77 @@ func (b *ipt) addressSet(name, kind string, v6 bool) ipset {
 
 // witness is an element that no packet is, and that stays: while it is there, nobody has
 // emptied the set. ipset tells nobody of changes.
-func witness(v6 bool) member {
+func witness(kind string, v6 bool) member {
+	nobody := netip.MustParseAddr("255.255.255.255")
 	if v6 {
-		return member{ip: netip.MustParseAddr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), proto: spa.TCP}
+		nobody = netip.MustParseAddr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
 	}
-	return member{ip: netip.MustParseAddr("255.255.255.255"), proto: spa.TCP}
+	m := member{ip: nobody, proto: spa.TCP}
+	if kind == hashIPPortIP {
+		m.ip2 = nobody
+	}
+	return m
 }
 
-// fill makes the sets what the plan says.
-func (b *ipt) fill(p plan) error {
-	for _, v6 := range []bool{false, true} {
-		grants := append(leaseMembers(p.leases, v6), witness(v6))
-		flows, peers := flowMembers(p.carried, p.carry, v6)
-		for _, s := range []struct {
-			set     ipset
-			members []member
-		}{
-			{b.addressSet(setGrants, hashIPPort, v6), grants},
-			{b.addressSet(setFlows, hashIPPortIP, v6), flows},
-			{b.addressSet(setPeers, hashIPPort, v6), peers},
-		} {
-			if err := b.sets.replace(s.set, s.members); err != nil {
-				return err
-			}
+// leaseSet is a set that leases are elements of.
+type leaseSet struct {
+	name, kind string
+	v6         bool
+}
+
+var leaseSets = []leaseSet{
+	{setGrants, hashIPPort, false}, {setGrants, hashIPPort, true},
+	{setReach, hashIPPortIP, false}, {setReach, hashIPPortIP, true},
+	{setNear, hashIPPort, true},
+}
+
+// members are those of the leases that belong into the set.
+func (s leaseSet) members(ls []lease) []member {
+	var ms []member
+	for _, l := range ls {
+		if setOf(l.element) == s {
+			ms = append(ms, member{ip: l.source, proto: l.proto, port: l.port, ip2: l.to, seconds: seconds(l.left)})
 		}
+	}
+	return ms
+}
+
+// setOf is the set that an element belongs into.
+func setOf(e element) leaseSet {
+	switch v6 := e.source.Is6(); {
+	case e.link != 0:
+		return leaseSet{setNear, hashIPPort, true}
+	case e.to.IsValid():
+		return leaseSet{setReach, hashIPPortIP, v6}
+	default:
+		return leaseSet{setGrants, hashIPPort, v6}
+	}
+}
+
+// fill makes the sets what the plan says, but for what rules have learned.
+func (b *ipt) fill(p plan) error {
+	leases := b.settle(p.leases)
+	for _, s := range leaseSets {
+		ms := append(s.members(leases), witness(s.kind, s.v6))
+		if err := b.sets.replace(b.addressSet(s.name, s.kind, s.v6), ms); err != nil {
+			return err
+		}
+	}
+	if err := b.sets.replace(b.addressSet(setLinks, hashNetIface, true), b.linkMembers()); err != nil {
+		return err
+	}
+	for _, v6 := range []bool{false, true} {
+		flows, peers := flowMembers(p.carried, p.carry, v6)
+		if err := errors.Join(
+			b.sets.replace(b.addressSet(setFlows, hashIPPortIP, v6), flows),
+			b.sets.replace(b.addressSet(setPeers, hashIPPort, v6), peers),
+			b.sets.keep(b.addressSet(setMet, hashIPPort, v6)),
+		); err != nil {
+			return err
+		}
+	}
+	if err := b.sets.keep(b.addressSet(setLinked, hashNetIface, true)); err != nil {
+		return err
 	}
 	return b.fillTrial(p.confirm)
 }
@@ -59,12 +106,12 @@ func (b *ipt) fillTrial(confirm time.Duration) error {
 	}
 	for _, proto := range []spa.Proto{spa.TCP, spa.UDP} {
 		var ms []member
-		for _, e := range portElements(b.cfg.Guarded, 0) {
+		for _, e := range portElements(b.cfg.everyPort(), 0) {
 			if spa.Proto(e.Key[0]) == proto {
 				ms = append(ms, member{port: uint16(e.Key[4])<<8 | uint16(e.Key[5]), seconds: seconds(confirm)})
 			}
 		}
-		low, high := span(b.cfg.Guarded, proto)
+		low, high := span(b.cfg.everyPort(), proto)
 		if err := b.sets.replace(ipset{name: trialSet(proto), kind: bitmapPort, low: low, high: high}, ms); err != nil {
 			return err
 		}
@@ -81,16 +128,6 @@ func span(ports []spa.Ports, proto spa.Proto) (low, high uint16) {
 		}
 	}
 	return min(low, high), high
-}
-
-func leaseMembers(ls []lease, v6 bool) []member {
-	var ms []member
-	for _, l := range ls {
-		if l.source.Is6() == v6 {
-			ms = append(ms, member{ip: l.source, proto: l.proto, port: l.port, seconds: seconds(l.left)})
-		}
-	}
-	return ms
 }
 
 // flowMembers spreads flows over two sets, since no type of set has two ports.
@@ -143,31 +180,33 @@ func (b *ipt) setMembers(ls []lease) error {
 	for _, l := range ls {
 		b.lasts(time.Now().Add(l.left))
 	}
+	undo, err := b.meet(ls)
+	if err != nil {
+		return err
+	}
 	gone := slices.DeleteFunc(slices.Clone(ls), func(l lease) bool { return l.left > 0 })
 	live := slices.DeleteFunc(slices.Clone(ls), func(l lease) bool { return l.left <= 0 })
-	for _, v6 := range []bool{false, true} {
-		if err := b.all(ipsetCmdDel, v6, leaseMembers(gone, v6)); err != nil {
+	for _, s := range leaseSets {
+		if err := b.all(ipsetCmdDel, s, s.members(gone)); err != nil {
 			return err
 		}
 	}
-	var added [2][]member
-	var there [2][]member
-	for i, v6 := range []bool{false, true} {
-		fresh, old, err := b.addFresh(v6, leaseMembers(live, v6))
-		added[i], there[i] = fresh, old
+	added, there := make(map[leaseSet][]member), make(map[leaseSet][]member)
+	for _, s := range leaseSets {
+		added[s], there[s], err = b.addFresh(s, s.members(live))
 		if err != nil {
-			return errors.Join(err, b.all(ipsetCmdDel, false, added[0]), b.all(ipsetCmdDel, true, added[1]))
+			return errors.Join(err, undo(), b.each(ipsetCmdDel, added))
 		}
 	}
-	return errors.Join(b.all(ipsetCmdAdd, false, there[0]), b.all(ipsetCmdAdd, true, there[1]))
+	return b.each(ipsetCmdAdd, there)
 }
 
 // addFresh adds the members that the set does not have yet, and returns them and the others.
-func (b *ipt) addFresh(v6 bool, ms []member) (fresh, there []member, err error) {
+func (b *ipt) addFresh(s leaseSet, ms []member) (fresh, there []member, err error) {
 	if len(ms) == 0 {
 		return nil, nil, nil
 	}
-	name := setName(setGrants, v6)
+	name := setName(s.name, s.v6)
 	errs, err := b.sets.each(ipsetCmdAdd, netlink.Excl, name, ms)
 	if err != nil {
 		return nil, nil, err
@@ -185,11 +224,19 @@ func (b *ipt) addFresh(v6 bool, ms []member) (fresh, there []member, err error) 
 	return fresh, there, err
 }
 
-func (b *ipt) all(cmd uint16, v6 bool, ms []member) error {
+func (b *ipt) each(cmd uint16, ms map[leaseSet][]member) error {
+	var errs []error
+	for _, s := range leaseSets {
+		errs = append(errs, b.all(cmd, s, ms[s]))
+	}
+	return errors.Join(errs...)
+}
+
+func (b *ipt) all(cmd uint16, s leaseSet, ms []member) error {
 	if len(ms) == 0 {
 		return nil
 	}
-	name := setName(setGrants, v6)
+	name := setName(s.name, s.v6)
 	errs, err := b.sets.each(cmd, 0, name, ms)
 	if err != nil {
 		return err
@@ -202,8 +249,8 @@ func (b *ipt) all(cmd uint16, v6 bool, ms []member) error {
 
 // emptied reports whether somebody else has emptied or removed a set of grants.
 func (b *ipt) emptied() (bool, error) {
-	for _, v6 := range []bool{false, true} {
-		there, err := b.sets.has(setName(setGrants, v6), witness(v6))
+	for _, s := range leaseSets {
+		there, err := b.sets.has(setName(s.name, s.v6), witness(s.kind, s.v6))
 		if err != nil || !there {
 			return err == nil, err
 		}
@@ -212,9 +259,12 @@ func (b *ipt) emptied() (bool, error) {
 }
 
 func (b *ipt) destroySets() error {
+	if b.sets == nil {
+		return nil
+	}
 	var errs []error
 	for _, v6 := range []bool{false, true} {
-		for _, name := range []string{setGrants, setFlows, setPeers} {
+		for _, name := range []string{setGrants, setReach, setNear, setLinks, setMet, setLinked, setFlows, setPeers} {
 			errs = append(errs, b.sets.destroy(setName(name, v6)))
 		}
 	}

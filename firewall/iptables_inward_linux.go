@@ -1,0 +1,199 @@
+package firewall
+
+import (
+	"fmt"
+	"strings"
+)
+
+// What comes in. The laws are those of the guard by nftables: see guardRules, doorRules, linkRules
+// and arriveRules there.
+
+// knock keeps knocks out of connection tracking: see knockRules.
+func (s *script) knock() {
+	s.add(chainKnock, "-i lo -j RETURN")
+	for _, k := range s.r.Knock {
+		if !k.Shared {
+			s.add(chainKnock, "-p udp -m udp --dport %d -m addrtype --dst-type LOCAL -j CT --notrack", k.Port)
+			s.add(chainKnock, "-p udp -m udp --dport %d -m addrtype --dst-type ANYCAST -j CT --notrack", k.Port)
+		}
+	}
+}
+
+// guard finds what is for a guarded port, at any address of this host or at a target.
+func (s *script) guard() {
+	c := chainGuard
+	s.add(c, "-i lo -j RETURN")
+	s.trusted(c, "-i")
+	// A new flow has our mark from nobody else: not from a tool that sets all bits, nor from the
+	// flow in which connection tracking's helpers came to expect it.
+	for _, proto := range []string{"tcp", "udp"} { // errors about a flow are "related" to it, too
+		s.add(c, "-p %s -m conntrack --ctdir ORIGINAL --ctstate NEW,RELATED %s %s", proto, s.marked(), s.unmark())
+	}
+	// Nobody else speaks for this host; its own multicast comes back to it.
+	forged := "-m addrtype --src-type LOCAL ! --dst-type MULTICAST"
+	if !s.v6 {
+		forged += " -m addrtype ! --dst-type BROADCAST"
+	}
+	s.guarded(c, sportEnd, forged+" -j DROP")
+	s.add(c, "-p %s -m conntrack --ctstate INVALID -j %s", s.icmp(), chainQuoted)
+	s.add(c, "-p %s -m conntrack --ctstate RELATED %s -j %s", s.icmp(), s.unmarked(), chainQuoted)
+	// A new flow of a target's own comes from where the routing has the target. That can be asked
+	// only here.
+	s.targets(c, saddrEnd, sportEnd, fmt.Sprintf("-m conntrack --ctstate NEW %s -m rpfilter --invert -j DROP", s.unmarked()))
+	s.elsewhere()
+}
+
+func (s *script) icmp() string {
+	if s.v6 {
+		return "ipv6-icmp"
+	}
+	return "icmp"
+}
+
+// elsewhere leads on what is for a guarded address and port.
+func (s *script) elsewhere() {
+	s.targets(chainGuard, daddrEnd, dportEnd, "-g "+chainDoor+there)
+	// One rule a type: for IPv6 the kernel matches several only where all hold.
+	types := []string{"LOCAL", "BROADCAST", "ANYCAST", "MULTICAST"}
+	if s.v6 {
+		types = []string{"LOCAL", "ANYCAST", "MULTICAST"} // there is no broadcast
+	}
+	for _, kind := range types {
+		s.add(chainGuard, "-m addrtype --dst-type %s -g %s", kind, chainHere)
+	}
+	s.guarded(chainHere, dportEnd, "-g "+chainDoor)
+}
+
+// door decides about packets for guarded ports.
+func (s *script) door(p place) {
+	c, cut := chainDoor+p.suffix, chainCut+p.suffix
+	if s.v6 {
+		s.add(c, "-s fe80::/10 -j %s", chainLinks)
+	}
+	s.cut(c, dportEnd, "-g "+cut)
+	// A bare SYN is no reply, though connection tracking takes it for one, of a peer that connects
+	// at the same time.
+	s.add(c, "-p udp -m conntrack --ctdir REPLY %s -j RETURN", s.marked())
+	s.add(c, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN -m conntrack --ctdir REPLY %s -j RETURN", s.marked())
+	s.add(c, "-p udp %s -m conntrack --ctstate ESTABLISHED -j RETURN", s.marked())
+	s.add(c, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN %s -m conntrack --ctstate ESTABLISHED -j RETURN", s.marked())
+	// A session of such a port ends with its grant, also where its server spoke first; a flow of
+	// the host's own, to whom no grant ever admitted, does not.
+	s.add(cut, "-p udp -m conntrack --ctdir REPLY %s %s -j RETURN", s.marked(), s.notIn(setMet, peerIn))
+	s.add(cut, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN -m conntrack --ctdir REPLY %s %s -j RETURN", s.marked(), s.notIn(setMet, peerIn))
+	for _, c := range []string{c, cut} {
+		if p.suffix == "" {
+			// The answer to a flow that was masqueraded goes to whom that flow is of. If that is this
+			// host, arrive looks at it.
+			s.add(c, "-m conntrack --ctdir REPLY --ctstate SNAT -j RETURN")
+		}
+		s.add(c, "-g %s", chainEntry+p.suffix)
+	}
+}
+
+// entry admits what a first load carries, and what has a grant.
+func (s *script) entry(p place) {
+	c := chainEntry + p.suffix
+	s.add(c, "-p tcp -m tcp --tcp-flags SYN NONE %s -g %s", s.carried(flowIn, peerIn), chainAdmit)
+	s.add(c, "-p udp %s -g %s", s.carried(flowIn, peerIn), chainAdmit)
+	s.add(c, "%s -g %s", s.in(p.grants, p.in), chainEnter)
+	if s.v6 && p.suffix == "" {
+		s.add(c, "%s -g %s", s.near(nearIn, linkIn), chainEnter)
+	}
+	s.add(c, "-j DROP")
+}
+
+// links lets a link-local source through to the rest of door only on a link on which it was
+// granted something: connection tracking does not know links apart.
+func (s *script) links() {
+	if !s.v6 {
+		return
+	}
+	s.add(chainLinks, "%s -g %s", s.near(nearIn, linkIn), chainLink)
+	s.add(chainLinks, "%s -g %s", s.carried(flowIn, peerIn), chainLink)
+	s.add(chainLinks, "%s -g %s", s.in(setLinked, linkIn), chainLink)
+	s.add(chainLinks, "-j DROP")
+	s.add(chainLink, "%s", s.remember(setLinked, linkIn))
+}
+
+// admit marks flows, and remembers who was admitted. What another table leaves untracked has no
+// mark to set, and passes.
+func (s *script) admit() {
+	s.add(chainEnter, "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment new")
+	s.add(chainEnter, "-p udp -m conntrack --ctstate NEW -m comment --comment new")
+	s.add(chainEnter, "-g %s", chainAdmit)
+	s.add(chainAdmit, "%s", s.remember(setMet, peerIn))
+	s.add(chainAdmit, "%s", s.mark())
+}
+
+// arrive looks at what is delivered to this host, after all that other tables have made of it.
+func (s *script) arrive() {
+	s.add(chainArrive, "-i lo -j RETURN")
+	s.trusted(chainArrive, "-i")
+	s.targets(chainArrive, daddrEnd, dportEnd, "-g "+chainArrived+there)
+	s.guarded(chainArrive, dportEnd, "-g "+chainArrived)
+}
+
+func (s *script) arrived(p place) {
+	c := chainArrived + p.suffix
+	s.cut(c, dportEnd, "-g "+chainCut+p.suffix)
+	s.admitted(c, p)
+}
+
+// admitted lets pass what belongs to a flow that the guard has admitted, and what begins one that
+// it admits.
+func (s *script) admitted(chain string, p place) {
+	s.add(chain, "-p tcp -m tcp --tcp-flags SYN,ACK SYN -m conntrack ! --ctstate NEW -g %s", chainEntry+p.suffix)
+	s.add(chain, "%s -j RETURN", s.marked())
+	s.add(chain, "-g %s", chainEntry+p.suffix)
+}
+
+// quoted drops ICMP errors that belong to no admitted flow and quote a packet from a guarded port:
+// see quotedRules. Where rules cannot look into a packet, all errors to this host that belong to no
+// such flow are dropped.
+func (s *script) quoted() {
+	for _, t := range s.r.Targets {
+		for _, a := range t.Addresses {
+			if s.ours(a) {
+				s.add(chainQuoted, "-d %s -g %s", a, chainQuote)
+			}
+		}
+	}
+	if s.v6 {
+		for _, kind := range []string{"LOCAL", "ANYCAST"} { // they are unicast, too
+			s.add(chainQuoted, "-m addrtype --dst-type %s -g %s", kind, chainQuote)
+		}
+	}
+	s.add(chainQuoted, "-m addrtype ! --dst-type UNICAST -g %s", chainQuote)
+	if !s.r.quotes {
+		s.add(chainQuote, "-j DROP")
+		return
+	}
+	drop := func(unless bool, test string) {
+		not := map[bool]string{true: "! "}[unless]
+		s.add(chainQuote, `-m u32 %s--u32 "%s" -j DROP`, not, test)
+	}
+	proto, port := quotes4+"16>>16&0xFF", quotes4+"28>>16"
+	if s.v6 {
+		proto, port = "52>>8&0xFF", "88>>16"
+		drop(true, "4>>8&0xFF=58") // an extension header before the error
+		drop(true, proto+"="+joined(plainProtocols))
+	} else {
+		drop(true, quotes4+"8>>24&0xF=5") // options
+	}
+	all := Config{Guarded: s.r.Guarded, Targets: s.r.Targets}
+	for _, p := range all.everyPort() {
+		drop(false, fmt.Sprintf("%s=%d&&%s=%d:%d", proto, p.Proto, port, p.Low, p.High))
+	}
+}
+
+// quotes4 is where an ICMP message begins, behind an IPv4 header of any length.
+const quotes4 = "0>>22&0x3C@"
+
+func joined(numbers []byte) string {
+	words := make([]string, 0, len(numbers))
+	for _, n := range numbers {
+		words = append(words, fmt.Sprint(n))
+	}
+	return strings.Join(words, ",")
+}

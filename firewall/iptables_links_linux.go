@@ -1,0 +1,181 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A link-local source is another machine on every link, and no type of set has an address, a port
+// and an interface. So its grants are in two sets: setNear has the ports, setLinks the interface.
+// That cannot tell apart an address with grants on two links at once: while those on one link last,
+// grants on another are refused.
+
+// neighbor is what is open to a link-local source.
+type neighbor struct {
+	link  uint32
+	iface string // its name
+	ends  map[element]time.Time
+}
+
+func (n *neighbor) clone() *neighbor {
+	if n == nil {
+		return nil
+	}
+	return &neighbor{n.link, n.iface, maps.Clone(n.ends)}
+}
+
+// left is for how long something is open.
+func (n *neighbor) left(now time.Time) time.Duration {
+	var last time.Time
+	for _, end := range n.ends {
+		last = later(last, end)
+	}
+	return last.Sub(now)
+}
+
+func (n *neighbor) member(source netip.Addr, now time.Time) member {
+	return member{ip: source, iface: n.iface, seconds: seconds(n.left(now))}
+}
+
+// approach notes a lease of a neighbor.
+func (b *ipt) approach(l lease, now time.Time) error {
+	n := b.near[l.source]
+	if l.left <= 0 {
+		if n != nil {
+			delete(n.ends, l.element)
+		}
+		return nil
+	}
+	if n != nil && n.link != l.link {
+		if n.left(now) > 0 {
+			return fmt.Errorf("firewall: %v has a grant on the link %s; with iptables an address has grants on one link at a time", l.source, n.iface)
+		}
+		n = nil
+	}
+	if n == nil {
+		name, err := linkName(b.names, l.link)
+		if err != nil {
+			return err
+		}
+		n = &neighbor{link: l.link, iface: name, ends: make(map[element]time.Time)}
+	}
+	n.ends[l.element] = now.Add(l.left)
+	b.near[l.source] = n
+	return nil
+}
+
+// settle notes the leases of a new guard and returns those that its sets can have: without those
+// for a link that has gone, and for a second link of an address.
+func (b *ipt) settle(ls []lease) []lease {
+	now := time.Now()
+	b.near = make(map[netip.Addr]*neighbor)
+	kept := make([]lease, 0, len(ls))
+	for _, l := range ls {
+		if l.link != 0 {
+			if err := b.approach(l, now); err != nil {
+				b.log.Warn("a grant for a link-local address is not put in place", "error", err)
+				continue
+			}
+		}
+		kept = append(kept, l)
+	}
+	return kept
+}
+
+// linkMembers are the elements of setLinks.
+func (b *ipt) linkMembers() []member {
+	now := time.Now()
+	var ms []member
+	for source, n := range b.near {
+		if n.left(now) > 0 {
+			ms = append(ms, n.member(source, now))
+		}
+	}
+	return ms
+}
+
+// meet changes setLinks as leases say. Where these cannot be put in place, undo takes that back.
+func (b *ipt) meet(ls []lease) (undo func() error, err error) {
+	was := make(map[netip.Addr]*neighbor)
+	undo = func() error {
+		var errs []error
+		for source, n := range was {
+			is := b.near[source]
+			b.near[source] = n
+			errs = append(errs, b.link(source, is))
+		}
+		return errors.Join(errs...)
+	}
+	now := time.Now()
+	for _, l := range ls {
+		if l.link == 0 {
+			continue
+		}
+		if _, noted := was[l.source]; !noted {
+			was[l.source] = b.near[l.source].clone()
+		}
+		if err := b.approach(l, now); err != nil {
+			return nil, errors.Join(err, undo())
+		}
+	}
+	for source, n := range was {
+		if err := b.link(source, n); err != nil {
+			return nil, errors.Join(err, undo())
+		}
+	}
+	return undo, nil
+}
+
+// link makes setLinks say of a source what near says, which was something else.
+func (b *ipt) link(source netip.Addr, was *neighbor) error {
+	now, is := time.Now(), b.near[source]
+	if is == nil {
+		delete(b.near, source)
+	}
+	open := is != nil && is.left(now) > 0
+	name := setName(setLinks, true)
+	if was != nil && (!open || was.iface != is.iface) {
+		if err := b.sets.change(ipsetCmdDel, name, was.member(source, now)); err != nil {
+			return err
+		}
+	}
+	if !open {
+		return nil
+	}
+	return b.sets.change(ipsetCmdAdd, name, is.member(source, now))
+}
+
+// linkName is the name of the interface with an index.
+func linkName(c *netlink.Conn, index uint32) (string, error) {
+	data := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(data[4:], index)
+	answers, err := c.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request},
+		Data:   data,
+	})
+	if err != nil {
+		return "", fmt.Errorf("firewall: looking for the interface number %d: %w", index, err)
+	}
+	for _, m := range answers {
+		if len(m.Data) < unix.SizeofIfInfomsg {
+			continue
+		}
+		d, err := netlink.NewAttributeDecoder(m.Data[unix.SizeofIfInfomsg:])
+		if err != nil {
+			return "", fmt.Errorf("firewall: looking for the interface number %d: %w", index, err)
+		}
+		for d.Next() {
+			if d.Type() == unix.IFLA_IFNAME {
+				return d.String(), nil
+			}
+		}
+	}
+	return "", fmt.Errorf("firewall: the interface number %d has no name", index)
+}
