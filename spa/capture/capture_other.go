@@ -21,6 +21,9 @@ func (*Sniffer) Read() (Packet, error) { return Packet{}, errUnsupported }
 // Stats returns zeros.
 func (*Sniffer) Stats() Stats { return Stats{} }
 
+// Interfaces returns none.
+func (*Sniffer) Interfaces() []string { return nil }
+
 // Close does nothing.
 func (*Sniffer) Close() error { return nil }
 

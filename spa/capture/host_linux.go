@@ -23,8 +23,9 @@ type host struct {
 
 // A link is a network interface.
 type link struct {
-	name string
-	mac  string // its bytes
+	name     string
+	mac      string // its bytes
+	loopback bool
 }
 
 // A place is an address on an interface: the same address can be on several.

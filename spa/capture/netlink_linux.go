@@ -161,7 +161,7 @@ func parseLink(m syscall.NetlinkMessage) (update, bool) {
 	if info.Family != unix.AF_UNSPEC {
 		return update{}, false // a bridge tells that a port left it as RTM_DELLINK, too
 	}
-	u := update{kind: m.Header.Type, index: info.Index}
+	u := update{kind: m.Header.Type, index: info.Index, link: link{loopback: info.Flags&unix.IFF_LOOPBACK != 0}}
 	for _, a := range attrs {
 		switch a.Attr.Type {
 		case unix.IFLA_IFNAME:

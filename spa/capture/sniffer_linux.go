@@ -38,6 +38,7 @@ type Sniffer struct {
 	data    []byte // the last Packet's
 
 	counting sync.Mutex // guards what is below, and the rings' sockets against Close
+	names    *rtnetlink // for Interfaces
 	drops    uint64
 	done     bool
 }
@@ -70,6 +71,9 @@ func (s *Sniffer) open(c Config) error {
 	if s.host, err = openHost(); err != nil {
 		return err
 	}
+	if s.names, err = openNetlink(0); err != nil {
+		return err
+	}
 	if s.rings[0], err = openRing(unix.ETH_P_IP, filter4(c), snapLen(c)); err != nil {
 		return err
 	}
@@ -86,6 +90,9 @@ func (s *Sniffer) release() {
 	}
 	if s.host != nil {
 		s.host.close()
+	}
+	if s.names != nil {
+		s.names.close()
 	}
 	if s.wake >= 0 {
 		unix.Close(s.wake)
@@ -263,6 +270,27 @@ func (s *Sniffer) Stats() Stats {
 		Malformed:      s.counts[malformed].Load(),
 		KernelDrops:    s.kernelDrops(),
 	}
+}
+
+// Interfaces returns the names of the network interfaces that there are now, but for the loopback;
+// none after Close.
+func (s *Sniffer) Interfaces() []string {
+	s.counting.Lock()
+	defer s.counting.Unlock()
+	names := []string{}
+	if s.done {
+		return names
+	}
+	links, err := s.names.dump(unix.RTM_GETLINK)
+	if err != nil {
+		return names
+	}
+	for _, u := range links {
+		if !u.link.loopback {
+			names = append(names, u.link.name)
+		}
+	}
+	return names
 }
 
 // kernelDrops sums the drops of both sockets. The kernel forgets them once told.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -37,14 +38,19 @@ func See(cmd *exec.Cmd, files map[string]string) *exec.Cmd {
 	return cmd
 }
 
-// Become returns at once, except in a process that [See] made: there it does not return.
+// Become returns at once, except in a process that [See] or [Lacking] made: there it does not return.
 func Become() {
-	list := os.Getenv(sees)
-	if list == "" {
+	list, calls := os.Getenv(sees), os.Getenv(lacks)
+	switch {
+	case list != "":
+		os.Unsetenv(sees)
+		fmt.Fprintln(os.Stderr, "lab: becoming", os.Args[1:], become(list))
+	case calls != "":
+		os.Unsetenv(lacks)
+		fmt.Fprintln(os.Stderr, "lab: becoming", os.Args[1:], lack(strings.Fields(calls)))
+	default:
 		return
 	}
-	os.Unsetenv(sees)
-	fmt.Fprintln(os.Stderr, "lab: becoming", os.Args[1:], become(list))
 	os.Exit(125)
 }
 
