@@ -39,6 +39,8 @@ type backend interface {
 	// passes, which is os.ErrDeadlineExceeded, or ctx ends.
 	watch(ctx context.Context, deadline time.Time) error
 	close() error
+	// processes are those that work for the backend and live.
+	processes() []Process
 }
 
 // plan is a guard as it should be: what the configuration does not say.

@@ -62,3 +62,4 @@ func (d *dryRun) persists() bool                          { return false }
 func (d *dryRun) carried() ([]flow, time.Duration, error) { return nil, 0, nil }
 func (d *dryRun) confirmed() (bool, error)                { return false, nil }
 func (d *dryRun) close() error                            { return nil }
+func (d *dryRun) processes() []Process                    { return nil }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sallyport/spa"
+	"sallyport/spa/sandbox"
 )
 
 // Sentinel errors.
@@ -356,6 +357,20 @@ func (f *Firewall) Persists() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.backend.persists()
+}
+
+// A Process is one that works for the firewall beside the daemon.
+type Process struct {
+	Name string
+	PID  int
+	Left sandbox.State // of its privileges
+}
+
+// Processes returns those that live.
+func (f *Firewall) Processes() []Process {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.backend.processes()
 }
 
 // Close lets go of the kernel and the ledger. Guard and grants stay.

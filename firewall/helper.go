@@ -9,8 +9,8 @@ package firewall
 // daemon asks it over a socket for one of a few things: look at the guard, load it, change
 // grants, count, remove it. Messages are typed; the helper checks each value and writes the
 // rules itself, so nothing that the daemon says becomes an argument or a line of its
-// choosing. It keeps CAP_NET_ADMIN and CAP_NET_RAW, has an empty environment but for a fixed
-// PATH, and ends with the daemon.
+// choosing. It has an empty environment but for a fixed PATH, gives up what iptables does not
+// need (see package sandbox), and ends with the daemon.
 func Helper() {
 	serveAsKeeper()
 	serveAsHelper()

@@ -30,6 +30,7 @@ var errHelper = errors.New("firewall: the helper that runs iptables is gone; the
 // helper is the daemon's end of the process that runs iptables.
 type helper struct {
 	programs
+	pid      int
 	conn     net.Conn
 	ended    chan struct{} // closed when the process has
 	patience time.Duration // how long an answer may take
@@ -92,6 +93,9 @@ func (h *helper) start(socket *os.File, args ...string) error {
 		err := enterNamespace(ns)
 		if err == nil {
 			err = cmd.Start()
+		}
+		if err == nil {
+			h.pid = cmd.Process.Pid
 		}
 		started <- err
 		if err == nil {

@@ -8,12 +8,14 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
-	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"sallyport/spa/sandbox"
 )
 
 const (
@@ -72,10 +74,6 @@ type findings struct {
 	Digest  string
 }
 
-// capabilities is what the helper keeps for iptables: to change rules, and for the raw
-// sockets over which its older kind and its match for sets talk to the kernel.
-var capabilities = []cap.Value{cap.NET_ADMIN, cap.NET_RAW}
-
 func serveAsHelper() {
 	if len(os.Args) != 5 || os.Args[0] != helperName || os.Args[1] != helperArg {
 		return
@@ -127,7 +125,10 @@ func answerAll(conn net.Conn, kind, lock string) error {
 	// Programs are looked at, and modules of the kernel loaded, while there is the privilege.
 	p, err := findPrograms(kind, lock)
 	if err == nil {
-		err = confine()
+		p.Left, err = sandbox.DropForPrograms(helperFiles(os.Getenv("PATH"), lock))
+	}
+	if err == nil {
+		_, err = p.kindOf(p.command(false, "")) // whether it still runs
 	}
 	if err != nil {
 		p = &programs{Trouble: err.Error()}
@@ -146,46 +147,15 @@ func answerAll(conn net.Conn, kind, lock string) error {
 	}
 }
 
-// confine leaves the capabilities that iptables needs, and no way to others. As root a
-// program that is started has what the bounding set leaves; as another user, what is ambient.
-func confine() error {
-	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil { // on all threads
-		return fmt.Errorf("setting no_new_privs: %w", err)
+// helperFiles is what the helper and the programs may open: the programs and what they load, what
+// they read of the system's names and of the kernel, and the lock of their older kind.
+func helperFiles(path, lock string) sandbox.Files {
+	return sandbox.Files{
+		Run: append(filepath.SplitList(path), "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"),
+		Read: []string{"/proc", "/etc/ld.so.cache", "/etc/nsswitch.conf", "/etc/protocols", "/etc/services", "/etc/hosts",
+			"/etc/ethertypes", "/etc/xtables", "/etc/iproute2"},
+		Write: []string{lock, os.DevNull},
 	}
-	if has, err := cap.GetProc().GetFlag(cap.Permitted, cap.SETPCAP); err == nil && has {
-		if err := dropOthers(); err != nil {
-			return fmt.Errorf("emptying the bounding set: %w", err)
-		}
-	}
-	left := cap.NewSet()
-	for _, flag := range []cap.Flag{cap.Permitted, cap.Effective, cap.Inheritable} {
-		if err := left.SetFlag(flag, true, capabilities...); err != nil {
-			return err
-		}
-	}
-	if err := left.SetProc(); err != nil {
-		return fmt.Errorf("keeping CAP_NET_ADMIN and CAP_NET_RAW only: %w", err)
-	}
-	if os.Getuid() == 0 {
-		return nil
-	}
-	return cap.SetAmbient(true, capabilities...)
-}
-
-func dropOthers() error {
-	now := cap.GetProc()
-	if err := errors.Join(now.SetFlag(cap.Effective, true, cap.SETPCAP), now.SetProc()); err != nil {
-		return err
-	}
-	for v := cap.Value(0); v < cap.MaxBits(); v++ {
-		if v == cap.NET_ADMIN || v == cap.NET_RAW {
-			continue
-		}
-		if err := cap.DropBound(v); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // do does what was asked.

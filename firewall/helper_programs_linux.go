@@ -16,6 +16,8 @@ import (
 
 	"github.com/coreos/go-iptables/iptables"
 	"golang.org/x/sys/unix"
+
+	"sallyport/spa/sandbox"
 )
 
 // programTime is how long a program may take, waiting for the lock included. It is less
@@ -34,6 +36,7 @@ type programs struct {
 	Version string
 	NoIPv6  bool   // the kernel has no IPv6
 	NoSets  string // why rules cannot ask ipsets; empty: they can
+	Left    sandbox.State
 
 	quotes bool // rules can look into what an ICMP error quotes
 

@@ -166,6 +166,13 @@ func (b *ipt) probedSets() error {
 func (b *ipt) name() string   { return BackendIptables }
 func (b *ipt) persists() bool { return false }
 
+func (b *ipt) processes() []Process {
+	if b.helper.trouble() != nil {
+		return nil
+	}
+	return []Process{{helperName, b.helper.pid, b.helper.Left}}
+}
+
 func (b *ipt) describe() string {
 	kind := "nf_tables"
 	if b.helper.Legacy {

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"encoding/gob"
 	"errors"
 	"fmt"
 	"io"
@@ -14,14 +15,15 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"sallyport/spa/sandbox"
 )
 
 // The keeper. A table belongs to a netlink socket, and what belongs to a socket that is
 // closed anybody can flush. So a second process, which does nothing else, holds the
 // daemon's socket too: the table has an owner also when the daemon was killed. It has no
-// capability and can change nothing over that socket. The next daemon ends it, behind a
-// table that stands in for ours meanwhile.
+// capability and can change nothing over that socket, and next to no system call. The next
+// daemon ends it, behind a table that stands in for ours meanwhile.
 //
 // It is this program again. The daemon tells it by a pipe what to do; when the daemon is
 // gone and it was told to hold, it stays. Who has to end it later finds it by a lock: it
@@ -60,6 +62,7 @@ type keeper struct {
 	pid    int // 0: it has ended
 	orders *os.File
 	holds  bool
+	left   sandbox.State
 }
 
 // serveAsKeeper does not return where this process was started to be a keeper.
@@ -80,16 +83,12 @@ func keep() error {
 	if err != nil {
 		return err
 	}
-	_, err = cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1) // on all threads
-	if err := errors.Join(
-		err,
-		unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0),
-		cap.NewSet().SetProc(),
-	); err != nil {
+	left, err := sandbox.DropAll()
+	if err != nil {
 		return err
 	}
 	ready := os.NewFile(keeperReady, "ready")
-	if _, err := ready.Write([]byte{1}); err != nil {
+	if err := gob.NewEncoder(ready).Encode(left); err != nil {
 		return err
 	}
 	if err := ready.Close(); err != nil {
@@ -183,7 +182,7 @@ func startKeeper(lock *os.File, socket *netlink.Conn) (*keeper, error) {
 	if err := ready.SetReadDeadline(time.Now().Add(keeperStarts)); err != nil {
 		return nil, errors.Join(err, k.end())
 	}
-	if _, err := ready.Read(make([]byte, 1)); err != nil {
+	if err := gob.NewDecoder(ready).Decode(&k.left); err != nil {
 		return nil, errors.Join(fmt.Errorf("it does not answer: %w", err), k.end())
 	}
 	return k, nil

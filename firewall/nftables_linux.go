@@ -133,6 +133,13 @@ func (n *nftables) closed() Closed {
 	return n.cfg.Closed
 }
 
+func (n *nftables) processes() []Process {
+	if !n.keeper.lives() {
+		return nil
+	}
+	return []Process{{keeperName, n.keeper.pid, n.keeper.left}}
+}
+
 func (n *nftables) close() error {
 	errs := []error{n.keeper.leave()}
 	if n.lock != nil {

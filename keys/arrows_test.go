@@ -23,7 +23,7 @@ var arrows = map[string]rule{
 	"spa/capture":        {nil, "a stranger's bytes are looked at before anything of ours is known about them"},
 	"spa/sandbox":        {nil, "what the process gives up does not depend on what it does"},
 	"spa/lab":            {nil, "it proves the others from outside: what it shared with them would hide their mistakes"},
-	"firewall":           {[]string{"keys", "spa"}, "it opens ports for addresses: whether somebody may was decided before"},
+	"firewall":           {[]string{"keys", "spa", "spa/sandbox"}, "it opens ports for addresses: whether somebody may was decided before"},
 	"firewall/survey":    {[]string{"spa"}, "it reads the rule sets of others: what reads them must not be what changes ours"},
 	"spa/policy":         {[]string{"keys", "spa", "spa/config", "firewall"}, "it turns a request into a grant: it cannot give one"},
 	"spa/audit":          {[]string{"keys", "spa", "spa/config", "firewall"}, "it records what was decided: nothing that decides depends on it"},

@@ -97,7 +97,7 @@ func TestPrivileges(t *testing.T) {
 }
 
 // wantStatus compares fields of proc_pid_status(5), of every thread.
-func wantStatus(t *testing.T, pid int, want map[string]string) {
+func wantStatus(t testing.TB, pid int, want map[string]string) {
 	t.Helper()
 	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
 	if err != nil || len(paths) == 0 {

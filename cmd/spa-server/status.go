@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -65,8 +66,11 @@ func printStatus(out io.Writer, s *control.Status) error {
 	if s.Journal.Damaged != "" {
 		line("", "a damaged one was replaced: %s", s.Journal.Damaged)
 	}
-	line("rights", "user %s, %s, no_new_privs %v", s.Rights.User, s.Rights.Capabilities, s.Rights.NoNewPrivs)
-	for _, note := range s.Rights.Notes {
+	line("rights", "%s", rightsText(s.Rights))
+	for _, p := range s.Processes {
+		line("", "%s, process %d: %s", p.Name, p.PID, rightsText(p.Rights))
+	}
+	for _, note := range s.Rights.Notes { // those of the others are among them
 		line("", "%s", note)
 	}
 	capturedLines(line, s.Capture)
@@ -76,6 +80,17 @@ func printStatus(out io.Writer, s *control.Status) error {
 	}
 	seenLines(line, s)
 	return w.Flush()
+}
+
+func rightsText(r control.Privileges) string {
+	files, calls := "no Landlock", "all system calls"
+	if r.Landlock > 0 {
+		files = fmt.Sprintf("Landlock ABI %d", r.Landlock)
+	}
+	if r.Calls > 0 {
+		calls = fmt.Sprintf("%d system calls allowed", r.Calls)
+	}
+	return fmt.Sprintf("user %s, %s, no_new_privs %v, %s, %s", r.User, cmp.Or(r.Capabilities, "no capability"), r.NoNewPrivs, files, calls)
 }
 
 func interfacesText(s *control.Status) string {

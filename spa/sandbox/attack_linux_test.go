@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
@@ -23,7 +24,8 @@ type attack struct {
 }
 
 // attacks are tried on a locked thread of the process that has dropped. dir is prepared by
-// prepare; victim is a process of the parent's user with the parent's capabilities.
+// prepare; victim is a process of the parent's user with the parent's capabilities. The kernel
+// refuses them for want of privilege alone.
 func attacks(dir string, victim int) []attack {
 	in := func(name string) string { return filepath.Join(dir, name) }
 	return []attack{
@@ -43,11 +45,125 @@ func attacks(dir string, victim int) []attack {
 		{"exec file", func() error { return gains(in("plain")) }},
 		{"exec set-user-id", func() error { return gains(in("setuid")) }},
 		{"exec file capabilities", func() error { return gains(in("filecaps")) }},
-		{"ptrace", func() error { return traces(victim) }},
 		{"packet socket", func() error { return socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0) }},
 		{"raw socket", func() error { return socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) }},
+	}
+}
+
+// unfiltered are attacks that the kernel refuses for want of privilege where no filter ends the
+// process before: see fatal.
+func unfiltered(dir string, victim int) []attack {
+	return []attack{
+		{"ptrace", func() error { return traces(victim) }},
 		{"mount", func() error { return mounts(dir) }},
 	}
+}
+
+// escapes are attacks that need no privilege: without Landlock or the filter they succeed.
+func escapes(dir string, victim int) []attack {
+	in := func(name string) string { return filepath.Join(dir, name) }
+	return []attack{
+		{"file: read what anybody may", func() error { return opens("/etc/passwd") }},
+		{"file: list a directory", func() error { _, err := os.ReadDir("/"); return err }},
+		{"file: look into a process", func() error { return opens("/proc/self/maps") }},
+		{"file: write memory", func() error { return openFor("/proc/self/mem", os.O_RDWR) }},
+		{"file: write what anybody may", func() error { return openFor(in("open"), os.O_WRONLY) }},
+		{"file: truncate what anybody may", func() error { return openFor(in("open"), os.O_WRONLY|os.O_TRUNC) }},
+		{"file: write a configuration", func() error { return openFor(in("read/file"), os.O_WRONLY) }},
+		{"file: make one", func() error { return openFor(in("anybodys/new"), os.O_WRONLY|os.O_CREATE) }},
+		{"file: make one beside a configuration", func() error { return openFor(in("read/new"), os.O_WRONLY|os.O_CREATE) }},
+		{"file: remove a configuration", func() error { return unlinks(in("read")) }},
+		{"file: make a directory", func() error { return undo(unix.Mkdir(in("write/dir"), 0o700), in("write/dir")) }},
+		{"file: make a link", func() error { return undo(unix.Symlink("/etc/passwd", in("write/link")), in("write/link")) }},
+		{"file: make a pipe with a name", func() error { return undo(unix.Mkfifo(in("write/pipe"), 0o600), in("write/pipe")) }},
+		{"call: start a process", func() error { return forks() }},
+		{"call: socket", func() error { return socket(unix.AF_INET, unix.SOCK_STREAM, 0) }},
+		{"call: socket of this host", func() error { return socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) }},
+		{"call: netlink socket", func() error { return socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE) }},
+		{"call: make memory executable", func() error { return executable() }},
+		{"call: be dumpable", func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) }},
+		{"call: change a mode", func() error { return unix.Chmod(in("write/file"), 0o666) }},
+		{"call: rename", func() error { return unix.Rename(in("write/file"), in("write/file")) }},
+		{"call: signal to another", func() error { return unix.Kill(victim, 0) }},
+		{"call: signal to another's thread", func() error { return unix.Tgkill(victim, victim, 0) }},
+		{"call: descriptor of another", func() error { return pidfd(victim) }},
+		{"call: limits", func() error { return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) }},
+	}
+}
+
+// openFor opens a file as flags say.
+func openFor(path string, flags int) error {
+	f, err := os.OpenFile(path, flags, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// undo removes what an attack has made.
+func undo(err error, path string) error {
+	if err != nil {
+		return err
+	}
+	return os.Remove(path)
+}
+
+// gone is the name of a file for one thread to remove.
+func gone(i int) string { return fmt.Sprintf("gone-%d", i) }
+
+// unlinks removes the first that is there.
+func unlinks(dir string) error {
+	for i := range allThreads {
+		if err := unix.Unlink(filepath.Join(dir, gone(i))); err != unix.ENOENT {
+			return err
+		}
+	}
+	return unix.ENOENT
+}
+
+// forks makes a process that ends at once.
+func forks() error {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = []string{"SANDBOX_HELPER=nothing"}
+	return cmd.Run()
+}
+
+// executable has memory that code could be put into.
+func executable() error {
+	memory, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Mprotect(memory, unix.PROT_READ|unix.PROT_EXEC), unix.Munmap(memory))
+}
+
+func pidfd(pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+// fatal are system calls after which there is no process any more.
+var fatal = map[string]func() error{
+	"execve":              func() error { return raw(unix.SYS_EXECVE) },
+	"execveat":            func() error { return raw(unix.SYS_EXECVEAT) },
+	"ptrace":              func() error { return traces(os.Getppid()) },
+	"process_vm_writev":   func() error { return raw(unix.SYS_PROCESS_VM_WRITEV, uintptr(os.Getppid())) },
+	"bpf":                 func() error { return raw(unix.SYS_BPF) },
+	"mount":               func() error { return mounts("/tmp") },
+	"pivot_root":          func() error { return raw(unix.SYS_PIVOT_ROOT) },
+	"new user namespace":  func() error { return raw(unix.SYS_UNSHARE, unix.CLONE_NEWUSER) },
+	"another namespace":   func() error { return raw(unix.SYS_SETNS) },
+	"keyctl":              func() error { return raw(unix.SYS_KEYCTL) },
+	"add_key":             func() error { return raw(unix.SYS_ADD_KEY) },
+	"module":              func() error { return raw(unix.SYS_FINIT_MODULE) },
+	"io_uring":            func() error { return raw(unix.SYS_IO_URING_SETUP) },
+	"perf_event_open":     func() error { return raw(unix.SYS_PERF_EVENT_OPEN) },
+	"userfaultfd":         func() error { return raw(unix.SYS_USERFAULTFD) },
+	"open_by_handle_at":   func() error { return raw(unix.SYS_OPEN_BY_HANDLE_AT) },
+	"descriptor of other": func() error { return raw(unix.SYS_PIDFD_GETFD) },
 }
 
 // raw is the calling thread's own system call: package syscall would change all threads.
@@ -144,7 +260,8 @@ func gains(path string) error {
 	if err != nil {
 		return err
 	}
-	got, err := parseTask(string(out))
+	_, status, _ := strings.Cut(string(out), "\n")
+	got, err := parseTask(status)
 	if err != nil {
 		return fmt.Errorf("%q: %w", out, err)
 	}

@@ -4,8 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -22,6 +28,7 @@ type report struct {
 	Denied  bool              // Err is a permission error
 	Results map[string]string // attack and thread -> error, "" where it succeeded
 	Works   map[string]string // what has to go on working -> error
+	Program string            // what a program printed of itself
 }
 
 func TestMain(m *testing.M) {
@@ -37,6 +44,7 @@ func help(part string) {
 	var r report
 	switch part {
 	case "whoami":
+		fmt.Println("reading /etc/passwd:", opens("/etc/passwd"))
 		text, err := os.ReadFile("/proc/thread-self/status")
 		fmt.Printf("%s", text)
 		exitOn(err)
@@ -48,23 +56,21 @@ func help(part string) {
 		}
 	case "require":
 		r.fail(Require())
+	case "nothing":
+		return
 	case "drop under a liar":
-		exitOn(lie(atoi(os.Getenv("SANDBOX_CALL")), atoi(os.Getenv("SANDBOX_ARG"))))
-		state, err := Drop(os.Getenv("SANDBOX_USER"))
-		r.State = state
-		r.fail(err)
+		exitOn(lie(atoi(os.Getenv("SANDBOX_CALL")), atoi(os.Getenv("SANDBOX_ARG")), 0))
+		r.fail(r.drop())
 	case "drop":
-		state, err := Drop(os.Getenv("SANDBOX_USER"))
-		r.State = state
-		r.fail(err)
+		r.fail(r.drop())
 	case "attack":
-		r.attack(func() error {
-			state, err := Drop(os.Getenv("SANDBOX_USER"))
-			r.State = state
-			return err
-		})
+		r.attack(r.drop)
 	case "attack undropped":
 		r.attack(func() error { return nil })
+	case "attack with programs":
+		r.attackWithPrograms()
+	case "fatal":
+		r.die(os.Getenv("SANDBOX_FATAL"))
 	}
 	exitOn(json.NewEncoder(os.Stdout).Encode(r))
 }
@@ -74,6 +80,47 @@ func exitOn(err error) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// drop is the drop of the daemon, or of another process of ours.
+func (r *report) drop() error {
+	for call := range strings.FieldsSeq(os.Getenv("SANDBOX_LACKS")) {
+		exitOn(lie(atoi(call), anyArg, unix.ENOSYS))
+	}
+	dir := os.Getenv("SANDBOX_DIR")
+	files := Files{Read: []string{filepath.Join(dir, "read")}, Write: []string{filepath.Join(dir, "write")}}
+	var err error
+	switch os.Getenv("SANDBOX_PART") {
+	case "programs":
+		files.Run = []string{filepath.Join(dir, "plain"), "/lib", "/lib64", "/usr/lib"}
+		files.Read = append(files.Read, "/proc")
+		files.Write = append(files.Write, os.DevNull)
+		r.State, err = DropForPrograms(files)
+	case "nothing":
+		r.State, err = DropAll()
+	default:
+		r.State, err = Drop(os.Getenv("SANDBOX_USER"), files)
+	}
+	return err
+}
+
+// die drops and does what ends the process, on a thread that was there before or is made later.
+func (r *report) die(what string) {
+	start := make(chan struct{})
+	name, late := strings.CutSuffix(what, " later")
+	all := maps.Clone(fatal)
+	maps.Copy(all, otherInterfaces())
+	try := func(int) { r.Results = map[string]string{what: text(all[name]())} }
+	if late {
+		exitOn(r.drop())
+		threads(1, start, try)
+		close(start)
+		select {}
+	}
+	wait := threads(1, start, try)
+	exitOn(r.drop())
+	close(start)
+	wait()
 }
 
 func (r *report) fail(err error) {
@@ -90,17 +137,62 @@ func (r *report) attack(drop func() error) {
 	exitOn(err)
 	route, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	exitOn(err)
+	lo, err := route.LinkByName("lo")
+	exitOn(err)
+	dir := os.Getenv("SANDBOX_DIR")
 	start := make(chan struct{})
-	waitBefore := threads(3, start, func(i int) { r.tryAll(fmt.Sprintf("thread %d from before", i)) })
+	waitBefore := threads(allThreads/2, start, func(i int) { r.tryAll(fmt.Sprintf("thread %d from before", i)) })
 	if err := drop(); err != nil {
 		r.fail(err)
 		return
 	}
 	close(start)
 	waitBefore()
-	threads(3, start, func(i int) { r.tryAll(fmt.Sprintf("thread %d from after", i)) })()
+	threads(allThreads/2, start, func(i int) { r.tryAll(fmt.Sprintf("thread %d from after", i)) })()
+	if os.Getenv("SANDBOX_PART") == "nothing" {
+		return
+	}
 	r.Works["packets"] = text(packets())
-	r.Works["netlink"] = text(addAddress(route))
+	r.Works["netlink"] = text(addAddress(route, lo))
+	r.Works["reading a configuration"] = text(opens(filepath.Join(dir, "read", "file")))
+	r.Works["writing to the state"] = text(openFor(filepath.Join(dir, "write", "new"), os.O_RDWR|os.O_CREATE|os.O_APPEND))
+	r.Works["removing from the state"] = text(unix.Unlinkat(unix.AT_FDCWD, filepath.Join(dir, "write", "new"), 0))
+}
+
+// attackWithPrograms tries what the process that starts programs must not do, itself and by a program.
+func (r *report) attackWithPrograms() {
+	dir, victim := os.Getenv("SANDBOX_DIR"), atoi(os.Getenv("SANDBOX_VICTIM"))
+	exitOn(r.drop())
+	r.Results, r.Works = make(map[string]string), make(map[string]string)
+	for _, a := range slices.Concat(attacks(dir, victim), escapes(dir, victim)) {
+		r.Results[a.name] = text(a.try())
+	}
+	cmd := exec.Command(filepath.Join(dir, "plain"))
+	cmd.Env = append(os.Environ(), "SANDBOX_HELPER=whoami")
+	out, err := cmd.CombinedOutput()
+	r.Works["program"] = text(err)
+	r.Program = string(out)
+}
+
+// allThreads is how many threads attack: one half is there before the drop.
+const allThreads = 6
+
+// attempts are the attacks that are tried, for what the kernel is said to lack.
+func attempts() []attack {
+	dir, victim := os.Getenv("SANDBOX_DIR"), atoi(os.Getenv("SANDBOX_VICTIM"))
+	lacks := os.Getenv("SANDBOX_LACKS")
+	list := attacks(dir, victim)
+	lacking := func(call int) bool { return strings.Contains(lacks, strconv.Itoa(call)) }
+	if lacking(unix.SYS_SECCOMP) {
+		list = append(list, unfiltered(dir, victim)...)
+	}
+	for _, a := range escapes(dir, victim) {
+		kind, _, _ := strings.Cut(a.name, ": ")
+		if !lacking(map[string]int{"file": unix.SYS_LANDLOCK_CREATE_RULESET, "call": unix.SYS_SECCOMP}[kind]) {
+			list = append(list, a)
+		}
+	}
+	return list
 }
 
 var results sync.Mutex // guards report.Results: one attacker at a time
@@ -108,7 +200,7 @@ var results sync.Mutex // guards report.Results: one attacker at a time
 func (r *report) tryAll(where string) {
 	results.Lock()
 	defer results.Unlock()
-	for _, a := range attacks(os.Getenv("SANDBOX_DIR"), atoi(os.Getenv("SANDBOX_VICTIM"))) {
+	for _, a := range attempts() {
 		r.Results[a.name+" on "+where] = text(a.try())
 	}
 }
@@ -127,11 +219,11 @@ func openPackets() (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
+	conn, err := net.Dial("udp", "127.0.0.1:9")
+	if err != nil {
+		return nil, err
+	}
 	return func() error {
-		conn, err := net.Dial("udp", "127.0.0.1:9")
-		if err != nil {
-			return err
-		}
 		defer conn.Close()
 		if _, err := conn.Write([]byte("seen")); err != nil {
 			return err
@@ -148,11 +240,7 @@ func openPackets() (func() error, error) {
 func htons(n uint16) uint16 { return n<<8 | n>>8 }
 
 // addAddress writes through rtnetlink, which needs CAP_NET_ADMIN as nftables does.
-func addAddress(route *netlink.Handle) error {
-	lo, err := route.LinkByName("lo")
-	if err != nil {
-		return err
-	}
+func addAddress(route *netlink.Handle, lo netlink.Link) error {
 	addr, err := netlink.ParseAddr("198.51.100.1/32")
 	if err != nil {
 		return err

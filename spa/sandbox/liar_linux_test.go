@@ -32,6 +32,8 @@ func TestDropBelievesNobody(t *testing.T) {
 		{"securebits", "nobody", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, "securebits are"},
 		{"no_new_privs", "nobody", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, "NoNewPrivs is"},
 		{"dumpable", "no-such-user", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, "dumpable is"},
+		{"Landlock", "nobody", unix.SYS_LANDLOCK_RESTRICT_SELF, anyArg, "/ can be opened all the same"},
+		{"filter", "nobody", unix.SYS_SECCOMP, anyArg, "Seccomp is"},
 	} {
 		cmd := helper(t, "drop under a liar", test.user)
 		cmd.Env = append(cmd.Env, fmt.Sprintf("SANDBOX_CALL=%d", test.call), fmt.Sprintf("SANDBOX_ARG=%d", test.arg))
@@ -43,16 +45,16 @@ func TestDropBelievesNobody(t *testing.T) {
 	}
 }
 
-// lie makes a system call do nothing and return 0 on all threads: a seccomp filter
-// that answers with error number 0. See seccomp(2).
-func lie(call, arg int) error {
+// lie makes a system call do nothing and return an error on all threads, or 0 for success: a
+// seccomp filter that answers with that error number. See seccomp(2).
+func lie(call, arg int, answer unix.Errno) error {
 	const number, firstArgument = 0, 16 // offsets in struct seccomp_data
 	filter := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: number},
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(call), Jf: 3},
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: firstArgument},
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(arg), Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(answer)},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
 	}
 	if arg == anyArg {

@@ -1,7 +1,11 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,93 +21,226 @@ const secured = cap.SecbitNoRoot | cap.SecbitNoRootLocked |
 
 // remains is what a thread may have left: what is read back must equal it.
 type remains struct {
-	uid, gid   int
-	groups     []int
-	bounding   uint64
-	securebits cap.Secbits
+	uid, gid    int
+	groups      []int
+	kept        capabilities // permitted and effective
+	inheritable capabilities
+	ambient     capabilities
+	bounding    capabilities
+	securebits  cap.Secbits
 }
 
-func drop(name string) (State, error) {
-	before, err := readTask("/proc/thread-self/status")
-	if err != nil {
-		return State{}, err
-	}
+// A part is what a process is for: what it may have left of everything but user and groups.
+type part struct {
+	kept      capabilities
+	programs  bool // it starts some, which have the same
+	calls     []call
+	forbidden []uintptr
+}
+
+func drop(name string, files Files) (State, error) {
 	who, err := choose(name)
 	if err != nil {
 		return State{}, err
 	}
-	left, notes, err := giveUp(who, before)
+	return dropTo(who, part{kept: setOf(cap.NET_ADMIN), calls: forDaemon(), forbidden: neverOf(false)}, files)
+}
+
+func dropForPrograms(files Files) (State, error) {
+	kept := setOf(cap.NET_ADMIN, cap.NET_RAW)
+	return dropTo(whoItIs(), part{kept: kept, programs: true, calls: forPrograms(), forbidden: neverOf(true)}, files)
+}
+
+func dropAll() (State, error) {
+	return dropTo(whoItIs(), part{calls: forKeeper(), forbidden: neverOf(false)}, Files{})
+}
+
+// whoItIs is the user of this process.
+func whoItIs() identity {
+	return identity{name: strconv.Itoa(os.Getuid()), uid: os.Getuid(), gid: os.Getgid()}
+}
+
+// dropTo leaves the part of a process and nothing else, and reads back that it is so.
+func dropTo(who identity, p part, files Files) (State, error) {
+	before, err := readTask("/proc/thread-self/status")
+	if err != nil {
+		return State{}, err
+	}
+	missing := lacks()
+	rules, err := newRuleset(files, p.programs) // while the paths can be reached
+	if err != nil {
+		return State{}, err
+	}
+	left, notes, err := giveUp(who, p, before)
 	if err != nil {
 		return State{}, err
 	}
 	if err := verify(left); err != nil {
 		return State{}, err
 	}
+	calls, err := shut(rules, p)
+	if err != nil {
+		return State{}, err
+	}
 	return State{
 		User: who.name, UID: who.uid, GID: who.gid,
-		Capabilities: "CAP_NET_ADMIN", NoNewPrivs: true,
-		Notes: append(who.notes, notes...),
+		Capabilities: left.kept.String(), Bounding: left.bounding.String(), NoNewPrivs: true,
+		Landlock: rules.abi, Calls: calls,
+		Notes: slices.Concat(who.notes, notes, missing),
 	}, nil
+}
+
+// shut forbids files and system calls, as far as the kernel can, and returns how many of the latter
+// are left.
+func shut(rules ruleset, p part) (calls int, err error) {
+	// Opened now: afterwards nothing of /proc may be open to it.
+	tasks, err := openTasks()
+	if err != nil {
+		return 0, err
+	}
+	defer tasks.close()
+	if err := rules.enforce(); err != nil || noFilter() != nil {
+		return 0, err
+	}
+	if err := filter(program(p.calls, p.forbidden)); err != nil {
+		return 0, err
+	}
+	return countOf(p.calls), tasks.verifyFilter()
+}
+
+// countOf counts calls, each once.
+func countOf(list []call) int {
+	numbers := make(map[uintptr]bool)
+	for _, c := range list {
+		numbers[c.number] = true
+	}
+	return len(numbers)
 }
 
 // giveUp does it in the only order that works: user and groups first, while the
 // capabilities to change them are there, the capabilities themselves last. Package cap
 // sets them on all threads.
-func giveUp(who identity, before task) (remains, []string, error) {
-	groups, notes, err := become(who, before.groups)
-	if err != nil {
-		return remains{}, nil, err
+func giveUp(who identity, p part, before task) (remains, []string, error) {
+	left := remains{uid: who.uid, gid: who.gid, kept: p.kept, securebits: cap.GetSecbits(), bounding: before.bounding}
+	var notes []string
+	var err error
+	if left.groups = before.groups; !p.programs {
+		if left.groups, notes, err = become(who, before.groups); err != nil {
+			return remains{}, nil, err
+		}
 	}
-	left := remains{uid: who.uid, gid: who.gid, groups: groups, securebits: secured}
+	if p.programs {
+		left.inheritable = p.kept
+		if os.Getuid() != 0 { // root's programs have them by being root's
+			left.ambient = p.kept
+		}
+	}
 	if permitted(cap.SETPCAP) {
-		err = shutTheWayBack()
+		err = shutTheWayBack(&left, p)
 	} else {
-		left.bounding, left.securebits = before.bounding, cap.GetSecbits()
 		notes = append(notes, "CAP_SETPCAP was not given, so bounding set and securebits stay as they were, "+
 			"and only no_new_privs keeps capabilities from coming back")
 	}
 	if err != nil {
 		return remains{}, nil, err
 	}
-	return left, notes, keepNetAdmin()
+	return left, notes, keep(left)
 }
 
-// shutTheWayBack empties the bounding set and locks the securebits.
-func shutTheWayBack() error {
+// shutTheWayBack takes everything out of the bounding set that is not inherited, and locks the
+// securebits where no program is to get anything.
+func shutTheWayBack(left *remains, p part) error {
 	if err := raise(cap.SETPCAP); err != nil {
 		return fmt.Errorf("sandbox: raising CAP_SETPCAP: %w", err)
 	}
-	all := make([]cap.Value, cap.MaxBits())
-	for i := range all {
-		all[i] = cap.Value(i)
+	var gone []cap.Value
+	for v := range cap.MaxBits() {
+		if !left.inheritable.has(v) {
+			gone = append(gone, v)
+		}
 	}
-	if err := cap.DropBound(all...); err != nil {
+	if err := cap.DropBound(gone...); err != nil {
 		return fmt.Errorf("sandbox: emptying the bounding set: %w", err)
+	}
+	left.bounding &= left.inheritable
+	if p.programs {
+		return nil
 	}
 	if err := secured.Set(); err != nil {
 		return fmt.Errorf("sandbox: locking the securebits: %w", err)
 	}
+	left.securebits = secured
 	return nil
 }
 
-// keepNetAdmin gives up all other capabilities; the ambient ones go with the inheritable ones.
-func keepNetAdmin() error {
+// keep gives up all other capabilities; ambient ones go with the inheritable ones.
+func keep(left remains) error {
 	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
 		return fmt.Errorf("sandbox: setting no_new_privs: %w", err)
 	}
-	left := cap.NewSet()
-	for _, flag := range []cap.Flag{cap.Permitted, cap.Effective} {
-		if err := left.SetFlag(flag, true, cap.NET_ADMIN); err != nil {
-			return fmt.Errorf("sandbox: keeping CAP_NET_ADMIN: %w", err)
-		}
+	set := cap.NewSet()
+	if err := errors.Join(
+		set.SetFlag(cap.Permitted, true, left.kept.values()...),
+		set.SetFlag(cap.Effective, true, left.kept.values()...),
+		set.SetFlag(cap.Inheritable, true, left.inheritable.values()...),
+	); err != nil {
+		return fmt.Errorf("sandbox: keeping %v: %w", left.kept, err)
 	}
-	if err := left.SetProc(); err != nil {
-		return fmt.Errorf("sandbox: keeping CAP_NET_ADMIN only: %w", err)
+	if err := set.SetProc(); err != nil {
+		return fmt.Errorf("sandbox: keeping %v only: %w", left.kept, err)
+	}
+	if left.ambient != 0 {
+		if err := cap.SetAmbient(true, left.ambient.values()...); err != nil {
+			return fmt.Errorf("sandbox: handing %v on: %w", left.ambient, err)
+		}
 	}
 	if _, err := cap.Prctl(unix.PR_SET_DUMPABLE, 0); err != nil {
 		return fmt.Errorf("sandbox: switching core files off: %w", err)
 	}
 	return nil
+}
+
+func lacks() []string {
+	var texts []string
+	if err := noLandlock(); err != nil {
+		texts = append(texts, fmt.Sprintf("files are not restricted: %v", err))
+	}
+	if err := noFilter(); err != nil {
+		texts = append(texts, fmt.Sprintf("system calls are not filtered: %v", err))
+	}
+	return texts
+}
+
+// capabilities is a set of them, as /proc has it.
+type capabilities uint64
+
+func setOf(values ...cap.Value) capabilities {
+	var set capabilities
+	for _, v := range values {
+		set |= 1 << v
+	}
+	return set
+}
+
+func (c capabilities) has(v cap.Value) bool { return c>>v&1 == 1 }
+
+func (c capabilities) values() []cap.Value {
+	var values []cap.Value
+	for v := range cap.MaxBits() {
+		if c.has(v) {
+			values = append(values, v)
+		}
+	}
+	return values
+}
+
+// String returns "CAP_NET_ADMIN, CAP_NET_RAW"; "" where there is none.
+func (c capabilities) String() string {
+	var names []string
+	for _, v := range c.values() {
+		names = append(names, strings.ToUpper(v.String()))
+	}
+	return strings.Join(names, ", ")
 }
 
 func raise(value cap.Value) error {

@@ -7,9 +7,15 @@ import (
 	"fmt"
 )
 
-func drop(string) (State, error) {
+func drop(string, Files) (State, error) {
 	return State{}, fmt.Errorf("sandbox: dropping privileges: %w", errors.ErrUnsupported)
 }
+
+func dropForPrograms(Files) (State, error) { return drop("", Files{}) }
+
+func dropAll() (State, error) { return drop("", Files{}) }
+
+func lacks() []string { return nil }
 
 func require() error {
 	return fmt.Errorf("sandbox: capabilities: %w", errors.ErrUnsupported)

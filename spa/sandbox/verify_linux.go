@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,13 +15,10 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// netAdmin is the one capability that stays, as a set.
-const netAdmin = uint64(1) << cap.NET_ADMIN
-
 // task is what /proc says of a thread's privileges. See proc_pid_status(5).
 type task struct {
 	uids, gids, groups                                 []int // uids, gids: real, effective, saved, file system
-	inheritable, allowed, effective, bounding, ambient uint64
+	inheritable, allowed, effective, bounding, ambient capabilities
 	noNewPrivs                                         string
 }
 
@@ -92,11 +90,11 @@ func (t task) differs(want remains) error {
 		{"Uid", slices.Equal(t.uids, four(want.uid)), t.uids, want.uid},
 		{"Gid", slices.Equal(t.gids, four(want.gid)), t.gids, want.gid},
 		{"Groups", slices.Equal(t.groups, want.groups), t.groups, want.groups},
-		{"CapInh", t.inheritable == 0, t.inheritable, 0},
-		{"CapPrm", t.allowed == netAdmin, t.allowed, netAdmin},
-		{"CapEff", t.effective == netAdmin, t.effective, netAdmin},
+		{"CapInh", t.inheritable == want.inheritable, t.inheritable, want.inheritable},
+		{"CapPrm", t.allowed == want.kept, t.allowed, want.kept},
+		{"CapEff", t.effective == want.kept, t.effective, want.kept},
 		{"CapBnd", t.bounding == want.bounding, t.bounding, want.bounding},
-		{"CapAmb", t.ambient == 0, t.ambient, 0},
+		{"CapAmb", t.ambient == want.ambient, t.ambient, want.ambient},
 		{"NoNewPrivs", t.noNewPrivs == "1", t.noNewPrivs, 1},
 	} {
 		if !check.good {
@@ -121,11 +119,7 @@ func readTask(path string) (task, error) {
 // parseTask reads a status file. A line that is missing is an error: what is not told
 // is not known to be gone.
 func parseTask(text string) (task, error) {
-	lines := make(map[string]string)
-	for line := range strings.Lines(text) {
-		name, value, _ := strings.Cut(line, ":")
-		lines[name] = strings.TrimSpace(value)
-	}
+	lines := statusLines(text)
 	for _, name := range []string{"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"} {
 		if _, ok := lines[name]; !ok {
 			return task{}, fmt.Errorf("no line %s", name)
@@ -140,11 +134,104 @@ func parseTask(text string) (task, error) {
 			*ids = append(*ids, id)
 		}
 	}
-	for name, set := range map[string]*uint64{"CapInh": &t.inheritable, "CapPrm": &t.allowed,
+	for name, set := range map[string]*capabilities{"CapInh": &t.inheritable, "CapPrm": &t.allowed,
 		"CapEff": &t.effective, "CapBnd": &t.bounding, "CapAmb": &t.ambient} {
-		var err error
-		*set, err = strconv.ParseUint(lines[name], 16, 64)
+		bits, err := strconv.ParseUint(lines[name], 16, 64)
+		*set = capabilities(bits)
 		errs = append(errs, err)
 	}
 	return t, errors.Join(errs...)
+}
+
+// statusLines returns the values of a status file by their names.
+func statusLines(text string) map[string]string {
+	lines := make(map[string]string)
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(line, ":")
+		lines[name] = strings.TrimSpace(value)
+	}
+	return lines
+}
+
+// taskFiles are the status files of all threads of this process, open, and how many filters of system
+// calls each had.
+type taskFiles []taskFile
+
+type taskFile struct {
+	status  *os.File
+	filters int
+}
+
+func openTasks() (taskFiles, error) {
+	paths, err := filepath.Glob("/proc/self/task/*/status")
+	if err != nil {
+		return nil, fmt.Errorf("sandbox: looking for threads: %w", err)
+	}
+	var all taskFiles
+	for _, path := range paths {
+		status, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the thread has ended
+		}
+		if err != nil {
+			all.close()
+			return nil, fmt.Errorf("sandbox: looking at threads: %w", err)
+		}
+		t := taskFile{status: status}
+		_, t.filters, err = t.filter()
+		all = append(all, t)
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			all.close()
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func (all taskFiles) close() {
+	for _, t := range all {
+		t.status.Close()
+	}
+}
+
+// filter reads whether the thread's system calls are filtered (seccomp mode 2), and by how many
+// filters; 0 where the kernel does not tell (before Linux 5.9).
+func (t taskFile) filter() (mode string, filters int, err error) {
+	text := make([]byte, 1<<16)
+	n, err := t.status.ReadAt(text, 0)
+	if err != nil && err != io.EOF {
+		return "", 0, fmt.Errorf("sandbox: reading how system calls are filtered: %w", err)
+	}
+	lines := statusLines(string(text[:n]))
+	if count, ok := lines["Seccomp_filters"]; ok {
+		filters, err = strconv.Atoi(count)
+		if err != nil {
+			return "", 0, fmt.Errorf("sandbox: reading how system calls are filtered: %w", err)
+		}
+	}
+	return lines["Seccomp"], filters, nil
+}
+
+// verifyFilter makes sure that each thread has one filter more than before. A thread that was made
+// since has those of the one that made it.
+func (all taskFiles) verifyFilter() error {
+	seen := false
+	for _, t := range all {
+		mode, filters, err := t.filter()
+		if errors.Is(err, unix.ESRCH) {
+			continue // the thread has ended
+		}
+		if err != nil {
+			return err
+		}
+		if mode != "2" || filters != 0 && filters != t.filters+1 {
+			return fmt.Errorf("sandbox: Seccomp is %s, with %d filters where there were %d, after the drop, want 2 and one more (%s)",
+				mode, filters, t.filters, t.status.Name())
+		}
+		seen = true
+	}
+	if !seen {
+		return errors.New("sandbox: no thread to be found")
+	}
+	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
 const dropped = `Name:	spa-server
@@ -19,7 +21,7 @@ CapAmb:	0000000000000000
 NoNewPrivs:	1
 `
 
-var wanted = remains{uid: 990, gid: 991, securebits: secured}
+var wanted = remains{uid: 990, gid: 991, kept: setOf(cap.NET_ADMIN), securebits: secured}
 
 func TestVerifyNamesWhatStuck(t *testing.T) {
 	for _, test := range []struct{ name, from, to, want string }{

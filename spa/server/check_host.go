@@ -17,7 +17,7 @@ func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
 	for _, check := range []func(*config.Config, *host) []Finding{
 		checkIngress, checkClosed, checkKnockPorts, checkSSH, checkServed,
 		checkInterfaces, checkAccount, checkClock, checkConntrack, checkMedium,
-		checkGuard, checkBoot, checkFlush, checkAccess,
+		checkGuard, checkBoot, checkFlush, checkAccess, checkSandbox,
 	} {
 		found = append(found, check(c, h)...)
 	}
@@ -125,6 +125,16 @@ func checkAccount(_ *config.Config, h *host) []Finding {
 	}
 	return []Finding{{Odd, "user " + SystemUser, "there is none: the server stays root, with CAP_NET_ADMIN as its only capability",
 		"useradd --system --no-create-home --shell /usr/sbin/nologin " + SystemUser}}
+}
+
+// checkSandbox says what of the sandbox this kernel does not have.
+func checkSandbox(_ *config.Config, h *host) []Finding {
+	var found []Finding
+	for _, text := range h.lacks {
+		found = append(found, Finding{Weak, "sandbox", text + ": a server that is taken over can do more",
+			"a kernel with CONFIG_SECURITY_LANDLOCK (Linux 5.13, and landlock in /sys/kernel/security/lsm) and CONFIG_SECCOMP_FILTER; in a container, what its runtime forbids"})
+	}
+	return found
 }
 
 // checkGuard looks whether the guard is where it should be.

@@ -22,7 +22,7 @@ func (s *Server) openWatcher() error {
 	if err != nil {
 		return fmt.Errorf("server: watching the client files: %w", err)
 	}
-	s.files = watcher
+	s.watcher = watcher
 	s.keep(watcher)
 	if err := watcher.Add(s.clientsDir()); err != nil {
 		return fmt.Errorf("server: watching the client files: %w", err)
@@ -36,14 +36,14 @@ func (s *Server) watchClients(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case event, ok := <-s.files.Events:
+		case event, ok := <-s.watcher.Events:
 			if !ok {
 				return nil
 			}
 			if err := s.reloadFile(ctx, event); err != nil {
 				return err
 			}
-		case err, ok := <-s.files.Errors:
+		case err, ok := <-s.watcher.Errors:
 			if !ok {
 				return nil
 			}

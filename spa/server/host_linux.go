@@ -17,6 +17,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/firewall/survey"
+	"sallyport/spa/sandbox"
 )
 
 // look takes all looks at the machine that can be taken, in the network namespace of the calling
@@ -38,6 +39,7 @@ func look(ctx context.Context) *host {
 	h.conntrack, err = readConntrack()
 	h.notSeen("how full connection tracking is", err)
 	h.running = Running()
+	h.lacks = sandbox.Lacks()
 	h.persists = h.uid == 0 && firewall.CanPersist()
 	return h
 }

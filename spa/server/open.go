@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -71,8 +72,10 @@ type Server struct {
 	sniffer   *capture.Sniffer
 	responder *capture.Responder
 	socket    *control.Listener
-	files     *fsnotify.Watcher
+	manager   *net.UnixConn // nil: nobody wants to be told
+	watcher   *fsnotify.Watcher
 	sandbox   sandbox.State
+	files     sandbox.Files // that can be opened still
 
 	opened []io.Closer // in the order in which they were opened
 }
@@ -93,7 +96,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 		s.openWatcher, // before the files are read: a change in between waits in its queue
 		s.openKeys, s.openJournal, s.openAudit,
 		func() error { return s.openFirewall(ctx, o.Confirm) },
-		s.openSockets, s.openControl, s.dropPrivileges,
+		s.openSockets, s.openControl, s.openNotify, s.dropPrivileges,
 	} {
 		err := ctx.Err()
 		if err == nil {
@@ -214,12 +217,27 @@ func (s *Server) openSockets() error {
 // dropPrivileges gives up everything that is not needed to read packets, change the firewall and
 // read a client file that changes, and makes sure that the latter still works.
 func (s *Server) dropPrivileges() error {
-	state, err := sandbox.Drop(SystemUser)
+	s.files = s.reachable()
+	state, err := sandbox.Drop(SystemUser, s.files)
 	if err != nil {
 		return err
 	}
 	s.sandbox = state
 	return s.readable()
+}
+
+// reachable is what is opened later: the configuration, wherever links lead from it, and a new audit
+// log in the place of one that was moved. The state is open already, but for what is removed at the end.
+func (s *Server) reachable() sandbox.Files {
+	_ = time.Local.String() // reads the machine's time zone, once
+	files := sandbox.Files{Read: []string{s.dir, s.clientsDir()}, Write: []string{s.config.State}}
+	if real, err := filepath.EvalSymlinks(filepath.Join(s.dir, config.FileName)); err == nil {
+		files.Read = append(files.Read, filepath.Dir(real))
+	}
+	if s.config.Audit.File != "" {
+		files.Write = append(files.Write, filepath.Dir(s.config.Audit.File))
+	}
+	return files
 }
 
 // FirewallConfig returns what the firewall has to know of the configuration. Of the grants of an

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -28,7 +30,7 @@ type files struct {
 func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 	s.reading.Lock() // what the watcher reads meanwhile is not to be overtaken by what is read here
 	defer s.reading.Unlock()
-	if err := keys.InPlace(s.root, s.dir); err != nil {
+	if err := errors.Join(keys.InPlace(s.root, s.dir), s.within()); err != nil {
 		return nil, denied("move it back, or: systemctl restart spa-server (grants and sessions go on)", err.Error(), "nothing was changed")
 	}
 	next, problems := s.readFiles()
@@ -52,10 +54,35 @@ func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 		return nil, denied("", err.Error(), "nothing was changed")
 	}
 	if err := s.audit.Reopen(); err != nil {
-		r.Notes = append(r.Notes, "the audit log goes on in the file that it was in: "+err.Error())
+		r.Notes = append(r.Notes, s.unopened(err))
 	}
 	s.log.Info("reloaded", "settings", r.Settings, "added", len(r.Added), "changed", len(r.Changed), "removed", len(r.Removed), "ended", len(r.Ended))
 	return r, nil
+}
+
+// within returns an error where the file of settings is a link by now that leads to where the server
+// can open nothing since it gave up its privileges.
+func (s *Server) within() error {
+	path := filepath.Join(s.dir, config.FileName)
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil || s.sandbox.Landlock == 0 {
+		return nil // it is looked for once more by whoever reads it
+	}
+	for _, dir := range s.files.Read {
+		if below, err := filepath.EvalSymlinks(dir); err == nil && strings.HasPrefix(real, below+"/") {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s leads to %s, in a directory that was not part of the configuration when the server started", path, real)
+}
+
+// unopened says why the audit log is not a new file.
+func (s *Server) unopened(err error) string {
+	note := "the audit log goes on in the file that it was in: " + err.Error()
+	if errors.Is(err, fs.ErrPermission) && s.sandbox.Landlock > 0 {
+		note += "; if its directory is another one since the server started: systemctl restart spa-server (grants and sessions go on)"
+	}
+	return note
 }
 
 // mostProblems is how many are named: as many as somebody reads, and as fit into an answer.

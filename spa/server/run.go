@@ -6,10 +6,9 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strings"
-
-	"github.com/coreos/go-systemd/v22/daemon"
 
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
@@ -40,7 +39,7 @@ func (s *Server) Run(parent context.Context) error {
 	for range beside {
 		<-ended
 	}
-	s.notify(daemon.SdNotifyStopping)
+	s.notify(notifyStopping)
 	err := context.Cause(ctx)
 	if parent.Err() != nil { // it was asked to stop
 		s.log.Info("stopped; the guard stays, and grants end on time", s.counted())
@@ -105,9 +104,9 @@ func (s *Server) ready() {
 		"user", s.sandbox.User,
 		"capabilities", s.sandbox.Capabilities)
 	for _, note := range s.sandbox.Notes {
-		s.log.Info(note)
+		s.log.Warn(note)
 	}
-	s.notify(daemon.SdNotifyReady)
+	s.notify(notifyReady)
 }
 
 func knockPorts(c *config.Config) []string {
@@ -126,8 +125,33 @@ func guards(c *config.Config) []string {
 	return guarded
 }
 
+// What systemd is told (sd_notify(3)).
+const (
+	notifyReady    = "READY=1"
+	notifyStopping = "STOPPING=1"
+)
+
+// openNotify connects to systemd, where that started the server: later no socket can be made.
+func (s *Server) openNotify() error {
+	name := os.Getenv("NOTIFY_SOCKET")
+	if name == "" {
+		return nil
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Net: "unixgram", Name: name})
+	if err != nil {
+		s.log.Warn("systemd cannot be told", "error", err)
+		return nil
+	}
+	s.manager = conn
+	s.keep(conn)
+	return nil
+}
+
 func (s *Server) notify(state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
+	if s.manager == nil {
+		return
+	}
+	if _, err := s.manager.Write([]byte(state)); err != nil {
 		s.log.Warn("systemd could not be told", "state", state, "error", err)
 	}
 }

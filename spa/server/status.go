@@ -2,13 +2,13 @@ package server
 
 import (
 	"cmp"
-	"net"
 	"os"
 	"slices"
 	"time"
 
 	"sallyport/spa"
 	"sallyport/spa/capture"
+	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
 )
 
@@ -28,13 +28,13 @@ func (s *Server) status() *control.Status {
 		Gate:     gateStatus(gates, now),
 		Clients:  clients, Grants: len(shown(s.firewall.Grants(now))), Decided: s.audit.Counts(),
 		Capture: captured(s.sniffer.Stats()), Watchers: int(s.hub.active.Load()),
-		Rights: control.Privileges{
-			User: s.sandbox.User, UID: s.sandbox.UID, GID: s.sandbox.GID, Capabilities: s.sandbox.Capabilities,
-			NoNewPrivs: s.sandbox.NoNewPrivs, Notes: s.sandbox.Notes,
-		},
+		Rights: privileges(s.sandbox), Processes: []control.Process{},
+	}
+	for _, p := range s.firewall.Processes() {
+		st.Processes = append(st.Processes, control.Process{Name: p.Name, PID: p.PID, Rights: privileges(p.Left)})
 	}
 	if len(st.Interfaces) == 0 {
-		st.Interfaces, st.All = interfaces(), true
+		st.Interfaces, st.All = s.sniffer.Interfaces(), true
 	}
 	journal := s.journal.Status()
 	st.Journal = control.Journal{Live: journal.Live, Records: journal.Records, Room: journal.Room, Damaged: journal.Damaged}
@@ -53,19 +53,11 @@ func (s *Server) firewallStatus(mode string) control.Firewall {
 	}
 }
 
-// interfaces names those that there are now, but for the loopback.
-func interfaces() []string {
-	all, err := net.Interfaces()
-	if err != nil {
-		return nil
+func privileges(left sandbox.State) control.Privileges {
+	return control.Privileges{
+		User: left.User, UID: left.UID, GID: left.GID, Capabilities: left.Capabilities, Bounding: left.Bounding,
+		NoNewPrivs: left.NoNewPrivs, Landlock: left.Landlock, Calls: left.Calls, Notes: left.Notes,
 	}
-	names := []string{}
-	for _, i := range all {
-		if i.Flags&net.FlagLoopback == 0 {
-			names = append(names, i.Name)
-		}
-	}
-	return names
 }
 
 // gateStatus says whether a gate key that was replaced is still good.

@@ -24,7 +24,8 @@ type host struct {
 	listeners []listener
 	clock     clock
 	conntrack conntrack
-	persists  bool // the kernel can keep the guard over a flush while no server runs
+	persists  bool     // the kernel can keep the guard over a flush while no server runs
+	lacks     []string // what of the sandbox this kernel does not have
 	accounts  func(name string) (uid, gid int, ok bool)
 	resolve   func(ctx context.Context, name string) ([]netip.Addr, error)
 	medium    func(path string) medium

@@ -35,6 +35,8 @@ type Status struct {
 	MoreSeen int        `json:"more_seen"` // how many were left out of Seen
 	Rights   Privileges `json:"privileges"`
 	Watchers int        `json:"watchers"`
+
+	Processes []Process `json:"processes"` // that work for the server
 }
 
 // Firewall is what keeps the ports shut.
@@ -103,13 +105,23 @@ type Stale struct {
 	Ahead   float64    `json:"ahead"` // of the last, in seconds; below zero: behind
 }
 
-// Privileges are what the process has left.
+// Process is one that works for the server beside the daemon, and lives.
+type Process struct {
+	Name   string     `json:"name"`
+	PID    int        `json:"pid"`
+	Rights Privileges `json:"privileges"`
+}
+
+// Privileges are what a process has left.
 type Privileges struct {
 	User         string   `json:"user"`
 	UID          int      `json:"uid"`
 	GID          int      `json:"gid"`
-	Capabilities string   `json:"capabilities"`
+	Capabilities string   `json:"capabilities"` // "CAP_NET_ADMIN"; empty: none
+	Bounding     string   `json:"bounding"`     // that a program it executes could have
 	NoNewPrivs   bool     `json:"no_new_privs"`
+	Landlock     int      `json:"landlock"`        // version by which files are restricted; 0: they are not
+	Calls        int      `json:"system_calls"`    // that are allowed; 0: all
 	Notes        []string `json:"notes,omitempty"` // what could not be given up, and why
 }
 

@@ -1,0 +1,115 @@
+package sandbox
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
+)
+
+// TestDropEndsAttackers: what nobody calls who is not attacking ends the process, on every thread.
+func TestDropEndsAttackers(t *testing.T) {
+	lab.NeedRoot(t)
+	names := slices.AppendSeq(slices.Collect(maps.Keys(fatal)), maps.Keys(otherInterfaces()))
+	for _, name := range names {
+		for _, when := range []string{"", " later"} {
+			t.Run(name+when, func(t *testing.T) {
+				t.Parallel()
+				cmd := helper(t, "fatal", "nobody")
+				cmd.Env = append(cmd.Env, "SANDBOX_FATAL="+name+when)
+				err := cmd.Run()
+				status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+				if !ok || !status.Signaled() || status.Signal() != unix.SIGSYS {
+					t.Errorf("got %v, want the end by SIGSYS", err)
+				}
+			})
+		}
+	}
+}
+
+// TestDropOnPoorKernels: where the kernel has no Landlock, or no filters, or neither, that is said, and
+// user and capabilities alone refuse all that they did before.
+func TestDropOnPoorKernels(t *testing.T) {
+	lab.NeedRoot(t)
+	const landlock, seccomp = unix.SYS_LANDLOCK_CREATE_RULESET, unix.SYS_SECCOMP
+	for _, test := range []struct {
+		lacks []int
+		notes []string
+	}{
+		{[]int{landlock}, []string{"files are not restricted"}},
+		{[]int{seccomp}, []string{"system calls are not filtered"}},
+		{[]int{landlock, seccomp}, []string{"files are not restricted", "system calls are not filtered"}},
+	} {
+		t.Run(strings.Join(test.notes, " and "), func(t *testing.T) {
+			cmd := helper(t, "attack", "nobody")
+			cmd.Env = append(cmd.Env, "SANDBOX_LACKS="+strings.Trim(fmt.Sprint(test.lacks), "[]"))
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
+			r := run(t, cmd)
+			if r.Err != "" || len(r.State.Notes) != len(test.notes) {
+				t.Fatalf("got %+v, %s, want notes %v", r.State, r.Err, test.notes)
+			}
+			for i, note := range test.notes {
+				if !strings.Contains(r.State.Notes[i], note) {
+					t.Errorf("got note %q, want %q", r.State.Notes[i], note)
+				}
+			}
+			if (r.State.Landlock == 0) != slices.Contains(test.lacks, landlock) || (r.State.Calls == 0) != slices.Contains(test.lacks, seccomp) {
+				t.Errorf("got %+v", r.State)
+			}
+			allRefused(t, r, nil)
+		})
+	}
+}
+
+// TestDropAll: the process that only holds a socket can do nothing at all.
+func TestDropAll(t *testing.T) {
+	lab.NeedRoot(t)
+	cmd := helper(t, "attack", "")
+	cmd.Env = append(cmd.Env, "SANDBOX_PART=nothing")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
+	r := run(t, cmd)
+	if r.Err != "" || r.State.Capabilities != "" || r.State.Bounding != "" || !r.State.NoNewPrivs || r.State.Landlock == 0 || r.State.Calls == 0 {
+		t.Errorf("got %+v, %s", r.State, r.Err)
+	}
+	allRefused(t, r, nil)
+}
+
+// TestDropForPrograms: it and its programs change the firewall, and nothing else.
+func TestDropForPrograms(t *testing.T) {
+	lab.NeedRoot(t)
+	cmd := helper(t, "attack with programs", "")
+	cmd.Env = append(cmd.Env, "SANDBOX_PART=programs")
+	r := run(t, cmd)
+	const kept = "CAP_NET_ADMIN, CAP_NET_RAW"
+	if r.Err != "" || r.State.Capabilities != kept || r.State.Bounding != kept || !r.State.NoNewPrivs || r.State.Landlock == 0 || r.State.Calls == 0 {
+		t.Errorf("got %+v, %s", r.State, r.Err)
+	}
+	// What programs are started for: that they run, map code, read /proc, and have sockets of iptables.
+	may := []string{"raise inheritable", "raise ambient", "bounding set", "raw socket", "exec file", "call: start a process", "call: socket",
+		"call: socket of this host", "call: netlink socket", "call: make memory executable", "call: limits", "file: look into a process"}
+	for name, err := range r.Results {
+		if slices.Contains(may, name) {
+			continue
+		}
+		if !slices.ContainsFunc(refusals, func(s string) bool { return strings.HasSuffix(err, s) }) {
+			t.Errorf("%s: got %q, want it to be refused", name, err)
+		}
+	}
+	if r.Works["program"] != "" {
+		t.Errorf("a program does not work: %s\n%s", r.Works["program"], r.Program)
+	}
+	for _, line := range []string{
+		"reading /etc/passwd: open /etc/passwd: permission denied",
+		"CapPrm:\t0000000000003000", "CapBnd:\t0000000000003000", "NoNewPrivs:\t1", "Seccomp:\t2",
+	} {
+		if !strings.Contains(r.Program, line) {
+			t.Errorf("the program does not print %q:\n%s", line, r.Program)
+		}
+	}
+}

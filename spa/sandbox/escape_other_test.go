@@ -1,0 +1,5 @@
+//go:build linux && !amd64
+
+package sandbox
+
+func otherInterfaces() map[string]func() error { return nil }

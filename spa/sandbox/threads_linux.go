@@ -1,0 +1,5 @@
+//go:build !cgo
+
+package sandbox
+
+const listsThreads = false // Go's runtime knows its threads
