@@ -5,14 +5,15 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
-	"sallyport/spa/config"
 )
 
-// allowed returns for how much of a time that begins now the client may have the service open: until
-// the first end of the client's hours, the service's, and the client's key. Zero: not now.
-func (p *Policy) allowed(c *keys.Client, terms config.Service, now time.Time, d time.Duration) time.Duration {
+// allowed returns for how much of d, beginning now, the client may have it open on these terms: until
+// the first end of the client's hours, those of the terms, and the client's key. Zero: not now.
+func (p *Policy) allowed(c *keys.Client, t terms, now time.Time, d time.Duration) time.Duration {
 	d = open(c.When, now.In(p.zone), d)
-	d = open(terms.When, now.In(p.zone), d)
+	for _, hours := range t.within {
+		d = open(hours, now.In(p.zone), d)
+	}
 	if !c.Expires.IsZero() {
 		d = min(d, c.Expires.Sub(now))
 	}
@@ -54,9 +55,9 @@ func longest(spans []keys.Span, at time.Time) time.Duration {
 // it was clipped to them by the clock as it was.
 const clockStep = 2 * time.Second
 
-// inTime reports whether a grant that is held ends within the hours of client and service.
-func (p *Policy) inTime(c *keys.Client, terms config.Service, g firewall.Grant, now time.Time) bool {
+// inTime reports whether a grant that is held ends within the hours of the client and of the terms.
+func (p *Policy) inTime(c *keys.Client, t terms, g firewall.Grant, now time.Time) bool {
 	left := g.Until.Sub(now)
-	allowed := p.allowed(c, terms, now, left)
+	allowed := p.allowed(c, t, now, left)
 	return allowed > 0 && left <= allowed+clockStep
 }

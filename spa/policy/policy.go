@@ -115,7 +115,7 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 		if err != nil {
 			return nil, err
 		}
-		d := duration(k.For, terms, k.Client.MaxFor)
+		d := terms.duration(k.For, k.Client.MaxFor)
 		allowed := p.allowed(k.Client, terms, now, d)
 		if allowed == 0 {
 			return nil, &Denial{Reason: spa.ReasonNotNow, Service: service.String()}
@@ -124,8 +124,8 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 			Client:  k.Client.Name,
 			Service: service.String(),
 			Source:  from,
-			Ports:   terms.Ports,
-			To:      terms.Addresses,
+			Ports:   terms.ports,
+			To:      terms.at,
 			Until:   now.Add(min(allowed, d-max(0, now.Sub(start)))),
 		})
 	}
@@ -174,43 +174,28 @@ func (p *Policy) Closable(k *spa.Knock, now time.Time) error {
 // Keeps reports whether the client, as its file is now, may go on holding a grant that it was given
 // before. A nil client may hold nothing.
 func (p *Policy) Keeps(c *keys.Client, g firewall.Grant, now time.Time) bool {
+	terms, ok := p.stillAllowed(c, g, now)
+	return ok && Covered(g.Ports, terms.ports) && terms.reached(g) &&
+		g.Until.Sub(now) <= terms.duration(terms.most, c.MaxFor) && p.inTime(c, terms, g, now)
+}
+
+// Allows reports whether the client, as its file is now, may ask for what it was granted before. It
+// may have to do so again because ports, times or hours have changed.
+func (p *Policy) Allows(c *keys.Client, g firewall.Grant, now time.Time) bool {
+	_, ok := p.stillAllowed(c, g, now)
+	return ok
+}
+
+func (p *Policy) stillAllowed(c *keys.Client, g firewall.Grant, now time.Time) (terms, bool) {
 	if c == nil || !c.Revoked.IsZero() || expired(c, now) || permits(c, g.Source.WithZone("")) != nil {
-		return false
+		return terms{}, false
 	}
 	service, err := spa.ParseService(g.Service)
 	if err != nil {
-		return false
+		return terms{}, false
 	}
-	terms, err := p.terms(c, service)
-	if err != nil || !Covered(g.Ports, terms.Ports) {
-		return false
-	}
-	if !reaches(g, terms) {
-		return false
-	}
-	return g.Until.Sub(now) <= duration(terms.MaxFor, terms, c.MaxFor) && p.inTime(c, terms, g, now)
-}
-
-// Covered reports whether all of the ports are among those of the service.
-func Covered(ports, service []spa.Ports) bool {
-	return !slices.ContainsFunc(ports, func(p spa.Ports) bool { return !slices.Contains(service, p) })
-}
-
-// reaches reports whether a grant is for where the service is now.
-func reaches(g firewall.Grant, terms config.Service) bool {
-	if len(terms.Addresses) == 0 || len(g.To) == 0 {
-		return len(terms.Addresses) == len(g.To)
-	}
-	return !slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !slices.Contains(terms.Addresses, a) })
-}
-
-// Ports returns the ports of a service, nil where there is no such service.
-func (p *Policy) Ports(service spa.Service) []spa.Ports {
-	terms, err := p.find(service)
-	if err != nil {
-		return nil
-	}
-	return terms.Ports
+	t, err := p.terms(c, service)
+	return t, err == nil
 }
 
 // entitled checks what does not depend on the services.
@@ -226,61 +211,6 @@ func (p *Policy) entitled(k *spa.Knock, now time.Time) error {
 
 func expired(c *keys.Client, now time.Time) bool {
 	return !c.Expires.IsZero() && !now.Before(c.Expires)
-}
-
-// terms returns the service if the client's file names it.
-func (p *Policy) terms(c *keys.Client, service spa.Service) (config.Service, error) {
-	terms, err := p.find(service)
-	if err != nil {
-		return config.Service{}, err
-	}
-	if !allows(c, service) {
-		return config.Service{}, &Denial{Reason: spa.ReasonNotAllowed, Service: service.String()}
-	}
-	return terms, nil
-}
-
-// allows reports whether the client's file names the service: by its name, or by ports
-// that have the one asked for among them.
-func allows(c *keys.Client, service spa.Service) bool {
-	if service.Name != "" {
-		return slices.Contains(c.Allow, service.Name)
-	}
-	return slices.ContainsFunc(c.Allow, func(text string) bool {
-		ports, err := spa.ParsePorts(text)
-		return err == nil && ports.Contains(service.Proto, service.Port)
-	})
-}
-
-// find returns a service by its name. A raw port has the terms of the service whose port it is: a
-// port that is not guarded is not there to be opened.
-func (p *Policy) find(service spa.Service) (config.Service, error) {
-	for _, terms := range p.services {
-		if service.Name != "" && service.Name == terms.Name {
-			return terms, nil
-		}
-		for _, ports := range terms.Ports {
-			if service.Name == "" && ports.Contains(service.Proto, service.Port) {
-				terms.Ports = []spa.Ports{{Proto: service.Proto, Low: service.Port, High: service.Port}}
-				return terms, nil
-			}
-		}
-	}
-	return config.Service{}, &Denial{Reason: spa.ReasonNoService, Service: service.String()}
-}
-
-// duration returns how long a grant lasts: as asked, or the service's own time where nothing was
-// asked, clipped to the service's and to the client's maximum.
-func duration(asked time.Duration, terms config.Service, clientMax time.Duration) time.Duration {
-	d := asked
-	if d == 0 {
-		d = terms.For
-	}
-	d = min(d, terms.MaxFor)
-	if clientMax > 0 {
-		d = min(d, clientMax)
-	}
-	return d
 }
 
 // charge takes the grants off the client's allowances, all or none. What the client holds already

@@ -1,0 +1,132 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/config"
+)
+
+// terms are those on which a service, or a port, may be opened.
+type terms struct {
+	ports  []spa.Ports
+	least  time.Duration // for how long when the client does not say
+	most   time.Duration // for how long at most
+	within [][]keys.Span // the hours: within all of these
+	at     []netip.Addr  // where the service is; none: at this host
+}
+
+// reached reports whether a grant is for where the service is.
+func (t terms) reached(g firewall.Grant) bool {
+	if len(t.at) == 0 || len(g.To) == 0 {
+		return len(t.at) == len(g.To)
+	}
+	return !slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !slices.Contains(t.at, a) })
+}
+
+// termsOf returns the terms that hold for all of the services, which are one or more: of what they
+// differ in, the strictest.
+func termsOf(ports []spa.Ports, services ...config.Service) terms {
+	t := terms{ports: ports, least: services[0].For, most: services[0].MaxFor}
+	for _, s := range services {
+		t.least, t.most = min(t.least, s.For), min(t.most, s.MaxFor)
+		t.within = append(t.within, s.When)
+	}
+	return t
+}
+
+// terms returns those of a service that the client's file names.
+func (p *Policy) terms(c *keys.Client, service spa.Service) (terms, error) {
+	t, err := p.find(service)
+	if err != nil {
+		return terms{}, err
+	}
+	if !allows(c, service) {
+		return terms{}, &Denial{Reason: spa.ReasonNotAllowed, Service: service.String()}
+	}
+	return t, nil
+}
+
+// allows reports whether the client's file names the service: by its name, or by ports
+// that have the one asked for among them.
+func allows(c *keys.Client, service spa.Service) bool {
+	if service.Name != "" {
+		return slices.Contains(c.Allow, service.Name)
+	}
+	return slices.ContainsFunc(c.Allow, func(text string) bool {
+		ports, err := spa.ParsePorts(text)
+		return err == nil && ports.Contains(service.Proto, service.Port)
+	})
+}
+
+// find returns the terms of a service. A raw port is one of this host's. It has the terms of every
+// service that it belongs to, so that a service more never gives anyone more; a port that no service
+// here has is not there to be opened, and what is at addresses of its own is opened by its name only.
+func (p *Policy) find(service spa.Service) (terms, error) {
+	if service.Name == "" {
+		return p.findPort(spa.Ports{Proto: service.Proto, Low: service.Port, High: service.Port})
+	}
+	for _, s := range p.services {
+		if s.Name == service.Name {
+			t := termsOf(s.Ports, s)
+			t.at = s.Addresses
+			return t, nil
+		}
+	}
+	return terms{}, &Denial{Reason: spa.ReasonNoService, Service: service.String()}
+}
+
+func (p *Policy) findPort(port spa.Ports) (terms, error) {
+	var having []config.Service
+	for _, s := range p.services {
+		if Covered([]spa.Ports{port}, s.Ports) {
+			having = append(having, s)
+		}
+	}
+	here := func(s config.Service) bool { return len(s.Addresses) == 0 }
+	if !slices.ContainsFunc(having, here) {
+		return terms{}, &Denial{Reason: spa.ReasonNoService, Service: port.String()}
+	}
+	return termsOf([]spa.Ports{port}, having...), nil
+}
+
+// duration returns how long a grant lasts: as asked, or the service's own time where nothing was
+// asked, clipped to the service's and to the client's maximum.
+func (t terms) duration(asked, clientMax time.Duration) time.Duration {
+	d := asked
+	if d == 0 {
+		d = t.least
+	}
+	d = min(d, t.most)
+	if clientMax > 0 {
+		d = min(d, clientMax)
+	}
+	return d
+}
+
+// Ports returns the ports of a service, nil where there is no such service.
+func (p *Policy) Ports(service spa.Service) []spa.Ports {
+	t, err := p.find(service)
+	if err != nil {
+		return nil
+	}
+	return t.ports
+}
+
+// Covered reports whether each of the ports is in one of the ranges.
+func Covered(ports, ranges []spa.Ports) bool {
+	for _, p := range ports {
+		for low := int(p.Low); low <= int(p.High); {
+			i := slices.IndexFunc(ranges, func(r spa.Ports) bool { return r.Contains(p.Proto, uint16(low)) })
+			if i < 0 {
+				return false
+			}
+			low = int(ranges[i].High) + 1
+		}
+	}
+	return true
+}

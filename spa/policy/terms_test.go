@@ -1,0 +1,132 @@
+package policy
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/config"
+)
+
+// anyService is one of some ranges around tcp/22, on terms of its own.
+func anyService(t *testing.T, rng *rand.Rand, name string) config.Service {
+	t.Helper()
+	s := config.NewService(name)
+	for range 1 + rng.IntN(3) {
+		low := uint16(18 + rng.IntN(8))
+		s.Ports = append(s.Ports, spa.Ports{Proto: []spa.Proto{spa.TCP, spa.TCP, spa.UDP}[rng.IntN(3)], Low: low, High: low + uint16(rng.IntN(5))})
+	}
+	s.For = time.Duration(1+rng.IntN(20)) * time.Minute
+	s.MaxFor = s.For + time.Duration(rng.IntN(60))*time.Minute
+	if rng.IntN(2) == 0 {
+		from := 11*60 + rng.IntN(120)
+		s.When = spans(t, fmt.Sprintf("sun %02d:%02d-%02d:%02d", from/60, from%60, 13+rng.IntN(2), rng.IntN(60)))
+	}
+	return s
+}
+
+// TestRawPortIsNeverWidened: a port that is asked for by its number has, of all services that it belongs
+// to, the strictest terms: what each of them would give by its name, and no more when there is one
+// service more.
+func TestRawPortIsNeverWidened(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	granted, denied, narrower := 0, 0, 0
+	for range 3000 {
+		c := config.Default("/etc/spa")
+		for n := range 1 + rng.IntN(4) {
+			c.Services = append(c.Services, anyService(t, rng, fmt.Sprintf("s%d", n)))
+		}
+		port := spa.Service{Proto: spa.TCP, Port: uint16(18 + rng.IntN(10))}
+		client := keys.Client{Name: "alice", Allow: []string{"tcp/20-23", port.String(), "s0", "s1", "s2", "s3", "a", "z"}}
+		if rng.IntN(2) == 0 {
+			client.MaxFor = time.Duration(1+rng.IntN(60)) * time.Minute
+		}
+		at := now.Add(time.Duration(rng.IntN(240)-60) * time.Minute)
+		asked := time.Duration(rng.IntN(3)*rng.IntN(40)) * time.Minute
+		until := func(c *config.Config, s spa.Service) time.Time {
+			k := knock(client, s)
+			k.For = asked
+			grants, err := New(c, held{}).Authorize(k, here, at, at)
+			if err != nil {
+				return time.Time{}
+			}
+			return grants[0].Until
+		}
+		before, having := until(&c, port), 0
+		strictest := at.Add(1000 * time.Hour)
+		for _, s := range c.Services {
+			if slices.ContainsFunc(s.Ports, func(p spa.Ports) bool { return p.Contains(port.Proto, port.Port) }) {
+				having++
+				if u := until(&c, spa.Service{Name: s.Name}); u.Before(strictest) {
+					strictest = u
+				}
+			}
+		}
+		if having == 0 {
+			strictest = time.Time{} // it is not guarded
+		}
+		if !before.Equal(strictest) {
+			t.Fatalf("%v of %+v: until %v, want %v", port, c.Services, before, strictest)
+		}
+		more := c
+		more.Services = append([]config.Service{anyService(t, rng, "a")}, c.Services...)
+		if rng.IntN(2) == 0 {
+			more.Services = append(slices.Clone(c.Services), anyService(t, rng, "z"))
+		}
+		after := until(&more, port)
+		if having > 0 && after.After(before) {
+			t.Fatalf("%v of %+v: until %v, and with one service more until %v", port, more.Services, before, after)
+		}
+		switch {
+		case before.IsZero():
+			denied++
+			continue
+		case after.Before(before):
+			narrower++
+		}
+		granted++
+		g := firewall.Grant{Client: "alice", Service: port.String(), Source: here, Ports: ports(t, port.String()), Until: at.Add(time.Duration(rng.IntN(90)) * time.Minute)}
+		keeps := func(c *config.Config) bool { return New(c, held{}).Keeps(&client, g, at) }
+		if keeps(&more) && !keeps(&c) {
+			t.Fatalf("%v of %+v may be held until %v with one service more", port, more.Services, g.Until)
+		}
+	}
+	if granted < 500 || denied < 500 || narrower < 100 {
+		t.Errorf("%d granted, %d denied, %d narrower with one more: too few of a kind", granted, denied, narrower)
+	}
+}
+
+// TestCovered: ports are covered where each single one is, whatever the ranges.
+func TestCovered(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	some := func() []spa.Ports {
+		var list []spa.Ports
+		for range rng.IntN(4) {
+			low := []uint16{1, 2, 5, 65530, 65535}[rng.IntN(5)]
+			list = append(list, spa.Ports{Proto: []spa.Proto{spa.TCP, spa.UDP}[rng.IntN(2)], Low: low, High: low + uint16(rng.IntN(min(6, 65536-int(low))))})
+		}
+		return list
+	}
+	counts := map[bool]int{}
+	for range 20000 {
+		ports, ranges := some(), some()
+		want := true
+		for _, p := range ports {
+			for port := int(p.Low); port <= int(p.High); port++ {
+				want = want && slices.ContainsFunc(ranges, func(r spa.Ports) bool { return r.Contains(p.Proto, uint16(port)) })
+			}
+		}
+		if got := Covered(ports, ranges); got != want {
+			t.Fatalf("%v by %v: got %v", ports, ranges, got)
+		}
+		counts[want]++
+	}
+	if counts[true] < 1000 || counts[false] < 1000 {
+		t.Errorf("%v", counts)
+	}
+}
