@@ -14,12 +14,20 @@ type spentAt struct {
 	ops int
 }
 
+// flooredAt is a floor that SetFloor returned nil for, when the disk had seen so many ops.
+type flooredAt struct {
+	topic [16]byte
+	stamp time.Time
+	ops   int
+}
+
 // load drives a journal over its room several times: keys come and go, clocks jump, ids are tried again
 // and settled, floors are set.
-func load(t *testing.T, j *Journal, d *memDisk, packets int) []spentAt {
+func load(t *testing.T, j *Journal, d *memDisk, packets int) ([]spentAt, []flooredAt) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(1, 2))
 	var spent []spentAt
+	var floored []flooredAt
 	now := start
 	for n := range packets {
 		now = now.Add(time.Duration(rng.IntN(8000)-1500) * time.Millisecond)
@@ -32,11 +40,14 @@ func load(t *testing.T, j *Journal, d *memDisk, packets int) []spentAt {
 		if n%3 == 0 {
 			_ = j.Settle(e.Key, e.Request, []byte(fmt.Sprint("outcome of ", n)))
 		}
-		if n%11 == 0 {
-			wantErr(t, "SetFloor", j.SetFloor([16]byte{byte(n)}, now), nil)
+		if n%11 == 0 { // at a stamp of now, or as far ahead as a stamp of now can be
+			f := flooredAt{topic: [16]byte{byte(n)}, stamp: now.Add(time.Duration(n%2) * config().Window)}
+			wantErr(t, "SetFloor", j.SetFloor(f.topic, f.stamp), nil)
+			f.ops = d.done()
+			floored = append(floored, f)
 		}
 	}
-	return spent
+	return spent, floored
 }
 
 func mustRefuse(t *testing.T, j *Journal, spent []spentAt, ops int, what string) {
@@ -51,8 +62,19 @@ func mustRefuse(t *testing.T, j *Journal, spent []spentAt, ops int, what string)
 	}
 }
 
+// mustKeep wants each floor that was set by then, or that the journal refuses whatever it does.
+func mustKeep(t *testing.T, j *Journal, floored []flooredAt, ops int, what string) {
+	t.Helper()
+	all := j.Status().Floor
+	for _, f := range floored {
+		if f.ops <= ops && all.Before(f.stamp) && j.FloorOf(f.topic).Before(f.stamp) {
+			t.Fatalf("%s: the floor at %v is gone, and that of the journal is %v", what, f.stamp, all)
+		}
+	}
+}
+
 // After any number of writes, and after any part of the last: what Admit returned nil for is never admitted
-// again, by whatever clock. Between writes, where alone a killed process stops, nothing else is refused.
+// again, by whatever clock, and no floor is lost. Between writes, where alone a killed process stops, nothing else is refused.
 func TestEveryCrash(t *testing.T) {
 	c := config()
 	c.Room, c.LiveNonces = 16, 4
@@ -60,7 +82,7 @@ func TestEveryCrash(t *testing.T) {
 	j := reopen(t, d, c, start)
 	d.fail = d.tight
 	opened := len(d.ops)
-	spent := load(t, j, d, 80)
+	spent, floored := load(t, j, d, 80)
 	if len(spent) < 60 || len(d.ops) < 140 {
 		t.Fatalf("only %d packets were spent by %d writes", len(spent), len(d.ops))
 	}
@@ -77,20 +99,23 @@ func TestEveryCrash(t *testing.T) {
 				last := spent[len(spent)-1].now
 				admit(t, j, packet(999, 1, last), last, nil)
 			}
-			mustRefuse(t, j, spent, n, fmt.Sprintf("op %d (%s), %d of %d bytes", n, o.kind, torn, len(o.data)))
+			what := fmt.Sprintf("op %d (%s), %d of %d bytes", n, o.kind, torn, len(o.data))
+			mustKeep(t, j, floored, n, what)
+			mustRefuse(t, j, spent, n, what)
 		}
 		image = o.apply(image, len(o.data))
 	}
 }
 
 // Power loss takes back any of the writes since the last sync, whole or in part. Then there is another
-// boot id, perhaps a clock that was set back, and nothing that was admitted is admitted again.
+// boot id, perhaps a clock that was set back, and nothing that was admitted is admitted again, nor what a
+// floor refused.
 func TestEveryPowerLoss(t *testing.T) {
 	c := config()
 	c.Room, c.LiveNonces = 64, 8
 	d := blank(t, c)
 	opened := len(d.ops)
-	spent := load(t, reopen(t, d, c, start), d, 120)
+	spent, floored := load(t, reopen(t, d, c, start), d, 120)
 	rng := rand.New(rand.NewPCG(3, 4))
 	c.BootID = "next"
 	synced, since := []byte{}, []op{}
@@ -114,7 +139,9 @@ func TestEveryPowerLoss(t *testing.T) {
 				}
 			}
 			j := reopen(t, &memDisk{image: image}, c, start.Add(-time.Hour))
-			mustRefuse(t, j, spent, n, fmt.Sprintf("power loss after op %d", n))
+			what := fmt.Sprintf("power loss after op %d", n)
+			mustKeep(t, j, floored, n, what)
+			mustRefuse(t, j, spent, n, what)
 		}
 	}
 }

@@ -152,14 +152,23 @@ func TestUnsyncedMarkIsNotTrusted(t *testing.T) {
 	}
 }
 
-// A floor of a topic is lost with the power only where the floor of the reboot stands for it.
+// A floor of a topic is lost with the power only where the floor of the reboot stands for it, from the
+// moment that SetFloor returns, and by a clock that is far behind.
 func TestMarkCoversFloors(t *testing.T) {
-	j, _ := fresh(t, config())
-	wantErr(t, "SetFloor", j.SetFloor([16]byte{1}, start), nil)
-	j.store.background.Wait()
-	if got := j.Status().HighWater; got.Before(start) {
-		t.Errorf("high-water mark: %v", got)
+	j, d := fresh(t, config())
+	floor := after(time.Hour + 30*time.Second)
+	wantErr(t, "SetFloor", j.SetFloor([16]byte{1}, floor), nil)
+	synced := []byte{}
+	for n, o := range d.ops {
+		if slices.ContainsFunc(d.ops[n:], func(o op) bool { return o.kind == "sync" }) {
+			synced = o.apply(synced, len(o.data))
+		}
 	}
+	c := config()
+	c.BootID = "next"
+	next := reopen(t, &memDisk{image: synced}, c, start)
+	admit(t, next, packet(1, 1, floor), floor, ErrFloor)
+	admit(t, next, packet(1, 2, floor.Add(lead+1)), floor, nil)
 }
 
 func TestCloseWaitsForTheMark(t *testing.T) {

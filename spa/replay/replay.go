@@ -259,25 +259,28 @@ func (j *Journal) Settle(key uint64, id [16]byte, outcome []byte) error {
 	return nil
 }
 
-// SetFloor raises the floor of a topic. A floor is never lowered.
+// SetFloor raises the floor of a topic. It is in the journal when SetFloor returns, and after a power
+// loss the floor of the whole journal stands for it. A floor is never lowered.
 func (j *Journal) SetFloor(topic [16]byte, stamp time.Time) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.closed {
 		return errClosed
 	}
-	i, known := j.memory.topics.index[topic]
 	if stamp.UnixNano() <= j.memory.topics.stampOf(topic) {
 		return nil
 	}
+	i, known := j.memory.topics.index[topic]
 	if !known {
 		var err error
 		if i, err = j.memory.name(j.store, &j.memory.topics, topic); err != nil {
 			return err
 		}
 	}
-	j.store.keepAhead(stamp.UnixNano())
-	return j.memory.topics.raise(j.store, i, stamp.UnixNano())
+	if err := j.memory.topics.raise(j.store, i, stamp.UnixNano()); err != nil {
+		return err
+	}
+	return j.store.cover(stamp.UnixNano() - j.memory.window) // a reboot refuses what is stamped up to a window past the mark
 }
 
 // FloorOf returns the floor of a topic, the zero time if it has none.
