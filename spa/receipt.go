@@ -44,7 +44,7 @@ const (
 	ReasonSourceRequired Status = 19 // this client has to state its address
 	ReasonTooManyGrants  Status = 20 // more open at a time than a client may have
 	ReasonTooManyPerHour Status = 21
-	ReasonSuperseded     Status = 22 // closed or revoked after the command was given
+	ReasonSuperseded     Status = 22 // closed or revoked after the command was given, or up to a window before
 	ReasonIDReused       Status = 23 // the request id was that of another request
 	ReasonFailed         Status = 24 // the firewall did not do it
 	ReasonNotNow         Status = 25 // not at this time of the week
@@ -71,7 +71,7 @@ func (s Status) String() string {
 	case ReasonTooManyPerHour:
 		return "too many grants in an hour"
 	case ReasonSuperseded:
-		return "closed or revoked after the command was given"
+		return "closed or revoked after the command was given, or shortly before"
 	case ReasonIDReused:
 		return "the request id was used for another request"
 	case ReasonFailed:

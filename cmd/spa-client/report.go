@@ -191,7 +191,9 @@ func advice(p *keys.Profile, reason spa.Status) string {
 		return "close what is no longer needed, or wait until it ends"
 	case spa.ReasonTooManyPerHour:
 		return "wait, or ask the gateway's administrator for a higher limit"
-	case spa.ReasonSuperseded, spa.ReasonIDReused:
+	case spa.ReasonSuperseded:
+		return "run the command again if it is still wanted; after a revocation the gateway refuses for as long as its window (30s by default)"
+	case spa.ReasonIDReused:
 		return "run the command again if it is still wanted"
 	}
 	return "the gateway's log says more: ask its administrator"

@@ -105,9 +105,11 @@ func TestHours(t *testing.T) {
 	}
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "in the service's hours")
 	g.wantOpen("192.0.2.9", "192.0.2.1:80", "in the client's hours")
-	for _, client := range []string{"alice", "bob"} {
-		g.fails(0, "revoke", client, "--config", g.dir)
-	}
+	closing := request()
+	closing.Type = spa.TypeClose
+	alice := sender(g.profile())
+	g.wantReceipt("192.0.2.2", g.seal(closing, alice), alice, spa.Closed)
+	g.wantReceipt("192.0.2.9", g.seal(web(spa.TypeClose), bob), bob, spa.Closed)
 
 	for left := 3 * time.Second; ; left *= 4 { // what is over before both have asked is begun again, earlier
 		g.server.stop(syscall.SIGTERM)

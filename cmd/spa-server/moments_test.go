@@ -42,6 +42,14 @@ func (g *gateway) keepFresh() {
 	g.set("", "window", `"5m"`)
 }
 
+// latest is a request of the fastest clock that is believed, where packets are kept fresh: whatever the
+// clock, it was not made before what happened a moment ago.
+func latest() spa.Request {
+	r := request()
+	r.Time = time.Now().Add(5*time.Minute - time.Millisecond)
+	return r
+}
+
 // long is a request to open ssh for longer than a test may take.
 func long() spa.Request {
 	r := request()

@@ -20,12 +20,16 @@ func newRevoke(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke CLIENT|ADDRESS",
 		Short: "End what a client has open, or what is open for an address, now",
-		Long: `Ends grants at once, and sees to it that no packet that is on its way opens them
-again. Sessions go on unless --cut ends them too, also those whose grant is over: of
-an address all of them, of a client those by its last 32 grants since the server was
+		Long: `Ends grants at once. Nothing that was asked for before opens them again, however late
+its packet comes. A client's clock may be fast by as much as the window of server.toml
+(30s by default), so for that long new knocks are refused too: those of the client, or
+those from the address.
+
+Sessions go on unless --cut ends them too, also those whose grant is over: of an
+address all of them, of a client those by its last 32 grants since the server was
 started.
 
-The key stays good: its owner can knock again. "spa-keygen revoke" is for ever.`,
+The key stays good: its owner can knock again after that. "spa-keygen revoke" is for ever.`,
 		Example: `  spa-server revoke alice
   spa-server revoke 203.0.113.7 --cut`,
 		Args:              cobra.ExactArgs(1),

@@ -21,7 +21,7 @@ var refusals = map[byte]string{
 	19: "this client has to state its source address",
 	20: "too many open at a time",
 	21: "too many in an hour",
-	22: "closed or revoked after the command was first made",
+	22: "closed or revoked after the command was first made, or shortly before",
 	23: "the request id was used for another request",
 	24: "the server could not do it",
 	25: "outside the days and hours that the administrator set",

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/fsnotify/fsnotify"
 
@@ -149,19 +148,5 @@ func (s *Server) narrow(before, after *keys.Client) {
 	if slices.ContainsFunc(lost, func(service string) bool { return strings.Contains(service, "/") }) {
 		lost = []string{everything}
 	}
-	if err := s.floor(before.Name, lost, s.now()); err != nil {
-		s.log.Error("services could not be closed to packets that are on their way", "client", before.Name, "services", lost, "error", err)
-	}
-}
-
-// floor refuses requests for the services that the client has made up to now, by its own clock: its
-// packets are stamped by it.
-func (s *Server) floor(client string, services []string, now time.Time) error {
-	at := now.Add(s.seen.offset(client))
-	for _, service := range services {
-		if err := s.journal.SetFloor(topic(client, service), at); err != nil {
-			return err
-		}
-	}
-	return nil
+	s.takeAway(before.Name, lost, s.now())
 }

@@ -3,12 +3,16 @@ package server
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"sallyport/firewall"
 	"sallyport/keys"
 	"sallyport/spa"
+	"sallyport/spa/config"
 	"sallyport/spa/server/control"
 )
 
@@ -48,6 +52,128 @@ func TestFloors(t *testing.T) {
 	}
 }
 
+// TestShortened: a grant that is longer than it may be by now ends, a retry does not say that it is open,
+// and a new request is granted at once, on the new terms. A service that is not allowed any more is refused
+// for that reason.
+func TestShortened(t *testing.T) {
+	b := newBench(t)
+	b.rule(wide(1))
+	b.enrol(func(c *keys.Client) { c.Allow = []string{"ssh", "w0"} })
+	b.client, _ = b.s.clients.Client("alice")
+	b.ask("w0") // goes on
+	first := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, For: 10 * time.Minute, Services: []spa.Service{{Name: "ssh"}}}
+	want := func(what string, status spa.Status) {
+		t.Helper()
+		if got := b.event.Receipt.Status; got != status {
+			t.Errorf("%s: %v, want %v", what, got, status)
+		}
+	}
+	b.take(first)
+	want("the first", spa.Granted)
+	b.take(first)
+	want("a retry", spa.Granted)
+	b.becomes(func(c *keys.Client) { c.MaxFor = time.Minute })
+	b.take(first)
+	want("a retry of what was ended", spa.ReasonSuperseded)
+	again := b.ask("ssh")
+	want("a new request", spa.Granted)
+	b.at = b.at.Add(40 * time.Second)
+	again.Time = b.at
+	b.take(again)
+	want("a retry when it is over", spa.Granted)
+	b.becomes(func(c *keys.Client) { c.Allow = []string{"web"} })
+	b.ask("ssh")
+	want("not allowed", spa.ReasonNotAllowed)
+}
+
+// TestRepeatElsewhere: a retry from another address does not say that the first is open when that was revoked.
+func TestRepeatElsewhere(t *testing.T) {
+	f := newFinal(t, 0, 0)
+	f.open("192.0.2.3", "ssh")
+	c := f.command("alice", spa.TypeOpen, f.at, "ssh")
+	for _, from := range []string{"192.0.2.2", "192.0.2.3"} {
+		if got := f.deliver(f.packet(c, f.at, from), f.at); got != spa.Granted {
+			t.Errorf("from %s: %v", from, got)
+		}
+	}
+	f.s.revoke(t.Context(), control.Request{Source: netip.MustParseAddr("192.0.2.2")})
+	if got := f.deliver(f.packet(c, f.at, "192.0.2.3"), f.at); got != spa.ReasonSuperseded {
+		t.Errorf("after the revocation: %v", got)
+	}
+}
+
+// open has alice open services from an address, now.
+func (f *final) open(from string, services ...string) {
+	f.Helper()
+	c := f.command("alice", spa.TypeOpen, f.at, services...)
+	if got := f.deliver(f.packet(c, f.at, from), f.at); got != spa.Granted {
+		f.Fatalf("open %v: %v", services, got)
+	}
+}
+
+// TestCloseEnds: a close ends the sender's grants of the services, and under other names of what has no
+// port but theirs; those for another address, or of another client, go on.
+func TestCloseEnds(t *testing.T) {
+	for _, services := range asks {
+		t.Run(strings.Join(services, ","), func(t *testing.T) {
+			f := newFinal(t, 0, 0)
+			for _, from := range []string{"192.0.2.2", "192.0.2.3"} {
+				for _, ask := range asks {
+					f.open(from, ask...)
+				}
+			}
+			bob := f.command("bob", spa.TypeOpen, f.at, "ssh", "tcp/22")
+			f.deliver(f.packet(bob, f.at, "192.0.2.2"), f.at)
+			var want []string
+			closed := portsOf(t, services)
+			for _, g := range f.s.firewall.Grants(f.at) {
+				if g.Client == "bob" || g.Source == netip.MustParseAddr("192.0.2.3") || !covers(closed, g.Ports) {
+					want = append(want, fmt.Sprint(g.Client, g.Service, g.Source))
+				}
+			}
+			c := f.command("alice", spa.TypeClose, f.at, services...)
+			if got := f.deliver(f.packet(c, f.at, "192.0.2.2"), f.at); got != spa.Closed {
+				t.Fatal(got)
+			}
+			var got []string
+			for _, g := range f.s.firewall.Grants(f.at) {
+				got = append(got, fmt.Sprint(g.Client, g.Service, g.Source))
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("left: %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+// covers reports whether each port is one of those, by looking at every one.
+func covers(those, ports []spa.Ports) bool {
+	for _, r := range ports {
+		for port := int(r.Low); port <= int(r.High); port++ {
+			if !overlap(those, []spa.Ports{{Proto: r.Proto, Low: uint16(port), High: uint16(port)}}) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// TestClosedNameStaysClosed: what was closed by a name is not opened under it by a packet of before,
+// also where the service has other ports by then.
+func TestClosedNameStaysClosed(t *testing.T) {
+	f := newFinal(t, 0, 0)
+	held := f.packet(f.command("alice", spa.TypeOpen, f.at, "ssh"), f.at, "192.0.2.2")
+	c := f.command("alice", spa.TypeClose, f.at, "ssh")
+	f.deliver(f.packet(c, f.at, "192.0.2.2"), f.at)
+	f.rule(func(c *config.Config) {
+		i := slices.IndexFunc(c.Services, func(s config.Service) bool { return s.Name == "ssh" })
+		c.Services[i].Ports = parsed(t, "tcp/2222")
+	})
+	if got := f.deliver(held, f.at); got != spa.ReasonSuperseded {
+		t.Errorf("a packet of before: %v", got)
+	}
+}
+
 // TestSightingsAreBounded: a client is not remembered with all that it was ever given, and a stale packet,
 // which may be a copy, says nothing of its clock that counts.
 func TestSightingsAreBounded(t *testing.T) {
@@ -61,7 +187,7 @@ func TestSightingsAreBounded(t *testing.T) {
 	b := newBench(t)
 	b.s.take(context.Background(), b.packet(0))
 	b.s.take(context.Background(), b.packet(40*time.Second))
-	if d := b.s.seen.offset("alice"); d != 0 {
+	if d := b.s.seen.of["alice"].offset; d != 0 {
 		t.Errorf("the clock is ahead by %v", d)
 	}
 }

@@ -176,8 +176,8 @@ func (s *Server) endUnkept(ctx context.Context, held []firewall.Grant, now time.
 		if s.policy.Keeps(client, g, now) {
 			continue
 		}
-		if err := s.floor(g.Client, []string{g.Service}, now); err != nil {
-			s.log.Error("a service could not be closed to packets that are on their way", "client", g.Client, "service", g.Service, "error", err)
+		if !s.policy.Allows(client, g, now) {
+			s.takeAway(g.Client, []string{g.Service}, now)
 		}
 		match := firewall.Match{Client: g.Client, Source: g.Source, Services: []string{g.Service}}
 		if _, err := s.firewall.Revoke(ctx, match, now); err != nil {

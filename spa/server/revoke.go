@@ -10,9 +10,6 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// everything names the floor of all services of a client: no service has this name.
-const everything = "*"
-
 // revoke ends what a client holds, or what is held for an address, now; the keys stay good. With Cut
 // it ends sessions too, those that outlived their grants among them.
 func (s *Server) revoke(parent context.Context, r control.Request) (*control.Revoked, error) {
@@ -53,27 +50,20 @@ func (s *Server) revocable(r control.Request) error {
 	return denied("spa-keygen list shows the clients", fmt.Sprintf("there is no client %q, and nothing is open for one", r.Client))
 }
 
-// end ends grants, after it has seen to it that no packet on its way opens anew what they opened. Where
+// end ends grants, after it has seen to it that no packet on its way opens anything again. Where
 // that cannot be, they end all the same.
 func (s *Server) end(ctx context.Context, r control.Request) ([]firewall.Grant, error) {
 	s.line.Lock()
 	defer s.line.Unlock()
 	now := s.now()
-	var errs []error
+	of := ofAddress(r.Source)
 	if r.Client != "" {
-		errs = append(errs, s.floor(r.Client, []string{everything}, now))
+		of = ofClient(r.Client, everything)
 	}
-	for _, g := range s.firewall.Grants(now) {
-		if (r.Client == "" || g.Client == r.Client) && (!r.Source.IsValid() || g.Source == r.Source) {
-			errs = append(errs, s.floor(g.Client, []string{g.Service}, now))
-		}
-	}
+	unfloored := s.journal.SetFloor(of, s.final(now))
 	ended, err := s.firewall.Revoke(ctx, firewall.Match{Client: r.Client, Source: r.Source}, now)
 	s.hub.ended(ended, "revoked", "by spa-server revoke", now)
-	if err == nil {
-		err = errors.Join(errs...)
-	}
-	return ended, err
+	return ended, errors.Join(err, unfloored)
 }
 
 // cuttable returns what sessions are looked for by: the grants that ended now, and those of before.

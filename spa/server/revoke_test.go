@@ -13,27 +13,6 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// TestDelayMovesNoFloor: whoever holds a packet back makes its client's clock seem to be behind; what
-// he holds back beside it opens nothing after a revocation all the same.
-func TestDelayMovesNoFloor(t *testing.T) {
-	b := newBench(t)
-	b.s.take(context.Background(), b.packet(-10*time.Second)) // the clock is 10 s behind
-	slow, held := b.packet(-10*time.Second), b.packet(5*time.Second)
-	b.at = b.at.Add(18 * time.Second)
-	b.s.take(context.Background(), slow)
-	if _, err := b.s.revoke(t.Context(), control.Request{Client: "alice"}); err != nil {
-		t.Fatal(err)
-	}
-	b.arrive(held)
-	if got := b.event.Receipt.Status; got != spa.ReasonSuperseded {
-		t.Errorf("a packet of 3 s before the revocation: %v", got)
-	}
-	b.arrive(b.packet(-9 * time.Second))
-	if got := b.event.Receipt.Status; got != spa.Granted {
-		t.Errorf("a packet of 1 s after it: %v", got)
-	}
-}
-
 // TestRevokeWithoutJournal: grants end, and it is said that packets on their way may open them again.
 func TestRevokeWithoutJournal(t *testing.T) {
 	for _, r := range []control.Request{{Client: "alice"}, {Source: netip.MustParseAddr("192.0.2.2")}} {

@@ -9,7 +9,6 @@ package server
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -57,8 +56,8 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	switch {
 	case err != nil: // what the id stands for is another request's outcome, and stays that
 		return event.Answer(spa.Receipt{Status: spa.ReasonIDReused}).As(audit.Denied, err)
-	case s.superseded(&knock, admitted.First):
-		return s.refuse(event, audit.Denied, spa.ReasonSuperseded, errSuperseded)
+	case s.superseded(&knock, from, admitted.First):
+		return s.supersede(event)
 	case admitted.Outcome != nil:
 		return s.repeat(event, admitted.Outcome)
 	case knock.Type == spa.TypeClose:
@@ -75,33 +74,16 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	return s.conclude(event, audit.Granted, granted(grants, now))
 }
 
-var errSuperseded = errors.New("server: the client has closed the service since this request was first made")
-
-// superseded reports whether the client closed one of the services, or all was taken from it, after it
-// first stamped this request to open: a packet that was held back must not open again what was closed since.
-func (s *Server) superseded(k *spa.Knock, first time.Time) bool {
-	if k.Type != spa.TypeOpen {
-		return false
-	}
-	return slices.ContainsFunc(append(names(k.Services), everything), func(service string) bool {
-		floor := s.journal.FloorOf(topic(k.Client.Name, service))
-		return !floor.IsZero() && !first.After(floor)
-	})
-}
-
 // close ends the client's own grants of the services for the address that it knocks from.
 func (s *Server) close(ctx context.Context, event audit.Event) audit.Event {
 	k := event.Knock
 	if err := s.policy.Closable(k, event.Time); err != nil {
 		return s.refuse(event, audit.Denied, reasonFor(err), err)
 	}
-	services := s.closing(k, event.Time)
-	for _, service := range services {
-		if err := s.journal.SetFloor(topic(k.Client.Name, service), k.Time); err != nil {
-			return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
-		}
+	if err := s.closed(k); err != nil {
+		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
 	}
-	match := firewall.Match{Client: k.Client.Name, Source: event.From.Addr(), Services: services}
+	match := firewall.Match{Client: k.Client.Name, Source: event.From.Addr(), Services: s.closing(k, event.Time)}
 	ended, err := s.firewall.Revoke(ctx, match, event.Time)
 	if err != nil {
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
@@ -124,21 +106,39 @@ func (s *Server) closing(k *spa.Knock, now time.Time) []string {
 		ports = append(ports, s.policy.Ports(service)...)
 	}
 	for _, g := range s.firewall.GrantsOf(k.Client.Name, now) {
-		if !slices.Contains(services, g.Service) && policy.Covered(g.Ports, ports) {
+		if policy.Covered(g.Ports, ports) {
 			services = append(services, g.Service)
 		}
 	}
 	return services
 }
 
-// repeat answers another try of a command as its first was answered, and does nothing else.
+// repeat answers another try of a command as its first was answered, and does nothing else. Where what
+// was granted then has been ended since, it says that.
 func (s *Server) repeat(event audit.Event, outcome []byte) audit.Event {
 	receipt, err := spa.ParseReceipt(outcome)
 	if err != nil {
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, fmt.Errorf("server: the journal's outcome: %w", err))
 	}
 	event.Receipt = later(receipt, event.Time)
+	if !s.stillHeld(event) {
+		return s.refuse(event, audit.Denied, spa.ReasonSuperseded, errSuperseded)
+	}
 	return event.As(audit.Repeated, nil)
+}
+
+// stillHeld reports whether the client holds what its receipt says to be open.
+func (s *Server) stillHeld(event audit.Event) bool {
+	held := s.firewall.GrantsOf(event.Client, event.Time)
+	for i, service := range names(event.Knock.Services) {
+		if i >= len(event.Receipt.Services) || event.Receipt.Services[i].For == 0 {
+			continue // refused, closed, or over
+		}
+		if !slices.ContainsFunc(held, func(g firewall.Grant) bool { return g.Service == service && g.Source == event.Receipt.Source }) {
+			return false
+		}
+	}
+	return true
 }
 
 // later returns the receipt as it reads at a later time: what was granted lasts no longer for it, also
@@ -208,12 +208,6 @@ func entry(k *spa.Knock, from netip.Addr) replay.Entry {
 		Stamp:   k.Time,
 		From:    from,
 	}
-}
-
-// topic names the close floor of a client's service.
-func topic(client, service string) [16]byte {
-	sum := sha256.Sum256([]byte(client + "\x00" + service))
-	return [16]byte(sum[:16])
 }
 
 // granted is the receipt of grants.

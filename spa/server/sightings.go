@@ -26,7 +26,6 @@ type sighting struct {
 	at              time.Time // of the last packet that was spent; zero: none was
 	from            netip.Addr
 	offset          time.Duration // its clock less ours, as that packet had it
-	ahead           time.Duration // the greatest offset since the start: packets come late, never early
 	oldKey, oldGate bool          // that packet was made with what was replaced
 	stale           staleness     // since then
 	granted         []firewall.Grant
@@ -74,11 +73,7 @@ func (s *sightings) client(name string) *sighting {
 
 func (s *sightings) spent(e audit.Event) {
 	w := s.client(e.Client)
-	first := w.at.IsZero()
 	w.at, w.from, w.offset = e.Time, e.From.Addr(), e.Knock.Time.Sub(e.Time)
-	if first || w.offset > w.ahead {
-		w.ahead = w.offset
-	}
 	w.oldKey, w.oldGate = oldKey(e.Knock), e.Knock.OldGate
 	w.stale = staleness{}
 	if e.Verdict == audit.Granted {
@@ -112,18 +107,6 @@ func (w *sighting) remember(grants []firewall.Grant) {
 	if extra := len(w.granted) - mostGranted; extra > 0 {
 		w.granted = slices.Delete(w.granted, 0, extra)
 	}
-}
-
-// offset returns a client's clock less ours. It is that of the packet that came with the least delay:
-// whoever holds one back must not make the clock seem to be behind, and others that he holds back newer
-// than what was done since.
-func (s *sightings) offset(client string) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if w := s.of[client]; w != nil {
-		return w.ahead
-	}
-	return 0
 }
 
 // granted returns what a client was given since the start, as far as it is remembered.
