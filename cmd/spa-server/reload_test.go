@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sallyport/keys"
 	"sallyport/spa"
 	"sallyport/spa/lab"
@@ -123,6 +125,30 @@ func TestReloadRestart(t *testing.T) {
 	if after := settled(g.status()); !reflect.DeepEqual(after, before) {
 		t.Errorf("status was %+v, is %+v", before, after)
 	}
+	g.mustOpen()
+}
+
+// TestReloadHalfway: where the guard takes the files over and the journal cannot, the guard goes back: a
+// port that they do not guard any more stays shut.
+func TestReloadHalfway(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	g.serve(":80")
+	g.start()
+	limit := func(size uint64) {
+		t.Helper()
+		if err := unix.Prlimit(g.server.cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: size, Max: unix.RLIM_INFINITY}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.rewrite("server.toml", `"tcp/80"`, `"tcp/81"`)
+	g.rewrite("server.toml", `window = "30s"`, `window = "60s"`)
+	limit(0) // no file can be written
+	wantSaid(t, g.fails(1, "reload", "--config", g.dir), "nothing was changed", "journal")
+	g.wantDark("192.0.2.3", "192.0.2.1:80", "after half a reload")
+	limit(unix.RLIM_INFINITY)
+	g.takeOver()
+	g.wantOpen("192.0.2.3", "192.0.2.1:80", "not guarded any more")
 	g.mustOpen()
 }
 

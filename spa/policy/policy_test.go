@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"testing"
 	"time"
@@ -226,6 +227,34 @@ func TestGrantsPerHour(t *testing.T) {
 	}
 	if err := ask("alice", now.Add(-time.Hour+12*time.Minute+time.Second)); err != nil {
 		t.Errorf("a fifth of an hour later one more is due: %v", err)
+	}
+}
+
+// TestHourlyRate: who asks without pause gets the limit at once and then as many an hour, no more and no
+// fewer in any part of the time, whatever the pauses between what it asks.
+func TestHourlyRate(t *testing.T) {
+	const limit = 5
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		p := newPolicy(t, held{})
+		var given []time.Time
+		last := now
+		for at := now; at.Before(now.Add(20 * time.Hour)); at = at.Add(time.Duration(rng.IntN(120)) * time.Second) {
+			if _, err := p.Authorize(knock(keys.Client{Allow: []string{"ssh"}}, ssh), here, at, at); err == nil {
+				given = append(given, at)
+			}
+			last = at
+		}
+		for i, from := range given {
+			for j, to := range given[i:] {
+				if most := limit + limit*to.Sub(from).Hours(); float64(j+1) > most+1e-6 {
+					t.Fatalf("seed %d: %d in %v, want at most %v", seed, j+1, to.Sub(from), most)
+				}
+			}
+		}
+		if due := limit + limit*last.Sub(now).Hours(); float64(len(given)) < due-1 {
+			t.Errorf("seed %d: %d in %v, want %v", seed, len(given), last.Sub(now), due)
+		}
 	}
 }
 

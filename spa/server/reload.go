@@ -145,7 +145,8 @@ func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r
 func sameGate(a, b spa.Gate) bool { return a.Key.Equal(b.Key) && a.Until.Equal(b.Until) }
 
 // adopt gives firewall and journal what they have to know of the files: both, or neither. The
-// firewall comes first, because the journal does not go back to another window without a trace.
+// firewall comes first, because the journal does not go back to another window without a trace. Where
+// the guard went back, grants that the new files would not have kept have ended.
 func (s *Server) adopt(ctx context.Context, next files) error {
 	now := s.now()
 	was, is := FirewallConfig(s.config, s.clients, s.now), FirewallConfig(next.config, next.clients, s.now)

@@ -21,13 +21,13 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 	if err := s.revocable(r); err != nil {
 		return nil, err
 	}
-	ended, err := s.end(ctx, r)
+	ended, cuttable, err := s.end(ctx, r)
 	if err != nil {
 		return nil, denied("", err.Error(), fmt.Sprintf("grants that have ended all the same: %d", len(ended)))
 	}
 	revoked := &control.Revoked{Ended: shown(ended)}
 	if r.Cut {
-		if revoked.Sessions, err = s.firewall.Cut(ctx, s.cuttable(r, ended)); err != nil {
+		if revoked.Sessions, err = s.firewall.Cut(ctx, cuttable); err != nil {
 			return nil, denied("the grants have ended all the same", "sessions could not be cut: "+err.Error())
 		}
 	}
@@ -51,8 +51,8 @@ func (s *Server) revocable(r control.Request) error {
 }
 
 // end ends grants, after it has seen to it that no packet on its way opens anything again. Where
-// that cannot be, they end all the same.
-func (s *Server) end(ctx context.Context, r control.Request) ([]firewall.Grant, error) {
+// that cannot be, they end all the same. Cuttable is what their sessions are looked for by.
+func (s *Server) end(ctx context.Context, r control.Request) (ended, cuttable []firewall.Grant, err error) {
 	s.line.Lock()
 	defer s.line.Unlock()
 	now := s.now()
@@ -61,9 +61,9 @@ func (s *Server) end(ctx context.Context, r control.Request) ([]firewall.Grant, 
 		of = ofClient(r.Client, everything)
 	}
 	unfloored := s.journal.SetFloor(of, s.final(now))
-	ended, err := s.firewall.Revoke(ctx, firewall.Match{Client: r.Client, Source: r.Source}, now)
+	ended, err = s.firewall.Revoke(ctx, firewall.Match{Client: r.Client, Source: r.Source}, now)
 	s.hub.ended(ended, "revoked", "by spa-server revoke", now)
-	return ended, errors.Join(err, unfloored)
+	return ended, s.cuttable(r, ended), errors.Join(err, unfloored)
 }
 
 // cuttable returns what sessions are looked for by: the grants that ended now, and those of before.
@@ -72,8 +72,6 @@ func (s *Server) cuttable(r control.Request, ended []firewall.Grant) []firewall.
 	if r.Client != "" {
 		return append(ended, s.seen.granted(r.Client)...)
 	}
-	s.line.Lock()
-	defer s.line.Unlock()
 	return append(ended, firewall.Grant{Source: r.Source, Ports: s.config.Guarded()})
 }
 

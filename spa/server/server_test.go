@@ -53,3 +53,25 @@ func TestRepeatAfterClockSetBack(t *testing.T) {
 		}
 	}
 }
+
+// TestRetryOfUnsettled: where the server was killed between spending a packet and its outcome, a retry is
+// decided anew, and opens no longer than the first would have.
+func TestRetryOfUnsettled(t *testing.T) {
+	b := newBench(t)
+	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []spa.Service{{Name: "ssh"}}}
+	p := arriving(b.seal(r))
+	knock, err := spa.Open(p.Data, &b.s.identity, b.s.clients, b.at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.s.journal.Admit(entry(&knock, p.From.Addr()), b.at); err != nil {
+		t.Fatal(err)
+	}
+	end := b.at.Add(30 * time.Second)
+	b.at = b.at.Add(20 * time.Second)
+	r.Time = b.at
+	b.take(r)
+	if got := b.at.Add(b.event.Receipt.Services[0].For); b.event.Verdict != audit.Granted || got.After(end) {
+		t.Errorf("got %v until %v, want no later than %v", b.event.Verdict, got, end)
+	}
+}

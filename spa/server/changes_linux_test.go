@@ -1,0 +1,245 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/config"
+	"sallyport/spa/lab"
+	"sallyport/spa/policy"
+	"sallyport/spa/server/control"
+)
+
+// A witness sees each line that is logged.
+type witness struct {
+	slog.Handler
+	see func()
+}
+
+// Handle is told of a line.
+func (w witness) Handle(context.Context, slog.Record) error {
+	w.see()
+	return nil
+}
+
+// Enabled reports that every line counts.
+func (w witness) Enabled(context.Context, slog.Level) bool { return true }
+
+// newSite is a bench with all files of a gateway. The dry run's log, which has a line for each change of
+// the firewall, is seen.
+func newSite(t *testing.T, see func()) *bench {
+	t.Helper()
+	b := newBench(t)
+	b.s.now = time.Now
+	c := *b.s.config
+	c.Dir = t.TempDir()
+	c.Name, c.Address, c.State, c.Audit.File = "gw", "192.0.2.1", c.Dir, filepath.Join(c.Dir, "audit.jsonl")
+	if err := Init(c, b.at); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if b.s.config, err = config.Load(c.Dir); err != nil {
+		t.Fatal(err)
+	}
+	gates, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.s.identity.Gates, b.sender.Gate = spa.GatesOf(gates), gates.Current
+	b.s.dir = c.Dir
+	if b.s.root, err = os.OpenRoot(c.Dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.s.root.Close() })
+	if err := keys.WriteClient(b.s.clientsDir(), b.client, true); err != nil {
+		t.Fatal(err)
+	}
+	b.s.clients, _ = keys.LoadRegistry(b.s.clientsDir())
+	if b.s.firewall, err = firewall.New(FirewallConfig(b.s.config, b.s.clients, time.Now), slog.New(witness{slog.DiscardHandler, see})); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.s.firewall.Close() })
+	if err := b.s.firewall.Load(t.Context(), 0, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	b.s.policy = policy.New(b.s.config, b.s.firewall)
+	return b
+}
+
+// knock has a packet of alice's come, made now.
+func (b *bench) knock() {
+	b.s.take(context.Background(), arriving(b.seal(spa.Request{
+		ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute, Services: []spa.Service{{Name: "ssh"}},
+	})))
+}
+
+// write writes alice's file.
+func (b *bench) write(change func(c *keys.Client)) {
+	b.Helper()
+	c := *b.client
+	change(&c)
+	if err := keys.WriteClient(b.s.clientsDir(), &c, false); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// rewrite changes server.toml.
+func (b *bench) rewrite(old, text string) {
+	b.Helper()
+	path := filepath.Join(b.s.dir, config.FileName)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if !strings.Contains(string(data), old) {
+		b.Fatalf("there is no %s in\n%s", old, data)
+	}
+	if err := os.WriteFile(path, []byte(strings.Replace(string(data), old, text, 1)), 0o640); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// changes are all that changes the firewall beside each other.
+var changes = map[string]struct {
+	files bool // it reads files, and nothing else may meanwhile
+	do    func(b *bench) error
+}{
+	"a packet": {false, func(b *bench) error { b.knock(); return nil }},
+	"revoke of a client": {false, func(b *bench) error {
+		_, err := b.s.revoke(b.Context(), control.Request{Client: "alice"})
+		return err
+	}},
+	"revoke of an address": {false, func(b *bench) error {
+		_, err := b.s.revoke(b.Context(), control.Request{Source: netip.MustParseAddr("192.0.2.2"), Cut: true})
+		return err
+	}},
+	"a changed client": {true, func(b *bench) error {
+		b.write(func(c *keys.Client) { c.Allow = []string{"tcp/22"} })
+		b.s.reloadClient(b.Context(), "alice")
+		return nil
+	}},
+	"reload": {true, func(b *bench) error {
+		b.rewrite(`ports = ["tcp/22"]`, `ports = ["tcp/2222"]`)
+		_, err := b.s.reload(b.Context())
+		return err
+	}},
+}
+
+// TestChangesExcludeEachOther: while one thing changes what is open, no packet is decided, and while files
+// that were read are taken over, no others are.
+func TestChangesExcludeEachOther(t *testing.T) {
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			var b *bench
+			seen, doing := 0, false
+			b = newSite(t, func() {
+				if !doing {
+					return
+				}
+				seen++
+				if b.s.line.TryLock() {
+					b.s.line.Unlock()
+					t.Error("a packet could be decided meanwhile")
+				}
+				if change.files && b.s.reading.TryLock() {
+					b.s.reading.Unlock()
+					t.Error("other files could be taken over meanwhile")
+				}
+			})
+			b.knock()
+			doing = true
+			if err := change.do(b); err != nil {
+				t.Error(err)
+			}
+			if seen == 0 {
+				t.Error("nothing was changed")
+			}
+		})
+	}
+}
+
+// TestChangesBeside: packets, revocations, reloads, changed files and whoever asks, all at once. It is for
+// the race detector.
+func TestChangesBeside(t *testing.T) {
+	b := newSite(t, func() {})
+	times := [2]string{`max_for = "12m"`, `max_for = "10m"`}
+	ask := func(r control.Request) func(int) {
+		return func(int) { b.s.revoke(b.Context(), r) }
+	}
+	var wg sync.WaitGroup
+	for _, do := range []func(n int){
+		func(int) { b.knock() },
+		ask(control.Request{Client: "alice", Cut: true}),
+		ask(control.Request{Source: netip.MustParseAddr("192.0.2.2"), Cut: true}),
+		func(n int) {
+			b.rewrite(times[(n+1)%2], times[n%2])
+			if _, err := b.s.reload(b.Context()); err != nil {
+				t.Error(err)
+			}
+		},
+		func(n int) {
+			b.write(func(c *keys.Client) { c.MaxFor = time.Duration(1+n) * time.Minute })
+			b.s.reloadClient(b.Context(), "alice")
+		},
+		func(int) { b.s.reloadAll(b.Context()) },
+		func(int) { b.s.seen.granted("alice") },
+	} {
+		wg.Go(func() {
+			for n := range 30 {
+				do(n)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestOverflow: where the kernel had more changes to tell than it could hold, all files are read again: a
+// revocation among those that it dropped counts.
+func TestOverflow(t *testing.T) {
+	b := newSite(t, func() {})
+	if err := b.s.openWatcher(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.s.files.Close() })
+	b.knock()
+	text, err := os.ReadFile("/proc/sys/fs/inotify/max_queued_events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	room, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := [2]string{filepath.Join(b.s.clientsDir(), "a~"), filepath.Join(b.s.clientsDir(), "b~")}
+	for _, file := range files {
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range 2*room + 10000 { // alike ones in a row would be one
+		if err := os.Chmod(files[n%2], 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.write(func(c *keys.Client) { c.Revoked = time.Now().UTC().Truncate(time.Second) })
+
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- b.s.watchClients(ctx) }()
+	lab.Eventually(t, "what the revoked client holds to end", func() bool { return len(b.s.firewall.Grants(time.Now())) == 0 })
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
