@@ -140,7 +140,7 @@ func (a *admitting) load(p plan) error {
 	if err := a.release(); err != nil {
 		return err
 	}
-	if err := a.make(a.objects, p, 0, true); err != nil {
+	if err := a.make(a.objects, plan{}, 0, true); err != nil {
 		return err
 	}
 	if t, err := a.table(); err == nil {
@@ -160,7 +160,7 @@ func (a *admitting) exchange(ls []lease) error {
 		return err
 	}
 	var b batch
-	wanted := a.objects.grantElements(ls)
+	wanted := a.objects.grantElements(plan{leases: ls}.at(a.cfg.Now()).leases)
 	for _, s := range a.sets() {
 		want := wanted[a.objects.grants4]
 		if s == a.set6 {
@@ -221,7 +221,7 @@ func (a *admitting) set(ls []lease) error {
 		if l.link != 0 || l.to.IsValid() {
 			return fmt.Errorf("firewall: mode admit: your sets have neither interfaces nor destinations, so there is no grant for %v", onLink(l.source, l.link))
 		}
-		if a.setOf(l) == nil && l.left > 0 {
+		if a.setOf(l) == nil && left(l.until, a.cfg.Now()) > 0 {
 			return fmt.Errorf("firewall: mode admit: no set is named for a source like %v", l.source)
 		}
 	}
@@ -245,7 +245,7 @@ func (a *admitting) setOf(l lease) *nft.Set {
 
 func (a *admitting) setOnce(ls []lease) error {
 	var b batch
-	for _, l := range ls {
+	for _, l := range timed(ls, a.cfg.Now()) {
 		s := a.setOf(l)
 		if s == nil {
 			continue

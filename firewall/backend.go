@@ -3,6 +3,7 @@ package firewall
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -23,8 +24,8 @@ type backend interface {
 	// changes. Guarded ports are shut throughout. A table that is not ours is
 	// ErrForeign.
 	load(p plan) error
-	// set gives each element the time that it has left, in one step, whatever it had
-	// before: all or none. An element with no time left is gone. A full table is
+	// set makes each element end when its lease says, in one step, whatever it had
+	// before: all or none. An element whose end has passed is gone. A full table is
 	// ErrFull; no table is errGone.
 	set(es []lease) error
 	// carried returns the flows that the guard in place still carries, and how long.
@@ -43,12 +44,28 @@ type backend interface {
 	processes() []Process
 }
 
-// plan is a guard as it should be: what the configuration does not say.
+// plan is a guard as it should be: what the configuration does not say. The kernel counts
+// down from the moment in which it is told, so a plan has the times at which things end, and
+// at computes what is left of them as late as possible.
 type plan struct {
-	leases  []lease
-	confirm time.Duration // above zero: the guarded ports are guarded no longer than this
-	carried []flow
-	carry   time.Duration // how long flows are carried
+	leases    []lease
+	confirmBy time.Time // the guarded ports are guarded no longer; zero: for ever
+	carried   []flow
+	carryTo   time.Time // when flows are no longer carried
+
+	confirm, carry time.Duration // what is left until then: see at
+}
+
+// at returns the plan with what is left of its times at now.
+func (p plan) at(now time.Time) plan {
+	if !p.confirmBy.IsZero() {
+		p.confirm = max(time.Millisecond, left(p.confirmBy, now)) // zero would be for ever
+	}
+	if p.carry = left(p.carryTo, now); p.carry <= 0 {
+		p.carried = nil
+	}
+	p.leases = slices.DeleteFunc(timed(p.leases, now), func(l lease) bool { return l.left <= 0 })
+	return p
 }
 
 // element is what a grant opens: one port for one address.
@@ -81,10 +98,27 @@ func onLink(a netip.Addr, link uint32) netip.Addr {
 	return a.WithZone(strconv.FormatUint(uint64(link), 10))
 }
 
-// lease is an element and how long it lasts from now.
+// lease is an element and when it ends.
 type lease struct {
 	element
-	left time.Duration
+	until time.Time
+	left  time.Duration // until then: see timed
+}
+
+// timed returns the leases with what is left of them at now.
+func timed(ls []lease, now time.Time) []lease {
+	ls = slices.Clone(ls)
+	for i := range ls {
+		ls[i].left = left(ls[i].until, now)
+	}
+	return ls
+}
+
+// left returns how long it is from now until then, by the wall clock or by the monotonic
+// one, whichever says less. The latter, as the kernel's timeouts, stands still while the
+// machine sleeps or is paused; the former can be set back.
+func left(until, now time.Time) time.Duration {
+	return min(until.Sub(now), until.Round(0).Sub(now.Round(0)))
 }
 
 // flow is a flow to a guarded port, seen from this host.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"sallyport/spa"
 )
@@ -22,8 +23,8 @@ func TestBareGuard(t *testing.T) {
 			carried, gap := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300"), s.talk(accept, "192.0.2.3", "192.0.2.1", "2300")
 			s.open()
 			s.bare(plan{
-				leases:  []lease{{element{source: netip.MustParseAddr("192.0.2.2"), proto: spa.TCP, port: 22}, long}},
-				carried: []flow{inboundTo(carried.server)}, carry: long,
+				leases:  []lease{{element: element{source: netip.MustParseAddr("192.0.2.2"), proto: spa.TCP, port: 22}, until: time.Now().Add(long)}},
+				carried: []flow{inboundTo(carried.server)}, carryTo: time.Now().Add(long),
 			})
 			s.connect("192.0.2.2", "192.0.2.1", "22")
 			s.mutual(carried, true)
@@ -65,7 +66,7 @@ func (s *site) bare(p plan) {
 	b, ok := s.backend.(*ipt)
 	if !ok {
 		n := s.backend.(*nftables)
-		s.must(n.send(n.objects, 0, false, func(d *draft) error { return d.fill(p, d.bareRules) }))
+		s.must(n.send(n.objects, 0, false, &p, (*draft).bareRules))
 		if n.tracks() {
 			s.Error("a rule asks for connection tracking")
 		}
@@ -73,6 +74,7 @@ func (s *site) bare(p plan) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.take(p)
 	s.must(b.fill(p))
 	r := b.guardRules()
 	mangle := tables()[1]

@@ -23,19 +23,21 @@ var errNoAnswer = errors.New("the kernel's answer was lost")
 
 // set gives grants a new timeout, or deletes them.
 func (n *nftables) set(ls []lease) error {
-	var live, gone []lease
-	for _, l := range ls {
-		if l.left > 0 {
-			live = append(live, l)
-			continue
-		}
-		l.left = time.Second // added only to be deleted
-		gone = append(gone, l)
-	}
-	lives, goes := n.objects.grantElements(live), n.objects.grantElements(gone)
 	var b batch
-	for _, s := range n.objects.sets() {
-		b.change(s, lives[s], goes[s])
+	for part := range slices.Chunk(timed(ls, n.cfg.Now()), chunk) {
+		var live, gone []lease
+		for _, l := range part {
+			if l.left > 0 {
+				live = append(live, l)
+				continue
+			}
+			l.left = time.Second // added only to be deleted
+			gone = append(gone, l)
+		}
+		lives, goes := n.objects.grantElements(live), n.objects.grantElements(gone)
+		for _, s := range n.objects.sets() {
+			b.change(s, lives[s], goes[s])
+		}
 	}
 	return explain("changing grants", b.send(n.socket))
 }
@@ -44,17 +46,24 @@ func (n *nftables) set(ls []lease) error {
 // what is absent would fail the batch, and older kernels do not change the timeout of what
 // is there: add, delete, add always works.
 func (b *batch) change(s *nft.Set, es, gone []nft.SetElement) {
-	for part := range slices.Chunk(slices.Concat(es, gone), chunk) {
-		b.add(unix.NFT_MSG_NEWSETELEM, s, part)
-		b.add(unix.NFT_MSG_DELSETELEM, s, part)
-	}
 	for part := range slices.Chunk(es, chunk) {
 		b.add(unix.NFT_MSG_NEWSETELEM, s, part)
+		b.repeat(unix.NFT_MSG_DELSETELEM)
+		b.repeat(unix.NFT_MSG_NEWSETELEM)
+	}
+	for part := range slices.Chunk(gone, chunk) {
+		b.add(unix.NFT_MSG_NEWSETELEM, s, part)
+		b.repeat(unix.NFT_MSG_DELSETELEM)
 	}
 }
 
 func (b *batch) add(kind uint16, s *nft.Set, es []nft.SetElement) {
 	b.append(nfType(kind), netlink.Request|netlink.Create, elementsMessage(s, es))
+}
+
+// repeat says another thing about the elements of the last message.
+func (b *batch) repeat(kind uint16) {
+	b.append(nfType(kind), netlink.Request|netlink.Create, b.messages[len(b.messages)-1].Data)
 }
 
 // elementsMessage is what a message about elements of a set says.

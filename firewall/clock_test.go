@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -9,22 +10,48 @@ import (
 	"sallyport/spa"
 )
 
-// recording is a backend that keeps what it was told last.
+// recording is a backend that keeps what it was told, and by which clock.
 type recording struct {
 	*dryRun
-	left map[element]time.Duration
+	now   func() time.Time
+	lasts map[element]time.Duration // what is left of each element, when it was told
+	most  int                       // elements that one batch deleted
+	told  func()                    // after each batch; nil: nothing
+	fails error                     // what becomes of each batch
+}
+
+func record(f *Firewall) *recording {
+	r := &recording{dryRun: newDryRun(f.log), now: func() time.Time { return f.cfg.Now() }, lasts: make(map[element]time.Duration)}
+	f.backend = r
+	return r
 }
 
 func (r *recording) set(ls []lease) error {
-	for _, l := range ls {
-		r.left[l.element] = l.left
+	if r.fails != nil {
+		return r.fails
+	}
+	gone := 0
+	for _, l := range timed(ls, r.now()) {
+		if l.left <= 0 {
+			delete(r.lasts, l.element)
+			gone++
+			continue
+		}
+		r.lasts[l.element] = l.left
+	}
+	r.most = max(r.most, gone)
+	if r.told != nil {
+		r.told()
 	}
 	return nil
 }
 
 func (r *recording) load(p plan) error {
-	clear(r.left)
-	return r.set(p.leases)
+	if r.fails != nil {
+		return r.fails
+	}
+	clear(r.lasts)
+	return r.set(p.at(r.now()).leases)
 }
 
 // setClock is t by a wall clock that was set by d before: time.Time has its wall part in
@@ -39,42 +66,202 @@ func setClock(t *testing.T, at time.Time, d time.Duration) time.Time {
 	return set
 }
 
-// TestClockIsSet: the end of a grant may have come without a monotonic reading, and the
-// wall clock be set while it lives.
-func TestClockIsSet(t *testing.T) {
-	f, now := dry(t, 10), time.Now()
-	kernel := &recording{newDryRun(f.log), make(map[element]time.Duration)}
-	f.backend = kernel
-	if err := f.Load(t.Context(), 0, now); err != nil {
+// clocked is a guard whose clocks stand still until they are set.
+type clocked struct {
+	*testing.T
+	*Firewall
+	kernel *recording
+	now    time.Time
+}
+
+func newClocked(t *testing.T) *clocked {
+	c := &clocked{T: t, Firewall: dry(t, 10), now: time.Now()}
+	c.cfg.Now = func() time.Time { return c.now }
+	c.kernel = record(c.Firewall)
+	if err := c.Load(t.Context(), 0, c.now); err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+// wakes does what Watch does when its alarm goes off.
+func (c *clocked) wakes() {
+	for c.endDue(c.now) {
+	}
+}
+
+// passes lets time go by on the monotonic clock, and the wall clock go ahead of it.
+func (c *clocked) passes(d, ahead time.Duration) { c.now = setClock(c.T, c.now.Add(d), ahead) }
+
+// grants gives a client tcp/22 and the ports after it. The end may have come without a
+// monotonic reading.
+func (c *clocked) grants(client string, n uint16, lasts time.Duration) Grant {
+	c.Helper()
 	g := Grant{
-		Client: "alice", Source: netip.MustParseAddr("192.0.2.2"), Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
-		Until: now.Add(time.Minute).Round(0),
+		Client: client, Source: netip.MustParseAddr("192.0.2.2"), Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 21 + n}},
+		Until: c.now.Add(lasts).Round(0),
 	}
-	if err := f.Grant(t.Context(), []Grant{g}, now); err != nil {
+	if err := c.Grant(c.Context(), []Grant{g}, c.now); err != nil {
+		c.Fatal(err)
+	}
+	return g
+}
+
+// lasts is for how long the kernel was told to keep a port; zero: it is shut.
+func (c *clocked) lasts(port uint16, want time.Duration, after string) {
+	c.Helper()
+	if got := c.kernel.lasts[element{source: netip.MustParseAddr("192.0.2.2"), proto: spa.TCP, port: port}]; got != want {
+		c.Errorf("%v are left of port %d %s, want %v", got, port, after, want)
+	}
+}
+
+// TestClockIsSetBack prolongs nothing.
+func TestClockIsSetBack(t *testing.T) {
+	c := newClocked(t)
+	g := c.grants("alice", 1, time.Minute)
+	c.passes(10*time.Second, -time.Hour)
+	if err := c.putBack(c.now); err != nil {
 		t.Fatal(err)
 	}
-	const want = 50 * time.Second
-	left := func(after string) {
-		t.Helper()
-		if got := kernel.left[element{source: g.Source, proto: spa.TCP, port: 22}]; got != want {
-			t.Errorf("%v are left %s, want %v", got, after, want)
+	c.lasts(22, 50*time.Second, "after a put-back")
+	g.Until = c.now.Add(49 * time.Second).Round(0)
+	if err := c.Grant(t.Context(), []Grant{g}, c.now); err != nil {
+		t.Fatal(err)
+	}
+	c.lasts(22, 50*time.Second, "after a refresh")
+	c.passes(50*time.Second, 0)
+	if gs := c.Grants(c.now); len(gs) != 0 {
+		t.Errorf("got %v, want none", gs)
+	}
+	c.wakes()
+	c.lasts(22, 0, "at the end")
+	if len(c.held.byKey) != 0 {
+		t.Error("it is held on")
+	}
+}
+
+// TestClockRunsOn: while the machine slept, or was paused, the kernel's timeouts stood still
+// and the time that the client was told went on. What is over is shut, what is not ends then.
+func TestClockRunsOn(t *testing.T) {
+	for name, notices := range map[string]func(*clocked) error{
+		"waking": func(c *clocked) error { c.wakes(); return nil },
+		"revoke": func(c *clocked) error {
+			_, err := c.Revoke(c.Context(), Match{Client: "nobody"}, c.now)
+			c.wakes()
+			return err
+		},
+		"put back": func(c *clocked) error { return c.putBack(c.now) },
+		"reload":   func(c *clocked) error { return c.Load(c.Context(), 0, c.now) },
+		"reconfigure": func(c *clocked) error {
+			n := c.cfg
+			n.Guarded = []spa.Ports{{Proto: spa.TCP, Low: 1, High: 100}}
+			return c.Reconfigure(c.Context(), n, c.now)
+		},
+		"another's grant": func(c *clocked) error {
+			g := Grant{Client: "dave", Source: netip.MustParseAddr("192.0.2.9"), Until: c.now.Add(time.Minute)}
+			g.Ports = []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}
+			return c.Grant(c.Context(), []Grant{g}, c.now)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newClocked(t)
+			c.cfg.Guarded = []spa.Ports{{Proto: spa.TCP, Low: 1, High: 100}}
+			c.grants("alice", 3, 10*time.Minute) // ports 22 to 24
+			c.grants("bob", 2, time.Hour)        // 22 and 23
+			c.grants("carol", 1, 2*time.Hour)    // 22
+			c.passes(time.Minute, 10*time.Minute)
+			for _, client := range []string{"alice", "bob", "carol"} {
+				if got, want := len(c.GrantsOf(client, c.now)), map[bool]int{true: 0, false: 1}[client == "alice"]; got != want {
+					t.Errorf("%s has %d grants, want %d", client, got, want)
+				}
+			}
+			if err := notices(c); err != nil {
+				t.Fatal(err)
+			}
+			c.lasts(24, 0, "afterwards")
+			c.lasts(23, 49*time.Minute, "afterwards")
+			c.lasts(22, 109*time.Minute, "afterwards")
+			c.passes(49*time.Minute, 0)
+			c.wakes()
+			c.lasts(23, 0, "at bob's end")
+			if gs := c.Grants(c.now); len(gs) != 1 || gs[0].Client != "carol" {
+				t.Errorf("got %v, want carol's", gs)
+			}
+		})
+	}
+}
+
+// TestKernelIsLate: what the kernel may not have ended yet, revoke finds, and no list shows.
+func TestKernelIsLate(t *testing.T) {
+	c := newClocked(t)
+	c.grants("alice", 1, time.Minute)
+	c.passes(time.Minute, 0)
+	if gs := c.Grants(c.now); len(gs) != 0 {
+		t.Errorf("got %v, want none", gs)
+	}
+	c.lasts(22, time.Minute, "before anybody looked")
+	if gs, err := c.Revoke(t.Context(), Match{Client: "alice"}, c.now); len(gs) != 1 || err != nil {
+		t.Errorf("revoked %v, %v, want alice's", gs, err)
+	}
+	c.lasts(22, 0, "after it was revoked")
+}
+
+// TestEndThatFails is tried again, and until then it can be revoked.
+func TestEndThatFails(t *testing.T) {
+	c := newClocked(t)
+	c.grants("alice", 1, time.Minute)
+	c.passes(time.Minute, 0)
+	c.backend = failing{newDryRun(c.log)}
+	c.wakes()
+	c.backend = c.kernel
+	c.wakes()
+	c.lasts(22, 0, "after another try")
+	if len(c.held.byKey) != 0 {
+		t.Error("it is held on")
+	}
+}
+
+// TestManyEndsAtOnce: others have their turn before all of them have ended in the kernel.
+func TestManyEndsAtOnce(t *testing.T) {
+	c := newClocked(t)
+	for i := range 10 {
+		c.grants(fmt.Sprint("client", i), uint16(1+100*i), time.Minute)
+	}
+	c.passes(time.Minute, 0)
+	turns := 0
+	for ; c.endDue(c.now); turns++ {
+		if c.kernel.most > 2*endAtOnce {
+			t.Fatalf("%d ports were ended in one turn", c.kernel.most)
 		}
 	}
-	back := setClock(t, now.Add(10*time.Second), -time.Hour)
-	if err := f.putBack(back); err != nil {
+	if turns < 3 || len(c.kernel.lasts) != 0 || len(c.held.byKey) != 0 {
+		t.Errorf("after %d turns, want more, the kernel has %d ports and %d are held", turns, len(c.kernel.lasts), len(c.held.byKey))
+	}
+}
+
+// TestSlowKernel: what is left is computed when the kernel is told, however late that is.
+func TestSlowKernel(t *testing.T) {
+	c := newClocked(t)
+	c.cfg.Guarded = []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}
+	asked := c.now
+	c.passes(7*time.Second, 0) // it waited for the lock
+	g := Grant{
+		Client: "alice", Source: netip.MustParseAddr("192.0.2.2"), Until: asked.Add(time.Minute),
+		Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+	}
+	if err := c.Grant(t.Context(), []Grant{g}, asked); err != nil {
 		t.Fatal(err)
 	}
-	left("after a put-back")
-	g.Until = back.Add(want - time.Second).Round(0)
-	if err := f.Grant(t.Context(), []Grant{g}, back); err != nil {
-		t.Fatal(err)
-	}
-	left("after a refresh")
-	forward := setClock(t, now.Add(10*time.Second), time.Hour)
-	if gs, err := f.Revoke(t.Context(), Match{Client: "alice"}, forward); len(gs) != 1 || err != nil {
-		t.Errorf("got %v, %v from a clock set forward, want alice's", gs, err)
+	c.lasts(22, 53*time.Second, "of a grant")
+	for name, tell := range map[string]func(now time.Time) error{
+		"load":     func(now time.Time) error { return c.Load(t.Context(), 0, now) },
+		"put back": c.putBack,
+		"reload":   func(now time.Time) error { return c.Reconfigure(t.Context(), c.cfg, now) },
+	} {
+		if err := tell(asked); err != nil {
+			t.Fatal(err)
+		}
+		c.lasts(22, 53*time.Second, "after a "+name)
 	}
 }
 

@@ -62,6 +62,6 @@ func (f *Firewall) live(l flow) bool {
 	if f.held == nil {
 		return false
 	}
-	f.held.expire(f.cfg.Now())
-	return f.held.elements[f.cfg.elementOf(l)] != nil
+	t := f.held.elements[f.cfg.elementOf(l)]
+	return t != nil && left(t.until, f.cfg.Now()) > 0
 }

@@ -49,10 +49,11 @@
 //
 // Grants are elements with a timeout in grants4 and grants6 (source, protocol, port), for
 // targets in reach4 and reach6 (with the destination), for link-local peers in near (with the
-// interface). The kernel ends them whatever becomes of the process. Who holds what is in a
-// ledger, a file that survives the process; it is written before the kernel is told. See the
-// ledger type for its laws. A session outlives its grant, but not where another table leaves
-// its packets untracked: such a session has no mark, and ends with its grant.
+// interface). The kernel ends them whatever becomes of the process. Its timeouts stand still
+// while the machine sleeps or is paused, so Watch also ends each grant by the wall clock. Who
+// holds what is in a ledger, a file that survives the process; it is written before the kernel
+// is told. See the ledger type for its laws. A session outlives its grant, but not where another
+// table leaves its packets untracked: such a session has no mark, and ends with its grant.
 //
 // # Who takes the guard away
 //
@@ -105,8 +106,8 @@
 //
 // Grants are elements of ipsets, which are told over netlink: no program is run for a
 // grant, nobody waits for the lock of iptables, and the kernel ends them, up to a second
-// late, for it counts whole seconds. Where there is no ipset, New fails and says what to
-// install.
+// late where no daemon runs, because it counts whole seconds. Where there is no ipset, New fails
+// and says what to install.
 //
 // The newer kind of iptables tells of each change; tables of the older one are compared
 // twice a second, and so is whether sets were emptied while something lives in them.

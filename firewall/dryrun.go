@@ -21,13 +21,13 @@ func (d *dryRun) describe() string {
 }
 
 func (d *dryRun) load(p plan) error {
-	d.log.Info("dry run: would load the guard", "elements", len(p.leases), "confirm", p.confirm)
+	d.log.Info("dry run: would load the guard", "elements", len(p.leases), "confirm", p.confirmBy)
 	return nil
 }
 
 func (d *dryRun) set(es []lease) error {
 	for _, e := range es {
-		d.log.Debug("dry run: would set", "source", e.source, "proto", e.proto, "port", e.port, "left", max(e.left, 0))
+		d.log.Debug("dry run: would set", "source", e.source, "proto", e.proto, "port", e.port, "until", e.until)
 	}
 	return nil
 }

@@ -140,8 +140,8 @@ type Config struct {
 	// was taken from a client while nothing ran is not carried into the kernel. Nil: all.
 	Keep func(Grant) bool
 
-	// Now is the clock by which Watch computes how long grants still live when it puts
-	// the guard back; nil: time.Now.
+	// Now is the clock by which it is computed how long grants still live right before the
+	// kernel is told, and by which Watch ends them; nil: time.Now.
 	Now func() time.Time
 
 	plain  bool   // the table has no owner, as on older kernels
@@ -291,6 +291,7 @@ type Firewall struct {
 	mu     sync.Mutex // guards what follows, and the order of batches
 	ledger *ledger
 	held   *holdings
+	ends   ends
 	guard  state
 	unsaid int       // put-backs that the log does not have yet
 	said   time.Time // when it had the last
@@ -330,7 +331,10 @@ func (f *Firewall) open() error {
 		if f.sessions, err = openSessions(); err != nil {
 			return err
 		}
-		f.ledger, err = openLedger(f.cfg.State, f.cfg.bootID, f.cfg.slots)
+		if f.ledger, err = openLedger(f.cfg.State, f.cfg.bootID, f.cfg.slots); err != nil {
+			return err
+		}
+		f.ends.alarm, err = openAlarm()
 	case BackendDryRun:
 		f.backend = newDryRun(f.log)
 		f.ledger = memoryLedger(f.cfg.slots)
@@ -385,6 +389,9 @@ func (f *Firewall) Close() error {
 	if f.ledger != nil {
 		errs = append(errs, f.ledger.close())
 	}
+	if f.ends.alarm != nil {
+		errs = append(errs, f.ends.alarm.close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -396,8 +403,7 @@ func (f *Firewall) Grants(now time.Time) []Grant {
 	if f.held == nil {
 		return nil
 	}
-	f.held.expire(now)
-	return f.held.grants(Match{})
+	return f.held.grants(Match{}, now)
 }
 
 // GrantsOf returns the grants of one client that live at now. Its cost does not grow with
@@ -408,31 +414,5 @@ func (f *Firewall) GrantsOf(client string, now time.Time) []Grant {
 	if f.held == nil || client == "" {
 		return nil
 	}
-	f.held.expire(now)
-	return f.held.grants(Match{Client: client})
-}
-
-// Held returns how many grants of the client live at now. Its cost does not grow with
-// their number.
-func (f *Firewall) Held(client string, now time.Time) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.held == nil {
-		return 0
-	}
-	f.held.expire(now)
-	return len(f.held.byClient[client])
-}
-
-// Holds reports whether the client holds a live grant of the service for the source: another
-// one would prolong it, and not be one more.
-func (f *Firewall) Holds(client, service string, source netip.Addr, now time.Time) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.held == nil {
-		return false
-	}
-	f.held.expire(now)
-	m := Match{Client: client, Source: source, Services: []string{service}}
-	return len(f.held.matching(m)) > 0
+	return f.held.grants(Match{Client: client}, now)
 }

@@ -39,12 +39,13 @@ func TestDryRun(t *testing.T) {
 	if gs := f.Grants(now); len(gs) != 1 || gs[0].Source != netip.MustParseAddr("192.0.2.2") {
 		t.Errorf("got %v, want alice's, unmapped", gs)
 	}
-	if n := f.Held("alice", now.Add(59*time.Second)); n != 1 {
+	if n := len(f.GrantsOf("alice", now.Add(59*time.Second))); n != 1 {
 		t.Errorf("got %d held before the end, want 1", n)
 	}
-	if n := f.Held("alice", g.Until); n != 0 {
+	if n := len(f.GrantsOf("alice", g.Until)); n != 0 {
 		t.Errorf("got %d held at the end, want 0", n)
 	}
+	f.endOver(g.Until)
 	if len(f.held.byKey)+len(f.held.byClient)+len(f.held.elements)+len(f.held.due) != 0 || len(f.ledger.free) != 10 {
 		t.Errorf("something is left of a grant that has ended: %+v", f.held)
 	}
@@ -129,7 +130,8 @@ func TestManyHoldersOfOneElement(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f.Grants(now.Add(990 * time.Second))
+	for f.endDue(now.Add(990 * time.Second)) {
+	}
 	tenants := f.held.elements[element{source: at, proto: spa.TCP, port: 22}]
 	if live := len(tenants.holders) - tenants.ended; live != 10 || len(tenants.holders) > 20 {
 		t.Errorf("%d of %d in the list live, want 10 of at most 20", live, len(tenants.holders))

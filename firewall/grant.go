@@ -26,7 +26,8 @@ type change struct {
 
 // Grant opens the ports of all grants, or of none. They are in the ledger before the
 // kernel is told. A grant that its client holds already is prolonged, never shortened.
-// Once given it counts the time that passes, whatever the wall clock is set to meanwhile.
+// It ends by the time that passes or by the wall clock, whichever is first: a clock that is
+// set back prolongs nothing, nor does a machine that sleeps or is paused.
 func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -41,18 +42,19 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	if !f.guard.loaded {
 		return errNotLoaded
 	}
-	f.held.expire(now)
+	f.endOver(now)
 	changes, err := f.plan(gs, now)
 	if err != nil {
 		return err
 	}
-	if err := f.record(changes, now); err != nil {
-		return errors.Join(err, f.unrecord(changes, now))
+	if err := f.record(changes); err != nil {
+		return errors.Join(err, f.unrecord(changes))
 	}
 	if err := f.enforce(changes, now); err != nil {
-		return errors.Join(err, f.unrecord(changes, now))
+		return errors.Join(err, f.unrecord(changes))
 	}
 	f.held.apply(changes)
+	f.wakeForNext(now)
 	return nil
 }
 
@@ -68,7 +70,7 @@ func (g *Grant) check(now time.Time) error {
 	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !a.IsValid() }) {
 		return errors.New("firewall: a grant to an invalid address")
 	}
-	if !g.Until.After(now) {
+	if left(g.Until, now) <= 0 {
 		return fmt.Errorf("firewall: a grant until %v has ended already", g.Until)
 	}
 	if len(g.Client) >= nameSize || len(g.Service) >= nameSize {
@@ -106,7 +108,7 @@ func (f *Firewall) plan(gs []Grant, now time.Time) ([]change, error) {
 	changes := make([]change, 0, len(gs))
 	fresh := make(map[holdingKey]int) // among changes
 	for _, g := range gs {
-		until := now.Add(g.Until.Sub(now)) // with now's monotonic reading, which g.Until may lack
+		until := now.Add(left(g.Until, now)) // with now's monotonic reading, which g.Until may lack
 		for h := range g.holdings() {
 			if old := f.held.byKey[h.key()]; old != nil {
 				changes = append(changes, change{holding: old, until: later(until, old.until)})
@@ -162,9 +164,9 @@ func later(a, b time.Time) time.Time {
 }
 
 // record writes the changes to the ledger.
-func (f *Firewall) record(changes []change, now time.Time) error {
+func (f *Firewall) record(changes []change) error {
 	for _, c := range changes {
-		if err := f.ledger.write(c.holding, c.until, now); err != nil {
+		if err := f.ledger.write(c.holding, c.until, f.cfg.Now()); err != nil {
 			return err
 		}
 	}
@@ -172,11 +174,11 @@ func (f *Firewall) record(changes []change, now time.Time) error {
 }
 
 // unrecord makes the ledger say again what memory says.
-func (f *Firewall) unrecord(changes []change, now time.Time) error {
+func (f *Firewall) unrecord(changes []change) error {
 	var errs []error
 	for _, c := range changes {
 		if !c.fresh {
-			errs = append(errs, f.ledger.write(c.holding, c.holding.until, now))
+			errs = append(errs, f.ledger.write(c.holding, c.holding.until, f.cfg.Now()))
 			continue
 		}
 		errs = append(errs, f.ledger.erase(c.holding))
@@ -188,7 +190,11 @@ func (f *Firewall) unrecord(changes []change, now time.Time) error {
 // enforce tells the kernel what the changes come to. Where another tool has just taken
 // the guard away, the grant need not wait for Watch.
 func (f *Firewall) enforce(changes []change, now time.Time) error {
-	ends := make(map[element]time.Time)
+	n := 0
+	for _, c := range changes {
+		n += c.size()
+	}
+	ends := make(map[element]time.Time, n)
 	for _, c := range changes {
 		c.each(func(e element) {
 			end := later(c.until, ends[e])
@@ -198,26 +204,27 @@ func (f *Firewall) enforce(changes []change, now time.Time) error {
 			ends[e] = end
 		})
 	}
-	err := f.backend.set(leasesOf(ends, now))
+	err := f.backend.set(leasesOf(ends))
 	if !errors.Is(err, errGone) {
 		return err
 	}
 	if err := f.ledger.alone(func() error { return f.restore(now) }); err != nil {
 		return err
 	}
-	return f.backend.set(leasesOf(ends, now))
+	return f.backend.set(leasesOf(ends))
 }
 
-func leasesOf(ends map[element]time.Time, now time.Time) []lease {
+func leasesOf(ends map[element]time.Time) []lease {
 	ls := make([]lease, 0, len(ends))
 	for e, end := range ends {
-		ls = append(ls, lease{e, end.Sub(now)})
+		ls = append(ls, lease{element: e, until: end})
 	}
 	return ls
 }
 
-// Revoke ends the grants that match and returns them. Where another client holds a grant
-// for the same address and port, that one goes on as it was. Sessions go on.
+// Revoke ends the grants that match and returns them, also one whose time has just passed
+// and that the kernel may not have ended yet. Where another client holds a grant for the
+// same address and port, that one goes on as it was. Sessions go on.
 func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -227,18 +234,18 @@ func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant,
 	if !f.guard.loaded {
 		return nil, errNotLoaded
 	}
-	f.held.expire(now)
+	f.adjust(now)
 	leaving := f.held.matching(m)
 	if len(leaving) == 0 {
 		return nil, nil
 	}
 	ends := f.held.endsWithout(leaving)
 	if err := f.forget(leaving); err != nil {
-		return nil, errors.Join(err, f.remember(leaving, now))
+		return nil, errors.Join(err, f.remember(leaving))
 	}
-	err := f.backend.set(leasesOf(ends, now))
+	err := f.backend.set(leasesOf(ends))
 	if err != nil && !errors.Is(err, errGone) { // gone is gone; Watch puts back what is left
-		return nil, errors.Join(err, f.remember(leaving, now))
+		return nil, errors.Join(err, f.remember(leaving))
 	}
 	gs := make([]Grant, 0, len(leaving))
 	for _, h := range leaving {
@@ -259,10 +266,10 @@ func (f *Firewall) forget(leaving []*holding) error {
 	return nil
 }
 
-func (f *Firewall) remember(leaving []*holding, now time.Time) error {
+func (f *Firewall) remember(leaving []*holding) error {
 	var errs []error
 	for _, h := range leaving {
-		errs = append(errs, f.ledger.write(h, h.until, now))
+		errs = append(errs, f.ledger.write(h, h.until, f.cfg.Now()))
 	}
 	return errors.Join(errs...)
 }

@@ -12,7 +12,8 @@ import (
 )
 
 // holdings is who holds what, in memory: the live records of the ledger, and for each
-// element the holdings that it follows from. No operation on one grant walks over others,
+// element the holdings that it follows from. One that has ended stays until the kernel has
+// ended it too: see endOver. No operation on one grant walks over others,
 // except that ending a grant before its time looks at those of the same element.
 type holdings struct {
 	byKey    map[holdingKey]*holding
@@ -68,6 +69,15 @@ func (h *holding) each(f func(element)) {
 	}
 }
 
+// size is how many ports the ranges have, some perhaps twice.
+func (h *holding) size() int {
+	n := 0
+	for _, p := range h.ports {
+		n += int(p.High) - int(p.Low) + 1
+	}
+	return n
+}
+
 func contains(ports []spa.Ports, proto spa.Proto, port uint16) bool {
 	return slices.ContainsFunc(ports, func(p spa.Ports) bool { return p.Contains(proto, port) })
 }
@@ -79,6 +89,8 @@ func (h *holding) grant() Grant {
 	}
 	return g
 }
+
+func (h *holding) live(now time.Time) bool { return left(h.until, now) > 0 }
 
 func (m *Match) matches(h *holding) bool {
 	return (m.Client == "" || m.Client == h.client) &&
@@ -133,11 +145,48 @@ func (t *tenancy) prolong(until time.Time) {
 	}
 }
 
-// expire forgets what has ended at now.
-func (hs *holdings) expire(now time.Time) {
-	for len(hs.due) > 0 && !hs.due[0].until.After(now) {
-		hs.remove(hs.due[0])
+// next returns when the first holding ends; zero where there is none.
+func (hs *holdings) next() time.Time {
+	if len(hs.due) == 0 {
+		return time.Time{}
 	}
+	return hs.due[0].until
+}
+
+// over returns holdings that have ended at now: all, or as many as have that many ports.
+func (hs *holdings) over(now time.Time, ports int) []*holding {
+	var found []*holding
+	var look func(i int)
+	look = func(i int) {
+		if ports > 0 && i < len(hs.due) && !hs.due[i].live(now) {
+			found = append(found, hs.due[i])
+			ports -= hs.due[i].size()
+			look(2*i + 1) // those below end later
+			look(2*i + 2)
+		}
+	}
+	look(0)
+	return found
+}
+
+// adjust shortens the holdings whose end has come nearer by the wall clock than by the
+// monotonic one, and returns when each of their elements ends now.
+func (hs *holdings) adjust(now time.Time) map[element]time.Time {
+	ends := make(map[element]time.Time)
+	for _, h := range hs.due {
+		nearer := now.Add(left(h.until, now))
+		if !nearer.Before(h.until) {
+			continue
+		}
+		h.until = nearer
+		h.each(func(e element) { ends[e] = time.Time{} })
+	}
+	heap.Init(&hs.due)
+	for e := range ends {
+		ends[e] = hs.elements[e].without(nil)
+	}
+	hs.shorten(ends)
+	return ends
 }
 
 // remove forgets a holding. The ends of its elements are not recomputed: see shorten.
@@ -203,11 +252,11 @@ func (hs *holdings) shorten(ends map[element]time.Time) {
 	}
 }
 
-// leases returns all elements and what is left of them at now.
-func (hs *holdings) leases(now time.Time) []lease {
+// leases returns all elements and when they end.
+func (hs *holdings) leases() []lease {
 	ls := make([]lease, 0, len(hs.elements))
 	for e, t := range hs.elements {
-		ls = append(ls, lease{e, t.until.Sub(now)})
+		ls = append(ls, lease{element: e, until: t.until})
 	}
 	return ls
 }
@@ -232,10 +281,13 @@ func (hs *holdings) matching(m Match) []*holding {
 	return found
 }
 
-func (hs *holdings) grants(m Match) []Grant {
+// grants returns those that live at now.
+func (hs *holdings) grants(m Match, now time.Time) []Grant {
 	var gs []Grant
 	for _, h := range hs.matching(m) {
-		gs = append(gs, h.grant())
+		if h.live(now) {
+			gs = append(gs, h.grant())
+		}
 	}
 	slices.SortFunc(gs, compareGrants)
 	return gs

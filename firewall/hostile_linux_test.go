@@ -40,8 +40,8 @@ func forged(t testing.TB, slots int, records ...[]byte) *ledger {
 	return l
 }
 
-// record is what encode writes for an hour of alice's ssh, without its sum.
-func record(t testing.TB, now time.Time) []byte {
+// sshRecord is what encode writes for an hour of alice's ssh, without its sum.
+func sshRecord(t testing.TB, now time.Time) []byte {
 	t.Helper()
 	boot, err := bootClock()
 	if err != nil {
@@ -85,7 +85,7 @@ func TestForgedRecord(t *testing.T) {
 		{"a boot clock below zero", change(8, 0x80, 0, 0, 0, 0, 0, 0, 0), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			r := record(t, now)
+			r := sshRecord(t, now)
 			test.forge(r)
 			l := forged(t, 4, r)
 			hs, err := l.read(now)
@@ -101,7 +101,7 @@ func TestForgedRanges(t *testing.T) {
 	now := time.Now()
 	l := forged(t, 4)
 	for n := range 1 << 14 {
-		r := record(t, now)
+		r := sshRecord(t, now)
 		for at := 99; at < sumOffset; at += 5 {
 			copy(r[at:], []byte{byte(spa.TCP), 0, 22, 0, 22})
 		}
@@ -116,7 +116,7 @@ func TestForgedRanges(t *testing.T) {
 // TestForgedTwice: of two records of one grant one would outlive its revocation.
 func TestForgedTwice(t *testing.T) {
 	now := time.Now()
-	l := forged(t, 4, record(t, now), record(t, now), record(t, now))
+	l := forged(t, 4, sshRecord(t, now), sshRecord(t, now), sshRecord(t, now))
 	hs, err := l.read(now)
 	if err != nil || len(hs) != 1 || len(l.free) != 3 {
 		t.Fatalf("got %d grants, %d free slots, %v, want one grant", len(hs), len(l.free), err)
@@ -134,7 +134,7 @@ func TestForgedFlood(t *testing.T) {
 	now := time.Now()
 	var records [][]byte
 	for i := range 64 {
-		r := record(t, now)
+		r := sshRecord(t, now)
 		r[16+15] = byte(i) + 1
 		binary.BigEndian.PutUint16(r[100:], 1)
 		binary.BigEndian.PutUint16(r[102:], 65535)
@@ -157,7 +157,7 @@ func TestForgedFlood(t *testing.T) {
 // and read again as it was.
 func FuzzLedger(f *testing.F) {
 	now := time.Now()
-	good := record(f, now)
+	good := sshRecord(f, now)
 	f.Add(good)
 	f.Add(bytes.Repeat([]byte{0xff}, recordSize))
 	f.Add(append(bytes.Clone(good), good...))
@@ -177,7 +177,7 @@ func FuzzLedger(f *testing.F) {
 		if err := f.recall(now); err != nil {
 			t.Fatal(err)
 		}
-		grants := f.held.grants(Match{})
+		grants := f.held.grants(Match{}, now)
 		if len(grants)+len(l.free) != 8 {
 			t.Fatalf("%d grants and %d free slots of 8", len(grants), len(l.free))
 		}

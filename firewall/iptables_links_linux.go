@@ -74,7 +74,7 @@ func (b *ipt) approach(l lease, now time.Time) error {
 // settle notes the leases of a new guard and returns those that its sets can have: without those
 // for a link that has gone, and for a second link of an address.
 func (b *ipt) settle(ls []lease) []lease {
-	now := time.Now()
+	now := b.cfg.Now()
 	b.near = make(map[netip.Addr]*neighbor)
 	kept := make([]lease, 0, len(ls))
 	for _, l := range ls {
@@ -91,7 +91,7 @@ func (b *ipt) settle(ls []lease) []lease {
 
 // linkMembers are the elements of setLinks.
 func (b *ipt) linkMembers() []member {
-	now := time.Now()
+	now := b.cfg.Now()
 	var ms []member
 	for source, n := range b.near {
 		if n.left(now) > 0 {
@@ -113,7 +113,7 @@ func (b *ipt) meet(ls []lease) (undo func() error, err error) {
 		}
 		return errors.Join(errs...)
 	}
-	now := time.Now()
+	now := b.cfg.Now()
 	for _, l := range ls {
 		if l.link == 0 {
 			continue

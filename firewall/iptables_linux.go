@@ -210,7 +210,7 @@ func (b *ipt) load(p plan) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	trial := b.trial
-	b.take(p, time.Now())
+	b.take(p)
 	err := b.fill(p)
 	if err == nil {
 		err = b.loadRules()
@@ -235,14 +235,14 @@ func (b *ipt) doubt() {
 }
 
 // take notes what of the plan watch needs to know.
-func (b *ipt) take(p plan, now time.Time) {
-	b.trial = p.confirm > 0
+func (b *ipt) take(p plan) {
+	b.trial = !p.confirmBy.IsZero()
 	for _, l := range p.leases {
-		b.lasts(now.Add(l.left))
+		b.lasts(l.until)
 	}
-	b.lasts(now.Add(max(p.confirm, 0)))
+	b.lasts(p.confirmBy)
 	if len(p.carried) > 0 {
-		b.lasts(now.Add(p.carry))
+		b.lasts(p.carryTo)
 	}
 }
 

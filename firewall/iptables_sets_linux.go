@@ -73,7 +73,7 @@ func setOf(e element) leaseSet {
 
 // fill makes the sets what the plan says, but for what rules have learned.
 func (b *ipt) fill(p plan) error {
-	leases := b.settle(p.leases)
+	leases := b.settle(p.at(b.cfg.Now()).leases)
 	for _, s := range leaseSets {
 		ms := append(s.members(leases), witness(s.kind, s.v6))
 		if err := b.sets.replace(b.addressSet(s.name, s.kind, s.v6), ms); err != nil {
@@ -84,6 +84,7 @@ func (b *ipt) fill(p plan) error {
 		return err
 	}
 	for _, v6 := range []bool{false, true} {
+		p := p.at(b.cfg.Now())
 		flows, peers := flowMembers(p.carried, p.carry, v6)
 		if err := errors.Join(
 			b.sets.replace(b.addressSet(setFlows, hashIPPortIP, v6), flows),
@@ -96,7 +97,7 @@ func (b *ipt) fill(p plan) error {
 	if err := b.sets.keep(b.addressSet(setLinked, hashNetIface, true)); err != nil {
 		return err
 	}
-	return b.fillTrial(p.confirm)
+	return b.fillTrial(p.at(b.cfg.Now()).confirm)
 }
 
 // fillTrial makes the sets that hold the guarded ports while the guard is on trial.
@@ -177,8 +178,9 @@ func (b *ipt) carriedMembers() ([]flow, time.Duration, error) {
 // those that are new, which a full set may refuse, and then all are taken back; then those
 // that were there.
 func (b *ipt) setMembers(ls []lease) error {
+	ls = timed(ls, b.cfg.Now())
 	for _, l := range ls {
-		b.lasts(time.Now().Add(l.left))
+		b.lasts(l.until)
 	}
 	undo, err := b.meet(ls)
 	if err != nil {

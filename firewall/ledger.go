@@ -86,10 +86,11 @@ type holding struct {
 // It is not synced: what a power loss forgets was bound to that boot. The byte that says
 // what the next load is, is synced.
 type ledger struct {
-	file   *os.File // nil: in memory only
-	bootID string
-	slots  int
-	free   []int // slots, the next one last
+	file    *os.File    // nil: in memory only
+	records io.WriterAt // the file, but in tests of what it refuses
+	bootID  string
+	slots   int
+	free    []int // slots, the next one last
 }
 
 // memoryLedger is a ledger that outlives nothing.
@@ -117,7 +118,7 @@ func openLedger(dir, bootID string, slots int) (*ledger, error) {
 	if err := preallocate(f, headerSize+int64(slots)*recordSize); err != nil {
 		return nil, errors.Join(fmt.Errorf("firewall: taking space for the ledger: %w", err), f.Close())
 	}
-	return &ledger{file: f, bootID: bootID, slots: slots}, nil
+	return &ledger{file: f, records: f, bootID: bootID, slots: slots}, nil
 }
 
 // openLedgerFile opens the file, or makes it if there is none, and checks its header.
@@ -237,7 +238,7 @@ func (l *ledger) write(h *holding, until, now time.Time) error {
 		return err
 	}
 	var r [recordSize]byte
-	l.encode(&r, h, until, boot+until.Sub(now))
+	l.encode(&r, h, until, boot+left(until, now))
 	return l.put(h.slot, &r)
 }
 
@@ -250,7 +251,7 @@ func (l *ledger) erase(h *holding) error {
 }
 
 func (l *ledger) put(slot int, r *[recordSize]byte) error {
-	if _, err := l.file.WriteAt(r[:], headerSize+int64(slot)*recordSize); err != nil {
+	if _, err := l.records.WriteAt(r[:], headerSize+int64(slot)*recordSize); err != nil {
 		return fmt.Errorf("firewall: writing the ledger: %w", err)
 	}
 	return nil

@@ -37,6 +37,7 @@ func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Tim
 	if err := f.ledger.alone(func() error { return f.load(confirm, now) }); err != nil {
 		return err
 	}
+	f.wakeForNext(now)
 	return f.sweep()
 }
 
@@ -50,10 +51,10 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 		return err
 	}
 	p := plan{
-		leases:  f.held.leases(now),
-		confirm: confirm,
-		carried: next.carried,
-		carry:   next.carriedUntil.Sub(now),
+		leases:    f.held.leases(),
+		confirmBy: next.confirmBy,
+		carried:   next.carried,
+		carryTo:   next.carriedUntil,
 	}
 	// Whatever happens between the two, the next load must not take this one for
 	// settled before it is.
@@ -75,10 +76,11 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 // recall takes from the ledger who holds what, once.
 func (f *Firewall) recall(now time.Time) error {
 	if f.held != nil {
-		f.held.expire(now)
+		f.adjust(now)
 		return nil
 	}
-	hs, err := f.ledger.read(now)
+	f.ends.seen = now
+	hs, err := f.ledger.read(f.cfg.Now())
 	if err != nil {
 		return err
 	}
@@ -139,15 +141,12 @@ func (f *Firewall) restore(now time.Time) error {
 	if mark == tornDown {
 		return ErrTornDown
 	}
-	p := plan{leases: f.held.leases(now)}
-	if left := f.guard.carriedUntil.Sub(now); left > 0 {
-		p.carried, p.carry = f.guard.carried, left
+	if !f.guard.confirmBy.IsZero() && left(f.guard.confirmBy, now) <= 0 {
+		return ErrUnconfirmed
 	}
-	if !f.guard.confirmBy.IsZero() {
-		p.confirm = f.guard.confirmBy.Sub(now)
-		if p.confirm <= 0 {
-			return ErrUnconfirmed
-		}
+	p := plan{leases: f.held.leases(), confirmBy: f.guard.confirmBy}
+	if left(f.guard.carriedUntil, now) > 0 {
+		p.carried, p.carryTo = f.guard.carried, f.guard.carriedUntil
 	}
 	return f.backend.load(p)
 }

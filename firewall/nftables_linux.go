@@ -285,7 +285,7 @@ func targetElements(ts []Target, timeout time.Duration) (v4, v6 []nft.SetElement
 }
 
 func portKey(key []byte, proto spa.Proto, port uint16) []byte {
-	key = append(key, byte(proto), 0, 0, 0)
+	key = append(slices.Grow(key, 8), byte(proto), 0, 0, 0)
 	return append(binary.BigEndian.AppendUint16(key, port), 0, 0)
 }
 

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	nft "github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -208,9 +210,9 @@ func settle() {
 // tracking, that takes a first batch; the second leaves the sets as the first has filled them,
 // for until it is through sessions wait. Where those are gone by then, all is made once more.
 func (n *nftables) make(o objects, p plan, flags uint32, anew bool) error {
-	confirm := p.confirm > 0
+	confirm := !p.confirmBy.IsZero()
 	if n.cfg.Mode == Guard && !n.tracks() {
-		if err := n.send(o, flags, anew, func(d *draft) error { return d.fill(p, d.bareRules) }); err != nil {
+		if err := n.send(o, flags, anew, &p, (*draft).bareRules); err != nil {
 			return err
 		}
 		if err := n.finish(o, flags, confirm); !errors.Is(err, errGone) {
@@ -218,30 +220,57 @@ func (n *nftables) make(o objects, p plan, flags uint32, anew bool) error {
 		}
 		anew = false
 	}
-	return n.send(o, flags, anew, func(d *draft) error {
-		return d.fill(p, func() error { return d.addRules(confirm) })
-	})
+	return n.send(o, flags, anew, &p, func(d *draft) error { return d.addRules(confirm) })
 }
 
 // finish puts the whole rules in the place of bare ones.
 func (n *nftables) finish(o objects, flags uint32, confirm bool) error {
-	return n.send(o, flags, false, func(d *draft) error {
-		return errors.Join(d.addRules(confirm), d.conn.Flush())
-	})
+	return n.send(o, flags, false, nil, func(d *draft) error { return d.addRules(confirm) })
 }
 
-// send makes a guard as a draft of one batch has it.
-func (n *nftables) send(o objects, flags uint32, anew bool, write func(*draft) error) error {
+// send makes a guard of one batch, with these rules. Without a plan the sets stay as they are.
+func (n *nftables) send(o objects, flags uint32, anew bool, p *plan, rules func(*draft) error) error {
 	d, err := newDraft(o, n.cfg, n.closed(), n.lacks)
 	if err != nil {
 		return err
 	}
 	d.learned = n.learned
 	d.makeTable(flags, anew)
-	if err := write(d); err != nil {
+	if p == nil {
+		err = errors.Join(rules(d), d.conn.Flush())
+	} else {
+		rest := *p
+		rest.leases = nil
+		err = d.fill(rest.at(n.cfg.Now()), func() error { return rules(d) })
+	}
+	if err != nil {
 		return err
 	}
+	if p != nil {
+		d.grant(p.at(n.cfg.Now()).leases)
+	}
 	return explain("loading the guard", d.batch.send(n.socket))
+}
+
+// grant adds elements for grants, before all other elements: it takes the kernel a while to
+// add those of a busy host, and what it adds begins to count down then.
+func (d *draft) grant(ls []lease) {
+	if len(ls) == 0 {
+		return
+	}
+	var b batch
+	for s, es := range d.grantElements(ls) {
+		for part := range slices.Chunk(es, chunk) {
+			b.add(unix.NFT_MSG_NEWSETELEM, s, part)
+		}
+	}
+	first := slices.IndexFunc(d.batch.messages, func(m netlink.Message) bool {
+		return m.Header.Type == nfType(unix.NFT_MSG_NEWSETELEM)
+	})
+	if first < 0 {
+		first = len(d.batch.messages)
+	}
+	d.batch.messages = slices.Insert(d.batch.messages, first, b.messages...)
 }
 
 // release makes a table that belongs to another process one that anybody can change: it is

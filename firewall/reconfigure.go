@@ -38,7 +38,8 @@ func (f *Firewall) Reconfigure(ctx context.Context, c Config, now time.Time) err
 	if err := c.check(); err != nil {
 		return err
 	}
-	f.held.expire(now)
+	f.endOver(now)
+	defer f.wakeForNext(now)
 	return f.ledger.alone(func() error { return f.reconfigure(&c, now) })
 }
 
@@ -98,7 +99,7 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 	if err != nil {
 		f.cfg.take(&before)
 		f.guard = guard
-		return errors.Join(err, f.undo(r, now))
+		return errors.Join(err, f.undo(r))
 	}
 	for _, h := range r.leaving {
 		f.ledger.release(h.slot)
@@ -121,7 +122,7 @@ func (f *Firewall) carryNew(c *Config, now time.Time) (state, error) {
 	if len(flows) == 0 {
 		return next, nil
 	}
-	if !next.carriedUntil.After(now) {
+	if left(next.carriedUntil, now) <= 0 {
 		next.carried = nil
 	}
 	next.carried = slices.Concat(next.carried, flows)
@@ -166,22 +167,22 @@ func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 		f.held = r.before
 		return nil, err
 	}
-	if err := errors.Join(f.record(r.changes, now), f.forget(r.leaving)); err != nil {
-		return nil, errors.Join(err, f.undo(r, now))
+	if err := errors.Join(f.record(r.changes), f.forget(r.leaving)); err != nil {
+		return nil, errors.Join(err, f.undo(r))
 	}
 	f.held.apply(r.changes)
 	return r, nil
 }
 
 // undo makes memory and ledger say again what they said before rehold.
-func (f *Firewall) undo(r *reheld, now time.Time) error {
+func (f *Firewall) undo(r *reheld) error {
 	f.held = r.before
 	for i := range r.changes {
 		if c := &r.changes[i]; !c.fresh {
 			c.holding = f.held.byKey[c.key()]
 		}
 	}
-	return errors.Join(f.unrecord(r.changes, now), f.remember(r.leaving, now))
+	return errors.Join(f.unrecord(r.changes), f.remember(r.leaving))
 }
 
 // within returns what of the ranges is in others. Where that is all, the ranges are returned

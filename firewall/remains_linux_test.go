@@ -143,7 +143,7 @@ func TestWatchHearsOfEachEnd(t *testing.T) {
 func TestRelayShutsMeanwhile(t *testing.T) {
 	s := ownedGuard(t, nil)
 	n := s.backend.(*nftables)
-	p := plan{leases: s.held.leases(time.Now())}
+	p := plan{leases: s.held.leases()}
 	s.must(n.behindRelay(p, func() error {
 		if err := n.deleteTable(tableName); err != nil {
 			return err

@@ -53,41 +53,41 @@ func (w *nftText) unmarked() string  { return "ct mark & " + w.mark + " != " + w
 func (w *nftText) clearMark() string { return fmt.Sprintf("ct mark set ct mark & %#08x", ^w.Mark) }
 func (w *nftText) setMark() string   { return "ct mark set ct mark | " + w.mark }
 
-// ends are the words for the peer's and our own end of a packet.
-type ends struct{ peer, own, peerPort, ownPort, device string }
+// words are those for the peer's and our own end of a packet.
+type words struct{ peer, own, peerPort, ownPort, device string }
 
 var (
-	inbound  = ends{"saddr", "daddr", "sport", "dport", "iif"}
-	outbound = ends{"daddr", "saddr", "dport", "sport", "oif"}
+	inbound  = words{"saddr", "daddr", "sport", "dport", "iif"}
+	outbound = words{"daddr", "saddr", "dport", "sport", "oif"}
 )
 
-func (e ends) source(f string) string {
+func (e words) source(f string) string {
 	return fmt.Sprintf("%s %s . meta l4proto . th %s", f, e.peer, e.ownPort)
 }
 
-func (e ends) sourceAndTarget(f string) string {
+func (e words) sourceAndTarget(f string) string {
 	return fmt.Sprintf("%s %s . %[1]s %[3]s . meta l4proto . th %[4]s", f, e.peer, e.own, e.ownPort)
 }
 
-func (e ends) target(f string) string {
+func (e words) target(f string) string {
 	return fmt.Sprintf("%s %s . meta l4proto . th %s", f, e.own, e.ownPort)
 }
 
-func (e ends) linkAndSource() string { return e.device + " . " + e.source("ip6") }
+func (e words) linkAndSource() string { return e.device + " . " + e.source("ip6") }
 
-func (e ends) carried(f string) string {
+func (e words) carried(f string) string {
 	return fmt.Sprintf("%s %s . %[1]s %[3]s . meta l4proto . th %[4]s . th %[5]s @carried%[6]s", f, e.peer, e.own, e.peerPort, e.ownPort, digit(f))
 }
 
-func (e ends) update(set, key string) string {
+func (e words) update(set, key string) string {
 	return fmt.Sprintf("update @%s { %s timeout %s }", set, key, "7d")
 }
 
-func (e ends) meet(f string) string { return e.update("met"+digit(f), e.source(f)) }
+func (e words) meet(f string) string { return e.update("met"+digit(f), e.source(f)) }
 
-func (w *nftText) admit(e ends, f string) string { return e.meet(f) + " " + w.setMark() }
+func (w *nftText) admit(e words, f string) string { return e.meet(f) + " " + w.setMark() }
 
-func (w *nftText) eachGrant(e ends, do func(f, granted string)) {
+func (w *nftText) eachGrant(e words, do func(f, granted string)) {
 	for _, f := range textFamilies() {
 		here := ""
 		if len(w.Targets) > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -21,8 +22,14 @@ const sayAgain = 10 * time.Second
 // Watch keeps the guard in place until ctx ends, and returns ctx's error then. When
 // another tool takes the guard away, or changes anything in our table, it is put back at
 // once; against one that answers each time, at most once a second in the end. It sleeps
-// while nothing happens. See also ErrUnconfirmed and ErrTornDown.
-func (f *Firewall) Watch(ctx context.Context) error {
+// while nothing happens. It also ends each grant at its end, where the kernel would be late,
+// and what has ended by the wall clock while the machine slept or was paused. See also ErrUnconfirmed and ErrTornDown.
+func (f *Firewall) Watch(parent context.Context) error {
+	ctx, cancel := context.WithCancel(parent)
+	var wait sync.WaitGroup
+	wait.Go(func() { f.watchEnds(ctx) })
+	defer wait.Wait()
+	defer cancel()
 	var p pace
 	for {
 		err := f.backend.watch(ctx, f.nextLook())
@@ -121,7 +128,7 @@ func (f *Firewall) confirm(now time.Time) error {
 		if f.entered() {
 			return f.stay()
 		}
-		if now.Before(f.guard.confirmBy) {
+		if left(f.guard.confirmBy, now) > 0 {
 			return nil
 		}
 		return f.lapse()
@@ -164,7 +171,7 @@ func (f *Firewall) putBack(now time.Time) error {
 	if !f.guard.loaded {
 		return nil
 	}
-	f.held.expire(now)
+	f.adjust(now)
 	return f.ledger.alone(func() error { return f.putBackAlone(now) })
 }
 

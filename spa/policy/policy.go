@@ -57,19 +57,19 @@ type Policy struct {
 	limits   config.Limits
 	zone     *time.Location // of the hours
 	holdings Holdings
-	hourly   map[string]*bucket // by client name: only who was admitted once is here
+	used     map[string]*allowance // by client name: only clients that were admitted once are here
 }
 
 // New returns the policy that c describes.
 func New(c *config.Config, holdings Holdings) *Policy {
-	return &Policy{services: c.Services, limits: c.Limits, zone: c.Location(), holdings: holdings, hourly: make(map[string]*bucket)}
+	return &Policy{services: c.Services, limits: c.Limits, zone: c.Location(), holdings: holdings, used: make(map[string]*allowance)}
 }
 
 // With returns the policy that c describes, in p's place: what clients have used of their hourly
-// limits stays used. One of the two may be used from then on.
+// limits and of their ports stays used. One of the two may be used from then on.
 func (p *Policy) With(c *config.Config) *Policy {
 	next := New(c, p.holdings)
-	next.hourly = p.hourly
+	next.used = p.used
 	return next
 }
 
@@ -219,20 +219,37 @@ func (p *Policy) charge(client string, grants, held []firewall.Grant, now time.T
 	if err := p.tooMany(grants, held); err != nil {
 		return err
 	}
-	b, ok := p.hourly[client]
+	a, ok := p.used[client]
 	if !ok {
-		b = &bucket{at: now}
-		p.hourly[client] = b
+		a = &allowance{grants: bucket{at: now}, ports: bucket{at: now}}
+		p.used[client] = a
 	}
-	if !b.take(len(grants), p.limits.GrantsPerHour, now) {
+	hourly := float64(p.limits.GrantsPerHour)
+	a.grants.leak(hourly/3600, now)
+	a.ports.leak(portsPerSecond, now)
+	ports := 0
+	for _, g := range grants {
+		ports += size(g)
+	}
+	switch {
+	case a.grants.used+float64(len(grants)) > hourly:
 		return &Denial{Reason: spa.ReasonTooManyPerHour}
+	case a.ports.used+float64(ports) > maxPorts:
+		return &Denial{Reason: spa.ReasonTooManyPorts}
 	}
+	a.grants.used += float64(len(grants))
+	a.ports.used += float64(ports)
 	return nil
 }
 
 // maxPorts is how many ports, counted once for each address, a client may have open: the kernel's
-// table of grants has an entry for each, and is shared by all.
-const maxPorts = 8192
+// table of grants has an entry for each, and is shared by all. It takes the kernel some
+// milliseconds to change as many, and other clients' requests wait meanwhile. So a client may
+// open or refresh as many at once, and then portsPerSecond.
+const (
+	maxPorts       = 8192
+	portsPerSecond = 1000
+)
 
 // tooMany returns a denial where grants beside those that are held exceed what a client may hold. One
 // that is held already is refreshed, and is not one more.
@@ -271,22 +288,19 @@ func size(g firewall.Grant) int {
 	return n * max(1, len(g.To))
 }
 
-// bucket is what a client has used of its grants an hour. It leaks at the rate of the limit, which may
-// change meanwhile.
+// allowance is what a client has used of its grants an hour, and of the ports that it may open.
+type allowance struct{ grants, ports bucket }
+
+// bucket leaks at the rate of its limit, which may change.
 type bucket struct {
 	used float64
 	at   time.Time
 }
 
-// take uses n of the limit, or nothing. A clock that was set back gives nothing back.
-func (b *bucket) take(n, perHour int, now time.Time) bool {
+// leak gives back what the time since the last call allows. A clock that was set back gives nothing back.
+func (b *bucket) leak(perSecond float64, now time.Time) {
 	if passed := now.Sub(b.at); passed > 0 {
-		b.used = max(0, b.used-float64(perHour)*passed.Hours())
+		b.used = max(0, b.used-perSecond*passed.Seconds())
 	}
 	b.at = now
-	if b.used+float64(n) > float64(perHour) {
-		return false
-	}
-	b.used += float64(n)
-	return true
 }

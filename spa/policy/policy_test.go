@@ -258,6 +258,43 @@ func TestHourlyRate(t *testing.T) {
 	}
 }
 
+// TestPortsAtOnce: wide grants are paced, for others wait while the kernel is told. What is refused is
+// charged neither as a grant nor by its ports.
+func TestPortsAtOnce(t *testing.T) {
+	p := newPolicy(t, held{})
+	p.services[1].Ports = ports(t, "tcp/1-8000") // ssh
+	p.limits.GrantsPerHour = 4
+	ask := func(client string, at time.Time) spa.Status {
+		_, err := p.Authorize(knock(keys.Client{Name: client, Allow: []string{"ssh", "mosh"}}, ssh), here, at, at)
+		if denial, ok := errors.AsType[*Denial](err); ok {
+			return denial.Reason
+		}
+		return 0
+	}
+	for i, step := range []struct {
+		client string
+		after  time.Duration
+		want   spa.Status
+	}{
+		{"alice", 0, 0},
+		{"alice", 0, spa.ReasonTooManyPorts},
+		{"bob", 0, 0}, // another's are his own
+		{"alice", 7800 * time.Millisecond, spa.ReasonTooManyPorts},
+		{"alice", 7900 * time.Millisecond, 0},
+		{"alice", -time.Hour, spa.ReasonTooManyPorts}, // a clock that is set back gives nothing back
+		{"alice", -time.Hour + 8*time.Second, 0},
+		{"alice", -time.Hour + 16*time.Second, 0},
+		{"alice", -time.Hour + 24*time.Second, spa.ReasonTooManyPerHour},
+	} {
+		if got := ask(step.client, now.Add(step.after)); got != step.want {
+			t.Errorf("step %d: got %v, want %v", i, got, step.want)
+		}
+	}
+	if got := p.With(&config.Config{Services: p.services, Limits: p.limits}); got.used["bob"] != p.used["bob"] || got.used["bob"] == nil {
+		t.Error("a reload refills the allowance")
+	}
+}
+
 func TestRefusedIsNotCharged(t *testing.T) {
 	p := newPolicy(t, held{})
 	for range 10 {

@@ -211,7 +211,7 @@ func TestOverflow(t *testing.T) {
 	if err := b.s.openWatcher(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { b.s.files.Close() })
+	t.Cleanup(func() { b.s.watcher.Close() })
 	b.knock()
 	text, err := os.ReadFile("/proc/sys/fs/inotify/max_queued_events")
 	if err != nil {

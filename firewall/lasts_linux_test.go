@@ -1,0 +1,273 @@
+package firewall
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	nft "github.com/google/nftables"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// lasts is how long the kernel says that the source keeps tcp/22; zero: it has it not.
+func (s *site) lasts(source string) time.Duration {
+	s.Helper()
+	a := netip.MustParseAddr(source)
+	switch b := s.backend.(type) {
+	case *nftables:
+		return s.lastsIn(b, map[bool]*nft.Set{true: b.objects.grants4, false: b.objects.grants6}[a.Is4()], a)
+	case *admitting:
+		return s.lastsIn(b.nftables, map[bool]*nft.Set{true: b.set4, false: b.set6}[a.Is4()], a)
+	case *ipt:
+		if b.sets == nil {
+			return s.lastsByRule(a)
+		}
+		ms, err := b.sets.list(setName(setGrants, a.Is6()))
+		s.must(err)
+		for _, m := range ms {
+			if m.ip == a && m.port == 22 {
+				return time.Duration(m.seconds) * time.Second
+			}
+		}
+	}
+	return 0
+}
+
+func (s *site) lastsIn(n *nftables, set *nft.Set, a netip.Addr) time.Duration {
+	s.Helper()
+	es, err := n.elements(set)
+	s.must(err)
+	for _, e := range es {
+		if strings.HasPrefix(string(e.Key), string(portKey(a.AsSlice(), spa.TCP, 22))) {
+			return e.Expires
+		}
+	}
+	return 0
+}
+
+// lastsByRule finds the last second of the rules for a source.
+func (s *site) lastsByRule(a netip.Addr) time.Duration {
+	s.Helper()
+	save := map[bool]string{true: "iptables-save", false: "ip6tables-save"}[a.Is4()]
+	var last time.Time
+	for line := range strings.Lines(s.program(save, "-t", "mangle")) {
+		_, stop, ok := strings.Cut(line, "--datestop ")
+		if !ok || !strings.Contains(line, " "+a.String()+"/") {
+			continue
+		}
+		end, err := time.Parse("2006-01-02T15:04:05", strings.Fields(stop)[0])
+		s.must(err)
+		last = later(last, end.Add(time.Second)) // it is still in time
+	}
+	if last.IsZero() {
+		return 0
+	}
+	return time.Until(last)
+}
+
+// late is how much later than it should the kernel may end a grant here: by a whole second
+// where it counts those, and by how long the machine may stop this process.
+const late = time.Minute
+
+// kernelEnds is when a source loses tcp/22, by the kernel alone.
+func (s *site) kernelEnds(source string, at time.Time, what string) {
+	s.Helper()
+	before := time.Now()
+	got := s.lasts(source)
+	if got == 0 {
+		s.Fatalf("%s: the kernel has no grant for %s", what, source)
+	}
+	if latest := at.Sub(before) + late; got > latest {
+		s.Errorf("%s: the kernel keeps the grant for another %v, want %v at most", what, got, latest)
+	}
+	if earliest := time.Until(at) - time.Second; got < earliest {
+		s.Errorf("%s: the kernel keeps the grant for another %v, want %v at least", what, got, earliest)
+	}
+}
+
+// waysIn are all ways in which the end of a grant gets into the kernel. Each is as of a time
+// long before the kernel is told, as where it waited for something. Each returns the end of
+// the grant that 192.0.2.2 or its namesake has then.
+var waysIn = map[string]func(s *site, source string, asked time.Time) (end time.Time){
+	"grant": func(s *site, source string, asked time.Time) time.Time {
+		return s.asks("alice", source, asked, long)
+	},
+	"refresh": func(s *site, source string, asked time.Time) time.Time {
+		s.asks("alice", source, asked, long/2)
+		return s.asks("alice", source, asked, long)
+	},
+	"refresh for less": func(s *site, source string, asked time.Time) time.Time {
+		end := s.asks("alice", source, asked, long)
+		s.asks("alice", source, asked, long/2)
+		return end
+	},
+	"two holders": func(s *site, source string, asked time.Time) time.Time {
+		end := s.asks("alice", source, asked, long)
+		s.asks("bob", source, asked, long/2)
+		return end
+	},
+	"one of two revoked": func(s *site, source string, asked time.Time) time.Time {
+		s.asks("alice", source, asked, 2*long)
+		end := s.asks("bob", source, asked, long)
+		_, err := s.Revoke(s.Context(), Match{Client: "alice"}, asked)
+		s.must(err)
+		return end
+	},
+	"restart": func(s *site, source string, asked time.Time) time.Time {
+		end := s.asks("alice", source, asked, long)
+		s.die()
+		s.open()
+		s.must(s.gw.Do(func() error { return s.Load(s.Context(), 0, asked) }))
+		return end
+	},
+	"start after a flush": func(s *site, source string, asked time.Time) time.Time {
+		end := s.asks("alice", source, asked, long)
+		s.die()
+		if s.config.Mode == Guard {
+			s.flushRuleset()
+		}
+		s.open()
+		s.must(s.gw.Do(func() error { return s.Load(s.Context(), 0, asked) }))
+		return end
+	},
+	"load again": func(s *site, source string, asked time.Time) time.Time {
+		end := s.asks("alice", source, asked, long)
+		s.must(s.gw.Do(func() error { return s.Load(s.Context(), 0, asked) }))
+		return end
+	},
+	"put back": func(s *site, source string, asked time.Time) time.Time {
+		end := s.asks("alice", source, asked, long)
+		s.must(s.gw.Do(func() error { return s.putBack(asked) }))
+		return end
+	},
+	"reconfigure": func(s *site, source string, asked time.Time) time.Time {
+		end := s.asks("alice", source, asked, long)
+		c := s.config
+		c.Knock = nil
+		s.must(s.gw.Do(func() error { return s.Reconfigure(s.Context(), c, asked) }))
+		return end
+	},
+	"grant to a guard that has just gone": func(s *site, source string, asked time.Time) time.Time {
+		if s.config.Mode == Guard {
+			s.flushRuleset()
+		}
+		return s.asks("alice", source, asked, long)
+	},
+}
+
+// asks grants what was asked for long ago.
+func (s *site) asks(client, source string, asked time.Time, lasts time.Duration) (end time.Time) {
+	s.Helper()
+	g := sshGrant(client, source, 0)
+	g.Until = asked.Add(lasts)
+	s.must(s.gw.Do(func() error { return s.Grant(s.Context(), []Grant{g}, asked) }))
+	return g.Until
+}
+
+// TestKernelEndsGrantsWhenSaid: no later, and no earlier, whatever way the end took there.
+func TestKernelEndsGrantsWhenSaid(t *testing.T) {
+	for name, way := range waysIn {
+		t.Run(name, func(t *testing.T) {
+			everyBackend(t, func(t *testing.T, k kind) {
+				for _, f := range bothFamilies {
+					s := k.guarded(t, nil)
+					s.kernelEnds(f.alice, way(s, f.alice, time.Now().Add(-10*time.Minute)), f.name)
+				}
+			})
+			t.Run("admit", func(t *testing.T) {
+				for _, f := range bothFamilies {
+					s := admitted(t)
+					s.kernelEnds(f.alice, way(s, f.alice, time.Now().Add(-10*time.Minute)), f.name)
+				}
+			})
+		})
+	}
+}
+
+// TestClockIsAhead: what a sleep prolonged in the kernel is ended when the clock is found to
+// be ahead, and what is not over ends by the clock. Without ipset the kernel goes by the wall
+// clock itself.
+func TestClockIsAhead(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		if k.noSets {
+			return
+		}
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				ahead := make(chan time.Duration, 1)
+				ahead <- 0
+				s := k.guarded(t, func(c *Config) {
+					c.Now = func() time.Time {
+						d := <-ahead
+						ahead <- d
+						return setClock(t, time.Now(), d)
+					}
+				})
+				stop := s.watchUntil()
+				defer stop()
+				s.grant("alice", f.alice, long)
+				s.grant("bob", f.stranger, 3*long)
+				end := time.Now().Add(3 * long)
+				s.connect(f.alice, f.gateway, "22")
+				<-ahead
+				ahead <- 2 * time.Hour
+				s.must(s.Firewall.ends.alarm.set(0)) // as when the kernel tells of a clock that is set
+				lab.Eventually(t, "the end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
+				s.kernelEnds(f.stranger, end.Add(-2*time.Hour), "of who lives on")
+				s.connect(f.stranger, f.gateway, "22")
+			})
+		}
+	})
+}
+
+// TestWatchEndsGrants: whatever the kernel does, also one that is given while another waits.
+func TestWatchEndsGrants(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		s.watch()
+		s.grant("alice", "192.0.2.2", long)
+		for range 2 {
+			s.grant("bob", "192.0.2.3", 300*time.Millisecond)
+			s.mu.Lock()
+			b := s.backend
+			keeps := element{source: netip.MustParseAddr("192.0.2.3"), proto: spa.TCP, port: 22}
+			s.must(b.set([]lease{{element: keeps, until: time.Now().Add(long)}})) // as a kernel that is late
+			s.mu.Unlock()
+			lab.Eventually(t, "bob's end", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
+		}
+		s.connect("192.0.2.2", "192.0.2.1", "22")
+	})
+}
+
+// TestAlarm: by the wall clock, at a time of it, and also when that is set. It cannot be set
+// here, so the kernel is asked what it was told.
+func TestAlarm(t *testing.T) {
+	a, err := openAlarm()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	if err := a.set(long); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := a.file.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said []byte
+	raw.Control(func(fd uintptr) { said, err = os.ReadFile(filepath.Join("/proc/self/fdinfo", fmt.Sprint(fd))) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"clockid: 0\n", "settime flags: 03\n"} {
+		if !strings.Contains(string(said), want) {
+			t.Errorf("got %s, want %q in it", said, want)
+		}
+	}
+}

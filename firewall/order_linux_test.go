@@ -1,0 +1,271 @@
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+)
+
+// What is decided is in the ledger before the kernel is told, and what one of the two refused
+// is in neither. So a process that is killed at any instruction leaves nothing open that the
+// next one does not know of.
+
+// kept is a guard with clocks that stand still and a ledger in a file.
+type kept struct {
+	*clocked
+	dir string
+}
+
+const thisBoot = "this boot"
+
+func newKept(t *testing.T) *kept {
+	t.Helper()
+	f := dry(t, 10)
+	k := &kept{&clocked{T: t, Firewall: f, now: time.Now()}, t.TempDir()}
+	f.cfg.Now = func() time.Time { return k.now }
+	f.cfg.Guarded = []spa.Ports{ports("tcp/1-1000")}
+	f.ledger = k.reopen(10)
+	k.kernel = record(f)
+	if err := k.Load(t.Context(), 0, k.now); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func (k *kept) reopen(slots int) *ledger {
+	k.Helper()
+	l, err := openLedger(k.dir, thisBoot, slots)
+	if err != nil {
+		k.Fatal(err)
+	}
+	k.Cleanup(func() { l.close() })
+	return l
+}
+
+// onDisk is what a process that starts now would find: who holds which port, and for how long.
+func (k *kept) onDisk() map[string]time.Duration {
+	k.Helper()
+	hs, err := k.reopen(10).read(k.now)
+	if err != nil {
+		k.Fatal(err)
+	}
+	return k.lines(hs)
+}
+
+func (k *kept) inMemory() map[string]time.Duration {
+	return k.lines(slices.Collect(maps.Values(k.held.byKey)))
+}
+
+func (k *kept) lines(hs []*holding) map[string]time.Duration {
+	found := make(map[string]time.Duration)
+	for _, h := range hs {
+		h.each(func(e element) {
+			if l := left(h.until, k.now); l > 0 {
+				found[fmt.Sprint(h.client, " ", e.proto, "/", e.port)] = l.Round(time.Second)
+			}
+		})
+	}
+	return found
+}
+
+// inKernel is which ports are open, and for how long.
+func (k *kept) inKernel() map[string]time.Duration {
+	found := make(map[string]time.Duration)
+	for e, l := range k.kernel.lasts {
+		found[fmt.Sprint(e.proto, "/", e.port)] = l.Round(time.Second)
+	}
+	return found
+}
+
+func portGrant(client string, last time.Time, ranges ...string) Grant {
+	g := Grant{Client: client, Service: "some", Source: netip.MustParseAddr("192.0.2.2"), Until: last}
+	for _, r := range ranges {
+		g.Ports = append(g.Ports, ports(r))
+	}
+	return g
+}
+
+// decisions are all that changes who holds what. Before each, alice has ports 22 and 23 for a
+// minute and bob has 22 for two.
+var decisions = map[string]func(k *kept) error{
+	"grant": func(k *kept) error {
+		return k.Grant(k.Context(), []Grant{portGrant("carol", k.now.Add(time.Hour), "tcp/24")}, k.now)
+	},
+	"two grants": func(k *kept) error {
+		return k.Grant(k.Context(), []Grant{
+			portGrant("carol", k.now.Add(time.Hour), "tcp/24"), portGrant("dave", k.now.Add(time.Hour), "tcp/25"),
+		}, k.now)
+	},
+	"refresh": func(k *kept) error {
+		return k.Grant(k.Context(), []Grant{portGrant("alice", k.now.Add(time.Hour), "tcp/22-23")}, k.now)
+	},
+	"refresh and grant": func(k *kept) error {
+		return k.Grant(k.Context(), []Grant{
+			portGrant("alice", k.now.Add(time.Hour), "tcp/22-23"), portGrant("carol", k.now.Add(time.Hour), "tcp/24"),
+		}, k.now)
+	},
+	"revoke": func(k *kept) error {
+		_, err := k.Revoke(k.Context(), Match{}, k.now)
+		return err
+	},
+	"revoke one of two": func(k *kept) error {
+		_, err := k.Revoke(k.Context(), Match{Client: "bob"}, k.now)
+		return err
+	},
+	"reconfigure": func(k *kept) error {
+		c := k.cfg
+		c.Guarded = []spa.Ports{ports("tcp/23")}
+		return k.Reconfigure(k.Context(), c, k.now)
+	},
+	"take back": func(k *kept) error {
+		c := k.cfg
+		c.Keep = func(g Grant) bool { return g.Client != "bob" }
+		return k.Reconfigure(k.Context(), c, k.now)
+	},
+}
+
+func decided(t *testing.T) *kept {
+	k := newKept(t)
+	gs := []Grant{portGrant("alice", k.now.Add(time.Minute), "tcp/22-23"), portGrant("bob", k.now.Add(2*time.Minute), "tcp/22")}
+	if err := k.Grant(t.Context(), gs, k.now); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// agree checks that nothing is open but what the file and memory say, and that they say the same.
+func (k *kept) agree(when string) {
+	k.Helper()
+	disk, memory, kernel := k.onDisk(), k.inMemory(), k.inKernel()
+	if !maps.Equal(disk, memory) {
+		k.Errorf("%s the file has %v and memory %v", when, disk, memory)
+	}
+	want := make(map[string]time.Duration)
+	for line, l := range disk {
+		var client, port string
+		fmt.Sscan(line, &client, &port)
+		want[port] = max(want[port], l)
+	}
+	if !maps.Equal(kernel, want) {
+		k.Errorf("%s the kernel has %v open, want %v", when, kernel, want)
+	}
+}
+
+// TestLedgerComesFirst: whatever opens or lasts longer is in the file before the kernel is
+// told, and whatever is taken away is not.
+func TestLedgerComesFirst(t *testing.T) {
+	for name, decide := range decisions {
+		t.Run(name, func(t *testing.T) {
+			k := decided(t)
+			told := 0
+			k.kernel.told = func() {
+				told++
+				disk := k.onDisk()
+				for port, l := range k.inKernel() {
+					longest := time.Duration(0)
+					for line, d := range disk {
+						var client, held string
+						fmt.Sscan(line, &client, &held)
+						if held == port {
+							longest = max(longest, d)
+						}
+					}
+					if l != longest {
+						t.Errorf("the kernel was told of %s for %v, and the file has it for %v", port, l, longest)
+					}
+				}
+			}
+			if err := decide(k); err != nil {
+				t.Fatal(err)
+			}
+			if told == 0 {
+				t.Error("the kernel was not told")
+			}
+			k.agree("afterwards")
+		})
+	}
+}
+
+// TestKernelRefuses: what it refuses is not in the file, and what is there stays.
+func TestKernelRefuses(t *testing.T) {
+	for name, decide := range decisions {
+		t.Run(name, func(t *testing.T) {
+			k := decided(t)
+			before, free := k.inMemory(), len(k.ledger.free)
+			k.kernel.fails = errFailing
+			if err := decide(k); !errors.Is(err, errFailing) {
+				t.Fatalf("got %v, want %v", err, errFailing)
+			}
+			k.kernel.fails = nil
+			k.unchanged(before, free)
+		})
+	}
+}
+
+// TestLedgerRefuses: of what it refuses the kernel is not told, and what was written before
+// that is taken back.
+func TestLedgerRefuses(t *testing.T) {
+	for name, decide := range decisions {
+		for _, nth := range []int{0, 1} {
+			t.Run(fmt.Sprintf("%s, write %d", name, nth+1), func(t *testing.T) {
+				k := decided(t)
+				before, free := k.inMemory(), len(k.ledger.free)
+				told := 0
+				k.kernel.told = func() { told++ }
+				file := &failingFile{WriterAt: k.ledger.records, at: nth}
+				k.ledger.records = file
+				err := decide(k)
+				if file.at >= 0 {
+					return // it writes less
+				}
+				if !errors.Is(err, errFailing) {
+					t.Fatalf("got %v, want %v", err, errFailing)
+				}
+				if told > 0 {
+					t.Error("the kernel was told")
+				}
+				k.unchanged(before, free)
+			})
+		}
+	}
+}
+
+// failingFile fails once.
+type failingFile struct {
+	io.WriterAt
+	at int // after so many writes
+}
+
+func (f *failingFile) WriteAt(b []byte, offset int64) (int, error) {
+	f.at--
+	if f.at == -1 {
+		return 0, errFailing
+	}
+	return f.WriterAt.WriteAt(b, offset)
+}
+
+func (k *kept) unchanged(before map[string]time.Duration, free int) {
+	k.Helper()
+	if after := k.inMemory(); !maps.Equal(after, before) {
+		k.Errorf("memory has %v, want what it had: %v", after, before)
+	}
+	if len(k.ledger.free) != free {
+		k.Errorf("%d slots are free, want %d as before", len(k.ledger.free), free)
+	}
+	k.agree("after the fault")
+	for name, again := range decisions { // nothing of it is in the way later
+		if name == "two grants" {
+			if err := again(k); err != nil {
+				k.Error(err)
+			}
+			k.agree("later")
+		}
+	}
+}
