@@ -83,7 +83,7 @@ const (
 	BackendAuto     = "auto"     // nftables where the kernel has it, else iptables
 	BackendNftables = "nftables" // the guard described in the package documentation
 	BackendIptables = "iptables" // the same, by the program iptables, for kernels without nftables
-	BackendDryRun   = "dry-run"  // decides and records in memory, touches nothing
+	BackendDryRun   = "dry-run"  // decides and records in memory, opens nothing; ends what earlier runs granted
 )
 
 // Mode says what grants are to the host's firewall.

@@ -191,13 +191,9 @@ func TestKernelEndsGrantsWhenSaid(t *testing.T) {
 }
 
 // TestClockIsAhead: what a sleep prolonged in the kernel is ended when the clock is found to
-// be ahead, and what is not over ends by the clock. Without ipset the kernel goes by the wall
-// clock itself.
+// be ahead, and what is not over ends by the clock.
 func TestClockIsAhead(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		if k.noSets {
-			return
-		}
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
 				ahead := make(chan time.Duration, 1)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	nft "github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -147,11 +148,11 @@ func teardownAll(state string, mark func() error) (rest func() error, err error)
 }
 
 // sweep takes away what the other backend has left, once this one guards: with both, a
-// grant would open nothing.
-func (f *Firewall) sweep() error {
+// grant would open nothing. A dry run ends what earlier runs granted.
+func (f *Firewall) sweep(now time.Time) error {
 	switch f.backend.name() {
 	case BackendDryRun:
-		return nil
+		return f.endEarlier(now)
 	case BackendNftables:
 		kinds, err := leftover()
 		if err != nil {

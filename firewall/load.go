@@ -20,6 +20,9 @@ const carryFor = 10 * time.Minute
 // With confirm above zero the kernel itself takes the guard away after that time, also
 // when this process is gone, unless Watch sees a new flow through a grant before.
 //
+// A dry run loads nothing. It ends what earlier runs granted, for it could revoke none of it, and
+// leaves their guard, which then lets nobody in; where that fails, Load does.
+//
 // The first load carries the flows to guarded ports that are established already: it is
 // the one after MarkFirst, Teardown, an unconfirmed run, or with a fresh ledger.
 func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Time) error {
@@ -38,7 +41,7 @@ func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Tim
 		return err
 	}
 	f.wakeForNext(now)
-	return f.sweep()
+	return f.sweep(now)
 }
 
 // load is Load for a caller that holds the lock and has the ledger alone.

@@ -86,7 +86,7 @@ func (c Config) writeTables(b *strings.Builder) {
 
 func (f Firewall) write(b *strings.Builder) {
 	b.WriteString("\n[firewall]\n")
-	setting(b, "backend", quote(f.Backend), "auto, nftables, iptables, or dry-run: decide and record, touch nothing")
+	setting(b, "backend", quote(f.Backend), "auto, nftables, iptables, or dry-run: decide and record, open nothing; ends earlier grants")
 	setting(b, "mode", quote(f.Mode), "guard: shuts the services' ports, opens nothing that others shut")
 	setting(b, "closed", quote(f.Closed), "drop or reject: as the host's other closed ports answer")
 	setting(b, "trusted_interfaces", list(f.TrustedInterfaces), "from these every guarded port is open")

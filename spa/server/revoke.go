@@ -70,9 +70,27 @@ func (s *Server) end(ctx context.Context, r control.Request) (ended, cuttable []
 // Of an address that is all that is guarded, of a client what is remembered.
 func (s *Server) cuttable(r control.Request, ended []firewall.Grant) []firewall.Grant {
 	if r.Client != "" {
-		return append(ended, s.seen.granted(r.Client)...)
+		return append(ended, s.placed(s.seen.granted(r.Client))...)
 	}
-	return append(ended, firewall.Grant{Source: r.Source, Ports: s.config.Guarded()})
+	ended = append(ended, firewall.Grant{Source: r.Source, Ports: s.config.Guarded()})
+	for _, service := range s.config.Services {
+		if len(service.Addresses) > 0 {
+			ended = append(ended, firewall.Grant{Source: r.Source, Ports: service.Ports, To: service.Addresses})
+		}
+	}
+	return ended
+}
+
+// placed returns the grants with the addresses that their services are at.
+func (s *Server) placed(gs []firewall.Grant) []firewall.Grant {
+	for i := range gs {
+		for _, service := range s.config.Services {
+			if service.Name == gs[i].Service {
+				gs[i].To = service.Addresses
+			}
+		}
+	}
+	return gs
 }
 
 // nothing says that there was nothing to end.

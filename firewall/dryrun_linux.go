@@ -1,0 +1,197 @@
+package firewall
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	nft "github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// endEarlier ends all that earlier runs granted: a dry run can revoke none of it. A guard that
+// stands stays, and lets nobody in; to take it away would open the host.
+func (f *Firewall) endEarlier(now time.Time) error {
+	if f.cfg.State == "" { // the dry run of no gateway
+		return nil
+	}
+	err := f.endRecorded(now)
+	if err == nil {
+		err = f.endEnforced()
+	}
+	if err != nil {
+		return fmt.Errorf("firewall: a dry run cannot start while grants of an earlier run may be open (spa-server teardown ends them): %w", err)
+	}
+	return nil
+}
+
+// endRecorded erases what the ledger holds, so that no later start brings it back.
+func (f *Firewall) endRecorded(now time.Time) error {
+	if _, err := os.Lstat(filepath.Join(f.cfg.State, ledgerName)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	l, err := openLedger(f.cfg.State, f.cfg.bootID, f.cfg.slots)
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.alone(func() error {
+		hs, err := l.read(now)
+		for _, h := range hs {
+			if err := l.erase(h); err != nil {
+				return err
+			}
+			f.log.Warn("grant ended: a dry run could not revoke it",
+				"client", h.client, "service", h.service, "source", h.source.String(), "ports", fmt.Sprint(h.ports))
+		}
+		return err
+	}), l.close())
+}
+
+// endEnforced ends what the kernel holds, by whichever backend it was put there.
+func (f *Firewall) endEnforced() error {
+	stands, err := f.endInNft()
+	if err != nil && !noNftables(err) {
+		return err
+	}
+	kinds, err := leftover()
+	if err != nil {
+		return err
+	}
+	for _, kind := range kinds {
+		if err := f.endInKind(kind); err != nil {
+			return fmt.Errorf("in the tables of iptables (%s): %w", kind, err)
+		}
+	}
+	if stands || len(kinds) > 0 {
+		f.log.Warn("the guard of an earlier run stands, and lets nobody in: this is a dry run; spa-server teardown takes it away")
+	}
+	return nil
+}
+
+// endInNft empties the sets of grants of a guard that stands, and takes what is ours out of the
+// administrator's sets.
+func (f *Firewall) endInNft() (stands bool, err error) {
+	conn, socket, err := dial()
+	if err != nil {
+		return false, explain("opening netlink", err)
+	}
+	n := &nftables{cfg: &f.cfg, objects: newObjects(setSize), conn: conn, socket: socket}
+	defer n.close()
+	if err := n.endAdmitted(nil); err != nil {
+		return false, err
+	}
+	t, err := n.present()
+	if errors.Is(err, ErrForeign) || err == nil && t.handle == 0 {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if t.flags&(tableOwner|tablePersist) == 0 {
+		return n.flushGrants()
+	}
+	return f.endInOwned()
+}
+
+// endInOwned makes the table of an earlier keeper that of a new one, since nobody else can change it.
+func (f *Firewall) endInOwned() (stands bool, err error) {
+	c := f.cfg
+	c.Backend, c.Mode, c.Persist = BackendNftables, Guard, PersistOwner
+	b, err := newNftables(&c)
+	if err != nil {
+		return false, err
+	}
+	n := b.(*nftables)
+	err = n.behindRelay(plan{}, func() error {
+		if err := n.release(); err != nil {
+			return err
+		}
+		flags := n.flags()
+		var b batch
+		b.table(unix.NFT_MSG_NEWTABLE, tableName, &flags)
+		if err := b.send(n.socket); err != nil {
+			return explain("taking over the guard", err)
+		}
+		stands, err = n.flushGrants()
+		return err
+	})
+	n.keeper.hold()
+	return stands, errors.Join(err, n.endRelay(), n.close())
+}
+
+// flushGrants empties every set of grants that the table has, also as another version named it. A
+// table without one is no guard: in mode Admit another's table shuts the ports.
+func (n *nftables) flushGrants() (stands bool, err error) {
+	sets, err := n.conn.GetSets(n.objects.table)
+	if err != nil {
+		return false, explain("listing the sets of the guard", err)
+	}
+	for _, s := range sets {
+		if strings.HasPrefix(s.Name, "grants") {
+			stands = true
+			n.conn.FlushSet(&nft.Set{Table: n.objects.table, Name: s.Name})
+		}
+	}
+	return stands, explain("ending grants", n.conn.Flush())
+}
+
+// endInKind ends what a guard of iptables has granted: the elements of its sets, and its rules.
+func (f *Firewall) endInKind(kind string) error {
+	if err := endInSets(); err != nil {
+		return err
+	}
+	h, err := startHelper(f.cfg.programs, kind, f.cfg.lock)
+	if err != nil {
+		return err
+	}
+	b := &ipt{cfg: &f.cfg, helper: h}
+	return errors.Join(b.endInRules(), b.close())
+}
+
+func endInSets() error {
+	sets, err := openIPSets()
+	if errors.Is(err, unix.EPERM) {
+		return err
+	}
+	if err != nil {
+		return nil // no ipset in this kernel: nothing is in one
+	}
+	return errors.Join(sets.empty(setName(setGrants, false)), sets.empty(setName(setGrants, true)), sets.close())
+}
+
+// empty deletes all members. One that ends by itself meanwhile is not there to be deleted, so what
+// counts is what is left.
+func (s *ipsets) empty(name string) error {
+	ms, err := s.list(name)
+	if errors.Is(err, errGone) {
+		return nil
+	}
+	if err == nil {
+		_, err = s.each(ipsetCmdDel, 0, name, ms)
+	}
+	if err != nil {
+		return err
+	}
+	left, err := s.list(name)
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("%d of %d elements stay in the ipset %s", len(left), len(ms), name)
+	}
+	return err
+}
+
+func (b *ipt) endInRules() error {
+	answer, err := b.helper.ask(request{Op: opLook})
+	if err != nil || answer.Found.Grants == 0 {
+		return err
+	}
+	for range 10 {
+		if err = b.regrant(); !errors.Is(err, errBusy) {
+			break
+		}
+	}
+	return err
+}
