@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"sallyport/keys"
 	"sallyport/spa"
 	"sallyport/spa/sandbox"
 )
@@ -180,8 +181,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("firewall: unknown way of closing %d", c.Closed)
 	}
 	for _, name := range c.Trusted {
-		if name == "" || len(name) > 15 {
-			return fmt.Errorf("firewall: %q cannot be the name of an interface", name)
+		if err := keys.ValidInterface(name); err != nil {
+			return fmt.Errorf("firewall: %q: %w", name, err)
 		}
 	}
 	for _, p := range slices.Concat(c.Guarded, c.Cut) {
@@ -214,6 +215,11 @@ func (c *Config) checkMode() error {
 		return fmt.Errorf("firewall: mode admit: %q is no family of tables; there are inet, ip and ip6", c.Admit.Family)
 	case c.Admit.Table == "" || c.Admit.Set4 == "" && c.Admit.Set6 == "":
 		return errors.New("firewall: mode admit needs the name of a table and of at least one set in it")
+	}
+	for _, name := range []string{c.Admit.Table, c.Admit.Set4, c.Admit.Set6} {
+		if err := keys.ValidTable(name); name != "" && err != nil {
+			return fmt.Errorf("firewall: mode admit: %q: %w", name, err)
+		}
 	}
 	return nil
 }

@@ -28,6 +28,42 @@ func ValidName(s string) error {
 
 func nameByte(b byte) bool { return 'a' <= b && b <= 'z' || '0' <= b && b <= '9' }
 
+// ValidInterface reports why s is no name of a network interface for a configuration. The kernel
+// takes nearly every byte; nft and iptables do not, or read more into some than one interface
+// ("eth+", "eth*"), and what is printed for them must mean what the configuration says.
+func ValidInterface(s string) error {
+	if s == "" || len(s) > 15 || s == "." || s == ".." {
+		return errors.New("keys: the name of an interface has 1 to 15 characters")
+	}
+	for i := range len(s) {
+		if !wordByte(s[i]) && !strings.ContainsRune(".-@", rune(s[i])) || i == 0 && s[i] == '-' {
+			return errors.New("keys: the name of an interface has letters, digits and . _ @ and, not in front, hyphens: " +
+				"others are patterns to nft or iptables, or cannot be written for them; rename the interface (ip link set NAME name NEW)")
+		}
+	}
+	return nil
+}
+
+// ValidTable reports why s is no name of a table or set that nft takes without quotes.
+func ValidTable(s string) error {
+	if s == "" || len(s) > 100 {
+		return errors.New("keys: the name of a table or set has 1 to 100 characters")
+	}
+	for i := range len(s) {
+		digit := '0' <= s[i] && s[i] <= '9' || s[i] == '-' || s[i] == '.'
+		if !wordByte(s[i]) && !digit || i == 0 && digit {
+			return errors.New("keys: the name of a table or set has letters, underscores and, not in front, digits, hyphens and dots")
+		}
+	}
+	return nil
+}
+
+// wordByte reports whether b is a letter, a digit or an underscore.
+func wordByte(b byte) bool {
+	lower := b | 0x20
+	return 'a' <= lower && lower <= 'z' || '0' <= b && b <= '9' || b == '_'
+}
+
 // validPorts checks the form "tcp/22" or "udp/60000-60010". What the ports mean is
 // decided by package spa.
 func validPorts(s string) error {

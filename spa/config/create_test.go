@@ -33,7 +33,7 @@ func TestCreateReadsBack(t *testing.T) {
 		"all": func(c *Config) {
 			c.Address, c.Window, c.State = "[2001:db8::1]:443", 90*time.Second, "/var/lib/spa"
 			c.KnockPorts = []KnockPort{{62201, false}, {443, true}}
-			c.Capture.Interfaces = []string{"eth0", `q"`}
+			c.Capture.Interfaces = []string{"eth0", "br-lan"}
 			c.Firewall = Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", Persist: "file", TrustedInterfaces: []string{"lan"}, Mark: 1 << 8}
 			c.Zone = "Asia/Kathmandu"
 			c.Audit.File, c.Limits = "/var/log/spa.jsonl", Limits{1, 2, 3}

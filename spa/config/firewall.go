@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"sallyport/keys"
 	"sallyport/spa"
 )
 
@@ -53,7 +54,7 @@ func (l *loader) admit() {
 		return
 	}
 	family, table, ok := strings.Cut(raw.Table, " ")
-	if !ok || !slices.Contains([]string{"inet", "ip", "ip6"}, family) || !validSetName(table) {
+	if !ok || !slices.Contains([]string{"inet", "ip", "ip6"}, family) || keys.ValidTable(table) != nil {
 		l.must("firewall.admit.table", errors.New(`should be the family and the name of your own table: "inet filter"`))
 	}
 	l.cfg.Firewall.Admit = Admit{Family: family, Table: table, Set4: raw.Set4, Set6: raw.Set6}
@@ -69,26 +70,11 @@ func (l *loader) admitSet(key, name string, otherFamily bool) {
 	key = "firewall.admit." + key
 	switch {
 	case !l.doc.Has(key):
-	case !validSetName(name):
+	case keys.ValidTable(name) != nil:
 		l.must(key, errors.New("should be the name of a set in that table"))
 	case otherFamily:
 		l.must(key, errors.New("is for addresses that never reach a table of that family"))
 	}
-}
-
-// validSetName reports whether nft takes s as a name without quotes.
-func validSetName(s string) bool {
-	if s == "" || len(s) > 100 {
-		return false
-	}
-	for i := range len(s) {
-		lower := s[i] | 0x20
-		letter := 'a' <= lower && lower <= 'z' || s[i] == '_'
-		if !letter && (i == 0 || !strings.ContainsRune("0123456789-.", rune(s[i]))) {
-			return false
-		}
-	}
-	return true
 }
 
 var errGuardOnly = errors.New(`has no effect with firewall.mode = "admit": your own table keeps the ports shut`)

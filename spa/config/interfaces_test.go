@@ -7,21 +7,25 @@ import (
 	"testing"
 )
 
-// TestInterfaceNames: what nft or iptables would take for a pattern is no name: by one word more
-// would be trusted than who wrote it can see.
+// TestInterfaceNames: what nft or iptables would take for something else is no name, and the error says
+// where it stands.
 func TestInterfaceNames(t *testing.T) {
 	for name, ok := range map[string]bool{
-		"wg0": true, "eth0.100": true, "br-lan": true, "enp0s31f6": true, "a+b": true, "über": true,
-		"eth*": false, "*": false, "wg+": false, "+": false, "-j": false, "!eth0": false,
+		"wg0": true, "eth0.100": true, "br-lan": true, "enp0s31f6": true, "a_b@c": true, "A": true,
+		"eth*": false, "*": false, "wg+": false, "+": false, "a+b": false, "-j": false, "!eth0": false, ".": false, "..": false,
+		`a\"b`: false, `\"accept#`: false, `a\\b`: false, `a'b`: false, `\u0001`: false, `a\tb`: false, `a\nb`: false, "a b": false, "a:b": false, "a/b": false,
+		"über": false, `a\u202eb`: false, `a\u0000b`: false, "$x": false, "{a}": false, "a;b": false, "a#b": false, "a%b": false,
 	} {
 		for _, line := range []string{"[capture]\ninterfaces", "[firewall]\ntrusted_interfaces"} {
 			dir := t.TempDir()
+			path := filepath.Join(dir, FileName)
 			text := least + line + " = [\"" + name + "\"]\n"
-			if err := os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o640); err != nil {
+			if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
 				t.Fatal(err)
 			}
 			_, err := Load(dir)
-			if ok && err != nil || !ok && (err == nil || !strings.Contains(err.Error(), "name each interface")) {
+			where := path + ":6: " + strings.Trim(strings.Replace(line, "]\n", ".", 1), "[") + ": entry 1: the name of an interface has"
+			if ok && err != nil || !ok && (err == nil || !strings.Contains(err.Error(), where)) {
 				t.Errorf("%s = %q: got %v", line, name, err)
 			}
 		}

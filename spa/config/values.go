@@ -50,25 +50,16 @@ func (l *loader) oneOf(key, value string, accepted ...string) {
 	l.problems = append(l.problems, p)
 }
 
-// interfaces checks names as the kernel does (dev_valid_name in net/core/dev.c).
 func (l *loader) interfaces(key string, names []string) {
 	for i, name := range names {
-		switch {
-		case name == "" || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/: \t\r\n\v\f"):
-			l.must(key, fmt.Errorf("entry %d is no name of an interface", i+1))
-		case pattern(name):
-			l.must(key, fmt.Errorf("entry %d is a pattern: name each interface as it is", i+1))
-		case slices.Contains(names[:i], name):
+		if err := keys.ValidInterface(name); err != nil {
+			l.must(key, fmt.Errorf("entry %d: %s", i+1, strings.TrimPrefix(err.Error(), "keys: ")))
+			continue
+		}
+		if slices.Contains(names[:i], name) {
 			l.must(key, fmt.Errorf("entry %d is there twice", i+1))
 		}
 	}
-}
-
-// pattern reports whether nft or iptables would read more into a name than one interface. The kernel
-// takes such names, and the guard that is made by netlink means that very interface; the one that is
-// printed for a file, or handed to iptables, would trust others too.
-func pattern(name string) bool {
-	return strings.Contains(name, "*") || strings.HasSuffix(name, "+") || strings.ContainsRune("-!", rune(name[0]))
 }
 
 func (l *loader) files() {
