@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,8 +63,8 @@ func (f *Firewall) endEnforced() error {
 		return err
 	}
 	for _, kind := range kinds {
-		if err := f.endInKind(kind); err != nil {
-			return fmt.Errorf("in the tables of iptables (%s): %w", kind, err)
+		if err := endInSets(); err != nil {
+			return fmt.Errorf("in the sets of iptables (%s): %w", kind, err)
 		}
 	}
 	if stands || len(kinds) > 0 {
@@ -131,7 +132,8 @@ func (n *nftables) flushGrants() (stands bool, err error) {
 		return false, explain("listing the sets of the guard", err)
 	}
 	for _, s := range sets {
-		if strings.HasPrefix(s.Name, "grants") {
+		ours := func(set *nft.Set) bool { return set.Name == s.Name }
+		if strings.HasPrefix(s.Name, "grants") || slices.ContainsFunc([]*nft.Set{n.objects.reach4, n.objects.reach6, n.objects.near}, ours) {
 			stands = true
 			n.conn.FlushSet(&nft.Set{Table: n.objects.table, Name: s.Name})
 		}
@@ -139,19 +141,7 @@ func (n *nftables) flushGrants() (stands bool, err error) {
 	return stands, explain("ending grants", n.conn.Flush())
 }
 
-// endInKind ends what a guard of iptables has granted: the elements of its sets, and its rules.
-func (f *Firewall) endInKind(kind string) error {
-	if err := endInSets(); err != nil {
-		return err
-	}
-	h, err := startHelper(f.cfg.programs, kind, f.cfg.lock)
-	if err != nil {
-		return err
-	}
-	b := &ipt{cfg: &f.cfg, helper: h}
-	return errors.Join(b.endInRules(), b.close())
-}
-
+// endInSets ends what a guard of iptables has granted.
 func endInSets() error {
 	sets, err := openIPSets()
 	if errors.Is(err, unix.EPERM) {
@@ -160,7 +150,11 @@ func endInSets() error {
 	if err != nil {
 		return nil // no ipset in this kernel: nothing is in one
 	}
-	return errors.Join(sets.empty(setName(setGrants, false)), sets.empty(setName(setGrants, true)), sets.close())
+	var errs []error
+	for _, s := range leaseSets {
+		errs = append(errs, sets.empty(setName(s.name, s.v6)))
+	}
+	return errors.Join(append(errs, sets.close())...)
 }
 
 // empty deletes all members. One that ends by itself meanwhile is not there to be deleted, so what
@@ -179,19 +173,6 @@ func (s *ipsets) empty(name string) error {
 	left, err := s.list(name)
 	if err == nil && len(left) > 0 {
 		err = fmt.Errorf("%d of %d elements stay in the ipset %s", len(left), len(ms), name)
-	}
-	return err
-}
-
-func (b *ipt) endInRules() error {
-	answer, err := b.helper.ask(request{Op: opLook})
-	if err != nil || answer.Found.Grants == 0 {
-		return err
-	}
-	for range 10 {
-		if err = b.regrant(); !errors.Is(err, errBusy) {
-			break
-		}
 	}
 	return err
 }
