@@ -84,6 +84,11 @@ var refusals = map[string]refusal{
 		b.enrol(func(c *keys.Client) { c.Deny = within("192.0.2.0/24") })
 		return b.packet(0)
 	}},
+	"policy.ErrLink": {policy.ErrLink, audit.Elsewhere, func(b *bench) capture.Packet {
+		p := b.packet(0)
+		p.From = netip.MustParseAddrPort("169.254.0.2:40000")
+		return p
+	}},
 	"replay.ErrSpent": {replay.ErrSpent, audit.Unspent, func(b *bench) capture.Packet {
 		p := b.packet(0)
 		b.arrive(p)
