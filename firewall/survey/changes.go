@@ -5,24 +5,50 @@ import "net/netip"
 // What rules do to a packet other than to let it pass or not.
 
 func (p *passage) leaveUntracked(sure truth) {
-	if sure > p.untracked {
+	if sure = sure.and(p.reached); sure > p.untracked {
 		p.untracked, p.notrack = sure, p.here.place()
 	}
 }
 
-// leadTo is DNAT. The kernel does it once for a flow.
+// leadTo is DNAT. The kernel does it once for a flow, and only if it tracks that. An invalid
+// address is one that is not known.
 func (p *passage) leadTo(to netip.AddrPort, sure truth) {
-	if p.redirect == yes {
+	if p.redirect == yes || p.untracked == yes {
 		return
+	}
+	sure = sure.and(p.reached)
+	p.detours.note(p, to, false, sure)
+	if !to.IsValid() {
+		sure = maybe
 	}
 	p.redirect = sure
-	if sure != yes {
-		return
+	if sure == yes {
+		p.moveTo(to)
 	}
+}
+
+func (p *passage) moveTo(to netip.AddrPort) {
 	p.headers = nil
 	p.packet.To, p.packet.Port = to.Addr(), to.Port()
-	p.local = isLocal(p.rules.Links, to.Addr())
-	if l, ok := linkOf(p.rules.Links, to.Addr()); ok {
-		p.out = l.Name
+	p.heads()
+}
+
+// handTo is TPROXY: the packet stays as it is, and the socket gets it that the kernel would choose
+// for one to this address and port.
+func (p *passage) handTo(to netip.AddrPort, sure truth) {
+	p.detours.note(p, to, true, sure.and(p.reached))
+}
+
+// self is the address to which the kernel redirects what comes for another machine: the first one
+// of the interface by which it comes.
+func (p *passage) self() netip.Addr {
+	if p.local {
+		return p.packet.To
 	}
+	for _, prefix := range p.link.Prefixes {
+		if a := prefix.Addr(); a.Is4() == p.v4() && !a.IsLinkLocalUnicast() {
+			return a
+		}
+	}
+	return p.packet.To
 }

@@ -154,6 +154,23 @@ func portIn(port uint16, set string) truth {
 	return no
 }
 
+// portOptions are the conditions that compare the destination's port.
+var portOptions = []string{"--dport", "--dports", "--destination-ports", "--ports"}
+
+func (r *savedRule) says(said []uint16, _ setReader) []uint16 {
+	for _, c := range r.conditions {
+		if !slices.Contains(portOptions, c.name) {
+			continue
+		}
+		for _, text := range strings.FieldsFunc(c.arg(), func(r rune) bool { return r == ',' || r == ':' }) {
+			if n, err := strconv.ParseUint(text, 10, 16); err == nil {
+				said = append(said, uint16(n))
+			}
+		}
+	}
+	return said
+}
+
 // tcpFlags is "--tcp-flags FIN,SYN,RST,ACK SYN": of the first, those of the second are set.
 func tcpFlags(p *passage, c condition) (truth, bool) {
 	if len(c.args) != 2 || p.packet.Proto != spa.TCP {

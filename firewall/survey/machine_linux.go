@@ -34,6 +34,8 @@ type machine struct {
 	other     bool    // the sender is not the one that the rule asks for, all else may match
 	before    passage // with other: the packet before what was done to it since
 	verdicts  []verdict
+	choices   [][]byte // what a map has, one of which is in the register chosen
+	chosen    uint32
 }
 
 // step is what runs an expression. What is not in the table is not understood.
@@ -51,7 +53,7 @@ var steps = map[string]step{
 	"limit": (*machine).limit, "quota": (*machine).quota, "connlimit": (*machine).connlimit,
 	"objref": (*machine).objref, "notrack": (*machine).notrack,
 	"reject": (*machine).reject, "nat": (*machine).nat, "redir": (*machine).redir,
-	"queue": (*machine).unforeseen, "fwd": (*machine).unforeseen, "tproxy": (*machine).unforeseen,
+	"queue": (*machine).unforeseen, "fwd": (*machine).unforeseen, "tproxy": (*machine).tproxy,
 	"target":  (*machine).unforeseen, // of xtables: it may be a verdict
 	"counter": nothing, "log": nothing, "last": nothing, "masq": nothing, "dup": nothing,
 	"secmark": nothing, "synproxy": nothing, "flow_offload": nothing,
@@ -87,7 +89,7 @@ func (p *passage) machine() *machine {
 		m = &machine{p: p}
 		p.scratch = m
 	}
-	m.match, m.bySource, m.other, m.verdicts = yes, false, false, m.verdicts[:0]
+	m.match, m.bySource, m.other, m.verdicts, m.choices = yes, false, false, m.verdicts[:0], nil
 	clear(m.registers[:])
 	return m
 }
@@ -119,6 +121,9 @@ func (r *nftRule) onlyDrops() bool {
 // want notes the outcome of a comparison, and whether the sender's address was compared.
 func (m *machine) want(t truth, source bool) {
 	m.bySource = m.bySource || source
+	if source && m.p.anybody {
+		t = maybe
+	}
 	if source && t == no {
 		m.otherSource()
 		return

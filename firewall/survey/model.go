@@ -64,6 +64,8 @@ const (
 type rule interface {
 	weigh(p *passage) ruling
 	String() string
+	leads() bool                                  // packets elsewhere
+	says(ports []uint16, sets setReader) []uint16 // appends the ports that it compares with
 }
 
 // truth is one of three values.
@@ -116,17 +118,20 @@ type passage struct {
 	out      string // the interface it leaves by; empty: not known, or it stays
 	local    bool   // it is for this host, as far as it has come
 	hook     hook
-	tracking bool // connection tracking has seen it
+	tracking bool  // connection tracking has seen it
+	reached  truth // whether it gets to the rule that is being weighed
 	rules    *Ruleset
 
 	mark      uint32
 	markKnown truth // maybe never
 	untracked truth
 	notrack   Place
-	redirect  truth // DNAT took place
-	sources   bool  // a rule that names sources was passed by
-	mangled   bool  // a rule may have rewritten the packet
-	here      spot  // of the rule that is being weighed
+	redirect  truth    // DNAT took place
+	sources   bool     // a rule that names sources was passed by
+	anybody   bool     // the sender may be any that a rule names
+	detours   *detours // what is noted of them; nil: nothing
+	mangled   bool     // a rule may have rewritten the packet
+	here      spot     // of the rule that is being weighed
 
 	headers map[uint32][]cell // as nf_tables reads them; nil: to be made
 	scratch any               // what rules of nf_tables run on

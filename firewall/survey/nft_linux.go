@@ -233,6 +233,8 @@ func number(family string) byte {
 	return unix.NFPROTO_UNSPEC
 }
 
+func (k *kernel) shape(s Set) *elements { return setOf(k.known[s]) }
+
 // setOf describes a set, without elements yet.
 func setOf(a attributes) *elements {
 	const interval, concat, fieldLen = 4, 2, 1 // NFT_SET_INTERVAL, NFTA_SET_DESC_CONCAT, NFTA_SET_FIELD_LEN

@@ -28,7 +28,7 @@ func (m *machine) setMeta(key, register uint32) {
 		return
 	}
 	b, ok := concrete(m.load(register, 4))
-	if !ok || m.match != yes {
+	if !ok || m.match.and(m.p.reached) != yes {
 		m.p.markKnown = maybe
 		return
 	}
@@ -52,9 +52,12 @@ func (p *passage) meta(key uint32) []cell {
 	case unix.NFT_META_IIFNAME:
 		return ifName(p.link.Name)
 	case unix.NFT_META_OIF:
-		return p.metaOut(native32(0), 4)
+		return p.metaOut(native32(0))
 	case unix.NFT_META_OIFNAME:
-		return p.metaOut(ifName(p.out), unix.IFNAMSIZ)
+		if p.hook == forward && p.out != "" {
+			return ifName(p.out)
+		}
+		return p.metaOut(ifName(""))
 	case unix.NFT_META_MARK:
 		if p.markKnown == yes {
 			return native32(p.mark)
@@ -65,12 +68,13 @@ func (p *passage) meta(key uint32) []cell {
 	return unknowns(16)
 }
 
-// metaOut is about the interface by which the packet leaves: none before forward.
-func (p *passage) metaOut(name []cell, size int) []cell {
-	if p.hook == forward && (p.out == "" || size == 4) {
-		return unknowns(size)
+// metaOut is about the interface by which the packet leaves: none before forward, and there it
+// is not known.
+func (p *passage) metaOut(none []cell) []cell {
+	if p.hook == forward {
+		return unknowns(len(none))
 	}
-	return name
+	return none
 }
 
 func (p *passage) nfproto() byte {
@@ -262,35 +266,66 @@ func (m *machine) nat(a attributes) {
 	if a.u32(unix.NFTA_NAT_TYPE) != unix.NFT_NAT_DNAT {
 		return
 	}
-	to, port := m.p.packet.To, m.p.packet.Port
-	sure := m.match
-	if a.has(unix.NFTA_NAT_REG_ADDR_MIN) {
-		b, all := concrete(m.load(a.u32(unix.NFTA_NAT_REG_ADDR_MIN), m.p.packet.To.BitLen()/8))
-		if !all {
-			sure = maybe
-		}
-		to, _ = netip.AddrFromSlice(b)
-	}
-	if a.has(unix.NFTA_NAT_REG_PROTO_MIN) {
-		port, sure = m.portIn(a.u32(unix.NFTA_NAT_REG_PROTO_MIN), sure)
-	}
-	m.p.leadTo(netip.AddrPortFrom(to, port), sure)
+	m.leadTo(m.p.packet.To, target{
+		addr: a.u32(unix.NFTA_NAT_REG_ADDR_MIN), addrMax: a.u32(unix.NFTA_NAT_REG_ADDR_MAX),
+		port: a.u32(unix.NFTA_NAT_REG_PROTO_MIN), portMax: a.u32(unix.NFTA_NAT_REG_PROTO_MAX),
+	}, (*passage).leadTo)
 }
 
 // redir leads the packet to a port of this host.
 func (m *machine) redir(a attributes) {
 	m.verdicts = []verdict{{action: accepts}}
-	port, sure := m.p.packet.Port, m.match
-	if a.has(unix.NFTA_REDIR_REG_PROTO_MIN) {
-		port, sure = m.portIn(a.u32(unix.NFTA_REDIR_REG_PROTO_MIN), sure)
-	}
-	m.p.leadTo(netip.AddrPortFrom(m.p.packet.To, port), sure)
+	m.leadTo(m.p.self(), target{port: a.u32(unix.NFTA_REDIR_REG_PROTO_MIN), portMax: a.u32(unix.NFTA_REDIR_REG_PROTO_MAX)}, (*passage).leadTo)
 }
 
-func (m *machine) portIn(register uint32, sure truth) (uint16, truth) {
-	b, all := concrete(m.load(register, 2))
-	if !all {
-		return 0, maybe
+// tproxy hands the packet to a socket, if there is one that takes such packets.
+func (m *machine) tproxy(a attributes) {
+	const family, addr, port = 1, 2, 3 // NFTA_TPROXY_FAMILY, ..._REG_ADDR, ..._REG_PORT
+	if f := a.u32(family); f != unix.NFPROTO_UNSPEC && f != unix.NFPROTO_INET && byte(f) != m.p.nfproto() {
+		m.want(no, false)
+		return
 	}
-	return binary.BigEndian.Uint16(b), sure
+	m.leadTo(m.p.self(), target{addr: a.u32(addr), port: a.u32(port)}, (*passage).handTo)
+	m.want(maybe, false)
+}
+
+// target are the registers of where a rule leads; 0: none.
+type target struct{ addr, addrMax, port, portMax uint32 }
+
+// leadTo leads the packet where the registers say. If they hold one of many elements of a map, it
+// may be led to each.
+func (m *machine) leadTo(to netip.Addr, t target, lead func(*passage, netip.AddrPort, truth)) {
+	if at, sure := m.target(to, t); sure {
+		lead(m.p, at, m.match)
+		return
+	}
+	before := m.registers
+	for _, data := range m.choices {
+		m.store(m.chosen, bytesOf(data...))
+		if at, sure := m.target(to, t); sure {
+			lead(m.p, at, maybe)
+		}
+	}
+	m.registers = before
+	lead(m.p, netip.AddrPort{}, maybe)
+}
+
+// target reads where the registers lead to, and reports whether that is one place that is known.
+func (m *machine) target(to netip.Addr, t target) (at netip.AddrPort, sure bool) {
+	port := m.p.packet.Port
+	if t.addr != 0 {
+		b, all := concrete(m.load(t.addr, to.BitLen()/8))
+		if !all || t.addrMax != 0 && t.addrMax != t.addr {
+			return netip.AddrPort{}, false
+		}
+		to, _ = netip.AddrFromSlice(b)
+	}
+	if t.port != 0 {
+		b, all := concrete(m.load(t.port, 2))
+		if !all || t.portMax != 0 && t.portMax != t.port {
+			return netip.AddrPort{}, false
+		}
+		port = binary.BigEndian.Uint16(b)
+	}
+	return netip.AddrPortFrom(to, port), true
 }

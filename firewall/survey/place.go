@@ -107,9 +107,33 @@ func (p Place) Allow(ports spa.Ports) string {
 	return fmt.Sprintf("%s%s -I %s -p %s --dport %s -j ACCEPT, and save it where your rules are kept", p.Program, table, p.Base, proto, numbers(ports, ":"))
 }
 
+// remove returns the command that takes the rule away.
+func (p Place) remove() string {
+	if p.Program == "nft" {
+		return fmt.Sprintf("nft delete rule %s %s %s %s, and the same in the file that loads this table", p.Family, p.Table, p.Chain, p.Rule)
+	}
+	return fmt.Sprintf("%s -t %s -D %s, and save it where your rules are kept", p.Program, p.Table, strings.TrimPrefix(p.Rule, "-A "))
+}
+
+// Shut returns the command that undoes what Allow does, where the rule at this place accepts the ports.
+func (p Place) Shut(ports spa.Ports) string {
+	proto := ports.Proto.String()
+	switch p.Tool {
+	case UFW:
+		return "ufw delete allow " + numbers(ports, ":") + "/" + proto
+	case Firewalld:
+		what := p.zone() + "--remove-port=" + numbers(ports, "-") + "/" + proto
+		return fmt.Sprintf("firewall-cmd %s && firewall-cmd --permanent %[1]s", what)
+	}
+	return p.remove()
+}
+
 // zone names the zone of firewalld whose chain this is.
 func (p Place) zone() string {
 	zone, ok := strings.CutPrefix(p.Chain, "filter_IN_")
+	if !ok {
+		zone, ok = strings.CutPrefix(p.Chain, "nat_PRE_")
+	}
 	if !ok {
 		return "" // the default zone
 	}

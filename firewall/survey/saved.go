@@ -183,6 +183,9 @@ func (r *savedRule) weigh(p *passage) ruling {
 	for i := range r.conditions {
 		t, source := r.conditions[i].holds(p)
 		bySource = bySource || source
+		if source && p.anybody {
+			t = maybe
+		}
 		if source && t == no {
 			otherSource = true // to see whether that is all that is amiss
 			continue

@@ -11,6 +11,7 @@ import (
 // need not be looked at, and may be large.
 type setReader interface {
 	set(s Set) (*elements, error)
+	shape(s Set) *elements // without elements
 }
 
 // elements are what a set or map holds.
@@ -68,6 +69,9 @@ func (m *machine) unclearMap(isMap bool) {
 // lookupMap loads what the map has for the key, or decides by it.
 func (m *machine) lookupMap(es *elements, key []cell, destination uint32) {
 	found, e := es.find(key)
+	if ofSource(key) && m.p.anybody {
+		found = maybe
+	}
 	m.want(found, ofSource(key))
 	if found == no && ofSource(key) && destination == unix.NFT_REG_VERDICT {
 		m.verdicts = []verdict{{action: accepts}} // for others, whatever it is
@@ -78,6 +82,7 @@ func (m *machine) lookupMap(es *elements, key []cell, destination uint32) {
 		m.store(destination, bytesOf(e.data...))
 	case destination != unix.NFT_REG_VERDICT:
 		m.store(destination, unknowns(16))
+		m.choices, m.chosen = es.data(), destination
 	case found == yes:
 		m.decide(e.verdict)
 	default:
@@ -87,6 +92,16 @@ func (m *machine) lookupMap(es *elements, key []cell, destination uint32) {
 			}
 		}
 	}
+}
+
+// data is all that a map has.
+func (es *elements) data() (all [][]byte) {
+	for _, e := range es.list {
+		if len(e.data) > 0 {
+			all = append(all, e.data)
+		}
+	}
+	return all
 }
 
 // size is the length of a key in registers.

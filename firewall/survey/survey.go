@@ -3,8 +3,8 @@
 //
 // It reads every table of nf_tables from the kernel, and the tables of iptables as the
 // iptables-save programs print them, and leads a packet through the base chains in the
-// order of their priorities: ingress, prerouting, then input, or forward where DNAT leads
-// it on. Our own table is left out: it is asked what the others do.
+// order of their priorities: ingress, prerouting, then input, or forward for another
+// machine, if only because DNAT leads it there. Our own table is left out: it is asked what the others do.
 //
 // Each rule is weighed with three values. What is known of the packet (protocol, port, the
 // address and interface at which it arrives, that it is the first of its flow) decides; where
@@ -30,7 +30,7 @@ var ErrNotRead = errors.New("survey: not all rule sets could be read")
 type Packet struct {
 	Proto   spa.Proto
 	Port    uint16
-	To      netip.Addr // an address of this host
+	To      netip.Addr // an address of this host, or of another to which it is a router
 	In      string     // the interface by which it arrives
 	Members []Set      // sets of nf_tables that its sender is in
 }
@@ -69,7 +69,20 @@ type Outcome struct {
 	Notrack   Place   // what leaves it untracked, or may
 
 	Redirected bool           // DNAT leads it to another address or port, or may
-	Forwarded  netip.AddrPort // where that is, off this host; zero: it stays
+	Forwarded  netip.AddrPort // where it leaves for, off this host; zero: it stays
+
+	accepts []spot // the rules that let it pass, one for each base chain that has one
+}
+
+// LetBy returns the rule that lets the packet pass by the base chain in which another is dropped
+// at a place.
+func (o Outcome) LetBy(other Place) (Place, bool) {
+	for _, s := range o.accepts {
+		if p := s.place(); p.Program == other.Program && p.Family == other.Family && p.Table == other.Table && p.Base == other.Base {
+			return p, true
+		}
+	}
+	return Place{}, false
 }
 
 // Link is a network interface of this host.

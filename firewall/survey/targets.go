@@ -28,6 +28,8 @@ func (r *savedRule) act(p *passage, match truth) []verdict {
 		return r.dnat(p, match)
 	case "REDIRECT":
 		return r.redirect(p, match)
+	case "TPROXY":
+		return r.tproxy(p, match)
 	}
 	if slices.Contains(onlyChange, r.target) {
 		r.change(p, match)
@@ -71,39 +73,59 @@ func (r *savedRule) change(p *passage, match truth) {
 
 func (r *savedRule) setMark(p *passage, match truth) {
 	value, mask, ok := valueAndMask(strings.Join(r.options["--set-xmark"], ""))
-	if !ok || match != yes {
+	if !ok || match.and(p.reached) != yes {
 		p.markKnown = maybe
 		return
 	}
 	p.mark = p.mark&^mask ^ value
 }
 
-// dnat reads "--to-destination 198.51.100.5:80".
+// leads reports whether the target is one that leads packets elsewhere.
+func (r *savedRule) leads() bool {
+	return slices.Contains([]string{"DNAT", "REDIRECT", "TPROXY"}, r.target)
+}
+
+// dnat reads "--to-destination 198.51.100.5:80", or ":80". What it cannot read, such as a range, is
+// a place that is not known.
 func (r *savedRule) dnat(p *passage, match truth) []verdict {
-	text := strings.Join(r.options["--to-destination"], "")
+	text := r.option("--to-destination")
 	to, err := netip.ParseAddrPort(text)
-	if err != nil {
-		var a netip.Addr
-		if a, err = netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
-			to = netip.AddrPortFrom(a, p.packet.Port)
-		}
+	if a, err2 := netip.ParseAddr(strings.Trim(text, "[]")); err != nil && err2 == nil {
+		to = netip.AddrPortFrom(a, p.packet.Port)
 	}
-	if err != nil {
-		match = min(match, maybe)
+	if port, ok := strings.CutPrefix(text, ":"); ok {
+		to = at(p.packet.To, port)
 	}
 	p.leadTo(to, match)
 	return []verdict{{action: accepts}}
 }
 
 func (r *savedRule) redirect(p *passage, match truth) []verdict {
-	port := p.packet.Port
-	if text := strings.Join(r.options["--to-ports"], ""); text != "" {
-		n, err := strconv.ParseUint(text, 10, 16)
-		if err != nil {
-			match = min(match, maybe)
-		}
-		port = uint16(n)
+	to := netip.AddrPortFrom(p.self(), p.packet.Port)
+	if text := r.option("--to-ports"); text != "" {
+		to = at(p.self(), text)
 	}
-	p.leadTo(netip.AddrPortFrom(p.packet.To, port), match)
+	p.leadTo(to, match)
 	return []verdict{{action: accepts}}
 }
+
+// tproxy drops what no socket takes.
+func (r *savedRule) tproxy(p *passage, match truth) []verdict {
+	to := netip.AddrPortFrom(p.self(), p.packet.Port)
+	if port := r.option("--on-port"); port != "" && port != "0" {
+		to = at(p.self(), port)
+	}
+	p.handTo(to, match)
+	return []verdict{{action: accepts}, {action: drops}}
+}
+
+// at is the port of an address; invalid if that is not a single one.
+func at(a netip.Addr, port string) netip.AddrPort {
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a, uint16(n))
+}
+
+func (r *savedRule) option(name string) string { return strings.Join(r.options[name], "") }

@@ -29,24 +29,15 @@ type ruleWalk struct {
 	first  Place // the first that drops, or may
 	answer Answer
 	found  bool
+	accept spot // the last that accepts
 }
 
 // Judge says what becomes of a packet. The interface has to be one of r.Links.
 func (r *Ruleset) Judge(packet Packet) Outcome {
-	p := &passage{packet: packet, local: true, rules: r, markKnown: yes}
-	for _, l := range r.Links {
-		if l.Name == packet.In {
-			p.link = l
-		}
-	}
+	p := r.passage(packet)
 	var o Outcome
 	for _, h := range []hook{ingress, prerouting, input} {
-		p.hook = h
-		if h == input && p.forwarded() {
-			p.hook = forward
-		}
-		p.through(&o)
-		if o.Verdict == Drops {
+		if p.arrive(h, &o); o.Verdict == Drops {
 			break
 		}
 	}
@@ -55,10 +46,38 @@ func (r *Ruleset) Judge(packet Packet) Outcome {
 	}
 	o.Sources, o.Redirected = p.sources, p.redirect != no
 	o.Untracked, o.Notrack = [...]Verdict{no: Passes, maybe: Perhaps, yes: Drops}[p.untracked], p.notrack
-	if p.forwarded() {
+	if !p.local {
 		o.Forwarded = netip.AddrPortFrom(p.packet.To, p.packet.Port)
 	}
 	return o
+}
+
+// passage is a packet that has not met a rule yet.
+func (r *Ruleset) passage(packet Packet) *passage {
+	p := &passage{packet: packet, rules: r, markKnown: yes}
+	for _, l := range r.Links {
+		if l.Name == packet.In {
+			p.link = l
+		}
+	}
+	p.heads()
+	return p
+}
+
+// heads notes whether the packet is for this host by now, and by which interface it leaves if not.
+func (p *passage) heads() {
+	p.local, p.out = isLocal(p.rules.Links, p.packet.To.WithZone("")), ""
+	if l, ok := linkOf(p.rules.Links, p.packet.To); ok && !p.local {
+		p.out = l.Name
+	}
+}
+
+// arrive leads the packet through a hook; in the place of input through forward, if it is for another machine.
+func (p *passage) arrive(h hook, o *Outcome) {
+	if p.hook = h; h == input && !p.local {
+		p.hook = forward
+	}
+	p.through(o)
 }
 
 // AtIngress says what becomes of a packet before anything but the driver has seen it.
@@ -73,9 +92,6 @@ func (r *Ruleset) AtIngress(packet Packet) Outcome {
 	return some.Judge(packet)
 }
 
-// forwarded reports whether DNAT has certainly led the packet off this host.
-func (p *passage) forwarded() bool { return p.redirect == yes && !p.local }
-
 // through leads the packet through all base chains of the hook that it is at.
 func (p *passage) through(o *Outcome) {
 	for _, base := range p.rules.bases {
@@ -83,9 +99,13 @@ func (p *passage) through(o *Outcome) {
 			continue
 		}
 		p.tracking = p.hook != ingress && (p.hook != prerouting || base.priority > trackedFrom)
+		p.reached = yes
 		w := &ruleWalk{p: p, base: base}
 		found := w.basic()
 		if found&dropped == 0 {
+			if w.accept.rule != nil {
+				o.accepts = append(o.accepts, w.accept)
+			}
 			continue
 		}
 		if found == dropped {
@@ -144,14 +164,20 @@ func (w *ruleWalk) giveUp(c *chain) ways {
 
 // rule returns the ways that one rule leads.
 func (w *ruleWalk) rule(c *chain, r rule, depth int) ways {
-	here := w.p.here
+	here, reached := w.p.here, w.p.reached
 	ruling := r.weigh(w.p)
 	if len(ruling.verdicts) == 0 {
 		return onward
 	}
+	if !ruling.sure {
+		w.p.reached = maybe
+	}
 	var found ways
 	for _, v := range ruling.verdicts {
 		found |= w.obey(c, here, v, depth)
+	}
+	if w.p.reached = maybe; found&^onward == 0 {
+		w.p.reached = reached
 	}
 	if !ruling.sure {
 		found |= onward
@@ -162,6 +188,7 @@ func (w *ruleWalk) rule(c *chain, r rule, depth int) ways {
 func (w *ruleWalk) obey(c *chain, here spot, v verdict, depth int) ways {
 	switch v.action {
 	case accepts:
+		w.accept = here
 		return accepted
 	case drops:
 		w.drops(here, v.answer)
