@@ -41,7 +41,7 @@ type Config struct {
 // KnockPort is a UDP port that carries knocks.
 type KnockPort struct {
 	Port   uint16
-	Shared bool // the host itself serves it too: listened to, never dropped
+	Shared bool // the host itself serves it too, so connection tracking sees its packets
 }
 
 // Capture is how packets are seen.
@@ -83,7 +83,7 @@ type Service struct {
 	Name        string
 	Ports       []spa.Ports
 	For, MaxFor time.Duration // when the client does not say, and at the most
-	Addresses   []netip.Addr  // guarded beside the host's own
+	Addresses   []netip.Addr  // where it is; none: at all of this host's
 	OnExpiry    string        // what becomes of its sessions when the grant ends: "keep" or "cut"
 	When        []keys.Span   // when it may be opened; none: always
 }

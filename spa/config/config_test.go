@@ -190,6 +190,10 @@ func TestLoadRefuses(t *testing.T) {
 		ssh + "addresses = ['gw']":                               ":7: service.ssh.addresses: entry 1 is no address",
 		ssh + "addresses = ['192.0.2.0/24']":                     ":7: service.ssh.addresses: entry 1 is no address",
 		ssh + "addresses = ['::ffff:192.0.2.1']":                 ":7: service.ssh.addresses: entry 1 is no address",
+		ssh + "addresses = ['192.0.2.9', '224.0.0.1']":           ":7: service.ssh.addresses: entry 2 is the address of a group",
+		ssh + "addresses = ['ff02::1']":                          ":7: service.ssh.addresses: entry 1 is the address of a group",
+		ssh + "addresses = ['169.254.1.1']":                      ":7: service.ssh.addresses: entry 1 is link-local",
+		ssh + "addresses = ['fe80::1']":                          ":7: service.ssh.addresses: entry 1 is link-local",
 		ssh + "addresses = ['::1', '0::1']":                      ":7: service.ssh.addresses: entry 2 is there twice",
 	} {
 		c, err := loadText(t, least+add)

@@ -116,7 +116,7 @@ func TestCommentsAreTrue(t *testing.T) {
 	c := created(t, dir)
 	c.Services = nil
 	text := c.filled(dir).text()
-	for _, examples := range [][]string{{"zone"}, {"persist"}, {"mark"}, {"[service", "ports"}, {"for"}, {"max_for"}, {"on_expiry"}, {"when"}} {
+	for _, examples := range [][]string{{"zone"}, {"persist"}, {"mark"}, {"[service", "ports"}, {"for"}, {"max_for"}, {"addresses"}, {"on_expiry"}, {"when"}} {
 		for _, example := range examples {
 			text = uncommented(t, text, example)
 		}
@@ -129,7 +129,8 @@ func TestCommentsAreTrue(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: defaultFor, MaxFor: defaultMaxFor, OnExpiry: "cut",
-		When: []keys.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}}}}
+		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5")},
+		When:      []keys.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}}}}
 	if !reflect.DeepEqual(got.Services, want) || got.Firewall.Mark != 0x20000000 || got.Firewall.Persist != "file" || got.Zone != "Europe/Berlin" {
 		t.Errorf("got %+v", got)
 	}
@@ -157,7 +158,7 @@ func TestEveryExampleIsTried(t *testing.T) {
 	dir := t.TempDir()
 	c := created(t, dir)
 	c.Services = nil
-	tried := []string{"zone", "persist", "mark", "[service.ssh]", "ports", "for", "max_for", "on_expiry", "when", "[firewall.admit]", "table", "set4", "set6"}
+	tried := []string{"zone", "persist", "mark", "[service.ssh]", "ports", "for", "max_for", "addresses", "on_expiry", "when", "[firewall.admit]", "table", "set4", "set6"}
 	for line := range strings.Lines(c.filled(dir).text()) {
 		example, ok := strings.CutPrefix(line, "# ")
 		word, _, _ := strings.Cut(example, " ")

@@ -97,8 +97,8 @@ func (l *loader) onlyGuarding() {
 	}
 }
 
-// collisions refuses what contradicts itself. A guarded port must be no knock port: what arrives at a
-// knock port of its own is dropped before anything else, so the service could never be reached.
+// collisions refuses what contradicts itself. A guarded port must be no knock port of its own: those
+// are kept out of connection tracking, so the guard could not tell a session from another.
 // And one port has one answer to the question what becomes of its sessions.
 func (l *loader) collisions() {
 	for i, s := range l.cfg.Services {

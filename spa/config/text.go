@@ -122,19 +122,17 @@ func (s Service) write(b *strings.Builder) {
 	setting(b, "ports", list(ports), "guarded: shut to all but granted addresses")
 	setting(b, "for", quote(keys.FormatDuration(s.For)), "open for new connections, unless the client asks otherwise")
 	setting(b, "max_for", quote(keys.FormatDuration(s.MaxFor)), "the most a client may ask for")
-	if len(s.Addresses) > 0 {
-		addresses := make([]string, len(s.Addresses))
-		for i, a := range s.Addresses {
-			addresses[i] = a.String()
-		}
-		setting(b, "addresses", list(addresses), "guarded beside the host's own")
-	}
 	s.writeRest(b)
 	b.WriteString("\n")
 }
 
 // writeRest writes what most services leave as it is.
 func (s Service) writeRest(b *strings.Builder) {
+	addresses := make([]string, len(s.Addresses))
+	for i, a := range s.Addresses {
+		addresses[i] = a.String()
+	}
+	changed(b, len(addresses) > 0, "addresses", list(addresses), `addresses = ["198.51.100.5"]`, "where the service is, if not at this host's own")
 	changed(b, s.Cuts(), "on_expiry", quote(s.OnExpiry), `on_expiry = "cut"`, "end its sessions with the grant; keep lets them live on")
 	changed(b, len(s.When) > 0, "when", list(keys.SpanTexts(s.When)), `when = ["mon-fri 08:00-18:00"]`, "shut at other times; over midnight: \"fri 22:00-02:00\"")
 }

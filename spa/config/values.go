@@ -179,6 +179,10 @@ func (l *loader) addresses(key string, texts []string) []netip.Addr {
 		switch {
 		case err != nil || a.Zone() != "" || a.Is4In6() || a.IsUnspecified():
 			l.must(key, fmt.Errorf("entry %d is no address: names and networks are not taken", i+1))
+		case a.IsMulticast():
+			l.must(key, fmt.Errorf("entry %d is the address of a group: a service is at a single machine's", i+1))
+		case a.IsLinkLocalUnicast():
+			l.must(key, fmt.Errorf("entry %d is link-local: it is another machine on each link", i+1))
 		case slices.Contains(list, a):
 			l.must(key, fmt.Errorf("entry %d is there twice", i+1))
 		}
