@@ -1,17 +1,12 @@
 package doctor
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
-	"time"
 
 	"sallyport/keys"
 	"sallyport/spa"
@@ -24,7 +19,6 @@ type knocked struct {
 	service spa.Service
 	answer  client.Answer
 	err     error // the knock could not be made
-	icmp    bool  // a message came back that nothing listens there
 }
 
 // answered reports whether the gateway let know that it had the knock: by a receipt, or by a port that opened.
@@ -55,7 +49,6 @@ func (e *examination) knock() []Finding {
 		}
 		for i := range f.knocks {
 			all.Go(func() { e.knockOn(f, &f.knocks[i]) })
-			all.Go(func() { f.knocks[i].icmp = e.unreachable(f, f.knocks[i].port) })
 		}
 	}
 	all.Wait()
@@ -135,12 +128,9 @@ func (e *examination) describeKnock(f *family, k *knocked) Finding {
 		return Finding{State: Good, Text: ": the port opened (this gateway sends no receipts)"}
 	case k.answer.Verdict == client.Sent:
 		return Finding{State: Note, Text: fmt.Sprintf(": nothing tells whether it was heard: this gateway sends no receipts, and %s has no TCP port to try", k.service)}
-	case f.answered() && k.icmp:
-		return Finding{State: Bad, Text: " is not answered, and others of its ports are: a message says that nothing listens there, so the gateway has it no more, or a firewall on the way rejects it",
-			Advice: "the others are enough; a new token has the gateway's present ports"}
 	case f.answered():
 		return Finding{State: Bad, Text: " is not answered, and others of its ports are: it is blocked on the way, or the gateway has it no more",
-			Advice: "the others are enough; the gateway's administrator knows its knock_ports"}
+			Advice: "the others are enough; a new token has the gateway's present ports"}
 	case e.answered():
 		return Finding{State: Bad, Text: " is not answered, and another address is: " + f.name + " does not get through, is not this gateway's, or is not where this key may knock from",
 			Advice: "one address is enough, where what connects uses that one"}
@@ -151,26 +141,6 @@ func (e *examination) describeKnock(f *family, k *knocked) Finding {
 // wasOpen reports whether a service's port accepted before anything was knocked on.
 func (f *family) wasOpen(s spa.Service) bool {
 	return slices.ContainsFunc(f.before, func(t touch) bool { return t.service == s && t.reach == open })
-}
-
-// unreachable reports whether a datagram to a knock port brings back that nothing listens there. A
-// gateway whose guard stands says nothing at all. The datagram is random, of a knock's length.
-func (e *examination) unreachable(f *family, port uint16) bool {
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(f.addr(), port)))
-	if err != nil {
-		return false
-	}
-	defer conn.Close()
-	noise := make([]byte, spa.MinLen)
-	rand.Read(noise)
-	if _, err := conn.Write(noise); err != nil {
-		return false
-	}
-	if err := conn.SetReadDeadline(time.Now().Add(glance)); err != nil {
-		return false
-	}
-	_, err = conn.Read(make([]byte, spa.MaxLen))
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaReset)
 }
 
 // receipt asks for the other services, on a port that is answered, and says what the gateway said.

@@ -25,8 +25,8 @@ const (
 	open                 // it accepted
 )
 
-// What Windows says where others say ECONNREFUSED, of TCP and of UDP. No other system has these.
-const wsaRefused, wsaReset = syscall.Errno(10061), syscall.Errno(10054)
+// wsaRefused is what Windows says where others say ECONNREFUSED. No other system has it.
+const wsaRefused = syscall.Errno(10061)
 
 // touch is one attempt to connect.
 type touch struct {

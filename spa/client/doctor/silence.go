@@ -85,7 +85,8 @@ func (e *examination) blocked() cause {
 	}}
 }
 
-// noServer is the knock that nobody hears. What answers instead betrays it.
+// noServer is the knock that nobody hears. A port that is open without one shows it. That the host
+// says of the knock port that it is closed does not: it says so too where knocks are heard.
 func (e *examination) noServer() cause {
 	c := cause{45, Finding{
 		Text:   "spa-server is not running there, or " + e.gateways() + " is not the gateway",
@@ -93,13 +94,6 @@ func (e *examination) noServer() cause {
 		Sign:   "spa-server status says that no server runs; or it runs, and its address is another",
 	}}
 	for _, f := range e.families {
-		for _, k := range f.knocks {
-			if k.icmp {
-				c.weight = 90
-				c.Text += fmt.Sprintf(": %s says that nothing listens on udp/%d, and a gateway whose guard stands says nothing", f.gateway, k.port)
-				return c
-			}
-		}
 		for _, t := range f.before {
 			if t.reach == open {
 				c.weight = 80
