@@ -2,6 +2,7 @@ package survey
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"sallyport/spa"
@@ -107,6 +108,23 @@ func (p Place) Allow(ports spa.Ports) string {
 	return fmt.Sprintf("%s%s -I %s -p %s --dport %s -j ACCEPT, and save it where your rules are kept", p.Program, table, p.Base, proto, numbers(ports, ":"))
 }
 
+// Shut returns the command that undoes what let a packet by in the base chain in which another is
+// dropped at a place. It reports false if it is not known what that was.
+func (r *Ruleset) Shut(packet Packet, o Outcome, other Place) (string, bool) {
+	for _, s := range o.accepts {
+		p := s.place()
+		if p.Program != other.Program || p.Family != other.Family || p.Table != other.Table || p.Base != other.Base {
+			continue
+		}
+		said := s.rule.says(nil, r.sets)
+		if len(said) == 0 || slices.ContainsFunc(said, func(port uint16) bool { return port != packet.Port }) {
+			return fmt.Sprintf("take %s/%d out of %s", packet.Proto, packet.Port, p), true
+		}
+		return p.shut(spa.Ports{Proto: packet.Proto, Low: packet.Port, High: packet.Port}), true
+	}
+	return "", false
+}
+
 // remove returns the command that takes the rule away.
 func (p Place) remove() string {
 	if p.Program == "nft" {
@@ -115,8 +133,8 @@ func (p Place) remove() string {
 	return fmt.Sprintf("%s -t %s -D %s, and save it where your rules are kept", p.Program, p.Table, strings.TrimPrefix(p.Rule, "-A "))
 }
 
-// Shut returns the command that undoes what Allow does, where the rule at this place accepts the ports.
-func (p Place) Shut(ports spa.Ports) string {
+// shut undoes what Allow does: the rule at this place accepts the ports and no others.
+func (p Place) shut(ports spa.Ports) string {
 	proto := ports.Proto.String()
 	switch p.Tool {
 	case UFW:

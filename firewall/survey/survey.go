@@ -74,17 +74,6 @@ type Outcome struct {
 	accepts []spot // the rules that let it pass, one for each base chain that has one
 }
 
-// LetBy returns the rule that lets the packet pass by the base chain in which another is dropped
-// at a place.
-func (o Outcome) LetBy(other Place) (Place, bool) {
-	for _, s := range o.accepts {
-		if p := s.place(); p.Program == other.Program && p.Family == other.Family && p.Table == other.Table && p.Base == other.Base {
-			return p, true
-		}
-	}
-	return Place{}, false
-}
-
 // Link is a network interface of this host.
 type Link struct {
 	Name     string

@@ -15,7 +15,7 @@ import (
 func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
 	found := checkTables(c, h)
 	for _, check := range []func(*config.Config, *host) []Finding{
-		checkIngress, checkClosed, checkKnockPorts, checkSSH, checkServed,
+		checkIngress, checkClosed, checkKnockSeen, checkKnockPorts, checkBeside, checkDetours, checkServed, checkShutHere,
 		checkInterfaces, checkAccount, checkClock, checkConntrack, checkMedium,
 		checkGuard, checkBoot, checkFlush, checkAccess, checkSandbox,
 	} {
@@ -110,8 +110,7 @@ func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
 // checkAddressPort looks whether clients are sent to a port where knocks are heard.
 func checkAddressPort(c *config.Config) []Finding {
 	_, port, err := keys.SplitAddress(c.Address)
-	heard := slices.ContainsFunc(c.KnockPorts, func(k config.KnockPort) bool { return k.Port == port })
-	if err != nil || port == 0 || heard {
+	if err != nil || port == 0 || isKnockPort(c, port) {
 		return nil
 	}
 	return []Finding{{Odd, "address", fmt.Sprintf("clients knock on udp/%d, and knock_ports does not have it", port),

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -16,11 +17,11 @@ func checkKnockPorts(c *config.Config, h *host) []Finding {
 	for _, k := range c.KnockPorts {
 		served := h.listensForOthers(spa.UDP, k.Port)
 		if !k.Shared && len(served) > 0 {
-			found = append(found, Finding{Problem, "knock_ports", fmt.Sprintf("%s on this host serves udp/%d, and the guard keeps packets to it away", by(served), k.Port),
+			found = append(found, Finding{Weak, "knock_ports", fmt.Sprintf("%s on this host serves udp/%d too: connection tracking is kept from seeing what comes and goes there, and what answers shows the port", by(served), k.Port),
 				fmt.Sprintf("another port, or { port = %d, shared = true }", k.Port)})
 		}
 		if k.Shared && len(served) == 0 {
-			found = append(found, Finding{Odd, "knock_ports", fmt.Sprintf("udp/%d is said to be shared, and nothing on this host serves it: the host answers for the port that it is closed", k.Port),
+			found = append(found, Finding{Odd, "knock_ports", fmt.Sprintf("udp/%d is said to be shared, and nothing on this host serves it: connection tracking holds an entry for each knock, and nobody needs it", k.Port),
 				fmt.Sprintf("%d in place of { port = %[1]d, shared = true }", k.Port)})
 		}
 	}
@@ -40,58 +41,6 @@ func by(ls []listener) string {
 	return strings.Join(names, ", ")
 }
 
-// sshServers are the names of processes that let people in by ssh.
-var sshServers = []string{"sshd", "dropbear", "tinysshd"}
-
-// checkSSH looks for an ssh server on a port that nothing guards.
-func checkSSH(c *config.Config, h *host) []Finding {
-	activated := sshSocketPorts(h.root)
-	var found []Finding
-	var seen []uint16
-	for _, l := range h.listeners {
-		port := l.local.Port()
-		if l.Proto != spa.TCP || !lets(l, activated) || slices.Contains(seen, port) || !h.unguarded(c, l) {
-			continue
-		}
-		seen = append(seen, port)
-		who := "sshd"
-		if slices.Contains(l.held, "systemd") {
-			who = "sshd, by way of systemd's ssh.socket,"
-		}
-		found = append(found, Finding{Weak, fmt.Sprintf("tcp/%d", port), fmt.Sprintf("%s listens at %s, and no service guards it: strangers see it", who, l.local),
-			fmt.Sprintf("add \"tcp/%d\" to the ports of a service, or have sshd listen elsewhere", port)})
-	}
-	return found
-}
-
-// lets reports whether it is an ssh server that waits there.
-func lets(l listener, activated []uint16) bool {
-	if slices.ContainsFunc(l.held, func(name string) bool { return slices.Contains(sshServers, name) }) {
-		return true
-	}
-	return slices.Contains(l.held, "systemd") && slices.Contains(activated, l.local.Port())
-}
-
-// unguarded reports whether a stranger reaches a socket without a knock.
-func (h *host) unguarded(c *config.Config, l listener) bool {
-	if l.local.Addr().IsLoopback() || c.Guards(spa.Service{Proto: l.Proto, Port: l.local.Port()}) {
-		return false
-	}
-	if h.rules == nil {
-		return true
-	}
-	ways := h.approaches(c)
-	if !l.local.Addr().IsUnspecified() {
-		ways = h.waysTo(c, l.local.Addr())
-	}
-	for _, is4 := range []bool{true, false} {
-		if o, ok := h.judge(ways, is4, l.Proto, l.local.Port()); ok && o.Verdict != survey.Drops {
-			return true
-		}
-	}
-	return false
-}
-
 // checkServed looks for services behind whose ports there is nothing. A range is seldom used as a
 // whole, and a UDP service may come to be when it is wanted.
 func checkServed(c *config.Config, h *host) []Finding {
@@ -105,6 +54,53 @@ func checkServed(c *config.Config, h *host) []Finding {
 		}
 	}
 	return found
+}
+
+// checkShutHere looks for programs of this host at ports that belong only to services at other
+// addresses. The guard shuts such a port here to everyone.
+func checkShutHere(c *config.Config, h *host) []Finding {
+	if c.Firewall.Backend == "dry-run" {
+		return nil
+	}
+	var found []Finding
+	for _, s := range c.Services {
+		if len(s.Addresses) == 0 {
+			continue
+		}
+		var shut []listener
+		one := said{}
+		for _, l := range h.listeners {
+			if contains(s.Ports, l.Proto, l.local.Port()) && !l.local.Addr().IsLoopback() && !h.opensHere(c, l) {
+				shut = append(shut, l)
+				one.add(single(l.Proto, l.local.Port()))
+			}
+		}
+		if len(shut) > 0 {
+			found = append(found, Finding{Odd, "service." + s.Name, fmt.Sprintf("it has addresses of its own, and %s listens on %s of this host: there the guard shuts the port to everyone", by(shut), portList(one.ports)),
+				fmt.Sprintf("nothing, if nobody is to use it here; otherwise another service with ports = [%s] and no addresses", quoted(one.ports))})
+		}
+	}
+	return found
+}
+
+// opensHere reports whether a service can open a socket of this host: one that has no addresses of
+// its own, or that of the socket among them.
+func (h *host) opensHere(c *config.Config, l listener) bool {
+	return slices.ContainsFunc(c.Services, func(s config.Service) bool {
+		if !contains(s.Ports, l.Proto, l.local.Port()) {
+			return false
+		}
+		return len(s.Addresses) == 0 || slices.ContainsFunc(s.Addresses, func(a netip.Addr) bool {
+			return a == l.local.Addr() || l.local.Addr().IsUnspecified() && h.has(a)
+		})
+	})
+}
+
+// has reports whether an address is one of this host's.
+func (h *host) has(a netip.Addr) bool {
+	return slices.ContainsFunc(h.links, func(l survey.Link) bool {
+		return slices.ContainsFunc(l.Prefixes, func(p netip.Prefix) bool { return p.Addr() == a })
+	})
 }
 
 // expected reports whether something should wait at a port of the service at all times.

@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"sallyport/spa/config"
@@ -163,38 +162,4 @@ func (h *host) includes(path, text string, depth int) bool {
 		}
 	}
 	return false
-}
-
-// sshSocketPorts returns the ports that systemd holds for sshd.
-func sshSocketPorts(root string) []uint16 {
-	var ports []uint16
-	for _, name := range []string{"ssh.socket", "sshd.socket"} {
-		for _, dir := range []string{"usr/lib/systemd/system", "lib/systemd/system", "etc/systemd/system", "run/systemd/generator"} {
-			path := filepath.Join(root, dir, name)
-			more, _ := filepath.Glob(path + ".d/*.conf")
-			for _, file := range append([]string{path}, more...) {
-				ports = append(ports, streams(file)...)
-			}
-		}
-	}
-	return ports
-}
-
-// streams returns the ports of a unit's ListenStream lines: "22", "0.0.0.0:22", "[::]:22".
-func streams(file string) []uint16 {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil
-	}
-	var ports []uint16
-	for line := range strings.Lines(string(data)) {
-		value, ok := strings.CutPrefix(strings.TrimSpace(line), "ListenStream=")
-		if !ok {
-			continue
-		}
-		if n, err := strconv.ParseUint(value[strings.LastIndex(value, ":")+1:], 10, 16); err == nil {
-			ports = append(ports, uint16(n))
-		}
-	}
-	return ports
 }

@@ -89,12 +89,46 @@ func checkTables(c *config.Config, h *host) []Finding {
 	if h.rules == nil || c.Firewall.Backend == "dry-run" {
 		return nil
 	}
-	ways := h.approaches(c)
 	if c.Firewall.Mode == "admit" {
-		return append(checkAdmit(c, h, ways), checkUntracked(c, h, ways)...)
+		return append(checkAdmit(c, h, h.approaches(c)), checkUntracked(c, h)...)
 	}
-	found := collect(c, h, ways, func(o survey.Outcome) (Finding, survey.Place) { return blocked(o), o.At })
-	return append(found, checkUntracked(c, h, ways)...)
+	found := collect(c, h, func(o survey.Outcome) (Finding, survey.Place) { return blocked(o), o.At })
+	return append(found, checkUntracked(c, h)...)
+}
+
+// A destination is ports that grants open, and the ways to them.
+type destination struct {
+	ports []spa.Ports
+	ways  []approach
+}
+
+// destinations are this host, and each address at which a service is.
+func (h *host) destinations(c *config.Config) []destination {
+	here := destination{ways: h.approaches(c)}
+	var others []destination
+	for _, s := range c.Services {
+		if len(s.Addresses) == 0 {
+			here.ports = append(here.ports, s.Ports...)
+		}
+		for _, to := range s.Addresses {
+			others = append(others, destination{s.Ports, h.waysBy(c, to)})
+		}
+	}
+	return append([]destination{here}, others...)
+}
+
+// waysBy returns the ways to an address of this host or of a machine behind it.
+func (h *host) waysBy(c *config.Config, to netip.Addr) []approach {
+	if ways := h.waysTo(c, to); len(ways) > 0 {
+		return ways
+	}
+	var ways []approach
+	for _, a := range h.approaches(c) {
+		if a.to.Is4() == to.Is4() {
+			ways = append(ways, approach{a.link, to})
+		}
+	}
+	return ways
 }
 
 // blocked words an outcome that does not let in; the zero Finding is one that does.
@@ -106,15 +140,17 @@ func blocked(o survey.Outcome) Finding {
 		return Finding{Severity: Odd, Text: "may drop new connections to %s: a condition in it cannot be judged from here"}
 	case o.Sources:
 		return Finding{Severity: Odd, Text: "drops new connections to %s, except from certain addresses: whoever is granted from elsewhere does not get in"}
-	case o.Forwarded.IsValid():
+	case o.Forwarded.IsValid() && o.Redirected:
 		return Finding{Severity: Problem, Text: "drops what is led from %s to " + o.Forwarded.String() + ": the guard cannot open what another table drops"}
+	case o.Forwarded.IsValid():
+		return Finding{Severity: Problem, Text: "drops new connections to %s at " + o.Forwarded.Addr().String() + ": the guard cannot open what another table drops"}
 	}
 	return Finding{Severity: Problem, Text: "drops new connections to %s: the guard cannot open what another table drops"}
 }
 
 // checkUntracked looks for ports whose connections are not tracked.
-func checkUntracked(c *config.Config, h *host, ways []approach) []Finding {
-	return collect(c, h, ways, func(o survey.Outcome) (Finding, survey.Place) {
+func checkUntracked(c *config.Config, h *host) []Finding {
+	return collect(c, h, func(o survey.Outcome) (Finding, survey.Place) {
 		if o.Untracked == survey.Passes {
 			return Finding{}, o.Notrack
 		}
@@ -124,26 +160,29 @@ func checkUntracked(c *config.Config, h *host, ways []approach) []Finding {
 }
 
 // collect judges every guarded port in both families, and words what is found once for each place.
-func collect(c *config.Config, h *host, ways []approach, word func(survey.Outcome) (Finding, survey.Place)) []Finding {
+func collect(c *config.Config, h *host, word func(survey.Outcome) (Finding, survey.Place)) []Finding {
 	var order []string
 	byPlace := make(map[string]*said)
-	for _, is4 := range []bool{true, false} {
-		each(c.Guarded(), func(proto spa.Proto, port uint16) {
-			o, ok := h.judge(ways, is4, proto, port)
-			if !ok {
-				return
-			}
-			f, at := word(o)
-			if f.Severity == "" {
-				return
-			}
-			key := at.String() + f.Text
-			if byPlace[key] == nil {
-				byPlace[key] = &said{Finding: f, at: at}
-				order = append(order, key)
-			}
-			byPlace[key].add(proto, port)
-		})
+	say := func(f Finding, at survey.Place, ports spa.Ports) {
+		if f.Severity == "" {
+			return
+		}
+		key := at.String() + f.Text
+		if byPlace[key] == nil {
+			byPlace[key] = &said{Finding: f, at: at}
+			order = append(order, key)
+		}
+		byPlace[key].add(ports)
+	}
+	for _, d := range h.destinations(c) {
+		for _, is4 := range []bool{true, false} {
+			each(d.ports, func(proto spa.Proto, port uint16) {
+				if o, ok := h.judge(d.ways, is4, proto, port); ok {
+					f, at := word(o)
+					say(f, at, single(proto, port))
+				}
+			})
+		}
 	}
 	var found []Finding
 	for _, key := range order {
@@ -159,19 +198,19 @@ type said struct {
 	ports []spa.Ports
 }
 
-// add joins a port to the range that it continues.
-func (s *said) add(proto spa.Proto, port uint16) {
+// add joins ports to the range that they continue.
+func (s *said) add(ports spa.Ports) {
 	for i := range s.ports {
 		p := &s.ports[i]
-		if p.Contains(proto, port) {
+		if p.Contains(ports.Proto, ports.Low) && ports.High <= p.High {
 			return
 		}
-		if p.Proto == proto && p.High+1 == port {
-			p.High = port
+		if p.Proto == ports.Proto && p.High+1 == ports.Low {
+			p.High = ports.High
 			return
 		}
 	}
-	s.ports = append(s.ports, spa.Ports{Proto: proto, Low: port, High: port})
+	s.ports = append(s.ports, ports)
 }
 
 func (s *said) finding() Finding {
@@ -197,6 +236,10 @@ func portList(ports []spa.Ports) string {
 	return strings.Join(texts, ", ")
 }
 
+func single(proto spa.Proto, port uint16) spa.Ports {
+	return spa.Ports{Proto: proto, Low: port, High: port}
+}
+
 // each calls do for every port of the ranges.
 func each(ranges []spa.Ports, do func(spa.Proto, uint16)) {
 	for _, p := range ranges {
@@ -209,7 +252,7 @@ func each(ranges []spa.Ports, do func(spa.Proto, uint16)) {
 // checkAdmit looks at the administrator's own table where grants go into it: a stranger has to be
 // kept out, and whoever is in a set has to be let in.
 func checkAdmit(c *config.Config, h *host, ways []approach) []Finding {
-	found := collect(c, h, ways, func(o survey.Outcome) (Finding, survey.Place) { return open(c, o), survey.Place{} })
+	found := collect(c, h, func(o survey.Outcome) (Finding, survey.Place) { return open(c, o), survey.Place{} })
 	for i := range found {
 		found[i].Subject = "firewall.mode"
 		found[i].Advice = fmt.Sprintf("let the table %s %s drop it but for the members of the set", c.Firewall.Admit.Family, c.Firewall.Admit.Table)
@@ -244,7 +287,7 @@ func checkAdmitted(c *config.Config, h *host, ways []approach, is4 bool, family,
 	each(c.Guarded(), func(proto spa.Proto, port uint16) {
 		if o, ok := h.judge(ways, is4, proto, port, set); ok && o.Verdict == survey.Drops {
 			s.at = o.At
-			s.add(proto, port)
+			s.add(single(proto, port))
 		}
 	})
 	if len(s.ports) == 0 {
@@ -253,62 +296,4 @@ func checkAdmitted(c *config.Config, h *host, ways []approach, is4 bool, family,
 	addr := map[bool]string{true: "ip", false: "ip6"}[is4]
 	return []Finding{{Problem, "firewall.admit", fmt.Sprintf("over %s no rule lets the members of the set %s in to %s: %s drops them too", family, name, portList(s.ports), s.at),
 		fmt.Sprintf("a rule in the chain that drops: %s saddr . meta l4proto . th dport @%s accept", addr, name)}}
-}
-
-// checkIngress looks for knocks that are dropped before the sniffer sees them.
-func checkIngress(c *config.Config, h *host) []Finding {
-	if h.rules == nil {
-		return nil
-	}
-	var found []Finding
-	for _, k := range c.KnockPorts {
-		for _, a := range h.approaches(c) {
-			o := h.rules.AtIngress(survey.Packet{Proto: spa.UDP, Port: k.Port, To: a.to, In: a.link})
-			if o.Verdict == survey.Drops && !o.Sources {
-				found = append(found, Finding{Problem, "knock_ports", fmt.Sprintf("%s drops what comes to udp/%d on %s before a knock can be seen", o.At, k.Port, a.link),
-					o.At.Allow(spa.Ports{Proto: spa.UDP, Low: k.Port, High: k.Port})})
-				break
-			}
-		}
-	}
-	return found
-}
-
-// probePorts are ports on which hardly anything ever listens: what becomes of them is what becomes
-// of a closed port.
-var probePorts = []uint16{1, 4, 6, 8, 10, 12}
-
-// checkClosed tells whether guarded ports look like the other closed ports of this host.
-func checkClosed(c *config.Config, h *host) []Finding {
-	if h.rules == nil || c.Firewall.Mode == "admit" || c.Firewall.Backend == "dry-run" || len(c.Services) == 0 {
-		return nil
-	}
-	ways := h.approaches(c)
-	for _, port := range probePorts {
-		if c.Guards(spa.Service{Proto: spa.TCP, Port: port}) || len(h.listens(spa.TCP, port)) > 0 {
-			continue
-		}
-		o, ok := h.judge(ways, true, spa.TCP, port)
-		if !ok {
-			o, ok = h.judge(ways, false, spa.TCP, port)
-		}
-		if !ok || o.Verdict == survey.Perhaps || o.Sources {
-			return nil
-		}
-		answers := o.Verdict == survey.Passes || o.Answer == survey.Reset
-		return hides(c.Firewall.Closed, answers, o.Answer == survey.Unreachable)
-	}
-	return nil
-}
-
-// hides compares the answer of guarded ports with that of others.
-func hides(closed string, answers, icmp bool) []Finding {
-	switch {
-	case answers && closed == "drop":
-		return []Finding{{Odd, "firewall.closed", "the closed ports of this host answer, and guarded ones are silent: a scanner sees which are guarded",
-			`closed = "reject", or a firewall of the host that drops what is not allowed`}}
-	case !answers && !icmp && closed == "reject":
-		return []Finding{{Odd, "firewall.closed", "the closed ports of this host are silent, and guarded ones answer: a scanner sees which are guarded", `closed = "drop"`}}
-	}
-	return nil
 }

@@ -95,8 +95,8 @@ func (s *scene) enable(unit string) {
 	s.file("etc/systemd/system/multi-user.target.wants/"+unit, "")
 }
 
-// hold has a process of that name hold a listening socket.
-func (s *scene) hold(name, addr string) {
+// hold has a process of that name hold listening sockets.
+func (s *scene) hold(name string, addrs ...string) {
 	s.t.Helper()
 	sleep := lab.NeedProgram(s.t, "sleep", "apt-get install coreutils")
 	path := filepath.Join(s.t.TempDir(), name)
@@ -105,12 +105,14 @@ func (s *scene) hold(name, addr string) {
 	}
 	cmd := exec.Command(path, "600")
 	err := s.on.Do(func() error {
-		l, err := listenTCP(addr)
-		if err != nil {
-			return err
+		for _, addr := range addrs {
+			l, err := listenTCP(addr)
+			if err != nil {
+				return err
+			}
+			defer l.Close()
+			cmd.ExtraFiles = append(cmd.ExtraFiles, l)
 		}
-		defer l.Close()
-		cmd.ExtraFiles = []*os.File{l}
 		return s.on.Start(cmd)
 	})
 	if err != nil {
@@ -170,29 +172,31 @@ const admits4, admits6 = "ip saddr . meta l4proto . th dport @spa4 accept\n", "i
 func TestHost(t *testing.T) {
 	lab.NeedProgram(t, "nft", "apt-get install nftables")
 	for _, test := range hostTests() {
-		t.Run(test.name, func(t *testing.T) {
-			s := newScene(t, test.config)
-			if test.spoil != nil {
-				test.spoil(s)
-			}
-			h := s.look()
-			if test.pretend != nil {
-				test.pretend(h)
-			}
-			found := check(t.Context(), s.config.Dir, now, h)
-			if test.want == "" {
-				if len(found) != 0 {
-					t.Errorf("got %+v, want nothing", found)
-				}
-				return
-			}
-			if len(found) != 1 || !says(found, test.want, test.says) {
-				t.Errorf("got %+v, want a %q that says %q", found, test.want, test.says)
-			}
-			if len(found) > 0 && found[0].Advice == "" {
-				t.Error("it does not say what to do")
-			}
-		})
+		t.Run(test.name, test.run)
+	}
+}
+
+func (test hostTest) run(t *testing.T) {
+	s := newScene(t, test.config)
+	if test.spoil != nil {
+		test.spoil(s)
+	}
+	h := s.look()
+	if test.pretend != nil {
+		test.pretend(h)
+	}
+	found := check(t.Context(), s.config.Dir, now, h)
+	if test.want == "" {
+		if len(found) != 0 {
+			t.Errorf("got %+v, want nothing", found)
+		}
+		return
+	}
+	if len(found) != 1 || !says(found, test.want, test.says) {
+		t.Errorf("got %+v, want a %q that says %q", found, test.want, test.says)
+	}
+	if len(found) > 0 && found[0].Advice == "" {
+		t.Error("it does not say what to do")
 	}
 }
 

@@ -143,7 +143,7 @@ func socketTests() []hostTest {
 		}, want: Odd, says: []string{"service.s80", "but for itself"}},
 		{name: "served by DNAT", config: services("tcp/80"), spoil: beside("table ip nat { chain pre { type nat hook prerouting priority -100; tcp dport 80 redirect to :22; }\n}\nadd rule inet filter input tcp dport 80 accept")},
 		{name: "knock port in use", spoil: func(s *scene) { s.listenUDP("0.0.0.0:62201") },
-			want: Problem, says: []string{"knock_ports", "udp/62201", "shared = true"}},
+			want: Weak, says: []string{"knock_ports", "udp/62201", "shared = true"}},
 		{name: "knock port in use on loopback", spoil: func(s *scene) { s.listenUDP("127.0.0.1:62201") }},
 		{name: "shared with nobody", config: func(c *config.Config) { c.KnockPorts = []config.KnockPort{{Port: 62201, Shared: true}} },
 			want: Odd, says: []string{"knock_ports", "nothing on this host serves it"}},

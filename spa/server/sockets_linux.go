@@ -38,10 +38,14 @@ func listeners() ([]listener, error) {
 			found = append(found, listener{Proto: file.proto, local: local})
 		}
 	}
-	err := holders(func(inode, name string) {
+	err := holders(func(inode, name string, pid int) {
 		for _, i := range byInode[inode] {
-			if !slices.Contains(found[i].held, name) {
-				found[i].held = append(found[i].held, name)
+			l := &found[i]
+			if !slices.Contains(l.held, name) {
+				l.held = append(l.held, name)
+			}
+			if !slices.Contains(startOthers, name) {
+				l.pids = append(l.pids, pid)
 			}
 		}
 	})
@@ -65,7 +69,7 @@ func parseSocket(text string) (netip.AddrPort, bool) {
 
 // holders tells of each socket that a process holds. It ends with the first error of those that
 // mean that not all could be seen.
-func holders(tell func(inode, name string)) error {
+func holders(tell func(inode, name string, pid int)) error {
 	processes, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return err
@@ -83,10 +87,14 @@ func holders(tell func(inode, name string)) error {
 		if err != nil {
 			continue // it ended meanwhile
 		}
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil {
+			continue
+		}
 		for _, fd := range fds {
 			target, _ := os.Readlink(dir + "/fd/" + fd.Name()) // "" where it was closed meanwhile
 			if inode, ok := strings.CutPrefix(target, "socket:["); ok {
-				tell(strings.TrimSuffix(inode, "]"), plain(strings.TrimSpace(string(comm))))
+				tell(strings.TrimSuffix(inode, "]"), plain(strings.TrimSpace(string(comm))), pid)
 			}
 		}
 	}

@@ -43,7 +43,12 @@ type listener struct {
 	spa.Proto
 	local netip.AddrPort
 	held  []string // names of the processes that hold it; none: not known
+	pids  []int    // the processes themselves, but for those in startOthers
 }
+
+// startOthers are programs that listen for many services, and start each when somebody comes.
+// Two ports of one of them say nothing. Those of systemd are known by its units.
+var startOthers = []string{"systemd", "inetd", "xinetd"}
 
 // clock is what the kernel says of it (adjtimex(2)).
 type clock struct {
