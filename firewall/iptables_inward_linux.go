@@ -2,7 +2,8 @@ package firewall
 
 import (
 	"fmt"
-	"strings"
+
+	"sallyport/spa"
 )
 
 // What comes in. The laws are those of the guard by nftables: see guardRules, doorRules, linkRules
@@ -30,24 +31,19 @@ func (s *script) guard() {
 		s.add(c, "-p %s -m conntrack --ctdir ORIGINAL --ctstate NEW,RELATED %s %s", proto, s.marked(), s.unmark())
 	}
 	// Nobody else speaks for this host; its own multicast comes back to it.
-	forged := "-m addrtype --src-type LOCAL ! --dst-type MULTICAST"
+	single := "-m addrtype ! --dst-type MULTICAST"
 	if !s.v6 {
-		forged += " -m addrtype ! --dst-type BROADCAST"
+		single += " -m addrtype ! --dst-type BROADCAST"
 	}
-	s.guarded(c, sportEnd, forged+" -j DROP")
-	s.add(c, "-p %s -m conntrack --ctstate INVALID -j %s", s.icmp(), chainQuoted)
-	s.add(c, "-p %s -m conntrack --ctstate RELATED %s -j %s", s.icmp(), s.unmarked(), chainQuoted)
-	// A new flow of a target's own comes from where the routing has the target. That can be asked
-	// only here.
-	s.targets(c, saddrEnd, sportEnd, fmt.Sprintf("-m conntrack --ctstate NEW %s -m rpfilter --invert -j DROP", s.unmarked()))
+	for _, kind := range []string{"LOCAL", "ANYCAST"} {
+		s.guarded(c, sportEnd, fmt.Sprintf("-m addrtype --src-type %s %s -j DROP", kind, single))
+	}
+	// What a target sends comes from where the routing has the target: else its new flows are not
+	// its own. That can be asked only here.
+	for _, state := range []string{s.unmarked(), "-m conntrack --ctstate INVALID,UNTRACKED"} {
+		s.targets(c, saddrEnd, sportEnd, state+" -m rpfilter --invert -j DROP")
+	}
 	s.elsewhere()
-}
-
-func (s *script) icmp() string {
-	if s.v6 {
-		return "ipv6-icmp"
-	}
-	return "icmp"
 }
 
 // elsewhere leads on what is for a guarded address and port.
@@ -141,59 +137,23 @@ func (s *script) arrived(p place) {
 }
 
 // admitted lets pass what belongs to a flow that the guard has admitted, and what begins one that
-// it admits.
+// it admits. The mark alone does not say that door has let the beginning of a flow pass: another
+// tool may have set it since. But what arrived for a guarded port was at door.
 func (s *script) admitted(chain string, p place) {
-	s.add(chain, "-p tcp -m tcp --tcp-flags SYN,ACK SYN -m conntrack ! --ctstate NEW -g %s", chainEntry+p.suffix)
+	for _, at := range s.portsAt(p) {
+		s.add(chain, "-p %v -m conntrack --ctstate NEW,RELATED --ctorigdstport %d:%d %s -j RETURN", at.Proto, at.Low, at.High, s.marked())
+	}
+	s.add(chain, "-m conntrack --ctstate NEW,RELATED -g %s", chainEntry+p.suffix)
+	s.add(chain, "-p tcp -m tcp --tcp-flags SYN,ACK SYN -g %s", chainEntry+p.suffix)
 	s.add(chain, "%s -j RETURN", s.marked())
 	s.add(chain, "-g %s", chainEntry+p.suffix)
 }
 
-// quoted drops ICMP errors that belong to no admitted flow and quote a packet from a guarded port:
-// see quotedRules. Where rules cannot look into a packet, all errors to this host that belong to no
-// such flow are dropped.
-func (s *script) quoted() {
-	for _, t := range s.r.Targets {
-		for _, a := range t.Addresses {
-			if s.ours(a) {
-				s.add(chainQuoted, "-d %s -g %s", a, chainQuote)
-			}
-		}
+// portsAt are the ports that are guarded at a place.
+func (s *script) portsAt(p place) []spa.Ports {
+	if p.suffix == "" {
+		return s.r.Guarded
 	}
-	if s.v6 {
-		for _, kind := range []string{"LOCAL", "ANYCAST"} { // they are unicast, too
-			s.add(chainQuoted, "-m addrtype --dst-type %s -g %s", kind, chainQuote)
-		}
-	}
-	s.add(chainQuoted, "-m addrtype ! --dst-type UNICAST -g %s", chainQuote)
-	if !s.r.quotes {
-		s.add(chainQuote, "-j DROP")
-		return
-	}
-	drop := func(unless bool, test string) {
-		not := map[bool]string{true: "! "}[unless]
-		s.add(chainQuote, `-m u32 %s--u32 "%s" -j DROP`, not, test)
-	}
-	proto, port := quotes4+"16>>16&0xFF", quotes4+"28>>16"
-	if s.v6 {
-		proto, port = "52>>8&0xFF", "88>>16"
-		drop(true, "4>>8&0xFF=58") // an extension header before the error
-		drop(true, proto+"="+joined(plainProtocols))
-	} else {
-		drop(true, quotes4+"8>>24&0xF=5") // options
-	}
-	all := Config{Guarded: s.r.Guarded, Targets: s.r.Targets}
-	for _, p := range all.everyPort() {
-		drop(false, fmt.Sprintf("%s=%d&&%s=%d:%d", proto, p.Proto, port, p.Low, p.High))
-	}
-}
-
-// quotes4 is where an ICMP message begins, behind an IPv4 header of any length.
-const quotes4 = "0>>22&0x3C@"
-
-func joined(numbers []byte) string {
-	words := make([]string, 0, len(numbers))
-	for _, n := range numbers {
-		words = append(words, fmt.Sprint(n))
-	}
-	return strings.Join(words, ",")
+	all := Config{Targets: s.r.Targets}
+	return all.everyPort()
 }

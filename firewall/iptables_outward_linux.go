@@ -66,9 +66,6 @@ func (s *script) begins() {
 
 // passing looks at what is forwarded to services at targets, and from them.
 func (s *script) passing() {
-	if len(s.r.Targets) == 0 {
-		return
-	}
 	s.trusted(chainPassing, "-i", "-o")
 	// What another table's DNAT leads there has not been at door.
 	s.targets(chainPassing, daddrEnd, dportEnd, "-g "+chainPassed)

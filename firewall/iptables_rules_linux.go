@@ -29,20 +29,20 @@ type guardRules struct {
 // FORWARD to passing. Chains that end with "there" are for targets, which have grants of their
 // own; their namesakes are for this host.
 const (
-	chainGuard  = "spa-guard"
-	chainQuoted = "spa-quoted" // ICMP errors that belong to no admitted flow
-	chainQuote  = "spa-quote"  // of them, those to this host or a target
-	chainHere   = "spa-here"   // to this host
-	chainDoor   = "spa-door"   // to a guarded port
-	chainCut    = "spa-cut"    // to one whose sessions end with the grant
-	chainEntry  = "spa-entry"  // looks for a grant
-	chainLinks  = "spa-links"  // from a link-local address
-	chainLink   = "spa-link"   // remembers its link
-	chainEnter  = "spa-enter"  // counts those who come in by a grant
-	chainAdmit  = "spa-admit"  // marks the flow, and remembers who was admitted
+	chainGuard = "spa-guard"
+	chainHere  = "spa-here"  // to this host
+	chainDoor  = "spa-door"  // to a guarded port
+	chainCut   = "spa-cut"   // to one whose sessions end with the grant
+	chainEntry = "spa-entry" // looks for a grant
+	chainLinks = "spa-links" // from a link-local address
+	chainLink  = "spa-link"  // remembers its link
+	chainEnter = "spa-enter" // counts those who come in by a grant
+	chainAdmit = "spa-admit" // marks the flow, and remembers who was admitted
 
 	chainArrive  = "spa-arrive"
 	chainArrived = "spa-arrived" // to a guarded port, by whatever name it went before
+	chainError   = "spa-error"   // an ICMP error
+	chainQuoted  = "spa-quoted"  // that belongs to no admitted flow
 
 	chainRevive = "spa-revive"
 	chainBegun  = "spa-begun" // from a guarded port
@@ -73,10 +73,10 @@ func tables() [2]table {
 		{"raw", []string{chainKnock, chainReceipt},
 			[][2]string{{"PREROUTING", chainKnock}, {"OUTPUT", chainReceipt}}},
 		{"mangle", []string{
-			chainGuard, chainQuoted, chainQuote, chainHere,
+			chainGuard, chainHere,
 			chainDoor, chainCut, chainEntry, chainDoor + there, chainCut + there, chainEntry + there,
 			chainLinks, chainLink, chainEnter, chainAdmit,
-			chainArrive, chainArrived, chainArrived + there,
+			chainArrive, chainArrived, chainArrived + there, chainError, chainQuoted,
 			chainRevive, chainBegun, chainBegun + there, chainHush, chainShun, chainOwn, chainSpeak,
 			chainPassing, chainPassed,
 		}, [][2]string{{"PREROUTING", chainGuard}, {"INPUT", chainArrive}, {"OUTPUT", chainRevive}, {"FORWARD", chainPassing}}},
@@ -110,12 +110,13 @@ func (r *guardRules) script(v6 bool) *script {
 	s.knock()
 	s.receipt()
 	s.guard()
-	s.quoted()
 	s.links()
 	s.admit()
 	s.arrive()
 	s.revive()
 	s.passing()
+	s.errors()
+	s.quoted()
 	s.begins()
 	for _, p := range places {
 		s.door(p)

@@ -1,0 +1,63 @@
+package firewall
+
+import (
+	"fmt"
+	"strings"
+)
+
+// ICMP errors to sockets behind guarded ports: see quotedJumps. They are looked at where they are
+// delivered, or forwarded to a target.
+
+// errors leads ICMP errors on. The kernel hands no other ICMP message to a socket of TCP or UDP.
+func (s *script) errors() {
+	proto, match, types := "icmp", "icmp --icmp-type", []int{3, 4, 5, 11, 12}
+	if s.v6 {
+		proto, match, types = "ipv6-icmp", "icmp6 --icmpv6-type", []int{1, 2, 3, 4}
+	}
+	for _, kind := range types {
+		does := fmt.Sprintf("-p %s -m %s %d -j %s", proto, match, kind, chainError)
+		s.add(chainArrive, "%s", does)
+		for _, t := range s.r.Targets {
+			for _, a := range t.Addresses {
+				if s.ours(a) {
+					s.add(chainPassing, "-d %s %s", a, does)
+				}
+			}
+		}
+	}
+	s.add(chainError, "-m conntrack --ctstate INVALID,UNTRACKED -g %s", chainQuoted)
+	s.add(chainError, "-m conntrack --ctstate RELATED %s -g %s", s.unmarked(), chainQuoted)
+}
+
+// quoted drops ICMP errors that belong to no admitted flow and quote a packet from a guarded port:
+// see quotedRules. Where rules cannot look into a packet, all of them are dropped.
+func (s *script) quoted() {
+	if !s.r.quotes {
+		s.add(chainQuoted, "-j DROP")
+		return
+	}
+	drop := func(not, test string) { s.add(chainQuoted, `-m u32 %s--u32 "%s" -j DROP`, not, test) }
+	proto, port := quotes4+"16>>16&0xFF", quotes4+"28>>16"
+	if s.v6 {
+		proto, port = "52>>8&0xFF", "88>>16"
+		drop("! ", "4>>8&0xFF=58") // an extension header before the error
+		drop("! ", proto+"="+joined(plainProtocols))
+	} else {
+		drop("! ", quotes4+"8>>24&0xF=5") // options
+	}
+	all := Config{Guarded: s.r.Guarded, Targets: s.r.Targets}
+	for _, p := range all.everyPort() {
+		drop("", fmt.Sprintf("%s=%d&&%s=%d:%d", proto, p.Proto, port, p.Low, p.High))
+	}
+}
+
+// quotes4 is where an ICMP message begins, behind an IPv4 header of any length.
+const quotes4 = "0>>22&0x3C@"
+
+func joined(numbers []byte) string {
+	words := make([]string, 0, len(numbers))
+	for _, n := range numbers {
+		words = append(words, fmt.Sprint(n))
+	}
+	return strings.Join(words, ",")
+}
