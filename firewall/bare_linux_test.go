@@ -40,9 +40,10 @@ func TestBareGuardStandsFirst(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").newSite(t, nil)
 	path := filepath.Join(s.config.programs, "iptables-restore")
 	s.must(os.Rename(path, path+"-real"))
-	seen := filepath.Join(s.config.programs, "seen")
+	seen := s.config.lock // the helper's programs can write nothing else
+	s.must(os.WriteFile(seen, nil, 0o600))
 	fakeProgram(t, s.config.programs, "iptables-restore", `in=$(/bin/cat)
-case "$in" in *conntrack*) [ -e `+seen+` ] || iptables-save -t mangle >`+seen+`;; esac
+case "$in" in *conntrack*) [ -s `+seen+` ] || iptables-save -t mangle >`+seen+`;; esac
 printf '%s\n' "$in" | `+path+`-real "$@"`)
 	s.open()
 	s.load(0)

@@ -67,7 +67,7 @@ func (g *Grant) check(now time.Time) error {
 			return err
 		}
 	}
-	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !a.IsValid() }) {
+	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !a.IsValid() || a.IsUnspecified() }) {
 		return errors.New("firewall: a grant to an invalid address")
 	}
 	if left(g.Until, now) <= 0 {

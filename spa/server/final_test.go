@@ -123,8 +123,8 @@ func (f *final) kill() {
 	f.s.policy = policy.New(c, f.s.firewall)
 }
 
-// An ending is what takes something from alice, or from all at an address.
-type ending struct {
+// A finale is what takes something from alice, or from all at an address.
+type finale struct {
 	name      string
 	closed    []string // nil: everything
 	everybody bool     // of those at the address
@@ -132,11 +132,11 @@ type ending struct {
 }
 
 // endings are all of them.
-func endings() []ending {
+func endings() []finale {
 	revoke := func(r control.Request) func(f *final) {
 		return func(f *final) { f.s.revoke(f.Context(), r) }
 	}
-	ends := []ending{
+	ends := []finale{
 		{"revoke client", nil, false, revoke(control.Request{Client: "alice"})},
 		{"revoke client, cut", nil, false, revoke(control.Request{Client: "alice", Cut: true})},
 		{"revoke address", nil, true, revoke(control.Request{Source: netip.MustParseAddr("192.0.2.2")})},
@@ -147,7 +147,7 @@ func endings() []ending {
 		}},
 	}
 	for _, services := range asks {
-		ends = append(ends, ending{fmt.Sprint("close ", services), services, false, func(f *final) {
+		ends = append(ends, finale{fmt.Sprint("close ", services), services, false, func(f *final) {
 			c := f.command("alice", spa.TypeClose, f.at.Add(-f.delay), services...)
 			if got := f.deliver(f.packet(c, f.at.Add(-f.delay), "192.0.2.2"), f.at); got != spa.Closed {
 				f.Errorf("the close is answered: %v", got)
@@ -209,7 +209,7 @@ func TestEndsAreFinal(t *testing.T) {
 }
 
 // try uses the server for a while, has the end come, and then what was held back.
-func (f *final) try(e ending, killed bool) (tried int) {
+func (f *final) try(e finale, killed bool) (tried int) {
 	f.Helper()
 	var granted []command
 	for range 2 {
@@ -243,7 +243,7 @@ func (f *final) try(e ending, killed bool) (tried int) {
 }
 
 // before makes what was first stamped before the end.
-func (f *final) before(e ending, granted []command, answered time.Time) (list []late) {
+func (f *final) before(e finale, granted []command, answered time.Time) (list []late) {
 	until := answered
 	if e.closed != nil { // the client's own clock decides, and it made the close so long ago
 		until = answered.Add(-f.delay)
@@ -277,7 +277,7 @@ func (f *final) before(e ending, granted []command, answered time.Time) (list []
 }
 
 // since makes what the end does not concern.
-func (f *final) since(e ending, answered time.Time) (list []late) {
+func (f *final) since(e finale, answered time.Time) (list []late) {
 	add := func(client, from string, made time.Time, services ...string) {
 		what := fmt.Sprintf("%s's %v of %v since", client, services, made.Sub(answered))
 		c := f.command(client, spa.TypeOpen, made, services...)
@@ -296,7 +296,7 @@ func (f *final) since(e ending, answered time.Time) (list []late) {
 
 // ended reports whether the end is one of these services, or of some of their ports. Where they are too
 // many, everything is taken for ended.
-func (f *final) ended(e ending, services []string) bool {
+func (f *final) ended(e finale, services []string) bool {
 	if e.closed == nil || slices.Contains(e.closed, "span") || slices.Contains(services, "span") {
 		return true
 	}
