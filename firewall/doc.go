@@ -101,8 +101,8 @@
 //
 // Where the kernel has no nftables the same guard is made of chains named spa-... in the
 // tables raw and mangle, for IPv4 and IPv6, by iptables-nft or iptables-legacy. Jumps to
-// them stand first in PREROUTING and OUTPUT. None of them accepts: what the guard lets pass
-// goes on to the rules of others. Programs are run by a helper process: see Helper.
+// them stand first in PREROUTING, INPUT, FORWARD and OUTPUT. None of them accepts: what the guard
+// lets pass goes on to the rules of others. Programs are run by a helper process: see Helper.
 //
 // Grants are elements of ipsets, which are told over netlink: no program is run for a
 // grant, nobody waits for the lock of iptables, and the kernel ends them, up to a second

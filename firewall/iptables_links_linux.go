@@ -135,7 +135,7 @@ func (b *ipt) meet(ls []lease) (undo func() error, err error) {
 
 // link makes setLinks say of a source what near says, which was something else.
 func (b *ipt) link(source netip.Addr, was *neighbor) error {
-	now, is := time.Now(), b.near[source]
+	now, is := b.cfg.Now(), b.near[source]
 	if is == nil {
 		delete(b.near, source)
 	}

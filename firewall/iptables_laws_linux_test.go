@@ -1,0 +1,209 @@
+package firewall
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/spa/lab"
+)
+
+// twoLinks gives the gateway a second link, and fe80::1 on both; so that fe80::a is alice's on the
+// first and a stranger's on the second.
+func (s *site) twoLinks() (stranger *lab.Host, first, second uint32) {
+	s.Helper()
+	stranger = lab.New(s, "stranger")[0]
+	s.must(lab.Link(s.gw, "out", stranger, "eth0"))
+	s.must(s.gw.AddAddr("vs", "fe80::1/64"))
+	s.must(s.gw.AddAddr("out", "fe80::1/64"))
+	s.must(s.client.AddAddr("vc", "fe80::a/64"))
+	s.must(stranger.AddAddr("eth0", "fe80::a/64"))
+	index := func(dev string) uint32 {
+		i, _, err := s.gw.Interface(dev)
+		s.must(err)
+		return uint32(i)
+	}
+	return stranger, index("vs"), index("out")
+}
+
+// near is a grant of tcp/22 for fe80::a on a link.
+func near(client string, link uint32, last time.Duration) Grant {
+	g := sshGrant(client, "2001:db8::2", last)
+	g.Source = netip.MustParseAddr("fe80::a").WithZone(strconv.Itoa(int(link)))
+	return g
+}
+
+// opensNear reports whether fe80::a of a host connects.
+func (s *site) opensNear(h *lab.Host, dev string, within time.Duration) net.Conn {
+	s.Helper()
+	index, _, err := h.Interface(dev)
+	s.must(err)
+	zone := "%" + strconv.Itoa(index) // names of interfaces are remembered across namespaces
+	c, err := lab.Dial(h, "fe80::a"+zone, "[fe80::1"+zone+"]:22", within)
+	if err != nil {
+		return nil
+	}
+	s.Cleanup(func() { c.Close() })
+	return c
+}
+
+// TestLinkLocalGrant is good on its link alone, and its sessions go on there.
+func TestLinkLocalGrant(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		stranger, first, _ := s.twoLinks()
+		s.must(s.Grant(s.Context(), []Grant{near("alice", first, long)}, time.Now()))
+		session := s.opensNear(s.client, "vc", lab.Patience)
+		if session == nil {
+			t.Fatal("alice is shut out on her link")
+		}
+		if s.opensNear(stranger, "eth0", silence) != nil {
+			t.Error("a stranger on another link is let in")
+		}
+		s.load(0)
+		if s.opensNear(s.client, "vc", lab.Patience) == nil {
+			t.Error("alice is shut out on her link after a load")
+		}
+		s.revoke(Match{})
+		if s.opensNear(s.client, "vc", silence) != nil {
+			t.Error("alice is let in without a grant")
+		}
+		s.echoes(session)
+	})
+}
+
+// TestOneLinkAtATime: sets cannot tell apart an address with grants on two links.
+func TestOneLinkAtATime(t *testing.T) {
+	iptablesOnly(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		stranger, first, second := s.twoLinks()
+		s.must(s.Grant(s.Context(), []Grant{near("alice", first, long)}, time.Now()))
+		err := s.Grant(s.Context(), []Grant{near("bob", second, long)}, time.Now())
+		if err == nil || !strings.Contains(err.Error(), "one link at a time") {
+			t.Fatalf("got %v, want that there is a grant on another link", err)
+		}
+		if s.opensNear(stranger, "eth0", silence) != nil {
+			t.Error("bob is let in by a grant that was refused")
+		}
+		s.revoke(Match{})
+		s.must(s.Grant(s.Context(), []Grant{near("bob", second, long)}, time.Now()))
+		if s.opensNear(stranger, "eth0", lab.Patience) == nil {
+			t.Error("bob is shut out on his link")
+		}
+		if s.opensNear(s.client, "vc", silence) != nil {
+			t.Error("alice is let in by bob's grant")
+		}
+	})
+}
+
+// TestLinkThatIsGone: for such a grant there is nothing to put in place.
+func TestLinkThatIsGone(t *testing.T) {
+	s := kindNamed(t, "iptables-nft").guarded(t, nil)
+	if err := s.Grant(s.Context(), []Grant{near("alice", 999, long)}, time.Now()); err == nil {
+		t.Error("got no error")
+	}
+	s.grant("alice", "192.0.2.2", long)
+	s.connect("192.0.2.2", "192.0.2.1", "22")
+}
+
+// TestUDPOfTheRevokedIsForgotten: what connection tracking has forgotten the guard remembers, over
+// a load too.
+func TestUDPOfTheRevokedIsForgotten(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, guard("udp/5000"))
+				gateway := net.JoinHostPort(f.gateway, "5000")
+				server := s.udp(s.gw, gateway)
+				client, other := s.udp(s.client, net.JoinHostPort(f.alice, "4000")), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+				s.grantPorts("one", f.alice, long, "udp/5000")
+				s.send(client, gateway)
+				if !s.gets(server, lab.Patience) {
+					t.Fatal("the question was lost")
+				}
+				s.revoke(Match{})
+				s.load(0)
+				s.forgetFlows()
+				server.WriteTo([]byte("news"), client.LocalAddr())
+				if s.gets(client, silence) {
+					t.Error("the server begins a flow with a client that was revoked")
+				}
+				s.send(client, gateway)
+				if s.gets(server, silence) {
+					t.Error("the client is let in again")
+				}
+				s.utters(server, other) // of the host's own
+				s.send(other, gateway)
+				if !s.gets(server, lab.Patience) {
+					t.Error("the answer to a flow of the host's own was lost")
+				}
+			})
+		}
+	})
+}
+
+// forgetFlows deletes all that connection tracking knows.
+func (s *site) forgetFlows() {
+	s.Helper()
+	s.must(s.gw.Do(func() error {
+		all, err := openSessions()
+		if err != nil {
+			return err
+		}
+		defer all.close()
+		var errs []error
+		err = all.entries(func(e *entry) { errs = append(errs, all.untrack(e)) })
+		return errors.Join(append(errs, err)...)
+	}))
+}
+
+// TestRedirectIsNoWayRound: another port that leads to a guarded one opens with it and, where
+// sessions are cut, ends with it.
+func TestRedirectIsNoWayRound(t *testing.T) {
+	iptablesOnly(t, func(t *testing.T, k kind) {
+		s := k.newSite(t, cutting("tcp/2300"))
+		accept := s.listen(":2300")
+		for _, program := range []string{"iptables", "ip6tables"} {
+			for port, to := range map[string]string{"2222": "22", "2323": "2300"} {
+				s.program(program, "-w", lockWait, "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "--dport", port, "-j", "REDIRECT", "--to-ports", to)
+			}
+		}
+		s.open()
+		s.load(0)
+		for _, f := range bothFamilies {
+			for _, port := range []string{"2222", "2323"} {
+				s.dark(f.alice, f.gateway, port)
+			}
+			s.grantPorts("alice", f.alice, long, "tcp/22", "tcp/2300")
+			s.dark(f.stranger, f.gateway, "2222")
+			kept := s.connect(f.alice, f.gateway, "2222")
+			cut := s.talk(accept, f.alice, f.gateway, "2323")
+			s.revoke(Match{})
+			s.echoes(kept)
+			s.mutual(cut, false)
+			s.dark(f.alice, f.gateway, "2222")
+		}
+	})
+}
+
+// TestForeignMemory: what rules fill is not filled where it is not ours.
+func TestForeignMemory(t *testing.T) {
+	s := kindNamed(t, "iptables-nft").newSite(t, nil)
+	s.must(s.gw.Do(func() error {
+		sets, err := openIPSets()
+		if err != nil {
+			return err
+		}
+		defer sets.close()
+		return sets.create(ipset{name: setName(setMet, false), kind: bitmapPort, low: 1, high: 9})
+	}))
+	s.open()
+	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
+	if !errors.Is(err, errForeignSet) {
+		t.Errorf("got %v, want that the set is not ours", err)
+	}
+}
