@@ -176,6 +176,7 @@ func TestKeepsHours(t *testing.T) {
 	}{
 		{"within", spans(t, "sun 08:00-12:05"), spans(t, "sun 08:00-12:05"), time.Time{}, true},
 		{"until the end, by a clock that was set by less than two seconds", spans(t, "sun 08:00-12:05"), nil, now.Add(5*time.Minute - time.Second), true},
+		{"until the end, by a clock that was set by two seconds", spans(t, "sun 08:00-12:05"), nil, now.Add(5*time.Minute - 2*time.Second), true},
 		{"past the end of the service's", spans(t, "sun 08:00-12:04"), nil, time.Time{}, false},
 		{"past the end of the client's", nil, spans(t, "sun 08:00-12:04"), time.Time{}, false},
 		{"not the service's hours any more", spans(t, "mon 08:00-18:00"), nil, time.Time{}, false},
@@ -186,8 +187,14 @@ func TestKeepsHours(t *testing.T) {
 		p := newPolicy(t, nil)
 		p.services[1].When = test.service
 		g := firewall.Grant{Client: "alice", Service: "ssh", Source: here, Ports: ports(t, "tcp/22"), Until: now.Add(5 * time.Minute)}
-		if got := p.Keeps(&keys.Client{Allow: []string{"ssh"}, When: test.client, Expires: test.expires}, g, now); got != test.want {
+		client := &keys.Client{Allow: []string{"ssh"}, When: test.client, Expires: test.expires}
+		if got := p.Keeps(client, g, now); got != test.want {
 			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
+		g.Until = now.Add(time.Second)
+		outside := open(test.service, now, 1) == 0 || open(test.client, now, 1) == 0
+		if got := p.Keeps(client, g, now); got == outside {
+			t.Errorf("%s, in its last second: got %v", test.name, got)
 		}
 	}
 }

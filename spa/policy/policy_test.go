@@ -123,6 +123,7 @@ func TestDenials(t *testing.T) {
 		{"allowed by port", allowed, []spa.Service{raw(spa.TCP, 22)}, held{}, 0},
 		{"expired", keys.Client{Allow: []string{"ssh"}, Expires: now}, []spa.Service{ssh}, held{}, spa.ReasonExpired},
 		{"expires later", keys.Client{Allow: []string{"ssh"}, Expires: now.Add(1)}, []spa.Service{ssh}, held{}, 0},
+		{"states its source", keys.Client{Name: "stating", Allow: []string{"ssh"}, RequireSource: true}, []spa.Service{ssh}, held{}, 0},
 		{"must state its source", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, []spa.Service{ssh}, held{}, spa.ReasonSourceRequired},
 		{"unknown service", allowed, []spa.Service{{Name: "imap"}}, held{}, spa.ReasonNoService},
 		{"not in allow", allowed, []spa.Service{mosh}, held{}, spa.ReasonNotAllowed},
@@ -136,6 +137,8 @@ func TestDenials(t *testing.T) {
 		{"as many grants as may be", allowed, []spa.Service{ssh}, holding(3), spa.ReasonTooManyGrants},
 		{"one fewer", allowed, []spa.Service{ssh}, holding(2), 0},
 		{"a refresh is not one more", allowed, []spa.Service{ssh}, holding(3, "ssh"), 0},
+		{"a refresh of more than may be by now", allowed, []spa.Service{ssh}, holding(4, "ssh"), 0},
+		{"a refresh of more ports than may be by now", allowed, []spa.Service{ssh}, append(wide(9000), holding(1, "ssh")...), 0},
 		{"from elsewhere it is one more", allowed, []spa.Service{ssh}, elsewhere(holding(3, "ssh")), spa.ReasonTooManyGrants},
 		{"parts of one grant are one", allowed, []spa.Service{ssh}, append(holding(1, "mosh"), holding(2, "mosh")...), 0},
 		{"as many ports as may be", allowed, []spa.Service{ssh}, wide(8192), spa.ReasonTooManyPorts},
@@ -144,7 +147,11 @@ func TestDenials(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			grants, err := newPolicy(t, test.held).Authorize(knock(test.client, test.ask...), here, now, now)
+			k := knock(test.client, test.ask...)
+			if k.Client.Name == "stating" {
+				k.Source = here
+			}
+			grants, err := newPolicy(t, test.held).Authorize(k, here, now, now)
 			if test.want == 0 {
 				if err != nil || len(grants) != len(test.ask) {
 					t.Fatalf("got %d grants and %v, want %d", len(grants), err, len(test.ask))
@@ -153,7 +160,14 @@ func TestDenials(t *testing.T) {
 			}
 			denial, ok := errors.AsType[*Denial](err)
 			if !ok || denial.Reason != test.want || grants != nil {
-				t.Errorf("got %v and %v, want %v", grants, err, test.want)
+				t.Fatalf("got %v and %v, want %v", grants, err, test.want)
+			}
+			text := test.want.String()
+			if denial.Service != "" {
+				text = denial.Service + ": " + text
+			}
+			if err.Error() != text {
+				t.Errorf("it says %q, want %q", err, text)
 			}
 		})
 	}
@@ -309,23 +323,25 @@ func TestClosable(t *testing.T) {
 	tests := []struct {
 		name   string
 		client keys.Client
-		ask    spa.Service
+		ask    []spa.Service
 		want   spa.Status
 	}{
-		{"allowed", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, ssh, 0},
-		{"unknown service", keys.Client{Allow: []string{"ssh"}}, spa.Service{Name: "imap"}, spa.ReasonNoService},
-		{"service of others", keys.Client{Allow: []string{"ssh"}}, mosh, spa.ReasonNotAllowed},
-		{"expired", keys.Client{Allow: []string{"ssh"}, Expires: now}, ssh, spa.ReasonExpired},
+		{"allowed", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, []spa.Service{ssh}, 0},
+		{"unknown service", keys.Client{Allow: []string{"ssh"}}, []spa.Service{{Name: "imap"}}, spa.ReasonNoService},
+		{"service of others", keys.Client{Allow: []string{"ssh"}}, []spa.Service{mosh}, spa.ReasonNotAllowed},
+		{"one is a service of others", keys.Client{Allow: []string{"ssh"}}, []spa.Service{ssh, mosh}, spa.ReasonNotAllowed},
+		{"expired", keys.Client{Allow: []string{"ssh"}, Expires: now}, []spa.Service{ssh}, spa.ReasonExpired},
 	}
 	for _, test := range tests {
-		err := newPolicy(t, holding(1000)).Closable(knock(test.client, test.ask), now)
+		err := newPolicy(t, holding(1000)).Closable(knock(test.client, test.ask...), now)
 		if denial, _ := errors.AsType[*Denial](err); (err != nil) != (test.want != 0) || err != nil && denial.Reason != test.want {
 			t.Errorf("%s: got %v, want %v", test.name, err, test.want)
 		}
 	}
 }
 
-// TestKeeps: what a client may not have any more it may not go on holding.
+// TestKeeps: what a client may not have any more it may not go on holding. What it may ask for again is
+// told from what was taken away.
 func TestKeeps(t *testing.T) {
 	prefixes := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/30")}
 	grant := firewall.Grant{Client: "alice", Service: "ssh", Source: here, Ports: ports(t, "tcp/22"), Until: now.Add(5 * time.Minute)}
@@ -334,18 +350,21 @@ func TestKeeps(t *testing.T) {
 		client *keys.Client
 		grant  func(*firewall.Grant)
 		want   bool
+		allows bool
 	}{
-		{"as before", &keys.Client{Allow: []string{"ssh"}}, nil, true},
-		{"no client any more", nil, nil, false},
-		{"revoked", &keys.Client{Allow: []string{"ssh"}, Revoked: now}, nil, false},
-		{"expired", &keys.Client{Allow: []string{"ssh"}, Expires: now}, nil, false},
-		{"not allowed any more", &keys.Client{Allow: []string{"mosh"}}, nil, false},
-		{"denied from there", &keys.Client{Allow: []string{"ssh"}, Deny: prefixes}, nil, false},
-		{"permitted from there", &keys.Client{Allow: []string{"ssh"}, From: prefixes}, nil, true},
-		{"longer than the client may", &keys.Client{Allow: []string{"ssh"}, MaxFor: time.Minute}, nil, false},
-		{"longer than the service may be open", &keys.Client{Allow: []string{"ssh"}}, func(g *firewall.Grant) { g.Until = now.Add(time.Hour) }, false},
-		{"ports that are not the service's", &keys.Client{Allow: []string{"ssh"}}, func(g *firewall.Grant) { g.Ports = ports(t, "tcp/23") }, false},
-		{"no such service any more", &keys.Client{Allow: []string{"imap"}}, func(g *firewall.Grant) { g.Service = "imap" }, false},
+		{"as before", &keys.Client{Allow: []string{"ssh"}}, nil, true, true},
+		{"no client any more", nil, nil, false, false},
+		{"no client any more, and no ports", nil, func(g *firewall.Grant) { g.Ports = nil }, false, false},
+		{"revoked", &keys.Client{Allow: []string{"ssh"}, Revoked: now}, nil, false, false},
+		{"expired", &keys.Client{Allow: []string{"ssh"}, Expires: now}, nil, false, false},
+		{"not allowed any more", &keys.Client{Allow: []string{"mosh"}}, nil, false, false},
+		{"denied from there", &keys.Client{Allow: []string{"ssh"}, Deny: prefixes}, nil, false, false},
+		{"permitted from there", &keys.Client{Allow: []string{"ssh"}, From: prefixes}, nil, true, true},
+		{"longer than the client may", &keys.Client{Allow: []string{"ssh"}, MaxFor: time.Minute}, nil, false, true},
+		{"as long as the service may be open", &keys.Client{Allow: []string{"ssh"}}, func(g *firewall.Grant) { g.Until = now.Add(10 * time.Minute) }, true, true},
+		{"longer than the service may be open", &keys.Client{Allow: []string{"ssh"}}, func(g *firewall.Grant) { g.Until = now.Add(time.Hour) }, false, true},
+		{"ports that are not the service's", &keys.Client{Allow: []string{"ssh"}}, func(g *firewall.Grant) { g.Ports = ports(t, "tcp/23") }, false, true},
+		{"no such service any more", &keys.Client{Allow: []string{"imap"}}, func(g *firewall.Grant) { g.Service = "imap" }, false, false},
 	}
 	for _, test := range tests {
 		g := grant
@@ -354,6 +373,9 @@ func TestKeeps(t *testing.T) {
 		}
 		if got := newPolicy(t, nil).Keeps(test.client, g, now); got != test.want {
 			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
+		if got := newPolicy(t, nil).Allows(test.client, g, now); got != test.allows {
+			t.Errorf("%s: allows: got %v, want %v", test.name, got, test.allows)
 		}
 	}
 }
