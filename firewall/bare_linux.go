@@ -51,6 +51,8 @@ func (d *draft) bareGuard() error {
 		// iifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
 	}
+	// meta l4proto != tcp meta l4proto != udp accept
+	d.rule(c, neitherTCPNorUDP(), accept())
 	if err := d.elsewhere(); err != nil {
 		return err
 	}

@@ -83,19 +83,28 @@ func (d *draft) guardRules() error {
 		// iifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
 	}
-	// A new flow has our mark from nobody else: not from a tool that sets all bits, nor from the
-	// flow in which connection tracking's helpers came to expect it.
-	// ct state new,related ct direction original ct mark and MARK == MARK ct mark set ct mark and ~MARK
-	d.rule(c, ctState(expr.CtStateBitNEW|expr.CtStateBitRELATED), isOriginal(), ctMarked(d.cfg.Mark), clearCtMark(d.cfg.Mark))
 	// Nobody else speaks for this host; its own multicast comes back to it. IPv4 has that check
 	// for itself, but not on bridges.
 	many, err := d.addressTypes(unix.RTN_BROADCAST, unix.RTN_MULTICAST)
 	if err != nil {
 		return err
 	}
-	// meta l4proto . th sport @guarded fib saddr type local fib daddr type != { broadcast, multicast } drop
-	d.rule(c, o.portIn(o.guarded, sport, false), isType(fibSource(), unix.RTN_LOCAL), exprs{fib(), lookup(many, true)}, drop())
-	d.quotedJumps()
+	own, err := d.addressTypes(unix.RTN_LOCAL, unix.RTN_ANYCAST)
+	if err != nil {
+		return err
+	}
+	// meta l4proto . th sport @guarded fib saddr type { local, anycast } fib daddr type != { broadcast, multicast } drop
+	d.rule(c, o.portIn(o.guarded, sport, false), exprs{fibSource(), lookup(own, false)}, exprs{fib(), lookup(many, true)}, drop())
+	if len(d.cfg.Targets) > 0 {
+		d.targetRules()
+	}
+	// The protocol first: a packet of another one may be too short to have ports.
+	// meta l4proto != tcp meta l4proto != udp accept
+	d.rule(c, neitherTCPNorUDP(), accept())
+	// A new flow has our mark from nobody else: not from a tool that sets all bits, nor from the
+	// flow in which connection tracking's helpers came to expect it.
+	// ct state new,related ct direction original ct mark and MARK == MARK ct mark set ct mark and ~MARK
+	d.rule(c, ctState(expr.CtStateBitNEW|expr.CtStateBitRELATED), isOriginal(), ctMarked(d.cfg.Mark), clearCtMark(d.cfg.Mark))
 	if err := d.elsewhere(); err != nil {
 		return err
 	}
@@ -104,13 +113,23 @@ func (d *draft) guardRules() error {
 	return nil
 }
 
+// targetRules drop what claims to come from a target but comes by another way than the routing has
+// for it, and ICMP errors about flows of its that were not admitted.
+func (d *draft) targetRules() {
+	for _, f := range d.objects.families() {
+		// ip saddr . meta l4proto . th sport @targets4 ct state new fib saddr . iif oif missing drop
+		d.rule(d.guard, f.target(outward).in(f.targets), ctState(expr.CtStateBitNEW), exprs{
+			&expr.Fib{Register: first, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true}, equal(native(0)),
+		}, drop())
+		// ip daddr @addresses4 meta l4proto icmp ... jump quoted
+		d.quotedJumps(d.guard, f.toExtra(f.daddr))
+	}
+}
+
 // elsewhere accepts what is for no guarded address, or for no guarded port. What cannot be read
 // that far is accepted nowhere.
 func (d *draft) elsewhere() error {
 	o, c := &d.objects, d.guard
-	// The protocol first: a packet of another one may be too short to have ports.
-	// meta l4proto != tcp meta l4proto != udp accept
-	d.rule(c, neitherTCPNorUDP(), accept())
 	for _, f := range o.families() {
 		// ip daddr . meta l4proto . th dport @targets4 goto door
 		d.rule(c, f.target(inward).in(f.targets), enter(o.door))
@@ -308,10 +327,22 @@ func (d *draft) arriveRules() {
 		// iifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
 	}
+	d.quotedJumps(c, exprs{})
 	// meta l4proto != tcp meta l4proto != udp accept
 	d.rule(c, neitherTCPNorUDP(), accept())
-	// ct mark and MARK == MARK accept
-	d.rule(c, ctMarked(d.cfg.Mark), accept())
+	if len(d.cfg.Cut) > 0 {
+		for _, f := range o.families() {
+			// meta l4proto . th dport @cut ip saddr . meta l4proto . th dport @met4 jump ended
+			d.rule(c, o.portIn(o.cut, dport, false), f.source(inward).in(f.met), jump(o.ended))
+		}
+	}
+	// meta l4proto udp ct mark and MARK == MARK accept
+	d.rule(c, l4proto(spa.UDP), ctMarked(d.cfg.Mark), accept())
+	// A bare SYN begins a flow: door has just marked it, or it is not admitted.
+	// tcp flags and (syn | ack) != syn ct mark and MARK == MARK accept
+	d.rule(c, tcpFlagsNot(syn|ack, syn), ctMarked(d.cfg.Mark), accept())
+	// meta l4proto tcp ct state new ct mark and MARK == MARK accept
+	d.rule(c, l4proto(spa.TCP), ctState(expr.CtStateBitNEW), ctMarked(d.cfg.Mark), accept())
 	for _, f := range o.families() {
 		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 update @met4 ... accept
 		d.rule(c, tcpFlags(syn, 0), f.carries(inward), d.admit(f, inward), accept())

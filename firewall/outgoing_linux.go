@@ -38,6 +38,15 @@ func (d *draft) begunRules() {
 		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 update @met4 ... return
 		d.rule(c, f.carries(outward), d.admit(f, outward), back())
 	}
+	if len(d.cfg.Cut) > 0 {
+		// A reset tells the client that the session is over.
+		// ct mark and MARK == MARK tcp flags and rst == rst return
+		d.rule(c, ctMarked(mark), tcpFlags(rst, rst), back())
+		for _, f := range o.families() {
+			// meta l4proto . th sport @cut ip daddr . meta l4proto . th sport @met4 drop
+			d.rule(c, o.portIn(o.cut, sport, false), f.source(outward).in(f.met), drop())
+		}
+	}
 	// ct mark and MARK == MARK return
 	d.rule(c, ctMarked(mark), back())
 	if d.refuse == Reject {
@@ -88,17 +97,13 @@ func (d *draft) passingRules() {
 		// ip daddr . meta l4proto . th dport @targets4 drop
 		d.rule(c, f.target(inward).in(f.targets), drop())
 	}
-	// A new flow of the target's own comes from where the routing has the target, and leads
+	// A new flow of the target's own came from where the routing has the target (guard), and leads
 	// elsewhere. On a bridge it cannot be told from a stranger's packet that claims to be one.
 	for _, f := range o.families() {
 		own := f.target(outward).in(f.targets)
 		unmarked := rule(own, ctState(expr.CtStateBitNEW), ctNotMarked(d.cfg.Mark))
 		// ip saddr . meta l4proto . th sport @targets4 ct state new ct mark and MARK != MARK meta iifkind "bridge" meta oifkind "bridge" drop
 		d.rule(c, unmarked, linkKind(metaIIFKind, "bridge"), linkKind(metaOIFKind, "bridge"), drop())
-		// ip saddr . meta l4proto . th sport @targets4 ct state new ct mark and MARK != MARK fib saddr . iif oif missing drop
-		d.rule(c, unmarked, exprs{
-			&expr.Fib{Register: first, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true}, equal(native(0)),
-		}, drop())
 		// ip saddr . meta l4proto . th sport @targets4 jump begun
 		d.rule(c, own, jump(o.begun))
 	}

@@ -3,6 +3,7 @@ package firewall
 import (
 	"encoding/binary"
 
+	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -13,21 +14,25 @@ import (
 // the quoted packet came from: also to one behind a guarded port, if it listens for errors
 // (IP_RECVERR). So an error that quotes a packet from a guarded port must belong to a flow that
 // the guard admitted. Connection tracking knows which flow a quoted packet is of; what is of none
-// is invalid. No message of IPv6's neighbour discovery is: those are untracked.
+// is invalid, or untracked where another table says so. Neighbour discovery is untracked too, and no
+// error.
 
-// quotedJumps lead ICMP messages that belong to no admitted flow to quoted.
-func (d *draft) quotedJumps() {
-	c := d.guard
+// quotedJumps lead ICMP messages that belong to no admitted flow from a chain to quoted, under a
+// condition.
+func (d *draft) quotedJumps(c *nft.Chain, condition exprs) {
 	for _, proto := range []spa.Proto{unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6} {
-		// meta l4proto icmp ct state invalid jump quoted
-		d.rule(c, l4proto(proto), ctState(expr.CtStateBitINVALID), jump(d.quoted))
-		// meta l4proto icmp ct state related ct mark and MARK != MARK jump quoted
-		d.rule(c, l4proto(proto), ctState(expr.CtStateBitRELATED), ctNotMarked(d.cfg.Mark), jump(d.quoted))
+		// CONDITION meta l4proto icmp ct state invalid,untracked jump quoted
+		d.rule(c, condition, l4proto(proto), ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), jump(d.quoted))
+		// CONDITION meta l4proto icmp ct state related ct mark and MARK != MARK jump quoted
+		d.rule(c, condition, l4proto(proto), ctState(expr.CtStateBitRELATED), ctNotMarked(d.cfg.Mark), jump(d.quoted))
 	}
 }
 
 // Offsets from the beginning of an ICMP message, behind whose 8 bytes the quoted packet begins.
 const (
+	icmpType = 0
+	// icmp6Informs is the first type that is no error (RFC 4443 2.1).
+	icmp6Informs  = 128
 	quotedHeader4 = 8      // version and length of the header
 	quotedProto4  = 8 + 9  // protocol
 	quotedPort4   = 8 + 20 // source port, behind a header without options
@@ -37,15 +42,22 @@ const (
 	noOptions     = 20 / 4 // of the header's length
 )
 
-// quotedRules drop what quotes a packet from a guarded port to this host or a target. What hides
+// quotedRules drop errors that quote a packet from a guarded port. What hides
 // the quoted port behind options or extension headers is dropped too: no packet from here has any.
 func (d *draft) quotedRules() {
 	o, c := &d.objects, d.quoted
-	for _, f := range o.families() {
-		// ip daddr != @addresses4 fib daddr type unicast return
-		d.rule(c, f.notExtra(f.daddr), isType(fib(), unix.RTN_UNICAST), back())
-	}
 	f4, f6 := o.families()[0], o.families()[1]
+	other := func(f *family, types ...byte) exprs {
+		es := f.match()
+		for _, t := range types {
+			es = append(es, quote(icmpType, 1), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{t}})
+		}
+		return es
+	}
+	// meta nfproto ipv4 @th,0,8 != 3 @th,0,8 != 4 @th,0,8 != 5 @th,0,8 != 11 @th,0,8 != 12 return
+	d.rule(c, other(f4, quotingTypes...), back())
+	// meta nfproto ipv6 @th,0,8 >= 128 return
+	d.rule(c, f6.match(), exprs{quote(icmpType, 1), &expr.Cmp{Op: expr.CmpOpGte, Register: first, Data: []byte{icmp6Informs}}}, back())
 	// meta nfproto ipv4 @th,64,8 and 0xf != 5 drop
 	d.rule(c, f4.match(), exprs{
 		quote(quotedHeader4, 1), and([]byte{ihl}), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{noOptions}},

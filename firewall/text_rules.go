@@ -122,9 +122,11 @@ func (w *nftText) closed() (rules list) {
 }
 
 func (w *nftText) quoted() (rules list) {
-	for _, f := range textFamilies() {
-		rules.add(f + " daddr != @addresses" + digit(f) + " fib daddr type unicast return")
+	other := "meta nfproto ipv4"
+	for _, t := range quotingTypes {
+		other += fmt.Sprintf(" @th,0,8 != %d", t)
 	}
+	rules.add(other+" return", "meta nfproto ipv6 @th,0,8 >= 128 return")
 	rules.add("meta nfproto ipv4 @th,64,8 & 0xf != 5 drop")
 	known := "meta nfproto ipv6"
 	for _, p := range plainProtocols {
@@ -170,6 +172,12 @@ func (w *nftText) begun() (rules list) {
 	w.eachGrant(outbound, func(f, granted string) { rules.add(granted + " " + w.admit(outbound, f) + " return") })
 	for _, f := range textFamilies() {
 		rules.add(outbound.carried(f) + " " + w.admit(outbound, f) + " return")
+	}
+	if len(w.Cut) > 0 {
+		rules.add(w.marked() + " tcp flags & rst == rst return")
+		for _, f := range textFamilies() {
+			rules.add("meta l4proto . th sport @cut " + outbound.source(f) + " @met" + digit(f) + " drop")
+		}
 	}
 	rules.add(w.marked() + " return")
 	if w.Closed == Reject {
@@ -250,18 +258,27 @@ func (w *nftText) trusted(names ...string) (rules list) {
 	return rules
 }
 
+func (w *nftText) quotedJumps(condition string) (rules list) {
+	for _, p := range []string{"icmp", "ipv6-icmp"} {
+		rules.add(
+			condition+"meta l4proto "+p+" ct state invalid,untracked jump quoted",
+			condition+"meta l4proto "+p+" ct state related "+w.unmarked()+" jump quoted",
+		)
+	}
+	return rules
+}
+
 func (w *nftText) guard() (rules list) {
 	rules.add("iif lo accept")
 	rules.add(w.trusted("iifname")...)
-	rules.add("ct state new,related ct direction original " + w.marked() + " " + w.clearMark())
-	rules.add("meta l4proto . th sport @guarded fib saddr type local fib daddr type != { broadcast, multicast } drop")
-	for _, p := range []string{"icmp", "ipv6-icmp"} {
-		rules.add(
-			"meta l4proto "+p+" ct state invalid jump quoted",
-			"meta l4proto "+p+" ct state related "+w.unmarked()+" jump quoted",
-		)
+	rules.add("meta l4proto . th sport @guarded fib saddr type { local, anycast } fib daddr type != { broadcast, multicast } drop")
+	if len(w.Targets) > 0 {
+		for _, f := range textFamilies() {
+			rules.add(outbound.target(f) + " @targets" + digit(f) + " ct state new fib saddr . iif oif missing drop")
+			rules.add(w.quotedJumps(f + " daddr @addresses" + digit(f) + " ")...)
+		}
 	}
-	rules.add(otherProtocols)
+	rules.add(otherProtocols, "ct state new,related ct direction original "+w.marked()+" "+w.clearMark())
 	for _, f := range textFamilies() {
 		rules.add(inbound.target(f) + " @targets" + digit(f) + " goto door")
 	}
@@ -282,7 +299,18 @@ func (w *nftText) claim() (rules list) {
 func (w *nftText) arrive() (rules list) {
 	rules.add("iif lo accept")
 	rules.add(w.trusted("iifname")...)
-	rules.add(otherProtocols, w.marked()+" accept")
+	rules.add(w.quotedJumps("")...)
+	rules.add(otherProtocols)
+	if len(w.Cut) > 0 {
+		for _, f := range textFamilies() {
+			rules.add("meta l4proto . th dport @cut " + inbound.source(f) + " @met" + digit(f) + " jump ended")
+		}
+	}
+	rules.add(
+		"meta l4proto udp "+w.marked()+" accept",
+		"tcp flags & (syn | ack) != syn "+w.marked()+" accept",
+		"meta l4proto tcp ct state new "+w.marked()+" accept",
+	)
 	rules.add(w.carried()...)
 	w.eachGrant(inbound, func(f, granted string) { rules.add(granted+" "+w.admit(inbound, f)+" accept", granted+" accept") })
 	rules.add("meta l4proto . th dport != @guarded accept", "goto refused")
@@ -317,7 +345,6 @@ func (w *nftText) passing() (rules list) {
 		unmarked := own + " ct state new " + w.unmarked()
 		rules.add(
 			unmarked+` meta iifkind "bridge" meta oifkind "bridge" drop`,
-			unmarked+" fib saddr . iif oif missing drop",
 			own+" jump begun",
 		)
 	}
@@ -345,6 +372,9 @@ func (w *nftText) hush() (rules list) {
 	}
 	return rules
 }
+
+// quotingTypes are those of ICMP errors (RFC 792).
+var quotingTypes = []byte{3, 4, 5, 11, 12}
 
 // plainProtocols are next headers behind which there is no further one.
 var plainProtocols = []byte{
