@@ -29,11 +29,19 @@ func (f *Firewall) Cut(ctx context.Context, gs []Grant) (int, error) {
 	if f.cfg.Mode == Admit {
 		mark = 0 // nothing marks what the host's own rules let in
 	}
-	n, err := f.sessions.cut(func(l flow) bool { return f.covers(gs, l) && !f.live(l) }, mark)
+	covered := func(l flow) bool { return f.covers(gs, l) && !f.live(l) }
+	n, err := f.sessions.cut(covered, f.target, mark)
 	if err != nil {
 		return n, fmt.Errorf("firewall: ending sessions: %w", err)
 	}
 	return n, nil
+}
+
+// target reports whether a service is at an address of its own that is this one.
+func (f *Firewall) target(a netip.Addr) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.cfg.portsAt(a)) > 0
 }
 
 // covers reports whether one of the grants is for the flow's address, port and destination.

@@ -32,8 +32,8 @@ const (
 // entry in the connection tracking table goes, so that to the guard what still arrives is
 // new, and what DNAT led on does not find its way any more. The other way round the reset
 // would belong to no flow.
-func (s *sessions) cut(kind func(flow) bool, mark uint32) (int, error) {
-	doomed, tracked, err := s.doomed(kind, mark)
+func (s *sessions) cut(kind func(flow) bool, target func(netip.Addr) bool, mark uint32) (int, error) {
+	doomed, tracked, err := s.doomed(kind, target, mark)
 	if err != nil {
 		return 0, err
 	}
@@ -68,7 +68,7 @@ func (s *sessions) cut(kind func(flow) bool, mark uint32) (int, error) {
 // doomed are the entries to delete, by the flow of the socket at this end, and all flows
 // that are tracked, seen from either side. A session whose server spoke first, when connection
 // tracking did not know it yet, is one from here to its client.
-func (s *sessions) doomed(kind func(flow) bool, mark uint32) (map[flow]*entry, map[flow]bool, error) {
+func (s *sessions) doomed(kind func(flow) bool, target func(netip.Addr) bool, mark uint32) (map[flow]*entry, map[flow]bool, error) {
 	entries, tracked := make(map[flow]*entry), make(map[flow]bool)
 	if !s.tracks {
 		return entries, tracked, nil
@@ -86,6 +86,8 @@ func (s *sessions) doomed(kind func(flow) bool, mark uint32) (map[flow]*entry, m
 		switch {
 		case (admitted || mark == 0 && (here[e.orig.dst] || e.orig.dst != e.reply.src)) && kind(in):
 			e.session, entries[server] = in, e
+		case admitted && (here[e.reply.src] || target(e.reply.src)) && kind(server): // led here from another port
+			e.session, entries[server] = server, e
 		case (admitted || mark == 0 && here[e.reply.dst]) && kind(out):
 			e.session, entries[began] = out, e
 		}

@@ -117,8 +117,8 @@ func (d *draft) guardRules() error {
 // for it, and ICMP errors about flows of its that were not admitted.
 func (d *draft) targetRules() {
 	for _, f := range d.objects.families() {
-		// ip saddr . meta l4proto . th sport @targets4 ct state new fib saddr . iif oif missing drop
-		d.rule(d.guard, f.target(outward).in(f.targets), ctState(expr.CtStateBitNEW), exprs{
+		// ip saddr . meta l4proto . th sport @targets4 ct state invalid,new,untracked fib saddr . iif oif missing drop
+		d.rule(d.guard, f.target(outward).in(f.targets), ctState(expr.CtStateBitINVALID|expr.CtStateBitNEW|expr.CtStateBitUNTRACKED), exprs{
 			&expr.Fib{Register: first, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true}, equal(native(0)),
 		}, drop())
 		// ip daddr @addresses4 meta l4proto icmp ... jump quoted
@@ -330,19 +330,9 @@ func (d *draft) arriveRules() {
 	d.quotedJumps(c, exprs{})
 	// meta l4proto != tcp meta l4proto != udp accept
 	d.rule(c, neitherTCPNorUDP(), accept())
-	if len(d.cfg.Cut) > 0 {
-		for _, f := range o.families() {
-			// meta l4proto . th dport @cut ip saddr . meta l4proto . th dport @met4 jump ended
-			d.rule(c, o.portIn(o.cut, dport, false), f.source(inward).in(f.met), jump(o.ended))
-		}
+	for _, f := range o.families() {
+		d.goesOn(c, f, exprs{})
 	}
-	// meta l4proto udp ct mark and MARK == MARK accept
-	d.rule(c, l4proto(spa.UDP), ctMarked(d.cfg.Mark), accept())
-	// A bare SYN begins a flow: door has just marked it, or it is not admitted.
-	// tcp flags and (syn | ack) != syn ct mark and MARK == MARK accept
-	d.rule(c, tcpFlagsNot(syn|ack, syn), ctMarked(d.cfg.Mark), accept())
-	// meta l4proto tcp ct state new ct mark and MARK == MARK accept
-	d.rule(c, l4proto(spa.TCP), ctState(expr.CtStateBitNEW), ctMarked(d.cfg.Mark), accept())
 	for _, f := range o.families() {
 		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 update @met4 ... accept
 		d.rule(c, tcpFlags(syn, 0), f.carries(inward), d.admit(f, inward), accept())
@@ -359,6 +349,21 @@ func (d *draft) arriveRules() {
 	d.rule(c, o.portIn(o.guarded, dport, true), accept())
 	// goto refused
 	d.rule(c, enter(d.refused))
+}
+
+// goesOn accepts the packets of admitted flows behind door, under a condition.
+func (d *draft) goesOn(c *nft.Chain, f *family, condition exprs) {
+	if len(d.cfg.Cut) > 0 {
+		// CONDITION meta l4proto . th dport @cut ip saddr . meta l4proto . th dport @met4 jump ended
+		d.rule(c, condition, d.portIn(d.cut, dport, false), f.source(inward).in(f.met), jump(d.ended))
+	}
+	// CONDITION meta nfproto ipv4 meta l4proto udp ct mark and MARK == MARK accept
+	d.rule(c, condition, f.match(), l4proto(spa.UDP), ctMarked(d.cfg.Mark), accept())
+	// A bare SYN begins a flow: door has just marked it, or it is not admitted.
+	// CONDITION meta nfproto ipv4 tcp flags and (syn | ack) != syn ct mark and MARK == MARK accept
+	d.rule(c, condition, f.match(), tcpFlagsNot(syn|ack, syn), ctMarked(d.cfg.Mark), accept())
+	// CONDITION meta nfproto ipv4 meta l4proto tcp ct state new ct mark and MARK == MARK accept
+	d.rule(c, condition, f.match(), l4proto(spa.TCP), ctState(expr.CtStateBitNEW), ctMarked(d.cfg.Mark), accept())
 }
 
 // addressTypes adds an anonymous set of types of addresses, for one rule.

@@ -92,8 +92,7 @@ func (d *draft) passingRules() {
 		// What another table's DNAT leads there has not been at door.
 		// ip saddr . ip daddr . meta l4proto . th dport @reach4 accept
 		d.rule(c, f.sourceAndTarget(inward).in(f.reach), accept())
-		// ip daddr . meta l4proto . th dport @targets4 ct mark and MARK == MARK accept
-		d.rule(c, f.target(inward).in(f.targets), ctMarked(d.cfg.Mark), accept())
+		d.goesOn(c, f, f.target(inward).in(f.targets))
 		// ip daddr . meta l4proto . th dport @targets4 drop
 		d.rule(c, f.target(inward).in(f.targets), drop())
 	}

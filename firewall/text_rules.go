@@ -274,7 +274,7 @@ func (w *nftText) guard() (rules list) {
 	rules.add("meta l4proto . th sport @guarded fib saddr type { local, anycast } fib daddr type != { broadcast, multicast } drop")
 	if len(w.Targets) > 0 {
 		for _, f := range textFamilies() {
-			rules.add(outbound.target(f) + " @targets" + digit(f) + " ct state new fib saddr . iif oif missing drop")
+			rules.add(outbound.target(f) + " @targets" + digit(f) + " ct state invalid,new,untracked fib saddr . iif oif missing drop")
 			rules.add(w.quotedJumps(f + " daddr @addresses" + digit(f) + " ")...)
 		}
 	}
@@ -296,21 +296,27 @@ func (w *nftText) claim() (rules list) {
 	return rules
 }
 
+func (w *nftText) goesOn(f, condition string) (rules list) {
+	if len(w.Cut) > 0 {
+		rules.add(condition + "meta l4proto . th dport @cut " + inbound.source(f) + " @met" + digit(f) + " jump ended")
+	}
+	family := "meta nfproto " + map[string]string{"ip": "ipv4", "ip6": "ipv6"}[f] + " "
+	rules.add(
+		condition+family+"meta l4proto udp "+w.marked()+" accept",
+		condition+family+"tcp flags & (syn | ack) != syn "+w.marked()+" accept",
+		condition+family+"meta l4proto tcp ct state new "+w.marked()+" accept",
+	)
+	return rules
+}
+
 func (w *nftText) arrive() (rules list) {
 	rules.add("iif lo accept")
 	rules.add(w.trusted("iifname")...)
 	rules.add(w.quotedJumps("")...)
 	rules.add(otherProtocols)
-	if len(w.Cut) > 0 {
-		for _, f := range textFamilies() {
-			rules.add("meta l4proto . th dport @cut " + inbound.source(f) + " @met" + digit(f) + " jump ended")
-		}
+	for _, f := range textFamilies() {
+		rules.add(w.goesOn(f, "")...)
 	}
-	rules.add(
-		"meta l4proto udp "+w.marked()+" accept",
-		"tcp flags & (syn | ack) != syn "+w.marked()+" accept",
-		"meta l4proto tcp ct state new "+w.marked()+" accept",
-	)
 	rules.add(w.carried()...)
 	w.eachGrant(inbound, func(f, granted string) { rules.add(granted+" "+w.admit(inbound, f)+" accept", granted+" accept") })
 	rules.add("meta l4proto . th dport != @guarded accept", "goto refused")
@@ -335,10 +341,10 @@ func (w *nftText) passing() (rules list) {
 	for _, f := range textFamilies() {
 		target := inbound.target(f) + " @targets" + digit(f)
 		rules.add(
-			inbound.sourceAndTarget(f)+" @reach"+digit(f)+" accept",
-			target+" "+w.marked()+" accept",
-			target+" drop",
+			inbound.sourceAndTarget(f) + " @reach" + digit(f) + " accept",
 		)
+		rules.add(w.goesOn(f, target+" ")...)
+		rules.add(target + " drop")
 	}
 	for _, f := range textFamilies() {
 		own := outbound.target(f) + " @targets" + digit(f)
