@@ -157,8 +157,11 @@ func (c *counter) refused() {
 	err = exchange(udp, netip.MustParseAddrPort(c.at("gateway's other", 5300)))
 	udp.Close()
 	if err == nil {
-		c.servers[i].speak(netip.MustParseAddrPort(c.at("client", 4001)))
-		err = eventually(func() bool { return c.servers[i].refused.Load() > before })
+		err = eventually(func() bool { // the client's kernel sends only so many errors in a second
+			c.servers[i].speak(netip.MustParseAddrPort(c.at("client", 4001)))
+			time.Sleep(50 * time.Millisecond)
+			return c.servers[i].refused.Load() > before
+		})
 	}
 	c.passes("an ICMP error about an admitted flow", err)
 }
