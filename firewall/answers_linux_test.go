@@ -222,13 +222,14 @@ func (s *site) quickRefusals() {
 
 func (s *site) sameAnswer(p scan, from, to string, sport, port, neighbour uint16) {
 	s.Helper()
-	var got, want []byte
 	ask := func(dport uint16) []byte {
 		return s.answerTo(p, netip.MustParseAddr(from), netip.MustParseAddr(to), sport, dport)
 	}
-	want = ask(neighbour)
-	same := func() bool { got, want = ask(port), ask(neighbour); return bytes.Equal(got, want) }
-	if !same() && !same() { // once more: a limit of the kernel's for all errors may have been reached
-		s.Errorf("%s to %s port %d:\n%s\nport %d answers\n%s", p.name, to, port, hex.Dump(got), neighbour, hex.Dump(want))
+	var got, want []byte
+	for range 3 { // a limit of the kernel's for all errors may have been reached
+		if got, want = ask(port), ask(neighbour); bytes.Equal(got, want) {
+			return
+		}
 	}
+	s.Errorf("%s to %s port %d:\n%s\nport %d answers\n%s", p.name, to, port, hex.Dump(got), neighbour, hex.Dump(want))
 }
