@@ -112,12 +112,22 @@
 // The newer kind of iptables tells of each change; tables of the older one are compared
 // twice a second, and so is whether sets were emptied while something lives in them.
 //
-// Differences from nftables: strangers' packets can only be dropped; mode Admit is refused;
-// another tool's flush while no daemon runs opens the ports; a session of a port in
-// Config.Cut that DNAT leads on, and in which only the other machine speaks, does not end
-// with its grant by itself (Cut ends it); single elements that another tool takes out of a set
-// are not noticed; after a first load a flow may, for ten minutes, speak to every guarded port
-// to which its address had a flow.
+// Differences from nftables:
+//
+//   - strangers' packets can only be dropped; mode Admit is refused;
+//   - another tool's flush while no daemon runs opens the ports; single elements that another tool
+//     takes out of a set are not noticed, and neither is that it empties the sets of who was
+//     admitted;
+//   - a link-local address has grants on one link at a time, a second is refused; its sessions are
+//     told apart by interface, not by port;
+//   - no table has a chain behind the translation of sources: a session of a port in Config.Cut
+//     that DNAT leads to another machine, and in which only that machine speaks, does not end with
+//     its grant by itself (Cut ends it). A masqueraded flow from a guarded port needs no mark: its
+//     answers go to the machine that it is of;
+//   - where br_netfilter is loaded after the guard, a bridged stranger can claim to be a target
+//     until the next load; an ICMP error is dropped whatever it quotes where xt_u32 is missing;
+//   - after a first load a flow may, for ten minutes, speak to every guarded port to which its
+//     address had a flow.
 //
 // Not protected:
 //
