@@ -217,8 +217,12 @@ func (d *draft) eachGrant(w heading, do func(*family, exprs)) {
 		do(f, rule(here, f.source(w).in(f.grants)))
 	}
 	f := o.families()[1]
-	// iif . ip6 saddr . meta l4proto . th dport @near
-	do(f, f.linkAndSource(w).in(o.near))
+	here := exprs{}
+	if len(d.cfg.Targets) > 0 {
+		here = f.target(w).notIn(f.targets)
+	}
+	// [ip6 daddr . meta l4proto . th dport != @targets6] iif . ip6 saddr . meta l4proto . th dport @near
+	do(f, rule(here, f.linkAndSource(w).in(o.near)))
 }
 
 // linkRules let a link-local source through to the rest of door only on a link on which it was

@@ -96,7 +96,11 @@ func (w *nftText) eachGrant(e words, do func(f, granted string)) {
 		}
 		do(f, here+e.source(f)+" @grants"+digit(f))
 	}
-	do("ip6", e.linkAndSource()+" @near")
+	here := ""
+	if len(w.Targets) > 0 {
+		here = e.target("ip6") + " != @targets6 "
+	}
+	do("ip6", here+e.linkAndSource()+" @near")
 }
 
 const otherProtocols = "meta l4proto != tcp meta l4proto != udp accept"

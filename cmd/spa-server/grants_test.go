@@ -21,9 +21,10 @@ func TestThousandGrants(t *testing.T) {
 	g.rewrite("server.toml", `ports = \["tcp/80"\]`, `ports = ["tcp/10000-10127"]`)
 	g.rewrite("clients/alice.toml", `allow = .*`, `allow = ["tcp/10000-10127"]`)
 	owners := []spa.Sender{sender(g.profile()), sender(g.enrol("bob", "tcp/10000-10127"))}
+	g.keepFresh()
 	g.start()
 	const last = 10 * time.Minute
-	g.openThousand(owners, last)
+	g.openThousand(owners, last, request)
 	want := g.grants()
 	if len(want) != 1024 || g.status().Grants != 1024 {
 		t.Fatalf("%d grants listed, %d counted, want 1024", len(want), g.status().Grants)
@@ -46,7 +47,7 @@ func TestThousandGrants(t *testing.T) {
 	for _, owner := range []string{"alice", "bob"} {
 		g.fails(0, "revoke", owner, "--config", g.dir)
 	}
-	ends := g.openThousand(owners, 3*time.Second)
+	ends := g.openThousand(owners, 3*time.Second, latest) // made after the revocation by any clock
 	g.server.stop(syscall.SIGKILL)
 	lab.Eventually(t, "the kernel to end all grants", func() bool { return g.elements("grants4") == 0 })
 	if early := time.Until(ends); early > time.Second {
@@ -55,12 +56,12 @@ func TestThousandGrants(t *testing.T) {
 }
 
 // openThousand opens 1,024 ports, and returns when the last of them is shut again.
-func (g *gateway) openThousand(owners []spa.Sender, last time.Duration) (ends time.Time) {
+func (g *gateway) openThousand(owners []spa.Sender, last time.Duration, made func() spa.Request) (ends time.Time) {
 	g.t.Helper()
 	for i := 2; i <= 9; i++ {
 		from := fmt.Sprintf("192.0.2.%d", i)
 		for port := uint16(10000); port < 10128; port += 8 {
-			r := request()
+			r := made()
 			r.For, r.Services = last, nil
 			for n := range uint16(8) {
 				r.Services = append(r.Services, spa.Service{Proto: spa.TCP, Port: port + n})
