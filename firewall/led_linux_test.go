@@ -24,55 +24,58 @@ func (s *site) redirect() {
 	})
 }
 
-// TestPortThatLeadsToAGuardedOne: behind the rewriting it takes a grant for the guarded port, and a
-// grant for a port that leads to it if that is guarded too. check says so.
+// TestPortThatLeadsToAGuardedOne: behind the rewriting it takes a grant for the guarded port, or, if
+// the port that leads there is guarded too, one for that. check says so.
 func TestPortThatLeadsToAGuardedOne(t *testing.T) {
-	for _, own := range []bool{false, true} {
-		for _, f := range bothFamilies {
-			name := map[bool]string{false: "not guarded", true: "guarded too"}[own]
-			t.Run(f.name+"/"+name, func(t *testing.T) {
-				s := newSite(t, func(c *Config) {
-					if own {
-						guard("tcp/2222")(c)
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, own := range []string{"", "tcp/2222"} {
+			for _, f := range bothFamilies {
+				t.Run(f.name+" "+own, func(t *testing.T) {
+					s := k.newSite(t, func(c *Config) {
+						if own != "" {
+							guard(own)(c)
+						}
+					})
+					s.redirect()
+					s.connect(f.stranger, f.gateway, "2222")
+					s.open()
+					s.load(0)
+					s.dark(f.stranger, f.gateway, "2222")
+					g := sshGrant("alice", f.alice, long)
+					if own != "" {
+						g.Ports[0] = ports(own)
+					}
+					s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+					s.connect(f.alice, f.gateway, "2222")
+					s.dark(f.stranger, f.gateway, "2222")
+					if own != "" {
+						s.dark(f.alice, f.gateway, "22")
 					}
 				})
-				s.redirect()
-				s.connect(f.stranger, f.gateway, "2222")
-				s.open()
-				s.load(0)
-				s.dark(f.stranger, f.gateway, "2222")
-				g := sshGrant("alice", f.alice, long)
-				if own {
-					g.Ports[0] = ports("tcp/2222")
-				}
-				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-				s.connect(f.alice, f.gateway, "2222")
-				s.dark(f.stranger, f.gateway, "2222")
-				if own {
-					s.dark(f.alice, f.gateway, "22")
-				}
-			})
+			}
 		}
-	}
+	})
 }
 
 // TestPublishedTarget: a port that leads to a target is as shut as the target, and open to those
 // who have a grant for that.
 func TestPublishedTarget(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := newSite(t, func(c *Config) {
-				c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: []spa.Ports{ports("tcp/22")}}}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.newSite(t, func(c *Config) {
+					c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: []spa.Ports{ports("tcp/22")}}}
+				})
+				s.inner()
+				s.publish(f)
+				s.connect(f.stranger, f.gateway, "2222")
+				s.open()
+				s.load(0)
+				s.dark(f.stranger, f.gateway, "2222")
+				s.must(s.Grant(t.Context(), []Grant{s.toInner("alice", f.alice, f)}, time.Now()))
+				s.connect(f.alice, f.gateway, "2222")
+				s.dark(f.stranger, f.gateway, "2222")
 			})
-			s.inner()
-			s.publish(f)
-			s.connect(f.stranger, f.gateway, "2222")
-			s.open()
-			s.load(0)
-			s.dark(f.stranger, f.gateway, "2222")
-			s.must(s.Grant(t.Context(), []Grant{s.toInner("alice", f.alice, f)}, time.Now()))
-			s.connect(f.alice, f.gateway, "2222")
-			s.dark(f.stranger, f.gateway, "2222")
-		})
-	}
+		}
+	})
 }
