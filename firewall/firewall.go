@@ -72,8 +72,8 @@ const (
 )
 
 // KnockPort is a UDP port on which knocks arrive. One that is not Shared belongs to us
-// alone: what arrives there is dropped, so that no ICMP error betrays it. A shared one is
-// served by the host itself and left alone.
+// alone: connection tracking does not see it, and the host answers as at any closed port. A
+// shared one is served by the host itself and left alone.
 type KnockPort struct {
 	Port   uint16
 	Shared bool

@@ -21,10 +21,11 @@ which keep the gateway or a client from working; settings that weaken it; and wh
 odd. With each it says what to do.
 
 It leads a made-up first packet of a stranger to every guarded port through all tables of
-nftables and iptables, and names the rule that would drop it. It looks for an sshd that
-nothing guards, what uses the knock ports, the clock, how full connection tracking is,
-what empties rule sets with nothing to put the guard back, and who may read and write the
-gateway's files.
+nftables and iptables, and names the rule that would drop it. It does the same with all
+other ports, and names those that lead to a guarded service. It looks for an sshd that
+nothing guards, for other ports of a guarded program, what shows or uses the knock ports,
+the clock, how full connection tracking is, what empties rule sets with nothing to put the
+guard back, and who may read and write the gateway's files.
 
 Some of that only root may see: what was not looked at is said.
 

@@ -137,8 +137,8 @@ COMMIT
 COMMIT
 `
 
-// TestDetours: a port that leads to a guarded service is named, and no other.
-func TestDetours(t *testing.T) {
+// TestOtherPorts: a port that leads to a guarded service is named, and no other.
+func TestOtherPorts(t *testing.T) {
 	lab.NeedProgram(t, "nft", "apt-get install nftables")
 	for _, test := range detourTests() {
 		t.Run(test.name, test.run)
