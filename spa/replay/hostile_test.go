@@ -35,7 +35,8 @@ func signAll(image []byte) {
 	}
 }
 
-// used is a journal with nonces, outcomes and floors of three keys in it.
+// used is the disk of a journal with nonces, outcomes and floors of three keys in it: a copy, since
+// the journal may still be writing the marks that it keeps ahead.
 func used(t testing.TB) *memDisk {
 	t.Helper()
 	j, d := fresh(t, config())
@@ -45,7 +46,7 @@ func used(t testing.TB) *memDisk {
 		wantErr(t, "Settle", j.Settle(uint64(n%3), packet(0, n, now).Request, []byte("granted")), nil)
 	}
 	wantErr(t, "SetFloor", j.SetFloor([16]byte{1}, start), nil)
-	return d
+	return copyOf(d)
 }
 
 // FuzzOpen: whatever a daemon that was taken over leaves in its journal, under good checksums, the
