@@ -40,7 +40,7 @@ func (w *world) pump() (stop func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		for see := newSight(); ctx.Err() == nil; time.Sleep(time.Millisecond) {
+		for see := newSight(); ctx.Err() == nil; time.Sleep(4 * time.Millisecond) {
 			for _, s := range w.allServers() {
 				s.look(see)
 			}
