@@ -81,6 +81,7 @@ func escapes(dir string, victim int) []attack {
 		{"call: socket of this host", func() error { return socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) }},
 		{"call: netlink socket", func() error { return socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE) }},
 		{"call: make memory executable", func() error { return executable() }},
+		{"call: map executable memory", func() error { return mapsCode() }},
 		{"call: be dumpable", func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) }},
 		{"call: change a mode", func() error { return unix.Chmod(in("write/file"), 0o666) }},
 		{"call: rename", func() error { return unix.Rename(in("write/file"), in("write/file")) }},
@@ -135,6 +136,14 @@ func executable() error {
 		return err
 	}
 	return errors.Join(unix.Mprotect(memory, unix.PROT_READ|unix.PROT_EXEC), unix.Munmap(memory))
+}
+
+func mapsCode() error {
+	memory, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return err
+	}
+	return unix.Munmap(memory)
 }
 
 func pidfd(pid int) error {

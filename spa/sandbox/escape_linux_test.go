@@ -92,7 +92,7 @@ func TestDropForPrograms(t *testing.T) {
 	}
 	// What programs are started for: that they run, map code, read /proc, and have sockets of iptables.
 	may := []string{"raise inheritable", "raise ambient", "bounding set", "raw socket", "exec file", "call: start a process", "call: socket",
-		"call: socket of this host", "call: netlink socket", "call: make memory executable", "call: limits", "file: look into a process"}
+		"call: socket of this host", "call: netlink socket", "call: make memory executable", "call: map executable memory", "call: limits", "file: look into a process"}
 	for name, err := range r.Results {
 		if slices.Contains(may, name) {
 			continue
