@@ -192,19 +192,23 @@ func TestLockHeld(t *testing.T) {
 			}
 			release()
 			lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
+			s.load(0)
+			if k.legacy && !started() {
+				t.Error("the guard was loaded, and no program was seen to start")
+			}
 		})
 	}
 }
 
-// notes reports whether a program was started since.
+// notes reports whether a program was started since: it writes to the lock, which it may.
 func (s *site) notes(program string) (started func() bool) {
 	s.Helper()
-	path, mark := filepath.Join(s.config.programs, program), filepath.Join(s.T.TempDir(), "started")
+	path, mark := filepath.Join(s.config.programs, program), s.config.lock
 	s.must(os.Rename(path, path+"-real"))
-	fakeProgram(s.T, s.config.programs, program, ">"+mark+"; exec "+path+`-real "$@"`)
+	fakeProgram(s.T, s.config.programs, program, "echo started >>"+mark+"; exec "+path+`-real "$@"`)
 	return func() bool {
-		_, err := os.Stat(mark)
-		return err == nil
+		info, err := os.Stat(mark)
+		return err == nil && info.Size() > 0
 	}
 }
 
