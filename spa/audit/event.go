@@ -40,27 +40,17 @@ const (
 	Closed
 )
 
+var verdicts = [...]string{
+	0: "invalid", Unopened: "unopened", Elsewhere: "elsewhere", Unspent: "unspent", Denied: "denied",
+	Failed: "failed", Repeated: "repeated", Granted: "granted", Closed: "closed",
+}
+
 // String returns the verdict as it stands in the audit log.
 func (v Verdict) String() string {
-	switch v {
-	case Unopened:
-		return "unopened"
-	case Elsewhere:
-		return "elsewhere"
-	case Unspent:
-		return "unspent"
-	case Denied:
-		return "denied"
-	case Failed:
-		return "failed"
-	case Repeated:
-		return "repeated"
-	case Granted:
-		return "granted"
-	case Closed:
-		return "closed"
+	if int(v) >= len(verdicts) {
+		return verdicts[0]
 	}
-	return "invalid"
+	return verdicts[v]
 }
 
 // Spent reports whether a packet with this verdict was spent: only these are recorded singly and answered.

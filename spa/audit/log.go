@@ -119,6 +119,9 @@ func (l *Log) Record(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counts[counterOf(e)]++
+	if e.Client == "" { // it did not authenticate
+		return
+	}
 	if !e.Verdict.Spent() {
 		l.tally(e)
 		return
@@ -165,11 +168,8 @@ func (c counter) String() string {
 }
 
 // tally counts a refusal of a packet that authenticated, for the next summary. There are at most
-// as many keys as clients times reasons; who does not authenticate adds none.
+// as many keys as clients times reasons.
 func (l *Log) tally(e Event) {
-	if e.Client == "" {
-		return
-	}
 	l.recent[tallyKey{e.Client, reason(e.Err)}]++
 	if e.Copied {
 		l.alarms[e.Client] = e.From.Addr().String()

@@ -77,16 +77,19 @@ func (s *Server) loop(ctx context.Context) error {
 	}
 }
 
-// take decides one packet, records what became of it, and answers it if it was spent.
+// take decides one packet, records what became of it, and answers it if it was spent. Nothing else is
+// ever answered.
 func (s *Server) take(ctx context.Context, p capture.Packet) {
 	s.line.Lock()
 	event := s.handle(ctx, p)
-	s.seen.note(event)
+	if event.Client != "" {
+		s.seen.note(event)
+	}
 	s.hub.tell(event) // before anybody can end what it gives
 	receipts := s.config.Receipts
 	s.line.Unlock()
 	s.audit.Record(event)
-	if receipts {
+	if receipts && event.Verdict.Spent() {
 		s.answer(p, event)
 	}
 }

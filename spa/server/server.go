@@ -174,9 +174,9 @@ func (s *Server) conclude(event audit.Event, v audit.Verdict, receipt spa.Receip
 	return event.As(v, event.Err)
 }
 
-// answer sends the receipt of a spent packet to where it came from. Nothing else is ever answered.
+// answer sends the receipt of a spent packet to where it came from.
 func (s *Server) answer(p capture.Packet, event audit.Event) {
-	if !event.Verdict.Spent() || s.responder == nil {
+	if s.responder == nil {
 		return
 	}
 	packet, err := spa.SealReceipt(event.Receipt, event.Knock, s.identity.Server)

@@ -45,11 +45,8 @@ const mostGranted = 32
 
 func newSightings() *sightings { return &sightings{of: make(map[string]*sighting)} }
 
-// note takes over what an event tells about its client.
+// note takes over what an event tells about its client, which the packet has authenticated.
 func (s *sightings) note(e audit.Event) {
-	if e.Client == "" {
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e.Verdict.Spent() {

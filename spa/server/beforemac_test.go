@@ -1,0 +1,234 @@
+package server
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/scanner"
+	"go/token"
+	"go/types"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/tools/go/packages"
+)
+
+// The functions of ours that can run on a packet before its MAC has held, each with its lines of code,
+// are a list under testdata: what anybody in the world can reach should grow only on purpose.
+
+var update = flag.Bool("update", false, "write the list of functions that run before the MAC anew")
+
+const (
+	beforeMAC = "testdata/before_mac.txt"
+	// line is where a packet's way through our code begins.
+	line = "(*spa/server.Server).loop"
+)
+
+// afterMAC are functions that are called on that way only once the MAC has held: what only they call
+// does not count. Each line is a place where the way ends for other packets.
+var afterMAC = strings.Fields(`
+	spa.withdrawn spa.openBody spa.fresh
+	(spa/audit.Event).Of (*spa/policy.Policy).Source
+	spa/server.entry (*spa/replay.Journal).Admit
+	(spa/audit.Event).Answer (*spa/server.Server).superseded (*spa/server.Server).supersede (*spa/server.Server).refuse
+	(*spa/server.Server).repeat (*spa/server.Server).close (*spa/server.Server).conclude
+	(*spa/policy.Policy).Authorize spa/server.source spa/server.reasonFor
+	(*firewall.Firewall).Grant spa/server.granted
+	(*spa/server.Server).answer
+	(*spa/server.sightings).note
+	spa/server.decisionOf (*spa/server.ends).expect spa/server.grantsOf
+	(*spa/audit.Log).tally (*spa/audit.Log).arm (spa/audit.Event).attrs
+`)
+
+func TestLinesBeforeTheMAC(t *testing.T) {
+	code := loadCode(t)
+	reached := code.reach(line)
+	for _, name := range afterMAC {
+		if !code.cut[name] {
+			t.Errorf("%s is not on the way any more: take it off the list afterMAC", name)
+		}
+	}
+	var list strings.Builder
+	total := 0
+	for _, name := range slices.Sorted(maps.Keys(reached)) {
+		fmt.Fprintf(&list, "%3d %s\n", reached[name], name)
+		total += reached[name]
+	}
+	fmt.Fprintf(&list, "%3d lines in %d functions\n", total, len(reached))
+	if *update {
+		if err := errorsOf(os.MkdirAll(filepath.Dir(beforeMAC), 0o755), os.WriteFile(beforeMAC, []byte(list.String()), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(beforeMAC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(want) != list.String() {
+		t.Errorf("what runs before the MAC has held is another code than %s says. If that is meant: go test ./spa/server -run %s -update, and the number in SECURITY.md\n%s",
+			beforeMAC, t.Name(), differing(string(want), list.String()))
+	}
+	page, err := os.ReadFile("../../SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stated := fmt.Sprintf("%d lines in %d functions", total, len(reached)); !strings.Contains(string(page), stated) {
+		t.Errorf("SECURITY.md does not say %q", stated)
+	}
+}
+
+func errorsOf(errs ...error) error { return cmp.Or(errs...) }
+
+// differing returns the lines that only one of two texts has.
+func differing(before, after string) string {
+	var lines []string
+	for _, side := range []struct{ sign, of, other string }{{"-", before, after}, {"+", after, before}} {
+		for l := range strings.Lines(side.of) {
+			if !strings.Contains(side.other, l) {
+				lines = append(lines, side.sign+strings.TrimSuffix(l, "\n"))
+			}
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// code is all functions of ours that the server is made of.
+type code struct {
+	bodies map[string]body
+	types  []*types.Named // of ours, whose methods an interface may stand for
+	cut    map[string]bool
+}
+
+type body struct {
+	decl *ast.FuncDecl
+	info *types.Info
+	size int // lines with code
+}
+
+func loadCode(t *testing.T) *code {
+	t.Helper()
+	// Those of ours from their source, and what they import of others as it was compiled.
+	mode := packages.NeedName | packages.NeedFiles | packages.NeedSyntax | packages.NeedTypes | packages.NeedTypesInfo | packages.NeedImports
+	loaded, err := packages.Load(&packages.Config{Mode: mode, Env: append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0")}, module+"spa/...", module+"firewall/...", module+"keys/...")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &code{bodies: make(map[string]body), cut: make(map[string]bool)}
+	server := slices.IndexFunc(loaded, func(p *packages.Package) bool { return p.PkgPath == module+"spa/server" })
+	packages.Visit(loaded[server:server+1], nil, func(p *packages.Package) {
+		for _, err := range p.Errors {
+			t.Error(err)
+		}
+		if strings.HasPrefix(p.PkgPath, module) {
+			c.add(p)
+		}
+	})
+	return c
+}
+
+const module = "sallyport/"
+
+func (c *code) add(p *packages.Package) {
+	for _, file := range p.Syntax {
+		for _, decl := range file.Decls {
+			if f, ok := decl.(*ast.FuncDecl); ok && f.Body != nil {
+				c.bodies[nameOf(p.TypesInfo.Defs[f.Name].(*types.Func))] = body{f, p.TypesInfo, linesOf(p.Fset, f)}
+			}
+		}
+	}
+	for _, name := range p.Types.Scope().Names() {
+		if object, ok := p.Types.Scope().Lookup(name).(*types.TypeName); ok {
+			if named, ok := object.Type().(*types.Named); ok && !types.IsInterface(named) {
+				c.types = append(c.types, named)
+			}
+		}
+	}
+}
+
+// nameOf returns "(*spa/server.Server).loop".
+func nameOf(f *types.Func) string { return strings.ReplaceAll(f.Origin().FullName(), module, "") }
+
+// linesOf counts the lines of a function that hold code.
+func linesOf(fset *token.FileSet, f *ast.FuncDecl) int {
+	from, to := fset.Position(f.Pos()), fset.Position(f.End())
+	source, err := os.ReadFile(from.Filename)
+	if err != nil {
+		return 0
+	}
+	text := source[from.Offset:to.Offset]
+	file := token.NewFileSet().AddFile("", -1, len(text))
+	var s scanner.Scanner
+	s.Init(file, text, nil, 0) // without comments
+	lines := make(map[int]bool)
+	for {
+		pos, tok, _ := s.Scan()
+		if tok == token.EOF {
+			return len(lines)
+		}
+		if tok != token.SEMICOLON {
+			lines[file.Line(pos)] = true
+		}
+	}
+}
+
+// reach returns the functions that can be run by the one of that name, with their lines: those that its
+// body names, whether it calls them or hands them on, and so on. An interface stands for every type of ours
+// that has its methods; not so error, for before the MAC has held there are only errors that package errors made.
+func (c *code) reach(name string) map[string]int {
+	reached := make(map[string]int)
+	for todo := []string{name}; len(todo) > 0; {
+		next := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		f, ours := c.bodies[next]
+		if _, seen := reached[next]; seen || !ours {
+			continue
+		}
+		if slices.Contains(afterMAC, next) {
+			c.cut[next] = true
+			continue
+		}
+		reached[next] = f.size
+		todo = append(todo, c.named(f)...)
+	}
+	return reached
+}
+
+// named returns the functions that a body names.
+func (c *code) named(f body) []string {
+	var names []string
+	ast.Inspect(f.decl.Body, func(n ast.Node) bool {
+		id, ok := n.(*ast.Ident)
+		if !ok {
+			return true
+		}
+		if called, ok := f.info.Uses[id].(*types.Func); ok {
+			names = append(names, nameOf(called))
+			names = append(names, c.behind(called)...)
+		}
+		return true
+	})
+	return names
+}
+
+// behind returns the methods that a method of an interface may be.
+func (c *code) behind(f *types.Func) []string {
+	receiver := f.Signature().Recv()
+	if receiver == nil || !types.IsInterface(receiver.Type()) || f.FullName() == "(error).Error" {
+		return nil
+	}
+	iface := receiver.Type().Underlying().(*types.Interface)
+	var names []string
+	for _, named := range c.types {
+		if pointer := types.NewPointer(named); named.TypeParams().Len() == 0 && types.Implements(pointer, iface) {
+			method, _, _ := types.LookupFieldOrMethod(pointer, true, named.Obj().Pkg(), f.Name())
+			names = append(names, nameOf(method.(*types.Func)))
+		}
+	}
+	return names
+}
+
