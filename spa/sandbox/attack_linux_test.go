@@ -122,11 +122,17 @@ func unlinks(dir string) error {
 	return unix.ENOENT
 }
 
-// forks makes a process that ends at once.
+// forks makes a process that ends at once: by the call alone, since package os makes pipes before.
 func forks() error {
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{"SANDBOX_HELPER=nothing"}
-	return cmd.Run()
+	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	if pid == 0 {
+		unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+	}
+	_, err := unix.Wait4(int(pid), nil, 0, nil)
+	return err
 }
 
 // executable has memory that code could be put into.

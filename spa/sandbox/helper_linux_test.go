@@ -56,8 +56,6 @@ func help(part string) {
 		}
 	case "require":
 		r.fail(Require())
-	case "nothing":
-		return
 	case "drop under a liar":
 		exitOn(lie(atoi(os.Getenv("SANDBOX_CALL")), atoi(os.Getenv("SANDBOX_ARG")), 0))
 		r.fail(r.drop())
