@@ -18,6 +18,9 @@ type recording struct {
 	most  int                       // elements that one batch deleted
 	told  func()                    // after each batch; nil: nothing
 	fails error                     // what becomes of each batch
+	loads func() error              // what becomes of a load; nil: as of each batch
+
+	elements int // that it was told of
 }
 
 func record(f *Firewall) *recording {
@@ -31,6 +34,7 @@ func (r *recording) set(ls []lease) error {
 		return r.fails
 	}
 	gone := 0
+	r.elements += len(ls)
 	for _, l := range timed(ls, r.now()) {
 		if l.left <= 0 {
 			delete(r.lasts, l.element)
@@ -47,6 +51,11 @@ func (r *recording) set(ls []lease) error {
 }
 
 func (r *recording) load(p plan) error {
+	if r.loads != nil {
+		if err := r.loads(); err != nil {
+			return err
+		}
+	}
 	if r.fails != nil {
 		return r.fails
 	}

@@ -34,7 +34,7 @@ func (f *Firewall) adjust(now time.Time) {
 	seen := f.ends.seen
 	f.ends.seen = now
 	ahead := now.Round(0).Sub(seen.Round(0)) - now.Sub(seen)
-	if seen.IsZero() || ahead < clockStep {
+	if ahead < clockStep {
 		return
 	}
 	ends := f.held.adjust(now)

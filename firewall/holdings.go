@@ -92,9 +92,10 @@ func (h *holding) grant() Grant {
 
 func (h *holding) live(now time.Time) bool { return left(h.until, now) > 0 }
 
+// matches reports whether m's address and services are the holding's; its client is looked
+// for by matching.
 func (m *Match) matches(h *holding) bool {
-	return (m.Client == "" || m.Client == h.client) &&
-		(!m.Source.IsValid() || normal(m.Source) == h.source && (m.Source.Zone() == "" || linkOf(m.Source) == h.link)) &&
+	return (!m.Source.IsValid() || normal(m.Source) == h.source && (m.Source.Zone() == "" || linkOf(m.Source) == h.link)) &&
 		(m.Services == nil || slices.Contains(m.Services, h.service))
 }
 
@@ -169,16 +170,12 @@ func (hs *holdings) over(now time.Time, ports int) []*holding {
 	return found
 }
 
-// adjust shortens the holdings whose end has come nearer by the wall clock than by the
-// monotonic one, and returns when each of their elements ends now.
+// adjust shortens holdings whose end has come nearer by the wall clock than by the monotonic
+// one, and returns when each element ends now.
 func (hs *holdings) adjust(now time.Time) map[element]time.Time {
 	ends := make(map[element]time.Time)
 	for _, h := range hs.due {
-		nearer := now.Add(left(h.until, now))
-		if !nearer.Before(h.until) {
-			continue
-		}
-		h.until = nearer
+		h.until = now.Add(left(h.until, now))
 		h.each(func(e element) { ends[e] = time.Time{} })
 	}
 	heap.Init(&hs.due)

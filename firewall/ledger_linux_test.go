@@ -173,10 +173,70 @@ func TestOwnerCannotBeChanged(t *testing.T) {
 
 // TestLedgerBeingMade: a process was killed while it made the file.
 func TestLedgerBeingMade(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, ledgerName), []byte(strings.Repeat("\x00", 100)), 0o600); err != nil {
+	for _, made := range []string{"", ledgerMagic[:5], ledgerMagic, strings.Repeat("\x00", 100)} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, ledgerName), []byte(made), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		openAndClose(t, dir)
+		openAndClose(t, dir)
+	}
+}
+
+// TestLedgerIsOfThisBoot: what nobody names is the kernel's.
+func TestLedgerIsOfThisBoot(t *testing.T) {
+	l, err := openLedger(t.TempDir(), "", 64)
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer l.close()
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.TrimSpace(string(id)); l.bootID != want {
+		t.Errorf("got %q, want %q", l.bootID, want)
+	}
+}
+
+// TestLedgerTakesItsSpace: a disk that fills up later stops no grant.
+func TestLedgerTakesItsSpace(t *testing.T) {
+	dir := t.TempDir()
 	openAndClose(t, dir)
-	openAndClose(t, dir)
+	var is unix.Stat_t
+	if err := unix.Stat(filepath.Join(dir, ledgerName), &is); err != nil {
+		t.Fatal(err)
+	}
+	if want := int64(headerSize + 64*recordSize); is.Size != want || is.Blocks*512 < want {
+		t.Errorf("the file has %d bytes in %d blocks, want %d that are all there", is.Size, is.Blocks, want)
+	}
+}
+
+// TestLedgerClosed: what cannot be read or written is an error, and nothing is held.
+func TestLedgerClosed(t *testing.T) {
+	k := newKept(t)
+	l := k.reopen(10)
+	if err := l.close(); err != nil {
+		t.Fatal(err)
+	}
+	if hs, err := l.read(k.now); err == nil || hs != nil {
+		t.Errorf("read: got %v, %v, want an error", hs, err)
+	}
+	if m, err := l.mark(); err == nil {
+		t.Errorf("mark: got %d, want an error", m)
+	}
+	h := &holding{client: "alice", source: portGrant("", k.now).Source, ports: portGrant("", k.now, "tcp/22").Ports}
+	for name, err := range map[string]error{
+		"write": l.write(h, k.now.Add(time.Hour), k.now), "erase": l.erase(h), "set the mark": l.setMark(loadAgain),
+		"take space": preallocate(l.file, 1<<20), "header": checkHeader(l.file), "look": checkFile(l.file, false),
+	} {
+		if err == nil {
+			t.Errorf("%s: got no error", name)
+		}
+	}
+	k.ledger = l
+	k.held = nil
+	if err := k.Load(t.Context(), 0, k.now); err == nil {
+		t.Error("load: got no error")
+	}
 }

@@ -1,0 +1,198 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+)
+
+// TestCancelled: what nobody waits for any more is not done.
+func TestCancelled(t *testing.T) {
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, do := range map[string]func(k *kept) error{
+		"grant": func(k *kept) error {
+			return k.Grant(over, []Grant{portGrant("carol", k.now.Add(time.Hour), "tcp/24")}, k.now)
+		},
+		"revoke": func(k *kept) error {
+			_, err := k.Revoke(over, Match{}, k.now)
+			return err
+		},
+		"load":        func(k *kept) error { return k.Load(over, 0, k.now) },
+		"reconfigure": func(k *kept) error { return k.Reconfigure(over, k.cfg, k.now) },
+		"cut": func(k *kept) error {
+			_, err := k.Cut(over, []Grant{portGrant("alice", k.now, "tcp/22")})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := decided(t)
+			k.kernel.told = func() { t.Error("the kernel was told") }
+			before, free := k.inMemory(), len(k.ledger.free)
+			if err := do(k); !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v, want %v", err, context.Canceled)
+			}
+			k.kernel.told = nil
+			k.unchanged(before, free)
+		})
+	}
+}
+
+// TestBeforeTheLoad: without a guard nothing is held, granted or taken away.
+func TestBeforeTheLoad(t *testing.T) {
+	f, now := dry(t, 10), time.Now()
+	if err := f.Grant(t.Context(), []Grant{portGrant("alice", now.Add(time.Hour), "tcp/22")}, now); !errors.Is(err, errNotLoaded) {
+		t.Errorf("grant: got %v, want %v", err, errNotLoaded)
+	}
+	if _, err := f.Revoke(t.Context(), Match{}, now); !errors.Is(err, errNotLoaded) {
+		t.Errorf("revoke: got %v, want %v", err, errNotLoaded)
+	}
+	if err := f.Reconfigure(t.Context(), f.cfg, now); !errors.Is(err, errNotLoaded) {
+		t.Errorf("reconfigure: got %v, want %v", err, errNotLoaded)
+	}
+	if gs := append(f.Grants(now), f.GrantsOf("alice", now)...); len(gs) != 0 {
+		t.Errorf("got %v, want none", gs)
+	}
+	if f.endDue(now) || f.live(flow{proto: spa.TCP}) {
+		t.Error("something is held")
+	}
+	if err := f.putBack(now); err != nil {
+		t.Errorf("put back: %v", err)
+	}
+}
+
+// TestGrantIsChecked: each thing that it must have, whatever the kernel would say.
+func TestGrantIsChecked(t *testing.T) {
+	k := newKept(t)
+	good := portGrant("alice", k.now.Add(time.Hour), "tcp/22")
+	long := "a name of more than thirty-two by"
+	for name, spoil := range map[string]func(*Grant){
+		"no source":    func(g *Grant) { g.Source = netip.Addr{} },
+		"over":         func(g *Grant) { g.Until = k.now },
+		"no ports":     func(g *Grant) { g.Ports = nil },
+		"no port":      func(g *Grant) { g.Ports = []spa.Ports{{Proto: spa.TCP}} },
+		"long client":  func(g *Grant) { g.Client = long },
+		"long service": func(g *Grant) { g.Service = long },
+	} {
+		g := good
+		spoil(&g)
+		if err := k.Grant(t.Context(), []Grant{good, g}, k.now); err == nil {
+			t.Errorf("%s: got no error", name)
+		}
+	}
+	if len(k.inMemory())+len(k.onDisk())+len(k.inKernel()) != 0 {
+		t.Error("something was granted")
+	}
+}
+
+// TestRevokeMatches: by each of what a grant has, and by all together.
+func TestRevokeMatches(t *testing.T) {
+	for name, test := range map[string]struct {
+		match Match
+		want  int
+	}{
+		"all":                   {Match{}, 2},
+		"client":                {Match{Client: "alice"}, 1},
+		"no such client":        {Match{Client: "nobody"}, 0},
+		"service":               {Match{Services: []string{"other", "some"}}, 2},
+		"no such service":       {Match{Services: []string{"other"}}, 0},
+		"no services":           {Match{Services: []string{}}, 0},
+		"address":               {Match{Source: portGrant("", time.Time{}).Source}, 2},
+		"another address":       {Match{Source: portGrant("", time.Time{}).Source.Next()}, 0},
+		"client, other service": {Match{Client: "alice", Services: []string{"other"}}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := decided(t)
+			told := 0
+			k.kernel.told = func() { told++ }
+			gs, err := k.Revoke(t.Context(), test.match, k.now)
+			if len(gs) != test.want || err != nil {
+				t.Errorf("got %v, %v, want %d", gs, err, test.want)
+			}
+			if (told > 0) != (test.want > 0) {
+				t.Errorf("the kernel was told %d times", told)
+			}
+			k.agree("afterwards")
+		})
+	}
+}
+
+// TestRevokedLeavesNoEnd: who comes later has the port for his own time.
+func TestRevokedLeavesNoEnd(t *testing.T) {
+	k := decided(t)
+	if _, err := k.Revoke(t.Context(), Match{Client: "bob"}, k.now); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Grant(t.Context(), []Grant{portGrant("carol", k.now.Add(time.Second), "tcp/22")}, k.now); err != nil {
+		t.Fatal(err)
+	}
+	k.agree("after a shorter grant")
+	if err := k.putBack(k.now); err != nil {
+		t.Fatal(err)
+	}
+	k.agree("after a put-back")
+}
+
+// TestGrantToldAlone: the kernel is not told again of what others have.
+func TestGrantToldAlone(t *testing.T) {
+	k := decided(t)
+	for _, at := range []time.Duration{0, time.Second} {
+		k.passes(at, 0)
+		k.kernel.elements = 0
+		if err := k.Grant(t.Context(), []Grant{portGrant("carol", k.now.Add(time.Minute), "tcp/30-32")}, k.now); err != nil {
+			t.Fatal(err)
+		}
+		if k.kernel.elements != 3 {
+			t.Errorf("the kernel was told of %d elements, want 3", k.kernel.elements)
+		}
+	}
+}
+
+// TestGuardIsGone: another tool has just taken it away. What ends has ended, and what is
+// granted is in the guard that is put back for it, or nowhere.
+func TestGuardIsGone(t *testing.T) {
+	gone := func(k *kept, load error) {
+		k.kernel.fails = errGone
+		k.kernel.loads = func() error { k.kernel.fails = nil; return load }
+	}
+	t.Run("revoke", func(t *testing.T) {
+		k := decided(t)
+		gone(k, nil)
+		if gs, err := k.Revoke(t.Context(), Match{}, k.now); len(gs) != 2 || err != nil {
+			t.Errorf("got %v, %v, want both", gs, err)
+		}
+		if len(k.inMemory())+len(k.onDisk()) != 0 {
+			t.Error("something is held")
+		}
+	})
+	t.Run("end", func(t *testing.T) {
+		k := decided(t)
+		gone(k, nil)
+		k.passes(time.Hour, 0)
+		k.wakes()
+		if len(k.held.byKey) != 0 {
+			t.Error("something is held")
+		}
+	})
+	t.Run("grant", func(t *testing.T) {
+		k := decided(t)
+		gone(k, nil)
+		if err := decisions["grant"](k); err != nil {
+			t.Fatal(err)
+		}
+		k.agree("afterwards")
+	})
+	t.Run("grant that cannot be", func(t *testing.T) {
+		k := decided(t)
+		before, free := k.inMemory(), len(k.ledger.free)
+		gone(k, errFailing)
+		if err := decisions["grant"](k); !errors.Is(err, errFailing) {
+			t.Fatalf("got %v, want %v", err, errFailing)
+		}
+		k.unchanged(before, free)
+	})
+}
