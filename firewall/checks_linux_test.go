@@ -89,6 +89,24 @@ func TestGrantIsChecked(t *testing.T) {
 	}
 }
 
+// TestFullLedger: all of a request or nothing of it.
+func TestFullLedger(t *testing.T) {
+	k := decided(t)
+	before := k.inMemory()
+	var many []Grant
+	for port := range uint16(9) { // two of ten slots are taken
+		g := portGrant("carol", k.now.Add(time.Hour))
+		g.Ports = []spa.Ports{{Proto: spa.TCP, Low: 100 + port, High: 100 + port}}
+		many = append(many, g)
+	}
+	k.kernel.told = func() { t.Error("the kernel was told") }
+	if err := k.Grant(t.Context(), many, k.now); !errors.Is(err, ErrFull) {
+		t.Errorf("got %v, want ErrFull", err)
+	}
+	k.kernel.told = nil
+	k.unchanged(before, 8)
+}
+
 // TestRevokeMatches: by each of what a grant has, and by all together.
 func TestRevokeMatches(t *testing.T) {
 	for name, test := range map[string]struct {

@@ -131,6 +131,18 @@ var decisions = map[string]func(k *kept) error{
 	},
 }
 
+// outcomes are the decisions' holdings: how many seconds each client then has each port.
+var outcomes = map[string]map[string]time.Duration{
+	"grant":             {"alice tcp/22": 60, "alice tcp/23": 60, "bob tcp/22": 120, "carol tcp/24": 3600},
+	"two grants":        {"alice tcp/22": 60, "alice tcp/23": 60, "bob tcp/22": 120, "carol tcp/24": 3600, "dave tcp/25": 3600},
+	"refresh":           {"alice tcp/22": 3600, "alice tcp/23": 3600, "bob tcp/22": 120},
+	"refresh and grant": {"alice tcp/22": 3600, "alice tcp/23": 3600, "bob tcp/22": 120, "carol tcp/24": 3600},
+	"revoke":            {},
+	"revoke one of two": {"alice tcp/22": 60, "alice tcp/23": 60},
+	"reconfigure":       {"alice tcp/23": 60},
+	"take back":         {"alice tcp/22": 60, "alice tcp/23": 60},
+}
+
 func decided(t *testing.T) *kept {
 	k := newKept(t)
 	gs := []Grant{portGrant("alice", k.now.Add(time.Minute), "tcp/22-23"), portGrant("bob", k.now.Add(2*time.Minute), "tcp/22")}
@@ -189,6 +201,17 @@ func TestLedgerComesFirst(t *testing.T) {
 				t.Error("the kernel was not told")
 			}
 			k.agree("afterwards")
+			want := make(map[string]time.Duration)
+			for line, seconds := range outcomes[name] {
+				want[line] = seconds * time.Second
+			}
+			if got := k.onDisk(); !maps.Equal(got, want) {
+				t.Errorf("the file has %v, want %v", got, want)
+			}
+			k.passes(2*time.Hour, 0)
+			if hs, err := k.reopen(10).read(k.now); len(hs) != 0 || err != nil {
+				t.Errorf("two hours later the file has %v, %v, want none", hs, err)
+			}
 		})
 	}
 }
