@@ -3,7 +3,10 @@ package firewall
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -213,4 +216,123 @@ func TestGuardIsGone(t *testing.T) {
 		}
 		k.unchanged(before, free)
 	})
+}
+
+// alarmed is a guard of which Watch can wake.
+func alarmed(t *testing.T) *kept {
+	k := newKept(t)
+	a, err := openAlarm()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Firewall.ends.alarm = a
+	return k
+}
+
+// armed is whether the alarm is set.
+func (k *kept) armed() bool {
+	k.Helper()
+	return !strings.Contains(told(k.T, k.Firewall.ends.alarm), "it_value: (0, 0)")
+}
+
+// TestNobodyIsWoken where nothing ends.
+func TestNobodyIsWoken(t *testing.T) {
+	k := alarmed(t)
+	armed := func(want bool, when string) {
+		t.Helper()
+		k.wakes()
+		if got := k.armed(); got != want {
+			t.Errorf("%s the alarm is set: %v, want %v", when, got, want)
+		}
+	}
+	armed(false, "before the first grant")
+	if err := decisions["grant"](k); err != nil {
+		t.Fatal(err)
+	}
+	armed(true, "while it lives")
+	if err := k.Firewall.ends.alarm.set(-time.Second); err != nil { // it goes off
+		t.Fatal(err)
+	}
+	if err := k.Firewall.ends.alarm.wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	k.passes(2*time.Hour, 0)
+	armed(false, "after its end")
+}
+
+// TestWatchOfADryRun has no alarm to wait for, and ends when it shall.
+func TestWatchOfADryRun(t *testing.T) {
+	f, now := dry(t, 10), time.Now()
+	if err := f.Load(t.Context(), 0, now); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*endsApart)
+	defer cancel()
+	if err := f.Watch(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+	}
+}
+
+// TestEndsAreSaid: a clock that is found to be ahead is, once and where it ends anything; a
+// kernel that cannot be told is; that Watch stops is not.
+func TestEndsAreSaid(t *testing.T) {
+	for name, test := range map[string]struct {
+		granted bool
+		fails   error
+		want    [3]int // that the clock is ahead, that the kernel cannot be told, that Watch ends nothing
+	}{
+		"nothing held":  {false, nil, [3]int{0, 0, 0}},
+		"held":          {true, nil, [3]int{1, 0, 0}},
+		"guard is gone": {true, errGone, [3]int{1, 0, 0}},
+		"kernel fails":  {true, errFailing, [3]int{1, 1, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := alarmed(t)
+			said := &saying{Handler: slog.DiscardHandler}
+			k.log = slog.New(said)
+			if test.granted {
+				if err := decisions["grant"](k); err != nil {
+					t.Fatal(err)
+				}
+			}
+			k.kernel.fails = test.fails
+			k.passes(time.Second, 10*time.Minute)
+			k.wakes()
+			k.wakes()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*endsApart)
+			defer cancel()
+			k.kernel.fails = nil
+			k.watchEnds(ctx)
+			if got := [3]int{said.times("got ahead"), said.times("could not be told"), said.times("timeouts alone")}; got != test.want {
+				t.Errorf("they were said %v times, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// saying keeps what a log says.
+type saying struct {
+	slog.Handler
+	mu    sync.Mutex
+	lines []string
+}
+
+func (s *saying) Enabled(context.Context, slog.Level) bool { return true }
+func (s *saying) Handle(_ context.Context, r slog.Record) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lines = append(s.lines, r.Message)
+	return nil
+}
+
+func (s *saying) times(words string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, line := range s.lines {
+		if strings.Contains(line, words) {
+			n++
+		}
+	}
+	return n
 }

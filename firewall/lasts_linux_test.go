@@ -252,6 +252,17 @@ func TestAlarm(t *testing.T) {
 	if err := a.set(long); err != nil {
 		t.Fatal(err)
 	}
+	said := told(t, a)
+	for _, want := range []string{"clockid: 0\n", "settime flags: 03\n"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("got %s, want %q in it", said, want)
+		}
+	}
+}
+
+// told is what the kernel says that it was told of an alarm.
+func told(t *testing.T, a *alarm) string {
+	t.Helper()
 	raw, err := a.file.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
@@ -261,9 +272,5 @@ func TestAlarm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"clockid: 0\n", "settime flags: 03\n"} {
-		if !strings.Contains(string(said), want) {
-			t.Errorf("got %s, want %q in it", said, want)
-		}
-	}
+	return string(said)
 }
