@@ -40,7 +40,7 @@ func ChangeClient(dir, name string, change func(*Client) error) (*Client, error)
 	if amended, ok := doc.amendClient(before, &after); ok {
 		text = amended
 	}
-	if err := place(doc.path, text, onlyOver, forService); err != nil {
+	if err := placeAlone(doc.path, text, onlyOver, forService); err != nil {
 		return nil, err
 	}
 	return &after, nil
@@ -69,7 +69,7 @@ func ChangeGates(path string, change func(*Gates) error) (Gates, error) {
 	if amended, ok := doc.amendGates(before, after); ok {
 		text = amended
 	}
-	if err := place(path, text, onlyOver, forService); err != nil {
+	if err := placeAlone(path, text, onlyOver, forService); err != nil {
 		return Gates{}, err
 	}
 	return after, nil

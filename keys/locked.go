@@ -195,17 +195,28 @@ func (l *lock) text() string {
 // WriteStored is WriteProfile for a profile that may be locked.
 func WriteStored(dir string, s *StoredProfile, replace bool) error {
 	path := filepath.Join(dir, s.Name+Suffix)
-	if s.lock == nil {
-		return WriteProfile(dir, &s.Profile, replace)
-	}
-	if bad := s.firstInvalid(true); bad != nil {
-		return fmt.Errorf("writing %s: keys: a profile's %s: %w", path, bad.key, bad.err)
+	if err := s.valid(path); err != nil {
+		return err
 	}
 	how := onlyNew
 	if replace {
 		how = eitherWay
 	}
 	return place(path, s.text(), how, forOwner)
+}
+
+// valid says why the profile is none to write to path.
+func (s *StoredProfile) valid(path string) error {
+	if s.lock == nil {
+		if err := s.Valid(); err != nil {
+			return fmt.Errorf("writing %s: %w", path, err)
+		}
+		return nil
+	}
+	if bad := s.firstInvalid(true); bad != nil {
+		return fmt.Errorf("writing %s: keys: a profile's %s: %w", path, bad.key, bad.err)
+	}
+	return nil
 }
 
 // ReplaceStored writes a profile over the one that it was made from, if that is still what its
@@ -225,7 +236,11 @@ func ReplaceStored(dir string, before, after *StoredProfile) error {
 	if err != nil {
 		return err
 	}
-	return WriteStored(dir, after, true)
+	path = filepath.Join(dir, after.Name+Suffix)
+	if err := after.valid(path); err != nil {
+		return err
+	}
+	return placeAlone(path, after.text(), eitherWay, forOwner)
 }
 
 // text is the profile's file.

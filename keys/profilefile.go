@@ -127,15 +127,7 @@ func (r *reader) ports(key string, numbers []int64) []uint16 {
 // WriteProfile writes dir/NAME.toml, 0600, whole or not at all. It writes over an existing
 // profile only if replace is set (ErrExists).
 func WriteProfile(dir string, p *Profile, replace bool) error {
-	path := filepath.Join(dir, p.Name+Suffix)
-	if err := p.Valid(); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	how := onlyNew
-	if replace {
-		how = eitherWay
-	}
-	return place(path, p.text(), how, forOwner)
+	return WriteStored(dir, &StoredProfile{Profile: *p}, replace)
 }
 
 // text is the profile's file.

@@ -1,7 +1,6 @@
 package keys
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -35,14 +34,45 @@ const (
 // directory's group, or, where that group is root's too, to the directory's owner.
 func WriteNew(path string, data []byte) error { return place(path, data, onlyNew, forReaders) }
 
-// place writes data to path, whole or not at all: to a file beside it, which is synced
-// and then moved.
+// place writes data to path, whole or not at all, alone in its directory.
 func place(path string, data []byte, how placing, whom audience) error {
+	unlock, err := lockDir(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	defer unlock()
+	return placeAlone(path, data, how, whom)
+}
+
+// placeAlone is place for a caller that has the directory's lock.
+func placeAlone(path string, data []byte, how placing, whom audience) error {
 	if how != onlyNew {
 		if err := replaceable(path, how); err != nil {
 			return err
 		}
+		if _, err := sweep(filepath.Dir(path), filepath.Base(path)); err != nil {
+			return err
+		}
 	}
+	err := placeUnnamed(path, data, how, whom)
+	if errors.Is(err, errNamed) {
+		err = placeNamed(path, data, how, whom)
+	}
+	if err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("syncing the directory of %s: %w", path, err)
+	}
+	return nil
+}
+
+// errNamed is returned where a file cannot be made without a name.
+var errNamed = errors.New("a file needs a name here")
+
+// placeNamed writes to a file beside path, which is synced and then moved. A process that is killed
+// in between leaves that file behind: see Sweep.
+func placeNamed(path string, data []byte, how placing, whom audience) error {
 	tmp, err := writeBeside(path, data, whom)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
@@ -50,9 +80,6 @@ func place(path string, data []byte, how placing, whom audience) error {
 	if err := move(tmp, path, how); err != nil {
 		os.Remove(tmp)
 		return err
-	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
-		return fmt.Errorf("syncing the directory of %s: %w", path, err)
 	}
 	return nil
 }
@@ -74,8 +101,7 @@ func replaceable(path string, how placing) error {
 
 // writeBeside writes a file in path's directory whose name no reader takes for its own.
 func writeBeside(path string, data []byte, whom audience) (string, error) {
-	dir, base := filepath.Split(path)
-	tmp := dir + "." + base + "." + rand.Text()[:10] + ".tmp"
+	tmp := beside(path)
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err

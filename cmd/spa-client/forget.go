@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -27,10 +28,14 @@ key from whoever else has it: spa-keygen revoke, there, ends that.`,
 			}
 			s, unread := keys.ReadStored(path)
 			err = os.Remove(path) // also one that cannot be read any more
-			if errors.Is(err, fs.ErrNotExist) {
-				return a.noHost(args[0])
+			left, leftErr := keys.Sweep(filepath.Dir(path), args[0])
+			if errors.Is(err, fs.ErrNotExist) && leftErr == nil {
+				if left == 0 {
+					return a.noHost(args[0])
+				}
+				err = nil
 			}
-			if err != nil {
+			if err := errors.Join(err, leftErr); err != nil {
 				return fmt.Errorf("forgetting %s: %w", args[0], err)
 			}
 			if unread == nil {

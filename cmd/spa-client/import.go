@@ -77,6 +77,9 @@ func (i *importing) run(cmd *cobra.Command, file string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("making the directory of hosts: %w", err)
 	}
+	if _, err := keys.Sweep(dir, ""); err != nil { // of any host: it may have had no file yet
+		return err
+	}
 	there, err := i.there(p)
 	if err != nil {
 		return err

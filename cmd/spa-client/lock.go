@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -72,10 +73,15 @@ can read the file has them. Nothing is asked any more when it is knocked on.`,
 	}
 }
 
-// named is stored for a command whose argument is the host.
+// named is stored for lock and unlock. Killed in between, one of them may have left the host's keys
+// in clear beside its file.
 func (a *app) named(host string) (*keys.StoredProfile, error) {
-	if err := keys.ValidName(host); err != nil {
-		return nil, cli.Misuse(err, "spa-client hosts lists the hosts")
+	path, err := a.profilePath(host)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := keys.Sweep(filepath.Dir(path), host); err != nil {
+		return nil, err
 	}
 	return a.stored(host)
 }
