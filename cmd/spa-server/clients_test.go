@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -132,13 +133,12 @@ func TestMendedMode(t *testing.T) {
 	if err := os.WriteFile(next, append(data, "revoked = 2026-01-01T00:00:00Z\n"...), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(next, path); err != nil {
+	g.handOver(next)
+	if err := errors.Join(os.Chmod(next, 0o644), os.Rename(next, path)); err != nil {
 		t.Fatal(err)
 	}
 	lab.Eventually(t, "the mode to be refused", func() bool { return strings.Contains(g.server.log(), "chmod") })
-	if err := os.Chmod(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	g.handOver(path)
 	lab.Eventually(t, "what alice has open to be shut", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 }
 

@@ -245,6 +245,7 @@ func TestStatusWithBrokenConfig(t *testing.T) {
 // server, and one that kill -9 left is replaced; what is not a socket is left alone.
 func TestSocket(t *testing.T) {
 	g := newGateway(t)
+	g.give(g.dir)
 	path := filepath.Join(g.dir, control.SocketName)
 	g.start()
 	info, err := os.Lstat(path)
@@ -291,6 +292,7 @@ func TestLongStatePath(t *testing.T) {
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	g.give(state)
 	g.rewrite("server.toml", `state = "\."`, `state = "`+state+`"`)
 	g.start()
 	if st := g.status(); st.PID != g.server.cmd.Process.Pid {

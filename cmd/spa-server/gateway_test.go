@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -22,6 +23,8 @@ import (
 	"sallyport/keys"
 	"sallyport/spa"
 	"sallyport/spa/lab"
+	"sallyport/spa/sandbox"
+	"sallyport/spa/server"
 )
 
 // bin is the directory of the programs, built once for all tests.
@@ -95,6 +98,34 @@ func (g *gateway) enrol(name, allow string) *keys.Profile {
 		}
 	}
 	return profile
+}
+
+// give gives a directory of the test to the user that the server becomes, as packages give it its state,
+// and lets it come there.
+func (g *gateway) give(dir string) {
+	g.t.Helper()
+	uid, gid, err := sandbox.Becomes(server.SystemUser)
+	if err == nil {
+		err = os.Chown(dir, uid, gid)
+	}
+	for above := filepath.Dir(dir); err == nil && above != filepath.Dir(os.TempDir()) && above != filepath.Clean(os.TempDir()); above = filepath.Dir(above) {
+		err = os.Chmod(above, 0o755)
+	}
+	if err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// handOver lets the server read a file that was written by hand.
+func (g *gateway) handOver(path string) {
+	g.t.Helper()
+	_, gid, err := sandbox.Becomes(server.SystemUser)
+	if err == nil {
+		err = errors.Join(os.Chown(path, -1, gid), os.Chmod(path, 0o640))
+	}
+	if err != nil {
+		g.t.Fatal(err)
+	}
 }
 
 // profile reads what alice was given.

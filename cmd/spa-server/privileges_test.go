@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"sallyport/spa"
 	"sallyport/spa/lab"
+	"sallyport/spa/sandbox"
 )
 
 const spaID = 64123 // the user and group spa of these tests
@@ -22,12 +24,15 @@ const spaID = 64123 // the user and group spa of these tests
 // withSystemUser makes every program of the gateway see a system user spa.
 func (g *gateway) withSystemUser() {
 	g.t.Helper()
+	g.withAccounts(fmt.Sprintf("root:x:0:0:root:/root:/bin/sh\nspa:x:%d:%d::/:/usr/sbin/nologin", spaID, spaID), fmt.Sprintf("root:x:0:\nspa:x:%d:", spaID))
+}
+
+// withAccounts makes every program of the gateway see these users and groups.
+func (g *gateway) withAccounts(passwd, group string) {
+	g.t.Helper()
 	g.accounts = g.t.TempDir()
-	for file, line := range map[string]string{
-		"passwd": fmt.Sprintf("root:x:0:0:root:/root:/bin/sh\nspa:x:%d:%d::/:/usr/sbin/nologin\n", spaID, spaID),
-		"group":  fmt.Sprintf("root:x:0:\nspa:x:%d:\n", spaID),
-	} {
-		if err := os.WriteFile(filepath.Join(g.accounts, file), []byte(line), 0o644); err != nil {
+	for file, lines := range map[string]string{"passwd": passwd, "group": group} {
+		if err := os.WriteFile(filepath.Join(g.accounts, file), []byte(lines+"\n"), 0o644); err != nil {
 			g.t.Fatal(err)
 		}
 	}
@@ -94,6 +99,69 @@ func TestPrivileges(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantSaid(t, g.fails(1, "run", "--config", g.dir), "as user spa", "chgrp -R spa "+clients+" && chmod 750 "+clients)
+}
+
+// TestPrivilegesWithoutUser: where there is no system user the daemon is one to which nothing belongs,
+// and everything works under it; files that it could not read again are said at the start.
+func TestPrivilegesWithoutUser(t *testing.T) {
+	lab.NeedRoot(t)
+	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "etc"), home: filepath.Join(t.TempDir(), "home")}
+	g.client, g.host = lab.Pair(t)
+	g.withAccounts("root:x:0:0:root:/root:/bin/sh", "root:x:0:")
+	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22", "--service", "web=tcp/80")
+	g.enrol("alice", "ssh")
+	g.serve(":22")
+	g.start()
+	id := fmt.Sprintf("%d\t%[1]d\t%[1]d\t%[1]d", sandbox.Unnamed)
+	wantStatus(t, g.server.cmd.Process.Pid, map[string]string{"Uid": id, "Gid": id, "Groups": "", "CapBnd": fmt.Sprintf("%016x", 0)})
+	for path := range files(t, g.dir) {
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		socket := st.Mode&unix.S_IFMT == unix.S_IFSOCK
+		if st.Uid == sandbox.Unnamed != socket {
+			t.Errorf("%s belongs to user %d", path, st.Uid)
+		}
+		if st.Gid == sandbox.Unnamed && st.Mode&0o020 != 0 && !socket {
+			t.Errorf("the daemon may write %s", path)
+		}
+	}
+	g.mustOpen("--source", "192.0.2.2", "--for", "10m")
+	dave := sender(g.enrol("dave", "ssh"))
+	lab.Eventually(t, "the new client to be known", func() bool { return strings.Contains(g.server.log(), "client=dave") })
+	r := request()
+	r.For = 10 * time.Minute
+	g.wantReceipt("192.0.2.4", g.seal(r, dave), dave, spa.Granted)
+	g.must("spa-keygen", "revoke", "dave", "--config", g.dir)
+	lab.Eventually(t, "what dave had open to be shut", func() bool { return g.endedGrantOf("dave") })
+	g.rewrite("server.toml", `max_for = "10m"`, `max_for = "20m"`)
+	g.must("spa-keygen", "rotate-gate", "--config", g.dir)
+	if r := g.takeOver(); !slices.Contains(r.Settings, "gate.key") || !slices.Contains(r.Settings, "service.ssh") {
+		t.Errorf("a reload took over %v, want the service and the gate key", r.Settings)
+	}
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after all that")
+	if code := g.server.stop(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit %d, want 0\n%s", code, g.server.log())
+	}
+
+	// As an earlier version made them.
+	for path := range files(t, g.dir) {
+		if err := os.Lchown(path, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantSaid(t, g.fails(1, "run", "--config", g.dir), "useradd --system --no-create-home --shell /usr/sbin/nologin spa && chgrp -R spa "+g.dir+" && chmod -R g+rX "+g.dir)
+}
+
+// files are all that is in a directory, itself included.
+func files(t *testing.T, dir string) map[string]bool {
+	t.Helper()
+	all := make(map[string]bool)
+	if err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error { all[path] = true; return err }); err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 // wantStatus compares fields of proc_pid_status(5), of every thread.

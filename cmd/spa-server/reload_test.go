@@ -3,19 +3,21 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"sallyport/keys"
 	"sallyport/spa"
 	"sallyport/spa/lab"
+	"sallyport/spa/sandbox"
+	"sallyport/spa/server"
 	"sallyport/spa/server/control"
 )
 
@@ -100,6 +102,7 @@ func TestReloadMistakes(t *testing.T) {
 		if err := os.WriteFile(twin, contents["clients/alice.toml"], 0o600); err != nil {
 			t.Fatal(err)
 		}
+		g.handOver(twin)
 		wantSaid(t, g.fails(1, "reload", "--config", g.dir), "twin.toml", "alice.toml", "one of them is a copy")
 	})
 	if r := g.takeOver(); len(r.Settings)+len(r.Added)+len(r.Changed)+len(r.Removed)+len(r.Ended) != 0 {
@@ -135,18 +138,28 @@ func TestReloadHalfway(t *testing.T) {
 	g.serve(":22")
 	g.serve(":80")
 	g.start()
-	limit := func(size uint64) {
+	prlimit := lab.NeedProgram(t, "prlimit", "it comes with util-linux")
+	limit := func(size string) {
 		t.Helper()
-		if err := unix.Prlimit(g.server.cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: size, Max: unix.RLIM_INFINITY}, nil); err != nil {
+		uid, gid, err := sandbox.Becomes(server.SystemUser)
+		if err != nil {
 			t.Fatal(err)
+		}
+		// Its own user may do that, whatever else root may.
+		cmd := exec.Command(prlimit, fmt.Sprintf("--pid=%d", g.server.cmd.Process.Pid), "--fsize="+size+":")
+		if uid != os.Getuid() {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+		}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
 		}
 	}
 	g.rewrite("server.toml", `"tcp/80"`, `"tcp/81"`)
 	g.rewrite("server.toml", `window = "30s"`, `window = "60s"`)
-	limit(0) // no file can be written
+	limit("0") // no file can be written
 	wantSaid(t, g.fails(1, "reload", "--config", g.dir), "nothing was changed", "journal")
 	g.wantDark("192.0.2.3", "192.0.2.1:80", "after half a reload")
-	limit(unix.RLIM_INFINITY)
+	limit("unlimited")
 	g.takeOver()
 	g.wantOpen("192.0.2.3", "192.0.2.1:80", "not guarded any more")
 	g.mustOpen()
@@ -431,6 +444,7 @@ func TestReloadUnseenClients(t *testing.T) {
 // TestReloadAudit: after the log was moved away, a reload goes on in a new one.
 func TestReloadAudit(t *testing.T) {
 	g := newGateway(t)
+	g.give(g.dir)
 	g.start()
 	g.mustOpen()
 	log := filepath.Join(g.dir, "audit.jsonl")

@@ -32,6 +32,7 @@ type report struct {
 }
 
 func TestMain(m *testing.M) {
+	lab.Become()
 	part := os.Getenv("SANDBOX_HELPER")
 	if part == "" {
 		lab.Main(m)

@@ -21,12 +21,12 @@ type identity struct {
 	notes    []string // why it stays who it is
 }
 
-// choose finds the system user, or says why the process stays who it is.
+// choose finds the system user, or who the process becomes or stays without one.
 func choose(name string) (identity, error) {
 	u, err := user.Lookup(name)
 	var unknown user.UnknownUserError
 	if errors.As(err, &unknown) || errors.Is(err, fs.ErrNotExist) {
-		return stay("there is no system user " + name + " (useradd --system " + name + ")"), nil
+		return withoutUser(name)
 	}
 	if err != nil {
 		return identity{}, fmt.Errorf("sandbox: looking up user %s: %w", name, err)
@@ -41,9 +41,26 @@ func choose(name string) (identity, error) {
 	return who.decide()
 }
 
-func becomes(name string) (int, error) {
+func becomes(name string) (uid, gid int, err error) {
 	who, err := choose(name)
-	return who.uid, err
+	return who.uid, who.gid, err
+}
+
+// withoutUser is who a process is where there is no system user.
+func withoutUser(name string) (identity, error) {
+	missing := fmt.Sprintf("there is no system user %s (useradd --system --no-create-home --shell /usr/sbin/nologin %[1]s)", name)
+	if os.Getuid() != 0 {
+		return stay(missing)
+	}
+	number := strconv.Itoa(Unnamed)
+	if _, err := user.LookupId(number); err == nil {
+		return identity{}, fmt.Errorf("sandbox: %s, and %s, which has no name elsewhere, is a user here", missing, number)
+	}
+	if _, err := user.LookupGroupId(number); err == nil {
+		return identity{}, fmt.Errorf("sandbox: %s, and %s, which has no name elsewhere, is a group here", missing, number)
+	}
+	who := identity{name: number, uid: Unnamed, gid: Unnamed, notes: []string{missing + ", so it becomes the user " + number + ", which has no name and owns nothing"}}
+	return who.enter(missing)
 }
 
 // decide is whether the process can and should become who.
@@ -56,26 +73,54 @@ func (who identity) decide() (identity, error) {
 		return who, nil
 	}
 	if os.Getuid() != 0 {
-		return stay("user " + who.name + " is for a start as root"), nil
+		return stay("user " + who.name + " is for a start as root")
 	}
+	return who.enter("user " + who.name + " has no number in this user namespace")
+}
+
+// enter is who, to be changed to if there is such a number here, or otherwise why it stays.
+func (who identity) enter(otherwise string) (identity, error) {
 	mapped, err := isMapped(who)
 	if err != nil {
 		return identity{}, err
 	}
 	if !mapped {
-		return stay("user " + who.name + " has no number in this user namespace"), nil
+		return stay(otherwise)
 	}
 	who.change = true
 	return who, nil
 }
 
-func stay(why string) identity {
-	uid := os.Getuid()
+// stay is the user that the process is. It must not be root, nor in root's group: uid 0 owns most
+// files, whatever its capabilities. Only where it is the one user of its namespace there is no other
+// to become, and there it is no more than who made the namespace.
+func stay(why string) (identity, error) {
+	uid, gid := os.Getuid(), os.Getgid()
+	alone, err := isAlone()
+	if err != nil {
+		return identity{}, err
+	}
+	if (uid == 0 || gid == 0) && !alone {
+		return identity{}, fmt.Errorf("sandbox: %s, and it must not stay root (uid %d, gid %d)", why, uid, gid)
+	}
 	note := fmt.Sprintf("%s, so it stays uid %d", why, uid)
 	if uid == 0 {
-		note += ", who owns most files"
+		note += ", the only user of this namespace"
 	}
-	return identity{name: strconv.Itoa(uid), uid: uid, gid: os.Getgid(), notes: []string{note}}
+	return identity{name: strconv.Itoa(uid), uid: uid, gid: gid, notes: []string{note}}, nil
+}
+
+// isAlone reports whether the process's user namespace has one user.
+func isAlone() (bool, error) {
+	text, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return false, fmt.Errorf("sandbox: which users there are: %w", err)
+	}
+	users := int64(0)
+	for _, r := range parseMap(string(text)) {
+		users += r.count
+	}
+	return users == 1, nil
 }
 
 // isMapped reports whether user and group exist in this process's user namespace.
@@ -92,19 +137,26 @@ func isMapped(who identity) (bool, error) {
 	return true, nil
 }
 
-// mapHolds reports whether a map in the form of user_namespaces(7), lines of first id
-// inside, first id outside and count, maps id.
+// mapHolds reports whether a map has the id.
 func mapHolds(text string, id int) bool {
+	return slices.ContainsFunc(parseMap(text), func(r mapRange) bool {
+		return int64(id) >= r.first && int64(id)-r.first < r.count
+	})
+}
+
+// mapRange is a line of a map of user_namespaces(7): ids of 32 bits, also where an int has no more.
+type mapRange struct{ first, outside, count int64 }
+
+func parseMap(text string) []mapRange {
+	var ranges []mapRange
 	for line := range strings.Lines(text) {
-		var first, outside, count int
-		if _, err := fmt.Sscan(line, &first, &outside, &count); err != nil {
-			return false
+		var r mapRange
+		if _, err := fmt.Sscan(line, &r.first, &r.outside, &r.count); err != nil {
+			return nil
 		}
-		if id >= first && id-first < count {
-			return true
-		}
+		ranges = append(ranges, r)
 	}
-	return false
+	return ranges
 }
 
 // become changes user and groups. It returns the supplementary groups that stay,
@@ -114,6 +166,9 @@ func become(who identity, groups []int) ([]int, []string, error) {
 		return nil, nil, nil
 	}
 	if !who.change && !maySetGroups() {
+		if alone, err := isAlone(); err != nil || slices.Contains(groups, 0) && !alone {
+			return nil, nil, errors.Join(errors.New("sandbox: it must not stay in the group of root"), err)
+		}
 		return groups, []string{fmt.Sprintf("the supplementary groups %v stay: "+
 			"this process may not clear them", slices.Compact(slices.Clone(groups)))}, nil
 	}

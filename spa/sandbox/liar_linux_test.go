@@ -12,6 +12,10 @@ import (
 	"sallyport/spa/lab"
 )
 
+// alone is no user, in a namespace where the process stays who it is: to become another takes
+// capabilities and dumpable away by itself.
+const alone = "no-such-user"
+
 // anyArg is for calls that lie whatever their first argument.
 const anyArg = -1
 
@@ -27,17 +31,24 @@ func TestDropBelievesNobody(t *testing.T) {
 		{"setuid", "nobody", unix.SYS_SETUID, anyArg, "Uid is"},
 		{"setgid", "nobody", unix.SYS_SETGID, anyArg, "Gid is"},
 		{"setgroups", "nobody", unix.SYS_SETGROUPS, anyArg, "Groups is"},
-		{"capset", "no-such-user", unix.SYS_CAPSET, anyArg, "CapPrm is"},
+		{"capset", alone, unix.SYS_CAPSET, anyArg, "CapPrm is"},
 		{"bounding set", "nobody", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, "CapBnd is"},
 		{"securebits", "nobody", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, "securebits are"},
 		{"no_new_privs", "nobody", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, "NoNewPrivs is"},
-		{"dumpable", "no-such-user", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, "dumpable is"},
+		{"dumpable", alone, unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, "dumpable is"},
 		{"Landlock", "nobody", unix.SYS_LANDLOCK_RESTRICT_SELF, anyArg, "/ can be opened all the same"},
 		{"filter", "nobody", unix.SYS_SECCOMP, anyArg, "Seccomp is"},
 	} {
 		cmd := helper(t, "drop under a liar", test.user)
 		cmd.Env = append(cmd.Env, fmt.Sprintf("SANDBOX_CALL=%d", test.call), fmt.Sprintf("SANDBOX_ARG=%d", test.arg))
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
+		if test.user == alone {
+			cmd.SysProcAttr = &syscall.SysProcAttr{
+				Cloneflags:  syscall.CLONE_NEWUSER,
+				UidMappings: []syscall.SysProcIDMap{{Size: 1}},
+				GidMappings: []syscall.SysProcIDMap{{Size: 1}},
+			}
+		}
 		r := run(t, cmd)
 		if !strings.Contains(r.Err, test.want) || !equal(r.State, State{}) {
 			t.Errorf("%s: got %+v, %q, want %q", test.name, r.State, r.Err, test.want)

@@ -3,7 +3,7 @@
 //
 // What is taken away, on every thread of the process and on those to come:
 //
-//	user, group   those of the system user, if there is one and this user namespace maps it
+//	user, group   those of the system user, or [Unnamed]; see Drop
 //	groups        none
 //	capabilities  CAP_NET_ADMIN permitted and effective; none inheritable or ambient
 //	bounding set  empty: no file that is executed can bring a capability back
@@ -52,9 +52,14 @@ type Files struct {
 	Run   []string // to be read and executed
 }
 
-// Drop gives up what the package's comment lists, and becomes the system user of that name. Where
-// there is no such user, or it has no number in this user namespace, or the process was
-// not started as root, the user stays and a note says so. It is to be called once, after
+// Unnamed is the number of the user and group that Drop becomes where there is no system user. From
+// 65520 to 65533 nobody hands out any: not distributions, nor systemd, nor directory services.
+const Unnamed = 65525
+
+// Drop gives up what the package's comment lists, and becomes the system user of that name, or
+// Unnamed where there is none. A process that was not started as root stays who it is, and so does one
+// whose user namespace has no other user; a note says so. Who could be somebody else and would stay root, or in root's
+// group, gets an error that says how to make the user. It is to be called once, after
 // everything is open and before the first packet is read. After an error the process
 // may have lost a part of its privileges and must end.
 func Drop(user string, files Files) (State, error) { return drop(user, files) }
@@ -72,8 +77,9 @@ func DropAll() (State, error) { return dropAll() }
 // Lacks returns a sentence for each part of the sandbox that this kernel does not have.
 func Lacks() []string { return lacks() }
 
-// Becomes returns the uid that Drop will leave the process with: what is made before is made for it.
-func Becomes(user string) (uid int, err error) { return becomes(user) }
+// Becomes returns the user and group that Drop will leave the process with: what is made before is
+// made for them.
+func Becomes(user string) (uid, gid int, err error) { return becomes(user) }
 
 // Require returns an error that names what the server needs and the process lacks of
 // CAP_NET_ADMIN and CAP_NET_RAW, and says how to give it. It is to be called before anything is opened.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,17 +43,75 @@ func TestDropToUser(t *testing.T) {
 	allRefused(t, r, nil)
 }
 
-// TestDropWithoutUser drops where there is no system user: uid 0 stays, and owns its files.
+// TestDropWithoutUser drops where there is no system user: it becomes one without a name.
 func TestDropWithoutUser(t *testing.T) {
 	lab.NeedRoot(t)
 	cmd := helper(t, "attack", "no-such-user")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
 	r := run(t, cmd)
-	if r.Err != "" || r.State.UID != 0 || r.State.User != "0" || len(r.State.Notes) != 1 ||
-		!strings.Contains(r.State.Notes[0], "useradd --system no-such-user") {
-		t.Errorf("got %+v, %s, want uid 0 and a note", r.State, r.Err)
+	if r.Err != "" || r.State.UID != Unnamed || r.State.GID != Unnamed || r.State.User != strconv.Itoa(Unnamed) || len(r.State.Notes) != 1 ||
+		!strings.Contains(r.State.Notes[0], "useradd --system --no-create-home --shell /usr/sbin/nologin no-such-user") {
+		t.Errorf("got %+v, %s, want the user without a name and a note", r.State, r.Err)
 	}
-	allRefused(t, r, []string{"setuid", "setgid"}) // to what it is already
+	allRefused(t, r, nil)
+}
+
+// seeing is the command where /etc/passwd and /etc/group have these lines too.
+func seeing(t *testing.T, cmd *exec.Cmd, passwd, group string) *exec.Cmd {
+	t.Helper()
+	dir := t.TempDir()
+	files := make(map[string]string)
+	for name, line := range map[string]string{"passwd": passwd, "group": group} {
+		text, err := os.ReadFile("/etc/" + name)
+		must(t, err)
+		files["/etc/"+name] = filepath.Join(dir, name)
+		must(t, os.WriteFile(files["/etc/"+name], append(text, line+"\n"...), 0o644))
+	}
+	return lab.See(cmd, files)
+}
+
+// TestNobodyStaysRoot: uid 0 owns most files, and so, alone, does gid 0. Neither is left by a drop where
+// there is anybody else to be.
+func TestNobodyStaysRoot(t *testing.T) {
+	lab.NeedRoot(t)
+	number := strconv.Itoa(Unnamed)
+	many := []syscall.SysProcIDMap{{HostID: 0, Size: 1000}}
+	ambient := []uintptr{uintptr(cap.NET_ADMIN), uintptr(cap.NET_RAW)}
+	for _, test := range []struct {
+		name, user, passwd, group string
+		attr                      syscall.SysProcAttr
+		want                      string
+	}{
+		{name: "the system user has uid 0", user: "half", passwd: "half:x:0:64123::/:/bin/false", want: "user half is root"},
+		{name: "the system user has gid 0", user: "half", passwd: "half:x:64123:0::/:/bin/false", want: "user half is root"},
+		{name: "another has the number", user: "no-such-user", passwd: "other:x:" + number + ":64123::/:/bin/false", want: "useradd --system"},
+		{name: "a group has the number", user: "no-such-user", group: "other:x:" + number + ":", want: "useradd --system"},
+		{name: "a namespace without the number", user: "no-such-user",
+			attr: syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: many, GidMappings: many}, want: "useradd --system"},
+		{name: "a namespace without the system user", user: "nobody",
+			attr: syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: many, GidMappings: many}, want: "must not stay root"},
+		{name: "root in another group, and nobody to become", user: "no-such-user",
+			attr: syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: many, GidMappings: many,
+				Credential: &syscall.Credential{Gid: 5, NoSetGroups: true}}, want: "must not stay root (uid 0, gid 5)"},
+		{name: "started as a user in the group of root", user: "no-such-user",
+			attr: syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 64123, Gid: 0, NoSetGroups: true}, AmbientCaps: ambient}, want: "must not stay root"},
+		{name: "started as the system user in the group of root", user: "nobody",
+			attr: syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 0}, AmbientCaps: ambient}, want: "must not stay root"},
+		{name: "the group of root beside its own", user: "nobody",
+			attr: syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534, Groups: []uint32{0}}, AmbientCaps: ambient}, want: "group of root"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cmd := helper(t, "drop", test.user)
+			cmd.SysProcAttr = &test.attr
+			if test.passwd != "" || test.group != "" {
+				cmd = seeing(t, cmd, test.passwd, test.group)
+			}
+			r := run(t, cmd)
+			if !strings.Contains(r.Err, test.want) || !equal(r.State, State{}) {
+				t.Errorf("got %+v, %s, want %q", r.State, r.Err, test.want)
+			}
+		})
+	}
 }
 
 // TestAttacksAreReal tries the same without the drop: what fails then proves nothing.
@@ -70,15 +129,18 @@ func TestAttacksAreReal(t *testing.T) {
 // cleared, as in the demonstration when an ordinary user runs it.
 func TestDropInUserNamespace(t *testing.T) {
 	lab.NeedNamespaces(t)
-	cmd := helper(t, "drop", "nobody")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-	}
-	r := run(t, cmd)
-	if r.Err != "" || r.State.UID != 0 || !strings.Contains(strings.Join(r.State.Notes, "\n"), "nobody has no number in this user namespace") {
-		t.Errorf("got %+v, %s, want uid 0 and a note", r.State, r.Err)
+	for user, want := range map[string]string{"nobody": "nobody has no number in this user namespace", "no-such-user": "useradd --system"} {
+		cmd := helper(t, "drop", user)
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+		}
+		r := run(t, cmd)
+		notes := strings.Join(r.State.Notes, "\n")
+		if r.Err != "" || r.State.UID != 0 || !strings.Contains(notes, want) || !strings.Contains(notes, "the only user of this namespace") {
+			t.Errorf("%s: got %+v, %s, want uid 0 and a note", user, r.State, r.Err)
+		}
 	}
 }
 

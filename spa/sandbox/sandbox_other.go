@@ -21,6 +21,6 @@ func require() error {
 	return fmt.Errorf("sandbox: capabilities: %w", errors.ErrUnsupported)
 }
 
-func becomes(string) (int, error) {
-	return 0, fmt.Errorf("sandbox: the system user: %w", errors.ErrUnsupported)
+func becomes(string) (uid, gid int, err error) {
+	return 0, 0, fmt.Errorf("sandbox: the system user: %w", errors.ErrUnsupported)
 }

@@ -78,7 +78,8 @@ func TestMapHolds(t *testing.T) {
 		id   int
 		want bool
 	}{
-		{"         0          0 4294967295\n", 990, true},
+		{"         0          0 4294967295\n", 990, true}, // more than an int holds on 32-bit machines
+		{"         0          0 4294967295\n", Unnamed, true},
 		{"         0       1000          1\n", 990, false},
 		{"         0       1000          1\n", 0, true},
 		{"0 1000 1\n1 100000 65536\n", 990, true},

@@ -80,7 +80,7 @@ func checkOwner(c *config.Config, h *host) []Finding {
 	if err != nil || err2 != nil || journal == 0 || journal == dir {
 		return nil
 	}
-	if uid, _, ok := h.accounts(SystemUser); ok && uid == journal {
+	if uid, _, ok := h.server(); ok && uid == journal {
 		return nil
 	}
 	return []Finding{{Weak, path, fmt.Sprintf("it belongs to the user %d, who is neither root nor whose directory it is in: he can make the server forget what was spent", journal),

@@ -9,6 +9,7 @@ import (
 	"sallyport/firewall/survey"
 	"sallyport/keys"
 	"sallyport/spa/config"
+	"sallyport/spa/sandbox"
 )
 
 // checkHost looks for what stands in the way on this host as it is now.
@@ -118,12 +119,12 @@ func checkAddressPort(c *config.Config) []Finding {
 }
 
 // checkAccount looks for the user that the server becomes.
-func checkAccount(_ *config.Config, h *host) []Finding {
+func checkAccount(c *config.Config, h *host) []Finding {
 	if _, _, ok := h.accounts(SystemUser); ok {
 		return nil
 	}
-	return []Finding{{Odd, "user " + SystemUser, "there is none: the server stays root, with CAP_NET_ADMIN as its only capability",
-		"useradd --system --no-create-home --shell /usr/sbin/nologin " + SystemUser}}
+	return []Finding{{Odd, "user " + SystemUser, fmt.Sprintf("there is none: the server that root starts becomes the user %d, which has no name", sandbox.Unnamed),
+		makeUser + " && " + handOver(SystemUser, c.Dir)}}
 }
 
 // checkSandbox says what of the sandbox this kernel does not have.

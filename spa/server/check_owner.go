@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"sallyport/keys"
 	"sallyport/spa/config"
+	"sallyport/spa/sandbox"
 )
 
 // checkOwners looks whose the gateway's files are: whoever owns one may change it, whatever its mode.
@@ -29,13 +31,31 @@ func checkOwners(c *config.Config, h *host) []Finding {
 
 // trusts reports whether files may belong to the user: root, the server's, or who runs this.
 func (h *host) trusts(uid int) bool {
-	server, _, ok := h.accounts(SystemUser)
+	server, _, ok := h.server()
 	return uid == 0 || uid == h.uid || ok && uid == server
 }
 
-// checkLegible looks whether the server will be able to read the clients once it is the system user.
+// server is the user and group that a server becomes which root starts; false: it becomes none.
+func (h *host) server() (uid, gid int, ok bool) {
+	if uid, gid, ok := h.accounts(SystemUser); ok || h.uid != 0 {
+		return uid, gid, ok
+	}
+	uid, gid, err := sandbox.Becomes(SystemUser)
+	return uid, gid, err == nil && uid != 0
+}
+
+// makeUser is the command that makes the system user.
+const makeUser = "useradd --system --no-create-home --shell /usr/sbin/nologin " + SystemUser
+
+// handOver is the command that lets a group read a gateway's files.
+func handOver(group, dir string) string {
+	dir = keys.ShellWord(dir)
+	return "chgrp -R " + group + " " + dir + " && chmod -R g+rX " + dir
+}
+
+// checkLegible looks whether the server will be able to read the clients once it is no more root.
 func checkLegible(clients string, h *host) []Finding {
-	uid, gid, ok := h.accounts(SystemUser)
+	uid, gid, ok := h.server()
 	fi, err := os.Stat(clients)
 	if err != nil || !ok {
 		return nil
@@ -44,8 +64,12 @@ func checkLegible(clients string, h *host) []Finding {
 	if !ok || mayList(fi, st, uid, gid) || hasACL(clients) {
 		return nil
 	}
-	return []Finding{{Problem, clients, "the user " + SystemUser + " may not read it, and the server does not start",
-		fmt.Sprintf("chgrp -R %s %s && chmod 750 %[2]s", SystemUser, keys.ShellWord(clients))}}
+	name := SystemUser
+	if uid == sandbox.Unnamed {
+		name = strconv.Itoa(uid)
+	}
+	return []Finding{{Problem, clients, "the user " + name + " may not read it, and the server does not start",
+		fmt.Sprintf("chgrp -R %s %s && chmod 750 %[2]s", name, keys.ShellWord(clients))}}
 }
 
 // mayList reports whether a user may read a directory and what is in it, by its mode.

@@ -15,6 +15,7 @@ import (
 	"sallyport/keys"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
+	"sallyport/spa/sandbox"
 )
 
 // quietHost is a machine on which nothing is the matter, made up.
@@ -23,7 +24,7 @@ func quietHost() *host {
 		root:     "/nonexistent",
 		links:    []survey.Link{{Name: "eth0", Index: 2, Up: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}},
 		clock:    clock{known: true, synced: true},
-		accounts: func(string) (uid, gid int, ok bool) { return 64123, os.Getegid(), true },
+		accounts: func(string) (uid, gid int, ok bool) { _, gid, _ = sandbox.Becomes(SystemUser); return 64123, gid, true },
 		resolve:  func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") },
 		medium:   func(string) medium { return onDisk },
 	}

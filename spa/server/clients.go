@@ -13,6 +13,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/spa/config"
+	"sallyport/spa/sandbox"
 )
 
 // openWatcher starts to listen for changes of client files, while the directory can be opened.
@@ -91,11 +92,15 @@ func (s *Server) clientsDir() string { return filepath.Join(s.dir, config.Client
 
 // readable makes sure that client files can still be read: their changes have to take effect.
 func (s *Server) readable() error {
-	if _, err := s.clients.Names(); errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("server: without privileges, as user %s: %w; hand the directory over with: chgrp -R %[1]s %[3]s && chmod 750 %[3]s",
-			s.sandbox.User, err, s.clientsDir())
+	_, err := s.clients.Names()
+	if !errors.Is(err, fs.ErrPermission) {
+		return nil
 	}
-	return nil
+	command := fmt.Sprintf("chgrp -R %s %s && chmod 750 %[2]s", s.sandbox.User, s.clientsDir())
+	if s.sandbox.UID == sandbox.Unnamed {
+		command = makeUser + " && " + handOver(SystemUser, s.dir)
+	}
+	return fmt.Errorf("server: without privileges, as user %s: %w; hand the directory over with: %s", s.sandbox.User, err, command)
 }
 
 // reloadClient makes one client file's change take effect. A client that may do less than before

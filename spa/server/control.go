@@ -17,7 +17,7 @@ import (
 
 // openControl makes the socket while that can be done, for the user that the server will be.
 func (s *Server) openControl() error {
-	uid, err := sandbox.Becomes(SystemUser)
+	uid, _, err := sandbox.Becomes(SystemUser)
 	if err != nil {
 		return err
 	}

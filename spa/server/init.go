@@ -5,16 +5,15 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 
 	"sallyport/firewall"
 	"sallyport/keys"
 	"sallyport/spa/config"
 	"sallyport/spa/replay"
+	"sallyport/spa/sandbox"
 )
 
 // ErrInitialized is returned where a gateway's files are already.
@@ -22,7 +21,7 @@ var ErrInitialized = errors.New("there is a gateway already")
 
 // Init writes a new gateway's files: server.toml, gate.key, clients/ and the journal. It writes
 // over nothing, and takes away what it wrote when it cannot finish. The directory is made for the
-// system user where there is one: readable by it, and writable by root alone.
+// user that the server becomes: readable by it, and writable by root alone.
 func Init(c config.Config, now time.Time) error {
 	for _, name := range []string{config.FileName, config.GateFile, config.ClientsDir, config.JournalFile} {
 		path := filepath.Join(c.Dir, name)
@@ -78,7 +77,7 @@ func ForgetJournal(c *config.Config) error {
 	return nil
 }
 
-// makeDir makes a directory that the system user may read and root alone may write, or makes
+// makeDir makes a directory that the server's user may read and root alone may write, or makes
 // one of an empty directory that is there. One that holds something is left as it is.
 func makeDir(path string) error {
 	entries, err := os.ReadDir(path)
@@ -88,16 +87,15 @@ func makeDir(path string) error {
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		return fmt.Errorf("server: %w", err)
 	}
-	account, err := user.Lookup(SystemUser)
-	if err != nil || os.Geteuid() != 0 {
-		return nil // no such user: the daemon reads its files as their owner
+	if os.Geteuid() != 0 {
+		return nil // the daemon reads its files as their owner
 	}
-	gid, err := strconv.Atoi(account.Gid)
+	_, gid, err := sandbox.Becomes(SystemUser)
 	if err != nil {
-		return fmt.Errorf("server: group of user %s: %w", SystemUser, err)
+		return fmt.Errorf("server: for whom %s is: %w", path, err)
 	}
 	if err := errors.Join(os.Chown(path, 0, gid), os.Chmod(path, 0o750)); err != nil {
-		return fmt.Errorf("server: giving %s to group %s: %w", path, SystemUser, err)
+		return fmt.Errorf("server: giving %s to the server's group, %d: %w", path, gid, err)
 	}
 	return nil
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/spa/sandbox"
 )
 
 // ErrRunning is returned where another server works already. Two servers would each have half of
@@ -144,10 +146,10 @@ func holder(addr *net.UnixAddr) (uint32, error) {
 	return cred.Uid, nil
 }
 
-// servesAs reports whether a server may have been started as this user: root, who this is, or the
-// system user.
+// servesAs reports whether a server may run as this user: root, who this is, the system user, or the
+// one without a name.
 func servesAs(uid uint32) bool {
-	if uid == 0 || int(uid) == os.Geteuid() {
+	if uid == 0 || uid == sandbox.Unnamed || int(uid) == os.Geteuid() {
 		return true
 	}
 	account, err := user.Lookup(SystemUser)
