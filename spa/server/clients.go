@@ -145,13 +145,15 @@ func (s *Server) shut(ctx context.Context, before, after *keys.Client) {
 }
 
 // narrow closes what the client may not ask for any more to packets that are on their way. Where
-// that is a range of ports, it is everything: a request names one of them.
+// that is ports, it is all that is asked for by port: a request names one, a file may name a range.
 func (s *Server) narrow(before, after *keys.Client) {
 	lost := slices.DeleteFunc(slices.Clone(before.Allow), func(service string) bool {
 		return after != nil && slices.Contains(after.Allow, service)
 	})
-	if slices.ContainsFunc(lost, func(service string) bool { return strings.Contains(service, "/") }) {
-		lost = []string{everything}
+	for i, service := range lost {
+		if strings.Contains(service, "/") {
+			lost[i] = byPort
+		}
 	}
 	s.takeAway(before.Name, lost, s.now())
 }

@@ -25,6 +25,7 @@ import (
 const (
 	everything = "*"
 	somePort   = "*/*" // raised with each port, for those who ask for many
+	byPort     = "/"   // of what is asked for by its port
 )
 
 // manyPorts is how many ports of a request do not have a floor each any more.
@@ -41,6 +42,9 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool
 	topics := []topic{ofClient(k.Client.Name, everything), ofAddress(from)}
 	for _, what := range append(names(k.Services), s.ports(k.Services, somePort)...) {
 		topics = append(topics, ofClient(k.Client.Name, what))
+	}
+	if slices.ContainsFunc(k.Services, func(service spa.Service) bool { return service.Name == "" }) {
+		topics = append(topics, ofClient(k.Client.Name, byPort))
 	}
 	return slices.ContainsFunc(topics, func(t topic) bool { return !first.After(s.journal.FloorOf(t)) })
 }

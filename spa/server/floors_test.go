@@ -86,6 +86,20 @@ func TestShortened(t *testing.T) {
 	want("not allowed", spa.ReasonNotAllowed)
 }
 
+// TestLostPorts: who loses ports is refused those, also when they are given back at once, and keeps what
+// has a name.
+func TestLostPorts(t *testing.T) {
+	f := newFinal(t, 0, 0)
+	f.becomes(func(c *keys.Client) { c.Allow = []string{"ssh", "tcp/1000-2000"} })
+	f.becomes(func(c *keys.Client) {})
+	for service, want := range map[string]spa.Status{"ssh": spa.Granted, "admin": spa.ReasonSuperseded, "tcp/22": spa.ReasonSuperseded} {
+		c := f.command("alice", spa.TypeOpen, f.at, service)
+		if got := f.deliver(f.packet(c, f.at, "192.0.2.2"), f.at); got != want {
+			t.Errorf("%s: %v, want %v", service, got, want)
+		}
+	}
+}
+
 // TestRepeatElsewhere: a retry from another address does not say that the first is open when that was revoked.
 func TestRepeatElsewhere(t *testing.T) {
 	f := newFinal(t, 0, 0)
