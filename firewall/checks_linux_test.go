@@ -238,6 +238,8 @@ func (k *kept) armed() bool {
 // TestNobodyIsWoken where nothing ends.
 func TestNobodyIsWoken(t *testing.T) {
 	k := alarmed(t)
+	said := &saying{Handler: slog.DiscardHandler}
+	k.log = slog.New(said)
 	armed := func(want bool, when string) {
 		t.Helper()
 		k.wakes()
@@ -258,6 +260,9 @@ func TestNobodyIsWoken(t *testing.T) {
 	}
 	k.passes(2*time.Hour, 0)
 	armed(false, "after its end")
+	if said.times("") != 0 {
+		t.Errorf("it was said that %v", said.lines)
+	}
 }
 
 // TestWatchOfADryRun has no alarm to wait for, and ends when it shall.

@@ -231,4 +231,3 @@ func (c *code) behind(f *types.Func) []string {
 	}
 	return names
 }
-
