@@ -151,7 +151,7 @@ func ends(g firewall.Grant, held []firewall.Grant) time.Time {
 			until = h.Until
 		}
 	}
-	if until.After(g.Until) && Covered(g.Ports, ports) {
+	if until.After(g.Until) && covered(g.Ports, ports) {
 		return until
 	}
 	return g.Until
@@ -175,7 +175,7 @@ func (p *Policy) Closable(k *spa.Knock, now time.Time) error {
 // before. A nil client may hold nothing.
 func (p *Policy) Keeps(c *keys.Client, g firewall.Grant, now time.Time) bool {
 	terms, ok := p.stillAllowed(c, g, now)
-	return ok && Covered(g.Ports, terms.ports) && terms.reached(g) &&
+	return ok && covered(g.Ports, terms.ports) && terms.reached(g) &&
 		g.Until.Sub(now) <= terms.duration(terms.most, c.MaxFor) && p.inTime(c, terms, g, now)
 }
 

@@ -83,7 +83,7 @@ func (p *Policy) find(service spa.Service) (terms, error) {
 func (p *Policy) findPort(port spa.Ports) (terms, error) {
 	var having []config.Service
 	for _, s := range p.services {
-		if Covered([]spa.Ports{port}, s.Ports) {
+		if covered([]spa.Ports{port}, s.Ports) {
 			having = append(having, s)
 		}
 	}
@@ -114,8 +114,37 @@ func (p *Policy) Ports(service spa.Service) []spa.Ports {
 	return t.ports
 }
 
-// Covered reports whether each of the ports is in one of the ranges.
-func Covered(ports, ranges []spa.Ports) bool {
+// At returns the addresses that a service is at; the zero Addr is this host.
+func (p *Policy) At(service spa.Service) []netip.Addr {
+	t, _ := p.find(service)
+	return places(t.at)
+}
+
+func places(at []netip.Addr) []netip.Addr {
+	if len(at) == 0 {
+		return []netip.Addr{{}}
+	}
+	return at
+}
+
+// Within reports whether the services have each port that the grant is for, where it is for it.
+func (p *Policy) Within(g firewall.Grant, services []spa.Service) bool {
+	for _, at := range places(g.To) {
+		var there []spa.Ports
+		for _, service := range services {
+			if slices.Contains(p.At(service), at) {
+				there = append(there, p.Ports(service)...)
+			}
+		}
+		if !covered(g.Ports, there) {
+			return false
+		}
+	}
+	return true
+}
+
+// covered reports whether each of the ports is in one of the ranges.
+func covered(ports, ranges []spa.Ports) bool {
 	for _, p := range ports {
 		for low := int(p.Low); low <= int(p.High); {
 			i := slices.IndexFunc(ranges, func(r spa.Ports) bool { return r.Contains(p.Proto, uint16(low)) })

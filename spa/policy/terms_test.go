@@ -121,7 +121,7 @@ func TestCovered(t *testing.T) {
 				want = want && slices.ContainsFunc(ranges, func(r spa.Ports) bool { return r.Contains(p.Proto, uint16(port)) })
 			}
 		}
-		if got := Covered(ports, ranges); got != want {
+		if got := covered(ports, ranges); got != want {
 			t.Fatalf("%v by %v: got %v", ports, ranges, got)
 		}
 		counts[want]++

@@ -20,12 +20,16 @@ import (
 )
 
 // Services that share ports: admin has the port of ssh and another, span has it among more than have a
-// floor each.
-var shared = map[string][]string{"ssh": {"tcp/22"}, "admin": {"tcp/22", "tcp/8443"}, "web": {"tcp/80"}, "span": {"tcp/20-60"}}
+// floor each. Inner has the same one at another address.
+var shared = map[string][]string{
+	"ssh": {"tcp/22"}, "admin": {"tcp/22", "tcp/8443"}, "web": {"tcp/80"}, "span": {"tcp/20-60"}, "inner": {"tcp/22"},
+}
+
+var inside = netip.MustParseAddr("198.51.100.5")
 
 // asks are what alice asks for, and what may be closed.
 var asks = [][]string{
-	{"ssh"}, {"tcp/22"}, {"admin"}, {"tcp/8443"}, {"web"}, {"span"}, {"tcp/30"}, {"web", "ssh"}, {"tcp/80", "tcp/22"},
+	{"ssh"}, {"tcp/22"}, {"admin"}, {"tcp/8443"}, {"web"}, {"span"}, {"tcp/30"}, {"web", "ssh"}, {"tcp/80", "tcp/22"}, {"inner"},
 }
 
 // A final is a client behind a network that holds its packets back, and a server that may be killed.
@@ -42,13 +46,17 @@ func newFinal(t *testing.T, offset, delay time.Duration) *final {
 	f.rule(func(c *config.Config) {
 		c.Services = nil
 		for name, texts := range shared {
-			c.Services = append(c.Services, config.NewService(name, parsed(t, texts...)...))
+			s := config.NewService(name, parsed(t, texts...)...)
+			if name == "inner" {
+				s.Addresses = []netip.Addr{inside}
+			}
+			c.Services = append(c.Services, s)
 		}
 		slices.SortFunc(c.Services, func(a, b config.Service) int { return strings.Compare(a.Name, b.Name) })
 		c.Limits.Grants = 1000
 	})
 	f.s.dir = f.s.config.Dir
-	f.enrol(func(c *keys.Client) { c.Allow = []string{"ssh", "admin", "web", "span", "tcp/1-65535"} })
+	f.enrol(func(c *keys.Client) { c.Allow = []string{"ssh", "admin", "web", "span", "inner", "tcp/1-65535"} })
 	f.client, _ = f.s.clients.Client("alice")
 	bob := &keys.Client{Name: "bob", ID: keys.NewID(), Key: keys.NewKey(), Allow: f.client.Allow}
 	if err := keys.WriteClient(f.s.dir, bob, true); err != nil {
@@ -157,11 +165,14 @@ func endings() []finale {
 	return ends
 }
 
-// portsOf returns the ports of services.
-func portsOf(t *testing.T, services []string) []spa.Ports {
+// portsOf returns the ports that services have at this host, or inside.
+func portsOf(t *testing.T, services []string, in bool) []spa.Ports {
 	t.Helper()
 	var list []spa.Ports
 	for _, service := range services {
+		if (service == "inner") != in {
+			continue
+		}
 		texts, named := shared[service]
 		if !named {
 			texts = []string{service}
@@ -300,5 +311,5 @@ func (f *final) ended(e finale, services []string) bool {
 	if e.closed == nil || slices.Contains(e.closed, "span") || slices.Contains(services, "span") {
 		return true
 	}
-	return overlap(portsOf(f.T, e.closed), portsOf(f.T, services))
+	return overlap(portsOf(f.T, e.closed, false), portsOf(f.T, services, false)) || overlap(portsOf(f.T, e.closed, true), portsOf(f.T, services, true))
 }

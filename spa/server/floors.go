@@ -60,16 +60,19 @@ func (s *Server) closed(k *spa.Knock) error {
 	return nil
 }
 
-// ports returns each port of the services, as a floor has it; where they are many, what stands for them.
+// ports returns each port of the services, where it is, as a floor has it; where they are many, what
+// stands for them.
 func (s *Server) ports(services []spa.Service, many string) []string {
 	var list []string
 	for _, service := range services {
-		for _, r := range s.policy.Ports(service) {
-			if len(list)+int(r.High-r.Low) >= manyPorts {
-				return []string{many}
-			}
-			for port := int(r.Low); port <= int(r.High); port++ {
-				list = append(list, spa.Service{Proto: r.Proto, Port: uint16(port)}.String())
+		for _, at := range s.policy.At(service) {
+			for _, r := range s.policy.Ports(service) {
+				if len(list)+int(r.High-r.Low) >= manyPorts {
+					return []string{many}
+				}
+				for port := int(r.Low); port <= int(r.High); port++ {
+					list = append(list, spa.Service{Proto: r.Proto, Port: uint16(port)}.String()+" "+at.String())
+				}
 			}
 		}
 	}

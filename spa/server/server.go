@@ -83,7 +83,7 @@ func (s *Server) close(ctx context.Context, event audit.Event) audit.Event {
 	if err := s.closed(k); err != nil {
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
 	}
-	match := firewall.Match{Client: k.Client.Name, Source: event.From.Addr(), Services: s.closing(k, event.Time)}
+	match := firewall.Match{Client: k.Client.Name, Source: event.From.Addr(), Services: s.closing(event)}
 	ended, err := s.firewall.Revoke(ctx, match, event.Time)
 	if err != nil {
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
@@ -99,18 +99,20 @@ func (s *Server) close(ctx context.Context, event audit.Event) audit.Event {
 // closing returns the names under which the client may hold what it wants closed: the services as
 // it asks for them, and others of its grants that have no port but theirs. What was opened as ssh
 // is closed as tcp/22 too.
-func (s *Server) closing(k *spa.Knock, now time.Time) []string {
-	services := names(k.Services)
-	var ports []spa.Ports
-	for _, service := range k.Services {
-		ports = append(ports, s.policy.Ports(service)...)
-	}
-	for _, g := range s.firewall.GrantsOf(k.Client.Name, now) {
-		if policy.Covered(g.Ports, ports) {
-			services = append(services, g.Service)
+func (s *Server) closing(event audit.Event) []string {
+	k := event.Knock
+	var within, beyond []string
+	for _, g := range s.firewall.GrantsOf(k.Client.Name, event.Time) { // one of many ranges comes in parts
+		switch {
+		case g.Source.WithZone("") != event.From.Addr():
+		case s.policy.Within(g, k.Services):
+			within = append(within, g.Service)
+		default:
+			beyond = append(beyond, g.Service)
 		}
 	}
-	return services
+	within = slices.DeleteFunc(within, func(service string) bool { return slices.Contains(beyond, service) })
+	return append(names(k.Services), within...)
 }
 
 // repeat answers another try of a command as its first was answered, and does nothing else. Where what
@@ -134,7 +136,9 @@ func (s *Server) stillHeld(event audit.Event) bool {
 		if i >= len(event.Receipt.Services) || event.Receipt.Services[i].For == 0 {
 			continue // refused, closed, or over
 		}
-		if !slices.ContainsFunc(held, func(g firewall.Grant) bool { return g.Service == service && g.Source == event.Receipt.Source }) {
+		if !slices.ContainsFunc(held, func(g firewall.Grant) bool {
+			return g.Service == service && g.Source.WithZone("") == event.Receipt.Source
+		}) {
 			return false
 		}
 	}
