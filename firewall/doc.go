@@ -32,7 +32,8 @@
 //	claim    prerouting -101  where strangers are refused: leads them to port 0, on which nobody
 //	                          can listen, so that the refusal is the kernel's own, byte for byte
 //	arrive   input -310       what is delivered to a guarded port, after every rewriting, needs the
-//	                          mark or a grant: another port that leads to it is no way round
+//	                          mark or a grant: another port that leads to it is no way round.
+//	                          What a rule or a program handed to a transparent socket is refused
 //	revive   output -110      what leaves a guarded port goes to begun
 //	begun                     1. to a granted peer, or in a flow with the mark, it leaves
 //	                          2. what answers in any other flow is dropped
@@ -135,7 +136,8 @@
 //     addressed directly or published by a second port;
 //   - what another table lets the host do with a packet once the guard has let it pass, and a
 //     program that takes connections on a port that is not guarded and passes them on. The kernel
-//     shows no rewriting by TPROXY, by BPF socket lookup or by a proxy;
+//     shows no rewriting by BPF socket lookup or by a proxy;
+//   - a session that TPROXY handed to the socket of a guarded port while there was no guard;
 //   - a UDP session made while the guard was away, if connection tracking forgets it before the
 //     guard is back and its server then sends first;
 //   - mode Admit: after Cut, a UDP server that goes on sending lets its client answer.

@@ -334,6 +334,9 @@ func (d *draft) arriveRules() {
 	d.quotedJumps(c, exprs{})
 	// meta l4proto != tcp meta l4proto != udp accept
 	d.rule(c, neitherTCPNorUDP(), accept())
+	if !d.cfg.TPROXY {
+		d.handedRules()
+	}
 	for _, f := range o.families() {
 		d.goesOn(c, f, exprs{})
 	}
@@ -353,6 +356,21 @@ func (d *draft) arriveRules() {
 	d.rule(c, o.portIn(o.guarded, dport, true), accept())
 	// goto refused
 	d.rule(c, enter(d.refused))
+}
+
+// handedRules refuse what was handed to a socket, which may be that of a guarded port: nothing shows
+// its port. TPROXY takes only transparent ones. Of a flow that it knows the kernel finds the socket
+// this early by itself: a session of TCP goes on, and UDP sockets that are connected to one peer are
+// hardly ever transparent.
+func (d *draft) handedRules() {
+	handed := rule(handed(), transparent(), enter(d.refused))
+	// meta l4proto udp meta skuid != 4294967295 socket transparent 1 goto refused
+	d.rule(d.arrive, l4proto(spa.UDP), handed)
+	// A bare SYN in whatever flow, also one that a stranger began by a packet in the name of this host.
+	// tcp flags and (syn | ack) == syn meta skuid != 4294967295 socket transparent 1 goto refused
+	d.rule(d.arrive, tcpFlags(syn|ack, syn), handed)
+	// meta l4proto tcp ct state invalid,new meta skuid != 4294967295 socket transparent 1 goto refused
+	d.rule(d.arrive, l4proto(spa.TCP), ctState(expr.CtStateBitINVALID|expr.CtStateBitNEW), handed)
 }
 
 // goesOn accepts the packets of admitted flows behind door, under a condition.

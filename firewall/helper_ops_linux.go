@@ -48,7 +48,7 @@ func (f *findings) take(now [2]*saved) {
 // load puts the guard there, and makes sure that it is. Foreign chains are found before
 // anything is changed. At a start (wait) it is there as a whole or not at all.
 func (p *programs) load(r *guardRules, wait bool) (findings, error) {
-	r.quotes, r.bridged = p.quotes, bridged()
+	r.quotes, r.handed, r.bridged = p.quotes, p.handed, bridged()
 	was := make(map[bool][2]*saved)
 	for _, v6 := range p.families() {
 		var err error

@@ -39,6 +39,7 @@ type programs struct {
 	Left    sandbox.State
 
 	quotes bool // rules can look into what an ICMP error quotes
+	handed bool // rules can see that a packet was handed to a socket
 
 	ipt    map[bool]*iptables.IPTables // by whether it is for IPv6
 	suffix string                      // of the programs' names, before what they do
@@ -181,6 +182,7 @@ const (
 		"*raw\n:spa-probe - [0:0]\n-A spa-probe -p udp -m mark --mark 1/1 -j CT --notrack\nCOMMIT\n*raw" + probeAway
 	probeSets = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m set --match-set %[1]s src,dst -j RETURN\n" +
 		"-A spa-probe -j SET --add-set %[1]s src,dst --exist --timeout 1\nCOMMIT\n*mangle" + probeAway
+	probeHanded = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -p udp -m cgroup ! --cgroup 4294967295 -m socket --nowildcard --transparent -j RETURN\nCOMMIT\n*mangle" + probeAway
 	probeQuotes = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m u32 --u32 0=0 -j RETURN\nCOMMIT\n*mangle" + probeAway
 )
 
@@ -194,6 +196,7 @@ func (p *programs) probe() error {
 			p.NoSets = err.Error()
 		}
 		p.quotes = p.restoreSometime(v6, probeQuotes) == nil && (p.quotes || !v6)
+		p.handed = p.restoreSometime(v6, probeHanded) == nil && (p.handed || !v6)
 	}
 	return nil
 }

@@ -126,8 +126,20 @@ func (s *script) admit() {
 func (s *script) arrive() {
 	s.add(chainArrive, "-i lo -j RETURN")
 	s.trusted(chainArrive, "-i")
+	s.handed()
 	s.targets(chainArrive, daddrEnd, dportEnd, "-g "+chainArrived+there)
 	s.guarded(chainArrive, dportEnd, "-g "+chainArrived)
+}
+
+// handed drops what was handed to a socket, see handedRules. No cgroup has the number.
+func (s *script) handed() {
+	if s.r.TPROXY || !s.r.handed {
+		return
+	}
+	const handed = "-m cgroup ! --cgroup 4294967295 -m socket --nowildcard --transparent -j DROP"
+	s.add(chainArrive, "-p udp %s", handed)
+	s.add(chainArrive, "-p tcp -m tcp --tcp-flags SYN,ACK SYN %s", handed)
+	s.add(chainArrive, "-p tcp -m conntrack --ctstate INVALID,NEW %s", handed)
 }
 
 func (s *script) arrived(p place) {

@@ -274,7 +274,7 @@ func (b *ipt) loadRules() error {
 func (b *ipt) guardRules() guardRules {
 	r := guardRules{
 		Mark: b.cfg.Mark, Guarded: b.cfg.Guarded, Cut: b.cfg.Cut,
-		Knock: b.cfg.Knock, Trusted: b.cfg.Trusted, Trial: b.trial,
+		Knock: b.cfg.Knock, Trusted: b.cfg.Trusted, TPROXY: b.cfg.TPROXY, Trial: b.trial,
 	}
 	for _, t := range b.cfg.Targets {
 		here := Target{Ports: t.Ports}

@@ -17,10 +17,12 @@ type guardRules struct {
 	Targets []Target
 	Knock   []KnockPort
 	Trusted []string
+	TPROXY  bool // flows pass that are handed to the socket of another port
 	Trial   bool // guarded are the ports that are in a set, which they leave by themselves
 
 	// What the helper finds out.
 	quotes  bool // rules can look into what an ICMP error quotes
+	handed  bool // rules can see that a packet was handed to a socket
 	bridged bool // packets that are bridged come by
 }
 

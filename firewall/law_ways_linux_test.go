@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -79,7 +80,7 @@ func lawWays() []*way {
 			router(w)
 		}},
 		{name: "rewritten by another table", aliases: true, build: rewritten},
-		{name: "TPROXY", aliases: true, transparent: true, build: tproxy, known: socketUnseen},
+		{name: "TPROXY", aliases: true, transparent: true, build: tproxy, known: handedBefore},
 		{name: "another tool sets all marks", aliases: true, build: marks, known: foreignMark},
 		{name: "from the listed machine itself", to: local, listed: []string{"behind"}, build: fromBehind},
 		{name: "untracked by another tool", build: untracked, known: unseen},
@@ -116,10 +117,15 @@ func unseen(s *lawState, c *lawCase) string {
 	return ""
 }
 
-// socketUnseen is that of TPROXY: no hook sees which socket gets a packet that keeps its port.
-func socketUnseen(_ *lawState, c *lawCase) string {
-	if c.isByOtherPort() {
-		return "no hook sees the port of the socket that gets a packet"
+// handedBefore is that of TPROXY: no hook sees the port of the socket that a packet is handed to, and
+// once the guard is back those of a flow that began without it are no flow's beginning.
+func handedBefore(s *lawState, c *lawCase) string {
+	switch {
+	case !c.isByOtherPort():
+	case s.away || !s.loaded:
+		return "the flow was handed to a socket while there was no guard"
+	case s.ex && c.proto == spa.UDP && slices.ContainsFunc(c.steps, func(s step) bool { return s.shape == shapeServer && !s.after }):
+		return "the server began a session while the client had a grant"
 	}
 	return ""
 }

@@ -157,6 +157,20 @@ func ctState(states uint32) exprs {
 	}
 }
 
+// handed is the condition that a packet has a socket before the kernel has looked for one: by TPROXY,
+// by a BPF program, or because it belongs to a flow of a connected socket.
+//
+//	meta skuid != 4294967295
+func handed() exprs {
+	const nobody = 1<<32 - 1 // no user has this number; without a socket there is none to compare
+	return exprs{&expr.Meta{Key: expr.MetaKeySKUID, Register: first}, &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: native(nobody)}}
+}
+
+// socket transparent 1
+func transparent() exprs {
+	return exprs{&expr.Socket{Key: expr.SocketKeyTransparent, Register: first}, equal([]byte{1})}
+}
+
 func and(mask []byte) *expr.Bitwise {
 	return &expr.Bitwise{
 		SourceRegister: first, DestRegister: first,

@@ -67,7 +67,7 @@ func (c *Config) fixed(n *Config) []string {
 // take takes over what fixed does not name.
 func (c *Config) take(n *Config) {
 	c.Guarded, c.Targets, c.Knock = n.Guarded, n.Targets, n.Knock
-	c.Closed, c.Trusted, c.Cut, c.Keep = n.Closed, n.Trusted, n.Cut, n.Keep
+	c.Closed, c.Trusted, c.TPROXY, c.Cut, c.Keep = n.Closed, n.Trusted, n.TPROXY, n.Cut, n.Keep
 }
 
 // reconfigure is Reconfigure for a caller that holds the lock and has the ledger alone.

@@ -318,6 +318,10 @@ func (w *nftText) arrive() (rules list) {
 	rules.add(w.trusted("iifname")...)
 	rules.add(w.quotedJumps("")...)
 	rules.add(otherProtocols)
+	if !w.TPROXY {
+		const handed = "meta skuid != 4294967295 socket transparent 1 goto refused"
+		rules.add("meta l4proto udp "+handed, "tcp flags & (syn | ack) == syn "+handed, "meta l4proto tcp ct state invalid,new "+handed)
+	}
 	for _, f := range textFamilies() {
 		rules.add(w.goesOn(f, "")...)
 	}

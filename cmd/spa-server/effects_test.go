@@ -44,6 +44,7 @@ var effects = map[string]string{
 	"rawFirewall.closed":             "TestClosed",
 	"rawFirewall.persist":            "TestPersist",
 	"rawFirewall.trusted_interfaces": "TestTrustedInterfaces",
+	"rawFirewall.tproxy":             "TestTPROXY",
 	"rawFirewall.mark":               "TestMark",
 	"rawFirewall.admit":              "TestAdmit",
 	"rawAdmit.table":                 "TestAdmit",

@@ -116,7 +116,7 @@ func TestCommentsAreTrue(t *testing.T) {
 	c := created(t, dir)
 	c.Services = nil
 	text := c.filled(dir).text()
-	for _, examples := range [][]string{{"zone"}, {"persist"}, {"mark"}, {"[service", "ports"}, {"for"}, {"max_for"}, {"addresses"}, {"on_expiry"}, {"when"}} {
+	for _, examples := range [][]string{{"zone"}, {"persist"}, {"tproxy"}, {"mark"}, {"[service", "ports"}, {"for"}, {"max_for"}, {"addresses"}, {"on_expiry"}, {"when"}} {
 		for _, example := range examples {
 			text = uncommented(t, text, example)
 		}
@@ -158,7 +158,7 @@ func TestEveryExampleIsTried(t *testing.T) {
 	dir := t.TempDir()
 	c := created(t, dir)
 	c.Services = nil
-	tried := []string{"zone", "persist", "mark", "[service.ssh]", "ports", "for", "max_for", "addresses", "on_expiry", "when", "[firewall.admit]", "table", "set4", "set6"}
+	tried := []string{"zone", "persist", "tproxy", "mark", "[service.ssh]", "ports", "for", "max_for", "addresses", "on_expiry", "when", "[firewall.admit]", "table", "set4", "set6"}
 	for line := range strings.Lines(c.filled(dir).text()) {
 		example, ok := strings.CutPrefix(line, "# ")
 		word, _, _ := strings.Cut(example, " ")

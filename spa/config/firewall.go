@@ -18,7 +18,7 @@ func (l *loader) firewall() {
 	l.oneOf("firewall.closed", f.Closed, "drop", "reject")
 	l.oneOf("firewall.persist", f.Persist, "owner", "file")
 	l.interfaces("firewall.trusted_interfaces", f.TrustedInterfaces)
-	l.cfg.Firewall = Firewall{Backend: f.Backend, Mode: f.Mode, Closed: f.Closed, Persist: f.Persist, TrustedInterfaces: none(f.TrustedInterfaces)}
+	l.cfg.Firewall = Firewall{Backend: f.Backend, Mode: f.Mode, Closed: f.Closed, Persist: f.Persist, TrustedInterfaces: none(f.TrustedInterfaces), TPROXY: f.TPROXY}
 	if f.Persist == "file" && f.Backend == "iptables" {
 		l.must("firewall.persist", errors.New(`"file" has an effect with nftables only, whose tables can have an owner`))
 	}
@@ -86,6 +86,7 @@ func (l *loader) onlyGuarding() {
 		"firewall.closed":             f.Closed != "drop",
 		"firewall.persist":            f.Persist != "owner",
 		"firewall.trusted_interfaces": len(f.TrustedInterfaces) > 0,
+		"firewall.tproxy":             f.TPROXY,
 		"firewall.mark":               f.Mark != 0,
 	} {
 		if set {

@@ -42,6 +42,7 @@ type (
 		Closed            string   `toml:"closed"`
 		Persist           string   `toml:"persist"`
 		TrustedInterfaces []string `toml:"trusted_interfaces"`
+		TPROXY            bool     `toml:"tproxy"`
 		Mark              *int64   `toml:"mark"`
 		Admit             rawAdmit `toml:"admit"`
 	}

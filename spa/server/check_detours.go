@@ -129,6 +129,13 @@ func (s *detourSearch) judge(way approach, ports spa.Ports, d survey.Detour, end
 	}
 	in, severity := letsIn(d.Verdict)
 	switch {
+	case d.Socket && s.shutsHanded():
+		s.say(way, ports, d, Weak, fmt.Sprintf("hands %s to what listens on %s (TPROXY): the guard shuts this way", it, to)).advice = func(ports []spa.Ports) string {
+			if s.c.Guards(to) {
+				return d.Remove(ports[0])
+			}
+			return d.Remove(ports[0]) + "; or, if it is wanted, tproxy = true under [firewall]"
+		}
 	case d.Socket && s.c.Guards(to):
 		s.say(way, ports, d, severity, fmt.Sprintf("hands %s to what listens on the guarded %s (TPROXY), and the guard cannot see that: %s, if it takes such packets (IP_TRANSPARENT)", it, to, in))
 	case !d.Socket && (d.Here && s.c.Guards(to) || s.isTarget(d.To, ports.Proto)):
@@ -169,6 +176,11 @@ func (s *detourSearch) shutText(in string, to spa.Service) string {
 		return in
 	}
 	return fmt.Sprintf("the guard shuts this way too, to everyone without a grant for %s", to)
+}
+
+// shutsHanded reports whether the guard shuts what TPROXY hands to sockets.
+func (s *detourSearch) shutsHanded() bool {
+	return s.c.Firewall.Mode != "admit" && !s.c.Firewall.TPROXY
 }
 
 // isTarget reports whether a service is at that address and port.

@@ -18,6 +18,9 @@ func handed(rules string) string {
 	return "table inet tp { chain pre { type filter hook prerouting priority -150;\n" + rules + "\n}\n}\n"
 }
 
+// passing lets pass what TPROXY hands to sockets.
+func passing(c *config.Config) { c.Firewall.TPROXY = true }
+
 // behind adds a service at another machine.
 func behind(c *config.Config) {
 	services("tcp/23")(c)
@@ -86,15 +89,19 @@ func detourTests() []hostTest {
 		{name: "led to a port at which nothing listens", config: web, spoil: beside(leading("tcp dport 80 redirect to :8080") + also("tcp dport { 80, 8080 }"))},
 
 		{name: "handed to ssh", spoil: beside(handed("tcp dport 3222 tproxy to :22 accept") + also("tcp dport 3222")),
+			want: Weak, says: []string{"tcp/3222 table inet tp, chain pre, rule handle", "hands it to what listens on tcp/22 (TPROXY): the guard shuts this way", "nft delete rule inet tp pre handle"}},
+		{name: "handed to a proxy", spoil: beside(handed("tcp dport 80 tproxy to :3128 accept") + also("tcp dport { 80, 3128 }")),
+			want: Weak, says: []string{"tcp/80 ", "hands it to what listens on tcp/3128 (TPROXY): the guard shuts this way", "tproxy = true"}},
+		{name: "let pass, handed to ssh", config: passing, spoil: beside(handed("tcp dport 3222 tproxy to :22 accept") + also("tcp dport 3222")),
 			want: Problem, says: []string{"tcp/3222 table inet tp, chain pre, rule handle", "hands it to what listens on the guarded tcp/22 (TPROXY)", "strangers get in there", "nft delete rule inet tp pre handle"}},
-		{name: "handed to ssh by iptables", spoil: func(s *scene) {
+		{name: "let pass, handed to ssh by iptables", config: passing, spoil: func(s *scene) {
 			s.feed("*mangle\n-A PREROUTING -p tcp --dport 3222 -j TPROXY --on-port 22 --tproxy-mark 1\nCOMMIT\n", "iptables-nft-restore")
 			s.feed(also("tcp dport 3222"), "nft", "-f", "-")
 		}, want: Problem, says: []string{"tcp/3222", "iptables -t mangle -D PREROUTING -p tcp -m tcp --dport 3222 -j TPROXY"}},
-		{name: "handed to ssh from what passes through", spoil: beside(handed("fib daddr type != local tcp dport 80 tproxy to :22 accept") + also("tcp dport 80")),
+		{name: "let pass, handed to ssh from what passes through", config: passing, spoil: beside(handed("fib daddr type != local tcp dport 80 tproxy to :22 accept") + also("tcp dport 80")),
 			want: Problem, says: []string{"tcp/80 to other machines ", "hands it to what listens on the guarded tcp/22"}},
-		{name: "handed to ssh, dropped behind", spoil: beside(handed("tcp dport 3222 tproxy to :22 accept"))},
-		{name: "handed to a proxy", spoil: beside(handed("tcp dport 80 tproxy to :3128 accept") + also("tcp dport { 80, 3128 }"))},
+		{name: "let pass, handed to ssh, dropped behind", config: passing, spoil: beside(handed("tcp dport 3222 tproxy to :22 accept"))},
+		{name: "let pass, handed to a proxy", config: passing, spoil: beside(handed("tcp dport 80 tproxy to :3128 accept") + also("tcp dport { 80, 3128 }"))},
 	}
 }
 

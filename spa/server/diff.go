@@ -41,6 +41,7 @@ var liveSettings = []setting{
 	{"zone", func(c *config.Config) any { return c.Zone }},
 	{"firewall.closed", func(c *config.Config) any { return c.Firewall.Closed }},
 	{"firewall.trusted_interfaces", func(c *config.Config) any { return c.Firewall.TrustedInterfaces }},
+	{"firewall.tproxy", func(c *config.Config) any { return c.Firewall.TPROXY }},
 	{"limits.live_nonces", func(c *config.Config) any { return c.Limits.LiveNonces }},
 	{"limits.grants", func(c *config.Config) any { return c.Limits.Grants }},
 	{"limits.grants_per_hour", func(c *config.Config) any { return c.Limits.GrantsPerHour }},

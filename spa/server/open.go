@@ -253,6 +253,7 @@ func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Ti
 		Backend: c.Firewall.Backend,
 		Admit:   firewall.AdmitSets(c.Firewall.Admit),
 		Trusted: c.Firewall.TrustedInterfaces,
+		TPROXY:  c.Firewall.TPROXY,
 		Mark:    c.Firewall.Mark,
 		State:   c.State,
 	}

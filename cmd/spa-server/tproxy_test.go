@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// handing hands what is for ports 8022 and 8080 to the sockets of the guarded port and of a proxy.
+const handing = `table inet proxy { chain in { type filter hook prerouting priority mangle
+	tcp dport 8022 tproxy to :22 accept
+	tcp dport 8080 tproxy to :3128 accept
+}
+}`
+
+// TestTPROXY: what a rule hands to a socket is shut, for that may be the socket of a guarded port,
+// unless server.toml says that it shall pass. Sockets that could be handed something, and are not,
+// get their own.
+func TestTPROXY(t *testing.T) {
+	for _, backend := range []string{"nftables", "iptables"} {
+		t.Run(backend, func(t *testing.T) {
+			g := newGateway(t)
+			g.set("firewall", "backend", `"`+backend+`"`)
+			for _, port := range []string{":22", ":53", ":3128"} {
+				g.serveTransparent(port)
+			}
+			g.nft(g.host, handing)
+			g.start()
+			client, addresses := "192.0.2.2", [2]string{"192.0.2.1", "[2001:db8::1]"}
+			for i, to := range addresses {
+				from := [2]string{client, "2001:db8::2"}[i]
+				for _, port := range []string{":22", ":8022", ":8080"} {
+					g.wantDark(from, to+port, "of a guarded port or handed to a socket")
+				}
+				g.wantOpen(from, to+":53", "of a transparent socket")
+			}
+			g.mustOpen("--source", client)
+			g.wantOpen(client, addresses[0]+":22", "granted")
+
+			g.rewrite("server.toml", `# tproxy = true`, `tproxy = true`)
+			g.wantReloaded("firewall.tproxy")
+			g.wantOpen(client, addresses[0]+":8080", "of a proxy, when it shall pass")
+			g.wantDark("192.0.2.3", addresses[0]+":22", "guarded")
+		})
+	}
+}
+
+// serveTransparent runs a server with a socket that takes what is for other addresses and ports.
+func (g *gateway) serveTransparent(addr string) {
+	g.t.Helper()
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var failed error
+		err := c.Control(func(fd uintptr) {
+			failed = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1)
+		})
+		return errors.Join(err, failed)
+	}}
+	err := g.host.Do(func() error {
+		l, err := lc.Listen(context.Background(), "tcp", addr)
+		if err != nil {
+			return err
+		}
+		g.t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				conn.Close()
+			}
+		}()
+		return nil
+	})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+}
