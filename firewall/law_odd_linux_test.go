@@ -89,9 +89,12 @@ chain in { type filter hook prerouting priority 0; tcp dport 21 ct helper set "f
 					_, err = io.WriteString(conn, "PASV\r\n")
 					w.must(err)
 					read("227 Entering")
-					data, err := w.attempt(addressOf("client", six).String(), addressOf("gateway's other", six).String(), fmt.Sprint(port), silence)
+					from := netip.AddrPortFrom(addressOf("client", six), firstCase+1)
+					data, err := w.attempt(from.String(), addressOf("gateway's other", six).String(), fmt.Sprint(port), silence)
 					if err == nil {
 						data.Close()
+					}
+					if err == nil || w.heard(from.Port(), w.serverOf(w.servers, 22, six)) {
 						w.Errorf("%s: a client that may speak to port 21 alone was let in to port 22, by port %d", nameOfFamily(six), port)
 					}
 				}
