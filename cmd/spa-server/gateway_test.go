@@ -241,7 +241,12 @@ func (g *gateway) launch(cmd *exec.Cmd) {
 		cmd.Wait()
 		close(p.ended)
 	}()
-	g.t.Cleanup(func() { p.stop(syscall.SIGKILL) })
+	g.t.Cleanup(func() {
+		p.stop(syscall.SIGKILL)
+		if denied := syscall.EPERM.Error(); strings.Contains(p.log(), denied) {
+			g.t.Errorf("the server was not permitted what it does:\n%s", p.log())
+		}
+	})
 }
 
 func (p *process) done() bool {

@@ -59,7 +59,7 @@ func forDaemon() []call {
 		unix.SYS_SENDTO, unix.SYS_SENDMSG, unix.SYS_RECVFROM, unix.SYS_RECVMSG,
 		unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT, unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME,
 		unix.SYS_WAIT4, unix.SYS_WAITID, // for its helper and its keeper
-		unix.SYS_MEMBARRIER,
+		unix.SYS_MEMBARRIER, unix.SYS_TIMERFD_SETTIME,
 	)...), daemonCalls...)
 }
 
