@@ -67,7 +67,7 @@ func (a access) mend(path string, most fs.FileMode, owner string) string {
 	return strings.Join(commands, " && ")
 }
 
-// ShellWord returns a path as a shell takes it: quoted where that is needed.
+// ShellWord returns a path as a shell takes it: quoted where that is needed, and printable.
 func ShellWord(s string) string {
 	plain := func(r rune) bool {
 		return r < 0x80 && (nameByte(byte(r)) || 'A' <= r && r <= 'Z' || strings.ContainsRune("/._-", r))
@@ -75,5 +75,16 @@ func ShellWord(s string) string {
 	if s != "" && s[0] != '-' && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
 		return s
 	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	if Printable(s) == s {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	var b strings.Builder // as bash and zsh read it, and POSIX since 2024
+	for i := range len(s) {
+		if c := s[i]; ' ' <= c && c <= '~' && c != '\'' && c != '\\' {
+			b.WriteByte(c)
+			continue
+		}
+		fmt.Fprintf(&b, `\x%02x`, s[i])
+	}
+	return "$'" + b.String() + "'"
 }

@@ -1,0 +1,46 @@
+package keys
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+func TestPrintable(t *testing.T) {
+	for s, want := range map[string]string{
+		"gw.example.net":                    "gw.example.net",
+		"größer 日本 🙂":                       "größer 日本 🙂",
+		"a\x1b[2J\u009b1mé\r\n\tb\x7f":      "a?[2J?1mé???b?",
+		"x\u202ey\u2066z\u2069\u200e\ufeff": "x?y?z???",
+		"a\u2028b\u2029c\u0085d\v":          "a?b?c?d?",
+		"a\u200bb\U000e0041c\ue000":         "a?b?c?",
+		"bad \xff\xfe bytes":                "bad ? bytes",
+		"no\u00a0break":                     "no?break",
+	} {
+		if got := Printable(s); got != want {
+			t.Errorf("%q: got %q, want %q", s, got, want)
+		}
+	}
+	if got := PrintableLines("a\nb\rc\u202e\n"); got != "a\nb?c?\n" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestShellWordIsPrintable: a shell takes it for what it was, and a terminal shows nothing but what is there.
+func TestShellWordIsPrintable(t *testing.T) {
+	for _, s := range []string{"/etc/spa", "it's", "-n", "", "a b", "$(x)", "ü", "\u202e", "a\nb", "\x1b]0;x\a", "\\", "\xff'\n"} {
+		word := ShellWord(s)
+		if strings.ContainsFunc(word, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Errorf("%q: %q would be seen as something else", s, word)
+		}
+		bash, err := exec.LookPath("bash")
+		if err != nil {
+			t.Skip("there is no bash here")
+		}
+		out, err := exec.Command(bash, "-c", "printf %s "+word).Output()
+		if err != nil || string(out) != s && s != "-n" {
+			t.Errorf("%q: %s is %q to a shell, %v", s, word, out, err)
+		}
+	}
+}
