@@ -135,12 +135,12 @@ func (d *diagnosis) tell(cmd *cobra.Command, f doctor.Finding) error {
 		return cli.JSON(cmd, f)
 	}
 	w := cmd.OutOrStdout()
-	_, err := fmt.Fprintf(w, "%-8s %s\n", f.State, f.Text)
+	_, err := fmt.Fprintf(w, "%-8s %s\n", f.State, keys.Printable(f.Text))
 	if err == nil && f.Advice != "" {
-		_, err = fmt.Fprintf(w, "%-8s - %s\n", "", f.Advice)
+		_, err = fmt.Fprintf(w, "%-8s - %s\n", "", keys.Printable(f.Advice))
 	}
 	if err == nil && f.Sign != "" {
-		_, err = fmt.Fprintf(w, "%-8s - sign: %s\n", "", f.Sign)
+		_, err = fmt.Fprintf(w, "%-8s - sign: %s\n", "", keys.Printable(f.Sign))
 	}
 	if err != nil {
 		return fmt.Errorf("printing the findings: %w", err)

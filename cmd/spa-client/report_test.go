@@ -14,6 +14,7 @@ import (
 	"sallyport/keys"
 	"sallyport/spa"
 	"sallyport/spa/client"
+	"sallyport/spa/client/doctor"
 )
 
 // answered is a command whose answers are given.
@@ -136,6 +137,20 @@ func TestOpenLine(t *testing.T) {
 	unknown := k.openLine(client.Answer{Verdict: client.Opened}, 0, spa.Service{Name: "new"}, now)
 	if unknown != "new is open on gw" {
 		t.Errorf("without a receipt: got %q", unknown)
+	}
+}
+
+// TestHostileFinding: what a finding of doctor says of others ends no line and moves no cursor.
+func TestHostileFinding(t *testing.T) {
+	var out bytes.Buffer
+	cmd := &cobra.Command{}
+	cmd.SetOut(&out)
+	const hostile = "a\x1b[2J\n\u202eb"
+	if err := (&diagnosis{}).tell(cmd, doctor.Finding{State: doctor.Good, Text: hostile, Advice: hostile, Sign: hostile}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.ContainsAny(out.String(), "\x1b\u202e") || strings.Count(out.String(), "\n") != 3 {
+		t.Errorf("got %q", &out)
 	}
 }
 

@@ -24,6 +24,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"sallyport/keys"
 )
 
 // How a program ends.
@@ -169,10 +171,10 @@ func misused(err error, path string) *Exit {
 func complain(root *cobra.Command, name string, exit *Exit) {
 	w := root.ErrOrStderr()
 	for line := range strings.Lines(exit.Err.Error()) { // joined errors have a line each
-		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, red, "error:"), unpackaged(strings.TrimRight(line, "\n")))
+		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, red, "error:"), keys.Printable(unpackaged(strings.TrimRight(line, "\n"))))
 	}
 	if exit.Hint != "" {
-		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, cyan, "hint:"), exit.Hint)
+		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, cyan, "hint:"), keys.Printable(exit.Hint))
 	}
 }
 
@@ -187,12 +189,14 @@ func unpackaged(text string) string {
 // Warn prints to standard error something that is wrong but does not end the command.
 func Warn(cmd *cobra.Command, format string, args ...any) {
 	w := cmd.ErrOrStderr()
-	fmt.Fprintf(w, "%s: %s %s\n", cmd.Root().Name(), paint(w, yellow, "warning:"), unpackaged(fmt.Sprintf(format, args...)))
+	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
+		fmt.Fprintf(w, "%s: %s %s\n", cmd.Root().Name(), paint(w, yellow, "warning:"), keys.Printable(unpackaged(strings.TrimRight(line, "\n"))))
+	}
 }
 
 // Note prints to standard error something that is good to know.
 func Note(cmd *cobra.Command, format string, args ...any) {
-	fmt.Fprintf(cmd.ErrOrStderr(), "%s: note: %s\n", cmd.Root().Name(), fmt.Sprintf(format, args...))
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s: note: %s\n", cmd.Root().Name(), keys.Printable(fmt.Sprintf(format, args...)))
 }
 
 // LooksLikeToken reports whether an argument, or the value in --flag=value, can

@@ -114,7 +114,7 @@ func TestOutput(t *testing.T) {
 	root, stdout, stderr := program(func(cmd *cobra.Command) error {
 		Warn(cmd, "it is %d", 7)
 		Note(cmd, "it was %d", 6)
-		return JSON(cmd, map[string]string{"a": "<b>é\u009b\x7f"})
+		return JSON(cmd, map[string]string{"a": "<b>é\u009b\x7f\u202e\U000e0041"})
 	})
 	if code := run(t.Context(), "spa-test", root, []string{"do"}); code != Done {
 		t.Errorf("got %d", code)
@@ -122,13 +122,30 @@ func TestOutput(t *testing.T) {
 	if want := "spa-test: warning: it is 7\nspa-test: note: it was 6\n"; stderr.String() != want {
 		t.Errorf("got %q, want %q", stderr, want)
 	}
-	if want := "{\"a\":\"<b>é\\u009b\\u007f\"}\n"; stdout.String() != want {
+	if want := "{\"a\":\"<b>é\\u009b\\u007f\\u202e\\udb40\\udc41\"}\n"; stdout.String() != want {
 		t.Errorf("got %q, want %q", stdout, want)
 	}
 	failing := &cobra.Command{}
 	failing.SetOut(failer{})
 	if err := JSON(failing, 1); err == nil {
 		t.Error("an output that fails: no error")
+	}
+}
+
+// TestHostileTexts: what others chose ends no line, moves no cursor and turns no text round.
+func TestHostileTexts(t *testing.T) {
+	const hostile = "a\x1b[2J\r\u202eb\u2028\u009b"
+	root, _, stderr := program(func(cmd *cobra.Command) error {
+		Warn(cmd, "%s\n%s", hostile, hostile)
+		Note(cmd, "%s\n%s", hostile, hostile)
+		return Fail(fmt.Errorf("%s\n%s", hostile, hostile), hostile+"\n"+hostile)
+	})
+	run(t.Context(), "spa-test", root, []string{"do"})
+	const plain = "a?[2J??b??"
+	want := "spa-test: warning: " + plain + "\nspa-test: warning: " + plain + "\nspa-test: note: " + plain + "?" + plain +
+		"\nspa-test: error: " + plain + "\nspa-test: error: " + plain + "\nspa-test: hint: " + plain + "?" + plain + "\n"
+	if stderr.String() != want {
+		t.Errorf("got %q, want %q", stderr, want)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode"
+	"unicode/utf16"
 
 	"github.com/spf13/cobra"
 )
@@ -21,15 +23,15 @@ func JSONFlag(cmd *cobra.Command, on *bool) {
 	cmd.Flags().BoolVar(on, "json", false, "print JSON, an object a line")
 }
 
-// JSON prints a value to standard output as one line. What moves a terminal's cursor is escaped in it,
-// also what JSON would let stand.
+// JSON prints a value to standard output as one line. What a terminal may not have is escaped in it, also
+// what JSON would let stand: see keys.Printable.
 func JSON(cmd *cobra.Command, v any) error {
 	var line strings.Builder
 	enc := json.NewEncoder(&line)
 	enc.SetEscapeHTML(false)
 	err := enc.Encode(v)
 	if err == nil {
-		_, err = io.WriteString(cmd.OutOrStdout(), escapeControls(line.String()))
+		_, err = io.WriteString(cmd.OutOrStdout(), escapeUnprintable(line.String()))
 	}
 	if err != nil {
 		return fmt.Errorf("writing JSON: %w", err)
@@ -37,24 +39,26 @@ func JSON(cmd *cobra.Command, v any) error {
 	return nil
 }
 
-// escapeControls escapes the controls of ECMA-48 that are above ASCII, and DEL. In JSON they stand in
+// escapeUnprintable escapes what is above ASCII, or DEL, and cannot be seen. In JSON it stands in
 // strings alone.
-func escapeControls(line string) string {
-	if !strings.ContainsFunc(line, isHighControl) {
+func escapeUnprintable(line string) string {
+	if !strings.ContainsFunc(line, isUnprintable) {
 		return line
 	}
 	var b strings.Builder
 	for _, r := range line {
-		if isHighControl(r) {
-			fmt.Fprintf(&b, `\u%04x`, r)
+		if !isUnprintable(r) {
+			b.WriteRune(r)
 			continue
 		}
-		b.WriteRune(r)
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
 	}
 	return b.String()
 }
 
-func isHighControl(r rune) bool { return 0x7f <= r && r <= 0x9f }
+func isUnprintable(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) }
 
 // Colours of the words error, warning and hint, as ECMA-48 escape sequences.
 const (
