@@ -27,7 +27,7 @@ var arrows = map[string]rule{
 	"firewall/survey":    {[]string{"spa"}, "it reads the rule sets of others: what reads them must not be what changes ours"},
 	"spa/policy":         {[]string{"keys", "spa", "spa/config", "firewall"}, "it turns a request into a grant: it cannot give one"},
 	"spa/audit":          {[]string{"keys", "spa", "spa/config", "firewall"}, "it records what was decided: nothing that decides depends on it"},
-	"spa/server/control": {nil, "who asks a server needs words and times, not the server"},
+	"spa/server/control": {[]string{"keys"}, "who asks a server needs words and times, not the server"},
 	"spa/server": {[]string{"spa/server/control", "keys", "spa", "spa/config", "spa/capture", "spa/replay", "spa/sandbox", "spa/policy", "spa/audit", "firewall", "firewall/survey"},
 		"the line, the one place where all stages meet"},
 	"spa/client":        {[]string{"keys", "spa"}, "it runs on machines without a firewall of ours, and on other systems than Linux"},

@@ -3,13 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -59,7 +57,7 @@ func askError(err error) error {
 	case err == nil:
 		return nil
 	case isDenied:
-		return cli.Fail(errors.New(plain(denied.Text)), plain(denied.Hint))
+		return cli.Fail(errors.New(denied.Text), denied.Hint)
 	case errors.Is(err, control.ErrNotRunning):
 		return cli.Fail(err, "systemctl start spa-server; journalctl -u spa-server says why it ended")
 	case errors.Is(err, control.ErrSilent):
@@ -68,27 +66,6 @@ func askError(err error) error {
 		return cli.Fail(err, "run it as root: sudo spa-server …")
 	}
 	return err
-}
-
-// plain takes out of a text what would move a terminal's cursor or change its colours: the server is
-// trusted less than whoever asks it.
-func plain(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' {
-			return '?'
-		}
-		return r
-	}, text)
-}
-
-// plainWriter writes plain text. What it is given at once must be whole characters.
-type plainWriter struct{ w io.Writer }
-
-func (p plainWriter) Write(b []byte) (int, error) {
-	if _, err := io.WriteString(p.w, plain(string(b))); err != nil {
-		return 0, err
-	}
-	return len(b), nil
 }
 
 // clock is a time for people: of another day with the date.

@@ -9,13 +9,6 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// TestPlain: what a server says moves no cursor and changes no colour.
-func TestPlain(t *testing.T) {
-	if got, want := plain("a\x1b[2J\u009b1mé\r\n\tb\x7f"), "a?[2J?1mé?\n\tb?"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
 // TestOffset: how a clock is off is said in words.
 func TestOffset(t *testing.T) {
 	for ahead, want := range map[float64]string{0: "right", -0.04: "right", 0.06: "0.1 s ahead", -43.2: "43 s behind", 3600: "3600 s ahead"} {

@@ -23,7 +23,7 @@ service, the address that is let in, the ports, and the end.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			now := time.Now()
-			w := tabwriter.NewWriter(plainWriter{cmd.OutOrStdout()}, 0, 8, 2, ' ', 0)
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
 			if !asJSON {
 				fmt.Fprintln(w, "CLIENT\tSERVICE\tSOURCE\tPORTS\tUNTIL")
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
 	"sallyport/spa/server"
 	"sallyport/spa/server/control"
 )
@@ -85,6 +86,6 @@ func printPast(cmd *cobra.Command, d control.Decision, asJSON bool) error {
 	if asJSON {
 		return cli.JSON(cmd, d)
 	}
-	_, err := fmt.Fprintln(plainWriter{cmd.OutOrStdout()}, d.Time.Local().Format("2006-01-02"), decisionLine(d))
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), d.Time.Local().Format("2006-01-02"), keys.Printable(decisionLine(d)))
 	return err
 }

@@ -57,9 +57,9 @@ func printReloaded(cmd *cobra.Command, r control.Reloaded) error {
 		lines = []string{"nothing has changed"}
 	}
 	for _, note := range r.Notes {
-		cli.Warn(cmd, "%s", plain(note))
+		cli.Warn(cmd, "%s", note)
 	}
-	_, err := fmt.Fprintln(plainWriter{cmd.OutOrStdout()}, strings.Join(lines, "\n"))
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(lines, "\n"))
 	return err
 }
 

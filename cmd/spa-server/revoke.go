@@ -71,7 +71,7 @@ func revocation(text string) (control.Request, error) {
 }
 
 func printRevoked(cmd *cobra.Command, r control.Request, revoked control.Revoked) error {
-	w := plainWriter{cmd.OutOrStdout()}
+	w := cmd.OutOrStdout()
 	now := time.Now()
 	clients := make(map[string]bool)
 	for _, g := range revoked.Ended {

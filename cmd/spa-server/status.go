@@ -36,7 +36,7 @@ that was replaced, and what rights the process has left.`,
 				if asJSON {
 					return cli.JSON(cmd, r.Status)
 				}
-				return printStatus(plainWriter{cmd.OutOrStdout()}, r.Status)
+				return printStatus(cmd.OutOrStdout(), r.Status)
 			})
 		},
 	}

@@ -34,7 +34,7 @@ summed up now and then. What comes faster than it is read is counted, and said.`
 }
 
 func printDecision(cmd *cobra.Command, r control.Reply, asJSON bool) error {
-	w := plainWriter{cmd.OutOrStdout()}
+	w := cmd.OutOrStdout()
 	switch {
 	case r.Missed > 0 && asJSON:
 		return cli.JSON(cmd, map[string]uint64{"missed": r.Missed})

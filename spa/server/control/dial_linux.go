@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,8 +16,12 @@ import (
 	"time"
 )
 
-// maxReply is more than any reply is: a reload may name a million clients.
-const maxReply = 64 << 20
+// Limits of an answer: a server that an attacker controls must not fill the memory of its client.
+const (
+	maxAnswer   = 64 << 20 // a reload may name a million clients, and a hundred thousand grants are 40 MiB
+	maxReplies  = 1 << 18
+	maxDecision = 1 << 20 // one line of a watch, which has no other limit
+)
 
 // answerWithin is how long a server has for a reply: reading a hundred thousand client files
 // again takes it some seconds.
@@ -35,7 +41,13 @@ func Dial(state string) (*Client, error) {
 		return nil, unreachable(path, err)
 	}
 	defer dir.Close()
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: short(dir)})
+	// The directory may belong to the server, which must not send its client to another server by a link.
+	socket, err := openSocket(dir)
+	if err != nil {
+		return nil, unreachable(path, err)
+	}
+	defer socket.Close()
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d", socket.Fd())})
 	if err != nil {
 		return nil, unreachable(path, err)
 	}
@@ -68,13 +80,21 @@ func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) err
 	}
 	// A server that refuses whoever asks has said so already: that is what there is to be read.
 	_, sent := c.conn.Write(append(line, '\n'))
-	lines := bufio.NewScanner(c.conn)
-	lines.Buffer(nil, maxReply)
-	for lines.Scan() {
+	answer, longest := &io.LimitedReader{R: c.conn, N: maxAnswer}, maxAnswer
+	if r.Command == CommandWatch {
+		answer.N, longest = math.MaxInt64, maxDecision
+	}
+	lines := bufio.NewScanner(answer)
+	lines.Buffer(nil, longest)
+	for n := 0; lines.Scan() && answer.N > 0; n++ {
+		if n == maxReplies && r.Command != CommandWatch {
+			return errEndless
+		}
 		var reply Reply
 		if err := json.Unmarshal(lines.Bytes(), &reply); err != nil {
 			return fmt.Errorf("the server's answer: %w", err)
 		}
+		reply.clean()
 		if reply.Done {
 			return ended(reply)
 		}
@@ -89,8 +109,13 @@ func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) err
 	if errors.Is(lines.Err(), os.ErrDeadlineExceeded) {
 		return ErrSilent
 	}
+	if answer.N == 0 || errors.Is(lines.Err(), bufio.ErrTooLong) {
+		return errEndless
+	}
 	return fmt.Errorf("the server hung up before it was done: %w", errors.Join(sent, lines.Err(), errHungUp))
 }
+
+var errEndless = errors.New("the server's answer is too long: an attacker may control it (systemctl stop spa-server ends it; grants and sessions stay)")
 
 // await says until when the next reply has to be there.
 func (c *Client) await(ctx context.Context, r Request) {

@@ -68,21 +68,35 @@ func (l *Listener) open(owner int) error {
 }
 
 // give hands the socket over. The directory may belong to the user that it is handed to, who must not
-// choose what root gives away: it is opened first, and then only a socket is.
+// choose what root gives away: see openSocket.
 func (l *Listener) give(owner int) error {
-	fd, err := unix.Openat(int(l.dir.Fd()), SocketName, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	socket, err := openSocket(l.dir)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer socket.Close()
+	return unix.Fchownat(int(socket.Fd()), "", owner, -1, unix.AT_EMPTY_PATH)
+}
+
+var errNoSocket = errors.New("there is something else of this name, or the socket has other names (hard links): move it away")
+
+// openSocket opens the socket of a directory with O_PATH, through no link. It refuses a hard link, which
+// can be another program's socket.
+func openSocket(dir *os.File) (*os.File, error) {
+	fd, err := unix.Openat(int(dir.Fd()), SocketName, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	socket := os.NewFile(uintptr(fd), SocketName)
 	var stat unix.Stat_t
-	if err := unix.Fstat(fd, &stat); err != nil {
-		return err
+	err = unix.Fstat(fd, &stat)
+	if err == nil && (stat.Mode&unix.S_IFMT != unix.S_IFSOCK || stat.Nlink > 1) {
+		err = errNoSocket
 	}
-	if stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return errors.New("somebody has put something else in its place")
+	if err != nil {
+		return nil, errors.Join(err, socket.Close())
 	}
-	return unix.Fchownat(fd, "", owner, -1, unix.AT_EMPTY_PATH)
+	return socket, nil
 }
 
 // unlink takes an old socket away.
@@ -96,7 +110,7 @@ func (l *Listener) unlink() error {
 		return err
 	}
 	if stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return errors.New("there is something else of this name: move it away")
+		return errNoSocket
 	}
 	return unix.Unlinkat(int(l.dir.Fd()), SocketName, 0)
 }

@@ -1,0 +1,325 @@
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
+)
+
+// playing is a server that answers whoever asks with these bytes, again and again if it is to.
+func playing(t testing.TB, answer []byte, again bool) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, SocketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				for {
+					if _, err := conn.Write(answer); err != nil || !again {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return dir
+}
+
+// asked is what comes of asking a server.
+func asked(t testing.TB, dir string, command Command, each func(Reply) error) error {
+	t.Helper()
+	c, err := Dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	return c.Ask(t.Context(), Request{Command: command}, each)
+}
+
+// unprintable returns a text in a value that a terminal must not have; empty: there is none.
+func unprintable(v reflect.Value) string {
+	if s, ok := v.Interface().(fmt.Stringer); ok && strings.ContainsFunc(s.String(), notPrintable) {
+		return s.String()
+	}
+	switch v.Kind() {
+	case reflect.String:
+		if strings.ContainsFunc(v.String(), notPrintable) {
+			return v.String()
+		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			return unprintable(v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if !v.Type().Field(i).IsExported() {
+				continue
+			}
+			if s := unprintable(v.Field(i)); s != "" {
+				return s
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			if s := unprintable(v.Index(i)); s != "" {
+				return s
+			}
+		}
+	case reflect.Map:
+		for _, key := range v.MapKeys() {
+			if s := unprintable(key); s != "" {
+				return s
+			}
+		}
+	}
+	return ""
+}
+
+func notPrintable(r rune) bool { return !unicode.IsPrint(r) }
+
+const hostile = "a\x1b[2J\n\r\t\u202eb\u2066\u2028\u009b\u200b\x7f"
+
+// TestHostileTexts: of what a server says nothing ends a line, moves the cursor, or turns the text round,
+// in whichever of its fields it stands.
+func TestHostileTexts(t *testing.T) {
+	var reply Reply
+	lab.Fill(&reply, hostile)
+	reply.Done = false
+	line, err := json.Marshal(reply)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if unprintable(reflect.ValueOf(reply)) == "" {
+		t.Fatal("nothing was filled in")
+	}
+	dir := playing(t, append(line, '\n'), false)
+	got := 0
+	err = asked(t, dir, CommandStatus, func(r Reply) error {
+		got++
+		r.Error = strings.ReplaceAll(r.Error, "\n", "") // it may have lines
+		if s := unprintable(reflect.ValueOf(r)); s != "" {
+			t.Errorf("%q is handed on", s)
+		}
+		return nil
+	})
+	if got != 1 || !errors.Is(err, errHungUp) {
+		t.Errorf("got %d replies, %v", got, err)
+	}
+}
+
+// TestHostileError: an error keeps its lines, and nothing else that a terminal would act on.
+func TestHostileError(t *testing.T) {
+	dir := playing(t, []byte(`{"done":true,"error":"a\nb\u2028","hint":"c\nd"}`+"\n"), false)
+	var denied *Denied
+	if err := asked(t, dir, CommandStatus, nil); !errors.As(err, &denied) || *denied != (Denied{Text: "a\nb?", Hint: "c?d"}) {
+		t.Errorf("got %#v", err)
+	}
+}
+
+// TestEndlessAnswer: a server cannot take the memory of whoever asks.
+func TestEndlessAnswer(t *testing.T) {
+	grant := []byte(`{"grant":{"client":"` + strings.Repeat("x", 1<<20) + `"}}` + "\n")
+	long := bytes.Repeat([]byte("x"), 1<<20)
+	for name, test := range map[string]struct {
+		answer  []byte
+		command Command
+	}{
+		"grants":                       {grant, CommandGrants},
+		"a line":                       {long, CommandStatus},
+		"a decision":                   {long, CommandWatch},
+		"a reply that says it is done": {append([]byte(`{"status":{}}`), '\n'), CommandReload},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := playing(t, test.answer, true)
+			ended := make(chan error, 1)
+			go func() { ended <- asked(t, dir, test.command, func(Reply) error { return nil }) }()
+			select {
+			case err := <-ended:
+				if !errors.Is(err, errEndless) {
+					t.Errorf("got %v", err)
+				}
+			case <-time.After(lab.Patience):
+				t.Error("it goes on")
+			}
+		})
+	}
+}
+
+// FuzzAnswer: whatever a server says, it is handed on in lines as a terminal may have them, or refused.
+func FuzzAnswer(f *testing.F) {
+	var reply Reply
+	lab.Fill(&reply, "gw")
+	line, err := json.Marshal(reply)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(line)
+	f.Add([]byte(`{"done":true}` + "\n"))
+	f.Add([]byte(`{"decision":{"reason":"\u001b[2J\u202e"}}` + "\n" + `{"grant":{"source":"fe80::1%\u001b[2J"}}` + "\n"))
+	f.Add([]byte(`{"done":true,"error":"a\nb\u2028","hint":"\r"}` + "\n"))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		err := asked(t, playing(t, answer, false), CommandStatus, func(r Reply) error {
+			if s := unprintable(reflect.ValueOf(r)); s != "" && r.Error == "" {
+				t.Errorf("%q is handed on", s)
+			}
+			return nil
+		})
+		var denied *Denied
+		if errors.As(err, &denied) && strings.ContainsFunc(denied.Hint+strings.ReplaceAll(denied.Text, "\n", ""), notPrintable) {
+			t.Errorf("%q is handed on", denied)
+		}
+	})
+}
+
+// TestSwappedSocket: whoever owns the directory cannot lead root astray by swapping socket and link at the
+// right moment.
+func TestSwappedSocket(t *testing.T) {
+	lab.NeedRoot(t)
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	victim := filepath.Join(elsewhere, SocketName)
+	for _, path := range []string{victim, filepath.Join(dir, SocketName)} {
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				conn.Write([]byte(path + "\n"))
+				conn.Close()
+			}
+		}()
+	}
+	if err := os.Symlink(victim, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	held, err := os.OpenFile(dir, unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	done, swapped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(swapped)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				unix.Renameat2(unix.AT_FDCWD, filepath.Join(dir, SocketName), unix.AT_FDCWD, filepath.Join(dir, "link"), unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	defer func() { close(done); <-swapped }()
+	reached := 0
+	for range 5000 {
+		if err := (&Listener{dir: held}).give(64123); err != nil && !errors.Is(err, errNoSocket) {
+			t.Fatal(err)
+		}
+		c, err := Dial(dir)
+		if err != nil {
+			continue
+		}
+		line, err := bufio.NewReader(c.conn).ReadString('\n')
+		c.Close()
+		if err != nil || line == victim+"\n" {
+			t.Fatalf("got the socket %q, %v", line, err)
+		}
+		reached++
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(victim, &st); err != nil || st.Uid != 0 {
+		t.Errorf("the socket belongs to user %d now, %v", st.Uid, err)
+	}
+	if reached == 0 {
+		t.Error("its own socket was never asked")
+	}
+}
+
+// TestPlantedSocket: whoever owns the directory can lead root neither to another's socket nor to give
+// one away.
+func TestPlantedSocket(t *testing.T) {
+	lab.NeedRoot(t)
+	dir := t.TempDir()
+	if err := os.Chown(dir, 64123, 64123); err != nil {
+		t.Fatal(err)
+	}
+	victim := filepath.Join(filepath.Dir(dir), "victim")
+	l, err := net.Listen("unix", victim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	accepted := make(chan struct{}, 10)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- struct{}{}
+			conn.Close()
+		}
+	}()
+	path := filepath.Join(dir, SocketName)
+	for name, plant := range map[string]func() error{
+		"symbolic link": func() error { return os.Symlink(victim, path) },
+		"hard link":     func() error { return os.Link(victim, path) },
+		"file":          func() error { return os.WriteFile(path, nil, 0o666) },
+		"directory":     func() error { return os.Mkdir(path, 0o777) },
+		"pipe":          func() error { return unix.Mkfifo(path, 0o666) },
+	} {
+		if err := plant(); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := Dial(dir); err == nil {
+			c.Close()
+			t.Errorf("%s: it was asked", name)
+		}
+		held, err := os.OpenFile(dir, unix.O_PATH, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := (&Listener{dir: held}).give(64123); err == nil {
+			t.Errorf("%s: it was given away", name)
+		}
+		held.Close()
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(victim, &st); err != nil || st.Uid != 0 {
+		t.Errorf("the socket belongs to user %d now, %v", st.Uid, err)
+	}
+	if len(accepted) != 0 {
+		t.Error("another's socket was asked")
+	}
+}
