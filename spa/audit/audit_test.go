@@ -282,7 +282,11 @@ func TestOpenRefuses(t *testing.T) {
 	if err := errors.Join(os.Symlink(target, link), syscall.Mkfifo(fifo, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{link, fifo, dir, "/dev/null"} {
+	another, hard := filepath.Join(dir, "another"), filepath.Join(dir, "hard")
+	if err := errors.Join(os.WriteFile(another, nil, 0o600), os.Link(another, hard)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{link, fifo, hard, dir, "/dev/null"} {
 		if _, err := Open(path, slog.New(slog.DiscardHandler)); err == nil {
 			t.Errorf("%s: no error", path)
 		}

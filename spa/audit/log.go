@@ -86,6 +86,9 @@ func openFile(path string) (*os.File, error) {
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is not a regular file", path)
 	}
+	if err == nil && links(info) > 1 {
+		err = fmt.Errorf("%s has other names (hard links), so it may be another's file: remove this one", path)
+	}
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}

@@ -2,4 +2,8 @@
 
 package audit
 
+import "io/fs"
+
 const noFollow = 0
+
+func links(fs.FileInfo) uint64 { return 1 }

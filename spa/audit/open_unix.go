@@ -2,8 +2,20 @@
 
 package audit
 
-import "syscall"
+import (
+	"io/fs"
+	"syscall"
+)
 
 // noFollow refuses a symbolic link, which whoever may write in the directory could lead anywhere,
 // and does not wait for the reader of a pipe.
 const noFollow = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+
+// links returns how many names a file has.
+func links(info fs.FileInfo) uint64 {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 1
+	}
+	return uint64(stat.Nlink)
+}

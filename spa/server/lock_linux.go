@@ -76,22 +76,55 @@ type lock struct {
 
 func (l lock) Close() error { return errors.Join(l.name.Close(), l.file.Close()) }
 
-// openLockFile opens the file, for the owner of its directory, and through no link: whoever may
-// write there must not choose what root creates.
+// openLockFile opens the file, or makes it for the owner of its directory, who must not choose what root
+// creates, opens or gives away: it follows no link, and gives away only what it made.
 func openLockFile(path string) (*os.File, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
-	if err != nil || os.Geteuid() != 0 {
-		return file, err
+	const flags = os.O_RDWR | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+	file, err := os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o600)
+	fresh := err == nil
+	if errors.Is(err, fs.ErrExist) {
+		file, err = os.OpenFile(path, flags, 0)
 	}
-	dir, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	if fresh {
+		err = giveToOwner(file)
+	} else {
+		err = checkPlain(file)
+	}
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	owner := dir.Sys().(*syscall.Stat_t)
-	if err := file.Chown(int(owner.Uid), -1); err != nil && !errors.Is(err, unix.EPERM) {
-		return nil, errors.Join(err, file.Close())
-	}
 	return file, nil
+}
+
+// giveToOwner gives a new file to the owner of its directory.
+func giveToOwner(file *os.File) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	dir, err := os.Stat(filepath.Dir(file.Name()))
+	if err != nil {
+		return err
+	}
+	owner := dir.Sys().(*syscall.Stat_t)
+	if err := file.Chown(int(owner.Uid), -1); !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	return nil
+}
+
+// checkPlain refuses what is no file, and a hard link: it can be another user's file.
+func checkPlain(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() || info.Sys().(*syscall.Stat_t).Nlink > 1 {
+		return fmt.Errorf("%s is not a plain file, or has other names (hard links): remove it", file.Name())
+	}
+	return nil
 }
 
 // lockNamespace takes the name, unless a server has it. A name that somebody else has taken (any
