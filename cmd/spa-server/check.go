@@ -3,11 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
 	"sallyport/spa/server"
 )
 
@@ -61,10 +63,15 @@ func printFinding(cmd *cobra.Command, f server.Finding, asJSON bool) error {
 	if asJSON {
 		return cli.JSON(cmd, f)
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s: %s\n", f.Severity, f.Subject, f.Text)
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s: %s\n", f.Severity, keys.Printable(f.Subject), indented(f.Text))
 	if f.Advice != "" {
-		_, adviceErr := fmt.Fprintf(cmd.OutOrStdout(), "    %s\n", f.Advice)
+		_, adviceErr := fmt.Fprintf(cmd.OutOrStdout(), "    %s\n", keys.Printable(f.Advice))
 		err = errors.Join(err, adviceErr)
 	}
 	return err
+}
+
+// indented is a text whose further lines are no findings of their own.
+func indented(text string) string {
+	return strings.ReplaceAll(keys.PrintableLines(text), "\n", "\n    ")
 }

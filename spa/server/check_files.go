@@ -66,7 +66,7 @@ func writable(path, why string) []Finding {
 // private finds a file that others may read: it tells who knocked when, and from where.
 func private(path string) []Finding {
 	fi, err := os.Lstat(path)
-	if err != nil || fi.Mode().Perm()&byOthers == 0 {
+	if err != nil || fi.Mode()&fs.ModeSymlink != 0 || fi.Mode().Perm()&byOthers == 0 { // chmod would follow a link
 		return nil
 	}
 	return []Finding{{Weak, path, fmt.Sprintf("its mode is %04o: everybody on this host may read who knocked when", fi.Mode().Perm()), "chmod o-rwx " + keys.ShellWord(path)}}
@@ -84,7 +84,7 @@ func checkOwner(c *config.Config, h *host) []Finding {
 		return nil
 	}
 	return []Finding{{Weak, path, fmt.Sprintf("it belongs to the user %d, who is neither root nor whose directory it is in: he can make the server forget what was spent", journal),
-		"chown --reference=" + keys.ShellWord(c.State) + " " + keys.ShellWord(path)}}
+		"chown -h --reference=" + keys.ShellWord(c.State) + " " + keys.ShellWord(path)}}
 }
 
 func ownerOf(path string) (int, error) {

@@ -36,6 +36,13 @@ func (s *scene) write(name, text string, mode os.FileMode) {
 	s.chmod(name, mode)
 }
 
+func (s *scene) link(to, name string) {
+	s.t.Helper()
+	if err := os.Symlink(to, s.path(name)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 func (s *scene) chmod(name string, mode os.FileMode) {
 	s.t.Helper()
 	if err := os.Chmod(s.path(name), mode); err != nil {
@@ -225,8 +232,9 @@ func fileTests() []hostTest {
 		{name: "everybody reads the journal", spoil: func(s *scene) { s.chmod("journal", 0o604) }, want: Weak, says: []string{"journal", "chmod o-rwx"}},
 		{name: "everybody reads the ledger", spoil: func(s *scene) { s.write("grants", "", 0o604) }, want: Weak, says: []string{"grants", "chmod o-rwx"}},
 		{name: "everybody reads the log", spoil: func(s *scene) { s.write("audit.jsonl", "", 0o644) }, want: Weak, says: []string{"audit.jsonl", "chmod o-rwx"}},
+		{name: "a link in place of the ledger", spoil: func(s *scene) { s.link("server.toml", "grants") }}, // chmod would change what it leads to
 		{name: "everybody may ask", spoil: func(s *scene) { s.write("control.sock", "", 0o606) }, want: Weak, says: []string{"control.sock", "chmod o-rwx"}},
-		{name: "another's journal", spoil: func(s *scene) { s.chown("journal", 54321) }, want: Weak, says: []string{"journal", "54321", "chown"}},
+		{name: "another's journal", spoil: func(s *scene) { s.chown("journal", 54321) }, want: Weak, says: []string{"journal", "54321", "chown -h "}},
 		{name: "the server's journal", spoil: func(s *scene) { s.chown("journal", 64123) }},
 		{name: "a copy of a key", spoil: func(s *scene) { s.write("clients/alice.toml~", "", 0o600) }, want: Odd, says: []string{"alice.toml~", "shred -u"}},
 		{name: "an editor's copy", spoil: func(s *scene) { s.write("clients/.alice.toml.swp", "", 0o600) }, want: Odd, says: []string{".alice.toml.swp"}},

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"sallyport/keys"
 	"sallyport/spa"
 )
 
@@ -94,19 +95,9 @@ func holders(tell func(inode, name string, pid int)) error {
 		for _, fd := range fds {
 			target, _ := os.Readlink(dir + "/fd/" + fd.Name()) // "" where it was closed meanwhile
 			if inode, ok := strings.CutPrefix(target, "socket:["); ok {
-				tell(strings.TrimSuffix(inode, "]"), plain(strings.TrimSpace(string(comm))), pid)
+				tell(strings.TrimSuffix(inode, "]"), keys.Printable(strings.TrimSpace(string(comm))), pid)
 			}
 		}
 	}
 	return unseen
-}
-
-// plain is the name of a process as a terminal may have it: anybody may call his what he likes.
-func plain(name string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return '?'
-		}
-		return r
-	}, name)
 }
