@@ -78,6 +78,8 @@ func TestGrantIsChecked(t *testing.T) {
 		"over":         func(g *Grant) { g.Until = k.now },
 		"no ports":     func(g *Grant) { g.Ports = nil },
 		"no port":      func(g *Grant) { g.Ports = []spa.Ports{{Proto: spa.TCP}} },
+		"nowhere":      func(g *Grant) { g.To = []netip.Addr{{}} },
+		"two families": func(g *Grant) { g.To = []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8:1::5")} },
 		"long client":  func(g *Grant) { g.Client = long },
 		"long service": func(g *Grant) { g.Service = long },
 	} {

@@ -70,6 +70,9 @@ func (g *Grant) check(now time.Time) error {
 	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !a.IsValid() || a.IsUnspecified() }) {
 		return errors.New("firewall: a grant to an invalid address")
 	}
+	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return a.Unmap().Is4() != g.Source.Unmap().Is4() }) {
+		return fmt.Errorf("firewall: %v cannot reach all of %v: a grant is for addresses of one family", g.Source, g.To)
+	}
 	if left(g.Until, now) <= 0 {
 		return fmt.Errorf("firewall: a grant until %v has ended already", g.Until)
 	}

@@ -58,7 +58,7 @@ func addGoodReceipts(add addAnswerFunc) {
 		a.receipt.Services = []Granting{{Ports: manyPorts(16)}}
 	})
 	for _, s := range []Status{ReasonExpired, ReasonNoService, ReasonNotAllowed, ReasonSourceRequired, ReasonTooManyGrants,
-		ReasonTooManyPerHour, ReasonSuperseded, ReasonIDReused, ReasonFailed, ReasonNotNow, ReasonTooManyPorts} {
+		ReasonTooManyPerHour, ReasonSuperseded, ReasonIDReused, ReasonFailed, ReasonNotNow, ReasonTooManyPorts, ReasonOtherFamily} {
 		add("receipt-denied-"+strconv.Itoa(int(s)), "receipt-ok", "Refused: "+s.String()+".", func(a *answer) {
 			a.receipt = deniedReceipt()
 			a.receipt.Status = s

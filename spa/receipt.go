@@ -49,6 +49,7 @@ const (
 	ReasonFailed         Status = 24 // the firewall did not do it
 	ReasonNotNow         Status = 25 // not at this time of the week
 	ReasonTooManyPorts   Status = 26 // more ports open at a time than a client may have
+	ReasonOtherFamily    Status = 27 // the service is at addresses of the other family only, IPv4 or IPv6
 )
 
 // String returns words for a person.
@@ -80,6 +81,8 @@ func (s Status) String() string {
 		return "outside the hours that the gateway's administrator set"
 	case ReasonTooManyPorts:
 		return "too many ports at a time"
+	case ReasonOtherFamily:
+		return "the service has no address of the family that was knocked by, IPv4 or IPv6"
 	}
 	return "status " + strconv.Itoa(int(s))
 }

@@ -193,6 +193,8 @@ func advice(p *keys.Profile, reason spa.Status) string {
 		return "wait, or ask the gateway's administrator for a higher limit"
 	case spa.ReasonSuperseded:
 		return "run the command again if it is still wanted; after a revocation the gateway refuses for as long as its window (30s by default)"
+	case spa.ReasonOtherFamily:
+		return "knock at an address of the gateway of the other family: its own IPv4 or IPv6 address after --host, or a --source of that family"
 	case spa.ReasonIDReused:
 		return "run the command again if it is still wanted"
 	}

@@ -229,7 +229,7 @@ func TestAddresses(t *testing.T) {
 	if _, err := lab.EchoServer(inside, ":22"); err != nil {
 		t.Fatal(err)
 	}
-	g.set("service.ssh", "addresses", `["198.51.100.2"]`)
+	g.set("service.ssh", "addresses", `["198.51.100.2", "2001:db8:1::2"]`)
 	g.start()
 	g.wantDark("192.0.2.2", "198.51.100.2:22", "an address that the service lists")
 	g.wantOpen("192.0.2.2", "198.51.100.3:22", "one that is only routed")

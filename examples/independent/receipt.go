@@ -26,6 +26,7 @@ var refusals = map[byte]string{
 	24: "the server could not do it",
 	25: "outside the days and hours that the administrator set",
 	26: "too many ports open at a time",
+	27: "the service has no address of the family that was knocked by",
 }
 
 // receipt is what section 6 describes.

@@ -115,6 +115,10 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 		if err != nil {
 			return nil, err
 		}
+		to, ok := terms.toward(from)
+		if !ok {
+			return nil, &Denial{Reason: spa.ReasonOtherFamily, Service: service.String()}
+		}
 		d := terms.duration(k.For, k.Client.MaxFor)
 		allowed := p.allowed(k.Client, terms, now, d)
 		if allowed == 0 {
@@ -125,7 +129,7 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 			Service: service.String(),
 			Source:  from,
 			Ports:   terms.ports,
-			To:      terms.at,
+			To:      to,
 			Until:   now.Add(min(allowed, d-max(0, now.Sub(start)))),
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -268,6 +269,37 @@ func TestHourlyRate(t *testing.T) {
 		}
 		if due := limit + limit*last.Sub(now).Hours(); float64(len(given)) < due-1 {
 			t.Errorf("seed %d: %d in %v, want %v", seed, len(given), last.Sub(now), due)
+		}
+	}
+}
+
+// TestAddressesOfAFamily: a grant is for those addresses of the service that its source can send to.
+func TestAddressesOfAFamily(t *testing.T) {
+	all := []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8:1::5"), netip.MustParseAddr("198.51.100.6"), netip.MustParseAddr("2001:db8:1::6")}
+	for _, from := range []string{"192.0.2.2", "::ffff:192.0.2.2", "2001:db8::2"} {
+		from := netip.MustParseAddr(from)
+		for some := range 1 << len(all) {
+			p := newPolicy(t, held{})
+			var want []netip.Addr
+			for i, a := range all {
+				if some&(1<<i) == 0 {
+					continue
+				}
+				p.services[1].Addresses = append(p.services[1].Addresses, a)
+				if a.Is4() == from.Unmap().Is4() {
+					want = append(want, a)
+				}
+			}
+			gs, err := p.Authorize(knock(keys.Client{Allow: []string{"ssh"}}, ssh), from, now, now)
+			if denial, ok := errors.AsType[*Denial](err); ok {
+				if denial.Reason != spa.ReasonOtherFamily || len(want) > 0 || some == 0 {
+					t.Errorf("%v to %v: %v", from, p.services[1].Addresses, err)
+				}
+				continue
+			}
+			if err != nil || !slices.Equal(gs[0].To, want) || some != 0 && len(want) == 0 {
+				t.Errorf("%v to %v: got %v, %v, want %v", from, p.services[1].Addresses, gs, err, want)
+			}
 		}
 	}
 }

@@ -28,6 +28,18 @@ func (t terms) reached(g firewall.Grant) bool {
 	return !slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !slices.Contains(t.at, a) })
 }
 
+// toward returns the addresses of the service that a source can send to: those of its family. It is
+// false if the service has addresses, and none of them.
+func (t terms) toward(source netip.Addr) ([]netip.Addr, bool) {
+	var to []netip.Addr
+	for _, a := range t.at {
+		if a.Unmap().Is4() == source.Unmap().Is4() {
+			to = append(to, a)
+		}
+	}
+	return to, len(to) > 0 || len(t.at) == 0
+}
+
 // termsOf returns the terms that hold for all of the services, which are one or more: of what they
 // differ in, the strictest.
 func termsOf(ports []spa.Ports, services ...config.Service) terms {

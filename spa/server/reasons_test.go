@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -189,6 +190,10 @@ var denials = map[spa.Status]func(b *bench){
 		if verdict, reason := b.last(); verdict != "granted" {
 			b.Fatalf("all that a client may have at once: %s: %s", verdict, reason)
 		}
+		b.ask("ssh")
+	},
+	spa.ReasonOtherFamily: func(b *bench) {
+		b.rule(func(c *config.Config) { c.Services[0].Addresses = []netip.Addr{netip.MustParseAddr("2001:db8::5")} })
 		b.ask("ssh")
 	},
 }
