@@ -74,12 +74,14 @@ func TestGrantIsChecked(t *testing.T) {
 	good := portGrant("alice", k.now.Add(time.Hour), "tcp/22")
 	long := "a name of more than thirty-two by"
 	for name, spoil := range map[string]func(*Grant){
-		"no source":    func(g *Grant) { g.Source = netip.Addr{} },
-		"over":         func(g *Grant) { g.Until = k.now },
-		"no ports":     func(g *Grant) { g.Ports = nil },
-		"no port":      func(g *Grant) { g.Ports = []spa.Ports{{Proto: spa.TCP}} },
-		"nowhere":      func(g *Grant) { g.To = []netip.Addr{{}} },
-		"two families": func(g *Grant) { g.To = []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8:1::5")} },
+		"no source": func(g *Grant) { g.Source = netip.Addr{} },
+		"over":      func(g *Grant) { g.Until = k.now },
+		"no ports":  func(g *Grant) { g.Ports = nil },
+		"no port":   func(g *Grant) { g.Ports = []spa.Ports{{Proto: spa.TCP}} },
+		"nowhere":   func(g *Grant) { g.To = []netip.Addr{{}} },
+		"two families": func(g *Grant) {
+			g.To = []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8:1::5")}
+		},
 		"long client":  func(g *Grant) { g.Client = long },
 		"long service": func(g *Grant) { g.Service = long },
 	} {
@@ -141,6 +143,22 @@ func TestRevokeMatches(t *testing.T) {
 			}
 			k.agree("afterwards")
 		})
+	}
+}
+
+// TestRevokedInItsLastMoment: a grant whose time is over, and which the kernel may not have ended yet.
+func TestRevokedInItsLastMoment(t *testing.T) {
+	k := newKept(t)
+	if err := k.Grant(t.Context(), []Grant{portGrant("alice", k.now.Add(time.Second), "tcp/22")}, k.now); err != nil {
+		t.Fatal(err)
+	}
+	k.passes(time.Second, 0)
+	gs, err := k.Revoke(t.Context(), Match{Client: "alice"}, k.now)
+	if len(gs) != 1 || err != nil {
+		t.Errorf("got %v, %v, want one", gs, err)
+	}
+	if len(k.inMemory())+len(k.onDisk())+len(k.inKernel()) != 0 {
+		t.Error("something is held")
 	}
 }
 
