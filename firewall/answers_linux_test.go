@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/spa"
+	"sallyport/spa/lab"
 )
 
 // What a scan sees of a guarded port, or of a knock port, is what it sees of any closed port of the
@@ -25,15 +26,28 @@ type scan struct {
 	flags byte // of TCP
 	class byte // type of service or traffic class
 	label uint32
+	plain bool // flow labels of the answer do not count
 }
 
 var scans = []scan{
-	{"SYN", spa.TCP, syn, 0, 0},
-	{"SYN with a class", spa.TCP, syn, 0xb8, 0x12345},
-	{"SYN, ECN", spa.TCP, syn | 0xc0, 0x02, 0x54321},
-	{"ACK", spa.TCP, ack, 0x20, 0x11111},
-	{"UDP", spa.UDP, 0, 0, 0},
-	{"UDP with a class", spa.UDP, 0, 0xb8, 0x12345},
+	{"SYN", spa.TCP, syn, 0, 0, false},
+	{"SYN with a class", spa.TCP, syn, 0xb8, 0x12345, false},
+	{"SYN, ECN", spa.TCP, syn | 0xc0, 0x02, 0x54321, false},
+	{"ACK", spa.TCP, ack, 0x20, 0x11111, false},
+	{"UDP", spa.UDP, 0, 0, 0, false},
+	{"UDP with a class", spa.UDP, 0, 0xb8, 0x12345, false},
+}
+
+// flagScans are scans with each combination of TCP's flags. Most begin no flow, and it is nftables
+// that resets them: without a flow label, and without the class of the scan.
+func flagScans() (all []scan) {
+	for flags := range byte(64) {
+		if flags&rst != 0 && flags != rst {
+			continue // nobody answers a reset
+		}
+		all = append(all, scan{name: fmt.Sprintf("flags %06b", flags), proto: spa.TCP, flags: flags, plain: true})
+	}
+	return all
 }
 
 // packet is the scan's IP packet. All ports have the same sequence number.
@@ -177,7 +191,7 @@ func TestRefusalsAreTheKernelsOwn(t *testing.T) {
 	s.must(s.gw.AddAddr("vs", "192.0.2.77/24")) // a second address answers from itself
 	for _, f := range bothFamilies {
 		for _, to := range []string{f.gateway, map[string]string{"IPv4": "192.0.2.77", "IPv6": f.gateway}[f.name]} {
-			for i, p := range scans {
+			for i, p := range append(scans, flagScans()...) {
 				t.Run(fmt.Sprintf("%s %s %s", f.name, to, p.name), func(t *testing.T) {
 					s.T = t
 					port := map[spa.Proto]uint16{spa.TCP: 22, spa.UDP: 5000}[p.proto]
@@ -223,7 +237,11 @@ func (s *site) quickRefusals() {
 func (s *site) sameAnswer(p scan, from, to string, sport, port, neighbour uint16) {
 	s.Helper()
 	ask := func(dport uint16) []byte {
-		return s.answerTo(p, netip.MustParseAddr(from), netip.MustParseAddr(to), sport, dport)
+		answer := s.answerTo(p, netip.MustParseAddr(from), netip.MustParseAddr(to), sport, dport)
+		if p.plain && answer != nil && answer[0]>>4 == 6 {
+			clear(answer[1:4])
+		}
+		return answer
 	}
 	var got, want []byte
 	for range 3 { // a limit of the kernel's for all errors may have been reached
@@ -232,4 +250,39 @@ func (s *site) sameAnswer(p scan, from, to string, sport, port, neighbour uint16
 		}
 	}
 	s.Errorf("%s to %s port %d:\n%s\nport %d answers\n%s", p.name, to, port, hex.Dump(got), neighbour, hex.Dump(want))
+}
+
+// TestFramesToAll: what comes to everybody on the link, in a client's name, is not answered, and
+// begins no flow that would be in the way of the client's own.
+func TestFramesToAll(t *testing.T) {
+	s := guarded(t, func(c *Config) { c.Closed = Reject })
+	index, _, err := s.client.Interface("vc")
+	s.must(err)
+	for _, f := range bothFamilies {
+		from, to := netip.MustParseAddr(f.alice), netip.MustParseAddr(f.gateway)
+		for i, p := range append(scans[:4:4], flagScans()...) {
+			sport := uint16(42000 + i)
+			frame := unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_IP), Ifindex: index, Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
+			if to.Is6() {
+				frame.Protocol = htons(unix.ETH_P_IPV6)
+			}
+			s.must(s.client.Do(func() error {
+				fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0)
+				if err != nil {
+					return err
+				}
+				defer unix.Close(fd)
+				return unix.Sendto(fd, p.packet(from, to, sport, 22), 0, &frame)
+			}))
+		}
+		s.must(s.Grant(t.Context(), []Grant{sshGrant("alice", f.alice, long)}, time.Now()))
+		for i := range 4 + len(flagScans()) {
+			c, err := s.attempt(netip.AddrPortFrom(from, uint16(42000+i)).String(), f.gateway, "22", lab.Patience)
+			if err != nil {
+				t.Errorf("%s: scan %d: %v", f.name, i, err)
+				continue
+			}
+			c.Close()
+		}
+	}
 }

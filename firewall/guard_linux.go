@@ -279,6 +279,9 @@ func (d *draft) endedRules() {
 func (d *draft) closedRules() {
 	c := d.objects.closed
 	if d.refuse == Reject {
+		// No port answers what was sent to all on the link. Nor would a flow that it began here end.
+		// meta pkttype != host drop
+		d.rule(c, exprs{&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: first}, &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{unix.PACKET_HOST}}}, drop())
 		if d.claims {
 			// ct state new fib daddr type local meta mark set meta mark or MARK accept
 			d.rule(c, ctState(expr.CtStateBitNEW), isType(fib(), unix.RTN_LOCAL), setMark(d.cfg.Mark), accept())
@@ -334,6 +337,12 @@ func (d *draft) arriveRules() {
 	d.quotedJumps(c, exprs{})
 	// meta l4proto != tcp meta l4proto != udp accept
 	d.rule(c, neitherTCPNorUDP(), accept())
+	if d.claims {
+		// A packet that closed has marked goes to no port at which somebody can listen, not even where
+		// the NAT of another table came first.
+		// meta mark and MARK == MARK th dport != 0 goto refused
+		d.rule(c, marked(d.cfg.Mark), exprs{port(first, dport), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{0, 0}}}, enter(d.refused))
+	}
 	if !d.cfg.TPROXY {
 		d.handedRules()
 	}

@@ -1,6 +1,8 @@
 package firewall
 
 import (
+	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -55,6 +57,49 @@ func TestPortThatLeadsToAGuardedOne(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestGuardedPortThatIsLedAway: whoever else leads a guarded port to another one, and whenever, leads
+// there only those who have a grant.
+func TestGuardedPortThatIsLedAway(t *testing.T) {
+	for _, closed := range []Closed{Drop, Reject} {
+		for _, priority := range []nft.ChainPriority{-199, -150, -102, -101, -100, -50} {
+			t.Run(fmt.Sprint(priority, map[Closed]string{Drop: " drop", Reject: " reject"}[closed]), func(t *testing.T) {
+				s := newSite(t, func(c *Config) {
+					guard("udp/22")(c)
+					c.Closed = closed
+				})
+				s.another(func(c *nft.Conn) {
+					// th dport 22 redirect to :2200
+					chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, priority,
+						port(first, dport), equal([]byte{0, 22}),
+						&expr.Immediate{Register: 1, Data: []byte{2200 >> 8, 2200 & 0xff}}, &expr.Redir{RegisterProtoMin: 1})
+				})
+				s.serve(":2200")
+				server := s.udp(s.gw, "[::]:2200")
+				s.open()
+				s.load(0)
+				shut := func(from, to string) {
+					t.Helper()
+					if c, err := s.attempt(from, to, "22", silence); err == nil {
+						c.Close()
+						t.Errorf("%s connected to %s", from, to)
+					}
+					_, err := s.udp(s.client, net.JoinHostPort(from, "0")).WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), 22)))
+					s.must(err)
+					if s.gets(server, silence) {
+						t.Errorf("a datagram from %s to %s was delivered", from, to)
+					}
+				}
+				for _, f := range bothFamilies {
+					shut(f.stranger, f.gateway)
+					s.must(s.Grant(t.Context(), []Grant{sshGrant("alice", f.alice, long)}, time.Now()))
+					s.connect(f.alice, f.gateway, "22")
+					shut(f.stranger, f.gateway)
+				}
+			})
+		}
+	}
 }
 
 // TestPublishedTarget: a port that leads to a target is as shut as the target, and open to those

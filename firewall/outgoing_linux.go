@@ -50,7 +50,9 @@ func (d *draft) begunRules() {
 	// ct mark and MARK == MARK return
 	d.rule(c, ctMarked(mark), back())
 	if d.refuse == Reject {
-		// How strangers are rejected.
+		// How strangers are rejected: in no flow, or in theirs.
+		// ct state invalid tcp flags and (fin | syn | rst) == rst return
+		d.rule(c, ctState(expr.CtStateBitINVALID), tcpFlags(fin|syn|rst, rst), back())
 		// ct direction reply tcp flags and (fin | syn | rst) == rst return
 		d.rule(c, isReply(), tcpFlags(fin|syn|rst, rst), back())
 	}

@@ -116,6 +116,7 @@ func (w *nftText) refused() (rules list) {
 func (w *nftText) closed() (rules list) {
 	if w.Closed == Reject {
 		rules.add(
+			"meta pkttype != host drop",
 			"ct state new fib daddr type local meta mark set meta mark | "+w.mark+" accept",
 			"fib daddr type local goto refused",
 			"fib daddr type unicast goto refused",
@@ -185,7 +186,7 @@ func (w *nftText) begun() (rules list) {
 	}
 	rules.add(w.marked() + " return")
 	if w.Closed == Reject {
-		rules.add("ct direction reply tcp flags & (fin | syn | rst) == rst return")
+		rules.add("ct state invalid tcp flags & (fin | syn | rst) == rst return", "ct direction reply tcp flags & (fin | syn | rst) == rst return")
 	}
 	for _, f := range textFamilies() {
 		rules.add(
@@ -318,6 +319,9 @@ func (w *nftText) arrive() (rules list) {
 	rules.add(w.trusted("iifname")...)
 	rules.add(w.quotedJumps("")...)
 	rules.add(otherProtocols)
+	if w.Closed == Reject {
+		rules.add("meta mark & " + w.mark + " == " + w.mark + " th dport != 0 goto refused")
+	}
 	if !w.TPROXY {
 		const handed = "meta skuid != 4294967295 socket transparent 1 goto refused"
 		rules.add("meta l4proto udp "+handed, "tcp flags & (syn | ack) == syn "+handed, "meta l4proto tcp ct state invalid,new "+handed)
