@@ -38,6 +38,8 @@ func look(ctx context.Context) *host {
 	h.notSeen("the clock", err)
 	h.conntrack, err = readConntrack()
 	h.notSeen("how full connection tracking is", err)
+	h.own, err = readOwnPorts()
+	h.notSeen("which ports the kernel picks for sockets", err)
 	h.running = Running()
 	h.lacks = sandbox.Lacks()
 	h.persists = h.uid == 0 && firewall.CanPersist()
@@ -97,6 +99,15 @@ func readConntrack() (conntrack, error) {
 	}
 	limit, err2 := readNumber("/proc/sys/net/netfilter/nf_conntrack_max")
 	return conntrack{count, limit}, errors.Join(err, err2)
+}
+
+func readOwnPorts() (ownPorts, error) {
+	between, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	reserved, err2 := os.ReadFile("/proc/sys/net/ipv4/ip_local_reserved_ports")
+	if err := errors.Join(err, err2); err != nil {
+		return ownPorts{}, err
+	}
+	return parseOwnPorts(string(between), string(reserved))
 }
 
 func readNumber(path string) (int, error) {

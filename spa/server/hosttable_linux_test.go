@@ -84,8 +84,8 @@ func tableTests() []hostTest {
 			want: Problem, says: []string{"table inet filter, chain input, policy drop", "tcp/22", "cannot open", "nft insert rule inet filter input tcp dport 22 accept"}},
 		{name: "dropped over IPv6", spoil: withRules("table ip6 filter { chain input { type filter hook input priority 0; policy drop; }\n}\ntable ip t { chain c { type filter hook input priority 0; policy drop; tcp dport 22 accept; }\n}"),
 			want: Problem, says: []string{"table ip6 filter"}},
-		{name: "one of two", config: services("udp/60000-60010"), spoil: withRules("table inet filter { chain input { type filter hook input priority 0; policy drop; tcp dport 22 accept; udp dport 60000-60004 accept; }\n}"),
-			want: Problem, says: []string{"connections to udp/60005-60010:", "udp dport 60005-60010 accept"}},
+		{name: "one of two", config: services("udp/61000-61010"), spoil: withRules("table inet filter { chain input { type filter hook input priority 0; policy drop; tcp dport 22 accept; udp dport 61000-61004 accept; }\n}"),
+			want: Problem, says: []string{"connections to udp/61005-61010:", "udp dport 61005-61010 accept"}},
 		{name: "by ufw", spoil: func(s *scene) {
 			s.feed("*filter\n:INPUT DROP\n:ufw-before-input -\n-A INPUT -j ufw-before-input\n-A ufw-before-input -i lo -j ACCEPT\nCOMMIT\n", "iptables-nft-restore")
 		}, want: Problem, says: []string{"ufw allow 22/tcp"}},
@@ -176,6 +176,17 @@ func machineTests() []hostTest {
 		{name: "clock far off", pretend: func(h *host) { h.clock.within = 20 * time.Second }, want: Odd, says: []string{"clock", "20s"}},
 		{name: "conntrack full", pretend: func(h *host) { h.conntrack = conntrack{count: 900, max: 1000} }, want: Odd, says: []string{"900 of 1000", "nf_conntrack_max=4000"}},
 		{name: "conntrack fine", pretend: func(h *host) { h.conntrack = conntrack{count: 700, max: 1000} }},
+		{name: "ports of the host's own", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")), want: Weak,
+			says: []string{"service.s32000.ports", "udp/32768-33000", "sysctl -w net.ipv4.ip_local_reserved_ports=32768-33000"}},
+		{name: "some of them reserved", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")), pretend: func(h *host) {
+			h.own.reserved, h.own.text = []spa.Ports{{Low: 32700, High: 32900}, {Low: 40000, High: 40000}}, "32700-32900,40000"
+		}, want: Weak, says: []string{"udp/32901-33000", "ip_local_reserved_ports=32700-32900,40000,32901-33000"}},
+		{name: "all of them reserved", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")), pretend: func(h *host) {
+			h.own.reserved = []spa.Ports{{Low: 32768, High: 33000}}
+		}},
+		{name: "TCP ports of the host's own", config: services("tcp/32000-33000"), spoil: beside(also("tcp dport 32000-33000"))},
+		{name: "a knock port of the host's own", config: func(c *config.Config) { c.KnockPorts = []config.KnockPort{{Port: 40000}} },
+			want: Odd, says: []string{"knock_ports", "udp/40000", "ip_local_reserved_ports=40000-40000"}},
 		{name: "in memory", pretend: func(h *host) { h.medium = func(string) medium { return inMemory } }, want: Odd, says: []string{"state", "reboot"}},
 		{name: "on a network", pretend: func(h *host) { h.medium = func(string) medium { return onNetwork } }, want: Odd, says: []string{"state", "network file system"}},
 		{name: "not root", pretend: func(h *host) {

@@ -24,6 +24,7 @@ type host struct {
 	listeners []listener
 	clock     clock
 	conntrack conntrack
+	own       ownPorts
 	persists  bool     // the kernel can keep the guard over a flush while no server runs
 	lacks     []string // what of the sandbox this kernel does not have
 	accounts  func(name string) (uid, gid int, ok bool)
