@@ -21,21 +21,23 @@ import (
 
 // scan is a packet that a scanner sends.
 type scan struct {
-	name  string
-	proto spa.Proto
-	flags byte // of TCP
-	class byte // type of service or traffic class
-	label uint32
-	plain bool // flow labels of the answer do not count
+	name     string
+	proto    spa.Proto
+	flags    byte // of TCP
+	class    byte // type of service or traffic class
+	label    uint32
+	unsummed bool
+	plain    bool // flow labels of the answer do not count
 }
 
 var scans = []scan{
-	{"SYN", spa.TCP, syn, 0, 0, false},
-	{"SYN with a class", spa.TCP, syn, 0xb8, 0x12345, false},
-	{"SYN, ECN", spa.TCP, syn | 0xc0, 0x02, 0x54321, false},
-	{"ACK", spa.TCP, ack, 0x20, 0x11111, false},
-	{"UDP", spa.UDP, 0, 0, 0, false},
-	{"UDP with a class", spa.UDP, 0, 0xb8, 0x12345, false},
+	{name: "SYN", proto: spa.TCP, flags: syn},
+	{name: "SYN with a class", proto: spa.TCP, flags: syn, class: 0xb8, label: 0x12345},
+	{name: "SYN, ECN", proto: spa.TCP, flags: syn | 0xc0, class: 0x02, label: 0x54321},
+	{name: "ACK", proto: spa.TCP, flags: ack, class: 0x20, label: 0x11111},
+	{name: "UDP", proto: spa.UDP},
+	{name: "UDP with a class", proto: spa.UDP, class: 0xb8, label: 0x12345},
+	{name: "UDP without a checksum", proto: spa.UDP, unsummed: true},
 }
 
 // flagScans are scans with each combination of TCP's flags. Most begin no flow, and it is nftables
@@ -61,7 +63,9 @@ func (p scan) packet(from, to netip.Addr, sport, dport uint16) []byte {
 	}
 	at := map[spa.Proto]int{spa.TCP: 16, spa.UDP: 6}[p.proto]
 	pseudo := append(append(from.AsSlice(), to.AsSlice()...), 0, byte(p.proto), 0, byte(len(segment)))
-	binary.BigEndian.PutUint16(segment[at:], inetSum(append(pseudo, segment...)))
+	if !p.unsummed {
+		binary.BigEndian.PutUint16(segment[at:], inetSum(append(pseudo, segment...)))
+	}
 	if from.Is4() {
 		header := []byte{0x45, p.class, 0, byte(20 + len(segment)), 0x12, 0x34, 0x40, 0, 64, byte(p.proto), 0, 0}
 		header = append(append(header, from.AsSlice()...), to.AsSlice()...)

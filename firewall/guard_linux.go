@@ -302,6 +302,9 @@ func (d *draft) refusedRules() {
 	if d.refuse == Reject {
 		// meta l4proto tcp reject with tcp reset
 		d.rule(c, resetTCP())
+		// IPv6 takes no datagram without a checksum (RFC 8200, 8.1), and so answers none.
+		// meta nfproto ipv6 meta l4proto udp @th,48,16 0 drop
+		d.rule(c, d.families()[1].match(), l4proto(spa.UDP), exprs{port(first, udpChecksum), equal([]byte{0, 0})}, drop())
 		// meta l4proto udp reject with icmpx port-unreachable
 		d.rule(c, l4proto(spa.UDP), unreachable())
 	}

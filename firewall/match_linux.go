@@ -258,6 +258,9 @@ func port(register, offset uint32) *expr.Payload {
 
 const sport, dport = 0, 2
 
+// udpChecksum is where UDP's checksum is (RFC 768).
+const udpChecksum = 6
+
 // udp sport PORT, udp dport PORT
 func udpPort(offset uint32, number uint16) exprs {
 	return rule(l4proto(spa.UDP), exprs{port(first, offset), equal(binary.BigEndian.AppendUint16(nil, number))})

@@ -107,7 +107,7 @@ const otherProtocols = "meta l4proto != tcp meta l4proto != udp accept"
 
 func (w *nftText) refused() (rules list) {
 	if w.Closed == Reject {
-		rules.add("meta l4proto tcp reject with tcp reset", "meta l4proto udp reject with icmpx type port-unreachable")
+		rules.add("meta l4proto tcp reject with tcp reset", "meta nfproto ipv6 meta l4proto udp @th,48,16 0 drop", "meta l4proto udp reject with icmpx type port-unreachable")
 	}
 	rules.add("drop")
 	return rules
