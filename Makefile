@@ -1,13 +1,15 @@
 # make demo    see it work: needs only Go, and root or unprivileged user namespaces
 # make test    every test, nothing skipped where CI is set
+# make mutate  which changes to the packet's path no test notices (root, hours): MUTATE="-for 30m ./firewall"
 GO      ?= go
 PREFIX  ?= /usr/local
 export CGO_ENABLED = 0
 
 BINARIES = spa-server spa-client spa-keygen
 FUZZTIME ?= 10s
+MUTATE  ?= spa spa/capture spa/policy spa/replay spa/sandbox spa/server/control spa/server firewall
 
-.PHONY: build test race lint fuzz bench demo install clean
+.PHONY: build test race lint fuzz mutate bench demo install clean
 
 build:
 	$(GO) build -trimpath -ldflags=-s -o bin/ $(BINARIES:%=./cmd/%)
@@ -32,6 +34,9 @@ fuzz:
 			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
 		done; \
 	done
+
+mutate:
+	$(GO) run -C .ci ./mutate $(MUTATE)
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
