@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,15 +96,19 @@ func TestSource(t *testing.T) {
 		{"in from", keys.Client{From: prefixes("192.0.2.0/24")}, "", nil},
 		{"not in from", keys.Client{From: prefixes("198.51.100.0/24")}, "", ErrFrom},
 		{"in deny", keys.Client{Deny: prefixes("192.0.2.2/32")}, "", ErrDeny},
+		{"an IPv4 link-local address", keys.Client{}, "from 169.254.0.2", ErrLink},
+		{"an IPv6 link-local address", keys.Client{}, "from fe80::2", nil},
 		{"deny beats from", keys.Client{From: prefixes("192.0.2.0/24"), Deny: prefixes("192.0.2.0/30")}, "", ErrDeny},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			k := knock(test.client, ssh)
-			if test.stated != "" {
+			k, from := knock(test.client, ssh), here
+			if text, ok := strings.CutPrefix(test.stated, "from "); ok {
+				from = netip.MustParseAddr(text)
+			} else if test.stated != "" {
 				k.Source = netip.MustParseAddr(test.stated)
 			}
-			if err := newPolicy(t, held{}).Source(k, here); !errors.Is(err, test.want) || (err == nil) != (test.want == nil) {
+			if err := newPolicy(t, held{}).Source(k, from); !errors.Is(err, test.want) || (err == nil) != (test.want == nil) {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
 		})
@@ -408,6 +413,34 @@ func TestKeeps(t *testing.T) {
 		}
 		if got := newPolicy(t, nil).Allows(test.client, g, now); got != test.allows {
 			t.Errorf("%s: allows: got %v, want %v", test.name, got, test.allows)
+		}
+	}
+}
+
+// TestKeepsDestination: a grant is for where its service was, and is kept only while the service is there.
+func TestKeepsDestination(t *testing.T) {
+	addrs := func(texts ...string) (all []netip.Addr) {
+		for _, text := range texts {
+			all = append(all, netip.MustParseAddr(text))
+		}
+		return all
+	}
+	one, both, other := addrs("198.51.100.1"), addrs("198.51.100.1", "198.51.100.2"), addrs("198.51.100.3")
+	client := &keys.Client{Allow: []string{"ssh"}}
+	for _, test := range []struct {
+		was, is []netip.Addr // none: at this host
+		want    bool
+	}{
+		{nil, nil, true}, {one, one, true}, {both, both, true}, {one, both, true},
+		{both, one, false}, {one, other, false}, {nil, one, false}, {one, nil, false},
+	} {
+		p := newPolicy(t, nil)
+		for i := range p.services {
+			p.services[i].Addresses = test.is
+		}
+		g := firewall.Grant{Client: "alice", Service: "ssh", Source: here, To: test.was, Ports: ports(t, "tcp/22"), Until: now.Add(time.Minute)}
+		if got := p.Keeps(client, g, now); got != test.want {
+			t.Errorf("granted for %v, which is now at %v: kept %v, want %v", test.was, test.is, got, test.want)
 		}
 	}
 }

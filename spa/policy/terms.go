@@ -22,8 +22,8 @@ type terms struct {
 
 // reached reports whether a grant is for where the service is.
 func (t terms) reached(g firewall.Grant) bool {
-	if len(t.at) == 0 || len(g.To) == 0 {
-		return len(t.at) == len(g.To)
+	if len(g.To) == 0 {
+		return len(t.at) == 0
 	}
 	return !slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !slices.Contains(t.at, a) })
 }
