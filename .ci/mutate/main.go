@@ -11,6 +11,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -50,6 +52,7 @@ func main() {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
+	runtime.LockOSThread() // tests are killed with the thread that started them
 	if err := mutate(flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
 		os.Exit(1)
@@ -205,8 +208,7 @@ func (p *subject) each(chosen []mutant, start time.Time) error {
 	return nil
 }
 
-// try runs a mutant against the tests that reach it until one is red: first the one that
-// killed it before, then the quickest first.
+// try runs a mutant against the tests that reach it until one is red.
 func (p *subject) try(m mutant) error {
 	what, by := "not reached", ""
 	var spent time.Duration
@@ -215,13 +217,7 @@ func (p *subject) try(m mutant) error {
 		if len(tests) == 0 {
 			continue
 		}
-		before := p.killed[m.key]
-		slices.SortStableFunc(tests, func(a, b *test) int {
-			if a.Name == before || b.Name == before {
-				return map[bool]int{true: -1, false: 1}[a.Name == before]
-			}
-			return int(a.Took - b.Took)
-		})
+		p.sort(tests, m)
 		what = "SURVIVED"
 		red, err := s.kill(m, tests, &spent)
 		if err != nil {
@@ -236,7 +232,7 @@ func (p *subject) try(m mutant) error {
 		}
 	}
 	p.counts[strings.ToLower(what)]++
-	if what == "not reached" && strings.HasSuffix(m.key, "if false: err != nil") {
+	if what == "not reached" && strings.Contains(m.key, ": if false: err != nil") {
 		p.counts["of them errors"]++
 		what = "error not made"
 	}
@@ -247,6 +243,22 @@ func (p *subject) try(m mutant) error {
 		p.killed[m.key] = by
 	}
 	return nil
+}
+
+// sort puts first the test that killed the mutant before, then those that are quick for what
+// they have killed.
+func (p *subject) sort(tests []*test, m mutant) {
+	kills := make(map[string]time.Duration)
+	for _, name := range p.killed {
+		kills[name]++
+	}
+	cost := func(t *test) time.Duration {
+		if t.Name == p.killed[m.key] {
+			return 0
+		}
+		return t.Took / (1 + kills[t.Name])
+	}
+	slices.SortFunc(tests, func(a, b *test) int { return cmp.Compare(cost(a), cost(b)) })
 }
 
 // total prints the figures.

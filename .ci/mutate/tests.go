@@ -11,11 +11,13 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -52,8 +54,8 @@ func (p *subject) newSuite(dir string) (*suite, error) {
 			return nil, err
 		}
 	}
-	for name, hash := range names {
-		t := known[name]
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		t, hash := known[name], names[name]
 		if t == nil || t.Hash != hash {
 			if t, err = s.learn(name); err != nil {
 				return nil, err
@@ -194,6 +196,7 @@ func (s *suite) test(name string, patience time.Duration) (green bool, out []byt
 		filepath.Join(s.built, "tests"), "-test.run=^"+name+"$", "-test.failfast")
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "SPA_TEST_BIN="+s.built)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second
 	var b bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &b, &b

@@ -150,11 +150,11 @@ func TestInterruptedRenewal(t *testing.T) {
 	j, d := fresh(t, config())
 	e := packet(1, 1, start)
 	admit(t, j, e, start, nil)
-	for name, change := range map[string]func(c *Config, d *memDisk){
-		"reboot": func(c *Config, _ *memDisk) { c.BootID = "next" },
-		"damage": func(_ *Config, d *memDisk) { d.image[offset(1)+20]++ },
+	for why, change := range map[reason]func(c *Config, d *memDisk){
+		rebooted: func(c *Config, _ *memDisk) { c.BootID = "next" },
+		damaged:  func(_ *Config, d *memDisk) { d.image[offset(1)+20]++ },
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(why.String(), func(t *testing.T) {
 			c, old := config(), copyOf(d)
 			change(&c, old)
 			image := append([]byte{}, old.image...)
@@ -162,8 +162,8 @@ func TestInterruptedRenewal(t *testing.T) {
 			for n, o := range old.ops {
 				image = o.apply(image, len(o.data))
 				j := reopen(t, &memDisk{image: append([]byte{}, image...)}, c, start)
-				if s := j.Status(); s.Reason == "" {
-					t.Errorf("after op %d there is no floor: %+v", n, s)
+				if s := j.Status(); s.Reason != why.String() {
+					t.Errorf("after op %d: %+v", n, s)
 				}
 				admit(t, j, e, start, ErrFloor)
 			}

@@ -149,10 +149,9 @@ func (e *entry) encode(b *[slotSize]byte, key uint64, outcome []byte) {
 	}
 }
 
-// encodeOutcome writes the outcome beside the entry that the slot holds. The checksum binds the two,
+// encodeOutcome writes the outcome beside the entry that the slot, else zero, holds. The checksum binds the two,
 // so that no outcome is ever told to another request.
 func encodeOutcome(b *[slotSize]byte, outcome []byte) {
-	clear(b[half:])
 	b[132] = byte(len(outcome))
 	copy(b[136:248], outcome)
 	sign(b[half:], binary.LittleEndian.Uint32(b[:]))

@@ -49,6 +49,28 @@ func used(t testing.TB) *memDisk {
 	return copyOf(d)
 }
 
+// TestUnassignedBytes: what the format leaves out is zero, and never what the buffer held before.
+func TestUnassignedBytes(t *testing.T) {
+	image := used(t).image
+	kinds := map[byte]int{}
+	for slot := range int32(64) {
+		b := image[offset(slot):][:slotSize]
+		out := [][]byte{b[6:8], b[104:half], b[133:136], b[136+int(b[132]):]}
+		if b[4] != kindSpent {
+			out = [][]byte{b[5:16]}
+		}
+		kinds[b[4]]++
+		for _, part := range out {
+			if !isZero(part) {
+				t.Errorf("slot %d: %x in %x", slot, part, b)
+			}
+		}
+	}
+	if kinds[kindSpent] == 0 || kinds[kindKeys] == 0 || kinds[kindTopics] == 0 {
+		t.Errorf("slots of each kind: %v", kinds)
+	}
+}
+
 // FuzzOpen: whatever a daemon that was taken over leaves in its journal, under good checksums, the
 // next start is one that admits packets, in the room that a journal may have.
 func FuzzOpen(f *testing.F) {

@@ -37,6 +37,9 @@ func wantFloor(t *testing.T, j *Journal, now, floor time.Time, why reason) {
 	if !s.Floor.Equal(floor) || !s.FloorUntil.Equal(floor) || s.Reason != why.String() {
 		t.Errorf("got floor %v until %v, %q; want %v, %q", s.Floor, s.FloorUntil, s.Reason, floor, why)
 	}
+	if (s.Damaged != "") != (why == damaged) {
+		t.Errorf("%q, and a damaged journal is kept at %q", why, s.Damaged)
+	}
 	near := func(stamp time.Time) time.Time { // a clock by which the stamp is fresh
 		if stamp.Sub(now) > 30*time.Second {
 			return stamp
@@ -172,12 +175,28 @@ func TestConfigIsChecked(t *testing.T) {
 	if _, err := Open(path, many, start); err == nil {
 		t.Error("a journal for too many live nonces was opened")
 	}
+	long := config()
+	long.Room = maxRoom + 1
+	if err := Create(path, long, start); err == nil {
+		t.Error("a journal longer than one may be was created")
+	}
 	if _, err := os.Stat(path); err == nil {
 		t.Error("a file was made")
 	}
 }
 
 func TestOwnIdentity(t *testing.T) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	wantErr(t, "reading the boot id", err, nil)
+	machine, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		machine = []byte("none")
+	}
+	_, id, err := Config{Window: time.Second}.complete()
+	want := identity{hash("boot", strings.TrimSpace(string(boot))), hash("machine", strings.TrimSpace(string(machine)))}
+	if err != nil || id != want {
+		t.Errorf("got %x, %v, want %x", id, err, want)
+	}
 	c := Config{Window: time.Second, Room: 16}
 	path := created(t, c)
 	if s := mustOpen(t, path, c, start).Status(); s.Reason != "" || !s.Floor.IsZero() {
@@ -198,6 +217,37 @@ func TestRestartRefusesNothingFresh(t *testing.T) {
 		}
 		wantErr(t, "Close", j.Close(), nil)
 		wantErr(t, "Close again", j.Close(), nil)
+	}
+}
+
+// TestRestartKeepsRoom: slots that were free before a restart are free after it, and a journal that has
+// grown is as long when it begins anew.
+func TestRestartKeepsRoom(t *testing.T) {
+	c := config()
+	c.Room = 16
+	j, d := fresh(t, c)
+	for n := range 200 {
+		now := after(time.Duration(n) * 2 * time.Second)
+		admit(t, j, packet(uint64(n%3), n, now), now, nil)
+		if n%40 != 39 {
+			continue
+		}
+		wantErr(t, "Close", j.Close(), nil)
+		before := j.Status()
+		d = copyOf(d)
+		j = reopen(t, d, c, now)
+		if after := j.Status(); after != before {
+			t.Fatalf("got %+v, before %+v", after, before)
+		}
+	}
+	if j.Status().Room <= c.Room {
+		t.Error("it did not grow")
+	}
+	room := j.Status().Room
+	wantErr(t, "Close", j.Close(), nil)
+	c.BootID = "next"
+	if j := reopen(t, d, c, after(time.Hour)); d.count("cut") > 0 || j.Status().Room != room {
+		t.Errorf("cut %d times, to %d slots of %d", d.count("cut"), j.Status().Room, room)
 	}
 }
 
@@ -352,9 +402,13 @@ func TestDamagedFiles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path, image := whole(t)
 			image = change(image)
-			older := os.WriteFile(path+".damaged", []byte("kept earlier"), 0o600)
-			if err := errors.Join(older, os.WriteFile(path, image, 0o600)); err != nil {
+			if err := os.WriteFile(path, image, 0o600); err != nil {
 				t.Fatal(err)
+			}
+			if name != "empty" { // the first one that is kept
+				if err := os.WriteFile(path+".damaged", []byte("kept earlier"), 0o600); err != nil {
+					t.Fatal(err)
+				}
 			}
 			j := mustOpen(t, path, config(), after(time.Hour))
 			wantFloor(t, j, after(time.Hour), after(time.Hour+30*time.Second), damaged)

@@ -3,6 +3,7 @@ package replay
 import (
 	"bytes"
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"slices"
@@ -126,6 +127,40 @@ func TestStaleNoncesDoNotFillAKey(t *testing.T) {
 				j.store.background.Wait()
 				d = copyOf(d)
 				j = reopen(t, d, c, now)
+			}
+		}
+	}
+}
+
+// TestRing: in whatever order nonces come, as after a restart, the ring has them by their stamps, and the
+// one that counts to the limit is the limit-th from the newest.
+func TestRing(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	for range 300 {
+		c := config()
+		c.LiveNonces = 1 + rng.IntN(5)
+		m, stamps := newMemory(c), []int64{}
+		for slot := range int32(40) {
+			if h := m.holdings.at(0); h.count > 0 && rng.IntN(4) == 0 {
+				m.drop(0)
+				stamps = stamps[1:]
+			}
+			stamp := int64(1 + rng.IntN(20))
+			m.remember(slot, entry{nonce: [24]byte{byte(slot)}, stamp: stamp})
+			at, _ := slices.BinarySearch(stamps, stamp+1)
+			stamps = slices.Insert(stamps, at, stamp)
+
+			h := m.holdings.at(0)
+			var got []int64
+			for i, next := int32(0), h.oldest; i < h.count; i++ {
+				got = append(got, m.entries.at(next).stamp)
+				next = m.entries.at(next).next
+			}
+			if !slices.Equal(got, stamps) {
+				t.Fatalf("got %v, want %v", got, stamps)
+			}
+			if n := len(stamps) - c.LiveNonces; n >= 0 && m.entries.at(h.last).stamp != stamps[n] {
+				t.Fatalf("%d of %v: got %d", c.LiveNonces, stamps, m.entries.at(h.last).stamp)
 			}
 		}
 	}

@@ -54,11 +54,8 @@ func (m *memory) retune(c Config) {
 	}
 }
 
-// relimit finds the last nonce of a key that counts to the limit.
+// relimit finds the last nonce of a key that counts to the limit, if there are as many.
 func (m *memory) relimit(h *holding) {
-	if h.count < m.limit {
-		return
-	}
 	h.last = h.oldest
 	for range h.count - m.limit {
 		h.last = m.entries.at(h.last).next

@@ -67,6 +67,9 @@ func TestRetuneKeepsWhatIsSpent(t *testing.T) {
 	if err := j.Retune(5*time.Second, 10, start); err != nil {
 		t.Fatal(err)
 	}
+	if s := j.Status(); !s.Floor.IsZero() {
+		t.Errorf("a shorter window has made a floor: %v", s.Floor)
+	}
 	admit(t, j, packet(1, 0, start), start, ErrSpent)
 	admit(t, j, packet(1, 11, after(6*time.Second)), start, errStale)
 	admit(t, j, packet(1, 11, start), start, ErrFull)

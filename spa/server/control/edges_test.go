@@ -1,0 +1,231 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
+)
+
+// as runs do on a thread that is another user, and that ends with it.
+func as(t *testing.T, uid int, do func()) {
+	t.Helper()
+	done := make(chan syscall.Errno)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid))
+		if errno == 0 {
+			do()
+		}
+		done <- errno
+	}()
+	if errno := <-done; errno != 0 {
+		t.Fatal(errno)
+	}
+}
+
+// TestOthersAreRefused: nobody but root asks root's server, neither by the socket's mode, nor where
+// somebody has changed that.
+func TestOthersAreRefused(t *testing.T) {
+	lab.NeedRoot(t)
+	dir := serving(t, statusOf)
+	for path := dir; path != os.TempDir() && path != "/"; path = filepath.Dir(path) {
+		if err := os.Chmod(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask := func() (err error) {
+		as(t, 4321, func() {
+			var c *Client
+			if c, err = Dial(dir); err == nil {
+				err = c.Ask(t.Context(), Request{Command: CommandStatus}, func(Reply) error { return nil })
+				c.Close()
+			}
+		})
+		return err
+	}
+	if err := ask(); !errors.Is(err, ErrRefused) || strings.Contains(err.Error(), "/proc/") {
+		t.Errorf("by the socket's mode: got %v", err)
+	}
+	if err := os.Chmod(filepath.Join(dir, SocketName), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	var denied *Denied
+	if err := ask(); !errors.As(err, &denied) || denied.Text != ErrRefused.Error() {
+		t.Errorf("by the server: got %v", err)
+	}
+}
+
+// TestGivenAway: the socket is private and its owner's; what is not a socket is given to nobody.
+func TestGivenAway(t *testing.T) {
+	lab.NeedRoot(t)
+	dir := t.TempDir()
+	for range 2 { // the second time over one that was left behind
+		l, err := Listen(dir, 4321)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stat unix.Stat_t
+		path := filepath.Join(dir, SocketName)
+		if err := unix.Lstat(path, &stat); err != nil || stat.Uid != 4321 || stat.Mode != unix.S_IFSOCK|0o600 {
+			t.Errorf("got %o of %d, %v", stat.Mode, stat.Uid, err)
+		}
+		if err := errors.Join(l.net.Close(), os.Remove(path), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.give(4321); err == nil {
+			t.Error("a file was given away")
+		}
+		if err := unix.Lstat(path, &stat); err != nil || stat.Uid == 4321 {
+			t.Errorf("it is of %d now, %v", stat.Uid, err)
+		}
+		if err := errors.Join(os.Remove(path), l.dir.Close()); err != nil {
+			t.Fatal(err)
+		}
+		stale, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stale.SetUnlinkOnClose(false)
+		stale.Close()
+	}
+}
+
+// TestNotOurs: what has the socket's name and is none stays where it is, before and after.
+func TestNotOurs(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, SocketName)
+	l, err := Listen(dir, os.Geteuid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err == nil {
+		t.Error("closing does not say that something else has the name")
+	}
+	if _, err := Listen(dir, os.Geteuid()); err == nil {
+		t.Error("it was listened in the place of a file")
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestClose: the socket goes away, where the user may take it; Serve ends.
+func TestClose(t *testing.T) {
+	lab.NeedRoot(t)
+	dir := t.TempDir()
+	l, err := Listen(dir, os.Geteuid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error)
+	go func() { served <- l.Serve(t.Context(), statusOf) }()
+	if err := errors.Join(l.Close(), <-served); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, SocketName)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket: %v", err)
+	}
+
+	if l, err = Listen(dir, os.Geteuid()); err != nil {
+		t.Fatal(err)
+	}
+	as(t, 4321, func() { err = l.Close() })
+	if err != nil {
+		t.Errorf("a server that has dropped its privileges: %v", err)
+	}
+	if err := (&Listener{dir: l.dir}).Close(); err == nil {
+		t.Error("the directory is left open")
+	}
+}
+
+// hostileServer answers whoever comes by what answer says, and hangs up.
+func hostileServer(t *testing.T, answer func(net.Conn)) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, SocketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			answer(conn)
+			conn.Close()
+		}
+	}()
+	return dir
+}
+
+// TestEveryReply: each reply is handed over, whatever time who reads them takes.
+func TestEveryReply(t *testing.T) {
+	dir := hostileServer(t, func(conn net.Conn) {
+		for range 3 {
+			if _, err := conn.Write([]byte(`{"error":"` + strings.Repeat("x", 1<<20) + `"}` + "\n")); err != nil {
+				return
+			}
+		}
+		conn.Write([]byte(`{"done":true}` + "\n"))
+	})
+	c, err := Dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	got := 0
+	err = c.Ask(t.Context(), Request{Command: CommandGrants}, func(Reply) error {
+		got++
+		return c.conn.SetDeadline(time.Unix(1, 0)) // he took so long
+	})
+	if err != nil || got != 3 {
+		t.Errorf("got %d, %v", got, err)
+	}
+}
+
+// TestHangsUp: a server that hangs up has not done it, and is not silent.
+func TestHangsUp(t *testing.T) {
+	dir := hostileServer(t, func(conn net.Conn) { conn.Read(make([]byte, 1000)) })
+	c, err := Dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	err = c.Ask(t.Context(), Request{Command: CommandReload}, func(Reply) error { return nil })
+	if err == nil || errors.Is(err, ErrSilent) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestInterruptedAtOnce: who is interrupted before asking does not wait.
+func TestInterruptedAtOnce(t *testing.T) {
+	dir := hostileServer(t, func(conn net.Conn) { conn.Read(make([]byte, 1000)); conn.Read(make([]byte, 1)) })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 50 {
+		c, err := Dial(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Ask(ctx, Request{Command: CommandReload}, nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		c.Close()
+	}
+}
