@@ -35,7 +35,9 @@ var (
 	budget  = flag.Duration("for", 24*time.Hour, "begin with no mutant after this time")
 	most    = flag.Duration("most", 10*time.Minute, "give up on a mutant after tests that took this time without it")
 	beyond  = flag.String("beyond", "", "`package` whose tests are run too, with programs that have the mutant (./cmd/spa-server)")
+	skip    = flag.String("skip", "^$", "leave out tests that match this `regexp`: ^TestText compares the guard with a twin")
 	all     = flag.Bool("all", false, "run also those that are in survivors.txt")
+	left    = flag.Bool("left", false, "run only those that no test has killed before")
 	list    = flag.Bool("list", false, "print the mutants, run nothing")
 	verbose = flag.Bool("v", false, "print every mutant, and what killed it")
 	cache   = flag.String("cache", "", "`directory` for what tests reach and what they killed (default: of the user)")
@@ -156,6 +158,11 @@ func (p *subject) run(reasons map[string]string, start time.Time) error {
 		return err
 	}
 	p.stale(reasons)
+	if b, err := os.ReadFile(p.killers()); err == nil {
+		if err := json.Unmarshal(b, &p.killed); err != nil {
+			return err
+		}
+	}
 	var chosen []mutant
 	for _, m := range p.mutants {
 		switch _, known := reasons[m.key]; {
@@ -164,6 +171,8 @@ func (p *subject) run(reasons map[string]string, start time.Time) error {
 			fmt.Println(m.key)
 		case known && !*all:
 			p.counts["explained"]++
+		case *left && p.killed[m.key] != "":
+			p.counts["killed before"]++
 		default:
 			chosen = append(chosen, m)
 		}
@@ -177,11 +186,6 @@ func (p *subject) run(reasons map[string]string, start time.Time) error {
 			return err
 		}
 		p.suites = append(p.suites, s)
-	}
-	if b, err := os.ReadFile(p.killers()); err == nil {
-		if err := json.Unmarshal(b, &p.killed); err != nil {
-			return err
-		}
 	}
 	if err := p.each(chosen, start); err != nil {
 		return err

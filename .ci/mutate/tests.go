@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -39,6 +40,10 @@ type test struct {
 }
 
 func (p *subject) newSuite(dir string) (*suite, error) {
+	skipped, err := regexp.Compile(*skip)
+	if err != nil {
+		return nil, err
+	}
 	s := &suite{p: p, dir: dir, built: filepath.Join(p.work, strings.ReplaceAll(p.dir+"-"+dir, "/", "_"))}
 	names, err := s.names()
 	if err != nil {
@@ -55,6 +60,9 @@ func (p *subject) newSuite(dir string) (*suite, error) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if skipped.MatchString(name) {
+			continue
+		}
 		t, hash := known[name], names[name]
 		if t == nil || t.Hash != hash {
 			if t, err = s.learn(name); err != nil {

@@ -108,6 +108,9 @@ func TestNobody(t *testing.T) {
 	if _, err := Dial(filepath.Join(dir, "missing")); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("no directory: got %v", err)
 	}
+	if _, err := Dial("control_test.go"); err == nil || errors.Is(err, ErrNotRunning) || errors.Is(err, ErrRefused) || strings.Count(err.Error(), "control_test.go") != 1 {
+		t.Errorf("no directory there: got %v", err)
+	}
 	stale, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, SocketName)})
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -115,8 +116,8 @@ func TestNotOurs(t *testing.T) {
 	if err := l.Close(); err == nil {
 		t.Error("closing does not say that something else has the name")
 	}
-	if _, err := Listen(dir, os.Geteuid()); err == nil {
-		t.Error("it was listened in the place of a file")
+	if _, err := Listen(dir, os.Geteuid()); err == nil || errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EINVAL) {
+		t.Errorf("in the place of a file: got %v", err)
 	}
 	if _, err := os.Stat(path); err != nil {
 		t.Error(err)
@@ -227,5 +228,71 @@ func TestInterruptedAtOnce(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		c.Close()
+	}
+}
+
+// TestNoRequest: what is not one request is refused with the reason, and nobody handles it. The server
+// hangs up on whoever got an answer.
+func TestNoRequest(t *testing.T) {
+	handled := make(chan Request, 10)
+	dir := serving(t, func(_ context.Context, r Request, _ *Answer) error { handled <- r; return nil })
+	ask := func(text string) string {
+		conn := connect(t, dir)
+		conn.SetDeadline(time.Now().Add(lab.Patience))
+		conn.Write([]byte(text))
+		conn.(*net.UnixConn).CloseWrite()
+		b, err := io.ReadAll(conn)
+		if err != nil && !errors.Is(err, syscall.ECONNRESET) { // it has not read all
+			t.Errorf("%.40q: %v", text, err)
+		}
+		return string(b)
+	}
+	for _, text := range []string{
+		"", "\n", "status\n", `{"command":"status"}`, `{"command":"status","more":1}` + "\n",
+		`{"command":"status"} {"command":"status"}` + "\n", `{"command":"` + strings.Repeat("x", maxRequest) + `"}` + "\n",
+	} {
+		if got := ask(text); !strings.Contains(got, `"error"`) || len(handled) > 0 {
+			t.Errorf("%.40q: got %q, handled %d", text, got, len(handled))
+		}
+	}
+	conn := connect(t, dir)
+	conn.SetDeadline(time.Now().Add(lab.Patience))
+	conn.Write([]byte(`{"command":"status"}` + "\n"))
+	if _, err := io.ReadAll(conn); err != nil || len(handled) != 1 {
+		t.Errorf("a request: %v, handled %d", err, len(handled))
+	}
+}
+
+// TestStopsBesideAReader: a server that ends does not wait for who does not read what it was patient with.
+func TestStopsBesideAReader(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Listen(dir, os.Geteuid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	sending, served := make(chan struct{}, 1), make(chan error, 1)
+	go func() {
+		served <- l.Serve(ctx, func(_ context.Context, _ Request, a *Answer) error {
+			a.Patient()
+			sending <- struct{}{}
+			for {
+				if err := a.Send(Reply{Error: strings.Repeat("x", 1<<16)}); err != nil {
+					return err
+				}
+			}
+		})
+	}()
+	connect(t, dir).Write([]byte(`{"command":"watch"}` + "\n"))
+	<-sending
+	stop()
+	select {
+	case err := <-served:
+		if err := errors.Join(err, l.Close()); err != nil {
+			t.Error(err)
+		}
+	case <-time.After(lab.Patience):
+		t.Error("it is still serving")
 	}
 }
