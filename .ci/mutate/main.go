@@ -214,7 +214,7 @@ func (p *subject) each(chosen []mutant, start time.Time) error {
 
 // try runs a mutant against the tests that reach it until one is red.
 func (p *subject) try(m mutant) error {
-	what, by := "not reached", ""
+	what, by, because := "not reached", "", ""
 	var spent time.Duration
 	for _, s := range p.suites {
 		tests := s.reaching(m)
@@ -223,12 +223,12 @@ func (p *subject) try(m mutant) error {
 		}
 		p.sort(tests, m)
 		what = "SURVIVED"
-		red, err := s.kill(m, tests, &spent)
+		red, why, err := s.kill(m, tests, &spent)
 		if err != nil {
 			return err
 		}
 		if red != "" {
-			what, by = "killed", red
+			what, by, because = "killed", red, why
 			break
 		}
 		if spent > *most {
@@ -241,7 +241,7 @@ func (p *subject) try(m mutant) error {
 		what = "error not made"
 	}
 	if *verbose || what != "killed" && what != "error not made" {
-		fmt.Printf("%s %s:%d %s %s\n", what, p.dir, m.line, m.key, by)
+		fmt.Println(what, m.line, m.key, by, because)
 	}
 	if by != "" {
 		p.killed[m.key] = by

@@ -170,21 +170,35 @@ func (s *suite) learn(name string) (*test, error) {
 	return &test{Name: name, Took: time.Since(start), Red: !green, Seen: seen[head:]}, nil
 }
 
-// kill runs tests against a mutant and returns the first that is red.
-func (s *suite) kill(m mutant, tests []*test, spent *time.Duration) (string, error) {
+// kill runs tests against a mutant and returns the first that is red, and is again.
+func (s *suite) kill(m mutant, tests []*test, spent *time.Duration) (red, why string, err error) {
 	for _, t := range tests {
 		if *spent += t.Took; *spent > *most {
-			return "", nil
+			break
 		}
-		if err := s.p.note(m.name()); err != nil {
-			return "", err
+		for range 2 {
+			if err := s.p.note(m.name()); err != nil {
+				return "", "", err
+			}
+			green, out := s.test(t.Name, 3*t.Took+30*time.Second)
+			if green {
+				red = ""
+				break
+			}
+			red, why = t.Name, string(complaint.Find(out))
+			if why == "" {
+				break // it crashed, or hung
+			}
 		}
-		if green, _ := s.test(t.Name, 3*t.Took+30*time.Second); !green {
-			return t.Name, nil
+		if red != "" {
+			return red, why, nil
 		}
 	}
-	return "", nil
+	return "", "", nil
 }
+
+// complaint is the first thing that a red test says.
+var complaint = regexp.MustCompile(`\w+_test\.go:\d+: .*`)
 
 // test runs one test in a network and process namespace of its own: what a mutant does or leaves there
 // reaches nobody else, and ends with it.
