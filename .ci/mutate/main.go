@@ -35,7 +35,9 @@ var (
 	budget  = flag.Duration("for", 24*time.Hour, "begin with no mutant after this time")
 	most    = flag.Duration("most", 10*time.Minute, "give up on a mutant after tests that took this time without it")
 	beyond  = flag.String("beyond", "", "`package` whose tests are run too, with programs that have the mutant (./cmd/spa-server)")
-	skip    = flag.String("skip", "^$", "leave out tests that match this `regexp`: ^TestText compares the guard with a twin")
+	run     = flag.String("run", "", "run only tests that match this `regexp`")
+	skip    = flag.String("skip", "^$", "and none that match this one: ^TestText compares the guard with a twin")
+	race    = flag.Bool("race", false, "with the race detector, which needs cgo: locks are missed by little else")
 	all     = flag.Bool("all", false, "run also those that are in survivors.txt")
 	left    = flag.Bool("left", false, "run only those that no test has killed before")
 	list    = flag.Bool("list", false, "print the mutants, run nothing")
@@ -102,7 +104,7 @@ type subject struct {
 	dir, work string
 	mutants   []mutant
 	sites     int
-	source    []byte // all of it, instrumented
+	source    []byte // all of it, with switches
 	suites    []*suite
 
 	counts map[string]int
@@ -124,7 +126,6 @@ func newPackage(dir, work string) (*subject, error) {
 			return err
 		}
 		overlay[from] = filepath.Join(work, strings.ReplaceAll(dir, "/", "_")+"_"+name)
-		p.source = append(p.source, text...)
 		return os.WriteFile(overlay[from], text, 0o644)
 	}
 	for _, name := range names[1:] {
@@ -136,6 +137,7 @@ func newPackage(dir, work string) (*subject, error) {
 			return nil, err
 		}
 		p.mutants = append(p.mutants, mutants...)
+		p.source = append(p.source, text...)
 	}
 	text := strings.NewReplacer("PACKAGE", names[0], "SITES", fmt.Sprint(p.sites)).Replace(switches)
 	if err := put("mutant_switch.go", []byte(text)); err != nil {

@@ -40,8 +40,9 @@ type test struct {
 }
 
 func (p *subject) newSuite(dir string) (*suite, error) {
-	skipped, err := regexp.Compile(*skip)
-	if err != nil {
+	wanted, err := regexp.Compile(*run)
+	skipped, err2 := regexp.Compile(*skip)
+	if err := errors.Join(err, err2); err != nil {
 		return nil, err
 	}
 	s := &suite{p: p, dir: dir, built: filepath.Join(p.work, strings.ReplaceAll(p.dir+"-"+dir, "/", "_"))}
@@ -60,7 +61,7 @@ func (p *subject) newSuite(dir string) (*suite, error) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		if skipped.MatchString(name) {
+		if !wanted.MatchString(name) || skipped.MatchString(name) {
 			continue
 		}
 		t, hash := known[name], names[name]
@@ -125,6 +126,9 @@ func (s *suite) names() (map[string]string, error) {
 // build builds the test binary, and where tests of another package are run the programs beside it.
 func (s *suite) build() error {
 	flags := []string{"-overlay=" + s.p.overlay(), "-ldflags=-s -w -X sallyport/" + s.p.dir + ".mutantNotes=" + s.p.notes()}
+	if *race {
+		flags = append(flags, "-race")
+	}
 	builds := [][]string{append([]string{"test", "-c", "-vet=off", "-o", filepath.Join(s.built, "tests")}, append(flags, "./"+s.dir)...)}
 	if s.dir != s.p.dir {
 		builds = append(builds, append([]string{"build", "-o", s.built}, append(flags, "./cmd/...", "./examples/independent")...))
