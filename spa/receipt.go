@@ -150,7 +150,7 @@ func (r Receipt) check() error {
 	if !representable(r.Time) {
 		return errors.New("spa: the time of the receipt is out of range: is the clock set?")
 	}
-	if r.Source.IsValid() && r.Source.Unmap().IsUnspecified() {
+	if r.Source.Unmap().IsUnspecified() {
 		return fmt.Errorf("spa: a receipt cannot say %v", r.Source)
 	}
 	if !validCount(r.Status, len(r.Services)) {

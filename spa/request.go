@@ -103,7 +103,7 @@ func (r Request) check() error {
 	if err := checkFor(r.Type, r.For); err != nil {
 		return err
 	}
-	if r.Source.IsValid() && (r.Source.Unmap().IsUnspecified() || r.Source.Zone() != "") {
+	if r.Source.Unmap().IsUnspecified() || r.Source.Zone() != "" {
 		return fmt.Errorf("spa: %v is no source address that can be stated", r.Source)
 	}
 	return r.checkServices()
@@ -176,9 +176,6 @@ func (s Service) size() int {
 
 // appendAddr appends 16 bytes: IPv4 as ::ffff:a.b.c.d, no address as zeros.
 func appendAddr(b []byte, a netip.Addr) []byte {
-	if !a.IsValid() {
-		return append(b, make([]byte, 16)...)
-	}
 	a16 := a.As16()
 	return append(b, a16[:]...)
 }

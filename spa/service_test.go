@@ -96,3 +96,12 @@ func FuzzParseService(f *testing.F) {
 		}
 	})
 }
+
+// TestServiceSize: what a service takes of a request is what it is counted as.
+func TestServiceSize(t *testing.T) {
+	for _, s := range []Service{{Name: "a"}, {Name: strings.Repeat("a", 32)}, {Proto: TCP, Port: 22}, {Proto: UDP, Port: 65535}} {
+		if got := len(s.append(nil)); got != s.size() {
+			t.Errorf("%v: %d bytes, counted as %d", s, got, s.size())
+		}
+	}
+}

@@ -163,6 +163,28 @@ func TestDropWhereGroupsStay(t *testing.T) {
 	}
 }
 
+// TestDropFromPartOfTheUser: who has the user's group already, or groups that it cannot give up, is no
+// less changed to the user, or keeps no more than those.
+func TestDropFromPartOfTheUser(t *testing.T) {
+	lab.NeedRoot(t)
+	cmd := helper(t, "drop", "nobody")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 0, Gid: 65534}}
+	if r := run(t, cmd); r.Err != "" || r.State.UID != 65534 || r.State.GID != 65534 {
+		t.Errorf("root in its group: got %+v, %s", r.State, r.Err)
+	}
+	for _, groups := range [][]uint32{{}, {64124, 64125}} {
+		cmd := helper(t, "drop", "nobody")
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Credential:  &syscall.Credential{Uid: 65534, Gid: 65534, Groups: groups},
+			AmbientCaps: []uintptr{uintptr(cap.NET_ADMIN), uintptr(cap.NET_RAW)},
+		}
+		r := run(t, cmd)
+		if stay := strings.Contains(strings.Join(r.State.Notes, "\n"), "groups"); r.Err != "" || stay != (len(groups) > 0) {
+			t.Errorf("with groups %v: got %+v, %s", groups, r.State, r.Err)
+		}
+	}
+}
+
 // TestDropWhenStartedAsTheUser is the start by a unit with User= and ambient capabilities.
 func TestDropWhenStartedAsTheUser(t *testing.T) {
 	lab.NeedRoot(t)

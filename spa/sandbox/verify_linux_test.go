@@ -88,6 +88,7 @@ func TestMapHolds(t *testing.T) {
 		{"5 1000 10\n", 4, false},
 		{"", 0, false},
 		{"what\n", 0, false},
+		{"0 1000 1\nwhat\n", 0, false},
 	} {
 		if got := mapHolds(test.text, test.id); got != test.want {
 			t.Errorf("%q: %d: got %v, want %v", test.text, test.id, got, test.want)
