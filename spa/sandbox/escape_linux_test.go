@@ -117,3 +117,18 @@ func TestDropForPrograms(t *testing.T) {
 		}
 	}
 }
+
+// TestLandlockAlone: neither connections nor signals to others depend on the filter of system calls alone,
+// but for the process that has to end its programs.
+func TestLandlockAlone(t *testing.T) {
+	lab.NeedRoot(t)
+	for part, want := range map[string]bool{"": true, "programs": false} {
+		cmd := helper(t, "landlock", "")
+		cmd.Env = append(cmd.Env, "SANDBOX_PART="+part)
+		for what, err := range run(t, cmd).Results {
+			if (err != "") != want {
+				t.Errorf("%q: %s: got %q, want it refused: %v", part, what, err, want)
+			}
+		}
+	}
+}

@@ -68,6 +68,8 @@ func help(part string) {
 		r.attack(func() error { return nil })
 	case "attack with programs":
 		r.attackWithPrograms()
+	case "landlock":
+		r.landlockAlone(os.Getenv("SANDBOX_PART") == "programs")
 	case "fatal":
 		r.die(os.Getenv("SANDBOX_FATAL"))
 	}
@@ -101,6 +103,20 @@ func (r *report) drop() error {
 		r.State, err = Drop(os.Getenv("SANDBOX_USER"), files)
 	}
 	return err
+}
+
+// landlockAlone tries what the filter of system calls would refuse before Landlock sees it.
+func (r *report) landlockAlone(programs bool) {
+	rules, err := newRuleset(Files{}, programs)
+	exitOn(err)
+	exitOn(rules.enforce())
+	r.Results = map[string]string{"connect": "", "signal": ""}
+	if _, err := net.Dial("tcp", "127.0.0.1:1"); errors.Is(err, unix.EACCES) {
+		r.Results["connect"] = err.Error()
+	}
+	if err := unix.Kill(os.Getppid(), 0); err != nil {
+		r.Results["signal"] = err.Error()
+	}
 }
 
 // die drops and does what ends the process, on a thread that was there before or is made later.
