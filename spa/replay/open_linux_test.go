@@ -192,12 +192,15 @@ func TestOwnIdentity(t *testing.T) {
 	if err != nil {
 		machine = []byte("none")
 	}
-	_, id, err := Config{Window: time.Second}.complete()
+	c, id, err := Config{Window: time.Second}.complete()
+	if c.Room != defaultRoom || c.LiveNonces != defaultLive {
+		t.Errorf("got %+v", c)
+	}
 	want := identity{hash("boot", strings.TrimSpace(string(boot))), hash("machine", strings.TrimSpace(string(machine)))}
 	if err != nil || id != want {
 		t.Errorf("got %x, %v, want %x", id, err, want)
 	}
-	c := Config{Window: time.Second, Room: 16}
+	c = Config{Window: time.Second, Room: 16}
 	path := created(t, c)
 	if s := mustOpen(t, path, c, start).Status(); s.Reason != "" || !s.Floor.IsZero() {
 		t.Errorf("got %+v", s)
