@@ -51,6 +51,50 @@ func TestDryRun(t *testing.T) {
 	}
 }
 
+// TestGrantChecks: what has no place in the guard is refused before anything is done, and nothing else is.
+func TestGrantChecks(t *testing.T) {
+	now := time.Now()
+	addr := netip.MustParseAddr
+	port := func(low, high uint16) []spa.Ports { return []spa.Ports{{Proto: spa.TCP, Low: low, High: high}} }
+	for name, test := range map[string]struct {
+		change func(*Grant)
+		good   bool
+	}{
+		"IPv4":                          {func(g *Grant) {}, true},
+		"IPv6":                          {func(g *Grant) { g.Source = addr("2001:db8::2") }, true},
+		"a target":                      {func(g *Grant) { g.To = []netip.Addr{addr("198.51.100.1")} }, true},
+		"link-local":                    {func(g *Grant) { g.Source = addr("fe80::2%7") }, true},
+		"the longest name":              {func(g *Grant) { g.Client = strings.Repeat("a", nameSize-1) }, true},
+		"no source":                     {func(g *Grant) { g.Source = netip.Addr{} }, false},
+		"IPv4 link-local":               {func(g *Grant) { g.Source = addr("169.254.0.2") }, false},
+		"IPv4 link-local, mapped":       {func(g *Grant) { g.Source = addr("::ffff:169.254.0.2") }, false},
+		"link-local without a link":     {func(g *Grant) { g.Source = addr("fe80::2") }, false},
+		"link-local by a name":          {func(g *Grant) { g.Source = addr("fe80::2%eth0") }, false},
+		"link-local to a target":        {func(g *Grant) { g.Source, g.To = addr("fe80::2%7"), []netip.Addr{addr("2001:db8::1")} }, false},
+		"link-local outside of its /64": {func(g *Grant) { g.Source = addr("fe80:1::2%7") }, false},
+		"an invalid target":             {func(g *Grant) { g.To = []netip.Addr{{}} }, false},
+		"an unspecified target":         {func(g *Grant) { g.To = []netip.Addr{addr("::")} }, false},
+		"ended":                         {func(g *Grant) { g.Until = now }, false},
+		"too long a client":             {func(g *Grant) { g.Client = strings.Repeat("a", nameSize) }, false},
+		"too long a service":            {func(g *Grant) { g.Service = strings.Repeat("a", nameSize) }, false},
+		"no ports":                      {func(g *Grant) { g.Ports = nil }, false},
+		"port 0":                        {func(g *Grant) { g.Ports = port(0, 22) }, false},
+		"a range that ends below":       {func(g *Grant) { g.Ports = port(23, 22) }, false},
+		"no protocol":                   {func(g *Grant) { g.Ports = []spa.Ports{{Low: 22, High: 22}} }, false},
+	} {
+		f := dry(t, 10)
+		if err := f.Load(t.Context(), 0, now); err != nil {
+			t.Fatal(err)
+		}
+		g := Grant{Client: "alice", Service: "ssh", Source: addr("192.0.2.2"), Ports: port(22, 22), Until: now.Add(time.Minute)}
+		test.change(&g)
+		err := f.Grant(t.Context(), []Grant{g}, now)
+		if gs := f.Grants(now); (err == nil) != test.good || (len(gs) == 1) != test.good {
+			t.Errorf("%s: got %v, and %v is granted", name, err, gs)
+		}
+	}
+}
+
 func TestConfigChecks(t *testing.T) {
 	for name, c := range map[string]Config{
 		"two mark bits": {Mark: 3},
