@@ -68,6 +68,8 @@ func TestGrantChecks(t *testing.T) {
 		"no source":                     {func(g *Grant) { g.Source = netip.Addr{} }, false},
 		"IPv4 link-local":               {func(g *Grant) { g.Source = addr("169.254.0.2") }, false},
 		"IPv4 link-local, mapped":       {func(g *Grant) { g.Source = addr("::ffff:169.254.0.2") }, false},
+		"IPv4 link-local, with a link":  {func(g *Grant) { g.Source = addr("::ffff:169.254.0.2%7") }, false},
+		"link-local, and ended":         {func(g *Grant) { g.Source, g.Until = addr("fe80::2%7"), now }, false},
 		"link-local without a link":     {func(g *Grant) { g.Source = addr("fe80::2") }, false},
 		"link-local by a name":          {func(g *Grant) { g.Source = addr("fe80::2%eth0") }, false},
 		"link-local to a target":        {func(g *Grant) { g.Source, g.To = addr("fe80::2%7"), []netip.Addr{addr("2001:db8::1")} }, false},
@@ -79,6 +81,7 @@ func TestGrantChecks(t *testing.T) {
 		"too long a service":            {func(g *Grant) { g.Service = strings.Repeat("a", nameSize) }, false},
 		"no ports":                      {func(g *Grant) { g.Ports = nil }, false},
 		"port 0":                        {func(g *Grant) { g.Ports = port(0, 22) }, false},
+		"port 0 behind another":         {func(g *Grant) { g.Ports = append(port(22, 22), port(0, 1)...) }, false},
 		"a range that ends below":       {func(g *Grant) { g.Ports = port(23, 22) }, false},
 		"no protocol":                   {func(g *Grant) { g.Ports = []spa.Ports{{Low: 22, High: 22}} }, false},
 	} {
