@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"testing"
 	"time"
@@ -267,6 +268,45 @@ func TestWokenForTheNextEnd(t *testing.T) {
 	wakesBy("two have ended", c.held.next())
 	if gs := c.Grants(c.now); len(gs) != 1 || gs[0].Client != "carol" {
 		t.Errorf("got %v, want carol's", gs)
+	}
+}
+
+// TestEndsOfMany: whatever clients are granted, and again, and however the clock runs on, each of them
+// holds until its latest end and no longer, and the first that ends is next.
+func TestEndsOfMany(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 8))
+	for range 20 {
+		c, ends := newClocked(t), make(map[string]time.Time)
+		for range 100 {
+			if rng.IntN(3) > 0 {
+				client := fmt.Sprint("client", rng.IntN(8))
+				if g := c.grants(client, 1, time.Duration(1+rng.IntN(60))*time.Minute); g.Until.After(ends[client]) {
+					ends[client] = g.Until
+				}
+			} else {
+				c.passes(time.Duration(rng.IntN(10))*time.Minute, time.Duration(rng.IntN(3)*rng.IntN(10))*time.Minute)
+				c.wakes()
+			}
+			var first time.Time
+			for client, end := range ends {
+				if !end.After(c.now.Round(0)) {
+					delete(ends, client)
+				} else if first.IsZero() || end.Before(first) {
+					first = end
+				}
+			}
+			for _, g := range c.Grants(c.now) {
+				if !g.Until.Equal(ends[g.Client]) {
+					t.Fatalf("%s holds until %v, want %v", g.Client, g.Until, ends[g.Client])
+				}
+			}
+			if n := len(c.held.byKey); n != len(ends) || !c.held.next().Round(0).Equal(first) {
+				t.Fatalf("%d hold, the next until %v, want %d and %v", n, c.held.next(), len(ends), first)
+			}
+			if _, open := c.kernel.lasts[element{source: netip.MustParseAddr("192.0.2.2"), proto: spa.TCP, port: 22}]; open != (len(ends) > 0) {
+				t.Fatalf("the port is open: %v, and %d hold it", open, len(ends))
+			}
+		}
 	}
 }
 
