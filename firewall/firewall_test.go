@@ -98,6 +98,27 @@ func TestGrantChecks(t *testing.T) {
 	}
 }
 
+// TestMatches: a link-local source without a link is that address on every one.
+func TestMatches(t *testing.T) {
+	h := &holding{source: netip.MustParseAddr("fe80::2"), link: 7, service: "ssh"}
+	for _, test := range []struct {
+		source   string
+		services []string
+		want     bool
+	}{
+		{"", nil, true}, {"fe80::2", nil, true}, {"fe80::2%7", nil, true}, {"fe80::2%8", nil, false}, {"fe80::3%7", nil, false},
+		{"", []string{"ssh", "web"}, true}, {"", []string{"web"}, false}, {"", []string{}, false}, {"fe80::2", []string{"web"}, false},
+	} {
+		m := Match{Services: test.services}
+		if test.source != "" {
+			m.Source = netip.MustParseAddr(test.source)
+		}
+		if got := m.matches(h); got != test.want {
+			t.Errorf("%q %q: got %v", test.source, test.services, got)
+		}
+	}
+}
+
 func TestConfigChecks(t *testing.T) {
 	for name, c := range map[string]Config{
 		"two mark bits": {Mark: 3},
