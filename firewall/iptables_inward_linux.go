@@ -126,20 +126,19 @@ func (s *script) admit() {
 func (s *script) arrive() {
 	s.add(chainArrive, "-i lo -j RETURN")
 	s.trusted(chainArrive, "-i")
-	s.handed()
+	s.handed("-p udp", "-p tcp -m tcp --tcp-flags SYN,ACK SYN")
 	s.targets(chainArrive, daddrEnd, dportEnd, "-g "+chainArrived+there)
 	s.guarded(chainArrive, dportEnd, "-g "+chainArrived)
 }
 
 // handed drops what was handed to a socket, see handedRules. No cgroup has the number.
-func (s *script) handed() {
+func (s *script) handed(what ...string) {
 	if s.r.TPROXY || !s.r.handed {
 		return
 	}
-	const handed = "-m cgroup ! --cgroup 4294967295 -m socket --nowildcard --transparent -j DROP"
-	s.add(chainArrive, "-p udp %s", handed)
-	s.add(chainArrive, "-p tcp -m tcp --tcp-flags SYN,ACK SYN %s", handed)
-	s.add(chainArrive, "-p tcp -m conntrack --ctstate INVALID,NEW %s", handed)
+	for _, packets := range what {
+		s.add(chainArrive, "%s -m cgroup ! --cgroup 4294967295 -m socket --nowildcard --transparent -j DROP", packets)
+	}
 }
 
 func (s *script) arrived(p place) {

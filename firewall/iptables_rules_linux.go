@@ -115,6 +115,7 @@ func (r *guardRules) script(v6 bool) *script {
 	s.links()
 	s.admit()
 	s.arrive()
+	s.handed("-p tcp -m conntrack --ctstate INVALID,NEW")
 	s.revive()
 	s.passing()
 	s.errors()
