@@ -27,11 +27,16 @@ func (a *bpfAttr) ptr(at int, p *byte) {
 	binary.NativeEndian.PutUint64(a[at:], uint64(uintptr(unsafe.Pointer(p))))
 }
 func (a *bpfAttr) call(cmd int) (int, error) {
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, uintptr(cmd), uintptr(unsafe.Pointer(a)), unsafe.Sizeof(*a))
-	if errno != 0 {
-		return -1, os.NewSyscallError("bpf", errno)
+	for {
+		fd, _, errno := unix.Syscall(unix.SYS_BPF, uintptr(cmd), uintptr(unsafe.Pointer(a)), unsafe.Sizeof(*a))
+		switch errno {
+		case 0:
+			return int(fd), nil
+		case unix.EAGAIN: // a signal came while the program was being checked
+		default:
+			return -1, os.NewSyscallError("bpf", errno)
+		}
 	}
-	return int(fd), nil
 }
 
 // newTally makes a map that can be read without system calls.

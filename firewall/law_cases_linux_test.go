@@ -406,7 +406,7 @@ func (m *maker) lives(c *lawCase) (may, must bool) {
 	}
 	last := c.steps[len(c.steps)-1]
 	if strings.HasSuffix(last.door.name, otherPort) {
-		return false, false // no grant is for that
+		return !m.way.transparent, false // a grant for the port that it leads to; none for what is handed over
 	}
 	if c.proto == spa.UDP {
 		return true, last.pack == packPlain && c.steps[0].shape == shapeUDP && c.steps[1].shape == shapeServer && !c.steps[1].after && last.shape == shapeUDP && last.door.name == "gateway"

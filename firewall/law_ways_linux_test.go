@@ -132,7 +132,7 @@ func handedBefore(s *lawState, c *lawCase) string {
 
 // foreignMark is that of a tool that sets our bit while we are not there to see it.
 func foreignMark(s *lawState, _ *lawCase) string {
-	if s.away || s.ex {
+	if s.away || s.ex || !s.loaded {
 		return "another tool sets the mark of flows that the guard has not admitted, or admits no more"
 	}
 	return ""
