@@ -231,46 +231,6 @@ func TestEndThatFails(t *testing.T) {
 	}
 }
 
-// TestWokenForTheNextEnd: whatever comes between, Watch wakes no later than the next grant ends, or
-// soon again where that has failed.
-func TestWokenForTheNextEnd(t *testing.T) {
-	c := newClocked(t)
-	var err error
-	if c.ends.alarm, err = openAlarm(); err != nil {
-		t.Skip(err)
-	}
-	wakesBy := func(what string, until time.Time) {
-		t.Helper()
-		if c.ends.at.IsZero() || c.ends.at.After(until) {
-			t.Errorf("%s: it wakes at %v, want by %v", what, c.ends.at, until)
-		}
-	}
-	c.grants("alice", 1, time.Hour)
-	wakesBy("a grant", c.held.next())
-	c.grants("bob", 2, time.Minute)
-	wakesBy("one that ends sooner", c.held.next())
-	c.grants("carol", 3, 2*time.Hour)
-	wakesBy("one that ends later", c.held.next())
-	c.passes(time.Minute, 0)
-	c.wakes()
-	wakesBy("the first has ended", c.held.next())
-	c.passes(time.Minute, 30*time.Minute)
-	if _, err := c.Revoke(t.Context(), Match{Client: "nobody"}, c.now); err != nil {
-		t.Fatal(err)
-	}
-	wakesBy("the clock has run on", c.held.next())
-	c.passes(time.Hour, 0)
-	c.kernel.fails = errFailing
-	c.wakes()
-	wakesBy("the end has failed", c.now.Add(putBackAgain))
-	c.kernel.fails = nil
-	c.wakes()
-	wakesBy("two have ended", c.held.next())
-	if gs := c.Grants(c.now); len(gs) != 1 || gs[0].Client != "carol" {
-		t.Errorf("got %v, want carol's", gs)
-	}
-}
-
 // TestEndsOfMany: whatever clients are granted, and again, and however the clock runs on, each of them
 // holds until its latest end and no longer, and the first that ends is next.
 func TestEndsOfMany(t *testing.T) {

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 // writing is a change of a file with keys: what is there before, and what is done in another process.
@@ -123,13 +125,7 @@ var altering = []string{"write", "linkat", "renameat", "unlinkat"}
 // TestKilledWriting: whenever a program is killed that writes keys, they are where they are to be, or
 // nowhere, or in a file that the next sweep takes; and what is in their place is whole.
 func TestKilledWriting(t *testing.T) {
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("strace is missing: apt-get install strace")
-		}
-		t.Skip("strace is missing: apt-get install strace")
-	}
+	strace := lab.NeedProgram(t, "strace", "apt-get install strace")
 	for name := range writings() {
 		for _, links := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, files can be linked: %v", name, links), func(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"sallyport/spa/lab"
 )
 
 func TestPrintable(t *testing.T) {
@@ -34,10 +36,7 @@ func TestShellWordIsPrintable(t *testing.T) {
 		if strings.ContainsFunc(word, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Errorf("%q: %q would be seen as something else", s, word)
 		}
-		bash, err := exec.LookPath("bash")
-		if err != nil {
-			t.Skip("there is no bash here")
-		}
+		bash := lab.NeedProgram(t, "bash", "apt-get install bash")
 		out, err := exec.Command(bash, "-c", "printf %s "+word).Output()
 		if err != nil || string(out) != s && s != "-n" {
 			t.Errorf("%q: %s is %q to a shell, %v", s, word, out, err)

@@ -52,21 +52,7 @@ func takenOver(t testing.TB, answer []byte) (dir string) {
 	if err := os.WriteFile(filepath.Join(dir, config.FileName), []byte("state = \".\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("unix", filepath.Join(dir, control.SocketName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			conn.Write(answer)
-			conn.Close()
-		}
-	}()
+	lab.ServeUnix(t, filepath.Join(dir, control.SocketName), func(conn net.Conn) { conn.Write(answer) })
 	return dir
 }
 

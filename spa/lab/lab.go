@@ -21,6 +21,7 @@
 package lab
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"testing"
@@ -62,6 +63,28 @@ func poll(within time.Duration, cond func() bool) bool {
 		}
 	}
 	return true
+}
+
+// ServeUnix has serve speak to whoever connects to a socket at a path, and hangs up behind it.
+func ServeUnix(t testing.TB, path string, serve func(net.Conn)) {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				serve(conn)
+			}()
+		}
+	}()
 }
 
 // NeedProgram returns the path of a program that the test runs. Without it the test is

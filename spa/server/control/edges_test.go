@@ -154,24 +154,10 @@ func TestClose(t *testing.T) {
 }
 
 // hostileServer answers whoever comes by what answer says, and hangs up.
-func hostileServer(t *testing.T, answer func(net.Conn)) (dir string) {
+func hostileServer(t testing.TB, answer func(net.Conn)) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	l, err := net.Listen("unix", filepath.Join(dir, SocketName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			answer(conn)
-			conn.Close()
-		}
-	}()
+	lab.ServeUnix(t, filepath.Join(dir, SocketName), answer)
 	return dir
 }
 

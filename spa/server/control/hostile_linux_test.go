@@ -23,29 +23,13 @@ import (
 // playing is a server that answers whoever asks with these bytes, again and again if it is to.
 func playing(t testing.TB, answer []byte, again bool) (dir string) {
 	t.Helper()
-	dir = t.TempDir()
-	l, err := net.Listen("unix", filepath.Join(dir, SocketName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
+	return hostileServer(t, func(conn net.Conn) {
 		for {
-			conn, err := l.Accept()
-			if err != nil {
+			if _, err := conn.Write(answer); err != nil || !again {
 				return
 			}
-			go func() {
-				defer conn.Close()
-				for {
-					if _, err := conn.Write(answer); err != nil || !again {
-						return
-					}
-				}
-			}()
 		}
-	}()
-	return dir
+	})
 }
 
 // asked is what comes of asking a server.
