@@ -32,8 +32,8 @@
 //	claim    prerouting -101  where strangers are refused: leads them to port 0, on which nobody
 //	                          can listen, so that the refusal is the kernel's own, byte for byte
 //	arrive   input -310       what is delivered to a guarded port, after every rewriting, needs the
-//	                          mark or a grant: another port that leads to it is no way round.
-//	                          What a rule or a program handed to a transparent socket is refused
+//	                          mark or a grant, also if another port leads there.
+//	                          Packets assigned to a transparent socket (TPROXY) are refused
 //	revive   output -110      what leaves a guarded port goes to begun
 //	begun                     1. to a granted peer, or in a flow with the mark, it leaves
 //	                          2. what answers in any other flow is dropped

@@ -129,7 +129,7 @@ type Config struct {
 	Knock   []KnockPort
 	Closed  Closed
 	Trusted []string // interfaces whose packets pass
-	TPROXY  bool     // flows pass that a rule hands to the socket of another port, guarded or not
+	TPROXY  bool     // accept packets that TPROXY rules assign to sockets, even of guarded ports
 	Mark    uint32   // one bit of connection and packet marks that is ours; 0: DefaultMark
 	State   string   // directory of the ledger; not needed for a dry run
 

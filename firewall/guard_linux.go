@@ -279,7 +279,8 @@ func (d *draft) endedRules() {
 func (d *draft) closedRules() {
 	c := d.objects.closed
 	if d.refuse == Reject {
-		// No port answers what was sent to all on the link. Nor would a flow that it began here end.
+		// The kernel does not answer link-layer broadcasts, so the connection tracking entry of such a
+		// packet would stay, and lead the real client's SYN to port 0.
 		// meta pkttype != host drop
 		d.rule(c, exprs{&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: first}, &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{unix.PACKET_HOST}}}, drop())
 		if d.claims {
@@ -341,8 +342,8 @@ func (d *draft) arriveRules() {
 	// meta l4proto != tcp meta l4proto != udp accept
 	d.rule(c, neitherTCPNorUDP(), accept())
 	if d.claims {
-		// A packet that closed has marked goes to no port at which somebody can listen, not even where
-		// the NAT of another table came first.
+		// Packets that closed has marked must never reach a listening socket, even if another table's
+		// NAT runs first.
 		// meta mark and MARK == MARK th dport != 0 goto refused
 		d.rule(c, marked(d.cfg.Mark), exprs{port(first, dport), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{0, 0}}}, enter(d.refused))
 	}
@@ -370,15 +371,15 @@ func (d *draft) arriveRules() {
 	d.rule(c, enter(d.refused))
 }
 
-// handedRules refuse what was handed to a socket, which may be that of a guarded port: nothing shows
-// its port. TPROXY takes only transparent ones. Of a flow that it knows the kernel finds the socket
-// this early by itself: a session of TCP goes on, and UDP sockets that are connected to one peer are
-// hardly ever transparent.
+// handedRules refuse packets that a TPROXY rule or a BPF program assigned to a socket: the socket may
+// belong to a guarded port, and no match shows its port. TPROXY assigns transparent sockets only. The
+// kernel also assigns a socket this early to packets of established TCP sessions, which pass, and of
+// connected UDP sockets, which are rarely transparent.
 func (d *draft) handedRules() {
 	handed := rule(handed(), transparent(), enter(d.refused))
 	// meta l4proto udp meta skuid != 4294967295 socket transparent 1 goto refused
 	d.rule(d.arrive, l4proto(spa.UDP), handed)
-	// A bare SYN in whatever flow, also one that a stranger began by a packet in the name of this host.
+	// A bare SYN in any flow: a stranger can begin one with a packet that claims this host's address.
 	// tcp flags and (syn | ack) == syn meta skuid != 4294967295 socket transparent 1 goto refused
 	d.rule(d.arrive, tcpFlags(syn|ack, syn), handed)
 	// meta l4proto tcp ct state invalid,new meta skuid != 4294967295 socket transparent 1 goto refused

@@ -157,8 +157,8 @@ func ctState(states uint32) exprs {
 	}
 }
 
-// handed is the condition that a packet has a socket before the kernel has looked for one: by TPROXY,
-// by a BPF program, or because it belongs to a flow of a connected socket.
+// handed matches packets that have a socket before the kernel's lookup: assigned by TPROXY or a BPF
+// program, or found early because a connected socket owns the flow.
 //
 //	meta skuid != 4294967295
 func handed() exprs {

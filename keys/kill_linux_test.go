@@ -122,7 +122,7 @@ func TestKilledWriter(t *testing.T) {
 // no name and no content, a process leaves what it leaves at the one of these that comes next.
 var altering = []string{"write", "linkat", "renameat", "unlinkat"}
 
-// TestKilledWriting: whenever a program is killed that writes keys, they are where they are to be, or
+// TestKilledWriting: whenever a program is killed that writes keys, they are in their place, or
 // nowhere, or in a file that the next sweep takes; and what is in their place is whole.
 func TestKilledWriting(t *testing.T) {
 	strace := lab.NeedProgram(t, "strace", "apt-get install strace")

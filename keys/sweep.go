@@ -37,7 +37,7 @@ func besideOf(name string) string {
 }
 
 // Sweep removes what programs that were killed left beside dir/NAME.toml: files of hidden names with
-// the keys that were to be written. Without a name it does so for all of the directory. It returns how
+// the keys that it failed to write. Without a name it does so for all of the directory. It returns how
 // many there were. No directory is no error.
 func Sweep(dir, name string) (int, error) {
 	unlock, err := lockDir(dir)

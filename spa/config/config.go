@@ -57,7 +57,7 @@ type Firewall struct {
 	Closed            string // "drop" or "reject"
 	Persist           string // "owner" or "file"
 	TrustedInterfaces []string
-	TPROXY            bool   // what TPROXY rules hand to sockets passes
+	TPROXY            bool   // accept packets that TPROXY rules assign to sockets
 	Mark              uint32 // the bit of the connection mark; zero: the firewall's default
 	Admit             Admit  // of mode "admit" only
 }

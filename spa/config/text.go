@@ -91,7 +91,7 @@ func (f Firewall) write(b *strings.Builder) {
 	setting(b, "closed", quote(f.Closed), "drop or reject: as the host's other closed ports answer")
 	setting(b, "trusted_interfaces", list(f.TrustedInterfaces), "from these every guarded port is open")
 	changed(b, f.Persist != "owner", "persist", quote(f.Persist), `persist = "file"`, "your own rule file holds the guard too: spa-server guard --print")
-	changed(b, f.TPROXY, "tproxy", "true", "tproxy = true", "let pass what TPROXY rules hand to sockets: to whichever, guarded or not")
+	changed(b, f.TPROXY, "tproxy", "true", "tproxy = true", "accept packets that TPROXY rules assign to sockets, even of guarded ports")
 	changed(b, f.Mark != 0, "mark", fmt.Sprintf("0x%08x", f.Mark), "mark = 0x20000000", "the connection mark's bit, if another tool uses this one")
 	f.Admit.write(b)
 }

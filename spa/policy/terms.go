@@ -28,8 +28,8 @@ func (t terms) reached(g firewall.Grant) bool {
 	return !slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !slices.Contains(t.at, a) })
 }
 
-// toward returns the addresses of the service that a source can send to: those of its family. It is
-// false if the service has addresses, and none of them.
+// toward returns the service's addresses of the source's family. It returns false if the service
+// has addresses, but none of that family.
 func (t terms) toward(source netip.Addr) ([]netip.Addr, bool) {
 	var to []netip.Addr
 	for _, a := range t.at {

@@ -58,8 +58,8 @@ const Unnamed = 65525
 
 // Drop gives up what the package's comment lists, and becomes the system user of that name, or
 // Unnamed where there is none. A process that was not started as root stays who it is, and so does one
-// whose user namespace has no other user; a note says so. Who could be somebody else and would stay root, or in root's
-// group, gets an error that says how to make the user. It is to be called once, after
+// whose user namespace has no other user; a note says so. A process that could change its ids but would keep root's, or
+// root's group, gets an error that says how to make the user. Call it once, after
 // everything is open and before the first packet is read. After an error the process
 // may have lost a part of its privileges and must end.
 func Drop(user string, files Files) (State, error) { return drop(user, files) }

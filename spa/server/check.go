@@ -136,7 +136,7 @@ func checkSettings(c *config.Config) []Finding {
 		found = append(found, Finding{Weak, "trusted_interfaces", name + ": whoever is behind it reaches every guarded port without a knock", "take it out unless that is what you want"})
 	}
 	if c.Firewall.TPROXY {
-		found = append(found, Finding{Weak, "firewall.tproxy", "true: what a TPROXY rule hands to the socket of a guarded port goes round the guard", "take it out unless a TPROXY rule needs it"})
+		found = append(found, Finding{Weak, "firewall.tproxy", "true: packets that a TPROXY rule assigns to a guarded port's socket bypass the guard", "take it out unless a TPROXY rule needs it"})
 	}
 	if c.Firewall.Backend == "dry-run" {
 		found = append(found, Finding{Weak, "firewall.backend", "dry-run: requests are decided and recorded, and no port is guarded", `backend = "auto"`})

@@ -9,8 +9,8 @@ import (
 	"sallyport/spa/config"
 )
 
-// ownPorts are those from which the kernel picks one for a socket of the host's own that asks for
-// none (ip-sysctl.rst: ip_local_port_range, ip_local_reserved_ports).
+// ownPorts are the ports that the kernel assigns to unbound local sockets (ip-sysctl.rst:
+// ip_local_port_range, ip_local_reserved_ports).
 type ownPorts struct {
 	first, last uint16
 	reserved    []spa.Ports // without a protocol
@@ -43,7 +43,7 @@ func parseOwnPorts(between, reserved string) (ownPorts, error) {
 	return o, nil
 }
 
-// picked returns the ports of a range that the kernel may pick; it is false if there are none.
+// picked returns the ports of a range that the kernel may assign, and false if there are none.
 func (o ownPorts) picked(p spa.Ports) (spa.Ports, bool) {
 	found := spa.Ports{Proto: p.Proto}
 	for port := int(max(p.Low, o.first)); port <= int(min(p.High, o.last)); port++ {
@@ -67,7 +67,7 @@ func (o ownPorts) isReserved(port uint16) bool {
 	return false
 }
 
-// checkOwnPorts looks for guarded UDP ports, and knock ports, that a socket of the host's own may get.
+// checkOwnPorts reports guarded UDP ports and knock ports that the kernel may assign to local sockets.
 func checkOwnPorts(c *config.Config, h *host) []Finding {
 	if c.Firewall.Mode == "admit" || c.Firewall.Backend == "dry-run" {
 		return nil
@@ -79,7 +79,7 @@ func checkOwnPorts(c *config.Config, h *host) []Finding {
 			return
 		}
 		reserve := strings.TrimPrefix(fmt.Sprintf("%s,%d-%d", h.own.text, p.Low, p.High), ",")
-		found = append(found, Finding{severity, subject, fmt.Sprintf("%v: the kernel gives such ports to sockets of this host's own (%d-%d): %s", p, h.own.first, h.own.last, text),
+		found = append(found, Finding{severity, subject, fmt.Sprintf("%v: the kernel assigns these ports to local sockets (ip_local_port_range %d-%d): %s", p, h.own.first, h.own.last, text),
 			fmt.Sprintf("sysctl -w net.ipv4.ip_local_reserved_ports=%s, and the same in a file of /etc/sysctl.d", reserve)})
 	}
 	for _, s := range c.Services {
@@ -88,13 +88,13 @@ func checkOwnPorts(c *config.Config, h *host) []Finding {
 		}
 		for _, p := range s.Ports {
 			if p.Proto == spa.UDP {
-				say(Weak, "service."+s.Name+".ports", p, "whom one of them asked something may speak to what listens there later, for as long as he goes on")
+				say(Weak, "service."+s.Name+".ports", p, "a peer that such a socket has queried can keep the port open for itself, and reach a later listener")
 			}
 		}
 	}
 	for _, k := range c.KnockPorts {
 		if !k.Shared {
-			say(Odd, "knock_ports", spa.Ports{Proto: spa.UDP, Low: k.Port, High: k.Port}, "what it gets is not tracked, and other firewalls may drop the answers")
+			say(Odd, "knock_ports", spa.Ports{Proto: spa.UDP, Low: k.Port, High: k.Port}, "replies to such a socket are not tracked, and another firewall may drop them")
 		}
 	}
 	return found

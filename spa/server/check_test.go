@@ -54,7 +54,7 @@ func TestCheck(t *testing.T) {
 		{name: "nothing", client: strict},
 		{name: "source not required", want: Weak, says: []string{"require_source", "alice"}},
 		{name: "long window", config: func(c *config.Config) { c.Window = 5 * time.Minute }, client: strict, want: Weak, says: []string{"window", "5m"}},
-		{name: "handed packets", config: func(c *config.Config) { c.Firewall.TPROXY = true }, client: strict, want: Weak, says: []string{"firewall.tproxy", "goes round the guard"}},
+		{name: "handed packets", config: func(c *config.Config) { c.Firewall.TPROXY = true }, client: strict, want: Weak, says: []string{"firewall.tproxy", "bypass the guard"}},
 		{name: "trusted interface", config: func(c *config.Config) { c.Firewall.TrustedInterfaces = []string{"lan0"} }, client: strict, want: Weak, says: []string{"trusted_interfaces", "lan0"}},
 		{name: "dry run", config: func(c *config.Config) { c.Firewall.Backend = "dry-run" }, client: strict, want: Weak, says: []string{"dry-run"}},
 		{name: "no service", config: func(c *config.Config) { c.Services = nil }, client: keys.Client{RequireSource: true, Allow: []string{"ssh"}}, want: Problem, says: []string{"allow", "ssh"}},
