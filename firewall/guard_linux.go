@@ -344,8 +344,8 @@ func (d *draft) arriveRules() {
 	if d.claims {
 		// Packets that closed has marked must never reach a listening socket, even if another table's
 		// NAT runs first.
-		// meta mark and MARK == MARK th dport != 0 goto refused
-		d.rule(c, marked(d.cfg.Mark), exprs{port(first, dport), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{0, 0}}}, enter(d.refused))
+		// meta mark and MARK == MARK ct mark and MARK != MARK ct state new th dport != 0 goto refused
+		d.rule(c, marked(d.cfg.Mark), ctNotMarked(d.cfg.Mark), ctState(expr.CtStateBitNEW), exprs{port(first, dport), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{0, 0}}}, enter(d.refused))
 	}
 	if !d.cfg.TPROXY {
 		d.handedRules()

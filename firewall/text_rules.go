@@ -320,7 +320,7 @@ func (w *nftText) arrive() (rules list) {
 	rules.add(w.quotedJumps("")...)
 	rules.add(otherProtocols)
 	if w.Closed == Reject {
-		rules.add("meta mark & " + w.mark + " == " + w.mark + " th dport != 0 goto refused")
+		rules.add("meta mark & " + w.mark + " == " + w.mark + " " + w.unmarked() + " ct state new th dport != 0 goto refused")
 	}
 	if !w.TPROXY {
 		const handed = "meta skuid != 4294967295 socket transparent 1 goto refused"
