@@ -35,6 +35,7 @@ func (u *units) systemctl(t *testing.T, args []string) {
 		case "restart":
 			u.stop(t, unit)
 			u.start(t, unit)
+		case "reenable": // it changes what is started at the next boot
 		case "disable", "stop":
 			u.stop(t, unit)
 		case "reload":
