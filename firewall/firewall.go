@@ -138,6 +138,9 @@ type Config struct {
 	Cut     []spa.Ports // guarded ports whose sessions end with the grant
 	Persist Persist
 
+	// NoCarry keeps a first load from carrying the flows that are established already.
+	NoCarry bool
+
 	// Keep says of each grant that the ledger brings back whether it still may be held: what
 	// was taken from a client while nothing ran is not carried into the kernel. Nil: all.
 	Keep func(Grant) bool

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,6 +29,8 @@ import (
 // It is this program again. The daemon tells it by a pipe what to do; when the daemon is
 // gone and it was told to hold, it stays. Who has to end it later finds it by a lock: it
 // holds one on keeperFile, and the kernel tells whose a lock is. Without the file it ends.
+// Whoever has another state directory finds it by a socket with an abstract name, which
+// belongs to the network namespace, as the table does.
 const (
 	keeperName = "spa-keeper"
 	// keeperArg is no option of any program: one that does not call Helper ends with it.
@@ -81,6 +84,9 @@ func keep() error {
 	// Before the right to read another user's file is given up: the state directory may be his.
 	removal, err := watchRemoval(keeperLock)
 	if err != nil {
+		return err
+	}
+	if err := beFound(); err != nil {
 		return err
 	}
 	left, err := sandbox.DropAll()
@@ -142,6 +148,61 @@ func awaitRemoval(events, fd int) error {
 			return err
 		}
 	}
+}
+
+// foundBy begins the abstract names of keepers; what follows no other one has.
+const foundBy = "@spa-keeper."
+
+// beFound listens on a socket, and takes no connection: whoever connects is told by the kernel whose it is.
+func beFound() error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("%s%d.%d", foundBy, os.Getpid(), time.Now().UnixNano())}); err != nil {
+		return err
+	}
+	return unix.Listen(fd, 16)
+}
+
+// endKeepers ends all keepers in this network namespace but one, whatever their state directory is.
+func endKeepers(but *keeper) error {
+	sockets, err := os.ReadFile("/proc/thread-self/net/unix")
+	if err != nil {
+		return fmt.Errorf("firewall: looking for keepers of the guard: %w", err)
+	}
+	for line := range strings.Lines(string(sockets)) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || !strings.HasPrefix(fields[len(fields)-1], foundBy) {
+			continue
+		}
+		name := fields[len(fields)-1]
+		pid := keeperBehind(name)
+		if pid == 0 || but != nil && pid == but.pid || !isKeeper(pid) {
+			continue
+		}
+		if err := endProcess(pid, func() bool { return keeperBehind(name) == pid }); err != nil {
+			return fmt.Errorf("firewall: ending the keeper of the guard, process %d: %w", pid, err)
+		}
+	}
+	return nil
+}
+
+// keeperBehind returns the process of root's, or of this user, that listens by the name; 0: there is none.
+func keeperBehind(name string) int {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: name}); err != nil {
+		return 0
+	}
+	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil || cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+		return 0
+	}
+	return int(cred.Pid)
 }
 
 // startKeeper starts a keeper of the socket. Until it is told to hold it ends with this

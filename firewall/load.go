@@ -114,7 +114,7 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("firewall: reading the flows that are carried: %w", err)
 	}
-	if mark != loadAgain {
+	if mark != loadAgain && !f.cfg.NoCarry {
 		left = carryFor
 		if flows, err = f.established(func(l flow) bool {
 			return f.cfg.guards(l)

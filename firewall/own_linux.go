@@ -279,14 +279,11 @@ func (n *nftables) release() error {
 	if owned, err := n.othersOwn(); err != nil || !owned {
 		return err
 	}
-	if n.lock == nil {
-		return errOwned
-	}
 	// The keeper takes the lock a moment after it was told to hold; and the socket closes a
 	// moment later where a process that is being started has it still.
 	give := time.Now().Add(keeperEnds)
 	for i := 0; i < looks || time.Now().Before(give); i++ {
-		if err := endKeeper(n.lock); err != nil {
+		if err := n.endOtherKeepers(); err != nil {
 			return err
 		}
 		if owned, err := n.othersOwn(); err != nil || !owned {
@@ -297,8 +294,17 @@ func (n *nftables) release() error {
 	return errOwned
 }
 
+// endOtherKeepers ends the keepers that earlier daemons left, in whatever state directory.
+func (n *nftables) endOtherKeepers() error {
+	var err error
+	if n.lock != nil {
+		err = endKeeper(n.lock)
+	}
+	return errors.Join(err, endKeepers(n.keeper))
+}
+
 // errOwned is returned where the table is another process's.
-var errOwned = errors.New(`firewall: the table "inet spa" belongs to another process: another spa-server, with another state directory, runs or left its spa-keeper; end that`)
+var errOwned = errors.New(`firewall: the table "inet spa" belongs to another process that is no spa-keeper: end that`)
 
 func (n *nftables) othersOwn() (bool, error) {
 	t, err := n.table()
@@ -366,17 +372,15 @@ func (n *nftables) persuade() error {
 	}
 	give := time.Now().Add(tearingDown)
 	for i := 0; i < looks || time.Now().Before(give); i++ {
-		if n.lock != nil { // each time: a keeper takes the lock a moment after it was told to hold
-			if err := endKeeper(n.lock); err != nil {
-				return err
-			}
+		if err := n.endOtherKeepers(); err != nil { // each time: a keeper takes the lock a moment after it was told to hold
+			return err
 		}
 		if owned, err := n.othersOwn(); err != nil || !owned {
 			return errors.Join(err, n.deleteTable(tableName))
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	return errors.New("firewall: the guard belongs to a spa-server that does not take it away, or to the spa-keeper that one left in another directory: end it (systemctl stop spa-server), then tear down again, with the --config that it had")
+	return errors.New("firewall: the guard belongs to a spa-server that does not take it away: end it (systemctl stop spa-server), then tear down again")
 }
 
 // wake makes every daemon look at its table.

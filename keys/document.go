@@ -197,6 +197,9 @@ func (d *Document) Problem(key, format string, args ...any) *FileError {
 	return &FileError{File: d.path, Line: line, Key: key, Text: fmt.Sprintf(format, args...)}
 }
 
+// Text returns the file as it was read.
+func (d *Document) Text() []byte { return d.data }
+
 // Has reports whether the file has this key, named by its dotted path.
 func (d *Document) Has(key string) bool { return d.line(key) > 0 }
 

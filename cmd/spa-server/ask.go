@@ -13,6 +13,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/spa/config"
+	"sallyport/spa/server"
 	"sallyport/spa/server/control"
 )
 
@@ -43,6 +44,9 @@ func dial(dir string) (*control.Client, error) {
 	}
 	if client, err := control.Dial(old); err == nil {
 		return client, nil
+	}
+	if running, ok := server.RunningState(dir); ok {
+		return control.Dial(running)
 	}
 	if missing != nil {
 		return nil, loadError(missing)

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -23,47 +25,104 @@ func newGuard(dir *string) *cobra.Command {
 		Long: `Shuts the guarded ports and ends. It listens for nothing; "spa-server run" does.
 At boot it stands before the network, so that no port is open for a moment.
 
+Where server.toml has a mistake or cannot be read, it says so and loads the guard by
+the settings that were taken over last: a mistake must not leave the ports open.
+
 --print writes the guard in nft's words instead, without grants, and changes nothing: for
 the file that your host loads its rules from. It needs persist = "file" in server.toml.`,
 		Example: `  spa-server guard
   spa-server guard --print > /etc/spa/guard.nft`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := load(*dir)
+			if only {
+				c, err := load(*dir)
+				if err != nil {
+					return err
+				}
+				return printGuard(cmd, c)
+			}
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			c, err := loadOrLastGood(*dir, log)
 			if err != nil {
 				return err
 			}
-			if only {
-				return printGuard(cmd, c)
-			}
-			lock, err := server.Lock(c.State)
-			if errors.Is(err, server.ErrRunning) {
-				fmt.Fprintln(cmd.OutOrStdout(), "the guard is in the care of the running spa-server")
-				return nil
-			}
+			done, err := guard(cmd.Context(), c, log)
 			if err != nil {
 				return startError(err, c.State)
 			}
-			defer lock.Close()
-			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			clients, problems := keys.LoadRegistry(filepath.Join(c.Dir, config.ClientsDir))
-			for _, problem := range problems {
-				log.Error("a client file was left out", "error", problem)
-			}
-			fw, err := firewall.New(server.FirewallConfig(c, clients, time.Now), log)
-			if err != nil {
-				return err
-			}
-			defer fw.Close()
-			if err := fw.Load(cmd.Context(), 0, time.Now()); err != nil {
-				return err
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), "the guard is in place:", fw.Describe())
+			fmt.Fprintln(cmd.OutOrStdout(), done)
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&only, "print", false, "write the guard as a file for nft -f, and change nothing")
 	return cmd
+}
+
+// runtimeState is a state directory for a guard where the one of server.toml is missing, full or damaged. It
+// is gone with the next boot, as the guard is.
+const runtimeState = "/run/spa"
+
+// guard loads the guard, whatever the state directory is like, and says what was done.
+func guard(ctx context.Context, c *config.Config, log *slog.Logger) (string, error) {
+	done, err := guardIn(ctx, c, false, log)
+	if err == nil || errors.Is(err, firewall.ErrForeign) || os.Geteuid() != 0 || os.MkdirAll(runtimeState, 0o700) != nil {
+		return done, err
+	}
+	elsewhere := *c
+	elsewhere.State = runtimeState
+	done, again := guardIn(ctx, &elsewhere, true, log)
+	if again != nil {
+		return "", err
+	}
+	log.Error("the state directory cannot be used, so the guard is loaded without the grants of before; the server does not start until that is mended",
+		"state", c.State, "error", err)
+	return done, nil
+}
+
+func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logger) (string, error) {
+	lock, err := server.Lock(c.State)
+	if errors.Is(err, server.ErrRunning) {
+		return "the running spa-server looks after the guard", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	clients, problems := keys.LoadRegistry(filepath.Join(c.Dir, config.ClientsDir))
+	for _, problem := range problems {
+		log.Error("a client file was left out", "error", problem)
+	}
+	fc := server.FirewallConfig(c, clients, time.Now)
+	fc.NoCarry = stopgap
+	fw, err := firewall.New(fc, log)
+	if err != nil {
+		return "", err
+	}
+	defer fw.Close()
+	if err := fw.Load(ctx, 0, time.Now()); err != nil {
+		return "", err
+	}
+	if !stopgap {
+		if err := server.SaveSettings(c, time.Now()); err != nil {
+			log.Warn("with a mistake in server.toml at the next boot, an older guard or none is loaded", "error", err)
+		}
+	}
+	return "the guard is in place: " + fw.Describe(), nil
+}
+
+// loadOrLastGood reads the configuration, or where that fails says so and returns what was taken over last.
+func loadOrLastGood(dir string, log *slog.Logger) (*config.Config, error) {
+	c, err := config.Load(dir)
+	if err == nil {
+		return c, nil
+	}
+	last, at, none := server.LastGood(dir)
+	if none != nil {
+		return nil, loadError(err)
+	}
+	log.Error("server.toml cannot be used; its last good version is used instead until it is mended (spa-server check)",
+		"of", at.Format(time.RFC3339), "error", err)
+	return last, nil
 }
 
 // printGuard writes the guard without grants, so no client matters.

@@ -13,11 +13,13 @@ import (
 	"sallyport/cmd/internal/cli"
 	"sallyport/firewall"
 	"sallyport/spa/audit"
+	"sallyport/spa/config"
 	"sallyport/spa/server"
 )
 
 func newRun(dir *string) *cobra.Command {
 	var confirm time.Duration
+	var lastGood bool
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Guard the ports and listen for knocks, in the foreground",
@@ -27,7 +29,11 @@ it is stopped. The guard stays when it stops: ports are shut, grants end on time
 With --confirm the guard is on trial: unless somebody gets in through a knock
 before the time is over, the kernel takes the guard away by itself, also when
 spa-server was killed meanwhile. Use it the first time you guard the port that
-you came in by.`,
+you came in by.
+
+With --last-good a mistake in server.toml does not keep it from starting: it says so, and
+works with the settings that were taken over last. The systemd unit does that, so that
+nobody is locked out by a typing error and a reboot.`,
 		Example: `  spa-server run
   spa-server run --confirm 5m`,
 		Args: cobra.NoArgs,
@@ -35,14 +41,18 @@ you came in by.`,
 			if confirm < 0 || cmd.Flags().Changed("confirm") && confirm < time.Second {
 				return cli.Misuse(fmt.Errorf("--confirm %v is no time in which somebody could knock", confirm), "--confirm 5m")
 			}
-			c, err := load(*dir)
-			if err != nil {
-				return err
-			}
 			signal.Ignore(syscall.SIGHUP) // a lost terminal must not leave a guard that nobody opens
 			messages := audit.NewQueue(cmd.ErrOrStderr())
 			defer messages.Close()
 			log := slog.New(slog.NewTextHandler(messages, nil))
+			read := func() (*config.Config, error) { return load(*dir) }
+			if lastGood {
+				read = func() (*config.Config, error) { return loadOrLastGood(*dir, log) }
+			}
+			c, err := read()
+			if err != nil {
+				return err
+			}
 			s, err := server.Open(cmd.Context(), c, server.Options{Confirm: confirm, Log: log})
 			if err != nil {
 				return startError(err, c.State)
@@ -50,6 +60,7 @@ you came in by.`,
 			return runError(s.Run(cmd.Context()))
 		},
 	}
+	cmd.Flags().BoolVar(&lastGood, "last-good", false, "where server.toml has a mistake, run with the settings that were taken over last")
 	cmd.Flags().DurationVar(&confirm, "confirm", 0, "take the guard away after `DURATION`, such as 5m, unless somebody got in through a knock by then")
 	return cmd
 }

@@ -28,7 +28,7 @@ Mistakes in the files, or lost ones, do not keep it from that.`,
 				return err
 			}
 			if err := firewall.Teardown(state); err != nil {
-				return err
+				return cli.AsRoot(err, "spa-server")
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "the guard is gone: the ports are as open as the host's own firewall leaves them")
 			return nil
@@ -37,23 +37,29 @@ Mistakes in the files, or lost ones, do not keep it from that.`,
 }
 
 // tornDownState is the state directory of the guard to take away. Whoever has locked himself out may
-// have done so by a mistake in the files, so none is read but for where that directory is. Where there
-// is no file a server of another directory is not to be taken for this one's.
+// have done so by a mistake in the files, so none is read but for where that directory is; and a server
+// that runs may have been started with another one. Where there are no files, a server of another
+// directory is not to be taken for this one's.
 func tornDownState(dir string) (string, error) {
 	state, missing := config.StateDir(dir)
-	if missing == nil {
-		return state, nil
-	}
-	state, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
+	if missing != nil {
+		var err error
+		if state, err = filepath.Abs(dir); err != nil {
+			return "", err
+		}
 	}
 	client, err := control.Dial(state)
 	if err == nil {
 		return state, client.Close()
 	}
-	if server.Running() {
-		return "", cli.Fail(missing, "the spa-server that works here has other files: --config DIR; if they are lost, stop it, then tear down again")
+	if !server.Running() {
+		return state, nil
 	}
-	return state, nil
+	if running, ok := server.RunningState(dir); ok {
+		return running, nil
+	}
+	if missing == nil {
+		return state, nil
+	}
+	return "", cli.Fail(missing, "the spa-server that works here has other files: --config DIR; if they are lost, stop it, then tear down again")
 }

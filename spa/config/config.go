@@ -36,6 +36,8 @@ type Config struct {
 	Audit    Audit
 	Limits   Limits
 	Services []Service // sorted by name
+
+	read []byte // the text of the file
 }
 
 // KnockPort is a UDP port that carries knocks.
@@ -125,6 +127,9 @@ func (c *Config) Location() *time.Location {
 	}
 	return zone
 }
+
+// Text returns the file that the configuration was read from, which [Parse] reads again.
+func (c *Config) Text() []byte { return c.read }
 
 // Cuts reports whether the sessions of the service end with its grant.
 func (s Service) Cuts() bool { return s.OnExpiry == cutSessions }

@@ -53,6 +53,7 @@ func TestDefaults(t *testing.T) {
 		Audit: Audit{File: filepath.Join(c.Dir, "audit.jsonl")}, Limits: Limits{LiveNonces: 256, Grants: 64, GrantsPerHour: 1000},
 		Services: []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: 30 * time.Second, MaxFor: 10 * time.Minute, OnExpiry: "keep"}},
 	}
+	want.read = c.read
 	if !reflect.DeepEqual(*c, want) {
 		t.Errorf("got %+v\nwant %+v", *c, want)
 	}
@@ -114,6 +115,7 @@ max_for = "10s"
 				When: []keys.Span{{First: time.Monday, Last: time.Friday, From: 480, To: 1080}, {First: time.Friday, Last: time.Friday, From: 1320, To: 120}}},
 		},
 	}
+	want.read = c.read
 	if !reflect.DeepEqual(*c, want) {
 		t.Errorf("got %+v\nwant %+v", *c, want)
 	}

@@ -60,6 +60,7 @@ func (c Config) readsBack(path string, text []byte) error {
 	if err != nil {
 		return fmt.Errorf("config: writing %w", err)
 	}
+	back.read = nil
 	if !reflect.DeepEqual(*back, c) {
 		return errors.New("config: writing " + path + ": it would not be read back the same")
 	}

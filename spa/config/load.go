@@ -89,6 +89,12 @@ func LoadIn(root *os.Root, dir string) (*Config, error) {
 	})
 }
 
+// Parse is Load for the text of a server.toml of dir, an absolute path, that is kept elsewhere; name is what
+// its errors call it.
+func Parse(dir, name string, text []byte) (*Config, error) {
+	return load(dir, func(into *raw) (*keys.Document, error) { return keys.Decode(name, text, into) })
+}
+
 func load(dir string, decode func(into *raw) (*keys.Document, error)) (*Config, error) {
 	file := undecided()
 	d, err := decode(&file)
@@ -138,6 +144,7 @@ func (l *loader) load() (*Config, error) {
 	if len(l.problems) > 0 {
 		return nil, errors.Join(l.problems...)
 	}
+	l.cfg.read = l.doc.Text()
 	return &l.cfg, nil
 }
 

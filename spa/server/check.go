@@ -168,11 +168,12 @@ func isDir(path string) bool {
 	return err == nil && info.IsDir()
 }
 
-// MakeState returns the command that makes the state directory, for the server's user.
+// MakeState returns the command that makes the state directory: root's, as the server starts, and
+// readable by the user that it becomes.
 func MakeState(path string) string {
 	command := "install -d -m 750 "
 	if _, _, ok := account(SystemUser); ok {
-		command += "-o " + SystemUser + " -g " + SystemUser + " "
+		command += "-g " + SystemUser + " "
 	}
 	return command + keys.ShellWord(path)
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -48,8 +49,36 @@ func look(ctx context.Context) *host {
 
 // Running reports whether a server works in this network namespace, in whatever directory.
 func Running() bool {
-	uid, err := holder(&net.UnixAddr{Net: "unix", Name: namespaceLock})
-	return err == nil && servesAs(uid)
+	cred, err := holder(&net.UnixAddr{Net: "unix", Name: namespaceLock})
+	return err == nil && servesAs(cred.Uid)
+}
+
+// RunningState returns the state directory of the server that works in this network namespace with the
+// settings of dir, where that is another one than server.toml says by now: its lock is a file that it
+// has open. Only root may look. False: none is found.
+func RunningState(dir string) (string, bool) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", false
+	}
+	cred, err := holder(&net.UnixAddr{Net: "unix", Name: namespaceLock})
+	if err != nil || !servesAs(cred.Uid) {
+		return "", false
+	}
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", cred.Pid))
+	if err != nil {
+		return "", false
+	}
+	for _, file := range files {
+		path, err := os.Readlink(file)
+		if err != nil || filepath.Base(path) != lockFile {
+			continue
+		}
+		if _, err := lastWriting(filepath.Dir(path), dir); err == nil {
+			return filepath.Dir(path), true
+		}
+	}
+	return "", false
 }
 
 func account(name string) (uid, gid int, ok bool) {

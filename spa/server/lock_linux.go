@@ -99,6 +99,18 @@ func openLockFile(path string) (*os.File, error) {
 	return file, nil
 }
 
+// openPlainFile opens a file that another user may have put there, for reading.
+func openPlainFile(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPlain(file); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
 // giveToOwner gives a new file to the owner of its directory.
 func giveToOwner(file *os.File) error {
 	if os.Geteuid() != 0 {
@@ -139,7 +151,7 @@ func lockNamespace() (io.Closer, error) {
 	if !errors.Is(err, unix.EADDRINUSE) {
 		return nil, fmt.Errorf("server: locking the network namespace: %w", err)
 	}
-	if uid, err := holder(addr); err == nil && servesAs(uid) {
+	if cred, err := holder(addr); err == nil && servesAs(cred.Uid) {
 		return nil, fmt.Errorf("server: this network namespace: %w", ErrRunning)
 	}
 	return nopCloser{}, nil // of another user, or it does not listen: no server of ours
@@ -159,24 +171,24 @@ func welcome(name *net.UnixListener) {
 	}
 }
 
-// holder returns the user that listens on addr.
-func holder(addr *net.UnixAddr) (uint32, error) {
+// holder returns the process that listens on addr, and its user.
+func holder(addr *net.UnixAddr) (*unix.Ucred, error) {
 	conn, err := net.DialUnix("unix", nil, addr)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer conn.Close()
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	var cred *unix.Ucred
 	var credErr error
 	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
 	if err := errors.Join(err, credErr); err != nil {
-		return 0, err
+		return nil, err
 	}
-	return cred.Uid, nil
+	return cred, nil
 }
 
 // servesAs reports whether a server may run as this user: root, who this is, the system user, or the

@@ -73,6 +73,7 @@ type Server struct {
 	responder *capture.Responder
 	socket    *control.Listener
 	manager   *net.UnixConn // nil: nobody wants to be told
+	lastGood  *lastGood     // nil: it cannot be written
 	watcher   *fsnotify.Watcher
 	sandbox   sandbox.State
 	files     sandbox.Files // that can be opened still
@@ -96,6 +97,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 		s.openWatcher, // before the files are read: a change in between waits in its queue
 		s.openKeys, s.openJournal, s.openAudit,
 		func() error { return s.openFirewall(ctx, o.Confirm) },
+		func() error { return s.openLastGood(o.Confirm) },
 		s.openSockets, s.openControl, s.openNotify, s.dropPrivileges,
 	} {
 		err := ctx.Err()
@@ -195,6 +197,24 @@ func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error 
 	s.keep(fw)
 	s.policy = policy.New(s.config, fw)
 	return fw.Load(ctx, confirm, s.now())
+}
+
+// openLastGood keeps the settings by which the guard was loaded, but for a trial. A server that cannot
+// does not fail for that.
+func (s *Server) openLastGood(confirm time.Duration) error {
+	if confirm > 0 {
+		return nil
+	}
+	g, err := openLastGood(s.config.State)
+	if err == nil {
+		s.lastGood = g
+		s.keep(g)
+		err = g.save(s.config, s.now())
+	}
+	if err != nil {
+		s.log.Warn("no copy of the settings is kept: with a mistake in server.toml at the next boot, an older guard or none is loaded", "error", err)
+	}
+	return nil
 }
 
 func (s *Server) openSockets() error {

@@ -39,7 +39,7 @@ func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 	}
 	was, is := s.config, next.config // only a reload changes it
 	if restart := changed(restartSettings, was, is); len(restart) > 0 {
-		return nil, denied("change it back, or: systemctl restart spa-server (grants and sessions go on)",
+		return nil, denied("change it back, or: "+restartCommand(was, is),
 			"a restart is needed for "+strings.Join(restart, ", ")+": nothing was changed")
 	}
 	r := &control.Reloaded{
@@ -56,8 +56,31 @@ func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 	if err := s.audit.Reopen(); err != nil {
 		r.Notes = append(r.Notes, s.unopened(err))
 	}
+	if s.lastGood != nil {
+		if err := s.lastGood.save(next.config, s.now()); err != nil {
+			r.Notes = append(r.Notes, "no copy of the settings is kept for a boot with a mistake in server.toml: "+err.Error())
+		}
+	}
 	s.log.Info("reloaded", "settings", r.Settings, "added", len(r.Added), "changed", len(r.Changed), "removed", len(r.Removed), "ended", len(r.Ended))
 	return r, nil
+}
+
+// restartCommand is how the settings that need a restart are taken over. Grants, and what was spent, are in
+// the state directory: they go on where that is taken along.
+func restartCommand(was, is *config.Config) string {
+	if was.State == is.State {
+		return "systemctl restart spa-server (grants and sessions go on)"
+	}
+	command := "systemctl stop spa-server"
+	if !isDir(is.State) {
+		command = MakeState(is.State) + " && " + command
+	}
+	var files []string
+	for _, name := range []string{config.JournalFile, ledgerFile} {
+		files = append(files, keys.ShellWord(filepath.Join(was.State, name)))
+	}
+	return fmt.Sprintf("%s && mv %s %s && systemctl start spa-server (grants and sessions go on; first name %[3]s in the unit's ReadWritePaths=, with systemctl edit spa-server)",
+		command, strings.Join(files, " "), keys.ShellWord(is.State+"/"))
 }
 
 // within returns an error where the file of settings is a link by now that leads to where the server

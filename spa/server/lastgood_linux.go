@@ -1,0 +1,202 @@
+package server
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"sallyport/spa/config"
+)
+
+// The settings that were taken over last, in the state directory: what the guard is loaded by where
+// server.toml has a mistake or cannot be read. The file has two places, which are written in turn, so
+// one is whole after a crash:
+//
+//	 0  32  SHA-256 of what follows
+//	32   8  number of the writing, big endian as all the rest
+//	40   8  when it was written, nanoseconds since 1970
+//	48   4  length of the directory's path
+//	52   4  length of the text
+//	56      the directory of server.toml, then its text
+//
+// All space is taken when the file is made. It is in the hands of the server's user, so who reads it
+// takes nothing in it for granted.
+const (
+	lastGoodFile = "settings"
+	lastGoodHead = 56
+	lastGoodSize = 1<<20 + 8192 // of a place: server.toml has at most 1 MiB
+)
+
+// defaultState is where a server's state is that is not beside its settings.
+const defaultState = "/var/lib/spa"
+
+// ErrNeverGood is returned where no settings of the directory were ever taken over.
+var ErrNeverGood = errors.New("no settings were taken over before")
+
+// lastGood is the file, open for writing.
+type lastGood struct {
+	file *os.File
+	last writing
+}
+
+// A writing is what one place of the file says.
+type writing struct {
+	number uint64
+	at     time.Time
+	dir    string
+	text   []byte
+}
+
+// openLastGood opens the file in the state directory, or makes it and takes its space.
+func openLastGood(state string) (*lastGood, error) {
+	file, err := openLockFile(filepath.Join(state, lastGoodFile))
+	if err != nil {
+		return nil, err
+	}
+	g := &lastGood{file: file}
+	for place := range int64(2) {
+		if w, err := readWriting(file, place); err == nil && w.number > g.last.number {
+			g.last = w
+		}
+	}
+	return g, nil
+}
+
+func (g *lastGood) Close() error { return g.file.Close() }
+
+// save writes the settings, unless they are what was written last.
+func (g *lastGood) save(c *config.Config, now time.Time) error {
+	if g.last.dir == c.Dir && bytes.Equal(g.last.text, c.Text()) {
+		return nil
+	}
+	next := writing{number: g.last.number + 1, at: now, dir: c.Dir, text: c.Text()}
+	b := next.encode()
+	if len(b) > lastGoodSize {
+		return errors.New("the settings are too long")
+	}
+	place := int64(next.number % 2)
+	if err := g.preallocate(); err != nil {
+		return err
+	}
+	if _, err := g.file.WriteAt(b, place*lastGoodSize); err != nil {
+		return err
+	}
+	if err := g.file.Sync(); err != nil {
+		return err
+	}
+	g.last = next
+	return nil
+}
+
+func (g *lastGood) preallocate() error {
+	info, err := g.file.Stat()
+	if err != nil || info.Size() >= 2*lastGoodSize {
+		return err
+	}
+	_, err = g.file.WriteAt(make([]byte, 2*lastGoodSize-info.Size()), info.Size())
+	return err
+}
+
+func (w writing) encode() []byte {
+	b := make([]byte, sha256.Size, lastGoodHead+len(w.dir)+len(w.text))
+	b = binary.BigEndian.AppendUint64(b, w.number)
+	b = binary.BigEndian.AppendUint64(b, uint64(w.at.UnixNano()))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(w.dir)))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(w.text)))
+	b = append(append(b, w.dir...), w.text...)
+	sum := sha256.Sum256(b[sha256.Size:])
+	copy(b, sum[:])
+	return b
+}
+
+var errNoWriting = errors.New("nothing whole is written there")
+
+// readWriting reads a place of the file, which anybody may have written.
+func readWriting(file *os.File, place int64) (writing, error) {
+	b := make([]byte, lastGoodSize)
+	n, err := file.ReadAt(b, place*lastGoodSize)
+	if n < lastGoodHead {
+		return writing{}, errors.Join(errNoWriting, err)
+	}
+	b = b[:n]
+	dir, text := uint64(binary.BigEndian.Uint32(b[48:])), uint64(binary.BigEndian.Uint32(b[52:]))
+	end := lastGoodHead + dir + text
+	if end > uint64(n) {
+		return writing{}, errNoWriting
+	}
+	if sum := sha256.Sum256(b[sha256.Size:end]); !bytes.Equal(sum[:], b[:sha256.Size]) {
+		return writing{}, errNoWriting
+	}
+	return writing{
+		number: binary.BigEndian.Uint64(b[32:]),
+		at:     time.Unix(0, int64(binary.BigEndian.Uint64(b[40:]))),
+		dir:    string(b[lastGoodHead : lastGoodHead+dir]),
+		text:   slices.Clone(b[lastGoodHead+dir : end]),
+	}, nil
+}
+
+// SaveSettings keeps the settings that a guard was loaded by, for the next time that it is.
+func SaveSettings(c *config.Config, now time.Time) error {
+	g, err := openLastGood(c.State)
+	if err == nil {
+		err = errors.Join(g.save(c, now), g.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("server: keeping a copy of the settings in %s: %w", c.State, err)
+	}
+	return nil
+}
+
+// LastGood returns the settings of dir that were taken over last, and when that was. It looks for them in
+// the state directory that server.toml names, as far as that can be read, and where it is by default.
+// Where there are none the error is ErrNeverGood.
+func LastGood(dir string) (*config.Config, time.Time, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("server: %w", err)
+	}
+	places := []string{dir, defaultState}
+	if state, err := config.StateDir(dir); err == nil {
+		places = append([]string{state}, places...)
+	}
+	failed := []error{fmt.Errorf("server: %s: %w", dir, ErrNeverGood)}
+	for _, state := range distinct(places...) {
+		w, err := lastWriting(state, dir)
+		if err != nil {
+			continue // it is not there, or it is of another gateway
+		}
+		path := filepath.Join(state, lastGoodFile)
+		c, err := config.Parse(dir, path, w.text)
+		if err == nil {
+			return c, w.at, nil
+		}
+		failed = append(failed, err) // by a newer version, or forged
+	}
+	return nil, time.Time{}, errors.Join(failed...)
+}
+
+// lastWriting reads the latest settings of dir from the state directory.
+func lastWriting(state, dir string) (writing, error) {
+	file, err := openPlainFile(filepath.Join(state, lastGoodFile))
+	if err != nil {
+		return writing{}, err
+	}
+	defer file.Close()
+	var last writing
+	for place := range int64(2) {
+		w, err := readWriting(file, place)
+		if err == nil && w.dir == dir && w.number >= last.number {
+			last = w
+		}
+	}
+	if last.dir != dir {
+		return writing{}, errNoWriting
+	}
+	return last, nil
+}
