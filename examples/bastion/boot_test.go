@@ -14,7 +14,7 @@ import (
 func guarded(t *testing.T) *computer {
 	t.Helper()
 	c := newComputer(t)
-	c.chroot(`ssh-keygen -A >/dev/null
+	c.off(`ssh-keygen -A >/dev/null
 systemctl enable ssh.service
 spa-server init --address 192.0.2.1 --service ssh=tcp/22
 sed -i 's/window = "30s"/window = "5s"/' /etc/spa/server.toml
@@ -65,5 +65,55 @@ func (c *computer) dark() {
 	if conn, err := lab.Dial(c.client, stranger, "192.0.2.1:22", 400*time.Millisecond); err == nil {
 		conn.Close()
 		c.t.Error("a stranger reaches sshd")
+	}
+}
+
+// TestBootAfterAccident: whatever became of the files, after a reboot the guard stands. Where the settings of
+// before will do, Alice gets in.
+func TestBootAfterAccident(t *testing.T) {
+	c := guarded(t)
+	c.up()
+	c.knock()
+	c.halt()
+	for _, accident := range []struct {
+		name, line, mend string // run as root while the computer is off
+		in               bool   // Alice gets in all the same
+	}{
+		{name: "a mistake", line: `sed -i 's/for = "30s"/for = "30"/' /etc/spa/server.toml`, in: true},
+		{name: "a newer version", line: `sed -i 's/^version = 1/version = 2/' /etc/spa/server.toml`, in: true},
+		{name: "an empty file", line: `: > /etc/spa/server.toml`, in: true},
+		{name: "no file", line: `rm /etc/spa/server.toml`, in: true},
+		{name: "a directory in its place", line: `rm /etc/spa/server.toml; mkdir /etc/spa/server.toml`, in: true},
+		{name: "no state directory", line: `sed -i 's|^version = 1|version = 1\nstate = "/srv/none"|' /etc/spa/server.toml`},
+		{name: "no gate key", line: `rm /etc/spa/gate.key`},
+		{name: "no clients", line: `rm -r /etc/spa/clients`},
+		{name: "no state but the settings", line: `rm /etc/spa/journal /etc/spa/grants /etc/spa/lock /etc/spa/keeper; : > /etc/spa/server.toml`, in: true},
+		{name: "a damaged ledger", line: `echo damaged > /etc/spa/grants`},
+		{name: "a damaged copy of the settings", line: `printf damaged | dd of=/etc/spa/settings conv=notrunc 2>/dev/null`, in: true},
+		{name: "a full disk, and no state", line: `rm -f /etc/spa/grants /etc/spa/settings /etc/spa/lock /etc/spa/keeper
+mount -t tmpfs -o size=256k tmpfs /etc/spa; cp -a /srv/spa/server.toml /srv/spa/gate.key /srv/spa/clients /etc/spa
+dd if=/dev/zero of=/etc/spa/full bs=4k 2>/dev/null || true`, mend: "umount /etc/spa"},
+	} {
+		c.off("rm -rf /srv/spa; cp -a /etc/spa /srv/spa")
+		c.off(accident.line)
+		c.plug()
+		attempts := lab.Attempt(t, c.client, stranger, "192.0.2.1:22")
+		c.up()
+		outcome, err := attempts.Stop()
+		must(t, err)
+		if outcome.Through > 0 {
+			t.Errorf("%s: a stranger reached sshd: %v\n%s", accident.name, outcome, c.run("journalctl -b --no-pager -u spa-server -u spa-guard"))
+		}
+		if accident.in {
+			c.knock()
+		}
+		if said, _ := c.try("journalctl -b --no-pager -u spa-guard -u spa-server | grep -i error"); said == "" && accident.line != "" {
+			t.Errorf("%s: the journal says nothing of it:\n%s", accident.name, c.run("journalctl -b --no-pager -u spa-guard -u spa-server"))
+		}
+		if t.Failed() {
+			t.Fatal(accident.name)
+		}
+		c.halt()
+		c.off(accident.mend + "\nrm -rf /etc/spa; cp -a /srv/spa /etc/spa")
 	}
 }

@@ -17,7 +17,7 @@ import (
 
 // A computer is a machine that systemd boots. What is written to its disk outlives that.
 type computer struct {
-	t      *testing.T
+	t      *testing.T // whose cables end with it
 	dir    string
 	holder *exec.Cmd // has the disk mounted
 	boots  int
@@ -73,13 +73,13 @@ func (c *computer) install() {
 	for _, unit := range []string{"spa-guard.service", "spa-server.service"} {
 		must(c.t, copyFile(unit, c.path("/etc/systemd/system/"+unit)))
 	}
-	c.chroot("id spa >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin spa")
+	c.off("id spa >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin spa")
 }
 
-// chroot runs a line of shell on the disk of a computer that is off.
-func (c *computer) chroot(line string) string {
+// off runs a line of shell on the disk of a computer that is off.
+func (c *computer) off(line string) string {
 	c.t.Helper()
-	cmd := exec.Command("chroot", c.path("/"), "/bin/sh", "-ec", line)
+	cmd := exec.Command("nsenter", "--target", strconv.Itoa(c.holder.Process.Pid), "--mount", "chroot", filepath.Join(c.dir, "root"), "/bin/sh", "-ec", line)
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
