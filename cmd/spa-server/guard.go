@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,25 +59,36 @@ the file that your host loads its rules from. It needs persist = "file" in serve
 	return cmd
 }
 
-// runtimeState is a state directory for a guard where the one of server.toml is missing, full or damaged. It
-// is gone with the next boot, as the guard is.
-const runtimeState = "/run/spa"
-
 // guard loads the guard, whatever the state directory is like, and says what was done.
 func guard(ctx context.Context, c *config.Config, log *slog.Logger) (string, error) {
 	done, err := guardIn(ctx, c, false, log)
-	if err == nil || errors.Is(err, firewall.ErrForeign) || os.Geteuid() != 0 || os.MkdirAll(runtimeState, 0o700) != nil {
+	if err == nil || errors.Is(err, firewall.ErrForeign) || os.Geteuid() != 0 {
 		return done, err
 	}
-	elsewhere := *c
-	elsewhere.State = runtimeState
-	done, again := guardIn(ctx, &elsewhere, true, log)
-	if again != nil {
+	stopgap, failed := stopgapState()
+	if failed != nil {
 		return "", err
+	}
+	elsewhere := *c
+	elsewhere.State = stopgap
+	done, failed = guardIn(ctx, &elsewhere, true, log)
+	if failed != nil {
+		return "", errors.Join(err, fmt.Errorf("nor with another state directory: %w", failed), os.RemoveAll(stopgap))
 	}
 	log.Error("the state directory cannot be used, so the guard is loaded without the grants of before; the server does not start until that is mended",
 		"state", c.State, "error", err)
 	return done, nil
+}
+
+// stopgapState makes a state directory for a guard where the one of server.toml is missing, full or damaged. It
+// is of this network namespace, and gone with the next boot, as the guard is.
+func stopgapState() (string, error) {
+	namespace, err := os.Stat("/proc/self/ns/net")
+	if err != nil {
+		return "", err
+	}
+	dir := fmt.Sprintf("/run/spa-%d", namespace.Sys().(*syscall.Stat_t).Ino)
+	return dir, os.MkdirAll(dir, 0o700)
 }
 
 func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logger) (string, error) {

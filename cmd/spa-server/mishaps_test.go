@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -99,7 +101,7 @@ func TestNoState(t *testing.T) {
 	g := newGateway(t)
 	state := filepath.Join(t.TempDir(), "not here")
 	g.set("", "state", `"`+state+`"`)
-	for _, command := range []string{"run", "guard", "check"} {
+	for _, command := range []string{"run", "check"} {
 		out, code := g.run(g.host, "spa-server", command, "--config", g.dir)
 		if code != 1 {
 			t.Errorf("%s: exit %d, want 1\n%s", command, code, out)
@@ -108,12 +110,142 @@ func TestNoState(t *testing.T) {
 	}
 }
 
+// TestGuardWithoutState: the guard needs no state directory, a server that starts later with one takes it over,
+// and teardown takes it away.
+func TestGuardWithoutState(t *testing.T) {
+	lab.NeedRoot(t)
+	for _, dead := range []bool{true, false} {
+		g := newGateway(t)
+		g.serve(":22")
+		g.cleanStopgap()
+		state := filepath.Join(t.TempDir(), "state")
+		g.set("", "state", `"`+state+`"`)
+		wantSaid(t, g.fails(0, "guard", "--config", g.dir), "the guard is in place", "level=ERROR", state+": there is no such directory")
+		g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
+		if !dead {
+			if err := os.Mkdir(state, 0o750); err != nil {
+				t.Fatal(err)
+			}
+			g.start() // without a journal it refuses knocks for a window
+			g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
+		}
+		g.fails(0, "teardown", "--config", g.dir)
+		g.wantOpen("192.0.2.3", "192.0.2.1:22", "torn down")
+	}
+}
+
+// cleanStopgap removes what a guard without a state directory leaves for the time until the next boot.
+func (g *gateway) cleanStopgap() {
+	g.t.Helper()
+	err := g.host.Do(func() error {
+		namespace, err := os.Stat("/proc/thread-self/ns/net")
+		if err == nil {
+			dir := fmt.Sprintf("/run/spa-%d", namespace.Sys().(*syscall.Stat_t).Ino)
+			g.t.Cleanup(func() { os.RemoveAll(dir) })
+		}
+		return err
+	})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// TestStateMoved: once server.toml names another state directory, reload says how to move there, and that
+// works; so does a restart without it, and at every moment teardown.
+func TestStateMoved(t *testing.T) {
+	for name, step := range map[string]func(g *gateway, state string){
+		"teardown of the running": func(g *gateway, state string) {},
+		"teardown of the dead":    func(g *gateway, state string) { g.server.stop(syscall.SIGKILL) },
+		"restart": func(g *gateway, state string) {
+			g.server.stop(syscall.SIGTERM)
+			g.start()
+			g.wantDark("192.0.2.2", "192.0.2.1:22", "the grant was in the other directory")
+		},
+		"moved as reload says": func(g *gateway, state string) {
+			out := g.fails(1, "reload", "--config", g.dir)
+			_, move, ok := strings.Cut(out, "systemctl stop spa-server && ")
+			move, _, ok2 := strings.Cut(move, " && systemctl start spa-server")
+			if !ok || !ok2 {
+				t.Fatalf("reload says\n%s", out)
+			}
+			g.server.stop(syscall.SIGTERM)
+			if out, err := exec.Command("sh", "-ec", move).CombinedOutput(); err != nil {
+				t.Fatalf("%s: %v\n%s", move, err, out)
+			}
+			g.start()
+			g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted before")
+			g.mustOpen()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGateway(t)
+			g.serve(":22")
+			g.start()
+			g.mustOpen("--for", "10m")
+			g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted")
+			state := t.TempDir()
+			g.set("", "state", `"`+state+`"`)
+			g.fails(0, "status", "--config", g.dir)
+			step(g, state)
+			g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
+			g.fails(0, "teardown", "--config", g.dir)
+			g.wantOpen("192.0.2.3", "192.0.2.1:22", "torn down")
+		})
+	}
+}
+
+// TestLastGood: with a mistake in server.toml the guard is loaded by the settings of before, and with --last-good
+// the server runs by them; without it, it does not start.
+func TestLastGood(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	g.serve(":8080")
+	good, err := os.ReadFile(filepath.Join(g.dir, "server.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(g.dir, "server.toml"), []byte(text), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mistaken := "surprise = 1\n" + string(good)
+	write(mistaken)
+	wantSaid(t, g.fails(1, "guard", "--config", g.dir), "surprise")
+	write(string(good))
+	g.start()
+	write(string(good) + "[service.http]\nports = [\"tcp/8080\"]\n")
+	g.fails(0, "reload", "--config", g.dir)
+	g.server.stop(syscall.SIGKILL)
+	g.fails(0, "teardown", "--config", g.dir)
+	g.wantOpen("192.0.2.3", "192.0.2.1:8080", "torn down")
+
+	write(mistaken)
+	wantSaid(t, g.fails(1, "run", "--config", g.dir), "surprise")
+	g.wantOpen("192.0.2.3", "192.0.2.1:8080", "not started")
+	wantSaid(t, g.fails(0, "guard", "--config", g.dir), "surprise", "last good version", "the guard is in place")
+	g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
+	g.wantDark("192.0.2.3", "192.0.2.1:8080", "guarded as after the reload")
+	g.start("--last-good")
+	wantSaid(t, g.server.log(), "surprise", "last good version")
+	g.mustOpen()
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted")
+	g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
+	if out := g.fails(1, "reload", "--config", g.dir); !strings.Contains(out, "surprise") {
+		t.Errorf("reload says\n%s", out)
+	}
+	write(string(good))
+	wantSaid(t, g.fails(0, "reload", "--config", g.dir), "service.http (gone)")
+	g.wantOpen("192.0.2.3", "192.0.2.1:8080", "no service any more")
+}
+
 // TestStatusOfDryRun: where nothing is guarded, status does not say that a guard is in place.
 func TestStatusOfDryRun(t *testing.T) {
 	g := newGateway(t)
 	g.set("firewall", "backend", `"dry-run"`)
 	g.start()
-	out := g.must("spa-server", "status", "--config", g.dir)
+	out := g.fails(0, "status", "--config", g.dir)
 	wantSaid(t, out, "none of this server: a dry run")
 	if strings.Contains(out, "in place") {
 		t.Errorf("a dry run is told of as a guard\n%s", out)

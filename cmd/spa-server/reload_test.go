@@ -124,7 +124,7 @@ func TestReloadRestart(t *testing.T) {
 	g.rewrite("server.toml", `file = ".*"`, `file = "other.jsonl"`)
 	g.rewrite("server.toml", `# mark = 0x20000000`, `mark = 0x10000000`)
 	out := g.fails(1, "reload", "--config", g.dir)
-	wantSaid(t, out, "a restart is needed for knock_ports, state, capture.interfaces, firewall.backend, firewall.mark, audit.file: nothing was changed", "systemctl restart")
+	wantSaid(t, out, "a restart is needed for knock_ports, state, capture.interfaces, firewall.backend, firewall.mark, audit.file: nothing was changed", "systemctl stop spa-server && mv ", "systemctl start spa-server")
 	if after := settled(g.status()); !reflect.DeepEqual(after, before) {
 		t.Errorf("status was %+v, is %+v", before, after)
 	}
