@@ -8,6 +8,7 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
@@ -210,6 +211,12 @@ func (g GateKey) Reveal() string {
 		return ""
 	}
 	return base64.StdEncoding.EncodeToString((*g.m).master[:])
+}
+
+// Fingerprint tells gate keys apart, and tells nothing about them: 8 bytes of their SHA-256, in hex.
+func (g GateKey) Fingerprint() string {
+	sum := sha256.Sum256([]byte("sallyport gate key fingerprint\x00" + g.Reveal()))
+	return hex.EncodeToString(sum[:8])
 }
 
 // Mask is the SipHash key that hides the client id, as its two little-endian halves.

@@ -36,7 +36,7 @@ It ends with 1 if there is a problem, and with 0 otherwise.`,
   spa-server check --json | jq 'select(.severity == "problem")'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			found := server.Check(cmd.Context(), *dir, time.Now())
+			found := server.Check(cmd.Context(), *dir, cli.Version(), time.Now())
 			problems := 0
 			for _, f := range found {
 				if f.Severity == server.Problem {

@@ -129,6 +129,12 @@ func TestCheckHost(t *testing.T) {
 	want := func(when string, code int, severity server.Severity, words ...string) {
 		t.Helper()
 		found, got := c.check(0)
+		if severity == "" {
+			if got != code || len(found) != 0 {
+				t.Errorf("nothing is the matter: exit %d and %+v", got, found)
+			}
+			return
+		}
 		if got != code || len(found) != 1 || found[0].Severity != severity {
 			t.Errorf("%s: exit %d and %+v", when, got, found)
 			return
@@ -153,8 +159,33 @@ func TestCheckHost(t *testing.T) {
 	if err := os.Chmod(filepath.Join(c.dir, "journal"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	settings, err := os.ReadFile(filepath.Join(c.dir, "server.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(c.dir, "server.toml"), []byte(text), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(strings.Replace(string(settings), `for = "30s"`, `for = "40s"`, 1))
+	want("changed settings", 0, server.Weak, "server.toml", "has changed", "spa-server reload")
+	c.fails(0, "reload", "--config", c.dir)
+	want("", 0, "")
+	c.must("spa-keygen", "rotate-gate", "--config", c.dir)
+	want("a new gate key", 0, server.Weak, "gate.key", "has changed", "spa-server reload")
+	c.fails(0, "reload", "--config", c.dir)
+	want("", 0, "")
+	c.nft("delete chain ip other c")
 	c.server.stop(syscall.SIGKILL)
-	want("a killed server", 0, server.Odd, "guard", "nobody can knock")
+	want("a killed server", 1, server.Problem, "spa-server", "nobody can knock")
+	c.fails(0, "teardown", "--config", c.dir)
+	want("neither server nor guard", 1, server.Problem, "guard", "NOT LOADED")
+	write("surprise = 1\n" + string(settings))
+	if found, code := c.check(0); code != 1 || len(found) != 3 || !strings.Contains(found[0].Text, "surprise") || found[0].Severity != server.Problem || !strings.Contains(found[2].Text, "NOT LOADED") {
+		t.Errorf("with a mistake: exit %d and %+v", code, found)
+	}
 }
 
 // TestCheckWithoutRoot: what it may not look at, it says.

@@ -53,7 +53,7 @@ nobody is locked out by a typing error and a reboot.`,
 			if err != nil {
 				return err
 			}
-			s, err := server.Open(cmd.Context(), c, server.Options{Confirm: confirm, Log: log})
+			s, err := server.Open(cmd.Context(), c, server.Options{Confirm: confirm, Log: log, Version: cli.Version()})
 			if err != nil {
 				return startError(err, c.State)
 			}

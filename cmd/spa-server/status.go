@@ -49,7 +49,7 @@ func printStatus(out io.Writer, s *control.Status) error {
 	line := func(what, format string, args ...any) {
 		fmt.Fprintf(w, "%s\t%s\n", what, fmt.Sprintf(format, args...))
 	}
-	line("gateway", "%s at %s, protocol %d, process %d", s.Name, s.Address, s.Protocol, s.PID)
+	line("gateway", "%s at %s, process %d, version %s, protocol %d", s.Name, s.Address, s.PID, s.Version, s.Protocol)
 	line("since", "%s (%v)", clock(s.Since, s.Now), s.Now.Sub(s.Since).Round(time.Second))
 	line("knocks", "%s on %s", strings.Join(s.KnockPorts, " "), interfacesText(s))
 	line("window", "%s, receipts %s", s.Window, onOff(s.Receipts))

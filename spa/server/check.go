@@ -37,22 +37,32 @@ type Finding struct {
 
 // Check parses everything in the configuration directory and looks at the host as it is, without
 // changing anything: at its rule sets, sockets, clock, files and units. What it may not look at it
-// says. No finding means that nothing is the matter.
-func Check(ctx context.Context, dir string, now time.Time) []Finding {
+// says. No finding means that nothing is the matter. The version is that of the program.
+func Check(ctx context.Context, dir, version string, now time.Time) []Finding {
 	h := look(ctx)
+	h.version = version
 	defer h.close()
 	return check(ctx, dir, now, h)
 }
 
 func check(ctx context.Context, dir string, now time.Time, h *host) []Finding {
+	var found []Finding
 	c, err := config.Load(dir)
 	if err != nil {
-		return checkFile(filepath.Join(dir, config.FileName), err)
+		found = checkFile(filepath.Join(dir, config.FileName), err)
+		last, at, none := LastGood(dir)
+		if none != nil {
+			return found
+		}
+		c = last
+		found = append(found, Finding{Odd, config.FileName, "until it is mended, the guard and everything below are of its last good version, of " + at.Format(time.DateTime), ""})
 	}
-	var found []Finding
-	if _, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile)); err != nil {
-		found = append(found, Finding{Problem, config.GateFile, err.Error(), ""})
+	mistaken := err != nil
+	gates, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile))
+	if err != nil {
+		found = append(found, Finding{Problem, config.GateFile, err.Error() + ": the server does not start", ""})
 	}
+	found = append(found, checkLoaded(ctx, c, h, gates, mistaken)...)
 	found = append(found, checkClients(c, now)...)
 	found = append(found, checkSettings(c)...)
 	found = append(found, checkJournal(c)...)
@@ -70,7 +80,7 @@ func checkFile(path string, err error) []Finding {
 	}
 	found := make([]Finding, len(mistakes))
 	for i, mistake := range mistakes {
-		found[i] = Finding{Problem, path, mistake.Error(), "mend the file; every other check needs it"}
+		found[i] = Finding{Problem, path, mistake.Error(), "mend the file"}
 		if at, ok := errors.AsType[*keys.FileError](mistake); ok {
 			found[i].Subject = at.Place()
 			found[i].Text = strings.TrimPrefix(at.Error(), at.Place()+": ")

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -145,14 +146,18 @@ func checkGuard(c *config.Config, h *host) []Finding {
 	if h.rules == nil || c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || len(c.Services) == 0 {
 		return nil
 	}
+	const open = "NOT LOADED: the guarded ports are as open as this host's own firewall leaves them"
+	_, _, never := LastGood(c.Dir)
 	stands := h.guarded()
 	switch {
 	case h.running && !stands:
-		return []Finding{{Problem, "guard", "the server works here and its guard is not in the kernel: ports are as open as the host's own firewall leaves them", "journalctl -u spa-server says why; spa-server reload, or restart it"}}
+		return []Finding{{Problem, "guard", open + ", and the server that runs cannot put it back: journalctl -u spa-server says why", "systemctl restart spa-server.service"}}
+	case !stands && errors.Is(never, ErrNeverGood):
+		return []Finding{{Weak, "guard", "not loaded yet: the ports are as open as this host's own firewall leaves them", "spa-server run --confirm 5m"}}
 	case !stands:
-		return []Finding{{Odd, "guard", "it is not in place, and no server works here: ports are as open as the host's own firewall leaves them", "spa-server run --confirm 5m, or systemctl enable --now spa-guard.service spa-server.service"}}
+		return []Finding{{Problem, "guard", open + ", and no server runs", "systemctl restart spa-guard.service spa-server.service"}}
 	case !h.running:
-		return []Finding{{Odd, "guard", "it is in place, and no server works here: nobody can knock", "systemctl start spa-server.service"}}
+		return []Finding{{Problem, "spa-server", "it does not run: the guarded ports are shut, and nobody can knock", "systemctl restart spa-server.service"}}
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func checkBoot(c *config.Config, h *host) []Finding {
 		return nil
 	}
 	if !h.enabled("spa-server.service") {
-		return []Finding{{Odd, "spa-server.service", "it is not enabled: after a reboot nobody can knock", "systemctl enable spa-server.service spa-guard.service"}}
+		return []Finding{{Weak, "spa-server.service", "it is not enabled: after a reboot nobody can knock", "systemctl enable spa-server.service spa-guard.service"}}
 	}
 	if c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || h.enabled("spa-guard.service") {
 		return nil

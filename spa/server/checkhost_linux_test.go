@@ -133,6 +133,7 @@ func (s *scene) look() *host {
 	var h *host
 	err := s.on.Do(func() error {
 		h = look(s.t.Context())
+		h.ask = nil // no server runs here
 		return nil
 	})
 	if err != nil {

@@ -24,7 +24,7 @@ import (
 // look takes all looks at the machine that can be taken, in the network namespace of the calling
 // thread, and notes those that cannot.
 func look(ctx context.Context) *host {
-	h := &host{root: "/", uid: os.Geteuid(), accounts: account, resolve: resolve, medium: mediumOf}
+	h := &host{root: "/", uid: os.Geteuid(), accounts: account, resolve: resolve, medium: mediumOf, ask: askStatus}
 	var err error
 	h.rules, err = survey.Read(ctx)
 	h.notSeen("the rule sets of other tools", err)

@@ -36,6 +36,18 @@ func (s *scene) write(name, text string, mode os.FileMode) {
 	s.chmod(name, mode)
 }
 
+// saveSettings is what a server did that ran before.
+func (s *scene) saveSettings() {
+	s.t.Helper()
+	c, err := config.Load(s.path(""))
+	if err == nil {
+		err = SaveSettings(c, now)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 func (s *scene) link(to, name string) {
 	s.t.Helper()
 	if err := os.Symlink(to, s.path(name)); err != nil {
@@ -194,15 +206,17 @@ func machineTests() []hostTest {
 			h.notSeen("the rule sets of other tools", os.ErrPermission)
 			h.rules = nil
 		}, want: Odd, says: []string{"not looked at", "the rule sets of other tools", "root"}},
-		{name: "no guard", spoil: func(s *scene) { s.nft(dropping) }, want: Problem, says: []string{"guard", "not in the kernel"}},
-		{name: "neither guard nor server", spoil: func(s *scene) { s.nft(dropping) }, pretend: func(h *host) { h.running = false }, want: Odd, says: []string{"guard", "not in place"}},
-		{name: "guard without server", pretend: func(h *host) { h.running = false }, want: Odd, says: []string{"guard", "nobody can knock"}},
+		{name: "no guard", spoil: func(s *scene) { s.nft(dropping) }, want: Problem, says: []string{"guard", "NOT LOADED", "systemctl restart"}},
+		{name: "neither guard nor server", spoil: func(s *scene) { s.nft(dropping); s.saveSettings() }, pretend: func(h *host) { h.running = false },
+			want: Problem, says: []string{"guard", "NOT LOADED", "no server runs"}},
+		{name: "never loaded", spoil: func(s *scene) { s.nft(dropping) }, pretend: func(h *host) { h.running = false }, want: Weak, says: []string{"guard", "not loaded yet"}},
+		{name: "guard without server", pretend: func(h *host) { h.running = false }, want: Problem, says: []string{"spa-server", "nobody can knock"}},
 		{name: "guard by iptables", spoil: func(s *scene) {
 			s.nft(dropping)
 			s.feed("*mangle\n:spa-guard -\n-A PREROUTING -j spa-guard\nCOMMIT\n", "iptables-nft-restore")
 		}},
 		{name: "open at boot", spoil: func(s *scene) { s.remove("etc/systemd/system/multi-user.target.wants/spa-guard.service") }, want: Weak, says: []string{"spa-guard.service", "systemctl enable"}},
-		{name: "no server at boot", spoil: func(s *scene) { s.remove("etc/systemd/system/multi-user.target.wants/spa-server.service") }, want: Odd, says: []string{"spa-server.service", "systemctl enable"}},
+		{name: "no server at boot", spoil: func(s *scene) { s.remove("etc/systemd/system/multi-user.target.wants/spa-server.service") }, want: Weak, says: []string{"spa-server.service", "systemctl enable"}},
 		{name: "no systemd", spoil: func(s *scene) {
 			s.remove("etc/systemd/system/multi-user.target.wants/spa-guard.service")
 			s.remove("run/systemd/system")

@@ -41,6 +41,8 @@ type Options struct {
 	Confirm time.Duration
 	// Log takes what the administrator has to know. Nil discards it.
 	Log *slog.Logger
+	// Version is the program's, for status.
+	Version string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -49,6 +51,7 @@ type Options struct {
 type Server struct {
 	log   *slog.Logger
 	now   func() time.Time
+	named string // the program's version
 	since time.Time
 	dir   string   // of the configuration
 	root  *os.Root // the same, opened while that can be done
@@ -84,7 +87,7 @@ type Server struct {
 // Open opens all that the gateway needs, puts the guard in place, and drops privileges. It reads
 // no packet. On an error everything that was opened is closed; a guard that stands, stays.
 func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
-	s := &Server{config: c, dir: c.Dir, log: o.Log, now: o.Now, seen: newSightings(), hub: newHub()}
+	s := &Server{config: c, dir: c.Dir, log: o.Log, now: o.Now, named: o.Version, seen: newSightings(), hub: newHub()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -100,6 +100,7 @@ func (s *Server) ready() {
 	c := s.config
 	s.line.Unlock()
 	s.log.Info("ready",
+		"version", s.named,
 		"knocks", strings.Join(knockPorts(c), " "),
 		"guards", strings.Join(guards(c), " "),
 		"firewall", s.firewall.Describe(),

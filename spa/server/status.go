@@ -2,6 +2,8 @@ package server
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"os"
 	"slices"
 	"time"
@@ -22,7 +24,7 @@ func (s *Server) status() *control.Status {
 	c, gates, clients := s.config, s.identity.Gates, s.clients.Len()
 	s.line.Unlock()
 	st := &control.Status{
-		Name: c.Name, Address: c.Address, PID: os.Getpid(), Since: s.since, Now: now, Protocol: spa.Version,
+		Name: c.Name, Address: c.Address, PID: os.Getpid(), Since: s.since, Now: now, Version: s.named, Protocol: spa.Version, Loaded: loaded(c.Text(), gates),
 		Interfaces: c.Capture.Interfaces, KnockPorts: knockPorts(c), Guards: guards(c), Receipts: c.Receipts, Window: c.Window.String(),
 		Firewall: s.firewallStatus(c.Firewall.Mode),
 		Gate:     gateStatus(gates, now),
@@ -43,6 +45,16 @@ func (s *Server) status() *control.Status {
 	}
 	s.seen.tell(st)
 	return st
+}
+
+// loaded is what tells files that were taken over from those on disk.
+func loaded(settings []byte, gates []spa.Gate) control.Loaded {
+	sum := sha256.Sum256(settings)
+	l := control.Loaded{Settings: hex.EncodeToString(sum[:]), Gates: []string{}}
+	for _, g := range gates {
+		l.Gates = append(l.Gates, g.Key.Fingerprint())
+	}
+	return l
 }
 
 func (s *Server) firewallStatus(mode string) control.Firewall {

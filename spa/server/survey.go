@@ -10,6 +10,8 @@ import (
 
 	"sallyport/firewall/survey"
 	"sallyport/spa"
+	"sallyport/spa/config"
+	"sallyport/spa/server/control"
 )
 
 // host is what Check finds on the machine. Looking is one thing, judging another: the checks
@@ -30,6 +32,8 @@ type host struct {
 	accounts  func(name string) (uid, gid int, ok bool)
 	resolve   func(ctx context.Context, name string) ([]netip.Addr, error)
 	medium    func(path string) medium
+	version   string // of the program that looks
+	ask       func(ctx context.Context, c *config.Config) (*control.Status, error)
 	unseen    []unseen
 }
 

@@ -73,7 +73,7 @@ func Main(name string, root *cobra.Command) int {
 // run is Main with its surroundings as arguments.
 func run(ctx context.Context, name string, root *cobra.Command, args []string) int {
 	root.SilenceErrors, root.SilenceUsage = true, true
-	root.Version = version()
+	root.Version = Version()
 	root.SetVersionTemplate(name + " {{.Version}}\n")
 	began := watchBegin(root)
 	cmd, err := execute(ctx, name, root, args)
@@ -268,8 +268,8 @@ func interrupted(ctx context.Context, err error) (int, bool) {
 	return 128 + int(by.signal), true
 }
 
-// version is what the Go toolchain wrote into the program.
-func version() string {
+// Version is what the Go toolchain wrote into the program.
+func Version() string {
 	v := "devel"
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
 		v = info.Main.Version

@@ -12,7 +12,9 @@ type Status struct {
 	PID        int       `json:"pid"`
 	Since      time.Time `json:"since"`
 	Now        time.Time `json:"now"`
+	Version    string    `json:"version"`        // of the program
 	Protocol   int       `json:"protocol"`       // version of the packets
+	Loaded     Loaded    `json:"loaded"`         // the files that it works by
 	Interfaces []string  `json:"interfaces"`     // that are listened to, those of All as they are now
 	All        bool      `json:"all_interfaces"` // all but the loopback, also those that come later
 	KnockPorts []string  `json:"knock_ports"`
@@ -37,6 +39,12 @@ type Status struct {
 	Watchers int        `json:"watchers"`
 
 	Processes []Process `json:"processes"` // that work for the server
+}
+
+// Loaded tells files from those on disk.
+type Loaded struct {
+	Settings string   `json:"settings"` // SHA-256 of server.toml, in hex
+	Gates    []string `json:"gates"`    // fingerprints of the keys in gate.key, the present one first
 }
 
 // Firewall is what keeps the ports shut.
