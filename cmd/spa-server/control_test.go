@@ -238,6 +238,8 @@ func TestStatusWithBrokenConfig(t *testing.T) {
 	}
 	// A state directory that is yet to come is asked of the server where it was.
 	g.rewrite("server.toml", `(?m)^state = .*$`, `state = "/nowhere"`)
+	g.fails(0, "status", "--config", g.dir)
+	g.server.stop(syscall.SIGTERM)
 	wantSaid(t, g.fails(1, "status", "--config", g.dir), "/nowhere/control.sock", "no spa-server works here")
 }
 
