@@ -42,7 +42,7 @@ the file that your host loads its rules from. It needs persist = "file" in serve
 				}
 				return printGuard(cmd, c)
 			}
-			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			log := newLog(cmd.ErrOrStderr())
 			c, err := loadOrLastGood(*dir, log)
 			if err != nil {
 				return err

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os/signal"
 	"syscall"
 	"time"
@@ -44,7 +43,7 @@ nobody is locked out by a typing error and a reboot.`,
 			signal.Ignore(syscall.SIGHUP) // a lost terminal must not leave a guard that nobody opens
 			messages := audit.NewQueue(cmd.ErrOrStderr())
 			defer messages.Close()
-			log := slog.New(slog.NewTextHandler(messages, nil))
+			log := newLog(messages)
 			read := func() (*config.Config, error) { return load(*dir) }
 			if lastGood {
 				read = func() (*config.Config, error) { return loadOrLastGood(*dir, log) }
