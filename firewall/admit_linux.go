@@ -122,7 +122,7 @@ func (a *admitting) describe() string {
 	for _, s := range a.sets() {
 		names = append(names, s.Name)
 	}
-	return fmt.Sprintf("nftables admits, by the sets %s of the table %s %s; all else is that table's to shut",
+	return fmt.Sprintf("nftables, mode=admit, sets %s of table %s %s; that table keeps the ports shut",
 		strings.Join(names, " and "), nameOf(a.sets()[0].Table.Family), a.sets()[0].Table.Name)
 }
 

@@ -20,7 +20,7 @@ func choose(c *Config, log *slog.Logger) (backend, error) {
 	}
 	b, err := newNftables(c)
 	if err == nil {
-		c.why = ", chosen because this kernel has what it needs"
+		c.why = "; chosen automatically"
 		return b, nil
 	}
 	return insteadOfNftables(err, c, log)
@@ -36,6 +36,6 @@ func insteadOfNftables(why error, c *Config, log *slog.Logger) (backend, error) 
 	if err != nil {
 		return nil, fmt.Errorf("%w; nor is iptables of use: %w", why, err)
 	}
-	c.why = fmt.Sprintf(", chosen because nftables cannot be used (%v)", why)
+	c.why = fmt.Sprintf("; chosen automatically, because nftables cannot be used: %v", why)
 	return b, nil
 }

@@ -38,7 +38,7 @@ func (d *dryRun) permanent() error {
 }
 
 func (d *dryRun) remove() error {
-	d.log.Info("dry run: would take the guard away")
+	d.log.Info("dry run: would remove the guard")
 	return nil
 }
 

@@ -45,7 +45,7 @@ func (f *Firewall) endRecorded(now time.Time) error {
 			if err := l.erase(h); err != nil {
 				return err
 			}
-			f.log.Warn("grant ended: a dry run could not revoke it",
+			f.log.Warn("grant ended, because a dry run could not revoke it",
 				"client", h.client, "service", h.service, "source", h.source.String(), "ports", fmt.Sprint(h.ports))
 		}
 		return err
@@ -68,7 +68,7 @@ func (f *Firewall) endEnforced() error {
 		}
 	}
 	if stands || len(kinds) > 0 {
-		f.log.Warn("the guard of an earlier run stands, and lets nobody in: this is a dry run; spa-server teardown takes it away")
+		f.log.Warn("the guard of an earlier run is in place and lets nobody in, because this is a dry run; to remove it: spa-server teardown")
 	}
 	return nil
 }

@@ -80,7 +80,7 @@ func (b *ipt) settle(ls []lease) []lease {
 	for _, l := range ls {
 		if l.link != 0 {
 			if err := b.approach(l, now); err != nil {
-				b.log.Warn("a grant for a link-local address is not put in place", "error", err)
+				b.log.Warn("could not open a port for a link-local address", "error", err)
 				continue
 			}
 		}

@@ -178,7 +178,7 @@ func (b *ipt) describe() string {
 	if b.helper.Legacy {
 		kind = "legacy"
 	}
-	return fmt.Sprintf("iptables %s (%s) guards, dropping strangers' packets, with ipset", b.helper.Version, kind)
+	return fmt.Sprintf("iptables %s (%s) with ipset, chains spa-*, closed=drop", b.helper.Version, kind)
 }
 
 func (b *ipt) close() error {

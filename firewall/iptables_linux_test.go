@@ -289,7 +289,7 @@ func TestAutoFallsBack(t *testing.T) {
 func TestAutoSaysWhich(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
-	s.says(s.Describe(), "nftables", "chosen because")
+	s.says(s.Describe(), "nftables", "chosen automatically")
 	if got := s.BackendName(); got != BackendNftables {
 		t.Errorf("got %q, want %q", got, BackendNftables)
 	}

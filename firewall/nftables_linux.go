@@ -115,9 +115,9 @@ func explain(doing string, err error) error {
 func (n *nftables) name() string { return BackendNftables }
 
 func (n *nftables) describe() string {
-	s := "nftables guards, " + map[Closed]string{Drop: "dropping", Reject: "rejecting"}[n.closed()] + " strangers' packets"
+	s := "nftables, table inet spa, closed=" + map[Closed]string{Drop: "drop", Reject: "reject"}[n.closed()]
 	if n.persists() {
-		s += ", in a table that nobody else can change"
+		s += ", owned: no other tool can change it"
 	}
 	for i, what := range n.lacks {
 		s += map[bool]string{true: "; this kernel lacks ", false: " and "}[i == 0] + what

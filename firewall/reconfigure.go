@@ -103,7 +103,7 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 	}
 	for _, h := range r.leaving {
 		f.ledger.release(h.slot)
-		f.log.Warn("grant ended: the new configuration does not let it go on as it was",
+		f.log.Warn("grant ended: the new configuration does not allow it as it was",
 			"client", h.client, "service", h.service, "source", h.source.String(), "ports", fmt.Sprint(h.ports))
 	}
 	return nil

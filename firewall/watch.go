@@ -140,7 +140,7 @@ func (f *Firewall) confirm(now time.Time) error {
 func (f *Firewall) stay() error {
 	if err := f.backend.permanent(); err != nil {
 		f.guard.missing = true
-		f.log.Error("the guard could not be made permanent; it is loaded anew", "error", err)
+		f.log.Error("could not make the guard permanent; loading it again", "error", err)
 	}
 	return f.confirmed()
 }
@@ -155,7 +155,7 @@ func (f *Firewall) entered() bool {
 
 func (f *Firewall) confirmed() error {
 	f.guard.confirmBy = time.Time{}
-	f.log.Info("the guard is confirmed: a new connection came through a grant")
+	f.log.Info("the guard is confirmed: a new connection came in through a grant")
 	return f.ledger.setMark(loadAgain)
 }
 
@@ -192,7 +192,7 @@ func (f *Firewall) putBackAlone(now time.Time) error {
 		return nil // it was said
 	case err != nil:
 		f.guard.missing = true
-		f.log.Error("another tool changed our table, and the guard could not be put back; guarded ports may be open", "error", err)
+		f.log.Error("another tool changed our table, and the guard could not be put back: guarded ports may be OPEN", "error", err)
 		return nil
 	}
 	f.guard.missing = false
@@ -207,6 +207,6 @@ func (f *Firewall) sayPutBack() {
 	if f.unsaid == 0 || time.Since(f.said) < sayAgain {
 		return
 	}
-	f.log.Warn("another tool changed our table; the guard was put back", "times", f.unsaid, "grants", len(f.held.byKey))
+	f.log.Warn("another tool changed our table: the guard was put back", "times", f.unsaid, "grants", len(f.held.byKey))
 	f.unsaid, f.said = 0, time.Now()
 }

@@ -50,7 +50,7 @@ It ends with 1 if there is a problem, and with 0 otherwise.`,
 				return &cli.Exit{Code: cli.Failed, Err: fmt.Errorf("problems found: %d", problems)}
 			}
 			if !asJSON && len(found) == 0 {
-				fmt.Fprintln(cmd.OutOrStdout(), "nothing is the matter")
+				fmt.Fprintln(cmd.OutOrStdout(), "no problems found")
 			}
 			return nil
 		},

@@ -176,7 +176,7 @@ func TestResetClock(t *testing.T) {
 	g.fails(2, "init", "--reset-clock", "--address", "192.0.2.1", "--config", g.dir)
 	g.fails(0, "init", "--reset-clock", "--config", g.dir)
 	g.start()
-	wantSaid(t, g.server.log(), "knocks are refused for a while", "there was no journal")
+	wantSaid(t, g.server.log(), "refusing all knocks for now", "there was no journal")
 	if out, code := g.open("--timeout", "500ms"); code != 4 {
 		t.Errorf("within a window of the new journal: exit %d, want 4\n%s", code, out)
 	}

@@ -203,12 +203,12 @@ func moved(before, after map[string]uint64) []string {
 func TestNobodyToAsk(t *testing.T) {
 	g := newGateway(t)
 	for _, command := range [][]string{{"status"}, {"grants", "--json"}, {"watch"}, {"revoke", "alice"}, {"reload"}} {
-		wantSaid(t, g.fails(1, append(command, "--config", g.dir)...), "error: ", "no spa-server works here", "hint: ", "systemctl start")
+		wantSaid(t, g.fails(1, append(command, "--config", g.dir)...), "error: ", "spa-server is not running", "hint: ", "systemctl start")
 	}
 	wantSaid(t, g.fails(2, "revoke", "Alice!", "--config", g.dir), "neither a client's name nor an address")
 	g.start()
 	g.server.stop(syscall.SIGTERM)
-	wantSaid(t, g.fails(1, "status", "--config", g.dir), "no spa-server works here")
+	wantSaid(t, g.fails(1, "status", "--config", g.dir), "spa-server is not running")
 }
 
 // TestStatusWithBrokenConfig: what the server says can be asked while server.toml is being mended.
@@ -240,7 +240,7 @@ func TestStatusWithBrokenConfig(t *testing.T) {
 	g.rewrite("server.toml", `(?m)^state = .*$`, `state = "/nowhere"`)
 	g.fails(0, "status", "--config", g.dir)
 	g.server.stop(syscall.SIGTERM)
-	wantSaid(t, g.fails(1, "status", "--config", g.dir), "/nowhere/control.sock", "no spa-server works here")
+	wantSaid(t, g.fails(1, "status", "--config", g.dir), "/nowhere/control.sock", "spa-server is not running")
 }
 
 // TestSocket: it is root's and the server's alone, also when its mode was changed; it goes with the
@@ -263,7 +263,7 @@ func TestSocket(t *testing.T) {
 	if _, err := os.Lstat(path); err != nil {
 		t.Fatalf("kill -9 left no socket: %v", err)
 	}
-	wantSaid(t, g.fails(1, "status", "--config", g.dir), "no spa-server works here")
+	wantSaid(t, g.fails(1, "status", "--config", g.dir), "spa-server is not running")
 	g.start()
 	g.status()
 	g.server.stop(syscall.SIGTERM)
@@ -406,7 +406,7 @@ func TestPrivilegedSocket(t *testing.T) {
 	if code := g.server.stop(syscall.SIGTERM); code != 0 {
 		t.Errorf("exit %d, want 0\n%s", code, g.server.log())
 	}
-	wantSaid(t, g.fails(1, "status", "--config", g.dir), "no spa-server works here")
+	wantSaid(t, g.fails(1, "status", "--config", g.dir), "spa-server is not running")
 	g.start()
 	g.status()
 }

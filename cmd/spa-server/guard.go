@@ -75,7 +75,7 @@ func guard(ctx context.Context, c *config.Config, log *slog.Logger) (string, err
 	if failed != nil {
 		return "", errors.Join(err, fmt.Errorf("nor with another state directory: %w", failed), os.RemoveAll(stopgap))
 	}
-	log.Error("the state directory cannot be used, so the guard is loaded without the grants of before; the server does not start until that is mended",
+	log.Error("the state directory is unusable: the guard is loaded without earlier grants, and the server will not start until this is fixed",
 		"state", c.State, "error", err)
 	return done, nil
 }
@@ -94,7 +94,7 @@ func stopgapState() (string, error) {
 func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logger) (string, error) {
 	lock, err := server.Lock(c.State)
 	if errors.Is(err, server.ErrRunning) {
-		return "the running spa-server looks after the guard", nil
+		return "the guard is managed by the running spa-server", nil
 	}
 	if err != nil {
 		return "", err
@@ -102,7 +102,7 @@ func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logg
 	defer lock.Close()
 	clients, problems := keys.LoadRegistry(filepath.Join(c.Dir, config.ClientsDir))
 	for _, problem := range problems {
-		log.Error("a client file was left out", "error", problem)
+		log.Error("client file ignored: this client cannot knock until it is fixed", "error", problem)
 	}
 	fc := server.FirewallConfig(c, clients, time.Now)
 	fc.NoCarry = stopgap
@@ -116,7 +116,7 @@ func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logg
 	}
 	if !stopgap {
 		if err := server.SaveSettings(c, time.Now()); err != nil {
-			log.Warn("with a mistake in server.toml at the next boot, an older guard or none is loaded", "error", err)
+			log.Warn("the settings could not be saved: if server.toml has a mistake at the next boot, an older guard or none will be loaded", "error", err)
 		}
 	}
 	return "the guard is in place: " + fw.Describe(), nil
@@ -132,7 +132,7 @@ func loadOrLastGood(dir string, log *slog.Logger) (*config.Config, error) {
 	if none != nil {
 		return nil, loadError(err)
 	}
-	log.Error("server.toml cannot be used; its last good version is used instead until it is mended (spa-server check)",
+	log.Error("server.toml cannot be used: its last good version stays in force until it is fixed (spa-server check)",
 		"of", at.Format(time.RFC3339), "error", err)
 	return last, nil
 }

@@ -71,7 +71,7 @@ next:
 // the old clock was ahead by more than that, which is what the administrator says is over.
 func forgetClock(cmd *cobra.Command, dir string, more bool) error {
 	if more {
-		return cli.Misuse(errors.New("--reset-clock goes alone"), "spa-server init --reset-clock")
+		return cli.Misuse(errors.New("--reset-clock takes no other flags"), "spa-server init --reset-clock")
 	}
 	c, err := load(dir)
 	if err != nil {

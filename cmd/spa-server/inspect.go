@@ -49,9 +49,9 @@ a knock port counts, to whatever address.`,
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
-			cli.Note(cmd, "%d of %d packets could be knocks", stats.Passed, stats.Received)
+			cli.Note(cmd, "%d of %d packets have a knock's size", stats.Passed, stats.Received)
 			if stats.Cut > 0 {
-				cli.Warn(cmd, "%d more could be, but are not whole in the file: tcpdump -s 0 keeps all of a packet", stats.Cut)
+				cli.Warn(cmd, "%d more are truncated in the file: capture whole packets with tcpdump -s 0", stats.Cut)
 			}
 			return nil
 		},

@@ -205,7 +205,7 @@ func TestInspectText(t *testing.T) {
 		return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 	}
 	out, errs, code := inspect(file)
-	if code != 0 || out != "2026-03-02 12:00:00 granted alice ssh from 192.0.2.2:40000 until 12:00:30\n" || !strings.Contains(errs, "1 of 1 packets could be knocks") {
+	if code != 0 || out != "2026-03-02 12:00:00 granted alice ssh from 192.0.2.2:40000 until 12:00:30\n" || !strings.Contains(errs, "1 of 1 packets have a knock's size") {
 		t.Errorf("exit %d, %q, %q", code, out, errs)
 	}
 	out, errs, code = inspect(append(file, 1, 2, 3))

@@ -87,9 +87,9 @@ func printRevoked(cmd *cobra.Command, r control.Request, revoked control.Revoked
 	}
 	switch {
 	case r.Client != "":
-		cli.Note(cmd, "the key of %s is still good; to shut it out for ever: spa-keygen revoke %[1]s", r.Client)
+		cli.Note(cmd, "the key of %s still works; to revoke it for good: spa-keygen revoke %[1]s", r.Client)
 	case len(clients) > 0:
-		cli.Note(cmd, "the keys are still good; to shut a client out for ever: spa-keygen revoke NAME")
+		cli.Note(cmd, "the keys still work; to revoke one for good: spa-keygen revoke NAME")
 	}
 	return nil
 }

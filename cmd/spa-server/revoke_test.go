@@ -29,7 +29,7 @@ func TestRevokeClient(t *testing.T) {
 	g.wantReceipt("192.0.2.3", g.seal(long(), bob), bob, spa.Granted)
 
 	out := g.fails(0, "revoke", "alice", "--config", g.dir)
-	wantSaid(t, out, "ended: alice ssh (tcp/22) for 192.0.2.2", "note: the key of alice is still good", "spa-keygen revoke alice")
+	wantSaid(t, out, "ended: alice ssh (tcp/22) for 192.0.2.2", "note: the key of alice still works", "spa-keygen revoke alice")
 	if grants := g.grants(); len(grants) != 2 || grants[0].Client != "bob" {
 		t.Errorf("left: %+v, want bob's two", grants)
 	}

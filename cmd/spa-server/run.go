@@ -38,7 +38,7 @@ nobody is locked out by a typing error and a reboot.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if confirm < 0 || cmd.Flags().Changed("confirm") && confirm < time.Second {
-				return cli.Misuse(fmt.Errorf("--confirm %v is no time in which somebody could knock", confirm), "--confirm 5m")
+				return cli.Misuse(fmt.Errorf("--confirm %v: must be at least 1s", confirm), "--confirm 5m")
 			}
 			signal.Ignore(syscall.SIGHUP) // a lost terminal must not leave a guard that nobody opens
 			messages := audit.NewQueue(cmd.ErrOrStderr())
@@ -79,7 +79,7 @@ func runError(err error) error {
 	case errors.Is(err, firewall.ErrTornDown):
 		return nil
 	case errors.Is(err, firewall.ErrUnconfirmed):
-		return cli.Fail(err, "the ports are as they were before; try a knock and a connection while the guard stands, or give it longer with --confirm")
+		return cli.Fail(err, "the guard is gone again, as before the start; knock and connect while it is in place, or allow more time with --confirm")
 	case errors.Is(err, server.ErrRunning):
 		return cli.Fail(err, "stop it first (systemctl stop spa-server)")
 	}

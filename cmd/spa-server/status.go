@@ -114,7 +114,7 @@ func guardText(s *control.Status) string {
 	case !f.Trial.IsZero():
 		return fmt.Sprintf("on trial: it goes at %s unless somebody gets in through a knock", clock(f.Trial, s.Now))
 	case f.Persists:
-		return "in place; another tool's flush does not take it away, whether a server runs or not"
+		return "in place; no other tool can flush it, also while no server runs"
 	}
 	return "in place; after another tool's flush a running server puts it back"
 }
@@ -141,7 +141,7 @@ func lastGrantText(s *control.Status) string {
 
 // capturedLines tells what came in, and of what was put aside only what there was.
 func capturedLines(line func(what, format string, args ...any), c control.Capture) {
-	line("packets", "%d came in, %d could be knocks, %d lost because they came too fast", c.Received, c.Passed, c.KernelDrops)
+	line("packets", "received %d, of a knock's size %d, dropped by the kernel %d", c.Received, c.Passed, c.KernelDrops)
 	for _, part := range []struct {
 		n    uint64
 		what string

@@ -75,7 +75,7 @@ func (s *Server) reloadFile(ctx context.Context, event fsnotify.Event) error {
 func (s *Server) reloadAll(ctx context.Context) {
 	names, err := s.clients.Names()
 	if err != nil {
-		s.log.Error("not every client file could be listed again", "error", err)
+		s.log.Error("could not list all client files again: a changed one may be missed (spa-server reload)", "error", err)
 	}
 	for _, name := range names {
 		s.reloadClient(ctx, name)

@@ -99,7 +99,7 @@ func (s *Server) watch(ctx context.Context, a *control.Answer) error {
 	a.Patient()
 	w, ok := s.hub.join()
 	if !ok {
-		return denied("end one of them: pgrep -af 'spa-server watch'", fmt.Sprintf("%d watch already, and there is no room for more", maxWatchers))
+		return denied("end one of them: pgrep -af 'spa-server watch'", fmt.Sprintf("too many watchers (%d)", maxWatchers))
 	}
 	defer s.hub.leave(w)
 	s.hub.expect(s.firewall.Grants(s.now()))

@@ -20,7 +20,7 @@ import (
 
 // ErrRunning is returned where another server works already. Two servers would each have half of
 // the replay memory, and replace each other's guard.
-var ErrRunning = errors.New("another spa-server works here already")
+var ErrRunning = errors.New("spa-server is running already")
 
 // ErrNoState is returned where the state directory does not exist. [MakeState] says how to make it.
 var ErrNoState = errors.New("there is no such directory")

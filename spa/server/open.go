@@ -162,7 +162,7 @@ func (s *Server) openKeys() error {
 	var problems []error
 	s.clients, problems = keys.LoadRegistry(filepath.Join(s.config.Dir, config.ClientsDir))
 	for _, problem := range problems {
-		s.log.Error("a client file was left out", "error", problem)
+		s.log.Error("client file ignored: this client cannot knock until it is fixed", "error", problem)
 	}
 	return nil
 }
@@ -176,7 +176,7 @@ func (s *Server) openJournal() error {
 	s.journal = journal
 	s.keep(journal)
 	if status := journal.Status(); s.now().Before(status.FloorUntil) {
-		s.log.Warn("knocks are refused for a while", "until", status.FloorUntil, "why", status.Reason)
+		s.log.Warn("refusing all knocks for now, so that none from before the start works twice", "until", status.FloorUntil, "why", status.Reason)
 	}
 	return nil
 }
@@ -215,7 +215,7 @@ func (s *Server) openLastGood(confirm time.Duration) error {
 		err = g.save(s.config, s.now())
 	}
 	if err != nil {
-		s.log.Warn("no copy of the settings is kept: with a mistake in server.toml at the next boot, an older guard or none is loaded", "error", err)
+		s.log.Warn("the settings could not be saved: if server.toml has a mistake at the next boot, an older guard or none will be loaded", "error", err)
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 	}
 	next, problems := s.readFiles()
 	if len(problems) > 0 {
-		return nil, denied("nothing was changed; mend it and reload again", few(problems)...)
+		return nil, denied("nothing was changed: fix this and reload again", few(problems)...)
 	}
 	was, is := s.config, next.config // only a reload changes it
 	if restart := changed(restartSettings, was, is); len(restart) > 0 {
@@ -58,7 +58,7 @@ func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 	}
 	if s.lastGood != nil {
 		if err := s.lastGood.save(next.config, s.now()); err != nil {
-			r.Notes = append(r.Notes, "no copy of the settings is kept for a boot with a mistake in server.toml: "+err.Error())
+			r.Notes = append(r.Notes, "the settings could not be saved for a boot with a mistake in server.toml: "+err.Error())
 		}
 	}
 	s.log.Info("reloaded", "settings", r.Settings, "added", len(r.Added), "changed", len(r.Changed), "removed", len(r.Removed), "ended", len(r.Ended))
@@ -101,7 +101,7 @@ func (s *Server) within() error {
 
 // unopened says why the audit log is not a new file.
 func (s *Server) unopened(err error) string {
-	note := "the audit log goes on in the file that it was in: " + err.Error()
+	note := "the audit log still goes to the old file: " + err.Error()
 	if errors.Is(err, fs.ErrPermission) && s.sandbox.Landlock > 0 {
 		note += "; if its directory is another one since the server started: systemctl restart spa-server (grants and sessions go on)"
 	}
@@ -205,7 +205,7 @@ func (s *Server) endUnkept(ctx context.Context, held []firewall.Grant, now time.
 		}
 		match := firewall.Match{Client: g.Client, Source: g.Source, Services: []string{g.Service}}
 		if _, err := s.firewall.Revoke(ctx, match, now); err != nil {
-			s.log.Error("a grant could not be ended; it ends by itself", "client", g.Client, "service", g.Service, "until", g.Until, "error", err)
+			s.log.Error("could not end a grant; it ends on time", "client", g.Client, "service", g.Service, "until", g.Until, "error", err)
 			continue
 		}
 		s.log.Info("grant ended", "client", g.Client, "service", g.Service, "source", g.Source.String())

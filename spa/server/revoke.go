@@ -28,7 +28,7 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 	revoked := &control.Revoked{Ended: shown(ended)}
 	if r.Cut {
 		if revoked.Sessions, err = s.firewall.Cut(ctx, cuttable); err != nil {
-			return nil, denied("the grants have ended all the same", "sessions could not be cut: "+err.Error())
+			return nil, denied("the grants have ended; only sessions go on", "sessions could not be cut: "+err.Error())
 		}
 	}
 	if len(revoked.Ended) == 0 && revoked.Sessions == 0 {

@@ -42,7 +42,7 @@ func (s *Server) Run(parent context.Context) error {
 	s.notify(notifyStopping)
 	err := context.Cause(ctx)
 	if parent.Err() != nil { // it was asked to stop
-		s.log.Info("stopped; the guard stays, and grants end on time", s.counted())
+		s.log.Info("stopped: the guard stays in place, and grants end on time", s.counted())
 		err = nil
 	}
 	return errors.Join(err, s.Close())
@@ -143,7 +143,7 @@ func (s *Server) openNotify() error {
 	}
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Net: "unixgram", Name: name})
 	if err != nil {
-		s.log.Warn("systemd cannot be told", "error", err)
+		s.log.Warn("cannot notify systemd", "error", err)
 		return nil
 	}
 	s.manager = conn
@@ -156,6 +156,6 @@ func (s *Server) notify(state string) {
 		return
 	}
 	if _, err := s.manager.Write([]byte(state)); err != nil {
-		s.log.Warn("systemd could not be told", "state", state, "error", err)
+		s.log.Warn("could not notify systemd", "state", state, "error", err)
 	}
 }

@@ -173,7 +173,7 @@ func (s *Server) conclude(event audit.Event, v audit.Verdict, receipt spa.Receip
 	}
 	if err != nil {
 		// The packet is spent and nothing more can be opened with it; only a retry would be decided anew.
-		s.log.Error("the outcome of a request could not be kept", "client", event.Client, "error", err)
+		s.log.Error("could not record the outcome of a request: a retry of it gets no answer", "client", event.Client, "error", err)
 	}
 	return event.As(v, event.Err)
 }
@@ -188,7 +188,7 @@ func (s *Server) answer(p capture.Packet, event audit.Event) {
 		err = s.responder.Send(p, packet)
 	}
 	if err != nil {
-		s.log.Warn("the receipt could not be sent", "client", event.Client, "to", p.From.String(), "error", err)
+		s.log.Warn("could not send a receipt", "client", event.Client, "to", p.From.String(), "error", err)
 	}
 }
 

@@ -58,7 +58,7 @@ var ErrSilent = errors.New("spa-server does not answer")
 // Errors of Dial. Both are wrapped with the socket's path.
 var (
 	// ErrNotRunning: no server has a socket there.
-	ErrNotRunning = errors.New("no spa-server works here")
+	ErrNotRunning = errors.New("spa-server is not running")
 	// ErrRefused: the server, or the socket's mode, does not let this user ask.
 	ErrRefused = errors.New("only root, and the user that spa-server runs as, may ask it")
 )
