@@ -24,12 +24,12 @@ import (
 // A witness sees each line that is logged.
 type witness struct {
 	slog.Handler
-	see func()
+	see func(line string)
 }
 
 // Handle is told of a line.
-func (w witness) Handle(context.Context, slog.Record) error {
-	w.see()
+func (w witness) Handle(_ context.Context, r slog.Record) error {
+	w.see(r.Message)
 	return nil
 }
 
@@ -38,7 +38,7 @@ func (w witness) Enabled(context.Context, slog.Level) bool { return true }
 
 // newSite is a bench with all files of a gateway. The dry run's log, which has a line for each change of
 // the firewall, is seen.
-func newSite(t *testing.T, see func()) *bench {
+func newSite(t *testing.T, see func(line string)) *bench {
 	t.Helper()
 	b := newBench(t)
 	b.s.now = time.Now
@@ -143,7 +143,7 @@ func TestChangesExcludeEachOther(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var b *bench
 			seen, doing := 0, false
-			b = newSite(t, func() {
+			b = newSite(t, func(string) {
 				if !doing {
 					return
 				}
@@ -172,7 +172,7 @@ func TestChangesExcludeEachOther(t *testing.T) {
 // TestChangesBeside: packets, revocations, reloads, changed files and whoever asks, all at once. It is for
 // the race detector.
 func TestChangesBeside(t *testing.T) {
-	b := newSite(t, func() {})
+	b := newSite(t, func(string) {})
 	times := [2]string{`max_for = "12m"`, `max_for = "10m"`}
 	ask := func(r control.Request) func(int) {
 		return func(int) { b.s.revoke(b.Context(), r) }
@@ -207,7 +207,7 @@ func TestChangesBeside(t *testing.T) {
 // TestOverflow: where the kernel had more changes to tell than it could hold, all files are read again: a
 // revocation among those that it dropped counts.
 func TestOverflow(t *testing.T) {
-	b := newSite(t, func() {})
+	b := newSite(t, func(string) {})
 	if err := b.s.openWatcher(); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,328 @@
+package server
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/capture"
+	"sallyport/spa/config"
+	"sallyport/spa/server/control"
+)
+
+// newReloaded is a site whose clock the test sets, and how many times the guard is loaded from then on.
+func newReloaded(t *testing.T) (b *bench, loads *int) {
+	t.Helper()
+	loads = new(int)
+	b = newSite(t, func(line string) {
+		if strings.Contains(line, "load the guard") {
+			*loads++
+		}
+	})
+	b.at = time.Now().Round(0)
+	b.s.now = func() time.Time { return b.at }
+	*loads = 0
+	return b, loads
+}
+
+// gate writes gate.key.
+func (b *bench) gate(g keys.Gates) {
+	b.Helper()
+	path := filepath.Join(b.s.dir, config.GateFile)
+	if err := os.Remove(path); err != nil {
+		b.Fatal(err)
+	}
+	if err := keys.WriteGate(path, g.Current); err != nil {
+		b.Fatal(err)
+	}
+	if g.Previous.IsZero() {
+		return
+	}
+	text := "previous = { key = \"" + g.Previous.Reveal() + "\", until = " + g.Until.UTC().Format(time.RFC3339) + " }\n"
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// reloads has the server read its files again, which they are good for.
+func (b *bench) reloads() *control.Reloaded {
+	b.Helper()
+	r, err := b.s.reload(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	return r
+}
+
+// A rewriting is a change of one file that turns round what becomes of a packet.
+type rewriting struct {
+	before func(b *bench) // nil: nothing
+	change func(b *bench)
+	packet func(b *bench) capture.Packet // nil: alice's, made now
+	opens  bool                          // afterwards
+	told   func(r *control.Reloaded) []string
+	names  string // in what is told
+	loads  int
+}
+
+func settings(r *control.Reloaded) []string { return r.Settings }
+
+// rewritings are one of each thing that a reload takes over.
+var rewritings = map[string]rewriting{
+	"a client is revoked": {
+		change: func(b *bench) { b.write(func(c *keys.Client) { c.Revoked = b.at.UTC().Truncate(time.Second) }) },
+		told:   func(r *control.Reloaded) []string { return r.Changed }, names: "alice",
+	},
+	"a client is gone": {
+		change: func(b *bench) { os.Remove(filepath.Join(b.s.clientsDir(), "alice.toml")) },
+		told:   func(r *control.Reloaded) []string { return r.Removed }, names: "alice",
+	},
+	"a client is new": {
+		change: func(b *bench) {
+			bob := *b.client
+			bob.Name, bob.ID, bob.Key = "bob", 7, keys.KeyFromBytes([32]byte{7})
+			if err := keys.WriteClient(b.s.clientsDir(), &bob, true); err != nil {
+				b.Fatal(err)
+			}
+		},
+		packet: func(b *bench) capture.Packet {
+			return b.as(func(s *spa.Sender) { s.ID, s.Key = 7, keys.KeyFromBytes([32]byte{7}) })
+		},
+		opens: true,
+		told:  func(r *control.Reloaded) []string { return r.Added }, names: "bob",
+	},
+	"another gate key": {
+		change: func(b *bench) { b.gate(keys.Gates{Current: keys.NewGateKey()}) },
+		told:   settings, names: config.GateFile,
+	},
+	"the gate key of before is good for less long": {
+		before: func(b *bench) {
+			g := keys.Gates{Current: b.sender.Gate}
+			g.Rotate(b.at.Add(time.Hour).Truncate(time.Second))
+			b.gate(g)
+			b.reloads()
+		},
+		change: func(b *bench) {
+			g := keys.Gates{Current: b.s.identity.Gates[0].Key, Previous: b.s.identity.Gates[1].Key, Until: b.at.Add(-time.Hour)}
+			b.gate(g)
+		},
+		told: settings, names: config.GateFile,
+	},
+	"a shorter window": {
+		change: func(b *bench) { b.rewrite(`window = "30s"`, `window = "10s"`) },
+		packet: func(b *bench) capture.Packet { return b.packet(-20 * time.Second) },
+		told:   settings, names: "window",
+	},
+	"a longer window, and another guard": {
+		change: func(b *bench) {
+			b.rewrite(`window = "30s"`, `window = "50s"`)
+			b.rewrite(`closed = "drop"`, `closed = "reject"`)
+		},
+		packet: func(b *bench) capture.Packet {
+			b.at = b.at.Add(2 * time.Minute) // what was stale before the longer window stays so
+			return b.packet(-40 * time.Second)
+		},
+		opens: true, told: settings, names: "window", loads: 1,
+	},
+	"a service is another": {
+		change: func(b *bench) { b.rewrite("[service.ssh]", "[service.web]") },
+		told:   settings, names: "service.web (new)",
+	},
+}
+
+// TestReloadTakesOver: what the files say counts from the reload's answer on, and no more what they said
+// before; the answer names it. The guard is touched once where it is another, and otherwise not at all.
+func TestReloadTakesOver(t *testing.T) {
+	for name, test := range rewritings {
+		t.Run(name, func(t *testing.T) {
+			b, loads := newReloaded(t)
+			if test.before != nil {
+				test.before(b)
+			}
+			packet := test.packet
+			if packet == nil {
+				packet = func(b *bench) capture.Packet { return b.packet(0) }
+			}
+			opens := func() bool {
+				b.arrive(packet(b))
+				return b.event.Receipt.Status == spa.Granted
+			}
+			if got := opens(); got == test.opens {
+				t.Errorf("before the reload it opens: %v (%v)", got, b.event.Err)
+			}
+			test.change(b)
+			*loads = 0
+			r := b.reloads()
+			if *loads != test.loads {
+				t.Errorf("the guard was loaded %d times, want %d", *loads, test.loads)
+			}
+			if got := opens(); got != test.opens {
+				t.Errorf("after the reload it opens: %v (%v)", got, b.event.Err)
+			}
+			if told := test.told(r); !slices.Contains(told, test.names) {
+				t.Errorf("the answer names %v, want %s among it", told, test.names)
+			}
+		})
+	}
+}
+
+// TestReloadOfTheSame: nothing that the files did not change is touched, and nothing ends.
+func TestReloadOfTheSame(t *testing.T) {
+	b, loads := newReloaded(t)
+	b.arrive(b.packet(0))
+	held := b.s.firewall.Grants(b.at)
+	*loads = 0
+	r := b.reloads()
+	if named := slices.Concat(r.Settings, r.Added, r.Changed, r.Removed); len(named)+len(r.Ended) != 0 || *loads != 0 {
+		t.Errorf("%v changed, %v ended, and the guard was loaded %d times", named, r.Ended, *loads)
+	}
+	if now := b.s.firewall.Grants(b.at); len(held) != 1 || len(now) != 1 {
+		t.Errorf("held before: %v, and afterwards: %v", held, now)
+	}
+}
+
+// TestReloadTakesAway: what a client loses by a reload ends, watchers are told of that, and no packet of
+// before opens it when it is given back. What another holds goes on.
+func TestReloadTakesAway(t *testing.T) {
+	b, _ := newReloaded(t)
+	rewritings["a client is new"].change(b)
+	b.reloads()
+	b.arrive(rewritings["a client is new"].packet(b))
+	b.arrive(b.packet(0))
+	late := b.packet(-time.Second)
+	w, _ := b.s.hub.join()
+	defer b.s.hub.leave(w)
+	b.write(func(c *keys.Client) { c.Allow = []string{"web"} })
+	if r := b.reloads(); len(r.Ended) != 1 || r.Ended[0].Client != "alice" {
+		t.Errorf("ended: %v, want alice's", r.Ended)
+	}
+	if len(w.lines) != 1 {
+		t.Errorf("watchers were told %d times", len(w.lines))
+	} else if d := (<-w.lines).decision; d.Verdict != "revoked" || d.Client != "alice" || d.Services[0] != "ssh" {
+		t.Errorf("watchers were told: %+v", d)
+	}
+	if held := b.s.firewall.Grants(b.at); len(held) != 1 || held[0].Client != "bob" {
+		t.Errorf("held: %v, want bob's", held)
+	}
+	b.write(func(*keys.Client) {})
+	b.reloads()
+	if b.arrive(late); b.event.Receipt.Status != spa.ReasonSuperseded {
+		t.Errorf("a packet of before: %v", b.event.Receipt.Status)
+	}
+}
+
+// TestReloadTakesAwayUnheld: it need not be held for that.
+func TestReloadTakesAwayUnheld(t *testing.T) {
+	b, _ := newReloaded(t)
+	late := b.packet(-time.Second)
+	for _, allow := range [][]string{{"web"}, {"ssh"}} {
+		b.write(func(c *keys.Client) { c.Allow = allow })
+		b.reloads()
+	}
+	if b.arrive(late); b.event.Receipt.Status != spa.ReasonSuperseded {
+		t.Errorf("a packet of before: %v", b.event.Receipt.Status)
+	}
+}
+
+// TestReloadAllOrNothing: where one file is bad, or needs a restart, or the journal cannot follow, all
+// others count as before too.
+func TestReloadAllOrNothing(t *testing.T) {
+	broken := func(b *bench, file string) {
+		if err := os.WriteFile(filepath.Join(b.s.dir, file), []byte("x"), 0o640); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for name, test := range map[string]struct {
+		spoil func(b *bench)
+		loads int
+		held  int
+	}{
+		"server.toml is bad": {func(b *bench) { broken(b, config.FileName) }, 0, 1},
+		"gate.key is bad":    {func(b *bench) { broken(b, config.GateFile) }, 0, 1},
+		"a client is bad":    {func(b *bench) { broken(b, "clients/bob.toml") }, 0, 1},
+		"a restart":          {func(b *bench) { b.rewrite("knock_ports = [62201]", "knock_ports = [62202]") }, 0, 1},
+		"the journal": {func(b *bench) {
+			b.rewrite(`closed = "drop"`, `closed = "reject"`)
+			b.s.journal.Close()
+		}, 2, 0}, // there and back
+		"the journal alone": {func(b *bench) { b.s.journal.Close() }, 0, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, loads := newReloaded(t)
+			b.arrive(b.packet(0))
+			b.write(func(c *keys.Client) { c.Allow = []string{"web"} })
+			test.spoil(b)
+			was, clients := b.s.config, b.s.clients.Clients()
+			*loads = 0
+			if r, err := b.s.reload(t.Context()); err == nil || !strings.Contains(err.Error(), "nothing was changed") && !strings.Contains(err.(*control.Denied).Hint, "nothing was changed") {
+				t.Errorf("got %+v and %v, want that nothing was changed", r, err)
+			}
+			if *loads != test.loads {
+				t.Errorf("the guard was loaded %d times, want %d", *loads, test.loads)
+			}
+			if b.s.config != was || !slices.Equal(b.s.clients.Clients(), clients) || len(b.s.firewall.Grants(b.at)) != test.held {
+				t.Error("something was taken over")
+			}
+		})
+	}
+}
+
+// TestReloadWithin: where the server can open nothing outside of its directories any more, a file of
+// settings that is a link to there is not read.
+func TestReloadWithin(t *testing.T) {
+	for name, test := range map[string]struct {
+		landlock, near bool
+		want           string // empty: it is read
+	}{
+		"elsewhere":                  {true, false, "was not part of the configuration"},
+		"elsewhere, and not shut in": {false, false, ""},
+		"in one of its directories":  {true, true, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, _ := newReloaded(t)
+			if test.landlock {
+				b.s.sandbox.Landlock = 1
+			}
+			near, away := t.TempDir(), t.TempDir()
+			b.s.files.Read = []string{filepath.Join(b.s.dir, "gone"), near}
+			path, real := filepath.Join(b.s.dir, config.FileName), filepath.Join(away, "server.toml")
+			if test.near {
+				real = filepath.Join(near, "server.toml")
+			}
+			if err := os.Rename(path, real); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(real, path); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := b.s.reload(t.Context()); (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// TestUnopenedAudit: that a restart is what helps is said just where the sandbox may be the reason.
+func TestUnopenedAudit(t *testing.T) {
+	b := newBench(t)
+	for _, landlock := range []int{0, 1} {
+		for _, err := range []error{fs.ErrPermission, fs.ErrNotExist} {
+			b.s.sandbox.Landlock = landlock
+			want := landlock > 0 && err == fs.ErrPermission
+			if got := b.s.unopened(err); strings.Contains(got, "systemctl restart") != want || !strings.Contains(got, err.Error()) {
+				t.Errorf("landlock %d, %v: got %q", landlock, err, got)
+			}
+		}
+	}
+}
