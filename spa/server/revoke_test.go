@@ -2,14 +2,19 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"sallyport/firewall"
+	"sallyport/keys"
 	"sallyport/spa"
+	"sallyport/spa/config"
 	"sallyport/spa/server/control"
 )
 
@@ -70,5 +75,117 @@ func TestRevokeOneOfTwo(t *testing.T) {
 	}
 	if held := b.s.firewall.Grants(b.at); len(held) != 1 {
 		t.Errorf("held: %v", held)
+	}
+}
+
+// TestCuttable: sessions are looked for wherever a grant can have let them in. Those of an address are behind each
+// guarded port, here or where the service is; those of a client behind what it was given since the start.
+func TestCuttable(t *testing.T) {
+	f := newFinal(t, 0, 0)
+	for _, services := range asks {
+		f.open("192.0.2.2", services...)
+	}
+	f.open("192.0.2.3", "web")
+	bob := f.command("bob", spa.TypeOpen, f.at, "ssh")
+	f.deliver(f.packet(bob, f.at, "192.0.2.2"), f.at)
+	given := f.s.firewall.GrantsOf("alice", f.at)
+	guarded := config.Service{Ports: f.s.config.Guarded()}
+	for name, test := range map[string]struct {
+		request control.Request
+		want    func(source netip.Addr, at netip.Addr, p spa.Ports) bool
+	}{
+		"address": {control.Request{Source: netip.MustParseAddr("192.0.2.2")}, func(source, at netip.Addr, p spa.Ports) bool {
+			if source != netip.MustParseAddr("192.0.2.2") {
+				return false
+			}
+			if at.IsValid() {
+				return at == inside && overlap(parsed(t, shared["inner"]...), []spa.Ports{p})
+			}
+			return overlap(guarded.Ports, []spa.Ports{p})
+		}},
+		"client": {control.Request{Client: "alice"}, func(source, at netip.Addr, p spa.Ports) bool {
+			return slices.ContainsFunc(given, func(g firewall.Grant) bool {
+				return g.Source == source && slices.Equal(g.To, to(at)) && overlap(g.Ports, []spa.Ports{p})
+			})
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			all := f.s.firewall.Grants(f.at)
+			ends := slices.DeleteFunc(slices.Clone(all), func(g firewall.Grant) bool {
+				return g.Client != test.request.Client && g.Source != test.request.Source
+			})
+			for when, ended := range map[string][]firewall.Grant{"of grants that end now": ends, "of those that ended before": nil} {
+				cuttable := f.s.cuttable(test.request, ended)
+				for _, source := range []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")} {
+					for _, at := range []netip.Addr{{}, inside} {
+						for port := uint16(1); port < 9000; port++ {
+							p := spa.Ports{Proto: spa.TCP, Low: port, High: port}
+							got := slices.ContainsFunc(cuttable, func(g firewall.Grant) bool {
+								return g.Source == source && slices.Equal(g.To, to(at)) && overlap(g.Ports, []spa.Ports{p})
+							})
+							if want := test.want(source, at, p); got != want {
+								t.Fatalf("%s: sessions from %v to %v %v are looked for: %v, want %v", when, source, at, p, got, want)
+							}
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+func to(at netip.Addr) []netip.Addr {
+	if !at.IsValid() {
+		return nil
+	}
+	return []netip.Addr{at}
+}
+
+// TestRevokedIsTold: watchers are told of each grant that a revocation ended.
+func TestRevokedIsTold(t *testing.T) {
+	b := newBench(t)
+	b.s.take(context.Background(), b.packet(0))
+	w, _ := b.s.hub.join()
+	defer b.s.hub.leave(w)
+	if _, err := b.s.revoke(t.Context(), control.Request{Client: "alice"}); err != nil {
+		t.Fatal(err)
+	}
+	if len(w.lines) != 1 {
+		t.Fatalf("watchers were told %d times", len(w.lines))
+	}
+	if d := (<-w.lines).decision; d.Verdict != "revoked" || d.Client != "alice" || d.Services[0] != "ssh" || d.Source != netip.MustParseAddr("192.0.2.2") {
+		t.Errorf("watchers were told: %+v", d)
+	}
+}
+
+// TestNothingToRevoke: for whom, and what could be tried next, which was not tried already.
+func TestNothingToRevoke(t *testing.T) {
+	b := newBench(t)
+	address := netip.MustParseAddr("192.0.2.9")
+	for _, test := range []struct {
+		request   control.Request
+		who, hint string // no hint: there is nothing to try
+	}{
+		{control.Request{Client: "alice"}, "alice", "--cut ends sessions too"},
+		{control.Request{Source: address}, "192.0.2.9", "--cut ends sessions too"},
+		{control.Request{Client: "alice", Cut: true}, "alice", "spa-server revoke ADDRESS --cut"},
+		{control.Request{Source: address, Cut: true}, "192.0.2.9", ""},
+	} {
+		_, err := b.s.revoke(t.Context(), test.request)
+		denied, ok := errors.AsType[*control.Denied](err)
+		if !ok || denied.Text != "nothing is open for "+test.who || !strings.Contains(denied.Hint, test.hint) || (denied.Hint == "") != (test.hint == "") {
+			t.Errorf("%+v: got %#v", test.request, err)
+		}
+	}
+}
+
+// TestRevokeOfForgotten: a client of whom nothing is known since the start, and whose file is gone, may still hold
+// what an earlier server gave it.
+func TestRevokeOfForgotten(t *testing.T) {
+	b := newBench(t)
+	b.s.take(context.Background(), b.packet(0))
+	b.s.seen, b.s.clients = newSightings(), &keys.Registry{}
+	if r, err := b.s.revoke(t.Context(), control.Request{Client: "alice"}); err != nil || len(r.Ended) != 1 {
+		t.Errorf("got %+v, %v, want its grant ended", r, err)
 	}
 }
