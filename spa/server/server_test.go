@@ -2,11 +2,16 @@ package server
 
 import (
 	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"sallyport/spa"
 	"sallyport/spa/audit"
+	"sallyport/spa/config"
 )
 
 // TestStopDecidesWhatIsSpent: a packet in hand when the server is asked to stop is decided as ever: a
@@ -73,5 +78,125 @@ func TestRetryOfUnsettled(t *testing.T) {
 	b.take(r)
 	if got := b.at.Add(b.event.Receipt.Services[0].For); b.event.Verdict != audit.Granted || got.After(end) {
 		t.Errorf("got %v until %v, want no later than %v", b.event.Verdict, got, end)
+	}
+}
+
+// TestRetryIsAnsweredAsTheFirst: whatever a request was refused for, each retry of it is refused for that.
+func TestRetryIsAnsweredAsTheFirst(t *testing.T) {
+	for status, deny := range denials {
+		b := newBench(t)
+		deny(b)
+		request := b.event.Knock.Request
+		request.Time = request.Time.Add(1)
+		if b.take(request); b.event.Receipt.Status != status {
+			t.Errorf("%v: a retry is answered with %v", status, b.event.Receipt.Status)
+		}
+	}
+}
+
+// TestOutcomeThatCannotBeKept is said, and what cannot be said otherwise is not.
+func TestOutcomeThatCannotBeKept(t *testing.T) {
+	for name, test := range map[string]struct {
+		spoil   func(b *bench)
+		receipt spa.Receipt
+		said    bool
+	}{
+		"kept":                      {func(b *bench) {}, spa.Receipt{Status: spa.ReasonExpired}, false},
+		"the journal is closed":     {func(b *bench) { b.s.journal.Close() }, spa.Receipt{Status: spa.ReasonExpired}, true},
+		"a receipt that is invalid": {func(b *bench) {}, spa.Receipt{}, true},
+	} {
+		b, said := newBench(t), &lines{}
+		b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
+		r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []spa.Service{{Name: "ssh"}}}
+		p := arriving(b.seal(r))
+		knock, err := spa.Open(p.Data, &b.s.identity, b.s.clients, b.at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.s.journal.Admit(entry(&knock, p.From.Addr()), b.at); err != nil {
+			t.Fatal(err)
+		}
+		test.spoil(b)
+		event := audit.Event{Time: b.at, From: p.From}.Of(&knock)
+		b.s.conclude(event, audit.Denied, test.receipt)
+		if got := said.has("could not be kept"); got != test.said {
+			t.Errorf("%s: it is said that it could not be kept: %v", name, got)
+		}
+	}
+}
+
+// TestSourceIsOnItsLink: a link-local address is granted on the link that it knocks from, where another machine
+// has it on every other; any other address on all of them.
+func TestSourceIsOnItsLink(t *testing.T) {
+	for from, want := range map[string]string{"fe80::2": "fe80::2%7", "2001:db8::2": "2001:db8::2", "192.0.2.2": "192.0.2.2"} {
+		b := newBench(t)
+		p := b.packet(0)
+		p.From, p.Interface = netip.AddrPortFrom(netip.MustParseAddr(from), 40000), 7
+		b.arrive(p)
+		if held := b.s.firewall.Grants(b.at); len(held) != 1 || held[0].Source.String() != want {
+			t.Errorf("from %s: %v holds %v, want it at %s", from, b.event.Err, held, want)
+		}
+	}
+}
+
+// TestFailureIsNoDenial: what the policy has no reason for is told to be a failure.
+func TestFailureIsNoDenial(t *testing.T) {
+	if got := reasonFor(errors.New("no reason of the policy's")); got != spa.ReasonFailed {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestClosedIsToldOnce: watchers are told of a grant that its client closes by that packet, and not of its end again.
+func TestClosedIsToldOnce(t *testing.T) {
+	b := newBench(t)
+	w, _ := b.s.hub.join()
+	defer b.s.hub.leave(w)
+	b.s.take(context.Background(), b.packet(0))
+	b.at = b.at.Add(time.Second)
+	b.s.take(context.Background(), arriving(b.seal(spa.Request{
+		ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []spa.Service{{Name: "ssh"}},
+	})))
+	b.s.tellEnded(b.at.Add(time.Hour))
+	var told []string
+	for len(w.lines) > 0 {
+		told = append(told, (<-w.lines).decision.Verdict)
+	}
+	if !slices.Equal(told, []string{"granted", "closed"}) {
+		t.Errorf("watchers were told of %v", told)
+	}
+}
+
+// TestCloseBesideAnother: what the client holds at another address does not keep open what it closes at this one.
+func TestCloseBesideAnother(t *testing.T) {
+	f := newFinal(t, 0, 0)
+	f.open("192.0.2.3", "admin") // tcp/22 and tcp/8443
+	f.rule(func(c *config.Config) {
+		i := slices.IndexFunc(c.Services, func(s config.Service) bool { return s.Name == "admin" })
+		c.Services[i].Ports = parsed(t, "tcp/22")
+	})
+	f.open("192.0.2.2", "admin")
+	c := f.command("alice", spa.TypeClose, f.at, "tcp/22")
+	f.deliver(f.packet(c, f.at, "192.0.2.2"), f.at)
+	for _, g := range f.s.firewall.Grants(f.at) {
+		if g.Source == netip.MustParseAddr("192.0.2.2") {
+			t.Errorf("held on: %v", g)
+		}
+	}
+}
+
+// TestEachIsRecorded: what was decided of a packet is in the audit log and in what is known of its client; noise is
+// nobody's.
+func TestEachIsRecorded(t *testing.T) {
+	b := newBench(t)
+	b.s.take(context.Background(), b.packet(0))
+	if verdict, _ := b.last(); verdict != "granted" {
+		t.Errorf("the audit log has %q", verdict)
+	}
+	if w := b.s.seen.of["alice"]; w == nil || w.from != netip.MustParseAddr("192.0.2.2") || !w.at.Equal(b.at) {
+		t.Errorf("known of alice: %+v", w)
+	}
+	b.s.take(context.Background(), arriving(make([]byte, 200)))
+	if b.s.audit.Counts()["unopened: "+spa.ErrGate.Error()] != 1 || len(b.s.seen.of) != 1 {
+		t.Errorf("after noise: %v, and %d clients are known", b.s.audit.Counts(), len(b.s.seen.of))
 	}
 }

@@ -1,0 +1,251 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/capture"
+	"sallyport/spa/lab"
+	"sallyport/spa/sandbox"
+	"sallyport/spa/server/control"
+)
+
+// lines is a log that is read while it is written.
+type lines struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (l *lines) add(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = append(l.list, line)
+}
+
+func (l *lines) has(words string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.list, func(line string) bool { return strings.Contains(line, words) })
+}
+
+// A running is a server that runs on the loopback interface, with everything real but the firewall and the
+// sandbox.
+type running struct {
+	*bench
+	said    *lines // its log
+	systemd *lines // what systemd is told
+	stop    context.CancelFunc
+	ended   chan error
+	knocks  *net.UDPConn
+}
+
+func newRunning(t *testing.T) *running {
+	t.Helper()
+	lab.NeedRoot(t)
+	r := &running{bench: newSite(t, func(string) {}), said: &lines{}, systemd: &lines{}, ended: make(chan error, 1)}
+	r.s.log = slog.New(witness{slog.DiscardHandler, r.said.add})
+	r.s.sandbox = sandbox.State{Notes: []string{"a note of the sandbox"}}
+	notify := filepath.Join(t.TempDir(), "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: notify})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { manager.Close() })
+	go func() {
+		b := make([]byte, 100)
+		for {
+			n, err := manager.Read(b)
+			if err != nil {
+				return
+			}
+			r.systemd.add(string(b[:n]))
+		}
+	}()
+	t.Setenv("NOTIFY_SOCKET", notify)
+	r.s.config.Capture.Interfaces = []string{"lo"}
+	for _, open := range []func() error{r.s.openNotify, r.s.openWatcher, r.s.openControl, r.s.openSockets} {
+		if err := open(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.knocks, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.knocks.Close() })
+	var ctx context.Context
+	ctx, r.stop = context.WithCancel(t.Context())
+	go func() { r.ended <- r.s.Run(ctx) }()
+	t.Cleanup(r.stop)
+	return r
+}
+
+// sends sends a datagram to the server, and returns it.
+func (r *running) sends(data []byte) []byte {
+	r.Helper()
+	if _, err := r.knocks.WriteToUDP(data, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(r.s.config.KnockPorts[0].Port)}); err != nil {
+		r.Fatal(err)
+	}
+	return data
+}
+
+// receipt returns what the datagram that comes next says to the sender of a packet.
+func (r *running) receipt(packet []byte) spa.Receipt {
+	r.Helper()
+	b := make([]byte, 2*spa.MaxLen)
+	r.knocks.SetReadDeadline(time.Now().Add(lab.Patience))
+	n, err := r.knocks.Read(b)
+	if err != nil {
+		r.Fatal(err)
+	}
+	receipt, err := spa.OpenReceipt(b[:n], packet, r.sender)
+	if err != nil {
+		r.Error(err)
+	}
+	return receipt
+}
+
+// TestRun: the server reads packets, answers what is spent and nothing else, follows its files, and takes commands
+// until it is asked to stop; systemd is told.
+func TestRun(t *testing.T) {
+	r := newRunning(t)
+	lab.Eventually(t, "READY", func() bool { return r.systemd.has("READY=1") })
+	for _, line := range []string{"ready", "a note of the sandbox"} {
+		if !r.said.has(line) {
+			t.Errorf("the log has no line %q", line)
+		}
+	}
+	r.sends(make([]byte, 200))
+	packet := r.sends(sealed(t, r.sender))
+	r.sends(packet) // a copy
+	if got := r.receipt(packet); got.Status != spa.Granted {
+		t.Errorf("the receipt says: %v", got.Status)
+	}
+	packet = r.sends(sealed(t, r.sender))
+	if got := r.receipt(packet); got.Status != spa.Granted {
+		t.Errorf("the receipt that comes next says: %v", got.Status)
+	}
+	client := dialed(t, r.s)
+	err := client.Ask(t.Context(), control.Request{Command: control.CommandStatus}, func(control.Reply) error { return nil })
+	if err != nil {
+		t.Error(err)
+	}
+	r.write(func(c *keys.Client) { c.Allow = []string{"web"} })
+	lab.Eventually(t, "the grant to end", func() bool { return len(r.s.firewall.Grants(time.Now())) == 0 })
+	r.stop()
+	if err := <-r.ended; err != nil {
+		t.Errorf("it was asked to stop, and ends with: %v", err)
+	}
+	lab.Eventually(t, "STOPPING", func() bool { return r.systemd.has("STOPPING=1") })
+	if !r.said.has("stopped") {
+		t.Error("that it stopped is not in the log")
+	}
+	if _, err := r.s.sniffer.Read(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("its socket is open: %v", err)
+	}
+	if r.s.opened != nil {
+		t.Error("something is open")
+	}
+}
+
+// TestRunEnds: where the client files cannot be followed any more the server ends, and says why.
+func TestRunEnds(t *testing.T) {
+	r := newRunning(t)
+	lab.Eventually(t, "READY", func() bool { return r.systemd.has("READY=1") })
+	if err := os.Rename(r.s.clientsDir(), r.s.clientsDir()+".old"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-r.ended:
+		if err == nil || !strings.Contains(err.Error(), "was moved away") {
+			t.Errorf("it ends with %v, want that its files were moved away", err)
+		}
+	case <-time.After(lab.Patience):
+		t.Error("it goes on")
+	}
+	if r.said.has("stopped") {
+		t.Error("it says that it was asked to")
+	}
+}
+
+// TestAnswered: what is spent is answered, where receipts are on, and what cannot be sent is said.
+func TestAnswered(t *testing.T) {
+	lab.NeedRoot(t)
+	b, said := newBench(t), &lines{}
+	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
+	var err error
+	if b.s.responder, err = capture.NewResponder(0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.s.responder.Close() })
+	client, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	from := client.LocalAddr().(*net.UDPAddr).AddrPort()
+	take := func(p capture.Packet) []byte {
+		p.From, p.To = from, netip.AddrPortFrom(from.Addr(), 62201)
+		b.s.take(context.Background(), p)
+		return p.Data
+	}
+	noise := arriving(make([]byte, 200))
+	first, last := b.packet(0), b.packet(0)
+	for _, p := range []capture.Packet{noise, first, first} {
+		take(p)
+	}
+	b.s.config.Receipts = false
+	take(b.packet(0))
+	b.s.config.Receipts = true
+	take(last)
+	answer := make([]byte, 2*spa.MaxLen)
+	for i, p := range []capture.Packet{first, last} { // loopback delivers before a send returns
+		client.SetReadDeadline(time.Now().Add(lab.Patience))
+		n, err := client.Read(answer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := spa.OpenReceipt(answer[:n], p.Data, b.sender); err != nil || got.Status != spa.Granted {
+			t.Errorf("answer %d: %v, %v", i, got.Status, err)
+		}
+	}
+	if said.has("could not be sent") {
+		t.Error("it is said that a receipt could not be sent")
+	}
+	b.s.responder.Close()
+	take(b.packet(0))
+	if !said.has("could not be sent") {
+		t.Error("that a receipt could not be sent is not said")
+	}
+}
+
+// TestNoSystemd: a server that nobody started as a service runs as well, and so does one whose manager has gone.
+func TestNoSystemd(t *testing.T) {
+	for name, gone := range map[string]string{"none": "", "gone": filepath.Join(t.TempDir(), "gone")} {
+		t.Run(name, func(t *testing.T) {
+			s, _ := newLine(t)
+			said := &lines{}
+			s.log = slog.New(witness{slog.DiscardHandler, said.add})
+			t.Setenv("NOTIFY_SOCKET", gone)
+			if err := s.openNotify(); err != nil {
+				t.Error(err)
+			}
+			s.notify(notifyReady)
+			if said.has("systemd cannot be told") != (gone != "") {
+				t.Errorf("the log has %v", said.list)
+			}
+			s.Close()
+		})
+	}
+}
