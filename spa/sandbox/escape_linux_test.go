@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"sallyport/spa/lab"
 )
@@ -84,10 +85,21 @@ func TestDropAll(t *testing.T) {
 	}
 }
 
-// TestDropForPrograms: it and its programs change the firewall, and nothing else.
+// TestDropForPrograms: it and its programs change the firewall, and nothing else, whether root started it or
+// a user who was given that.
 func TestDropForPrograms(t *testing.T) {
 	lab.NeedRoot(t)
+	for name, attr := range map[string]*syscall.SysProcAttr{"root": nil, "a user": {
+		Credential:  &syscall.Credential{Uid: 65534, Gid: 65534},
+		AmbientCaps: []uintptr{uintptr(cap.NET_ADMIN), uintptr(cap.NET_RAW), uintptr(cap.SETPCAP)},
+	}} {
+		t.Run(name, func(t *testing.T) { dropForProgramsOf(t, attr) })
+	}
+}
+
+func dropForProgramsOf(t *testing.T, attr *syscall.SysProcAttr) {
 	cmd := helper(t, "attack with programs", "")
+	cmd.SysProcAttr = attr
 	cmd.Env = append(cmd.Env, "SANDBOX_PART=programs")
 	r := run(t, cmd)
 	const kept = "CAP_NET_ADMIN, CAP_NET_RAW"

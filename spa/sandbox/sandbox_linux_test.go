@@ -155,11 +155,30 @@ func TestDropWhereGroupsStay(t *testing.T) {
 	}
 	groups, err := syscall.Getgroups()
 	must(t, err)
-	must(t, syscall.Setgroups([]int{4, 5}))
 	defer syscall.Setgroups(groups)
-	r := run(t, cmd)
-	if r.Err != "" || !strings.Contains(strings.Join(r.State.Notes, "\n"), "groups [65534] stay") {
-		t.Errorf("got %+v, %s, want a note on the groups", r.State, r.Err)
+	for _, test := range []struct {
+		groups []int
+		want   string
+	}{{[]int{4, 5}, "groups [65534] stay"}, {[]int{0}, "groups [0] stay"}} {
+		must(t, syscall.Setgroups(test.groups))
+		again := *cmd
+		r := run(t, &again)
+		if r.Err != "" || !strings.Contains(strings.Join(r.State.Notes, "\n"), test.want) {
+			t.Errorf("with groups %v: got %+v, %s, want a note on them", test.groups, r.State, r.Err)
+		}
+	}
+}
+
+// TestDropClearsGroups: who is the user already, and may clear its groups, has none afterwards.
+func TestDropClearsGroups(t *testing.T) {
+	lab.NeedRoot(t)
+	cmd := helper(t, "drop", "nobody")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential:  &syscall.Credential{Uid: 65534, Gid: 65534, Groups: []uint32{0, 64124}},
+		AmbientCaps: []uintptr{uintptr(cap.NET_ADMIN), uintptr(cap.NET_RAW), uintptr(cap.SETGID)},
+	}
+	if r := run(t, cmd); r.Err != "" || strings.Contains(strings.Join(r.State.Notes, "\n"), "groups") {
+		t.Errorf("got %+v, %s, want no groups", r.State, r.Err)
 	}
 }
 
@@ -213,12 +232,18 @@ func TestDropRefuses(t *testing.T) {
 		name, user, want string
 		as               *syscall.Credential
 		caps             []uintptr
+		without          []syscall.SysProcIDMap // setgroups, in a namespace
 	}{
 		{name: "root as the system user", user: "root", want: "user root is root"},
 		{name: "nothing to keep", user: "nobody", as: nobody, want: "keeping CAP_NET_ADMIN only"},
+		{name: "groups that nobody may clear", user: "nobody", without: []syscall.SysProcIDMap{{Size: 65536}}, want: "clearing the groups"},
 	} {
 		cmd := helper(t, "drop", test.user)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: test.as, AmbientCaps: test.caps}
+		if test.without != nil {
+			cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
+			cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = test.without, test.without
+		}
 		r := run(t, cmd)
 		if !strings.Contains(r.Err, test.want) || !equal(r.State, State{}) {
 			t.Errorf("%s: got %+v, %s, want %q", test.name, r.State, r.Err, test.want)

@@ -60,6 +60,20 @@ func TestVerifyNeedsThreads(t *testing.T) {
 	}
 }
 
+// TestVerifyWithoutTheEnded: a thread that ends while they are looked at is none, and no reason to give up.
+func TestVerifyWithoutTheEnded(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "1"), 0o755))
+	must(t, os.Symlink("gone", filepath.Join(dir, "1", "status")))
+	if err := verifyThreads(dir, wanted); err == nil || !strings.Contains(err.Error(), "no thread") {
+		t.Errorf("all have ended: got %v", err)
+	}
+	writeTask(t, dir, "2", dropped)
+	if err := verifyThreads(dir, wanted); err != nil {
+		t.Errorf("one is left: %v", err)
+	}
+}
+
 func TestSealed(t *testing.T) {
 	if err := sealed(secured, secured, 0); err != nil {
 		t.Error(err)

@@ -44,13 +44,9 @@ func clean(v reflect.Value) {
 		}
 	case reflect.Map: // its keys are all that may be a text
 		for _, key := range v.MapKeys() {
-			next := reflect.New(key.Type()).Elem()
+			next, value := reflect.New(key.Type()).Elem(), v.MapIndex(key)
 			next.Set(key)
 			clean(next)
-			if next.Equal(key) {
-				continue
-			}
-			value := v.MapIndex(key)
 			v.SetMapIndex(key, reflect.Value{})
 			v.SetMapIndex(next, value)
 		}
@@ -58,9 +54,4 @@ func clean(v reflect.Value) {
 }
 
 // cleanAddr cleans the zone, which may be any text.
-func cleanAddr(a netip.Addr) netip.Addr {
-	if a.Zone() == "" {
-		return a
-	}
-	return a.WithZone(keys.Printable(a.Zone()))
-}
+func cleanAddr(a netip.Addr) netip.Addr { return a.WithZone(keys.Printable(a.Zone())) }

@@ -209,3 +209,44 @@ func TestHangUp(t *testing.T) {
 		t.Error("the handler was not told")
 	}
 }
+
+// TestStopped: whoever is being answered when the server stops is not told that this was all.
+func TestStopped(t *testing.T) {
+	l, err := Listen(t.TempDir(), os.Geteuid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		done <- l.Serve(ctx, func(ctx context.Context, _ Request, _ *Answer) error {
+			stop()
+			<-ctx.Done()
+			return nil
+		})
+	}()
+	c, err := Dial(filepath.Dir(l.net.Addr().String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Ask(t.Context(), Request{Command: CommandWatch}, nil); !errors.Is(err, errHungUp) {
+		t.Errorf("got %v, want that the server hung up", err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPatient: a handler that waits for its reader has no deadline of its own.
+func TestPatient(t *testing.T) {
+	dir := serving(t, func(_ context.Context, r Request, a *Answer) error {
+		a.Patient()
+		return statusOf(t.Context(), r, a)
+	})
+	got := 0
+	if err := asked(t, dir, CommandWatch, func(Reply) error { got++; return nil }); err != nil || got != 1 {
+		t.Errorf("%d replies came, %v", got, err)
+	}
+}

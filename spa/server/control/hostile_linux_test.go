@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -111,6 +112,46 @@ func TestHostileTexts(t *testing.T) {
 	})
 	if got != 1 || !errors.Is(err, errHungUp) {
 		t.Errorf("got %d replies, %v", got, err)
+	}
+}
+
+// TestPrintableStays: what a server says is handed on as it is, where a terminal may have it.
+func TestPrintableStays(t *testing.T) {
+	filled := func() *Reply {
+		var r Reply
+		lab.Fill(&r, "gw")
+		r.Status.Decided = map[string]uint64{"granted": 3, "denied: no": 2, "": 1}
+		r.Revoked.Ended[0].Source = netip.MustParseAddr("192.0.2.2")
+		r.Revoked.Ended[1].Source = netip.MustParseAddr("2001:db8::2")
+		r.Decision.From = netip.AddrPort{}
+		return &r
+	}
+	got := filled()
+	if got.clean(); !reflect.DeepEqual(got, filled()) {
+		t.Errorf("got %+v, want %+v", got, filled())
+	}
+}
+
+// TestLongWatch: a watch has no end, however much is decided.
+func TestLongWatch(t *testing.T) {
+	great := []byte(`{"decision":{"reason":"` + strings.Repeat("x", maxDecision*9/10) + `"}}` + "\n")
+	for name, test := range map[string]struct {
+		lines []byte
+		most  int // in an answer that ends
+	}{
+		"many decisions":  {bytes.Repeat([]byte("{}\n"), 10000), maxReplies},
+		"great decisions": {great, maxAnswer / len(great)},
+	} {
+		enough, n := errors.New("enough"), 0
+		err := asked(t, playing(t, test.lines, true), CommandWatch, func(Reply) error {
+			if n++; n > test.most+1 {
+				return enough
+			}
+			return nil
+		})
+		if !errors.Is(err, enough) {
+			t.Errorf("%s: after %d: %v", name, n, err)
+		}
 	}
 }
 
