@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -128,5 +129,59 @@ func TestCovered(t *testing.T) {
 	}
 	if counts[true] < 1000 || counts[false] < 1000 {
 		t.Errorf("%v", counts)
+	}
+}
+
+// TestWithin: a grant is within services just when each port that it is for is one of theirs, at each address
+// where it is for it: looked at one by one.
+func TestWithin(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	spots := [][]netip.Addr{nil, {netip.MustParseAddr("198.51.100.5")}, {netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("198.51.100.6")}}
+	var counts [2]int
+	for range 3000 {
+		c := config.Default("/etc/spa")
+		for n := range 3 {
+			s := anyService(t, rng, fmt.Sprintf("s%d", n))
+			s.Addresses = spots[rng.IntN(3)]
+			c.Services = append(c.Services, s)
+		}
+		p := New(&c, held{})
+		var services []spa.Service
+		has := make(map[netip.Addr][]spa.Ports) // the zero Addr is this host
+		for _, s := range c.Services[:1+rng.IntN(3)] {
+			services = append(services, spa.Service{Name: s.Name})
+			at := s.Addresses
+			if at == nil {
+				at = []netip.Addr{{}}
+			}
+			if got := p.At(spa.Service{Name: s.Name}); !slices.Equal(got, at) {
+				t.Fatalf("%s is at %v, want %v", s.Name, got, at)
+			}
+			for _, a := range at {
+				has[a] = append(has[a], s.Ports...)
+			}
+		}
+		g := firewall.Grant{To: spots[rng.IntN(3)], Ports: anyService(t, rng, "").Ports[:1]}
+		at := g.To
+		if at == nil {
+			at = []netip.Addr{{}}
+		}
+		want := true
+		for _, a := range at {
+			for port := int(g.Ports[0].Low); port <= int(g.Ports[0].High); port++ {
+				want = want && slices.ContainsFunc(has[a], func(r spa.Ports) bool { return r.Contains(g.Ports[0].Proto, uint16(port)) })
+			}
+		}
+		if got := p.Within(g, services); got != want {
+			t.Fatalf("%v at %v is within %v: %v, want %v", g.Ports, g.To, has, got, want)
+		}
+		if want {
+			counts[1]++
+		} else {
+			counts[0]++
+		}
+	}
+	if min(counts[0], counts[1]) < 100 {
+		t.Errorf("too few of a kind: %v", counts)
 	}
 }

@@ -284,10 +284,12 @@ func TestReloadWithin(t *testing.T) {
 	for name, test := range map[string]struct {
 		landlock, near bool
 		want           string // empty: it is read
+		gone           bool
 	}{
-		"elsewhere":                  {true, false, "was not part of the configuration"},
-		"elsewhere, and not shut in": {false, false, ""},
-		"in one of its directories":  {true, true, ""},
+		"elsewhere":                  {true, false, "was not part of the configuration", false},
+		"elsewhere, and not shut in": {false, false, "", false},
+		"in one of its directories":  {true, true, "", false},
+		"gone":                       {true, true, "no such file", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, _ := newReloaded(t)
@@ -305,6 +307,9 @@ func TestReloadWithin(t *testing.T) {
 			}
 			if err := os.Symlink(real, path); err != nil {
 				t.Fatal(err)
+			}
+			if test.gone {
+				os.Remove(path)
 			}
 			if _, err := b.s.reload(t.Context()); (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
