@@ -74,9 +74,7 @@ func (s *Server) cuttable(r control.Request, ended []firewall.Grant) []firewall.
 	}
 	ended = append(ended, firewall.Grant{Source: r.Source, Ports: s.config.Guarded()})
 	for _, service := range s.config.Services {
-		if len(service.Addresses) > 0 {
-			ended = append(ended, firewall.Grant{Source: r.Source, Ports: service.Ports, To: service.Addresses})
-		}
+		ended = append(ended, firewall.Grant{Source: r.Source, Ports: service.Ports, To: service.Addresses})
 	}
 	return ended
 }
