@@ -130,6 +130,17 @@ func wideNames(n int) []string {
 	return list
 }
 
+// idle is a firewall without a guard in place: it grants nothing, and ends nothing.
+func idle(b *bench) *firewall.Firewall {
+	b.Helper()
+	f, err := firewall.New(FirewallConfig(b.s.config, b.s.clients, b.s.now), b.s.log)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { f.Close() })
+	return f
+}
+
 // denials makes each reason that a receipt can give come up. The last packet is refused for it.
 var denials = map[spa.Status]func(b *bench){
 	spa.ReasonExpired: func(b *bench) {
@@ -168,12 +179,7 @@ var denials = map[spa.Status]func(b *bench){
 		b.take(r)
 	},
 	spa.ReasonFailed: func(b *bench) {
-		idle, err := firewall.New(FirewallConfig(b.s.config, b.s.clients, b.s.now), b.s.log)
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.Cleanup(func() { idle.Close() })
-		b.s.firewall = idle // without a guard in place it grants nothing
+		b.s.firewall = idle(b)
 		b.ask("ssh")
 	},
 	spa.ReasonNotNow: func(b *bench) {

@@ -25,10 +25,8 @@ func (s *Server) Run(parent context.Context) error {
 	ended := make(chan struct{}, len(beside))
 	for _, run := range beside {
 		go func() {
-			defer func() { ended <- struct{}{} }()
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				cancel(err)
-			}
+			cancel(run(ctx)) // does nothing once ctx has ended
+			ended <- struct{}{}
 		}()
 	}
 	stop := context.AfterFunc(ctx, func() { s.sniffer.Close() })

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
+
 	"sallyport/keys"
 	"sallyport/spa"
 	"sallyport/spa/capture"
@@ -74,6 +76,7 @@ func newRunning(t *testing.T) *running {
 		}
 	}()
 	t.Setenv("NOTIFY_SOCKET", notify)
+	r.rewrite("interfaces = []", `interfaces = ["lo"]`)
 	r.s.config.Capture.Interfaces = []string{"lo"}
 	for _, open := range []func() error{r.s.openNotify, r.s.openWatcher, r.s.openControl, r.s.openSockets} {
 		if err := open(); err != nil {
@@ -116,6 +119,50 @@ func (r *running) receipt(packet []byte) spa.Receipt {
 	return receipt
 }
 
+// commands gives each command, while alice holds a grant.
+func (r *running) commands() {
+	r.Helper()
+	ask := func(request control.Request) (got []control.Reply, err error) {
+		err = dialed(r.T, r.s).Ask(r.Context(), request, func(reply control.Reply) error {
+			got = append(got, reply)
+			return nil
+		})
+		return got, err
+	}
+	if got, err := ask(control.Request{Command: control.CommandStatus}); err != nil || len(got) != 1 || got[0].Status.Name != "gw" || got[0].Status.Grants != 1 {
+		r.Errorf("status: %+v, %v", got, err)
+	}
+	if got, err := ask(control.Request{Command: control.CommandGrants}); err != nil || len(got) != 1 || got[0].Grant.Client != "alice" {
+		r.Errorf("grants: %+v, %v", got, err)
+	}
+	if got, err := ask(control.Request{Command: control.CommandReload}); err != nil || len(got) != 1 || got[0].Reloaded == nil {
+		r.Errorf("reload: %+v, %v", got, err)
+	}
+	if got, err := ask(control.Request{Command: control.CommandRevoke, Source: netip.MustParseAddr("192.0.2.9")}); err == nil || len(got) != 0 {
+		r.Errorf("revoke of nothing: %+v, %v", got, err)
+	}
+	if got, err := ask(control.Request{Command: "other"}); err == nil || len(got) != 0 || !strings.Contains(err.Error(), "does not know that command") {
+		r.Errorf("a command that there is not: %+v, %v", got, err)
+	}
+	enough, watching, packet := errors.New("enough"), dialed(r.T, r.s), make(chan []byte, 1)
+	go func() {
+		for !r.s.hub.watched() {
+			time.Sleep(time.Millisecond)
+		}
+		packet <- r.sends(sealed(r.T, r.sender))
+	}()
+	err := watching.Ask(r.Context(), control.Request{Command: control.CommandWatch}, func(reply control.Reply) error {
+		if reply.Decision == nil || reply.Decision.Verdict != "granted" {
+			r.Errorf("watch: %+v", reply)
+		}
+		return enough
+	})
+	if !errors.Is(err, enough) {
+		r.Errorf("watch: %v", err)
+	}
+	r.receipt(<-packet)
+}
+
 // TestRun: the server reads packets, answers what is spent and nothing else, follows its files, and takes commands
 // until it is asked to stop; systemd is told.
 func TestRun(t *testing.T) {
@@ -136,11 +183,7 @@ func TestRun(t *testing.T) {
 	if got := r.receipt(packet); got.Status != spa.Granted {
 		t.Errorf("the receipt that comes next says: %v", got.Status)
 	}
-	client := dialed(t, r.s)
-	err := client.Ask(t.Context(), control.Request{Command: control.CommandStatus}, func(control.Reply) error { return nil })
-	if err != nil {
-		t.Error(err)
-	}
+	r.commands()
 	r.write(func(c *keys.Client) { c.Allow = []string{"web"} })
 	lab.Eventually(t, "the grant to end", func() bool { return len(r.s.firewall.Grants(time.Now())) == 0 })
 	r.stop()
@@ -151,11 +194,18 @@ func TestRun(t *testing.T) {
 	if !r.said.has("stopped") {
 		t.Error("that it stopped is not in the log")
 	}
-	if _, err := r.s.sniffer.Read(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("its socket is open: %v", err)
+	_, reading := r.s.sniffer.Read()
+	_, telling := r.s.manager.Write([]byte("x"))
+	for what, err := range map[string]error{
+		"the sniffer": reading, "systemd's socket": telling, "the responder": r.s.responder.Send(arriving(nil), nil),
+		"the watcher": r.s.watcher.Add(t.TempDir()),
+	} {
+		if !errors.Is(err, net.ErrClosed) && !errors.Is(err, fsnotify.ErrClosed) {
+			t.Errorf("%s is open: %v", what, err)
+		}
 	}
-	if r.s.opened != nil {
-		t.Error("something is open")
+	if _, err := control.Dial(r.s.config.State); !errors.Is(err, control.ErrNotRunning) {
+		t.Errorf("the control socket is there: %v", err)
 	}
 }
 

@@ -1,0 +1,130 @@
+package server
+
+import (
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/lab"
+	"sallyport/spa/sandbox"
+)
+
+// TestChangeOfAFile: a file that changed is read again, whatever the change was, and the log says what became of the
+// client; what is no client's file is not.
+func TestChangeOfAFile(t *testing.T) {
+	b, said := newSite(t, func(string) {}), &lines{}
+	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
+	path := filepath.Join(b.s.clientsDir(), "alice.toml")
+	for _, test := range []struct {
+		name   string
+		change func(c *keys.Client)
+		event  string
+		said   []string
+		known  bool
+	}{
+		{"changed", func(c *keys.Client) { c.Allow = []string{"web"} }, path, []string{"client changed"}, true},
+		{"another's copy", func(c *keys.Client) { c.Allow = []string{"ssh"} }, path + "~", nil, true},
+		{"a hidden file", func(*keys.Client) {}, filepath.Join(b.s.clientsDir(), ".alice.toml"), nil, true},
+		{"the directory's mode", func(*keys.Client) {}, b.s.clientsDir(), nil, true},
+		{"revoked", func(c *keys.Client) { c.Revoked = time.Now().UTC().Truncate(time.Second) }, path, []string{"client revoked"}, true},
+		{"removed", nil, path, []string{"client removed"}, false},
+		{"removed again", nil, path, nil, false},
+		{"added", func(*keys.Client) {}, path, []string{"client added"}, true},
+	} {
+		said.list = nil
+		os.Remove(path)
+		if test.change != nil {
+			c := *b.client
+			test.change(&c)
+			if err := keys.WriteClient(b.s.clientsDir(), &c, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.s.reloadFile(t.Context(), fsnotify.Event{Name: test.event, Op: fsnotify.Chmod}); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		if _, known := b.s.clients.Client("alice"); known != test.known || !slices.Equal(said.list, test.said) {
+			t.Errorf("%s: the client is known: %v, and the log says %q, want %v and %q", test.name, known, said.list, test.known, test.said)
+		}
+	}
+}
+
+// TestBadFile: a client whose file is bad is as it was, and holds what it held; the log says so.
+func TestBadFile(t *testing.T) {
+	b, said := newSite(t, func(string) {}), &lines{}
+	b.knock()
+	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
+	if err := os.WriteFile(filepath.Join(b.s.clientsDir(), "alice.toml"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.s.reloadAll(t.Context())
+	if held := b.s.firewall.Grants(time.Now()); len(held) != 1 || !said.has("not taken over; the client is as it was") {
+		t.Errorf("held: %v, and the log says %q", held, said.list)
+	}
+	b.at = time.Now()
+	if b.arrive(b.packet(0)); b.event.Receipt.Status != spa.Granted {
+		t.Errorf("a knock: %v", b.event.Err)
+	}
+}
+
+// TestEndThatCannotBe: a grant that the firewall does not end is said to go on, and nobody is told that it ended.
+func TestEndThatCannotBe(t *testing.T) {
+	b, said := newBench(t), &lines{}
+	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
+	b.arrive(b.packet(0))
+	w, _ := b.s.hub.join()
+	defer b.s.hub.leave(w)
+	b.s.firewall = idle(b)
+	b.s.journal.Close()
+	b.enrol(func(c *keys.Client) { c.Allow = []string{"web"} })
+	if ended := b.s.endUnkept(t.Context(), grantsOf(b.event), b.at); len(ended) != 0 || len(w.lines) != 0 {
+		t.Errorf("%v are said to have ended, and watchers were told %d times", ended, len(w.lines))
+	}
+	for _, line := range []string{"a grant could not be ended", "a service is not refused"} {
+		if !said.has(line) {
+			t.Errorf("the log has no line %q: %q", line, said.list)
+		}
+	}
+}
+
+// TestReadable: a server that cannot read the client files once it is another user says so, and how to hand them
+// over, before it reads a packet: a revocation would go unnoticed.
+func TestReadable(t *testing.T) {
+	lab.NeedRoot(t)
+	for _, mode := range []fs.FileMode{0o700, 0o755} {
+		for _, uid := range []int{4321, sandbox.Unnamed} {
+			b := newSite(t, func(string) {})
+			b.s.sandbox = sandbox.State{User: "spa", UID: uid}
+			if err := os.Chmod(b.s.clientsDir(), mode); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error)
+			go func() {
+				runtime.LockOSThread() // never unlocked: the thread ends as another user
+				if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+					done <- errno
+					return
+				}
+				done <- b.s.readable()
+			}()
+			err := <-done
+			if (err != nil) != (mode == 0o700) {
+				t.Errorf("mode %o, uid %d: %v", mode, uid, err)
+			}
+			if err != nil && (!strings.Contains(err.Error(), "chgrp -R spa") || strings.Contains(err.Error(), "useradd") != (uid == sandbox.Unnamed)) {
+				t.Errorf("uid %d: got %v, want how to hand the files over", uid, err)
+			}
+		}
+	}
+}

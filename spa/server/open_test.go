@@ -1,0 +1,46 @@
+package server
+
+import (
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/spa"
+	"sallyport/spa/config"
+)
+
+// TestFirewallConfig: each setting that the guard depends on reaches it, and changes nothing else there.
+func TestFirewallConfig(t *testing.T) {
+	inner := config.NewService("inner", parsed(t, "tcp/80")...)
+	inner.Addresses = []netip.Addr{inside}
+	cut := config.NewService("cut", parsed(t, "tcp/23")...)
+	cut.OnExpiry = "cut"
+	for name, test := range map[string]struct {
+		set  func(c *config.Config)
+		want func(c *firewall.Config)
+	}{
+		"nothing": {func(c *config.Config) {}, func(c *firewall.Config) {}},
+		"mode":    {func(c *config.Config) { c.Firewall.Mode = "admit" }, func(c *firewall.Config) { c.Mode = firewall.Admit }},
+		"persist": {func(c *config.Config) { c.Firewall.Persist = "file" }, func(c *firewall.Config) { c.Persist = firewall.PersistFile }},
+		"closed":  {func(c *config.Config) { c.Firewall.Closed = "reject" }, func(c *firewall.Config) { c.Closed = firewall.Reject }},
+		"a service inside": {func(c *config.Config) { c.Services = append(c.Services, inner) }, func(c *firewall.Config) {
+			c.Guarded = append(c.Guarded, inner.Ports...)
+			c.Targets = []firewall.Target{{Addresses: inner.Addresses, Ports: inner.Ports}}
+		}},
+		"a service whose sessions end": {func(c *config.Config) { c.Services = append(c.Services, cut) }, func(c *firewall.Config) {
+			c.Guarded, c.Cut = append(c.Guarded, cut.Ports...), []spa.Ports{{Proto: spa.TCP, Low: 23, High: 23}}
+		}},
+	} {
+		b := newBench(t)
+		want := FirewallConfig(b.s.config, b.s.clients, time.Now)
+		test.want(&want)
+		b.rule(test.set)
+		got := FirewallConfig(b.s.config, b.s.clients, time.Now)
+		got.Keep, got.Now, want.Keep, want.Now = nil, nil, nil, nil
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, want %+v", name, got, want)
+		}
+	}
+}
