@@ -191,8 +191,8 @@ func TestRun(t *testing.T) {
 		t.Errorf("it was asked to stop, and ends with: %v", err)
 	}
 	lab.Eventually(t, "STOPPING", func() bool { return r.systemd.has("STOPPING=1") })
-	if !r.said.has("stopped") {
-		t.Error("that it stopped is not in the log")
+	if !r.said.has("stopped") || r.said.has("could not be told") {
+		t.Errorf("the log has %q", r.said.list)
 	}
 	_, reading := r.s.sniffer.Read()
 	_, telling := r.s.manager.Write([]byte("x"))
@@ -252,12 +252,20 @@ func TestAnswered(t *testing.T) {
 	}
 	noise := arriving(make([]byte, 200))
 	first, last := b.packet(0), b.packet(0)
+	b.arrive(b.packet(0))
+	b.event.Receipt = spa.Receipt{}
 	for _, p := range []capture.Packet{noise, first, first} {
 		take(p)
 	}
 	b.s.config.Receipts = false
 	take(b.packet(0))
 	b.s.config.Receipts = true
+	first.From, first.To = from, netip.AddrPortFrom(from.Addr(), 62201)
+	b.s.answer(first, b.event) // of which there is none
+	if !said.has("could not be sent") {
+		t.Error("that there is no receipt is not said")
+	}
+	said.list = nil
 	take(last)
 	answer := make([]byte, 2*spa.MaxLen)
 	for i, p := range []capture.Packet{first, last} { // loopback delivers before a send returns
@@ -280,22 +288,32 @@ func TestAnswered(t *testing.T) {
 	}
 }
 
-// TestNoSystemd: a server that nobody started as a service runs as well, and so does one whose manager has gone.
+// TestNoSystemd: a server that nobody started as a service runs as well, and so does one whose manager is gone or
+// goes away.
 func TestNoSystemd(t *testing.T) {
-	for name, gone := range map[string]string{"none": "", "gone": filepath.Join(t.TempDir(), "gone")} {
-		t.Run(name, func(t *testing.T) {
-			s, _ := newLine(t)
-			said := &lines{}
-			s.log = slog.New(witness{slog.DiscardHandler, said.add})
-			t.Setenv("NOTIFY_SOCKET", gone)
-			if err := s.openNotify(); err != nil {
-				t.Error(err)
+	path := filepath.Join(t.TempDir(), "notify")
+	for _, test := range []struct{ name, socket, said string }{
+		{"none", "", ""}, {"gone", path, "systemd cannot be told"}, {"goes away", path, "systemd could not be told"},
+	} {
+		s, _ := newLine(t)
+		said := &lines{}
+		s.log = slog.New(witness{slog.DiscardHandler, said.add})
+		t.Setenv("NOTIFY_SOCKET", test.socket)
+		leave := func() error { return nil }
+		if test.name == "goes away" {
+			manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
+			if err != nil {
+				t.Fatal(err)
 			}
-			s.notify(notifyReady)
-			if said.has("systemd cannot be told") != (gone != "") {
-				t.Errorf("the log has %v", said.list)
-			}
-			s.Close()
-		})
+			leave = manager.Close
+		}
+		if err := errors.Join(s.openNotify(), leave()); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		s.notify(notifyReady)
+		if len(said.list) > 1 || said.has(test.said) != (test.said != "") {
+			t.Errorf("%s: the log has %q", test.name, said.list)
+		}
+		s.Close()
 	}
 }
