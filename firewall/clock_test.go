@@ -201,6 +201,26 @@ func TestClockRunsOn(t *testing.T) {
 	}
 }
 
+// TestClockGoesBackAndOn: what was granted since the clock was set back ends by it, what was granted before does
+// not, and so one that was to end later may end first.
+func TestClockGoesBackAndOn(t *testing.T) {
+	c := newClocked(t)
+	c.grants("alice", 1, 10*time.Minute) // port 22
+	c.passes(0, -time.Hour)
+	c.wakes()
+	c.grants("bob", 2, 12*time.Minute) // and 23
+	c.passes(0, 10*time.Minute)
+	c.wakes()
+	c.lasts(22, 10*time.Minute, "when the clock has gone on")
+	c.lasts(23, 2*time.Minute, "when the clock has gone on")
+	c.passes(2*time.Minute, 0)
+	c.wakes()
+	c.lasts(23, 0, "at bob's end")
+	if gs := c.Grants(c.now); len(gs) != 1 || len(c.held.byKey) != 1 || gs[0].Client != "alice" {
+		t.Errorf("got %v, want alice's", gs)
+	}
+}
+
 // TestKernelIsLate: what the kernel may not have ended yet, revoke finds, and no list shows.
 func TestKernelIsLate(t *testing.T) {
 	c := newClocked(t)
