@@ -179,14 +179,14 @@ func (r *report) attackWithPrograms() {
 	dir, victim := os.Getenv("SANDBOX_DIR"), atoi(os.Getenv("SANDBOX_VICTIM"))
 	exitOn(r.drop())
 	r.Results, r.Works = make(map[string]string), make(map[string]string)
-	for _, a := range slices.Concat(attacks(dir, victim), escapes(dir, victim)) {
-		r.Results[a.name] = text(a.try())
-	}
-	cmd := exec.Command(filepath.Join(dir, "plain"))
+	cmd := exec.Command(filepath.Join(dir, "plain")) // before attacks change what this thread hands on
 	cmd.Env = append(os.Environ(), "SANDBOX_HELPER=whoami")
 	out, err := cmd.CombinedOutput()
 	r.Works["program"] = text(err)
 	r.Program = string(out)
+	for _, a := range slices.Concat(attacks(dir, victim), escapes(dir, victim)) {
+		r.Results[a.name] = text(a.try())
+	}
 }
 
 // allThreads is how many threads attack: one half is there before the drop.
