@@ -401,3 +401,21 @@ func TestWokenForTheNextEnd(t *testing.T) {
 		t.Errorf("got %v, want carol's", gs)
 	}
 }
+
+// TestAlarmThatFails: what is granted is granted, and that only the kernel ends it is said.
+func TestAlarmThatFails(t *testing.T) {
+	k := alarmed(t)
+	said := &saying{Handler: slog.DiscardHandler}
+	k.log = slog.New(said)
+	if err := k.Firewall.ends.alarm.close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := decisions["grant"](k); err != nil {
+		t.Fatal(err)
+	}
+	k.agree("afterwards")
+	k.watchEnds(t.Context())
+	if n := said.times("timeouts alone"); n != 2 {
+		t.Errorf("it was said %d times, want by the grant and by Watch", n)
+	}
+}
