@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -417,5 +419,50 @@ func TestAlarmThatFails(t *testing.T) {
 	k.watchEnds(t.Context())
 	if n := said.times("timeouts alone"); n != 2 {
 		t.Errorf("it was said %d times, want by the grant and by Watch", n)
+	}
+}
+
+// TestGrantOpensJustThat: each port at each address of a service, or here where it has none.
+func TestGrantOpensJustThat(t *testing.T) {
+	inside := []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("::ffff:198.51.100.6")}
+	for _, to := range [][]netip.Addr{nil, inside[:1], inside} {
+		k := newKept(t)
+		g := portGrant("alice", k.now.Add(time.Hour), "tcp/22")
+		g.Ports = []spa.Ports{ports("tcp/22"), ports("udp/30-32"), ports("tcp/40"), ports("tcp/50"), ports("tcp/60")}
+		g.To = to
+		want := make(map[element]time.Duration)
+		for _, at := range append([]netip.Addr{{}}, to...) {
+			if at.IsValid() == (to == nil) {
+				continue
+			}
+			for _, p := range g.Ports {
+				for port := p.Low; port <= p.High; port++ {
+					want[element{source: g.Source, to: at.Unmap(), proto: p.Proto, port: port}] = time.Hour
+				}
+			}
+		}
+		if err := k.Grant(t.Context(), []Grant{g}, k.now); err != nil {
+			t.Fatal(err)
+		}
+		if !maps.Equal(k.kernel.lasts, want) {
+			t.Errorf("to %v: the kernel has %v, want %v", to, k.kernel.lasts, want)
+		}
+	}
+}
+
+// TestRevokedInOrder: what a revocation ended is returned in the order of a list.
+func TestRevokedInOrder(t *testing.T) {
+	k := newKept(t)
+	var gs []Grant
+	for port := range uint16(9) {
+		g := portGrant(string('i'-rune(port)), k.now.Add(time.Hour))
+		g.Ports = []spa.Ports{{Proto: spa.TCP, Low: 100 + port, High: 100 + port}}
+		gs = append(gs, g)
+	}
+	if err := k.Grant(t.Context(), gs, k.now); err != nil {
+		t.Fatal(err)
+	}
+	if ended, err := k.Revoke(t.Context(), Match{}, k.now); err != nil || len(ended) != len(gs) || !slices.IsSortedFunc(ended, compareGrants) {
+		t.Errorf("got %v, %v", ended, err)
 	}
 }

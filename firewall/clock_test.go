@@ -221,6 +221,19 @@ func TestClockGoesBackAndOn(t *testing.T) {
 	}
 }
 
+// TestRevokeByTheClock: where one of two holders of a port is revoked, it is open until the other's end by the wall
+// clock, though that got ahead and nobody has noticed yet.
+func TestRevokeByTheClock(t *testing.T) {
+	c := newClocked(t)
+	c.grants("alice", 1, 2*time.Hour)
+	c.grants("bob", 1, time.Hour)
+	c.passes(time.Minute, 10*time.Minute)
+	if _, err := c.Revoke(t.Context(), Match{Client: "alice"}, c.now); err != nil {
+		t.Fatal(err)
+	}
+	c.lasts(22, 49*time.Minute, "after alice's was revoked")
+}
+
 // TestKernelIsLate: what the kernel may not have ended yet, revoke finds, and no list shows.
 func TestKernelIsLate(t *testing.T) {
 	c := newClocked(t)

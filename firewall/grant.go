@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -112,7 +111,7 @@ func (f *Firewall) plan(gs []Grant, now time.Time) ([]change, error) {
 	fresh := make(map[holdingKey]int) // among changes
 	for _, g := range gs {
 		until := now.Add(left(g.Until, now)) // with now's monotonic reading, which g.Until may lack
-		for h := range g.holdings() {
+		for _, h := range g.holdings() {
 			if old := f.held.byKey[h.key()]; old != nil {
 				changes = append(changes, change{holding: old, until: later(until, old.until)})
 				continue
@@ -136,27 +135,22 @@ func (f *Firewall) plan(gs []Grant, now time.Time) ([]change, error) {
 	return changes, nil
 }
 
-// holdings yields what the grant comes to in the ledger.
-func (g *Grant) holdings() iter.Seq[*holding] {
-	return func(yield func(*holding) bool) {
-		one := holding{client: g.Client, service: g.Service, source: normal(g.Source), link: linkOf(g.Source)}
-		destinations, ranges := []netip.Addr{{}}, maxRanges
-		if len(g.To) > 0 {
-			destinations, ranges = g.To, 1
-		}
-		for _, to := range destinations {
-			for ports := range slices.Chunk(g.Ports, ranges) {
-				h := one
-				h.ports = slices.Clone(ports)
-				if to.IsValid() {
-					h.to = normal(to)
-				}
-				if !yield(&h) {
-					return
-				}
-			}
+// holdings returns what the grant comes to in the ledger.
+func (g *Grant) holdings() []*holding {
+	destinations, ranges := []netip.Addr{{}}, maxRanges
+	if len(g.To) > 0 {
+		destinations, ranges = g.To, 1
+	}
+	var hs []*holding
+	for _, to := range destinations {
+		for ports := range slices.Chunk(g.Ports, ranges) {
+			hs = append(hs, &holding{
+				client: g.Client, service: g.Service, source: normal(g.Source), link: linkOf(g.Source),
+				to: normal(to), ports: slices.Clone(ports),
+			})
 		}
 	}
+	return hs
 }
 
 func later(a, b time.Time) time.Time {
