@@ -1,6 +1,8 @@
 package firewall
 
 import (
+	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -11,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/spa"
 	"sallyport/spa/lab"
 )
 
@@ -183,6 +186,59 @@ func TestLedgerBeingMade(t *testing.T) {
 	}
 }
 
+// TestRoomOfEachFamily: the sets of the two do not take each other's room.
+func TestRoomOfEachFamily(t *testing.T) {
+	r := room{v4: 2, v6: 1}
+	for _, test := range []struct {
+		source, ports string
+		want          bool
+	}{
+		{"192.0.2.2", "tcp/22-24", false}, {"192.0.2.2", "tcp/22-23", true}, {"192.0.2.2", "tcp/22", false},
+		{"2001:db8::2", "tcp/22-23", false}, {"2001:db8::2", "tcp/22", true}, {"2001:db8::2", "tcp/22", false},
+	} {
+		h := &holding{source: netip.MustParseAddr(test.source), ports: []spa.Ports{ports(test.ports)}}
+		if got := r.take(h); got != test.want {
+			t.Errorf("%s, %s: there is room: %v, with %+v left", test.source, test.ports, got, r)
+		}
+	}
+}
+
+// TestLedgerOfBefore: what the version before wrote means the same, and is of this version from then on.
+func TestLedgerOfBefore(t *testing.T) {
+	k := decided(t)
+	held := k.onDisk()
+	if _, err := k.ledger.file.WriteAt([]byte{1}, int64(len(ledgerMagic))); err != nil {
+		t.Fatal(err)
+	}
+	k.reopen(10)
+	var version [1]byte
+	if _, err := k.ledger.file.ReadAt(version[:], int64(len(ledgerMagic))); err != nil || version[0] != ledgerVersion {
+		t.Errorf("the ledger is of version %d, %v", version[0], err)
+	}
+	if now := k.onDisk(); len(held) == 0 || !maps.Equal(now, held) {
+		t.Errorf("it has %v, want %v", now, held)
+	}
+}
+
+// TestLedgerUnread: over what cannot be read nothing is written.
+func TestLedgerUnread(t *testing.T) {
+	path := filepath.Join(t.TempDir(), ledgerName)
+	if err := os.WriteFile(path, []byte("another's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := checkHeader(f); err == nil {
+		t.Error("got no error")
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != "another's" {
+		t.Errorf("the file has %q, %v", text, err)
+	}
+}
+
 // TestLedgerIsOfThisBoot: what nobody names is the kernel's.
 func TestLedgerIsOfThisBoot(t *testing.T) {
 	l, err := openLedger(t.TempDir(), "", 64)
@@ -201,13 +257,18 @@ func TestLedgerIsOfThisBoot(t *testing.T) {
 
 // TestLedgerTakesItsSpace: a disk that fills up later stops no grant.
 func TestLedgerTakesItsSpace(t *testing.T) {
+	const slots = 20000
 	dir := t.TempDir()
-	openAndClose(t, dir)
+	l, err := openLedger(dir, "", slots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
 	var is unix.Stat_t
 	if err := unix.Stat(filepath.Join(dir, ledgerName), &is); err != nil {
 		t.Fatal(err)
 	}
-	if want := int64(headerSize + 64*recordSize); is.Size != want || is.Blocks*512 < want {
+	if want := int64(headerSize + slots*recordSize); is.Size != want || is.Blocks*512 < want {
 		t.Errorf("the file has %d bytes in %d blocks, want %d that are all there", is.Size, is.Blocks, want)
 	}
 }
