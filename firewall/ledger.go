@@ -313,11 +313,7 @@ func (l *ledger) decode(r []byte, boot time.Duration, now time.Time) (*holding, 
 	}
 	for i := range ranges {
 		b := r[99+5*i:]
-		p := spa.Ports{Proto: spa.Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:]), High: binary.BigEndian.Uint16(b[3:])}
-		if checkPorts(p) != nil {
-			return nil, false
-		}
-		h.ports = append(h.ports, p)
+		h.ports = append(h.ports, spa.Ports{Proto: spa.Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:]), High: binary.BigEndian.Uint16(b[3:])})
 	}
 	var again [recordSize]byte
 	if l.encode(&again, h, time.Unix(0, wall), time.Duration(end)); !bytes.Equal(again[:], r) {
@@ -332,7 +328,7 @@ func (l *ledger) decode(r []byte, boot time.Duration, now time.Time) (*holding, 
 // decodeSource takes the index of the interface out of a link-local source.
 func decodeSource(b [16]byte) (netip.Addr, uint32) {
 	a := netip.AddrFrom16(b).Unmap()
-	if !linkLocal(a) || a.Is4() {
+	if !linkLocal(a) {
 		return a, 0
 	}
 	link := binary.BigEndian.Uint32(b[linkOffset:])

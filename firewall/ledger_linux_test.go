@@ -203,6 +203,80 @@ func TestRoomOfEachFamily(t *testing.T) {
 	}
 }
 
+// TestRecordsReadBack: whatever may be granted is read back from its record as it was written, and from no other boot's;
+// a record in which any byte is another is none.
+func TestRecordsReadBack(t *testing.T) {
+	l, other := &ledger{bootID: "this boot"}, &ledger{bootID: "another"}
+	now := time.Now().Round(0)
+	for name, change := range map[string]func(h *holding){
+		"IPv4":       func(*holding) {},
+		"IPv6":       func(h *holding) { h.source = netip.MustParseAddr("2001:db8::2") },
+		"link-local": func(h *holding) { h.source, h.link = netip.MustParseAddr("fe80::2"), 0x01020304 },
+		"target":     func(h *holding) { h.to = netip.MustParseAddr("198.51.100.5") },
+		"IPv6 target": func(h *holding) {
+			h.source, h.to = netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("2001:db8:1::5")
+		},
+		"many ranges": func(h *holding) {
+			h.ports = []spa.Ports{ports("tcp/1-65535"), ports("udp/53"), ports("tcp/8443"), ports("udp/60000-60010")}
+		},
+		"long names": func(h *holding) {
+			h.client, h.service = strings.Repeat("a", nameSize-1), strings.Repeat("s", nameSize-1)
+		},
+	} {
+		h := &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"), ports: []spa.Ports{ports("tcp/22")}}
+		change(h)
+		h.until = now.Add(time.Hour)
+		var r [recordSize]byte
+		l.encode(&r, h, h.until, time.Hour)
+		got, ok := l.decode(r[:], 0, now)
+		if !ok || got.key() != h.key() || !got.until.Equal(h.until) {
+			t.Errorf("%s: got %+v, %v, want %+v", name, got, ok, h)
+		}
+		if got, ok := other.decode(r[:], 0, now); ok {
+			t.Errorf("%s: another boot has %+v", name, got)
+		}
+		for i := range r {
+			forged := r
+			forged[i] ^= 0x80
+			if got, ok := l.decode(forged[:], 0, now); ok {
+				t.Errorf("%s: with another byte at %d it is %+v", name, i, got)
+			}
+		}
+	}
+}
+
+// TestRecordsOfNone: what may not be granted is not read back, though its sum is right.
+func TestRecordsOfNone(t *testing.T) {
+	l, now := &ledger{bootID: "this boot"}, time.Now().Round(0)
+	good := func() *holding {
+		return &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"), ports: []spa.Ports{ports("tcp/22")}}
+	}
+	for name, change := range map[string]func(h *holding){
+		"IPv4 link-local":   func(h *holding) { h.source = netip.MustParseAddr("169.254.0.2") },
+		"no ports":          func(h *holding) { h.ports = nil },
+		"port 0":            func(h *holding) { h.ports = []spa.Ports{{Proto: spa.TCP}} },
+		"no protocol":       func(h *holding) { h.ports = []spa.Ports{{Low: 22, High: 22}} },
+		"a range backwards": func(h *holding) { h.ports = []spa.Ports{ports("tcp/22"), {Proto: spa.TCP, Low: 23, High: 22}} },
+		"two families":      func(h *holding) { h.to = netip.MustParseAddr("2001:db8:1::5") },
+		"any target":        func(h *holding) { h.to = netip.MustParseAddr("0.0.0.0") },
+	} {
+		h := good()
+		change(h)
+		var r [recordSize]byte
+		l.encode(&r, h, now.Add(time.Hour), time.Hour)
+		if got, ok := l.decode(r[:], 0, now); ok {
+			t.Errorf("%s: got %+v", name, got)
+		}
+	}
+	var r [recordSize]byte
+	for _, ends := range [][2]time.Duration{{0, time.Hour}, {time.Hour, 0}, {time.Hour, -1}} {
+		l.encode(&r, good(), now.Add(ends[0]), ends[1])
+		if got, ok := l.decode(r[:], 0, now); ok {
+			t.Errorf("ends after %v: got %+v", ends, got)
+		}
+	}
+}
+
 // TestLedgerOfBefore: what the version before wrote means the same, and is of this version from then on.
 func TestLedgerOfBefore(t *testing.T) {
 	k := decided(t)
