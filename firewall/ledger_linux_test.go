@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"errors"
 	"maps"
 	"net/netip"
 	"os"
@@ -310,6 +311,37 @@ func TestLedgerUnread(t *testing.T) {
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != "another's" {
 		t.Errorf("the file has %q, %v", text, err)
+	}
+}
+
+// TestLedgerAlone: while one has the ledger alone no other has, and a ledger in memory is everybody's own.
+func TestLedgerAlone(t *testing.T) {
+	k := newKept(t)
+	other := k.reopen(10)
+	err := k.ledger.alone(func() error {
+		return aloneWithin(time.Millisecond, other.file, func() error { t.Error("two have it alone"); return nil })
+	})
+	if err == nil {
+		t.Error("got no error")
+	}
+	called := false
+	memory := memoryLedger(1)
+	if err := errors.Join(memory.alone(func() error { called = true; return nil }), memory.close()); err != nil || !called {
+		t.Errorf("in memory: %v, and it was called: %v", err, called)
+	}
+}
+
+// TestMarkUnwritten: that the mark was not written is an error, also where there is nothing to sync.
+func TestMarkUnwritten(t *testing.T) {
+	dir := t.TempDir()
+	openAndClose(t, dir)
+	f, err := os.Open(filepath.Join(dir, ledgerName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := writeMark(f, tornDown); err == nil {
+		t.Error("got no error")
 	}
 }
 

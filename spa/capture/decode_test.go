@@ -50,6 +50,73 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// A twist is one byte of a packet that is another, and what that makes of the packet.
+type twist struct {
+	at    int
+	value byte
+	want  verdict
+}
+
+var twists4 = map[string]twist{
+	"time to live":         {8, 0x20, passed},
+	"don't fragment":       {6, 0x40, passed},
+	"more fragments":       {6, 0x20, fragment},
+	"a later fragment":     {7, 1, fragment},
+	"another version":      {0, 0x65, malformed},
+	"options":              {0, 0x46, options},
+	"a shorter IP length":  {3, 0x21, malformed},
+	"a longer IP length":   {3, 0x23, malformed},
+	"a shorter UDP length": {25, 0x0d, malformed},
+	"a longer UDP length":  {25, 0x0f, malformed},
+}
+
+var twists6 = map[string]twist{
+	"hop limit":            {7, 0x20, passed},
+	"fragment":             {6, nextFragment, fragment},
+	"hop-by-hop options":   {6, 0, extension},
+	"routing":              {6, 43, extension},
+	"destination options":  {6, 60, extension},
+	"TCP":                  {6, 6, extension},
+	"another version":      {0, 0x40, malformed},
+	"a shorter IP length":  {5, 0x0d, malformed},
+	"a longer IP length":   {5, 0x0f, malformed},
+	"a shorter UDP length": {45, 0x0d, malformed},
+	"a longer UDP length":  {45, 0x0f, malformed},
+}
+
+// TestVerdicts: one byte that is another makes a packet something else, whether or not a link has padded it.
+func TestVerdicts(t *testing.T) {
+	d := newDecoder()
+	for _, family := range []struct {
+		decode func([]byte) (Packet, verdict)
+		whole  string
+		twists map[string]twist
+	}{{d.decode4, whole4, twists4}, {d.decode6, whole6, twists6}} {
+		for name, twist := range family.twists {
+			for _, padding := range []int{0, 18} {
+				b := append(fromHex(t, family.whole), make([]byte, padding)...)
+				b[twist.at] = twist.value
+				if _, v := family.decode(b); v != twist.want {
+					t.Errorf("version %d, %s, %d bytes of padding: got verdict %d, want %d", b[0]>>4, name, padding, v, twist.want)
+				}
+			}
+		}
+	}
+}
+
+// TestImpossible: from these no packet can have come over a network.
+func TestImpossible(t *testing.T) {
+	for addr, want := range map[string]bool{
+		"0.0.0.0": true, "0.1.2.3": true, "127.0.0.1": true, "127.255.255.254": true, "224.0.0.1": true, "239.255.255.255": true,
+		"255.255.255.255": true, "::": true, "::1": true, "ff02::1": true, "::ffff:192.0.2.1": true,
+		"192.0.2.1": false, "255.255.255.254": false, "1.0.0.0": false, "2001:db8::1": false, "fe80::1": false, "fd00::1": false,
+	} {
+		if got := impossible(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s: got %v", addr, got)
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add(fromHex(f, whole4))
 	f.Add(fromHex(f, whole6))
