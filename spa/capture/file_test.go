@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -243,4 +244,63 @@ func FuzzFile(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestTags: IP is found behind a VLAN's tag, or a provider's and a customer's, and one more.
+func TestTags(t *testing.T) {
+	for tags := range 5 {
+		frame := make([]byte, 12)
+		for range tags {
+			frame = append(frame, 0x81, 0, 0, 1)
+		}
+		frame = append(frame, 8, 0)
+		frame = append(frame, fromHex(t, whole4)...)
+		if got := carried(frame, 12, 14); (got != nil) != (tags <= 2) || got != nil && got[0] != 0x45 {
+			t.Errorf("%d tags: got %x", tags, got)
+		}
+	}
+}
+
+// TestLengthsOfAFile: a knock has just the lengths that the gateway takes.
+func TestLengthsOfAFile(t *testing.T) {
+	for _, test := range []struct {
+		min, max int
+		want     verdict
+	}{{6, 6, passed}, {7, 10, notForUs}, {1, 5, notForUs}} {
+		f := &File{ports: []uint16{62201}, min: test.min, max: test.max, decoder: newDecoder()}
+		if _, v := f.judge(fromHex(t, whole4)); v != test.want {
+			t.Errorf("between %d and %d: got verdict %d, want %d", test.min, test.max, v, test.want)
+		}
+	}
+}
+
+// TestRecordOfAnyLength: a record that says to be of less than it holds is what it holds.
+func TestRecordOfAnyLength(t *testing.T) {
+	data := []byte("packet")
+	for length, want := range map[int]int{0: 6, 5: 6, 6: 6, 7: 7, -1: 6} {
+		if got := (record{data: data, length: length}).whole(); len(got) != want || string(got[:6]) != "packet" {
+			t.Errorf("length %d: got %q", length, got)
+		}
+	}
+}
+
+// TestGreatRecord: a file cannot take the memory of whoever reads it by what it says of a record.
+func TestGreatRecord(t *testing.T) {
+	file := binary.LittleEndian.AppendUint32(nil, 0xa1b2c3d4)
+	file = append(file, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	file = binary.LittleEndian.AppendUint32(file, 1<<31-1) // the longest record
+	file = binary.LittleEndian.AppendUint32(file, 1)       // Ethernet
+	file = append(file, 0, 0, 0, 0, 0, 0, 0, 0)
+	file = binary.LittleEndian.AppendUint32(file, 1<<30)
+	file = binary.LittleEndian.AppendUint32(file, 1<<30)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f, err := OpenFile(bytes.NewReader(file), fileConfig)
+	if err == nil {
+		_, _, err = f.Read()
+	}
+	runtime.ReadMemStats(&after)
+	if taken := after.TotalAlloc - before.TotalAlloc; err == nil || taken > 64<<20 {
+		t.Errorf("got %v, and it took %d bytes", err, taken)
+	}
 }
