@@ -45,6 +45,9 @@ func TestEverySettingIsCompared(t *testing.T) {
 func leaves(typ reflect.Type, path []int, do func(path []int, name string)) {
 	for i := range typ.NumField() {
 		f := typ.Field(i)
+		if !f.IsExported() {
+			continue // no setting: nobody can write it
+		}
 		at := append(slices.Clone(path), i)
 		if f.Type.Kind() == reflect.Struct && f.Type.PkgPath() == typ.PkgPath() {
 			leaves(f.Type, at, do)
