@@ -191,7 +191,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("it was asked to stop, and ends with: %v", err)
 	}
 	lab.Eventually(t, "STOPPING", func() bool { return r.systemd.has("STOPPING=1") })
-	if !r.said.has("stopped") || r.said.has("could not be told") {
+	if !r.said.has("stopped") || r.said.has("could not notify") {
 		t.Errorf("the log has %q", r.said.list)
 	}
 	_, reading := r.s.sniffer.Read()
@@ -262,7 +262,7 @@ func TestAnswered(t *testing.T) {
 	b.s.config.Receipts = true
 	first.From, first.To = from, netip.AddrPortFrom(from.Addr(), 62201)
 	b.s.answer(first, b.event) // of which there is none
-	if !said.has("could not be sent") {
+	if !said.has("could not send a receipt") {
 		t.Error("that there is no receipt is not said")
 	}
 	said.list = nil
@@ -278,12 +278,12 @@ func TestAnswered(t *testing.T) {
 			t.Errorf("answer %d: %v, %v", i, got.Status, err)
 		}
 	}
-	if said.has("could not be sent") {
+	if said.has("could not send a receipt") {
 		t.Error("it is said that a receipt could not be sent")
 	}
 	b.s.responder.Close()
 	take(b.packet(0))
-	if !said.has("could not be sent") {
+	if !said.has("could not send a receipt") {
 		t.Error("that a receipt could not be sent is not said")
 	}
 }
@@ -293,7 +293,7 @@ func TestAnswered(t *testing.T) {
 func TestNoSystemd(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	for _, test := range []struct{ name, socket, said string }{
-		{"none", "", ""}, {"gone", path, "systemd cannot be told"}, {"goes away", path, "systemd could not be told"},
+		{"none", "", ""}, {"gone", path, "cannot notify systemd"}, {"goes away", path, "could not notify systemd"},
 	} {
 		s, _ := newLine(t)
 		said := &lines{}

@@ -119,7 +119,7 @@ func TestOutcomeThatCannotBeKept(t *testing.T) {
 		test.spoil(b)
 		event := audit.Event{Time: b.at, From: p.From}.Of(&knock)
 		b.s.conclude(event, audit.Denied, test.receipt)
-		if got := said.has("could not be kept"); got != test.said {
+		if got := said.has("could not record the outcome"); got != test.said {
 			t.Errorf("%s: it is said that it could not be kept: %v", name, got)
 		}
 	}
