@@ -64,6 +64,10 @@ func addGoodReceipts(add addAnswerFunc) {
 			a.receipt.Status = s
 		})
 	}
+	add("receipt-denied-28", "receipt-ok", "Refused: "+ReasonTooEarly.String()+". It says when to ask again.", func(a *answer) {
+		a.receipt = deniedReceipt()
+		a.receipt.Status, a.receipt.Again = ReasonTooEarly, testNow.Add(24*time.Second)
+	})
 	add("receipt-denied-255", "receipt-ok", "Refused for a reason that is not known yet.", func(a *answer) {
 		a.receipt = deniedReceipt()
 		a.receipt.Status = 255
@@ -141,6 +145,9 @@ func (a answer) text(t *testing.T, name string) string {
 func (l *lines) addReceipt(r Receipt) {
 	l.add("status", int(r.Status))
 	l.add("time", r.Time.UnixNano())
+	if !r.Again.IsZero() {
+		l.add("again", r.Again.UnixNano())
+	}
 	l.addAddr("source", r.Source)
 	for _, g := range r.Services {
 		text := strconv.FormatInt(g.For.Milliseconds(), 10)

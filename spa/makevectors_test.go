@@ -79,6 +79,14 @@ func addOK(add addFunc) {
 		s.request.Services = []Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 14)}}
 		s.length = MinLen
 	})
+	add("ok-continued", "ok", "Sealed a minute after the command's first packet, whose time it tells.", func(s *scene) {
+		s.request.First = testNow.Add(-time.Minute)
+	})
+	add("ok-continued-full", "ok", "The same in a request of 96 bytes.", func(s *scene) {
+		s.request.First = testNow.Add(-time.Minute)
+		s.request.Services = []Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 6)}}
+		s.length = MinLen
+	})
 	add("ok-length-168", "ok", "The shortest packet.", func(s *scene) { s.length = MinLen })
 	add("ok-length-256", "ok", "The longest packet.", func(s *scene) { s.length = MaxLen })
 	add("ok-edge-past", "ok", "As old as the window allows.", func(s *scene) { s.now = testNow.Add(gateway().Window) })
@@ -207,6 +215,9 @@ func (l *lines) addRequest(r Request) {
 	l.add("request id", r.ID[:])
 	l.add("type", r.Type)
 	l.add("time", r.Time.UnixNano())
+	if !r.First.IsZero() {
+		l.add("first", r.First.UnixNano())
+	}
 	l.add("for", r.For.Milliseconds())
 	l.addAddr("source", r.Source)
 	for _, service := range r.Services {

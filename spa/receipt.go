@@ -17,6 +17,7 @@ const (
 	receiptBodyAt   = nonceLen
 	receiptFixedLen = 27                              // version to source
 	receiptMax      = MinLen - receiptBodyAt - macLen // 112
+	againLen        = 8                               // of one that says too early
 	grantingLen     = 5                               // of a service, without its ports
 	portsLen        = 5
 	moreBit         = 0x80
@@ -50,6 +51,7 @@ const (
 	ReasonNotNow         Status = 25 // not at this time of the week
 	ReasonTooManyPorts   Status = 26 // more ports open at a time than a client may have
 	ReasonOtherFamily    Status = 27 // the service is at addresses of the other family only, IPv4 or IPv6
+	ReasonTooEarly       Status = 28 // the server has just started; Again says from when on it takes packets
 )
 
 // String returns words for a person.
@@ -83,6 +85,8 @@ func (s Status) String() string {
 		return "too many ports at a time"
 	case ReasonOtherFamily:
 		return "the service has no address of the family that was knocked by, IPv4 or IPv6"
+	case ReasonTooEarly:
+		return "too early: the server has just started"
 	}
 	return "status " + strconv.Itoa(int(s))
 }
@@ -113,6 +117,9 @@ type Receipt struct {
 	// Services has one for each service of the request, in its order. Only Granted and
 	// Closed tell any; Granted tells all. OpenReceipt does not compare them with the request.
 	Services []Granting
+	// Again is told by ReasonTooEarly alone: what is stamped after it, by the clock of who
+	// stamps it, is taken.
+	Again time.Time
 }
 
 // AppendBinary appends the receipt's encoding, at most 112 bytes, to b. Ranges of ports
@@ -125,6 +132,9 @@ func (r Receipt) AppendBinary(b []byte) ([]byte, error) {
 	b = append(b, version, byte(r.Status), byte(len(r.Services)))
 	b = appendUint64(b, uint64(r.Time.UnixNano()))
 	b = appendAddr(b, r.Source)
+	if r.Status == ReasonTooEarly {
+		return appendUint64(b, uint64(r.Again.UnixNano())), nil
+	}
 	spare := r.spareRanges()
 	for _, g := range r.Services {
 		n := min(len(g.Ports), 1+spare)
@@ -147,7 +157,7 @@ func (r Receipt) check() error {
 	if !r.Status.valid() {
 		return fmt.Errorf("spa: a receipt cannot say %v", r.Status)
 	}
-	if !representable(r.Time) {
+	if !representable(r.Time) || r.Status == ReasonTooEarly && !representable(r.Again) {
 		return errors.New("spa: the time of the receipt is out of range: is the clock set?")
 	}
 	if r.Source.Unmap().IsUnspecified() {
@@ -220,6 +230,13 @@ func parseReceipt(b []byte) (Receipt, []byte, error) {
 	}
 	r.Source = source
 	b = b[receiptFixedLen:]
+	if r.Status == ReasonTooEarly {
+		if len(b) < againLen {
+			return Receipt{}, nil, errReceiptFormat
+		}
+		r.Again = time.Unix(0, int64(binary.BigEndian.Uint64(b)))
+		b = b[againLen:]
+	}
 	for range count {
 		g, rest, err := parseGranting(b)
 		if err != nil {

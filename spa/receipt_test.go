@@ -38,8 +38,10 @@ func TestOpenReceiptReturnsWhatWasSealed(t *testing.T) {
 	closed := Receipt{Status: Closed, Time: testNow}
 	unknown := deniedReceipt()
 	unknown.Status = 255
+	early := deniedReceipt()
+	early.Status, early.Again = ReasonTooEarly, testNow.Add(time.Minute)
 	for name, want := range map[string]Receipt{
-		"granted": grantedReceipt(), "denied": deniedReceipt(), "closed": closed, "unknown reason": unknown,
+		"granted": grantedReceipt(), "denied": deniedReceipt(), "closed": closed, "unknown reason": unknown, "too early": early,
 	} {
 		t.Run(name, func(t *testing.T) {
 			request := mustSeal(t, openSSH(), alice())
@@ -297,14 +299,16 @@ func TestStatusWords(t *testing.T) {
 		}
 		seen[words] = Status(s)
 		named := !strings.HasPrefix(words, "status ")
-		if want := s == 1 || s == 2 || 16 <= s && s <= 27; named != want {
+		if want := s == 1 || s == 2 || 16 <= s && s <= 28; named != want {
 			t.Errorf("%d is %q", s, words)
 		}
 	}
 }
 
 func FuzzParseReceipt(f *testing.F) {
-	for _, r := range []Receipt{grantedReceipt(), deniedReceipt()} {
+	early := deniedReceipt()
+	early.Status = ReasonTooEarly
+	for _, r := range []Receipt{grantedReceipt(), deniedReceipt(), early} {
 		b, _ := r.AppendBinary(nil)
 		f.Add(b)
 	}

@@ -26,6 +26,9 @@ const (
 	maxFor      = math.MaxUint32 * time.Millisecond
 
 	protoBit = 0x80 // marks a port among the services; the low bits are its Proto
+
+	continuedBit = 1 // among the flags: the time of the command's first packet follows the services
+	firstLen     = 8
 )
 
 // Version is the version of the protocol.
@@ -71,6 +74,10 @@ type Request struct {
 	Type Type
 	// Time is the client's clock when this packet was sealed, kept to the nanosecond.
 	Time time.Time
+	// First is the client's clock when the first packet of the command was sealed. The zero
+	// Time leaves it out, as the packets of the first 30 s do: a server remembers an id for
+	// that long. Later ones must tell it, and it is before Time.
+	First time.Time
 	// For is how long the services shall be open, in whole milliseconds and at most
 	// 2³²-1 of them. Zero is the service's own default. A close has none.
 	For time.Duration
@@ -86,7 +93,7 @@ type Request struct {
 // start of the SHA-256 of their encoding.
 func (r Request) Digest() [8]byte {
 	r.ID = RequestID{}
-	r.Time = time.Unix(0, 0)
+	r.Time, r.First = time.Unix(0, 0), time.Time{}
 	var buf [requestMax]byte
 	sum := sha256.Sum256(r.append(buf[:0]))
 	return [8]byte(sum[:8])
@@ -97,8 +104,11 @@ func (r Request) check() error {
 	if r.Type != TypeOpen && r.Type != TypeClose {
 		return errors.New("spa: a request is to open or to close")
 	}
-	if !representable(r.Time) {
+	if !representable(r.Time) || !r.First.IsZero() && !representable(r.First) {
 		return errors.New("spa: the time of the request is out of range: is the clock set?")
+	}
+	if !r.First.IsZero() && !r.First.Before(r.Time) {
+		return errors.New("spa: a command's first packet comes before this one")
 	}
 	if err := checkFor(r.Type, r.For); err != nil {
 		return err
@@ -124,6 +134,9 @@ func (r Request) checkServices() error {
 		return fmt.Errorf("spa: a request names 1 to %d services, not %d", maxServices, len(r.Services))
 	}
 	size := fixedLen
+	if !r.First.IsZero() {
+		size += firstLen
+	}
 	for i, s := range r.Services {
 		if !s.valid() {
 			return fmt.Errorf("spa: %q is neither a service nor a port", s)
@@ -147,13 +160,20 @@ func representable(t time.Time) bool {
 
 // append appends the encoding of a request that has been checked.
 func (r Request) append(b []byte) []byte {
-	b = append(b, version, byte(r.Type), 0, byte(len(r.Services)))
+	flags := byte(0)
+	if !r.First.IsZero() {
+		flags = continuedBit
+	}
+	b = append(b, version, byte(r.Type), flags, byte(len(r.Services)))
 	b = append(b, r.ID[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Time.UnixNano()))
 	b = binary.BigEndian.AppendUint32(b, uint32(r.For/time.Millisecond))
 	b = appendAddr(b, r.Source)
 	for _, s := range r.Services {
 		b = s.append(b)
+	}
+	if !r.First.IsZero() {
+		b = binary.BigEndian.AppendUint64(b, uint64(r.First.UnixNano()))
 	}
 	return b
 }
@@ -204,7 +224,7 @@ func parseRequest(b []byte) (Request, error) {
 	if r.Type != TypeOpen && r.Type != TypeClose {
 		return Request{}, malformed("unknown type")
 	}
-	if b[2] != 0 {
+	if b[2]&^continuedBit != 0 {
 		return Request{}, malformed("unknown flags")
 	}
 	r.Time = time.Unix(0, int64(binary.BigEndian.Uint64(b[20:28])))
@@ -217,31 +237,49 @@ func parseRequest(b []byte) (Request, error) {
 		return Request{}, malformed("the source is no address")
 	}
 	r.Source = source
-	services, err := parseServices(b[fixedLen:], int(b[3]))
+	services, rest, err := parseServices(b[fixedLen:], int(b[3]))
 	if err != nil {
 		return Request{}, err
 	}
 	r.Services = services
+	if b[2] == continuedBit {
+		if r.First, err = parseFirst(rest, r.Time); err != nil {
+			return Request{}, err
+		}
+	}
 	return r, nil
 }
 
-func parseServices(b []byte, count int) ([]Service, error) {
+// parseFirst returns the time at the start of b, which must be before that of the packet.
+func parseFirst(b []byte, packet time.Time) (time.Time, error) {
+	if len(b) < firstLen {
+		return time.Time{}, malformed("the first time runs past the end")
+	}
+	first := time.Unix(0, int64(binary.BigEndian.Uint64(b)))
+	if !first.Before(packet) {
+		return time.Time{}, malformed("the first packet is not before this one")
+	}
+	return first, nil
+}
+
+// parseServices returns the services at the start of b, and what follows them.
+func parseServices(b []byte, count int) ([]Service, []byte, error) {
 	if count == 0 || count > maxServices {
-		return nil, malformed("not 1 to 8 services")
+		return nil, nil, malformed("not 1 to 8 services")
 	}
 	services := make([]Service, 0, count)
 	for range count {
 		s, n, err := parseOneService(b)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if slices.Contains(services, s) {
-			return nil, malformed("a service twice")
+			return nil, nil, malformed("a service twice")
 		}
 		services = append(services, s)
 		b = b[n:]
 	}
-	return services, nil
+	return services, b, nil
 }
 
 // parseOneService returns the first service in b and its length there.

@@ -28,12 +28,16 @@ func badRequests() map[string][]byte {
 		return p
 	}
 	name := func(s string) []byte { return append([]byte{byte(len(s))}, s...) }
+	continued := func(p []byte) []byte {
+		p[2] = continuedBit
+		return append(p, 0, 0, 0, 0, 0, 0, 0)
+	}
 	return map[string][]byte{
 		"version-0":            set(0, 0),
 		"version-2":            set(0, 2),
 		"type-0":               set(1, 0),
 		"type-3":               set(1, 3),
-		"flags":                set(2, 1),
+		"flags":                set(2, 2),
 		"count-0":              set(3, 0),
 		"count-9":              services(9, []byte("\x01a\x01b\x01c\x01d\x01e\x01f\x01g\x01h\x01i")...),
 		"close-with-for":       encode(func(r *Request) { r.Type = TypeClose }),
@@ -47,6 +51,8 @@ func badRequests() map[string][]byte {
 		"name-nul":             services(1, name("ss\x00")...),
 		"port-0":               services(1, 0x86, 0, 0),
 		"port-protocol":        services(1, 0x81, 0, 22),
+		"first-not-before":     encode(func(r *Request) { r.First = r.Time }),
+		"first-truncated":      continued(services(2, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 8))...)...)),
 		"truncated-name":       services(2, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 16))...)...),
 		"truncated-port":       services(3, append(append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 13))...), 0x86, 0)...),
 		"truncated-count":      services(3, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 15))...)...),
@@ -83,7 +89,12 @@ func TestParseRequestRefusesEveryTruncation(t *testing.T) {
 
 func TestSealRefuses(t *testing.T) {
 	for name, change := range map[string]func(r *Request, s *Sender){
-		"type":               func(r *Request, _ *Sender) { r.Type = 3 },
+		"type":             func(r *Request, _ *Sender) { r.Type = 3 },
+		"first not before": func(r *Request, _ *Sender) { r.First = r.Time },
+		"far first":        func(r *Request, _ *Sender) { r.First = time.Date(1600, 1, 1, 0, 0, 0, 0, time.UTC) },
+		"first too long": func(r *Request, _ *Sender) {
+			r.First, r.Services = r.Time.Add(-time.Minute), []Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 7)}}
+		},
 		"no time":            func(r *Request, _ *Sender) { r.Time = time.Time{} },
 		"far time":           func(r *Request, _ *Sender) { r.Time = time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC) },
 		"close with for":     func(r *Request, _ *Sender) { r.Type = TypeClose },

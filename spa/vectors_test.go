@@ -268,6 +268,9 @@ func (v vector) request(t testing.TB) Request {
 		For:    v.duration(t, "for"),
 		Source: v.addr(t, "source"),
 	}
+	if _, ok := v["first"]; ok {
+		r.First = v.time(t, "first")
+	}
 	for _, text := range v["service"] {
 		s, err := ParseService(text)
 		if err != nil {
@@ -280,6 +283,9 @@ func (v vector) request(t testing.TB) Request {
 
 func (v vector) receipt(t testing.TB) Receipt {
 	r := Receipt{Status: Status(v.int(t, "status")), Time: v.time(t, "time"), Source: v.addr(t, "source")}
+	if _, ok := v["again"]; ok {
+		r.Again = v.time(t, "again")
+	}
 	for _, text := range v["service"] {
 		r.Services = append(r.Services, parseGrantingText(t, text))
 	}

@@ -173,6 +173,9 @@ func checkReceipt(t *testing.T, v vector, ok bool) {
 	if int64(r.status) != v.int(t, "status") || r.time != v.int(t, "time") || addressText(r.source) != v.one(t, "source") {
 		t.Errorf("got %+v", r)
 	}
+	if len(v["again"]) > 0 && r.again != v.int(t, "again") {
+		t.Errorf("got again %d", r.again)
+	}
 	var services []string
 	for _, g := range r.services {
 		services = append(services, strings.TrimSpace(
@@ -228,6 +231,9 @@ func checkRequest(t *testing.T, v vector, r request) {
 	if kind != v.one(t, "type") || hex.EncodeToString(r.id[:]) != v.one(t, "request id") ||
 		r.time != v.int(t, "time") || int64(r.millis) != v.int(t, "for") || addressText(r.source) != v.one(t, "source") {
 		t.Errorf("got %+v", r)
+	}
+	if len(v["first"]) > 0 && r.first != v.int(t, "first") {
+		t.Errorf("got first %d", r.first)
 	}
 	if got := names(r.services); got != strings.Join(v["service"], ",") {
 		t.Errorf("got services %s", got)
@@ -302,7 +308,7 @@ func parseRequest(content []byte) (request, error) {
 	d := &decoder{rest: content}
 	d.count(version, version)
 	r := request{kind: byte(d.count(typeOpen, typeClose))}
-	d.count(0, 0)
+	flags := d.count(0, continued)
 	count := d.count(1, maxServices)
 	copy(r.id[:], d.bytes(16))
 	r.time, r.millis, r.source = int64(d.u64()), d.u32(), d.address()
@@ -312,6 +318,11 @@ func parseRequest(content []byte) (request, error) {
 			return request{}, errors.New("malformed service")
 		}
 		r.services = append(r.services, s)
+	}
+	if flags == continued {
+		if r.first = int64(d.u64()); r.first >= r.time {
+			return request{}, errors.New("the first packet is not before this one")
+		}
 	}
 	if r.kind == typeClose && r.millis != 0 {
 		return request{}, errors.New("a close with a duration")

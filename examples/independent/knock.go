@@ -16,6 +16,9 @@ import (
 // maxTries is the limit of packets for a command in section 7.
 const maxTries = 16
 
+// untold is how long after the first packet others need not tell when that was: section 7 says 30 s.
+const untold = 25 * time.Second
+
 // command is what the user wants once (section 7, "A command").
 type command struct {
 	kind     byte
@@ -217,6 +220,12 @@ func (a *attempt) run(ctx context.Context, moments []time.Duration) (answer, err
 func (a *attempt) send() error {
 	now := time.Now()
 	a.request.time = now.UnixNano()
+	if len(a.sent) > 0 && now.Sub(a.first) > untold {
+		a.request.first = a.first.UnixNano()
+	}
+	if len(a.request.encode()) > maxRequest {
+		return nil // its services leave no room to tell when it began: it ends with the packets before
+	}
 	packet, err := a.session.seal(a.request.encode())
 	if err != nil {
 		return err

@@ -303,6 +303,8 @@ func (o options) print(w io.Writer, r result) {
 		fmt.Fprintf(w, "asked for %s: the server sends no receipts, and nothing else confirms it\n", names(o.command.services))
 	case r.answer.accepted.IsValid():
 		fmt.Fprintf(w, "granted %s: %s accepts connections\n", names(o.command.services), r.answer.accepted)
+	case got.status == statusTooEarly:
+		fmt.Fprintf(w, "refused: %d %s: again after %s\n", got.status, reason(got.status), time.Unix(0, got.again).Format(time.RFC3339))
 	case got.refused():
 		fmt.Fprintf(w, "refused: %d %s\n", got.status, reason(got.status))
 	case got.status == statusClosed:

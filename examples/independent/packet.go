@@ -32,6 +32,7 @@ const (
 	version   = 1
 	typeOpen  = 1
 	typeClose = 2
+	continued = 1 // a flag
 	tcp       = 6
 	udp       = 17
 )
@@ -137,6 +138,7 @@ type request struct {
 	kind     byte
 	id       [16]byte
 	time     int64  // nanoseconds since 1970
+	first    int64  // time of the command's first packet, where this one is continued; else 0
 	millis   uint32 // how long, 0 leaves it to the server
 	source   netip.Addr
 	services []service
@@ -199,12 +201,18 @@ func (s service) String() string {
 // encode lays the request out as in the table of section 5.
 func (r request) encode() []byte {
 	b := []byte{version, r.kind, 0, byte(len(r.services))}
+	if r.first != 0 {
+		b[2] = continued
+	}
 	b = append(b, r.id[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.time))
 	b = binary.BigEndian.AppendUint32(b, r.millis)
 	b = appendAddress(b, r.source)
 	for _, s := range r.services {
 		b = s.append(b)
+	}
+	if r.first != 0 {
+		b = binary.BigEndian.AppendUint64(b, uint64(r.first))
 	}
 	return b
 }

@@ -11,6 +11,7 @@ const (
 	statusGranted  = 1
 	statusClosed   = 2
 	statusRefused  = 16 // and all above
+	statusTooEarly = 28
 	receiptContent = 112
 )
 
@@ -27,6 +28,7 @@ var refusals = map[byte]string{
 	25: "outside the days and hours that the administrator set",
 	26: "too many ports open at a time",
 	27: "the service has no address of the family that was knocked by",
+	28: "too early after the server's start",
 }
 
 // receipt is what section 6 describes.
@@ -34,6 +36,7 @@ type receipt struct {
 	status   byte
 	time     int64 // the server's clock
 	source   netip.Addr
+	again    int64 // of one that says too early: stamps after it are taken
 	services []grant
 }
 
@@ -97,6 +100,9 @@ func parseReceipt(content []byte) (receipt, error) {
 	count := d.count(r.countBounds())
 	r.time = int64(d.u64())
 	r.source = d.address()
+	if r.status == statusTooEarly {
+		r.again = int64(d.u64())
+	}
 	for range count {
 		r.services = append(r.services, d.grant())
 	}

@@ -64,7 +64,7 @@ type Event struct {
 	From    netip.AddrPort // as observed
 	Client  string         // empty unless the packet authenticated
 	Knock   *spa.Knock     // what it says; nil unless it was opened
-	Receipt spa.Receipt    // the answer; zero unless the packet was spent
+	Receipt spa.Receipt    // the answer; zero unless the packet was spent, or came too early and its sender is told
 	Copied  bool           // it came from an address that cannot be its owner's
 }
 

@@ -42,6 +42,11 @@ func (m *model) see(now time.Time) {
 func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
 	live, surely, all, mayForget := 0, 0, 0, false
 	var same, known *modelEntry
+	first := e.Stamp
+	if !e.First.IsZero() {
+		first = e.First
+	}
+	done := false    // the request was admitted before, by a packet that is no earlier than the first that this one tells
 	certain := false // the request id cannot have been forgotten
 	for _, old := range m.spent {
 		if old.Key != e.Key {
@@ -62,9 +67,10 @@ func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
 		if m.remembered(old, now) {
 			all++
 		}
-		mayForget = mayForget || old.forgets && !e.Stamp.After(old.Stamp)
+		mayForget = mayForget || old.forgets && !first.After(old.Stamp)
 		if old.Request == e.Request && !old.reused {
 			known = old
+			done = done || !first.After(old.Stamp)
 			certain = certain || !old.forgets
 		}
 	}
@@ -84,6 +90,9 @@ func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
 		}
 		if err == nil && !a.Retry && certain {
 			return errors.New("not known for a retry")
+		}
+		if err == nil && !a.Retry && done {
+			return errors.New("a request is done twice")
 		}
 		if err == ErrReused && known == nil {
 			return errors.New("the request id is new")
@@ -190,8 +199,22 @@ func (m *model) packet(rng *rand.Rand, n int, now time.Time) Entry {
 		if rng.IntN(4) == 0 {
 			e.Digest[0]++
 		}
+		if first := m.first(old); rng.IntN(2) == 0 && first.Before(e.Stamp) {
+			e.First = first
+		}
 	}
 	return e
+}
+
+// first is the stamp of the first packet of a request.
+func (m *model) first(of Entry) time.Time {
+	first := of.Stamp
+	for _, old := range m.spent {
+		if old.Key == of.Key && old.Request == of.Request && old.Stamp.Before(first) {
+			first = old.Stamp
+		}
+	}
+	return first
 }
 
 func (m *model) reboot(t *testing.T, j *Journal, now time.Time) {

@@ -6,8 +6,9 @@
 // before. For that the file names a high-water mark that is synced ahead of the packets.
 //
 // A nonce and its request id are remembered until its stamp is two windows old by the server's clock (a
-// window and 30 s, where the window is shorter). Since the packets of a request are stamped within 30 s, each
-// is until then known for what it is, and stale after it. Then its slot is used again, and a floor of its key,
+// window and 30 s, where the window is shorter). A packet of the request that is stamped within 30 s of it is
+// until then known for what it is, and stale after it. One that is stamped later tells when the request
+// began: if anything of the key that was stamped since is forgotten, it is refused. Then its slot is used again, and a floor of its key,
 // in the file first, refuses every stamp up to it, whatever the clock does later. Every other packet of the
 // key that is still fresh is stamped after it.
 //
@@ -36,7 +37,8 @@ var (
 	ErrSpentElsewhere error = spentElsewhere{}
 	// ErrFloor: stamped at or before the floor that a reboot or a lost journal left; see Status.
 	ErrFloor = errors.New("replay: stamped before the time that this journal answers for")
-	// ErrForgotten: stamped at or before what has been forgotten of this key.
+	// ErrForgotten: stamped at or before what has been forgotten of this key. Of a request that is not known,
+	// its first packet was.
 	ErrForgotten = errors.New("replay: stamped at or before a nonce of this key that is forgotten")
 	// ErrFull: this key has as many fresh nonces as it may have, or twice as many that are remembered (more
 	// where the window is shorter than 30 s). The nonce is not spent.
@@ -77,6 +79,7 @@ type Entry struct {
 	Request [16]byte
 	Digest  [8]byte // of what has to be equal among the packets of one request
 	Stamp   time.Time
+	First   time.Time // stamp of the request's first packet, as this one tells it; zero: it does not
 	From    netip.Addr
 }
 
@@ -122,6 +125,9 @@ func (j *Journal) Admit(e Entry, now time.Time) (Admission, error) {
 	fresh := entry{
 		nonce: e.Nonce, request: e.Request, digest: e.Digest, from: e.From.As16(),
 		stamp: e.Stamp.UnixNano(), first: e.Stamp.UnixNano(), at: now.UnixNano(),
+	}
+	if !e.First.IsZero() {
+		fresh.first = e.First.UnixNano()
 	}
 	if err := j.refuse(e.Key, &fresh, now.UnixNano()); err != nil {
 		return Admission{}, err
@@ -196,6 +202,9 @@ func (j *Journal) makeRoom(key uint64, e *entry, now int64) error {
 // recall looks for the request that the entry belongs to.
 func (j *Journal) recall(e *entry) (Admission, error) {
 	slot, retry := j.memory.requests[requestOf{e.owner, e.request}]
+	if !retry && e.first <= j.memory.keys.list.at(e.owner).stamp {
+		return Admission{}, ErrForgotten // it may have been done, by a packet that is forgotten
+	}
 	if !retry {
 		return Admission{First: time.Unix(0, e.first), At: time.Unix(0, e.at)}, nil
 	}

@@ -39,7 +39,7 @@ var afterMAC = strings.Fields(`
 	(*spa/server.Server).repeat (*spa/server.Server).close (*spa/server.Server).conclude
 	(*spa/policy.Policy).Authorize spa/server.source spa/server.reasonFor
 	(*firewall.Firewall).Grant spa/server.granted
-	(*spa/server.Server).answer
+	(*spa/server.Server).answer (*spa/server.Server).tooEarly
 	(*spa/server.sightings).note
 	spa/server.decisionOf (*spa/server.ends).expect spa/server.grantsOf
 	(*spa/audit.Log).tally (*spa/audit.Log).arm (spa/audit.Event).attrs

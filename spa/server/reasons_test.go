@@ -209,6 +209,9 @@ var denials = map[spa.Status]func(b *bench){
 func TestEveryReason(t *testing.T) {
 	said := make(map[string]spa.Status)
 	for status := spa.ReasonExpired; !strings.HasPrefix(status.String(), "status "); status++ {
+		if status == spa.ReasonTooEarly {
+			continue // of a packet that is not spent, and so has no line in the log: TestTooEarly
+		}
 		deny, ok := denials[status]
 		if !ok {
 			t.Errorf("no test makes the reason %d come up: %v", status, status)

@@ -9,9 +9,13 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
+	"sallyport/spa"
+	"sallyport/spa/audit"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
+	"sallyport/spa/replay"
 )
 
 // Run reads packets until parent ends, and returns nil then. It returns earlier only when the gateway
@@ -76,7 +80,7 @@ func (s *Server) loop(ctx context.Context) error {
 }
 
 // take decides one packet, records what became of it, and answers it if it was spent. Nothing else is
-// ever answered.
+// ever answered, but for what tooEarly is for.
 func (s *Server) take(ctx context.Context, p capture.Packet) {
 	s.line.Lock()
 	event := s.handle(ctx, p)
@@ -84,12 +88,27 @@ func (s *Server) take(ctx context.Context, p capture.Packet) {
 		s.seen.note(event)
 	}
 	s.hub.tell(event) // before anybody can end what it gives
-	receipts := s.config.Receipts
+	answered := s.config.Receipts && (event.Verdict.Spent() || event.Knock != nil && s.tooEarly(&event))
 	s.line.Unlock()
 	s.audit.Record(event)
-	if receipts && event.Verdict.Spent() {
+	if answered {
 		s.answer(p, event)
 	}
+}
+
+// earlyPause is how often a client is told at most that it knocks too early.
+const earlyPause = time.Second
+
+// tooEarly gives the event a receipt that says from when on packets are taken, where one came that is
+// good but for the floor that a reboot or a lost journal left. The packet stays unspent, so copies come
+// here too. Only one that states its source, and came from there, is answered: nobody can have the
+// answer sent to another, or by another way than the client's own packets go. And only now and then.
+func (s *Server) tooEarly(e *audit.Event) bool {
+	if !errors.Is(e.Err, replay.ErrFloor) || !e.Knock.Source.IsValid() || !s.seen.mayTell(e.Client, e.Time) {
+		return false
+	}
+	*e = e.Answer(spa.Receipt{Status: spa.ReasonTooEarly, Again: s.journal.Status().Floor})
+	return true
 }
 
 // ready says that the gateway works, to the administrator and to systemd.

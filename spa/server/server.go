@@ -210,6 +210,7 @@ func entry(k *spa.Knock, from netip.Addr) replay.Entry {
 		Request: k.Request.ID,
 		Digest:  k.Request.Digest(),
 		Stamp:   k.Time,
+		First:   k.First,
 		From:    from,
 	}
 }

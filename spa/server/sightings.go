@@ -29,6 +29,7 @@ type sighting struct {
 	oldKey, oldGate bool          // that packet was made with what was replaced
 	stale           staleness     // since then
 	granted         []firewall.Grant
+	told            time.Time // when it was last told that it knocks too early
 }
 
 // staleness is of packets that are too old, or from the future. They may be copies, so they say
@@ -57,6 +58,18 @@ func (s *sightings) note(e audit.Event) {
 		w := s.client(e.Client)
 		w.stale = staleness{w.stale.packets + 1, e.Time, e.From.Addr(), refused.Time.Sub(e.Time)}
 	}
+}
+
+// mayTell reports whether a client may be told now that it knocks too early, and notes that it is.
+func (s *sightings) mayTell(client string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.client(client)
+	if now.Sub(w.told).Abs() < earlyPause {
+		return false
+	}
+	w.told = now
+	return true
 }
 
 func (s *sightings) client(name string) *sighting {

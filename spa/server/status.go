@@ -110,6 +110,9 @@ func (s *sightings) gather(st *control.Status) {
 	}
 	st.Seen = make([]control.Seen, 0, len(s.of))
 	for client, w := range s.of {
+		if w.at.IsZero() && w.stale.packets == 0 {
+			continue // it knocked too early, and no more
+		}
 		st.Seen = append(st.Seen, w.tell(client))
 	}
 }
