@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -17,7 +18,7 @@ import (
 )
 
 func (a *app) connectCommand() *cobra.Command {
-	k := &knock{app: a}
+	k := &knock{app: a, patient: true}
 	var port portFlag
 	var fdpass bool
 	cmd := &cobra.Command{
@@ -61,7 +62,7 @@ misused, anything else), 130 or 143 interrupted.`,
 // oneService checks that there is one argument and that it could be a service.
 func oneService(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("one service is needed, not %d", len(args))
+		return fmt.Errorf("connect takes one service, not %d", len(args))
 	}
 	return serviceArgs(cmd, args)
 }
@@ -78,21 +79,29 @@ func (k *knock) dial(cmd *cobra.Command, service string, port uint16) (net.Conn,
 			return nil, cli.Misuse(err, whichPort(several))
 		}
 	}
-	done := cli.Progress(cmd, "knocking on "+k.plan.Profile.Name)
+	done := k.shown.show("knocking on " + k.plan.Profile.Name)
 	conn, answers, err := k.plan.Dial(cmd.Context(), port)
 	done()
-	if err == nil {
-		return conn, nil
+	if err != nil {
+		return nil, k.undialled(cmd, answers, err)
 	}
-	return nil, k.undialled(cmd, answers, err)
+	if k.plan.Profile.Receipts && !slices.ContainsFunc(answers, func(a client.Answer) bool { return a.Verdict == client.Opened }) {
+		k.noteLost(cmd)
+	}
+	return conn, nil
+}
+
+// noteLost says that nothing was heard, and that the port accepts all the same.
+func (k *knock) noteLost(cmd *cobra.Command) {
+	cli.Note(cmd, "no answer from %s, but %s accepts connections: only the answer was lost, or the port is open without a knock", k.plan.Profile.Name, k.services())
 }
 
 // whichPort is what to do where it is not clear to which port to connect.
 func whichPort(e *client.PortError) string {
 	if len(e.Ports) > 0 && !e.HasTCP() {
-		return "connect joins TCP connections; spa-client open, or exec, opens it for what uses it otherwise"
+		return "connect needs a TCP port; for anything else use spa-client open or spa-client exec"
 	}
-	return "say to which to connect: --port PORT"
+	return "choose one: --port PORT"
 }
 
 // undialled says why there is no connection.
@@ -120,11 +129,12 @@ func (k *knock) undialled(cmd *cobra.Command, answers []client.Answer, err error
 
 // unreached is the end of a command whose service was opened and cannot be reached.
 func (k *knock) unreached(a client.Answer, err error) error {
-	hint := "is the service running there? do its own firewall and those on the way let it through?"
+	exit := &cli.Exit{Code: cli.Failed, Err: err, Hint: "find out why: spa-client doctor --host " + k.plan.Profile.Name,
+		More: []string{"likely: the service is not running, or a firewall on the gateway or on the way blocks the port"}}
 	if a.Receipt != nil && a.Receipt.Source.IsValid() {
-		hint += fmt.Sprintf(" it let in %v: is that where this machine's connections come from, or has its NAT several addresses, or a VPN a part of the traffic?", a.Receipt.Source)
+		exit.More = append(exit.More, fmt.Sprintf("%s let in %v: connections from another address (a VPN, a NAT with several) do not get in", k.plan.Profile.Name, a.Receipt.Source))
 	}
-	return cli.Fail(err, hint)
+	return exit
 }
 
 // join copies both ways until each side has said its last. What one side ends is
@@ -199,7 +209,7 @@ func (p *portFlag) String() string {
 func (p *portFlag) Set(text string) error {
 	ports, err := spa.ParsePorts("tcp/" + text)
 	if err != nil || ports.Low != ports.High {
-		return errors.New("a port is a number of 1 to 65535")
+		return errors.New("a port is a number from 1 to 65535")
 	}
 	*p = portFlag(ports.Low)
 	return nil

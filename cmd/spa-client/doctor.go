@@ -67,17 +67,17 @@ Exit status: 0 all is well, 1 something is wrong, 3 refused by the gateway, 4 no
 
 func (d *diagnosis) run(cmd *cobra.Command, args []string) error {
 	if d.timeout <= 0 {
-		return cli.Misuse(errors.New("--timeout leaves no time to answer"), "5s is usual")
+		return cli.Misuse(errors.New("--timeout must be more than 0"), "the default is 5s")
 	}
 	services, err := parseServices(args)
 	if err != nil {
 		return err
 	}
-	if d.profile, err = d.app.profile(cmd.Context(), d.host); err != nil {
+	if d.profile, err = d.app.profileFor(cmd.Context(), d.host, services); err != nil {
 		return err // says which file, and what to do
 	}
 	first := doctor.Finding{Step: "profile", State: doctor.Good,
-		Text: fmt.Sprintf("%s is readable, and by nobody else: client %s of %s", d.profile.Name, d.profile.Client, d.profile.Address)}
+		Text: fmt.Sprintf("%s is readable by you alone: client %s, gateway %s", d.profile.Name, d.profile.Client, d.profile.Address)}
 	if err := d.tell(cmd, first); err != nil {
 		return err
 	}
@@ -89,13 +89,13 @@ func (d *diagnosis) examine(cmd *cobra.Command, services []spa.Service) error {
 	if d.ntp != "" {
 		o.Clock = d.askTime
 	}
-	looking := "looking at the way to " + d.profile.Name
+	looking := "examining the way to " + d.profile.Name
 	done := cli.Progress(cmd, looking)
 	defer func() { done() }()
 	for finding := range doctor.Examine(cmd.Context(), d.profile, o) {
 		done()
 		if finding.Status != 0 {
-			d.refused, finding.Advice = true, advice(d.profile, finding.Status)
+			d.refused, finding.Advice = true, d.app.advice(d.profile, services, finding.Status)
 		}
 		d.silent = d.silent || finding.Step == doctor.StepSilence
 		if finding.State == doctor.Bad {
@@ -152,11 +152,11 @@ func (d *diagnosis) tell(cmd *cobra.Command, f doctor.Finding) error {
 func (d *diagnosis) conclude() error {
 	switch name := d.profile.Name; {
 	case d.refused:
-		return &cli.Exit{Code: cli.Refused, Err: fmt.Errorf("%s refuses, and says why", name)}
+		return &cli.Exit{Code: cli.Refused, Err: fmt.Errorf("%s refused: the reason is above", name)}
 	case d.silent:
 		return &cli.Exit{Code: cli.NoAnswer, Err: fmt.Errorf("no answer from %s", name)}
 	case d.bad > 0:
-		return &cli.Exit{Code: cli.Failed, Err: errors.New("something is wrong: see what is marked bad")}
+		return &cli.Exit{Code: cli.Failed, Err: errors.New("problems found: see the lines marked bad")}
 	}
 	return nil
 }

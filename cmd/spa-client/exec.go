@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) execCommand() *cobra.Command {
-	k := &knock{app: a, wait: true, quiet: true}
+	k := &knock{app: a, wait: true, quiet: true, patient: true}
 	var duration durationFlag
 	cmd := &cobra.Command{
 		Use:   "exec SERVICE... -- COMMAND [ARGUMENT...]",
@@ -53,7 +53,7 @@ reason (refused, no answer, misused, the port does not accept).`,
 func execArgs(cmd *cobra.Command, args []string) error {
 	dash := cmd.ArgsLenAtDash()
 	if dash < 0 || dash == len(args) {
-		return errors.New("no command given: it stands after --")
+		return errors.New("no command given: put it after --")
 	}
 	return serviceArgs(cmd, args[:dash])
 }
@@ -62,7 +62,7 @@ func execArgs(cmd *cobra.Command, args []string) error {
 func find(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-		return "", &cli.Exit{Code: cli.NotFound, Err: fmt.Errorf("there is no command %s", name)}
+		return "", &cli.Exit{Code: cli.NotFound, Err: fmt.Errorf("command not found: %s", name)}
 	}
 	if err != nil {
 		return "", &cli.Exit{Code: cli.NoPermit, Err: fmt.Errorf("running %s: %w", name, err)}

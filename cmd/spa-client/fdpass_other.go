@@ -14,5 +14,5 @@ import (
 // passOn returns an error: this system cannot hand a connection to another program so.
 func passOn(*os.File, net.Conn) error {
 	return cli.Fail(fmt.Errorf("handing the connection over: %w", errors.ErrUnsupported),
-		"leave out --fdpass here, and ProxyUseFdpass in ssh's configuration")
+		"remove --fdpass here, and ProxyUseFdpass from ssh's configuration")
 }

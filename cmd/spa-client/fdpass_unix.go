@@ -29,7 +29,7 @@ func passOn(socket *os.File, conn net.Conn) error {
 		}
 	}
 	if errors.Is(err, unix.ENOTSOCK) {
-		return cli.Fail(errors.New("standard output is no socket: there is nobody to hand the connection to"),
+		return cli.Fail(errors.New("standard output is not a socket, so nothing there can take the connection over"),
 			"--fdpass is for ssh's ProxyCommand together with ProxyUseFdpass yes")
 	}
 	if err != nil {

@@ -43,8 +43,9 @@ type testGateway struct {
 	clock  time.Duration // ahead of the client's
 	most   time.Duration // longest grant
 	ports  []spa.Ports
-	noise  bool   // a forged datagram before every receipt
-	tcpAt  string // where it listens from the first grant on; empty: nowhere
+	again  time.Time // what is stamped up to then is too early
+	noise  bool      // a forged datagram before every receipt
+	tcpAt  string    // where it listens from the first grant on; empty: nowhere
 
 	profile *keys.Profile
 	client  *keys.Client
@@ -96,6 +97,12 @@ func (g *testGateway) set(ts *testscript.TestScript, name, value string) {
 		g.profile.Source = value
 	case "receipts":
 		g.profile.Receipts, g.drop = false, -1
+	case "services":
+		g.profile.Services = nil
+	case "early":
+		var after time.Duration
+		after, err = time.ParseDuration(value)
+		g.again = time.Now().Add(after)
 	case "noise":
 		g.noise = true
 	case "status":
@@ -229,6 +236,9 @@ func (g *testGateway) receipt(k spa.Knock, from netip.Addr) spa.Receipt {
 	r := spa.Receipt{Status: g.status, Time: time.Now().Add(g.clock), Source: from.Unmap()}
 	if g.status == spa.Granted && k.Type == spa.TypeClose {
 		r.Status = spa.Closed
+	}
+	if !k.Time.After(g.again) {
+		r.Status, r.Again = spa.ReasonTooEarly, g.again
 	}
 	if r.Status.Refused() {
 		return r

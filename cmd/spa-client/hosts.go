@@ -35,7 +35,7 @@ func (a *app) hostsCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			profiles, err := a.profiles()
 			if len(profiles) == 0 && err == nil {
-				cli.Note(cmd, "no host is known yet: spa-client import adds one")
+				cli.Note(cmd, "no host is known yet: spa-client import FILE adds one")
 			}
 			print := printHosts
 			if asJSON {

@@ -75,7 +75,7 @@ func (i *importing) run(cmd *cobra.Command, file string) error {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("making the directory of hosts: %w", err)
+		return fmt.Errorf("creating the directory of hosts: %w", err)
 	}
 	if _, err := keys.Sweep(dir, ""); err != nil { // of any host: it may have had no file yet
 		return err
@@ -96,7 +96,7 @@ func (i *importing) run(cmd *cobra.Command, file string) error {
 		return err
 	}
 	if file != "-" {
-		cli.Note(cmd, "%s still holds the key: delete it", file)
+		cli.Note(cmd, "%s still contains the key: delete it", file)
 	}
 	return nil
 }
@@ -124,7 +124,7 @@ func (i *importing) there(p *keys.Profile) (*keys.StoredProfile, error) {
 		if i.replace {
 			return nil, nil // what cannot be read is written over
 		}
-		return nil, cli.Fail(err, "mend it; or --replace writes over it, --name adds the host under another name")
+		return nil, cli.Fail(err, "correct the file, write over it with --replace, or add the host under another name with --name")
 	case i.name != "" || i.replace:
 		return s, nil
 	}
@@ -151,7 +151,7 @@ func (i *importing) elsewhere(p *keys.Profile) (*keys.StoredProfile, error) {
 	case 1:
 		return found[0], nil
 	}
-	return nil, cli.Misuse(fmt.Errorf("several hosts are this client of this gateway: %s", strings.Join(names, ", ")), "say which with --name, one after the other")
+	return nil, cli.Misuse(fmt.Errorf("several hosts belong to this client and gateway: %s", strings.Join(names, ", ")), "import the token once for each: --name HOST")
 }
 
 // add writes a host that was not there.
@@ -166,8 +166,8 @@ func (i *importing) add(cmd *cobra.Command, dir string, p *keys.Profile) error {
 // over writes over another host, if that is wanted.
 func (i *importing) over(cmd *cobra.Command, dir string, there *keys.StoredProfile, p *keys.Profile) error {
 	if !i.replace {
-		return cli.Fail(fmt.Errorf("there is a host %s already, and it is another: %s as %s", there.Name, there.Address, there.Client),
-			"--name adds the new one under another name, --replace writes over it")
+		return cli.Fail(fmt.Errorf("host %s exists already and is another one: %s as %s", there.Name, there.Address, there.Client),
+			"add the new one under another name with --name, or write over the old one with --replace")
 	}
 	p.Name = there.Name
 	if err := i.add(cmd, dir, p); err != nil {
@@ -175,7 +175,7 @@ func (i *importing) over(cmd *cobra.Command, dir string, there *keys.StoredProfi
 	}
 	i.app.discard(cmd, there)
 	if there.Locked() {
-		cli.Note(cmd, "%s was locked and is not any more: spa-client lock %[1]s", p.Name)
+		cli.Note(cmd, "%s was locked and no longer is; to lock it: spa-client lock %[1]s", p.Name)
 	}
 	return nil
 }
@@ -211,7 +211,7 @@ func (i *importing) renew(cmd *cobra.Command, there *keys.StoredProfile, p *keys
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), told, next.Name, next.Address, next.Client, offered(&next))
 	if next.Address != p.Address {
-		cli.Note(cmd, "the token has the address %s; the host keeps its own: --replace takes all that the token says", p.Address)
+		cli.Note(cmd, "the token has the address %s and the host keeps %s; --replace takes all that the token says", p.Address, next.Address)
 	}
 	return nil
 }
@@ -242,7 +242,7 @@ func readToken(cmd *cobra.Command, file string) (*keys.Profile, error) {
 	if qr.IsPicture(data) {
 		text, err := qr.Read(data)
 		if err != nil {
-			return nil, cli.Fail(fmt.Errorf("reading the token: %w", err), "a sharp picture, from straight ahead, of the whole code with the light border around it")
+			return nil, cli.Fail(fmt.Errorf("reading the token: %w", err), "take a sharp picture, from straight ahead, of the whole code with its light border")
 		}
 		data = []byte(text)
 	}
@@ -259,13 +259,13 @@ func noToken(err error, data []byte) error {
 	hint := "a token is one line, as spa-keygen new printed it, from spa1 to its end"
 	switch {
 	case len(text) == 0:
-		err = errors.New("there is no token: nothing came")
+		err = errors.New("there is no token: the input is empty")
 	case strings.ContainsRune(text, 0) || !utf8.ValidString(text):
-		hint = "this is neither text nor a picture of a kind that is read: PNG or JPEG"
+		hint = "the input is neither text nor a PNG or JPEG picture"
 	case len(data) >= maxLine:
-		hint += "; a terminal takes no more than 4095 characters: give it in a file"
+		hint += "; a terminal takes at most 4095 characters: put the token into a file"
 	case strings.ContainsAny(text, "\r\n"):
-		hint += "; this has several: join them, without spaces, or leave out what does not belong to it"
+		hint += "; the input has several: join them without spaces, or remove the others"
 	}
 	return cli.Fail(err, hint)
 }
@@ -289,17 +289,22 @@ func decoded(data []byte) string {
 
 func readInput(cmd *cobra.Command, file string) ([]byte, error) {
 	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		return readAll(cmd.Context(), f)
+		return interruptible(cmd.Context(), func() ([]byte, error) { return readFile(file) })
 	}
 	if in, ok := cmd.InOrStdin().(*os.File); ok && term.IsTerminal(int(in.Fd())) {
 		return pasteToken(cmd.Context(), in, cmd.ErrOrStderr(), "paste the token (it is not shown): ")
 	}
 	return readAll(cmd.Context(), cmd.InOrStdin())
+}
+
+// readFile reads a file. Opening one waits too, where it is a pipe that nothing writes to yet.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxInput))
 }
 
 func readAll(ctx context.Context, r io.Reader) ([]byte, error) {

@@ -15,13 +15,14 @@ import (
 type answerJSON struct {
 	Host     string        `json:"host"`
 	Gateway  netip.Addr    `json:"gateway"`
-	Verdict  string        `json:"verdict"` // open, closed, refused, sent, no answer
+	Verdict  string        `json:"verdict"` // open, closed, refused, sent, over, no answer
 	Reason   string        `json:"reason,omitempty"`
 	Source   *netip.Addr   `json:"source,omitempty"` // that was granted
 	Own      *netip.Addr   `json:"own,omitempty"`    // that packets to the gateway leave from
 	Services []serviceJSON `json:"services"`
 	Ahead    float64       `json:"gateway_clock_ahead_seconds"`
 	Packets  int           `json:"packets"`
+	Again    *time.Time    `json:"again,omitempty"` // after it, by this machine's clock, the gateway takes knocks
 }
 
 // serviceJSON is what became of a service.
@@ -44,6 +45,9 @@ func (k *knock) answerJSON(a client.Answer) answerJSON {
 		}
 		if a.Receipt.Source.IsValid() {
 			out.Source = &a.Receipt.Source
+		}
+		if a.Receipt.Status == spa.ReasonTooEarly {
+			out.Again = &a.Receipt.Again
 		}
 	}
 	if a.Route.Own.IsValid() {

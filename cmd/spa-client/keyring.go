@@ -57,8 +57,8 @@ func (a *app) fromRing(ctx context.Context, host, name string) ([]byte, error) {
 		return nil, err
 	}
 	if err != nil {
-		return nil, cli.Fail(fmt.Errorf("the desktop's keyring does not give the passphrase of %s: %w", host, err),
-			"log in on the desktop where it was locked; without that keyring the host needs a new token (spa-keygen rotate, at the gateway)")
+		return nil, cli.Fail(fmt.Errorf("the desktop's keyring did not return the passphrase of %s: %w", host, err),
+			"log in to the desktop where the host was locked; without that keyring it needs a new token (spa-keygen rotate, on the gateway)")
 	}
 	return []byte(<-given), nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -24,9 +23,11 @@ type knock struct {
 	wait    bool
 	renew   bool
 	quiet   bool // success is not told: something else uses standard output
+	patient bool // a gateway that has just started is waited for, whatever the usual time is
 	dryRun  bool
 	json    bool
 	plan    *client.Plan
+	shown   *waiting
 }
 
 // reach adds the flags that every command has which knocks.
@@ -68,7 +69,7 @@ func parseServices(args []string) ([]spa.Service, error) {
 	for _, arg := range args {
 		s, err := spa.ParseService(arg)
 		if err != nil {
-			return nil, fmt.Errorf("%q is no service: %w", arg, err)
+			return nil, fmt.Errorf("%q is not a service: %w", arg, err)
 		}
 		services = append(services, s)
 	}
@@ -109,7 +110,7 @@ func (k *knock) run(cmd *cobra.Command, t spa.Type, args []string, d time.Durati
 
 // prepare plans the command.
 func (k *knock) prepare(cmd *cobra.Command, t spa.Type, args []string, d time.Duration) error {
-	profile, command, err := k.command(cmd.Context(), t, args, d)
+	profile, command, err := k.command(cmd, t, args, d)
 	if err != nil {
 		return err
 	}
@@ -120,20 +121,22 @@ func (k *knock) prepare(cmd *cobra.Command, t spa.Type, args []string, d time.Du
 }
 
 // command is what flags and arguments ask for, and of which host.
-func (k *knock) command(ctx context.Context, t spa.Type, args []string, d time.Duration) (*keys.Profile, client.Command, error) {
+func (k *knock) command(cmd *cobra.Command, t spa.Type, args []string, d time.Duration) (*keys.Profile, client.Command, error) {
 	var none client.Command
 	if k.timeout <= 0 {
-		return nil, none, cli.Misuse(errors.New("--timeout leaves no time to answer"), "10s is usual")
-	}
-	profile, err := k.app.profile(ctx, k.host)
-	if err != nil {
-		return nil, none, err
+		return nil, none, cli.Misuse(errors.New("--timeout must be more than 0"), "the default is 10s")
 	}
 	services, err := parseServices(args)
 	if err != nil {
 		return nil, none, err
 	}
-	return profile, client.Command{Type: t, Services: services, For: d, Source: k.source.Source, Timeout: k.timeout}, nil
+	profile, err := k.app.profileFor(cmd.Context(), k.host, services)
+	if err != nil {
+		return nil, none, err
+	}
+	c := client.Command{Type: t, Services: services, For: d, Source: k.source.Source, Timeout: k.timeout}
+	k.heed(cmd, profile.Name, &c)
+	return profile, c, nil
 }
 
 // unprepared is why a command could not be planned; nil stays nil.
@@ -148,7 +151,7 @@ func unprepared(err error) error {
 // send knocks and reports the answers as they come.
 func (k *knock) send(cmd *cobra.Command) error {
 	var answers []client.Answer
-	done := cli.Progress(cmd, "knocking on "+k.plan.Profile.Name)
+	done := k.shown.show("knocking on " + k.plan.Profile.Name)
 	defer func() { done() }()
 	for answer := range k.plan.Knock(cmd.Context()) {
 		done()
@@ -160,6 +163,10 @@ func (k *knock) send(cmd *cobra.Command) error {
 	done()
 	if err := cmd.Context().Err(); err != nil {
 		return err
+	}
+	if k.patient && k.plan.Reachable(cmd.Context(), answers) {
+		k.noteLost(cmd)
+		return nil
 	}
 	if err := k.conclude(cmd, answers); err != nil {
 		return err

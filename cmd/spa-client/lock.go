@@ -39,7 +39,7 @@ from the gateway ("spa-keygen rotate") that is locked at once has never been the
 				return err
 			}
 			if s.Locked() {
-				return cli.Fail(fmt.Errorf("%s is locked already", s.Name), "spa-client unlock "+s.Name+" opens it, for another passphrase too")
+				return cli.Fail(fmt.Errorf("%s is locked already", s.Name), "spa-client unlock "+s.Name+" unlocks it; then lock it with another passphrase")
 			}
 			if ring {
 				return a.lockInRing(cmd, s)
@@ -109,7 +109,7 @@ func newPassphrase(ctx context.Context, host string) ([]byte, error) {
 		return nil, unasked(host, err)
 	}
 	if len(first) == 0 {
-		return nil, cli.Fail(errors.New("an empty passphrase locks nothing"), "")
+		return nil, cli.Fail(errors.New("the passphrase is empty; nothing was changed"), "")
 	}
 	again, err := ask(ctx, "the same again: ")
 	if err != nil {
@@ -125,7 +125,7 @@ func newPassphrase(ctx context.Context, host string) ([]byte, error) {
 func unasked(host string, err error) error {
 	if errors.Is(err, errNoTerminal) {
 		return cli.Fail(fmt.Errorf("the passphrase of %s is needed, and %w", host, err),
-			"run it from a terminal, or lock the host with --keyring, or leave it unlocked on this machine")
+			"run it from a terminal, lock the host with --keyring, or leave it unlocked on this machine")
 	}
 	if errors.Is(err, context.Canceled) {
 		return err
@@ -147,8 +147,8 @@ func (a *app) lockInRing(cmd *cobra.Command, p *keys.StoredProfile) error {
 		return err
 	}
 	if err != nil {
-		return cli.Fail(fmt.Errorf("the desktop's keyring does not take a passphrase: %w", err),
-			fmt.Sprintf("nothing was changed; without --keyring, spa-client lock %s asks for a passphrase", p.Name))
+		return cli.Fail(fmt.Errorf("the desktop's keyring did not store the passphrase: %w", err),
+			fmt.Sprintf("nothing was changed; to type a passphrase instead: spa-client lock %s", p.Name))
 	}
 	if err := a.store(p, s); err != nil {
 		return errors.Join(err, a.withRing(cmd.Context(), func(ring keyring) error { return ring.Delete(name) }))
@@ -176,7 +176,7 @@ func (a *app) discard(cmd *cobra.Command, s *keys.StoredProfile) {
 		return
 	}
 	if err := a.withRing(cmd.Context(), func(ring keyring) error { return ring.Delete(s.Keyring()) }); err != nil {
-		cli.Warn(cmd, "the desktop's keyring keeps a passphrase that nothing needs any more, %s: %v", s.Keyring(), err)
+		cli.Warn(cmd, "the desktop's keyring still has a passphrase that is no longer needed, %s: %v", s.Keyring(), err)
 	}
 }
 
@@ -188,7 +188,7 @@ func (a *app) store(before, after *keys.StoredProfile) error {
 	}
 	err = keys.ReplaceStored(dir, before, after)
 	if errors.Is(err, keys.ErrChanged) {
-		return cli.Fail(err, "it was left as it is now; run the command again if it is still wanted")
+		return cli.Fail(err, "nothing was changed; run the command again")
 	}
 	return err
 }
@@ -219,7 +219,7 @@ func (a *app) open(ctx context.Context, s *keys.StoredProfile) (*keys.Profile, [
 		if err == nil || try == tries {
 			return p, passphrase, err
 		}
-		prompt = "not that one; passphrase of " + s.Name + ": "
+		prompt = "wrong passphrase; passphrase of " + s.Name + ": "
 	}
 }
 
@@ -227,7 +227,7 @@ func unsealed(s *keys.StoredProfile, passphrase []byte) (*keys.Profile, []byte, 
 	p, err := s.Unlock(passphrase)
 	if errors.Is(err, keys.ErrPassphrase) {
 		return nil, nil, cli.Fail(fmt.Errorf("%s stays locked: %s", s.Name, strings.TrimPrefix(err.Error(), "keys: ")),
-			"who has lost the passphrase needs a new token (spa-keygen rotate, at the gateway)")
+			"if the passphrase is lost, the host needs a new token (spa-keygen rotate, on the gateway)")
 	}
 	return p, passphrase, err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -40,6 +41,7 @@ func TestScripts(t *testing.T) {
 			"mode":       modeCommand,
 			"interrupt":  interruptCommand,
 			"signalled":  signalledCommand,
+			"waits":      waitsCommand,
 			"damage":     damageCommand,
 			"nowhere":    nowhereCommand,
 			"stunserver": stunServerCommand,
@@ -162,6 +164,31 @@ func signalledCommand(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("exit status %d, want %s", code, args[1])
 	}
 	ts.Check(os.WriteFile(ts.MkAbs("said"), append(first[:n], rest...), 0o600))
+}
+
+// waitsCommand is "waits SIGNAL CODE PROGRAM ARGS...": it runs a program that waits for what does not
+// come, sends it the signal, and expects it to end with that status and without a word. One that does not heed
+// it is killed. Where it is signalled before it waits, it is tried again, later.
+func waitsCommand(ts *testscript.TestScript, neg bool, args []string) {
+	var last string
+	for wait := 250 * time.Millisecond; wait < lab.Patience/2; wait *= 2 {
+		cmd := exec.Command(args[2], args[3:]...)
+		cmd.Dir = ts.MkAbs(".")
+		cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+ts.Getenv("XDG_CONFIG_HOME"))
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		ts.Check(cmd.Start())
+		again := time.AfterFunc(wait, func() { cmd.Process.Signal(signalNamed(args[0])) })
+		kill := time.AfterFunc(2*wait, func() { cmd.Process.Kill() })
+		cmd.Wait()
+		again.Stop()
+		kill.Stop()
+		if code := cmd.ProcessState.ExitCode(); strconv.Itoa(code) == args[1] && out.Len() == 0 {
+			return
+		}
+		last = fmt.Sprintf("%v; it said %q", cmd.ProcessState, out.String())
+	}
+	ts.Fatalf("%s, want exit status %s", last, args[1])
 }
 
 // interruptCommand is "interrupt SIGNAL CODE PROGRAM ARGS...": it runs a program,

@@ -14,6 +14,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/spa"
 )
 
 // defaultConfig is $XDG_CONFIG_HOME/spa, or in the system's place for such files. It
@@ -35,7 +36,7 @@ func defaultConfig() string {
 // hostsDir is where the profiles are.
 func (a *app) hostsDir() (string, error) {
 	if a.config == "" {
-		return "", cli.Misuse(errors.New("this account has no directory to keep hosts in"), "say which directory with --config DIR")
+		return "", cli.Misuse(errors.New("this account has no configuration directory"), "choose one: --config DIR")
 	}
 	return filepath.Join(a.config, "hosts"), nil
 }
@@ -80,6 +81,19 @@ func (a *app) profile(ctx context.Context, name string) (*keys.Profile, error) {
 	return p, err
 }
 
+// profileFor is profile for services to be asked for. Where a host must be named, and stands among
+// them, that is said.
+func (a *app) profileFor(ctx context.Context, name string, asked []spa.Service) (*keys.Profile, error) {
+	p, err := a.profile(ctx, name)
+	if host, ok := a.hostAmong(asked); ok && errors.Is(err, errSeveral) {
+		return nil, cli.Misuse(err, fmt.Sprintf("%s is a host, not a service: --host %[1]s", host))
+	}
+	return p, err
+}
+
+// errSeveral is returned where no host is named and there are several.
+var errSeveral = errors.New("there are several hosts")
+
 // outline is what can be told of a host without asking anybody: a locked profile has no keys in it.
 func (a *app) outline(name string) (*keys.Profile, error) {
 	s, err := a.stored(name)
@@ -116,18 +130,20 @@ func (a *app) onlyName() (string, error) {
 	}
 	switch len(names) {
 	case 0:
-		return "", cli.Fail(errors.New("no host is known yet"), "spa-client import reads the token that the gateway's administrator made")
+		return "", cli.Fail(errors.New("no host is known yet"), importFirst)
 	case 1:
 		return names[0], nil
 	}
-	return "", cli.Misuse(errors.New("there are several hosts"), "say which: --host "+strings.Join(names, "|"))
+	return "", cli.Misuse(errSeveral, "choose one: --host "+strings.Join(names, "|"))
 }
+
+const importFirst = "import the token that the gateway's administrator gave you: spa-client import FILE"
 
 // noHost says that there is no such host, and which there are.
 func (a *app) noHost(name string) error {
-	hint := "spa-client import reads the token that the gateway's administrator made"
+	hint := importFirst
 	if names, err := a.names(); err == nil && len(names) > 0 {
-		hint = "there is " + strings.Join(names, ", ")
+		hint = "known hosts: " + strings.Join(names, ", ")
 	}
 	return cli.Fail(fmt.Errorf("there is no host %s", name), hint)
 }

@@ -13,11 +13,11 @@ import (
 // keep opens services and keeps them open. Where not even the first time succeeds it ends as
 // open does without --renew.
 func (k *knock) keep(cmd *cobra.Command, args []string, d time.Duration) error {
-	profile, command, err := k.command(cmd.Context(), spa.TypeOpen, args, d)
+	profile, command, err := k.command(cmd, spa.TypeOpen, args, d)
 	if err != nil {
 		return err
 	}
-	done := cli.Progress(cmd, "knocking on "+profile.Name)
+	done := k.shown.show("knocking on " + profile.Name)
 	defer func() { done() }()
 	for round := range client.Keep(cmd.Context(), profile, command) {
 		done()

@@ -34,12 +34,17 @@ func (k *knock) report(cmd *cobra.Command, a client.Answer) error {
 	for i, service := range k.plan.Command.Services {
 		var err error
 		switch a.Verdict {
+		case client.Over:
+			if until := a.Until(i); granted(a, i).For == 0 || !until.After(time.Now()) {
+				continue // its end is an error
+			}
+			fallthrough
 		case client.Opened:
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), k.openLine(a, i, service, time.Now()))
 		case client.Closed:
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is closed on %s%s\n", k.label(a, i, service), k.plan.Profile.Name, forSource(a))
 		case client.Sent:
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "asked %s to %s %s: it sends no receipts, so nothing confirms it\n",
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "asked %s to %s %s; it sends no receipts, so the result is not known\n",
 				k.plan.Profile.Name, k.plan.Command.Type, k.label(a, i, service))
 		}
 		if err != nil {
@@ -55,9 +60,6 @@ func (k *knock) openLine(a client.Answer, i int, service spa.Service, now time.T
 	until := a.Until(i)
 	if until.IsZero() {
 		return line
-	}
-	if granted(a, i).For == 0 { // the answer to the first try was lost, and its time is over
-		return fmt.Sprintf("%s was open on %s%s until %s, which is over", k.label(a, i, service), k.plan.Profile.Name, forSource(a), clock(until, now))
 	}
 	return fmt.Sprintf("%s until %s (%s)", line, clock(until, now), rounded(granted(a, i).For))
 }
@@ -103,12 +105,19 @@ func forSource(a client.Answer) string {
 	return " for " + a.Receipt.Source.String()
 }
 
-// clock is a time of today, or with its date.
+// clock is a time of today, or with its date and zone. The zone is there too where it is not the
+// present one: in the hour when clocks are set back the same time comes twice.
 func clock(t, now time.Time) string {
-	if t.Format(time.DateOnly) == now.In(t.Location()).Format(time.DateOnly) {
-		return t.Format(time.TimeOnly)
+	now = now.In(t.Location())
+	_, zone := t.Zone()
+	_, present := now.Zone()
+	switch {
+	case t.Format(time.DateOnly) != now.Format(time.DateOnly):
+		return t.Format(time.DateTime + " MST")
+	case zone != present:
+		return t.Format(time.TimeOnly + " MST")
 	}
-	return t.Format(time.DateTime)
+	return t.Format(time.TimeOnly)
 }
 
 // rounded is a duration to the second, where it has one.
@@ -127,7 +136,7 @@ func (k *knock) caution(cmd *cobra.Command, a client.Answer) {
 		if a.Offset < 0 {
 			word = "ahead of"
 		}
-		cli.Warn(cmd, "this machine's clock is %s %s that of %s: it answers only while they agree to 30s, unless it is set otherwise", rounded(a.Offset.Abs()), word, name)
+		cli.Warn(cmd, "this machine's clock is %s %s that of %s: from 30s on, unless it is configured otherwise, %[3]s does not answer; keep the clock right by NTP", rounded(a.Offset.Abs()), word, name)
 	}
 	if in, yes := a.Translated(); yes && a.Verdict == client.Opened {
 		cli.Warn(cmd, "%s", translated(name, in, a.Route.Own))
@@ -153,16 +162,46 @@ func translated(name string, in, own netip.Addr) string {
 func (k *knock) failure(a client.Answer) *cli.Exit {
 	name := k.plan.Profile.Name
 	switch {
+	case a.Verdict == client.Refused && a.Receipt.Status == spa.ReasonTooEarly:
+		return k.tooEarly(a.Receipt.Again, time.Now())
 	case a.Verdict == client.Refused:
-		return &cli.Exit{Code: cli.Refused, Hint: advice(k.plan.Profile, a.Receipt.Status),
+		return &cli.Exit{Code: cli.Refused, Hint: k.app.advice(k.plan.Profile, k.plan.Command.Services, a.Receipt.Status),
 			Err: fmt.Errorf("%s refused %s: %s", name, k.services(), a.Receipt.Status)}
+	case a.Verdict == client.Over:
+		return &cli.Exit{Code: cli.Failed, Hint: "the answer came too late; run the command again",
+			Err: fmt.Errorf("%s is not open on %s any more: %s", k.services(), name, k.ended(a, time.Now()))}
 	case a.Verdict != client.Silent:
 		return nil
 	case errors.Is(a.Err, client.ErrNoAnswer):
-		return &cli.Exit{Code: cli.NoAnswer, Hint: k.suspects(a),
-			Err: fmt.Errorf("no answer from %s (%s)", name, a.Gateway)}
+		hint, more := k.suspects(a.Route)
+		return &cli.Exit{Code: cli.NoAnswer, Hint: hint, More: more, Err: fmt.Errorf("no answer from %s (%s)", name, a.Gateway)}
 	}
 	return &cli.Exit{Code: cli.Failed, Err: fmt.Errorf("knocking on %s: %w", name, a.Err)}
+}
+
+// mostWait is longer than the window of any usual gateway.
+const mostWait = 10 * time.Minute
+
+// tooEarly is the end of a command that a gateway took too early, and would not wait.
+func (k *knock) tooEarly(again, now time.Time) *cli.Exit {
+	wait := max(time.Second, again.Sub(now.Round(0)))
+	exit := &cli.Exit{Code: cli.Refused, Err: fmt.Errorf("%s has just started and takes no knocks for another %s", k.plan.Profile.Name, seconds(wait)),
+		Hint: fmt.Sprintf("run it again then, or let it wait: --timeout %s", seconds(wait+client.DefaultTimeout))}
+	if wait > mostWait {
+		exit.Hint = "ask the gateway's administrator: its clock was ahead before the restart (spa-server status; spa-server init --reset-clock)"
+	}
+	return exit
+}
+
+// ended says when each grant has ended that is over.
+func (k *knock) ended(a client.Answer, now time.Time) string {
+	var ends []string
+	for i, service := range k.plan.Command.Services {
+		if until := a.Until(i); granted(a, i).For == 0 || !until.After(now) {
+			ends = append(ends, fmt.Sprintf("the grant of %s ended at %s", service, clock(until, now)))
+		}
+	}
+	return strings.Join(ends, ", ")
 }
 
 // services lists what was asked for.
@@ -174,57 +213,80 @@ func (k *knock) services() string {
 	return strings.Join(names, ", ")
 }
 
-// advice is what to do about a refusal.
-func advice(p *keys.Profile, reason spa.Status) string {
+// advice is what to do about a refusal of services.
+func (a *app) advice(p *keys.Profile, asked []spa.Service, reason spa.Status) string {
 	switch reason {
 	case spa.ReasonExpired:
 		return "ask the gateway's administrator for a new key"
 	case spa.ReasonNoService:
-		return "this host is known to have " + strings.Join(serviceNames(p), ", ")
+		if host, ok := a.hostAmong(asked); ok {
+			return fmt.Sprintf("%s is a host, not a service: --host %[1]s", host)
+		}
+		return knownServices(p)
 	case spa.ReasonNotAllowed:
-		return "the gateway's administrator decides what this key may open"
+		return fmt.Sprintf("ask the gateway's administrator to allow it for the client %s", p.Client)
 	case spa.ReasonSourceRequired:
-		return "where no NAT changes this machine's address, state it: --source ADDRESS"
+		return "state this machine's public address: --source ADDRESS; behind NAT ask the gateway's administrator"
 	case spa.ReasonNotNow:
-		return "try again at a time at which it is allowed, or ask the gateway's administrator for other hours"
+		return "try again at an allowed time, or ask the gateway's administrator for other hours"
 	case spa.ReasonTooManyGrants, spa.ReasonTooManyPorts:
-		return "close what is no longer needed, or wait until it ends"
+		return "close what is no longer needed (spa-client close SERVICE), or wait until it ends"
 	case spa.ReasonTooManyPerHour:
 		return "wait, or ask the gateway's administrator for a higher limit"
 	case spa.ReasonSuperseded:
-		return "run the command again if it is still wanted; after a revocation the gateway refuses for as long as its window (30s by default)"
+		return "run the command again if you still want it; for 30s (its window) after a revocation the gateway goes on refusing"
 	case spa.ReasonOtherFamily:
-		return "knock at an address of the gateway of the other family: its own IPv4 or IPv6 address after --host, or a --source of that family"
+		return "reach the gateway by its other kind of address, IPv4 or IPv6: --source with an own address of that kind"
 	case spa.ReasonIDReused:
-		return "run the command again if it is still wanted"
+		return "run the command again"
+	case spa.ReasonTooEarly:
+		return "wait half a minute, then run it again"
 	}
-	return "the gateway's log says more: ask its administrator"
+	return "ask the gateway's administrator: the gateway's log has the reason"
 }
 
-// suspects lists why there may be no answer. The gateway does not tell.
-func (k *knock) suspects(a client.Answer) string {
-	r := a.Route
-	if !k.plan.Profile.Receipts {
-		return "this gateway sends no receipts and the port did not accept connections: " + k.causes(r)
+// hostAmong is a service that is not one but a host, which stands where --host was meant.
+func (a *app) hostAmong(asked []spa.Service) (string, bool) {
+	names, _ := a.names()
+	for _, s := range asked {
+		if s.Name != "" && slices.Contains(names, s.Name) {
+			return s.Name, true
+		}
 	}
-	return "the gateway is silent on purpose about what it does not accept: " + k.causes(r)
+	return "", false
 }
 
-// causes are the usual ones, with what this machine knows of each.
-func (k *knock) causes(r client.Route) string {
+// knownServices says what a host has, as far as its profile knows.
+func knownServices(p *keys.Profile) string {
+	if names := serviceNames(p); len(names) > 0 {
+		return "services known for " + p.Name + ": " + strings.Join(names, ", ")
+	}
+	return "the token of " + p.Name + " names no service: ask for the ports that you were given, such as tcp/22"
+}
+
+// suspects are why there may be no answer, a line each: what to do, the usual causes, and what may
+// be all the same. The gateway does not tell.
+func (k *knock) suspects(r client.Route) (first string, more []string) {
+	p := k.plan.Profile
+	first = "find out why: spa-client doctor --host " + p.Name
 	causes := []string{
-		"is " + list(r.To, func(to netip.AddrPort) string { return to.Addr().String() }) + " its address and is it up?",
-		"is UDP to port " + list(r.To, func(to netip.AddrPort) string { return strconv.Itoa(int(to.Port())) }) + " blocked on the way?",
-		"is this machine's clock right (" + time.Now().UTC().Format(time.DateTime) + " UTC)?",
-		"was the key revoked?",
+		"wrong address (" + list(r.To, func(to netip.AddrPort) string { return to.Addr().String() }) + ")",
+		"UDP port " + list(r.To, func(to netip.AddrPort) string { return strconv.Itoa(int(to.Port())) }) + " blocked",
+		"clock off (here it is " + time.Now().UTC().Format(time.DateTime) + " UTC)",
+		"key revoked",
+		"gateway down, or started less than 30s ago",
 	}
 	if r.Source.IsValid() {
-		causes = append(causes, "does it see another address than "+r.Source.String()+", which was stated (--source observed)?")
+		causes = append([]string{"the gateway sees another address than " + r.Source.String() + ", which was stated (try --source observed)"}, causes...)
 	}
-	if k.plan.Profile.Receipts && k.plan.Command.Type == spa.TypeOpen {
-		causes = append(causes, "are only its answers lost? then it is open all the same.")
+	more = []string{"likely: " + strings.Join(causes, "; ")}
+	switch {
+	case !p.Receipts:
+		more = append(more, "this gateway sends no receipts, and the port did not accept connections")
+	case k.plan.Command.Type == spa.TypeOpen:
+		more = append(more, "if only the answer was lost, the port is open: try it")
 	}
-	return strings.Join(causes, " ")
+	return first, more
 }
 
 // list joins what is different among some addresses.
@@ -267,6 +329,6 @@ func (k *knock) describeRoute(w io.Writer, r client.Route) {
 	fmt.Fprintf(w, "%s (%s), as its client %s:\n", p.Name, r.Family(), p.Client)
 	fmt.Fprintf(w, "  request  %s %s%s\n", c.Type, k.services(), length)
 	fmt.Fprintf(w, "  source   %s\n", source)
-	fmt.Fprintf(w, "  to       %s, UDP, one packet of %d to %d bytes, sent again until it is answered, for %s at most\n",
+	fmt.Fprintf(w, "  to       %s, UDP, one packet of %d to %d bytes, retried until it is answered, for at most %s\n",
 		list(r.To, netip.AddrPort.String), spa.MinLen, spa.MaxLen, rounded(c.Timeout))
 }

@@ -19,7 +19,7 @@ import (
 
 // answered is a command whose answers are given.
 func answered() (*knock, *cobra.Command, *bytes.Buffer) {
-	k := &knock{plan: &client.Plan{
+	k := &knock{app: &app{}, plan: &client.Plan{
 		Profile: &keys.Profile{Name: "gw", Receipts: true, Services: map[string][]string{"ssh": {"tcp/22"}}},
 		Command: client.Command{Type: spa.TypeOpen, Services: []spa.Service{{Name: "ssh"}}},
 	}}
@@ -38,6 +38,12 @@ func answerFrom(gateway string, v client.Verdict, s spa.Status) client.Answer {
 	return a
 }
 
+// today is a time of today.
+func today(hour, minute int) time.Time {
+	year, month, day := time.Now().Date()
+	return time.Date(year, month, day, hour, minute, 0, 0, time.Local)
+}
+
 func TestConclude(t *testing.T) {
 	const v4, v6 = "192.0.2.1", "2001:db8::1"
 	open4, open6 := answerFrom(v4, client.Opened, spa.Granted), answerFrom(v6, client.Opened, spa.Granted)
@@ -45,6 +51,9 @@ func TestConclude(t *testing.T) {
 	other6 := answerFrom(v6, client.Refused, spa.ReasonSourceRequired)
 	none4, none6 := answerFrom(v4, client.Silent, 0), answerFrom(v6, client.Silent, 0)
 	broken4 := none4
+	over4, early4 := answerFrom(v4, client.Over, spa.Granted), answerFrom(v4, client.Refused, spa.ReasonTooEarly)
+	over4.Receipt.Services, over4.Receipt.Time = []spa.Granting{{}}, today(14, 3)
+	early4.Receipt.Again = time.Now().Add(23500 * time.Millisecond)
 	broken4.Err = errors.New("network is down")
 	for name, c := range map[string]struct {
 		answers  []client.Answer
@@ -61,6 +70,9 @@ func TestConclude(t *testing.T) {
 		"both silent":                {[]client.Answer{none4, none6}, cli.NoAnswer, "no answer from gw (192.0.2.1)", []string{"2001:db8::1"}},
 		"nothing could be sent":      {[]client.Answer{broken4}, cli.Failed, "knocking on gw: network is down", nil},
 		"unsent, and refused":        {[]client.Answer{broken4, no6}, cli.Refused, "gw refused ssh: not allowed for this client", []string{"network is down"}},
+		"granted, and over":          {[]client.Answer{over4}, cli.Failed, "ssh is not open on gw any more: the grant of ssh ended at 14:03:00", nil},
+		"over, and one granted":      {[]client.Answer{over4, open6}, cli.Done, "", []string{"any more"}},
+		"too early":                  {[]client.Answer{early4}, cli.Refused, "gw has just started and takes no knocks for another 24s", nil},
 		"sent without a receipt":     {[]client.Answer{answerFrom(v4, client.Sent, spa.Granted)}, cli.Done, "", nil},
 		"a close of one that is not": {[]client.Answer{answerFrom(v4, client.Closed, spa.Closed), none6}, cli.Done, "", []string{"2001:db8::1"}},
 	} {
@@ -119,9 +131,7 @@ func TestOpenLine(t *testing.T) {
 		"more than are told": {spa.Granting{For: time.Hour, Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}, More: true},
 			"ssh (tcp/22, …) is open on gw for 203.0.113.7 until 15:03:00 (1h)"},
 		"until tomorrow": {spa.Granting{For: 24 * time.Hour},
-			"ssh (tcp/22) is open on gw for 203.0.113.7 until 2026-11-22 14:03:00 (24h)"},
-		"over by the time that its answer came": {spa.Granting{},
-			"ssh (tcp/22) was open on gw for 203.0.113.7 until 14:03:00, which is over"},
+			"ssh (tcp/22) is open on gw for 203.0.113.7 until 2026-11-22 14:03:00 " + now.Format("MST") + " (24h)"},
 		"less than a second": {spa.Granting{For: 90 * time.Millisecond},
 			"ssh (tcp/22) is open on gw for 203.0.113.7 until 14:03:00 (90ms)"},
 	} {
@@ -137,6 +147,22 @@ func TestOpenLine(t *testing.T) {
 	unknown := k.openLine(client.Answer{Verdict: client.Opened}, 0, spa.Service{Name: "new"}, now)
 	if unknown != "new is open on gw" {
 		t.Errorf("without a receipt: got %q", unknown)
+	}
+}
+
+// TestClock: a time says its day and zone where it could be read as another.
+func TestClock(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Skip("there is no data of time zones: ", err)
+	}
+	now := time.Date(2026, 10, 25, 0, 50, 0, 0, time.UTC).In(berlin) // at 2:50; clocks are set back at 3:00
+	for after, want := range map[time.Duration]string{
+		5 * time.Minute: "02:55:00", 20 * time.Minute: "02:10:00 CET", 24 * time.Hour: "2026-10-26 01:50:00 CET",
+	} {
+		if got := clock(now.Add(after), now); got != want {
+			t.Errorf("%v later: got %q, want %q", after, got, want)
+		}
 	}
 }
 

@@ -98,7 +98,7 @@ func (k *knock) sshConfig(cmd *cobra.Command, args []string, port uint16) (*sshC
 func onOneLine(paths ...string) error {
 	for _, path := range paths {
 		if strings.ContainsAny(path, "\r\n") {
-			return errors.New("ssh's configuration cannot hold a path with a line break in it")
+			return errors.New("ssh's configuration cannot contain a path with a line break")
 		}
 	}
 	return nil
@@ -112,11 +112,11 @@ func sshService(p *keys.Profile, args []string, port uint16) (string, uint16, er
 	}
 	service, err := spa.ParseService(name)
 	if err != nil {
-		return "", 0, cli.Misuse(fmt.Errorf("%q is no service: %w", name, err), "")
+		return "", 0, cli.Misuse(fmt.Errorf("%q is not a service: %w", name, err), "")
 	}
 	known := (&client.Plan{Profile: p}).Ports(service)
 	if len(known) == 0 {
-		return "", 0, cli.Misuse(fmt.Errorf("%s has no service %s that is known here", p.Name, name),
+		return "", 0, cli.Misuse(fmt.Errorf("the profile of %s has no service %s", p.Name, name),
 			"say which service is ssh's: "+whichService(p))
 	}
 	port, err = client.OnlyPort(service, known, port)
@@ -124,14 +124,18 @@ func sshService(p *keys.Profile, args []string, port uint16) (string, uint16, er
 		return "", 0, cli.Misuse(err, "ssh needs a service with a TCP port: "+whichService(p))
 	}
 	if err != nil {
-		return "", 0, cli.Misuse(err, "say which is ssh's: --port PORT")
+		return "", 0, cli.Misuse(err, "say which port is ssh's: --port PORT")
 	}
 	return name, port, nil
 }
 
 // whichService is how another service is named.
 func whichService(p *keys.Profile) string {
-	return "spa-client ssh-config " + strings.Join(serviceNames(p), "|")
+	names := serviceNames(p)
+	if len(names) == 0 {
+		names = []string{"tcp/22"} // the token names none: the client may open ports by their number
+	}
+	return "spa-client ssh-config " + strings.Join(names, "|") + " --host " + p.Name
 }
 
 // program is how ssh finds this program: by its name where that leads to it, else by its path.

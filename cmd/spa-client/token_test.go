@@ -45,7 +45,7 @@ func TestTokenFromWindows(t *testing.T) {
 // What is no token is said as far as it can be seen, and never shown.
 func TestNoToken(t *testing.T) {
 	for data, want := range map[string]string{
-		" \r\n":                "nothing came",
+		" \r\n":                "the input is empty",
 		"spa1AAAA\r\nAAAA\r\n": "join them",
 		"spa1AAAA":             "from spa1 to its end",
 	} {

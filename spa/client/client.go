@@ -28,7 +28,8 @@
 // All packets of a command to one family carry one request id, and each its own
 // nonce and stamp, so the gateway acts once however many of them arrive. There are
 // at most 16, the first retry after about 150 ms, the others spread ever wider over
-// the time allowed, at most 25 s of it.
+// the time allowed. Those sent more than 25 s after the first tell when that was. A gateway
+// that has just started may say from when on it takes packets: the next then go at that time.
 //
 // Nothing that does not authenticate is believed: a datagram that is no receipt of
 // one of these packets and an ICMP error are both as if they had not come, since
@@ -65,6 +66,8 @@ var (
 	// the gateway sends none, the port did not accept. A gateway is silent on purpose
 	// about everything that it does not want to answer, so the cause is not known.
 	ErrNoAnswer = errors.New("client: no answer")
+	// ErrOver is why an Answer is Over.
+	ErrOver = errors.New("client: granted, and over before the answer came")
 	// ErrMismatch is returned when the gateway's receipt is real and does not match the
 	// command: another number of services, or an open answered as a close. What it did
 	// is not known, and nothing else will come.
@@ -90,6 +93,11 @@ type Command struct {
 	For      time.Duration // zero: the service's own; none for a close
 	Source   Source        // zero: the profile's
 	Timeout  time.Duration // for resolving, and again for the answer; zero: DefaultTimeout
+	// Patience is how much longer than Timeout it may take until a gateway that has just
+	// started takes knocks, as it says itself. The answer may then take Timeout once more.
+	Patience time.Duration
+	// Waiting is called where such a gateway is waited for, by each family. Nil: nobody is told.
+	Waiting func(time.Duration)
 }
 
 // Plan is a command that is ready to be sent: everything is looked up, and it is
@@ -100,6 +108,7 @@ type Plan struct {
 	Routes  []Route // one for each address family, IPv4 first
 	sender  spa.Sender
 	net     network
+	room    bool // in a packet, to tell when the command began
 
 	gateways []netip.AddrPort // all addresses, also those that there was no way to
 	port     uint16           // to connect to; 0: the service's only one
@@ -134,6 +143,7 @@ const (
 	Closed                 // closed, by a receipt
 	Refused                // refused by the gateway: the receipt says why
 	Sent                   // sent to a gateway that sends no receipts; nothing can confirm it
+	Over                   // granted, and a service's time was over when the receipt came
 )
 
 // String returns the verdict as a program may read it.
@@ -149,6 +159,8 @@ func (v Verdict) String() string {
 		return "refused"
 	case Sent:
 		return "sent"
+	case Over:
+		return "over"
 	}
 	return fmt.Sprintf("verdict-%d", uint8(v))
 }
@@ -164,7 +176,7 @@ type Answer struct {
 	// the receipt's arrival.
 	Offset time.Duration
 	Tries  int   // packets sent
-	Err    error // why it is Silent
+	Err    error // why it is Silent, or Over
 
 	conn net.Conn // that the port accepted, where Dial wants it
 }

@@ -28,13 +28,13 @@ func (e *PortError) Error() string {
 	has := strings.Join(all, ", ")
 	switch {
 	case len(all) == 0:
-		return fmt.Sprintf("the ports of %s are not known here", e.Service)
+		return fmt.Sprintf("the ports of %s are not known", e.Service)
 	case e.Port != 0:
-		return fmt.Sprintf("tcp/%d is none of the ports of %s (%s)", e.Port, e.Service, has)
+		return fmt.Sprintf("tcp/%d is not a port of %s (%s)", e.Port, e.Service, has)
 	case !e.HasTCP():
 		return fmt.Sprintf("%s has no TCP port (%s)", e.Service, has)
 	}
-	return fmt.Sprintf("%s has not one TCP port but %s", e.Service, has)
+	return fmt.Sprintf("%s has several TCP ports: %s", e.Service, has)
 }
 
 // HasTCP reports whether there is a port of the service at all that a connection can go to.

@@ -20,7 +20,8 @@ const attemptDelay = 250 * time.Millisecond
 // only TCP port that the service has, by the receipt.
 //
 // Where the gateway sends no receipts it is the port itself that is tried until it
-// accepts, and that connection is returned.
+// accepts, and that connection is returned. Where receipts should come and none did, the port
+// is tried once: it may be open all the same. Then there is a connection, and no answer is Opened.
 //
 // The answers are those that came before the connection stood; they are returned
 // with an error too. The error wraps [ErrNoAnswer] or is a [*RefusedError] where nothing
@@ -43,10 +44,28 @@ func (p *Plan) Dial(ctx context.Context, port uint16) (net.Conn, []Answer, error
 	if conn == nil && ctx.Err() != nil {
 		return nil, answers, ctx.Err()
 	}
-	if r.entered == 0 {
-		return nil, answers, p.failure(answers)
+	if r.entered > 0 {
+		return conn, answers, err
 	}
-	return conn, answers, err
+	if conn := p.lastTry(ctx, answers); conn != nil {
+		return conn, answers, nil
+	}
+	if ctx.Err() != nil {
+		return nil, answers, ctx.Err()
+	}
+	return nil, answers, p.failure(answers)
+}
+
+// lastTry connects once where nothing was heard.
+func (p *Plan) lastTry(ctx context.Context, answers []Answer) net.Conn {
+	port, err := p.portOf(Answer{})
+	if len(p.Ports(p.Command.Services[0])) == 0 && p.port != 0 {
+		port, err = p.port, nil // the profile does not know the service
+	}
+	if err != nil {
+		return nil
+	}
+	return p.once(ctx, answers, []uint16{port})
 }
 
 // race is the attempts to connect, one for each family that was granted.

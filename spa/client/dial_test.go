@@ -106,7 +106,7 @@ func TestDialFails(t *testing.T) {
 			var refused *RefusedError
 			return errors.As(err, &refused) && refused.Status == spa.ReasonNotAllowed && refused.Host == "gw"
 		}},
-		"no answer":      {0, 0, nil, func(err error) bool { return errors.Is(err, ErrNoAnswer) }},
+		"no answer":      {0, 0, errShut, func(err error) bool { return errors.Is(err, ErrNoAnswer) }},
 		"a mismatch":     {spa.Closed, 0, nil, func(err error) bool { return errors.Is(err, ErrMismatch) }},
 		"a foreign port": {spa.Granted, 23, nil, func(err error) bool { return errors.As(err, new(*PortError)) }},
 		"a shut port":    {spa.Granted, 22, errShut, func(err error) bool { return errors.Is(err, errShut) }},
@@ -135,6 +135,61 @@ func TestDialFails(t *testing.T) {
 }
 
 // Whoever ends the context gets its error, and nothing stays open.
+// Where nothing was heard the port is tried once: only the receipts may have been lost. That is not done
+// where there was an answer.
+func TestLastTry(t *testing.T) {
+	accepts := func(hosts ...netip.Addr) func(netip.Addr, netip.AddrPort) error {
+		return func(_ netip.Addr, to netip.AddrPort) error {
+			if slices.Contains(hosts, to.Addr()) && to.Port() == 22 {
+				return nil
+			}
+			return errHangs
+		}
+	}
+	for name, test := range map[string]struct {
+		status spa.Status
+		port   uint16
+		tcp    func(netip.Addr, netip.AddrPort) error
+		want   netip.Addr
+	}{
+		"open":               {0, 0, accepts(gate4, gate6), gate4},
+		"open in one family": {0, 0, accepts(gate6), gate6},
+		"port asked for":     {0, 22, accepts(gate6), gate6},
+		"dark":               {0, 0, accepts(), netip.Addr{}},
+		"refused":            {spa.ReasonNotAllowed, 0, accepts(gate4, gate6), netip.Addr{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, n := fakes(t)
+				g.profile.Address = "gw.example.net"
+				n.hosts = map[string][]netip.Addr{"gw.example.net": {gate4, gate6}}
+				n.tcp = test.tcp
+				g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return test.status }
+				start := time.Now()
+				conn, _, err := mustPrepare(t, g, n, open()).Dial(t.Context(), test.port)
+				if (conn != nil) != test.want.IsValid() || (conn == nil) != (err != nil) {
+					t.Fatalf("got %v, %v", conn, err)
+				}
+				if waited := time.Since(start); waited > DefaultTimeout+lastProbe {
+					t.Errorf("it took %v", waited)
+				}
+				if conn != nil {
+					n.wantOpen(t, conn)
+					conn.Close()
+				}
+				plan := mustPrepare(t, g, n, open())
+				var answers []Answer
+				for a := range plan.Knock(t.Context()) {
+					answers = append(answers, a)
+				}
+				if got := plan.Reachable(t.Context(), answers); got != test.want.IsValid() {
+					t.Errorf("Reachable: %v", got)
+				}
+			})
+		})
+	}
+}
+
 func TestDialCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := dualStack(t)

@@ -30,6 +30,8 @@ type gateway struct {
 	profile *keys.Profile
 	client  *keys.Client
 	clock   time.Duration // ahead of the client's
+	again   time.Time     // told with ReasonTooEarly
+	over    bool          // what it grants is over when it says so
 	// decide says what the n-th packet that authenticates is answered, counted from
 	// 0 over all families. No status: silence.
 	decide func(k spa.Knock, to netip.AddrPort, n int) spa.Status
@@ -77,10 +79,10 @@ func (g *gateway) receive(packet []byte, to netip.AddrPort) []byte {
 }
 
 func (g *gateway) receipt(k spa.Knock, status spa.Status) []byte {
-	r := spa.Receipt{Status: status, Time: time.Now().Add(g.clock), Source: netip.MustParseAddr("203.0.113.7")}
+	r := spa.Receipt{Status: status, Time: time.Now().Add(g.clock), Source: netip.MustParseAddr("203.0.113.7"), Again: g.again}
 	for range k.Services {
 		granting := spa.Granting{Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}}
-		if status == spa.Granted {
+		if status == spa.Granted && !g.over {
 			granting.For = 30 * time.Second
 		}
 		if !status.Refused() {

@@ -22,18 +22,18 @@ const maxDatagram = 64 << 10
 const errorPause = 5 * time.Millisecond
 
 // Knock sends the command and yields the answer of each route as it comes: at the
-// latest when the time allowed is over, and a second after another route was
-// answered. If ctx ends or the loop is left, nothing more is sent or yielded.
+// latest when the time allowed is over, with the command's Patience, and a second after
+// another route was answered. If ctx ends or the loop is left, nothing more is sent or yielded.
 func (p *Plan) Knock(ctx context.Context) iter.Seq[Answer] {
 	return func(yield func(Answer) bool) {
-		limited, cancel := context.WithTimeout(ctx, p.Command.Timeout)
+		knocking, cancel := context.WithCancel(ctx)
 		answers := make(chan Answer, len(p.Routes))
 		var routes sync.WaitGroup
 		defer discard(answers)
 		defer routes.Wait()
 		defer cancel()
 		for _, r := range p.Routes {
-			routes.Go(func() { answers <- p.knock(limited, r) })
+			routes.Go(func() { answers <- p.knock(knocking, r) })
 		}
 		for range p.Routes {
 			a := <-answers
@@ -84,7 +84,7 @@ func (p *Plan) knock(ctx context.Context, r Route) Answer {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() }) // wakes the reader
 	defer stop()
-	k := &knocking{plan: p, route: r, conn: conn, began: time.Now(), at: schedule(p.Command.Timeout)}
+	k := p.begin(r, conn)
 	if !p.Profile.Receipts {
 		return k.blind(ctx)
 	}
@@ -97,29 +97,72 @@ type knocking struct {
 	route   Route
 	conn    net.PacketConn
 	began   time.Time
-	at      []time.Duration // when to send, from began
+	allowed time.Duration   // from began
+	at      []time.Duration // when to send the next packets, from began
 	packets [][]byte        // sent, the newest last
 	err     error           // why the last packet could not be sent
 }
 
+// begin plans a route's packets.
+func (p *Plan) begin(r Route, conn net.PacketConn) *knocking {
+	timeout := p.Command.Timeout
+	at := schedule(timeout)
+	if !p.room {
+		at = schedule(min(timeout, untold))
+	}
+	return &knocking{plan: p, route: r, conn: conn, began: time.Now(), allowed: timeout, at: at}
+}
+
 // run sends packets until a receipt comes or the time is over.
 func (k *knocking) run(ctx context.Context) Answer {
-	for try := range k.at {
-		if err := k.send(try); err != nil {
+	for len(k.at) > 0 && ctx.Err() == nil {
+		k.at = k.at[1:]
+		if err := k.send(); err != nil {
 			return k.silent(err)
 		}
-		next := k.began.Add(k.plan.Command.Timeout)
-		if try+1 < len(k.at) {
-			next = k.began.Add(k.at[try+1])
+		receipt, from, ok := k.await(ctx, k.next())
+		for ok && k.postpone(receipt) {
+			receipt, from, ok = k.await(ctx, k.next())
 		}
-		if receipt, from, ok := k.await(ctx, next); ok {
+		if ok {
 			return k.answer(receipt, from)
-		}
-		if ctx.Err() != nil {
-			break
 		}
 	}
 	return k.silent(nil)
+}
+
+// next is when the next packet is due, or the time is over.
+func (k *knocking) next() time.Time {
+	if len(k.at) == 0 {
+		return k.began.Add(k.allowed)
+	}
+	return k.began.Add(k.at[0])
+}
+
+// postpone plans the next packets for the time from which on the gateway takes them, where a
+// receipt says that they came too early and that time comes soon enough. They belong to the same
+// request: should the gateway have taken one after all, it does not act again. Which time it is,
+// is read off this machine's clock, since that stamps them.
+func (k *knocking) postpone(r spa.Receipt) bool {
+	if r.Status != spa.ReasonTooEarly {
+		return false
+	}
+	wait := max(0, r.Again.Sub(time.Now().Round(0))+leastMargin)
+	at := time.Since(k.began) + wait
+	if at >= k.plan.Command.Timeout+k.plan.Command.Patience || !k.plan.room && at > untold {
+		return false
+	}
+	if k.plan.Command.Patience > 0 {
+		k.allowed = at + k.plan.Command.Timeout
+	}
+	k.at = schedule(k.allowed - at)
+	for i := range k.at {
+		k.at[i] += at
+	}
+	if k.plan.Command.Waiting != nil {
+		k.plan.Command.Waiting(wait)
+	}
+	return true
 }
 
 // target is where the i-th packet goes.
@@ -127,13 +170,20 @@ func (k *knocking) target(try int) netip.AddrPort { return k.route.To[try%len(k.
 
 // send seals a new packet and sends it. That the system could not send it is noted
 // and no reason to give up: the next may find the network there again.
-func (k *knocking) send(try int) error {
-	packet, err := spa.Seal(k.plan.request(k.route), k.plan.sender)
+func (k *knocking) send() error {
+	request := k.plan.request(k.route, time.Now())
+	if first := k.began.Round(0); request.Time.Round(0).Sub(first) > untold { // by the clock that stamps
+		if !k.plan.room {
+			return nil
+		}
+		request.First = first
+	}
+	packet, err := spa.Seal(request, k.plan.sender)
 	if err != nil {
 		return fmt.Errorf("sealing the request: %w", err)
 	}
+	_, k.err = k.conn.WriteTo(packet, net.UDPAddrFromAddrPort(k.target(len(k.packets))))
 	k.packets = append(k.packets, packet)
-	_, k.err = k.conn.WriteTo(packet, net.UDPAddrFromAddrPort(k.target(try)))
 	return nil
 }
 
@@ -150,7 +200,10 @@ func (k *knocking) await(ctx context.Context, deadline time.Time) (spa.Receipt, 
 			return spa.Receipt{}, 0, false
 		}
 		if err != nil { // an ICMP error, as some systems tell it: anyone can forge those
-			pause(ctx, errorPause)
+			pause(ctx, min(errorPause, time.Until(deadline)))
+			if ctx.Err() != nil || !time.Now().Before(deadline) {
+				return spa.Receipt{}, 0, false
+			}
 			continue
 		}
 		if receipt, try, ok := k.open(buf[:n]); ok {
@@ -181,12 +234,26 @@ func (k *knocking) answer(receipt spa.Receipt, try int) Answer {
 	switch receipt.Status {
 	case spa.Granted:
 		a.Verdict = Opened
+		if a.over() {
+			a.Verdict, a.Err = Over, ErrOver
+		}
 	case spa.Closed:
 		a.Verdict = Closed
 	default:
 		a.Verdict = Refused
 	}
 	return a
+}
+
+// over reports whether the time of a service that was granted is over: the answers to the first
+// packets were lost, and a later one is told the first outcome again.
+func (a Answer) over() bool {
+	for i, s := range a.Receipt.Services {
+		if s.For == 0 || !a.Until(i).After(time.Now()) {
+			return true
+		}
+	}
+	return false
 }
 
 // matches reports whether a receipt can be the outcome of the command: services are told

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -133,8 +134,9 @@ func TestTimeoutIsKept(t *testing.T) {
 }
 
 // A gateway remembers a command for as long as a packet of it can be fresh that was stamped within 30 s of
-// the first. One stamped later would be a new command to it. An answer may take all the time allowed.
-func TestLongTimeoutStampsNoLater(t *testing.T) {
+// the first. One stamped later tells when the command began, or would be a new one to it. The packets are
+// spread over all the time allowed: a gateway may be back only at its end.
+func TestLongTimeout(t *testing.T) {
 	for name, receipts := range map[string]bool{"receipts": true, "none": false} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -150,12 +152,123 @@ func TestLongTimeoutStampsNoLater(t *testing.T) {
 					t.Errorf("waited %v with %d packets, want %v with 16", waited, a.Tries, c.Timeout)
 				}
 				knocks, _, _ := g.seen()
-				if last := knocks[15].Time.Sub(knocks[0].Time); last > 25*time.Second || last < 20*time.Second {
+				if last := knocks[15].Time.Sub(knocks[0].Time); last < 4*time.Minute {
 					t.Errorf("the last packet is stamped %v after the first", last)
+				}
+				for i, k := range knocks {
+					late := k.Time.Sub(knocks[0].Time) > 25*time.Second
+					if k.ID != knocks[0].ID || late != k.First.Equal(knocks[0].Time) || !late && !k.First.IsZero() {
+						t.Errorf("packet %d is stamped %v after the first, and tells %v", i, k.Time.Sub(knocks[0].Time), k.First)
+					}
 				}
 			})
 		})
 	}
+}
+
+// Where the services leave no room to tell when the command began, no packet is stamped later than it may
+// be without.
+func TestNoRoomToGoOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, n := fakes(t)
+		g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
+		c := open()
+		c.Timeout = 5 * time.Minute
+		c.Services = []spa.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 7)}}
+		knockOnce(t, mustPrepare(t, g, n, c))
+		knocks, _, _ := g.seen()
+		if last := knocks[15].Time.Sub(knocks[0].Time); last > 25*time.Second || last < 20*time.Second {
+			t.Errorf("the last packet is stamped %v after the first", last)
+		}
+	})
+}
+
+// A gateway that has just started says from when on it takes packets. Where the time allowed, or the
+// command's patience, reaches so far, the same request is sent again then, and not before.
+func TestTooEarly(t *testing.T) {
+	for name, test := range map[string]struct {
+		timeout, patience time.Duration
+		clock             time.Duration // the gateway's, ahead of the client's
+		floor             time.Duration // by the gateway's clock
+		lost              int           // packets after the floor that are not answered
+		want              Verdict
+		within            time.Duration
+	}{
+		"long timeout":               {timeout: time.Minute, floor: 24 * time.Second, want: Opened, within: 25 * time.Second},
+		"later than 30 s":            {timeout: time.Minute, floor: 50 * time.Second, want: Opened, within: 51 * time.Second},
+		"packets are lost then":      {timeout: time.Minute, floor: 24 * time.Second, lost: 5, want: Opened, within: 40 * time.Second},
+		"short timeout":              {timeout: 10 * time.Second, floor: 24 * time.Second, want: Refused, within: time.Second},
+		"patience":                   {timeout: 10 * time.Second, patience: time.Minute, floor: 24 * time.Second, lost: 5, want: Opened, within: 34 * time.Second},
+		"patience is over":           {timeout: 10 * time.Second, patience: 10 * time.Second, floor: 24 * time.Second, want: Refused, within: time.Second},
+		"silent then":                {timeout: 10 * time.Second, patience: time.Minute, floor: 24 * time.Second, lost: 1000, want: Silent, within: 35 * time.Second},
+		"the client's clock is slow": {timeout: time.Minute, clock: 20 * time.Second, floor: 24 * time.Second, want: Opened, within: 45 * time.Second},
+		"the client's clock is fast": {timeout: time.Minute, clock: -20 * time.Second, floor: 24 * time.Second, want: Opened, within: 5 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, n := fakes(t)
+				g.clock = test.clock
+				g.again = time.Now().Add(test.clock + test.floor)
+				lost := test.lost
+				g.decide = func(k spa.Knock, _ netip.AddrPort, _ int) spa.Status {
+					if !k.Time.After(g.again) {
+						return spa.ReasonTooEarly
+					}
+					if lost--; lost >= 0 {
+						return 0
+					}
+					return spa.Granted
+				}
+				c := open()
+				c.Timeout, c.Patience = test.timeout, test.patience
+				told := 0
+				c.Waiting = func(wait time.Duration) {
+					if told++; wait.Round(time.Second) != test.clock+test.floor && told == 1 {
+						t.Errorf("told to wait %v", wait)
+					}
+				}
+				start := time.Now()
+				a := knockOnce(t, mustPrepare(t, g, n, c))
+				if waited := time.Since(start); a.Verdict != test.want || waited > test.within {
+					t.Errorf("got %v after %v, want %v within %v", a.Verdict, waited, test.want, test.within)
+				}
+				if (told > 0) != (test.want != Refused) {
+					t.Errorf("told %d times that it waits", told)
+				}
+				knocks, _, _ := g.seen()
+				early := 0
+				for _, k := range knocks {
+					if k.ID != knocks[0].ID {
+						t.Error("another request")
+					}
+					if !k.Time.After(g.again) {
+						early++
+					}
+				}
+				if early != 1 {
+					t.Errorf("%d packets were too early", early)
+				}
+			})
+		})
+	}
+}
+
+// What was granted, and is over when the receipt comes, is not open.
+func TestOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, n := fakes(t)
+		g.over = true
+		a := knockOnce(t, mustPrepare(t, g, n, open()))
+		if a.Verdict != Over || !errors.Is(a.Err, ErrOver) || a.Receipt == nil {
+			t.Errorf("got %v, %v", a.Verdict, a.Err)
+		}
+		if _, err := do(t.Context(), g.profile, open(), n); !errors.Is(err, ErrOver) {
+			t.Errorf("Open: %v", err)
+		}
+		if conn, _, err := mustPrepare(t, g, n, open()).Dial(t.Context(), 22); conn != nil || !errors.Is(err, ErrOver) {
+			t.Errorf("Dial: %v", err)
+		}
+	})
 }
 
 // Whatever comes that is no receipt of this command changes nothing.
@@ -310,7 +423,7 @@ func TestSchedule(t *testing.T) {
 	for _, timeout := range []time.Duration{time.Millisecond, time.Second, 10 * time.Second, time.Minute, time.Hour} {
 		for range 100 {
 			at := schedule(timeout)
-			if spread := min(timeout, 25*time.Second); len(at) != 16 || at[0] != 0 || at[15] >= spread*98/100 || at[15] < spread*85/100 {
+			if len(at) != 16 || at[0] != 0 || at[15] >= timeout*98/100 || at[15] < timeout*3/4 {
 				t.Fatalf("%v: got %v", timeout, at)
 			}
 			for i := range at[1:] {

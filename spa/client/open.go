@@ -19,7 +19,7 @@ func (e *RefusedError) Error() string { return fmt.Sprintf("client: %s refused: 
 
 // Open asks a gateway to open the command's services for this machine's address. It
 // returns the answers of all address families once they are there, and no error if
-// one of them is not Silent nor Refused; that of the command that was not granted is
+// one of them is neither Silent, Refused nor Over; that of the command that was not granted is
 // as [Plan.Dial] has it. The command's Type is taken to be open.
 func Open(ctx context.Context, p *keys.Profile, c Command) ([]Answer, error) {
 	c.Type = spa.TypeOpen
@@ -64,7 +64,7 @@ func (p *Plan) failure(answers []Answer) error {
 			err = &PortError{Service: p.Command.Services[0]} // nothing to connect to
 		case Refused:
 			err = &RefusedError{Host: p.Profile.Name, Status: a.Receipt.Status}
-		case Silent:
+		case Silent, Over:
 			if err == nil {
 				err = fmt.Errorf("knocking on %s (%v): %w", p.Profile.Name, a.Gateway, a.Err)
 			}

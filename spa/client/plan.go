@@ -46,15 +46,19 @@ func prepare(ctx context.Context, p *keys.Profile, c Command, n network) (*Plan,
 // fits seals the request once to know that it can be: nothing else may fail later
 // for a reason that could have been told before.
 func (p *Plan) fits() error {
-	if _, err := spa.Seal(p.request(Route{ID: spa.NewRequestID()}), p.sender); err != nil {
+	r := p.request(Route{ID: spa.NewRequestID()}, time.Now())
+	if _, err := spa.Seal(r, p.sender); err != nil {
 		return &CommandError{err}
 	}
+	r.First = r.Time.Add(-time.Minute)
+	_, err := spa.Seal(r, p.sender)
+	p.room = err == nil
 	return nil
 }
 
 // request is what is asked for on a route, stamped now.
-func (p *Plan) request(r Route) spa.Request {
-	return spa.Request{ID: r.ID, Type: p.Command.Type, Time: time.Now(), For: p.Command.For,
+func (p *Plan) request(r Route, now time.Time) spa.Request {
+	return spa.Request{ID: r.ID, Type: p.Command.Type, Time: now, For: p.Command.For,
 		Source: r.Source, Services: p.Command.Services}
 }
 

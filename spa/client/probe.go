@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -13,25 +14,29 @@ import (
 const (
 	fewTries   = 3                     // packets of a command that nothing can confirm
 	firstProbe = 20 * time.Millisecond // the first attempt to connect may come before the grant and be dropped
-	lastProbe  = 2 * time.Second       // longer than any round trip
+	lastProbe  = 2 * time.Second       // longer than any round trip, and than a system waits to send a lost SYN again
 )
 
 // blind knocks at a gateway that sends no receipts. An open is over when the ports
 // accept; what nothing can confirm is sent a few times.
 func (k *knocking) blind(ctx context.Context) Answer {
+	ctx, cancel := context.WithTimeout(ctx, k.allowed)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { k.conn.Close() })
+	defer stop()
 	ports := k.probePorts()
 	if len(ports) == 0 {
 		return k.unconfirmed(ctx)
 	}
-	probing, cancel := context.WithCancel(ctx)
+	probing, end := context.WithCancel(ctx)
 	open := make(chan accepted, 1)
 	finished := make(chan struct{})
 	defer func() {
-		cancel()
+		end()
 		<-finished
 		k.leave(open)
 	}()
-	if err := k.send(0); err != nil {
+	if err := k.send(); err != nil {
 		close(finished)
 		return k.silent(err)
 	}
@@ -64,7 +69,7 @@ func (k *knocking) until(ctx context.Context, open <-chan accepted) Answer {
 		if try >= len(k.at) {
 			return k.silent(nil)
 		}
-		if err := k.send(try); err != nil {
+		if err := k.send(); err != nil {
 			return k.silent(err)
 		}
 	}
@@ -94,7 +99,7 @@ func (k *knocking) leave(open <-chan accepted) {
 func (k *knocking) unconfirmed(ctx context.Context) Answer {
 	for try := range min(max(fewTries, len(k.route.To)), len(k.at)) {
 		pause(ctx, time.Until(k.began.Add(k.at[try])))
-		if err := k.send(try); err != nil {
+		if err := k.send(); err != nil {
 			return k.silent(err)
 		}
 	}
@@ -200,6 +205,74 @@ func (p *Plan) WaitOpen(ctx context.Context, a Answer) error {
 		return err
 	}
 	return by.conn.Close()
+}
+
+// Reachable reports whether a TCP port of each of the command's services accepts a connection, the
+// first of each as the profile has it, where nothing was heard from the gateway: if only its
+// receipts were lost, they are open. They are tried once.
+func (p *Plan) Reachable(ctx context.Context, answers []Answer) bool {
+	var ports []uint16
+	for _, s := range p.Command.Services {
+		port, ok := firstTCP(p.Ports(s))
+		if !ok {
+			return false
+		}
+		ports = append(ports, port)
+	}
+	conn := p.once(ctx, answers, ports)
+	if conn == nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+// once tries ports of the gateway's addresses, all addresses at the same time, where no packet was
+// answered and receipts should have come. It returns a connection to the last port of the first
+// address at which all of them accept, or nil.
+func (p *Plan) once(ctx context.Context, answers []Answer, ports []uint16) net.Conn {
+	if !p.Profile.Receipts || len(answers) == 0 || slices.ContainsFunc(answers, func(a Answer) bool { return !errors.Is(a.Err, ErrNoAnswer) }) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastProbe)
+	defer cancel()
+	results := make(chan net.Conn)
+	tried := 0
+	for _, a := range answers {
+		for _, host := range (&knocking{plan: p, route: a.Route}).probed() {
+			tried++
+			go func() { results <- p.all(ctx, a.Route.Local, host, ports) }()
+		}
+	}
+	var first net.Conn
+	for range tried {
+		conn := <-results
+		if conn != nil && first != nil {
+			conn.Close()
+			continue
+		}
+		if conn != nil {
+			first = conn
+			cancel()
+		}
+	}
+	return first
+}
+
+// all connects to the ports of a host one after the other, and returns the last connection, or nil
+// where one does not accept.
+func (p *Plan) all(ctx context.Context, local, host netip.Addr, ports []uint16) net.Conn {
+	var last net.Conn
+	for _, port := range ports {
+		if last != nil {
+			last.Close()
+		}
+		var err error
+		if last, err = p.net.Dial(ctx, local, netip.AddrPortFrom(host, port)); err != nil {
+			return nil
+		}
+	}
+	return last
 }
 
 // accepted is a connection that a probe made, and with which address.

@@ -7,22 +7,23 @@ import (
 )
 
 const (
-	maxTries   = 16                     // at 30 % loss each way 2 of 100,000 commands stay without a receipt
-	firstRetry = 150 * time.Millisecond // where the time allowed is long; sooner where it is short
-	grace      = time.Second            // what the other family has left when one has answered
+	maxTries    = 16                     // at 30 % loss each way 2 of 100,000 commands stay without a receipt
+	firstRetry  = 150 * time.Millisecond // where the time allowed is long; sooner where it is short
+	grace       = time.Second            // what the other family has left when one has answered
+	leastMargin = 10 * time.Millisecond  // after the time that a gateway says
 
-	// maxSpread keeps the stamps of a command within 30 s, however late a packet is sent: a
-	// gateway may take one that is stamped later than that for a new command, and act again.
-	maxSpread = 25 * time.Second
+	// untold is how long after the first packet others need not tell when that was. To a gateway
+	// one that is stamped over 30 s later, and does not tell it, is a new command.
+	untold = 25 * time.Second
 )
 
 // schedule returns when packets are sent, counted from the first. The i-th goes at
-// T·(i/16)^p, with T the time allowed, at most maxSpread: the gaps widen, and the last
-// packet has time to be answered. p is such that the first retry is after firstRetry,
-// but at least 1.5: where the time is short all packets go sooner. Jitter keeps machines
-// that were started together from staying together.
+// T·(i/16)^p, with T the time allowed: the gaps widen, and the last packet has time to be
+// answered. p is such that the first retry is after firstRetry, but at least 1.5: where the
+// time is short all packets go sooner. Jitter keeps machines that were started together from
+// staying together.
 func schedule(timeout time.Duration) []time.Duration {
-	spread := float64(min(timeout, maxSpread))
+	spread := float64(timeout)
 	power := max(1.5, math.Log(spread/float64(firstRetry))/math.Log(maxTries))
 	at := make([]time.Duration, maxTries)
 	for i := 1; i < maxTries; i++ {

@@ -39,9 +39,10 @@ const (
 
 // Exit is an error that knows how the program ends and what to do about it.
 type Exit struct {
-	Code int    // zero: Failed
-	Err  error  // nil: everything has been said already, nothing is printed
-	Hint string // empty: there is none
+	Code int      // zero: Failed
+	Err  error    // nil: everything has been said already, nothing is printed
+	Hint string   // empty: there is none
+	More []string // further hints, a line each
 }
 
 // Error is the wrapped error's text.
@@ -145,7 +146,7 @@ func watchBegin(root *cobra.Command) *bool {
 func asExit(err error, name string, cmd *cobra.Command, began bool) *Exit {
 	var exit *Exit
 	if errors.As(err, &exit) {
-		return &Exit{Code: max(exit.Code, Failed), Err: exit.Err, Hint: exit.Hint}
+		return &Exit{Code: max(exit.Code, Failed), Err: exit.Err, Hint: exit.Hint, More: exit.More}
 	}
 	if began {
 		return &Exit{Code: Failed, Err: err}
@@ -174,7 +175,9 @@ func complain(root *cobra.Command, name string, exit *Exit) {
 		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, red, "error:"), keys.Printable(unpackaged(strings.TrimRight(line, "\n"))))
 	}
 	if exit.Hint != "" {
-		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, cyan, "hint:"), keys.Printable(exit.Hint))
+		for _, hint := range append([]string{exit.Hint}, exit.More...) {
+			fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, cyan, "hint:"), keys.Printable(hint))
+		}
 	}
 }
 

@@ -28,5 +28,5 @@ func ownCode(cmd *cobra.Command, exit *Exit) *Exit {
 	if cmd == nil || cmd.Annotations[own] == "" || exit.Err == nil || exit.Code >= NotRun {
 		return exit
 	}
-	return &Exit{Code: NotRun, Err: exit.Err, Hint: exit.Hint}
+	return &Exit{Code: NotRun, Err: exit.Err, Hint: exit.Hint, More: exit.More}
 }
