@@ -141,6 +141,9 @@ func (k *knock) command(cmd *cobra.Command, t spa.Type, args []string, d time.Du
 
 // unprepared is why a command could not be planned; nil stays nil.
 func unprepared(err error) error {
+	if _, ok := errors.AsType[*client.NAT64Error](err); ok {
+		return cli.Misuse(err, "state nothing: --source observed (the gateway refuses that where it requires a stated source)")
+	}
 	var impossible *client.CommandError
 	if errors.As(err, &impossible) {
 		return cli.Misuse(err, "")

@@ -99,6 +99,15 @@ func TestConclude(t *testing.T) {
 	}
 }
 
+// Where NAT64 makes a stated source useless, what to do is said, and it is the command that has to change.
+func TestUnprepared(t *testing.T) {
+	wrong := &client.CommandError{Err: &client.NAT64Error{Gateway: netip.MustParseAddr("64:ff9b::1"), Stated: netip.MustParseAddr("2a00::4")}}
+	var exit *cli.Exit
+	if err := unprepared(wrong); !errors.As(err, &exit) || exit.Code != cli.Misused || !strings.Contains(exit.Hint, "--source observed") || !strings.Contains(exit.Error(), "64:ff9b::1") {
+		t.Errorf("got %v", exit)
+	}
+}
+
 // Every refusal and silence says what to do about it.
 func TestHints(t *testing.T) {
 	k, _, _ := answered()

@@ -28,6 +28,9 @@ func resolve4(t *testing.T, v6 *dnsmessage.RCode) {
 	}}
 }
 
+// unknown is how the resolver answers every question; 0: as it was told.
+var unknown dnsmessage.RCode
+
 // answerNames answers what comes, as over TCP: with a length before each message.
 func answerNames(conn net.Conn, v6 *dnsmessage.RCode) {
 	defer conn.Close()
@@ -54,6 +57,8 @@ func answerName(question []byte, v6 *dnsmessage.RCode) []byte {
 	q := m.Questions[0]
 	m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
 	switch {
+	case unknown != 0:
+		m.RCode = unknown
 	case q.Type == dnsmessage.TypeA:
 		m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1},
 			Body: &dnsmessage.AResource{A: gate4.As4()}}}

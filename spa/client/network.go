@@ -36,7 +36,9 @@ var _ network = system{}
 // Lookup asks for each family by itself: there are resolvers that never answer for IPv6, and what
 // waits for both then ends without either.
 func (system) Lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	given := ctx
 	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	families := []string{"ip4", "ip6"}
 	addrs, errs := make([][]netip.Addr, len(families)), make([]error, len(families))
 	var asking sync.WaitGroup
@@ -48,15 +50,23 @@ func (system) Lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 		})
 	}
 	asking.Wait()
-	cancel()
 	if all := slices.Concat(addrs...); len(all) > 0 {
 		return all, nil
 	}
-	var dns *net.DNSError
-	if errors.As(errs[0], &dns) && dns.IsNotFound {
-		return nil, errs[1] // not found either, or the reason why it is not known
+	if !notFound(errs[0]) {
+		return nil, errs[0]
 	}
-	return nil, errs[0]
+	if notFound(errs[1]) {
+		if all := Getent(given, host); len(all) > 0 {
+			return all, nil
+		}
+	}
+	return nil, errs[1] // not found either, or the reason why it is not known
+}
+
+func notFound(err error) bool {
+	dns, ok := errors.AsType[*net.DNSError](err)
+	return ok && dns.IsNotFound
 }
 
 func (system) Local(to netip.AddrPort) (netip.Addr, error) {

@@ -140,7 +140,7 @@ func (p *Plan) routeFamily(ctx context.Context, gateways []netip.Addr, ports []u
 	if len(reachable) == 0 {
 		return Route{}, trouble
 	}
-	r := Route{ID: spa.NewRequestID(), To: targets(reachable, ports), Own: first}
+	r := Route{ID: spa.NewRequestID(), Own: first}
 	if source.kind == sourceSTUN {
 		addr, err := p.mapped(ctx, source.server, first.Is4())
 		if err != nil {
@@ -149,7 +149,13 @@ func (p *Plan) routeFamily(ctx context.Context, gateways []netip.Addr, ports []u
 		source = Source{kind: sourceStated, addr: addr}
 	}
 	stated, bind := source.state(first)
-	r.Source = stated
+	if stated.IsValid() {
+		translated := reachable[0]
+		if reachable = slices.DeleteFunc(reachable, NAT64); len(reachable) == 0 {
+			return Route{}, &CommandError{&NAT64Error{Gateway: translated, Stated: stated}}
+		}
+	}
+	r.Source, r.To = stated, targets(reachable, ports)
 	if bind.IsValid() && p.bindable(ctx, bind) {
 		r.Local = bind
 	}

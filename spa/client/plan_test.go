@@ -30,6 +30,62 @@ func both(t *testing.T) (*gateway, *fakeNet) {
 	return g, n
 }
 
+// Behind a translator from IPv6 to IPv4 the gateway does not see an IPv6 address that is stated: that is
+// said before anything is sent, and nothing else is done by itself. Without a stated one, or by another way,
+// it is knocked on.
+func TestNAT64(t *testing.T) {
+	for name, c := range map[string]struct {
+		gateways []string
+		source   string
+		wrong    bool
+		routes   []string // where to, one of each route
+	}{
+		"auto":                     {[]string{"64:ff9b::c000:201"}, "auto", true, nil},
+		"the local prefix":         {[]string{"64:ff9b:1:2::c000:201"}, "auto", true, nil},
+		"an address":               {[]string{"64:ff9b::c000:201"}, "2a00::4", true, nil},
+		"observed":                 {[]string{"64:ff9b::c000:201"}, "observed", false, []string{"64:ff9b::c000:201"}},
+		"an IPv4 way":              {[]string{"64:ff9b::c000:201", "192.0.2.1"}, "auto", false, []string{"192.0.2.1"}},
+		"another IPv6 address":     {[]string{"64:ff9b::c000:201", "2001:db8::1"}, "auto", false, []string{"2001:db8::1"}},
+		"an ordinary IPv6 address": {[]string{"2001:db8::1"}, "auto", false, []string{"2001:db8::1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, n := both(t)
+			n.hosts["gw.example.net"] = nil
+			for _, text := range c.gateways {
+				addr := netip.MustParseAddr(text)
+				n.hosts["gw.example.net"] = append(n.hosts["gw.example.net"], addr)
+				n.route[addr] = public6
+				if addr.Is4() {
+					n.route[addr] = public4
+				}
+			}
+			command := open()
+			command.Source = mustSource(t, c.source)
+			plan, err := prepare(t.Context(), g.profile, command, n)
+			var nat64 *NAT64Error
+			if wrong := errors.As(err, &nat64); wrong != c.wrong || (err != nil) != c.wrong || wrong && (nat64.Stated != public6 && nat64.Stated.String() != "2a00::4" || !errors.As(err, new(*CommandError))) {
+				t.Fatalf("got %v", err)
+			}
+			if c.wrong {
+				return
+			}
+			var routes []string
+			for _, r := range plan.Routes {
+				routes = append(routes, r.To[0].Addr().String())
+				if len(r.To) != 1 {
+					t.Errorf("packets go to %v", r.To)
+				}
+			}
+			if !slices.Equal(routes, c.routes) {
+				t.Errorf("got routes to %v, want %v", routes, c.routes)
+			}
+			if knocks, _, _ := g.seen(); len(knocks) != 0 {
+				t.Error("something was sent")
+			}
+		})
+	}
+}
+
 func TestFamiliesAreKnockedOnTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := both(t)

@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"sallyport/keys"
@@ -73,6 +74,26 @@ func (s Source) String() string {
 		return "stun:" + s.server
 	}
 	return ""
+}
+
+// A NAT64Error is wrapped in a CommandError by Prepare where a source is to be stated that the gateway
+// certainly does not see, because a translator stands before it. What to do is up to the user: to go over
+// to what the gateway sees would be up to whoever forges the answer of a resolver.
+type NAT64Error struct {
+	Gateway, Stated netip.Addr
+}
+
+// Error says which address cannot be stated, and why.
+func (e *NAT64Error) Error() string {
+	return fmt.Sprintf("%v leads through a translator from IPv6 to IPv4 (NAT64), so the gateway does not see %v, which would be stated", e.Gateway, e.Stated)
+}
+
+// nat64 are the prefixes that stand for IPv4 addresses behind a translator: RFC 6052, RFC 8215.
+var nat64 = []netip.Prefix{netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48")}
+
+// NAT64 reports whether packets to an address are translated to IPv4 on their way.
+func NAT64(gateway netip.Addr) bool {
+	return slices.ContainsFunc(nat64, func(p netip.Prefix) bool { return p.Contains(gateway) })
 }
 
 // or fills in what a command leaves to the profile; a profile that says nothing means auto.

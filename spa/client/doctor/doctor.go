@@ -86,7 +86,7 @@ func Examine(ctx context.Context, p *keys.Profile, o Options) iter.Seq[Finding] 
 			e.services = known(p)
 		}
 		if len(e.services) == 0 {
-			yield(Finding{Step: StepName, State: Bad, Text: "the profile of " + p.Name + " knows no service", Advice: "say which to ask for"})
+			yield(Finding{Step: StepName, State: Bad, Text: "the profile of " + p.Name + " names no service", Advice: "name one: spa-client doctor ssh, or a port such as tcp/22"})
 			return
 		}
 		for _, step := range []func() []Finding{e.name, e.address, e.clock, e.before, e.knock, e.receipt, e.after, e.silence} {
@@ -115,6 +115,7 @@ type examination struct {
 
 	over       bool // nothing further can be looked at
 	families   []*family
+	missing    int            // families in which the name is not known
 	unresolved string         // why the gateway's name has no address, as far as it was said
 	behind     *time.Duration // this machine's clock, by a time server
 }

@@ -113,11 +113,11 @@ func (e *examination) describeKnocks(f *family) []Finding {
 func (e *examination) describeKnock(f *family, k *knocked) Finding {
 	switch err := k.trouble(); {
 	case errors.Is(err, client.ErrMismatch):
-		return Finding{State: Bad, Text: ": the gateway's receipt is real and does not match the request: a fault of the gateway", Advice: "tell its administrator"}
+		return Finding{State: Bad, Text: ": the gateway's receipt is authentic and does not match the request: a fault of the gateway", Advice: "tell its administrator"}
 	case err != nil && e.answered():
-		return Finding{State: Note, Text: " cannot be knocked on, and another of its addresses is answered: " + err.Error()}
+		return Finding{State: Note, Text: " cannot be knocked on, but another address is answered: " + err.Error()}
 	case err != nil:
-		return Finding{State: Bad, Text: " cannot be knocked on: " + err.Error(), Advice: "nothing was sent: the reason is on this machine, or is the source that was asked for"}
+		return Finding{State: Bad, Text: " cannot be knocked on: " + err.Error(), Advice: "nothing was sent: the cause is on this machine, or in --source"}
 	case k.answered() && e.profile.Receipts:
 		return Finding{State: Good, Text: " is answered"}
 	case k.answered() && f.wasOpen(k.service):
@@ -129,11 +129,11 @@ func (e *examination) describeKnock(f *family, k *knocked) Finding {
 	case k.answer.Verdict == client.Sent:
 		return Finding{State: Note, Text: fmt.Sprintf(": nothing tells whether it was heard: this gateway sends no receipts, and %s has no TCP port to try", k.service)}
 	case f.answered():
-		return Finding{State: Bad, Text: " is not answered, and others of its ports are: it is blocked on the way, or the gateway has it no more",
-			Advice: "the others are enough; a new token has the gateway's present ports"}
+		return Finding{State: Bad, Text: " is not answered, but other knock ports are: it is blocked on the way, or the gateway no longer has it",
+			Advice: "the others are enough; a new token has the present ports"}
 	case e.answered():
-		return Finding{State: Bad, Text: " is not answered, and another address is: " + f.name + " does not get through, is not this gateway's, or is not where this key may knock from",
-			Advice: "one address is enough, where what connects uses that one"}
+		return Finding{State: Bad, Text: " is not answered, but another address is: " + f.name + " does not get through, is not this gateway's, or is not where this key may knock from",
+			Advice: "one address is enough if connections use it"}
 	}
 	return Finding{State: Note, Text: " is not answered"}
 }
@@ -183,7 +183,7 @@ func (e *examination) describeWay(f *family) []Finding {
 	found := []Finding{clockFinding(f.asked[0].answer.Offset, "the gateway's")}
 	if receipt.Source != f.local.addr {
 		found = append(found, Finding{Step: StepAddress, State: Note,
-			Text: fmt.Sprintf("%s: this machine's address is translated: packets leave from %s and arrive from %s; whoever else is behind %[3]s reaches the port too while it is open", f.name, f.local.addr, receipt.Source)})
+			Text: fmt.Sprintf("%s: NAT translates this machine's address: packets leave from %s and arrive from %s; everyone else behind %[3]s reaches the port too while it is open", f.name, f.local.addr, receipt.Source)})
 	}
 	return found
 }
@@ -203,7 +203,7 @@ func (f *family) describeReceipt(k *knocked) Finding {
 	case k.answer.Verdict == client.Sent:
 		return Finding{Step: StepReceipt, State: Note, Text: fmt.Sprintf("%s: %s was asked for, and nothing tells what came of it: it has no TCP port to try", f.name, k.service)}
 	}
-	return Finding{Step: StepReceipt, State: Bad, Text: fmt.Sprintf("%s: %s is not answered, though another service was: it is refused by a gateway that sends no receipts, or the answers were lost", f.name, k.service),
+	return Finding{Step: StepReceipt, State: Bad, Text: fmt.Sprintf("%s: %s is not answered, though another service was: a gateway without receipts refused it, or the answers were lost", f.name, k.service),
 		Advice: "try again, or ask the gateway's administrator whether this key may open it"}
 }
 

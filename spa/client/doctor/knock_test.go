@@ -66,7 +66,7 @@ func TestOneAddressIsDead(t *testing.T) {
 			for i, f := range e.knock() {
 				want, says := Good, " is answered"
 				if order[i] == dead {
-					want, says = Bad, " is not answered, and another address is: "
+					want, says = Bad, " is not answered, but another address is: "
 				}
 				if f.State != want || !strings.Contains(f.Text, order[i]+says) {
 					t.Errorf("got %s %q, want %s", f.State, f.Text, want)

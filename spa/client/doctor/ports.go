@@ -60,7 +60,7 @@ func (f *family) describeBefore(t touch) Finding {
 	at := fmt.Sprintf("%s (tcp/%d, %s)", t.service, t.port, f.name)
 	switch t.reach {
 	case open:
-		return Finding{Step: StepBefore, State: Note, Text: at + " accepts connections without a knock: something has it open for this address already, or it is not guarded",
+		return Finding{Step: StepBefore, State: Note, Text: at + " accepts connections without a knock: it is open for this address already, or it is not guarded",
 			Advice: "if you have not just knocked, tell the gateway's administrator: the guard may be missing (spa-server status, spa-server check)"}
 	case refused:
 		return Finding{Step: StepBefore, State: Good, Text: at + " refuses connections before the knock"}
@@ -137,9 +137,9 @@ func (f *family) describeAfter(t touch) Finding {
 	case open:
 		return Finding{Step: StepAfter, State: Good, Text: at + " accepts connections after the knock"}
 	case refused:
-		return f.unreached(at+" was granted and refuses connections: nothing listens there, or another firewall of the host rejects them", "is the service running? ")
+		return f.unreached(at+" was granted and refuses connections: nothing listens there, or another firewall of the gateway (fail2ban, ufw) rejects them", "is the service running? ")
 	case barred:
-		return f.unreached(fmt.Sprintf("%s was granted and cannot be reached: %v: another firewall rejects the connection, or the address is nobody's", at, t.err), "")
+		return f.unreached(fmt.Sprintf("%s was granted and cannot be reached: %v: another firewall (fail2ban, ufw) rejects the connection, or no machine has this address", at, t.err), "")
 	}
 	return f.unreached(at+" was granted and does not answer: another firewall, on the gateway or on the way, drops the connection", "")
 }
@@ -147,10 +147,14 @@ func (f *family) describeAfter(t touch) Finding {
 // unreached is a port that was granted and cannot be connected to. Where the address is translated, the
 // grant may be for another one than TCP leaves by, and the guard itself be what drops or rejects it.
 func (f *family) unreached(text, question string) Finding {
-	bad := Finding{Step: StepAfter, State: Bad, Text: text, Advice: "ask the gateway's administrator: " + question + "spa-server check says what stands in the way"}
-	if r := f.asked[0].answer.Receipt; r != nil && r.Source != f.local.addr {
-		bad.Text += fmt.Sprintf("; or TCP leaves by another address than the knock did, which was granted for %s (a pool of addresses of a carrier, a VPN for some destinations)", r.Source)
-		bad.Advice = "try again, or knock by the same way as the connection; " + bad.Advice
+	from, r := f.local.addr, f.asked[0].answer.Receipt
+	if r != nil && r.Source.IsValid() {
+		from = r.Source
+	}
+	bad := Finding{Step: StepAfter, State: Bad, Text: text, Advice: fmt.Sprintf("ask the gateway's administrator: %sspa-server check --from %s says what stands in the way", question, from)}
+	if r != nil && r.Source != f.local.addr {
+		bad.Text += fmt.Sprintf("; or the connection leaves from another address than the knock, which was granted to %s (a NAT with several addresses, a VPN for a part of the traffic)", r.Source)
+		bad.Advice = "try again, or send both the same way; " + bad.Advice
 	}
 	return bad
 }
@@ -191,7 +195,9 @@ func (t *touch) try(ctx context.Context, gateway netip.Addr, patience bool) {
 		}
 		var d net.Dialer
 		conn, err := d.DialContext(one, "tcp", netip.AddrPortFrom(gateway, t.port).String())
-		t.reach, t.err = reachOf(err), plainDial(err)
+		if r := reachOf(err); r != dark || t.reach == dark { // systems answer so only once in a while (icmp_ratelimit)
+			t.reach, t.err = r, plainDial(err)
+		}
 		if err == nil {
 			conn.Close()
 		} else if patience {

@@ -24,9 +24,9 @@ func (e *examination) silence() []Finding {
 		return heard
 	}
 	found := []Finding{{Step: StepSilence, State: Bad,
-		Text: e.profile.Name + " does not answer: it is silent on purpose about what it does not accept, so these are the causes, the likeliest first"}}
+		Text: e.profile.Name + " does not answer. It never answers what it does not accept, so the cause is not certain; likely causes, the likeliest first"}}
 	if !e.profile.Receipts {
-		found[0].Text = e.profile.Name + " sends no receipts, and the ports did not open; these are the causes, the likeliest first"
+		found[0].Text = e.profile.Name + " sends no receipts, and the ports did not open; likely causes, the likeliest first"
 	}
 	causes := []cause{e.noServer(), e.blocked(), e.wrongClock(), e.wrongSource(), e.revoked(), e.otherKey()}
 	if !e.profile.Receipts {
@@ -60,7 +60,7 @@ func (e *examination) heard() []Finding {
 func (e *examination) describeHeard(f *family, t touch) Finding {
 	at := fmt.Sprintf("%s (tcp/%d, %s) was dark before the knock", t.service, t.port, f.name)
 	finding := Finding{Step: StepSilence, State: Bad, Text: at + " and accepts connections now: the gateway heard the knock, and its answer does not arrive",
-		Advice: "UDP that comes back from the knock port is blocked, on the way or on this machine; or the gateway sends no receipts any more, which a new token says",
+		Advice: "UDP back from the knock port is blocked, on the way or on this machine; or the gateway no longer sends receipts: import a new token",
 		Sign:   `spa-server watch shows it granted to "` + e.profile.Client + `"`}
 	if t.reach == refused {
 		finding.Text = at + " and refuses connections now: the gateway opened it, and nothing listens there"
@@ -89,9 +89,9 @@ func (e *examination) blocked() cause {
 // says of the knock port that it is closed does not: it says so too where knocks are heard.
 func (e *examination) noServer() cause {
 	c := cause{45, Finding{
-		Text:   "spa-server is not running there, or " + e.gateways() + " is not the gateway",
-		Advice: "ask the gateway's administrator",
-		Sign:   "spa-server status says that no server runs; or it runs, and its address is another",
+		Text:   "spa-server is not running there or has just started, or " + e.gateways() + " is not the gateway",
+		Advice: "after a start it takes no knocks for 30s: try again; then ask the gateway's administrator",
+		Sign:   "spa-server status says that no server is running; or one is, at another address",
 	}}
 	for _, f := range e.families {
 		for _, t := range f.before {
@@ -117,7 +117,7 @@ func (e *examination) gateways() string {
 func (e *examination) wrongClock() cause {
 	c := cause{40, Finding{
 		Text:   fmt.Sprintf("this machine's clock (%s) or the gateway's is wrong by more than %s", time.Now().UTC().Format(time.DateTime+" MST"), tolerance),
-		Advice: "compare it with --ntp HOST; keep it by NTP",
+		Advice: "compare it with a time server: --ntp HOST; keep it right by NTP",
 		Sign:   `spa-server watch shows "` + e.profile.Client + `" with "stale packet" and how far its clock is off`,
 	}}
 	if e.behind == nil {
@@ -125,7 +125,7 @@ func (e *examination) wrongClock() cause {
 	}
 	if e.behind.Abs() >= tolerance {
 		c.weight, c.Text = 100, fmt.Sprintf("this machine's clock is wrong by %s", e.behind.Abs().Round(time.Second))
-		c.Advice = "set it, and keep it by NTP"
+		c.Advice = "set it, and keep it right by NTP"
 		return c
 	}
 	c.weight, c.Text, c.Advice = 10, "the gateway's clock is wrong; this machine's is right", "ask its administrator"
@@ -138,8 +138,8 @@ func (e *examination) wrongSource() cause {
 		for _, k := range f.knocks {
 			if stated := k.answer.Route.Source; stated.IsValid() {
 				return cause{60, Finding{
-					Text:   fmt.Sprintf("the gateway sees another address than %s, which the request states: something on the way translates it", stated),
-					Advice: "--source observed leaves it to what the gateway sees, if your administrator allows that",
+					Text:   fmt.Sprintf("the gateway sees another address than %s, which the request states: NAT on the way translates it", stated),
+					Advice: "state nothing: --source observed, if your administrator allows that",
 					Sign:   `spa-server watch shows "` + e.profile.Client + `" with "the stated source address is not the observed one"`,
 				}}
 			}
@@ -162,8 +162,8 @@ func (e *examination) revoked() cause {
 
 func (e *examination) otherKey() cause {
 	return cause{25, Finding{
-		Text:   "the profile is not of this gateway: the gateway was set up anew, or the token is of another",
-		Advice: "import a token that was made since: spa-client import",
+		Text:   "the profile does not belong to this gateway: the gateway was set up anew, or the token is for another one",
+		Advice: "import a newer token: spa-client import FILE",
 		Sign:   `the counters of spa-server status move at "wrong gate tag", "unknown client" or "wrong mac"`,
 	}}
 }
@@ -171,7 +171,7 @@ func (e *examination) otherKey() cause {
 // notAllowed is what only a receipt would tell.
 func (e *examination) notAllowed() cause {
 	return cause{35, Finding{
-		Text:   "the gateway heard it and refused it, and does not say so: the service is not allowed, or a limit is reached",
+		Text:   "the gateway refused the knock without saying so: the service is not allowed, or a limit is reached",
 		Advice: "ask the gateway's administrator",
 		Sign:   `spa-server watch shows "` + e.profile.Client + `" denied, with the reason`,
 	}}

@@ -38,7 +38,7 @@ func (e *examination) name() []Finding {
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
 		e.families = []*family{newFamily(addr.Unmap())}
-		return []Finding{{Step: StepName, State: Good, Text: fmt.Sprintf("%s is %s: there is no name to look up", e.profile.Name, host)}}
+		return []Finding{{Step: StepName, State: Good, Text: fmt.Sprintf("%s is %s: no name to look up", e.profile.Name, host)}}
 	}
 	var found []Finding
 	for _, network := range []string{"ip4", "ip6"} {
@@ -47,15 +47,43 @@ func (e *examination) name() []Finding {
 	if len(e.families) > 0 {
 		for i := range found {
 			if found[i].State == Note {
-				found[i].Text += ": every knock waits for that first"
+				found[i].Text += ": every knock waits for this first"
 			}
 		}
 		return slices.DeleteFunc(found, func(f Finding) bool { return f.State == Bad })
 	}
+	if e.missing == len(found) {
+		if addrs := client.Getent(e.ctx, host); len(addrs) > 0 {
+			e.look(addrs)
+			return []Finding{{Step: StepName, State: Good, Text: fmt.Sprintf("%s is %s, as getent finds it (nsswitch.conf); DNS does not know it", host, list(addrs))}}
+		}
+	}
 	e.over, found[0].State = true, Bad
 	found[0].Text = fmt.Sprintf("%s does not resolve: %s", host, e.unresolved)
-	found[0].Advice = "is the name right, and does this machine have a resolver that works? An administrator can put an address into the profile instead"
+	found[0].Advice = "check the name, and that this machine has a working resolver; the profile may have an address in place of the name"
 	return found[:1]
+}
+
+// look keeps the first few addresses of each family, to be looked at.
+func (e *examination) look(addrs []netip.Addr) {
+	for _, is4 := range []bool{true, false} {
+		same := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a.Unmap().Is4() != is4 })
+		for _, a := range same[:min(mostAddresses, len(same))] {
+			f := newFamily(a.Unmap())
+			if len(same) > 1 {
+				f.name += " " + f.gateway
+			}
+			e.families = append(e.families, f)
+		}
+	}
+}
+
+func list(addrs []netip.Addr) string {
+	texts := make([]string, len(addrs))
+	for i, a := range addrs {
+		texts[i] = a.Unmap().String()
+	}
+	return strings.Join(texts, ", ")
 }
 
 // mostAddresses are looked at of each family. Few gateways have more than one.
@@ -72,24 +100,17 @@ func (e *examination) lookup(network, host string) Finding {
 		e.unresolved = plain(err)
 	}
 	var dns *net.DNSError
+	if errors.As(err, &dns) && dns.IsNotFound {
+		e.missing++
+	}
 	if errors.As(err, &dns) && dns.IsTimeout {
 		return Finding{Step: StepName, State: Note, Text: fmt.Sprintf("%s has no %s address that is known (%s)", host, name, plain(err))}
 	}
 	if err != nil || len(addrs) == 0 {
 		return Finding{Step: StepName, State: Bad, Text: fmt.Sprintf("%s has no %s address (%s)", host, name, plain(err))}
 	}
-	texts := make([]string, len(addrs))
-	for i, a := range addrs {
-		texts[i] = a.Unmap().String()
-		if i < mostAddresses {
-			f := newFamily(a.Unmap())
-			if len(addrs) > 1 {
-				f.name += " " + f.gateway
-			}
-			e.families = append(e.families, f)
-		}
-	}
-	return Finding{Step: StepName, State: Good, Text: fmt.Sprintf("%s is %s (%s)", host, strings.Join(texts, ", "), name)}
+	e.look(addrs)
+	return Finding{Step: StepName, State: Good, Text: fmt.Sprintf("%s is %s (%s)", host, list(addrs), name)}
 }
 
 // plain is the cause of a look-up's error, without the names and servers around it.
@@ -149,8 +170,8 @@ func (e *examination) leaveOut() []Finding {
 	e.families = slices.DeleteFunc(e.families, func(f *family) bool {
 		other := f.addr().Is4() != stated.Unmap().Is4()
 		if other {
-			found = append(found, Finding{Step: StepAddress, State: Bad, Text: fmt.Sprintf("%s: %s is not knocked on: the source to be stated, %s, is not of its family", f.name, f.gateway, stated),
-				Advice: "--source says which address is stated"})
+			found = append(found, Finding{Step: StepAddress, State: Bad, Text: fmt.Sprintf("%s: %s is skipped: the source to state, %s, is of the other family", f.name, f.gateway, stated),
+				Advice: "choose the address with --source"})
 		}
 		return other
 	})
@@ -160,12 +181,15 @@ func (e *examination) leaveOut() []Finding {
 func (f *family) describeLocal() Finding {
 	switch {
 	case f.local.err != nil:
-		return Finding{Step: StepAddress, State: Bad, Text: fmt.Sprintf("%s: this machine has no way to %s: %v", f.name, f.gateway, f.local.err),
-			Advice: "is the network up?"}
+		return Finding{Step: StepAddress, State: Bad, Text: fmt.Sprintf("%s: this machine has no route to %s: %v", f.name, f.gateway, f.local.err),
+			Advice: "check that the network is up"}
+	case client.NAT64(f.addr()):
+		return Finding{Step: StepAddress, State: Note, Text: fmt.Sprintf("%s: packets leave from %s, and %s leads through a translator to IPv4 (NAT64): the gateway sees an IPv4 address", f.name, f.local.addr, f.gateway),
+			Advice: "state nothing: --source observed"}
 	case client.Routable(f.local.addr):
-		return Finding{Step: StepAddress, State: Good, Text: fmt.Sprintf("%s: packets leave from %s, an address of the Internet: the gateway sees it unless something on the way translates it", f.name, f.local.addr)}
+		return Finding{Step: StepAddress, State: Good, Text: fmt.Sprintf("%s: this machine has the public address %s; the gateway sees it too, unless there is NAT on the way", f.name, f.local.addr)}
 	}
-	return Finding{Step: StepAddress, State: Good, Text: fmt.Sprintf("%s: packets leave from %s, which is no address of the Internet: unless the gateway is on the same private network, it sees another one", f.name, f.local.addr)}
+	return Finding{Step: StepAddress, State: Good, Text: fmt.Sprintf("%s: this machine has the private address %s; through NAT the gateway sees another one", f.name, f.local.addr)}
 }
 
 // ownAddress is the address from which packets go somewhere. None is sent.
@@ -191,7 +215,7 @@ func (e *examination) clock() []Finding {
 	defer cancel()
 	behind, err := e.options.Clock(ctx)
 	if err != nil {
-		return []Finding{{Step: StepClock, State: Note, Text: "the time server was asked in vain: " + err.Error()}}
+		return []Finding{{Step: StepClock, State: Note, Text: "the time server did not answer: " + err.Error()}}
 	}
 	e.behind = &behind
 	return []Finding{clockFinding(behind, "the time server's")}
@@ -208,14 +232,14 @@ func clockFinding(behind time.Duration, than string) Finding {
 		word = "ahead of"
 	}
 	f.Text = fmt.Sprintf("this machine's clock is %s %s %s", behind.Abs().Round(time.Second), word, than)
-	f.Advice = "keep it by NTP"
+	f.Advice = "keep it right by NTP"
 	switch {
 	case behind.Abs() >= tolerance:
 		f.State = Bad
-		f.Text += fmt.Sprintf(": gateways are silent about more than %s, unless set otherwise", tolerance)
+		f.Text += fmt.Sprintf(": from %s on a gateway does not answer, unless configured otherwise", tolerance)
 	case behind.Abs() >= tolerance/2:
 		f.State = Note
-		f.Text += fmt.Sprintf(": at %s a gateway stops to answer, unless set otherwise", tolerance)
+		f.Text += fmt.Sprintf(": from %s on a gateway does not answer, unless configured otherwise", tolerance)
 	default:
 		f.Advice = ""
 	}
