@@ -73,6 +73,8 @@ type description struct {
 	Revoked       *time.Time `json:"revoked,omitempty"`
 	PreviousID    string     `json:"previous_id,omitempty"`
 	PreviousUntil *time.Time `json:"previous_until,omitempty"`
+
+	limits []string // services that allow less than MaxFor
 }
 
 func describe(c *keys.Client, now time.Time) description {

@@ -18,7 +18,7 @@ func load(dir string) (*config.Config, error) {
 // absent adds what to do where a client's file is not there.
 func absent(err error, name string) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return cli.Fail(fmt.Errorf("there is no client %s: %w", name, err), "spa-keygen list shows the names")
+		return cli.Fail(fmt.Errorf("there is no client %s: %w", name, err), "list the clients: spa-keygen list")
 	}
 	return denied(err)
 }

@@ -46,7 +46,14 @@ has the token.`,
 			if err := t.apply(client, time.Now()); err != nil {
 				return err
 			}
-			return create(cmd, c, client, h)
+			if err := create(cmd, c, client, h); err != nil {
+				return err
+			}
+			if limits := shorter(c, client); len(limits) > 0 {
+				cli.Warn(cmd, "--max-for %s is more than the services allow, which limit it: %s; raise max_for in %s if that is meant",
+					keys.FormatDuration(client.MaxFor), strings.Join(limits, ", "), filepath.Join(c.Dir, config.FileName))
+			}
+			return nil
 		},
 	}
 	cmd.Flags().StringSliceVar(&allow, "allow", nil, "`SERVICE`s that the client may open: names, or ports such as tcp/8443")
@@ -60,7 +67,7 @@ has the token.`,
 // checkNew says what is wrong with the arguments.
 func checkNew(c *config.Config, name string, allow []string) error {
 	if err := keys.ValidName(name); err != nil {
-		return cli.Misuse(err, "a name such as alice or build-host-2")
+		return cli.Misuse(err, "choose a name such as alice or build-host-2")
 	}
 	for i, text := range allow {
 		if slices.Contains(allow[:i], text) {
@@ -75,7 +82,7 @@ func checkNew(c *config.Config, name string, allow []string) error {
 
 func serviceNames(c *config.Config) string {
 	if len(c.Services) == 0 {
-		return "none; add a [service.NAME] to " + filepath.Join(c.Dir, config.FileName)
+		return "none yet; add a [service.NAME] to " + filepath.Join(c.Dir, config.FileName)
 	}
 	names := make([]string, len(c.Services))
 	for i, s := range c.Services {
@@ -94,18 +101,28 @@ func create(cmd *cobra.Command, c *config.Config, client *keys.Client, h handing
 	}
 	err = keys.WriteClient(clients, client, true)
 	if errors.Is(err, keys.ErrExists) {
-		return cli.Fail(err, fmt.Sprintf("choose another name; spa-keygen rotate %s gives %[1]s a new key", name))
+		return taken(err, clients, name)
 	}
 	if err != nil {
 		return err
 	}
 	if err := h.give(cmd, name, profile.Token()); err != nil {
 		os.Remove(filepath.Join(clients, name+keys.Suffix))
-		err = fmt.Errorf("handing out the token (the client was not made): %w", err)
+		err = fmt.Errorf("handing out the token (no client was made): %w", err)
 		if errors.Is(err, fs.ErrExist) {
-			return cli.Fail(err, "a token is never written over a file: name another")
+			return cli.Fail(err, "a token is never written over a file: choose another file")
 		}
 		return err
 	}
 	return nil
+}
+
+// taken says what to do where there is a client of that name. A revoked one gets no new key by rotate.
+func taken(err error, clients, name string) error {
+	path := filepath.Join(clients, name+keys.Suffix)
+	if c, unread := keys.ReadClient(path); unread == nil && !c.Revoked.IsZero() {
+		return &cli.Exit{Code: cli.Failed, Err: fmt.Errorf("%w; the client was revoked on %s", err, moment(&c.Revoked)), Hint: "choose another name",
+			More: []string{fmt.Sprintf("or let %s in again with a new key: rm %s, then run this again", name, path)}}
+	}
+	return cli.Fail(err, fmt.Sprintf("choose another name, or give %s a new key: spa-keygen rotate %[1]s", name))
 }

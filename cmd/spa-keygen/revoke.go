@@ -18,13 +18,13 @@ func newRevoke(dir *string) *cobra.Command {
 		Use:   "revoke NAME",
 		Short: "Revoke a client's key, for ever",
 		Long: `Marks the client as revoked in its file. A running spa-server takes it at once:
-its knocks are met with silence, and what it had open is shut for new
-connections. Sessions that are open go on.`,
+its knocks are not answered, and what it had open is shut for new connections.
+Sessions that are open go on: spa-server revoke NAME --cut ends them.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeClient(dir),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := keys.ValidName(args[0]); err != nil {
-				return cli.Misuse(err, "spa-keygen list shows the names")
+				return cli.Misuse(err, "list the clients: spa-keygen list")
 			}
 			c, err := keys.ChangeClient(filepath.Join(*dir, config.ClientsDir), args[0], revoke)
 			if errors.Is(err, errRevoked) {

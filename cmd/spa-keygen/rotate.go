@@ -27,18 +27,17 @@ func newRotate(dir *string) *cobra.Command {
 		Use:   "rotate NAME",
 		Short: "Give a client a new key and print its enrolment token",
 		Long: `Makes a new id and key for a client and prints the enrolment token that holds
-them. The key of before stays good beside it for a while, so that nobody is shut
-out before the new token has arrived; after that it is met with silence. With
---overlap 0 it ends at once. A running spa-server takes the new key at once. What
-the client has open, what it may open and its limits stay as they are.
+them. The previous key stays valid for a while, so that the client keeps access until
+the new token arrives; after that it gets no answer. With --overlap 0 it ends at once.
+A running spa-server takes the new key at once. What the client has open, what it may
+open and its limits do not change.
 
 The client imports the token over the host that it has:
 
   alice$ spa-client import alice.token
 
-While the key of before is good a client is not rotated again, because there are no
-more than two keys: --force ends the older one now, and --lost replaces the newer one,
-whose token nobody has.`,
+At most two keys can be valid. While the previous one is, rotate refuses to make a third:
+--force ends the previous one now, and --lost replaces the newer one, if its token was lost.`,
 		Example: `  spa-keygen rotate alice
   spa-keygen rotate alice --overlap 24h --out alice.token
   spa-keygen rotate alice --qr
@@ -51,13 +50,13 @@ whose token nobody has.`,
 				return err
 			}
 			if err := keys.ValidName(args[0]); err != nil {
-				return cli.Misuse(err, "spa-keygen list shows the names")
+				return cli.Misuse(err, "list the clients: spa-keygen list")
 			}
 			return r.run(cmd, c, args[0])
 		},
 	}
-	cmd.Flags().Var(&r.overlap, "overlap", "how long the key of before stays good, such as 24h or 7d; 0 ends it at once")
-	cmd.Flags().BoolVar(&r.force, "force", false, "end a key of before that is still good")
+	cmd.Flags().Var(&r.overlap, "overlap", "how long the previous key stays valid, such as 24h or 7d; 0 ends it at once")
+	cmd.Flags().BoolVar(&r.force, "force", false, "end a previous key that is still valid")
 	cmd.Flags().BoolVar(&r.lost, "lost", false, "the token of the last rotation was lost: make another in its place")
 	cmd.MarkFlagsMutuallyExclusive("lost", "force")
 	cmd.MarkFlagsMutuallyExclusive("lost", "overlap")
@@ -71,7 +70,7 @@ func (r *rotation) run(cmd *cobra.Command, c *config.Config, name string) error 
 	var before keys.Client
 	after, err := keys.ChangeClient(clients, name, func(client *keys.Client) error {
 		before = *client
-		return r.apply(client, now)
+		return r.apply(client, clients, now)
 	})
 	if err != nil {
 		return absent(err, name)
@@ -92,31 +91,31 @@ func (r *rotation) run(cmd *cobra.Command, c *config.Config, name string) error 
 }
 
 // apply changes the client, or says why it is not to be changed.
-func (r *rotation) apply(c *keys.Client, now time.Time) error {
+func (r *rotation) apply(c *keys.Client, clients string, now time.Time) error {
 	if !c.Revoked.IsZero() {
 		return cli.Fail(fmt.Errorf("%s was revoked on %s, and a revoked client gets no new key", c.Name, moment(&c.Revoked)),
-			fmt.Sprintf("to let %s in again, move its file away and make it anew with spa-keygen new", c.Name))
+			fmt.Sprintf("to let %s in again: rm %s, then spa-keygen new %[1]s", c.Name, filepath.Join(clients, c.Name+keys.Suffix)))
 	}
 	alive := c.Previous != nil && now.Before(c.Previous.Until)
 	switch {
 	case r.lost && !alive:
-		return cli.Fail(fmt.Errorf("there is no lost token of %s to replace: no key of before is good any more", c.Name), "spa-keygen rotate "+c.Name+" makes a new key")
+		return cli.Fail(fmt.Errorf("there is no lost token of %s to replace: no previous key is valid", c.Name), "make a new key: spa-keygen rotate "+c.Name)
 	case r.lost:
 		c.ID, c.Key = keys.NewID(), keys.NewKey()
 		return nil
 	case alive && !r.force:
-		return cli.Fail(fmt.Errorf("%s was rotated before, and the key of then (%s) is good until %s", c.Name, c.Previous.ID, moment(&c.Previous.Until)),
-			"rotate again after that; --force ends that key now, --lost replaces the newer one instead, if nobody has its token")
+		return cli.Fail(fmt.Errorf("%s has a new key already: the previous key (%s) is valid until %s, and at most two can be", c.Name, c.Previous.ID, moment(&c.Previous.Until)),
+			"rotate again after that, or end the previous key now with --force; if the token of the new key was lost: --lost")
 	}
 	c.Rotate(r.overlap.end(now))
 	return nil
 }
 
-// undo puts the keys of before back, unless somebody has changed them again.
+// undo puts the previous keys back, unless somebody has changed them again.
 func undo(clients string, before, after *keys.Client) error {
 	_, err := keys.ChangeClient(clients, before.Name, func(c *keys.Client) error {
 		if c.ID != after.ID {
-			return fmt.Errorf("the keys of %s were changed by somebody else meanwhile", before.Name)
+			return fmt.Errorf("the keys of %s were changed by another program in the meantime", before.Name)
 		}
 		c.ID, c.Key, c.Previous = before.ID, before.Key, before.Previous
 		return nil
@@ -124,14 +123,14 @@ func undo(clients string, before, after *keys.Client) error {
 	return err
 }
 
-// tell says beside the token what has become of the key of before.
+// tell says beside the token what has become of the previous key.
 func (r *rotation) tell(cmd *cobra.Command, c *keys.Client, now time.Time) {
 	if now.Before(c.Previous.Until) {
-		cli.Note(cmd, "the key of before (%s) stays good until %s", c.Previous.ID, moment(&c.Previous.Until))
+		cli.Note(cmd, "the previous key (%s) is valid until %s", c.Previous.ID, moment(&c.Previous.Until))
 	} else {
-		cli.Note(cmd, "the key of before (%s) opens nothing any more", c.Previous.ID)
+		cli.Note(cmd, "the previous key (%s) is no longer valid", c.Previous.ID)
 	}
 	if state(c, now) == "expired" {
-		cli.Warn(cmd, "%s expired on %s and stays it: its file says until when it may knock", c.Name, moment(&c.Expires))
+		cli.Warn(cmd, "%s expired on %s, and a new key does not change that: set expires in its file", c.Name, moment(&c.Expires))
 	}
 }

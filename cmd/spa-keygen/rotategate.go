@@ -19,20 +19,20 @@ func newRotateGate(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotate-gate",
 		Short: "Replace the gate key that all clients share",
-		Long: `Makes a new gate key. The one of before stays good beside it for a while, because
-every client has it and needs a new token to have the new one. All tokens that are
-made from now on hold the new gate key.
+		Long: `Makes a new gate key. The previous one stays valid for a while, because every client
+has it and gets the new one only with a new token. All tokens that are made from now on
+hold the new gate key.
 
 The gate key hides who knocks and filters noise; it opens nothing by itself. Replace
 it when somebody who had a token has left or lost it. Then:
 
-  1. "spa-server reload" makes a running server take it. Before that the tokens
-     made from now on are of no use.
+  1. "spa-server reload" makes a running server take it. Until then the tokens
+     made from now on do not work.
   2. "spa-keygen rotate NAME" makes each client's new token.
-  3. "spa-server status" shows who still uses the gate key of before.
+  3. "spa-server status" shows who still uses the previous gate key.
 
-While the gate key of before is good it is not replaced again, because there are no
-more than two: --force ends the older one, and shuts out who has no other.`,
+At most two gate keys can be valid. While the previous one is, rotate-gate refuses to make
+a third: --force ends the previous one, and shuts out the clients that have no newer token.`,
 		Example: `  spa-keygen rotate-gate
   spa-keygen rotate-gate --overlap 90d`,
 		Args: cobra.NoArgs,
@@ -40,8 +40,8 @@ more than two: --force ends the older one, and shuts out who has no other.`,
 			return rotateGate(cmd, *dir, overlap, force)
 		},
 	}
-	cmd.Flags().Var(&overlap, "overlap", "how long the gate key of before stays good, such as 24h or 30d; 0 ends it at once")
-	cmd.Flags().BoolVar(&force, "force", false, "end a gate key of before that is still good")
+	cmd.Flags().Var(&overlap, "overlap", "how long the previous gate key stays valid, such as 24h or 30d; 0 ends it at once")
+	cmd.Flags().BoolVar(&force, "force", false, "end a previous gate key that is still valid")
 	return cmd
 }
 
@@ -49,8 +49,8 @@ func rotateGate(cmd *cobra.Command, dir string, overlap overlapFlag, force bool)
 	now := time.Now()
 	gates, err := keys.ChangeGates(filepath.Join(dir, config.GateFile), func(g *keys.Gates) error {
 		if now.Before(g.Until) && !force {
-			return cli.Fail(fmt.Errorf("the gate key was replaced before, and the one of then is good until %s", moment(&g.Until)),
-				"rotate again after that; --force ends it now, and shuts out the clients that have no token of after it")
+			return cli.Fail(fmt.Errorf("there is a new gate key already: the previous gate key is valid until %s, and at most two can be", moment(&g.Until)),
+				"rotate again after that; --force ends the previous one now, and shuts out the clients that have no newer token")
 		}
 		g.Rotate(overlap.end(now))
 		return nil
@@ -59,9 +59,9 @@ func rotateGate(cmd *cobra.Command, dir string, overlap overlapFlag, force bool)
 		return err
 	}
 	if now.Before(gates.Until) {
-		fmt.Fprintf(cmd.OutOrStdout(), "there is a new gate key; the one of before stays good until %s\n", moment(&gates.Until))
+		fmt.Fprintf(cmd.OutOrStdout(), "there is a new gate key; the previous one is valid until %s\n", moment(&gates.Until))
 	} else {
-		fmt.Fprintln(cmd.OutOrStdout(), "there is a new gate key; the one of before lets nobody in any more")
+		fmt.Fprintln(cmd.OutOrStdout(), "there is a new gate key; the previous one is no longer valid")
 	}
 	tellNext(cmd, dir, now)
 	return nil
@@ -69,7 +69,7 @@ func rotateGate(cmd *cobra.Command, dir string, overlap overlapFlag, force bool)
 
 // tellNext says what is left to do. The clients' files do not tell which gate key a client has.
 func tellNext(cmd *cobra.Command, dir string, now time.Time) {
-	cli.Note(cmd, "spa-server reload makes a running server take it; tokens made from now on are of no use before that")
+	cli.Note(cmd, "make a running server take it: spa-server reload (until then, tokens made from now on do not work)")
 	registry, _ := keys.LoadRegistry(filepath.Join(dir, config.ClientsDir))
 	var names []string
 	for _, c := range registry.Clients() {
@@ -80,8 +80,8 @@ func tellNext(cmd *cobra.Command, dir string, now time.Time) {
 	const most = 10
 	switch {
 	case len(names) > most:
-		cli.Note(cmd, "then each of %d clients needs a new token (spa-keygen rotate NAME); spa-keygen list names them, spa-server status shows who still uses the gate key of before", len(names))
+		cli.Note(cmd, "then each of %d clients needs a new token (spa-keygen rotate NAME); spa-keygen list names them, spa-server status shows who still uses the previous gate key", len(names))
 	case len(names) > 0:
-		cli.Note(cmd, "then each client needs a new token (spa-keygen rotate NAME): %s; spa-server status shows who still uses the gate key of before", strings.Join(names, ", "))
+		cli.Note(cmd, "then each client needs a new token (spa-keygen rotate NAME): %s; spa-server status shows who still uses the previous gate key", strings.Join(names, ", "))
 	}
 }

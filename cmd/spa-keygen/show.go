@@ -27,6 +27,9 @@ func newShow(dir *string) *cobra.Command {
 				return err
 			}
 			d := describe(c, time.Now())
+			if gateway, err := config.Load(*dir); err == nil { // without it the client's own is all there is to show
+				d.limits = shorter(gateway, c)
+			}
 			if asJSON {
 				return cli.JSON(cmd, d)
 			}
@@ -44,7 +47,7 @@ func newShow(dir *string) *cobra.Command {
 // read reads the file of the client that an argument names.
 func read(dir, name string) (*keys.Client, error) {
 	if err := keys.ValidName(name); err != nil {
-		return nil, cli.Misuse(err, "spa-keygen list shows the names")
+		return nil, cli.Misuse(err, "list the clients: spa-keygen list")
 	}
 	c, err := keys.ReadClient(filepath.Join(dir, config.ClientsDir, name+".toml"))
 	return c, absent(err, name)
@@ -64,7 +67,11 @@ func (d description) rows() [][2]string {
 	add("from", strings.Join(d.From, ", "))
 	add("deny", strings.Join(d.Deny, ", "))
 	add("when", strings.Join(d.When, ", "))
-	add("max_for", d.MaxFor)
+	maxFor := d.MaxFor
+	if len(d.limits) > 0 {
+		maxFor += " (limited by the services: " + strings.Join(d.limits, ", ") + ")"
+	}
+	add("max_for", maxFor)
 	add("expires", moment(d.Expires))
 	add("revoked", moment(d.Revoked))
 	add("previous id", d.PreviousID)

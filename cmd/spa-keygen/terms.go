@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,6 +11,8 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/config"
 )
 
 // terms are the limits of a new client, as they are written on the command line.
@@ -23,7 +26,7 @@ func (t *terms) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&t.when, "when", nil, "`SPAN`s of days and hours in which it may open, by the gateway's clock: \"mon-fri 08:00-18:00\"")
 	flags.StringSliceVar(&t.from, "from", nil, "`NETWORK`s that it may knock from: 203.0.113.0/24")
-	flags.StringVar(&t.expires, "expires", "", "`TIME` at which the key ends: 90d, 2027-01-31 (as that day begins here), or 2027-01-31T18:00:00Z")
+	flags.StringVar(&t.expires, "expires", "", "`TIME` at which the key ends: 12h, 90d, 2027-01-31 (as that day begins here), or 2027-01-31T18:00:00Z")
 	flags.StringVar(&t.maxFor, "max-for", "", "the longest `DURATION` that it may open for: 10m")
 	flags.BoolVar(&t.requireSource, "require-source", false, "refuse requests that do not state their address; not for clients behind NAT")
 }
@@ -61,14 +64,17 @@ func (t *terms) readMaxFor(c *keys.Client) (err error) {
 	return misuseOf(fmt.Sprintf("--max-for %q", t.maxFor), err)
 }
 
-// readExpires reads a number of days from now, a day or a moment. What is over is a slip of the pen.
+// leastExpires is the shortest time for which a key is made: a shorter one is a slip of the pen.
+const leastExpires = time.Minute
+
+// readExpires reads a time from now, in days or shorter, a day or a moment. What is over is a slip of the pen.
 func (t *terms) readExpires(c *keys.Client, now time.Time) error {
 	if t.expires == "" {
 		return nil
 	}
-	var days overlapFlag
-	if strings.HasSuffix(t.expires, "d") && days.Set(t.expires) == nil {
-		c.Expires = days.end(now)
+	var span overlapFlag
+	if err := span.Set(t.expires); err == nil && time.Duration(span) >= leastExpires {
+		c.Expires = span.end(now)
 		return nil
 	}
 	at, err := time.ParseInLocation(time.DateOnly, t.expires, now.Location())
@@ -76,13 +82,39 @@ func (t *terms) readExpires(c *keys.Client, now time.Time) error {
 		at, err = time.Parse(time.RFC3339, t.expires)
 	}
 	if err != nil {
-		return misuseOf(fmt.Sprintf("--expires %q", t.expires), errors.New("is written 90d, 2027-01-31 or 2027-01-31T18:00:00Z"))
+		return misuseOf(fmt.Sprintf("--expires %q", t.expires), errors.New("write it as 12h, 90d, 2027-01-31 or 2027-01-31T18:00:00Z; it is at least 1m"))
 	}
 	if !at.After(now) {
-		return misuseOf(fmt.Sprintf("--expires %q", t.expires), errors.New("is over already"))
+		return misuseOf(fmt.Sprintf("--expires %q", t.expires), errors.New("this time is in the past"))
 	}
 	c.Expires = at.UTC()
 	return nil
+}
+
+// shorter are the services that a client may open for less than its own max_for: theirs is the limit.
+func shorter(c *config.Config, client *keys.Client) []string {
+	var found []string
+	for _, entry := range client.Allow {
+		if most, ok := mostFor(c, entry); ok && client.MaxFor > most {
+			found = append(found, entry+" "+keys.FormatDuration(most))
+		}
+	}
+	return found
+}
+
+// mostFor is the longest time for which any client may open what a file allows. Of several services with
+// the same port it is the shortest, as for the policy.
+func mostFor(c *config.Config, entry string) (most time.Duration, ok bool) {
+	ports, err := spa.ParsePorts(entry)
+	for _, s := range c.Services {
+		overlaps := err == nil && slices.ContainsFunc(s.Ports, func(p spa.Ports) bool {
+			return p.Proto == ports.Proto && p.Low <= ports.High && ports.Low <= p.High
+		})
+		if (overlaps || s.Name == entry) && (!ok || s.MaxFor < most) {
+			most, ok = s.MaxFor, true
+		}
+	}
+	return most, ok
 }
 
 func misuseOf(flag string, err error) error {
