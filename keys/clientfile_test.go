@@ -92,7 +92,7 @@ func TestReadClientRefuses(t *testing.T) {
 	}
 	for add, want := range map[string]string{
 		`from = []`:                                  line + "from: an empty list",
-		`from = ["203.0.113.7/24"]`:                  line + "from: entry 1: 203.0.113.7/24 has bits beside its mask: 203.0.113.0/24",
+		`from = ["203.0.113.7/24"]`:                  line + "from: entry 1: 203.0.113.7/24 has bits outside its mask: write 203.0.113.0/24",
 		`deny = ["203.0.113.7", "x"]`:                line + "deny: entry 2: a network is written",
 		`when = []`:                                  line + `when: should be 1 to 32 spans: ["mon-fri 08:00-18:00"]; leave the line out for any time`,
 		`when = "mon 08:00-09:00"`:                   line + "when: should be a list",

@@ -186,7 +186,7 @@ func TestLockIsBounded(t *testing.T) {
 		{"keyring = \"a-name\"", "keyring = \"A NAME\""}:        "locked.keyring: a name in the keyring",
 		{"passes = 1, ", ""}:                                    "locked.passes: missing",
 		{"passes = 1,", "passes = 1, passed = 1,"}:              "locked.passed: unknown key",
-		{"locked = {", "id = \"00000000000000ab\"\nlocked = {"}: "id: is there in clear",
+		{"locked = {", "id = \"00000000000000ab\"\nlocked = {"}: "id: must not be in clear",
 	} {
 		text := strings.Replace(good, change[0], change[1], 1)
 		if text == good {

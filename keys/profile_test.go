@@ -67,13 +67,13 @@ func TestReadProfileRefuses(t *testing.T) {
 	p.Services = map[string][]string{"ssh": {"tcp/22"}}
 	good := string(p.text())
 	for change, want := range map[[2]string]string{
-		{`name = "gw"`, `name = "other"`}:              ":3: name: is not the file's name",
+		{`name = "gw"`, `name = "other"`}:              ":3: name: differs from the file's name",
 		{`name = "gw"`, ``}:                            ": name: missing",
 		{`address = "gw.example.net"`, `address = ""`}: ":4: address: a host name has",
 		{"62201, 443", ""}:                             ":5: knock_ports: there are 1 to",
 		{"62201, 443", "62201, 62201"}:                 ":5: knock_ports: knock ports are",
-		{"62201, 443", "65536"}:                        ":5: knock_ports: 65536 is no port",
-		{"62201, 443", "65537, 0"}:                     ":5: knock_ports: 0 is no port",
+		{"62201, 443", "65536"}:                        ":5: knock_ports: 65536 is not a port",
+		{"62201, 443", "65537, 0"}:                     ":5: knock_ports: 0 is not a port",
 		{`server_id = "`, `server_id = "0`}:            ":6: server_id: a server id is 32 hex digits, this has 33",
 		{`gate_key = "`, `gate_key = "A`}:              ":7: gate_key: a key is 32 bytes",
 		{`client = "alice"`, `client = "Alice"`}:       ":8: client: a name has",

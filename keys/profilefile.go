@@ -61,7 +61,7 @@ func (raw *rawProfile) profile(d *Document, name string) (*StoredProfile, error)
 		return nil, errors.Join(r.problems...)
 	}
 	if raw.Name != name {
-		r.must("name", errors.New("is not the file's name"))
+		r.must("name", errors.New("differs from the file's name"))
 	}
 	p := &StoredProfile{Profile: Profile{
 		Name: raw.Name, Address: raw.Address, KnockPorts: r.ports("knock_ports", raw.KnockPorts),
@@ -92,7 +92,7 @@ func (raw *rawProfile) keys(r *reader) bool {
 	}
 	for _, key := range []string{"gate_key", "id", "key"} {
 		if r.doc.Has(key) {
-			r.must(key, errors.New("is there in clear in a profile that is locked"))
+			r.must(key, errors.New("must not be in clear in a locked profile"))
 		}
 	}
 	return len(r.problems) == 0
@@ -116,7 +116,7 @@ func (r *reader) ports(key string, numbers []int64) []uint16 {
 	ports := make([]uint16, len(numbers))
 	for i, n := range numbers {
 		if n < 1 || n > 65535 {
-			r.must(key, fmt.Errorf("%d is no port", n))
+			r.must(key, fmt.Errorf("%d is not a port", n))
 			continue
 		}
 		ports[i] = uint16(n)

@@ -20,7 +20,7 @@ func ValidName(s string) error {
 	}
 	for i := range len(s) {
 		if !nameByte(s[i]) && (s[i] != '-' || i == 0) {
-			return errors.New("keys: a name has lower-case letters, digits and, not in front, hyphens")
+			return errors.New("keys: a name has only lower-case letters, digits and hyphens, and does not begin with a hyphen")
 		}
 	}
 	return nil
@@ -37,7 +37,7 @@ func ValidInterface(s string) error {
 	}
 	for i := range len(s) {
 		if !wordByte(s[i]) && !strings.ContainsRune(".-@", rune(s[i])) || i == 0 && s[i] == '-' {
-			return errors.New("keys: the name of an interface has letters, digits and . _ @ and, not in front, hyphens: " +
+			return errors.New("keys: the name of an interface consists of letters, digits, . _ @ and hyphens, and does not begin with a hyphen: " +
 				"others are patterns to nft or iptables, or cannot be written for them; rename the interface (ip link set NAME name NEW)")
 		}
 	}
@@ -52,7 +52,7 @@ func ValidTable(s string) error {
 	for i := range len(s) {
 		digit := '0' <= s[i] && s[i] <= '9' || s[i] == '-' || s[i] == '.'
 		if !wordByte(s[i]) && !digit || i == 0 && digit {
-			return errors.New("keys: the name of a table or set has letters, underscores and, not in front, digits, hyphens and dots")
+			return errors.New("keys: the name of a table or set consists of letters, underscores, digits, hyphens and dots, and begins with a letter or an underscore")
 		}
 	}
 	return nil
@@ -111,18 +111,18 @@ func SplitAddress(s string) (host string, port uint16, err error) {
 	if i := portColon(s); i >= 0 {
 		var ok bool
 		if port, ok = portNumber(s[i+1:]); !ok {
-			return "", 0, errors.New("keys: the port after the colon of an address is 1 to 65535")
+			return "", 0, errors.New("keys: the port of an address is 1 to 65535")
 		}
 		host = s[:i]
 	}
 	inner, ok := strings.CutPrefix(host, "[")
 	if !ok && port != 0 && strings.Contains(host, ":") {
-		return "", 0, errors.New("keys: an IPv6 address with a port stands in brackets")
+		return "", 0, errors.New("keys: write an IPv6 address with a port in brackets")
 	}
 	if ok {
 		inner, closed := strings.CutSuffix(inner, "]")
 		if !closed || !strings.Contains(inner, ":") {
-			return "", 0, errors.New("keys: only an IPv6 address stands in brackets")
+			return "", 0, errors.New("keys: only an IPv6 address may be in brackets")
 		}
 		host = inner
 	}
@@ -219,7 +219,7 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 		return netip.Prefix{}, errForm
 	}
 	if p != p.Masked() {
-		return netip.Prefix{}, fmt.Errorf("keys: %s has bits beside its mask: %s is the network", p, p.Masked())
+		return netip.Prefix{}, fmt.Errorf("keys: %s has bits outside its mask: write %s", p, p.Masked())
 	}
 	return p, nil
 }

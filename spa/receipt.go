@@ -68,7 +68,7 @@ func (s Status) String() string {
 	case ReasonNotAllowed:
 		return "not allowed for this client"
 	case ReasonSourceRequired:
-		return "this client has to state its own address"
+		return "this client must state its own address"
 	case ReasonTooManyGrants:
 		return "too many grants at a time"
 	case ReasonTooManyPerHour:
@@ -84,7 +84,7 @@ func (s Status) String() string {
 	case ReasonTooManyPorts:
 		return "too many ports at a time"
 	case ReasonOtherFamily:
-		return "the service has no address of the family that was knocked by, IPv4 or IPv6"
+		return "the service has no address of the family of the knock, IPv4 or IPv6"
 	case ReasonTooEarly:
 		return "too early: the server has just started"
 	}

@@ -18,7 +18,7 @@ func prepare(ctx context.Context, p *keys.Profile, c Command, n network) (*Plan,
 		c.Timeout = DefaultTimeout
 	}
 	if c.Timeout < 0 {
-		return nil, &CommandError{fmt.Errorf("a timeout of %v leaves no time to answer", c.Timeout)}
+		return nil, &CommandError{fmt.Errorf("the timeout is %v and must be more than 0", c.Timeout)}
 	}
 	source, err := c.Source.or(p.Source)
 	if err != nil {
@@ -74,7 +74,7 @@ func resolve(ctx context.Context, p *keys.Profile, n network) ([]netip.Addr, []u
 		ports = []uint16{port}
 	}
 	if len(ports) == 0 {
-		return nil, nil, fmt.Errorf("host %s has no knock port", p.Name)
+		return nil, nil, fmt.Errorf("the profile of %s has no knock port", p.Name)
 	}
 	addrs, err := lookup(ctx, host, n)
 	return addrs, ports, err
@@ -121,7 +121,7 @@ func (p *Plan) route(ctx context.Context, gateways []netip.Addr, ports []uint16)
 func (p *Plan) routeFamily(ctx context.Context, gateways []netip.Addr, ports []uint16) (Route, error) {
 	source := p.Command.Source
 	if source.kind == sourceStated && source.addr.Is4() != gateways[0].Is4() {
-		return Route{}, &CommandError{fmt.Errorf("%v cannot be the source of packets to %v: they are not of one family", source.addr, gateways[0])}
+		return Route{}, &CommandError{fmt.Errorf("%v cannot be the source of packets to %v: one is IPv4, the other IPv6", source.addr, gateways[0])}
 	}
 	var reachable []netip.Addr
 	var first netip.Addr
@@ -129,7 +129,7 @@ func (p *Plan) routeFamily(ctx context.Context, gateways []netip.Addr, ports []u
 	for _, gateway := range gateways {
 		local, err := p.net.Local(netip.AddrPortFrom(gateway, ports[0]))
 		if err != nil {
-			trouble = fmt.Errorf("no way to %v: %w", gateway, err)
+			trouble = fmt.Errorf("no route to %v: %w", gateway, err)
 			continue
 		}
 		if len(reachable) == 0 {

@@ -187,7 +187,7 @@ func TestFamilyWithoutAWayIsLeftOut(t *testing.T) {
 		t.Errorf("got %+v, want IPv4 only, and its address once", plan.Routes)
 	}
 	delete(n.route, gate4)
-	if _, err := prepare(t.Context(), g.profile, open(), n); err == nil || !strings.Contains(err.Error(), "no way to") {
+	if _, err := prepare(t.Context(), g.profile, open(), n); err == nil || !strings.Contains(err.Error(), "no route to") {
 		t.Errorf("got %v, want no way there", err)
 	}
 }

@@ -65,7 +65,7 @@ func (p *Plan) stunServer(ctx context.Context, server string, is4 bool) (netip.A
 	}
 	addrs = ofFamily(addrs, is4)
 	if len(addrs) == 0 {
-		return netip.AddrPort{}, fmt.Errorf("the STUN server %s has no address of the gateway's family", host)
+		return netip.AddrPort{}, fmt.Errorf("the STUN server %s has no address of the gateway's family (IPv4 or IPv6)", host)
 	}
 	return netip.AddrPortFrom(addrs[0], port), nil
 }

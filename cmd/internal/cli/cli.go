@@ -97,7 +97,7 @@ func execute(ctx context.Context, name string, root *cobra.Command, args []strin
 		if LooksLikeToken(arg) {
 			cmd, _, _ := root.Find(args) // it may have codes of its own; nil where there is none
 			return cmd, Misuse(errors.New("an argument looks like an enrolment token"),
-				"every user of this machine can read arguments: give the token on standard input or in a file, and have a new one made if others are here")
+				"every user of this machine can read arguments: give the token on standard input or in a file; if others use this machine, ask for a new token")
 		}
 	}
 	if !root.Runnable() && namesNothing(root, args) {

@@ -14,7 +14,7 @@ type grid struct {
 
 func (g *grid) at(x, y int) bool { return g.dark[y*g.size+x] }
 
-var errGrid = errors.New("this is no QR code")
+var errGrid = errors.New("not a QR code")
 
 // Error correction of each version: codewords in a block, and blocks, for the levels L, M,
 // Q and H (ISO/IEC 18004, table 9).

@@ -44,7 +44,7 @@ func Read(data []byte) (string, error) {
 			return text, nil
 		}
 	}
-	return "", errors.New("no QR code is to be found in the picture")
+	return "", errors.New("no QR code found in the picture")
 }
 
 // decode returns the picture in grey: the colours are not kept in memory.
