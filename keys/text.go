@@ -37,7 +37,7 @@ func ValidInterface(s string) error {
 	}
 	for i := range len(s) {
 		if !wordByte(s[i]) && !strings.ContainsRune(".-@", rune(s[i])) || i == 0 && s[i] == '-' {
-			return errors.New("keys: the name of an interface consists of letters, digits, . _ @ and hyphens, and does not begin with a hyphen: " +
+			return errors.New("keys: the name of an interface has letters, digits and . _ @ and, not in front, hyphens: " +
 				"others are patterns to nft or iptables, or cannot be written for them; rename the interface (ip link set NAME name NEW)")
 		}
 	}
@@ -52,7 +52,7 @@ func ValidTable(s string) error {
 	for i := range len(s) {
 		digit := '0' <= s[i] && s[i] <= '9' || s[i] == '-' || s[i] == '.'
 		if !wordByte(s[i]) && !digit || i == 0 && digit {
-			return errors.New("keys: the name of a table or set consists of letters, underscores, digits, hyphens and dots, and begins with a letter or an underscore")
+			return errors.New("keys: the name of a table or set has letters, underscores and, not in front, digits, hyphens and dots")
 		}
 	}
 	return nil
