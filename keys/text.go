@@ -111,7 +111,7 @@ func SplitAddress(s string) (host string, port uint16, err error) {
 	if i := portColon(s); i >= 0 {
 		var ok bool
 		if port, ok = portNumber(s[i+1:]); !ok {
-			return "", 0, errors.New("keys: the port of an address is 1 to 65535")
+			return "", 0, errors.New("keys: the port after the colon of an address is 1 to 65535")
 		}
 		host = s[:i]
 	}

@@ -371,13 +371,13 @@ func TestOnlyPort(t *testing.T) {
 		"the only one of TCP":    {[]spa.Ports{udp, tcp(53, 53)}, 0, 53, ""},
 		"one of several":         {[]spa.Ports{tcp(80, 80), tcp(443, 443)}, 443, 443, ""},
 		"one of a range":         {[]spa.Ports{tcp(60000, 60010)}, 60010, 60010, ""},
-		"several":                {[]spa.Ports{tcp(80, 80), tcp(443, 443)}, 0, 0, "s has not one TCP port but tcp/80, tcp/443"},
-		"a range":                {[]spa.Ports{tcp(60000, 60010)}, 0, 0, "s has not one TCP port but tcp/60000-60010"},
+		"several":                {[]spa.Ports{tcp(80, 80), tcp(443, 443)}, 0, 0, "s has several TCP ports: tcp/80, tcp/443"},
+		"a range":                {[]spa.Ports{tcp(60000, 60010)}, 0, 0, "s has several TCP ports: tcp/60000-60010"},
 		"UDP alone":              {[]spa.Ports{udp}, 0, 0, "s has no TCP port (udp/53)"},
-		"UDP of that number":     {[]spa.Ports{udp}, 53, 0, "tcp/53 is none of the ports of s (udp/53)"},
-		"none of them":           {[]spa.Ports{tcp(60000, 60010)}, 60011, 0, "tcp/60011 is none of the ports of s (tcp/60000-60010)"},
-		"nothing is known":       {nil, 0, 0, "the ports of s are not known here"},
-		"nothing is known of it": {nil, 22, 0, "the ports of s are not known here"},
+		"UDP of that number":     {[]spa.Ports{udp}, 53, 0, "tcp/53 is not a port of s (udp/53)"},
+		"none of them":           {[]spa.Ports{tcp(60000, 60010)}, 60011, 0, "tcp/60011 is not a port of s (tcp/60000-60010)"},
+		"nothing is known":       {nil, 0, 0, "the ports of s are not known"},
+		"nothing is known of it": {nil, 22, 0, "the ports of s are not known"},
 	} {
 		got, err := OnlyPort(spa.Service{Name: "s"}, c.ports, c.asked)
 		text := ""
