@@ -34,6 +34,10 @@ With --fdpass the connection itself is handed to the program that reads standard
 output, as ssh wants it with ProxyUseFdpass, and connect leaves: nothing stands
 between ssh and the gateway then. Windows has no such thing.
 
+A gateway that has just started takes no knocks for its window, and may say so: connect
+then waits for it, unless --timeout is given and is shorter. Where no answer comes the
+port is tried once: it is open if only the answer was lost.
+
 Exit status: 0 the connection ended, 125 it did not come about (refused, no answer,
 misused, anything else), 130 or 143 interrupted.`,
 		Example: `  ssh -o ProxyCommand='spa-client connect ssh --host gw' gw.example.net

@@ -23,6 +23,7 @@ func (a *app) execCommand() *cobra.Command {
 		Long: `Exec asks the gateway to open services for this machine's address, waits until their
 TCP ports accept connections, and runs a command. The command has standard input, output
 and error to itself, and gets the signals that are sent to spa-client. No shell is involved.
+A gateway that has just started is waited for, and silence met, as by connect.
 
 Exit status: that of the command, or 128 plus the number of the signal that ended it;
 127 there is no such command, 126 it cannot be run, 125 it was not run for any other

@@ -32,6 +32,9 @@ sees; "observed" always leaves it; an address states that one; "stun:HOST" asks 
 server, and nobody else is ever asked. What is stated has to be what the gateway
 sees, or it stays silent.
 
+A gateway that has just started takes no knocks for its window (30s): where --timeout
+allows it, open goes on until it does.
+
 --renew stays and keeps the services open: it knocks again before their time is over and
 when this machine's own address changes, and tries again, ever more seldom, where there is no
 answer. Where not even the first knock succeeds it ends, as without --renew. Ctrl-C ends it; the
