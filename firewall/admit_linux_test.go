@@ -340,11 +340,15 @@ func TestAdmitCut(t *testing.T) {
 	s.grantPorts("one", "192.0.2.3", long, "tcp/2300")
 	v, theirs := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300"), s.talk(accept, "192.0.2.3", "192.0.2.1", "2300")
 	transit := s.talk(inner, "192.0.2.2", "198.51.100.5", "2300")
+	s.must(s.gw.Local("203.0.113.0/24")) // addresses of the host that no interface has
+	s.must(s.client.Route("203.0.113.0/24", "192.0.2.1"))
+	local := s.talk(accept, "192.0.2.2", "203.0.113.7", "2300")
 	gs := s.revoke(Match{})
-	if n, err := s.Cut(t.Context(), gs[:1]); n != 1 || err != nil {
-		t.Errorf("got %d sessions ended, %v, want 1", n, err)
+	if n, err := s.Cut(t.Context(), gs[:1]); n != 2 || err != nil {
+		t.Errorf("got %d sessions ended, %v, want 2", n, err)
 	}
 	s.over(v)
+	s.over(local)
 	s.mutual(theirs, true)
 	s.mutual(transit, true)
 }

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/local"
 	"sallyport/spa"
 )
 
@@ -84,11 +86,11 @@ func (s *sessions) doomed(kind func(flow) bool, target func(netip.Addr) bool, ma
 		tracked[server], tracked[began] = true, true
 		admitted := e.mark&mark != 0
 		switch {
-		case (admitted || mark == 0 && (here[e.orig.dst] || e.orig.dst != e.reply.src)) && kind(in):
+		case (admitted || mark == 0 && (here(e.orig.dst) || e.orig.dst != e.reply.src)) && kind(in):
 			e.session, entries[server] = in, e
-		case admitted && (here[e.reply.src] || target(e.reply.src)) && kind(server): // led here from another port
+		case admitted && (here(e.reply.src) || target(e.reply.src)) && kind(server): // led here from another port
 			e.session, entries[server] = server, e
-		case (admitted || mark == 0 && here[e.reply.dst]) && kind(out):
+		case (admitted || mark == 0 && here(e.reply.dst)) && kind(out):
 			e.session, entries[began] = out, e
 		}
 	})
@@ -162,8 +164,9 @@ func (s *sessions) change(kind netlink.HeaderType, e *entry, attributes []byte) 
 	return nil
 }
 
-// addresses are those of this host.
-func (s *sessions) addresses() (map[netip.Addr]bool, error) {
+// addresses returns what tells whether an address is one of this host: an interface has it, or a
+// local route leads it here.
+func (s *sessions) addresses() (func(netip.Addr) bool, error) {
 	replies, err := s.route.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.RTM_GETADDR, Flags: netlink.Request | netlink.Dump},
 		Data:   make([]byte, addressHeader),
@@ -189,5 +192,11 @@ func (s *sessions) addresses() (map[netip.Addr]bool, error) {
 		}
 		here[own] = true
 	}
-	return here, nil
+	routes, err := local.Read(s.route)
+	if err != nil {
+		return nil, err
+	}
+	return func(a netip.Addr) bool {
+		return here[a] || slices.ContainsFunc(routes, func(r local.Route) bool { return r.Prefix.Contains(a) })
+	}, nil
 }

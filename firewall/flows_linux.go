@@ -9,6 +9,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/local"
 	"sallyport/spa"
 )
 
@@ -66,7 +67,7 @@ func openSessions() (*sessions, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("firewall: opening netlink: %w", err), diag.Close())
 	}
-	route, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	route, err := local.Dial()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("firewall: opening netlink: %w", err), diag.Close(), track.Close())
 	}

@@ -328,7 +328,22 @@ func knockAddr(from string) netip.AddrPort {
 // exchange sends a packet and returns the receipt, nil if none comes within the time.
 func (g *gateway) exchange(from string, packet []byte, s spa.Sender, within time.Duration) *spa.Receipt {
 	g.t.Helper()
-	conn := g.send(from, packet)
+	return g.receipt(g.send(from, packet), packet, s, within)
+}
+
+// knockAt is exchange with another address of the gateway than its first.
+func (g *gateway) knockAt(from, to string, packet []byte, s spa.Sender, within time.Duration) *spa.Receipt {
+	g.t.Helper()
+	conn := g.socket(from)
+	if _, err := conn.WriteToUDPAddrPort(packet, netip.MustParseAddrPort(to)); err != nil {
+		g.t.Fatal(err)
+	}
+	return g.receipt(conn, packet, s, within)
+}
+
+// receipt waits for the answer to a packet.
+func (g *gateway) receipt(conn *net.UDPConn, packet []byte, s spa.Sender, within time.Duration) *spa.Receipt {
+	g.t.Helper()
 	conn.SetReadDeadline(time.Now().Add(within))
 	var buf [2048]byte
 	n, err := conn.Read(buf[:])

@@ -191,12 +191,5 @@ func linkOf(links []Link, a netip.Addr) (Link, bool) {
 
 // isLocal reports whether an address is one of this host.
 func isLocal(links []Link, a netip.Addr) bool {
-	for _, l := range links {
-		for _, prefix := range l.Prefixes {
-			if prefix.Addr() == a {
-				return true
-			}
-		}
-	}
-	return a.IsLoopback()
+	return a.IsLoopback() || slices.ContainsFunc(links, func(l Link) bool { return l.Own(a) })
 }

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+
+	"sallyport/firewall/internal/local"
 )
 
 // Read reads the rule sets and interfaces of the calling thread's network namespace. It needs
@@ -60,5 +63,26 @@ func readLinks() ([]Link, error) {
 		}
 		links = append(links, l)
 	}
-	return links, nil
+	return links, addLocal(links)
+}
+
+// addLocal adds the local routes of each interface that are not those of its addresses. The loopback
+// network is nobody's address.
+func addLocal(links []Link) error {
+	c, err := local.Dial()
+	if err != nil {
+		return fmt.Errorf("survey: opening rtnetlink: %w", err)
+	}
+	routes, err := local.Read(c)
+	if err = errors.Join(err, c.Close()); err != nil {
+		return fmt.Errorf("survey: %w", err)
+	}
+	for _, r := range routes {
+		i := slices.IndexFunc(links, func(l Link) bool { return l.Index == r.Link })
+		if i < 0 || r.Prefix.Addr().IsLoopback() || r.Prefix.IsSingleIP() && links[i].Own(r.Prefix.Addr()) {
+			continue
+		}
+		links[i].Local = append(links[i].Local, r.Prefix)
+	}
+	return nil
 }

@@ -19,6 +19,7 @@ package survey
 import (
 	"errors"
 	"net/netip"
+	"slices"
 
 	"sallyport/spa"
 )
@@ -81,6 +82,13 @@ type Link struct {
 	Up       bool
 	Loopback bool
 	Prefixes []netip.Prefix // addresses with the length of their networks
+	Local    []netip.Prefix // what its routes of type local make addresses of this host, beside Prefixes
+}
+
+// Own reports whether an address is one of this host by this interface.
+func (l Link) Own(a netip.Addr) bool {
+	return slices.ContainsFunc(l.Prefixes, func(p netip.Prefix) bool { return p.Addr() == a }) ||
+		slices.ContainsFunc(l.Local, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // Ruleset is what Read found. Its methods may be called from one goroutine at a time.

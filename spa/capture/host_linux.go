@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,11 +15,14 @@ type host struct {
 	events *rtnetlink // what changes
 	dumps  *rtnetlink // what there is; open from the start, as later no socket can be made
 	stale  bool       // changes were lost and the dump that would mend it failed
+	moved  bool       // routes have changed since they were read
 
 	links      map[int32]link
 	places     map[place]netip.Addr // its broadcast address, if it has one
 	own        map[netip.Addr]int   // at how many places
 	broadcasts map[netip.Addr]int
+	local      map[netip.Prefix]bool // what routes make the host's own, with or without an interface that has it
+	lengths    [2][]int              // of these prefixes, IPv4 and IPv6, each once
 }
 
 // A link is a network interface.
@@ -35,7 +39,7 @@ type place struct {
 }
 
 func openHost() (*host, error) {
-	events, err := openNetlink(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR)
+	events, err := openNetlink(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE)
 	if err != nil {
 		return nil, err
 	}
@@ -67,12 +71,41 @@ func (h *host) learn() error {
 		}
 		seen = append(seen, updates...)
 	}
+	if err := h.learnRoutes(); err != nil {
+		return err
+	}
 	h.links, h.places = map[int32]link{}, map[place]netip.Addr{}
 	h.own, h.broadcasts = map[netip.Addr]int{}, map[netip.Addr]int{}
 	for _, u := range seen {
 		h.apply(u)
 	}
 	return nil
+}
+
+// learnRoutes replaces what is known of the table local. A change in it says too little to follow: one
+// that replaces a route does not name the old one.
+func (h *host) learnRoutes() error {
+	routes, err := h.dumps.dump(unix.RTM_GETROUTE)
+	if err != nil {
+		return fmt.Errorf("asking for the host's local routes: %w", err)
+	}
+	h.local, h.lengths, h.moved = map[netip.Prefix]bool{}, [2][]int{}, false
+	for _, u := range routes {
+		h.local[u.route] = true
+		lengths := &h.lengths[family(u.route.Addr())]
+		if !slices.Contains(*lengths, u.route.Bits()) {
+			*lengths = append(*lengths, u.route.Bits())
+		}
+	}
+	return nil
+}
+
+// family indexes what there is for IPv4 and for IPv6.
+func family(a netip.Addr) int {
+	if a.Is4() {
+		return 0
+	}
+	return 1
 }
 
 // refresh takes note of what has changed; it does not wait. Changes that are notified
@@ -94,6 +127,9 @@ func (h *host) refresh() {
 	if h.stale {
 		h.stale = h.learn() != nil
 	}
+	if h.moved {
+		_ = h.learnRoutes() // if that fails, what moved is asked for again
+	}
 }
 
 func (h *host) apply(u update) {
@@ -107,6 +143,8 @@ func (h *host) apply(u update) {
 		h.add(place{u.index, u.addr}, u.broadcast)
 	case unix.RTM_DELADDR:
 		h.remove(place{u.index, u.addr})
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		h.moved = true
 	}
 }
 
@@ -132,8 +170,19 @@ func lessOne(counts map[netip.Addr]int, a netip.Addr) {
 	}
 }
 
-// isOwn tells whether a is an address of this host that others can send to.
-func (h *host) isOwn(a netip.Addr) bool { return h.own[a] > 0 && !a.IsLoopback() }
+// isOwn reports whether a is an address of this host that others can send to.
+func (h *host) isOwn(a netip.Addr) bool {
+	return !a.IsLoopback() && (h.own[a] > 0 || h.isLocal(a))
+}
+
+// isLocal reports whether the kernel delivers here what is for an address: by the table local, in which
+// cloud agents and load balancers put addresses that no interface has.
+func (h *host) isLocal(a netip.Addr) bool {
+	return slices.ContainsFunc(h.lengths[family(a)], func(bits int) bool {
+		p, err := a.Prefix(bits)
+		return err == nil && h.local[p]
+	})
+}
 
 // isBroadcast tells whether a is the broadcast address of a network that this host is in.
 func (h *host) isBroadcast(a netip.Addr) bool { return a.Is4() && h.broadcasts[a] > 0 }

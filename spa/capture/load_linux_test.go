@@ -234,11 +234,10 @@ func TestStatsWhileClosing(t *testing.T) {
 func TestNoiseLooksSeldom(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
-	conn := dialUDP(t, client, client4, gateway4)
-	blast(t, conn, payload(200), 1)
+	in := inject(t, client, "vc", gateway, "vs")
+	in.send(t, in.frame(knock(client4, addrPort("203.0.113.1", 62201))))
 	lab.Eventually(t, "the packet", func() bool { _, ok := s.rings[0].peek(); return ok })
 	f, _ := s.rings[0].peek()
-	clear(s.host.own)
 	for range looks + 1 {
 		must(t, gateway.AddAddr("vs", "198.51.100.1/32"))
 		must(t, gateway.DelAddr("vs", "198.51.100.1/32"))

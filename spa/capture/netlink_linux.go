@@ -4,23 +4,26 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"syscall"
 	"unsafe"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
-// An update is what one rtnetlink message says of a link or an address.
+// An update is what one rtnetlink message says of a link, an address or a local route.
 type update struct {
-	kind      uint16 // RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR
+	kind      uint16 // RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR and so on
 	index     int32
 	link      link
 	addr      netip.Addr
 	broadcast netip.Addr // invalid: none
+	route     netip.Prefix
 }
 
-// An rtnetlink is a socket that tells of links and addresses.
+// An rtnetlink is a socket that tells of links, addresses and local routes.
 type rtnetlink struct {
 	fd  int
 	seq uint32 // of the last request
@@ -39,6 +42,10 @@ func openNetlink(groups uint32) (*rtnetlink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a netlink socket: %w", err)
 	}
+	if err := onlyLocalRoutes(fd, groups != 0); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("binding the netlink socket: %w", err)
@@ -46,13 +53,52 @@ func openNetlink(groups uint32) (*rtnetlink, error) {
 	return &rtnetlink{fd: fd, buf: make([]byte, 64<<10)}, nil
 }
 
+// onlyLocalRoutes keeps the routes of a router out of the socket: there may be a million of them, and
+// they change all the time. Of a kernel before 4.20, which does not filter what it lists, parseRoute does.
+func onlyLocalRoutes(fd int, events bool) error {
+	if !events {
+		err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
+		if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
+			return fmt.Errorf("asking for strict answers: %w", err)
+		}
+		return nil
+	}
+	kind := func(message uint16) uint32 { // a filter loads in network order what is in the host's
+		return uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, message)))
+	}
+	const tableAt, typeAt = unix.SizeofNlMsghdr + 4, unix.SizeofNlMsghdr + 7
+	return attach(fd, []bpf.Instruction{
+		bpf.LoadAbsolute{Off: 4, Size: 2}, // nlmsg_type
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: kind(unix.RTM_NEWROUTE), SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: kind(unix.RTM_DELROUTE), SkipTrue: 4},
+		bpf.LoadAbsolute{Off: tableAt, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.RT_TABLE_LOCAL, SkipTrue: 3},
+		bpf.LoadAbsolute{Off: typeAt, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.RTN_LOCAL, SkipTrue: 1},
+		bpf.RetConstant{Val: math.MaxUint32},
+		bpf.RetConstant{},
+	})
+}
+
 func (n *rtnetlink) close() { unix.Close(n.fd) }
 
-// dump returns all links (RTM_GETLINK) or addresses (RTM_GETADDR).
+// dump returns all links (RTM_GETLINK), addresses (RTM_GETADDR) or local routes (RTM_GETROUTE).
 func (n *rtnetlink) dump(kind uint16) ([]update, error) {
+	if kind != unix.RTM_GETROUTE {
+		return n.dumpFamily(kind, unix.AF_UNSPEC)
+	}
+	ipv4, err := n.dumpFamily(kind, unix.AF_INET)
+	if err != nil {
+		return nil, err
+	}
+	ipv6, err := n.dumpFamily(kind, unix.AF_INET6)
+	return append(ipv4, ipv6...), err
+}
+
+func (n *rtnetlink) dumpFamily(kind uint16, family byte) ([]update, error) {
 	const tries = 5
 	for range tries {
-		all, err := n.dumpOnce(kind)
+		all, err := n.dumpOnce(kind, family)
 		if !errors.Is(err, errInterrupted) {
 			return all, err
 		}
@@ -60,8 +106,8 @@ func (n *rtnetlink) dump(kind uint16) ([]update, error) {
 	return nil, errInterrupted
 }
 
-func (n *rtnetlink) dumpOnce(kind uint16) ([]update, error) {
-	if err := n.request(kind); err != nil {
+func (n *rtnetlink) dumpOnce(kind uint16, family byte) ([]update, error) {
+	if err := n.request(kind, family); err != nil {
 		return nil, err
 	}
 	var all []update
@@ -91,12 +137,23 @@ func (n *rtnetlink) dumpOnce(kind uint16) ([]update, error) {
 	}
 }
 
-func (n *rtnetlink) request(kind uint16) error {
-	var b [unix.SizeofNlMsghdr + unix.SizeofIfInfomsg]byte // an ifaddrmsg of zeros reads the same
-	h := (*unix.NlMsghdr)(unsafe.Pointer(&b))
+func (n *rtnetlink) request(kind uint16, family byte) error {
 	n.seq++
-	*h = unix.NlMsghdr{Len: uint32(len(b)), Type: kind, Flags: unix.NLM_F_REQUEST | unix.NLM_F_DUMP, Seq: n.seq}
-	return unix.Sendto(n.fd, b[:], 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	head := unix.NlMsghdr{Type: kind, Flags: unix.NLM_F_REQUEST | unix.NLM_F_DUMP, Seq: n.seq}
+	var body []byte
+	switch kind {
+	case unix.RTM_GETLINK:
+		body = make([]byte, unix.SizeofIfInfomsg)
+	case unix.RTM_GETADDR:
+		body = make([]byte, unix.SizeofIfAddrmsg)
+	case unix.RTM_GETROUTE:
+		body = make([]byte, unix.SizeofRtMsg)
+		*(*unix.RtMsg)(unsafe.Pointer(unsafe.SliceData(body))) = unix.RtMsg{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL}
+	}
+	body[0] = family
+	head.Len = uint32(unix.SizeofNlMsghdr + len(body))
+	b := append(unsafe.Slice((*byte)(unsafe.Pointer(&head)), unix.SizeofNlMsghdr), body...)
+	return unix.Sendto(n.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
 // refusal is the error in an NLMSG_ERROR.
@@ -141,15 +198,40 @@ func (n *rtnetlink) read() ([]syscall.NetlinkMessage, error) {
 	}
 }
 
-// parseUpdate reads a message about a link or an address; any other is not ok.
+// parseUpdate reads a message about a link, an address or a local route; any other is not ok.
 func parseUpdate(m syscall.NetlinkMessage) (update, bool) {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		return parseLink(m)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		return parseAddr(m)
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		return parseRoute(m)
 	}
 	return update{}, false
+}
+
+// parseRoute reads a route of the table local that leads to this host itself.
+func parseRoute(m syscall.NetlinkMessage) (update, bool) {
+	attrs, err := syscall.ParseNetlinkRouteAttr(&m)
+	if err != nil {
+		return update{}, false
+	}
+	info := (*unix.RtMsg)(unsafe.Pointer(unsafe.SliceData(m.Data)))
+	if info.Table != unix.RT_TABLE_LOCAL || info.Type != unix.RTN_LOCAL || info.Flags&unix.RTM_F_CLONED != 0 {
+		return update{}, false
+	}
+	to := netip.IPv4Unspecified()
+	if info.Family == unix.AF_INET6 {
+		to = netip.IPv6Unspecified()
+	}
+	for _, a := range attrs {
+		if a.Attr.Type == unix.RTA_DST {
+			to, _ = netip.AddrFromSlice(a.Value)
+		}
+	}
+	route, err := to.Prefix(int(info.Dst_len))
+	return update{kind: m.Header.Type, route: route}, err == nil
 }
 
 func parseLink(m syscall.NetlinkMessage) (update, bool) {

@@ -52,6 +52,13 @@ func openRaw(family int, mark uint32) (int, error) {
 		unix.Close(fd)
 		return -1, fmt.Errorf("marking: %w", err)
 	}
+	if family == unix.AF_INET6 {
+		// Or an address that only a local route makes this host's own could not be named as the source.
+		if err := unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1); err != nil {
+			unix.Close(fd)
+			return -1, fmt.Errorf("allowing any source: %w", err)
+		}
+	}
 	if err := attach(fd, []bpf.Instruction{bpf.RetConstant{Val: 0}}); err != nil {
 		unix.Close(fd)
 		return -1, err

@@ -43,10 +43,8 @@ func isElsewhere(a netip.Addr) bool { return a == elsewhere4 || a == elsewhere6 
 func (h *host) everyWay(c *config.Config) []approach {
 	var here, through []approach
 	for _, l := range h.untrusted(c) {
-		for _, prefix := range l.Prefixes {
-			if a := prefix.Addr(); !a.IsLinkLocalUnicast() {
-				here = append(here, approach{l.Name, a})
-			}
+		for _, a := range h.reachedBy(l) {
+			here = append(here, approach{l.Name, a})
 		}
 		through = append(through, approach{l.Name, elsewhere4}, approach{l.Name, elsewhere6})
 	}

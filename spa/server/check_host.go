@@ -99,12 +99,8 @@ func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
 		}
 		said = fmt.Sprintf("%s is %v, none of this host's addresses", name, addrs)
 	}
-	for _, l := range h.links {
-		for _, prefix := range l.Prefixes {
-			if slices.Contains(addrs, prefix.Addr()) {
-				return nil
-			}
-		}
+	if slices.ContainsFunc(addrs, h.has) {
+		return nil
 	}
 	return []Finding{{Odd, "address", said, "nothing, if a router leads that address here; otherwise clients knock elsewhere"}}
 }

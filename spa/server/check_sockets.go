@@ -98,9 +98,7 @@ func (h *host) opensHere(c *config.Config, l listener) bool {
 
 // has reports whether an address is one of this host's.
 func (h *host) has(a netip.Addr) bool {
-	return slices.ContainsFunc(h.links, func(l survey.Link) bool {
-		return slices.ContainsFunc(l.Prefixes, func(p netip.Prefix) bool { return p.Addr() == a })
-	})
+	return slices.ContainsFunc(h.links, func(l survey.Link) bool { return l.Own(a.WithZone("")) })
 }
 
 // expected reports whether something should wait at a port of the service at all times.

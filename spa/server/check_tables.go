@@ -27,20 +27,23 @@ func (h *host) approaches(c *config.Config) []approach {
 	var all []approach
 	for _, l := range h.untrusted(c) {
 		if len(chosen) == 0 || slices.Contains(chosen, l.Name) {
-			all = append(all, approachesBy(l)...)
+			all = append(all, h.approachesBy(l)...)
 		}
 	}
 	return all
 }
 
-// waysTo returns the way to one address.
+// waysTo returns the ways to one address of this host: by its interface, or by all if that is the loopback.
 func (h *host) waysTo(c *config.Config, to netip.Addr) []approach {
 	for _, l := range h.untrusted(c) {
-		if slices.ContainsFunc(l.Prefixes, func(p netip.Prefix) bool { return p.Addr() == to.WithZone("") }) {
+		if l.Own(to.WithZone("")) {
 			return []approach{{l.Name, to}}
 		}
 	}
-	return nil
+	if !h.has(to) {
+		return nil
+	}
+	return h.waysThrough(c, to)
 }
 
 // untrusted returns the interfaces that strangers may be behind.
@@ -50,13 +53,37 @@ func (h *host) untrusted(c *config.Config) []survey.Link {
 	})
 }
 
-func approachesBy(l survey.Link) []approach {
+func (h *host) approachesBy(l survey.Link) []approach {
 	var found []approach
 	for _, is4 := range []bool{true, false} {
-		for _, prefix := range l.Prefixes {
-			if a := prefix.Addr(); a.Is4() == is4 && !a.IsLinkLocalUnicast() {
+		for _, a := range h.reachedBy(l) {
+			if a.Is4() == is4 {
 				found = append(found, approach{l.Name, a})
 				break
+			}
+		}
+	}
+	return found
+}
+
+// reachedBy returns the addresses of this host that are reached from afar by an interface: its own
+// first, then one of each of its local routes and of those by way of the loopback.
+func (h *host) reachedBy(l survey.Link) []netip.Addr {
+	var found []netip.Addr
+	for _, prefix := range l.Prefixes {
+		if a := prefix.Addr(); !a.IsLinkLocalUnicast() {
+			found = append(found, a)
+		}
+	}
+	for _, by := range h.links {
+		if by.Index != l.Index && !by.Loopback {
+			continue
+		}
+		for _, prefix := range by.Local {
+			if a := prefix.Addr(); prefix.IsSingleIP() {
+				found = append(found, a)
+			} else {
+				found = append(found, a.Next()) // the first may be a network's own
 			}
 		}
 	}
@@ -122,6 +149,11 @@ func (h *host) waysBy(c *config.Config, to netip.Addr) []approach {
 	if ways := h.waysTo(c, to); len(ways) > 0 {
 		return ways
 	}
+	return h.waysThrough(c, to)
+}
+
+// waysThrough returns the ways to an address by each interface that strangers come by.
+func (h *host) waysThrough(c *config.Config, to netip.Addr) []approach {
 	var ways []approach
 	for _, a := range h.approaches(c) {
 		if a.to.Is4() == to.Is4() {

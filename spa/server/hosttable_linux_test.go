@@ -72,6 +72,16 @@ func beside(rules string) func(*scene) {
 	return func(s *scene) { s.t.Helper(); s.feed(rules, "nft", "-f", "-") }
 }
 
+// local makes the addresses of a prefix the gateway's own without an interface that has them.
+func local(prefix string) func(*scene) {
+	return func(s *scene) {
+		s.t.Helper()
+		if err := s.on.Local(prefix); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
 func services(list ...string) func(*config.Config) {
 	return func(c *config.Config) {
 		for _, text := range list {
@@ -132,6 +142,11 @@ func socketTests() []hostTest {
 			s.feed("add rule inet filter input tcp dport 2222 accept", "nft", "-f", "-")
 			s.hold("sshd", "0.0.0.0:2222")
 		}, want: Weak, says: []string{"tcp/2222", "sshd listens at", "ports of a service"}},
+		{name: "unguarded sshd at an address that only a local route has", spoil: func(s *scene) {
+			local("198.51.100.0/24")(s)
+			s.feed("add rule inet filter input tcp dport 2222 accept", "nft", "-f", "-")
+			s.hold("sshd", "198.51.100.7:2222")
+		}, want: Weak, says: []string{"tcp/2222", "sshd listens at 198.51.100.7:2222"}},
 		{name: "sshd behind the firewall", spoil: func(s *scene) { s.hold("sshd", "0.0.0.0:2222") }},
 		{name: "sshd on loopback", spoil: func(s *scene) {
 			s.feed("add rule inet filter input tcp dport 2222 accept", "nft", "-f", "-")
@@ -175,6 +190,7 @@ func machineTests() []hostTest {
 		{name: "no such interface", config: func(c *config.Config) { c.Capture.Interfaces = []string{"vs", "wan0"} },
 			want: Odd, says: []string{"capture.interfaces", "wan0"}},
 		{name: "elsewhere", config: func(c *config.Config) { c.Address = "198.51.100.9" }, want: Odd, says: []string{"address", "198.51.100.9 is none of this host's addresses"}},
+		{name: "an address that only a local route has", config: func(c *config.Config) { c.Address = "198.51.100.7" }, spoil: local("198.51.100.0/24")},
 		{name: "a name that leads elsewhere", config: func(c *config.Config) { c.Address = "gw.example.net" }, pretend: func(h *host) {
 			h.resolve = func(context.Context, string) ([]netip.Addr, error) {
 				return []netip.Addr{netip.MustParseAddr("198.51.100.9")}, nil

@@ -1,0 +1,90 @@
+package local
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Dial opens a socket over which routes and addresses are asked for.
+func Dial() (*netlink.Conn, error) {
+	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return nil, err
+	}
+	// Only then does the kernel filter what it lists (Linux 4.20). A router has a million other routes.
+	if err := c.SetOption(netlink.GetStrictCheck, true); err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// Read lists the routes of type local in the table local, those of the loopback network and of the
+// addresses of interfaces among them.
+func Read(c *netlink.Conn) ([]Route, error) {
+	var all []Route
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		answers, err := dump(c, family)
+		if err != nil {
+			return nil, fmt.Errorf("listing local routes: %w", err)
+		}
+		for _, m := range answers {
+			if r, ok := parse(m.Data); ok {
+				all = append(all, r)
+			}
+		}
+	}
+	return all, nil
+}
+
+// dump asks again where routes changed meanwhile.
+func dump(c *netlink.Conn, family byte) ([]netlink.Message, error) {
+	const tries = 5
+	body := make([]byte, unix.SizeofRtMsg)
+	body[familyAt], body[tableAt], body[typeAt] = family, unix.RT_TABLE_LOCAL, unix.RTN_LOCAL
+	var err error
+	for range tries {
+		var answers []netlink.Message
+		answers, err = c.Execute(netlink.Message{
+			Header: netlink.Header{Type: unix.RTM_GETROUTE, Flags: netlink.Request | netlink.Dump}, Data: body,
+		})
+		if !errors.Is(err, unix.EINTR) {
+			return answers, err
+		}
+	}
+	return nil, err
+}
+
+// Where the fields of struct rtmsg are (linux/rtnetlink.h).
+const (
+	familyAt, lengthAt, tableAt, typeAt, flagsAt = 0, 1, 4, 7, 8
+)
+
+func parse(b []byte) (Route, bool) {
+	if len(b) < unix.SizeofRtMsg || b[tableAt] != unix.RT_TABLE_LOCAL || b[typeAt] != unix.RTN_LOCAL ||
+		binary.NativeEndian.Uint32(b[flagsAt:])&unix.RTM_F_CLONED != 0 {
+		return Route{}, false
+	}
+	d, err := netlink.NewAttributeDecoder(b[unix.SizeofRtMsg:])
+	if err != nil {
+		return Route{}, false
+	}
+	r, to := Route{}, netip.IPv4Unspecified()
+	if b[familyAt] == unix.AF_INET6 {
+		to = netip.IPv6Unspecified()
+	}
+	for d.Next() {
+		switch d.Type() {
+		case unix.RTA_DST:
+			to, _ = netip.AddrFromSlice(d.Bytes())
+		case unix.RTA_OIF:
+			r.Link = int(d.Uint32())
+		}
+	}
+	r.Prefix, err = to.Prefix(int(b[lengthAt]))
+	return r, err == nil && d.Err() == nil
+}
