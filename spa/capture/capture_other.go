@@ -34,7 +34,7 @@ type Responder struct{ _ [0]func() }
 func NewResponder(uint32) (*Responder, error) { return nil, errUnsupported }
 
 // Send returns an error that wraps errors.ErrUnsupported.
-func (*Responder) Send(Packet, []byte) error { return errUnsupported }
+func (*Responder) Send(Packet, []byte, bool) error { return errUnsupported }
 
 // Close does nothing.
 func (*Responder) Close() error { return nil }

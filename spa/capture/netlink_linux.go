@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An update is what one rtnetlink message says of a link, an address or a local route.
+// An update is what one rtnetlink message says of a link, an address, a local route or a rule.
 type update struct {
 	kind      uint16 // RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR and so on
 	index     int32
@@ -21,9 +21,10 @@ type update struct {
 	addr      netip.Addr
 	broadcast netip.Addr // invalid: none
 	route     netip.Prefix
+	mark      fwmark
 }
 
-// An rtnetlink is a socket that tells of links, addresses and local routes.
+// An rtnetlink is a socket that tells of links, addresses, local routes and rules of the routing.
 type rtnetlink struct {
 	fd  int
 	seq uint32 // of the last request
@@ -82,7 +83,8 @@ func onlyLocalRoutes(fd int, events bool) error {
 
 func (n *rtnetlink) close() { unix.Close(n.fd) }
 
-// dump returns all links (RTM_GETLINK), addresses (RTM_GETADDR) or local routes (RTM_GETROUTE).
+// dump returns all links (RTM_GETLINK), addresses (RTM_GETADDR), local routes (RTM_GETROUTE) or
+// rules (RTM_GETRULE).
 func (n *rtnetlink) dump(kind uint16) ([]update, error) {
 	if kind != unix.RTM_GETROUTE {
 		return n.dumpFamily(kind, unix.AF_UNSPEC)
@@ -138,21 +140,24 @@ func (n *rtnetlink) dumpOnce(kind uint16, family byte) ([]update, error) {
 }
 
 func (n *rtnetlink) request(kind uint16, family byte) error {
-	n.seq++
-	head := unix.NlMsghdr{Type: kind, Flags: unix.NLM_F_REQUEST | unix.NLM_F_DUMP, Seq: n.seq}
-	var body []byte
-	switch kind {
-	case unix.RTM_GETLINK:
-		body = make([]byte, unix.SizeofIfInfomsg)
-	case unix.RTM_GETADDR:
-		body = make([]byte, unix.SizeofIfAddrmsg)
-	case unix.RTM_GETROUTE:
-		body = make([]byte, unix.SizeofRtMsg)
+	body := make([]byte, map[uint16]int{
+		unix.RTM_GETLINK: unix.SizeofIfInfomsg, unix.RTM_GETADDR: unix.SizeofIfAddrmsg,
+		unix.RTM_GETROUTE: unix.SizeofRtMsg, unix.RTM_GETRULE: unix.SizeofRtMsg,
+	}[kind])
+	if kind == unix.RTM_GETROUTE {
 		*(*unix.RtMsg)(unsafe.Pointer(unsafe.SliceData(body))) = unix.RtMsg{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL}
 	}
 	body[0] = family
-	head.Len = uint32(unix.SizeofNlMsghdr + len(body))
-	b := append(unsafe.Slice((*byte)(unsafe.Pointer(&head)), unix.SizeofNlMsghdr), body...)
+	return n.send(kind, unix.NLM_F_REQUEST|unix.NLM_F_DUMP, body)
+}
+
+func (n *rtnetlink) send(kind, flags uint16, body []byte) error {
+	n.seq++
+	b := binary.NativeEndian.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(body)))
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	b = binary.NativeEndian.AppendUint16(b, flags)
+	b = binary.NativeEndian.AppendUint32(b, n.seq)
+	b = append(binary.NativeEndian.AppendUint32(b, 0), body...) // from no port of ours
 	return unix.Sendto(n.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
@@ -198,7 +203,7 @@ func (n *rtnetlink) read() ([]syscall.NetlinkMessage, error) {
 	}
 }
 
-// parseUpdate reads a message about a link, an address or a local route; any other is not ok.
+// parseUpdate reads a message about a link, an address, a local route or a rule; any other is not ok.
 func parseUpdate(m syscall.NetlinkMessage) (update, bool) {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
@@ -207,6 +212,8 @@ func parseUpdate(m syscall.NetlinkMessage) (update, bool) {
 		return parseAddr(m)
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		return parseRoute(m)
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		return parseRule(m)
 	}
 	return update{}, false
 }

@@ -22,6 +22,9 @@ type Responder struct {
 	fd4 int
 	fd6 int   // -1: there is none
 	no6 error // why not
+
+	mark uint32
+	ways *ways
 }
 
 // NewResponder opens the sockets. What they send carries the packet mark, by which a firewall tells
@@ -37,7 +40,11 @@ func NewResponder(mark uint32) (*Responder, error) {
 		unix.Close(fd4)
 		return nil, fmt.Errorf("capture: opening the IPv6 responder: %w", err)
 	}
-	return &Responder{fd4: fd4, fd6: fd6, no6: err}, nil
+	r := &Responder{fd4: fd4, fd6: fd6, no6: err, mark: mark}
+	if r.ways, err = openWays(); err != nil {
+		return nil, errors.Join(fmt.Errorf("capture: opening the responder: %w", err), r.Close())
+	}
+	return r, nil
 }
 
 // openRaw opens a socket that sends whole IP packets. One that let the kernel write the IP
@@ -68,18 +75,30 @@ func openRaw(family int, mark uint32) (int, error) {
 
 // Send sends payload to where p came from, from where p went to. It does not wait: where
 // there is no room the datagram is lost and the error says so.
-func (r *Responder) Send(p Packet, payload []byte) error {
+//
+// It goes by the host's routing. If that leads by another interface than p came in by, and has a rule
+// for a packet mark that leads by this one, it carries that mark: with two uplinks the answer leaves by
+// the one that was knocked on. If such a mark has no room for that of NewResponder, the latter is left
+// out, but not with keep.
+func (r *Responder) Send(p Packet, payload []byte, keep bool) error {
 	from, to := p.To, p.From
 	if !from.IsValid() || !to.IsValid() || from.Addr().Is4() != to.Addr().Is4() || to.Port() == 0 {
 		return fmt.Errorf("capture: nothing can be sent from %v to %v", from, to)
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
+	if r.ways == nil {
+		return fmt.Errorf("capture: answering %v from %v: %w", to, from, net.ErrClosed)
+	}
+	var control []byte
+	if mark := r.ways.back(p, r.mark, keep); mark != r.mark {
+		control = markOf(mark)
+	}
 	var err error
 	if to.Addr().Is4() {
-		err = r.send4(from, to, p.Interface, payload)
+		err = r.send4(from, to, p.Interface, payload, control)
 	} else {
-		err = r.send6(from, to, p.Interface, payload)
+		err = r.send6(from, to, p.Interface, payload, control)
 	}
 	if err != nil {
 		return fmt.Errorf("capture: answering %v from %v: %w", to, from, err)
@@ -87,21 +106,18 @@ func (r *Responder) Send(p Packet, payload []byte) error {
 	return nil
 }
 
-func (r *Responder) send4(from, to netip.AddrPort, index int, payload []byte) error {
-	if r.fd4 < 0 {
-		return net.ErrClosed
-	}
+func (r *Responder) send4(from, to netip.AddrPort, index int, payload, control []byte) error {
 	// Told besides the header, so that rules that choose a route by its source apply.
 	info := unix.Inet4Pktinfo{Spec_dst: from.Addr().As4()}
 	if to.Addr().IsLinkLocalUnicast() {
 		info.Ifindex = int32(index)
 	}
-	_, err := unix.SendmsgN(r.fd4, packet4(from, to, payload), unix.PktInfo4(&info),
+	_, err := unix.SendmsgN(r.fd4, packet4(from, to, payload), append(unix.PktInfo4(&info), control...),
 		&unix.SockaddrInet4{Addr: to.Addr().As4()}, 0)
 	return err
 }
 
-func (r *Responder) send6(from, to netip.AddrPort, index int, payload []byte) error {
+func (r *Responder) send6(from, to netip.AddrPort, index int, payload, control []byte) error {
 	if r.fd6 < 0 {
 		return r.no6
 	}
@@ -110,7 +126,7 @@ func (r *Responder) send6(from, to netip.AddrPort, index int, payload []byte) er
 	if to.Addr().IsLinkLocalUnicast() {
 		info.Ifindex, dst.ZoneId = uint32(index), uint32(index)
 	}
-	_, err := unix.SendmsgN(r.fd6, packet6(from, to, payload), unix.PktInfo6(&info), &dst, 0)
+	_, err := unix.SendmsgN(r.fd6, packet6(from, to, payload), append(unix.PktInfo6(&info), control...), &dst, 0)
 	return err
 }
 
@@ -124,6 +140,10 @@ func (r *Responder) Close() error {
 		}
 	}
 	r.fd4, r.fd6, r.no6 = -1, -1, net.ErrClosed
+	if r.ways != nil {
+		r.ways.close()
+		r.ways = nil
+	}
 	return nil
 }
 

@@ -51,7 +51,7 @@ func answerFor(t *testing.T, conn *net.UDPConn, s reading, r *Responder, size in
 	defer conn.Close()
 	_, err := conn.Write(payload(200))
 	must(t, err)
-	must(t, r.Send(s.expect(t), payload(size)))
+	must(t, r.Send(s.expect(t), payload(size), false))
 	answer := make([]byte, 2000)
 	n, err := conn.Read(answer)
 	if err != nil || !bytes.Equal(answer[:n], payload(size)) {
@@ -133,16 +133,16 @@ func TestAnswerRefused(t *testing.T) {
 		"no port":             {From: addrPort("192.0.2.2", 0), To: gateway4},
 		"no route":            {From: addrPort("203.0.113.1", 9), To: gateway4},
 	} {
-		if err := r.Send(p, payload(200)); err == nil {
+		if err := r.Send(p, payload(200), false); err == nil {
 			t.Errorf("%s: it was sent", name)
 		}
 	}
-	if err := r.Send(Packet{From: client4, To: gateway4}, payload(maxPayload+1)); err == nil {
+	if err := r.Send(Packet{From: client4, To: gateway4}, payload(maxPayload+1), false); err == nil {
 		t.Error("too long: it was sent")
 	}
 	must(t, r.Close())
 	for _, p := range []Packet{{From: client4, To: gateway4}, {From: client6, To: gateway6}} {
-		if err := r.Send(p, payload(200)); !errors.Is(err, net.ErrClosed) {
+		if err := r.Send(p, payload(200), false); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("after Close: got %v, want net.ErrClosed", err)
 		}
 	}
@@ -153,7 +153,7 @@ func TestAnswerWithoutIPv6(t *testing.T) {
 	all := respond(t, gateway)
 	unix.Close(all.fd6)
 	all.fd6, all.no6 = -1, unix.EAFNOSUPPORT
-	if err := all.Send(Packet{From: client6, To: gateway6}, payload(200)); !errors.Is(err, unix.EAFNOSUPPORT) {
+	if err := all.Send(Packet{From: client6, To: gateway6}, payload(200), false); !errors.Is(err, unix.EAFNOSUPPORT) {
 		t.Errorf("over IPv6: got %v, want EAFNOSUPPORT", err)
 	}
 	answerFor(t, dialUDP(t, client, client4, gateway4), read(t, listen(t, gateway, knocks)), all, 200)

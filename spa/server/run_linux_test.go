@@ -197,7 +197,7 @@ func TestRun(t *testing.T) {
 	_, reading := r.s.sniffer.Read()
 	_, telling := r.s.manager.Write([]byte("x"))
 	for what, err := range map[string]error{
-		"the sniffer": reading, "systemd's socket": telling, "the responder": r.s.responder.Send(arriving(nil), nil),
+		"the sniffer": reading, "systemd's socket": telling, "the responder": r.s.responder.Send(arriving(nil), nil, false),
 		"the watcher": r.s.watcher.Add(t.TempDir()),
 	} {
 		if !errors.Is(err, net.ErrClosed) && !errors.Is(err, fsnotify.ErrClosed) {

@@ -21,6 +21,7 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
+	"sallyport/spa/config"
 	"sallyport/spa/policy"
 	"sallyport/spa/replay"
 )
@@ -185,7 +186,9 @@ func (s *Server) answer(p capture.Packet, event audit.Event) {
 	}
 	packet, err := spa.SealReceipt(event.Receipt, event.Knock, s.identity.Server)
 	if err == nil {
-		err = s.responder.Send(p, packet)
+		// From a shared port a receipt has to be told from what the host's own program sends.
+		shared := slices.Contains(s.config.KnockPorts, config.KnockPort{Port: p.To.Port(), Shared: true})
+		err = s.responder.Send(p, packet, shared)
 	}
 	if err != nil {
 		s.log.Warn("could not send a receipt", "client", event.Client, "to", p.From.String(), "error", err)
