@@ -123,6 +123,25 @@ func Open(path string, c Config, now time.Time) (*Journal, error) {
 	return j, nil
 }
 
+// Foreign reports whether the journal was written on another machine, or began anew on this one because it
+// had been: what lies beside it is then perhaps a copy of another gateway's. It changes nothing.
+func Foreign(path string, c Config) (bool, error) {
+	_, id, err := c.complete()
+	if err != nil {
+		return false, err
+	}
+	f, err := openFile(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	s := newStore(f)
+	if err := s.readHeader(); err != nil {
+		return false, err
+	}
+	return s.header.Machine != id.machine || s.header.Reason == otherMachine, nil
+}
+
 func openOrCreate(path string, c Config, id identity, now time.Time) (disk, error) {
 	f, err := openFile(path)
 	if errors.Is(err, os.ErrNotExist) {

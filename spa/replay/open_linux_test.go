@@ -319,6 +319,42 @@ func TestOtherMachine(t *testing.T) {
 	wantFloor(t, j, after(time.Hour), after(time.Hour+30*time.Second), otherMachine)
 }
 
+// TestForeign: it is seen before this machine begins the journal anew, and after it, until a reboot.
+func TestForeign(t *testing.T) {
+	path := created(t, config())
+	here, next := config(), config()
+	here.MachineID = "other"
+	next.MachineID, next.BootID = here.MachineID, "next"
+	want := func(when string, c Config, want bool) {
+		t.Helper()
+		before := read(t, path)
+		if got, err := Foreign(path, c); got != want || err != nil {
+			t.Errorf("%s: got %v and %v, want %v", when, got, err, want)
+		}
+		if !bytes.Equal(read(t, path), before) {
+			t.Errorf("%s: the journal was changed", when)
+		}
+	}
+	want("its own", config(), false)
+	want("copied", here, true)
+	mustOpen(t, path, here, start).Close()
+	want("begun anew", here, true)
+	mustOpen(t, path, next, start).Close()
+	want("after a reboot", next, false)
+	if got, err := Foreign(filepath.Join(t.TempDir(), "none"), here); got || err == nil {
+		t.Errorf("no journal: got %v and %v", got, err)
+	}
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 func TestMissing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	j := mustOpen(t, path, config(), start)

@@ -13,6 +13,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/spa/config"
+	"sallyport/spa/replay"
 )
 
 // Severity ranks a finding of Check.
@@ -169,6 +170,11 @@ func checkJournal(c *config.Config) []Finding {
 		return []Finding{{Problem, path, err.Error(), ""}}
 	case !info.Mode().IsRegular():
 		return []Finding{{Problem, path, "this is not a regular file, and the server does not start with it", "move it away: the server makes a new one"}}
+	}
+	// What cannot be read is damaged, or another's affair.
+	if foreign, err := replay.Foreign(path, replay.Config{Window: c.Window}); err == nil && foreign {
+		return []Finding{{Weak, path, "this journal came from another machine. If a gateway with the same keys still runs there, a packet that was spent at one of the two opens the other",
+			"nothing, if the other machine is gone for good. Otherwise stop one of the two, or make this one a gateway of its own: spa-server init --config DIR"}}
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"sallyport/keys"
 	"sallyport/spa"
 	"sallyport/spa/config"
+	"sallyport/spa/replay"
 )
 
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -54,6 +55,12 @@ func TestCheck(t *testing.T) {
 		{name: "nothing", client: strict},
 		{name: "source not required", want: Weak, says: []string{"require_source", "alice"}},
 		{name: "long window", config: func(c *config.Config) { c.Window = 5 * time.Minute }, client: strict, want: Weak, says: []string{"window", "5m"}},
+		{name: "a copy of another gateway", client: strict, spoil: func(t *testing.T, dir string) {
+			path := filepath.Join(dir, config.JournalFile)
+			if err := errors.Join(os.Remove(path), replay.Create(path, replay.Config{Window: time.Minute, MachineID: "other"}, now)); err != nil {
+				t.Fatal(err)
+			}
+		}, want: Weak, says: []string{"journal", "came from another machine", "opens the other", "stop one of the two"}},
 		{name: "handed packets", config: func(c *config.Config) { c.Firewall.TPROXY = true }, client: strict, want: Weak, says: []string{"firewall.tproxy", "bypass the guard"}},
 		{name: "trusted interface", config: func(c *config.Config) { c.Firewall.TrustedInterfaces = []string{"lan0"} }, client: strict, want: Weak, says: []string{"trusted_interfaces", "lan0"}},
 		{name: "dry run", config: func(c *config.Config) { c.Firewall.Backend = "dry-run" }, client: strict, want: Weak, says: []string{"dry-run"}},
