@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 
 	"sallyport/firewall/internal/local"
 )
@@ -63,26 +62,33 @@ func readLinks() ([]Link, error) {
 		}
 		links = append(links, l)
 	}
-	return links, addLocal(links)
+	return links, addMore(links)
 }
 
-// addLocal adds the local routes of each interface that are not those of its addresses. The loopback
-// network is nobody's address.
-func addLocal(links []Link) error {
+// addMore adds what package net does not tell.
+func addMore(links []Link) error {
 	c, err := local.Dial()
 	if err != nil {
 		return fmt.Errorf("survey: opening rtnetlink: %w", err)
 	}
 	routes, err := local.Read(c)
-	if err = errors.Join(err, c.Close()); err != nil {
+	names, err2 := local.Names(c)
+	if err = errors.Join(err, err2, c.Close()); err != nil {
 		return fmt.Errorf("survey: %w", err)
 	}
-	for _, r := range routes {
-		i := slices.IndexFunc(links, func(l Link) bool { return l.Index == r.Link })
-		if i < 0 || r.Prefix.Addr().IsLoopback() || r.Prefix.IsSingleIP() && links[i].Own(r.Prefix.Addr()) {
-			continue
-		}
-		links[i].Local = append(links[i].Local, r.Prefix)
+	for i := range links {
+		links[i].AltNames = names[links[i].Index]
+		links[i].addLocal(routes)
 	}
 	return nil
+}
+
+// addLocal adds the local routes that are not those of the interface's addresses. The loopback network is
+// nobody's address.
+func (l *Link) addLocal(routes []local.Route) {
+	for _, r := range routes {
+		if r.Link == l.Index && !r.Prefix.Addr().IsLoopback() && !(r.Prefix.IsSingleIP() && l.Own(r.Prefix.Addr())) {
+			l.Local = append(l.Local, r.Prefix)
+		}
+	}
 }

@@ -78,12 +78,16 @@ type Outcome struct {
 // Link is a network interface of this host.
 type Link struct {
 	Name     string
+	AltNames []string // by which rules do not know it
 	Index    int
 	Up       bool
 	Loopback bool
 	Prefixes []netip.Prefix // addresses with the length of their networks
 	Local    []netip.Prefix // what its routes of type local make addresses of this host, beside Prefixes
 }
+
+// Is reports whether that is one of its names.
+func (l Link) Is(name string) bool { return l.Name == name || slices.Contains(l.AltNames, name) }
 
 // Own reports whether an address is one of this host by this interface.
 func (l Link) Own(a netip.Addr) bool {

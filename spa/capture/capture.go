@@ -37,7 +37,8 @@ type Config struct {
 	// MinLen and MaxLen bound the UDP payload in bytes, both inclusive; at most 1472.
 	MinLen, MaxLen int
 	// Interfaces names the network interfaces that packets may come in by. None named:
-	// all but the loopback. They need not exist yet, and may go and come back. A packet
+	// all but the loopback. They need not exist yet, and may go and come back; alternative
+	// names count as well. A packet
 	// that came in by a port of a bridge or bond belongs to the bridge or bond, one with a
 	// VLAN tag to the VLAN's interface, or where there is none to the one that carried it.
 	Interfaces []string

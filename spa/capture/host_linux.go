@@ -28,8 +28,14 @@ type host struct {
 // A link is a network interface.
 type link struct {
 	name     string
-	mac      string // its bytes
+	others   []string // alternative names (ip-link(8))
+	mac      string   // its bytes
 	loopback bool
+}
+
+// isNamed reports whether one of its names is among those.
+func (l link) isNamed(names []string) bool {
+	return slices.Contains(names, l.name) || slices.ContainsFunc(l.others, func(other string) bool { return slices.Contains(names, other) })
 }
 
 // A place is an address on an interface: the same address can be on several.

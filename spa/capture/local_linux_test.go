@@ -135,3 +135,38 @@ func TestAnswerFromALocalRoute(t *testing.T) {
 		answerFor(t, dialUDP(t, client, senderTo(to), to), s, r, 200)
 	}
 }
+
+// TestAlternativeName: an interface is listened to by any of its names, whichever comes when.
+func TestAlternativeName(t *testing.T) {
+	client, gateway := lab.Pair(t)
+	alt := func(change func(netlink.Link, string) error) {
+		t.Helper()
+		must(t, gateway.Do(func() error {
+			link, err := netlink.LinkByName("vs")
+			if err != nil {
+				return err
+			}
+			return change(link, "enp0s31f6-by-a-long-name")
+		}))
+	}
+	named := knocks
+	named.Interfaces = []string{"other", "enp0s31f6-by-a-long-name"}
+	s := read(t, listen(t, gateway, named))
+	in := inject(t, client, "vc", gateway, "vs")
+	wrong := func() {
+		t.Helper()
+		before := s.Stats()
+		in.send(t, in.frame(knock(client4, gateway4)))
+		s.waitFor(t, before, Stats{Received: 1, WrongInterface: 1})
+	}
+	wrong()
+	alt(netlink.LinkAddAltName)
+	in.send(t, in.frame(knock(client4, gateway4)))
+	s.expect(t)
+	late := read(t, listen(t, gateway, named))
+	in.send(t, in.frame(knock(client6, gateway6)))
+	late.expect(t)
+	s.expect(t)
+	alt(netlink.LinkDelAltName)
+	wrong()
+}

@@ -257,6 +257,12 @@ func parseLink(m syscall.NetlinkMessage) (update, bool) {
 			u.link.name = unix.ByteSliceToString(a.Value)
 		case unix.IFLA_ADDRESS:
 			u.link.mac = string(a.Value)
+		case unix.IFLA_PROP_LIST, unix.IFLA_PROP_LIST | unix.NLA_F_NESTED:
+			for _, p := range attributes(a.Value, 0) {
+				if p.kind == unix.IFLA_ALT_IFNAME {
+					u.link.others = append(u.link.others, unix.ByteSliceToString(p.value))
+				}
+			}
 		}
 	}
 	return u, true

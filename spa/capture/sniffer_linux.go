@@ -207,7 +207,7 @@ func (s *Sniffer) wanted(f frame) bool {
 	}
 	return s.known(func() bool {
 		l, ok := s.host.links[f.from.Ifindex]
-		return ok && slices.Contains(s.interfaces, l.name)
+		return ok && l.isNamed(s.interfaces)
 	})
 }
 

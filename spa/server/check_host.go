@@ -61,27 +61,41 @@ func checkConntrack(_ *config.Config, h *host) []Finding {
 		fmt.Sprintf("sysctl net.netfilter.nf_conntrack_max=%d, and find out what fills it: conntrack -S", 4*limit)}}
 }
 
-// checkInterfaces looks for names of interfaces that are not there.
+// checkInterfaces looks for names of interfaces that are not there. Rules know an interface by its first
+// name alone, the sniffer by all.
 func checkInterfaces(c *config.Config, h *host) []Finding {
 	if h.links == nil {
 		return nil
 	}
 	var found []Finding
-	for _, key := range []struct {
-		name  string
-		names []string
-		then  string
-	}{
-		{"capture.interfaces", c.Capture.Interfaces, "no knock is seen there until it comes"},
-		{"firewall.trusted_interfaces", c.Firewall.TrustedInterfaces, "whatever bears that name later is trusted"},
-	} {
-		for _, name := range key.names {
-			if !slices.ContainsFunc(h.links, func(l survey.Link) bool { return l.Name == name }) {
-				found = append(found, Finding{Odd, key.name, fmt.Sprintf("there is no interface %s now: %s", name, key.then), "ip link shows those that there are"})
-			}
+	missing := func(key, name, then string) {
+		found = append(found, Finding{Odd, key, fmt.Sprintf("there is no interface %s now: %s", name, then), "ip link shows those that there are"})
+	}
+	for _, name := range c.Capture.Interfaces {
+		if _, ok := h.link(name); !ok {
+			missing("capture.interfaces", name, "no knock is seen there until it comes")
+		}
+	}
+	for _, name := range c.Firewall.TrustedInterfaces {
+		l, ok := h.link(name)
+		switch {
+		case !ok:
+			missing("firewall.trusted_interfaces", name, "whatever bears that name later is trusted")
+		case l.Name != name:
+			found = append(found, Finding{Problem, "firewall.trusted_interfaces", fmt.Sprintf("%s is an alternative name of %s, and firewall rules do not know those: nothing is trusted by it", name, l.Name),
+				fmt.Sprintf("write %q in the place of %q", l.Name, name)})
 		}
 	}
 	return found
+}
+
+// link returns the interface that has a name.
+func (h *host) link(name string) (survey.Link, bool) {
+	i := slices.IndexFunc(h.links, func(l survey.Link) bool { return l.Is(name) })
+	if i < 0 {
+		return survey.Link{}, false
+	}
+	return h.links[i], true
 }
 
 // checkAddress looks whether clients are sent here. Behind a NAT they are all the same.

@@ -26,7 +26,7 @@ func (h *host) approaches(c *config.Config) []approach {
 	}
 	var all []approach
 	for _, l := range h.untrusted(c) {
-		if len(chosen) == 0 || slices.Contains(chosen, l.Name) {
+		if len(chosen) == 0 || slices.ContainsFunc(chosen, l.Is) {
 			all = append(all, h.approachesBy(l)...)
 		}
 	}

@@ -210,3 +210,13 @@ type hostTest struct {
 	want    Severity
 	says    []string
 }
+
+// TestTrustedByAlternativeName: a rule does not match it, so it is a mistake, and the name that matches is said.
+func TestTrustedByAlternativeName(t *testing.T) {
+	s := newScene(t, func(c *config.Config) { c.Firewall.TrustedInterfaces = []string{"vs", "enp0s5"} })
+	alsoNamed("enp0s5")(s)
+	found := checkInterfaces(s.config, s.look())
+	if len(found) != 1 || !says(found, Problem, []string{"firewall.trusted_interfaces", "enp0s5 is an alternative name of vs", `write "vs"`}) {
+		t.Errorf("got %+v", found)
+	}
+}

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"sallyport/keys"
 	"sallyport/spa"
 	"sallyport/spa/config"
@@ -77,6 +79,23 @@ func local(prefix string) func(*scene) {
 	return func(s *scene) {
 		s.t.Helper()
 		if err := s.on.Local(prefix); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// alsoNamed gives the gateway's interface an alternative name.
+func alsoNamed(name string) func(*scene) {
+	return func(s *scene) {
+		s.t.Helper()
+		err := s.on.Do(func() error {
+			link, err := netlink.LinkByName("vs")
+			if err != nil {
+				return err
+			}
+			return netlink.LinkAddAltName(link, name)
+		})
+		if err != nil {
 			s.t.Fatal(err)
 		}
 	}
@@ -189,6 +208,7 @@ func machineTests() []hostTest {
 	return []hostTest{
 		{name: "no such interface", config: func(c *config.Config) { c.Capture.Interfaces = []string{"vs", "wan0"} },
 			want: Odd, says: []string{"capture.interfaces", "wan0"}},
+		{name: "an alternative name", config: func(c *config.Config) { c.Capture.Interfaces = []string{"enp0s5"} }, spoil: alsoNamed("enp0s5")},
 		{name: "elsewhere", config: func(c *config.Config) { c.Address = "198.51.100.9" }, want: Odd, says: []string{"address", "198.51.100.9 is none of this host's addresses"}},
 		{name: "an address that only a local route has", config: func(c *config.Config) { c.Address = "198.51.100.7" }, spoil: local("198.51.100.0/24")},
 		{name: "a name that leads elsewhere", config: func(c *config.Config) { c.Address = "gw.example.net" }, pretend: func(h *host) {

@@ -1,5 +1,6 @@
-// Package local reads which addresses are this host's own though no interface has them: those of routes
-// of type local, as cloud agents, load balancers and AnyIP prefixes have them.
+// Package local reads what package net does not tell of this host: which addresses are its own though no
+// interface has them, by routes of type local, as cloud agents, load balancers and AnyIP prefixes have
+// them; and by which other names an interface is known.
 package local
 
 import "net/netip"

@@ -28,7 +28,9 @@ func Dial() (*netlink.Conn, error) {
 func Read(c *netlink.Conn) ([]Route, error) {
 	var all []Route
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		answers, err := dump(c, family)
+		body := make([]byte, unix.SizeofRtMsg)
+		body[familyAt], body[tableAt], body[typeAt] = family, unix.RT_TABLE_LOCAL, unix.RTN_LOCAL
+		answers, err := dump(c, unix.RTM_GETROUTE, body)
 		if err != nil {
 			return nil, fmt.Errorf("listing local routes: %w", err)
 		}
@@ -41,17 +43,49 @@ func Read(c *netlink.Conn) ([]Route, error) {
 	return all, nil
 }
 
-// dump asks again where routes changed meanwhile.
-func dump(c *netlink.Conn, family byte) ([]netlink.Message, error) {
+// Names lists the alternative names of interfaces (ip-link(8)) by their index.
+func Names(c *netlink.Conn) (map[int][]string, error) {
+	answers, err := dump(c, unix.RTM_GETLINK, make([]byte, unix.SizeofIfInfomsg))
+	if err != nil {
+		return nil, fmt.Errorf("listing names of interfaces: %w", err)
+	}
+	names := make(map[int][]string)
+	for _, m := range answers {
+		if len(m.Data) < unix.SizeofIfInfomsg {
+			continue
+		}
+		d, err := netlink.NewAttributeDecoder(m.Data[unix.SizeofIfInfomsg:])
+		if err != nil {
+			continue
+		}
+		index := int(binary.NativeEndian.Uint32(m.Data[indexAt:]))
+		for d.Next() {
+			if d.Type() != unix.IFLA_PROP_LIST {
+				continue
+			}
+			d.Nested(func(d *netlink.AttributeDecoder) error {
+				for d.Next() {
+					if d.Type() == unix.IFLA_ALT_IFNAME {
+						names[index] = append(names[index], d.String())
+					}
+				}
+				return d.Err()
+			})
+		}
+	}
+	return names, nil
+}
+
+// indexAt is where struct ifinfomsg has the index.
+const indexAt = 4
+
+// dump asks again where something changed meanwhile.
+func dump(c *netlink.Conn, kind netlink.HeaderType, body []byte) ([]netlink.Message, error) {
 	const tries = 5
-	body := make([]byte, unix.SizeofRtMsg)
-	body[familyAt], body[tableAt], body[typeAt] = family, unix.RT_TABLE_LOCAL, unix.RTN_LOCAL
 	var err error
 	for range tries {
 		var answers []netlink.Message
-		answers, err = c.Execute(netlink.Message{
-			Header: netlink.Header{Type: unix.RTM_GETROUTE, Flags: netlink.Request | netlink.Dump}, Data: body,
-		})
+		answers, err = c.Execute(netlink.Message{Header: netlink.Header{Type: kind, Flags: netlink.Request | netlink.Dump}, Data: body})
 		if !errors.Is(err, unix.EINTR) {
 			return answers, err
 		}
