@@ -3,6 +3,9 @@ package main
 import (
 	"net"
 	"net/netip"
+	"os/exec"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -82,5 +85,39 @@ func TestTwoUplinks(t *testing.T) {
 			}
 			g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 		})
+	}
+}
+
+// TestSpoiledMarks: a rule of the routing that asks for the whole mark does not hold once the guard has set
+// its bit in that of the connection. After what check says, the session goes by its uplink.
+func TestSpoiledMarks(t *testing.T) {
+	g := newGateway(t)
+	g.twoUplinks(2, 0)
+	g.serve(":22")
+	g.start()
+	alice := sender(g.profile())
+	for _, from := range []string{"203.0.113.9", "2001:db8:9::9"} {
+		to := map[bool]string{true: "198.51.100.1", false: "[2001:db8:2::1]"}[netip.MustParseAddr(from).Is4()]
+		if receipt := g.knockAt(from, to+":62201", g.seal(long(), alice), alice, lab.Patience); receipt == nil || receipt.Status != spa.Granted {
+			t.Fatalf("%s: got the receipt %v\nserver:\n%s", to, receipt, g.server.log())
+		}
+		g.wantDark(from, to+":22", "with a mark that the rule does not know")
+	}
+	out, _ := g.run(g.host, "spa-server", "check", "--config", g.dir)
+	advice := regexp.MustCompile(`(?m)^ +(ip.* rule add .* && ip.* rule del .*), and the same`).FindAllStringSubmatch(out, -1)
+	if len(advice) != 2 {
+		t.Fatalf("check says of the rules:\n%s", out)
+	}
+	for _, line := range advice {
+		if out, code := lab.Run(t, g.host, exec.Command("sh", "-c", line[1])); code != 0 {
+			t.Fatalf("%s: %s", line[1], out)
+		}
+	}
+	for _, from := range []string{"203.0.113.9", "2001:db8:9::9"} {
+		to := map[bool]string{true: "198.51.100.1:22", false: "[2001:db8:2::1]:22"}[netip.MustParseAddr(from).Is4()]
+		g.wantOpen(from, to, "after what check says")
+	}
+	if out, _ := g.run(g.host, "spa-server", "check", "--config", g.dir); strings.Contains(out, "rule fwmark") {
+		t.Errorf("check still says:\n%s", out)
 	}
 }

@@ -65,6 +65,7 @@ type rule interface {
 	weigh(p *passage) ruling
 	String() string
 	leads() bool                                  // packets elsewhere
+	restores(bits uint32) bool                    // some of these bits of the connection mark as the packet's
 	says(ports []uint16, sets setReader) []uint16 // appends the ports that it compares with
 }
 

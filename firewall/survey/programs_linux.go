@@ -57,6 +57,9 @@ func (r *Ruleset) concerns(s saver) bool {
 		if t == nil {
 			continue
 		}
+		if t.chains["OUTPUT"] != nil { // which no packet from outside meets, but its answers
+			return true
+		}
 		for base := range bases {
 			if t.chains[base] != nil {
 				return true

@@ -7,6 +7,9 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
 	"sallyport/firewall/internal/local"
 )
 
@@ -14,21 +17,38 @@ import (
 // CAP_NET_ADMIN. What cannot be read is said in an error that wraps ErrNotRead; the rule set
 // is good for the rest then. Close has to be called if there is one.
 func Read(ctx context.Context) (*Ruleset, error) {
-	links, err := readLinks()
+	route, err := local.Dial()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("survey: opening rtnetlink: %w", err)
+	}
+	links, err := readLinks(route)
+	if err != nil {
+		return nil, errors.Join(err, route.Close())
 	}
 	k, err := openKernel()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, route.Close())
 	}
-	r := &Ruleset{Links: links, tables: make(map[tableKey]*table), sets: k, close: k.socket.Close}
-	if err := k.tables(r); err != nil {
+	r := &Ruleset{Links: links, tables: make(map[tableKey]*table), sets: k}
+	r.toward = func(to netip.Addr) (int, error) { return local.Toward(route, to) }
+	r.close = func() error { return errors.Join(k.socket.Close(), route.Close()) }
+	if err := errors.Join(k.tables(r), r.readMarks(route)); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	unread := r.addSaved(ctx)
 	r.order()
 	return r, unread
+}
+
+func (r *Ruleset) readMarks(c *netlink.Conn) error {
+	rules, err := local.Rules(c)
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // a kernel without rules
+		return fmt.Errorf("survey: %w", err)
+	}
+	for _, rule := range rules {
+		r.Marks = append(r.Marks, RoutingMark(rule))
+	}
+	return nil
 }
 
 // order makes the list of base chains.
@@ -43,7 +63,7 @@ func (r *Ruleset) order() {
 	sortBases(r.bases)
 }
 
-func readLinks() ([]Link, error) {
+func readLinks(c *netlink.Conn) ([]Link, error) {
 	interfaces, err := net.Interfaces()
 	if err != nil {
 		return nil, fmt.Errorf("survey: listing interfaces: %w", err)
@@ -62,23 +82,34 @@ func readLinks() ([]Link, error) {
 		}
 		links = append(links, l)
 	}
-	return links, addMore(links)
+	return links, addMore(c, links)
 }
 
 // addMore adds what package net does not tell.
-func addMore(links []Link) error {
-	c, err := local.Dial()
-	if err != nil {
-		return fmt.Errorf("survey: opening rtnetlink: %w", err)
-	}
+func addMore(c *netlink.Conn, links []Link) error {
 	routes, err := local.Read(c)
-	names, err2 := local.Names(c)
-	if err = errors.Join(err, err2, c.Close()); err != nil {
+	if err != nil {
+		return fmt.Errorf("survey: %w", err)
+	}
+	more, err := local.Links(c)
+	if err != nil {
 		return fmt.Errorf("survey: %w", err)
 	}
 	for i := range links {
-		links[i].AltNames = names[links[i].Index]
-		links[i].addLocal(routes)
+		l, about := &links[i], more[links[i].Index]
+		l.AltNames = about.AltNames
+		l.addLocal(routes)
+		switch about.Kind {
+		case "vlan":
+			l.lower = about.Lower
+		case "bridge":
+			l.Bridge = &Bridge{Calls4: about.Calls4, Calls6: about.Calls6}
+			for _, port := range more {
+				if port.Master == l.Index {
+					l.Bridge.Ports++
+				}
+			}
+		}
 	}
 	return nil
 }

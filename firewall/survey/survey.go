@@ -84,6 +84,16 @@ type Link struct {
 	Loopback bool
 	Prefixes []netip.Prefix // addresses with the length of their networks
 	Local    []netip.Prefix // what its routes of type local make addresses of this host, beside Prefixes
+	Bridge   *Bridge        // nil: it is none
+	lower    int            // the index of the interface that it is a VLAN of
+}
+
+// Bridge is what Link is for a bridge.
+type Bridge struct {
+	Ports int
+	// Whether packets that it passes on go through the rules, whatever the sysctl
+	// net.bridge.bridge-nf-call-iptables and -ip6tables say.
+	Calls4, Calls6 bool
 }
 
 // Is reports whether that is one of its names.
@@ -99,10 +109,45 @@ func (l Link) Own(a netip.Addr) bool {
 type Ruleset struct {
 	Links []Link
 
+	// Marks are the rules of the routing that ask for a packet mark.
+	Marks []RoutingMark
+
 	tables map[tableKey]*table
 	bases  []*chain // by priority
 	sets   setReader
+	toward func(netip.Addr) (int, error) // the index of the interface by which an address is reached
 	close  func() error
+}
+
+// RoutingMark is a rule of the routing that has a table for a packet mark (ip-rule(8)).
+type RoutingMark struct {
+	V4          bool
+	Value, Mask uint32
+	Table       uint32
+	Priority    uint32
+	More        bool // it asks for something else too
+}
+
+// Bridge returns the bridge by which an address of another machine is reached, also by a VLAN upon it.
+func (r *Ruleset) Bridge(to netip.Addr) (Link, bool) {
+	if r.toward == nil {
+		return Link{}, false
+	}
+	index, err := r.toward(to)
+	if err != nil {
+		return Link{}, false // no way leads there, by a bridge or otherwise
+	}
+	for range r.Links { // or it would have no end
+		i := slices.IndexFunc(r.Links, func(l Link) bool { return l.Index == index })
+		if i < 0 {
+			break
+		}
+		if r.Links[i].Bridge != nil {
+			return r.Links[i], true
+		}
+		index = r.Links[i].lower
+	}
+	return Link{}, false
 }
 
 // Close gives up what reading sets needs. Nothing can be asked after it.

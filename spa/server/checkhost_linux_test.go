@@ -82,6 +82,9 @@ func (s *scene) feed(text, program string, args ...string) {
 	}
 }
 
+// tell runs a command that has nothing to read.
+func (s *scene) tell(program string, args ...string) { s.t.Helper(); s.feed("", program, args...) }
+
 // file writes a file of the machine.
 func (s *scene) file(name, text string) {
 	s.t.Helper()

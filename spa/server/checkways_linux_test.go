@@ -1,9 +1,14 @@
 package server
 
 import (
+	"errors"
 	"net/netip"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 
+	"sallyport/firewall/survey"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
 )
@@ -146,10 +151,65 @@ func addressTests() []hostTest {
 	}
 }
 
+// bridgeTests are about bridges that lead to machines of services, whatever the host's routing has passed.
+func bridgeTests() []hostTest {
+	bridged := func(ports int, sysctls ...string) func(*scene) {
+		return func(s *scene) {
+			s.t.Helper()
+			err := lab.Link(s.on, "p1", s.on, "p2")
+			err = errors.Join(err, s.on.Bridge("br0", []string{"p1", "p2"}[:ports]...), s.on.AddAddr("br0", "198.51.100.1/24"))
+			for _, name := range []string{"call-iptables", "call-ip6tables", "filter-vlan-tagged"} {
+				value := map[bool]string{true: "1", false: "0"}[slices.Contains(sysctls, name)]
+				if failed := s.on.Sysctl("net.bridge.bridge-nf-"+name, value); errors.Is(failed, os.ErrNotExist) {
+					s.t.Skip("needs the kernel module br_netfilter: modprobe br_netfilter")
+				} else {
+					err = errors.Join(err, failed)
+				}
+			}
+			if err != nil {
+				s.t.Fatal(err)
+			}
+		}
+	}
+	return []hostTest{
+		{name: "not seen", config: behind, spoil: bridged(2, "filter-vlan-tagged"),
+			want: Weak, says: []string{"service.s23.addresses", "198.51.100.5 is behind the bridge br0", "without a knock", "sysctl -w net.bridge.bridge-nf-call-iptables=1"}},
+		{name: "tagged ones not seen", config: behind, spoil: bridged(2, "call-iptables"),
+			want: Weak, says: []string{"service.s23.addresses", "VLAN or priority tag", "sysctl -w net.bridge.bridge-nf-filter-vlan-tagged=1"}},
+		{name: "seen", config: behind, spoil: bridged(2, "call-iptables", "filter-vlan-tagged")},
+		{name: "seen, by the bridge's own setting", config: behind, spoil: func(s *scene) {
+			bridged(2, "filter-vlan-tagged")(s)
+			s.tell("ip", "link", "set", "br0", "type", "bridge", "nf_call_iptables", "1")
+		}},
+		{name: "no br_netfilter", config: behind, spoil: bridged(2), pretend: func(h *host) { h.bridging = bridging{} },
+			want: Weak, says: []string{"modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1"}},
+		{name: "a bridge with one port", config: behind, spoil: bridged(1)},
+		{name: "another machine", config: behind, spoil: func(s *scene) {
+			bridged(2)(s)
+			if err := errors.Join(s.on.DelAddr("br0", "198.51.100.1/24"), s.on.Route("default", "192.0.2.2")); err != nil {
+				s.t.Fatal(err)
+			}
+		}},
+		{name: "no machine", spoil: bridged(2)},
+	}
+}
+
+// TestBridgeFamilies: what a bridge's own setting is for one family says nothing of the other.
+func TestBridgeFamilies(t *testing.T) {
+	bridge := &survey.Bridge{Ports: 2, Calls4: true}
+	b := bridging{loaded: true}
+	if text, sysctl := b.misses(*bridge, true); !strings.Contains(text, "VLAN") || sysctl != "net.bridge.bridge-nf-filter-vlan-tagged" {
+		t.Errorf("IPv4: got %q and %q", text, sysctl)
+	}
+	if _, sysctl := b.misses(*bridge, false); sysctl != "net.bridge.bridge-nf-call-ip6tables" {
+		t.Errorf("IPv6: got %q", sysctl)
+	}
+}
+
 // TestWays: each other way to a service is named, and what is none is not.
 func TestWays(t *testing.T) {
 	lab.NeedProgram(t, "nft", "apt-get install nftables")
-	for name, tests := range map[string][]hostTest{"beside": besideTests(), "knock": knockTests(), "addresses": addressTests()} {
+	for name, tests := range map[string][]hostTest{"beside": besideTests(), "knock": knockTests(), "addresses": addressTests(), "bridges": bridgeTests()} {
 		for _, test := range tests {
 			t.Run(name+"/"+test.name, test.run)
 		}

@@ -39,6 +39,7 @@ func look(ctx context.Context) *host {
 	h.notSeen("the clock", err)
 	h.conntrack, err = readConntrack()
 	h.notSeen("how full connection tracking is", err)
+	h.bridging = readBridging()
 	h.own, err = readOwnPorts()
 	h.notSeen("which ports the kernel picks for sockets", err)
 	h.running = Running()
@@ -127,7 +128,20 @@ func readConntrack() (conntrack, error) {
 		return conntrack{}, nil // it is not in use here
 	}
 	limit, err2 := readNumber("/proc/sys/net/netfilter/nf_conntrack_max")
-	return conntrack{count, limit}, errors.Join(err, err2)
+	seconds, err3 := readNumber("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established")
+	return conntrack{count, limit, time.Duration(seconds) * time.Second}, errors.Join(err, err2, err3)
+}
+
+func readBridging() bridging {
+	is := func(name string) (set, ok bool) {
+		n, err := readNumber("/proc/sys/net/bridge/bridge-nf-" + name)
+		return n != 0, err == nil
+	}
+	var b bridging
+	b.calls4, b.loaded = is("call-iptables")
+	b.calls6, _ = is("call-ip6tables")
+	b.filtersVLANs, _ = is("filter-vlan-tagged")
+	return b
 }
 
 func readOwnPorts() (ownPorts, error) {

@@ -84,6 +84,15 @@ func local(prefix string) func(*scene) {
 	}
 }
 
+// marking gives packets of the host a mark, and routing a rule that asks for one.
+func marking(mark string, rule ...string) func(*scene) {
+	return func(s *scene) {
+		s.t.Helper()
+		beside("table inet marks { chain restore { type route hook output priority mangle; meta mark set " + mark + "; }\n}\n")(s)
+		s.tell("ip", slices.Concat([]string{"rule", "add", "priority", "100"}, rule, []string{"lookup", "200"})...)
+	}
+}
+
 // alsoNamed gives the gateway's interface an alternative name.
 func alsoNamed(name string) func(*scene) {
 	return func(s *scene) {
@@ -224,6 +233,24 @@ func machineTests() []hostTest {
 		{name: "clock far off", pretend: func(h *host) { h.clock.within = 20 * time.Second }, want: Odd, says: []string{"clock", "20s"}},
 		{name: "conntrack full", pretend: func(h *host) { h.conntrack = conntrack{count: 900, max: 1000} }, want: Odd, says: []string{"900 of 1000", "nf_conntrack_max=4000"}},
 		{name: "conntrack fine", pretend: func(h *host) { h.conntrack = conntrack{count: 700, max: 1000} }},
+		{name: "sessions forgotten", pretend: func(h *host) { h.conntrack.established = 10 * time.Minute }, want: Odd,
+			says: []string{"nf_conntrack_tcp_timeout_established", "10m0s", "until its client knocks again", "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000"}},
+		{name: "sessions remembered for long enough", pretend: func(h *host) { h.conntrack.established = 2 * time.Hour }},
+		{name: "sessions forgotten that end with their grant", config: func(c *config.Config) { c.Services[0].OnExpiry = "cut" }, pretend: func(h *host) { h.conntrack.established = time.Minute }},
+		{name: "marks spoiled", spoil: marking("ct mark", "fwmark", "2"), want: Problem,
+			says: []string{"ip rule fwmark 0x2", "table inet marks, chain restore", "0x20000000", "ip rule add priority 100 fwmark 0x2/0xdfffffff lookup 200 && ip rule del priority 100 fwmark 0x2"}},
+		{name: "marks of a rule with more to it", spoil: marking("ct mark", "iif", "vs", "fwmark", "2"), want: Problem, says: []string{"in the rule of priority 100 write fwmark 0x2/0xdfffffff"}},
+		{name: "marks with a mask", spoil: marking("ct mark", "fwmark", "2/0xff")},
+		{name: "marks restored with a mask", spoil: marking("ct mark & 0xff", "fwmark", "2")},
+		{name: "marks that are not restored", spoil: marking("2", "fwmark", "2")},
+		{name: "marks spoiled by iptables", spoil: func(s *scene) {
+			s.feed("*mangle\n-A OUTPUT -j CONNMARK --restore-mark\nCOMMIT\n", "iptables-nft-restore")
+			s.tell("ip", "rule", "add", "priority", "100", "fwmark", "2", "lookup", "200")
+		}, want: Problem, says: []string{"CONNMARK --restore-mark"}},
+		{name: "marks restored by iptables with a mask", spoil: func(s *scene) {
+			s.feed("*mangle\n-A OUTPUT -j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff\nCOMMIT\n", "iptables-nft-restore")
+			s.tell("ip", "rule", "add", "priority", "100", "fwmark", "2", "lookup", "200")
+		}},
 		{name: "ports of the host's own", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")), want: Weak,
 			says: []string{"service.s32000.ports", "udp/32768-33000", "sysctl -w net.ipv4.ip_local_reserved_ports=32768-33000"}},
 		{name: "some of them reserved", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")), pretend: func(h *host) {

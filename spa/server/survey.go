@@ -26,6 +26,7 @@ type host struct {
 	listeners []listener
 	clock     clock
 	conntrack conntrack
+	bridging  bridging
 	own       ownPorts
 	persists  bool     // the kernel can keep the guard over a flush while no server runs
 	lacks     []string // what of the sandbox this kernel does not have
@@ -62,8 +63,12 @@ type clock struct {
 	within time.Duration // estimated error
 }
 
-// conntrack is how full the table of connections is; max 0: not known.
-type conntrack struct{ count, max int }
+// conntrack is how full the table of connections is, and after what silence a TCP session is forgotten;
+// zero: not known.
+type conntrack struct {
+	count, max  int
+	established time.Duration
+}
 
 // medium is what kind of file system holds a file.
 type medium uint8

@@ -43,42 +43,6 @@ func Read(c *netlink.Conn) ([]Route, error) {
 	return all, nil
 }
 
-// Names lists the alternative names of interfaces (ip-link(8)) by their index.
-func Names(c *netlink.Conn) (map[int][]string, error) {
-	answers, err := dump(c, unix.RTM_GETLINK, make([]byte, unix.SizeofIfInfomsg))
-	if err != nil {
-		return nil, fmt.Errorf("listing names of interfaces: %w", err)
-	}
-	names := make(map[int][]string)
-	for _, m := range answers {
-		if len(m.Data) < unix.SizeofIfInfomsg {
-			continue
-		}
-		d, err := netlink.NewAttributeDecoder(m.Data[unix.SizeofIfInfomsg:])
-		if err != nil {
-			continue
-		}
-		index := int(binary.NativeEndian.Uint32(m.Data[indexAt:]))
-		for d.Next() {
-			if d.Type() != unix.IFLA_PROP_LIST {
-				continue
-			}
-			d.Nested(func(d *netlink.AttributeDecoder) error {
-				for d.Next() {
-					if d.Type() == unix.IFLA_ALT_IFNAME {
-						names[index] = append(names[index], d.String())
-					}
-				}
-				return d.Err()
-			})
-		}
-	}
-	return names, nil
-}
-
-// indexAt is where struct ifinfomsg has the index.
-const indexAt = 4
-
 // dump asks again where something changed meanwhile.
 func dump(c *netlink.Conn, kind netlink.HeaderType, body []byte) ([]netlink.Message, error) {
 	const tries = 5
