@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 func newCheck(dir *string) *cobra.Command {
 	var asJSON bool
+	var from string
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say what is wrong with the configuration and what to do about it",
@@ -29,14 +31,26 @@ nothing guards, for other ports of a guarded program, what shows or uses the kno
 the clock, how full connection tracking is, what empties rule sets with nothing to put the
 guard back, and who may read and write the gateway's files.
 
+With --from it follows one client's way: a packet from its address, by the interface by which it
+comes in. What another tool has against that address, such as a ban of fail2ban, is named with
+the command that lifts it.
+
 Some of that only root may see: what was not looked at is said.
 
 It ends with 1 if there is a problem, and with 0 otherwise.`,
 		Example: `  spa-server check
+  spa-server check --from 203.0.113.7
   spa-server check --json | jq 'select(.severity == "problem")'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			found := server.Check(cmd.Context(), *dir, cli.Version(), time.Now())
+			var client netip.Addr
+			if from != "" {
+				var err error
+				if client, err = netip.ParseAddr(from); err != nil {
+					return cli.Misuse(fmt.Errorf("--from %q is not an IP address", from), "spa-server check --from 203.0.113.7")
+				}
+			}
+			found := server.Check(cmd.Context(), *dir, cli.Version(), client, time.Now())
 			problems := 0
 			for _, f := range found {
 				if f.Severity == server.Problem {
@@ -55,6 +69,7 @@ It ends with 1 if there is a problem, and with 0 otherwise.`,
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&from, "from", "", "also follow the way of the client with this `address`")
 	cli.JSONFlag(cmd, &asJSON)
 	return cmd
 }

@@ -214,3 +214,36 @@ func TestCheckWithoutRoot(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckFrom: a ban is what stands in the way of a client that was granted, and check --from says so and
+// what lifts it; of another client it says nothing.
+func TestCheckFrom(t *testing.T) {
+	g := newGateway(t)
+	g.serve(":22")
+	g.start()
+	g.nft(g.host, `table inet f2b-table {
+		set addr-set-sshd { type ipv4_addr; elements = { 192.0.2.2 }; }
+		chain f2b-chain { type filter hook input priority filter - 1; tcp dport { 22 } ip saddr @addr-set-sshd reject; }
+	}`)
+	g.mustOpen("--for", "10m")
+	g.wantDark("192.0.2.2", "192.0.2.1:22", "granted and banned")
+	check := func(from string) string {
+		t.Helper()
+		out, _ := g.run(g.host, "spa-server", "check", "--from", from, "--config", g.dir)
+		return out
+	}
+	if out := check("192.0.2.2"); !strings.Contains(out, "drops new connections to tcp/22 from 192.0.2.2") || !strings.Contains(out, "fail2ban-client unban 192.0.2.2") {
+		t.Errorf("of who is banned check says:\n%s", out)
+	}
+	if out := check("192.0.2.3"); strings.Contains(out, "f2b") {
+		t.Errorf("of another check says:\n%s", out)
+	}
+	g.nft(g.host, "delete element inet f2b-table addr-set-sshd { 192.0.2.2 }") // as unban does
+	if out := check("192.0.2.2"); strings.Contains(out, "f2b") {
+		t.Errorf("after the ban check says:\n%s", out)
+	}
+	g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted and no longer banned")
+	if out, code := g.run(g.host, "spa-server", "check", "--from", "bob", "--config", g.dir); code != 2 {
+		t.Errorf("no address: exit %d\n%s", code, out)
+	}
+}

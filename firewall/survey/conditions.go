@@ -16,7 +16,7 @@ type test func(p *passage, c condition) (truth, bool)
 // conditions are the options of iptables matches. What is not here may hold and may not.
 var conditions = map[string]test{
 	"-m": module, "-p": protocol, "-f": never,
-	"-s": bySource, "--src-range": bySource, "--match-set": matchSet,
+	"-s": bySource, "--src-range": bySourceRange, "--match-set": matchSet,
 	"-d": destination, "--dst-range": destinationRange,
 	"-i": incoming, "-o": outgoing,
 	"--dport": ports, "--dports": ports, "--destination-ports": ports, "--ports": ports,
@@ -26,7 +26,7 @@ var conditions = map[string]test{
 	"--dst-type": destinationType, "--src-type": sourceType, "--pkt-type": packetType,
 	"--limit": always, "--hashlimit-upto": always, "--hashlimit-above": never,
 	"--connlimit-upto": always, "--connlimit-above": never, // of a first packet
-	"--set": always, "--update": never, "--rcheck": never, "--remove": never,
+	"--set": always, "--update": recently, "--rcheck": recently, "--remove": recently,
 	"--invert": invert, "--pol": ipsec, "--dir": always, "--helper": never,
 	"--physdev-is-bridged": never, "--uid-owner": never, "--gid-owner": never,
 	"--comment": always, "--limit-burst": always, "--name": always, "--seconds": always, "--hitcount": always, "--mask": always,
@@ -75,18 +75,50 @@ func protocol(p *passage, c condition) (truth, bool) {
 	return no, false
 }
 
-// bySource is any condition on the sender's address: no rule names it.
+// bySource is a condition on the sender's address: no rule names that of an outsider.
 func bySource(p *passage, c condition) (truth, bool) {
 	prefix, err := netip.ParsePrefix(c.arg())
-	return no, err != nil || !nobodys(prefix.Addr().AsSlice(), p.v4())
+	switch {
+	case !p.packet.From.IsValid():
+		return no, err != nil || !nobodys(prefix.Addr().AsSlice(), p.v4())
+	case err != nil:
+		return maybe, false
+	}
+	return certain(prefix.Contains(p.packet.From)), false
 }
 
-// matchSet is about an ipset: "blocked src".
-func matchSet(_ *passage, c condition) (truth, bool) {
-	if len(c.args) == 2 && strings.Contains(c.args[1], "src") {
+func bySourceRange(p *passage, c condition) (truth, bool) {
+	if !p.packet.From.IsValid() {
+		return no, true
+	}
+	return inAddressRange(p.packet.From, c.arg()), false
+}
+
+// inAddressRange looks in "192.0.2.1-192.0.2.9".
+func inAddressRange(a netip.Addr, text string) truth {
+	low, high, _ := strings.Cut(text, "-")
+	from, err := netip.ParseAddr(low)
+	to, err2 := netip.ParseAddr(high)
+	if err != nil || err2 != nil {
+		return maybe
+	}
+	return certain(!a.Less(from) && !to.Less(a))
+}
+
+// matchSet is about an ipset: "blocked src". Which addresses it has is not known here.
+func matchSet(p *passage, c condition) (truth, bool) {
+	if !p.packet.From.IsValid() && len(c.args) == 2 && strings.Contains(c.args[1], "src") {
 		return no, true
 	}
 	return maybe, false
+}
+
+// recently asks whether the sender was here before: an outsider was not.
+func recently(p *passage, _ condition) (truth, bool) {
+	if p.packet.From.IsValid() {
+		return maybe, false
+	}
+	return no, false
 }
 
 func destination(p *passage, c condition) (truth, bool) {
@@ -100,13 +132,7 @@ func destination(p *passage, c condition) (truth, bool) {
 }
 
 func destinationRange(p *passage, c condition) (truth, bool) {
-	low, high, _ := strings.Cut(c.arg(), "-")
-	from, err := netip.ParseAddr(low)
-	to, err2 := netip.ParseAddr(high)
-	if err != nil || err2 != nil {
-		return maybe, false
-	}
-	return certain(!p.packet.To.Less(from) && !to.Less(p.packet.To)), false
+	return inAddressRange(p.packet.To, c.arg()), false
 }
 
 func incoming(p *passage, c condition) (truth, bool) {

@@ -127,14 +127,24 @@ func (p *passage) networkHeader(h []cell) {
 		copy(h, bytesOf(0x45))
 		copy(h[6:], bytesOf(0x40, 0)) // not a fragment
 		copy(h[9:], bytesOf(byte(p.packet.Proto)))
-		copy(h[12:], outsiders(4))
+		copy(h[12:], p.sender(4))
 		copy(h[16:], to)
 		return
 	}
 	copy(h, bytesOf(0x60))
 	copy(h[6:], bytesOf(byte(p.packet.Proto)))
-	copy(h[8:], outsiders(16))
+	copy(h[8:], p.sender(16))
 	copy(h[24:], to)
+}
+
+// sender is the source address, in a register of n bytes.
+func (p *passage) sender(n int) []cell {
+	if !p.packet.From.IsValid() {
+		return outsiders(n)
+	}
+	cells := unknowns(n)
+	copy(cells, bytesOf(p.packet.From.AsSlice()...))
+	return cells
 }
 
 func (p *passage) transportHeader(h []cell) {
@@ -209,7 +219,7 @@ func (p *passage) ctKey(key uint32) []cell {
 	case unix.NFT_CT_PROTOCOL:
 		return bytesOf(byte(p.packet.Proto))
 	case unix.NFT_CT_SRC, unix.NFT_CT_SRC_IP, unix.NFT_CT_SRC_IP6:
-		return outsiders(16)
+		return p.sender(16)
 	}
 	return unknowns(16)
 }

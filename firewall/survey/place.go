@@ -2,6 +2,7 @@ package survey
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -33,6 +34,9 @@ func (c *chain) place(r rule, base *chain) Place {
 	p := Place{Family: c.table.family, Table: c.table.name, Chain: c.name, Base: base.name, Program: c.table.program, Tool: toolOf(c)}
 	if r != nil {
 		p.Rule = r.String()
+	}
+	if strings.Contains(p.Rule, "--match-set f2b-") { // its rule stands in INPUT
+		p.Tool = Fail2ban
 	}
 	return p
 }
@@ -106,6 +110,33 @@ func (p Place) Allow(ports spa.Ports) string {
 		table = " -t " + p.Table
 	}
 	return fmt.Sprintf("%s%s -I %s -p %s --dport %s -j ACCEPT, and save it where your rules are kept", p.Program, table, p.Base, proto, numbers(ports, ":"))
+}
+
+// AllowFrom returns the command that lets ports pass by this place for one sender: of what bans
+// addresses, the one that lifts the ban.
+func (p Place) AllowFrom(from netip.Addr, ports spa.Ports) string {
+	proto := ports.Proto.String()
+	switch p.Tool {
+	case UFW:
+		return fmt.Sprintf("ufw insert 1 allow proto %s from %s to any port %s", proto, from, numbers(ports, ":"))
+	case Firewalld:
+		what := fmt.Sprintf(`%s--add-rich-rule='rule priority="-1" family="%s" source address="%s" port port="%s" protocol="%s" accept'`,
+			p.zone(), map[bool]string{true: "ipv4", false: "ipv6"}[from.Is4()], from, numbers(ports, "-"), proto)
+		return fmt.Sprintf("firewall-cmd %s && firewall-cmd --permanent %[1]s", what)
+	case Docker:
+		return fmt.Sprintf("%s -I DOCKER-USER -s %s -p %s --dport %s -j ACCEPT", p.Program, from, proto, numbers(ports, ":"))
+	case Fail2ban:
+		return "fail2ban-client unban " + from.String()
+	}
+	if p.Program == "nft" {
+		return fmt.Sprintf("nft insert rule %s %s %s %s saddr %s %s dport %s accept, and the same in the file that loads this table",
+			p.Family, p.Table, p.Base, map[bool]string{true: "ip", false: "ip6"}[from.Is4()], from, proto, numbers(ports, "-"))
+	}
+	table := ""
+	if p.Table != "filter" {
+		table = " -t " + p.Table
+	}
+	return fmt.Sprintf("%s%s -I %s -s %s -p %s --dport %s -j ACCEPT, and save it where your rules are kept", p.Program, table, p.Base, from, proto, numbers(ports, ":"))
 }
 
 // Shut returns the command that undoes what let a packet by in the base chain in which another is

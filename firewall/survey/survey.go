@@ -13,11 +13,13 @@
 //
 // The sender is an outsider: an address that no rule names. A rule about certain sources
 // does not match him, and the answer says that it depended on that. He is not forged, has a
-// way back through the interface he comes by, and is within every rate limit.
+// way back through the interface he comes by, and is within every rate limit. A packet may name
+// its sender instead: then what rules and sets say about that address holds.
 package survey
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -33,6 +35,7 @@ type Packet struct {
 	Port    uint16
 	To      netip.Addr // an address of this host, or of another to which it is a router
 	In      string     // the interface by which it arrives
+	From    netip.Addr // its sender; not valid: an outsider
 	Members []Set      // sets of nf_tables that its sender is in
 }
 
@@ -128,24 +131,38 @@ type RoutingMark struct {
 	More        bool // it asks for something else too
 }
 
-// Bridge returns the bridge by which an address of another machine is reached, also by a VLAN upon it.
-func (r *Ruleset) Bridge(to netip.Addr) (Link, bool) {
+// Toward returns the interface by which an address is reached: by which it reaches this host, where
+// nothing routes the two ways differently.
+func (r *Ruleset) Toward(to netip.Addr) (Link, error) {
 	if r.toward == nil {
-		return Link{}, false
+		return Link{}, errors.ErrUnsupported
 	}
 	index, err := r.toward(to)
+	if err != nil {
+		return Link{}, err
+	}
+	i := slices.IndexFunc(r.Links, func(l Link) bool { return l.Index == index })
+	if i < 0 {
+		return Link{}, fmt.Errorf("survey: there is no interface %d, which leads to %v", index, to)
+	}
+	return r.Links[i], nil
+}
+
+// Bridge returns the bridge by which an address of another machine is reached, also by a VLAN upon it.
+func (r *Ruleset) Bridge(to netip.Addr) (Link, bool) {
+	at, err := r.Toward(to)
 	if err != nil {
 		return Link{}, false // no way leads there, by a bridge or otherwise
 	}
 	for range r.Links { // or it would have no end
-		i := slices.IndexFunc(r.Links, func(l Link) bool { return l.Index == index })
+		if at.Bridge != nil {
+			return at, true
+		}
+		i := slices.IndexFunc(r.Links, func(l Link) bool { return l.Index == at.lower })
 		if i < 0 {
 			break
 		}
-		if r.Links[i].Bridge != nil {
-			return r.Links[i], true
-		}
-		index = r.Links[i].lower
+		at = r.Links[i]
 	}
 	return Link{}, false
 }

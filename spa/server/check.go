@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,11 +39,13 @@ type Finding struct {
 
 // Check parses everything in the configuration directory and looks at the host as it is, without
 // changing anything: at its rule sets, sockets, clock, files and units. What it may not look at it
-// says. No finding means that nothing is the matter. The version is that of the program.
-func Check(ctx context.Context, dir, version string, now time.Time) []Finding {
+// says. No finding means that nothing is the matter. The version is that of the program. If from is valid
+// it follows the way of the client that has this address, too.
+func Check(ctx context.Context, dir, version string, from netip.Addr, now time.Time) []Finding {
 	h := look(ctx)
 	h.version = version
 	defer h.close()
+	h.from = from.Unmap()
 	return check(ctx, dir, now, h)
 }
 

@@ -44,9 +44,9 @@ func (h *host) everyWay(c *config.Config) []approach {
 	var here, through []approach
 	for _, l := range h.untrusted(c) {
 		for _, a := range h.reachedBy(l) {
-			here = append(here, approach{l.Name, a})
+			here = append(here, approach{link: l.Name, to: a})
 		}
-		through = append(through, approach{l.Name, elsewhere4}, approach{l.Name, elsewhere6})
+		through = append(through, approach{link: l.Name, to: elsewhere4}, approach{link: l.Name, to: elsewhere6})
 	}
 	return append(here, through...)
 }
@@ -91,7 +91,7 @@ func (s *detourSearch) look(way approach, proto spa.Proto) {
 }
 
 func packetTo(way approach, proto spa.Proto, port uint16) survey.Packet {
-	return survey.Packet{Proto: proto, Port: port, To: way.to, In: way.link}
+	return survey.Packet{Proto: proto, Port: port, To: way.to, In: way.link, From: way.from, Members: way.as}
 }
 
 // ends returns where the guarded ports of this host lead.

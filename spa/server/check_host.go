@@ -17,7 +17,7 @@ import (
 func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
 	found := checkTables(c, h)
 	for _, check := range []func(*config.Config, *host) []Finding{
-		checkIngress, checkClosed, checkKnockSeen, checkKnockPorts, checkBeside, checkDetours, checkServed, checkShutHere,
+		checkFrom, checkIngress, checkClosed, checkKnockSeen, checkKnockPorts, checkBeside, checkDetours, checkServed, checkShutHere,
 		checkOwnPorts, checkInterfaces, checkBridges, checkMarks, checkAccount, checkClock, checkConntrack, checkForgets, checkMedium,
 		checkGuard, checkBoot, checkFlush, checkAccess, checkSandbox,
 	} {

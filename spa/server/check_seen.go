@@ -20,7 +20,7 @@ func checkIngress(c *config.Config, h *host) []Finding {
 	var found []Finding
 	for _, k := range c.KnockPorts {
 		for _, a := range h.approaches(c) {
-			o := h.rules.AtIngress(survey.Packet{Proto: spa.UDP, Port: k.Port, To: a.to, In: a.link})
+			o := h.rules.AtIngress(packetTo(a, spa.UDP, k.Port))
 			if o.Verdict == survey.Drops && !o.Sources {
 				found = append(found, Finding{Problem, "knock_ports", fmt.Sprintf("%s drops what comes to udp/%d on %s before a knock can be seen", o.At, k.Port, a.link),
 					o.At.Allow(spa.Ports{Proto: spa.UDP, Low: k.Port, High: k.Port})})

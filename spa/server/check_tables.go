@@ -15,6 +15,8 @@ import (
 type approach struct {
 	link string
 	to   netip.Addr
+	from netip.Addr   // whose way it is; not valid: a stranger's
+	as   []survey.Set // sets that a grant has put the sender in
 }
 
 // approaches returns the ways by which strangers come, one for each interface and family: of the
@@ -37,7 +39,7 @@ func (h *host) approaches(c *config.Config) []approach {
 func (h *host) waysTo(c *config.Config, to netip.Addr) []approach {
 	for _, l := range h.untrusted(c) {
 		if l.Own(to.WithZone("")) {
-			return []approach{{l.Name, to}}
+			return []approach{{link: l.Name, to: to}}
 		}
 	}
 	if !h.has(to) {
@@ -58,7 +60,7 @@ func (h *host) approachesBy(l survey.Link) []approach {
 	for _, is4 := range []bool{true, false} {
 		for _, a := range h.reachedBy(l) {
 			if a.Is4() == is4 {
-				found = append(found, approach{l.Name, a})
+				found = append(found, approach{link: l.Name, to: a})
 				break
 			}
 		}
@@ -98,7 +100,9 @@ func (h *host) judge(ways []approach, is4 bool, proto spa.Proto, port uint16, me
 		if a.to.Is4() != is4 {
 			continue
 		}
-		o := h.rules.Judge(survey.Packet{Proto: proto, Port: port, To: a.to, In: a.link, Members: members})
+		packet := packetTo(a, proto, port)
+		packet.Members = slices.Concat(packet.Members, members)
+		o := h.rules.Judge(packet)
 		if !found || rank(o) < rank(best) {
 			best, found = o, true
 		}
@@ -119,7 +123,12 @@ func checkTables(c *config.Config, h *host) []Finding {
 	if c.Firewall.Mode == "admit" {
 		return append(checkAdmit(c, h, h.approaches(c)), checkUntracked(c, h)...)
 	}
-	found := collect(c, h, func(o survey.Outcome) (Finding, survey.Place) { return blocked(o), o.At })
+	found := collect(h.destinations(c), h, func(o survey.Outcome) (Finding, survey.Place) {
+		if o.Sources && h.from.IsValid() {
+			return Finding{}, o.At // whether that concerns the client, checkFrom says
+		}
+		return blocked(o), o.At
+	})
 	return append(found, checkUntracked(c, h)...)
 }
 
@@ -157,7 +166,7 @@ func (h *host) waysThrough(c *config.Config, to netip.Addr) []approach {
 	var ways []approach
 	for _, a := range h.approaches(c) {
 		if a.to.Is4() == to.Is4() {
-			ways = append(ways, approach{a.link, to})
+			ways = append(ways, approach{link: a.link, to: to})
 		}
 	}
 	return ways
@@ -182,7 +191,7 @@ func blocked(o survey.Outcome) Finding {
 
 // checkUntracked looks for ports whose connections are not tracked.
 func checkUntracked(c *config.Config, h *host) []Finding {
-	return collect(c, h, func(o survey.Outcome) (Finding, survey.Place) {
+	return collect(h.destinations(c), h, func(o survey.Outcome) (Finding, survey.Place) {
 		if o.Untracked == survey.Passes {
 			return Finding{}, o.Notrack
 		}
@@ -192,26 +201,26 @@ func checkUntracked(c *config.Config, h *host) []Finding {
 }
 
 // collect judges every guarded port in both families, and words what is found once for each place.
-func collect(c *config.Config, h *host, word func(survey.Outcome) (Finding, survey.Place)) []Finding {
+func collect(to []destination, h *host, word func(survey.Outcome) (Finding, survey.Place)) []Finding {
 	var order []string
 	byPlace := make(map[string]*said)
-	say := func(f Finding, at survey.Place, ports spa.Ports) {
+	say := func(f Finding, at survey.Place, ports spa.Ports, from netip.Addr) {
 		if f.Severity == "" {
 			return
 		}
 		key := at.String() + f.Text
 		if byPlace[key] == nil {
-			byPlace[key] = &said{Finding: f, at: at}
+			byPlace[key] = &said{Finding: f, at: at, from: from}
 			order = append(order, key)
 		}
 		byPlace[key].add(ports)
 	}
-	for _, d := range h.destinations(c) {
+	for _, d := range to {
 		for _, is4 := range []bool{true, false} {
 			each(d.ports, func(proto spa.Proto, port uint16) {
 				if o, ok := h.judge(d.ways, is4, proto, port); ok {
 					f, at := word(o)
-					say(f, at, single(proto, port))
+					say(f, at, single(proto, port), d.ways[0].from)
 				}
 			})
 		}
@@ -227,6 +236,7 @@ func collect(c *config.Config, h *host, word func(survey.Outcome) (Finding, surv
 type said struct {
 	Finding
 	at    survey.Place
+	from  netip.Addr // whom it is about; not valid: strangers
 	ports []spa.Ports
 }
 
@@ -252,9 +262,15 @@ func (s *said) finding() Finding {
 	if f.Advice != "" {
 		return f
 	}
-	commands := make([]string, len(s.ports))
-	for i, p := range s.ports {
-		commands[i] = s.at.Allow(p)
+	var commands []string
+	for _, p := range s.ports {
+		command := s.at.Allow(p)
+		if s.from.IsValid() {
+			command = s.at.AllowFrom(s.from, p)
+		}
+		if !slices.Contains(commands, command) { // one may be about all ports
+			commands = append(commands, command)
+		}
 	}
 	f.Advice = strings.Join(commands, "; ")
 	return f
@@ -284,7 +300,7 @@ func each(ranges []spa.Ports, do func(spa.Proto, uint16)) {
 // checkAdmit looks at the administrator's own table where grants go into it: a stranger has to be
 // kept out, and whoever is in a set has to be let in.
 func checkAdmit(c *config.Config, h *host, ways []approach) []Finding {
-	found := collect(c, h, func(o survey.Outcome) (Finding, survey.Place) { return open(c, o), survey.Place{} })
+	found := collect(h.destinations(c), h, func(o survey.Outcome) (Finding, survey.Place) { return open(c, o), survey.Place{} })
 	for i := range found {
 		found[i].Subject = "firewall.mode"
 		found[i].Advice = fmt.Sprintf("let the table %s %s drop it but for the members of the set", c.Firewall.Admit.Family, c.Firewall.Admit.Table)

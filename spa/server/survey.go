@@ -17,9 +17,10 @@ import (
 // host is what Check finds on the machine. Looking is one thing, judging another: the checks
 // take it as it is, and change nothing.
 type host struct {
-	root      string // of the file tree: /
-	uid       int    // of whoever looks
-	running   bool   // a server works in this network namespace
+	root      string     // of the file tree: /
+	from      netip.Addr // the client whose way is followed; not valid: a stranger's
+	uid       int        // of whoever looks
+	running   bool       // a server works in this network namespace
 	rules     *survey.Ruleset
 	links     []survey.Link
 	defaults  []string // interfaces that a default route leads to
