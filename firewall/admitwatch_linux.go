@@ -15,9 +15,9 @@ import (
 
 // In mode Admit no flow is marked, carried or confirmed: it is not our table that shuts.
 
-func (a *admitting) carried() ([]flow, time.Duration, error) { return nil, 0, nil }
-func (a *admitting) confirmed() (bool, error)                { return false, nil }
-func (a *admitting) permanent() error                        { return nil }
+func (a *admitting) carried() ([]carriedFlow, error) { return nil, nil }
+func (a *admitting) confirmed() (bool, error)        { return false, nil }
+func (a *admitting) permanent() error                { return nil }
 
 func (a *admitting) remove() error {
 	return errors.Join(a.endIn(a.sets()), a.nftables.remove())

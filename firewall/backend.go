@@ -28,8 +28,8 @@ type backend interface {
 	// before: all or none. An element whose end has passed is gone. A full table is
 	// ErrFull; no table is errGone.
 	set(es []lease) error
-	// carried returns the flows that the guard in place still carries, and how long.
-	carried() ([]flow, time.Duration, error)
+	// carried returns the flows that the guard in place still carries, and what is left of each.
+	carried() ([]carriedFlow, error)
 	// confirmed reports whether a new flow through a grant has begun since the load.
 	confirmed() (bool, error)
 	// permanent takes the timeouts off the guarded ports.
@@ -50,10 +50,16 @@ type backend interface {
 type plan struct {
 	leases    []lease
 	confirmBy time.Time // the guarded ports are guarded no longer; zero: for ever
-	carried   []flow
-	carryTo   time.Time // when flows are no longer carried
+	carried   []carriedFlow
 
-	confirm, carry time.Duration // what is left until then: see at
+	confirm time.Duration // what is left until then: see at
+}
+
+// carriedFlow is a flow that a load carries over, and how long it has to send something.
+type carriedFlow struct {
+	flow
+	until time.Time
+	left  time.Duration // until then: see plan.at
 }
 
 // at returns the plan with what is left of its times at now.
@@ -61,9 +67,11 @@ func (p plan) at(now time.Time) plan {
 	if !p.confirmBy.IsZero() {
 		p.confirm = max(time.Millisecond, left(p.confirmBy, now)) // zero would be for ever
 	}
-	if p.carry = left(p.carryTo, now); p.carry <= 0 {
-		p.carried = nil
+	p.carried = slices.Clone(p.carried)
+	for i := range p.carried {
+		p.carried[i].left = left(p.carried[i].until, now)
 	}
+	p.carried = slices.DeleteFunc(p.carried, func(c carriedFlow) bool { return c.left <= 0 })
 	p.leases = slices.DeleteFunc(timed(p.leases, now), func(l lease) bool { return l.left <= 0 })
 	return p
 }

@@ -24,7 +24,7 @@ func TestBareGuard(t *testing.T) {
 			s.open()
 			s.bare(plan{
 				leases:  []lease{{element: element{source: netip.MustParseAddr("192.0.2.2"), proto: spa.TCP, port: 22}, until: time.Now().Add(long)}},
-				carried: []flow{inboundTo(carried.server)}, carryTo: time.Now().Add(long),
+				carried: []carriedFlow{{flow: inboundTo(carried.server), until: time.Now().Add(long)}},
 			})
 			s.connect("192.0.2.2", "192.0.2.1", "22")
 			s.mutual(carried, true)

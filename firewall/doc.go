@@ -127,7 +127,7 @@
 //     answers go to the machine that it is of;
 //   - where br_netfilter is loaded after the guard, a bridged stranger can claim to be a target
 //     until the next load; an ICMP error is dropped whatever it quotes where xt_u32 is missing;
-//   - after a first load a flow may, for ten minutes, speak to every guarded port to which its
+//   - after a first load a flow may, for as long as it is carried, speak to every guarded port to which its
 //     address had a flow.
 //
 // Not protected:

@@ -102,7 +102,7 @@ func (d *draft) fillSets(p plan) error {
 	for s, es := range d.grantElements(p.leases) {
 		errs = append(errs, d.add(s, es))
 	}
-	carried4, carried6 := flowElements(p.carried, p.carry)
+	carried4, carried6 := flowElements(p.carried)
 	addresses4, addresses6 := addressElements(d.cfg.Targets)
 	targets4, targets6 := targetElements(d.cfg.Targets, p.confirm)
 	errs = append(errs,

@@ -57,9 +57,9 @@ func (d *dryRun) watch(ctx context.Context, deadline time.Time) error {
 	}
 }
 
-func (d *dryRun) name() string                            { return BackendDryRun }
-func (d *dryRun) persists() bool                          { return false }
-func (d *dryRun) carried() ([]flow, time.Duration, error) { return nil, 0, nil }
-func (d *dryRun) confirmed() (bool, error)                { return false, nil }
-func (d *dryRun) close() error                            { return nil }
-func (d *dryRun) processes() []Process                    { return nil }
+func (d *dryRun) name() string                    { return BackendDryRun }
+func (d *dryRun) persists() bool                  { return false }
+func (d *dryRun) carried() ([]carriedFlow, error) { return nil, nil }
+func (d *dryRun) confirmed() (bool, error)        { return false, nil }
+func (d *dryRun) close() error                    { return nil }
+func (d *dryRun) processes() []Process            { return nil }

@@ -309,11 +309,10 @@ type Firewall struct {
 
 // state is what Watch needs to know to put the guard back as it was.
 type state struct {
-	loaded       bool      // our table should be in the kernel
-	missing      bool      // it is not, for all that was tried
-	confirmBy    time.Time // zero: the guard needs no confirmation
-	carried      []flow    // flows that a first load carries over
-	carriedUntil time.Time
+	loaded    bool          // our table should be in the kernel
+	missing   bool          // it is not, for all that was tried
+	confirmBy time.Time     // zero: the guard needs no confirmation
+	carried   []carriedFlow // by a first load
 }
 
 // New opens all that the firewall needs later and asks the kernel what it can do. It

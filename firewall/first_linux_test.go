@@ -3,6 +3,7 @@ package firewall
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// endCarry takes away what the first load carries, as ten minutes do.
+// endCarry takes away what the first load carries, as time does.
 func (s *site) endCarry() {
 	s.Helper()
 	if s.kind.programs == "" {
@@ -20,7 +21,9 @@ func (s *site) endCarry() {
 		s.another(func(c *nft.Conn) { c.FlushSet(o.carried4); c.FlushSet(o.carried6) })
 		return
 	}
-	s.guard.carriedUntil = time.Now()
+	for i := range s.guard.carried {
+		s.guard.carried[i].until = time.Now()
+	}
 	s.must(s.putBack(time.Now()))
 }
 
@@ -36,7 +39,7 @@ func TestFirstLoadKeepsSessions(t *testing.T) {
 				s.dark(f.stranger, f.gateway, "22")
 				s.endCarry()
 				s.echoes(session)
-				s.dead(quiet) // it had ten minutes to say something
+				s.dead(quiet) // it had hours to say something
 			})
 		}
 	})
@@ -205,7 +208,7 @@ func TestFlowKeys(t *testing.T) {
 		{spa.TCP, netip.MustParseAddrPort("192.0.2.3:4000"), netip.MustParseAddrPort("192.0.2.1:22")},
 		{spa.UDP, netip.MustParseAddrPort("[2001:db8::3]:4000"), netip.MustParseAddrPort("[2001:db8::1]:53")},
 	} {
-		v4, v6 := flowElements([]flow{f}, time.Microsecond)
+		v4, v6 := flowElements([]carriedFlow{{flow: f, left: time.Microsecond}})
 		if d := append(v4, v6...)[0].Timeout; d.Milliseconds() < 1 {
 			t.Errorf("%v: carried for %v, which the kernel takes for ever", f, d)
 		}
@@ -213,4 +216,75 @@ func TestFlowKeys(t *testing.T) {
 			t.Errorf("got %v, want %v", got, f)
 		}
 	}
+}
+
+// carriedFor returns how long the guard in place carries the flows to each port.
+func (s *site) carriedFor() map[spa.Ports]time.Duration {
+	s.Helper()
+	flows, err := s.backend.carried()
+	s.must(err)
+	times := make(map[spa.Ports]time.Duration)
+	for _, c := range flows {
+		p := spa.Ports{Proto: c.proto, Low: c.local.Port(), High: c.local.Port()}
+		times[p] = max(times[p], c.left)
+	}
+	return times
+}
+
+// TestCarriedForANight: a session of TCP may be silent for hours, and then goes on; what a datagram or the
+// end of a grant could make of it has minutes. A later load, and another configuration, prolong nothing.
+func TestCarriedForANight(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.newSite(t, func(c *Config) {
+			c.Guarded = append(rangesOf("tcp/22"), rangesOf("tcp/2300")...)
+			c.Guarded = append(c.Guarded, rangesOf("udp/2400")...)
+			c.Cut = rangesOf("tcp/2300")
+		})
+		accept := s.listen(":2300")
+		quiet := s.connect("192.0.2.3", "192.0.2.1", "22")
+		s.talk(accept, "192.0.2.3", "192.0.2.1", "2300")
+		s.connectUDP("192.0.2.1:2400", "192.0.2.3:2400")
+		before := make(map[spa.Ports]time.Duration)
+		want := func(when string, night ...string) {
+			t.Helper()
+			times := s.carriedFor()
+			if len(times) != 3 {
+				t.Errorf("%s: carried are %v, want three ports", when, times)
+			}
+			for p, left := range times {
+				long := slices.Contains(night, p.String())
+				if long && left < 11*time.Hour || !long && left > carryFor || before[p] > 0 && left >= before[p] {
+					t.Errorf("%s: %v is carried for %v, after %v", when, p, left, before[p])
+				}
+			}
+			before = times
+		}
+		s.open()
+		s.load(0)
+		want("first load", "tcp/22")
+		first := time.Now()
+		lab.Eventually(t, "a second to pass, which is what ipset counts in", func() bool { return time.Since(first) > 1100*time.Millisecond })
+		s.open()
+		s.load(0)
+		want("next load", "tcp/22")
+		s.echoes(quiet)
+		before[ports("udp/2400")], before[ports("tcp/2300")] = 0, 0 // not read again, but put back by the time on this clock
+		c := s.config
+		c.Cut = append(slices.Clone(c.Cut), rangesOf("tcp/22")...)
+		s.must(s.Reconfigure(t.Context(), c, time.Now()))
+		want("the port cuts by now")
+	})
+}
+
+// connectUDP is a connected socket of the gateway, as a server has that keeps one a client.
+func (s *site) connectUDP(local, remote string) {
+	s.Helper()
+	s.must(s.gw.Do(func() error {
+		from, to := netip.MustParseAddrPort(local), netip.MustParseAddrPort(remote)
+		conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(from), net.UDPAddrFromAddrPort(to))
+		if err == nil {
+			s.Cleanup(func() { conn.Close() })
+		}
+		return err
+	}))
 }

@@ -241,8 +241,8 @@ func (b *ipt) take(p plan) {
 		b.lasts(l.until)
 	}
 	b.lasts(p.confirmBy)
-	if len(p.carried) > 0 {
-		b.lasts(p.carryTo)
+	for _, c := range p.carried {
+		b.lasts(c.until)
 	}
 }
 
@@ -288,7 +288,7 @@ func (b *ipt) guardRules() guardRules {
 
 func (b *ipt) set(ls []lease) error { return b.setMembers(ls) }
 
-func (b *ipt) carried() ([]flow, time.Duration, error) { return b.carriedMembers() }
+func (b *ipt) carried() ([]carriedFlow, error) { return b.carriedMembers() }
 
 func (b *ipt) confirmed() (bool, error) {
 	answer, err := b.helper.ask(request{Op: opCount})

@@ -85,7 +85,7 @@ func (b *ipt) fill(p plan) error {
 	}
 	for _, v6 := range []bool{false, true} {
 		p := p.at(b.cfg.Now())
-		flows, peers := flowMembers(p.carried, p.carry, v6)
+		flows, peers := flowMembers(p.carried, v6)
 		if err := errors.Join(
 			b.sets.replace(b.addressSet(setFlows, hashIPPortIP, v6), flows),
 			b.sets.replace(b.addressSet(setPeers, hashIPPort, v6), peers),
@@ -131,47 +131,56 @@ func span(ports []spa.Ports, proto spa.Proto) (low, high uint16) {
 	return min(low, high), high
 }
 
-// flowMembers spreads flows over two sets, since no type of set has two ports.
-func flowMembers(fs []flow, left time.Duration, v6 bool) (flows, peers []member) {
-	s := seconds(left)
+// flowMembers spreads flows over two sets, since no type of set has two ports. What several have in common
+// stays for the longest of them.
+func flowMembers(fs []carriedFlow, v6 bool) (flows, peers []member) {
+	in, at := make(map[member]uint32), make(map[member]uint32)
 	for _, f := range fs {
 		remote, local := unzoned(f.remote), unzoned(f.local)
 		if remote.Addr().Is6() != v6 {
 			continue
 		}
-		flows = append(flows, member{ip: remote.Addr(), proto: f.proto, port: remote.Port(), ip2: local.Addr(), seconds: s})
-		peers = append(peers, member{ip: remote.Addr(), proto: f.proto, port: local.Port(), seconds: s})
+		one, other := member{ip: remote.Addr(), proto: f.proto, port: remote.Port(), ip2: local.Addr()}, member{ip: remote.Addr(), proto: f.proto, port: local.Port()}
+		in[one], at[other] = max(in[one], seconds(f.left)), max(at[other], seconds(f.left))
 	}
-	return flows, peers
+	return lasting(in), lasting(at)
+}
+
+// lasting are members that stay for so many seconds.
+func lasting(times map[member]uint32) (ms []member) {
+	for m, s := range times {
+		m.seconds = s
+		ms = append(ms, m)
+	}
+	return ms
 }
 
 // carriedMembers puts flows together again. Where an address has flows to several ports they
 // may come to be more, which go to the same elements.
-func (b *ipt) carriedMembers() ([]flow, time.Duration, error) {
-	var all []flow
-	var left uint32
+func (b *ipt) carriedMembers() ([]carriedFlow, error) {
+	var all []carriedFlow
 	for _, v6 := range []bool{false, true} {
 		flows, err := b.sets.list(setName(setFlows, v6))
 		if errors.Is(err, errGone) {
 			continue
 		}
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		peers, err := b.sets.list(setName(setPeers, v6))
 		if err != nil && !errors.Is(err, errGone) {
-			return nil, 0, err
+			return nil, err
 		}
 		for _, f := range flows {
-			left = max(left, f.seconds)
 			for _, p := range peers {
 				if p.ip == f.ip && p.proto == f.proto {
-					all = append(all, flow{f.proto, netip.AddrPortFrom(f.ip, f.port), netip.AddrPortFrom(f.ip2, p.port)})
+					l := flow{f.proto, netip.AddrPortFrom(f.ip, f.port), netip.AddrPortFrom(f.ip2, p.port)}
+					all = append(all, carriedFlow{flow: l, left: time.Duration(min(f.seconds, p.seconds)) * time.Second})
 				}
 			}
 		}
 	}
-	return all, time.Duration(left) * time.Second, nil
+	return all, nil
 }
 
 // setMembers changes grants: those that end first, for nothing can keep them from it; then

@@ -6,11 +6,18 @@ import (
 	"fmt"
 	"io/fs"
 	"time"
+
+	"sallyport/spa"
 )
 
-// carryFor is how long a flow that was there before the first load has to send something.
-// Once it has, it is marked and lives on.
-const carryFor = 10 * time.Minute
+// How long a flow that was there before the first load has to send something. Once it has, it is
+// marked and lives on. A session of TCP may be silent for a night: all that a carried element lets in
+// are packets without SYN between two addresses and ports, which begin nothing. A datagram may, and a
+// port whose sessions end with the grant must not stay open, so those are carried for a short time.
+const (
+	carryFor    = 10 * time.Minute
+	carryTCPFor = 12 * time.Hour
+)
 
 // Load puts the guard in the kernel in one batch, with the grants that still live; where no
 // rule of ours keeps connection tracking going, behind a simpler one that goes before. If
@@ -57,7 +64,6 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 		leases:    f.held.leases(),
 		confirmBy: next.confirmBy,
 		carried:   next.carried,
-		carryTo:   next.carriedUntil,
 	}
 	// Whatever happens between the two, the next load must not take this one for
 	// settled before it is.
@@ -110,20 +116,38 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	flows, left, err := f.backend.carried()
+	s.carried, err = f.backend.carried()
 	if err != nil {
 		return fmt.Errorf("firewall: reading the flows that are carried: %w", err)
 	}
+	for i := range s.carried {
+		c := &s.carried[i]
+		c.until = now.Add(min(c.left, f.cfg.carries(c.flow)))
+	}
 	if mark != loadAgain && !f.cfg.NoCarry {
-		left = carryFor
-		if flows, err = f.established(func(l flow) bool {
-			return f.cfg.guards(l)
-		}); err != nil {
+		flows, err := f.established(f.cfg.guards)
+		if err != nil {
 			return fmt.Errorf("firewall: listing the sessions that the first load must not end: %w", err)
 		}
+		s.carried = f.cfg.carry(flows, now)
 	}
-	s.carried, s.carriedUntil = flows, now.Add(left)
 	return nil
+}
+
+// carries returns how long a load carries a flow that was there before.
+func (c *Config) carries(l flow) time.Duration {
+	if l.proto != spa.TCP || contains(c.Cut, l.proto, l.local.Port()) {
+		return carryFor
+	}
+	return carryTCPFor
+}
+
+func (c *Config) carry(flows []flow, now time.Time) []carriedFlow {
+	carried := make([]carriedFlow, len(flows))
+	for i, l := range flows {
+		carried[i] = carriedFlow{flow: l, until: now.Add(c.carries(l))}
+	}
+	return carried
 }
 
 // established lists the flows of that kind which a guard has to carry; a dry run has none.
@@ -147,11 +171,7 @@ func (f *Firewall) restore(now time.Time) error {
 	if !f.guard.confirmBy.IsZero() && left(f.guard.confirmBy, now) <= 0 {
 		return ErrUnconfirmed
 	}
-	p := plan{leases: f.held.leases(), confirmBy: f.guard.confirmBy}
-	if left(f.guard.carriedUntil, now) > 0 {
-		p.carried, p.carryTo = f.guard.carried, f.guard.carriedUntil
-	}
-	return f.backend.load(p)
+	return f.backend.load(plan{leases: f.held.leases(), confirmBy: f.guard.confirmBy, carried: f.guard.carried})
 }
 
 // Teardown takes our table away, whether a daemon runs or not, and makes the next load a

@@ -196,28 +196,26 @@ func (n *nftables) confirmed() (bool, error) {
 	return false, nil
 }
 
-// carried lists what the table in place carries, and the longest time left.
-func (n *nftables) carried() ([]flow, time.Duration, error) {
+// carried lists what the table in place carries.
+func (n *nftables) carried() ([]carriedFlow, error) {
 	t, err := n.present()
 	if err != nil || t.handle == 0 {
-		return nil, 0, err
+		return nil, err
 	}
-	var flows []flow
-	var left time.Duration
+	var flows []carriedFlow
 	for _, s := range []*nft.Set{n.objects.carried4, n.objects.carried6} {
 		es, err := n.elements(s)
 		if errors.Is(err, unix.ENOENT) {
 			continue // a table that was there for mode Admit, or that another tool has changed
 		}
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		for _, e := range es {
-			flows = append(flows, flowOf(e.Key))
-			left = max(left, e.Expires)
+			flows = append(flows, carriedFlow{flow: flowOf(e.Key), left: e.Expires})
 		}
 	}
-	return flows, left, nil
+	return flows, nil
 }
 
 // elements lists a set. The error of one that is not there is ENOENT, which the library
@@ -298,12 +296,12 @@ func portElements(ranges []spa.Ports, timeout time.Duration) []nft.SetElement {
 	return es
 }
 
-func flowElements(fs []flow, timeout time.Duration) (v4, v6 []nft.SetElement) {
+func flowElements(fs []carriedFlow) (v4, v6 []nft.SetElement) {
 	for _, f := range fs {
 		key := slices.Concat(f.remote.Addr().AsSlice(), f.local.Addr().AsSlice())
 		key = portKey(key, f.proto, f.remote.Port())
 		key = append(binary.BigEndian.AppendUint16(key, f.local.Port()), 0, 0)
-		e := nft.SetElement{Key: key, Timeout: max(timeout, time.Millisecond)} // zero is none to the kernel
+		e := nft.SetElement{Key: key, Timeout: max(f.left, time.Millisecond)} // zero is none to the kernel
 		if f.remote.Addr().Is4() {
 			v4 = append(v4, e)
 			continue

@@ -119,14 +119,13 @@ func (f *Firewall) carryNew(c *Config, now time.Time) (state, error) {
 	if err != nil {
 		return next, fmt.Errorf("firewall: listing the sessions of ports that become guarded: %w", err)
 	}
-	if len(flows) == 0 {
-		return next, nil
+	next.carried = slices.Concat(next.carried, c.carry(flows, now))
+	for i := range next.carried {
+		carried := &next.carried[i]
+		if latest := now.Add(c.carries(carried.flow)); carried.until.After(latest) { // its port is in Cut by now
+			carried.until = latest
+		}
 	}
-	if left(next.carriedUntil, now) <= 0 {
-		next.carried = nil
-	}
-	next.carried = slices.Concat(next.carried, flows)
-	next.carriedUntil = now.Add(carryFor)
 	return next, nil
 }
 
