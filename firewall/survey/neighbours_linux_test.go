@@ -15,6 +15,8 @@ func TestNeighbours(t *testing.T) {
 	ufw := []rules{{"iptables-nft-restore", "ufw.rules"}, {"ip6tables-nft-restore", "ufw6.rules"}}
 	legacyUFW := []rules{{"iptables-legacy-restore", "ufw.rules"}, {"ip6tables-legacy-restore", "ufw6.rules"}}
 	firewalld := []rules{{"nft", "firewalld.nft"}}
+	leadsOn := rules{"nft", "table inet nat { chain pre { type nat hook prerouting priority -100; tcp dport 2201 redirect to :22; " +
+		"tcp dport 2200 dnat ip to 198.51.100.2:22; tcp dport 2200 dnat ip6 to [2001:db8:1::2]:22; }\n}"}
 	for _, test := range []struct {
 		name     string
 		rules    []rules
@@ -40,12 +42,23 @@ func TestNeighbours(t *testing.T) {
 		{name: "firewalld allows", rules: firewalld, port: "tcp/80", to: over6},
 		{name: "firewalld allows UDP", rules: firewalld, port: "udp/60010", to: over4, sources: true},
 		{name: "docker leads on", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/8080", to: over4},
-		{name: "docker leads where forward drops", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/8081", to: over4, want: Drops, says: []string{"chain FORWARD, policy drop"}},
+		{name: "docker leads where forward drops", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/8081", to: over4, want: Drops, says: []string{"chain FORWARD, policy drop", "iptables -I FORWARD -d 198.51.100.3 -p tcp --dport 80 -j ACCEPT"}},
 		{name: "docker leaves the host alone", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/22", to: over4},
 		{name: "legacy docker leads on", rules: []rules{{"iptables-legacy-restore", "docker.rules"}}, port: "tcp/8080", to: over4},
 		{name: "one of two drops", rules: []rules{{"nft", inputChain("tcp dport 22 accept")}, ufw[0]}, port: "tcp/22", to: over4, want: Drops, says: []string{"ufw allow"}},
 		{name: "ours by iptables", rules: []rules{{"iptables-nft-restore", "*mangle\n:spa-guard - [0:0]\n-A PREROUTING -j spa-guard\n-A spa-guard -j DROP\nCOMMIT\n"}}, port: "tcp/22", to: over4},
 		{name: "by hand", rules: []rules{{"nft", inputChain("")}}, port: "tcp/22", to: over4, want: Drops, says: []string{"table inet filter, chain input, policy drop", "nft insert rule inet filter input tcp dport 22 accept"}},
+		{name: "ufw drops what DNAT leads on", rules: append(ufw, leadsOn), port: "tcp/2200", to: over4, want: Drops,
+			says: []string{"iptables table filter, chain FORWARD, policy drop", "ufw route allow proto tcp to 198.51.100.2 port 22"}},
+		{name: "ufw drops what DNAT leads on over IPv6", rules: append(ufw, leadsOn), port: "tcp/2200", to: over6, want: Drops,
+			says: []string{"ip6tables table filter, chain FORWARD, policy drop", "ufw route allow proto tcp to 2001:db8:1::2 port 22"}},
+		{name: "ufw drops what DNAT leads to another port here", rules: append(ufw, leadsOn), port: "tcp/2201", to: over4, want: Drops, says: []string{"ufw allow 22/tcp"}},
+		{name: "nft's own table of a name that iptables has", rules: []rules{
+			{"iptables-nft-restore", "*filter\n:FORWARD DROP\nCOMMIT\n"},
+			{"nft", "table ip nat { chain pre { type nat hook prerouting priority -100; tcp dport 2200 dnat to 198.51.100.2:22; }\n}"},
+		}, port: "tcp/2200", to: over4, want: Drops, says: []string{"iptables table filter, chain FORWARD, policy drop", "iptables -I FORWARD -d 198.51.100.2 -p tcp --dport 22 -j ACCEPT"}},
+		{name: "by hand, what DNAT leads on", rules: []rules{leadsOn, {"nft", "table inet filter { chain on { type filter hook forward priority 0; policy drop; }\n}"}}, port: "tcp/2200", to: over6, want: Drops,
+			says: []string{"nft insert rule inet filter on ip6 daddr 2001:db8:1::2 tcp dport 22 accept"}},
 		{name: "legacy by hand", rules: []rules{{"iptables-legacy-restore", "*mangle\n-A PREROUTING -p tcp -j DROP\nCOMMIT\n"}}, port: "tcp/22", to: over4, want: Drops, says: []string{"iptables-legacy -t mangle -I PREROUTING -p tcp --dport 22 -j ACCEPT"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

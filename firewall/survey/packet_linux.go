@@ -270,8 +270,12 @@ func (m *machine) reject(a attributes) {
 	m.verdicts = []verdict{{action: drops, answer: answer}}
 }
 
-// nat leads the packet elsewhere where it is DNAT (type 1); SNAT changes nothing here.
+// nat leads the packet elsewhere where it is DNAT (type 1) of its family; SNAT changes nothing here.
 func (m *machine) nat(a attributes) {
+	if f := a.u32(unix.NFTA_NAT_FAMILY); f != unix.NFPROTO_INET && byte(f) != m.p.nfproto() {
+		m.want(no, false) // nft_nat_inet_eval
+		return
+	}
 	m.verdicts = []verdict{{action: accepts}}
 	if a.u32(unix.NFTA_NAT_TYPE) != unix.NFT_NAT_DNAT {
 		return

@@ -16,6 +16,11 @@ type Place struct {
 	Base                 string // the base chain that leads there
 	Tool                 Tool
 	Program              string // nft, iptables, ip6tables-legacy and so on
+
+	// Where a packet that is dropped there was bound for, if not for the address and port of this host
+	// that it was sent to: the address is zero where it stays here, the port where it is the one
+	// that it was sent to.
+	Bound netip.AddrPort
 }
 
 // Tool is what made a table, and has to be told where it is to be otherwise.
@@ -88,8 +93,15 @@ func (p Place) String() string {
 	return fmt.Sprintf("%s, chain %s, %s", table, p.Chain, what)
 }
 
-// Allow returns the command that lets ports pass by this place.
+// Allow returns the command that lets ports pass by this place. They are those that a packet is sent
+// to: where DNAT has led it on, it passes by another address and port.
 func (p Place) Allow(ports spa.Ports) string {
+	if port := p.Bound.Port(); port != 0 {
+		ports.Low, ports.High = port, port
+	}
+	if p.Bound.Addr().IsValid() {
+		return p.allowOn(ports, p.Bound.Addr())
+	}
 	proto := ports.Proto.String()
 	switch p.Tool {
 	case UFW:
@@ -97,19 +109,43 @@ func (p Place) Allow(ports spa.Ports) string {
 	case Firewalld:
 		what := p.zone() + "--add-port=" + numbers(ports, "-") + "/" + proto
 		return fmt.Sprintf("firewall-cmd %s && firewall-cmd --permanent %[1]s", what)
+	}
+	return p.insert(ports, "", "")
+}
+
+// allowOn is for packets that leave for another machine.
+func (p Place) allowOn(ports spa.Ports, to netip.Addr) string {
+	proto := ports.Proto.String()
+	switch p.Tool {
+	case UFW:
+		return fmt.Sprintf("ufw route allow proto %s to %v port %s", proto, to, numbers(ports, ":"))
+	case Firewalld:
+		return fmt.Sprintf("let a policy of firewalld accept %s port %s to %v: man firewalld.policies", proto, numbers(ports, "-"), to)
+	}
+	if to.Is4() {
+		return p.insert(ports, fmt.Sprintf("ip daddr %v ", to), fmt.Sprintf(" -d %v", to))
+	}
+	return p.insert(ports, fmt.Sprintf("ip6 daddr %v ", to), fmt.Sprintf(" -d %v", to))
+}
+
+// insert puts a rule first, which accepts ports under a condition in the words of nft or of iptables.
+func (p Place) insert(ports spa.Ports, nft, iptables string) string {
+	proto := ports.Proto.String()
+	iptables += " -p " + proto + " --dport " + numbers(ports, ":")
+	switch p.Tool {
 	case Docker:
-		return "allow it in the chain DOCKER-USER: iptables -I DOCKER-USER -p " + proto + " --dport " + numbers(ports, ":") + " -j ACCEPT"
+		return "allow it in the chain DOCKER-USER: iptables -I DOCKER-USER" + iptables + " -j ACCEPT"
 	case Fail2ban:
 		return "fail2ban-client status, and unban what is banned by mistake"
 	}
 	if p.Program == "nft" {
-		return fmt.Sprintf("nft insert rule %s %s %s %s dport %s accept, and the same in the file that loads this table", p.Family, p.Table, p.Base, proto, numbers(ports, "-"))
+		return fmt.Sprintf("nft insert rule %s %s %s %s%s dport %s accept, and the same in the file that loads this table", p.Family, p.Table, p.Base, nft, proto, numbers(ports, "-"))
 	}
 	table := ""
 	if p.Table != "filter" {
 		table = " -t " + p.Table
 	}
-	return fmt.Sprintf("%s%s -I %s -p %s --dport %s -j ACCEPT, and save it where your rules are kept", p.Program, table, p.Base, proto, numbers(ports, ":"))
+	return fmt.Sprintf("%s%s -I %s%s -j ACCEPT, and save it where your rules are kept", p.Program, table, p.Base, iptables)
 }
 
 // AllowFrom returns the command that lets ports pass by this place for one sender: of what bans

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -84,10 +85,26 @@ func (r *Ruleset) addFrom(ctx context.Context, s saver) error {
 	found := r.addText(s.how, s.family, s.program, text)
 	if s.how == iptables {
 		for _, name := range found {
-			delete(r.tables, tableKey{nftables, s.family, name})
+			r.choose(tableKey{nftables, s.family, name})
 		}
 	}
 	return nil
+}
+
+// choose keeps what the program has printed of a table of nf_tables. Of one that has base chains of
+// other names, which it says are not compatible, it prints nothing: then what was read is kept.
+func (r *Ruleset) choose(read tableKey) {
+	printed := tableKey{iptables, read.family, read.name}
+	builtIn := []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
+	if t := r.tables[read]; t != nil {
+		for _, c := range t.chains {
+			if c.hook != noHook && !slices.Contains(builtIn, c.name) {
+				delete(r.tables, printed)
+				return
+			}
+		}
+	}
+	delete(r.tables, read)
 }
 
 func find(names []string) (string, error) {

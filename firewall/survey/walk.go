@@ -222,5 +222,19 @@ func (w *ruleWalk) lead(c *chain, here spot, v verdict, depth int) ways {
 func (w *ruleWalk) drops(at spot, answer Answer) {
 	if !w.found {
 		w.first, w.answer, w.found = at.place(), answer, true
+		w.first.Bound = w.p.bound()
 	}
+}
+
+// bound is where the packet is bound for by now: see Place.
+func (p *passage) bound() netip.AddrPort {
+	var to netip.Addr
+	var port uint16
+	if p.hook == forward {
+		to = p.packet.To
+	}
+	if p.redirect == yes {
+		port = p.packet.Port
+	}
+	return netip.AddrPortFrom(to, port)
 }

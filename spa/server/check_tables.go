@@ -202,13 +202,17 @@ func checkUntracked(c *config.Config, h *host) []Finding {
 
 // collect judges every guarded port in both families, and words what is found once for each place.
 func collect(to []destination, h *host, word func(survey.Outcome) (Finding, survey.Place)) []Finding {
-	var order []string
-	byPlace := make(map[string]*said)
+	type subject struct {
+		at   survey.Place
+		text string
+	}
+	var order []subject
+	byPlace := make(map[subject]*said)
 	say := func(f Finding, at survey.Place, ports spa.Ports, from netip.Addr) {
 		if f.Severity == "" {
 			return
 		}
-		key := at.String() + f.Text
+		key := subject{at, f.Text}
 		if byPlace[key] == nil {
 			byPlace[key] = &said{Finding: f, at: at, from: from}
 			order = append(order, key)

@@ -139,6 +139,14 @@ func tableTests() []hostTest {
 		{name: "by ufw", spoil: func(s *scene) {
 			s.feed("*filter\n:INPUT DROP\n:ufw-before-input -\n-A INPUT -j ufw-before-input\n-A ufw-before-input -i lo -j ACCEPT\nCOMMIT\n", "iptables-nft-restore")
 		}, want: Problem, says: []string{"ufw allow 22/tcp"}},
+		{name: "by ufw, led on", config: services("tcp/2200-2201"), spoil: func(s *scene) {
+			s.feed("add rule inet filter input tcp dport 2200-2201 accept", "nft", "-f", "-")
+			s.feed("table ip t { chain pre { type nat hook prerouting priority -100; tcp dport 2200-2201 dnat to 192.0.2.2:22; }\n}", "nft", "-f", "-")
+			s.feed("*filter\n:INPUT ACCEPT\n:FORWARD DROP\n:ufw-before-input -\n-A INPUT -j ufw-before-input\nCOMMIT\n", "iptables-nft-restore")
+		}, want: Problem, says: []string{"tcp/2200-2201 to 192.0.2.2:22", " ufw route allow proto tcp to 192.0.2.2 port 22"}},
+		{name: "led to another port", config: services("tcp/2200"), spoil: withRules("table inet filter { chain input { type filter hook input priority 0; policy drop; tcp dport 22 accept; }\n" +
+			"chain pre { type nat hook prerouting priority -100; tcp dport 2200 redirect to :5000; }\n}"),
+			want: Problem, says: []string{"tcp dport 5000 accept"}},
 		{name: "perhaps", spoil: beside("table inet t { chain c { type filter hook input priority 0; meta length > 1000 tcp dport 22 drop; }\n}"),
 			want: Odd, says: []string{"table inet t, chain c, rule handle", "may drop"}},
 		{name: "certain sources", spoil: withRules("table inet filter { chain input { type filter hook input priority 0; policy drop; ip saddr 198.51.100.0/24 accept; ip6 saddr 2001:db8:2::/64 accept; }\n}"),
