@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -27,7 +28,8 @@ type scan struct {
 	class    byte // type of service or traffic class
 	label    uint32
 	unsummed bool
-	plain    bool // flow labels of the answer do not count
+	plain    bool   // flow labels of the answer do not count
+	route    []byte // type of an IPv6 routing header, and its segments left
 }
 
 var scans = []scan{
@@ -38,6 +40,20 @@ var scans = []scan{
 	{name: "UDP", proto: spa.UDP},
 	{name: "UDP with a class", proto: spa.UDP, class: 0xb8, label: 0x12345},
 	{name: "UDP without a checksum", proto: spa.UDP, unsummed: true},
+}
+
+// routeScans have an IPv6 routing header, of types that no kernel takes unless it is told to.
+func routeScans() (all []scan) {
+	for _, kind := range []byte{0, 3, 4} {
+		for left := range byte(2) {
+			for _, p := range []scan{{name: "SYN", proto: spa.TCP, flags: syn}, {name: "ACK", proto: spa.TCP, flags: ack}, {name: "FIN", proto: spa.TCP, flags: fin}, {name: "UDP", proto: spa.UDP}} {
+				p.name += fmt.Sprintf(" routed by type %d, %d left", kind, left)
+				p.route, p.plain = []byte{kind, left}, true
+				all = append(all, p)
+			}
+		}
+	}
+	return all
 }
 
 // flagScans are scans with each combination of TCP's flags. Most begin no flow, and it is nftables
@@ -72,9 +88,13 @@ func (p scan) packet(from, to netip.Addr, sport, dport uint16) []byte {
 		binary.BigEndian.PutUint16(header[10:], inetSum(header))
 		return append(header, segment...)
 	}
-	header := binary.BigEndian.AppendUint32(nil, 6<<28|uint32(p.class)<<20|p.label)
-	header = append(header, 0, byte(len(segment)), byte(p.proto), 64)
-	return append(append(append(header, from.AsSlice()...), to.AsSlice()...), segment...)
+	header, proto := binary.BigEndian.AppendUint32(nil, 6<<28|uint32(p.class)<<20|p.label), byte(p.proto)
+	if p.route != nil {
+		segment = append(slices.Concat([]byte{proto, 2}, p.route, make([]byte, 4), to.AsSlice()), segment...)
+		proto = unix.IPPROTO_ROUTING
+	}
+	header = append(header, 0, byte(len(segment)), proto, 64)
+	return slices.Concat(header, from.AsSlice(), to.AsSlice(), segment)
 }
 
 // inetSum is that of RFC 1071.
@@ -169,7 +189,7 @@ func normalized(b []byte, from, to netip.Addr, sport, dport uint16) []byte {
 	case proto == byte(spa.TCP) && bytes.Equal(payload[:4], ports):
 		clear(payload[:4])
 		clear(payload[16:18])
-	case proto == unix.IPPROTO_ICMP && payload[0] == 3 || proto == unix.IPPROTO_ICMPV6 && payload[0] == 1:
+	case proto == unix.IPPROTO_ICMP && payload[0] == 3 || proto == unix.IPPROTO_ICMPV6 && (payload[0] == 1 || payload[0] == 4):
 		at := bytes.Index(payload[8:], back)
 		if at < 0 {
 			return nil
@@ -177,7 +197,11 @@ func normalized(b []byte, from, to netip.Addr, sport, dport uint16) []byte {
 		clear(payload[2:4])
 		quoted := payload[8+at:]
 		clear(quoted[:4])
-		clear(quoted[6:8]) // of UDP
+		for _, sum := range []int{6, 16} { // of UDP, and of TCP
+			if len(quoted) >= sum+2 {
+				clear(quoted[sum : sum+2])
+			}
+		}
 	default:
 		return nil
 	}
@@ -195,7 +219,10 @@ func TestRefusalsAreTheKernelsOwn(t *testing.T) {
 	s.must(s.gw.AddAddr("vs", "192.0.2.77/24")) // a second address answers from itself
 	for _, f := range bothFamilies {
 		for _, to := range []string{f.gateway, map[string]string{"IPv4": "192.0.2.77", "IPv6": f.gateway}[f.name]} {
-			for i, p := range append(scans, flagScans()...) {
+			for i, p := range slices.Concat(scans, flagScans(), routeScans()) {
+				if p.route != nil && f.name == "IPv4" {
+					continue
+				}
 				t.Run(fmt.Sprintf("%s %s %s", f.name, to, p.name), func(t *testing.T) {
 					s.T = t
 					port := map[spa.Proto]uint16{spa.TCP: 22, spa.UDP: 5000}[p.proto]
@@ -220,8 +247,8 @@ func TestKnockPortAnswersAsOthers(t *testing.T) {
 				})
 			}
 			for _, f := range bothFamilies {
-				for i, p := range scans {
-					if p.proto == spa.UDP {
+				for i, p := range append(scans, routeScans()...) {
+					if p.proto == spa.UDP && (p.route == nil || f.name == "IPv6") {
 						s.sameAnswer(p, f.stranger, f.gateway, uint16(41000+i), 62201, 62202)
 					}
 				}

@@ -301,11 +301,21 @@ func (d *draft) closedRules() {
 func (d *draft) refusedRules() {
 	c := d.refused
 	if d.refuse == Reject {
+		f6 := d.families()[1]
+		// The kernel refuses IPv6 source routes with segments left before it looks at what is behind
+		// them (RFC 5095), and takes no routes of types 3 and 4 where the administrator does not ask for it.
+		// meta nfproto ipv6 rt type 0 rt seg-left != 0 accept
+		d.rule(c, f6.match(), route(routeType), exprs{equal([]byte{0})}, route(routeLeft), exprs{&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{0}}}, accept())
+		for _, kind := range []byte{3, 4} {
+			// meta nfproto ipv6 rt type 3 drop
+			// meta nfproto ipv6 rt type 4 drop
+			d.rule(c, f6.match(), route(routeType), exprs{equal([]byte{kind})}, drop())
+		}
 		// meta l4proto tcp reject with tcp reset
 		d.rule(c, resetTCP())
 		// IPv6 takes no datagram without a checksum (RFC 8200, 8.1), and so answers none.
 		// meta nfproto ipv6 meta l4proto udp @th,48,16 0 drop
-		d.rule(c, d.families()[1].match(), l4proto(spa.UDP), exprs{port(first, udpChecksum), equal([]byte{0, 0})}, drop())
+		d.rule(c, f6.match(), l4proto(spa.UDP), exprs{port(first, udpChecksum), equal([]byte{0, 0})}, drop())
 		// meta l4proto udp reject with icmpx port-unreachable
 		d.rule(c, l4proto(spa.UDP), unreachable())
 	}

@@ -45,6 +45,7 @@ const (
 	packOptions          // IP options; hop-by-hop options
 	packDest             // IPv6 destination options
 	packRouting          // IPv6 routing header at its end
+	packRouted           // IPv6 routing header of type 0, with a segment left
 	packHalves           // two fragments
 	packTiny             // two fragments, the first with the ports only
 	packReversed         // two fragments, the last first
@@ -55,7 +56,7 @@ const (
 	packSourceRoute      // IPv4 source route at its end
 )
 
-var packNames = [...]string{"", "with options", "with destination options", "with a routing header", "in fragments", "in tiny fragments",
+var packNames = [...]string{"", "with options", "with destination options", "with a routing header", "with a route to go", "in fragments", "in tiny fragments",
 	"in fragments, the last first", "in overlapping fragments", "as atomic fragment", "with VLAN tag 0", "with VLAN tag 7", "with a source route"}
 
 func (p pack) String() string { return packNames[p] }
@@ -63,7 +64,7 @@ func (p pack) String() string { return packNames[p] }
 // packs are the wrappings of a family.
 func packs(six bool) []pack {
 	if six {
-		return []pack{packPlain, packOptions, packDest, packRouting, packHalves, packTiny, packReversed, packOverlap, packAtomic, packPriority, packVLAN}
+		return []pack{packPlain, packOptions, packDest, packRouting, packRouted, packHalves, packTiny, packReversed, packOverlap, packAtomic, packPriority, packVLAN}
 	}
 	return []pack{packPlain, packOptions, packHalves, packTiny, packReversed, packOverlap, packPriority, packVLAN, packSourceRoute}
 }
@@ -269,6 +270,9 @@ func (p *packet) ipv6(proto byte, f piece) []byte {
 	case packRouting: // type 4 (RFC 8754), no segment left
 		next = unix.IPPROTO_ROUTING
 		ext = append([]byte{proto, 2, 4, 0, 0, 0, 0, 0}, p.to.Addr().AsSlice()...)
+	case packRouted:
+		next = unix.IPPROTO_ROUTING
+		ext = append([]byte{proto, 2, 0, 1, 0, 0, 0, 0}, p.to.Addr().AsSlice()...)
 	case packHalves, packTiny, packReversed, packOverlap, packAtomic:
 		next, ext = unix.IPPROTO_FRAGMENT, []byte{proto, 0}
 		word := uint16(f.at)

@@ -261,6 +261,14 @@ const sport, dport = 0, 2
 // udpChecksum is where UDP's checksum is (RFC 768).
 const udpChecksum = 6
 
+// Where the fields of an IPv6 routing header are (RFC 8200, 4.4).
+const routeType, routeLeft = 2, 3
+
+// rt type, rt seg-left
+func route(field uint32) exprs {
+	return exprs{&expr.Exthdr{DestRegister: first, Type: unix.IPPROTO_ROUTING, Offset: field, Len: 1, Op: expr.ExthdrOpIpv6}}
+}
+
 // udp sport PORT, udp dport PORT
 func udpPort(offset uint32, number uint16) exprs {
 	return rule(l4proto(spa.UDP), exprs{port(first, offset), equal(binary.BigEndian.AppendUint16(nil, number))})

@@ -107,6 +107,7 @@ const otherProtocols = "meta l4proto != tcp meta l4proto != udp accept"
 
 func (w *nftText) refused() (rules list) {
 	if w.Closed == Reject {
+		rules.add("meta nfproto ipv6 rt type 0 rt seg-left != 0 accept", "meta nfproto ipv6 rt type 3 drop", "meta nfproto ipv6 rt type 4 drop")
 		rules.add("meta l4proto tcp reject with tcp reset", "meta nfproto ipv6 meta l4proto udp @th,48,16 0 drop", "meta l4proto udp reject with icmpx type port-unreachable")
 	}
 	rules.add("drop")
