@@ -201,22 +201,29 @@ func TestUnguardedSession(t *testing.T) {
 
 // TestOtherProtocols: packets that are too short to have ports, there and back.
 func TestOtherProtocols(t *testing.T) {
-	s := guarded(t, cutting("tcp/2300"))
+	everyBackend(t, func(t *testing.T, k kind) { k.guarded(t, cutting("tcp/2300")).otherProtocols() })
+}
+
+// otherProtocols has the gateway and the client send each other a byte of another protocol.
+func (s *site) otherProtocols() {
+	s.Helper()
 	raw := func(h *lab.Host, addr string) (c net.PacketConn) {
-		s.must(h.Do(func() (err error) { c, err = net.ListenPacket("ip4:253", addr); return err }))
+		s.must(h.Do(func() (err error) { c, err = net.ListenPacket("ip:253", addr); return err }))
 		s.Cleanup(func() { c.Close() })
 		return c
 	}
-	server, client := raw(s.gw, "192.0.2.1"), raw(s.client, "192.0.2.2")
-	for _, way := range []struct {
-		from, to net.PacketConn
-		addr     string
-	}{{client, server, "192.0.2.1"}, {server, client, "192.0.2.2"}} {
-		_, err := way.from.WriteTo([]byte{1}, &net.IPAddr{IP: net.ParseIP(way.addr)})
-		s.must(err)
-		s.must(way.to.SetReadDeadline(time.Now().Add(lab.Patience)))
-		if _, _, err := way.to.ReadFrom(make([]byte, 100)); err != nil {
-			t.Errorf("a packet of another protocol to %s was lost: %v", way.addr, err)
+	for _, f := range bothFamilies {
+		server, client := raw(s.gw, f.gateway), raw(s.client, f.alice)
+		for _, way := range []struct {
+			from, to net.PacketConn
+			addr     string
+		}{{client, server, f.gateway}, {server, client, f.alice}} {
+			_, err := way.from.WriteTo([]byte{1}, &net.IPAddr{IP: net.ParseIP(way.addr)})
+			s.must(err)
+			s.must(way.to.SetReadDeadline(time.Now().Add(lab.Patience)))
+			if _, _, err := way.to.ReadFrom(make([]byte, 100)); err != nil {
+				s.Errorf("a packet of another protocol to %s was lost: %v", way.addr, err)
+			}
 		}
 	}
 }

@@ -61,7 +61,7 @@ func inboundTo(c net.Conn) flow {
 	return flow{spa.TCP, end(c.RemoteAddr()), end(c.LocalAddr())}
 }
 
-// bare puts the guard without connection tracking there, for IPv4.
+// bare puts the guard without connection tracking there.
 func (s *site) bare(p plan) {
 	s.Helper()
 	b, ok := s.backend.(*ipt)
@@ -79,8 +79,10 @@ func (s *site) bare(p plan) {
 	s.must(b.fill(p))
 	r := b.guardRules()
 	mangle := tables()[1]
-	cmd := exec.Command(filepath.Join(s.config.programs, "iptables-restore"), "--noflush")
-	cmd.Stdin = strings.NewReader(r.bare(false).restore(mangle, parseSaved(mangle, "")))
-	s.must(s.gw.Start(cmd))
-	s.must(cmd.Wait())
+	for _, v6 := range []bool{false, true} {
+		cmd := exec.Command(filepath.Join(s.config.programs, map[bool]string{false: "iptables-restore", true: "ip6tables-restore"}[v6]), "--noflush")
+		cmd.Stdin = strings.NewReader(r.bare(v6).restore(mangle, parseSaved(mangle, "")))
+		s.must(s.gw.Start(cmd))
+		s.must(cmd.Wait())
+	}
 }

@@ -28,7 +28,7 @@ import (
 // hours. SALLYPORT_CASES_FILE names a file for the list of those that break the law.
 func TestLaw(t *testing.T) {
 	lab.NeedNamespaces(t)
-	r := &lawReport{broken: make(map[string]*broken), skipped: make(map[string]string), byWay: make(map[string]int), known: make(map[string]int)}
+	r := newLawReport()
 	plan := lawPlan{one: 10000}
 	ks := kinds()[:2]
 	if n, err := strconv.Atoi(os.Getenv("SALLYPORT_CASES")); err == nil && n > 0 {
@@ -320,6 +320,10 @@ type lawReport struct {
 	known   map[string]int
 	dead    []string
 	passes  int // of what must pass
+}
+
+func newLawReport() *lawReport {
+	return &lawReport{broken: make(map[string]*broken), skipped: make(map[string]string), byWay: make(map[string]int), known: make(map[string]int)}
 }
 
 func (r *lawReport) know(way, why string) {

@@ -1,0 +1,114 @@
+package firewall
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// TestBareGuardLetsPass: what the whole guard leaves alone this one does too, and it carries
+// datagrams.
+func TestBareGuardLetsPass(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.newSite(t, guard("udp/5000"))
+		_, link, _ := s.twoLinks()
+		p := plan{carryTo: time.Now().Add(long), leases: []lease{
+			{element: element{source: netip.MustParseAddr("fe80::a"), link: link, proto: spa.TCP, port: 22}, until: time.Now().Add(long)},
+		}}
+		type talk struct {
+			client, server  *net.UDPConn
+			remote, address netip.AddrPort
+			heard           bool
+		}
+		var talks []talk
+		for _, f := range bothFamilies {
+			server := s.udp(s.gw, net.JoinHostPort(f.gateway, "5000"))
+			for port, heard := range map[uint16]bool{4000: true, 4001: false} {
+				v := talk{server: server, address: addrPort(f.gateway, 5000), remote: addrPort(f.alice, port), heard: heard}
+				v.client = s.udp(s.client, v.remote.String())
+				talks = append(talks, v)
+				if heard {
+					p.carried = append(p.carried, flow{spa.UDP, v.remote, v.address})
+				}
+			}
+		}
+		s.open()
+		s.bare(p)
+		for _, v := range talks {
+			within := map[bool]time.Duration{true: lab.Patience, false: silence}[v.heard]
+			s.send(v.client, v.address.String())
+			if s.gets(v.server, within) != v.heard {
+				t.Errorf("a datagram from %v arrives: %v, want %v", v.remote, !v.heard, v.heard)
+			}
+			_, err := v.server.WriteToUDPAddrPort([]byte("hello"), v.remote)
+			if (err == nil) != v.heard || s.gets(v.client, within) != v.heard {
+				t.Errorf("a datagram to %v arrives: %v, want %v", v.remote, !v.heard, v.heard)
+			}
+		}
+		for _, to := range []string{"127.0.0.1:22", "[::1]:22", "192.0.2.1:22", "[2001:db8::1]:22"} {
+			c, err := lab.Dial(s.gw, "", to, lab.Patience)
+			if err != nil {
+				t.Errorf("got %v from the host itself to %s, want a connection", err, to)
+				continue
+			}
+			s.echoes(c)
+			c.Close()
+		}
+		if s.opensNear(s.client, "vc", lab.Patience) == nil {
+			t.Error("a link-local client is shut out on its link")
+		}
+		s.otherProtocols()
+	})
+}
+
+func addrPort(addr string, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr(addr), port)
+}
+
+func TestBareGuardTrusts(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.newSite(t, func(c *Config) { c.Trusted = []string{"vs"} })
+		s.open()
+		s.bare(plan{})
+		s.connect("192.0.2.3", "192.0.2.1", "22")
+		s.connect("2001:db8::3", "2001:db8::1", "22")
+	})
+}
+
+// TestLawBare: the guard without connection tracking keeps the law for what is sent to a guarded
+// port, and who has a grant gets by, also to a machine behind. ICMP errors are left to the whole
+// guard, and who claims to be a guarded port: the host itself answers him there.
+func TestLawBare(t *testing.T) {
+	for _, way := range []string{"delivered", "routed to a listed machine", "bridged with br_netfilter to a listed machine"} {
+		t.Run(way, func(t *testing.T) {
+			lawBackends(t, way, func(w *world) {
+				r := newLawReport()
+				state := &lawState{name: "bare guard", loaded: true}
+				w.prepare(&lawState{}, Drop, long)
+				w.bare(plan{})
+				made, left := makeCases(w.way, state, 10000)
+				var cases []*lawCase
+				for _, c := range made {
+					if !c.steps[0].isError() && !c.steps[0].back {
+						cases = append(cases, c)
+					}
+				}
+				w.before(state, cases)
+				w.judge(state, Drop, cases, left, r)
+				w.load(0)
+				w.allow("client", long)
+				w.bare(plan{leases: w.held.leases()})
+				stop := w.pump()
+				defer stop()
+				for _, six := range []bool{false, true} {
+					(&counter{world: w, six: six, report: r}).granted()
+				}
+				r.report(w.T)
+			})
+		})
+	}
+}
