@@ -32,18 +32,16 @@ func (n *nftables) tracks() bool {
 }
 
 // bareRules adds the chains and fills them without connection tracking, whatever was in them.
-func (d *draft) bareRules() error {
+func (d *draft) bareRules() {
 	d.claims = false // a chain of type nat would begin connection tracking
 	d.emptyChains()
-	if err := d.knockRules(); err != nil {
-		return err
-	}
+	d.knockRules()
 	d.bareRevive()
-	return d.bareGuard()
+	d.bareGuard()
 }
 
 // bareGuard looks at what arrives: see guardRules.
-func (d *draft) bareGuard() error {
+func (d *draft) bareGuard() {
 	o, c := &d.objects, d.guard
 	// iif lo accept
 	d.rule(c, fromLoopback(), accept())
@@ -53,9 +51,7 @@ func (d *draft) bareGuard() error {
 	}
 	// meta l4proto != tcp meta l4proto != udp accept
 	d.rule(c, neitherTCPNorUDP(), accept())
-	if err := d.elsewhere(); err != nil {
-		return err
-	}
+	d.elsewhere()
 	// Nobody puts fragments together before this, and only the first has the ports. The others,
 	// which may be for a port that is not guarded, are worth nothing without it.
 	for _, f := range o.families() {
@@ -78,7 +74,6 @@ func (d *draft) bareGuard() error {
 	})
 	// drop
 	d.rule(c, drop())
-	return nil
 }
 
 // ip frag-off and 0x1fff != 0 (or frag frag-off and 0xfff8 != 0)

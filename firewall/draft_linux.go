@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"slices"
@@ -40,21 +39,9 @@ func (d *draft) take(messages []netlink.Message) ([]netlink.Message, error) {
 		if m.Header.Type == unix.NFNL_MSG_BATCH_BEGIN || m.Header.Type == unix.NFNL_MSG_BATCH_END {
 			continue
 		}
-		data := m.Data
-		if m.Header.Type == nfType(unix.NFT_MSG_NEWSET) && bytes.Contains(data, []byte("__set")) {
-			data = nativeOrder(data)
-		}
-		d.batch.append(m.Header.Type, m.Header.Flags&^netlink.Acknowledge, data)
+		d.batch.append(m.Header.Type, m.Header.Flags&^netlink.Acknowledge, m.Data)
 	}
 	return nil, io.EOF
-}
-
-// nativeOrder says of an anonymous set, which here has types of addresses, that its numbers
-// are in the processor's order. The library says big endian of all: nft would print other
-// numbers, and a rule set that was saved and loaded again would guard nothing.
-func nativeOrder(newSet []byte) []byte {
-	order := func(o byte) []byte { return []byte{0, 4, o, 0, 0, 0} } // NFTNL_UDATA_SET_KEYBYTEORDER
-	return bytes.Replace(newSet, order(2), order(1), 1)
 }
 
 // makeTable begins the draft: a table with these flags, which is there or not. With anew, all
@@ -71,7 +58,7 @@ func (d *draft) makeTable(flags uint32, anew bool) {
 // fill puts sets and rules into the table. In mode Admit there is nothing to guard: knock
 // ports are as dark as every other port of a host that drops by default, and would stand out
 // if they were darker.
-func (d *draft) fill(p plan, rules func() error) error {
+func (d *draft) fill(p plan, rules func(*draft)) error {
 	if d.cfg.Mode == Admit {
 		for _, c := range []*nft.Chain{d.marker, d.receipt} {
 			d.conn.AddChain(c)
@@ -82,9 +69,7 @@ func (d *draft) fill(p plan, rules func() error) error {
 	if err := d.fillSets(p); err != nil {
 		return err
 	}
-	if err := rules(); err != nil {
-		return err
-	}
+	rules(d)
 	return d.conn.Flush()
 }
 

@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"errors"
 	"time"
 
 	nft "github.com/google/nftables"
@@ -16,7 +15,7 @@ import (
 const remembered = 7 * 24 * time.Hour
 
 // addRules adds the chains and fills them, whatever was in them.
-func (d *draft) addRules(confirm bool) error {
+func (d *draft) addRules(confirm bool) {
 	d.emptyChains()
 	d.receiptRules()
 	d.refusedRules()
@@ -32,7 +31,8 @@ func (d *draft) addRules(confirm bool) error {
 	d.reviveRules()
 	d.passingRules()
 	d.hushRules()
-	return errors.Join(d.knockRules(), d.guardRules())
+	d.knockRules()
+	d.guardRules()
 }
 
 // emptyChains adds the chains with nothing in them. Only a host that rejects needs a chain of
@@ -55,7 +55,7 @@ func (d *draft) rule(c *nft.Chain, parts ...exprs) {
 // with a datagram for any other closed port it does with a knock, so no scan tells them apart.
 // Dropping them here would also blind the sniffer on a bridge with br_netfilter, where prerouting
 // comes before its socket. A router has the anycast address of each of its IPv6 subnets.
-func (d *draft) knockRules() error {
+func (d *draft) knockRules() {
 	c := d.knock
 	// iif lo accept
 	d.rule(c, fromLoopback(), accept())
@@ -63,18 +63,16 @@ func (d *draft) knockRules() error {
 		if k.Shared {
 			continue
 		}
-		ours, err := d.addressTypes(unix.RTN_LOCAL, unix.RTN_ANYCAST)
-		if err != nil {
-			return err
+		for _, ours := range ownTypes {
+			// udp dport PORT fib daddr type local notrack
+			// udp dport PORT fib daddr type anycast notrack
+			d.rule(c, udpPort(dport, k.Port), isType(fib(), ours), exprs{&expr.Notrack{}})
 		}
-		// fib daddr type { local, anycast } udp dport PORT notrack
-		d.rule(c, exprs{fib(), lookup(ours, false)}, udpPort(dport, k.Port), exprs{&expr.Notrack{}})
 	}
-	return nil
 }
 
 // guardRules find what is for a guarded port, at any address of this host or at a target.
-func (d *draft) guardRules() error {
+func (d *draft) guardRules() {
 	o, c := &d.objects, d.guard
 	// Loopback includes the host's own addresses.
 	// iif lo accept
@@ -85,16 +83,11 @@ func (d *draft) guardRules() error {
 	}
 	// Nobody else speaks for this host; its own multicast comes back to it. IPv4 has that check
 	// for itself, but not on bridges.
-	many, err := d.addressTypes(unix.RTN_BROADCAST, unix.RTN_MULTICAST)
-	if err != nil {
-		return err
+	for _, ours := range ownTypes {
+		// meta l4proto . th sport @guarded fib saddr type local fib daddr type != broadcast fib daddr type != multicast drop
+		// ... fib saddr type anycast ... drop
+		d.rule(c, o.portIn(o.guarded, sport, false), isType(fibSource(), ours), isNoType(fib(), unix.RTN_BROADCAST, unix.RTN_MULTICAST), drop())
 	}
-	own, err := d.addressTypes(unix.RTN_LOCAL, unix.RTN_ANYCAST)
-	if err != nil {
-		return err
-	}
-	// meta l4proto . th sport @guarded fib saddr type { local, anycast } fib daddr type != { broadcast, multicast } drop
-	d.rule(c, o.portIn(o.guarded, sport, false), exprs{fibSource(), lookup(own, false)}, exprs{fib(), lookup(many, true)}, drop())
 	if len(d.cfg.Targets) > 0 {
 		d.targetRules()
 	}
@@ -105,12 +98,9 @@ func (d *draft) guardRules() error {
 	// flow in which connection tracking's helpers came to expect it.
 	// ct state new,related ct direction original ct mark and MARK == MARK ct mark set ct mark and ~MARK
 	d.rule(c, ctState(expr.CtStateBitNEW|expr.CtStateBitRELATED), isOriginal(), ctMarked(d.cfg.Mark), clearCtMark(d.cfg.Mark))
-	if err := d.elsewhere(); err != nil {
-		return err
-	}
+	d.elsewhere()
 	// goto door
 	d.rule(c, enter(o.door))
-	return nil
 }
 
 // targetRules drop what claims to come from a target but comes by another way than the routing has
@@ -128,22 +118,17 @@ func (d *draft) targetRules() {
 
 // elsewhere accepts what is for no guarded address, or for no guarded port. What cannot be read
 // that far is accepted nowhere.
-func (d *draft) elsewhere() error {
+func (d *draft) elsewhere() {
 	o, c := &d.objects, d.guard
 	for _, f := range o.families() {
 		// ip daddr . meta l4proto . th dport @targets4 goto door
 		d.rule(c, f.target(inward).in(f.targets), enter(o.door))
 	}
 	// A guarded UDP port can be reached by any of these types.
-	local, err := d.addressTypes(unix.RTN_LOCAL, unix.RTN_BROADCAST, unix.RTN_ANYCAST, unix.RTN_MULTICAST)
-	if err != nil {
-		return err
-	}
-	// fib daddr type != { local, broadcast, anycast, multicast } accept
-	d.rule(c, exprs{fib(), lookup(local, true)}, accept())
+	// fib daddr type != local fib daddr type != broadcast fib daddr type != anycast fib daddr type != multicast accept
+	d.rule(c, isNoType(fib(), unix.RTN_LOCAL, unix.RTN_BROADCAST, unix.RTN_ANYCAST, unix.RTN_MULTICAST), accept())
 	// meta l4proto . th dport != @guarded accept
 	d.rule(c, o.portIn(o.guarded, dport, true), accept())
-	return nil
 }
 
 // doorRules decide about what is for a guarded port.
@@ -409,19 +394,6 @@ func (d *draft) goesOn(c *nft.Chain, f *family, condition exprs) {
 	d.rule(c, condition, f.match(), tcpFlagsNot(syn|ack, syn), ctMarked(d.cfg.Mark), accept())
 	// CONDITION meta nfproto ipv4 meta l4proto tcp ct state new ct mark and MARK == MARK accept
 	d.rule(c, condition, f.match(), l4proto(spa.TCP), ctState(expr.CtStateBitNEW), ctMarked(d.cfg.Mark), accept())
-}
-
-// addressTypes adds an anonymous set of types of addresses, for one rule.
-func (d *draft) addressTypes(types ...uint32) (*nft.Set, error) {
-	s := &nft.Set{
-		Table: d.objects.table, Anonymous: true, Constant: true,
-		KeyType: nft.TypeFIBAddr,
-	}
-	var es []nft.SetElement
-	for _, t := range types {
-		es = append(es, nft.SetElement{Key: native(t)})
-	}
-	return s, d.conn.AddSet(s, es)
 }
 
 // receiptRules keep receipts out of connection tracking. On a port of our own everything

@@ -382,6 +382,18 @@ func fibSource() *expr.Fib {
 // fib daddr type TYPE, fib saddr type TYPE
 func isType(f *expr.Fib, t uint32) exprs { return exprs{f, equal(native(t))} }
 
+// fib daddr type != TYPE ..., fib saddr type != TYPE ...
+func isNoType(f *expr.Fib, types ...uint32) exprs {
+	es := exprs{f}
+	for _, t := range types {
+		es = append(es, &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: native(t)})
+	}
+	return es
+}
+
+// ownTypes are those of addresses that are this host's alone.
+var ownTypes = []uint32{unix.RTN_LOCAL, unix.RTN_ANYCAST}
+
 func verdict(k expr.VerdictKind) exprs { return exprs{&expr.Verdict{Kind: k}} }
 
 func accept() exprs { return verdict(expr.VerdictAccept) }

@@ -134,7 +134,7 @@ func (d *draft) hushRules() {
 	d.rule(c, o.portIn(o.cut, sport, true), accept())
 	for _, f := range o.families() {
 		// ip saddr != @addresses4 fib saddr type != local accept
-		d.rule(c, f.notExtra(f.saddr), exprs{fibSource(), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: native(unix.RTN_LOCAL)}}, accept())
+		d.rule(c, f.notExtra(f.saddr), isNoType(fibSource(), unix.RTN_LOCAL), accept())
 		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 accept
 		d.rule(c, f.carries(outward), accept())
 	}

@@ -220,16 +220,16 @@ func (n *nftables) make(o objects, p plan, flags uint32, anew bool) error {
 		}
 		anew = false
 	}
-	return n.send(o, flags, anew, &p, func(d *draft) error { return d.addRules(confirm) })
+	return n.send(o, flags, anew, &p, func(d *draft) { d.addRules(confirm) })
 }
 
 // finish puts the whole rules in the place of bare ones.
 func (n *nftables) finish(o objects, flags uint32, confirm bool) error {
-	return n.send(o, flags, false, nil, func(d *draft) error { return d.addRules(confirm) })
+	return n.send(o, flags, false, nil, func(d *draft) { d.addRules(confirm) })
 }
 
 // send makes a guard of one batch, with these rules. Without a plan the sets stay as they are.
-func (n *nftables) send(o objects, flags uint32, anew bool, p *plan, rules func(*draft) error) error {
+func (n *nftables) send(o objects, flags uint32, anew bool, p *plan, rules func(*draft)) error {
 	d, err := newDraft(o, n.cfg, n.closed(), n.lacks)
 	if err != nil {
 		return err
@@ -237,11 +237,12 @@ func (n *nftables) send(o objects, flags uint32, anew bool, p *plan, rules func(
 	d.learned = n.learned
 	d.makeTable(flags, anew)
 	if p == nil {
-		err = errors.Join(rules(d), d.conn.Flush())
+		rules(d)
+		err = d.conn.Flush()
 	} else {
 		rest := *p
 		rest.leases = nil
-		err = d.fill(rest.at(n.cfg.Now()), func() error { return rules(d) })
+		err = d.fill(rest.at(n.cfg.Now()), rules)
 	}
 	if err != nil {
 		return err

@@ -249,7 +249,9 @@ func (w *nftText) knock() (rules list) {
 	rules.add("iif lo accept")
 	for _, k := range w.Knock {
 		if !k.Shared {
-			rules.add(fmt.Sprintf("fib daddr type { local, anycast } udp dport %d notrack", k.Port))
+			for _, ours := range []string{"local", "anycast"} {
+				rules.add(fmt.Sprintf("udp dport %d fib daddr type %s notrack", k.Port, ours))
+			}
 		}
 	}
 	return rules
@@ -277,7 +279,9 @@ func (w *nftText) quotedJumps(condition string) (rules list) {
 func (w *nftText) guard() (rules list) {
 	rules.add("iif lo accept")
 	rules.add(w.trusted("iifname")...)
-	rules.add("meta l4proto . th sport @guarded fib saddr type { local, anycast } fib daddr type != { broadcast, multicast } drop")
+	for _, ours := range []string{"local", "anycast"} {
+		rules.add("meta l4proto . th sport @guarded fib saddr type " + ours + " fib daddr type != broadcast fib daddr type != multicast drop")
+	}
 	if len(w.Targets) > 0 {
 		for _, f := range textFamilies() {
 			rules.add(outbound.target(f) + " @targets" + digit(f) + " ct state invalid,new,untracked fib saddr . iif oif missing drop")
@@ -289,7 +293,7 @@ func (w *nftText) guard() (rules list) {
 		rules.add(inbound.target(f) + " @targets" + digit(f) + " goto door")
 	}
 	rules.add(
-		"fib daddr type != { local, broadcast, anycast, multicast } accept",
+		"fib daddr type != local fib daddr type != broadcast fib daddr type != anycast fib daddr type != multicast accept",
 		"meta l4proto . th dport != @guarded accept",
 		"goto door",
 	)
