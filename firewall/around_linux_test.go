@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
@@ -252,32 +253,53 @@ func TestTrustedPushingServer(t *testing.T) {
 	}
 }
 
+// TestOwnFlowFromAGuardedPort: also from one whose sessions end with the grant, and to a neighbour.
 func TestOwnFlowFromAGuardedPort(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, guard("tcp/2200", "udp/123"))
-				echo, err := lab.EchoServer(s.client, ":7000")
-				s.must(err)
-				defer echo.Close()
-				c, err := lab.Dial(s.gw, net.JoinHostPort(f.gateway, "2200"), net.JoinHostPort(f.alice, "7000"), lab.Patience)
-				s.must(err)
-				defer c.Close()
-				s.echoes(c)
-
-				server := s.udp(s.client, net.JoinHostPort(f.alice, "1123"))
-				own := s.udp(s.gw, net.JoinHostPort(f.gateway, "123"))
-				s.send(own, net.JoinHostPort(f.alice, "1123"))
-				if !s.gets(server, lab.Patience) {
-					t.Fatal("the question did not arrive")
-				}
-				s.send(server, net.JoinHostPort(f.gateway, "123"))
-				if !s.gets(own, lab.Patience) {
-					t.Error("the answer did not arrive")
-				}
-			})
+		for i, guarding := range []func(...string) func(*Config){guard, cutting} {
+			s := k.guarded(t, guarding("tcp/2200", "udp/123"))
+			s.twoLinks()
+			for _, f := range append(bothFamilies, sides{name: "link-local", alice: "fe80::a", gateway: "fe80::1"}) {
+				t.Run(fmt.Sprint(f.name, i), func(t *testing.T) {
+					s.T = t
+					s.ownFlows(f)
+				})
+			}
 		}
 	})
+}
+
+// ownFlows has the gateway connect from tcp/2200 and ask from udp/123.
+func (s *site) ownFlows(f sides) {
+	s.Helper()
+	at := func(h *lab.Host, dev, addr, port string) string {
+		if f.name != "link-local" {
+			return net.JoinHostPort(addr, port)
+		}
+		index, _, err := h.Interface(dev)
+		s.must(err)
+		return net.JoinHostPort(fmt.Sprintf("%s%%%d", addr, index), port)
+	}
+	// The gateway's words for both ends, and the client's.
+	own := func(addr, port string) string { return at(s.gw, "vs", addr, port) }
+	theirs := func(addr, port string) string { return at(s.client, "vc", addr, port) }
+	echo, err := lab.EchoServer(s.client, theirs(f.alice, "7000"))
+	s.must(err)
+	defer echo.Close()
+	c, err := lab.Dial(s.gw, own(f.gateway, "2200"), own(f.alice, "7000"), lab.Patience)
+	s.must(err)
+	defer c.Close()
+	s.echoes(c)
+
+	server, asks := s.udp(s.client, theirs(f.alice, "1123")), s.udp(s.gw, own(f.gateway, "123"))
+	s.send(asks, own(f.alice, "1123"))
+	if !s.gets(server, lab.Patience) {
+		s.Fatal("the question did not arrive")
+	}
+	s.send(server, theirs(f.gateway, "123"))
+	if !s.gets(asks, lab.Patience) {
+		s.Error("the answer did not arrive")
+	}
 }
 
 // inner puts a machine behind the gateway, with an echo server on port 22.

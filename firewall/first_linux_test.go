@@ -45,6 +45,26 @@ func TestFirstLoadKeepsSessions(t *testing.T) {
 	})
 }
 
+// TestFirstLoadKeepsLinkLocalSessions: on their link.
+func TestFirstLoadKeepsLinkLocalSessions(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.newSite(t, nil)
+		s.twoLinks()
+		session := s.opensNear(s.client, "vc", lab.Patience)
+		if session == nil {
+			t.Fatal("there is no session")
+		}
+		s.open()
+		s.load(0)
+		s.echoes(session)
+		if s.opensNear(s.client, "vc", silence) != nil {
+			t.Error("a new session is let in")
+		}
+		s.endCarry()
+		s.echoes(session)
+	})
+}
+
 // TestFirstLoadKeepsPushedSessions: the first word may be the server's.
 func TestFirstLoadKeepsPushedSessions(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {

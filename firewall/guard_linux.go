@@ -57,8 +57,6 @@ func (d *draft) rule(c *nft.Chain, parts ...exprs) {
 // comes before its socket. A router has the anycast address of each of its IPv6 subnets.
 func (d *draft) knockRules() {
 	c := d.knock
-	// iif lo accept
-	d.rule(c, fromLoopback(), accept())
 	for _, k := range d.cfg.Knock {
 		if k.Shared {
 			continue

@@ -11,7 +11,6 @@ import (
 
 // knock keeps knocks out of connection tracking: see knockRules.
 func (s *script) knock() {
-	s.add(chainKnock, "-i lo -j RETURN")
 	for _, k := range s.r.Knock {
 		if !k.Shared {
 			s.add(chainKnock, "-p udp -m udp --dport %d -m addrtype --dst-type LOCAL -j CT --notrack", k.Port)
