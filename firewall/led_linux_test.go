@@ -9,6 +9,7 @@ import (
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"sallyport/spa"
 )
@@ -59,46 +60,75 @@ func TestPortThatLeadsToAGuardedOne(t *testing.T) {
 	})
 }
 
-// TestGuardedPortThatIsLedAway: whoever else leads a guarded port to another one, and whenever, leads
-// there only those who have a grant.
+// TestGuardedPortThatIsLedAway: whoever else leads a guarded port to another one, or to a machine
+// behind, and whenever, leads there only those who have a grant.
 func TestGuardedPortThatIsLedAway(t *testing.T) {
 	for _, closed := range []Closed{Drop, Reject} {
 		for _, priority := range []nft.ChainPriority{-199, -150, -102, -101, -100, -50} {
-			t.Run(fmt.Sprint(priority, map[Closed]string{Drop: " drop", Reject: " reject"}[closed]), func(t *testing.T) {
-				s := newSite(t, func(c *Config) {
-					guard("udp/22")(c)
-					c.Closed = closed
+			for _, far := range []bool{false, true} {
+				name := fmt.Sprint(priority, map[Closed]string{Drop: " drop", Reject: " reject"}[closed], map[bool]string{true: " to a machine"}[far])
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					s := newSite(t, func(c *Config) {
+						guard("udp/22")(c)
+						c.Closed = closed
+					})
+					s.ledAway(priority, far)
 				})
-				s.another(func(c *nft.Conn) {
-					// th dport 22 redirect to :2200
-					chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, priority,
-						port(first, dport), equal([]byte{0, 22}),
-						&expr.Immediate{Register: 1, Data: []byte{2200 >> 8, 2200 & 0xff}}, &expr.Redir{RegisterProtoMin: 1})
-				})
-				s.serve(":2200")
-				server := s.udp(s.gw, "[::]:2200")
-				s.open()
-				s.load(0)
-				shut := func(from, to string) {
-					t.Helper()
-					if c, err := s.attempt(from, to, "22", silence); err == nil {
-						c.Close()
-						t.Errorf("%s connected to %s", from, to)
-					}
-					_, err := s.udp(s.client, net.JoinHostPort(from, "0")).WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), 22)))
-					s.must(err)
-					if s.gets(server, silence) {
-						t.Errorf("a datagram from %s to %s was delivered", from, to)
-					}
-				}
-				for _, f := range bothFamilies {
-					shut(f.stranger, f.gateway)
-					s.must(s.Grant(t.Context(), []Grant{sshGrant("alice", f.alice, long)}, time.Now()))
-					s.connect(f.alice, f.gateway, "22")
-					shut(f.stranger, f.gateway)
-				}
-			})
+			}
 		}
+	}
+}
+
+// ledAway has another tool lead port 22 away, and looks who gets there.
+func (s *site) ledAway(priority nft.ChainPriority, far bool) {
+	s.Helper()
+	host, port22 := s.gw, exprs{port(first, dport), equal([]byte{0, 22})}
+	if far {
+		host = s.inner()
+	} else {
+		s.serve(":2200")
+	}
+	server := s.udp(host, map[bool]string{false: "[::]:2200", true: "[::]:22"}[far])
+	for _, f := range bothFamilies {
+		s.another(func(c *nft.Conn) {
+			if !far {
+				// th dport 22 redirect to :2200
+				chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, priority, rule(port22, exprs{
+					&expr.Immediate{Register: 1, Data: []byte{2200 >> 8, 2200 & 0xff}}, &expr.Redir{RegisterProtoMin: 1},
+				})...)
+				return
+			}
+			// th dport 22 dnat ip to INNER (or ip6)
+			to := netip.MustParseAddr(innerAddr[f.name])
+			family := map[bool]uint32{true: unix.NFPROTO_IPV4, false: unix.NFPROTO_IPV6}[to.Is4()]
+			chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, priority, rule(meta(expr.MetaKeyNFPROTO, []byte{byte(family)}), port22, exprs{
+				&expr.Immediate{Register: 1, Data: to.AsSlice()}, &expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
+			})...)
+		})
+	}
+	s.open()
+	s.load(0)
+	shut := func(from, to string) {
+		s.Helper()
+		if c, err := s.attempt(from, to, "22", silence); err == nil {
+			c.Close()
+			s.Errorf("%s connected to %s", from, to)
+		}
+		_, err := s.udp(s.client, net.JoinHostPort(from, "0")).WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), 22)))
+		s.must(err)
+		if s.gets(server, silence) {
+			s.Errorf("a datagram from %s to %s was delivered", from, to)
+		}
+		if s.config.Closed == Reject && priority > -101 { // those come behind the guard's own
+			s.refusal(s.client, net.JoinHostPort(from, "0"), net.JoinHostPort(to, "22"))
+		}
+	}
+	for _, f := range bothFamilies {
+		shut(f.stranger, f.gateway)
+		s.must(s.Grant(s.Context(), []Grant{sshGrant("alice", f.alice, long)}, time.Now()))
+		s.connect(f.alice, f.gateway, "22")
+		shut(f.stranger, f.gateway)
 	}
 }
 
