@@ -195,6 +195,27 @@ func TestCutPortsLeaveOthersAlone(t *testing.T) {
 	})
 }
 
+// TestSessionEndsThoughTheGuardWasAway: who was admitted is forgotten with the guard, and marks are not.
+func TestSessionEndsThoughTheGuardWasAway(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, cutting("tcp/2300"))
+		accept := s.listen(":2300")
+		s.grantPorts("alice", "192.0.2.2", long, "tcp/2300")
+		v, quiet := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300"), s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
+		s.flushRuleset()
+		s.load(0)
+		s.mutual(v, true)
+		s.flushRuleset()
+		s.load(0)
+		s.revoke(Match{})
+		s.mutual(v, false)
+		quiet.client.Write([]byte("news")) // before a word of the server's
+		if hears(quiet.server, silence) {
+			t.Error("a server still hears its client")
+		}
+	})
+}
+
 // TestCutPortRejects: the reset that a stranger gets comes from that port too.
 func TestCutPortRejects(t *testing.T) {
 	s := guarded(t, func(c *Config) { cutting("tcp/2300", "udp/5000")(c); c.Closed = Reject })

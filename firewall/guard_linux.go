@@ -137,13 +137,8 @@ func (d *draft) doorRules(confirm bool) {
 	lasts := exprs{}
 	if len(d.cfg.Cut) > 0 {
 		lasts = o.portIn(o.cut, dport, true)
-		for _, f := range o.families() {
-			// A session that was there before connection tracking is the server's if that spoke first.
-			// ct direction reply meta l4proto . th dport @cut ip saddr . meta l4proto . th dport @met4 jump ended
-			d.rule(c, isReply(), o.portIn(o.cut, dport, false), f.source(inward).in(f.met), jump(o.ended))
-		}
 	}
-	// The mark of such a flow was set when it left, by begun. A bare SYN is no reply, though
+	// The mark of a flow that began here was set when it left, by begun. A bare SYN is no reply, though
 	// connection tracking takes it for one, of a peer that connects at the same time.
 	// meta l4proto udp ct direction reply ct mark and MARK == MARK accept
 	d.rule(c, l4proto(spa.UDP), isReply(), ctMarked(mark), accept())
@@ -382,6 +377,7 @@ func (d *draft) handedRules() {
 // goesOn accepts the packets of admitted flows behind door, under a condition.
 func (d *draft) goesOn(c *nft.Chain, f *family, condition exprs) {
 	if len(d.cfg.Cut) > 0 {
+		// A session that was there before connection tracking is the server's if that spoke first.
 		// CONDITION meta l4proto . th dport @cut ip saddr . meta l4proto . th dport @met4 jump ended
 		d.rule(c, condition, d.portIn(d.cut, dport, false), f.source(inward).in(f.met), jump(d.ended))
 	}

@@ -157,3 +157,25 @@ func TestReject(t *testing.T) {
 		s.connect(f.alice, f.gateway, "22")
 	}
 }
+
+// TestKnocksComeUntracked: to each address of the host's, and they leave nothing behind in connection
+// tracking.
+func TestKnocksComeUntracked(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.newSite(t, nil)
+		s.must(s.gw.Forward()) // a router has an anycast address
+		s.another(func(c *nft.Conn) {
+			// udp dport 62201 ct state new drop
+			chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0, rule(udpPort(dport, 62201), ctState(expr.CtStateBitNEW), drop())...)
+		})
+		s.open()
+		s.load(0)
+		server := s.udp(s.gw, "[::]:62201")
+		for from, to := range map[string]string{"192.0.2.2:0": "192.0.2.1", "[2001:db8::2]:0": "2001:db8::1", "[2001:db8::3]:0": "2001:db8::"} {
+			s.send(s.udp(s.client, from), net.JoinHostPort(to, "62201"))
+			if !s.gets(server, lab.Patience) {
+				t.Errorf("a knock to %s was tracked", to)
+			}
+		}
+	})
+}

@@ -267,6 +267,7 @@ func rewritten(w *world) {
 }
 
 func tproxy(w *world) {
+	router(w) // who claims to be one of its ports begins a flow, and the answer is what is handed on
 	text := ""
 	for _, s := range lawServices {
 		text += fmt.Sprintf("meta nfproto ipv4 %v dport %d tproxy ip to :%d meta mark set 1 accept\n", s.proto, s.alias, s.port)

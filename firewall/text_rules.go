@@ -203,9 +203,6 @@ func (w *nftText) door() (rules list) {
 	lasts := ""
 	if len(w.Cut) > 0 {
 		lasts = "meta l4proto . th dport != @cut "
-		for _, f := range textFamilies() {
-			rules.add("ct direction reply meta l4proto . th dport @cut " + inbound.source(f) + " @met" + digit(f) + " jump ended")
-		}
 	}
 	rules.add(
 		"meta l4proto udp ct direction reply "+w.marked()+" accept",
