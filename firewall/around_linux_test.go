@@ -237,6 +237,22 @@ func TestTrustedInterface(t *testing.T) {
 	})
 }
 
+// TestTrustedTarget: a machine behind, too, is open to who comes by a trusted interface.
+func TestTrustedTarget(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			s := k.newSite(t, func(c *Config) {
+				c.Trusted = []string{"vs"}
+				c.Targets = []Target{{[]netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, rangesOf("tcp/22")}}
+			})
+			s.inner()
+			s.open()
+			s.load(0)
+			s.connect(f.stranger, innerAddr[f.name], "22")
+		}
+	})
+}
+
 // TestTrustedPushingServer: what leaves by a trusted interface is left alone too.
 func TestTrustedPushingServer(t *testing.T) {
 	s := guarded(t, func(c *Config) { c.Trusted = []string{"vs"}; c.Guarded = append(c.Guarded, ports("tcp/2300")) })

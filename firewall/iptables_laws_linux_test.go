@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	nft "github.com/google/nftables"
+
 	"sallyport/spa/lab"
 )
 
@@ -140,6 +142,37 @@ func TestUDPOfTheRevokedIsForgotten(t *testing.T) {
 				s.send(other, gateway)
 				if !s.gets(server, lab.Patience) {
 					t.Error("the answer to a flow of the host's own was lost")
+				}
+			})
+		}
+	})
+}
+
+// TestUDPOfAGapIsForgotten: to whom a server has tried to speak in a flow that was made while the guard
+// was away, it begins none when connection tracking has forgotten that one.
+func TestUDPOfAGapIsForgotten(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.guarded(t, guard("udp/5000"))
+				gateway := net.JoinHostPort(f.gateway, "5000")
+				server, client := s.udp(s.gw, gateway), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+				s.flushRuleset()
+				s.another(func(c *nft.Conn) { // which keeps connection tracking going
+					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, isReply()...)
+				})
+				s.exchange(client, server)
+				s.load(0)
+				for _, what := range []string{"goes on", "begins"} {
+					server.WriteTo([]byte("news"), client.LocalAddr())
+					if s.gets(client, silence) {
+						t.Errorf("the server %s to speak to a client of the gap", what)
+					}
+					s.forgetFlows()
+				}
+				s.send(client, gateway)
+				if s.gets(server, silence) {
+					t.Error("the client is let in")
 				}
 			})
 		}

@@ -290,7 +290,7 @@ func (m *maker) again(s *service, source string) {
 	doors, _ := m.doors(s)
 	for _, d := range doors {
 		for _, sh := range append(shapesOf(s), shapeUnreachable) {
-			for _, next := range followUps(s) {
+			for _, next := range append(followUps(s), shapeUnreachable) {
 				common := m.state.changes() && (sh == shapeSYN || sh == shapeUDP || sh == shapeACK) && source == "stranger"
 				m.add(s, source, !common, step{shape: sh, door: d}, step{shape: next, door: d, after: m.state.changes()})
 			}

@@ -82,6 +82,10 @@ func lawWays() []*way {
 		{name: "rewritten by another table", aliases: true, build: rewritten},
 		{name: "TPROXY", aliases: true, transparent: true, build: tproxy, known: handedBefore},
 		{name: "another tool sets all marks", aliases: true, build: marks, known: foreignMark},
+		{name: "another tool sets all marks of a listed machine", to: []string{"behind"}, listed: []string{"behind"}, build: func(w *world) {
+			router(w)
+			w.rules(setsMarks)
+		}, known: foreignMark},
 		{name: "from the listed machine itself", to: local, listed: []string{"behind"}, build: fromBehind},
 		{name: "untracked by another tool", build: untracked, known: unseen},
 		{name: "macvlan", to: local, first: macvlan},
@@ -288,8 +292,10 @@ func tproxy(w *world) {
 func marks(w *world) {
 	router(w)
 	natted("redirect to :%d", "redirect to :%d")(w)
-	w.rules("table inet marks { chain in { type filter hook prerouting priority mangle; ct mark set 0xffffffff\n}\n}")
+	w.rules(setsMarks)
 }
+
+const setsMarks = "table inet marks { chain in { type filter hook prerouting priority mangle; ct mark set 0xffffffff\n}\n}"
 
 func untracked(w *world) {
 	w.rules(`table inet law { chain in { type filter hook prerouting priority raw; iifname "ve" notrack; }
@@ -405,92 +411,4 @@ func ifb(w *world) error {
 		})
 	})
 	return added(err, "ifb, or redirection to it")
-}
-
-// The outer addresses of tunnels.
-var tunnelHere, tunnelThere = netip.MustParseAddr("203.0.113.225"), netip.MustParseAddr("203.0.113.226")
-
-func tunnel(make func(*world) netlink.Link) func(*world) error {
-	return func(w *world) error {
-		w.must(w.gw.AddAddr("ve", tunnelHere.String()+"/30"))
-		w.neighbour("ve", "ev", tunnelThere)
-		link := make(w)
-		if err := w.gw.Do(func() error { return netlink.LinkAdd(link) }); err != nil {
-			return added(err, link.Type())
-		}
-		w.dev = "law0"
-		return w.gw.SetUp("law0")
-	}
-}
-
-func lawAttrs() netlink.LinkAttrs {
-	a := netlink.NewLinkAttrs()
-	a.Name = "law0"
-	return a
-}
-
-func vxlan(w *world) netlink.Link {
-	index, _, err := w.gw.Interface("ve")
-	w.must(err)
-	return &netlink.Vxlan{LinkAttrs: lawAttrs(), VxlanId: 7, Port: 4789, VtepDevIndex: index, SrcAddr: tunnelHere.AsSlice(), Group: tunnelThere.AsSlice()}
-}
-
-func geneve(w *world) netlink.Link {
-	return &netlink.Geneve{LinkAttrs: lawAttrs(), ID: 7, Dport: 6081, Remote: tunnelThere.AsSlice()}
-}
-
-func ipip(w *world) netlink.Link {
-	return &netlink.Iptun{LinkAttrs: lawAttrs(), Local: tunnelHere.AsSlice(), Remote: tunnelThere.AsSlice()}
-}
-
-func sit(w *world) netlink.Link {
-	return &netlink.Sittun{LinkAttrs: lawAttrs(), Local: tunnelHere.AsSlice(), Remote: tunnelThere.AsSlice()}
-}
-
-func gre(w *world) netlink.Link {
-	return &netlink.Gretun{LinkAttrs: lawAttrs(), Local: tunnelHere.AsSlice(), Remote: tunnelThere.AsSlice()}
-}
-
-func tunnelPacket() *packet {
-	return &packet{from: netip.AddrPortFrom(tunnelThere, 4000), to: netip.AddrPortFrom(tunnelHere, 0)}
-}
-
-func etherType(ip []byte) []byte {
-	if ip[0]>>4 == 6 {
-		return []byte{0x86, 0xdd}
-	}
-	return []byte{8, 0}
-}
-
-// inUDP puts an Ethernet frame behind a tunnel's header into a datagram.
-func inUDP(inner *outlet, port uint16, head []byte) func([]byte) [][]byte {
-	return func(ip []byte) [][]byte {
-		payload := append(append([]byte{}, head...), inner.header[:12]...)
-		payload = append(append(payload, etherType(ip)...), ip...)
-		return tunnelPacket().wrap(unix.IPPROTO_UDP, udpSegment(tunnelThere, tunnelHere, 4000, port, string(payload)))
-	}
-}
-
-func inVXLAN(inner *outlet) func([]byte) [][]byte {
-	return inUDP(inner, 4789, []byte{8, 0, 0, 0, 0, 0, 7, 0})
-}
-
-func inGeneve(inner *outlet) func([]byte) [][]byte {
-	return inUDP(inner, 6081, []byte{0, 0, 0x65, 0x58, 0, 0, 7, 0})
-}
-
-func inIPIP(*outlet) func([]byte) [][]byte {
-	return func(ip []byte) [][]byte {
-		proto := byte(unix.IPPROTO_IPIP)
-		if ip[0]>>4 == 6 {
-			proto = unix.IPPROTO_IPV6
-		}
-		return tunnelPacket().wrap(proto, ip)
-	}
-}
-
-func inGRE(*outlet) func([]byte) [][]byte {
-	return func(ip []byte) [][]byte {
-		return tunnelPacket().wrap(unix.IPPROTO_GRE, append(append([]byte{0, 0}, etherType(ip)...), ip...))
-	}
 }

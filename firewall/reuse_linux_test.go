@@ -85,6 +85,40 @@ func TestUntracked(t *testing.T) {
 	})
 }
 
+// TestUntrackedPing: what is no error says nothing about a guarded port, whether it is tracked or not.
+func TestUntrackedPing(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		s.another(func(c *nft.Conn) {
+			chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -300, &expr.Notrack{})
+		})
+		for _, f := range []struct {
+			network, from, to string
+			request, reply    byte
+		}{{"ip4:icmp", "192.0.2.2", "192.0.2.1", 8, 0}, {"ip6:ipv6-icmp", "2001:db8::2", "2001:db8::1", 128, 129}} {
+			var c net.PacketConn
+			s.must(s.client.Do(func() (err error) { c, err = net.ListenPacket(f.network, f.from); return err }))
+			defer c.Close()
+			message := []byte{f.request, 0, 0, 0, 0, 1, 0, 1, 'p', 'i', 'n', 'g'}
+			if f.request == 8 {
+				binary.BigEndian.PutUint16(message[2:], inetSum(message))
+			}
+			_, err := c.WriteTo(message, &net.IPAddr{IP: net.ParseIP(f.to)})
+			s.must(err)
+			s.must(c.SetReadDeadline(time.Now().Add(lab.Patience)))
+			for b := make([]byte, 100); ; { // neighbours are asked for by such messages too
+				if _, _, err := c.ReadFrom(b); err != nil {
+					t.Errorf("%s: %v", f.network, err)
+					break
+				}
+				if b[0] == f.reply {
+					break
+				}
+			}
+		}
+	})
+}
+
 // TestUDPSessionOutlivesGrant: UDP has no SYN, and a flow that goes on is the same flow.
 func TestUDPSessionOutlivesGrant(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
