@@ -295,7 +295,7 @@ func marks(w *world) {
 	w.rules(setsMarks)
 }
 
-const setsMarks = "table inet marks { chain in { type filter hook prerouting priority mangle; ct mark set 0xffffffff\n}\n}"
+const setsMarks = "table inet marks { chain in { type filter hook prerouting priority mangle - 10; ct mark set 0xffffffff\n}\n}"
 
 func untracked(w *world) {
 	w.rules(`table inet law { chain in { type filter hook prerouting priority raw; iifname "ve" notrack; }
