@@ -90,19 +90,21 @@ func TestFirstLoadKeepsPushedSessions(t *testing.T) {
 // TestFirstLoadKeepsQuietSessions: nobody says a word until the guard is there, and then
 // the server does.
 func TestFirstLoadKeepsQuietSessions(t *testing.T) {
-	for _, f := range bothFamilies {
-		t.Run(f.name, func(t *testing.T) {
-			s := newSite(t, guard("tcp/2300"))
-			accept := s.listen(":2300")
-			client, err := s.dial(f.stranger, f.gateway, "2300")
-			s.must(err)
-			defer client.Close()
-			server := accept(client)
-			s.open()
-			s.load(0)
-			s.speaks(server, client)
-		})
-	}
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			t.Run(f.name, func(t *testing.T) {
+				s := k.newSite(t, guard("tcp/2300"))
+				accept := s.listen(":2300")
+				client, err := s.dial(f.stranger, f.gateway, "2300")
+				s.must(err)
+				defer client.Close()
+				server := accept(client)
+				s.open()
+				s.load(0)
+				s.speaks(server, client)
+			})
+		}
+	})
 }
 
 // TestCarriedFlowAdmitsNoNewConnection: the address and port pair alone is not enough.

@@ -133,24 +133,36 @@ func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 }
 
 // TestPublishedTarget: a port that leads to a target is as shut as the target, and open to those
-// who have a grant for that.
+// who have a grant for that; with cut no longer than the grant lasts.
 func TestPublishedTarget(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, func(c *Config) {
-					c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: []spa.Ports{ports("tcp/22")}}}
+			for _, cut := range []bool{false, true} {
+				t.Run(fmt.Sprint(f.name, map[bool]string{true: " cut"}[cut]), func(t *testing.T) {
+					s := k.newSite(t, func(c *Config) {
+						c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: []spa.Ports{ports("tcp/22")}}}
+						if cut {
+							c.Cut = []spa.Ports{ports("tcp/22")}
+						}
+					})
+					s.inner()
+					s.publish(f)
+					s.connect(f.stranger, f.gateway, "2222")
+					s.open()
+					s.load(0)
+					s.dark(f.stranger, f.gateway, "2222")
+					s.must(s.Grant(t.Context(), []Grant{s.toInner("alice", f.alice, f)}, time.Now()))
+					session := s.connect(f.alice, f.gateway, "2222")
+					s.dark(f.stranger, f.gateway, "2222")
+					s.revoke(Match{})
+					s.dark(f.alice, f.gateway, "2222")
+					if cut {
+						s.dead(session)
+					} else {
+						s.echoes(session)
+					}
 				})
-				s.inner()
-				s.publish(f)
-				s.connect(f.stranger, f.gateway, "2222")
-				s.open()
-				s.load(0)
-				s.dark(f.stranger, f.gateway, "2222")
-				s.must(s.Grant(t.Context(), []Grant{s.toInner("alice", f.alice, f)}, time.Now()))
-				s.connect(f.alice, f.gateway, "2222")
-				s.dark(f.stranger, f.gateway, "2222")
-			})
+			}
 		}
 	})
 }

@@ -1,8 +1,10 @@
 package firewall
 
 import (
+	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -168,26 +170,62 @@ func silent(cs []net.Conn) bool {
 	return !loud.Load()
 }
 
+// TestPushingServerIsHeardThroughAGrant: also by one that is for an address of the host's.
 func TestPushingServerIsHeardThroughAGrant(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
-			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
-				s.push(":2300")
-				g := sshGrant("alice", f.alice, long)
-				g.Ports[0] = ports("tcp/2300")
-				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-				s.flushRuleset()
-				c, err := s.dial(f.alice, f.gateway, "2300")
-				s.must(err)
-				defer c.Close()
-				s.load(0)
-				for range 20 {
-					if !hears(c, lab.Patience) {
-						t.Fatal("a granted client no longer hears its server")
+			for _, target := range []bool{false, true} {
+				t.Run(fmt.Sprint(f.name, map[bool]string{true: " target"}[target]), func(t *testing.T) {
+					own := []netip.Addr{netip.MustParseAddr(f.gateway)}
+					s := k.guarded(t, func(c *Config) {
+						guard("tcp/2300")(c)
+						if target {
+							c.Targets = []Target{{own, rangesOf("tcp/2300")}}
+						}
+					})
+					s.push(":2300")
+					g := sshGrant("alice", f.alice, long)
+					g.Ports[0] = ports("tcp/2300")
+					if target {
+						g.To = own
 					}
-				}
-			})
+					s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+					s.flushRuleset()
+					c, err := s.dial(f.alice, f.gateway, "2300")
+					s.must(err)
+					defer c.Close()
+					s.load(0)
+					for range 20 {
+						if !hears(c, lab.Patience) {
+							t.Fatal("a granted client no longer hears its server")
+						}
+					}
+				})
+			}
+		}
+	})
+}
+
+func TestPushingServerIsHeardOnALink(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, guard("tcp/2300"))
+		_, link, _ := s.twoLinks()
+		s.push(":2300")
+		g := near("alice", link, long)
+		g.Ports[0] = ports("tcp/2300")
+		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+		s.flushRuleset()
+		index, _, err := s.client.Interface("vc")
+		s.must(err)
+		zone := fmt.Sprint("%", index)
+		c, err := lab.Dial(s.client, "fe80::a"+zone, "[fe80::1"+zone+"]:2300", lab.Patience)
+		s.must(err)
+		defer c.Close()
+		s.load(0)
+		for range 20 {
+			if !hears(c, lab.Patience) {
+				t.Fatal("a granted client no longer hears its server")
+			}
 		}
 	})
 }
