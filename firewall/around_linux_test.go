@@ -275,7 +275,7 @@ func TestOwnFlowFromAGuardedPort(t *testing.T) {
 		for i, guarding := range []func(...string) func(*Config){guard, cutting} {
 			s := k.guarded(t, guarding("tcp/2200", "udp/123"))
 			s.twoLinks()
-			for _, f := range append(bothFamilies, sides{name: "link-local", alice: "fe80::a", gateway: "fe80::1"}) {
+			for _, f := range append(bothFamilies, nearby) {
 				t.Run(fmt.Sprint(f.name, i), func(t *testing.T) {
 					s.T = t
 					s.ownFlows(f)
@@ -288,17 +288,7 @@ func TestOwnFlowFromAGuardedPort(t *testing.T) {
 // ownFlows has the gateway connect from tcp/2200 and ask from udp/123.
 func (s *site) ownFlows(f sides) {
 	s.Helper()
-	at := func(h *lab.Host, dev, addr, port string) string {
-		if f.name != "link-local" {
-			return net.JoinHostPort(addr, port)
-		}
-		index, _, err := h.Interface(dev)
-		s.must(err)
-		return net.JoinHostPort(fmt.Sprintf("%s%%%d", addr, index), port)
-	}
-	// The gateway's words for both ends, and the client's.
-	own := func(addr, port string) string { return at(s.gw, "vs", addr, port) }
-	theirs := func(addr, port string) string { return at(s.client, "vc", addr, port) }
+	own, theirs := s.dev(f, s.gw, "vs"), s.dev(f, s.client, "vc")
 	echo, err := lab.EchoServer(s.client, theirs(f.alice, "7000"))
 	s.must(err)
 	defer echo.Close()

@@ -35,7 +35,6 @@ func (n *nftables) tracks() bool {
 func (d *draft) bareRules() {
 	d.claims = false // a chain of type nat would begin connection tracking
 	d.emptyChains()
-	d.knockRules()
 	d.bareRevive()
 	d.bareGuard()
 }

@@ -32,6 +32,21 @@ func (s *site) twoLinks() (stranger *lab.Host, first, second uint32) {
 	return stranger, index("vs"), index("out")
 }
 
+// nearby are neighbours on the first of two links.
+var nearby = sides{name: "link-local", alice: "fe80::a", gateway: "fe80::1"}
+
+// dev returns what makes an address and a port in the words of a host, which are its own for nearby.
+func (s *site) dev(f sides, h *lab.Host, dev string) func(addr, port string) string {
+	s.Helper()
+	zone := ""
+	if f == nearby {
+		index, _, err := h.Interface(dev)
+		s.must(err)
+		zone = "%" + strconv.Itoa(index)
+	}
+	return func(addr, port string) string { return net.JoinHostPort(addr+zone, port) }
+}
+
 // near is a grant of tcp/22 for fe80::a on a link.
 func near(client string, link uint32, last time.Duration) Grant {
 	g := sshGrant(client, "2001:db8::2", last)
@@ -175,6 +190,53 @@ func TestUDPOfAGapIsForgotten(t *testing.T) {
 					t.Error("the client is let in")
 				}
 			})
+		}
+	})
+}
+
+// TestUDPServerSpeaksFirst: what a server says to who has a grant is a session of that grant, though
+// he says nothing: it outlives the grant, and ends with a cut, also for the time thereafter.
+func TestUDPServerSpeaksFirst(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range append(bothFamilies, nearby) {
+			s := k.guarded(t, guard("udp/5000"))
+			_, link, _ := s.twoLinks()
+			own, theirs := s.dev(f, s.gw, "vs"), s.dev(f, s.client, "vc")
+			server, client := s.udp(s.gw, own(f.gateway, "5000")), s.udp(s.client, theirs(f.alice, "4000"))
+			utters := func(within time.Duration) bool {
+				server.WriteToUDPAddrPort([]byte("news"), netip.MustParseAddrPort(own(f.alice, "4000")))
+				return s.gets(client, within)
+			}
+			g := near("alice", link, long)
+			if f != nearby {
+				g.Source = netip.MustParseAddr(f.alice)
+			}
+			g.Ports[0] = ports("udp/5000")
+			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
+			s.flushRuleset()
+			s.another(func(c *nft.Conn) { // which keeps connection tracking going
+				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, isReply()...)
+			})
+			s.send(client, theirs(f.gateway, "5000"))
+			if !s.gets(server, lab.Patience) || !utters(lab.Patience) {
+				t.Fatalf("%s: nothing is heard while the guard is away", f.name)
+			}
+			s.load(0)
+			if !utters(lab.Patience) {
+				t.Errorf("%s: a client with a grant does not hear its server", f.name)
+			}
+			gone := s.revoke(Match{})
+			if !utters(lab.Patience) {
+				t.Errorf("%s: the session ended with its grant", f.name)
+			}
+			_, err := s.Cut(t.Context(), gone)
+			s.must(err)
+			for _, what := range []string{"goes on", "begins"} {
+				if utters(silence) {
+					t.Errorf("%s: the server %s to speak to a client that was cut off", f.name, what)
+				}
+				s.forgetFlows()
+			}
 		}
 	})
 }

@@ -206,30 +206,6 @@ func TestPushingServerIsHeardThroughAGrant(t *testing.T) {
 	})
 }
 
-func TestPushingServerIsHeardOnALink(t *testing.T) {
-	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.guarded(t, guard("tcp/2300"))
-		_, link, _ := s.twoLinks()
-		s.push(":2300")
-		g := near("alice", link, long)
-		g.Ports[0] = ports("tcp/2300")
-		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
-		s.flushRuleset()
-		index, _, err := s.client.Interface("vc")
-		s.must(err)
-		zone := fmt.Sprint("%", index)
-		c, err := lab.Dial(s.client, "fe80::a"+zone, "[fe80::1"+zone+"]:2300", lab.Patience)
-		s.must(err)
-		defer c.Close()
-		s.load(0)
-		for range 20 {
-			if !hears(c, lab.Patience) {
-				t.Fatal("a granted client no longer hears its server")
-			}
-		}
-	})
-}
-
 func TestAnotherToolsMarkOpensNothing(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
