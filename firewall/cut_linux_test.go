@@ -2,9 +2,11 @@ package firewall
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -71,6 +73,22 @@ func TestCutEndsSessions(t *testing.T) {
 				s.speaks(theirs.server, theirs.client)
 				s.cuts(Match{Services: []string{"one"}, Source: netip.MustParseAddr(f.alice)}, 0)
 			})
+		}
+	})
+}
+
+// TestCutTellsTheClient: the reset leaves a port whose sessions end with the grant.
+func TestCutTellsTheClient(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		for _, f := range bothFamilies {
+			s := k.guarded(t, cutting("tcp/2300"))
+			s.grantPorts("one", f.alice, long, "tcp/2300")
+			v := s.talk(s.listen(":2300"), f.alice, f.gateway, "2300")
+			s.cuts(Match{}, 1)
+			s.must(v.client.SetReadDeadline(time.Now().Add(lab.Patience)))
+			if _, err := v.client.Read(make([]byte, 100)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("%s: got %v, want a reset", f.name, err)
+			}
 		}
 	})
 }

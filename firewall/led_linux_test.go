@@ -145,22 +145,19 @@ func TestPublishedTarget(t *testing.T) {
 							c.Cut = []spa.Ports{ports("tcp/22")}
 						}
 					})
-					s.inner()
+					accept := s.listenOn(s.behind(), ":22")
 					s.publish(f)
-					s.connect(f.stranger, f.gateway, "2222")
+					s.talk(accept, f.stranger, f.gateway, "2222")
 					s.open()
 					s.load(0)
 					s.dark(f.stranger, f.gateway, "2222")
 					s.must(s.Grant(t.Context(), []Grant{s.toInner("alice", f.alice, f)}, time.Now()))
-					session := s.connect(f.alice, f.gateway, "2222")
+					v := s.talk(accept, f.alice, f.gateway, "2222")
+					s.mutual(v, true)
 					s.dark(f.stranger, f.gateway, "2222")
 					s.revoke(Match{})
 					s.dark(f.alice, f.gateway, "2222")
-					if cut {
-						s.dead(session)
-					} else {
-						s.echoes(session)
-					}
+					s.mutual(v, !cut)
 				})
 			}
 		}

@@ -38,6 +38,16 @@ func (d *draft) begunRules() {
 		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 update @met4 ... return
 		d.rule(c, f.carries(outward), d.admit(f, outward), back())
 	}
+	if len(d.cfg.Cut) > 0 {
+		// Hush sees another port where one leads to a target.
+		// A reset tells the client that the session is over.
+		// ct mark and MARK == MARK tcp flags and rst == rst return
+		d.rule(c, ctMarked(mark), tcpFlags(rst, rst), back())
+		for _, f := range o.families() {
+			// meta l4proto . th sport @cut ip daddr . meta l4proto . th sport @met4 drop
+			d.rule(c, o.portIn(o.cut, sport, false), f.source(outward).in(f.met), drop())
+		}
+	}
 	// ct mark and MARK == MARK return
 	d.rule(c, ctMarked(mark), back())
 	if d.refuse == Reject {

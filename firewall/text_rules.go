@@ -179,6 +179,12 @@ func (w *nftText) begun() (rules list) {
 	for _, f := range textFamilies() {
 		rules.add(outbound.carried(f) + " " + w.admit(outbound, f) + " return")
 	}
+	if len(w.Cut) > 0 {
+		rules.add(w.marked() + " tcp flags & rst == rst return")
+		for _, f := range textFamilies() {
+			rules.add("meta l4proto . th sport @cut " + outbound.source(f) + " @met" + digit(f) + " drop")
+		}
+	}
 	rules.add(w.marked() + " return")
 	if w.Closed == Reject {
 		rules.add("ct state invalid tcp flags & (fin | syn | rst) == rst return", "ct direction reply tcp flags & (fin | syn | rst) == rst return")
