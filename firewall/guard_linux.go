@@ -89,6 +89,9 @@ func (d *draft) guardRules() {
 	if len(d.cfg.Targets) > 0 {
 		d.targetRules()
 	}
+	// DNAT may lead it on, and then it quotes another port.
+	// fib daddr type local meta l4proto icmp ... jump quoted
+	d.quotedJumps(c, isType(fib(), unix.RTN_LOCAL))
 	// The protocol first: a packet of another one may be too short to have ports.
 	// meta l4proto != tcp meta l4proto != udp accept
 	d.rule(c, neitherTCPNorUDP(), accept())
@@ -102,15 +105,13 @@ func (d *draft) guardRules() {
 }
 
 // targetRules drop what claims to come from a target but comes by another way than the routing has
-// for it, and ICMP errors about flows of its that were not admitted.
+// for it.
 func (d *draft) targetRules() {
 	for _, f := range d.objects.families() {
 		// ip saddr . meta l4proto . th sport @targets4 ct state invalid,new,untracked fib saddr . iif oif missing drop
 		d.rule(d.guard, f.target(outward).in(f.targets), ctState(expr.CtStateBitINVALID|expr.CtStateBitNEW|expr.CtStateBitUNTRACKED), exprs{
 			&expr.Fib{Register: first, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true}, equal(native(0)),
 		}, drop())
-		// ip daddr @addresses4 meta l4proto icmp ... jump quoted
-		d.quotedJumps(d.guard, f.toExtra(f.daddr))
 	}
 }
 

@@ -42,6 +42,7 @@ func (s *script) guard() {
 	for _, state := range []string{s.unmarked(), "-m conntrack --ctstate INVALID,UNTRACKED"} {
 		s.targets(c, saddrEnd, sportEnd, state+" -m rpfilter --invert -j DROP")
 	}
+	s.eachError(func(does string) { s.add(c, "-m addrtype --dst-type LOCAL %s", does) })
 	s.elsewhere()
 }
 

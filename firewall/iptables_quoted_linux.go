@@ -5,17 +5,24 @@ import (
 	"strings"
 )
 
-// ICMP errors to sockets behind guarded ports: see quotedJumps. They are looked at where they are
-// delivered, or forwarded to a target.
+// ICMP errors to sockets behind guarded ports: see quotedJumps. They are looked at before DNAT may lead
+// them on, and where they are delivered, or forwarded to a target.
 
-// errors leads ICMP errors on. The kernel hands no other ICMP message to a socket of TCP or UDP.
-func (s *script) errors() {
+// eachError calls do with what leads ICMP errors on. The kernel hands no other ICMP message to a
+// socket of TCP or UDP.
+func (s *script) eachError(do func(does string)) {
 	proto, match, types := "icmp", "icmp --icmp-type", []int{3, 4, 5, 11, 12}
 	if s.v6 {
 		proto, match, types = "ipv6-icmp", "icmp6 --icmpv6-type", []int{1, 2, 3, 4}
 	}
 	for _, kind := range types {
-		does := fmt.Sprintf("-p %s -m %s %d -j %s", proto, match, kind, chainError)
+		do(fmt.Sprintf("-p %s -m %s %d -j %s", proto, match, kind, chainError))
+	}
+}
+
+// errors leads them on, and decides.
+func (s *script) errors() {
+	s.eachError(func(does string) {
 		s.add(chainArrive, "%s", does)
 		for _, t := range s.r.Targets {
 			for _, a := range t.Addresses {
@@ -24,7 +31,7 @@ func (s *script) errors() {
 				}
 			}
 		}
-	}
+	})
 	s.add(chainError, "-m conntrack --ctstate INVALID,UNTRACKED -g %s", chainQuoted)
 	s.add(chainError, "-m conntrack --ctstate RELATED %s -g %s", s.unmarked(), chainQuoted)
 }

@@ -126,6 +126,8 @@ func unseen(s *lawState, c *lawCase) string {
 func handedBefore(s *lawState, c *lawCase) string {
 	switch {
 	case !c.isByOtherPort():
+	case c.proto == spa.TCP && c.steps[0].back && c.steps[len(c.steps)-1].shape != shapeSYN:
+		return "a segment that begins nothing, in a flow begun in the name of this host's open port: the listener refuses it"
 	case s.away || !s.loaded:
 		return "the flow was handed to a socket while there was no guard"
 	case s.ex && c.proto == spa.UDP && slices.ContainsFunc(c.steps, func(s step) bool { return s.shape == shapeServer && !s.after }):

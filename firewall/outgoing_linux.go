@@ -92,6 +92,8 @@ func (d *draft) passingRules() {
 		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
 	}
 	for _, f := range o.families() {
+		// ip daddr @addresses4 meta l4proto icmp ... jump quoted
+		d.quotedJumps(c, f.toExtra(f.daddr))
 		// What another table's DNAT leads there has not been at door.
 		// ip saddr . ip daddr . meta l4proto . th dport @reach4 accept
 		d.rule(c, f.sourceAndTarget(inward).in(f.reach), accept())

@@ -281,9 +281,9 @@ func (w *nftText) guard() (rules list) {
 	if len(w.Targets) > 0 {
 		for _, f := range textFamilies() {
 			rules.add(outbound.target(f) + " @targets" + digit(f) + " ct state invalid,new,untracked fib saddr . iif oif missing drop")
-			rules.add(w.quotedJumps(f + " daddr @addresses" + digit(f) + " ")...)
 		}
 	}
+	rules.add(w.quotedJumps("fib daddr type local ")...)
 	rules.add(otherProtocols, "ct state new,related ct direction original "+w.marked()+" "+w.clearMark())
 	for _, f := range textFamilies() {
 		rules.add(inbound.target(f) + " @targets" + digit(f) + " goto door")
@@ -353,9 +353,8 @@ func (w *nftText) passing() (rules list) {
 	rules.add(w.trusted("iifname", "oifname")...)
 	for _, f := range textFamilies() {
 		target := inbound.target(f) + " @targets" + digit(f)
-		rules.add(
-			inbound.sourceAndTarget(f) + " @reach" + digit(f) + " accept",
-		)
+		rules.add(w.quotedJumps(f + " daddr @addresses" + digit(f) + " ")...)
+		rules.add(inbound.sourceAndTarget(f) + " @reach" + digit(f) + " accept")
 		rules.add(w.goesOn(f, target+" ")...)
 		rules.add(target + " drop")
 	}
