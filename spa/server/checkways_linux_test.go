@@ -146,7 +146,7 @@ func addressTests() []hostTest {
 		{name: "nothing listens here", config: behind},
 		{name: "listens on loopback only", config: behind, spoil: func(s *scene) { s.hold("web", "127.0.0.1:23") }},
 		{name: "dropped on the way", config: behind, spoil: forwarding("drop", "ip daddr 198.51.100.6 accept"),
-			want: Problem, says: []string{"table inet f, chain c, policy drop", "drops new connections to tcp/23 at 198.51.100.5", "nft insert rule inet f c tcp dport 23 accept"}},
+			want: Problem, says: []string{"table inet f, chain c, policy drop", "drops new connections to tcp/23 at 198.51.100.5", "nft insert rule inet f c ip daddr 198.51.100.5 tcp dport 23 accept"}},
 		{name: "let through on the way", config: behind, spoil: forwarding("drop", "ip daddr 198.51.100.5 tcp dport 23 accept")},
 	}
 }
