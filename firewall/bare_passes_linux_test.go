@@ -16,7 +16,7 @@ func TestBareGuardLetsPass(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.newSite(t, guard("udp/5000"))
 		_, link, _ := s.twoLinks()
-		p := plan{carryTo: time.Now().Add(long), leases: []lease{
+		p := plan{leases: []lease{
 			{element: element{source: netip.MustParseAddr("fe80::a"), link: link, proto: spa.TCP, port: 22}, until: time.Now().Add(long)},
 		}}
 		type talk struct {
@@ -32,7 +32,7 @@ func TestBareGuardLetsPass(t *testing.T) {
 				v.client = s.udp(s.client, v.remote.String())
 				talks = append(talks, v)
 				if heard {
-					p.carried = append(p.carried, flow{spa.UDP, v.remote, v.address})
+					p.carried = append(p.carried, carriedFlow{flow: flow{spa.UDP, v.remote, v.address}, until: time.Now().Add(long)})
 				}
 			}
 		}
