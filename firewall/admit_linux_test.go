@@ -29,7 +29,7 @@ table inet filter {
 // nft runs the real program on the gateway.
 func (s *site) nft(script string) string {
 	s.Helper()
-	path := lab.NeedProgram(s, "nft", "install nftables")
+	path := lab.NeedProgram(s, "nft", "apt-get install nftables")
 	cmd := exec.Command(path, "-f", "-")
 	cmd.Stdin = strings.NewReader(script)
 	var out strings.Builder

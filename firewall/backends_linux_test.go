@@ -53,7 +53,7 @@ func overKinds(t *testing.T, ks []kind, do func(*testing.T, kind)) {
 // lock of their own, so that no test waits for another.
 func links(t *testing.T, multi string) string {
 	t.Helper()
-	path := lab.NeedProgram(t, multi, "it comes with iptables")
+	path := lab.NeedProgram(t, multi, "apt-get install iptables")
 	dir := t.TempDir()
 	for _, name := range []string{"iptables", "iptables-save", "iptables-restore"} {
 		for _, name := range []string{name, strings.Replace(name, "ip", "ip6", 1)} {

@@ -215,7 +215,7 @@ func (s *site) notes(program string) (started func() bool) {
 // flushUnlocked empties a table as a tool that does not care who holds the lock.
 func (s *site) flushUnlocked() {
 	s.Helper()
-	cmd := exec.Command(lab.NeedProgram(s, s.kind.programs, "it comes with iptables"), "iptables", "-t", "mangle", "-F")
+	cmd := exec.Command(lab.NeedProgram(s, s.kind.programs, "apt-get install iptables"), "iptables", "-t", "mangle", "-F")
 	cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+filepath.Join(s.T.TempDir(), "lock"))
 	s.must(s.gw.Start(cmd))
 	s.must(cmd.Wait())

@@ -20,7 +20,7 @@ func full(c *Config) {
 // listing is what nft prints of our table.
 func (s *site) listing() string {
 	s.Helper()
-	path := lab.NeedProgram(s, "nft", "install nftables")
+	path := lab.NeedProgram(s, "nft", "apt-get install nftables")
 	cmd := exec.Command(path, "-nn", "-s", "list", "table", "inet", "spa")
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out

@@ -10,25 +10,23 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
-// needRoot skips what only root can set up; where CI is set that is a failure.
+// needRoot skips what only root can set up.
 func needRoot(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() == 0 {
-		return
+	if os.Geteuid() != 0 {
+		lab.Skip(t, lab.NotRoot)
 	}
-	if os.Getenv("CI") != "" {
-		t.Fatal("this test needs root")
-	}
-	t.Skip("this test needs root: sudo go test ./keys")
 }
 
 // chown gives a file away, as only root can.
 func chown(t *testing.T, path string, uid, gid int) {
 	t.Helper()
-	if err := os.Chown(path, uid, gid); errors.Is(err, syscall.EINVAL) && os.Getenv("CI") == "" {
-		t.Skip("this test needs ids that a user namespace of one user has not")
+	if err := os.Chown(path, uid, gid); errors.Is(err, syscall.EINVAL) {
+		lab.Skip(t, lab.NotRoot)
 	} else if err != nil {
 		t.Fatal(err)
 	}

@@ -310,7 +310,7 @@ func TestLongStatePath(t *testing.T) {
 // by who he is.
 func TestOtherUser(t *testing.T) {
 	lab.NeedRoot(t)
-	lab.NeedProgram(t, "setpriv", "it comes with util-linux")
+	lab.NeedProgram(t, "setpriv", "apt-get install util-linux")
 	g := newGateway(t)
 	g.start()
 	for _, path := range []string{bin, filepath.Dir(filepath.Dir(g.dir)), filepath.Dir(g.dir), g.dir} {

@@ -58,7 +58,7 @@ func newByIptables(t *testing.T, kind string) *byIptables {
 		t.Fatal(err)
 	}
 	hostsLock.Close()
-	usual, err := filepath.EvalSymlinks(lab.NeedProgram(t, "iptables", "it comes with iptables"))
+	usual, err := filepath.EvalSymlinks(lab.NeedProgram(t, "iptables", "apt-get install iptables"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func newByIptables(t *testing.T, kind string) *byIptables {
 		"/etc/passwd":       filepath.Join(g.accounts, "passwd"),
 		"/etc/group":        filepath.Join(g.accounts, "group"),
 		"/run/xtables.lock": g.lock,
-		usual:               lab.NeedProgram(t, kind, "it comes with iptables"),
+		usual:               lab.NeedProgram(t, kind, "apt-get install iptables"),
 	}
 	return g
 }
@@ -91,7 +91,7 @@ func (g *byIptables) start() {
 func (g *byIptables) iptables(program string, args ...string) {
 	g.t.Helper()
 	var out strings.Builder
-	cmd := lab.See(exec.Command(lab.NeedProgram(g.t, program, "it comes with iptables"), args...), g.sees)
+	cmd := lab.See(exec.Command(lab.NeedProgram(g.t, program, "apt-get install iptables"), args...), g.sees)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := g.host.Start(cmd); err != nil {
 		g.t.Fatal(err)

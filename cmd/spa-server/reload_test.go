@@ -138,7 +138,7 @@ func TestReloadHalfway(t *testing.T) {
 	g.serve(":22")
 	g.serve(":80")
 	g.start()
-	prlimit := lab.NeedProgram(t, "prlimit", "it comes with util-linux")
+	prlimit := lab.NeedProgram(t, "prlimit", "apt-get install util-linux")
 	limit := func(size string) {
 		t.Helper()
 		uid, gid, err := sandbox.Becomes(server.SystemUser)

@@ -49,7 +49,7 @@ func TestSecondServer(t *testing.T) {
 // TestMissingCapability: what is missing is said before anything is touched.
 func TestMissingCapability(t *testing.T) {
 	g := newGateway(t)
-	lab.NeedProgram(t, "setpriv", "it comes with util-linux")
+	lab.NeedProgram(t, "setpriv", "apt-get install util-linux")
 	for _, capability := range []string{"net_admin", "net_raw"} {
 		cmd := exec.Command("setpriv", "--bounding-set=-"+capability, "--", filepath.Join(bin, "spa-server"), "run", "--config", g.dir)
 		var out strings.Builder

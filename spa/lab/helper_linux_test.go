@@ -62,6 +62,16 @@ func TestHelper(t *testing.T) {
 		must(t, sysctl("user.max_net_namespaces", "0"))
 		must(t, sysctl("user.max_user_namespaces", "0"))
 		fmt.Println(Reexec())
+	case "skip":
+		r := &recorder{TB: t}
+		NeedProgram(r, "no-such-program", "apt-get install that it")
+		NeedProgram(r, "no-such-program", "apt-get install that it")
+		Skip(r, "needs another program: apt-get install more")
+		Skip(r, "needs\nsomething else")
+		os.Exit(7)
+	case "skip nothing":
+		os.Exit(7)
+	case "succeed":
 	case "reexec":
 		fmt.Println(Reexec())
 	}

@@ -21,9 +21,13 @@
 package lab
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -88,24 +92,51 @@ func ServeUnix(t testing.TB, path string, serve func(net.Conn)) {
 }
 
 // NeedProgram returns the path of a program that the test runs. Without it the test is
-// skipped with the sentence get, which says how to get the program; where CI is set
-// it fails.
+// skipped, or fails where CI is set. get is how to get the program: "apt-get install" and packages.
 func NeedProgram(t testing.TB, name, get string) string {
 	t.Helper()
+	if !strings.HasPrefix(get, "apt-get install ") {
+		t.Fatalf("lab: how to get %s: %q does not begin with apt-get install", name, get)
+		return ""
+	}
 	path, err := exec.LookPath(name)
 	if err != nil {
-		lacking(t, "needs the program "+name+": "+get)
+		Skip(t, "needs the program "+name+": "+get)
 	}
 	return path
 }
 
-// lacking skips the test with a reason, or fails it where CI is set: there a skip would
-// hide that something was never tried.
-func lacking(t testing.TB, reason string) {
+// NotRoot is why [NeedRoot] skips a test.
+const NotRoot = "needs to be run as root, not in a user namespace"
+
+// notRun names, in the environment, the file that lists the tests that were skipped. make test prints
+// it at its end.
+const notRun = "SALLYPORT_NOT_RUN"
+
+// Skip skips a test that this machine cannot run, and lists it with the reason. Where CI is set the
+// test fails: a skip would hide that something was never tried.
+func Skip(t testing.TB, reason string) {
 	t.Helper()
 	if os.Getenv("CI") != "" {
 		t.Fatal(reason)
 		return
 	}
+	if err := list(os.Getenv(notRun), t.Name(), reason); err != nil {
+		t.Fatalf("%s, and listing that: %v", reason, err)
+		return
+	}
 	t.Skip(reason)
+}
+
+// list adds a test that was skipped to the file at path, if there is one.
+func list(path, test, reason string) error {
+	if path == "" {
+		return nil
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(file, "%s.%s\t%s\n", filepath.Base(os.Args[0]), test, strings.ReplaceAll(reason, "\n", " "))
+	return errors.Join(err, file.Close())
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -353,16 +354,58 @@ func TestEventually(t *testing.T) {
 	}
 }
 
-func TestLackingFailsWhereCIIsSet(t *testing.T) {
-	for _, test := range []struct{ ci, want string }{
-		{"", "skip: needs the program no-such-program: apt install it"},
-		{"true", "fail: needs the program no-such-program: apt install it"},
+func TestNeedProgram(t *testing.T) {
+	for _, test := range []struct{ ci, get, want string }{
+		{"", "apt-get install it", "skip: needs the program no-such-program: apt-get install it"},
+		{"true", "apt-get install it", "fail: needs the program no-such-program: apt-get install it"},
+		{"", "install it", `fail: lab: how to get no-such-program: "install it" does not begin with apt-get install`},
 	} {
 		t.Setenv("CI", test.ci)
+		t.Setenv(notRun, "")
 		r := &recorder{TB: t}
-		NeedProgram(r, "no-such-program", "apt install it")
+		NeedProgram(r, "no-such-program", test.get)
 		if r.said != test.want {
 			t.Errorf("CI=%q: got %q, want %q", test.ci, r.said, test.want)
 		}
+	}
+}
+
+// TestNotRun: after the tests make test prints what was skipped, the reasons counted, and one command.
+func TestNotRun(t *testing.T) {
+	script, err := filepath.Abs("../../.ci/test")
+	must(t, err)
+	self, err := os.Executable()
+	must(t, err)
+	for _, test := range []struct {
+		part, want string
+		code       int
+	}{
+		{"skip", `
+Not run on this machine: 4 tests or parts of tests.
+      2 needs the program no-such-program
+      1 needs another program
+      1 needs something else
+To get the programs (Debian): apt-get install --no-install-recommends it more that
+`, 7},
+		{"skip nothing", "", 7},
+		{"succeed", "", 0},
+	} {
+		again := helper(test.part)
+		cmd := exec.Command(script, append([]string{self}, again.Args[1:]...)...)
+		cmd.Env = append(again.Env, "CI=")
+		out, err := cmd.CombinedOutput()
+		if got := cmd.ProcessState.ExitCode(); got != test.code || string(out) != test.want {
+			t.Errorf("%s: got exit code %d (%v) and %q, want %d and %q", test.part, got, err, out, test.code, test.want)
+		}
+	}
+}
+
+// TestNotListed: a skip that cannot be listed is a failure.
+func TestNotListed(t *testing.T) {
+	t.Setenv("CI", "")
+	t.Setenv(notRun, filepath.Join(t.TempDir(), "none"))
+	r := &recorder{TB: t}
+	if Skip(r, "needs something"); !strings.HasPrefix(r.said, "fail: needs something, and listing that: ") {
+		t.Errorf("got %q, want a failure", r.said)
 	}
 }

@@ -12,7 +12,7 @@ import (
 func NeedNamespaces(t testing.TB) {
 	t.Helper()
 	if err := probe(); err != nil {
-		lacking(t, unavailable(err).Error())
+		Skip(t, unavailable(err).Error())
 	}
 }
 
@@ -25,7 +25,7 @@ func NeedRoot(t testing.TB) {
 		t.Fatal(err)
 	}
 	if os.Geteuid() != 0 || strings.Join(strings.Fields(string(uids)), " ") != "0 0 4294967295" {
-		lacking(t, "needs to be run as root, not in a user namespace")
+		Skip(t, NotRoot)
 	}
 }
 
