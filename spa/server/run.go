@@ -88,11 +88,12 @@ func (s *Server) take(ctx context.Context, p capture.Packet) {
 		s.seen.note(event)
 	}
 	s.hub.tell(event) // before anybody can end what it gives
-	answered := s.config.Receipts && (event.Verdict.Spent() || event.Knock != nil && s.tooEarly(&event))
+	c := s.config // a reload replaces it
+	answered := c.Receipts && (event.Verdict.Spent() || event.Knock != nil && s.tooEarly(&event))
 	s.line.Unlock()
 	s.audit.Record(event)
 	if answered {
-		s.answer(p, event)
+		s.answer(c, p, event)
 	}
 }
 

@@ -261,7 +261,7 @@ func TestAnswered(t *testing.T) {
 	take(b.packet(0))
 	b.s.config.Receipts = true
 	first.From, first.To = from, netip.AddrPortFrom(from.Addr(), 62201)
-	b.s.answer(first, b.event) // of which there is none
+	b.s.answer(b.s.config, first, b.event) // of which there is none
 	if !said.has("could not send a receipt") {
 		t.Error("that there is no receipt is not said")
 	}

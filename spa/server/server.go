@@ -180,14 +180,14 @@ func (s *Server) conclude(event audit.Event, v audit.Verdict, receipt spa.Receip
 }
 
 // answer sends the receipt of a spent packet to where it came from.
-func (s *Server) answer(p capture.Packet, event audit.Event) {
+func (s *Server) answer(c *config.Config, p capture.Packet, event audit.Event) {
 	if s.responder == nil {
 		return
 	}
 	packet, err := spa.SealReceipt(event.Receipt, event.Knock, s.identity.Server)
 	if err == nil {
 		// From a shared port a receipt has to be told from what the host's own program sends.
-		shared := slices.Contains(s.config.KnockPorts, config.KnockPort{Port: p.To.Port(), Shared: true})
+		shared := slices.Contains(c.KnockPorts, config.KnockPort{Port: p.To.Port(), Shared: true})
 		err = s.responder.Send(p, packet, shared)
 	}
 	if err != nil {
