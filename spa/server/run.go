@@ -88,7 +88,7 @@ func (s *Server) take(ctx context.Context, p capture.Packet) {
 		s.seen.note(event)
 	}
 	s.hub.tell(event) // before anybody can end what it gives
-	c := s.config // a reload replaces it
+	c := s.config     // a reload replaces it
 	answered := c.Receipts && (event.Verdict.Spent() || event.Knock != nil && s.tooEarly(&event))
 	s.line.Unlock()
 	s.audit.Record(event)
