@@ -59,7 +59,7 @@ func lawWorld(t *testing.T, y *way, k kind, plan lawPlan, r *lawReport) {
 	w := newWorld(t, y, k)
 	if w.skipped != "" {
 		r.skip(y.name, "this kernel lacks "+w.skipped)
-		lab.Skip(t, "needs a kernel with "+w.skipped)
+		lab.KernelLacks(t, w.skipped)
 	}
 	for _, closed := range []Closed{Drop, Reject} {
 		if closed == Reject && k.programs != "" {

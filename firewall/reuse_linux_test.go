@@ -185,6 +185,6 @@ func (s *site) helpFTP(number uint16) {
 		return c.Flush()
 	})
 	if err != nil {
-		lab.Skip(s, "needs the kernel's module nf_conntrack_ftp")
+		lab.KernelLacks(s, "nf_conntrack_ftp")
 	}
 }

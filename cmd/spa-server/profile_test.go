@@ -30,7 +30,7 @@ func TestProfile(t *testing.T) {
 		{"as it was imported", `^`, ``, nil, 0, `^ssh \(tcp/22\) is open on gw for 192\.0\.2\.2 until `},
 		{"version", `version = 1`, `version = 2`, nil, 1, `gw\.toml:\d+: version`},
 		{"name", `name = "gw"`, `name = "office"`, nil, 1, `gw\.toml:\d+: name`},
-		{"knock_ports", `knock_ports = .*`, `knock_ports = [5000]`, nobody, 4, `UDP to port 5000`},
+		{"knock_ports", `knock_ports = .*`, `knock_ports = [5000]`, nobody, 4, `UDP port 5000 blocked`},
 		{"server_id", `server_id = .*`, `server_id = "` + keys.NewServerID().String() + `"`, nobody, 4, `no answer`},
 		{"gate_key", `gate_key = .*`, `gate_key = "` + keys.NewGateKey().Reveal() + `"`, nobody, 4, `no answer`},
 		{"id", `\nid = .*`, "\nid = \"" + keys.NewID().String() + `"`, nobody, 4, `no answer`},

@@ -128,6 +128,18 @@ func Skip(t testing.TB, reason string) {
 	t.Skip(reason)
 }
 
+// KernelLacks skips a test for want of a part of the kernel, and lists it: also where CI is set, since no
+// package brings it.
+func KernelLacks(t testing.TB, what string) {
+	t.Helper()
+	reason := "needs a kernel with " + what
+	if err := list(os.Getenv(notRun), t.Name(), reason); err != nil {
+		t.Fatalf("%s, and listing that: %v", reason, err)
+		return
+	}
+	t.Skip(reason)
+}
+
 // list adds a test that was skipped to the file at path, if there is one.
 func list(path, test, reason string) error {
 	if path == "" {
