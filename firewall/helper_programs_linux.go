@@ -273,6 +273,8 @@ func (p *programs) run(name, input string, args ...string) (string, error) {
 		return out.String(), nil
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("%s was ended after %v: %s", name, programTime, line(said.String()))
+	case errors.As(err, &exit) && !exit.Exited():
+		return "", fmt.Errorf("%s was ended: %w", name, err) // "bad system call" where it is for another processor than this program
 	case errors.As(err, &exit):
 		return "", &programError{name, exit.ExitCode(), line(said.String())}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -20,12 +21,21 @@ const (
 	legacyName     = 32 // XT_TABLE_MAXNAMELEN
 	legacyInfoSize = 84
 	legacySizeAt   = 80 // struct ipt_getinfo: size
-	legacyHead     = 40 // struct ipt_get_entries: name, size, padded
 
 	entryHead4 = 84  // struct ipt_ip
 	entryHead6 = 136 // struct ip6t_ip6
-	// After the head: nfcache 4, target_offset 2, next_offset 2, comefrom 4, padded to 8, then the counters.
+	// After the head: nfcache 4, target_offset 2, next_offset 2, comefrom 4, padded, then the counters.
 )
+
+// paddedForCounters is the next place at which struct xt_counters, and so an entry that holds
+// one, may begin: every eighth byte, but every fourth on 386.
+func paddedForCounters(at int) int {
+	align := 8
+	if runtime.GOARCH == "386" {
+		align = 4
+	}
+	return (at + align - 1) &^ (align - 1)
+}
 
 // legacyTables looks at tables of the older kind without a program: the kernel tells nobody
 // when they change, but hands out their rules.
@@ -98,6 +108,7 @@ func legacyRules(fd int, v6 bool, name string) ([]byte, error) {
 	if v6 {
 		level = unix.SOL_IPV6
 	}
+	rules := paddedForCounters(legacyName + 4) // in struct ipt_get_entries, after name and size
 	for {
 		info := make([]byte, legacyInfoSize)
 		copy(info, name)
@@ -108,7 +119,7 @@ func legacyRules(fd int, v6 bool, name string) ([]byte, error) {
 			return nil, os.NewSyscallError("getsockopt", err)
 		}
 		size := binary.NativeEndian.Uint32(info[legacySizeAt:])
-		b := make([]byte, legacyHead+int(size))
+		b := make([]byte, rules+int(size))
 		copy(b, name)
 		binary.NativeEndian.PutUint32(b[legacyName:], size)
 		err := getsockopt(fd, level, legacyEntries, b)
@@ -118,7 +129,7 @@ func legacyRules(fd int, v6 bool, name string) ([]byte, error) {
 		if err != nil {
 			return nil, os.NewSyscallError("getsockopt", err)
 		}
-		return clearCounters(b[legacyHead:], v6), nil
+		return clearCounters(b[rules:], v6), nil
 	}
 }
 
@@ -128,7 +139,7 @@ func clearCounters(rules []byte, v6 bool) []byte {
 	if v6 {
 		head = entryHead6
 	}
-	counters := (head + 12 + 7) &^ 7
+	counters := paddedForCounters(head + 12)
 	for at := 0; at+counters+16 <= len(rules); {
 		clear(rules[at+counters:][:16])
 		next := int(binary.NativeEndian.Uint16(rules[at+head+6:]))

@@ -30,7 +30,7 @@ func TestDropBelievesNobody(t *testing.T) {
 	}{
 		{"setuid", "nobody", unix.SYS_SETUID, anyArg, "Uid is"},
 		{"setgid", "nobody", unix.SYS_SETGID, anyArg, "Gid is"},
-		{"setgroups", "nobody", unix.SYS_SETGROUPS, anyArg, "Groups is"},
+		{"setgroups", "nobody", setGroupsCall, anyArg, "Groups is"},
 		{"capset", alone, unix.SYS_CAPSET, anyArg, "CapPrm is"},
 		{"bounding set", "nobody", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, "CapBnd is"},
 		{"securebits", "nobody", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, "securebits are"},

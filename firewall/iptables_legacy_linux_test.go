@@ -1,0 +1,70 @@
+package firewall
+
+import (
+	"os/exec"
+	"slices"
+	"testing"
+
+	"sallyport/spa/lab"
+)
+
+// TestLegacyTablesAreRead: what the kernel hands out differs between processors. A chain of ours
+// is found, a packet counted is no change, and a rule is one.
+func TestLegacyTablesAreRead(t *testing.T) {
+	lab.NeedRoot(t)
+	multi := lab.NeedProgram(t, "xtables-legacy-multi", "it comes with iptables")
+	s := newSite(t, nil)
+	rule := func(program string, args ...string) {
+		t.Helper()
+		out, err := s.runs(multi, append([]string{program, "-w", lockWait, "-t", "mangle"}, args...)...)
+		if err != nil {
+			t.Fatalf("%s %q: %v\n%s", program, args, err, out)
+		}
+	}
+	left := func() (kinds []string) {
+		t.Helper()
+		s.must(s.gw.Do(func() (err error) { kinds, err = leftover(); return err }))
+		return kinds
+	}
+	for _, f := range []struct{ program, from, to string }{{"iptables", "192.0.2.2", "192.0.2.1"}, {"ip6tables", "2001:db8::2", "2001:db8::1"}} {
+		rule(f.program, "-A", "PREROUTING", "-m", "comment", "--comment", "another's")
+		if got := left(); len(got) != 0 {
+			t.Errorf("%s: got %q without a chain of ours", f.program, got)
+		}
+		rule(f.program, "-N", chainGuard)
+		if got := left(); !slices.Equal(got, []string{kindLegacy}) {
+			t.Errorf("%s: got %q, want a guard of iptables-legacy", f.program, got)
+		}
+		var l *legacyTables
+		s.must(s.gw.Do(func() (err error) { l, err = openLegacyTables(false); return err }))
+		sum := func() [32]byte {
+			t.Helper()
+			h, err := l.sum()
+			s.must(err)
+			return h
+		}
+		before := sum()
+		s.connect(f.from, f.to, "22")
+		if sum() != before {
+			t.Errorf("%s: packets changed the sum of the rules", f.program)
+		}
+		rule(f.program, "-A", chainGuard, "-j", "RETURN")
+		if sum() == before {
+			t.Errorf("%s: a rule did not change the sum of the rules", f.program)
+		}
+		s.must(l.close())
+		rule(f.program, "-F", chainGuard)
+		rule(f.program, "-X", chainGuard)
+	}
+}
+
+// runs runs a program in the gateway, with a lock of its own.
+func (s *site) runs(program string, args ...string) (out []byte, err error) {
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(cmd.Environ(), "XTABLES_LOCKFILE="+s.config.State+"/lock")
+	err = s.gw.Do(func() (err error) {
+		out, err = cmd.CombinedOutput()
+		return err
+	})
+	return out, err
+}
