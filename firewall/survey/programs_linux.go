@@ -75,12 +75,16 @@ func (r *Ruleset) addFrom(ctx context.Context, s saver) error {
 	if err != nil {
 		return fmt.Errorf("%w: there are tables of %s, and no %s to list them", ErrNotRead, s.program, s.names[0])
 	}
-	text, err := run(ctx, program)
+	version, err := run(ctx, program, "--version") // what it lists does not say whose it is before 1.8.8
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRead, err)
 	}
-	if nft := strings.Contains(text, "nf_tables"); text != "" && nft != (s.how == iptables) {
-		return fmt.Errorf("%w: %s lists other tables than those of %s", ErrNotRead, program, s.program)
+	if nft := strings.Contains(version, "nf_tables"); nft != (s.how == iptables) {
+		return fmt.Errorf("%w: %s lists other tables than those of %s: install the iptables that made these", ErrNotRead, program, s.program)
+	}
+	text, err := run(ctx, program)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNotRead, err)
 	}
 	found := r.addText(s.how, s.family, s.program, text)
 	if s.how == iptables {
@@ -124,9 +128,9 @@ func find(names []string) (string, error) {
 }
 
 // run returns what a program prints.
-func run(ctx context.Context, program string) (string, error) {
+func run(ctx context.Context, program string, args ...string) (string, error) {
 	var out, said bytes.Buffer
-	cmd := exec.CommandContext(ctx, program)
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(said.String()))

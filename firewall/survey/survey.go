@@ -193,16 +193,10 @@ func (r *Ruleset) Table(family, name string) (Table, bool) {
 
 // Chain reports whether an iptables table of IPv4 or IPv6 has a chain of that name.
 func (r *Ruleset) Chain(family, table, name string) bool {
-	return len(r.chains(family, table, name)) > 0
-}
-
-// chains returns those of a name: iptables of both kinds may have one.
-func (r *Ruleset) chains(family, table, name string) []*chain {
-	var found []*chain
 	for key, t := range r.tables {
-		if c := t.chains[name]; key.kind != nftables && key.family == family && key.name == table && c != nil {
-			found = append(found, c)
+		if key.family == family && key.name == table && t.chains[name] != nil {
+			return true
 		}
 	}
-	return found
+	return false
 }

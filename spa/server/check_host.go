@@ -32,8 +32,12 @@ func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
 // checkUnseen says what was not looked at: silence must not be taken for a clean bill.
 func checkUnseen(h *host) []Finding {
 	var found []Finding
+	advice := "run check as root, in the gateway's own network namespace"
+	if h.uid == 0 {
+		advice = "run check in the gateway's own network namespace; if it does, look there by hand"
+	}
 	for _, u := range h.unseen {
-		found = append(found, Finding{Odd, "not looked at", u.what + ": " + u.why, "run check as root, in the gateway's own network namespace"})
+		found = append(found, Finding{Odd, "not looked at", u.what + ": " + u.why, advice})
 	}
 	return found
 }

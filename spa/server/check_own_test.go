@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -49,6 +50,18 @@ func TestOwnPorts(t *testing.T) {
 	for _, bad := range [][2]string{{"", ""}, {"1", ""}, {"a b", ""}, {"1 2", "x"}, {"1 2", "1-x"}, {"1 70000", ""}, {"1 2", "70000"}} {
 		if _, err := parseOwnPorts(bad[0], bad[1]); err == nil {
 			t.Errorf("%q: got no error", bad)
+		}
+	}
+}
+
+// TestUnseenAsRoot: root is not told to be root.
+func TestUnseenAsRoot(t *testing.T) {
+	for uid, want := range map[int]bool{0: false, 1000: true} {
+		h := &host{uid: uid}
+		h.notSeen("the rule sets of other tools", errors.New("a program is missing"))
+		found := checkUnseen(h)
+		if len(found) != 1 || strings.Contains(found[0].Advice, "as root") != want || found[0].Advice == "" {
+			t.Errorf("user %d: got %+v", uid, found)
 		}
 	}
 }
