@@ -185,19 +185,42 @@ func (s *ipsets) make(set ipset) error {
 		attribute(nil, ipsetAttrFamily, []byte{set.family}), data))
 }
 
-// destroy takes the set away; none of the name is no error.
-func (s *ipsets) destroy(name string) error {
-	err := s.one(ipsetMessage(ipsetCmdDestroy, 0, text(ipsetAttrName, name)))
-	if errors.Is(err, unix.ENOENT) {
-		return nil
+// letsGo is how long a kernel may take to let go of sets whose rules are gone: some free rules
+// a while after they are deleted.
+const letsGo = 5 * time.Second
+
+// destroy takes sets away; none of a name is no error.
+func (s *ipsets) destroy(names ...string) error {
+	var errs []error
+	give := time.Now().Add(letsGo)
+	for {
+		var held []string
+		errs = errs[:0]
+		for _, name := range names {
+			err := s.one(ipsetMessage(ipsetCmdDestroy, 0, text(ipsetAttrName, name)))
+			if err == nil || errors.Is(err, unix.ENOENT) {
+				continue
+			}
+			held, errs = append(held, name), append(errs, explainIPSet("removing "+name, err))
+			if !errors.Is(err, ipsetErrBusy) {
+				give = time.Time{} // to wait is of no use
+			}
+		}
+		if len(held) == 0 || time.Now().After(give) {
+			return errors.Join(errs...)
+		}
+		names = held
+		time.Sleep(10 * time.Millisecond)
 	}
-	return explainIPSet("removing "+name, err)
 }
+
+// fresh ends the name of a set that is filled to take the place of another.
+const fresh = "-new"
 
 // replace makes the set what ms says, at one instant, whether it was there or not.
 func (s *ipsets) replace(set ipset, ms []member) error {
 	next := set
-	next.name = set.name + "-new"
+	next.name = set.name + fresh
 	if err := s.destroy(next.name); err != nil {
 		return err
 	}

@@ -273,16 +273,24 @@ func (b *ipt) destroySets() error {
 	if b.sets == nil {
 		return nil
 	}
-	var errs []error
+	return b.sets.destroy(ourSets()...)
+}
+
+// ourSets are the names of all sets that are ever made, those for a moment included.
+func ourSets() []string {
+	var names []string
 	for _, v6 := range []bool{false, true} {
 		for _, name := range []string{setGrants, setReach, setNear, setLinks, setMet, setLinked, setFlows, setPeers} {
-			errs = append(errs, b.sets.destroy(setName(name, v6)))
+			names = append(names, setName(name, v6), setName(name, v6)+fresh)
+		}
+		for _, name := range triedSets {
+			names = append(names, setName(name, v6))
 		}
 	}
 	for _, proto := range []spa.Proto{spa.TCP, spa.UDP} {
-		errs = append(errs, b.sets.destroy(trialSet(proto)))
+		names = append(names, trialSet(proto), trialSet(proto)+fresh)
 	}
-	return errors.Join(errs...)
+	return names
 }
 
 // lasts notes when something in the sets ends.

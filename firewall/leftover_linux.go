@@ -144,7 +144,28 @@ func teardownAll(state string, mark func() error) (rest func() error, err error)
 	if err != nil {
 		return rest, err
 	}
-	return rest, removeLeftover(kinds)
+	if err := removeLeftover(kinds); err != nil {
+		return rest, err
+	}
+	return rest, removeLeftSets()
+}
+
+// removeLeftSets takes away sets of ours that no chain of ours is left of. To ask a kernel that has
+// no ipset yet would load it.
+func removeLeftSets() error {
+	const modules = "/sys/module"
+	_, all := os.Stat(modules)
+	if _, err := os.Stat(modules + "/ip_set"); all == nil && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	sets, err := openIPSets()
+	if errors.Is(err, unix.EPERM) {
+		return err
+	}
+	if err != nil {
+		return nil // this kernel has none
+	}
+	return errors.Join(sets.destroy(ourSets()...), sets.close())
 }
 
 // sweep takes away what the other backend has left, once this one guards: with both, a

@@ -156,3 +156,70 @@ func TestRelayShutsMeanwhile(t *testing.T) {
 	s.grant("bob", "192.0.2.3", long)
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 }
+
+// TestSetsThatAreHeld: older kernels hold a set for a while after the rule that asks it is gone. Here
+// somebody else's rule does.
+func TestSetsThatAreHeld(t *testing.T) {
+	iptablesOnly(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		s.must(s.Firewall.Close())
+		s.Firewall = nil
+		rule := []string{"OUTPUT", "-m", "set", "--match-set", setName(setGrants, false), "src", "-j", "RETURN"}
+		s.program("iptables", append([]string{"-w", lockWait, "-A"}, rule...)...)
+		torn := make(chan error, 1)
+		go func() { torn <- s.gw.Do(func() error { return Teardown(s.config.State) }) }()
+		lab.Eventually(t, "the end of the other sets", func() bool { return s.hasSet(setName(setGrants, false)) && !s.hasSet(setName(setPeers, true)) })
+		s.program("iptables", append([]string{"-w", lockWait, "-D"}, rule...)...)
+		s.must(<-torn)
+		s.wantNoSets()
+	})
+}
+
+// TestSetsThatAreLeft: a teardown that found no chain of ours takes them away all the same.
+func TestSetsThatAreLeft(t *testing.T) {
+	iptablesOnly(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, nil)
+		s.must(s.backend.(*ipt).helper.removeAll())
+		s.must(s.Firewall.Close())
+		s.Firewall = nil
+		if !s.hasSet(setName(setGrants, true)) {
+			t.Fatal("there are no sets to be left")
+		}
+		s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
+		s.wantNoSets()
+	})
+}
+
+// removeAll takes the chains away and leaves the sets.
+func (h *helper) removeAll() error {
+	_, err := h.ask(request{Op: opRemove, Wait: true})
+	return err
+}
+
+func (s *site) wantNoSets() {
+	s.Helper()
+	for _, name := range ourSets() {
+		if s.hasSet(name) {
+			s.Errorf("the set %s is left", name)
+		}
+	}
+}
+
+func (s *site) hasSet(name string) bool {
+	s.Helper()
+	var there bool
+	s.must(s.gw.Do(func() error {
+		sets, err := openIPSets()
+		if err != nil {
+			return err
+		}
+		defer sets.close()
+		_, err = sets.list(name)
+		there = err == nil
+		if errors.Is(err, errGone) {
+			err = nil
+		}
+		return err
+	}))
+	return there
+}
