@@ -18,10 +18,10 @@ import (
 
 const (
 	// startTime is how long the helper may take to find out what there is.
-	startTime = 30 * time.Second
+	startTime = 2 * time.Minute
 	// answerTime is how long it may take for anything else: several programs, one after another,
 	// on a machine that is busy. A helper that is given up is of no use any more.
-	answerTime = 30 * time.Second
+	answerTime = 2 * time.Minute
 )
 
 // errHelper is wrapped by the error of every call once the helper has ended or hangs.

@@ -112,14 +112,27 @@ func TestHelperHangs(t *testing.T) {
 
 // TestProgramHangs: nor is a program waited for for ever; the helper lives on.
 func TestProgramHangs(t *testing.T) {
+	t.Parallel()
 	s := kindNamed(t, "iptables-nft").newSite(t, nil)
 	s.open()
 	path := filepath.Join(s.config.programs, "iptables-restore")
 	s.must(os.Rename(path, path+"-real"))
-	fakeProgram(t, s.config.programs, "iptables-restore", "exec /bin/sleep 60")
+	fakeProgram(t, s.config.programs, "iptables-restore", "exec /bin/sleep 600")
 	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
 	s.says(fmt.Sprint(err), "iptables-restore was ended after")
 	s.must(os.Rename(path+"-real", path))
+	s.load(0)
+	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
+
+// TestProgramIsSlow: a machine that loads modules for seconds is guarded too.
+func TestProgramIsSlow(t *testing.T) {
+	t.Parallel()
+	s := kindNamed(t, "iptables-nft").newSite(t, nil)
+	s.open()
+	path := filepath.Join(s.config.programs, "iptables-restore")
+	s.must(os.Rename(path, path+"-real"))
+	fakeProgram(t, s.config.programs, "iptables-restore", "/bin/sleep 5; exec "+path+`-real "$@"`)
 	s.load(0)
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }

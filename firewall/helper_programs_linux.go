@@ -20,9 +20,9 @@ import (
 	"sallyport/spa/sandbox"
 )
 
-// programTime is how long a program may take, waiting for the lock included. It is less
-// than the daemon waits for an answer.
-const programTime = 4 * time.Second
+// programTime is how long a program may take, waiting for the lock and for modules of the kernel
+// included, which a slow machine loads for seconds. It is less than the daemon waits for an answer.
+const programTime = 30 * time.Second
 
 // lockExit is the exit code for trouble with resources: the lock of iptables among them.
 const lockExit = 4
