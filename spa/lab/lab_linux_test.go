@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 const soon = Patience
@@ -407,5 +409,48 @@ func TestNotListed(t *testing.T) {
 	r := &recorder{TB: t}
 	if Skip(r, "needs something"); !strings.HasPrefix(r.said, "fail: needs something, and listing that: ") {
 		t.Errorf("got %q, want a failure", r.said)
+	}
+}
+
+// TestInterruptedList: an interface whose addresses change while they are listed settles all the same.
+func TestInterruptedList(t *testing.T) {
+	client, _ := Pair(t)
+	for i := range 1000 { // more than one message of the kernel holds
+		must(t, client.AddAddr("vc", fmt.Sprintf("2001:db8:1::%x/64", i+1)))
+	}
+	stop, stopped := make(chan struct{}), make(chan error, 1)
+	go func() { stopped <- client.Do(func() error { return changeAddresses("vc", stop) }) }()
+	for range 100 {
+		if _, err := client.settled("vc"); err != nil {
+			t.Errorf("got %v", err)
+			break
+		}
+	}
+	close(stop)
+	must(t, <-stopped)
+}
+
+// changeAddresses adds and deletes one over a socket of its own, until it is told to stop.
+func changeAddresses(dev string, stop <-chan struct{}) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	link, err := h.LinkByName(dev)
+	if err != nil {
+		return err
+	}
+	addr := &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("2001:db8:2::1/64")), Flags: unix.IFA_F_NODAD}
+	for {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		if err := errors.Join(h.AddrAdd(link, addr), h.AddrDel(link, addr)); err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond) // else no list is ever whole
 	}
 }

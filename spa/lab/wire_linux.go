@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -61,13 +62,25 @@ func (h *Host) settled(dev string) (ready bool, err error) {
 			ready = true
 			return nil
 		}
-		addrs, err := h.route.AddrList(l, netlink.FAMILY_V6)
+		addrs, err := h.addrs(l)
 		ready = slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
 			return a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0
 		})
 		return err
 	})
 	return ready, err
+}
+
+// addrs lists addresses. What changes meanwhile is asked for again.
+func (h *Host) addrs(l netlink.Link) (addrs []netlink.Addr, err error) {
+	inTime := poll(Patience, func() bool {
+		addrs, err = h.route.AddrList(l, netlink.FAMILY_V6)
+		return !errors.Is(err, netlink.ErrDumpInterrupted)
+	})
+	if !inTime {
+		return nil, err
+	}
+	return addrs, err
 }
 
 func (h *Host) speaksIPv6(dev string) bool {
