@@ -105,7 +105,7 @@ func (c *checked) ofMachine(f server.Finding) bool {
 		var t unix.Timex
 		state, err := unix.Adjtimex(&t)
 		return err == nil && (state == unix.TIME_ERROR || t.Status&unix.STA_UNSYNC != 0)
-	case "nftables.service":
+	case "nftables.service", "firewall.persist":
 		persists := false
 		err := c.host.Do(func() error {
 			persists = firewall.CanPersist()

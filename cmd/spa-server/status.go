@@ -116,7 +116,7 @@ func guardText(s *control.Status) string {
 	case f.Persists:
 		return "in place; no other tool can flush it, also while no server runs"
 	}
-	return "in place; after another tool's flush a running server puts it back"
+	return "in place; after another tool's flush a running server puts it back, a dead one does not"
 }
 
 func gateText(s *control.Status) string {

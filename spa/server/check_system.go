@@ -92,6 +92,10 @@ func checkFlush(c *config.Config, h *host) []Finding {
 	if c.Firewall.Persist != "file" && !iptables && included {
 		found = append(found, Finding{Problem, "firewall.persist", `"owner", and /etc/nftables.conf loads the table inet spa too: the kernel refuses that, and with it the whole reload`, `persist = "file", or take the table out of /etc/nftables.conf`})
 	}
+	if c.Firewall.Persist != "file" && !iptables && !included && h.uid == 0 && h.rules != nil && !h.persists {
+		return append(found, Finding{Weak, "firewall.persist", `"owner", which this kernel's tables cannot have (Linux 6.9 and later): another tool's flush of the rule set opens the ports until a running server has put the guard back, and with a dead one until it starts`,
+			`spa-server guard --print > /etc/spa/guard.nft, in /etc/nftables.conf: include "/etc/spa/guard.nft", and persist = "file" in server.toml`})
+	}
 	units := h.flushing(iptables)
 	if len(units) == 0 || !iptables && (included || h.stays(c)) || len(found) > 0 {
 		return found
