@@ -110,6 +110,9 @@ func TestNeighbours(t *testing.T) {
 // backend names the one that guards.
 func (b *beside) backend(name string) {
 	b.t.Helper()
+	if name == "iptables" {
+		lab.NeedProgram(b.t, "iptables", "apt-get install iptables")
+	}
 	replaceInFile(b.t, filepath.Join(b.dir, "server.toml"), `backend = "auto"`, `backend = "`+name+`"`)
 	b.repairs = name == "iptables"
 }

@@ -77,7 +77,7 @@ func (s *session) remember(packets int) {
 // them, /run and root's home, is mounted over.
 func (s *session) sshd() {
 	s.t.Helper()
-	path := lab.NeedProgram(s.t, "sshd", "apt-get install openssh-server")
+	path := lab.NeedProgram(s.t, "sshd", "apt-get install openssh-server openssh-client rsync git")
 	lab.NeedProgram(s.t, "ssh", "apt-get install openssh-client")
 	for _, name := range []string{"host", "user"} {
 		s.must(exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", s.file(name)))
