@@ -9,16 +9,25 @@ BINARIES = spa-server spa-client spa-keygen
 FUZZTIME ?= 10s
 MUTATE  ?= spa spa/capture spa/policy spa/replay spa/sandbox spa/server/control spa/server firewall
 
-.PHONY: build test race lint fuzz mutate bench demo install clean
+NEEDED   = $(shell sed -n 's/^go //p' go.mod)
 
-build:
+.PHONY: needed-go build test race lint fuzz mutate bench demo install clean
+
+# An old Go that fetches the newer one is good too.
+needed-go:
+	@have=$$(GOTOOLCHAIN=local $(GO) version 2>/dev/null | cut -d ' ' -f 3 | sed 's/^go//'); \
+	oldest=$$(printf '%s\n' $(NEEDED) "$$have" | sort -V | head -n 1); \
+	[ "$$oldest" = $(NEEDED) ] || $(GO) list -m >/dev/null 2>&1 || { \
+		echo "Sallyport needs Go $(NEEDED) or later (https://go.dev/dl/), and $(GO) here is $${have:-missing}."; exit 1; } >&2
+
+build: needed-go
 	$(GO) build -trimpath -ldflags=-s -o bin/ $(BINARIES:%=./cmd/%)
 
-test:
+test: needed-go
 	$(GO) vet ./...
 	@.ci/test $(GO) test -timeout 30m ./...
 
-race:
+race: needed-go
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./keys ./spa/...
 
 lint:
@@ -38,10 +47,10 @@ fuzz:
 mutate:
 	$(GO) run -C .ci ./mutate $(MUTATE)
 
-bench:
+bench: needed-go
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-demo:
+demo: needed-go
 	@$(GO) run ./examples/demo
 
 install: build

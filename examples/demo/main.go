@@ -1,6 +1,6 @@
 // Demo shows on one Linux machine what Sallyport does: a gateway whose port 22 is dark, alice whose
 // one packet opens it for her address only, a stranger who stays outside, a packet that is
-// good only once, and a grant that ends by itself.
+// good only once, a grant that ends by itself, and what the administrator sees of it.
 //
 // Gateway, alice and stranger are network namespaces that the demo makes and takes away
 // again, so nothing else on the machine is touched. It needs Go, and root or unprivileged user

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -54,7 +55,14 @@ func TestDemo(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, want := range []string{
-		"8. The server stops",
+		"9. The server stops",
+		"ok   stranger scans tcp/1 to tcp/1024       open: 22;",
+		"ok   stranger scans tcp/1 to tcp/1024       open: none; no answer: 22",
+		"INFO ready version=",
+		"WARN packets came from an address that cannot be their client's",
+		"spa-server status --config gateway",
+		"2 granted",
+		"1 unspent: nonce already spent, from another address",
 		"ok   alice    in her session",
 		"spa-client open ssh --host gw --for 5s",
 		"ssh (tcp/22) is open on gw for 192.0.2.2 until ",
@@ -120,6 +128,31 @@ func narrowPipe(t *testing.T) (r, w *os.File) {
 		t.Fatalf("a pipe of %d bytes: %v", size, err)
 	}
 	return r, w
+}
+
+// TestOldGo: make says which Go is needed, and nothing else; a new one it lets build.
+func TestOldGo(t *testing.T) {
+	lab.NeedProgram(t, "make", "apt-get install make")
+	for version, want := range map[string]string{
+		"go1.19.8":  `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is 1\.19\.8\.\nmake: .*\n$`,
+		"go1.25":    `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is 1\.25\.\nmake: .*\n$`,
+		"":          `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is missing\.\nmake: .*\n$`,
+		"go1.99.1":  `^built\n$`,
+		"go1.100.0": `^built\n$`,
+	} {
+		path := filepath.Join(t.TempDir(), "go")
+		script := "#!/bin/sh\n[ \"$1\" = run ] && echo built && exit\n[ \"$1\" = version ] && echo go version " + version + " linux/amd64 && exit\nexit 1\n"
+		if version != "" {
+			if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.Command("make", "-C", "../..", "--no-print-directory", "demo", "GO="+path)
+		out, _ := cmd.CombinedOutput()
+		if !regexp.MustCompile(want).Match(out) {
+			t.Errorf("%q: got %q, want %s", version, out, want)
+		}
+	}
 }
 
 // TestImpostors has the demo build programs that say the right things and guard nothing.
@@ -223,9 +256,9 @@ func TestUDP4(t *testing.T) {
 
 func TestPlain(t *testing.T) {
 	for log, want := range map[string]string{
-		"time=2026-01-01T00:00:00Z level=INFO msg=ready clients=1\n":              "ready clients=1\n",
-		"time=2026-01-01T00:00:00Z level=INFO msg=\"no \\\"spa\\\"\" clients=1\n": "no \"spa\" clients=1\n",
-		"time=2026-01-01T00:00:00Z level=WARN msg=beware\n":                       "time=2026-01-01T00:00:00Z level=WARN msg=beware\n",
+		"time=2026-01-01T00:00:00Z level=INFO msg=ready clients=1\n":              "INFO ready clients=1\n",
+		"time=2026-01-01T00:00:00Z level=INFO msg=\"no \\\"spa\\\"\" clients=1\n": "INFO no \"spa\" clients=1\n",
+		"time=2026-01-01T00:00:00Z level=WARN msg=beware\n":                       "WARN beware\n",
 		"words\n": "words\n",
 	} {
 		if got := plain(log); got != want {

@@ -23,7 +23,10 @@ type server struct {
 	err   error         // how, once ended is closed
 }
 
-const startWithin = time.Minute
+const (
+	startWithin = time.Minute
+	lookEvery   = 10 * time.Millisecond
+)
 
 // start runs spa-server in the gateway and returns when it says that it is ready, as
 // it would say to systemd: a datagram READY=1, see sd_notify(3).
@@ -73,6 +76,22 @@ func (s *server) awaitReady(ready *net.UnixConn) error {
 			return nil
 		}
 	}
+}
+
+// hasSaid waits until the server has said something, and returns an error if it does not.
+func (s *server) hasSaid(ctx context.Context, words string) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for !strings.Contains(s.said.String(), words) {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return fmt.Errorf("the server's log does not say %q", words)
+		}
+	}
+	return nil
 }
 
 // stop asks the server to end, and returns an error if it does not or does so badly.

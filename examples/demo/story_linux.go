@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,6 +50,7 @@ func (d *demo) steps() []step {
 		{"It closes by itself, and her session goes on", d.expire},
 		{"Her packet, copied on the way, opens nothing", d.replay},
 		{"A new packet opens it again" + over6(" (this time over IPv6)"), d.knockAgain},
+		{"What the gateway's administrator sees", d.administer},
 		{"The server stops: nothing opens", d.stop},
 	}
 }
@@ -65,7 +67,24 @@ func (d *demo) before(context.Context) error {
 	if _, err := lab.EchoServer(d.gateway, ":22"); err != nil {
 		return err
 	}
-	return d.bothMeet(open, open, door4)
+	if err := d.bothMeet(open, open, door4); err != nil {
+		return err
+	}
+	return d.scan(sight{open: []int{22}}, answerWithin)
+}
+
+// scan has the stranger look for open ports.
+func (d *demo) scan(want sight, wait time.Duration) error {
+	seen, err := scan(d.stranger.Host, wait)
+	if err == nil && !(slices.Equal(seen.open, want.open) && subset(want.silent, seen.silent)) {
+		err = fmt.Errorf("the stranger's scan: got %v, want %v", seen, want)
+	}
+	return d.verdict(fmt.Sprintf("stranger scans tcp/1 to tcp/%d", scanTo), seen.String(), err)
+}
+
+// subset reports whether all has each of some. A machine that is very busy may leave others silent.
+func subset(some, all []int) bool {
+	return !slices.ContainsFunc(some, func(port int) bool { return !slices.Contains(all, port) })
 }
 
 func (d *demo) enrol(ctx context.Context) error {
@@ -91,19 +110,31 @@ func (d *demo) guard(ctx context.Context) error {
 	if err := d.start(ctx); err != nil {
 		return err
 	}
-	d.output(plain(d.server.said.String()))
-	return d.bothMeet(dark, dark, door4)
+	if err := d.bothMeet(dark, dark, door4); err != nil {
+		return err
+	}
+	if err := d.scan(sight{silent: []int{22}}, patience); err != nil {
+		return err
+	}
+	err := errors.Join(closedUDP(d.stranger.Host, knockPort), closedUDP(d.stranger.Host, knockPort+1))
+	how := "both closed, and knocks go to the first"
+	if err != nil {
+		how = "they differ"
+	}
+	d.say(`Where closed ports answer, as here, closed = "reject" in server.toml has port 22 answer like them.`)
+	return d.verdict(fmt.Sprintf("stranger tries udp/%d and udp/%d", knockPort, knockPort+1), how, err)
 }
 
-// plain leaves out of log lines what is of no interest here.
+// plain leaves out of log lines what is of no interest here: the time, and quotes around the message.
 func plain(log string) string {
 	var out strings.Builder
 	for line := range strings.Lines(log) {
-		if _, rest, found := strings.Cut(line, " level=INFO msg="); found {
-			line = rest
-			if quoted, err := strconv.QuotedPrefix(rest); err == nil {
-				message, _ := strconv.Unquote(quoted) // it is quoted: it was found to be
-				line = message + rest[len(quoted):]
+		if _, rest, found := strings.Cut(line, " level="); found {
+			level, message, _ := strings.Cut(rest, " msg=")
+			line = level + " " + message
+			if quoted, err := strconv.QuotedPrefix(message); err == nil {
+				unquoted, _ := strconv.Unquote(quoted) // it is quoted: it was found to be
+				line = level + " " + unquoted + message[len(quoted):]
 			}
 		}
 		out.WriteString(line)
@@ -215,6 +246,33 @@ func (d *demo) copyProfile(name, address string) error {
 	).Replace(string(text))
 	d.say(fmt.Sprintf("Alice has hosts/%s.toml too: the same, with the gateway's address %s.", name, address))
 	return os.WriteFile(filepath.Join(hosts, name+".toml"), []byte(changed), 0o600)
+}
+
+func (d *demo) administer(ctx context.Context) error {
+	if err := d.server.hasSaid(ctx, "from another address"); err != nil {
+		return err
+	}
+	d.say("In the server's log:")
+	d.output(plain(d.server.said.String()))
+	out, err := d.command(ctx, d.gateway, "gateway#", "", "spa-server", "status", "--config", "gateway")
+	d.output(lines(out, "guards", "guard", "grants", "packets", "heard"))
+	return err
+}
+
+// lines are those of a table that begin with one of the words, and the indented ones after each.
+func lines(table string, words ...string) string {
+	var out strings.Builder
+	with := false
+	for line := range strings.Lines(table) {
+		word, _, _ := strings.Cut(line, " ")
+		if word != "" {
+			with = slices.Contains(words, word)
+		}
+		if with {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
 }
 
 func (d *demo) stop(ctx context.Context) error {
