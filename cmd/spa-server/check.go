@@ -20,9 +20,10 @@ func newCheck(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say what is wrong with the configuration and what to do about it",
-		Long: `Parses every file, looks at the host as it is, and changes nothing. It names problems,
-which keep the gateway or a client from working; settings that weaken it; and what is
-odd. With each it says what to do.
+		Long: `Parses every file, looks at the host as it is, and changes nothing. A problem keeps the
+gateway or a client from working, or leaves a port open. A warning names what weakens the
+gateway or has no effect yet. A notice names what may not be meant. Below each stand the
+commands that help, one on a line; words in place of a command begin with #.
 
 It leads a made-up first packet of a stranger to every guarded port through all tables of
 nftables and iptables, and names the rule that would drop it. It does the same with all
@@ -80,7 +81,7 @@ func printFinding(cmd *cobra.Command, f server.Finding, asJSON bool) error {
 	}
 	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s: %s\n", f.Severity, keys.Printable(f.Subject), indented(f.Text))
 	if f.Advice != "" {
-		_, adviceErr := fmt.Fprintf(cmd.OutOrStdout(), "    %s\n", keys.Printable(f.Advice))
+		_, adviceErr := fmt.Fprintf(cmd.OutOrStdout(), "    %s\n", indented(f.Advice))
 		err = errors.Join(err, adviceErr)
 	}
 	return err

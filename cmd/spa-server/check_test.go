@@ -155,7 +155,7 @@ func TestCheckHost(t *testing.T) {
 	if err := os.Chmod(filepath.Join(c.dir, "journal"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	want("a readable journal", 0, server.Weak, "journal", "chmod o-rwx")
+	want("a readable journal", 0, server.Warning, "journal", "chmod o-rwx")
 	if err := os.Chmod(filepath.Join(c.dir, "journal"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -170,11 +170,11 @@ func TestCheckHost(t *testing.T) {
 		}
 	}
 	write(strings.Replace(string(settings), `for = "30s"`, `for = "40s"`, 1))
-	want("changed settings", 0, server.Weak, "server.toml", "has changed", "spa-server reload")
+	want("changed settings", 0, server.Warning, "server.toml", "has changed", "spa-server reload")
 	c.fails(0, "reload", "--config", c.dir)
 	want("", 0, "")
 	c.must("spa-keygen", "rotate-gate", "--config", c.dir)
-	want("a new gate key", 0, server.Weak, "gate.key", "has changed", "spa-server reload")
+	want("a new gate key", 0, server.Warning, "gate.key", "has changed", "spa-server reload")
 	c.fails(0, "reload", "--config", c.dir)
 	want("", 0, "")
 	c.nft("delete chain ip other c")

@@ -196,7 +196,7 @@ func TestPoorKernel(t *testing.T) {
 	g.server.stop(syscall.SIGTERM)
 	poor("check", "--config", g.dir)
 	lab.Eventually(t, "the end of the check", g.server.done)
-	wantSaid(t, g.server.log(), "weak: sandbox: files", "weak: sandbox: system calls")
+	wantSaid(t, g.server.log(), "warning: sandbox: files", "warning: sandbox: system calls")
 	if lacks := sandbox.Lacks(); len(lacks) != 0 {
 		t.Errorf("here it is said too, and this kernel has all: %v", lacks)
 	}

@@ -104,7 +104,7 @@ func TestSpoiledMarks(t *testing.T) {
 		g.wantDark(from, to+":22", "with a mark that the rule does not know")
 	}
 	out, _ := g.run(g.host, "spa-server", "check", "--config", g.dir)
-	advice := regexp.MustCompile(`(?m)^ +(ip.* rule add .* && ip.* rule del .*), and the same`).FindAllStringSubmatch(out, -1)
+	advice := regexp.MustCompile(`(?m)^ +(ip.* rule add .* && ip.* rule del .*)$`).FindAllStringSubmatch(out, -1)
 	if len(advice) != 2 {
 		t.Fatalf("check says of the rules:\n%s", out)
 	}

@@ -25,7 +25,7 @@ type Detour struct {
 func (d Detour) Remove(ports spa.Ports) string {
 	switch d.At.Tool {
 	case Docker:
-		return fmt.Sprintf("docker ps --filter publish=%s/%s shows whose port it is: run that without it", numbers(ports, "-"), ports.Proto)
+		return fmt.Sprintf("docker ps --filter publish=%s/%s\n# run that container without this port", numbers(ports, "-"), ports.Proto)
 	case Firewalld:
 		what := fmt.Sprintf("%s--remove-forward-port=port=%s:proto=%s:toport=%d", d.At.zone(), numbers(ports, "-"), ports.Proto, d.To.Port())
 		if !d.Here {

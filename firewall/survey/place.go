@@ -120,7 +120,7 @@ func (p Place) allowOn(ports spa.Ports, to netip.Addr) string {
 	case UFW:
 		return fmt.Sprintf("ufw route allow proto %s to %v port %s", proto, to, numbers(ports, ":"))
 	case Firewalld:
-		return fmt.Sprintf("let a policy of firewalld accept %s port %s to %v: man firewalld.policies", proto, numbers(ports, "-"), to)
+		return fmt.Sprintf("# let a policy of firewalld accept %s port %s to %v (man firewalld.policies)", proto, numbers(ports, "-"), to)
 	}
 	if to.Is4() {
 		return p.insert(ports, fmt.Sprintf("ip daddr %v ", to), fmt.Sprintf(" -d %v", to))
@@ -134,18 +134,18 @@ func (p Place) insert(ports spa.Ports, nft, iptables string) string {
 	iptables += " -p " + proto + " --dport " + numbers(ports, ":")
 	switch p.Tool {
 	case Docker:
-		return "allow it in the chain DOCKER-USER: iptables -I DOCKER-USER" + iptables + " -j ACCEPT"
+		return p.Program + " -I DOCKER-USER" + iptables + " -j ACCEPT"
 	case Fail2ban:
-		return "fail2ban-client status, and unban what is banned by mistake"
+		return "fail2ban-client banned\n# and unban what is banned by mistake: fail2ban-client unban ADDRESS"
 	}
 	if p.Program == "nft" {
-		return fmt.Sprintf("nft insert rule %s %s %s %s%s dport %s accept, and the same in the file that loads this table", p.Family, p.Table, p.Base, nft, proto, numbers(ports, "-"))
+		return fmt.Sprintf("nft insert rule %s %s %s %s%s dport %s accept\n# and the same in the file that loads this table", p.Family, p.Table, p.Base, nft, proto, numbers(ports, "-"))
 	}
 	table := ""
 	if p.Table != "filter" {
 		table = " -t " + p.Table
 	}
-	return fmt.Sprintf("%s%s -I %s%s -j ACCEPT, and save it where your rules are kept", p.Program, table, p.Base, iptables)
+	return fmt.Sprintf("%s%s -I %s%s -j ACCEPT\n# and save it where your rules are kept", p.Program, table, p.Base, iptables)
 }
 
 // AllowFrom returns the command that lets ports pass by this place for one sender: of what bans
@@ -165,14 +165,14 @@ func (p Place) AllowFrom(from netip.Addr, ports spa.Ports) string {
 		return "fail2ban-client unban " + from.String()
 	}
 	if p.Program == "nft" {
-		return fmt.Sprintf("nft insert rule %s %s %s %s saddr %s %s dport %s accept, and the same in the file that loads this table",
+		return fmt.Sprintf("nft insert rule %s %s %s %s saddr %s %s dport %s accept\n# and the same in the file that loads this table",
 			p.Family, p.Table, p.Base, map[bool]string{true: "ip", false: "ip6"}[from.Is4()], from, proto, numbers(ports, "-"))
 	}
 	table := ""
 	if p.Table != "filter" {
 		table = " -t " + p.Table
 	}
-	return fmt.Sprintf("%s%s -I %s -s %s -p %s --dport %s -j ACCEPT, and save it where your rules are kept", p.Program, table, p.Base, from, proto, numbers(ports, ":"))
+	return fmt.Sprintf("%s%s -I %s -s %s -p %s --dport %s -j ACCEPT\n# and save it where your rules are kept", p.Program, table, p.Base, from, proto, numbers(ports, ":"))
 }
 
 // Shut returns the command that undoes what let a packet by in the base chain in which another is
@@ -185,7 +185,7 @@ func (r *Ruleset) Shut(packet Packet, o Outcome, other Place) (string, bool) {
 		}
 		said := s.rule.says(nil, r.sets)
 		if len(said) == 0 || slices.ContainsFunc(said, func(port uint16) bool { return port != packet.Port }) {
-			return fmt.Sprintf("take %s/%d out of %s", packet.Proto, packet.Port, p), true
+			return fmt.Sprintf("# take %s/%d out of %s", packet.Proto, packet.Port, p), true
 		}
 		return p.shut(spa.Ports{Proto: packet.Proto, Low: packet.Port, High: packet.Port}), true
 	}
@@ -195,9 +195,9 @@ func (r *Ruleset) Shut(packet Packet, o Outcome, other Place) (string, bool) {
 // remove returns the command that takes the rule away.
 func (p Place) remove() string {
 	if p.Program == "nft" {
-		return fmt.Sprintf("nft delete rule %s %s %s %s, and the same in the file that loads this table", p.Family, p.Table, p.Chain, p.Rule)
+		return fmt.Sprintf("nft delete rule %s %s %s %s\n# and the same in the file that loads this table", p.Family, p.Table, p.Chain, p.Rule)
 	}
-	return fmt.Sprintf("%s -t %s -D %s, and save it where your rules are kept", p.Program, p.Table, strings.TrimPrefix(p.Rule, "-A "))
+	return fmt.Sprintf("%s -t %s -D %s\n# and save it where your rules are kept", p.Program, p.Table, strings.TrimPrefix(p.Rule, "-A "))
 }
 
 // shut undoes what Allow does: the rule at this place accepts the ports and no others.

@@ -21,20 +21,21 @@ import (
 type Severity string
 
 const (
-	// Problem: the gateway does not start, or somebody cannot knock.
+	// Problem: the gateway does not start, a client cannot knock, or a guarded port is open.
 	Problem Severity = "problem"
 	// Weak: it works, and one of the few settings that weaken it is on.
-	Weak Severity = "weak"
+	Warning Severity = "warning"
 	// Odd: it works, and is perhaps not what was meant.
-	Odd Severity = "odd"
+	Notice Severity = "notice"
 )
 
 // Finding is one thing that Check has to say.
 type Finding struct {
 	Severity Severity `json:"severity"`
-	Subject  string   `json:"subject"`         // the file, or the setting
-	Text     string   `json:"text"`            // what is the matter
-	Advice   string   `json:"advice,omitzero"` // what to do about it
+	Subject  string   `json:"subject"` // the file, or the setting
+	Text     string   `json:"text"`    // what is the matter
+	// Advice is what to do about it: a shell command on each line. A line that begins with # has words instead.
+	Advice string `json:"advice,omitzero"`
 }
 
 // Check parses everything in the configuration directory and looks at the host as it is, without
@@ -59,12 +60,12 @@ func check(ctx context.Context, dir string, now time.Time, h *host) []Finding {
 			return found
 		}
 		c = last
-		found = append(found, Finding{Odd, config.FileName, "until it is mended, the guard and everything below are of its last good version, of " + at.Format(time.DateTime), ""})
+		found = append(found, Finding{Notice, config.FileName, "until it is mended, the guard and everything below are of its last good version, of " + at.Format(time.DateTime), "# mend the file"})
 	}
 	mistaken := err != nil
 	gates, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile))
 	if err != nil {
-		found = append(found, Finding{Problem, config.GateFile, err.Error() + ": the server does not start", ""})
+		found = append(found, Finding{Problem, config.GateFile, err.Error() + ": the server does not start", "# put back a copy of the file: without it no client's token works"})
 	}
 	found = append(found, checkLoaded(ctx, c, h, gates, mistaken)...)
 	found = append(found, checkClients(c, now)...)
@@ -76,7 +77,7 @@ func check(ctx context.Context, dir string, now time.Time, h *host) []Finding {
 // checkFile makes a finding of each mistake in a file, with its line.
 func checkFile(path string, err error) []Finding {
 	if errors.Is(err, fs.ErrNotExist) {
-		return []Finding{{Problem, path, err.Error(), "spa-server init makes a gateway's files; if they are in another directory: --config DIR"}}
+		return []Finding{{Problem, path, err.Error(), "# if a gateway's files are in another directory: --config DIR\n# to make a gateway: spa-server init --address HOST"}}
 	}
 	mistakes := []error{err}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
@@ -84,7 +85,7 @@ func checkFile(path string, err error) []Finding {
 	}
 	found := make([]Finding, len(mistakes))
 	for i, mistake := range mistakes {
-		found[i] = Finding{Problem, path, mistake.Error(), "mend the file"}
+		found[i] = Finding{Problem, path, mistake.Error(), "# mend the file"}
 		if at, ok := errors.AsType[*keys.FileError](mistake); ok {
 			found[i].Subject = at.Place()
 			found[i].Text = strings.TrimPrefix(at.Error(), at.Place()+": ")
@@ -97,10 +98,10 @@ func checkClients(c *config.Config, now time.Time) []Finding {
 	registry, problems := keys.LoadRegistry(filepath.Join(c.Dir, config.ClientsDir))
 	var found []Finding
 	for _, problem := range problems {
-		found = append(found, Finding{Problem, config.ClientsDir, problem.Error(), "this client cannot knock until its file is mended"})
+		found = append(found, Finding{Problem, config.ClientsDir, problem.Error() + ": this client cannot knock", "# mend the file"})
 	}
 	if registry.Len() == 0 {
-		found = append(found, Finding{Odd, config.ClientsDir, "there is no client: nobody can knock", "spa-keygen new NAME --allow SERVICE"})
+		found = append(found, Finding{Notice, config.ClientsDir, "there is no client: nobody can knock", "spa-keygen new NAME --allow SERVICE"})
 	}
 	var observed []string
 	for _, client := range registry.Clients() {
@@ -110,9 +111,9 @@ func checkClients(c *config.Config, now time.Time) []Finding {
 		found = append(found, checkClient(c, client, now)...)
 	}
 	if len(observed) > 0 {
-		found = append(found, Finding{Weak, "require_source",
+		found = append(found, Finding{Warning, "require_source",
 			fmt.Sprintf("not asked of %s: who intercepts a packet that does not state its address can send it on from his own and be let in", shortList(observed)),
-			"set require_source = true for clients that have a public address of their own"})
+			"# set require_source = true for clients that have a public address of their own"})
 	}
 	return found
 }
@@ -121,14 +122,29 @@ func checkClient(c *config.Config, client *keys.Client, now time.Time) []Finding
 	subject := filepath.Join(config.ClientsDir, client.Name+".toml")
 	var found []Finding
 	if !client.Expires.IsZero() && !now.Before(client.Expires) && client.Revoked.IsZero() {
-		found = append(found, Finding{Odd, subject, "the key expired on " + client.Expires.Format(time.DateOnly), "spa-keygen revoke " + client.Name + ", or a later expires"})
+		found = append(found, Finding{Notice, subject, "the key expired on " + client.Expires.Format(time.DateOnly), "spa-keygen revoke " + client.Name + "\n# or set a later expires in " + subject})
 	}
 	for _, text := range client.Allow {
 		if err := c.CheckAllow(text); err != nil {
-			found = append(found, Finding{Problem, subject, fmt.Sprintf("allow names %q: %v", text, err), "add a [service.NAME] for it to " + config.FileName + ", or take it out"})
+			found = append(found, Finding{Problem, subject, fmt.Sprintf("allow names %q: %v", text, err), "# add a [service.NAME] for it to " + config.FileName + ", or take it out"})
 		}
 	}
 	return found
+}
+
+// pasteLines joins advice to one text in which each line stands once, words behind all commands.
+func pasteLines(advice ...string) string {
+	var commands, words []string
+	for line := range strings.SplitSeq(strings.Join(advice, "\n"), "\n") {
+		to := &commands
+		if strings.HasPrefix(line, "#") {
+			to = &words
+		}
+		if !slices.Contains(*to, line) {
+			*to = append(*to, line)
+		}
+	}
+	return strings.Join(append(commands, words...), "\n")
 }
 
 // shortList returns the first few names, and how many more there are.
@@ -144,19 +160,19 @@ func shortList(names []string) string {
 func checkSettings(c *config.Config) []Finding {
 	var found []Finding
 	if standard := config.Default(c.Dir).Window; c.Window > standard {
-		found = append(found, Finding{Weak, "window", fmt.Sprintf("%v: a packet that was held back stays good for longer than it has to", c.Window), fmt.Sprintf("window = %q and clocks kept by NTP", standard)})
+		found = append(found, Finding{Warning, "window", fmt.Sprintf("%v: a packet that was held back stays good for longer than it has to", c.Window), fmt.Sprintf("# in %s: window = %q; let NTP keep the clocks", config.FileName, standard)})
 	}
 	for _, name := range c.Firewall.TrustedInterfaces {
-		found = append(found, Finding{Weak, "trusted_interfaces", name + ": whoever is behind it reaches every guarded port without a knock", "take it out unless that is what you want"})
+		found = append(found, Finding{Warning, "trusted_interfaces", name + ": whoever is behind it reaches every guarded port without a knock", "# take it out unless that is what you want"})
 	}
 	if c.Firewall.TPROXY {
-		found = append(found, Finding{Weak, "firewall.tproxy", "true: packets that a TPROXY rule assigns to a guarded port's socket bypass the guard", "take it out unless a TPROXY rule needs it"})
+		found = append(found, Finding{Warning, "firewall.tproxy", "true: packets that a TPROXY rule assigns to a guarded port's socket bypass the guard", "# take it out unless a TPROXY rule needs it"})
 	}
 	if c.Firewall.Backend == "dry-run" {
-		found = append(found, Finding{Weak, "firewall.backend", "dry-run: requests are decided and recorded, and no port is guarded", `backend = "auto"`})
+		found = append(found, Finding{Warning, "firewall.backend", "dry-run: requests are decided and recorded, and no port is guarded", "# in " + config.FileName + `: backend = "auto"`})
 	}
 	if len(c.Services) == 0 {
-		found = append(found, Finding{Odd, config.FileName, "there is no service: nothing is guarded", "add a [service.NAME]"})
+		found = append(found, Finding{Notice, config.FileName, "there is no service: nothing is guarded", "# add a [service.NAME]"})
 	}
 	return found
 }
@@ -168,16 +184,16 @@ func checkJournal(c *config.Config) []Finding {
 	case errors.Is(err, fs.ErrNotExist) && !isDir(c.State):
 		return []Finding{{Problem, "state", c.State + ": there is no such directory, and the server does not start without it", MakeState(c.State)}}
 	case errors.Is(err, fs.ErrNotExist):
-		return []Finding{{Odd, path, "there is no journal: the server makes one when it starts, and refuses knocks for a window after that", "nothing, or restore it if it was moved by mistake and the host was not rebooted since"}}
+		return []Finding{{Notice, path, "there is no journal: the server makes one when it starts, and refuses knocks for a window after that", "# restore it if it was moved by mistake and the host was not rebooted since"}}
 	case err != nil:
-		return []Finding{{Problem, path, err.Error(), ""}}
+		return []Finding{{Problem, path, err.Error(), "# run check as root"}}
 	case !info.Mode().IsRegular():
-		return []Finding{{Problem, path, "this is not a regular file, and the server does not start with it", "move it away: the server makes a new one"}}
+		return []Finding{{Problem, path, "this is not a regular file, and the server does not start with it", "mv " + keys.ShellWord(path) + " " + keys.ShellWord(path+".old") + "\n# the server makes a new one"}}
 	}
 	// What cannot be read is damaged, or another's affair.
 	if foreign, err := replay.Foreign(path, replay.Config{Window: c.Window}); err == nil && foreign {
-		return []Finding{{Weak, path, "this journal came from another machine. If a gateway with the same keys still runs there, a packet that was spent at one of the two opens the other",
-			"nothing, if the other machine is gone for good. Otherwise stop one of the two, or make this one a gateway of its own: spa-server init --config DIR"}}
+		return []Finding{{Warning, path, "this journal came from another machine. If a gateway with the same keys still runs there, a packet that was spent at one of the two opens the other",
+			"# if the other machine still runs, stop one of the two, or make this one a gateway of its own: spa-server init --config DIR"}}
 	}
 	return nil
 }

@@ -128,11 +128,11 @@ func (s *detourSearch) judge(way approach, ports spa.Ports, d survey.Detour, end
 	in, severity := letsIn(d.Verdict)
 	switch {
 	case d.Socket && s.shutsHanded():
-		s.say(way, ports, d, Weak, fmt.Sprintf("hands %s to what listens on %s (TPROXY): the guard shuts this way", it, to)).advice = func(ports []spa.Ports) string {
+		s.say(way, ports, d, Warning, fmt.Sprintf("hands %s to what listens on %s (TPROXY): the guard shuts this way", it, to)).advice = func(ports []spa.Ports) string {
 			if s.c.Guards(to) {
 				return d.Remove(ports[0])
 			}
-			return d.Remove(ports[0]) + "; or, if it is wanted, tproxy = true under [firewall]"
+			return d.Remove(ports[0]) + "\n# or, if it is wanted, tproxy = true under [firewall]"
 		}
 	case d.Socket && s.c.Guards(to):
 		s.say(way, ports, d, severity, fmt.Sprintf("hands %s to what listens on the guarded %s (TPROXY), and the guard cannot see that: %s, if it takes such packets (IP_TRANSPARENT)", it, to, in))
@@ -149,7 +149,7 @@ func (s *detourSearch) judge(way approach, ports spa.Ports, d survey.Detour, end
 // letsIn words what a verdict about a way without a guard means.
 func letsIn(v survey.Verdict) (string, Severity) {
 	if v == survey.Perhaps {
-		return "strangers may get in there", Weak
+		return "strangers may get in there", Warning
 	}
 	return "strangers get in there", Problem
 }
@@ -166,7 +166,7 @@ func (s *detourSearch) shut(severity Severity) Severity {
 	if s.c.Firewall.Mode == "admit" {
 		return severity
 	}
-	return Weak
+	return Warning
 }
 
 func (s *detourSearch) shutText(in string, to spa.Service) string {
@@ -201,7 +201,7 @@ func (s *detourSearch) direct(way approach, ports spa.Ports, ends []ending) {
 		}
 		in, severity := letsIn(o.Verdict)
 		s.say(way, ports, e.detour, severity, fmt.Sprintf("leads the guarded %s to it: %s", e.guarded, in)).advice = func(ports []spa.Ports) string {
-			return fmt.Sprintf("add %s to the ports of service.%s", quoted(ports), serviceOf(s.c, spa.Service{Proto: e.guarded.Proto, Port: e.guarded.Low}))
+			return fmt.Sprintf("# add %s to the ports of service.%s", quoted(ports), serviceOf(s.c, spa.Service{Proto: e.guarded.Proto, Port: e.guarded.Low}))
 		}
 	}
 }
@@ -229,7 +229,7 @@ func (s *detourSearch) say(way approach, ports spa.Ports, d survey.Detour, sever
 				if isElsewhere(way.to) {
 					return d.Remove(ports[0])
 				}
-				return d.Remove(ports[0]) + fmt.Sprintf("; or make it a service of its own, with ports = [%s]", quoted(ports))
+				return d.Remove(ports[0]) + fmt.Sprintf("\n# or make it a service of its own, with ports = [%s]", quoted(ports))
 			},
 		}
 		s.order = append(s.order, key)

@@ -60,7 +60,7 @@ func writable(path, why string) []Finding {
 	if err != nil || fi.Mode().Perm()&writeByOthers == 0 {
 		return nil // that it is not there is said where it is read
 	}
-	return []Finding{{Weak, path, fmt.Sprintf("its mode is %04o: %s", fi.Mode().Perm(), why), "chmod o-w " + keys.ShellWord(path)}}
+	return []Finding{{Warning, path, fmt.Sprintf("its mode is %04o: %s", fi.Mode().Perm(), why), "chmod o-w " + keys.ShellWord(path)}}
 }
 
 // private finds a file that others may read: it tells who knocked when, and from where.
@@ -69,7 +69,7 @@ func private(path string) []Finding {
 	if err != nil || fi.Mode()&fs.ModeSymlink != 0 || fi.Mode().Perm()&byOthers == 0 { // chmod would follow a link
 		return nil
 	}
-	return []Finding{{Weak, path, fmt.Sprintf("its mode is %04o: everybody on this host may read who knocked when", fi.Mode().Perm()), "chmod o-rwx " + keys.ShellWord(path)}}
+	return []Finding{{Warning, path, fmt.Sprintf("its mode is %04o: everybody on this host may read who knocked when", fi.Mode().Perm()), "chmod o-rwx " + keys.ShellWord(path)}}
 }
 
 // checkOwner looks whether the journal belongs to somebody who is not the server.
@@ -83,7 +83,7 @@ func checkOwner(c *config.Config, h *host) []Finding {
 	if uid, _, ok := h.server(); ok && uid == journal {
 		return nil
 	}
-	return []Finding{{Weak, path, fmt.Sprintf("it belongs to the user %d, who is neither root nor whose directory it is in: he can make the server forget what was spent", journal),
+	return []Finding{{Warning, path, fmt.Sprintf("it belongs to the user %d, who is neither root nor whose directory it is in: he can make the server forget what was spent", journal),
 		"chown -h --reference=" + keys.ShellWord(c.State) + " " + keys.ShellWord(path)}}
 }
 
@@ -152,10 +152,10 @@ func isToken(path string) bool {
 }
 
 func copied(path, what string, e fs.DirEntry) Finding {
-	f := Finding{Odd, path, what, "once it is not needed any more: shred -u " + keys.ShellWord(path)}
+	f := Finding{Notice, path, what, "shred -u " + keys.ShellWord(path) + "\n# once it is not needed any more"}
 	if fi, err := e.Info(); err == nil && fi.Mode().Perm()&byOthers != 0 {
-		f.Severity, f.Text = Weak, what+fmt.Sprintf(", and its mode is %04o: everybody on this host may have read it", fi.Mode().Perm())
-		f.Advice = "shred -u " + keys.ShellWord(path) + ", and spa-keygen rotate for the client whose key it is"
+		f.Severity, f.Text = Warning, what+fmt.Sprintf(", and its mode is %04o: everybody on this host may have read it", fi.Mode().Perm())
+		f.Advice = "shred -u " + keys.ShellWord(path) + "\n# and rotate the key that is in it: spa-keygen rotate NAME"
 	}
 	return f
 }
@@ -164,9 +164,9 @@ func copied(path, what string, e fs.DirEntry) Finding {
 func checkMedium(c *config.Config, h *host) []Finding {
 	switch h.medium(c.State) {
 	case inMemory:
-		return []Finding{{Odd, "state", c.State + " is in memory: after a reboot there is no journal, and knocks are refused for a window", "a directory on a disk, such as /var/lib/spa"}}
+		return []Finding{{Notice, "state", c.State + " is in memory: after a reboot there is no journal, and knocks are refused for a window", "# set state to a directory on a disk, such as /var/lib/spa"}}
 	case onNetwork:
-		return []Finding{{Odd, "state", c.State + " is on a network file system: where that is slow or gone, nobody gets in, and its locks may not hold", "a directory on a disk of this host, such as /var/lib/spa"}}
+		return []Finding{{Notice, "state", c.State + " is on a network file system: where that is slow or gone, nobody gets in, and its locks may not hold", "# set state to a directory on a disk of this host, such as /var/lib/spa"}}
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ func checkFrom(c *config.Config, h *host) []Finding {
 		return []Finding{{Problem, "--from", fmt.Sprintf("by which interface %s comes in is not known: %v", h.from, err), "ip route get " + h.from.WithZone("").String()}}
 	}
 	if in.Loopback {
-		return []Finding{{Odd, "--from", fmt.Sprintf("%s is this host's own: from there no knock is needed, and none is taken", h.from), "spa-server check --from the address that the gateway sees of the client"}}
+		return []Finding{{Notice, "--from", fmt.Sprintf("%s is this host's own: from there no knock is needed, and none is taken", h.from), "# give --from the address that the gateway sees of the client"}}
 	}
 	found := h.knocksBy(c, in)
 	theirs := collect(h.destinationsBy(c, in), h, func(o survey.Outcome) (Finding, survey.Place) { return h.blockedFrom(o), o.At })
@@ -56,7 +56,7 @@ func (h *host) comesInBy() (survey.Link, error) {
 func (h *host) knocksBy(c *config.Config, in survey.Link) []Finding {
 	var found []Finding
 	if names := c.Capture.Interfaces; len(names) > 0 && !slices.ContainsFunc(names, in.Is) {
-		found = append(found, Finding{Problem, "capture.interfaces", fmt.Sprintf("%s comes in by %s, which is not among them: its knocks are not seen", h.from, in.Name), fmt.Sprintf("add %q", in.Name)})
+		found = append(found, Finding{Problem, "capture.interfaces", fmt.Sprintf("%s comes in by %s, which is not among them: its knocks are not seen", h.from, in.Name), fmt.Sprintf("# add %q", in.Name)})
 	}
 	for _, k := range c.KnockPorts {
 		port := single(spa.UDP, k.Port)
@@ -129,7 +129,7 @@ func (h *host) blockedFrom(o survey.Outcome) Finding {
 	case survey.Drops:
 		return Finding{Severity: Problem, Text: "drops new connections to %s from " + h.from.String() + ": the guard cannot open what another table drops"}
 	case survey.Perhaps:
-		return Finding{Severity: Odd, Text: "may drop new connections to %s from " + h.from.String() + ": a condition in it cannot be judged from here"}
+		return Finding{Severity: Notice, Text: "may drop new connections to %s from " + h.from.String() + ": a condition in it cannot be judged from here"}
 	}
 	return Finding{}
 }

@@ -32,25 +32,25 @@ func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
 // checkUnseen says what was not looked at: silence must not be taken for a clean bill.
 func checkUnseen(h *host) []Finding {
 	var found []Finding
-	advice := "run check as root, in the gateway's own network namespace"
+	advice := "# run check as root, in the gateway's own network namespace"
 	if h.uid == 0 {
-		advice = "run check in the gateway's own network namespace; if it does, look there by hand"
+		advice = "# run check in the gateway's own network namespace; if you did, look by hand"
 	}
 	for _, u := range h.unseen {
-		found = append(found, Finding{Odd, "not looked at", u.what + ": " + u.why, advice})
+		found = append(found, Finding{Notice, "not looked at", u.what + ": " + u.why, advice})
 	}
 	return found
 }
 
 func checkClock(c *config.Config, h *host) []Finding {
-	const advice = "timedatectl set-ntp true, or chrony"
+	const advice = "timedatectl set-ntp true"
 	switch {
 	case !h.clock.known:
 		return nil
 	case !h.clock.synced:
-		return []Finding{{Odd, "clock", fmt.Sprintf("nothing keeps this host's clock: once it is %v off, nobody can knock", c.Window), advice}}
+		return []Finding{{Notice, "clock", fmt.Sprintf("nothing keeps this host's clock: once it is %v off, nobody can knock", c.Window), advice}}
 	case h.clock.within > c.Window/2:
-		return []Finding{{Odd, "clock", fmt.Sprintf("this host's clock may be %v off, of the %v that a knock may be", h.clock.within, c.Window), advice}}
+		return []Finding{{Notice, "clock", fmt.Sprintf("this host's clock may be %v off, of the %v that a knock may be", h.clock.within, c.Window), advice}}
 	}
 	return nil
 }
@@ -61,8 +61,8 @@ func checkConntrack(_ *config.Config, h *host) []Finding {
 	if limit == 0 || 100*n < limit*much {
 		return nil
 	}
-	return []Finding{{Odd, "nf_conntrack_max", fmt.Sprintf("%d of %d connections are tracked: when the table is full, new ones are dropped, granted ones too", n, limit),
-		fmt.Sprintf("sysctl net.netfilter.nf_conntrack_max=%d, and find out what fills it: conntrack -S", 4*limit)}}
+	return []Finding{{Notice, "nf_conntrack_max", fmt.Sprintf("%d of %d connections are tracked: when the table is full, new ones are dropped, granted ones too", n, limit),
+		fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d\n# what fills it: conntrack -S", 4*limit)}}
 }
 
 // checkInterfaces looks for names of interfaces that are not there. Rules know an interface by its first
@@ -73,7 +73,7 @@ func checkInterfaces(c *config.Config, h *host) []Finding {
 	}
 	var found []Finding
 	missing := func(key, name, then string) {
-		found = append(found, Finding{Odd, key, fmt.Sprintf("there is no interface %s now: %s", name, then), "ip link shows those that there are"})
+		found = append(found, Finding{Notice, key, fmt.Sprintf("there is no interface %s now: %s", name, then), "ip link\n# shows those that exist"})
 	}
 	for _, name := range c.Capture.Interfaces {
 		if _, ok := h.link(name); !ok {
@@ -87,7 +87,7 @@ func checkInterfaces(c *config.Config, h *host) []Finding {
 			missing("firewall.trusted_interfaces", name, "whatever bears that name later is trusted")
 		case l.Name != name:
 			found = append(found, Finding{Problem, "firewall.trusted_interfaces", fmt.Sprintf("%s is an alternative name of %s, and firewall rules do not know those: nothing is trusted by it", name, l.Name),
-				fmt.Sprintf("write %q in the place of %q", l.Name, name)})
+				fmt.Sprintf("# write %q in the place of %q", l.Name, name)})
 		}
 	}
 	return found
@@ -113,14 +113,14 @@ func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
 	addrs := []netip.Addr{addr}
 	if err != nil {
 		if addrs, err = h.resolve(ctx, name); err != nil {
-			return []Finding{{Odd, "address", fmt.Sprintf("%s cannot be looked up from here: %v", name, err), "clients have to be able to"}}
+			return []Finding{{Notice, "address", fmt.Sprintf("%s cannot be looked up from here: %v", name, err), "# check that clients can"}}
 		}
 		said = fmt.Sprintf("%s is %v, none of this host's addresses", name, addrs)
 	}
 	if slices.ContainsFunc(addrs, h.has) {
 		return nil
 	}
-	return []Finding{{Odd, "address", said, "nothing, if a router leads that address here; otherwise clients knock elsewhere"}}
+	return []Finding{{Notice, "address", said, "# fine if a router leads that address here; otherwise clients knock elsewhere"}}
 }
 
 // checkAddressPort looks whether clients are sent to a port where knocks are heard.
@@ -129,8 +129,8 @@ func checkAddressPort(c *config.Config) []Finding {
 	if err != nil || port == 0 || isKnockPort(c, port) {
 		return nil
 	}
-	return []Finding{{Odd, "address", fmt.Sprintf("clients knock on udp/%d, and knock_ports does not have it", port),
-		"nothing, if a router leads that port to one of knock_ports; otherwise they knock in vain"}}
+	return []Finding{{Notice, "address", fmt.Sprintf("clients knock on udp/%d, and knock_ports does not have it", port),
+		"# fine if a router leads that port to one of knock_ports; otherwise their knocks are lost"}}
 }
 
 // checkAccount looks for the user that the server becomes.
@@ -138,7 +138,7 @@ func checkAccount(c *config.Config, h *host) []Finding {
 	if _, _, ok := h.accounts(SystemUser); ok {
 		return nil
 	}
-	return []Finding{{Odd, "user " + SystemUser, fmt.Sprintf("there is none: the server that root starts becomes the user %d, which has no name", sandbox.Unnamed),
+	return []Finding{{Notice, "user " + SystemUser, fmt.Sprintf("there is none: the server that root starts becomes the user %d, which has no name", sandbox.Unnamed),
 		makeUser + " && " + handOver(SystemUser, c.Dir)}}
 }
 
@@ -146,8 +146,8 @@ func checkAccount(c *config.Config, h *host) []Finding {
 func checkSandbox(_ *config.Config, h *host) []Finding {
 	var found []Finding
 	for _, text := range h.lacks {
-		found = append(found, Finding{Weak, "sandbox", text + ": a server that is taken over can do more",
-			"a kernel with CONFIG_SECURITY_LANDLOCK (Linux 5.13, and landlock in /sys/kernel/security/lsm) and CONFIG_SECCOMP_FILTER; in a container, what its runtime forbids"})
+		found = append(found, Finding{Warning, "sandbox", text + ": a server that is taken over can do more",
+			"# it needs a kernel with CONFIG_SECURITY_LANDLOCK (Linux 5.13, and landlock in /sys/kernel/security/lsm) and CONFIG_SECCOMP_FILTER; in a container, what its runtime forbids"})
 	}
 	return found
 }
@@ -155,7 +155,7 @@ func checkSandbox(_ *config.Config, h *host) []Finding {
 // checkGuard looks whether the guard is where it should be.
 func checkGuard(c *config.Config, h *host) []Finding {
 	if h.rules != nil && c.Firewall.Backend == "dry-run" && h.guarded() {
-		return []Finding{{Problem, "guard", "one from before stands, and a dry run lets nobody through it", "spa-server teardown, then start the server again"}}
+		return []Finding{{Problem, "guard", "one from before stands, and a dry run lets nobody through it", "spa-server teardown && systemctl restart spa-server.service"}}
 	}
 	if h.rules == nil || c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || len(c.Services) == 0 {
 		return nil
@@ -167,7 +167,7 @@ func checkGuard(c *config.Config, h *host) []Finding {
 	case h.running && !stands:
 		return []Finding{{Problem, "guard", open + ", and the server that runs cannot put it back: journalctl -u spa-server says why", "systemctl restart spa-server.service"}}
 	case !stands && errors.Is(never, ErrNeverGood):
-		return []Finding{{Weak, "guard", "not loaded yet: the ports are as open as this host's own firewall leaves them", "spa-server run --confirm 5m"}}
+		return []Finding{{Warning, "guard", "not loaded yet: the ports are as open as this host's own firewall leaves them", "spa-server run --confirm 5m"}}
 	case !stands:
 		return []Finding{{Problem, "guard", open + ", and no server runs", "systemctl restart spa-guard.service spa-server.service"}}
 	case !h.running:

@@ -31,13 +31,13 @@ func checkLoaded(ctx context.Context, c *config.Config, h *host, gates keys.Gate
 	var found []Finding
 	now := loaded(c.Text(), spa.GatesOf(gates))
 	if !mistaken && status.Loaded.Settings != now.Settings {
-		found = append(found, Finding{Weak, config.FileName, "it has changed since the running server read it, and has no effect yet", "spa-server reload"})
+		found = append(found, Finding{Warning, config.FileName, "it has changed since the running server read it, and has no effect yet", "spa-server reload"})
 	}
 	if !gates.Current.IsZero() && !slices.Equal(status.Loaded.Gates, now.Gates) {
-		found = append(found, Finding{Weak, config.GateFile, "it has changed since the running server read it: tokens made from now on do not work yet", "spa-server reload"})
+		found = append(found, Finding{Warning, config.GateFile, "it has changed since the running server read it: tokens made from now on do not work yet", "spa-server reload"})
 	}
 	if h.version != "" && status.Version != h.version {
-		found = append(found, Finding{Weak, "spa-server", "version " + status.Version + " runs, and " + h.version + " is installed", "systemctl restart spa-server.service"})
+		found = append(found, Finding{Warning, "spa-server", "version " + status.Version + " runs, and " + h.version + " is installed", "systemctl restart spa-server.service"})
 	}
 	return found
 }

@@ -23,7 +23,7 @@ func checkOwners(c *config.Config, h *host) []Finding {
 		if err != nil || h.trusts(owner) {
 			continue // that it is not there is said where it is read
 		}
-		found = append(found, Finding{Weak, path, fmt.Sprintf("it belongs to the user %d, who is neither root nor the server's: he decides what is guarded, and who gets in", owner),
+		found = append(found, Finding{Warning, path, fmt.Sprintf("it belongs to the user %d, who is neither root nor the server's: he decides what is guarded, and who gets in", owner),
 			"chown root " + keys.ShellWord(path)})
 	}
 	return append(found, checkLegible(clients, h)...)

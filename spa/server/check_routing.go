@@ -42,7 +42,7 @@ func checkBridges(c *config.Config, h *host) []Finding {
 				continue
 			}
 			said[key] = true
-			found = append(found, Finding{Weak, "service." + s.Name + ".addresses", fmt.Sprintf("%s is behind the bridge %s, and %s the guard: from another port of the bridge it is reached without a knock", to, bridge.Name, text),
+			found = append(found, Finding{Warning, "service." + s.Name + ".addresses", fmt.Sprintf("%s is behind the bridge %s, and %s the guard: from another port of the bridge it is reached without a knock", to, bridge.Name, text),
 				h.bridging.command(set)})
 		}
 	}
@@ -69,7 +69,7 @@ func (b bridging) command(sysctl string) string {
 	if !b.loaded {
 		set = "modprobe br_netfilter && " + set
 	}
-	return set + ", and the same in a file of /etc/sysctl.d"
+	return set + "\n# and the same in a file of /etc/sysctl.d"
 }
 
 // shortestSilence is how long a session may say nothing on a host whose connection tracking is set as usual
@@ -85,8 +85,8 @@ func checkForgets(c *config.Config, h *host) []Finding {
 	if after == 0 || after >= shortestSilence || c.Firewall.Backend == "dry-run" || !slices.ContainsFunc(c.Services, keeps) {
 		return nil
 	}
-	return []Finding{{Odd, "nf_conntrack_tcp_timeout_established", fmt.Sprintf("%v: a session that is silent for longer is forgotten, and hangs once its grant is over, until its client knocks again", after),
-		"sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000, and the same in a file of /etc/sysctl.d"}}
+	return []Finding{{Notice, "nf_conntrack_tcp_timeout_established", fmt.Sprintf("%v: a session that is silent for longer is forgotten, and hangs once its grant is over, until its client knocks again", after),
+		"sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000\n# and the same in a file of /etc/sysctl.d"}}
 }
 
 // checkMarks looks for rules of the routing that ask for a packet mark which the guard spoils: it sets a bit
@@ -107,9 +107,9 @@ func checkMarks(c *config.Config, h *host) []Finding {
 		}
 		ip := map[bool]string{true: "ip", false: "ip -6"}[m.V4]
 		was, will := fwmark(m.Value, m.Mask), fwmark(m.Value, m.Mask&^mark)
-		advice := fmt.Sprintf("%s rule add priority %d fwmark %s lookup %d && %[1]s rule del priority %[2]d fwmark %[5]s, and the same where your rules are kept", ip, m.Priority, will, m.Table, was)
+		advice := fmt.Sprintf("%s rule add priority %d fwmark %s lookup %d && %[1]s rule del priority %[2]d fwmark %[5]s\n# and the same where your rules are kept", ip, m.Priority, will, m.Table, was)
 		if m.More {
-			advice = fmt.Sprintf("in the rule of priority %d write fwmark %s", m.Priority, will)
+			advice = fmt.Sprintf("# in the rule of priority %d write fwmark %s", m.Priority, will)
 		}
 		found = append(found, Finding{Problem, ip + " rule fwmark " + was, fmt.Sprintf("%s copies the connection mark to packets, and the guard has set the bit %#x in that: this rule does not hold for the sessions that it lets in, and their answers leave by another interface", at, mark), advice})
 	}

@@ -3,7 +3,6 @@ package server
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"sallyport/firewall/survey"
 	"sallyport/spa"
@@ -62,10 +61,10 @@ func checkClosed(c *config.Config, h *host) []Finding {
 func hides(closed string, answers, icmp bool) []Finding {
 	switch {
 	case answers && closed == "drop":
-		return []Finding{{Odd, "firewall.closed", "the closed ports of this host answer, and guarded ones are silent: a scanner sees which are guarded",
-			`closed = "reject", or a firewall of the host that drops what is not allowed`}}
+		return []Finding{{Notice, "firewall.closed", "the closed ports of this host answer, and guarded ones are silent: a scanner sees which are guarded",
+			`# set closed = "reject", or have a firewall that drops what is not allowed`}}
 	case !answers && !icmp && closed == "reject":
-		return []Finding{{Odd, "firewall.closed", "the closed ports of this host are silent, and guarded ones answer: a scanner sees which are guarded", `closed = "drop"`}}
+		return []Finding{{Notice, "firewall.closed", "the closed ports of this host are silent, and guarded ones answer: a scanner sees which are guarded", `# set closed = "drop"`}}
 	}
 	return nil
 }
@@ -88,8 +87,8 @@ func checkKnockSeen(c *config.Config, h *host) []Finding {
 			}
 		}
 		if len(commands) > 0 {
-			found = append(found, Finding{Weak, "knock_ports", fmt.Sprintf("the host's firewall lets udp/%d through and drops other ports: a scanner sees that it is special, and knocks need no rule", k.Port),
-				strings.Join(commands, "; ")})
+			found = append(found, Finding{Warning, "knock_ports", fmt.Sprintf("the host's firewall lets udp/%d through and drops other ports: a scanner sees that it is special, and knocks need no rule", k.Port),
+				pasteLines(commands...)})
 		}
 	}
 	return found

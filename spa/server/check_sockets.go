@@ -17,12 +17,12 @@ func checkKnockPorts(c *config.Config, h *host) []Finding {
 	for _, k := range c.KnockPorts {
 		served := h.listensForOthers(spa.UDP, k.Port)
 		if !k.Shared && len(served) > 0 {
-			found = append(found, Finding{Weak, "knock_ports", fmt.Sprintf("%s on this host serves udp/%d too: connection tracking is kept from seeing what comes and goes there, and what answers shows the port", by(served), k.Port),
-				fmt.Sprintf("another port, or { port = %d, shared = true }", k.Port)})
+			found = append(found, Finding{Warning, "knock_ports", fmt.Sprintf("%s on this host serves udp/%d too: connection tracking is kept from seeing what comes and goes there, and what answers shows the port", by(served), k.Port),
+				fmt.Sprintf("# take another port, or write { port = %d, shared = true }", k.Port)})
 		}
 		if k.Shared && len(served) == 0 {
-			found = append(found, Finding{Odd, "knock_ports", fmt.Sprintf("udp/%d is said to be shared, and nothing on this host serves it: connection tracking holds an entry for each knock, and nobody needs it", k.Port),
-				fmt.Sprintf("%d in place of { port = %[1]d, shared = true }", k.Port)})
+			found = append(found, Finding{Notice, "knock_ports", fmt.Sprintf("udp/%d is said to be shared, and nothing on this host serves it: connection tracking holds an entry for each knock, and nobody needs it", k.Port),
+				fmt.Sprintf("# write %d in place of { port = %[1]d, shared = true }", k.Port)})
 		}
 	}
 	return found
@@ -50,7 +50,7 @@ func checkServed(c *config.Config, h *host) []Finding {
 	var found []Finding
 	for _, s := range c.Services {
 		if expected(s) && !h.served(c, s) {
-			found = append(found, Finding{Odd, "service." + s.Name, fmt.Sprintf("nothing on this host listens on %s, but for itself", portList(s.Ports)), "start what serves it, on an address that clients reach, or take the service out"})
+			found = append(found, Finding{Notice, "service." + s.Name, fmt.Sprintf("nothing on this host listens on %s, but for itself", portList(s.Ports)), "# start what serves it, on an address that clients reach, or take the service out"})
 		}
 	}
 	return found
@@ -76,8 +76,8 @@ func checkShutHere(c *config.Config, h *host) []Finding {
 			}
 		}
 		if len(shut) > 0 {
-			found = append(found, Finding{Odd, "service." + s.Name, fmt.Sprintf("it has addresses of its own, and %s listens on %s of this host: there the guard shuts the port to everyone", by(shut), portList(one.ports)),
-				fmt.Sprintf("nothing, if nobody is to use it here; otherwise another service with ports = [%s] and no addresses", quoted(one.ports))})
+			found = append(found, Finding{Notice, "service." + s.Name, fmt.Sprintf("it has addresses of its own, and %s listens on %s of this host: there the guard shuts the port to everyone", by(shut), portList(one.ports)),
+				fmt.Sprintf("# if it should be used here too, add another service with ports = [%s] and no addresses", quoted(one.ports))})
 		}
 	}
 	return found

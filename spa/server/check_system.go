@@ -35,12 +35,12 @@ func checkBoot(c *config.Config, h *host) []Finding {
 		return nil
 	}
 	if !h.enabled("spa-server.service") {
-		return []Finding{{Weak, "spa-server.service", "it is not enabled: after a reboot nobody can knock", "systemctl enable spa-server.service spa-guard.service"}}
+		return []Finding{{Warning, "spa-server.service", "it is not enabled: after a reboot nobody can knock", "systemctl enable spa-server.service spa-guard.service"}}
 	}
 	if c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || h.enabled("spa-guard.service") {
 		return nil
 	}
-	return []Finding{{Weak, "spa-guard.service", "it is not enabled: after a reboot the ports are open until the server has started", "systemctl enable spa-guard.service"}}
+	return []Finding{{Warning, "spa-guard.service", "it is not enabled: after a reboot the ports are open until the server has started", "systemctl enable spa-guard.service"}}
 }
 
 // A flusher empties rule sets when it is started, stopped or reloaded.
@@ -86,29 +86,29 @@ func checkFlush(c *config.Config, h *host) []Finding {
 	included := h.includes("etc/nftables.conf", "table inet spa", 0) || h.includes("etc/sysconfig/nftables.conf", "table inet spa", 0)
 	iptables := c.Firewall.Backend == "iptables" || h.rules != nil && h.byIPTables()
 	if c.Firewall.Persist == "file" && !iptables && !included {
-		found = append(found, Finding{Weak, "firewall.persist", `"file", and /etc/nftables.conf has no table inet spa: whatever empties the rule set while the server is dead opens the ports`,
-			`spa-server guard --print > /etc/spa/guard.nft, and in /etc/nftables.conf: include "/etc/spa/guard.nft"; or persist = "owner"`})
+		found = append(found, Finding{Warning, "firewall.persist", `"file", and /etc/nftables.conf has no table inet spa: whatever empties the rule set while the server is dead opens the ports`,
+			"spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include \"/etc/spa/guard.nft\"; or persist = \"owner\""})
 	}
 	if c.Firewall.Persist != "file" && !iptables && included {
-		found = append(found, Finding{Problem, "firewall.persist", `"owner", and /etc/nftables.conf loads the table inet spa too: the kernel refuses that, and with it the whole reload`, `persist = "file", or take the table out of /etc/nftables.conf`})
+		found = append(found, Finding{Problem, "firewall.persist", `"owner", and /etc/nftables.conf loads the table inet spa too: the kernel refuses that, and with it the whole reload`, `# set persist = "file", or take the table out of /etc/nftables.conf`})
 	}
 	if c.Firewall.Persist != "file" && !iptables && !included && h.uid == 0 && h.rules != nil && !h.persists {
-		return append(found, Finding{Weak, "firewall.persist", `"owner", which this kernel's tables cannot have (Linux 6.9 and later): another tool's flush of the rule set opens the ports until a running server has put the guard back, and with a dead one until it starts`,
-			`spa-server guard --print > /etc/spa/guard.nft, in /etc/nftables.conf: include "/etc/spa/guard.nft", and persist = "file" in server.toml`})
+		return append(found, Finding{Warning, "firewall.persist", `"owner", which this kernel's tables cannot have (Linux 6.9 and later): another tool's flush of the rule set opens the ports until a running server has put the guard back, and with a dead one until it starts`,
+			"spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include \"/etc/spa/guard.nft\"; in server.toml: persist = \"file\""})
 	}
 	units := h.flushing(iptables)
 	if len(units) == 0 || !iptables && (included || h.stays(c)) || len(found) > 0 {
 		return found
 	}
-	return append(found, Finding{Weak, strings.Join(units, ", "), "enabled, and to reload or stop it empties the rule set, the guard with it: a running server puts it back at once, a dead one does not",
+	return append(found, Finding{Warning, strings.Join(units, ", "), "enabled, and to reload or stop it empties the rule set, the guard with it: a running server puts it back at once, a dead one does not",
 		remedy(iptables)})
 }
 
 func remedy(iptables bool) string {
 	if iptables {
-		return "after reloading it: spa-server guard"
+		return "spa-server guard\n# each time after reloading it"
 	}
-	return `persist = "file", and the guard in the file that is loaded: spa-server guard --print`
+	return "spa-server guard --print\n# put that into the file that is loaded, and set persist = \"file\""
 }
 
 // stays reports whether the guard outlives a flush: the kernel lets a table have an owner.

@@ -178,9 +178,9 @@ func blocked(o survey.Outcome) Finding {
 	case o.Verdict == survey.Passes:
 		return Finding{}
 	case o.Verdict == survey.Perhaps:
-		return Finding{Severity: Odd, Text: "may drop new connections to %s: a condition in it cannot be judged from here"}
+		return Finding{Severity: Notice, Text: "may drop new connections to %s: a condition in it cannot be judged from here"}
 	case o.Sources:
-		return Finding{Severity: Odd, Text: "drops new connections to %s, except from certain addresses: whoever is granted from elsewhere does not get in"}
+		return Finding{Severity: Notice, Text: "drops new connections to %s, except from certain addresses: whoever is granted from elsewhere does not get in"}
 	case o.Forwarded.IsValid() && o.Redirected:
 		return Finding{Severity: Problem, Text: "drops what is led from %s to " + o.Forwarded.String() + ": the guard cannot open what another table drops"}
 	case o.Forwarded.IsValid():
@@ -195,8 +195,8 @@ func checkUntracked(c *config.Config, h *host) []Finding {
 		if o.Untracked == survey.Passes {
 			return Finding{}, o.Notrack
 		}
-		return Finding{Severity: Odd, Text: "leaves connections to %s untracked: a session ends when its grant does",
-			Advice: "let connection tracking see these ports"}, o.Notrack
+		return Finding{Severity: Notice, Text: "leaves connections to %s untracked: a session ends when its grant does",
+			Advice: "# let connection tracking see these ports"}, o.Notrack
 	})
 }
 
@@ -276,7 +276,7 @@ func (s *said) finding() Finding {
 			commands = append(commands, command)
 		}
 	}
-	f.Advice = strings.Join(commands, "; ")
+	f.Advice = pasteLines(commands...)
 	return f
 }
 
@@ -307,7 +307,7 @@ func checkAdmit(c *config.Config, h *host, ways []approach) []Finding {
 	found := collect(h.destinations(c), h, func(o survey.Outcome) (Finding, survey.Place) { return open(c, o), survey.Place{} })
 	for i := range found {
 		found[i].Subject = "firewall.mode"
-		found[i].Advice = fmt.Sprintf("let the table %s %s drop it but for the members of the set", c.Firewall.Admit.Family, c.Firewall.Admit.Table)
+		found[i].Advice = fmt.Sprintf("# let the table %s %s drop it, except for the members of the set", c.Firewall.Admit.Family, c.Firewall.Admit.Table)
 	}
 	for _, family := range []struct {
 		is4  bool
@@ -327,7 +327,7 @@ func open(c *config.Config, o survey.Outcome) Finding {
 	case survey.Passes:
 		return Finding{Severity: Problem, Text: "%s is open to strangers: with mode = \"admit\" nothing but the table " + c.Firewall.Admit.Table + " keeps it shut, and that does not"}
 	case survey.Perhaps:
-		return Finding{Severity: Odd, Text: "%s may be open to strangers: a rule of another table cannot be judged from here: " + o.At.String()}
+		return Finding{Severity: Notice, Text: "%s may be open to strangers: a rule of another table cannot be judged from here: " + o.At.String()}
 	}
 	return Finding{}
 }
@@ -347,5 +347,5 @@ func checkAdmitted(c *config.Config, h *host, ways []approach, is4 bool, family,
 	}
 	addr := map[bool]string{true: "ip", false: "ip6"}[is4]
 	return []Finding{{Problem, "firewall.admit", fmt.Sprintf("over %s no rule lets the members of the set %s in to %s: %s drops them too", family, name, portList(s.ports), s.at),
-		fmt.Sprintf("a rule in the chain that drops: %s saddr . meta l4proto . th dport @%s accept", addr, name)}}
+		fmt.Sprintf("# add a rule to the chain that drops: %s saddr . meta l4proto . th dport @%s accept", addr, name)}}
 }

@@ -3,7 +3,9 @@ package server
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,22 +55,22 @@ func TestCheck(t *testing.T) {
 		says   []string
 	}{
 		{name: "nothing", client: strict},
-		{name: "source not required", want: Weak, says: []string{"require_source", "alice"}},
-		{name: "long window", config: func(c *config.Config) { c.Window = 5 * time.Minute }, client: strict, want: Weak, says: []string{"window", "5m"}},
+		{name: "source not required", want: Warning, says: []string{"require_source", "alice"}},
+		{name: "long window", config: func(c *config.Config) { c.Window = 5 * time.Minute }, client: strict, want: Warning, says: []string{"window", "5m"}},
 		{name: "a copy of another gateway", client: strict, spoil: func(t *testing.T, dir string) {
 			path := filepath.Join(dir, config.JournalFile)
 			if err := errors.Join(os.Remove(path), replay.Create(path, replay.Config{Window: time.Minute, MachineID: "other"}, now)); err != nil {
 				t.Fatal(err)
 			}
-		}, want: Weak, says: []string{"journal", "came from another machine", "opens the other", "stop one of the two"}},
-		{name: "handed packets", config: func(c *config.Config) { c.Firewall.TPROXY = true }, client: strict, want: Weak, says: []string{"firewall.tproxy", "bypass the guard"}},
-		{name: "trusted interface", config: func(c *config.Config) { c.Firewall.TrustedInterfaces = []string{"lan0"} }, client: strict, want: Weak, says: []string{"trusted_interfaces", "lan0"}},
-		{name: "dry run", config: func(c *config.Config) { c.Firewall.Backend = "dry-run" }, client: strict, want: Weak, says: []string{"dry-run"}},
+		}, want: Warning, says: []string{"journal", "came from another machine", "opens the other", "stop one of the two"}},
+		{name: "handed packets", config: func(c *config.Config) { c.Firewall.TPROXY = true }, client: strict, want: Warning, says: []string{"firewall.tproxy", "bypass the guard"}},
+		{name: "trusted interface", config: func(c *config.Config) { c.Firewall.TrustedInterfaces = []string{"lan0"} }, client: strict, want: Warning, says: []string{"trusted_interfaces", "lan0"}},
+		{name: "dry run", config: func(c *config.Config) { c.Firewall.Backend = "dry-run" }, client: strict, want: Warning, says: []string{"dry-run"}},
 		{name: "no service", config: func(c *config.Config) { c.Services = nil }, client: keys.Client{RequireSource: true, Allow: []string{"ssh"}}, want: Problem, says: []string{"allow", "ssh"}},
-		{name: "expired", client: keys.Client{RequireSource: true, Expires: now}, want: Odd, says: []string{"alice", "expired"}},
+		{name: "expired", client: keys.Client{RequireSource: true, Expires: now}, want: Notice, says: []string{"alice", "expired"}},
 		{name: "unknown service", client: keys.Client{RequireSource: true, Allow: []string{"imap"}}, want: Problem, says: []string{"alice", "imap"}},
-		{name: "no client", client: strict, spoil: remove("clients/alice.toml"), want: Odd, says: []string{"nobody can knock"}},
-		{name: "no journal", client: strict, spoil: remove("journal"), want: Odd, says: []string{"journal"}},
+		{name: "no client", client: strict, spoil: remove("clients/alice.toml"), want: Notice, says: []string{"nobody can knock"}},
+		{name: "no journal", client: strict, spoil: remove("journal"), want: Notice, says: []string{"journal"}},
 		{name: "no gate key", client: strict, spoil: remove("gate.key"), want: Problem, says: []string{"gate.key"}},
 		{name: "no configuration", client: strict, spoil: remove("server.toml"), want: Problem, says: []string{"server.toml"}},
 	}
@@ -79,6 +81,7 @@ func TestCheck(t *testing.T) {
 				test.spoil(t, c.Dir)
 			}
 			found := check(t.Context(), c.Dir, now, quietHost())
+			pasteable(t, found)
 			if test.want == "" {
 				if len(found) != 0 {
 					t.Errorf("got %v, want nothing", found)
@@ -97,6 +100,26 @@ func remove(file string) func(*testing.T, string) {
 		t.Helper()
 		if err := os.Remove(filepath.Join(dir, file)); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// pasteable checks that below each finding stand commands, one on a line, and words as comments.
+func pasteable(t *testing.T, found []Finding) {
+	t.Helper()
+	programs := []string{"chgrp", "chmod", "chown", "docker", "fail2ban-client", "firewall-cmd", "ip", "ip6tables", "iptables", "mkdir", "install", "modprobe", "mv", "nft",
+		"shred", "spa-keygen", "spa-server", "sysctl", "systemctl", "timedatectl", "ufw", "useradd"}
+	for _, f := range found {
+		if f.Advice == "" {
+			t.Errorf("%q: %q has no advice", f.Subject, f.Text)
+		}
+		if out, err := exec.Command("sh", "-n", "-c", f.Advice).CombinedOutput(); err != nil {
+			t.Errorf("%q: %q is no shell command: %s", f.Subject, f.Advice, out)
+		}
+		for line := range strings.SplitSeq(f.Advice, "\n") {
+			if first, _, _ := strings.Cut(line, " "); first != "#" && !slices.Contains(programs, first) {
+				t.Errorf("%q: the line %q is neither a command nor a comment", f.Subject, line)
+			}
 		}
 	}
 }

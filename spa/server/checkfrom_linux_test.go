@@ -63,11 +63,11 @@ func TestCheckFrom(t *testing.T) {
 		{name: "perhaps, by an ipset", from: "192.0.2.7", spoil: func(s *scene) {
 			s.tell("ipset", "create", "blocked", "hash:ip")
 			s.feed("*filter\n-A INPUT -m set --match-set blocked src -j DROP\nCOMMIT\n", "iptables-nft-restore")
-		}, want: Odd, says: []string{"may drop new connections to tcp/22 from 192.0.2.7"}},
+		}, want: Notice, says: []string{"may drop new connections to tcp/22 from 192.0.2.7"}},
 		{name: "perhaps, by an ipset of fail2ban", from: "192.0.2.7", spoil: func(s *scene) {
 			s.tell("ipset", "create", "f2b-sshd", "hash:ip")
 			s.feed("*filter\n-A INPUT -p tcp -m multiport --dports 22 -m set --match-set f2b-sshd src -j REJECT\nCOMMIT\n", "iptables-nft-restore")
-		}, want: Odd, says: []string{"may drop", unban + "192.0.2.7"}},
+		}, want: Notice, says: []string{"may drop", unban + "192.0.2.7"}},
 		{name: "not one of those let in", from: "192.0.2.7", spoil: certain, want: Problem, says: []string{"policy drop", "from 192.0.2.7", "ip saddr 192.0.2.7 tcp dport 22 accept"}},
 		{name: "one of those let in", from: "198.51.100.7", spoil: certain},
 		{name: "everybody is dropped", from: "192.0.2.7", spoil: withRules("table inet filter { chain input { type filter hook input priority 0; policy drop; }\n}"),
@@ -76,7 +76,7 @@ func TestCheckFrom(t *testing.T) {
 			want: Problem, says: []string{"knock_ports", "table netdev t", "from 192.0.2.7 to udp/62201 before a knock can be seen"}},
 		{name: "by an interface that is not listened to", from: "192.0.2.7", config: func(c *config.Config) { c.Capture.Interfaces = []string{"lo"} },
 			want: Problem, says: []string{"capture.interfaces", "comes in by vs", "its knocks are not seen"}},
-		{name: "an address of the host", from: "192.0.2.1", want: Odd, says: []string{"--from", "192.0.2.1 is this host's own"}},
+		{name: "an address of the host", from: "192.0.2.1", want: Notice, says: []string{"--from", "192.0.2.1 is this host's own"}},
 		{name: "no way to it", from: "2001:db8:99::1", want: Problem, says: []string{"--from", "by which interface 2001:db8:99::1 comes in is not known", "ip route get 2001:db8:99::1"}},
 		{name: "admitted", from: "192.0.2.7", config: admitting, spoil: withRules(admitTable(admits4 + admits6))},
 		{name: "admitted, and banned", from: "192.0.2.7", config: admitting, spoil: withRules(admitTable(admits4+admits6) + fail2banNFT("192.0.2.7")),
@@ -96,6 +96,7 @@ func TestCheckFrom(t *testing.T) {
 			h := s.look()
 			h.from = netip.MustParseAddr(test.from)
 			found := append(checkTables(s.config, h), checkFrom(s.config, h)...)
+			pasteable(t, found)
 			if test.want == "" {
 				if len(found) != 0 {
 					t.Errorf("got %+v, want nothing", found)

@@ -21,11 +21,11 @@ func besideTests() []hostTest {
 		{name: "the same process", config: web, spoil: func(s *scene) {
 			beside(open)(s)
 			s.hold("webd", "0.0.0.0:443", "0.0.0.0:80")
-		}, want: Weak, says: []string{"tcp/80", "webd serves the guarded tcp/443 and listens at [::]:80 too", "strangers reach it", `add "tcp/80" to the ports of service.s443`}},
+		}, want: Warning, says: []string{"tcp/80", "webd serves the guarded tcp/443 and listens at [::]:80 too", "strangers reach it", `add "tcp/80" to the ports of service.s443`}},
 		{name: "the same process over IPv6", config: web, spoil: func(s *scene) {
 			beside(open)(s)
 			s.hold("webd", "0.0.0.0:443", "[2001:db8::1]:80")
-		}, want: Weak, says: []string{"tcp/80", "listens at [2001:db8::1]:80 too"}},
+		}, want: Warning, says: []string{"tcp/80", "listens at [2001:db8::1]:80 too"}},
 		{name: "the same process, behind the firewall", config: web, spoil: func(s *scene) {
 			beside(also("tcp dport 443"))(s)
 			s.hold("webd", "0.0.0.0:443", "0.0.0.0:80")
@@ -51,13 +51,13 @@ func besideTests() []hostTest {
 			beside(open)(s)
 			unit(s, "web.socket", "[Socket]\nListenStream=443\nListenStream=[::]:80\n")
 			s.hold("systemd", "0.0.0.0:443", "0.0.0.0:80")
-		}, want: Weak, says: []string{"tcp/80", "serves the guarded tcp/443"}},
+		}, want: Warning, says: []string{"tcp/80", "serves the guarded tcp/443"}},
 		{name: "two units of one service", config: web, spoil: func(s *scene) {
 			beside(open)(s)
 			unit(s, "web.socket", "[Socket]\nListenStream=443\n")
 			s.file("usr/lib/systemd/system/plain.socket", "[Socket]\nListenStream=80\nService=web.service\n")
 			s.hold("systemd", "0.0.0.0:443", "0.0.0.0:80")
-		}, want: Weak, says: []string{"tcp/80", "serves the guarded tcp/443"}},
+		}, want: Warning, says: []string{"tcp/80", "serves the guarded tcp/443"}},
 		{name: "two units of two services", config: web, spoil: func(s *scene) {
 			beside(open)(s)
 			unit(s, "web.socket", "[Socket]\nListenStream=443\n")
@@ -75,7 +75,7 @@ func besideTests() []hostTest {
 			unit(s, "rescue.socket", "[Socket]\nListenStream=2222\nAccept=yes\n")
 			s.file("usr/lib/systemd/system/rescue@.service", "[Service]\nExecStart=-/usr/sbin/sshd -i\n")
 			s.hold("systemd", "0.0.0.0:2222")
-		}, want: Weak, says: []string{"tcp/2222", "by way of systemd's rescue.socket"}},
+		}, want: Warning, says: []string{"tcp/2222", "by way of systemd's rescue.socket"}},
 		{name: "a UDP port of the same process", spoil: func(s *scene) {
 			beside(also("udp dport 5000"))(s)
 			s.listenUDP("0.0.0.0:5000") // by this process, as tcp/22
@@ -98,17 +98,17 @@ func knockTests() []hostTest {
 	}
 	return []hostTest{
 		{name: "knock port let through", spoil: beside(also("udp dport 62201")),
-			want: Weak, says: []string{"knock_ports", "lets udp/62201 through and drops other ports", "nft delete rule inet filter input handle"}},
+			want: Warning, says: []string{"knock_ports", "lets udp/62201 through and drops other ports", "nft delete rule inet filter input handle"}},
 		{name: "knock port let through with others", spoil: beside(also("udp dport { 53, 62201 }")),
-			want: Weak, says: []string{"knock_ports", "take udp/62201 out of table inet filter, chain input, rule handle"}},
+			want: Warning, says: []string{"knock_ports", "take udp/62201 out of table inet filter, chain input, rule handle"}},
 		{name: "knock port let through where others are rejected", spoil: func(s *scene) {
 			withRules("table inet filter { chain input { type filter hook input priority 0; ct state established accept; tcp dport 22 accept; udp dport 62201 accept; meta l4proto udp reject; drop; }\n}")(s)
-		}, want: Weak, says: []string{"knock_ports", "lets udp/62201 through"}},
+		}, want: Warning, says: []string{"knock_ports", "lets udp/62201 through"}},
 		{name: "knock port let through by ufw", spoil: ufw("-A ufw-user-input -p udp --dport 62201 -j ACCEPT\n"),
-			want: Weak, says: []string{"knock_ports", "ufw delete allow 62201/udp"}},
+			want: Warning, says: []string{"knock_ports", "ufw delete allow 62201/udp"}},
 		{name: "knock port let through by firewalld", spoil: func(s *scene) {
 			withRules("table inet firewalld { chain filter_IN_public_allow { tcp dport 22 accept; udp dport 62201 accept; }\nchain filter_IN_public { jump filter_IN_public_allow\nreject with icmpx admin-prohibited\n}\nchain filter_INPUT { type filter hook input priority 10; ct state established accept; iifname lo accept; goto filter_IN_public; }\n}")(s)
-		}, want: Weak, says: []string{"knock_ports", "firewall-cmd --zone=public --remove-port=62201/udp"}},
+		}, want: Warning, says: []string{"knock_ports", "firewall-cmd --zone=public --remove-port=62201/udp"}},
 		{name: "knock port dropped by ufw", spoil: ufw("")},
 		{name: "knock port among a range that passes", spoil: beside(also("udp dport 60000-65000"))},
 		{name: "knock port let through for some", spoil: beside(also("ip saddr 203.0.113.0/24 udp dport 62201"))},
@@ -133,7 +133,7 @@ func addressTests() []hostTest {
 		return beside("table inet f { chain c { type filter hook forward priority 0; policy " + policy + ";\n" + rules + "\n}\n}\n")
 	}
 	return []hostTest{
-		{name: "shut here to everyone", config: at("198.51.100.5"), want: Odd, says: []string{"service.ssh", "listens on tcp/22 of this host: there the guard shuts the port to everyone", `ports = ["tcp/22"]`}},
+		{name: "shut here to everyone", config: at("198.51.100.5"), want: Notice, says: []string{"service.ssh", "listens on tcp/22 of this host: there the guard shuts the port to everyone", `ports = ["tcp/22"]`}},
 		{name: "opened here by another service", config: func(c *config.Config) { at("198.51.100.5")(c); services("tcp/22")(c) }},
 		{name: "at an address of this host", config: at("192.0.2.1")},
 		{name: "at another address of this host", config: func(c *config.Config) {
@@ -142,7 +142,7 @@ func addressTests() []hostTest {
 		}, spoil: func(s *scene) {
 			beside(also("tcp dport 80"))(s)
 			s.hold("web", "192.0.2.1:80")
-		}, want: Odd, says: []string{"service.s80", "web listens on tcp/80 of this host"}},
+		}, want: Notice, says: []string{"service.s80", "web listens on tcp/80 of this host"}},
 		{name: "nothing listens here", config: behind},
 		{name: "listens on loopback only", config: behind, spoil: func(s *scene) { s.hold("web", "127.0.0.1:23") }},
 		{name: "dropped on the way", config: behind, spoil: forwarding("drop", "ip daddr 198.51.100.6 accept"),
@@ -173,16 +173,16 @@ func bridgeTests() []hostTest {
 	}
 	return []hostTest{
 		{name: "not seen", config: behind, spoil: bridged(2, "filter-vlan-tagged"),
-			want: Weak, says: []string{"service.s23.addresses", "198.51.100.5 is behind the bridge br0", "without a knock", "sysctl -w net.bridge.bridge-nf-call-iptables=1"}},
+			want: Warning, says: []string{"service.s23.addresses", "198.51.100.5 is behind the bridge br0", "without a knock", "sysctl -w net.bridge.bridge-nf-call-iptables=1"}},
 		{name: "tagged ones not seen", config: behind, spoil: bridged(2, "call-iptables"),
-			want: Weak, says: []string{"service.s23.addresses", "VLAN or priority tag", "sysctl -w net.bridge.bridge-nf-filter-vlan-tagged=1"}},
+			want: Warning, says: []string{"service.s23.addresses", "VLAN or priority tag", "sysctl -w net.bridge.bridge-nf-filter-vlan-tagged=1"}},
 		{name: "seen", config: behind, spoil: bridged(2, "call-iptables", "filter-vlan-tagged")},
 		{name: "seen, by the bridge's own setting", config: behind, spoil: func(s *scene) {
 			bridged(2, "filter-vlan-tagged")(s)
 			s.tell("ip", "link", "set", "br0", "type", "bridge", "nf_call_iptables", "1")
 		}},
 		{name: "no br_netfilter", config: behind, spoil: bridged(2), pretend: func(h *host) { h.bridging = bridging{} },
-			want: Weak, says: []string{"modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1"}},
+			want: Warning, says: []string{"modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1"}},
 		{name: "a bridge with one port", config: behind, spoil: bridged(1)},
 		{name: "another machine", config: behind, spoil: func(s *scene) {
 			bridged(2)(s)
