@@ -67,7 +67,7 @@ func (g *Grant) check(now time.Time) error {
 		}
 	}
 	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !a.IsValid() || a.IsUnspecified() }) {
-		return errors.New("firewall: a grant to an invalid address")
+		return errors.New("firewall: a grant needs destination addresses")
 	}
 	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return a.Unmap().Is4() != g.Source.Unmap().Is4() }) {
 		return fmt.Errorf("firewall: %v cannot reach all of %v: a grant is for addresses of one family", g.Source, g.To)

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"flag"
@@ -7,29 +7,40 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write testdata/messages.golden anew")
+var update = flag.Bool("update", false, "write testdata/messages-*.golden anew")
 
-// Whatever the client may say to a user stands in one file, so that it is read together and in
-// whole: every text of several words that its packages hold, help texts aside.
-// After a change: go test ./cmd/spa-client -run Messages -update, and read what has changed.
+// TestMessages: whatever the programs may say to a user stands in three files, so that it is read together
+// and in whole: every text of several words that their packages hold, help texts aside.
+// After a change: go test ./cmd/internal/cli -run Messages -update, and read what has changed.
 func TestMessages(t *testing.T) {
+	for program, patterns := range map[string][]string{
+		"spa-client": {"cmd/spa-client/*.go", "cmd/internal/cli/*.go", "cmd/internal/qr/*.go", "spa/client/*.go", "spa/client/doctor/*.go",
+			"spa/receipt.go", "keys/profile*.go", "keys/token*.go", "keys/text.go"},
+		"spa-keygen": {"cmd/spa-keygen/*.go", "keys/*.go"},
+		"spa-server": {"cmd/spa-server/*.go", "spa/server/*.go", "spa/server/control/*.go", "spa/config/*.go", "spa/audit/*.go", "spa/replay/*.go",
+			"spa/policy/*.go", "spa/sandbox/*.go", "spa/capture/*.go", "firewall/*.go", "firewall/survey/*.go"},
+	} {
+		t.Run(program, func(t *testing.T) { testMessages(t, filepath.Join("testdata", "messages-"+program+".golden"), patterns) })
+	}
+}
+
+func testMessages(t *testing.T, golden string, patterns []string) {
 	var all strings.Builder
-	for _, pattern := range []string{"cmd/spa-client/*.go", "cmd/internal/cli/*.go", "cmd/internal/qr/*.go", "spa/client/*.go", "spa/client/doctor/*.go",
-		"spa/receipt.go", "keys/profile*.go", "keys/token*.go", "keys/text.go"} {
+	for _, pattern := range patterns {
 		for _, path := range sources(t, pattern) {
 			if found := messages(t, path); len(found) > 0 {
-				name, _ := filepath.Rel("../..", path)
+				name, _ := filepath.Rel("../../..", path)
 				all.WriteString("== " + filepath.ToSlash(name) + "\n" + strings.Join(found, "\n") + "\n")
 			}
 		}
 	}
-	const golden = "testdata/messages.golden"
 	if *update {
 		if err := os.WriteFile(golden, []byte(all.String()), 0o644); err != nil {
 			t.Fatal(err)
@@ -65,14 +76,17 @@ func checkWords(t *testing.T, message string) {
 	}
 }
 
+// ofRules are files with texts for the kernel and for iptables, not for people.
+var ofRules = regexp.MustCompile(`firewall/(text|iptables_(rules|bare|inward|outward|quoted|links|saved)|helper_programs)[^/]*$`)
+
 // sources are the files of the module that fit a pattern, for all systems, but no tests.
 func sources(t *testing.T, pattern string) []string {
 	t.Helper()
-	paths, err := filepath.Glob(filepath.Join("../..", pattern))
+	paths, err := filepath.Glob(filepath.Join("../../..", pattern))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.DeleteFunc(paths, func(p string) bool { return strings.HasSuffix(p, "_test.go") })
+	return slices.DeleteFunc(paths, func(p string) bool { return strings.HasSuffix(p, "_test.go") || ofRules.MatchString(p) })
 }
 
 // messages are a file's texts of several words, in their order.
