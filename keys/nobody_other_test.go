@@ -5,13 +5,15 @@ package keys
 import (
 	"os"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // asNobody runs f where it may not write everywhere.
 func asNobody(t *testing.T, f func()) {
 	t.Helper()
 	if os.Geteuid() == 0 {
-		t.Skip("this test needs an ordinary user")
+		lab.Skip(t, "needs to be run as an ordinary user")
 	}
 	f()
 }

@@ -2,9 +2,11 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 	"testing"
 
 	"sallyport/spa"
+	"sallyport/spa/lab"
 )
 
 // bridged puts the gateway's addresses on a bridge, with the client behind its port. What comes through
@@ -16,8 +18,14 @@ func (g *gateway) bridged(filtered string) {
 		err = errors.Join(err, g.host.AddAddr("br0", prefix))
 	}
 	for _, name := range []string{"net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"} {
-		if failed := g.host.Sysctl(name, filtered); failed != nil && filtered == "1" {
-			g.t.Skipf("needs the kernel module br_netfilter (modprobe br_netfilter), and to be run as root: %v", failed)
+		failed := g.host.Sysctl(name, filtered)
+		switch {
+		case errors.Is(failed, fs.ErrNotExist) && filtered == "1":
+			lab.KernelLacks(g.t, "br_netfilter (modprobe br_netfilter)")
+		case errors.Is(failed, fs.ErrPermission) && filtered == "1":
+			lab.Skip(g.t, lab.NotRoot)
+		case !errors.Is(failed, fs.ErrNotExist):
+			err = errors.Join(err, failed)
 		}
 	}
 	if err != nil {

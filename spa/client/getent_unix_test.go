@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -101,11 +100,7 @@ func TestGetentIsBounded(t *testing.T) {
 // The system's own getent is understood.
 func TestRealGetent(t *testing.T) {
 	lab.NeedProgram(t, "getent", "apt-get install libc-bin")
-	hosts, err := os.ReadFile("/etc/hosts")
-	if err != nil || !strings.Contains(string(hosts), "localhost") {
-		t.Skip("/etc/hosts does not name localhost")
-	}
-	if got := Getent(t.Context(), "localhost"); !slices.ContainsFunc(got, netip.Addr.IsLoopback) {
+	if got := Getent(t.Context(), "127.0.0.1"); !slices.Equal(got, []netip.Addr{netip.MustParseAddr("127.0.0.1")}) {
 		t.Errorf("got %v", got)
 	}
 }

@@ -161,7 +161,7 @@ func bridgeTests() []hostTest {
 			for _, name := range []string{"call-iptables", "call-ip6tables", "filter-vlan-tagged"} {
 				value := map[bool]string{true: "1", false: "0"}[slices.Contains(sysctls, name)]
 				if failed := s.on.Sysctl("net.bridge.bridge-nf-"+name, value); errors.Is(failed, os.ErrNotExist) {
-					s.t.Skip("needs the kernel module br_netfilter: modprobe br_netfilter")
+					lab.KernelLacks(s.t, "br_netfilter (modprobe br_netfilter)")
 				} else {
 					err = errors.Join(err, failed)
 				}

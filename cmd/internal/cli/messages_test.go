@@ -27,7 +27,9 @@ func TestMessages(t *testing.T) {
 		"spa-server": {"cmd/spa-server/*.go", "spa/server/*.go", "spa/server/control/*.go", "spa/config/*.go", "spa/audit/*.go", "spa/replay/*.go",
 			"spa/policy/*.go", "spa/sandbox/*.go", "spa/capture/*.go", "firewall/*.go", "firewall/survey/*.go"},
 	} {
-		t.Run(program, func(t *testing.T) { testMessages(t, filepath.Join("testdata", "messages-"+program+".golden"), patterns) })
+		t.Run(program, func(t *testing.T) {
+			testMessages(t, filepath.Join("testdata", "messages-"+program+".golden"), patterns)
+		})
 	}
 }
 
