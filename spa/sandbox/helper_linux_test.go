@@ -55,6 +55,8 @@ func help(part string) {
 		for {
 			_ = unix.Pause() // until it is killed; signals of the runtime's own wake it
 		}
+	case "as":
+		r.as(os.Getenv("SANDBOX_USER"))
 	case "require":
 		r.fail(Require())
 	case "drop under a liar":
@@ -74,6 +76,33 @@ func help(part string) {
 		r.die(os.Getenv("SANDBOX_FATAL"))
 	}
 	exitOn(json.NewEncoder(os.Stdout).Encode(r))
+}
+
+// as opens files as root, as the user, and as root again, on many threads, and drops.
+func (r *report) as(user string) {
+	dir := os.Getenv("SANDBOX_DIR")
+	r.Results = make(map[string]string)
+	try := func(when string) {
+		start := make(chan struct{})
+		wait := threads(allThreads, start, func(i int) {
+			results.Lock()
+			defer results.Unlock()
+			for _, name := range []string{"of root", "of the user", "of a group"} {
+				r.Results[when+", "+name+", "+strconv.Itoa(i)] = text(opens(filepath.Join(dir, name)))
+			}
+			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			r.Results[when+", packets, "+strconv.Itoa(i)] = text(err)
+			if err == nil {
+				unix.Close(fd)
+			}
+		})
+		close(start)
+		wait()
+	}
+	try("before")
+	exitOn(As(user, func() error { try("meanwhile"); return nil }))
+	try("after")
+	r.fail(r.drop())
 }
 
 func exitOn(err error) {

@@ -81,6 +81,11 @@ func Lacks() []string { return lacks() }
 // made for them.
 func Becomes(user string) (uid, gid int, err error) { return becomes(user) }
 
+// As calls do with the files' rights of the user that Drop will leave the process with: its effective user and
+// group, no other groups and no capability, on all threads. A process that cannot change, or that Drop leaves
+// who it is, calls do as it is. Nothing else that needs root's rights may run meanwhile.
+func As(user string, do func() error) error { return as(user, do) }
+
 // Require returns an error that names what the server needs and the process lacks of
 // CAP_NET_ADMIN and CAP_NET_RAW, and says how to give it. It is to be called before anything is opened.
 func Require() error { return require() }

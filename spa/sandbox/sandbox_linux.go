@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -43,16 +44,32 @@ func drop(name string, files Files) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
-	return dropTo(who, part{kept: setOf(cap.NET_ADMIN), calls: forDaemon(), forbidden: neverOf(false)}, files)
+	p := part{kept: setOf(cap.NET_ADMIN), calls: forDaemon(), forbidden: neverOf(false)}
+	rules, err := newRuleset(files, p.programs)
+	if errors.Is(err, fs.ErrPermission) { // root without the right to search everybody's directories
+		err = as(name, func() (err error) { rules, err = newRuleset(files, p.programs); return err })
+	}
+	if err != nil {
+		return State{}, err
+	}
+	return dropTo(who, p, rules)
 }
 
 func dropForPrograms(files Files) (State, error) {
 	kept := setOf(cap.NET_ADMIN, cap.NET_RAW)
-	return dropTo(whoItIs(), part{kept: kept, programs: true, calls: forPrograms(), forbidden: neverOf(true)}, files)
+	rules, err := newRuleset(files, true)
+	if err != nil {
+		return State{}, err
+	}
+	return dropTo(whoItIs(), part{kept: kept, programs: true, calls: forPrograms(), forbidden: neverOf(true)}, rules)
 }
 
 func dropAll() (State, error) {
-	return dropTo(whoItIs(), part{calls: forKeeper(), forbidden: neverOf(false)}, Files{})
+	rules, err := newRuleset(Files{}, false)
+	if err != nil {
+		return State{}, err
+	}
+	return dropTo(whoItIs(), part{calls: forKeeper(), forbidden: neverOf(false)}, rules)
 }
 
 // whoItIs is the user of this process.
@@ -60,17 +77,14 @@ func whoItIs() identity {
 	return identity{name: strconv.Itoa(os.Getuid()), uid: os.Getuid(), gid: os.Getgid()}
 }
 
-// dropTo leaves the part of a process and nothing else, and reads back that it is so.
-func dropTo(who identity, p part, files Files) (State, error) {
+// dropTo leaves the part of a process and nothing else, and reads back that it is so. The rules were made
+// while the paths could be reached.
+func dropTo(who identity, p part, rules ruleset) (State, error) {
 	before, err := readTask("/proc/thread-self/status")
 	if err != nil {
 		return State{}, err
 	}
 	missing := lacks()
-	rules, err := newRuleset(files, p.programs) // while the paths can be reached
-	if err != nil {
-		return State{}, err
-	}
 	left, notes, err := giveUp(who, p, before)
 	if err != nil {
 		return State{}, err
