@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 // Log writes events. It is safe for concurrent use.
 type Log struct {
 	path  string       // as it was opened
+	dir   *os.Root     // of the path, for a user that may not go along that later; nil: no lines are recorded
 	lines *slog.Logger // a JSON line for each spent request
 	out   *lossyFile
 	ops   *slog.Logger // what the administrator has to know now
@@ -26,6 +28,7 @@ type Log struct {
 	recent map[tallyKey]int   // refusals that authenticated, since the last summary
 	alarms map[string]string  // client: the latest second address, since the last summary
 	lost   uint64             // audit lines lost, since the last summary
+	total  Lost               // since the start
 
 	// The next summary. There is a timer only while there is something to say: an idle server does
 	// not wake. Old copies can be sent for ever, so while they come the summaries become rarer.
@@ -50,12 +53,15 @@ func Open(path string, ops *slog.Logger) (*Log, error) {
 	if path == "" {
 		return newLog(discard{}, ops), nil
 	}
-	file, err := openFile(path)
+	file, err := openFile(path, os.OpenFile)
 	if err != nil {
 		return nil, fmt.Errorf("audit: opening the log: %w", err)
 	}
 	l := newLog(file, ops)
 	l.path, l.out.torn = path, endsTorn(path)
+	if l.dir, err = os.OpenRoot(filepath.Dir(path)); err != nil {
+		return nil, errors.Join(fmt.Errorf("audit: opening the log's directory: %w", err), file.Close())
+	}
 	return l, nil
 }
 
@@ -77,8 +83,8 @@ func endsTorn(path string) bool {
 
 // openFile opens a file to append to. It waits for nobody, and writes to nothing but files: a full
 // pipe would stop the line.
-func openFile(path string) (*os.File, error) {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|noFollow, 0o640)
+func openFile(path string, open func(path string, flag int, mode os.FileMode) (*os.File, error)) (*os.File, error) {
+	file, err := open(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|noFollow, 0o640)
 	if err != nil {
 		return nil, err
 	}
@@ -133,6 +139,7 @@ func (l *Log) Record(e Event) {
 	record.AddAttrs(e.attrs()...)
 	if err := l.lines.Handler().Handle(context.Background(), record); err != nil {
 		l.lost++
+		l.total = Lost{Lines: l.total.Lines + 1, Last: e.Time, Err: err}
 		l.arm()
 	}
 }
@@ -253,6 +260,20 @@ func few(texts []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(texts[:most], ", "), len(texts)-most)
 }
 
+// Lost is how many lines could not be written, when the last one was lost, and why.
+type Lost struct {
+	Lines uint64
+	Last  time.Time
+	Err   error // nil: none was
+}
+
+// Lost returns what was lost since the log was opened.
+func (l *Log) Lost() Lost {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.total
+}
+
 // Counts returns how many packets ended with each verdict and reason since the start.
 func (l *Log) Counts() map[string]uint64 {
 	l.mu.Lock()
@@ -273,6 +294,9 @@ func (l *Log) Close() error {
 	say := l.gather()
 	l.mu.Unlock()
 	say()
+	if l.dir != nil {
+		l.dir.Close()
+	}
 	return l.out.w.Close()
 }
 

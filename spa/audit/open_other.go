@@ -7,3 +7,5 @@ import "io/fs"
 const noFollow = 0
 
 func links(fs.FileInfo) uint64 { return 1 }
+
+func ofRoot(fs.FileInfo) bool { return false }

@@ -19,3 +19,9 @@ func links(info fs.FileInfo) uint64 {
 	}
 	return uint64(stat.Nlink)
 }
+
+// ofRoot reports whether a file belongs to root.
+func ofRoot(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && stat.Uid == 0
+}

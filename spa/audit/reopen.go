@@ -1,8 +1,11 @@
 package audit
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 )
 
 // Reopen goes on in a new file of the log's name, where whoever rotates logs has moved the one that
@@ -15,10 +18,10 @@ func (l *Log) Reopen() error {
 	if !ok {
 		return nil // no lines are recorded
 	}
-	if same, err := isNamed(old, l.path); same || err != nil {
+	if same, err := l.isNamed(old); same || err != nil {
 		return err
 	}
-	file, err := openFile(l.path)
+	file, err := openFile(filepath.Base(l.path), l.dir.OpenFile)
 	if err != nil {
 		return fmt.Errorf("audit: opening the log anew: %w", err)
 	}
@@ -26,13 +29,56 @@ func (l *Log) Reopen() error {
 	return old.Close()
 }
 
+// Named returns an error where the log goes on in a file that is not at its path any more: it was moved away,
+// and no file that can be written to has come in its place.
+func (l *Log) Named() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	file, ok := l.out.w.(*os.File)
+	if !ok {
+		return nil // no lines are recorded
+	}
+	same, err := l.isNamed(file)
+	if err == nil && !same {
+		err = fmt.Errorf("audit: the log goes on in the file that was moved away from %s", l.path)
+	}
+	return err
+}
+
+// Give hands a file of root's over to the user, so that one that is put in its place by its example can be
+// opened by that user too. It does so only where root alone can have put it there.
+func (l *Log) Give(uid int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	file, ok := l.out.w.(*os.File)
+	if !ok || os.Geteuid() != 0 {
+		return nil
+	}
+	dir, err := os.Lstat(filepath.Dir(l.path))
+	if err != nil || dir.Mode().Perm()&0o022 != 0 || !ofRoot(dir) {
+		return nil
+	}
+	if info, err := file.Stat(); err != nil || !ofRoot(info) {
+		return nil
+	}
+	return file.Chown(uid, -1)
+}
+
+// ErrDirectory is returned where the log's directory is not the one that it was opened in: this process may have
+// no right to another.
+var ErrDirectory = errors.New("the log's directory is another one than when it was opened")
+
 // isNamed reports whether the file is still what the path names.
-func isNamed(file *os.File, path string) (bool, error) {
+func (l *Log) isNamed(file *os.File) (bool, error) {
 	have, err := file.Stat()
 	if err != nil {
 		return false, fmt.Errorf("audit: looking at the log: %w", err)
 	}
-	named, err := os.Lstat(path)
+	here, err := l.dir.Stat(".")
+	if there, notSeen := os.Stat(filepath.Dir(l.path)); err == nil && !errors.Is(notSeen, fs.ErrPermission) && !os.SameFile(here, there) {
+		return false, fmt.Errorf("audit: %s: %w", filepath.Dir(l.path), ErrDirectory)
+	}
+	named, err := l.dir.Lstat(filepath.Base(l.path))
 	if os.IsNotExist(err) {
 		return false, nil
 	}
