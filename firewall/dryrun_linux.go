@@ -35,7 +35,7 @@ func (f *Firewall) endRecorded(now time.Time) error {
 	if _, err := os.Lstat(filepath.Join(f.cfg.State, ledgerName)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	l, err := openLedger(f.cfg.State, f.cfg.bootID, f.cfg.slots)
+	l, err := f.cfg.openLedger()
 	if err != nil {
 		return err
 	}

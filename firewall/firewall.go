@@ -132,6 +132,7 @@ type Config struct {
 	TPROXY  bool     // accept packets that TPROXY rules assign to sockets, even of guarded ports
 	Mark    uint32   // one bit of connection and packet marks that is ours; 0: DefaultMark
 	State   string   // directory of the ledger; not needed for a dry run
+	User    string   // of the system, whose the files of State may be where they are not root's; empty: nobody's
 
 	Mode    Mode
 	Admit   AdmitSets   // where Mode is Admit
@@ -340,7 +341,7 @@ func (f *Firewall) open() error {
 		if f.sessions, err = openSessions(); err != nil {
 			return err
 		}
-		if f.ledger, err = openLedger(f.cfg.State, f.cfg.bootID, f.cfg.slots); err != nil {
+		if f.ledger, err = f.cfg.openLedger(); err != nil {
 			return err
 		}
 		f.ends.alarm, err = openAlarm()

@@ -78,6 +78,7 @@ func serveAsHelper() {
 	if len(os.Args) != 5 || os.Args[0] != helperName || os.Args[1] != helperArg {
 		return
 	}
+	callIt("spa-iptables")
 	if err := serve(); err != nil && !errors.Is(err, io.EOF) {
 		fmt.Fprintln(os.Stderr, helperName+":", err)
 		os.Exit(1)

@@ -12,7 +12,7 @@ import (
 // is found, a packet counted is no change, and a rule is one.
 func TestLegacyTablesAreRead(t *testing.T) {
 	lab.NeedRoot(t)
-	multi := lab.NeedProgram(t, "xtables-legacy-multi", "it comes with iptables")
+	multi := lab.NeedProgram(t, "xtables-legacy-multi", "apt-get install iptables")
 	s := newSite(t, nil)
 	rule := func(program string, args ...string) {
 		t.Helper()

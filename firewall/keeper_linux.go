@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"context"
 	"encoding/gob"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -64,7 +66,9 @@ const (
 type keeper struct {
 	pid    int // 0: it has ended
 	orders *os.File
+	life   *os.File // ends with it
 	holds  bool
+	ended  bool // by us
 	left   sandbox.State
 }
 
@@ -73,10 +77,17 @@ func serveAsKeeper() {
 	if len(os.Args) != 2 || os.Args[0] != keeperName || os.Args[1] != keeperArg {
 		return
 	}
+	callIt(keeperName)
 	if keep() != nil {
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// callIt gives this process the name that ps and systemd show, which is "exe" otherwise, by how it was started.
+// The kernel takes 15 bytes (proc(5), /proc/pid/comm).
+func callIt(name string) {
+	_ = os.WriteFile("/proc/self/comm", []byte(name), 0) // without it nothing but a name is wrong
 }
 
 // keep is what a keeper does. It returns when the table needs it no more.
@@ -94,13 +105,11 @@ func keep() error {
 		return err
 	}
 	ready := os.NewFile(keeperReady, "ready")
-	if err := gob.NewEncoder(ready).Encode(left); err != nil {
-		return err
-	}
-	if err := ready.Close(); err != nil {
+	if err := gob.NewEncoder(ready).Encode(left); err != nil { // it stays open: its end says that this process has ended
 		return err
 	}
 	debug.FreeOSMemory() // what starting needed: it may stay for months
+	defer ready.Close()
 	ended := make(chan error, 2)
 	go func() { ended <- obey(os.NewFile(keeperOrders, "orders")) }()
 	go func() { ended <- awaitRemoval(removal, keeperLock) }()
@@ -127,13 +136,24 @@ func obey(orders *os.File) error {
 	}
 }
 
-// watchRemoval returns what tells of changes to the file.
+// watchRemoval returns what tells of changes to the file. It may be another user's, whose files root has
+// no right to read in a unit.
 func watchRemoval(fd int) (events int, err error) {
 	if events, err = unix.InotifyInit1(unix.IN_CLOEXEC); err != nil {
 		return 0, err
 	}
+	var file unix.Stat_t
+	if err := unix.Fstat(fd, &file); err != nil {
+		return 0, err
+	}
+	runtime.LockOSThread() // whose rights to files are changed
+	defer runtime.UnlockOSThread()
+	before, err := unix.SetfsuidRetUid(int(file.Uid))
+	if err != nil {
+		return 0, err
+	}
 	_, err = unix.InotifyAddWatch(events, "/proc/self/fd/"+strconv.Itoa(fd), unix.IN_ATTRIB)
-	return events, err
+	return events, errors.Join(err, unix.Setfsuid(before))
 }
 
 // awaitRemoval returns when the file is removed: nobody could find the keeper any more, and
@@ -227,7 +247,6 @@ func startKeeper(lock *os.File, socket *netlink.Conn) (*keeper, error) {
 	if err != nil {
 		return nil, errors.Join(err, orders.Close())
 	}
-	defer ready.Close()
 	p, err := os.StartProcess("/proc/self/exe", []string{keeperName, keeperArg}, &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"GOMAXPROCS=1"},
@@ -236,9 +255,9 @@ func startKeeper(lock *os.File, socket *netlink.Conn) (*keeper, error) {
 	})
 	readyEnd.Close()
 	if err != nil {
-		return nil, errors.Join(err, orders.Close())
+		return nil, errors.Join(err, orders.Close(), ready.Close())
 	}
-	k := &keeper{pid: p.Pid, orders: orders}
+	k := &keeper{pid: p.Pid, orders: orders, life: ready}
 	p.Release() // it may outlive this process, and nobody waits for it
 	if err := ready.SetReadDeadline(time.Now().Add(keeperStarts)); err != nil {
 		return nil, errors.Join(err, k.end())
@@ -246,8 +265,22 @@ func startKeeper(lock *os.File, socket *netlink.Conn) (*keeper, error) {
 	if err := gob.NewDecoder(ready).Decode(&k.left); err != nil {
 		return nil, errors.Join(fmt.Errorf("it does not answer: %w", err), k.end())
 	}
-	return k, nil
+	return k, ready.SetReadDeadline(time.Time{})
 }
+
+// await reports whether the keeper has ended; false: ctx has, or there is none.
+func (k *keeper) await(ctx context.Context) bool {
+	if k == nil {
+		return false
+	}
+	stop := context.AfterFunc(ctx, func() { k.life.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_, err := k.life.Read(make([]byte, 1)) // it says nothing any more
+	return err == io.EOF
+}
+
+// gone reports whether the keeper has ended, and not because it was told to.
+func (k *keeper) gone() bool { return k != nil && !k.ended && !k.lives() }
 
 // duplicate is another descriptor of the same socket.
 func duplicate(c *netlink.Conn) (*os.File, error) {
@@ -292,8 +325,9 @@ func (k *keeper) end() error {
 	if k == nil || k.pid == 0 {
 		return nil
 	}
+	k.ended = true
 	k.orders.Write([]byte{orderEnd}) // if it has ended already, so be it
-	err := k.orders.Close()
+	err := errors.Join(k.orders.Close(), k.life.Close())
 	give := time.Now().Add(keeperEnds)
 	for n := 0; k.lives() && (n < looks || time.Now().Before(give)); n++ {
 		time.Sleep(time.Millisecond)
@@ -309,12 +343,19 @@ func (k *keeper) leave() error {
 	if k == nil || k.pid == 0 {
 		return nil
 	}
-	return k.orders.Close()
+	return errors.Join(k.orders.Close(), k.life.Close())
 }
 
 // openKeeperFile opens the file whose lock is the keeper's, or makes it.
 func openKeeperFile(state string, create bool) (*os.File, error) {
 	return openOwned(filepath.Join(state, keeperFile), create)
+}
+
+// openKeeperFile makes or opens that of the configuration, whose user may own it.
+func (c *Config) openKeeperFile() (*os.File, error) {
+	var f *os.File
+	err := c.either(func() (err error) { f, err = openKeeperFile(c.State, true); return err })
+	return f, err
 }
 
 // endKeeper ends whatever keeper holds the lock, also one that an earlier process started.

@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
 
 	"sallyport/spa"
+	"sallyport/spa/sandbox"
 )
 
 // The ledger file: a header page, then records of a fixed size.
@@ -119,6 +121,23 @@ func openLedger(dir, bootID string, slots int) (*ledger, error) {
 		return nil, errors.Join(fmt.Errorf("firewall: taking space for the ledger: %w", err), f.Close())
 	}
 	return &ledger{file: f, records: f, bootID: bootID, slots: slots}, nil
+}
+
+// openLedger opens that of the configuration, whose user may own it.
+func (c *Config) openLedger() (*ledger, error) {
+	var l *ledger
+	err := c.either(func() (err error) { l, err = openLedger(c.State, c.bootID, c.slots); return err })
+	return l, err
+}
+
+// either opens files as this process may, or as the user whose they may be: a unit may have left root no right to
+// the files of others.
+func (c *Config) either(open func() error) error {
+	err := open()
+	if c.User == "" || !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return sandbox.As(c.User, open)
 }
 
 // openLedgerFile opens the file, or makes it if there is none, and checks its header.

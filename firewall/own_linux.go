@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,7 +31,7 @@ const (
 // prepareToOwn finds out whether the table can have an owner, and starts its keeper.
 func (n *nftables) prepareToOwn() error {
 	var err error
-	if n.lock, err = openKeeperFile(n.cfg.State, true); err != nil {
+	if n.lock, err = n.cfg.openKeeperFile(); err != nil {
 		return fmt.Errorf("firewall: opening the lock of the guard's keeper: %w", err)
 	}
 	if n.cfg.Persist != PersistOwner || n.cfg.plain || n.cfg.Mode != Guard {
@@ -48,6 +49,11 @@ func (n *nftables) prepareToOwn() error {
 
 // persists reports whether a keeper sees to it that the table always has an owner.
 func (n *nftables) persists() bool { return n.own && n.keeper.lives() }
+
+// keeperGone reports whether the keeper has ended by itself, or was killed.
+func (n *nftables) keeperGone() bool { return n.own && n.keeper.gone() }
+
+func (n *nftables) awaitKeeper(ctx context.Context) bool { return n.keeper.await(ctx) }
 
 // canOwn asks whether the kernel knows tables that persist, in a batch that fails as a whole.
 func (n *nftables) canOwn() (bool, error) {

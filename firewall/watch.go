@@ -28,6 +28,7 @@ func (f *Firewall) Watch(parent context.Context) error {
 	ctx, cancel := context.WithCancel(parent)
 	var wait sync.WaitGroup
 	wait.Go(func() { f.watchEnds(ctx) })
+	wait.Go(func() { f.watchKeeper(ctx) })
 	defer wait.Wait()
 	defer cancel()
 	var p pace
