@@ -25,7 +25,7 @@ func ChangeClient(dir, name string, change func(*Client) error) (*Client, error)
 		return nil, err
 	}
 	defer unlock()
-	before, doc, err := readClientDoc(folder{path: dir}, name+Suffix, schema{})
+	before, doc, err := readClientDoc(folder{path: dir}, name+Suffix, checkPrivate, schema{})
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +40,7 @@ func ChangeClient(dir, name string, change func(*Client) error) (*Client, error)
 	if amended, ok := doc.amendClient(before, &after); ok {
 		text = amended
 	}
-	if err := placeAlone(doc.path, text, onlyOver, forService); err != nil {
+	if err := placeOver(doc.path, doc.data, text); err != nil {
 		return nil, err
 	}
 	return &after, nil
@@ -69,7 +69,7 @@ func ChangeGates(path string, change func(*Gates) error) (Gates, error) {
 	if amended, ok := doc.amendGates(before, after); ok {
 		text = amended
 	}
-	if err := placeAlone(path, text, onlyOver, forService); err != nil {
+	if err := placeOver(path, doc.data, text); err != nil {
 		return Gates{}, err
 	}
 	return after, nil

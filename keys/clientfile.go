@@ -45,17 +45,17 @@ func ReadClient(path string) (*Client, error) {
 }
 
 func readClient(d folder, file string, s schema) (*Client, error) {
-	c, _, err := readClientDoc(d, file, s)
+	c, _, err := readClientDoc(d, file, checkServed, s)
 	return c, err
 }
 
-func readClientDoc(d folder, file string, s schema) (*Client, *Document, error) {
+func readClientDoc(d folder, file string, check accessCheck, s schema) (*Client, *Document, error) {
 	name, err := fileName(filepath.Join(d.path, file))
 	if err != nil {
 		return nil, nil, err
 	}
 	var raw rawClient
-	doc, err := decodeSecret(d, file, maxClientFile, checkPrivate, &raw, s)
+	doc, err := decodeSecret(d, file, maxClientFile, check, &raw, s)
 	if err != nil {
 		return nil, nil, err
 	}

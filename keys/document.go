@@ -78,7 +78,7 @@ func decodeSecret(d folder, file string, limit int64, check accessCheck, dst any
 	path := filepath.Join(d.path, file)
 	f, err := d.openNoFollow(file)
 	if err != nil {
-		return nil, readError(err)
+		return nil, readError(d.denied(path, err))
 	}
 	defer f.Close()
 	data, err := readRegular(f, path, limit, func(fi fs.FileInfo) error { return check(d, path, fi) })
@@ -94,8 +94,9 @@ type accessCheck func(d folder, path string, fi fs.FileInfo) error
 // A folder is the directory of files with secrets. With a root they are reached through
 // it, whatever the directories above allow; path is then only its name.
 type folder struct {
-	path string
-	root *os.Root
+	path  string
+	root  *os.Root
+	owner string // user:group by name, as far as it was looked up
 }
 
 // folderOf is the directory of a file, reached by its path.
@@ -150,6 +151,9 @@ func readRegular(f *os.File, path string, limit int64, check func(fs.FileInfo) e
 func readError(err error) error {
 	if at, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("reading %s: %w", at.Path, at.Err)
+	}
+	if errors.Is(err, ErrUnreadable) {
+		return err
 	}
 	return fmt.Errorf("reading %w", err)
 }

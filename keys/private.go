@@ -12,6 +12,19 @@ import (
 // that may have been read is better replaced.
 var ErrExposed = errors.New("others have access to this file with secrets")
 
+// ErrUnreadable is returned for a file with secrets that the server's user cannot read, also where root,
+// who reads it now, can. It wraps fs.ErrPermission, and ends with the command that mends it.
+var ErrUnreadable = fmt.Errorf("the server's user cannot read this file: %w", fs.ErrPermission)
+
+// checkServed is checkPrivate, and refuses what only root can read: the server drops root's rights, and would
+// lose the file later.
+func checkServed(d folder, path string, fi fs.FileInfo) error {
+	if err := checkPrivate(d, path, fi); err != nil {
+		return err
+	}
+	return checkReadable(d, path, fi)
+}
+
 // checkPrivate refuses a file with the server's secrets if others can read it, if its
 // group can write it or is neither root nor the directory's group, or if it belongs to
 // somebody who is not root, the reader or the owner of the directory.
@@ -31,7 +44,8 @@ type access struct {
 	mode           fs.FileMode
 	uid, gid       int
 	dirUID, dirGID int
-	reader         int // the effective uid of this process
+	reader         int  // the effective uid of this process
+	service        bool // the file belongs to a user whose group is the directory's: the server's
 }
 
 // trouble says what is wrong; empty if nothing is.
@@ -48,11 +62,19 @@ func (a access) trouble(most fs.FileMode) string {
 }
 
 func (a access) wrongOwner() bool {
-	return a.uid != 0 && a.uid != a.reader && a.uid != a.dirUID
+	return a.uid != 0 && a.uid != a.reader && a.uid != a.dirUID && !a.service
 }
 
 func (a access) wrongGroup() bool {
 	return a.mode.Perm()&0o070 != 0 && a.gid != 0 && a.gid != a.dirGID
+}
+
+// readable reports whether the server's user can read the file: it has the directory's group, or owns the
+// directory where that is root's group. A directory of root alone is for a server that stays root.
+func (a access) readable() bool {
+	byOwner := a.mode.Perm()&0o400 != 0 && (a.uid == a.dirUID && a.uid != 0 || a.service)
+	byGroup := a.mode.Perm()&0o040 != 0 && a.gid == a.dirGID && a.gid != 0
+	return byOwner || byGroup || a.dirGID == 0 && a.dirUID == 0
 }
 
 // mend is the command that makes the file what it should be.

@@ -27,11 +27,77 @@ func checkAccess(d folder, path string, fi fs.FileInfo, most fs.FileMode) error 
 		return fmt.Errorf("checking the directory of %s: %w", path, err)
 	}
 	a.dirUID, a.dirGID, _ = ownerOf(dir)
+	a.service = a.wrongOwner() && inGroup(a.uid, a.dirGID)
 	if trouble := a.trouble(most); trouble != "" {
-		owner := userName(a.dirUID) + ":" + groupName(a.dirGID)
+		owner := d.ownerText(a)
 		return fmt.Errorf("%s: %w: %s: %s", path, ErrExposed, trouble, a.mend(path, most, owner))
 	}
 	return nil
+}
+
+// checkReadable refuses, of root, a file that the server's user cannot read. Any other reader has just read it.
+func checkReadable(d folder, path string, fi fs.FileInfo) error {
+	uid, gid, ok := ownerOf(fi)
+	dir, err := d.stat()
+	if os.Geteuid() != 0 || !ok || err != nil {
+		return nil
+	}
+	a := access{mode: fi.Mode(), uid: uid, gid: gid}
+	a.dirUID, a.dirGID, _ = ownerOf(dir)
+	if a.readable() {
+		return nil
+	}
+	if a.service = inGroup(a.uid, a.dirGID); a.readable() {
+		return nil
+	}
+	return d.unreadable(path, a)
+}
+
+// unreadable is the error of a file that the server's user cannot read.
+func (d folder) unreadable(path string, a access) error {
+	return fmt.Errorf("%s: %w: chown %s %s && chmod 640 %[4]s", path, ErrUnreadable, d.ownerText(a), ShellWord(path))
+}
+
+// ownerText is whom the files of the folder should belong to.
+func (d folder) ownerText(a access) string {
+	if d.owner != "" {
+		return d.owner
+	}
+	return userName(a.dirUID) + ":" + groupName(a.dirGID)
+}
+
+// named is the folder with its owner by name, for a process that cannot look that up later.
+func (d folder) named() folder {
+	if dir, err := d.stat(); err == nil {
+		if uid, gid, ok := ownerOf(dir); ok {
+			d.owner = userName(uid) + ":" + groupName(gid)
+		}
+	}
+	return d
+}
+
+// denied says of a file that could not be opened what lets the server's user do that, where this is the
+// server: its group, or its user, is the directory's.
+func (d folder) denied(path string, err error) error {
+	dir, statErr := d.stat()
+	if !errors.Is(err, fs.ErrPermission) || statErr != nil || os.Geteuid() == 0 {
+		return err
+	}
+	a := access{}
+	a.dirUID, a.dirGID, _ = ownerOf(dir)
+	if a.dirUID != os.Geteuid() && a.dirGID != os.Getegid() {
+		return err
+	}
+	return d.unreadable(path, a)
+}
+
+// inGroup reports whether the user's own group is that one, which is not root's.
+func inGroup(uid, gid int) bool {
+	if uid == 0 || gid == 0 {
+		return false
+	}
+	u, err := user.LookupId(strconv.Itoa(uid))
+	return err == nil && u.Gid == strconv.Itoa(gid)
 }
 
 func ownerOf(fi fs.FileInfo) (uid, gid int, ok bool) {
@@ -43,6 +109,9 @@ func ownerOf(fi fs.FileInfo) (uid, gid int, ok bool) {
 }
 
 func userName(uid int) string {
+	if uid == 0 {
+		return "root" // also where no name can be looked up any more
+	}
 	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 		return u.Username
 	}

@@ -95,3 +95,10 @@ func give(f *os.File, _ string, _ audience) error {
 	return windows.SetNamedSecurityInfo(f.Name(), windows.SE_FILE_OBJECT,
 		windows.DACL_SECURITY_INFORMATION|windows.PROTECTED_DACL_SECURITY_INFORMATION, nil, nil, dacl, nil)
 }
+
+// checkReadable refuses nothing: servers run where files have modes.
+func checkReadable(folder, string, fs.FileInfo) error { return nil }
+
+func (folder) denied(_ string, err error) error { return err }
+
+func (d folder) named() folder { return d }

@@ -21,6 +21,7 @@ type Registry struct {
 	mu     sync.RWMutex
 	byID   map[ID]*Client
 	byName map[string]*Client
+	bad    map[string]error // by name: clients that are shut out, and what is wrong with their files
 }
 
 // LoadRegistry reads all clients of a directory. What is wrong with a file is an error of
@@ -30,12 +31,16 @@ type Registry struct {
 // Only NAME.toml is a client. What editors leave (dot files, NAME~, .swp, .tmp) is passed over
 // in silence; any other name is an error of the list, lest somebody takes it for a client.
 func LoadRegistry(dir string) (*Registry, []error) {
-	r := &Registry{folder: folder{path: dir}}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return r, []error{fmt.Errorf("reading the clients: %w", err)}
+		return &Registry{folder: folder{path: dir}}, []error{fmt.Errorf("reading the clients: %w", err)}
 	}
-	r.folder.root = root
+	return LoadRegistryIn(root, dir)
+}
+
+// LoadRegistryIn is LoadRegistry for a directory that was opened before, at the path dir. It keeps root.
+func LoadRegistryIn(root *os.Root, dir string) (*Registry, []error) {
+	r := &Registry{folder: folder{path: dir, root: root}.named()}
 	return r, r.load()
 }
 
@@ -43,14 +48,15 @@ func LoadRegistry(dir string) (*Registry, []error) {
 func (r *Registry) load() []error {
 	names, errs := r.files()
 	clients, bad := r.readAll(names)
-	errs = append(errs, bad...)
-	r.byID, r.byName = make(map[ID]*Client, len(names)), make(map[string]*Client, len(names))
-	for _, c := range clients {
-		if c == nil {
-			continue
+	r.byID, r.byName, r.bad = make(map[ID]*Client, len(names)), make(map[string]*Client, len(names)), make(map[string]error)
+	for i, c := range clients {
+		err := bad[i]
+		if err == nil {
+			err = r.unclaimed(c)
 		}
-		if err := r.unclaimed(c); err != nil {
+		if err != nil {
 			errs = append(errs, err)
+			r.bad[names[i]] = err
 			continue
 		}
 		r.add(c)
@@ -96,8 +102,8 @@ func dropping(file string) bool {
 	return file[0] == '.' || file[0] == '#' || file == "4913"
 }
 
-// readAll reads the named clients on all processors. The clients are in the order of the
-// names, nil where there was an error.
+// readAll reads the named clients on all processors. The clients, and the errors, are in the order of the
+// names; each has one of both.
 func (r *Registry) readAll(names []string) ([]*Client, []error) {
 	clients, errs := make([]*Client, len(names)), make([]error, len(names))
 	workers := min(runtime.GOMAXPROCS(0), len(names))
@@ -112,7 +118,7 @@ func (r *Registry) readAll(names []string) ([]*Client, []error) {
 		})
 	}
 	wg.Wait()
-	return clients, slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	return clients, errs
 }
 
 // sharing keeps one copy of lists that many clients have alike.
@@ -178,9 +184,9 @@ func (r *Registry) Names() ([]string, error) {
 	return slices.Compact(names), errors.Join(errs...)
 }
 
-// Reload reads one client's file again and returns the client as it was and as it is; nil
-// where there was or is none. A file that is gone takes its client away. A bad file, also
-// one with another client's id, changes nothing and is the error.
+// Reload reads one client's file again and returns the client as it was and as it is now. A file that is bad,
+// or gone, or has another client's id, changes nothing and is the error: it may be in the middle of being
+// written. See Shut.
 func (r *Registry) Reload(name string) (before, after *Client, err error) {
 	if err := ValidName(name); err != nil {
 		return nil, nil, err // also what would lead out of the directory
@@ -189,23 +195,42 @@ func (r *Registry) Reload(name string) (before, after *Client, err error) {
 	defer r.loading.Unlock()
 	before, _ = r.Client(name)
 	after, err = readClient(r.folder, name+Suffix, schema{})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return before, before, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if after != nil {
-		if err := r.unclaimed(after); err != nil {
-			return before, before, err
-		}
+	if err := r.unclaimed(after); err != nil {
+		return before, before, err
 	}
 	if before != nil {
 		r.remove(before)
 	}
-	if after != nil {
-		r.add(after)
-	}
+	r.add(after)
+	delete(r.bad, name)
 	return before, after, nil
+}
+
+// Shut takes a client away whose file is bad, or gone, and returns the client as it was; nil where there was
+// none. The error is why, as of Reload: what is bad is told by Bad until it is mended.
+func (r *Registry) Shut(name string, why error) (before *Client) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if before = r.byName[name]; before != nil {
+		r.remove(before)
+	}
+	delete(r.bad, name)
+	if !errors.Is(why, fs.ErrNotExist) {
+		r.bad[name] = why
+	}
+	return before
+}
+
+// Bad returns the clients that are shut out for what is wrong with their files, by name.
+func (r *Registry) Bad() map[string]error {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return maps.Clone(r.bad)
 }
 
 // Lookup returns the credential with this id: one map access, no allocation. Revoked and

@@ -143,14 +143,29 @@ func TestReload(t *testing.T) {
 	if _, ok := r.Lookup(3); !ok || r.Len() != 2 {
 		t.Error("a bad file changed something")
 	}
+	_, _, bad := r.Reload("alice")
+	if c := r.Shut("alice", bad); idOf(c) != 3 || r.Len() != 1 || r.Bad()["alice"] != bad {
+		t.Errorf("shut out %v, and %v is bad", c, r.Bad())
+	}
+	if _, ok := r.Lookup(3); ok {
+		t.Error("a client that is shut out is found")
+	}
+	put(t, dir, client("alice", 3))
+	reload("alice", 0, 3, "")
+	if len(r.Bad()) > 0 {
+		t.Errorf("mended, and %v is bad", r.Bad())
+	}
 	if err := os.Remove(filepath.Join(dir, "alice.toml")); err != nil {
 		t.Fatal(err)
 	}
-	reload("alice", 3, 0, "")
-	if _, ok := r.Lookup(3); ok || r.Len() != 1 {
-		t.Error("a removed client is found")
+	reload("alice", 3, 3, "no such file")
+	_, _, gone := r.Reload("alice")
+	if c := r.Shut("alice", gone); idOf(c) != 3 || r.Len() != 1 || len(r.Bad()) > 0 {
+		t.Errorf("removed %v, and %v is bad", c, r.Bad())
 	}
-	reload("alice", 0, 0, "")
+	if c := r.Shut("alice", gone); c != nil {
+		t.Errorf("removed %v twice", c)
+	}
 	put(t, filepath.Dir(dir), client("mallory", 66))
 	reload("../mallory", 0, 0, "a name has")
 }
@@ -208,7 +223,8 @@ func TestRegistryConcurrently(t *testing.T) {
 				}
 				if n%2 == 1 {
 					os.Remove(filepath.Join(dir, name+Suffix))
-					r.Reload("c" + fmt.Sprint(i))
+					_, _, gone := r.Reload(name)
+					r.Shut(name, gone)
 				}
 				r.Clients()
 			}

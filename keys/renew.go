@@ -51,7 +51,7 @@ func (r *Registry) Replace(next *Registry) {
 	defer r.loading.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.byID, r.byName = next.byID, next.byName
+	r.byID, r.byName, r.bad = next.byID, next.byName, next.bad
 }
 
 // Same reports whether other is as c in everything. A nil Client is none.

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -31,6 +32,9 @@ Sessions that are open go on: spa-server revoke NAME --cut ends them.`,
 				fmt.Fprintln(cmd.OutOrStdout(), err)
 				return nil
 			}
+			if errors.Is(err, keys.ErrFull) {
+				return remove(cmd, filepath.Join(*dir, config.ClientsDir, args[0]+keys.Suffix), err)
+			}
 			if err != nil {
 				return absent(err, args[0])
 			}
@@ -38,6 +42,16 @@ Sessions that are open go on: spa-server revoke NAME --cut ends them.`,
 			return nil
 		},
 	}
+}
+
+// remove takes away a file that could not be marked: a client without one is shut out too.
+func remove(cmd *cobra.Command, path string, why error) error {
+	if err := os.Remove(path); err != nil {
+		return errors.Join(why, err)
+	}
+	cli.Warn(cmd, "%v", why)
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s is removed instead: its key opens nothing any more, and what the file said is gone\n", path)
+	return err
 }
 
 // errRevoked is returned for a client that is revoked already: the first time counts.

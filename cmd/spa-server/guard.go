@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/firewall"
-	"sallyport/keys"
 	"sallyport/spa/config"
 	"sallyport/spa/server"
 )
@@ -100,7 +99,7 @@ func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logg
 		return "", err
 	}
 	defer lock.Close()
-	clients, problems := keys.LoadRegistry(filepath.Join(c.Dir, config.ClientsDir))
+	clients, problems := server.LoadClients(filepath.Join(c.Dir, config.ClientsDir))
 	for _, problem := range problems {
 		log.Error("client file ignored: this client cannot knock until it is fixed", "error", problem)
 	}
@@ -124,7 +123,7 @@ func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logg
 
 // loadOrLastGood reads the configuration, or where that fails says so and returns what was taken over last.
 func loadOrLastGood(dir string, log *slog.Logger) (*config.Config, error) {
-	c, err := config.Load(dir)
+	c, err := server.LoadConfig(dir, log)
 	if err == nil {
 		return c, nil
 	}

@@ -1,13 +1,22 @@
 package main
 
 import (
+	"log/slog"
+
 	"sallyport/cmd/internal/cli"
 	"sallyport/spa/config"
+	"sallyport/spa/server"
 )
 
 // load reads the configuration.
 func load(dir string) (*config.Config, error) {
 	c, err := config.Load(dir)
+	return c, loadError(err)
+}
+
+// loadAsServer reads the configuration as the server will at a reload.
+func loadAsServer(dir string, log *slog.Logger) (*config.Config, error) {
+	c, err := server.LoadConfig(dir, log)
 	return c, loadError(err)
 }
 

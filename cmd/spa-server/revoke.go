@@ -86,10 +86,17 @@ func printRevoked(cmd *cobra.Command, r control.Request, revoked control.Revoked
 		}
 	}
 	switch {
+	case r.Client != "" && revoked.Key == "none":
+		cli.Note(cmd, "%s has no client file: its key opens nothing", r.Client)
+	case r.Client != "" && revoked.Key != "good":
+		cli.Note(cmd, "the key of %s is %s: it opens nothing any more", r.Client, revoked.Key)
 	case r.Client != "":
 		cli.Note(cmd, "the key of %s still works; to revoke it for good: spa-keygen revoke %[1]s", r.Client)
 	case len(clients) > 0:
 		cli.Note(cmd, "the keys still work; to revoke one for good: spa-keygen revoke NAME")
+	}
+	if r.Client != "" && r.Cut {
+		cli.Note(cmd, "sessions from before %s, when the server was started, are known by address only: spa-server revoke ADDRESS --cut", clock(revoked.Since, now))
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ nobody is locked out by a typing error and a reboot.`,
 			messages := audit.NewQueue(cmd.ErrOrStderr())
 			defer messages.Close()
 			log := newLog(messages)
-			read := func() (*config.Config, error) { return load(*dir) }
+			read := func() (*config.Config, error) { return loadAsServer(*dir, log) }
 			if lastGood {
 				read = func() (*config.Config, error) { return loadOrLastGood(*dir, log) }
 			}

@@ -58,6 +58,9 @@ func printStatus(out io.Writer, s *control.Status) error {
 	line("guard", "%s", guardText(s))
 	line("gate key", "%s", gateText(s))
 	line("clients", "%d", s.Clients)
+	for _, c := range s.LeftOut {
+		line("", "%s CANNOT KNOCK until the file is mended: %s", c.Client, c.Why)
+	}
 	line("grants", "%d live%s", s.Grants, lastGrantText(s))
 	if s.Floor != nil {
 		line("refusing", "knocks until %s: %s", clock(s.Floor.Until, s.Now), s.Floor.Reason)
@@ -66,6 +69,7 @@ func printStatus(out io.Writer, s *control.Status) error {
 	if s.Journal.Damaged != "" {
 		line("", "a damaged one was replaced: %s", s.Journal.Damaged)
 	}
+	auditLines(line, s)
 	line("rights", "%s", rightsText(s.Rights))
 	for _, p := range s.Processes {
 		line("", "%s, process %d: %s", p.Name, p.PID, rightsText(p.Rights))
@@ -80,6 +84,19 @@ func printStatus(out io.Writer, s *control.Status) error {
 	}
 	seenLines(line, s)
 	return w.Flush()
+}
+
+// auditLines says where decisions are recorded, and what is wrong with that.
+func auditLines(line func(what, format string, args ...any), s *control.Status) {
+	a := s.Audit
+	line("audit", "%s", cmp.Or(a.File, "none"))
+	if a.Moved != "" {
+		line("", "NOT THERE: %s", a.Moved)
+		line("", "%s", a.Mend)
+	}
+	if a.Lost > 0 {
+		line("", "%d lines LOST, the last at %s: %s", a.Lost, clock(a.LostAt, s.Now), a.LostWhy)
+	}
 }
 
 func rightsText(r control.Privileges) string {
@@ -113,6 +130,8 @@ func guardText(s *control.Status) string {
 		return "MISSING: guarded ports may be open; the log says why it cannot be put back"
 	case !f.Trial.IsZero():
 		return fmt.Sprintf("on trial: it goes at %s unless somebody gets in through a knock", clock(f.Trial, s.Now))
+	case f.Unkept:
+		return "in place; its keeper has ENDED: if this server is killed too another tool can flush it (systemctl restart spa-server starts a new one)"
 	case f.Persists:
 		return "in place; no other tool can flush it, also while no server runs"
 	}

@@ -72,7 +72,7 @@ func TestModes(t *testing.T) {
 	os.Chmod(gate, 0o644)
 	wantSaid(t, g.fails(1, "run", "--config", g.dir), gate, "chmod")
 	wantSaid(t, g.fails(1, "check", "--config", g.dir), "gate.key", "chmod")
-	os.Chmod(gate, 0o600)
+	os.Chmod(gate, 0o640)
 
 	alice := filepath.Join(g.dir, "clients", "alice.toml")
 	os.Chmod(alice, 0o604)
@@ -130,20 +130,30 @@ func TestBadClientFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(g.dir, "clients", "twin.toml"), alice, 0o600); err != nil {
+	twin := filepath.Join(g.dir, "clients", "twin.toml")
+	if err := os.WriteFile(twin, alice, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	g.handOver(twin)
 	g.edit("bob", "alow = [\"ssh\"]\n")
 	out := g.fails(1, "check", "--config", g.dir)
 	wantSaid(t, out, "bob.toml", "allow", "twin.toml", "alice.toml")
 	g.start()
 	g.mustOpen()
-	// While it runs, a bad file changes nothing.
+	// While it runs, the same.
+	if out := g.status().LeftOut; len(out) != 2 || out[0].Client != "bob" || out[1].Client != "twin" {
+		t.Errorf("status has %v, want bob and the twin to be left out", out)
+	}
 	g.edit("alice", "nonsense\n")
-	lab.Eventually(t, "the mistake to be named", func() bool {
-		return strings.Contains(g.server.log(), "alice.toml") && strings.Contains(g.server.log(), "not taken over")
-	})
-	g.mustOpen()
+	lab.Eventually(t, "alice to be shut out", func() bool { return g.status().Grants == 0 })
+	if out, code := g.open("--timeout", "500ms"); code != 4 {
+		t.Errorf("a client whose file has a mistake: exit %d, want 4\n%s", code, out)
+	}
+	wantSaid(t, g.server.log(), "client file ignored: this client cannot knock until it is fixed", "client=alice", "alice.toml")
+	wantSaid(t, g.fails(1, "check", "--config", g.dir), "alice.toml", "this client cannot knock", "# mend the file")
+	if out, code := g.run(g.host, "spa-keygen", "list", "--config", g.dir); code != 1 || !strings.Contains(out, "these clients cannot knock until their files are mended") {
+		t.Errorf("list: exit %d\n%s", code, out)
+	}
 }
 
 // TestForeignTable: a table of our name that is not ours is not touched.
@@ -185,12 +195,22 @@ func TestFullDisk(t *testing.T) {
 		}
 	}
 	lab.Eventually(t, "the lost audit lines to be said", func() bool { return strings.Contains(g.server.log(), "audit lines lost") })
+	if a := g.status().Audit; a.Lost == 0 || a.LostAt.IsZero() || !strings.Contains(a.LostWhy, "no space left") {
+		t.Errorf("status says of the log %+v, want what was lost", a)
+	}
+	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "lines LOST", "no space left")
+	wantSaid(t, g.fails(1, "check", "--config", g.dir), "lines lost since the server was started")
 	g.server.stop(syscall.SIGKILL)
 	g.start()
 	if again := g.exchange("192.0.2.2", packet, alice, silence); again != nil {
 		t.Errorf("with a full disk and after kill -9 a copy is answered: %v", again.Status)
 	}
-	g.mustOpen()
+	g.mustOpen("--for", "10m", "--source", "192.0.2.2")
+	wantSaid(t, g.must("spa-keygen", "revoke", "alice", "--config", g.dir), "alice is revoked")
+	lab.Eventually(t, "what alice has open to be shut", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+	if out, code := g.open("--timeout", "500ms"); code != 4 {
+		t.Errorf("alice, revoked with a full disk: exit %d, want 4\n%s", code, out)
+	}
 }
 
 // fill takes all the space that is left.

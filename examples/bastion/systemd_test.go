@@ -15,7 +15,7 @@ import (
 )
 
 // units does in the place of systemd what systemctl asks for: it runs the lines of the unit files that
-// the page has installed. It proves the lines and the page, not systemd.
+// the page has installed, with the capabilities that those leave. It proves the lines and the page, not systemd.
 type units struct {
 	m    *machine
 	runs map[string]*process // of units that stay, by unit
@@ -114,13 +114,25 @@ func (u *units) notified(t *testing.T, unit, line string) *process {
 	}
 	defer conn.Close()
 	must(t, errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o777))) // as systemd's: the server is no longer root
-	p := u.m.start(t, "exec "+line, "NOTIFY_SOCKET="+path)
+	p := u.m.start(t, "exec "+u.confined(t, unit)+line, "NOTIFY_SOCKET="+path)
 	var buf [64]byte
 	conn.SetReadDeadline(time.Now().Add(lab.Patience))
 	if n, err := conn.Read(buf[:]); err != nil || string(buf[:n]) != "READY=1" {
 		t.Fatalf("%s: got %q, %v, want it to be ready\n%s", unit, buf[:n], err, p.said(t))
 	}
 	return p
+}
+
+// confined is the part of a command that leaves it the capabilities of its unit.
+func (u *units) confined(t *testing.T, unit string) string {
+	t.Helper()
+	set := u.value(t, unit, "CapabilityBoundingSet")
+	if set == "" {
+		return ""
+	}
+	lab.NeedProgram(t, "setpriv", "apt-get install util-linux")
+	names := strings.ToLower(strings.ReplaceAll(set, "CAP_", "+"))
+	return "setpriv --no-new-privs --bounding-set=-all," + strings.ReplaceAll(names, " ", ",") + " -- "
 }
 
 // stop ends a unit that stays, as systemd does.

@@ -134,9 +134,9 @@ func narrowPipe(t *testing.T) (r, w *os.File) {
 func TestOldGo(t *testing.T) {
 	lab.NeedProgram(t, "make", "apt-get install make")
 	for version, want := range map[string]string{
-		"go1.19.8":  `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is 1\.19\.8\.\nmake: .*\n$`,
-		"go1.25":    `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is 1\.25\.\nmake: .*\n$`,
-		"":          `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is missing\.\nmake: .*\n$`,
+		"go1.19.8":  `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is 1\.19\.8\.\nmake(\[\d+\])?: .*\n$`,
+		"go1.25":    `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is 1\.25\.\nmake(\[\d+\])?: .*\n$`,
+		"":          `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is missing\.\nmake(\[\d+\])?: .*\n$`,
 		"go1.99.1":  `^built\n$`,
 		"go1.100.0": `^built\n$`,
 	} {

@@ -42,7 +42,7 @@ var (
 	ErrForgotten = errors.New("replay: stamped at or before a nonce of this key that is forgotten")
 	// ErrFull: this key has as many fresh nonces as it may have, or twice as many that are remembered (more
 	// where the window is shorter than 30 s). The nonce is not spent.
-	ErrFull = errors.New("replay: too many live nonces of this key")
+	ErrFull = errors.New("replay: too many knocks of this key within the window (live_nonces in [limits] of server.toml)")
 	// ErrReused: the request id was seen with another digest. The nonce is spent.
 	ErrReused = errors.New("replay: request id already used for another request")
 )

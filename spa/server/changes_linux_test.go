@@ -126,8 +126,7 @@ var changes = map[string]struct {
 	}},
 	"a changed client": {true, func(b *bench) error {
 		b.write(func(c *keys.Client) { c.Allow = []string{"tcp/22"} })
-		b.s.reloadClient(b.Context(), "alice")
-		return nil
+		return b.s.reloadClient(b.Context(), "alice")
 	}},
 	"reload": {true, func(b *bench) error {
 		b.rewrite(`ports = ["tcp/22"]`, `ports = ["tcp/2222"]`)
@@ -192,7 +191,7 @@ func TestChangesBeside(t *testing.T) {
 			b.write(func(c *keys.Client) { c.MaxFor = time.Duration(1+n) * time.Minute })
 			b.s.reloadClient(b.Context(), "alice")
 		},
-		func(int) { b.s.reloadAll(b.Context()) },
+		func(int) { b.s.reloadAll(b.Context(), make(unsettled)) },
 		func(int) { b.s.seen.granted("alice") },
 	} {
 		wg.Go(func() {

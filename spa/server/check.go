@@ -95,7 +95,7 @@ func checkFile(path string, err error) []Finding {
 }
 
 func checkClients(c *config.Config, now time.Time) []Finding {
-	registry, problems := keys.LoadRegistry(filepath.Join(c.Dir, config.ClientsDir))
+	registry, problems := LoadClients(filepath.Join(c.Dir, config.ClientsDir))
 	var found []Finding
 	for _, problem := range problems {
 		found = append(found, Finding{Problem, config.ClientsDir, problem.Error() + ": this client cannot knock", "# mend the file"})

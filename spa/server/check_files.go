@@ -83,7 +83,7 @@ func checkOwner(c *config.Config, h *host) []Finding {
 	if uid, _, ok := h.server(); ok && uid == journal {
 		return nil
 	}
-	return []Finding{{Warning, path, fmt.Sprintf("it belongs to the user %d, who is neither root nor whose directory it is in: he can make the server forget what was spent", journal),
+	return []Finding{{Problem, path, fmt.Sprintf("it belongs to the user %d, who is neither root nor whose directory it is in: the unit's server cannot open it and does not start, and that user can make it forget what was spent", journal),
 		"chown -h --reference=" + keys.ShellWord(c.State) + " " + keys.ShellWord(path)}}
 }
 

@@ -19,7 +19,7 @@ func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
 	for _, check := range []func(*config.Config, *host) []Finding{
 		checkFrom, checkIngress, checkClosed, checkKnockSeen, checkKnockPorts, checkBeside, checkDetours, checkServed, checkShutHere,
 		checkOwnPorts, checkInterfaces, checkBridges, checkMarks, checkAccount, checkClock, checkConntrack, checkForgets, checkMedium,
-		checkGuard, checkBoot, checkFlush, checkAccess, checkSandbox,
+		checkGuard, checkOpenable, checkBoot, checkFlush, checkAccess, checkSandbox,
 	} {
 		found = append(found, check(c, h)...)
 	}

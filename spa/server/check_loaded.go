@@ -28,7 +28,7 @@ func checkLoaded(ctx context.Context, c *config.Config, h *host, gates keys.Gate
 		h.notSeen("what the running server works by", err)
 		return nil
 	}
-	var found []Finding
+	found := checkRunning(c, status)
 	now := loaded(c.Text(), spa.GatesOf(gates))
 	if !mistaken && status.Loaded.Settings != now.Settings {
 		found = append(found, Finding{Warning, config.FileName, "it has changed since the running server read it, and has no effect yet", "spa-server reload"})

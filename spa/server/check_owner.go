@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -60,8 +61,7 @@ func checkLegible(clients string, h *host) []Finding {
 	if err != nil || !ok {
 		return nil
 	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok || mayList(fi, st, uid, gid) || hasACL(clients) {
+	if permits(fi, uid, gid, mayRead|maySearch) || hasACL(clients) {
 		return nil
 	}
 	name := SystemUser
@@ -72,17 +72,36 @@ func checkLegible(clients string, h *host) []Finding {
 		fmt.Sprintf("chgrp -R %s %s && chmod 750 %[2]s", name, keys.ShellWord(clients))}}
 }
 
-// mayList reports whether a user may read a directory and what is in it, by its mode.
-func mayList(fi os.FileInfo, st *syscall.Stat_t, uid, gid int) bool {
-	const list = 0o5
+// What a user may do to a file or a directory, as three bits of a mode.
+const (
+	mayRead   = 0o4
+	mayWrite  = 0o2
+	maySearch = 0o1
+)
+
+// permits reports whether a user, who has no other group and no capability, may do all that by the mode.
+func permits(fi os.FileInfo, uid, gid int, want fs.FileMode) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
 	mode := fi.Mode().Perm()
 	switch {
+	case !ok:
+		return false
 	case int(st.Uid) == uid:
-		return mode>>6&list == list
+		mode >>= 6
 	case int(st.Gid) == gid:
-		return mode>>3&list == list
+		mode >>= 3
 	}
-	return mode&list == list
+	return mode&want == want
+}
+
+// mayUse reports whether root without capabilities, or the server's user, may do all that to a path.
+func mayUse(path string, want fs.FileMode) bool {
+	fi, err := os.Stat(path)
+	if err != nil || hasACL(path) {
+		return true // it is said elsewhere, or cannot be told
+	}
+	uid, gid, err := sandbox.Becomes(SystemUser)
+	return permits(fi, 0, 0, want) || err == nil && permits(fi, uid, gid, want)
 }
 
 // hasACL reports whether more than the mode says who may read a path (acl(5)).

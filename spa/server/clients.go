@@ -1,19 +1,23 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 
 	"sallyport/keys"
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
+	"sallyport/spa/server/control"
 )
 
 // openWatcher starts to listen for changes of client files, while the directory can be opened.
@@ -30,17 +34,51 @@ func (s *Server) openWatcher() error {
 	return nil
 }
 
+// settles is how long a client file may be bad, or gone, before its client is shut out: editors and copies
+// write in several steps.
+const settles = time.Second
+
+// unsettled are clients whose files are bad or gone, and when they are shut out.
+type unsettled map[string]time.Time
+
+// note takes over how reading the file of a client went.
+func (u unsettled) note(name string, err error, now time.Time) {
+	if err == nil {
+		delete(u, name)
+	} else if _, waits := u[name]; !waits {
+		u[name] = now.Add(settles)
+	}
+}
+
+// next returns how long it is until the first is due; false: there is none.
+func (u unsettled) next(now time.Time) (time.Duration, bool) {
+	if len(u) == 0 {
+		return 0, false
+	}
+	return max(0, slices.MinFunc(slices.Collect(maps.Values(u)), time.Time.Compare).Sub(now)), true
+}
+
 // watchClients reads each client file that changes, until ctx ends.
 func (s *Server) watchClients(ctx context.Context) error {
+	waiting := make(unsettled)
+	due := time.NewTimer(0)
+	defer due.Stop()
 	for {
+		if in, any := waiting.next(time.Now()); any {
+			due.Reset(in)
+		} else {
+			due.Stop()
+		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-due.C:
+			s.settle(ctx, waiting)
 		case event, ok := <-s.watcher.Events:
 			if !ok {
 				return nil
 			}
-			if err := s.reloadFile(ctx, event); err != nil {
+			if err := s.reloadFile(ctx, event, waiting); err != nil {
 				return err
 			}
 		case err, ok := <-s.watcher.Errors:
@@ -48,7 +86,7 @@ func (s *Server) watchClients(ctx context.Context) error {
 				return nil
 			}
 			if errors.Is(err, fsnotify.ErrEventOverflow) {
-				s.reloadAll(ctx)
+				s.reloadAll(ctx, waiting)
 				continue
 			}
 			return fmt.Errorf("server: watching the client files: %w", err)
@@ -58,7 +96,7 @@ func (s *Server) watchClients(ctx context.Context) error {
 
 // reloadFile reads a file that changed, also when only its mode did: one that was refused for it is
 // mended that way. A directory that is moved away ends the server: its changes could not be seen.
-func (s *Server) reloadFile(ctx context.Context, event fsnotify.Event) error {
+func (s *Server) reloadFile(ctx context.Context, event fsnotify.Event, waiting unsettled) error {
 	if filepath.Clean(event.Name) == s.clientsDir() {
 		if event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename) {
 			return fmt.Errorf("server: %s was moved away, so a revoked key would go unnoticed; start again with the directory that is to count", s.clientsDir())
@@ -66,19 +104,41 @@ func (s *Server) reloadFile(ctx context.Context, event fsnotify.Event) error {
 		return nil
 	}
 	if name, ok := clientName(event.Name); ok {
-		s.reloadClient(ctx, name)
+		waiting.note(name, s.reloadClient(ctx, name), time.Now())
 	}
 	return nil
 }
 
+// settle shuts out the clients whose files have been bad or gone for long enough.
+func (s *Server) settle(ctx context.Context, waiting unsettled) {
+	now := time.Now()
+	var bad []string
+	for name, at := range waiting {
+		if now.Before(at) {
+			continue
+		}
+		delete(waiting, name)
+		if err := s.reloadClient(ctx, name); errors.Is(err, fs.ErrNotExist) {
+			s.shutOut(ctx, name, err)
+		} else if err != nil {
+			bad = append(bad, name)
+		}
+	}
+	for _, name := range bad { // a file that was renamed has the id of one that is gone by now
+		if err := s.reloadClient(ctx, name); err != nil {
+			s.shutOut(ctx, name, err)
+		}
+	}
+}
+
 // reloadAll is what is left to do when the kernel had more changes to tell than it could hold.
-func (s *Server) reloadAll(ctx context.Context) {
+func (s *Server) reloadAll(ctx context.Context, waiting unsettled) {
 	names, err := s.clients.Names()
 	if err != nil {
 		s.log.Error("could not list all client files again: a changed one may be missed (spa-server reload)", "error", err)
 	}
 	for _, name := range names {
-		s.reloadClient(ctx, name)
+		waiting.note(name, s.reloadClient(ctx, name), time.Now())
 	}
 }
 
@@ -104,30 +164,63 @@ func (s *Server) readable() error {
 }
 
 // reloadClient makes one client file's change take effect. A client that may do less than before
-// loses, now, the grants that it could not have any more.
-func (s *Server) reloadClient(ctx context.Context, name string) {
+// loses, now, the grants that it could not have any more. A file that is bad or gone changes nothing yet.
+func (s *Server) reloadClient(ctx context.Context, name string) error {
 	s.reading.Lock()
 	defer s.reading.Unlock()
 	s.line.Lock()
 	defer s.line.Unlock()
+	_, was := s.clients.Bad()[name]
 	before, after, err := s.clients.Reload(name)
 	if err != nil {
-		s.log.Error("a client file was not taken over; the client is as it was", "error", err)
-		return
+		return err
 	}
-	if before == nil && after == nil {
-		return
+	what := change(before, after)
+	if was {
+		what = "mended"
 	}
-	s.log.Info("client "+change(before, after), "client", name)
+	s.log.Info("client "+what, "client", name)
 	if before != nil {
 		s.shut(ctx, before, after)
 	}
+	return nil
+}
+
+// shutOut takes a client away whose file is bad or gone: who knows what it was to say. All that it has open
+// ends.
+func (s *Server) shutOut(ctx context.Context, name string, why error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	s.line.Lock()
+	defer s.line.Unlock()
+	_, was := s.clients.Bad()[name]
+	before := s.clients.Shut(name, why)
+	switch {
+	case !errors.Is(why, fs.ErrNotExist):
+		s.log.Error(shutOutFor, "client", name, "error", why)
+	case before != nil || was:
+		s.log.Info("client removed", "client", name)
+	}
+	if before != nil {
+		s.shut(ctx, before, nil)
+	}
+}
+
+// shutOutFor is said of a client file that is not taken, at the start as later.
+const shutOutFor = "client file ignored: this client cannot knock until it is fixed"
+
+// leftOut are the client files that are not taken.
+func (s *Server) leftOut() []control.LeftOut {
+	list := []control.LeftOut{} // whoever reads JSON finds a list
+	for name, why := range s.clients.Bad() {
+		list = append(list, control.LeftOut{Client: name, Why: why.Error()})
+	}
+	slices.SortFunc(list, func(a, b control.LeftOut) int { return cmp.Compare(a.Client, b.Client) })
+	return list[:min(len(list), mostSeen)]
 }
 
 func change(before, after *keys.Client) string {
 	switch {
-	case after == nil:
-		return "removed"
 	case !after.Revoked.IsZero():
 		return "revoked"
 	case before == nil:

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/spa/audit"
 	"sallyport/spa/lab"
 	"sallyport/spa/sandbox"
 )
@@ -51,16 +51,20 @@ func TestChangeOfAFile(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := b.s.reloadFile(t.Context(), fsnotify.Event{Name: test.event, Op: fsnotify.Chmod}); err != nil {
+		waiting := make(unsettled)
+		if err := b.s.reloadFile(t.Context(), fsnotify.Event{Name: test.event, Op: fsnotify.Chmod}, waiting); err != nil {
 			t.Errorf("%s: %v", test.name, err)
 		}
+		waiting.over()
+		b.s.settle(t.Context(), waiting)
 		if _, known := b.s.clients.Client("alice"); known != test.known || !slices.Equal(said.list, test.said) {
 			t.Errorf("%s: the client is known: %v, and the log says %q, want %v and %q", test.name, known, said.list, test.known, test.said)
 		}
 	}
 }
 
-// TestBadFile: a client whose file is bad is as it was, and holds what it held; the log says so.
+// TestBadFile: a client whose file is bad is as it was for a moment, and then shut out: what it held ends, its knocks
+// are refused, and the log says so.
 func TestBadFile(t *testing.T) {
 	b, said := newSite(t, func(string) {}), &lines{}
 	b.knock()
@@ -68,13 +72,27 @@ func TestBadFile(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(b.s.clientsDir(), "alice.toml"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b.s.reloadAll(t.Context())
-	if held := b.s.firewall.Grants(time.Now()); len(held) != 1 || !said.has("not taken over; the client is as it was") {
+	waiting := make(unsettled)
+	b.s.reloadAll(t.Context(), waiting)
+	b.s.settle(t.Context(), waiting)
+	if held := b.s.firewall.Grants(time.Now()); len(held) != 1 || len(said.list) > 0 {
+		t.Errorf("at once: held %v, and the log says %q", held, said.list)
+	}
+	waiting.over()
+	b.s.settle(t.Context(), waiting)
+	if held := b.s.firewall.Grants(time.Now()); len(held) != 0 || !said.has(shutOutFor) || !said.has("grant ended") {
 		t.Errorf("held: %v, and the log says %q", held, said.list)
 	}
 	b.at = time.Now()
-	if b.arrive(b.packet(0)); b.event.Receipt.Status != spa.Granted {
-		t.Errorf("a knock: %v", b.event.Err)
+	if b.arrive(b.packet(0)); b.event.Verdict != audit.Unopened {
+		t.Errorf("a knock: %v, %v", b.event.Verdict, b.event.Err)
+	}
+}
+
+// over makes the time of all be over.
+func (u unsettled) over() {
+	for name := range u {
+		u[name] = time.Time{}
 	}
 }
 

@@ -46,7 +46,10 @@ func (s *Server) serveControl(ctx context.Context) error {
 			return reply(a, control.Reply{Revoked: revoked}, err)
 		case control.CommandReload:
 			reloaded, err := s.reload(ctx)
-			return reply(a, control.Reply{Reloaded: reloaded}, err)
+			if reloaded == nil {
+				return err
+			}
+			return errors.Join(a.Send(control.Reply{Reloaded: reloaded}), err)
 		}
 		return errors.New("this server does not know that command; is it older than the program that asks?")
 	})

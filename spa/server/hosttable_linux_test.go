@@ -333,7 +333,7 @@ func fileTests() []hostTest {
 		{name: "everybody reads the log", spoil: func(s *scene) { s.write("audit.jsonl", "", 0o644) }, want: Warning, says: []string{"audit.jsonl", "chmod o-rwx"}},
 		{name: "a link in place of the ledger", spoil: func(s *scene) { s.link("server.toml", "grants") }}, // chmod would change what it leads to
 		{name: "everybody may ask", spoil: func(s *scene) { s.write("control.sock", "", 0o606) }, want: Warning, says: []string{"control.sock", "chmod o-rwx"}},
-		{name: "another's journal", spoil: func(s *scene) { s.chown("journal", 54321) }, want: Warning, says: []string{"journal", "54321", "chown -h "}},
+		{name: "another's journal", spoil: func(s *scene) { s.chown("journal", 54321) }, want: Problem, says: []string{"journal", "54321", "chown -h "}},
 		{name: "the server's journal", spoil: func(s *scene) { s.chown("journal", 64123) }},
 		{name: "a copy of a key", spoil: func(s *scene) { s.write("clients/alice.toml~", "", 0o600) }, want: Notice, says: []string{"alice.toml~", "shred -u"}},
 		{name: "an editor's copy", spoil: func(s *scene) { s.write("clients/.alice.toml.swp", "", 0o600) }, want: Notice, says: []string{".alice.toml.swp"}},

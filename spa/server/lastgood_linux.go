@@ -183,8 +183,9 @@ func LastGood(dir string) (*config.Config, time.Time, error) {
 
 // lastWriting reads the latest settings of dir from the state directory.
 func lastWriting(state, dir string) (writing, error) {
-	file, err := openPlainFile(filepath.Join(state, lastGoodFile))
-	if err != nil {
+	var file *os.File
+	path := filepath.Join(state, lastGoodFile)
+	if err := either(path, func() (err error) { file, err = openPlainFile(path); return err })(); err != nil {
 		return writing{}, err
 	}
 	defer file.Close()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -96,12 +97,12 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 	}
 	s.since = s.now()
 	for _, step := range []func() error{
-		sandbox.Require, s.openLock, s.openDir,
-		s.openWatcher, // before the files are read: a change in between waits in its queue
-		s.openKeys, s.openJournal, s.openAudit,
+		sandbox.Require, either(s.inState(lockFile), s.openLock), either(s.dir, s.openDir),
+		either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
+		s.openKeys, either(s.inState(config.JournalFile), s.openJournal), either(c.Audit.File, s.openAudit),
 		func() error { return s.openFirewall(ctx, o.Confirm) },
 		func() error { return s.openLastGood(o.Confirm) },
-		s.openSockets, s.openControl, s.openNotify, s.dropPrivileges,
+		s.openSockets, either(s.inState(control.SocketName), s.openControl), s.openNotify, s.dropPrivileges,
 	} {
 		err := ctx.Err()
 		if err == nil {
@@ -129,6 +130,8 @@ func (s *Server) Close() error {
 
 func (s *Server) keep(c io.Closer) { s.opened = append(s.opened, c) }
 
+func (s *Server) inState(file string) string { return filepath.Join(s.config.State, file) }
+
 func (s *Server) openLock() error {
 	lock, err := Lock(s.config.State)
 	if err != nil {
@@ -153,16 +156,20 @@ func (s *Server) openDir() error {
 // openKeys reads the gate key and the clients. One client's bad file shuts out that client, not
 // the others.
 func (s *Server) openKeys() error {
-	gates, err := keys.ReadGate(filepath.Join(s.config.Dir, config.GateFile))
+	var gates keys.Gates
+	err := asServer(s.log, func() (err error) {
+		gates, err = keys.ReadGateIn(s.root, s.dir, config.GateFile)
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	s.identity = spa.Identity{Server: s.config.ServerID, Gates: spa.GatesOf(gates), Window: s.config.Window}
 
 	var problems []error
-	s.clients, problems = keys.LoadRegistry(filepath.Join(s.config.Dir, config.ClientsDir))
+	s.clients, problems = LoadClients(s.clientsDir())
 	for _, problem := range problems {
-		s.log.Error("client file ignored: this client cannot knock until it is fixed", "error", problem)
+		s.log.Error(shutOutFor, "error", problem)
 	}
 	return nil
 }
@@ -188,11 +195,21 @@ func (s *Server) openAudit() error {
 	}
 	s.audit = log
 	s.keep(log)
+	uid, _, err := sandbox.Becomes(SystemUser)
+	if err != nil || uid == sandbox.Unnamed { // that one owns nothing
+		return err
+	}
+	if err := log.Give(uid); err != nil {
+		s.log.Warn("a log that is put in place of the audit log, of the same owner, could not be opened by the server", "error", err)
+	}
 	return nil
 }
 
 func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error {
 	fw, err := firewall.New(FirewallConfig(s.config, s.clients, s.now), s.log)
+	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {
+		return withMend(at.Path, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -208,7 +225,8 @@ func (s *Server) openLastGood(confirm time.Duration) error {
 	if confirm > 0 {
 		return nil
 	}
-	g, err := openLastGood(s.config.State)
+	var g *lastGood
+	err := either(s.inState(lastGoodFile), func() (err error) { g, err = openLastGood(s.config.State); return err })()
 	if err == nil {
 		s.lastGood = g
 		s.keep(g)
@@ -279,6 +297,7 @@ func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Ti
 		TPROXY:  c.Firewall.TPROXY,
 		Mark:    c.Firewall.Mark,
 		State:   c.State,
+		User:    SystemUser,
 	}
 	if c.Firewall.Mode == "admit" {
 		fc.Mode = firewall.Admit

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"sallyport/firewall"
 	"sallyport/keys"
 	"sallyport/spa"
+	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
 )
@@ -26,8 +28,18 @@ type files struct {
 }
 
 // reload reads all files again, and takes them over together or not at all. What lives, lives on,
-// unless it may not be held any more. It runs beside the line and holds it up for the swap alone.
+// unless it may not be held any more. It runs beside the line and holds it up for the swap alone. With an
+// answer and an error, the files were taken over and the audit log is not where it should be.
 func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
+	r, err := s.takeOver(parent)
+	log := s.reopenAudit() // also where a file has a mistake: a log that is rotated must not wait for that
+	if err != nil {
+		return nil, err
+	}
+	return r, log
+}
+
+func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 	s.reading.Lock() // what the watcher reads meanwhile is not to be overtaken by what is read here
 	defer s.reading.Unlock()
 	if err := errors.Join(keys.InPlace(s.root, s.dir), s.within()); err != nil {
@@ -52,9 +64,6 @@ func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 	}
 	if err := s.swap(context.WithoutCancel(parent), next, clients, r); err != nil {
 		return nil, denied("", err.Error(), "nothing was changed")
-	}
-	if err := s.audit.Reopen(); err != nil {
-		r.Notes = append(r.Notes, s.unopened(err))
 	}
 	if s.lastGood != nil {
 		if err := s.lastGood.save(next.config, s.now()); err != nil {
@@ -99,13 +108,34 @@ func (s *Server) within() error {
 	return fmt.Errorf("%s leads to %s, in a directory that was not part of the configuration when the server started", path, real)
 }
 
-// unopened says why the audit log is not a new file.
-func (s *Server) unopened(err error) string {
-	note := "the audit log still goes to the old file: " + err.Error()
-	if errors.Is(err, fs.ErrPermission) && s.sandbox.Landlock > 0 {
-		note += "; if its directory is another one since the server started: systemctl restart spa-server (grants and sessions go on)"
+// reopenAudit goes on in a new audit log where the old one was moved away. On an error no line is lost: they go
+// on in the old one.
+func (s *Server) reopenAudit() error {
+	err := s.audit.Reopen()
+	if err == nil {
+		return nil
 	}
-	return note
+	path := s.config.Audit.File
+	s.log.Error("the audit log goes on in the file that was moved away", "error", err, "do", s.mendAudit(path, err))
+	return denied(s.mendAudit(path, err), "the files were taken over, but the audit log goes on in the file that was moved away: "+err.Error())
+}
+
+// mendAudit is the command by which the audit log, which cannot for that reason, goes on in the file at its path.
+func (s *Server) mendAudit(path string, why error) string {
+	const reload, restart = "systemctl reload spa-server", "systemctl restart spa-server (grants and sessions go on)"
+	word, user := keys.ShellWord(path), s.sandbox.User
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(why, audit.ErrDirectory):
+		return restart
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Sprintf("install -m 600 -o %s -g %[1]s /dev/null %s && %s", user, word, reload)
+	case err != nil || !info.Mode().IsRegular():
+		return "put a file of the user " + user + " there, then: " + reload
+	case permits(info, s.sandbox.UID, s.sandbox.GID, mayWrite):
+		return reload // it was moved, and nobody has told the server
+	}
+	return fmt.Sprintf("chown %s %s && chmod u+rw %[2]s && %s", user, word, reload)
 }
 
 // mostProblems is how many are named: as many as somebody reads, and as fit into an answer.
@@ -129,7 +159,7 @@ func (s *Server) readFiles() (files, []string) {
 	}
 	var err error
 	next.config, err = config.LoadIn(s.root, s.dir)
-	note(err)
+	note(legible(filepath.Join(s.dir, config.FileName), err))
 	next.gates, err = keys.ReadGateIn(s.root, s.dir, config.GateFile)
 	note(err)
 	var errs []error

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/spa"
+	"sallyport/spa/audit"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
@@ -318,16 +320,30 @@ func TestReloadWithin(t *testing.T) {
 	}
 }
 
-// TestUnopenedAudit: that a restart is what helps is said just where the sandbox may be the reason.
-func TestUnopenedAudit(t *testing.T) {
+// TestMendAudit: of an audit log that cannot be opened anew it is said what lets the server do it.
+func TestMendAudit(t *testing.T) {
 	b := newBench(t)
-	for _, landlock := range []int{0, 1} {
-		for _, err := range []error{fs.ErrPermission, fs.ErrNotExist} {
-			b.s.sandbox.Landlock = landlock
-			want := landlock > 0 && err == fs.ErrPermission
-			if got := b.s.unopened(err); strings.Contains(got, "systemctl restart") != want || !strings.Contains(got, err.Error()) {
-				t.Errorf("landlock %d, %v: got %q", landlock, err, got)
-			}
+	b.s.sandbox.User, b.s.sandbox.UID, b.s.sandbox.GID = "spa", 4321, 4321
+	dir := t.TempDir()
+	file, closed, none := filepath.Join(dir, "file"), filepath.Join(dir, "closed"), filepath.Join(dir, "none")
+	for path, mode := range map[string]fs.FileMode{file: 0o666, closed: 0o600} {
+		if err := errors.Join(os.WriteFile(path, nil, mode), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		path string
+		why  error
+		want string
+	}{
+		{file, fs.ErrPermission, "systemctl reload spa-server"},
+		{closed, fs.ErrPermission, "chown spa " + closed + " && chmod u+rw " + closed + " && systemctl reload spa-server"},
+		{none, fs.ErrPermission, "install -m 600 -o spa -g spa /dev/null " + none + " && systemctl reload spa-server"},
+		{dir, fs.ErrInvalid, "put a file of the user spa there, then: systemctl reload spa-server"},
+		{none, audit.ErrDirectory, "systemctl restart spa-server (grants and sessions go on)"},
+	} {
+		if got := b.s.mendAudit(test.path, test.why); got != test.want {
+			t.Errorf("%s, %v: got %q, want %q", test.path, test.why, got, test.want)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sallyport/firewall"
+	"sallyport/keys"
 	"sallyport/spa/server/control"
 )
 
@@ -26,6 +27,9 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 		return nil, denied("", err.Error(), fmt.Sprintf("grants that have ended all the same: %d", len(ended)))
 	}
 	revoked := &control.Revoked{Ended: shown(ended)}
+	if r.Client != "" {
+		revoked.Key, revoked.Since = s.keyOf(r.Client), s.since
+	}
 	if r.Cut {
 		if revoked.Sessions, err = s.firewall.Cut(ctx, cuttable); err != nil {
 			return nil, denied("the grants have ended; only sessions go on", "sessions could not be cut: "+err.Error())
@@ -36,6 +40,20 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 	}
 	s.log.Info("revoked by command", "client", r.Client, "source", r.Source, "grants", len(revoked.Ended), "sessions", revoked.Sessions)
 	return revoked, nil
+}
+
+// keyOf says in a word what the key of a client still opens.
+func (s *Server) keyOf(name string) string {
+	client, ok := s.clients.Client(name)
+	switch {
+	case !ok:
+		return "none"
+	case !client.Revoked.IsZero():
+		return "revoked"
+	case !client.Expires.IsZero() && !s.now().Before(client.Expires):
+		return "expired"
+	}
+	return "good"
 }
 
 // revocable refuses a client that nobody knows: it may be misspelt. One whose file is gone can still
@@ -101,7 +119,10 @@ func (s *Server) nothing(r control.Request) error {
 	case !r.Cut:
 		hint = "a session outlives the grant that it began by: --cut ends sessions too"
 	case r.Client != "":
-		hint = "sessions from before " + s.since.Local().Format(time.DateTime) + ", when this server was started, are not known by client: spa-server revoke ADDRESS --cut ends them"
+		hint = "sessions from before " + s.since.Local().Format(time.DateTime) + ", when this server was started, are known by address only: spa-server revoke ADDRESS --cut ends them"
+		if file := s.config.Audit.File; file != "" {
+			hint += fmt.Sprintf("; the addresses: grep '\"client\":\"%s\"' %s", r.Client, keys.ShellWord(file))
+		}
 	}
 	return denied(hint, "nothing is open for "+who)
 }

@@ -41,7 +41,7 @@ func TestCutOfGone(t *testing.T) {
 	if err := os.Remove(filepath.Join(b.s.config.Dir, "alice.toml")); err != nil {
 		t.Fatal(err)
 	}
-	b.s.reloadClient(t.Context(), "alice")
+	b.s.shutOut(t.Context(), "alice", b.s.reloadClient(t.Context(), "alice"))
 	for client, want := range map[string]string{"alice": "nothing is open for alice", "nobody": `there is no client "nobody"`} {
 		_, err := b.s.revoke(t.Context(), control.Request{Client: client, Cut: true})
 		if err == nil || !strings.Contains(err.Error(), want) {

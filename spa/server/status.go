@@ -30,6 +30,7 @@ func (s *Server) status() *control.Status {
 		Gate:     gateStatus(gates, now),
 		Clients:  clients, Grants: len(shown(s.firewall.Grants(now))), Decided: s.audit.Counts(),
 		Capture: captured(s.sniffer.Stats()), Watchers: int(s.hub.active.Load()),
+		Audit: s.auditStatus(c.Audit.File), LeftOut: s.leftOut(),
 		Rights: privileges(s.sandbox), Processes: []control.Process{},
 	}
 	for _, p := range s.firewall.Processes() {
@@ -57,11 +58,22 @@ func loaded(settings []byte, gates []spa.Gate) control.Loaded {
 	return l
 }
 
+func (s *Server) auditStatus(path string) control.Audit {
+	a := control.Audit{File: path}
+	if err := s.audit.Named(); err != nil {
+		a.Moved, a.Mend = err.Error(), s.mendAudit(path, err)
+	}
+	if lost := s.audit.Lost(); lost.Lines > 0 {
+		a.Lost, a.LostAt, a.LostWhy = lost.Lines, lost.Last, lost.Err.Error()
+	}
+	return a
+}
+
 func (s *Server) firewallStatus(mode string) control.Firewall {
 	condition := s.firewall.Condition()
 	return control.Firewall{
 		Backend: s.firewall.BackendName(), Mode: mode, Sentence: s.firewall.Describe(), Persists: s.firewall.Persists(),
-		Missing: condition.Missing, Trial: condition.Trial,
+		Missing: condition.Missing, Unkept: condition.Unkept, Trial: condition.Trial,
 	}
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"io/fs"
+	"os"
 )
 
 // Unread adds to an error of reading a gateway's files what to do, for a program: where there are none,
@@ -16,7 +17,7 @@ func Unread(err error, program string) error {
 
 // AsRoot adds what to do where an error is of rights. Any other it returns as it is.
 func AsRoot(err error, program string) error {
-	if errors.Is(err, fs.ErrPermission) {
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 		return Fail(err, "run it as root: sudo "+program+" …")
 	}
 	return err

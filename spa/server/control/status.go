@@ -32,6 +32,8 @@ type Status struct {
 	Capture   Capture           `json:"capture"`
 	Floor     *Floor            `json:"floor,omitempty"`
 	Journal   Journal           `json:"journal"`
+	Audit     Audit             `json:"audit"`
+	LeftOut   []LeftOut         `json:"left_out"` // client files that are not taken, and whose clients cannot knock
 
 	Seen     []Seen     `json:"seen"`      // clients that were heard since the start, the latest first
 	MoreSeen int        `json:"more_seen"` // how many were left out of Seen
@@ -54,6 +56,7 @@ type Firewall struct {
 	Sentence string `json:"sentence"` // what guards, and what this kernel lacks
 	Persists bool   `json:"persists"` // the guard outlives another tool's flush while no server runs
 	Missing  bool   `json:"missing"`  // the guard is not in place, and guarded ports may be open
+	Unkept   bool   `json:"unkept"`   // the process that keeps the guard while no server runs has ended
 
 	Trial time.Time `json:"trial,omitzero"` // the guard goes then, unless somebody gets in through a knock
 }
@@ -91,6 +94,22 @@ type Journal struct {
 	Records int    `json:"records"` // places taken
 	Room    int    `json:"room"`    // of so many
 	Damaged string `json:"damaged,omitzero"`
+}
+
+// Audit is how the audit log is.
+type Audit struct {
+	File    string    `json:"file,omitzero"`     // empty: no lines are recorded
+	Moved   string    `json:"moved,omitzero"`    // it goes on in a file that was moved away, and why
+	Mend    string    `json:"mend,omitzero"`     // the command for that
+	Lost    uint64    `json:"lost"`              // lines that could not be written since the start
+	LostAt  time.Time `json:"lost_at,omitzero"`  // the last of them
+	LostWhy string    `json:"lost_why,omitzero"` // why
+}
+
+// LeftOut is a client file that is not taken.
+type LeftOut struct {
+	Client string `json:"client"` // or the name of the file, where that is no client's
+	Why    string `json:"why"`
 }
 
 // Seen is what is known of a client that was heard since the start.
@@ -147,6 +166,9 @@ type Grant struct {
 type Revoked struct {
 	Ended    []Grant `json:"ended"`
 	Sessions int     `json:"sessions"` // that were cut
+
+	Key   string    `json:"key,omitzero"`   // of a client: "good", "revoked", "expired", or "none" where it has no file
+	Since time.Time `json:"since,omitzero"` // sessions of a client that began before are known by address only
 }
 
 // Reloaded is what a reload changed.

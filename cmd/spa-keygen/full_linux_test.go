@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"sallyport/cmd/internal/cli"
+	"sallyport/keys"
+	"sallyport/spa/config"
+)
+
+// TestFullDisk: where a client cannot even be marked as revoked in place, its file is removed, which shuts it out
+// too. A rotation changes nothing, and says what shuts it out.
+func TestFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("this test needs root: sudo go test ./cmd/spa-keygen")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=128k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	c := config.Default(dir)
+	c.Name, c.Address, c.ServerID = "gw", "192.0.2.1", keys.NewServerID()
+	alice := &keys.Client{Name: "alice", ID: keys.NewID(), Key: keys.NewKey(), Allow: []string{"tcp/22"}}
+	clients := filepath.Join(dir, config.ClientsDir)
+	if err := errors.Join(os.Mkdir(clients, 0o750), keys.WriteGate(filepath.Join(dir, config.GateFile), keys.NewGateKey()),
+		config.Create(dir, c), keys.WriteClient(clients, alice, true)); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(clients, "alice.toml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := append(text, "#"+strings.Repeat("x", os.Getpagesize()-len(text)-1)...)
+	if err := os.WriteFile(path, whole, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	for size := 64 << 10; size > 0; size /= 2 {
+		for i := 0; err == nil; i++ {
+			err = os.WriteFile(filepath.Join(dir, "ballast-"+strings.Repeat("x", i)), make([]byte, size), 0o600)
+		}
+		err = nil
+	}
+	keygen := func(args ...string) (string, error) {
+		var out bytes.Buffer
+		root := newRoot()
+		root.SetOut(&out)
+		root.SetErr(&out)
+		root.SetArgs(append(args, "--config", dir))
+		err := root.Execute()
+		return out.String(), err
+	}
+	_, err = keygen("rotate", "alice", "--overlap", "0")
+	var exit *cli.Exit
+	if !errors.Is(err, keys.ErrFull) || !errors.As(err, &exit) || !strings.Contains(exit.Hint, "spa-keygen revoke alice") {
+		t.Errorf("rotate: %v", err)
+	}
+	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, whole) {
+		t.Errorf("rotate left %d bytes (%v)", len(now), err)
+	}
+	out, err := keygen("revoke", "alice")
+	if _, gone := os.Stat(path); err != nil || !errors.Is(gone, os.ErrNotExist) || !strings.Contains(out, "is removed instead: its key opens nothing any more") {
+		t.Errorf("revoke: %v, the file: %v\n%s", err, gone, out)
+	}
+}

@@ -1,0 +1,341 @@
+package bastion
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"sallyport/spa/lab"
+)
+
+// Who a file may belong to, and its modes.
+var (
+	owners = []string{"root:root", "root:spa", "spa:spa", "nobody:spa", "nobody:nogroup"}
+	modes  = []int{0o600, 0o640, 0o400, 0o660, 0o644}
+)
+
+// A cell of the table is an owner and a mode.
+type cell struct {
+	owner string
+	mode  int
+}
+
+func cells() []cell {
+	var all []cell
+	for _, owner := range owners {
+		for _, mode := range modes {
+			all = append(all, cell{owner, mode})
+		}
+	}
+	return all
+}
+
+func (c cell) String() string { return fmt.Sprintf("%s %04o", c.owner, c.mode) }
+
+// may is the kernel's law for a user who has one group of the same name, and no capability.
+func (c cell) may(user string, want int) bool {
+	uid, gid, _ := strings.Cut(c.owner, ":")
+	mode := c.mode
+	switch user {
+	case uid:
+		mode >>= 6
+	case gid:
+		mode >>= 3
+	}
+	return mode&want == want
+}
+
+// private is whether keys may lie in it: for nobody but root and the server.
+func (c cell) private() bool {
+	uid, _, _ := strings.Cut(c.owner, ":")
+	return c.mode&0o027 == 0 && uid != "nobody" && c.owner != "root:nogroup"
+}
+
+const (
+	read  = 0o4
+	write = 0o6
+)
+
+// A ruling is what becomes of a file at the start, where root opens it without its rights to the files of others,
+// or the user spa does, and while the server runs, where spa does.
+type ruling struct {
+	file       string
+	start, run func(c cell) bool // run is nil where the file is not opened again
+}
+
+var rulings = []ruling{
+	{"server.toml", func(cell) bool { return true }, // with the settings that were good last
+		func(c cell) bool { return c.may("spa", read) }},
+	{"gate.key", func(c cell) bool { return c.private() && (c.may("root", read) || c.may("spa", read)) },
+		func(c cell) bool { return c.private() && c.may("spa", read) }},
+	{"audit.jsonl", func(c cell) bool { return c.may("root", write) || c.may("spa", write) },
+		func(c cell) bool { return c.may("spa", 0o2) }},
+	{"journal", func(c cell) bool { return c.mode&0o022 == 0 && (c.may("root", write) || c.may("spa", write)) }, nil},
+	{"grants", func(c cell) bool { return c.may("root", write) || c.may("spa", write) }, nil},
+	{"keeper", func(c cell) bool { return c.may("root", write) || c.may("spa", write) }, nil},
+	{"lock", func(c cell) bool { return c.may("root", write) || c.may("spa", write) }, nil},
+}
+
+// TestFiles is the table of who opens which file of the gateway, for each owner and mode, under the units as
+// they are: what works at the start works later, or is refused with the command that mends it.
+func TestFiles(t *testing.T) {
+	f := &fileTable{computer: guarded(t)}
+	f.up()
+	f.clients()
+	f.whileItRuns()
+	f.atTheStart()
+	f.directories()
+}
+
+type fileTable struct {
+	*computer
+	rounds int
+}
+
+// set gives files of /etc/spa owners and modes.
+func (f *fileTable) set(files map[string]cell) {
+	f.t.Helper()
+	var lines []string
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		lines = append(lines, fmt.Sprintf("chown %s /etc/spa/%s; chmod %04o /etc/spa/%[2]s", files[name].owner, name, files[name].mode))
+	}
+	f.run(strings.Join(lines, "\n"))
+}
+
+// good puts all files back.
+func (f *fileTable) good() {
+	f.t.Helper()
+	f.run(`cd /etc/spa; chown root:spa server.toml gate.key; chmod 640 server.toml gate.key
+chown spa:spa audit.jsonl; chmod 600 audit.jsonl
+chown root:root journal grants keeper lock settings; chmod 600 journal grants keeper lock settings
+systemctl reset-failed`)
+}
+
+// leftOut are the clients that the server has left out, by name, and why.
+func (f *fileTable) leftOut() map[string]string {
+	f.t.Helper()
+	var status struct {
+		Left []struct{ Client, Why string } `json:"left_out"`
+	}
+	must(f.t, json.Unmarshal([]byte(f.run("spa-server status --json")), &status))
+	out := make(map[string]string)
+	for _, l := range status.Left {
+		out[l.Client] = l.Why
+	}
+	return out
+}
+
+// problems are the texts of check's problems.
+func (f *fileTable) problems() string {
+	out, _ := f.try("spa-server check --json || true")
+	var texts []string
+	for line := range strings.Lines(out) {
+		var finding struct{ Severity, Subject, Text, Advice string }
+		if json.Unmarshal([]byte(line), &finding) == nil && finding.Severity == "problem" {
+			texts = append(texts, finding.Subject+": "+finding.Text+": "+finding.Advice)
+		}
+	}
+	return strings.Join(texts, "\n")
+}
+
+// clients: each client's file has an owner and a mode of its own.
+func (f *fileTable) clients() {
+	t := f.t
+	files, refused := make(map[string]cell), make(map[string]bool)
+	var lines []string
+	for i, c := range cells() {
+		name := "k" + strconv.Itoa(i)
+		files["clients/"+name+".toml"] = c
+		if !c.private() || !c.may("spa", read) {
+			refused[name] = true
+		}
+		lines = append(lines, "spa-keygen new "+name+" --allow ssh >/dev/null")
+	}
+	f.run(strings.Join(lines, "\n"))
+	f.set(files)
+	same := func(out map[string]string) bool { return sameKeys(out, refused) }
+	lab.Eventually(t, "the clients to be left out that the law leaves out", func() bool { return same(f.leftOut()) })
+	atRun := f.leftOut()
+	f.run("systemctl restart spa-server")
+	atStart := f.leftOut()
+	if !same(atStart) {
+		t.Errorf("at the start %v are left out, want %v", slices.Sorted(maps.Keys(atStart)), slices.Sorted(maps.Keys(refused)))
+	}
+	listed, _ := f.try("spa-keygen list 2>&1")
+	check, _ := f.try("spa-server check")
+	for i, c := range cells() {
+		name := "k" + strconv.Itoa(i)
+		if atRun[name] != atStart[name] {
+			t.Errorf("%s (%v): at run %q, at the start %q", name, c, atRun[name], atStart[name])
+		}
+		for by, text := range map[string]string{"list": listed, "check": check} {
+			if said := strings.Contains(text, "/"+name+".toml: "); said != refused[name] {
+				t.Errorf("%s (%v): %s names it %v, want %v", name, c, by, said, refused[name])
+			}
+		}
+	}
+	for range 3 { // one thing at a time is wrong
+		var commands []string
+		for _, why := range f.leftOut() {
+			commands = append(commands, command(t, why))
+		}
+		if len(commands) == 0 {
+			break
+		}
+		f.run(strings.Join(commands, "\n"))
+		lab.Eventually(t, "the mended files to be taken", func() bool {
+			for name, why := range f.leftOut() {
+				if slices.Contains(commands, command(t, why)) && name != "" {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	if out := f.leftOut(); len(out) > 0 {
+		t.Errorf("after what was said to mend them, %v are left out", out)
+	}
+	f.run("rm /etc/spa/clients/k*.toml")
+}
+
+func sameKeys(a map[string]string, b map[string]bool) bool {
+	return slices.Equal(slices.Sorted(maps.Keys(a)), slices.Sorted(maps.Keys(b)))
+}
+
+var mending = regexp.MustCompile(`(?:chown|chmod|chgrp|install) [^:]*(?::[^ :]* [^:]*)*$`)
+
+// command is the one that a text ends with.
+func command(t *testing.T, text string) string {
+	t.Helper()
+	found := mending.FindString(strings.TrimSpace(text))
+	if found == "" {
+		t.Fatalf("there is no command in %q", text)
+	}
+	return found
+}
+
+// whileItRuns: each file that is opened again, at a reload.
+func (f *fileTable) whileItRuns() {
+	t := f.t
+	for _, r := range rulings {
+		if r.run == nil {
+			continue
+		}
+		n := 0
+		for _, c := range cells() {
+			if r.file == "audit.jsonl" { // a new one comes in the place of the old one
+				f.run("mv /etc/spa/audit.jsonl /etc/spa/audit.old; : > /etc/spa/audit.jsonl")
+			}
+			f.set(map[string]cell{r.file: c})
+			out, err := f.try("spa-server reload")
+			if (err == nil) != r.run(c) {
+				t.Errorf("%s (%v) at a reload: %v, want it to work: %v\n%s", r.file, c, err, r.run(c), out)
+			}
+			if r.run(c) {
+				continue
+			}
+			if n++; n%4 == 1 { // it takes its time
+				if problems := f.problems(); !strings.Contains(problems, "/etc/spa/"+r.file) && !strings.Contains(problems, "gate.key") {
+					t.Errorf("%s (%v): check does not name it:\n%s", r.file, c, problems)
+				}
+			}
+			for range 3 {
+				if out, err = f.try("spa-server reload"); err == nil {
+					break
+				}
+				_, hint, _ := strings.Cut(out, "hint: ")
+				if text := out[:strings.Index(out, "hint: ")]; !strings.HasPrefix(hint, "chown") && !strings.HasPrefix(hint, "install") {
+					hint = text[:strings.Index(text, "\n")]
+				}
+				f.try(command(t, hint))
+			}
+			if err != nil {
+				t.Errorf("%s (%v): after what was said to mend it:\n%s", r.file, c, out)
+			}
+		}
+		f.good()
+	}
+}
+
+// started starts the server anew, and returns what it said.
+func (f *fileTable) start() (string, error) {
+	f.rounds++
+	_, err := f.try("systemctl stop spa-server; systemctl start spa-server")
+	if err == nil {
+		return "", nil
+	}
+	out := f.run("systemctl stop spa-server; systemctl reset-failed spa-server; journalctl -b --no-pager -o cat -n 12 -u spa-server")
+	return out, err
+}
+
+// atTheStart: files that work are tried all at once, one that does not by itself.
+func (f *fileTable) atTheStart() {
+	t := f.t
+	working := make(map[string][]cell)
+	most := 0
+	for _, r := range rulings {
+		var bad []cell
+		for _, c := range cells() {
+			if r.start(c) {
+				working[r.file] = append(working[r.file], c)
+			} else {
+				bad = append(bad, c)
+			}
+		}
+		if len(bad) == 0 {
+			continue
+		}
+		most = max(most, len(working[r.file]))
+		c := bad[f.rounds%len(bad)]
+		f.set(map[string]cell{r.file: c})
+		if problems := f.problems(); !strings.Contains(problems, r.file) {
+			t.Errorf("%s (%v): check does not name it:\n%s", r.file, c, problems)
+		}
+		out, err := f.start()
+		if err == nil {
+			t.Errorf("%s (%v): the server starts", r.file, c)
+		} else if !strings.Contains(out, "/etc/spa/"+r.file) || !strings.Contains(out, "chown") && !strings.Contains(out, "chmod") {
+			t.Errorf("%s (%v): it does not say what to do:\n%s", r.file, c, out)
+		}
+		f.good()
+	}
+	for n := range most {
+		files := make(map[string]cell)
+		for file, cs := range working {
+			files[file] = cs[n%len(cs)]
+		}
+		f.set(files)
+		if out, err := f.start(); err != nil {
+			t.Errorf("%v: %v\n%s", files, err, out)
+			f.good()
+		}
+	}
+	f.good()
+}
+
+// directories: all is the server's own, or the state is in a directory of its own.
+func (f *fileTable) directories() {
+	t := f.t
+	for _, line := range []string{
+		"chown -R spa:spa /etc/spa; chmod -R u=rwX,g=,o= /etc/spa",
+		"chown -R root:spa /etc/spa; chmod 750 /etc/spa /etc/spa/clients; chmod 640 /etc/spa/*.* /etc/spa/clients/*",
+	} {
+		f.run(line)
+		if out, err := f.start(); err != nil {
+			t.Errorf("%s: %v\n%s", line, err, out)
+			continue
+		}
+		f.run("spa-server reload")
+		f.run("systemctl kill -s KILL spa-server; systemctl reset-failed spa-server; systemctl restart spa-server")
+		f.knock()
+		if problems := f.problems(); strings.Contains(problems, "/etc/spa") {
+			t.Errorf("%s: check says\n%s", line, problems)
+		}
+	}
+	t.Logf("%d starts", f.rounds)
+}

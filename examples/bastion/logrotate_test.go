@@ -1,0 +1,80 @@
+package bastion
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sallyport/spa/lab"
+)
+
+// TestLogrotate: the real one, by its own unit, with the lines of this directory and as others write them. No
+// line is lost. Where the server cannot go on in the new file, the rotation fails and says what to do.
+func TestLogrotate(t *testing.T) {
+	lab.NeedProgram(t, "logrotate", "apt-get install logrotate")
+	c := guarded(t)
+	must(t, copyFile("spa.logrotate", c.path("/etc/logrotate.d/spa")))
+	c.off("mkdir -p /etc/systemd/system/logrotate.service.d")
+	must(t, copyFile("logrotate.conf", c.path("/etc/systemd/system/logrotate.service.d/spa.conf")))
+	// Now, and nothing else.
+	c.off(`printf '[Service]\nExecStart=\nExecStart=/usr/sbin/logrotate -v -f /etc/logrotate.d/spa\n' > /etc/systemd/system/logrotate.service.d/now.conf`)
+	c.up()
+	c.knock()
+	config := filepath.Join(t.TempDir(), "spa")
+	knocks := 1
+	client := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command(c.path("/usr/local/bin/spa-client"), append(args, "--config", config)...)
+		if out, code := lab.Run(t, c.client, cmd); code != 0 {
+			t.Fatalf("spa-client %v: exit %d\n%s", args, code, out)
+		}
+	}
+	client("import", c.path("/root/alice.token"))
+	knock := func() {
+		t.Helper()
+		client("open", "ssh", "--host", "gw")
+		knocks++
+		if lines := strings.Count(c.run("cat /etc/spa/audit.jsonl* | zcat -f"), `"verdict":"granted"`); lines != knocks {
+			t.Errorf("%d lines of %d knocks", lines, knocks)
+		}
+	}
+	for _, test := range []struct {
+		create string
+		fails  bool
+	}{
+		{"create", false}, // as it stands there
+		{"create 0660 root spa", false},
+		{"create 0640 root root", true},
+		{"nocreate", true},
+	} {
+		c.run("sed -i 's/^\t\\(create.*\\|nocreate\\|copytruncate\\)$/\t" + test.create + "/; s/^\tdelaycompress//; s/^\tcompress//' /etc/logrotate.d/spa")
+		before := c.run("cat /etc/logrotate.d/spa")
+		_, err := c.try("systemctl start logrotate.service")
+		log := c.run("journalctl -b --no-pager -o cat -u logrotate.service -n 80")
+		if (err != nil) != test.fails {
+			t.Errorf("%s: %v, want it to fail: %v\n%s\n%s", test.create, err, test.fails, before, log)
+		}
+		knock()
+		if test.fails {
+			status, check := c.run("spa-server status"), ""
+			if out, err := c.try("spa-server check"); err != nil {
+				check = out
+			}
+			_, mend, _ := strings.Cut(status, "NOT THERE: ")
+			_, mend, _ = strings.Cut(mend, "\n")
+			mend, _, _ = strings.Cut(mend, "\n")
+			mend = strings.TrimSpace(mend)
+			if mend == "" || !strings.Contains(check, mend) || !strings.Contains(c.run("journalctl -b --no-pager -o cat -u spa-server -n 20"), mend) {
+				t.Fatalf("%s: status, check and log do not say what to do (%q):\n%s\n%s", test.create, mend, status, check)
+			}
+			c.run(mend)
+			knock()
+		}
+		c.run("systemctl restart spa-server")
+		knock()
+		if out := c.run("spa-server status"); strings.Contains(out, "NOT THERE") || strings.Contains(out, "LOST") {
+			t.Errorf("%s: in the end\n%s", test.create, out)
+		}
+	}
+}

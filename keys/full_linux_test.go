@@ -1,0 +1,126 @@
+package keys
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestFull: on a file system that is full, of each kind, a client is revoked, and its key replaced, in place:
+// comments, owner and mode stay. What does not fit changes nothing.
+func TestFull(t *testing.T) {
+	needRoot(t)
+	for _, kind := range []string{"tmpfs", "ext4"} {
+		t.Run(kind, func(t *testing.T) {
+			dir := small(t, kind)
+			long := strings.Repeat("# where it stands\n", 4096/18-14) // with the client near to the end of a block
+			for name, comment := range map[string]string{"alice": "# her laptop\n", "bob": "# his\n", "carol": long} {
+				put(t, dir, client(name, ID(len(name))))
+				add(t, filepath.Join(dir, name+Suffix), comment)
+			}
+			fillUp(t, filepath.Join(dir, "ballast"))
+			if err := WriteClient(dir, client("dave", 9), true); !errors.Is(err, syscall.ENOSPC) {
+				t.Fatalf("a new client: %v, want no space", err)
+			}
+
+			at := time.Now().UTC().Truncate(time.Second)
+			info, err := os.Stat(filepath.Join(dir, "alice.toml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ChangeClient(dir, "alice", func(c *Client) error { c.Revoked = at; return nil }); err != nil {
+				t.Fatalf("revoking: %v", err)
+			}
+			if c, err := ReadClient(filepath.Join(dir, "alice.toml")); err != nil || !c.Revoked.Equal(at) {
+				t.Errorf("got %+v, %v, want alice to be revoked", c, err)
+			}
+			text, err := os.ReadFile(filepath.Join(dir, "alice.toml"))
+			after, statErr := os.Stat(filepath.Join(dir, "alice.toml"))
+			if err != nil || statErr != nil || !strings.Contains(string(text), "# her laptop\n") || after.Mode() != info.Mode() {
+				t.Errorf("got %s (%v, %v, %v)", text, after.Mode(), err, statErr)
+			}
+
+			var key Key
+			if _, err := ChangeClient(dir, "bob", func(c *Client) error { c.Rotate(at); key = c.Key; return nil }); err != nil {
+				t.Fatalf("rotating: %v", err)
+			}
+			if c, err := ReadClient(filepath.Join(dir, "bob.toml")); err != nil || !c.Key.Equal(key) {
+				t.Errorf("got %+v, %v, want bob's new key", c, err)
+			}
+
+			carol := filepath.Join(dir, "carol.toml")
+			before, err := os.ReadFile(carol)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = ChangeClient(dir, "carol", func(c *Client) error { c.Rotate(at); return nil })
+			if now, readErr := os.ReadFile(carol); !errors.Is(err, ErrFull) || readErr != nil || !bytes.Equal(now, before) {
+				t.Errorf("what does not fit: %v, and the file has changed: %v (%v)", err, !bytes.Equal(now, before), readErr)
+			}
+			if entries, err := os.ReadDir(dir); err != nil || len(entries) > 6 { // with lost+found, and a sweep's rest
+				t.Errorf("left behind: %v (%v)", entries, err)
+			}
+		})
+	}
+}
+
+// small mounts a small file system.
+func small(t *testing.T, kind string) string {
+	t.Helper()
+	dir := t.TempDir()
+	args := []string{"-t", "tmpfs", "-o", "size=64k", "tmpfs", dir}
+	if kind == "ext4" {
+		image := filepath.Join(t.TempDir(), "image")
+		if out, err := exec.Command("/bin/sh", "-ec", "truncate -s 2M "+image+"; /usr/sbin/mkfs.ext4 -q "+image).CombinedOutput(); err != nil {
+			t.Fatalf("mkfs.ext4: %v\n%s", err, out)
+		}
+		args = []string{"-o", "loop", image, dir}
+	}
+	out, err := exec.Command("mount", args...).CombinedOutput()
+	if err != nil && os.Getenv("CI") == "" {
+		t.Skipf("mounting: %v\n%s", err, out)
+	}
+	if err != nil {
+		t.Fatalf("mounting: %v\n%s", err, out)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func add(t *testing.T, path, text string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fillUp takes all the space that is left.
+func fillUp(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	syscall.Sync()
+	for _, size := range []int{64 << 10, 4 << 10, 1 << 10, 1} {
+		for err = nil; err == nil; {
+			_, err = f.Write(make([]byte, size))
+		}
+	}
+}

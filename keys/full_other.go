@@ -1,0 +1,9 @@
+//go:build !unix
+
+package keys
+
+import "errors"
+
+func isFull(error) bool { return false }
+
+func rewrite(string, []byte, []byte) error { return errors.ErrUnsupported }

@@ -1,0 +1,48 @@
+//go:build unix
+
+package keys
+
+import (
+	"errors"
+	"os"
+	"syscall"
+)
+
+// isFull reports whether an error says that there is no space, or no more that this user may take.
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// rewrite writes a file in place, or leaves it as it was.
+func rewrite(path string, before, after []byte) error {
+	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil { // only then are its blocks known
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	const block = 512 // stat(2)
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || int64(len(after)) > block*int64(st.Blocks) {
+		return syscall.ENOSPC
+	}
+	if err := fillInPlace(f, after); err != nil {
+		return errors.Join(err, fillInPlace(f, before))
+	}
+	return nil
+}
+
+func fillInPlace(f *os.File, text []byte) error {
+	if _, err := f.WriteAt(text, 0); err != nil {
+		return err
+	}
+	if err := f.Truncate(int64(len(text))); err != nil {
+		return err
+	}
+	return f.Sync()
+}

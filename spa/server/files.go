@@ -1,0 +1,132 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"sallyport/keys"
+	"sallyport/spa/config"
+	"sallyport/spa/sandbox"
+)
+
+// Who opens the gateway's files. Those with settings and keys are read by the server's user, at the start as
+// later: what only root could read would be lost at the first reload. Those of the state, and the audit log, are
+// opened once: as root, whom a unit may have left no right to the files of others, or as that user.
+
+// either is open of the file at path, tried as this process and then as the server's user.
+func either(path string, open func() error) func() error {
+	return func() error {
+		first := open()
+		if !errors.Is(first, fs.ErrPermission) || os.Geteuid() != 0 {
+			return first
+		}
+		second := sandbox.As(SystemUser, open)
+		if !errors.Is(second, fs.ErrPermission) {
+			return second
+		}
+		return withMend(path, first)
+	}
+}
+
+// withMend adds to an error of rights the commands that let the server open the file at path.
+func withMend(path string, err error) error {
+	return fmt.Errorf("%w, to root without CAP_DAC_OVERRIDE and to user %s: %s", err, serverName(), mendFile(path))
+}
+
+// mendFile is the command that lets the server open a file of its state, or make it.
+func mendFile(path string) string {
+	name, dir := serverName(), filepath.Dir(path)
+	info, err := os.Lstat(path)
+	if err == nil && info.IsDir() {
+		return fmt.Sprintf("chown root:%s %s && chmod 750 %[2]s", name, keys.ShellWord(path))
+	}
+	var commands []string
+	if !mayUse(dir, maySearch) {
+		commands = append(commands, fmt.Sprintf("chown root:%s %s && chmod 750 %[2]s", name, keys.ShellWord(dir)))
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		commands = append(commands, fmt.Sprintf("chown %s:%[1]s %s && chmod 600 %[2]s", name, keys.ShellWord(path)))
+	}
+	return strings.Join(commands, " && ")
+}
+
+// serverName is the user, and the group, that the server becomes.
+func serverName() string {
+	if _, _, ok := account(SystemUser); ok {
+		return SystemUser
+	}
+	return fmt.Sprint(sandbox.Unnamed)
+}
+
+// LoadConfig reads the configuration of dir as the server will read it at a reload. What only root can read it
+// takes too, and logs what a reload will stumble over: nobody is to be locked out by the owner of a file.
+func LoadConfig(dir string, log *slog.Logger) (*config.Config, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	var root *os.Root
+	if err := either(dir, func() (err error) { root, err = os.OpenRoot(dir); return err })(); err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, err
+		}
+		return config.Load(dir) // which says what is missing
+	}
+	defer root.Close()
+	var c *config.Config
+	err = asServer(log, func() (err error) {
+		c, err = config.LoadIn(root, dir)
+		return legible(filepath.Join(dir, config.FileName), err)
+	})
+	return c, err
+}
+
+// asServer reads a file as the server's user, or where only root can read it, as root, and logs that.
+func asServer(log *slog.Logger, read func() error) error {
+	later := sandbox.As(SystemUser, read)
+	if !errors.Is(later, fs.ErrPermission) || os.Geteuid() != 0 {
+		return later
+	}
+	if now := read(); now != nil {
+		return later
+	}
+	log.Error("a reload will be refused, because the server cannot read a file without root's rights", "error", later)
+	return nil
+}
+
+// legible adds to an error of reading server.toml what lets the server's user read it.
+func legible(path string, err error) error {
+	if !errors.Is(err, fs.ErrPermission) || errors.Is(err, keys.ErrUnreadable) {
+		return err
+	}
+	uid, gid, unknown := sandbox.Becomes(SystemUser)
+	command := fmt.Sprintf("chown root:%s %s && chmod 640 %[2]s", serverName(), keys.ShellWord(path))
+	dir := filepath.Dir(path)
+	if info, err := os.Stat(dir); err == nil && unknown == nil && !permits(info, uid, gid, maySearch) {
+		command = handOver(SystemUser, dir)
+	}
+	if uid == sandbox.Unnamed {
+		command = makeUser + " && " + handOver(SystemUser, dir)
+	}
+	return fmt.Errorf("%w: the server reads it as user %s: %s", err, serverName(), command)
+}
+
+// LoadClients reads the clients of dir, an absolute path, as the server will read one that changes.
+func LoadClients(dir string) (*keys.Registry, []error) {
+	var registry *keys.Registry
+	var problems []error
+	var root *os.Root
+	if err := either(dir, func() (err error) { root, err = os.OpenRoot(dir); return err })(); err != nil {
+		return keys.LoadRegistry(dir) // which says what is missing
+	}
+	_ = sandbox.As(SystemUser, func() error {
+		registry, problems = keys.LoadRegistryIn(root, dir)
+		return nil
+	})
+	return registry, problems
+}

@@ -1,0 +1,246 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/lab"
+)
+
+// versions are what a client's file may say.
+var versions = []func(c *keys.Client){
+	func(*keys.Client) {},
+	func(c *keys.Client) { c.Allow = []string{"ssh", "web"} },
+	func(c *keys.Client) { c.Allow = []string{"web"} },
+	func(c *keys.Client) { c.From = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} },
+	func(c *keys.Client) { c.From = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")} },
+	func(c *keys.Client) { c.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.2/32")} },
+	func(c *keys.Client) { c.Expires = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC) },
+	func(c *keys.Client) { c.MaxFor = time.Minute },
+	func(c *keys.Client) { c.RequireSource = true },
+	func(c *keys.Client) { c.Revoked = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC) },
+}
+
+// mistakes are what may go wrong with a text at a byte.
+var mistakes = map[string]func(text string, at int) string{
+	"a letter too many": func(text string, at int) string { return text[:at] + "x" + text[at:] },
+	"a byte is missing": func(text string, at int) string { return text[:at] + text[at+1:] },
+	"another byte":      func(text string, at int) string { return text[:at] + "]" + text[at+1:] },
+	"cut off":           func(text string, at int) string { return text[:at] },
+	"a line too many":   func(text string, at int) string { return text[:at] + "\nexprires = 2020-01-01T00:00:00Z\n" + text[at:] },
+}
+
+// editing is a client whose file is changed.
+type editing struct {
+	*bench
+	client keys.Client
+	path   string
+	sender spa.Sender
+}
+
+// edit makes a client of those terms, who has open what they allow.
+func (b *bench) edit(name string, terms func(c *keys.Client)) *editing {
+	b.Helper()
+	e := &editing{bench: b, path: filepath.Join(b.s.clientsDir(), name+keys.Suffix), sender: b.sender}
+	e.client = keys.Client{Name: name, ID: keys.NewID(), Key: keys.NewKey(), Allow: []string{"ssh"}}
+	e.sender.ID, e.sender.Key = e.client.ID, e.client.Key
+	c := e.client
+	terms(&c)
+	if err := keys.WriteClient(b.s.clientsDir(), &c, true); err != nil {
+		b.Fatal(err)
+	}
+	if err := b.s.reloadClient(b.Context(), name); err != nil {
+		b.Fatal(err)
+	}
+	e.knock()
+	return e
+}
+
+// knock asks for all that there is.
+func (e *editing) knock() {
+	e.Helper()
+	for _, service := range []string{"ssh", "web"} {
+		packet, err := spa.Seal(spa.Request{
+			ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute, Services: []spa.Service{{Name: service}},
+		}, e.sender)
+		if err != nil {
+			e.Fatal(err)
+		}
+		e.s.take(context.Background(), arriving(packet))
+	}
+}
+
+// put has the server see another text of the file, for as long as it takes to believe it.
+func (e *editing) put(text string) {
+	e.Helper()
+	if err := os.WriteFile(e.path, []byte(text), 0o640); err != nil {
+		e.Fatal(err)
+	}
+	waiting := make(unsettled)
+	waiting.note(e.client.Name, e.s.reloadClient(e.Context(), e.client.Name), time.Now().Add(-2*settles))
+	e.s.settle(e.Context(), waiting)
+}
+
+func (e *editing) held() []firewall.Grant { return e.s.firewall.GrantsOf(e.client.Name, time.Now()) }
+
+// TestMistakesOpenNothing: whatever a client's file says, and whatever it says after an edit with a mistake at
+// any byte, no more is open than each of the two allows, and a file that is none allows nothing. Who reads
+// the files beside the server says of them what it did.
+func TestMistakesOpenNothing(t *testing.T) {
+	b := newSite(t, func(string) {})
+	b.rewrite("[service.ssh]", "[service.web]\nports = [\"tcp/80\"]\n\n[service.ssh]")
+	if _, err := b.s.reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	bad, good, n := 0, 0, 0
+	for i, old := range versions {
+		for j, next := range versions {
+			for what, mistake := range mistakes {
+				n++
+				e := b.edit(fmt.Sprintf("c%d", n), old)
+				before := e.held()
+				if allowed := []int{1, 2, 1, 1, 0, 0, 0, 1, 1, 0}[i]; len(before) > allowed {
+					t.Fatalf("version %d: %d grants, want %d", i, len(before), allowed)
+				}
+				c := e.client
+				next(&c)
+				text := written(t, &c)
+				at := random.IntN(len(text))
+				text = mistake(text, at)
+				e.put(text)
+				after, err := keys.ReadClient(e.path)
+				where := fmt.Sprintf("version %d to %d, %s at byte %d (%v):\n%s", i, j, what, at, err, text)
+				left := e.held()
+				e.knock()
+				for _, g := range append(e.held(), left...) {
+					if !b.s.policy.Keeps(after, g, time.Now()) {
+						t.Errorf("%s is open after %s", g.Service, where)
+					}
+				}
+				for _, g := range left {
+					if !slices.ContainsFunc(before, func(h firewall.Grant) bool { return h.Service == g.Service && !h.Until.Before(g.Until) }) {
+						t.Errorf("%s came open by %s", g.Service, where)
+					}
+				}
+				if _, out := b.s.clients.Bad()[e.client.Name]; out != (err != nil) {
+					t.Errorf("left out %v after %s", out, where)
+				}
+				if err != nil {
+					bad++
+					if len(e.held()) > 0 {
+						t.Errorf("open after %s", where)
+					}
+				} else {
+					good++
+				}
+				if err := os.Remove(e.path); err != nil {
+					t.Fatal(err)
+				}
+				b.s.shutOut(t.Context(), e.client.Name, os.ErrNotExist)
+				if len(e.held()) > 0 || len(b.s.leftOut()) > 0 {
+					t.Errorf("removed, and open or left out, after %s", where)
+				}
+			}
+		}
+	}
+	if bad < n/4 || good < n/20 {
+		t.Errorf("of %d edits %d are mistakes and %d are none: the test does not see both", n, bad, good)
+	}
+}
+
+// written is the file of a client.
+func written(t *testing.T, c *keys.Client) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := keys.WriteClient(dir, c, true); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, c.Name+keys.Suffix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestUnsettled: a file that is bad, or gone, for a moment cuts nobody, and one that stays so shuts its client out.
+func TestUnsettled(t *testing.T) {
+	b := newSite(t, func(string) {})
+	if err := b.s.openWatcher(); err != nil {
+		t.Fatal(err)
+	}
+	e := b.edit("bob", versions[0])
+	text, err := os.ReadFile(e.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, step := range map[string]func() error{
+		"emptied": func() error { return os.WriteFile(e.path, nil, 0o640) },
+		"half":    func() error { return os.WriteFile(e.path, text[:len(text)/2], 0o640) },
+		"gone":    func() error { return os.Remove(e.path) },
+		"moved":   func() error { return os.Rename(e.path, e.path+"~") },
+		"exposed": func() error { return os.Chmod(e.path, 0o666) },
+	} {
+		waiting := make(unsettled)
+		now := time.Now()
+		for range 3 { // each step is an event
+			if err := step(); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+			waiting.note("bob", b.s.reloadClient(t.Context(), "bob"), now)
+		}
+		b.s.settle(t.Context(), waiting)
+		if len(e.held()) != 1 || len(waiting) != 1 {
+			t.Fatalf("%s: %d grants and %v, want bob's to wait", name, len(e.held()), waiting)
+		}
+		if err := errors.Join(os.WriteFile(e.path, text, 0o640), os.Chmod(e.path, 0o640), handToGroup(e.path)); err != nil {
+			t.Fatal(err)
+		}
+		waiting.note("bob", b.s.reloadClient(t.Context(), "bob"), now)
+		if len(e.held()) != 1 || len(waiting) != 0 {
+			t.Fatalf("%s and written: %d grants and %v, want bob's", name, len(e.held()), waiting)
+		}
+	}
+
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- b.s.watchClients(ctx) }()
+	if err := os.WriteFile(e.path, append(text, "exprires = 5\n"...), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	lab.Eventually(t, "bob to be shut out", func() bool { return len(e.held()) == 0 })
+	e.knock()
+	if out := b.s.leftOut(); len(e.held()) > 0 || len(out) != 1 || out[0].Client != "bob" || !strings.Contains(out[0].Why, "exprires") {
+		t.Errorf("bob has %v, and %v is left out", e.held(), out)
+	}
+	if err := os.WriteFile(e.path, text, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	lab.Eventually(t, "bob to be let in again", func() bool { return len(b.s.leftOut()) == 0 })
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// handToGroup gives a new file to the group of its directory, the server's.
+func handToGroup(path string) error {
+	info, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return os.Chown(path, -1, int(info.Sys().(*syscall.Stat_t).Gid))
+}
