@@ -157,7 +157,7 @@ func (h *host) apply(u update) {
 func (h *host) add(p place, broadcast netip.Addr) {
 	h.places[p] = broadcast
 	h.own[p.addr]++
-	h.broadcasts[broadcast]++
+	h.broadcasts[broadcast]++ // also the zero address, of a network that has none: no packet is to that
 }
 
 func (h *host) remove(p place) {
@@ -191,4 +191,4 @@ func (h *host) isLocal(a netip.Addr) bool {
 }
 
 // isBroadcast tells whether a is the broadcast address of a network that this host is in.
-func (h *host) isBroadcast(a netip.Addr) bool { return a.Is4() && h.broadcasts[a] > 0 }
+func (h *host) isBroadcast(a netip.Addr) bool { return h.broadcasts[a] > 0 }

@@ -90,10 +90,7 @@ func (r *Responder) Send(p Packet, payload []byte, keep bool) error {
 	if r.ways == nil {
 		return fmt.Errorf("capture: answering %v from %v: %w", to, from, net.ErrClosed)
 	}
-	var control []byte
-	if mark := r.ways.back(p, r.mark, keep); mark != r.mark {
-		control = markOf(mark)
-	}
+	control := markOf(r.ways.back(p, r.mark, keep))
 	var err error
 	if to.Addr().Is4() {
 		err = r.send4(from, to, p.Interface, payload, control)

@@ -194,3 +194,10 @@ func TestChecksumIsNeverZero(t *testing.T) {
 		}
 	}
 }
+
+// TestAnswerIsNeverFragmented: fragments would pass where what a receipt is told from is not seen.
+func TestAnswerIsNeverFragmented(t *testing.T) {
+	if b := packet4(client4, gateway4, payload(200)); b[6] != 0x40 || b[7] != 0 {
+		t.Errorf("flags and fragment offset are %x, want \"don't fragment\" alone", b[6:8])
+	}
+}

@@ -1,0 +1,149 @@
+package capture
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/spa/lab"
+)
+
+// TestOwnAddresses: whatever comes and goes in whatever order, an address is the host's own while it is at some
+// interface, and a broadcast address while it is that of some network. Routes say it too, but not in a VRF, whose
+// table is another.
+func TestOwnAddresses(t *testing.T) {
+	var addrs []netip.Addr
+	for _, text := range []string{"192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1"} {
+		addrs = append(addrs, netip.MustParseAddr(text))
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	h := &host{places: map[place]netip.Addr{}, own: map[netip.Addr]int{}, broadcasts: map[netip.Addr]int{}}
+	at := map[place]netip.Addr{} // and its broadcast address
+	for range 5000 {
+		p := place{int32(r.IntN(3)), addrs[r.IntN(len(addrs))]}
+		broadcast := broadcastOf(p.addr, 24+r.IntN(9))
+		if r.IntN(2) == 0 {
+			h.apply(update{kind: unix.RTM_NEWADDR, index: p.index, addr: p.addr, broadcast: broadcast})
+			at[p] = broadcast
+		} else {
+			h.apply(update{kind: unix.RTM_DELADDR, index: p.index, addr: p.addr})
+			delete(at, p)
+		}
+		own, broadcasts := map[netip.Addr]bool{}, map[netip.Addr]bool{}
+		for p, b := range at {
+			own[p.addr], broadcasts[b] = true, b.IsValid()
+		}
+		for _, a := range addrs {
+			if h.isOwn(a) != own[a] {
+				t.Fatalf("after %v: %v is own: %v, want %v", at, a, h.isOwn(a), own[a])
+			}
+			for bits := 24; bits <= 32; bits++ {
+				if b := broadcastOf(a, bits); b.IsValid() && h.isBroadcast(b) != broadcasts[b] {
+					t.Fatalf("after %v: %v is a broadcast address: %v, want %v", at, b, h.isBroadcast(b), broadcasts[b])
+				}
+			}
+		}
+	}
+	if len(h.places) != len(at) {
+		t.Errorf("%d places are remembered, want %d", len(h.places), len(at))
+	}
+}
+
+// TestBroadcastOf: IPv6 has none, whatever the length of the prefix.
+func TestBroadcastOf(t *testing.T) {
+	for prefix, want := range map[string]string{
+		"192.0.2.1/24": "192.0.2.255", "192.0.2.1/30": "192.0.2.3", "192.0.2.1/31": "", "192.0.2.1/32": "", "2001:db8::1/16": "", "2001:db8::1/64": "",
+	} {
+		p := netip.MustParsePrefix(prefix)
+		got := ""
+		if b := broadcastOf(p.Addr(), p.Bits()); b.IsValid() {
+			got = b.String()
+		}
+		if got != want {
+			t.Errorf("%v: got %q, want %q", prefix, got, want)
+		}
+	}
+}
+
+// TestCloseLeavesNothing: neither descriptors nor memory.
+func TestCloseLeavesNothing(t *testing.T) {
+	_, gateway := lab.Pair(t)
+	use := func() {
+		must(t, gateway.Do(func() error {
+			s, err := Listen(knocks)
+			if err != nil {
+				return err
+			}
+			return s.Close()
+		}))
+		must(t, gateway.Do(func() error {
+			r, err := NewResponder(0)
+			if err != nil {
+				return err
+			}
+			return r.Close()
+		}))
+	}
+	use() // what the runtime opens once
+	files, maps := openFiles(t), mapped(t)
+	for range 3 {
+		use()
+	}
+	if got := openFiles(t); got != files {
+		t.Errorf("%d files are open, want %d", got, files)
+	}
+	if got := mapped(t); got != maps {
+		t.Errorf("%d rings are mapped, want %d", got, maps)
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	return len(entries)
+}
+
+// mapped is how many rings of packet sockets are.
+func mapped(t *testing.T) int {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/maps")
+	must(t, err)
+	return strings.Count(string(text), "socket:[")
+}
+
+// TestParsed: what messages leave out: the destination of a route to everything, and the local address where there
+// is no far end (rtnetlink(7)).
+func TestParsed(t *testing.T) {
+	message := func(kind uint16, head []byte, attrs ...[]byte) syscall.NetlinkMessage {
+		return syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind}, Data: append(head, slices.Concat(attrs...)...)}
+	}
+	for family, want := range map[byte]string{unix.AF_INET: "0.0.0.0/0", unix.AF_INET6: "::/0"} {
+		head := make([]byte, unix.SizeofRtMsg)
+		head[0], head[4], head[7] = family, unix.RT_TABLE_LOCAL, unix.RTN_LOCAL
+		if u, ok := parseUpdate(message(unix.RTM_NEWROUTE, head)); !ok || u.route.String() != want {
+			t.Errorf("a route: got %v, %v, want %s", u.route, ok, want)
+		}
+	}
+	attr := func(kind uint16, text string) []byte {
+		a := netip.MustParseAddr(text).AsSlice()
+		b := binary.NativeEndian.AppendUint16(nil, uint16(unix.SizeofRtAttr+len(a)))
+		return append(binary.NativeEndian.AppendUint16(b, kind), a...)
+	}
+	for want, attrs := range map[string][]byte{
+		"2001:db8::1": attr(unix.IFA_ADDRESS, "2001:db8::1"),
+		"192.0.2.1":   append(attr(unix.IFA_ADDRESS, "192.0.2.2"), attr(unix.IFA_LOCAL, "192.0.2.1")...),
+	} {
+		head := make([]byte, unix.SizeofIfAddrmsg)
+		if u, ok := parseUpdate(message(unix.RTM_NEWADDR, head, attrs)); !ok || u.addr.String() != want {
+			t.Errorf("an address: got %v, %v, want %s", u.addr, ok, want)
+		}
+	}
+}
