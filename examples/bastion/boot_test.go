@@ -34,6 +34,7 @@ func TestBootWithNetwork(t *testing.T) {
 	if outcome.Through > 0 {
 		t.Errorf("at boot a stranger reached sshd: %v", outcome)
 	}
+	t.Logf("a stranger since the first instant: %v", outcome)
 	c.knock()
 }
 
@@ -104,9 +105,12 @@ dd if=/dev/zero of=/etc/spa/full bs=4k 2>/dev/null || true`, mend: "umount /etc/
 		if outcome.Through > 0 {
 			t.Errorf("%s: a stranger reached sshd: %v\n%s", accident.name, outcome, c.run("journalctl -b --no-pager -u spa-server -u spa-guard"))
 		}
+		reached := "nothing"
 		if accident.in {
 			c.knock()
+			reached = "sshd, by a knock"
 		}
+		t.Logf("%-32s a stranger since the first instant: %v; Alice reached %s", accident.name+":", outcome, reached)
 		if said, _ := c.try("journalctl -b --no-pager --quiet -p err -u spa-guard -u spa-server"); said == "" {
 			t.Errorf("%s: the journal says nothing of it:\n%s", accident.name, c.run("journalctl -b --no-pager -u spa-guard -u spa-server"))
 		}
