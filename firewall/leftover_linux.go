@@ -33,6 +33,24 @@ func leftover() ([]string, error) {
 	return kinds, nil
 }
 
+// Stands reports whether a guard, of whichever backend, is in this network namespace.
+func Stands() (bool, error) {
+	conn, err := nft.New(nft.AsLasting())
+	if err != nil {
+		return false, explain("opening netlink", err)
+	}
+	defer conn.CloseLasting()
+	tables, err := conn.ListTablesOfFamily(nft.TableFamilyINet)
+	if err != nil && !noNftables(err) {
+		return false, explain("looking for the table", err)
+	}
+	if slices.ContainsFunc(tables, func(t *nft.Table) bool { return t.Name == tableName }) {
+		return true, nil
+	}
+	kinds, err := leftover()
+	return len(kinds) > 0, err
+}
+
 func leftInNft() (bool, error) {
 	conn, err := nft.New(nft.AsLasting())
 	if err != nil {

@@ -90,9 +90,33 @@ func stopgapState() (string, error) {
 	return dir, os.MkdirAll(dir, 0o700)
 }
 
+// starts is how long a server that runs may take until its guard is in place.
+const starts = 10 * time.Second
+
+// awaitGuard reports whether the guard is in place: who holds the server's lock may be no server, or one that hangs.
+func awaitGuard(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, starts)
+	defer cancel()
+	for {
+		if there, err := firewall.Stands(); there && err == nil {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// guards reports whether the settings are for a guard that shuts ports.
+func guards(c *config.Config) bool {
+	return c.Firewall.Backend != "dry-run" && c.Firewall.Mode != "admit" && len(c.Services) > 0
+}
+
 func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logger) (string, error) {
 	lock, err := server.Lock(c.State)
-	if errors.Is(err, server.ErrRunning) {
+	if errors.Is(err, server.ErrRunning) && (!guards(c) || awaitGuard(ctx)) {
 		return "the guard is managed by the running spa-server", nil
 	}
 	if err != nil {

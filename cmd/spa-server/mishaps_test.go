@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -276,4 +277,89 @@ func TestInitOfImpossibleServices(t *testing.T) {
 			t.Errorf("%s: the directory is left behind", service)
 		}
 	}
+}
+
+// TestSettingsAreRoots: a server that was taken over has no say in what is guarded at the next boot: it holds no
+// copy of the settings, and one that another user could write, or that was made for elsewhere, is not used.
+func TestSettingsAreRoots(t *testing.T) {
+	lab.NeedRoot(t)
+	g := newGateway(t)
+	g.serve(":22")
+	g.start()
+	copied := filepath.Join(g.dir, "settings")
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", g.server.cmd.Process.Pid))
+	if err != nil || len(fds) == 0 {
+		t.Fatalf("%v: %v", fds, err)
+	}
+	for _, fd := range fds {
+		if file, err := os.Readlink(fd); err == nil && file == copied {
+			t.Errorf("the server holds %s open", file)
+		}
+	}
+	good, err := os.ReadFile(filepath.Join(g.dir, "server.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func() error{
+		"another's":         func() error { return os.Chown(copied, 54321, 0) },
+		"for all to write":  func() error { return os.Chmod(copied, 0o602) },
+		"with another name": func() error { return os.Link(copied, copied+".too") },
+		"a link": func() error {
+			return errors.Join(os.WriteFile(copied+".of", text, 0o600), os.Remove(copied), os.Symlink(copied+".of", copied))
+		},
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		g.write(append([]byte("surprise = 1\n"), good...))
+		g.server.stop(syscall.SIGKILL)
+		g.fails(0, "teardown", "--config", g.dir)
+		wantSaid(t, g.fails(1, "guard", "--config", g.dir), "surprise")
+		g.write(good)
+		if out := g.fails(1, "check", "--config", g.dir); name == "another's" || name == "for all to write" {
+			wantSaid(t, out, "somebody else than root can write it", "spa-server reload")
+		}
+		g.start()
+		g.write(append([]byte("# changed\n"), good...))
+		g.fails(0, "reload", "--config", g.dir)
+		g.write(append([]byte("surprise = 1\n"), good...))
+		g.server.stop(syscall.SIGKILL)
+		g.fails(0, "teardown", "--config", g.dir)
+		wantSaid(t, g.fails(0, "guard", "--config", g.dir), "surprise", "last good version", "the guard is in place")
+		g.wantDark("192.0.2.3", "192.0.2.1:22", name+": made anew")
+		os.Remove(copied + ".too")
+	}
+}
+
+func (g *gateway) write(settings []byte) {
+	g.t.Helper()
+	if err := os.WriteFile(filepath.Join(g.dir, "server.toml"), settings, 0o640); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// TestGuardBesideALock: who holds the server's lock and is no server keeps no port open.
+func TestGuardBesideALock(t *testing.T) {
+	lab.NeedRoot(t)
+	g := newGateway(t)
+	g.serve(":22")
+	g.cleanStopgap()
+	file, err := os.OpenFile(filepath.Join(g.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	wantSaid(t, g.fails(0, "guard", "--config", g.dir), "the guard is in place")
+	g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
+	file.Close()
+	g.start()
+	g.mustOpen()
+	wantSaid(t, g.fails(0, "guard", "--config", g.dir), "managed by the running spa-server")
 }

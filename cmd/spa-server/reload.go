@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/spa/server"
 	"sallyport/spa/server/control"
 )
 
@@ -27,6 +28,9 @@ Changes of single client files count without it, as soon as they are written.`,
 			return ask(cmd, *dir, control.Request{Command: control.CommandReload}, func(r control.Reply) error {
 				if r.Reloaded == nil {
 					return nil
+				}
+				if err := server.KeepSettings(cmd.Context(), *dir, time.Now()); err != nil {
+					cli.Warn(cmd, "the settings could not be saved for a boot with a mistake in server.toml: %v", err)
 				}
 				if asJSON {
 					return cli.JSON(cmd, r.Reloaded)
@@ -55,9 +59,6 @@ func printReloaded(cmd *cobra.Command, r control.Reloaded) error {
 	}
 	if len(lines) == 0 {
 		lines = []string{"nothing has changed"}
-	}
-	for _, note := range r.Notes {
-		cli.Warn(cmd, "%s", note)
 	}
 	_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(lines, "\n"))
 	return err

@@ -58,8 +58,13 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	if len(checkOwner(c, h)) == 0 { // which says it of the journal
 		found = openable(filepath.Join(c.State, config.JournalFile), h)
 	}
-	for _, file := range []string{lockFile, ledgerFile, "keeper", lastGoodFile, control.SocketName} {
+	for _, file := range []string{lockFile, ledgerFile, "keeper", control.SocketName} {
 		found = append(found, openable(filepath.Join(c.State, file), h)...)
+	}
+	if _, err := lastWriting(c.State, c.Dir); errors.Is(err, errNotTrusted) {
+		path := filepath.Join(c.State, lastGoodFile)
+		found = append(found, Finding{Warning, path, errNotTrusted.Error() + ", so it is not used: with a mistake in " + config.FileName + " at a boot nothing is guarded",
+			"spa-server reload\n# makes a new one"})
 	}
 	if c.Audit.File != "" {
 		found = append(found, openable(c.Audit.File, h)...)

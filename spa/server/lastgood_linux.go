@@ -2,13 +2,16 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"sallyport/spa/config"
@@ -25,8 +28,9 @@ import (
 //	52   4  length of the text
 //	56      the directory of server.toml, then its text
 //
-// All space is taken when the file is made. It is in the hands of the server's user, so who reads it
-// takes nothing in it for granted.
+// All space is taken when the file is made. Root alone writes it, before the server gives up its privileges
+// and when root has had it reload: what a server that was taken over could write would decide at the next boot
+// what is guarded. A file that another user can write is not read, and replaced.
 const (
 	lastGoodFile = "settings"
 	lastGoodHead = 56
@@ -53,9 +57,9 @@ type writing struct {
 	text   []byte
 }
 
-// openLastGood opens the file in the state directory, or makes it and takes its space.
+// openLastGood opens the file in the state directory, or makes it.
 func openLastGood(state string) (*lastGood, error) {
-	file, err := openLockFile(filepath.Join(state, lastGoodFile))
+	file, err := openTrusted(filepath.Join(state, lastGoodFile))
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +70,43 @@ func openLastGood(state string) (*lastGood, error) {
 		}
 	}
 	return g, nil
+}
+
+// errNotTrusted is returned for a file that a user other than root can write.
+var errNotTrusted = errors.New("somebody else than root can write it")
+
+// openTrusted opens a file for writing, or makes one where there is none that is only root's.
+func openTrusted(path string) (*os.File, error) {
+	const flags = os.O_RDWR | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+	file, err := os.OpenFile(path, flags, 0)
+	if err == nil {
+		if err = checkTrusted(file); err == nil {
+			return file, nil
+		}
+		err = errors.Join(err, file.Close())
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	return os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+// checkTrusted refuses what is no plain file, or that others than root and this process's user can write.
+func checkTrusted(file *os.File) error {
+	if err := checkPlain(file); err != nil {
+		return err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	owner := int(info.Sys().(*syscall.Stat_t).Uid)
+	if owner != 0 && owner != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s: %w", file.Name(), errNotTrusted)
+	}
+	return nil
 }
 
 func (g *lastGood) Close() error { return g.file.Close() }
@@ -153,6 +194,23 @@ func SaveSettings(c *config.Config, now time.Time) error {
 	return nil
 }
 
+// KeepSettings saves the settings that the running server has just read again: it may not itself write what
+// root will trust. While the guard is on trial nothing is saved.
+func KeepSettings(ctx context.Context, dir string, now time.Time) error {
+	c, err := config.Load(dir)
+	if err != nil {
+		return err
+	}
+	status, err := askStatus(ctx, c)
+	if err != nil || !status.Firewall.Trial.IsZero() {
+		return err
+	}
+	if status.Loaded.Settings != loaded(c.Text(), nil).Settings {
+		return fmt.Errorf("server: %s has changed again", config.FileName)
+	}
+	return SaveSettings(c, now)
+}
+
 // LastGood returns the settings of dir that were taken over last, and when that was. It looks for them in
 // the state directory that server.toml names, as far as that can be read, and where it is by default.
 // Where there are none the error is ErrNeverGood.
@@ -165,30 +223,41 @@ func LastGood(dir string) (*config.Config, time.Time, error) {
 	if state, err := config.StateDir(dir); err == nil {
 		places = append([]string{state}, places...)
 	}
-	failed := []error{fmt.Errorf("server: %s: %w", dir, ErrNeverGood)}
+	var failed []error
 	for _, state := range distinct(places...) {
 		w, err := lastWriting(state, dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNoWriting) {
+			failed = append(failed, err)
+		}
 		if err != nil {
 			continue // it is not there, or it is of another gateway
 		}
 		path := filepath.Join(state, lastGoodFile)
 		c, err := config.Parse(dir, path, w.text)
+		if err == nil && c.State != state {
+			err = fmt.Errorf("server: %s: it says that the state directory is %s", path, c.State)
+		}
 		if err == nil {
 			return c, w.at, nil
 		}
-		failed = append(failed, err) // by a newer version, or forged
+		failed = append(failed, err) // by a newer version
+	}
+	if len(failed) == 0 {
+		failed = []error{fmt.Errorf("server: %s: %w", dir, ErrNeverGood)}
 	}
 	return nil, time.Time{}, errors.Join(failed...)
 }
 
 // lastWriting reads the latest settings of dir from the state directory.
 func lastWriting(state, dir string) (writing, error) {
-	var file *os.File
-	path := filepath.Join(state, lastGoodFile)
-	if err := either(path, func() (err error) { file, err = openPlainFile(path); return err })(); err != nil {
+	file, err := openPlainFile(filepath.Join(state, lastGoodFile))
+	if err != nil {
 		return writing{}, err
 	}
 	defer file.Close()
+	if err := checkTrusted(file); err != nil {
+		return writing{}, err
+	}
 	var last writing
 	for place := range int64(2) {
 		w, err := readWriting(file, place)

@@ -77,7 +77,6 @@ type Server struct {
 	responder *capture.Responder
 	socket    *control.Listener
 	manager   *net.UnixConn // nil: nobody wants to be told
-	lastGood  *lastGood     // nil: it cannot be written
 	watcher   *fsnotify.Watcher
 	sandbox   sandbox.State
 	files     sandbox.Files // that can be opened still
@@ -101,7 +100,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 		either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
 		s.openKeys, either(s.inState(config.JournalFile), s.openJournal), either(c.Audit.File, s.openAudit),
 		func() error { return s.openFirewall(ctx, o.Confirm) },
-		func() error { return s.openLastGood(o.Confirm) },
+		func() error { return s.saveSettings(o.Confirm) },
 		s.openSockets, either(s.inState(control.SocketName), s.openControl), s.openNotify, s.dropPrivileges,
 	} {
 		err := ctx.Err()
@@ -219,20 +218,13 @@ func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error 
 	return fw.Load(ctx, confirm, s.now())
 }
 
-// openLastGood keeps the settings by which the guard was loaded, but for a trial. A server that cannot
-// does not fail for that.
-func (s *Server) openLastGood(confirm time.Duration) error {
+// saveSettings keeps those by which the guard was loaded, but for a trial. A server that cannot does not
+// fail for that.
+func (s *Server) saveSettings(confirm time.Duration) error {
 	if confirm > 0 {
 		return nil
 	}
-	var g *lastGood
-	err := either(s.inState(lastGoodFile), func() (err error) { g, err = openLastGood(s.config.State); return err })()
-	if err == nil {
-		s.lastGood = g
-		s.keep(g)
-		err = g.save(s.config, s.now())
-	}
-	if err != nil {
+	if err := SaveSettings(s.config, s.now()); err != nil {
 		s.log.Warn("the settings could not be saved: if server.toml has a mistake at the next boot, an older guard or none will be loaded", "error", err)
 	}
 	return nil

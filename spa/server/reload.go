@@ -65,11 +65,6 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 	if err := s.swap(context.WithoutCancel(parent), next, clients, r); err != nil {
 		return nil, denied("", err.Error(), "nothing was changed")
 	}
-	if s.lastGood != nil {
-		if err := s.lastGood.save(next.config, s.now()); err != nil {
-			r.Notes = append(r.Notes, "the settings could not be saved for a boot with a mistake in server.toml: "+err.Error())
-		}
-	}
 	s.log.Info("reloaded", "settings", r.Settings, "added", len(r.Added), "changed", len(r.Changed), "removed", len(r.Removed), "ended", len(r.Ended))
 	return r, nil
 }

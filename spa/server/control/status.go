@@ -178,7 +178,6 @@ type Reloaded struct {
 	Changed  []string `json:"changed"`
 	Removed  []string `json:"removed"`
 	Ended    []Grant  `json:"ended"` // grants that may not be held any more
-	Notes    []string `json:"notes,omitempty"`
 }
 
 // Decision is what became of a packet, or of so many; or of a grant.
