@@ -68,7 +68,6 @@ type keeper struct {
 	orders *os.File
 	life   *os.File // ends with it
 	holds  bool
-	ended  bool // by us
 	left   sandbox.State
 }
 
@@ -279,8 +278,8 @@ func (k *keeper) await(ctx context.Context) bool {
 	return err == io.EOF
 }
 
-// gone reports whether the keeper has ended, and not because it was told to.
-func (k *keeper) gone() bool { return k != nil && !k.ended && !k.lives() }
+// gone reports whether there was a keeper, and is none any more.
+func (k *keeper) gone() bool { return k != nil && !k.lives() }
 
 // duplicate is another descriptor of the same socket.
 func duplicate(c *netlink.Conn) (*os.File, error) {
@@ -325,9 +324,9 @@ func (k *keeper) end() error {
 	if k == nil || k.pid == 0 {
 		return nil
 	}
-	k.ended = true
+	err := k.life.Close()            // first: its end by us is not to be said
 	k.orders.Write([]byte{orderEnd}) // if it has ended already, so be it
-	err := errors.Join(k.orders.Close(), k.life.Close())
+	err = errors.Join(err, k.orders.Close())
 	give := time.Now().Add(keeperEnds)
 	for n := 0; k.lives() && (n < looks || time.Now().Before(give)); n++ {
 		time.Sleep(time.Millisecond)

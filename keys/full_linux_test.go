@@ -83,8 +83,8 @@ func small(t *testing.T, kind string) string {
 		args = []string{"-o", "loop", image, dir}
 	}
 	out, err := exec.Command("mount", args...).CombinedOutput()
-	if err != nil && os.Getenv("CI") == "" {
-		t.Skipf("mounting: %v\n%s", err, out)
+	if err != nil && kind != "tmpfs" {
+		t.Skipf("needs loop devices: %v\n%s", err, out)
 	}
 	if err != nil {
 		t.Fatalf("mounting: %v\n%s", err, out)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -202,5 +204,32 @@ func TestReadableByTheServer(t *testing.T) {
 	}
 	if _, err := ReadClient(path); err != nil {
 		t.Errorf("after it was written: %v", err)
+	}
+}
+
+// TestServersOwn: a file of the user whose group is the directory's is the server's, and not a stranger's.
+func TestServersOwn(t *testing.T) {
+	needRoot(t)
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		t.Skip("needs the user nobody: ", err)
+	}
+	uid, err1 := strconv.Atoi(nobody.Uid)
+	gid, err2 := strconv.Atoi(nobody.Gid)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := WriteClient(dir, &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}, true); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "alice.toml")
+	chown(t, path, uid, gid)
+	if _, err := ReadClient(path); !errors.Is(err, ErrExposed) {
+		t.Errorf("in a directory of root's group: %v", err)
+	}
+	chown(t, dir, 0, gid)
+	if _, err := ReadClient(path); err != nil {
+		t.Error(err)
 	}
 }

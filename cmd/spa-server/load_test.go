@@ -11,9 +11,17 @@ import (
 	"sallyport/cmd/internal/cli"
 )
 
-// TestLoadError: a configuration that is not there, or not for who asks, comes with what to do.
+// TestLoadError: a configuration that is not there, or not for who asks, comes with what to do. Root is not told to
+// be root.
 func TestLoadError(t *testing.T) {
-	for hint, cause := range map[string]error{"spa-server init": fs.ErrNotExist, "as root": fs.ErrPermission} {
+	causes := map[string]error{"spa-server init": fs.ErrNotExist, "as root": fs.ErrPermission}
+	if os.Geteuid() == 0 {
+		delete(causes, "as root")
+		if exit, ok := errors.AsType[*cli.Exit](loadError(fs.ErrPermission)); ok {
+			t.Errorf("root gets the hint %q", exit.Hint)
+		}
+	}
+	for hint, cause := range causes {
 		exit, ok := errors.AsType[*cli.Exit](loadError(fmt.Errorf("reading: %w", cause)))
 		if cause == fs.ErrPermission && os.Geteuid() == 0 {
 			if ok {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sallyport/spa"
+	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 )
 
@@ -44,9 +45,19 @@ func TestRevokeClient(t *testing.T) {
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "after bob's revocation")
 	wantSaid(t, g.fails(1, "revoke", "bob", "--config", g.dir), "error: nothing is open for bob", "--cut")
 	wantSaid(t, g.fails(1, "revoke", "nobody", "--config", g.dir), `error: there is no client "nobody"`, "spa-keygen list")
+	if _, err := g.session("192.0.2.2", "192.0.2.1:22", lab.Patience); err != nil {
+		t.Fatal(err)
+	}
+	wantSaid(t, g.must("spa-keygen", "revoke", "alice", "--config", g.dir), "alice is revoked")
+	lab.Eventually(t, "alice's grants to end", func() bool { return len(g.grants()) == 0 })
+	out = g.fails(0, "revoke", "alice", "--cut", "--config", g.dir)
+	if wantSaid(t, out, "the key of alice is revoked: it opens nothing any more"); strings.Contains(out, "still works") {
+		t.Errorf("of a key that is revoked:\n%s", out)
+	}
+	wantSaid(t, g.fails(1, "revoke", "alice", "--config", g.dir), "nothing is open for alice, and its key is revoked")
 	g.server.stop(syscall.SIGTERM) // and all that it said is there
-	if s := g.server.log(); strings.Count(s, "revoked by command") != 2 {
-		t.Errorf("the log does not name two revocations:\n%s", s)
+	if s := g.server.log(); strings.Count(s, "revoked by command") != 3 {
+		t.Errorf("the log does not name three revocations:\n%s", s)
 	}
 }
 

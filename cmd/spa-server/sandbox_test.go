@@ -99,6 +99,43 @@ func (g *gateway) makeLogDir(dir string) {
 	}
 }
 
+// TestKilledKeeper: the end of the keeper is said, once, in the log, by status and by check; a restart mends it. Its
+// end with the server, or by teardown, is none to be said.
+func TestKilledKeeper(t *testing.T) {
+	g := newSystemGateway(t)
+	g.start()
+	const said = "the keeper of the guard has ended"
+	quiet := func(when string) {
+		t.Helper()
+		check, _ := g.run(g.host, "spa-server", "check", "--config", g.dir)
+		if status := g.must("spa-server", "status", "--config", g.dir); strings.Contains(status, "ENDED") || strings.Contains(check, "spa-keeper, has ended") || strings.Contains(g.server.log(), said) {
+			t.Errorf("%s:\n%s\n%s\n%s", when, status, check, g.server.log())
+		}
+	}
+	quiet("with its keeper")
+	if err := syscall.Kill(g.status().Processes[0].PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	lab.Eventually(t, "the log to say it", func() bool { return strings.Contains(g.server.log(), said) })
+	if !g.status().Firewall.Unkept {
+		t.Error("status --json does not say it")
+	}
+	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "its keeper has ENDED", "systemctl restart spa-server")
+	check, _ := g.run(g.host, "spa-server", "check", "--config", g.dir)
+	wantSaid(t, check, "spa-keeper, has ended", "systemctl restart spa-server")
+	g.server.stop(syscall.SIGTERM)
+	if n := strings.Count(g.server.log(), said); n != 1 {
+		t.Errorf("said %d times:\n%s", n, g.server.log())
+	}
+	g.start()
+	quiet("after a restart")
+	g.server.stop(syscall.SIGTERM)
+	g.must("spa-server", "teardown", "--config", g.dir)
+	if strings.Contains(g.server.log(), said) {
+		t.Errorf("an orderly end:\n%s", g.server.log())
+	}
+}
+
 // TestFilesOfTheSandbox: logs that are rotated and files that are replaced go on; what was put where
 // the server can open nothing is said, with what to do.
 func TestFilesOfTheSandbox(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -64,21 +65,68 @@ const (
 // A ruling is what becomes of a file at the start, where root opens it without its rights to the files of others,
 // or the user spa does, and while the server runs, where spa does.
 type ruling struct {
-	file       string
+	file, use  string
 	start, run func(c cell) bool // run is nil where the file is not opened again
 }
 
+// kept is the ruling of a file that the server opens once.
+func kept(c cell) bool { return c.may("root", write) || c.may("spa", write) }
+
+func served(c cell) bool { return c.private() && c.may("spa", read) }
+
 var rulings = []ruling{
-	{"server.toml", func(cell) bool { return true }, // with the settings that were good last
+	{"server.toml", "spa reads; root, if spa may not", func(cell) bool { return true }, // with the settings that were good last
 		func(c cell) bool { return c.may("spa", read) }},
-	{"gate.key", func(c cell) bool { return c.private() && (c.may("root", read) || c.may("spa", read)) },
-		func(c cell) bool { return c.private() && c.may("spa", read) }},
-	{"audit.jsonl", func(c cell) bool { return c.may("root", write) || c.may("spa", write) },
-		func(c cell) bool { return c.may("spa", 0o2) }},
-	{"journal", func(c cell) bool { return c.mode&0o022 == 0 && (c.may("root", write) || c.may("spa", write)) }, nil},
-	{"grants", func(c cell) bool { return c.may("root", write) || c.may("spa", write) }, nil},
-	{"keeper", func(c cell) bool { return c.may("root", write) || c.may("spa", write) }, nil},
-	{"lock", func(c cell) bool { return c.may("root", write) || c.may("spa", write) }, nil},
+	{"gate.key", "spa reads; root, if spa may not", func(c cell) bool { return c.private() && (c.may("root", read) || c.may("spa", read)) }, served},
+	{clientFiles, "spa reads", served, served},
+	{"audit.jsonl", "root writes; spa, if root may not, and after a rotation", kept, func(c cell) bool { return c.may("spa", 0o2) }},
+	{"journal", "root writes; spa, if root may not", func(c cell) bool { return c.mode&0o022 == 0 && kept(c) }, nil},
+	{"grants", "the same", kept, nil},
+	{"keeper", "the same", kept, nil},
+	{"lock", "the same", kept, nil},
+}
+
+const clientFiles = "clients/NAME.toml"
+
+// table is the page's: for each owner the modes that work.
+func table() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "| file | who | when | %s |\n|%s\n", strings.Join(owners, " | "), strings.Repeat("---|", 3+len(owners)))
+	row := func(file, use, when string, works func(cell) bool) {
+		fmt.Fprintf(&b, "| %s | %s | %s |", file, use, when)
+		for _, owner := range owners {
+			var good []string
+			for _, mode := range modes {
+				if works(cell{owner, mode}) {
+					good = append(good, fmt.Sprintf("%o", mode))
+				}
+			}
+			switch len(good) {
+			case 0:
+				good = []string{"–"}
+			case len(modes):
+				good = []string{"all"}
+			}
+			fmt.Fprintf(&b, " %s |", strings.Join(good, " "))
+		}
+		b.WriteString("\n")
+	}
+	for _, r := range rulings {
+		row("`"+r.file+"`", r.use, "start", r.start)
+		if r.run != nil {
+			row("", "", "later", r.run)
+		}
+	}
+	return b.String()
+}
+
+// TestFileTable: the page has the table that TestFiles proves.
+func TestFileTable(t *testing.T) {
+	page, err := os.ReadFile("README.md")
+	must(t, err)
+	if !strings.Contains(string(page), "\n"+table()+"\n") {
+		t.Errorf("README.md does not have the table of files:\n%s", table())
+	}
 }
 
 // TestFiles is the table of who opens which file of the gateway, for each owner and mode, under the units as
@@ -151,7 +199,7 @@ func (f *fileTable) clients() {
 	for i, c := range cells() {
 		name := "k" + strconv.Itoa(i)
 		files["clients/"+name+".toml"] = c
-		if !c.private() || !c.may("spa", read) {
+		if !served(c) {
 			refused[name] = true
 		}
 		lines = append(lines, "spa-keygen new "+name+" --allow ssh >/dev/null")
@@ -223,7 +271,7 @@ func command(t *testing.T, text string) string {
 func (f *fileTable) whileItRuns() {
 	t := f.t
 	for _, r := range rulings {
-		if r.run == nil {
+		if r.run == nil || r.file == clientFiles {
 			continue
 		}
 		n := 0
@@ -267,18 +315,24 @@ func (f *fileTable) start() (string, error) {
 	f.rounds++
 	_, err := f.try("systemctl stop spa-server; systemctl start spa-server")
 	if err == nil {
+		if status := f.run("spa-server status"); !strings.Contains(status, "spa-keeper, process ") {
+			f.t.Errorf("the guard has no keeper:\n%s", status)
+		}
 		return "", nil
 	}
 	out := f.run("systemctl stop spa-server; systemctl reset-failed spa-server; journalctl -b --no-pager -o cat -n 12 -u spa-server")
 	return out, err
 }
 
-// atTheStart: files that work are tried all at once, one that does not by itself.
+// atTheStart: files that work are tried all at once, each that does not by itself.
 func (f *fileTable) atTheStart() {
 	t := f.t
 	working := make(map[string][]cell)
 	most := 0
 	for _, r := range rulings {
+		if r.file == clientFiles {
+			continue
+		}
 		var bad []cell
 		for _, c := range cells() {
 			if r.start(c) {
@@ -287,23 +341,30 @@ func (f *fileTable) atTheStart() {
 				bad = append(bad, c)
 			}
 		}
-		if len(bad) == 0 {
-			continue
-		}
 		most = max(most, len(working[r.file]))
-		c := bad[f.rounds%len(bad)]
-		f.set(map[string]cell{r.file: c})
-		if problems := f.problems(); !strings.Contains(problems, r.file) {
-			t.Errorf("%s (%v): check does not name it:\n%s", r.file, c, problems)
-		}
-		out, err := f.start()
-		if err == nil {
-			t.Errorf("%s (%v): the server starts", r.file, c)
-		} else if !strings.Contains(out, "/etc/spa/"+r.file) || !strings.Contains(out, "chown") && !strings.Contains(out, "chmod") {
-			t.Errorf("%s (%v): it does not say what to do:\n%s", r.file, c, out)
+		for i, c := range bad {
+			f.set(map[string]cell{r.file: c})
+			if i%4 == 0 { // it takes its time
+				problems := f.problems()
+				if !regexp.MustCompile(`(?m)^.*/etc/spa/` + r.file + `.*: .*(chown|chmod) `).MatchString(problems) {
+					t.Errorf("%s (%v): check does not name it, with the command:\n%s", r.file, c, problems)
+				}
+			}
+			out, err := f.start()
+			if err == nil {
+				t.Errorf("%s (%v): the server starts", r.file, c)
+			} else if !strings.Contains(out, "/etc/spa/"+r.file) || !strings.Contains(out, "chown") && !strings.Contains(out, "chmod") {
+				t.Errorf("%s (%v): it does not say what to do:\n%s", r.file, c, out)
+			}
 		}
 		f.good()
 	}
+	f.set(map[string]cell{"gate.key": {"root:root", 0o600}})
+	f.start()
+	if log := f.run("journalctl -b --no-pager -o cat -n 12 -u spa-server"); !strings.Contains(log, "a reload will be refused") || !strings.Contains(log, "chown root:spa /etc/spa/gate.key && chmod 640 /etc/spa/gate.key") {
+		t.Errorf("the start does not say that a reload will be refused:\n%s", log)
+	}
+	f.good()
 	for n := range most {
 		files := make(map[string]cell)
 		for file, cs := range working {

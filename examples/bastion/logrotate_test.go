@@ -44,6 +44,8 @@ func TestLogrotate(t *testing.T) {
 		fails  bool
 	}{
 		{"create", false}, // as it stands there
+		{"create 0600 spa spa", false},
+		{"copytruncate", false},
 		{"create 0660 root spa", false},
 		{"create 0640 root root", true},
 		{"nocreate", true},

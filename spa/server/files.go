@@ -40,17 +40,20 @@ func withMend(path string, err error) error {
 
 // mendFile is the command that lets the server open a file of its state, or make it.
 func mendFile(path string) string {
-	name, dir := serverName(), filepath.Dir(path)
+	owner, dir := "root", filepath.Dir(path) // root opens what is its own, and needs to open it once
+	if _, _, ok := account(SystemUser); ok {
+		owner = SystemUser
+	}
 	info, err := os.Lstat(path)
 	if err == nil && info.IsDir() {
-		return fmt.Sprintf("chown root:%s %s && chmod 750 %[2]s", name, keys.ShellWord(path))
+		return fmt.Sprintf("chown root:%s %s && chmod 750 %[2]s", owner, keys.ShellWord(path))
 	}
 	var commands []string
 	if !mayUse(dir, maySearch) {
-		commands = append(commands, fmt.Sprintf("chown root:%s %s && chmod 750 %[2]s", name, keys.ShellWord(dir)))
+		commands = append(commands, fmt.Sprintf("chown root:%s %s && chmod 750 %[2]s", owner, keys.ShellWord(dir)))
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		commands = append(commands, fmt.Sprintf("chown %s:%[1]s %s && chmod 600 %[2]s", name, keys.ShellWord(path)))
+		commands = append(commands, fmt.Sprintf("chown %s:%[1]s %s && chmod 600 %[2]s", owner, keys.ShellWord(path)))
 	}
 	return strings.Join(commands, " && ")
 }

@@ -194,12 +194,12 @@ func (s *Server) openAudit() error {
 	}
 	s.audit = log
 	s.keep(log)
-	uid, _, err := sandbox.Becomes(SystemUser)
-	if err != nil || uid == sandbox.Unnamed { // that one owns nothing
-		return err
+	uid, _, ok := account(SystemUser)
+	if !ok {
+		return nil // a user without a name owns nothing
 	}
 	if err := log.Give(uid); err != nil {
-		s.log.Warn("a log that is put in place of the audit log, of the same owner, could not be opened by the server", "error", err)
+		s.log.Warn("the server could not open a new audit log with the owner of this one, as logrotate makes it", "error", err)
 	}
 	return nil
 }

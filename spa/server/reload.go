@@ -17,6 +17,7 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
+	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
 )
 
@@ -121,7 +122,7 @@ func (s *Server) mendAudit(path string, why error) string {
 	word, user := keys.ShellWord(path), s.sandbox.User
 	info, err := os.Lstat(path)
 	switch {
-	case errors.Is(why, audit.ErrDirectory):
+	case errors.Is(why, audit.ErrDirectory), s.sandbox.UID == sandbox.Unnamed:
 		return restart
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Sprintf("install -m 600 -o %s -g %[1]s /dev/null %s && %s", user, word, reload)

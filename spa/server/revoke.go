@@ -42,6 +42,8 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 	return revoked, nil
 }
 
+const keyRevoked, keyExpired = "revoked", "expired"
+
 // keyOf says in a word what the key of a client still opens.
 func (s *Server) keyOf(name string) string {
 	client, ok := s.clients.Client(name)
@@ -49,9 +51,9 @@ func (s *Server) keyOf(name string) string {
 	case !ok:
 		return "none"
 	case !client.Revoked.IsZero():
-		return "revoked"
+		return keyRevoked
 	case !client.Expires.IsZero() && !s.now().Before(client.Expires):
-		return "expired"
+		return keyExpired
 	}
 	return "good"
 }
@@ -123,6 +125,9 @@ func (s *Server) nothing(r control.Request) error {
 		if file := s.config.Audit.File; file != "" {
 			hint += fmt.Sprintf("; the addresses: grep '\"client\":\"%s\"' %s", r.Client, keys.ShellWord(file))
 		}
+	}
+	if key := s.keyOf(r.Client); key == keyRevoked || key == keyExpired {
+		who += ", and its key is " + key
 	}
 	return denied(hint, "nothing is open for "+who)
 }
