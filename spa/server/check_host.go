@@ -18,7 +18,7 @@ func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
 	found := checkTables(c, h)
 	for _, check := range []func(*config.Config, *host) []Finding{
 		checkFrom, checkIngress, checkClosed, checkKnockSeen, checkKnockPorts, checkBeside, checkDetours, checkServed, checkShutHere,
-		checkOwnPorts, checkInterfaces, checkBridges, checkMarks, checkAccount, checkClock, checkConntrack, checkForgets, checkMedium,
+		checkOwnPorts, checkInterfaces, checkBridges, checkMarks, checkAccount, checkClock, checkConntrack, checkForgets, checkAround, checkMedium,
 		checkGuard, checkOpenable, checkBoot, checkFlush, checkAccess, checkSandbox,
 	} {
 		found = append(found, check(c, h)...)

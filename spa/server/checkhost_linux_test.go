@@ -145,7 +145,7 @@ func (s *scene) look() *host {
 	s.t.Cleanup(h.close)
 	quiet := quietHost()
 	h.root, h.clock, h.accounts, h.resolve, h.medium = s.root, quiet.clock, quiet.accounts, quiet.resolve, quiet.medium
-	h.running, h.persists = true, true
+	h.running, h.persists, h.around = true, true, around{}
 	// An ordinary user's test does not see the processes of others: none of those is in the scene.
 	h.unseen = slices.DeleteFunc(h.unseen, func(u unseen) bool { return u.what == whoListens })
 	return h

@@ -39,7 +39,7 @@ func look(ctx context.Context) *host {
 	h.notSeen("the clock", err)
 	h.conntrack, err = readConntrack()
 	h.notSeen("how full connection tracking is", err)
-	h.bridging = readBridging()
+	h.bridging, h.around = readBridging(), readAround()
 	h.own, err = readOwnPorts()
 	h.notSeen("which ports the kernel picks for sockets", err)
 	h.running = Running()

@@ -29,6 +29,7 @@ type host struct {
 	conntrack conntrack
 	bridging  bridging
 	own       ownPorts
+	around    around
 	persists  bool     // the kernel can keep the guard over a flush while no server runs
 	lacks     []string // what of the sandbox this kernel does not have
 	accounts  func(name string) (uid, gid int, ok bool)
