@@ -35,6 +35,7 @@ const (
 	lastGoodFile = "settings"
 	lastGoodHead = 56
 	lastGoodSize = 1<<20 + 8192 // of a place: server.toml has at most 1 MiB
+	lastGoodMost = 1 << 32      // writings: a higher number was forged, to stay the latest
 )
 
 // defaultState is where a server's state is that is not beside its settings.
@@ -174,8 +175,12 @@ func readWriting(file *os.File, place int64) (writing, error) {
 	if sum := sha256.Sum256(b[sha256.Size:end]); !bytes.Equal(sum[:], b[:sha256.Size]) {
 		return writing{}, errNoWriting
 	}
+	number := binary.BigEndian.Uint64(b[32:])
+	if number > lastGoodMost {
+		return writing{}, errNoWriting
+	}
 	return writing{
-		number: binary.BigEndian.Uint64(b[32:]),
+		number: number,
 		at:     time.Unix(0, int64(binary.BigEndian.Uint64(b[40:]))),
 		dir:    string(b[lastGoodHead : lastGoodHead+dir]),
 		text:   slices.Clone(b[lastGoodHead+dir : end]),
