@@ -260,6 +260,9 @@ func few(texts []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(texts[:most], ", "), len(texts)-most)
 }
 
+// Path returns where the log is; empty: no lines are recorded.
+func (l *Log) Path() string { return l.path }
+
 // Lost is how many lines could not be written, when the last one was lost, and why.
 type Lost struct {
 	Lines uint64

@@ -111,7 +111,7 @@ func (s *Server) reopenAudit() error {
 	if err == nil {
 		return nil
 	}
-	path := s.config.Audit.File
+	path := s.audit.Path()
 	s.log.Error("the audit log goes on in the file that was moved away", "error", err, "do", s.mendAudit(path, err))
 	return denied(s.mendAudit(path, err), "the files were taken over, but the audit log goes on in the file that was moved away: "+err.Error())
 }

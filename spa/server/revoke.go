@@ -122,7 +122,7 @@ func (s *Server) nothing(r control.Request) error {
 		hint = "a session outlives the grant that it began by: --cut ends sessions too"
 	case r.Client != "":
 		hint = "sessions from before " + s.since.Local().Format(time.DateTime) + ", when this server was started, are known by address only: spa-server revoke ADDRESS --cut ends them"
-		if file := s.config.Audit.File; file != "" {
+		if file := s.audit.Path(); file != "" {
 			hint += fmt.Sprintf("; the addresses: grep '\"client\":\"%s\"' %s", r.Client, keys.ShellWord(file))
 		}
 	}

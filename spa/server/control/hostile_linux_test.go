@@ -172,10 +172,10 @@ func TestEndlessAnswer(t *testing.T) {
 		answer  []byte
 		command Command
 	}{
-		"grants":                       {grant, CommandGrants},
-		"a line":                       {long, CommandStatus},
-		"a decision":                   {long, CommandWatch},
-		"a reply that says it is done": {append([]byte(`{"status":{}}`), '\n'), CommandReload},
+		"grants":                   {grant, CommandGrants},
+		"a line":                   {long, CommandStatus},
+		"a decision":               {long, CommandWatch},
+		"replies that say nothing": {bytes.Repeat([]byte("{}\n"), 1000), CommandReload},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := playing(t, test.answer, true)
