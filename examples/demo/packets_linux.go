@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -76,17 +76,19 @@ func udp4(packet []byte, port uint16) []byte {
 
 // resend sends the payloads to the gateway from a host's own address.
 func resend(from *lab.Host, payloads [][]byte) error {
-	var conn net.Conn
+	var conn *net.UDPConn
 	err := from.Do(func() (err error) {
-		conn, err = net.Dial("udp4", net.JoinHostPort(gateway4, strconv.Itoa(knockPort)))
+		// Not connected: such a socket would return the gateway's refusal of one packet instead of sending the next.
+		conn, err = net.ListenUDP("udp4", nil)
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(gateway4), knockPort))
 	for _, payload := range payloads {
-		if _, err := conn.Write(payload); err != nil {
+		if _, err := conn.WriteTo(payload, to); err != nil {
 			return err
 		}
 	}

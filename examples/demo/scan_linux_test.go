@@ -2,11 +2,32 @@ package main
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
 	"sallyport/spa/lab"
 )
+
+// TestResend: what the gateway refuses of one packet keeps none after it from being sent.
+func TestResend(t *testing.T) {
+	client, _ := lab.Pair(t)
+	copied, err := sniff(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer copied.close()
+	const packets = 20
+	if err := resend(client, slices.Repeat([][]byte{make([]byte, 168)}, packets)); err != nil {
+		t.Error(err)
+	}
+	sent := 0
+	lab.Eventually(t, "all packets to be sent", func() bool {
+		more, err := copied.knocks()
+		sent += len(more)
+		return err == nil && sent == packets
+	})
+}
 
 // TestScan: the scan sees an open port and tells it from closed ones, and one that is open and was to be
 // dark breaks the promise.
