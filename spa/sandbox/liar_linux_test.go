@@ -39,6 +39,9 @@ func TestDropBelievesNobody(t *testing.T) {
 		{"Landlock", "nobody", unix.SYS_LANDLOCK_RESTRICT_SELF, anyArg, "/ can be opened all the same"},
 		{"filter", "nobody", unix.SYS_SECCOMP, anyArg, "Seccomp is"},
 	} {
+		if test.name == "Landlock" && noLandlock() != nil {
+			continue
+		}
 		cmd := helper(t, "drop under a liar", test.user)
 		cmd.Env = append(cmd.Env, fmt.Sprintf("SANDBOX_CALL=%d", test.call), fmt.Sprintf("SANDBOX_ARG=%d", test.arg))
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}

@@ -28,8 +28,17 @@ var refusals = []string{
 // quickExit spares each helper the second that the race detector waits before it exits.
 const quickExit = "GORACE=atexit_sleep_ms=0"
 
+// needLandlock skips a test that wants files refused. What holds without that, TestDropOnPoorKernels tests.
+func needLandlock(t *testing.T) {
+	t.Helper()
+	if noLandlock() != nil {
+		lab.KernelLacks(t, "Landlock (Linux 5.13)")
+	}
+}
+
 func TestDropToUser(t *testing.T) {
 	lab.NeedRoot(t)
+	needLandlock(t)
 	cmd := helper(t, "attack", "nobody")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
 	r := run(t, cmd)
@@ -46,6 +55,7 @@ func TestDropToUser(t *testing.T) {
 // TestDropWithoutUser drops where there is no system user: it becomes one without a name.
 func TestDropWithoutUser(t *testing.T) {
 	lab.NeedRoot(t)
+	needLandlock(t)
 	cmd := helper(t, "attack", "no-such-user")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
 	r := run(t, cmd)
@@ -207,6 +217,7 @@ func TestDropFromPartOfTheUser(t *testing.T) {
 // TestDropWhenStartedAsTheUser is the start by a unit with User= and ambient capabilities.
 func TestDropWhenStartedAsTheUser(t *testing.T) {
 	lab.NeedRoot(t)
+	needLandlock(t)
 	for _, user := range []string{"nobody", "daemon"} {
 		cmd := helper(t, "attack", user)
 		cmd.SysProcAttr = &syscall.SysProcAttr{
