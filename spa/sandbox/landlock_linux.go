@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"unsafe"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -40,40 +41,69 @@ func newRuleset(files Files, programs bool) (ruleset, error) {
 		config.Scoped &^= llsys.ScopeSignal
 		config.HandledAccessNet = 0
 	}
-	var rules []landlock.Rule
+	r := ruleset{}
+	var err error
+	if r.fd, r.flags, err = config.BestEffort().NewRulesetFD(); err != nil {
+		return ruleset{}, fmt.Errorf("sandbox: preparing Landlock: %w", err)
+	}
+	if r.abi, err = llsys.LandlockGetABIVersion(); err == nil {
+		err = r.allowFiles(files)
+	}
+	if err != nil {
+		return ruleset{}, errors.Join(err, unix.Close(r.fd))
+	}
+	return r, nil
+}
+
+func (r ruleset) allowFiles(files Files) error {
 	if listsThreads {
-		rules = append(rules, landlock.PathAccess(llsys.AccessFSReadDir, fmt.Sprintf("/proc/%d/task", os.Getpid())))
+		if err := r.allow(fmt.Sprintf("/proc/%d/task", os.Getpid()), llsys.AccessFSReadDir); err != nil {
+			return err
+		}
 	}
 	for _, part := range []struct {
 		paths []string
-		may   landlock.AccessFSSet
+		may   uint64
 	}{{files.Read, mayRead}, {files.Write, mayWrite}, {files.Run, mayRun}} {
 		for _, path := range part.paths {
-			rule, err := ruleFor(path, part.may)
-			if err != nil {
-				return ruleset{}, err
+			if err := r.allow(path, part.may); err != nil {
+				return err
 			}
-			rules = append(rules, rule)
 		}
 	}
-	r := ruleset{}
-	var err error
-	if r.fd, r.flags, err = config.BestEffort().NewRulesetFD(rules...); err != nil {
-		return ruleset{}, fmt.Errorf("sandbox: preparing Landlock: %w", err)
-	}
-	r.abi, err = llsys.LandlockGetABIVersion()
-	return r, err
+	return nil
 }
 
-func ruleFor(path string, may landlock.AccessFSSet) (landlock.Rule, error) {
-	info, err := os.Stat(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("sandbox: %w", err)
+// allow lets a file, or all below a directory, be used so. What does not exist needs no rule.
+//
+// The call is made here and not by go-landlock, whose rules name file 0 on big-endian machines of 64 bits: the
+// kernel reads the descriptor as 32 bits, and it writes 64.
+func (r ruleset) allow(path string, may uint64) error {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	if err == nil && !info.IsDir() {
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", &fs.PathError{Op: "open", Path: path, Err: err})
+	}
+	defer unix.Close(fd)
+	var file unix.Stat_t
+	if err := unix.Fstat(fd, &file); err != nil {
+		return fmt.Errorf("sandbox: %w", &fs.PathError{Op: "stat", Path: path, Err: err})
+	}
+	if file.Mode&unix.S_IFMT != unix.S_IFDIR {
 		may &= ofFile
 	}
-	return landlock.PathAccess(may, path).IgnoreIfMissing(), nil
+	const truncates = 3 // the first version that knows this right
+	if r.abi < truncates {
+		may &^= llsys.AccessFSTruncate
+	}
+	rule := unix.LandlockPathBeneathAttr{Allowed_access: may, Parent_fd: int32(fd)}
+	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(r.fd), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
+	if errno != 0 {
+		return fmt.Errorf("sandbox: preparing Landlock for %s: %w", path, errno)
+	}
+	return nil
 }
 
 // enforce puts the rules in force on all threads, for good, and tries whether they are.
