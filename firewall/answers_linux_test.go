@@ -155,7 +155,7 @@ func (s *site) answerTo(p scan, from, to netip.Addr, sport, dport uint16) []byte
 	return nil
 }
 
-func htons(v uint16) uint16 { return v<<8 | v>>8 }
+func htons(v uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v)) }
 
 // normalized returns an answer from to with what differs from packet to packet taken out, or nil
 // where it is none.

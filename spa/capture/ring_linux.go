@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"encoding/binary"
 	"fmt"
 	"sync/atomic"
 	"unsafe"
@@ -68,7 +69,10 @@ func frameSize(snap int) int {
 	return size
 }
 
-func networkOrder(v uint16) uint16 { return v<<8 | v>>8 }
+// networkOrder is what the kernel reads as v where it expects the network's byte order.
+func networkOrder(v uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
+}
 
 // prepare sets the filter and shares the memory.
 func (r *ring) prepare(filter []bpf.Instruction) error {

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -281,7 +282,7 @@ func openPackets() (func() error, error) {
 	}, nil
 }
 
-func htons(n uint16) uint16 { return n<<8 | n>>8 }
+func htons(n uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, n)) }
 
 // addAddress writes through rtnetlink, which needs CAP_NET_ADMIN as nftables does.
 func addAddress(route *netlink.Handle, lo netlink.Link) error {
