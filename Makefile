@@ -1,5 +1,6 @@
 # make demo    see it work: needs only Go, and root or unprivileged user namespaces
 # make test    every test that this machine can run; where CI is set it must be able to run all
+# make kernels the demo, the guard and the tests on other kernels and processors (hours): KERNELS="bullseye arm64"
 # make mutate  which changes to the packet's path no test notices (root, hours): MUTATE="-for 30m ./firewall"
 GO      ?= go
 PREFIX  ?= /usr/local
@@ -11,7 +12,7 @@ MUTATE  ?= spa spa/capture spa/policy spa/replay spa/sandbox spa/server/control 
 
 NEEDED   = $(shell sed -n 's/^go //p' go.mod)
 
-.PHONY: needed-go build test race lint fuzz mutate bench demo install clean
+.PHONY: needed-go build test race lint fuzz mutate kernels bench demo install clean
 
 # An old Go that fetches the newer one is good too.
 needed-go:
@@ -46,6 +47,9 @@ fuzz:
 
 mutate:
 	$(GO) run -C .ci ./mutate $(MUTATE)
+
+kernels: needed-go
+	@examples/kernels/run $(KERNELS)
 
 bench: needed-go
 	$(GO) test -run '^$$' -bench . -benchmem ./...

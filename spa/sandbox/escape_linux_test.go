@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
@@ -145,6 +146,10 @@ func dropForProgramsOf(t *testing.T, attr *syscall.SysProcAttr) {
 // but for the process that has to end its programs.
 func TestLandlockAlone(t *testing.T) {
 	lab.NeedRoot(t)
+	const scopes = 6 // the version that has rules for both
+	if abi, _ := llsys.LandlockGetABIVersion(); abi < scopes {
+		lab.KernelLacks(t, "Landlock rules for connections and signals (Linux 6.12)")
+	}
 	for part, want := range map[string]bool{"": true, "programs": false} {
 		cmd := helper(t, "landlock", "")
 		cmd.Env = append(cmd.Env, "SANDBOX_PART="+part)
