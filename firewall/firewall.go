@@ -132,7 +132,7 @@ type Config struct {
 	TPROXY  bool     // accept packets that TPROXY rules assign to sockets, even of guarded ports
 	Mark    uint32   // one bit of connection and packet marks that is ours; 0: DefaultMark
 	State   string   // directory of the ledger; not needed for a dry run
-	User    string   // of the system, whose the files of State may be where they are not root's; empty: nobody's
+	User    string   // a system user that may own the files of State, like root; empty: root alone
 
 	Mode    Mode
 	Admit   AdmitSets   // where Mode is Admit

@@ -135,8 +135,8 @@ func obey(orders *os.File) error {
 	}
 }
 
-// watchRemoval returns what tells of changes to the file. It may be another user's, whose files root has
-// no right to read in a unit.
+// watchRemoval returns an inotify descriptor for the file. It takes the owner's rights: under systemd root may lack the
+// right to read other users' files.
 func watchRemoval(fd int) (events int, err error) {
 	if events, err = unix.InotifyInit1(unix.IN_CLOEXEC); err != nil {
 		return 0, err
@@ -145,7 +145,7 @@ func watchRemoval(fd int) (events int, err error) {
 	if err := unix.Fstat(fd, &file); err != nil {
 		return 0, err
 	}
-	runtime.LockOSThread() // whose rights to files are changed
+	runtime.LockOSThread() // the file rights of this thread change
 	defer runtime.UnlockOSThread()
 	before, err := unix.SetfsuidRetUid(int(file.Uid))
 	if err != nil {
@@ -324,7 +324,7 @@ func (k *keeper) end() error {
 	if k == nil || k.pid == 0 {
 		return nil
 	}
-	err := k.life.Close()            // first: its end by us is not to be said
+	err := k.life.Close()            // first, so that ending it here is not reported
 	k.orders.Write([]byte{orderEnd}) // if it has ended already, so be it
 	err = errors.Join(err, k.orders.Close())
 	give := time.Now().Add(keeperEnds)
@@ -350,7 +350,7 @@ func openKeeperFile(state string, create bool) (*os.File, error) {
 	return openOwned(filepath.Join(state, keeperFile), create)
 }
 
-// openKeeperFile makes or opens that of the configuration, whose user may own it.
+// openKeeperFile opens or makes the keeper file, which root or c.User owns.
 func (c *Config) openKeeperFile() (*os.File, error) {
 	var f *os.File
 	err := c.either(func() (err error) { f, err = openKeeperFile(c.State, true); return err })

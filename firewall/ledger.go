@@ -123,15 +123,15 @@ func openLedger(dir, bootID string, slots int) (*ledger, error) {
 	return &ledger{file: f, records: f, bootID: bootID, slots: slots}, nil
 }
 
-// openLedger opens that of the configuration, whose user may own it.
+// openLedger opens the ledger, which root or c.User owns.
 func (c *Config) openLedger() (*ledger, error) {
 	var l *ledger
 	err := c.either(func() (err error) { l, err = openLedger(c.State, c.bootID, c.slots); return err })
 	return l, err
 }
 
-// either opens files as this process may, or as the user whose they may be: a unit may have left root no right to
-// the files of others.
+// either runs open with this process's rights and, if these do not suffice, with those of c.User: under systemd root may
+// lack the right to open other users' files.
 func (c *Config) either(open func() error) error {
 	err := open()
 	if c.User == "" || !errors.Is(err, fs.ErrPermission) {

@@ -392,7 +392,7 @@ func TestCanPersist(t *testing.T) {
 	}
 }
 
-// TestKernelWithoutOwners: what a flush does there is said, and how to be without that.
+// TestKernelWithoutOwners: the server says what a flush does on such a kernel, and how to prevent it.
 func TestKernelWithoutOwners(t *testing.T) {
 	words := []string{"another tool's flush", "6.9", "with the server dead until it starts", "guard --print", "/etc/nftables.conf", `persist = "file"`}
 	s := newSite(t, nil) // as there

@@ -158,7 +158,7 @@ func TestRelayShutsMeanwhile(t *testing.T) {
 }
 
 // TestSetsThatAreHeld: older kernels hold a set for a while after the rule that asks it is gone. Here
-// somebody else's rule does.
+// another tool's rule holds it.
 func TestSetsThatAreHeld(t *testing.T) {
 	iptablesOnly(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, nil)

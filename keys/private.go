@@ -12,8 +12,8 @@ import (
 // that may have been read is better replaced.
 var ErrExposed = errors.New("others have access to this file with secrets")
 
-// ErrUnreadable is returned for a file with secrets that the server's user cannot read, also where root,
-// who reads it now, can. It wraps fs.ErrPermission, and ends with the command that mends it.
+// ErrUnreadable is returned for a file with secrets that the server's user cannot read, even if this process runs as root
+// and can. It wraps fs.ErrPermission, and ends with the command that mends it.
 var ErrUnreadable = fmt.Errorf("the server's user cannot read this file: %w", fs.ErrPermission)
 
 // checkServed is checkPrivate, and refuses what only root can read: the server drops root's rights, and would
@@ -45,7 +45,7 @@ type access struct {
 	uid, gid       int
 	dirUID, dirGID int
 	reader         int  // the effective uid of this process
-	service        bool // the file belongs to a user whose group is the directory's: the server's
+	service        bool // the owner's group is the directory's group, so the owner is the server's user
 }
 
 // trouble says what is wrong; empty if nothing is.

@@ -58,7 +58,7 @@ func (d folder) unreadable(path string, a access) error {
 	return fmt.Errorf("%s: %w: chown %s %s && chmod 640 %[4]s", path, ErrUnreadable, d.ownerText(a), ShellWord(path))
 }
 
-// ownerText is whom the files of the folder should belong to.
+// ownerText is the owner that the folder's files should have, as user:group.
 func (d folder) ownerText(a access) string {
 	if d.owner != "" {
 		return d.owner

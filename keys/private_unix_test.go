@@ -207,7 +207,7 @@ func TestReadableByTheServer(t *testing.T) {
 	}
 }
 
-// TestServersOwn: a file of the user whose group is the directory's is the server's, and not a stranger's.
+// TestServersOwn: if the owner's group is the directory's group, the file is taken as the server's own.
 func TestServersOwn(t *testing.T) {
 	needRoot(t)
 	nobody, err := user.Lookup("nobody")

@@ -211,8 +211,8 @@ func (r *Registry) Reload(name string) (before, after *Client, err error) {
 	return before, after, nil
 }
 
-// Shut takes a client away whose file is bad, or gone, and returns the client as it was; nil where there was
-// none. The error is why, as of Reload: what is bad is told by Bad until it is mended.
+// Shut removes a client because its file is bad or missing, and returns the client as it was, or nil. The reason is the
+// error of Reload; Bad returns it until the file is mended.
 func (r *Registry) Shut(name string, why error) (before *Client) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

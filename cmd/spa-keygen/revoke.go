@@ -50,7 +50,7 @@ func remove(cmd *cobra.Command, path string, why error) error {
 		return errors.Join(why, err)
 	}
 	cli.Warn(cmd, "%v", why)
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s is removed instead: its key opens nothing any more, and what the file said is gone\n", path)
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "removed %s instead: the key no longer opens anything, and the client's settings are lost\n", path)
 	return err
 }
 

@@ -93,7 +93,8 @@ func stopgapState() (string, error) {
 // starts is how long a server that runs may take until its guard is in place.
 const starts = 10 * time.Second
 
-// awaitGuard reports whether the guard is in place: who holds the server's lock may be no server, or one that hangs.
+// awaitGuard waits for the running server to load the guard, and reports whether it did: the lock may be held by another
+// process, or by a server that hangs.
 func awaitGuard(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, starts)
 	defer cancel()

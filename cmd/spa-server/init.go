@@ -54,7 +54,7 @@ spent under that clock, so that knocks are accepted again.`,
 next:
   spa-keygen new NAME --allow %s --config %s    a key for each user
   spa-server check --config %s
-  spa-server run --confirm 5m --config %s       guard; give up again unless somebody gets in
+  spa-server run --confirm 5m --config %s       guard on trial: reverts after 5 minutes unless a client gets in by a knock
 `, c.Dir, allowExample(c), at, at, at)
 			return nil
 		},

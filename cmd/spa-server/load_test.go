@@ -11,7 +11,7 @@ import (
 	"sallyport/cmd/internal/cli"
 )
 
-// TestLoadError: a configuration that is not there, or not for who asks, comes with what to do. Root is not told to
+// TestLoadError: the error for a configuration that is missing or unreadable says what to do. Root gets no advice to
 // be root.
 func TestLoadError(t *testing.T) {
 	causes := map[string]error{"spa-server init": fs.ErrNotExist, "as root": fs.ErrPermission}

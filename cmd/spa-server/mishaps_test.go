@@ -279,8 +279,8 @@ func TestInitOfImpossibleServices(t *testing.T) {
 	}
 }
 
-// TestSettingsAreRoots: a server that was taken over has no say in what is guarded at the next boot: it holds no
-// copy of the settings, and one that another user could write, or that was made for elsewhere, is not used.
+// TestSettingsAreRoots: a compromised server cannot decide what is guarded at the next boot. It has no open descriptor of
+// the saved settings, and a copy that another user could write is ignored.
 func TestSettingsAreRoots(t *testing.T) {
 	lab.NeedRoot(t)
 	g := newGateway(t)
@@ -321,7 +321,7 @@ func TestSettingsAreRoots(t *testing.T) {
 		wantSaid(t, g.fails(1, "guard", "--config", g.dir), "surprise")
 		g.write(good)
 		if out := g.fails(1, "check", "--config", g.dir); name == "another's" || name == "for all to write" {
-			wantSaid(t, out, "somebody else than root can write it", "spa-server reload")
+			wantSaid(t, out, "users other than root can write it", "spa-server reload")
 		}
 		g.start()
 		g.write(append([]byte("# changed\n"), good...))
@@ -342,7 +342,7 @@ func (g *gateway) write(settings []byte) {
 	}
 }
 
-// TestGuardBesideALock: who holds the server's lock and is no server keeps no port open.
+// TestGuardBesideALock: a process that holds the server's lock without being a server cannot keep ports open.
 func TestGuardBesideALock(t *testing.T) {
 	lab.NeedRoot(t)
 	g := newGateway(t)

@@ -99,8 +99,8 @@ func (g *gateway) makeLogDir(dir string) {
 	}
 }
 
-// TestKilledKeeper: the end of the keeper is said, once, in the log, by status and by check; a restart mends it. Its
-// end with the server, or by teardown, is none to be said.
+// TestKilledKeeper: when the keeper dies, the log says so once, and status and check report it; a restart starts a new
+// one. When the keeper ends by teardown or with the server, none of them reports it.
 func TestKilledKeeper(t *testing.T) {
 	g := newSystemGateway(t)
 	g.start()

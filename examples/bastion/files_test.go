@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// Who a file may belong to, and its modes.
+// The owners and modes that a file may have.
 var (
 	owners = []string{"root:root", "root:spa", "spa:spa", "nobody:spa", "nobody:nogroup"}
 	modes  = []int{0o600, 0o640, 0o400, 0o660, 0o644}
@@ -246,7 +246,7 @@ func (f *fileTable) clients() {
 		})
 	}
 	if out := f.leftOut(); len(out) > 0 {
-		t.Errorf("after what was said to mend them, %v are left out", out)
+		t.Errorf("after the printed commands, %v are still left out", out)
 	}
 	f.run("rm /etc/spa/clients/k*.toml")
 }
@@ -303,7 +303,7 @@ func (f *fileTable) whileItRuns() {
 				f.try(command(t, hint))
 			}
 			if err != nil {
-				t.Errorf("%s (%v): after what was said to mend it:\n%s", r.file, c, out)
+				t.Errorf("%s (%v): after the printed commands:\n%s", r.file, c, out)
 			}
 		}
 		f.good()

@@ -75,7 +75,7 @@ func (r *Ruleset) addFrom(ctx context.Context, s saver) error {
 	if err != nil {
 		return fmt.Errorf("%w: there are tables of %s, and no %s to list them", ErrNotRead, s.program, s.names[0])
 	}
-	version, err := run(ctx, program, "--version") // what it lists does not say whose it is before 1.8.8
+	version, err := run(ctx, program, "--version") // before 1.8.8 its listing does not name the backend
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRead, err)
 	}

@@ -64,7 +64,7 @@ func (l *Log) Give(uid int) error {
 	return file.Chown(uid, -1)
 }
 
-// ErrDirectory is returned where the log's directory is not the one that it was opened in: this process may have
+// ErrDirectory is returned if the log's directory is no longer the one that it was opened in: this process may have
 // no right to another.
 var ErrDirectory = errors.New("the log's directory is another one than when it was opened")
 

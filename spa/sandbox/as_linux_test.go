@@ -20,7 +20,7 @@ func TestAs(t *testing.T) {
 	self, err := os.Executable()
 	must(t, err)
 	dir := prepare(t)
-	// As a unit gives it: root without the right to read everybody's files.
+	// As under systemd: root without the right to read other users' files.
 	cmd := exec.Command("setpriv", "--groups=5", "--bounding-set=-all,+net_admin,+net_raw,+setuid,+setgid,+setpcap,+chown", "--", self)
 	cmd.Env = append(os.Environ(), "SANDBOX_HELPER=as", "SANDBOX_USER=nobody", "SANDBOX_DIR="+dir, quickExit)
 	cmd.Stderr = os.Stderr

@@ -119,7 +119,7 @@ func dropForProgramsOf(t *testing.T, attr *syscall.SysProcAttr) {
 	may := []string{"raise inheritable", "raise ambient", "bounding set", "raw socket", "exec file", "call: start a process", "call: socket",
 		"call: socket of this host", "call: netlink socket", "call: make memory executable", "call: map executable memory", "call: limits", "file: look into a process"}
 	if runtime.GOARCH == "386" {
-		may = append(may, "packet socket") // C libraries make sockets by socketcall, into whose arguments a filter cannot look
+		may = append(may, "packet socket") // C libraries make sockets by socketcall, and a filter cannot read its arguments
 	}
 	for name, err := range r.Results {
 		if slices.Contains(may, name) {

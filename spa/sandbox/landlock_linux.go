@@ -76,8 +76,8 @@ func (r ruleset) allowFiles(files Files) error {
 
 // allow lets a file, or all below a directory, be used so. What does not exist needs no rule.
 //
-// The call is made here and not by go-landlock, whose rules name file 0 on big-endian machines of 64 bits: the
-// kernel reads the descriptor as 32 bits, and it writes 64.
+// go-landlock cannot make the call: it writes the descriptor as 64 bits and the kernel reads 32, so on 64-bit big-endian
+// machines its rules name file 0.
 func (r ruleset) allow(path string, may uint64) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {

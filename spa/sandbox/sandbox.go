@@ -82,8 +82,9 @@ func Lacks() []string { return lacks() }
 func Becomes(user string) (uid, gid int, err error) { return becomes(user) }
 
 // As calls do with the files' rights of the user that Drop will leave the process with: its effective user and
-// group, no other groups and no capability, on all threads. A process that cannot change, or that Drop leaves
-// who it is, calls do as it is. Nothing else that needs root's rights may run meanwhile.
+// group, no other groups and no capability, on all threads. If the process
+// cannot change its user, or Drop would not, do runs with the rights that the process has. Until do returns, nothing
+// else that needs root's rights may run.
 func As(user string, do func() error) error { return as(user, do) }
 
 // Require returns an error that names what the server needs and the process lacks of

@@ -46,7 +46,7 @@ func drop(name string, files Files) (State, error) {
 	}
 	p := part{kept: setOf(cap.NET_ADMIN), calls: forDaemon(), forbidden: neverOf(false)}
 	rules, err := newRuleset(files, p.programs)
-	if errors.Is(err, fs.ErrPermission) { // root without the right to search everybody's directories
+	if errors.Is(err, fs.ErrPermission) { // root without the right to search other users' directories
 		err = as(name, func() (err error) { rules, err = newRuleset(files, p.programs); return err })
 	}
 	if err != nil {

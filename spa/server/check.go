@@ -101,7 +101,7 @@ func checkClients(c *config.Config, now time.Time) []Finding {
 		found = append(found, Finding{Problem, config.ClientsDir, problem.Error() + ": this client cannot knock", "# mend the file"})
 	}
 	if registry.Len() == 0 {
-		found = append(found, Finding{Notice, config.ClientsDir, "there is no client: nobody can knock", "spa-keygen new NAME --allow SERVICE"})
+		found = append(found, Finding{Notice, config.ClientsDir, "there are no clients yet, so no knock can be accepted", "spa-keygen new NAME --allow SERVICE"})
 	}
 	var observed []string
 	for _, client := range registry.Clients() {
@@ -163,7 +163,7 @@ func checkSettings(c *config.Config) []Finding {
 		found = append(found, Finding{Warning, "window", fmt.Sprintf("%v: a packet that was held back stays good for longer than it has to", c.Window), fmt.Sprintf("# in %s: window = %q; let NTP keep the clocks", config.FileName, standard)})
 	}
 	for _, name := range c.Firewall.TrustedInterfaces {
-		found = append(found, Finding{Warning, "trusted_interfaces", name + ": whoever is behind it reaches every guarded port without a knock", "# take it out unless that is what you want"})
+		found = append(found, Finding{Warning, "trusted_interfaces", name + ": every host behind it reaches all guarded ports without a knock", "# remove it unless you want that"})
 	}
 	if c.Firewall.TPROXY {
 		found = append(found, Finding{Warning, "firewall.tproxy", "true: packets that a TPROXY rule assigns to a guarded port's socket bypass the guard", "# take it out unless a TPROXY rule needs it"})

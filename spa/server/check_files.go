@@ -69,7 +69,7 @@ func private(path string) []Finding {
 	if err != nil || fi.Mode()&fs.ModeSymlink != 0 || fi.Mode().Perm()&byOthers == 0 { // chmod would follow a link
 		return nil
 	}
-	return []Finding{{Warning, path, fmt.Sprintf("its mode is %04o: everybody on this host may read who knocked when", fi.Mode().Perm()), "chmod o-rwx " + keys.ShellWord(path)}}
+	return []Finding{{Warning, path, fmt.Sprintf("its mode is %04o: every user of this host can read which clients knocked, and when", fi.Mode().Perm()), "chmod o-rwx " + keys.ShellWord(path)}}
 }
 
 // checkOwner looks whether the journal belongs to somebody who is not the server.
@@ -83,7 +83,7 @@ func checkOwner(c *config.Config, h *host) []Finding {
 	if uid, _, ok := h.server(); ok && uid == journal {
 		return nil
 	}
-	return []Finding{{Problem, path, fmt.Sprintf("it belongs to the user %d, who is neither root nor whose directory it is in: the unit's server cannot open it and does not start, and that user can make it forget what was spent", journal),
+	return []Finding{{Problem, path, fmt.Sprintf("it belongs to user %d, not to root or the owner of its directory: under systemd the server cannot open it and does not start, and that user could delete its record of spent packets", journal),
 		"chown -h --reference=" + keys.ShellWord(c.State) + " " + keys.ShellWord(path)}}
 }
 
@@ -154,7 +154,7 @@ func isToken(path string) bool {
 func copied(path, what string, e fs.DirEntry) Finding {
 	f := Finding{Notice, path, what, "shred -u " + keys.ShellWord(path) + "\n# once it is not needed any more"}
 	if fi, err := e.Info(); err == nil && fi.Mode().Perm()&byOthers != 0 {
-		f.Severity, f.Text = Warning, what+fmt.Sprintf(", and its mode is %04o: everybody on this host may have read it", fi.Mode().Perm())
+		f.Severity, f.Text = Warning, what+fmt.Sprintf(", and its mode is %04o: any user of this host may have read it", fi.Mode().Perm())
 		f.Advice = "shred -u " + keys.ShellWord(path) + "\n# and rotate the key that is in it: spa-keygen rotate NAME"
 	}
 	return f
@@ -166,7 +166,7 @@ func checkMedium(c *config.Config, h *host) []Finding {
 	case inMemory:
 		return []Finding{{Notice, "state", c.State + " is in memory: after a reboot there is no journal, and knocks are refused for a window", "# set state to a directory on a disk, such as /var/lib/spa"}}
 	case onNetwork:
-		return []Finding{{Notice, "state", c.State + " is on a network file system: where that is slow or gone, nobody gets in, and its locks may not hold", "# set state to a directory on a disk of this host, such as /var/lib/spa"}}
+		return []Finding{{Notice, "state", c.State + " is on a network file system: while that is slow or unreachable, no client gets in, and locks may not work", "# set state to a directory on a disk of this host, such as /var/lib/spa"}}
 	}
 	return nil
 }

@@ -48,7 +48,7 @@ func checkClock(c *config.Config, h *host) []Finding {
 	case !h.clock.known:
 		return nil
 	case !h.clock.synced:
-		return []Finding{{Notice, "clock", fmt.Sprintf("nothing keeps this host's clock: once it is %v off, nobody can knock", c.Window), advice}}
+		return []Finding{{Notice, "clock", fmt.Sprintf("no time service sets this host's clock: once it is %v off, all knocks are refused", c.Window), advice}}
 	case h.clock.within > c.Window/2:
 		return []Finding{{Notice, "clock", fmt.Sprintf("this host's clock may be %v off, of the %v that a knock may be", h.clock.within, c.Window), advice}}
 	}

@@ -54,7 +54,7 @@ func TestOwnPorts(t *testing.T) {
 	}
 }
 
-// TestUnseenAsRoot: root is not told to be root.
+// TestUnseenAsRoot: root gets no advice to become root.
 func TestUnseenAsRoot(t *testing.T) {
 	for uid, want := range map[int]bool{0: false, 1000: true} {
 		h := &host{uid: uid}

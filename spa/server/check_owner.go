@@ -24,7 +24,7 @@ func checkOwners(c *config.Config, h *host) []Finding {
 		if err != nil || h.trusts(owner) {
 			continue // that it is not there is said where it is read
 		}
-		found = append(found, Finding{Warning, path, fmt.Sprintf("it belongs to the user %d, who is neither root nor the server's: he decides what is guarded, and who gets in", owner),
+		found = append(found, Finding{Warning, path, fmt.Sprintf("it belongs to user %d, not to root or the server's user: user %[1]d can change what is guarded and which clients get in", owner),
 			"chown root " + keys.ShellWord(path)})
 	}
 	return append(found, checkLegible(clients, h)...)
@@ -79,7 +79,7 @@ const (
 	maySearch = 0o1
 )
 
-// permits reports whether a user, who has no other group and no capability, may do all that by the mode.
+// permits reports whether the mode gives a user those rights. The user has this one group and no capability.
 func permits(fi os.FileInfo, uid, gid int, want fs.FileMode) bool {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	mode := fi.Mode().Perm()
@@ -98,7 +98,7 @@ func permits(fi os.FileInfo, uid, gid int, want fs.FileMode) bool {
 func mayUse(path string, want fs.FileMode) bool {
 	fi, err := os.Stat(path)
 	if err != nil || hasACL(path) {
-		return true // it is said elsewhere, or cannot be told
+		return true // reported elsewhere, or unknown
 	}
 	uid, gid, err := sandbox.Becomes(SystemUser)
 	return permits(fi, 0, 0, want) || err == nil && permits(fi, uid, gid, want)

@@ -37,7 +37,7 @@ func notTaken(c *config.Config, s *control.Status) []Finding {
 	if len(s.LeftOut) == 0 {
 		return nil
 	}
-	registry, _ := LoadClients(filepath.Join(c.Dir, config.ClientsDir)) // what is wrong is said elsewhere
+	registry, _ := LoadClients(filepath.Join(c.Dir, config.ClientsDir)) // mistakes are reported elsewhere
 	var found []Finding
 	for _, out := range s.LeftOut {
 		if _, ok := registry.Client(out.Client); ok {
@@ -48,14 +48,14 @@ func notTaken(c *config.Config, s *control.Status) []Finding {
 	return found
 }
 
-// checkOpenable looks whether the server will be able to open its files: as root, whom the unit leaves no right
-// to the files of others, or as its user.
+// checkOpenable reports files that the server will be unable to open, both as its own user and as root, which under
+// systemd lacks the right to open other users' files.
 func checkOpenable(c *config.Config, h *host) []Finding {
 	if h.uid != 0 {
 		return nil
 	}
 	var found []Finding
-	if len(checkOwner(c, h)) == 0 { // which says it of the journal
+	if len(checkOwner(c, h)) == 0 { // which reports the journal
 		found = openable(filepath.Join(c.State, config.JournalFile), h)
 	}
 	for _, file := range []string{lockFile, ledgerFile, "keeper", control.SocketName} {
@@ -63,15 +63,15 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	}
 	if _, err := lastWriting(c.State, c.Dir); errors.Is(err, errNotTrusted) {
 		path := filepath.Join(c.State, lastGoodFile)
-		found = append(found, Finding{Warning, path, errNotTrusted.Error() + ", so it is not used: with a mistake in " + config.FileName + " at a boot nothing is guarded",
-			"spa-server reload\n# makes a new one"})
+		found = append(found, Finding{Warning, path, errNotTrusted.Error() + ", so it is ignored: if " + config.FileName + " has a mistake at boot, nothing is guarded",
+			"spa-server reload\n# replaces it"})
 	}
 	if c.Audit.File != "" {
 		found = append(found, openable(c.Audit.File, h)...)
 	}
 	root, err := os.OpenRoot(c.Dir)
 	if err != nil {
-		return found // it is said elsewhere
+		return found // reported elsewhere
 	}
 	defer root.Close()
 	for _, read := range []struct {
@@ -89,12 +89,12 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	return found
 }
 
-// openable finds a file that neither root without capabilities nor the server's user may open, or make.
+// openable reports a file that both root without capabilities and the server's user are unable to open or make.
 func openable(path string, h *host) []Finding {
 	uid, gid, ok := h.server()
 	at := filepath.Dir(path)
 	dir, missing := os.Stat(at)
-	if !ok || missing != nil || hasACL(at) { // that there is no directory is said elsewhere
+	if !ok || missing != nil || hasACL(at) { // a missing directory is reported elsewhere
 		return nil
 	}
 	file, err := os.Lstat(path)
@@ -110,5 +110,5 @@ func openable(path string, h *host) []Finding {
 			return nil
 		}
 	}
-	return []Finding{{Problem, path, fmt.Sprintf("neither root, without CAP_DAC_OVERRIDE, nor the user %s may open it: the server does not start", serverName()), mendFile(path)}}
+	return []Finding{{Problem, path, fmt.Sprintf("root (without CAP_DAC_OVERRIDE) and the user %s cannot open it, so the server does not start", serverName()), mendFile(path)}}
 }

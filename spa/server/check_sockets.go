@@ -21,7 +21,7 @@ func checkKnockPorts(c *config.Config, h *host) []Finding {
 				fmt.Sprintf("# take another port, or write { port = %d, shared = true }", k.Port)})
 		}
 		if k.Shared && len(served) == 0 {
-			found = append(found, Finding{Notice, "knock_ports", fmt.Sprintf("udp/%d is said to be shared, and nothing on this host serves it: connection tracking holds an entry for each knock, and nobody needs it", k.Port),
+			found = append(found, Finding{Notice, "knock_ports", fmt.Sprintf("udp/%d is set to shared, but nothing on this host serves it: each knock leaves a needless entry in connection tracking", k.Port),
 				fmt.Sprintf("# write %d in place of { port = %[1]d, shared = true }", k.Port)})
 		}
 	}

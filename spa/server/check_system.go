@@ -35,7 +35,7 @@ func checkBoot(c *config.Config, h *host) []Finding {
 		return nil
 	}
 	if !h.enabled("spa-server.service") {
-		return []Finding{{Warning, "spa-server.service", "it is not enabled: after a reboot nobody can knock", "systemctl enable spa-server.service spa-guard.service"}}
+		return []Finding{{Warning, "spa-server.service", "it is not enabled: after a reboot knocks go unanswered and nothing opens", "systemctl enable spa-server.service spa-guard.service"}}
 	}
 	if c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || h.enabled("spa-guard.service") {
 		return nil
@@ -93,7 +93,7 @@ func checkFlush(c *config.Config, h *host) []Finding {
 		found = append(found, Finding{Problem, "firewall.persist", `"owner", and /etc/nftables.conf loads the table inet spa too: the kernel refuses that, and with it the whole reload`, `# set persist = "file", or take the table out of /etc/nftables.conf`})
 	}
 	if c.Firewall.Persist != "file" && !iptables && !included && h.uid == 0 && h.rules != nil && !h.persists {
-		return append(found, Finding{Warning, "firewall.persist", `"owner", which this kernel's tables cannot have (Linux 6.9 and later): another tool's flush of the rule set opens the ports until a running server has put the guard back, and with a dead one until it starts`,
+		return append(found, Finding{Warning, "firewall.persist", `"owner" needs Linux 6.9 or later. On this kernel another tool can flush the guard, and the ports are open until the running server restores it or a dead server starts again`,
 			"spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include \"/etc/spa/guard.nft\"; in server.toml: persist = \"file\""})
 	}
 	units := h.flushing(iptables)

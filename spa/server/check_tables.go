@@ -180,7 +180,7 @@ func blocked(o survey.Outcome) Finding {
 	case o.Verdict == survey.Perhaps:
 		return Finding{Severity: Notice, Text: "may drop new connections to %s: a condition in it cannot be judged from here"}
 	case o.Sources:
-		return Finding{Severity: Notice, Text: "drops new connections to %s, except from certain addresses: whoever is granted from elsewhere does not get in"}
+		return Finding{Severity: Notice, Text: "drops new connections to %s, except from certain addresses: a client with a grant elsewhere does not get in"}
 	case o.Forwarded.IsValid() && o.Redirected:
 		return Finding{Severity: Problem, Text: "drops what is led from %s to " + o.Forwarded.String() + ": the guard cannot open what another table drops"}
 	case o.Forwarded.IsValid():

@@ -69,7 +69,7 @@ func TestCheck(t *testing.T) {
 		{name: "no service", config: func(c *config.Config) { c.Services = nil }, client: keys.Client{RequireSource: true, Allow: []string{"ssh"}}, want: Problem, says: []string{"allow", "ssh"}},
 		{name: "expired", client: keys.Client{RequireSource: true, Expires: now}, want: Notice, says: []string{"alice", "expired"}},
 		{name: "unknown service", client: keys.Client{RequireSource: true, Allow: []string{"imap"}}, want: Problem, says: []string{"alice", "imap"}},
-		{name: "no client", client: strict, spoil: remove("clients/alice.toml"), want: Notice, says: []string{"nobody can knock"}},
+		{name: "no client", client: strict, spoil: remove("clients/alice.toml"), want: Notice, says: []string{"there are no clients yet"}},
 		{name: "no journal", client: strict, spoil: remove("journal"), want: Notice, says: []string{"journal"}},
 		{name: "no gate key", client: strict, spoil: remove("gate.key"), want: Problem, says: []string{"gate.key"}},
 		{name: "no configuration", client: strict, spoil: remove("server.toml"), want: Problem, says: []string{"server.toml"}},

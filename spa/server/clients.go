@@ -38,7 +38,7 @@ func (s *Server) openWatcher() error {
 // write in several steps.
 const settles = time.Second
 
-// unsettled are clients whose files are bad or gone, and when they are shut out.
+// unsettled maps each client with a bad or missing file to the time at which it is shut out.
 type unsettled map[string]time.Time
 
 // note takes over how reading the file of a client went.
@@ -109,7 +109,7 @@ func (s *Server) reloadFile(ctx context.Context, event fsnotify.Event, waiting u
 	return nil
 }
 
-// settle shuts out the clients whose files have been bad or gone for long enough.
+// settle shuts out the clients that are due: their files stayed bad or missing.
 func (s *Server) settle(ctx context.Context, waiting unsettled) {
 	now := time.Now()
 	var bad []string
@@ -124,7 +124,7 @@ func (s *Server) settle(ctx context.Context, waiting unsettled) {
 			bad = append(bad, name)
 		}
 	}
-	for _, name := range bad { // a file that was renamed has the id of one that is gone by now
+	for _, name := range bad { // a renamed file keeps its id, which the old name has only now given up
 		if err := s.reloadClient(ctx, name); err != nil {
 			s.shutOut(ctx, name, err)
 		}
@@ -186,8 +186,7 @@ func (s *Server) reloadClient(ctx context.Context, name string) error {
 	return nil
 }
 
-// shutOut takes a client away whose file is bad or gone: who knows what it was to say. All that it has open
-// ends.
+// shutOut removes a client because its file is bad or missing, and ends its grants.
 func (s *Server) shutOut(ctx context.Context, name string, why error) {
 	s.reading.Lock()
 	defer s.reading.Unlock()
@@ -206,12 +205,12 @@ func (s *Server) shutOut(ctx context.Context, name string, why error) {
 	}
 }
 
-// shutOutFor is said of a client file that is not taken, at the start as later.
+// shutOutFor is the log message for a client file that is ignored, at the start or later.
 const shutOutFor = "client file ignored: this client cannot knock until it is fixed"
 
 // leftOut are the client files that are not taken.
 func (s *Server) leftOut() []control.LeftOut {
-	list := []control.LeftOut{} // whoever reads JSON finds a list
+	list := []control.LeftOut{} // [] in JSON, not null
 	for name, why := range s.clients.Bad() {
 		list = append(list, control.LeftOut{Client: name, Why: why.Error()})
 	}

@@ -63,8 +63,8 @@ func TestChangeOfAFile(t *testing.T) {
 	}
 }
 
-// TestBadFile: a client whose file is bad is as it was for a moment, and then shut out: what it held ends, its knocks
-// are refused, and the log says so.
+// TestBadFile: when a client's file turns bad, the client keeps its terms for a moment and is then shut out: its grants
+// end, its knocks are refused, and the log says so.
 func TestBadFile(t *testing.T) {
 	b, said := newSite(t, func(string) {}), &lines{}
 	b.knock()

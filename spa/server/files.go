@@ -14,9 +14,9 @@ import (
 	"sallyport/spa/sandbox"
 )
 
-// Who opens the gateway's files. Those with settings and keys are read by the server's user, at the start as
-// later: what only root could read would be lost at the first reload. Those of the state, and the audit log, are
-// opened once: as root, whom a unit may have left no right to the files of others, or as that user.
+// The server reads settings and keys as its own user, at the start too: a file that only root can read would fail at the
+// first reload. It opens the files of its state and the audit log once, as root or, where systemd took root's right to
+// other users' files, as its own user.
 
 // either is open of the file at path, tried as this process and then as the server's user.
 func either(path string, open func() error) func() error {
@@ -66,8 +66,8 @@ func serverName() string {
 	return fmt.Sprint(sandbox.Unnamed)
 }
 
-// LoadConfig reads the configuration of dir as the server will read it at a reload. What only root can read it
-// takes too, and logs what a reload will stumble over: nobody is to be locked out by the owner of a file.
+// LoadConfig reads the configuration of dir as the server will read it at a reload. If only root can read a file
+// it takes that too, and logs that a reload will fail: a wrong owner must not lock everyone out.
 func LoadConfig(dir string, log *slog.Logger) (*config.Config, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {

@@ -318,7 +318,7 @@ func fileTests() []hostTest {
 		{name: "flushed, kept by the file", config: inFile, spoil: included},
 		{name: "kept by another's file", config: inFile, spoil: func(s *scene) { flushing(s); s.file("etc/nftables.d/x.nft", "table inet spare {\n}\n") }, want: Warning, says: []string{"no table inet spa"}},
 		{name: "a kernel without owners", pretend: func(h *host) { h.persists = false },
-			want: Warning, says: []string{"firewall.persist", "6.9", "with a dead one until it starts", "guard --print", "/etc/nftables.conf"}},
+			want: Warning, says: []string{"firewall.persist", "6.9", "a dead server starts again", "guard --print", "/etc/nftables.conf"}},
 		{name: "a kernel without owners, kept by a file", config: inFile, spoil: included, pretend: func(h *host) { h.persists = false }},
 		{name: "kept by no file", config: inFile, spoil: flushing, want: Warning, says: []string{"firewall.persist", "no table inet spa"}},
 		{name: "kept twice", spoil: included, want: Problem, says: []string{"firewall.persist", "refuses"}},

@@ -28,9 +28,9 @@ import (
 //	52   4  length of the text
 //	56      the directory of server.toml, then its text
 //
-// All space is taken when the file is made. Root alone writes it, before the server gives up its privileges
-// and when root has had it reload: what a server that was taken over could write would decide at the next boot
-// what is guarded. A file that another user can write is not read, and replaced.
+// All space is taken when the file is made. Only root writes it: at the start, before the server gives
+// up its privileges, and after root's spa-server reload. Otherwise a compromised server could decide what is guarded at
+// the next boot. A file that another user can write is ignored and replaced.
 const (
 	lastGoodFile = "settings"
 	lastGoodHead = 56
@@ -74,9 +74,9 @@ func openLastGood(state string) (*lastGood, error) {
 }
 
 // errNotTrusted is returned for a file that a user other than root can write.
-var errNotTrusted = errors.New("somebody else than root can write it")
+var errNotTrusted = errors.New("users other than root can write it")
 
-// openTrusted opens a file for writing, or makes one where there is none that is only root's.
+// openTrusted opens a file for writing. It makes a new one if the file is missing or not trusted.
 func openTrusted(path string) (*os.File, error) {
 	const flags = os.O_RDWR | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 	file, err := os.OpenFile(path, flags, 0)
@@ -94,7 +94,7 @@ func openTrusted(path string) (*os.File, error) {
 	return os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// checkTrusted refuses what is no plain file, or that others than root and this process's user can write.
+// checkTrusted returns an error unless the file is a plain file that only root and this process's user can write.
 func checkTrusted(file *os.File) error {
 	if err := checkPlain(file); err != nil {
 		return err
@@ -199,8 +199,8 @@ func SaveSettings(c *config.Config, now time.Time) error {
 	return nil
 }
 
-// KeepSettings saves the settings that the running server has just read again: it may not itself write what
-// root will trust. While the guard is on trial nothing is saved.
+// KeepSettings saves the settings that the running server has just reloaded. The server must not write them itself,
+// because root trusts the file at boot. While the guard is on trial nothing is saved.
 func KeepSettings(ctx context.Context, dir string, now time.Time) error {
 	c, err := config.Load(dir)
 	if err != nil {

@@ -43,7 +43,7 @@ var mistakes = map[string]func(text string, at int) string{
 	"a line too many":   func(text string, at int) string { return text[:at] + "\nexprires = 2020-01-01T00:00:00Z\n" + text[at:] },
 }
 
-// editing is a client whose file is changed.
+// editing is a client and the file that the test changes.
 type editing struct {
 	*bench
 	client keys.Client
@@ -51,7 +51,7 @@ type editing struct {
 	sender spa.Sender
 }
 
-// edit makes a client of those terms, who has open what they allow.
+// edit makes a client with those terms and opens all that they allow.
 func (b *bench) edit(name string, terms func(c *keys.Client)) *editing {
 	b.Helper()
 	e := &editing{bench: b, path: filepath.Join(b.s.clientsDir(), name+keys.Suffix), sender: b.sender}
@@ -96,9 +96,8 @@ func (e *editing) put(text string) {
 
 func (e *editing) held() []firewall.Grant { return e.s.firewall.GrantsOf(e.client.Name, time.Now()) }
 
-// TestMistakesOpenNothing: whatever a client's file says, and whatever it says after an edit with a mistake at
-// any byte, no more is open than each of the two allows, and a file that is none allows nothing. Who reads
-// the files beside the server says of them what it did.
+// TestMistakesOpenNothing: after an edit of a client's file, with a mistake at any byte, only grants stay open that both
+// the old and the new file allow. A file that cannot be read allows nothing.
 func TestMistakesOpenNothing(t *testing.T) {
 	b := newSite(t, func(string) {})
 	b.rewrite("[service.ssh]", "[service.web]\nports = [\"tcp/80\"]\n\n[service.ssh]")
@@ -176,7 +175,7 @@ func written(t *testing.T, c *keys.Client) string {
 	return string(text)
 }
 
-// TestUnsettled: a file that is bad, or gone, for a moment cuts nobody, and one that stays so shuts its client out.
+// TestUnsettled: a file that is bad or missing for a moment cuts no client; if it stays so, its client is shut out.
 func TestUnsettled(t *testing.T) {
 	b := newSite(t, func(string) {})
 	if err := b.s.openWatcher(); err != nil {

@@ -129,7 +129,7 @@ func (s *Server) mendAudit(path string, why error) string {
 	case err != nil || !info.Mode().IsRegular():
 		return "put a file of the user " + user + " there, then: " + reload
 	case permits(info, s.sandbox.UID, s.sandbox.GID, mayWrite):
-		return reload // it was moved, and nobody has told the server
+		return reload // it was moved without a reload
 	}
 	return fmt.Sprintf("chown %s %s && chmod u+rw %[2]s && %s", user, word, reload)
 }

@@ -320,7 +320,7 @@ func TestReloadWithin(t *testing.T) {
 	}
 }
 
-// TestMendAudit: of an audit log that cannot be opened anew it is said what lets the server do it.
+// TestMendAudit: if the audit log cannot be reopened, the error has the command that allows it.
 func TestMendAudit(t *testing.T) {
 	b := newBench(t)
 	b.s.sandbox.User, b.s.sandbox.UID, b.s.sandbox.GID = "spa", 4321, 4321

@@ -33,7 +33,7 @@ type Status struct {
 	Floor     *Floor            `json:"floor,omitempty"`
 	Journal   Journal           `json:"journal"`
 	Audit     Audit             `json:"audit"`
-	LeftOut   []LeftOut         `json:"left_out"` // client files that are not taken, and whose clients cannot knock
+	LeftOut   []LeftOut         `json:"left_out"` // client files that are ignored: these clients cannot knock
 
 	Seen     []Seen     `json:"seen"`      // clients that were heard since the start, the latest first
 	MoreSeen int        `json:"more_seen"` // how many were left out of Seen
@@ -56,7 +56,7 @@ type Firewall struct {
 	Sentence string `json:"sentence"` // what guards, and what this kernel lacks
 	Persists bool   `json:"persists"` // the guard outlives another tool's flush while no server runs
 	Missing  bool   `json:"missing"`  // the guard is not in place, and guarded ports may be open
-	Unkept   bool   `json:"unkept"`   // the process that keeps the guard while no server runs has ended
+	Unkept   bool   `json:"unkept"`   // the keeper has ended
 
 	Trial time.Time `json:"trial,omitzero"` // the guard goes then, unless somebody gets in through a knock
 }
