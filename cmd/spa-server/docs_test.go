@@ -5,13 +5,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"sallyport/keys"
 	"sallyport/spa/config"
 )
 
-// TestPromisesNameTheirTests: each test that SECURITY.md names is there.
+// TestPromisesNameTheirTests: each test that SECURITY.md names exists, and a promise names the right package.
 func TestPromisesNameTheirTests(t *testing.T) {
 	page, err := os.ReadFile("../../SECURITY.md")
 	if err != nil {
@@ -25,6 +26,27 @@ func TestPromisesNameTheirTests(t *testing.T) {
 	for _, match := range named {
 		if !there[string(match[1])] {
 			t.Errorf("SECURITY.md names %s, which is not there", match[1])
+		}
+	}
+	for _, row := range regexp.MustCompile(`(?m)^\| .*\| (.*(?:Test|Fuzz).*) \|$`).FindAllStringSubmatch(string(page), -1) {
+		checkPackages(t, there, row[1])
+	}
+}
+
+// checkPackages takes a cell such as "`TestA`, `TestB` (keys), `TestC` (firewall)": each test is in the packages named
+// behind it.
+func checkPackages(t *testing.T, there map[string]bool, cell string) {
+	t.Helper()
+	for tests, rest := cell, ""; tests != ""; tests = rest {
+		var packages string
+		tests, rest, _ = strings.Cut(tests, "(")
+		packages, rest, _ = strings.Cut(rest, ")")
+		for _, test := range regexp.MustCompile(`(?:Test|Fuzz)\w+`).FindAllString(tests, -1) {
+			for pkg := range strings.SplitSeq(packages, ", ") {
+				if !there[pkg+"."+test] {
+					t.Errorf("SECURITY.md names %s, which is not in package %q: %s", test, pkg, cell)
+				}
+			}
 		}
 	}
 }
