@@ -112,7 +112,7 @@ func checkClients(c *config.Config, now time.Time) []Finding {
 	}
 	if len(observed) > 0 {
 		found = append(found, Finding{Warning, "require_source",
-			fmt.Sprintf("not asked of %s: who intercepts a packet that does not state its address can send it on from his own and be let in", shortList(observed)),
+			fmt.Sprintf("not set for %s: an attacker who intercepts a packet that states no address can send it on from another and be let in", shortList(observed)),
 			"# set require_source = true for clients that have a public address of their own"})
 	}
 	return found
