@@ -124,7 +124,11 @@ func unlinks(dir string) error {
 
 // forks makes a process that ends at once: by the call alone, since package os makes pipes before.
 func forks() error {
-	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	flags, stack := uintptr(unix.SIGCHLD), uintptr(0)
+	if runtime.GOARCH == "s390x" {
+		flags, stack = stack, flags // see clone(2)
+	}
+	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, flags, stack, 0, 0, 0, 0)
 	if errno != 0 {
 		return errno
 	}

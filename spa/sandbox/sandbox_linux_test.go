@@ -28,17 +28,18 @@ var refusals = []string{
 // quickExit spares each helper the second that the race detector waits before it exits.
 const quickExit = "GORACE=atexit_sleep_ms=0"
 
-// needLandlock skips a test that wants files refused. What holds without that, TestDropOnPoorKernels tests.
-func needLandlock(t *testing.T) {
+// needAll skips a test that wants files refused and system calls filtered. What holds without that,
+// TestDropOnPoorKernels tests.
+func needAll(t *testing.T) {
 	t.Helper()
-	if noLandlock() != nil {
-		lab.KernelLacks(t, "Landlock (Linux 5.13)")
+	if noLandlock() != nil || noFilter() != nil {
+		lab.KernelLacks(t, "Landlock (Linux 5.13), and filters for this processor's system calls")
 	}
 }
 
 func TestDropToUser(t *testing.T) {
 	lab.NeedRoot(t)
-	needLandlock(t)
+	needAll(t)
 	cmd := helper(t, "attack", "nobody")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
 	r := run(t, cmd)
@@ -55,7 +56,7 @@ func TestDropToUser(t *testing.T) {
 // TestDropWithoutUser drops where there is no system user: it becomes one without a name.
 func TestDropWithoutUser(t *testing.T) {
 	lab.NeedRoot(t)
-	needLandlock(t)
+	needAll(t)
 	cmd := helper(t, "attack", "no-such-user")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
 	r := run(t, cmd)
@@ -217,7 +218,7 @@ func TestDropFromPartOfTheUser(t *testing.T) {
 // TestDropWhenStartedAsTheUser is the start by a unit with User= and ambient capabilities.
 func TestDropWhenStartedAsTheUser(t *testing.T) {
 	lab.NeedRoot(t)
-	needLandlock(t)
+	needAll(t)
 	for _, user := range []string{"nobody", "daemon"} {
 		cmd := helper(t, "attack", user)
 		cmd.SysProcAttr = &syscall.SysProcAttr{
