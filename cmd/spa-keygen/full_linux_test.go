@@ -66,7 +66,7 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("rotate left %d bytes (%v)", len(now), err)
 	}
 	out, err := keygen("revoke", "alice")
-	if _, gone := os.Stat(path); err != nil || !errors.Is(gone, os.ErrNotExist) || !strings.Contains(out, "instead: the key no longer opens anything") {
+	if _, gone := os.Stat(path); err != nil || !errors.Is(gone, os.ErrNotExist) || !strings.Contains(out, "shuts the client out within a second or two") {
 		t.Errorf("revoke: %v, the file: %v\n%s", err, gone, out)
 	}
 }
