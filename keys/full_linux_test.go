@@ -70,6 +70,28 @@ func TestFull(t *testing.T) {
 	}
 }
 
+// TestRewriteOfAnother: what was put in the place of the file that was read, such as a link to a file of root's, is
+// not written to.
+func TestRewriteOfAnother(t *testing.T) {
+	dir := t.TempDir()
+	path, victim := filepath.Join(dir, "alice.toml"), filepath.Join(dir, "victim")
+	before, after := []byte("alice\n"), []byte("revoked\n")
+	for _, text := range []string{"victim\n", "alice\nand more\n", ""} {
+		if err := errors.Join(os.WriteFile(victim, []byte(text), 0o600), os.Link(victim, path)); err != nil {
+			t.Fatal(err)
+		}
+		if err := rewrite(path, before, after); err == nil {
+			t.Errorf("%q was written to", text)
+		}
+		if now, err := os.ReadFile(victim); err != nil || string(now) != text {
+			t.Errorf("got %q (%v), want %q", now, err, text)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // small mounts a small file system.
 func small(t *testing.T, kind string) string {
 	t.Helper()

@@ -3,7 +3,9 @@
 package keys
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"os"
 	"syscall"
 )
@@ -13,13 +15,17 @@ func isFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
-// rewrite writes a file in place, or leaves it as it was.
+// rewrite writes a file that says before in place, or leaves it as it was. What says something else is another
+// file by now, which whoever can write in the directory may have put there.
 func rewrite(path string, before, after []byte) error {
 	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if now, err := io.ReadAll(io.LimitReader(f, int64(len(before))+1)); err != nil || !bytes.Equal(now, before) {
+		return errors.Join(errors.New("it has changed meanwhile"), err)
+	}
 	if err := f.Sync(); err != nil { // only then are its blocks known
 		return err
 	}

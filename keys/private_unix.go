@@ -132,11 +132,24 @@ func openFile(path string) (*os.File, error) {
 
 // openNoFollow is openFile, but refuses a symbolic link.
 func (d folder) openNoFollow(file string) (*os.File, error) {
+	link := &FileError{File: filepath.Join(d.path, file), Text: "a symbolic link, which files with secrets must not be"}
 	f, err := d.openFlags(file, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK)
 	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EMLINK) {
-		return nil, &FileError{File: filepath.Join(d.path, file), Text: "a symbolic link, which files with secrets must not be"}
+		return nil, link
 	}
-	return f, err
+	if err != nil || d.root == nil {
+		return f, err
+	}
+	// A root follows links within it, whatever the flags.
+	opened, err := f.Stat()
+	named, namedErr := d.root.Lstat(file)
+	if err := errors.Join(err, namedErr); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if !os.SameFile(opened, named) {
+		return nil, errors.Join(link, f.Close())
+	}
+	return f, nil
 }
 
 // give hands a new file in dir to who is to read it, and sets its mode.

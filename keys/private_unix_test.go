@@ -152,12 +152,17 @@ func TestOddFilesAreRefused(t *testing.T) {
 	if err := errors.Join(os.Symlink("alice.toml", link), syscall.Mkfifo(fifo, 0o600), os.Mkdir(folder, 0o700), os.WriteFile(huge, nil, 0o600), os.Truncate(huge, 1<<40)); err != nil {
 		t.Fatal(err)
 	}
+	registry, _ := LoadRegistry(dir)
 	for path, want := range map[string]string{link: ": a symbolic link, which", fifo: "not a regular file", folder: "not a regular file", huge: "larger than"} {
-		if _, err := ReadClient(path); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
-			t.Errorf("got %v, want %s of %s", err, want, path)
-		}
 		renamed := *c
 		renamed.Name = strings.TrimSuffix(filepath.Base(path), Suffix)
+		_, err := ReadClient(path)
+		_, _, byRoot := registry.Reload(renamed.Name)
+		for _, err := range []error{err, byRoot} {
+			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+				t.Errorf("got %v, want %s of %s", err, want, path)
+			}
+		}
 		if err := WriteClient(dir, &renamed, false); path != huge && err == nil {
 			t.Errorf("%s was replaced", path)
 		}

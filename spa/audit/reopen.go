@@ -21,12 +21,21 @@ func (l *Log) Reopen() error {
 	if same, err := l.isNamed(old); same || err != nil {
 		return err
 	}
-	file, err := openFile(filepath.Base(l.path), l.dir.OpenFile)
+	file, err := l.openNamed()
 	if err != nil {
 		return fmt.Errorf("audit: opening the log anew: %w", err)
 	}
 	l.out.w, l.out.torn = file, endsTorn(l.path)
 	return old.Close()
+}
+
+// openNamed opens the file that has the log's name by now, or makes it.
+func (l *Log) openNamed() (*os.File, error) {
+	name := filepath.Base(l.path)
+	if info, err := l.dir.Lstat(name); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		return nil, fmt.Errorf("%s is a symbolic link", l.path) // which a root follows, whatever the flags
+	}
+	return openFile(name, l.dir.OpenFile)
 }
 
 // Named returns an error where the log goes on in a file that is not at its path any more: it was moved away,

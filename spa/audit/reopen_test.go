@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -44,6 +45,18 @@ func TestReopen(t *testing.T) {
 	}
 	if err := l.Reopen(); err == nil {
 		t.Error("a directory in the log's place: no error")
+	}
+	for _, target := range []string{"another", "none"} { // as Open refuses it
+		another := filepath.Join(filepath.Dir(path), "another")
+		if err := errors.Join(os.Remove(path), os.WriteFile(another, nil, 0o600), os.Symlink(target, path)); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Reopen(); err == nil {
+			t.Errorf("a link to %s in the log's place: no error", target)
+		}
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("a file was made through a link")
 	}
 	l.out.Write([]byte("line\n"))
 	if data, err := os.ReadFile(path + ".2"); err != nil || strings.Count(string(data), "line") != 2 {
