@@ -33,7 +33,7 @@ func newOwned(t *testing.T, change func(*Config)) *site {
 	s.Cleanup(s.endKeepers)
 	s.must(s.gw.Do(func() error {
 		if !CanPersist() {
-			t.Skip("a table can have an owner from Linux 6.9 on")
+			lab.KernelLacks(t, "tables that have an owner (Linux 6.9)")
 		}
 		return nil
 	}))
@@ -383,7 +383,7 @@ func TestCanPersist(t *testing.T) {
 	s := newSite(t, nil)
 	s.must(s.gw.Do(func() error {
 		if !CanPersist() {
-			t.Skip("a table can have an owner from Linux 6.9 on")
+			lab.KernelLacks(t, "tables that have an owner (Linux 6.9)")
 		}
 		return nil
 	}))

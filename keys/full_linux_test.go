@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 // TestFull: on a file system that is full, of each kind, a client is revoked, and its key replaced, in place:
@@ -24,7 +26,9 @@ func TestFull(t *testing.T) {
 				put(t, dir, client(name, ID(len(name))))
 				add(t, filepath.Join(dir, name+Suffix), comment)
 			}
-			fillUp(t, filepath.Join(dir, "ballast"))
+			if err := lab.FillDisk(filepath.Join(dir, "ballast")); err != nil {
+				t.Fatal(err)
+			}
 			if err := WriteClient(dir, client("dave", 9), true); !errors.Is(err, syscall.ENOSPC) {
 				t.Fatalf("a new client: %v, want no space", err)
 			}
@@ -92,6 +96,28 @@ func TestRewriteOfAnother(t *testing.T) {
 	}
 }
 
+// TestRewrite: a text that is shorter takes the place of the whole one before, and no link is followed.
+func TestRewrite(t *testing.T) {
+	dir := t.TempDir()
+	path, link := filepath.Join(dir, "alice.toml"), filepath.Join(dir, "link.toml")
+	before, after := []byte("alice, and a previous key\n"), []byte("alice\n")
+	if err := errors.Join(os.WriteFile(path, before, 0o600), os.Symlink(path, link)); err != nil {
+		t.Fatal(err)
+	}
+	if err := rewrite(link, before, after); err == nil {
+		t.Error("a link was followed")
+	}
+	err := rewrite(path, before, after)
+	if now, readErr := os.ReadFile(path); err != nil || readErr != nil || !bytes.Equal(now, after) {
+		t.Errorf("got %q (%v, %v)", now, err, readErr)
+	}
+	for _, err := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+		if !isFull(&os.PathError{Op: "write", Path: path, Err: err}) {
+			t.Errorf("%v is not taken for want of space", err)
+		}
+	}
+}
+
 // small mounts a small file system.
 func small(t *testing.T, kind string) string {
 	t.Helper()
@@ -106,7 +132,8 @@ func small(t *testing.T, kind string) string {
 	}
 	out, err := exec.Command("mount", args...).CombinedOutput()
 	if err != nil && kind != "tmpfs" {
-		t.Skipf("needs loop devices: %v\n%s", err, out)
+		t.Logf("mounting: %v\n%s", err, out)
+		lab.KernelLacks(t, "loop devices and "+kind)
 	}
 	if err != nil {
 		t.Fatalf("mounting: %v\n%s", err, out)
@@ -128,21 +155,5 @@ func add(t *testing.T, path, text string) {
 	defer f.Close()
 	if _, err := f.WriteString(text); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// fillUp takes all the space that is left.
-func fillUp(t *testing.T, path string) {
-	t.Helper()
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	syscall.Sync()
-	for _, size := range []int{64 << 10, 4 << 10, 1 << 10, 1} {
-		for err = nil; err == nil; {
-			_, err = f.Write(make([]byte, size))
-		}
 	}
 }

@@ -217,7 +217,7 @@ func TestServersOwn(t *testing.T) {
 	needRoot(t)
 	nobody, err := user.Lookup("nobody")
 	if err != nil {
-		t.Skip("needs the user nobody: ", err)
+		lab.Skip(t, "needs the user nobody")
 	}
 	uid, err1 := strconv.Atoi(nobody.Uid)
 	gid, err2 := strconv.Atoi(nobody.Gid)

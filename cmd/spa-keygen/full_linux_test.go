@@ -12,14 +12,13 @@ import (
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 )
 
 // TestFullDisk: where a client cannot even be marked as revoked in place, its file is removed, which shuts it out
 // too. A rotation changes nothing, and says what shuts it out.
 func TestFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("this test needs root: sudo go test ./cmd/spa-keygen")
-	}
+	lab.NeedRoot(t)
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=128k"); err != nil {
 		t.Fatal(err)
@@ -42,11 +41,8 @@ func TestFullDisk(t *testing.T) {
 	if err := os.WriteFile(path, whole, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	for size := 64 << 10; size > 0; size /= 2 {
-		for i := 0; err == nil; i++ {
-			err = os.WriteFile(filepath.Join(dir, "ballast-"+strings.Repeat("x", i)), make([]byte, size), 0o600)
-		}
-		err = nil
+	if err := lab.FillDisk(filepath.Join(dir, "ballast")); err != nil {
+		t.Fatal(err)
 	}
 	keygen := func(args ...string) (string, error) {
 		var out bytes.Buffer

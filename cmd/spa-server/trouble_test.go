@@ -180,7 +180,9 @@ func TestFullDisk(t *testing.T) {
 	g.enrol("alice", "ssh")
 	g.serve(":22")
 	g.start()
-	fill(t, filepath.Join(state, "ballast"))
+	if err := lab.FillDisk(filepath.Join(state, "ballast")); err != nil {
+		t.Fatal(err)
+	}
 	alice := sender(g.profile())
 	packet := g.seal(request(), alice)
 	g.wantReceipt("192.0.2.2", packet, alice, spa.Granted)
@@ -210,22 +212,6 @@ func TestFullDisk(t *testing.T) {
 	lab.Eventually(t, "what alice has open to be shut", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 	if out, code := g.open("--timeout", "500ms"); code != 4 {
 		t.Errorf("alice, revoked with a full disk: exit %d, want 4\n%s", code, out)
-	}
-}
-
-// fill takes all the space that is left.
-func fill(t *testing.T, path string) {
-	t.Helper()
-	file, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	for _, size := range []int{1 << 20, 4096, 1} {
-		block := make([]byte, size)
-		for err = nil; err == nil; {
-			_, err = file.Write(block)
-		}
 	}
 }
 

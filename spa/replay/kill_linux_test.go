@@ -3,7 +3,6 @@ package replay
 import (
 	"bufio"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -11,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 // The test binary is also the process that is killed, and the one on a full disk.
@@ -184,7 +185,7 @@ func onFullDisk(dir string) error {
 	if err := Create(path, c, start); err != nil {
 		return err
 	}
-	if err := fillDisk(filepath.Join(dir, "other")); err != nil {
+	if err := lab.FillDisk(filepath.Join(dir, "other")); err != nil {
 		return err
 	}
 	if err := steadyOnFullDisk(path, c); err != nil {
@@ -222,23 +223,6 @@ func onPlainDisk(dir string) error {
 	}
 	return nil
 }
-
-func fillDisk(path string) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, err = io.Copy(f, io.LimitReader(zeros{}, 1<<20))
-	if err == nil {
-		return fmt.Errorf("the disk does not fill")
-	}
-	return nil
-}
-
-type zeros struct{}
-
-func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 // steadyOnFullDisk admits packets for an hour, over restarts and a reboot.
 func steadyOnFullDisk(path string, c Config) error {

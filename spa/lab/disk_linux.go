@@ -1,0 +1,34 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+)
+
+// mostFilled is what FillDisk writes at the most: it is for small file systems that a test has mounted.
+const mostFilled = 128 << 20
+
+// FillDisk takes all the space that is left on the file system of path, with a new file there.
+func FillDisk(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	syscall.Sync() // what is not written yet takes its space now
+	n := 0
+	for _, size := range []int{64 << 10, 4 << 10, 1 << 10, 1} {
+		for err = nil; err == nil; n += size {
+			if n > mostFilled {
+				return fmt.Errorf("lab: %s is on no small file system", path)
+			}
+			_, err = f.Write(make([]byte, size))
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			return err
+		}
+	}
+	return nil
+}
