@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -133,11 +132,10 @@ func (c *Config) openLedger() (*ledger, error) {
 // either runs open with this process's rights and, if these do not suffice, with those of c.User: under systemd root may
 // lack the right to open other users' files.
 func (c *Config) either(open func() error) error {
-	err := open()
-	if c.User == "" || !errors.Is(err, fs.ErrPermission) {
-		return err
+	if c.User == "" {
+		return open()
 	}
-	return sandbox.As(c.User, open)
+	return sandbox.OrAs(c.User, open)
 }
 
 // openLedgerFile opens the file, or makes it if there is none, and checks its header.

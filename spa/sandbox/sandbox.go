@@ -31,6 +31,12 @@
 // the signal SIGSYS.
 package sandbox
 
+import (
+	"errors"
+	"io/fs"
+	"os"
+)
+
 // State says what a process has left.
 type State struct {
 	User         string   // name of the user, or its number where it has none to give
@@ -86,6 +92,19 @@ func Becomes(user string) (uid, gid int, err error) { return becomes(user) }
 // cannot change its user, or Drop would not, do runs with the rights that the process has. Until do returns, nothing
 // else that needs root's rights may run.
 func As(user string, do func() error) error { return as(user, do) }
+
+// OrAs calls do, and for root that lacks the rights to a file, as a unit may leave it, once more with [As]. Where
+// both lack them the error is the first one.
+func OrAs(user string, do func() error) error {
+	first := do()
+	if !errors.Is(first, fs.ErrPermission) || os.Geteuid() != 0 {
+		return first
+	}
+	if second := As(user, do); !errors.Is(second, fs.ErrPermission) {
+		return second
+	}
+	return first
+}
 
 // Require returns an error that names what the server needs and the process lacks of
 // CAP_NET_ADMIN and CAP_NET_RAW, and says how to give it. It is to be called before anything is opened.

@@ -3,7 +3,6 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -45,10 +44,9 @@ func drop(name string, files Files) (State, error) {
 		return State{}, err
 	}
 	p := part{kept: setOf(cap.NET_ADMIN), calls: forDaemon(), forbidden: neverOf(false)}
-	rules, err := newRuleset(files, p.programs)
-	if errors.Is(err, fs.ErrPermission) { // root without the right to search other users' directories
-		err = as(name, func() (err error) { rules, err = newRuleset(files, p.programs); return err })
-	}
+	var rules ruleset
+	// Root may lack the right to search other users' directories.
+	err = OrAs(name, func() (err error) { rules, err = newRuleset(files, p.programs); return err })
 	if err != nil {
 		return State{}, err
 	}

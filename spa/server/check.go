@@ -23,9 +23,9 @@ type Severity string
 const (
 	// Problem: the gateway does not start, a client cannot knock, or a guarded port is open.
 	Problem Severity = "problem"
-	// Weak: it works, and one of the few settings that weaken it is on.
+	// Warning: it works, and one of the few settings that weaken it is on.
 	Warning Severity = "warning"
-	// Odd: it works, and is perhaps not what was meant.
+	// Notice: it works, and is perhaps not what was meant.
 	Notice Severity = "notice"
 )
 

@@ -26,11 +26,11 @@ func (s *Server) openWatcher() error {
 	if err != nil {
 		return fmt.Errorf("server: watching the client files: %w", err)
 	}
+	if err := watcher.Add(s.clientsDir()); err != nil {
+		return errors.Join(fmt.Errorf("server: watching the client files: %w", err), watcher.Close())
+	}
 	s.watcher = watcher
 	s.keep(watcher)
-	if err := watcher.Add(s.clientsDir()); err != nil {
-		return fmt.Errorf("server: watching the client files: %w", err)
-	}
 	return nil
 }
 

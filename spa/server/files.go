@@ -21,16 +21,19 @@ import (
 // either is open of the file at path, tried as this process and then as the server's user.
 func either(path string, open func() error) func() error {
 	return func() error {
-		first := open()
-		if !errors.Is(first, fs.ErrPermission) || os.Geteuid() != 0 {
-			return first
+		err := sandbox.OrAs(SystemUser, open)
+		if errors.Is(err, fs.ErrPermission) && os.Geteuid() == 0 {
+			return withMend(path, err)
 		}
-		second := sandbox.As(SystemUser, open)
-		if !errors.Is(second, fs.ErrPermission) {
-			return second
-		}
-		return withMend(path, first)
+		return err
 	}
+}
+
+// openRoot opens a directory of the configuration, for later too: the user that reads it then may not reach it by
+// its path.
+func openRoot(dir string) (root *os.Root, err error) {
+	err = either(dir, func() (err error) { root, err = os.OpenRoot(dir); return err })()
+	return root, err
 }
 
 // withMend adds to an error of rights the commands that let the server open the file at path.
@@ -73,11 +76,11 @@ func LoadConfig(dir string, log *slog.Logger) (*config.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
-	var root *os.Root
-	if err := either(dir, func() (err error) { root, err = os.OpenRoot(dir); return err })(); err != nil {
-		if errors.Is(err, fs.ErrPermission) {
-			return nil, err
-		}
+	root, err := openRoot(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, err
+	}
+	if err != nil {
 		return config.Load(dir) // which says what is missing
 	}
 	defer root.Close()
@@ -121,15 +124,16 @@ func legible(path string, err error) error {
 
 // LoadClients reads the clients of dir, an absolute path, as the server will read one that changes.
 func LoadClients(dir string) (*keys.Registry, []error) {
-	var registry *keys.Registry
-	var problems []error
-	var root *os.Root
-	if err := either(dir, func() (err error) { root, err = os.OpenRoot(dir); return err })(); err != nil {
+	root, err := openRoot(dir)
+	if err != nil {
 		return keys.LoadRegistry(dir) // which says what is missing
 	}
-	_ = sandbox.As(SystemUser, func() error {
+	registry, problems := new(keys.Registry), []error(nil)
+	if err := sandbox.As(SystemUser, func() error {
 		registry, problems = keys.LoadRegistryIn(root, dir)
 		return nil
-	})
+	}); err != nil {
+		problems = append(problems, err)
+	}
 	return registry, problems
 }

@@ -96,7 +96,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 	}
 	s.since = s.now()
 	for _, step := range []func() error{
-		sandbox.Require, either(s.inState(lockFile), s.openLock), either(s.dir, s.openDir),
+		sandbox.Require, either(s.inState(lockFile), s.openLock), s.openDir,
 		either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
 		s.openKeys, either(s.inState(config.JournalFile), s.openJournal), either(c.Audit.File, s.openAudit),
 		func() error { return s.openFirewall(ctx, o.Confirm) },
@@ -140,10 +140,8 @@ func (s *Server) openLock() error {
 	return nil
 }
 
-// openDir opens the directory of the configuration for later: the user that reads it then may not
-// reach it by its path.
 func (s *Server) openDir() error {
-	root, err := os.OpenRoot(s.dir)
+	root, err := openRoot(s.dir)
 	if err != nil {
 		return fmt.Errorf("server: %w", err)
 	}
