@@ -107,7 +107,7 @@ func remove(file string) func(*testing.T, string) {
 // pasteable checks that below each finding stand commands, one on a line, and words as comments.
 func pasteable(t *testing.T, found []Finding) {
 	t.Helper()
-	programs := []string{"chgrp", "chmod", "chown", "docker", "fail2ban-client", "firewall-cmd", "ip", "ip6tables", "iptables", "mkdir", "install", "ipvsadm", "modprobe", "mv", "nft",
+	programs := []string{"chgrp", "chmod", "chown", "df", "docker", "fail2ban-client", "firewall-cmd", "ip", "ip6tables", "iptables", "mkdir", "install", "ipvsadm", "modprobe", "mv", "nft",
 		"shred", "spa-keygen", "spa-server", "sysctl", "systemctl", "timedatectl", "ufw", "useradd"}
 	for _, f := range found {
 		if f.Advice == "" {

@@ -118,16 +118,16 @@ func (s *Server) reopenAudit() error {
 
 // mendAudit is the command by which the audit log, which cannot for that reason, goes on in the file at its path.
 func (s *Server) mendAudit(path string, why error) string {
-	const reload, restart = "systemctl reload spa-server", "systemctl restart spa-server (grants and sessions go on)"
+	const reload = "systemctl reload spa-server"
 	word, user := keys.ShellWord(path), s.sandbox.User
 	info, err := os.Lstat(path)
 	switch {
-	case errors.Is(why, audit.ErrDirectory), s.sandbox.UID == sandbox.Unnamed:
-		return restart
+	case errors.Is(why, audit.ErrDirectory), s.sandbox.UID == sandbox.Unnamed, errors.Is(err, fs.ErrPermission):
+		return "systemctl restart spa-server" // which ends no grant
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Sprintf("install -m 600 -o %s -g %[1]s /dev/null %s && %s", user, word, reload)
 	case err != nil || !info.Mode().IsRegular():
-		return "put a file of the user " + user + " there, then: " + reload
+		return fmt.Sprintf("mv %s %s && install -m 600 -o %s -g %[3]s /dev/null %[1]s && %[4]s", word, keys.ShellWord(path+".old"), user, reload)
 	case permits(info, s.sandbox.UID, s.sandbox.GID, mayWrite):
 		return reload // it was moved without a reload
 	}

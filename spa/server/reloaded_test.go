@@ -339,11 +339,13 @@ func TestMendAudit(t *testing.T) {
 		{file, fs.ErrPermission, "systemctl reload spa-server"},
 		{closed, fs.ErrPermission, "chown spa " + closed + " && chmod u+rw " + closed + " && systemctl reload spa-server"},
 		{none, fs.ErrPermission, "install -m 600 -o spa -g spa /dev/null " + none + " && systemctl reload spa-server"},
-		{dir, fs.ErrInvalid, "put a file of the user spa there, then: systemctl reload spa-server"},
-		{none, audit.ErrDirectory, "systemctl restart spa-server (grants and sessions go on)"},
+		{dir, fs.ErrInvalid, "mv " + dir + " " + dir + ".old && install -m 600 -o spa -g spa /dev/null " + dir + " && systemctl reload spa-server"},
+		{none, audit.ErrDirectory, "systemctl restart spa-server"},
 	} {
-		if got := b.s.mendAudit(test.path, test.why); got != test.want {
+		got := b.s.mendAudit(test.path, test.why)
+		if got != test.want {
 			t.Errorf("%s, %v: got %q, want %q", test.path, test.why, got, test.want)
 		}
+		pasteable(t, []Finding{{Advice: got}})
 	}
 }
