@@ -224,6 +224,9 @@ func TestServersOwn(t *testing.T) {
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
+	if inGroup(0, 0) {
+		t.Error("root's own group makes a file the server's")
+	}
 	dir := t.TempDir()
 	if err := WriteClient(dir, &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}, true); err != nil {
 		t.Fatal(err)

@@ -243,6 +243,8 @@ func machineTests() []hostTest {
 		{name: "conntrack fine", pretend: func(h *host) { h.conntrack = conntrack{count: 700, max: 1000} }},
 		{name: "cookies always", pretend: func(h *host) { h.around.cookies = 2 }, want: Warning, says: []string{"tcp_syncookies", "without a SYN", "sysctl -w net.ipv4.tcp_syncookies=1"}},
 		{name: "cookies in a flood", pretend: func(h *host) { h.around.cookies = 1 }},
+		{name: "cookies beside a guard that is none", config: func(c *config.Config) { c.Firewall.Backend = "dry-run" }, spoil: func(s *scene) { s.nft(dropping) }, pretend: func(h *host) { h.around.cookies = 2 },
+			want: Warning, says: []string{"firewall.backend", "dry-run"}},
 		{name: "virtual servers", pretend: func(h *host) { h.around.ipvs = true }, want: Notice, says: []string{"ip_vs", "passes the guard", "ipvsadm -Ln"}},
 		{name: "tunnels over UDP", pretend: func(h *host) { h.around.fou = true }, want: Notice, says: []string{"fou", "passes the guard", "ip fou show"}},
 		{name: "sessions forgotten", pretend: func(h *host) { h.conntrack.established = 10 * time.Minute }, want: Notice,

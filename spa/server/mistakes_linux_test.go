@@ -92,6 +92,9 @@ func (e *editing) put(text string) {
 	waiting := make(unsettled)
 	waiting.note(e.client.Name, e.s.reloadClient(e.Context(), e.client.Name), time.Now().Add(-2*settles))
 	e.s.settle(e.Context(), waiting)
+	if len(waiting) > 0 {
+		e.Errorf("%v waits still", waiting) // and would keep the server awake
+	}
 }
 
 func (e *editing) held() []firewall.Grant { return e.s.firewall.GrantsOf(e.client.Name, time.Now()) }
@@ -195,14 +198,14 @@ func TestUnsettled(t *testing.T) {
 	} {
 		waiting := make(unsettled)
 		now := time.Now()
-		for range 3 { // each step is an event
+		for i := range 3 { // each step is an event, and none puts the end off
 			if err := step(); err != nil && !errors.Is(err, os.ErrNotExist) {
 				t.Fatal(err)
 			}
-			waiting.note("bob", b.s.reloadClient(t.Context(), "bob"), now)
+			waiting.note("bob", b.s.reloadClient(t.Context(), "bob"), now.Add(time.Duration(i)*settles/2))
 		}
 		b.s.settle(t.Context(), waiting)
-		if len(e.held()) != 1 || len(waiting) != 1 {
+		if len(e.held()) != 1 || len(waiting) != 1 || !waiting["bob"].Equal(now.Add(settles)) {
 			t.Fatalf("%s: %d grants and %v, want bob's to wait", name, len(e.held()), waiting)
 		}
 		if err := errors.Join(os.WriteFile(e.path, text, 0o640), os.Chmod(e.path, 0o640), handToGroup(e.path)); err != nil {
@@ -232,6 +235,29 @@ func TestUnsettled(t *testing.T) {
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRenamedClient: a file with another name is a client of that name once the one before is gone, in whatever
+// order both are seen.
+func TestRenamedClient(t *testing.T) {
+	b := newSite(t, func(string) {})
+	for n := range 20 {
+		e := b.edit(fmt.Sprintf("c%d", n), versions[0])
+		next := fmt.Sprintf("d%d", n)
+		if err := os.Rename(e.path, filepath.Join(b.s.clientsDir(), next+keys.Suffix)); err != nil {
+			t.Fatal(err)
+		}
+		waiting := make(unsettled)
+		for _, name := range []string{next, e.client.Name} {
+			waiting.note(name, b.s.reloadClient(t.Context(), name), time.Now())
+		}
+		waiting.over()
+		b.s.settle(t.Context(), waiting)
+		_, was := b.s.clients.Client(e.client.Name)
+		if _, is := b.s.clients.Client(next); was || !is || len(b.s.leftOut()) > 0 {
+			t.Fatalf("the old name is known: %v, the new one: %v; left out: %v", was, is, b.s.leftOut())
+		}
 	}
 }
 
