@@ -24,8 +24,8 @@ func TestAs(t *testing.T) {
 	cmd := exec.Command("setpriv", "--groups=5", "--bounding-set=-all,+net_admin,+net_raw,+setuid,+setgid,+setpcap,+chown", "--", self)
 	cmd.Env = append(os.Environ(), "SANDBOX_HELPER=as", "SANDBOX_USER=nobody", "SANDBOX_DIR="+dir, quickExit)
 	cmd.Stderr = os.Stderr
-	const nobody, group = 65534, 5
-	for name, owner := range map[string][2]int{"of root": {0, 0}, "of the user": {nobody, nobody}, "of a group": {0, group}} {
+	const nobody, stranger, group = 65534, 54321, 5
+	for name, owner := range map[string][2]int{"of root": {0, 0}, "of the user": {nobody, nobody}, "of a group": {stranger, group}} {
 		path := filepath.Join(dir, name)
 		must(t, os.WriteFile(path, nil, 0o640))
 		must(t, errors.Join(os.Chown(path, owner[0], owner[1]), os.Chmod(path, 0o640)))
