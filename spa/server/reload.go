@@ -64,7 +64,11 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 		c.tell(r)
 	}
 	if err := s.swap(context.WithoutCancel(parent), next, clients, r); err != nil {
-		return nil, denied("", err.Error(), "nothing was changed")
+		if len(r.Ended) == 0 {
+			return nil, denied("", err.Error(), "nothing was changed")
+		}
+		return nil, denied("once the cause is mended: systemctl reload spa-server", err.Error(),
+			fmt.Sprintf("the old settings stay in force; grants that ended: %d", len(r.Ended)))
 	}
 	s.log.Info("reloaded", "settings", r.Settings, "added", len(r.Added), "changed", len(r.Changed), "removed", len(r.Removed), "ended", len(r.Ended))
 	return r, nil
@@ -166,7 +170,8 @@ func (s *Server) readFiles() (files, []string) {
 	return next, problems
 }
 
-// swap takes the files over. On an error all is as it was.
+// swap puts the files into force. On an error the old ones stay in force, and r.Ended are grants that ended all
+// the same.
 func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r *control.Reloaded) error {
 	s.line.Lock()
 	defer s.line.Unlock()
@@ -174,6 +179,9 @@ func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r
 	rules := s.policy.With(next.config)
 	held := s.firewall.Grants(now)
 	if err := s.adopt(ctx, next); err != nil {
+		ended := lost(held, s.firewall.Grants(now))
+		s.hub.ended(ended, "revoked", "a reload that failed ended it", now)
+		r.Ended = shown(ended)
 		return err
 	}
 	if gates := spa.GatesOf(next.gates); !slices.EqualFunc(gates, s.identity.Gates, sameGate) {
@@ -189,6 +197,20 @@ func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r
 	}
 	r.Ended = shown(s.endUnkept(ctx, held, now))
 	return nil
+}
+
+// lost returns the grants that are in before and not in after.
+func lost(before, after []firewall.Grant) []firewall.Grant {
+	var gone []firewall.Grant
+	for _, g := range before {
+		same := func(other firewall.Grant) bool {
+			return other.Client == g.Client && other.Service == g.Service && other.Source == g.Source
+		}
+		if !slices.ContainsFunc(after, same) {
+			gone = append(gone, g)
+		}
+	}
+	return gone
 }
 
 func sameGate(a, b spa.Gate) bool { return a.Key.Equal(b.Key) && a.Until.Equal(b.Until) }

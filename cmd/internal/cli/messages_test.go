@@ -110,8 +110,8 @@ func messages(t *testing.T, path string) []string {
 			return !ok || name.Name != "Long" && name.Name != "Example"
 		case *ast.BasicLit:
 			text, err := strconv.Unquote(n.Value)
-			if n.Kind == token.STRING && err == nil && strings.Contains(strings.TrimSpace(text), " ") {
-				found = append(found, strings.ReplaceAll(text, "\n", "\\n"))
+			if n.Kind == token.STRING && err == nil && strings.Contains(strings.Trim(text, " \n\x00"), " ") {
+				found = append(found, strings.NewReplacer("\n", `\n`, "\x00", `\x00`).Replace(text))
 			}
 		}
 		return true
