@@ -149,7 +149,7 @@ func TestOddFilesAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	link, fifo, folder, huge := filepath.Join(dir, "link.toml"), filepath.Join(dir, "fifo.toml"), filepath.Join(dir, "folder.toml"), filepath.Join(dir, "huge.toml")
-	if err := errors.Join(os.Symlink("alice.toml", link), syscall.Mkfifo(fifo, 0o600), os.Mkdir(folder, 0o700), os.WriteFile(huge, nil, 0o600), os.Truncate(huge, 1<<40)); err != nil {
+	if err := errors.Join(os.Symlink("alice.toml", link), syscall.Mkfifo(fifo, 0o600), os.Mkdir(folder, 0o700), os.WriteFile(huge, nil, 0o600), os.Truncate(huge, 1<<30)); err != nil {
 		t.Fatal(err)
 	}
 	registry, _ := LoadRegistry(dir)
