@@ -75,7 +75,7 @@ func (a *admitting) check() error {
 			return explain("looking for the set "+s.Name, err)
 		}
 		if what := wrongWith(found, err, s); what != "" {
-			return fmt.Errorf("firewall: %s; mode admit needs it as made by: %s", what, a.recipe(s))
+			return fmt.Errorf("%s; mode admit needs it as made by: %s", what, a.recipe(s))
 		}
 	}
 	return nil
@@ -219,10 +219,10 @@ func (a *admitting) retry(do func() error) error {
 func (a *admitting) set(ls []lease) error {
 	for _, l := range ls {
 		if l.link != 0 || l.to.IsValid() {
-			return fmt.Errorf("firewall: mode admit: your sets have neither interfaces nor destinations, so there is no grant for %v", onLink(l.source, l.link))
+			return fmt.Errorf("mode admit: your sets have neither interfaces nor destinations, so there is no grant for %v", onLink(l.source, l.link))
 		}
 		if a.setOf(l) == nil && left(l.until, a.cfg.Now()) > 0 {
-			return fmt.Errorf("firewall: mode admit: no set is named for a source like %v", l.source)
+			return fmt.Errorf("mode admit: no set is named for a source like %v", l.source)
 		}
 	}
 	return a.retry(func() error {

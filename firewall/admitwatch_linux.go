@@ -108,7 +108,7 @@ func (a *admitting) wait(until time.Time) {
 
 func (a *admitting) watch(ctx context.Context, deadline time.Time) error {
 	if err := a.wakeAt(deadline); err != nil {
-		return fmt.Errorf("firewall: watching the rule set: %w", err)
+		return fmt.Errorf("watching the rule set: %w", err)
 	}
 	err := a.hear(ctx)
 	if !errors.Is(err, os.ErrDeadlineExceeded) {

@@ -22,7 +22,7 @@ func (f *Firewall) Cut(ctx context.Context, gs []Grant) (int, error) {
 	}
 	for i := range gs {
 		if !gs[i].Source.IsValid() {
-			return 0, errors.New("firewall: a grant without a source address has no sessions")
+			return 0, errors.New("a grant without a source address has no sessions")
 		}
 	}
 	mark := f.cfg.Mark
@@ -32,7 +32,7 @@ func (f *Firewall) Cut(ctx context.Context, gs []Grant) (int, error) {
 	covered := func(l flow) bool { return f.covers(gs, l) && !f.live(l) }
 	n, err := f.sessions.cut(covered, f.target, mark)
 	if err != nil {
-		return n, fmt.Errorf("firewall: ending sessions: %w", err)
+		return n, fmt.Errorf("ending sessions: %w", err)
 	}
 	return n, nil
 }

@@ -25,7 +25,7 @@ func (f *Firewall) endEarlier(now time.Time) error {
 		err = f.endEnforced()
 	}
 	if err != nil {
-		return fmt.Errorf("firewall: a dry run cannot start while grants of an earlier run may be open (spa-server teardown ends them): %w", err)
+		return fmt.Errorf("a dry run cannot start while grants of an earlier run may be open (spa-server teardown ends them): %w", err)
 	}
 	return nil
 }

@@ -19,14 +19,14 @@ import (
 var (
 	// ErrFull is returned by Grant when the table has no room for another grant. Nothing
 	// was granted; live grants go on, and room comes back as they end.
-	ErrFull = errors.New("firewall: the grant table is full")
+	ErrFull = errors.New("the grant table is full")
 	// ErrUnconfirmed is returned by Watch when nobody came in through a grant before the
 	// time that Load was given. The guard has been taken away, and the next load is a
 	// first load.
-	ErrUnconfirmed = errors.New("firewall: no new connection came through a grant in time, so the guard was taken away")
+	ErrUnconfirmed = errors.New("no new connection came through a grant in time, so the guard was taken away")
 	// ErrTornDown is returned by Watch when Teardown, here or in another process, took
 	// the guard away. Nothing puts it back but another Load.
-	ErrTornDown = errors.New("firewall: the guard was torn down")
+	ErrTornDown = errors.New("the guard was torn down")
 	// ErrForeign is returned where there is a table of our name that is not ours. It is
 	// left as it is.
 	ErrForeign = errors.New(`firewall: there is a table "inet spa" that is not ours; rename it, or remove it with: nft delete table inet spa`)
@@ -180,14 +180,14 @@ func (c *Config) setDefaults() {
 
 func (c *Config) check() error {
 	if bits.OnesCount32(c.Mark) != 1 {
-		return fmt.Errorf("firewall: mark %#x must be a single bit", c.Mark)
+		return fmt.Errorf("mark %#x must be a single bit", c.Mark)
 	}
 	if c.Closed > Reject {
-		return fmt.Errorf("firewall: unknown way of closing %d", c.Closed)
+		return fmt.Errorf("unknown way of closing %d", c.Closed)
 	}
 	for _, name := range c.Trusted {
 		if err := keys.ValidInterface(name); err != nil {
-			return fmt.Errorf("firewall: %q: %w", name, err)
+			return fmt.Errorf("%q: %w", name, err)
 		}
 	}
 	for _, p := range slices.Concat(c.Guarded, c.Cut) {
@@ -201,7 +201,7 @@ func (c *Config) check() error {
 		}
 	}
 	if c.Persist > PersistFile {
-		return fmt.Errorf("firewall: unknown way to persist %d", c.Persist)
+		return fmt.Errorf("unknown way to persist %d", c.Persist)
 	}
 	return c.checkMode()
 }
@@ -211,19 +211,19 @@ func (c *Config) checkMode() error {
 	case c.Mode == Guard:
 		return nil
 	case c.Mode != Admit:
-		return fmt.Errorf("firewall: unknown mode %d", c.Mode)
+		return fmt.Errorf("unknown mode %d", c.Mode)
 	case c.Backend == BackendIptables:
-		return errors.New("firewall: mode admit puts grants into sets of nftables, and iptables has none; use backend nftables")
+		return errors.New("mode admit puts grants into sets of nftables, and iptables has none; use backend nftables")
 	case len(c.Cut) > 0:
-		return errors.New("firewall: in mode admit your own table decides how long sessions last: for ports whose sessions are to end with the grant, leave them out of its rule for established connections, and on_expiry as it is")
+		return errors.New("in mode admit your own table decides how long sessions last: for ports whose sessions are to end with the grant, leave them out of its rule for established connections, and on_expiry as it is")
 	case !slices.Contains([]string{"inet", "ip", "ip6"}, c.Admit.Family):
-		return fmt.Errorf("firewall: mode admit: %q is no family of tables; there are inet, ip and ip6", c.Admit.Family)
+		return fmt.Errorf("mode admit: %q is no family of tables; there are inet, ip and ip6", c.Admit.Family)
 	case c.Admit.Table == "" || c.Admit.Set4 == "" && c.Admit.Set6 == "":
-		return errors.New("firewall: mode admit needs the name of a table and of at least one set in it")
+		return errors.New("mode admit needs the name of a table and of at least one set in it")
 	}
 	for _, name := range []string{c.Admit.Table, c.Admit.Set4, c.Admit.Set6} {
 		if err := keys.ValidTable(name); name != "" && err != nil {
-			return fmt.Errorf("firewall: mode admit: %q: %w", name, err)
+			return fmt.Errorf("mode admit: %q: %w", name, err)
 		}
 	}
 	return nil
@@ -272,7 +272,7 @@ func (c *Config) guards(l flow) bool {
 func (t *Target) check() error {
 	for _, a := range t.Addresses {
 		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
-			return fmt.Errorf("firewall: a service cannot be at the address %v", a)
+			return fmt.Errorf("a service cannot be at the address %v", a)
 		}
 	}
 	for _, p := range t.Ports {
@@ -285,7 +285,7 @@ func (t *Target) check() error {
 
 func checkPorts(p spa.Ports) error {
 	if (p.Proto != spa.TCP && p.Proto != spa.UDP) || p.Low == 0 || p.Low > p.High {
-		return fmt.Errorf("firewall: ports %v are not a range of TCP or UDP ports", p)
+		return fmt.Errorf("ports %v are not a range of TCP or UDP ports", p)
 	}
 	return nil
 }
@@ -349,7 +349,7 @@ func (f *Firewall) open() error {
 		f.backend = newDryRun(f.log)
 		f.ledger = memoryLedger(f.cfg.slots)
 	default:
-		err = fmt.Errorf("firewall: unknown backend %q; there are %q, %q, %q and %q",
+		err = fmt.Errorf("unknown backend %q; there are %q, %q, %q and %q",
 			f.cfg.Backend, BackendAuto, BackendNftables, BackendIptables, BackendDryRun)
 	}
 	return err

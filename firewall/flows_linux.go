@@ -61,15 +61,15 @@ type sessions struct {
 func openSessions() (*sessions, error) {
 	diag, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
 	if err != nil {
-		return nil, fmt.Errorf("firewall: opening sock_diag: %w", err)
+		return nil, fmt.Errorf("opening sock_diag: %w", err)
 	}
 	track, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("firewall: opening netlink: %w", err), diag.Close())
+		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), diag.Close())
 	}
 	route, err := local.Dial()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("firewall: opening netlink: %w", err), diag.Close(), track.Close())
+		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), diag.Close(), track.Close())
 	}
 	_, err = track.Execute(ctRequest(ctGetStats, netlink.Request|netlink.Dump, nil))
 	return &sessions{diag: diag, track: track, route: route, tracks: err == nil}, nil

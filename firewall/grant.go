@@ -11,9 +11,9 @@ import (
 
 var (
 	// errGone is what a backend returns when there is no guard to change.
-	errGone = errors.New("firewall: the guard is not in place")
+	errGone = errors.New("the guard is not in place")
 
-	errNotLoaded = errors.New("firewall: no guard is loaded")
+	errNotLoaded = errors.New("no guard is loaded")
 )
 
 // change is what a grant makes of one holding.
@@ -59,7 +59,7 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 
 func (g *Grant) check(now time.Time) error {
 	if !g.Source.IsValid() {
-		return errors.New("firewall: a grant needs a source address")
+		return errors.New("a grant needs a source address")
 	}
 	if linkLocal(g.Source) {
 		if err := g.checkLink(); err != nil {
@@ -67,19 +67,19 @@ func (g *Grant) check(now time.Time) error {
 		}
 	}
 	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !a.IsValid() || a.IsUnspecified() }) {
-		return errors.New("firewall: a grant needs destination addresses")
+		return errors.New("a grant needs destination addresses")
 	}
 	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return a.Unmap().Is4() != g.Source.Unmap().Is4() }) {
-		return fmt.Errorf("firewall: %v cannot reach all of %v: a grant is for addresses of one family", g.Source, g.To)
+		return fmt.Errorf("%v cannot reach all of %v: a grant is for addresses of one family", g.Source, g.To)
 	}
 	if left(g.Until, now) <= 0 {
-		return fmt.Errorf("firewall: a grant until %v has ended already", g.Until)
+		return fmt.Errorf("a grant until %v has ended already", g.Until)
 	}
 	if len(g.Client) >= nameSize || len(g.Service) >= nameSize {
-		return fmt.Errorf("firewall: a name of more than %d bytes does not fit the ledger", nameSize-1)
+		return fmt.Errorf("a name of more than %d bytes does not fit the ledger", nameSize-1)
 	}
 	if len(g.Ports) == 0 {
-		return errors.New("firewall: a grant needs ports")
+		return errors.New("a grant needs ports")
 	}
 	for _, p := range g.Ports {
 		if err := checkPorts(p); err != nil {
@@ -94,13 +94,13 @@ func (g *Grant) checkLink() error {
 	b := g.Source.As16()
 	switch {
 	case g.Source.Unmap().Is4():
-		return fmt.Errorf("firewall: no grant for %v: an IPv4 link-local address may be another machine on every link", g.Source)
+		return fmt.Errorf("no grant for %v: an IPv4 link-local address may be another machine on every link", g.Source)
 	case linkOf(g.Source) == 0:
-		return fmt.Errorf("firewall: a grant for %v needs the index of an interface as its zone", g.Source)
+		return fmt.Errorf("a grant for %v needs the index of an interface as its zone", g.Source)
 	case len(g.To) > 0:
-		return fmt.Errorf("firewall: a grant for %v reaches this host only, not %v", g.Source, g.To)
+		return fmt.Errorf("a grant for %v reaches this host only, not %v", g.Source, g.To)
 	case [6]byte(b[2:8]) != [6]byte{}:
-		return fmt.Errorf("firewall: %v is not in fe80::/64, as link-local addresses are", g.Source)
+		return fmt.Errorf("%v is not in fe80::/64, as link-local addresses are", g.Source)
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ const (
 )
 
 // errHelper is wrapped by the error of every call once the helper has ended or hangs.
-var errHelper = errors.New("firewall: the helper that runs iptables is gone; the guard stays as it is and grants end on time, but nothing can be put back: start spa-server again")
+var errHelper = errors.New("the helper that runs iptables is gone; the guard stays as it is and grants end on time, but nothing can be put back: start spa-server again")
 
 // helper is the daemon's end of the process that runs iptables.
 type helper struct {
@@ -49,18 +49,18 @@ type helper struct {
 func startHelper(path, kind, lock string) (*helper, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("firewall: starting the helper for iptables: %w", os.NewSyscallError("socketpair", err))
+		return nil, fmt.Errorf("starting the helper for iptables: %w", os.NewSyscallError("socketpair", err))
 	}
 	ours, theirs := os.NewFile(uintptr(pair[0]), "helper"), os.NewFile(uintptr(pair[1]), "daemon")
 	defer ours.Close()
 	defer theirs.Close()
 	conn, err := net.FileConn(ours)
 	if err != nil {
-		return nil, fmt.Errorf("firewall: starting the helper for iptables: %w", err)
+		return nil, fmt.Errorf("starting the helper for iptables: %w", err)
 	}
 	h := &helper{conn: conn, ended: make(chan struct{}), patience: answerTime, in: gob.NewDecoder(conn), out: gob.NewEncoder(conn)}
 	if err := h.start(theirs, cmp.Or(path, programPath), kind, cmp.Or(lock, lockPath)); err != nil {
-		return nil, errors.Join(fmt.Errorf("firewall: starting the helper for iptables: %w", err), conn.Close())
+		return nil, errors.Join(fmt.Errorf("starting the helper for iptables: %w", err), conn.Close())
 	}
 	if err := h.greet(); err != nil {
 		return nil, errors.Join(err, h.close())
@@ -151,10 +151,10 @@ func (h *helper) greet() error {
 		return err
 	}
 	if err := h.in.Decode(&h.programs); err != nil {
-		return fmt.Errorf("firewall: the helper for iptables does not answer: %w", err)
+		return fmt.Errorf("the helper for iptables does not answer: %w", err)
 	}
 	if h.Trouble != "" {
-		return fmt.Errorf("firewall: iptables cannot guard: %s", h.Trouble)
+		return fmt.Errorf("iptables cannot guard: %s", h.Trouble)
 	}
 	return nil
 }
@@ -185,7 +185,7 @@ func (h *helper) ask(r request) (reply, error) {
 	case foreign:
 		return reply{}, foreignError(answer.Text)
 	}
-	return reply{}, fmt.Errorf("firewall: iptables: %s", answer.Text)
+	return reply{}, fmt.Errorf("iptables: %s", answer.Text)
 }
 
 // lost is the error of a question that got no answer. The helper is of no use any more: what

@@ -82,7 +82,7 @@ func (l *legacyTables) sum() ([sha256.Size]byte, error) {
 		for _, t := range tables() {
 			rules, err := rulesOver(socket, v6, t.name)
 			if err != nil {
-				return [sha256.Size]byte{}, fmt.Errorf("firewall: reading table %s: %w", t.name, err)
+				return [sha256.Size]byte{}, fmt.Errorf("reading table %s: %w", t.name, err)
 			}
 			h.Write(binary.NativeEndian.AppendUint32(nil, uint32(len(rules))))
 			h.Write(rules)

@@ -55,7 +55,7 @@ func (b *ipt) approach(l lease, now time.Time) error {
 	}
 	if n != nil && n.link != l.link {
 		if n.left(now) > 0 {
-			return fmt.Errorf("firewall: %v has a grant on the link %s; with iptables an address has grants on one link at a time", l.source, n.iface)
+			return fmt.Errorf("%v has a grant on the link %s; with iptables an address has grants on one link at a time", l.source, n.iface)
 		}
 		n = nil
 	}
@@ -161,7 +161,7 @@ func linkName(c *netlink.Conn, index uint32) (string, error) {
 		Data:   data,
 	})
 	if err != nil {
-		return "", fmt.Errorf("firewall: looking for the interface number %d: %w", index, err)
+		return "", fmt.Errorf("looking for the interface number %d: %w", index, err)
 	}
 	for _, m := range answers {
 		if len(m.Data) < unix.SizeofIfInfomsg {
@@ -169,7 +169,7 @@ func linkName(c *netlink.Conn, index uint32) (string, error) {
 		}
 		d, err := netlink.NewAttributeDecoder(m.Data[unix.SizeofIfInfomsg:])
 		if err != nil {
-			return "", fmt.Errorf("firewall: looking for the interface number %d: %w", index, err)
+			return "", fmt.Errorf("looking for the interface number %d: %w", index, err)
 		}
 		for d.Next() {
 			if d.Type() == unix.IFLA_IFNAME {
@@ -177,5 +177,5 @@ func linkName(c *netlink.Conn, index uint32) (string, error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("firewall: the interface number %d has no name", index)
+	return "", fmt.Errorf("the interface number %d has no name", index)
 }

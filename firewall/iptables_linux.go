@@ -28,10 +28,10 @@ const (
 
 var (
 	// errBusy is returned where another program holds the lock of iptables.
-	errBusy = errors.New("firewall: another program holds the lock of iptables")
+	errBusy = errors.New("another program holds the lock of iptables")
 
 	// errNoSets is returned where there is no ipset: its kernel part, or what rules ask it with.
-	errNoSets = errors.New("firewall: iptables cannot guard without ipset, whose elements the kernel ends on time")
+	errNoSets = errors.New("iptables cannot guard without ipset, whose elements the kernel ends on time")
 
 	errForeignSet = errors.New(`there is an ipset named "spa-..." that is not ours; rename it, or remove it with: ipset destroy`)
 )
@@ -39,7 +39,7 @@ var (
 // foreignError says what of our name is not ours. It is ErrForeign.
 type foreignError string
 
-func (e foreignError) Error() string        { return "firewall: " + string(e) }
+func (e foreignError) Error() string        { return "" + string(e) }
 func (e foreignError) Is(target error) bool { return target == ErrForeign }
 
 // ipt keeps the guard by the program iptables, which its helper runs. Grants are elements of
@@ -101,7 +101,7 @@ func (b *ipt) open() error {
 	}
 	var err error
 	if b.names, err = netlink.Dial(unix.NETLINK_ROUTE, nil); err != nil {
-		return fmt.Errorf("firewall: opening netlink: %w", err)
+		return fmt.Errorf("opening netlink: %w", err)
 	}
 	if b.helper, err = startHelper(b.cfg.programs, "", b.cfg.lock); err != nil {
 		return err
@@ -115,7 +115,7 @@ func (b *ipt) open() error {
 		b.events, err = monitor(0)
 	}
 	if err != nil {
-		return fmt.Errorf("firewall: listening for changes of the rules: %w", err)
+		return fmt.Errorf("listening for changes of the rules: %w", err)
 	}
 	return nil
 }

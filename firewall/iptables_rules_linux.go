@@ -327,7 +327,7 @@ func (r *guardRules) check() error {
 	for _, t := range r.Targets {
 		for _, a := range t.Addresses {
 			if a.Zone() != "" || a.Is4In6() {
-				return fmt.Errorf("firewall: %v is no address for a rule", a)
+				return fmt.Errorf("%v is no address for a rule", a)
 			}
 		}
 	}
@@ -339,11 +339,11 @@ func (r *guardRules) check() error {
 func checkInterface(name string) error {
 	for _, c := range name {
 		if !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-@:", c) {
-			return fmt.Errorf("firewall: iptables cannot be told of an interface named %q", name)
+			return fmt.Errorf("iptables cannot be told of an interface named %q", name)
 		}
 	}
 	if strings.HasPrefix(name, "-") {
-		return fmt.Errorf("firewall: iptables cannot be told of an interface named %q", name)
+		return fmt.Errorf("iptables cannot be told of an interface named %q", name)
 	}
 	return nil
 }

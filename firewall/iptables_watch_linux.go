@@ -100,7 +100,7 @@ func (b *ipt) sleep(ctx context.Context, wake time.Time) (late bool, err error) 
 // hear waits for a change of the tables that our chains are in.
 func (b *ipt) hear(ctx context.Context, wake time.Time) (late bool, err error) {
 	if err := b.events.SetReadDeadline(wake); err != nil {
-		return false, fmt.Errorf("firewall: watching the rules: %w", err)
+		return false, fmt.Errorf("watching the rules: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { b.events.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -122,7 +122,7 @@ func (b *ipt) hear(ctx context.Context, wake time.Time) (late bool, err error) {
 			return false, nil // some were lost: ours may be among them
 		}
 		if err != nil {
-			return false, fmt.Errorf("firewall: watching the rules: %w", err)
+			return false, fmt.Errorf("watching the rules: %w", err)
 		}
 		for _, m := range messages {
 			ours = ours || inOurTables(m)

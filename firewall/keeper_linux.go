@@ -188,7 +188,7 @@ func beFound() error {
 func endKeepers(but *keeper) error {
 	sockets, err := os.ReadFile("/proc/thread-self/net/unix")
 	if err != nil {
-		return fmt.Errorf("firewall: looking for keepers of the guard: %w", err)
+		return fmt.Errorf("looking for keepers of the guard: %w", err)
 	}
 	for line := range strings.Lines(string(sockets)) {
 		fields := strings.Fields(line)
@@ -201,7 +201,7 @@ func endKeepers(but *keeper) error {
 			continue
 		}
 		if err := endProcess(pid, func() bool { return keeperBehind(name) == pid }); err != nil {
-			return fmt.Errorf("firewall: ending the keeper of the guard, process %d: %w", pid, err)
+			return fmt.Errorf("ending the keeper of the guard, process %d: %w", pid, err)
 		}
 	}
 	return nil
@@ -332,7 +332,7 @@ func (k *keeper) end() error {
 		time.Sleep(time.Millisecond)
 	}
 	if k.lives() {
-		return errors.Join(err, errors.New("firewall: the keeper of the guard does not end"))
+		return errors.Join(err, errors.New("the keeper of the guard does not end"))
 	}
 	return err
 }
@@ -365,14 +365,14 @@ func endKeeper(lock *os.File) error {
 			return err
 		}
 		if !isKeeper(pid) {
-			return fmt.Errorf("firewall: process %d holds the lock of the guard's keeper (%s) and is none: end it", pid, lock.Name())
+			return fmt.Errorf("process %d holds the lock of the guard's keeper (%s) and is none: end it", pid, lock.Name())
 		}
 		err = endProcess(pid, func() bool { again, err := lockHolder(lock); return err == nil && again == pid })
 		if err != nil {
-			return fmt.Errorf("firewall: ending the keeper of the guard, process %d: %w", pid, err)
+			return fmt.Errorf("ending the keeper of the guard, process %d: %w", pid, err)
 		}
 	}
-	return errors.New("firewall: the keeper of the guard does not end")
+	return errors.New("the keeper of the guard does not end")
 }
 
 // lockHolder is the process that has locked the file; 0: none.
@@ -385,7 +385,7 @@ func lockHolder(f *os.File) (int, error) {
 	var errno error
 	err = raw.Control(func(fd uintptr) { errno = unix.FcntlFlock(fd, unix.F_GETLK, &lock) })
 	if err := errors.Join(err, errno); err != nil {
-		return 0, fmt.Errorf("firewall: looking for the keeper of the guard: %w", err)
+		return 0, fmt.Errorf("looking for the keeper of the guard: %w", err)
 	}
 	if lock.Type == unix.F_UNLCK {
 		return 0, nil

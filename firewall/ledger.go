@@ -108,7 +108,7 @@ func openLedger(dir, bootID string, slots int) (*ledger, error) {
 	if bootID == "" {
 		b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 		if err != nil {
-			return nil, fmt.Errorf("firewall: reading the boot id: %w", err)
+			return nil, fmt.Errorf("reading the boot id: %w", err)
 		}
 		bootID = string(bytes.TrimSpace(b))
 	}
@@ -117,7 +117,7 @@ func openLedger(dir, bootID string, slots int) (*ledger, error) {
 		return nil, err
 	}
 	if err := preallocate(f, headerSize+int64(slots)*recordSize); err != nil {
-		return nil, errors.Join(fmt.Errorf("firewall: taking space for the ledger: %w", err), f.Close())
+		return nil, errors.Join(fmt.Errorf("taking space for the ledger: %w", err), f.Close())
 	}
 	return &ledger{file: f, records: f, bootID: bootID, slots: slots}, nil
 }
@@ -142,10 +142,10 @@ func (c *Config) either(open func() error) error {
 func openLedgerFile(dir string, create bool) (*os.File, error) {
 	f, err := openOwned(filepath.Join(dir, ledgerName), create)
 	if err != nil {
-		return nil, fmt.Errorf("firewall: opening the ledger: %w", err)
+		return nil, fmt.Errorf("opening the ledger: %w", err)
 	}
 	if err := checkHeader(f); err != nil {
-		return nil, errors.Join(fmt.Errorf("firewall: ledger %q: %w", f.Name(), err), f.Close())
+		return nil, errors.Join(fmt.Errorf("ledger %q: %w", f.Name(), err), f.Close())
 	}
 	return f, nil
 }
@@ -198,7 +198,7 @@ func (l *ledger) read(now time.Time) ([]*holding, error) {
 	}
 	all := make([]byte, l.slots*recordSize)
 	if _, err := l.file.ReadAt(all, headerSize); err != nil {
-		return nil, fmt.Errorf("firewall: reading the ledger: %w", err)
+		return nil, fmt.Errorf("reading the ledger: %w", err)
 	}
 	var hs []*holding
 	l.free = l.free[:0]
@@ -269,7 +269,7 @@ func (l *ledger) erase(h *holding) error {
 
 func (l *ledger) put(slot int, r *[recordSize]byte) error {
 	if _, err := l.records.WriteAt(r[:], headerSize+int64(slot)*recordSize); err != nil {
-		return fmt.Errorf("firewall: writing the ledger: %w", err)
+		return fmt.Errorf("writing the ledger: %w", err)
 	}
 	return nil
 }
@@ -381,7 +381,7 @@ func (l *ledger) mark() (byte, error) {
 	}
 	var b [1]byte
 	if _, err := l.file.ReadAt(b[:], markOffset); err != nil {
-		return 0, fmt.Errorf("firewall: reading the ledger: %w", err)
+		return 0, fmt.Errorf("reading the ledger: %w", err)
 	}
 	return b[0], nil
 }
@@ -396,10 +396,10 @@ func (l *ledger) setMark(m byte) error {
 // writeMark syncs: the next load may be after a power loss.
 func writeMark(f *os.File, m byte) error {
 	if _, err := f.WriteAt([]byte{m}, markOffset); err != nil {
-		return fmt.Errorf("firewall: writing the ledger: %w", err)
+		return fmt.Errorf("writing the ledger: %w", err)
 	}
 	if err := f.Sync(); err != nil {
-		return fmt.Errorf("firewall: syncing the ledger: %w", err)
+		return fmt.Errorf("syncing the ledger: %w", err)
 	}
 	return nil
 }

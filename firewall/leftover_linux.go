@@ -92,7 +92,7 @@ func leftInLegacy() (bool, error) {
 			continue
 		}
 		if err != nil {
-			return false, fmt.Errorf("firewall: looking for tables of iptables: %w", err)
+			return false, fmt.Errorf("looking for tables of iptables: %w", err)
 		}
 		there, err := leftInFamily(domain, v6, strings.Fields(string(names)))
 		if err != nil || there {
@@ -114,7 +114,7 @@ func leftInFamily(domain int, v6 bool, names []string) (bool, error) {
 		}
 		rules, err := legacyRules(fd, v6, t.name)
 		if err != nil {
-			return false, fmt.Errorf("firewall: reading table %s: %w", t.name, err)
+			return false, fmt.Errorf("reading table %s: %w", t.name, err)
 		}
 		for _, chain := range t.chains {
 			if bytes.Contains(rules, append([]byte(chain), 0)) {

@@ -37,7 +37,7 @@ func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Tim
 		return err
 	}
 	if confirm > 0 && f.cfg.Mode == Admit {
-		return errors.New("firewall: mode admit shuts nothing, so there is nothing to confirm; start without --confirm")
+		return errors.New("mode admit shuts nothing, so there is nothing to confirm; start without --confirm")
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -118,7 +118,7 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 	}
 	s.carried, err = f.backend.carried()
 	if err != nil {
-		return fmt.Errorf("firewall: reading the flows that are carried: %w", err)
+		return fmt.Errorf("reading the flows that are carried: %w", err)
 	}
 	for i := range s.carried {
 		c := &s.carried[i]
@@ -127,7 +127,7 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 	if mark != loadAgain && !f.cfg.NoCarry {
 		flows, err := f.established(f.cfg.guards)
 		if err != nil {
-			return fmt.Errorf("firewall: listing the sessions that the first load must not end: %w", err)
+			return fmt.Errorf("listing the sessions that the first load must not end: %w", err)
 		}
 		s.carried = f.cfg.carry(flows, now)
 	}

@@ -47,7 +47,7 @@ func notFrom(own uint32) []bpf.RawInstruction {
 
 func (n *nftables) watch(ctx context.Context, deadline time.Time) error {
 	if err := n.events.SetReadDeadline(deadline); err != nil {
-		return fmt.Errorf("firewall: watching the rule set: %w", err)
+		return fmt.Errorf("watching the rule set: %w", err)
 	}
 	return n.hear(ctx)
 }
@@ -66,7 +66,7 @@ func (n *nftables) hear(ctx context.Context) error {
 			return nil // some were lost: ours may be among them
 		}
 		if err != nil {
-			return fmt.Errorf("firewall: watching the rule set: %w", err)
+			return fmt.Errorf("watching the rule set: %w", err)
 		}
 		for _, m := range messages {
 			ours = ours || n.concerns(m)

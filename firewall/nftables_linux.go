@@ -101,15 +101,15 @@ func explain(doing string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("firewall: %s: CAP_NET_ADMIN is missing; run as root, or give the program that capability: %w", doing, err)
+		return fmt.Errorf("%s: CAP_NET_ADMIN is missing; run as root, or give the program that capability: %w", doing, err)
 	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("firewall: %s: this kernel has no nftables (CONFIG_NF_TABLES): %w", doing, err)
+		return fmt.Errorf("%s: this kernel has no nftables (CONFIG_NF_TABLES): %w", doing, err)
 	case errors.Is(err, unix.ENFILE):
 		return fmt.Errorf("%w: the kernel takes no more elements into the set", ErrFull)
 	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("%w: %s: %w", errGone, doing, err)
 	}
-	return fmt.Errorf("firewall: %s: %w", doing, err)
+	return fmt.Errorf("%s: %w", doing, err)
 }
 
 func (n *nftables) name() string { return BackendNftables }
@@ -188,7 +188,7 @@ func (n *nftables) permanent() error {
 func (n *nftables) confirmed() (bool, error) {
 	rules, err := n.conn.GetRules(n.objects.table, n.objects.confirm)
 	if err != nil {
-		return false, fmt.Errorf("firewall: reading the counters of new flows: %w", err)
+		return false, fmt.Errorf("reading the counters of new flows: %w", err)
 	}
 	for _, r := range rules {
 		for _, e := range r.Exprs {

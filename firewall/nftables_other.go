@@ -12,7 +12,7 @@ import (
 const setSize = 1 << 19
 
 func newNftables(*Config) (backend, error) {
-	return nil, fmt.Errorf("firewall: nftables is a part of Linux: %w", errors.ErrUnsupported)
+	return nil, fmt.Errorf("nftables is a part of Linux: %w", errors.ErrUnsupported)
 }
 
 func canPersist() bool { return false }
@@ -22,7 +22,7 @@ func serveAsKeeper() {}
 type sessions struct{}
 
 func openSessions() (*sessions, error) {
-	return nil, fmt.Errorf("firewall: sock_diag is a part of Linux: %w", errors.ErrUnsupported)
+	return nil, fmt.Errorf("sock_diag is a part of Linux: %w", errors.ErrUnsupported)
 }
 
 func (*sessions) close() error                          { return nil }
@@ -31,7 +31,7 @@ func (*sessions) flows(func(flow) bool) ([]flow, error) { return nil, nil }
 func (*sessions) cut(func(flow) bool, uint32) (int, error) { return 0, errors.ErrUnsupported }
 
 func teardown(string, func() error) (rest func() error, err error) {
-	return func() error { return nil }, fmt.Errorf("firewall: nftables is a part of Linux: %w", errors.ErrUnsupported)
+	return func() error { return nil }, fmt.Errorf("nftables is a part of Linux: %w", errors.ErrUnsupported)
 }
 
 func bootClock() (time.Duration, error) { return 0, errors.ErrUnsupported }

@@ -32,7 +32,7 @@ const (
 func (n *nftables) prepareToOwn() error {
 	var err error
 	if n.lock, err = n.cfg.openKeeperFile(); err != nil {
-		return fmt.Errorf("firewall: opening the lock of the guard's keeper: %w", err)
+		return fmt.Errorf("opening the lock of the guard's keeper: %w", err)
 	}
 	if n.cfg.Persist != PersistOwner || n.cfg.plain || n.cfg.Mode != Guard {
 		return nil
@@ -356,7 +356,7 @@ func teardown(state string, mark func() error) (rest func() error, err error) {
 		err = nil
 	}
 	if err != nil {
-		return n.close, fmt.Errorf("firewall: opening the lock of the guard's keeper: %w", err)
+		return n.close, fmt.Errorf("opening the lock of the guard's keeper: %w", err)
 	}
 	if _, err := n.present(); err != nil {
 		return n.close, err
@@ -387,7 +387,7 @@ func (n *nftables) persuade() error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	return errors.New("firewall: the guard belongs to a spa-server that does not take it away: end it (systemctl stop spa-server), then tear down again")
+	return errors.New("the guard belongs to a spa-server that does not take it away: end it (systemctl stop spa-server), then tear down again")
 }
 
 // wake makes every daemon look at its table.

@@ -81,7 +81,7 @@ func aloneWithin(patience time.Duration, f *os.File, do func() error) error {
 			return errors.Join(do(), flock(f, unix.LOCK_UN))
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) || !time.Now().Before(give) {
-			return fmt.Errorf("firewall: locking the ledger (fuser -v %s names who holds it): %w", f.Name(), err)
+			return fmt.Errorf("locking the ledger (fuser -v %s names who holds it): %w", f.Name(), err)
 		}
 	}
 }

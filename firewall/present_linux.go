@@ -53,7 +53,7 @@ func (n *nftables) table() (tableState, error) {
 			return t, nil
 		}
 	}
-	return tableState{}, errors.New("firewall: looking for the table: the kernel does not tell its number")
+	return tableState{}, errors.New("looking for the table: the kernel does not tell its number")
 }
 
 func decodeTable(attributes []byte) (tableState, error) {

@@ -69,7 +69,7 @@ func (n *nftables) probe() (lacks []string, err error) {
 		lacks = append(lacks, lacksNAT)
 	}
 	if len(missing) > 0 {
-		return nil, fmt.Errorf("firewall: this kernel cannot guard: it lacks %s", strings.Join(missing, ", "))
+		return nil, fmt.Errorf("this kernel cannot guard: it lacks %s", strings.Join(missing, ", "))
 	}
 	if _, err := n.socket.Execute(ctRequest(ctGetStats, netlink.Request|netlink.Dump, nil)); err != nil {
 		lacks = append(lacks, lacksConntrackDump)
@@ -87,7 +87,7 @@ func (n *nftables) has(f feature) (bool, error) {
 	n.conn.DelTable(&nft.Table{Name: "spa-probe-absent", Family: nft.TableFamilyINet})
 	err := n.conn.Flush()
 	if err == nil {
-		return false, errors.New("firewall: a batch that had to fail did not")
+		return false, errors.New("a batch that had to fail did not")
 	}
 	failed := failures(err)
 	if err := drain(n.socket); err != nil {
@@ -122,7 +122,7 @@ func (n *nftables) knows(expression string) (bool, error) {
 	b.append(nfType(unix.NFT_MSG_NEWRULE), netlink.Request|netlink.Create|netlink.Append, rule)
 	switch err := b.send(n.socket); {
 	case err == nil:
-		return false, errors.New("firewall: a batch that had to fail did not")
+		return false, errors.New("a batch that had to fail did not")
 	case errors.Is(err, unix.EINVAL):
 		return true, nil
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):

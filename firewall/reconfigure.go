@@ -14,7 +14,7 @@ import (
 
 // ErrRestart is returned by Reconfigure where what differs takes effect with a restart
 // only. Nothing was changed.
-var ErrRestart = errors.New("firewall: a restart is needed for what differs")
+var ErrRestart = errors.New("a restart is needed for what differs")
 
 // Reconfigure makes the guard what c says, in one batch: Guarded, Targets, Knock, Closed,
 // Trusted, Cut and Keep may differ from what they were; where another field does, that is
@@ -117,7 +117,7 @@ func (f *Firewall) carryNew(c *Config, now time.Time) (state, error) {
 		return c.guards(l) && !f.cfg.guards(l)
 	})
 	if err != nil {
-		return next, fmt.Errorf("firewall: listing the sessions of ports that become guarded: %w", err)
+		return next, fmt.Errorf("listing the sessions of ports that become guarded: %w", err)
 	}
 	next.carried = slices.Concat(next.carried, c.carry(flows, now))
 	for i := range next.carried {

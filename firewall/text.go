@@ -19,10 +19,10 @@ func Rules(c Config) (string, error) {
 		return "", err
 	}
 	if c.Mode != Guard {
-		return "", errors.New("firewall: mode admit has no guard: your own table shuts the ports")
+		return "", errors.New("mode admit has no guard: your own table shuts the ports")
 	}
 	if c.Backend == BackendIptables {
-		return "", errors.New("firewall: the guard can be printed for nft only, and the backend is iptables")
+		return "", errors.New("the guard can be printed for nft only, and the backend is iptables")
 	}
 	w := &nftText{Config: c, mark: fmt.Sprintf("%#08x", c.Mark)}
 	w.line("# The guard, as \"spa-server guard --print\" writes it for a host that loads its rules from a file:")

@@ -82,7 +82,7 @@ type reader struct {
 // that may be a secret.
 func (r *reader) must(key string, err error) {
 	if err != nil {
-		r.problems = append(r.problems, r.doc.Problem(key, "%s", strings.TrimPrefix(err.Error(), "keys: ")))
+		r.problems = append(r.problems, r.doc.Problem(key, "%s", err))
 	}
 }
 
@@ -139,7 +139,7 @@ func (r *reader) credential(prefix, id, key string) (ID, Key) {
 func (r *reader) allow(entries []string) {
 	for i, entry := range entries {
 		if err := validAllow(entry); err != nil {
-			r.must("allow", fmt.Errorf("entry %d is no service and no port: %s", i+1, strings.TrimPrefix(err.Error(), "keys: ")))
+			r.must("allow", fmt.Errorf("entry %d is no service and no port: %w", i+1, err))
 		}
 		if slices.Contains(entries[:i], entry) {
 			r.must("allow", fmt.Errorf("entry %d is there twice", i+1))
@@ -173,7 +173,7 @@ func (r *reader) prefixes(key string, texts []string) []netip.Prefix {
 	for i, text := range texts {
 		p, err := ParsePrefix(text)
 		if err != nil {
-			r.must(key, fmt.Errorf("entry %d: %s", i+1, strings.TrimPrefix(err.Error(), "keys: ")))
+			r.must(key, fmt.Errorf("entry %d: %w", i+1, err))
 		}
 		list = append(list, p)
 	}

@@ -28,11 +28,11 @@ func NewID() ID {
 // ParseID reads what String prints: 16 lower-case hex digits, not all zero.
 func ParseID(s string) (ID, error) {
 	if err := checkHex(s, 16); err != nil {
-		return 0, fmt.Errorf("keys: a client id is %w", err)
+		return 0, fmt.Errorf("a client id is %w", err)
 	}
 	n, _ := strconv.ParseUint(s, 16, 64) // 16 hex digits always are one
 	if n == 0 {
-		return 0, errors.New("keys: a client id is not zero")
+		return 0, errors.New("a client id is not zero")
 	}
 	return ID(n), nil
 }
@@ -54,12 +54,12 @@ func NewServerID() ServerID {
 // ParseServerID reads what String prints: 32 lower-case hex digits, not all zero.
 func ParseServerID(s string) (ServerID, error) {
 	if err := checkHex(s, 32); err != nil {
-		return ServerID{}, fmt.Errorf("keys: a server id is %w", err)
+		return ServerID{}, fmt.Errorf("a server id is %w", err)
 	}
 	var id ServerID
 	hex.Decode(id[:], []byte(s)) // 32 hex digits always are one
 	if id == (ServerID{}) {
-		return ServerID{}, errors.New("keys: a server id is not zero")
+		return ServerID{}, errors.New("a server id is not zero")
 	}
 	return id, nil
 }

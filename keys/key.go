@@ -31,7 +31,7 @@ const (
 	labelGateTag       = "sallyport 1 gate tag"
 )
 
-var errSecretText = errors.New("keys: a key is not written as text: Reveal is for files and tokens")
+var errSecretText = errors.New("a key is not written as text: Reveal is for files and tokens")
 
 // A Key is what a client and the server share: a 32-byte master key and the subkeys that
 // HKDF-SHA256 makes of it. The zero Key is no key; its subkeys are nil.
@@ -274,11 +274,11 @@ func (e extracted) expand(label string, dst []byte) {
 func parseSecret(s string) ([Size]byte, error) {
 	var key [Size]byte
 	if want := base64.StdEncoding.EncodedLen(Size); len(s) != want {
-		return key, fmt.Errorf("keys: a key is %d bytes in base64, %d characters; this has %d", Size, want, len(s))
+		return key, fmt.Errorf("a key is %d bytes in base64, %d characters; this has %d", Size, want, len(s))
 	}
 	b, err := base64.StdEncoding.Strict().DecodeString(s)
 	if err != nil || len(b) != Size {
-		return key, fmt.Errorf("keys: a key is %d bytes in standard base64; this is not", Size)
+		return key, fmt.Errorf("a key is %d bytes in standard base64; this is not", Size)
 	}
 	copy(key[:], b)
 	return key, nil

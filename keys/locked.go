@@ -18,13 +18,13 @@ import (
 
 var (
 	// ErrLocked is returned for a profile whose keys are sealed: StoredProfile.Unlock opens it.
-	ErrLocked = errors.New("keys: the profile is locked with a passphrase")
+	ErrLocked = errors.New("the profile is locked with a passphrase")
 	// ErrChanged is returned where a profile is not any more what it was when it was read: its
 	// file is left as it is. Read it again.
 	ErrChanged = errors.New("was changed meanwhile by another program")
 	// ErrPassphrase is returned where the passphrase is not the right one. A file that was
 	// changed since it was locked cannot be told from that.
-	ErrPassphrase = errors.New("keys: wrong passphrase, or the file was changed since it was locked")
+	ErrPassphrase = errors.New("wrong passphrase, or the file was changed since it was locked")
 )
 
 // A StoredProfile is a host profile as its file has it: with its keys, or locked.
@@ -177,7 +177,7 @@ func (r *reader) bytes(key, text string, size int) []byte {
 // validKeyring checks the name of a passphrase in a keyring: it needs no escapes in TOML.
 func validKeyring(name string) error {
 	if len(name) > 64 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		return errors.New("keys: a name in the keyring has at most 64 lower-case letters, digits and hyphens")
+		return errors.New("a name in the keyring has at most 64 lower-case letters, digits and hyphens")
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ type fieldError struct {
 // secret.
 func (p *Profile) Valid() error {
 	if bad := p.firstInvalid(false); bad != nil {
-		return fmt.Errorf("keys: a profile's %s: %s", bad.key, strings.TrimPrefix(bad.err.Error(), "keys: "))
+		return fmt.Errorf("a profile's %s: %w", bad.key, bad.err)
 	}
 	return nil
 }
@@ -70,7 +70,7 @@ func (p *Profile) firstInvalid(locked bool) *fieldError {
 
 func present(ok bool) error {
 	if !ok {
-		return errors.New("keys: missing")
+		return errors.New("missing")
 	}
 	return nil
 }
@@ -82,11 +82,11 @@ func validAddress(s string) error {
 
 func validKnockPorts(ports []uint16) error {
 	if len(ports) == 0 || len(ports) > MaxKnockPorts {
-		return fmt.Errorf("keys: there are 1 to %d knock ports", MaxKnockPorts)
+		return fmt.Errorf("there are 1 to %d knock ports", MaxKnockPorts)
 	}
 	for i, port := range ports {
 		if port == 0 || slices.Contains(ports[:i], port) {
-			return errors.New("keys: knock ports are 1 to 65535, each once")
+			return errors.New("knock ports are 1 to 65535, each once")
 		}
 	}
 	return nil
@@ -94,7 +94,7 @@ func validKnockPorts(ports []uint16) error {
 
 func validServices(services map[string][]string) error {
 	if len(services) > MaxServices {
-		return fmt.Errorf("keys: there are at most %d services", MaxServices)
+		return fmt.Errorf("there are at most %d services", MaxServices)
 	}
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		if err := validService(name, services[name]); err != nil {
@@ -109,14 +109,14 @@ func validService(name string, ports []string) error {
 		return err
 	}
 	if len(ports) == 0 || len(ports) > MaxServicePorts {
-		return fmt.Errorf("keys: service %s has 1 to %d ports", name, MaxServicePorts)
+		return fmt.Errorf("service %s has 1 to %d ports", name, MaxServicePorts)
 	}
 	for i, port := range ports {
 		if err := validPorts(port); err != nil {
 			return err
 		}
 		if slices.Contains(ports[:i], port) {
-			return fmt.Errorf("keys: service %s has a port twice", name)
+			return fmt.Errorf("service %s has a port twice", name)
 		}
 	}
 	return nil
@@ -132,7 +132,7 @@ func validSource(s string) error {
 	}
 	ip, err := netip.ParseAddr(s)
 	if err != nil || ip.Zone() != "" || ip.Is4In6() || ip.String() != s {
-		return errors.New(`keys: a source is "auto", "observed", an address, or "stun:HOST"`)
+		return errors.New(`a source is "auto", "observed", an address, or "stun:HOST"`)
 	}
 	return nil
 }

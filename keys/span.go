@@ -24,7 +24,7 @@ type Span struct {
 // weekdays are the names of days in files, in the order of [time.Weekday].
 var weekdays = [7]string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 
-var errSpan = errors.New(`keys: days and hours are written "mon-fri 08:00-18:00", "sat 09:00-12:00" or, over midnight, "fri 22:00-02:00"`)
+var errSpan = errors.New(`days and hours are written "mon-fri 08:00-18:00", "sat 09:00-12:00" or, over midnight, "fri 22:00-02:00"`)
 
 // ParseSpan reads the form that String writes, and no other.
 func ParseSpan(text string) (Span, error) {
@@ -57,7 +57,7 @@ func parseDays(text string) (first, last time.Weekday, err error) {
 		return 0, 0, errSpan
 	}
 	if i == j {
-		return 0, 0, fmt.Errorf(`keys: one day is written %q, the whole week "mon-sun"`, weekdays[i])
+		return 0, 0, fmt.Errorf(`one day is written %q, the whole week "mon-sun"`, weekdays[i])
 	}
 	return time.Weekday(i), time.Weekday(j), nil
 }
@@ -71,11 +71,11 @@ func parseHours(text string) (from, to uint16, err error) {
 	}
 	switch {
 	case from == dayMinutes:
-		return 0, 0, errors.New("keys: midnight is 00:00 at the start of a span, 24:00 at its end")
+		return 0, 0, errors.New("midnight is 00:00 at the start of a span, 24:00 at its end")
 	case to == 0:
-		return 0, 0, errors.New("keys: midnight at the end of a span is 24:00")
+		return 0, 0, errors.New("midnight at the end of a span is 24:00")
 	case from == to:
-		return 0, 0, errors.New("keys: a span that ends when it begins is empty; a whole day is 00:00-24:00")
+		return 0, 0, errors.New("a span that ends when it begins is empty; a whole day is 00:00-24:00")
 	}
 	return from, to, nil
 }
@@ -135,16 +135,16 @@ func (s Span) begins(day time.Weekday) bool {
 // ParseSpans reads the "when" of a file. An error says which entry it is about.
 func ParseSpans(texts []string) ([]Span, error) {
 	if len(texts) == 0 || len(texts) > MaxSpans {
-		return nil, fmt.Errorf(`keys: should be 1 to %d spans: ["mon-fri 08:00-18:00"]; leave the line out for any time`, MaxSpans)
+		return nil, fmt.Errorf(`should be 1 to %d spans: ["mon-fri 08:00-18:00"]; leave the line out for any time`, MaxSpans)
 	}
 	spans := make([]Span, 0, len(texts))
 	for i, text := range texts {
 		s, err := ParseSpan(text)
 		if err != nil {
-			return nil, fmt.Errorf("keys: entry %d: %s", i+1, strings.TrimPrefix(err.Error(), "keys: "))
+			return nil, fmt.Errorf("entry %d: %w", i+1, err)
 		}
 		if slices.Contains(spans, s) {
-			return nil, fmt.Errorf("keys: entry %d is there twice", i+1)
+			return nil, fmt.Errorf("entry %d is there twice", i+1)
 		}
 		spans = append(spans, s)
 	}

@@ -16,11 +16,11 @@ const MaxDuration = 1000 * time.Hour
 // ValidName reports why s is no name of a client, host or service: [a-z0-9][a-z0-9-]{0,31}.
 func ValidName(s string) error {
 	if s == "" || len(s) > 32 {
-		return errors.New("keys: a name has 1 to 32 characters")
+		return errors.New("a name has 1 to 32 characters")
 	}
 	for i := range len(s) {
 		if !nameByte(s[i]) && (s[i] != '-' || i == 0) {
-			return errors.New("keys: a name has only lower-case letters, digits and hyphens, and does not begin with a hyphen")
+			return errors.New("a name has only lower-case letters, digits and hyphens, and does not begin with a hyphen")
 		}
 	}
 	return nil
@@ -33,11 +33,11 @@ func nameByte(b byte) bool { return 'a' <= b && b <= 'z' || '0' <= b && b <= '9'
 // ("eth+", "eth*"), and what is printed for them must mean what the configuration says.
 func ValidInterface(s string) error {
 	if s == "" || len(s) > 15 || s == "." || s == ".." {
-		return errors.New("keys: the name of an interface has 1 to 15 characters")
+		return errors.New("the name of an interface has 1 to 15 characters")
 	}
 	for i := range len(s) {
 		if !wordByte(s[i]) && !strings.ContainsRune(".-@", rune(s[i])) || i == 0 && s[i] == '-' {
-			return errors.New("keys: the name of an interface has letters, digits and . _ @ and, not in front, hyphens: " +
+			return errors.New("the name of an interface has letters, digits and . _ @ and, not in front, hyphens: " +
 				"others are patterns to nft or iptables, or cannot be written for them; rename the interface (ip link set NAME name NEW)")
 		}
 	}
@@ -47,12 +47,12 @@ func ValidInterface(s string) error {
 // ValidTable reports why s is no name of a table or set that nft takes without quotes.
 func ValidTable(s string) error {
 	if s == "" || len(s) > 100 {
-		return errors.New("keys: the name of a table or set has 1 to 100 characters")
+		return errors.New("the name of a table or set has 1 to 100 characters")
 	}
 	for i := range len(s) {
 		digit := '0' <= s[i] && s[i] <= '9' || s[i] == '-' || s[i] == '.'
 		if !wordByte(s[i]) && !digit || i == 0 && digit {
-			return errors.New("keys: the name of a table or set has letters, underscores and, not in front, digits, hyphens and dots")
+			return errors.New("the name of a table or set has letters, underscores and, not in front, digits, hyphens and dots")
 		}
 	}
 	return nil
@@ -67,7 +67,7 @@ func wordByte(b byte) bool {
 // validPorts checks the form "tcp/22" or "udp/60000-60010". What the ports mean is
 // decided by package spa.
 func validPorts(s string) error {
-	errForm := errors.New(`keys: ports are written "tcp/22" or "udp/60000-60010"`)
+	errForm := errors.New(`ports are written "tcp/22" or "udp/60000-60010"`)
 	proto, ports, ok := strings.Cut(s, "/")
 	if !ok || proto != "tcp" && proto != "udp" {
 		return errForm
@@ -105,24 +105,24 @@ func validAllow(s string) error {
 // An address has at most 250 characters, so that a token can tell its length in a byte.
 func SplitAddress(s string) (host string, port uint16, err error) {
 	if len(s) > 250 {
-		return "", 0, errors.New("keys: an address has at most 250 characters")
+		return "", 0, errors.New("an address has at most 250 characters")
 	}
 	host = s
 	if i := portColon(s); i >= 0 {
 		var ok bool
 		if port, ok = portNumber(s[i+1:]); !ok {
-			return "", 0, errors.New("keys: the port after the colon of an address is 1 to 65535")
+			return "", 0, errors.New("the port after the colon of an address is 1 to 65535")
 		}
 		host = s[:i]
 	}
 	inner, ok := strings.CutPrefix(host, "[")
 	if !ok && port != 0 && strings.Contains(host, ":") {
-		return "", 0, errors.New("keys: write an IPv6 address with a port in brackets")
+		return "", 0, errors.New("write an IPv6 address with a port in brackets")
 	}
 	if ok {
 		inner, closed := strings.CutSuffix(inner, "]")
 		if !closed || !strings.Contains(inner, ":") {
-			return "", 0, errors.New("keys: only an IPv6 address may be in brackets")
+			return "", 0, errors.New("only an IPv6 address may be in brackets")
 		}
 		host = inner
 	}
@@ -146,20 +146,20 @@ func portColon(s string) int {
 func validHost(s string) error {
 	if ip, err := netip.ParseAddr(s); err == nil {
 		if ip.Zone() != "" || ip.Is4In6() || ip.IsUnspecified() || ip.IsMulticast() {
-			return errors.New("keys: a gateway's address is a plain unicast address, IPv4 or IPv6")
+			return errors.New("a gateway's address is a plain unicast address, IPv4 or IPv6")
 		}
 		return nil
 	}
 	if s == "" || len(s) > 253 {
-		return errors.New("keys: a host name has 1 to 253 characters")
+		return errors.New("a host name has 1 to 253 characters")
 	}
 	for label := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
 		if !validLabel(label) {
-			return errors.New("keys: an address is a host name or an IP address")
+			return errors.New("an address is a host name or an IP address")
 		}
 	}
 	if last := s[len(s)-1]; '0' <= last && last <= '9' && strings.Trim(s, "0123456789.") == "" {
-		return errors.New("keys: an address of digits and dots is not a valid IPv4 address")
+		return errors.New("an address of digits and dots is not a valid IPv4 address")
 	}
 	return nil
 }
@@ -182,13 +182,13 @@ func validLabel(s string) bool {
 func ParseDuration(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if err != nil {
-		return 0, errors.New(`keys: a duration is written "30s", "10m" or "1h30m"`)
+		return 0, errors.New(`a duration is written "30s", "10m" or "1h30m"`)
 	}
 	if d < time.Second || d > MaxDuration {
-		return 0, fmt.Errorf("keys: a duration is %s to %s", FormatDuration(time.Second), FormatDuration(MaxDuration))
+		return 0, fmt.Errorf("a duration is %s to %s", FormatDuration(time.Second), FormatDuration(MaxDuration))
 	}
 	if d%time.Millisecond != 0 {
-		return 0, errors.New("keys: a duration is of whole milliseconds")
+		return 0, errors.New("a duration is of whole milliseconds")
 	}
 	return d, nil
 }
@@ -207,7 +207,7 @@ func FormatDuration(d time.Duration) string {
 
 // ParsePrefix reads a network of a file, or an address as the network of one.
 func ParsePrefix(s string) (netip.Prefix, error) {
-	errForm := errors.New(`keys: a network is written "203.0.113.0/24", "2001:db8::/32", or as one address`)
+	errForm := errors.New(`a network is written "203.0.113.0/24", "2001:db8::/32", or as one address`)
 	if ip, err := netip.ParseAddr(s); err == nil {
 		if ip.Zone() != "" || ip.Is4In6() {
 			return netip.Prefix{}, errForm
@@ -219,7 +219,7 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 		return netip.Prefix{}, errForm
 	}
 	if p != p.Masked() {
-		return netip.Prefix{}, fmt.Errorf("keys: %s has bits outside its mask: write %s", p, p.Masked())
+		return netip.Prefix{}, fmt.Errorf("%s has bits outside its mask: write %s", p, p.Masked())
 	}
 	return p, nil
 }

@@ -34,7 +34,7 @@ const (
 )
 
 // ErrToken is returned for what is no token. It never tells what was read.
-var ErrToken = errors.New("keys: not a valid token: was it copied whole?")
+var ErrToken = errors.New("not a valid token: was it copied whole?")
 
 var tokenText = base64.RawURLEncoding.Strict()
 

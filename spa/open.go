@@ -13,26 +13,26 @@ import (
 // its reason, and nothing may be remembered or answered.
 var (
 	// ErrLength is returned for what is not 168 to 256 bytes long.
-	ErrLength = errors.New("spa: no packet has this length")
+	ErrLength = errors.New("no packet has this length")
 	// ErrGate is returned where the tag is of no gate key: noise, or a client of another server.
-	ErrGate = errors.New("spa: wrong gate tag")
+	ErrGate = errors.New("wrong gate tag")
 	// ErrClient is returned where no client has the packet's id.
-	ErrClient = errors.New("spa: unknown client")
+	ErrClient = errors.New("unknown client")
 	// ErrMAC is returned where the client's key did not make the packet, or not for this server.
-	ErrMAC = errors.New("spa: wrong mac")
+	ErrMAC = errors.New("wrong mac")
 )
 
 // What Open refuses after the MAC has held, wrapped in a *Refused. Such a packet is
 // neither spent nor answered.
 var (
 	// ErrRevoked is wrapped where the client was revoked.
-	ErrRevoked = errors.New("spa: revoked client")
+	ErrRevoked = errors.New("revoked client")
 	// ErrRetired is wrapped where the key is a previous one whose time is over.
-	ErrRetired = errors.New("spa: retired key")
+	ErrRetired = errors.New("retired key")
 	// ErrMalformed is wrapped where the request is not one of this version of the protocol.
-	ErrMalformed = errors.New("spa: malformed request")
+	ErrMalformed = errors.New("malformed request")
 	// ErrStale is wrapped where the packet's time is further than the window from the server's, on either side.
-	ErrStale = errors.New("spa: stale packet")
+	ErrStale = errors.New("stale packet")
 )
 
 // Refused is the error for a packet that a client's key did make. Nobody else can make

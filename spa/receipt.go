@@ -25,10 +25,10 @@ const (
 
 // ErrReceipt is returned by OpenReceipt for what is no receipt for this request. The
 // client goes on waiting as if it had not come: anyone can send such a thing.
-var ErrReceipt = errors.New("spa: not a receipt for this request")
+var ErrReceipt = errors.New("not a receipt for this request")
 
 // errReceiptFormat is returned by ParseReceipt.
-var errReceiptFormat = errors.New("spa: malformed receipt")
+var errReceiptFormat = errors.New("malformed receipt")
 
 // Status says what became of a request. From 16 on it is the reason of a refusal, also
 // where this version does not know it.
@@ -155,21 +155,21 @@ func (r Receipt) spareRanges() int {
 
 func (r Receipt) check() error {
 	if !r.Status.valid() {
-		return fmt.Errorf("spa: a receipt cannot say %v", r.Status)
+		return fmt.Errorf("a receipt cannot say %v", r.Status)
 	}
 	if !representable(r.Time) || r.Status == ReasonTooEarly && !representable(r.Again) {
-		return errors.New("spa: the time of the receipt is out of range: is the clock set?")
+		return errors.New("the time of the receipt is out of range: is the clock set?")
 	}
 	if r.Source.Unmap().IsUnspecified() {
-		return fmt.Errorf("spa: a receipt cannot say %v", r.Source)
+		return fmt.Errorf("a receipt cannot say %v", r.Source)
 	}
 	if !validCount(r.Status, len(r.Services)) {
-		return fmt.Errorf("spa: a receipt that says %v cannot tell of %d services", r.Status, len(r.Services))
+		return fmt.Errorf("a receipt that says %v cannot tell of %d services", r.Status, len(r.Services))
 	}
 	for _, g := range r.Services {
 		for _, p := range g.Ports {
 			if !p.valid() {
-				return fmt.Errorf("spa: a receipt cannot tell of %v", p)
+				return fmt.Errorf("a receipt cannot tell of %v", p)
 			}
 		}
 	}
@@ -277,7 +277,7 @@ func parseGranting(b []byte) (Granting, []byte, error) {
 // for no other request. It is to be sent once, and only for what was spent.
 func SealReceipt(r Receipt, k *Knock, server keys.ServerID) ([]byte, error) {
 	if k.Len < MinLen || k.Len > MaxLen || k.Key.IsZero() {
-		return nil, errors.New("spa: a receipt needs the knock that it answers")
+		return nil, errors.New("a receipt needs the knock that it answers")
 	}
 	var buf [receiptMax]byte
 	plain, err := r.AppendBinary(buf[:0])

@@ -102,36 +102,36 @@ func (r Request) Digest() [8]byte {
 // check says why a request cannot be sealed, or nothing.
 func (r Request) check() error {
 	if r.Type != TypeOpen && r.Type != TypeClose {
-		return errors.New("spa: a request is to open or to close")
+		return errors.New("a request is to open or to close")
 	}
 	if !representable(r.Time) || !r.First.IsZero() && !representable(r.First) {
-		return errors.New("spa: the time of the request is out of range: is the clock set?")
+		return errors.New("the time of the request is out of range: is the clock set?")
 	}
 	if !r.First.IsZero() && !r.First.Before(r.Time) {
-		return errors.New("spa: a command's first packet comes before this one")
+		return errors.New("a command's first packet comes before this one")
 	}
 	if err := checkFor(r.Type, r.For); err != nil {
 		return err
 	}
 	if r.Source.Unmap().IsUnspecified() || r.Source.Zone() != "" {
-		return fmt.Errorf("spa: %v is no source address that can be stated", r.Source)
+		return fmt.Errorf("%v is no source address that can be stated", r.Source)
 	}
 	return r.checkServices()
 }
 
 func checkFor(t Type, d time.Duration) error {
 	if t == TypeClose && d != 0 {
-		return errors.New("spa: a request to close has no duration")
+		return errors.New("a request to close has no duration")
 	}
 	if d < 0 || d > maxFor || d%time.Millisecond != 0 {
-		return fmt.Errorf("spa: %v cannot be asked for: a duration is whole milliseconds, at most %v", d, maxFor)
+		return fmt.Errorf("%v cannot be asked for: a duration is whole milliseconds, at most %v", d, maxFor)
 	}
 	return nil
 }
 
 func (r Request) checkServices() error {
 	if len(r.Services) == 0 || len(r.Services) > maxServices {
-		return fmt.Errorf("spa: a request names 1 to %d services, not %d", maxServices, len(r.Services))
+		return fmt.Errorf("a request names 1 to %d services, not %d", maxServices, len(r.Services))
 	}
 	size := fixedLen
 	if !r.First.IsZero() {
@@ -139,15 +139,15 @@ func (r Request) checkServices() error {
 	}
 	for i, s := range r.Services {
 		if !s.valid() {
-			return fmt.Errorf("spa: %q is neither a service nor a port", s)
+			return fmt.Errorf("%q is neither a service nor a port", s)
 		}
 		if slices.Contains(r.Services[:i], s) {
-			return fmt.Errorf("spa: %s is asked for twice", s)
+			return fmt.Errorf("%s is asked for twice", s)
 		}
 		size += s.size()
 	}
 	if size > requestMax {
-		return fmt.Errorf("spa: the services are too many for one packet (%d bytes of %d): ask for them in two requests",
+		return fmt.Errorf("the services are too many for one packet (%d bytes of %d): ask for them in two requests",
 			size-fixedLen, requestMax-fixedLen)
 	}
 	return nil

@@ -41,10 +41,10 @@ type Sender struct {
 
 func (s Sender) check() error {
 	if s.Key.IsZero() {
-		return errors.New("spa: the sender has no client key")
+		return errors.New("the sender has no client key")
 	}
 	if s.Gate.IsZero() {
-		return errors.New("spa: the sender has no gate key")
+		return errors.New("the sender has no gate key")
 	}
 	return nil
 }

@@ -78,7 +78,7 @@ func ParsePorts(s string) (Ports, error) {
 }
 
 func portsError(s string, err error) error {
-	return fmt.Errorf("spa: ports %q: %w", s, err)
+	return fmt.Errorf("ports %q: %w", s, err)
 }
 
 // parsePort accepts 1 to 65535 in one spelling only: no sign, no leading zero.
@@ -119,7 +119,7 @@ type Service struct {
 func ParseService(s string) (Service, error) {
 	if !strings.Contains(s, "/") {
 		if err := keys.ValidName(s); err != nil {
-			return Service{}, fmt.Errorf("spa: service: %w", err)
+			return Service{}, fmt.Errorf("service: %w", err)
 		}
 		return Service{Name: s}, nil
 	}

@@ -226,7 +226,7 @@ func (a *app) open(ctx context.Context, s *keys.StoredProfile) (*keys.Profile, [
 func unsealed(s *keys.StoredProfile, passphrase []byte) (*keys.Profile, []byte, error) {
 	p, err := s.Unlock(passphrase)
 	if errors.Is(err, keys.ErrPassphrase) {
-		return nil, nil, cli.Fail(fmt.Errorf("%s stays locked: %s", s.Name, strings.TrimPrefix(err.Error(), "keys: ")),
+		return nil, nil, cli.Fail(fmt.Errorf("%s stays locked: %w", s.Name, err),
 			"if the passphrase is lost, the host needs a new token (spa-keygen rotate, on the gateway)")
 	}
 	return p, passphrase, err

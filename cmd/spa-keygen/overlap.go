@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -46,7 +45,7 @@ func (f *overlapFlag) Set(s string) error {
 	}
 	d, err := keys.ParseDuration(s)
 	if err != nil {
-		return errors.New(strings.TrimPrefix(err.Error(), "keys: ") + `; days are written "7d"`)
+		return fmt.Errorf(`%w; days are written "7d"`, err)
 	}
 	*f = overlapFlag(d)
 	return nil

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -121,5 +120,5 @@ func misuseOf(flag string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return cli.Misuse(fmt.Errorf("%s: %s", flag, strings.TrimPrefix(err.Error(), "keys: ")), "")
+	return cli.Misuse(fmt.Errorf("%s: %w", flag, err), "")
 }

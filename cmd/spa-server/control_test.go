@@ -165,13 +165,13 @@ func TestCounters(t *testing.T) {
 		packet     func() []byte
 		counter    string // the beginning of its name
 	}{
-		{"copy", "192.0.2.2", func() []byte { return first }, "unspent: replay: nonce already spent"},
-		{"gate", "192.0.2.2", func() []byte { return make([]byte, 200) }, "unopened: spa: wrong gate tag"},
-		{"client", "192.0.2.2", sealed(unknown), "unopened: spa: unknown client"},
-		{"mac", "192.0.2.2", func() []byte { return flip(g.seal(request(), alice), 60) }, "unopened: spa: wrong mac"},
-		{"revoked", "192.0.2.2", sealed(carol), "unopened: spa: revoked"},
-		{"stale", "192.0.2.2", sealed(alice, old), "unopened: spa: stale packet"},
-		{"stated", "192.0.2.3", sealed(alice, stated), "elsewhere: policy: the stated source"},
+		{"copy", "192.0.2.2", func() []byte { return first }, "unspent: nonce already spent"},
+		{"gate", "192.0.2.2", func() []byte { return make([]byte, 200) }, "unopened: wrong gate tag"},
+		{"client", "192.0.2.2", sealed(unknown), "unopened: unknown client"},
+		{"mac", "192.0.2.2", func() []byte { return flip(g.seal(request(), alice), 60) }, "unopened: wrong mac"},
+		{"revoked", "192.0.2.2", sealed(carol), "unopened: revoked"},
+		{"stale", "192.0.2.2", sealed(alice, old), "unopened: stale packet"},
+		{"stated", "192.0.2.3", sealed(alice, stated), "elsewhere: the stated source"},
 		{"denied", "192.0.2.2", sealed(alice, other), "denied"},
 		{"granted", "192.0.2.2", sealed(alice), "granted"},
 	} {

@@ -209,7 +209,7 @@ func TestInspectText(t *testing.T) {
 		t.Errorf("exit %d, %q, %q", code, out, errs)
 	}
 	out, errs, code = inspect(append(file, 1, 2, 3))
-	if code != 1 || !strings.Contains(out, "granted alice") || !strings.Contains(errs, "-: capture: record 2: unexpected EOF") {
+	if code != 1 || !strings.Contains(out, "granted alice") || !strings.Contains(errs, "-: record 2: unexpected EOF") {
 		t.Errorf("cut short: exit %d, %q, %q", code, out, errs)
 	}
 	if _, errs, code = inspect([]byte("no capture at all")); code != 1 || !strings.Contains(errs, "neither a pcap nor a pcapng file") {

@@ -55,9 +55,9 @@ func TestRefusedInSilence(t *testing.T) {
 		{"another's key", as(func(s *spa.Sender) { s.Key = bob.Key }), ""},
 		{"for another server", as(func(s *spa.Sender) { s.Server = keys.NewServerID() }), ""},
 		{"other gate", as(func(s *spa.Sender) { s.Gate = keys.NewGateKey() }), ""},
-		{"revoked client", func() []byte { return g.seal(request(), carol) }, "carol: 1 × spa: revoked client"},
-		{"stale", at(-31 * time.Second), "× spa: stale packet"},
-		{"from the future", at(90 * time.Second), "× spa: stale packet"},
+		{"revoked client", func() []byte { return g.seal(request(), carol) }, "carol: 1 × revoked client"},
+		{"stale", at(-31 * time.Second), "× stale packet"},
+		{"from the future", at(90 * time.Second), "× stale packet"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

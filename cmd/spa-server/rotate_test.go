@@ -89,7 +89,7 @@ func TestRotate(t *testing.T) {
 	g.wantReceipt("192.0.2.2", g.seal(request(), current), current, spa.Granted)
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the grant of the old key outlives it")
 	lab.Eventually(t, "the old key to be counted", func() bool {
-		return strings.Contains(g.server.log(), "× spa: retired key")
+		return strings.Contains(g.server.log(), "× retired key")
 	})
 
 	closing := request()

@@ -80,7 +80,7 @@ func printStatus(out io.Writer, s *control.Status) error {
 	capturedLines(line, s.Capture)
 	for _, what := range slices.Sorted(maps.Keys(s.Decided)) {
 		verdict, reason, _ := strings.Cut(what, ": ")
-		line("", "%d %s%s", s.Decided[what], verdict, prefixed(": ", reasonText(reason)))
+		line("", "%d %s%s", s.Decided[what], verdict, prefixed(": ", reason))
 	}
 	seenLines(line, s)
 	return w.Flush()

@@ -83,7 +83,7 @@ func decisionLine(d control.Decision) string {
 func because(d control.Decision) string {
 	var parts []string
 	if d.Reason != "" {
-		parts = append(parts, reasonText(d.Reason))
+		parts = append(parts, d.Reason)
 	}
 	if d.Ahead != 0 {
 		parts = append(parts, "clock "+offset(d.Ahead))
@@ -98,12 +98,4 @@ func because(d control.Decision) string {
 		parts = append(parts, "made with the old gate key")
 	}
 	return strings.Join(parts, ", ")
-}
-
-// reasonText is a reason without the name of the package that gave it.
-func reasonText(reason string) string {
-	for _, name := range []string{"spa: ", "policy: ", "replay: ", "server: ", "firewall: "} {
-		reason = strings.TrimPrefix(reason, name)
-	}
-	return reason
 }

@@ -19,7 +19,7 @@ type kernel struct {
 func openKernel() (*kernel, error) {
 	socket, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
-		return nil, fmt.Errorf("survey: opening netlink: %w", err)
+		return nil, fmt.Errorf("opening netlink: %w", err)
 	}
 	return &kernel{socket: socket, known: make(map[Set]attributes), read: make(map[Set]*elements)}, nil
 }
@@ -48,7 +48,7 @@ func (k *kernel) dump(what string, message uint16, family byte, attrs []byte) ([
 		}
 		return objects(answers), nil
 	}
-	return nil, fmt.Errorf("survey: listing %s of nf_tables: %w", what, err)
+	return nil, fmt.Errorf("listing %s of nf_tables: %w", what, err)
 }
 
 func objects(answers []netlink.Message) []object {
@@ -200,7 +200,7 @@ func (k *kernel) set(s Set) (*elements, error) {
 	}
 	attrs, ok := k.known[s]
 	if !ok {
-		return nil, fmt.Errorf("survey: there was no set %s in table %s %s", s.Name, s.Family, s.Table)
+		return nil, fmt.Errorf("there was no set %s in table %s %s", s.Name, s.Family, s.Table)
 	}
 	es := setOf(attrs)
 	request, err := netlink.MarshalAttributes([]netlink.Attribute{

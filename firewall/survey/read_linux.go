@@ -19,7 +19,7 @@ import (
 func Read(ctx context.Context) (*Ruleset, error) {
 	route, err := local.Dial()
 	if err != nil {
-		return nil, fmt.Errorf("survey: opening rtnetlink: %w", err)
+		return nil, fmt.Errorf("opening rtnetlink: %w", err)
 	}
 	links, err := readLinks(route)
 	if err != nil {
@@ -43,7 +43,7 @@ func Read(ctx context.Context) (*Ruleset, error) {
 func (r *Ruleset) readMarks(c *netlink.Conn) error {
 	rules, err := local.Rules(c)
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // a kernel without rules
-		return fmt.Errorf("survey: %w", err)
+		return err
 	}
 	for _, rule := range rules {
 		r.Marks = append(r.Marks, RoutingMark(rule))
@@ -66,14 +66,14 @@ func (r *Ruleset) order() {
 func readLinks(c *netlink.Conn) ([]Link, error) {
 	interfaces, err := net.Interfaces()
 	if err != nil {
-		return nil, fmt.Errorf("survey: listing interfaces: %w", err)
+		return nil, fmt.Errorf("listing interfaces: %w", err)
 	}
 	links := make([]Link, 0, len(interfaces))
 	for _, i := range interfaces {
 		l := Link{Name: i.Name, Index: i.Index, Up: i.Flags&net.FlagUp != 0, Loopback: i.Flags&net.FlagLoopback != 0}
 		addrs, err := i.Addrs()
 		if err != nil {
-			return nil, fmt.Errorf("survey: listing addresses of %s: %w", i.Name, err)
+			return nil, fmt.Errorf("listing addresses of %s: %w", i.Name, err)
 		}
 		for _, a := range addrs {
 			if prefix, err := netip.ParsePrefix(a.String()); err == nil {
@@ -89,11 +89,11 @@ func readLinks(c *netlink.Conn) ([]Link, error) {
 func addMore(c *netlink.Conn, links []Link) error {
 	routes, err := local.Read(c)
 	if err != nil {
-		return fmt.Errorf("survey: %w", err)
+		return err
 	}
 	more, err := local.Links(c)
 	if err != nil {
-		return fmt.Errorf("survey: %w", err)
+		return err
 	}
 	for i := range links {
 		l, about := &links[i], more[links[i].Index]

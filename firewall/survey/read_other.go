@@ -13,5 +13,5 @@ type setReader interface{}
 
 // Read returns an error that wraps [errors.ErrUnsupported].
 func Read(context.Context) (*Ruleset, error) {
-	return nil, fmt.Errorf("survey: rule sets: %w", errors.ErrUnsupported)
+	return nil, fmt.Errorf("rule sets: %w", errors.ErrUnsupported)
 }

@@ -27,7 +27,7 @@ import (
 )
 
 // ErrNotRead is wrapped by what Read returns beside a rule set that it could read in part.
-var ErrNotRead = errors.New("survey: not all rule sets could be read")
+var ErrNotRead = errors.New("not all rule sets could be read")
 
 // Packet is the first packet of a flow: a SYN, or a datagram.
 type Packet struct {
@@ -143,7 +143,7 @@ func (r *Ruleset) Toward(to netip.Addr) (Link, error) {
 	}
 	i := slices.IndexFunc(r.Links, func(l Link) bool { return l.Index == index })
 	if i < 0 {
-		return Link{}, fmt.Errorf("survey: there is no interface %d, which leads to %v", index, to)
+		return Link{}, fmt.Errorf("there is no interface %d, which leads to %v", index, to)
 	}
 	return r.Links[i], nil
 }

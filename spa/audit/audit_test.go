@@ -161,7 +161,7 @@ func TestSummary(t *testing.T) {
 		if got := strings.Count(ops.String(), "\n"); got != 1 {
 			t.Errorf("%d lines, want 1:\n%s", got, ops.String())
 		}
-		if !strings.Contains(ops.String(), "packets=10000") || !strings.Contains(ops.String(), "alice: 10000 × spa: stale packet") {
+		if !strings.Contains(ops.String(), "packets=10000") || !strings.Contains(ops.String(), "alice: 10000 × stale packet") {
 			t.Errorf("got %s", ops.String())
 		}
 		ops.Reset()
@@ -214,7 +214,7 @@ func TestStuckReader(t *testing.T) {
 			l.Record(stale("alice"))
 			after(time.Minute)
 		}
-		if got := l.Counts()["unopened: spa: stale packet"]; got != 11 {
+		if got := l.Counts()["unopened: stale packet"]; got != 11 {
 			t.Errorf("%d packets counted, want 11", got)
 		}
 		go io.Copy(io.Discard, r)

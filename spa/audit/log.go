@@ -55,12 +55,12 @@ func Open(path string, ops *slog.Logger) (*Log, error) {
 	}
 	file, err := openFile(path, os.OpenFile)
 	if err != nil {
-		return nil, fmt.Errorf("audit: opening the log: %w", err)
+		return nil, fmt.Errorf("opening the log: %w", err)
 	}
 	l := newLog(file, ops)
 	l.path, l.out.torn = path, endsTorn(path)
 	if l.dir, err = os.OpenRoot(filepath.Dir(path)); err != nil {
-		return nil, errors.Join(fmt.Errorf("audit: opening the log's directory: %w", err), file.Close())
+		return nil, errors.Join(fmt.Errorf("opening the log's directory: %w", err), file.Close())
 	}
 	return l, nil
 }

@@ -23,7 +23,7 @@ func (l *Log) Reopen() error {
 	}
 	file, err := l.openNamed()
 	if err != nil {
-		return fmt.Errorf("audit: opening the log anew: %w", err)
+		return fmt.Errorf("opening the log anew: %w", err)
 	}
 	l.out.w, l.out.torn = file, endsTorn(l.path)
 	return old.Close()
@@ -49,7 +49,7 @@ func (l *Log) Named() error {
 	}
 	same, err := l.isNamed(file)
 	if err == nil && !same {
-		err = fmt.Errorf("audit: the log goes on in the file that was moved away from %s", l.path)
+		err = fmt.Errorf("the log goes on in the file that was moved away from %s", l.path)
 	}
 	return err
 }
@@ -81,18 +81,18 @@ var ErrDirectory = errors.New("the log's directory is another one than when it w
 func (l *Log) isNamed(file *os.File) (bool, error) {
 	have, err := file.Stat()
 	if err != nil {
-		return false, fmt.Errorf("audit: looking at the log: %w", err)
+		return false, fmt.Errorf("looking at the log: %w", err)
 	}
 	here, err := l.dir.Stat(".")
 	if there, notSeen := os.Stat(filepath.Dir(l.path)); err == nil && !errors.Is(notSeen, fs.ErrPermission) && !os.SameFile(here, there) {
-		return false, fmt.Errorf("audit: %s: %w", filepath.Dir(l.path), ErrDirectory)
+		return false, fmt.Errorf("%s: %w", filepath.Dir(l.path), ErrDirectory)
 	}
 	named, err := l.dir.Lstat(filepath.Base(l.path))
 	if os.IsNotExist(err) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("audit: looking at the log: %w", err)
+		return false, fmt.Errorf("looking at the log: %w", err)
 	}
 	return os.SameFile(have, named), nil
 }

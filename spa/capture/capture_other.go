@@ -7,7 +7,7 @@ import (
 	"fmt"
 )
 
-var errUnsupported = fmt.Errorf("capture: packets can be captured on Linux only: %w", errors.ErrUnsupported)
+var errUnsupported = fmt.Errorf("packets can be captured on Linux only: %w", errors.ErrUnsupported)
 
 // Sniffer reads the packets that may be knocks. It exists on Linux only.
 type Sniffer struct{ _ [0]func() }

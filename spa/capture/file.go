@@ -60,7 +60,7 @@ func OpenFile(r io.Reader, c Config) (*File, error) {
 	}
 	in, err := openRecords(bufio.NewReader(r))
 	if err != nil {
-		return nil, fmt.Errorf("capture: neither a pcap nor a pcapng file: %w", err)
+		return nil, fmt.Errorf("neither a pcap nor a pcapng file: %w", err)
 	}
 	return &File{ports: slices.Clone(c.Ports), min: c.MinLen, max: c.MaxLen, records: in, decoder: newDecoder()}, nil
 }
@@ -79,7 +79,7 @@ func (f *File) Read() (Packet, time.Time, error) {
 			ip, err = network(r.whole(), r.link)
 		}
 		if err != nil {
-			return Packet{}, time.Time{}, fmt.Errorf("capture: record %d: %w", f.read, err)
+			return Packet{}, time.Time{}, fmt.Errorf("record %d: %w", f.read, err)
 		}
 		p, v := f.judge(ip)
 		if v == passed && len(r.data) < r.length {

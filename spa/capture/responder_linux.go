@@ -33,16 +33,16 @@ type Responder struct {
 func NewResponder(mark uint32) (*Responder, error) {
 	fd4, err := openRaw(unix.AF_INET, mark)
 	if err != nil {
-		return nil, fmt.Errorf("capture: opening the IPv4 responder: %w", err)
+		return nil, fmt.Errorf("opening the IPv4 responder: %w", err)
 	}
 	fd6, err := openRaw(unix.AF_INET6, mark)
 	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 		unix.Close(fd4)
-		return nil, fmt.Errorf("capture: opening the IPv6 responder: %w", err)
+		return nil, fmt.Errorf("opening the IPv6 responder: %w", err)
 	}
 	r := &Responder{fd4: fd4, fd6: fd6, no6: err, mark: mark}
 	if r.ways, err = openWays(); err != nil {
-		return nil, errors.Join(fmt.Errorf("capture: opening the responder: %w", err), r.Close())
+		return nil, errors.Join(fmt.Errorf("opening the responder: %w", err), r.Close())
 	}
 	return r, nil
 }
@@ -83,12 +83,12 @@ func openRaw(family int, mark uint32) (int, error) {
 func (r *Responder) Send(p Packet, payload []byte, keep bool) error {
 	from, to := p.To, p.From
 	if !from.IsValid() || !to.IsValid() || from.Addr().Is4() != to.Addr().Is4() || to.Port() == 0 {
-		return fmt.Errorf("capture: nothing can be sent from %v to %v", from, to)
+		return fmt.Errorf("nothing can be sent from %v to %v", from, to)
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if r.ways == nil {
-		return fmt.Errorf("capture: answering %v from %v: %w", to, from, net.ErrClosed)
+		return fmt.Errorf("answering %v from %v: %w", to, from, net.ErrClosed)
 	}
 	control := markOf(r.ways.back(p, r.mark, keep))
 	var err error
@@ -98,7 +98,7 @@ func (r *Responder) Send(p Packet, payload []byte, keep bool) error {
 		err = r.send6(from, to, p.Interface, payload, control)
 	}
 	if err != nil {
-		return fmt.Errorf("capture: answering %v from %v: %w", to, from, err)
+		return fmt.Errorf("answering %v from %v: %w", to, from, err)
 	}
 	return nil
 }

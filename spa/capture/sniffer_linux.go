@@ -58,7 +58,7 @@ func Listen(c Config) (*Sniffer, error) {
 	}
 	if err := s.open(c); err != nil {
 		s.release()
-		return nil, fmt.Errorf("capture: %w", err)
+		return nil, err
 	}
 	return s, nil
 }
@@ -111,7 +111,7 @@ func (s *Sniffer) Read() (Packet, error) {
 		p, v, ok := s.next()
 		if !ok {
 			if err := s.wait(); err != nil {
-				return Packet{}, fmt.Errorf("capture: waiting for a packet: %w", err)
+				return Packet{}, fmt.Errorf("waiting for a packet: %w", err)
 			}
 			continue
 		}
@@ -317,7 +317,7 @@ func (s *Sniffer) Close() error {
 		return nil
 	}
 	if _, err := unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
-		return fmt.Errorf("capture: waking the reader: %w", err)
+		return fmt.Errorf("waking the reader: %w", err)
 	}
 	s.reading.Lock()
 	defer s.reading.Unlock()

@@ -65,15 +65,15 @@ var (
 	// ErrNoAnswer is returned when packets were sent and no receipt came, or, where
 	// the gateway sends none, the port did not accept. A gateway is silent on purpose
 	// about everything that it does not want to answer, so the cause is not known.
-	ErrNoAnswer = errors.New("client: no answer")
+	ErrNoAnswer = errors.New("no answer")
 	// ErrOver is why an Answer is Over.
-	ErrOver = errors.New("client: granted, and over before the answer came")
+	ErrOver = errors.New("granted, and over before the answer came")
 	// ErrMismatch is returned when the gateway's receipt is real and does not match the
 	// command: another number of services, or an open answered as a close. What it did
 	// is not known, and nothing else will come.
-	ErrMismatch = errors.New("client: the gateway's receipt does not match the request: a fault of the gateway")
+	ErrMismatch = errors.New("the gateway's receipt does not match the request: a fault of the gateway")
 	// ErrNoTCP is returned by WaitOpen when no TCP port was granted: nothing can be tried.
-	ErrNoTCP = errors.New("client: no TCP port to wait for")
+	ErrNoTCP = errors.New("no TCP port to wait for")
 )
 
 // CommandError is returned by Prepare for a command that cannot be put into a packet,

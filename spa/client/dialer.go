@@ -38,7 +38,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 
 func (d *Dialer) dial(ctx context.Context, family, address string, n network) (net.Conn, error) {
 	if d.Profile == nil {
-		return nil, errors.New("client: a Dialer without a Profile knows no gateway")
+		return nil, errors.New("a Dialer without a Profile knows no gateway")
 	}
 	host, port, err := splitHostPort(address)
 	if err != nil {
@@ -69,11 +69,11 @@ func (d *Dialer) dial(ctx context.Context, family, address string, n network) (n
 func splitHostPort(address string) (string, uint16, error) {
 	host, text, err := net.SplitHostPort(address)
 	if err != nil {
-		return "", 0, fmt.Errorf("client: %w", err)
+		return "", 0, err
 	}
 	port, err := strconv.ParseUint(text, 10, 16)
 	if err != nil || port == 0 {
-		return "", 0, fmt.Errorf("client: address %q: the port is a number of 1 to 65535", address)
+		return "", 0, fmt.Errorf("address %q: the port is a number of 1 to 65535", address)
 	}
 	return host, uint16(port), nil
 }
@@ -95,7 +95,7 @@ func (d *Dialer) service(port uint16) (spa.Service, error) {
 	}
 	if len(found) != 1 {
 		slices.Sort(found)
-		return spa.Service{}, fmt.Errorf("client: host %s has %d services with tcp/%d %v: say which in Dialer.Service", d.Profile.Name, len(found), port, found)
+		return spa.Service{}, fmt.Errorf("host %s has %d services with tcp/%d %v: say which in Dialer.Service", d.Profile.Name, len(found), port, found)
 	}
 	return spa.Service{Name: found[0]}, nil
 }
@@ -132,11 +132,11 @@ func (p *Plan) only(network string) error {
 		return nil
 	case "tcp4", "tcp6":
 	default:
-		return fmt.Errorf("client: network %q: %w", network, errors.ErrUnsupported)
+		return fmt.Errorf("network %q: %w", network, errors.ErrUnsupported)
 	}
 	p.Routes = slices.DeleteFunc(p.Routes, func(r Route) bool { return r.To[0].Addr().Is4() != (network == "tcp4") })
 	if len(p.Routes) == 0 {
-		return fmt.Errorf("client: %s has no address for %s", p.Profile.Name, network)
+		return fmt.Errorf("%s has no address for %s", p.Profile.Name, network)
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ type RefusedError struct {
 }
 
 // Error says who refused and why.
-func (e *RefusedError) Error() string { return fmt.Sprintf("client: %s refused: %s", e.Host, e.Status) }
+func (e *RefusedError) Error() string { return fmt.Sprintf("%s refused: %s", e.Host, e.Status) }
 
 // Open asks a gateway to open the command's services for this machine's address. It
 // returns the answers of all address families once they are there, and no error if

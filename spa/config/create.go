@@ -15,7 +15,7 @@ import (
 func Create(dir string, c Config) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return fmt.Errorf("config: %w", err)
+		return err
 	}
 	c = c.filled(dir)
 	path := filepath.Join(dir, FileName)
@@ -32,7 +32,7 @@ func (c Config) Check() error {
 	file := undecided()
 	d, err := keys.Decode(FileName, []byte(c.text()), &file)
 	if err != nil {
-		return fmt.Errorf("config: %w", err)
+		return err
 	}
 	l := loader{doc: d, raw: &file, cfg: Default(c.Dir)}
 	if _, err := l.load(); err == nil {
@@ -53,16 +53,16 @@ func (c Config) readsBack(path string, text []byte) error {
 	file := undecided()
 	d, err := keys.Decode(path, text, &file)
 	if err != nil {
-		return fmt.Errorf("config: writing %w", err)
+		return fmt.Errorf("writing %w", err)
 	}
 	l := loader{doc: d, raw: &file, cfg: Default(c.Dir)}
 	back, err := l.load()
 	if err != nil {
-		return fmt.Errorf("config: writing %w", err)
+		return fmt.Errorf("writing %w", err)
 	}
 	back.read = nil
 	if !reflect.DeepEqual(*back, c) {
-		return errors.New("config: writing " + path + ": it would not be read back the same")
+		return errors.New("writing " + path + ": it would not be read back the same")
 	}
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"sallyport/keys"
 )
@@ -74,7 +73,7 @@ type (
 func Load(dir string) (*Config, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return nil, fmt.Errorf("config: %w", err)
+		return nil, err
 	}
 	return load(dir, func(into *raw) (*keys.Document, error) {
 		return keys.DecodeFile(filepath.Join(dir, FileName), maxFile, into)
@@ -153,8 +152,7 @@ func (l *loader) must(key string, err error) {
 	if err == nil {
 		return
 	}
-	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "keys: "), "spa: ")
-	l.problems = append(l.problems, l.doc.Problem(key, "%s", text))
+	l.problems = append(l.problems, l.doc.Problem(key, "%s", err))
 }
 
 func (l *loader) identity() {

@@ -19,7 +19,7 @@ var stateLine = regexp.MustCompile(`(?m)^[ \t]*state[ \t]*=[ \t]*"([^"\\]+)"`)
 func StateDir(dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return "", fmt.Errorf("config: %w", err)
+		return "", err
 	}
 	data, err := os.ReadFile(filepath.Join(dir, FileName))
 	if err != nil {

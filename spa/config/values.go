@@ -53,7 +53,7 @@ func (l *loader) oneOf(key, value string, accepted ...string) {
 func (l *loader) interfaces(key string, names []string) {
 	for i, name := range names {
 		if err := keys.ValidInterface(name); err != nil {
-			l.must(key, fmt.Errorf("entry %d: %s", i+1, strings.TrimPrefix(err.Error(), "keys: ")))
+			l.must(key, fmt.Errorf("entry %d: %w", i+1, err))
 			continue
 		}
 		if slices.Contains(names[:i], name) {

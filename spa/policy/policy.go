@@ -21,14 +21,14 @@ import (
 // Errors of Source. None of them is answered.
 var (
 	// ErrStated is returned when the packet states another source address than it came from.
-	ErrStated = errors.New("policy: the stated source address is not the observed one")
+	ErrStated = errors.New("the stated source address is not the observed one")
 	// ErrFrom is returned when the client's file names the addresses that it may knock from, and this is none.
-	ErrFrom = errors.New("policy: not one of the addresses that the client may knock from")
+	ErrFrom = errors.New("not one of the addresses that the client may knock from")
 	// ErrDeny is returned when the client's file names this address as one that it may not knock from.
-	ErrDeny = errors.New("policy: one of the addresses that the client may not knock from")
+	ErrDeny = errors.New("one of the addresses that the client may not knock from")
 	// ErrLink is returned for an IPv4 link-local address (RFC 3927): it may be another machine on every link,
 	// and nothing in an IPv4 address says on which.
-	ErrLink = errors.New("policy: an IPv4 link-local address may be another machine on every link")
+	ErrLink = errors.New("an IPv4 link-local address may be another machine on every link")
 )
 
 // Denial is Authorize's refusal: the reason that the client is told.

@@ -22,7 +22,7 @@ var _ disk = osFile{}
 func openFile(path string) (osFile, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return osFile{}, fmt.Errorf("replay: opening the journal: %w", err)
+		return osFile{}, fmt.Errorf("opening the journal: %w", err)
 	}
 	if err := checkFile(f); err != nil {
 		f.Close()
@@ -34,16 +34,16 @@ func openFile(path string) (osFile, error) {
 func checkFile(f *os.File) error {
 	fi, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("replay: looking at the journal: %w", err)
+		return fmt.Errorf("looking at the journal: %w", err)
 	}
 	if !fi.Mode().IsRegular() {
-		return fmt.Errorf("replay: journal %q is not a regular file", f.Name())
+		return fmt.Errorf("journal %q is not a regular file", f.Name())
 	}
 	if n := fi.Sys().(*syscall.Stat_t).Nlink; n > 1 {
-		return fmt.Errorf("replay: journal %q has other names (hard links), so it may be another's file: remove this one", f.Name())
+		return fmt.Errorf("journal %q has other names (hard links), so it may be another's file: remove this one", f.Name())
 	}
 	if fi.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("replay: others can write journal %q: chmod 600 %q", f.Name(), f.Name())
+		return fmt.Errorf("others can write journal %q: chmod 600 %q", f.Name(), f.Name())
 	}
 	return nil
 }
@@ -52,12 +52,12 @@ func checkFile(f *os.File) error {
 func createFile(path string) (osFile, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return osFile{}, fmt.Errorf("replay: creating the journal: %w", err)
+		return osFile{}, fmt.Errorf("creating the journal: %w", err)
 	}
 	if err := inheritOwner(f); err != nil {
 		f.Close()
 		os.Remove(path)
-		return osFile{}, fmt.Errorf("replay: giving the journal to its directory's owner: %w", err)
+		return osFile{}, fmt.Errorf("giving the journal to its directory's owner: %w", err)
 	}
 	return osFile{f}, nil
 }
@@ -132,7 +132,7 @@ func retry(call func() error) error {
 func bootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return "", fmt.Errorf("replay: asking for the boot id: %w", err)
+		return "", fmt.Errorf("asking for the boot id: %w", err)
 	}
 	return strings.TrimSpace(string(b)), nil
 }
@@ -145,7 +145,7 @@ func machineID() (string, error) {
 		return "none", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("replay: asking for the machine id: %w", err)
+		return "", fmt.Errorf("asking for the machine id: %w", err)
 	}
 	return strings.TrimSpace(string(b)), nil
 }

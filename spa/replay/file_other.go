@@ -10,7 +10,7 @@ import (
 
 type osFile struct{ *os.File }
 
-var errLinux = fmt.Errorf("replay: the journal needs Linux: %w", errors.ErrUnsupported)
+var errLinux = fmt.Errorf("the journal needs Linux: %w", errors.ErrUnsupported)
 
 func openFile(string) (osFile, error)   { return osFile{}, errLinux }
 func createFile(string) (osFile, error) { return osFile{}, errLinux }

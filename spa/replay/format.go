@@ -55,7 +55,7 @@ const (
 )
 
 var (
-	errDamaged = errors.New("replay: journal damaged")
+	errDamaged = errors.New("journal damaged")
 	errLong    = fmt.Errorf("a journal has at most %d MiB", offset(maxRoom)>>20)
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 	magic      = [8]byte{'s', 'p', 'a', 'r', 'p', 'l', 'a', 'y'}

@@ -82,7 +82,7 @@ func (m *memory) owner(s *store, key uint64) (int32, error) {
 func (m *memory) name(s *store, f *floors, name [16]byte) (int32, error) {
 	if len(f.vacant) == 0 {
 		if f.full() {
-			return 0, fmt.Errorf("replay: journal full: %d names", maxNames)
+			return 0, fmt.Errorf("journal full: %d names", maxNames)
 		}
 		slot, err := m.take(s)
 		if err != nil {
@@ -198,7 +198,7 @@ func (m *memory) forget(s *store, owner int32) error {
 		return nil
 	}
 	if err := m.keys.raise(s, owner, stamp); err != nil {
-		return fmt.Errorf("replay: forgetting expired nonces: %w", err)
+		return fmt.Errorf("forgetting expired nonces: %w", err)
 	}
 	for range n {
 		s.release(m.drop(owner))

@@ -43,19 +43,19 @@ type identity struct{ boot, machine [16]byte }
 // complete fills in what is left out, and says whose journal it is.
 func (c Config) complete() (Config, identity, error) {
 	if c.Window <= 0 {
-		return c, identity{}, fmt.Errorf("replay: window of %v", c.Window)
+		return c, identity{}, fmt.Errorf("window of %v", c.Window)
 	}
 	if c.LiveNonces <= 0 {
 		c.LiveNonces = defaultLive
 	}
 	if c.LiveNonces > maxLive {
-		return c, identity{}, fmt.Errorf("replay: %d live nonces a key, at most %d", c.LiveNonces, maxLive)
+		return c, identity{}, fmt.Errorf("%d live nonces a key, at most %d", c.LiveNonces, maxLive)
 	}
 	if c.Room <= 0 {
 		c.Room = defaultRoom
 	}
 	if c.Room > maxRoom {
-		return c, identity{}, fmt.Errorf("replay: room for %d, at most %d", c.Room, maxRoom)
+		return c, identity{}, fmt.Errorf("room for %d, at most %d", c.Room, maxRoom)
 	}
 	var err error
 	if c.BootID == "" {
@@ -95,7 +95,7 @@ func create(path string, c Config, h header) (disk, error) {
 	if err := errors.Join(s.format(c.Room, h), syncDir(path)); err != nil {
 		f.Close()
 		os.Remove(path)
-		return nil, fmt.Errorf("replay: making journal %q: %w", path, err)
+		return nil, fmt.Errorf("making journal %q: %w", path, err)
 	}
 	return f, nil
 }
@@ -237,13 +237,13 @@ func (s *store) renew(h header, room int) error {
 	}
 	size, err := s.disk.Size()
 	if err != nil {
-		return fmt.Errorf("replay: asking for the journal's size: %w", err)
+		return fmt.Errorf("asking for the journal's size: %w", err)
 	}
 	had := (size - firstSlot) / slotSize
 	if had > maxRoom || s.reserve(max(room, int(had))) != nil {
 		// Longer than the journal may be, or holes that the disk has no space for.
 		if err := s.disk.Truncate(offset(int32(room))); err != nil {
-			return fmt.Errorf("replay: cutting the journal: %w", err)
+			return fmt.Errorf("cutting the journal: %w", err)
 		}
 		had = 0
 	}
@@ -259,7 +259,7 @@ func (s *store) renew(h header, room int) error {
 
 func (s *store) reserve(room int) error {
 	if err := s.disk.Grow(0, offset(int32(room))); err != nil {
-		return fmt.Errorf("replay: reserving room for the journal: %w", err)
+		return fmt.Errorf("reserving room for the journal: %w", err)
 	}
 	s.room.Store(int32(room))
 	return nil
@@ -282,7 +282,7 @@ func (s *store) format(room int, h header) error {
 // and as with Retune makes nothing fresh again.
 func (s *store) trust(window, now int64) error {
 	if err := s.disk.Sync(); err != nil {
-		return fmt.Errorf("replay: syncing the high-water mark: %w", err)
+		return fmt.Errorf("syncing the high-water mark: %w", err)
 	}
 	s.mark.Store(s.header.Mark)
 	s.floor, s.reason = s.header.Floor, s.header.Reason

@@ -32,19 +32,19 @@ import (
 // Verdicts of Admit. Any other error is trouble with the journal: nothing may be opened.
 var (
 	// ErrSpent: this nonce was admitted before.
-	ErrSpent = errors.New("replay: nonce already spent")
+	ErrSpent = errors.New("nonce already spent")
 	// ErrSpentElsewhere is ErrSpent too: the nonce was admitted before, from another address.
 	ErrSpentElsewhere error = spentElsewhere{}
 	// ErrFloor: stamped at or before the floor that a reboot or a lost journal left; see Status.
-	ErrFloor = errors.New("replay: stamped before the time that this journal answers for")
+	ErrFloor = errors.New("stamped before the time that this journal answers for")
 	// ErrForgotten: stamped at or before what has been forgotten of this key. Of a request that is not known,
 	// its first packet was.
-	ErrForgotten = errors.New("replay: stamped at or before a nonce of this key that is forgotten")
+	ErrForgotten = errors.New("stamped at or before a nonce of this key that is forgotten")
 	// ErrFull: this key has as many fresh nonces as it may have, or twice as many that are remembered (more
 	// where the window is shorter than 30 s). The nonce is not spent.
-	ErrFull = errors.New("replay: too many knocks of this key within the window (live_nonces in [limits] of server.toml)")
+	ErrFull = errors.New("too many knocks of this key within the window (live_nonces in [limits] of server.toml)")
 	// ErrReused: the request id was seen with another digest. The nonce is spent.
-	ErrReused = errors.New("replay: request id already used for another request")
+	ErrReused = errors.New("request id already used for another request")
 )
 
 // spentElsewhere wraps nothing: who counts refusals by their innermost error is to tell it from ErrSpent.
@@ -57,8 +57,8 @@ func (spentElsewhere) Error() string { return ErrSpent.Error() + ", from another
 func (spentElsewhere) Is(target error) bool { return target == ErrSpent }
 
 var (
-	errStale  = errors.New("replay: stamp outside the window")
-	errClosed = fmt.Errorf("replay: journal: %w", os.ErrClosed)
+	errStale  = errors.New("stamp outside the window")
+	errClosed = fmt.Errorf("journal: %w", os.ErrClosed)
 )
 
 // MaxOutcome is the greatest length in bytes of an outcome.
@@ -247,7 +247,7 @@ func (j *Journal) spend(key uint64, e entry, outcome []byte) error {
 // sent, so that every packet of the request gets the same one.
 func (j *Journal) Settle(key uint64, id [16]byte, outcome []byte) error {
 	if len(outcome) > MaxOutcome {
-		return fmt.Errorf("replay: outcome of %d bytes, at most %d", len(outcome), MaxOutcome)
+		return fmt.Errorf("outcome of %d bytes, at most %d", len(outcome), MaxOutcome)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -257,7 +257,7 @@ func (j *Journal) Settle(key uint64, id [16]byte, outcome []byte) error {
 	owner, known := j.memory.keys.index[keyName(key)]
 	slot, ok := j.memory.requests[requestOf{owner, id}]
 	if !known || !ok {
-		return errors.New("replay: settling a request that is not remembered")
+		return errors.New("settling a request that is not remembered")
 	}
 	e := j.memory.entries.at(slot)
 	e.encode(j.store.buf, key, append([]byte{}, outcome...))

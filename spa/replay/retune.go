@@ -11,7 +11,7 @@ import (
 // that somebody held back. On an error nothing is changed.
 func (j *Journal) Retune(window time.Duration, liveNonces int, now time.Time) error {
 	if window <= 0 || liveNonces < 1 || liveNonces > maxLive {
-		return fmt.Errorf("replay: window of %v and %d live nonces", window, liveNonces)
+		return fmt.Errorf("window of %v and %d live nonces", window, liveNonces)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()

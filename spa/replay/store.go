@@ -61,7 +61,7 @@ func (s *store) take() (int32, error) {
 	}
 	if s.next == s.room.Load() {
 		if err := s.grow(); err != nil {
-			return 0, fmt.Errorf("replay: journal full, growing it: %w", err)
+			return 0, fmt.Errorf("journal full, growing it: %w", err)
 		}
 	}
 	s.next++
@@ -91,7 +91,7 @@ func (s *store) grow() error {
 // write puts the buffer into a slot.
 func (s *store) write(slot int32) error {
 	if _, err := s.disk.WriteAt(s.buf[:], offset(slot)); err != nil {
-		return fmt.Errorf("replay: writing the journal: %w", err)
+		return fmt.Errorf("writing the journal: %w", err)
 	}
 	return nil
 }
@@ -99,7 +99,7 @@ func (s *store) write(slot int32) error {
 // read fetches a slot into the buffer.
 func (s *store) read(slot int32) error {
 	if _, err := s.disk.ReadAt(s.buf[:], offset(slot)); err != nil {
-		return fmt.Errorf("replay: reading the journal: %w", err)
+		return fmt.Errorf("reading the journal: %w", err)
 	}
 	return nil
 }
@@ -143,10 +143,10 @@ func (s *store) advance(mark int64) error {
 func (s *store) commit(h header) error {
 	h.Number, h.Room = s.header.Number+1, int64(s.room.Load())
 	if _, err := s.disk.WriteAt(h.encode(), int64(h.Number%2)*page); err != nil {
-		return fmt.Errorf("replay: writing the journal's header: %w", err)
+		return fmt.Errorf("writing the journal's header: %w", err)
 	}
 	if err := s.disk.Sync(); err != nil {
-		return fmt.Errorf("replay: syncing the high-water mark: %w", err)
+		return fmt.Errorf("syncing the high-water mark: %w", err)
 	}
 	s.header = h
 	s.mark.Store(h.Mark)
@@ -160,7 +160,7 @@ func (s *store) readHeader() error {
 	for n := range int64(2) {
 		b := make([]byte, headerSize)
 		if _, err := s.disk.ReadAt(b, n*page); err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("replay: reading the journal's header: %w", err)
+			return fmt.Errorf("reading the journal's header: %w", err)
 		}
 		h, err := decodeHeader(b)
 		if err != nil {
@@ -180,7 +180,7 @@ func (s *store) readHeader() error {
 func (s *store) readRoom() error {
 	size, err := s.disk.Size()
 	if err != nil {
-		return fmt.Errorf("replay: asking for the journal's size: %w", err)
+		return fmt.Errorf("asking for the journal's size: %w", err)
 	}
 	room := max(0, size-firstSlot) / slotSize
 	if room < s.header.Room {
@@ -199,7 +199,7 @@ func (s *store) each(end int32, fn func(slot int32, b []byte) error) error {
 	for at := int32(0); at < end; at += growth {
 		part := b[:min(growth, end-at)*slotSize]
 		if _, err := s.disk.ReadAt(part, offset(at)); err != nil {
-			return fmt.Errorf("replay: reading the journal: %w", err)
+			return fmt.Errorf("reading the journal: %w", err)
 		}
 		for i := range int32(len(part) / slotSize) {
 			if err := fn(at+i, part[i*slotSize:][:slotSize]); err != nil {

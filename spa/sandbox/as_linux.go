@@ -50,7 +50,7 @@ func enter(who identity) (way, error) {
 func (w way) back() error {
 	for i := len(w) - 1; i >= 0; i-- {
 		if err := w[i](); err != nil {
-			return fmt.Errorf("sandbox: becoming root again: %w", err)
+			return fmt.Errorf("becoming root again: %w", err)
 		}
 	}
 	return nil

@@ -29,14 +29,14 @@ func choose(name string) (identity, error) {
 		return withoutUser(name)
 	}
 	if err != nil {
-		return identity{}, fmt.Errorf("sandbox: looking up user %s: %w", name, err)
+		return identity{}, fmt.Errorf("looking up user %s: %w", name, err)
 	}
 	who := identity{name: name}
 	if who.uid, err = strconv.Atoi(u.Uid); err != nil {
-		return identity{}, fmt.Errorf("sandbox: user %s: uid %q: %w", name, u.Uid, err)
+		return identity{}, fmt.Errorf("user %s: uid %q: %w", name, u.Uid, err)
 	}
 	if who.gid, err = strconv.Atoi(u.Gid); err != nil {
-		return identity{}, fmt.Errorf("sandbox: user %s: gid %q: %w", name, u.Gid, err)
+		return identity{}, fmt.Errorf("user %s: gid %q: %w", name, u.Gid, err)
 	}
 	return who.decide()
 }
@@ -54,10 +54,10 @@ func withoutUser(name string) (identity, error) {
 	}
 	number := strconv.Itoa(Unnamed)
 	if _, err := user.LookupId(number); err == nil {
-		return identity{}, fmt.Errorf("sandbox: %s, and %s, which has no name elsewhere, is a user here", missing, number)
+		return identity{}, fmt.Errorf("%s, and %s, which has no name elsewhere, is a user here", missing, number)
 	}
 	if _, err := user.LookupGroupId(number); err == nil {
-		return identity{}, fmt.Errorf("sandbox: %s, and %s, which has no name elsewhere, is a group here", missing, number)
+		return identity{}, fmt.Errorf("%s, and %s, which has no name elsewhere, is a group here", missing, number)
 	}
 	who := identity{name: number, uid: Unnamed, gid: Unnamed, notes: []string{missing + ", so it becomes the user " + number + ", which has no name and owns nothing"}}
 	return who.enter(missing)
@@ -66,7 +66,7 @@ func withoutUser(name string) (identity, error) {
 // decide is whether the process can and should become who.
 func (who identity) decide() (identity, error) {
 	if who.uid == 0 || who.gid == 0 {
-		return identity{}, fmt.Errorf("sandbox: user %s is root (uid %d, gid %d): it must be one of its own",
+		return identity{}, fmt.Errorf("user %s is root (uid %d, gid %d): it must be one of its own",
 			who.name, who.uid, who.gid)
 	}
 	if os.Getuid() == who.uid && os.Getgid() == who.gid {
@@ -101,7 +101,7 @@ func stay(why string) (identity, error) {
 		return identity{}, err
 	}
 	if (uid == 0 || gid == 0) && !alone {
-		return identity{}, fmt.Errorf("sandbox: %s, and it must not stay root (uid %d, gid %d)", why, uid, gid)
+		return identity{}, fmt.Errorf("%s, and it must not stay root (uid %d, gid %d)", why, uid, gid)
 	}
 	note := fmt.Sprintf("%s, so it stays uid %d", why, uid)
 	if uid == 0 {
@@ -114,7 +114,7 @@ func stay(why string) (identity, error) {
 func isAlone() (bool, error) {
 	text, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
-		return false, fmt.Errorf("sandbox: which users there are: %w", err)
+		return false, fmt.Errorf("which users there are: %w", err)
 	}
 	users := int64(0)
 	for _, r := range parseMap(string(text)) {
@@ -128,7 +128,7 @@ func isMapped(who identity) (bool, error) {
 	for path, id := range map[string]int{"/proc/self/uid_map": who.uid, "/proc/self/gid_map": who.gid} {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			return false, fmt.Errorf("sandbox: is user %s mapped: %w", who.name, err)
+			return false, fmt.Errorf("is user %s mapped: %w", who.name, err)
 		}
 		if !mapHolds(string(text), id) {
 			return false, nil
@@ -167,19 +167,19 @@ func become(who identity, groups []int) ([]int, []string, error) {
 	}
 	if !who.change && !maySetGroups() {
 		if alone, err := isAlone(); err != nil || slices.Contains(groups, 0) && !alone {
-			return nil, nil, errors.Join(errors.New("sandbox: it must not stay in the group of root"), err)
+			return nil, nil, errors.Join(errors.New("it must not stay in the group of root"), err)
 		}
 		return groups, []string{fmt.Sprintf("the supplementary groups %v stay: "+
 			"this process may not clear them", slices.Compact(slices.Clone(groups)))}, nil
 	}
 	if err := cap.SetGroups(who.gid); err != nil {
-		return nil, nil, fmt.Errorf("sandbox: clearing the groups (needs CAP_SETGID): %w", err)
+		return nil, nil, fmt.Errorf("clearing the groups (needs CAP_SETGID): %w", err)
 	}
 	if !who.change {
 		return nil, nil, nil
 	}
 	if err := cap.SetUID(who.uid); err != nil {
-		return nil, nil, fmt.Errorf("sandbox: becoming user %s (needs CAP_SETUID): %w", who.name, err)
+		return nil, nil, fmt.Errorf("becoming user %s (needs CAP_SETUID): %w", who.name, err)
 	}
 	return nil, nil, nil
 }

@@ -44,7 +44,7 @@ func newRuleset(files Files, programs bool) (ruleset, error) {
 	r := ruleset{}
 	var err error
 	if r.fd, r.flags, err = config.BestEffort().NewRulesetFD(); err != nil {
-		return ruleset{}, fmt.Errorf("sandbox: preparing Landlock: %w", err)
+		return ruleset{}, fmt.Errorf("preparing Landlock: %w", err)
 	}
 	if r.abi, err = llsys.LandlockGetABIVersion(); err == nil {
 		err = r.allowFiles(files)
@@ -84,12 +84,12 @@ func (r ruleset) allow(path string, may uint64) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("sandbox: %w", &fs.PathError{Op: "open", Path: path, Err: err})
+		return &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(fd)
 	var file unix.Stat_t
 	if err := unix.Fstat(fd, &file); err != nil {
-		return fmt.Errorf("sandbox: %w", &fs.PathError{Op: "stat", Path: path, Err: err})
+		return &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	if file.Mode&unix.S_IFMT != unix.S_IFDIR {
 		may &= ofFile
@@ -101,7 +101,7 @@ func (r ruleset) allow(path string, may uint64) error {
 	rule := unix.LandlockPathBeneathAttr{Allowed_access: may, Parent_fd: int32(fd)}
 	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(r.fd), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
 	if errno != 0 {
-		return fmt.Errorf("sandbox: preparing Landlock for %s: %w", path, errno)
+		return fmt.Errorf("preparing Landlock for %s: %w", path, errno)
 	}
 	return nil
 }
@@ -119,14 +119,14 @@ func (r ruleset) enforce() error {
 		restrict, flags = llsys.LandlockRestrictSelf, flags|llsys.FlagRestrictSelfTSync
 	}
 	if err := restrict(r.fd, flags); err != nil {
-		return fmt.Errorf("sandbox: putting Landlock in force: %w", err)
+		return fmt.Errorf("putting Landlock in force: %w", err)
 	}
 	root, err := os.Open("/")
 	if err == nil {
 		root.Close()
 	}
 	if !errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("sandbox: Landlock is in force, and / can be opened all the same (%v)", err)
+		return fmt.Errorf("Landlock is in force, and / can be opened all the same (%v)", err)
 	}
 	return nil
 }

@@ -163,7 +163,7 @@ func giveUp(who identity, p part, before task) (remains, []string, error) {
 // securebits where no program is to get anything.
 func shutTheWayBack(left *remains, p part) error {
 	if err := raise(cap.SETPCAP); err != nil {
-		return fmt.Errorf("sandbox: raising CAP_SETPCAP: %w", err)
+		return fmt.Errorf("raising CAP_SETPCAP: %w", err)
 	}
 	var gone []cap.Value
 	for v := range cap.MaxBits() {
@@ -172,14 +172,14 @@ func shutTheWayBack(left *remains, p part) error {
 		}
 	}
 	if err := cap.DropBound(gone...); err != nil {
-		return fmt.Errorf("sandbox: emptying the bounding set: %w", err)
+		return fmt.Errorf("emptying the bounding set: %w", err)
 	}
 	left.bounding &= left.inheritable
 	if p.programs {
 		return nil
 	}
 	if err := secured.Set(); err != nil {
-		return fmt.Errorf("sandbox: locking the securebits: %w", err)
+		return fmt.Errorf("locking the securebits: %w", err)
 	}
 	left.securebits = secured
 	return nil
@@ -188,7 +188,7 @@ func shutTheWayBack(left *remains, p part) error {
 // keep gives up all other capabilities; ambient ones go with the inheritable ones.
 func keep(left remains) error {
 	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
-		return fmt.Errorf("sandbox: setting no_new_privs: %w", err)
+		return fmt.Errorf("setting no_new_privs: %w", err)
 	}
 	set := cap.NewSet()
 	if err := errors.Join(
@@ -196,18 +196,18 @@ func keep(left remains) error {
 		set.SetFlag(cap.Effective, true, left.kept.values()...),
 		set.SetFlag(cap.Inheritable, true, left.inheritable.values()...),
 	); err != nil {
-		return fmt.Errorf("sandbox: keeping %v: %w", left.kept, err)
+		return fmt.Errorf("keeping %v: %w", left.kept, err)
 	}
 	if err := set.SetProc(); err != nil {
-		return fmt.Errorf("sandbox: keeping %v only: %w", left.kept, err)
+		return fmt.Errorf("keeping %v only: %w", left.kept, err)
 	}
 	if left.ambient != 0 {
 		if err := cap.SetAmbient(true, left.ambient.values()...); err != nil {
-			return fmt.Errorf("sandbox: handing %v on: %w", left.ambient, err)
+			return fmt.Errorf("handing %v on: %w", left.ambient, err)
 		}
 	}
 	if _, err := cap.Prctl(unix.PR_SET_DUMPABLE, 0); err != nil {
-		return fmt.Errorf("sandbox: switching core files off: %w", err)
+		return fmt.Errorf("switching core files off: %w", err)
 	}
 	return nil
 }
@@ -283,6 +283,6 @@ func require() error {
 	if missing == nil {
 		return nil
 	}
-	return fmt.Errorf("sandbox: lacking %s: run it as root, or give the unit "+
+	return fmt.Errorf("lacking %s: run it as root, or give the unit "+
 		"AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW: %w", strings.Join(missing, " and "), unix.EPERM)
 }

@@ -8,7 +8,7 @@ import (
 )
 
 func drop(string, Files) (State, error) {
-	return State{}, fmt.Errorf("sandbox: dropping privileges: %w", errors.ErrUnsupported)
+	return State{}, fmt.Errorf("dropping privileges: %w", errors.ErrUnsupported)
 }
 
 func dropForPrograms(Files) (State, error) { return drop("", Files{}) }
@@ -18,11 +18,11 @@ func dropAll() (State, error) { return drop("", Files{}) }
 func lacks() []string { return nil }
 
 func require() error {
-	return fmt.Errorf("sandbox: capabilities: %w", errors.ErrUnsupported)
+	return fmt.Errorf("capabilities: %w", errors.ErrUnsupported)
 }
 
 func becomes(string) (uid, gid int, err error) {
-	return 0, 0, fmt.Errorf("sandbox: the system user: %w", errors.ErrUnsupported)
+	return 0, 0, fmt.Errorf("the system user: %w", errors.ErrUnsupported)
 }
 
 func as(_ string, do func() error) error { return do() }

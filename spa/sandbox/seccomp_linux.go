@@ -94,7 +94,7 @@ func lowWord() uint32 {
 func filter(prog []bpf.Instruction) error {
 	raw, err := bpf.Assemble(prog)
 	if err != nil {
-		return fmt.Errorf("sandbox: assembling the filter of system calls: %w", err)
+		return fmt.Errorf("assembling the filter of system calls: %w", err)
 	}
 	code := make([]unix.SockFilter, len(raw))
 	for i, ins := range raw {
@@ -104,10 +104,10 @@ func filter(prog []bpf.Instruction) error {
 	odd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
 		unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&fprog)))
 	if errno != 0 {
-		return fmt.Errorf("sandbox: filtering system calls: %w", errno)
+		return fmt.Errorf("filtering system calls: %w", errno)
 	}
 	if odd != 0 {
-		return fmt.Errorf("sandbox: filtering system calls: thread %d has another filter", odd)
+		return fmt.Errorf("filtering system calls: thread %d has another filter", odd)
 	}
 	return nil
 }

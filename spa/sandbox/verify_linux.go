@@ -33,7 +33,7 @@ func verify(want remains) error {
 func verifyThreads(dir string, want remains) error {
 	paths, err := filepath.Glob(filepath.Join(dir, "*", "status"))
 	if err != nil {
-		return fmt.Errorf("sandbox: looking for threads: %w", err)
+		return fmt.Errorf("looking for threads: %w", err)
 	}
 	seen := false
 	for _, path := range paths {
@@ -50,7 +50,7 @@ func verifyThreads(dir string, want remains) error {
 		seen = true
 	}
 	if !seen {
-		return errors.New("sandbox: no thread to be found in " + dir)
+		return errors.New("no thread to be found in " + dir)
 	}
 	return nil
 }
@@ -60,21 +60,21 @@ func verifyThreads(dir string, want remains) error {
 func verifyProcess(want cap.Secbits) error {
 	bits, err := cap.Prctlw(unix.PR_GET_SECUREBITS)
 	if err != nil {
-		return fmt.Errorf("sandbox: reading the securebits back: %w", err)
+		return fmt.Errorf("reading the securebits back: %w", err)
 	}
 	dumpable, err := cap.Prctl(unix.PR_GET_DUMPABLE)
 	if err != nil {
-		return fmt.Errorf("sandbox: reading dumpable back: %w", err)
+		return fmt.Errorf("reading dumpable back: %w", err)
 	}
 	return sealed(cap.Secbits(bits), want, dumpable)
 }
 
 func sealed(bits, want cap.Secbits, dumpable int) error {
 	if bits != want {
-		return fmt.Errorf("sandbox: securebits are %#x, want %#x", uint(bits), uint(want))
+		return fmt.Errorf("securebits are %#x, want %#x", uint(bits), uint(want))
 	}
 	if dumpable != 0 {
-		return fmt.Errorf("sandbox: dumpable is %d, want 0", dumpable)
+		return fmt.Errorf("dumpable is %d, want 0", dumpable)
 	}
 	return nil
 }
@@ -98,7 +98,7 @@ func (t task) differs(want remains) error {
 		{"NoNewPrivs", t.noNewPrivs == "1", t.noNewPrivs, 1},
 	} {
 		if !check.good {
-			return fmt.Errorf("sandbox: %s is %v after the drop, want %v", check.what, check.got, check.want)
+			return fmt.Errorf("%s is %v after the drop, want %v", check.what, check.got, check.want)
 		}
 	}
 	return nil
@@ -107,11 +107,11 @@ func (t task) differs(want remains) error {
 func readTask(path string) (task, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return task{}, fmt.Errorf("sandbox: reading privileges: %w", err)
+		return task{}, fmt.Errorf("reading privileges: %w", err)
 	}
 	t, err := parseTask(string(text))
 	if err != nil {
-		return task{}, fmt.Errorf("sandbox: reading privileges in %s: %w", path, err)
+		return task{}, fmt.Errorf("reading privileges in %s: %w", path, err)
 	}
 	return t, nil
 }
@@ -165,7 +165,7 @@ type taskFile struct {
 func openTasks() (taskFiles, error) {
 	paths, err := filepath.Glob("/proc/self/task/*/status")
 	if err != nil {
-		return nil, fmt.Errorf("sandbox: looking for threads: %w", err)
+		return nil, fmt.Errorf("looking for threads: %w", err)
 	}
 	var all taskFiles
 	for _, path := range paths {
@@ -175,7 +175,7 @@ func openTasks() (taskFiles, error) {
 		}
 		if err != nil {
 			all.close()
-			return nil, fmt.Errorf("sandbox: looking at threads: %w", err)
+			return nil, fmt.Errorf("looking at threads: %w", err)
 		}
 		t := taskFile{status: status}
 		_, t.filters, err = t.filter()
@@ -200,13 +200,13 @@ func (t taskFile) filter() (mode string, filters int, err error) {
 	text := make([]byte, 1<<16)
 	n, err := t.status.ReadAt(text, 0)
 	if err != nil && err != io.EOF {
-		return "", 0, fmt.Errorf("sandbox: reading how system calls are filtered: %w", err)
+		return "", 0, fmt.Errorf("reading how system calls are filtered: %w", err)
 	}
 	lines := statusLines(string(text[:n]))
 	if count, ok := lines["Seccomp_filters"]; ok {
 		filters, err = strconv.Atoi(count)
 		if err != nil {
-			return "", 0, fmt.Errorf("sandbox: reading how system calls are filtered: %w", err)
+			return "", 0, fmt.Errorf("reading how system calls are filtered: %w", err)
 		}
 	}
 	return lines["Seccomp"], filters, nil
@@ -225,13 +225,13 @@ func (all taskFiles) verifyFilter() error {
 			return err
 		}
 		if mode != "2" || filters != 0 && filters != t.filters+1 {
-			return fmt.Errorf("sandbox: Seccomp is %s, with %d filters where there were %d, after the drop, want 2 and one more (%s)",
+			return fmt.Errorf("Seccomp is %s, with %d filters where there were %d, after the drop, want 2 and one more (%s)",
 				mode, filters, t.filters, t.status.Name())
 		}
 		seen = true
 	}
 	if !seen {
-		return errors.New("sandbox: no thread to be found")
+		return errors.New("no thread to be found")
 	}
 	return nil
 }

@@ -24,10 +24,10 @@ import (
 func (s *Server) openWatcher() error {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
-		return fmt.Errorf("server: watching the client files: %w", err)
+		return fmt.Errorf("watching the client files: %w", err)
 	}
 	if err := watcher.Add(s.clientsDir()); err != nil {
-		return errors.Join(fmt.Errorf("server: watching the client files: %w", err), watcher.Close())
+		return errors.Join(fmt.Errorf("watching the client files: %w", err), watcher.Close())
 	}
 	s.watcher = watcher
 	s.keep(watcher)
@@ -89,7 +89,7 @@ func (s *Server) watchClients(ctx context.Context) error {
 				s.reloadAll(ctx, waiting)
 				continue
 			}
-			return fmt.Errorf("server: watching the client files: %w", err)
+			return fmt.Errorf("watching the client files: %w", err)
 		}
 	}
 }
@@ -99,7 +99,7 @@ func (s *Server) watchClients(ctx context.Context) error {
 func (s *Server) reloadFile(ctx context.Context, event fsnotify.Event, waiting unsettled) error {
 	if filepath.Clean(event.Name) == s.clientsDir() {
 		if event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename) {
-			return fmt.Errorf("server: %s was moved away, so a revoked key would go unnoticed; start again with the directory that is to count", s.clientsDir())
+			return fmt.Errorf("%s was moved away, so a revoked key would go unnoticed; start again with the directory that is to count", s.clientsDir())
 		}
 		return nil
 	}
@@ -160,7 +160,7 @@ func (s *Server) readable() error {
 	if s.sandbox.UID == sandbox.Unnamed {
 		command = makeUser + " && " + handOver(SystemUser, s.dir)
 	}
-	return fmt.Errorf("server: without privileges, as user %s: %w; hand the directory over with: %s", s.sandbox.User, err, command)
+	return fmt.Errorf("without privileges, as user %s: %w; hand the directory over with: %s", s.sandbox.User, err, command)
 }
 
 // reloadClient makes one client file's change take effect. A client that may do less than before

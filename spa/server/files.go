@@ -74,7 +74,7 @@ func serverName() string {
 func LoadConfig(dir string, log *slog.Logger) (*config.Config, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return nil, fmt.Errorf("server: %w", err)
+		return nil, err
 	}
 	root, err := openRoot(dir)
 	if errors.Is(err, fs.ErrPermission) {

@@ -31,7 +31,7 @@ const (
 // manyPorts is how many ports of a request do not have a floor each any more.
 const manyPorts = 16
 
-var errSuperseded = errors.New("server: closed or revoked since this request was first made, or up to a window before")
+var errSuperseded = errors.New("closed or revoked since this request was first made, or up to a window before")
 
 // superseded reports whether something that the request asks to open was closed or taken away after
 // it was first stamped: a packet that was held back must not open it again.

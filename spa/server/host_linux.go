@@ -109,7 +109,7 @@ func readClock() (clock, error) {
 	var t unix.Timex // no modes: nothing is changed
 	state, err := unix.Adjtimex(&t)
 	if err != nil {
-		return clock{}, fmt.Errorf("server: asking the kernel for its clock: %w", err)
+		return clock{}, fmt.Errorf("asking the kernel for its clock: %w", err)
 	}
 	return clockOf(state, t), nil
 }
@@ -188,7 +188,7 @@ func fields(path string, words int) ([][]string, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("server: %w", err)
+		return nil, err
 	}
 	var lines [][]string
 	for line := range strings.Lines(string(data)) {

@@ -29,7 +29,7 @@ func Init(c config.Config, now time.Time) error {
 		case err == nil:
 			return fmt.Errorf("%s: %w", path, ErrInitialized)
 		case !errors.Is(err, fs.ErrNotExist):
-			return fmt.Errorf("server: %w", err)
+			return err
 		}
 	}
 	var undo []string
@@ -72,7 +72,7 @@ func ForgetJournal(c *config.Config) error {
 	}
 	defer lock.Close()
 	if err := os.Remove(filepath.Join(c.State, config.JournalFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("server: %w", err)
+		return err
 	}
 	return nil
 }
@@ -85,17 +85,17 @@ func makeDir(path string) error {
 		return nil
 	}
 	if err := os.MkdirAll(path, 0o750); err != nil {
-		return fmt.Errorf("server: %w", err)
+		return err
 	}
 	if os.Geteuid() != 0 {
 		return nil // the daemon reads its files as their owner
 	}
 	_, gid, err := sandbox.Becomes(SystemUser)
 	if err != nil {
-		return fmt.Errorf("server: for whom %s is: %w", path, err)
+		return fmt.Errorf("for whom %s is: %w", path, err)
 	}
 	if err := errors.Join(os.Chown(path, 0, gid), os.Chmod(path, 0o750)); err != nil {
-		return fmt.Errorf("server: giving %s to the server's group, %d: %w", path, gid, err)
+		return fmt.Errorf("giving %s to the server's group, %d: %w", path, gid, err)
 	}
 	return nil
 }

@@ -194,7 +194,7 @@ func SaveSettings(c *config.Config, now time.Time) error {
 		err = errors.Join(g.save(c, now), g.Close())
 	}
 	if err != nil {
-		return fmt.Errorf("server: keeping a copy of the settings in %s: %w", c.State, err)
+		return fmt.Errorf("keeping a copy of the settings in %s: %w", c.State, err)
 	}
 	return nil
 }
@@ -211,7 +211,7 @@ func KeepSettings(ctx context.Context, dir string, now time.Time) error {
 		return err
 	}
 	if status.Loaded.Settings != loaded(c.Text(), nil).Settings {
-		return fmt.Errorf("server: %s has changed again", config.FileName)
+		return fmt.Errorf("%s has changed again", config.FileName)
 	}
 	return SaveSettings(c, now)
 }
@@ -222,7 +222,7 @@ func KeepSettings(ctx context.Context, dir string, now time.Time) error {
 func LastGood(dir string) (*config.Config, time.Time, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("server: %w", err)
+		return nil, time.Time{}, err
 	}
 	places := []string{dir, defaultState}
 	if state, err := config.StateDir(dir); err == nil {
@@ -240,7 +240,7 @@ func LastGood(dir string) (*config.Config, time.Time, error) {
 		path := filepath.Join(state, lastGoodFile)
 		c, err := config.Parse(dir, path, w.text)
 		if err == nil && c.State != state {
-			err = fmt.Errorf("server: %s: it says that the state directory is %s", path, c.State)
+			err = fmt.Errorf("%s: it says that the state directory is %s", path, c.State)
 		}
 		if err == nil {
 			return c, w.at, nil
@@ -248,7 +248,7 @@ func LastGood(dir string) (*config.Config, time.Time, error) {
 		failed = append(failed, err) // by a newer version
 	}
 	if len(failed) == 0 {
-		failed = []error{fmt.Errorf("server: %s: %w", dir, ErrNeverGood)}
+		failed = []error{fmt.Errorf("%s: %w", dir, ErrNeverGood)}
 	}
 	return nil, time.Time{}, errors.Join(failed...)
 }

@@ -50,17 +50,17 @@ func Lock(state string) (io.Closer, error) {
 func tryLock(state string) (io.Closer, error) {
 	file, err := openLockFile(filepath.Join(state, lockFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("server: state directory %s: %w", state, ErrNoState)
+		return nil, fmt.Errorf("state directory %s: %w", state, ErrNoState)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("server: locking the state directory: %w", err)
+		return nil, fmt.Errorf("locking the state directory: %w", err)
 	}
 	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		file.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("server: state directory %s: %w", state, ErrRunning)
+			return nil, fmt.Errorf("state directory %s: %w", state, ErrRunning)
 		}
-		return nil, fmt.Errorf("server: locking %s: %w", file.Name(), err)
+		return nil, fmt.Errorf("locking %s: %w", file.Name(), err)
 	}
 	name, err := lockNamespace()
 	if err != nil {
@@ -149,10 +149,10 @@ func lockNamespace() (io.Closer, error) {
 		return name, nil
 	}
 	if !errors.Is(err, unix.EADDRINUSE) {
-		return nil, fmt.Errorf("server: locking the network namespace: %w", err)
+		return nil, fmt.Errorf("locking the network namespace: %w", err)
 	}
 	if cred, err := holder(addr); err == nil && servesAs(cred.Uid) {
-		return nil, fmt.Errorf("server: this network namespace: %w", ErrRunning)
+		return nil, fmt.Errorf("this network namespace: %w", ErrRunning)
 	}
 	return nopCloser{}, nil // of another user, or it does not listen: no server of ours
 }

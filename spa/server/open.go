@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -143,7 +142,7 @@ func (s *Server) openLock() error {
 func (s *Server) openDir() error {
 	root, err := openRoot(s.dir)
 	if err != nil {
-		return fmt.Errorf("server: %w", err)
+		return err
 	}
 	s.root = root
 	s.keep(root)

@@ -121,7 +121,7 @@ func (s *Server) closing(event audit.Event) []string {
 func (s *Server) repeat(event audit.Event, outcome []byte) audit.Event {
 	receipt, err := spa.ParseReceipt(outcome)
 	if err != nil {
-		return s.refuse(event, audit.Failed, spa.ReasonFailed, fmt.Errorf("server: the journal's outcome: %w", err))
+		return s.refuse(event, audit.Failed, spa.ReasonFailed, fmt.Errorf("the journal's outcome: %w", err))
 	}
 	event.Receipt = later(receipt, event.Time)
 	if !s.stillHeld(event) {

@@ -172,7 +172,7 @@ func misused(err error, path string) *Exit {
 func complain(root *cobra.Command, name string, exit *Exit) {
 	w := root.ErrOrStderr()
 	for line := range strings.Lines(exit.Err.Error()) { // joined errors have a line each
-		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, red, "error:"), keys.Printable(unpackaged(strings.TrimRight(line, "\n"))))
+		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, red, "error:"), keys.Printable(strings.TrimRight(line, "\n")))
 	}
 	if exit.Hint != "" {
 		for _, hint := range append([]string{exit.Hint}, exit.More...) {
@@ -181,19 +181,11 @@ func complain(root *cobra.Command, name string, exit *Exit) {
 	}
 }
 
-// unpackaged is an error's text without the names of the packages that made it, which tell a user nothing.
-func unpackaged(text string) string {
-	for _, name := range []string{"keys: ", "spa: "} {
-		text = strings.NewReplacer(": "+name, ": ", "\n"+name, "\n").Replace(strings.TrimPrefix(text, name))
-	}
-	return text
-}
-
 // Warn prints to standard error something that is wrong but does not end the command.
 func Warn(cmd *cobra.Command, format string, args ...any) {
 	w := cmd.ErrOrStderr()
 	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
-		fmt.Fprintf(w, "%s: %s %s\n", cmd.Root().Name(), paint(w, yellow, "warning:"), keys.Printable(unpackaged(strings.TrimRight(line, "\n"))))
+		fmt.Fprintf(w, "%s: %s %s\n", cmd.Root().Name(), paint(w, yellow, "warning:"), keys.Printable(strings.TrimRight(line, "\n")))
 	}
 }
 

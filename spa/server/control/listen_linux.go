@@ -26,11 +26,11 @@ func Listen(state string, owner int) (*Listener, error) {
 	l := &Listener{path: filepath.Join(state, SocketName)}
 	dir, err := openDir(state)
 	if err != nil {
-		return nil, fmt.Errorf("control: %w", err)
+		return nil, err
 	}
 	l.dir = dir
 	if err := l.open(owner); err != nil {
-		return nil, errors.Join(fmt.Errorf("control: making %s: %w", l.path, err), l.Close())
+		return nil, errors.Join(fmt.Errorf("making %s: %w", l.path, err), l.Close())
 	}
 	return l, nil
 }
