@@ -13,7 +13,7 @@ import (
 	nft "github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -23,7 +23,7 @@ import (
 // scan is a packet that a scanner sends.
 type scan struct {
 	name     string
-	proto    spa.Proto
+	proto    service.Proto
 	flags    byte // of TCP
 	class    byte // type of service or traffic class
 	label    uint32
@@ -33,20 +33,20 @@ type scan struct {
 }
 
 var scans = []scan{
-	{name: "SYN", proto: spa.TCP, flags: syn},
-	{name: "SYN with a class", proto: spa.TCP, flags: syn, class: 0xb8, label: 0x12345},
-	{name: "SYN, ECN", proto: spa.TCP, flags: syn | 0xc0, class: 0x02, label: 0x54321},
-	{name: "ACK", proto: spa.TCP, flags: ack, class: 0x20, label: 0x11111},
-	{name: "UDP", proto: spa.UDP},
-	{name: "UDP with a class", proto: spa.UDP, class: 0xb8, label: 0x12345},
-	{name: "UDP without a checksum", proto: spa.UDP, unsummed: true},
+	{name: "SYN", proto: service.TCP, flags: syn},
+	{name: "SYN with a class", proto: service.TCP, flags: syn, class: 0xb8, label: 0x12345},
+	{name: "SYN, ECN", proto: service.TCP, flags: syn | 0xc0, class: 0x02, label: 0x54321},
+	{name: "ACK", proto: service.TCP, flags: ack, class: 0x20, label: 0x11111},
+	{name: "UDP", proto: service.UDP},
+	{name: "UDP with a class", proto: service.UDP, class: 0xb8, label: 0x12345},
+	{name: "UDP without a checksum", proto: service.UDP, unsummed: true},
 }
 
 // routeScans have an IPv6 routing header, of types that no kernel takes unless it is told to.
 func routeScans() (all []scan) {
 	for _, kind := range []byte{0, 3, 4} {
 		for left := range byte(2) {
-			for _, p := range []scan{{name: "SYN", proto: spa.TCP, flags: syn}, {name: "ACK", proto: spa.TCP, flags: ack}, {name: "FIN", proto: spa.TCP, flags: fin}, {name: "UDP", proto: spa.UDP}} {
+			for _, p := range []scan{{name: "SYN", proto: service.TCP, flags: syn}, {name: "ACK", proto: service.TCP, flags: ack}, {name: "FIN", proto: service.TCP, flags: fin}, {name: "UDP", proto: service.UDP}} {
 				p.name += fmt.Sprintf(" routed by type %d, %d left", kind, left)
 				p.route, p.plain = []byte{kind, left}, true
 				all = append(all, p)
@@ -63,7 +63,7 @@ func flagScans() (all []scan) {
 		if flags&rst != 0 && flags != rst {
 			continue // nobody answers a reset
 		}
-		all = append(all, scan{name: fmt.Sprintf("flags %06b", flags), proto: spa.TCP, flags: flags, plain: true})
+		all = append(all, scan{name: fmt.Sprintf("flags %06b", flags), proto: service.TCP, flags: flags, plain: true})
 	}
 	return all
 }
@@ -72,12 +72,12 @@ func flagScans() (all []scan) {
 func (p scan) packet(from, to netip.Addr, sport, dport uint16) []byte {
 	segment := binary.BigEndian.AppendUint16(nil, sport)
 	segment = binary.BigEndian.AppendUint16(segment, dport)
-	if p.proto == spa.TCP {
+	if p.proto == service.TCP {
 		segment = append(segment, 0, 0, 0x10, 0, 0, 0, 0, 0, 5<<4, p.flags, 0x20, 0, 0, 0, 0, 0)
 	} else {
 		segment = append(segment, 0, 12, 0, 0, 'h', 'e', 'y', '?')
 	}
-	at := map[spa.Proto]int{spa.TCP: 16, spa.UDP: 6}[p.proto]
+	at := map[service.Proto]int{service.TCP: 16, service.UDP: 6}[p.proto]
 	pseudo := append(append(from.AsSlice(), to.AsSlice()...), 0, byte(p.proto), 0, byte(len(segment)))
 	if !p.unsummed {
 		binary.BigEndian.PutUint16(segment[at:], inetSum(append(pseudo, segment...)))
@@ -186,7 +186,7 @@ func normalized(b []byte, from, to netip.Addr, sport, dport uint16) []byte {
 	switch {
 	case src != to || dst != from:
 		return nil
-	case proto == byte(spa.TCP) && bytes.Equal(payload[:4], ports):
+	case proto == byte(service.TCP) && bytes.Equal(payload[:4], ports):
 		clear(payload[:4])
 		clear(payload[16:18])
 	case proto == unix.IPPROTO_ICMP && payload[0] == 3 || proto == unix.IPPROTO_ICMPV6 && (payload[0] == 1 || payload[0] == 4):
@@ -225,7 +225,7 @@ func TestRefusalsAreTheKernelsOwn(t *testing.T) {
 				}
 				t.Run(fmt.Sprintf("%s %s %s", f.name, to, p.name), func(t *testing.T) {
 					s.T = t
-					port := map[spa.Proto]uint16{spa.TCP: 22, spa.UDP: 5000}[p.proto]
+					port := map[service.Proto]uint16{service.TCP: 22, service.UDP: 5000}[p.proto]
 					s.sameAnswer(p, f.stranger, to, uint16(41000+i), port, port+1)
 				})
 			}
@@ -243,12 +243,12 @@ func TestKnockPortAnswersAsOthers(t *testing.T) {
 			if drops {
 				s.another(func(c *nft.Conn) {
 					// meta l4proto udp drop
-					chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0, rule(l4proto(spa.UDP), drop())...)
+					chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0, rule(l4proto(service.UDP), drop())...)
 				})
 			}
 			for _, f := range bothFamilies {
 				for i, p := range append(scans, routeScans()...) {
-					if p.proto == spa.UDP && (p.route == nil || f.name == "IPv6") {
+					if p.proto == service.UDP && (p.route == nil || f.name == "IPv6") {
 						s.sameAnswer(p, f.stranger, f.gateway, uint16(41000+i), 62201, 62202)
 					}
 				}

@@ -12,12 +12,12 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
-func ports(s string) spa.Ports {
-	p, err := spa.ParsePorts(s)
+func ports(s string) service.Ports {
+	p, err := service.ParsePorts(s)
 	if err != nil {
 		panic(err)
 	}
@@ -69,7 +69,7 @@ func TestGuardedUDP(t *testing.T) {
 					t.Error("a stranger's datagram arrived")
 				}
 				g := sshGrant("alice", netip.MustParseAddrPort(f.from).Addr().String(), long)
-				g.Ports = []spa.Ports{ports("udp/5000-5001")}
+				g.Ports = []service.Ports{ports("udp/5000-5001")}
 				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
 				s.send(alice, to.String())
 				if !s.gets(server, lab.Patience) {
@@ -108,7 +108,7 @@ func TestPortRange(t *testing.T) {
 				s.dark(f.alice, f.gateway, "60010")
 				s.connect(f.alice, f.gateway, "60011")
 				g := sshGrant("alice", f.alice, long)
-				g.Ports = []spa.Ports{ports("tcp/60000-60010")}
+				g.Ports = []service.Ports{ports("tcp/60000-60010")}
 				s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
 				s.connect(f.alice, f.gateway, "60000")
 				s.connect(f.alice, f.gateway, "60010")
@@ -129,7 +129,7 @@ func TestWideRange(t *testing.T) {
 		s.load(0)
 		s.dark("192.0.2.2", "192.0.2.1", "11200")
 		g := sshGrant("alice", "192.0.2.2", long)
-		g.Ports = []spa.Ports{ports(wide)}
+		g.Ports = []service.Ports{ports(wide)}
 		s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
 		s.connect("192.0.2.2", "192.0.2.1", "11200")
 		s.load(0)
@@ -403,7 +403,7 @@ func (s *site) publish(f sides) {
 				&expr.Payload{DestRegister: first, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(gw.BitLen() / 8)},
 				equal(gw.AsSlice()),
 			},
-			l4proto(spa.TCP), exprs{port(first, dport), equal([]byte{2222 >> 8, 2222 & 0xff})},
+			l4proto(service.TCP), exprs{port(first, dport), equal([]byte{2222 >> 8, 2222 & 0xff})},
 			exprs{
 				&expr.Immediate{Register: 1, Data: to.AsSlice()},
 				&expr.Immediate{Register: 2, Data: []byte{0, 22}},

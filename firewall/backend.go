@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // backend is what enforces grants. One goroutine at a time calls it, except for watch. It
@@ -81,7 +81,7 @@ type element struct {
 	source netip.Addr
 	link   uint32     // the interface of a link-local source; 0 for others
 	to     netip.Addr // the destination; invalid: this host
-	proto  spa.Proto
+	proto  service.Proto
 	port   uint16
 }
 
@@ -131,6 +131,6 @@ func left(until, now time.Time) time.Duration {
 
 // flow is a flow to a guarded port, seen from this host.
 type flow struct {
-	proto         spa.Proto
+	proto         service.Proto
 	remote, local netip.AddrPort
 }

@@ -8,7 +8,7 @@ import (
 
 	nft "github.com/google/nftables"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // TestFinishLeavesTheSets: many grants take long to put in twice, and until the second batch
@@ -18,7 +18,7 @@ func TestFinishLeavesTheSets(t *testing.T) {
 	s.open()
 	s.bare(plan{})
 	n := s.backend.(*nftables)
-	s.must(n.set([]lease{{element: element{source: netip.MustParseAddr("192.0.2.2"), proto: spa.TCP, port: 22}, until: time.Now().Add(long)}}))
+	s.must(n.set([]lease{{element: element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP, port: 22}, until: time.Now().Add(long)}}))
 	s.must(n.finish(n.objects, n.flags(), false))
 	if !n.tracks() {
 		t.Error("the whole rules are not there")

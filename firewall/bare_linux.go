@@ -4,7 +4,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // Connection tracking begins as soon as a rule is prepared that asks for it, before the rules
@@ -65,7 +65,7 @@ func (d *draft) bareGuard() {
 		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 accept
 		d.rule(c, tcpFlags(syn, 0), f.carries(inward), accept())
 		// meta l4proto udp ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 accept
-		d.rule(c, l4proto(spa.UDP), f.carries(inward), accept())
+		d.rule(c, l4proto(service.UDP), f.carries(inward), accept())
 	}
 	d.eachGrant(inward, func(_ *family, granted exprs) {
 		// GRANTED accept

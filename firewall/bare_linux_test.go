@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // TestBareGuard: what stands while the rules of the whole guard are prepared lets pass what a
@@ -23,7 +23,7 @@ func TestBareGuard(t *testing.T) {
 			carried, gap := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300"), s.talk(accept, "192.0.2.3", "192.0.2.1", "2300")
 			s.open()
 			s.bare(plan{
-				leases:  []lease{{element: element{source: netip.MustParseAddr("192.0.2.2"), proto: spa.TCP, port: 22}, until: time.Now().Add(long)}},
+				leases:  []lease{{element: element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP, port: 22}, until: time.Now().Add(long)}},
 				carried: []carriedFlow{{flow: inboundTo(carried.server), until: time.Now().Add(long)}},
 			})
 			s.connect("192.0.2.2", "192.0.2.1", "22")
@@ -58,7 +58,7 @@ func inboundTo(c net.Conn) flow {
 		p := netip.MustParseAddrPort(a.String())
 		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 	}
-	return flow{spa.TCP, end(c.RemoteAddr()), end(c.LocalAddr())}
+	return flow{service.TCP, end(c.RemoteAddr()), end(c.LocalAddr())}
 }
 
 // bare puts the guard without connection tracking there.

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -17,7 +17,7 @@ func TestBareGuardLetsPass(t *testing.T) {
 		s := k.newSite(t, guard("udp/5000"))
 		_, link, _ := s.twoLinks()
 		p := plan{leases: []lease{
-			{element: element{source: netip.MustParseAddr("fe80::a"), link: link, proto: spa.TCP, port: 22}, until: time.Now().Add(long)},
+			{element: element{source: netip.MustParseAddr("fe80::a"), link: link, proto: service.TCP, port: 22}, until: time.Now().Add(long)},
 		}}
 		type talk struct {
 			client, server  *net.UDPConn
@@ -32,7 +32,7 @@ func TestBareGuardLetsPass(t *testing.T) {
 				v.client = s.udp(s.client, v.remote.String())
 				talks = append(talks, v)
 				if heard {
-					p.carried = append(p.carried, carriedFlow{flow: flow{spa.UDP, v.remote, v.address}, until: time.Now().Add(long)})
+					p.carried = append(p.carried, carriedFlow{flow: flow{service.UDP, v.remote, v.address}, until: time.Now().Add(long)})
 				}
 			}
 		}

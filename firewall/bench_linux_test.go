@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -18,7 +18,7 @@ func benched(b *testing.B, live int) *Firewall {
 	host := lab.New(b, "gateway")[0]
 	var f *Firewall
 	err := host.Do(func() (err error) {
-		c := Config{Guarded: []spa.Ports{ports("tcp/22")}, State: b.TempDir()}
+		c := Config{Guarded: []service.Ports{ports("tcp/22")}, State: b.TempDir()}
 		if f, err = New(c, slog.New(slog.DiscardHandler)); err != nil {
 			return err
 		}
@@ -40,7 +40,7 @@ func benchGrant(i int) Grant {
 	return Grant{
 		Client: "c" + fmt.Sprint(i%1000), Service: "ssh",
 		Source: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}),
-		Ports:  []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+		Ports:  []service.Ports{{Proto: service.TCP, Low: 22, High: 22}},
 		Until:  time.Now().Add(time.Hour),
 	}
 }

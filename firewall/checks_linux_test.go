@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // TestCancelled: what nobody waits for any more is not done.
@@ -62,7 +62,7 @@ func TestBeforeTheLoad(t *testing.T) {
 	if gs := append(f.Grants(now), f.GrantsOf("alice", now)...); len(gs) != 0 {
 		t.Errorf("got %v, want none", gs)
 	}
-	if f.endDue(now) || f.live(flow{proto: spa.TCP}) {
+	if f.endDue(now) || f.live(flow{proto: service.TCP}) {
 		t.Error("something is held")
 	}
 	if err := f.putBack(now); err != nil {
@@ -79,7 +79,7 @@ func TestGrantIsChecked(t *testing.T) {
 		"no source": func(g *Grant) { g.Source = netip.Addr{} },
 		"over":      func(g *Grant) { g.Until = k.now },
 		"no ports":  func(g *Grant) { g.Ports = nil },
-		"no port":   func(g *Grant) { g.Ports = []spa.Ports{{Proto: spa.TCP}} },
+		"no port":   func(g *Grant) { g.Ports = []service.Ports{{Proto: service.TCP}} },
 		"nowhere":   func(g *Grant) { g.To = []netip.Addr{{}} },
 		"two families": func(g *Grant) {
 			g.To = []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8:1::5")}
@@ -105,7 +105,7 @@ func TestFullLedger(t *testing.T) {
 	var many []Grant
 	for port := range uint16(9) { // two of ten slots are taken
 		g := portGrant("carol", k.now.Add(time.Hour))
-		g.Ports = []spa.Ports{{Proto: spa.TCP, Low: 100 + port, High: 100 + port}}
+		g.Ports = []service.Ports{{Proto: service.TCP, Low: 100 + port, High: 100 + port}}
 		many = append(many, g)
 	}
 	k.kernel.told = func() { t.Error("the kernel was told") }
@@ -428,7 +428,7 @@ func TestGrantOpensJustThat(t *testing.T) {
 	for _, to := range [][]netip.Addr{nil, inside[:1], inside} {
 		k := newKept(t)
 		g := portGrant("alice", k.now.Add(time.Hour), "tcp/22")
-		g.Ports = []spa.Ports{ports("tcp/22"), ports("udp/30-32"), ports("tcp/40"), ports("tcp/50"), ports("tcp/60")}
+		g.Ports = []service.Ports{ports("tcp/22"), ports("udp/30-32"), ports("tcp/40"), ports("tcp/50"), ports("tcp/60")}
 		g.To = to
 		places := []netip.Addr{{}} // here
 		if to != nil {
@@ -465,7 +465,7 @@ func TestRevokedInOrder(t *testing.T) {
 	var gs []Grant
 	for port := range uint16(9) {
 		g := portGrant(string('i'-rune(port)), k.now.Add(time.Hour))
-		g.Ports = []spa.Ports{{Proto: spa.TCP, Low: 100 + port, High: 100 + port}}
+		g.Ports = []service.Ports{{Proto: service.TCP, Low: 100 + port, High: 100 + port}}
 		gs = append(gs, g)
 	}
 	if err := k.Grant(t.Context(), gs, k.now); err != nil {

@@ -8,7 +8,7 @@ import (
 	"time"
 	"unsafe"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // recording is a backend that keeps what it was told, and by which clock.
@@ -108,7 +108,7 @@ func (c *clocked) passes(d, ahead time.Duration) { c.now = setClock(c.T, c.now.A
 func (c *clocked) grants(client string, n uint16, lasts time.Duration) Grant {
 	c.Helper()
 	g := Grant{
-		Client: client, Source: netip.MustParseAddr("192.0.2.2"), Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 21 + n}},
+		Client: client, Source: netip.MustParseAddr("192.0.2.2"), Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 21 + n}},
 		Until: c.now.Add(lasts).Round(0),
 	}
 	if err := c.Grant(c.Context(), []Grant{g}, c.now); err != nil {
@@ -120,7 +120,7 @@ func (c *clocked) grants(client string, n uint16, lasts time.Duration) Grant {
 // lasts is for how long the kernel was told to keep a port; zero: it is shut.
 func (c *clocked) lasts(port uint16, want time.Duration, after string) {
 	c.Helper()
-	if got := c.kernel.lasts[element{source: netip.MustParseAddr("192.0.2.2"), proto: spa.TCP, port: port}]; got != want {
+	if got := c.kernel.lasts[element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP, port: port}]; got != want {
 		c.Errorf("%v are left of port %d %s, want %v", got, port, after, want)
 	}
 }
@@ -164,18 +164,18 @@ func TestClockRunsOn(t *testing.T) {
 		"reload":   func(c *clocked) error { return c.Load(c.Context(), 0, c.now) },
 		"reconfigure": func(c *clocked) error {
 			n := c.cfg
-			n.Guarded = []spa.Ports{{Proto: spa.TCP, Low: 1, High: 100}}
+			n.Guarded = []service.Ports{{Proto: service.TCP, Low: 1, High: 100}}
 			return c.Reconfigure(c.Context(), n, c.now)
 		},
 		"another's grant": func(c *clocked) error {
 			g := Grant{Client: "dave", Source: netip.MustParseAddr("192.0.2.9"), Until: c.now.Add(time.Minute)}
-			g.Ports = []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}
+			g.Ports = []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}
 			return c.Grant(c.Context(), []Grant{g}, c.now)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newClocked(t)
-			c.cfg.Guarded = []spa.Ports{{Proto: spa.TCP, Low: 1, High: 100}}
+			c.cfg.Guarded = []service.Ports{{Proto: service.TCP, Low: 1, High: 100}}
 			c.grants("alice", 3, 10*time.Minute) // ports 22 to 24
 			c.grants("bob", 2, time.Hour)        // 22 and 23
 			c.grants("carol", 1, 2*time.Hour)    // 22
@@ -296,7 +296,7 @@ func TestEndsOfMany(t *testing.T) {
 			if n := len(c.held.byKey); n != len(ends) || !c.held.next().Round(0).Equal(first) {
 				t.Fatalf("%d hold, the next until %v, want %d and %v", n, c.held.next(), len(ends), first)
 			}
-			if _, open := c.kernel.lasts[element{source: netip.MustParseAddr("192.0.2.2"), proto: spa.TCP, port: 22}]; open != (len(ends) > 0) {
+			if _, open := c.kernel.lasts[element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP, port: 22}]; open != (len(ends) > 0) {
 				t.Fatalf("the port is open: %v, and %d hold it", open, len(ends))
 			}
 		}
@@ -324,12 +324,12 @@ func TestManyEndsAtOnce(t *testing.T) {
 // TestSlowKernel: what is left is computed when the kernel is told, however late that is.
 func TestSlowKernel(t *testing.T) {
 	c := newClocked(t)
-	c.cfg.Guarded = []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}
+	c.cfg.Guarded = []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}
 	asked := c.now
 	c.passes(7*time.Second, 0) // it waited for the lock
 	g := Grant{
 		Client: "alice", Source: netip.MustParseAddr("192.0.2.2"), Until: asked.Add(time.Minute),
-		Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+		Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}},
 	}
 	if err := c.Grant(t.Context(), []Grant{g}, asked); err != nil {
 		t.Fatal(err)
@@ -351,7 +351,7 @@ func TestSlowKernel(t *testing.T) {
 // wall clock any more.
 func TestClockIsSetAfterARestart(t *testing.T) {
 	l, now := &ledger{bootID: "this boot"}, time.Now()
-	h := &holding{client: "alice", source: netip.MustParseAddr("192.0.2.2"), ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}}
+	h := &holding{client: "alice", source: netip.MustParseAddr("192.0.2.2"), ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
 	for _, test := range []struct {
 		name       string
 		wall, boot time.Duration

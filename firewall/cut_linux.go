@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/local"
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // Numbers of linux/sock_diag.h, linux/inet_diag.h, linux/rtnetlink.h and linux/if_addr.h.
@@ -53,7 +53,7 @@ func (s *sessions) cut(kind func(flow) bool, target func(netip.Addr) bool, mark 
 		// Whose server is here and sends datagrams to all, would go on and make a new flow, to
 		// which the client could answer. Without the mark it is one that the guard lets out no more.
 		end := s.untrack
-		if mark != 0 && e.orig.proto == spa.UDP && e.orig.dst == e.reply.src && e.orig.src == e.reply.dst {
+		if mark != 0 && e.orig.proto == service.UDP && e.orig.dst == e.reply.src && e.orig.src == e.reply.dst {
 			end = func(e *entry) error { return s.unmark(e, mark) }
 		}
 		if err := end(e); err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -103,7 +103,7 @@ func TestCutSparesWhatAnotherGrantCovers(t *testing.T) {
 		s.grantPorts("all", "192.0.2.2", long, "tcp/2300-2310")
 		s.must(s.Grant(t.Context(), []Grant{{
 			Client: "bob", Service: "one", Source: netip.MustParseAddr("192.0.2.2"),
-			Ports: []spa.Ports{ports("tcp/2300")}, Until: time.Now().Add(long),
+			Ports: []service.Ports{ports("tcp/2300")}, Until: time.Now().Add(long),
 		}}, time.Now()))
 		v := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
 		s.cuts(Match{Client: "alice", Services: []string{"one"}}, 0)

@@ -10,8 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/sandbox"
 )
 
@@ -40,7 +39,7 @@ type Grant struct {
 	// interface as its zone, because it means another machine on every link; for the same
 	// reason a link-local IPv4 address is refused.
 	Source netip.Addr
-	Ports  []spa.Ports
+	Ports  []service.Ports
 	// To are the destinations, where the service is at addresses of its own (see Target);
 	// none: this host's addresses.
 	To    []netip.Addr
@@ -52,7 +51,7 @@ type Grant struct {
 // does not.
 type Target struct {
 	Addresses []netip.Addr
-	Ports     []spa.Ports
+	Ports     []service.Ports
 }
 
 // Match picks grants. The zero Match picks all.
@@ -123,9 +122,9 @@ const DefaultMark = 0x20000000
 
 // Config is what the guard is made of.
 type Config struct {
-	Backend string      // empty: BackendAuto
-	Guarded []spa.Ports // ports that only grants open, at every address of this host
-	Targets []Target    // services at addresses of their own
+	Backend string          // empty: BackendAuto
+	Guarded []service.Ports // ports that only grants open, at every address of this host
+	Targets []Target        // services at addresses of their own
 	Knock   []KnockPort
 	Closed  Closed
 	Trusted []string // interfaces whose packets pass
@@ -135,8 +134,8 @@ type Config struct {
 	User    string   // a system user that may own the files of State, like root; empty: root alone
 
 	Mode    Mode
-	Admit   AdmitSets   // where Mode is Admit
-	Cut     []spa.Ports // guarded ports whose sessions end with the grant
+	Admit   AdmitSets       // where Mode is Admit
+	Cut     []service.Ports // guarded ports whose sessions end with the grant
 	Persist Persist
 
 	// NoCarry keeps a first load from carrying the flows that are established already.
@@ -186,7 +185,7 @@ func (c *Config) check() error {
 		return fmt.Errorf("unknown way of closing %d", c.Closed)
 	}
 	for _, name := range c.Trusted {
-		if err := keys.ValidInterface(name); err != nil {
+		if err := service.ValidInterface(name); err != nil {
 			return fmt.Errorf("%q: %w", name, err)
 		}
 	}
@@ -222,7 +221,7 @@ func (c *Config) checkMode() error {
 		return errors.New("mode admit needs the name of a table and of at least one set in it")
 	}
 	for _, name := range []string{c.Admit.Table, c.Admit.Set4, c.Admit.Set6} {
-		if err := keys.ValidTable(name); name != "" && err != nil {
+		if err := service.ValidTable(name); name != "" && err != nil {
 			return fmt.Errorf("mode admit: %q: %w", name, err)
 		}
 	}
@@ -230,7 +229,7 @@ func (c *Config) checkMode() error {
 }
 
 // everyPort are the ports that are guarded, here or at a target.
-func (c *Config) everyPort() []spa.Ports {
+func (c *Config) everyPort() []service.Ports {
 	ports := slices.Clone(c.Guarded)
 	for _, t := range c.Targets {
 		ports = append(ports, t.Ports...)
@@ -240,11 +239,11 @@ func (c *Config) everyPort() []spa.Ports {
 }
 
 // portsAt are the ports that a grant can open at a destination; invalid: this host.
-func (c *Config) portsAt(to netip.Addr) []spa.Ports {
+func (c *Config) portsAt(to netip.Addr) []service.Ports {
 	if !to.IsValid() {
 		return c.Guarded
 	}
-	var ports []spa.Ports
+	var ports []service.Ports
 	for _, t := range c.Targets {
 		if slices.ContainsFunc(t.Addresses, func(a netip.Addr) bool { return normal(a) == to }) {
 			ports = append(ports, t.Ports...)
@@ -283,8 +282,8 @@ func (t *Target) check() error {
 	return nil
 }
 
-func checkPorts(p spa.Ports) error {
-	if (p.Proto != spa.TCP && p.Proto != spa.UDP) || p.Low == 0 || p.Low > p.High {
+func checkPorts(p service.Ports) error {
+	if (p.Proto != service.TCP && p.Proto != service.UDP) || p.Low == 0 || p.Low > p.High {
 		return fmt.Errorf("ports %v are not a range of TCP or UDP ports", p)
 	}
 	return nil

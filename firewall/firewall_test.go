@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 func dry(t *testing.T, slots int) *Firewall {
@@ -25,7 +25,7 @@ func TestDryRun(t *testing.T) {
 	f, now := dry(t, 10), time.Unix(1000000000, 0)
 	g := Grant{
 		Client: "alice", Service: "ssh", Source: netip.MustParseAddr("::ffff:192.0.2.2"),
-		Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}, Until: now.Add(time.Minute),
+		Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}, Until: now.Add(time.Minute),
 	}
 	if err := f.Grant(t.Context(), []Grant{g}, now); err == nil {
 		t.Error("granted without a guard")
@@ -55,7 +55,9 @@ func TestDryRun(t *testing.T) {
 func TestGrantChecks(t *testing.T) {
 	now := time.Now()
 	addr := netip.MustParseAddr
-	port := func(low, high uint16) []spa.Ports { return []spa.Ports{{Proto: spa.TCP, Low: low, High: high}} }
+	port := func(low, high uint16) []service.Ports {
+		return []service.Ports{{Proto: service.TCP, Low: low, High: high}}
+	}
 	for name, test := range map[string]struct {
 		change func(*Grant)
 		good   bool
@@ -86,7 +88,7 @@ func TestGrantChecks(t *testing.T) {
 		"port 0":                        {func(g *Grant) { g.Ports = port(0, 22) }, false},
 		"port 0 behind another":         {func(g *Grant) { g.Ports = append(port(22, 22), port(0, 1)...) }, false},
 		"a range that ends below":       {func(g *Grant) { g.Ports = port(23, 22) }, false},
-		"no protocol":                   {func(g *Grant) { g.Ports = []spa.Ports{{Low: 22, High: 22}} }, false},
+		"no protocol":                   {func(g *Grant) { g.Ports = []service.Ports{{Low: 22, High: 22}} }, false},
 	} {
 		f := dry(t, 10)
 		if err := f.Load(t.Context(), 0, now); err != nil {
@@ -128,8 +130,8 @@ func TestConfigChecks(t *testing.T) {
 		"closed":        {Closed: 7},
 		"no interface":  {Trusted: []string{""}},
 		"long name":     {Trusted: []string{strings.Repeat("x", 16)}},
-		"no ports":      {Guarded: []spa.Ports{{}}},
-		"wrong range":   {Guarded: []spa.Ports{{Proto: spa.TCP, Low: 2, High: 1}}},
+		"no ports":      {Guarded: []service.Ports{{}}},
+		"wrong range":   {Guarded: []service.Ports{{Proto: service.TCP, Low: 2, High: 1}}},
 		"backend":       {Backend: "ipchains"},
 	} {
 		if c.Backend == "" {
@@ -150,10 +152,10 @@ func TestOverlappingRanges(t *testing.T) {
 	for _, client := range []string{"dave", "alice"} {
 		g := Grant{
 			Client: client, Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(time.Minute),
-			Ports: []spa.Ports{{Proto: spa.TCP, Low: 20, High: 22}, {Proto: spa.TCP, Low: 22, High: 24}},
+			Ports: []service.Ports{{Proto: service.TCP, Low: 20, High: 22}, {Proto: service.TCP, Low: 22, High: 24}},
 		}
 		if client == "dave" {
-			g.Ports = []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}
+			g.Ports = []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}
 		}
 		if err := f.Grant(t.Context(), []Grant{g}, now); err != nil {
 			t.Fatal(err)
@@ -178,7 +180,7 @@ func TestRoomComesBack(t *testing.T) {
 	for _, client := range []string{"alice", "bob"} {
 		g := Grant{
 			Client: client, Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(time.Second),
-			Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+			Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}},
 		}
 		if err := f.Grant(t.Context(), []Grant{g}, now); err != nil {
 			t.Fatalf("%s: %v", client, err)
@@ -193,7 +195,7 @@ func TestManyHoldersOfOneElement(t *testing.T) {
 	if err := f.Load(t.Context(), 0, now); err != nil {
 		t.Fatal(err)
 	}
-	ssh := []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}
+	ssh := []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}
 	at := netip.MustParseAddr("192.0.2.2")
 	for i := range 1000 {
 		g := Grant{Client: string(rune('a' + i%26)), Service: string(rune('A' + i/26)), Source: at, Ports: ssh, Until: now.Add(time.Duration(1+i) * time.Second)}
@@ -203,7 +205,7 @@ func TestManyHoldersOfOneElement(t *testing.T) {
 	}
 	for f.endDue(now.Add(990 * time.Second)) {
 	}
-	tenants := f.held.elements[element{source: at, proto: spa.TCP, port: 22}]
+	tenants := f.held.elements[element{source: at, proto: service.TCP, port: 22}]
 	if live := len(tenants.holders) - tenants.ended; live != 10 || len(tenants.holders) > 20 {
 		t.Errorf("%d of %d in the list live, want 10 of at most 20", live, len(tenants.holders))
 	}
@@ -223,7 +225,7 @@ func TestFailedBatchKeepsWhatWas(t *testing.T) {
 	}
 	g := Grant{
 		Client: "alice", Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(time.Minute),
-		Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+		Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}},
 	}
 	if err := f.Grant(t.Context(), []Grant{g}, now); err != nil {
 		t.Fatal(err)

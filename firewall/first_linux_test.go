@@ -9,7 +9,7 @@ import (
 
 	nft "github.com/google/nftables"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -227,8 +227,8 @@ func TestOwnFlowOverFirstLoad(t *testing.T) {
 
 func TestFlowKeys(t *testing.T) {
 	for _, f := range []flow{
-		{spa.TCP, netip.MustParseAddrPort("192.0.2.3:4000"), netip.MustParseAddrPort("192.0.2.1:22")},
-		{spa.UDP, netip.MustParseAddrPort("[2001:db8::3]:4000"), netip.MustParseAddrPort("[2001:db8::1]:53")},
+		{service.TCP, netip.MustParseAddrPort("192.0.2.3:4000"), netip.MustParseAddrPort("192.0.2.1:22")},
+		{service.UDP, netip.MustParseAddrPort("[2001:db8::3]:4000"), netip.MustParseAddrPort("[2001:db8::1]:53")},
 	} {
 		v4, v6 := flowElements([]carriedFlow{{flow: f, left: time.Microsecond}})
 		if d := append(v4, v6...)[0].Timeout; d.Milliseconds() < 1 {
@@ -241,13 +241,13 @@ func TestFlowKeys(t *testing.T) {
 }
 
 // carriedFor returns how long the guard in place carries the flows to each port.
-func (s *site) carriedFor() map[spa.Ports]time.Duration {
+func (s *site) carriedFor() map[service.Ports]time.Duration {
 	s.Helper()
 	flows, err := s.backend.carried()
 	s.must(err)
-	times := make(map[spa.Ports]time.Duration)
+	times := make(map[service.Ports]time.Duration)
 	for _, c := range flows {
-		p := spa.Ports{Proto: c.proto, Low: c.local.Port(), High: c.local.Port()}
+		p := service.Ports{Proto: c.proto, Low: c.local.Port(), High: c.local.Port()}
 		times[p] = max(times[p], c.left)
 	}
 	return times
@@ -266,7 +266,7 @@ func TestCarriedForANight(t *testing.T) {
 		quiet := s.connect("192.0.2.3", "192.0.2.1", "22")
 		s.talk(accept, "192.0.2.3", "192.0.2.1", "2300")
 		s.connectUDP("192.0.2.1:2400", "192.0.2.3:2400")
-		before := make(map[spa.Ports]time.Duration)
+		before := make(map[service.Ports]time.Duration)
 		want := func(when string, night ...string) {
 			t.Helper()
 			times := s.carriedFor()

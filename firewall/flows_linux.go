@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/local"
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // Numbers of linux/sock_diag.h, linux/inet_diag.h and net/tcp_states.h.
@@ -111,10 +111,10 @@ func (s *sessions) socketFlows(keep func(flow)) error {
 
 // sockets tells each of the connected sockets of this host, and what the kernel said of it.
 func (s *sessions) sockets(each func(flow, []byte)) error {
-	for _, proto := range []spa.Proto{spa.TCP, spa.UDP} {
+	for _, proto := range []service.Proto{service.TCP, service.UDP} {
 		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 			replies, err := s.diag.Execute(diagRequest(family, proto))
-			if errors.Is(err, unix.ENOENT) && proto == spa.UDP {
+			if errors.Is(err, unix.ENOENT) && proto == service.UDP {
 				continue // a kernel without udp_diag; a connected UDP server is rare
 			}
 			if err != nil {
@@ -130,7 +130,7 @@ func (s *sessions) sockets(each func(flow, []byte)) error {
 	return nil
 }
 
-func diagRequest(family byte, proto spa.Proto) netlink.Message {
+func diagRequest(family byte, proto service.Proto) netlink.Message {
 	b := make([]byte, diagRequestSize)
 	b[0], b[1] = family, byte(proto)
 	binary.NativeEndian.PutUint32(b[4:], openStates)
@@ -140,7 +140,7 @@ func diagRequest(family byte, proto spa.Proto) netlink.Message {
 	}
 }
 
-func diagFlow(b []byte, proto spa.Proto) (flow, bool) {
+func diagFlow(b []byte, proto service.Proto) (flow, bool) {
 	if len(b) < diagReplySize {
 		return flow{}, false
 	}
@@ -202,7 +202,7 @@ type entry struct {
 
 // open reports whether the flow is one in which something may still be said.
 func (e *entry) open() bool {
-	return e.orig.proto != spa.TCP || (e.state >= ctTCPEstablished && e.state <= ctTCPCloseWait)
+	return e.orig.proto != service.TCP || (e.state >= ctTCPEstablished && e.state <= ctTCPCloseWait)
 }
 
 // inbound is the flow as one from outside to this host.
@@ -258,7 +258,7 @@ func decodeEntry(b []byte) (*entry, bool) {
 // tuple is one direction of a tracked connection.
 type tuple struct {
 	src, dst     netip.Addr
-	proto        spa.Proto
+	proto        service.Proto
 	sport, dport uint16
 }
 
@@ -294,7 +294,7 @@ func (t *tuple) decodeProto(d *netlink.AttributeDecoder) error {
 	for d.Next() {
 		switch d.Type() {
 		case ctProtoNum:
-			t.proto = spa.Proto(d.Uint8())
+			t.proto = service.Proto(d.Uint8())
 		case ctSrcPort:
 			t.sport = d.Uint16()
 		case ctDstPort:

@@ -7,7 +7,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // remembered is how long the guard knows after the last packet that somebody was admitted by a
@@ -142,7 +142,7 @@ func (d *draft) doorRules(confirm bool) {
 	// The mark of a flow that began here was set when it left, by begun. A bare SYN is no reply, though
 	// connection tracking takes it for one, of a peer that connects at the same time.
 	// meta l4proto udp ct direction reply ct mark and MARK == MARK accept
-	d.rule(c, l4proto(spa.UDP), isReply(), ctMarked(mark), accept())
+	d.rule(c, l4proto(service.UDP), isReply(), ctMarked(mark), accept())
 	// tcp flags and (syn | ack) != syn ct direction reply ct mark and MARK == MARK accept
 	d.rule(c, tcpFlagsNot(syn|ack, syn), isReply(), ctMarked(mark), accept())
 
@@ -151,7 +151,7 @@ func (d *draft) doorRules(confirm bool) {
 	// its address and port counts as a packet of it, and begins a new one all the same.
 	// A session of a port in @cut ends with its grant.
 	// [meta l4proto . th dport != @cut] meta l4proto udp ct state established ct mark and MARK == MARK accept
-	d.rule(c, lasts, l4proto(spa.UDP), ctState(expr.CtStateBitESTABLISHED), ctMarked(mark), accept())
+	d.rule(c, lasts, l4proto(service.UDP), ctState(expr.CtStateBitESTABLISHED), ctMarked(mark), accept())
 	// [...] tcp flags and (syn | ack) != syn ct state established ct mark and MARK == MARK accept
 	d.rule(c, lasts, tcpFlagsNot(syn|ack, syn), ctState(expr.CtStateBitESTABLISHED), ctMarked(mark), accept())
 	for _, f := range o.families() {
@@ -159,7 +159,7 @@ func (d *draft) doorRules(confirm bool) {
 		// update @met4 { ip saddr . meta l4proto . th dport timeout 7d } ct mark set ct mark or MARK accept
 		d.rule(c, tcpFlags(syn, 0), f.carries(inward), d.admit(f, inward), accept())
 		// meta l4proto udp ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 update @met4 ... accept
-		d.rule(c, l4proto(spa.UDP), f.carries(inward), d.admit(f, inward), accept())
+		d.rule(c, l4proto(service.UDP), f.carries(inward), d.admit(f, inward), accept())
 	}
 	if confirm {
 		// jump confirm
@@ -230,7 +230,7 @@ func (d *draft) confirmRules(confirm bool) {
 		// tcp flags and (fin | syn | rst | ack) == syn GRANTED counter
 		d.rule(c, tcpFlags(fin|syn|rst|ack, syn), granted, exprs{&expr.Counter{}})
 		// meta l4proto udp ct state new GRANTED counter
-		d.rule(c, l4proto(spa.UDP), ctState(expr.CtStateBitNEW), granted, exprs{&expr.Counter{}})
+		d.rule(c, l4proto(service.UDP), ctState(expr.CtStateBitNEW), granted, exprs{&expr.Counter{}})
 	})
 }
 
@@ -294,9 +294,9 @@ func (d *draft) refusedRules() {
 		d.rule(c, resetTCP())
 		// IPv6 takes no datagram without a checksum (RFC 8200, 8.1), and so answers none.
 		// meta nfproto ipv6 meta l4proto udp @th,48,16 0 drop
-		d.rule(c, f6.match(), l4proto(spa.UDP), exprs{port(first, udpChecksum), equal([]byte{0, 0})}, drop())
+		d.rule(c, f6.match(), l4proto(service.UDP), exprs{port(first, udpChecksum), equal([]byte{0, 0})}, drop())
 		// meta l4proto udp reject with icmpx port-unreachable
-		d.rule(c, l4proto(spa.UDP), unreachable())
+		d.rule(c, l4proto(service.UDP), unreachable())
 	}
 	// drop
 	d.rule(c, drop())
@@ -311,9 +311,9 @@ func (d *draft) claimRules() {
 	}
 	dnat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_INET, RegProtoMin: first, Specified: true}
 	// meta mark and MARK == MARK meta l4proto tcp dnat to :0
-	d.rule(d.claim, marked(d.cfg.Mark), l4proto(spa.TCP), exprs{&expr.Immediate{Register: first, Data: []byte{0, 0}}, dnat})
+	d.rule(d.claim, marked(d.cfg.Mark), l4proto(service.TCP), exprs{&expr.Immediate{Register: first, Data: []byte{0, 0}}, dnat})
 	// meta mark and MARK == MARK meta l4proto udp dnat to :udp dport
-	d.rule(d.claim, marked(d.cfg.Mark), l4proto(spa.UDP), exprs{port(first, dport), dnat})
+	d.rule(d.claim, marked(d.cfg.Mark), l4proto(service.UDP), exprs{port(first, dport), dnat})
 }
 
 // arriveRules look at what is delivered to this host, after all that other tables have made of
@@ -346,7 +346,7 @@ func (d *draft) arriveRules() {
 		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 update @met4 ... accept
 		d.rule(c, tcpFlags(syn, 0), f.carries(inward), d.admit(f, inward), accept())
 		// meta l4proto udp ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 update @met4 ... accept
-		d.rule(c, l4proto(spa.UDP), f.carries(inward), d.admit(f, inward), accept())
+		d.rule(c, l4proto(service.UDP), f.carries(inward), d.admit(f, inward), accept())
 	}
 	d.eachGrant(inward, func(f *family, granted exprs) {
 		// GRANTED update @met4 { ... } ct mark set ct mark or MARK accept
@@ -367,12 +367,12 @@ func (d *draft) arriveRules() {
 func (d *draft) handedRules() {
 	handed := rule(handed(), transparent(), enter(d.refused))
 	// meta l4proto udp meta skuid != 4294967295 socket transparent 1 goto refused
-	d.rule(d.arrive, l4proto(spa.UDP), handed)
+	d.rule(d.arrive, l4proto(service.UDP), handed)
 	// A bare SYN in any flow: a stranger can begin one with a packet that claims this host's address.
 	// tcp flags and (syn | ack) == syn meta skuid != 4294967295 socket transparent 1 goto refused
 	d.rule(d.arrive, tcpFlags(syn|ack, syn), handed)
 	// meta l4proto tcp ct state invalid,new meta skuid != 4294967295 socket transparent 1 goto refused
-	d.rule(d.arrive, l4proto(spa.TCP), ctState(expr.CtStateBitINVALID|expr.CtStateBitNEW), handed)
+	d.rule(d.arrive, l4proto(service.TCP), ctState(expr.CtStateBitINVALID|expr.CtStateBitNEW), handed)
 }
 
 // goesOn accepts the packets of admitted flows behind door, under a condition.
@@ -383,12 +383,12 @@ func (d *draft) goesOn(c *nft.Chain, f *family, condition exprs) {
 		d.rule(c, condition, d.portIn(d.cut, dport, false), f.source(inward).in(f.met), jump(d.ended))
 	}
 	// CONDITION meta nfproto ipv4 meta l4proto udp ct mark and MARK == MARK accept
-	d.rule(c, condition, f.match(), l4proto(spa.UDP), ctMarked(d.cfg.Mark), accept())
+	d.rule(c, condition, f.match(), l4proto(service.UDP), ctMarked(d.cfg.Mark), accept())
 	// A bare SYN begins a flow: door has just marked it, or it is not admitted.
 	// CONDITION meta nfproto ipv4 tcp flags and (syn | ack) != syn ct mark and MARK == MARK accept
 	d.rule(c, condition, f.match(), tcpFlagsNot(syn|ack, syn), ctMarked(d.cfg.Mark), accept())
 	// CONDITION meta nfproto ipv4 meta l4proto tcp ct state new ct mark and MARK == MARK accept
-	d.rule(c, condition, f.match(), l4proto(spa.TCP), ctState(expr.CtStateBitNEW), ctMarked(d.cfg.Mark), accept())
+	d.rule(c, condition, f.match(), l4proto(service.TCP), ctState(expr.CtStateBitNEW), ctMarked(d.cfg.Mark), accept())
 }
 
 // receiptRules keep receipts out of connection tracking. On a port of our own everything

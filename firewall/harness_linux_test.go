@@ -14,7 +14,7 @@ import (
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -62,7 +62,7 @@ func newSite(t *testing.T, change func(*Config)) *site {
 	s := &site{T: t, client: client, gw: gw}
 	s.must(client.AddAddr("vc", "2001:db8::3/64"))
 	s.config = Config{
-		Guarded: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+		Guarded: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}},
 		Knock:   []KnockPort{{Port: 62201}},
 		State:   t.TempDir(),
 		slots:   64,
@@ -211,7 +211,7 @@ func (s *site) grant(client, source string, last time.Duration) {
 func sshGrant(client, source string, last time.Duration) Grant {
 	return Grant{
 		Client: client, Service: "ssh", Source: netip.MustParseAddr(source),
-		Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+		Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}},
 		Until: time.Now().Add(last),
 	}
 }

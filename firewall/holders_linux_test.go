@@ -16,7 +16,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -363,7 +363,7 @@ func TestManyRangesInOneGrant(t *testing.T) {
 	s.open()
 	s.load(0)
 	s.connect("192.0.2.2", "192.0.2.1", "6081")
-	var got []spa.Ports
+	var got []service.Ports
 	for _, g := range s.Grants(time.Now()) {
 		got = append(got, g.Ports...)
 	}
@@ -382,10 +382,10 @@ func TestGrantsThatCannotBe(t *testing.T) {
 		"no source":      func(g *Grant) { g.Source = netip.Addr{} },
 		"over":           func(g *Grant) { g.Until = time.Now().Add(-time.Second) },
 		"no ports":       func(g *Grant) { g.Ports = nil },
-		"no port":        func(g *Grant) { g.Ports = []spa.Ports{{Proto: spa.TCP}} },
+		"no port":        func(g *Grant) { g.Ports = []service.Ports{{Proto: service.TCP}} },
 		"long client":    func(g *Grant) { g.Client = strings.Repeat("a", 33) },
 		"long service":   func(g *Grant) { g.Service = strings.Repeat("a", 33) },
-		"other protocol": func(g *Grant) { g.Ports = []spa.Ports{{Proto: 1, Low: 1, High: 1}} },
+		"other protocol": func(g *Grant) { g.Ports = []service.Ports{{Proto: 1, Low: 1, High: 1}} },
 	} {
 		g := good
 		spoil(&g)

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // holdings is who holds what, in memory: the live records of the ledger, and for each
@@ -78,8 +78,8 @@ func (h *holding) size() int {
 	return n
 }
 
-func contains(ports []spa.Ports, proto spa.Proto, port uint16) bool {
-	return slices.ContainsFunc(ports, func(p spa.Ports) bool { return p.Contains(proto, port) })
+func contains(ports []service.Ports, proto service.Proto, port uint16) bool {
+	return slices.ContainsFunc(ports, func(p service.Ports) bool { return p.Contains(proto, port) })
 }
 
 func (h *holding) grant() Grant {
@@ -300,7 +300,7 @@ func compareGrants(a, b Grant) int {
 	)
 }
 
-func comparePorts(a, b spa.Ports) int {
+func comparePorts(a, b service.Ports) int {
 	return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Low, b.Low), cmp.Compare(a.High, b.High))
 }
 

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -47,7 +47,7 @@ func sshRecord(t testing.TB, now time.Time) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"), ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}}
+	h := &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"), ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
 	var b [recordSize]byte
 	new(ledger).encode(&b, h, now.Add(time.Hour), boot+time.Hour)
 	return b[:sumOffset]
@@ -103,7 +103,7 @@ func TestForgedRanges(t *testing.T) {
 	for n := range 1 << 14 {
 		r := sshRecord(t, now)
 		for at := 99; at < sumOffset; at += 5 {
-			copy(r[at:], []byte{byte(spa.TCP), 0, 22, 0, 22})
+			copy(r[at:], []byte{byte(service.TCP), 0, 22, 0, 22})
 		}
 		if r[98] = byte(maxRanges + 1 + n%200); r[98] == withDestination {
 			continue // which is a record of another form

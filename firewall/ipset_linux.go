@@ -11,7 +11,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // Numbers of linux/netfilter/ipset/ip_set.h.
@@ -75,7 +75,7 @@ type ipset struct {
 // member is an element of an ipset: what of it its type has.
 type member struct {
 	ip      netip.Addr
-	proto   spa.Proto
+	proto   service.Proto
 	port    uint16
 	ip2     netip.Addr
 	iface   string
@@ -371,7 +371,7 @@ func (m *member) decode(d *netlink.AttributeDecoder) error {
 		case ipsetAttrPort:
 			m.port = d.Uint16()
 		case ipsetAttrProto:
-			m.proto = spa.Proto(d.Uint8())
+			m.proto = service.Proto(d.Uint8())
 		case ipsetAttrTimeout:
 			m.seconds = d.Uint32()
 		}

@@ -3,7 +3,7 @@ package firewall
 import (
 	"fmt"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // What comes in. The laws are those of the guard by nftables: see guardRules, doorRules, linkRules
@@ -161,7 +161,7 @@ func (s *script) admitted(chain string, p place) {
 }
 
 // portsAt are the ports that are guarded at a place.
-func (s *script) portsAt(p place) []spa.Ports {
+func (s *script) portsAt(p place) []service.Ports {
 	if p.suffix == "" {
 		return s.r.Guarded
 	}

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -325,7 +325,7 @@ func TestSwitchOfBackend(t *testing.T) {
 
 // TestRulesThatAreNone: the helper believes nothing that it is told.
 func TestRulesThatAreNone(t *testing.T) {
-	good := guardRules{Mark: DefaultMark, Guarded: []spa.Ports{ports("tcp/22")}}
+	good := guardRules{Mark: DefaultMark, Guarded: []service.Ports{ports("tcp/22")}}
 	if err := good.check(); err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +333,7 @@ func TestRulesThatAreNone(t *testing.T) {
 	for name, spoil := range map[string]func(*guardRules){
 		"mark":          func(r *guardRules) { r.Mark = 3 },
 		"protocol":      func(r *guardRules) { r.Guarded[0].Proto = 1 },
-		"cut ports":     func(r *guardRules) { r.Cut = []spa.Ports{{Proto: spa.TCP, Low: 2, High: 1}} },
+		"cut ports":     func(r *guardRules) { r.Cut = []service.Ports{{Proto: service.TCP, Low: 2, High: 1}} },
 		"new line":      func(r *guardRules) { r.Trusted = []string{"lo\n-A x"} },
 		"space":         func(r *guardRules) { r.Trusted = []string{"lo -j"} },
 		"option":        func(r *guardRules) { r.Trusted = []string{"-j"} },
@@ -343,7 +343,7 @@ func TestRulesThatAreNone(t *testing.T) {
 		"mapped":        func(r *guardRules) { r.Targets = []Target{{Addresses: []netip.Addr{netip.AddrFrom16(a4.As16())}}} },
 	} {
 		bad := good
-		bad.Guarded = []spa.Ports{ports("tcp/22")}
+		bad.Guarded = []service.Ports{ports("tcp/22")}
 		spoil(&bad)
 		if err := bad.check(); err == nil {
 			t.Errorf("%s: got no error", name)

@@ -5,15 +5,15 @@ import (
 	"net/netip"
 	"strings"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // guardRules is what the helper makes rules of. All that is in it was checked when the
 // helper has got it: see check.
 type guardRules struct {
 	Mark    uint32
-	Guarded []spa.Ports
-	Cut     []spa.Ports
+	Guarded []service.Ports
+	Cut     []service.Ports
 	Targets []Target
 	Knock   []KnockPort
 	Trusted []string
@@ -218,7 +218,7 @@ func (s *script) trusted(chain string, ways ...string) {
 }
 
 // hasPort is the condition that one end of a packet has a port of the range.
-func hasPort(p spa.Ports, end string) string {
+func hasPort(p service.Ports, end string) string {
 	return fmt.Sprintf("-p %v -m %[1]v --%s %d:%d", p.Proto, end, p.Low, p.High)
 }
 
@@ -250,7 +250,7 @@ func (s *script) cut(chain, end, does string) {
 	}
 }
 
-func (s *script) trial(proto spa.Proto, end string) string {
+func (s *script) trial(proto service.Proto, end string) string {
 	switch {
 	case !s.r.Trial:
 		return ""
@@ -266,7 +266,7 @@ const (
 	saddrEnd, daddrEnd = "-s", "-d"
 )
 
-func trialSet(p spa.Proto) string { return "spa-" + p.String() }
+func trialSet(p service.Proto) string { return "spa-" + p.String() }
 
 // restore is the input for iptables-restore --noflush that makes a table what the script
 // says: one transaction, in which each of our chains is emptied and filled, and the jumps to

@@ -10,7 +10,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // addressSet is a set whose elements have an address.
@@ -29,7 +29,7 @@ func witness(kind string, v6 bool) member {
 	if v6 {
 		nobody = netip.MustParseAddr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
 	}
-	m := member{ip: nobody, proto: spa.TCP}
+	m := member{ip: nobody, proto: service.TCP}
 	if kind == hashIPPortIP {
 		m.ip2 = nobody
 	}
@@ -105,10 +105,10 @@ func (b *ipt) fillTrial(confirm time.Duration) error {
 	if confirm <= 0 {
 		return nil
 	}
-	for _, proto := range []spa.Proto{spa.TCP, spa.UDP} {
+	for _, proto := range []service.Proto{service.TCP, service.UDP} {
 		var ms []member
 		for _, e := range portElements(b.cfg.everyPort(), 0) {
-			if spa.Proto(e.Key[0]) == proto {
+			if service.Proto(e.Key[0]) == proto {
 				ms = append(ms, member{port: uint16(e.Key[4])<<8 | uint16(e.Key[5]), seconds: seconds(confirm)})
 			}
 		}
@@ -121,7 +121,7 @@ func (b *ipt) fillTrial(confirm time.Duration) error {
 }
 
 // span is the ports from the lowest to the highest of a protocol.
-func span(ports []spa.Ports, proto spa.Proto) (low, high uint16) {
+func span(ports []service.Ports, proto service.Proto) (low, high uint16) {
 	low = math.MaxUint16
 	for _, p := range ports {
 		if p.Proto == proto {
@@ -287,7 +287,7 @@ func ourSets() []string {
 			names = append(names, setName(name, v6))
 		}
 	}
-	for _, proto := range []spa.Proto{spa.TCP, spa.UDP} {
+	for _, proto := range []service.Proto{service.TCP, service.UDP} {
 		names = append(names, trialSet(proto), trialSet(proto)+fresh)
 	}
 	return names

@@ -11,7 +11,7 @@ import (
 
 	nft "github.com/google/nftables"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -44,7 +44,7 @@ func (s *site) lastsIn(n *nftables, set *nft.Set, a netip.Addr) time.Duration {
 	es, err := n.elements(set)
 	s.must(err)
 	for _, e := range es {
-		if strings.HasPrefix(string(e.Key), string(portKey(a.AsSlice(), spa.TCP, 22))) {
+		if strings.HasPrefix(string(e.Key), string(portKey(a.AsSlice(), service.TCP, 22))) {
 			return e.Expires
 		}
 	}
@@ -232,7 +232,7 @@ func TestWatchEndsGrants(t *testing.T) {
 			s.grant("bob", "192.0.2.3", 300*time.Millisecond)
 			s.mu.Lock()
 			b := s.backend
-			keeps := element{source: netip.MustParseAddr("192.0.2.3"), proto: spa.TCP, port: 22}
+			keeps := element{source: netip.MustParseAddr("192.0.2.3"), proto: service.TCP, port: 22}
 			s.must(b.set([]lease{{element: keeps, until: time.Now().Add(long)}})) // as a kernel that is late
 			s.mu.Unlock()
 			lab.Eventually(t, "bob's end", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // door is an address and port that lead to a guarded service.
@@ -27,7 +27,7 @@ type step struct {
 
 // lawCase is what a stranger does, from one address and port, to one guarded service.
 type lawCase struct {
-	*service
+	*lawService
 	six    bool
 	source string
 	addr   netip.Addr
@@ -152,7 +152,7 @@ func makeCases(y *way, s *lawState, one int) ([]*lawCase, int) {
 	return all, left
 }
 
-func (m *maker) service(s *service) {
+func (m *maker) service(s *lawService) {
 	if m.state.ex {
 		m.exClient(s)
 		return
@@ -183,7 +183,7 @@ func (m *maker) telling(source string) bool {
 
 // doors are the ways in to a service by what the way has; speakers those that may be claimed to be
 // the sender.
-func (m *maker) doors(s *service) (doors, speakers []door) {
+func (m *maker) doors(s *lawService) (doors, speakers []door) {
 	add := func(all *[]door, name string, port uint16, suffix string) {
 		if a := addressOf(name, m.six); a.IsValid() {
 			*all = append(*all, door{name + suffix, netip.AddrPortFrom(a, port)})
@@ -209,16 +209,16 @@ func (m *maker) doors(s *service) (doors, speakers []door) {
 	return doors, speakers
 }
 
-func shapesOf(s *service) []shape {
-	if s.proto == spa.UDP {
+func shapesOf(s *lawService) []shape {
+	if s.proto == service.UDP {
 		return []shape{shapeUDP}
 	}
 	return []shape{shapeSYN, shapeACK, shapeData, shapeSYNACK, shapeRST, shapeFIN, shapeNull}
 }
 
 // followUps are the packets that an attacker sends in a flow that he has made.
-func followUps(s *service) []shape {
-	if s.proto == spa.UDP {
+func followUps(s *lawService) []shape {
+	if s.proto == service.UDP {
 		return []shape{shapeUDP}
 	}
 	return []shape{shapeSYN, shapeData, shapeACK, shapeFIN, shapeRST}
@@ -232,7 +232,7 @@ func (m *maker) outlets() int {
 }
 
 // single is one packet to a guarded port.
-func (m *maker) single(s *service, source string) {
+func (m *maker) single(s *lawService, source string) {
 	if m.state.changes() {
 		return // nothing could be different
 	}
@@ -253,7 +253,7 @@ func (m *maker) single(s *service, source string) {
 }
 
 // reply is a packet that claims to come from a guarded port, and one that so becomes its reply.
-func (m *maker) reply(s *service, source string) {
+func (m *maker) reply(s *lawService, source string) {
 	doors, speakers := m.doors(s)
 	for _, from := range speakers {
 		open := from.name == "behind" && !slices.Contains(m.way.listed, "behind") || strings.HasSuffix(from.name, otherPort)
@@ -272,7 +272,7 @@ func (m *maker) reply(s *service, source string) {
 	}
 }
 
-func (m *maker) replies(s *service, source string, from, to door, first step) {
+func (m *maker) replies(s *lawService, source string, from, to door, first step) {
 	for _, sh := range followUps(s) {
 		for _, p := range packs(m.six) {
 			if p != packPlain && (first.pack != packPlain || sh != shapeSYN && sh != shapeUDP) {
@@ -286,7 +286,7 @@ func (m *maker) replies(s *service, source string, from, to door, first step) {
 }
 
 // again is two packets to a guarded port, of which the first may be let in where there is no guard.
-func (m *maker) again(s *service, source string) {
+func (m *maker) again(s *lawService, source string) {
 	doors, _ := m.doors(s)
 	for _, d := range doors {
 		for _, sh := range append(shapesOf(s), shapeUnreachable) {
@@ -295,14 +295,14 @@ func (m *maker) again(s *service, source string) {
 				m.add(s, source, !common, step{shape: sh, door: d}, step{shape: next, door: d, after: m.state.changes()})
 			}
 		}
-		if s.proto == spa.TCP && m.state.away && source == "stranger" {
+		if s.proto == service.TCP && m.state.away && source == "stranger" {
 			m.session(s, d, source)
 		}
 	}
 }
 
 // session is a whole connection, and what may be said in it later.
-func (m *maker) session(s *service, d door, source string) {
+func (m *maker) session(s *lawService, d door, source string) {
 	for _, next := range followUps(s) {
 		for _, p := range packs(m.six) {
 			m.add(s, source, p != packPlain, step{shape: shapeSYN, door: d}, step{shape: shapeACK, door: d}, step{shape: next, pack: p, door: d, after: true})
@@ -313,8 +313,8 @@ func (m *maker) session(s *service, d door, source string) {
 }
 
 // spoken is a server that speaks to a stranger while the guard is away.
-func (m *maker) spoken(s *service) {
-	if s.proto != spa.UDP || !m.state.away {
+func (m *maker) spoken(s *lawService) {
+	if s.proto != service.UDP || !m.state.away {
 		return
 	}
 	doors, _ := m.doors(s)
@@ -324,14 +324,14 @@ func (m *maker) spoken(s *service) {
 }
 
 // exClient is what a client can do whose grant has ended.
-func (m *maker) exClient(s *service) {
+func (m *maker) exClient(s *lawService) {
 	doors, speakers := m.doors(s)
 	const source = "ex-client"
 	for _, d := range doors {
 		if !slices.Contains(speakers, d) || d.name == "loopback" {
 			continue
 		}
-		if s.proto == spa.TCP {
+		if s.proto == service.TCP {
 			m.session(s, d, source)
 			m.add(s, source, false, step{shape: shapeSYN, door: d}, step{shape: shapeACK, door: d, after: true})
 		} else {
@@ -345,7 +345,7 @@ func (m *maker) exClient(s *service) {
 	}
 }
 
-func (m *maker) datagrams(s *service, d door, source string) {
+func (m *maker) datagrams(s *lawService, d door, source string) {
 	says := step{shape: shapeUDP, door: d}
 	server := step{shape: shapeServer, door: d}
 	later := func(s step) step { s.after = true; return s }
@@ -373,7 +373,7 @@ func (c *lawCase) serverBegins() bool {
 }
 
 // add makes a case, or, of those that seldom tell more than others, one of some.
-func (m *maker) add(s *service, source string, seldom bool, steps ...step) {
+func (m *maker) add(s *lawService, source string, seldom bool, steps ...step) {
 	if m.way.bridged && len(m.way.listed) > 0 {
 		for i := range steps {
 			steps[i].outlet = 1 // the gateway sees it pass
@@ -392,7 +392,7 @@ func (m *maker) add(s *service, source string, seldom bool, steps ...step) {
 		m.left++
 		return
 	}
-	c := &lawCase{service: s, six: m.six, source: source, addr: addressOf(source, m.six), steps: slices.Clone(steps), port: m.next[p]}
+	c := &lawCase{lawService: s, six: m.six, source: source, addr: addressOf(source, m.six), steps: slices.Clone(steps), port: m.next[p]}
 	m.next[p]++
 	c.lives, c.must = m.lives(c)
 	m.cases = append(m.cases, c)
@@ -408,7 +408,7 @@ func (m *maker) lives(c *lawCase) (may, must bool) {
 	if strings.HasSuffix(last.door.name, otherPort) {
 		return !m.way.transparent, false // a grant for the port that it leads to; none for what is handed over
 	}
-	if c.proto == spa.UDP {
+	if c.proto == service.UDP {
 		return true, last.pack == packPlain && c.steps[0].shape == shapeUDP && c.steps[1].shape == shapeServer && !c.steps[1].after && last.shape == shapeUDP && last.door.name == "gateway"
 	}
 	if last.shape == shapeSYN {

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -131,7 +131,7 @@ func (w *world) allow(name string, last time.Duration) {
 		}
 		for _, s := range lawServices {
 			g := Grant{Client: "client", Service: fmt.Sprintf("%v-%d", s.proto, s.port), Source: source, Until: now.Add(last),
-				Ports: []spa.Ports{{Proto: s.proto, Low: s.port, High: s.port}, {Proto: s.proto, Low: s.front, High: s.front}}}
+				Ports: []service.Ports{{Proto: s.proto, Low: s.port, High: s.port}, {Proto: s.proto, Low: s.front, High: s.front}}}
 			gs = append(gs, g)
 			for _, listed := range w.way.listed {
 				if source.IsLinkLocalUnicast() {
@@ -189,7 +189,7 @@ func (w *world) step(c *lawCase, i int) {
 	me := netip.AddrPortFrom(c.addr, c.port)
 	if s.shape == shapeServer {
 		for _, server := range w.servers {
-			if server.service == *c.service && server.six == c.six {
+			if server.lawService == *c.lawService && server.six == c.six {
 				server.speak(me)
 			}
 		}
@@ -199,7 +199,7 @@ func (w *world) step(c *lawCase, i int) {
 	if s.back {
 		p.from, p.to = p.to, p.from
 	}
-	if c.proto == spa.UDP {
+	if c.proto == service.UDP {
 		p.seq = 0
 	}
 	if peer, ok := w.see.peer[familyIndex(c.six)][c.port]; ok && p.shape != shapeSYN {
@@ -257,14 +257,14 @@ func (w *world) judge(s *lawState, closed Closed, cases []*lawCase, left int, r 
 	w.Helper()
 	w.halfOpen(func(k lawKey) {
 		if !w.see.half[k] {
-			w.see.add(k.six, spa.TCP, k.port, signHalfOpen)
+			w.see.add(k.six, service.TCP, k.port, signHalfOpen)
 		}
 	})
 	for _, c := range cases {
 		got := w.see.signs[familyIndex(c.six)][protoIndex(c.proto)][c.port]
 		for _, server := range w.allServers() {
 			guarded := server.host == w.gw || w.way.guardsBehind()
-			if guarded && server.service == *c.service && server.six == c.six && server.count.take(c.port) > 0 {
+			if guarded && server.lawService == *c.lawService && server.six == c.six && server.count.take(c.port) > 0 {
 				got |= signHeard
 			}
 		}
@@ -358,7 +358,7 @@ func (r *lawReport) count(way string, n, left int) {
 func (r *lawReport) deadSessions(w *world, s *lawState, c *lawCase) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.dead = append(r.dead, fmt.Sprintf("%s, %s, %s: a session of %v that outlives its grant: %v", w.way.name, w.kind.name, s.name, c.service, c))
+	r.dead = append(r.dead, fmt.Sprintf("%s, %s, %s: a session of %v that outlives its grant: %v", w.way.name, w.kind.name, s.name, c.lawService, c))
 }
 
 func (r *lawReport) add(w *world, s *lawState, closed Closed, c *lawCase, got sign) {

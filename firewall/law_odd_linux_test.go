@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -38,13 +38,13 @@ func (w *world) heard(port uint16, s *server) bool {
 	see := newSight()
 	s.look(see)
 	half := false
-	w.halfOpen(func(k lawKey) { half = half || s.proto == spa.TCP && k == lawKey{s.six, port} })
+	w.halfOpen(func(k lawKey) { half = half || s.proto == service.TCP && k == lawKey{s.six, port} })
 	return half || s.count.take(port) > 0 || see.signs[familyIndex(s.six)][protoIndex(s.proto)][port] != 0
 }
 
 // visible are the services of which it is seen that a packet was delivered, though the kernel of its
 // sender ends at once what it did not begin.
-func (w *world) visible() []service {
+func (w *world) visible() []lawService {
 	if w.servers[0].count == nil {
 		return lawServices[2:]
 	}
@@ -115,7 +115,7 @@ func (w *world) guardToo(more string) {
 func (w *world) allowPort(name string, six bool, port string) {
 	w.Helper()
 	now := time.Now()
-	g := Grant{Client: "client", Service: port[4:], Source: addressOf(name, six), Ports: []spa.Ports{ports(port)}, Until: now.Add(long)}
+	g := Grant{Client: "client", Service: port[4:], Source: addressOf(name, six), Ports: []service.Ports{ports(port)}, Until: now.Add(long)}
 	w.must(w.Grant(w.Context(), []Grant{g}, now))
 }
 
@@ -162,11 +162,11 @@ func TestLawDestination(t *testing.T) {
 	})
 }
 
-func (w *world) aim(six bool, to, other string, s *service) {
+func (w *world) aim(six bool, to, other string, s *lawService) {
 	w.Helper()
 	w.prepare(&lawState{loaded: true}, Drop, long)
 	now := time.Now()
-	g := Grant{Client: "client", Service: "aimed", Source: addressOf("client", six), Ports: []spa.Ports{{Proto: s.proto, Low: s.port, High: s.port}}, Until: now.Add(long)}
+	g := Grant{Client: "client", Service: "aimed", Source: addressOf("client", six), Ports: []service.Ports{{Proto: s.proto, Low: s.port, High: s.port}}, Until: now.Add(long)}
 	if to == "behind" {
 		g.To = []netip.Addr{addressOf(to, six)}
 	}
@@ -174,7 +174,7 @@ func (w *world) aim(six bool, to, other string, s *service) {
 	o := w.outlet(w.client, "vc", "vs")
 	for i, name := range []string{to, other} {
 		shape := shapeSYN
-		if s.proto == spa.UDP {
+		if s.proto == service.UDP {
 			shape = shapeUDP
 		}
 		port := uint16(firstCase + i)
@@ -200,7 +200,7 @@ func TestLawLink(t *testing.T) {
 		now := time.Now()
 		var gs []Grant
 		for _, s := range lawServices {
-			gs = append(gs, Grant{Client: "client", Service: s.String(), Source: w.clientAddr("client's link-local", true), Ports: []spa.Ports{{Proto: s.proto, Low: s.port, High: s.port}}, Until: now.Add(long)})
+			gs = append(gs, Grant{Client: "client", Service: s.String(), Source: w.clientAddr("client's link-local", true), Ports: []service.Ports{{Proto: s.proto, Low: s.port, High: s.port}}, Until: now.Add(long)})
 		}
 		w.must(w.Grant(w.Context(), gs, now))
 		o := w.outlet(w.client, "vc", "vs")
@@ -210,7 +210,7 @@ func TestLawLink(t *testing.T) {
 			p := &packet{shape: sh, from: netip.AddrPortFrom(addressOf("client's link-local", true), uint16(firstCase+i)), to: netip.AddrPortFrom(addressOf("gateway, link-local", true), s.port), seq: 7}
 			w.must(o.send(p))
 			lab.Eventually(w.T, "a packet from a link-local client with a grant", func() bool { return w.heard(p.from.Port(), server) })
-			if s.proto == spa.UDP {
+			if s.proto == service.UDP {
 				w.answerOn("vs", server, p.from) // the flow is established
 			}
 			for _, next := range followUps(&s) {

@@ -12,7 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -26,22 +26,22 @@ const (
 )
 
 // service is a guarded port with a server.
-type service struct {
-	proto spa.Proto
+type lawService struct {
+	proto service.Proto
 	port  uint16
 	cut   bool   // its sessions end with the grant
 	alias uint16 // an open port that may lead to it
 	front uint16 // a guarded port that may lead to it on the machine behind
 }
 
-var lawServices = []service{
-	{spa.TCP, 22, false, 8022, 2222},
-	{spa.TCP, 2022, true, 8023, 2223},
-	{spa.UDP, 5300, false, 8053, 5322},
-	{spa.UDP, 5310, true, 8054, 5323},
+var lawServices = []lawService{
+	{service.TCP, 22, false, 8022, 2222},
+	{service.TCP, 2022, true, 8023, 2223},
+	{service.UDP, 5300, false, 8053, 5322},
+	{service.UDP, 5310, true, 8054, 5323},
 }
 
-func (s *service) String() string {
+func (s *lawService) String() string {
 	return fmt.Sprintf("%v/%d %s", s.proto, s.port, map[bool]string{false: "keep", true: "cut"}[s.cut])
 }
 
@@ -103,14 +103,14 @@ func familyIndex(six bool) int {
 	return 0
 }
 
-func protoIndex(p spa.Proto) int {
-	if p == spa.UDP {
+func protoIndex(p service.Proto) int {
+	if p == service.UDP {
 		return 1
 	}
 	return 0
 }
 
-func (s *sight) add(six bool, proto spa.Proto, port uint16, what sign) {
+func (s *sight) add(six bool, proto service.Proto, port uint16, what sign) {
 	if port >= firstCase {
 		s.signs[familyIndex(six)][protoIndex(proto)][port] |= what
 	}
@@ -118,7 +118,7 @@ func (s *sight) add(six bool, proto spa.Proto, port uint16, what sign) {
 
 // server is a socket behind a guarded port.
 type server struct {
-	service
+	lawService
 	six     bool
 	host    *lab.Host
 	fd      int
@@ -133,7 +133,7 @@ func (w *world) serveLaw(h *lab.Host) []*server {
 	var all []*server
 	for _, six := range []bool{false, true} {
 		for _, sv := range lawServices {
-			s := &server{service: sv, six: six, host: h, fd: -1, clients: make(map[uint16]int)}
+			s := &server{lawService: sv, six: six, host: h, fd: -1, clients: make(map[uint16]int)}
 			var err error
 			if s.count, err = newTally(); err != nil {
 				w.lacks["sockets that count (eBPF): "+err.Error()] = true
@@ -153,7 +153,7 @@ func (s *server) open(w *world) error {
 	if s.six {
 		family = unix.AF_INET6
 	}
-	if s.proto == spa.UDP {
+	if s.proto == service.UDP {
 		kind = unix.SOCK_DGRAM
 	}
 	var err error
@@ -183,7 +183,7 @@ func (s *server) open(w *world) error {
 		err = errors.Join(err, s.count.attach(s.fd))
 	}
 	err = errors.Join(err, bind(s.fd, to))
-	if s.proto == spa.TCP {
+	if s.proto == service.TCP {
 		err = errors.Join(err, unix.Listen(s.fd, 1<<16))
 	}
 	return err
@@ -224,7 +224,7 @@ func (s *server) hangUp() {
 
 // look takes what the server has got.
 func (s *server) look(see *sight) {
-	if s.proto == spa.TCP {
+	if s.proto == service.TCP {
 		s.accept(see)
 	} else {
 		s.receive(see)
@@ -302,7 +302,7 @@ func (s *server) errors(see *sight) {
 
 // speak has the server say something of its own.
 func (s *server) speak(to netip.AddrPort) {
-	if s.proto == spa.TCP {
+	if s.proto == service.TCP {
 		if c, ok := s.clients[to.Port()]; ok {
 			unix.Write(c, []byte(serverSays+"unasked"))
 		}
@@ -374,7 +374,7 @@ func isServed(port uint16) bool {
 }
 
 // isDoor reports whether a port is one of a guarded service, or leads to it.
-func isDoor(proto spa.Proto, port uint16) bool {
+func isDoor(proto service.Proto, port uint16) bool {
 	for _, s := range lawServices {
 		if s.proto == proto && (port == s.port || port == s.alias || port == s.front) {
 			return true

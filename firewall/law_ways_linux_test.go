@@ -11,7 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // way is how packets get from the stranger to a guarded port.
@@ -115,7 +115,7 @@ func lawWays() []*way {
 // unseen is that of a flow in which only the server has spoken where connection tracking sees: it
 // is one that the host has begun.
 func unseen(s *lawState, c *lawCase) string {
-	if s.away && c.proto == spa.UDP && c.serverBegins() {
+	if s.away && c.proto == service.UDP && c.serverBegins() {
 		return "connection tracking did not see who spoke first while the guard was away"
 	}
 	return ""
@@ -126,11 +126,11 @@ func unseen(s *lawState, c *lawCase) string {
 func handedBefore(s *lawState, c *lawCase) string {
 	switch {
 	case !c.isByOtherPort():
-	case c.proto == spa.TCP && c.steps[0].back && c.steps[len(c.steps)-1].shape != shapeSYN:
+	case c.proto == service.TCP && c.steps[0].back && c.steps[len(c.steps)-1].shape != shapeSYN:
 		return "a segment that begins nothing, in a flow begun in the name of this host's open port: the listener refuses it"
 	case s.away || !s.loaded:
 		return "the flow was handed to a socket while there was no guard"
-	case s.ex && c.proto == spa.UDP && slices.ContainsFunc(c.steps, func(s step) bool { return s.shape == shapeServer && !s.after }):
+	case s.ex && c.proto == service.UDP && slices.ContainsFunc(c.steps, func(s step) bool { return s.shape == shapeServer && !s.after }):
 		return "the server began a session while the client had a grant"
 	}
 	return ""

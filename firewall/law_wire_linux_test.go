@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -69,16 +69,16 @@ func (t *wire) read(see *sight, b []byte) {
 		t.readError(see, proto, b)
 		return
 	}
-	kind := spa.Proto(proto)
+	kind := service.Proto(proto)
 	from, to := binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
-	if kind != spa.TCP && kind != spa.UDP || !isDoor(kind, from) && to != 4789 {
+	if kind != service.TCP && kind != service.UDP || !isDoor(kind, from) && to != 4789 {
 		return
 	}
 	switch {
-	case kind == spa.UDP && to == 4789 && len(b) > 30: // VXLAN
+	case kind == service.UDP && to == 4789 && len(b) > 30: // VXLAN
 		t.read(see, b[30:])
-	case kind == spa.UDP && strings.HasPrefix(string(b[8:]), cookie): // it came back as he sent it
-	case kind == spa.UDP:
+	case kind == service.UDP && strings.HasPrefix(string(b[8:]), cookie): // it came back as he sent it
+	case kind == service.UDP:
 		see.add(six, kind, to, t.sign(signLeft))
 	case len(b) < 20 || isLawSeq(binary.BigEndian.Uint32(b[4:]), to):
 	case b[13]&rst != 0:
@@ -105,8 +105,8 @@ func (t *wire) readError(see *sight, proto byte, b []byte) {
 		return
 	}
 	inner, six, b := transport(b[8:])
-	kind := spa.Proto(inner)
-	if len(b) >= 4 && (kind == spa.TCP || kind == spa.UDP) && isDoor(kind, binary.BigEndian.Uint16(b[2:])) {
+	kind := service.Proto(inner)
+	if len(b) >= 4 && (kind == service.TCP || kind == service.UDP) && isDoor(kind, binary.BigEndian.Uint16(b[2:])) {
 		see.add(six, kind, binary.BigEndian.Uint16(b), signICMP)
 	}
 }

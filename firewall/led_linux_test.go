@@ -11,7 +11,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // redirect leads tcp/2222 of the gateway to its tcp/22, as another tool does.
@@ -20,7 +20,7 @@ func (s *site) redirect() {
 	s.another(func(c *nft.Conn) {
 		// meta l4proto tcp th dport 2222 redirect to :22
 		chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, -100, rule(
-			l4proto(spa.TCP), exprs{
+			l4proto(service.TCP), exprs{
 				port(first, dport), equal([]byte{2222 >> 8, 2222 & 0xff}),
 				&expr.Immediate{Register: 1, Data: []byte{0, 22}}, &expr.Redir{RegisterProtoMin: 1},
 			})...)
@@ -140,9 +140,9 @@ func TestPublishedTarget(t *testing.T) {
 			for _, cut := range []bool{false, true} {
 				t.Run(fmt.Sprint(f.name, map[bool]string{true: " cut"}[cut]), func(t *testing.T) {
 					s := k.newSite(t, func(c *Config) {
-						c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: []spa.Ports{ports("tcp/22")}}}
+						c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: []service.Ports{ports("tcp/22")}}}
 						if cut {
-							c.Cut = []spa.Ports{ports("tcp/22")}
+							c.Cut = []service.Ports{ports("tcp/22")}
 						}
 					})
 					accept := s.listenOn(s.behind(), ":22")

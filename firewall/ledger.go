@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/sandbox"
 )
 
@@ -67,7 +67,7 @@ type holding struct {
 	client, service string
 	source, to      netip.Addr // to: invalid for this host
 	link            uint32
-	ports           []spa.Ports // only one where to is valid
+	ports           []service.Ports // only one where to is valid
 	until           time.Time
 	slot            int // in the ledger
 	due             int // in the heap of ends
@@ -330,7 +330,7 @@ func (l *ledger) decode(r []byte, boot time.Duration, now time.Time) (*holding, 
 	}
 	for i := range ranges {
 		b := r[99+5*i:]
-		h.ports = append(h.ports, spa.Ports{Proto: spa.Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:]), High: binary.BigEndian.Uint16(b[3:])})
+		h.ports = append(h.ports, service.Ports{Proto: service.Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:]), High: binary.BigEndian.Uint16(b[3:])})
 	}
 	var again [recordSize]byte
 	if l.encode(&again, h, time.Unix(0, wall), time.Duration(end)); !bytes.Equal(again[:], r) {

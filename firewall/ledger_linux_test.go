@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -197,7 +197,7 @@ func TestRoomOfEachFamily(t *testing.T) {
 		{"192.0.2.2", "tcp/22-24", false}, {"192.0.2.2", "tcp/22-23", true}, {"192.0.2.2", "tcp/22", false},
 		{"2001:db8::2", "tcp/22-23", false}, {"2001:db8::2", "tcp/22", true}, {"2001:db8::2", "tcp/22", false},
 	} {
-		h := &holding{source: netip.MustParseAddr(test.source), ports: []spa.Ports{ports(test.ports)}}
+		h := &holding{source: netip.MustParseAddr(test.source), ports: []service.Ports{ports(test.ports)}}
 		if got := r.take(h); got != test.want {
 			t.Errorf("%s, %s: there is room: %v, with %+v left", test.source, test.ports, got, r)
 		}
@@ -218,13 +218,13 @@ func TestRecordsReadBack(t *testing.T) {
 			h.source, h.to = netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("2001:db8:1::5")
 		},
 		"many ranges": func(h *holding) {
-			h.ports = []spa.Ports{ports("tcp/1-65535"), ports("udp/53"), ports("tcp/8443"), ports("udp/60000-60010")}
+			h.ports = []service.Ports{ports("tcp/1-65535"), ports("udp/53"), ports("tcp/8443"), ports("udp/60000-60010")}
 		},
 		"long names": func(h *holding) {
 			h.client, h.service = strings.Repeat("a", nameSize-1), strings.Repeat("s", nameSize-1)
 		},
 	} {
-		h := &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"), ports: []spa.Ports{ports("tcp/22")}}
+		h := &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"), ports: []service.Ports{ports("tcp/22")}}
 		change(h)
 		h.until = now.Add(time.Hour)
 		var r [recordSize]byte
@@ -250,14 +250,14 @@ func TestRecordsReadBack(t *testing.T) {
 func TestRecordsOfNone(t *testing.T) {
 	l, now := &ledger{bootID: "this boot"}, time.Now().Round(0)
 	good := func() *holding {
-		return &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"), ports: []spa.Ports{ports("tcp/22")}}
+		return &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"), ports: []service.Ports{ports("tcp/22")}}
 	}
 	for name, change := range map[string]func(h *holding){
 		"IPv4 link-local":   func(h *holding) { h.source = netip.MustParseAddr("169.254.0.2") },
 		"no ports":          func(h *holding) { h.ports = nil },
-		"port 0":            func(h *holding) { h.ports = []spa.Ports{{Proto: spa.TCP}} },
-		"no protocol":       func(h *holding) { h.ports = []spa.Ports{{Low: 22, High: 22}} },
-		"a range backwards": func(h *holding) { h.ports = []spa.Ports{ports("tcp/22"), {Proto: spa.TCP, Low: 23, High: 22}} },
+		"port 0":            func(h *holding) { h.ports = []service.Ports{{Proto: service.TCP}} },
+		"no protocol":       func(h *holding) { h.ports = []service.Ports{{Low: 22, High: 22}} },
+		"a range backwards": func(h *holding) { h.ports = []service.Ports{ports("tcp/22"), {Proto: service.TCP, Low: 23, High: 22}} },
 		"two families":      func(h *holding) { h.to = netip.MustParseAddr("2001:db8:1::5") },
 		"any target":        func(h *holding) { h.to = netip.MustParseAddr("0.0.0.0") },
 	} {

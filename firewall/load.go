@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // How long a flow that was there before the first load has to send something. Once it has, it is
@@ -136,7 +136,7 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 
 // carries returns how long a load carries a flow that was there before.
 func (c *Config) carries(l flow) time.Duration {
-	if l.proto != spa.TCP || contains(c.Cut, l.proto, l.local.Port()) {
+	if l.proto != service.TCP || contains(c.Cut, l.proto, l.local.Port()) {
 		return carryFor
 	}
 	return carryTCPFor

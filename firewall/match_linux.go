@@ -9,7 +9,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // Pieces of rules. Each is what stands in the comment above it in nft's words, so that a
@@ -127,14 +127,14 @@ const (
 func (f *family) match() exprs { return meta(expr.MetaKeyNFPROTO, []byte{f.proto}) }
 
 // meta l4proto PROTO
-func l4proto(p spa.Proto) exprs { return meta(expr.MetaKeyL4PROTO, []byte{byte(p)}) }
+func l4proto(p service.Proto) exprs { return meta(expr.MetaKeyL4PROTO, []byte{byte(p)}) }
 
 // meta l4proto != tcp meta l4proto != udp
 func neitherTCPNorUDP() exprs {
 	return exprs{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{byte(spa.TCP)}},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{byte(spa.UDP)}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{byte(service.TCP)}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{byte(service.UDP)}},
 	}
 }
 
@@ -237,7 +237,7 @@ func setCtMark(mark uint32) exprs {
 // tcp flags and MASK == VALUE
 func tcpFlags(mask, value byte) exprs {
 	load := &expr.Payload{DestRegister: first, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1}
-	return rule(l4proto(spa.TCP), exprs{load, and([]byte{mask}), equal([]byte{value})})
+	return rule(l4proto(service.TCP), exprs{load, and([]byte{mask}), equal([]byte{value})})
 }
 
 // tcp flags and MASK != VALUE
@@ -271,7 +271,7 @@ func route(field uint32) exprs {
 
 // udp sport PORT, udp dport PORT
 func udpPort(offset uint32, number uint16) exprs {
-	return rule(l4proto(spa.UDP), exprs{port(first, offset), equal(binary.BigEndian.AppendUint16(nil, number))})
+	return rule(l4proto(service.UDP), exprs{port(first, offset), equal(binary.BigEndian.AppendUint16(nil, number))})
 }
 
 func (f *family) address(register, offset uint32) *expr.Payload {
@@ -412,7 +412,7 @@ func back() exprs { return verdict(expr.VerdictReturn) }
 
 // reject with tcp reset, reject with icmpx port-unreachable
 func resetTCP() exprs {
-	return rule(l4proto(spa.TCP), exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+	return rule(l4proto(service.TCP), exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 }
 func unreachable() exprs {
 	return exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}

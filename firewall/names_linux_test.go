@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 // everyName is a name for each byte at each place in it, as far as a configuration may have it.
@@ -24,7 +24,7 @@ func everyName(valid func(string) error) []string {
 // TestEveryNameOfAnInterface: each name that a configuration may have is, in what is printed for nft and
 // in the rules of iptables, that very interface.
 func TestEveryNameOfAnInterface(t *testing.T) {
-	names := everyName(keys.ValidInterface)
+	names := everyName(service.ValidInterface)
 	trusting := func(c *Config) { c.Trusted = names }
 	t.Run("printed", func(t *testing.T) {
 		s := guarded(t, trusting)

@@ -14,7 +14,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 const (
@@ -286,12 +286,12 @@ func targetElements(ts []Target, timeout time.Duration) (v4, v6 []nft.SetElement
 	return v4, v6
 }
 
-func portKey(key []byte, proto spa.Proto, port uint16) []byte {
+func portKey(key []byte, proto service.Proto, port uint16) []byte {
 	key = append(slices.Grow(key, 8), byte(proto), 0, 0, 0)
 	return append(binary.BigEndian.AppendUint16(key, port), 0, 0)
 }
 
-func portElements(ranges []spa.Ports, timeout time.Duration) []nft.SetElement {
+func portElements(ranges []service.Ports, timeout time.Duration) []nft.SetElement {
 	var es []nft.SetElement
 	all := holding{ports: ranges}
 	all.each(func(e element) {
@@ -322,7 +322,7 @@ func flowOf(key []byte) flow {
 	local, _ := netip.AddrFromSlice(key[size : 2*size])
 	rest := key[2*size:]
 	return flow{
-		proto:  spa.Proto(rest[0]),
+		proto:  service.Proto(rest[0]),
 		remote: netip.AddrPortFrom(remote, binary.BigEndian.Uint16(rest[4:])),
 		local:  netip.AddrPortFrom(local, binary.BigEndian.Uint16(rest[8:])),
 	}

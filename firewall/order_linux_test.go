@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // What is decided is in the ledger before the kernel is told, and what one of the two refused
@@ -30,7 +30,7 @@ func newKept(t *testing.T) *kept {
 	f := dry(t, 10)
 	k := &kept{&clocked{T: t, Firewall: f, now: time.Now()}, t.TempDir()}
 	f.cfg.Now = func() time.Time { return k.now }
-	f.cfg.Guarded = []spa.Ports{ports("tcp/1-1000")}
+	f.cfg.Guarded = []service.Ports{ports("tcp/1-1000")}
 	f.ledger = k.reopen(10)
 	k.kernel = record(f)
 	if err := k.Load(t.Context(), 0, k.now); err != nil {
@@ -121,7 +121,7 @@ var decisions = map[string]func(k *kept) error{
 	},
 	"reconfigure": func(k *kept) error {
 		c := k.cfg
-		c.Guarded = []spa.Ports{ports("tcp/23")}
+		c.Guarded = []service.Ports{ports("tcp/23")}
 		return k.Reconfigure(k.Context(), c, k.now)
 	},
 	"take back": func(k *kept) error {

@@ -4,7 +4,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // reviveRules look at what leaves guarded ports of this host.
@@ -59,15 +59,15 @@ func (d *draft) begunRules() {
 	}
 	for _, f := range o.families() {
 		// ct direction reply meta l4proto udp update @met4 { ip daddr . meta l4proto . th sport timeout 7d } drop
-		d.rule(c, isReply(), l4proto(spa.UDP), f.source(outward).update(f.met), drop())
+		d.rule(c, isReply(), l4proto(service.UDP), f.source(outward).update(f.met), drop())
 		// meta l4proto udp ip daddr . meta l4proto . th sport @met4 update @met4 { ... } drop
-		d.rule(c, l4proto(spa.UDP), f.source(outward).in(f.met), f.source(outward).update(f.met), drop())
+		d.rule(c, l4proto(service.UDP), f.source(outward).in(f.met), f.source(outward).update(f.met), drop())
 	}
 	// Its answers come in by this link only.
 	// ip6 daddr fe80::/10 ct state new update @linked { oif . ip6 daddr . meta l4proto . th sport timeout 7d }
 	d.rule(c, f6.linkLocal(outward), ctState(expr.CtStateBitNEW), f6.linkAndSource(outward).update(o.linked))
 	// ct direction original ct state new meta l4proto udp ct mark set ct mark or MARK return
-	d.rule(c, isOriginal(), ctState(expr.CtStateBitNEW), l4proto(spa.UDP), setCtMark(mark), back())
+	d.rule(c, isOriginal(), ctState(expr.CtStateBitNEW), l4proto(service.UDP), setCtMark(mark), back())
 	// ct direction original ct state new tcp flags and (fin | syn | rst | ack) == syn ct mark set ct mark or MARK return
 	d.rule(c, isOriginal(), ctState(expr.CtStateBitNEW), tcpFlags(fin|syn|rst|ack, syn), setCtMark(mark), back())
 	// drop

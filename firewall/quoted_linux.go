@@ -7,7 +7,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // An ICMP error quotes the packet that it is about, and the kernel hands it to the socket that
@@ -20,7 +20,7 @@ import (
 // quotedJumps lead ICMP messages that belong to no admitted flow from a chain to quoted, under a
 // condition.
 func (d *draft) quotedJumps(c *nft.Chain, condition exprs) {
-	for _, proto := range []spa.Proto{unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6} {
+	for _, proto := range []service.Proto{unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6} {
 		// CONDITION meta l4proto icmp ct state invalid,untracked jump quoted
 		d.rule(c, condition, l4proto(proto), ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), jump(d.quoted))
 		// CONDITION meta l4proto icmp ct state related ct mark and MARK != MARK jump quoted
@@ -81,7 +81,7 @@ func quote(offset, size uint32) *expr.Payload {
 }
 
 // quotes is the condition that a packet from one of the ports is quoted.
-func quotes(proto, port uint32, p spa.Ports) exprs {
+func quotes(proto, port uint32, p service.Ports) exprs {
 	limit := func(op expr.CmpOp, port uint16) *expr.Cmp {
 		return &expr.Cmp{Op: op, Register: first, Data: binary.BigEndian.AppendUint16(nil, port)}
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // ErrRestart is returned by Reconfigure where what differs takes effect with a restart
@@ -186,8 +186,8 @@ func (f *Firewall) undo(r *reheld) error {
 
 // within returns what of the ranges is in others. Where that is all, the ranges are returned
 // as they are.
-func within(ranges, others []spa.Ports) []spa.Ports {
-	inside := make(map[spa.Proto]map[uint16]bool)
+func within(ranges, others []service.Ports) []service.Ports {
+	inside := make(map[service.Proto]map[uint16]bool)
 	all := true
 	one := holding{ports: ranges}
 	one.each(func(e element) {
@@ -203,14 +203,14 @@ func within(ranges, others []spa.Ports) []spa.Ports {
 	if all {
 		return ranges
 	}
-	var rs []spa.Ports
+	var rs []service.Ports
 	for _, proto := range slices.Sorted(maps.Keys(inside)) {
 		for _, port := range slices.Sorted(maps.Keys(inside[proto])) {
 			if last := len(rs) - 1; last >= 0 && rs[last].Proto == proto && rs[last].High+1 == port {
 				rs[last].High = port
 				continue
 			}
-			rs = append(rs, spa.Ports{Proto: proto, Low: port, High: port})
+			rs = append(rs, service.Ports{Proto: proto, Low: port, High: port})
 		}
 	}
 	return rs

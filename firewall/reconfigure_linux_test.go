@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -96,7 +96,7 @@ func TestReconfigureGuardsLess(t *testing.T) {
 		s.connect("192.0.2.2", "192.0.2.1", "22")
 		s.connect("192.0.2.2", "192.0.2.1", "2300")
 		s.dark("192.0.2.3", "192.0.2.1", "2300")
-		want := []spa.Ports{ports("tcp/22"), ports("tcp/2300-2303")}
+		want := []service.Ports{ports("tcp/22"), ports("tcp/2300-2303")}
 		for _, step := range []string{"at once", "after a restart"} {
 			if gs := s.Grants(time.Now()); len(gs) != 1 || gs[0].Service != "all" || !slices.Equal(gs[0].Ports, want) {
 				t.Errorf("%s: got %v, want the grant for what is guarded", step, gs)
@@ -289,8 +289,8 @@ func TestWithin(t *testing.T) {
 	}
 }
 
-func rangesOf(s string) []spa.Ports {
-	var rs []spa.Ports
+func rangesOf(s string) []service.Ports {
+	var rs []service.Ports
 	for _, r := range strings.Fields(s) {
 		rs = append(rs, ports(r))
 	}

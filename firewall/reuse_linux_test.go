@@ -11,7 +11,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -178,7 +178,7 @@ func (s *site) helpFTP(number uint16) {
 		})
 		chain := c.AddChain(hooked(&nft.Chain{Table: table, Name: "help"}, nft.ChainHookPrerouting, -150))
 		// tcp dport NUMBER ct helper set "ftp"
-		c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: rule(l4proto(spa.TCP), exprs{
+		c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: rule(l4proto(service.TCP), exprs{
 			port(first, dport), equal(binary.BigEndian.AppendUint16(nil, number)),
 			&expr.Objref{Type: int(nft.ObjTypeCtHelper), Name: "ftp"},
 		})})

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"strings"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // Rules returns the guard as text for nft, without grants, for the administrator's own rule
@@ -114,7 +114,7 @@ func familyName(a netip.Addr) string {
 	return "ip6"
 }
 
-func portList(ranges []spa.Ports) []string {
+func portList(ranges []service.Ports) []string {
 	var list []string
 	all := holding{ports: ranges}
 	all.each(func(e element) { list = append(list, fmt.Sprintf("%v . %d", e.proto, e.port)) })

@@ -14,7 +14,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -33,11 +33,11 @@ func TestPutBack(t *testing.T) {
 		}},
 		{"set flushed", func(c *nft.Conn) { c.FlushSet(ours.guarded) }},
 		{"element deleted", func(c *nft.Conn) {
-			c.SetDeleteElements(ours.guarded, portElements([]spa.Ports{ports("tcp/22")}, 0))
+			c.SetDeleteElements(ours.guarded, portElements([]service.Ports{ports("tcp/22")}, 0))
 		}},
 		{"grants flushed", func(c *nft.Conn) { c.FlushSet(ours.grants4); c.FlushSet(ours.grants6) }},
 		{"stranger granted", func(c *nft.Conn) {
-			c.SetAddElements(ours.grants4, []nft.SetElement{{Key: portKey([]byte{192, 0, 2, 3}, spa.TCP, 22)}})
+			c.SetAddElements(ours.grants4, []nft.SetElement{{Key: portKey([]byte{192, 0, 2, 3}, service.TCP, 22)}})
 		}},
 		{"replaced by another tool's copy", func(c *nft.Conn) {
 			c.DelTable(ours.table)

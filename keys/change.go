@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"sallyport/keys/service"
 )
 
 // ChangeClient lets change alter the client of dir/NAME.toml, and writes it in the place of the
@@ -17,7 +19,7 @@ import (
 // other did: who is revoked stays it. Comments and the order of lines stay too, where only
 // what a rotation or a revocation changes is different.
 func ChangeClient(dir, name string, change func(*Client) error) (*Client, error) {
-	if err := ValidName(name); err != nil {
+	if err := service.ValidName(name); err != nil {
 		return nil, err // also what would lead out of the directory
 	}
 	unlock, err := lockDir(dir)

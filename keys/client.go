@@ -3,6 +3,8 @@ package keys
 import (
 	"net/netip"
 	"time"
+
+	"sallyport/keys/service"
 )
 
 // A Client is what the server knows about one client: the contents of clients/NAME.toml.
@@ -18,7 +20,7 @@ type Client struct {
 	Expires       time.Time      // zero: never
 	MaxFor        time.Duration  // the longest grant; zero: as the service says
 	RequireSource bool           // requests must state their source
-	When          []Span         // the days and hours in which it may open, by the server's clock on the wall; none: always
+	When          []service.Span // the days and hours in which it may open, by the server's clock on the wall; none: always
 	Revoked       time.Time      // zero: not revoked
 }
 

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"sallyport/keys/service"
 )
 
 // A client file is about 200 bytes; lists of networks may make it longer.
@@ -66,7 +68,7 @@ func readClientDoc(d folder, file string, check accessCheck, s schema) (*Client,
 // fileName is the name that a file NAME.toml is about.
 func fileName(path string) (string, error) {
 	name, ok := strings.CutSuffix(filepath.Base(path), Suffix)
-	if !ok || ValidName(name) != nil {
+	if !ok || service.ValidName(name) != nil {
 		return "", &FileError{File: path, Text: "is not named NAME.toml, with lower-case letters, digits and hyphens in NAME"}
 	}
 	return strings.Clone(name), nil // else the whole path would stay in memory with a client
@@ -118,7 +120,7 @@ func (raw *rawClient) client(d *Document, name string) (*Client, error) {
 	}
 	if raw.When != nil {
 		var err error
-		c.When, err = ParseSpans(raw.When)
+		c.When, err = service.ParseSpans(raw.When)
 		r.must("when", err)
 	}
 	if len(r.problems) > 0 {
@@ -148,7 +150,7 @@ func (r *reader) allow(entries []string) {
 }
 
 func (r *reader) duration(key, text string) time.Duration {
-	d, err := ParseDuration(text)
+	d, err := service.ParseDuration(text)
 	r.must(key, err)
 	return d
 }
@@ -171,7 +173,7 @@ func (r *reader) prefixes(key string, texts []string) []netip.Prefix {
 	}
 	list := make([]netip.Prefix, 0, len(texts))
 	for i, text := range texts {
-		p, err := ParsePrefix(text)
+		p, err := service.ParsePrefix(text)
 		if err != nil {
 			r.must(key, fmt.Errorf("entry %d: %w", i+1, err))
 		}
@@ -199,7 +201,7 @@ func (r *reader) previous(raw *rawClient) *Previous {
 // With create it never writes over an existing file (ErrExists); without, it replaces one
 // that must be there.
 func WriteClient(dir string, c *Client, create bool) error {
-	if err := ValidName(c.Name); err != nil {
+	if err := service.ValidName(c.Name); err != nil {
 		return err // also what would lead out of the directory
 	}
 	path := filepath.Join(dir, c.Name+Suffix)
@@ -241,13 +243,13 @@ func (c *Client) text() []byte {
 		fmt.Fprintf(&b, "expires = %s\n", timeText(c.Expires))
 	}
 	if c.MaxFor != 0 {
-		fmt.Fprintf(&b, "max_for = \"%s\"\n", FormatDuration(c.MaxFor))
+		fmt.Fprintf(&b, "max_for = \"%s\"\n", service.FormatDuration(c.MaxFor))
 	}
 	if c.RequireSource {
 		b.WriteString("require_source = true\n")
 	}
 	if len(c.When) > 0 {
-		fmt.Fprintf(&b, "when = %s\n", list(SpanTexts(c.When)))
+		fmt.Fprintf(&b, "when = %s\n", list(service.SpanTexts(c.When)))
 	}
 	if p := c.Previous; p != nil {
 		fmt.Fprintf(&b, "previous = %s\n", p.text())
@@ -281,3 +283,19 @@ func prefixTexts(prefixes []netip.Prefix) []string {
 }
 
 func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+// validAllow checks an entry of a client's allow list: the name of a service, or ports.
+func validAllow(s string) error {
+	if strings.Contains(s, "/") {
+		return validPorts(s)
+	}
+	return service.ValidName(s)
+}
+
+// validPorts checks ports as a file names them. Its error quotes nothing: a key may stand there by mistake.
+func validPorts(s string) error {
+	if _, err := service.ParsePorts(s); err != nil {
+		return errors.New(`ports are written "tcp/22" or "udp/60000-60010"`)
+	}
+	return nil
+}

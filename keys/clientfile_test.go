@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sallyport/keys/service"
 )
 
 func fullClient() *Client {
@@ -18,7 +20,7 @@ func fullClient() *Client {
 		Allow: []string{"ssh", "tcp/8443", "udp/60000-60010"},
 		From:  []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8::1/128")},
 		Deny:  []netip.Prefix{netip.MustParsePrefix("203.0.113.7/32")}, Expires: time.Date(2028, 1, 1, 0, 0, 0, 0, time.UTC),
-		When:   []Span{{time.Monday, time.Friday, 480, 1080}, {time.Friday, time.Friday, 1320, 120}},
+		When:   []service.Span{{First: time.Monday, Last: time.Friday, From: 480, To: 1080}, {First: time.Friday, Last: time.Friday, From: 1320, To: 120}},
 		MaxFor: 90 * time.Minute, RequireSource: true, Revoked: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC),
 	}
 }
@@ -170,7 +172,7 @@ func TestWriteClientRefuses(t *testing.T) {
 		"invalid prefix":  func(c *Client) { c.From = []netip.Prefix{{}} },
 		"unmasked prefix": func(c *Client) { c.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")} },
 		"negative":        func(c *Client) { c.MaxFor = -time.Second },
-		"too long":        func(c *Client) { c.MaxFor = MaxDuration + time.Second },
+		"too long":        func(c *Client) { c.MaxFor = service.MaxDuration + time.Second },
 		"year 10000":      func(c *Client) { c.Expires = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
 		"previous no key": func(c *Client) { c.Previous.Key = Key{} },
 		"previous no end": func(c *Client) { c.Previous.Until = time.Time{} },
@@ -188,5 +190,18 @@ func TestWriteClientRefuses(t *testing.T) {
 	}
 	if _, err := os.Lstat(filepath.Join(filepath.Dir(dir), "alice.toml")); err == nil {
 		t.Error("written outside of the directory")
+	}
+}
+
+func TestValidAllow(t *testing.T) {
+	for _, good := range []string{"ssh", "tcp/22", "udp/65535", "tcp/60000-60010", "tcp"} {
+		if err := validAllow(good); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+	for _, bad := range []string{"", "tcp/", "tcp/0", "tcp/022", "tcp/+22", "tcp/65536", "icmp/1", "TCP/22", "tcp/22-", "tcp/22-22", "tcp/22-21", "tcp/22-0", "/22", "tcp/22/23", "tcp/2 2", "SSH"} {
+		if validAllow(bad) == nil {
+			t.Errorf("%q: accepted", bad)
+		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+
+	"sallyport/keys/quote"
 )
 
 // ErrExposed is returned for a file with secrets that others than its owner and the
@@ -81,32 +83,10 @@ func (a access) readable() bool {
 func (a access) mend(path string, most fs.FileMode, owner string) string {
 	var commands []string
 	if a.wrongOwner() || a.wrongGroup() {
-		commands = append(commands, "chown "+owner+" "+ShellWord(path))
+		commands = append(commands, "chown "+owner+" "+quote.Shell(path))
 	}
 	if a.mode.Perm()&0o077&^most != 0 {
-		commands = append(commands, fmt.Sprintf("chmod %o %s", most, ShellWord(path)))
+		commands = append(commands, fmt.Sprintf("chmod %o %s", most, quote.Shell(path)))
 	}
 	return strings.Join(commands, " && ")
-}
-
-// ShellWord returns a path as a shell takes it: quoted where that is needed, and printable.
-func ShellWord(s string) string {
-	plain := func(r rune) bool {
-		return r < 0x80 && (nameByte(byte(r)) || 'A' <= r && r <= 'Z' || strings.ContainsRune("/._-", r))
-	}
-	if s != "" && s[0] != '-' && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
-		return s
-	}
-	if Printable(s) == s {
-		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-	}
-	var b strings.Builder // as bash and zsh read it, and POSIX since 2024
-	for i := range len(s) {
-		if c := s[i]; ' ' <= c && c <= '~' && c != '\'' && c != '\\' {
-			b.WriteByte(c)
-			continue
-		}
-		fmt.Fprintf(&b, `\x%02x`, s[i])
-	}
-	return "$'" + b.String() + "'"
 }

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+
+	"sallyport/keys/quote"
 )
 
 func checkAccess(d folder, path string, fi fs.FileInfo, most fs.FileMode) error {
@@ -55,7 +57,7 @@ func checkReadable(d folder, path string, fi fs.FileInfo) error {
 
 // unreadable is the error of a file that the server's user cannot read.
 func (d folder) unreadable(path string, a access) error {
-	return fmt.Errorf("%s: %w: chown %s %s && chmod 640 %[4]s", path, ErrUnreadable, d.ownerText(a), ShellWord(path))
+	return fmt.Errorf("%s: %w: chown %s %s && chmod 640 %[4]s", path, ErrUnreadable, d.ownerText(a), quote.Shell(path))
 }
 
 // ownerText is the owner that the folder's files should have, as user:group.

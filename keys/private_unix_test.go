@@ -70,14 +70,6 @@ func TestAccess(t *testing.T) {
 	}
 }
 
-func TestShellWord(t *testing.T) {
-	for in, want := range map[string]string{"/etc/spa/a.toml": "/etc/spa/a.toml", "a b": "'a b'", "it's": `'it'\''s'`, "-rf": "'-rf'", "": "''", "$(x)": "'$(x)'", "ä": "'ä'"} {
-		if got := ShellWord(in); got != want {
-			t.Errorf("%q: got %s, want %s", in, got, want)
-		}
-	}
-}
-
 // TestMendWorks runs what the error says.
 func TestMendWorks(t *testing.T) {
 	dir := t.TempDir()

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"sallyport/keys/service"
 )
 
 // A Profile is what a client knows about one host: the contents of hosts/NAME.toml, and
@@ -50,12 +52,12 @@ func (p *Profile) Valid() error {
 // firstInvalid passes over the keys of a locked profile, which are sealed.
 func (p *Profile) firstInvalid(locked bool) *fieldError {
 	for _, f := range []fieldError{
-		{"name", ValidName(p.Name)},
+		{"name", service.ValidName(p.Name)},
 		{"address", validAddress(p.Address)},
 		{"knock_ports", validKnockPorts(p.KnockPorts)},
 		{"server_id", present(p.ServerID != ServerID{})},
 		{"gate_key", present(locked || !p.Gate.IsZero())},
-		{"client", ValidName(p.Client)},
+		{"client", service.ValidName(p.Client)},
 		{"id", present(locked || p.ID != 0)},
 		{"key", present(locked || !p.Key.IsZero())},
 		{"services", validServices(p.Services)},
@@ -76,7 +78,7 @@ func present(ok bool) error {
 }
 
 func validAddress(s string) error {
-	_, _, err := SplitAddress(s)
+	_, _, err := service.SplitAddress(s)
 	return err
 }
 
@@ -105,7 +107,7 @@ func validServices(services map[string][]string) error {
 }
 
 func validService(name string, ports []string) error {
-	if err := ValidName(name); err != nil {
+	if err := service.ValidName(name); err != nil {
 		return err
 	}
 	if len(ports) == 0 || len(ports) > MaxServicePorts {

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"sallyport/keys/service"
 )
 
 // A Registry is the clients of a server, by id. It is safe for concurrent use.
@@ -188,7 +190,7 @@ func (r *Registry) Names() ([]string, error) {
 // or gone, or has another client's id, changes nothing and is the error: it may be in the middle of being
 // written. See Shut.
 func (r *Registry) Reload(name string) (before, after *Client, err error) {
-	if err := ValidName(name); err != nil {
+	if err := service.ValidName(name); err != nil {
 		return nil, nil, err // also what would lead out of the directory
 	}
 	r.loading.Lock()

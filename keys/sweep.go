@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"sallyport/keys/service"
 )
 
 // What a file is called beside the one in whose place it comes: .NAME.XXXXXXXXXX.tmp
@@ -51,7 +53,7 @@ func Sweep(dir, name string) (int, error) {
 	if name == "" {
 		return sweep(dir, "")
 	}
-	if err := ValidName(name); err != nil {
+	if err := service.ValidName(name); err != nil {
 		return 0, err
 	}
 	return sweep(dir, name+Suffix)

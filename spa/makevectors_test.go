@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 // scene is one vector before it is written: alice knocks at the gateway, and what about
@@ -69,14 +70,14 @@ func seedRandom(t *testing.T, name string) {
 func addOK(add addFunc) {
 	add("ok-open", "ok", "A service by name and one by port, a stated source, a duration.", func(*scene) {})
 	add("ok-observed", "ok", "No stated source, the service's own duration.", func(s *scene) {
-		s.request = Request{ID: RequestID{0xff}, Type: TypeOpen, Time: testNow, Services: []Service{{Name: "ssh"}}}
+		s.request = Request{ID: RequestID{0xff}, Type: TypeOpen, Time: testNow, Services: []service.Service{{Name: "ssh"}}}
 	})
 	add("ok-ipv6", "ok", "A stated IPv6 source.", func(s *scene) { s.request.Source = deniedReceipt().Source })
 	add("ok-close", "ok", "A close.", func(s *scene) { s.request.Type, s.request.For = TypeClose, 0 })
 	add("ok-eight", "ok", "Eight services.", func(s *scene) { s.request.Services = ports(1, 8) })
 	add("ok-longest-for", "ok", "The longest duration.", func(s *scene) { s.request.For = maxFor })
 	add("ok-full", "ok", "A request of 96 bytes: no padding in a packet of 168.", func(s *scene) {
-		s.request.Services = []Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 14)}}
+		s.request.Services = []service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 14)}}
 		s.length = MinLen
 	})
 	add("ok-continued", "ok", "Sealed a minute after the command's first packet, whose time it tells.", func(s *scene) {
@@ -84,7 +85,7 @@ func addOK(add addFunc) {
 	})
 	add("ok-continued-full", "ok", "The same in a request of 96 bytes.", func(s *scene) {
 		s.request.First = testNow.Add(-time.Minute)
-		s.request.Services = []Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 6)}}
+		s.request.Services = []service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 6)}}
 		s.length = MinLen
 	})
 	add("ok-length-168", "ok", "The shortest packet.", func(s *scene) { s.length = MinLen })

@@ -9,20 +9,21 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 func TestOpenReturnsWhatWasSealed(t *testing.T) {
 	requests := map[string]Request{
 		"all fields": openSSH(),
-		"observed":   {Type: TypeOpen, Time: testNow, Services: []Service{{Name: "ssh"}}},
-		"close":      {Type: TypeClose, Time: testNow, Services: []Service{{Name: "ssh"}}},
+		"observed":   {Type: TypeOpen, Time: testNow, Services: []service.Service{{Name: "ssh"}}},
+		"close":      {Type: TypeClose, Time: testNow, Services: []service.Service{{Name: "ssh"}}},
 		"IPv6": {Type: TypeOpen, Time: testNow, Source: netip.MustParseAddr("2001:db8::2"),
-			Services: []Service{{Proto: TCP, Port: 65535}}},
+			Services: []service.Service{{Proto: service.TCP, Port: 65535}}},
 		"longest": {ID: RequestID(make([]byte, 16)), Type: TypeOpen, Time: testNow, For: maxFor,
-			Services: []Service{{Name: "a2345678901234567890123456789012"}, {Proto: TCP, Port: 1}, {Proto: TCP, Port: 2},
-				{Proto: UDP, Port: 1}, {Proto: UDP, Port: 2}, {Proto: UDP, Port: 3}}},
-		"eight": {Type: TypeOpen, Time: testNow, Services: []Service{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "d"},
-			{Name: "e"}, {Name: "f"}, {Name: "g"}, {Proto: TCP, Port: 1}}},
+			Services: []service.Service{{Name: "a2345678901234567890123456789012"}, {Proto: service.TCP, Port: 1}, {Proto: service.TCP, Port: 2},
+				{Proto: service.UDP, Port: 1}, {Proto: service.UDP, Port: 2}, {Proto: service.UDP, Port: 3}}},
+		"eight": {Type: TypeOpen, Time: testNow, Services: []service.Service{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "d"},
+			{Name: "e"}, {Name: "f"}, {Name: "g"}, {Proto: service.TCP, Port: 1}}},
 	}
 	for name, want := range requests {
 		t.Run(name, func(t *testing.T) {

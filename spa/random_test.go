@@ -5,6 +5,8 @@ import (
 	"math"
 	"testing"
 	"testing/cryptotest"
+
+	"sallyport/keys/service"
 )
 
 // How much a chi-square statistic may be with df degrees of freedom: a fair one exceeds
@@ -66,7 +68,7 @@ const sampleSize = 100_000
 
 // The packets ask for the same at the same instant, so that nothing but what hides it varies.
 func TestPacketsAreIndistinguishableFromRandom(t *testing.T) {
-	short := Request{Type: TypeOpen, Time: testNow, Services: []Service{{Name: "a"}}}
+	short := Request{Type: TypeOpen, Time: testNow, Services: []service.Service{{Name: "a"}}}
 	long := openSSH()
 	long.Services = ports(1, 8)
 	for name, r := range map[string]Request{"short": short, "long": long} {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 // Sizes and constants of the receipt, as PROTOCOL.md names them.
@@ -102,7 +103,7 @@ type Granting struct {
 	// milliseconds, rounded down, and at most 2³²-1 of them.
 	For time.Duration
 	// Ports are the ranges of the service, as many as there was room for.
-	Ports []Ports
+	Ports []service.Ports
 	// More says that the service has more ports than Ports tells.
 	More bool
 }
@@ -168,7 +169,7 @@ func (r Receipt) check() error {
 	}
 	for _, g := range r.Services {
 		for _, p := range g.Ports {
-			if !p.valid() {
+			if !p.Valid() {
 				return fmt.Errorf("a receipt cannot tell of %v", p)
 			}
 		}
@@ -263,8 +264,8 @@ func parseGranting(b []byte) (Granting, []byte, error) {
 		return Granting{}, nil, errReceiptFormat
 	}
 	for range n {
-		p := Ports{Proto: Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:3]), High: binary.BigEndian.Uint16(b[3:5])}
-		if !p.valid() {
+		p := service.Ports{Proto: service.Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:3]), High: binary.BigEndian.Uint16(b[3:5])}
+		if !p.Valid() {
 			return Granting{}, nil, errReceiptFormat
 		}
 		g.Ports = append(g.Ports, p)

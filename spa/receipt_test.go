@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sallyport/keys/service"
 )
 
 func grantedReceipt() Receipt {
@@ -15,8 +17,8 @@ func grantedReceipt() Receipt {
 		Time:   testNow.Add(time.Second),
 		Source: netip.MustParseAddr("192.0.2.2"),
 		Services: []Granting{
-			{For: 30 * time.Second, Ports: []Ports{{TCP, 22, 22}}},
-			{For: time.Minute, Ports: []Ports{{TCP, 60000, 60010}, {UDP, 53, 53}}, More: true},
+			{For: 30 * time.Second, Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}},
+			{For: time.Minute, Ports: []service.Ports{{Proto: service.TCP, Low: 60000, High: 60010}, {Proto: service.UDP, Low: 53, High: 53}}, More: true},
 		},
 	}
 }
@@ -195,10 +197,10 @@ func TestParseReceiptRefusesEveryOtherLength(t *testing.T) {
 	}
 }
 
-func manyPorts(n int) []Ports {
-	var p []Ports
+func manyPorts(n int) []service.Ports {
+	var p []service.Ports
 	for i := range n {
-		p = append(p, Ports{TCP, uint16(1 + i), uint16(1 + i)})
+		p = append(p, service.Ports{Proto: service.TCP, Low: uint16(1 + i), High: uint16(1 + i)})
 	}
 	return p
 }

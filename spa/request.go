@@ -12,7 +12,7 @@ import (
 	"slices"
 	"time"
 
-	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 // Sizes and constants of the request's plaintext, as PROTOCOL.md names them.
@@ -85,7 +85,7 @@ type Request struct {
 	// the address that the server sees.
 	Source netip.Addr
 	// Services are 1 to 8, none twice.
-	Services []Service
+	Services []service.Service
 }
 
 // Digest condenses what must be equal among all the packets of one command: type,
@@ -138,13 +138,13 @@ func (r Request) checkServices() error {
 		size += firstLen
 	}
 	for i, s := range r.Services {
-		if !s.valid() {
+		if !s.Valid() {
 			return fmt.Errorf("%q is neither a service nor a port", s)
 		}
 		if slices.Contains(r.Services[:i], s) {
 			return fmt.Errorf("%s is asked for twice", s)
 		}
-		size += s.size()
+		size += serviceSize(s)
 	}
 	if size > requestMax {
 		return fmt.Errorf("the services are too many for one packet (%d bytes of %d): ask for them in two requests",
@@ -170,7 +170,7 @@ func (r Request) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(r.For/time.Millisecond))
 	b = appendAddr(b, r.Source)
 	for _, s := range r.Services {
-		b = s.append(b)
+		b = appendService(b, s)
 	}
 	if !r.First.IsZero() {
 		b = binary.BigEndian.AppendUint64(b, uint64(r.First.UnixNano()))
@@ -178,7 +178,7 @@ func (r Request) append(b []byte) []byte {
 	return b
 }
 
-func (s Service) append(b []byte) []byte {
+func appendService(b []byte, s service.Service) []byte {
 	if s.Name != "" {
 		b = append(b, byte(len(s.Name)))
 		return append(b, s.Name...)
@@ -187,7 +187,7 @@ func (s Service) append(b []byte) []byte {
 	return binary.BigEndian.AppendUint16(b, s.Port)
 }
 
-func (s Service) size() int {
+func serviceSize(s service.Service) int {
 	if s.Name != "" {
 		return 1 + len(s.Name)
 	}
@@ -263,11 +263,11 @@ func parseFirst(b []byte, packet time.Time) (time.Time, error) {
 }
 
 // parseServices returns the services at the start of b, and what follows them.
-func parseServices(b []byte, count int) ([]Service, []byte, error) {
+func parseServices(b []byte, count int) ([]service.Service, []byte, error) {
 	if count == 0 || count > maxServices {
 		return nil, nil, malformed("not 1 to 8 services")
 	}
-	services := make([]Service, 0, count)
+	services := make([]service.Service, 0, count)
 	for range count {
 		s, n, err := parseOneService(b)
 		if err != nil {
@@ -283,34 +283,34 @@ func parseServices(b []byte, count int) ([]Service, []byte, error) {
 }
 
 // parseOneService returns the first service in b and its length there.
-func parseOneService(b []byte) (Service, int, error) {
+func parseOneService(b []byte) (service.Service, int, error) {
 	if len(b) == 0 {
-		return Service{}, 0, malformed("the services run past the end")
+		return service.Service{}, 0, malformed("the services run past the end")
 	}
 	if b[0]&protoBit != 0 {
 		return parsePortService(b)
 	}
 	n := 1 + int(b[0])
 	if n > len(b) {
-		return Service{}, 0, malformed("the services run past the end")
+		return service.Service{}, 0, malformed("the services run past the end")
 	}
 	name := string(b[1:n])
-	if keys.ValidName(name) != nil {
-		return Service{}, 0, malformed("a bad service name")
+	if service.ValidName(name) != nil {
+		return service.Service{}, 0, malformed("a bad service name")
 	}
-	return Service{Name: name}, n, nil
+	return service.Service{Name: name}, n, nil
 }
 
-func parsePortService(b []byte) (Service, int, error) {
+func parsePortService(b []byte) (service.Service, int, error) {
 	if len(b) < 3 {
-		return Service{}, 0, malformed("the services run past the end")
+		return service.Service{}, 0, malformed("the services run past the end")
 	}
-	s := Service{Proto: Proto(b[0] &^ protoBit), Port: binary.BigEndian.Uint16(b[1:3])}
-	if !s.Proto.valid() {
-		return Service{}, 0, malformed("unknown protocol")
+	s := service.Service{Proto: service.Proto(b[0] &^ protoBit), Port: binary.BigEndian.Uint16(b[1:3])}
+	if !s.Proto.Valid() {
+		return service.Service{}, 0, malformed("unknown protocol")
 	}
 	if s.Port == 0 {
-		return Service{}, 0, malformed("port 0")
+		return service.Service{}, 0, malformed("port 0")
 	}
 	return s, 3, nil
 }

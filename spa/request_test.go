@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sallyport/keys/service"
 )
 
 // badRequests are plaintexts that a client of ours would never seal. Each has one fault.
@@ -93,7 +95,7 @@ func TestSealRefuses(t *testing.T) {
 		"first not before": func(r *Request, _ *Sender) { r.First = r.Time },
 		"far first":        func(r *Request, _ *Sender) { r.First = time.Date(1600, 1, 1, 0, 0, 0, 0, time.UTC) },
 		"first too long": func(r *Request, _ *Sender) {
-			r.First, r.Services = r.Time.Add(-time.Minute), []Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 7)}}
+			r.First, r.Services = r.Time.Add(-time.Minute), []service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 7)}}
 		},
 		"no time":            func(r *Request, _ *Sender) { r.Time = time.Time{} },
 		"far time":           func(r *Request, _ *Sender) { r.Time = time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC) },
@@ -108,12 +110,12 @@ func TestSealRefuses(t *testing.T) {
 		"no services":        func(r *Request, _ *Sender) { r.Services = nil },
 		"nine services":      func(r *Request, _ *Sender) { r.Services = ports(1, 9) },
 		"twice":              func(r *Request, _ *Sender) { r.Services = append(ports(1, 2), ports(2, 2)...) },
-		"zero service":       func(r *Request, _ *Sender) { r.Services = []Service{{}} },
-		"port 0":             func(r *Request, _ *Sender) { r.Services = []Service{{Proto: TCP}} },
-		"protocol":           func(r *Request, _ *Sender) { r.Services = []Service{{Proto: 1, Port: 1}} },
-		"bad name":           func(r *Request, _ *Sender) { r.Services = []Service{{Name: "SSH"}} },
-		"name and port":      func(r *Request, _ *Sender) { r.Services = []Service{{Name: "ssh", Port: 22}} },
-		"name and proto":     func(r *Request, _ *Sender) { r.Services = []Service{{Name: "ssh", Proto: TCP}} },
+		"zero service":       func(r *Request, _ *Sender) { r.Services = []service.Service{{}} },
+		"port 0":             func(r *Request, _ *Sender) { r.Services = []service.Service{{Proto: service.TCP}} },
+		"protocol":           func(r *Request, _ *Sender) { r.Services = []service.Service{{Proto: 1, Port: 1}} },
+		"bad name":           func(r *Request, _ *Sender) { r.Services = []service.Service{{Name: "SSH"}} },
+		"name and port":      func(r *Request, _ *Sender) { r.Services = []service.Service{{Name: "ssh", Port: 22}} },
+		"name and proto":     func(r *Request, _ *Sender) { r.Services = []service.Service{{Name: "ssh", Proto: service.TCP}} },
 		"long names":         func(r *Request, _ *Sender) { r.Services = longNames() },
 		"no client key":      func(_ *Request, s *Sender) { s.Key = Sender{}.Key },
 		"no gate key":        func(_ *Request, s *Sender) { s.Gate = Sender{}.Gate },
@@ -128,17 +130,17 @@ func TestSealRefuses(t *testing.T) {
 	}
 }
 
-func ports(from, to uint16) []Service {
-	var s []Service
+func ports(from, to uint16) []service.Service {
+	var s []service.Service
 	for p := from; p <= to; p++ {
-		s = append(s, Service{Proto: TCP, Port: p})
+		s = append(s, service.Service{Proto: service.TCP, Port: p})
 	}
 	return s
 }
 
 // longNames are one byte more than there is room for.
-func longNames() []Service {
-	return []Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 15)}}
+func longNames() []service.Service {
+	return []service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 15)}}
 }
 
 func TestDigest(t *testing.T) {
@@ -157,7 +159,7 @@ func TestDigest(t *testing.T) {
 		"for":      func(r *Request) { r.For += time.Millisecond },
 		"source":   func(r *Request) { r.Source = netip.Addr{} },
 		"services": func(r *Request) { r.Services = r.Services[:1] },
-		"order":    func(r *Request) { r.Services = []Service{r.Services[1], r.Services[0]} },
+		"order":    func(r *Request) { r.Services = []service.Service{r.Services[1], r.Services[0]} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := openSSH()
@@ -184,6 +186,15 @@ func TestStringsOfTheWire(t *testing.T) {
 	} {
 		if got != want {
 			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// TestServiceSize: what a service takes of a request is what it is counted as.
+func TestServiceSize(t *testing.T) {
+	for _, s := range []service.Service{{Name: "a"}, {Name: strings.Repeat("a", 32)}, {Proto: service.TCP, Port: 22}, {Proto: service.UDP, Port: 65535}} {
+		if got := len(appendService(nil, s)); got != serviceSize(s) {
+			t.Errorf("%v: %d bytes, counted as %d", s, got, serviceSize(s))
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 // The cast of the tests: fixed keys, so that a failure looks the same every time.
@@ -58,7 +59,7 @@ func openSSH() Request {
 		Time:     testNow,
 		For:      90 * time.Second,
 		Source:   netip.MustParseAddr("192.0.2.2"),
-		Services: []Service{{Name: "ssh"}, {Proto: UDP, Port: 60001}},
+		Services: []service.Service{{Name: "ssh"}, {Proto: service.UDP, Port: 60001}},
 	}
 }
 

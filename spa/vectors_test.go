@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 const vectorDir = "testdata/vectors"
@@ -272,7 +273,7 @@ func (v vector) request(t testing.TB) Request {
 		r.First = v.time(t, "first")
 	}
 	for _, text := range v["service"] {
-		s, err := ParseService(text)
+		s, err := service.ParseService(text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -305,7 +306,7 @@ func parseGrantingText(t testing.TB, text string) Granting {
 			g.More = true
 			continue
 		}
-		p, err := ParsePorts(w)
+		p, err := service.ParsePorts(w)
 		if err != nil {
 			t.Fatal(err)
 		}

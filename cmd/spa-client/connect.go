@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/client"
 )
@@ -211,7 +212,7 @@ func (p *portFlag) String() string {
 
 // Set reads a port.
 func (p *portFlag) Set(text string) error {
-	ports, err := spa.ParsePorts("tcp/" + text)
+	ports, err := service.ParsePorts("tcp/" + text)
 	if err != nil || ports.Low != ports.High {
 		return errors.New("a port is a number from 1 to 65535")
 	}

@@ -11,7 +11,8 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/quote"
+	"sallyport/keys/service"
 	"sallyport/spa/client/doctor"
 )
 
@@ -84,7 +85,7 @@ func (d *diagnosis) run(cmd *cobra.Command, args []string) error {
 	return d.examine(cmd, services)
 }
 
-func (d *diagnosis) examine(cmd *cobra.Command, services []spa.Service) error {
+func (d *diagnosis) examine(cmd *cobra.Command, services []service.Service) error {
 	o := doctor.Options{Services: services, Source: d.source.Source, Timeout: d.timeout}
 	if d.ntp != "" {
 		o.Clock = d.askTime
@@ -135,12 +136,12 @@ func (d *diagnosis) tell(cmd *cobra.Command, f doctor.Finding) error {
 		return cli.JSON(cmd, f)
 	}
 	w := cmd.OutOrStdout()
-	_, err := fmt.Fprintf(w, "%-8s %s\n", f.State, keys.Printable(f.Text))
+	_, err := fmt.Fprintf(w, "%-8s %s\n", f.State, quote.Printable(f.Text))
 	if err == nil && f.Advice != "" {
-		_, err = fmt.Fprintf(w, "%-8s - %s\n", "", keys.Printable(f.Advice))
+		_, err = fmt.Fprintf(w, "%-8s - %s\n", "", quote.Printable(f.Advice))
 	}
 	if err == nil && f.Sign != "" {
-		_, err = fmt.Fprintf(w, "%-8s - sign: %s\n", "", keys.Printable(f.Sign))
+		_, err = fmt.Fprintf(w, "%-8s - sign: %s\n", "", quote.Printable(f.Sign))
 	}
 	if err != nil {
 		return fmt.Errorf("printing the findings: %w", err)

@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -42,7 +43,7 @@ type testGateway struct {
 	drop   int           // packets that get no answer; -1: all of them
 	clock  time.Duration // ahead of the client's
 	most   time.Duration // longest grant
-	ports  []spa.Ports
+	ports  []service.Ports
 	again  time.Time // what is stamped up to then is too early
 	noise  bool      // a forged datagram before every receipt
 	tcpAt  string    // where it listens from the first grant on; empty: nowhere
@@ -61,7 +62,7 @@ type testGateway struct {
 // token to the file token. The options are those of set.
 func gatewayCommand(ts *testscript.TestScript, neg bool, args []string) {
 	key, id := keys.NewKey(), keys.NewID()
-	g := &testGateway{status: spa.Granted, knocked: make(chan struct{}), most: time.Hour, ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}},
+	g := &testGateway{status: spa.Granted, knocked: make(chan struct{}), most: time.Hour, ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}},
 		client: &keys.Client{Name: "alice", ID: id, Key: key},
 		profile: &keys.Profile{Name: "gw", Address: "127.0.0.1", ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
 			Client: "alice", ID: id, Key: key, Services: map[string][]string{"ssh": {"tcp/22"}, "web": {"tcp/80", "tcp/443"}}, Receipts: true}}
@@ -141,7 +142,7 @@ func (g *testGateway) reserve(ts *testscript.TestScript) error {
 	}
 	g.tcpAt = l.Addr().String()
 	port := netip.MustParseAddrPort(g.tcpAt).Port()
-	g.ports = []spa.Ports{{Proto: spa.TCP, Low: port, High: port}}
+	g.ports = []service.Ports{{Proto: service.TCP, Low: port, High: port}}
 	g.profile.Services["ssh"] = []string{g.ports[0].String()}
 	return l.Close()
 }

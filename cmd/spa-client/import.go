@@ -20,6 +20,7 @@ import (
 	"sallyport/cmd/internal/cli"
 	"sallyport/cmd/internal/qr"
 	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 // importing is a token that becomes a host.
@@ -49,7 +50,7 @@ not written over unless --replace says so.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("name") {
-				if err := keys.ValidName(i.name); err != nil {
+				if err := service.ValidName(i.name); err != nil {
 					return cli.Misuse(err, "choose another --name")
 				}
 			}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/client"
 )
@@ -59,7 +60,7 @@ func (k *knock) answerJSON(a client.Answer) answerJSON {
 	return out
 }
 
-func (k *knock) serviceJSON(a client.Answer, i int, s spa.Service) serviceJSON {
+func (k *knock) serviceJSON(a client.Answer, i int, s service.Service) serviceJSON {
 	out := serviceJSON{Service: s.String(), Ports: k.ports(a, i, s), Seconds: granted(a, i).For.Seconds()}
 	if until := a.Until(i); a.Verdict == client.Opened && !until.IsZero() {
 		out.Until = &until

@@ -10,6 +10,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/client"
 )
@@ -64,10 +65,10 @@ func serviceArgs(_ *cobra.Command, args []string) error {
 	return err
 }
 
-func parseServices(args []string) ([]spa.Service, error) {
-	services := make([]spa.Service, 0, len(args))
+func parseServices(args []string) ([]service.Service, error) {
+	services := make([]service.Service, 0, len(args))
 	for _, arg := range args {
-		s, err := spa.ParseService(arg)
+		s, err := service.ParseService(arg)
 		if err != nil {
 			return nil, fmt.Errorf("%q is not a service: %w", arg, err)
 		}

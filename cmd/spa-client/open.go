@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
-	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/client"
 )
@@ -66,12 +66,12 @@ func (d *durationFlag) String() string {
 	if *d == 0 {
 		return ""
 	}
-	return keys.FormatDuration(time.Duration(*d))
+	return service.FormatDuration(time.Duration(*d))
 }
 
 // Set reads a duration.
 func (d *durationFlag) Set(s string) error {
-	parsed, err := keys.ParseDuration(s)
+	parsed, err := service.ParseDuration(s)
 	*d = durationFlag(parsed)
 	return err
 }

@@ -9,19 +9,20 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/client"
 )
 
 // shut is an opened answer of this machine, which has nothing listening on the port.
-func shut(ports spa.Ports) client.Answer {
+func shut(ports service.Ports) client.Answer {
 	a := answerFrom("127.0.0.1", client.Opened, spa.Granted)
-	a.Receipt.Services = []spa.Granting{{Ports: []spa.Ports{ports}}}
+	a.Receipt.Services = []spa.Granting{{Ports: []service.Ports{ports}}}
 	return a
 }
 
 func TestWaitOpen(t *testing.T) {
-	discard := spa.Ports{Proto: spa.TCP, Low: 9, High: 9}
+	discard := service.Ports{Proto: service.TCP, Low: 9, High: 9}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, c := range map[string]struct {
@@ -32,7 +33,7 @@ func TestWaitOpen(t *testing.T) {
 	}{
 		"only what is open is waited for": {t.Context(), []client.Answer{answerFrom("::1", client.Silent, 0), shut(discard)},
 			func(err error) bool { return errors.As(err, new(*cli.Exit)) }, ""},
-		"UDP cannot be waited for": {t.Context(), []client.Answer{shut(spa.Ports{Proto: spa.UDP, Low: 9, High: 9})},
+		"UDP cannot be waited for": {t.Context(), []client.Answer{shut(service.Ports{Proto: service.UDP, Low: 9, High: 9})},
 			func(err error) bool { return err == nil }, "no TCP port to wait for"},
 		"interrupted": {ended, []client.Answer{shut(discard)},
 			func(err error) bool { return errors.Is(err, context.Canceled) }, ""},
@@ -41,7 +42,7 @@ func TestWaitOpen(t *testing.T) {
 			k, cmd, stderr := answered()
 			profile := &keys.Profile{Name: "gw", Address: "127.0.0.1", KnockPorts: []uint16{9}, ServerID: keys.NewServerID(),
 				Gate: keys.NewGateKey(), ID: keys.NewID(), Key: keys.NewKey()}
-			plan, err := client.Prepare(t.Context(), profile, client.Command{Type: spa.TypeOpen, Services: []spa.Service{{Name: "ssh"}}, Timeout: 50 * time.Millisecond})
+			plan, err := client.Prepare(t.Context(), profile, client.Command{Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}}, Timeout: 50 * time.Millisecond})
 			if err != nil {
 				t.Fatal(err)
 			}

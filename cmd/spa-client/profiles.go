@@ -14,7 +14,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // defaultConfig is $XDG_CONFIG_HOME/spa, or in the system's place for such files. It
@@ -43,7 +43,7 @@ func (a *app) hostsDir() (string, error) {
 
 // profilePath is the file of a host. A name that is none could lead out of the directory.
 func (a *app) profilePath(name string) (string, error) {
-	if err := keys.ValidName(name); err != nil {
+	if err := service.ValidName(name); err != nil {
 		return "", cli.Misuse(err, "spa-client hosts lists the hosts")
 	}
 	dir, err := a.hostsDir()
@@ -63,7 +63,7 @@ func (a *app) names() ([]string, error) {
 	var names []string
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), keys.Suffix)
-		if ok && keys.ValidName(name) == nil {
+		if ok && service.ValidName(name) == nil {
 			names = append(names, name)
 		}
 	}
@@ -83,7 +83,7 @@ func (a *app) profile(ctx context.Context, name string) (*keys.Profile, error) {
 
 // profileFor is profile for services to be asked for. Where a host must be named, and stands among
 // them, that is said.
-func (a *app) profileFor(ctx context.Context, name string, asked []spa.Service) (*keys.Profile, error) {
+func (a *app) profileFor(ctx context.Context, name string, asked []service.Service) (*keys.Profile, error) {
 	p, err := a.profile(ctx, name)
 	if host, ok := a.hostAmong(asked); ok && errors.Is(err, errSeveral) {
 		return nil, cli.Misuse(err, fmt.Sprintf("%s is a host, not a service: --host %[1]s", host))

@@ -14,6 +14,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/client"
 )
@@ -55,7 +56,7 @@ func (k *knock) report(cmd *cobra.Command, a client.Answer) error {
 }
 
 // openLine is "ssh (tcp/22) is open on gw for 203.0.113.7 until 14:03:30 (30s)".
-func (k *knock) openLine(a client.Answer, i int, service spa.Service, now time.Time) string {
+func (k *knock) openLine(a client.Answer, i int, service service.Service, now time.Time) string {
 	line := fmt.Sprintf("%s is open on %s%s", k.label(a, i, service), k.plan.Profile.Name, forSource(a))
 	until := a.Until(i)
 	if until.IsZero() {
@@ -73,7 +74,7 @@ func granted(a client.Answer, i int) spa.Granting {
 }
 
 // ports are a service's ports as the gateway tells them, else as the profile has them.
-func (k *knock) ports(a client.Answer, i int, service spa.Service) []string {
+func (k *knock) ports(a client.Answer, i int, service service.Service) []string {
 	told := granted(a, i)
 	all := told.Ports
 	if len(all) == 0 {
@@ -90,7 +91,7 @@ func (k *knock) ports(a client.Answer, i int, service spa.Service) []string {
 }
 
 // label is "ssh (tcp/22)", or "tcp/22" for a port that was asked for by itself.
-func (k *knock) label(a client.Answer, i int, service spa.Service) string {
+func (k *knock) label(a client.Answer, i int, service service.Service) string {
 	ports := k.ports(a, i, service)
 	if service.Name == "" || len(ports) == 0 {
 		return service.String()
@@ -125,7 +126,7 @@ func rounded(d time.Duration) string {
 	if d.Abs() >= time.Second {
 		d = d.Round(time.Second)
 	}
-	return keys.FormatDuration(d)
+	return service.FormatDuration(d)
 }
 
 // caution says on standard error what is not as it was asked for, or soon will not be.
@@ -214,7 +215,7 @@ func (k *knock) services() string {
 }
 
 // advice is what to do about a refusal of services.
-func (a *app) advice(p *keys.Profile, asked []spa.Service, reason spa.Status) string {
+func (a *app) advice(p *keys.Profile, asked []service.Service, reason spa.Status) string {
 	switch reason {
 	case spa.ReasonExpired:
 		return "ask the gateway's administrator for a new key"
@@ -246,7 +247,7 @@ func (a *app) advice(p *keys.Profile, asked []spa.Service, reason spa.Status) st
 }
 
 // hostAmong is a service that is not one but a host, which stands where --host was meant.
-func (a *app) hostAmong(asked []spa.Service) (string, bool) {
+func (a *app) hostAmong(asked []service.Service) (string, bool) {
 	names, _ := a.names()
 	for _, s := range asked {
 		if s.Name != "" && slices.Contains(names, s.Name) {

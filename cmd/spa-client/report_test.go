@@ -13,6 +13,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/client"
 	"sallyport/spa/client/doctor"
@@ -22,7 +23,7 @@ import (
 func answered() (*knock, *cobra.Command, *bytes.Buffer) {
 	k := &knock{app: &app{}, plan: &client.Plan{
 		Profile: &keys.Profile{Name: "gw", Receipts: true, Services: map[string][]string{"ssh": {"tcp/22"}}},
-		Command: client.Command{Type: spa.TypeOpen, Services: []spa.Service{{Name: "ssh"}}},
+		Command: client.Command{Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}}},
 	}}
 	var stderr bytes.Buffer
 	cmd := &cobra.Command{Use: "spa-client"}
@@ -134,11 +135,11 @@ func TestOpenLine(t *testing.T) {
 		granted spa.Granting
 		want    string
 	}{
-		"the line of the manual": {spa.Granting{For: 30*time.Second - 2*time.Millisecond, Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}},
+		"the line of the manual": {spa.Granting{For: 30*time.Second - 2*time.Millisecond, Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}},
 			"ssh (tcp/22) is open on gw for 203.0.113.7 until 14:03:30 (30s)"},
-		"several ranges": {spa.Granting{For: 10 * time.Minute, Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}, {Proto: spa.UDP, Low: 60000, High: 60010}}},
+		"several ranges": {spa.Granting{For: 10 * time.Minute, Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}, {Proto: service.UDP, Low: 60000, High: 60010}}},
 			"ssh (tcp/22, udp/60000-60010) is open on gw for 203.0.113.7 until 14:13:00 (10m)"},
-		"more than are told": {spa.Granting{For: time.Hour, Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}, More: true},
+		"more than are told": {spa.Granting{For: time.Hour, Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}, More: true},
 			"ssh (tcp/22, …) is open on gw for 203.0.113.7 until 15:03:00 (1h)"},
 		"until tomorrow": {spa.Granting{For: 24 * time.Hour},
 			"ssh (tcp/22) is open on gw for 203.0.113.7 until 2026-11-22 14:03:00 " + now.Format("MST") + " (24h)"},
@@ -146,15 +147,15 @@ func TestOpenLine(t *testing.T) {
 			"ssh (tcp/22) is open on gw for 203.0.113.7 until 14:03:00 (90ms)"},
 	} {
 		a.Receipt.Services = []spa.Granting{c.granted}
-		if got := k.openLine(a, 0, spa.Service{Name: "ssh"}, now); got != c.want {
+		if got := k.openLine(a, 0, service.Service{Name: "ssh"}, now); got != c.want {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
 	}
 	a.Receipt.Source, a.Receipt.Services = netip.Addr{}, []spa.Granting{{For: time.Minute}}
-	if got, want := k.openLine(a, 0, spa.Service{Name: "ssh"}, now), "ssh (tcp/22) is open on gw until 14:04:00 (1m)"; got != want {
+	if got, want := k.openLine(a, 0, service.Service{Name: "ssh"}, now), "ssh (tcp/22) is open on gw until 14:04:00 (1m)"; got != want {
 		t.Errorf("without an address: got %q, want %q", got, want)
 	}
-	unknown := k.openLine(client.Answer{Verdict: client.Opened}, 0, spa.Service{Name: "new"}, now)
+	unknown := k.openLine(client.Answer{Verdict: client.Opened}, 0, service.Service{Name: "new"}, now)
 	if unknown != "new is open on gw" {
 		t.Errorf("without a receipt: got %q", unknown)
 	}

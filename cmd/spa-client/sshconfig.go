@@ -15,7 +15,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/client"
 )
 
@@ -72,7 +72,7 @@ func (k *knock) sshConfig(cmd *cobra.Command, args []string, port uint16) (*sshC
 	if err != nil {
 		return nil, err
 	}
-	host, _, err := keys.SplitAddress(p.Address)
+	host, _, err := service.SplitAddress(p.Address)
 	if err != nil {
 		return nil, fmt.Errorf("the address of host %s: %w", p.Name, err)
 	}
@@ -110,7 +110,7 @@ func sshService(p *keys.Profile, args []string, port uint16) (string, uint16, er
 	if len(args) == 1 {
 		name = args[0]
 	}
-	service, err := spa.ParseService(name)
+	service, err := service.ParseService(name)
 	if err != nil {
 		return "", 0, cli.Misuse(fmt.Errorf("%q is not a service: %w", name, err), "")
 	}

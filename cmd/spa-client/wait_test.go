@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/client"
 	"sallyport/spa/lab"
@@ -22,14 +23,14 @@ func TestWaitOpenInEitherFamily(t *testing.T) {
 	}
 	defer listening.Close()
 	at := netip.MustParseAddrPort(listening.Addr().String())
-	port := spa.Ports{Proto: spa.TCP, Low: at.Port(), High: at.Port()}
+	port := service.Ports{Proto: service.TCP, Low: at.Port(), High: at.Port()}
 	accepts, dead := shut(port), shut(port)
 	dead.Gateway = netip.MustParseAddr("127.0.0.77") // nothing listens there
 	for name, answers := range map[string][]client.Answer{"dead first": {dead, accepts}, "dead last": {accepts, dead}} {
 		t.Run(name, func(t *testing.T) {
 			k, cmd, _ := answered()
 			// So long that a test which waits for the dead one first does not end.
-			k.plan = planned(t, client.Command{Type: spa.TypeOpen, Services: []spa.Service{{Name: "ssh"}}, Timeout: 100 * lab.Patience})
+			k.plan = planned(t, client.Command{Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}}, Timeout: 100 * lab.Patience})
 			cmd.SetContext(t.Context())
 			done := make(chan error, 1)
 			go func() { done <- k.waitOpen(cmd, answers) }()
@@ -60,7 +61,7 @@ func planned(t *testing.T, c client.Command) *client.Plan {
 func TestWrongPortIsSaidOnce(t *testing.T) {
 	k, cmd, _ := answered()
 	cmd.SetContext(t.Context())
-	wrong := &client.PortError{Service: spa.Service{Name: "web"}, Ports: []spa.Ports{{Proto: spa.TCP, Low: 80, High: 80}}, Port: 99}
+	wrong := &client.PortError{Service: service.Service{Name: "web"}, Ports: []service.Ports{{Proto: service.TCP, Low: 80, High: 80}}, Port: 99}
 	if err := k.undialled(cmd, nil, errors.Join(wrong, wrong)); err == nil || err.Error() != wrong.Error() {
 		t.Errorf("got %q, want %q", err, wrong)
 	}
@@ -68,9 +69,9 @@ func TestWrongPortIsSaidOnce(t *testing.T) {
 
 func TestNotEachAccepts(t *testing.T) {
 	k, cmd, _ := answered()
-	k.plan = planned(t, client.Command{Type: spa.TypeOpen, Services: []spa.Service{{Name: "ssh"}, {Name: "web"}}, Timeout: 50 * time.Millisecond})
+	k.plan = planned(t, client.Command{Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}, {Name: "web"}}, Timeout: 50 * time.Millisecond})
 	cmd.SetContext(t.Context())
-	err := k.waitOpen(cmd, []client.Answer{shut(spa.Ports{Proto: spa.TCP, Low: 9, High: 9})})
+	err := k.waitOpen(cmd, []client.Answer{shut(service.Ports{Proto: service.TCP, Low: 9, High: 9})})
 	if err == nil || err.Error() != "ssh, web are open on gw, but not each accepts connections" {
 		t.Errorf("got %v", err)
 	}

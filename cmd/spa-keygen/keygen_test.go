@@ -9,7 +9,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -35,7 +35,7 @@ func gateway(env *testscript.Env) error {
 	c := config.Default(dir)
 	c.Name, c.Address, c.ServerID = "gw", "192.0.2.1", keys.NewServerID()
 	for _, text := range []string{"tcp/22", "tcp/80"} {
-		ports, err := spa.ParsePorts(text)
+		ports, err := service.ParsePorts(text)
 		if err != nil {
 			return err
 		}

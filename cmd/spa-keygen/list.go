@@ -13,6 +13,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -89,10 +90,10 @@ func describe(c *keys.Client, now time.Time) description {
 		d.Deny = append(d.Deny, prefix.String())
 	}
 	if c.MaxFor > 0 {
-		d.MaxFor = keys.FormatDuration(c.MaxFor)
+		d.MaxFor = service.FormatDuration(c.MaxFor)
 	}
 	if len(c.When) > 0 {
-		d.When = keys.SpanTexts(c.When)
+		d.When = service.SpanTexts(c.When)
 	}
 	if c.Previous != nil {
 		d.PreviousID, d.PreviousUntil = c.Previous.ID.String(), known(c.Previous.Until)
@@ -117,7 +118,7 @@ func condition(c *keys.Client, now time.Time) string {
 		text += " until " + moment(&c.Expires)
 	}
 	if len(c.When) > 0 {
-		text += ", " + strings.Join(keys.SpanTexts(c.When), ", ")
+		text += ", " + strings.Join(service.SpanTexts(c.When), ", ")
 	}
 	return text
 }

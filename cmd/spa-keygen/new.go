@@ -14,6 +14,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -51,7 +52,7 @@ has the token.`,
 			}
 			if limits := shorter(c, client); len(limits) > 0 {
 				cli.Warn(cmd, "--max-for %s is more than the services allow, which limit it: %s; raise max_for in %s if that is meant",
-					keys.FormatDuration(client.MaxFor), strings.Join(limits, ", "), filepath.Join(c.Dir, config.FileName))
+					service.FormatDuration(client.MaxFor), strings.Join(limits, ", "), filepath.Join(c.Dir, config.FileName))
 			}
 			return nil
 		},
@@ -66,7 +67,7 @@ has the token.`,
 
 // checkNew says what is wrong with the arguments.
 func checkNew(c *config.Config, name string, allow []string) error {
-	if err := keys.ValidName(name); err != nil {
+	if err := service.ValidName(name); err != nil {
 		return cli.Misuse(err, "choose a name such as alice or build-host-2")
 	}
 	for i, text := range allow {

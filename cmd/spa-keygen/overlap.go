@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 const (
@@ -26,7 +26,7 @@ func (f *overlapFlag) String() string {
 	case d%day == 0:
 		return strconv.Itoa(int(d/day)) + "d"
 	}
-	return keys.FormatDuration(d)
+	return service.FormatDuration(d)
 }
 
 // Set reads "0", "7d" or "36h".
@@ -43,7 +43,7 @@ func (f *overlapFlag) Set(s string) error {
 		*f = overlapFlag(time.Duration(n) * day)
 		return nil
 	}
-	d, err := keys.ParseDuration(s)
+	d, err := service.ParseDuration(s)
 	if err != nil {
 		return fmt.Errorf(`%w; days are written "7d"`, err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -24,7 +25,7 @@ Sessions that are open go on: spa-server revoke NAME --cut ends them.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeClient(dir),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := keys.ValidName(args[0]); err != nil {
+			if err := service.ValidName(args[0]); err != nil {
 				return cli.Misuse(err, "list the clients: spa-keygen list")
 			}
 			c, err := keys.ChangeClient(filepath.Join(*dir, config.ClientsDir), args[0], revoke)

@@ -10,6 +10,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -49,7 +50,7 @@ At most two keys can be valid. While the previous one is, rotate refuses to make
 			if err != nil {
 				return err
 			}
-			if err := keys.ValidName(args[0]); err != nil {
+			if err := service.ValidName(args[0]); err != nil {
 				return cli.Misuse(err, "list the clients: spa-keygen list")
 			}
 			return r.run(cmd, c, args[0])

@@ -11,6 +11,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -46,7 +47,7 @@ func newShow(dir *string) *cobra.Command {
 
 // read reads the file of the client that an argument names.
 func read(dir, name string) (*keys.Client, error) {
-	if err := keys.ValidName(name); err != nil {
+	if err := service.ValidName(name); err != nil {
 		return nil, cli.Misuse(err, "list the clients: spa-keygen list")
 	}
 	c, err := keys.ReadClient(filepath.Join(dir, config.ClientsDir, name+".toml"))

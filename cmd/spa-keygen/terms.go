@@ -10,7 +10,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -40,13 +40,13 @@ func (t *terms) readWhen(c *keys.Client) (err error) {
 	if len(t.when) == 0 {
 		return nil
 	}
-	c.When, err = keys.ParseSpans(t.when)
+	c.When, err = service.ParseSpans(t.when)
 	return misuseOf("--when", err)
 }
 
 func (t *terms) readFrom(c *keys.Client) error {
 	for _, text := range t.from {
-		prefix, err := keys.ParsePrefix(text)
+		prefix, err := service.ParsePrefix(text)
 		if err != nil {
 			return misuseOf(fmt.Sprintf("--from %q", text), err)
 		}
@@ -59,7 +59,7 @@ func (t *terms) readMaxFor(c *keys.Client) (err error) {
 	if t.maxFor == "" {
 		return nil
 	}
-	c.MaxFor, err = keys.ParseDuration(t.maxFor)
+	c.MaxFor, err = service.ParseDuration(t.maxFor)
 	return misuseOf(fmt.Sprintf("--max-for %q", t.maxFor), err)
 }
 
@@ -95,7 +95,7 @@ func shorter(c *config.Config, client *keys.Client) []string {
 	var found []string
 	for _, entry := range client.Allow {
 		if most, ok := mostFor(c, entry); ok && client.MaxFor > most {
-			found = append(found, entry+" "+keys.FormatDuration(most))
+			found = append(found, entry+" "+service.FormatDuration(most))
 		}
 	}
 	return found
@@ -104,9 +104,9 @@ func shorter(c *config.Config, client *keys.Client) []string {
 // mostFor is the longest time for which any client may open what a file allows. Of several services with
 // the same port it is the shortest, as for the policy.
 func mostFor(c *config.Config, entry string) (most time.Duration, ok bool) {
-	ports, err := spa.ParsePorts(entry)
+	ports, err := service.ParsePorts(entry)
 	for _, s := range c.Services {
-		overlaps := err == nil && slices.ContainsFunc(s.Ports, func(p spa.Ports) bool {
+		overlaps := err == nil && slices.ContainsFunc(s.Ports, func(p service.Ports) bool {
 			return p.Proto == ports.Proto && p.Low <= ports.High && ports.Low <= p.High
 		})
 		if (overlaps || s.Name == entry) && (!ok || s.MaxFor < most) {

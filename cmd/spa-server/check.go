@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
-	"sallyport/keys"
+	"sallyport/keys/quote"
 	"sallyport/spa/server"
 )
 
@@ -79,7 +79,7 @@ func printFinding(cmd *cobra.Command, f server.Finding, asJSON bool) error {
 	if asJSON {
 		return cli.JSON(cmd, f)
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s: %s\n", f.Severity, keys.Printable(f.Subject), indented(f.Text))
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s: %s\n", f.Severity, quote.Printable(f.Subject), indented(f.Text))
 	if f.Advice != "" {
 		_, adviceErr := fmt.Fprintf(cmd.OutOrStdout(), "    %s\n", indented(f.Advice))
 		err = errors.Join(err, adviceErr)
@@ -89,5 +89,5 @@ func printFinding(cmd *cobra.Command, f server.Finding, asJSON bool) error {
 
 // indented is a text whose further lines are no findings of their own.
 func indented(text string) string {
-	return strings.ReplaceAll(keys.PrintableLines(text), "\n", "\n    ")
+	return strings.ReplaceAll(quote.Lines(text), "\n", "\n    ")
 }

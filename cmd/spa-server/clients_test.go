@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -154,7 +155,7 @@ func TestCloseByPort(t *testing.T) {
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "opened as ssh")
 	closing := request()
 	closing.Type = spa.TypeClose
-	closing.Services = []spa.Service{{Proto: spa.TCP, Port: 22}}
+	closing.Services = []service.Service{{Proto: service.TCP, Port: 22}}
 	g.wantReceipt("192.0.2.2", g.seal(closing, bob), bob, spa.Closed)
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "closed as tcp/22")
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
@@ -150,7 +151,7 @@ func TestCounters(t *testing.T) {
 	unknown.ID++
 	stated := func(r *spa.Request) { r.Source = lab2 }
 	old := func(r *spa.Request) { r.Time = r.Time.Add(-time.Minute) }
-	other := func(r *spa.Request) { r.Services = []spa.Service{{Name: "web"}} }
+	other := func(r *spa.Request) { r.Services = []service.Service{{Name: "web"}} }
 	sealed := func(s spa.Sender, changes ...func(*spa.Request)) func() []byte {
 		return func() []byte { // when its turn has come
 			r := request()

@@ -21,6 +21,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 	"sallyport/spa/sandbox"
@@ -280,7 +281,7 @@ func sender(p *keys.Profile) spa.Sender {
 
 // request is an open request of ssh, stamped now.
 func request() spa.Request {
-	return spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), Services: []spa.Service{{Name: "ssh"}}}
+	return spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), Services: []service.Service{{Name: "ssh"}}}
 }
 
 func (g *gateway) seal(r spa.Request, s spa.Sender) []byte {
@@ -375,7 +376,7 @@ func (g *gateway) wantReceipt(from string, packet []byte, s spa.Sender, want spa
 func (g *gateway) settle(bob spa.Sender) {
 	g.t.Helper()
 	r := request()
-	r.Services = []spa.Service{{Name: "web"}}
+	r.Services = []service.Service{{Name: "web"}}
 	g.wantReceipt("192.0.2.9", g.seal(r, bob), bob, spa.Granted)
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
@@ -64,7 +65,7 @@ func (g *gateway) openThousand(owners []spa.Sender, last time.Duration, made fun
 			r := made()
 			r.For, r.Services = last, nil
 			for n := range uint16(8) {
-				r.Services = append(r.Services, spa.Service{Proto: spa.TCP, Port: port + n})
+				r.Services = append(r.Services, service.Service{Proto: service.TCP, Port: port + n})
 			}
 			receipt := g.wantReceipt(from, g.seal(r, owners[i%2]), owners[i%2], spa.Granted)
 			ends = receipt.Time.Add(receipt.Services[0].For)

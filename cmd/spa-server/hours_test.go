@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -85,7 +86,7 @@ func TestHours(t *testing.T) {
 	g.serve(":80")
 	web := func(kind spa.Type) spa.Request {
 		r := request()
-		r.Type, r.Services = kind, []spa.Service{{Name: "web"}}
+		r.Type, r.Services = kind, []service.Service{{Name: "web"}}
 		if kind == spa.TypeOpen {
 			r.For = 10 * time.Minute
 		}

@@ -12,7 +12,8 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/quote"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 	"sallyport/spa/server"
 )
@@ -49,7 +50,7 @@ spent under that clock, so that knocks are accepted again.`,
 			if err := server.Init(c, time.Now()); err != nil {
 				return initError(err)
 			}
-			at := keys.ShellWord(c.Dir)
+			at := quote.Shell(c.Dir)
 			fmt.Fprintf(cmd.OutOrStdout(), `wrote %s with server.toml, gate.key, clients/ and the journal
 next:
   spa-keygen new NAME --allow %s --config %s    a key for each user
@@ -107,10 +108,10 @@ func newConfig(dir, name, address string, services []string) (config.Config, err
 	c := config.Default(dir)
 	c.Name = name
 	c.ServerID = keys.NewServerID()
-	if err := keys.ValidName(name); err != nil {
+	if err := service.ValidName(name); err != nil {
 		return c, cli.Misuse(fmt.Errorf("--name: %w", err), "a name such as gw or office-2")
 	}
-	host, port, err := keys.SplitAddress(address)
+	host, port, err := service.SplitAddress(address)
 	if err != nil {
 		return c, cli.Misuse(fmt.Errorf("--address %q: %w", address, err), "HOST, IP, HOST:PORT or [IPv6]:PORT")
 	}
@@ -140,16 +141,16 @@ func parseService(text string) (config.Service, error) {
 	if !ok {
 		return config.Service{}, errors.New("there is no '='")
 	}
-	if err := keys.ValidName(name); err != nil {
+	if err := service.ValidName(name); err != nil {
 		return config.Service{}, err
 	}
-	service := config.NewService(name)
+	s := config.NewService(name)
 	for _, text := range strings.Split(list, ",") {
-		ports, err := spa.ParsePorts(text)
+		ports, err := service.ParsePorts(text)
 		if err != nil {
 			return config.Service{}, err
 		}
-		service.Ports = append(service.Ports, ports)
+		s.Ports = append(s.Ports, ports)
 	}
-	return service, nil
+	return s, nil
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
-	"sallyport/keys"
+	"sallyport/keys/quote"
 	"sallyport/spa/server"
 	"sallyport/spa/server/control"
 )
@@ -86,6 +86,6 @@ func printPast(cmd *cobra.Command, d control.Decision, asJSON bool) error {
 	if asJSON {
 		return cli.JSON(cmd, d)
 	}
-	_, err := fmt.Fprintln(cmd.OutOrStdout(), d.Time.Local().Format("2006-01-02"), keys.Printable(decisionLine(d)))
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), d.Time.Local().Format("2006-01-02"), quote.Printable(decisionLine(d)))
 	return err
 }

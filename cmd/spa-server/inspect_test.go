@@ -17,6 +17,7 @@ import (
 	"github.com/google/gopacket/pcapgo"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
@@ -72,9 +73,9 @@ func decisions(t testing.TB, out string) []control.Decision {
 	return ds
 }
 
-func wanting(service string) spa.Request {
+func wanting(name string) spa.Request {
 	r := request()
-	r.Services = []spa.Service{{Name: service}}
+	r.Services = []service.Service{{Name: name}}
 	return r
 }
 

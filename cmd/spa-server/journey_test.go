@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -52,7 +52,7 @@ func TestJourney(t *testing.T) {
 			grant := func(d time.Duration) {
 				grants++
 				out := g.mustOpen("--for", d.String(), "--source", family.granted)
-				if want := `^ssh \(tcp/22\) is open on gw for ` + regexp.QuoteMeta(family.granted) + ` until \d\d:\d\d:\d\d \(` + keys.FormatDuration(d) + `\)\n$`; !regexp.MustCompile(want).MatchString(out) {
+				if want := `^ssh \(tcp/22\) is open on gw for ` + regexp.QuoteMeta(family.granted) + ` until \d\d:\d\d:\d\d \(` + service.FormatDuration(d) + `\)\n$`; !regexp.MustCompile(want).MatchString(out) {
 					t.Errorf("got %q, want it to match %s", out, want)
 				}
 			}

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"syscall"
 
-	"sallyport/keys"
+	"sallyport/keys/quote"
 )
 
 // newLog returns the log of messages for the administrator. The journal of systemd stamps lines itself, and
@@ -61,7 +61,7 @@ func (j *journal) Handle(ctx context.Context, r slog.Record) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	_, err := fmt.Fprintf(j.w, "<%d>%s\n", priority(r.Level), keys.Printable(text))
+	_, err := fmt.Fprintf(j.w, "<%d>%s\n", priority(r.Level), quote.Printable(text))
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -39,7 +40,7 @@ func TestOnExpiry(t *testing.T) {
 	g.start()
 	grant := func(d time.Duration) {
 		r := request()
-		r.For, r.Services = d, []spa.Service{{Name: "ssh"}, {Name: "web"}}
+		r.For, r.Services = d, []service.Service{{Name: "ssh"}, {Name: "web"}}
 		g.wantReceipt("192.0.2.2", g.seal(r, bob), bob, spa.Granted)
 	}
 	var kept, cut net.Conn

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -103,8 +104,12 @@ func TestRefusedWithReason(t *testing.T) {
 	g.start()
 	alice := sender(g.profile())
 
-	asking := func(services ...spa.Service) spa.Request { r := request(); r.Services = services; return r }
-	closing := func(services ...spa.Service) spa.Request { r := asking(services...); r.Type = spa.TypeClose; return r }
+	asking := func(services ...service.Service) spa.Request { r := request(); r.Services = services; return r }
+	closing := func(services ...service.Service) spa.Request {
+		r := asking(services...)
+		r.Type = spa.TypeClose
+		return r
+	}
 	tests := []struct {
 		name   string
 		sender spa.Sender
@@ -112,12 +117,12 @@ func TestRefusedWithReason(t *testing.T) {
 		want   spa.Status
 	}{
 		{"expired client", expired, request(), spa.ReasonExpired},
-		{"no such service", alice, asking(spa.Service{Name: "nothing"}), spa.ReasonNoService},
-		{"service of others", alice, asking(spa.Service{Name: "web"}), spa.ReasonNotAllowed},
-		{"all or none", alice, asking(spa.Service{Name: "ssh"}, spa.Service{Name: "web"}), spa.ReasonNotAllowed},
-		{"raw port of others", alice, asking(spa.Service{Proto: spa.TCP, Port: 22}), spa.ReasonNotAllowed},
-		{"close of what others may open", alice, closing(spa.Service{Name: "web"}), spa.ReasonNotAllowed},
-		{"close by an expired client", expired, closing(spa.Service{Name: "ssh"}), spa.ReasonExpired},
+		{"no such service", alice, asking(service.Service{Name: "nothing"}), spa.ReasonNoService},
+		{"service of others", alice, asking(service.Service{Name: "web"}), spa.ReasonNotAllowed},
+		{"all or none", alice, asking(service.Service{Name: "ssh"}, service.Service{Name: "web"}), spa.ReasonNotAllowed},
+		{"raw port of others", alice, asking(service.Service{Proto: service.TCP, Port: 22}), spa.ReasonNotAllowed},
+		{"close of what others may open", alice, closing(service.Service{Name: "web"}), spa.ReasonNotAllowed},
+		{"close by an expired client", expired, closing(service.Service{Name: "ssh"}), spa.ReasonExpired},
 		{"source not stated", strict, request(), spa.ReasonSourceRequired},
 	}
 	for _, test := range tests {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 	"sallyport/spa/sandbox"
@@ -180,7 +181,7 @@ func TestReloadServices(t *testing.T) {
 		t.Fatal(err)
 	}
 	both := request()
-	both.For, both.Services = 5*time.Minute, []spa.Service{{Name: "ssh"}, {Name: "web"}}
+	both.For, both.Services = 5*time.Minute, []service.Service{{Name: "ssh"}, {Name: "web"}}
 	g.wantReceipt("192.0.2.3", g.seal(both, bob), bob, spa.Granted)
 	g.wantOpen("192.0.2.9", "192.0.2.1:3306", "not guarded yet")
 	stop := g.besiege("192.0.2.8", "192.0.2.1:22")
@@ -414,7 +415,7 @@ func TestReloadUnseenClients(t *testing.T) {
 	g.wantReceipt("192.0.2.2", g.seal(first, bob), bob, spa.Granted)
 	heldBack := g.seal(request(), bob)
 	web := request()
-	web.Services = []spa.Service{{Name: "web"}}
+	web.Services = []service.Service{{Name: "web"}}
 	heldBackWeb := g.seal(web, bob)
 	g.rewrite("alias", `allow = .*`, `allow = ["web"]`)
 	r := g.takeOver()

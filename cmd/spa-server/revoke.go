@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
-	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
 )
@@ -63,7 +63,7 @@ func revocation(text string) (control.Request, error) {
 		r.Source = source.Unmap().WithZone("")
 		return r, nil
 	}
-	if err := keys.ValidName(text); err != nil {
+	if err := service.ValidName(text); err != nil {
 		return r, cli.Misuse(fmt.Errorf("%q is neither a client's name nor an address", text), "spa-keygen list shows the clients, spa-server grants the addresses")
 	}
 	r.Client = text

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
@@ -88,7 +89,7 @@ func TestNarrowedRange(t *testing.T) {
 	bob := sender(g.enrol("bob", "tcp/10000-10010"))
 	g.start()
 	port := func(r spa.Request) []byte {
-		r.Services = []spa.Service{{Proto: spa.TCP, Port: 10005}}
+		r.Services = []service.Service{{Proto: service.TCP, Port: 10005}}
 		return g.seal(r, bob)
 	}
 	heldBack := port(request())

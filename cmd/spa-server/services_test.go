@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -46,7 +47,7 @@ func TestRanges(t *testing.T) {
 	g.wantHeard(true, "192.0.2.2", "192.0.2.1:61001", "beside the range, guarded by nobody")
 
 	r := long()
-	r.Services = []spa.Service{{Name: "mosh"}}
+	r.Services = []service.Service{{Name: "mosh"}}
 	receipt := g.wantReceipt("192.0.2.2", g.seal(r, bob), bob, spa.Granted)
 	if got := fmt.Sprint(receipt.Services[0].Ports); got != "[tcp/60000-60010 tcp/60020 udp/60000-61000]" {
 		t.Errorf("the receipt tells of %s", got)
@@ -61,7 +62,7 @@ func TestRanges(t *testing.T) {
 		g.wantHeard(false, "192.0.2.3", fmt.Sprintf("192.0.2.1:%d", port), "granted to another")
 	}
 	r = long()
-	r.Services = []spa.Service{{Name: "mosh"}}
+	r.Services = []service.Service{{Name: "mosh"}}
 	g.wantReceipt("2001:db8::2", g.seal(r, bob), bob, spa.Granted)
 	g.wantOpen("2001:db8::2", shut[4], "granted in IPv6")
 	g.wantHeard(true, "2001:db8::2", "[2001:db8::1]:61000", "granted in IPv6")
@@ -151,7 +152,7 @@ func TestEverythingAtOnce(t *testing.T) {
 	for i := range 8 {
 		name := fmt.Sprintf("w%d", i)
 		g.add(name, fmt.Sprintf(`ports = ["tcp/%d-%d"]`, 10000+1024*i, 10000+1024*i+1023))
-		r.Services = append(r.Services, spa.Service{Name: name})
+		r.Services = append(r.Services, service.Service{Name: name})
 		names = append(names, name)
 	}
 	bob := sender(g.enrol("bob", strings.Join(names, ",")+",ssh"))
@@ -193,10 +194,10 @@ func TestOverlappingRanges(t *testing.T) {
 		g.serve(port)
 	}
 	g.start()
-	ask := func(s spa.Sender, kind spa.Type, service string, d time.Duration, want spa.Status) {
+	ask := func(s spa.Sender, kind spa.Type, name string, d time.Duration, want spa.Status) {
 		t.Helper()
 		r := request()
-		r.Type, r.For, r.Services = kind, d, []spa.Service{{Name: service}}
+		r.Type, r.For, r.Services = kind, d, []service.Service{{Name: name}}
 		g.wantReceipt("192.0.2.2", g.seal(r, s), s, want)
 	}
 	reach := func(when string, ports map[string]bool) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -256,9 +257,9 @@ func newGatewayWithLAN(t *testing.T) (*gateway, *lab.Host) {
 
 // TestLimits: of each client, as the file has them.
 func TestLimits(t *testing.T) {
-	asking := func(service string) spa.Request {
+	asking := func(name string) spa.Request {
 		r := request()
-		r.Services = []spa.Service{{Name: service}}
+		r.Services = []service.Service{{Name: name}}
 		return r
 	}
 	t.Run("live_nonces", func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -298,19 +299,19 @@ func TestSharedKnockPort(t *testing.T) {
 	g.rewrite("server.toml", `knock_ports = \[62201\]`, `knock_ports = [{ port = 443, shared = true }]`)
 	g.rewrite("server.toml", `ports = \["tcp/80"\]`, `ports = ["udp/443"]`)
 	heard := make(chan string, 10)
-	var service *net.UDPConn
+	var web *net.UDPConn
 	err := g.host.Do(func() (err error) {
-		service, err = net.ListenUDP("udp4", &net.UDPAddr{Port: 443})
+		web, err = net.ListenUDP("udp4", &net.UDPAddr{Port: 443})
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer service.Close()
+	defer web.Close()
 	go func() {
 		var buf [2048]byte
 		for {
-			n, err := service.Read(buf[:])
+			n, err := web.Read(buf[:])
 			if err != nil {
 				return
 			}
@@ -320,7 +321,7 @@ func TestSharedKnockPort(t *testing.T) {
 	g.start()
 	alice := sender(g.profile())
 	r := request()
-	r.Services = []spa.Service{{Name: "web"}}
+	r.Services = []service.Service{{Name: "web"}}
 	packet := g.seal(r, alice)
 	conn := g.socket("192.0.2.2")
 	port := netip.MustParseAddrPort("192.0.2.1:443")

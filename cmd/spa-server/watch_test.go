@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
@@ -98,7 +99,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("closed: %+v", d)
 	}
 	later := request()
-	later.For, later.Services = time.Second, []spa.Service{{Name: "web"}}
+	later.For, later.Services = time.Second, []service.Service{{Name: "web"}}
 	g.wantReceipt("192.0.2.2", g.seal(later, bob), bob, spa.Granted)
 	w.wantShown(t, "ended", "bob")
 	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.ReasonNotAllowed)

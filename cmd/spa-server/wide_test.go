@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -42,7 +43,7 @@ func wideRequest() spa.Request {
 	r := request()
 	r.Services = nil
 	for i := range wide {
-		r.Services = append(r.Services, spa.Service{Name: fmt.Sprintf("wide%d", i)})
+		r.Services = append(r.Services, service.Service{Name: fmt.Sprintf("wide%d", i)})
 	}
 	return r
 }

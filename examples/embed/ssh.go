@@ -10,7 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 
-	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa/client"
 )
 
@@ -23,7 +23,7 @@ func remote(ctx context.Context, door *client.Dialer, l login, command string, o
 	if err != nil {
 		return err
 	}
-	host, _, err := keys.SplitAddress(door.Profile.Address)
+	host, _, err := service.SplitAddress(door.Profile.Address)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // test says whether a condition holds, before it is negated, and whether that depends on the
@@ -199,7 +199,7 @@ func (r *savedRule) says(said []uint16, _ setReader) []uint16 {
 
 // tcpFlags is "--tcp-flags FIN,SYN,RST,ACK SYN": of the first, those of the second are set.
 func tcpFlags(p *passage, c condition) (truth, bool) {
-	if len(c.args) != 2 || p.packet.Proto != spa.TCP {
+	if len(c.args) != 2 || p.packet.Proto != service.TCP {
 		return maybe, false
 	}
 	looked := strings.Split(c.args[0], ",")
@@ -209,7 +209,9 @@ func tcpFlags(p *passage, c condition) (truth, bool) {
 	return certain(!others && has(looked) == has(want)), false
 }
 
-func tcpSyn(p *passage, _ condition) (truth, bool) { return certain(p.packet.Proto == spa.TCP), false }
+func tcpSyn(p *passage, _ condition) (truth, bool) {
+	return certain(p.packet.Proto == service.TCP), false
+}
 
 // state is of the connection: NEW, UNTRACKED, or with the pseudo-state DNAT.
 func state(p *passage, c condition) (truth, bool) {

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // Detour is where a rule leads a packet before routing, so that it ends elsewhere than at the port
@@ -22,7 +22,7 @@ type Detour struct {
 }
 
 // Remove returns the command that ends the detour of ports.
-func (d Detour) Remove(ports spa.Ports) string {
+func (d Detour) Remove(ports service.Ports) string {
 	switch d.At.Tool {
 	case Docker:
 		return fmt.Sprintf("docker ps --filter publish=%s/%s\n# run that container without this port", numbers(ports, "-"), ports.Proto)
@@ -93,7 +93,7 @@ func (n noted) follow() Detour {
 // PortRanges divides all ports of a protocol into ranges whose ports fare alike, up to the routing:
 // in none of them begins or ends anything that a rule says about ports. A rule that compares
 // single bits of a port is not understood. The ranges also end where those of marked do.
-func (r *Ruleset) PortRanges(proto spa.Proto, marked ...spa.Ports) []spa.Ports {
+func (r *Ruleset) PortRanges(proto service.Proto, marked ...service.Ports) []service.Ports {
 	begins := []uint16{1}
 	for _, p := range r.portsSaid() {
 		begins = append(begins, p, p+1) // of 65535 this is 0, and left out
@@ -106,9 +106,9 @@ func (r *Ruleset) PortRanges(proto spa.Proto, marked ...spa.Ports) []spa.Ports {
 	slices.Sort(begins)
 	begins = slices.Compact(begins)
 	begins = begins[slices.Index(begins, 1):]
-	ranges := make([]spa.Ports, len(begins))
+	ranges := make([]service.Ports, len(begins))
 	for i, low := range begins {
-		ranges[i] = spa.Ports{Proto: proto, Low: low, High: 65535}
+		ranges[i] = service.Ports{Proto: proto, Low: low, High: 65535}
 		if i > 0 {
 			ranges[i-1].High = low - 1
 		}

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // preroutingChain makes a table of nft whose chain sees packets before their routing.
@@ -149,7 +149,7 @@ func TestPortRanges(t *testing.T) {
 			}
 			r := read(t, h)
 			var got []string
-			for _, p := range r.PortRanges(spa.TCP) {
+			for _, p := range r.PortRanges(service.TCP) {
 				got = append(got, p.String())
 			}
 			if !slices.Equal(got, test.want) {
@@ -161,8 +161,8 @@ func TestPortRanges(t *testing.T) {
 		})
 	}
 	r := &Ruleset{}
-	got := r.PortRanges(spa.TCP, spa.Ports{Proto: spa.TCP, Low: 22, High: 25}, spa.Ports{Proto: spa.UDP, Low: 53, High: 53})
-	want := []spa.Ports{{Proto: spa.TCP, Low: 1, High: 21}, {Proto: spa.TCP, Low: 22, High: 25}, {Proto: spa.TCP, Low: 26, High: 65535}}
+	got := r.PortRanges(service.TCP, service.Ports{Proto: service.TCP, Low: 22, High: 25}, service.Ports{Proto: service.UDP, Low: 53, High: 53})
+	want := []service.Ports{{Proto: service.TCP, Low: 1, High: 21}, {Proto: service.TCP, Low: 22, High: 25}, {Proto: service.TCP, Low: 26, High: 65535}}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
@@ -77,7 +77,7 @@ func read(t testing.TB, h *lab.Host) *Ruleset {
 // packet makes one for a port: "tcp/22".
 func packet(t testing.TB, port, to string) Packet {
 	t.Helper()
-	p, err := spa.ParsePorts(port)
+	p, err := service.ParsePorts(port)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ const (
 	over6 = "2001:db8::1"
 )
 
-func portsOf(p Packet) spa.Ports { return spa.Ports{Proto: p.Proto, Low: p.Port, High: p.Port} }
+func portsOf(p Packet) service.Ports { return service.Ports{Proto: p.Proto, Low: p.Port, High: p.Port} }
 
 // listing is all that nft and the legacy iptables would print.
 func listing(t *testing.T, h *lab.Host) string {

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // The expressions that read the packet and what the kernel knows about it, and those that
@@ -150,7 +150,7 @@ func (p *passage) sender(n int) []cell {
 func (p *passage) transportHeader(h []cell) {
 	ports := binary.BigEndian.AppendUint16(nil, senderPort)
 	copy(h, bytesOf(binary.BigEndian.AppendUint16(ports, p.packet.Port)...))
-	if p.packet.Proto == spa.TCP {
+	if p.packet.Proto == service.TCP {
 		copy(h[13:], bytesOf(syn))
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // Place is a rule, or the policy of a base chain.
@@ -95,7 +95,7 @@ func (p Place) String() string {
 
 // Allow returns the command that lets ports pass by this place. They are those that a packet is sent
 // to: where DNAT has led it on, it passes by another address and port.
-func (p Place) Allow(ports spa.Ports) string {
+func (p Place) Allow(ports service.Ports) string {
 	if port := p.Bound.Port(); port != 0 {
 		ports.Low, ports.High = port, port
 	}
@@ -114,7 +114,7 @@ func (p Place) Allow(ports spa.Ports) string {
 }
 
 // allowOn is for packets that leave for another machine.
-func (p Place) allowOn(ports spa.Ports, to netip.Addr) string {
+func (p Place) allowOn(ports service.Ports, to netip.Addr) string {
 	proto := ports.Proto.String()
 	switch p.Tool {
 	case UFW:
@@ -129,7 +129,7 @@ func (p Place) allowOn(ports spa.Ports, to netip.Addr) string {
 }
 
 // insert puts a rule first, which accepts ports under a condition in the words of nft or of iptables.
-func (p Place) insert(ports spa.Ports, nft, iptables string) string {
+func (p Place) insert(ports service.Ports, nft, iptables string) string {
 	proto := ports.Proto.String()
 	iptables += " -p " + proto + " --dport " + numbers(ports, ":")
 	switch p.Tool {
@@ -150,7 +150,7 @@ func (p Place) insert(ports spa.Ports, nft, iptables string) string {
 
 // AllowFrom returns the command that lets ports pass by this place for one sender: of what bans
 // addresses, the one that lifts the ban.
-func (p Place) AllowFrom(from netip.Addr, ports spa.Ports) string {
+func (p Place) AllowFrom(from netip.Addr, ports service.Ports) string {
 	proto := ports.Proto.String()
 	switch p.Tool {
 	case UFW:
@@ -187,7 +187,7 @@ func (r *Ruleset) Shut(packet Packet, o Outcome, other Place) (string, bool) {
 		if len(said) == 0 || slices.ContainsFunc(said, func(port uint16) bool { return port != packet.Port }) {
 			return fmt.Sprintf("# take %s/%d out of %s", packet.Proto, packet.Port, p), true
 		}
-		return p.shut(spa.Ports{Proto: packet.Proto, Low: packet.Port, High: packet.Port}), true
+		return p.shut(service.Ports{Proto: packet.Proto, Low: packet.Port, High: packet.Port}), true
 	}
 	return "", false
 }
@@ -201,7 +201,7 @@ func (p Place) remove() string {
 }
 
 // shut undoes what Allow does: the rule at this place accepts the ports and no others.
-func (p Place) shut(ports spa.Ports) string {
+func (p Place) shut(ports service.Ports) string {
 	proto := ports.Proto.String()
 	switch p.Tool {
 	case UFW:
@@ -228,7 +228,7 @@ func (p Place) zone() string {
 	return "--zone=" + zone + " "
 }
 
-func numbers(p spa.Ports, dash string) string {
+func numbers(p service.Ports, dash string) string {
 	if p.Low == p.High {
 		return fmt.Sprint(p.Low)
 	}

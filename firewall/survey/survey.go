@@ -23,7 +23,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // ErrNotRead is wrapped by what Read returns beside a rule set that it could read in part.
@@ -31,7 +31,7 @@ var ErrNotRead = errors.New("not all rule sets could be read")
 
 // Packet is the first packet of a flow: a SYN, or a datagram.
 type Packet struct {
-	Proto   spa.Proto
+	Proto   service.Proto
 	Port    uint16
 	To      netip.Addr // an address of this host, or of another to which it is a router
 	In      string     // the interface by which it arrives

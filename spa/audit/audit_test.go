@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 )
 
@@ -27,7 +28,7 @@ func knocked(client string) *spa.Knock {
 		KeyID:   0x0102030405060708,
 		Key:     keys.NewKey(),
 		Nonce:   spa.Nonce{1, 2, 3},
-		Request: spa.Request{ID: spa.RequestID{15: 1}, Type: spa.TypeOpen, Time: time.Unix(1700000000, 0), Services: []spa.Service{{Name: "ssh"}}},
+		Request: spa.Request{ID: spa.RequestID{15: 1}, Type: spa.TypeOpen, Time: time.Unix(1700000000, 0), Services: []service.Service{{Name: "ssh"}}},
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 )
 
@@ -113,7 +114,7 @@ func (e Event) attrs() []slog.Attr {
 	return attrs
 }
 
-func serviceNames(services []spa.Service) []string {
+func serviceNames(services []service.Service) []string {
 	names := make([]string, len(services))
 	for i, s := range services {
 		names[i] = s.String()

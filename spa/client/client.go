@@ -54,6 +54,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 )
 
@@ -89,7 +90,7 @@ func (e *CommandError) Unwrap() error { return e.Err }
 // Command is what a gateway is asked to do.
 type Command struct {
 	Type     spa.Type
-	Services []spa.Service
+	Services []service.Service
 	For      time.Duration // zero: the service's own; none for a close
 	Source   Source        // zero: the profile's
 	Timeout  time.Duration // for resolving, and again for the answer; zero: DefaultTimeout

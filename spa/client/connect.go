@@ -8,15 +8,15 @@ import (
 	"strings"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // PortError is returned where it is not clear to which port of a service to
 // connect, or where the port that was asked for is not the service's.
 type PortError struct {
-	Service spa.Service
-	Ports   []spa.Ports // that the service has, as far as it is known
-	Port    uint16      // asked for; 0: none was
+	Service service.Service
+	Ports   []service.Ports // that the service has, as far as it is known
+	Port    uint16          // asked for; 0: none was
 }
 
 // Error says what the service has.
@@ -46,11 +46,11 @@ func (e *PortError) HasTCP() bool {
 // OnlyPort returns the port among some that a connection to a service goes to: the one
 // asked for, if it is one of them, or with 0 the only TCP port. Else it
 // returns a [*PortError].
-func OnlyPort(s spa.Service, all []spa.Ports, asked uint16) (uint16, error) {
+func OnlyPort(s service.Service, all []service.Ports, asked uint16) (uint16, error) {
 	var only uint16
 	tcp := 0
 	for _, p := range all {
-		if p.Proto != spa.TCP {
+		if p.Proto != service.TCP {
 			continue
 		}
 		if asked != 0 && p.Low <= asked && asked <= p.High {

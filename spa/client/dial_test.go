@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 )
 
@@ -127,7 +128,7 @@ func TestDialFails(t *testing.T) {
 		})
 	}
 	g, n := dualStack(t)
-	for _, bad := range []Command{{Type: spa.TypeClose, Services: ssh}, {Type: spa.TypeOpen, Services: []spa.Service{{Name: "ssh"}, {Name: "vpn"}}}} {
+	for _, bad := range []Command{{Type: spa.TypeClose, Services: ssh}, {Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}, {Name: "vpn"}}}} {
 		if _, _, err := mustPrepare(t, g, n, bad).Dial(t.Context(), 22); !errors.As(err, new(*CommandError)) {
 			t.Errorf("%+v: got %v", bad, err)
 		}
@@ -290,13 +291,13 @@ func TestProbesAreClosed(t *testing.T) {
 		g, n := blind(t, 0)
 		g.profile.Services["web"] = []string{"tcp/80"}
 		c := open()
-		c.Services = []spa.Service{{Name: "ssh"}, {Name: "web"}}
+		c.Services = []service.Service{{Name: "ssh"}, {Name: "web"}}
 		plan := mustPrepare(t, g, n, c)
 		if a := knockOnce(t, plan); a.Verdict != Opened || len(n.dialled) != 2 {
 			t.Fatalf("got %+v and %d connections, want one a service", a, len(n.dialled))
 		}
 		n.wantOpen(t, nil)
-		granted := []spa.Granting{{Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}}, {Ports: []spa.Ports{{Proto: spa.TCP, Low: 80, High: 80}}}}
+		granted := []spa.Granting{{Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}, {Ports: []service.Ports{{Proto: service.TCP, Low: 80, High: 80}}}}
 		if err := plan.WaitOpen(t.Context(), Answer{Gateway: gate4, Receipt: &spa.Receipt{Services: granted}}); err != nil || len(n.dialled) != 4 {
 			t.Errorf("WaitOpen: %v after %d connections", err, len(n.dialled))
 		}
@@ -335,7 +336,7 @@ func TestDialWithoutReceipts(t *testing.T) {
 		g.profile.Receipts = false
 		g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
 		c := open()
-		c.Services = []spa.Service{{Name: "unknown"}}
+		c.Services = []service.Service{{Name: "unknown"}}
 		conn, _, err := mustPrepare(t, g, n, c).Dial(t.Context(), 0)
 		if conn != nil || !errors.As(err, new(*PortError)) {
 			t.Errorf("a port that nobody knows: got %v, %v", conn, err)
@@ -348,7 +349,7 @@ func TestDialToldMore(t *testing.T) {
 	g, n := dualStack(t)
 	plan := mustPrepare(t, g, n, open())
 	plan.port = 8443
-	a := Answer{Receipt: &spa.Receipt{Services: []spa.Granting{{Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}, More: true}}}}
+	a := Answer{Receipt: &spa.Receipt{Services: []spa.Granting{{Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}, More: true}}}}
 	if port, err := plan.portOf(a); err != nil || port != 8443 {
 		t.Errorf("got %d, %v", port, err)
 	}
@@ -359,27 +360,27 @@ func TestDialToldMore(t *testing.T) {
 }
 
 func TestOnlyPort(t *testing.T) {
-	tcp := func(low, high uint16) spa.Ports { return spa.Ports{Proto: spa.TCP, Low: low, High: high} }
-	udp := spa.Ports{Proto: spa.UDP, Low: 53, High: 53}
+	tcp := func(low, high uint16) service.Ports { return service.Ports{Proto: service.TCP, Low: low, High: high} }
+	udp := service.Ports{Proto: service.UDP, Low: 53, High: 53}
 	for name, c := range map[string]struct {
-		ports []spa.Ports
+		ports []service.Ports
 		asked uint16
 		want  uint16
 		err   string
 	}{
-		"the only one":           {[]spa.Ports{tcp(22, 22)}, 0, 22, ""},
-		"the only one of TCP":    {[]spa.Ports{udp, tcp(53, 53)}, 0, 53, ""},
-		"one of several":         {[]spa.Ports{tcp(80, 80), tcp(443, 443)}, 443, 443, ""},
-		"one of a range":         {[]spa.Ports{tcp(60000, 60010)}, 60010, 60010, ""},
-		"several":                {[]spa.Ports{tcp(80, 80), tcp(443, 443)}, 0, 0, "s has several TCP ports: tcp/80, tcp/443"},
-		"a range":                {[]spa.Ports{tcp(60000, 60010)}, 0, 0, "s has several TCP ports: tcp/60000-60010"},
-		"UDP alone":              {[]spa.Ports{udp}, 0, 0, "s has no TCP port (udp/53)"},
-		"UDP of that number":     {[]spa.Ports{udp}, 53, 0, "tcp/53 is not a port of s (udp/53)"},
-		"none of them":           {[]spa.Ports{tcp(60000, 60010)}, 60011, 0, "tcp/60011 is not a port of s (tcp/60000-60010)"},
+		"the only one":           {[]service.Ports{tcp(22, 22)}, 0, 22, ""},
+		"the only one of TCP":    {[]service.Ports{udp, tcp(53, 53)}, 0, 53, ""},
+		"one of several":         {[]service.Ports{tcp(80, 80), tcp(443, 443)}, 443, 443, ""},
+		"one of a range":         {[]service.Ports{tcp(60000, 60010)}, 60010, 60010, ""},
+		"several":                {[]service.Ports{tcp(80, 80), tcp(443, 443)}, 0, 0, "s has several TCP ports: tcp/80, tcp/443"},
+		"a range":                {[]service.Ports{tcp(60000, 60010)}, 0, 0, "s has several TCP ports: tcp/60000-60010"},
+		"UDP alone":              {[]service.Ports{udp}, 0, 0, "s has no TCP port (udp/53)"},
+		"UDP of that number":     {[]service.Ports{udp}, 53, 0, "tcp/53 is not a port of s (udp/53)"},
+		"none of them":           {[]service.Ports{tcp(60000, 60010)}, 60011, 0, "tcp/60011 is not a port of s (tcp/60000-60010)"},
 		"nothing is known":       {nil, 0, 0, "the ports of s are not known"},
 		"nothing is known of it": {nil, 22, 0, "the ports of s are not known"},
 	} {
-		got, err := OnlyPort(spa.Service{Name: "s"}, c.ports, c.asked)
+		got, err := OnlyPort(service.Service{Name: "s"}, c.ports, c.asked)
 		text := ""
 		if err != nil {
 			text = err.Error()
@@ -417,7 +418,7 @@ func TestDialer(t *testing.T) {
 				n.hosts["six.example.net"] = []netip.Addr{netip.MustParseAddr("2001:db8::7")}
 				d := &Dialer{Profile: g.profile}
 				if c.service != "" {
-					d.Service = spa.Service{Name: c.service}
+					d.Service = service.Service{Name: c.service}
 				}
 				conn, err := d.dial(t.Context(), c.network, c.address, n)
 				if err != nil {
@@ -427,7 +428,7 @@ func TestDialer(t *testing.T) {
 					t.Errorf("connected to %s, want %s", to, c.want)
 				}
 				knocks, _, _ := g.seen()
-				if !slices.Equal(knocks[0].Services, []spa.Service{{Name: c.asked}}) {
+				if !slices.Equal(knocks[0].Services, []service.Service{{Name: c.asked}}) {
 					t.Errorf("asked for %v, want %s", knocks[0].Services, c.asked)
 				}
 				n.wantOpen(t, conn)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 )
 
@@ -19,11 +20,11 @@ import (
 //
 // A Dialer may be used by several goroutines at once.
 type Dialer struct {
-	Profile *keys.Profile // the gateway; required
-	Service spa.Service   // zero: the profile's service that has the port
-	For     time.Duration // as in Command
-	Source  Source        // as in Command
-	Timeout time.Duration // as in Command, and again for looking up another host and for the connection
+	Profile *keys.Profile   // the gateway; required
+	Service service.Service // zero: the profile's service that has the port
+	For     time.Duration   // as in Command
+	Source  Source          // as in Command
+	Timeout time.Duration   // as in Command, and again for looking up another host and for the connection
 }
 
 // DialContext knocks at the gateway and then connects to the address, HOST:PORT, in a family
@@ -44,11 +45,11 @@ func (d *Dialer) dial(ctx context.Context, family, address string, n network) (n
 	if err != nil {
 		return nil, err
 	}
-	service, err := d.service(port)
+	wanted, err := d.service(port)
 	if err != nil {
 		return nil, err
 	}
-	plan, err := prepare(ctx, d.Profile, Command{Type: spa.TypeOpen, Services: []spa.Service{service},
+	plan, err := prepare(ctx, d.Profile, Command{Type: spa.TypeOpen, Services: []service.Service{wanted},
 		For: d.For, Source: d.Source, Timeout: d.Timeout}, n)
 	if err != nil {
 		return nil, err
@@ -79,15 +80,15 @@ func splitHostPort(address string) (string, uint16, error) {
 }
 
 // service is what is asked for to reach a port.
-func (d *Dialer) service(port uint16) (spa.Service, error) {
-	if d.Service != (spa.Service{}) {
+func (d *Dialer) service(port uint16) (service.Service, error) {
+	if d.Service != (service.Service{}) {
 		return d.Service, nil
 	}
 	var found []string
 	for name, all := range d.Profile.Services {
 		for _, text := range all {
-			p, err := spa.ParsePorts(text)
-			if err == nil && p.Proto == spa.TCP && p.Low <= port && port <= p.High {
+			p, err := service.ParsePorts(text)
+			if err == nil && p.Proto == service.TCP && p.Low <= port && port <= p.High {
 				found = append(found, name)
 				break
 			}
@@ -95,14 +96,14 @@ func (d *Dialer) service(port uint16) (spa.Service, error) {
 	}
 	if len(found) != 1 {
 		slices.Sort(found)
-		return spa.Service{}, fmt.Errorf("host %s has %d services with tcp/%d %v: say which in Dialer.Service", d.Profile.Name, len(found), port, found)
+		return service.Service{}, fmt.Errorf("host %s has %d services with tcp/%d %v: say which in Dialer.Service", d.Profile.Name, len(found), port, found)
 	}
-	return spa.Service{Name: found[0]}, nil
+	return service.Service{Name: found[0]}, nil
 }
 
 // isGateway reports whether a host to connect to is the gateway itself.
 func (d *Dialer) isGateway(host string) bool {
-	own, _, _ := keys.SplitAddress(d.Profile.Address)
+	own, _, _ := service.SplitAddress(d.Profile.Address)
 	return host == "" || host == d.Profile.Name || host == own
 }
 

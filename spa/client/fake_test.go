@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 )
 
@@ -81,7 +82,7 @@ func (g *gateway) receive(packet []byte, to netip.AddrPort) []byte {
 func (g *gateway) receipt(k spa.Knock, status spa.Status) []byte {
 	r := spa.Receipt{Status: status, Time: time.Now().Add(g.clock), Source: netip.MustParseAddr("203.0.113.7"), Again: g.again}
 	for range k.Services {
-		granting := spa.Granting{Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}}
+		granting := spa.Granting{Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
 		if status == spa.Granted && !g.over {
 			granting.For = 30 * time.Second
 		}
@@ -292,7 +293,7 @@ func (c *fakeConn) Close() error {
 	return nil
 }
 
-var ssh = []spa.Service{{Name: "ssh"}}
+var ssh = []service.Service{{Name: "ssh"}}
 
 // open is the command most tests give.
 func open() Command { return Command{Type: spa.TypeOpen, Services: ssh} }

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 )
 
@@ -174,7 +175,7 @@ func TestNoRoomToGoOn(t *testing.T) {
 		g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
 		c := open()
 		c.Timeout = 5 * time.Minute
-		c.Services = []spa.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 7)}}
+		c.Services = []service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 7)}}
 		knockOnce(t, mustPrepare(t, g, n, c))
 		knocks, _, _ := g.seen()
 		if last := knocks[15].Time.Sub(knocks[0].Time); last > 25*time.Second || last < 20*time.Second {

@@ -20,7 +20,7 @@ import (
 	"time"
 
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/client"
 	"sallyport/spa/lab"
 )
@@ -142,7 +142,7 @@ func openThrough(ctx context.Context, g *lab.Gateway, profile keys.Profile, i in
 	}
 	defer r.close()
 	profile.Address, profile.KnockPorts = "127.0.0.1", []uint16{r.port()}
-	answers, err := client.Open(ctx, &profile, client.Command{Services: []spa.Service{{Name: "ssh"}}, For: 10 * time.Minute, Timeout: timeout})
+	answers, err := client.Open(ctx, &profile, client.Command{Services: []service.Service{{Name: "ssh"}}, For: 10 * time.Minute, Timeout: timeout})
 	if len(answers) != 1 {
 		return client.Answer{}, fmt.Errorf("%d answers: %w", len(answers), err)
 	}

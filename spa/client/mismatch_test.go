@@ -6,11 +6,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 )
 
 func TestMatches(t *testing.T) {
-	two := []spa.Service{{Name: "ssh"}, {Name: "vpn"}}
+	two := []service.Service{{Name: "ssh"}, {Name: "vpn"}}
 	for name, c := range map[string]struct {
 		asked  spa.Type
 		status spa.Status

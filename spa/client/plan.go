@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 )
 
@@ -65,7 +66,7 @@ func (p *Plan) request(r Route, now time.Time) spa.Request {
 // resolve returns a profile's addresses and the knock ports to use with them: the
 // one in the address, or the profile's.
 func resolve(ctx context.Context, p *keys.Profile, n network) ([]netip.Addr, []uint16, error) {
-	host, port, err := keys.SplitAddress(p.Address)
+	host, port, err := service.SplitAddress(p.Address)
 	if err != nil {
 		return nil, nil, fmt.Errorf("the address of host %s: %w", p.Name, err)
 	}

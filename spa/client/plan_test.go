@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 )
 
@@ -357,11 +358,11 @@ func TestParseSource(t *testing.T) {
 
 // What cannot be asked for is said before anything is looked up or sent.
 func TestImpossibleCommands(t *testing.T) {
-	many := make([]spa.Service, 9)
+	many := make([]service.Service, 9)
 	for i := range many {
-		many[i] = spa.Service{Proto: spa.TCP, Port: uint16(i + 1)}
+		many[i] = service.Service{Proto: service.TCP, Port: uint16(i + 1)}
 	}
-	long := []spa.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 32)}}
+	long := []service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 32)}}
 	for name, c := range map[string]Command{
 		"no type":           {Services: ssh},
 		"no service":        {Type: spa.TypeOpen},

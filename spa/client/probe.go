@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 )
 
@@ -161,13 +162,13 @@ func (k *knocking) probePorts() []uint16 {
 }
 
 // Ports are a service's ports as far as the profile knows them.
-func (p *Plan) Ports(s spa.Service) []spa.Ports {
+func (p *Plan) Ports(s service.Service) []service.Ports {
 	if s.Name == "" {
-		return []spa.Ports{{Proto: s.Proto, Low: s.Port, High: s.Port}}
+		return []service.Ports{{Proto: s.Proto, Low: s.Port, High: s.Port}}
 	}
-	var out []spa.Ports
+	var out []service.Ports
 	for _, text := range p.Profile.Services[s.Name] {
-		if ports, err := spa.ParsePorts(text); err == nil {
+		if ports, err := service.ParsePorts(text); err == nil {
 			out = append(out, ports)
 		}
 	}
@@ -175,9 +176,9 @@ func (p *Plan) Ports(s spa.Service) []spa.Ports {
 }
 
 // firstTCP is the first TCP port among some.
-func firstTCP(all []spa.Ports) (uint16, bool) {
+func firstTCP(all []service.Ports) (uint16, bool) {
 	for _, ports := range all {
-		if ports.Proto == spa.TCP {
+		if ports.Proto == service.TCP {
 			return ports.Low, true
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 )
 
@@ -73,7 +74,7 @@ func TestProbeAllServices(t *testing.T) {
 			return errDropped
 		}
 		c := open()
-		c.Services = []spa.Service{{Name: "ssh"}, {Proto: spa.TCP, Port: 8443}}
+		c.Services = []service.Service{{Name: "ssh"}, {Proto: service.TCP, Port: 8443}}
 		if a := knockOnce(t, mustPrepare(t, g, n, c)); a.Verdict != Silent {
 			t.Errorf("got %v though tcp/8443 is shut", a.Verdict)
 		}
@@ -119,10 +120,10 @@ func TestProbeEachAddress(t *testing.T) {
 func TestNothingCanConfirm(t *testing.T) {
 	for name, c := range map[string]Command{
 		"a close":             {Type: spa.TypeClose, Services: ssh},
-		"a UDP service":       {Type: spa.TypeOpen, Services: []spa.Service{{Name: "vpn"}}},
-		"one of two is UDP":   {Type: spa.TypeOpen, Services: []spa.Service{{Name: "ssh"}, {Name: "vpn"}}},
-		"an unknown service":  {Type: spa.TypeOpen, Services: []spa.Service{{Name: "new"}}},
-		"a UDP port's number": {Type: spa.TypeOpen, Services: []spa.Service{{Proto: spa.UDP, Port: 53}}},
+		"a UDP service":       {Type: spa.TypeOpen, Services: []service.Service{{Name: "vpn"}}},
+		"one of two is UDP":   {Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}, {Name: "vpn"}}},
+		"an unknown service":  {Type: spa.TypeOpen, Services: []service.Service{{Name: "new"}}},
+		"a UDP port's number": {Type: spa.TypeOpen, Services: []service.Service{{Proto: service.UDP, Port: 53}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -198,8 +199,8 @@ func TestWaitOpen(t *testing.T) {
 			return nil
 		}
 		a.Receipt.Services = []spa.Granting{
-			{Ports: []spa.Ports{{Proto: spa.UDP, Low: 60000, High: 60010}, {Proto: spa.TCP, Low: 22, High: 24}}},
-			{Ports: []spa.Ports{{Proto: spa.TCP, Low: 443, High: 443}}},
+			{Ports: []service.Ports{{Proto: service.UDP, Low: 60000, High: 60010}, {Proto: service.TCP, Low: 22, High: 24}}},
+			{Ports: []service.Ports{{Proto: service.TCP, Low: 443, High: 443}}},
 		}
 		if err := plan.WaitOpen(t.Context(), a); err != nil || !slices.Equal(ports, []uint16{22, 443}) {
 			t.Errorf("got %v after connecting to %v, want 22 and 443", err, ports)
@@ -288,11 +289,11 @@ func TestSystem(t *testing.T) {
 // The profile's services are text: what cannot be read is as if it were not known.
 func TestPortsOfAService(t *testing.T) {
 	plan := &Plan{Profile: &keys.Profile{Services: map[string][]string{"mosh": {"tcp/22", "nonsense", "udp/60000-60010"}}}}
-	got := plan.Ports(spa.Service{Name: "mosh"})
+	got := plan.Ports(service.Service{Name: "mosh"})
 	if len(got) != 2 || got[0].String() != "tcp/22" || got[1].String() != "udp/60000-60010" {
 		t.Errorf("got %v", got)
 	}
-	if got := plan.Ports(spa.Service{Proto: spa.TCP, Port: 8443}); len(got) != 1 || got[0].String() != "tcp/8443" {
+	if got := plan.Ports(service.Service{Proto: service.TCP, Port: 8443}); len(got) != 1 || got[0].String() != "tcp/8443" {
 		t.Errorf("got %v", got)
 	}
 }

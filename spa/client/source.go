@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 // Source says which address a request states as its own. The zero value leaves the
@@ -40,7 +40,7 @@ func ParseSource(s string) (Source, error) {
 		return Source{kind: sourceObserved}, nil
 	}
 	if server, ok := strings.CutPrefix(s, "stun:"); ok {
-		if _, _, err := keys.SplitAddress(server); err != nil {
+		if _, _, err := service.SplitAddress(server); err != nil {
 			return Source{}, fmt.Errorf("source %q: %w", s, err)
 		}
 		return Source{kind: sourceSTUN, server: server}, nil

@@ -11,7 +11,7 @@ import (
 
 	"tailscale.com/net/stun"
 
-	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 const (
@@ -52,7 +52,7 @@ func (p *Plan) mapped(ctx context.Context, server string, is4 bool) (netip.Addr,
 
 // stunServer is the server's first address of a family.
 func (p *Plan) stunServer(ctx context.Context, server string, is4 bool) (netip.AddrPort, error) {
-	host, port, err := keys.SplitAddress(server)
+	host, port, err := service.SplitAddress(server)
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("STUN server %q: %w", server, err)
 	}

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // FileName is the name of the file in the server's directory.
@@ -84,11 +84,11 @@ type Limits struct {
 // Service is what clients ask for by name.
 type Service struct {
 	Name        string
-	Ports       []spa.Ports
-	For, MaxFor time.Duration // when the client does not say, and at the most
-	Addresses   []netip.Addr  // where it is; none: at all of this host's
-	OnExpiry    string        // what becomes of its sessions when the grant ends: "keep" or "cut"
-	When        []keys.Span   // when it may be opened; none: always
+	Ports       []service.Ports
+	For, MaxFor time.Duration  // when the client does not say, and at the most
+	Addresses   []netip.Addr   // where it is; none: at all of this host's
+	OnExpiry    string         // what becomes of its sessions when the grant ends: "keep" or "cut"
+	When        []service.Span // when it may be opened; none: always
 }
 
 // Default is the configuration of a file that says only what it must, for the server in
@@ -146,11 +146,11 @@ func (c *Config) Service(name string) (Service, bool) {
 }
 
 // Guarded returns the ports of all services, sorted, each range once.
-func (c *Config) Guarded() []spa.Ports {
-	var all []spa.Ports
+func (c *Config) Guarded() []service.Ports {
+	var all []service.Ports
 	for _, s := range c.Services {
 		all = append(all, s.Ports...)
 	}
-	slices.SortFunc(all, func(a, b spa.Ports) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(all, func(a, b service.Ports) int { return strings.Compare(a.String(), b.String()) })
 	return slices.Compact(all)
 }

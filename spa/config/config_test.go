@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 const serverID = "000102030405060708090a0b0c0d0e0f"
@@ -28,11 +28,11 @@ func loadText(t *testing.T, text string) (*Config, error) {
 	return Load(dir)
 }
 
-func mustPorts(t *testing.T, texts ...string) []spa.Ports {
+func mustPorts(t *testing.T, texts ...string) []service.Ports {
 	t.Helper()
-	var list []spa.Ports
+	var list []service.Ports
 	for _, text := range texts {
-		p, err := spa.ParsePorts(text)
+		p, err := service.ParsePorts(text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,7 +112,7 @@ max_for = "10s"
 			{Name: "ssh", Ports: mustPorts(t, "tcp/22", "tcp/60000-60010"), For: 10 * time.Second, MaxFor: 10 * time.Second, OnExpiry: "keep"},
 			{Name: "web", Ports: mustPorts(t, "tcp/443", "udp/443"), For: time.Hour, MaxFor: time.Hour,
 				Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8::5")}, OnExpiry: "cut",
-				When: []keys.Span{{First: time.Monday, Last: time.Friday, From: 480, To: 1080}, {First: time.Friday, Last: time.Friday, From: 1320, To: 120}}},
+				When: []service.Span{{First: time.Monday, Last: time.Friday, From: 480, To: 1080}, {First: time.Friday, Last: time.Friday, From: 1320, To: 120}}},
 		},
 	}
 	want.read = c.read

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 func created(t *testing.T, dir string) Config {
@@ -40,7 +41,7 @@ func TestCreateReadsBack(t *testing.T) {
 			c.Services = []Service{
 				{Name: "web", Ports: mustPorts(t, "tcp/443", "udp/443"), For: time.Hour, Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::5")}},
 				{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: time.Second, MaxFor: time.Minute, OnExpiry: "cut",
-					When: []keys.Span{{First: time.Saturday, Last: time.Monday, From: 0, To: 1440}}},
+					When: []service.Span{{First: time.Saturday, Last: time.Monday, From: 0, To: 1440}}},
 			}
 		},
 		"admit": func(c *Config) {
@@ -133,7 +134,7 @@ func TestCommentsAreTrue(t *testing.T) {
 	}
 	want := []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: defaultFor, MaxFor: defaultMaxFor, OnExpiry: "cut",
 		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5")},
-		When:      []keys.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}}}}
+		When:      []service.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}}}}
 	if !reflect.DeepEqual(got.Services, want) || got.Firewall.Mark != 0x20000000 || got.Firewall.Persist != "file" || got.Zone != "Europe/Berlin" {
 		t.Errorf("got %+v", got)
 	}

@@ -7,8 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 func (l *loader) firewall() {
@@ -54,7 +53,7 @@ func (l *loader) admit() {
 		return
 	}
 	family, table, ok := strings.Cut(raw.Table, " ")
-	if !ok || !slices.Contains([]string{"inet", "ip", "ip6"}, family) || keys.ValidTable(table) != nil {
+	if !ok || !slices.Contains([]string{"inet", "ip", "ip6"}, family) || service.ValidTable(table) != nil {
 		l.must("firewall.admit.table", errors.New(`should be the family and the name of your own table: "inet filter"`))
 	}
 	l.cfg.Firewall.Admit = Admit{Family: family, Table: table, Set4: raw.Set4, Set6: raw.Set6}
@@ -70,7 +69,7 @@ func (l *loader) admitSet(key, name string, otherFamily bool) {
 	key = "firewall.admit." + key
 	switch {
 	case !l.doc.Has(key):
-	case keys.ValidTable(name) != nil:
+	case service.ValidTable(name) != nil:
 		l.must(key, errors.New("should be the name of a set in that table"))
 	case otherFamily:
 		l.must(key, errors.New("is for addresses that never reach a table of that family"))
@@ -107,7 +106,7 @@ func (l *loader) collisions() {
 			l.must("service."+s.Name+".addresses", errGuardOnly)
 		}
 		for _, k := range l.cfg.KnockPorts {
-			if !k.Shared && slices.ContainsFunc(s.Ports, func(p spa.Ports) bool { return p.Contains(spa.UDP, k.Port) }) {
+			if !k.Shared && slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Contains(service.UDP, k.Port) }) {
 				l.must("service."+s.Name+".ports", fmt.Errorf("udp/%d is a knock port: choose another, or { port = %[1]d, shared = true } in knock_ports", k.Port))
 			}
 		}
@@ -119,8 +118,8 @@ func (l *loader) collisions() {
 	}
 }
 
-func anyOverlap(a, b []spa.Ports) bool {
-	return slices.ContainsFunc(a, func(p spa.Ports) bool {
-		return slices.ContainsFunc(b, func(q spa.Ports) bool { return overlap(p, q) })
+func anyOverlap(a, b []service.Ports) bool {
+	return slices.ContainsFunc(a, func(p service.Ports) bool {
+		return slices.ContainsFunc(b, func(q service.Ports) bool { return overlap(p, q) })
 	})
 }

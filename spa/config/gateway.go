@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // Names of what lies beside server.toml, and of the journal in the state directory.
@@ -18,7 +18,7 @@ const (
 )
 
 // NewService returns a service of that name with the times of one that does not say.
-func NewService(name string, ports ...spa.Ports) Service {
+func NewService(name string, ports ...service.Ports) Service {
 	return Service{Name: name, Ports: ports, For: defaultFor, MaxFor: defaultMaxFor, OnExpiry: keepSessions}
 }
 
@@ -44,13 +44,13 @@ func (k KnockPort) String() string {
 // nothing that can be opened here, or not all of it.
 func (c *Config) CheckAllow(entry string) error {
 	if !strings.Contains(entry, "/") {
-		service, err := spa.ParseService(entry)
+		service, err := service.ParseService(entry)
 		if err == nil && !c.Guards(service) {
 			err = errors.New("this gateway has no such service")
 		}
 		return err
 	}
-	ports, err := spa.ParsePorts(entry)
+	ports, err := service.ParsePorts(entry)
 	if err != nil {
 		return err
 	}
@@ -63,12 +63,12 @@ func (c *Config) CheckAllow(entry string) error {
 	return nil
 }
 
-func contain(guarded []spa.Ports, proto spa.Proto, port uint16) bool {
-	return slices.ContainsFunc(guarded, func(p spa.Ports) bool { return p.Contains(proto, port) })
+func contain(guarded []service.Ports, proto service.Proto, port uint16) bool {
+	return slices.ContainsFunc(guarded, func(p service.Ports) bool { return p.Contains(proto, port) })
 }
 
 // Guards reports whether s can be asked for here: it is the name of a service, or a port of one.
-func (c *Config) Guards(s spa.Service) bool {
+func (c *Config) Guards(s service.Service) bool {
 	if s.Name != "" {
 		_, ok := c.Service(s.Name)
 		return ok

@@ -5,7 +5,7 @@ import (
 	"time"
 	_ "time/tzdata" // a small host has no table of time zones, and a confined server cannot open it
 
-	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 // zone reads the name of a time zone. LoadLocation takes two more that are none, and mean UTC and the machine's own.
@@ -22,11 +22,11 @@ func (l *loader) zone() {
 	l.cfg.Zone = name
 }
 
-func (l *loader) when(key string, texts []string) []keys.Span {
+func (l *loader) when(key string, texts []string) []service.Span {
 	if texts == nil {
 		return nil
 	}
-	spans, err := keys.ParseSpans(texts)
+	spans, err := service.ParseSpans(texts)
 	l.must(key, err)
 	return spans
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 const maxFile = 1 << 20
@@ -108,7 +109,7 @@ func load(dir string, decode func(into *raw) (*keys.Document, error)) (*Config, 
 func undecided() raw {
 	def := Default("")
 	return raw{
-		Window:   keys.FormatDuration(def.Window),
+		Window:   service.FormatDuration(def.Window),
 		Receipts: def.Receipts,
 		State:    ".",
 		Capture:  rawCapture{Mode: def.Capture.Mode},
@@ -164,10 +165,10 @@ func (l *loader) identity() {
 	var err error
 	l.cfg.Name, l.cfg.Address = l.raw.Name, l.raw.Address
 	if l.doc.Has("name") {
-		l.must("name", keys.ValidName(l.cfg.Name))
+		l.must("name", service.ValidName(l.cfg.Name))
 	}
 	if l.doc.Has("address") {
-		_, _, err = keys.SplitAddress(l.cfg.Address)
+		_, _, err = service.SplitAddress(l.cfg.Address)
 		l.must("address", err)
 	}
 	if l.doc.Has("server_id") {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 // withServices puts the services in the order of their names, lists that are empty at nil
@@ -64,7 +65,7 @@ func (c Config) writeGateway(b *strings.Builder) {
 	setting(b, "server_id", quote(c.ServerID.String()), "")
 	b.WriteString("#   a packet for another server id is worth nothing here: clients have it in their tokens, never change it\n")
 	setting(b, "knock_ports", c.knockPortsText(), "UDP; one that the host serves itself: { port = 443, shared = true }")
-	setting(b, "window", quote(keys.FormatDuration(c.Window)), "how far a client's clock may be off")
+	setting(b, "window", quote(service.FormatDuration(c.Window)), "how far a client's clock may be off")
 	setting(b, "receipts", strconv.FormatBool(c.Receipts), "answer clients: opened until when, or why not")
 	setting(b, "state", quote(relative(c.Dir, c.State)), "journal, lock and ledger; relative to this file")
 	changed(b, c.Zone != "", "zone", quote(c.Zone), `zone = "Europe/Berlin"`, "in which hours (when = ...) are meant; the machine's own if not said")
@@ -121,8 +122,8 @@ func (s Service) write(b *strings.Builder) {
 		ports[i] = p.String()
 	}
 	setting(b, "ports", list(ports), "guarded: shut to all but granted addresses")
-	setting(b, "for", quote(keys.FormatDuration(s.For)), "open for new connections, unless the client asks otherwise")
-	setting(b, "max_for", quote(keys.FormatDuration(s.MaxFor)), "the most a client may ask for")
+	setting(b, "for", quote(service.FormatDuration(s.For)), "open for new connections, unless the client asks otherwise")
+	setting(b, "max_for", quote(service.FormatDuration(s.MaxFor)), "the most a client may ask for")
 	s.writeRest(b)
 	b.WriteString("\n")
 }
@@ -135,7 +136,7 @@ func (s Service) writeRest(b *strings.Builder) {
 	}
 	changed(b, len(addresses) > 0, "addresses", list(addresses), `addresses = ["198.51.100.5"]`, "where the service is, if not at this host's own")
 	changed(b, s.Cuts(), "on_expiry", quote(s.OnExpiry), `on_expiry = "cut"`, "end its sessions with the grant; keep lets them live on")
-	changed(b, len(s.When) > 0, "when", list(keys.SpanTexts(s.When)), `when = ["mon-fri 08:00-18:00"]`, "shut at other times; over midnight: \"fri 22:00-02:00\"")
+	changed(b, len(s.When) > 0, "when", list(service.SpanTexts(s.When)), `when = ["mon-fri 08:00-18:00"]`, "shut at other times; over midnight: \"fri 22:00-02:00\"")
 }
 
 // changed writes a setting that is not at its default, or else an example of it as a comment.

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // The window is at least a second, because packets take time and clocks that are kept in
@@ -23,7 +23,7 @@ const maxWindow = 10 * time.Minute
 func (l *loader) line() {
 	l.cfg.Window = l.duration("window", l.raw.Window)
 	if l.cfg.Window > maxWindow {
-		l.must("window", fmt.Errorf("is at most %s: so long a packet that was held back is good", keys.FormatDuration(maxWindow)))
+		l.must("window", fmt.Errorf("is at most %s: so long a packet that was held back is good", service.FormatDuration(maxWindow)))
 	}
 	l.cfg.Receipts = l.raw.Receipts
 	l.cfg.Capture = Capture{Mode: l.raw.Capture.Mode, Interfaces: none(l.raw.Capture.Interfaces)}
@@ -32,7 +32,7 @@ func (l *loader) line() {
 }
 
 func (l *loader) duration(key, text string) time.Duration {
-	d, err := keys.ParseDuration(text)
+	d, err := service.ParseDuration(text)
 	l.must(key, err)
 	return d
 }
@@ -52,7 +52,7 @@ func (l *loader) oneOf(key, value string, accepted ...string) {
 
 func (l *loader) interfaces(key string, names []string) {
 	for i, name := range names {
-		if err := keys.ValidInterface(name); err != nil {
+		if err := service.ValidInterface(name); err != nil {
 			l.must(key, fmt.Errorf("entry %d: %w", i+1, err))
 			continue
 		}
@@ -97,7 +97,7 @@ func (l *loader) limit(key string, n, most int64) int {
 
 func (l *loader) service(name string, raw rawService) {
 	key := "service." + name
-	if err := keys.ValidName(name); err != nil {
+	if err := service.ValidName(name); err != nil {
 		l.must(key, err)
 		return
 	}
@@ -134,19 +134,19 @@ func (l *loader) times(key string, raw rawService) (span, most time.Duration) {
 	return span, most
 }
 
-func (l *loader) ports(key string, texts []string) []spa.Ports {
+func (l *loader) ports(key string, texts []string) []service.Ports {
 	if len(texts) == 0 || len(texts) > keys.MaxServicePorts {
 		l.must(key, fmt.Errorf(`should be 1 to %d ports or ranges: ["tcp/22"]`, keys.MaxServicePorts))
 		return nil
 	}
-	var list []spa.Ports
+	var list []service.Ports
 	for _, text := range texts {
-		p, err := spa.ParsePorts(text)
+		p, err := service.ParsePorts(text)
 		if err != nil {
 			l.must(key, err)
 			continue
 		}
-		if i := slices.IndexFunc(list, func(o spa.Ports) bool { return overlap(o, p) }); i >= 0 {
+		if i := slices.IndexFunc(list, func(o service.Ports) bool { return overlap(o, p) }); i >= 0 {
 			l.must(key, fmt.Errorf("%s and %s overlap", list[i], p))
 		}
 		list = append(list, p)
@@ -160,7 +160,7 @@ func (l *loader) ports(key string, texts []string) []spa.Ports {
 // maxServicePorts is how many ports a service may have. One client's grants have to leave room for others'.
 const maxServicePorts = 1024
 
-func count(list []spa.Ports) int {
+func count(list []service.Ports) int {
 	n := 0
 	for _, p := range list {
 		n += int(p.High) - int(p.Low) + 1
@@ -168,7 +168,7 @@ func count(list []spa.Ports) int {
 	return n
 }
 
-func overlap(a, b spa.Ports) bool {
+func overlap(a, b service.Ports) bool {
 	return a.Proto == b.Proto && a.Low <= b.High && b.Low <= a.High
 }
 

@@ -6,14 +6,14 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // TestAskedAgain: who asks again for less time than is left is told what is left, since nothing is
 // made shorter by that.
 func TestAskedAgain(t *testing.T) {
 	both := append(ports(t, "tcp/22"), ports(t, "udp/60000-60010")...)
-	part := func(p []spa.Ports, left time.Duration) firewall.Grant {
+	part := func(p []service.Ports, left time.Duration) firewall.Grant {
 		return firewall.Grant{Client: "alice", Service: "ssh", Source: here, Ports: p, Until: now.Add(left)}
 	}
 	for name, c := range map[string]struct {

@@ -5,6 +5,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 // allowed returns for how much of d, beginning now, the client may have it open on these terms: until
@@ -23,7 +24,7 @@ func (p *Policy) allowed(c *keys.Client, t terms, now time.Time, d time.Duration
 // open returns how much of d, beginning at now, lies in the spans without a gap: all of it where there
 // are none. What counts is what the clock on the wall shows in now's location. An hour that it shows
 // twice in autumn counts twice, and one that it skips in spring does not come.
-func open(spans []keys.Span, now time.Time, d time.Duration) time.Duration {
+func open(spans []service.Span, now time.Time, d time.Duration) time.Duration {
 	if len(spans) == 0 {
 		return d
 	}
@@ -43,7 +44,7 @@ func open(spans []keys.Span, now time.Time, d time.Duration) time.Duration {
 }
 
 // longest returns what is left at a time of the span that ends last.
-func longest(spans []keys.Span, at time.Time) time.Duration {
+func longest(spans []service.Span, at time.Time) time.Duration {
 	var left time.Duration
 	for _, s := range spans {
 		left = max(left, s.Left(at))

@@ -7,16 +7,17 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/config"
 )
 
-func spans(t *testing.T, texts ...string) []keys.Span {
+func spans(t *testing.T, texts ...string) []service.Span {
 	t.Helper()
 	if len(texts) == 0 {
 		return nil
 	}
-	s, err := keys.ParseSpans(texts)
+	s, err := service.ParseSpans(texts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,11 +42,11 @@ func berlin(t *testing.T, text string) time.Time {
 // TestOpen: for how long it stays open, of a time of 100 hours.
 func TestOpen(t *testing.T) {
 	const most = 100 * time.Hour
-	in := func(texts ...string) []keys.Span { return spans(t, texts...) }
+	in := func(texts ...string) []service.Span { return spans(t, texts...) }
 	secondHour := berlin(t, "2026-10-25 01:00:00").Add(2 * time.Hour) // 02:00 for the second time
 	tests := []struct {
 		name  string
-		spans []keys.Span
+		spans []service.Span
 		at    time.Time
 		want  time.Duration
 	}{
@@ -91,7 +92,7 @@ func TestHours(t *testing.T) {
 	tests := []struct {
 		name            string
 		zone            string
-		service, client []keys.Span
+		service, client []service.Span
 		expires         time.Time
 		asked           time.Duration
 		want            time.Duration // zero: denied
@@ -170,7 +171,7 @@ func TestRetryAtTheEndOfTheHours(t *testing.T) {
 func TestKeepsHours(t *testing.T) {
 	tests := []struct {
 		name            string
-		service, client []keys.Span
+		service, client []service.Span
 		expires         time.Time
 		want            bool
 	}{
@@ -212,8 +213,8 @@ func TestWith(t *testing.T) {
 	c.Services = []config.Service{{Name: "imap", Ports: ports(t, "tcp/993"), For: time.Minute, MaxFor: time.Minute}}
 	c.Limits.GrantsPerHour = 5
 	p = p.With(&c)
-	reason := func(service string) spa.Status {
-		_, err := p.Authorize(knock(*k.Client, spa.Service{Name: service}), here, now, now)
+	reason := func(name string) spa.Status {
+		_, err := p.Authorize(knock(*k.Client, service.Service{Name: name}), here, now, now)
 		denial, _ := errors.AsType[*Denial](err)
 		if denial == nil {
 			return 0

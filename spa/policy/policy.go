@@ -14,6 +14,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/config"
 )
@@ -146,7 +147,7 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 // ends returns when a grant ends beside what its client holds: asking again never shortens.
 func ends(g firewall.Grant, held []firewall.Grant) time.Time {
 	var until time.Time
-	var ports []spa.Ports
+	var ports []service.Ports
 	for _, h := range held { // a grant of many ranges comes in parts, and is good while all of them are
 		if !same(g, h) {
 			continue
@@ -194,7 +195,7 @@ func (p *Policy) stillAllowed(c *keys.Client, g firewall.Grant, now time.Time) (
 	if c == nil || !c.Revoked.IsZero() || expired(c, now) || permits(c, g.Source.WithZone("")) != nil {
 		return terms{}, false
 	}
-	service, err := spa.ParseService(g.Service)
+	service, err := service.ParseService(g.Service)
 	if err != nil {
 		return terms{}, false
 	}

@@ -12,6 +12,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/config"
 )
@@ -32,19 +33,19 @@ func holding(n int, services ...string) held {
 	for i := range n - len(services) {
 		services = append(services, fmt.Sprintf("s%d", i))
 	}
-	for _, service := range services {
-		h = append(h, firewall.Grant{Client: "alice", Service: service, Source: here, Ports: []spa.Ports{{Proto: spa.TCP, Low: 1, High: 1}}, Until: now.Add(time.Minute)})
+	for _, name := range services {
+		h = append(h, firewall.Grant{Client: "alice", Service: name, Source: here, Ports: []service.Ports{{Proto: service.TCP, Low: 1, High: 1}}, Until: now.Add(time.Minute)})
 	}
 	return h
 }
 
-func ports(t *testing.T, text string) []spa.Ports {
+func ports(t *testing.T, text string) []service.Ports {
 	t.Helper()
-	p, err := spa.ParsePorts(text)
+	p, err := service.ParsePorts(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []spa.Ports{p}
+	return []service.Ports{p}
 }
 
 func newPolicy(t *testing.T, h held) *Policy {
@@ -58,7 +59,7 @@ func newPolicy(t *testing.T, h held) *Policy {
 	return New(&c, h)
 }
 
-func knock(c keys.Client, services ...spa.Service) *spa.Knock {
+func knock(c keys.Client, services ...service.Service) *spa.Knock {
 	if c.Name == "" {
 		c.Name = "alice"
 	}
@@ -75,11 +76,11 @@ func elsewhere(h held) held {
 // wide is one grant of n ports.
 func wide(n uint16) held {
 	h := holding(1)
-	h[0].Ports = []spa.Ports{{Proto: spa.UDP, Low: 1, High: n}}
+	h[0].Ports = []service.Ports{{Proto: service.UDP, Low: 1, High: n}}
 	return h
 }
 
-var ssh, mosh = spa.Service{Name: "ssh"}, spa.Service{Name: "mosh"}
+var ssh, mosh = service.Service{Name: "ssh"}, service.Service{Name: "mosh"}
 
 func TestSource(t *testing.T) {
 	prefixes := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
@@ -117,39 +118,41 @@ func TestSource(t *testing.T) {
 
 func TestDenials(t *testing.T) {
 	allowed := keys.Client{Allow: []string{"ssh", "tcp/22"}}
-	raw := func(proto spa.Proto, port uint16) spa.Service { return spa.Service{Proto: proto, Port: port} }
+	raw := func(proto service.Proto, port uint16) service.Service {
+		return service.Service{Proto: proto, Port: port}
+	}
 	tests := []struct {
 		name   string
 		client keys.Client
-		ask    []spa.Service
+		ask    []service.Service
 		held   held
 		want   spa.Status // zero: granted
 	}{
-		{"allowed", allowed, []spa.Service{ssh}, held{}, 0},
-		{"allowed by port", allowed, []spa.Service{raw(spa.TCP, 22)}, held{}, 0},
-		{"expired", keys.Client{Allow: []string{"ssh"}, Expires: now}, []spa.Service{ssh}, held{}, spa.ReasonExpired},
-		{"expires later", keys.Client{Allow: []string{"ssh"}, Expires: now.Add(1)}, []spa.Service{ssh}, held{}, 0},
-		{"states its source", keys.Client{Name: "stating", Allow: []string{"ssh"}, RequireSource: true}, []spa.Service{ssh}, held{}, 0},
-		{"must state its source", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, []spa.Service{ssh}, held{}, spa.ReasonSourceRequired},
-		{"unknown service", allowed, []spa.Service{{Name: "imap"}}, held{}, spa.ReasonNoService},
-		{"not in allow", allowed, []spa.Service{mosh}, held{}, spa.ReasonNotAllowed},
-		{"all or none", allowed, []spa.Service{ssh, mosh}, held{}, spa.ReasonNotAllowed},
-		{"allowed by a range", keys.Client{Allow: []string{"udp/60000-60005"}}, []spa.Service{raw(spa.UDP, 60005)}, held{}, 0},
-		{"past the allowed range", keys.Client{Allow: []string{"udp/60000-60005"}}, []spa.Service{raw(spa.UDP, 60006)}, held{}, spa.ReasonNotAllowed},
-		{"a name does not allow the port", keys.Client{Allow: []string{"ssh"}}, []spa.Service{raw(spa.TCP, 22)}, held{}, spa.ReasonNotAllowed},
-		{"a port does not allow the name", keys.Client{Allow: []string{"tcp/22"}}, []spa.Service{ssh}, held{}, spa.ReasonNotAllowed},
-		{"a port that is not guarded", keys.Client{Allow: []string{"tcp/23"}}, []spa.Service{raw(spa.TCP, 23)}, held{}, spa.ReasonNoService},
-		{"another protocol", keys.Client{Allow: []string{"udp/22"}}, []spa.Service{raw(spa.UDP, 22)}, held{}, spa.ReasonNoService},
-		{"as many grants as may be", allowed, []spa.Service{ssh}, holding(3), spa.ReasonTooManyGrants},
-		{"one fewer", allowed, []spa.Service{ssh}, holding(2), 0},
-		{"a refresh is not one more", allowed, []spa.Service{ssh}, holding(3, "ssh"), 0},
-		{"a refresh of more than may be by now", allowed, []spa.Service{ssh}, holding(4, "ssh"), 0},
-		{"a refresh of more ports than may be by now", allowed, []spa.Service{ssh}, append(wide(9000), holding(1, "ssh")...), 0},
-		{"from elsewhere it is one more", allowed, []spa.Service{ssh}, elsewhere(holding(3, "ssh")), spa.ReasonTooManyGrants},
-		{"parts of one grant are one", allowed, []spa.Service{ssh}, append(holding(1, "mosh"), holding(2, "mosh")...), 0},
-		{"as many ports as may be", allowed, []spa.Service{ssh}, wide(8192), spa.ReasonTooManyPorts},
-		{"one port fewer", allowed, []spa.Service{ssh}, wide(8191), 0},
-		{"two more are too many", keys.Client{Allow: []string{"ssh", "mosh"}}, []spa.Service{ssh, mosh}, holding(2), spa.ReasonTooManyGrants},
+		{"allowed", allowed, []service.Service{ssh}, held{}, 0},
+		{"allowed by port", allowed, []service.Service{raw(service.TCP, 22)}, held{}, 0},
+		{"expired", keys.Client{Allow: []string{"ssh"}, Expires: now}, []service.Service{ssh}, held{}, spa.ReasonExpired},
+		{"expires later", keys.Client{Allow: []string{"ssh"}, Expires: now.Add(1)}, []service.Service{ssh}, held{}, 0},
+		{"states its source", keys.Client{Name: "stating", Allow: []string{"ssh"}, RequireSource: true}, []service.Service{ssh}, held{}, 0},
+		{"must state its source", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, []service.Service{ssh}, held{}, spa.ReasonSourceRequired},
+		{"unknown service", allowed, []service.Service{{Name: "imap"}}, held{}, spa.ReasonNoService},
+		{"not in allow", allowed, []service.Service{mosh}, held{}, spa.ReasonNotAllowed},
+		{"all or none", allowed, []service.Service{ssh, mosh}, held{}, spa.ReasonNotAllowed},
+		{"allowed by a range", keys.Client{Allow: []string{"udp/60000-60005"}}, []service.Service{raw(service.UDP, 60005)}, held{}, 0},
+		{"past the allowed range", keys.Client{Allow: []string{"udp/60000-60005"}}, []service.Service{raw(service.UDP, 60006)}, held{}, spa.ReasonNotAllowed},
+		{"a name does not allow the port", keys.Client{Allow: []string{"ssh"}}, []service.Service{raw(service.TCP, 22)}, held{}, spa.ReasonNotAllowed},
+		{"a port does not allow the name", keys.Client{Allow: []string{"tcp/22"}}, []service.Service{ssh}, held{}, spa.ReasonNotAllowed},
+		{"a port that is not guarded", keys.Client{Allow: []string{"tcp/23"}}, []service.Service{raw(service.TCP, 23)}, held{}, spa.ReasonNoService},
+		{"another protocol", keys.Client{Allow: []string{"udp/22"}}, []service.Service{raw(service.UDP, 22)}, held{}, spa.ReasonNoService},
+		{"as many grants as may be", allowed, []service.Service{ssh}, holding(3), spa.ReasonTooManyGrants},
+		{"one fewer", allowed, []service.Service{ssh}, holding(2), 0},
+		{"a refresh is not one more", allowed, []service.Service{ssh}, holding(3, "ssh"), 0},
+		{"a refresh of more than may be by now", allowed, []service.Service{ssh}, holding(4, "ssh"), 0},
+		{"a refresh of more ports than may be by now", allowed, []service.Service{ssh}, append(wide(9000), holding(1, "ssh")...), 0},
+		{"from elsewhere it is one more", allowed, []service.Service{ssh}, elsewhere(holding(3, "ssh")), spa.ReasonTooManyGrants},
+		{"parts of one grant are one", allowed, []service.Service{ssh}, append(holding(1, "mosh"), holding(2, "mosh")...), 0},
+		{"as many ports as may be", allowed, []service.Service{ssh}, wide(8192), spa.ReasonTooManyPorts},
+		{"one port fewer", allowed, []service.Service{ssh}, wide(8191), 0},
+		{"two more are too many", keys.Client{Allow: []string{"ssh", "mosh"}}, []service.Service{ssh, mosh}, holding(2), spa.ReasonTooManyGrants},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -211,7 +214,7 @@ func TestDuration(t *testing.T) {
 }
 
 func TestGrantSaysWhoAndWhat(t *testing.T) {
-	k := knock(keys.Client{Name: "bob", Allow: []string{"mosh", "udp/60001"}}, mosh, spa.Service{Proto: spa.UDP, Port: 60001})
+	k := knock(keys.Client{Name: "bob", Allow: []string{"mosh", "udp/60001"}}, mosh, service.Service{Proto: service.UDP, Port: 60001})
 	grants, err := newPolicy(t, held{}).Authorize(k, here, now, now)
 	if err != nil {
 		t.Fatal(err)
@@ -360,14 +363,14 @@ func TestClosable(t *testing.T) {
 	tests := []struct {
 		name   string
 		client keys.Client
-		ask    []spa.Service
+		ask    []service.Service
 		want   spa.Status
 	}{
-		{"allowed", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, []spa.Service{ssh}, 0},
-		{"unknown service", keys.Client{Allow: []string{"ssh"}}, []spa.Service{{Name: "imap"}}, spa.ReasonNoService},
-		{"service of others", keys.Client{Allow: []string{"ssh"}}, []spa.Service{mosh}, spa.ReasonNotAllowed},
-		{"one is a service of others", keys.Client{Allow: []string{"ssh"}}, []spa.Service{ssh, mosh}, spa.ReasonNotAllowed},
-		{"expired", keys.Client{Allow: []string{"ssh"}, Expires: now}, []spa.Service{ssh}, spa.ReasonExpired},
+		{"allowed", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, []service.Service{ssh}, 0},
+		{"unknown service", keys.Client{Allow: []string{"ssh"}}, []service.Service{{Name: "imap"}}, spa.ReasonNoService},
+		{"service of others", keys.Client{Allow: []string{"ssh"}}, []service.Service{mosh}, spa.ReasonNotAllowed},
+		{"one is a service of others", keys.Client{Allow: []string{"ssh"}}, []service.Service{ssh, mosh}, spa.ReasonNotAllowed},
+		{"expired", keys.Client{Allow: []string{"ssh"}, Expires: now}, []service.Service{ssh}, spa.ReasonExpired},
 	}
 	for _, test := range tests {
 		err := newPolicy(t, holding(1000)).Closable(knock(test.client, test.ask...), now)

@@ -7,17 +7,18 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/config"
 )
 
 // terms are those on which a service, or a port, may be opened.
 type terms struct {
-	ports  []spa.Ports
-	least  time.Duration // for how long when the client does not say
-	most   time.Duration // for how long at most
-	within [][]keys.Span // the hours: within all of these
-	at     []netip.Addr  // where the service is; none: at this host
+	ports  []service.Ports
+	least  time.Duration    // for how long when the client does not say
+	most   time.Duration    // for how long at most
+	within [][]service.Span // the hours: within all of these
+	at     []netip.Addr     // where the service is; none: at this host
 }
 
 // reached reports whether a grant is for where the service is.
@@ -42,7 +43,7 @@ func (t terms) toward(source netip.Addr) ([]netip.Addr, bool) {
 
 // termsOf returns the terms that hold for all of the services, which are one or more: of what they
 // differ in, the strictest.
-func termsOf(ports []spa.Ports, services ...config.Service) terms {
+func termsOf(ports []service.Ports, services ...config.Service) terms {
 	t := terms{ports: ports, least: services[0].For, most: services[0].MaxFor}
 	for _, s := range services {
 		t.least, t.most = min(t.least, s.For), min(t.most, s.MaxFor)
@@ -52,50 +53,50 @@ func termsOf(ports []spa.Ports, services ...config.Service) terms {
 }
 
 // terms returns those of a service that the client's file names.
-func (p *Policy) terms(c *keys.Client, service spa.Service) (terms, error) {
-	t, err := p.find(service)
+func (p *Policy) terms(c *keys.Client, wanted service.Service) (terms, error) {
+	t, err := p.find(wanted)
 	if err != nil {
 		return terms{}, err
 	}
-	if !allows(c, service) {
-		return terms{}, &Denial{Reason: spa.ReasonNotAllowed, Service: service.String()}
+	if !allows(c, wanted) {
+		return terms{}, &Denial{Reason: spa.ReasonNotAllowed, Service: wanted.String()}
 	}
 	return t, nil
 }
 
 // allows reports whether the client's file names the service: by its name, or by ports
 // that have the one asked for among them.
-func allows(c *keys.Client, service spa.Service) bool {
-	if service.Name != "" {
-		return slices.Contains(c.Allow, service.Name)
+func allows(c *keys.Client, wanted service.Service) bool {
+	if wanted.Name != "" {
+		return slices.Contains(c.Allow, wanted.Name)
 	}
 	return slices.ContainsFunc(c.Allow, func(text string) bool {
-		ports, _ := spa.ParsePorts(text) // none for a name
-		return ports.Contains(service.Proto, service.Port)
+		ports, _ := service.ParsePorts(text) // none for a name
+		return ports.Contains(wanted.Proto, wanted.Port)
 	})
 }
 
 // find returns the terms of a service. A raw port is one of this host's. It has the terms of every
 // service that it belongs to, so that a service more never gives anyone more; a port that no service
 // here has is not there to be opened, and what is at addresses of its own is opened by its name only.
-func (p *Policy) find(service spa.Service) (terms, error) {
-	if service.Name == "" {
-		return p.findPort(spa.Ports{Proto: service.Proto, Low: service.Port, High: service.Port})
+func (p *Policy) find(wanted service.Service) (terms, error) {
+	if wanted.Name == "" {
+		return p.findPort(service.Ports{Proto: wanted.Proto, Low: wanted.Port, High: wanted.Port})
 	}
 	for _, s := range p.services {
-		if s.Name == service.Name {
+		if s.Name == wanted.Name {
 			t := termsOf(s.Ports, s)
 			t.at = s.Addresses
 			return t, nil
 		}
 	}
-	return terms{}, &Denial{Reason: spa.ReasonNoService, Service: service.String()}
+	return terms{}, &Denial{Reason: spa.ReasonNoService, Service: wanted.String()}
 }
 
-func (p *Policy) findPort(port spa.Ports) (terms, error) {
+func (p *Policy) findPort(port service.Ports) (terms, error) {
 	var having []config.Service
 	for _, s := range p.services {
-		if covered([]spa.Ports{port}, s.Ports) {
+		if covered([]service.Ports{port}, s.Ports) {
 			having = append(having, s)
 		}
 	}
@@ -103,7 +104,7 @@ func (p *Policy) findPort(port spa.Ports) (terms, error) {
 	if !slices.ContainsFunc(having, here) {
 		return terms{}, &Denial{Reason: spa.ReasonNoService, Service: port.String()}
 	}
-	return termsOf([]spa.Ports{port}, having...), nil
+	return termsOf([]service.Ports{port}, having...), nil
 }
 
 // duration returns how long a grant lasts: as asked, or the service's own time where nothing was
@@ -121,13 +122,13 @@ func (t terms) duration(asked, clientMax time.Duration) time.Duration {
 }
 
 // Ports returns the ports of a service, nil where there is no such service.
-func (p *Policy) Ports(service spa.Service) []spa.Ports {
+func (p *Policy) Ports(service service.Service) []service.Ports {
 	t, _ := p.find(service)
 	return t.ports
 }
 
 // At returns the addresses that a service is at; the zero Addr is this host.
-func (p *Policy) At(service spa.Service) []netip.Addr {
+func (p *Policy) At(service service.Service) []netip.Addr {
 	t, _ := p.find(service)
 	return places(t.at)
 }
@@ -140,9 +141,9 @@ func places(at []netip.Addr) []netip.Addr {
 }
 
 // Within reports whether the services have each port that the grant is for, where it is for it.
-func (p *Policy) Within(g firewall.Grant, services []spa.Service) bool {
+func (p *Policy) Within(g firewall.Grant, services []service.Service) bool {
 	for _, at := range places(g.To) {
-		var there []spa.Ports
+		var there []service.Ports
 		for _, service := range services {
 			if slices.Contains(p.At(service), at) {
 				there = append(there, p.Ports(service)...)
@@ -156,10 +157,10 @@ func (p *Policy) Within(g firewall.Grant, services []spa.Service) bool {
 }
 
 // covered reports whether each of the ports is in one of the ranges.
-func covered(ports, ranges []spa.Ports) bool {
+func covered(ports, ranges []service.Ports) bool {
 	for _, p := range ports {
 		for low := int(p.Low); low <= int(p.High); {
-			i := slices.IndexFunc(ranges, func(r spa.Ports) bool { return r.Contains(p.Proto, uint16(low)) })
+			i := slices.IndexFunc(ranges, func(r service.Ports) bool { return r.Contains(p.Proto, uint16(low)) })
 			if i < 0 {
 				return false
 			}

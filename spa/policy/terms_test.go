@@ -10,7 +10,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -20,7 +20,7 @@ func anyService(t *testing.T, rng *rand.Rand, name string) config.Service {
 	s := config.NewService(name)
 	for range 1 + rng.IntN(3) {
 		low := uint16(18 + rng.IntN(8))
-		s.Ports = append(s.Ports, spa.Ports{Proto: []spa.Proto{spa.TCP, spa.TCP, spa.UDP}[rng.IntN(3)], Low: low, High: low + uint16(rng.IntN(5))})
+		s.Ports = append(s.Ports, service.Ports{Proto: []service.Proto{service.TCP, service.TCP, service.UDP}[rng.IntN(3)], Low: low, High: low + uint16(rng.IntN(5))})
 	}
 	s.For = time.Duration(1+rng.IntN(20)) * time.Minute
 	s.MaxFor = s.For + time.Duration(rng.IntN(60))*time.Minute
@@ -42,14 +42,14 @@ func TestRawPortIsNeverWidened(t *testing.T) {
 		for n := range 1 + rng.IntN(4) {
 			c.Services = append(c.Services, anyService(t, rng, fmt.Sprintf("s%d", n)))
 		}
-		port := spa.Service{Proto: spa.TCP, Port: uint16(18 + rng.IntN(10))}
+		port := service.Service{Proto: service.TCP, Port: uint16(18 + rng.IntN(10))}
 		client := keys.Client{Name: "alice", Allow: []string{"tcp/20-23", port.String(), "s0", "s1", "s2", "s3", "a", "z"}}
 		if rng.IntN(2) == 0 {
 			client.MaxFor = time.Duration(1+rng.IntN(60)) * time.Minute
 		}
 		at := now.Add(time.Duration(rng.IntN(240)-60) * time.Minute)
 		asked := time.Duration(rng.IntN(3)*rng.IntN(40)) * time.Minute
-		until := func(c *config.Config, s spa.Service) time.Time {
+		until := func(c *config.Config, s service.Service) time.Time {
 			k := knock(client, s)
 			k.For = asked
 			grants, err := New(c, held{}).Authorize(k, here, at, at)
@@ -61,9 +61,9 @@ func TestRawPortIsNeverWidened(t *testing.T) {
 		before, having := until(&c, port), 0
 		strictest := at.Add(1000 * time.Hour)
 		for _, s := range c.Services {
-			if slices.ContainsFunc(s.Ports, func(p spa.Ports) bool { return p.Contains(port.Proto, port.Port) }) {
+			if slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Contains(port.Proto, port.Port) }) {
 				having++
-				if u := until(&c, spa.Service{Name: s.Name}); u.Before(strictest) {
+				if u := until(&c, service.Service{Name: s.Name}); u.Before(strictest) {
 					strictest = u
 				}
 			}
@@ -105,11 +105,11 @@ func TestRawPortIsNeverWidened(t *testing.T) {
 // TestCovered: ports are covered where each single one is, whatever the ranges.
 func TestCovered(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
-	some := func() []spa.Ports {
-		var list []spa.Ports
+	some := func() []service.Ports {
+		var list []service.Ports
 		for range rng.IntN(4) {
 			low := []uint16{1, 2, 5, 65530, 65535}[rng.IntN(5)]
-			list = append(list, spa.Ports{Proto: []spa.Proto{spa.TCP, spa.UDP}[rng.IntN(2)], Low: low, High: low + uint16(rng.IntN(min(6, 65536-int(low))))})
+			list = append(list, service.Ports{Proto: []service.Proto{service.TCP, service.UDP}[rng.IntN(2)], Low: low, High: low + uint16(rng.IntN(min(6, 65536-int(low))))})
 		}
 		return list
 	}
@@ -119,7 +119,7 @@ func TestCovered(t *testing.T) {
 		want := true
 		for _, p := range ports {
 			for port := int(p.Low); port <= int(p.High); port++ {
-				want = want && slices.ContainsFunc(ranges, func(r spa.Ports) bool { return r.Contains(p.Proto, uint16(port)) })
+				want = want && slices.ContainsFunc(ranges, func(r service.Ports) bool { return r.Contains(p.Proto, uint16(port)) })
 			}
 		}
 		if got := covered(ports, ranges); got != want {
@@ -146,15 +146,15 @@ func TestWithin(t *testing.T) {
 			c.Services = append(c.Services, s)
 		}
 		p := New(&c, held{})
-		var services []spa.Service
-		has := make(map[netip.Addr][]spa.Ports) // the zero Addr is this host
+		var services []service.Service
+		has := make(map[netip.Addr][]service.Ports) // the zero Addr is this host
 		for _, s := range c.Services[:1+rng.IntN(3)] {
-			services = append(services, spa.Service{Name: s.Name})
+			services = append(services, service.Service{Name: s.Name})
 			at := s.Addresses
 			if at == nil {
 				at = []netip.Addr{{}}
 			}
-			if got := p.At(spa.Service{Name: s.Name}); !slices.Equal(got, at) {
+			if got := p.At(service.Service{Name: s.Name}); !slices.Equal(got, at) {
 				t.Fatalf("%s is at %v, want %v", s.Name, got, at)
 			}
 			for _, a := range at {
@@ -169,7 +169,7 @@ func TestWithin(t *testing.T) {
 		want := true
 		for _, a := range at {
 			for port := int(g.Ports[0].Low); port <= int(g.Ports[0].High); port++ {
-				want = want && slices.ContainsFunc(has[a], func(r spa.Ports) bool { return r.Contains(g.Ports[0].Proto, uint16(port)) })
+				want = want && slices.ContainsFunc(has[a], func(r service.Ports) bool { return r.Contains(g.Ports[0].Proto, uint16(port)) })
 			}
 		}
 		if got := p.Within(g, services); got != want {

@@ -10,6 +10,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
@@ -24,7 +25,7 @@ func newLine(tb testing.TB) (*Server, spa.Sender) {
 	tb.Helper()
 	dir := tb.TempDir()
 	c := config.Default(dir)
-	ssh, err := spa.ParsePorts("tcp/22")
+	ssh, err := service.ParsePorts("tcp/22")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -62,7 +63,7 @@ func arriving(data []byte) capture.Packet {
 
 func sealed(tb testing.TB, s spa.Sender) []byte {
 	tb.Helper()
-	packet, err := spa.Seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), Services: []spa.Service{{Name: "ssh"}}}, s)
+	packet, err := spa.Seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), Services: []service.Service{{Name: "ssh"}}}, s)
 	if err != nil {
 		tb.Fatal(err)
 	}

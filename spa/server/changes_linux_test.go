@@ -14,6 +14,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
@@ -80,7 +81,7 @@ func newSite(t *testing.T, see func(line string)) *bench {
 // knock has a packet of alice's come, made now.
 func (b *bench) knock() {
 	b.s.take(context.Background(), arriving(b.seal(spa.Request{
-		ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute, Services: []spa.Service{{Name: "ssh"}},
+		ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute, Services: []service.Service{{Name: "ssh"}},
 	})))
 }
 

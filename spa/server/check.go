@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/quote"
 	"sallyport/spa/config"
 	"sallyport/spa/replay"
 )
@@ -188,7 +189,7 @@ func checkJournal(c *config.Config) []Finding {
 	case err != nil:
 		return []Finding{{Problem, path, err.Error(), "# run check as root"}}
 	case !info.Mode().IsRegular():
-		return []Finding{{Problem, path, "this is not a regular file, and the server does not start with it", "mv " + keys.ShellWord(path) + " " + keys.ShellWord(path+".old") + "\n# the server makes a new one"}}
+		return []Finding{{Problem, path, "this is not a regular file, and the server does not start with it", "mv " + quote.Shell(path) + " " + quote.Shell(path+".old") + "\n# the server makes a new one"}}
 	}
 	// What cannot be read is damaged, or another's affair.
 	if foreign, err := replay.Foreign(path, replay.Config{Window: c.Window}); err == nil && foreign {
@@ -210,5 +211,5 @@ func MakeState(path string) string {
 	if _, _, ok := account(SystemUser); ok {
 		command += "-g " + SystemUser + " "
 	}
-	return command + keys.ShellWord(path)
+	return command + quote.Shell(path)
 }

@@ -5,7 +5,7 @@ import (
 	"slices"
 
 	"sallyport/firewall/survey"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -21,7 +21,7 @@ func checkBeside(c *config.Config, h *host) []Finding {
 	var seen []uint16
 	for _, l := range h.listeners {
 		port := l.local.Port()
-		if l.Proto != spa.TCP || slices.Contains(seen, port) {
+		if l.Proto != service.TCP || slices.Contains(seen, port) {
 			continue
 		}
 		f, ok := h.beside(c, l, units)
@@ -36,13 +36,13 @@ func checkBeside(c *config.Config, h *host) []Finding {
 
 // beside words that a socket is another way to a service, if it is one.
 func (h *host) beside(c *config.Config, l listener, units []socketUnit) (Finding, bool) {
-	port := spa.Ports{Proto: l.Proto, Low: l.local.Port(), High: l.local.Port()}
+	port := service.Ports{Proto: l.Proto, Low: l.local.Port(), High: l.local.Port()}
 	if who := sshServer(l, units); who != "" {
 		return Finding{Warning, port.String(), fmt.Sprintf("%s listens at %s, and no service guards it: strangers see it", who, l.local),
 			fmt.Sprintf("# add %q to the ports of a service, or have sshd listen elsewhere", port)}, true
 	}
 	for _, g := range h.listeners {
-		guarded := spa.Service{Proto: g.Proto, Port: g.local.Port()}
+		guarded := service.Service{Proto: g.Proto, Port: g.local.Port()}
 		if g.Proto != l.Proto || g.local.Addr().IsLoopback() || !c.Guards(guarded) || !sameOwner(g, l, units) {
 			continue
 		}
@@ -71,7 +71,7 @@ func sameOwner(a, b listener, units []socketUnit) bool {
 }
 
 // serviceOf names the service that has a port.
-func serviceOf(c *config.Config, s spa.Service) string {
+func serviceOf(c *config.Config, s service.Service) string {
 	for _, service := range c.Services {
 		if contains(service.Ports, s.Proto, s.Port) {
 			return service.Name
@@ -80,13 +80,13 @@ func serviceOf(c *config.Config, s spa.Service) string {
 	return ""
 }
 
-func contains(ports []spa.Ports, proto spa.Proto, port uint16) bool {
-	return slices.ContainsFunc(ports, func(p spa.Ports) bool { return p.Contains(proto, port) })
+func contains(ports []service.Ports, proto service.Proto, port uint16) bool {
+	return slices.ContainsFunc(ports, func(p service.Ports) bool { return p.Contains(proto, port) })
 }
 
 // unguarded reports whether a stranger reaches a socket without a knock.
 func (h *host) unguarded(c *config.Config, l listener) bool {
-	if l.local.Addr().IsLoopback() || c.Guards(spa.Service{Proto: l.Proto, Port: l.local.Port()}) {
+	if l.local.Addr().IsLoopback() || c.Guards(service.Service{Proto: l.Proto, Port: l.local.Port()}) {
 		return false
 	}
 	if h.rules == nil {

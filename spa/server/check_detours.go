@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"sallyport/firewall/survey"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -18,7 +18,7 @@ func checkDetours(c *config.Config, h *host) []Finding {
 		return nil
 	}
 	s := detourSearch{c: c, h: h, guarded: c.Guarded(), found: make(map[string]*led)}
-	for _, proto := range []spa.Proto{spa.TCP, spa.UDP} {
+	for _, proto := range []service.Proto{service.TCP, service.UDP} {
 		for _, way := range h.everyWay(c) {
 			s.look(way, proto)
 		}
@@ -55,20 +55,20 @@ func (h *host) everyWay(c *config.Config) []approach {
 type detourSearch struct {
 	c       *config.Config
 	h       *host
-	guarded []spa.Ports
+	guarded []service.Ports
 	found   map[string]*led
 	order   []string
 }
 
 // ending is where a guarded port leads.
 type ending struct {
-	guarded spa.Ports
+	guarded service.Ports
 	detour  survey.Detour
-	ports   spa.Ports // at detour.To: as many as are led there
+	ports   service.Ports // at detour.To: as many as are led there
 }
 
 // look goes through all ports of a protocol, by one way.
-func (s *detourSearch) look(way approach, proto spa.Proto) {
+func (s *detourSearch) look(way approach, proto service.Proto) {
 	ends := s.ends(way, proto)
 	marked := slices.Clone(s.guarded)
 	for _, e := range ends {
@@ -90,12 +90,12 @@ func (s *detourSearch) look(way approach, proto spa.Proto) {
 	}
 }
 
-func packetTo(way approach, proto spa.Proto, port uint16) survey.Packet {
+func packetTo(way approach, proto service.Proto, port uint16) survey.Packet {
 	return survey.Packet{Proto: proto, Port: port, To: way.to, In: way.link, From: way.from, Members: way.as}
 }
 
 // ends returns where the guarded ports of this host lead.
-func (s *detourSearch) ends(way approach, proto spa.Proto) (ends []ending) {
+func (s *detourSearch) ends(way approach, proto service.Proto) (ends []ending) {
 	if isElsewhere(way.to) {
 		return nil
 	}
@@ -111,16 +111,16 @@ func (s *detourSearch) ends(way approach, proto spa.Proto) (ends []ending) {
 }
 
 // ledTo returns the ports to which a range is led: each to itself, or all to one.
-func ledTo(ports spa.Ports, d survey.Detour) spa.Ports {
+func ledTo(ports service.Ports, d survey.Detour) service.Ports {
 	if d.To.Port() == ports.Low {
 		return ports
 	}
-	return spa.Ports{Proto: ports.Proto, Low: d.To.Port(), High: d.To.Port()}
+	return service.Ports{Proto: ports.Proto, Low: d.To.Port(), High: d.To.Port()}
 }
 
 // judge says what is the matter with a detour of ports that no service guards, if anything is.
-func (s *detourSearch) judge(way approach, ports spa.Ports, d survey.Detour, ends []ending) {
-	to := spa.Service{Proto: ports.Proto, Port: d.To.Port()}
+func (s *detourSearch) judge(way approach, ports service.Ports, d survey.Detour, ends []ending) {
+	to := service.Service{Proto: ports.Proto, Port: d.To.Port()}
 	it := "it"
 	if !d.Sure {
 		it = "some of it" // of certain sources, or on a condition that cannot be judged
@@ -128,7 +128,7 @@ func (s *detourSearch) judge(way approach, ports spa.Ports, d survey.Detour, end
 	in, severity := letsIn(d.Verdict)
 	switch {
 	case d.Socket && s.shutsHanded():
-		s.say(way, ports, d, Warning, fmt.Sprintf("hands %s to what listens on %s (TPROXY): the guard shuts this way", it, to)).advice = func(ports []spa.Ports) string {
+		s.say(way, ports, d, Warning, fmt.Sprintf("hands %s to what listens on %s (TPROXY): the guard shuts this way", it, to)).advice = func(ports []service.Ports) string {
 			if s.c.Guards(to) {
 				return d.Remove(ports[0])
 			}
@@ -154,7 +154,7 @@ func letsIn(v survey.Verdict) (string, Severity) {
 	return "strangers get in there", Problem
 }
 
-func (s *detourSearch) place(d survey.Detour, to spa.Service) string {
+func (s *detourSearch) place(d survey.Detour, to service.Service) string {
 	if d.Here {
 		return to.String()
 	}
@@ -169,7 +169,7 @@ func (s *detourSearch) shut(severity Severity) Severity {
 	return Warning
 }
 
-func (s *detourSearch) shutText(in string, to spa.Service) string {
+func (s *detourSearch) shutText(in string, to service.Service) string {
 	if s.c.Firewall.Mode == "admit" {
 		return in
 	}
@@ -182,15 +182,15 @@ func (s *detourSearch) shutsHanded() bool {
 }
 
 // isTarget reports whether a service is at that address and port.
-func (s *detourSearch) isTarget(to netip.AddrPort, proto spa.Proto) bool {
+func (s *detourSearch) isTarget(to netip.AddrPort, proto service.Proto) bool {
 	return slices.ContainsFunc(s.c.Services, func(service config.Service) bool {
 		return slices.Contains(service.Addresses, to.Addr()) && contains(service.Ports, proto, to.Port())
 	})
 }
 
 // direct is about ports of this host that no rule leads elsewhere, and to which a guarded one leads.
-func (s *detourSearch) direct(way approach, ports spa.Ports, ends []ending) {
-	at := spa.Service{Proto: ports.Proto, Port: ports.Low}
+func (s *detourSearch) direct(way approach, ports service.Ports, ends []ending) {
+	at := service.Service{Proto: ports.Proto, Port: ports.Low}
 	for _, e := range ends {
 		if !e.detour.Here || !e.ports.Contains(at.Proto, at.Port) || !s.h.mayListen(at) {
 			continue
@@ -200,14 +200,14 @@ func (s *detourSearch) direct(way approach, ports spa.Ports, ends []ending) {
 			continue
 		}
 		in, severity := letsIn(o.Verdict)
-		s.say(way, ports, e.detour, severity, fmt.Sprintf("leads the guarded %s to it: %s", e.guarded, in)).advice = func(ports []spa.Ports) string {
-			return fmt.Sprintf("# add %s to the ports of service.%s", quoted(ports), serviceOf(s.c, spa.Service{Proto: e.guarded.Proto, Port: e.guarded.Low}))
+		s.say(way, ports, e.detour, severity, fmt.Sprintf("leads the guarded %s to it: %s", e.guarded, in)).advice = func(ports []service.Ports) string {
+			return fmt.Sprintf("# add %s to the ports of service.%s", quoted(ports), serviceOf(s.c, service.Service{Proto: e.guarded.Proto, Port: e.guarded.Low}))
 		}
 	}
 }
 
 // mayListen reports whether something listens at a port, or that is not known.
-func (h *host) mayListen(s spa.Service) bool {
+func (h *host) mayListen(s service.Service) bool {
 	return h.listeners == nil || len(h.listensForOthers(s.Proto, s.Port)) > 0
 }
 
@@ -215,17 +215,17 @@ func (h *host) mayListen(s spa.Service) bool {
 type led struct {
 	said
 	through bool // only on their way to other machines
-	advice  func([]spa.Ports) string
+	advice  func([]service.Ports) string
 }
 
 // say notes a finding. What is said of a port of this host is not said again of what passes through.
-func (s *detourSearch) say(way approach, ports spa.Ports, d survey.Detour, severity Severity, text string) *led {
+func (s *detourSearch) say(way approach, ports service.Ports, d survey.Detour, severity Severity, text string) *led {
 	key := d.At.String() + text
 	if s.found[key] == nil {
 		s.found[key] = &led{
 			said:    said{Finding: Finding{Severity: severity, Text: d.At.String() + " " + text}},
 			through: isElsewhere(way.to),
-			advice: func(ports []spa.Ports) string {
+			advice: func(ports []service.Ports) string {
 				if isElsewhere(way.to) {
 					return d.Remove(ports[0])
 				}
@@ -248,7 +248,7 @@ func (l *led) finding() Finding {
 	return f
 }
 
-func quoted(ports []spa.Ports) string {
+func quoted(ports []service.Ports) string {
 	texts := make([]string, len(ports))
 	for i, p := range ports {
 		texts[i] = fmt.Sprintf("%q", p)

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"sallyport/keys"
+	"sallyport/keys/quote"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
 )
@@ -60,7 +61,7 @@ func writable(path, why string) []Finding {
 	if err != nil || fi.Mode().Perm()&writeByOthers == 0 {
 		return nil // that it is not there is said where it is read
 	}
-	return []Finding{{Warning, path, fmt.Sprintf("its mode is %04o: %s", fi.Mode().Perm(), why), "chmod o-w " + keys.ShellWord(path)}}
+	return []Finding{{Warning, path, fmt.Sprintf("its mode is %04o: %s", fi.Mode().Perm(), why), "chmod o-w " + quote.Shell(path)}}
 }
 
 // private finds a file that others may read: it tells who knocked when, and from where.
@@ -69,7 +70,7 @@ func private(path string) []Finding {
 	if err != nil || fi.Mode()&fs.ModeSymlink != 0 || fi.Mode().Perm()&byOthers == 0 { // chmod would follow a link
 		return nil
 	}
-	return []Finding{{Warning, path, fmt.Sprintf("its mode is %04o: every user of this host can read which clients knocked, and when", fi.Mode().Perm()), "chmod o-rwx " + keys.ShellWord(path)}}
+	return []Finding{{Warning, path, fmt.Sprintf("its mode is %04o: every user of this host can read which clients knocked, and when", fi.Mode().Perm()), "chmod o-rwx " + quote.Shell(path)}}
 }
 
 // checkOwner looks whether the journal belongs to somebody who is not the server.
@@ -84,7 +85,7 @@ func checkOwner(c *config.Config, h *host) []Finding {
 		return nil
 	}
 	return []Finding{{Problem, path, fmt.Sprintf("it belongs to user %d, not to root or the owner of its directory: under systemd the server cannot open it and does not start, and that user could delete its record of spent packets", journal),
-		"chown -h --reference=" + keys.ShellWord(c.State) + " " + keys.ShellWord(path)}}
+		"chown -h --reference=" + quote.Shell(c.State) + " " + quote.Shell(path)}}
 }
 
 func ownerOf(path string) (int, error) {
@@ -152,10 +153,10 @@ func isToken(path string) bool {
 }
 
 func copied(path, what string, e fs.DirEntry) Finding {
-	f := Finding{Notice, path, what, "shred -u " + keys.ShellWord(path) + "\n# once it is not needed any more"}
+	f := Finding{Notice, path, what, "shred -u " + quote.Shell(path) + "\n# once it is not needed any more"}
 	if fi, err := e.Info(); err == nil && fi.Mode().Perm()&byOthers != 0 {
 		f.Severity, f.Text = Warning, what+fmt.Sprintf(", and its mode is %04o: any user of this host may have read it", fi.Mode().Perm())
-		f.Advice = "shred -u " + keys.ShellWord(path) + "\n# and rotate the key that is in it: spa-keygen rotate NAME"
+		f.Advice = "shred -u " + quote.Shell(path) + "\n# and rotate the key that is in it: spa-keygen rotate NAME"
 	}
 	return f
 }

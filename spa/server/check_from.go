@@ -6,8 +6,7 @@ import (
 	"slices"
 
 	"sallyport/firewall/survey"
-	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -59,9 +58,9 @@ func (h *host) knocksBy(c *config.Config, in survey.Link) []Finding {
 		found = append(found, Finding{Problem, "capture.interfaces", fmt.Sprintf("%s comes in by %s, which is not among them: its knocks are not seen", h.from, in.Name), fmt.Sprintf("# add %q", in.Name)})
 	}
 	for _, k := range c.KnockPorts {
-		port := single(spa.UDP, k.Port)
+		port := single(service.UDP, k.Port)
 		for _, a := range h.waysOf(c, in) {
-			packet := packetTo(a, spa.UDP, k.Port)
+			packet := packetTo(a, service.UDP, k.Port)
 			theirs := h.rules.AtIngress(packet)
 			packet.From = netip.Addr{}
 			if theirs.Verdict != survey.Drops || h.rules.AtIngress(packet).At == theirs.At {
@@ -97,7 +96,7 @@ func (h *host) wayOf(c *config.Config, in survey.Link, to netip.Addr) approach {
 
 // told returns the address that clients are told, if it is written as one and this host has it.
 func (h *host) told(c *config.Config) []netip.Addr {
-	name, _, err := keys.SplitAddress(c.Address)
+	name, _, err := service.SplitAddress(c.Address)
 	if err != nil {
 		return nil
 	}

@@ -8,7 +8,7 @@ import (
 	"slices"
 
 	"sallyport/firewall/survey"
-	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
 )
@@ -104,7 +104,7 @@ func (h *host) link(name string) (survey.Link, bool) {
 
 // checkAddress looks whether clients are sent here. Behind a NAT they are all the same.
 func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
-	name, _, err := keys.SplitAddress(c.Address)
+	name, _, err := service.SplitAddress(c.Address)
 	if err != nil || h.links == nil {
 		return nil
 	}
@@ -125,7 +125,7 @@ func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
 
 // checkAddressPort looks whether clients are sent to a port where knocks are heard.
 func checkAddressPort(c *config.Config) []Finding {
-	_, port, err := keys.SplitAddress(c.Address)
+	_, port, err := service.SplitAddress(c.Address)
 	if err != nil || port == 0 || isKnockPort(c, port) {
 		return nil
 	}

@@ -5,7 +5,7 @@ import (
 	"strconv"
 	"strings"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -13,8 +13,8 @@ import (
 // ip_local_port_range, ip_local_reserved_ports).
 type ownPorts struct {
 	first, last uint16
-	reserved    []spa.Ports // without a protocol
-	text        string      // of what is reserved
+	reserved    []service.Ports // without a protocol
+	text        string          // of what is reserved
 }
 
 func parseOwnPorts(between, reserved string) (ownPorts, error) {
@@ -38,14 +38,14 @@ func parseOwnPorts(between, reserved string) (ownPorts, error) {
 		if err != nil {
 			return ownPorts{}, fmt.Errorf("ip_local_reserved_ports: %w", err)
 		}
-		o.reserved = append(o.reserved, spa.Ports{Low: uint16(from), High: uint16(to)})
+		o.reserved = append(o.reserved, service.Ports{Low: uint16(from), High: uint16(to)})
 	}
 	return o, nil
 }
 
 // picked returns the ports of a range that the kernel may assign, and false if there are none.
-func (o ownPorts) picked(p spa.Ports) (spa.Ports, bool) {
-	found := spa.Ports{Proto: p.Proto}
+func (o ownPorts) picked(p service.Ports) (service.Ports, bool) {
+	found := service.Ports{Proto: p.Proto}
 	for port := int(max(p.Low, o.first)); port <= int(min(p.High, o.last)); port++ {
 		if o.isReserved(uint16(port)) {
 			continue
@@ -73,7 +73,7 @@ func checkOwnPorts(c *config.Config, h *host) []Finding {
 		return nil
 	}
 	var found []Finding
-	say := func(severity Severity, subject string, p spa.Ports, text string) {
+	say := func(severity Severity, subject string, p service.Ports, text string) {
 		p, ok := h.own.picked(p)
 		if !ok {
 			return
@@ -87,14 +87,14 @@ func checkOwnPorts(c *config.Config, h *host) []Finding {
 			continue
 		}
 		for _, p := range s.Ports {
-			if p.Proto == spa.UDP {
+			if p.Proto == service.UDP {
 				say(Warning, "service."+s.Name+".ports", p, "a peer that such a socket has queried can keep the port open for itself, and reach a later listener")
 			}
 		}
 	}
 	for _, k := range c.KnockPorts {
 		if !k.Shared {
-			say(Notice, "knock_ports", spa.Ports{Proto: spa.UDP, Low: k.Port, High: k.Port}, "replies to such a socket are not tracked, and another firewall may drop them")
+			say(Notice, "knock_ports", service.Ports{Proto: service.UDP, Low: k.Port, High: k.Port}, "replies to such a socket are not tracked, and another firewall may drop them")
 		}
 	}
 	return found

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // TestOwnPorts: whatever is reserved, a port may be picked if it is between the two numbers and in no
@@ -33,8 +33,8 @@ func TestOwnPorts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := spa.Ports{Proto: spa.UDP, Low: uint16(95 + r.IntN(10)), High: uint16(105 + r.IntN(15))}
-		want := spa.Ports{Proto: spa.UDP}
+		p := service.Ports{Proto: service.UDP, Low: uint16(95 + r.IntN(10)), High: uint16(105 + r.IntN(15))}
+		want := service.Ports{Proto: service.UDP}
 		for port := int(p.Low); port <= int(p.High); port++ {
 			if first <= port && port <= last && !reserved[port] {
 				if want.Low == 0 {

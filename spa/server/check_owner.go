@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sallyport/keys"
+	"sallyport/keys/quote"
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
 )
@@ -25,7 +25,7 @@ func checkOwners(c *config.Config, h *host) []Finding {
 			continue // that it is not there is said where it is read
 		}
 		found = append(found, Finding{Warning, path, fmt.Sprintf("it belongs to user %d, not to root or the server's user: user %[1]d can change what is guarded and which clients get in", owner),
-			"chown root " + keys.ShellWord(path)})
+			"chown root " + quote.Shell(path)})
 	}
 	return append(found, checkLegible(clients, h)...)
 }
@@ -50,7 +50,7 @@ const makeUser = "useradd --system --no-create-home --shell /usr/sbin/nologin " 
 
 // handOver is the command that lets a group read a gateway's files.
 func handOver(group, dir string) string {
-	dir = keys.ShellWord(dir)
+	dir = quote.Shell(dir)
 	return "chgrp -R " + group + " " + dir + " && chmod -R g+rX " + dir
 }
 
@@ -69,7 +69,7 @@ func checkLegible(clients string, h *host) []Finding {
 		name = strconv.Itoa(uid)
 	}
 	return []Finding{{Problem, clients, "the user " + name + " may not read it, and the server does not start",
-		fmt.Sprintf("chgrp -R %s %s && chmod 750 %[2]s", name, keys.ShellWord(clients))}}
+		fmt.Sprintf("chgrp -R %s %s && chmod 750 %[2]s", name, quote.Shell(clients))}}
 }
 
 // What a user may do to a file or a directory, as three bits of a mode.

@@ -8,7 +8,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/firewall/survey"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -79,7 +79,7 @@ const shortestSilence = time.Hour
 // checkForgets looks whether connection tracking forgets sessions that are merely silent.
 func checkForgets(c *config.Config, h *host) []Finding {
 	keeps := func(s config.Service) bool {
-		return !s.Cuts() && slices.ContainsFunc(s.Ports, func(p spa.Ports) bool { return p.Proto == spa.TCP })
+		return !s.Cuts() && slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Proto == service.TCP })
 	}
 	after := h.conntrack.established
 	if after == 0 || after >= shortestSilence || c.Firewall.Backend == "dry-run" || !slices.ContainsFunc(c.Services, keeps) {

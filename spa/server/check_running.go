@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/quote"
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
@@ -23,7 +24,7 @@ func checkRunning(c *config.Config, s *control.Status) []Finding {
 	if s.Audit.Lost > 0 {
 		found = append(found, Finding{Problem, s.Audit.File,
 			fmt.Sprintf("lines lost since the server was started: %d, the last at %s: %s", s.Audit.Lost, s.Audit.LostAt.Local().Format(time.DateTime), s.Audit.LostWhy),
-			"df -h " + keys.ShellWord(filepath.Dir(s.Audit.File)) + "\n# shows whether there is room; the count begins anew with a restart"})
+			"df -h " + quote.Shell(filepath.Dir(s.Audit.File)) + "\n# shows whether there is room; the count begins anew with a restart"})
 	}
 	if s.Firewall.Unkept {
 		found = append(found, Finding{Warning, "guard", "the process that keeps it, spa-keeper, has ended: if the server is killed too another tool can flush it, and the ports are open",

@@ -5,7 +5,7 @@ import (
 	"slices"
 
 	"sallyport/firewall/survey"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -19,10 +19,10 @@ func checkIngress(c *config.Config, h *host) []Finding {
 	var found []Finding
 	for _, k := range c.KnockPorts {
 		for _, a := range h.approaches(c) {
-			o := h.rules.AtIngress(packetTo(a, spa.UDP, k.Port))
+			o := h.rules.AtIngress(packetTo(a, service.UDP, k.Port))
 			if o.Verdict == survey.Drops && !o.Sources {
 				found = append(found, Finding{Problem, "knock_ports", fmt.Sprintf("%s drops what comes to udp/%d on %s before a knock can be seen", o.At, k.Port, a.link),
-					o.At.Allow(spa.Ports{Proto: spa.UDP, Low: k.Port, High: k.Port})})
+					o.At.Allow(service.Ports{Proto: service.UDP, Low: k.Port, High: k.Port})})
 				break
 			}
 		}
@@ -41,12 +41,12 @@ func checkClosed(c *config.Config, h *host) []Finding {
 	}
 	ways := h.approaches(c)
 	for _, port := range probePorts {
-		if c.Guards(spa.Service{Proto: spa.TCP, Port: port}) || len(h.listens(spa.TCP, port)) > 0 {
+		if c.Guards(service.Service{Proto: service.TCP, Port: port}) || len(h.listens(service.TCP, port)) > 0 {
 			continue
 		}
-		o, ok := h.judge(ways, true, spa.TCP, port)
+		o, ok := h.judge(ways, true, service.TCP, port)
 		if !ok {
-			o, ok = h.judge(ways, false, spa.TCP, port)
+			o, ok = h.judge(ways, false, service.TCP, port)
 		}
 		if !ok || o.Verdict == survey.Perhaps || o.Sources {
 			return nil
@@ -97,17 +97,17 @@ func checkKnockSeen(c *config.Config, h *host) []Finding {
 // standsOut returns the command that shuts a port which the host's firewall lets through, where it
 // drops others and those next to it.
 func (h *host) standsOut(c *config.Config, a approach, port uint16) (string, bool) {
-	packet := packetTo(a, spa.UDP, port)
+	packet := packetTo(a, service.UDP, port)
 	o := h.rules.Judge(packet)
 	if o.Verdict != survey.Passes || o.Redirected {
 		return "", false
 	}
 	var at survey.Place
 	for _, other := range append([]uint16{port - 1, port + 1}, probePorts...) {
-		if other == 0 || isKnockPort(c, other) || c.Guards(spa.Service{Proto: spa.UDP, Port: other}) || len(h.listens(spa.UDP, other)) > 0 {
+		if other == 0 || isKnockPort(c, other) || c.Guards(service.Service{Proto: service.UDP, Port: other}) || len(h.listens(service.UDP, other)) > 0 {
 			continue
 		}
-		dropped := h.rules.Judge(packetTo(a, spa.UDP, other))
+		dropped := h.rules.Judge(packetTo(a, service.UDP, other))
 		if dropped.Verdict != survey.Drops {
 			return "", false
 		}

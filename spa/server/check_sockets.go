@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"sallyport/firewall/survey"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -15,7 +15,7 @@ import (
 func checkKnockPorts(c *config.Config, h *host) []Finding {
 	var found []Finding
 	for _, k := range c.KnockPorts {
-		served := h.listensForOthers(spa.UDP, k.Port)
+		served := h.listensForOthers(service.UDP, k.Port)
 		if !k.Shared && len(served) > 0 {
 			found = append(found, Finding{Warning, "knock_ports", fmt.Sprintf("%s on this host serves udp/%d too: connection tracking is kept from seeing what comes and goes there, and what answers shows the port", by(served), k.Port),
 				fmt.Sprintf("# take another port, or write { port = %d, shared = true }", k.Port)})
@@ -104,7 +104,7 @@ func (h *host) has(a netip.Addr) bool {
 // expected reports whether something should wait at a port of the service at all times.
 func expected(s config.Service) bool {
 	return len(s.Ports) > 0 && len(s.Addresses) == 0 &&
-		!slices.ContainsFunc(s.Ports, func(p spa.Ports) bool { return p.Proto != spa.TCP || p.Low != p.High })
+		!slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Proto != service.TCP || p.Low != p.High })
 }
 
 // served reports whether something waits at a port of the service, here or where DNAT leads.

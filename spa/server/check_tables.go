@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"sallyport/firewall/survey"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -93,7 +93,7 @@ func (h *host) reachedBy(l survey.Link) []netip.Addr {
 }
 
 // judge says what becomes of a port in one family: the best that any way to the host offers.
-func (h *host) judge(ways []approach, is4 bool, proto spa.Proto, port uint16, members ...survey.Set) (survey.Outcome, bool) {
+func (h *host) judge(ways []approach, is4 bool, proto service.Proto, port uint16, members ...survey.Set) (survey.Outcome, bool) {
 	var best survey.Outcome
 	found := false
 	for _, a := range ways {
@@ -134,7 +134,7 @@ func checkTables(c *config.Config, h *host) []Finding {
 
 // A destination is ports that grants open, and the ways to them.
 type destination struct {
-	ports []spa.Ports
+	ports []service.Ports
 	ways  []approach
 }
 
@@ -208,7 +208,7 @@ func collect(to []destination, h *host, word func(survey.Outcome) (Finding, surv
 	}
 	var order []subject
 	byPlace := make(map[subject]*said)
-	say := func(f Finding, at survey.Place, ports spa.Ports, from netip.Addr) {
+	say := func(f Finding, at survey.Place, ports service.Ports, from netip.Addr) {
 		if f.Severity == "" {
 			return
 		}
@@ -221,7 +221,7 @@ func collect(to []destination, h *host, word func(survey.Outcome) (Finding, surv
 	}
 	for _, d := range to {
 		for _, is4 := range []bool{true, false} {
-			each(d.ports, func(proto spa.Proto, port uint16) {
+			each(d.ports, func(proto service.Proto, port uint16) {
 				if o, ok := h.judge(d.ways, is4, proto, port); ok {
 					f, at := word(o)
 					say(f, at, single(proto, port), d.ways[0].from)
@@ -241,11 +241,11 @@ type said struct {
 	Finding
 	at    survey.Place
 	from  netip.Addr // whom it is about; not valid: strangers
-	ports []spa.Ports
+	ports []service.Ports
 }
 
 // add joins ports to the range that they continue.
-func (s *said) add(ports spa.Ports) {
+func (s *said) add(ports service.Ports) {
 	for i := range s.ports {
 		p := &s.ports[i]
 		if p.Contains(ports.Proto, ports.Low) && ports.High <= p.High {
@@ -280,7 +280,7 @@ func (s *said) finding() Finding {
 	return f
 }
 
-func portList(ports []spa.Ports) string {
+func portList(ports []service.Ports) string {
 	texts := make([]string, len(ports))
 	for i, p := range ports {
 		texts[i] = p.String()
@@ -288,12 +288,12 @@ func portList(ports []spa.Ports) string {
 	return strings.Join(texts, ", ")
 }
 
-func single(proto spa.Proto, port uint16) spa.Ports {
-	return spa.Ports{Proto: proto, Low: port, High: port}
+func single(proto service.Proto, port uint16) service.Ports {
+	return service.Ports{Proto: proto, Low: port, High: port}
 }
 
 // each calls do for every port of the ranges.
-func each(ranges []spa.Ports, do func(spa.Proto, uint16)) {
+func each(ranges []service.Ports, do func(service.Proto, uint16)) {
 	for _, p := range ranges {
 		for port := int(p.Low); port <= int(p.High); port++ {
 			do(p.Proto, uint16(port))
@@ -336,7 +336,7 @@ func open(c *config.Config, o survey.Outcome) Finding {
 func checkAdmitted(c *config.Config, h *host, ways []approach, is4 bool, family, name string) []Finding {
 	set := survey.Set{Family: c.Firewall.Admit.Family, Table: c.Firewall.Admit.Table, Name: name}
 	s := said{Finding: Finding{Severity: Problem}}
-	each(c.Guarded(), func(proto spa.Proto, port uint16) {
+	each(c.Guarded(), func(proto service.Proto, port uint16) {
 		if o, ok := h.judge(ways, is4, proto, port, set); ok && o.Verdict == survey.Drops {
 			s.at = o.At
 			s.add(single(proto, port))

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 	"sallyport/spa/replay"
 )
@@ -23,7 +23,7 @@ func initialised(t *testing.T, change func(*config.Config), client keys.Client) 
 	t.Helper()
 	c := config.Default(filepath.Join(t.TempDir(), "etc"))
 	c.Name, c.Address, c.ServerID = "gw", "192.0.2.1", keys.NewServerID()
-	ssh, err := spa.ParsePorts("tcp/22")
+	ssh, err := service.ParsePorts("tcp/22")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // socketUnit is a unit of systemd that listens for a service.
@@ -15,7 +15,7 @@ type socketUnit struct {
 	name    string
 	service string // the unit that is started
 	program string // the name of what that runs; empty: not known
-	ports   []spa.Service
+	ports   []service.Service
 }
 
 // unitDirs is where units are, the first that has one first (systemd.unit(5)).
@@ -57,11 +57,11 @@ func readSocketUnit(root, name string) socketUnit {
 	}
 	for _, listen := range []struct {
 		key   string
-		proto spa.Proto
-	}{{"ListenStream", spa.TCP}, {"ListenDatagram", spa.UDP}} {
+		proto service.Proto
+	}{{"ListenStream", service.TCP}, {"ListenDatagram", service.UDP}} {
 		for _, value := range file[listen.key] {
 			if port, ok := listenPort(value); ok {
-				u.ports = append(u.ports, spa.Service{Proto: listen.proto, Port: port})
+				u.ports = append(u.ports, service.Service{Proto: listen.proto, Port: port})
 			}
 		}
 	}
@@ -148,7 +148,7 @@ func unitOf(l listener, units []socketUnit) (socketUnit, bool) {
 		return socketUnit{}, false
 	}
 	i := slices.IndexFunc(units, func(u socketUnit) bool {
-		return slices.Contains(u.ports, spa.Service{Proto: l.Proto, Port: l.local.Port()})
+		return slices.Contains(u.ports, service.Service{Proto: l.Proto, Port: l.local.Port()})
 	})
 	if i < 0 {
 		return socketUnit{}, false

@@ -15,6 +15,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
@@ -145,7 +146,7 @@ func (s *Server) reloadAll(ctx context.Context, waiting unsettled) {
 // clientName returns the client whose file has that name.
 func clientName(file string) (string, bool) {
 	name, ok := strings.CutSuffix(filepath.Base(file), ".toml")
-	return name, ok && keys.ValidName(name) == nil
+	return name, ok && service.ValidName(name) == nil
 }
 
 func (s *Server) clientsDir() string { return filepath.Join(s.dir, config.ClientsDir) }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/firewall"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/sandbox"
@@ -94,7 +95,7 @@ func shown(gs []firewall.Grant) []control.Grant {
 // microseconds apart.
 func parts(a, b firewall.Grant) bool {
 	same := a.Client == b.Client && a.Service == b.Service && a.Source == b.Source
-	return same && a.Until.Sub(b.Until).Abs() < time.Second && !slices.ContainsFunc(b.Ports, func(p spa.Ports) bool { return slices.Contains(a.Ports, p) })
+	return same && a.Until.Sub(b.Until).Abs() < time.Second && !slices.ContainsFunc(b.Ports, func(p service.Ports) bool { return slices.Contains(a.Ports, p) })
 }
 
 // watch sends decisions as they are made. Who does not read is waited for, and misses some.

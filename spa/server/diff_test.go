@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
@@ -79,12 +80,12 @@ func alter(t *testing.T, v reflect.Value, name string) {
 		*x = []config.KnockPort{{Port: 1}}
 	case *[]config.Service:
 		*x = nil
-	case *[]spa.Ports:
-		*x = []spa.Ports{{Proto: spa.TCP, Low: 1, High: 1}}
+	case *[]service.Ports:
+		*x = []service.Ports{{Proto: service.TCP, Low: 1, High: 1}}
 	case *[]netip.Addr:
 		*x = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
-	case *[]keys.Span:
-		*x = make([]keys.Span, 1)
+	case *[]service.Span:
+		*x = make([]service.Span, 1)
 	default:
 		t.Fatalf("%s is of type %s, which this test does not know yet", name, v.Type())
 	}
@@ -137,7 +138,7 @@ func TestAdoptBothOrNeither(t *testing.T) {
 	if err := s.adopt(t.Context(), files{config: &refused, clients: s.clients}); err == nil {
 		t.Fatal("the firewall took over what it cannot do")
 	}
-	late, err := spa.Seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now().Add(-20 * time.Second), Services: []spa.Service{{Name: "ssh"}}}, sender)
+	late, err := spa.Seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now().Add(-20 * time.Second), Services: []service.Service{{Name: "ssh"}}}, sender)
 	if err != nil {
 		t.Fatal(err)
 	}

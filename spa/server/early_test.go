@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
@@ -15,7 +16,7 @@ import (
 // stating is a packet that states where it comes from.
 func (b *bench) stating(stamp time.Duration, source string) capture.Packet {
 	b.Helper()
-	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at.Add(stamp), Services: []spa.Service{{Name: "ssh"}}}
+	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at.Add(stamp), Services: []service.Service{{Name: "ssh"}}}
 	if source != "" {
 		r.Source = netip.MustParseAddr(source)
 	}
@@ -93,7 +94,7 @@ func TestTooEarly(t *testing.T) {
 // since it began is not opened by it.
 func TestContinued(t *testing.T) {
 	b := newBench(t)
-	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []spa.Service{{Name: "ssh"}}}
+	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}}
 	began := b.at
 	later := func(d time.Duration) {
 		b.at = began.Add(d)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"sallyport/keys"
+	"sallyport/keys/quote"
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
 )
@@ -49,14 +50,14 @@ func mendFile(path string) string {
 	}
 	info, err := os.Lstat(path)
 	if err == nil && info.IsDir() {
-		return fmt.Sprintf("chown root:%s %s && chmod 750 %[2]s", owner, keys.ShellWord(path))
+		return fmt.Sprintf("chown root:%s %s && chmod 750 %[2]s", owner, quote.Shell(path))
 	}
 	var commands []string
 	if !mayUse(dir, maySearch) {
-		commands = append(commands, fmt.Sprintf("chown root:%s %s && chmod 750 %[2]s", owner, keys.ShellWord(dir)))
+		commands = append(commands, fmt.Sprintf("chown root:%s %s && chmod 750 %[2]s", owner, quote.Shell(dir)))
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		commands = append(commands, fmt.Sprintf("chown %s:%[1]s %s && chmod 600 %[2]s", owner, keys.ShellWord(path)))
+		commands = append(commands, fmt.Sprintf("chown %s:%[1]s %s && chmod 600 %[2]s", owner, quote.Shell(path)))
 	}
 	return strings.Join(commands, " && ")
 }
@@ -111,7 +112,7 @@ func legible(path string, err error) error {
 		return err
 	}
 	uid, gid, unknown := sandbox.Becomes(SystemUser)
-	command := fmt.Sprintf("chown root:%s %s && chmod 640 %[2]s", serverName(), keys.ShellWord(path))
+	command := fmt.Sprintf("chown root:%s %s && chmod 640 %[2]s", serverName(), quote.Shell(path))
 	dir := filepath.Dir(path)
 	if info, err := os.Stat(dir); err == nil && unknown == nil && !permits(info, uid, gid, maySearch) {
 		command = handOver(SystemUser, dir)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
@@ -67,11 +68,11 @@ func newFinal(t *testing.T, offset, delay time.Duration) *final {
 	return f
 }
 
-func parsed(t *testing.T, texts ...string) []spa.Ports {
+func parsed(t *testing.T, texts ...string) []service.Ports {
 	t.Helper()
-	var list []spa.Ports
+	var list []service.Ports
 	for _, text := range texts {
-		ports, err := spa.ParsePorts(text)
+		ports, err := service.ParsePorts(text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +90,7 @@ type command struct {
 func (f *final) command(client string, kind spa.Type, made time.Time, services ...string) command {
 	c := command{client, spa.Request{ID: spa.NewRequestID(), Type: kind, Time: made.Add(f.offset)}}
 	for _, text := range services {
-		service, err := spa.ParseService(text)
+		service, err := service.ParseService(text)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -166,9 +167,9 @@ func endings() []finale {
 }
 
 // portsOf returns the ports that services have at this host, or inside.
-func portsOf(t *testing.T, services []string, in bool) []spa.Ports {
+func portsOf(t *testing.T, services []string, in bool) []service.Ports {
 	t.Helper()
-	var list []spa.Ports
+	var list []service.Ports
 	for _, service := range services {
 		if (service == "inner") != in {
 			continue
@@ -182,9 +183,9 @@ func portsOf(t *testing.T, services []string, in bool) []spa.Ports {
 	return list
 }
 
-func overlap(a, b []spa.Ports) bool {
-	return slices.ContainsFunc(a, func(a spa.Ports) bool {
-		return slices.ContainsFunc(b, func(b spa.Ports) bool { return a.Proto == b.Proto && a.Low <= b.High && b.Low <= a.High })
+func overlap(a, b []service.Ports) bool {
+	return slices.ContainsFunc(a, func(a service.Ports) bool {
+		return slices.ContainsFunc(b, func(b service.Ports) bool { return a.Proto == b.Proto && a.Low <= b.High && b.Low <= a.High })
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/audit"
 )
@@ -43,7 +44,7 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool
 	for _, what := range append(names(k.Services), s.ports(k.Services, somePort)...) {
 		topics = append(topics, ofClient(k.Client.Name, what))
 	}
-	if slices.ContainsFunc(k.Services, func(service spa.Service) bool { return service.Name == "" }) {
+	if slices.ContainsFunc(k.Services, func(service service.Service) bool { return service.Name == "" }) {
 		topics = append(topics, ofClient(k.Client.Name, byPort))
 	}
 	return slices.ContainsFunc(topics, func(t topic) bool { return !first.After(s.journal.FloorOf(t)) })
@@ -62,16 +63,16 @@ func (s *Server) closed(k *spa.Knock) error {
 
 // ports returns each port of the services, where it is, as a floor has it; where they are many, what
 // stands for them.
-func (s *Server) ports(services []spa.Service, many string) []string {
+func (s *Server) ports(services []service.Service, many string) []string {
 	var list []string
-	for _, service := range services {
-		for _, at := range s.policy.At(service) {
-			for _, r := range s.policy.Ports(service) {
+	for _, wanted := range services {
+		for _, at := range s.policy.At(wanted) {
+			for _, r := range s.policy.Ports(wanted) {
 				if len(list)+int(r.High-r.Low) >= manyPorts {
 					return []string{many}
 				}
 				for port := int(r.Low); port <= int(r.High); port++ {
-					list = append(list, spa.Service{Proto: r.Proto, Port: uint16(port)}.String()+" "+at.String())
+					list = append(list, service.Service{Proto: r.Proto, Port: uint16(port)}.String()+" "+at.String())
 				}
 			}
 		}

@@ -11,6 +11,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
@@ -61,7 +62,7 @@ func TestShortened(t *testing.T) {
 	b.enrol(func(c *keys.Client) { c.Allow = []string{"ssh", "w0"} })
 	b.client, _ = b.s.clients.Client("alice")
 	b.ask("w0") // goes on
-	first := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, For: 10 * time.Minute, Services: []spa.Service{{Name: "ssh"}}}
+	first := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, For: 10 * time.Minute, Services: []service.Service{{Name: "ssh"}}}
 	want := func(what string, status spa.Status) {
 		t.Helper()
 		if got := b.event.Receipt.Status; got != status {
@@ -160,10 +161,10 @@ func TestCloseEnds(t *testing.T) {
 }
 
 // covers reports whether each port is one of those, by looking at every one.
-func covers(those, ports []spa.Ports) bool {
+func covers(those, ports []service.Ports) bool {
 	for _, r := range ports {
 		for port := int(r.Low); port <= int(r.High); port++ {
-			if !overlap(those, []spa.Ports{{Proto: r.Proto, Low: uint16(port), High: uint16(port)}}) {
+			if !overlap(those, []service.Ports{{Proto: r.Proto, Low: uint16(port), High: uint16(port)}}) {
 				return false
 			}
 		}

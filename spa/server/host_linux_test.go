@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/survey"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
 )
@@ -72,10 +72,10 @@ func TestListeners(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	h := host{listeners: found}
-	if got := h.listens(spa.TCP, 2201); len(got) != 1 || got[0].local != netip.MustParseAddrPort("192.0.2.1:2201") {
+	if got := h.listens(service.TCP, 2201); len(got) != 1 || got[0].local != netip.MustParseAddrPort("192.0.2.1:2201") {
 		t.Errorf("at tcp/2201: got %v", got)
 	}
-	if got := h.listens(spa.UDP, 2201); len(got) != 0 {
+	if got := h.listens(service.UDP, 2201); len(got) != 0 {
 		t.Errorf("at udp/2201: got %v", got)
 	}
 }

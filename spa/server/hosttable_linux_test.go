@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
 )
@@ -113,7 +113,7 @@ func alsoNamed(name string) func(*scene) {
 func services(list ...string) func(*config.Config) {
 	return func(c *config.Config) {
 		for _, text := range list {
-			p, err := spa.ParsePorts(text)
+			p, err := service.ParsePorts(text)
 			if err != nil {
 				panic(err)
 			}
@@ -268,10 +268,10 @@ func machineTests() []hostTest {
 		{name: "ports of the host's own", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")), want: Warning,
 			says: []string{"service.s32000.ports", "udp/32768-33000", "sysctl -w net.ipv4.ip_local_reserved_ports=32768-33000"}},
 		{name: "some of them reserved", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")), pretend: func(h *host) {
-			h.own.reserved, h.own.text = []spa.Ports{{Low: 32700, High: 32900}, {Low: 40000, High: 40000}}, "32700-32900,40000"
+			h.own.reserved, h.own.text = []service.Ports{{Low: 32700, High: 32900}, {Low: 40000, High: 40000}}, "32700-32900,40000"
 		}, want: Warning, says: []string{"udp/32901-33000", "ip_local_reserved_ports=32700-32900,40000,32901-33000"}},
 		{name: "all of them reserved", config: services("udp/32000-33000"), spoil: beside(also("udp dport 32000-33000")), pretend: func(h *host) {
-			h.own.reserved = []spa.Ports{{Low: 32768, High: 33000}}
+			h.own.reserved = []service.Ports{{Low: 32768, High: 33000}}
 		}},
 		{name: "TCP ports of the host's own", config: services("tcp/32000-33000"), spoil: beside(also("tcp dport 32000-33000"))},
 		{name: "a knock port of the host's own", config: func(c *config.Config) { c.KnockPorts = []config.KnockPort{{Port: 40000}} },

@@ -16,6 +16,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -72,9 +73,9 @@ func (b *bench) edit(name string, terms func(c *keys.Client)) *editing {
 // knock asks for all that there is.
 func (e *editing) knock() {
 	e.Helper()
-	for _, service := range []string{"ssh", "web"} {
+	for _, name := range []string{"ssh", "web"} {
 		packet, err := spa.Seal(spa.Request{
-			ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute, Services: []spa.Service{{Name: service}},
+			ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute, Services: []service.Service{{Name: name}},
 		}, e.sender)
 		if err != nil {
 			e.Fatal(err)

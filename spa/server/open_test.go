@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"sallyport/firewall"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
 
@@ -30,7 +30,7 @@ func TestFirewallConfig(t *testing.T) {
 			c.Targets = []firewall.Target{{Addresses: inner.Addresses, Ports: inner.Ports}}
 		}},
 		"a service whose sessions end": {func(c *config.Config) { c.Services = append(c.Services, cut) }, func(c *firewall.Config) {
-			c.Guarded, c.Cut = append(c.Guarded, cut.Ports...), []spa.Ports{{Proto: spa.TCP, Low: 23, High: 23}}
+			c.Guarded, c.Cut = append(c.Guarded, cut.Ports...), []service.Ports{{Proto: service.TCP, Low: 23, High: 23}}
 		}},
 	} {
 		b := newBench(t)

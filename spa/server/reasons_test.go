@@ -14,6 +14,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
@@ -66,7 +67,7 @@ func (b *bench) ask(services ...string) spa.Request {
 	b.Helper()
 	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at}
 	for _, text := range services {
-		service, err := spa.ParseService(text)
+		service, err := service.ParseService(text)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -117,7 +118,7 @@ func wide(n int) func(c *config.Config) {
 	return func(c *config.Config) {
 		for i := range n {
 			low := uint16(1 + 1024*i)
-			c.Services = append(c.Services, config.NewService(fmt.Sprintf("w%d", i), spa.Ports{Proto: spa.UDP, Low: low, High: low + 1023}))
+			c.Services = append(c.Services, config.NewService(fmt.Sprintf("w%d", i), service.Ports{Proto: service.UDP, Low: low, High: low + 1023}))
 		}
 	}
 }
@@ -168,7 +169,7 @@ var denials = map[spa.Status]func(b *bench){
 		b.ask("ssh")
 	},
 	spa.ReasonSuperseded: func(b *bench) {
-		late := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []spa.Service{{Name: "ssh"}}}
+		late := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}}
 		b.at = b.at.Add(time.Second)
 		b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: late.Services})
 		b.take(late)
@@ -185,7 +186,7 @@ var denials = map[spa.Status]func(b *bench){
 	spa.ReasonNotNow: func(b *bench) {
 		tomorrow := b.at.AddDate(0, 0, 1).Weekday()
 		b.rule(func(c *config.Config) {
-			c.Services[0].When = []keys.Span{{First: tomorrow, Last: tomorrow, To: 24 * 60}}
+			c.Services[0].When = []service.Span{{First: tomorrow, Last: tomorrow, To: 24 * 60}}
 		})
 		b.ask("ssh")
 	},

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
@@ -24,7 +25,7 @@ import (
 // packet is one of alice's, stamped at a time from the server's now.
 func (b *bench) packet(stamp time.Duration) capture.Packet {
 	b.Helper()
-	return arriving(b.seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at.Add(stamp), Services: []spa.Service{{Name: "ssh"}}}))
+	return arriving(b.seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at.Add(stamp), Services: []service.Service{{Name: "ssh"}}}))
 }
 
 // as is a packet that another sender than alice seals.
@@ -73,7 +74,7 @@ var refusals = map[string]refusal{
 		return b.packet(0)
 	}},
 	"policy.ErrStated": {policy.ErrStated, audit.Elsewhere, func(b *bench) capture.Packet {
-		r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []spa.Service{{Name: "ssh"}}, Source: netip.MustParseAddr("192.0.2.3")}
+		r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}, Source: netip.MustParseAddr("192.0.2.3")}
 		return arriving(b.seal(r))
 	}},
 	"policy.ErrFrom": {policy.ErrFrom, audit.Elsewhere, func(b *bench) capture.Packet {

@@ -14,6 +14,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/quote"
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
@@ -86,10 +87,10 @@ func restartCommand(was, is *config.Config) string {
 	}
 	var files []string
 	for _, name := range []string{config.JournalFile, ledgerFile} {
-		files = append(files, keys.ShellWord(filepath.Join(was.State, name)))
+		files = append(files, quote.Shell(filepath.Join(was.State, name)))
 	}
 	return fmt.Sprintf("%s && mv %s %s && systemctl start spa-server (grants and sessions go on; first name %[3]s in the unit's ReadWritePaths=, with systemctl edit spa-server)",
-		command, strings.Join(files, " "), keys.ShellWord(is.State+"/"))
+		command, strings.Join(files, " "), quote.Shell(is.State+"/"))
 }
 
 // within returns an error where the file of settings is a link by now that leads to where the server
@@ -123,7 +124,7 @@ func (s *Server) reopenAudit() error {
 // mendAudit is the command by which the audit log, which cannot for that reason, goes on in the file at its path.
 func (s *Server) mendAudit(path string, why error) string {
 	const reload = "systemctl reload spa-server"
-	word, user := keys.ShellWord(path), s.sandbox.User
+	word, user := quote.Shell(path), s.sandbox.User
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(why, audit.ErrDirectory), s.sandbox.UID == sandbox.Unnamed, errors.Is(err, fs.ErrPermission):
@@ -131,7 +132,7 @@ func (s *Server) mendAudit(path string, why error) string {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Sprintf("install -m 600 -o %s -g %[1]s /dev/null %s && %s", user, word, reload)
 	case err != nil || !info.Mode().IsRegular():
-		return fmt.Sprintf("mv %s %s && install -m 600 -o %s -g %[3]s /dev/null %[1]s && %[4]s", word, keys.ShellWord(path+".old"), user, reload)
+		return fmt.Sprintf("mv %s %s && install -m 600 -o %s -g %[3]s /dev/null %[1]s && %[4]s", word, quote.Shell(path+".old"), user, reload)
 	case permits(info, s.sandbox.UID, s.sandbox.GID, mayWrite):
 		return reload // it was moved without a reload
 	}

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"sallyport/firewall"
-	"sallyport/keys"
+	"sallyport/keys/quote"
 	"sallyport/spa/server/control"
 )
 
@@ -123,7 +123,7 @@ func (s *Server) nothing(r control.Request) error {
 	case r.Client != "":
 		hint = "sessions from before " + s.since.Local().Format(time.DateTime) + ", when this server was started, are known by address only: spa-server revoke ADDRESS --cut ends them"
 		if file := s.audit.Path(); file != "" {
-			hint += fmt.Sprintf("; the addresses: grep '\"client\":\"%s\"' %s", r.Client, keys.ShellWord(file))
+			hint += fmt.Sprintf("; the addresses: grep '\"client\":\"%s\"' %s", r.Client, quote.Shell(file))
 		}
 	}
 	if key := s.keyOf(r.Client); key == keyRevoked || key == keyExpired {

@@ -13,6 +13,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
@@ -92,20 +93,20 @@ func TestCuttable(t *testing.T) {
 	guarded := config.Service{Ports: f.s.config.Guarded()}
 	for name, test := range map[string]struct {
 		request control.Request
-		want    func(source netip.Addr, at netip.Addr, p spa.Ports) bool
+		want    func(source netip.Addr, at netip.Addr, p service.Ports) bool
 	}{
-		"address": {control.Request{Source: netip.MustParseAddr("192.0.2.2")}, func(source, at netip.Addr, p spa.Ports) bool {
+		"address": {control.Request{Source: netip.MustParseAddr("192.0.2.2")}, func(source, at netip.Addr, p service.Ports) bool {
 			if source != netip.MustParseAddr("192.0.2.2") {
 				return false
 			}
 			if at.IsValid() {
-				return at == inside && overlap(parsed(t, shared["inner"]...), []spa.Ports{p})
+				return at == inside && overlap(parsed(t, shared["inner"]...), []service.Ports{p})
 			}
-			return overlap(guarded.Ports, []spa.Ports{p})
+			return overlap(guarded.Ports, []service.Ports{p})
 		}},
-		"client": {control.Request{Client: "alice"}, func(source, at netip.Addr, p spa.Ports) bool {
+		"client": {control.Request{Client: "alice"}, func(source, at netip.Addr, p service.Ports) bool {
 			return slices.ContainsFunc(given, func(g firewall.Grant) bool {
-				return g.Source == source && slices.Equal(g.To, to(at)) && overlap(g.Ports, []spa.Ports{p})
+				return g.Source == source && slices.Equal(g.To, to(at)) && overlap(g.Ports, []service.Ports{p})
 			})
 		}},
 	} {
@@ -119,9 +120,9 @@ func TestCuttable(t *testing.T) {
 				for _, source := range []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")} {
 					for _, at := range []netip.Addr{{}, inside} {
 						for port := uint16(1); port < 9000; port++ {
-							p := spa.Ports{Proto: spa.TCP, Low: port, High: port}
+							p := service.Ports{Proto: service.TCP, Low: port, High: port}
 							got := slices.ContainsFunc(cuttable, func(g firewall.Grant) bool {
-								return g.Source == source && slices.Equal(g.To, to(at)) && overlap(g.Ports, []spa.Ports{p})
+								return g.Source == source && slices.Equal(g.To, to(at)) && overlap(g.Ports, []service.Ports{p})
 							})
 							if want := test.want(source, at, p); got != want {
 								t.Fatalf("%s: sessions from %v to %v %v are looked for: %v, want %v", when, source, at, p, got, want)

@@ -18,6 +18,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
@@ -227,7 +228,7 @@ func granted(grants []firewall.Grant, now time.Time) spa.Receipt {
 	return spa.Receipt{Status: spa.Granted, Services: services}
 }
 
-func names(services []spa.Service) []string {
+func names(services []service.Service) []string {
 	texts := make([]string, len(services))
 	for i, service := range services {
 		texts[i] = service.String()

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
@@ -44,7 +45,7 @@ func TestOnlySpentHasAReceipt(t *testing.T) {
 func TestRepeatAfterClockSetBack(t *testing.T) {
 	s, sender := newLine(t)
 	now := time.Now()
-	request := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: now, Services: []spa.Service{{Name: "ssh"}}}
+	request := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: now, Services: []service.Service{{Name: "ssh"}}}
 	for i, at := range []time.Time{now, now.Add(-20 * time.Second), now.Add(10 * time.Second)} {
 		s.now = func() time.Time { return at.Round(0) } // as it is after a step: without what passed meanwhile
 		packet, err := spa.Seal(request, sender)
@@ -63,7 +64,7 @@ func TestRepeatAfterClockSetBack(t *testing.T) {
 // decided anew, and opens no longer than the first would have.
 func TestRetryOfUnsettled(t *testing.T) {
 	b := newBench(t)
-	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []spa.Service{{Name: "ssh"}}}
+	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}}
 	p := arriving(b.seal(r))
 	knock, err := spa.Open(p.Data, &b.s.identity, b.s.clients, b.at)
 	if err != nil {
@@ -107,7 +108,7 @@ func TestOutcomeThatCannotBeKept(t *testing.T) {
 	} {
 		b, said := newBench(t), &lines{}
 		b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
-		r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []spa.Service{{Name: "ssh"}}}
+		r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}}
 		p := arriving(b.seal(r))
 		knock, err := spa.Open(p.Data, &b.s.identity, b.s.clients, b.at)
 		if err != nil {
@@ -154,7 +155,7 @@ func TestClosedIsToldOnce(t *testing.T) {
 	b.s.take(context.Background(), b.packet(0))
 	b.at = b.at.Add(time.Second)
 	b.s.take(context.Background(), arriving(b.seal(spa.Request{
-		ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []spa.Service{{Name: "ssh"}},
+		ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []service.Service{{Name: "ssh"}},
 	})))
 	b.s.tellEnded(b.at.Add(time.Hour))
 	var told []string

@@ -7,14 +7,14 @@ import (
 	"time"
 
 	"sallyport/firewall"
-	"sallyport/spa"
+	"sallyport/keys/service"
 )
 
 // TestShown: a grant that the firewall keeps in parts is shown as one; what was granted before and
 // after a service got another port is not, because each has its own end.
 func TestShown(t *testing.T) {
-	port := func(n uint16) spa.Ports { return spa.Ports{Proto: spa.TCP, Low: n, High: n} }
-	grant := func(until time.Time, ports ...spa.Ports) firewall.Grant {
+	port := func(n uint16) service.Ports { return service.Ports{Proto: service.TCP, Low: n, High: n} }
+	grant := func(until time.Time, ports ...service.Ports) firewall.Grant {
 		return firewall.Grant{Client: "alice", Service: "web", Source: netip.MustParseAddr("192.0.2.2"), Ports: ports, Until: until}
 	}
 	end := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
@@ -72,7 +73,7 @@ func TestLastGrant(t *testing.T) {
 	want("again", "192.0.2.3", "192.0.2.2")
 	granted := b.at
 	b.at = b.at.Add(time.Second)
-	close := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []spa.Service{{Name: "ssh"}}}
+	close := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []service.Service{{Name: "ssh"}}}
 	b.s.take(context.Background(), arriving(b.seal(close)))
 	b.s.take(context.Background(), b.packet(-time.Second))
 	want("a close, and a packet that came too late", "192.0.2.3", "192.0.2.2")

@@ -11,8 +11,8 @@ import (
 	"strconv"
 	"strings"
 
-	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/quote"
+	"sallyport/keys/service"
 )
 
 // listeners returns the sockets of this network namespace that wait for what comes from others, as
@@ -23,9 +23,9 @@ func listeners() ([]listener, error) {
 	byInode := make(map[string][]int)
 	for _, file := range []struct {
 		name  string
-		proto spa.Proto
+		proto service.Proto
 		state string // TCP_LISTEN; a UDP socket that is bound and not connected is TCP_CLOSE
-	}{{"tcp", spa.TCP, "0A"}, {"tcp6", spa.TCP, "0A"}, {"udp", spa.UDP, "07"}, {"udp6", spa.UDP, "07"}} {
+	}{{"tcp", service.TCP, "0A"}, {"tcp6", service.TCP, "0A"}, {"udp", service.UDP, "07"}, {"udp6", service.UDP, "07"}} {
 		lines, err := fields("/proc/thread-self/net/"+file.name, 10)
 		if err != nil {
 			return nil, err
@@ -95,7 +95,7 @@ func holders(tell func(inode, name string, pid int)) error {
 		for _, fd := range fds {
 			target, _ := os.Readlink(dir + "/fd/" + fd.Name()) // "" where it was closed meanwhile
 			if inode, ok := strings.CutPrefix(target, "socket:["); ok {
-				tell(strings.TrimSuffix(inode, "]"), keys.Printable(strings.TrimSpace(string(comm))), pid)
+				tell(strings.TrimSuffix(inode, "]"), quote.Printable(strings.TrimSpace(string(comm))), pid)
 			}
 		}
 	}

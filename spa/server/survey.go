@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"sallyport/firewall/survey"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
 )
@@ -48,7 +48,7 @@ type unseen struct{ what, why string }
 
 // listener is a socket that waits for packets from others.
 type listener struct {
-	spa.Proto
+	service.Proto
 	local netip.AddrPort
 	held  []string // names of the processes that hold it; none: not known
 	pids  []int    // the processes themselves, but for those in startOthers
@@ -100,7 +100,7 @@ func (h *host) close() {
 }
 
 // listens returns those that wait at a port.
-func (h *host) listens(proto spa.Proto, port uint16) []listener {
+func (h *host) listens(proto service.Proto, port uint16) []listener {
 	var found []listener
 	for _, l := range h.listeners {
 		if l.Proto == proto && l.local.Port() == port {
@@ -111,6 +111,6 @@ func (h *host) listens(proto spa.Proto, port uint16) []listener {
 }
 
 // listensForOthers is listens without those on loopback.
-func (h *host) listensForOthers(proto spa.Proto, port uint16) []listener {
+func (h *host) listensForOthers(proto service.Proto, port uint16) []listener {
 	return slices.DeleteFunc(h.listens(proto, port), func(l listener) bool { return l.local.Addr().IsLoopback() })
 }

@@ -25,7 +25,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sallyport/keys"
+	"sallyport/keys/quote"
 )
 
 // How a program ends.
@@ -172,11 +172,11 @@ func misused(err error, path string) *Exit {
 func complain(root *cobra.Command, name string, exit *Exit) {
 	w := root.ErrOrStderr()
 	for line := range strings.Lines(exit.Err.Error()) { // joined errors have a line each
-		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, red, "error:"), keys.Printable(strings.TrimRight(line, "\n")))
+		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, red, "error:"), quote.Printable(strings.TrimRight(line, "\n")))
 	}
 	if exit.Hint != "" {
 		for _, hint := range append([]string{exit.Hint}, exit.More...) {
-			fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, cyan, "hint:"), keys.Printable(hint))
+			fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, cyan, "hint:"), quote.Printable(hint))
 		}
 	}
 }
@@ -185,13 +185,13 @@ func complain(root *cobra.Command, name string, exit *Exit) {
 func Warn(cmd *cobra.Command, format string, args ...any) {
 	w := cmd.ErrOrStderr()
 	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
-		fmt.Fprintf(w, "%s: %s %s\n", cmd.Root().Name(), paint(w, yellow, "warning:"), keys.Printable(strings.TrimRight(line, "\n")))
+		fmt.Fprintf(w, "%s: %s %s\n", cmd.Root().Name(), paint(w, yellow, "warning:"), quote.Printable(strings.TrimRight(line, "\n")))
 	}
 }
 
 // Note prints to standard error something that is good to know.
 func Note(cmd *cobra.Command, format string, args ...any) {
-	fmt.Fprintf(cmd.ErrOrStderr(), "%s: note: %s\n", cmd.Root().Name(), keys.Printable(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s: note: %s\n", cmd.Root().Name(), quote.Printable(fmt.Sprintf(format, args...)))
 }
 
 // LooksLikeToken reports whether an argument, or the value in --flag=value, can

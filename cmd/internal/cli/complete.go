@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 )
 
 // CompleteFirst offers names for a command's first argument, and nothing for others.
@@ -24,7 +25,7 @@ func ClientNames(dir string) []string {
 	files, _ := os.ReadDir(dir) // sorted; where there is none, nothing is offered
 	var names []string
 	for _, file := range files {
-		if name, ok := strings.CutSuffix(file.Name(), keys.Suffix); ok && keys.ValidName(name) == nil {
+		if name, ok := strings.CutSuffix(file.Name(), keys.Suffix); ok && service.ValidName(name) == nil {
 			names = append(names, name)
 		}
 	}

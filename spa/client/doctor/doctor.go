@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/client"
 )
@@ -60,7 +61,7 @@ type Finding struct {
 // Options are what an examination may be told.
 type Options struct {
 	// Services are what is asked for; none: all services of the profile.
-	Services []spa.Service
+	Services []service.Service
 	Source   client.Source
 	// Timeout is how long each look waits for an answer; zero: 5 s.
 	Timeout time.Duration
@@ -111,7 +112,7 @@ type examination struct {
 	ctx      context.Context
 	profile  *keys.Profile
 	options  Options
-	services []spa.Service
+	services []service.Service
 
 	over       bool // nothing further can be looked at
 	families   []*family
@@ -132,7 +133,7 @@ type family struct {
 }
 
 // known are the services of a profile, sorted by name.
-func known(p *keys.Profile) []spa.Service {
+func known(p *keys.Profile) []service.Service {
 	names := make([]string, 0, len(p.Services))
 	for name := range p.Services {
 		names = append(names, name)
@@ -141,7 +142,7 @@ func known(p *keys.Profile) []spa.Service {
 }
 
 // first is the service that is knocked with: without receipts one that can be tried.
-func (e *examination) first() spa.Service {
+func (e *examination) first() service.Service {
 	if !e.profile.Receipts {
 		for _, s := range e.services {
 			if _, ok := firstTCP(e.ports(s)); ok {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"sync"
 
-	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/client"
 )
@@ -16,7 +16,7 @@ import (
 // knocked is what came of knocking on one port for one service.
 type knocked struct {
 	port    uint16
-	service spa.Service
+	service service.Service
 	answer  client.Answer
 	err     error // the knock could not be made
 }
@@ -64,7 +64,7 @@ func (e *examination) knock() []Finding {
 
 // knockPorts are the one in the address, or those of the profile.
 func (e *examination) knockPorts() []uint16 {
-	if _, port, err := keys.SplitAddress(e.profile.Address); err == nil && port != 0 {
+	if _, port, err := service.SplitAddress(e.profile.Address); err == nil && port != 0 {
 		return []uint16{port}
 	}
 	return e.profile.KnockPorts
@@ -74,7 +74,7 @@ func (e *examination) knockOn(f *family, k *knocked) {
 	one := *e.profile
 	one.Address, one.KnockPorts = f.gateway, []uint16{k.port}
 	plan, err := client.Prepare(e.ctx, &one, client.Command{
-		Type: spa.TypeOpen, Services: []spa.Service{k.service}, Source: e.options.Source, Timeout: e.options.Timeout,
+		Type: spa.TypeOpen, Services: []service.Service{k.service}, Source: e.options.Source, Timeout: e.options.Timeout,
 	})
 	if err != nil {
 		k.err = err
@@ -139,7 +139,7 @@ func (e *examination) describeKnock(f *family, k *knocked) Finding {
 }
 
 // wasOpen reports whether a service's port accepted before anything was knocked on.
-func (f *family) wasOpen(s spa.Service) bool {
+func (f *family) wasOpen(s service.Service) bool {
 	return slices.ContainsFunc(f.before, func(t touch) bool { return t.service == s && t.reach == open })
 }
 

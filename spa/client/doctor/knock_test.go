@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -59,7 +60,7 @@ func TestOneAddressIsDead(t *testing.T) {
 	const alive, dead = "127.0.0.1", "127.0.0.77"
 	for _, order := range [][]string{{alive, dead}, {dead, alive}} {
 		t.Run(order[0]+" first", func(t *testing.T) {
-			e := &examination{ctx: t.Context(), profile: answering(t, alive), services: []spa.Service{{Name: "ssh"}}, options: Options{Timeout: lab.Patience / 30}}
+			e := &examination{ctx: t.Context(), profile: answering(t, alive), services: []service.Service{{Name: "ssh"}}, options: Options{Timeout: lab.Patience / 30}}
 			for _, addr := range order {
 				e.families = append(e.families, newFamily(netip.MustParseAddr(addr)))
 			}

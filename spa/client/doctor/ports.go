@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/client"
 )
 
@@ -30,7 +30,7 @@ const wsaRefused = syscall.Errno(10061)
 
 // touch is one attempt to connect.
 type touch struct {
-	service spa.Service
+	service service.Service
 	port    uint16
 	reach   reach
 	err     error
@@ -122,9 +122,9 @@ func (e *examination) granted(k *knocked) (uint16, bool) {
 	return firstTCP(e.ports(k.service))
 }
 
-func firstTCP(all []spa.Ports) (uint16, bool) {
+func firstTCP(all []service.Ports) (uint16, bool) {
 	for _, p := range all {
-		if p.Proto == spa.TCP {
+		if p.Proto == service.TCP {
 			return p.Low, true
 		}
 	}
@@ -171,13 +171,13 @@ func (e *examination) touchAll(f *family, touches []touch, within time.Duration,
 }
 
 // ports are a service's as far as the profile knows them.
-func (e *examination) ports(s spa.Service) []spa.Ports {
+func (e *examination) ports(s service.Service) []service.Ports {
 	if s.Name == "" {
-		return []spa.Ports{{Proto: s.Proto, Low: s.Port, High: s.Port}}
+		return []service.Ports{{Proto: s.Proto, Low: s.Port, High: s.Port}}
 	}
-	var ports []spa.Ports
+	var ports []service.Ports
 	for _, text := range e.profile.Services[s.Name] {
-		if p, err := spa.ParsePorts(text); err == nil {
+		if p, err := service.ParsePorts(text); err == nil {
 			ports = append(ports, p)
 		}
 	}

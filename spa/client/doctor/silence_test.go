@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/client"
 	"sallyport/spa/lab"
 )
@@ -36,9 +36,9 @@ func TestHeardAllTheSame(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Client: "alice", KnockPorts: []uint16{62201}, Receipts: true},
-				services: []spa.Service{{Name: "ssh"}, {Name: "web"}}, options: Options{Timeout: lab.Patience}}
+				services: []service.Service{{Name: "ssh"}, {Name: "web"}}, options: Options{Timeout: lab.Patience}}
 			f := newFamily(netip.MustParseAddr("127.0.0.1"))
-			f.before = []touch{{service: spa.Service{Name: c.service}, port: c.port, reach: c.before}}
+			f.before = []touch{{service: service.Service{Name: c.service}, port: c.port, reach: c.before}}
 			f.knocks = []knocked{{port: 62201, service: e.first(), answer: client.Answer{Err: client.ErrNoAnswer}}}
 			e.families = []*family{f}
 			found := e.silence()

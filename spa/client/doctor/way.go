@@ -10,8 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"sallyport/keys"
-	"sallyport/spa"
+	"sallyport/keys/service"
 	"sallyport/spa/client"
 )
 
@@ -20,18 +19,18 @@ type localAddr struct {
 	err  error
 }
 
-func byName(names []string) []spa.Service {
+func byName(names []string) []service.Service {
 	slices.Sort(names)
-	services := make([]spa.Service, len(names))
+	services := make([]service.Service, len(names))
 	for i, name := range names {
-		services[i] = spa.Service{Name: name}
+		services[i] = service.Service{Name: name}
 	}
 	return services
 }
 
 // name looks up the gateway in each family.
 func (e *examination) name() []Finding {
-	host, _, err := keys.SplitAddress(e.profile.Address)
+	host, _, err := service.SplitAddress(e.profile.Address)
 	if err != nil {
 		e.over = true
 		return []Finding{{Step: StepName, State: Bad, Text: err.Error(), Advice: "import the token again"}}

@@ -4,13 +4,13 @@ import (
 	"net/netip"
 	"reflect"
 
-	"sallyport/keys"
+	"sallyport/keys/quote"
 )
 
 // clean makes every text of a reply printable: root reads what a server sends that an attacker may
 // control. Only an error may have several lines.
 func (r *Reply) clean() {
-	text := keys.PrintableLines(r.Error)
+	text := quote.Lines(r.Error)
 	clean(reflect.ValueOf(r).Elem())
 	r.Error = text
 }
@@ -27,7 +27,7 @@ func clean(v reflect.Value) {
 	}
 	switch v.Kind() {
 	case reflect.String:
-		v.SetString(keys.Printable(v.String()))
+		v.SetString(quote.Printable(v.String()))
 	case reflect.Pointer:
 		if !v.IsNil() {
 			clean(v.Elem())
@@ -54,4 +54,4 @@ func clean(v reflect.Value) {
 }
 
 // cleanAddr cleans the zone, which may be any text.
-func cleanAddr(a netip.Addr) netip.Addr { return a.WithZone(keys.Printable(a.Zone())) }
+func cleanAddr(a netip.Addr) netip.Addr { return a.WithZone(quote.Printable(a.Zone())) }

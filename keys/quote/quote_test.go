@@ -1,4 +1,4 @@
-package keys
+package quote
 
 import (
 	"os/exec"
@@ -24,7 +24,7 @@ func TestPrintable(t *testing.T) {
 			t.Errorf("%q: got %q, want %q", s, got, want)
 		}
 	}
-	if got := PrintableLines("a\nb\rc\u202e\n"); got != "a\nb?c?\n" {
+	if got := Lines("a\nb\rc\u202e\n"); got != "a\nb?c?\n" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -32,7 +32,7 @@ func TestPrintable(t *testing.T) {
 // TestShellWordIsPrintable: a shell takes it for what it was, and a terminal shows nothing but what is there.
 func TestShellWordIsPrintable(t *testing.T) {
 	for _, s := range []string{"/etc/spa", "it's", "-n", "", "a b", "$(x)", "ü", "\u202e", "a\nb", "\x1b]0;x\a", "\\", "\xff'\n"} {
-		word := ShellWord(s)
+		word := Shell(s)
 		if strings.ContainsFunc(word, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Errorf("%q: %q would be seen as something else", s, word)
 		}
@@ -40,6 +40,14 @@ func TestShellWordIsPrintable(t *testing.T) {
 		out, err := exec.Command(bash, "-c", "printf %s "+word).Output()
 		if err != nil || string(out) != s && s != "-n" {
 			t.Errorf("%q: %s is %q to a shell, %v", s, word, out, err)
+		}
+	}
+}
+
+func TestShellWord(t *testing.T) {
+	for in, want := range map[string]string{"/etc/spa/a.toml": "/etc/spa/a.toml", "a b": "'a b'", "it's": `'it'\''s'`, "-rf": "'-rf'", "": "''", "$(x)": "'$(x)'", "ä": "'ä'"} {
+		if got := Shell(in); got != want {
+			t.Errorf("%q: got %s, want %s", in, got, want)
 		}
 	}
 }

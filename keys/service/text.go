@@ -1,4 +1,4 @@
-package keys
+package service
 
 import (
 	"errors"
@@ -64,40 +64,10 @@ func wordByte(b byte) bool {
 	return 'a' <= lower && lower <= 'z' || '0' <= b && b <= '9' || b == '_'
 }
 
-// validPorts checks the form "tcp/22" or "udp/60000-60010". What the ports mean is
-// decided by package spa.
-func validPorts(s string) error {
-	errForm := errors.New(`ports are written "tcp/22" or "udp/60000-60010"`)
-	proto, ports, ok := strings.Cut(s, "/")
-	if !ok || proto != "tcp" && proto != "udp" {
-		return errForm
-	}
-	first, last, isRange := strings.Cut(ports, "-")
-	low, ok := portNumber(first)
-	if !ok {
-		return errForm
-	}
-	if !isRange {
-		return nil
-	}
-	if high, ok := portNumber(last); !ok || high <= low {
-		return errForm
-	}
-	return nil
-}
-
 // portNumber reads 1 to 65535, without a sign or leading zeros.
 func portNumber(s string) (uint16, bool) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	return uint16(n), err == nil && n > 0 && s[0] != '0' && s[0] != '+'
-}
-
-// validAllow checks an entry of a client's allow list.
-func validAllow(s string) error {
-	if strings.Contains(s, "/") {
-		return validPorts(s)
-	}
-	return ValidName(s)
 }
 
 // SplitAddress takes apart the address of a gateway: a host name or an IP address, with a

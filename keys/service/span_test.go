@@ -1,4 +1,4 @@
-package keys
+package service
 
 import (
 	"strings"

@@ -1,4 +1,4 @@
-package spa
+package service
 
 import (
 	"strings"
@@ -91,17 +91,8 @@ func FuzzParseService(f *testing.F) {
 		if err == nil && v.String() != s {
 			t.Errorf("%q prints back as %q", s, v)
 		}
-		if err == nil && !v.valid() {
+		if err == nil && !v.Valid() {
 			t.Errorf("%q is parsed but cannot be asked for", s)
 		}
 	})
-}
-
-// TestServiceSize: what a service takes of a request is what it is counted as.
-func TestServiceSize(t *testing.T) {
-	for _, s := range []Service{{Name: "a"}, {Name: strings.Repeat("a", 32)}, {Proto: TCP, Port: 22}, {Proto: UDP, Port: 65535}} {
-		if got := len(s.append(nil)); got != s.size() {
-			t.Errorf("%v: %d bytes, counted as %d", s, got, s.size())
-		}
-	}
 }

@@ -1,12 +1,10 @@
-package spa
+package service
 
 import (
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
-
-	"sallyport/keys"
 )
 
 // Proto is a transport protocol by its IANA number.
@@ -29,7 +27,7 @@ func (p Proto) String() string {
 	return "proto-" + strconv.Itoa(int(p))
 }
 
-func (p Proto) valid() bool { return p == TCP || p == UDP }
+func (p Proto) Valid() bool { return p == TCP || p == UDP }
 
 func parseProto(s string) (Proto, error) {
 	switch s {
@@ -104,7 +102,7 @@ func (p Ports) Contains(proto Proto, port uint16) bool {
 	return p.Proto == proto && p.Low <= port && port <= p.High
 }
 
-func (p Ports) valid() bool { return p.Proto.valid() && p.Low > 0 && p.Low <= p.High }
+func (p Ports) Valid() bool { return p.Proto.Valid() && p.Low > 0 && p.Low <= p.High }
 
 // Service is what a request asks for: a service of the server by its name, or, where
 // Name is empty, a port. The zero value is invalid. Services can be compared with ==.
@@ -118,7 +116,7 @@ type Service struct {
 // Service.String prints, and nothing else.
 func ParseService(s string) (Service, error) {
 	if !strings.Contains(s, "/") {
-		if err := keys.ValidName(s); err != nil {
+		if err := ValidName(s); err != nil {
 			return Service{}, fmt.Errorf("service: %w", err)
 		}
 		return Service{Name: s}, nil
@@ -141,9 +139,9 @@ func (s Service) String() string {
 	return Ports{Proto: s.Proto, Low: s.Port, High: s.Port}.String()
 }
 
-func (s Service) valid() bool {
+func (s Service) Valid() bool {
 	if s.Name != "" {
-		return s.Proto == 0 && s.Port == 0 && keys.ValidName(s.Name) == nil
+		return s.Proto == 0 && s.Port == 0 && ValidName(s.Name) == nil
 	}
-	return s.Proto.valid() && s.Port > 0
+	return s.Proto.Valid() && s.Port > 0
 }
