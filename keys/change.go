@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
+	"sallyport/keys/place"
 	"sallyport/keys/service"
+	"sallyport/keys/strict"
 )
 
 // ChangeClient lets change alter the client of dir/NAME.toml, and writes it in the place of the
@@ -22,12 +23,13 @@ func ChangeClient(dir, name string, change func(*Client) error) (*Client, error)
 	if err := service.ValidName(name); err != nil {
 		return nil, err // also what would lead out of the directory
 	}
-	unlock, err := lockDir(dir)
+	unlock, err := place.Lock(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	before, doc, err := readClientDoc(folder{path: dir}, name+Suffix, checkPrivate, schema{})
+	path := filepath.Join(dir, name+Suffix)
+	before, doc, err := readClientDoc(place.Folder{Path: dir}, name+Suffix, place.Private, strict.Schema{})
 	if err != nil {
 		return nil, err
 	}
@@ -36,13 +38,13 @@ func ChangeClient(dir, name string, change func(*Client) error) (*Client, error)
 		return nil, err
 	}
 	text := after.text()
-	if err := readsBack(doc.path, text); err != nil {
-		return nil, fmt.Errorf("writing %s: %w", doc.path, err)
+	if err := readsBack(path, text); err != nil {
+		return nil, fmt.Errorf("writing %s: %w", path, err)
 	}
-	if amended, ok := doc.amendClient(before, &after); ok {
+	if amended, ok := amendedClient(path, doc, before, &after); ok {
 		text = amended
 	}
-	if err := placeOver(doc.path, doc.data, text); err != nil {
+	if err := place.Overwrite(path, doc.Text(), text); err != nil {
 		return nil, err
 	}
 	return &after, nil
@@ -51,12 +53,12 @@ func ChangeClient(dir, name string, change func(*Client) error) (*Client, error)
 // ChangeGates is ChangeClient for the gate keys of a server.
 func ChangeGates(path string, change func(*Gates) error) (Gates, error) {
 	path = filepath.Clean(path)
-	unlock, err := lockDir(filepath.Dir(path))
+	unlock, err := place.Lock(filepath.Dir(path))
 	if err != nil {
 		return Gates{}, err
 	}
 	defer unlock()
-	before, doc, err := readGateDoc(folderOf(path), filepath.Base(path))
+	before, doc, err := readGateDoc(place.FolderOf(path), filepath.Base(path))
 	if err != nil {
 		return Gates{}, err
 	}
@@ -68,10 +70,10 @@ func ChangeGates(path string, change func(*Gates) error) (Gates, error) {
 	if _, err := parseGates(path, text); err != nil {
 		return Gates{}, fmt.Errorf("writing %s: %w", path, err)
 	}
-	if amended, ok := doc.amendGates(before, after); ok {
+	if amended, ok := amendedGates(path, doc, before, after); ok {
 		text = amended
 	}
-	if err := placeOver(path, doc.data, text); err != nil {
+	if err := place.Overwrite(path, doc.Text(), text); err != nil {
 		return Gates{}, err
 	}
 	return after, nil
@@ -84,36 +86,35 @@ func (c *Client) Rotate(until time.Time) {
 	c.ID, c.Key = NewID(), NewKey()
 }
 
-// A setting is a line of a file as programs change it. Without a value the line is not there.
-type setting struct{ key, value string }
-
-func (c *Client) settings() []setting {
-	s := []setting{{"id", quoted(c.ID.String())}, {"key", quoted(c.Key.Reveal())}, {"previous", ""}, {"revoked", ""}}
+func (c *Client) settings() []strict.Setting {
+	id := strict.Setting{Key: "id", Value: quoted(c.ID.String())}
+	key := strict.Setting{Key: "key", Value: quoted(c.Key.Reveal())}
+	previous, revoked := strict.Setting{Key: "previous"}, strict.Setting{Key: "revoked"}
 	if c.Previous != nil {
-		s[2].value = c.Previous.text()
+		previous.Value = c.Previous.text()
 	}
 	if !c.Revoked.IsZero() {
-		s[3].value = timeText(c.Revoked)
+		revoked.Value = timeText(c.Revoked)
 	}
-	return s
+	return []strict.Setting{id, key, previous, revoked}
 }
 
-func (g Gates) settings() []setting {
-	s := []setting{{"key", quoted(g.Current.Reveal())}, {"previous", ""}}
+func (g Gates) settings() []strict.Setting {
+	key, previous := strict.Setting{Key: "key", Value: quoted(g.Current.Reveal())}, strict.Setting{Key: "previous"}
 	if !g.Previous.IsZero() {
-		s[1].value = g.previousText()
+		previous.Value = g.previousText()
 	}
-	return s
+	return []strict.Setting{key, previous}
 }
 
 func quoted(s string) string { return `"` + s + `"` }
 
-// amendClient returns the file with the changed lines alone replaced. The proof is in what
-// it then says: exactly the client that it is to be, or the file is written anew.
-func (d *Document) amendClient(before, after *Client) ([]byte, bool) {
-	text := d.amend(before.settings(), after.settings())
+// amendedClient returns the file with only the changed lines replaced, so that what people wrote into it stays. It
+// returns false if the result does not say exactly what after does.
+func amendedClient(path string, d *strict.Document, before, after *Client) ([]byte, bool) {
+	text := d.Amend(before.settings(), after.settings())
 	var raw rawClient
-	doc, err := decode(d.path, text, &raw, schema{})
+	doc, err := strict.Decode(path, text, &raw)
 	if err != nil {
 		return nil, false
 	}
@@ -121,45 +122,21 @@ func (d *Document) amendClient(before, after *Client) ([]byte, bool) {
 	return text, err == nil && bytes.Equal(c.text(), after.text())
 }
 
-func (d *Document) amendGates(before, after Gates) ([]byte, bool) {
-	text := d.amend(before.settings(), after.settings())
-	g, err := parseGates(d.path, text)
+func amendedGates(path string, d *strict.Document, before, after Gates) ([]byte, bool) {
+	text := d.Amend(before.settings(), after.settings())
+	g, err := parseGates(path, text)
 	return text, err == nil && bytes.Equal(g.text(), after.text())
 }
 
-// amend replaces the lines of the settings that differ. It takes for granted that a value
-// stands on its key's line, and that no "#" is in it: whoever calls it finds out.
-func (d *Document) amend(before, after []setting) []byte {
-	text := Document{path: d.path, data: d.data}
-	for i, s := range after {
-		if s.value == before[i].value {
-			continue
-		}
-		text.data = text.withLine(s)
+// Sweep removes what programs that were killed left beside dir/NAME.toml: files of hidden names with
+// the keys that they failed to write. Without a name it does so for all of the directory. It returns how
+// many there were. No directory is no error.
+func Sweep(dir, name string) (int, error) {
+	if name == "" {
+		return place.Sweep(dir, func(file string) bool { return strings.HasSuffix(file, Suffix) })
 	}
-	return text.data
-}
-
-// withLine returns the file with a setting's line: in its place, keeping the comment that
-// ends it, or after the line of the key where there is none yet.
-func (d *Document) withLine(s setting) []byte {
-	lines := strings.SplitAfter(string(d.data), "\n")
-	line := s.key + " = " + s.value + "\n"
-	at := d.line(s.key)
-	switch {
-	case at == 0 && s.value == "":
-		return d.data
-	case at == 0:
-		at = d.line("key")
-		lines[at-1] = strings.TrimRight(lines[at-1], "\n") + "\n"
-		lines = slices.Insert(lines, at, line)
-	case s.value == "":
-		lines = slices.Delete(lines, at-1, at)
-	default:
-		if _, comment, ok := strings.Cut(lines[at-1], "#"); ok {
-			line = s.key + " = " + s.value + "  #" + strings.TrimRight(comment, "\r\n") + "\n"
-		}
-		lines[at-1] = line
+	if err := service.ValidName(name); err != nil {
+		return 0, err
 	}
-	return []byte(strings.Join(lines, ""))
+	return place.Sweep(dir, func(file string) bool { return file == name+Suffix })
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sallyport/spa/lab"
 	"strings"
 	"sync"
 	"testing"
@@ -37,7 +38,7 @@ func changed(t *testing.T, text string, change func(*Client) error) (*Client, st
 	if err != nil {
 		t.Fatal(err)
 	}
-	onlyFiles(t, dir, "alice.toml")
+	lab.OnlyFiles(t, dir, "alice.toml")
 	back, err := ReadClient(path)
 	if err != nil || !sameClient(back, c) {
 		t.Errorf("the file says %+v, %v, want %+v", back, err, c)
@@ -139,7 +140,7 @@ func TestChangeRefuses(t *testing.T) {
 			t.Errorf("%s is now\n%s", path, got)
 		}
 	}
-	onlyFiles(t, dir, "alice.toml")
+	lab.OnlyFiles(t, dir, "alice.toml")
 }
 
 // TestChangesAreInTurn: two programs that change one file do not undo each other's change.
@@ -206,7 +207,7 @@ func TestChangeGates(t *testing.T) {
 	if in, err := ReadGateIn(root, dir, "gate.key"); err != nil || !bytes.Equal(in.text(), g.text()) {
 		t.Errorf("through the open directory: %v, %v", in, err)
 	}
-	onlyFiles(t, dir, "gate.key")
+	lab.OnlyFiles(t, dir, "gate.key")
 }
 
 func TestPreviousGateRefuses(t *testing.T) {

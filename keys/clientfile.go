@@ -10,7 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"sallyport/keys/place"
 	"sallyport/keys/service"
+	"sallyport/keys/strict"
 )
 
 // A client file is about 200 bytes; lists of networks may make it longer.
@@ -40,24 +42,24 @@ type rawPrevious struct {
 	Until time.Time `toml:"until"`
 }
 
-// ReadClient reads a client file, NAME.toml. Its error is of type *FileError, or several of
-// them joined, or wraps ErrExposed, or is of the file system.
+// ReadClient reads a client file, NAME.toml. Its error is of type *place.FileError, or several of
+// them joined, or wraps place.ErrExposed, or is of the file system.
 func ReadClient(path string) (*Client, error) {
-	return readClient(folderOf(path), filepath.Base(path), schema{})
+	return readClient(place.FolderOf(path), filepath.Base(path), strict.Schema{})
 }
 
-func readClient(d folder, file string, s schema) (*Client, error) {
-	c, _, err := readClientDoc(d, file, checkServed, s)
+func readClient(d place.Folder, file string, s strict.Schema) (*Client, error) {
+	c, _, err := readClientDoc(d, file, place.Served, s)
 	return c, err
 }
 
-func readClientDoc(d folder, file string, check accessCheck, s schema) (*Client, *Document, error) {
-	name, err := fileName(filepath.Join(d.path, file))
+func readClientDoc(d place.Folder, file string, check place.Check, s strict.Schema) (*Client, *strict.Document, error) {
+	name, err := fileName(filepath.Join(d.Path, file))
 	if err != nil {
 		return nil, nil, err
 	}
 	var raw rawClient
-	doc, err := decodeSecret(d, file, maxClientFile, check, &raw, s)
+	doc, err := readSecret(d, file, maxClientFile, check, &raw, s)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -65,18 +67,27 @@ func readClientDoc(d folder, file string, check accessCheck, s schema) (*Client,
 	return c, doc, err
 }
 
+// readSecret decodes a file with secrets into the struct that dst points to.
+func readSecret(d place.Folder, file string, limit int64, check place.Check, dst any, s strict.Schema) (*strict.Document, error) {
+	text, err := d.Read(file, limit, check)
+	if err != nil {
+		return nil, err
+	}
+	return s.Decode(filepath.Join(d.Path, file), text, dst)
+}
+
 // fileName is the name that a file NAME.toml is about.
 func fileName(path string) (string, error) {
 	name, ok := strings.CutSuffix(filepath.Base(path), Suffix)
 	if !ok || service.ValidName(name) != nil {
-		return "", &FileError{File: path, Text: "is not named NAME.toml, with lower-case letters, digits and hyphens in NAME"}
+		return "", &place.FileError{File: path, Text: "is not named NAME.toml, with lower-case letters, digits and hyphens in NAME"}
 	}
 	return strings.Clone(name), nil // else the whole path would stay in memory with a client
 }
 
 // reader collects what is wrong with the values of a document.
 type reader struct {
-	doc      *Document
+	doc      *strict.Document
 	problems []error
 }
 
@@ -100,7 +111,7 @@ func (r *reader) needs(keys ...string) bool {
 	return all
 }
 
-func (raw *rawClient) client(d *Document, name string) (*Client, error) {
+func (raw *rawClient) client(d *strict.Document, name string) (*Client, error) {
 	r := reader{doc: d}
 	// Asking for a key parses the file again: only where it may be missing.
 	if (raw.ID == "" || raw.Key == "" || raw.Allow == nil) && !r.needs("id", "key", "allow") {
@@ -209,18 +220,18 @@ func WriteClient(dir string, c *Client, create bool) error {
 	if err := readsBack(path, text); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	how := onlyOver
+	how := place.OnlyOver
 	if create {
-		how = onlyNew
+		how = place.OnlyNew
 	}
-	return place(path, text, how, forService)
+	return place.Write(path, text, how, place.ForService)
 }
 
 // readsBack proves that a client can be read back before it is written: what ReadClient
 // would refuse must not come on disk.
 func readsBack(path string, text []byte) error {
 	var raw rawClient
-	d, err := decode(path, text, &raw, schema{})
+	d, err := strict.Decode(path, text, &raw)
 	if err != nil {
 		return err
 	}
@@ -232,7 +243,7 @@ func readsBack(path string, text []byte) error {
 func (c *Client) text() []byte {
 	var b strings.Builder
 	b.WriteString("# A client of this gateway. The key is a secret: nobody else may read this file.\n")
-	fmt.Fprintf(&b, "version = %d\nid = \"%s\"\nkey = \"%s\"\nallow = %s\n", Version, c.ID, c.Key.Reveal(), list(c.Allow))
+	fmt.Fprintf(&b, "version = %d\nid = \"%s\"\nkey = \"%s\"\nallow = %s\n", strict.Version, c.ID, c.Key.Reveal(), list(c.Allow))
 	if len(c.From) > 0 {
 		fmt.Fprintf(&b, "from = %s\n", list(prefixTexts(c.From)))
 	}

@@ -11,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/place"
 	"sallyport/keys/service"
+	"sallyport/keys/strict"
 )
 
 func fullClient() *Client {
@@ -58,7 +60,7 @@ func TestClientFile(t *testing.T) {
 		if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
 			t.Errorf("%s: written back as\n%s", name, after)
 		}
-		if err := WriteClient(dir, c, true); !errors.Is(err, ErrExists) {
+		if err := WriteClient(dir, c, true); !errors.Is(err, place.ErrExists) {
 			t.Errorf("%s: got %v, want ErrExists", name, err)
 		}
 	}
@@ -202,6 +204,34 @@ func TestValidAllow(t *testing.T) {
 	for _, bad := range []string{"", "tcp/", "tcp/0", "tcp/022", "tcp/+22", "tcp/65536", "icmp/1", "TCP/22", "tcp/22-", "tcp/22-22", "tcp/22-21", "tcp/22-0", "/22", "tcp/22/23", "tcp/2 2", "SSH"} {
 		if validAllow(bad) == nil {
 			t.Errorf("%q: accepted", bad)
+		}
+	}
+}
+
+// TestErrorsDoNotEcho puts a secret at every place of a file where a person could.
+func TestErrorsDoNotEcho(t *testing.T) {
+	const secret = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"
+	for _, text := range []string{
+		secret, secret + "=", secret + " = 1", "key = " + secret, "key = " + secret + "=", `"` + secret + `" = 1`, "key = '" + secret, "key = [" + secret + "]",
+		"[" + secret + "]", "[[" + secret + "]]", "key = 12" + secret, "key = 0x" + secret, "a." + secret + ".b = 1", `key = "\` + secret + `"`,
+		"key = \"" + secret + "\"", "id = \"" + secret + "\"", "version = \"" + secret + "\"", "allow = [\"" + secret + "\"]", "from = [\"" + secret + "\"]",
+		"max_for = \"" + secret + "\"", "previous = { " + secret + " = 1 }", "expires = " + secret, "previous = { key = \"" + secret + "\" }", "x = 'a'\nx = '" + secret + "'",
+		"# \xff" + secret,
+	} {
+		for _, before := range []string{"", "version = 1\n", "version = 1\nid = '00000000000000ab'\nallow = []\nkey = '" + NewKey().Reveal() + "'\n"} {
+			var raw rawClient
+			d, err := strict.Decode("f", []byte(before+text+"\n"), &raw)
+			if err == nil {
+				_, err = raw.client(d, "alice")
+			}
+			if err == nil {
+				continue
+			}
+			for i := 0; i+6 <= len(secret); i++ {
+				if strings.Contains(err.Error(), secret[i:i+6]) {
+					t.Fatalf("%q: %v", text, err)
+				}
+			}
 		}
 	}
 }

@@ -1,9 +1,6 @@
-// Package keys is who may knock: key types that cannot leak into logs, the files that
-// hold them, the server's registry of clients, the client's host profiles, and the
-// enrolment tokens that carry a profile from one to the other.
+// Package keys is who may knock: key types that cannot leak into logs, the files that hold them, the server's
+// registry of clients, the client's host profiles, and the enrolment tokens that carry a profile to the client.
 //
-// Services are plain strings here: what they mean is decided by package spa.
-//
-// Files with secrets are written beside their place and renamed into it, never over
-// something without being asked, and are refused when others could have read them.
+// Below it are four packages that import nothing else of this module: service (what files name), strict (how they
+// are decoded), place (how they are read and written) and quote (how text is printed).
 package keys

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/place"
 	"sallyport/spa/lab"
 )
 
@@ -64,57 +65,13 @@ func TestFull(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err = ChangeClient(dir, "carol", func(c *Client) error { c.Rotate(at); return nil })
-			if now, readErr := os.ReadFile(carol); !errors.Is(err, ErrFull) || readErr != nil || !bytes.Equal(now, before) {
+			if now, readErr := os.ReadFile(carol); !errors.Is(err, place.ErrFull) || readErr != nil || !bytes.Equal(now, before) {
 				t.Errorf("what does not fit: %v, and the file has changed: %v (%v)", err, !bytes.Equal(now, before), readErr)
 			}
 			if entries, err := os.ReadDir(dir); err != nil || len(entries) > 6 { // with lost+found, and a sweep's rest
 				t.Errorf("left behind: %v (%v)", entries, err)
 			}
 		})
-	}
-}
-
-// TestRewriteOfAnother: what was put in the place of the file that was read, such as a link to a file of root's, is
-// not written to.
-func TestRewriteOfAnother(t *testing.T) {
-	dir := t.TempDir()
-	path, victim := filepath.Join(dir, "alice.toml"), filepath.Join(dir, "victim")
-	before, after := []byte("alice\n"), []byte("revoked\n")
-	for _, text := range []string{"victim\n", "alice\nand more\n", ""} {
-		if err := errors.Join(os.WriteFile(victim, []byte(text), 0o600), os.Link(victim, path)); err != nil {
-			t.Fatal(err)
-		}
-		if err := rewrite(path, before, after); err == nil {
-			t.Errorf("%q was written to", text)
-		}
-		if now, err := os.ReadFile(victim); err != nil || string(now) != text {
-			t.Errorf("got %q (%v), want %q", now, err, text)
-		}
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// TestRewrite: a text that is shorter takes the place of the whole one before, and no link is followed.
-func TestRewrite(t *testing.T) {
-	dir := t.TempDir()
-	path, link := filepath.Join(dir, "alice.toml"), filepath.Join(dir, "link.toml")
-	before, after := []byte("alice, and a previous key\n"), []byte("alice\n")
-	if err := errors.Join(os.WriteFile(path, before, 0o600), os.Symlink(path, link)); err != nil {
-		t.Fatal(err)
-	}
-	if err := rewrite(link, before, after); err == nil {
-		t.Error("a link was followed")
-	}
-	err := rewrite(path, before, after)
-	if now, readErr := os.ReadFile(path); err != nil || readErr != nil || !bytes.Equal(now, after) {
-		t.Errorf("got %q (%v, %v)", now, err, readErr)
-	}
-	for _, err := range []error{syscall.ENOSPC, syscall.EDQUOT} {
-		if !isFull(&os.PathError{Op: "write", Path: path, Err: err}) {
-			t.Errorf("%v is not taken for want of space", err)
-		}
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"sallyport/keys/strict"
 )
 
 func FuzzToken(f *testing.F) {
@@ -33,7 +35,7 @@ func FuzzClientFile(f *testing.F) {
 	f.Add([]byte("version = 1\nprevious.id = 1\n[previous]\nallow = [[{}]]"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var raw rawClient
-		d, err := Decode("f", text, &raw)
+		d, err := strict.Decode("f", text, &raw)
 		if err != nil {
 			return
 		}
@@ -42,7 +44,7 @@ func FuzzClientFile(f *testing.F) {
 			return
 		}
 		var again rawClient
-		d, err = Decode("f", c.text(), &again)
+		d, err = strict.Decode("f", c.text(), &again)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +64,7 @@ func FuzzProfile(f *testing.F) {
 	f.Add([]byte("version = 1\nservices.ssh = []\n[services]\nweb = {}"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var raw rawProfile
-		d, err := Decode("f", text, &raw)
+		d, err := strict.Decode("f", text, &raw)
 		if err != nil {
 			return
 		}
@@ -71,7 +73,7 @@ func FuzzProfile(f *testing.F) {
 			return
 		}
 		var again rawProfile
-		d, err = Decode("f", p.text(), &again)
+		d, err = strict.Decode("f", p.text(), &again)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"sallyport/keys/place"
+	"sallyport/keys/strict"
 )
 
 const maxGateFile = 4 << 10
@@ -37,23 +40,23 @@ type rawPreviousGate struct {
 
 // ReadGate reads the server's gate keys. Its error is as ReadClient's.
 func ReadGate(path string) (Gates, error) {
-	return readGate(folderOf(path), filepath.Base(path))
+	return readGate(place.FolderOf(path), filepath.Base(path))
 }
 
 // ReadGateIn is ReadGate for the file of a directory that was opened before, at the path dir:
 // it works whatever was given up since.
 func ReadGateIn(root *os.Root, dir, file string) (Gates, error) {
-	return readGate(folder{path: dir, root: root}, file)
+	return readGate(place.Folder{Path: dir, Root: root}, file)
 }
 
-func readGate(d folder, file string) (Gates, error) {
+func readGate(d place.Folder, file string) (Gates, error) {
 	g, _, err := readGateDoc(d, file)
 	return g, err
 }
 
-func readGateDoc(d folder, file string) (Gates, *Document, error) {
+func readGateDoc(d place.Folder, file string) (Gates, *strict.Document, error) {
 	var raw rawGate
-	doc, err := decodeSecret(d, file, maxGateFile, checkPrivate, &raw, schema{})
+	doc, err := readSecret(d, file, maxGateFile, place.Private, &raw, strict.Schema{})
 	if err != nil {
 		return Gates{}, nil, err
 	}
@@ -63,14 +66,14 @@ func readGateDoc(d folder, file string) (Gates, *Document, error) {
 
 func parseGates(path string, text []byte) (Gates, error) {
 	var raw rawGate
-	d, err := decode(path, text, &raw, schema{})
+	d, err := strict.Decode(path, text, &raw)
 	if err != nil {
 		return Gates{}, err
 	}
 	return raw.gates(d)
 }
 
-func (raw *rawGate) gates(d *Document) (Gates, error) {
+func (raw *rawGate) gates(d *strict.Document) (Gates, error) {
 	r := reader{doc: d}
 	if !r.needs("key") {
 		return Gates{}, errors.Join(r.problems...)
@@ -100,14 +103,14 @@ func WriteGate(path string, g GateKey) error {
 	if g.IsZero() {
 		return fmt.Errorf("writing %s: keys: there is no gate key", path)
 	}
-	return place(filepath.Clean(path), Gates{Current: g}.text(), onlyNew, forService)
+	return place.Write(filepath.Clean(path), Gates{Current: g}.text(), place.OnlyNew, place.ForService)
 }
 
 // text is the file of the gate keys.
 func (g Gates) text() []byte {
 	var b bytes.Buffer
 	b.WriteString("# Shared by all clients of this gateway. It is a secret: nobody else may read this file.\n")
-	fmt.Fprintf(&b, "version = %d\nkey = \"%s\"\n", Version, g.Current.Reveal())
+	fmt.Fprintf(&b, "version = %d\nkey = \"%s\"\n", strict.Version, g.Current.Reveal())
 	if !g.Previous.IsZero() {
 		fmt.Fprintf(&b, "previous = %s\n", g.previousText())
 	}

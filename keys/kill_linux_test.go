@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/keys/place"
 	"sallyport/spa/lab"
 )
 
@@ -177,7 +178,7 @@ func killedAt(t *testing.T, strace, name, call string, n int, links bool) bool {
 	}
 	file, ours := strings.CutSuffix(w.file, Suffix)
 	if !ours {
-		_, err = sweep(dir, w.file) // as ChangeGates does
+		_, err = place.Sweep(dir, func(name string) bool { return name == w.file }) // as ChangeGates does
 	} else {
 		_, err = Sweep(dir, file)
 	}
@@ -258,7 +259,7 @@ func TestSweep(t *testing.T) {
 			t.Errorf("%q: got %d, %v, want %d", step.name, n, err, step.want)
 		}
 	}
-	onlyFiles(t, dir, "..ABCDEFGH27.tmp", ".ABCDEFGH27.tmp", ".gate.key.ABCDEFGH27.tmp", ".gw.toml.ABCDEFGH2.tmp", ".gw.toml.ABCDEFGH27",
+	lab.OnlyFiles(t, dir, "..ABCDEFGH27.tmp", ".ABCDEFGH27.tmp", ".gate.key.ABCDEFGH27.tmp", ".gw.toml.ABCDEFGH2.tmp", ".gw.toml.ABCDEFGH27",
 		".gw.toml.ABCDEFGHIJ.tmp", ".gw.toml.ABCDEFGHIK.tmp", ".gw.toml.abcdefgh27.tmp", ".tmp", "gw.toml", "gw.toml.ABCDEFGH27.tmp")
 	if n, err := Sweep(filepath.Join(dir, "none"), ""); n != 0 || err != nil {
 		t.Errorf("without a directory: got %d, %v", n, err)
@@ -283,38 +284,9 @@ func TestChangeSweeps(t *testing.T) {
 	if _, err := ChangeClient(dir, "gw", func(c *Client) error { c.Revoked = time.Now(); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	onlyFiles(t, dir, ".gate.key.ABCDEFGH27.tmp", "gate.key", "gw.toml")
+	lab.OnlyFiles(t, dir, ".gate.key.ABCDEFGH27.tmp", "gate.key", "gw.toml")
 	if _, err := ChangeGates(path, func(g *Gates) error { g.Current = NewGateKey(); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	onlyFiles(t, dir, "gate.key", "gw.toml")
-}
-
-// TestHeldDirectory: whoever can read the directory can lock it, and cannot hold up a change by that.
-func TestHeldDirectory(t *testing.T) {
-	dir := t.TempDir()
-	d, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
-	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error)
-	go func() {
-		unlock, err := lockDirWithin(time.Millisecond, dir)
-		if err == nil {
-			unlock()
-		}
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(time.Minute):
-		t.Error("it waits for who holds the lock")
-	}
+	lab.OnlyFiles(t, dir, "gate.key", "gw.toml")
 }

@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"sallyport/keys/place"
 )
 
 var (
@@ -198,11 +200,11 @@ func WriteStored(dir string, s *StoredProfile, replace bool) error {
 	if err := s.valid(path); err != nil {
 		return err
 	}
-	how := onlyNew
+	how := place.OnlyNew
 	if replace {
-		how = eitherWay
+		how = place.EitherWay
 	}
-	return place(path, s.text(), how, forOwner)
+	return place.Write(path, s.text(), how, place.ForOwner)
 }
 
 // valid says why the profile is none to write to path.
@@ -223,7 +225,7 @@ func (s *StoredProfile) valid(path string) error {
 // file says: a person may have been asked for a passphrase in between, and a new key have come. It is
 // ErrChanged otherwise.
 func ReplaceStored(dir string, before, after *StoredProfile) error {
-	unlock, err := lockDir(dir)
+	unlock, err := place.Lock(dir)
 	if err != nil {
 		return err
 	}
@@ -240,7 +242,7 @@ func ReplaceStored(dir string, before, after *StoredProfile) error {
 	if err := after.valid(path); err != nil {
 		return err
 	}
-	return placeAlone(path, after.text(), eitherWay, forOwner)
+	return place.WriteLocked(path, after.text(), place.EitherWay, place.ForOwner)
 }
 
 // text is the profile's file.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sallyport/keys/place"
+	"sallyport/spa/lab"
 	"strings"
 	"testing"
 )
@@ -64,7 +66,7 @@ func TestReplaceStored(t *testing.T) {
 	if err := ReplaceStored(dir, before, before); !errors.Is(err, ErrChanged) {
 		t.Errorf("forgotten meanwhile: got %v, want ErrChanged", err)
 	}
-	onlyFiles(t, dir)
+	lab.OnlyFiles(t, dir)
 }
 
 // TestLock: what is locked has no key on disk, opens with its passphrase and with no other.
@@ -79,13 +81,13 @@ func TestLock(t *testing.T) {
 		if err := WriteProfile(dir, p, false); err != nil {
 			t.Fatal(err)
 		}
-		if err := WriteStored(dir, locked, false); !errors.Is(err, ErrExists) {
+		if err := WriteStored(dir, locked, false); !errors.Is(err, place.ErrExists) {
 			t.Errorf("over the profile: got %v, want ErrExists", err)
 		}
 		if err := WriteStored(dir, locked, true); err != nil {
 			t.Fatal(err)
 		}
-		onlyFiles(t, dir, "gw.toml")
+		lab.OnlyFiles(t, dir, "gw.toml")
 		path := filepath.Join(dir, "gw.toml")
 		text, err := os.ReadFile(path)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sallyport/spa/lab"
 	"strings"
 	"syscall"
 	"testing"
@@ -49,5 +50,5 @@ func TestAnothersDirectory(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	onlyFiles(t, dir)
+	lab.OnlyFiles(t, dir)
 }

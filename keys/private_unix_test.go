@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 
+	"sallyport/keys/place"
+	"sallyport/keys/strict"
 	"sallyport/spa/lab"
 )
 
@@ -34,42 +36,6 @@ func chown(t *testing.T, path string, uid, gid int) {
 	}
 }
 
-func TestAccess(t *testing.T) {
-	const root, spa, alice, mallory = 0, 998, 1000, 1001
-	for name, c := range map[string]struct {
-		a    access
-		most fs.FileMode
-		mend string // of a file "f" where "o:g" is the directory's owner; empty: nothing to mend
-	}{
-		"private":              {access{0o600, alice, alice, alice, alice, alice, false}, 0o600, ""},
-		"read-only":            {access{0o400, alice, alice, alice, alice, alice, false}, 0o600, ""},
-		"for the service":      {access{0o640, root, spa, root, spa, spa, false}, 0o640, ""},
-		"of the service":       {access{0o600, spa, spa, spa, spa, root, false}, 0o640, ""},
-		"of root":              {access{0o600, root, root, alice, alice, alice, false}, 0o600, ""},
-		"of the reader":        {access{0o600, alice, alice, root, root, alice, false}, 0o600, ""},
-		"of the directory's":   {access{0o600, spa, spa, spa, root, alice, false}, 0o600, ""},
-		"root's group":         {access{0o640, root, root, root, spa, root, false}, 0o640, ""},
-		"of the service's own": {access{0o600, spa, spa, root, spa, root, true}, 0o640, ""},
-		"others read":          {access{0o644, root, spa, root, spa, spa, false}, 0o640, "chmod 640 f"},
-		"others write":         {access{0o602, root, spa, root, spa, spa, false}, 0o640, "chmod 640 f"},
-		"others search":        {access{0o601, root, spa, root, spa, spa, false}, 0o640, "chmod 640 f"},
-		"group writes":         {access{0o660, root, spa, root, spa, spa, false}, 0o640, "chmod 640 f"},
-		"group executes":       {access{0o650, root, spa, root, spa, spa, false}, 0o640, "chmod 640 f"},
-		"group reads a user's": {access{0o640, alice, alice, alice, alice, alice, false}, 0o600, "chmod 600 f"},
-		"another group":        {access{0o640, root, mallory, root, spa, spa, false}, 0o640, "chown o:g f"},
-		"another's":            {access{0o600, mallory, spa, root, spa, spa, false}, 0o640, "chown o:g f"},
-		"another's, mode":      {access{0o644, mallory, spa, root, spa, spa, false}, 0o640, "chown o:g f && chmod 640 f"},
-	} {
-		trouble := c.a.trouble(c.most)
-		if (trouble != "") != (c.mend != "") {
-			t.Errorf("%s: got trouble %q", name, trouble)
-		}
-		if got := c.a.mend("f", c.most, "o:g"); got != c.mend {
-			t.Errorf("%s: got %q, want %q", name, got, c.mend)
-		}
-	}
-}
-
 // TestMendWorks runs what the error says.
 func TestMendWorks(t *testing.T) {
 	dir := t.TempDir()
@@ -83,7 +49,7 @@ func TestMendWorks(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := ReadClient(path)
-		if !errors.Is(err, ErrExposed) || !strings.HasSuffix(err.Error(), ": chmod 640 "+path) {
+		if !errors.Is(err, place.ErrExposed) || !strings.HasSuffix(err.Error(), ": chmod 640 "+path) {
 			t.Fatalf("mode %o: got %v, want the command that mends it", mode, err)
 		}
 	}
@@ -108,10 +74,10 @@ func TestExposedFilesAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := ReadProfile(profile); !errors.Is(err, ErrExposed) || !strings.HasSuffix(err.Error(), "chmod 600 "+profile) {
+	if _, err := ReadProfile(profile); !errors.Is(err, place.ErrExposed) || !strings.HasSuffix(err.Error(), "chmod 600 "+profile) {
 		t.Errorf("profile: got %v", err)
 	}
-	if _, err := ReadGate(gate); !errors.Is(err, ErrExposed) || !strings.HasSuffix(err.Error(), "chmod 640 "+gate) {
+	if _, err := ReadGate(gate); !errors.Is(err, place.ErrExposed) || !strings.HasSuffix(err.Error(), "chmod 640 "+gate) {
 		t.Errorf("gate key: got %v", err)
 	}
 }
@@ -125,7 +91,7 @@ func TestAnothersFileIsRefused(t *testing.T) {
 	}
 	path := filepath.Join(dir, "alice.toml")
 	chown(t, path, 54321, 0)
-	if _, err := ReadClient(path); !errors.Is(err, ErrExposed) || !strings.Contains(err.Error(), "chown root:root "+path) {
+	if _, err := ReadClient(path); !errors.Is(err, place.ErrExposed) || !strings.Contains(err.Error(), "chown root:root "+path) {
 		t.Errorf("got %v, want the command that mends it", err)
 	}
 	chown(t, dir, 54321, 54321)
@@ -159,48 +125,9 @@ func TestOddFilesAreRefused(t *testing.T) {
 			t.Errorf("%s was replaced", path)
 		}
 	}
-	var f testFile
-	if _, err := DecodeFile(fifo, 99, &f); err == nil {
+	var f struct{}
+	if _, err := strict.DecodeFile(fifo, 99, &f); err == nil {
 		t.Error("DecodeFile took a FIFO")
-	}
-}
-
-// TestReadableByTheServer: root refuses what the server's user cannot read, and says what mends it.
-func TestReadableByTheServer(t *testing.T) {
-	const spa = 54321
-	for name, c := range map[string]struct {
-		a    access
-		want bool
-	}{
-		"for the group":              {access{mode: 0o640, gid: spa, dirGID: spa}, true},
-		"root's alone":               {access{mode: 0o600, gid: spa, dirGID: spa}, false},
-		"root's group":               {access{mode: 0o640, dirGID: spa}, false},
-		"the directory's owner":      {access{mode: 0o600, uid: spa, dirUID: spa}, true},
-		"not even the owner":         {access{mode: 0o000, uid: spa, gid: spa, dirUID: spa, dirGID: spa}, false},
-		"the server's own":           {access{mode: 0o600, uid: spa, dirGID: spa, service: true}, true},
-		"nothing is handed over":     {access{mode: 0o600}, true},
-		"root's in another's folder": {access{mode: 0o600, dirUID: spa}, false},
-	} {
-		if got := c.a.readable(); got != c.want {
-			t.Errorf("%s: readable %v, want %v", name, got, c.want)
-		}
-	}
-	needRoot(t)
-	dir := t.TempDir()
-	if err := WriteClient(dir, &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}, true); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "alice.toml")
-	chown(t, dir, 0, spa)
-	_, err := ReadClient(path)
-	if !errors.Is(err, ErrUnreadable) || !errors.Is(err, fs.ErrPermission) || !strings.HasSuffix(err.Error(), ": chown root:54321 "+path+" && chmod 640 "+path) {
-		t.Fatalf("got %v, want the command that mends it", err)
-	}
-	if _, err := ChangeClient(dir, "alice", func(*Client) error { return nil }); err != nil {
-		t.Errorf("changing it: %v", err) // which hands it over: a revocation must not wait for that
-	}
-	if _, err := ReadClient(path); err != nil {
-		t.Errorf("after it was written: %v", err)
 	}
 }
 
@@ -216,20 +143,39 @@ func TestServersOwn(t *testing.T) {
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	if inGroup(0, 0) {
-		t.Error("root's own group makes a file the server's")
-	}
 	dir := t.TempDir()
 	if err := WriteClient(dir, &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}, true); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "alice.toml")
 	chown(t, path, uid, gid)
-	if _, err := ReadClient(path); !errors.Is(err, ErrExposed) {
+	if _, err := ReadClient(path); !errors.Is(err, place.ErrExposed) {
 		t.Errorf("in a directory of root's group: %v", err)
 	}
 	chown(t, dir, 0, gid)
 	if _, err := ReadClient(path); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestReadableByTheServer: root refuses what the server's user cannot read, and says what mends it.
+func TestReadableByTheServer(t *testing.T) {
+	needRoot(t)
+	const spa = 54321
+	dir := t.TempDir()
+	if err := WriteClient(dir, &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}, true); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "alice.toml")
+	chown(t, dir, 0, spa)
+	_, err := ReadClient(path)
+	if !errors.Is(err, place.ErrUnreadable) || !errors.Is(err, fs.ErrPermission) || !strings.HasSuffix(err.Error(), ": chown root:54321 "+path+" && chmod 640 "+path) {
+		t.Fatalf("got %v, want the command that mends it", err)
+	}
+	if _, err := ChangeClient(dir, "alice", func(*Client) error { return nil }); err != nil {
+		t.Errorf("changing it: %v", err) // which hands it over: a revocation must not wait for that
+	}
+	if _, err := ReadClient(path); err != nil {
+		t.Errorf("after it was written: %v", err)
 	}
 }

@@ -3,10 +3,11 @@ package keys
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"sallyport/keys/place"
+	"sallyport/spa/lab"
 	"strings"
 	"testing"
 )
@@ -45,7 +46,7 @@ func TestProfileFile(t *testing.T) {
 		if err != nil || !sameProfile(back, p) {
 			t.Fatalf("got %+v, %v, want %+v", back, err, p)
 		}
-		if err := WriteProfile(dir, p, false); !errors.Is(err, ErrExists) {
+		if err := WriteProfile(dir, p, false); !errors.Is(err, place.ErrExists) {
 			t.Errorf("got %v, want ErrExists", err)
 		}
 		before, _ := os.ReadFile(path)
@@ -147,23 +148,7 @@ func TestValid(t *testing.T) {
 	if p.Valid() == nil {
 		t.Error("too many services are valid")
 	}
-	onlyFiles(t, dir)
-}
-
-// onlyFiles fails unless a directory holds these names and no others: no droppings.
-func onlyFiles(t *testing.T, dir string, names ...string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, e := range entries {
-		got = append(got, e.Name())
-	}
-	if fmt.Sprint(got) != fmt.Sprint(names) {
-		t.Errorf("%s holds %v, want %v", dir, got, names)
-	}
+	lab.OnlyFiles(t, dir)
 }
 
 func TestGateFile(t *testing.T) {
@@ -177,7 +162,7 @@ func TestGateFile(t *testing.T) {
 	if err != nil || !gate.Current.Equal(g) || !gate.Previous.IsZero() {
 		t.Fatalf("got %v, %v", gate, err)
 	}
-	if err := WriteGate(path, NewGateKey()); !errors.Is(err, ErrExists) {
+	if err := WriteGate(path, NewGateKey()); !errors.Is(err, place.ErrExists) {
 		t.Errorf("got %v, want ErrExists", err)
 	}
 	if err := WriteGate(filepath.Join(dir, "none"), GateKey{}); err == nil {

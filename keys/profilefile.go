@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"sallyport/keys/place"
+	"sallyport/keys/strict"
 )
 
 const maxProfileFile = 64 << 10
@@ -48,14 +51,14 @@ func ReadStored(path string) (*StoredProfile, error) {
 		return nil, err
 	}
 	var raw rawProfile
-	d, err := decodeSecret(folderOf(path), filepath.Base(path), maxProfileFile, checkOwn, &raw, schema{})
+	d, err := readSecret(place.FolderOf(path), filepath.Base(path), maxProfileFile, place.Own, &raw, strict.Schema{})
 	if err != nil {
 		return nil, err
 	}
 	return raw.profile(d, name)
 }
 
-func (raw *rawProfile) profile(d *Document, name string) (*StoredProfile, error) {
+func (raw *rawProfile) profile(d *strict.Document, name string) (*StoredProfile, error) {
 	r := reader{doc: d}
 	if !r.needs("name", "address", "knock_ports", "server_id", "client", "receipts") || !raw.keys(&r) {
 		return nil, errors.Join(r.problems...)
@@ -149,7 +152,7 @@ func (p *Profile) textWith(l *lock) []byte {
 	for i, port := range p.KnockPorts {
 		ports[i] = strconv.Itoa(int(port))
 	}
-	fmt.Fprintf(&b, "version = %d\nname = %q\naddress = %q\nknock_ports = [%s]\n", Version, p.Name, p.Address, strings.Join(ports, ", "))
+	fmt.Fprintf(&b, "version = %d\nname = %q\naddress = %q\nknock_ports = [%s]\n", strict.Version, p.Name, p.Address, strings.Join(ports, ", "))
 	if l != nil {
 		fmt.Fprintf(&b, "server_id = \"%s\"\nclient = %q\nlocked = %s\n", p.ServerID, p.Client, l.text())
 	} else {

@@ -12,13 +12,15 @@ import (
 	"strings"
 	"sync"
 
+	"sallyport/keys/place"
 	"sallyport/keys/service"
+	"sallyport/keys/strict"
 )
 
 // A Registry is the clients of a server, by id. It is safe for concurrent use.
 type Registry struct {
-	folder  folder     // its root is opened once: Reload works whatever is given up later
-	loading sync.Mutex // one file at a time is read, so that an older reading never wins
+	folder  place.Folder // its root is opened once: Reload works whatever is given up later
+	loading sync.Mutex   // one file at a time is read, so that an older reading never wins
 
 	mu     sync.RWMutex
 	byID   map[ID]*Client
@@ -35,14 +37,14 @@ type Registry struct {
 func LoadRegistry(dir string) (*Registry, []error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return &Registry{folder: folder{path: dir}}, []error{fmt.Errorf("reading the clients: %w", err)}
+		return &Registry{folder: place.Folder{Path: dir}}, []error{fmt.Errorf("reading the clients: %w", err)}
 	}
 	return LoadRegistryIn(root, dir)
 }
 
 // LoadRegistryIn is LoadRegistry for a directory that was opened before, at the path dir. It keeps root.
 func LoadRegistryIn(root *os.Root, dir string) (*Registry, []error) {
-	r := &Registry{folder: folder{path: dir, root: root}.named()}
+	r := &Registry{folder: place.Folder{Path: dir, Root: root}.Named()}
 	return r, r.load()
 }
 
@@ -68,7 +70,7 @@ func (r *Registry) load() []error {
 
 // files lists the clients of the directory, sorted.
 func (r *Registry) files() ([]string, []error) {
-	d, err := r.folder.root.Open(".")
+	d, err := r.folder.Root.Open(".")
 	if err != nil {
 		return nil, []error{fmt.Errorf("reading the clients: %w", err)}
 	}
@@ -81,7 +83,7 @@ func (r *Registry) files() ([]string, []error) {
 	names := files[:0]
 	slices.Sort(files)
 	for _, file := range files {
-		name, err := fileName(filepath.Join(r.folder.path, file))
+		name, err := fileName(filepath.Join(r.folder.Path, file))
 		switch {
 		case dropping(file):
 		case err != nil:
@@ -112,7 +114,7 @@ func (r *Registry) readAll(names []string) ([]*Client, []error) {
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			share, s := sharing{}, schema{}
+			share, s := sharing{}, strict.Schema{}
 			for i := w; i < len(names); i += workers {
 				clients[i], errs[i] = readClient(r.folder, names[i]+Suffix, s)
 				share.compact(clients[i])
@@ -146,7 +148,7 @@ func (r *Registry) unclaimed(c *Client) error {
 			continue
 		}
 		key := []string{"id", "previous.id"}[i]
-		return &FileError{File: r.path(c.Name), Key: key, Text: "is also in " + r.path(other.Name) + ": one of them is a copy"}
+		return &place.FileError{File: r.path(c.Name), Key: key, Text: "is also in " + r.path(other.Name) + ": one of them is a copy"}
 	}
 	return nil
 }
@@ -173,7 +175,7 @@ func (r *Registry) remove(c *Client) {
 	}
 }
 
-func (r *Registry) path(name string) string { return filepath.Join(r.folder.path, name+Suffix) }
+func (r *Registry) path(name string) string { return filepath.Join(r.folder.Path, name+Suffix) }
 
 // Names lists the clients that have a file now, and those that are known, sorted. An error
 // joins what is wrong with the others.
@@ -196,7 +198,7 @@ func (r *Registry) Reload(name string) (before, after *Client, err error) {
 	r.loading.Lock()
 	defer r.loading.Unlock()
 	before, _ = r.Client(name)
-	after, err = readClient(r.folder, name+Suffix, schema{})
+	after, err = readClient(r.folder, name+Suffix, strict.Schema{})
 	if err != nil {
 		return before, before, err
 	}

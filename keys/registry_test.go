@@ -9,12 +9,14 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"sallyport/keys/place"
 )
 
 // put writes a client as it stands, over whatever was there.
 func put(t *testing.T, dir string, c *Client) {
 	t.Helper()
-	if err := place(filepath.Join(dir, c.Name+Suffix), c.text(), eitherWay, forService); err != nil {
+	if err := place.Write(filepath.Join(dir, c.Name+Suffix), c.text(), place.EitherWay, place.ForService); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/keys/place"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
 )
@@ -55,7 +56,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	_, err = keygen("rotate", "alice", "--overlap", "0")
 	var exit *cli.Exit
-	if !errors.Is(err, keys.ErrFull) || !errors.As(err, &exit) || !strings.Contains(exit.Hint, "spa-keygen revoke alice") {
+	if !errors.Is(err, place.ErrFull) || !errors.As(err, &exit) || !strings.Contains(exit.Hint, "spa-keygen revoke alice") {
 		t.Errorf("rotate: %v", err)
 	}
 	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, whole) {

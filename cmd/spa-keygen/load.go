@@ -6,7 +6,7 @@ import (
 	"io/fs"
 
 	"sallyport/cmd/internal/cli"
-	"sallyport/keys"
+	"sallyport/keys/place"
 	"sallyport/spa/config"
 )
 
@@ -18,7 +18,7 @@ func load(dir string) (*config.Config, error) {
 
 // absent adds what to do where a client's file is not there, or cannot be written for want of space.
 func absent(err error, name string) error {
-	if errors.Is(err, keys.ErrFull) {
+	if errors.Is(err, place.ErrFull) {
 		return cli.Fail(err, fmt.Sprintf("nothing was changed; make space, or shut %s out now: spa-keygen revoke %[1]s", name))
 	}
 	if errors.Is(err, fs.ErrNotExist) {

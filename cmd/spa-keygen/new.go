@@ -14,6 +14,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/keys/place"
 	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
@@ -101,7 +102,7 @@ func create(cmd *cobra.Command, c *config.Config, client *keys.Client, h handing
 		return err
 	}
 	err = keys.WriteClient(clients, client, true)
-	if errors.Is(err, keys.ErrExists) {
+	if errors.Is(err, place.ErrExists) {
 		return taken(err, clients, name)
 	}
 	if err != nil {

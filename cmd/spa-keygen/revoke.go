@@ -11,6 +11,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
+	"sallyport/keys/place"
 	"sallyport/keys/service"
 	"sallyport/spa/config"
 )
@@ -33,7 +34,7 @@ Sessions that are open go on: spa-server revoke NAME --cut ends them.`,
 				fmt.Fprintln(cmd.OutOrStdout(), err)
 				return nil
 			}
-			if errors.Is(err, keys.ErrFull) {
+			if errors.Is(err, place.ErrFull) {
 				return remove(cmd, filepath.Join(*dir, config.ClientsDir, args[0]+keys.Suffix), err)
 			}
 			if err != nil {

@@ -1,3 +1,4 @@
+// Package quote makes text that others chose safe for a terminal or a shell.
 package quote
 
 import (
@@ -18,7 +19,7 @@ func Printable(s string) string {
 	}, strings.ToValidUTF8(s, "?"))
 }
 
-// PrintableLines is Printable for each line of a text.
+// Lines is Printable for each line of a text.
 func Lines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i, line := range lines {
@@ -27,7 +28,7 @@ func Lines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-// ShellWord returns a path as a shell takes it: quoted where that is needed, and printable.
+// Shell returns a path as a shell takes it: quoted where that is needed, and printable.
 func Shell(s string) string {
 	plain := func(r rune) bool {
 		return r < 0x80 && ('a' <= r && r <= 'z' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || strings.ContainsRune("/._-", r))

@@ -1,3 +1,5 @@
+// Package service holds what files and requests name: services and ports, addresses of gateways, networks,
+// durations, and hours of the week. Each is parsed in one place and in one spelling.
 package service
 
 import (

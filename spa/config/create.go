@@ -6,11 +6,12 @@ import (
 	"path/filepath"
 	"reflect"
 
-	"sallyport/keys"
+	"sallyport/keys/place"
+	"sallyport/keys/strict"
 )
 
 // Create writes dir/server.toml for c, commented for whoever will change it, 0640. It never
-// writes over an existing one (keys.ErrExists), and writes nothing that Load would not read
+// writes over an existing one (place.ErrExists), and writes nothing that Load would not read
 // back as c. What c leaves at zero is at its default; begin with Default for Receipts.
 func Create(dir string, c Config) error {
 	dir, err := filepath.Abs(dir)
@@ -23,14 +24,14 @@ func Create(dir string, c Config) error {
 	if err := c.readsBack(path, text); err != nil {
 		return err
 	}
-	return keys.WriteNew(path, text)
+	return place.WriteNew(path, text)
 }
 
 // Check returns what Load would find wrong with c once it is written, each with its key.
 func (c Config) Check() error {
 	c = c.filled(c.Dir)
 	file := undecided()
-	d, err := keys.Decode(FileName, []byte(c.text()), &file)
+	d, err := strict.Decode(FileName, []byte(c.text()), &file)
 	if err != nil {
 		return err
 	}
@@ -41,7 +42,7 @@ func (c Config) Check() error {
 	found := make([]error, len(l.problems))
 	for i, problem := range l.problems {
 		found[i] = problem
-		if at, ok := errors.AsType[*keys.FileError](problem); ok { // there is no file yet that has lines
+		if at, ok := errors.AsType[*place.FileError](problem); ok { // there is no file yet that has lines
 			found[i] = errors.New(at.Key + ": " + at.Text)
 		}
 	}
@@ -51,7 +52,7 @@ func (c Config) Check() error {
 // readsBack proves that the file will say what c is.
 func (c Config) readsBack(path string, text []byte) error {
 	file := undecided()
-	d, err := keys.Decode(path, text, &file)
+	d, err := strict.Decode(path, text, &file)
 	if err != nil {
 		return fmt.Errorf("writing %w", err)
 	}

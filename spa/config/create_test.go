@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/place"
 	"sallyport/keys/service"
 )
 
@@ -69,7 +70,7 @@ func TestCreateReadsBack(t *testing.T) {
 		if err != nil || fi.Mode() != 0o640 {
 			t.Errorf("%s: got %v, %v, want mode 0640", name, fi, err)
 		}
-		if err := Create(dir, c); !errors.Is(err, keys.ErrExists) {
+		if err := Create(dir, c); !errors.Is(err, place.ErrExists) {
 			t.Errorf("%s: got %v, want ErrExists", name, err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/keys/service"
+	"sallyport/keys/strict"
 )
 
 const maxFile = 1 << 20
@@ -69,33 +70,33 @@ type (
 	}
 )
 
-// Load reads dir/server.toml. Its error joins all that is wrong, each a *keys.FileError
+// Load reads dir/server.toml. Its error joins all that is wrong, each a *place.FileError
 // with file, line and key.
 func Load(dir string) (*Config, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	return load(dir, func(into *raw) (*keys.Document, error) {
-		return keys.DecodeFile(filepath.Join(dir, FileName), maxFile, into)
+	return load(dir, func(into *raw) (*strict.Document, error) {
+		return strict.DecodeFile(filepath.Join(dir, FileName), maxFile, into)
 	})
 }
 
 // LoadIn is Load for a directory that was opened before, at the absolute path dir: it works
 // whatever was given up since.
 func LoadIn(root *os.Root, dir string) (*Config, error) {
-	return load(dir, func(into *raw) (*keys.Document, error) {
-		return keys.DecodeFileIn(root, dir, FileName, maxFile, into)
+	return load(dir, func(into *raw) (*strict.Document, error) {
+		return strict.DecodeFileIn(root, dir, FileName, maxFile, into)
 	})
 }
 
 // Parse is Load for the text of a server.toml of dir, an absolute path, that is kept elsewhere; name is what
 // its errors call it.
 func Parse(dir, name string, text []byte) (*Config, error) {
-	return load(dir, func(into *raw) (*keys.Document, error) { return keys.Decode(name, text, into) })
+	return load(dir, func(into *raw) (*strict.Document, error) { return strict.Decode(name, text, into) })
 }
 
-func load(dir string, decode func(into *raw) (*keys.Document, error)) (*Config, error) {
+func load(dir string, decode func(into *raw) (*strict.Document, error)) (*Config, error) {
 	file := undecided()
 	d, err := decode(&file)
 	if err != nil {
@@ -123,7 +124,7 @@ func undecided() raw {
 
 // A loader understands the values one after the other and collects what is wrong.
 type loader struct {
-	doc      *keys.Document
+	doc      *strict.Document
 	raw      *raw
 	cfg      Config
 	problems []error
@@ -213,7 +214,7 @@ func (l *loader) knockPort(i int, entry any) (KnockPort, bool) {
 	for _, key := range slices.Sorted(maps.Keys(table)) {
 		if key != "port" && key != "shared" {
 			p := l.doc.Problem(fmt.Sprintf("knock_ports.%d.%s", i, key), "unknown key")
-			p.Suggestion = keys.Nearest(key, []string{"port", "shared"})
+			p.Suggestion = strict.Nearest(key, []string{"port", "shared"})
 			l.problems = append(l.problems, p)
 			return KnockPort{}, false
 		}

@@ -8,8 +8,8 @@ import (
 	"strconv"
 	"strings"
 
-	"sallyport/keys"
 	"sallyport/keys/service"
+	"sallyport/keys/strict"
 )
 
 // withServices puts the services in the order of their names, lists that are empty at nil
@@ -59,7 +59,7 @@ func (c Config) text() string {
 func (c Config) writeGateway(b *strings.Builder) {
 	b.WriteString("# The gateway " + c.Name + ". No secret is in this file: keys are in gate.key and clients/.\n" +
 		"# Unknown keys are errors. \"spa-server check\" reads it without touching anything.\n\n")
-	setting(b, "version", strconv.Itoa(keys.Version), "of this file's format")
+	setting(b, "version", strconv.Itoa(strict.Version), "of this file's format")
 	setting(b, "name", quote(c.Name), "what new clients call this gateway")
 	setting(b, "address", quote(c.Address), "where clients find it; written into their tokens")
 	setting(b, "server_id", quote(c.ServerID.String()), "")

@@ -12,6 +12,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/keys/service"
+	"sallyport/keys/strict"
 )
 
 // The window is at least a second, because packets take time and clocks that are kept in
@@ -46,7 +47,7 @@ func (l *loader) oneOf(key, value string, accepted ...string) {
 		quoted[i] = strconv.Quote(a)
 	}
 	p := l.doc.Problem(key, "should be %s", strings.Join(quoted, " or "))
-	p.Suggestion = keys.Nearest(value, accepted)
+	p.Suggestion = strict.Nearest(value, accepted)
 	l.problems = append(l.problems, p)
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/place"
 	"sallyport/keys/quote"
 	"sallyport/spa/config"
 	"sallyport/spa/replay"
@@ -87,7 +88,7 @@ func checkFile(path string, err error) []Finding {
 	found := make([]Finding, len(mistakes))
 	for i, mistake := range mistakes {
 		found[i] = Finding{Problem, path, mistake.Error(), "# mend the file"}
-		if at, ok := errors.AsType[*keys.FileError](mistake); ok {
+		if at, ok := errors.AsType[*place.FileError](mistake); ok {
 			found[i].Subject = at.Place()
 			found[i].Text = strings.TrimPrefix(at.Error(), at.Place()+": ")
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"sallyport/keys"
+	"sallyport/keys/place"
 	"sallyport/keys/quote"
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
@@ -108,7 +109,7 @@ func asServer(log *slog.Logger, read func() error) error {
 
 // legible adds to an error of reading server.toml what lets the server's user read it.
 func legible(path string, err error) error {
-	if !errors.Is(err, fs.ErrPermission) || errors.Is(err, keys.ErrUnreadable) {
+	if !errors.Is(err, fs.ErrPermission) || errors.Is(err, place.ErrUnreadable) {
 		return err
 	}
 	uid, gid, unknown := sandbox.Becomes(SystemUser)

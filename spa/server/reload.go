@@ -14,6 +14,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys"
+	"sallyport/keys/place"
 	"sallyport/keys/quote"
 	"sallyport/spa"
 	"sallyport/spa/audit"
@@ -44,7 +45,7 @@ func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 	s.reading.Lock() // what the watcher reads meanwhile is not to be overtaken by what is read here
 	defer s.reading.Unlock()
-	if err := errors.Join(keys.InPlace(s.root, s.dir), s.within()); err != nil {
+	if err := errors.Join(place.InPlace(s.root, s.dir), s.within()); err != nil {
 		return nil, denied("move it back, or: systemctl restart spa-server (grants and sessions go on)", err.Error(), "nothing was changed")
 	}
 	next, problems := s.readFiles()

@@ -22,8 +22,8 @@ var update = flag.Bool("update", false, "write testdata/messages-*.golden anew")
 func TestMessages(t *testing.T) {
 	for program, patterns := range map[string][]string{
 		"spa-client": {"cmd/spa-client/*.go", "cmd/internal/cli/*.go", "cmd/internal/qr/*.go", "spa/client/*.go", "spa/client/doctor/*.go",
-			"spa/receipt.go", "keys/profile*.go", "keys/token*.go", "keys/text.go"},
-		"spa-keygen": {"cmd/spa-keygen/*.go", "keys/*.go"},
+			"spa/receipt.go", "keys/profile*.go", "keys/token*.go", "keys/service/text.go"},
+		"spa-keygen": {"cmd/spa-keygen/*.go", "keys/*.go", "keys/*/*.go"},
 		"spa-server": {"cmd/spa-server/*.go", "spa/server/*.go", "spa/server/control/*.go", "spa/config/*.go", "spa/audit/*.go", "spa/replay/*.go",
 			"spa/policy/*.go", "spa/sandbox/*.go", "spa/capture/*.go", "firewall/*.go", "firewall/survey/*.go"},
 	} {

@@ -1,4 +1,4 @@
-package keys
+package place
 
 import (
 	"crypto/rand"
@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"sallyport/keys/service"
 )
 
 // What a file is called beside the one in whose place it comes: .NAME.XXXXXXXXXX.tmp
@@ -38,11 +36,11 @@ func besideOf(name string) string {
 	return inner[:dot]
 }
 
-// Sweep removes what programs that were killed left beside dir/NAME.toml: files of hidden names with
-// the keys that it failed to write. Without a name it does so for all of the directory. It returns how
-// many there were. No directory is no error.
-func Sweep(dir, name string) (int, error) {
-	unlock, err := lockDir(dir)
+// Sweep removes what programs that were killed left in dir beside files of the names that match: files of
+// hidden names with the secrets that they failed to write. It returns how many there were. No directory is
+// no error.
+func Sweep(dir string, match func(file string) bool) (int, error) {
+	unlock, err := Lock(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -50,17 +48,11 @@ func Sweep(dir, name string) (int, error) {
 		return 0, err
 	}
 	defer unlock() // before it, another program may be about to move its own
-	if name == "" {
-		return sweep(dir, "")
-	}
-	if err := service.ValidName(name); err != nil {
-		return 0, err
-	}
-	return sweep(dir, name+Suffix)
+	return sweep(dir, match)
 }
 
-// sweep is Sweep for a caller that has the lock, and for a file of any name; empty: of any with Suffix.
-func sweep(dir, file string) (int, error) {
+// sweep is Sweep for a caller that has the lock.
+func sweep(dir string, match func(file string) bool) (int, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return 0, fmt.Errorf("looking for files that were left: %w", err)
@@ -69,7 +61,7 @@ func sweep(dir, file string) (int, error) {
 	var errs []error
 	for _, e := range entries {
 		of := besideOf(e.Name())
-		if !e.Type().IsRegular() || of == "" || file != of && (file != "" || !strings.HasSuffix(of, Suffix)) {
+		if !e.Type().IsRegular() || of == "" || !match(of) {
 			continue
 		}
 		err := os.Remove(filepath.Join(dir, e.Name()))

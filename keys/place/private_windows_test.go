@@ -1,4 +1,4 @@
-package keys
+package place
 
 import (
 	"errors"
@@ -12,11 +12,11 @@ import (
 // TestWindowsFiles: what is written is the user's alone, and a file that everybody reads is refused.
 func TestWindowsFiles(t *testing.T) {
 	dir := t.TempDir()
-	if err := WriteProfile(dir, testProfile(), false); err != nil {
+	path := filepath.Join(dir, "gw.toml")
+	if err := Write(path, []byte("a secret"), OnlyNew, ForOwner); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "gw.toml")
-	if _, err := ReadProfile(path); err != nil {
+	if _, err := FolderOf(path).Read("gw.toml", 99, Own); err != nil {
 		t.Fatal(err)
 	}
 	a, err := accessListOf(path)
@@ -34,7 +34,7 @@ func TestWindowsFiles(t *testing.T) {
 	if err := windows.SetNamedSecurityInfo(path, windows.SE_FILE_OBJECT, windows.DACL_SECURITY_INFORMATION, nil, nil, dacl, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadProfile(path); !errors.Is(err, ErrExposed) {
+	if _, err := FolderOf(path).Read("gw.toml", 99, Own); !errors.Is(err, ErrExposed) {
 		t.Errorf("got %v, want ErrExposed", err)
 	}
 	if err := os.Remove(path); err != nil {

@@ -1,4 +1,4 @@
-package keys
+package strict
 
 import (
 	"errors"
@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"sallyport/keys/place"
 )
 
 // A visitor is told every key of a document, in order. Its path is dotted; elements of a
@@ -98,7 +100,7 @@ func (d *Document) lineOf(node *unstable.Node) int {
 // check compares the document with the struct that it is to be decoded into. The decoder
 // would find most of it too, but one problem at a time, in Go's words instead of the
 // administrator's, ignoring the case of keys, and quoting values.
-func (d *Document) check(dst any, s schema) error {
+func (d *Document) check(dst any, s Schema) error {
 	c := checker{doc: d, root: reflect.TypeOf(dst).Elem(), schema: s}
 	if err := d.walk(c.visit); err != nil {
 		return d.syntaxAt(err)
@@ -114,7 +116,7 @@ func (d *Document) check(dst any, s schema) error {
 }
 
 func (d *Document) syntaxAt(err error) error {
-	e := &FileError{File: d.path, Text: "not valid TOML"}
+	e := &place.FileError{File: d.path, Text: "not valid TOML"}
 	var at *unstable.ParserError
 	if errors.As(err, &at) {
 		offset := cap(d.data) - cap(at.Highlight)
@@ -124,20 +126,20 @@ func (d *Document) syntaxAt(err error) error {
 	return e
 }
 
-// A schema is the keys of the structs that were asked for so far: finding them is most of
+// A Schema is the keys of the structs that were asked for so far: finding them is most of
 // the cost of a check.
-type schema map[reflect.Type]map[string]reflect.Type
+type Schema map[reflect.Type]map[string]reflect.Type
 
 type checker struct {
 	doc      *Document
 	root     reflect.Type
-	schema   schema
+	schema   Schema
 	version  string
 	problems []error
 }
 
 func (c *checker) add(path []string, node *unstable.Node, text, suggestion string) {
-	c.problems = append(c.problems, &FileError{
+	c.problems = append(c.problems, &place.FileError{
 		File: c.doc.path, Line: c.doc.lineOf(node), Key: printable(path), Text: text, Suggestion: suggestion,
 	})
 }
@@ -164,7 +166,7 @@ func (c *checker) visit(path []string, key, value *unstable.Node) bool {
 }
 
 // child is the type of a key's value in a table of type t; nil if t has no such key.
-func (s schema) child(t reflect.Type, key string) reflect.Type {
+func (s Schema) child(t reflect.Type, key string) reflect.Type {
 	switch t.Kind() {
 	case reflect.Map, reflect.Slice:
 		return pointedTo(t.Elem())
@@ -176,7 +178,7 @@ func (s schema) child(t reflect.Type, key string) reflect.Type {
 	return nil
 }
 
-func (s schema) fields(t reflect.Type) map[string]reflect.Type {
+func (s Schema) fields(t reflect.Type) map[string]reflect.Type {
 	if fields, ok := s[t]; ok {
 		return fields
 	}

@@ -1,6 +1,6 @@
 //go:build unix
 
-package keys
+package place
 
 import (
 	"errors"
@@ -15,7 +15,7 @@ import (
 	"sallyport/keys/quote"
 )
 
-func checkAccess(d folder, path string, fi fs.FileInfo, most fs.FileMode) error {
+func checkAccess(d Folder, path string, fi fs.FileInfo, most fs.FileMode) error {
 	uid, gid, ok := ownerOf(fi)
 	if !ok {
 		return fmt.Errorf("checking %s: its owner cannot be told", path)
@@ -38,7 +38,7 @@ func checkAccess(d folder, path string, fi fs.FileInfo, most fs.FileMode) error 
 }
 
 // checkReadable refuses, of root, a file that the server's user cannot read. Any other reader has just read it.
-func checkReadable(d folder, path string, fi fs.FileInfo) error {
+func checkReadable(d Folder, path string, fi fs.FileInfo) error {
 	uid, gid, ok := ownerOf(fi)
 	dir, err := d.stat()
 	if os.Geteuid() != 0 || !ok || err != nil {
@@ -56,20 +56,20 @@ func checkReadable(d folder, path string, fi fs.FileInfo) error {
 }
 
 // unreadable is the error of a file that the server's user cannot read.
-func (d folder) unreadable(path string, a access) error {
+func (d Folder) unreadable(path string, a access) error {
 	return fmt.Errorf("%s: %w: chown %s %s && chmod 640 %[4]s", path, ErrUnreadable, d.ownerText(a), quote.Shell(path))
 }
 
 // ownerText is the owner that the folder's files should have, as user:group.
-func (d folder) ownerText(a access) string {
+func (d Folder) ownerText(a access) string {
 	if d.owner != "" {
 		return d.owner
 	}
 	return userName(a.dirUID) + ":" + groupName(a.dirGID)
 }
 
-// named is the folder with its owner by name, for a process that cannot look that up later.
-func (d folder) named() folder {
+// Named is the folder with its owner by name, for a process that cannot look that up later.
+func (d Folder) Named() Folder {
 	if dir, err := d.stat(); err == nil {
 		if uid, gid, ok := ownerOf(dir); ok {
 			d.owner = userName(uid) + ":" + groupName(gid)
@@ -80,7 +80,7 @@ func (d folder) named() folder {
 
 // denied says of a file that could not be opened what lets the server's user do that, where this is the
 // server: its group, or its user, is the directory's.
-func (d folder) denied(path string, err error) error {
+func (d Folder) denied(path string, err error) error {
 	dir, statErr := d.stat()
 	if !errors.Is(err, fs.ErrPermission) || statErr != nil || os.Geteuid() == 0 {
 		return err
@@ -133,18 +133,18 @@ func openFile(path string) (*os.File, error) {
 }
 
 // openNoFollow is openFile, but refuses a symbolic link.
-func (d folder) openNoFollow(file string) (*os.File, error) {
-	link := &FileError{File: filepath.Join(d.path, file), Text: "a symbolic link, which files with secrets must not be"}
+func (d Folder) openNoFollow(file string) (*os.File, error) {
+	link := &FileError{File: filepath.Join(d.Path, file), Text: "a symbolic link, which files with secrets must not be"}
 	f, err := d.openFlags(file, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK)
 	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EMLINK) {
 		return nil, link
 	}
-	if err != nil || d.root == nil {
+	if err != nil || d.Root == nil {
 		return f, err
 	}
 	// A root follows links within it, whatever the flags.
 	opened, err := f.Stat()
-	named, namedErr := d.root.Lstat(file)
+	named, namedErr := d.Root.Lstat(file)
 	if err := errors.Join(err, namedErr); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -158,7 +158,7 @@ func (d folder) openNoFollow(file string) (*os.File, error) {
 //
 // The server's files stay with whom the directory belongs to: root writes for the
 // directory's group if that is not root's own, and otherwise for the directory's owner.
-func give(f *os.File, dir string, whom audience) error {
+func give(f *os.File, dir string, whom Audience) error {
 	fi, err := os.Stat(dir)
 	if err != nil {
 		return err
@@ -168,7 +168,7 @@ func give(f *os.File, dir string, whom audience) error {
 		return errors.New("the owner of the directory cannot be told")
 	}
 	alone := fs.FileMode(0o600)
-	if whom == forReaders {
+	if whom == ForReaders {
 		alone = 0o640
 	}
 	if me := os.Geteuid(); me != 0 {
@@ -177,7 +177,7 @@ func give(f *os.File, dir string, whom audience) error {
 		}
 		return f.Chmod(alone)
 	}
-	if whom != forOwner && gid != 0 {
+	if whom != ForOwner && gid != 0 {
 		return giveTo(f, 0, gid, 0o640)
 	}
 	return giveTo(f, uid, gid, alone)

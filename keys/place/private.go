@@ -1,4 +1,4 @@
-package keys
+package place
 
 import (
 	"errors"
@@ -18,26 +18,26 @@ var ErrExposed = errors.New("others have access to this file with secrets")
 // and can. It wraps fs.ErrPermission, and ends with the command that mends it.
 var ErrUnreadable = fmt.Errorf("the server's user cannot read this file: %w", fs.ErrPermission)
 
-// checkServed is checkPrivate, and refuses what only root can read: the server drops root's rights, and would
+// Served is Private, and refuses a file that only root can read: the server drops root's rights, and would
 // lose the file later.
-func checkServed(d folder, path string, fi fs.FileInfo) error {
-	if err := checkPrivate(d, path, fi); err != nil {
+func Served(d Folder, path string, fi fs.FileInfo) error {
+	if err := Private(d, path, fi); err != nil {
 		return err
 	}
 	return checkReadable(d, path, fi)
 }
 
-// checkPrivate refuses a file with the server's secrets if others can read it, if its
+// Private refuses a file with the server's secrets if others can read it, if its
 // group can write it or is neither root nor the directory's group, or if it belongs to
 // somebody who is not root, the reader or the owner of the directory.
 // Where files have access lists (Windows) nobody but the reader, SYSTEM and the
 // administrators may have access: see accessList.
-func checkPrivate(d folder, path string, fi fs.FileInfo) error {
+func Private(d Folder, path string, fi fs.FileInfo) error {
 	return checkAccess(d, path, fi, 0o640)
 }
 
-// checkOwn is checkPrivate for a person's own files, which no group may read either.
-func checkOwn(d folder, path string, fi fs.FileInfo) error {
+// Own is Private for a person's own files, which no group may read either.
+func Own(d Folder, path string, fi fs.FileInfo) error {
 	return checkAccess(d, path, fi, 0o600)
 }
 

@@ -1,4 +1,4 @@
-package keys
+package place
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 )
 
 // checkAccess asks the file's access list: it has no mode that says anything.
-func checkAccess(_ folder, path string, _ fs.FileInfo, _ fs.FileMode) error {
+func checkAccess(_ Folder, path string, _ fs.FileInfo, _ fs.FileMode) error {
 	a, err := accessListOf(path)
 	if err != nil {
 		return fmt.Errorf("checking who has access to %s: %w", path, err)
@@ -79,7 +79,7 @@ func entriesOf(dacl *windows.ACL) ([]accessEntry, error) {
 
 // give leaves a new file, that nothing is in yet, to its user, whatever the directory would
 // pass on to it.
-func give(f *os.File, _ string, _ audience) error {
+func give(f *os.File, _ string, _ Audience) error {
 	me, err := windows.GetCurrentProcessToken().GetTokenUser()
 	if err != nil {
 		return err
@@ -97,8 +97,8 @@ func give(f *os.File, _ string, _ audience) error {
 }
 
 // checkReadable refuses nothing: servers run where files have modes.
-func checkReadable(folder, string, fs.FileInfo) error { return nil }
+func checkReadable(Folder, string, fs.FileInfo) error { return nil }
 
-func (folder) denied(_ string, err error) error { return err }
+func (Folder) denied(_ string, err error) error { return err }
 
-func (d folder) named() folder { return d }
+func (d Folder) Named() Folder { return d }

@@ -1,4 +1,4 @@
-package keys
+package place
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ import (
 // placeUnnamed writes a file that has no name until it is whole: a process that is killed before
 // leaves nothing. It is errNamed where the file system has no such files (open(2), O_TMPFILE), or
 // /proc is missing.
-func placeUnnamed(path string, data []byte, how placing, whom audience) error {
+func placeUnnamed(path string, data []byte, how Placing, whom Audience) error {
 	dir := filepath.Dir(path)
 	f, err := os.OpenFile(dir, os.O_WRONLY|unix.O_TMPFILE, 0o600)
 	if err != nil {
@@ -23,7 +23,7 @@ func placeUnnamed(path string, data []byte, how placing, whom audience) error {
 	if err := fill(f, data, dir, whom); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	if how == onlyNew {
+	if how == OnlyNew {
 		err := name(f, path)
 		if errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("%s %w", path, ErrExists)

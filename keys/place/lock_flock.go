@@ -1,6 +1,6 @@
 //go:build linux || darwin || freebsd || netbsd || openbsd || dragonfly
 
-package keys
+package place
 
 import (
 	"errors"
@@ -21,11 +21,11 @@ func lockless(err error) bool {
 // the directory can hold it for ever, and must not hold up a revocation by that.
 const lockPatience = 10 * time.Second
 
-// lockDir keeps other programs of ours from changing a file of the directory until unlock
+// Lock keeps other programs of ours from changing a file of the directory until unlock
 // is called. The lock ends with the process too, however that ends.
-func lockDir(dir string) (unlock func(), err error) { return lockDirWithin(lockPatience, dir) }
+func Lock(dir string) (unlock func(), err error) { return lockWithin(lockPatience, dir) }
 
-func lockDirWithin(patience time.Duration, dir string) (unlock func(), err error) {
+func lockWithin(patience time.Duration, dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
 		var at *fs.PathError

@@ -1,4 +1,9 @@
-package keys
+// Package place reads and writes files that hold secrets: who may read them, and how they get to their place.
+//
+// A file is written whole under another name and moved into place, never over an existing one without being
+// asked. A file that others could have read is refused, with the command that mends it. Programs that change
+// files in one directory take turns.
+package place
 
 import (
 	"errors"
@@ -11,46 +16,46 @@ import (
 // ErrExists is returned instead of writing over a file without being asked to.
 var ErrExists = errors.New("is there already")
 
-// placing is how a new file comes to its place.
-type placing int
+// Placing says whether a write may create a file, replace one, or both.
+type Placing int
 
 const (
-	onlyNew  placing = iota // never over an existing file
-	onlyOver                // only over an existing file
-	eitherWay
+	OnlyNew   Placing = iota // never over an existing file
+	OnlyOver                 // only over an existing file
+	EitherWay                // a new file, or over an existing one
 )
 
-// audience is whom a new file is for, beside root: see give.
-type audience int
+// Audience is who may read a new file, besides root.
+type Audience int
 
 const (
-	forOwner   audience = iota // the directory's owner alone, 0600
-	forService                 // a secret for root, and for the directory's group if that is not root's
-	forReaders                 // no secret: the same, but 0640 in any case
+	ForOwner   Audience = iota // the directory's owner alone, 0600
+	ForService                 // a secret for root, and for the directory's group if that is not root's
+	ForReaders                 // no secret: the same, but 0640 in any case
 )
 
 // WriteNew writes a file without secrets to path, 0640, whole or not at all. It never
 // writes over an existing file (ErrExists). Run by root, the file belongs to root and the
 // directory's group, or, where that group is root's too, to the directory's owner.
-func WriteNew(path string, data []byte) error { return place(path, data, onlyNew, forReaders) }
+func WriteNew(path string, data []byte) error { return Write(path, data, OnlyNew, ForReaders) }
 
-// place writes data to path, whole or not at all, alone in its directory.
-func place(path string, data []byte, how placing, whom audience) error {
-	unlock, err := lockDir(filepath.Dir(path))
+// Write writes data to path, whole or not at all. It holds the directory's lock meanwhile.
+func Write(path string, data []byte, how Placing, whom Audience) error {
+	unlock, err := Lock(filepath.Dir(path))
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	defer unlock()
-	return placeAlone(path, data, how, whom)
+	return WriteLocked(path, data, how, whom)
 }
 
-// placeAlone is place for a caller that has the directory's lock.
-func placeAlone(path string, data []byte, how placing, whom audience) error {
-	if how != onlyNew {
+// WriteLocked is Write for a caller that holds the directory's lock.
+func WriteLocked(path string, data []byte, how Placing, whom Audience) error {
+	if how != OnlyNew {
 		if err := replaceable(path, how); err != nil {
 			return err
 		}
-		if _, err := sweep(filepath.Dir(path), filepath.Base(path)); err != nil {
+		if _, err := sweep(filepath.Dir(path), func(file string) bool { return file == filepath.Base(path) }); err != nil {
 			return err
 		}
 	}
@@ -72,7 +77,7 @@ var errNamed = errors.New("a file needs a name here")
 
 // placeNamed writes to a file beside path, which is synced and then moved. A process that is killed
 // in between leaves that file behind: see Sweep.
-func placeNamed(path string, data []byte, how placing, whom audience) error {
+func placeNamed(path string, data []byte, how Placing, whom Audience) error {
 	tmp, err := writeBeside(path, data, whom)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
@@ -85,9 +90,9 @@ func placeNamed(path string, data []byte, how placing, whom audience) error {
 }
 
 // replaceable refuses what is no regular file; nothing is replaceable too, but for onlyOver.
-func replaceable(path string, how placing) error {
+func replaceable(path string, how Placing) error {
 	fi, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) && how == eitherWay {
+	if errors.Is(err, fs.ErrNotExist) && how == EitherWay {
 		return nil
 	}
 	if err != nil {
@@ -100,7 +105,7 @@ func replaceable(path string, how placing) error {
 }
 
 // writeBeside writes a file in path's directory whose name no reader takes for its own.
-func writeBeside(path string, data []byte, whom audience) (string, error) {
+func writeBeside(path string, data []byte, whom Audience) (string, error) {
 	tmp := beside(path)
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -114,7 +119,7 @@ func writeBeside(path string, data []byte, whom audience) (string, error) {
 	return tmp, nil
 }
 
-func fill(f *os.File, data []byte, dir string, whom audience) error {
+func fill(f *os.File, data []byte, dir string, whom Audience) error {
 	if err := give(f, dir, whom); err != nil {
 		return err
 	}
@@ -124,8 +129,8 @@ func fill(f *os.File, data []byte, dir string, whom audience) error {
 	return f.Sync()
 }
 
-func move(tmp, path string, how placing) error {
-	if how == onlyNew {
+func move(tmp, path string, how Placing) error {
+	if how == OnlyNew {
 		return moveNew(tmp, path)
 	}
 	if err := os.Rename(tmp, path); err != nil {

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package keys
+package place
 
 import (
 	"os"
@@ -9,8 +9,8 @@ import (
 
 func openFile(path string) (*os.File, error) { return os.Open(path) }
 
-func (d folder) openNoFollow(file string) (*os.File, error) {
-	path := filepath.Join(d.path, file)
+func (d Folder) openNoFollow(file string) (*os.File, error) {
+	path := filepath.Join(d.Path, file)
 	fi, err := os.Lstat(path)
 	if err != nil {
 		return nil, err

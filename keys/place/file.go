@@ -1,0 +1,157 @@
+package place
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// A FileError says what is wrong with a file, and where. Its text begins with the file's
+// path, and it never holds a value that may be a secret.
+type FileError struct {
+	File       string
+	Line       int    // from 1; 0 where there is no line to name
+	Key        string // dotted: "limits.grants"; or empty
+	Text       string // what is wrong
+	Suggestion string // the key that was probably meant; or empty
+}
+
+// Error returns "FILE:LINE: KEY: what is wrong".
+func (e *FileError) Error() string {
+	var b strings.Builder
+	b.WriteString(e.Place())
+	if e.Key != "" {
+		b.WriteString(": " + e.Key)
+	}
+	b.WriteString(": " + e.Text)
+	if e.Suggestion != "" {
+		fmt.Fprintf(&b, " (did you mean %q?)", e.Suggestion)
+	}
+	return b.String()
+}
+
+// Place returns "FILE:LINE", or the file where there is no line to name.
+func (e *FileError) Place() string {
+	if e.Line == 0 {
+		return e.File
+	}
+	return fmt.Sprintf("%s:%d", e.File, e.Line)
+}
+
+// A Check refuses a file in d to which the wrong people have access.
+type Check func(d Folder, path string, fi fs.FileInfo) error
+
+// A Folder is the directory of files with secrets. With a root they are reached through
+// it, whatever the directories above allow; path is then only its name.
+type Folder struct {
+	Path  string
+	Root  *os.Root
+	owner string // user:group by name, as far as it was looked up
+}
+
+// FolderOf is the directory of a file, reached by its path.
+func FolderOf(path string) Folder { return Folder{Path: filepath.Dir(path)} }
+
+func (d Folder) stat() (fs.FileInfo, error) {
+	if d.Root != nil {
+		return d.Root.Stat(".")
+	}
+	return os.Stat(d.Path)
+}
+
+// openFlags is os.OpenFile in the folder. Its error has the whole path.
+func (d Folder) openFlags(file string, flags int) (*os.File, error) {
+	path := filepath.Join(d.Path, file)
+	if d.Root == nil {
+		return os.OpenFile(path, flags, 0)
+	}
+	f, err := d.Root.OpenFile(file, flags, 0)
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: at.Err}
+	}
+	return f, err
+}
+
+// Read reads a whole file with secrets, of at most limit bytes. It follows no symbolic link, which a later
+// write by rename would replace, and asks check, unless that is nil, before it reads a byte.
+func (d Folder) Read(file string, limit int64, check Check) ([]byte, error) {
+	path := filepath.Join(d.Path, file)
+	f, err := d.openNoFollow(file)
+	if err != nil {
+		return nil, readError(d.denied(path, err))
+	}
+	defer f.Close()
+	return readRegular(f, path, limit, func(fi fs.FileInfo) error {
+		if check == nil {
+			return nil
+		}
+		return check(d, path, fi)
+	})
+}
+
+// ReadFile reads a whole file of at most limit bytes.
+func ReadFile(path string, limit int64) ([]byte, error) {
+	f, err := openFile(path)
+	if err != nil {
+		return nil, readError(err)
+	}
+	defer f.Close()
+	return readRegular(f, path, limit, func(fs.FileInfo) error { return nil })
+}
+
+// readRegular reads a whole file, but refuses what would block or never end.
+func readRegular(f *os.File, path string, limit int64, check func(fs.FileInfo) error) ([]byte, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, readError(err)
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, &FileError{File: path, Text: "not a regular file"}
+	}
+	if err := check(fi); err != nil {
+		return nil, err
+	}
+	if fi.Size() > limit {
+		return nil, &FileError{File: path, Text: fmt.Sprintf("larger than %d bytes", limit)}
+	}
+	data := make([]byte, fi.Size())
+	if _, err := io.ReadFull(f, data); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return data, nil
+}
+
+// readError says which file could not be read, without naming the system call.
+func readError(err error) error {
+	if at, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("reading %s: %w", at.Path, at.Err)
+	}
+	if errors.Is(err, ErrUnreadable) {
+		return err
+	}
+	return fmt.Errorf("reading %w", err)
+}
+
+// InPlace returns an error where a directory that was opened at a path is not what the path names any
+// more: who goes on to read it reads what somebody has put away. Where this user may not look, it returns nil.
+func InPlace(root *os.Root, path string) error {
+	have, err := root.Stat(".")
+	if err != nil {
+		return fmt.Errorf("looking at %s: %w", path, err)
+	}
+	named, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking for the directory that was opened: %w", err)
+	case !os.SameFile(have, named):
+		return fmt.Errorf("%s is another directory than the one that was opened, which was moved away", path)
+	}
+	return nil
+}

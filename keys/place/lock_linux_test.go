@@ -1,0 +1,37 @@
+package place
+
+import (
+	"os"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestHeldDirectory: whoever can read the directory can lock it, and cannot hold up a change by that.
+func TestHeldDirectory(t *testing.T) {
+	dir := t.TempDir()
+	d, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		unlock, err := lockWithin(time.Millisecond, dir)
+		if err == nil {
+			unlock()
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("it waits for who holds the lock")
+	}
+}

@@ -1,0 +1,77 @@
+//go:build unix
+
+package keys
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"sallyport/spa/lab"
+	"syscall"
+	"testing"
+)
+
+// TestFullDisk lets a process that may write no more than 10 bytes a file try to replace
+// a client: what was there stays, whole.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	c := &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}
+	if d := os.Getenv("TEST_FULL_DISK"); d != "" {
+		signal.Ignore(syscall.SIGXFSZ)
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 10, Max: 10}); err != nil {
+			t.Fatal(err)
+		}
+		if err := WriteClient(d, c, false); !errors.Is(err, syscall.EFBIG) {
+			t.Errorf("replacing: got %v, want that the file is too large", err)
+		}
+		c.Name = "bob"
+		if err := WriteClient(d, c, true); !errors.Is(err, syscall.EFBIG) {
+			t.Errorf("creating: got %v, want that the file is too large", err)
+		}
+		return
+	}
+	if err := WriteClient(dir, c, true); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := os.ReadFile(filepath.Join(dir, "alice.toml"))
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, "-test.run=^TestFullDisk$")
+	cmd.Env = append(os.Environ(), "TEST_FULL_DISK="+dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	lab.OnlyFiles(t, dir, "alice.toml")
+	if after, _ := os.ReadFile(filepath.Join(dir, "alice.toml")); !bytes.Equal(before, after) {
+		t.Error("the client that was there is changed")
+	}
+}
+
+func TestUnwritableDirectory(t *testing.T) {
+	dir := t.TempDir()
+	c := &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}
+	if err := WriteClient(dir, c, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Chmod(dir, 0o755)
+	asNobody(t, func() {
+		c.Name = "bob"
+		if err := WriteClient(dir, c, true); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("creating: got %v, want permission denied", err)
+		}
+		c.Name = "alice"
+		if err := WriteClient(dir, c, false); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("replacing: got %v, want permission denied", err)
+		}
+	})
+	lab.OnlyFiles(t, dir, "alice.toml")
+}

@@ -1,0 +1,24 @@
+package lab
+
+import (
+	"os"
+	"slices"
+	"testing"
+)
+
+// OnlyFiles fails the test unless the directory holds exactly the files of these names, in order: a program that
+// was killed, or refused, leaves nothing else behind.
+func OnlyFiles(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.Name())
+	}
+	if !slices.Equal(got, names) {
+		t.Errorf("%s holds %v, want %v", dir, got, names)
+	}
+}
