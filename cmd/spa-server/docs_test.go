@@ -51,15 +51,15 @@ func checkPackages(t *testing.T, there map[string]bool, cell string) {
 	}
 }
 
-// TestReadmeSettings: what the README shows of server.toml and of a client's file is taken as it is.
-func TestReadmeSettings(t *testing.T) {
-	page, err := os.ReadFile("../../README.md")
+// TestPageSettings: the settings that the gateway's page shows, of server.toml and of a client's file, are valid.
+func TestPageSettings(t *testing.T) {
+	page, err := os.ReadFile("../../examples/gateway/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	blocks := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllSubmatch(page, -1)
 	if len(blocks) != 2 {
-		t.Fatalf("README.md has %d blocks of settings, want server.toml's and a client's", len(blocks))
+		t.Fatalf("examples/gateway/README.md has %d blocks of settings, want server.toml's and a client's", len(blocks))
 	}
 	dir := t.TempDir()
 	head := fmt.Sprintf("version = 1\nname = \"gw\"\naddress = \"gw.example.net\"\nserver_id = %q\n", keys.NewServerID())
