@@ -39,19 +39,18 @@ var arrows = map[string]rule{
 		"the line, the one place where all stages meet"},
 	"spa/client":        {[]string{"keys", "keys/service", "spa"}, "it runs on machines without a firewall of ours, and on other systems than Linux"},
 	"spa/client/doctor": {[]string{"keys", "keys/service", "spa", "spa/client"}, "it looks at a gateway as a client does"},
-	"cmd/internal/qr":   {nil, "a picture is points and a text: what the text means is another's business"},
 	"cmd/internal/cli":  {[]string{"keys", "keys/quote", "keys/service", "keys/strict"}, "what all commands share belongs to none of them"},
 	"cmd/spa-server": {[]string{"keys", "keys/quote", "keys/service", "spa", "spa/config", "spa/capture", "spa/replay", "spa/sandbox", "spa/policy", "spa/audit",
 		"spa/server", "spa/server/control", "firewall", "cmd/internal/cli"},
 		"a command calls the library"},
 	"cmd/spa-keygen": {[]string{"keys", "keys/place", "keys/service", "spa", "spa/config", "cmd/internal/cli"}, "it writes files: the daemon reads them, and neither touches the other"},
-	"cmd/spa-client": {[]string{"keys", "keys/place", "keys/quote", "keys/service", "spa", "spa/client", "spa/client/doctor", "cmd/internal/cli", "cmd/internal/qr"},
+	"cmd/spa-client": {[]string{"keys", "keys/place", "keys/quote", "keys/service", "spa", "spa/client", "spa/client/doctor", "cmd/internal/cli"},
 		"a client has nothing of a server in it"},
 }
 
 // unreachable are what a package must not even lead to, by any way.
 var unreachable = map[string]rule{
-	"cmd/spa-client": {[]string{"sallyport/firewall", "github.com/google/nftables", "github.com/google/gopacket", "github.com/makiuchi-d/gozxing"}, "users carry the client to systems that have none of these, and a library that reads pictures would cost every knock its start"},
+	"cmd/spa-client": {[]string{"sallyport/firewall", "github.com/google/nftables", "github.com/google/gopacket"}, "users carry the client to systems that have none of these"},
 	"cmd/spa-server": {[]string{"sallyport/spa/lab", "testing"}, "what tests need does not belong on a gateway"},
 }
 

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/term"
 
 	"sallyport/cmd/internal/cli"
-	"sallyport/cmd/internal/qr"
 	"sallyport/keys"
 	"sallyport/keys/service"
 )
@@ -36,16 +35,17 @@ func (a *app) importCommand() *cobra.Command {
 		Use:   "import [FILE|-]",
 		Short: "Add a host from an enrolment token, or take its new key",
 		Long: `Import reads the token that spa-keygen made for this client and keeps what it says
-as a host. The token is read from a file, which may be a picture (PNG, JPEG) of its QR
-code, or from standard input. On a terminal, without a file, paste it: it is not shown.
-A token is no argument, because every user of this machine can read those.
+as a host. The token is read from a file or from standard input. On a terminal, without
+a file, paste it: it is not shown. zbarimg (Debian: zbar-tools) reads the token from a
+picture of its QR code. A token is no argument, because every user of this machine can
+read those.
 
 The token of a new key (spa-keygen rotate) of the same client of the same gateway is
 taken over the host that is there: its name, address, source and services stay, and
 a locked host stays locked, with the same passphrase. Any other host of that name is
 not written over unless --replace says so.`,
 		Example: `  spa-client import alice.token
-  spa-client import photo.jpg
+  zbarimg --raw picture.png | spa-client import -
   ssh admin@gw cat alice.token | spa-client import --name work`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -225,8 +225,8 @@ func offered(p *keys.Profile) string {
 	return " (" + strings.Join(serviceNames(p), ", ") + ")"
 }
 
-// maxInput is more than any token, or picture of one.
-const maxInput = 32 << 20
+// maxInput is more than any token, also in UTF-16.
+const maxInput = 1 << 20
 
 // maxLine is what a terminal hands over at a time.
 const maxLine = 4095
@@ -239,13 +239,6 @@ func readToken(cmd *cobra.Command, file string) (*keys.Profile, error) {
 			return nil, err
 		}
 		return nil, fmt.Errorf("reading the token: %w", err)
-	}
-	if qr.IsPicture(data) {
-		text, err := qr.Read(data)
-		if err != nil {
-			return nil, cli.Fail(fmt.Errorf("reading the token: %w", err), "take a sharp picture, from straight ahead, of the whole code with its light border")
-		}
-		data = []byte(text)
 	}
 	p, err := keys.ParseToken(decoded(data))
 	if err != nil {
@@ -262,7 +255,7 @@ func noToken(err error, data []byte) error {
 	case len(text) == 0:
 		err = errors.New("there is no token: the input is empty")
 	case strings.ContainsRune(text, 0) || !utf8.ValidString(text):
-		hint = "the input is neither text nor a PNG or JPEG picture"
+		hint = "the input is not text; for a picture of a QR code: zbarimg --raw PICTURE | spa-client import -"
 	case len(data) >= maxLine:
 		hint += "; a terminal takes at most 4095 characters: put the token into a file"
 	case strings.ContainsAny(text, "\r\n"):

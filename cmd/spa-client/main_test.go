@@ -47,7 +47,6 @@ func TestScripts(t *testing.T) {
 			"stunserver": stunServerCommand,
 			"terminal":   terminalCommand,
 			"rotated":    rotatedCommand,
-			"picture":    pictureCommand,
 			"holds":      holdsCommand,
 		},
 		RequireExplicitExec: true,

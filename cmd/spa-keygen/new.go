@@ -29,8 +29,9 @@ func newNew(dir *string) *cobra.Command {
 		Long: `Writes clients/NAME.toml and prints the enrolment token: one line that holds all
 a client needs. Who has the token can open what the client may open, so hand it
 over as you would a password, and let "spa-client import" read it. With --qr it is
-drawn instead, and with --png it is a picture: whoever sees or photographs the code
-has the token.`,
+drawn instead, and with --png it is a picture, which zbarimg (Debian: zbar-tools)
+reads: zbarimg --raw picture.png | spa-client import -. Whoever sees or photographs
+the code has the token.`,
 		Example: `  spa-keygen new alice --allow ssh
   spa-keygen new carol --allow ssh --when "mon-fri 08:00-18:00" --expires 90d
   spa-keygen new bob --allow ssh,web --out bob.token

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write testdata/messages-*.golden anew")
 // After a change: go test ./cmd/internal/cli -run Messages -update, and read what has changed.
 func TestMessages(t *testing.T) {
 	for program, patterns := range map[string][]string{
-		"spa-client": {"cmd/spa-client/*.go", "cmd/internal/cli/*.go", "cmd/internal/qr/*.go", "spa/client/*.go", "spa/client/doctor/*.go",
+		"spa-client": {"cmd/spa-client/*.go", "cmd/internal/cli/*.go", "spa/client/*.go", "spa/client/doctor/*.go",
 			"spa/receipt.go", "keys/profile*.go", "keys/token*.go", "keys/service/text.go"},
 		"spa-keygen": {"cmd/spa-keygen/*.go", "keys/*.go", "keys/*/*.go"},
 		"spa-server": {"cmd/spa-server/*.go", "spa/server/*.go", "spa/server/control/*.go", "spa/config/*.go", "spa/audit/*.go", "spa/replay/*.go",
