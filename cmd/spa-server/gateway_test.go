@@ -56,7 +56,7 @@ func build() string {
 	if err != nil {
 		panic(err)
 	}
-	cmd := exec.Command("go", "build", "-o", dir, "sallyport/cmd/...", "sallyport/examples/independent")
+	cmd := exec.Command("go", "build", "-o", dir, "sallyport/cmd/...")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
 		os.Exit(1)

@@ -373,29 +373,3 @@ func TestGuardAtBoot(t *testing.T) {
 	}
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after guard beside a running server")
 }
-
-// TestIndependentClient: a client written from PROTOCOL.md alone, sharing no code with this one,
-// opens, is refused with a reason, and closes.
-func TestIndependentClient(t *testing.T) {
-	g := newGateway(t)
-	g.serve(":22")
-	g.start()
-	token := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(token, []byte(g.must("spa-keygen", "new", "other", "--allow", "ssh", "--config", g.dir)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	lab.Eventually(t, "the new client to be known", func() bool { return strings.Contains(g.server.log(), "client=other") })
-	knock := func(want int, args ...string) {
-		t.Helper()
-		out, code := g.run(g.client, "independent", append([]string{"-token", token, "-timeout", "1m"}, args...)...)
-		if code != want {
-			t.Errorf("independent %v: exit %d, want %d\n%s", args, code, want, out)
-		}
-	}
-	knock(0, "-service", "ssh", "-source", "192.0.2.2")
-	g.wantOpen("192.0.2.2", "192.0.2.1:22", "opened by the other client")
-	knock(3, "-service", "web")
-	knock(0, "-close", "-service", "ssh")
-	g.wantDark("192.0.2.2", "192.0.2.1:22", "closed by the other client")
-	g.wantOutcomes("other", "granted", "denied", "closed")
-}
