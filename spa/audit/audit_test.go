@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -221,6 +222,31 @@ func TestStuckReader(t *testing.T) {
 		go io.Copy(io.Discard, r)
 		l.Close()
 		w.Close()
+	})
+}
+
+// slowHandler takes a while for each message.
+type slowHandler struct{ slog.Handler }
+
+func (h slowHandler) Handle(ctx context.Context, r slog.Record) error {
+	time.Sleep(300 * time.Millisecond)
+	return h.Handler.Handle(ctx, r)
+}
+
+// TestCloseWaits: what the log says goes to a queue that is closed after it. A summary that is still being
+// written then would be written to a closed channel.
+func TestCloseWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ops lockedBuffer
+		l := newLog(&buffer{room: -1}, slog.New(slowHandler{slog.NewTextHandler(&ops, nil)}))
+		l.Record(stale("alice"))
+		time.Sleep(shortPause + 100*time.Millisecond) // the summary is being written
+		l.Close()
+		got := ops.String()
+		time.Sleep(time.Hour)
+		if late := strings.TrimPrefix(ops.String(), got); late != "" || got == "" {
+			t.Errorf("written before Close returned: %q, and after: %q", got, late)
+		}
 	})
 }
 

@@ -35,6 +35,9 @@ type Log struct {
 	summary *time.Timer
 	pause   time.Duration // before the next summary
 	said    time.Time     // when the last one was
+	closed  bool          // no further summary is due
+
+	saying sync.WaitGroup // the summary that is due or is being said
 }
 
 // How long a summary waits: at first, and at the most.
@@ -189,18 +192,20 @@ func (l *Log) tally(e Event) {
 
 // arm starts the timer for the next summary, unless it runs.
 func (l *Log) arm() {
-	if l.summary != nil {
+	if l.summary != nil || l.closed {
 		return
 	}
 	if time.Since(l.said) > 2*l.pause {
 		l.pause = shortPause
 	}
+	l.saying.Add(1)
 	l.summary = time.AfterFunc(l.pause, l.summarise)
 }
 
 // summarise says what was tallied and starts over. Nothing waits for whoever reads it: while it is
 // being said, no further summary is due.
 func (l *Log) summarise() {
+	defer l.saying.Done()
 	l.mu.Lock()
 	say := l.gather()
 	l.mu.Unlock()
@@ -288,12 +293,17 @@ func (l *Log) Counts() map[string]uint64 {
 	return counts
 }
 
-// Close says what is still to be said and closes the log.
+// Close waits for a summary that is being written, writes the last one and closes the log. After it nothing is
+// written any more. Nothing may be recorded after it.
 func (l *Log) Close() error {
 	l.mu.Lock()
-	if l.summary != nil {
-		l.summary.Stop()
+	l.closed = true
+	if l.summary != nil && l.summary.Stop() {
+		l.saying.Done()
 	}
+	l.mu.Unlock()
+	l.saying.Wait()
+	l.mu.Lock()
 	say := l.gather()
 	l.mu.Unlock()
 	say()
