@@ -62,7 +62,7 @@ func (k *knock) openLine(a client.Answer, i int, service service.Service, now ti
 	if until.IsZero() {
 		return line
 	}
-	return fmt.Sprintf("%s until %s (%s)", line, clock(until, now), rounded(granted(a, i).For))
+	return fmt.Sprintf("%s until %s (%s)", line, cli.Clock(until, now), rounded(granted(a, i).For))
 }
 
 // granted is what a receipt says of the i-th service: nothing, if there is no receipt.
@@ -104,21 +104,6 @@ func forSource(a client.Answer) string {
 		return ""
 	}
 	return " for " + a.Receipt.Source.String()
-}
-
-// clock is a time of today, or with its date and zone. The zone is there too where it is not the
-// present one: in the hour when clocks are set back the same time comes twice.
-func clock(t, now time.Time) string {
-	now = now.In(t.Location())
-	_, zone := t.Zone()
-	_, present := now.Zone()
-	switch {
-	case t.Format(time.DateOnly) != now.Format(time.DateOnly):
-		return t.Format(time.DateTime + " MST")
-	case zone != present:
-		return t.Format(time.TimeOnly + " MST")
-	}
-	return t.Format(time.TimeOnly)
 }
 
 // rounded is a duration to the second, where it has one.
@@ -199,7 +184,7 @@ func (k *knock) ended(a client.Answer, now time.Time) string {
 	var ends []string
 	for i, service := range k.plan.Command.Services {
 		if until := a.Until(i); granted(a, i).For == 0 || !until.After(now) {
-			ends = append(ends, fmt.Sprintf("the grant of %s ended at %s", service, clock(until, now)))
+			ends = append(ends, fmt.Sprintf("the grant of %s ended at %s", service, cli.Clock(until, now)))
 		}
 	}
 	return strings.Join(ends, ", ")

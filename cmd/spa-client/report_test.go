@@ -161,22 +161,6 @@ func TestOpenLine(t *testing.T) {
 	}
 }
 
-// TestClock: a time says its day and zone where it could be read as another.
-func TestClock(t *testing.T) {
-	berlin, err := time.LoadLocation("Europe/Berlin")
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Date(2026, 10, 25, 0, 50, 0, 0, time.UTC).In(berlin) // at 2:50; clocks are set back at 3:00
-	for after, want := range map[time.Duration]string{
-		5 * time.Minute: "02:55:00", 20 * time.Minute: "02:10:00 CET", 24 * time.Hour: "2026-10-26 01:50:00 CET",
-	} {
-		if got := clock(now.Add(after), now); got != want {
-			t.Errorf("%v later: got %q, want %q", after, got, want)
-		}
-	}
-}
-
 // TestHostileFinding: what a finding of doctor says of others ends no line and moves no cursor.
 func TestHostileFinding(t *testing.T) {
 	var out bytes.Buffer

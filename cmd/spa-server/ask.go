@@ -72,15 +72,6 @@ func askError(err error) error {
 	return err
 }
 
-// clock is a time for people: of another day with the date.
-func clock(t, now time.Time) string {
-	t, now = t.Local(), now.Local()
-	if t.Format(time.DateOnly) == now.Format(time.DateOnly) {
-		return t.Format(time.TimeOnly)
-	}
-	return t.Format(time.DateTime)
-}
-
 // offset says how a clock is off: "43 s behind".
 func offset(ahead float64) string {
 	way := "ahead"
@@ -100,5 +91,5 @@ func offset(ahead float64) string {
 // grantLine is a grant in one line.
 func grantLine(g control.Grant, now time.Time) string {
 	return fmt.Sprintf("%s\t%s\t%s\t%s\t%s (%v)", g.Client, g.Service, g.Source, strings.Join(g.Ports, ","),
-		clock(g.Until, now), g.Until.Sub(now).Round(time.Second))
+		cli.Clock(g.Until, now), g.Until.Sub(now).Round(time.Second))
 }

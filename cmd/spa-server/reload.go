@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/spa/audit"
 	"sallyport/spa/server"
 	"sallyport/spa/server/control"
 )
@@ -50,7 +51,7 @@ func printReloaded(cmd *cobra.Command, r control.Reloaded) error {
 		names []string
 	}{{"settings changed", r.Settings}, {"clients added", r.Added}, {"clients changed", r.Changed}, {"clients removed", r.Removed}} {
 		if len(part.names) > 0 {
-			lines = append(lines, part.what+": "+some(part.names))
+			lines = append(lines, part.what+": "+audit.Few(part.names, 20))
 		}
 	}
 	now := time.Now()
@@ -62,13 +63,4 @@ func printReloaded(cmd *cobra.Command, r control.Reloaded) error {
 	}
 	_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(lines, "\n"))
 	return err
-}
-
-// some returns the first names, and how many more there are.
-func some(names []string) string {
-	const most = 20
-	if len(names) <= most {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }

@@ -96,12 +96,12 @@ func printRevoked(cmd *cobra.Command, r control.Request, revoked control.Revoked
 		cli.Note(cmd, "the keys still work; to revoke one for good: spa-keygen revoke NAME")
 	}
 	if r.Client != "" && r.Cut {
-		cli.Note(cmd, "sessions from before %s, when the server was started, are known by address only: spa-server revoke ADDRESS --cut", clock(revoked.Since, now))
+		cli.Note(cmd, "sessions from before %s, when the server was started, are known by address only: spa-server revoke ADDRESS --cut", cli.Clock(revoked.Since, now))
 	}
 	return nil
 }
 
 // endedLine is a grant that has ended before its time.
 func endedLine(g control.Grant, now time.Time) string {
-	return fmt.Sprintf("%s %s (%s) for %s, which was open until %s", g.Client, g.Service, strings.Join(g.Ports, ", "), g.Source, clock(g.Until, now))
+	return fmt.Sprintf("%s %s (%s) for %s, which was open until %s", g.Client, g.Service, strings.Join(g.Ports, ", "), g.Source, cli.Clock(g.Until, now))
 }

@@ -50,7 +50,7 @@ func printStatus(out io.Writer, s *control.Status) error {
 		fmt.Fprintf(w, "%s\t%s\n", what, fmt.Sprintf(format, args...))
 	}
 	line("gateway", "%s at %s, process %d, version %s, protocol %d", s.Name, s.Address, s.PID, s.Version, s.Protocol)
-	line("since", "%s (%v)", clock(s.Since, s.Now), s.Now.Sub(s.Since).Round(time.Second))
+	line("since", "%s (%v)", cli.Clock(s.Since, s.Now), s.Now.Sub(s.Since).Round(time.Second))
 	line("knocks", "%s on %s", strings.Join(s.KnockPorts, " "), interfacesText(s))
 	line("window", "%s, receipts %s", s.Window, onOff(s.Receipts))
 	line("guards", "%s", orNone(strings.Join(s.Guards, " ")))
@@ -63,7 +63,7 @@ func printStatus(out io.Writer, s *control.Status) error {
 	}
 	line("grants", "%d live%s", s.Grants, lastGrantText(s))
 	if s.Floor != nil {
-		line("refusing", "knocks until %s: %s", clock(s.Floor.Until, s.Now), s.Floor.Reason)
+		line("refusing", "knocks until %s: %s", cli.Clock(s.Floor.Until, s.Now), s.Floor.Reason)
 	}
 	line("journal", "%d packets remembered, %d of %d places taken", s.Journal.Live, s.Journal.Records, s.Journal.Room)
 	if s.Journal.Damaged != "" {
@@ -95,7 +95,7 @@ func auditLines(line func(what, format string, args ...any), s *control.Status) 
 		line("", "%s", a.Mend)
 	}
 	if a.Lost > 0 {
-		line("", "%d lines LOST, the last at %s: %s", a.Lost, clock(a.LostAt, s.Now), a.LostWhy)
+		line("", "%d lines LOST, the last at %s: %s", a.Lost, cli.Clock(a.LostAt, s.Now), a.LostWhy)
 	}
 }
 
@@ -129,7 +129,7 @@ func guardText(s *control.Status) string {
 	case f.Missing:
 		return "MISSING: guarded ports may be open; the log says why it cannot be put back"
 	case !f.Trial.IsZero():
-		return fmt.Sprintf("on trial: it goes at %s unless somebody gets in through a knock", clock(f.Trial, s.Now))
+		return fmt.Sprintf("on trial: it goes at %s unless somebody gets in through a knock", cli.Clock(f.Trial, s.Now))
 	case f.Unkept:
 		return "in place; its keeper has ENDED: if this server is killed too another tool can flush it (systemctl restart spa-server starts a new one)"
 	case f.Persists:
@@ -148,14 +148,14 @@ func gateText(s *control.Status) string {
 			old++
 		}
 	}
-	return fmt.Sprintf("two: the old one is good until %s; clients that used it last: %d", clock(s.Gate.Until, s.Now), old)
+	return fmt.Sprintf("two: the old one is good until %s; clients that used it last: %d", cli.Clock(s.Gate.Until, s.Now), old)
 }
 
 func lastGrantText(s *control.Status) string {
 	if s.LastGrant == nil {
 		return "; none was given since the start"
 	}
-	return fmt.Sprintf("; the last at %s: %s to %s for %s", clock(s.LastGrant.Since, s.Now), s.LastGrant.Service, s.LastGrant.Client, s.LastGrant.Source)
+	return fmt.Sprintf("; the last at %s: %s to %s for %s", cli.Clock(s.LastGrant.Since, s.Now), s.LastGrant.Service, s.LastGrant.Client, s.LastGrant.Source)
 }
 
 // capturedLines tells what came in, and of what was put aside only what there was.
@@ -204,7 +204,7 @@ func fine(c control.Seen) bool {
 func seenText(c control.Seen, now time.Time) string {
 	parts := []string{}
 	if !c.Last.IsZero() {
-		parts = append(parts, fmt.Sprintf("clock %s, at %s from %s", offset(c.Ahead), clock(c.Last, now), c.From))
+		parts = append(parts, fmt.Sprintf("clock %s, at %s from %s", offset(c.Ahead), cli.Clock(c.Last, now), c.From))
 	}
 	if c.OldKey {
 		parts = append(parts, "uses its old key")
@@ -213,7 +213,7 @@ func seenText(c control.Seen, now time.Time) string {
 		parts = append(parts, "uses the old gate key")
 	}
 	if st := c.Stale; st != nil {
-		parts = append(parts, fmt.Sprintf("%s: %d refused as stale, the last at %s from %s", offset(st.Ahead), st.Packets, clock(st.Last, now), st.From))
+		parts = append(parts, fmt.Sprintf("%s: %d refused as stale, the last at %s from %s", offset(st.Ahead), st.Packets, cli.Clock(st.Last, now), st.From))
 	}
 	return c.Client + ": " + strings.Join(parts, "; ")
 }

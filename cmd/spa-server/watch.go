@@ -70,7 +70,7 @@ func decisionLine(d control.Decision) string {
 		words = append(words, "for "+d.Source.String())
 	}
 	if len(d.Until) > 0 {
-		words = append(words, "until "+clock(d.Until[0], d.Time))
+		words = append(words, "until "+cli.Clock(d.Until[0], d.Time))
 	}
 	line := strings.Join(strings.Fields(strings.Join(words, " ")), " ")
 	if why := because(d); why != "" {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/lab"
 )
@@ -124,7 +125,7 @@ func (s *server) run(t *testing.T, args ...string) (string, int) {
 
 // TestKnock: packets are sent until the receipt comes, whatever else comes before, and it says how the command ended.
 func TestKnock(t *testing.T) {
-	ssh := spa.Granting{For: time.Minute, Ports: []spa.Ports{{Proto: spa.TCP, Low: 22, High: 22}}}
+	ssh := spa.Granting{For: time.Minute, Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
 	for name, c := range map[string]struct {
 		receipt spa.Receipt
 		args    []string

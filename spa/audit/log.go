@@ -238,7 +238,7 @@ func (l *Log) gather() (say func()) {
 		}
 		if copied > 0 {
 			l.ops.Warn("packets came from an address that cannot be their client's: somebody may be copying them",
-				"packets", copied, "of", copiedOf, "from", few(slices.Compact(from)))
+				"packets", copied, "of", copiedOf, "from", Few(slices.Compact(from), named))
 		}
 	}
 }
@@ -253,12 +253,14 @@ func describe(recent map[tallyKey]int, alarms map[string]string, alarmed bool) (
 		}
 	}
 	slices.Sort(texts)
-	return packets, few(texts)
+	return packets, Few(texts, named)
 }
 
-// few returns the first few texts, and how many more there are.
-func few(texts []string) string {
-	const most = 5
+// named is how many clients or addresses a message names.
+const named = 5
+
+// Few joins the first texts with commas, and says how many more there are.
+func Few(texts []string, most int) string {
 	if len(texts) <= most {
 		return strings.Join(texts, ", ")
 	}

@@ -39,7 +39,7 @@ func (e *PortError) Error() string {
 
 // HasTCP reports whether there is a port of the service at all that a connection can go to.
 func (e *PortError) HasTCP() bool {
-	_, ok := firstTCP(e.Ports)
+	_, ok := FirstTCP(e.Ports)
 	return ok
 }
 

@@ -152,7 +152,7 @@ func (k *knocking) probePorts() []uint16 {
 	}
 	var ports []uint16
 	for _, s := range k.plan.Command.Services {
-		port, ok := firstTCP(k.plan.Ports(s))
+		port, ok := FirstTCP(k.plan.Ports(s))
 		if !ok {
 			return nil
 		}
@@ -175,8 +175,8 @@ func (p *Plan) Ports(s service.Service) []service.Ports {
 	return out
 }
 
-// firstTCP is the first TCP port among some.
-func firstTCP(all []service.Ports) (uint16, bool) {
+// FirstTCP returns the first TCP port among some, and whether there is one.
+func FirstTCP(all []service.Ports) (uint16, bool) {
 	for _, ports := range all {
 		if ports.Proto == service.TCP {
 			return ports.Low, true
@@ -194,7 +194,7 @@ func (p *Plan) WaitOpen(ctx context.Context, a Answer) error {
 	}
 	var ports []uint16
 	for _, granted := range a.Receipt.Services {
-		if port, ok := firstTCP(granted.Ports); ok {
+		if port, ok := FirstTCP(granted.Ports); ok {
 			ports = append(ports, port)
 		}
 	}
@@ -214,7 +214,7 @@ func (p *Plan) WaitOpen(ctx context.Context, a Answer) error {
 func (p *Plan) Reachable(ctx context.Context, answers []Answer) bool {
 	var ports []uint16
 	for _, s := range p.Command.Services {
-		port, ok := firstTCP(p.Ports(s))
+		port, ok := FirstTCP(p.Ports(s))
 		if !ok {
 			return false
 		}

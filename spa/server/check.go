@@ -15,6 +15,7 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/place"
 	"sallyport/keys/quote"
+	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/replay"
 )
@@ -114,7 +115,7 @@ func checkClients(c *config.Config, now time.Time) []Finding {
 	}
 	if len(observed) > 0 {
 		found = append(found, Finding{Warning, "require_source",
-			fmt.Sprintf("not set for %s: an attacker who intercepts a packet that states no address can send it on from another and be let in", shortList(observed)),
+			fmt.Sprintf("not set for %s: an attacker who intercepts a packet that states no address can send it on from another and be let in", audit.Few(observed, 5)),
 			"# set require_source = true for clients that have a public address of their own"})
 	}
 	return found
@@ -147,16 +148,6 @@ func pasteLines(advice ...string) string {
 		}
 	}
 	return strings.Join(append(commands, words...), "\n")
-}
-
-// shortList returns the first few names, and how many more there are.
-func shortList(names []string) string {
-	const most = 5
-	slices.Sort(names)
-	if len(names) <= most {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }
 
 func checkSettings(c *config.Config) []Finding {

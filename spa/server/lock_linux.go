@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/spa/sandbox"
+	"sallyport/spa/server/control"
 )
 
 // ErrRunning is returned where another server works already. Two servers would each have half of
@@ -178,17 +179,7 @@ func holder(addr *net.UnixAddr) (*unix.Ucred, error) {
 		return nil, err
 	}
 	defer conn.Close()
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err := errors.Join(err, credErr); err != nil {
-		return nil, err
-	}
-	return cred, nil
+	return control.Peer(conn)
 }
 
 // servesAs reports whether a server may run as this user: root, who this is, the system user, or the

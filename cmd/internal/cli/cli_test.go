@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -167,5 +168,23 @@ func TestNoColour(t *testing.T) {
 	}
 	if got := paint(new(bytes.Buffer), red, "error:"); got != "error:" {
 		t.Errorf("into a buffer: got %q", got)
+	}
+}
+
+// TestClock: a time says its day and zone where it could be read as another.
+func TestClock(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func(zone *time.Location) { time.Local = zone }(time.Local)
+	time.Local = berlin
+	now := time.Date(2026, 10, 25, 0, 50, 0, 0, time.UTC) // at 2:50; clocks are set back at 3:00
+	for after, want := range map[time.Duration]string{
+		5 * time.Minute: "02:55:00", 20 * time.Minute: "02:10:00 CET", 24 * time.Hour: "2026-10-26 01:50:00 CET",
+	} {
+		if got := Clock(now.Add(after), now); got != want {
+			t.Errorf("%v later: got %q, want %q", after, got, want)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf16"
 
@@ -79,4 +80,19 @@ func paint(w io.Writer, colour, text string) string {
 		return text
 	}
 	return colour + text + plain
+}
+
+// Clock returns a time as people read it: of today without the date, otherwise with date and zone. The zone is there
+// too where it is not the present one: in the hour when clocks are set back the same time comes twice.
+func Clock(t, now time.Time) string {
+	t, now = t.Local(), now.Local()
+	_, zone := t.Zone()
+	_, present := now.Zone()
+	switch {
+	case t.Format(time.DateOnly) != now.Format(time.DateOnly):
+		return t.Format(time.DateTime + " MST")
+	case zone != present:
+		return t.Format(time.TimeOnly + " MST")
+	}
+	return t.Format(time.TimeOnly)
 }

@@ -44,7 +44,7 @@ func (e *examination) before() []Finding {
 	var found []Finding
 	for _, f := range e.families {
 		for _, s := range e.services {
-			if port, ok := firstTCP(e.ports(s)); ok {
+			if port, ok := client.FirstTCP(e.ports(s)); ok {
 				f.before = append(f.before, touch{service: s, port: port})
 			}
 		}
@@ -117,18 +117,9 @@ func (e *examination) granted(k *knocked) (uint16, bool) {
 		return 0, false
 	}
 	if r := k.answer.Receipt; r != nil && len(r.Services) > 0 {
-		return firstTCP(r.Services[0].Ports)
+		return client.FirstTCP(r.Services[0].Ports)
 	}
-	return firstTCP(e.ports(k.service))
-}
-
-func firstTCP(all []service.Ports) (uint16, bool) {
-	for _, p := range all {
-		if p.Proto == service.TCP {
-			return p.Low, true
-		}
-	}
-	return 0, false
+	return client.FirstTCP(e.ports(k.service))
 }
 
 func (f *family) describeAfter(t touch) Finding {

@@ -139,17 +139,17 @@ func plain(err error) error {
 	return err
 }
 
-// peer returns the user at the other end.
-func peer(conn *net.UnixConn) (uint32, error) {
+// Peer returns the process at the other end of a Unix socket, and its user.
+func Peer(conn *net.UnixConn) (*unix.Ucred, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	var cred *unix.Ucred
 	var credErr error
 	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
 	if err := errors.Join(err, credErr); err != nil {
-		return 0, err
+		return nil, err
 	}
-	return cred.Uid, nil
+	return cred, nil
 }

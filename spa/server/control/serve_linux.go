@@ -94,11 +94,11 @@ func serve(parent context.Context, conn *net.UnixConn, handle Handler) {
 // admits returns an error unless root is at the other end, or the user that this process runs as.
 // The socket's mode says the same; this still holds when somebody has changed it.
 func admits(conn *net.UnixConn) error {
-	uid, err := peer(conn)
+	at, err := Peer(conn)
 	if err != nil {
 		return fmt.Errorf("asking who is there: %w", err)
 	}
-	if uid != 0 && int(uid) != os.Geteuid() {
+	if at.Uid != 0 && int(at.Uid) != os.Geteuid() {
 		return &Denied{Text: ErrRefused.Error()}
 	}
 	return nil
