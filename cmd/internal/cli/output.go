@@ -25,7 +25,7 @@ func JSONFlag(cmd *cobra.Command, on *bool) {
 }
 
 // JSON prints a value to standard output as one line. What a terminal may not have is escaped in it, also
-// what JSON would let stand: see keys.Printable.
+// what JSON would let stand: see quote.Printable.
 func JSON(cmd *cobra.Command, v any) error {
 	var line strings.Builder
 	enc := json.NewEncoder(&line)
