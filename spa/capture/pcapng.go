@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/google/gopacket/layers"
@@ -67,34 +68,31 @@ func (n *ngRecords) next() (record, error) {
 	}
 }
 
-// block reads the next block that matters into the body, and returns its type. Others are passed over.
+// block reads the next block and returns its type. If it matters, it is in the body.
 func (n *ngRecords) block() (uint32, error) {
-	for {
-		head, err := n.r.Peek(8)
-		if errors.Is(err, io.EOF) && len(head) > 0 {
-			return 0, io.ErrUnexpectedEOF
-		}
-		if err != nil {
+	head, err := n.r.Peek(8)
+	if errors.Is(err, io.EOF) && len(head) > 0 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return 0, err
+	}
+	kind := n.order.Uint32(head)
+	if kind == ngSection {
+		if err := n.section(); err != nil {
 			return 0, err
 		}
-		kind := n.order.Uint32(head)
-		if kind == ngSection {
-			if err := n.section(); err != nil {
-				return 0, err
-			}
-		}
-		length := n.order.Uint32(head[4:])
-		if length < ngFrame || length%4 != 0 {
-			return 0, fmt.Errorf("a block of %d bytes", length)
-		}
-		switch kind {
-		case ngSection, ngInterface, ngOldPacket, ngSimple, ngPacket:
-			return kind, n.take(length)
-		}
-		if _, err := io.CopyN(io.Discard, n.r, int64(length)); err != nil {
-			return 0, cut(err)
-		}
 	}
+	length := n.order.Uint32(head[4:])
+	if length < ngFrame || length%4 != 0 {
+		return 0, fmt.Errorf("a block of %d bytes", length)
+	}
+	switch kind {
+	case ngSection, ngInterface, ngOldPacket, ngSimple, ngPacket:
+		return kind, n.take(length)
+	}
+	_, err = io.CopyN(io.Discard, n.r, int64(length))
+	return kind, cut(err)
 }
 
 // section learns the byte order from a section's header, which is not read yet.
@@ -122,10 +120,7 @@ func (n *ngRecords) take(length uint32) error {
 	if length > maxBlock {
 		return fmt.Errorf("a block of %d bytes", length)
 	}
-	if cap(n.body) < int(length) {
-		n.body = make([]byte, length)
-	}
-	n.body = n.body[:length]
+	n.body = slices.Grow(n.body[:0], int(length))[:length]
 	if _, err := io.ReadFull(n.r, n.body); err != nil {
 		return cut(err)
 	}
@@ -161,9 +156,6 @@ func (n *ngRecords) addLink() error {
 	for b = b[8:]; len(b) >= 4; {
 		code, size := n.order.Uint16(b), int(n.order.Uint16(b[2:]))
 		padded := 4 + (size+3)&^3
-		if code == 0 {
-			break
-		}
 		if padded > len(b) {
 			return errShortBlock
 		}

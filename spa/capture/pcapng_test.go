@@ -19,11 +19,14 @@ func ngHeader(order binary.AppendByteOrder) []byte {
 	return ngBlock(order, ngSection, append(body, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255)...)
 }
 
-// ngRaw describes an interface of raw IP whose times have a resolution, and an offset in seconds.
+// ngRaw describes an interface of raw IP whose times have a resolution, and an offset in seconds. It has
+// other options of the same sizes (the length of a checksum, and the speed), and an end of the options.
 func ngRaw(order binary.AppendByteOrder, resolution byte, offset uint64) []byte {
 	body := append(order.AppendUint16(nil, 101), 0, 0, 0, 0, 0, 0)
 	body = append(order.AppendUint16(order.AppendUint16(body, ngResolution), 1), resolution, 0, 0, 0)
 	body = order.AppendUint64(order.AppendUint16(order.AppendUint16(body, ngOffset), 8), offset)
+	body = append(order.AppendUint16(order.AppendUint16(body, 13), 1), 4, 0, 0, 0)
+	body = order.AppendUint64(order.AppendUint16(order.AppendUint16(body, 8), 8), 1e9)
 	return ngBlock(order, ngInterface, append(body, 0, 0, 0, 0)...)
 }
 
@@ -76,6 +79,29 @@ func TestPcapngTimes(t *testing.T) {
 	}
 }
 
+// TestPcapngInterfaces: a packet has the time of the interface that it names, in both types of block.
+func TestPcapngInterfaces(t *testing.T) {
+	ip := fromHex(t, whole4)
+	for _, order := range []binary.AppendByteOrder{binary.LittleEndian, binary.BigEndian} {
+		for _, kind := range []uint32{ngPacket, ngOldPacket} {
+			knock := ngKnock(order, uint64(captured.Unix()), uint32(len(ip)), ip)
+			copy(knock, order.AppendUint32(nil, kind))
+			copy(knock[8:], order.AppendUint32(nil, 1))
+			if kind == ngOldPacket { // two bytes; the others count what was dropped
+				copy(knock[8:], order.AppendUint16(order.AppendUint16(nil, 1), 7))
+			}
+			file := bytes.Join([][]byte{ngHeader(order), ngRaw(order, 9, 0), ngRaw(order, 0, 0), knock}, nil)
+			f, err := OpenFile(bytes.NewReader(file), fileConfig)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, at, err := f.Read(); err != nil || at.Sub(captured).Abs() > time.Second {
+				t.Errorf("block type %d, %v: got %v and %v, want %v", kind, order, at, err, captured)
+			}
+		}
+	}
+}
+
 // TestHostilePcapng: whatever a file says of itself, it is refused in words, and costs no more memory
 // than it has bytes.
 func TestHostilePcapng(t *testing.T) {
@@ -90,7 +116,8 @@ func TestHostilePcapng(t *testing.T) {
 		want   string
 	}{
 		"no second has units":  {[][]byte{head, ngRaw(order, 0xc0, 0), good}, "no time that can be told"},
-		"too many units":       {[][]byte{head, ngRaw(order, 64, 0), good}, "no time that can be told"},
+		"too many units":       {[][]byte{head, ngRaw(order, 20, 0), good}, "no time that can be told"},
+		"far too many units":   {[][]byte{head, ngRaw(order, 64, 0), good}, "no time that can be told"},
 		"a packet of 2 GB":     {[][]byte{head, raw, ngKnock(order, now, 1<<31-1, ip)}, "too short for what it has"},
 		"a block of 4 GB":      {[][]byte{head, raw, order.AppendUint32([]byte{6, 0, 0, 0}, 1<<32-4)}, "a block of 4294967292 bytes"},
 		"no room for itself":   {[][]byte{head, order.AppendUint32([]byte{9, 0, 0, 0}, 8)}, "a block of 8 bytes"},
