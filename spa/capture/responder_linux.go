@@ -131,11 +131,8 @@ func (r *Responder) send6(from, to netip.AddrPort, index int, payload, control [
 func (r *Responder) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, fd := range []int{r.fd4, r.fd6} {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
-	}
+	unix.Close(r.fd4)
+	unix.Close(r.fd6)
 	r.fd4, r.fd6, r.no6 = -1, -1, net.ErrClosed
 	if r.ways != nil {
 		r.ways.close()

@@ -10,8 +10,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// uplinks are two hosts joined by two cables, vc to vs and xc to xs. The gateway's default routes lead by
-// vs; its table 200 leads by xs, and no rule leads there.
+// uplinks are two hosts joined by two cables, vc to vs and xc to xs. The gateway's routes lead by vs first;
+// its table 200 leads by xs, and no rule leads there.
 func uplinks(t *testing.T) (client, gateway *lab.Host) {
 	t.Helper()
 	client, gateway = lab.Pair(t)
@@ -19,11 +19,25 @@ func uplinks(t *testing.T) (client, gateway *lab.Host) {
 	for _, prefix := range []string{"198.51.100.2/24", "2001:db8:2::2/64", "203.0.113.9/32", "2001:db8:9::9/128"} {
 		must(t, client.AddAddr("xc", prefix))
 	}
+	must(t, client.AddAddr("vc", "2001:db8:9::9/128"))
 	must(t, gateway.AddAddr("xs", "198.51.100.1/24"))
 	must(t, gateway.AddAddr("xs", "2001:db8:2::1/64"))
-	must(t, gateway.Route("default", "192.0.2.2"))
-	must(t, gateway.Route("default", "2001:db8::2"))
 	must(t, gateway.Do(func() error {
+		for _, name := range []string{"vs", "xs"} { // alike, but for their order
+			link, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			for _, prefix := range []string{"203.0.113.0/24", "2001:db8:9::/64"} {
+				_, dst, err := net.ParseCIDR(prefix)
+				if err == nil {
+					err = netlink.RouteAppend(&netlink.Route{Dst: dst, LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK})
+				}
+				if err != nil {
+					return err
+				}
+			}
+		}
 		for _, via := range []string{"198.51.100.2", "2001:db8:2::2"} {
 			if err := netlink.RouteAdd(&netlink.Route{Dst: everywhere(via), Gw: net.ParseIP(via), Table: 200}); err != nil {
 				return err
