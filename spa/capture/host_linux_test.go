@@ -51,8 +51,11 @@ func TestOwnAddresses(t *testing.T) {
 			}
 		}
 	}
-	if len(h.places) != len(at) {
-		t.Errorf("%d places are remembered, want %d", len(h.places), len(at))
+	for p := range at {
+		h.apply(update{kind: unix.RTM_DELADDR, index: p.index, addr: p.addr})
+	}
+	if len(h.places)+len(h.own)+len(h.broadcasts) != 0 {
+		t.Errorf("when all are gone %v, %v and %v are remembered", h.places, h.own, h.broadcasts)
 	}
 }
 

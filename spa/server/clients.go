@@ -67,8 +67,6 @@ func (s *Server) watchClients(ctx context.Context) error {
 	for {
 		if in, any := waiting.next(time.Now()); any {
 			due.Reset(in)
-		} else {
-			due.Stop()
 		}
 		select {
 		case <-ctx.Done():

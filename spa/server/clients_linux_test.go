@@ -1,6 +1,8 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -9,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -86,6 +89,46 @@ func TestBadFile(t *testing.T) {
 	b.at = time.Now()
 	if b.arrive(b.packet(0)); b.event.Verdict != audit.Unopened {
 		t.Errorf("a knock: %v, %v", b.event.Verdict, b.event.Err)
+	}
+}
+
+// TestWatchingSleeps: a server whose client files do not change does nothing, also after one was bad or missing.
+func TestWatchingSleeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newLine(t)
+		s.dir = s.config.Dir
+		s.watcher = &fsnotify.Watcher{Events: make(chan fsnotify.Event), Errors: make(chan error)}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.watchClients(ctx) }()
+		s.watcher.Events <- fsnotify.Event{Name: filepath.Join(s.clientsDir(), "nobody.toml"), Op: fsnotify.Remove}
+		time.Sleep(time.Hour) // passes while all sleep
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestWatchingEnds: without the kernel's events a revocation would go unnoticed. The server ends, and says why where
+// it did not stop them itself.
+func TestWatchingEnds(t *testing.T) {
+	failure := errors.New("the kernel's")
+	for name, test := range map[string]struct {
+		end  func(w *fsnotify.Watcher)
+		want error
+	}{
+		"no more events": {func(w *fsnotify.Watcher) { close(w.Events) }, nil},
+		"no more errors": {func(w *fsnotify.Watcher) { close(w.Errors) }, nil},
+		"an error":       {func(w *fsnotify.Watcher) { w.Errors <- failure }, failure},
+	} {
+		s, _ := newLine(t)
+		s.dir = s.config.Dir
+		s.watcher = &fsnotify.Watcher{Events: make(chan fsnotify.Event), Errors: make(chan error, 1)}
+		test.end(s.watcher)
+		if err := s.watchClients(t.Context()); !errors.Is(err, test.want) {
+			t.Errorf("%s: got %v, want %v", name, err, test.want)
+		}
 	}
 }
 

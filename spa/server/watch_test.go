@@ -3,12 +3,15 @@ package server
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"sallyport/firewall"
+	"sallyport/keys"
 	"sallyport/spa/audit"
+	"sallyport/spa/config"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
 )
@@ -79,6 +82,34 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 	}
 	if shown+missed != many || missed == 0 || shown < queued {
 		t.Errorf("%d shown and %d missed, want %d together, and some of each", shown, missed, many)
+	}
+}
+
+// TestCommands: whoever asks is told all of what is asked for, and why nothing was done.
+func TestCommands(t *testing.T) {
+	b := newSite(t, func(string) {})
+	controlled(t, b.s)
+	ask := func(r control.Request) (got []control.Reply, err error) {
+		err = dialed(t, b.s).Ask(t.Context(), r, func(reply control.Reply) error { got = append(got, reply); return nil })
+		return got, err
+	}
+	b.knock()
+	b.rewrite(`ports = ["tcp/22"]`, "ports = [\"tcp/22\"]\n\n[service.web]\nports = [\"tcp/80\"]")
+	b.write(func(c *keys.Client) { c.Allow = []string{"ssh", "web"} })
+	if got, err := ask(control.Request{Command: control.CommandReload}); err != nil || len(got) != 1 || len(got[0].Reloaded.Changed) != 1 {
+		t.Errorf("reload: %+v, %v", got, err)
+	}
+	b.at = time.Now()
+	b.ask("web")
+	if got, err := ask(control.Request{Command: control.CommandGrants}); err != nil || len(got) != 2 || got[0].Grant == nil || got[1].Grant == nil {
+		t.Errorf("grants: %+v, %v", got, err)
+	}
+	if got, err := ask(control.Request{Command: control.CommandRevoke, Client: "alice"}); err != nil || len(got) != 1 || len(got[0].Revoked.Ended) != 2 {
+		t.Errorf("revoke: %+v, %v", got, err)
+	}
+	b.rewrite("[service.ssh]", "[service.ssh")
+	if got, err := ask(control.Request{Command: control.CommandReload}); err == nil || !strings.Contains(err.Error(), config.FileName) || len(got) != 0 {
+		t.Errorf("reload with a mistake: %+v, %v", got, err)
 	}
 }
 
