@@ -152,7 +152,7 @@ func decisionOf(e audit.Event) control.Decision {
 			d.Until = append(d.Until, e.Receipt.Time.Add(g.For))
 		}
 	}
-	if e.Err != nil && e.Verdict.Spent() { // with the service at fault
+	if e.Err != nil && e.Verdict.Spent() { // in full
 		d.Reason = e.Err.Error()
 	}
 	return d

@@ -59,7 +59,7 @@ func (e *ends) forget(g firewall.Grant) { delete(e.at, owned{g.Client, g.Service
 func (e *ends) passed(now time.Time) (over []end, next time.Time) {
 	for len(e.due) > 0 && !e.due[0].until.After(now) {
 		last := heap.Pop(&e.due).(end)
-		if until, ok := e.at[last.owned]; ok && until.Equal(last.until) {
+		if e.at[last.owned].Equal(last.until) {
 			delete(e.at, last.owned)
 			over = append(over, last)
 		}
@@ -84,13 +84,11 @@ func (h *endHeap) Pop() any {
 	return e
 }
 
-// expect tells the hub of grants that live.
+// expect tells the hub of grants that live. It is for who watches: the last that leaves has them forgotten.
 func (h *hub) expect(gs []firewall.Grant) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.watchers) > 0 {
-		h.ends.expect(gs)
-	}
+	h.ends.expect(gs)
 }
 
 // tellEnds tells watchers of grants that end by themselves, until ctx ends. It sleeps while nobody watches.
@@ -104,7 +102,6 @@ func (s *Server) tellEnds(ctx context.Context) error {
 		case <-s.hub.ends.wake:
 		case <-next.C:
 		}
-		next.Stop()
 		if at := s.tellEnded(s.now()); !at.IsZero() {
 			next.Reset(at.Sub(s.now()))
 		}
@@ -131,9 +128,6 @@ func (h *hub) passed(now time.Time) (over []end, next time.Time) {
 
 // ended tells of grants that ended, and why: "ended" by themselves, or "revoked".
 func (h *hub) ended(gs []firewall.Grant, verdict, reason string, now time.Time) {
-	if !h.watched() {
-		return
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, g := range gs {

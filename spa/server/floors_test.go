@@ -188,6 +188,38 @@ func TestClosedNameStaysClosed(t *testing.T) {
 	}
 }
 
+// TestCloseAfterRevoke: a close of before the revocation opens nothing, and is answered as ever.
+func TestCloseAfterRevoke(t *testing.T) {
+	f := newFinal(t, 0, 0)
+	f.open("192.0.2.2", "ssh")
+	held := f.packet(f.command("alice", spa.TypeClose, f.at, "ssh"), f.at, "192.0.2.2")
+	f.s.revoke(t.Context(), control.Request{Client: "alice"})
+	if got := f.deliver(held, f.at); got != spa.Closed {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestPortsOfFloors: each port of what is asked for has a floor, or all have one together where they are many.
+func TestPortsOfFloors(t *testing.T) {
+	b := newBench(t)
+	for _, test := range []struct{ first, second, want int }{{1, 0, 1}, {15, 0, 15}, {16, 0, 16}, {17, 0, 1}, {8, 8, 16}, {8, 9, 1}, {16, 1, 1}} {
+		services := []spa.Service{{Name: "first"}, {Name: "second"}}
+		b.rule(func(c *config.Config) {
+			c.Services = []config.Service{
+				config.NewService("first", spa.Ports{Proto: spa.TCP, Low: 100, High: uint16(99 + test.first)}),
+				config.NewService("second", spa.Ports{Proto: spa.UDP, Low: 100, High: uint16(99 + test.second)}),
+			}
+			if test.second == 0 {
+				c.Services, services = c.Services[:1], services[:1]
+			}
+		})
+		got := b.s.ports(services, "many")
+		if len(got) != test.want || slices.Contains(got, "many") != (test.first+test.second > manyPorts) {
+			t.Errorf("%d and %d ports: got %v", test.first, test.second, got)
+		}
+	}
+}
+
 // TestSightingsAreBounded: a client is not remembered with all that it was ever given, and a stale packet,
 // which may be a copy, says nothing of its clock that counts.
 func TestSightingsAreBounded(t *testing.T) {

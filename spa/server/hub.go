@@ -71,7 +71,7 @@ func (h *hub) join() (w *watcher, ok bool) {
 	return w, true
 }
 
-// leave ends a watcher. Without any the hub keeps nothing, and no timer runs.
+// leave ends a watcher. Without any the hub keeps nothing, and a timer that still runs is the last.
 func (h *hub) leave(w *watcher) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -81,10 +81,6 @@ func (h *hub) leave(w *watcher) {
 		return
 	}
 	clear(h.tallies)
-	if h.timer != nil {
-		h.timer.Stop()
-		h.timer = nil
-	}
 	h.ends.clear()
 }
 

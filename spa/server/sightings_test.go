@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -130,5 +132,18 @@ func TestDecisionOf(t *testing.T) {
 	b.ask("nothing")
 	if d := decisionOf(b.event); d.Reason != b.event.Err.Error() || d.Until != nil || !slices.Equal(d.Services, []string{"nothing"}) {
 		t.Errorf("a service that is not there: %+v", d)
+	}
+	b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []spa.Service{{Name: "ssh"}}})
+	if d := decisionOf(b.event); d.Verdict != "closed" || d.Until != nil {
+		t.Errorf("a close: %+v", d)
+	}
+	for verdict, want := range map[audit.Verdict]string{audit.Failed: "with what was tried: the cause", audit.Unspent: "the cause"} {
+		b.event.Err = fmt.Errorf("with what was tried: %w", errors.New("the cause"))
+		if d := decisionOf(b.event.As(verdict, b.event.Err)); d.Reason != want {
+			t.Errorf("%v: the reason is %q, want %q", verdict, d.Reason, want)
+		}
+	}
+	if d := decisionOf(audit.Event{Time: b.at, Err: &spa.Refused{Err: errors.New("of no time")}}); d.Ahead != 0 {
+		t.Errorf("refused before its time is known: %+v", d)
 	}
 }

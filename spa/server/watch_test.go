@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -46,7 +48,7 @@ func dialed(t *testing.T, s *Server) *control.Client {
 }
 
 // TestWatcherWhoDoesNotRead: the line does not wait for it, what it keeps is bounded, and it is told
-// how much it was not shown.
+// how much it was not shown, and before what.
 func TestWatcherWhoDoesNotRead(t *testing.T) {
 	s, sender := newLine(t)
 	client := controlled(t, s)
@@ -59,10 +61,15 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 	go func() {
 		done <- client.Ask(ctx, control.Request{Command: control.CommandWatch}, func(r control.Reply) error {
 			<-reading
-			if r.Decision != nil {
-				shown++
-			}
 			missed += r.Missed
+			switch d := r.Decision; {
+			case d == nil && r.Missed == 0:
+				t.Error("a reply says nothing")
+			case d != nil:
+				if shown++; d.Verdict == audit.Closed.String() && d.Client != fmt.Sprint(shown+missed-1) {
+					t.Errorf("number %s comes after %d that were shown and %d that were missed", d.Client, shown-1, missed)
+				}
+			}
 			if shown+missed == many {
 				stop()
 			}
@@ -73,8 +80,8 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 	for range many / 2 {
 		s.take(context.Background(), arriving(sealed(t, sender)))
 	}
-	for range many / 2 {
-		s.hub.tell(audit.Event{Verdict: audit.Closed, Client: "alice"})
+	for n := range many / 2 {
+		s.hub.tell(audit.Event{Verdict: audit.Closed, Client: fmt.Sprint(many/2 + n)})
 	}
 	close(reading)
 	if err := <-done; err != context.Canceled {
@@ -82,6 +89,29 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 	}
 	if shown+missed != many || missed == 0 || shown < queued {
 		t.Errorf("%d shown and %d missed, want %d together, and some of each", shown, missed, many)
+	}
+}
+
+// TestWatcherComesLater: it is told of the end of what was granted before.
+func TestWatcherComesLater(t *testing.T) {
+	s, sender := newLine(t)
+	client := controlled(t, s)
+	s.take(context.Background(), arriving(sealed(t, sender)))
+	enough := errors.New("enough")
+	go func() {
+		for s.tellEnded(time.Now()).IsZero() { // no end is waited for
+			time.Sleep(time.Millisecond)
+		}
+		s.tellEnded(time.Now().Add(time.Hour))
+	}()
+	err := client.Ask(t.Context(), control.Request{Command: control.CommandWatch}, func(r control.Reply) error {
+		if r.Decision == nil || r.Decision.Verdict != "ended" || r.Decision.Client != "alice" {
+			t.Errorf("got %+v", r)
+		}
+		return enough
+	})
+	if !errors.Is(err, enough) {
+		t.Error(err)
 	}
 }
 
@@ -115,7 +145,7 @@ func TestCommands(t *testing.T) {
 
 // TestNobodyWatches: nothing is kept and no timer runs.
 func TestNobodyWatches(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // the timer does not pass while nobody waits
+	synctest.Test(t, func(t *testing.T) {
 		s, sender := newLine(t)
 		w, _ := s.hub.join()
 		s.take(context.Background(), arriving(sealed(t, sender)))
@@ -126,8 +156,13 @@ func TestNobodyWatches(t *testing.T) {
 		}
 		s.hub.mu.Unlock()
 		s.hub.leave(w)
+		if s.hub.watched() {
+			t.Error("it is said that somebody watches")
+		}
 		s.take(context.Background(), arriving(sealed(t, sender)))
 		s.take(context.Background(), arriving(make([]byte, 200)))
+		time.Sleep(refusedGap)
+		synctest.Wait()
 		s.hub.mu.Lock()
 		defer s.hub.mu.Unlock()
 		if len(s.hub.tallies) != 0 || s.hub.timer != nil || len(s.hub.ends.at) != 0 || len(s.hub.ends.due) != 0 {
@@ -155,6 +190,9 @@ func TestEndsAreTold(t *testing.T) {
 	over, next = e.passed(now.Add(3 * time.Second))
 	if len(over) != 1 || over[0].client != "alice" || !next.IsZero() {
 		t.Errorf("after three: %v, the next at %v", over, next)
+	}
+	if len(e.at)+len(e.due) != 0 {
+		t.Errorf("when all have ended %v and %v are remembered", e.at, e.due)
 	}
 }
 
