@@ -35,6 +35,9 @@ func TestFirewallConfig(t *testing.T) {
 	} {
 		b := newBench(t)
 		want := FirewallConfig(b.s.config, b.s.clients, time.Now)
+		if zero := (firewall.Config{}); want.Mode != zero.Mode || want.Persist != zero.Persist || want.Closed != zero.Closed || len(want.Targets)+len(want.Cut) > 0 {
+			t.Fatalf("of nothing special is made %+v", want)
+		}
 		test.want(&want)
 		b.rule(test.set)
 		got := FirewallConfig(b.s.config, b.s.clients, time.Now)

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
+	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
 )
 
@@ -265,6 +267,8 @@ func TestReloadAllOrNothing(t *testing.T) {
 			b.arrive(b.packet(0))
 			b.write(func(c *keys.Client) { c.Allow = []string{"web"} })
 			test.spoil(b)
+			w, _ := b.s.hub.join()
+			defer b.s.hub.leave(w)
 			was, clients := b.s.config, b.s.clients.Clients()
 			*loads = 0
 			want := "nothing was changed"
@@ -279,6 +283,9 @@ func TestReloadAllOrNothing(t *testing.T) {
 			}
 			if b.s.config != was || !slices.Equal(b.s.clients.Clients(), clients) || len(b.s.firewall.Grants(b.at)) != test.held {
 				t.Error("something was taken over")
+			}
+			if told := toldTo(w); len(told) != 1-test.held {
+				t.Errorf("watchers were told of %q", told)
 			}
 		})
 	}
@@ -345,11 +352,36 @@ func TestMendAudit(t *testing.T) {
 		{none, fs.ErrPermission, "install -m 600 -o spa -g spa /dev/null " + none + " && systemctl reload spa-server"},
 		{dir, fs.ErrInvalid, "mv " + dir + " " + dir + ".old && install -m 600 -o spa -g spa /dev/null " + dir + " && systemctl reload spa-server"},
 		{none, audit.ErrDirectory, "systemctl restart spa-server"},
+		{file + "/x", fs.ErrInvalid, "mv " + file + "/x " + file + "/x.old && install -m 600 -o spa -g spa /dev/null " + file + "/x && systemctl reload spa-server"},
 	} {
 		got := b.s.mendAudit(test.path, test.why)
 		if got != test.want {
 			t.Errorf("%s, %v: got %q, want %q", test.path, test.why, got, test.want)
 		}
 		pasteable(t, []Finding{{Advice: got}})
+	}
+	b.s.sandbox.UID = sandbox.Unnamed
+	if got := b.s.mendAudit(none, fs.ErrPermission); got != "systemctl restart spa-server" {
+		t.Errorf("of a user without a name: %q", got)
+	}
+}
+
+// TestReloadBesideTheAudit: a log that cannot be reopened is said, with what to do, and keeps nothing from being taken over.
+func TestReloadBesideTheAudit(t *testing.T) {
+	b, said := newSite(t, func(string) {}), &lines{}
+	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
+	path := b.s.audit.Path()
+	if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	b.write(func(c *keys.Client) { c.Allow = []string{"web"} })
+	r, err := b.s.reload(t.Context())
+	denied, ok := errors.AsType[*control.Denied](err)
+	if r == nil || len(r.Changed) != 1 || !ok || !strings.Contains(denied.Text, "was moved away") || !strings.Contains(denied.Hint, "mv "+path) || !said.has("was moved away") {
+		t.Errorf("got %+v and %#v, and the log says %q", r, err, said.list)
+	}
+	b.rewrite("[service.ssh]", "[service.ssh")
+	if r, err := b.s.reload(t.Context()); r != nil || err == nil || strings.Contains(err.Error(), "was moved away") {
+		t.Errorf("with a mistake: got %+v and %v", r, err)
 	}
 }

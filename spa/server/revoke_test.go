@@ -15,6 +15,7 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
 )
@@ -179,6 +180,24 @@ func TestNothingToRevoke(t *testing.T) {
 		denied, ok := errors.AsType[*control.Denied](err)
 		if !ok || denied.Text != "nothing is open for "+test.who || !strings.Contains(denied.Hint, test.hint) || (denied.Hint == "") != (test.hint == "") {
 			t.Errorf("%+v: got %#v", test.request, err)
+		}
+	}
+}
+
+// TestWhereTheAddressesAre: what is not remembered is in the audit log, where there is one.
+func TestWhereTheAddressesAre(t *testing.T) {
+	for _, file := range []string{"", filepath.Join(t.TempDir(), "audit")} {
+		b := newBench(t)
+		log, err := audit.Open(file, b.s.log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { log.Close() })
+		b.s.audit = log
+		_, err = b.s.revoke(t.Context(), control.Request{Client: "alice", Cut: true})
+		denied, ok := errors.AsType[*control.Denied](err)
+		if !ok || strings.Contains(denied.Hint, "grep") != (file != "") || !strings.Contains(denied.Hint, file) {
+			t.Errorf("the log is %q: got %#v", file, err)
 		}
 	}
 }

@@ -1,0 +1,303 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/config"
+	"sallyport/spa/lab"
+	"sallyport/spa/replay"
+	"sallyport/spa/server/control"
+)
+
+// openableSite is a site that a server can open, and its configuration.
+func openableSite(t *testing.T) *config.Config {
+	t.Helper()
+	b := newSite(t, func(string) {})
+	state := t.TempDir()
+	b.rewrite("state = \".\"", "state = \""+state+"\"")
+	b.rewrite("interfaces = []", `interfaces = ["lo"]`)
+	c, err := config.Load(b.s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := replay.Create(filepath.Join(state, config.JournalFile), replay.Config{Window: c.Window, LiveNonces: c.Limits.LiveNonces}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// descriptors are those of a server that the process has open, by what they lead to. The directory of the client
+// files is not among them: the collector of garbage closes it.
+func descriptors(t *testing.T, c *config.Config) (list []string) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		to, _ := os.Readlink("/proc/self/fd/" + e.Name())
+		if to == c.Dir || strings.HasPrefix(to, c.State) || strings.HasPrefix(to, "socket:") || to == "anon_inode:inotify" {
+			list = append(list, to)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// TestOpenFails: whatever cannot be opened, the server does not start, says what it is, and leaves nothing open.
+func TestOpenFails(t *testing.T) {
+	lab.NeedRoot(t)
+	bad := func(path ...string) error { return os.WriteFile(filepath.Join(path...), []byte("x"), 0o600) }
+	for name, test := range map[string]struct {
+		spoil func(c *config.Config) error
+		want  string
+	}{
+		"the directory":    {func(c *config.Config) error { return os.RemoveAll(c.Dir) }, "no such file"},
+		"the client files": {func(c *config.Config) error { return os.RemoveAll(filepath.Join(c.Dir, config.ClientsDir)) }, "watching the client files"},
+		"the gate key":     {func(c *config.Config) error { return bad(c.Dir, config.GateFile) }, config.GateFile},
+		"the journal": {func(c *config.Config) error {
+			path := filepath.Join(c.State, config.JournalFile)
+			return errors.Join(os.Remove(path), os.Mkdir(path, 0o700))
+		}, config.JournalFile},
+		"the audit log": {func(c *config.Config) error {
+			c.Audit.File = filepath.Join(c.State, "gone", "audit")
+			return nil
+		}, "gone/audit"},
+		"the backend": {func(c *config.Config) error { c.Firewall.Backend = "none such"; return nil }, "none such"},
+		"the guard": {func(c *config.Config) error {
+			c.Firewall.TrustedInterfaces = []string{"a-name-that-no-interface-has"}
+			return nil
+		}, "a-name-that-no-interface-has"},
+		"the sockets":        {func(c *config.Config) error { c.KnockPorts = make([]config.KnockPort, 1000); return nil }, "ports"},
+		"the control socket": {func(c *config.Config) error { return bad(c.State, control.SocketName) }, control.SocketName},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := openableSite(t)
+			if err := test.spoil(c); err != nil {
+				t.Fatal(err)
+			}
+			before := descriptors(t, c)
+			for range 2 { // the second time nothing of the first is in the way
+				s, err := Open(t.Context(), c, Options{})
+				if s != nil || err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("got %v, want %s", err, test.want)
+				}
+			}
+			if after := descriptors(t, c); !slices.Equal(before, after) {
+				t.Errorf("open before: %q, and afterwards: %q", before, after)
+			}
+		})
+	}
+	c := openableSite(t)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := Open(ctx, c, Options{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("asked to stop: got %v", err)
+	}
+	lock, err := Lock(c.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if _, err := Open(t.Context(), c, Options{}); !errors.Is(err, ErrRunning) {
+		t.Errorf("another runs: got %v", err)
+	}
+}
+
+// opening is a server that does the steps of Open which a test asks for.
+func opening(t *testing.T) (*Server, *lines) {
+	t.Helper()
+	said := &lines{}
+	c := openableSite(t)
+	s := &Server{config: c, dir: c.Dir, log: slog.New(witness{slog.DiscardHandler, said.add}), now: time.Now, seen: newSightings(), hub: newHub()}
+	t.Cleanup(func() { s.Close() })
+	return s, said
+}
+
+// TestOpenedClients: a bad file shuts out its client, and is named.
+func TestOpenedClients(t *testing.T) {
+	s, said := opening(t)
+	if err := errors.Join(s.openDir(), s.openKeys()); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := s.clients.Client("alice"); !ok || said.has(shutOutFor) {
+		t.Errorf("alice is known: %v, and the log says %q", ok, said.list)
+	}
+	if err := os.WriteFile(filepath.Join(s.clientsDir(), "bob.toml"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.openKeys(); err != nil || !said.has(shutOutFor) {
+		t.Errorf("got %v, and the log says %q", err, said.list)
+	}
+}
+
+// TestOpenedJournal: that knocks are refused for a while after a start is said, and only then.
+func TestOpenedJournal(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		s, said := opening(t)
+		if gone {
+			if err := os.Remove(s.inState(config.JournalFile)); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			later := time.Now().Add(time.Hour)
+			s.now = func() time.Time { return later }
+		}
+		if err := s.openJournal(); err != nil {
+			t.Fatal(err)
+		}
+		if said.has("refusing all knocks") != gone {
+			t.Errorf("the journal is gone: %v, and the log says %q", gone, said.list)
+		}
+	}
+}
+
+// TestOpenedSettings: what a guard is loaded by is kept, but for a trial; where it cannot be, the server starts and
+// says so.
+func TestOpenedSettings(t *testing.T) {
+	for name, test := range map[string]struct {
+		confirm    time.Duration
+		full       bool
+		kept, said bool
+	}{
+		"kept":      {0, false, true, false},
+		"a trial":   {time.Minute, false, false, false},
+		"cannot be": {0, true, false, true},
+	} {
+		s, said := opening(t)
+		if test.full {
+			if err := os.MkdirAll(filepath.Join(s.inState(lastGoodFile), "full"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.saveSettings(test.confirm); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		_, _, err := LastGood(s.dir)
+		if (err == nil) != test.kept || said.has("could not be saved") != test.said {
+			t.Errorf("%s: found: %v, and the log says %q", name, err, said.list)
+		}
+	}
+}
+
+// TestReachable: what is opened later can be, also where the settings are a link to elsewhere.
+func TestReachable(t *testing.T) {
+	s, _ := opening(t)
+	s.config.Audit.File = "/var/log/spa/audit"
+	away := t.TempDir()
+	path := filepath.Join(s.dir, config.FileName)
+	if err := errors.Join(os.Rename(path, filepath.Join(away, "settings")), os.Symlink(filepath.Join(away, "settings"), path)); err != nil {
+		t.Fatal(err)
+	}
+	files := s.reachable()
+	slices.Sort(files.Read)
+	want := []string{s.dir, s.clientsDir(), away}
+	slices.Sort(want)
+	if !slices.Equal(files.Read, want) || !slices.Equal(files.Write, []string{s.config.State, "/var/log/spa"}) {
+		t.Errorf("got %v", files)
+	}
+	s.config.Audit.File = ""
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if files := s.reachable(); len(files.Read) != 2 || !slices.Equal(files.Write, []string{s.config.State}) {
+		t.Errorf("without either: got %v", files)
+	}
+}
+
+// TestKeyOf: a revocation says what the client's key still opens.
+func TestKeyOf(t *testing.T) {
+	for want, change := range map[string]func(b *bench, c *keys.Client){
+		"good":     func(b *bench, c *keys.Client) { c.Expires = b.at.Add(time.Hour).UTC() },
+		keyRevoked: func(b *bench, c *keys.Client) { c.Revoked = b.at.Add(-time.Hour).UTC().Truncate(time.Second) },
+		keyExpired: func(b *bench, c *keys.Client) { c.Expires = b.at.UTC() },
+		"none":     nil,
+	} {
+		b := newBench(t)
+		b.at = b.at.Truncate(time.Second)
+		b.s.take(context.Background(), b.packet(0))
+		if change == nil {
+			b.s.clients = &keys.Registry{}
+		} else {
+			b.enrol(func(c *keys.Client) { change(b, c) })
+		}
+		request := control.Request{Client: "alice"}
+		if r, err := b.s.revoke(t.Context(), request); err != nil || r.Key != want || r.Since != b.s.since {
+			t.Errorf("%s: got %+v, %v", want, r, err)
+		}
+		_, err := b.s.revoke(t.Context(), request)
+		if said := err != nil && strings.Contains(err.Error(), "its key is "+want); said != (want == keyRevoked || want == keyExpired) {
+			t.Errorf("%s, and nothing is open: got %v", want, err)
+		}
+		request = control.Request{Source: netip.MustParseAddr("192.0.2.2")}
+		if b.s.clients, _ = keys.LoadRegistry(b.s.config.Dir); want != "good" {
+			continue
+		}
+		b.at = b.at.Add(2 * b.s.config.Window)
+		b.s.take(context.Background(), b.packet(0))
+		if r, err := b.s.revoke(t.Context(), request); err != nil || r.Key != "" {
+			t.Errorf("of an address: got %+v, %v", r, err)
+		}
+	}
+}
+
+// TestLost: what is told to have ended is what is held no more: each of client, service and address tells grants apart.
+func TestLost(t *testing.T) {
+	var all []firewall.Grant
+	for _, client := range []string{"alice", "bob"} {
+		for _, service := range []string{"ssh", "web"} {
+			for _, source := range []string{"192.0.2.2", "192.0.2.3"} {
+				all = append(all, firewall.Grant{Client: client, Service: service, Source: netip.MustParseAddr(source)})
+			}
+		}
+	}
+	for i, g := range all {
+		left := slices.Delete(slices.Clone(all), i, i+1)
+		if gone := lost(all, left); len(gone) != 1 || gone[0].Client != g.Client || gone[0].Service != g.Service || gone[0].Source != g.Source {
+			t.Errorf("got %v, want %v", gone, g)
+		}
+		if gone := lost(left, all); len(gone) != 0 {
+			t.Errorf("got %v, and nothing is lost", gone)
+		}
+	}
+}
+
+// TestSameGate: a gate key that is good for another time is another.
+func TestSameGate(t *testing.T) {
+	g := spa.Gate{Key: keys.NewGateKey(), Until: now}
+	for _, test := range []struct {
+		other spa.Gate
+		want  bool
+	}{{g, true}, {spa.Gate{Key: g.Key, Until: now.Add(1)}, false}, {spa.Gate{Key: keys.NewGateKey(), Until: now}, false}} {
+		if got := sameGate(g, test.other); got != test.want {
+			t.Errorf("%+v and %+v: %v", g, test.other, got)
+		}
+	}
+}
+
+// TestRestartCommand: it takes along what the state has, where that is elsewhere by then.
+func TestRestartCommand(t *testing.T) {
+	dir := t.TempDir()
+	for state, want := range map[string]string{
+		"/var/lib/spa":            "systemctl restart spa-server (",
+		dir:                       "systemctl stop spa-server && mv /var/lib/spa/journal /var/lib/spa/grants " + dir + "/ && systemctl start",
+		filepath.Join(dir, "new"): MakeState(filepath.Join(dir, "new")) + " && systemctl stop spa-server && mv",
+	} {
+		got := restartCommand(&config.Config{State: "/var/lib/spa"}, &config.Config{State: state})
+		if !strings.HasPrefix(got, want) {
+			t.Errorf("%s: got %q, want %q", state, got, want)
+		}
+	}
+}
