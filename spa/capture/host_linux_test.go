@@ -150,3 +150,27 @@ func TestParsed(t *testing.T) {
 		}
 	}
 }
+
+// TestTaggedFrames: only a whole Ethernet header has an address that can be the interface's own.
+func TestTaggedFrames(t *testing.T) {
+	mac := "\x02\x00\x00\x00\x00\x01"
+	s := &Sniffer{host: &host{links: map[int32]link{1: {mac: mac}, 2: {}}}}
+	for _, test := range []struct {
+		index    int32
+		hardware uint16
+		link     string
+		want     bool
+	}{
+		{1, unix.ARPHRD_ETHER, mac + mac, true},
+		{1, unix.ARPHRD_ETHER, "\xff" + mac, false},
+		{1, unix.ARPHRD_ETHER, mac[:5], false},
+		{1, unix.ARPHRD_ETHER, "", false},
+		{1, unix.ARPHRD_NONE, mac + mac, false},
+		{2, unix.ARPHRD_ETHER, "", false},
+	} {
+		f := frame{from: &unix.RawSockaddrLinklayer{Ifindex: test.index, Hatype: test.hardware, Pkttype: unix.PACKET_OTHERHOST}, link: []byte(test.link)}
+		if got := s.tagged(f); got != test.want {
+			t.Errorf("%+v: %v", test, got)
+		}
+	}
+}

@@ -214,7 +214,7 @@ func (s *Sniffer) wanted(f frame) bool {
 // tagged tells whether the frame, which the kernel takes for another host's, has the
 // interface's own link address: so it does with a VLAN tag that no interface is made for.
 func (s *Sniffer) tagged(f frame) bool {
-	if f.from.Pkttype != unix.PACKET_OTHERHOST || f.from.Hatype != unix.ARPHRD_ETHER || len(f.link) < 6 {
+	if f.from.Hatype != unix.ARPHRD_ETHER || len(f.link) < 6 {
 		return false
 	}
 	return s.known(func() bool { return s.host.links[f.from.Ifindex].mac == string(f.link[:6]) })

@@ -67,7 +67,7 @@ func (w *ways) back(p Packet, own uint32, keep bool) uint32 {
 	}
 	for _, m := range w.marks {
 		mark := m.value | own&^m.mask
-		if marked(m) && !(keep && mark&own != own) && led(mark) {
+		if !(keep && mark&own != own) && led(mark) {
 			return mark
 		}
 	}

@@ -88,11 +88,13 @@ func TestAnswerByTheUplinkOfTheKnock(t *testing.T) {
 		{netlink.FAMILY_V4, "203.0.113.9", "198.51.100.1", "192.0.2.1"},
 		{netlink.FAMILY_V6, "2001:db8:9::9", "2001:db8:2::1", "2001:db8::1"},
 	} {
+		var knocked Packet
 		knockAt := func(when, out, to, in string, keep bool) {
 			t.Helper()
 			from := inject(t, client, out, gateway, map[string]string{"xc": "xs", "vc": "vs"}[out])
 			from.send(t, from.frame(knock(addrPort(f.from, 40000), addrPort(to, 62201))))
-			must(t, r.Send(s.expect(t), payload(200), keep))
+			knocked = s.expect(t)
+			must(t, r.Send(knocked, payload(200), keep))
 			index, _, err := client.Interface(in)
 			must(t, err)
 			if p := answers.expect(t); p.Interface != index || p.From != addrPort(to, 62201) {
@@ -103,13 +105,25 @@ func TestAnswerByTheUplinkOfTheKnock(t *testing.T) {
 			t.Helper()
 			must(t, gateway.Do(func() error { return change(markRule(f.family, value, mask, table)) }))
 		}
+		unmarked := func(p Packet) {
+			t.Helper()
+			if mark := r.ways.back(p, own, false); mark != own {
+				t.Errorf("the answer to %v from %v has the mark %x", p.From, p.To, mark)
+			}
+		}
 		knockAt("no rule", "xc", f.to, "vc", false)
 		rule(netlink.RuleAdd, 1, 0, 254)
 		knockAt("a rule that leads elsewhere", "xc", f.to, "vc", false)
+		unmarked(knocked)
 		rule(netlink.RuleAdd, 2, 0, 200)
 		knockAt("a rule", "xc", f.to, "xc", false)
 		knockAt("a rule with no room for the own mark", "xc", f.to, "vc", true)
+		xs := knocked.Interface
 		knockAt("a rule, and the uplink of the routing", "vc", f.otherTo, "vc", false)
+		unmarked(knocked)
+		if f.family == netlink.FAMILY_V6 { // or the answer would go to that uplink's router
+			unmarked(Packet{From: addrPort("fe80::c", 40000), To: addrPort("fe80::5", 62201), Interface: xs})
+		}
 		rule(netlink.RuleAdd, 0x200, 0xf00, 200)
 		knockAt("a rule with room for the own mark", "xc", f.to, "xc", true)
 		rule(netlink.RuleDel, 2, 0, 200)
