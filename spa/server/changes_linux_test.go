@@ -16,6 +16,7 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/capture"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
 	"sallyport/spa/policy"
@@ -129,6 +130,10 @@ var changes = map[string]struct {
 		b.write(func(c *keys.Client) { c.Allow = []string{"tcp/22"} })
 		return b.s.reloadClient(b.Context(), "alice")
 	}},
+	"a client that is shut out": {true, func(b *bench) error {
+		b.s.shutOut(b.Context(), "alice", os.ErrNotExist)
+		return nil
+	}},
 	"reload": {true, func(b *bench) error {
 		b.rewrite(`ports = ["tcp/22"]`, `ports = ["tcp/2222"]`)
 		_, err := b.s.reload(b.Context())
@@ -169,10 +174,16 @@ func TestChangesExcludeEachOther(t *testing.T) {
 	}
 }
 
-// TestChangesBeside: packets, revocations, reloads, changed files and whoever asks, all at once. It is for
-// the race detector.
+// TestChangesBeside: packets, revocations, reloads, changed files, and whoever asks or watches, all at once. It is
+// for the race detector.
 func TestChangesBeside(t *testing.T) {
+	lab.NeedRoot(t)
 	b := newSite(t, func(string) {})
+	var err error
+	if b.s.sniffer, err = capture.Listen(captureConfig(b.s.config)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.s.sniffer.Close() })
 	times := [2]string{`max_for = "12m"`, `max_for = "10m"`}
 	ask := func(r control.Request) func(int) {
 		return func(int) { b.s.revoke(b.Context(), r) }
@@ -194,6 +205,25 @@ func TestChangesBeside(t *testing.T) {
 		},
 		func(int) { b.s.reloadAll(b.Context(), make(unsettled)) },
 		func(int) { b.s.seen.granted("alice") },
+		func(int) {
+			c := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: time.Now(), Services: []spa.Service{{Name: "ssh"}}}
+			b.s.take(b.Context(), arriving(b.seal(c)))
+		},
+		func(int) { b.s.take(b.Context(), arriving(make([]byte, 200))) },
+		func(int) {
+			w, _ := b.s.hub.join()
+			defer b.s.hub.leave(w)
+			b.s.hub.expect(b.s.firewall.Grants(time.Now()))
+			b.s.hub.rest(w)
+		},
+		func(int) { b.s.tellEnded(time.Now().Add(time.Hour)) },
+		func(int) { b.s.hub.flush() },
+		func(int) {
+			b.s.shutOut(b.Context(), "alice", os.ErrNotExist)
+			b.s.reloadClient(b.Context(), "alice")
+		},
+		func(int) { b.s.status() },
+		func(int) { b.s.seen.mayTell("alice", time.Now()) },
 	} {
 		wg.Go(func() {
 			for n := range 30 {

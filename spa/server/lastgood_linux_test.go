@@ -280,6 +280,7 @@ func TestSettingsOfOthers(t *testing.T) {
 
 // TestKeepSettings: what the running server reloaded is kept for the next boot, and nothing else.
 func TestKeepSettings(t *testing.T) {
+	lab.NeedRoot(t)
 	for name, test := range map[string]struct {
 		spoil func(b *bench)
 		want  string // in the error
