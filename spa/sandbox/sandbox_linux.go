@@ -201,10 +201,8 @@ func keep(left remains) error {
 	if err := set.SetProc(); err != nil {
 		return fmt.Errorf("keeping %v only: %w", left.kept, err)
 	}
-	if left.ambient != 0 {
-		if err := cap.SetAmbient(true, left.ambient.values()...); err != nil {
-			return fmt.Errorf("handing %v on: %w", left.ambient, err)
-		}
+	if err := cap.SetAmbient(true, left.ambient.values()...); err != nil {
+		return fmt.Errorf("handing %v on: %w", left.ambient, err)
 	}
 	if _, err := cap.Prctl(unix.PR_SET_DUMPABLE, 0); err != nil {
 		return fmt.Errorf("switching core files off: %w", err)

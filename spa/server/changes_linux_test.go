@@ -16,10 +16,12 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/audit"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
 	"sallyport/spa/policy"
+	"sallyport/spa/replay"
 	"sallyport/spa/server/control"
 )
 
@@ -228,6 +230,58 @@ func TestChangesBeside(t *testing.T) {
 		wg.Go(func() {
 			for n := range 30 {
 				do(n)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestWaitsForTheLine: what reads what a reload changes waits for its end.
+func TestWaitsForTheLine(t *testing.T) {
+	lab.NeedRoot(t)
+	b := newSite(t, func(string) {})
+	var err error
+	if b.s.sniffer, err = capture.Listen(captureConfig(b.s.config)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.s.sniffer.Close() })
+	for name, do := range map[string]func(){"status": func() { b.s.status() }, "ready": b.s.ready} {
+		done := make(chan struct{})
+		b.s.line.Lock()
+		go func() {
+			defer close(done)
+			do()
+		}()
+		select {
+		case <-done:
+			t.Errorf("%s does not wait", name)
+		case <-time.After(100 * time.Millisecond):
+		}
+		b.s.line.Unlock()
+		<-done
+	}
+}
+
+// TestHubBeside: all that is told to watchers, and that they do, at once. It is for the race detector.
+func TestHubBeside(t *testing.T) {
+	h := newHub()
+	w, _ := h.join()
+	defer h.leave(w)
+	now := time.Now()
+	var gs []firewall.Grant
+	for n := range 100 {
+		gs = append(gs, firewall.Grant{Client: "alice", Service: strconv.Itoa(n), Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(time.Second)})
+	}
+	var wg sync.WaitGroup
+	for _, do := range []func(){
+		func() { other, _ := h.join(); h.leave(other) },
+		func() { h.tell(audit.Event{Verdict: audit.Unspent, Client: "alice", Err: replay.ErrSpent}) },
+		func() { h.expect(gs) }, func() { h.closed(gs) }, func() { h.ended(gs, "revoked", "", now) },
+		func() { h.passed(now.Add(time.Hour)) }, func() { h.rest(w) }, h.flush,
+	} {
+		wg.Go(func() {
+			for range 100 {
+				do()
 			}
 		})
 	}

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"sallyport/spa/audit"
 	"sallyport/spa/lab"
 	"sallyport/spa/sandbox"
+	"sallyport/spa/server/control"
 )
 
 // TestChangeOfAFile: a file that changed is read again, whatever the change was, and the log says what became of the
@@ -38,6 +40,7 @@ func TestChangeOfAFile(t *testing.T) {
 	}{
 		{"changed", func(c *keys.Client) { c.Allow = []string{"web"} }, path, []string{"client changed"}, true},
 		{"another's copy", func(c *keys.Client) { c.Allow = []string{"ssh"} }, path + "~", nil, true},
+		{"without its suffix", func(c *keys.Client) { c.Allow = []string{"web"} }, strings.TrimSuffix(path, keys.Suffix), nil, true},
 		{"a hidden file", func(*keys.Client) {}, filepath.Join(b.s.clientsDir(), ".alice.toml"), nil, true},
 		{"the directory's mode", func(*keys.Client) {}, b.s.clientsDir(), nil, true},
 		{"revoked", func(c *keys.Client) { c.Revoked = time.Now().UTC().Truncate(time.Second) }, path, []string{"client revoked"}, true},
@@ -62,6 +65,11 @@ func TestChangeOfAFile(t *testing.T) {
 		b.s.settle(t.Context(), waiting)
 		if _, known := b.s.clients.Client("alice"); known != test.known || !slices.Equal(said.list, test.said) {
 			t.Errorf("%s: the client is known: %v, and the log says %q, want %v and %q", test.name, known, said.list, test.known, test.said)
+		}
+	}
+	for _, op := range []fsnotify.Op{fsnotify.Remove, fsnotify.Rename} {
+		if err := b.s.reloadFile(t.Context(), fsnotify.Event{Name: b.s.clientsDir(), Op: op}, nil); err == nil {
+			t.Errorf("%v of the directory: the server goes on", op)
 		}
 	}
 }
@@ -89,6 +97,23 @@ func TestBadFile(t *testing.T) {
 	b.at = time.Now()
 	if b.arrive(b.packet(0)); b.event.Verdict != audit.Unopened {
 		t.Errorf("a knock: %v, %v", b.event.Verdict, b.event.Err)
+	}
+	if out := b.s.leftOut(); len(out) != 1 || out[0].Client != "alice" {
+		t.Errorf("left out: %v", out)
+	}
+	for change, test := range map[string]func() error{
+		"mended":  func() error { return keys.WriteClient(b.s.clientsDir(), b.client, false) },
+		"removed": func() error { return os.Remove(filepath.Join(b.s.clientsDir(), "alice.toml")) },
+	} {
+		b.s.shutOut(t.Context(), "alice", errors.New("bad"))
+		said.list = nil
+		if err := test(); err != nil {
+			t.Fatal(err)
+		}
+		b.s.settle(t.Context(), unsettled{"alice": {}})
+		if !slices.Equal(said.list, []string{"client " + change}) || len(b.s.leftOut()) != 0 {
+			t.Errorf("%s: the log says %q, and left out are %v", change, said.list, b.s.leftOut())
+		}
 	}
 }
 
@@ -129,6 +154,18 @@ func TestWatchingEnds(t *testing.T) {
 		if err := s.watchClients(t.Context()); !errors.Is(err, test.want) {
 			t.Errorf("%s: got %v, want %v", name, err, test.want)
 		}
+	}
+}
+
+// TestLeftOut: they are told in order, and no more than fit into an answer.
+func TestLeftOut(t *testing.T) {
+	s, _ := newLine(t)
+	for n := range mostSeen + 1 {
+		s.clients.Shut(fmt.Sprintf("c%d", n), errors.New("bad"))
+	}
+	out := s.leftOut()
+	if len(out) != mostSeen || !slices.IsSortedFunc(out, func(a, b control.LeftOut) int { return strings.Compare(a.Client, b.Client) }) {
+		t.Errorf("%d are told, the first %+v", len(out), out[:3])
 	}
 }
 
