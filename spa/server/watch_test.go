@@ -77,11 +77,11 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 		})
 	}()
 	lab.Eventually(t, "the watcher to join", s.hub.watched)
+	for n := range many / 2 {
+		s.hub.tell(audit.Event{Verdict: audit.Closed, Client: fmt.Sprint(n)})
+	}
 	for range many / 2 {
 		s.take(context.Background(), arriving(sealed(t, sender)))
-	}
-	for n := range many / 2 {
-		s.hub.tell(audit.Event{Verdict: audit.Closed, Client: fmt.Sprint(many/2 + n)})
 	}
 	close(reading)
 	if err := <-done; err != context.Canceled {
