@@ -149,6 +149,7 @@ func TestRevokedIsTold(t *testing.T) {
 	b.s.take(context.Background(), b.packet(0))
 	w, _ := b.s.hub.join()
 	defer b.s.hub.leave(w)
+	b.s.hub.expect(b.s.firewall.Grants(b.at))
 	if _, err := b.s.revoke(t.Context(), control.Request{Client: "alice"}); err != nil {
 		t.Fatal(err)
 	}

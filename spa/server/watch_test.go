@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -89,6 +90,38 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 	}
 	if shown+missed != many || missed == 0 || shown < queued {
 		t.Errorf("%d shown and %d missed, want %d together, and some of each", shown, missed, many)
+	}
+}
+
+// TestMissedIsToldFirst: before the decision that comes after it.
+func TestMissedIsToldFirst(t *testing.T) {
+	s, _ := newLine(t)
+	socket, err := control.Listen(s.config.State, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error)
+	go func() {
+		served <- socket.Serve(ctx, func(_ context.Context, _ control.Request, a *control.Answer) error {
+			return errors.Join(sendTold(a, told{missed: 3}), sendTold(a, told{}))
+		})
+	}()
+	var got []uint64 // missed; zero: a decision
+	err = dialed(t, s).Ask(t.Context(), control.Request{Command: control.CommandWatch}, func(r control.Reply) error {
+		if (r.Decision == nil) != (r.Missed > 0) {
+			t.Errorf("got %+v", r)
+		}
+		got = append(got, r.Missed)
+		return nil
+	})
+	if err != nil || !slices.Equal(got, []uint64{3, 0, 0}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
 	}
 }
 
