@@ -95,10 +95,7 @@ func (h *hub) tell(e audit.Event) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case len(h.watchers) == 0: // the last has just left
-		return
-	case !e.Verdict.Spent():
+	if !e.Verdict.Spent() {
 		h.tally(e)
 		return
 	}

@@ -65,6 +65,42 @@ func TestToldNowAndThen(t *testing.T) {
 	})
 }
 
+// TestToldOnceASecond: of each client and reason, whatever else there is to tell of; and noise is told of in time.
+func TestToldOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, sender := newLine(t)
+		w, _ := s.hub.join()
+		defer s.hub.leave(w)
+		good := arriving(sealed(t, sender))
+		take := func(data []byte) { s.take(context.Background(), arriving(data)) }
+		noise := make([]byte, 200)
+		after := func(d time.Duration, list ...string) {
+			t.Helper()
+			time.Sleep(d)
+			synctest.Wait()
+			if got := toldTo(w); !slices.Equal(got, list) {
+				t.Errorf("told of %q, want %q", got, list)
+			}
+		}
+		for range 3 {
+			take(good.Data)
+		}
+		after(refusedGap/2, "granted alice 0", "unspent alice 0")
+		take(noise)
+		after(refusedGap/2, "unopened  1", "unspent alice 1")
+		take(good.Data)
+		after(refusedGap * 3 / 4)
+		after(refusedGap/4, "unspent alice 1")
+		for range noiseGap/refusedGap - 2 {
+			take(good.Data)
+			take(noise)
+			after(refusedGap, "unspent alice 1")
+		}
+		take(noise)
+		after(refusedGap, "unopened  9")
+	})
+}
+
 // TestEndIsTold: watchers are told when a grant ends by itself, also one that was given before they came.
 func TestEndIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
