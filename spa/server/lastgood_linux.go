@@ -129,11 +129,7 @@ func (g *lastGood) save(c *config.Config, now time.Time) error {
 	if _, err := g.file.WriteAt(b, place*lastGoodSize); err != nil {
 		return err
 	}
-	if err := g.file.Sync(); err != nil {
-		return err
-	}
-	g.last = next
-	return nil
+	return g.file.Sync()
 }
 
 func (g *lastGood) preallocate() error {
@@ -231,11 +227,11 @@ func LastGood(dir string) (*config.Config, time.Time, error) {
 	var failed []error
 	for _, state := range distinct(places...) {
 		w, err := lastWriting(state, dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNoWriting) {
-			failed = append(failed, err)
-		}
 		if err != nil {
-			continue // it is not there, or it is of another gateway
+			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNoWriting) { // of another gateway
+				failed = append(failed, err)
+			}
+			continue
 		}
 		path := filepath.Join(state, lastGoodFile)
 		c, err := config.Parse(dir, path, w.text)
@@ -265,8 +261,7 @@ func lastWriting(state, dir string) (writing, error) {
 	}
 	var last writing
 	for place := range int64(2) {
-		w, err := readWriting(file, place)
-		if err == nil && w.dir == dir && w.number >= last.number {
+		if w, _ := readWriting(file, place); w.dir == dir && w.number >= last.number { // on an error it is none
 			last = w
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -216,7 +215,20 @@ func TestTrustedSettings(t *testing.T) {
 	}
 }
 
-// TestSettingsOfServer: a server's own user may read what it wrote.
+// TestSettingsElsewhere: where server.toml does not say where the state is, it is not looked for in whatever
+// directory the program was started in.
+func TestSettingsElsewhere(t *testing.T) {
+	c := openableSite(t)
+	if err := errors.Join(SaveSettings(c, now), os.Remove(filepath.Join(c.Dir, config.FileName))); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(c.State)
+	if got, _, err := LastGood(c.Dir); !errors.Is(err, ErrNeverGood) {
+		t.Errorf("found %q, %v", textOf(got), err)
+	}
+}
+
+// TestSettingsOfServer: the server's user trusts what is its own, and what is root's.
 func TestSettingsOfServer(t *testing.T) {
 	lab.NeedRoot(t)
 	c := loadedAgain(t)
@@ -225,21 +237,15 @@ func TestSettingsOfServer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(SaveSettings(c, now), os.Chown(filepath.Join(c.State, lastGoodFile), 4321, 0)); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends as another user
-		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, 4321, 4321, 4321); errno != 0 {
-			done <- errno
-			return
+	path := filepath.Join(c.State, lastGoodFile)
+	for owner, trusted := range map[int]bool{0: true, 4321: true, 4322: false} {
+		if err := errors.Join(SaveSettings(c, now), os.Chown(path, owner, 0), os.Chmod(path, 0o644)); err != nil {
+			t.Fatal(err)
 		}
-		_, err := lastWriting(c.State, c.Dir)
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Error(err)
+		err := asUser(t, 4321, func() error { _, err := lastWriting(c.State, c.Dir); return err })
+		if (err == nil) != trusted {
+			t.Errorf("of user %d: %v", owner, err)
+		}
 	}
 }
 

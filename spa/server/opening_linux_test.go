@@ -80,8 +80,10 @@ func TestOpenFails(t *testing.T) {
 			c.Firewall.TrustedInterfaces = []string{"a-name-that-no-interface-has"}
 			return nil
 		}, "a-name-that-no-interface-has"},
-		"the sockets":        {func(c *config.Config) error { c.KnockPorts = make([]config.KnockPort, 1000); return nil }, "ports"},
-		"the control socket": {func(c *config.Config) error { return bad(c.State, control.SocketName) }, control.SocketName},
+		"the sockets": {func(c *config.Config) error { c.KnockPorts = make([]config.KnockPort, 1000); return nil }, "ports"},
+		"the control socket": {func(c *config.Config) error {
+			return errors.Join(bad(c.State, control.SocketName), bad(c.Dir, config.ClientsDir, "bob.toml")) // which is said
+		}, control.SocketName},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := openableSite(t)
@@ -89,14 +91,22 @@ func TestOpenFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := descriptors(t, c)
-			for range 2 { // the second time nothing of the first is in the way
-				s, err := Open(t.Context(), c, Options{})
+			said, asked := &lines{}, 0
+			for n := range 2 { // the second time nothing of the first is in the way
+				o := Options{}
+				if n > 0 {
+					o = Options{Log: slog.New(witness{slog.DiscardHandler, said.add}), Now: func() time.Time { asked++; return time.Now() }}
+				}
+				s, err := Open(t.Context(), c, o)
 				if s != nil || err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("got %v, want %s", err, test.want)
 				}
 			}
 			if after := descriptors(t, c); !slices.Equal(before, after) {
 				t.Errorf("open before: %q, and afterwards: %q", before, after)
+			}
+			if asked == 0 || said.has(shutOutFor) != (name == "the control socket") {
+				t.Errorf("the clock was read %d times, and the log says %q", asked, said.list)
 			}
 		})
 	}
@@ -105,6 +115,9 @@ func TestOpenFails(t *testing.T) {
 	stop()
 	if _, err := Open(ctx, c, Options{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("asked to stop: got %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(c.State, lockFile)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("asked to stop, and it began: %v", err)
 	}
 	lock, err := Lock(c.State)
 	if err != nil {
@@ -161,6 +174,17 @@ func TestOpenedJournal(t *testing.T) {
 		if said.has("refusing all knocks") != gone {
 			t.Errorf("the journal is gone: %v, and the log says %q", gone, said.list)
 		}
+	}
+}
+
+// TestOpenedFirewall: the guard is loaded, and what is granted is asked of it.
+func TestOpenedFirewall(t *testing.T) {
+	s, said := opening(t)
+	if err := errors.Join(s.openDir(), s.openKeys(), s.openFirewall(t.Context(), 0)); err != nil {
+		t.Fatal(err)
+	}
+	if s.firewall == nil || s.policy == nil || !said.has("load the guard") {
+		t.Errorf("firewall %v, policy %v, and the log says %q", s.firewall, s.policy, said.list)
 	}
 }
 
