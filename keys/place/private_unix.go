@@ -135,23 +135,30 @@ func openFile(path string) (*os.File, error) {
 // openNoFollow is openFile, but refuses a symbolic link.
 func (d Folder) openNoFollow(file string) (*os.File, error) {
 	link := &FileError{File: filepath.Join(d.Path, file), Text: "a symbolic link, which files with secrets must not be"}
-	f, err := d.openFlags(file, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK)
-	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EMLINK) {
-		return nil, link
+	for range 100 {
+		f, err := d.openFlags(file, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK)
+		if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EMLINK) {
+			return nil, link
+		}
+		if err != nil || d.Root == nil {
+			return f, err
+		}
+		// A root follows links within it, whatever the flags.
+		opened, err := f.Stat()
+		named, namedErr := d.Root.Lstat(file)
+		if err := errors.Join(err, namedErr); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, errors.Join(err, f.Close())
+		}
+		if namedErr == nil && os.SameFile(opened, named) {
+			return f, nil
+		}
+		f.Close()
+		if namedErr == nil && named.Mode()&fs.ModeSymlink != 0 {
+			return nil, link
+		}
+		// Another file was moved into its place in between.
 	}
-	if err != nil || d.Root == nil {
-		return f, err
-	}
-	// A root follows links within it, whatever the flags.
-	opened, err := f.Stat()
-	named, namedErr := d.Root.Lstat(file)
-	if err := errors.Join(err, namedErr); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if !os.SameFile(opened, named) {
-		return nil, errors.Join(link, f.Close())
-	}
-	return f, nil
+	return nil, fmt.Errorf("reading %s: it is replaced all the time", link.File)
 }
 
 // give hands a new file in dir to who is to read it, and sets its mode.

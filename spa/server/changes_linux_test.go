@@ -208,7 +208,7 @@ func TestChangesBeside(t *testing.T) {
 		func(int) { b.s.reloadAll(b.Context(), make(unsettled)) },
 		func(int) { b.s.seen.granted("alice") },
 		func(int) {
-			c := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: time.Now(), Services: []spa.Service{{Name: "ssh"}}}
+			c := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: time.Now(), Services: []service.Service{{Name: "ssh"}}}
 			b.s.take(b.Context(), arriving(b.seal(c)))
 		},
 		func(int) { b.s.take(b.Context(), arriving(make([]byte, 200))) },

@@ -203,11 +203,11 @@ func TestCloseAfterRevoke(t *testing.T) {
 func TestPortsOfFloors(t *testing.T) {
 	b := newBench(t)
 	for _, test := range []struct{ first, second, want int }{{1, 0, 1}, {15, 0, 15}, {16, 0, 16}, {17, 0, 1}, {8, 8, 16}, {8, 9, 1}, {16, 1, 1}} {
-		services := []spa.Service{{Name: "first"}, {Name: "second"}}
+		services := []service.Service{{Name: "first"}, {Name: "second"}}
 		b.rule(func(c *config.Config) {
 			c.Services = []config.Service{
-				config.NewService("first", spa.Ports{Proto: spa.TCP, Low: 100, High: uint16(99 + test.first)}),
-				config.NewService("second", spa.Ports{Proto: spa.UDP, Low: 100, High: uint16(99 + test.second)}),
+				config.NewService("first", service.Ports{Proto: service.TCP, Low: 100, High: uint16(99 + test.first)}),
+				config.NewService("second", service.Ports{Proto: service.UDP, Low: 100, High: uint16(99 + test.second)}),
 			}
 			if test.second == 0 {
 				c.Services, services = c.Services[:1], services[:1]

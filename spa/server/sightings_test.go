@@ -133,7 +133,7 @@ func TestDecisionOf(t *testing.T) {
 	if d := decisionOf(b.event); d.Reason != b.event.Err.Error() || d.Until != nil || !slices.Equal(d.Services, []string{"nothing"}) {
 		t.Errorf("a service that is not there: %+v", d)
 	}
-	b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []spa.Service{{Name: "ssh"}}})
+	b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []service.Service{{Name: "ssh"}}})
 	if d := decisionOf(b.event); d.Verdict != "closed" || d.Until != nil {
 		t.Errorf("a close: %+v", d)
 	}
