@@ -126,7 +126,7 @@ func (r ruleset) enforce() error {
 		root.Close()
 	}
 	if !errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("Landlock is in force, and / can be opened all the same (%v)", err)
+		return fmt.Errorf("with Landlock in force / can still be opened (%v)", err)
 	}
 	return nil
 }
