@@ -102,9 +102,10 @@ func TestBadFile(t *testing.T) {
 		t.Errorf("left out: %v", out)
 	}
 	for change, test := range map[string]func() error{
-		"mended":  func() error { return keys.WriteClient(b.s.clientsDir(), b.client, false) },
-		"removed": func() error { return os.Remove(filepath.Join(b.s.clientsDir(), "alice.toml")) },
+		"mended":  func() error { return keys.WriteClient(b.s.clientsDir(), b.client, true) },
+		"removed": func() error { return nil },
 	} {
+		os.Remove(filepath.Join(b.s.clientsDir(), "alice.toml"))
 		b.s.shutOut(t.Context(), "alice", errors.New("bad"))
 		said.list = nil
 		if err := test(); err != nil {
