@@ -13,8 +13,8 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/spa/config"
-	"sallyport/spa/server"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/home"
 )
 
 // ask sends a request to the server that runs, and hands over what it replies.
@@ -45,7 +45,7 @@ func dial(dir string) (*control.Client, error) {
 	if client, err := control.Dial(old); err == nil {
 		return client, nil
 	}
-	if running, ok := server.RunningState(dir); ok {
+	if running, ok := home.RunningState(dir); ok {
 		return control.Dial(running)
 	}
 	if missing != nil {

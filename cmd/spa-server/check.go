@@ -11,7 +11,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys/quote"
-	"sallyport/spa/server"
+	"sallyport/spa/check"
 )
 
 func newCheck(dir *string) *cobra.Command {
@@ -51,10 +51,10 @@ It ends with 1 if there is a problem, and with 0 otherwise.`,
 					return cli.Misuse(fmt.Errorf("--from %q is not an IP address", from), "spa-server check --from 203.0.113.7")
 				}
 			}
-			found := server.Check(cmd.Context(), *dir, cli.Version(), client, time.Now())
+			found := check.Run(cmd.Context(), *dir, cli.Version(), client, time.Now())
 			problems := 0
 			for _, f := range found {
-				if f.Severity == server.Problem {
+				if f.Severity == check.Problem {
 					problems++
 				}
 				if err := printFinding(cmd, f, asJSON); err != nil {
@@ -75,7 +75,7 @@ It ends with 1 if there is a problem, and with 0 otherwise.`,
 	return cmd
 }
 
-func printFinding(cmd *cobra.Command, f server.Finding, asJSON bool) error {
+func printFinding(cmd *cobra.Command, f check.Finding, asJSON bool) error {
 	if asJSON {
 		return cli.JSON(cmd, f)
 	}

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall"
+	"sallyport/spa/check"
 	"sallyport/spa/lab"
-	"sallyport/spa/server"
 )
 
 // checked is a gateway as the runbook leaves it: the host drops what it does not allow, the server
@@ -72,7 +72,7 @@ func (c *checked) nft(rules string) {
 }
 
 // check runs the program and returns what it finds, but for what is so on the machine of the test.
-func (c *checked) check(as uint32) (found []server.Finding, code int) {
+func (c *checked) check(as uint32) (found []check.Finding, code int) {
 	c.t.Helper()
 	cmd := exec.Command(filepath.Join(bin, "spa-server"), "check", "--json", "--config", c.dir)
 	if as == 0 {
@@ -89,7 +89,7 @@ func (c *checked) check(as uint32) (found []server.Finding, code int) {
 	}
 	cmd.Wait()
 	for d := json.NewDecoder(&out); d.More(); {
-		var f server.Finding
+		var f check.Finding
 		if err := d.Decode(&f); err != nil {
 			c.t.Fatalf("reading what check prints: %v\n%s", err, said.String())
 		}
@@ -99,7 +99,7 @@ func (c *checked) check(as uint32) (found []server.Finding, code int) {
 }
 
 // ofMachine reports whether a finding is about the machine that the test runs on, and true.
-func (c *checked) ofMachine(f server.Finding) bool {
+func (c *checked) ofMachine(f check.Finding) bool {
 	switch f.Subject {
 	case "clock":
 		var t unix.Timex
@@ -126,7 +126,7 @@ func TestCheckHost(t *testing.T) {
 	if found, code := c.check(0); len(found) != 0 || code != 0 {
 		t.Fatalf("a clean host: exit %d and %+v\n%s", code, found, c.server.log())
 	}
-	want := func(when string, code int, severity server.Severity, words ...string) {
+	want := func(when string, code int, severity check.Severity, words ...string) {
 		t.Helper()
 		found, got := c.check(0)
 		if severity == "" {
@@ -146,7 +146,7 @@ func TestCheckHost(t *testing.T) {
 		}
 	}
 	c.nft("table ip other { chain c { type filter hook input priority 10; tcp dport 22 drop; }\n}")
-	want("another table drops", 1, server.Problem, "table ip other, chain c", "tcp/22", "nft insert rule ip other c tcp dport 22 accept")
+	want("another table drops", 1, check.Problem, "table ip other, chain c", "tcp/22", "nft insert rule ip other c tcp dport 22 accept")
 	c.nft("insert rule ip other c tcp dport 22 accept")
 	want2, code := c.check(0)
 	if len(want2) != 0 || code != 0 {
@@ -155,7 +155,7 @@ func TestCheckHost(t *testing.T) {
 	if err := os.Chmod(filepath.Join(c.dir, "journal"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	want("a readable journal", 0, server.Warning, "journal", "chmod o-rwx")
+	want("a readable journal", 0, check.Warning, "journal", "chmod o-rwx")
 	if err := os.Chmod(filepath.Join(c.dir, "journal"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -170,20 +170,20 @@ func TestCheckHost(t *testing.T) {
 		}
 	}
 	write(strings.Replace(string(settings), `for = "30s"`, `for = "40s"`, 1))
-	want("changed settings", 0, server.Warning, "server.toml", "has changed", "spa-server reload")
+	want("changed settings", 0, check.Warning, "server.toml", "has changed", "spa-server reload")
 	c.fails(0, "reload", "--config", c.dir)
 	want("", 0, "")
 	c.must("spa-keygen", "rotate-gate", "--config", c.dir)
-	want("a new gate key", 0, server.Warning, "gate.key", "has changed", "spa-server reload")
+	want("a new gate key", 0, check.Warning, "gate.key", "has changed", "spa-server reload")
 	c.fails(0, "reload", "--config", c.dir)
 	want("", 0, "")
 	c.nft("delete chain ip other c")
 	c.server.stop(syscall.SIGKILL)
-	want("a killed server", 1, server.Problem, "spa-server", "nobody can knock")
+	want("a killed server", 1, check.Problem, "spa-server", "nobody can knock")
 	c.fails(0, "teardown", "--config", c.dir)
-	want("neither server nor guard", 1, server.Problem, "guard", "NOT LOADED")
+	want("neither server nor guard", 1, check.Problem, "guard", "NOT LOADED")
 	write("surprise = 1\n" + string(settings))
-	if found, code := c.check(0); code != 1 || len(found) != 3 || !strings.Contains(found[0].Text, "surprise") || found[0].Severity != server.Problem || !strings.Contains(found[2].Text, "NOT LOADED") {
+	if found, code := c.check(0); code != 1 || len(found) != 3 || !strings.Contains(found[0].Text, "surprise") || found[0].Severity != check.Problem || !strings.Contains(found[2].Text, "NOT LOADED") {
 		t.Errorf("with a mistake: exit %d and %+v", code, found)
 	}
 }

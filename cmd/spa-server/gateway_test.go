@@ -25,7 +25,7 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/lab"
 	"sallyport/spa/sandbox"
-	"sallyport/spa/server"
+	"sallyport/spa/server/home"
 )
 
 // bin is the directory of the programs, built once for all tests.
@@ -105,7 +105,7 @@ func (g *gateway) enrol(name, allow string) *keys.Profile {
 // and lets it come there.
 func (g *gateway) give(dir string) {
 	g.t.Helper()
-	uid, gid, err := sandbox.Becomes(server.SystemUser)
+	uid, gid, err := sandbox.Becomes(home.SystemUser)
 	if err == nil {
 		err = os.Chown(dir, uid, gid)
 	}
@@ -120,7 +120,7 @@ func (g *gateway) give(dir string) {
 // handOver lets the server read a file that was written by hand.
 func (g *gateway) handOver(path string) {
 	g.t.Helper()
-	_, gid, err := sandbox.Becomes(server.SystemUser)
+	_, gid, err := sandbox.Becomes(home.SystemUser)
 	if err == nil {
 		err = errors.Join(os.Chown(path, -1, gid), os.Chmod(path, 0o640))
 	}

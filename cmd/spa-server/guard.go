@@ -14,7 +14,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/spa/config"
-	"sallyport/spa/server"
+	"sallyport/spa/server/home"
 )
 
 func newGuard(dir *string) *cobra.Command {
@@ -116,19 +116,19 @@ func guards(c *config.Config) bool {
 }
 
 func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logger) (string, error) {
-	lock, err := server.Lock(c.State)
-	if errors.Is(err, server.ErrRunning) && (!guards(c) || awaitGuard(ctx)) {
+	lock, err := home.Lock(c.State)
+	if errors.Is(err, home.ErrRunning) && (!guards(c) || awaitGuard(ctx)) {
 		return "the guard is managed by the running spa-server", nil
 	}
 	if err != nil {
 		return "", err
 	}
 	defer lock.Close()
-	clients, problems := server.LoadClients(filepath.Join(c.Dir, config.ClientsDir))
+	clients, problems := home.LoadClients(filepath.Join(c.Dir, config.ClientsDir))
 	for _, problem := range problems {
 		log.Error("client file ignored: this client cannot knock until it is fixed", "error", problem)
 	}
-	fc := server.FirewallConfig(c, clients, time.Now)
+	fc := home.FirewallConfig(c, clients, time.Now)
 	fc.NoCarry = stopgap
 	fw, err := firewall.New(fc, log)
 	if err != nil {
@@ -139,7 +139,7 @@ func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logg
 		return "", err
 	}
 	if !stopgap {
-		if err := server.SaveSettings(c, time.Now()); err != nil {
+		if err := home.SaveSettings(c, time.Now()); err != nil {
 			log.Warn("the settings could not be saved: if server.toml has a mistake at the next boot, an older guard or none will be loaded", "error", err)
 		}
 	}
@@ -148,11 +148,11 @@ func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logg
 
 // loadOrLastGood reads the configuration, or where that fails says so and returns what was taken over last.
 func loadOrLastGood(dir string, log *slog.Logger) (*config.Config, error) {
-	c, err := server.LoadConfig(dir, log)
+	c, err := home.LoadConfig(dir, log)
 	if err == nil {
 		return c, nil
 	}
-	last, at, none := server.LastGood(dir)
+	last, at, none := home.LastGood(dir)
 	if none != nil {
 		return nil, loadError(err)
 	}
@@ -163,7 +163,7 @@ func loadOrLastGood(dir string, log *slog.Logger) (*config.Config, error) {
 
 // printGuard writes the guard without grants, so no client matters.
 func printGuard(cmd *cobra.Command, c *config.Config) error {
-	rules, err := firewall.Rules(server.FirewallConfig(c, nil, time.Now))
+	rules, err := firewall.Rules(home.FirewallConfig(c, nil, time.Now))
 	if err != nil {
 		return err
 	}

@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/cmd/internal/cli"
+	"sallyport/spa/check"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
-	"sallyport/spa/server"
 	"sallyport/spa/server/control"
 )
 
@@ -104,11 +104,11 @@ func TestHostileFindings(t *testing.T) {
 		var out bytes.Buffer
 		cmd := newRoot()
 		cmd.SetOut(&out)
-		var finding server.Finding
+		var finding check.Finding
 		var decision control.Decision
 		lab.Fill(&finding, hostile)
 		lab.Fill(&decision, hostile)
-		finding.Severity = server.Notice // one of ours
+		finding.Severity = check.Notice // one of ours
 		if err := errors.Join(printFinding(cmd, finding, asJSON), printPast(cmd, decision, asJSON)); err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +119,7 @@ func TestHostileFindings(t *testing.T) {
 	var out bytes.Buffer
 	cmd := newRoot()
 	cmd.SetOut(&out)
-	err := printFinding(cmd, server.Finding{Severity: server.Notice, Subject: "a\nproblem: b", Text: "c\nproblem: d", Advice: "e\nproblem: f"}, false)
+	err := printFinding(cmd, check.Finding{Severity: check.Notice, Subject: "a\nproblem: b", Text: "c\nproblem: d", Advice: "e\nproblem: f"}, false)
 	if err != nil || strings.Contains(out.String(), "\nproblem") {
 		t.Errorf("got %q, %v", &out, err)
 	}

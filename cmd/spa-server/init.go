@@ -15,7 +15,7 @@ import (
 	"sallyport/keys/quote"
 	"sallyport/keys/service"
 	"sallyport/spa/config"
-	"sallyport/spa/server"
+	"sallyport/spa/server/home"
 )
 
 func newInit(dir *string) *cobra.Command {
@@ -47,7 +47,7 @@ spent under that clock, so that knocks are accepted again.`,
 			if err != nil {
 				return err
 			}
-			if err := server.Init(c, time.Now()); err != nil {
+			if err := home.Init(c, time.Now()); err != nil {
 				return initError(err)
 			}
 			at := quote.Shell(c.Dir)
@@ -78,7 +78,7 @@ func forgetClock(cmd *cobra.Command, dir string, more bool) error {
 	if err != nil {
 		return err
 	}
-	if err := server.ForgetJournal(c); err != nil {
+	if err := home.ForgetJournal(c); err != nil {
 		return startError(err, c.State)
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "the journal is gone; from %v after the next start knocks are accepted again\n", c.Window)
@@ -86,7 +86,7 @@ func forgetClock(cmd *cobra.Command, dir string, more bool) error {
 }
 
 func initError(err error) error {
-	if errors.Is(err, server.ErrInitialized) {
+	if errors.Is(err, home.ErrInitialized) {
 		return cli.Fail(err, "nothing was changed; give another directory with --config, or move these files away")
 	}
 	return err

@@ -9,8 +9,8 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/spa/audit"
-	"sallyport/spa/server"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/home"
 )
 
 func newReload(dir *string) *cobra.Command {
@@ -30,7 +30,7 @@ Changes of single client files count without it, as soon as they are written.`,
 				if r.Reloaded == nil {
 					return nil
 				}
-				if err := server.KeepSettings(cmd.Context(), *dir, time.Now()); err != nil {
+				if err := home.KeepSettings(cmd.Context(), *dir, time.Now()); err != nil {
 					cli.Warn(cmd, "the settings could not be saved for a boot with a mistake in server.toml: %v", err)
 				}
 				if asJSON {

@@ -18,8 +18,8 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/lab"
 	"sallyport/spa/sandbox"
-	"sallyport/spa/server"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/home"
 )
 
 // reload reloads and returns what changed.
@@ -142,7 +142,7 @@ func TestReloadHalfway(t *testing.T) {
 	prlimit := lab.NeedProgram(t, "prlimit", "apt-get install util-linux")
 	limit := func(size string) {
 		t.Helper()
-		uid, gid, err := sandbox.Becomes(server.SystemUser)
+		uid, gid, err := sandbox.Becomes(home.SystemUser)
 		if err != nil {
 			t.Fatal(err)
 		}

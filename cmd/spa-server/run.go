@@ -14,6 +14,7 @@ import (
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/server"
+	"sallyport/spa/server/home"
 )
 
 func newRun(dir *string) *cobra.Command {
@@ -66,8 +67,8 @@ nobody is locked out by a typing error and a reboot.`,
 
 // startError adds what to do next to an error of what needs the state directory.
 func startError(err error, state string) error {
-	if errors.Is(err, server.ErrNoState) {
-		return cli.Fail(err, server.MakeState(state))
+	if errors.Is(err, home.ErrNoState) {
+		return cli.Fail(err, home.MakeState(state))
 	}
 	return runError(err)
 }
@@ -80,7 +81,7 @@ func runError(err error) error {
 		return nil
 	case errors.Is(err, firewall.ErrUnconfirmed):
 		return cli.Fail(err, "the guard is gone again, as before the start; knock and connect while it is in place, or allow more time with --confirm")
-	case errors.Is(err, server.ErrRunning):
+	case errors.Is(err, home.ErrRunning):
 		return cli.Fail(err, "stop it first (systemctl stop spa-server)")
 	}
 	return err

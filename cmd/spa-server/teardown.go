@@ -9,8 +9,8 @@ import (
 	"sallyport/cmd/internal/cli"
 	"sallyport/firewall"
 	"sallyport/spa/config"
-	"sallyport/spa/server"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/home"
 )
 
 func newTeardown(dir *string) *cobra.Command {
@@ -52,10 +52,10 @@ func tornDownState(dir string) (string, error) {
 	if err == nil {
 		return state, client.Close()
 	}
-	if !server.Running() {
+	if !home.Running() {
 		return state, nil
 	}
-	if running, ok := server.RunningState(dir); ok {
+	if running, ok := home.RunningState(dir); ok {
 		return running, nil
 	}
 	if missing == nil {

@@ -3,8 +3,11 @@ package lab
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // NeedNamespaces skips the test with the reason where no network namespace can be made;
@@ -70,4 +73,19 @@ func must(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// AsUser runs do on a thread of its own that has become the user, group aside.
+func AsUser(t *testing.T, uid int, do func() error) error {
+	t.Helper()
+	become := func(effective int) {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(effective), uintptr(effective), 0); errno != 0 {
+			t.Fatal(errno)
+		}
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	become(uid)
+	defer become(0) // threads of several users end a process that changes all of them
+	return do()
 }

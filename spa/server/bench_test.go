@@ -17,6 +17,7 @@ import (
 	"sallyport/spa/config"
 	"sallyport/spa/policy"
 	"sallyport/spa/replay"
+	"sallyport/spa/server/home"
 )
 
 // newLine returns a server that decides for one client, with everything real but the sockets and the
@@ -46,7 +47,7 @@ func newLine(tb testing.TB) (*Server, spa.Sender) {
 	if s.audit, err = audit.Open(filepath.Join(dir, "audit"), s.log); err != nil {
 		tb.Fatal(err)
 	}
-	if s.firewall, err = firewall.New(FirewallConfig(&c, s.clients, time.Now), s.log); err != nil {
+	if s.firewall, err = firewall.New(home.FirewallConfig(&c, s.clients, time.Now), s.log); err != nil {
 		tb.Fatal(err)
 	}
 	if err := s.firewall.Load(context.Background(), 0, time.Now()); err != nil {

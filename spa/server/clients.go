@@ -19,6 +19,7 @@ import (
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/home"
 )
 
 // openWatcher starts to listen for changes of client files, while the directory can be opened.
@@ -157,7 +158,7 @@ func (s *Server) readable() error {
 	}
 	command := fmt.Sprintf("chgrp -R %s %s && chmod 750 %[2]s", s.sandbox.User, s.clientsDir())
 	if s.sandbox.UID == sandbox.Unnamed {
-		command = makeUser + " && " + handOver(SystemUser, s.dir)
+		command = home.MakeUser + " && " + home.HandOver(home.SystemUser, s.dir)
 	}
 	return fmt.Errorf("without privileges, as user %s: %w; hand the directory over with: %s", s.sandbox.User, err, command)
 }

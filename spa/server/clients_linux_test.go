@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
-	"golang.org/x/sys/unix"
 
 	"sallyport/keys"
 	"sallyport/spa/audit"
@@ -197,21 +195,6 @@ func TestEndThatCannotBe(t *testing.T) {
 	}
 }
 
-// asUser calls do on a thread that is another user meanwhile.
-func asUser(t *testing.T, uid int, do func() error) error {
-	t.Helper()
-	become := func(effective int) {
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(effective), uintptr(effective), 0); errno != 0 {
-			t.Fatal(errno)
-		}
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	become(uid)
-	defer become(0) // threads of several users end a process that changes all of them
-	return do()
-}
-
 // TestReadable: a server that cannot read the client files once it is another user says so, and how to hand them
 // over, before it reads a packet: a revocation would go unnoticed.
 func TestReadable(t *testing.T) {
@@ -223,7 +206,7 @@ func TestReadable(t *testing.T) {
 			if err := os.Chmod(b.s.clientsDir(), mode); err != nil {
 				t.Fatal(err)
 			}
-			err := asUser(t, uid, b.s.readable)
+			err := lab.AsUser(t, uid, b.s.readable)
 			if (err != nil) != (mode == 0o700) {
 				t.Errorf("mode %o, uid %d: %v", mode, uid, err)
 			}

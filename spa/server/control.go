@@ -14,11 +14,12 @@ import (
 	"sallyport/spa/audit"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/home"
 )
 
 // openControl makes the socket while that can be done, for the user that the server will be.
 func (s *Server) openControl() error {
-	uid, _, err := sandbox.Becomes(SystemUser)
+	uid, _, err := sandbox.Becomes(home.SystemUser)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"sallyport/spa/policy"
 	"sallyport/spa/replay"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/home"
 )
 
 // Inspect takes the packets of a capture file the way of the line, each at the time at which it was
@@ -109,7 +110,7 @@ func (s *Server) openScratch() error {
 }
 
 func (s *Server) openDryRun(ctx context.Context) error {
-	fc := FirewallConfig(s.config, s.clients, s.now)
+	fc := home.FirewallConfig(s.config, s.clients, s.now)
 	fc.Backend, fc.Mode, fc.Persist, fc.State = firewall.BackendDryRun, firewall.Guard, firewall.PersistOwner, ""
 	fw, err := firewall.New(fc, slog.New(slog.DiscardHandler))
 	if err != nil {

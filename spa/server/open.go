@@ -26,13 +26,8 @@ import (
 	"sallyport/spa/replay"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/home"
 )
-
-// lockFile lies in the state directory.
-const lockFile = "lock"
-
-// SystemUser is the user that the daemon becomes where it exists.
-const SystemUser = "spa"
 
 // Options are what a command line adds to the configuration.
 type Options struct {
@@ -95,12 +90,12 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 	}
 	s.since = s.now()
 	for _, step := range []func() error{
-		sandbox.Require, either(s.inState(lockFile), s.openLock), s.openDir,
-		either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
-		s.openKeys, either(s.inState(config.JournalFile), s.openJournal), either(c.Audit.File, s.openAudit),
+		sandbox.Require, home.Either(s.inState(home.LockFile), s.openLock), s.openDir,
+		home.Either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
+		s.openKeys, home.Either(s.inState(config.JournalFile), s.openJournal), home.Either(c.Audit.File, s.openAudit),
 		func() error { return s.openFirewall(ctx, o.Confirm) },
 		func() error { return s.saveSettings(o.Confirm) },
-		s.openSockets, either(s.inState(control.SocketName), s.openControl), s.openNotify, s.dropPrivileges,
+		s.openSockets, home.Either(s.inState(control.SocketName), s.openControl), s.openNotify, s.dropPrivileges,
 	} {
 		err := ctx.Err()
 		if err == nil {
@@ -131,7 +126,7 @@ func (s *Server) keep(c io.Closer) { s.opened = append(s.opened, c) }
 func (s *Server) inState(file string) string { return filepath.Join(s.config.State, file) }
 
 func (s *Server) openLock() error {
-	lock, err := Lock(s.config.State)
+	lock, err := home.Lock(s.config.State)
 	if err != nil {
 		return err
 	}
@@ -140,7 +135,7 @@ func (s *Server) openLock() error {
 }
 
 func (s *Server) openDir() error {
-	root, err := openRoot(s.dir)
+	root, err := home.OpenRoot(s.dir)
 	if err != nil {
 		return err
 	}
@@ -153,7 +148,7 @@ func (s *Server) openDir() error {
 // the others.
 func (s *Server) openKeys() error {
 	var gates keys.Gates
-	err := asServer(s.log, func() (err error) {
+	err := home.AsServer(s.log, func() (err error) {
 		gates, err = keys.ReadGateIn(s.root, s.dir, config.GateFile)
 		return err
 	})
@@ -163,7 +158,7 @@ func (s *Server) openKeys() error {
 	s.identity = spa.Identity{Server: s.config.ServerID, Gates: spa.GatesOf(gates), Window: s.config.Window}
 
 	var problems []error
-	s.clients, problems = LoadClients(s.clientsDir())
+	s.clients, problems = home.LoadClients(s.clientsDir())
 	for _, problem := range problems {
 		s.log.Error(shutOutFor, "error", problem)
 	}
@@ -191,7 +186,7 @@ func (s *Server) openAudit() error {
 	}
 	s.audit = log
 	s.keep(log)
-	uid, _, ok := account(SystemUser)
+	uid, _, ok := home.Account(home.SystemUser)
 	if !ok {
 		return nil // a user without a name owns nothing
 	}
@@ -202,9 +197,9 @@ func (s *Server) openAudit() error {
 }
 
 func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error {
-	fw, err := firewall.New(FirewallConfig(s.config, s.clients, s.now), s.log)
+	fw, err := firewall.New(home.FirewallConfig(s.config, s.clients, s.now), s.log)
 	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {
-		return withMend(at.Path, err)
+		return home.WithMend(at.Path, err)
 	}
 	if err != nil {
 		return err
@@ -221,7 +216,7 @@ func (s *Server) saveSettings(confirm time.Duration) error {
 	if confirm > 0 {
 		return nil
 	}
-	if err := SaveSettings(s.config, s.now()); err != nil {
+	if err := home.SaveSettings(s.config, s.now()); err != nil {
 		s.log.Warn("the settings could not be saved: if server.toml has a mistake at the next boot, an older guard or none will be loaded", "error", err)
 	}
 	return nil
@@ -248,7 +243,7 @@ func (s *Server) openSockets() error {
 // read a client file that changes, and makes sure that the latter still works.
 func (s *Server) dropPrivileges() error {
 	s.files = s.reachable()
-	state, err := sandbox.Drop(SystemUser, s.files)
+	state, err := sandbox.Drop(home.SystemUser, s.files)
 	if err != nil {
 		return err
 	}
@@ -268,46 +263,4 @@ func (s *Server) reachable() sandbox.Files {
 		files.Write = append(files.Write, filepath.Dir(s.config.Audit.File))
 	}
 	return files
-}
-
-// FirewallConfig returns what the firewall has to know of the configuration. Of the grants of an
-// earlier server it keeps those that the clients may still have.
-func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Time) firewall.Config {
-	rules := policy.New(c, nil)
-	fc := firewall.Config{
-		Now: now,
-		Keep: func(g firewall.Grant) bool {
-			client, _ := clients.Client(g.Client)
-			return rules.Keeps(client, g, now())
-		},
-		Backend: c.Firewall.Backend,
-		Admit:   firewall.AdmitSets(c.Firewall.Admit),
-		Trusted: c.Firewall.TrustedInterfaces,
-		TPROXY:  c.Firewall.TPROXY,
-		Mark:    c.Firewall.Mark,
-		State:   c.State,
-		User:    SystemUser,
-	}
-	if c.Firewall.Mode == "admit" {
-		fc.Mode = firewall.Admit
-	}
-	if c.Firewall.Persist == "file" {
-		fc.Persist = firewall.PersistFile
-	}
-	if c.Firewall.Closed == "reject" {
-		fc.Closed = firewall.Reject
-	}
-	for _, service := range c.Services {
-		fc.Guarded = append(fc.Guarded, service.Ports...)
-		if len(service.Addresses) > 0 {
-			fc.Targets = append(fc.Targets, firewall.Target{Addresses: service.Addresses, Ports: service.Ports})
-		}
-		if service.Cuts() {
-			fc.Cut = append(fc.Cut, service.Ports...)
-		}
-	}
-	for _, port := range c.KnockPorts {
-		fc.Knock = append(fc.Knock, firewall.KnockPort{Port: port.Port, Shared: port.Shared})
-	}
-	return fc
 }

@@ -19,6 +19,7 @@ import (
 	"sallyport/spa/lab"
 	"sallyport/spa/replay"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/home"
 )
 
 // openableSite is a site that a server can open, and its configuration.
@@ -116,15 +117,15 @@ func TestOpenFails(t *testing.T) {
 	if _, err := Open(ctx, c, Options{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("asked to stop: got %v", err)
 	}
-	if _, err := os.Stat(filepath.Join(c.State, lockFile)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(c.State, home.LockFile)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("asked to stop, and it began: %v", err)
 	}
-	lock, err := Lock(c.State)
+	lock, err := home.Lock(c.State)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	if _, err := Open(t.Context(), c, Options{}); !errors.Is(err, ErrRunning) {
+	if _, err := Open(t.Context(), c, Options{}); !errors.Is(err, home.ErrRunning) {
 		t.Errorf("another runs: got %v", err)
 	}
 }
@@ -202,14 +203,14 @@ func TestOpenedSettings(t *testing.T) {
 	} {
 		s, said := opening(t)
 		if test.full {
-			if err := os.MkdirAll(filepath.Join(s.inState(lastGoodFile), "full"), 0o700); err != nil {
+			if err := os.MkdirAll(filepath.Join(s.inState(home.SettingsFile), "full"), 0o700); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if err := s.saveSettings(test.confirm); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		_, _, err := LastGood(s.dir)
+		_, _, err := home.LastGood(s.dir)
 		if (err == nil) != test.kept || said.has("could not be saved") != test.said {
 			t.Errorf("%s: found: %v, and the log says %q", name, err, said.list)
 		}
@@ -317,7 +318,7 @@ func TestRestartCommand(t *testing.T) {
 	for state, want := range map[string]string{
 		"/var/lib/spa":            "systemctl restart spa-server (",
 		dir:                       "systemctl stop spa-server && mv /var/lib/spa/journal /var/lib/spa/grants " + dir + "/ && systemctl start",
-		filepath.Join(dir, "new"): MakeState(filepath.Join(dir, "new")) + " && systemctl stop spa-server && mv",
+		filepath.Join(dir, "new"): home.MakeState(filepath.Join(dir, "new")) + " && systemctl stop spa-server && mv",
 	} {
 		got := restartCommand(&config.Config{State: "/var/lib/spa"}, &config.Config{State: state})
 		if !strings.HasPrefix(got, want) {

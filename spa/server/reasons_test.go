@@ -20,6 +20,7 @@ import (
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
 	"sallyport/spa/policy"
+	"sallyport/spa/server/home"
 )
 
 // A bench is a line of newLine, and what tests turn on it.
@@ -134,7 +135,7 @@ func wideNames(n int) []string {
 // idle is a firewall without a guard in place: it grants nothing, and ends nothing.
 func idle(b *bench) *firewall.Firewall {
 	b.Helper()
-	f, err := firewall.New(FirewallConfig(b.s.config, b.s.clients, b.s.now), b.s.log)
+	f, err := firewall.New(home.FirewallConfig(b.s.config, b.s.clients, b.s.now), b.s.log)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -21,6 +21,7 @@ import (
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/home"
 )
 
 // files are what the administrator writes, read and found to be good.
@@ -83,11 +84,11 @@ func restartCommand(was, is *config.Config) string {
 		return "systemctl restart spa-server (grants and sessions go on)"
 	}
 	command := "systemctl stop spa-server"
-	if !isDir(is.State) {
-		command = MakeState(is.State) + " && " + command
+	if !home.IsDir(is.State) {
+		command = home.MakeState(is.State) + " && " + command
 	}
 	var files []string
-	for _, name := range []string{config.JournalFile, ledgerFile} {
+	for _, name := range []string{config.JournalFile, home.LedgerFile} {
 		files = append(files, quote.Shell(filepath.Join(was.State, name)))
 	}
 	return fmt.Sprintf("%s && mv %s %s && systemctl start spa-server (grants and sessions go on; first name %[3]s in the unit's ReadWritePaths=, with systemctl edit spa-server)",
@@ -134,7 +135,7 @@ func (s *Server) mendAudit(path string, why error) string {
 		return fmt.Sprintf("install -m 600 -o %s -g %[1]s /dev/null %s && %s", user, word, reload)
 	case err != nil || !info.Mode().IsRegular():
 		return fmt.Sprintf("mv %s %s && install -m 600 -o %s -g %[3]s /dev/null %[1]s && %[4]s", word, quote.Shell(path+".old"), user, reload)
-	case permits(info, s.sandbox.UID, s.sandbox.GID, mayWrite):
+	case home.Permits(info, s.sandbox.UID, s.sandbox.GID, home.MayWrite):
 		return reload // it was moved without a reload
 	}
 	return fmt.Sprintf("chown %s %s && chmod u+rw %[2]s && %s", user, word, reload)
@@ -161,7 +162,7 @@ func (s *Server) readFiles() (files, []string) {
 	}
 	var err error
 	next.config, err = config.LoadIn(s.root, s.dir)
-	note(legible(filepath.Join(s.dir, config.FileName), err))
+	note(home.Legible(filepath.Join(s.dir, config.FileName), err))
 	next.gates, err = keys.ReadGateIn(s.root, s.dir, config.GateFile)
 	note(err)
 	var errs []error
@@ -222,7 +223,7 @@ func sameGate(a, b spa.Gate) bool { return a.Key.Equal(b.Key) && a.Until.Equal(b
 // the guard went back, grants that the new files would not have kept have ended.
 func (s *Server) adopt(ctx context.Context, next files) error {
 	now := s.now()
-	was, is := FirewallConfig(s.config, s.clients, s.now), FirewallConfig(next.config, next.clients, s.now)
+	was, is := home.FirewallConfig(s.config, s.clients, s.now), home.FirewallConfig(next.config, next.clients, s.now)
 	same := sameGuard(was, is)
 	if !same {
 		if err := s.firewall.Reconfigure(ctx, is, now); err != nil {

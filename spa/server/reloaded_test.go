@@ -16,6 +16,7 @@ import (
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
 )
@@ -358,7 +359,7 @@ func TestMendAudit(t *testing.T) {
 		if got != test.want {
 			t.Errorf("%s, %v: got %q, want %q", test.path, test.why, got, test.want)
 		}
-		pasteable(t, []Finding{{Advice: got}})
+		lab.Pasteable(t, test.path, got)
 	}
 	b.s.sandbox.UID = sandbox.Unnamed
 	if got := b.s.mendAudit(none, fs.ErrPermission); got != "systemctl restart spa-server" {

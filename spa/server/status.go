@@ -2,8 +2,6 @@ package server
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"os"
 	"slices"
 	"time"
@@ -12,6 +10,7 @@ import (
 	"sallyport/spa/capture"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/home"
 )
 
 // mostSeen is how many clients a status tells of: what has to fit into one answer.
@@ -24,7 +23,7 @@ func (s *Server) status() *control.Status {
 	c, gates, clients := s.config, s.identity.Gates, s.clients.Len()
 	s.line.Unlock()
 	st := &control.Status{
-		Name: c.Name, Address: c.Address, PID: os.Getpid(), Since: s.since, Now: now, Version: s.named, Protocol: spa.Version, Loaded: loaded(c.Text(), gates),
+		Name: c.Name, Address: c.Address, PID: os.Getpid(), Since: s.since, Now: now, Version: s.named, Protocol: spa.Version, Loaded: home.Loaded(c.Text(), gates),
 		Interfaces: c.Capture.Interfaces, KnockPorts: knockPorts(c), Guards: guards(c), Receipts: c.Receipts, Window: c.Window.String(),
 		Firewall: s.firewallStatus(c.Firewall.Mode),
 		Gate:     gateStatus(gates, now),
@@ -46,16 +45,6 @@ func (s *Server) status() *control.Status {
 	}
 	s.seen.tell(st)
 	return st
-}
-
-// loaded is what tells files that were taken over from those on disk.
-func loaded(settings []byte, gates []spa.Gate) control.Loaded {
-	sum := sha256.Sum256(settings)
-	l := control.Loaded{Settings: hex.EncodeToString(sum[:]), Gates: []string{}}
-	for _, g := range gates {
-		l.Gates = append(l.Gates, g.Key.Fingerprint())
-	}
-	return l
 }
 
 func (s *Server) auditStatus(path string) control.Audit {

@@ -1,0 +1,42 @@
+package check
+
+import (
+	"os"
+
+	"sallyport/spa/config"
+)
+
+// around is what the kernel does where the guard does not see it.
+type around struct {
+	cookies int  // net.ipv4.tcp_syncookies: 2 sends them always
+	ipvs    bool // there are virtual servers
+	fou     bool // the module for tunnels over UDP is loaded
+}
+
+func readAround() around {
+	var a around
+	a.cookies, _ = readNumber("/proc/sys/net/ipv4/tcp_syncookies") // 0: this kernel has none
+	_, ipvs := os.Stat("/proc/thread-self/net/ip_vs")
+	_, fou := os.Stat("/sys/module/fou")
+	a.ipvs, a.fou = ipvs == nil, fou == nil
+	return a
+}
+
+// checkAround looks for ways of the kernel's to a service that no rule sees.
+func checkAround(c *config.Config, h *host) []Finding {
+	if c.Firewall.Backend == "dry-run" || len(c.Services) == 0 {
+		return nil
+	}
+	var found []Finding
+	if h.around.cookies == 2 {
+		found = append(found, Finding{Warning, "tcp_syncookies", "2: a session that was let in can be begun anew without a SYN for two minutes, also once its grant is over",
+			"sysctl -w net.ipv4.tcp_syncookies=1\n# and the same in a file of /etc/sysctl.d"})
+	}
+	if h.around.ipvs {
+		found = append(found, Finding{Notice, "ip_vs", "IPVS is in use: a virtual server that leads to a guarded port of this host passes the guard", "ipvsadm -Ln\n# have none lead to a guarded port of this host"})
+	}
+	if h.around.fou {
+		found = append(found, Finding{Notice, "fou", "the kernel may unpack tunnels over UDP (FOU, GUE): what is in them passes the guard", "ip fou show\n# have none that strangers can send to"})
+	}
+	return found
+}

@@ -1,0 +1,105 @@
+package check
+
+import (
+	"fmt"
+	"slices"
+
+	"sallyport/firewall/survey"
+	"sallyport/keys/service"
+	"sallyport/spa/config"
+)
+
+// sshServers are the names of processes that let people in by ssh.
+var sshServers = []string{"sshd", "dropbear", "tinysshd"}
+
+// checkBeside looks for a second port at which strangers reach what a service guards: an ssh server
+// anywhere, and whatever else listens on a guarded port too. A program that sends datagrams has
+// sockets that look like those of a service, so UDP says nothing.
+func checkBeside(c *config.Config, h *host) []Finding {
+	units := socketUnits(h.root)
+	var found []Finding
+	var seen []uint16
+	for _, l := range h.listeners {
+		port := l.local.Port()
+		if l.Proto != service.TCP || slices.Contains(seen, port) {
+			continue
+		}
+		f, ok := h.beside(c, l, units)
+		if !ok || !h.unguarded(c, l) {
+			continue
+		}
+		seen = append(seen, port)
+		found = append(found, f)
+	}
+	return found
+}
+
+// beside words that a socket is another way to a service, if it is one.
+func (h *host) beside(c *config.Config, l listener, units []socketUnit) (Finding, bool) {
+	port := service.Ports{Proto: l.Proto, Low: l.local.Port(), High: l.local.Port()}
+	if who := sshServer(l, units); who != "" {
+		return Finding{Warning, port.String(), fmt.Sprintf("%s listens at %s, and no service guards it: strangers see it", who, l.local),
+			fmt.Sprintf("# add %q to the ports of a service, or have sshd listen elsewhere", port)}, true
+	}
+	for _, g := range h.listeners {
+		guarded := service.Service{Proto: g.Proto, Port: g.local.Port()}
+		if g.Proto != l.Proto || g.local.Addr().IsLoopback() || !c.Guards(guarded) || !sameOwner(g, l, units) {
+			continue
+		}
+		return Finding{Warning, port.String(), fmt.Sprintf("%s serves the guarded %s and listens at %s too, which no service guards: strangers reach it there", by([]listener{l}), guarded, l.local),
+			fmt.Sprintf("# add %q to the ports of service.%s, or have it listen there on 127.0.0.1 only", port, serviceOf(c, guarded))}, true
+	}
+	return Finding{}, false
+}
+
+// sshServer names the ssh server that waits at a socket, if one does.
+func sshServer(l listener, units []socketUnit) string {
+	if slices.ContainsFunc(l.held, func(name string) bool { return slices.Contains(sshServers, name) }) {
+		return "sshd"
+	}
+	if u, ok := unitOf(l, units); ok && u.startsSSH() {
+		return "sshd, by way of systemd's " + u.name + ","
+	}
+	return ""
+}
+
+// sameOwner reports whether one process holds both sockets, or systemd for one service.
+func sameOwner(a, b listener, units []socketUnit) bool {
+	ua, ok := unitOf(a, units)
+	ub, ok2 := unitOf(b, units)
+	return ok && ok2 && ua.service == ub.service || slices.ContainsFunc(a.pids, func(pid int) bool { return slices.Contains(b.pids, pid) })
+}
+
+// serviceOf names the service that has a port.
+func serviceOf(c *config.Config, s service.Service) string {
+	for _, service := range c.Services {
+		if contains(service.Ports, s.Proto, s.Port) {
+			return service.Name
+		}
+	}
+	return ""
+}
+
+func contains(ports []service.Ports, proto service.Proto, port uint16) bool {
+	return slices.ContainsFunc(ports, func(p service.Ports) bool { return p.Contains(proto, port) })
+}
+
+// unguarded reports whether a stranger reaches a socket without a knock.
+func (h *host) unguarded(c *config.Config, l listener) bool {
+	if l.local.Addr().IsLoopback() || c.Guards(service.Service{Proto: l.Proto, Port: l.local.Port()}) {
+		return false
+	}
+	if h.rules == nil {
+		return true
+	}
+	ways := h.approaches(c)
+	if !l.local.Addr().IsUnspecified() {
+		ways = h.waysTo(c, l.local.Addr())
+	}
+	for _, is4 := range []bool{true, false} {
+		if o, ok := h.judge(ways, is4, l.Proto, l.local.Port()); ok && o.Verdict != survey.Drops {
+			return true
+		}
+	}
+	return false
+}

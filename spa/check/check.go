@@ -1,0 +1,193 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/keys/place"
+	"sallyport/keys/quote"
+	"sallyport/spa/audit"
+	"sallyport/spa/config"
+	"sallyport/spa/replay"
+	"sallyport/spa/server/home"
+)
+
+// Severity ranks a finding of Check.
+type Severity string
+
+const (
+	// Problem: the gateway does not start, a client cannot knock, or a guarded port is open.
+	Problem Severity = "problem"
+	// Warning: it works, and one of the few settings that weaken it is on.
+	Warning Severity = "warning"
+	// Notice: it works, and is perhaps not what was meant.
+	Notice Severity = "notice"
+)
+
+// Finding is one thing that Check has to say.
+type Finding struct {
+	Severity Severity `json:"severity"`
+	Subject  string   `json:"subject"` // the file, or the setting
+	Text     string   `json:"text"`    // what is the matter
+	// Advice is what to do about it: a shell command on each line. A line that begins with # has words instead.
+	Advice string `json:"advice,omitzero"`
+}
+
+// Run parses everything in the configuration directory and looks at the host as it is, without
+// changing anything: at its rule sets, sockets, clock, files and units. What it may not look at it
+// says. No finding means that nothing is the matter. The version is that of the program. If from is valid
+// it follows the way of the client that has this address, too.
+func Run(ctx context.Context, dir, version string, from netip.Addr, now time.Time) []Finding {
+	h := look(ctx)
+	h.version = version
+	defer h.close()
+	h.from = from.Unmap()
+	return examine(ctx, dir, now, h)
+}
+
+func examine(ctx context.Context, dir string, now time.Time, h *host) []Finding {
+	var found []Finding
+	c, err := config.Load(dir)
+	if err != nil {
+		found = checkFile(filepath.Join(dir, config.FileName), err)
+		last, at, none := home.LastGood(dir)
+		if none != nil {
+			return found
+		}
+		c = last
+		found = append(found, Finding{Notice, config.FileName, "until it is mended, the guard and everything below are of its last good version, of " + at.Format(time.DateTime), "# mend the file"})
+	}
+	mistaken := err != nil
+	gates, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile))
+	if err != nil {
+		found = append(found, Finding{Problem, config.GateFile, err.Error() + ": the server does not start", "# put back a copy of the file: without it no client's token works"})
+	}
+	found = append(found, checkLoaded(ctx, c, h, gates, mistaken)...)
+	found = append(found, checkClients(c, now)...)
+	found = append(found, checkSettings(c)...)
+	found = append(found, checkJournal(c)...)
+	return append(found, checkHost(ctx, c, h)...)
+}
+
+// checkFile makes a finding of each mistake in a file, with its line.
+func checkFile(path string, err error) []Finding {
+	if errors.Is(err, fs.ErrNotExist) {
+		return []Finding{{Problem, path, err.Error(), "# if a gateway's files are in another directory: --config DIR\n# to make a gateway: spa-server init --address HOST"}}
+	}
+	mistakes := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		mistakes = joined.Unwrap()
+	}
+	found := make([]Finding, len(mistakes))
+	for i, mistake := range mistakes {
+		found[i] = Finding{Problem, path, mistake.Error(), "# mend the file"}
+		if at, ok := errors.AsType[*place.FileError](mistake); ok {
+			found[i].Subject = at.Place()
+			found[i].Text = strings.TrimPrefix(at.Error(), at.Place()+": ")
+		}
+	}
+	return found
+}
+
+func checkClients(c *config.Config, now time.Time) []Finding {
+	registry, problems := home.LoadClients(filepath.Join(c.Dir, config.ClientsDir))
+	var found []Finding
+	for _, problem := range problems {
+		found = append(found, Finding{Problem, config.ClientsDir, problem.Error() + ": this client cannot knock", "# mend the file"})
+	}
+	if registry.Len() == 0 {
+		found = append(found, Finding{Notice, config.ClientsDir, "there are no clients yet, so no knock can be accepted", "spa-keygen new NAME --allow SERVICE"})
+	}
+	var observed []string
+	for _, client := range registry.Clients() {
+		if client.Revoked.IsZero() && !client.RequireSource {
+			observed = append(observed, client.Name)
+		}
+		found = append(found, checkClient(c, client, now)...)
+	}
+	if len(observed) > 0 {
+		found = append(found, Finding{Warning, "require_source",
+			fmt.Sprintf("not set for %s: an attacker who intercepts a packet that states no address can send it on from another and be let in", audit.Few(observed, 5)),
+			"# set require_source = true for clients that have a public address of their own"})
+	}
+	return found
+}
+
+func checkClient(c *config.Config, client *keys.Client, now time.Time) []Finding {
+	subject := filepath.Join(config.ClientsDir, client.Name+".toml")
+	var found []Finding
+	if !client.Expires.IsZero() && !now.Before(client.Expires) && client.Revoked.IsZero() {
+		found = append(found, Finding{Notice, subject, "the key expired on " + client.Expires.Format(time.DateOnly), "spa-keygen revoke " + client.Name + "\n# or set a later expires in " + subject})
+	}
+	for _, text := range client.Allow {
+		if err := c.CheckAllow(text); err != nil {
+			found = append(found, Finding{Problem, subject, fmt.Sprintf("allow names %q: %v", text, err), "# add a [service.NAME] for it to " + config.FileName + ", or take it out"})
+		}
+	}
+	return found
+}
+
+// pasteLines joins advice to one text in which each line stands once, words behind all commands.
+func pasteLines(advice ...string) string {
+	var commands, words []string
+	for line := range strings.SplitSeq(strings.Join(advice, "\n"), "\n") {
+		to := &commands
+		if strings.HasPrefix(line, "#") {
+			to = &words
+		}
+		if !slices.Contains(*to, line) {
+			*to = append(*to, line)
+		}
+	}
+	return strings.Join(append(commands, words...), "\n")
+}
+
+func checkSettings(c *config.Config) []Finding {
+	var found []Finding
+	if standard := config.Default(c.Dir).Window; c.Window > standard {
+		found = append(found, Finding{Warning, "window", fmt.Sprintf("%v: a packet that was held back stays good for longer than it has to", c.Window), fmt.Sprintf("# in %s: window = %q; let NTP keep the clocks", config.FileName, standard)})
+	}
+	for _, name := range c.Firewall.TrustedInterfaces {
+		found = append(found, Finding{Warning, "trusted_interfaces", name + ": every host behind it reaches all guarded ports without a knock", "# remove it unless you want that"})
+	}
+	if c.Firewall.TPROXY {
+		found = append(found, Finding{Warning, "firewall.tproxy", "true: packets that a TPROXY rule assigns to a guarded port's socket bypass the guard", "# take it out unless a TPROXY rule needs it"})
+	}
+	if c.Firewall.Backend == "dry-run" {
+		found = append(found, Finding{Warning, "firewall.backend", "dry-run: requests are decided and recorded, and no port is guarded", "# in " + config.FileName + `: backend = "auto"`})
+	}
+	if len(c.Services) == 0 {
+		found = append(found, Finding{Notice, config.FileName, "there is no service: nothing is guarded", "# add a [service.NAME]"})
+	}
+	return found
+}
+
+func checkJournal(c *config.Config) []Finding {
+	path := filepath.Join(c.State, config.JournalFile)
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !home.IsDir(c.State):
+		return []Finding{{Problem, "state", c.State + ": there is no such directory, and the server does not start without it", home.MakeState(c.State)}}
+	case errors.Is(err, fs.ErrNotExist):
+		return []Finding{{Notice, path, "there is no journal: the server makes one when it starts, and refuses knocks for a window after that", "# restore it if it was moved by mistake and the host was not rebooted since"}}
+	case err != nil:
+		return []Finding{{Problem, path, err.Error(), "# run check as root"}}
+	case !info.Mode().IsRegular():
+		return []Finding{{Problem, path, "this is not a regular file, and the server does not start with it", "mv " + quote.Shell(path) + " " + quote.Shell(path+".old") + "\n# the server makes a new one"}}
+	}
+	// What cannot be read is damaged, or another's affair.
+	if foreign, err := replay.Foreign(path, replay.Config{Window: c.Window}); err == nil && foreign {
+		return []Finding{{Warning, path, "this journal came from another machine. If a gateway with the same keys still runs there, a packet that was spent at one of the two opens the other",
+			"# if the other machine still runs, stop one of the two, or make this one a gateway of its own: spa-server init --config DIR"}}
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"sallyport/keys"
+	"sallyport/keys/quote"
+	"sallyport/spa/config"
+	"sallyport/spa/server/control"
+	"sallyport/spa/server/home"
+)
+
+// checkAccess looks at who may read and change the gateway's files. Those with keys are looked at
+// where they are read.
+func checkAccess(c *config.Config, h *host) []Finding {
+	var found []Finding
+	for _, dir := range home.Distinct(c.Dir, filepath.Join(c.Dir, config.ClientsDir), c.State) {
+		found = append(found, writable(dir, "whoever may write there can take files away and put others in their place")...)
+	}
+	found = append(found, writable(filepath.Join(c.Dir, config.FileName), "whoever may write it decides what is guarded")...)
+	for _, path := range []string{
+		filepath.Join(c.State, config.JournalFile), filepath.Join(c.State, home.LedgerFile),
+		filepath.Join(c.State, control.SocketName), c.Audit.File,
+	} {
+		found = append(found, private(path)...)
+	}
+	found = append(found, checkOwners(c, h)...)
+	return append(found, checkOwner(c, h)...)
+}
+
+const (
+	byOthers      = 0o007
+	writeByOthers = 0o002
+)
+
+// writable finds a path that others than its owner and group may write.
+func writable(path, why string) []Finding {
+	fi, err := os.Stat(path)
+	if err != nil || fi.Mode().Perm()&writeByOthers == 0 {
+		return nil // that it is not there is said where it is read
+	}
+	return []Finding{{Warning, path, fmt.Sprintf("its mode is %04o: %s", fi.Mode().Perm(), why), "chmod o-w " + quote.Shell(path)}}
+}
+
+// private finds a file that others may read: it tells who knocked when, and from where.
+func private(path string) []Finding {
+	fi, err := os.Lstat(path)
+	if err != nil || fi.Mode()&fs.ModeSymlink != 0 || fi.Mode().Perm()&byOthers == 0 { // chmod would follow a link
+		return nil
+	}
+	return []Finding{{Warning, path, fmt.Sprintf("its mode is %04o: every user of this host can read which clients knocked, and when", fi.Mode().Perm()), "chmod o-rwx " + quote.Shell(path)}}
+}
+
+// checkOwner looks whether the journal belongs to somebody who is not the server.
+func checkOwner(c *config.Config, h *host) []Finding {
+	path := filepath.Join(c.State, config.JournalFile)
+	journal, err := ownerOf(path)
+	dir, err2 := ownerOf(c.State)
+	if err != nil || err2 != nil || journal == 0 || journal == dir {
+		return nil
+	}
+	if uid, _, ok := h.server(); ok && uid == journal {
+		return nil
+	}
+	return []Finding{{Problem, path, fmt.Sprintf("it belongs to user %d, not to root or the owner of its directory: under systemd the server cannot open it and does not start, and that user could delete its record of spent packets", journal),
+		"chown -h --reference=" + quote.Shell(c.State) + " " + quote.Shell(path)}}
+}
+
+func ownerOf(path string) (int, error) {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return 0, err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	return int(st.Uid), nil
+}
+
+// checkCopies looks for copies of secrets that editors and people leave behind.
+func checkCopies(c *config.Config) []Finding {
+	var found []Finding
+	for _, dir := range home.Distinct(c.Dir, filepath.Join(c.Dir, config.ClientsDir)) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue // that it cannot be read is said where the clients are
+		}
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			if what := leftover(path, e); what != "" {
+				found = append(found, copied(path, what, e))
+			}
+		}
+	}
+	return found
+}
+
+// leftover says what a file is that does not belong there; empty: it does, or it is nothing of ours.
+func leftover(path string, e fs.DirEntry) string {
+	if !e.Type().IsRegular() {
+		return ""
+	}
+	if isToken(path) {
+		return "a token: whoever has it can knock"
+	}
+	name := strings.TrimPrefix(strings.TrimPrefix(e.Name(), "."), "#")
+	for _, secret := range []string{config.GateFile, keys.Suffix} {
+		before, rest, ok := strings.Cut(name, secret)
+		if ok && rest != "" && !strings.HasPrefix(before, "server") {
+			return "a copy of a file with keys"
+		}
+	}
+	return ""
+}
+
+// isToken reports whether a file is an enrolment token.
+func isToken(path string) bool {
+	const most = 4096
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, most))
+	if err != nil {
+		return false
+	}
+	_, err = keys.ParseToken(string(data))
+	return err == nil
+}
+
+func copied(path, what string, e fs.DirEntry) Finding {
+	f := Finding{Notice, path, what, "shred -u " + quote.Shell(path) + "\n# once it is not needed any more"}
+	if fi, err := e.Info(); err == nil && fi.Mode().Perm()&byOthers != 0 {
+		f.Severity, f.Text = Warning, what+fmt.Sprintf(", and its mode is %04o: any user of this host may have read it", fi.Mode().Perm())
+		f.Advice = "shred -u " + quote.Shell(path) + "\n# and rotate the key that is in it: spa-keygen rotate NAME"
+	}
+	return f
+}
+
+// checkMedium looks where the replay memory is kept.
+func checkMedium(c *config.Config, h *host) []Finding {
+	switch h.medium(c.State) {
+	case inMemory:
+		return []Finding{{Notice, "state", c.State + " is in memory: after a reboot there is no journal, and knocks are refused for a window", "# set state to a directory on a disk, such as /var/lib/spa"}}
+	case onNetwork:
+		return []Finding{{Notice, "state", c.State + " is on a network file system: while that is slow or unreachable, no client gets in, and locks may not work", "# set state to a directory on a disk of this host, such as /var/lib/spa"}}
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"sallyport/firewall/survey"
+	"sallyport/keys/service"
+	"sallyport/spa/config"
+	"sallyport/spa/sandbox"
+	"sallyport/spa/server/home"
+)
+
+// checkHost looks for what stands in the way on this host as it is now.
+func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
+	found := checkTables(c, h)
+	for _, check := range []func(*config.Config, *host) []Finding{
+		checkFrom, checkIngress, checkClosed, checkKnockSeen, checkKnockPorts, checkBeside, checkDetours, checkServed, checkShutHere,
+		checkOwnPorts, checkInterfaces, checkBridges, checkMarks, checkAccount, checkClock, checkConntrack, checkForgets, checkAround, checkMedium,
+		checkGuard, checkOpenable, checkBoot, checkFlush, checkAccess, checkSandbox,
+	} {
+		found = append(found, check(c, h)...)
+	}
+	found = append(found, checkAddress(ctx, c, h)...)
+	found = append(found, checkAddressPort(c)...)
+	found = append(found, checkCopies(c)...)
+	return append(found, checkUnseen(h)...)
+}
+
+// checkUnseen says what was not looked at: silence must not be taken for a clean bill.
+func checkUnseen(h *host) []Finding {
+	var found []Finding
+	advice := "# run check as root, in the gateway's own network namespace"
+	if h.uid == 0 {
+		advice = "# run check in the gateway's own network namespace; if you did, look by hand"
+	}
+	for _, u := range h.unseen {
+		found = append(found, Finding{Notice, "not looked at", u.what + ": " + u.why, advice})
+	}
+	return found
+}
+
+func checkClock(c *config.Config, h *host) []Finding {
+	const advice = "timedatectl set-ntp true"
+	switch {
+	case !h.clock.known:
+		return nil
+	case !h.clock.synced:
+		return []Finding{{Notice, "clock", fmt.Sprintf("no time service sets this host's clock: once it is %v off, all knocks are refused", c.Window), advice}}
+	case h.clock.within > c.Window/2:
+		return []Finding{{Notice, "clock", fmt.Sprintf("this host's clock may be %v off, of the %v that a knock may be", h.clock.within, c.Window), advice}}
+	}
+	return nil
+}
+
+func checkConntrack(_ *config.Config, h *host) []Finding {
+	const much = 80 // percent
+	n, limit := h.conntrack.count, h.conntrack.max
+	if limit == 0 || 100*n < limit*much {
+		return nil
+	}
+	return []Finding{{Notice, "nf_conntrack_max", fmt.Sprintf("%d of %d connections are tracked: when the table is full, new ones are dropped, granted ones too", n, limit),
+		fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d\n# what fills it: conntrack -S", 4*limit)}}
+}
+
+// checkInterfaces looks for names of interfaces that are not there. Rules know an interface by its first
+// name alone, the sniffer by all.
+func checkInterfaces(c *config.Config, h *host) []Finding {
+	if h.links == nil {
+		return nil
+	}
+	var found []Finding
+	missing := func(key, name, then string) {
+		found = append(found, Finding{Notice, key, fmt.Sprintf("there is no interface %s now: %s", name, then), "ip link\n# shows those that exist"})
+	}
+	for _, name := range c.Capture.Interfaces {
+		if _, ok := h.link(name); !ok {
+			missing("capture.interfaces", name, "no knock is seen there until it comes")
+		}
+	}
+	for _, name := range c.Firewall.TrustedInterfaces {
+		l, ok := h.link(name)
+		switch {
+		case !ok:
+			missing("firewall.trusted_interfaces", name, "whatever bears that name later is trusted")
+		case l.Name != name:
+			found = append(found, Finding{Problem, "firewall.trusted_interfaces", fmt.Sprintf("%s is an alternative name of %s, and firewall rules do not know those: nothing is trusted by it", name, l.Name),
+				fmt.Sprintf("# write %q in the place of %q", l.Name, name)})
+		}
+	}
+	return found
+}
+
+// link returns the interface that has a name.
+func (h *host) link(name string) (survey.Link, bool) {
+	i := slices.IndexFunc(h.links, func(l survey.Link) bool { return l.Is(name) })
+	if i < 0 {
+		return survey.Link{}, false
+	}
+	return h.links[i], true
+}
+
+// checkAddress looks whether clients are sent here. Behind a NAT they are all the same.
+func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
+	name, _, err := service.SplitAddress(c.Address)
+	if err != nil || h.links == nil {
+		return nil
+	}
+	said := name + " is none of this host's addresses"
+	addr, err := netip.ParseAddr(name)
+	addrs := []netip.Addr{addr}
+	if err != nil {
+		if addrs, err = h.resolve(ctx, name); err != nil {
+			return []Finding{{Notice, "address", fmt.Sprintf("%s cannot be looked up from here: %v", name, err), "# check that clients can"}}
+		}
+		said = fmt.Sprintf("%s is %v, none of this host's addresses", name, addrs)
+	}
+	if slices.ContainsFunc(addrs, h.has) {
+		return nil
+	}
+	return []Finding{{Notice, "address", said, "# fine if a router leads that address here; otherwise clients knock elsewhere"}}
+}
+
+// checkAddressPort looks whether clients are sent to a port where knocks are heard.
+func checkAddressPort(c *config.Config) []Finding {
+	_, port, err := service.SplitAddress(c.Address)
+	if err != nil || port == 0 || isKnockPort(c, port) {
+		return nil
+	}
+	return []Finding{{Notice, "address", fmt.Sprintf("clients knock on udp/%d, and knock_ports does not have it", port),
+		"# fine if a router leads that port to one of knock_ports; otherwise their knocks are lost"}}
+}
+
+// checkAccount looks for the user that the server becomes.
+func checkAccount(c *config.Config, h *host) []Finding {
+	if _, _, ok := h.accounts(home.SystemUser); ok {
+		return nil
+	}
+	return []Finding{{Notice, "user " + home.SystemUser, fmt.Sprintf("there is none: the server that root starts becomes the user %d, which has no name", sandbox.Unnamed),
+		home.MakeUser + " && " + home.HandOver(home.SystemUser, c.Dir)}}
+}
+
+// checkSandbox says what of the sandbox this kernel does not have.
+func checkSandbox(_ *config.Config, h *host) []Finding {
+	var found []Finding
+	for _, text := range h.lacks {
+		found = append(found, Finding{Warning, "sandbox", text + ": a server that is taken over can do more",
+			"# it needs a kernel with CONFIG_SECURITY_LANDLOCK (Linux 5.13, and landlock in /sys/kernel/security/lsm) and CONFIG_SECCOMP_FILTER; in a container, what its runtime forbids"})
+	}
+	return found
+}
+
+// checkGuard looks whether the guard is where it should be.
+func checkGuard(c *config.Config, h *host) []Finding {
+	if h.rules != nil && c.Firewall.Backend == "dry-run" && h.guarded() {
+		return []Finding{{Problem, "guard", "one from before stands, and a dry run lets nobody through it", "spa-server teardown && systemctl restart spa-server.service"}}
+	}
+	if h.rules == nil || c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || len(c.Services) == 0 {
+		return nil
+	}
+	const open = "NOT LOADED: the guarded ports are as open as this host's own firewall leaves them"
+	_, _, never := home.LastGood(c.Dir)
+	stands := h.guarded()
+	switch {
+	case h.running && !stands:
+		return []Finding{{Problem, "guard", open + ", and the server that runs cannot put it back: journalctl -u spa-server says why", "systemctl restart spa-server.service"}}
+	case !stands && errors.Is(never, home.ErrNeverGood):
+		return []Finding{{Warning, "guard", "not loaded yet: the ports are as open as this host's own firewall leaves them", "spa-server run --confirm 5m"}}
+	case !stands:
+		return []Finding{{Problem, "guard", open + ", and no server runs", "systemctl restart spa-guard.service spa-server.service"}}
+	case !h.running:
+		return []Finding{{Problem, "spa-server", "it does not run: the guarded ports are shut, and nobody can knock", "systemctl restart spa-server.service"}}
+	}
+	return nil
+}
+
+// guarded reports whether the guard of either backend is in the kernel.
+func (h *host) guarded() bool {
+	if _, ok := h.rules.Table("inet", "spa"); ok {
+		return true
+	}
+	return h.byIPTables()
+}
+
+// byIPTables reports whether the guard that stands is that of iptables.
+func (h *host) byIPTables() bool {
+	return h.rules.Chain("ip", "mangle", "spa-guard") || h.rules.Chain("ip6", "mangle", "spa-guard")
+}

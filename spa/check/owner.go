@@ -1,0 +1,61 @@
+package check
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"sallyport/keys/quote"
+	"sallyport/spa/config"
+	"sallyport/spa/sandbox"
+	"sallyport/spa/server/home"
+)
+
+// checkOwners looks whose the gateway's files are: whoever owns one may change it, whatever its mode.
+func checkOwners(c *config.Config, h *host) []Finding {
+	var found []Finding
+	clients := filepath.Join(c.Dir, config.ClientsDir)
+	for _, path := range home.Distinct(c.Dir, clients, filepath.Join(c.Dir, config.FileName), filepath.Join(c.Dir, config.GateFile), c.State) {
+		owner, err := ownerOf(path)
+		if err != nil || h.trusts(owner) {
+			continue // that it is not there is said where it is read
+		}
+		found = append(found, Finding{Warning, path, fmt.Sprintf("it belongs to user %d, not to root or the server's user: user %[1]d can change what is guarded and which clients get in", owner),
+			"chown root " + quote.Shell(path)})
+	}
+	return append(found, checkLegible(clients, h)...)
+}
+
+// trusts reports whether files may belong to the user: root, the server's, or who runs this.
+func (h *host) trusts(uid int) bool {
+	server, _, ok := h.server()
+	return uid == 0 || uid == h.uid || ok && uid == server
+}
+
+// server is the user and group that a server becomes which root starts; false: it becomes none.
+func (h *host) server() (uid, gid int, ok bool) {
+	if uid, gid, ok := h.accounts(home.SystemUser); ok || h.uid != 0 {
+		return uid, gid, ok
+	}
+	uid, gid, err := sandbox.Becomes(home.SystemUser)
+	return uid, gid, err == nil && uid != 0
+}
+
+// checkLegible looks whether the server will be able to read the clients once it is no more root.
+func checkLegible(clients string, h *host) []Finding {
+	uid, gid, ok := h.server()
+	fi, err := os.Stat(clients)
+	if err != nil || !ok {
+		return nil
+	}
+	if home.Permits(fi, uid, gid, home.MayRead|home.MaySearch) || home.HasACL(clients) {
+		return nil
+	}
+	name := home.SystemUser
+	if uid == sandbox.Unnamed {
+		name = strconv.Itoa(uid)
+	}
+	return []Finding{{Problem, clients, "the user " + name + " may not read it, and the server does not start",
+		fmt.Sprintf("chgrp -R %s %s && chmod 750 %[2]s", name, quote.Shell(clients))}}
+}

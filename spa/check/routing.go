@@ -1,0 +1,125 @@
+package check
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/firewall/survey"
+	"sallyport/keys/service"
+	"sallyport/spa/config"
+)
+
+// What bridges, routing and connection tracking do with packets, beside rules.
+
+// bridging is what the kernel has packets that a bridge passes on go through (br_netfilter).
+type bridging struct {
+	loaded       bool
+	calls4       bool // net.bridge.bridge-nf-call-iptables
+	calls6       bool // net.bridge.bridge-nf-call-ip6tables
+	filtersVLANs bool // net.bridge.bridge-nf-filter-vlan-tagged
+}
+
+// checkBridges looks for machines of services to which a bridge of this host passes packets on that the
+// guard does not see.
+func checkBridges(c *config.Config, h *host) []Finding {
+	if h.rules == nil || c.Firewall.Mode == "admit" || c.Firewall.Backend == "dry-run" {
+		return nil
+	}
+	var found []Finding
+	said := make(map[string]bool)
+	for _, s := range c.Services {
+		for _, to := range s.Addresses {
+			bridge, ok := h.rules.Bridge(to)
+			if !ok || bridge.Bridge.Ports < 2 {
+				continue
+			}
+			text, set := h.bridging.misses(*bridge.Bridge, to.Is4())
+			key := bridge.Name + set
+			if text == "" || said[key] {
+				continue
+			}
+			said[key] = true
+			found = append(found, Finding{Warning, "service." + s.Name + ".addresses", fmt.Sprintf("%s is behind the bridge %s, and %s the guard: from another port of the bridge it is reached without a knock", to, bridge.Name, text),
+				h.bridging.command(set)})
+		}
+	}
+	return found
+}
+
+// misses returns which packets pass by the guard, and the sysctl that has them pass through it.
+func (b bridging) misses(bridge survey.Bridge, is4 bool) (text, sysctl string) {
+	calls, name := b.calls6 || bridge.Calls6, "net.bridge.bridge-nf-call-ip6tables"
+	if is4 {
+		calls, name = b.calls4 || bridge.Calls4, "net.bridge.bridge-nf-call-iptables"
+	}
+	switch {
+	case !b.loaded || !calls:
+		return "packets that this passes on do not go through", name
+	case !b.filtersVLANs:
+		return "frames with a VLAN or priority tag that this passes on do not go through", "net.bridge.bridge-nf-filter-vlan-tagged"
+	}
+	return "", ""
+}
+
+func (b bridging) command(sysctl string) string {
+	set := "sysctl -w " + sysctl + "=1"
+	if !b.loaded {
+		set = "modprobe br_netfilter && " + set
+	}
+	return set + "\n# and the same in a file of /etc/sysctl.d"
+}
+
+// shortestSilence is how long a session may say nothing on a host whose connection tracking is set as usual
+// or nearly so. The kernel's own value is five days.
+const shortestSilence = time.Hour
+
+// checkForgets looks whether connection tracking forgets sessions that are merely silent.
+func checkForgets(c *config.Config, h *host) []Finding {
+	keeps := func(s config.Service) bool {
+		return !s.Cuts() && slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Proto == service.TCP })
+	}
+	after := h.conntrack.established
+	if after == 0 || after >= shortestSilence || c.Firewall.Backend == "dry-run" || !slices.ContainsFunc(c.Services, keeps) {
+		return nil
+	}
+	return []Finding{{Notice, "nf_conntrack_tcp_timeout_established", fmt.Sprintf("%v: a session that is silent for longer is forgotten, and hangs once its grant is over, until its client knocks again", after),
+		"sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000\n# and the same in a file of /etc/sysctl.d"}}
+}
+
+// checkMarks looks for rules of the routing that ask for a packet mark which the guard spoils: it sets a bit
+// of the connection mark, and another tool copies all bits to packets.
+func checkMarks(c *config.Config, h *host) []Finding {
+	if h.rules == nil || c.Firewall.Mode == "admit" || c.Firewall.Backend == "dry-run" {
+		return nil
+	}
+	mark := cmp.Or(c.Firewall.Mark, uint32(firewall.DefaultMark))
+	at, restores := h.rules.Restores(mark)
+	if !restores {
+		return nil
+	}
+	var found []Finding
+	for _, m := range h.rules.Marks {
+		if m.Mask&mark == 0 || m.Value&mark != 0 {
+			continue
+		}
+		ip := map[bool]string{true: "ip", false: "ip -6"}[m.V4]
+		was, will := fwmark(m.Value, m.Mask), fwmark(m.Value, m.Mask&^mark)
+		advice := fmt.Sprintf("%s rule add priority %d fwmark %s lookup %d && %[1]s rule del priority %[2]d fwmark %[5]s\n# and the same where your rules are kept", ip, m.Priority, will, m.Table, was)
+		if m.More {
+			advice = fmt.Sprintf("# in the rule of priority %d write fwmark %s", m.Priority, will)
+		}
+		found = append(found, Finding{Problem, ip + " rule fwmark " + was, fmt.Sprintf("%s copies the connection mark to packets, and the guard has set the bit %#x in that: this rule does not hold for the sessions that it lets in, and their answers leave by another interface", at, mark), advice})
+	}
+	return found
+}
+
+// fwmark is a mark as ip-rule(8) has it.
+func fwmark(value, mask uint32) string {
+	if mask == ^uint32(0) {
+		return fmt.Sprintf("%#x", value)
+	}
+	return fmt.Sprintf("%#x/%#x", value, mask)
+}

@@ -1,0 +1,116 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/keys/quote"
+	"sallyport/spa/config"
+	"sallyport/spa/sandbox"
+	"sallyport/spa/server/control"
+	"sallyport/spa/server/home"
+)
+
+// checkRunning reports what the running server has met with.
+func checkRunning(c *config.Config, s *control.Status) []Finding {
+	var found []Finding
+	if s.Audit.Moved != "" {
+		found = append(found, Finding{Problem, s.Audit.File, s.Audit.Moved, s.Audit.Mend})
+	}
+	if s.Audit.Lost > 0 {
+		found = append(found, Finding{Problem, s.Audit.File,
+			fmt.Sprintf("lines lost since the server was started: %d, the last at %s: %s", s.Audit.Lost, s.Audit.LostAt.Local().Format(time.DateTime), s.Audit.LostWhy),
+			"df -h " + quote.Shell(filepath.Dir(s.Audit.File)) + "\n# shows whether there is room; the count begins anew with a restart"})
+	}
+	if s.Firewall.Unkept {
+		found = append(found, Finding{Warning, "guard", "the process that keeps it, spa-keeper, has ended: if the server is killed too another tool can flush it, and the ports are open",
+			"systemctl restart spa-server"})
+	}
+	return append(found, notTaken(c, s)...)
+}
+
+// notTaken finds clients that the server has left out, though nothing is wrong with their files any more.
+func notTaken(c *config.Config, s *control.Status) []Finding {
+	if len(s.LeftOut) == 0 {
+		return nil
+	}
+	registry, _ := home.LoadClients(filepath.Join(c.Dir, config.ClientsDir)) // mistakes are reported elsewhere
+	var found []Finding
+	for _, out := range s.LeftOut {
+		if _, ok := registry.Client(out.Client); ok {
+			found = append(found, Finding{Problem, filepath.Join(config.ClientsDir, out.Client+keys.Suffix),
+				"the server has not taken it, so its client cannot knock: " + out.Why, "systemctl reload spa-server"})
+		}
+	}
+	return found
+}
+
+// checkOpenable reports files that the server will be unable to open, both as its own user and as root, which under
+// systemd lacks the right to open other users' files.
+func checkOpenable(c *config.Config, h *host) []Finding {
+	if h.uid != 0 {
+		return nil
+	}
+	var found []Finding
+	if len(checkOwner(c, h)) == 0 { // which reports the journal
+		found = openable(filepath.Join(c.State, config.JournalFile), h)
+	}
+	for _, file := range []string{home.LockFile, home.LedgerFile, "keeper", control.SocketName} {
+		found = append(found, openable(filepath.Join(c.State, file), h)...)
+	}
+	if err := home.CheckSettings(c.State, c.Dir); errors.Is(err, home.ErrNotTrusted) {
+		path := filepath.Join(c.State, home.SettingsFile)
+		found = append(found, Finding{Warning, path, home.ErrNotTrusted.Error() + ", so it is ignored: if " + config.FileName + " has a mistake at boot, nothing is guarded",
+			"spa-server reload\n# replaces it"})
+	}
+	if c.Audit.File != "" {
+		found = append(found, openable(c.Audit.File, h)...)
+	}
+	root, err := os.OpenRoot(c.Dir)
+	if err != nil {
+		return found // reported elsewhere
+	}
+	defer root.Close()
+	for _, read := range []struct {
+		path string
+		do   func() error
+	}{
+		{filepath.Join(c.Dir, config.FileName), func() error { _, err := config.LoadIn(root, c.Dir); return err }},
+		{filepath.Join(c.Dir, config.GateFile), func() error { _, err := keys.ReadGateIn(root, c.Dir, config.GateFile); return err }},
+	} {
+		err := sandbox.As(home.SystemUser, read.do)
+		if errors.Is(err, fs.ErrPermission) {
+			found = append(found, Finding{Problem, read.path, "a reload is refused: " + home.Legible(read.path, err).Error(), "spa-server reload\n# after the command above"})
+		}
+	}
+	return found
+}
+
+// openable reports a file that both root without capabilities and the server's user are unable to open or make.
+func openable(path string, h *host) []Finding {
+	uid, gid, ok := h.server()
+	at := filepath.Dir(path)
+	dir, missing := os.Stat(at)
+	if !ok || missing != nil || home.HasACL(at) { // a missing directory is reported elsewhere
+		return nil
+	}
+	file, err := os.Lstat(path)
+	if err == nil && home.HasACL(path) {
+		return nil
+	}
+	for _, who := range [][2]int{{0, 0}, {uid, gid}} {
+		if err == nil && file.Mode()&fs.ModeSocket == 0 { // which is made anew
+			if home.Permits(dir, who[0], who[1], home.MaySearch) && home.Permits(file, who[0], who[1], home.MayRead|home.MayWrite) {
+				return nil
+			}
+		} else if home.Permits(dir, who[0], who[1], home.MaySearch|home.MayWrite) {
+			return nil
+		}
+	}
+	return []Finding{{Problem, path, fmt.Sprintf("root (without CAP_DAC_OVERRIDE) and the user %s cannot open it, so the server does not start", home.ServerName()), home.MendFile(path)}}
+}

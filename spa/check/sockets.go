@@ -1,0 +1,127 @@
+package check
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"sallyport/firewall/survey"
+	"sallyport/keys/service"
+	"sallyport/spa/config"
+)
+
+// checkKnockPorts looks for programs on knock ports that are said to be ours alone.
+func checkKnockPorts(c *config.Config, h *host) []Finding {
+	var found []Finding
+	for _, k := range c.KnockPorts {
+		served := h.listensForOthers(service.UDP, k.Port)
+		if !k.Shared && len(served) > 0 {
+			found = append(found, Finding{Warning, "knock_ports", fmt.Sprintf("%s on this host serves udp/%d too: connection tracking is kept from seeing what comes and goes there, and what answers shows the port", by(served), k.Port),
+				fmt.Sprintf("# take another port, or write { port = %d, shared = true }", k.Port)})
+		}
+		if k.Shared && len(served) == 0 {
+			found = append(found, Finding{Notice, "knock_ports", fmt.Sprintf("udp/%d is set to shared, but nothing on this host serves it: each knock leaves a needless entry in connection tracking", k.Port),
+				fmt.Sprintf("# write %d in place of { port = %[1]d, shared = true }", k.Port)})
+		}
+	}
+	return found
+}
+
+// by names who holds sockets, as far as that is known.
+func by(ls []listener) string {
+	var names []string
+	for _, l := range ls {
+		names = append(names, l.held...)
+	}
+	slices.Sort(names)
+	if names = slices.Compact(names); len(names) == 0 {
+		return "a program"
+	}
+	return strings.Join(names, ", ")
+}
+
+// checkServed looks for services behind whose ports there is nothing. A range is seldom used as a
+// whole, and a UDP service may come to be when it is wanted.
+func checkServed(c *config.Config, h *host) []Finding {
+	if h.listeners == nil {
+		return nil
+	}
+	var found []Finding
+	for _, s := range c.Services {
+		if expected(s) && !h.served(c, s) {
+			found = append(found, Finding{Notice, "service." + s.Name, fmt.Sprintf("nothing on this host listens on %s, but for itself", portList(s.Ports)), "# start what serves it, on an address that clients reach, or take the service out"})
+		}
+	}
+	return found
+}
+
+// checkShutHere looks for programs of this host at ports that belong only to services at other
+// addresses. The guard shuts such a port here to everyone.
+func checkShutHere(c *config.Config, h *host) []Finding {
+	if c.Firewall.Backend == "dry-run" {
+		return nil
+	}
+	var found []Finding
+	for _, s := range c.Services {
+		if len(s.Addresses) == 0 {
+			continue
+		}
+		var shut []listener
+		one := said{}
+		for _, l := range h.listeners {
+			if contains(s.Ports, l.Proto, l.local.Port()) && !l.local.Addr().IsLoopback() && !h.opensHere(c, l) {
+				shut = append(shut, l)
+				one.add(single(l.Proto, l.local.Port()))
+			}
+		}
+		if len(shut) > 0 {
+			found = append(found, Finding{Notice, "service." + s.Name, fmt.Sprintf("it has addresses of its own, and %s listens on %s of this host: there the guard shuts the port to everyone", by(shut), portList(one.ports)),
+				fmt.Sprintf("# if it should be used here too, add another service with ports = [%s] and no addresses", quoted(one.ports))})
+		}
+	}
+	return found
+}
+
+// opensHere reports whether a service can open a socket of this host: one that has no addresses of
+// its own, or that of the socket among them.
+func (h *host) opensHere(c *config.Config, l listener) bool {
+	return slices.ContainsFunc(c.Services, func(s config.Service) bool {
+		if !contains(s.Ports, l.Proto, l.local.Port()) {
+			return false
+		}
+		return len(s.Addresses) == 0 || slices.ContainsFunc(s.Addresses, func(a netip.Addr) bool {
+			return a == l.local.Addr() || l.local.Addr().IsUnspecified() && h.has(a)
+		})
+	})
+}
+
+// has reports whether an address is one of this host's.
+func (h *host) has(a netip.Addr) bool {
+	return slices.ContainsFunc(h.links, func(l survey.Link) bool { return l.Own(a.WithZone("")) })
+}
+
+// expected reports whether something should wait at a port of the service at all times.
+func expected(s config.Service) bool {
+	return len(s.Ports) > 0 && len(s.Addresses) == 0 &&
+		!slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Proto != service.TCP || p.Low != p.High })
+}
+
+// served reports whether something waits at a port of the service, here or where DNAT leads.
+func (h *host) served(c *config.Config, s config.Service) bool {
+	ways := h.approaches(c)
+	for _, p := range s.Ports {
+		if len(h.listensForOthers(p.Proto, p.Low)) > 0 {
+			return true
+		}
+		if h.rules == nil {
+			continue
+		}
+		for _, is4 := range []bool{true, false} {
+			if o, ok := h.judge(ways, is4, p.Proto, p.Low); ok && (o.Redirected || o.Verdict == survey.Perhaps) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,169 @@
+package check
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"sallyport/spa/config"
+)
+
+// What the machine's own files say: which units start at boot, and what they do to rule sets.
+// systemd is not asked, so that this holds also where it does not run.
+
+// bySystemd reports whether systemd has booted the machine (sd_booted(3)).
+func (h *host) bySystemd() bool {
+	fi, err := os.Stat(filepath.Join(h.root, "run/systemd/system"))
+	return err == nil && fi.IsDir()
+}
+
+// enabled reports whether something wants a unit at boot.
+func (h *host) enabled(unit string) bool {
+	for _, pattern := range []string{"*.wants", "*.requires"} {
+		found, err := filepath.Glob(filepath.Join(h.root, "etc/systemd/system", pattern, unit))
+		if err == nil && len(found) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// checkBoot looks whether the guard is loaded before the network at boot, and the server comes up.
+func checkBoot(c *config.Config, h *host) []Finding {
+	if !h.bySystemd() || len(c.Services) == 0 {
+		return nil
+	}
+	if !h.enabled("spa-server.service") {
+		return []Finding{{Warning, "spa-server.service", "it is not enabled: after a reboot knocks go unanswered and nothing opens", "systemctl enable spa-server.service spa-guard.service"}}
+	}
+	if c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || h.enabled("spa-guard.service") {
+		return nil
+	}
+	return []Finding{{Warning, "spa-guard.service", "it is not enabled: after a reboot the ports are open until the server has started", "systemctl enable spa-guard.service"}}
+}
+
+// A flusher empties rule sets when it is started, stopped or reloaded.
+type flusher struct {
+	unit     string
+	nft      func(h *host) bool // whether it takes the tables of others with it
+	iptables func(h *host) bool
+}
+
+var flushers = []flusher{
+	{"nftables.service", always, always}, // it does when it is stopped, whatever its file says
+	{"netfilter-persistent.service", never, always},
+	{"iptables.service", never, always},
+	{"firewalld.service", never, func(h *host) bool { return h.says("etc/firewalld/firewalld.conf", "FirewallBackend=iptables") }},
+	{"ferm.service", never, always},
+	{"shorewall.service", never, always},
+}
+
+func always(*host) bool { return true }
+func never(*host) bool  { return false }
+
+// says reports whether a configuration file has a line that begins with these words.
+func (h *host) says(path, text string) bool {
+	data, err := os.ReadFile(filepath.Join(h.root, path))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		if strings.HasPrefix(strings.TrimSpace(line)+" ", text+" ") {
+			return true
+		}
+	}
+	return false
+}
+
+// checkFlush looks for what empties rule sets, where nothing puts the guard back while no server
+// works here.
+func checkFlush(c *config.Config, h *host) []Finding {
+	if c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || len(c.Services) == 0 {
+		return nil
+	}
+	var found []Finding
+	included := h.includes("etc/nftables.conf", "table inet spa", 0) || h.includes("etc/sysconfig/nftables.conf", "table inet spa", 0)
+	iptables := c.Firewall.Backend == "iptables" || h.rules != nil && h.byIPTables()
+	if c.Firewall.Persist == "file" && !iptables && !included {
+		found = append(found, Finding{Warning, "firewall.persist", `"file", and /etc/nftables.conf has no table inet spa: whatever empties the rule set while the server is dead opens the ports`,
+			"spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include \"/etc/spa/guard.nft\"; or persist = \"owner\""})
+	}
+	if c.Firewall.Persist != "file" && !iptables && included {
+		found = append(found, Finding{Problem, "firewall.persist", `"owner", and /etc/nftables.conf loads the table inet spa too: the kernel refuses that, and with it the whole reload`, `# set persist = "file", or take the table out of /etc/nftables.conf`})
+	}
+	if c.Firewall.Persist != "file" && !iptables && !included && h.uid == 0 && h.rules != nil && !h.persists {
+		return append(found, Finding{Warning, "firewall.persist", `"owner" needs Linux 6.9 or later. On this kernel another tool can flush the guard, and the ports are open until the running server restores it or a dead server starts again`,
+			"spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include \"/etc/spa/guard.nft\"; in server.toml: persist = \"file\""})
+	}
+	units := h.flushing(iptables)
+	if len(units) == 0 || !iptables && (included || h.stays(c)) || len(found) > 0 {
+		return found
+	}
+	return append(found, Finding{Warning, strings.Join(units, ", "), "enabled, and to reload or stop it empties the rule set, the guard with it: a running server puts it back at once, a dead one does not",
+		remedy(iptables)})
+}
+
+func remedy(iptables bool) string {
+	if iptables {
+		return "spa-server guard\n# each time after reloading it"
+	}
+	return "spa-server guard --print\n# put that into the file that is loaded, and set persist = \"file\""
+}
+
+// stays reports whether the guard outlives a flush: the kernel lets a table have an owner.
+func (h *host) stays(c *config.Config) bool {
+	if h.rules != nil {
+		if t, ok := h.rules.Table("inet", "spa"); ok {
+			return t.Owned && t.Persistent
+		}
+	}
+	return c.Firewall.Persist != "file" && h.persists
+}
+
+// flushing returns the enabled units that would empty what the guard is made of.
+func (h *host) flushing(iptables bool) []string {
+	var units []string
+	for _, f := range flushers {
+		empties := f.nft
+		if iptables {
+			empties = f.iptables
+		}
+		if h.enabled(f.unit) && empties(h) {
+			units = append(units, f.unit)
+		}
+	}
+	return units
+}
+
+// includes reports whether a file of nft, or one that it includes, has a line that begins with these words.
+func (h *host) includes(path, text string, depth int) bool {
+	const deepest = 16 // as nft has it
+	if depth > deepest {
+		return false
+	}
+	if h.says(path, text) {
+		return true
+	}
+	data, err := os.ReadFile(filepath.Join(h.root, path))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if len(f) != 2 || f[0] != "include" {
+			continue
+		}
+		name := strings.Trim(f[1], `"'`)
+		if !filepath.IsAbs(name) {
+			name = filepath.Join("/etc", name) // nft's include path
+		}
+		files, _ := filepath.Glob(filepath.Join(h.root, name)) // a bad pattern includes nothing
+		if slices.ContainsFunc(files, func(file string) bool {
+			return h.includes(strings.TrimPrefix(file, filepath.Clean(h.root)), text, depth+1)
+		}) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,52 @@
+package home
+
+import (
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa/config"
+	"sallyport/spa/policy"
+)
+
+// FirewallConfig returns what the firewall has to know of the configuration. Of the grants of an
+// earlier server it keeps those that the clients may still have.
+func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Time) firewall.Config {
+	rules := policy.New(c, nil)
+	fc := firewall.Config{
+		Now: now,
+		Keep: func(g firewall.Grant) bool {
+			client, _ := clients.Client(g.Client)
+			return rules.Keeps(client, g, now())
+		},
+		Backend: c.Firewall.Backend,
+		Admit:   firewall.AdmitSets(c.Firewall.Admit),
+		Trusted: c.Firewall.TrustedInterfaces,
+		TPROXY:  c.Firewall.TPROXY,
+		Mark:    c.Firewall.Mark,
+		State:   c.State,
+		User:    SystemUser,
+	}
+	if c.Firewall.Mode == "admit" {
+		fc.Mode = firewall.Admit
+	}
+	if c.Firewall.Persist == "file" {
+		fc.Persist = firewall.PersistFile
+	}
+	if c.Firewall.Closed == "reject" {
+		fc.Closed = firewall.Reject
+	}
+	for _, service := range c.Services {
+		fc.Guarded = append(fc.Guarded, service.Ports...)
+		if len(service.Addresses) > 0 {
+			fc.Targets = append(fc.Targets, firewall.Target{Addresses: service.Addresses, Ports: service.Ports})
+		}
+		if service.Cuts() {
+			fc.Cut = append(fc.Cut, service.Ports...)
+		}
+	}
+	for _, port := range c.KnockPorts {
+		fc.Knock = append(fc.Knock, firewall.KnockPort{Port: port.Port, Shared: port.Shared})
+	}
+	return fc
+}

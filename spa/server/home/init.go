@@ -1,0 +1,101 @@
+package home
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa/config"
+	"sallyport/spa/replay"
+	"sallyport/spa/sandbox"
+)
+
+// ErrInitialized is returned where a gateway's files are already.
+var ErrInitialized = errors.New("there is a gateway already")
+
+// Init writes a new gateway's files: server.toml, gate.key, clients/ and the journal. It writes
+// over nothing, and takes away what it wrote when it cannot finish. The directory is made for the
+// user that the server becomes: readable by it, and writable by root alone.
+func Init(c config.Config, now time.Time) error {
+	for _, name := range []string{config.FileName, config.GateFile, config.ClientsDir, config.JournalFile} {
+		path := filepath.Join(c.Dir, name)
+		switch _, err := os.Lstat(path); {
+		case err == nil:
+			return fmt.Errorf("%s: %w", path, ErrInitialized)
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+	}
+	var undo []string
+	steps := []struct {
+		path string
+		make func(path string) error
+	}{
+		{filepath.Join(c.Dir, config.ClientsDir), makeDir},
+		{filepath.Join(c.Dir, config.GateFile), func(path string) error { return keys.WriteGate(path, keys.NewGateKey()) }},
+		{filepath.Join(c.Dir, config.JournalFile), func(path string) error {
+			return replay.Create(path, replay.Config{Window: c.Window, LiveNonces: c.Limits.LiveNonces}, now)
+		}},
+		{filepath.Join(c.Dir, config.FileName), func(string) error { return config.Create(c.Dir, c) }},
+	}
+	_, before := os.Lstat(c.Dir)
+	if err := makeDir(c.Dir); err != nil {
+		return err
+	}
+	if errors.Is(before, fs.ErrNotExist) {
+		undo = append(undo, c.Dir)
+	}
+	for _, step := range steps {
+		if err := step.make(step.path); err != nil {
+			for _, path := range slices.Backward(undo) {
+				os.Remove(path)
+			}
+			return err
+		}
+		undo = append(undo, step.path)
+	}
+	return firewall.MarkFirst(c.State)
+}
+
+// ForgetJournal takes the journal away, with no server running. A new one begins with a floor a
+// window past its start: what was spent before stays refused by that, unless the clock was ahead.
+func ForgetJournal(c *config.Config) error {
+	lock, err := Lock(c.State)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := os.Remove(filepath.Join(c.State, config.JournalFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// makeDir makes a directory that the server's user may read and root alone may write, or makes
+// one of an empty directory that is there. One that holds something is left as it is.
+func makeDir(path string) error {
+	entries, err := os.ReadDir(path)
+	if err == nil && len(entries) > 0 {
+		return nil
+	}
+	if err := os.MkdirAll(path, 0o750); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return nil // the daemon reads its files as their owner
+	}
+	_, gid, err := sandbox.Becomes(SystemUser)
+	if err != nil {
+		return fmt.Errorf("for whom %s is: %w", path, err)
+	}
+	if err := errors.Join(os.Chown(path, 0, gid), os.Chmod(path, 0o750)); err != nil {
+		return fmt.Errorf("giving %s to the server's group, %d: %w", path, gid, err)
+	}
+	return nil
+}

@@ -1,0 +1,279 @@
+package home
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"sallyport/spa/config"
+)
+
+// The settings that were taken over last, in the state directory: what the guard is loaded by where
+// server.toml has a mistake or cannot be read. The file has two places, which are written in turn, so
+// one is whole after a crash:
+//
+//	 0  32  SHA-256 of what follows
+//	32   8  number of the writing, big endian as all the rest
+//	40   8  when it was written, nanoseconds since 1970
+//	48   4  length of the directory's path
+//	52   4  length of the text
+//	56      the directory of server.toml, then its text
+//
+// All space is taken when the file is made. Only root writes it: at the start, before the server gives
+// up its privileges, and after root's spa-server reload. Otherwise a compromised server could decide what is guarded at
+// the next boot. A file that another user can write is ignored and replaced.
+const (
+	SettingsFile = "settings"
+	lastGoodHead = 56
+	lastGoodSize = 1<<20 + 8192 // of a place: server.toml has at most 1 MiB
+	lastGoodMost = 1 << 32      // writings: a higher number was forged, to stay the latest
+)
+
+// defaultState is where a server's state is that is not beside its settings.
+const defaultState = "/var/lib/spa"
+
+// ErrNeverGood is returned where no settings of the directory were ever taken over.
+var ErrNeverGood = errors.New("no settings were taken over before")
+
+// lastGood is the file, open for writing.
+type lastGood struct {
+	file *os.File
+	last writing
+}
+
+// A writing is what one place of the file says.
+type writing struct {
+	number uint64
+	at     time.Time
+	dir    string
+	text   []byte
+}
+
+// openLastGood opens the file in the state directory, or makes it.
+func openLastGood(state string) (*lastGood, error) {
+	file, err := openTrusted(filepath.Join(state, SettingsFile))
+	if err != nil {
+		return nil, err
+	}
+	g := &lastGood{file: file}
+	for place := range int64(2) {
+		if w, _ := readWriting(file, place); w.number > g.last.number { // on an error it is none
+			g.last = w
+		}
+	}
+	return g, nil
+}
+
+// ErrNotTrusted is returned for a file that a user other than root can write.
+var ErrNotTrusted = errors.New("users other than root can write it")
+
+// openTrusted opens a file for writing. It makes a new one if the file is missing or not trusted.
+func openTrusted(path string) (*os.File, error) {
+	const flags = os.O_RDWR | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+	file, err := os.OpenFile(path, flags, 0)
+	if err == nil {
+		if err = checkTrusted(file); err == nil {
+			return file, nil
+		}
+		err = errors.Join(err, file.Close())
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	return os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+// checkTrusted returns an error unless the file is a plain file that only root and this process's user can write.
+func checkTrusted(file *os.File) error {
+	if err := checkPlain(file); err != nil {
+		return err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	owner := int(info.Sys().(*syscall.Stat_t).Uid)
+	if owner != 0 && owner != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s: %w", file.Name(), ErrNotTrusted)
+	}
+	return nil
+}
+
+func (g *lastGood) Close() error { return g.file.Close() }
+
+// save writes the settings, unless they are what was written last.
+func (g *lastGood) save(c *config.Config, now time.Time) error {
+	if g.last.dir == c.Dir && bytes.Equal(g.last.text, c.Text()) {
+		return nil
+	}
+	next := writing{number: g.last.number + 1, at: now, dir: c.Dir, text: c.Text()}
+	b := next.encode()
+	if len(b) > lastGoodSize {
+		return errors.New("the settings are too long")
+	}
+	place := int64(next.number % 2)
+	if err := g.preallocate(); err != nil {
+		return err
+	}
+	if _, err := g.file.WriteAt(b, place*lastGoodSize); err != nil {
+		return err
+	}
+	return g.file.Sync()
+}
+
+func (g *lastGood) preallocate() error {
+	info, err := g.file.Stat()
+	if err != nil || info.Size() >= 2*lastGoodSize {
+		return err
+	}
+	_, err = g.file.WriteAt(make([]byte, 2*lastGoodSize-info.Size()), info.Size())
+	return err
+}
+
+func (w writing) encode() []byte {
+	b := make([]byte, sha256.Size, lastGoodHead+len(w.dir)+len(w.text))
+	b = binary.BigEndian.AppendUint64(b, w.number)
+	b = binary.BigEndian.AppendUint64(b, uint64(w.at.UnixNano()))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(w.dir)))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(w.text)))
+	b = append(append(b, w.dir...), w.text...)
+	sum := sha256.Sum256(b[sha256.Size:])
+	copy(b, sum[:])
+	return b
+}
+
+var errNoWriting = errors.New("nothing whole is written there")
+
+// readWriting reads a place of the file, which anybody may have written.
+func readWriting(file *os.File, place int64) (writing, error) {
+	b := make([]byte, lastGoodSize)
+	n, err := file.ReadAt(b, place*lastGoodSize)
+	if n < lastGoodHead {
+		return writing{}, errors.Join(errNoWriting, err)
+	}
+	b = b[:n]
+	dir, text := uint64(binary.BigEndian.Uint32(b[48:])), uint64(binary.BigEndian.Uint32(b[52:]))
+	end := lastGoodHead + dir + text
+	if end > uint64(n) {
+		return writing{}, errNoWriting
+	}
+	if sum := sha256.Sum256(b[sha256.Size:end]); !bytes.Equal(sum[:], b[:sha256.Size]) {
+		return writing{}, errNoWriting
+	}
+	number := binary.BigEndian.Uint64(b[32:])
+	if number > lastGoodMost {
+		return writing{}, errNoWriting
+	}
+	return writing{
+		number: number,
+		at:     time.Unix(0, int64(binary.BigEndian.Uint64(b[40:]))),
+		dir:    string(b[lastGoodHead : lastGoodHead+dir]),
+		text:   slices.Clone(b[lastGoodHead+dir : end]),
+	}, nil
+}
+
+// SaveSettings keeps the settings that a guard was loaded by, for the next time that it is.
+func SaveSettings(c *config.Config, now time.Time) error {
+	g, err := openLastGood(c.State)
+	if err == nil {
+		err = errors.Join(g.save(c, now), g.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("keeping a copy of the settings in %s: %w", c.State, err)
+	}
+	return nil
+}
+
+// KeepSettings saves the settings that the running server has just reloaded. The server must not write them itself,
+// because root trusts the file at boot. While the guard is on trial nothing is saved.
+func KeepSettings(ctx context.Context, dir string, now time.Time) error {
+	c, err := config.Load(dir)
+	if err != nil {
+		return err
+	}
+	status, err := AskStatus(ctx, c)
+	if err != nil || !status.Firewall.Trial.IsZero() {
+		return err
+	}
+	if status.Loaded.Settings != Loaded(c.Text(), nil).Settings {
+		return fmt.Errorf("%s has changed again", config.FileName)
+	}
+	return SaveSettings(c, now)
+}
+
+// LastGood returns the settings of dir that were taken over last, and when that was. It looks for them in
+// the state directory that server.toml names, as far as that can be read, and where it is by default.
+// Where there are none the error is ErrNeverGood.
+func LastGood(dir string) (*config.Config, time.Time, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	places := []string{dir, defaultState}
+	if state, err := config.StateDir(dir); err == nil {
+		places = append([]string{state}, places...)
+	}
+	var failed []error
+	for _, state := range Distinct(places...) {
+		w, err := lastWriting(state, dir)
+		if err != nil {
+			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNoWriting) { // of another gateway
+				failed = append(failed, err)
+			}
+			continue
+		}
+		path := filepath.Join(state, SettingsFile)
+		c, err := config.Parse(dir, path, w.text)
+		if err == nil && c.State != state {
+			err = fmt.Errorf("%s: it says that the state directory is %s", path, c.State)
+		}
+		if err == nil {
+			return c, w.at, nil
+		}
+		failed = append(failed, err) // by a newer version
+	}
+	if len(failed) == 0 {
+		failed = []error{fmt.Errorf("%s: %w", dir, ErrNeverGood)}
+	}
+	return nil, time.Time{}, errors.Join(failed...)
+}
+
+// lastWriting reads the latest settings of dir from the state directory.
+func lastWriting(state, dir string) (writing, error) {
+	file, err := openPlainFile(filepath.Join(state, SettingsFile))
+	if err != nil {
+		return writing{}, err
+	}
+	defer file.Close()
+	if err := checkTrusted(file); err != nil {
+		return writing{}, err
+	}
+	var last writing
+	for place := range int64(2) {
+		if w, _ := readWriting(file, place); w.dir == dir && w.number >= last.number { // on an error it is none
+			last = w
+		}
+	}
+	if last.dir != dir {
+		return writing{}, errNoWriting
+	}
+	return last, nil
+}
+
+// CheckSettings returns an error unless the state directory has settings of dir that can be trusted:
+// ErrNotTrusted if others than root can write them.
+func CheckSettings(state, dir string) error {
+	_, err := lastWriting(state, dir)
+	return err
+}

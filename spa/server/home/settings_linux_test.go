@@ -1,0 +1,298 @@
+package home
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa/config"
+	"sallyport/spa/lab"
+)
+
+var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// TestForgedSettings: whatever was written there before, the settings that are saved are those that are found; and
+// settings that say that they belong elsewhere are not used.
+func TestForgedSettings(t *testing.T) {
+	for _, number := range []uint64{0, 1, 2, lastGoodMost, lastGoodMost + 1, math.MaxUint64 - 1, math.MaxUint64} {
+		for place := range int64(2) {
+			c := loadedAgain(t)
+			forged := writing{number: number, at: now, dir: c.Dir, text: []byte(strings.ReplaceAll(string(c.Text()), "tcp/22", "tcp/2"))}
+			file, err := os.OpenFile(filepath.Join(c.State, SettingsFile), os.O_RDWR|os.O_CREATE, 0o600)
+			if err == nil {
+				_, err = file.WriteAt(forged.encode(), place*lastGoodSize)
+			}
+			if err := errors.Join(err, file.Close(), SaveSettings(c, now)); err != nil {
+				t.Fatal(err)
+			}
+			if number == lastGoodMost {
+				continue // the server saves far less often
+			}
+			got, _, err := LastGood(c.Dir)
+			if err != nil || string(got.Text()) != string(c.Text()) {
+				t.Errorf("number %d at place %d: %v, found\n%s", number, place, err, textOf(got))
+			}
+		}
+	}
+	c := loadedAgain(t)
+	text := regexp.MustCompile(`(?m)^state = .*$`).ReplaceAllString(string(c.Text()), fmt.Sprintf("state = %q", t.TempDir()))
+	elsewhere := writing{number: 1, at: now, dir: c.Dir, text: []byte(text)}
+	if err := os.WriteFile(filepath.Join(c.State, SettingsFile), elsewhere.encode(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := LastGood(c.Dir); err == nil {
+		t.Errorf("settings of another state directory are used:\n%s", textOf(got))
+	}
+}
+
+// loadedAgain are the settings of a new gateway.
+func loadedAgain(t *testing.T) *config.Config {
+	t.Helper()
+	return loadedOf(t, t.TempDir())
+}
+
+// loadedOf are the settings of a new gateway with that state directory.
+func loadedOf(t *testing.T, state string) *config.Config {
+	t.Helper()
+	c := config.Default(filepath.Join(t.TempDir(), "etc"))
+	c.Name, c.Address, c.ServerID, c.State = "gw", "192.0.2.1", keys.NewServerID(), state
+	if err := Init(c, now); err != nil {
+		t.Fatal(err)
+	}
+	read, err := config.Load(c.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return read
+}
+
+func textOf(c *config.Config) string {
+	if c == nil {
+		return ""
+	}
+	return string(c.Text())
+}
+
+// lastNumber is the number of the settings that are found last.
+func lastNumber(t *testing.T, c *config.Config) uint64 {
+	t.Helper()
+	g, err := openLastGood(c.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	return g.last.number
+}
+
+// TestSettingsInTurn: each change of the settings is written in the place of the one before the last, and what did not
+// change is not written. The file never grows.
+func TestSettingsInTurn(t *testing.T) {
+	c := loadedAgain(t)
+	path := filepath.Join(c.State, SettingsFile)
+	for i, size := range []int64{0, 1, 2*lastGoodSize - 1, 2 * lastGoodSize, 2*lastGoodSize + 1} {
+		if err := errors.Join(os.RemoveAll(path), os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
+			t.Fatal(err)
+		}
+		if err := SaveSettings(c, now); err != nil {
+			t.Fatalf("a file of %d bytes: %v", size, err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Size() != max(size, 2*lastGoodSize) {
+			t.Errorf("of %d bytes were made %d, %v", size, info.Size(), err)
+		}
+		other := *c
+		other.Dir = t.TempDir()
+		for n, save := range []*config.Config{c, c, &other, &other, c} {
+			if err := SaveSettings(save, now.Add(time.Duration(n)*time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := lastNumber(t, c), []uint64{1, 1, 2, 2, 3}[n]; got != want {
+				t.Errorf("file %d, save %d: it is writing number %d, want %d", i, n, got, want)
+			}
+		}
+		if _, at, err := LastGood(c.Dir); err != nil || !at.Equal(now.Add(4*time.Hour)) {
+			t.Errorf("found: of %v, %v", at, err)
+		}
+	}
+	c.Dir = strings.Repeat("/x", lastGoodSize)
+	if err := SaveSettings(c, now); err == nil || lastNumber(t, c) != 3 {
+		t.Errorf("what has no room in its place: got %v", err)
+	}
+}
+
+// TestDamagedSettings: whatever byte of a writing is another one, and wherever the file ends, the writing before is found,
+// where that is whole.
+func TestDamagedSettings(t *testing.T) {
+	c := loadedAgain(t)
+	file, err := os.OpenFile(filepath.Join(c.State, SettingsFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for _, number := range []uint64{1, 2} {
+		older := writing{number, now, c.Dir, append([]byte("# older\n"), c.Text()...)}
+		newer := writing{number + 1, now.Add(time.Hour), c.Dir, c.Text()}
+		text, start := newer.encode(), int64(newer.number%2)*lastGoodSize
+		put := func(b []byte, size int64) {
+			t.Helper()
+			_, err := file.WriteAt(older.encode(), int64(older.number%2)*lastGoodSize)
+			_, err2 := file.WriteAt(b, start)
+			if err := errors.Join(err, err2, file.Truncate(size)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		found := func(what string, at int, want *writing) {
+			t.Helper()
+			got, when, err := LastGood(c.Dir)
+			switch {
+			case want == nil && !errors.Is(err, ErrNeverGood):
+				t.Errorf("%s %d of writing %d: found %q, %v, want nothing", what, at, newer.number, textOf(got), err)
+			case want != nil && (err != nil || textOf(got) != string(want.text) || !when.Equal(want.at)):
+				t.Errorf("%s %d of writing %d: found %q of %v, %v, want %q", what, at, newer.number, textOf(got), when, err, want.text)
+			}
+		}
+		put(text, 2*lastGoodSize)
+		found("no byte", 0, &newer)
+		for at := range lastGoodHead + len(c.Dir) + 10 {
+			damaged := bytes.Clone(text)
+			damaged[at] ^= 0xff
+			put(damaged, 2*lastGoodSize)
+			found("byte", at, &older)
+			put(text, start+int64(at))
+			if start == 0 { // both are cut
+				found("cut at byte", at, nil)
+				continue
+			}
+			found("cut at byte", at, &older)
+		}
+	}
+}
+
+// TestTrustedSettings: settings that another user could write, or that are no plain file, are not used. The next save
+// puts a file in their place, and changes nothing that they lead to.
+func TestTrustedSettings(t *testing.T) {
+	lab.NeedRoot(t)
+	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+	for name, test := range map[string]struct {
+		spoil   func(path string) error
+		trusted bool
+	}{
+		"as it was":              {func(string) error { return nil }, true},
+		"others can read it":     {func(path string) error { return os.Chmod(path, 0o644) }, true},
+		"its group can write it": {func(path string) error { return os.Chmod(path, 0o620) }, false},
+		"others can write it":    {func(path string) error { return os.Chmod(path, 0o602) }, false},
+		"of another user":        {func(path string) error { return os.Chown(path, 4321, 0) }, false},
+		"a link":                 {func(path string) error { return errors.Join(os.Rename(path, elsewhere), os.Symlink(elsewhere, path)) }, false},
+		"a link to nothing":      {func(path string) error { return errors.Join(os.Remove(path), os.Symlink(elsewhere+"2", path)) }, false},
+		"a file of two names":    {func(path string) error { return os.Link(path, elsewhere+"3") }, false},
+		"a pipe":                 {func(path string) error { return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o600)) }, false},
+		"a directory":            {func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) }, false},
+	} {
+		c := loadedAgain(t)
+		path := filepath.Join(c.State, SettingsFile)
+		if err := errors.Join(SaveSettings(c, now), test.spoil(path)); err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := LastGood(c.Dir)
+		if (err == nil) != test.trusted || errors.Is(err, ErrNeverGood) {
+			t.Errorf("%s: found %q, %v, want it trusted: %v", name, textOf(got), err, test.trusted)
+		}
+		if err := SaveSettings(c, now); err != nil {
+			t.Errorf("%s: saving: %v", name, err)
+		}
+		info, err := os.Lstat(path)
+		if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o022 != 0 || info.Sys().(*syscall.Stat_t).Uid != 0 {
+			t.Errorf("%s: saved to %v, %v", name, info, err)
+		}
+		if got, _, err := LastGood(c.Dir); err != nil {
+			t.Errorf("%s: saved, and found %q, %v", name, textOf(got), err)
+		}
+	}
+	if _, err := os.Stat(elsewhere + "2"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was written by a link: %v", err)
+	}
+	c := loadedAgain(t)
+	if err := os.MkdirAll(filepath.Join(c.State, SettingsFile, "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := SaveSettings(c, now); !errors.Is(err, syscall.ENOTEMPTY) {
+		t.Errorf("a directory with something in it: got %v", err)
+	}
+}
+
+// TestSettingsElsewhere: where server.toml does not say where the state is, it is not looked for in whatever
+// directory the program was started in.
+func TestSettingsElsewhere(t *testing.T) {
+	c := loadedOf(t, t.TempDir())
+	if err := errors.Join(SaveSettings(c, now), os.Remove(filepath.Join(c.Dir, config.FileName))); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(c.State)
+	if got, _, err := LastGood(c.Dir); !errors.Is(err, ErrNeverGood) {
+		t.Errorf("found %q, %v", textOf(got), err)
+	}
+}
+
+// TestSettingsOfServer: the server's user trusts what is its own, and what is root's.
+func TestSettingsOfServer(t *testing.T) {
+	lab.NeedRoot(t)
+	c := loadedAgain(t)
+	for path := c.State; path != os.TempDir() && path != "/"; path = filepath.Dir(path) {
+		if err := os.Chmod(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(c.State, SettingsFile)
+	for owner, trusted := range map[int]bool{0: true, 4321: true, 4322: false} {
+		if err := errors.Join(SaveSettings(c, now), os.Chown(path, owner, 0), os.Chmod(path, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		err := lab.AsUser(t, 4321, func() error { _, err := lastWriting(c.State, c.Dir); return err })
+		if (err == nil) != trusted {
+			t.Errorf("of user %d: %v", owner, err)
+		}
+	}
+}
+
+// TestSettingsOfOthers: one state directory may have had several gateways in turn: each finds its own, or none.
+func TestSettingsOfOthers(t *testing.T) {
+	c, other := loadedAgain(t), loadedAgain(t)
+	other.State = c.State
+	for n, save := range []*config.Config{c, other} {
+		if err := SaveSettings(save, now.Add(time.Duration(n)*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, at, err := LastGood(c.Dir); err != nil || !at.Equal(now) {
+		t.Errorf("its own: of %v, %v", at, err)
+	}
+	if err := SaveSettings(other, now); err != nil { // the same again
+		t.Fatal(err)
+	}
+	changed := *other
+	changed.Dir = t.TempDir()
+	if err := SaveSettings(&changed, now); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := LastGood(c.Dir); !errors.Is(err, ErrNeverGood) {
+		t.Errorf("written over by others: %q, %v", textOf(got), err)
+	}
+	if got, _, err := LastGood(t.TempDir()); !errors.Is(err, ErrNeverGood) {
+		t.Errorf("of a gateway that there never was: %q, %v", textOf(got), err)
+	}
+	bad := writing{number: 9, at: now, dir: c.Dir, text: []byte("of = a newer version")}
+	if err := os.WriteFile(filepath.Join(c.State, SettingsFile), bad.encode(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := LastGood(c.Dir); err == nil || errors.Is(err, ErrNeverGood) {
+		t.Errorf("what cannot be read: %q, %v", textOf(got), err)
+	}
+}

@@ -1,0 +1,49 @@
+package server
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/spa/capture"
+	"sallyport/spa/config"
+	"sallyport/spa/lab"
+	"sallyport/spa/server/home"
+)
+
+// TestKeepSettings: what the running server reloaded is kept for the next boot, and nothing else.
+func TestKeepSettings(t *testing.T) {
+	lab.NeedRoot(t)
+	for name, test := range map[string]struct {
+		spoil func(b *bench)
+		want  string // in the error
+		kept  bool
+	}{
+		"as it was reloaded":  {func(b *bench) {}, "", true},
+		"changed again since": {func(b *bench) { b.rewrite("[service.ssh]", "# again\n[service.ssh]") }, "has changed again", false},
+		"a mistake":           {func(b *bench) { b.rewrite("[service.ssh]", "[service.ssh") }, config.FileName, false},
+		"no server":           {func(b *bench) { b.s.socket.Close() }, "not running", false},
+		"on trial": {func(b *bench) {
+			if err := b.s.firewall.Load(b.Context(), time.Hour, time.Now()); err != nil {
+				b.Fatal(err)
+			}
+		}, "", false},
+	} {
+		b := newSite(t, func(string) {})
+		var err error
+		if b.s.sniffer, err = capture.Listen(captureConfig(b.s.config)); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { b.s.sniffer.Close() })
+		controlled(t, b.s)
+		test.spoil(b)
+		err = home.KeepSettings(t.Context(), b.s.dir, now)
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v, want %q", name, err, test.want)
+		}
+		if _, _, err := home.LastGood(b.s.dir); errors.Is(err, home.ErrNeverGood) == test.kept {
+			t.Errorf("%s: found: %v, want it kept: %v", name, err, test.kept)
+		}
+	}
+}

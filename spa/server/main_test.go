@@ -1,0 +1,12 @@
+package server
+
+import (
+	"testing"
+	"time"
+
+	"sallyport/spa/lab"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
