@@ -1,13 +1,8 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,7 +41,7 @@ the file that your host loads its rules from. It needs persist = "file" in serve
 			if err != nil {
 				return err
 			}
-			done, err := guard(cmd.Context(), c, log)
+			done, err := home.Guard(cmd.Context(), c, log)
 			if err != nil {
 				return startError(err, c.State)
 			}
@@ -56,94 +51,6 @@ the file that your host loads its rules from. It needs persist = "file" in serve
 	}
 	cmd.Flags().BoolVar(&only, "print", false, "write the guard as a file for nft -f, and change nothing")
 	return cmd
-}
-
-// guard loads the guard, whatever the state directory is like, and says what was done.
-func guard(ctx context.Context, c *config.Config, log *slog.Logger) (string, error) {
-	done, err := guardIn(ctx, c, false, log)
-	if err == nil || errors.Is(err, firewall.ErrForeign) || os.Geteuid() != 0 {
-		return done, err
-	}
-	stopgap, failed := stopgapState()
-	if failed != nil {
-		return "", err
-	}
-	elsewhere := *c
-	elsewhere.State = stopgap
-	done, failed = guardIn(ctx, &elsewhere, true, log)
-	if failed != nil {
-		return "", errors.Join(err, fmt.Errorf("nor with another state directory: %w", failed), os.RemoveAll(stopgap))
-	}
-	log.Error("the state directory is unusable: the guard is loaded without earlier grants, and the server will not start until this is fixed",
-		"state", c.State, "error", err)
-	return done, nil
-}
-
-// stopgapState makes a state directory for a guard where the one of server.toml is missing, full or damaged. It
-// is of this network namespace, and gone with the next boot, as the guard is.
-func stopgapState() (string, error) {
-	namespace, err := os.Stat("/proc/self/ns/net")
-	if err != nil {
-		return "", err
-	}
-	dir := fmt.Sprintf("/run/spa-%d", namespace.Sys().(*syscall.Stat_t).Ino)
-	return dir, os.MkdirAll(dir, 0o700)
-}
-
-// starts is how long a server that runs may take until its guard is in place.
-const starts = 10 * time.Second
-
-// awaitGuard waits for the running server to load the guard, and reports whether it did: the lock may be held by another
-// process, or by a server that hangs.
-func awaitGuard(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, starts)
-	defer cancel()
-	for {
-		if there, err := firewall.Stands(); there && err == nil {
-			return true
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-// guards reports whether the settings are for a guard that shuts ports.
-func guards(c *config.Config) bool {
-	return c.Firewall.Backend != "dry-run" && c.Firewall.Mode != "admit" && len(c.Services) > 0
-}
-
-func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logger) (string, error) {
-	lock, err := home.Lock(c.State)
-	if errors.Is(err, home.ErrRunning) && (!guards(c) || awaitGuard(ctx)) {
-		return "the guard is managed by the running spa-server", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	defer lock.Close()
-	clients, problems := home.LoadClients(filepath.Join(c.Dir, config.ClientsDir))
-	for _, problem := range problems {
-		log.Error("client file ignored: this client cannot knock until it is fixed", "error", problem)
-	}
-	fc := home.FirewallConfig(c, clients, time.Now)
-	fc.NoCarry = stopgap
-	fw, err := firewall.New(fc, log)
-	if err != nil {
-		return "", err
-	}
-	defer fw.Close()
-	if err := fw.Load(ctx, 0, time.Now()); err != nil {
-		return "", err
-	}
-	if !stopgap {
-		if err := home.SaveSettings(c, time.Now()); err != nil {
-			log.Warn("the settings could not be saved: if server.toml has a mistake at the next boot, an older guard or none will be loaded", "error", err)
-		}
-	}
-	return "the guard is in place: " + fw.Describe(), nil
 }
 
 // loadOrLastGood reads the configuration, or where that fails says so and returns what was taken over last.

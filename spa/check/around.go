@@ -29,14 +29,25 @@ func checkAround(c *config.Config, h *host) []Finding {
 	}
 	var found []Finding
 	if h.around.cookies == 2 {
-		found = append(found, Finding{Warning, "tcp_syncookies", "2: a session that was let in can be begun anew without a SYN for two minutes, also once its grant is over",
-			"sysctl -w net.ipv4.tcp_syncookies=1\n# and the same in a file of /etc/sysctl.d"})
+		found = append(found, Finding{
+			Severity: Warning, Subject: "tcp_syncookies",
+			Text:   "2: a session that was let in can be begun anew without a SYN for two minutes, also once its grant is over",
+			Advice: "sysctl -w net.ipv4.tcp_syncookies=1\n# and the same in a file of /etc/sysctl.d",
+		})
 	}
 	if h.around.ipvs {
-		found = append(found, Finding{Notice, "ip_vs", "IPVS is in use: a virtual server that leads to a guarded port of this host passes the guard", "ipvsadm -Ln\n# have none lead to a guarded port of this host"})
+		found = append(found, Finding{
+			Severity: Notice, Subject: "ip_vs",
+			Text:   "IPVS is in use: a virtual server that leads to a guarded port of this host passes the guard",
+			Advice: "ipvsadm -Ln\n# have none lead to a guarded port of this host",
+		})
 	}
 	if h.around.fou {
-		found = append(found, Finding{Notice, "fou", "the kernel may unpack tunnels over UDP (FOU, GUE): what is in them passes the guard", "ip fou show\n# have none that strangers can send to"})
+		found = append(found, Finding{
+			Severity: Notice, Subject: "fou",
+			Text:   "the kernel may unpack tunnels over UDP (FOU, GUE): what is in them passes the guard",
+			Advice: "ip fou show\n# have none that strangers can send to",
+		})
 	}
 	return found
 }

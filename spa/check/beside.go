@@ -38,16 +38,22 @@ func checkBeside(c *config.Config, h *host) []Finding {
 func (h *host) beside(c *config.Config, l listener, units []socketUnit) (Finding, bool) {
 	port := service.Ports{Proto: l.Proto, Low: l.local.Port(), High: l.local.Port()}
 	if who := sshServer(l, units); who != "" {
-		return Finding{Warning, port.String(), fmt.Sprintf("%s listens at %s, and no service guards it: strangers see it", who, l.local),
-			fmt.Sprintf("# add %q to the ports of a service, or have sshd listen elsewhere", port)}, true
+		return Finding{
+			Severity: Warning, Subject: port.String(),
+			Text:   fmt.Sprintf("%s listens at %s, and no service guards it: strangers see it", who, l.local),
+			Advice: fmt.Sprintf("# add %q to the ports of a service, or have sshd listen elsewhere", port),
+		}, true
 	}
 	for _, g := range h.listeners {
 		guarded := service.Service{Proto: g.Proto, Port: g.local.Port()}
 		if g.Proto != l.Proto || g.local.Addr().IsLoopback() || !c.Guards(guarded) || !sameOwner(g, l, units) {
 			continue
 		}
-		return Finding{Warning, port.String(), fmt.Sprintf("%s serves the guarded %s and listens at %s too, which no service guards: strangers reach it there", by([]listener{l}), guarded, l.local),
-			fmt.Sprintf("# add %q to the ports of service.%s, or have it listen there on 127.0.0.1 only", port, serviceOf(c, guarded))}, true
+		return Finding{
+			Severity: Warning, Subject: port.String(),
+			Text:   fmt.Sprintf("%s serves the guarded %s and listens at %s too, which no service guards: strangers reach it there", by([]listener{l}), guarded, l.local),
+			Advice: fmt.Sprintf("# add %q to the ports of service.%s, or have it listen there on 127.0.0.1 only", port, serviceOf(c, guarded)),
+		}, true
 	}
 	return Finding{}, false
 }

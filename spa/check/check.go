@@ -1,3 +1,5 @@
+// Package check looks at a gateway as its administrator should: at its files, its host and its running server. It
+// reports what is wrong, what it means for access, and the command that mends it. It changes nothing.
 package check
 
 import (
@@ -64,12 +66,20 @@ func examine(ctx context.Context, dir string, now time.Time, h *host) []Finding 
 			return found
 		}
 		c = last
-		found = append(found, Finding{Notice, config.FileName, "until it is mended, the guard and everything below are of its last good version, of " + at.Format(time.DateTime), "# mend the file"})
+		found = append(found, Finding{
+			Severity: Notice, Subject: config.FileName,
+			Text:   "until it is mended, the guard and everything below are of its last good version, of " + at.Format(time.DateTime),
+			Advice: "# mend the file",
+		})
 	}
 	mistaken := err != nil
 	gates, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile))
 	if err != nil {
-		found = append(found, Finding{Problem, config.GateFile, err.Error() + ": the server does not start", "# put back a copy of the file: without it no client's token works"})
+		found = append(found, Finding{
+			Severity: Problem, Subject: config.GateFile,
+			Text:   err.Error() + ": the server does not start",
+			Advice: "# put back a copy of the file: without it no client's token works",
+		})
 	}
 	found = append(found, checkLoaded(ctx, c, h, gates, mistaken)...)
 	found = append(found, checkClients(c, now)...)
@@ -81,7 +91,11 @@ func examine(ctx context.Context, dir string, now time.Time, h *host) []Finding 
 // checkFile makes a finding of each mistake in a file, with its line.
 func checkFile(path string, err error) []Finding {
 	if errors.Is(err, fs.ErrNotExist) {
-		return []Finding{{Problem, path, err.Error(), "# if a gateway's files are in another directory: --config DIR\n# to make a gateway: spa-server init --address HOST"}}
+		return []Finding{{
+			Severity: Problem, Subject: path,
+			Text:   err.Error(),
+			Advice: "# if a gateway's files are in another directory: --config DIR\n# to make a gateway: spa-server init --address HOST",
+		}}
 	}
 	mistakes := []error{err}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
@@ -89,7 +103,11 @@ func checkFile(path string, err error) []Finding {
 	}
 	found := make([]Finding, len(mistakes))
 	for i, mistake := range mistakes {
-		found[i] = Finding{Problem, path, mistake.Error(), "# mend the file"}
+		found[i] = Finding{
+			Severity: Problem, Subject: path,
+			Text:   mistake.Error(),
+			Advice: "# mend the file",
+		}
 		if at, ok := errors.AsType[*place.FileError](mistake); ok {
 			found[i].Subject = at.Place()
 			found[i].Text = strings.TrimPrefix(at.Error(), at.Place()+": ")
@@ -102,10 +120,18 @@ func checkClients(c *config.Config, now time.Time) []Finding {
 	registry, problems := home.LoadClients(filepath.Join(c.Dir, config.ClientsDir))
 	var found []Finding
 	for _, problem := range problems {
-		found = append(found, Finding{Problem, config.ClientsDir, problem.Error() + ": this client cannot knock", "# mend the file"})
+		found = append(found, Finding{
+			Severity: Problem, Subject: config.ClientsDir,
+			Text:   problem.Error() + ": this client cannot knock",
+			Advice: "# mend the file",
+		})
 	}
 	if registry.Len() == 0 {
-		found = append(found, Finding{Notice, config.ClientsDir, "there are no clients yet, so no knock can be accepted", "spa-keygen new NAME --allow SERVICE"})
+		found = append(found, Finding{
+			Severity: Notice, Subject: config.ClientsDir,
+			Text:   "there are no clients yet, so no knock can be accepted",
+			Advice: "spa-keygen new NAME --allow SERVICE",
+		})
 	}
 	var observed []string
 	for _, client := range registry.Clients() {
@@ -115,9 +141,11 @@ func checkClients(c *config.Config, now time.Time) []Finding {
 		found = append(found, checkClient(c, client, now)...)
 	}
 	if len(observed) > 0 {
-		found = append(found, Finding{Warning, "require_source",
-			fmt.Sprintf("not set for %s: an attacker who intercepts a packet that states no address can send it on from another and be let in", audit.Few(observed, 5)),
-			"# set require_source = true for clients that have a public address of their own"})
+		found = append(found, Finding{
+			Severity: Warning, Subject: "require_source",
+			Text:   fmt.Sprintf("not set for %s: an attacker who intercepts a packet that states no address can send it on from another and be let in", audit.Few(observed, 5)),
+			Advice: "# set require_source = true for clients that have a public address of their own",
+		})
 	}
 	return found
 }
@@ -126,11 +154,19 @@ func checkClient(c *config.Config, client *keys.Client, now time.Time) []Finding
 	subject := filepath.Join(config.ClientsDir, client.Name+".toml")
 	var found []Finding
 	if !client.Expires.IsZero() && !now.Before(client.Expires) && client.Revoked.IsZero() {
-		found = append(found, Finding{Notice, subject, "the key expired on " + client.Expires.Format(time.DateOnly), "spa-keygen revoke " + client.Name + "\n# or set a later expires in " + subject})
+		found = append(found, Finding{
+			Severity: Notice, Subject: subject,
+			Text:   "the key expired on " + client.Expires.Format(time.DateOnly),
+			Advice: "spa-keygen revoke " + client.Name + "\n# or set a later expires in " + subject,
+		})
 	}
 	for _, text := range client.Allow {
 		if err := c.CheckAllow(text); err != nil {
-			found = append(found, Finding{Problem, subject, fmt.Sprintf("allow names %q: %v", text, err), "# add a [service.NAME] for it to " + config.FileName + ", or take it out"})
+			found = append(found, Finding{
+				Severity: Problem, Subject: subject,
+				Text:   fmt.Sprintf("allow names %q: %v", text, err),
+				Advice: "# add a [service.NAME] for it to " + config.FileName + ", or take it out",
+			})
 		}
 	}
 	return found
@@ -154,19 +190,39 @@ func pasteLines(advice ...string) string {
 func checkSettings(c *config.Config) []Finding {
 	var found []Finding
 	if standard := config.Default(c.Dir).Window; c.Window > standard {
-		found = append(found, Finding{Warning, "window", fmt.Sprintf("%v: a packet that was held back stays good for longer than it has to", c.Window), fmt.Sprintf("# in %s: window = %q; let NTP keep the clocks", config.FileName, standard)})
+		found = append(found, Finding{
+			Severity: Warning, Subject: "window",
+			Text:   fmt.Sprintf("%v: a packet that was held back stays good for longer than it has to", c.Window),
+			Advice: fmt.Sprintf("# in %s: window = %q; let NTP keep the clocks", config.FileName, standard),
+		})
 	}
 	for _, name := range c.Firewall.TrustedInterfaces {
-		found = append(found, Finding{Warning, "trusted_interfaces", name + ": every host behind it reaches all guarded ports without a knock", "# remove it unless you want that"})
+		found = append(found, Finding{
+			Severity: Warning, Subject: "trusted_interfaces",
+			Text:   name + ": every host behind it reaches all guarded ports without a knock",
+			Advice: "# remove it unless you want that",
+		})
 	}
 	if c.Firewall.TPROXY {
-		found = append(found, Finding{Warning, "firewall.tproxy", "true: packets that a TPROXY rule assigns to a guarded port's socket bypass the guard", "# take it out unless a TPROXY rule needs it"})
+		found = append(found, Finding{
+			Severity: Warning, Subject: "firewall.tproxy",
+			Text:   "true: packets that a TPROXY rule assigns to a guarded port's socket bypass the guard",
+			Advice: "# take it out unless a TPROXY rule needs it",
+		})
 	}
 	if c.Firewall.Backend == "dry-run" {
-		found = append(found, Finding{Warning, "firewall.backend", "dry-run: requests are decided and recorded, and no port is guarded", "# in " + config.FileName + `: backend = "auto"`})
+		found = append(found, Finding{
+			Severity: Warning, Subject: "firewall.backend",
+			Text:   "dry-run: requests are decided and recorded, and no port is guarded",
+			Advice: "# in " + config.FileName + `: backend = "auto"`,
+		})
 	}
 	if len(c.Services) == 0 {
-		found = append(found, Finding{Notice, config.FileName, "there is no service: nothing is guarded", "# add a [service.NAME]"})
+		found = append(found, Finding{
+			Severity: Notice, Subject: config.FileName,
+			Text:   "there is no service: nothing is guarded",
+			Advice: "# add a [service.NAME]",
+		})
 	}
 	return found
 }
@@ -176,18 +232,37 @@ func checkJournal(c *config.Config) []Finding {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !home.IsDir(c.State):
-		return []Finding{{Problem, "state", c.State + ": there is no such directory, and the server does not start without it", home.MakeState(c.State)}}
+		return []Finding{{
+			Severity: Problem, Subject: "state",
+			Text:   c.State + ": there is no such directory, and the server does not start without it",
+			Advice: home.MakeState(c.State),
+		}}
 	case errors.Is(err, fs.ErrNotExist):
-		return []Finding{{Notice, path, "there is no journal: the server makes one when it starts, and refuses knocks for a window after that", "# restore it if it was moved by mistake and the host was not rebooted since"}}
+		return []Finding{{
+			Severity: Notice, Subject: path,
+			Text:   "there is no journal: the server makes one when it starts, and refuses knocks for a window after that",
+			Advice: "# restore it if it was moved by mistake and the host was not rebooted since",
+		}}
 	case err != nil:
-		return []Finding{{Problem, path, err.Error(), "# run check as root"}}
+		return []Finding{{
+			Severity: Problem, Subject: path,
+			Text:   err.Error(),
+			Advice: "# run check as root",
+		}}
 	case !info.Mode().IsRegular():
-		return []Finding{{Problem, path, "this is not a regular file, and the server does not start with it", "mv " + quote.Shell(path) + " " + quote.Shell(path+".old") + "\n# the server makes a new one"}}
+		return []Finding{{
+			Severity: Problem, Subject: path,
+			Text:   "this is not a regular file, and the server does not start with it",
+			Advice: "mv " + quote.Shell(path) + " " + quote.Shell(path+".old") + "\n# the server makes a new one",
+		}}
 	}
 	// What cannot be read is damaged, or another's affair.
 	if foreign, err := replay.Foreign(path, replay.Config{Window: c.Window}); err == nil && foreign {
-		return []Finding{{Warning, path, "this journal came from another machine. If a gateway with the same keys still runs there, a packet that was spent at one of the two opens the other",
-			"# if the other machine still runs, stop one of the two, or make this one a gateway of its own: spa-server init --config DIR"}}
+		return []Finding{{
+			Severity: Warning, Subject: path,
+			Text:   "this journal came from another machine. If a gateway with the same keys still runs there, a packet that was spent at one of the two opens the other",
+			Advice: "# if the other machine still runs, stop one of the two, or make this one a gateway of its own: spa-server init --config DIR",
+		}}
 	}
 	return nil
 }

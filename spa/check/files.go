@@ -46,7 +46,11 @@ func writable(path, why string) []Finding {
 	if err != nil || fi.Mode().Perm()&writeByOthers == 0 {
 		return nil // that it is not there is said where it is read
 	}
-	return []Finding{{Warning, path, fmt.Sprintf("its mode is %04o: %s", fi.Mode().Perm(), why), "chmod o-w " + quote.Shell(path)}}
+	return []Finding{{
+		Severity: Warning, Subject: path,
+		Text:   fmt.Sprintf("its mode is %04o: %s", fi.Mode().Perm(), why),
+		Advice: "chmod o-w " + quote.Shell(path),
+	}}
 }
 
 // private finds a file that others may read: it tells who knocked when, and from where.
@@ -55,7 +59,11 @@ func private(path string) []Finding {
 	if err != nil || fi.Mode()&fs.ModeSymlink != 0 || fi.Mode().Perm()&byOthers == 0 { // chmod would follow a link
 		return nil
 	}
-	return []Finding{{Warning, path, fmt.Sprintf("its mode is %04o: every user of this host can read which clients knocked, and when", fi.Mode().Perm()), "chmod o-rwx " + quote.Shell(path)}}
+	return []Finding{{
+		Severity: Warning, Subject: path,
+		Text:   fmt.Sprintf("its mode is %04o: every user of this host can read which clients knocked, and when", fi.Mode().Perm()),
+		Advice: "chmod o-rwx " + quote.Shell(path),
+	}}
 }
 
 // checkOwner looks whether the journal belongs to somebody who is not the server.
@@ -69,8 +77,11 @@ func checkOwner(c *config.Config, h *host) []Finding {
 	if uid, _, ok := h.server(); ok && uid == journal {
 		return nil
 	}
-	return []Finding{{Problem, path, fmt.Sprintf("it belongs to user %d, not to root or the owner of its directory: under systemd the server cannot open it and does not start, and that user could delete its record of spent packets", journal),
-		"chown -h --reference=" + quote.Shell(c.State) + " " + quote.Shell(path)}}
+	return []Finding{{
+		Severity: Problem, Subject: path,
+		Text:   fmt.Sprintf("it belongs to user %d, not to root or the owner of its directory: under systemd the server cannot open it and does not start, and that user could delete its record of spent packets", journal),
+		Advice: "chown -h --reference=" + quote.Shell(c.State) + " " + quote.Shell(path),
+	}}
 }
 
 func ownerOf(path string) (int, error) {
@@ -138,7 +149,11 @@ func isToken(path string) bool {
 }
 
 func copied(path, what string, e fs.DirEntry) Finding {
-	f := Finding{Notice, path, what, "shred -u " + quote.Shell(path) + "\n# once it is not needed any more"}
+	f := Finding{
+		Severity: Notice, Subject: path,
+		Text:   what,
+		Advice: "shred -u " + quote.Shell(path) + "\n# once it is not needed any more",
+	}
 	if fi, err := e.Info(); err == nil && fi.Mode().Perm()&byOthers != 0 {
 		f.Severity, f.Text = Warning, what+fmt.Sprintf(", and its mode is %04o: any user of this host may have read it", fi.Mode().Perm())
 		f.Advice = "shred -u " + quote.Shell(path) + "\n# and rotate the key that is in it: spa-keygen rotate NAME"
@@ -150,9 +165,17 @@ func copied(path, what string, e fs.DirEntry) Finding {
 func checkMedium(c *config.Config, h *host) []Finding {
 	switch h.medium(c.State) {
 	case inMemory:
-		return []Finding{{Notice, "state", c.State + " is in memory: after a reboot there is no journal, and knocks are refused for a window", "# set state to a directory on a disk, such as /var/lib/spa"}}
+		return []Finding{{
+			Severity: Notice, Subject: "state",
+			Text:   c.State + " is in memory: after a reboot there is no journal, and knocks are refused for a window",
+			Advice: "# set state to a directory on a disk, such as /var/lib/spa",
+		}}
 	case onNetwork:
-		return []Finding{{Notice, "state", c.State + " is on a network file system: while that is slow or unreachable, no client gets in, and locks may not work", "# set state to a directory on a disk of this host, such as /var/lib/spa"}}
+		return []Finding{{
+			Severity: Notice, Subject: "state",
+			Text:   c.State + " is on a network file system: while that is slow or unreachable, no client gets in, and locks may not work",
+			Advice: "# set state to a directory on a disk of this host, such as /var/lib/spa",
+		}}
 	}
 	return nil
 }

@@ -17,10 +17,18 @@ func checkFrom(c *config.Config, h *host) []Finding {
 	}
 	in, err := h.comesInBy()
 	if err != nil {
-		return []Finding{{Problem, "--from", fmt.Sprintf("by which interface %s comes in is not known: %v", h.from, err), "ip route get " + h.from.WithZone("").String()}}
+		return []Finding{{
+			Severity: Problem, Subject: "--from",
+			Text:   fmt.Sprintf("by which interface %s comes in is not known: %v", h.from, err),
+			Advice: "ip route get " + h.from.WithZone("").String(),
+		}}
 	}
 	if in.Loopback {
-		return []Finding{{Notice, "--from", fmt.Sprintf("%s is this host's own: from there no knock is needed, and none is taken", h.from), "# give --from the address that the gateway sees of the client"}}
+		return []Finding{{
+			Severity: Notice, Subject: "--from",
+			Text:   fmt.Sprintf("%s is this host's own: from there no knock is needed, and none is taken", h.from),
+			Advice: "# give --from the address that the gateway sees of the client",
+		}}
 	}
 	found := h.knocksBy(c, in)
 	theirs := collect(h.destinationsBy(c, in), h, func(o survey.Outcome) (Finding, survey.Place) { return h.blockedFrom(o), o.At })
@@ -55,7 +63,11 @@ func (h *host) comesInBy() (survey.Link, error) {
 func (h *host) knocksBy(c *config.Config, in survey.Link) []Finding {
 	var found []Finding
 	if names := c.Capture.Interfaces; len(names) > 0 && !slices.ContainsFunc(names, in.Is) {
-		found = append(found, Finding{Problem, "capture.interfaces", fmt.Sprintf("%s comes in by %s, which is not among them: its knocks are not seen", h.from, in.Name), fmt.Sprintf("# add %q", in.Name)})
+		found = append(found, Finding{
+			Severity: Problem, Subject: "capture.interfaces",
+			Text:   fmt.Sprintf("%s comes in by %s, which is not among them: its knocks are not seen", h.from, in.Name),
+			Advice: fmt.Sprintf("# add %q", in.Name),
+		})
 	}
 	for _, k := range c.KnockPorts {
 		port := single(service.UDP, k.Port)
@@ -66,7 +78,11 @@ func (h *host) knocksBy(c *config.Config, in survey.Link) []Finding {
 			if theirs.Verdict != survey.Drops || h.rules.AtIngress(packet).At == theirs.At {
 				continue
 			}
-			found = append(found, Finding{Problem, "knock_ports", fmt.Sprintf("%s drops what comes from %s to udp/%d before a knock can be seen", theirs.At, h.from, k.Port), theirs.At.AllowFrom(h.from.WithZone(""), port)})
+			found = append(found, Finding{
+				Severity: Problem, Subject: "knock_ports",
+				Text:   fmt.Sprintf("%s drops what comes from %s to udp/%d before a knock can be seen", theirs.At, h.from, k.Port),
+				Advice: theirs.At.AllowFrom(h.from.WithZone(""), port),
+			})
 			break
 		}
 	}

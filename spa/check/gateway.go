@@ -38,7 +38,11 @@ func checkUnseen(h *host) []Finding {
 		advice = "# run check in the gateway's own network namespace; if you did, look by hand"
 	}
 	for _, u := range h.unseen {
-		found = append(found, Finding{Notice, "not looked at", u.what + ": " + u.why, advice})
+		found = append(found, Finding{
+			Severity: Notice, Subject: "not looked at",
+			Text:   u.what + ": " + u.why,
+			Advice: advice,
+		})
 	}
 	return found
 }
@@ -49,9 +53,17 @@ func checkClock(c *config.Config, h *host) []Finding {
 	case !h.clock.known:
 		return nil
 	case !h.clock.synced:
-		return []Finding{{Notice, "clock", fmt.Sprintf("no time service sets this host's clock: once it is %v off, all knocks are refused", c.Window), advice}}
+		return []Finding{{
+			Severity: Notice, Subject: "clock",
+			Text:   fmt.Sprintf("no time service sets this host's clock: once it is %v off, all knocks are refused", c.Window),
+			Advice: advice,
+		}}
 	case h.clock.within > c.Window/2:
-		return []Finding{{Notice, "clock", fmt.Sprintf("this host's clock may be %v off, of the %v that a knock may be", h.clock.within, c.Window), advice}}
+		return []Finding{{
+			Severity: Notice, Subject: "clock",
+			Text:   fmt.Sprintf("this host's clock may be %v off, of the %v that a knock may be", h.clock.within, c.Window),
+			Advice: advice,
+		}}
 	}
 	return nil
 }
@@ -62,8 +74,11 @@ func checkConntrack(_ *config.Config, h *host) []Finding {
 	if limit == 0 || 100*n < limit*much {
 		return nil
 	}
-	return []Finding{{Notice, "nf_conntrack_max", fmt.Sprintf("%d of %d connections are tracked: when the table is full, new ones are dropped, granted ones too", n, limit),
-		fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d\n# what fills it: conntrack -S", 4*limit)}}
+	return []Finding{{
+		Severity: Notice, Subject: "nf_conntrack_max",
+		Text:   fmt.Sprintf("%d of %d connections are tracked: when the table is full, new ones are dropped, granted ones too", n, limit),
+		Advice: fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d\n# what fills it: conntrack -S", 4*limit),
+	}}
 }
 
 // checkInterfaces looks for names of interfaces that are not there. Rules know an interface by its first
@@ -74,7 +89,11 @@ func checkInterfaces(c *config.Config, h *host) []Finding {
 	}
 	var found []Finding
 	missing := func(key, name, then string) {
-		found = append(found, Finding{Notice, key, fmt.Sprintf("there is no interface %s now: %s", name, then), "ip link\n# shows those that exist"})
+		found = append(found, Finding{
+			Severity: Notice, Subject: key,
+			Text:   fmt.Sprintf("there is no interface %s now: %s", name, then),
+			Advice: "ip link\n# shows those that exist",
+		})
 	}
 	for _, name := range c.Capture.Interfaces {
 		if _, ok := h.link(name); !ok {
@@ -87,8 +106,11 @@ func checkInterfaces(c *config.Config, h *host) []Finding {
 		case !ok:
 			missing("firewall.trusted_interfaces", name, "whatever bears that name later is trusted")
 		case l.Name != name:
-			found = append(found, Finding{Problem, "firewall.trusted_interfaces", fmt.Sprintf("%s is an alternative name of %s, and firewall rules do not know those: nothing is trusted by it", name, l.Name),
-				fmt.Sprintf("# write %q in the place of %q", l.Name, name)})
+			found = append(found, Finding{
+				Severity: Problem, Subject: "firewall.trusted_interfaces",
+				Text:   fmt.Sprintf("%s is an alternative name of %s, and firewall rules do not know those: nothing is trusted by it", name, l.Name),
+				Advice: fmt.Sprintf("# write %q in the place of %q", l.Name, name),
+			})
 		}
 	}
 	return found
@@ -114,14 +136,22 @@ func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
 	addrs := []netip.Addr{addr}
 	if err != nil {
 		if addrs, err = h.resolve(ctx, name); err != nil {
-			return []Finding{{Notice, "address", fmt.Sprintf("%s cannot be looked up from here: %v", name, err), "# check that clients can"}}
+			return []Finding{{
+				Severity: Notice, Subject: "address",
+				Text:   fmt.Sprintf("%s cannot be looked up from here: %v", name, err),
+				Advice: "# check that clients can",
+			}}
 		}
 		said = fmt.Sprintf("%s is %v, none of this host's addresses", name, addrs)
 	}
 	if slices.ContainsFunc(addrs, h.has) {
 		return nil
 	}
-	return []Finding{{Notice, "address", said, "# fine if a router leads that address here; otherwise clients knock elsewhere"}}
+	return []Finding{{
+		Severity: Notice, Subject: "address",
+		Text:   said,
+		Advice: "# fine if a router leads that address here; otherwise clients knock elsewhere",
+	}}
 }
 
 // checkAddressPort looks whether clients are sent to a port where knocks are heard.
@@ -130,8 +160,11 @@ func checkAddressPort(c *config.Config) []Finding {
 	if err != nil || port == 0 || isKnockPort(c, port) {
 		return nil
 	}
-	return []Finding{{Notice, "address", fmt.Sprintf("clients knock on udp/%d, and knock_ports does not have it", port),
-		"# fine if a router leads that port to one of knock_ports; otherwise their knocks are lost"}}
+	return []Finding{{
+		Severity: Notice, Subject: "address",
+		Text:   fmt.Sprintf("clients knock on udp/%d, and knock_ports does not have it", port),
+		Advice: "# fine if a router leads that port to one of knock_ports; otherwise their knocks are lost",
+	}}
 }
 
 // checkAccount looks for the user that the server becomes.
@@ -139,16 +172,22 @@ func checkAccount(c *config.Config, h *host) []Finding {
 	if _, _, ok := h.accounts(home.SystemUser); ok {
 		return nil
 	}
-	return []Finding{{Notice, "user " + home.SystemUser, fmt.Sprintf("there is none: the server that root starts becomes the user %d, which has no name", sandbox.Unnamed),
-		home.MakeUser + " && " + home.HandOver(home.SystemUser, c.Dir)}}
+	return []Finding{{
+		Severity: Notice, Subject: "user " + home.SystemUser,
+		Text:   fmt.Sprintf("there is none: the server that root starts becomes the user %d, which has no name", sandbox.Unnamed),
+		Advice: home.MakeUser + " && " + home.HandOver(home.SystemUser, c.Dir),
+	}}
 }
 
 // checkSandbox says what of the sandbox this kernel does not have.
 func checkSandbox(_ *config.Config, h *host) []Finding {
 	var found []Finding
 	for _, text := range h.lacks {
-		found = append(found, Finding{Warning, "sandbox", text + ": a server that is taken over can do more",
-			"# it needs a kernel with CONFIG_SECURITY_LANDLOCK (Linux 5.13, and landlock in /sys/kernel/security/lsm) and CONFIG_SECCOMP_FILTER; in a container, what its runtime forbids"})
+		found = append(found, Finding{
+			Severity: Warning, Subject: "sandbox",
+			Text:   text + ": a server that is taken over can do more",
+			Advice: "# it needs a kernel with CONFIG_SECURITY_LANDLOCK (Linux 5.13, and landlock in /sys/kernel/security/lsm) and CONFIG_SECCOMP_FILTER; in a container, what its runtime forbids",
+		})
 	}
 	return found
 }
@@ -156,7 +195,11 @@ func checkSandbox(_ *config.Config, h *host) []Finding {
 // checkGuard looks whether the guard is where it should be.
 func checkGuard(c *config.Config, h *host) []Finding {
 	if h.rules != nil && c.Firewall.Backend == "dry-run" && h.guarded() {
-		return []Finding{{Problem, "guard", "one from before stands, and a dry run lets nobody through it", "spa-server teardown && systemctl restart spa-server.service"}}
+		return []Finding{{
+			Severity: Problem, Subject: "guard",
+			Text:   "one from before stands, and a dry run lets nobody through it",
+			Advice: "spa-server teardown && systemctl restart spa-server.service",
+		}}
 	}
 	if h.rules == nil || c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || len(c.Services) == 0 {
 		return nil
@@ -166,13 +209,29 @@ func checkGuard(c *config.Config, h *host) []Finding {
 	stands := h.guarded()
 	switch {
 	case h.running && !stands:
-		return []Finding{{Problem, "guard", open + ", and the server that runs cannot put it back: journalctl -u spa-server says why", "systemctl restart spa-server.service"}}
+		return []Finding{{
+			Severity: Problem, Subject: "guard",
+			Text:   open + ", and the server that runs cannot put it back: journalctl -u spa-server says why",
+			Advice: "systemctl restart spa-server.service",
+		}}
 	case !stands && errors.Is(never, home.ErrNeverGood):
-		return []Finding{{Warning, "guard", "not loaded yet: the ports are as open as this host's own firewall leaves them", "spa-server run --confirm 5m"}}
+		return []Finding{{
+			Severity: Warning, Subject: "guard",
+			Text:   "not loaded yet: the ports are as open as this host's own firewall leaves them",
+			Advice: "spa-server run --confirm 5m",
+		}}
 	case !stands:
-		return []Finding{{Problem, "guard", open + ", and no server runs", "systemctl restart spa-guard.service spa-server.service"}}
+		return []Finding{{
+			Severity: Problem, Subject: "guard",
+			Text:   open + ", and no server runs",
+			Advice: "systemctl restart spa-guard.service spa-server.service",
+		}}
 	case !h.running:
-		return []Finding{{Problem, "spa-server", "it does not run: the guarded ports are shut, and nobody can knock", "systemctl restart spa-server.service"}}
+		return []Finding{{
+			Severity: Problem, Subject: "spa-server",
+			Text:   "it does not run: the guarded ports are shut, and nobody can knock",
+			Advice: "systemctl restart spa-server.service",
+		}}
 	}
 	return nil
 }

@@ -79,8 +79,11 @@ func checkOwnPorts(c *config.Config, h *host) []Finding {
 			return
 		}
 		reserve := strings.TrimPrefix(fmt.Sprintf("%s,%d-%d", h.own.text, p.Low, p.High), ",")
-		found = append(found, Finding{severity, subject, fmt.Sprintf("%v: the kernel assigns these ports to local sockets (ip_local_port_range %d-%d): %s", p, h.own.first, h.own.last, text),
-			fmt.Sprintf("sysctl -w net.ipv4.ip_local_reserved_ports=%s\n# and the same in a file of /etc/sysctl.d", reserve)})
+		found = append(found, Finding{
+			Severity: severity, Subject: subject,
+			Text:   fmt.Sprintf("%v: the kernel assigns these ports to local sockets (ip_local_port_range %d-%d): %s", p, h.own.first, h.own.last, text),
+			Advice: fmt.Sprintf("sysctl -w net.ipv4.ip_local_reserved_ports=%s\n# and the same in a file of /etc/sysctl.d", reserve),
+		})
 	}
 	for _, s := range c.Services {
 		if len(s.Addresses) > 0 {

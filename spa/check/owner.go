@@ -21,8 +21,11 @@ func checkOwners(c *config.Config, h *host) []Finding {
 		if err != nil || h.trusts(owner) {
 			continue // that it is not there is said where it is read
 		}
-		found = append(found, Finding{Warning, path, fmt.Sprintf("it belongs to user %d, not to root or the server's user: user %[1]d can change what is guarded and which clients get in", owner),
-			"chown root " + quote.Shell(path)})
+		found = append(found, Finding{
+			Severity: Warning, Subject: path,
+			Text:   fmt.Sprintf("it belongs to user %d, not to root or the server's user: user %[1]d can change what is guarded and which clients get in", owner),
+			Advice: "chown root " + quote.Shell(path),
+		})
 	}
 	return append(found, checkLegible(clients, h)...)
 }
@@ -56,6 +59,9 @@ func checkLegible(clients string, h *host) []Finding {
 	if uid == sandbox.Unnamed {
 		name = strconv.Itoa(uid)
 	}
-	return []Finding{{Problem, clients, "the user " + name + " may not read it, and the server does not start",
-		fmt.Sprintf("chgrp -R %s %s && chmod 750 %[2]s", name, quote.Shell(clients))}}
+	return []Finding{{
+		Severity: Problem, Subject: clients,
+		Text:   "the user " + name + " may not read it, and the server does not start",
+		Advice: fmt.Sprintf("chgrp -R %s %s && chmod 750 %[2]s", name, quote.Shell(clients)),
+	}}
 }

@@ -42,8 +42,11 @@ func checkBridges(c *config.Config, h *host) []Finding {
 				continue
 			}
 			said[key] = true
-			found = append(found, Finding{Warning, "service." + s.Name + ".addresses", fmt.Sprintf("%s is behind the bridge %s, and %s the guard: from another port of the bridge it is reached without a knock", to, bridge.Name, text),
-				h.bridging.command(set)})
+			found = append(found, Finding{
+				Severity: Warning, Subject: "service." + s.Name + ".addresses",
+				Text:   fmt.Sprintf("%s is behind the bridge %s, and %s the guard: from another port of the bridge it is reached without a knock", to, bridge.Name, text),
+				Advice: h.bridging.command(set),
+			})
 		}
 	}
 	return found
@@ -85,8 +88,11 @@ func checkForgets(c *config.Config, h *host) []Finding {
 	if after == 0 || after >= shortestSilence || c.Firewall.Backend == "dry-run" || !slices.ContainsFunc(c.Services, keeps) {
 		return nil
 	}
-	return []Finding{{Notice, "nf_conntrack_tcp_timeout_established", fmt.Sprintf("%v: a session that is silent for longer is forgotten, and hangs once its grant is over, until its client knocks again", after),
-		"sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000\n# and the same in a file of /etc/sysctl.d"}}
+	return []Finding{{
+		Severity: Notice, Subject: "nf_conntrack_tcp_timeout_established",
+		Text:   fmt.Sprintf("%v: a session that is silent for longer is forgotten, and hangs once its grant is over, until its client knocks again", after),
+		Advice: "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000\n# and the same in a file of /etc/sysctl.d",
+	}}
 }
 
 // checkMarks looks for rules of the routing that ask for a packet mark which the guard spoils: it sets a bit
@@ -111,7 +117,11 @@ func checkMarks(c *config.Config, h *host) []Finding {
 		if m.More {
 			advice = fmt.Sprintf("# in the rule of priority %d write fwmark %s", m.Priority, will)
 		}
-		found = append(found, Finding{Problem, ip + " rule fwmark " + was, fmt.Sprintf("%s copies the connection mark to packets, and the guard has set the bit %#x in that: this rule does not hold for the sessions that it lets in, and their answers leave by another interface", at, mark), advice})
+		found = append(found, Finding{
+			Severity: Problem, Subject: ip + " rule fwmark " + was,
+			Text:   fmt.Sprintf("%s copies the connection mark to packets, and the guard has set the bit %#x in that: this rule does not hold for the sessions that it lets in, and their answers leave by another interface", at, mark),
+			Advice: advice,
+		})
 	}
 	return found
 }

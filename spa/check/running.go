@@ -20,16 +20,25 @@ import (
 func checkRunning(c *config.Config, s *control.Status) []Finding {
 	var found []Finding
 	if s.Audit.Moved != "" {
-		found = append(found, Finding{Problem, s.Audit.File, s.Audit.Moved, s.Audit.Mend})
+		found = append(found, Finding{
+			Severity: Problem, Subject: s.Audit.File,
+			Text:   s.Audit.Moved,
+			Advice: s.Audit.Mend,
+		})
 	}
 	if s.Audit.Lost > 0 {
-		found = append(found, Finding{Problem, s.Audit.File,
-			fmt.Sprintf("lines lost since the server was started: %d, the last at %s: %s", s.Audit.Lost, s.Audit.LostAt.Local().Format(time.DateTime), s.Audit.LostWhy),
-			"df -h " + quote.Shell(filepath.Dir(s.Audit.File)) + "\n# shows whether there is room; the count begins anew with a restart"})
+		found = append(found, Finding{
+			Severity: Problem, Subject: s.Audit.File,
+			Text:   fmt.Sprintf("lines lost since the server was started: %d, the last at %s: %s", s.Audit.Lost, s.Audit.LostAt.Local().Format(time.DateTime), s.Audit.LostWhy),
+			Advice: "df -h " + quote.Shell(filepath.Dir(s.Audit.File)) + "\n# shows whether there is room; the count begins anew with a restart",
+		})
 	}
 	if s.Firewall.Unkept {
-		found = append(found, Finding{Warning, "guard", "the process that keeps it, spa-keeper, has ended: if the server is killed too another tool can flush it, and the ports are open",
-			"systemctl restart spa-server"})
+		found = append(found, Finding{
+			Severity: Warning, Subject: "guard",
+			Text:   "the process that keeps it, spa-keeper, has ended: if the server is killed too another tool can flush it, and the ports are open",
+			Advice: "systemctl restart spa-server",
+		})
 	}
 	return append(found, notTaken(c, s)...)
 }
@@ -43,8 +52,11 @@ func notTaken(c *config.Config, s *control.Status) []Finding {
 	var found []Finding
 	for _, out := range s.LeftOut {
 		if _, ok := registry.Client(out.Client); ok {
-			found = append(found, Finding{Problem, filepath.Join(config.ClientsDir, out.Client+keys.Suffix),
-				"the server has not taken it, so its client cannot knock: " + out.Why, "systemctl reload spa-server"})
+			found = append(found, Finding{
+				Severity: Problem, Subject: filepath.Join(config.ClientsDir, out.Client+keys.Suffix),
+				Text:   "the server has not taken it, so its client cannot knock: " + out.Why,
+				Advice: "systemctl reload spa-server",
+			})
 		}
 	}
 	return found
@@ -65,8 +77,11 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	}
 	if err := home.CheckSettings(c.State, c.Dir); errors.Is(err, home.ErrNotTrusted) {
 		path := filepath.Join(c.State, home.SettingsFile)
-		found = append(found, Finding{Warning, path, home.ErrNotTrusted.Error() + ", so it is ignored: if " + config.FileName + " has a mistake at boot, nothing is guarded",
-			"spa-server reload\n# replaces it"})
+		found = append(found, Finding{
+			Severity: Warning, Subject: path,
+			Text:   home.ErrNotTrusted.Error() + ", so it is ignored: if " + config.FileName + " has a mistake at boot, nothing is guarded",
+			Advice: "spa-server reload\n# replaces it",
+		})
 	}
 	if c.Audit.File != "" {
 		found = append(found, openable(c.Audit.File, h)...)
@@ -85,7 +100,11 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	} {
 		err := sandbox.As(home.SystemUser, read.do)
 		if errors.Is(err, fs.ErrPermission) {
-			found = append(found, Finding{Problem, read.path, "a reload is refused: " + home.Legible(read.path, err).Error(), "spa-server reload\n# after the command above"})
+			found = append(found, Finding{
+				Severity: Problem, Subject: read.path,
+				Text:   "a reload is refused: " + home.Legible(read.path, err).Error(),
+				Advice: "spa-server reload\n# after the command above",
+			})
 		}
 	}
 	return found
@@ -112,5 +131,9 @@ func openable(path string, h *host) []Finding {
 			return nil
 		}
 	}
-	return []Finding{{Problem, path, fmt.Sprintf("root (without CAP_DAC_OVERRIDE) and the user %s cannot open it, so the server does not start", home.ServerName()), home.MendFile(path)}}
+	return []Finding{{
+		Severity: Problem, Subject: path,
+		Text:   fmt.Sprintf("root (without CAP_DAC_OVERRIDE) and the user %s cannot open it, so the server does not start", home.ServerName()),
+		Advice: home.MendFile(path),
+	}}
 }

@@ -21,8 +21,11 @@ func checkIngress(c *config.Config, h *host) []Finding {
 		for _, a := range h.approaches(c) {
 			o := h.rules.AtIngress(packetTo(a, service.UDP, k.Port))
 			if o.Verdict == survey.Drops && !o.Sources {
-				found = append(found, Finding{Problem, "knock_ports", fmt.Sprintf("%s drops what comes to udp/%d on %s before a knock can be seen", o.At, k.Port, a.link),
-					o.At.Allow(service.Ports{Proto: service.UDP, Low: k.Port, High: k.Port})})
+				found = append(found, Finding{
+					Severity: Problem, Subject: "knock_ports",
+					Text:   fmt.Sprintf("%s drops what comes to udp/%d on %s before a knock can be seen", o.At, k.Port, a.link),
+					Advice: o.At.Allow(service.Ports{Proto: service.UDP, Low: k.Port, High: k.Port}),
+				})
 				break
 			}
 		}
@@ -61,10 +64,17 @@ func checkClosed(c *config.Config, h *host) []Finding {
 func hides(closed string, answers, icmp bool) []Finding {
 	switch {
 	case answers && closed == "drop":
-		return []Finding{{Notice, "firewall.closed", "the closed ports of this host answer, and guarded ones are silent: a scanner sees which are guarded",
-			`# set closed = "reject", or have a firewall that drops what is not allowed`}}
+		return []Finding{{
+			Severity: Notice, Subject: "firewall.closed",
+			Text:   "the closed ports of this host answer, and guarded ones are silent: a scanner sees which are guarded",
+			Advice: `# set closed = "reject", or have a firewall that drops what is not allowed`,
+		}}
 	case !answers && !icmp && closed == "reject":
-		return []Finding{{Notice, "firewall.closed", "the closed ports of this host are silent, and guarded ones answer: a scanner sees which are guarded", `# set closed = "drop"`}}
+		return []Finding{{
+			Severity: Notice, Subject: "firewall.closed",
+			Text:   "the closed ports of this host are silent, and guarded ones answer: a scanner sees which are guarded",
+			Advice: `# set closed = "drop"`,
+		}}
 	}
 	return nil
 }
@@ -87,8 +97,11 @@ func checkKnockSeen(c *config.Config, h *host) []Finding {
 			}
 		}
 		if len(commands) > 0 {
-			found = append(found, Finding{Warning, "knock_ports", fmt.Sprintf("the host's firewall lets udp/%d through and drops other ports: a scanner sees that it is special, and knocks need no rule", k.Port),
-				pasteLines(commands...)})
+			found = append(found, Finding{
+				Severity: Warning, Subject: "knock_ports",
+				Text:   fmt.Sprintf("the host's firewall lets udp/%d through and drops other ports: a scanner sees that it is special, and knocks need no rule", k.Port),
+				Advice: pasteLines(commands...),
+			})
 		}
 	}
 	return found

@@ -17,12 +17,18 @@ func checkKnockPorts(c *config.Config, h *host) []Finding {
 	for _, k := range c.KnockPorts {
 		served := h.listensForOthers(service.UDP, k.Port)
 		if !k.Shared && len(served) > 0 {
-			found = append(found, Finding{Warning, "knock_ports", fmt.Sprintf("%s on this host serves udp/%d too: connection tracking is kept from seeing what comes and goes there, and what answers shows the port", by(served), k.Port),
-				fmt.Sprintf("# take another port, or write { port = %d, shared = true }", k.Port)})
+			found = append(found, Finding{
+				Severity: Warning, Subject: "knock_ports",
+				Text:   fmt.Sprintf("%s on this host serves udp/%d too: connection tracking is kept from seeing what comes and goes there, and what answers shows the port", by(served), k.Port),
+				Advice: fmt.Sprintf("# take another port, or write { port = %d, shared = true }", k.Port),
+			})
 		}
 		if k.Shared && len(served) == 0 {
-			found = append(found, Finding{Notice, "knock_ports", fmt.Sprintf("udp/%d is set to shared, but nothing on this host serves it: each knock leaves a needless entry in connection tracking", k.Port),
-				fmt.Sprintf("# write %d in place of { port = %[1]d, shared = true }", k.Port)})
+			found = append(found, Finding{
+				Severity: Notice, Subject: "knock_ports",
+				Text:   fmt.Sprintf("udp/%d is set to shared, but nothing on this host serves it: each knock leaves a needless entry in connection tracking", k.Port),
+				Advice: fmt.Sprintf("# write %d in place of { port = %[1]d, shared = true }", k.Port),
+			})
 		}
 	}
 	return found
@@ -50,7 +56,11 @@ func checkServed(c *config.Config, h *host) []Finding {
 	var found []Finding
 	for _, s := range c.Services {
 		if expected(s) && !h.served(c, s) {
-			found = append(found, Finding{Notice, "service." + s.Name, fmt.Sprintf("nothing on this host listens on %s, but for itself", portList(s.Ports)), "# start what serves it, on an address that clients reach, or take the service out"})
+			found = append(found, Finding{
+				Severity: Notice, Subject: "service." + s.Name,
+				Text:   fmt.Sprintf("nothing on this host listens on %s, but for itself", portList(s.Ports)),
+				Advice: "# start what serves it, on an address that clients reach, or take the service out",
+			})
 		}
 	}
 	return found
@@ -76,8 +86,11 @@ func checkShutHere(c *config.Config, h *host) []Finding {
 			}
 		}
 		if len(shut) > 0 {
-			found = append(found, Finding{Notice, "service." + s.Name, fmt.Sprintf("it has addresses of its own, and %s listens on %s of this host: there the guard shuts the port to everyone", by(shut), portList(one.ports)),
-				fmt.Sprintf("# if it should be used here too, add another service with ports = [%s] and no addresses", quoted(one.ports))})
+			found = append(found, Finding{
+				Severity: Notice, Subject: "service." + s.Name,
+				Text:   fmt.Sprintf("it has addresses of its own, and %s listens on %s of this host: there the guard shuts the port to everyone", by(shut), portList(one.ports)),
+				Advice: fmt.Sprintf("# if it should be used here too, add another service with ports = [%s] and no addresses", quoted(one.ports)),
+			})
 		}
 	}
 	return found

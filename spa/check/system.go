@@ -35,12 +35,20 @@ func checkBoot(c *config.Config, h *host) []Finding {
 		return nil
 	}
 	if !h.enabled("spa-server.service") {
-		return []Finding{{Warning, "spa-server.service", "it is not enabled: after a reboot knocks go unanswered and nothing opens", "systemctl enable spa-server.service spa-guard.service"}}
+		return []Finding{{
+			Severity: Warning, Subject: "spa-server.service",
+			Text:   "it is not enabled: after a reboot knocks go unanswered and nothing opens",
+			Advice: "systemctl enable spa-server.service spa-guard.service",
+		}}
 	}
 	if c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || h.enabled("spa-guard.service") {
 		return nil
 	}
-	return []Finding{{Warning, "spa-guard.service", "it is not enabled: after a reboot the ports are open until the server has started", "systemctl enable spa-guard.service"}}
+	return []Finding{{
+		Severity: Warning, Subject: "spa-guard.service",
+		Text:   "it is not enabled: after a reboot the ports are open until the server has started",
+		Advice: "systemctl enable spa-guard.service",
+	}}
 }
 
 // A flusher empties rule sets when it is started, stopped or reloaded.
@@ -86,22 +94,35 @@ func checkFlush(c *config.Config, h *host) []Finding {
 	included := h.includes("etc/nftables.conf", "table inet spa", 0) || h.includes("etc/sysconfig/nftables.conf", "table inet spa", 0)
 	iptables := c.Firewall.Backend == "iptables" || h.rules != nil && h.byIPTables()
 	if c.Firewall.Persist == "file" && !iptables && !included {
-		found = append(found, Finding{Warning, "firewall.persist", `"file", and /etc/nftables.conf has no table inet spa: whatever empties the rule set while the server is dead opens the ports`,
-			"spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include \"/etc/spa/guard.nft\"; or persist = \"owner\""})
+		found = append(found, Finding{
+			Severity: Warning, Subject: "firewall.persist",
+			Text:   `"file", and /etc/nftables.conf has no table inet spa: whatever empties the rule set while the server is dead opens the ports`,
+			Advice: "spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include \"/etc/spa/guard.nft\"; or persist = \"owner\"",
+		})
 	}
 	if c.Firewall.Persist != "file" && !iptables && included {
-		found = append(found, Finding{Problem, "firewall.persist", `"owner", and /etc/nftables.conf loads the table inet spa too: the kernel refuses that, and with it the whole reload`, `# set persist = "file", or take the table out of /etc/nftables.conf`})
+		found = append(found, Finding{
+			Severity: Problem, Subject: "firewall.persist",
+			Text:   `"owner", and /etc/nftables.conf loads the table inet spa too: the kernel refuses that, and with it the whole reload`,
+			Advice: `# set persist = "file", or take the table out of /etc/nftables.conf`,
+		})
 	}
 	if c.Firewall.Persist != "file" && !iptables && !included && h.uid == 0 && h.rules != nil && !h.persists {
-		return append(found, Finding{Warning, "firewall.persist", `"owner" needs Linux 6.9 or later. On this kernel another tool can flush the guard, and the ports are open until the running server restores it or a dead server starts again`,
-			"spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include \"/etc/spa/guard.nft\"; in server.toml: persist = \"file\""})
+		return append(found, Finding{
+			Severity: Warning, Subject: "firewall.persist",
+			Text:   `"owner" needs Linux 6.9 or later. On this kernel another tool can flush the guard, and the ports are open until the running server restores it or a dead server starts again`,
+			Advice: "spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include \"/etc/spa/guard.nft\"; in server.toml: persist = \"file\"",
+		})
 	}
 	units := h.flushing(iptables)
 	if len(units) == 0 || !iptables && (included || h.stays(c)) || len(found) > 0 {
 		return found
 	}
-	return append(found, Finding{Warning, strings.Join(units, ", "), "enabled, and to reload or stop it empties the rule set, the guard with it: a running server puts it back at once, a dead one does not",
-		remedy(iptables)})
+	return append(found, Finding{
+		Severity: Warning, Subject: strings.Join(units, ", "),
+		Text:   "enabled, and to reload or stop it empties the rule set, the guard with it: a running server puts it back at once, a dead one does not",
+		Advice: remedy(iptables),
+	})
 }
 
 func remedy(iptables bool) string {

@@ -346,6 +346,9 @@ func checkAdmitted(c *config.Config, h *host, ways []approach, is4 bool, family,
 		return nil
 	}
 	addr := map[bool]string{true: "ip", false: "ip6"}[is4]
-	return []Finding{{Problem, "firewall.admit", fmt.Sprintf("over %s no rule lets the members of the set %s in to %s: %s drops them too", family, name, portList(s.ports), s.at),
-		fmt.Sprintf("# add a rule to the chain that drops: %s saddr . meta l4proto . th dport @%s accept", addr, name)}}
+	return []Finding{{
+		Severity: Problem, Subject: "firewall.admit",
+		Text:   fmt.Sprintf("over %s no rule lets the members of the set %s in to %s: %s drops them too", family, name, portList(s.ports), s.at),
+		Advice: fmt.Sprintf("# add a rule to the chain that drops: %s saddr . meta l4proto . th dport @%s accept", addr, name),
+	}}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -94,7 +93,6 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 		home.Either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
 		s.openKeys, home.Either(s.inState(config.JournalFile), s.openJournal), home.Either(c.Audit.File, s.openAudit),
 		func() error { return s.openFirewall(ctx, o.Confirm) },
-		func() error { return s.saveSettings(o.Confirm) },
 		s.openSockets, home.Either(s.inState(control.SocketName), s.openControl), s.openNotify, s.dropPrivileges,
 	} {
 		err := ctx.Err()
@@ -197,28 +195,13 @@ func (s *Server) openAudit() error {
 }
 
 func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error {
-	fw, err := firewall.New(home.FirewallConfig(s.config, s.clients, s.now), s.log)
-	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {
-		return home.WithMend(at.Path, err)
-	}
+	fw, err := home.OpenGuard(ctx, s.config, s.clients, home.Loading{Confirm: confirm, Now: s.now, Log: s.log})
 	if err != nil {
 		return err
 	}
 	s.firewall = fw
 	s.keep(fw)
 	s.policy = policy.New(s.config, fw)
-	return fw.Load(ctx, confirm, s.now())
-}
-
-// saveSettings keeps those by which the guard was loaded, but for a trial. A server that cannot does not
-// fail for that.
-func (s *Server) saveSettings(confirm time.Duration) error {
-	if confirm > 0 {
-		return nil
-	}
-	if err := home.SaveSettings(s.config, s.now()); err != nil {
-		s.log.Warn("the settings could not be saved: if server.toml has a mistake at the next boot, an older guard or none will be loaded", "error", err)
-	}
 	return nil
 }
 

@@ -207,7 +207,7 @@ func TestOpenedSettings(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := s.saveSettings(test.confirm); err != nil {
+		if err := errors.Join(s.openDir(), s.openKeys(), s.openFirewall(t.Context(), test.confirm)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		_, _, err := home.LastGood(s.dir)

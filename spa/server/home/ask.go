@@ -14,7 +14,7 @@ import (
 // askWithin is how long a running server may take to say how it is.
 const askWithin = 5 * time.Second
 
-// AskStatus asks the server that works here with these settings.
+// AskStatus queries the running server that has these settings.
 func AskStatus(ctx context.Context, c *config.Config) (*control.Status, error) {
 	client, err := control.Dial(c.State)
 	if err != nil {
@@ -34,7 +34,7 @@ func AskStatus(ctx context.Context, c *config.Config) (*control.Status, error) {
 	return status, err
 }
 
-// Loaded is what tells files that were taken over from those on disk.
+// Loaded identifies the settings and gate keys in force, to compare them with the files on disk.
 func Loaded(settings []byte, gates []spa.Gate) control.Loaded {
 	sum := sha256.Sum256(settings)
 	l := control.Loaded{Settings: hex.EncodeToString(sum[:]), Gates: []string{}}

@@ -20,7 +20,8 @@ import (
 // first reload. It opens the files of its state and the audit log once, as root or, where systemd took root's right to
 // other users' files, as its own user.
 
-// Either is open of the file at path, tried as this process and then as the server's user.
+// Either returns a function that calls open as this process and, if that is not permitted, as the server's user. Its
+// error has the command that mends it.
 func Either(path string, open func() error) func() error {
 	return func() error {
 		err := sandbox.OrAs(SystemUser, open)
@@ -38,12 +39,12 @@ func OpenRoot(dir string) (root *os.Root, err error) {
 	return root, err
 }
 
-// WithMend adds to an error of rights the commands that let the server open the file at path.
+// WithMend adds to a permission error the commands that let the server open the file at path.
 func WithMend(path string, err error) error {
 	return fmt.Errorf("%w, to root without CAP_DAC_OVERRIDE and to user %s: %s", err, ServerName(), MendFile(path))
 }
 
-// MendFile is the command that lets the server open a file of its state, or make it.
+// MendFile returns the command that lets the server open or create a file in its state directory.
 func MendFile(path string) string {
 	owner, dir := "root", filepath.Dir(path) // root opens what is its own, and needs to open it once
 	if _, _, ok := Account(SystemUser); ok {
@@ -86,7 +87,7 @@ func LoadConfig(dir string, log *slog.Logger) (*config.Config, error) {
 	return c, err
 }
 
-// AsServer reads a file as the server's user, or where only root can read it, as root, and logs that.
+// AsServer calls read as the server's user. If only root can read the file it calls it as root, and logs that.
 func AsServer(log *slog.Logger, read func() error) error {
 	later := sandbox.As(SystemUser, read)
 	if !errors.Is(later, fs.ErrPermission) || os.Geteuid() != 0 {
@@ -99,7 +100,7 @@ func AsServer(log *slog.Logger, read func() error) error {
 	return nil
 }
 
-// Legible adds to an error of reading server.toml what lets the server's user read it.
+// Legible adds to a permission error for server.toml the command that lets the server's user read it.
 func Legible(path string, err error) error {
 	if !errors.Is(err, fs.ErrPermission) || errors.Is(err, place.ErrUnreadable) {
 		return err
@@ -116,7 +117,7 @@ func Legible(path string, err error) error {
 	return fmt.Errorf("%w: the server reads it as user %s: %s", err, ServerName(), command)
 }
 
-// LoadClients reads the clients of dir, an absolute path, as the server will read one that changes.
+// LoadClients reads the clients in dir, an absolute path, as the server's user, which reads them again when they change.
 func LoadClients(dir string) (*keys.Registry, []error) {
 	root, err := OpenRoot(dir)
 	if err != nil {

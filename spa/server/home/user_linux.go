@@ -1,3 +1,5 @@
+// Package home is what the commands of a gateway share with its server: the lock, the system user, the files and
+// the state directory, the last good settings, and how a guard is loaded.
 package home
 
 import (
@@ -15,15 +17,16 @@ import (
 	"sallyport/spa/sandbox"
 )
 
-// LockFile lies in the state directory.
+// LockFile is the lock's name in the state directory: one server at a time.
 const LockFile = "lock"
 
-// SystemUser is the user that the daemon becomes where it exists.
+// SystemUser is the user that the server becomes, if it exists.
 const SystemUser = "spa"
 
-// LedgerFile is where package firewall keeps who holds what.
+// LedgerFile is the name of the grant ledger in the state directory.
 const LedgerFile = "grants"
 
+// Account returns the numbers of a user and its own group; false if there is no such user.
 func Account(name string) (uid, gid int, ok bool) {
 	u, err := user.Lookup(name)
 	if err != nil {
@@ -34,10 +37,10 @@ func Account(name string) (uid, gid int, ok bool) {
 	return uid, gid, err == nil && err2 == nil
 }
 
-// MakeUser is the command that makes the system user.
+// MakeUser is the command that creates the system user.
 const MakeUser = "useradd --system --no-create-home --shell /usr/sbin/nologin " + SystemUser
 
-// HandOver is the command that lets a group read a gateway's files.
+// HandOver returns the command that lets a group read a gateway's files.
 func HandOver(group, dir string) string {
 	dir = quote.Shell(dir)
 	return "chgrp -R " + group + " " + dir + " && chmod -R g+rX " + dir
@@ -60,7 +63,8 @@ const (
 	MaySearch = 0o1
 )
 
-// Permits reports whether the mode gives a user those rights. The user has this one group and no capability.
+// Permits reports whether a file's mode gives the user these rights. The user is in this one group and has no
+// capabilities.
 func Permits(fi os.FileInfo, uid, gid int, want fs.FileMode) bool {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	mode := fi.Mode().Perm()
@@ -85,12 +89,13 @@ func mayUse(path string, want fs.FileMode) bool {
 	return Permits(fi, 0, 0, want) || err == nil && Permits(fi, uid, gid, want)
 }
 
-// HasACL reports whether more than the mode says who may read a path (acl(5)).
+// HasACL reports whether a path has an access control list beyond its mode (acl(5)).
 func HasACL(path string) bool {
 	_, err := unix.Getxattr(path, "system.posix_acl_access", nil)
 	return err == nil
 }
 
+// IsDir reports whether path is a directory.
 func IsDir(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.IsDir()
@@ -109,7 +114,7 @@ func Distinct(paths ...string) []string {
 	return list
 }
 
-// ServerName is the user, and the group, that the server becomes.
+// ServerName is the name of the user and group that the server becomes, or their number if they have none.
 func ServerName() string {
 	if _, _, ok := Account(SystemUser); ok {
 		return SystemUser

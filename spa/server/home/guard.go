@@ -1,0 +1,129 @@
+package home
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"sallyport/firewall"
+	"sallyport/keys"
+	"sallyport/spa/config"
+)
+
+// Guard loads the guard at boot, whatever state the state directory is in, and reports what it did.
+func Guard(ctx context.Context, c *config.Config, log *slog.Logger) (string, error) {
+	done, err := guardIn(ctx, c, false, log)
+	if err == nil || errors.Is(err, firewall.ErrForeign) || os.Geteuid() != 0 {
+		return done, err
+	}
+	stopgap, failed := stopgapState()
+	if failed != nil {
+		return "", err
+	}
+	elsewhere := *c
+	elsewhere.State = stopgap
+	done, failed = guardIn(ctx, &elsewhere, true, log)
+	if failed != nil {
+		return "", errors.Join(err, fmt.Errorf("nor with another state directory: %w", failed), os.RemoveAll(stopgap))
+	}
+	log.Error("the state directory is unusable: the guard is loaded without earlier grants, and the server will not start until this is fixed",
+		"state", c.State, "error", err)
+	return done, nil
+}
+
+// stopgapState makes a state directory for a guard where the one of server.toml is missing, full or damaged. It
+// is of this network namespace, and gone with the next boot, as the guard is.
+func stopgapState() (string, error) {
+	namespace, err := os.Stat("/proc/self/ns/net")
+	if err != nil {
+		return "", err
+	}
+	dir := fmt.Sprintf("/run/spa-%d", namespace.Sys().(*syscall.Stat_t).Ino)
+	return dir, os.MkdirAll(dir, 0o700)
+}
+
+// starts is how long a server that runs may take until its guard is in place.
+const starts = 10 * time.Second
+
+// awaitGuard waits for the running server to load the guard, and reports whether it did: the lock may be held by another
+// process, or by a server that hangs.
+func awaitGuard(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, starts)
+	defer cancel()
+	for {
+		if there, err := firewall.Stands(); there && err == nil {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// guards reports whether the settings are for a guard that shuts ports.
+func guards(c *config.Config) bool {
+	return c.Firewall.Backend != "dry-run" && c.Firewall.Mode != "admit" && len(c.Services) > 0
+}
+
+func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logger) (string, error) {
+	lock, err := Lock(c.State)
+	if errors.Is(err, ErrRunning) && (!guards(c) || awaitGuard(ctx)) {
+		return "the guard is managed by the running spa-server", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	clients, problems := LoadClients(filepath.Join(c.Dir, config.ClientsDir))
+	for _, problem := range problems {
+		log.Error("client file ignored: this client cannot knock until it is fixed", "error", problem)
+	}
+	fw, err := OpenGuard(ctx, c, clients, Loading{Stopgap: stopgap, Now: time.Now, Log: log})
+	if err != nil {
+		return "", err
+	}
+	defer fw.Close()
+	return "the guard is in place: " + fw.Describe(), nil
+}
+
+// Loading says how a guard is loaded.
+type Loading struct {
+	// Confirm, when not zero, is how long a guard may stand without a new flow through a grant.
+	Confirm time.Duration
+	// Stopgap is a guard without earlier grants and flows, whose state is not the configured one.
+	Stopgap bool
+	Now     func() time.Time
+	Log     *slog.Logger
+}
+
+// OpenGuard opens the firewall and loads the guard. Except for a trial or a stopgap it then saves the settings for the
+// next boot: if that fails it logs so, and the guard stands all the same.
+func OpenGuard(ctx context.Context, c *config.Config, clients *keys.Registry, l Loading) (*firewall.Firewall, error) {
+	fc := FirewallConfig(c, clients, l.Now)
+	fc.NoCarry = l.Stopgap
+	fw, err := firewall.New(fc, l.Log)
+	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {
+		return nil, WithMend(at.Path, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := fw.Load(ctx, l.Confirm, l.Now()); err != nil {
+		return nil, errors.Join(err, fw.Close())
+	}
+	if l.Confirm > 0 || l.Stopgap {
+		return fw, nil
+	}
+	if err := SaveSettings(c, l.Now()); err != nil {
+		l.Log.Warn("the settings could not be saved: if server.toml has a mistake at the next boot, an older guard or none will be loaded", "error", err)
+	}
+	return fw, nil
+}
