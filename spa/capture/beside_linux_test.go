@@ -55,14 +55,16 @@ func TestResponderBeside(t *testing.T) {
 	_, gateway := lab.Pair(t)
 	r := respond(t, gateway)
 	var wg sync.WaitGroup
-	for range 3 {
+	for i := range 3 {
 		wg.Go(func() {
-			for range 200 {
+			for n := range 200 {
+				if i == 0 && n == 100 {
+					r.Close()
+				}
 				r.Send(Packet{From: client4, To: gateway4}, payload(200), false)
 				r.Send(Packet{From: client6, To: gateway6}, payload(200), false)
 			}
 		})
 	}
-	wg.Go(func() { r.Close() })
 	wg.Wait()
 }

@@ -135,6 +135,25 @@ func TestParsed(t *testing.T) {
 			t.Errorf("a route: got %v, %v, want %s", u.route, ok, want)
 		}
 	}
+	for i, other := range map[int]byte{4: unix.RT_TABLE_MAIN, 7: unix.RTN_UNICAST, 9: unix.RTM_F_CLONED >> 8} {
+		head := make([]byte, unix.SizeofRtMsg)
+		head[0], head[4], head[7] = unix.AF_INET, unix.RT_TABLE_LOCAL, unix.RTN_LOCAL
+		if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 && i == 9 {
+			i = 10
+		}
+		head[i] = other
+		if u, ok := parseUpdate(message(unix.RTM_NEWROUTE, head)); ok {
+			t.Errorf("a route that does not lead here, by byte %d: got %v", i, u.route)
+		}
+	}
+	for n := range 5 {
+		if err := refusal(make([]byte, n)); err == nil {
+			t.Errorf("a refusal of %d bytes is none", n)
+		}
+	}
+	if err := refusal(binary.NativeEndian.AppendUint32(nil, ^uint32(unix.EPERM)+1)); err != unix.EPERM {
+		t.Errorf("a refusal: got %v", err)
+	}
 	attr := func(kind uint16, text string) []byte {
 		a := netip.MustParseAddr(text).AsSlice()
 		b := binary.NativeEndian.AppendUint16(nil, uint16(unix.SizeofRtAttr+len(a)))

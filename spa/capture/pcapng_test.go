@@ -102,6 +102,21 @@ func TestPcapngInterfaces(t *testing.T) {
 	}
 }
 
+// TestPcapngOptions: an option of a size that it cannot have counts for nothing.
+func TestPcapngOptions(t *testing.T) {
+	order := binary.LittleEndian
+	ip := fromHex(t, whole4)
+	odd := append(order.AppendUint16(nil, 101), 0, 0, 0, 0, 0, 0, ngResolution, 0, 0, 0, ngOffset, 0, 4, 0, 1, 2, 3, 4)
+	file := bytes.Join([][]byte{ngHeader(order), ngBlock(order, ngInterface, odd...), ngKnock(order, uint64(captured.UnixMicro()), uint32(len(ip)), ip)}, nil)
+	f, err := OpenFile(bytes.NewReader(file), fileConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, at, err := f.Read(); err != nil || at.Sub(captured).Abs() > time.Second {
+		t.Errorf("got %v and %v, want %v", at, err, captured)
+	}
+}
+
 // TestHostilePcapng: whatever a file says of itself, it is refused in words, and costs no more memory
 // than it has bytes.
 func TestHostilePcapng(t *testing.T) {
@@ -120,6 +135,7 @@ func TestHostilePcapng(t *testing.T) {
 		"far too many units":   {[][]byte{head, ngRaw(order, 64, 0), good}, "no time that can be told"},
 		"a packet of 2 GB":     {[][]byte{head, raw, ngKnock(order, now, 1<<31-1, ip)}, "too short for what it has"},
 		"a block of 4 GB":      {[][]byte{head, raw, order.AppendUint32([]byte{6, 0, 0, 0}, 1<<32-4)}, "a block of 4294967292 bytes"},
+		"a block of odd size":  {[][]byte{head, order.AppendUint32([]byte{9, 0, 0, 0}, 13)}, "a block of 13 bytes"},
 		"no room for itself":   {[][]byte{head, order.AppendUint32([]byte{9, 0, 0, 0}, 8)}, "a block of 8 bytes"},
 		"two lengths":          {[][]byte{head, raw, other}, "and of 12 by its end"},
 		"a short packet":       {[][]byte{head, raw, ngBlock(order, ngPacket, 0, 0, 0, 0)}, "too short for what it has"},

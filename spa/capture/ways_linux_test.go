@@ -3,6 +3,7 @@ package capture
 import (
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -136,7 +137,12 @@ func TestAnswerByTheUplinkOfTheKnock(t *testing.T) {
 // FuzzRule: whatever the kernel says is read, or is not.
 func FuzzRule(f *testing.F) {
 	f.Add([]byte{2, 0, 0, 0, 254, 0, 0, 1, 0, 0, 0, 0, 8, 0, 10, 0, 2, 0, 0, 0})
+	f.Add([]byte{2})
+	f.Add([]byte{2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0})
+	f.Add([]byte{2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 0})
+	f.Add([]byte{2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 10, 0, 1, 1, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
+		parseRule(syscall.NetlinkMessage{Data: b})
 		for _, a := range attributes(b, 12) {
 			if len(a.value) > len(b) {
 				t.Errorf("an attribute of %d bytes in %d", len(a.value), len(b))
