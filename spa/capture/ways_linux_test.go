@@ -137,6 +137,7 @@ func TestAnswerByTheUplinkOfTheKnock(t *testing.T) {
 // FuzzRule: whatever the kernel says is read, or is not.
 func FuzzRule(f *testing.F) {
 	f.Add([]byte{2, 0, 0, 0, 254, 0, 0, 1, 0, 0, 0, 0, 8, 0, 10, 0, 2, 0, 0, 0})
+	f.Add([]byte{})
 	f.Add([]byte{2})
 	f.Add([]byte{2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0})
 	f.Add([]byte{2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 0})
