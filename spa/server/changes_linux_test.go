@@ -219,7 +219,7 @@ func TestChangesBeside(t *testing.T) {
 			b.s.hub.expect(b.s.firewall.Grants(time.Now()))
 			b.s.hub.rest(w)
 		},
-		func(int) { b.s.tellEnded(time.Now().Add(time.Hour)) },
+		func(int) { b.s.hub.tellEnded(time.Now().Add(time.Hour)) },
 		func(int) { b.s.hub.flush() },
 		func(int) {
 			b.s.shutOut(b.Context(), "alice", os.ErrNotExist)
@@ -277,8 +277,8 @@ func TestHubBeside(t *testing.T) {
 	for _, do := range []func(){
 		func() { other, _ := h.join(); h.leave(other) },
 		func() { h.tell(audit.Event{Verdict: audit.Unspent, Client: "alice", Err: replay.ErrSpent}) },
-		func() { h.expect(gs) }, func() { h.closed(gs) }, func() { h.ended(gs, "revoked", "", now) },
-		func() { h.passed(now.Add(time.Hour)) }, func() { h.rest(w) }, h.flush,
+		func() { h.expect(gs) }, func() { h.closed(gs) }, func() { h.revoked(gs, "", now) },
+		func() { h.tellEnded(now.Add(time.Hour)) }, func() { h.rest(w) }, h.flush,
 	} {
 		wg.Go(func() {
 			for range 100 {

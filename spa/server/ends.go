@@ -102,38 +102,32 @@ func (s *Server) tellEnds(ctx context.Context) error {
 		case <-s.hub.ends.wake:
 		case <-next.C:
 		}
-		if at := s.tellEnded(s.now()); !at.IsZero() {
+		if at := s.hub.tellEnded(s.now()); !at.IsZero() {
 			next.Reset(at.Sub(s.now()))
 		}
 	}
 }
 
-// tellEnded tells of the grants that have ended at now, and returns when the next one does.
-func (s *Server) tellEnded(now time.Time) (next time.Time) {
-	over, next := s.hub.passed(now)
-	gone := make([]firewall.Grant, len(over))
-	for i, e := range over {
-		gone[i] = firewall.Grant{Client: e.client, Service: e.service, Source: e.source}
+// tellEnded tells watchers of the grants that have ended at now, and returns when the next one does. A grant that is
+// renewed at that moment has a new end, which must not be forgotten with the old one.
+func (h *hub) tellEnded(now time.Time) (next time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	over, next := h.ends.passed(now)
+	for _, e := range over {
+		h.spread(control.Decision{Time: now, Verdict: "ended", Client: e.client, Source: e.source, Services: []string{e.service}})
 	}
-	s.hub.ended(gone, "ended", "", now)
 	return next
 }
 
-// passed is that of ends.
-func (h *hub) passed(now time.Time) (over []end, next time.Time) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.ends.passed(now)
-}
-
-// ended tells of grants that ended, and why: "ended" by themselves, or "revoked".
-func (h *hub) ended(gs []firewall.Grant, verdict, reason string, now time.Time) {
+// revoked tells watchers of grants that ended before their time, and why.
+func (h *hub) revoked(gs []firewall.Grant, reason string, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, g := range gs {
 		h.ends.forget(g)
 		h.spread(control.Decision{
-			Time: now, Verdict: verdict, Client: g.Client, Source: g.Source,
+			Time: now, Verdict: "revoked", Client: g.Client, Source: g.Source,
 			Services: []string{g.Service}, Reason: reason,
 		})
 	}

@@ -142,7 +142,7 @@ func TestOneWatcherLeaves(t *testing.T) {
 	defer s.hub.leave(w)
 	s.take(context.Background(), arriving(sealed(t, sender)))
 	s.hub.leave(leaving)
-	s.tellEnded(time.Now().Add(time.Hour))
+	s.hub.tellEnded(time.Now().Add(time.Hour))
 	if got := toldTo(w); !slices.Equal(got, []string{"ended alice 0", "granted alice 0"}) {
 		t.Errorf("told of %q", got)
 	}

@@ -159,7 +159,7 @@ func TestRevokedIsTold(t *testing.T) {
 	if d := (<-w.lines).decision; d.Verdict != "revoked" || d.Client != "alice" || d.Services[0] != "ssh" || d.Source != netip.MustParseAddr("192.0.2.2") {
 		t.Errorf("watchers were told: %+v", d)
 	}
-	if b.s.tellEnded(b.at.Add(time.Hour)); len(w.lines) != 0 {
+	if b.s.hub.tellEnded(b.at.Add(time.Hour)); len(w.lines) != 0 {
 		t.Errorf("and of its end again: %+v", (<-w.lines).decision)
 	}
 }

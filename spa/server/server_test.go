@@ -157,7 +157,7 @@ func TestClosedIsToldOnce(t *testing.T) {
 	b.s.take(context.Background(), arriving(b.seal(spa.Request{
 		ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []service.Service{{Name: "ssh"}},
 	})))
-	b.s.tellEnded(b.at.Add(time.Hour))
+	b.s.hub.tellEnded(b.at.Add(time.Hour))
 	var told []string
 	for len(w.lines) > 0 {
 		told = append(told, (<-w.lines).decision.Verdict)

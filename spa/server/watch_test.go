@@ -132,10 +132,10 @@ func TestWatcherComesLater(t *testing.T) {
 	s.take(context.Background(), arriving(sealed(t, sender)))
 	enough := errors.New("enough")
 	go func() {
-		for s.tellEnded(time.Now()).IsZero() { // no end is waited for
+		for s.hub.tellEnded(time.Now()).IsZero() { // no end is waited for
 			time.Sleep(time.Millisecond)
 		}
-		s.tellEnded(time.Now().Add(time.Hour))
+		s.hub.tellEnded(time.Now().Add(time.Hour))
 	}()
 	err := client.Ask(t.Context(), control.Request{Command: control.CommandWatch}, func(r control.Reply) error {
 		if r.Decision == nil || r.Decision.Verdict != "ended" || r.Decision.Client != "alice" {
