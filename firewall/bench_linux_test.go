@@ -1,12 +1,18 @@
 package firewall
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	nft "github.com/google/nftables"
 
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
@@ -78,4 +84,77 @@ func BenchmarkLoad(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkWayBack measures for how long a stranger's datagrams arrive after another tool has flushed the rule set, where
+// the kernel does not keep the guard from that: from the flush to the last one.
+func BenchmarkWayBack(b *testing.B) {
+	stranger, gateway := lab.Pair(b)
+	var f *Firewall
+	var c *net.UDPConn
+	var err error
+	if err := gateway.Do(func() error {
+		if f, err = New(Config{Guarded: []service.Ports{ports("udp/5000")}, Persist: PersistFile, State: b.TempDir()}, slog.New(slog.DiscardHandler)); err != nil {
+			return err
+		}
+		if c, err = net.ListenUDP("udp", &net.UDPAddr{Port: 5000}); err != nil {
+			return err
+		}
+		return f.Load(b.Context(), 0, time.Now())
+	}); err != nil {
+		b.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(b.Context())
+	var beside sync.WaitGroup
+	beside.Go(func() { f.Watch(ctx) })
+	var last atomic.Int64 // when a datagram arrived
+	beside.Go(func() {
+		for b := make([]byte, 9); ; last.Store(time.Now().UnixNano()) {
+			if _, err := c.Read(b); err != nil {
+				return
+			}
+		}
+	})
+	beside.Go(func() { flood(ctx, stranger) })
+	var took []time.Duration
+	for b.Loop() {
+		time.Sleep(200 * time.Millisecond)
+		start := time.Now()
+		if err := gateway.Do(func() error {
+			n, err := nft.New()
+			if err != nil {
+				return err
+			}
+			n.FlushRuleset()
+			start = time.Now()
+			return n.Flush()
+		}); err != nil {
+			b.Fatal(err)
+		}
+		time.Sleep(300 * time.Millisecond)
+		took = append(took, max(0, time.Unix(0, last.Load()).Sub(start)))
+	}
+	stop()
+	c.Close()
+	beside.Wait()
+	f.Close()
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2])/1e6, "p50-ms")
+	b.ReportMetric(float64(took[len(took)*9/10])/1e6, "p90-ms")
+}
+
+// flood sends a datagram every 50 microseconds.
+func flood(ctx context.Context, from *lab.Host) {
+	_ = from.Do(func() error {
+		c, err := net.Dial("udp", "192.0.2.1:5000")
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		for ctx.Err() == nil {
+			c.Write([]byte("x")) // an ICMP error is no reason to stop
+			time.Sleep(50 * time.Microsecond)
+		}
+		return nil
+	})
 }
