@@ -200,7 +200,8 @@ func (a *admitting) put(b *batch, s *nft.Set, want nft.SetElement, there *nft.Se
 		b.add(unix.NFT_MSG_DELSETELEM, s, []nft.SetElement{{Key: want.Key}})
 	}
 	want.Comment = ourComment
-	b.append(nfType(unix.NFT_MSG_NEWSETELEM), netlink.Request|netlink.Create|netlink.Excl, elementsMessage(s, []nft.SetElement{want}))
+	b.append(nfType(unix.NFT_MSG_NEWSETELEM), netlink.Request|netlink.Create|netlink.Excl,
+		elementsMessage(s, []nft.SetElement{want}))
 }
 
 // retry does what depends on what was there a moment before: an element may have come, or
@@ -219,7 +220,8 @@ func (a *admitting) retry(do func() error) error {
 func (a *admitting) set(ls []lease) error {
 	for _, l := range ls {
 		if l.link != 0 || l.to.IsValid() {
-			return fmt.Errorf("mode admit: your sets have neither interfaces nor destinations, so there is no grant for %v", onLink(l.source, l.link))
+			return fmt.Errorf("mode admit: your sets have neither interfaces nor destinations, so there is no grant for %v",
+				onLink(l.source, l.link))
 		}
 		if a.setOf(l) == nil && left(l.until, a.cfg.Now()) > 0 {
 			return fmt.Errorf("mode admit: no set is named for a source like %v", l.source)

@@ -143,7 +143,8 @@ func TestAdmitWaitsForHisTable(t *testing.T) {
 	s.grant("alice", "192.0.2.2", long)
 	n := s.counts("could not be put back")
 	s.watch()
-	s.nft("delete table inet filter\ntable inet filter { chain input { type filter hook input priority 0; policy drop; meta l4proto ipv6-icmp accept; }; }")
+	s.nft("delete table inet filter\ntable inet filter { chain input { type filter hook input priority 0; policy drop; " +
+		"meta l4proto ipv6-icmp accept; }; }")
 	lab.Eventually(t, "the complaint", func() bool { return n.Load() == 1 })
 	err := s.Grant(t.Context(), []Grant{sshGrant("bob", "192.0.2.4", long)}, time.Now())
 	if err == nil || !strings.Contains(err.Error(), "nft add set inet filter spa4") {
@@ -194,7 +195,8 @@ func TestAdmitLeavesHisElements(t *testing.T) {
 	for _, a := range []string{"192.0.2.3", "192.0.2.4"} {
 		s.connect(a, "192.0.2.1", "22")
 	}
-	if out := s.nft("list set inet filter spa4"); !strings.Contains(out, `comment "his"`) || strings.Contains(out, "expires") {
+	if out := s.nft("list set inet filter spa4"); !strings.Contains(out, `comment "his"`) ||
+		strings.Contains(out, "expires") {
 		t.Errorf("his elements are not as they were: %s", out)
 	}
 }

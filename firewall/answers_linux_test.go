@@ -46,7 +46,8 @@ var scans = []scan{
 func routeScans() (all []scan) {
 	for _, kind := range []byte{0, 3, 4} {
 		for left := range byte(2) {
-			for _, p := range []scan{{name: "SYN", proto: service.TCP, flags: syn}, {name: "ACK", proto: service.TCP, flags: ack}, {name: "FIN", proto: service.TCP, flags: fin}, {name: "UDP", proto: service.UDP}} {
+			for _, p := range []scan{{name: "SYN", proto: service.TCP, flags: syn}, {name: "ACK", proto: service.TCP,
+				flags: ack}, {name: "FIN", proto: service.TCP, flags: fin}, {name: "UDP", proto: service.UDP}} {
 				p.name += fmt.Sprintf(" routed by type %d, %d left", kind, left)
 				p.route, p.plain = []byte{kind, left}, true
 				all = append(all, p)
@@ -189,7 +190,8 @@ func normalized(b []byte, from, to netip.Addr, sport, dport uint16) []byte {
 	case proto == byte(service.TCP) && bytes.Equal(payload[:4], ports):
 		clear(payload[:4])
 		clear(payload[16:18])
-	case proto == unix.IPPROTO_ICMP && payload[0] == 3 || proto == unix.IPPROTO_ICMPV6 && (payload[0] == 1 || payload[0] == 4):
+	case proto == unix.IPPROTO_ICMP && payload[0] == 3 || proto == unix.IPPROTO_ICMPV6 &&
+		(payload[0] == 1 || payload[0] == 4):
 		at := bytes.Index(payload[8:], back)
 		if at < 0 {
 			return nil
@@ -293,7 +295,8 @@ func TestFramesToAll(t *testing.T) {
 		from, to := netip.MustParseAddr(f.alice), netip.MustParseAddr(f.gateway)
 		for i, p := range append(scans[:4:4], flagScans()...) {
 			sport := uint16(42000 + i)
-			frame := unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_IP), Ifindex: index, Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
+			frame := unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_IP), Ifindex: index, Halen: 6,
+				Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
 			if to.Is6() {
 				frame.Protocol = htons(unix.ETH_P_IPV6)
 			}

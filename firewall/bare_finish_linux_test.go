@@ -18,7 +18,8 @@ func TestFinishLeavesTheSets(t *testing.T) {
 	s.open()
 	s.bare(plan{})
 	n := s.backend.(*nftables)
-	s.must(n.set([]lease{{element: element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP, port: 22}, until: time.Now().Add(long)}}))
+	s.must(n.set([]lease{{element: element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP, port: 22},
+		until: time.Now().Add(long)}}))
 	s.must(n.finish(n.objects, n.flags(), false))
 	if !n.tracks() {
 		t.Error("the whole rules are not there")

@@ -49,7 +49,8 @@ printf '%s\n' "$in" | `+path+`-real "$@"`)
 	s.load(0)
 	rules, err := os.ReadFile(seen)
 	s.must(err)
-	s.says(string(rules), "-A PREROUTING -m comment --comment sallyport -j spa-guard", "-A spa-door", "-A spa-begun", "-j DROP")
+	s.says(string(rules), "-A PREROUTING -m comment --comment sallyport -j spa-guard", "-A spa-door",
+		"-A spa-begun", "-j DROP")
 }
 
 // inboundTo is the flow of a server's socket.
@@ -80,7 +81,8 @@ func (s *site) bare(p plan) {
 	r := b.guardRules()
 	mangle := tables()[1]
 	for _, v6 := range []bool{false, true} {
-		cmd := exec.Command(filepath.Join(s.config.programs, map[bool]string{false: "iptables-restore", true: "ip6tables-restore"}[v6]), "--noflush")
+		cmd := exec.Command(filepath.Join(s.config.programs,
+			map[bool]string{false: "iptables-restore", true: "ip6tables-restore"}[v6]), "--noflush")
 		cmd.Stdin = strings.NewReader(r.bare(v6).restore(mangle, parseSaved(mangle, "")))
 		s.must(s.gw.Start(cmd))
 		s.must(cmd.Wait())

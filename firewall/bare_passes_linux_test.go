@@ -32,7 +32,8 @@ func TestBareGuardLetsPass(t *testing.T) {
 				v.client = s.udp(s.client, v.remote.String())
 				talks = append(talks, v)
 				if heard {
-					p.carried = append(p.carried, carriedFlow{flow: flow{service.UDP, v.remote, v.address}, until: time.Now().Add(long)})
+					p.carried = append(p.carried, carriedFlow{flow: flow{service.UDP, v.remote, v.address},
+						until: time.Now().Add(long)})
 				}
 			}
 		}
@@ -83,7 +84,8 @@ func TestBareGuardTrusts(t *testing.T) {
 // port, and who has a grant gets by, also to a machine behind. ICMP errors are left to the whole
 // guard, and who claims to be a guarded port: the host itself answers him there.
 func TestLawBare(t *testing.T) {
-	for _, way := range []string{"delivered", "routed to a listed machine", "bridged with br_netfilter to a listed machine"} {
+	for _, way := range []string{"delivered", "routed to a listed machine",
+		"bridged with br_netfilter to a listed machine"} {
 		t.Run(way, func(t *testing.T) {
 			lawBackends(t, way, func(w *world) {
 				r := newLawReport()

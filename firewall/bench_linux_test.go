@@ -86,15 +86,16 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// BenchmarkWayBack measures for how long a stranger's datagrams arrive after another tool has flushed the rule set, where
-// the kernel does not keep the guard from that: from the flush to the last one.
+// BenchmarkWayBack measures for how long a stranger's datagrams arrive after another tool has flushed the rule set,
+// where the kernel does not keep the guard from that: from the flush to the last one.
 func BenchmarkWayBack(b *testing.B) {
 	stranger, gateway := lab.Pair(b)
 	var f *Firewall
 	var c *net.UDPConn
 	var err error
 	if err := gateway.Do(func() error {
-		if f, err = New(Config{Guarded: []service.Ports{ports("udp/5000")}, Persist: PersistFile, State: b.TempDir()}, slog.New(slog.DiscardHandler)); err != nil {
+		if f, err = New(Config{Guarded: []service.Ports{ports("udp/5000")}, Persist: PersistFile, State: b.TempDir()},
+			slog.New(slog.DiscardHandler)); err != nil {
 			return err
 		}
 		if c, err = net.ListenUDP("udp", &net.UDPAddr{Port: 5000}); err != nil {

@@ -50,7 +50,8 @@ func TestCancelled(t *testing.T) {
 // TestBeforeTheLoad: without a guard nothing is held, granted or taken away.
 func TestBeforeTheLoad(t *testing.T) {
 	f, now := dry(t, 10), time.Now()
-	if err := f.Grant(t.Context(), []Grant{portGrant("alice", now.Add(time.Hour), "tcp/22")}, now); !errors.Is(err, errNotLoaded) {
+	if err := f.Grant(t.Context(), []Grant{portGrant("alice", now.Add(time.Hour), "tcp/22")},
+		now); !errors.Is(err, errNotLoaded) {
 		t.Errorf("grant: got %v, want %v", err, errNotLoaded)
 	}
 	if _, err := f.Revoke(t.Context(), Match{}, now); !errors.Is(err, errNotLoaded) {
@@ -330,7 +331,8 @@ func TestEndsAreSaid(t *testing.T) {
 			defer cancel()
 			k.kernel.fails = nil
 			k.watchEnds(ctx)
-			if got := [3]int{said.times("got ahead"), said.times("could not be told"), said.times("timeouts alone")}; got != test.want {
+			if got := [3]int{said.times("got ahead"), said.times("could not be told"),
+				said.times("timeouts alone")}; got != test.want {
 				t.Errorf("they were said %v times, want %v", got, test.want)
 			}
 		})
@@ -474,7 +476,8 @@ func TestRevokedInOrder(t *testing.T) {
 	if held := k.Grants(k.now); len(held) != len(gs) || !slices.IsSortedFunc(held, compareGrants) {
 		t.Errorf("held: %v", held)
 	}
-	if ended, err := k.Revoke(t.Context(), Match{}, k.now); err != nil || len(ended) != len(gs) || !slices.IsSortedFunc(ended, compareGrants) {
+	if ended, err := k.Revoke(t.Context(), Match{}, k.now); err != nil || len(ended) != len(gs) ||
+		!slices.IsSortedFunc(ended, compareGrants) {
 		t.Errorf("got %v, %v", ended, err)
 	}
 }

@@ -25,7 +25,8 @@ type recording struct {
 }
 
 func record(f *Firewall) *recording {
-	r := &recording{dryRun: newDryRun(f.log), now: func() time.Time { return f.cfg.Now() }, lasts: make(map[element]time.Duration)}
+	r := &recording{dryRun: newDryRun(f.log), now: func() time.Time { return f.cfg.Now() },
+		lasts: make(map[element]time.Duration)}
 	f.backend = r
 	return r
 }
@@ -120,7 +121,8 @@ func (c *clocked) grants(client string, n uint16, lasts time.Duration) Grant {
 // lasts is for how long the kernel was told to keep a port; zero: it is shut.
 func (c *clocked) lasts(port uint16, want time.Duration, after string) {
 	c.Helper()
-	if got := c.kernel.lasts[element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP, port: port}]; got != want {
+	if got := c.kernel.lasts[element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP,
+		port: port}]; got != want {
 		c.Errorf("%v are left of port %d %s, want %v", got, port, after, want)
 	}
 }
@@ -296,7 +298,8 @@ func TestEndsOfMany(t *testing.T) {
 			if n := len(c.held.byKey); n != len(ends) || !c.held.next().Round(0).Equal(first) {
 				t.Fatalf("%d hold, the next until %v, want %d and %v", n, c.held.next(), len(ends), first)
 			}
-			if _, open := c.kernel.lasts[element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP, port: 22}]; open != (len(ends) > 0) {
+			if _, open := c.kernel.lasts[element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP,
+				port: 22}]; open != (len(ends) > 0) {
 				t.Fatalf("the port is open: %v, and %d hold it", open, len(ends))
 			}
 		}
@@ -317,7 +320,8 @@ func TestManyEndsAtOnce(t *testing.T) {
 		}
 	}
 	if turns < 3 || len(c.kernel.lasts) != 0 || len(c.held.byKey) != 0 {
-		t.Errorf("after %d turns, want more, the kernel has %d ports and %d are held", turns, len(c.kernel.lasts), len(c.held.byKey))
+		t.Errorf("after %d turns, want more, the kernel has %d ports and %d are held", turns,
+			len(c.kernel.lasts), len(c.held.byKey))
 	}
 }
 
@@ -351,7 +355,8 @@ func TestSlowKernel(t *testing.T) {
 // wall clock any more.
 func TestClockIsSetAfterARestart(t *testing.T) {
 	l, now := &ledger{bootID: "this boot"}, time.Now()
-	h := &holding{client: "alice", source: netip.MustParseAddr("192.0.2.2"), ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
+	h := &holding{client: "alice", source: netip.MustParseAddr("192.0.2.2"),
+		ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
 	for _, test := range []struct {
 		name       string
 		wall, boot time.Duration

@@ -30,7 +30,8 @@ func (f *Firewall) watchKeeper(ctx context.Context) {
 		gone := b.keeperGone()
 		f.mu.Unlock()
 		if gone {
-			f.log.Error("the keeper of the guard has ended: the guard stands, but if the server is killed too, another tool can flush it",
+			f.log.Error("the keeper of the guard has ended: the guard stands, but if the server is killed too, "+
+				"another tool can flush it",
 				"do", "systemctl restart spa-server (grants and sessions go on)")
 			return
 		}

@@ -70,7 +70,8 @@ func (s *sessions) cut(kind func(flow) bool, target func(netip.Addr) bool, mark 
 // doomed are the entries to delete, by the flow of the socket at this end, and all flows
 // that are tracked, seen from either side. A session whose server spoke first, when connection
 // tracking did not know it yet, is one from here to its client.
-func (s *sessions) doomed(kind func(flow) bool, target func(netip.Addr) bool, mark uint32) (map[flow]*entry, map[flow]bool, error) {
+func (s *sessions) doomed(kind func(flow) bool, target func(netip.Addr) bool,
+	mark uint32) (map[flow]*entry, map[flow]bool, error) {
 	entries, tracked := make(map[flow]*entry), make(map[flow]bool)
 	if !s.tracks {
 		return entries, tracked, nil
@@ -81,7 +82,8 @@ func (s *sessions) doomed(kind func(flow) bool, target func(netip.Addr) bool, ma
 	}
 	err = s.entries(func(e *entry) {
 		in, out := e.inbound(), e.outbound()
-		server := flow{in.proto, netip.AddrPortFrom(e.reply.dst, e.reply.dport), netip.AddrPortFrom(e.reply.src, e.reply.sport)}
+		server := flow{in.proto, netip.AddrPortFrom(e.reply.dst, e.reply.dport),
+			netip.AddrPortFrom(e.reply.src, e.reply.sport)}
 		began := flow{out.proto, out.remote, netip.AddrPortFrom(e.orig.src, e.orig.sport)}
 		tracked[server], tracked[began] = true, true
 		admitted := e.mark&mark != 0

@@ -149,7 +149,8 @@ func TestCutEndsUDP(t *testing.T) {
 				s := k.guarded(t, guard("udp/5000"))
 				gateway := net.JoinHostPort(f.gateway, "5000")
 				server := s.udp(s.gw, "[::]:5000")
-				client, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+				client, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")),
+					s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
 				s.grantPorts("one", f.alice, long, "udp/5000")
 				s.grantPorts("one", f.stranger, long, "udp/5000")
 				for _, c := range []*net.UDPConn{client, theirs} {

@@ -25,7 +25,8 @@ func (f *Firewall) endEarlier(now time.Time) error {
 		err = f.endEnforced()
 	}
 	if err != nil {
-		return fmt.Errorf("a dry run cannot start while grants of an earlier run may be open (spa-server teardown ends them): %w", err)
+		return fmt.Errorf("a dry run cannot start while grants of an earlier run may be open (spa-server "+
+			"teardown ends them): %w", err)
 	}
 	return nil
 }
@@ -68,7 +69,8 @@ func (f *Firewall) endEnforced() error {
 		}
 	}
 	if stands || len(kinds) > 0 {
-		f.log.Warn("the guard of an earlier run is in place and lets nobody in, because this is a dry run; to remove it: spa-server teardown")
+		f.log.Warn("the guard of an earlier run is in place and lets nobody in, because this is a dry run; to remove " +
+			"it: spa-server teardown")
 	}
 	return nil
 }
@@ -133,7 +135,8 @@ func (n *nftables) flushGrants() (stands bool, err error) {
 	}
 	for _, s := range sets {
 		ours := func(set *nft.Set) bool { return set.Name == s.Name }
-		if strings.HasPrefix(s.Name, "grants") || slices.ContainsFunc([]*nft.Set{n.objects.reach4, n.objects.reach6, n.objects.near}, ours) {
+		if strings.HasPrefix(s.Name, "grants") ||
+			slices.ContainsFunc([]*nft.Set{n.objects.reach4, n.objects.reach6, n.objects.near}, ours) {
 			stands = true
 			n.conn.FlushSet(&nft.Set{Table: n.objects.table, Name: s.Name})
 		}

@@ -48,7 +48,8 @@ func TestDryRunEndsGrants(t *testing.T) {
 		siege := s.besiege()
 		said := s.dryRun()
 		siege.lift()
-		for _, want := range []string{"client=alice", "source=2001:db8::2", "guard of an earlier run is in place", "spa-server teardown"} {
+		for _, want := range []string{"client=alice", "source=2001:db8::2", "guard of an earlier run is in place",
+			"spa-server teardown"} {
 			if !strings.Contains(said, want) {
 				t.Errorf("it does not say %q: %s", want, said)
 			}

@@ -41,7 +41,8 @@ func (f *Firewall) adjust(now time.Time) {
 	if len(ends) == 0 {
 		return
 	}
-	f.log.Info("the wall clock got ahead of the kernel's timeouts, as after a suspend: grants end by the wall clock", "by", ahead)
+	f.log.Info("the wall clock got ahead of the kernel's timeouts, as after a suspend: grants end by the wall clock",
+		"by", ahead)
 	if err := f.backend.set(leasesOf(ends)); err != nil && !errors.Is(err, errGone) {
 		f.log.Error("the kernel could not be told that grants end earlier: they will be removed when they end", "error", err)
 	}
@@ -86,7 +87,8 @@ func (f *Firewall) wakeAt(at, now time.Time) {
 	}
 	f.ends.at = at
 	if err := f.ends.alarm.set(left(at, now)); err != nil {
-		f.log.Error("no alarm for the wall clock: grants end by the kernel's timeouts alone, later after a suspend", "error", err)
+		f.log.Error("no alarm for the wall clock: grants end by the kernel's timeouts alone, later after a suspend", "error",
+			err)
 	}
 }
 
@@ -101,7 +103,8 @@ func (f *Firewall) watchEnds(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			f.log.Error("no alarm for the wall clock: grants end by the kernel's timeouts alone, later after a suspend", "error", err)
+			f.log.Error("no alarm for the wall clock: grants end by the kernel's timeouts alone, later after a suspend",
+				"error", err)
 			return
 		}
 		for f.endDue(f.cfg.Now()) {

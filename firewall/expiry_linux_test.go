@@ -127,7 +127,8 @@ func TestUDPSessionEndsWithItsGrant(t *testing.T) {
 				s := k.guarded(t, cutting("udp/5000"))
 				gateway := net.JoinHostPort(f.gateway, "5000")
 				server := s.udp(s.gw, "[::]:5000")
-				mine, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+				mine, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")),
+					s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
 				s.grantPorts("short", f.alice, long, "udp/5000")
 				s.grantPorts("short", f.stranger, long, "udp/5000")
 				for _, c := range []*net.UDPConn{mine, theirs} {

@@ -28,7 +28,8 @@ var (
 	ErrTornDown = errors.New("the guard was torn down")
 	// ErrForeign is returned where there is a table of our name that is not ours. It is
 	// left as it is.
-	ErrForeign = errors.New(`firewall: there is a table "inet spa" that is not ours; rename it, or remove it with: nft delete table inet spa`)
+	ErrForeign = errors.New(`there is a table "inet spa" that is not ours; rename it, or remove it with: ` +
+		`nft delete table inet spa`)
 )
 
 // Grant lets one address reach ports until a time. Client and Service say on whose behalf;
@@ -214,7 +215,8 @@ func (c *Config) checkMode() error {
 	case c.Backend == BackendIptables:
 		return errors.New("mode admit puts grants into sets of nftables, and iptables has none; use backend nftables")
 	case len(c.Cut) > 0:
-		return errors.New("in mode admit your own table decides how long sessions last: for ports whose sessions are to end with the grant, leave them out of its rule for established connections, and on_expiry as it is")
+		return errors.New("in mode admit your own table decides how long sessions last: for ports whose sessions are to " +
+			"end with the grant, leave them out of its rule for established connections, and on_expiry as it is")
 	case !slices.Contains([]string{"inet", "ip", "ip6"}, c.Admit.Family):
 		return fmt.Errorf("mode admit: %q is no family of tables; there are inet, ip and ip6", c.Admit.Family)
 	case c.Admit.Table == "" || c.Admit.Set4 == "" && c.Admit.Set6 == "":

@@ -94,7 +94,8 @@ func TestGrantChecks(t *testing.T) {
 		if err := f.Load(t.Context(), 0, now); err != nil {
 			t.Fatal(err)
 		}
-		g := Grant{Client: "alice", Service: "ssh", Source: addr("192.0.2.2"), Ports: port(22, 22), Until: now.Add(time.Minute)}
+		g := Grant{Client: "alice", Service: "ssh", Source: addr("192.0.2.2"), Ports: port(22, 22),
+			Until: now.Add(time.Minute)}
 		test.change(&g)
 		err := f.Grant(t.Context(), []Grant{g}, now)
 		if gs := f.Grants(now); (err == nil) != test.good || (len(gs) == 1) != test.good {
@@ -198,7 +199,8 @@ func TestManyHoldersOfOneElement(t *testing.T) {
 	ssh := []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}
 	at := netip.MustParseAddr("192.0.2.2")
 	for i := range 1000 {
-		g := Grant{Client: string(rune('a' + i%26)), Service: string(rune('A' + i/26)), Source: at, Ports: ssh, Until: now.Add(time.Duration(1+i) * time.Second)}
+		g := Grant{Client: string(rune('a' + i%26)), Service: string(rune('A' + i/26)), Source: at, Ports: ssh,
+			Until: now.Add(time.Duration(1+i) * time.Second)}
 		if err := f.Grant(t.Context(), []Grant{g}, now); err != nil {
 			t.Fatal(err)
 		}

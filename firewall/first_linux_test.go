@@ -285,7 +285,8 @@ func TestCarriedForANight(t *testing.T) {
 		s.load(0)
 		want("first load", "tcp/22")
 		first := time.Now()
-		lab.Eventually(t, "a second to pass, which is what ipset counts in", func() bool { return time.Since(first) > 1100*time.Millisecond })
+		lab.Eventually(t, "a second to pass, which is what ipset counts in",
+			func() bool { return time.Since(first) > 1100*time.Millisecond })
 		s.open()
 		s.load(0)
 		want("next load", "tcp/22")

@@ -84,7 +84,8 @@ func (d *draft) guardRules() {
 	for _, ours := range ownTypes {
 		// meta l4proto . th sport @guarded fib saddr type local fib daddr type != broadcast fib daddr type != multicast drop
 		// ... fib saddr type anycast ... drop
-		d.rule(c, o.portIn(o.guarded, sport, false), isType(fibSource(), ours), isNoType(fib(), unix.RTN_BROADCAST, unix.RTN_MULTICAST), drop())
+		d.rule(c, o.portIn(o.guarded, sport, false), isType(fibSource(), ours), isNoType(fib(), unix.RTN_BROADCAST,
+			unix.RTN_MULTICAST), drop())
 	}
 	if len(d.cfg.Targets) > 0 {
 		d.targetRules()
@@ -98,7 +99,8 @@ func (d *draft) guardRules() {
 	// A new flow has our mark from nobody else: not from a tool that sets all bits, nor from the
 	// flow in which connection tracking's helpers came to expect it.
 	// ct state new,related ct direction original ct mark and MARK == MARK ct mark set ct mark and ~MARK
-	d.rule(c, ctState(expr.CtStateBitNEW|expr.CtStateBitRELATED), isOriginal(), ctMarked(d.cfg.Mark), clearCtMark(d.cfg.Mark))
+	d.rule(c, ctState(expr.CtStateBitNEW|expr.CtStateBitRELATED), isOriginal(),
+		ctMarked(d.cfg.Mark), clearCtMark(d.cfg.Mark))
 	d.elsewhere()
 	// goto door
 	d.rule(c, enter(o.door))
@@ -109,9 +111,10 @@ func (d *draft) guardRules() {
 func (d *draft) targetRules() {
 	for _, f := range d.objects.families() {
 		// ip saddr . meta l4proto . th sport @targets4 ct state invalid,new,untracked fib saddr . iif oif missing drop
-		d.rule(d.guard, f.target(outward).in(f.targets), ctState(expr.CtStateBitINVALID|expr.CtStateBitNEW|expr.CtStateBitUNTRACKED), exprs{
-			&expr.Fib{Register: first, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true}, equal(native(0)),
-		}, drop())
+		d.rule(d.guard, f.target(outward).in(f.targets),
+			ctState(expr.CtStateBitINVALID|expr.CtStateBitNEW|expr.CtStateBitUNTRACKED), exprs{
+				&expr.Fib{Register: first, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true}, equal(native(0)),
+			}, drop())
 	}
 }
 
@@ -210,7 +213,8 @@ func (d *draft) linkRules() {
 	o, c := &d.objects, d.links
 	f := o.families()[1]
 	link := func() *key { return f.linkAndSource(inward) }
-	// iif . ip6 saddr . meta l4proto . th dport @near update @linked { iif . ip6 saddr . meta l4proto . th dport timeout 7d } return
+	// iif . ip6 saddr . meta l4proto . th dport @near update @linked { iif . ip6 saddr . meta l4proto . th dport timeout
+	// 7d } return
 	d.rule(c, link().in(o.near), link().update(o.linked), back())
 	// ip6 saddr . ip6 daddr . meta l4proto . th sport . th dport @carried6 update @linked { ... } return
 	d.rule(c, f.carries(inward), link().update(o.linked), back())
@@ -261,7 +265,8 @@ func (d *draft) closedRules() {
 		// The kernel does not answer link-layer broadcasts, so the connection tracking entry of such a
 		// packet would stay, and lead the real client's SYN to port 0.
 		// meta pkttype != host drop
-		d.rule(c, exprs{&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: first}, &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{unix.PACKET_HOST}}}, drop())
+		d.rule(c, exprs{&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: first}, &expr.Cmp{Op: expr.CmpOpNeq, Register: first,
+			Data: []byte{unix.PACKET_HOST}}}, drop())
 		if d.claims {
 			// ct state new fib daddr type local meta mark set meta mark or MARK accept
 			d.rule(c, ctState(expr.CtStateBitNEW), isType(fib(), unix.RTN_LOCAL), setMark(d.cfg.Mark), accept())
@@ -284,7 +289,8 @@ func (d *draft) refusedRules() {
 		// The kernel refuses IPv6 source routes with segments left before it looks at what is behind
 		// them (RFC 5095), and takes no routes of types 3 and 4 where the administrator does not ask for it.
 		// meta nfproto ipv6 rt type 0 rt seg-left != 0 accept
-		d.rule(c, f6.match(), route(routeType), exprs{equal([]byte{0})}, route(routeLeft), exprs{&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{0}}}, accept())
+		d.rule(c, f6.match(), route(routeType), exprs{equal([]byte{0})}, route(routeLeft),
+			exprs{&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{0}}}, accept())
 		for _, kind := range []byte{3, 4} {
 			// meta nfproto ipv6 rt type 3 drop
 			// meta nfproto ipv6 rt type 4 drop
@@ -311,7 +317,8 @@ func (d *draft) claimRules() {
 	}
 	dnat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_INET, RegProtoMin: first, Specified: true}
 	// meta mark and MARK == MARK meta l4proto tcp dnat to :0
-	d.rule(d.claim, marked(d.cfg.Mark), l4proto(service.TCP), exprs{&expr.Immediate{Register: first, Data: []byte{0, 0}}, dnat})
+	d.rule(d.claim, marked(d.cfg.Mark), l4proto(service.TCP), exprs{&expr.Immediate{Register: first, Data: []byte{0, 0}},
+		dnat})
 	// meta mark and MARK == MARK meta l4proto udp dnat to :udp dport
 	d.rule(d.claim, marked(d.cfg.Mark), l4proto(service.UDP), exprs{port(first, dport), dnat})
 }
@@ -334,7 +341,8 @@ func (d *draft) arriveRules() {
 		// Packets that closed has marked must never reach a listening socket, even if another table's
 		// NAT runs first.
 		// meta mark and MARK == MARK ct mark and MARK != MARK ct state new th dport != 0 goto refused
-		d.rule(c, marked(d.cfg.Mark), ctNotMarked(d.cfg.Mark), ctState(expr.CtStateBitNEW), exprs{port(first, dport), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{0, 0}}}, enter(d.refused))
+		d.rule(c, marked(d.cfg.Mark), ctNotMarked(d.cfg.Mark), ctState(expr.CtStateBitNEW),
+			exprs{port(first, dport), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{0, 0}}}, enter(d.refused))
 	}
 	if !d.cfg.TPROXY {
 		d.handedRules()

@@ -25,7 +25,8 @@ const (
 )
 
 // errHelper is wrapped by the error of every call once the helper has ended or hangs.
-var errHelper = errors.New("the helper that runs iptables is gone; the guard stays as it is and grants end on time, but nothing can be put back: start spa-server again")
+var errHelper = errors.New("the helper that runs iptables is gone; the guard stays as it is and grants end on time, " +
+	"but nothing can be put back: start spa-server again")
 
 // helper is the daemon's end of the process that runs iptables.
 type helper struct {
@@ -58,7 +59,8 @@ func startHelper(path, kind, lock string) (*helper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the helper for iptables: %w", err)
 	}
-	h := &helper{conn: conn, ended: make(chan struct{}), patience: answerTime, in: gob.NewDecoder(conn), out: gob.NewEncoder(conn)}
+	h := &helper{conn: conn, ended: make(chan struct{}), patience: answerTime, in: gob.NewDecoder(conn),
+		out: gob.NewEncoder(conn)}
 	if err := h.start(theirs, cmp.Or(path, programPath), kind, cmp.Or(lock, lockPath)); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the helper for iptables: %w", err), conn.Close())
 	}

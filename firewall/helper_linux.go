@@ -89,7 +89,8 @@ func serveAsHelper() {
 // serve answers until the daemon is gone.
 func serve() error {
 	if lent() {
-		return errors.New("the program has its privilege from its file, so anybody could start it like this and have it run programs of his own; start spa-server as root, or with ambient capabilities")
+		return errors.New("the program has its privilege from its file, so anybody could start it like this and have it " +
+			"run programs of his own; start spa-server as root, or with ambient capabilities")
 	}
 	// Whoever stops the daemon may signal the whole group of processes; the helper ends
 	// with the daemon, not before. A signal that is ignored would be so in programs too.

@@ -24,7 +24,8 @@ func (s *site) helperPID() int {
 	s.must(err)
 	for _, path := range paths {
 		line, err := os.ReadFile(path)
-		if err != nil || !strings.HasPrefix(string(line), helperName+"\x00") || !strings.Contains(string(line), s.config.programs) {
+		if err != nil || !strings.HasPrefix(string(line), helperName+"\x00") ||
+			!strings.Contains(string(line), s.config.programs) {
 			continue
 		}
 		var pid int
@@ -295,7 +296,8 @@ func TestHelperIsNoProgram(t *testing.T) {
 	cmd.Args = []string{helperName, helperArg, "/nowhere", "", ""}
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).ExitStatus() != 1 || !strings.Contains(string(out), "spa-server alone") {
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).ExitStatus() != 1 ||
+		!strings.Contains(string(out), "spa-server alone") {
 		t.Errorf("got %v and %q, want exit 1 and the reason", err, out)
 	}
 }

@@ -27,7 +27,8 @@ const programTime = 30 * time.Second
 // lockExit is the exit code for trouble with resources: the lock of iptables among them.
 const lockExit = 4
 
-var errForeignChain = errors.New(`there are chains named "spa-..." of iptables that are not ours; rename or remove them (iptables -t mangle -S)`)
+var errForeignChain = errors.New(`there are chains named "spa-..." of iptables that are not ours; rename or remove ` +
+	`them (iptables -t mangle -S)`)
 
 // programs is what the helper found, and tells the daemon first of all.
 type programs struct {
@@ -163,7 +164,8 @@ func sameKind(kinds []string) error {
 	_, first, _ := strings.Cut(kinds[0], " is ")
 	for _, kind := range kinds {
 		if !strings.HasSuffix(kind, " is "+first) {
-			return fmt.Errorf("%s, but %s: choose one kind for all (update-alternatives --config iptables, and ip6tables)", kinds[0], kind)
+			return fmt.Errorf("%s, but %s: choose one kind for all (update-alternatives --config iptables, and ip6tables)",
+				kinds[0], kind)
 		}
 	}
 	if first != kindLegacy && first != kindNft {
@@ -182,7 +184,8 @@ const (
 		"*raw\n:spa-probe - [0:0]\n-A spa-probe -p udp -m mark --mark 1/1 -j CT --notrack\nCOMMIT\n*raw" + probeAway
 	probeSets = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m set --match-set %[1]s src,dst -j RETURN\n" +
 		"-A spa-probe -j SET --add-set %[1]s src,dst --exist --timeout 1\nCOMMIT\n*mangle" + probeAway
-	probeHanded = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -p udp -m cgroup ! --cgroup 4294967295 -m socket --nowildcard --transparent -j RETURN\nCOMMIT\n*mangle" + probeAway
+	probeHanded = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -p udp -m cgroup ! --cgroup 4294967295 -m socket " +
+		"--nowildcard --transparent -j RETURN\nCOMMIT\n*mangle" + probeAway
 	probeQuotes = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m u32 --u32 0=0 -j RETURN\nCOMMIT\n*mangle" + probeAway
 )
 
@@ -242,7 +245,8 @@ func (p *programs) locked() bool {
 // save is a table as it is. The older kind would make a table by asking for it.
 func (p *programs) save(v6 bool, t table) (*saved, error) {
 	if p.Legacy {
-		names, err := os.ReadFile(map[bool]string{false: "/proc/self/net/ip_tables_names", true: "/proc/self/net/ip6_tables_names"}[v6])
+		names, err := os.ReadFile(map[bool]string{false: "/proc/self/net/ip_tables_names",
+			true: "/proc/self/net/ip6_tables_names"}[v6])
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -274,7 +278,8 @@ func (p *programs) run(name, input string, args ...string) (string, error) {
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("%s was ended after %v: %s", name, programTime, line(said.String()))
 	case errors.As(err, &exit) && !exit.Exited():
-		return "", fmt.Errorf("%s was ended: %w", name, err) // "bad system call" where it is for another processor than this program
+		return "", fmt.Errorf("%s was ended: %w", name,
+			err) // "bad system call" where it is for another processor than this program
 	case errors.As(err, &exit):
 		return "", &programError{name, exit.ExitCode(), line(said.String())}
 	}

@@ -242,7 +242,8 @@ func TestKilledProcessLeavesItsGrants(t *testing.T) {
 				s.load(0)
 				lab.Eventually(t, "bob's end", func() bool { return !s.isOpen(f.stranger, f.gateway, "22") })
 				gs := s.Grants(time.Now().Add(2 * time.Second)) // the kernel may be a moment ahead
-				if len(gs) != 1 || gs[0].Client != "alice" || gs[0].Service != "ssh" || gs[0].Until.After(end.Add(time.Millisecond)) {
+				if len(gs) != 1 || gs[0].Client != "alice" || gs[0].Service != "ssh" ||
+					gs[0].Until.After(end.Add(time.Millisecond)) {
 					t.Fatalf("got %v, want alice's until %v", gs, end)
 				}
 				s.connect(f.alice, f.gateway, "22")

@@ -83,7 +83,8 @@ func contains(ports []service.Ports, proto service.Proto, port uint16) bool {
 }
 
 func (h *holding) grant() Grant {
-	g := Grant{Client: h.client, Service: h.service, Source: onLink(h.source, h.link), Ports: slices.Clone(h.ports), Until: h.until}
+	g := Grant{Client: h.client, Service: h.service, Source: onLink(h.source, h.link),
+		Ports: slices.Clone(h.ports), Until: h.until}
 	if h.to.IsValid() {
 		g.To = []netip.Addr{h.to}
 	}
@@ -95,7 +96,8 @@ func (h *holding) live(now time.Time) bool { return left(h.until, now) > 0 }
 // matches reports whether m's address and services are the holding's; its client is looked
 // for by matching.
 func (m *Match) matches(h *holding) bool {
-	return (!m.Source.IsValid() || normal(m.Source) == h.source && (m.Source.Zone() == "" || linkOf(m.Source) == h.link)) &&
+	return (!m.Source.IsValid() || normal(m.Source) == h.source &&
+		(m.Source.Zone() == "" || linkOf(m.Source) == h.link)) &&
 		(m.Services == nil || slices.Contains(m.Services, h.service))
 }
 

@@ -47,7 +47,8 @@ func sshRecord(t testing.TB, now time.Time) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"), ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
+	h := &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"),
+		ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
 	var b [recordSize]byte
 	new(ledger).encode(&b, h, now.Add(time.Hour), boot+time.Hour)
 	return b[:sumOffset]
@@ -175,7 +176,8 @@ func FuzzLedger(f *testing.F) {
 			records, b = append(records, b[:n]), b[n:]
 		}
 		l := forged(t, 8, records...)
-		f := &Firewall{cfg: Config{size: 1 << 12, Now: func() time.Time { return now }}, ledger: l, log: slog.New(slog.DiscardHandler)}
+		f := &Firewall{cfg: Config{size: 1 << 12, Now: func() time.Time { return now }}, ledger: l,
+			log: slog.New(slog.DiscardHandler)}
 		if err := f.recall(now); err != nil {
 			t.Fatal(err)
 		}
@@ -187,7 +189,8 @@ func FuzzLedger(f *testing.F) {
 			if err := g.check(now); err != nil {
 				t.Errorf("the ledger brings back what nobody could be granted: %v", err)
 			}
-			if left := f.held.matching(Match{Client: g.Client, Source: g.Source, Services: []string{g.Service}}); len(left) == 0 {
+			if left := f.held.matching(Match{Client: g.Client, Source: g.Source,
+				Services: []string{g.Service}}); len(left) == 0 {
 				t.Errorf("nothing can revoke %v", g)
 			}
 		}
@@ -257,7 +260,11 @@ func TestKeeperLockOfAnother(t *testing.T) {
 	}
 	defer cmd.Wait()
 	defer cancel()
-	lab.Eventually(t, "the lock to be held", func() bool { pid, err := lockHolder(file); return err == nil && pid == cmd.Process.Pid })
+	lab.Eventually(t, "the lock to be held", func() bool {
+		pid, err := lockHolder(file)
+		return err == nil &&
+			pid == cmd.Process.Pid
+	})
 	if err := endKeeper(file); err == nil || !strings.Contains(err.Error(), "is none") {
 		t.Errorf("got %v, want that it is no keeper", err)
 	}

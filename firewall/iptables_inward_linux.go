@@ -76,7 +76,8 @@ func (s *script) door(p place) {
 	// A session of such a port ends with its grant, also where its server spoke first; a flow of
 	// the host's own, to whom no grant ever admitted, does not.
 	s.add(cut, "-p udp -m conntrack --ctdir REPLY %s %s -j RETURN", s.marked(), s.notIn(setMet, peerIn))
-	s.add(cut, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN -m conntrack --ctdir REPLY %s %s -j RETURN", s.marked(), s.notIn(setMet, peerIn))
+	s.add(cut, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN -m conntrack --ctdir REPLY %s %s -j RETURN",
+		s.marked(), s.notIn(setMet, peerIn))
 	for _, c := range []string{c, cut} {
 		if p.suffix == "" {
 			// The answer to a flow that was masqueraded goes to whom that flow is of. If that is this
@@ -152,7 +153,8 @@ func (s *script) arrived(p place) {
 // tool may have set it since. But what arrived for a guarded port was at door.
 func (s *script) admitted(chain string, p place) {
 	for _, at := range s.portsAt(p) {
-		s.add(chain, "-p %v -m conntrack --ctstate NEW,RELATED --ctorigdstport %d:%d %s -j RETURN", at.Proto, at.Low, at.High, s.marked())
+		s.add(chain, "-p %v -m conntrack --ctstate NEW,RELATED --ctorigdstport %d:%d %s -j RETURN", at.Proto,
+			at.Low, at.High, s.marked())
 	}
 	s.add(chain, "-m conntrack --ctstate NEW,RELATED -g %s", chainEntry+p.suffix)
 	s.add(chain, "-p tcp -m tcp --tcp-flags SYN,ACK SYN -g %s", chainEntry+p.suffix)

@@ -136,7 +136,8 @@ func TestUDPOfTheRevokedIsForgotten(t *testing.T) {
 				s := k.guarded(t, guard("udp/5000"))
 				gateway := net.JoinHostPort(f.gateway, "5000")
 				server := s.udp(s.gw, gateway)
-				client, other := s.udp(s.client, net.JoinHostPort(f.alice, "4000")), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
+				client, other := s.udp(s.client, net.JoinHostPort(f.alice, "4000")),
+					s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
 				s.grantPorts("one", f.alice, long, "udp/5000")
 				s.send(client, gateway)
 				if !s.gets(server, lab.Patience) {
@@ -262,7 +263,8 @@ func TestRedirectIsNoWayRound(t *testing.T) {
 		accept := s.listen(":2300")
 		for _, program := range []string{"iptables", "ip6tables"} {
 			for port, to := range map[string]string{"2222": "22", "2323": "2300"} {
-				s.program(program, "-w", lockWait, "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "--dport", port, "-j", "REDIRECT", "--to-ports", to)
+				s.program(program, "-w", lockWait, "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "--dport", port, "-j",
+					"REDIRECT", "--to-ports", to)
 			}
 		}
 		s.open()

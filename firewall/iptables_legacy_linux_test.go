@@ -26,7 +26,8 @@ func TestLegacyTablesAreRead(t *testing.T) {
 		s.must(s.gw.Do(func() (err error) { kinds, err = leftover(); return err }))
 		return kinds
 	}
-	for _, f := range []struct{ program, from, to string }{{"iptables", "192.0.2.2", "192.0.2.1"}, {"ip6tables", "2001:db8::2", "2001:db8::1"}} {
+	for _, f := range []struct{ program, from, to string }{{"iptables", "192.0.2.2", "192.0.2.1"},
+		{"ip6tables", "2001:db8::2", "2001:db8::1"}} {
 		rule(f.program, "-A", "PREROUTING", "-m", "comment", "--comment", "another's")
 		if got := left(); len(got) != 0 {
 			t.Errorf("%s: got %q without a chain of ours", f.program, got)

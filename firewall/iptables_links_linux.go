@@ -55,7 +55,8 @@ func (b *ipt) approach(l lease, now time.Time) error {
 	}
 	if n != nil && n.link != l.link {
 		if n.left(now) > 0 {
-			return fmt.Errorf("%v has a grant on the link %s; with iptables an address has grants on one link at a time", l.source, n.iface)
+			return fmt.Errorf("%v has a grant on the link %s; with iptables an address has grants on one link at a time",
+				l.source, n.iface)
 		}
 		n = nil
 	}

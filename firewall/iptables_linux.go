@@ -33,7 +33,8 @@ var (
 	// errNoSets is returned where there is no ipset: its kernel part, or what rules ask it with.
 	errNoSets = errors.New("iptables cannot guard without ipset, whose elements the kernel ends on time")
 
-	errForeignSet = errors.New(`there is an ipset named "spa-..." that is not ours; rename it, or remove it with: ipset destroy`)
+	errForeignSet = errors.New(`there is an ipset named "spa-..." that is not ours; rename it, or ` +
+		`remove it with: ipset destroy`)
 )
 
 // foreignError says what of our name is not ours. It is ErrForeign.
@@ -82,10 +83,10 @@ func newIptables(c *Config, log *slog.Logger) (backend, error) {
 // iptablesCan refuses what the configuration wants and iptables cannot do.
 func iptablesCan(c *Config) error {
 	if c.Closed == Reject {
-		return errors.New(`firewall: iptables can only drop where the guard stands, not reject: set closed = "drop", or use nftables`)
+		return errors.New(`iptables can only drop where the guard stands, not reject: set closed = "drop", or use nftables`)
 	}
 	if c.Mode != Guard {
-		return errors.New(`firewall: mode "admit" needs nftables, whose sets it fills`)
+		return errors.New(`mode "admit" needs nftables, whose sets it fills`)
 	}
 	for _, name := range c.Trusted {
 		if err := checkInterface(name); err != nil {
@@ -145,7 +146,9 @@ var triedSets = map[string]string{hashIPPort: setProbe, hashIPPortIP: setProbe +
 
 // noSets says what there is to install.
 func noSets(why error) error {
-	return fmt.Errorf("%w: the kernel needs ipset (CONFIG_IP_SET, module ip_set), and iptables its match for sets (libxt_set, in the package iptables; in some distributions, as kmod-ipt-ipset or iptables-mod-ipset, a package of its own): install ipset (%w)", errNoSets, why)
+	return fmt.Errorf("%w: the kernel needs ipset (CONFIG_IP_SET, module ip_set), and iptables its match for sets "+
+		"(libxt_set, in the package iptables; in some distributions, as kmod-ipt-ipset or iptables-mod-ipset, a package of "+
+		"its own): install ipset (%w)", errNoSets, why)
 }
 
 // probedSets removes the sets that rules were tried with.

@@ -230,7 +230,9 @@ func TestWithoutSets(t *testing.T) {
 	for _, name := range []string{"iptables-restore", "ip6tables-restore"} {
 		path := filepath.Join(s.config.programs, name)
 		s.must(os.Rename(path, path+"-real"))
-		fakeProgram(t, s.config.programs, name, `in=$(/bin/cat); case "$in" in *match-set*) echo "Couldn't load match set" >&2; exit 2;; esac; printf '%s\n' "$in" | `+path+`-real "$@"`)
+		fakeProgram(t, s.config.programs, name,
+			`in=$(/bin/cat); case "$in" in *match-set*) echo "Couldn't load match set" >&2; exit 2;; esac; printf '%s\n' `+
+				`"$in" | `+path+`-real "$@"`)
 	}
 	s.says(s.fails(), "without ipset", "install", "CONFIG_IP_SET", "libxt_set", "Couldn't load match set")
 	s.must(s.gw.Do(func() error {

@@ -71,7 +71,8 @@ func (s *script) passing() {
 	s.targets(chainPassing, daddrEnd, dportEnd, "-g "+chainPassed)
 	if s.r.bridged {
 		// On a bridge a target cannot be told from a stranger who claims to be one.
-		s.targets(chainPassing, saddrEnd, sportEnd, fmt.Sprintf("-m conntrack --ctstate NEW %s -m physdev --physdev-is-bridged -j DROP", s.unmarked()))
+		s.targets(chainPassing, saddrEnd, sportEnd,
+			fmt.Sprintf("-m conntrack --ctstate NEW %s -m physdev --physdev-is-bridged -j DROP", s.unmarked()))
 	}
 	s.targets(chainPassing, saddrEnd, sportEnd, "-g "+chainBegun+there)
 

@@ -81,7 +81,8 @@ func tables() [2]table {
 			chainArrive, chainArrived, chainArrived + there, chainError, chainQuoted,
 			chainRevive, chainBegun, chainBegun + there, chainHush, chainShun, chainOwn, chainSpeak,
 			chainPassing, chainPassed,
-		}, [][2]string{{"PREROUTING", chainGuard}, {"INPUT", chainArrive}, {"OUTPUT", chainRevive}, {"FORWARD", chainPassing}}},
+		}, [][2]string{{"PREROUTING", chainGuard}, {"INPUT", chainArrive}, {"OUTPUT", chainRevive},
+			{"FORWARD", chainPassing}}},
 	}
 }
 

@@ -140,7 +140,8 @@ func flowMembers(fs []carriedFlow, v6 bool) (flows, peers []member) {
 		if remote.Addr().Is6() != v6 {
 			continue
 		}
-		one, other := member{ip: remote.Addr(), proto: f.proto, port: remote.Port(), ip2: local.Addr()}, member{ip: remote.Addr(), proto: f.proto, port: local.Port()}
+		one, other := member{ip: remote.Addr(), proto: f.proto, port: remote.Port(), ip2: local.Addr()},
+			member{ip: remote.Addr(), proto: f.proto, port: local.Port()}
 		in[one], at[other] = max(in[one], seconds(f.left)), max(at[other], seconds(f.left))
 	}
 	return lasting(in), lasting(at)

@@ -178,7 +178,8 @@ func beFound() error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("%s%d.%d", foundBy, os.Getpid(), time.Now().UnixNano())}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("%s%d.%d", foundBy, os.Getpid(),
+		time.Now().UnixNano())}); err != nil {
 		return err
 	}
 	return unix.Listen(fd, 16)

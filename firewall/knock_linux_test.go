@@ -147,7 +147,8 @@ func TestReject(t *testing.T) {
 		const destinationUnreachable = 1
 		icmp := &expr.Payload{DestRegister: first, Base: expr.PayloadBaseTransportHeader, Len: 1}
 		chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0,
-			rule(meta(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_ICMPV6}), exprs{icmp, equal([]byte{destinationUnreachable})}, drop())...)
+			rule(meta(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_ICMPV6}), exprs{icmp, equal([]byte{destinationUnreachable})},
+				drop())...)
 	})
 	for _, f := range bothFamilies {
 		if _, err := s.dial(f.stranger, f.gateway, "22"); !errors.Is(err, syscall.ECONNREFUSED) {
@@ -166,12 +167,14 @@ func TestKnocksComeUntracked(t *testing.T) {
 		s.must(s.gw.Forward()) // a router has an anycast address
 		s.another(func(c *nft.Conn) {
 			// udp dport 62201 ct state new drop
-			chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0, rule(udpPort(dport, 62201), ctState(expr.CtStateBitNEW), drop())...)
+			chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0,
+				rule(udpPort(dport, 62201), ctState(expr.CtStateBitNEW), drop())...)
 		})
 		s.open()
 		s.load(0)
 		server := s.udp(s.gw, "[::]:62201")
-		for from, to := range map[string]string{"192.0.2.2:0": "192.0.2.1", "[2001:db8::2]:0": "2001:db8::1", "[2001:db8::3]:0": "2001:db8::"} {
+		for from, to := range map[string]string{"192.0.2.2:0": "192.0.2.1", "[2001:db8::2]:0": "2001:db8::1",
+			"[2001:db8::3]:0": "2001:db8::"} {
 			s.send(s.udp(s.client, from), net.JoinHostPort(to, "62201"))
 			if !s.gets(server, lab.Patience) {
 				t.Errorf("a knock to %s was tracked", to)

@@ -278,7 +278,8 @@ func (m *maker) replies(s *lawService, source string, from, to door, first step)
 			if p != packPlain && (first.pack != packPlain || sh != shapeSYN && sh != shapeUDP) {
 				continue
 			}
-			common := p == packPlain && first.pack == packPlain && (first.shape == shapeSYN || first.shape == shapeACK || first.shape == shapeUDP) &&
+			common := p == packPlain && first.pack == packPlain &&
+				(first.shape == shapeSYN || first.shape == shapeACK || first.shape == shapeUDP) &&
 				(sh == shapeSYN || sh == shapeData || sh == shapeUDP) && (from == to || m.way.aliases || m.way.fronts)
 			m.add(s, source, !common || !m.telling(source), first, step{shape: sh, pack: p, door: to, after: m.state.changes()})
 		}
@@ -305,7 +306,8 @@ func (m *maker) again(s *lawService, source string) {
 func (m *maker) session(s *lawService, d door, source string) {
 	for _, next := range followUps(s) {
 		for _, p := range packs(m.six) {
-			m.add(s, source, p != packPlain, step{shape: shapeSYN, door: d}, step{shape: shapeACK, door: d}, step{shape: next, pack: p, door: d, after: true})
+			m.add(s, source, p != packPlain, step{shape: shapeSYN, door: d}, step{shape: shapeACK, door: d},
+				step{shape: next, pack: p, door: d, after: true})
 		}
 	}
 	m.add(s, source, false, step{shape: shapeSYN, door: d}, step{shape: shapeACK, door: d},
@@ -318,7 +320,8 @@ func (m *maker) spoken(s *lawService) {
 		return
 	}
 	doors, _ := m.doors(s)
-	m.add(s, "stranger", false, step{shape: shapeServer, door: doors[0]}, step{shape: shapeUDP, door: doors[0], after: true})
+	m.add(s, "stranger", false, step{shape: shapeServer, door: doors[0]},
+		step{shape: shapeUDP, door: doors[0], after: true})
 	m.add(s, "stranger", false, step{shape: shapeUDP, door: doors[0]}, step{shape: shapeServer, door: doors[0]},
 		step{shape: shapeServer, door: doors[0], after: true}, step{shape: shapeUDP, door: doors[0], after: true})
 }
@@ -392,7 +395,8 @@ func (m *maker) add(s *lawService, source string, seldom bool, steps ...step) {
 		m.left++
 		return
 	}
-	c := &lawCase{lawService: s, six: m.six, source: source, addr: addressOf(source, m.six), steps: slices.Clone(steps), port: m.next[p]}
+	c := &lawCase{lawService: s, six: m.six, source: source, addr: addressOf(source, m.six),
+		steps: slices.Clone(steps), port: m.next[p]}
 	m.next[p]++
 	c.lives, c.must = m.lives(c)
 	m.cases = append(m.cases, c)
@@ -409,7 +413,8 @@ func (m *maker) lives(c *lawCase) (may, must bool) {
 		return !m.way.transparent, false // a grant for the port that it leads to; none for what is handed over
 	}
 	if c.proto == service.UDP {
-		return true, last.pack == packPlain && c.steps[0].shape == shapeUDP && c.steps[1].shape == shapeServer && !c.steps[1].after && last.shape == shapeUDP && last.door.name == "gateway"
+		return true, last.pack == packPlain && c.steps[0].shape == shapeUDP && c.steps[1].shape == shapeServer &&
+			!c.steps[1].after && last.shape == shapeUDP && last.door.name == "gateway"
 	}
 	if last.shape == shapeSYN {
 		return false, false

@@ -210,7 +210,8 @@ func (c *counter) ownRefused() error {
 // multicast is how programs of one host find each other: what they send comes back by the
 // interface, from the host's own address.
 func (c *counter) multicast() error {
-	group, family, bindTo := unix.Sockaddr(&unix.SockaddrInet4{Port: openPort, Addr: [4]byte{224, 0, 0, 251}}), unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: openPort})
+	group, family, bindTo := unix.Sockaddr(&unix.SockaddrInet4{Port: openPort, Addr: [4]byte{224, 0, 0, 251}}),
+		unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: openPort})
 	index, _, err := c.gw.Interface("vs")
 	if err != nil {
 		return err
@@ -230,7 +231,8 @@ func (c *counter) multicast() error {
 		}
 		if c.six {
 			g := netip.MustParseAddr("ff02::fb").As16()
-			err = unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &unix.IPv6Mreq{Multiaddr: g, Interface: uint32(index)})
+			err = unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &unix.IPv6Mreq{Multiaddr: g,
+				Interface: uint32(index)})
 		} else {
 			m := &unix.IPMreqn{Multiaddr: [4]byte{224, 0, 0, 251}, Ifindex: int32(index)}
 			if err = unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP, m); err == nil {
@@ -275,7 +277,8 @@ func (c *counter) bridged() error {
 	past := c.outlet(c.evil, "ev", "br0")
 	copy(past.header, mac)
 	const port = firstCase - 1
-	p := &packet{shape: shapeSYN, from: netip.AddrPortFrom(addressOf("stranger", c.six), port), to: netip.AddrPortFrom(to, 22), seq: 1}
+	p := &packet{shape: shapeSYN, from: netip.AddrPortFrom(addressOf("stranger", c.six), port),
+		to: netip.AddrPortFrom(to, 22), seq: 1}
 	i := slices.IndexFunc(c.beyond, func(s *server) bool { return s.port == 22 && s.six == c.six })
 	if c.beyond[i].count == nil {
 		return nil // nothing counts here

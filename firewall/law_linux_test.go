@@ -323,7 +323,8 @@ type lawReport struct {
 }
 
 func newLawReport() *lawReport {
-	return &lawReport{broken: make(map[string]*broken), skipped: make(map[string]string), byWay: make(map[string]int), known: make(map[string]int)}
+	return &lawReport{broken: make(map[string]*broken), skipped: make(map[string]string), byWay: make(map[string]int),
+		known: make(map[string]int)}
 }
 
 func (r *lawReport) know(way, why string) {
@@ -358,7 +359,8 @@ func (r *lawReport) count(way string, n, left int) {
 func (r *lawReport) deadSessions(w *world, s *lawState, c *lawCase) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.dead = append(r.dead, fmt.Sprintf("%s, %s, %s: a session of %v that outlives its grant: %v", w.way.name, w.kind.name, s.name, c.lawService, c))
+	r.dead = append(r.dead, fmt.Sprintf("%s, %s, %s: a session of %v that outlives its grant: %v", w.way.name,
+		w.kind.name, s.name, c.lawService, c))
 }
 
 func (r *lawReport) add(w *world, s *lawState, closed Closed, c *lawCase, got sign) {
@@ -388,7 +390,8 @@ func (r *lawReport) add(w *world, s *lawState, closed Closed, c *lawCase, got si
 func (r *lawReport) report(t *testing.T) {
 	t.Helper()
 	var out strings.Builder
-	fmt.Fprintf(&out, "%d cases, %d of which break the law; %d more with SALLYPORT_CASES=1; %d times what must pass was tried\n", r.cases, r.bad, r.left, r.passes)
+	fmt.Fprintf(&out, "%d cases, %d of which break the law; %d more with SALLYPORT_CASES=1; %d times what must pass "+
+		"was tried\n", r.cases, r.bad, r.left, r.passes)
 	for _, what := range slices.Sorted(maps.Keys(r.skipped)) {
 		fmt.Fprintf(&out, "skipped: %s: %s\n", what, r.skipped[what])
 	}
@@ -404,7 +407,8 @@ func (r *lawReport) report(t *testing.T) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(r.broken)) {
 		b := r.broken[key]
-		fmt.Fprintf(&out, "%s: %d cases (%v) with %s\n", key, b.cases, b.signs, strings.Join(slices.Sorted(maps.Keys(b.where)), ", "))
+		fmt.Fprintf(&out, "%s: %d cases (%v) with %s\n", key, b.cases, b.signs,
+			strings.Join(slices.Sorted(maps.Keys(b.where)), ", "))
 		first := ""
 		for _, who := range slices.Sorted(maps.Keys(b.examples)) {
 			e := b.examples[who]

@@ -77,7 +77,8 @@ chain in { type filter hook prerouting priority 0; tcp dport 21 ct helper set "f
 					w.allowPort("client", six, "tcp/21")
 					control := w.announce(six, port)
 					defer control.Close()
-					conn, err := lab.Dial(w.client, netip.AddrPortFrom(addressOf("client", six), firstCase).String(), net.JoinHostPort(addressOf("gateway's other", six).String(), "21"), lab.Patience)
+					conn, err := lab.Dial(w.client, netip.AddrPortFrom(addressOf("client", six), firstCase).String(),
+						net.JoinHostPort(addressOf("gateway's other", six).String(), "21"), lab.Patience)
 					w.must(err)
 					defer conn.Close()
 					w.must(conn.SetReadDeadline(time.Now().Add(lab.Patience)))
@@ -95,7 +96,8 @@ chain in { type filter hook prerouting priority 0; tcp dport 21 ct helper set "f
 						data.Close()
 					}
 					if err == nil || w.heard(from.Port(), w.serverOf(w.servers, 22, six)) {
-						w.Errorf("%s: a client that may speak to port 21 alone was let in to port 22, by port %d", nameOfFamily(six), port)
+						w.Errorf("%s: a client that may speak to port 21 alone was let in to port 22, by port %d", nameOfFamily(six),
+							port)
 					}
 				}
 			})
@@ -115,7 +117,8 @@ func (w *world) guardToo(more string) {
 func (w *world) allowPort(name string, six bool, port string) {
 	w.Helper()
 	now := time.Now()
-	g := Grant{Client: "client", Service: port[4:], Source: addressOf(name, six), Ports: []service.Ports{ports(port)}, Until: now.Add(long)}
+	g := Grant{Client: "client", Service: port[4:], Source: addressOf(name, six), Ports: []service.Ports{ports(port)},
+		Until: now.Add(long)}
 	w.must(w.Grant(w.Context(), []Grant{g}, now))
 }
 
@@ -166,7 +169,8 @@ func (w *world) aim(six bool, to, other string, s *lawService) {
 	w.Helper()
 	w.prepare(&lawState{loaded: true}, Drop, long)
 	now := time.Now()
-	g := Grant{Client: "client", Service: "aimed", Source: addressOf("client", six), Ports: []service.Ports{{Proto: s.proto, Low: s.port, High: s.port}}, Until: now.Add(long)}
+	g := Grant{Client: "client", Service: "aimed", Source: addressOf("client", six),
+		Ports: []service.Ports{{Proto: s.proto, Low: s.port, High: s.port}}, Until: now.Add(long)}
 	if to == "behind" {
 		g.To = []netip.Addr{addressOf(to, six)}
 	}
@@ -178,7 +182,8 @@ func (w *world) aim(six bool, to, other string, s *lawService) {
 			shape = shapeUDP
 		}
 		port := uint16(firstCase + i)
-		w.must(o.send(&packet{shape: shape, from: netip.AddrPortFrom(addressOf("client", six), port), to: netip.AddrPortFrom(addressOf(name, six), s.port), seq: lawSeq(port, 0)}))
+		w.must(o.send(&packet{shape: shape, from: netip.AddrPortFrom(addressOf("client", six), port),
+			to: netip.AddrPortFrom(addressOf(name, six), s.port), seq: lawSeq(port, 0)}))
 		server := w.serverOf(map[bool][]*server{false: w.servers, true: w.beyond}[name == "behind"], s.port, six)
 		if name == to {
 			lab.Eventually(w.T, "a packet from a client with a grant", func() bool { return w.heard(port, server) })
@@ -200,16 +205,19 @@ func TestLawLink(t *testing.T) {
 		now := time.Now()
 		var gs []Grant
 		for _, s := range lawServices {
-			gs = append(gs, Grant{Client: "client", Service: s.String(), Source: w.clientAddr("client's link-local", true), Ports: []service.Ports{{Proto: s.proto, Low: s.port, High: s.port}}, Until: now.Add(long)})
+			gs = append(gs, Grant{Client: "client", Service: s.String(), Source: w.clientAddr("client's link-local", true),
+				Ports: []service.Ports{{Proto: s.proto, Low: s.port, High: s.port}}, Until: now.Add(long)})
 		}
 		w.must(w.Grant(w.Context(), gs, now))
 		o := w.outlet(w.client, "vc", "vs")
 		for i, s := range w.visible() {
 			server := w.serverOf(w.servers, s.port, true)
 			sh := shapesOf(&s)[0]
-			p := &packet{shape: sh, from: netip.AddrPortFrom(addressOf("client's link-local", true), uint16(firstCase+i)), to: netip.AddrPortFrom(addressOf("gateway, link-local", true), s.port), seq: 7}
+			p := &packet{shape: sh, from: netip.AddrPortFrom(addressOf("client's link-local", true), uint16(firstCase+i)),
+				to: netip.AddrPortFrom(addressOf("gateway, link-local", true), s.port), seq: 7}
 			w.must(o.send(p))
-			lab.Eventually(w.T, "a packet from a link-local client with a grant", func() bool { return w.heard(p.from.Port(), server) })
+			lab.Eventually(w.T, "a packet from a link-local client with a grant",
+				func() bool { return w.heard(p.from.Port(), server) })
 			if s.proto == service.UDP {
 				w.answerOn("vs", server, p.from) // the flow is established
 			}
@@ -250,11 +258,13 @@ func TestLawDialed(t *testing.T) {
 				server := w.serverOf(w.servers, s.port, six)
 				me := netip.AddrPortFrom(addressOf("stranger", six), uint16(firstCase+10*i+j))
 				w.must(server.dial(me))
-				p := &packet{shape: shapeSYN, from: me, to: netip.AddrPortFrom(addressOf("gateway", six), s.port), seq: lawSeq(me.Port(), 0)}
+				p := &packet{shape: shapeSYN, from: me, to: netip.AddrPortFrom(addressOf("gateway", six), s.port),
+					seq: lawSeq(me.Port(), 0)}
 				w.must(w.outlets[0].send(p))
 				w.flush()
 				if w.heard(me.Port(), server) {
-					w.Errorf("%s: %v: a SYN of a stranger's whom the host had tried to reach was delivered to the server", nameOfFamily(six), &s)
+					w.Errorf("%s: %v: a SYN of a stranger's whom the host had tried to reach was delivered to the server",
+						nameOfFamily(six), &s)
 				}
 			}
 		}

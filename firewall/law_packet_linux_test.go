@@ -27,7 +27,8 @@ const (
 	shapeServer // no packet: the guarded server speaks to the stranger
 )
 
-var shapeNames = [...]string{"SYN", "SYN+ACK", "ACK", "RST", "data", "FIN", "null", "UDP", "ICMP unreachable", "ICMP too big", "the server speaks"}
+var shapeNames = [...]string{"SYN", "SYN+ACK", "ACK", "RST", "data", "FIN", "null", "UDP", "ICMP unreachable",
+	"ICMP too big", "the server speaks"}
 
 func (s shape) String() string { return shapeNames[s] }
 
@@ -56,17 +57,21 @@ const (
 	packSourceRoute      // IPv4 source route at its end
 )
 
-var packNames = [...]string{"", "with options", "with destination options", "with a routing header", "with a route to go", "in fragments", "in tiny fragments",
-	"in fragments, the last first", "in overlapping fragments", "as atomic fragment", "with VLAN tag 0", "with VLAN tag 7", "with a source route"}
+var packNames = [...]string{"", "with options", "with destination options", "with a routing header",
+	"with a route to go", "in fragments", "in tiny fragments",
+	"in fragments, the last first", "in overlapping fragments", "as atomic fragment", "with VLAN tag 0",
+	"with VLAN tag 7", "with a source route"}
 
 func (p pack) String() string { return packNames[p] }
 
 // packs are the wrappings of a family.
 func packs(six bool) []pack {
 	if six {
-		return []pack{packPlain, packOptions, packDest, packRouting, packRouted, packHalves, packTiny, packReversed, packOverlap, packAtomic, packPriority, packVLAN}
+		return []pack{packPlain, packOptions, packDest, packRouting, packRouted, packHalves, packTiny, packReversed,
+			packOverlap, packAtomic, packPriority, packVLAN}
 	}
-	return []pack{packPlain, packOptions, packHalves, packTiny, packReversed, packOverlap, packPriority, packVLAN, packSourceRoute}
+	return []pack{packPlain, packOptions, packHalves, packTiny, packReversed, packOverlap, packPriority,
+		packVLAN, packSourceRoute}
 }
 
 // cookie begins each payload of a case, and serverSays each of a server.

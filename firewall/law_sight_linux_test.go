@@ -60,7 +60,8 @@ const (
 	signLoop                      // the guarded port answered by the loopback interface
 )
 
-var signNames = []string{"delivered", "accepted", "half open", "received", "ICMP error delivered", "answered", "reset", "ICMP error sent", "answered over lo"}
+var signNames = []string{"delivered", "accepted", "half open", "received", "ICMP error delivered", "answered", "reset",
+	"ICMP error sent", "answered over lo"}
 
 func (s sign) String() string {
 	var all []string

@@ -32,7 +32,8 @@ func lawAttrs() netlink.LinkAttrs {
 func vxlan(w *world) netlink.Link {
 	index, _, err := w.gw.Interface("ve")
 	w.must(err)
-	return &netlink.Vxlan{LinkAttrs: lawAttrs(), VxlanId: 7, Port: 4789, VtepDevIndex: index, SrcAddr: tunnelHere.AsSlice(), Group: tunnelThere.AsSlice()}
+	return &netlink.Vxlan{LinkAttrs: lawAttrs(), VxlanId: 7, Port: 4789, VtepDevIndex: index,
+		SrcAddr: tunnelHere.AsSlice(), Group: tunnelThere.AsSlice()}
 }
 
 func geneve(w *world) netlink.Link {

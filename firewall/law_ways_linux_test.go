@@ -130,7 +130,8 @@ func handedBefore(s *lawState, c *lawCase) string {
 		return "a segment that begins nothing, in a flow begun in the name of this host's open port: the listener refuses it"
 	case s.away || !s.loaded:
 		return "the flow was handed to a socket while there was no guard"
-	case s.ex && c.proto == service.UDP && slices.ContainsFunc(c.steps, func(s step) bool { return s.shape == shapeServer && !s.after }):
+	case s.ex && c.proto == service.UDP && slices.ContainsFunc(c.steps,
+		func(s step) bool { return s.shape == shapeServer && !s.after }):
 		return "the server began a session while the client had a grant"
 	}
 	return ""
@@ -217,7 +218,8 @@ func otherTable(w *world) {
 		for _, p := range []string{"203.0.113.160/27", "2001:db8:b::/64"} {
 			prefix := netip.MustParsePrefix(p)
 			dst := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
-			if err := netlink.RouteAdd(&netlink.Route{Dst: dst, LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: 100, Scope: netlink.SCOPE_HOST}); err != nil {
+			if err := netlink.RouteAdd(&netlink.Route{Dst: dst, LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: 100,
+				Scope: netlink.SCOPE_HOST}); err != nil {
 				return err
 			}
 		}
@@ -244,8 +246,10 @@ func fronts(w *world) {
 	router(w)
 	text := ""
 	for _, s := range lawServices {
-		text += fmt.Sprintf("meta nfproto ipv4 fib daddr type local %v dport %d dnat ip to 198.51.100.5:%d\n", s.proto, s.front, s.port)
-		text += fmt.Sprintf("meta nfproto ipv6 fib daddr type local %v dport %d dnat ip6 to [2001:db8:1::5]:%d\n", s.proto, s.front, s.port)
+		text += fmt.Sprintf("meta nfproto ipv4 fib daddr type local %v dport %d dnat ip to 198.51.100.5:%d\n",
+			s.proto, s.front, s.port)
+		text += fmt.Sprintf("meta nfproto ipv6 fib daddr type local %v dport %d dnat ip6 to [2001:db8:1::5]:%d\n",
+			s.proto, s.front, s.port)
 	}
 	w.rules("table inet law { chain in { type nat hook prerouting priority dstnat;\n" + text + "}\n}")
 }
@@ -276,13 +280,17 @@ func tproxy(w *world) {
 	router(w) // who claims to be one of its ports begins a flow, and the answer is what is handed on
 	text := ""
 	for _, s := range lawServices {
-		text += fmt.Sprintf("meta nfproto ipv4 %v dport %d tproxy ip to :%d meta mark set 1 accept\n", s.proto, s.alias, s.port)
-		text += fmt.Sprintf("meta nfproto ipv6 %v dport %d tproxy ip6 to :%d meta mark set 1 accept\n", s.proto, s.alias, s.port)
+		text += fmt.Sprintf("meta nfproto ipv4 %v dport %d tproxy ip to :%d meta mark set 1 accept\n",
+			s.proto, s.alias, s.port)
+		text += fmt.Sprintf("meta nfproto ipv6 %v dport %d tproxy ip6 to :%d meta mark set 1 accept\n",
+			s.proto, s.alias, s.port)
 	}
 	w.rules("table inet law { chain in { type filter hook prerouting priority mangle;\n" + text + "}\n}")
 	w.must(w.onLink("lo", func(lo netlink.Link) error {
-		for _, any := range []*net.IPNet{{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, {IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}} {
-			if err := netlink.RouteAdd(&netlink.Route{Dst: any, LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: 100, Scope: netlink.SCOPE_HOST}); err != nil {
+		for _, any := range []*net.IPNet{{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)},
+			{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}} {
+			if err := netlink.RouteAdd(&netlink.Route{Dst: any, LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: 100,
+				Scope: netlink.SCOPE_HOST}); err != nil {
 				return err
 			}
 		}
@@ -297,7 +305,8 @@ func marks(w *world) {
 	w.rules(setsMarks)
 }
 
-const setsMarks = "table inet marks { chain in { type filter hook prerouting priority mangle - 10; ct mark set 0xffffffff\n}\n}"
+const setsMarks = "table inet marks { chain in { type filter hook prerouting priority mangle - 10; ct " +
+	"mark set 0xffffffff\n}\n}"
 
 func untracked(w *world) {
 	w.rules(`table inet law { chain in { type filter hook prerouting priority raw; iifname "ve" notrack; }
@@ -384,7 +393,8 @@ func segments(w *world) {
 	}
 	o := w.outlet(w.evil, "ev", "ve")
 	o.wrap = func(ip []byte) [][]byte {
-		outer := packet{pack: packRouting, from: netip.AddrPortFrom(addressOf("stranger", true), 0), to: netip.AddrPortFrom(addressOf("gateway", true), 0)}
+		outer := packet{pack: packRouting, from: netip.AddrPortFrom(addressOf("stranger", true), 0),
+			to: netip.AddrPortFrom(addressOf("gateway", true), 0)}
 		proto := byte(unix.IPPROTO_IPIP)
 		if ip[0]>>4 == 6 {
 			proto = unix.IPPROTO_IPV6
@@ -403,7 +413,8 @@ func ifb(w *world) error {
 		if err := errors.Join(netlink.LinkAdd(i), netlink.LinkSetUp(i)); err != nil {
 			return err
 		}
-		ingress := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ve.Attrs().Index, Parent: netlink.HANDLE_INGRESS, Handle: netlink.MakeHandle(0xffff, 0)}}
+		ingress := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ve.Attrs().Index,
+			Parent: netlink.HANDLE_INGRESS, Handle: netlink.MakeHandle(0xffff, 0)}}
 		if err := netlink.QdiscAdd(ingress); err != nil {
 			return err
 		}

@@ -34,7 +34,8 @@ func (w *world) tap(h *lab.Host, dev string) *wire {
 		}
 		return errors.Join(
 			unix.SetsockoptInt(t.fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
-			unix.Bind(t.fd, &unix.SockaddrLinklayer{Protocol: binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL}), Ifindex: nic.Index}))
+			unix.Bind(t.fd, &unix.SockaddrLinklayer{Protocol: binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL}),
+				Ifindex: nic.Index}))
 	}))
 	w.Cleanup(func() { unix.Close(t.fd) })
 	return t
@@ -100,7 +101,8 @@ func (t *wire) sign(s sign) sign {
 
 // readError looks at an ICMP error about a packet of the stranger's.
 func (t *wire) readError(see *sight, proto byte, b []byte) {
-	isError := proto == unix.IPPROTO_ICMPV6 && b[0] < 128 || proto == unix.IPPROTO_ICMP && (b[0] == 3 || b[0] == 11 || b[0] == 12)
+	isError := proto == unix.IPPROTO_ICMPV6 && b[0] < 128 || proto == unix.IPPROTO_ICMP &&
+		(b[0] == 3 || b[0] == 11 || b[0] == 12)
 	if !isError || t.loop {
 		return
 	}
@@ -116,7 +118,9 @@ func transport(b []byte) (proto byte, six bool, segment []byte) {
 	switch {
 	case len(b) >= 40 && b[0]>>4 == 6:
 		proto, b = b[6], b[40:]
-		for len(b) >= 8 && (proto == unix.IPPROTO_HOPOPTS || proto == unix.IPPROTO_DSTOPTS || proto == unix.IPPROTO_ROUTING || proto == unix.IPPROTO_FRAGMENT) {
+		for len(b) >= 8 &&
+			(proto == unix.IPPROTO_HOPOPTS || proto == unix.IPPROTO_DSTOPTS || proto == unix.IPPROTO_ROUTING ||
+				proto == unix.IPPROTO_FRAGMENT) {
 			size := 8 + 8*int(b[1])
 			if proto == unix.IPPROTO_FRAGMENT {
 				size = 8

@@ -296,7 +296,8 @@ func (w *world) flush() {
 
 func (w *world) mark(o *outlet) {
 	w.Helper()
-	p := &packet{shape: shapeUDP, from: netip.AddrPortFrom(addressOf("stranger", false), 9), to: netip.AddrPortFrom(addressOf("gateway", false), markerPort)}
+	p := &packet{shape: shapeUDP, from: netip.AddrPortFrom(addressOf("stranger", false), 9),
+		to: netip.AddrPortFrom(addressOf("gateway", false), markerPort)}
 	b := make([]byte, 100)
 	deadline := time.Now().Add(lab.Patience)
 	w.must(o.send(p))
@@ -358,7 +359,8 @@ func (w *world) guardConfig(closed Closed) Config {
 	// Ports from which the host itself asks others.
 	c.Guarded = append(c.Guarded, ports("udp/123"), ports("tcp/2200"))
 	for _, name := range w.way.listed {
-		c.Targets = append(c.Targets, Target{Addresses: []netip.Addr{addressOf(name, false), addressOf(name, true)}, Ports: c.Guarded})
+		c.Targets = append(c.Targets, Target{Addresses: []netip.Addr{addressOf(name, false), addressOf(name, true)},
+			Ports: c.Guarded})
 	}
 	if w.kind.programs != "" {
 		c.Backend, c.programs = BackendIptables, links(w.T, w.kind.programs)

@@ -66,7 +66,8 @@ func TestGuardedPortThatIsLedAway(t *testing.T) {
 	for _, closed := range []Closed{Drop, Reject} {
 		for _, priority := range []nft.ChainPriority{-199, -150, -102, -101, -100, -50} {
 			for _, far := range []bool{false, true} {
-				name := fmt.Sprint(priority, map[Closed]string{Drop: " drop", Reject: " reject"}[closed], map[bool]string{true: " to a machine"}[far])
+				name := fmt.Sprint(priority, map[Closed]string{Drop: " drop", Reject: " reject"}[closed],
+					map[bool]string{true: " to a machine"}[far])
 				t.Run(name, func(t *testing.T) {
 					t.Parallel()
 					s := newSite(t, func(c *Config) {
@@ -102,9 +103,10 @@ func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 			// th dport 22 dnat ip to INNER (or ip6)
 			to := netip.MustParseAddr(innerAddr[f.name])
 			family := map[bool]uint32{true: unix.NFPROTO_IPV4, false: unix.NFPROTO_IPV6}[to.Is4()]
-			chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, priority, rule(meta(expr.MetaKeyNFPROTO, []byte{byte(family)}), port22, exprs{
-				&expr.Immediate{Register: 1, Data: to.AsSlice()}, &expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
-			})...)
+			chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, priority,
+				rule(meta(expr.MetaKeyNFPROTO, []byte{byte(family)}), port22, exprs{
+					&expr.Immediate{Register: 1, Data: to.AsSlice()}, &expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
+				})...)
 		})
 	}
 	s.open()
@@ -115,7 +117,8 @@ func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 			c.Close()
 			s.Errorf("%s connected to %s", from, to)
 		}
-		_, err := s.udp(s.client, net.JoinHostPort(from, "0")).WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), 22)))
+		_, err := s.udp(s.client, net.JoinHostPort(from, "0")).WriteTo([]byte("hello"),
+			net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), 22)))
 		s.must(err)
 		if s.gets(server, silence) {
 			s.Errorf("a datagram from %s to %s was delivered", from, to)
@@ -140,7 +143,8 @@ func TestPublishedTarget(t *testing.T) {
 			for _, cut := range []bool{false, true} {
 				t.Run(fmt.Sprint(f.name, map[bool]string{true: " cut"}[cut]), func(t *testing.T) {
 					s := k.newSite(t, func(c *Config) {
-						c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: []service.Ports{ports("tcp/22")}}}
+						c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])},
+							Ports: []service.Ports{ports("tcp/22")}}}
 						if cut {
 							c.Cut = []service.Ports{ports("tcp/22")}
 						}

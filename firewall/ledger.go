@@ -129,8 +129,8 @@ func (c *Config) openLedger() (*ledger, error) {
 	return l, err
 }
 
-// either runs open with this process's rights and, if these do not suffice, with those of c.User: under systemd root may
-// lack the right to open other users' files.
+// either runs open with this process's rights and, if these do not suffice, with those of c.User: under systemd root
+// may lack the right to open other users' files.
 func (c *Config) either(open func() error) error {
 	if c.User == "" {
 		return open()
@@ -330,7 +330,8 @@ func (l *ledger) decode(r []byte, boot time.Duration, now time.Time) (*holding, 
 	}
 	for i := range ranges {
 		b := r[99+5*i:]
-		h.ports = append(h.ports, service.Ports{Proto: service.Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:]), High: binary.BigEndian.Uint16(b[3:])})
+		h.ports = append(h.ports, service.Ports{Proto: service.Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:]),
+			High: binary.BigEndian.Uint16(b[3:])})
 	}
 	var again [recordSize]byte
 	if l.encode(&again, h, time.Unix(0, wall), time.Duration(end)); !bytes.Equal(again[:], r) {

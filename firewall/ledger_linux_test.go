@@ -204,8 +204,8 @@ func TestRoomOfEachFamily(t *testing.T) {
 	}
 }
 
-// TestRecordsReadBack: whatever may be granted is read back from its record as it was written, and from no other boot's;
-// a record in which any byte is another is none.
+// TestRecordsReadBack: whatever may be granted is read back from its record as it was written, and from no other
+// boot's; a record in which any byte is another is none.
 func TestRecordsReadBack(t *testing.T) {
 	l, other := &ledger{bootID: "this boot"}, &ledger{bootID: "another"}
 	now := time.Now().Round(0)
@@ -224,7 +224,8 @@ func TestRecordsReadBack(t *testing.T) {
 			h.client, h.service = strings.Repeat("a", nameSize-1), strings.Repeat("s", nameSize-1)
 		},
 	} {
-		h := &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"), ports: []service.Ports{ports("tcp/22")}}
+		h := &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"),
+			ports: []service.Ports{ports("tcp/22")}}
 		change(h)
 		h.until = now.Add(time.Hour)
 		var r [recordSize]byte
@@ -250,7 +251,8 @@ func TestRecordsReadBack(t *testing.T) {
 func TestRecordsOfNone(t *testing.T) {
 	l, now := &ledger{bootID: "this boot"}, time.Now().Round(0)
 	good := func() *holding {
-		return &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"), ports: []service.Ports{ports("tcp/22")}}
+		return &holding{client: "alice", service: "ssh", source: netip.MustParseAddr("192.0.2.2"),
+			ports: []service.Ports{ports("tcp/22")}}
 	}
 	for name, change := range map[string]func(h *holding){
 		"IPv4 link-local":   func(h *holding) { h.source = netip.MustParseAddr("169.254.0.2") },
@@ -326,7 +328,8 @@ func TestLedgerAlone(t *testing.T) {
 	}
 	called := false
 	memory := memoryLedger(1)
-	if err := errors.Join(memory.alone(func() error { called = true; return nil }), memory.close()); err != nil || !called {
+	if err := errors.Join(memory.alone(func() error { called = true; return nil }), memory.close()); err != nil ||
+		!called {
 		t.Errorf("in memory: %v, and it was called: %v", err, called)
 	}
 }

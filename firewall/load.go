@@ -12,8 +12,8 @@ import (
 
 // How long a flow that was there before the first load has to send something. Once it has, it is
 // marked and lives on. A session of TCP may be silent for a night: all that a carried element lets in
-// are packets without SYN between two addresses and ports, which begin nothing but by a SYN cookie. A datagram may, and a
-// port whose sessions end with the grant must not stay open, so those are carried for a short time.
+// are packets without SYN between two addresses and ports, which begin nothing but by a SYN cookie. A datagram may, and
+// a port whose sessions end with the grant must not stay open, so those are carried for a short time.
 const (
 	carryFor    = 10 * time.Minute
 	carryTCPFor = 12 * time.Hour

@@ -163,7 +163,8 @@ func ctState(states uint32) exprs {
 //	meta skuid != 4294967295
 func handed() exprs {
 	const nobody = 1<<32 - 1 // no user has this number; without a socket there is none to compare
-	return exprs{&expr.Meta{Key: expr.MetaKeySKUID, Register: first}, &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: native(nobody)}}
+	return exprs{&expr.Meta{Key: expr.MetaKeySKUID, Register: first}, &expr.Cmp{Op: expr.CmpOpNeq,
+		Register: first, Data: native(nobody)}}
 }
 
 // socket transparent 1
@@ -266,7 +267,8 @@ const routeType, routeLeft = 2, 3
 
 // rt type, rt seg-left
 func route(field uint32) exprs {
-	return exprs{&expr.Exthdr{DestRegister: first, Type: unix.IPPROTO_ROUTING, Offset: field, Len: 1, Op: expr.ExthdrOpIpv6}}
+	return exprs{&expr.Exthdr{DestRegister: first, Type: unix.IPPROTO_ROUTING, Offset: field,
+		Len: 1, Op: expr.ExthdrOpIpv6}}
 }
 
 // udp sport PORT, udp dport PORT
@@ -352,7 +354,8 @@ func (f *family) linkAndSource(w heading) *key {
 
 // ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 (outwards the other way round)
 func (f *family) carries(w heading) exprs {
-	return f.key().address(f, f.peer(w)).address(f, f.own(w)).meta(expr.MetaKeyL4PROTO).port(w.peerPort()).port(w.ownPort()).in(f.carried)
+	return f.key().address(f, f.peer(w)).address(f,
+		f.own(w)).meta(expr.MetaKeyL4PROTO).port(w.peerPort()).port(w.ownPort()).in(f.carried)
 }
 
 // ip6 saddr fe80::/10 (outwards daddr)

@@ -80,9 +80,8 @@ func (n *nftables) hear(ctx context.Context) error {
 
 func kindOf(m netlink.Message) uint16 { return uint16(m.Header.Type) & 0xff }
 
-// concernsUs reports whether a message is about our table, or one that is made to wake us. Every message of nf_tables but
-// that of a new generation has the name of its table in an attribute of type
-// NFTA_TABLE_NAME.
+// concernsUs reports whether a message is about our table, or one that is made to wake us. Every message of nf_tables
+// but that of a new generation has the name of its table in an attribute of type NFTA_TABLE_NAME.
 func concernsUs(m netlink.Message) bool {
 	if kindOf(m) == unix.NFT_MSG_NEWGEN || len(m.Data) < 4 || m.Data[0] != unix.NFPROTO_INET {
 		return false

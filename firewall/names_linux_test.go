@@ -12,7 +12,8 @@ import (
 func everyName(valid func(string) error) []string {
 	var names []string
 	for b := range 256 {
-		for _, name := range []string{string([]byte{byte(b)}), string([]byte{byte(b), 'x', 'y'}), string([]byte{'x', byte(b), 'y'}), string([]byte{'x', 'y', byte(b)})} {
+		for _, name := range []string{string([]byte{byte(b)}), string([]byte{byte(b), 'x', 'y'}),
+			string([]byte{'x', byte(b), 'y'}), string([]byte{'x', 'y', byte(b)})} {
 			if valid(name) == nil && !slices.Contains(names, name) {
 				names = append(names, name)
 			}

@@ -120,8 +120,10 @@ func (n *nftables) describe() string {
 		s += ", owned: no other tool can change it"
 	}
 	if n.cfg.Mode == Guard && n.cfg.Persist == PersistOwner && !n.own {
-		s += ", which another tool's flush takes away, since a table can have an owner from Linux 6.9 on only: guarded ports are open then until the guard is back, " +
-			"and with the server dead until it starts (put what \"spa-server guard --print\" prints into /etc/nftables.conf, with persist = \"file\")"
+		s += ", which another tool's flush takes away, since a table can have an owner from Linux 6.9 on only: guarded " +
+			"ports are open then until the guard is back, " +
+			"and with the server dead until it starts (put what \"spa-server guard --print\" prints into /etc/nftables.conf, " +
+			"with persist = \"file\")"
 	}
 	for i, what := range n.lacks {
 		s += map[bool]string{true: "; this kernel lacks ", false: " and "}[i == 0] + what

@@ -145,7 +145,8 @@ var outcomes = map[string]map[string]time.Duration{
 
 func decided(t *testing.T) *kept {
 	k := newKept(t)
-	gs := []Grant{portGrant("alice", k.now.Add(time.Minute), "tcp/22-23"), portGrant("bob", k.now.Add(2*time.Minute), "tcp/22")}
+	gs := []Grant{portGrant("alice", k.now.Add(time.Minute), "tcp/22-23"),
+		portGrant("bob", k.now.Add(2*time.Minute), "tcp/22")}
 	if err := k.Grant(t.Context(), gs, k.now); err != nil {
 		t.Fatal(err)
 	}

@@ -106,7 +106,8 @@ func (d *draft) passingRules() {
 	for _, f := range o.families() {
 		own := f.target(outward).in(f.targets)
 		unmarked := rule(own, ctState(expr.CtStateBitNEW), ctNotMarked(d.cfg.Mark))
-		// ip saddr . meta l4proto . th sport @targets4 ct state new ct mark and MARK != MARK meta iifkind "bridge" meta oifkind "bridge" drop
+		// ip saddr . meta l4proto . th sport @targets4 ct state new ct mark and MARK != MARK meta iifkind "bridge" meta
+		// oifkind "bridge" drop
 		d.rule(c, unmarked, linkKind(metaIIFKind, "bridge"), linkKind(metaOIFKind, "bridge"), drop())
 		// ip saddr . meta l4proto . th sport @targets4 jump begun
 		d.rule(c, own, jump(o.begun))
@@ -128,7 +129,8 @@ func (d *draft) hushRules() {
 	// meta l4proto != tcp meta l4proto != udp accept
 	d.rule(c, neitherTCPNorUDP(), accept())
 	// ct status snat,dnat meta l4proto . th sport @guarded fib saddr type local jump begun
-	d.rule(c, ctStatusIs(statusSNAT|statusDNAT), o.portIn(o.guarded, sport, false), isType(fibSource(), unix.RTN_LOCAL), jump(o.begun))
+	d.rule(c, ctStatusIs(statusSNAT|statusDNAT), o.portIn(o.guarded, sport, false), isType(fibSource(), unix.RTN_LOCAL),
+		jump(o.begun))
 	if len(d.cfg.Cut) == 0 {
 		return
 	}

@@ -311,7 +311,7 @@ func (n *nftables) endOtherKeepers() error {
 }
 
 // errOwned is returned where the table is another process's.
-var errOwned = errors.New(`firewall: the table "inet spa" belongs to another process that is no spa-keeper: end that`)
+var errOwned = errors.New(`the table "inet spa" belongs to another process that is no spa-keeper: end that`)
 
 func (n *nftables) othersOwn() (bool, error) {
 	t, err := n.table()
@@ -387,7 +387,8 @@ func (n *nftables) persuade() error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	return errors.New("the guard belongs to a spa-server that does not take it away: end it (systemctl stop spa-server), then tear down again")
+	return errors.New("the guard belongs to a spa-server that does not take it away: end it (systemctl stop " +
+		"spa-server), then tear down again")
 }
 
 // wake makes every daemon look at its table.

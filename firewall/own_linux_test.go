@@ -282,7 +282,8 @@ func TestKeeperHasNoPower(t *testing.T) {
 			continue // it has ended meanwhile
 		}
 		s.must(err)
-		for _, want := range []string{"CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapInh:\t0000000000000000", "NoNewPrivs:\t1"} {
+		for _, want := range []string{"CapPrm:\t0000000000000000", "CapEff:\t0000000000000000",
+			"CapInh:\t0000000000000000", "NoNewPrivs:\t1"} {
 			if !strings.Contains(string(status), want+"\n") {
 				t.Errorf("%s lacks %q", thread, want)
 			}
@@ -344,7 +345,8 @@ func TestTeardownOfAStoppedDaemon(t *testing.T) {
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 }
 
-// TestAnotherStateDirectory: a table that the keeper of a dead daemon holds is taken over, whatever its state directory.
+// TestAnotherStateDirectory: a table that the keeper of a dead daemon holds is taken over, whatever its state
+// directory.
 func TestAnotherStateDirectory(t *testing.T) {
 	s := ownedGuard(t, nil)
 	s.die()
@@ -394,7 +396,8 @@ func TestCanPersist(t *testing.T) {
 
 // TestKernelWithoutOwners: the server says what a flush does on such a kernel, and how to prevent it.
 func TestKernelWithoutOwners(t *testing.T) {
-	words := []string{"another tool's flush", "6.9", "with the server dead until it starts", "guard --print", "/etc/nftables.conf", `persist = "file"`}
+	words := []string{"another tool's flush", "6.9", "with the server dead until it starts", "guard --print",
+		"/etc/nftables.conf", `persist = "file"`}
 	s := newSite(t, nil) // as there
 	s.open()
 	s.says(s.Describe(), words...)

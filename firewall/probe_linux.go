@@ -16,7 +16,8 @@ const (
 	lacksReject        = "reject in prerouting, so strangers' packets are dropped"
 	lacksNAT           = "address translation (CONFIG_NFT_NAT), so strangers' resets differ from those of closed ports"
 	lacksNotrack       = "notrack, so whoever gets a receipt from a shared knock port that is guarded too may answer to it"
-	lacksConntrackDump = "a list of tracked connections (nf_conntrack_netlink), so the first load ends sessions that DNAT leads on"
+	lacksConntrackDump = "a list of tracked connections (nf_conntrack_netlink), so the first load ends " +
+		"sessions that DNAT leads on"
 )
 
 // feature is something that rules need, and a rule that needs it.
@@ -110,15 +111,17 @@ func (n *nftables) knows(expression string) (bool, error) {
 		return attribute(data, name, []byte(chain+"\x00"))
 	}
 	// the expression, and not what of it
-	rule := nested(named(unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN), unix.NFTA_RULE_EXPRESSIONS, func(data []byte) []byte {
-		return nested(data, unix.NFTA_LIST_ELEM, func(data []byte) []byte {
-			data = attribute(data, unix.NFTA_EXPR_NAME, []byte(expression+"\x00"))
-			return nested(data, unix.NFTA_EXPR_DATA, func(data []byte) []byte { return data })
+	rule := nested(named(unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN), unix.NFTA_RULE_EXPRESSIONS,
+		func(data []byte) []byte {
+			return nested(data, unix.NFTA_LIST_ELEM, func(data []byte) []byte {
+				data = attribute(data, unix.NFTA_EXPR_NAME, []byte(expression+"\x00"))
+				return nested(data, unix.NFTA_EXPR_DATA, func(data []byte) []byte { return data })
+			})
 		})
-	})
 	var b batch
 	b.table(unix.NFT_MSG_NEWTABLE, "spa-probe", nil)
-	b.append(nfType(unix.NFT_MSG_NEWCHAIN), netlink.Request|netlink.Create, named(unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME))
+	b.append(nfType(unix.NFT_MSG_NEWCHAIN), netlink.Request|netlink.Create,
+		named(unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME))
 	b.append(nfType(unix.NFT_MSG_NEWRULE), netlink.Request|netlink.Create|netlink.Append, rule)
 	switch err := b.send(n.socket); {
 	case err == nil:

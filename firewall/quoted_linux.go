@@ -57,7 +57,8 @@ func (d *draft) quotedRules() {
 	// meta nfproto ipv4 @th,0,8 != 3 @th,0,8 != 4 @th,0,8 != 5 @th,0,8 != 11 @th,0,8 != 12 return
 	d.rule(c, other(f4, quotingTypes...), back())
 	// meta nfproto ipv6 @th,0,8 >= 128 return
-	d.rule(c, f6.match(), exprs{quote(icmpType, 1), &expr.Cmp{Op: expr.CmpOpGte, Register: first, Data: []byte{icmp6Informs}}}, back())
+	d.rule(c, f6.match(), exprs{quote(icmpType, 1), &expr.Cmp{Op: expr.CmpOpGte, Register: first,
+		Data: []byte{icmp6Informs}}}, back())
 	// meta nfproto ipv4 @th,64,8 and 0xf != 5 drop
 	d.rule(c, f4.match(), exprs{
 		quote(quotedHeader4, 1), and([]byte{ihl}), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{noOptions}},

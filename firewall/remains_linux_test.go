@@ -168,7 +168,10 @@ func TestSetsThatAreHeld(t *testing.T) {
 		s.program("iptables", append([]string{"-w", lockWait, "-A"}, rule...)...)
 		torn := make(chan error, 1)
 		go func() { torn <- s.gw.Do(func() error { return Teardown(s.config.State) }) }()
-		lab.Eventually(t, "the end of the other sets", func() bool { return s.hasSet(setName(setGrants, false)) && !s.hasSet(setName(setPeers, true)) })
+		lab.Eventually(t, "the end of the other sets", func() bool {
+			return s.hasSet(setName(setGrants, false)) &&
+				!s.hasSet(setName(setPeers, true))
+		})
 		s.program("iptables", append([]string{"-w", lockWait, "-D"}, rule...)...)
 		s.must(<-torn)
 		s.wantNoSets()

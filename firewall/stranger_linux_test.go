@@ -34,7 +34,8 @@ func TestHelperServesNoStranger(t *testing.T) {
 	cmd := exec.Command(copyWithCapabilities(t, dir))
 	cmd.Args = []string{helperName, helperArg, dir, "", filepath.Join(dir, "lock")}
 	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, Cloneflags: unix.CLONE_NEWNET}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534},
+		Cloneflags: unix.CLONE_NEWNET}
 	must(t, cmd.Start())
 	must(t, theirs.Close())
 	var p programs

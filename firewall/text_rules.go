@@ -76,7 +76,8 @@ func (e words) target(f string) string {
 func (e words) linkAndSource() string { return e.device + " . " + e.source("ip6") }
 
 func (e words) carried(f string) string {
-	return fmt.Sprintf("%s %s . %[1]s %[3]s . meta l4proto . th %[4]s . th %[5]s @carried%[6]s", f, e.peer, e.own, e.peerPort, e.ownPort, digit(f))
+	return fmt.Sprintf("%s %s . %[1]s %[3]s . meta l4proto . th %[4]s . th %[5]s @carried%[6]s", f, e.peer, e.own,
+		e.peerPort, e.ownPort, digit(f))
 }
 
 func (e words) update(set, key string) string {
@@ -107,8 +108,10 @@ const otherProtocols = "meta l4proto != tcp meta l4proto != udp accept"
 
 func (w *nftText) refused() (rules list) {
 	if w.Closed == Reject {
-		rules.add("meta nfproto ipv6 rt type 0 rt seg-left != 0 accept", "meta nfproto ipv6 rt type 3 drop", "meta nfproto ipv6 rt type 4 drop")
-		rules.add("meta l4proto tcp reject with tcp reset", "meta nfproto ipv6 meta l4proto udp @th,48,16 0 drop", "meta l4proto udp reject with icmpx type port-unreachable")
+		rules.add("meta nfproto ipv6 rt type 0 rt seg-left != 0 accept", "meta nfproto ipv6 rt type 3 drop",
+			"meta nfproto ipv6 rt type 4 drop")
+		rules.add("meta l4proto tcp reject with tcp reset", "meta nfproto ipv6 meta l4proto udp @th,48,16 0 drop",
+			"meta l4proto udp reject with icmpx type port-unreachable")
 	}
 	rules.add("drop")
 	return rules
@@ -187,7 +190,8 @@ func (w *nftText) begun() (rules list) {
 	}
 	rules.add(w.marked() + " return")
 	if w.Closed == Reject {
-		rules.add("ct state invalid tcp flags & (fin | syn | rst) == rst return", "ct direction reply tcp flags & (fin | syn | rst) == rst return")
+		rules.add("ct state invalid tcp flags & (fin | syn | rst) == rst return", "ct direction reply tcp flags & (fin | "+
+			"syn | rst) == rst return")
 	}
 	for _, f := range textFamilies() {
 		rules.add(
@@ -217,7 +221,10 @@ func (w *nftText) door() (rules list) {
 		lasts+"tcp flags & (syn | ack) != syn ct state established "+w.marked()+" accept",
 	)
 	rules.add(w.carried()...)
-	w.eachGrant(inbound, func(f, granted string) { rules.add(granted+" "+w.admit(inbound, f)+" accept", granted+" accept") })
+	w.eachGrant(inbound, func(f, granted string) {
+		rules.add(granted+" "+w.admit(inbound, f)+" accept",
+			granted+" accept")
+	})
 	rules.add("goto closed")
 	return rules
 }
@@ -276,11 +283,13 @@ func (w *nftText) guard() (rules list) {
 	rules.add("iif lo accept")
 	rules.add(w.trusted("iifname")...)
 	for _, ours := range []string{"local", "anycast"} {
-		rules.add("meta l4proto . th sport @guarded fib saddr type " + ours + " fib daddr type != broadcast fib daddr type != multicast drop")
+		rules.add("meta l4proto . th sport @guarded fib saddr type " + ours +
+			" fib daddr type != broadcast fib daddr type != multicast drop")
 	}
 	if len(w.Targets) > 0 {
 		for _, f := range textFamilies() {
-			rules.add(outbound.target(f) + " @targets" + digit(f) + " ct state invalid,new,untracked fib saddr . iif oif missing drop")
+			rules.add(outbound.target(f) + " @targets" + digit(f) +
+				" ct state invalid,new,untracked fib saddr . iif oif missing drop")
 		}
 	}
 	rules.add(w.quotedJumps("fib daddr type local ")...)
@@ -325,13 +334,17 @@ func (w *nftText) arrive() (rules list) {
 	}
 	if !w.TPROXY {
 		const handed = "meta skuid != 4294967295 socket transparent 1 goto refused"
-		rules.add("meta l4proto udp "+handed, "tcp flags & (syn | ack) == syn "+handed, "meta l4proto tcp ct state invalid,new "+handed)
+		rules.add("meta l4proto udp "+handed, "tcp flags & (syn | ack) == syn "+handed,
+			"meta l4proto tcp ct state invalid,new "+handed)
 	}
 	for _, f := range textFamilies() {
 		rules.add(w.goesOn(f, "")...)
 	}
 	rules.add(w.carried()...)
-	w.eachGrant(inbound, func(f, granted string) { rules.add(granted+" "+w.admit(inbound, f)+" accept", granted+" accept") })
+	w.eachGrant(inbound, func(f, granted string) {
+		rules.add(granted+" "+w.admit(inbound, f)+" accept",
+			granted+" accept")
+	})
 	rules.add("meta l4proto . th dport != @guarded accept", "goto refused")
 	return rules
 }

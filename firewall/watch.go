@@ -193,7 +193,8 @@ func (f *Firewall) putBackAlone(now time.Time) error {
 		return nil // it was said
 	case err != nil:
 		f.guard.missing = true
-		f.log.Error("another tool changed our table, and the guard could not be put back: guarded ports may be OPEN", "error", err)
+		f.log.Error("another tool changed our table, and the guard could not be put back: guarded ports may be OPEN",
+			"error", err)
 		return nil
 	}
 	f.guard.missing = false

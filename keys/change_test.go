@@ -63,11 +63,13 @@ func revoking(c *Client) error {
 // TestChangeKeepsWhatPeopleWrote: only the lines of what changes are others than before.
 func TestChangeKeepsWhatPeopleWrote(t *testing.T) {
 	c, got := changed(t, handwritten, rotating)
-	if c.ID == 0xab || c.Previous.ID != 0xab || c.Previous.Key.Reveal() != "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=" || !c.Previous.Until.Equal(then) {
+	if c.ID == 0xab || c.Previous.ID != 0xab ||
+		c.Previous.Key.Reveal() != "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=" || !c.Previous.Until.Equal(then) {
 		t.Errorf("rotated to %+v", c)
 	}
 	want := strings.Replace(handwritten, `key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="   # made in May`,
-		fmt.Sprintf("key = %q  # made in May\nprevious = { id = \"00000000000000ab\", key = \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\", until = 2030-01-02T03:04:05Z }", c.Key.Reveal()), 1)
+		fmt.Sprintf("key = %q  # made in May\nprevious = { id = \"00000000000000ab\", key = "+
+			"\"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\", until = 2030-01-02T03:04:05Z }", c.Key.Reveal()), 1)
 	want = strings.Replace(want, `   id = "00000000000000ab" #`, fmt.Sprintf("id = %q  #", c.ID), 1)
 	if got != want {
 		t.Errorf("the file is now\n%s\nwant\n%s", got, want)
@@ -80,7 +82,8 @@ func TestChangeKeepsWhatPeopleWrote(t *testing.T) {
 	if want := strings.Replace(handwritten, "in May\n", "in May\nrevoked = 2030-01-02T03:04:05Z\n", 1); got != want {
 		t.Errorf("the file is now\n%s\nwant\n%s", got, want)
 	}
-	_, got = changed(t, clientText+"revoked = 2029-01-01T00:00:00Z", func(c *Client) error { c.Revoked = time.Time{}; return nil })
+	_, got = changed(t, clientText+"revoked = 2029-01-01T00:00:00Z",
+		func(c *Client) error { c.Revoked = time.Time{}; return nil })
 	if got != clientText {
 		t.Errorf("what was taken away left\n%s", got)
 	}
@@ -113,7 +116,8 @@ func TestChangeRefuses(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "clients")
 	path := filepath.Join(dir, "alice.toml")
 	outside := filepath.Join(dir, "..", "alice.toml")
-	err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(path, []byte(handwritten), 0o600), os.WriteFile(outside, []byte(handwritten), 0o600))
+	err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(path, []byte(handwritten), 0o600),
+		os.WriteFile(outside, []byte(handwritten), 0o600))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,11 +181,13 @@ func TestChangeGates(t *testing.T) {
 	}
 	rotate := func(g *Gates) error { g.Rotate(then); return nil }
 	g, err := ChangeGates(path, rotate)
-	if err != nil || g.Previous.Reveal() != "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=" || g.Current.Equal(g.Previous) || !g.Until.Equal(then) {
+	if err != nil || g.Previous.Reveal() != "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=" ||
+		g.Current.Equal(g.Previous) || !g.Until.Equal(then) {
 		t.Fatalf("got %v, %v", g, err)
 	}
 	data, _ := os.ReadFile(path)
-	want := "# ours\nversion = 1\nkey = \"" + g.Current.Reveal() + "\"  # first\nprevious = { key = \"" + g.Previous.Reveal() + "\", until = 2030-01-02T03:04:05Z }\n"
+	want := "# ours\nversion = 1\nkey = \"" + g.Current.Reveal() + "\"  # first\nprevious = { key = \"" +
+		g.Previous.Reveal() + "\", until = 2030-01-02T03:04:05Z }\n"
 	if string(data) != want {
 		t.Errorf("got\n%swant\n%s", data, want)
 	}
@@ -219,7 +225,8 @@ func TestPreviousGateRefuses(t *testing.T) {
 		}
 		return ReadGate(path)
 	}
-	if g, err := read(`{ key = "` + other + `", until = 2030-01-01T00:00:00Z }`); err != nil || g.Previous.Reveal() != other {
+	if g, err := read(`{ key = "` + other + `", until = 2030-01-01T00:00:00Z }`); err != nil ||
+		g.Previous.Reveal() != other {
 		t.Fatalf("got %v, %v", g, err)
 	}
 	for previous, want := range map[string]string{
@@ -233,7 +240,8 @@ func TestPreviousGateRefuses(t *testing.T) {
 		`"` + other + `"`: ":3: previous: should be a table",
 	} {
 		g, err := read(previous)
-		if err == nil || !g.Current.IsZero() || !g.Previous.IsZero() || !strings.Contains(err.Error(), path+want) || strings.Contains(err.Error(), other[1:]) {
+		if err == nil || !g.Current.IsZero() || !g.Previous.IsZero() || !strings.Contains(err.Error(), path+want) ||
+			strings.Contains(err.Error(), other[1:]) {
 			t.Errorf("%s: got %v, %v, want %s", previous, g, err, want)
 		}
 	}

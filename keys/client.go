@@ -20,7 +20,7 @@ type Client struct {
 	Expires       time.Time      // zero: never
 	MaxFor        time.Duration  // the longest grant; zero: as the service says
 	RequireSource bool           // requests must state their source
-	When          []service.Span // the days and hours in which it may open, by the server's clock on the wall; none: always
+	When          []service.Span // when it may open, by the server's local time; none: always
 	Revoked       time.Time      // zero: not revoked
 }
 

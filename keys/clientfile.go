@@ -68,7 +68,8 @@ func readClientDoc(d place.Folder, file string, check place.Check, s strict.Sche
 }
 
 // readSecret decodes a file with secrets into the struct that dst points to.
-func readSecret(d place.Folder, file string, limit int64, check place.Check, dst any, s strict.Schema) (*strict.Document, error) {
+func readSecret(d place.Folder, file string, limit int64, check place.Check, dst any,
+	s strict.Schema) (*strict.Document, error) {
 	text, err := d.Read(file, limit, check)
 	if err != nil {
 		return nil, err
@@ -80,7 +81,8 @@ func readSecret(d place.Folder, file string, limit int64, check place.Check, dst
 func fileName(path string) (string, error) {
 	name, ok := strings.CutSuffix(filepath.Base(path), Suffix)
 	if !ok || service.ValidName(name) != nil {
-		return "", &place.FileError{File: path, Text: "is not named NAME.toml, with lower-case letters, digits and hyphens in NAME"}
+		return "", &place.FileError{File: path, Text: "is not named NAME.toml, with lower-case letters, " +
+			"digits and hyphens in NAME"}
 	}
 	return strings.Clone(name), nil // else the whole path would stay in memory with a client
 }
@@ -243,7 +245,8 @@ func readsBack(path string, text []byte) error {
 func (c *Client) text() []byte {
 	var b strings.Builder
 	b.WriteString("# A client of this gateway. The key is a secret: nobody else may read this file.\n")
-	fmt.Fprintf(&b, "version = %d\nid = \"%s\"\nkey = \"%s\"\nallow = %s\n", strict.Version, c.ID, c.Key.Reveal(), list(c.Allow))
+	fmt.Fprintf(&b, "version = %d\nid = \"%s\"\nkey = \"%s\"\nallow = %s\n", strict.Version, c.ID,
+		c.Key.Reveal(), list(c.Allow))
 	if len(c.From) > 0 {
 		fmt.Fprintf(&b, "from = %s\n", list(prefixTexts(c.From)))
 	}

@@ -32,7 +32,8 @@ func sameClient(a, b *Client) bool {
 	x, y := *a, *b
 	same := x.Key.Equal(y.Key) && (x.Previous == nil) == (y.Previous == nil)
 	if same && x.Previous != nil {
-		same = x.Previous.Key.Equal(y.Previous.Key) && x.Previous.ID == y.Previous.ID && x.Previous.Until.Equal(y.Previous.Until)
+		same = x.Previous.Key.Equal(y.Previous.Key) && x.Previous.ID == y.Previous.ID &&
+			x.Previous.Until.Equal(y.Previous.Until)
 	}
 	x.Key, y.Key, x.Previous, y.Previous = Key{}, Key{}, nil, nil
 	return same && reflect.DeepEqual(x, y)
@@ -73,7 +74,8 @@ func TestReplacingNeedsAFile(t *testing.T) {
 	}
 }
 
-const clientText = "version = 1\nid = \"00000000000000ab\"\nkey = \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"\nallow = [\"ssh\"]\n"
+const clientText = "version = 1\nid = \"00000000000000ab\"\nkey = " +
+	"\"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"\nallow = [\"ssh\"]\n"
 
 func readClientText(t *testing.T, text string) (*Client, error) {
 	t.Helper()
@@ -201,7 +203,8 @@ func TestValidAllow(t *testing.T) {
 			t.Errorf("%q: %v", good, err)
 		}
 	}
-	for _, bad := range []string{"", "tcp/", "tcp/0", "tcp/022", "tcp/+22", "tcp/65536", "icmp/1", "TCP/22", "tcp/22-", "tcp/22-22", "tcp/22-21", "tcp/22-0", "/22", "tcp/22/23", "tcp/2 2", "SSH"} {
+	for _, bad := range []string{"", "tcp/", "tcp/0", "tcp/022", "tcp/+22", "tcp/65536", "icmp/1", "TCP/22", "tcp/22-",
+		"tcp/22-22", "tcp/22-21", "tcp/22-0", "/22", "tcp/22/23", "tcp/2 2", "SSH"} {
 		if validAllow(bad) == nil {
 			t.Errorf("%q: accepted", bad)
 		}
@@ -218,7 +221,8 @@ func TestErrorsDoNotEcho(t *testing.T) {
 		"max_for = \"" + secret + "\"", "previous = { " + secret + " = 1 }", "expires = " + secret, "previous = { key = \"" + secret + "\" }", "x = 'a'\nx = '" + secret + "'",
 		"# \xff" + secret,
 	} {
-		for _, before := range []string{"", "version = 1\n", "version = 1\nid = '00000000000000ab'\nallow = []\nkey = '" + NewKey().Reveal() + "'\n"} {
+		for _, before := range []string{"", "version = 1\n", "version = 1\nid = '00000000000000ab'\nallow = []\nkey = '" +
+			NewKey().Reveal() + "'\n"} {
 			var raw rawClient
 			d, err := strict.Decode("f", []byte(before+text+"\n"), &raw)
 			if err == nil {

@@ -65,7 +65,8 @@ func TestFull(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err = ChangeClient(dir, "carol", func(c *Client) error { c.Rotate(at); return nil })
-			if now, readErr := os.ReadFile(carol); !errors.Is(err, place.ErrFull) || readErr != nil || !bytes.Equal(now, before) {
+			if now, readErr := os.ReadFile(carol); !errors.Is(err, place.ErrFull) || readErr != nil ||
+				!bytes.Equal(now, before) {
 				t.Errorf("what does not fit: %v, and the file has changed: %v (%v)", err, !bytes.Equal(now, before), readErr)
 			}
 			if entries, err := os.ReadDir(dir); err != nil || len(entries) > 6 { // with lost+found, and a sweep's rest
@@ -82,7 +83,8 @@ func small(t *testing.T, kind string) string {
 	args := []string{"-t", "tmpfs", "-o", "size=64k", "tmpfs", dir}
 	if kind == "ext4" {
 		image := filepath.Join(t.TempDir(), "image")
-		if out, err := exec.Command("/bin/sh", "-ec", "truncate -s 2M "+image+"; /usr/sbin/mkfs.ext4 -q "+image).CombinedOutput(); err != nil {
+		if out, err := exec.Command("/bin/sh", "-ec", "truncate -s 2M "+image+"; /usr/sbin/mkfs.ext4 -q "+
+			image).CombinedOutput(); err != nil {
 			t.Fatalf("mkfs.ext4: %v\n%s", err, out)
 		}
 		args = []string{"-o", "loop", image, dir}

@@ -109,14 +109,16 @@ func TestEqual(t *testing.T) {
 		t.Error("Key.Equal is wrong")
 	}
 	g, h := GateKeyFromBytes(testBytes(1)), GateKeyFromBytes(testBytes(1))
-	if !g.Equal(h) || g.Equal(NewGateKey()) || g.Equal(GateKey{}) || (GateKey{}).Equal(g) || !(GateKey{}).Equal(GateKey{}) {
+	if !g.Equal(h) || g.Equal(NewGateKey()) || g.Equal(GateKey{}) || (GateKey{}).Equal(g) ||
+		!(GateKey{}).Equal(GateKey{}) {
 		t.Error("GateKey.Equal is wrong")
 	}
 }
 
 func TestZeroKeyHasNothing(t *testing.T) {
 	var k Key
-	if k.RequestCipher() != nil || k.RequestMAC() != nil || k.ReceiptCipher() != nil || k.ReceiptMAC() != nil || k.Hedge() != nil {
+	if k.RequestCipher() != nil || k.RequestMAC() != nil || k.ReceiptCipher() != nil || k.ReceiptMAC() != nil ||
+		k.Hedge() != nil {
 		t.Error("the zero Key has subkeys")
 	}
 	if k.Reveal() != "" || (GateKey{}).Reveal() != "" {
@@ -219,7 +221,8 @@ func TestSlogDoesNotLeak(t *testing.T) {
 		if got := out.String(); !strings.Contains(got, "keys.Key(secret)") || !strings.Contains(got, "keys.GateKey(secret)") {
 			t.Errorf("%T: got %s", handler, got)
 		}
-		slog.New(handler).Info("m", "key", &k, "holder", h, "pointer", &h, "client", h.Client, "list", []Key{k}, slog.Group("g", "k", k))
+		slog.New(handler).Info("m", "key", &k, "holder", h, "pointer", &h, "client", h.Client, "list",
+			[]Key{k}, slog.Group("g", "k", k))
 		leaks(t, fmt.Sprintf("%T", handler), out.String(), secretsOf(k, g)...)
 	}
 }
@@ -259,7 +262,9 @@ func TestIDs(t *testing.T) {
 	if back, err := ParseServerID(server.String()); err != nil || back != server {
 		t.Errorf("got %v, %v, want %v", back, err, server)
 	}
-	for _, s := range []string{"", "0", strings.Repeat("0", 16), strings.Repeat("A", 16), "+" + strings.Repeat("1", 15), "0x" + strings.Repeat("1", 14), strings.Repeat("1", 17), strings.Repeat("1", 15) + "g", "1_1" + strings.Repeat("1", 13)} {
+	for _, s := range []string{"", "0", strings.Repeat("0", 16), strings.Repeat("A", 16), "+" + strings.Repeat("1", 15),
+		"0x" + strings.Repeat("1", 14), strings.Repeat("1", 17), strings.Repeat("1", 15) + "g",
+		"1_1" + strings.Repeat("1", 13)} {
 		if id, err := ParseID(s); err == nil || id != 0 {
 			t.Errorf("%q: accepted as an id", s)
 		}

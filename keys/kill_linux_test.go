@@ -27,7 +27,8 @@ type writing struct {
 
 func aProfile() *Profile {
 	return &Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201}, ServerID: NewServerID(),
-		Gate: NewGateKey(), Client: "alice", ID: NewID(), Key: NewKey(), Services: map[string][]string{"ssh": {"tcp/22"}}, Receipts: true}
+		Gate: NewGateKey(), Client: "alice", ID: NewID(), Key: NewKey(), Services: map[string][]string{"ssh": {"tcp/22"}},
+		Receipts: true}
 }
 
 // given is where a writing finds what it is to write: a directory beside its own.
@@ -156,7 +157,8 @@ func killedAt(t *testing.T, strace, name, call string, n int, links bool) bool {
 	}
 	secrets := w.setUp(t, dir)
 	before, _ := os.ReadFile(filepath.Join(dir, w.file))
-	args := []string{"-f", "-qq", "-o", os.DevNull, "-e", "trace=" + strings.Join(altering, ","), "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n)}
+	args := []string{"-f", "-qq", "-o", os.DevNull, "-e", "trace=" + strings.Join(altering, ","), "-e",
+		fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n)}
 	if !links {
 		if call == "linkat" {
 			return false
@@ -248,7 +250,8 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(os.Mkdir(filepath.Join(dir, ".gw.toml.ABCDEFGHIJ.tmp"), 0o700), os.Symlink("gw.toml", filepath.Join(dir, ".gw.toml.ABCDEFGHIK.tmp"))); err != nil {
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, ".gw.toml.ABCDEFGHIJ.tmp"), 0o700),
+		os.Symlink("gw.toml", filepath.Join(dir, ".gw.toml.ABCDEFGHIK.tmp"))); err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range []struct {
@@ -259,8 +262,10 @@ func TestSweep(t *testing.T) {
 			t.Errorf("%q: got %d, %v, want %d", step.name, n, err, step.want)
 		}
 	}
-	lab.OnlyFiles(t, dir, "..ABCDEFGH27.tmp", ".ABCDEFGH27.tmp", ".gate.key.ABCDEFGH27.tmp", ".gw.toml.ABCDEFGH2.tmp", ".gw.toml.ABCDEFGH27",
-		".gw.toml.ABCDEFGHIJ.tmp", ".gw.toml.ABCDEFGHIK.tmp", ".gw.toml.abcdefgh27.tmp", ".tmp", "gw.toml", "gw.toml.ABCDEFGH27.tmp")
+	lab.OnlyFiles(t, dir, "..ABCDEFGH27.tmp", ".ABCDEFGH27.tmp", ".gate.key.ABCDEFGH27.tmp",
+		".gw.toml.ABCDEFGH2.tmp", ".gw.toml.ABCDEFGH27",
+		".gw.toml.ABCDEFGHIJ.tmp", ".gw.toml.ABCDEFGHIK.tmp", ".gw.toml.abcdefgh27.tmp", ".tmp", "gw.toml",
+		"gw.toml.ABCDEFGH27.tmp")
 	if n, err := Sweep(filepath.Join(dir, "none"), ""); n != 0 || err != nil {
 		t.Errorf("without a directory: got %d, %v", n, err)
 	}

@@ -73,7 +73,8 @@ func (p *Profile) Lock(passphrase []byte, keyring string) (*StoredProfile, error
 		return nil, err
 	}
 	// RFC 9106, section 4: the second recommended choice, for machines without 2 GiB to spare.
-	s := &StoredProfile{Profile: *p, lock: &lock{keyring: keyring, memory: 64 << 10, passes: 3, lanes: 4, salt: make([]byte, saltSize)}}
+	s := &StoredProfile{Profile: *p, lock: &lock{keyring: keyring, memory: 64 << 10, passes: 3, lanes: 4,
+		salt: make([]byte, saltSize)}}
 	if keyring != "" {
 		s.lock.memory, s.lock.passes, s.lock.lanes = minLockMemory, 1, 1
 	}
@@ -190,7 +191,8 @@ func (l *lock) text() string {
 	if l.keyring != "" {
 		keyring = fmt.Sprintf("keyring = %q, ", l.keyring)
 	}
-	return fmt.Sprintf("{ %smemory = %d, passes = %d, lanes = %d, salt = %q, sealed = %q }", keyring, l.memory, l.passes, l.lanes,
+	return fmt.Sprintf("{ %smemory = %d, passes = %d, lanes = %d, salt = %q, sealed = %q }", keyring,
+		l.memory, l.passes, l.lanes,
 		base64.StdEncoding.EncodeToString(l.salt), base64.StdEncoding.EncodeToString(l.sealed))
 }
 

@@ -75,7 +75,8 @@ func TestLock(t *testing.T) {
 		dir := t.TempDir()
 		p := testProfile()
 		locked, err := p.Lock(passphrase, keyring)
-		if err != nil || !locked.Locked() || locked.Keyring() != keyring || !locked.Key.IsZero() || !locked.Gate.IsZero() || locked.ID != 0 {
+		if err != nil || !locked.Locked() || locked.Keyring() != keyring || !locked.Key.IsZero() || !locked.Gate.IsZero() ||
+			locked.ID != 0 {
 			t.Fatalf("got %+v, %v", locked, err)
 		}
 		if err := WriteProfile(dir, p, false); err != nil {
@@ -197,7 +198,8 @@ func TestLockIsBounded(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := ReadStored(path); err == nil || s != nil || !strings.Contains(err.Error(), fmt.Sprintf("%s:%d: %s", path, line, want)) {
+		if s, err := ReadStored(path); err == nil || s != nil || !strings.Contains(err.Error(),
+			fmt.Sprintf("%s:%d: %s", path, line, want)) {
 			t.Errorf("%v: got %v, want line %d: %s", change, err, line, want)
 		}
 	}

@@ -65,7 +65,8 @@ func TestMendWorks(t *testing.T) {
 func TestExposedFilesAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	p := testProfile()
-	if err := errors.Join(WriteProfile(dir, p, false), WriteGate(filepath.Join(dir, "gate.key"), NewGateKey())); err != nil {
+	if err := errors.Join(WriteProfile(dir, p, false), WriteGate(filepath.Join(dir, "gate.key"),
+		NewGateKey())); err != nil {
 		t.Fatal(err)
 	}
 	profile, gate := filepath.Join(dir, p.Name+Suffix), filepath.Join(dir, "gate.key")
@@ -74,7 +75,8 @@ func TestExposedFilesAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := ReadProfile(profile); !errors.Is(err, place.ErrExposed) || !strings.HasSuffix(err.Error(), "chmod 600 "+profile) {
+	if _, err := ReadProfile(profile); !errors.Is(err, place.ErrExposed) ||
+		!strings.HasSuffix(err.Error(), "chmod 600 "+profile) {
 		t.Errorf("profile: got %v", err)
 	}
 	if _, err := ReadGate(gate); !errors.Is(err, place.ErrExposed) || !strings.HasSuffix(err.Error(), "chmod 640 "+gate) {
@@ -91,7 +93,8 @@ func TestAnothersFileIsRefused(t *testing.T) {
 	}
 	path := filepath.Join(dir, "alice.toml")
 	chown(t, path, 54321, 0)
-	if _, err := ReadClient(path); !errors.Is(err, place.ErrExposed) || !strings.Contains(err.Error(), "chown root:root "+path) {
+	if _, err := ReadClient(path); !errors.Is(err, place.ErrExposed) || !strings.Contains(err.Error(),
+		"chown root:root "+path) {
 		t.Errorf("got %v, want the command that mends it", err)
 	}
 	chown(t, dir, 54321, 54321)
@@ -106,12 +109,15 @@ func TestOddFilesAreRefused(t *testing.T) {
 	if err := WriteClient(dir, c, true); err != nil {
 		t.Fatal(err)
 	}
-	link, fifo, folder, huge := filepath.Join(dir, "link.toml"), filepath.Join(dir, "fifo.toml"), filepath.Join(dir, "folder.toml"), filepath.Join(dir, "huge.toml")
-	if err := errors.Join(os.Symlink("alice.toml", link), syscall.Mkfifo(fifo, 0o600), os.Mkdir(folder, 0o700), os.WriteFile(huge, nil, 0o600), os.Truncate(huge, 1<<30)); err != nil {
+	link, fifo, folder, huge := filepath.Join(dir, "link.toml"), filepath.Join(dir, "fifo.toml"),
+		filepath.Join(dir, "folder.toml"), filepath.Join(dir, "huge.toml")
+	if err := errors.Join(os.Symlink("alice.toml", link), syscall.Mkfifo(fifo, 0o600), os.Mkdir(folder, 0o700),
+		os.WriteFile(huge, nil, 0o600), os.Truncate(huge, 1<<30)); err != nil {
 		t.Fatal(err)
 	}
 	registry, _ := LoadRegistry(dir)
-	for path, want := range map[string]string{link: ": a symbolic link, which", fifo: "not a regular file", folder: "not a regular file", huge: "larger than"} {
+	for path, want := range map[string]string{link: ": a symbolic link, which", fifo: "not a regular file",
+		folder: "not a regular file", huge: "larger than"} {
 		renamed := *c
 		renamed.Name = strings.TrimSuffix(filepath.Base(path), Suffix)
 		_, err := ReadClient(path)
@@ -169,7 +175,8 @@ func TestReadableByTheServer(t *testing.T) {
 	path := filepath.Join(dir, "alice.toml")
 	chown(t, dir, 0, spa)
 	_, err := ReadClient(path)
-	if !errors.Is(err, place.ErrUnreadable) || !errors.Is(err, fs.ErrPermission) || !strings.HasSuffix(err.Error(), ": chown root:54321 "+path+" && chmod 640 "+path) {
+	if !errors.Is(err, place.ErrUnreadable) || !errors.Is(err, fs.ErrPermission) || !strings.HasSuffix(err.Error(),
+		": chown root:54321 "+path+" && chmod 640 "+path) {
 		t.Fatalf("got %v, want the command that mends it", err)
 	}
 	if _, err := ChangeClient(dir, "alice", func(*Client) error { return nil }); err != nil {

@@ -152,7 +152,8 @@ func (p *Profile) textWith(l *lock) []byte {
 	for i, port := range p.KnockPorts {
 		ports[i] = strconv.Itoa(int(port))
 	}
-	fmt.Fprintf(&b, "version = %d\nname = %q\naddress = %q\nknock_ports = [%s]\n", strict.Version, p.Name, p.Address, strings.Join(ports, ", "))
+	fmt.Fprintf(&b, "version = %d\nname = %q\naddress = %q\nknock_ports = [%s]\n", strict.Version, p.Name, p.Address,
+		strings.Join(ports, ", "))
 	if l != nil {
 		fmt.Fprintf(&b, "server_id = \"%s\"\nclient = %q\nlocked = %s\n", p.ServerID, p.Client, l.text())
 	} else {

@@ -52,7 +52,8 @@ func LoadRegistryIn(root *os.Root, dir string) (*Registry, []error) {
 func (r *Registry) load() []error {
 	names, errs := r.files()
 	clients, bad := r.readAll(names)
-	r.byID, r.byName, r.bad = make(map[ID]*Client, len(names)), make(map[string]*Client, len(names)), make(map[string]error)
+	r.byID, r.byName, r.bad = make(map[ID]*Client, len(names)), make(map[string]*Client, len(names)),
+		make(map[string]error)
 	for i, c := range clients {
 		err := bad[i]
 		if err == nil {
@@ -148,7 +149,8 @@ func (r *Registry) unclaimed(c *Client) error {
 			continue
 		}
 		key := []string{"id", "previous.id"}[i]
-		return &place.FileError{File: r.path(c.Name), Key: key, Text: "is also in " + r.path(other.Name) + ": one of them is a copy"}
+		return &place.FileError{File: r.path(c.Name), Key: key, Text: "is also in " + r.path(other.Name) +
+			": one of them is a copy"}
 	}
 	return nil
 }

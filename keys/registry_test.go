@@ -48,7 +48,8 @@ func TestLookup(t *testing.T) {
 		2:  {Client: bob, ID: 2, Key: bob.Key},
 	} {
 		got, ok := r.Lookup(id)
-		if !ok || !sameClient(got.Client, want.Client) || got.ID != want.ID || !got.Key.Equal(want.Key) || !got.Until.Equal(want.Until) {
+		if !ok || !sameClient(got.Client, want.Client) || got.ID != want.ID || !got.Key.Equal(want.Key) ||
+			!got.Until.Equal(want.Until) {
 			t.Errorf("%v: got %+v, want %+v", id, got, want)
 		}
 	}
@@ -120,7 +121,8 @@ func TestReload(t *testing.T) {
 	reload := func(name string, before, after ID, want string) {
 		t.Helper()
 		b, a, err := r.Reload(name)
-		if idOf(b) != before || idOf(a) != after || (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+		if idOf(b) != before || idOf(a) != after || (err == nil) != (want == "") ||
+			err != nil && !strings.Contains(err.Error(), want) {
 			t.Fatalf("got %v, %v, %v, want %v, %v, %q", idOf(b), idOf(a), err, before, after, want)
 		}
 	}
@@ -197,7 +199,8 @@ func TestDuplicateIDs(t *testing.T) {
 		t.Fatal("bob is loaded beside alice")
 	}
 	put(t, dir, client("alice", 5)) // dave's previous id
-	if before, after, err := r.Reload("alice"); err == nil || before != after || idOf(after) != 1 || !strings.Contains(err.Error(), "dave.toml") {
+	if before, after, err := r.Reload("alice"); err == nil || before != after || idOf(after) != 1 ||
+		!strings.Contains(err.Error(), "dave.toml") {
 		t.Fatalf("got %v, %v", idOf(after), err)
 	}
 	put(t, dir, client("alice", 6))

@@ -18,7 +18,8 @@ func TestToken(t *testing.T) {
 		p := testProfile()
 		change(p)
 		token := p.Token()
-		if !strings.HasPrefix(token, "spa1") || strings.Trim(token, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != "" {
+		if !strings.HasPrefix(token, "spa1") ||
+			strings.Trim(token, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != "" {
 			t.Fatalf("%q is not one word", token)
 		}
 		for _, around := range []string{token, token + "\n", " \t" + token + "\r\n\r\n"} {

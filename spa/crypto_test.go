@@ -95,7 +95,8 @@ func TestMACRefusesToTruncate(t *testing.T) {
 
 // RFC 8439, section 2.4.2: the cipher below XChaCha20.
 func TestChaCha20IsRFC8439(t *testing.T) {
-	plain := "Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen would be it."
+	plain := "Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the " +
+		"future, sunscreen would be it."
 	key := unhex(t, "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f")
 	c, err := chacha20.NewUnauthenticatedCipher(key, unhex(t, "000000000000004a00000000"))
 	if err != nil {
@@ -123,7 +124,8 @@ func TestHChaCha20IsTheDrafts(t *testing.T) {
 func TestStreamIsTheDrafts(t *testing.T) {
 	plain := "The dhole (pronounced \"dole\") is also known as the Asiatic wild dog, red dog, and whistling dog. " +
 		"It is about the size of a German shepherd but looks more like a long-legged fox. " +
-		"This highly elusive and skilled jumper is classified with wolves, coyotes, jackals, and foxes in the taxonomic family Canidae."
+		"This highly elusive and skilled jumper is classified with wolves, coyotes, jackals, and foxes in the " +
+		"taxonomic family Canidae."
 	key := [32]byte(unhex(t, "808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f"))
 	nonce := Nonce(unhex(t, "404142434445464748494a4b4c4d4e4f5051525354555658"))
 	got := make([]byte, len(plain))
@@ -234,7 +236,8 @@ func TestANonceIsFresh(t *testing.T) {
 		t.Error("two packets have one nonce")
 	}
 	knock := mustOpen(t, request)
-	if bytes.Equal(mustSealReceipt(t, deniedReceipt(), knock)[:nonceLen], mustSealReceipt(t, deniedReceipt(), knock)[:nonceLen]) {
+	if bytes.Equal(mustSealReceipt(t, deniedReceipt(), knock)[:nonceLen],
+		mustSealReceipt(t, deniedReceipt(), knock)[:nonceLen]) {
 		t.Error("two receipts have one nonce")
 	}
 }

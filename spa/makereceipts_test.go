@@ -25,7 +25,8 @@ type answer struct {
 
 func addReceipts(t *testing.T, made map[string]string) {
 	add := func(name, verdict, about string, change func(a *answer)) {
-		a := answer{about: about, verdict: verdict, request: openSSH(), receipt: grantedReceipt(), server: alice(), length: 200}
+		a := answer{about: about, verdict: verdict, request: openSSH(), receipt: grantedReceipt(),
+			server: alice(), length: 200}
 		change(&a)
 		made[name] = a.text(t, name)
 	}
@@ -41,12 +42,14 @@ func addReceipts(t *testing.T, made map[string]string) {
 type addAnswerFunc func(name, verdict, about string, change func(a *answer))
 
 func addGoodReceipts(add addAnswerFunc) {
-	add("receipt-granted", "receipt-ok", "Two services granted, the second has more ports than are told.", func(*answer) {})
+	add("receipt-granted", "receipt-ok", "Two services granted, the second has more ports than are told.",
+		func(*answer) {})
 	add("receipt-closed", "receipt-ok", "A close was done.", func(a *answer) {
 		a.request.Type, a.request.For = TypeClose, 0
 		a.receipt = Receipt{Status: Closed, Time: testNow, Source: grantedReceipt().Source}
 	})
-	add("receipt-no-source", "receipt-ok", "A receipt that tells no address.", func(a *answer) { a.receipt.Source = netip.Addr{} })
+	add("receipt-no-source", "receipt-ok", "A receipt that tells no address.",
+		func(a *answer) { a.receipt.Source = netip.Addr{} })
 	add("receipt-over", "receipt-ok", "A grant that was made, and is over.", func(a *answer) {
 		a.receipt.Services = []Granting{{Ports: manyPorts(1)}, {Ports: manyPorts(1)}}
 	})
@@ -58,16 +61,18 @@ func addGoodReceipts(add addAnswerFunc) {
 		a.receipt.Services = []Granting{{Ports: manyPorts(16)}}
 	})
 	for _, s := range []Status{ReasonExpired, ReasonNoService, ReasonNotAllowed, ReasonSourceRequired, ReasonTooManyGrants,
-		ReasonTooManyPerHour, ReasonSuperseded, ReasonIDReused, ReasonFailed, ReasonNotNow, ReasonTooManyPorts, ReasonOtherFamily} {
+		ReasonTooManyPerHour, ReasonSuperseded, ReasonIDReused, ReasonFailed, ReasonNotNow,
+		ReasonTooManyPorts, ReasonOtherFamily} {
 		add("receipt-denied-"+strconv.Itoa(int(s)), "receipt-ok", "Refused: "+s.String()+".", func(a *answer) {
 			a.receipt = deniedReceipt()
 			a.receipt.Status = s
 		})
 	}
-	add("receipt-denied-28", "receipt-ok", "Refused: "+ReasonTooEarly.String()+". It says when to ask again.", func(a *answer) {
-		a.receipt = deniedReceipt()
-		a.receipt.Status, a.receipt.Again = ReasonTooEarly, testNow.Add(24*time.Second)
-	})
+	add("receipt-denied-28", "receipt-ok", "Refused: "+ReasonTooEarly.String()+". It says when to ask again.",
+		func(a *answer) {
+			a.receipt = deniedReceipt()
+			a.receipt.Status, a.receipt.Again = ReasonTooEarly, testNow.Add(24*time.Second)
+		})
 	add("receipt-denied-255", "receipt-ok", "Refused for a reason that is not known yet.", func(a *answer) {
 		a.receipt = deniedReceipt()
 		a.receipt.Status = 255
@@ -76,24 +81,31 @@ func addGoodReceipts(add addAnswerFunc) {
 
 // addMismatches adds receipts that are good by themselves, and no answer to the request.
 func addMismatches(add addAnswerFunc) {
-	add("receipt-mismatch-fewer", "receipt-ok", "It does not match the request: one service granted of two.", func(a *answer) {
-		a.receipt.Services = a.receipt.Services[:1]
-	})
-	add("receipt-mismatch-more", "receipt-ok", "It does not match the request: three services granted of two.", func(a *answer) {
-		a.receipt.Services = []Granting{{Ports: manyPorts(1)}, {Ports: manyPorts(1)}, {Ports: manyPorts(1)}}
-	})
-	add("receipt-mismatch-closed", "receipt-ok", "It does not match the request: an open is answered as a close.", func(a *answer) {
-		a.receipt = Receipt{Status: Closed, Time: testNow, Source: grantedReceipt().Source}
-	})
-	add("receipt-mismatch-granted", "receipt-ok", "It does not match the request: a close is answered as a grant.", func(a *answer) {
-		a.request.Type, a.request.For = TypeClose, 0
-	})
+	add("receipt-mismatch-fewer", "receipt-ok", "It does not match the request: one service granted of two.",
+		func(a *answer) {
+			a.receipt.Services = a.receipt.Services[:1]
+		})
+	add("receipt-mismatch-more", "receipt-ok", "It does not match the request: three services granted of two.",
+		func(a *answer) {
+			a.receipt.Services = []Granting{{Ports: manyPorts(1)}, {Ports: manyPorts(1)}, {Ports: manyPorts(1)}}
+		})
+	add("receipt-mismatch-closed", "receipt-ok", "It does not match the request: an open is answered as a close.",
+		func(a *answer) {
+			a.receipt = Receipt{Status: Closed, Time: testNow, Source: grantedReceipt().Source}
+		})
+	add("receipt-mismatch-granted", "receipt-ok", "It does not match the request: a close is answered as a grant.",
+		func(a *answer) {
+			a.request.Type, a.request.For = TypeClose, 0
+		})
 }
 
 func addWrongReceipts(add addAnswerFunc) {
-	add("receipt-wrong-request", "receipt-wrong", "It answers another packet of the same command.", func(a *answer) { a.twin = true })
-	add("receipt-wrong-key", "receipt-wrong", "Sealed with another client's key.", func(a *answer) { a.server.Key = testKey(0x90) })
-	add("receipt-wrong-server", "receipt-wrong", "Sealed by another server with the same keys.", func(a *answer) { a.server.Server[0] ^= 1 })
+	add("receipt-wrong-request", "receipt-wrong", "It answers another packet of the same command.",
+		func(a *answer) { a.twin = true })
+	add("receipt-wrong-key", "receipt-wrong", "Sealed with another client's key.",
+		func(a *answer) { a.server.Key = testKey(0x90) })
+	add("receipt-wrong-server", "receipt-wrong", "Sealed by another server with the same keys.",
+		func(a *answer) { a.server.Server[0] ^= 1 })
 	add("receipt-wrong-length", "receipt-wrong", "Not of the request's length.", func(a *answer) { a.length = 199 })
 	add("receipt-echo", "receipt-wrong", "The request itself comes back.", func(a *answer) {
 		a.mend = func(_, request []byte) []byte { return request }

@@ -39,7 +39,8 @@ func addTokens(made map[string]string) {
 		}
 		made[name] = l.String()
 	}
-	add("token-wrong", "That of token.txt, but one character is another.", strings.Replace(testProfile().Token(), "Z", "z", 1))
+	add("token-wrong", "That of token.txt, but one character is another.",
+		strings.Replace(testProfile().Token(), "Z", "z", 1))
 	for name, text := range badTokenTexts() {
 		add("token-wrong-"+name, "Its text has one fault: "+name+".", text)
 	}

@@ -91,7 +91,8 @@ func addOK(add addFunc) {
 	add("ok-length-168", "ok", "The shortest packet.", func(s *scene) { s.length = MinLen })
 	add("ok-length-256", "ok", "The longest packet.", func(s *scene) { s.length = MaxLen })
 	add("ok-edge-past", "ok", "As old as the window allows.", func(s *scene) { s.now = testNow.Add(gateway().Window) })
-	add("ok-edge-future", "ok", "As early as the window allows.", func(s *scene) { s.now = testNow.Add(-gateway().Window) })
+	add("ok-edge-future", "ok", "As early as the window allows.",
+		func(s *scene) { s.now = testNow.Add(-gateway().Window) })
 	add("ok-previous-gate", "ok", "Sealed with the older of two gate keys.", func(s *scene) {
 		s.gates = append([]keys.GateKey{testGate(0x41)}, s.gates...)
 	})
@@ -127,23 +128,35 @@ func addRefusedBeforeMAC(add addFunc) {
 	addFlip("mac-first", "mac", "A bit in the first byte of the mac flipped.", -macLen)
 	addFlip("mac-last", "mac", "A bit in the last byte of the mac flipped.", -1)
 	add("mac-key", "mac", "Sealed with another client's key.", func(s *scene) { s.sender.Key = testKey(0x90) })
-	add("mac-other-server", "mac", "Sealed for another server with the same keys.", func(s *scene) { s.sender.Server[15] ^= 1 })
-	add("mac-cut", "mac", "The last byte is missing.", func(s *scene) { s.mend = func(p []byte) []byte { return p[:len(p)-1] } })
-	add("mac-extended", "mac", "A byte follows.", func(s *scene) { s.mend = func(p []byte) []byte { return append(p, 0) } })
+	add("mac-other-server", "mac", "Sealed for another server with the same keys.",
+		func(s *scene) { s.sender.Server[15] ^= 1 })
+	add("mac-cut", "mac", "The last byte is missing.",
+		func(s *scene) { s.mend = func(p []byte) []byte { return p[:len(p)-1] } })
+	add("mac-extended", "mac", "A byte follows.", func(s *scene) {
+		s.mend = func(p []byte) []byte {
+			return append(p,
+				0)
+		}
+	})
 }
 
 func addRefusedAfterMAC(add addFunc) {
-	add("revoked-client", "revoked", "The client was revoked an hour ago.", func(s *scene) { s.revoked = testNow.Add(-time.Hour) })
-	add("retired-previous-key", "retired", "Sealed with a previous client key, at its end.", func(s *scene) { s.until = testNow })
+	add("revoked-client", "revoked", "The client was revoked an hour ago.",
+		func(s *scene) { s.revoked = testNow.Add(-time.Hour) })
+	add("retired-previous-key", "retired", "Sealed with a previous client key, at its end.",
+		func(s *scene) { s.until = testNow })
 	for name, plain := range badRequests() {
-		add("malformed-"+name, "malformed", "Well sealed, but the request in it is not well-formed: "+name+".", func(s *scene) {
-			s.plain = plain[:min(len(plain), requestMax)]
-		})
+		add("malformed-"+name, "malformed", "Well sealed, but the request in it is not well-formed: "+name+".",
+			func(s *scene) {
+				s.plain = plain[:min(len(plain), requestMax)]
+			})
 	}
 	add("stale-past", "stale", "A nanosecond too old.", func(s *scene) { s.now = testNow.Add(gateway().Window + 1) })
 	add("stale-future", "stale", "A nanosecond too early.", func(s *scene) { s.now = testNow.Add(-gateway().Window - 1) })
-	add("stale-first-instant", "stale", "The earliest time that there is.", func(s *scene) { s.request.Time = time.Unix(0, -1<<63) })
-	add("stale-last-instant", "stale", "The latest time that there is.", func(s *scene) { s.request.Time = time.Unix(0, 1<<63-1) })
+	add("stale-first-instant", "stale", "The earliest time that there is.",
+		func(s *scene) { s.request.Time = time.Unix(0, -1<<63) })
+	add("stale-last-instant", "stale", "The latest time that there is.",
+		func(s *scene) { s.request.Time = time.Unix(0, 1<<63-1) })
 }
 
 func (s scene) text(t *testing.T, name string) string {

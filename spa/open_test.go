@@ -111,7 +111,8 @@ func TestOpenTellsOldGates(t *testing.T) {
 	late := alice()
 	late.Gate = testGate(0x41)
 	packet := mustSeal(t, openSSH(), late)
-	for after, open := range map[time.Duration]bool{-time.Hour: false, -time.Nanosecond: false, 0: false, time.Nanosecond: true, time.Hour: true} {
+	for after, open := range map[time.Duration]bool{-time.Hour: false, -time.Nanosecond: false, 0: false,
+		time.Nanosecond: true, time.Hour: true} {
 		id := gateway()
 		id.Gates = GatesOf(keys.Gates{Current: testGate(0x40), Previous: testGate(0x41), Until: testNow.Add(after)})
 		if !open {
@@ -234,7 +235,8 @@ func TestOpenRefusesTimesOutOfReach(t *testing.T) {
 	for _, stamp := range []time.Time{time.Unix(0, -1<<63), time.Unix(0, 1<<63-1)} {
 		r.Time = stamp
 		packet := mustSeal(t, r, alice())
-		for _, now := range []time.Time{{}, time.Unix(0, -1<<63).Add(-time.Hour), time.Unix(0, 1<<63-1).Add(time.Hour), testNow} {
+		for _, now := range []time.Time{{}, time.Unix(0, -1<<63).Add(-time.Hour), time.Unix(0, 1<<63-1).Add(time.Hour),
+			testNow} {
 			refuse(t, ErrStale, packet, gateway(), onlyAlice(), now)
 		}
 	}

@@ -264,7 +264,8 @@ func parseGranting(b []byte) (Granting, []byte, error) {
 		return Granting{}, nil, errReceiptFormat
 	}
 	for range n {
-		p := service.Ports{Proto: service.Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:3]), High: binary.BigEndian.Uint16(b[3:5])}
+		p := service.Ports{Proto: service.Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:3]),
+			High: binary.BigEndian.Uint16(b[3:5])}
 		if !p.Valid() {
 			return Granting{}, nil, errReceiptFormat
 		}

@@ -192,7 +192,8 @@ func TestStringsOfTheWire(t *testing.T) {
 
 // TestServiceSize: what a service takes of a request is what it is counted as.
 func TestServiceSize(t *testing.T) {
-	for _, s := range []service.Service{{Name: "a"}, {Name: strings.Repeat("a", 32)}, {Proto: service.TCP, Port: 22}, {Proto: service.UDP, Port: 65535}} {
+	for _, s := range []service.Service{{Name: "a"}, {Name: strings.Repeat("a", 32)}, {Proto: service.TCP, Port: 22},
+		{Proto: service.UDP, Port: 65535}} {
 		if got := len(appendService(nil, s)); got != serviceSize(s) {
 			t.Errorf("%v: %d bytes, counted as %d", s, got, serviceSize(s))
 		}

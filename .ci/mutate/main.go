@@ -29,12 +29,13 @@ import (
 )
 
 var (
-	only    = flag.String("only", "", "take only mutants whose line in the list matches this `regexp`")
-	every   = flag.Int("every", 1, "take one mutant of `N`")
-	offset  = flag.Int("offset", 0, "and begin with this one")
-	budget  = flag.Duration("for", 24*time.Hour, "begin with no mutant after this time")
-	most    = flag.Duration("most", 10*time.Minute, "give up on a mutant after tests that took this time without it")
-	beyond  = flag.String("beyond", "", "`package` whose tests are run too, with programs that have the mutant (./cmd/spa-server)")
+	only   = flag.String("only", "", "take only mutants whose line in the list matches this `regexp`")
+	every  = flag.Int("every", 1, "take one mutant of `N`")
+	offset = flag.Int("offset", 0, "and begin with this one")
+	budget = flag.Duration("for", 24*time.Hour, "begin with no mutant after this time")
+	most   = flag.Duration("most", 10*time.Minute, "give up on a mutant after tests that took this time without it")
+	beyond = flag.String("beyond", "", "`package` whose tests are run too, with programs that have the "+
+		"mutant (./cmd/spa-server)")
 	run     = flag.String("run", "", "run only tests that match this `regexp`")
 	skip    = flag.String("skip", "^$", "and none that match this one: ^TestText compares the guard with a twin")
 	race    = flag.Bool("race", false, "with the race detector, which needs cgo: locks are missed by little else")
@@ -182,7 +183,8 @@ func (p *subject) run(reasons map[string]string, start time.Time) error {
 	if *list || len(chosen) == 0 {
 		return nil
 	}
-	for _, dir := range slices.DeleteFunc([]string{p.dir, filepath.Clean(*beyond)}, func(s string) bool { return s == "." }) {
+	for _, dir := range slices.DeleteFunc([]string{p.dir, filepath.Clean(*beyond)},
+		func(s string) bool { return s == "." }) {
 		s, err := p.newSuite(dir)
 		if err != nil {
 			return err

@@ -95,7 +95,8 @@ func save(path string, v any) error {
 // names returns the tests of the package with what they depend on: a test is learnt again when
 // it has changed, or the package under mutation.
 func (s *suite) names() (map[string]string, error) {
-	out, err := exec.Command("go", "list", "-f", `{{join .TestGoFiles " "}} {{join .XTestGoFiles " "}}`, "./"+s.dir).Output()
+	out, err := exec.Command("go", "list", "-f", `{{join .TestGoFiles " "}} {{join .XTestGoFiles " "}}`,
+		"./"+s.dir).Output()
 	if err != nil {
 		return nil, fmt.Errorf("go list: %w", err)
 	}
@@ -112,7 +113,8 @@ func (s *suite) names() (map[string]string, error) {
 		}
 		for _, d := range f.Decls {
 			fn, ok := d.(*ast.FuncDecl)
-			if !ok || fn.Recv != nil || fn.Name.Name == "TestMain" || !strings.HasPrefix(fn.Name.Name, "Test") && !strings.HasPrefix(fn.Name.Name, "Fuzz") {
+			if !ok || fn.Recv != nil || fn.Name.Name == "TestMain" || !strings.HasPrefix(fn.Name.Name, "Test") &&
+				!strings.HasPrefix(fn.Name.Name, "Fuzz") {
 				continue
 			}
 			body := text[fset.Position(fn.Pos()).Offset:fset.Position(fn.End()).Offset]
@@ -125,11 +127,13 @@ func (s *suite) names() (map[string]string, error) {
 
 // build builds the test binary, and where tests of another package are run the programs beside it.
 func (s *suite) build() error {
-	flags := []string{"-overlay=" + s.p.overlay(), "-ldflags=-s -w -X sallyport/" + s.p.dir + ".mutantNotes=" + s.p.notes()}
+	flags := []string{"-overlay=" + s.p.overlay(), "-ldflags=-s -w -X sallyport/" + s.p.dir + ".mutantNotes=" +
+		s.p.notes()}
 	if *race {
 		flags = append(flags, "-race")
 	}
-	builds := [][]string{append([]string{"test", "-c", "-vet=off", "-o", filepath.Join(s.built, "tests")}, append(flags, "./"+s.dir)...)}
+	builds := [][]string{append([]string{"test", "-c", "-vet=off", "-o", filepath.Join(s.built, "tests")},
+		append(flags, "./"+s.dir)...)}
 	if s.dir != s.p.dir {
 		builds = append(builds, append([]string{"build", "-o", s.built}, append(flags, "./cmd/...")...))
 	}

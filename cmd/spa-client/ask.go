@@ -58,7 +58,8 @@ func readPasted(fd int) ([]byte, error) {
 }
 
 // readOn reads from an open terminal by a function that makes it hide what is typed.
-func readOn(ctx context.Context, in *os.File, out io.Writer, prompt string, read func(fd int) ([]byte, error)) ([]byte, error) {
+func readOn(ctx context.Context, in *os.File, out io.Writer, prompt string,
+	read func(fd int) ([]byte, error)) ([]byte, error) {
 	fd := int(in.Fd())
 	state, err := term.GetState(fd)
 	if err != nil {

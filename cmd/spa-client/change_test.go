@@ -30,10 +30,12 @@ func (r slowRing) Set(name, passphrase string) error {
 // A new key that is imported while a passphrase is asked for is not written over by the old one.
 func TestKeyThatComesMeanwhile(t *testing.T) {
 	newProfile := func() *keys.Profile {
-		return &keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201}, ServerID: keys.ServerID{1}, Gate: keys.NewGateKey(),
+		return &keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201},
+			ServerID: keys.ServerID{1}, Gate: keys.NewGateKey(),
 			Client: "alice", ID: keys.NewID(), Key: keys.NewKey()}
 	}
-	for name, args := range map[string][]string{"lock": {"lock", "gw", "--keyring"}, "unlock": {"unlock", "gw"}, "import": {"import"}} {
+	for name, args := range map[string][]string{"lock": {"lock", "gw", "--keyring"},
+		"unlock": {"unlock", "gw"}, "import": {"import"}} {
 		t.Run(name, func(t *testing.T) {
 			config, ring := t.TempDir(), t.TempDir()
 			hosts := filepath.Join(config, "hosts")

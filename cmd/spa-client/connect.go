@@ -90,7 +90,8 @@ func (k *knock) dial(cmd *cobra.Command, service string, port uint16) (net.Conn,
 	if err != nil {
 		return nil, k.undialled(cmd, answers, err)
 	}
-	if k.plan.Profile.Receipts && !slices.ContainsFunc(answers, func(a client.Answer) bool { return a.Verdict == client.Opened }) {
+	if k.plan.Profile.Receipts && !slices.ContainsFunc(answers,
+		func(a client.Answer) bool { return a.Verdict == client.Opened }) {
 		k.noteLost(cmd)
 	}
 	return conn, nil
@@ -98,7 +99,8 @@ func (k *knock) dial(cmd *cobra.Command, service string, port uint16) (net.Conn,
 
 // noteLost says that nothing was heard, and that the port accepts all the same.
 func (k *knock) noteLost(cmd *cobra.Command) {
-	cli.Note(cmd, "no answer from %s, but %s accepts connections: only the answer was lost, or the port is open without a knock", k.plan.Profile.Name, k.services())
+	cli.Note(cmd, "no answer from %s, but %s accepts connections: only the answer was lost, or the port is open "+
+		"without a knock", k.plan.Profile.Name, k.services())
 }
 
 // whichPort is what to do where it is not clear to which port to connect.
@@ -137,7 +139,8 @@ func (k *knock) unreached(a client.Answer, err error) error {
 	exit := &cli.Exit{Code: cli.Failed, Err: err, Hint: "find out why: spa-client doctor --host " + k.plan.Profile.Name,
 		More: []string{"likely: the service is not running, or a firewall on the gateway or on the way blocks the port"}}
 	if a.Receipt != nil && a.Receipt.Source.IsValid() {
-		exit.More = append(exit.More, fmt.Sprintf("%s let in %v: connections from another address (a VPN, a NAT with several) do not get in", k.plan.Profile.Name, a.Receipt.Source))
+		exit.More = append(exit.More, fmt.Sprintf("%s let in %v: connections from another address (a VPN, a NAT with "+
+			"several) do not get in", k.plan.Profile.Name, a.Receipt.Source))
 	}
 	return exit
 }

@@ -59,7 +59,8 @@ Exit status: 0 all is well, 1 something is wrong, 3 refused by the gateway, 4 no
 		ValidArgsFunction: (&knock{app: a}).completeServices,
 	}
 	a.hostFlag(cmd, &d.host)
-	cmd.Flags().Var(&d.source, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address; the host's own setting without it")
+	cmd.Flags().Var(&d.source, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address; the "+
+		"host's own setting without it")
 	cmd.Flags().DurationVar(&d.timeout, "timeout", 5*time.Second, "how long each look waits for an answer")
 	cmd.Flags().StringVar(&d.ntp, "ntp", "", "time server to compare this machine's clock with: `HOST`")
 	cli.JSONFlag(cmd, &d.json)
@@ -78,7 +79,8 @@ func (d *diagnosis) run(cmd *cobra.Command, args []string) error {
 		return err // says which file, and what to do
 	}
 	first := doctor.Finding{Step: "profile", State: doctor.Good,
-		Text: fmt.Sprintf("%s is readable by you alone: client %s, gateway %s", d.profile.Name, d.profile.Client, d.profile.Address)}
+		Text: fmt.Sprintf("%s is readable by you alone: client %s, gateway %s", d.profile.Name,
+			d.profile.Client, d.profile.Address)}
 	if err := d.tell(cmd, first); err != nil {
 		return err
 	}

@@ -40,7 +40,8 @@ reason (refused, no answer, misused, the port does not accept).`,
 			if err := k.run(cmd, spa.TypeOpen, args[:dash], duration.value()); err != nil {
 				return err
 			}
-			return execute(cmd.Context(), &exec.Cmd{Path: path, Args: args[dash:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+			return execute(cmd.Context(), &exec.Cmd{Path: path, Args: args[dash:], Stdin: os.Stdin,
+				Stdout: os.Stdout, Stderr: os.Stderr})
 		},
 		ValidArgsFunction: k.completeServices,
 	}

@@ -62,10 +62,12 @@ type testGateway struct {
 // token to the file token. The options are those of set.
 func gatewayCommand(ts *testscript.TestScript, neg bool, args []string) {
 	key, id := keys.NewKey(), keys.NewID()
-	g := &testGateway{status: spa.Granted, knocked: make(chan struct{}), most: time.Hour, ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}},
+	g := &testGateway{status: spa.Granted, knocked: make(chan struct{}), most: time.Hour,
+		ports:  []service.Ports{{Proto: service.TCP, Low: 22, High: 22}},
 		client: &keys.Client{Name: "alice", ID: id, Key: key},
 		profile: &keys.Profile{Name: "gw", Address: "127.0.0.1", ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
-			Client: "alice", ID: id, Key: key, Services: map[string][]string{"ssh": {"tcp/22"}, "web": {"tcp/80", "tcp/443"}}, Receipts: true}}
+			Client: "alice", ID: id, Key: key, Services: map[string][]string{"ssh": {"tcp/22"}, "web": {"tcp/80", "tcp/443"}},
+			Receipts: true}}
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	ts.Check(err)
 	g.conn = conn
@@ -203,7 +205,8 @@ func (g *testGateway) seen() []spa.Knock {
 }
 
 func (g *testGateway) serve() {
-	identity := &spa.Identity{Server: g.profile.ServerID, Gates: []spa.Gate{{Key: g.profile.Gate}}, Window: 30 * time.Second}
+	identity := &spa.Identity{Server: g.profile.ServerID, Gates: []spa.Gate{{Key: g.profile.Gate}},
+		Window: 30 * time.Second}
 	buf := make([]byte, 2048)
 	for {
 		n, from, err := g.conn.ReadFromUDPAddrPort(buf)

@@ -62,7 +62,8 @@ not written over unless --replace says so.`,
 		},
 	}
 	cmd.Flags().StringVar(&i.name, "name", "", "`NAME` of the host here; the gateway's own without it")
-	cmd.Flags().BoolVar(&i.replace, "replace", false, "write over a host of that name, whatever it is, with what the token says")
+	cmd.Flags().BoolVar(&i.replace, "replace", false, "write over a host of that name, whatever it is, "+
+		"with what the token says")
 	return cmd
 }
 
@@ -125,7 +126,8 @@ func (i *importing) there(p *keys.Profile) (*keys.StoredProfile, error) {
 		if i.replace {
 			return nil, nil // what cannot be read is written over
 		}
-		return nil, cli.Fail(err, "correct the file, write over it with --replace, or add the host under another name with --name")
+		return nil, cli.Fail(err, "correct the file, write over it with --replace, or add the host under "+
+			"another name with --name")
 	case i.name != "" || i.replace:
 		return s, nil
 	}
@@ -152,7 +154,8 @@ func (i *importing) elsewhere(p *keys.Profile) (*keys.StoredProfile, error) {
 	case 1:
 		return found[0], nil
 	}
-	return nil, cli.Misuse(fmt.Errorf("several hosts belong to this client and gateway: %s", strings.Join(names, ", ")), "import the token once for each: --name HOST")
+	return nil, cli.Misuse(fmt.Errorf("several hosts belong to this client and gateway: %s", strings.Join(names, ", ")),
+		"import the token once for each: --name HOST")
 }
 
 // add writes a host that was not there.
@@ -167,7 +170,8 @@ func (i *importing) add(cmd *cobra.Command, dir string, p *keys.Profile) error {
 // over writes over another host, if that is wanted.
 func (i *importing) over(cmd *cobra.Command, dir string, there *keys.StoredProfile, p *keys.Profile) error {
 	if !i.replace {
-		return cli.Fail(fmt.Errorf("host %s exists already and is another one: %s as %s", there.Name, there.Address, there.Client),
+		return cli.Fail(fmt.Errorf("host %s exists already and is another one: %s as %s", there.Name,
+			there.Address, there.Client),
 			"add the new one under another name with --name, or write over the old one with --replace")
 	}
 	p.Name = there.Name
@@ -212,7 +216,8 @@ func (i *importing) renew(cmd *cobra.Command, there *keys.StoredProfile, p *keys
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), told, next.Name, next.Address, next.Client, offered(&next))
 	if next.Address != p.Address {
-		cli.Note(cmd, "the token has the address %s and the host keeps %s; --replace takes all that the token says", p.Address, next.Address)
+		cli.Note(cmd, "the token has the address %s and the host keeps %s; --replace takes all that the token says",
+			p.Address, next.Address)
 	}
 	return nil
 }

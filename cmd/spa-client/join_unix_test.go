@@ -114,7 +114,8 @@ func (b breaking) Write([]byte) (int, error) { return 0, b.err }
 
 // That the gateway has closed the connection is no failure; that the network has gone is.
 func TestJoinEndsWithTheGateway(t *testing.T) {
-	if err := send(breaking{err: &net.OpError{Op: "write", Err: syscall.EPIPE}}, bytes.NewReader([]byte("x"))); err != nil {
+	if err := send(breaking{err: &net.OpError{Op: "write", Err: syscall.EPIPE}},
+		bytes.NewReader([]byte("x"))); err != nil {
 		t.Errorf("closed: got %v", err)
 	}
 	down := errors.New("network is down")

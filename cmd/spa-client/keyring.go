@@ -58,7 +58,8 @@ func (a *app) fromRing(ctx context.Context, host, name string) ([]byte, error) {
 	}
 	if err != nil {
 		return nil, cli.Fail(fmt.Errorf("the desktop's keyring did not return the passphrase of %s: %w", host, err),
-			"log in to the desktop where the host was locked; without that keyring it needs a new token (spa-keygen rotate, on the gateway)")
+			"log in to the desktop where the host was locked; without that keyring it needs a new token (spa-keygen "+
+				"rotate, on the gateway)")
 	}
 	return []byte(<-given), nil
 }

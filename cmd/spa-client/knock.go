@@ -34,7 +34,8 @@ type knock struct {
 // reach adds the flags that every command has which knocks.
 func (k *knock) reach(cmd *cobra.Command) {
 	k.app.hostFlag(cmd, &k.host)
-	cmd.Flags().Var(&k.source, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address; the host's own setting without it")
+	cmd.Flags().Var(&k.source, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address; the "+
+		"host's own setting without it")
 	cmd.Flags().DurationVar(&k.timeout, "timeout", client.DefaultTimeout, "how long to wait for an answer")
 }
 
@@ -122,7 +123,8 @@ func (k *knock) prepare(cmd *cobra.Command, t spa.Type, args []string, d time.Du
 }
 
 // command is what flags and arguments ask for, and of which host.
-func (k *knock) command(cmd *cobra.Command, t spa.Type, args []string, d time.Duration) (*keys.Profile, client.Command, error) {
+func (k *knock) command(cmd *cobra.Command, t spa.Type, args []string,
+	d time.Duration) (*keys.Profile, client.Command, error) {
 	var none client.Command
 	if k.timeout <= 0 {
 		return nil, none, cli.Misuse(errors.New("--timeout must be more than 0"), "the default is 10s")
@@ -143,7 +145,8 @@ func (k *knock) command(cmd *cobra.Command, t spa.Type, args []string, d time.Du
 // unprepared is why a command could not be planned; nil stays nil.
 func unprepared(err error) error {
 	if _, ok := errors.AsType[*client.NAT64Error](err); ok {
-		return cli.Misuse(err, "state nothing: --source observed (the gateway refuses that where it requires a stated source)")
+		return cli.Misuse(err, "state nothing: --source observed (the gateway refuses that where it "+
+			"requires a stated source)")
 	}
 	var impossible *client.CommandError
 	if errors.As(err, &impossible) {

@@ -39,7 +39,8 @@ from the gateway ("spa-keygen rotate") that is locked at once has never been the
 				return err
 			}
 			if s.Locked() {
-				return cli.Fail(fmt.Errorf("%s is locked already", s.Name), "spa-client unlock "+s.Name+" unlocks it; then lock it with another passphrase")
+				return cli.Fail(fmt.Errorf("%s is locked already", s.Name),
+					"spa-client unlock "+s.Name+" unlocks it; then lock it with another passphrase")
 			}
 			if ring {
 				return a.lockInRing(cmd, s)

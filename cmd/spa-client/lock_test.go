@@ -83,7 +83,8 @@ func TestLockInRingFails(t *testing.T) {
 	a := &app{config: t.TempDir(), ring: fileRing(filepath.Join(t.TempDir(), "none"))}
 	cmd := a.lockCommand()
 	cmd.SetContext(t.Context())
-	p := &keys.StoredProfile{Profile: keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201}, ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
+	p := &keys.StoredProfile{Profile: keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201},
+		ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
 		Client: "alice", ID: keys.NewID(), Key: keys.NewKey()}}
 	var exit *cli.Exit
 	if err := a.lockInRing(cmd, p); !errors.As(err, &exit) || !strings.Contains(exit.Hint, "nothing was changed") {

@@ -34,7 +34,8 @@ Exit status: 0 done, 1 failed, 2 misused, 3 refused by the gateway, 4 no answer,
   spa-client close ssh --host gw`,
 	}
 	cli.ConfigFlag(root, &a.config, defaultConfig())
-	root.AddCommand(a.importCommand(), a.hostsCommand(), a.forgetCommand(), a.lockCommand(), a.unlockCommand(), a.openCommand(), a.closeCommand(),
+	root.AddCommand(a.importCommand(), a.hostsCommand(), a.forgetCommand(), a.lockCommand(), a.unlockCommand(),
+		a.openCommand(), a.closeCommand(),
 		a.connectCommand(), a.execCommand(), a.sshConfigCommand(), a.doctorCommand())
 	return root
 }

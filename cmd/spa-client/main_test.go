@@ -57,7 +57,8 @@ func TestScripts(t *testing.T) {
 // No port of a service that has none for TCP can be said.
 func TestWhichPort(t *testing.T) {
 	udp, tcp := service.Ports{Proto: service.UDP, Low: 53, High: 53}, service.Ports{Proto: service.TCP, Low: 80, High: 90}
-	for want, ports := range map[string][]service.Ports{"spa-client open": {udp}, "--port PORT": {udp, tcp}, ": --port PORT": nil} {
+	for want, ports := range map[string][]service.Ports{"spa-client open": {udp},
+		"--port PORT": {udp, tcp}, ": --port PORT": nil} {
 		if got := whichPort(&client.PortError{Ports: ports}); !strings.Contains(got, want) {
 			t.Errorf("%v: got %q, want %q", ports, got, want)
 		}

@@ -42,7 +42,8 @@ func TestWaitOpen(t *testing.T) {
 			k, cmd, stderr := answered()
 			profile := &keys.Profile{Name: "gw", Address: "127.0.0.1", KnockPorts: []uint16{9}, ServerID: keys.NewServerID(),
 				Gate: keys.NewGateKey(), ID: keys.NewID(), Key: keys.NewKey()}
-			plan, err := client.Prepare(t.Context(), profile, client.Command{Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}}, Timeout: 50 * time.Millisecond})
+			plan, err := client.Prepare(t.Context(), profile, client.Command{Type: spa.TypeOpen,
+				Services: []service.Service{{Name: "ssh"}}, Timeout: 50 * time.Millisecond})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -55,7 +55,8 @@ func (a *asked) unread(t *testing.T) int {
 // A token that is pasted with line breaks in it leaves nothing behind for the shell, which would run it
 // and write it into its history. What is typed after a token is not ours.
 func TestPasteLeavesNoKey(t *testing.T) {
-	p := keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201}, ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
+	p := keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201},
+		ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
 		Client: "alice", ID: keys.NewID(), Key: keys.NewKey(), Receipts: true}
 	token := p.Token()
 	for name, c := range map[string]struct {

@@ -43,7 +43,8 @@ func (k *knock) report(cmd *cobra.Command, a client.Answer) error {
 		case client.Opened:
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), k.openLine(a, i, service, time.Now()))
 		case client.Closed:
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is closed on %s%s\n", k.label(a, i, service), k.plan.Profile.Name, forSource(a))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is closed on %s%s\n", k.label(a, i, service),
+				k.plan.Profile.Name, forSource(a))
 		case client.Sent:
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "asked %s to %s %s; it sends no receipts, so the result is not known\n",
 				k.plan.Profile.Name, k.plan.Command.Type, k.label(a, i, service))
@@ -122,7 +123,8 @@ func (k *knock) caution(cmd *cobra.Command, a client.Answer) {
 		if a.Offset < 0 {
 			word = "ahead of"
 		}
-		cli.Warn(cmd, "this machine's clock is %s %s that of %s: from 30s on, unless it is configured otherwise, %[3]s does not answer; keep the clock right by NTP", rounded(a.Offset.Abs()), word, name)
+		cli.Warn(cmd, "this machine's clock is %s %s that of %s: from 30s on, unless it is configured otherwise, %[3]s "+
+			"does not answer; keep the clock right by NTP", rounded(a.Offset.Abs()), word, name)
 	}
 	if in, yes := a.Translated(); yes && a.Verdict == client.Opened {
 		cli.Warn(cmd, "%s", translated(name, in, a.Route.Own))
@@ -139,9 +141,11 @@ func (k *knock) caution(cmd *cobra.Command, a client.Answer) {
 // translated says that the gateway let in another address than this machine has on the way there.
 func translated(name string, in, own netip.Addr) string {
 	if in.Is4() != own.Is4() {
-		return fmt.Sprintf("%s let in %v, and this machine reaches it from %v: a translator (NAT64) stands between, and only connections through it get in", name, in, own)
+		return fmt.Sprintf("%s let in %v, and this machine reaches it from %v: a translator (NAT64) stands between, and "+
+			"only connections through it get in", name, in, own)
 	}
-	return fmt.Sprintf("%s let in %v, but this machine reaches it from %v: what does not take the way of the knock (a VPN, a proxy) does not get in", name, in, own)
+	return fmt.Sprintf("%s let in %v, but this machine reaches it from %v: what does not take the way of the knock (a "+
+		"VPN, a proxy) does not get in", name, in, own)
 }
 
 // failure is an answer that is no success as the command's end, and nil for one that is.
@@ -160,7 +164,8 @@ func (k *knock) failure(a client.Answer) *cli.Exit {
 		return nil
 	case errors.Is(a.Err, client.ErrNoAnswer):
 		hint, more := k.suspects(a.Route)
-		return &cli.Exit{Code: cli.NoAnswer, Hint: hint, More: more, Err: fmt.Errorf("no answer from %s (%s)", name, a.Gateway)}
+		return &cli.Exit{Code: cli.NoAnswer, Hint: hint, More: more,
+			Err: fmt.Errorf("no answer from %s (%s)", name, a.Gateway)}
 	}
 	return &cli.Exit{Code: cli.Failed, Err: fmt.Errorf("knocking on %s: %w", name, a.Err)}
 }
@@ -171,10 +176,12 @@ const mostWait = 10 * time.Minute
 // tooEarly is the end of a command that a gateway took too early, and would not wait.
 func (k *knock) tooEarly(again, now time.Time) *cli.Exit {
 	wait := max(time.Second, again.Sub(now.Round(0)))
-	exit := &cli.Exit{Code: cli.Refused, Err: fmt.Errorf("%s has just started and takes no knocks for another %s", k.plan.Profile.Name, seconds(wait)),
+	exit := &cli.Exit{Code: cli.Refused, Err: fmt.Errorf("%s has just started and takes no knocks for another %s",
+		k.plan.Profile.Name, seconds(wait)),
 		Hint: fmt.Sprintf("run it again then, or let it wait: --timeout %s", seconds(wait+client.DefaultTimeout))}
 	if wait > mostWait {
-		exit.Hint = "ask the gateway's administrator: its clock was ahead before the restart (spa-server status; spa-server init --reset-clock)"
+		exit.Hint = "ask the gateway's administrator: its clock was ahead before the restart (spa-server status; " +
+			"spa-server init --reset-clock)"
 	}
 	return exit
 }
@@ -220,7 +227,8 @@ func (a *app) advice(p *keys.Profile, asked []service.Service, reason spa.Status
 	case spa.ReasonTooManyPerHour:
 		return "wait, or ask the gateway's administrator for a higher limit"
 	case spa.ReasonSuperseded:
-		return "run the command again if you still want it; for 30s (its window) after a revocation the gateway goes on refusing"
+		return "run the command again if you still want it; for 30s (its window) after a revocation the " +
+			"gateway goes on refusing"
 	case spa.ReasonOtherFamily:
 		return "reach the gateway by its other kind of address, IPv4 or IPv6: --source with an own address of that kind"
 	case spa.ReasonIDReused:
@@ -263,7 +271,8 @@ func (k *knock) suspects(r client.Route) (first string, more []string) {
 		"gateway down, or started less than 30s ago",
 	}
 	if r.Source.IsValid() {
-		causes = append([]string{"the gateway sees another address than " + r.Source.String() + ", which was stated (try --source observed)"}, causes...)
+		causes = append([]string{"the gateway sees another address than " + r.Source.String() +
+			", which was stated (try --source observed)"}, causes...)
 	}
 	more = []string{"likely: " + strings.Join(causes, "; ")}
 	switch {

@@ -103,9 +103,11 @@ func TestConclude(t *testing.T) {
 
 // Where NAT64 makes a stated source useless, what to do is said, and it is the command that has to change.
 func TestUnprepared(t *testing.T) {
-	wrong := &client.CommandError{Err: &client.NAT64Error{Gateway: netip.MustParseAddr("64:ff9b::1"), Stated: netip.MustParseAddr("2a00::4")}}
+	wrong := &client.CommandError{Err: &client.NAT64Error{Gateway: netip.MustParseAddr("64:ff9b::1"),
+		Stated: netip.MustParseAddr("2a00::4")}}
 	var exit *cli.Exit
-	if err := unprepared(wrong); !errors.As(err, &exit) || exit.Code != cli.Misused || !strings.Contains(exit.Hint, "--source observed") || !strings.Contains(exit.Error(), "64:ff9b::1") {
+	if err := unprepared(wrong); !errors.As(err, &exit) || exit.Code != cli.Misused || !strings.Contains(exit.Hint,
+		"--source observed") || !strings.Contains(exit.Error(), "64:ff9b::1") {
 		t.Errorf("got %v", exit)
 	}
 }
@@ -152,7 +154,8 @@ func TestOpenLine(t *testing.T) {
 		}
 	}
 	a.Receipt.Source, a.Receipt.Services = netip.Addr{}, []spa.Granting{{For: time.Minute}}
-	if got, want := k.openLine(a, 0, service.Service{Name: "ssh"}, now), "ssh (tcp/22) is open on gw until 14:04:00 (1m)"; got != want {
+	if got, want := k.openLine(a, 0, service.Service{Name: "ssh"}, now),
+		"ssh (tcp/22) is open on gw until 14:04:00 (1m)"; got != want {
 		t.Errorf("without an address: got %q, want %q", got, want)
 	}
 	unknown := k.openLine(client.Answer{Verdict: client.Opened}, 0, service.Service{Name: "new"}, now)
@@ -167,7 +170,8 @@ func TestHostileFinding(t *testing.T) {
 	cmd := &cobra.Command{}
 	cmd.SetOut(&out)
 	const hostile = "a\x1b[2J\n\u202eb"
-	if err := (&diagnosis{}).tell(cmd, doctor.Finding{State: doctor.Good, Text: hostile, Advice: hostile, Sign: hostile}); err != nil {
+	if err := (&diagnosis{}).tell(cmd, doctor.Finding{State: doctor.Good, Text: hostile, Advice: hostile,
+		Sign: hostile}); err != nil {
 		t.Fatal(err)
 	}
 	if strings.ContainsAny(out.String(), "\x1b\u202e") || strings.Count(out.String(), "\n") != 3 {

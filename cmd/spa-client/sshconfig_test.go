@@ -35,7 +35,8 @@ func TestSSHConfigOfIPv6(t *testing.T) {
 	if err := c.print(&out); err != nil {
 		t.Fatal(err)
 	}
-	want := "\nHost gw\n\tHostName 2001:db8::1\n\tPort 2222\n\tHostKeyAlias [2001:db8::1]:2222\n\tProxyCommand spa-client connect ssh --host gw\n"
+	want := "\nHost gw\n\tHostName 2001:db8::1\n\tPort 2222\n\tHostKeyAlias [2001:db8::1]:2222\n\tProxyCommand " +
+		"spa-client connect ssh --host gw\n"
 	if out.String() != want {
 		t.Errorf("got %q, want %q", &out, want)
 	}

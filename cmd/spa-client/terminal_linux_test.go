@@ -90,7 +90,8 @@ func atTerminal(ts *testscript.TestScript, wait, keys string, args []string) (sc
 	ts.Check(err)
 	defer t.user.Close()
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+ts.Getenv("XDG_CONFIG_HOME"), "TERM=xterm", "NO_COLOR="+ts.Getenv("NO_COLOR"))
+	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+ts.Getenv("XDG_CONFIG_HOME"), "TERM=xterm",
+		"NO_COLOR="+ts.Getenv("NO_COLOR"))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = t.program, t.program, t.program
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	before, err := unix.IoctlGetTermios(int(t.program.Fd()), unix.TCGETS)

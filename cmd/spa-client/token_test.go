@@ -21,7 +21,8 @@ func inUTF16(order binary.AppendByteOrder, text string) []byte {
 }
 
 func TestTokenFromWindows(t *testing.T) {
-	p := keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201}, ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
+	p := keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201},
+		ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
 		Client: "alice", ID: keys.NewID(), Key: keys.NewKey(), Receipts: true}
 	text := p.Token() + "\r\n"
 	for name, data := range map[string][]byte{

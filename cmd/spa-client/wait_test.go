@@ -30,7 +30,8 @@ func TestWaitOpenInEitherFamily(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k, cmd, _ := answered()
 			// So long that a test which waits for the dead one first does not end.
-			k.plan = planned(t, client.Command{Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}}, Timeout: 100 * lab.Patience})
+			k.plan = planned(t, client.Command{Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}},
+				Timeout: 100 * lab.Patience})
 			cmd.SetContext(t.Context())
 			done := make(chan error, 1)
 			go func() { done <- k.waitOpen(cmd, answers) }()
@@ -61,7 +62,8 @@ func planned(t *testing.T, c client.Command) *client.Plan {
 func TestWrongPortIsSaidOnce(t *testing.T) {
 	k, cmd, _ := answered()
 	cmd.SetContext(t.Context())
-	wrong := &client.PortError{Service: service.Service{Name: "web"}, Ports: []service.Ports{{Proto: service.TCP, Low: 80, High: 80}}, Port: 99}
+	wrong := &client.PortError{Service: service.Service{Name: "web"},
+		Ports: []service.Ports{{Proto: service.TCP, Low: 80, High: 80}}, Port: 99}
 	if err := k.undialled(cmd, nil, errors.Join(wrong, wrong)); err == nil || err.Error() != wrong.Error() {
 		t.Errorf("got %q, want %q", err, wrong)
 	}
@@ -69,7 +71,8 @@ func TestWrongPortIsSaidOnce(t *testing.T) {
 
 func TestNotEachAccepts(t *testing.T) {
 	k, cmd, _ := answered()
-	k.plan = planned(t, client.Command{Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}, {Name: "web"}}, Timeout: 50 * time.Millisecond})
+	k.plan = planned(t, client.Command{Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}, {Name: "web"}},
+		Timeout: 50 * time.Millisecond})
 	cmd.SetContext(t.Context())
 	err := k.waitOpen(cmd, []client.Answer{shut(service.Ports{Proto: service.TCP, Low: 9, High: 9})})
 	if err == nil || err.Error() != "ssh, web are open on gw, but not each accepts connections" {

@@ -56,14 +56,16 @@ func TestFullDisk(t *testing.T) {
 	}
 	_, err = keygen("rotate", "alice", "--overlap", "0")
 	var exit *cli.Exit
-	if !errors.Is(err, place.ErrFull) || !errors.As(err, &exit) || !strings.Contains(exit.Hint, "spa-keygen revoke alice") {
+	if !errors.Is(err, place.ErrFull) || !errors.As(err, &exit) || !strings.Contains(exit.Hint,
+		"spa-keygen revoke alice") {
 		t.Errorf("rotate: %v", err)
 	}
 	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, whole) {
 		t.Errorf("rotate left %d bytes (%v)", len(now), err)
 	}
 	out, err := keygen("revoke", "alice")
-	if _, gone := os.Stat(path); err != nil || !errors.Is(gone, os.ErrNotExist) || !strings.Contains(out, "shuts the client out within a second or two") {
+	if _, gone := os.Stat(path); err != nil || !errors.Is(gone, os.ErrNotExist) ||
+		!strings.Contains(out, "shuts the client out within a second or two") {
 		t.Errorf("revoke: %v, the file: %v\n%s", err, gone, out)
 	}
 }

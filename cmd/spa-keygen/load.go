@@ -19,7 +19,8 @@ func load(dir string) (*config.Config, error) {
 // absent adds what to do where a client's file is not there, or cannot be written for want of space.
 func absent(err error, name string) error {
 	if errors.Is(err, place.ErrFull) {
-		return cli.Fail(err, fmt.Sprintf("nothing was changed; make space, or shut %s out now: spa-keygen revoke %[1]s", name))
+		return cli.Fail(err, fmt.Sprintf("nothing was changed; make space, or shut %s out now: spa-keygen revoke %[1]s",
+			name))
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return cli.Fail(fmt.Errorf("there is no client %s: %w", name, err), "list the clients: spa-keygen list")

@@ -17,7 +17,8 @@ func TestWhatToDo(t *testing.T) {
 		err  error
 		hint string
 	}
-	tests := map[string]want{"no such client": {absent(fmt.Errorf("reading: %w", fs.ErrNotExist), "alice"), "spa-keygen list"}}
+	tests := map[string]want{"no such client": {absent(fmt.Errorf("reading: %w", fs.ErrNotExist), "alice"),
+		"spa-keygen list"}}
 	denied := absent(fmt.Errorf("reading: %w", fs.ErrPermission), "alice")
 	if os.Geteuid() != 0 {
 		tests["not for this user"] = want{denied, "as root"}

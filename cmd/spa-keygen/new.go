@@ -53,13 +53,15 @@ the code has the token.`,
 				return err
 			}
 			if limits := shorter(c, client); len(limits) > 0 {
-				cli.Warn(cmd, "--max-for %s is more than the services allow, which limit it: %s; raise max_for in %s if that is meant",
+				cli.Warn(cmd, "--max-for %s is more than the services allow, which limit it: %s; raise "+
+					"max_for in %s if that is meant",
 					service.FormatDuration(client.MaxFor), strings.Join(limits, ", "), filepath.Join(c.Dir, config.FileName))
 			}
 			return nil
 		},
 	}
-	cmd.Flags().StringSliceVar(&allow, "allow", nil, "`SERVICE`s that the client may open: names, or ports such as tcp/8443")
+	cmd.Flags().StringSliceVar(&allow, "allow", nil, "`SERVICE`s that the client may open: names, "+
+		"or ports such as tcp/8443")
 	t.flags(cmd)
 	h.flags(cmd)
 	cmd.MarkFlagRequired("allow")
@@ -124,7 +126,8 @@ func create(cmd *cobra.Command, c *config.Config, client *keys.Client, h handing
 func taken(err error, clients, name string) error {
 	path := filepath.Join(clients, name+keys.Suffix)
 	if c, unread := keys.ReadClient(path); unread == nil && !c.Revoked.IsZero() {
-		return &cli.Exit{Code: cli.Failed, Err: fmt.Errorf("%w; the client was revoked on %s", err, moment(&c.Revoked)), Hint: "choose another name",
+		return &cli.Exit{Code: cli.Failed, Err: fmt.Errorf("%w; the client was revoked on %s", err, moment(&c.Revoked)),
+			Hint: "choose another name",
 			More: []string{fmt.Sprintf("or let %s in again with a new key: rm %s, then run this again", name, path)}}
 	}
 	return cli.Fail(err, fmt.Sprintf("choose another name, or give %s a new key: spa-keygen rotate %[1]s", name))

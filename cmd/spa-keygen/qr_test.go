@@ -16,10 +16,12 @@ import (
 // longToken is a token of about so many characters.
 func longToken(t *testing.T, size int) string {
 	t.Helper()
-	p := &keys.Profile{Name: "gw", Address: "gw.example.net", KnockPorts: []uint16{62201}, ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
+	p := &keys.Profile{Name: "gw", Address: "gw.example.net", KnockPorts: []uint16{62201},
+		ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
 		Client: "alice", ID: keys.NewID(), Key: keys.NewKey(), Receipts: true, Services: make(map[string][]string)}
 	for i := 0; len(p.Token()) < size-50; i++ {
-		p.Services["s"+strings.Repeat("x", i%8)+string(rune('a'+i/8%26))+string(rune('a'+i/208))] = []string{"tcp/60000-60010"}
+		p.Services["s"+strings.Repeat("x", i%8)+string(rune('a'+i/8%26))+
+			string(rune('a'+i/208))] = []string{"tcp/60000-60010"}
 	}
 	if token := p.Token(); token != "" {
 		return token

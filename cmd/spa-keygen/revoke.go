@@ -52,7 +52,8 @@ func remove(cmd *cobra.Command, path string, why error) error {
 		return errors.Join(why, err)
 	}
 	cli.Warn(cmd, "%v", why)
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "removed %s instead, and its settings are lost: a running server shuts the client out within a second or two\n", path)
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "removed %s instead, and its settings are lost: a running server shuts the "+
+		"client out within a second or two\n", path)
 	return err
 }
 

@@ -95,17 +95,20 @@ func (r *rotation) run(cmd *cobra.Command, c *config.Config, name string) error 
 func (r *rotation) apply(c *keys.Client, clients string, now time.Time) error {
 	if !c.Revoked.IsZero() {
 		return cli.Fail(fmt.Errorf("%s was revoked on %s, and a revoked client gets no new key", c.Name, moment(&c.Revoked)),
-			fmt.Sprintf("to let %s in again: rm %s, then spa-keygen new %[1]s", c.Name, filepath.Join(clients, c.Name+keys.Suffix)))
+			fmt.Sprintf("to let %s in again: rm %s, then spa-keygen new %[1]s", c.Name,
+				filepath.Join(clients, c.Name+keys.Suffix)))
 	}
 	alive := c.Previous != nil && now.Before(c.Previous.Until)
 	switch {
 	case r.lost && !alive:
-		return cli.Fail(fmt.Errorf("there is no lost token of %s to replace: no previous key is valid", c.Name), "make a new key: spa-keygen rotate "+c.Name)
+		return cli.Fail(fmt.Errorf("there is no lost token of %s to replace: no previous key is valid", c.Name),
+			"make a new key: spa-keygen rotate "+c.Name)
 	case r.lost:
 		c.ID, c.Key = keys.NewID(), keys.NewKey()
 		return nil
 	case alive && !r.force:
-		return cli.Fail(fmt.Errorf("%s has a new key already: the previous key (%s) is valid until %s, and at most two can be", c.Name, c.Previous.ID, moment(&c.Previous.Until)),
+		return cli.Fail(fmt.Errorf("%s has a new key already: the previous key (%s) is valid until %s, and at most "+
+			"two can be", c.Name, c.Previous.ID, moment(&c.Previous.Until)),
 			"rotate again after that, or end the previous key now with --force; if the token of the new key was lost: --lost")
 	}
 	c.Rotate(r.overlap.end(now))
@@ -132,6 +135,7 @@ func (r *rotation) tell(cmd *cobra.Command, c *keys.Client, now time.Time) {
 		cli.Note(cmd, "the previous key (%s) is no longer valid", c.Previous.ID)
 	}
 	if state(c, now) == "expired" {
-		cli.Warn(cmd, "%s expired on %s, and a new key does not change that: set expires in its file", c.Name, moment(&c.Expires))
+		cli.Warn(cmd, "%s expired on %s, and a new key does not change that: set expires in its file",
+			c.Name, moment(&c.Expires))
 	}
 }

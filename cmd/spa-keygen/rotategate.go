@@ -40,7 +40,8 @@ a third: --force ends the previous one, and shuts out the clients that have no n
 			return rotateGate(cmd, *dir, overlap, force)
 		},
 	}
-	cmd.Flags().Var(&overlap, "overlap", "how long the previous gate key stays valid, such as 24h or 30d; 0 ends it at once")
+	cmd.Flags().Var(&overlap, "overlap", "how long the previous gate key stays valid, such as 24h "+
+		"or 30d; 0 ends it at once")
 	cmd.Flags().BoolVar(&force, "force", false, "end a previous gate key that is still valid")
 	return cmd
 }
@@ -49,7 +50,8 @@ func rotateGate(cmd *cobra.Command, dir string, overlap overlapFlag, force bool)
 	now := time.Now()
 	gates, err := keys.ChangeGates(filepath.Join(dir, config.GateFile), func(g *keys.Gates) error {
 		if now.Before(g.Until) && !force {
-			return cli.Fail(fmt.Errorf("there is a new gate key already: the previous gate key is valid until %s, and at most two can be", moment(&g.Until)),
+			return cli.Fail(fmt.Errorf("there is a new gate key already: the previous gate key is valid until %s, and at most "+
+				"two can be", moment(&g.Until)),
 				"rotate again after that; --force ends the previous one now, and shuts out the clients that have no newer token")
 		}
 		g.Rotate(overlap.end(now))
@@ -80,8 +82,10 @@ func tellNext(cmd *cobra.Command, dir string, now time.Time) {
 	const most = 10
 	switch {
 	case len(names) > most:
-		cli.Note(cmd, "then each of %d clients needs a new token (spa-keygen rotate NAME); spa-keygen list names them, spa-server status shows who still uses the previous gate key", len(names))
+		cli.Note(cmd, "then each of %d clients needs a new token (spa-keygen rotate NAME); spa-keygen list names them, "+
+			"spa-server status shows who still uses the previous gate key", len(names))
 	case len(names) > 0:
-		cli.Note(cmd, "then each client needs a new token (spa-keygen rotate NAME): %s; spa-server status shows who still uses the previous gate key", strings.Join(names, ", "))
+		cli.Note(cmd, "then each client needs a new token (spa-keygen rotate NAME): %s; spa-server status shows who still "+
+			"uses the previous gate key", strings.Join(names, ", "))
 	}
 }

@@ -23,11 +23,14 @@ type terms struct {
 
 func (t *terms) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringSliceVar(&t.when, "when", nil, "`SPAN`s of days and hours in which it may open, by the gateway's clock: \"mon-fri 08:00-18:00\"")
+	flags.StringSliceVar(&t.when, "when", nil, "`SPAN`s of days and hours in which it may open, by the gateway's clock: "+
+		"\"mon-fri 08:00-18:00\"")
 	flags.StringSliceVar(&t.from, "from", nil, "`NETWORK`s that it may knock from: 203.0.113.0/24")
-	flags.StringVar(&t.expires, "expires", "", "`TIME` at which the key ends: 12h, 90d, 2027-01-31 (as that day begins here), or 2027-01-31T18:00:00Z")
+	flags.StringVar(&t.expires, "expires", "", "`TIME` at which the key ends: 12h, 90d, 2027-01-31 (as that day begins "+
+		"here), or 2027-01-31T18:00:00Z")
 	flags.StringVar(&t.maxFor, "max-for", "", "the longest `DURATION` that it may open for: 10m")
-	flags.BoolVar(&t.requireSource, "require-source", false, "refuse requests that do not state their address; not for clients behind NAT")
+	flags.BoolVar(&t.requireSource, "require-source", false, "refuse requests that do not state their address; "+
+		"not for clients behind NAT")
 }
 
 // apply puts the terms into the client, or says which of them cannot be read.
@@ -81,7 +84,8 @@ func (t *terms) readExpires(c *keys.Client, now time.Time) error {
 		at, err = time.Parse(time.RFC3339, t.expires)
 	}
 	if err != nil {
-		return misuseOf(fmt.Sprintf("--expires %q", t.expires), errors.New("write it as 12h, 90d, 2027-01-31 or 2027-01-31T18:00:00Z; it is at least 1m"))
+		return misuseOf(fmt.Sprintf("--expires %q", t.expires),
+			errors.New("write it as 12h, 90d, 2027-01-31 or 2027-01-31T18:00:00Z; it is at least 1m"))
 	}
 	if !at.After(now) {
 		return misuseOf(fmt.Sprintf("--expires %q", t.expires), errors.New("this time is in the past"))

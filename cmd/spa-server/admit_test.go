@@ -29,7 +29,8 @@ const dropping = `table inet filter {
 func (g *gateway) admitting() {
 	g.t.Helper()
 	g.set("firewall", "mode", `"admit"`)
-	g.rewrite("server.toml", `(?m)^# \[firewall\.admit\].*`, "[firewall.admit]\ntable = \"inet filter\"\nset4 = \"spa4\"\nset6 = \"spa6\"")
+	g.rewrite("server.toml", `(?m)^# \[firewall\.admit\].*`, "[firewall.admit]\ntable = \"inet filter\"\nset4 = "+
+		"\"spa4\"\nset6 = \"spa6\"")
 }
 
 // TestAdmit: where the host drops by default, grants go into the sets of its administrator's table, and
@@ -44,7 +45,8 @@ func TestAdmit(t *testing.T) {
 	g.serve(":22")
 	g.start()
 	alice := sender(g.profile())
-	for _, way := range []struct{ from, stranger, to string }{{"192.0.2.2", "192.0.2.3", "192.0.2.1:22"}, {"2001:db8::2", "2001:db8::3", "[2001:db8::1]:22"}} {
+	for _, way := range []struct{ from, stranger, to string }{{"192.0.2.2", "192.0.2.3", "192.0.2.1:22"},
+		{"2001:db8::2", "2001:db8::3", "[2001:db8::1]:22"}} {
 		g.wantDark(way.from, way.to, "before the knock")
 		r := request()
 		r.For = 10 * time.Minute
@@ -61,7 +63,8 @@ func TestAdmit(t *testing.T) {
 	g.mustOpen("--for", "2s", "--source", "192.0.2.4")
 	g.server.stop(syscall.SIGKILL)
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the server is dead and the grant lives")
-	lab.Eventually(t, "a grant to end with the server dead", func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
+	lab.Eventually(t, "a grant to end with the server dead",
+		func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "another has ended")
 }
 

@@ -11,7 +11,8 @@ import (
 
 // TestOffset: how a clock is off is said in words.
 func TestOffset(t *testing.T) {
-	for ahead, want := range map[float64]string{0: "right", -0.04: "right", 0.06: "0.1 s ahead", -43.2: "43 s behind", 3600: "3600 s ahead"} {
+	for ahead, want := range map[float64]string{0: "right", -0.04: "right", 0.06: "0.1 s ahead",
+		-43.2: "43 s behind", 3600: "3600 s ahead"} {
 		if got := offset(ahead); got != want {
 			t.Errorf("%v: got %q, want %q", ahead, got, want)
 		}
@@ -54,13 +55,16 @@ func TestStatusOfMany(t *testing.T) {
 	for i := range 100 {
 		s.Seen = append(s.Seen, control.Seen{Client: fmt.Sprintf("c%d", i), Last: s.Now})
 	}
-	s.Seen = append(s.Seen, control.Seen{Client: "bob", Last: s.Now, OldKey: true}, control.Seen{Client: "carol", Last: s.Now, Ahead: -20},
-		control.Seen{Client: "dave", Stale: &control.Stale{Packets: 3, Ahead: 43}}, control.Seen{Client: "erin", Last: s.Now, OldGate: true})
+	s.Seen = append(s.Seen, control.Seen{Client: "bob", Last: s.Now, OldKey: true}, control.Seen{Client: "carol",
+		Last: s.Now, Ahead: -20},
+		control.Seen{Client: "dave", Stale: &control.Stale{Packets: 3, Ahead: 43}}, control.Seen{Client: "erin",
+			Last: s.Now, OldGate: true})
 	var out strings.Builder
 	if err := printStatus(&out, s); err != nil {
 		t.Fatal(err)
 	}
-	wantSaid(t, out.String(), "bob: ", "uses its old key", "carol: clock 20 s behind", "dave: 43 s ahead: 3 refused as stale", "erin: ", "uses the old gate key", "and 85 more")
+	wantSaid(t, out.String(), "bob: ", "uses its old key", "carol: clock 20 s behind",
+		"dave: 43 s ahead: 3 refused as stale", "erin: ", "uses the old gate key", "and 85 more")
 	if n := strings.Count(out.String(), "clock right"); n != 22 {
 		t.Errorf("%d clients are told of that have nothing to see to, want 20 and two with old keys\n%s", n, out.String())
 	}

@@ -13,7 +13,8 @@ import (
 // the bridge passes the rules of iptables and nftables where filtered is "1" (br_netfilter).
 func (g *gateway) bridged(filtered string) {
 	g.t.Helper()
-	err := errors.Join(g.host.DelAddr("vs", "192.0.2.1/24"), g.host.DelAddr("vs", "2001:db8::1/64"), g.host.Bridge("br0", "vs"))
+	err := errors.Join(g.host.DelAddr("vs", "192.0.2.1/24"), g.host.DelAddr("vs", "2001:db8::1/64"),
+		g.host.Bridge("br0", "vs"))
 	for _, prefix := range []string{"192.0.2.1/24", "2001:db8::1/64"} {
 		err = errors.Join(err, g.host.AddAddr("br0", prefix))
 	}

@@ -47,7 +47,8 @@ func newChecked(t *testing.T) *checked {
 	c := &checked{gateway: g, units: t.TempDir()}
 	wants := filepath.Join(c.units, "multi-user.target.wants")
 	enabled := func(unit string) error { return os.WriteFile(filepath.Join(wants, unit), nil, 0o644) }
-	if err := errors.Join(os.Mkdir(wants, 0o755), enabled("spa-guard.service"), enabled("spa-server.service"), enabled("nftables.service")); err != nil {
+	if err := errors.Join(os.Mkdir(wants, 0o755), enabled("spa-guard.service"), enabled("spa-server.service"),
+		enabled("nftables.service")); err != nil {
 		t.Fatal(err)
 	}
 	c.nft(hostFirewall)
@@ -146,7 +147,8 @@ func TestCheckHost(t *testing.T) {
 		}
 	}
 	c.nft("table ip other { chain c { type filter hook input priority 10; tcp dport 22 drop; }\n}")
-	want("another table drops", 1, check.Problem, "table ip other, chain c", "tcp/22", "nft insert rule ip other c tcp dport 22 accept")
+	want("another table drops", 1, check.Problem, "table ip other, chain c", "tcp/22",
+		"nft insert rule ip other c tcp dport 22 accept")
 	c.nft("insert rule ip other c tcp dport 22 accept")
 	want2, code := c.check(0)
 	if len(want2) != 0 || code != 0 {
@@ -183,7 +185,8 @@ func TestCheckHost(t *testing.T) {
 	c.fails(0, "teardown", "--config", c.dir)
 	want("neither server nor guard", 1, check.Problem, "guard", "NOT LOADED")
 	write("surprise = 1\n" + string(settings))
-	if found, code := c.check(0); code != 1 || len(found) != 3 || !strings.Contains(found[0].Text, "surprise") || found[0].Severity != check.Problem || !strings.Contains(found[2].Text, "NOT LOADED") {
+	if found, code := c.check(0); code != 1 || len(found) != 3 || !strings.Contains(found[0].Text, "surprise") ||
+		found[0].Severity != check.Problem || !strings.Contains(found[2].Text, "NOT LOADED") {
 		t.Errorf("with a mistake: exit %d and %+v", code, found)
 	}
 }
@@ -232,7 +235,8 @@ func TestCheckFrom(t *testing.T) {
 		out, _ := g.run(g.host, "spa-server", "check", "--from", from, "--config", g.dir)
 		return out
 	}
-	if out := check("192.0.2.2"); !strings.Contains(out, "drops new connections to tcp/22 from 192.0.2.2") || !strings.Contains(out, "fail2ban-client unban 192.0.2.2") {
+	if out := check("192.0.2.2"); !strings.Contains(out, "drops new connections to tcp/22 from 192.0.2.2") ||
+		!strings.Contains(out, "fail2ban-client unban 192.0.2.2") {
 		t.Errorf("of who is banned check says:\n%s", out)
 	}
 	if out := check("192.0.2.3"); strings.Contains(out, "f2b") {

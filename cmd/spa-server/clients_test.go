@@ -49,7 +49,8 @@ func TestNarrowedWhileRunning(t *testing.T) {
 			change(g)
 			lab.Eventually(t, "the grant to be ended", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 			r.Time = time.Now().Add(ahead)
-			if receipt := g.exchange("192.0.2.2", g.seal(r, alice), alice, silence); receipt != nil && receipt.Status == spa.Granted {
+			if receipt := g.exchange("192.0.2.2", g.seal(r, alice), alice, silence); receipt != nil &&
+				receipt.Status == spa.Granted {
 				t.Error("a retry is told that it is open")
 			}
 		})
@@ -103,7 +104,8 @@ func TestRevokedWhileStarting(t *testing.T) {
 	if err := syscall.Flock(int(ledger.Fd()), syscall.LOCK_UN); err != nil {
 		t.Fatal(err)
 	}
-	lab.Eventually(t, "the server to take the revocation", func() bool { return strings.Contains(g.server.log(), "client revoked") })
+	lab.Eventually(t, "the server to take the revocation",
+		func() bool { return strings.Contains(g.server.log(), "client revoked") })
 	if out, code := g.open("--timeout", "500ms"); code != 4 {
 		t.Errorf("alice, revoked during the start: exit %d, want 4\n%s", code, out)
 	}

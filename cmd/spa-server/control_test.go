@@ -61,13 +61,16 @@ func TestStatus(t *testing.T) {
 	before := time.Now()
 	g.start()
 	st := g.status()
-	if st.Since.Before(before) || st.Since.After(time.Now()) || st.PID != g.server.cmd.Process.Pid || st.Name != "gw" || st.Protocol != 1 {
+	if st.Since.Before(before) || st.Since.After(time.Now()) || st.PID != g.server.cmd.Process.Pid || st.Name != "gw" ||
+		st.Protocol != 1 {
 		t.Errorf("since %v, process %d, %q, protocol %d", st.Since, st.PID, st.Name, st.Protocol)
 	}
-	if !st.All || !slices.Equal(st.Interfaces, []string{"vs"}) || !slices.Equal(st.KnockPorts, []string{"udp/62201"}) || !slices.Equal(st.Guards, []string{"ssh=tcp/22", "web=tcp/80"}) {
+	if !st.All || !slices.Equal(st.Interfaces, []string{"vs"}) || !slices.Equal(st.KnockPorts, []string{"udp/62201"}) ||
+		!slices.Equal(st.Guards, []string{"ssh=tcp/22", "web=tcp/80"}) {
 		t.Errorf("interfaces %v (all: %v), knocks %v, guards %v", st.Interfaces, st.All, st.KnockPorts, st.Guards)
 	}
-	if st.Firewall.Backend != "nftables" || st.Firewall.Sentence == "" || st.Gate.Previous || st.Clients != 2 || st.Grants != 0 || st.LastGrant != nil || st.Floor != nil {
+	if st.Firewall.Backend != "nftables" || st.Firewall.Sentence == "" || st.Gate.Previous || st.Clients != 2 ||
+		st.Grants != 0 || st.LastGrant != nil || st.Floor != nil {
 		t.Errorf("got %+v", st)
 	}
 	if st.Rights.Capabilities != "CAP_NET_ADMIN" || !st.Rights.NoNewPrivs || st.Rights.User == "" {
@@ -78,7 +81,8 @@ func TestStatus(t *testing.T) {
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 	st = g.status()
 	last := st.LastGrant
-	if st.Grants != 1 || last == nil || last.Client != "alice" || last.Service != "ssh" || last.Source != lab2 || last.Since.Before(before) {
+	if st.Grants != 1 || last == nil || last.Client != "alice" || last.Service != "ssh" || last.Source != lab2 ||
+		last.Since.Before(before) {
 		t.Errorf("after a grant: %d grants, the last %+v", st.Grants, last)
 	}
 	if st.Capture.Received == 0 || st.Capture.Passed == 0 || st.Journal.Live != 1 {
@@ -89,7 +93,8 @@ func TestStatus(t *testing.T) {
 	ahead.Time = time.Now().Add(9 * time.Second)
 	g.wantReceipt("192.0.2.3", g.seal(ahead, alice), alice, spa.Granted)
 	alices := g.seen("alice")
-	if !stamped(alices.Ahead, ahead, alices.Last) || alices.Last.Before(last.Since) || alices.From.String() != "192.0.2.3" || alices.Stale != nil {
+	if !stamped(alices.Ahead, ahead, alices.Last) || alices.Last.Before(last.Since) ||
+		alices.From.String() != "192.0.2.3" || alices.Stale != nil {
 		t.Errorf("alice, 9 s ahead: %+v", alices)
 	}
 	behind := request()
@@ -97,10 +102,12 @@ func TestStatus(t *testing.T) {
 	g.send("192.0.2.4", g.seal(behind, bob))
 	lab.Eventually(t, "bob's clock to be known", func() bool { return g.seen("bob").Stale != nil })
 	stale := g.seen("bob").Stale
-	if stale.Packets != 1 || !stamped(stale.Ahead, behind, stale.Last) || stale.Last.Before(alices.Last) || stale.From.String() != "192.0.2.4" {
+	if stale.Packets != 1 || !stamped(stale.Ahead, behind, stale.Last) || stale.Last.Before(alices.Last) ||
+		stale.From.String() != "192.0.2.4" {
 		t.Errorf("bob, 43 s behind: %+v", stale)
 	}
-	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "bob: "+offset(stale.Ahead), "alice: clock "+offset(alices.Ahead), "udp/62201 on all interfaces, now vs", "the last at")
+	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "bob: "+offset(stale.Ahead),
+		"alice: clock "+offset(alices.Ahead), "udp/62201 on all interfaces, now vs", "the last at")
 	right := request()
 	g.wantReceipt("192.0.2.4", g.seal(right, bob), bob, spa.Granted)
 	if seen := g.seen("bob"); seen.Stale != nil || !stamped(seen.Ahead, right, seen.Last) {
@@ -128,7 +135,8 @@ func TestStatusOfTrial(t *testing.T) {
 	g.serve(":22")
 	before := time.Now()
 	g.start("--confirm", "10m")
-	if f := g.status().Firewall; f.Missing || f.Trial.Before(before.Add(10*time.Minute)) || f.Trial.After(time.Now().Add(10*time.Minute)) {
+	if f := g.status().Firewall; f.Missing || f.Trial.Before(before.Add(10*time.Minute)) ||
+		f.Trial.After(time.Now().Add(10*time.Minute)) {
 		t.Errorf("on trial: %+v", f)
 	}
 	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "on trial: it goes at")
@@ -204,7 +212,8 @@ func moved(before, after map[string]uint64) []string {
 func TestNobodyToAsk(t *testing.T) {
 	g := newGateway(t)
 	for _, command := range [][]string{{"status"}, {"grants", "--json"}, {"watch"}, {"revoke", "alice"}, {"reload"}} {
-		wantSaid(t, g.fails(1, append(command, "--config", g.dir)...), "error: ", "spa-server is not running", "hint: ", "systemctl start")
+		wantSaid(t, g.fails(1, append(command, "--config", g.dir)...), "error: ", "spa-server is not running",
+			"hint: ", "systemctl start")
 	}
 	wantSaid(t, g.fails(2, "revoke", "Alice!", "--config", g.dir), "neither a client's name nor an address")
 	g.start()
@@ -323,7 +332,8 @@ func TestOtherUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	ask := func(args ...string) (string, int) {
-		args = append([]string{"--reuid=64124", "--regid=64124", "--clear-groups", "--", filepath.Join(bin, "spa-server")}, args...)
+		args = append([]string{"--reuid=64124", "--regid=64124", "--clear-groups", "--", filepath.Join(bin, "spa-server")},
+			args...)
 		cmd := exec.Command("setpriv", append(args, "--config", g.dir)...)
 		out, _ := cmd.CombinedOutput()
 		return string(out), cmd.ProcessState.ExitCode()
@@ -359,7 +369,8 @@ func TestSilentClients(t *testing.T) {
 	}
 	g.status()
 	g.mustOpen()
-	for _, bad := range []string{strings.Repeat("x", 8<<10) + "\n", "{}\n", `{"command":"status","more":1}` + "\n", `{"command":"status"}{}` + "\n", "\n"} {
+	for _, bad := range []string{strings.Repeat("x", 8<<10) + "\n", "{}\n", `{"command":"status","more":1}` + "\n",
+		`{"command":"status"}{}` + "\n", "\n"} {
 		conn, err := net.Dial("unix", path)
 		if err != nil {
 			t.Fatal(err)
@@ -398,7 +409,8 @@ func TestPrivilegedSocket(t *testing.T) {
 		t.Errorf("the socket is %v of %d, want 0600 of %d", info.Mode(), owner.Uid, spaID)
 	}
 	st := g.status()
-	if st.Rights.User != "spa" || st.Rights.UID != spaID || st.Rights.Capabilities != "CAP_NET_ADMIN" || len(st.Rights.Notes) != 0 {
+	if st.Rights.User != "spa" || st.Rights.UID != spaID || st.Rights.Capabilities != "CAP_NET_ADMIN" ||
+		len(st.Rights.Notes) != 0 {
 		t.Errorf("privileges: %+v", st.Rights)
 	}
 	if out, code := g.asSystemUser("status", "--config", g.dir); code != 0 {
@@ -419,7 +431,8 @@ func newSystemGateway(t *testing.T) *gateway {
 	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "etc"), home: filepath.Join(t.TempDir(), "home")}
 	g.client, g.host = lab.Pair(t)
 	g.withSystemUser()
-	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22", "--service", "web=tcp/80")
+	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22",
+		"--service", "web=tcp/80")
 	g.enrol("alice", "ssh")
 	return g
 }

@@ -28,7 +28,8 @@ func TestPromisesNameTheirTests(t *testing.T) {
 			t.Errorf("SECURITY.md names %s, which is not there", match[1])
 		}
 	}
-	for _, row := range regexp.MustCompile(`(?m)^\| .*\| (.*(?:Test|Fuzz).*) \|$`).FindAllStringSubmatch(string(page), -1) {
+	for _, row := range regexp.MustCompile(`(?m)^\| .*\| (.*(?:Test|Fuzz).*) \|$`).FindAllStringSubmatch(string(page),
+		-1) {
 		checkPackages(t, there, row[1])
 	}
 }
@@ -72,7 +73,8 @@ func TestPageSettings(t *testing.T) {
 		t.Errorf("got %+v", c)
 	}
 	client := filepath.Join(dir, "alice.toml")
-	writeFile(t, client, fmt.Sprintf("version = 1\nid = %q\nkey = %q\n%s", keys.NewID(), keys.NewKey().Reveal(), blocks[1][1]))
+	writeFile(t, client, fmt.Sprintf("version = 1\nid = %q\nkey = %q\n%s", keys.NewID(),
+		keys.NewKey().Reveal(), blocks[1][1]))
 	if _, err := keys.ReadClient(client); err != nil {
 		t.Error(err)
 	}

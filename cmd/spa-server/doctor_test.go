@@ -176,7 +176,8 @@ func (g *gateway) examine(test *doctorTest) {
 	var out, missing string
 	for _, timeout := range []string{"1500ms", "5s", "20s"} {
 		var code int
-		out, code = g.run(g.client, "spa-client", append([]string{"doctor", "--host", "gw", "--config", g.home, "--timeout", timeout}, test.args...)...)
+		out, code = g.run(g.client, "spa-client", append([]string{"doctor", "--host", "gw", "--config", g.home, "--timeout",
+			timeout}, test.args...)...)
 		if missing = test.missing(out, code); missing == "" {
 			return
 		}

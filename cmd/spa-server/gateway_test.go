@@ -78,7 +78,8 @@ func newGateway(t testing.TB) *gateway {
 	t.Helper()
 	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "etc"), home: filepath.Join(t.TempDir(), "home")}
 	g.client, g.host = lab.Pair(t)
-	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22", "--service", "web=tcp/80")
+	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22",
+		"--service", "web=tcp/80")
 	g.enrol("alice", "ssh")
 	return g
 }
@@ -109,7 +110,8 @@ func (g *gateway) give(dir string) {
 	if err == nil {
 		err = os.Chown(dir, uid, gid)
 	}
-	for above := filepath.Dir(dir); err == nil && above != filepath.Dir(os.TempDir()) && above != filepath.Clean(os.TempDir()); above = filepath.Dir(above) {
+	for above := filepath.Dir(dir); err == nil && above != filepath.Dir(os.TempDir()) &&
+		above != filepath.Clean(os.TempDir()); above = filepath.Dir(above) {
 		err = os.Chmod(above, 0o755)
 	}
 	if err != nil {
@@ -176,7 +178,8 @@ func (g *gateway) run(on *lab.Host, program string, args ...string) (string, int
 // open runs spa-client as alice. Where no answer is to come, --timeout says for how long it is waited for.
 func (g *gateway) open(args ...string) (string, int) {
 	g.t.Helper()
-	return g.run(g.client, "spa-client", append([]string{"open", "ssh", "--host", "gw", "--config", g.home, "--timeout", lab.Patience.String()}, args...)...)
+	return g.run(g.client, "spa-client", append([]string{"open", "ssh", "--host", "gw", "--config", g.home, "--timeout",
+		lab.Patience.String()}, args...)...)
 }
 
 // mustOpen opens ssh as alice.
@@ -281,7 +284,8 @@ func sender(p *keys.Profile) spa.Sender {
 
 // request is an open request of ssh, stamped now.
 func request() spa.Request {
-	return spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), Services: []service.Service{{Name: "ssh"}}}
+	return spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(),
+		Services: []service.Service{{Name: "ssh"}}}
 }
 
 func (g *gateway) seal(r spa.Request, s spa.Sender) []byte {

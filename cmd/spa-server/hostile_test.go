@@ -119,7 +119,8 @@ func TestHostileFindings(t *testing.T) {
 	var out bytes.Buffer
 	cmd := newRoot()
 	cmd.SetOut(&out)
-	err := printFinding(cmd, check.Finding{Severity: check.Notice, Subject: "a\nproblem: b", Text: "c\nproblem: d", Advice: "e\nproblem: f"}, false)
+	err := printFinding(cmd, check.Finding{Severity: check.Notice, Subject: "a\nproblem: b", Text: "c\nproblem: d",
+		Advice: "e\nproblem: f"}, false)
 	if err != nil || strings.Contains(out.String(), "\nproblem") {
 		t.Errorf("got %q, %v", &out, err)
 	}
@@ -233,7 +234,8 @@ func (g *gateway) freshState(t *testing.T, state string) (uid int) {
 // everyCommand runs what root runs, and fails where one does not come to an end.
 func (g *gateway) everyCommand(t *testing.T) {
 	t.Helper()
-	for _, command := range append([]string{"check", "guard", "run", "teardown", "init --reset-clock", "run", "teardown"}, asking...) {
+	for _, command := range append([]string{"check", "guard", "run", "teardown", "init --reset-clock", "run", "teardown"},
+		asking...) {
 		args := append(strings.Fields(command), "--config", g.dir)
 		said := ""
 		if command == "run" {

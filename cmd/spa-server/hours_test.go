@@ -200,7 +200,8 @@ func TestHoursNarrowed(t *testing.T) {
 	g.awaitLog("client changed")
 	open()
 	g.rewrite("clients/alice.toml", `when = .*`, `when = ["mon-sun 08:00-12:05"]`)
-	lab.Eventually(t, "a grant past the narrowed hours to be ended", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
+	lab.Eventually(t, "a grant past the narrowed hours to be ended",
+		func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 
 	known := g.said("client changed")
 	within()

@@ -55,14 +55,15 @@ spent under that clock, so that knocks are accepted again.`,
 next:
   spa-keygen new NAME --allow %s --config %s    a key for each user
   spa-server check --config %s
-  spa-server run --confirm 5m --config %s       guard on trial: reverts after 5 minutes unless a client gets in by a knock
+  spa-server run --confirm 5m --config %s       on trial: reverts after 5 minutes unless a client gets in by a knock
 `, c.Dir, allowExample(c), at, at, at)
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&address, "address", "", "where clients find this gateway: `HOST|IP[:PORT]`")
 	cmd.Flags().StringVar(&name, "name", "gw", "what clients call this gateway")
-	cmd.Flags().StringArrayVar(&services, "service", nil, "a service to guard, `NAME=PORTS`: ssh=tcp/22, mosh=udp/60000-60010")
+	cmd.Flags().StringArrayVar(&services, "service", nil,
+		"a service to guard, `NAME=PORTS`: ssh=tcp/22, mosh=udp/60000-60010")
 	cmd.Flags().BoolVar(&resetClock, "reset-clock", false, "begin a new journal after the clock had been ahead")
 	return cmd
 }
@@ -81,7 +82,8 @@ func forgetClock(cmd *cobra.Command, dir string, more bool) error {
 	if err := home.ForgetJournal(c); err != nil {
 		return startError(err, c.State)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "the journal is gone; from %v after the next start knocks are accepted again\n", c.Window)
+	fmt.Fprintf(cmd.OutOrStdout(), "the journal is gone; from %v after the next start knocks are accepted again\n",
+		c.Window)
 	return nil
 }
 
@@ -122,10 +124,12 @@ func newConfig(dir, name, address string, services []string) (config.Config, err
 	for _, text := range services {
 		service, err := parseService(text)
 		if err != nil {
-			return c, cli.Misuse(fmt.Errorf("--service %q: %w", text, err), "NAME=PORTS, for example ssh=tcp/22 or web=tcp/80,tcp/443")
+			return c, cli.Misuse(fmt.Errorf("--service %q: %w", text, err),
+				"NAME=PORTS, for example ssh=tcp/22 or web=tcp/80,tcp/443")
 		}
 		if slices.ContainsFunc(c.Services, func(s config.Service) bool { return s.Name == service.Name }) {
-			return c, cli.Misuse(fmt.Errorf("--service %s is given twice", service.Name), "several ports of a service go into one: NAME=PORT,PORT")
+			return c, cli.Misuse(fmt.Errorf("--service %s is given twice", service.Name),
+				"several ports of a service go into one: NAME=PORT,PORT")
 		}
 		c.Services = append(c.Services, service)
 	}

@@ -40,16 +40,19 @@ func tape(t testing.TB, packets ...taped) string {
 	}
 	for _, p := range packets {
 		frame := gopacket.NewSerializeBuffer()
-		ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: netip.MustParseAddr(p.from).AsSlice(), DstIP: []byte{192, 0, 2, 1}}
+		ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: netip.MustParseAddr(p.from).AsSlice(),
+			DstIP: []byte{192, 0, 2, 1}}
 		udp := &layers.UDP{SrcPort: 40000, DstPort: 62201}
 		if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
 			t.Fatal(err)
 		}
-		if err := gopacket.SerializeLayers(frame, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, udp, gopacket.Payload(p.data)); err != nil {
+		if err := gopacket.SerializeLayers(frame, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip,
+			udp, gopacket.Payload(p.data)); err != nil {
 			t.Fatal(err)
 		}
 		data := frame.Bytes()
-		if err := w.WritePacket(gopacket.CaptureInfo{Timestamp: p.at, CaptureLength: len(data), Length: len(data)}, data); err != nil {
+		if err := w.WritePacket(gopacket.CaptureInfo{Timestamp: p.at, CaptureLength: len(data), Length: len(data)},
+			data); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -124,7 +127,8 @@ func TestInspect(t *testing.T) {
 			t.Errorf("decision %d: got %+v, want %+v", i, d, w)
 		}
 	}
-	if d := ds[1]; !d.Time.Equal(monday) || len(d.Until) != 1 || !d.Until[0].Equal(monday.Add(30*time.Second)) || d.From.Addr() != lab2 {
+	if d := ds[1]; !d.Time.Equal(monday) || len(d.Until) != 1 || !d.Until[0].Equal(monday.Add(30*time.Second)) ||
+		d.From.Addr() != lab2 {
 		t.Errorf("granted: %+v, want it at the packet's own time", d)
 	}
 	if d := ds[2]; !d.Copied {
@@ -206,14 +210,16 @@ func TestInspectText(t *testing.T) {
 		return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 	}
 	out, errs, code := inspect(file)
-	if code != 0 || out != "2026-03-02 12:00:00 granted alice ssh from 192.0.2.2:40000 until 12:00:30\n" || !strings.Contains(errs, "1 of 1 packets have a knock's size") {
+	if code != 0 || out != "2026-03-02 12:00:00 granted alice ssh from 192.0.2.2:40000 until 12:00:30\n" ||
+		!strings.Contains(errs, "1 of 1 packets have a knock's size") {
 		t.Errorf("exit %d, %q, %q", code, out, errs)
 	}
 	out, errs, code = inspect(append(file, 1, 2, 3))
 	if code != 1 || !strings.Contains(out, "granted alice") || !strings.Contains(errs, "-: record 2: unexpected EOF") {
 		t.Errorf("cut short: exit %d, %q, %q", code, out, errs)
 	}
-	if _, errs, code = inspect([]byte("no capture at all")); code != 1 || !strings.Contains(errs, "neither a pcap nor a pcapng file") {
+	if _, errs, code = inspect([]byte("no capture at all")); code != 1 ||
+		!strings.Contains(errs, "neither a pcap nor a pcapng file") {
 		t.Errorf("no capture: exit %d, %q", code, errs)
 	}
 }
@@ -223,7 +229,8 @@ func TestInspectLeavesNothing(t *testing.T) {
 	g := newGateway(t)
 	r := request()
 	r.Time = time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
-	cmd := g.command("spa-server", "inspect", tape(t, taped{r.Time, "192.0.2.2", g.seal(r, sender(g.profile()))}), "--config", g.dir)
+	cmd := g.command("spa-server", "inspect", tape(t, taped{r.Time, "192.0.2.2", g.seal(r, sender(g.profile()))}),
+		"--config", g.dir)
 	scratch := t.TempDir()
 	cmd.Env = append(os.Environ(), "TMPDIR="+scratch)
 	unread, out, err := os.Pipe()

@@ -45,7 +45,8 @@ func newByIptables(t *testing.T, kind string) *byIptables {
 	}
 	g.client, g.host = lab.Pair(t)
 	g.withSystemUser()
-	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22", "--service", "web=tcp/80")
+	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22",
+		"--service", "web=tcp/80")
 	g.enrol("alice", "ssh")
 	replaceInFile(t, filepath.Join(g.dir, "server.toml"), `backend = "auto"`, `backend = "iptables"`)
 	g.serve(":22")
@@ -164,7 +165,8 @@ func TestByIptables(t *testing.T) {
 		g.iptables("iptables", "-w", "60", "-t", "mangle", "-F")
 		g.iptables("ip6tables", "-w", "60", "-t", "mangle", "-F")
 		lab.Eventually(t, "the guard to be back", func() bool { return !g.reaches("192.0.2.3", "192.0.2.1:22") })
-		lab.Eventually(t, "the guard to be back over IPv6", func() bool { return !g.reaches("2001:db8::2", "[2001:db8::1]:22") })
+		lab.Eventually(t, "the guard to be back over IPv6",
+			func() bool { return !g.reaches("2001:db8::2", "[2001:db8::1]:22") })
 		g.wantOpen("192.0.2.2", "192.0.2.1:22", "after the flush")
 		if err := lab.Echoes(session, "still here", lab.Patience); err != nil {
 			t.Errorf("the session did not outlive the flush: %v", err)
@@ -174,7 +176,8 @@ func TestByIptables(t *testing.T) {
 		g.server.stop(syscall.SIGKILL)
 		lab.Eventually(t, "the helper to end with the server", func() bool { return hasEnded(helper) })
 		g.wantOpen("192.0.2.2", "192.0.2.1:22", "the server is dead and the grant lives")
-		lab.Eventually(t, "the grant to end with the server dead", func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
+		lab.Eventually(t, "the grant to end with the server dead",
+			func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
 		g.wantDark("192.0.2.3", "192.0.2.1:22", "the server is dead")
 
 		g.start()

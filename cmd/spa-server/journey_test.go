@@ -52,7 +52,8 @@ func TestJourney(t *testing.T) {
 			grant := func(d time.Duration) {
 				grants++
 				out := g.mustOpen("--for", d.String(), "--source", family.granted)
-				if want := `^ssh \(tcp/22\) is open on gw for ` + regexp.QuoteMeta(family.granted) + ` until \d\d:\d\d:\d\d \(` + service.FormatDuration(d) + `\)\n$`; !regexp.MustCompile(want).MatchString(out) {
+				if want := `^ssh \(tcp/22\) is open on gw for ` + regexp.QuoteMeta(family.granted) + ` until \d\d:\d\d:\d\d \(` +
+					service.FormatDuration(d) + `\)\n$`; !regexp.MustCompile(want).MatchString(out) {
 					t.Errorf("got %q, want it to match %s", out, want)
 				}
 			}
@@ -97,7 +98,8 @@ func TestClose(t *testing.T) {
 	r := request()
 	r.For = 10 * time.Minute
 	g.wantReceipt("192.0.2.2", g.seal(r, bob), bob, spa.Granted)
-	out, code := g.run(g.client, "spa-client", "close", "ssh", "--host", "gw", "--source", "192.0.2.2", "--timeout", "1m", "--config", g.home)
+	out, code := g.run(g.client, "spa-client", "close", "ssh", "--host", "gw", "--source", "192.0.2.2", "--timeout",
+		"1m", "--config", g.home)
 	if code != 0 {
 		t.Fatalf("close: exit %d\n%s", code, out)
 	}
@@ -115,7 +117,8 @@ func TestExitCodes(t *testing.T) {
 		t.Errorf("no server: exit %d, want 4\n%s", code, out)
 	}
 	g.start()
-	if out, code := g.run(g.client, "spa-client", "open", "web", "--host", "gw", "--timeout", "1m", "--config", g.home); code != 3 {
+	if out, code := g.run(g.client, "spa-client", "open", "web", "--host", "gw", "--timeout", "1m",
+		"--config", g.home); code != 3 {
 		t.Errorf("not allowed: exit %d, want 3\n%s", code, out)
 	}
 	if out, code := g.open("--source", "192.0.2.3"); code != 0 {
@@ -190,7 +193,8 @@ func TestKilled(t *testing.T) {
 	g.server.stop(syscall.SIGKILL)
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the server is dead and the grant lives")
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "the server is dead")
-	lab.Eventually(t, "the grant to end with the server dead", func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
+	lab.Eventually(t, "the grant to end with the server dead",
+		func() bool { return !g.reaches("192.0.2.4", "192.0.2.1:22") })
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "another's grant has ended")
 }
 

@@ -47,7 +47,8 @@ func (j *journal) Handle(ctx context.Context, r slog.Record) error {
 	said.AddAttrs(j.attrs...)
 	r.Attrs(func(a slog.Attr) bool { said.AddAttrs(a); return true })
 	builtIn := func(groups []string, a slog.Attr) slog.Attr {
-		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey && a.Value.String() == "") {
+		if len(groups) == 0 &&
+			(a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey && a.Value.String() == "") {
 			return slog.Attr{}
 		}
 		return a

@@ -121,7 +121,8 @@ func TestGuardWithoutState(t *testing.T) {
 		g.cleanStopgap()
 		state := filepath.Join(t.TempDir(), "state")
 		g.set("", "state", `"`+state+`"`)
-		wantSaid(t, g.fails(0, "guard", "--config", g.dir), "the guard is in place", "level=ERROR", state+": there is no such directory")
+		wantSaid(t, g.fails(0, "guard", "--config", g.dir), "the guard is in place", "level=ERROR",
+			state+": there is no such directory")
 		g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
 		if !dead {
 			if err := os.Mkdir(state, 0o750); err != nil {
@@ -251,7 +252,8 @@ func TestStatusOfDryRun(t *testing.T) {
 	if strings.Contains(out, "in place") {
 		t.Errorf("a dry run is told of as a guard\n%s", out)
 	}
-	wantSaid(t, g.must("spa-server", "reload", "--json", "--config", g.dir), `"added":[],"changed":[],"removed":[],"ended":[]`)
+	wantSaid(t, g.must("spa-server", "reload", "--json", "--config", g.dir),
+		`"added":[],"changed":[],"removed":[],"ended":[]`)
 }
 
 // TestInitOfImpossibleServices: flags that no server.toml could hold are misuse, and leave nothing.
@@ -279,8 +281,8 @@ func TestInitOfImpossibleServices(t *testing.T) {
 	}
 }
 
-// TestSettingsAreRoots: a compromised server cannot decide what is guarded at the next boot. It has no open descriptor of
-// the saved settings, and a copy that another user could write is ignored.
+// TestSettingsAreRoots: a compromised server cannot decide what is guarded at the next boot. It has no open descriptor
+// of the saved settings, and a copy that another user could write is ignored.
 func TestSettingsAreRoots(t *testing.T) {
 	lab.NeedRoot(t)
 	g := newGateway(t)

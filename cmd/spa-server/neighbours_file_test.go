@@ -34,7 +34,10 @@ func newHostRules(g *gateway) tool { return &hostRules{shell{g: g}, shuttingHost
 
 // newHostRulesWithGuard is one whose file has our guard, too.
 func newHostRulesWithGuard(g *gateway) tool {
-	return &hostRules{shell{g: g}, shuttingHost, func() string { return g.must("spa-server", "guard", "--print", "--config", g.dir) }}
+	return &hostRules{shell{g: g}, shuttingHost, func() string {
+		return g.must("spa-server", "guard",
+			"--print", "--config", g.dir)
+	}}
 }
 
 // newAdmittingHost is one that shuts ssh, too, except to what is in the sets that we write.

@@ -262,7 +262,8 @@ type shell struct {
 // command is not started yet.
 func (s *shell) command(program string, args ...string) *exec.Cmd {
 	s.g.t.Helper()
-	cmd := exec.Command(lab.NeedProgram(s.g.t, program, "apt-get install ufw firewalld dbus-daemon nftables iptables"), args...)
+	cmd := exec.Command(lab.NeedProgram(s.g.t, program, "apt-get install ufw firewalld dbus-daemon nftables iptables"),
+		args...)
 	cmd.Env = append(cmd.Environ(), s.env...)
 	return lab.See(cmd, s.files)
 }

@@ -194,7 +194,8 @@ func TestRetry(t *testing.T) {
 	first := g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
 	r.Time = time.Now()
 	second := g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
-	if a, b := first.Time.Add(first.Services[0].For), second.Time.Add(second.Services[0].For); b.Sub(a).Abs() > 2*time.Millisecond {
+	if a, b := first.Time.Add(first.Services[0].For),
+		second.Time.Add(second.Services[0].For); b.Sub(a).Abs() > 2*time.Millisecond {
 		t.Errorf("the retry ends at %v, the first try at %v: want the same", b, a)
 	}
 	g.wantAudited("alice", "granted", "repeated")
@@ -209,7 +210,8 @@ func TestRetry(t *testing.T) {
 		g.start()
 		r.Time = time.Now()
 		third := g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
-		if a, b := first.Time.Add(first.Services[0].For), third.Time.Add(third.Services[0].For); b.Sub(a).Abs() > 2*time.Millisecond {
+		if a, b := first.Time.Add(first.Services[0].For),
+			third.Time.Add(third.Services[0].For); b.Sub(a).Abs() > 2*time.Millisecond {
 			t.Errorf("the retry ends at %v, the first try at %v: want the same", b, a)
 		}
 	})

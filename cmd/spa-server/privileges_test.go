@@ -24,7 +24,8 @@ const spaID = 64123 // the user and group spa of these tests
 // withSystemUser makes every program of the gateway see a system user spa.
 func (g *gateway) withSystemUser() {
 	g.t.Helper()
-	g.withAccounts(fmt.Sprintf("root:x:0:0:root:/root:/bin/sh\nspa:x:%d:%d::/:/usr/sbin/nologin", spaID, spaID), fmt.Sprintf("root:x:0:\nspa:x:%d:", spaID))
+	g.withAccounts(fmt.Sprintf("root:x:0:0:root:/root:/bin/sh\nspa:x:%d:%d::/:/usr/sbin/nologin", spaID, spaID),
+		fmt.Sprintf("root:x:0:\nspa:x:%d:", spaID))
 }
 
 // withAccounts makes every program of the gateway see these users and groups.
@@ -52,7 +53,8 @@ func TestPrivileges(t *testing.T) {
 	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "etc"), home: filepath.Join(t.TempDir(), "home")}
 	g.client, g.host = lab.Pair(t)
 	g.withSystemUser()
-	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22", "--service", "web=tcp/80")
+	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22",
+		"--service", "web=tcp/80")
 	g.enrol("alice", "ssh")
 	for _, file := range []string{"server.toml", "gate.key", "clients", "clients/alice.toml"} {
 		info, err := os.Stat(filepath.Join(g.dir, file))
@@ -61,7 +63,8 @@ func TestPrivileges(t *testing.T) {
 		}
 		owner := info.Sys().(*syscall.Stat_t)
 		if owner.Uid != 0 || owner.Gid != spaID || info.Mode().Perm()&0o027 != 0 {
-			t.Errorf("%s: %v %d:%d, want root:spa, not writable by it, nothing for others", file, info.Mode(), owner.Uid, owner.Gid)
+			t.Errorf("%s: %v %d:%d, want root:spa, not writable by it, nothing for others", file,
+				info.Mode(), owner.Uid, owner.Gid)
 		}
 	}
 	g.serve(":22")
@@ -108,12 +111,14 @@ func TestPrivilegesWithoutUser(t *testing.T) {
 	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "etc"), home: filepath.Join(t.TempDir(), "home")}
 	g.client, g.host = lab.Pair(t)
 	g.withAccounts("root:x:0:0:root:/root:/bin/sh", "root:x:0:")
-	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22", "--service", "web=tcp/80")
+	g.must("spa-server", "init", "--config", g.dir, "--address", "192.0.2.1", "--service", "ssh=tcp/22",
+		"--service", "web=tcp/80")
 	g.enrol("alice", "ssh")
 	g.serve(":22")
 	g.start()
 	id := fmt.Sprintf("%d\t%[1]d\t%[1]d\t%[1]d", sandbox.Unnamed)
-	wantStatus(t, g.server.cmd.Process.Pid, map[string]string{"Uid": id, "Gid": id, "Groups": "", "CapBnd": fmt.Sprintf("%016x", 0)})
+	wantStatus(t, g.server.cmd.Process.Pid, map[string]string{"Uid": id, "Gid": id, "Groups": "",
+		"CapBnd": fmt.Sprintf("%016x", 0)})
 	for path := range files(t, g.dir) {
 		var st unix.Stat_t
 		if err := unix.Lstat(path, &st); err != nil {
@@ -151,14 +156,19 @@ func TestPrivilegesWithoutUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	wantSaid(t, g.fails(1, "run", "--config", g.dir), "useradd --system --no-create-home --shell /usr/sbin/nologin spa && chgrp -R spa "+g.dir+" && chmod -R g+rX "+g.dir)
+	wantSaid(t, g.fails(1, "run", "--config", g.dir),
+		"useradd --system --no-create-home --shell /usr/sbin/nologin spa && chgrp -R spa "+g.dir+" && chmod -R g+rX "+g.dir)
 }
 
 // files are all that is in a directory, itself included.
 func files(t *testing.T, dir string) map[string]bool {
 	t.Helper()
 	all := make(map[string]bool)
-	if err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error { all[path] = true; return err }); err != nil {
+	if err := filepath.WalkDir(dir, func(path string, _ os.DirEntry,
+		err error) error {
+		all[path] = true
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	return all

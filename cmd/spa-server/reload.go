@@ -49,7 +49,8 @@ func printReloaded(cmd *cobra.Command, r control.Reloaded) error {
 	for _, part := range []struct {
 		what  string
 		names []string
-	}{{"settings changed", r.Settings}, {"clients added", r.Added}, {"clients changed", r.Changed}, {"clients removed", r.Removed}} {
+	}{{"settings changed", r.Settings}, {"clients added", r.Added}, {"clients changed", r.Changed},
+		{"clients removed", r.Removed}} {
 		if len(part.names) > 0 {
 			lines = append(lines, part.what+": "+audit.Few(part.names, 20))
 		}

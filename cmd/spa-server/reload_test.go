@@ -84,7 +84,8 @@ func TestReloadMistakes(t *testing.T) {
 			g.wantOpen("192.0.2.2", "192.0.2.1:22", "what was granted")
 			g.wantDark("192.0.2.3", "192.0.2.1:22", "a stranger")
 			g.mustOpen("--source", "192.0.2.4")
-			if out, code := g.run(g.client, "spa-client", "close", "ssh", "--host", "gw", "--source", "192.0.2.4", "--config", g.home); code != 0 {
+			if out, code := g.run(g.client, "spa-client", "close", "ssh", "--host", "gw", "--source", "192.0.2.4",
+				"--config", g.home); code != 0 {
 				t.Errorf("close: exit %d\n%s", code, out)
 			}
 		})
@@ -125,7 +126,8 @@ func TestReloadRestart(t *testing.T) {
 	g.rewrite("server.toml", `file = ".*"`, `file = "other.jsonl"`)
 	g.rewrite("server.toml", `# mark = 0x20000000`, `mark = 0x10000000`)
 	out := g.fails(1, "reload", "--config", g.dir)
-	wantSaid(t, out, "a restart is needed for knock_ports, state, capture.interfaces, firewall.backend, firewall.mark, audit.file: nothing was changed", "systemctl stop spa-server && mv ", "systemctl start spa-server")
+	wantSaid(t, out, "a restart is needed for knock_ports, state, capture.interfaces, firewall.backend, firewall.mark, "+
+		"audit.file: nothing was changed", "systemctl stop spa-server && mv ", "systemctl start spa-server")
 	if after := settled(g.status()); !reflect.DeepEqual(after, before) {
 		t.Errorf("status was %+v, is %+v", before, after)
 	}
@@ -186,7 +188,8 @@ func TestReloadServices(t *testing.T) {
 	g.wantOpen("192.0.2.9", "192.0.2.1:3306", "not guarded yet")
 	stop := g.besiege("192.0.2.8", "192.0.2.1:22")
 
-	g.rewrite("server.toml", `(?s)\[service.web\].*`, "[service.web]\nports = [\"tcp/8080\"]\n[service.db]\nports = [\"tcp/3306\"]\n")
+	g.rewrite("server.toml", `(?s)\[service.web\].*`,
+		"[service.web]\nports = [\"tcp/8080\"]\n[service.db]\nports = [\"tcp/3306\"]\n")
 	r := g.wantReloaded("service.db (new)", "service.web")
 	if len(r.Ended) != 1 || r.Ended[0].Client != "bob" || r.Ended[0].Service != "web" {
 		t.Errorf("ended %+v, want bob's web", r.Ended)
@@ -300,7 +303,8 @@ func TestReloadSettings(t *testing.T) {
 	g.rewrite("server.toml", `closed = "drop"`, `closed = "reject"`)
 	g.rewrite("server.toml", `address = ".*"`, `address = "192.0.2.77"`)
 	g.wantReloaded("address", "firewall.closed", "firewall.trusted_interfaces")
-	if _, err := lab.Dial(g.client, "192.0.2.9", "192.0.2.1:22", lab.Patience); err == nil || !strings.Contains(err.Error(), "refused") {
+	if _, err := lab.Dial(g.client, "192.0.2.9", "192.0.2.1:22", lab.Patience); err == nil ||
+		!strings.Contains(err.Error(), "refused") {
 		t.Errorf(`a stranger with closed = "reject": %v, want refused`, err)
 	}
 	if st := g.status(); st.Address != "192.0.2.77" || st.Window != "30s" {
@@ -357,7 +361,8 @@ func TestReloadClientsAndGate(t *testing.T) {
 	if !g.seen("alice").OldGate {
 		t.Error("alice uses the old gate key, and nobody is told")
 	}
-	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "clients that used it last: 1", "alice: ", "uses the old gate key")
+	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "clients that used it last: 1",
+		"alice: ", "uses the old gate key")
 	gates, err := keys.ReadGate(filepath.Join(g.dir, "gate.key"))
 	if err != nil {
 		t.Fatal(err)

@@ -32,8 +32,11 @@ started.
 The key stays good: its owner can knock again after that. "spa-keygen revoke" is for ever.`,
 		Example: `  spa-server revoke alice
   spa-server revoke 203.0.113.7 --cut`,
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: cli.CompleteFirst(func() []string { return cli.ClientNames(filepath.Join(*dir, config.ClientsDir)) }),
+		Args: cobra.ExactArgs(1),
+		ValidArgsFunction: cli.CompleteFirst(func() []string {
+			return cli.ClientNames(filepath.Join(*dir,
+				config.ClientsDir))
+		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := revocation(args[0])
 			if err != nil {
@@ -64,7 +67,8 @@ func revocation(text string) (control.Request, error) {
 		return r, nil
 	}
 	if err := service.ValidName(text); err != nil {
-		return r, cli.Misuse(fmt.Errorf("%q is neither a client's name nor an address", text), "spa-keygen list shows the clients, spa-server grants the addresses")
+		return r, cli.Misuse(fmt.Errorf("%q is neither a client's name nor an address", text),
+			"spa-keygen list shows the clients, spa-server grants the addresses")
 	}
 	r.Client = text
 	return r, nil
@@ -96,12 +100,14 @@ func printRevoked(cmd *cobra.Command, r control.Request, revoked control.Revoked
 		cli.Note(cmd, "the keys still work; to revoke one for good: spa-keygen revoke NAME")
 	}
 	if r.Client != "" && r.Cut {
-		cli.Note(cmd, "sessions from before %s, when the server was started, are known by address only: spa-server revoke ADDRESS --cut", cli.Clock(revoked.Since, now))
+		cli.Note(cmd, "sessions from before %s, when the server was started, are known by address only: spa-server revoke "+
+			"ADDRESS --cut", cli.Clock(revoked.Since, now))
 	}
 	return nil
 }
 
 // endedLine is a grant that has ended before its time.
 func endedLine(g control.Grant, now time.Time) string {
-	return fmt.Sprintf("%s %s (%s) for %s, which was open until %s", g.Client, g.Service, strings.Join(g.Ports, ", "), g.Source, cli.Clock(g.Until, now))
+	return fmt.Sprintf("%s %s (%s) for %s, which was open until %s", g.Client, g.Service, strings.Join(g.Ports, ", "),
+		g.Source, cli.Clock(g.Until, now))
 }

@@ -31,7 +31,8 @@ func TestRevokeClient(t *testing.T) {
 	g.wantReceipt("192.0.2.3", g.seal(long(), bob), bob, spa.Granted)
 
 	out := g.fails(0, "revoke", "alice", "--config", g.dir)
-	wantSaid(t, out, "ended: alice ssh (tcp/22) for 192.0.2.2", "note: the key of alice still works", "spa-keygen revoke alice")
+	wantSaid(t, out, "ended: alice ssh (tcp/22) for 192.0.2.2", "note: the key of alice still works",
+		"spa-keygen revoke alice")
 	if grants := g.grants(); len(grants) != 2 || grants[0].Client != "bob" {
 		t.Errorf("left: %+v, want bob's two", grants)
 	}
@@ -115,7 +116,8 @@ func TestRevokeAddress(t *testing.T) {
 	g.wantReceipt("192.0.2.3", g.seal(long(), bob), bob, spa.Granted)
 	w := g.watch()
 	revoked := objects[control.Revoked](t, g.must("spa-server", "revoke", "192.0.2.2", "--json", "--config", g.dir))
-	if len(revoked) != 1 || len(revoked[0].Ended) != 2 || revoked[0].Ended[0].Client != "alice" || revoked[0].Ended[1].Client != "bob" {
+	if len(revoked) != 1 || len(revoked[0].Ended) != 2 || revoked[0].Ended[0].Client != "alice" ||
+		revoked[0].Ended[1].Client != "bob" {
 		t.Errorf("got %+v, want alice's and bob's", revoked)
 	}
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "after the revocation")

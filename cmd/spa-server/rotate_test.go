@@ -162,7 +162,8 @@ func TestReplayAcrossRotation(t *testing.T) {
 	inVain("after the rotation")
 	r.Time = time.Now()
 	second := g.wantReceipt("192.0.2.2", g.seal(r, old), old, spa.Granted)
-	if a, b := first.Time.Add(first.Services[0].For), second.Time.Add(second.Services[0].For); b.Sub(a).Abs() > 2*time.Millisecond {
+	if a, b := first.Time.Add(first.Services[0].For),
+		second.Time.Add(second.Services[0].For); b.Sub(a).Abs() > 2*time.Millisecond {
 		t.Errorf("the retry ends at %v, the first try at %v: want the same", b, a)
 	}
 	if verdicts := g.audited("alice"); verdicts[len(verdicts)-1] != "repeated" {
@@ -219,7 +220,8 @@ func TestRotateKilled(t *testing.T) {
 		if err != nil {
 			t.Fatalf("killed after %d ms: %v", i, err)
 		}
-		if after.ID != before.ID && (after.Previous == nil || after.Previous.ID != before.ID || !after.Previous.Key.Equal(before.Key)) {
+		if after.ID != before.ID && (after.Previous == nil || after.Previous.ID != before.ID ||
+			!after.Previous.Key.Equal(before.Key)) {
 			t.Fatalf("killed after %d ms: neither the keys of before nor of after", i)
 		}
 	}

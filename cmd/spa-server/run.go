@@ -60,8 +60,10 @@ nobody is locked out by a typing error and a reboot.`,
 			return runError(s.Run(cmd.Context()))
 		},
 	}
-	cmd.Flags().BoolVar(&lastGood, "last-good", false, "where server.toml has a mistake, run with the settings that were taken over last")
-	cmd.Flags().DurationVar(&confirm, "confirm", 0, "take the guard away after `DURATION`, such as 5m, unless somebody got in through a knock by then")
+	cmd.Flags().BoolVar(&lastGood, "last-good", false, "where server.toml has a mistake, run with the settings "+
+		"that were taken over last")
+	cmd.Flags().DurationVar(&confirm, "confirm", 0, "take the guard away after `DURATION`, such as 5m, unless somebody "+
+		"got in through a knock by then")
 	return cmd
 }
 
@@ -80,7 +82,8 @@ func runError(err error) error {
 	case errors.Is(err, firewall.ErrTornDown):
 		return nil
 	case errors.Is(err, firewall.ErrUnconfirmed):
-		return cli.Fail(err, "the guard is gone again, as before the start; knock and connect while it is in place, or allow more time with --confirm")
+		return cli.Fail(err, "the guard is gone again, as before the start; knock and connect while it is in place, or "+
+			"allow more time with --confirm")
 	case errors.Is(err, home.ErrRunning):
 		return cli.Fail(err, "stop it first (systemctl stop spa-server)")
 	}

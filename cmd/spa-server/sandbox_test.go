@@ -64,11 +64,14 @@ func TestSandboxed(t *testing.T) {
 	st := g.status()
 	g.wantSandboxed(st, "spa-keeper")
 	if st.Rights.Bounding != "" || st.Processes[0].Rights.Capabilities != "" || st.Processes[0].Rights.Bounding != "" {
-		t.Errorf("got %+v and %+v, want nothing that programs could have, and nothing for the keeper", st.Rights, st.Processes[0].Rights)
+		t.Errorf("got %+v and %+v, want nothing that programs could have, and nothing for the keeper",
+			st.Rights, st.Processes[0].Rights)
 	}
-	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "CAP_NET_ADMIN, no_new_privs true, Landlock ABI ", " system calls allowed",
+	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "CAP_NET_ADMIN, no_new_privs true, Landlock ABI ",
+		" system calls allowed",
 		fmt.Sprintf("spa-keeper, process %d: user 0, no capability", st.Processes[0].PID))
-	if strings.Contains(g.server.log(), "level=WARN msg=\"files") || strings.Contains(g.server.log(), "level=WARN msg=\"system calls") {
+	if strings.Contains(g.server.log(), "level=WARN msg=\"files") || strings.Contains(g.server.log(),
+		"level=WARN msg=\"system calls") {
 		t.Errorf("it lacks something:\n%s", g.server.log())
 	}
 }
@@ -108,7 +111,8 @@ func TestKilledKeeper(t *testing.T) {
 	quiet := func(when string) {
 		t.Helper()
 		check, _ := g.run(g.host, "spa-server", "check", "--config", g.dir)
-		if status := g.must("spa-server", "status", "--config", g.dir); strings.Contains(status, "ENDED") || strings.Contains(check, "spa-keeper, has ended") || strings.Contains(g.server.log(), said) {
+		if status := g.must("spa-server", "status", "--config", g.dir); strings.Contains(status, "ENDED") ||
+			strings.Contains(check, "spa-keeper, has ended") || strings.Contains(g.server.log(), said) {
 			t.Errorf("%s:\n%s\n%s\n%s", when, status, check, g.server.log())
 		}
 	}
@@ -164,14 +168,16 @@ func TestFilesOfTheSandbox(t *testing.T) {
 	settings := filepath.Join(g.dir, "server.toml")
 	text, err := os.ReadFile(settings)
 	must(err)
-	must(os.WriteFile(settings+".new", []byte(strings.Replace(string(text), `window = "30s"`, `window = "60s"`, 1)), 0o640))
+	must(os.WriteFile(settings+".new", []byte(strings.Replace(string(text), `window = "30s"`, `window = "60s"`, 1)),
+		0o640))
 	must(os.Chown(settings+".new", 0, spaID))
 	must(os.Rename(settings+".new", settings))
 	g.wantReloaded("window")
 
 	must(os.Rename(filepath.Dir(log), filepath.Dir(log)+".old"))
 	g.makeLogDir(filepath.Dir(log))
-	wantSaid(t, g.fails(1, "reload", "--config", g.dir), "nothing has changed", "the audit log goes on in the file that was moved away", "systemctl restart spa-server")
+	wantSaid(t, g.fails(1, "reload", "--config", g.dir), "nothing has changed", "the audit log goes on in the file that "+
+		"was moved away", "systemctl restart spa-server")
 	knock()
 	wantLines(t, filepath.Join(filepath.Dir(log)+".old", "audit.jsonl"), 2)
 
@@ -180,7 +186,8 @@ func TestFilesOfTheSandbox(t *testing.T) {
 	must(os.Remove(settings))
 	must(os.Symlink(elsewhere, settings))
 	must(errors.Join(os.Chmod(filepath.Dir(g.dir), 0o755), os.Chmod(filepath.Dir(filepath.Dir(g.dir)), 0o755)))
-	wantSaid(t, g.fails(1, "reload", "--config", g.dir), elsewhere, "was not part of the configuration when the server started", "restart", "nothing was changed")
+	wantSaid(t, g.fails(1, "reload", "--config", g.dir), elsewhere, "was not part of the configuration when the "+
+		"server started", "restart", "nothing was changed")
 	if code := g.server.stop(syscall.SIGTERM); code != 0 {
 		t.Errorf("exit %d, want 0\n%s", code, g.server.log())
 	}

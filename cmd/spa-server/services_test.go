@@ -79,7 +79,8 @@ func TestRawPorts(t *testing.T) {
 	}
 	g.start()
 	ask := func(port string) (string, int) {
-		return g.run(g.client, "spa-client", "open", port, "--host", "gw", "--for", "10m", "--timeout", "1m", "--source", "192.0.2.2", "--config", g.home)
+		return g.run(g.client, "spa-client", "open", port, "--host", "gw", "--for", "10m", "--timeout", "1m", "--source",
+			"192.0.2.2", "--config", g.home)
 	}
 	for port, want := range map[string]struct {
 		code int
@@ -117,7 +118,8 @@ func TestFiftyAtOnce(t *testing.T) {
 	for i := range n {
 		wg.Go(func() {
 			from := fmt.Sprintf("192.0.2.%d", 2+i%8)
-			cmd := g.command("spa-client", "open", "ssh", "--host", "gw", "--for", "10m", "--timeout", "1m", "--source", from, "--config", g.home)
+			cmd := g.command("spa-client", "open", "ssh", "--host", "gw", "--for", "10m", "--timeout", "1m", "--source",
+				from, "--config", g.home)
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out
 			if err := g.client.Start(cmd); err != nil {

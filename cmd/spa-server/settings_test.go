@@ -29,7 +29,8 @@ func TestToken(t *testing.T) {
 	g.set("", "server_id", `"`+strings.Repeat("ab", 16)+`"`)
 	g.set("service.ssh", "ports", `["tcp/22", "tcp/60000-60010"]`)
 	p := g.enrol("bob", "ssh,tcp/22")
-	if p.Name != "office" || p.Address != "gw.example.net" || p.Receipts || p.ServerID.String() != strings.Repeat("ab", 16) {
+	if p.Name != "office" || p.Address != "gw.example.net" || p.Receipts ||
+		p.ServerID.String() != strings.Repeat("ab", 16) {
 		t.Errorf("the token says %s, %s, %v, %v", p.Name, p.Address, p.Receipts, p.ServerID)
 	}
 	if !slices.Equal(p.KnockPorts, []uint16{5000, 443}) {
@@ -189,7 +190,8 @@ func TestMark(t *testing.T) {
 		}
 		flow := ""
 		lab.Eventually(t, "the session to be established for the gateway, too", func() bool {
-			flow = regexp.MustCompile(`(?m)^.*ESTABLISHED src=192\.0\.2\.2 dst=192\.0\.2\.1 sport=\d+ dport=22 .*$`).FindString(g.flows())
+			flow = regexp.MustCompile(`(?m)^.*ESTABLISHED src=192\.0\.2\.2 dst=192\.0\.2\.1 sport=\d+ ` +
+				`dport=22 .*$`).FindString(g.flows())
 			return flow != ""
 		})
 		if !strings.Contains(flow, want) {
@@ -247,7 +249,8 @@ func newGatewayWithLAN(t *testing.T) (*gateway, *lab.Host) {
 	if err := lab.Link(inside, "vi", g.host, "lan"); err != nil {
 		t.Fatal(err)
 	}
-	for host, addr := range map[*lab.Host][2]string{inside: {"vi", "198.51.100.2/24"}, g.host: {"lan", "198.51.100.1/24"}} {
+	for host, addr := range map[*lab.Host][2]string{inside: {"vi", "198.51.100.2/24"},
+		g.host: {"lan", "198.51.100.1/24"}} {
 		if err := host.AddAddr(addr[0], addr[1]); err != nil {
 			t.Fatal(err)
 		}

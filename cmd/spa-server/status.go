@@ -107,7 +107,8 @@ func rightsText(r control.Privileges) string {
 	if r.Calls > 0 {
 		calls = fmt.Sprintf("%d system calls allowed", r.Calls)
 	}
-	return fmt.Sprintf("user %s, %s, no_new_privs %v, %s, %s", r.User, cmp.Or(r.Capabilities, "no capability"), r.NoNewPrivs, files, calls)
+	return fmt.Sprintf("user %s, %s, no_new_privs %v, %s, %s", r.User, cmp.Or(r.Capabilities, "no capability"),
+		r.NoNewPrivs, files, calls)
 }
 
 func interfacesText(s *control.Status) string {
@@ -131,7 +132,8 @@ func guardText(s *control.Status) string {
 	case !f.Trial.IsZero():
 		return fmt.Sprintf("on trial: it goes at %s unless somebody gets in through a knock", cli.Clock(f.Trial, s.Now))
 	case f.Unkept:
-		return "in place; its keeper has ENDED: if this server is killed too another tool can flush it (systemctl restart spa-server starts a new one)"
+		return "in place; its keeper has ENDED: if this server is killed too another tool can flush it (systemctl restart " +
+			"spa-server starts a new one)"
 	case f.Persists:
 		return "in place; no other tool can flush it, also while no server runs"
 	}
@@ -148,14 +150,16 @@ func gateText(s *control.Status) string {
 			old++
 		}
 	}
-	return fmt.Sprintf("two: the old one is good until %s; clients that used it last: %d", cli.Clock(s.Gate.Until, s.Now), old)
+	return fmt.Sprintf("two: the old one is good until %s; clients that used it last: %d", cli.Clock(s.Gate.Until, s.Now),
+		old)
 }
 
 func lastGrantText(s *control.Status) string {
 	if s.LastGrant == nil {
 		return "; none was given since the start"
 	}
-	return fmt.Sprintf("; the last at %s: %s to %s for %s", cli.Clock(s.LastGrant.Since, s.Now), s.LastGrant.Service, s.LastGrant.Client, s.LastGrant.Source)
+	return fmt.Sprintf("; the last at %s: %s to %s for %s", cli.Clock(s.LastGrant.Since, s.Now), s.LastGrant.Service,
+		s.LastGrant.Client, s.LastGrant.Source)
 }
 
 // capturedLines tells what came in, and of what was put aside only what there was.
@@ -165,7 +169,8 @@ func capturedLines(line func(what, format string, args ...any), c control.Captur
 		n    uint64
 		what string
 	}{
-		{c.WrongInterface, "by another interface"}, {c.NotForUs, "to another host"}, {c.OwnSource, "from an address of this host"},
+		{c.WrongInterface, "by another interface"}, {c.NotForUs, "to another host"},
+		{c.OwnSource, "from an address of this host"},
 		{c.BadSource, "from an impossible address"}, {c.Fragment, "in fragments"}, {c.Options, "with IP options"},
 		{c.Extension, "with IPv6 extension headers"}, {c.Malformed, "malformed"},
 	} {
@@ -213,7 +218,8 @@ func seenText(c control.Seen, now time.Time) string {
 		parts = append(parts, "uses the old gate key")
 	}
 	if st := c.Stale; st != nil {
-		parts = append(parts, fmt.Sprintf("%s: %d refused as stale, the last at %s from %s", offset(st.Ahead), st.Packets, cli.Clock(st.Last, now), st.From))
+		parts = append(parts, fmt.Sprintf("%s: %d refused as stale, the last at %s from %s", offset(st.Ahead), st.Packets,
+			cli.Clock(st.Last, now), st.From))
 	}
 	return c.Client + ": " + strings.Join(parts, "; ")
 }

@@ -61,5 +61,6 @@ func tornDownState(dir string) (string, error) {
 	if missing == nil {
 		return state, nil
 	}
-	return "", cli.Fail(missing, "the running spa-server has other files: name them with --config DIR; if they are lost, stop it, then tear down again")
+	return "", cli.Fail(missing, "the running spa-server has other files: name them with --config DIR; if they are "+
+		"lost, stop it, then tear down again")
 }

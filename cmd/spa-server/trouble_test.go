@@ -52,7 +52,8 @@ func TestMissingCapability(t *testing.T) {
 	g := newGateway(t)
 	lab.NeedProgram(t, "setpriv", "apt-get install util-linux")
 	for _, capability := range []string{"net_admin", "net_raw"} {
-		cmd := exec.Command("setpriv", "--bounding-set=-"+capability, "--", filepath.Join(bin, "spa-server"), "run", "--config", g.dir)
+		cmd := exec.Command("setpriv", "--bounding-set=-"+capability, "--", filepath.Join(bin, "spa-server"),
+			"run", "--config", g.dir)
 		var out strings.Builder
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := g.host.Start(cmd); err != nil {
@@ -150,9 +151,11 @@ func TestBadClientFile(t *testing.T) {
 	if out, code := g.open("--timeout", "500ms"); code != 4 {
 		t.Errorf("a client whose file has a mistake: exit %d, want 4\n%s", code, out)
 	}
-	wantSaid(t, g.server.log(), "client file ignored: this client cannot knock until it is fixed", "client=alice", "alice.toml")
+	wantSaid(t, g.server.log(), "client file ignored: this client cannot knock until it is fixed",
+		"client=alice", "alice.toml")
 	wantSaid(t, g.fails(1, "check", "--config", g.dir), "alice.toml", "this client cannot knock", "# mend the file")
-	if out, code := g.run(g.host, "spa-keygen", "list", "--config", g.dir); code != 1 || !strings.Contains(out, "these clients cannot knock until their files are mended") {
+	if out, code := g.run(g.host, "spa-keygen", "list", "--config", g.dir); code != 1 ||
+		!strings.Contains(out, "these clients cannot knock until their files are mended") {
 		t.Errorf("list: exit %d\n%s", code, out)
 	}
 }
@@ -176,7 +179,8 @@ func TestFullDisk(t *testing.T) {
 	}
 	t.Cleanup(func() { syscall.Unmount(state, syscall.MNT_DETACH) })
 	g := newGateway(t)
-	g.must("spa-server", "init", "--config", filepath.Join(state, "etc"), "--address", "192.0.2.1", "--service", "ssh=tcp/22", "--service", "web=tcp/80")
+	g.must("spa-server", "init", "--config", filepath.Join(state, "etc"), "--address", "192.0.2.1", "--service",
+		"ssh=tcp/22", "--service", "web=tcp/80")
 	g.dir, g.home = filepath.Join(state, "etc"), filepath.Join(t.TempDir(), "home")
 	g.enrol("alice", "ssh")
 	g.serve(":22")
@@ -197,7 +201,8 @@ func TestFullDisk(t *testing.T) {
 			break
 		}
 	}
-	lab.Eventually(t, "the lost audit lines to be said", func() bool { return strings.Contains(g.server.log(), "audit lines lost") })
+	lab.Eventually(t, "the lost audit lines to be said",
+		func() bool { return strings.Contains(g.server.log(), "audit lines lost") })
 	if a := g.status().Audit; a.Lost == 0 || a.LostAt.IsZero() || !strings.Contains(a.LostWhy, "no space left") {
 		t.Errorf("status says of the log %+v, want what was lost", a)
 	}

@@ -98,7 +98,8 @@ func TestSpoiledMarks(t *testing.T) {
 	alice := sender(g.profile())
 	for _, from := range []string{"203.0.113.9", "2001:db8:9::9"} {
 		to := map[bool]string{true: "198.51.100.1", false: "[2001:db8:2::1]"}[netip.MustParseAddr(from).Is4()]
-		if receipt := g.knockAt(from, to+":62201", g.seal(long(), alice), alice, lab.Patience); receipt == nil || receipt.Status != spa.Granted {
+		if receipt := g.knockAt(from, to+":62201", g.seal(long(), alice), alice, lab.Patience); receipt == nil ||
+			receipt.Status != spa.Granted {
 			t.Fatalf("%s: got the receipt %v\nserver:\n%s", to, receipt, g.server.log())
 		}
 		g.wantDark(from, to+":22", "with a mark that the rule does not know")

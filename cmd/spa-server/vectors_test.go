@@ -31,7 +31,8 @@ func TestMalformed(t *testing.T) {
 	g.start()
 	for _, path := range paths {
 		v := vector(t, path)
-		if v["client key"] != first["client key"] || v["server id"] != first["server id"] || v["gate key"] != first["gate key"] {
+		if v["client key"] != first["client key"] || v["server id"] != first["server id"] ||
+			v["gate key"] != first["gate key"] {
 			t.Fatalf("%s has keys of its own", path)
 		}
 		conn := g.send("192.0.2.2", hexOf(t, v["packet"]))

@@ -63,7 +63,10 @@ func (w *watching) wantShown(t testing.TB, verdict, client string) control.Decis
 	t.Helper()
 	var found control.Decision
 	lab.Eventually(t, verdict+" of "+client+" to be shown", func() bool {
-		i := slices.IndexFunc(w.decisions(), func(d control.Decision) bool { return d.Verdict == verdict && d.Client == client })
+		i := slices.IndexFunc(w.decisions(), func(d control.Decision) bool {
+			return d.Verdict == verdict &&
+				d.Client == client
+		})
 		if i >= 0 {
 			found = w.decisions()[i]
 		}
@@ -85,7 +88,8 @@ func TestWatch(t *testing.T) {
 	r := request()
 	r.For = time.Second
 	g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.Granted)
-	if d := w.wantShown(t, "granted", "alice"); d.Command != "open" || !slices.Equal(d.Services, []string{"ssh"}) || d.From.Addr() != lab2 || len(d.Until) != 1 || d.Packets != 0 {
+	if d := w.wantShown(t, "granted", "alice"); d.Command != "open" || !slices.Equal(d.Services, []string{"ssh"}) ||
+		d.From.Addr() != lab2 || len(d.Until) != 1 || d.Packets != 0 {
 		t.Errorf("granted: %+v", d)
 	}
 	if d := w.wantShown(t, "ended", "alice"); d.Source != lab2 || !slices.Equal(d.Services, []string{"ssh"}) {
@@ -112,7 +116,8 @@ func TestWatch(t *testing.T) {
 	for range 50 {
 		g.send("192.0.2.4", stale)
 	}
-	if d := w.wantShown(t, "unopened", "carol"); !strings.Contains(d.Reason, "stale") || d.Ahead > -43 || d.Ahead < -43-time.Since(begun).Seconds() {
+	if d := w.wantShown(t, "unopened", "carol"); !strings.Contains(d.Reason, "stale") || d.Ahead > -43 ||
+		d.Ahead < -43-time.Since(begun).Seconds() {
 		t.Errorf("stale: %+v", d)
 	}
 	stated := request()
@@ -154,7 +159,8 @@ func TestWatch(t *testing.T) {
 		}
 	}
 	if others := len(all) - shown - noise; shown > most || noise > most || others != 8 {
-		t.Errorf("50 stale packets in %d lines, noise in %d, want %d at the most; %d other lines, want 8", shown, noise, most, others)
+		t.Errorf("50 stale packets in %d lines, noise in %d, want %d at the most; %d other lines, want 8",
+			shown, noise, most, others)
 	}
 	if ended != 2 {
 		t.Errorf("%d grants are said to have ended, want the two that were not closed before", ended)
@@ -180,7 +186,8 @@ func TestWatchText(t *testing.T) {
 	behind.Time = time.Now().Add(-430 * time.Second)
 	g.send("192.0.2.4", g.seal(behind, alice))
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
-	for _, want := range []string{` unopened alice from 192\.0\.2\.4:`, `stale packet, clock 4[3-9]\d s behind\n`, ` granted alice ssh from 192\.0\.2\.2:`, ` until `} {
+	for _, want := range []string{` unopened alice from 192\.0\.2\.4:`, `stale packet, clock 4[3-9]\d s behind\n`,
+		` granted alice ssh from 192\.0\.2\.2:`, ` until `} {
 		lab.Eventually(t, want, func() bool { return regexp.MustCompile(want).MatchString(out.String()) })
 	}
 	g.server.stop(syscall.SIGTERM)

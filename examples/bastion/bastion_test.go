@@ -122,10 +122,12 @@ func (r *runbook) sshd(home string) {
 		}
 	}
 	// accept-new: she knew the host's key before.
-	must(r.t, os.WriteFile(filepath.Join(ssh, "config"), []byte("BatchMode yes\nStrictHostKeyChecking accept-new\n"), 0o600))
+	must(r.t, os.WriteFile(filepath.Join(ssh, "config"), []byte("BatchMode yes\nStrictHostKeyChecking accept-new\n"),
+		0o600))
 	must(r.t, copyFile(filepath.Join(ssh, "id_ed25519.pub"), filepath.Join(r.bastion.files["/run"], "alice.pub")))
 	config := filepath.Join(keys, "sshd_config")
-	must(r.t, os.WriteFile(config, fmt.Appendf(nil, "HostKey %s\nAuthorizedKeysFile /run/alice.pub\nStrictModes no\nUsePAM no\nPidFile none\nLoginGraceTime 0\n",
+	must(r.t, os.WriteFile(config, fmt.Appendf(nil, "HostKey %s\nAuthorizedKeysFile /run/alice.pub\nStrictModes "+
+		"no\nUsePAM no\nPidFile none\nLoginGraceTime 0\n",
 		filepath.Join(keys, "host")), 0o600))
 	must(r.t, os.Mkdir(filepath.Join(r.bastion.files["/run"], "sshd"), 0o755))
 	server := r.bastion.start(r.t, "exec "+daemon+" -D -e -f "+config)

@@ -10,7 +10,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// guarded is a computer with a gateway as the runbook makes it, an sshd, and Alice's key in /root/alice.token. It is off.
+// guarded is a computer with a gateway as the runbook makes it, an sshd, and Alice's key in /root/alice.token. It is
+// off.
 func guarded(t *testing.T) *computer {
 	t.Helper()
 	c := newComputer(t)
@@ -52,7 +53,8 @@ func (c *computer) knock() {
 		cmd.Stdout, cmd.Stderr = &out, &out
 		must(c.t, c.client.Start(cmd))
 		if err := cmd.Wait(); err != nil {
-			c.t.Fatalf("spa-client %v: %v\n%s\n%s", args, err, out.String(), c.run("journalctl -b --no-pager -u spa-server -u spa-guard"))
+			c.t.Fatalf("spa-client %v: %v\n%s\n%s", args, err, out.String(),
+				c.run("journalctl -b --no-pager -u spa-server -u spa-guard"))
 		}
 	}
 	conn, err := lab.Dial(c.client, alice, "192.0.2.1:22", lab.Patience)
@@ -103,7 +105,8 @@ dd if=/dev/zero of=/etc/spa/full bs=4k 2>/dev/null || true`, mend: "umount /etc/
 		outcome, err := attempts.Stop()
 		must(t, err)
 		if outcome.Through > 0 {
-			t.Errorf("%s: a stranger reached sshd: %v\n%s", accident.name, outcome, c.run("journalctl -b --no-pager -u spa-server -u spa-guard"))
+			t.Errorf("%s: a stranger reached sshd: %v\n%s", accident.name, outcome,
+				c.run("journalctl -b --no-pager -u spa-server -u spa-guard"))
 		}
 		reached := "nothing"
 		if accident.in {
@@ -112,7 +115,8 @@ dd if=/dev/zero of=/etc/spa/full bs=4k 2>/dev/null || true`, mend: "umount /etc/
 		}
 		t.Logf("%-32s a stranger since the first instant: %v; Alice reached %s", accident.name+":", outcome, reached)
 		if said, _ := c.try("journalctl -b --no-pager --quiet -p err -u spa-guard -u spa-server"); said == "" {
-			t.Errorf("%s: the journal says nothing of it:\n%s", accident.name, c.run("journalctl -b --no-pager -u spa-guard -u spa-server"))
+			t.Errorf("%s: the journal says nothing of it:\n%s", accident.name,
+				c.run("journalctl -b --no-pager -u spa-guard -u spa-server"))
 		}
 		if t.Failed() {
 			t.Fatal(accident.name)

@@ -79,7 +79,8 @@ func (c *computer) install() {
 // off runs a line of shell on the disk of a computer that is off.
 func (c *computer) off(line string) string {
 	c.t.Helper()
-	cmd := exec.Command("nsenter", "--target", strconv.Itoa(c.holder.Process.Pid), "--mount", "chroot", filepath.Join(c.dir, "root"), "/bin/sh", "-ec", line)
+	cmd := exec.Command("nsenter", "--target", strconv.Itoa(c.holder.Process.Pid), "--mount", "chroot",
+		filepath.Join(c.dir, "root"), "/bin/sh", "-ec", line)
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -101,7 +102,8 @@ func (c *computer) boot() {
 	script, err := filepath.Abs("systemd.sh")
 	must(c.t, err)
 	cgroup := filepath.Join(c.dir, "cgroup", fmt.Sprintf("sallyport-%d-%d", c.holder.Process.Pid, c.boots))
-	c.unshare = exec.Command("nsenter", "--target", strconv.Itoa(c.holder.Process.Pid), "--mount", script, c.dir, "boot", cgroup)
+	c.unshare = exec.Command("nsenter", "--target", strconv.Itoa(c.holder.Process.Pid), "--mount",
+		script, c.dir, "boot", cgroup)
 	must(c.t, c.host.Start(c.unshare))
 	lab.Eventually(c.t, "systemd to be there", func() bool {
 		child, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", c.unshare.Process.Pid))

@@ -91,7 +91,8 @@ const clientFiles = "clients/NAME.toml"
 // table is the page's: for each owner the modes that work.
 func table() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "| file | who | when | %s |\n|%s\n", strings.Join(owners, " | "), strings.Repeat("---|", 3+len(owners)))
+	fmt.Fprintf(&b, "| file | who | when | %s |\n|%s\n", strings.Join(owners, " | "),
+		strings.Repeat("---|", 3+len(owners)))
 	row := func(file, use, when string, works func(cell) bool) {
 		fmt.Fprintf(&b, "| %s | %s | %s |", file, use, when)
 		for _, owner := range owners {
@@ -150,7 +151,8 @@ func (f *fileTable) set(files map[string]cell) {
 	f.t.Helper()
 	var lines []string
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		lines = append(lines, fmt.Sprintf("chown %s /etc/spa/%s; chmod %04o /etc/spa/%[2]s", files[name].owner, name, files[name].mode))
+		lines = append(lines, fmt.Sprintf("chown %s /etc/spa/%s; chmod %04o /etc/spa/%[2]s",
+			files[name].owner, name, files[name].mode))
 	}
 	f.run(strings.Join(lines, "\n"))
 }
@@ -212,7 +214,8 @@ func (f *fileTable) clients() {
 	f.run("systemctl restart spa-server")
 	atStart := f.leftOut()
 	if !same(atStart) {
-		t.Errorf("at the start %v are left out, want %v", slices.Sorted(maps.Keys(atStart)), slices.Sorted(maps.Keys(refused)))
+		t.Errorf("at the start %v are left out, want %v", slices.Sorted(maps.Keys(atStart)),
+			slices.Sorted(maps.Keys(refused)))
 	}
 	listed, _ := f.try("spa-keygen list 2>&1")
 	check, _ := f.try("spa-server check")
@@ -288,7 +291,8 @@ func (f *fileTable) whileItRuns() {
 				continue
 			}
 			if n++; n%4 == 1 { // it takes its time
-				if problems := f.problems(); !strings.Contains(problems, "/etc/spa/"+r.file) && !strings.Contains(problems, "gate.key") {
+				if problems := f.problems(); !strings.Contains(problems, "/etc/spa/"+r.file) &&
+					!strings.Contains(problems, "gate.key") {
 					t.Errorf("%s (%v): check does not name it:\n%s", r.file, c, problems)
 				}
 			}
@@ -297,7 +301,8 @@ func (f *fileTable) whileItRuns() {
 					break
 				}
 				_, hint, _ := strings.Cut(out, "hint: ")
-				if text := out[:strings.Index(out, "hint: ")]; !strings.HasPrefix(hint, "chown") && !strings.HasPrefix(hint, "install") {
+				if text := out[:strings.Index(out, "hint: ")]; !strings.HasPrefix(hint, "chown") &&
+					!strings.HasPrefix(hint, "install") {
 					hint = text[:strings.Index(text, "\n")]
 				}
 				f.try(command(t, hint))
@@ -320,7 +325,8 @@ func (f *fileTable) start() (string, error) {
 		}
 		return "", nil
 	}
-	out := f.run("systemctl stop spa-server; systemctl reset-failed spa-server; journalctl -b --no-pager -o cat -n 12 -u spa-server")
+	out := f.run("systemctl stop spa-server; systemctl reset-failed spa-server; journalctl -b --no-pager -o " +
+		"cat -n 12 -u spa-server")
 	return out, err
 }
 
@@ -353,7 +359,8 @@ func (f *fileTable) atTheStart() {
 			out, err := f.start()
 			if err == nil {
 				t.Errorf("%s (%v): the server starts", r.file, c)
-			} else if !strings.Contains(out, "/etc/spa/"+r.file) || !strings.Contains(out, "chown") && !strings.Contains(out, "chmod") {
+			} else if !strings.Contains(out, "/etc/spa/"+r.file) || !strings.Contains(out, "chown") &&
+				!strings.Contains(out, "chmod") {
 				t.Errorf("%s (%v): it does not say what to do:\n%s", r.file, c, out)
 			}
 		}
@@ -361,7 +368,9 @@ func (f *fileTable) atTheStart() {
 	}
 	f.set(map[string]cell{"gate.key": {"root:root", 0o600}})
 	f.start()
-	if log := f.run("journalctl -b --no-pager -o cat -n 12 -u spa-server"); !strings.Contains(log, "a reload will be refused") || !strings.Contains(log, "chown root:spa /etc/spa/gate.key && chmod 640 /etc/spa/gate.key") {
+	if log := f.run("journalctl -b --no-pager -o cat -n 12 -u spa-server"); !strings.Contains(log,
+		"a reload will be refused") ||
+		!strings.Contains(log, "chown root:spa /etc/spa/gate.key && chmod 640 /etc/spa/gate.key") {
 		t.Errorf("the start does not say that a reload will be refused:\n%s", log)
 	}
 	f.good()

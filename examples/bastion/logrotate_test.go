@@ -18,7 +18,8 @@ func TestLogrotate(t *testing.T) {
 	c.off("mkdir -p /etc/systemd/system/logrotate.service.d")
 	must(t, copyFile("logrotate.conf", c.path("/etc/systemd/system/logrotate.service.d/spa.conf")))
 	// Now, and nothing else.
-	c.off(`printf '[Service]\nExecStart=\nExecStart=/usr/sbin/logrotate -v -f /etc/logrotate.d/spa\n' > /etc/systemd/system/logrotate.service.d/now.conf`)
+	c.off(`printf '[Service]\nExecStart=\nExecStart=/usr/sbin/logrotate -v -f /etc/logrotate.d/spa\n' > ` +
+		`/etc/systemd/system/logrotate.service.d/now.conf`)
 	c.up()
 	c.knock()
 	config := filepath.Join(t.TempDir(), "spa")
@@ -50,7 +51,8 @@ func TestLogrotate(t *testing.T) {
 		{"create 0640 root root", true},
 		{"nocreate", true},
 	} {
-		c.run("sed -i 's/^\t\\(create.*\\|nocreate\\|copytruncate\\)$/\t" + test.create + "/; s/^\tdelaycompress//; s/^\tcompress//' /etc/logrotate.d/spa")
+		c.run("sed -i 's/^\t\\(create.*\\|nocreate\\|copytruncate\\)$/\t" + test.create +
+			"/; s/^\tdelaycompress//; s/^\tcompress//' /etc/logrotate.d/spa")
 		before := c.run("cat /etc/logrotate.d/spa")
 		_, err := c.try("systemctl start logrotate.service")
 		log := c.run("journalctl -b --no-pager -o cat -u logrotate.service -n 80")
@@ -67,7 +69,8 @@ func TestLogrotate(t *testing.T) {
 			_, mend, _ = strings.Cut(mend, "\n")
 			mend, _, _ = strings.Cut(mend, "\n")
 			mend = strings.TrimSpace(mend)
-			if mend == "" || !strings.Contains(check, mend) || !strings.Contains(c.run("journalctl -b --no-pager -o cat -u spa-server -n 20"), mend) {
+			if mend == "" || !strings.Contains(check, mend) ||
+				!strings.Contains(c.run("journalctl -b --no-pager -o cat -u spa-server -n 20"), mend) {
 				t.Fatalf("%s: status, check and log do not say what to do (%q):\n%s\n%s", test.create, mend, status, check)
 			}
 			c.run(mend)

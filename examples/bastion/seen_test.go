@@ -88,7 +88,9 @@ func (r *runbook) bob(string) {
 	r.t.Helper()
 	config := filepath.Join(r.t.TempDir(), "bob")
 	must(r.t, copyFile(filepath.Join(r.bastion.dir, "bob.token"), filepath.Join(r.home.dir, "bob.token")))
-	out, err := r.home.run(r.t, "spa-client import --config "+config+" bob.token; spa-client open ssh --host gw --for 10m --source "+bob+" --config "+config)
+	out, err := r.home.run(r.t,
+		"spa-client import --config "+config+" bob.token; spa-client open ssh --host gw --for 10m --source "+bob+" --config "+
+			config)
 	if err != nil {
 		r.t.Fatalf("bob: %v\n%s", err, out)
 	}
@@ -144,7 +146,8 @@ func (r *runbook) lost(string) {
 		r.t.Errorf("the backup is readable by others: %v", info.Mode())
 	}
 	r.units.systemctl(r.t, []string{"stop", "spa-server.service"})
-	if out, err := r.bastion.run(r.t, "spa-server teardown; userdel spa; rm -r /etc/spa /etc/systemd/system/spa-* /usr/local/bin/spa-*"); err != nil {
+	if out, err := r.bastion.run(r.t, "spa-server teardown; userdel spa; rm -r /etc/spa /etc/systemd/system/spa-* "+
+		"/usr/local/bin/spa-*"); err != nil {
 		r.t.Fatalf("%v\n%s", err, out)
 	}
 	r.everybody("")

@@ -151,7 +151,8 @@ func (u *units) stop(t *testing.T, unit string) {
 // TestUnits: systemd understands the units, and finds the server well confined.
 func TestUnits(t *testing.T) {
 	analyze := lab.NeedProgram(t, "systemd-analyze", "apt-get install systemd")
-	out, err := exec.Command(analyze, "security", "--offline=true", "--threshold=30", "spa-server.service").CombinedOutput()
+	out, err := exec.Command(analyze, "security", "--offline=true", "--threshold=30",
+		"spa-server.service").CombinedOutput()
 	if err != nil {
 		t.Errorf("systemd-analyze security: %v\n%s", err, out)
 	}
@@ -169,7 +170,8 @@ func TestUnits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"SystemCallFilter=@system-service seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self", "SystemCallErrorNumber=EPERM"} {
+	for _, line := range []string{"SystemCallFilter=@system-service seccomp landlock_create_ruleset landlock_add_rule " +
+		"landlock_restrict_self", "SystemCallErrorNumber=EPERM"} {
 		if !strings.Contains(string(data), "\n"+line+"\n") {
 			t.Errorf("spa-server.service has no line %s", line)
 		}

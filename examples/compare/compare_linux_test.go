@@ -185,7 +185,8 @@ func (w *tunnel) command(machine, name string, args ...string) *exec.Cmd {
 // client runs spa-client on the laptop, with the laptop's key.
 func (w *tunnel) client(args ...string) {
 	w.t.Helper()
-	if out, code := lab.Run(w.t, w.gateway.Client, w.command("laptop", filepath.Join(w.gateway.Bin, "spa-client"), args...)); code != 0 {
+	if out, code := lab.Run(w.t, w.gateway.Client, w.command("laptop", filepath.Join(w.gateway.Bin, "spa-client"),
+		args...)); code != 0 {
 		w.t.Fatalf("spa-client %v: exit %d\n%s\nserver:\n%s", args, code, out, w.gateway.Log())
 	}
 }

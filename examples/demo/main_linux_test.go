@@ -124,7 +124,8 @@ func narrowPipe(t *testing.T) (r, w *os.File) {
 	}
 	r, w = os.NewFile(uintptr(ends[0]), "reader"), os.NewFile(uintptr(ends[1]), "writer")
 	t.Cleanup(func() { r.Close() })
-	if size, err := unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, os.Getpagesize()); err != nil || size != os.Getpagesize() {
+	if size, err := unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, os.Getpagesize()); err != nil ||
+		size != os.Getpagesize() {
 		t.Fatalf("a pipe of %d bytes: %v", size, err)
 	}
 	return r, w
@@ -141,7 +142,8 @@ func TestOldGo(t *testing.T) {
 		"go1.100.0": `^built\n$`,
 	} {
 		path := filepath.Join(t.TempDir(), "go")
-		script := "#!/bin/sh\n[ \"$1\" = run ] && echo built && exit\n[ \"$1\" = version ] && echo go version " + version + " linux/amd64 && exit\nexit 1\n"
+		script := "#!/bin/sh\n[ \"$1\" = run ] && echo built && exit\n[ \"$1\" = version ] && echo go version " + version +
+			" linux/amd64 && exit\nexit 1\n"
 		if version != "" {
 			if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
 				t.Fatal(err)

@@ -184,7 +184,8 @@ func (d *demo) explain(err error) error {
 }
 
 // command runs a program on a host to its end and returns its output.
-func (d *demo) command(ctx context.Context, on *lab.Host, prompt, stdin, program string, args ...string) (string, error) {
+func (d *demo) command(ctx context.Context, on *lab.Host, prompt, stdin, program string,
+	args ...string) (string, error) {
 	line := program + " " + strings.Join(args, " ")
 	d.teller.command(prompt, line)
 	cmd := d.program(ctx, program, args...)

@@ -41,7 +41,8 @@ func TestScan(t *testing.T) {
 		t.Error(err)
 	}
 	err := d.scan(sight{silent: []int{22}}, answerWithin)
-	if err == nil || !strings.Contains(err.Error(), "got open: 22; no answer: none; closed: 1023, want open: none; no answer: 22;") {
+	if err == nil || !strings.Contains(err.Error(), "got open: 22; no answer: none; closed: 1023, want "+
+		"open: none; no answer: 22;") {
 		t.Errorf("got %v, want the port that is open to be named", err)
 	}
 	if err := closedUDP(client, knockPort); err != nil {

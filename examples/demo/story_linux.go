@@ -94,7 +94,8 @@ func (d *demo) enrol(ctx context.Context) error {
 		return err
 	}
 	d.output(out)
-	token, err := d.command(ctx, d.gateway, "gateway#", "", "spa-keygen", "new", "alice", "--allow", "ssh", "--config", "gateway")
+	token, err := d.command(ctx, d.gateway, "gateway#", "", "spa-keygen", "new", "alice", "--allow",
+		"ssh", "--config", "gateway")
 	if err != nil {
 		return err
 	}

@@ -168,7 +168,8 @@ func TestNoAnswer(t *testing.T) {
 
 func TestMisuse(t *testing.T) {
 	s := newServer(t)
-	for _, args := range []string{"", "SSH", "ssh ssh", "tcp/0", "tcp/22-23", "ssh --for -1", "ssh --for 4294967296", "ssh --for 1 --close",
+	for _, args := range []string{"", "SSH", "ssh ssh", "tcp/0", "tcp/22-23", "ssh --for -1",
+		"ssh --for 4294967296", "ssh --for 1 --close",
 		"ssh --source 0.0.0.0", "ssh --source fe80::1%lo", "ssh --source ff02::1", "ssh --source ::ffff:192.0.2.1",
 		strings.Repeat("a", 32) + " " + strings.Repeat("b", 15)} {
 		if out, status := s.run(t, strings.Fields(args)...); status != 2 {

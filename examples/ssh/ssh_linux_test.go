@@ -64,7 +64,8 @@ func (s *session) remember(packets int) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	now := regexp.MustCompile(`(?m)^live_nonces = \d+`).ReplaceAllString(string(before), fmt.Sprint("live_nonces = ", packets))
+	now := regexp.MustCompile(`(?m)^live_nonces = \d+`).ReplaceAllString(string(before),
+		fmt.Sprint("live_nonces = ", packets))
 	if now == string(before) {
 		s.t.Fatalf("no live_nonces in\n%s", before)
 	}
@@ -198,7 +199,8 @@ func (s *session) git(t *testing.T) {
 	lab.NeedProgram(t, "git", "apt-get install git")
 	repo := filepath.Join(s.remote, "repo")
 	s.run(t, "git", "init", "-q", repo)
-	s.run(t, "git", "-C", repo, "-c", "user.name=a", "-c", "user.email=a@example.net", "commit", "-q", "--allow-empty", "-m", "first")
+	s.run(t, "git", "-C", repo, "-c", "user.name=a", "-c", "user.email=a@example.net", "commit", "-q",
+		"--allow-empty", "-m", "first")
 	clone := filepath.Join(s.dir, "clone")
 	s.run(t, "git", "clone", "-q", "ssh://gw/root/repo", clone)
 	if out := s.run(t, "git", "-C", clone, "log", "--format=%s"); out != "first\n" {
@@ -214,7 +216,8 @@ func (s *session) parallel(t *testing.T) {
 	for i := range sessions {
 		all.Go(func() {
 			want := fmt.Sprintf("session %d\n", i)
-			out, code := lab.Run(t, s.gateway.Client, s.command("ssh", "-F", s.file("config"), "gw", strings.TrimSpace("echo "+want)))
+			out, code := lab.Run(t, s.gateway.Client, s.command("ssh", "-F", s.file("config"), "gw",
+				strings.TrimSpace("echo "+want)))
 			if code != 0 || out != want {
 				failed <- fmt.Sprintf("exit %d: %q", code, out)
 			}

@@ -29,16 +29,19 @@ var conditions = map[string]test{
 	"--set": always, "--update": recently, "--rcheck": recently, "--remove": recently,
 	"--invert": invert, "--pol": ipsec, "--dir": always, "--helper": never,
 	"--physdev-is-bridged": never, "--uid-owner": never, "--gid-owner": never,
-	"--comment": always, "--limit-burst": always, "--name": always, "--seconds": always, "--hitcount": always, "--mask": always,
+	"--comment": always, "--limit-burst": always, "--name": always, "--seconds": always,
+	"--hitcount": always, "--mask": always,
 	"--rsource": always, "--rdest": always, "--reap": always, "--rttl": always, "--limit-iface-in": always,
-	"--loose": always, "--validmark": always, "--accept-local": always, "--connlimit-mask": always, "--connlimit-saddr": always,
+	"--loose": always, "--validmark": always, "--accept-local": always, "--connlimit-mask": always,
+	"--connlimit-saddr": always,
 	"--hashlimit-burst": always, "--hashlimit-mode": always, "--hashlimit-name": always, "--hashlimit-srcmask": always,
 	"--hashlimit-dstmask": always, "--hashlimit-htable-size": always, "--hashlimit-htable-max": always,
 	"--hashlimit-htable-expire": always, "--hashlimit-htable-gcinterval": always, "--hashlimit-rate-match": always,
 }
 
 // understood are the matches of which every option that decides is in conditions.
-var understood = []string{"tcp", "udp", "multiport", "conntrack", "state", "comment", "limit", "hashlimit", "connlimit", "recent",
+var understood = []string{"tcp", "udp", "multiport", "conntrack", "state", "comment", "limit",
+	"hashlimit", "connlimit", "recent",
 	"addrtype", "mark", "connmark", "set", "iprange", "pkttype", "rpfilter", "policy", "physdev", "owner", "helper",
 	"icmp", "icmp6", "udplite", "sctp", "dccp", "esp", "ah"} // the latter stand beside -p, which fails first
 

@@ -25,9 +25,11 @@ type Detour struct {
 func (d Detour) Remove(ports service.Ports) string {
 	switch d.At.Tool {
 	case Docker:
-		return fmt.Sprintf("docker ps --filter publish=%s/%s\n# run that container without this port", numbers(ports, "-"), ports.Proto)
+		return fmt.Sprintf("docker ps --filter publish=%s/%s\n# run that container without this port",
+			numbers(ports, "-"), ports.Proto)
 	case Firewalld:
-		what := fmt.Sprintf("%s--remove-forward-port=port=%s:proto=%s:toport=%d", d.At.zone(), numbers(ports, "-"), ports.Proto, d.To.Port())
+		what := fmt.Sprintf("%s--remove-forward-port=port=%s:proto=%s:toport=%d", d.At.zone(), numbers(ports, "-"),
+			ports.Proto, d.To.Port())
 		if !d.Here {
 			what += ":toaddr=" + d.To.Addr().String()
 		}
@@ -77,7 +79,8 @@ func (d *detours) note(p *passage, to netip.AddrPort, socket bool, sure truth) {
 func (n noted) follow() Detour {
 	p := n.passage
 	p.detours, p.anybody, p.scratch = nil, false, nil
-	d := Detour{At: p.here.place(), To: n.to, Socket: n.socket, Sure: n.sure == yes, Here: isLocal(p.rules.Links, n.to.Addr())}
+	d := Detour{At: p.here.place(), To: n.to, Socket: n.socket, Sure: n.sure == yes,
+		Here: isLocal(p.rules.Links, n.to.Addr())}
 	if n.socket {
 		p.local = true
 	} else {

@@ -11,7 +11,8 @@ import (
 
 // preroutingChain makes a table of nft whose chain sees packets before their routing.
 func preroutingChain(kind, text string) string {
-	return "table inet t {\nchain c { type " + kind + " hook prerouting priority -100; policy accept;\n" + text + "\n}\n}\n"
+	return "table inet t {\nchain c { type " + kind + " hook prerouting priority -100; policy accept;\n" + text +
+		"\n}\n}\n"
 }
 
 // text is a detour as the tests below write it.
@@ -161,8 +162,10 @@ func TestPortRanges(t *testing.T) {
 		})
 	}
 	r := &Ruleset{}
-	got := r.PortRanges(service.TCP, service.Ports{Proto: service.TCP, Low: 22, High: 25}, service.Ports{Proto: service.UDP, Low: 53, High: 53})
-	want := []service.Ports{{Proto: service.TCP, Low: 1, High: 21}, {Proto: service.TCP, Low: 22, High: 25}, {Proto: service.TCP, Low: 26, High: 65535}}
+	got := r.PortRanges(service.TCP, service.Ports{Proto: service.TCP, Low: 22, High: 25},
+		service.Ports{Proto: service.UDP, Low: 53, High: 53})
+	want := []service.Ports{{Proto: service.TCP, Low: 1, High: 21}, {Proto: service.TCP, Low: 22, High: 25},
+		{Proto: service.TCP, Low: 26, High: 65535}}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -15,7 +15,8 @@ func TestNeighbours(t *testing.T) {
 	ufw := []rules{{"iptables-nft-restore", "ufw.rules"}, {"ip6tables-nft-restore", "ufw6.rules"}}
 	legacyUFW := []rules{{"iptables-legacy-restore", "ufw.rules"}, {"ip6tables-legacy-restore", "ufw6.rules"}}
 	firewalld := []rules{{"nft", "firewalld.nft"}}
-	leadsOn := rules{"nft", "table inet nat { chain pre { type nat hook prerouting priority -100; tcp dport 2201 redirect to :22; " +
+	leadsOn := rules{"nft", "table inet nat { chain pre { type nat hook prerouting priority -100; tcp dport " +
+		"2201 redirect to :22; " +
 		"tcp dport 2200 dnat ip to 198.51.100.2:22; tcp dport 2200 dnat ip6 to [2001:db8:1::2]:22; }\n}"}
 	for _, test := range []struct {
 		name     string
@@ -212,7 +213,8 @@ func TestSources(t *testing.T) {
 		t.Errorf("link-local and loopback: got %+v", got)
 	}
 	load(t, h, "nft", "flush ruleset")
-	for rule, want := range map[string]bool{"-s 198.51.100.0/24 -j ACCEPT": true, "-s 127.0.0.0/8 -j ACCEPT": false, "-s 198.51.100.0/24 -j DROP": false} {
+	for rule, want := range map[string]bool{"-s 198.51.100.0/24 -j ACCEPT": true, "-s 127.0.0.0/8 -j ACCEPT": false,
+		"-s 198.51.100.0/24 -j DROP": false} {
 		load(t, h, "iptables-nft-restore", "*filter\n:INPUT DROP\n-A INPUT "+rule+"\nCOMMIT\n")
 		if got := read(t, h).Judge(packet(t, "tcp/22", over4)); got.Verdict != Drops || got.Sources != want {
 			t.Errorf("%s: got %+v, want it to depend on the source: %v", rule, got, want)
@@ -242,7 +244,8 @@ func TestLinks(t *testing.T) {
 	h := host(t)
 	r := read(t, h)
 	i := slices.IndexFunc(r.Links, func(l Link) bool { return l.Name == "vs" })
-	if i < 0 || !r.Links[i].Up || r.Links[i].Loopback || !slices.Contains(r.Links[i].Prefixes, netip.MustParsePrefix("192.0.2.1/24")) {
+	if i < 0 || !r.Links[i].Up || r.Links[i].Loopback || !slices.Contains(r.Links[i].Prefixes,
+		netip.MustParsePrefix("192.0.2.1/24")) {
 		t.Errorf("got %+v", r.Links)
 	}
 	lo := slices.IndexFunc(r.Links, func(l Link) bool { return l.Name == "lo" })

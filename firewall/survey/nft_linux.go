@@ -37,8 +37,9 @@ func (k *kernel) dump(what string, message uint16, family byte, attrs []byte) ([
 	for range tries {
 		var answers []netlink.Message
 		answers, err = k.socket.Execute(netlink.Message{
-			Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message), Flags: netlink.Request | netlink.Dump},
-			Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...),
+			Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
+				Flags: netlink.Request | netlink.Dump},
+			Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...),
 		})
 		if errors.Is(err, unix.EINTR) {
 			continue

@@ -7,7 +7,8 @@ import (
 
 // inputChain is a table that drops by default, with these rules.
 func inputChain(rules ...string) string {
-	return "table inet filter { chain input { type filter hook input priority 0; policy drop;\n" + strings.Join(rules, "\n") + "\n}\n}\n"
+	return "table inet filter { chain input { type filter hook input priority 0; policy drop;\n" +
+		strings.Join(rules, "\n") + "\n}\n}\n"
 }
 
 // expressionTests are rules of a table that drops, and what becomes of tcp/22 of a stranger.

@@ -111,7 +111,8 @@ const headerSize = 256
 // header returns a header of the packet, as it is by now.
 func (p *passage) header(base uint32) []cell {
 	if p.headers == nil {
-		p.headers = map[uint32][]cell{unix.NFT_PAYLOAD_NETWORK_HEADER: unknowns(headerSize), unix.NFT_PAYLOAD_TRANSPORT_HEADER: unknowns(headerSize)}
+		p.headers = map[uint32][]cell{unix.NFT_PAYLOAD_NETWORK_HEADER: unknowns(headerSize),
+			unix.NFT_PAYLOAD_TRANSPORT_HEADER: unknowns(headerSize)}
 		p.networkHeader(p.headers[unix.NFT_PAYLOAD_NETWORK_HEADER])
 		p.transportHeader(p.headers[unix.NFT_PAYLOAD_TRANSPORT_HEADER])
 	}
@@ -289,7 +290,8 @@ func (m *machine) nat(a attributes) {
 // redir leads the packet to a port of this host.
 func (m *machine) redir(a attributes) {
 	m.verdicts = []verdict{{action: accepts}}
-	m.leadTo(m.p.self(), target{port: a.u32(unix.NFTA_REDIR_REG_PROTO_MIN), portMax: a.u32(unix.NFTA_REDIR_REG_PROTO_MAX)}, (*passage).leadTo)
+	m.leadTo(m.p.self(), target{port: a.u32(unix.NFTA_REDIR_REG_PROTO_MIN),
+		portMax: a.u32(unix.NFTA_REDIR_REG_PROTO_MAX)}, (*passage).leadTo)
 }
 
 // tproxy hands the packet to a socket, if there is one that takes such packets.

@@ -36,7 +36,8 @@ const (
 )
 
 func (c *chain) place(r rule, base *chain) Place {
-	p := Place{Family: c.table.family, Table: c.table.name, Chain: c.name, Base: base.name, Program: c.table.program, Tool: toolOf(c)}
+	p := Place{Family: c.table.family, Table: c.table.name, Chain: c.name, Base: base.name,
+		Program: c.table.program, Tool: toolOf(c)}
 	if r != nil {
 		p.Rule = r.String()
 	}
@@ -120,7 +121,8 @@ func (p Place) allowOn(ports service.Ports, to netip.Addr) string {
 	case UFW:
 		return fmt.Sprintf("ufw route allow proto %s to %v port %s", proto, to, numbers(ports, ":"))
 	case Firewalld:
-		return fmt.Sprintf("# let a policy of firewalld accept %s port %s to %v (man firewalld.policies)", proto, numbers(ports, "-"), to)
+		return fmt.Sprintf("# let a policy of firewalld accept %s port %s to %v (man firewalld.policies)",
+			proto, numbers(ports, "-"), to)
 	}
 	if to.Is4() {
 		return p.insert(ports, fmt.Sprintf("ip daddr %v ", to), fmt.Sprintf(" -d %v", to))
@@ -139,13 +141,15 @@ func (p Place) insert(ports service.Ports, nft, iptables string) string {
 		return "fail2ban-client banned\n# and unban what is banned by mistake: fail2ban-client unban ADDRESS"
 	}
 	if p.Program == "nft" {
-		return fmt.Sprintf("nft insert rule %s %s %s %s%s dport %s accept\n# and the same in the file that loads this table", p.Family, p.Table, p.Base, nft, proto, numbers(ports, "-"))
+		return fmt.Sprintf("nft insert rule %s %s %s %s%s dport %s accept\n# and the same in the file that loads this table",
+			p.Family, p.Table, p.Base, nft, proto, numbers(ports, "-"))
 	}
 	table := ""
 	if p.Table != "filter" {
 		table = " -t " + p.Table
 	}
-	return fmt.Sprintf("%s%s -I %s%s -j ACCEPT\n# and save it where your rules are kept", p.Program, table, p.Base, iptables)
+	return fmt.Sprintf("%s%s -I %s%s -j ACCEPT\n# and save it where your rules are kept",
+		p.Program, table, p.Base, iptables)
 }
 
 // AllowFrom returns the command that lets ports pass by this place for one sender: of what bans
@@ -156,7 +160,8 @@ func (p Place) AllowFrom(from netip.Addr, ports service.Ports) string {
 	case UFW:
 		return fmt.Sprintf("ufw insert 1 allow proto %s from %s to any port %s", proto, from, numbers(ports, ":"))
 	case Firewalld:
-		what := fmt.Sprintf(`%s--add-rich-rule='rule priority="-1" family="%s" source address="%s" port port="%s" protocol="%s" accept'`,
+		what := fmt.Sprintf(`%s--add-rich-rule='rule priority="-1" family="%s" source address="%s" port `+
+			`port="%s" protocol="%s" accept'`,
 			p.zone(), map[bool]string{true: "ipv4", false: "ipv6"}[from.Is4()], from, numbers(ports, "-"), proto)
 		return fmt.Sprintf("firewall-cmd %s && firewall-cmd --permanent %[1]s", what)
 	case Docker:
@@ -165,14 +170,16 @@ func (p Place) AllowFrom(from netip.Addr, ports service.Ports) string {
 		return "fail2ban-client unban " + from.String()
 	}
 	if p.Program == "nft" {
-		return fmt.Sprintf("nft insert rule %s %s %s %s saddr %s %s dport %s accept\n# and the same in the file that loads this table",
+		return fmt.Sprintf("nft insert rule %s %s %s %s saddr %s %s dport %s accept\n# and the same in the "+
+			"file that loads this table",
 			p.Family, p.Table, p.Base, map[bool]string{true: "ip", false: "ip6"}[from.Is4()], from, proto, numbers(ports, "-"))
 	}
 	table := ""
 	if p.Table != "filter" {
 		table = " -t " + p.Table
 	}
-	return fmt.Sprintf("%s%s -I %s -s %s -p %s --dport %s -j ACCEPT\n# and save it where your rules are kept", p.Program, table, p.Base, from, proto, numbers(ports, ":"))
+	return fmt.Sprintf("%s%s -I %s -s %s -p %s --dport %s -j ACCEPT\n# and save it where your rules are kept", p.Program,
+		table, p.Base, from, proto, numbers(ports, ":"))
 }
 
 // Shut returns the command that undoes what let a packet by in the base chain in which another is
@@ -195,9 +202,11 @@ func (r *Ruleset) Shut(packet Packet, o Outcome, other Place) (string, bool) {
 // remove returns the command that takes the rule away.
 func (p Place) remove() string {
 	if p.Program == "nft" {
-		return fmt.Sprintf("nft delete rule %s %s %s %s\n# and the same in the file that loads this table", p.Family, p.Table, p.Chain, p.Rule)
+		return fmt.Sprintf("nft delete rule %s %s %s %s\n# and the same in the file that loads this table", p.Family,
+			p.Table, p.Chain, p.Rule)
 	}
-	return fmt.Sprintf("%s -t %s -D %s\n# and save it where your rules are kept", p.Program, p.Table, strings.TrimPrefix(p.Rule, "-A "))
+	return fmt.Sprintf("%s -t %s -D %s\n# and save it where your rules are kept", p.Program, p.Table,
+		strings.TrimPrefix(p.Rule, "-A "))
 }
 
 // shut undoes what Allow does: the rule at this place accepts the ports and no others.

@@ -10,7 +10,8 @@ import (
 // leads reports whether the rule leads packets elsewhere.
 func (r *nftRule) leads() bool {
 	return slices.ContainsFunc(r.steps, func(e expression) bool {
-		return e.name == "redir" || e.name == "tproxy" || e.name == "nat" && e.attrs.u32(unix.NFTA_NAT_TYPE) == unix.NFT_NAT_DNAT
+		return e.name == "redir" || e.name == "tproxy" ||
+			e.name == "nat" && e.attrs.u32(unix.NFTA_NAT_TYPE) == unix.NFT_NAT_DNAT
 	})
 }
 

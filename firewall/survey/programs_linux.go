@@ -80,7 +80,8 @@ func (r *Ruleset) addFrom(ctx context.Context, s saver) error {
 		return fmt.Errorf("%w: %w", ErrNotRead, err)
 	}
 	if nft := strings.Contains(version, "nf_tables"); nft != (s.how == iptables) {
-		return fmt.Errorf("%w: %s lists other tables than those of %s: install the iptables that made these", ErrNotRead, program, s.program)
+		return fmt.Errorf("%w: %s lists other tables than those of %s: install the iptables that made these",
+			ErrNotRead, program, s.program)
 	}
 	text, err := run(ctx, program)
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 func TestPrograms(t *testing.T) {
 	dir := t.TempDir()
 	saves := func(version, head string) string {
-		return "case $1 in --version) echo '" + version + "';; *) echo '" + head + "'; echo '*filter'; echo ':INPUT DROP [0:0]'; echo COMMIT;; esac"
+		return "case $1 in --version) echo '" + version + "';; *) echo '" + head +
+			"'; echo '*filter'; echo ':INPUT DROP [0:0]'; echo COMMIT;; esac"
 	}
 	for name, script := range map[string]string{
 		"fails":  "echo no >&2; exit 4",

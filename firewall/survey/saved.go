@@ -133,7 +133,8 @@ type condition struct {
 func (r *savedRule) String() string { return r.line }
 
 // oneArgument are options whose argument is free text, which may look like an option.
-var oneArgument = map[string]bool{"--comment": true, "--name": true, "--log-prefix": true, "--nflog-prefix": true, "--string": true, "--hex-string": true, "--hashlimit-name": true}
+var oneArgument = map[string]bool{"--comment": true, "--name": true, "--log-prefix": true, "--nflog-prefix": true,
+	"--string": true, "--hex-string": true, "--hashlimit-name": true}
 
 func parseSaved(line string, words []word) *savedRule {
 	r := &savedRule{line: line, options: make(map[string][]string), comesBack: true}

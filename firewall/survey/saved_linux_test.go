@@ -125,10 +125,12 @@ func TestTargets(t *testing.T) {
 
 // TestUnknownTarget: what is neither known here nor a chain may do anything, and is named.
 func TestUnknownTarget(t *testing.T) {
-	r := &Ruleset{Links: []Link{{Name: "vs", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}}, tables: make(map[tableKey]*table)}
+	r := &Ruleset{Links: []Link{{Name: "vs", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}},
+		tables: make(map[tableKey]*table)}
 	r.addText(legacy, "ip", "iptables-legacy", "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j NOVELTY --with x\nCOMMIT\n")
 	r.order()
-	if got := r.Judge(packet(t, "tcp/22", over4)); got.Verdict != Perhaps || got.At.Rule != "-A INPUT -j NOVELTY --with x" {
+	if got := r.Judge(packet(t, "tcp/22", over4)); got.Verdict != Perhaps ||
+		got.At.Rule != "-A INPUT -j NOVELTY --with x" {
 		t.Errorf("got %+v", got)
 	}
 }

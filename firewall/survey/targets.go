@@ -8,8 +8,10 @@ import (
 )
 
 // onlyChange are the targets of iptables after which the next rule is read.
-var onlyChange = []string{"LOG", "NFLOG", "ULOG", "AUDIT", "TRACE", "CONNMARK", "CONNSECMARK", "SECMARK", "CT", "NOTRACK", "MARK", "TCPMSS",
-	"TOS", "DSCP", "ECN", "TTL", "HL", "SET", "CHECKSUM", "CLASSIFY", "TEE", "LED", "IDLETIMER", "RATEEST", "HMARK", "TCPOPTSTRIP"}
+var onlyChange = []string{"LOG", "NFLOG", "ULOG", "AUDIT", "TRACE", "CONNMARK", "CONNSECMARK", "SECMARK", "CT",
+	"NOTRACK", "MARK", "TCPMSS",
+	"TOS", "DSCP", "ECN", "TTL", "HL", "SET", "CHECKSUM", "CLASSIFY", "TEE", "LED", "IDLETIMER",
+	"RATEEST", "HMARK", "TCPOPTSTRIP"}
 
 // act is what the target of a rule that matches does.
 func (r *savedRule) act(p *passage, match truth) []verdict {

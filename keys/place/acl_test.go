@@ -38,7 +38,8 @@ func TestAccessList(t *testing.T) {
 		}
 	}
 	list := accessList{owner: me, reader: me}
-	if got, want := list.mend(`C:\a b\gw.toml`), `icacls "C:\a b\gw.toml" /reset && icacls "C:\a b\gw.toml" /inheritance:r /grant *`+me+`:F`; got != want {
+	if got, want := list.mend(`C:\a b\gw.toml`),
+		`icacls "C:\a b\gw.toml" /reset && icacls "C:\a b\gw.toml" /inheritance:r /grant *`+me+`:F`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	list.owner = other

@@ -14,8 +14,8 @@ import (
 // that may have been read is better replaced.
 var ErrExposed = errors.New("others have access to this file with secrets")
 
-// ErrUnreadable is returned for a file with secrets that the server's user cannot read, even if this process runs as root
-// and can. It wraps fs.ErrPermission, and ends with the command that mends it.
+// ErrUnreadable is returned for a file with secrets that the server's user cannot read, even if this process runs as
+// root and can. It wraps fs.ErrPermission, and ends with the command that mends it.
 var ErrUnreadable = fmt.Errorf("the server's user cannot read this file: %w", fs.ErrPermission)
 
 // Served is Private, and refuses a file that only root can read: the server drops root's rights, and would

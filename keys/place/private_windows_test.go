@@ -31,7 +31,8 @@ func TestWindowsFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := windows.SetNamedSecurityInfo(path, windows.SE_FILE_OBJECT, windows.DACL_SECURITY_INFORMATION, nil, nil, dacl, nil); err != nil {
+	if err := windows.SetNamedSecurityInfo(path, windows.SE_FILE_OBJECT, windows.DACL_SECURITY_INFORMATION, nil,
+		nil, dacl, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := FolderOf(path).Read("gw.toml", 99, Own); !errors.Is(err, ErrExposed) {

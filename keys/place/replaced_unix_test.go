@@ -21,7 +21,8 @@ func TestReplacedMeanwhile(t *testing.T) {
 	}
 	defer root.Close()
 	path, next, victim := filepath.Join(dir, "f"), filepath.Join(dir, "next"), filepath.Join(dir, "victim")
-	if err := errors.Join(os.WriteFile(path, []byte("ours"), 0o600), os.WriteFile(victim, []byte("another's"), 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(path, []byte("ours"), 0o600),
+		os.WriteFile(victim, []byte("another's"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	for name, test := range map[string]struct {

@@ -31,7 +31,8 @@ func Lines(s string) string {
 // Shell returns a path as a shell takes it: quoted where that is needed, and printable.
 func Shell(s string) string {
 	plain := func(r rune) bool {
-		return r < 0x80 && ('a' <= r && r <= 'z' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || strings.ContainsRune("/._-", r))
+		return r < 0x80 && ('a' <= r && r <= 'z' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' ||
+			strings.ContainsRune("/._-", r))
 	}
 	if s != "" && s[0] != '-' && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
 		return s

@@ -31,7 +31,8 @@ func TestPrintable(t *testing.T) {
 
 // TestShellWordIsPrintable: a shell takes it for what it was, and a terminal shows nothing but what is there.
 func TestShellWordIsPrintable(t *testing.T) {
-	for _, s := range []string{"/etc/spa", "it's", "-n", "", "a b", "$(x)", "ü", "\u202e", "a\nb", "\x1b]0;x\a", "\\", "\xff'\n"} {
+	for _, s := range []string{"/etc/spa", "it's", "-n", "", "a b", "$(x)", "ü", "\u202e", "a\nb",
+		"\x1b]0;x\a", "\\", "\xff'\n"} {
 		word := Shell(s)
 		if strings.ContainsFunc(word, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Errorf("%q: %q would be seen as something else", s, word)
@@ -45,7 +46,8 @@ func TestShellWordIsPrintable(t *testing.T) {
 }
 
 func TestShellWord(t *testing.T) {
-	for in, want := range map[string]string{"/etc/spa/a.toml": "/etc/spa/a.toml", "a b": "'a b'", "it's": `'it'\''s'`, "-rf": "'-rf'", "": "''", "$(x)": "'$(x)'", "ä": "'ä'"} {
+	for in, want := range map[string]string{"/etc/spa/a.toml": "/etc/spa/a.toml", "a b": "'a b'", "it's": `'it'\''s'`,
+		"-rf": "'-rf'", "": "''", "$(x)": "'$(x)'", "ä": "'ä'"} {
 		if got := Shell(in); got != want {
 			t.Errorf("%q: got %s, want %s", in, got, want)
 		}

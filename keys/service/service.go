@@ -128,7 +128,8 @@ func ParseService(s string) (Service, error) {
 		return Service{}, err
 	}
 	if p.Low != p.High {
-		return Service{}, portsError(s, errors.New("a request asks for single ports or for a service by name, not for a range"))
+		return Service{},
+			portsError(s, errors.New("a request asks for single ports or for a service by name, not for a range"))
 	}
 	return Service{Proto: p.Proto, Port: p.Low}, nil
 }

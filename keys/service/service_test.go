@@ -56,7 +56,8 @@ func TestParseService(t *testing.T) {
 			t.Errorf("ParseService(%q): got %v, %v; want %v", s, got, err, want)
 		}
 	}
-	for _, s := range []string{"", "SSH", "-a", "a_b", "ssh ", strings.Repeat("a", 33), "tcp/1-2", "tcp/0", "tcp/", "ssh/22"} {
+	for _, s := range []string{"", "SSH", "-a", "a_b", "ssh ", strings.Repeat("a", 33), "tcp/1-2",
+		"tcp/0", "tcp/", "ssh/22"} {
 		if got, err := ParseService(s); err == nil || got != (Service{}) {
 			t.Errorf("ParseService(%q): got %v, %v; want an error", s, got, err)
 		}

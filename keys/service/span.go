@@ -24,7 +24,8 @@ type Span struct {
 // weekdays are the names of days in files, in the order of [time.Weekday].
 var weekdays = [7]string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 
-var errSpan = errors.New(`days and hours are written "mon-fri 08:00-18:00", "sat 09:00-12:00" or, over midnight, "fri 22:00-02:00"`)
+var errSpan = errors.New(`days and hours are written "mon-fri 08:00-18:00", "sat 09:00-12:00" or, over ` +
+	`midnight, "fri 22:00-02:00"`)
 
 // ParseSpan reads the form that String writes, and no other.
 func ParseSpan(text string) (Span, error) {
@@ -113,7 +114,8 @@ func (s Span) String() string {
 // outside the span. Where that clock is put forward or back meanwhile, it is more or less.
 func (s Span) Left(t time.Time) time.Duration {
 	hour, minute, second := t.Clock()
-	at := time.Duration(hour)*time.Hour + time.Duration(minute)*time.Minute + time.Duration(second)*time.Second + time.Duration(t.Nanosecond())
+	at := time.Duration(hour)*time.Hour + time.Duration(minute)*time.Minute + time.Duration(second)*time.Second +
+		time.Duration(t.Nanosecond())
 	from, to := time.Duration(s.From)*time.Minute, time.Duration(s.To)*time.Minute
 	today, yesterday := s.begins(t.Weekday()), s.begins((t.Weekday()+6)%7)
 	switch {

@@ -115,7 +115,8 @@ func TestParseSpans(t *testing.T) {
 
 // FuzzSpan: what is read is printed back the same, and there is no other spelling of it.
 func FuzzSpan(f *testing.F) {
-	for _, text := range []string{"mon-fri 08:00-18:00", "fri 22:00-02:00", "sat-mon 00:00-24:00", "mon 24:00-00:00", "sun  1:00-2:00", ""} {
+	for _, text := range []string{"mon-fri 08:00-18:00", "fri 22:00-02:00", "sat-mon 00:00-24:00",
+		"mon 24:00-00:00", "sun  1:00-2:00", ""} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

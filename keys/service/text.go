@@ -38,7 +38,8 @@ func ValidInterface(s string) error {
 	for i := range len(s) {
 		if !wordByte(s[i]) && !strings.ContainsRune(".-@", rune(s[i])) || i == 0 && s[i] == '-' {
 			return errors.New("the name of an interface has letters, digits and . _ @ and, not in front, hyphens: " +
-				"others are patterns to nft or iptables, or cannot be written for them; rename the interface (ip link set NAME name NEW)")
+				"others are patterns to nft or iptables, or cannot be written for them; rename the interface (ip " +
+				"link set NAME name NEW)")
 		}
 	}
 	return nil

@@ -51,7 +51,8 @@ func TestSplitAddress(t *testing.T) {
 }
 
 func TestParseDuration(t *testing.T) {
-	for in, want := range map[string]time.Duration{"1s": time.Second, "1h30m": 90 * time.Minute, "1.5s": 1500 * time.Millisecond, "1000h": MaxDuration} {
+	for in, want := range map[string]time.Duration{"1s": time.Second, "1h30m": 90 * time.Minute,
+		"1.5s": 1500 * time.Millisecond, "1000h": MaxDuration} {
 		if got, err := ParseDuration(in); err != nil || got != want {
 			t.Errorf("%s: got %v, %v, want %v", in, got, err, want)
 		}
@@ -85,7 +86,8 @@ func TestParsePrefix(t *testing.T) {
 			t.Errorf("%s: got %v, %v, want %s", in, got, err, want)
 		}
 	}
-	for _, bad := range []string{"", "203.0.113.7/24", "203.0.113.0/33", "2001:db8::1/32", "::ffff:192.0.2.0/120", "::ffff:192.0.2.1", "fe80::1%eth0", "fe80::%eth0/10", "gw", "203.0.113.0/024"} {
+	for _, bad := range []string{"", "203.0.113.7/24", "203.0.113.0/33", "2001:db8::1/32", "::ffff:192.0.2.0/120",
+		"::ffff:192.0.2.1", "fe80::1%eth0", "fe80::%eth0/10", "gw", "203.0.113.0/024"} {
 		if got, err := ParsePrefix(bad); err == nil || got.IsValid() {
 			t.Errorf("%q: got %v, %v, want an error", bad, got, err)
 		}

@@ -37,12 +37,14 @@ func decodeText(text string) (testFile, error) {
 }
 
 func TestDecode(t *testing.T) {
-	f, err := decodeText("version = 1\nname = 'x'\non = true\nwhen = 2027-01-01T00:00:00+02:00\nlist = [\n\"a\", # b\n\"c\"]\n" +
+	f, err := decodeText("version = 1\nname = 'x'\non = true\nwhen = 2027-01-01T00:00:00+02:00\nlist = " +
+		"[\n\"a\", # b\n\"c\"]\n" +
 		"mixed = [1, { port = 2 }]\nlimits.grants = 3\nservice.ssh = { ports = [\"tcp/22\"] }\n[service.web]\nports = []\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.Name != "x" || !f.On || len(f.List) != 2 || f.Limits.Grants != 3 || len(f.Service) != 2 || f.When.UTC().Hour() != 22 || len(f.Mixed) != 2 {
+	if f.Name != "x" || !f.On || len(f.List) != 2 || f.Limits.Grants != 3 || len(f.Service) != 2 ||
+		f.When.UTC().Hour() != 22 || len(f.Mixed) != 2 {
 		t.Errorf("got %+v", f)
 	}
 }
@@ -111,7 +113,8 @@ func TestDecodeFile(t *testing.T) {
 	if _, err := DecodeFile(path, int64(len(text))-1, &f); err == nil || !strings.Contains(err.Error(), "larger than") {
 		t.Errorf("over the limit: got %v", err)
 	}
-	if _, err := DecodeFile(filepath.Join(dir, "none"), 99, &f); !errors.Is(err, os.ErrNotExist) || strings.Count(err.Error(), "none") != 1 {
+	if _, err := DecodeFile(filepath.Join(dir, "none"), 99, &f); !errors.Is(err, os.ErrNotExist) ||
+		strings.Count(err.Error(), "none") != 1 {
 		t.Errorf("no file: got %v", err)
 	}
 	if _, err := DecodeFile(dir, 9999, &f); err == nil || !strings.Contains(err.Error(), "not a regular file") {

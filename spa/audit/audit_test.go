@@ -34,7 +34,8 @@ func knocked(client string) *spa.Knock {
 }
 
 func event(client string) Event {
-	return Event{Time: time.Unix(1700000001, 0).UTC(), From: netip.MustParseAddrPort("192.0.2.2:40000")}.Of(knocked(client))
+	return Event{Time: time.Unix(1700000001, 0).UTC(),
+		From: netip.MustParseAddrPort("192.0.2.2:40000")}.Of(knocked(client))
 }
 
 // buffer is a log file in memory that can be full.
@@ -62,7 +63,8 @@ func TestLine(t *testing.T) {
 	file := &buffer{room: -1}
 	l := newLog(file, slog.New(slog.DiscardHandler))
 	granted := event("alice")
-	granted.Receipt = spa.Receipt{Status: spa.Granted, Time: granted.Time, Services: []spa.Granting{{For: 30 * time.Second}}}
+	granted.Receipt = spa.Receipt{Status: spa.Granted, Time: granted.Time,
+		Services: []spa.Granting{{For: 30 * time.Second}}}
 	l.Record(granted.As(Granted, nil))
 	l.Record(event("bob").As(Denied, errors.New("not allowed")))
 
@@ -76,7 +78,8 @@ func TestLine(t *testing.T) {
 	if lines[0] != want {
 		t.Errorf("got  %s\nwant %s", lines[0], want)
 	}
-	if !strings.Contains(lines[1], `"verdict":"denied"`) || !strings.Contains(lines[1], `"reason":"not allowed"`) || strings.Contains(lines[1], "until") {
+	if !strings.Contains(lines[1], `"verdict":"denied"`) || !strings.Contains(lines[1], `"reason":"not allowed"`) ||
+		strings.Contains(lines[1], "until") {
 		t.Errorf("got %s", lines[1])
 	}
 }
@@ -163,7 +166,8 @@ func TestSummary(t *testing.T) {
 		if got := strings.Count(ops.String(), "\n"); got != 1 {
 			t.Errorf("%d lines, want 1:\n%s", got, ops.String())
 		}
-		if !strings.Contains(ops.String(), "packets=10000") || !strings.Contains(ops.String(), "alice: 10000 × stale packet") {
+		if !strings.Contains(ops.String(), "packets=10000") || !strings.Contains(ops.String(),
+			"alice: 10000 × stale packet") {
 			t.Errorf("got %s", ops.String())
 		}
 		ops.Reset()
@@ -171,7 +175,8 @@ func TestSummary(t *testing.T) {
 		copied.Copied = true
 		l.Record(copied.As(Elsewhere, errors.New("elsewhere")))
 		after(5 * time.Second)
-		if got := ops.String(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, "from=192.0.2.2") || strings.Contains(got, "alice") {
+		if got := ops.String(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, "from=192.0.2.2") ||
+			strings.Contains(got, "alice") {
 			t.Errorf("a copy: got %s", got)
 		}
 	})

@@ -84,7 +84,8 @@ func (l *Log) isNamed(file *os.File) (bool, error) {
 		return false, fmt.Errorf("looking at the log: %w", err)
 	}
 	here, err := l.dir.Stat(".")
-	if there, notSeen := os.Stat(filepath.Dir(l.path)); err == nil && !errors.Is(notSeen, fs.ErrPermission) && !os.SameFile(here, there) {
+	if there, notSeen := os.Stat(filepath.Dir(l.path)); err == nil && !errors.Is(notSeen, fs.ErrPermission) &&
+		!os.SameFile(here, there) {
 		return false, fmt.Errorf("%s: %w", filepath.Dir(l.path), ErrDirectory)
 	}
 	named, err := l.dir.Lstat(filepath.Base(l.path))

@@ -140,7 +140,7 @@ func version(ip []byte) byte {
 // Types of link that the library has no name for (www.tcpdump.org/linktypes.html).
 const (
 	linkRaw4BSD   layers.LinkType = 12
-	linkLinuxSLL2 layers.LinkType = 276 & 0xff // what tcpdump -i any writes; the library keeps a byte of it, and no link has the number 20
+	linkLinuxSLL2 layers.LinkType = 276 & 0xff // what tcpdump -i any writes; the library keeps one byte of it
 )
 
 // network returns what a link carried from its IP header on; nil where it carried no IP.
@@ -157,7 +157,8 @@ func network(b []byte, link layers.LinkType) ([]byte, error) {
 	case layers.LinkTypeNull, layers.LinkTypeLoop:
 		return b[min(4, len(b)):], nil
 	}
-	return nil, fmt.Errorf("link type %d is none of those read here (Ethernet, tcpdump's -i any, raw IP, loopback): capture on the gateway itself", link)
+	return nil, fmt.Errorf("link type %d is none of those read here (Ethernet, tcpdump's -i any, raw IP, loopback): "+
+		"capture on the gateway itself", link)
 }
 
 // carried returns what stands behind a link header, and behind VLAN tags, where that is IP. The

@@ -40,7 +40,8 @@ func pcap(t testing.TB, link uint32, frames ...string) []byte {
 	binary.LittleEndian.PutUint32(b.Bytes()[20:], link) // the library's own type has too few bits
 	for i, frame := range frames {
 		data := fromHex(t, frame)
-		info := gopacket.CaptureInfo{Timestamp: captured.Add(time.Duration(i) * time.Hour), CaptureLength: len(data), Length: len(data)}
+		info := gopacket.CaptureInfo{Timestamp: captured.Add(time.Duration(i) * time.Hour),
+			CaptureLength: len(data), Length: len(data)}
 		if err := w.WritePacket(info, data); err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +52,8 @@ func pcap(t testing.TB, link uint32, frames ...string) []byte {
 func pcapng(t testing.TB, frames ...string) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	w, err := pcapgo.NewNgWriterInterface(&b, pcapgo.NgInterface{LinkType: layers.LinkTypeEthernet, TimestampResolution: 9}, pcapgo.DefaultNgWriterOptions)
+	w, err := pcapgo.NewNgWriterInterface(&b, pcapgo.NgInterface{LinkType: layers.LinkTypeEthernet,
+		TimestampResolution: 9}, pcapgo.DefaultNgWriterOptions)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +63,8 @@ func pcapng(t testing.TB, frames ...string) []byte {
 	}
 	for i, frame := range frames {
 		data := fromHex(t, frame)
-		info := gopacket.CaptureInfo{Timestamp: captured, CaptureLength: len(data), Length: len(data), InterfaceIndex: i % 2 * raw}
+		info := gopacket.CaptureInfo{Timestamp: captured, CaptureLength: len(data), Length: len(data),
+			InterfaceIndex: i % 2 * raw}
 		if err := w.WritePacket(info, data); err != nil {
 			t.Fatal(err)
 		}
@@ -228,7 +231,8 @@ func FuzzFile(f *testing.F) {
 	f.Add(pcap(f, 1, macs+"0800"+whole4, macs+"86dd"+whole6))
 	f.Add(pcap(f, 276, "0800"+sll2+whole4))
 	f.Add(pcapng(f, macs+"0800"+whole4, whole6))
-	f.Add(slices.Concat(ngHeader(binary.BigEndian), ngRaw(binary.BigEndian, 0xc0, 0), ngKnock(binary.BigEndian, 0, 100, nil)))
+	f.Add(slices.Concat(ngHeader(binary.BigEndian), ngRaw(binary.BigEndian, 0xc0, 0),
+		ngKnock(binary.BigEndian, 0, 100, nil)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		file, err := OpenFile(bytes.NewReader(b), fileConfig)
 		if err != nil {

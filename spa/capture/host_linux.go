@@ -35,7 +35,8 @@ type link struct {
 
 // isNamed reports whether one of its names is among those.
 func (l link) isNamed(names []string) bool {
-	return slices.Contains(names, l.name) || slices.ContainsFunc(l.others, func(other string) bool { return slices.Contains(names, other) })
+	return slices.Contains(names, l.name) || slices.ContainsFunc(l.others,
+		func(other string) bool { return slices.Contains(names, other) })
 }
 
 // A place is an address on an interface: the same address can be on several.
@@ -45,7 +46,8 @@ type place struct {
 }
 
 func openHost() (*host, error) {
-	events, err := openNetlink(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE)
+	events, err := openNetlink(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR |
+		unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE)
 	if err != nil {
 		return nil, err
 	}

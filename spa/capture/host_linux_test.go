@@ -187,7 +187,8 @@ func TestTaggedFrames(t *testing.T) {
 		{1, unix.ARPHRD_NONE, mac + mac, false},
 		{2, unix.ARPHRD_ETHER, "", false},
 	} {
-		f := frame{from: &unix.RawSockaddrLinklayer{Ifindex: test.index, Hatype: test.hardware, Pkttype: unix.PACKET_OTHERHOST}, link: []byte(test.link)}
+		f := frame{from: &unix.RawSockaddrLinklayer{Ifindex: test.index, Hatype: test.hardware,
+			Pkttype: unix.PACKET_OTHERHOST}, link: []byte(test.link)}
 		if got := s.tagged(f); got != test.want {
 			t.Errorf("%+v: %v", test, got)
 		}

@@ -27,7 +27,8 @@ func localRoute(t *testing.T, prefix, dev string) *netlink.Route {
 	must(t, err)
 	link, err := netlink.LinkByName(dev)
 	must(t, err)
-	return &netlink.Route{Dst: to, LinkIndex: link.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST}
+	return &netlink.Route{Dst: to, LinkIndex: link.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL,
+		Scope: netlink.SCOPE_HOST}
 }
 
 func (r reading) wantNotForUs(t *testing.T, in injector, to netip.AddrPort) {
@@ -95,7 +96,8 @@ func forgetLocal(t *testing.T, prefix string) error {
 	if netip.MustParsePrefix(prefix).Addr().Is6() {
 		family = netlink.FAMILY_V6
 	}
-	routes, err := netlink.RouteListFiltered(family, localRoute(t, prefix, "lo"), netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+	routes, err := netlink.RouteListFiltered(family, localRoute(t, prefix, "lo"),
+		netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
 	for i := range routes {
 		err = errors.Join(err, netlink.RouteDel(&routes[i]))
 	}

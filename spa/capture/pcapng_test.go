@@ -64,7 +64,8 @@ func TestPcapngTimes(t *testing.T) {
 		var file []byte
 		for _, order := range []binary.AppendByteOrder{binary.LittleEndian, binary.BigEndian} {
 			unknown := ngBlock(order, 5, make([]byte, 3*maxBlock)...)
-			file = append(file, bytes.Join([][]byte{ngHeader(order), ngRaw(order, test.resolution, test.offset), unknown, ngKnock(order, test.at, size, ip)}, nil)...)
+			file = append(file, bytes.Join([][]byte{ngHeader(order), ngRaw(order, test.resolution, test.offset), unknown,
+				ngKnock(order, test.at, size, ip)}, nil)...)
 		}
 		f, err := OpenFile(bytes.NewReader(file), fileConfig)
 		if err != nil {
@@ -107,7 +108,8 @@ func TestPcapngOptions(t *testing.T) {
 	order := binary.LittleEndian
 	ip := fromHex(t, whole4)
 	odd := append(order.AppendUint16(nil, 101), 0, 0, 0, 0, 0, 0, ngResolution, 0, 0, 0, ngOffset, 0, 4, 0, 1, 2, 3, 4)
-	file := bytes.Join([][]byte{ngHeader(order), ngBlock(order, ngInterface, odd...), ngKnock(order, uint64(captured.UnixMicro()), uint32(len(ip)), ip)}, nil)
+	file := bytes.Join([][]byte{ngHeader(order), ngBlock(order, ngInterface, odd...),
+		ngKnock(order, uint64(captured.UnixMicro()), uint32(len(ip)), ip)}, nil)
 	f, err := OpenFile(bytes.NewReader(file), fileConfig)
 	if err != nil {
 		t.Fatal(err)
@@ -161,8 +163,10 @@ func TestPcapngCutAnywhere(t *testing.T) {
 	order := binary.LittleEndian
 	ip := fromHex(t, whole4)
 	head, raw, skipped := ngHeader(order), ngRaw(order, 9, 0), ngBlock(order, 5, make([]byte, 16)...)
-	whole := bytes.Join([][]byte{head, raw, skipped, ngKnock(order, uint64(captured.UnixNano()), uint32(len(ip)), ip)}, nil)
-	ends := map[int]bool{len(head): true, len(head) + len(raw): true, len(head) + len(raw) + len(skipped): true, len(whole): true}
+	whole := bytes.Join([][]byte{head, raw, skipped, ngKnock(order, uint64(captured.UnixNano()), uint32(len(ip)), ip)},
+		nil)
+	ends := map[int]bool{len(head): true, len(head) + len(raw): true, len(head) + len(raw) + len(skipped): true,
+		len(whole): true}
 	for n := 4; n <= len(whole); n++ {
 		if _, _, err := readFile(t, whole[:n]); (err == nil) != ends[n] {
 			t.Errorf("cut after %d of %d bytes: got %v", n, len(whole), err)

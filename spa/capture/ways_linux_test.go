@@ -99,7 +99,8 @@ func TestAnswerByTheUplinkOfTheKnock(t *testing.T) {
 			index, _, err := client.Interface(in)
 			must(t, err)
 			if p := answers.expect(t); p.Interface != index || p.From != addrPort(to, 62201) {
-				t.Errorf("%s, %s: the answer came from %v by interface %d, want %s (%d)", f.to, when, p.From, p.Interface, in, index)
+				t.Errorf("%s, %s: the answer came from %v by interface %d, want %s (%d)", f.to, when,
+					p.From, p.Interface, in, index)
 			}
 		}
 		rule := func(change func(*netlink.Rule) error, value, mask uint32, table int) {

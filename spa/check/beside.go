@@ -51,8 +51,10 @@ func (h *host) beside(c *config.Config, l listener, units []socketUnit) (Finding
 		}
 		return Finding{
 			Severity: Warning, Subject: port.String(),
-			Text:   fmt.Sprintf("%s serves the guarded %s and listens at %s too, which no service guards: strangers reach it there", by([]listener{l}), guarded, l.local),
-			Advice: fmt.Sprintf("# add %q to the ports of service.%s, or have it listen there on 127.0.0.1 only", port, serviceOf(c, guarded)),
+			Text: fmt.Sprintf("%s serves the guarded %s and listens at %s too, which no service guards: strangers reach "+
+				"it there", by([]listener{l}), guarded, l.local),
+			Advice: fmt.Sprintf("# add %q to the ports of service.%s, or have it listen there on 127.0.0.1 only",
+				port, serviceOf(c, guarded)),
 		}, true
 	}
 	return Finding{}, false
@@ -73,7 +75,8 @@ func sshServer(l listener, units []socketUnit) string {
 func sameOwner(a, b listener, units []socketUnit) bool {
 	ua, ok := unitOf(a, units)
 	ub, ok2 := unitOf(b, units)
-	return ok && ok2 && ua.service == ub.service || slices.ContainsFunc(a.pids, func(pid int) bool { return slices.Contains(b.pids, pid) })
+	return ok && ok2 && ua.service == ub.service ||
+		slices.ContainsFunc(a.pids, func(pid int) bool { return slices.Contains(b.pids, pid) })
 }
 
 // serviceOf names the service that has a port.

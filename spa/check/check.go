@@ -68,7 +68,8 @@ func examine(ctx context.Context, dir string, now time.Time, h *host) []Finding 
 		c = last
 		found = append(found, Finding{
 			Severity: Notice, Subject: config.FileName,
-			Text:   "until it is mended, the guard and everything below are of its last good version, of " + at.Format(time.DateTime),
+			Text: "until it is mended, the guard and everything below are of its last good version, of " +
+				at.Format(time.DateTime),
 			Advice: "# mend the file",
 		})
 	}
@@ -93,8 +94,9 @@ func checkFile(path string, err error) []Finding {
 	if errors.Is(err, fs.ErrNotExist) {
 		return []Finding{{
 			Severity: Problem, Subject: path,
-			Text:   err.Error(),
-			Advice: "# if a gateway's files are in another directory: --config DIR\n# to make a gateway: spa-server init --address HOST",
+			Text: err.Error(),
+			Advice: "# if a gateway's files are in another directory: --config DIR\n# to make a gateway: " +
+				"spa-server init --address HOST",
 		}}
 	}
 	mistakes := []error{err}
@@ -143,7 +145,8 @@ func checkClients(c *config.Config, now time.Time) []Finding {
 	if len(observed) > 0 {
 		found = append(found, Finding{
 			Severity: Warning, Subject: "require_source",
-			Text:   fmt.Sprintf("not set for %s: an attacker who intercepts a packet that states no address can send it on from another and be let in", audit.Few(observed, 5)),
+			Text: fmt.Sprintf("not set for %s: an attacker who intercepts a packet that states no address can send it on "+
+				"from another and be let in", audit.Few(observed, 5)),
 			Advice: "# set require_source = true for clients that have a public address of their own",
 		})
 	}
@@ -260,8 +263,10 @@ func checkJournal(c *config.Config) []Finding {
 	if foreign, err := replay.Foreign(path, replay.Config{Window: c.Window}); err == nil && foreign {
 		return []Finding{{
 			Severity: Warning, Subject: path,
-			Text:   "this journal came from another machine. If a gateway with the same keys still runs there, a packet that was spent at one of the two opens the other",
-			Advice: "# if the other machine still runs, stop one of the two, or make this one a gateway of its own: spa-server init --config DIR",
+			Text: "this journal came from another machine. If a gateway with the same keys still runs there, a packet that " +
+				"was spent at one of the two opens the other",
+			Advice: "# if the other machine still runs, stop one of the two, or make this one a gateway of its own: " +
+				"spa-server init --config DIR",
 		}}
 	}
 	return nil

@@ -128,20 +128,27 @@ func (s *detourSearch) judge(way approach, ports service.Ports, d survey.Detour,
 	in, severity := letsIn(d.Verdict)
 	switch {
 	case d.Socket && s.shutsHanded():
-		s.say(way, ports, d, Warning, fmt.Sprintf("hands %s to what listens on %s (TPROXY): the guard shuts this way", it, to)).advice = func(ports []service.Ports) string {
+		s.say(way, ports, d, Warning, fmt.Sprintf("hands %s to what listens on %s (TPROXY): the guard shuts this way", it,
+			to)).advice = func(ports []service.Ports) string {
 			if s.c.Guards(to) {
 				return d.Remove(ports[0])
 			}
 			return d.Remove(ports[0]) + "\n# or, if it is wanted, tproxy = true under [firewall]"
 		}
 	case d.Socket && s.c.Guards(to):
-		s.say(way, ports, d, severity, fmt.Sprintf("hands %s to what listens on the guarded %s (TPROXY), and the guard cannot see that: %s, if it takes such packets (IP_TRANSPARENT)", it, to, in))
+		s.say(way, ports, d, severity, fmt.Sprintf("hands %s to what listens on the guarded %s (TPROXY), and the guard "+
+			"cannot see that: %s, if it takes such packets (IP_TRANSPARENT)", it, to, in))
 	case !d.Socket && (d.Here && s.c.Guards(to) || s.isTarget(d.To, ports.Proto)):
-		s.say(way, ports, d, s.shut(severity), fmt.Sprintf("leads %s to the guarded %s: %s", it, s.place(d, to), s.shutText(in, to)))
+		s.say(way, ports, d, s.shut(severity), fmt.Sprintf("leads %s to the guarded %s: %s", it,
+			s.place(d, to), s.shutText(in, to)))
 	default:
-		i := slices.IndexFunc(ends, func(e ending) bool { return e.detour.To.Addr() == d.To.Addr() && e.ports.Contains(to.Proto, to.Port) })
+		i := slices.IndexFunc(ends, func(e ending) bool {
+			return e.detour.To.Addr() == d.To.Addr() &&
+				e.ports.Contains(to.Proto, to.Port)
+		})
 		if i >= 0 {
-			s.say(way, ports, d, severity, fmt.Sprintf("leads %s to %s, where the guarded %s leads too: %s", it, d.To, ends[i].guarded, in))
+			s.say(way, ports, d, severity, fmt.Sprintf("leads %s to %s, where the guarded %s leads too: %s", it,
+				d.To, ends[i].guarded, in))
 		}
 	}
 }
@@ -200,8 +207,10 @@ func (s *detourSearch) direct(way approach, ports service.Ports, ends []ending) 
 			continue
 		}
 		in, severity := letsIn(o.Verdict)
-		s.say(way, ports, e.detour, severity, fmt.Sprintf("leads the guarded %s to it: %s", e.guarded, in)).advice = func(ports []service.Ports) string {
-			return fmt.Sprintf("# add %s to the ports of service.%s", quoted(ports), serviceOf(s.c, service.Service{Proto: e.guarded.Proto, Port: e.guarded.Low}))
+		s.say(way, ports, e.detour, severity, fmt.Sprintf("leads the guarded %s to it: %s", e.guarded,
+			in)).advice = func(ports []service.Ports) string {
+			return fmt.Sprintf("# add %s to the ports of service.%s", quoted(ports),
+				serviceOf(s.c, service.Service{Proto: e.guarded.Proto, Port: e.guarded.Low}))
 		}
 	}
 }

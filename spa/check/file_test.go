@@ -22,10 +22,12 @@ func TestCheckNamesEachMistake(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := examine(t.Context(), c.Dir, now, quietHost())
-	if len(got) != 1 || got[0].Subject != path+":1" || got[0].Text != `windwo: unknown key (did you mean "window"?)` || got[0].Severity != Problem {
+	if len(got) != 1 || got[0].Subject != path+":1" || got[0].Text != `windwo: unknown key (did you mean "window"?)` ||
+		got[0].Severity != Problem {
 		t.Errorf("an unknown key: got %+v", got)
 	}
-	if err := os.WriteFile(path, append([]byte("window = \"soon\"\nzone = \"Nowhere\"\n"), regexp.MustCompile(`(?m)^window = .*\n`).ReplaceAll(file, nil)...), 0o640); err != nil {
+	if err := os.WriteFile(path, append([]byte("window = \"soon\"\nzone = \"Nowhere\"\n"),
+		regexp.MustCompile(`(?m)^window = .*\n`).ReplaceAll(file, nil)...), 0o640); err != nil {
 		t.Fatal(err)
 	}
 	got = examine(t.Context(), c.Dir, now, quietHost())

@@ -24,7 +24,8 @@ func checkAccess(c *config.Config, h *host) []Finding {
 	for _, dir := range home.Distinct(c.Dir, filepath.Join(c.Dir, config.ClientsDir), c.State) {
 		found = append(found, writable(dir, "whoever may write there can take files away and put others in their place")...)
 	}
-	found = append(found, writable(filepath.Join(c.Dir, config.FileName), "whoever may write it decides what is guarded")...)
+	found = append(found, writable(filepath.Join(c.Dir, config.FileName),
+		"whoever may write it decides what is guarded")...)
 	for _, path := range []string{
 		filepath.Join(c.State, config.JournalFile), filepath.Join(c.State, home.LedgerFile),
 		filepath.Join(c.State, control.SocketName), c.Audit.File,
@@ -61,7 +62,8 @@ func private(path string) []Finding {
 	}
 	return []Finding{{
 		Severity: Warning, Subject: path,
-		Text:   fmt.Sprintf("its mode is %04o: every user of this host can read which clients knocked, and when", fi.Mode().Perm()),
+		Text: fmt.Sprintf("its mode is %04o: every user of this host can read which clients knocked, and when",
+			fi.Mode().Perm()),
 		Advice: "chmod o-rwx " + quote.Shell(path),
 	}}
 }
@@ -79,7 +81,8 @@ func checkOwner(c *config.Config, h *host) []Finding {
 	}
 	return []Finding{{
 		Severity: Problem, Subject: path,
-		Text:   fmt.Sprintf("it belongs to user %d, not to root or the owner of its directory: under systemd the server cannot open it and does not start, and that user could delete its record of spent packets", journal),
+		Text: fmt.Sprintf("it belongs to user %d, not to root or the owner of its directory: under systemd the server "+
+			"cannot open it and does not start, and that user could delete its record of spent packets", journal),
 		Advice: "chown -h --reference=" + quote.Shell(c.State) + " " + quote.Shell(path),
 	}}
 }
@@ -155,7 +158,8 @@ func copied(path, what string, e fs.DirEntry) Finding {
 		Advice: "shred -u " + quote.Shell(path) + "\n# once it is not needed any more",
 	}
 	if fi, err := e.Info(); err == nil && fi.Mode().Perm()&byOthers != 0 {
-		f.Severity, f.Text = Warning, what+fmt.Sprintf(", and its mode is %04o: any user of this host may have read it", fi.Mode().Perm())
+		f.Severity, f.Text = Warning,
+			what+fmt.Sprintf(", and its mode is %04o: any user of this host may have read it", fi.Mode().Perm())
 		f.Advice = "shred -u " + quote.Shell(path) + "\n# and rotate the key that is in it: spa-keygen rotate NAME"
 	}
 	return f
@@ -173,7 +177,8 @@ func checkMedium(c *config.Config, h *host) []Finding {
 	case onNetwork:
 		return []Finding{{
 			Severity: Notice, Subject: "state",
-			Text:   c.State + " is on a network file system: while that is slow or unreachable, no client gets in, and locks may not work",
+			Text: c.State + " is on a network file system: while that is slow or unreachable, no client gets " +
+				"in, and locks may not work",
 			Advice: "# set state to a directory on a disk of this host, such as /var/lib/spa",
 		}}
 	}

@@ -31,7 +31,8 @@ func checkFrom(c *config.Config, h *host) []Finding {
 		}}
 	}
 	found := h.knocksBy(c, in)
-	theirs := collect(h.destinationsBy(c, in), h, func(o survey.Outcome) (Finding, survey.Place) { return h.blockedFrom(o), o.At })
+	theirs := collect(h.destinationsBy(c, in), h,
+		func(o survey.Outcome) (Finding, survey.Place) { return h.blockedFrom(o), o.At })
 	var everybodys []Finding
 	if c.Firewall.Mode != "admit" { // there it is right that strangers are dropped
 		everybodys = collect(h.destinations(c), h, func(o survey.Outcome) (Finding, survey.Place) { return blocked(o), o.At })
@@ -104,7 +105,8 @@ func (h *host) waysOf(c *config.Config, in survey.Link) []approach {
 // wayOf is the way to one address, once the client is granted.
 func (h *host) wayOf(c *config.Config, in survey.Link, to netip.Addr) approach {
 	way := approach{link: in.Name, to: to, from: h.from.WithZone("")}
-	if set := (map[bool]string{true: c.Firewall.Admit.Set4, false: c.Firewall.Admit.Set6}[to.Is4()]); c.Firewall.Mode == "admit" && set != "" {
+	if set := (map[bool]string{true: c.Firewall.Admit.Set4,
+		false: c.Firewall.Admit.Set6}[to.Is4()]); c.Firewall.Mode == "admit" && set != "" {
 		way.as = []survey.Set{{Family: c.Firewall.Admit.Family, Table: c.Firewall.Admit.Table, Name: set}}
 	}
 	return way
@@ -142,9 +144,11 @@ func (h *host) destinationsBy(c *config.Config, in survey.Link) []destination {
 func (h *host) blockedFrom(o survey.Outcome) Finding {
 	switch o.Verdict {
 	case survey.Drops:
-		return Finding{Severity: Problem, Text: "drops new connections to %s from " + h.from.String() + ": the guard cannot open what another table drops"}
+		return Finding{Severity: Problem, Text: "drops new connections to %s from " + h.from.String() +
+			": the guard cannot open what another table drops"}
 	case survey.Perhaps:
-		return Finding{Severity: Notice, Text: "may drop new connections to %s from " + h.from.String() + ": a condition in it cannot be judged from here"}
+		return Finding{Severity: Notice, Text: "may drop new connections to %s from " + h.from.String() +
+			": a condition in it cannot be judged from here"}
 	}
 	return Finding{}
 }

@@ -17,7 +17,8 @@ func fail2banNFT(addr string) string {
 		family, set, kind = "ip6", "addr6-set-sshd", "ipv6_addr"
 	}
 	return "table inet f2b-table { set " + set + " { type " + kind + "; elements = { " + addr + " } }\n" +
-		"chain f2b-chain { type filter hook input priority filter - 1; policy accept; tcp dport { 22 } " + family + " saddr @" + set + " reject with icmpx port-unreachable\n}\n}\n"
+		"chain f2b-chain { type filter hook input priority filter - 1; policy accept; tcp dport { 22 } " + family +
+		" saddr @" + set + " reject with icmpx port-unreachable\n}\n}\n"
 }
 
 func fail2banIPTables(s *scene, addr string) {
@@ -26,7 +27,8 @@ func fail2banIPTables(s *scene, addr string) {
 	if netip.MustParseAddr(addr).Is6() {
 		restore, reject = "ip6tables-nft-restore", "icmp6-port-unreachable"
 	}
-	s.feed("*filter\n:f2b-sshd -\n-A INPUT -p tcp -m multiport --dports 22 -j f2b-sshd\n-A f2b-sshd -s "+addr+" -j REJECT --reject-with "+reject+"\n-A f2b-sshd -j RETURN\nCOMMIT\n", restore, "--noflush")
+	s.feed("*filter\n:f2b-sshd -\n-A INPUT -p tcp -m multiport --dports 22 -j f2b-sshd\n-A f2b-sshd -s "+addr+
+		" -j REJECT --reject-with "+reject+"\n-A f2b-sshd -j RETURN\nCOMMIT\n", restore, "--noflush")
 }
 
 // TestCheckFrom: what another tool has against one address is found for that address, with the command that
@@ -116,5 +118,6 @@ func TestCheckFrom(t *testing.T) {
 // certain lets in certain addresses alone.
 func certain(s *scene) {
 	s.t.Helper()
-	withRules("table inet filter { chain input { type filter hook input priority 0; policy drop; ip saddr 198.51.100.0/24 accept; ip6 saddr ::/0 accept; }\n}")(s)
+	withRules("table inet filter { chain input { type filter hook input priority 0; policy drop; ip saddr " +
+		"198.51.100.0/24 accept; ip6 saddr ::/0 accept; }\n}")(s)
 }

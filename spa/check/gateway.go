@@ -18,8 +18,10 @@ import (
 func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
 	found := checkTables(c, h)
 	for _, check := range []func(*config.Config, *host) []Finding{
-		checkFrom, checkIngress, checkClosed, checkKnockSeen, checkKnockPorts, checkBeside, checkDetours, checkServed, checkShutHere,
-		checkOwnPorts, checkInterfaces, checkBridges, checkMarks, checkAccount, checkClock, checkConntrack, checkForgets, checkAround, checkMedium,
+		checkFrom, checkIngress, checkClosed, checkKnockSeen, checkKnockPorts, checkBeside, checkDetours,
+		checkServed, checkShutHere,
+		checkOwnPorts, checkInterfaces, checkBridges, checkMarks, checkAccount, checkClock, checkConntrack, checkForgets,
+		checkAround, checkMedium,
 		checkGuard, checkOpenable, checkBoot, checkFlush, checkAccess, checkSandbox,
 	} {
 		found = append(found, check(c, h)...)
@@ -76,7 +78,8 @@ func checkConntrack(_ *config.Config, h *host) []Finding {
 	}
 	return []Finding{{
 		Severity: Notice, Subject: "nf_conntrack_max",
-		Text:   fmt.Sprintf("%d of %d connections are tracked: when the table is full, new ones are dropped, granted ones too", n, limit),
+		Text: fmt.Sprintf("%d of %d connections are tracked: when the table is full, new ones are dropped, "+
+			"granted ones too", n, limit),
 		Advice: fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d\n# what fills it: conntrack -S", 4*limit),
 	}}
 }
@@ -108,7 +111,8 @@ func checkInterfaces(c *config.Config, h *host) []Finding {
 		case l.Name != name:
 			found = append(found, Finding{
 				Severity: Problem, Subject: "firewall.trusted_interfaces",
-				Text:   fmt.Sprintf("%s is an alternative name of %s, and firewall rules do not know those: nothing is trusted by it", name, l.Name),
+				Text: fmt.Sprintf("%s is an alternative name of %s, and firewall rules do not know those: nothing is "+
+					"trusted by it", name, l.Name),
 				Advice: fmt.Sprintf("# write %q in the place of %q", l.Name, name),
 			})
 		}
@@ -174,7 +178,8 @@ func checkAccount(c *config.Config, h *host) []Finding {
 	}
 	return []Finding{{
 		Severity: Notice, Subject: "user " + home.SystemUser,
-		Text:   fmt.Sprintf("there is none: the server that root starts becomes the user %d, which has no name", sandbox.Unnamed),
+		Text: fmt.Sprintf("there is none: the server that root starts becomes the user %d, which has no name",
+			sandbox.Unnamed),
 		Advice: home.MakeUser + " && " + home.HandOver(home.SystemUser, c.Dir),
 	}}
 }
@@ -185,8 +190,9 @@ func checkSandbox(_ *config.Config, h *host) []Finding {
 	for _, text := range h.lacks {
 		found = append(found, Finding{
 			Severity: Warning, Subject: "sandbox",
-			Text:   text + ": a server that is taken over can do more",
-			Advice: "# it needs a kernel with CONFIG_SECURITY_LANDLOCK (Linux 5.13, and landlock in /sys/kernel/security/lsm) and CONFIG_SECCOMP_FILTER; in a container, what its runtime forbids",
+			Text: text + ": a server that is taken over can do more",
+			Advice: "# it needs a kernel with CONFIG_SECURITY_LANDLOCK (Linux 5.13, and landlock in /sys/kernel/security/lsm) " +
+				"and CONFIG_SECCOMP_FILTER; in a container, what its runtime forbids",
 		})
 	}
 	return found

@@ -43,7 +43,8 @@ type scene struct {
 }
 
 // dropping is a table that drops but for ssh, as a host should have one.
-const dropping = "table inet filter {\nchain input {\ntype filter hook input priority 0; policy drop;\niif lo accept\nct state established,related accept\ntcp dport 22 accept\n}\n}\n"
+const dropping = "table inet filter {\nchain input {\ntype filter hook input priority 0; policy drop;\niif lo " +
+	"accept\nct state established,related accept\ntcp dport 22 accept\n}\n}\n"
 
 // newScene makes a gateway on which nothing is the matter: ssh is served and guarded, the guard stands
 // and is loaded at boot.
@@ -175,7 +176,8 @@ chain input { type filter hook input priority 0; policy drop;
 `
 }
 
-const admits4, admits6 = "ip saddr . meta l4proto . th dport @spa4 accept\n", "ip6 saddr . meta l4proto . th dport @spa6 accept\n"
+const admits4, admits6 = "ip saddr . meta l4proto . th dport @spa4 accept\n", "ip6 saddr . meta l4proto " +
+	". th dport @spa6 accept\n"
 
 // TestHost: on a quiet host nothing is found; each thing that is the matter is found, and nothing else.
 func TestHost(t *testing.T) {
@@ -194,7 +196,8 @@ func (test hostTest) run(t *testing.T) {
 	if test.pretend != nil {
 		test.pretend(h)
 	}
-	found := slices.DeleteFunc(examine(t.Context(), s.config.Dir, now, h), func(f Finding) bool { return f.Subject == "firewall.tproxy" })
+	found := slices.DeleteFunc(examine(t.Context(), s.config.Dir, now, h),
+		func(f Finding) bool { return f.Subject == "firewall.tproxy" })
 	if test.want == "" {
 		if len(found) != 0 {
 			t.Errorf("got %+v, want nothing", found)
@@ -221,7 +224,8 @@ func TestTrustedByAlternativeName(t *testing.T) {
 	s := newScene(t, func(c *config.Config) { c.Firewall.TrustedInterfaces = []string{"vs", "enp0s5"} })
 	alsoNamed("enp0s5")(s)
 	found := checkInterfaces(s.config, s.look())
-	if len(found) != 1 || !says(found, Problem, []string{"firewall.trusted_interfaces", "enp0s5 is an alternative name of vs", `write "vs"`}) {
+	if len(found) != 1 || !says(found, Problem, []string{"firewall.trusted_interfaces",
+		"enp0s5 is an alternative name of vs", `write "vs"`}) {
 		t.Errorf("got %+v", found)
 	}
 }

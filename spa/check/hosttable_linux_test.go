@@ -89,7 +89,8 @@ func local(prefix string) func(*scene) {
 func marking(mark string, rule ...string) func(*scene) {
 	return func(s *scene) {
 		s.t.Helper()
-		beside("table inet marks { chain restore { type route hook output priority mangle; meta mark set " + mark + "; }\n}\n")(s)
+		beside("table inet marks { chain restore { type route hook output priority mangle; meta mark set " + mark +
+			"; }\n}\n")(s)
 		s.tell("ip", slices.Concat([]string{"rule", "add", "priority", "100"}, rule, []string{"lookup", "200"})...)
 	}
 }
@@ -354,7 +355,9 @@ func fileTests() []hostTest {
 // token is an enrolment token.
 func (s *scene) token() string {
 	s.t.Helper()
-	p := &keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201}, ServerID: keys.NewServerID(), Gate: keys.NewGateKey(), ID: keys.NewID(), Key: keys.NewKey(), Client: "alice", Services: map[string][]string{"ssh": {"tcp/22"}}, Receipts: true}
+	p := &keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201}, ServerID: keys.NewServerID(),
+		Gate: keys.NewGateKey(), ID: keys.NewID(), Key: keys.NewKey(), Client: "alice",
+		Services: map[string][]string{"ssh": {"tcp/22"}}, Receipts: true}
 	return p.Token() + "\n"
 }
 

@@ -23,7 +23,8 @@ func checkLoaded(ctx context.Context, c *config.Config, h *host, gates keys.Gate
 	case errors.Is(err, control.ErrNotRunning):
 		return []Finding{{
 			Severity: Problem, Subject: "spa-server",
-			Text:   "one runs here, and not with the state directory " + c.State + ": it has other files, or those of before a change",
+			Text: "one runs here, and not with the state directory " + c.State +
+				": it has other files, or those of before a change",
 			Advice: "systemctl restart spa-server.service",
 		}}
 	case errors.Is(err, control.ErrSilent):

@@ -23,7 +23,8 @@ import (
 // look takes all looks at the machine that can be taken, in the network namespace of the calling
 // thread, and notes those that cannot.
 func look(ctx context.Context) *host {
-	h := &host{root: "/", uid: os.Geteuid(), accounts: home.Account, resolve: resolve, medium: mediumOf, ask: home.AskStatus}
+	h := &host{root: "/", uid: os.Geteuid(), accounts: home.Account, resolve: resolve,
+		medium: mediumOf, ask: home.AskStatus}
 	var err error
 	h.rules, err = survey.Read(ctx)
 	h.notSeen("the rule sets of other tools", err)

@@ -68,7 +68,8 @@ func TestListeners(t *testing.T) {
 		}
 	}
 	slices.Sort(got)
-	want := []string{"tcp 127.0.0.1:2203", "tcp 192.0.2.1:2201", "tcp [2001:db8::1]:2202", "udp 192.0.2.1:2204", "udp [::1]:2205"}
+	want := []string{"tcp 127.0.0.1:2203", "tcp 192.0.2.1:2201", "tcp [2001:db8::1]:2202",
+		"udp 192.0.2.1:2204", "udp [::1]:2205"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -210,7 +211,8 @@ func TestReadConntrack(t *testing.T) {
 
 // TestMediumOf: proc is neither memory that is written to nor a network; shm is memory.
 func TestMediumOf(t *testing.T) {
-	for path, want := range map[string]medium{"/dev/shm": inMemory, "/proc": onDisk, filepath.Join(t.TempDir(), "absent"): onDisk} {
+	for path, want := range map[string]medium{"/dev/shm": inMemory, "/proc": onDisk,
+		filepath.Join(t.TempDir(), "absent"): onDisk} {
 		if got := mediumOf(path); got != want {
 			t.Errorf("%s: got %v, want %v", path, got, want)
 		}

@@ -81,8 +81,10 @@ func checkOwnPorts(c *config.Config, h *host) []Finding {
 		reserve := strings.TrimPrefix(fmt.Sprintf("%s,%d-%d", h.own.text, p.Low, p.High), ",")
 		found = append(found, Finding{
 			Severity: severity, Subject: subject,
-			Text:   fmt.Sprintf("%v: the kernel assigns these ports to local sockets (ip_local_port_range %d-%d): %s", p, h.own.first, h.own.last, text),
-			Advice: fmt.Sprintf("sysctl -w net.ipv4.ip_local_reserved_ports=%s\n# and the same in a file of /etc/sysctl.d", reserve),
+			Text: fmt.Sprintf("%v: the kernel assigns these ports to local sockets (ip_local_port_range %d-%d): %s", p,
+				h.own.first, h.own.last, text),
+			Advice: fmt.Sprintf("sysctl -w net.ipv4.ip_local_reserved_ports=%s\n# and the same in a file of /etc/sysctl.d",
+				reserve),
 		})
 	}
 	for _, s := range c.Services {
@@ -91,13 +93,15 @@ func checkOwnPorts(c *config.Config, h *host) []Finding {
 		}
 		for _, p := range s.Ports {
 			if p.Proto == service.UDP {
-				say(Warning, "service."+s.Name+".ports", p, "a peer that such a socket has queried can keep the port open for itself, and reach a later listener")
+				say(Warning, "service."+s.Name+".ports", p, "a peer that such a socket has queried can keep the port open for "+
+					"itself, and reach a later listener")
 			}
 		}
 	}
 	for _, k := range c.KnockPorts {
 		if !k.Shared {
-			say(Notice, "knock_ports", service.Ports{Proto: service.UDP, Low: k.Port, High: k.Port}, "replies to such a socket are not tracked, and another firewall may drop them")
+			say(Notice, "knock_ports", service.Ports{Proto: service.UDP, Low: k.Port, High: k.Port},
+				"replies to such a socket are not tracked, and another firewall may drop them")
 		}
 	}
 	return found

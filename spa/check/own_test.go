@@ -47,7 +47,8 @@ func TestOwnPorts(t *testing.T) {
 			t.Fatalf("%d to %d without %v: of %v got %v, %v, want %v", first, last, parts, p, got, some, want)
 		}
 	}
-	for _, bad := range [][2]string{{"", ""}, {"1", ""}, {"a b", ""}, {"1 2", "x"}, {"1 2", "1-x"}, {"1 70000", ""}, {"1 2", "70000"}} {
+	for _, bad := range [][2]string{{"", ""}, {"1", ""}, {"a b", ""}, {"1 2", "x"}, {"1 2", "1-x"},
+		{"1 70000", ""}, {"1 2", "70000"}} {
 		if _, err := parseOwnPorts(bad[0], bad[1]); err == nil {
 			t.Errorf("%q: got no error", bad)
 		}

@@ -16,14 +16,16 @@ import (
 func checkOwners(c *config.Config, h *host) []Finding {
 	var found []Finding
 	clients := filepath.Join(c.Dir, config.ClientsDir)
-	for _, path := range home.Distinct(c.Dir, clients, filepath.Join(c.Dir, config.FileName), filepath.Join(c.Dir, config.GateFile), c.State) {
+	for _, path := range home.Distinct(c.Dir, clients, filepath.Join(c.Dir, config.FileName),
+		filepath.Join(c.Dir, config.GateFile), c.State) {
 		owner, err := ownerOf(path)
 		if err != nil || h.trusts(owner) {
 			continue // that it is not there is said where it is read
 		}
 		found = append(found, Finding{
 			Severity: Warning, Subject: path,
-			Text:   fmt.Sprintf("it belongs to user %d, not to root or the server's user: user %[1]d can change what is guarded and which clients get in", owner),
+			Text: fmt.Sprintf("it belongs to user %d, not to root or the server's user: user %[1]d can change what is "+
+				"guarded and which clients get in", owner),
 			Advice: "chown root " + quote.Shell(path),
 		})
 	}

@@ -66,7 +66,8 @@ func TestCheckOwnersACL(t *testing.T) {
 	clients := filepath.Join(c.Dir, config.ClientsDir)
 	own(t, clients, 0, 0, 0o750)
 	list := binary.LittleEndian.AppendUint32(nil, 2) // its version; then what sort of entry, its rights, of whom
-	for _, entry := range [][3]uint32{{1, 7, 1<<32 - 1}, {2, 5, server}, {4, 5, 1<<32 - 1}, {16, 5, 1<<32 - 1}, {32, 0, 1<<32 - 1}} {
+	for _, entry := range [][3]uint32{{1, 7, 1<<32 - 1}, {2, 5, server}, {4, 5, 1<<32 - 1},
+		{16, 5, 1<<32 - 1}, {32, 0, 1<<32 - 1}} {
 		list = binary.LittleEndian.AppendUint16(list, uint16(entry[0]))
 		list = binary.LittleEndian.AppendUint16(list, uint16(entry[1]))
 		list = binary.LittleEndian.AppendUint32(list, entry[2])

@@ -44,7 +44,8 @@ func checkBridges(c *config.Config, h *host) []Finding {
 			said[key] = true
 			found = append(found, Finding{
 				Severity: Warning, Subject: "service." + s.Name + ".addresses",
-				Text:   fmt.Sprintf("%s is behind the bridge %s, and %s the guard: from another port of the bridge it is reached without a knock", to, bridge.Name, text),
+				Text: fmt.Sprintf("%s is behind the bridge %s, and %s the guard: from another port of the bridge it is reached "+
+					"without a knock", to, bridge.Name, text),
 				Advice: h.bridging.command(set),
 			})
 		}
@@ -62,7 +63,8 @@ func (b bridging) misses(bridge survey.Bridge, is4 bool) (text, sysctl string) {
 	case !b.loaded || !calls:
 		return "packets that this passes on do not go through", name
 	case !b.filtersVLANs:
-		return "frames with a VLAN or priority tag that this passes on do not go through", "net.bridge.bridge-nf-filter-vlan-tagged"
+		return "frames with a VLAN or priority tag that this passes on do not go through",
+			"net.bridge.bridge-nf-filter-vlan-tagged"
 	}
 	return "", ""
 }
@@ -85,13 +87,16 @@ func checkForgets(c *config.Config, h *host) []Finding {
 		return !s.Cuts() && slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Proto == service.TCP })
 	}
 	after := h.conntrack.established
-	if after == 0 || after >= shortestSilence || c.Firewall.Backend == "dry-run" || !slices.ContainsFunc(c.Services, keeps) {
+	if after == 0 || after >= shortestSilence || c.Firewall.Backend == "dry-run" ||
+		!slices.ContainsFunc(c.Services, keeps) {
 		return nil
 	}
 	return []Finding{{
 		Severity: Notice, Subject: "nf_conntrack_tcp_timeout_established",
-		Text:   fmt.Sprintf("%v: a session that is silent for longer is forgotten, and hangs once its grant is over, until its client knocks again", after),
-		Advice: "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000\n# and the same in a file of /etc/sysctl.d",
+		Text: fmt.Sprintf("%v: a session that is silent for longer is forgotten, and hangs once its grant is over, until "+
+			"its client knocks again", after),
+		Advice: "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000\n# and the same in " +
+			"a file of /etc/sysctl.d",
 	}}
 }
 
@@ -113,13 +118,15 @@ func checkMarks(c *config.Config, h *host) []Finding {
 		}
 		ip := map[bool]string{true: "ip", false: "ip -6"}[m.V4]
 		was, will := fwmark(m.Value, m.Mask), fwmark(m.Value, m.Mask&^mark)
-		advice := fmt.Sprintf("%s rule add priority %d fwmark %s lookup %d && %[1]s rule del priority %[2]d fwmark %[5]s\n# and the same where your rules are kept", ip, m.Priority, will, m.Table, was)
+		advice := fmt.Sprintf("%s rule add priority %d fwmark %s lookup %d && %[1]s rule del priority %[2]d fwmark "+
+			"%[5]s\n# and the same where your rules are kept", ip, m.Priority, will, m.Table, was)
 		if m.More {
 			advice = fmt.Sprintf("# in the rule of priority %d write fwmark %s", m.Priority, will)
 		}
 		found = append(found, Finding{
 			Severity: Problem, Subject: ip + " rule fwmark " + was,
-			Text:   fmt.Sprintf("%s copies the connection mark to packets, and the guard has set the bit %#x in that: this rule does not hold for the sessions that it lets in, and their answers leave by another interface", at, mark),
+			Text: fmt.Sprintf("%s copies the connection mark to packets, and the guard has set the bit %#x in that: this "+
+				"rule does not hold for the sessions that it lets in, and their answers leave by another interface", at, mark),
 			Advice: advice,
 		})
 	}

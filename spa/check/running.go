@@ -29,14 +29,17 @@ func checkRunning(c *config.Config, s *control.Status) []Finding {
 	if s.Audit.Lost > 0 {
 		found = append(found, Finding{
 			Severity: Problem, Subject: s.Audit.File,
-			Text:   fmt.Sprintf("lines lost since the server was started: %d, the last at %s: %s", s.Audit.Lost, s.Audit.LostAt.Local().Format(time.DateTime), s.Audit.LostWhy),
-			Advice: "df -h " + quote.Shell(filepath.Dir(s.Audit.File)) + "\n# shows whether there is room; the count begins anew with a restart",
+			Text: fmt.Sprintf("lines lost since the server was started: %d, the last at %s: %s", s.Audit.Lost,
+				s.Audit.LostAt.Local().Format(time.DateTime), s.Audit.LostWhy),
+			Advice: "df -h " + quote.Shell(filepath.Dir(s.Audit.File)) + "\n# shows whether there is room; the count " +
+				"begins anew with a restart",
 		})
 	}
 	if s.Firewall.Unkept {
 		found = append(found, Finding{
 			Severity: Warning, Subject: "guard",
-			Text:   "the process that keeps it, spa-keeper, has ended: if the server is killed too another tool can flush it, and the ports are open",
+			Text: "the process that keeps it, spa-keeper, has ended: if the server is killed too another tool can flush " +
+				"it, and the ports are open",
 			Advice: "systemctl restart spa-server",
 		})
 	}
@@ -79,7 +82,8 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 		path := filepath.Join(c.State, home.SettingsFile)
 		found = append(found, Finding{
 			Severity: Warning, Subject: path,
-			Text:   home.ErrNotTrusted.Error() + ", so it is ignored: if " + config.FileName + " has a mistake at boot, nothing is guarded",
+			Text: home.ErrNotTrusted.Error() + ", so it is ignored: if " + config.FileName +
+				" has a mistake at boot, nothing is guarded",
 			Advice: "spa-server reload\n# replaces it",
 		})
 	}
@@ -96,7 +100,11 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 		do   func() error
 	}{
 		{filepath.Join(c.Dir, config.FileName), func() error { _, err := config.LoadIn(root, c.Dir); return err }},
-		{filepath.Join(c.Dir, config.GateFile), func() error { _, err := keys.ReadGateIn(root, c.Dir, config.GateFile); return err }},
+		{filepath.Join(c.Dir, config.GateFile), func() error {
+			_, err := keys.ReadGateIn(root, c.Dir,
+				config.GateFile)
+			return err
+		}},
 	} {
 		err := sandbox.As(home.SystemUser, read.do)
 		if errors.Is(err, fs.ErrPermission) {
@@ -124,7 +132,8 @@ func openable(path string, h *host) []Finding {
 	}
 	for _, who := range [][2]int{{0, 0}, {uid, gid}} {
 		if err == nil && file.Mode()&fs.ModeSocket == 0 { // which is made anew
-			if home.Permits(dir, who[0], who[1], home.MaySearch) && home.Permits(file, who[0], who[1], home.MayRead|home.MayWrite) {
+			if home.Permits(dir, who[0], who[1], home.MaySearch) && home.Permits(file, who[0], who[1],
+				home.MayRead|home.MayWrite) {
 				return nil
 			}
 		} else if home.Permits(dir, who[0], who[1], home.MaySearch|home.MayWrite) {
@@ -133,7 +142,8 @@ func openable(path string, h *host) []Finding {
 	}
 	return []Finding{{
 		Severity: Problem, Subject: path,
-		Text:   fmt.Sprintf("root (without CAP_DAC_OVERRIDE) and the user %s cannot open it, so the server does not start", home.ServerName()),
+		Text: fmt.Sprintf("root (without CAP_DAC_OVERRIDE) and the user %s cannot open it, so the server does not start",
+			home.ServerName()),
 		Advice: home.MendFile(path),
 	}}
 }

@@ -18,7 +18,8 @@ import (
 func TestCheckRunning(t *testing.T) {
 	c := initialised(t, nil, keys.Client{RequireSource: true})
 	alice := control.LeftOut{Client: "alice", Why: "it was bad"} // whose file is good by now
-	if found := checkRunning(c, &control.Status{LeftOut: []control.LeftOut{{Client: "bob", Why: "it is bad"}}}); len(found) != 0 {
+	if found := checkRunning(c,
+		&control.Status{LeftOut: []control.LeftOut{{Client: "bob", Why: "it is bad"}}}); len(found) != 0 {
 		t.Errorf("got %+v, want nothing", found)
 	}
 	for name, test := range map[string]struct {

@@ -99,7 +99,8 @@ func checkKnockSeen(c *config.Config, h *host) []Finding {
 		if len(commands) > 0 {
 			found = append(found, Finding{
 				Severity: Warning, Subject: "knock_ports",
-				Text:   fmt.Sprintf("the host's firewall lets udp/%d through and drops other ports: a scanner sees that it is special, and knocks need no rule", k.Port),
+				Text: fmt.Sprintf("the host's firewall lets udp/%d through and drops other ports: a scanner sees that it is "+
+					"special, and knocks need no rule", k.Port),
 				Advice: pasteLines(commands...),
 			})
 		}
@@ -117,7 +118,8 @@ func (h *host) standsOut(c *config.Config, a approach, port uint16) (string, boo
 	}
 	var at survey.Place
 	for _, other := range append([]uint16{port - 1, port + 1}, probePorts...) {
-		if other == 0 || isKnockPort(c, other) || c.Guards(service.Service{Proto: service.UDP, Port: other}) || len(h.listens(service.UDP, other)) > 0 {
+		if other == 0 || isKnockPort(c, other) || c.Guards(service.Service{Proto: service.UDP, Port: other}) ||
+			len(h.listens(service.UDP, other)) > 0 {
 			continue
 		}
 		dropped := h.rules.Judge(packetTo(a, service.UDP, other))

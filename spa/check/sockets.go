@@ -19,14 +19,16 @@ func checkKnockPorts(c *config.Config, h *host) []Finding {
 		if !k.Shared && len(served) > 0 {
 			found = append(found, Finding{
 				Severity: Warning, Subject: "knock_ports",
-				Text:   fmt.Sprintf("%s on this host serves udp/%d too: connection tracking is kept from seeing what comes and goes there, and what answers shows the port", by(served), k.Port),
+				Text: fmt.Sprintf("%s on this host serves udp/%d too: connection tracking is kept from seeing what comes and "+
+					"goes there, and what answers shows the port", by(served), k.Port),
 				Advice: fmt.Sprintf("# take another port, or write { port = %d, shared = true }", k.Port),
 			})
 		}
 		if k.Shared && len(served) == 0 {
 			found = append(found, Finding{
 				Severity: Notice, Subject: "knock_ports",
-				Text:   fmt.Sprintf("udp/%d is set to shared, but nothing on this host serves it: each knock leaves a needless entry in connection tracking", k.Port),
+				Text: fmt.Sprintf("udp/%d is set to shared, but nothing on this host serves it: each knock leaves a needless "+
+					"entry in connection tracking", k.Port),
 				Advice: fmt.Sprintf("# write %d in place of { port = %[1]d, shared = true }", k.Port),
 			})
 		}
@@ -88,8 +90,10 @@ func checkShutHere(c *config.Config, h *host) []Finding {
 		if len(shut) > 0 {
 			found = append(found, Finding{
 				Severity: Notice, Subject: "service." + s.Name,
-				Text:   fmt.Sprintf("it has addresses of its own, and %s listens on %s of this host: there the guard shuts the port to everyone", by(shut), portList(one.ports)),
-				Advice: fmt.Sprintf("# if it should be used here too, add another service with ports = [%s] and no addresses", quoted(one.ports)),
+				Text: fmt.Sprintf("it has addresses of its own, and %s listens on %s of this host: there the guard shuts the "+
+					"port to everyone", by(shut), portList(one.ports)),
+				Advice: fmt.Sprintf("# if it should be used here too, add another service with ports = [%s] and no addresses",
+					quoted(one.ports)),
 			})
 		}
 	}

@@ -62,7 +62,10 @@ var flushers = []flusher{
 	{"nftables.service", always, always}, // it does when it is stopped, whatever its file says
 	{"netfilter-persistent.service", never, always},
 	{"iptables.service", never, always},
-	{"firewalld.service", never, func(h *host) bool { return h.says("etc/firewalld/firewalld.conf", "FirewallBackend=iptables") }},
+	{"firewalld.service", never, func(h *host) bool {
+		return h.says("etc/firewalld/firewalld.conf",
+			"FirewallBackend=iptables")
+	}},
 	{"ferm.service", never, always},
 	{"shorewall.service", never, always},
 }
@@ -91,27 +94,33 @@ func checkFlush(c *config.Config, h *host) []Finding {
 		return nil
 	}
 	var found []Finding
-	included := h.includes("etc/nftables.conf", "table inet spa", 0) || h.includes("etc/sysconfig/nftables.conf", "table inet spa", 0)
+	included := h.includes("etc/nftables.conf", "table inet spa", 0) ||
+		h.includes("etc/sysconfig/nftables.conf", "table inet spa", 0)
 	iptables := c.Firewall.Backend == "iptables" || h.rules != nil && h.byIPTables()
 	if c.Firewall.Persist == "file" && !iptables && !included {
 		found = append(found, Finding{
 			Severity: Warning, Subject: "firewall.persist",
-			Text:   `"file", and /etc/nftables.conf has no table inet spa: whatever empties the rule set while the server is dead opens the ports`,
-			Advice: "spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include \"/etc/spa/guard.nft\"; or persist = \"owner\"",
+			Text: `"file", and /etc/nftables.conf has no table inet spa: whatever empties the rule set while the server ` +
+				`is dead opens the ports`,
+			Advice: "spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include " +
+				"\"/etc/spa/guard.nft\"; or persist = \"owner\"",
 		})
 	}
 	if c.Firewall.Persist != "file" && !iptables && included {
 		found = append(found, Finding{
 			Severity: Problem, Subject: "firewall.persist",
-			Text:   `"owner", and /etc/nftables.conf loads the table inet spa too: the kernel refuses that, and with it the whole reload`,
+			Text: `"owner", and /etc/nftables.conf loads the table inet spa too: the kernel refuses that, and ` +
+				`with it the whole reload`,
 			Advice: `# set persist = "file", or take the table out of /etc/nftables.conf`,
 		})
 	}
 	if c.Firewall.Persist != "file" && !iptables && !included && h.uid == 0 && h.rules != nil && !h.persists {
 		return append(found, Finding{
 			Severity: Warning, Subject: "firewall.persist",
-			Text:   `"owner" needs Linux 6.9 or later. On this kernel another tool can flush the guard, and the ports are open until the running server restores it or a dead server starts again`,
-			Advice: "spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include \"/etc/spa/guard.nft\"; in server.toml: persist = \"file\"",
+			Text: `"owner" needs Linux 6.9 or later. On this kernel another tool can flush the guard, and the ports are open ` +
+				`until the running server restores it or a dead server starts again`,
+			Advice: "spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include " +
+				"\"/etc/spa/guard.nft\"; in server.toml: persist = \"file\"",
 		})
 	}
 	units := h.flushing(iptables)
@@ -120,7 +129,8 @@ func checkFlush(c *config.Config, h *host) []Finding {
 	}
 	return append(found, Finding{
 		Severity: Warning, Subject: strings.Join(units, ", "),
-		Text:   "enabled, and to reload or stop it empties the rule set, the guard with it: a running server puts it back at once, a dead one does not",
+		Text: "enabled, and to reload or stop it empties the rule set, the guard with it: a running server puts it back " +
+			"at once, a dead one does not",
 		Advice: remedy(iptables),
 	})
 }

@@ -93,7 +93,8 @@ func (h *host) reachedBy(l survey.Link) []netip.Addr {
 }
 
 // judge says what becomes of a port in one family: the best that any way to the host offers.
-func (h *host) judge(ways []approach, is4 bool, proto service.Proto, port uint16, members ...survey.Set) (survey.Outcome, bool) {
+func (h *host) judge(ways []approach, is4 bool, proto service.Proto, port uint16,
+	members ...survey.Set) (survey.Outcome, bool) {
 	var best survey.Outcome
 	found := false
 	for _, a := range ways {
@@ -180,11 +181,14 @@ func blocked(o survey.Outcome) Finding {
 	case o.Verdict == survey.Perhaps:
 		return Finding{Severity: Notice, Text: "may drop new connections to %s: a condition in it cannot be judged from here"}
 	case o.Sources:
-		return Finding{Severity: Notice, Text: "drops new connections to %s, except from certain addresses: a client with a grant elsewhere does not get in"}
+		return Finding{Severity: Notice, Text: "drops new connections to %s, except from certain addresses: a client with " +
+			"a grant elsewhere does not get in"}
 	case o.Forwarded.IsValid() && o.Redirected:
-		return Finding{Severity: Problem, Text: "drops what is led from %s to " + o.Forwarded.String() + ": the guard cannot open what another table drops"}
+		return Finding{Severity: Problem, Text: "drops what is led from %s to " + o.Forwarded.String() +
+			": the guard cannot open what another table drops"}
 	case o.Forwarded.IsValid():
-		return Finding{Severity: Problem, Text: "drops new connections to %s at " + o.Forwarded.Addr().String() + ": the guard cannot open what another table drops"}
+		return Finding{Severity: Problem, Text: "drops new connections to %s at " + o.Forwarded.Addr().String() +
+			": the guard cannot open what another table drops"}
 	}
 	return Finding{Severity: Problem, Text: "drops new connections to %s: the guard cannot open what another table drops"}
 }
@@ -304,10 +308,14 @@ func each(ranges []service.Ports, do func(service.Proto, uint16)) {
 // checkAdmit looks at the administrator's own table where grants go into it: a stranger has to be
 // kept out, and whoever is in a set has to be let in.
 func checkAdmit(c *config.Config, h *host, ways []approach) []Finding {
-	found := collect(h.destinations(c), h, func(o survey.Outcome) (Finding, survey.Place) { return open(c, o), survey.Place{} })
+	found := collect(h.destinations(c), h, func(o survey.Outcome) (Finding, survey.Place) {
+		return open(c, o),
+			survey.Place{}
+	})
 	for i := range found {
 		found[i].Subject = "firewall.mode"
-		found[i].Advice = fmt.Sprintf("# let the table %s %s drop it, except for the members of the set", c.Firewall.Admit.Family, c.Firewall.Admit.Table)
+		found[i].Advice = fmt.Sprintf("# let the table %s %s drop it, except for the members of the set",
+			c.Firewall.Admit.Family, c.Firewall.Admit.Table)
 	}
 	for _, family := range []struct {
 		is4  bool
@@ -325,9 +333,11 @@ func checkAdmit(c *config.Config, h *host, ways []approach) []Finding {
 func open(c *config.Config, o survey.Outcome) Finding {
 	switch o.Verdict {
 	case survey.Passes:
-		return Finding{Severity: Problem, Text: "%s is open to strangers: with mode = \"admit\" nothing but the table " + c.Firewall.Admit.Table + " keeps it shut, and that does not"}
+		return Finding{Severity: Problem, Text: "%s is open to strangers: with mode = \"admit\" nothing but the table " +
+			c.Firewall.Admit.Table + " keeps it shut, and that does not"}
 	case survey.Perhaps:
-		return Finding{Severity: Notice, Text: "%s may be open to strangers: a rule of another table cannot be judged from here: " + o.At.String()}
+		return Finding{Severity: Notice, Text: "%s may be open to strangers: a rule of another table cannot be judged " +
+			"from here: " + o.At.String()}
 	}
 	return Finding{}
 }
@@ -348,7 +358,9 @@ func checkAdmitted(c *config.Config, h *host, ways []approach, is4 bool, family,
 	addr := map[bool]string{true: "ip", false: "ip6"}[is4]
 	return []Finding{{
 		Severity: Problem, Subject: "firewall.admit",
-		Text:   fmt.Sprintf("over %s no rule lets the members of the set %s in to %s: %s drops them too", family, name, portList(s.ports), s.at),
-		Advice: fmt.Sprintf("# add a rule to the chain that drops: %s saddr . meta l4proto . th dport @%s accept", addr, name),
+		Text: fmt.Sprintf("over %s no rule lets the members of the set %s in to %s: %s drops them too", family, name,
+			portList(s.ports), s.at),
+		Advice: fmt.Sprintf("# add a rule to the chain that drops: %s saddr . meta l4proto . th dport @%s accept", addr,
+			name),
 	}}
 }

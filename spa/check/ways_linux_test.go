@@ -92,8 +92,11 @@ func besideTests() []hostTest {
 func knockTests() []hostTest {
 	ufw := func(rules string) func(*scene) {
 		return func(s *scene) {
-			s.nft("table inet spa { chain guard { }\n}\ntable ip6 filter { chain input { type filter hook input priority 0; policy drop; tcp dport 22 accept; }\n}\n")
-			s.feed("*filter\n:INPUT DROP\n:ufw-before-input -\n:ufw-user-input -\n-A INPUT -j ufw-before-input\n-A ufw-before-input -i lo -j ACCEPT\n-A ufw-before-input -j ufw-user-input\n-A ufw-user-input -p tcp --dport 22 -j ACCEPT\n"+rules+"COMMIT\n", "iptables-nft-restore")
+			s.nft("table inet spa { chain guard { }\n}\ntable ip6 filter { chain input { type filter hook input priority 0; " +
+				"policy drop; tcp dport 22 accept; }\n}\n")
+			s.feed("*filter\n:INPUT DROP\n:ufw-before-input -\n:ufw-user-input -\n-A INPUT -j ufw-before-input\n-A "+
+				"ufw-before-input -i lo -j ACCEPT\n-A ufw-before-input -j ufw-user-input\n-A ufw-user-input -p tcp --dport 22 -j "+
+				"ACCEPT\n"+rules+"COMMIT\n", "iptables-nft-restore")
 		}
 	}
 	return []hostTest{
@@ -130,7 +133,8 @@ func addressTests() []hostTest {
 		}
 	}
 	forwarding := func(policy, rules string) func(*scene) {
-		return beside("table inet f { chain c { type filter hook forward priority 0; policy " + policy + ";\n" + rules + "\n}\n}\n")
+		return beside("table inet f { chain c { type filter hook forward priority 0; policy " + policy + ";\n" + rules +
+			"\n}\n}\n")
 	}
 	return []hostTest{
 		{name: "shut here to everyone", config: at("198.51.100.5"), want: Notice, says: []string{"service.ssh", "listens on tcp/22 of this host: there the guard shuts the port to everyone", `ports = ["tcp/22"]`}},
@@ -198,7 +202,8 @@ func bridgeTests() []hostTest {
 func TestBridgeFamilies(t *testing.T) {
 	bridge := &survey.Bridge{Ports: 2, Calls4: true}
 	b := bridging{loaded: true}
-	if text, sysctl := b.misses(*bridge, true); !strings.Contains(text, "VLAN") || sysctl != "net.bridge.bridge-nf-filter-vlan-tagged" {
+	if text, sysctl := b.misses(*bridge, true); !strings.Contains(text, "VLAN") ||
+		sysctl != "net.bridge.bridge-nf-filter-vlan-tagged" {
 		t.Errorf("IPv4: got %q and %q", text, sysctl)
 	}
 	if _, sysctl := b.misses(*bridge, false); sysctl != "net.bridge.bridge-nf-call-ip6tables" {
@@ -209,7 +214,8 @@ func TestBridgeFamilies(t *testing.T) {
 // TestWays: each other way to a service is named, and what is none is not.
 func TestWays(t *testing.T) {
 	lab.NeedProgram(t, "nft", "apt-get install nftables")
-	for name, tests := range map[string][]hostTest{"beside": besideTests(), "knock": knockTests(), "addresses": addressTests(), "bridges": bridgeTests()} {
+	for name, tests := range map[string][]hostTest{"beside": besideTests(), "knock": knockTests(),
+		"addresses": addressTests(), "bridges": bridgeTests()} {
 		for _, test := range tests {
 			t.Run(name+"/"+test.name, test.run)
 		}

@@ -128,7 +128,8 @@ func TestDialFails(t *testing.T) {
 		})
 	}
 	g, n := dualStack(t)
-	for _, bad := range []Command{{Type: spa.TypeClose, Services: ssh}, {Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}, {Name: "vpn"}}}} {
+	for _, bad := range []Command{{Type: spa.TypeClose, Services: ssh},
+		{Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}, {Name: "vpn"}}}} {
 		if _, _, err := mustPrepare(t, g, n, bad).Dial(t.Context(), 22); !errors.As(err, new(*CommandError)) {
 			t.Errorf("%+v: got %v", bad, err)
 		}
@@ -297,8 +298,10 @@ func TestProbesAreClosed(t *testing.T) {
 			t.Fatalf("got %+v and %d connections, want one a service", a, len(n.dialled))
 		}
 		n.wantOpen(t, nil)
-		granted := []spa.Granting{{Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}, {Ports: []service.Ports{{Proto: service.TCP, Low: 80, High: 80}}}}
-		if err := plan.WaitOpen(t.Context(), Answer{Gateway: gate4, Receipt: &spa.Receipt{Services: granted}}); err != nil || len(n.dialled) != 4 {
+		granted := []spa.Granting{{Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}},
+			{Ports: []service.Ports{{Proto: service.TCP, Low: 80, High: 80}}}}
+		if err := plan.WaitOpen(t.Context(), Answer{Gateway: gate4, Receipt: &spa.Receipt{Services: granted}}); err != nil ||
+			len(n.dialled) != 4 {
 			t.Errorf("WaitOpen: %v after %d connections", err, len(n.dialled))
 		}
 		n.wantOpen(t, nil)
@@ -349,7 +352,8 @@ func TestDialToldMore(t *testing.T) {
 	g, n := dualStack(t)
 	plan := mustPrepare(t, g, n, open())
 	plan.port = 8443
-	a := Answer{Receipt: &spa.Receipt{Services: []spa.Granting{{Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}, More: true}}}}
+	a := Answer{Receipt: &spa.Receipt{Services: []spa.Granting{{Ports: []service.Ports{{Proto: service.TCP, Low: 22,
+		High: 22}}, More: true}}}}
 	if port, err := plan.portOf(a); err != nil || port != 8443 {
 		t.Errorf("got %d, %v", port, err)
 	}
@@ -458,7 +462,8 @@ func TestDialerRefuses(t *testing.T) {
 	if _, err := (&Dialer{Profile: g.profile}).dial(t.Context(), "tcp", "gw:22", n); err == nil {
 		t.Error("two services have the port: no error")
 	}
-	if _, err := (&Dialer{Profile: g.profile, Service: ssh[0]}).dial(t.Context(), "udp", "gw:22", n); !errors.Is(err, errors.ErrUnsupported) {
+	if _, err := (&Dialer{Profile: g.profile, Service: ssh[0]}).dial(t.Context(), "udp", "gw:22",
+		n); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("udp: got %v", err)
 	}
 	g.profile.Address = gate4.String()

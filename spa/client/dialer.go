@@ -96,7 +96,8 @@ func (d *Dialer) service(port uint16) (service.Service, error) {
 	}
 	if len(found) != 1 {
 		slices.Sort(found)
-		return service.Service{}, fmt.Errorf("host %s has %d services with tcp/%d %v: say which in Dialer.Service", d.Profile.Name, len(found), port, found)
+		return service.Service{}, fmt.Errorf("host %s has %d services with tcp/%d %v: say which in Dialer.Service",
+			d.Profile.Name, len(found), port, found)
 	}
 	return service.Service{Name: found[0]}, nil
 }

@@ -80,7 +80,8 @@ func (g *gateway) receive(packet []byte, to netip.AddrPort) []byte {
 }
 
 func (g *gateway) receipt(k spa.Knock, status spa.Status) []byte {
-	r := spa.Receipt{Status: status, Time: time.Now().Add(g.clock), Source: netip.MustParseAddr("203.0.113.7"), Again: g.again}
+	r := spa.Receipt{Status: status, Time: time.Now().Add(g.clock), Source: netip.MustParseAddr("203.0.113.7"),
+		Again: g.again}
 	for range k.Services {
 		granting := spa.Granting{Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
 		if status == spa.Granted && !g.over {

@@ -37,7 +37,8 @@ func wantRounds(t *testing.T, got, want []round) {
 		t.Fatalf("got %v, want %v", got, want)
 	}
 	for i := range want {
-		if d := got[i].next - want[i].next; got[i].at != want[i].at || got[i].cause != want[i].cause || d.Abs() > time.Millisecond {
+		if d := got[i].next - want[i].next; got[i].at != want[i].at || got[i].cause != want[i].cause ||
+			d.Abs() > time.Millisecond {
 			t.Errorf("round %d: got %v, want %v", i, got[i], want[i])
 		}
 	}
@@ -48,7 +49,8 @@ func TestKeepRenews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := fakes(t)
 		got := keepFor(t, g, n, open(), 50*time.Second)
-		wantRounds(t, got, []round{{0, First, 20 * time.Second}, {20 * time.Second, Due, 20 * time.Second}, {40 * time.Second, Due, 20 * time.Second}})
+		wantRounds(t, got, []round{{0, First, 20 * time.Second}, {20 * time.Second, Due, 20 * time.Second},
+			{40 * time.Second, Due, 20 * time.Second}})
 		knocks, _, _ := g.seen()
 		if len(knocks) != 3 || knocks[0].ID == knocks[1].ID || knocks[1].ID == knocks[2].ID {
 			t.Errorf("got %d packets, want three requests", len(knocks))
@@ -58,8 +60,10 @@ func TestKeepRenews(t *testing.T) {
 
 // It backs off where it fails, and is back to its pace once it succeeds.
 func TestKeepBacksOff(t *testing.T) {
-	for name, status := range map[string]spa.Status{"no answer": 0, "too many for now": spa.ReasonTooManyPerHour, "not now": spa.ReasonNotNow,
-		"too many open": spa.ReasonTooManyGrants, "too many ports": spa.ReasonTooManyPorts, "the firewall failed": spa.ReasonFailed} {
+	for name, status := range map[string]spa.Status{"no answer": 0, "too many for now": spa.ReasonTooManyPerHour,
+		"not now":       spa.ReasonNotNow,
+		"too many open": spa.ReasonTooManyGrants, "too many ports": spa.ReasonTooManyPorts,
+		"the firewall failed": spa.ReasonFailed} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g, n := fakes(t)
@@ -101,7 +105,8 @@ func TestKeepPauseIsBounded(t *testing.T) {
 			t.Fatalf("after %d failures: %v", failures, p)
 		}
 	}
-	short := &Round{Answers: []Answer{{Verdict: Opened, Receipt: &spa.Receipt{Services: []spa.Granting{{For: time.Millisecond}}}}}}
+	short := &Round{Answers: []Answer{{Verdict: Opened,
+		Receipt: &spa.Receipt{Services: []spa.Granting{{For: time.Millisecond}}}}}}
 	if p := short.pause(open(), 0); p != leastPause {
 		t.Errorf("a grant of a millisecond: %v", p)
 	}
@@ -157,7 +162,8 @@ func TestKeepFollowsTheAddress(t *testing.T) {
 			got = append(got, round{time.Since(start), r.Cause, r.Next})
 		}
 		moved := 9*time.Second + settleAfter
-		wantRounds(t, got, []round{{0, First, 20 * time.Second}, {moved, Moved, 20 * time.Second}, {moved + 20*time.Second, Due, 20 * time.Second}})
+		wantRounds(t, got, []round{{0, First, 20 * time.Second}, {moved, Moved, 20 * time.Second},
+			{moved + 20*time.Second, Due, 20 * time.Second}})
 		if knocks, _, _ := g.seen(); knocks[1].Source != public4 {
 			t.Errorf("the second request states %v, want the new address", knocks[1].Source)
 		}

@@ -34,7 +34,8 @@ func TestOpenedAtOnce(t *testing.T) {
 			t.Errorf("returned after %v, want at once", waited)
 		}
 		knocks, to, _ := g.seen()
-		if k := knocks[0]; k.Type != spa.TypeOpen || k.For != c.For || k.Source.IsValid() || len(k.Services) != 1 || k.Services[0] != ssh[0] {
+		if k := knocks[0]; k.Type != spa.TypeOpen || k.For != c.For || k.Source.IsValid() || len(k.Services) != 1 ||
+			k.Services[0] != ssh[0] {
 			t.Errorf("the gateway read %+v", k.Request)
 		}
 		if want := netip.AddrPortFrom(gate4, 62201); to[0] != want {
@@ -286,7 +287,8 @@ func TestForgeriesAreIgnored(t *testing.T) {
 			old := g.receipt(former, spa.ReasonFailed)
 			flipped := bytes.Clone(real)
 			flipped[len(flipped)/2] ^= 1
-			for _, forged := range [][]byte{nil, {0}, packet, old, flipped, real[:len(real)-1], append(bytes.Clone(real), 0), make([]byte, len(real)), make([]byte, 60_000)} {
+			for _, forged := range [][]byte{nil, {0}, packet, old, flipped, real[:len(real)-1], append(bytes.Clone(real), 0),
+				make([]byte, len(real)), make([]byte, 60_000)} {
 				c.deliver(forged, nil)
 			}
 			time.AfterFunc(50*time.Millisecond, func() { c.deliver(real, nil) })

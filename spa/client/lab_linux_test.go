@@ -63,7 +63,8 @@ func badNetwork(t *testing.T, g *lab.Gateway) {
 	var doors int64
 	for i, timeout := range times {
 		o := openAll(t, g, profiles[i*clients:][:clients], i*opens, timeout)
-		t.Logf("%.0f %% lost each way: of %d commands %d had a receipt within %v, %d doors were open, %d of them without a receipt; %d packets were sent",
+		t.Logf("%.0f %% lost each way: of %d commands %d had a receipt within %v, %d doors were open, %d of them without a "+
+			"receipt; %d packets were sent",
 			100*lost, opens, o.receipts.Load(), timeout, o.doors.Load(), o.doors.Load()-o.receipts.Load(), o.packets.Load())
 		doors += o.doors.Load()
 		if o.doors.Load() < o.receipts.Load() {
@@ -135,14 +136,16 @@ func several(t *testing.T, g *lab.Gateway, n int) []keys.Profile {
 }
 
 // openThrough opens ssh through a relay of its own.
-func openThrough(ctx context.Context, g *lab.Gateway, profile keys.Profile, i int, timeout time.Duration) (client.Answer, error) {
+func openThrough(ctx context.Context, g *lab.Gateway, profile keys.Profile, i int,
+	timeout time.Duration) (client.Answer, error) {
 	r, err := newRelay(g.Client, address(i), netip.MustParseAddrPort("[2001:db8::1]:62201"), uint64(i))
 	if err != nil {
 		return client.Answer{}, err
 	}
 	defer r.close()
 	profile.Address, profile.KnockPorts = "127.0.0.1", []uint16{r.port()}
-	answers, err := client.Open(ctx, &profile, client.Command{Services: []service.Service{{Name: "ssh"}}, For: 10 * time.Minute, Timeout: timeout})
+	answers, err := client.Open(ctx, &profile, client.Command{Services: []service.Service{{Name: "ssh"}},
+		For: 10 * time.Minute, Timeout: timeout})
 	if len(answers) != 1 {
 		return client.Answer{}, fmt.Errorf("%d answers: %w", len(answers), err)
 	}
@@ -153,7 +156,8 @@ func openThrough(ctx context.Context, g *lab.Gateway, profile keys.Profile, i in
 func door(g *lab.Gateway, from netip.Addr) bool {
 	var conn net.Conn
 	err := g.Client.Do(func() (err error) {
-		dialer := net.Dialer{Timeout: lab.Patience, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), Control: free}
+		dialer := net.Dialer{Timeout: lab.Patience, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)),
+			Control: free}
 		conn, err = dialer.Dial("tcp6", "[2001:db8::1]:22")
 		return err
 	})

@@ -103,7 +103,8 @@ func TestLookupOfOneFamily(t *testing.T) {
 func readConfiguration(t *testing.T) {
 	t.Helper()
 	nobody := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody is there") }
-	if _, err := (&net.Resolver{PreferGo: true, Dial: nobody}).LookupNetIP(t.Context(), "ip4", "gw.example.net."); err == nil {
+	if _, err := (&net.Resolver{PreferGo: true, Dial: nobody}).LookupNetIP(t.Context(), "ip4",
+		"gw.example.net."); err == nil {
 		t.Fatal("a name was looked up that nobody knows")
 	}
 }
@@ -114,7 +115,8 @@ func TestDialerLookupEnds(t *testing.T) {
 		g, n := fakes(t)
 		d := &Dialer{Profile: g.profile, Timeout: 50 * time.Millisecond}
 		start := time.Now()
-		if _, err := d.dial(t.Context(), "tcp", "slow.example.net:22", n); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != d.Timeout {
+		if _, err := d.dial(t.Context(), "tcp", "slow.example.net:22", n); !errors.Is(err, context.DeadlineExceeded) ||
+			time.Since(start) != d.Timeout {
 			t.Errorf("got %v after %v", err, time.Since(start))
 		}
 	})

@@ -122,7 +122,8 @@ func (p *Plan) route(ctx context.Context, gateways []netip.Addr, ports []uint16)
 func (p *Plan) routeFamily(ctx context.Context, gateways []netip.Addr, ports []uint16) (Route, error) {
 	source := p.Command.Source
 	if source.kind == sourceStated && source.addr.Is4() != gateways[0].Is4() {
-		return Route{}, &CommandError{fmt.Errorf("%v cannot be the source of packets to %v: one is IPv4, the other IPv6", source.addr, gateways[0])}
+		return Route{}, &CommandError{fmt.Errorf("%v cannot be the source of packets to %v: one is IPv4, the other IPv6",
+			source.addr, gateways[0])}
 	}
 	var reachable []netip.Addr
 	var first netip.Addr

@@ -64,7 +64,8 @@ func TestNAT64(t *testing.T) {
 			command.Source = mustSource(t, c.source)
 			plan, err := prepare(t.Context(), g.profile, command, n)
 			var nat64 *NAT64Error
-			if wrong := errors.As(err, &nat64); wrong != c.wrong || (err != nil) != c.wrong || wrong && (nat64.Stated != public6 && nat64.Stated.String() != "2a00::4" || !errors.As(err, new(*CommandError))) {
+			if wrong := errors.As(err, &nat64); wrong != c.wrong || (err != nil) != c.wrong ||
+				wrong && (nat64.Stated != public6 && nat64.Stated.String() != "2a00::4" || !errors.As(err, new(*CommandError))) {
 				t.Fatalf("got %v", err)
 			}
 			if c.wrong {
@@ -270,7 +271,8 @@ func TestLookupHasATime(t *testing.T) {
 		c := open()
 		c.Timeout = 3 * time.Second
 		start := time.Now()
-		if _, err := prepare(t.Context(), g.profile, c, n); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != c.Timeout {
+		if _, err := prepare(t.Context(), g.profile, c, n); !errors.Is(err, context.DeadlineExceeded) ||
+			time.Since(start) != c.Timeout {
 			t.Errorf("got %v after %v, want it to end after %v", err, time.Since(start), c.Timeout)
 		}
 	})
@@ -349,7 +351,8 @@ func TestParseSource(t *testing.T) {
 			t.Errorf("%q: got %q, %v", s, source, err)
 		}
 	}
-	for _, s := range []string{"stun:", "stun:a b", "stun:example.net:0", "stun", "Auto", "gw", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "fe80::1%eth0", "192.0.2.0/24", "192.0.2.7:80"} {
+	for _, s := range []string{"stun:", "stun:a b", "stun:example.net:0", "stun", "Auto", "gw", "0.0.0.0", "::",
+		"224.0.0.1", "ff02::1", "fe80::1%eth0", "192.0.2.0/24", "192.0.2.7:80"} {
 		if source, err := ParseSource(s); err == nil || source != (Source{}) {
 			t.Errorf("%q: got %q, want an error", s, source)
 		}
@@ -419,7 +422,8 @@ func TestRoutable(t *testing.T) {
 }
 
 func TestVerdictString(t *testing.T) {
-	for v, want := range map[Verdict]string{Silent: "no answer", Opened: "open", Closed: "closed", Refused: "refused", Sent: "sent", 9: "verdict-9"} {
+	for v, want := range map[Verdict]string{Silent: "no answer", Opened: "open", Closed: "closed", Refused: "refused",
+		Sent: "sent", 9: "verdict-9"} {
 		if v.String() != want {
 			t.Errorf("got %q, want %q", v, want)
 		}

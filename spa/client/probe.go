@@ -232,7 +232,8 @@ func (p *Plan) Reachable(ctx context.Context, answers []Answer) bool {
 // answered and receipts should have come. It returns a connection to the last port of the first
 // address at which all of them accept, or nil.
 func (p *Plan) once(ctx context.Context, answers []Answer, ports []uint16) net.Conn {
-	if !p.Profile.Receipts || len(answers) == 0 || slices.ContainsFunc(answers, func(a Answer) bool { return !errors.Is(a.Err, ErrNoAnswer) }) {
+	if !p.Profile.Receipts || len(answers) == 0 || slices.ContainsFunc(answers,
+		func(a Answer) bool { return !errors.Is(a.Err, ErrNoAnswer) }) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, lastProbe)

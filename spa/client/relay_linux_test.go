@@ -44,7 +44,8 @@ func newRelay(h *lab.Host, from netip.Addr, to netip.AddrPort, seed uint64) (*re
 	}
 	r := &relay{front: front, to: to, done: make(chan struct{})}
 	err = h.Do(func() error {
-		conn, err := (&net.ListenConfig{Control: free}).ListenPacket(context.Background(), "udp6", netip.AddrPortFrom(from, 0).String())
+		conn, err := (&net.ListenConfig{Control: free}).ListenPacket(context.Background(), "udp6",
+			netip.AddrPortFrom(from, 0).String())
 		if err == nil {
 			r.back = conn.(*net.UDPConn)
 		}
@@ -62,7 +63,10 @@ func newRelay(h *lab.Host, from netip.Addr, to netip.AddrPort, seed uint64) (*re
 // free lets a socket have an address that no interface has, but a route does.
 func free(_, _ string, c syscall.RawConn) error {
 	var err error
-	if e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1) }); e != nil {
+	if e := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6,
+			unix.IPV6_FREEBIND, 1)
+	}); e != nil {
 		return e
 	}
 	return err

@@ -13,13 +13,14 @@ type special struct {
 // https://www.iana.org/assignments/iana-ipv6-special-registry
 // Multicast has registries of its own and is added, so that one table decides.
 var specials = []special{
-	{netip.MustParsePrefix("0.0.0.0/8"), false},       // RFC 791, section 3.2: this network
-	{netip.MustParsePrefix("10.0.0.0/8"), false},      // RFC 1918: private use
-	{netip.MustParsePrefix("100.64.0.0/10"), false},   // RFC 6598: shared address space (carrier-grade NAT)
-	{netip.MustParsePrefix("127.0.0.0/8"), false},     // RFC 1122, section 3.2.1.3: loopback
-	{netip.MustParsePrefix("169.254.0.0/16"), false},  // RFC 3927: link local
-	{netip.MustParsePrefix("172.16.0.0/12"), false},   // RFC 1918: private use
-	{netip.MustParsePrefix("192.0.0.0/24"), false},    // RFC 6890, section 2.1: IETF protocol assignments, with RFC 7335, 7600, 7050
+	{netip.MustParsePrefix("0.0.0.0/8"), false},      // RFC 791, section 3.2: this network
+	{netip.MustParsePrefix("10.0.0.0/8"), false},     // RFC 1918: private use
+	{netip.MustParsePrefix("100.64.0.0/10"), false},  // RFC 6598: shared address space (carrier-grade NAT)
+	{netip.MustParsePrefix("127.0.0.0/8"), false},    // RFC 1122, section 3.2.1.3: loopback
+	{netip.MustParsePrefix("169.254.0.0/16"), false}, // RFC 3927: link local
+	{netip.MustParsePrefix("172.16.0.0/12"), false},  // RFC 1918: private use
+	{netip.MustParsePrefix("192.0.0.0/24"),
+		false}, // RFC 6890, section 2.1: IETF protocol assignments, with RFC 7335, 7600, 7050
 	{netip.MustParsePrefix("192.0.0.9/32"), true},     // RFC 7723: port control protocol anycast
 	{netip.MustParsePrefix("192.0.0.10/32"), true},    // RFC 8155: TURN anycast
 	{netip.MustParsePrefix("192.0.2.0/24"), false},    // RFC 5737: documentation

@@ -85,7 +85,8 @@ type NAT64Error struct {
 
 // Error says which address cannot be stated, and why.
 func (e *NAT64Error) Error() string {
-	return fmt.Sprintf("%v leads through a translator from IPv6 to IPv4 (NAT64), so the gateway does not see %v, which would be stated", e.Gateway, e.Stated)
+	return fmt.Sprintf("%v leads through a translator from IPv6 to IPv4 (NAT64), so the gateway does not see %v, which "+
+		"would be stated", e.Gateway, e.Stated)
 }
 
 // nat64 are the prefixes that stand for IPv4 addresses behind a translator: RFC 6052, RFC 8215.

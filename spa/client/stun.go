@@ -86,7 +86,8 @@ func transact(ctx context.Context, conn net.PacketConn, to netip.AddrPort) (neti
 }
 
 // stunAnswer reads until the answer to a request comes, the deadline passes or ctx ends.
-func stunAnswer(ctx context.Context, conn net.PacketConn, id stun.TxID, from netip.AddrPort, deadline time.Time) (netip.Addr, bool) {
+func stunAnswer(ctx context.Context, conn net.PacketConn, id stun.TxID, from netip.AddrPort,
+	deadline time.Time) (netip.Addr, bool) {
 	if conn.SetReadDeadline(deadline) != nil {
 		return netip.Addr{}, false
 	}

@@ -81,7 +81,8 @@ func TestSTUNBelievesNobodyElse(t *testing.T) {
 			good := told(request, to)
 			forged := stun.Response(stun.NewTxID(), netip.MustParseAddrPort("192.0.2.66:1"))
 			c.in <- delivery{data: forged, from: to}
-			c.in <- delivery{data: stun.Response(stun.TxID(request[8:20]), netip.MustParseAddrPort("192.0.2.66:1")), from: netip.MustParseAddrPort("192.0.2.66:3478")}
+			c.in <- delivery{data: stun.Response(stun.TxID(request[8:20]), netip.MustParseAddrPort("192.0.2.66:1")),
+				from: netip.MustParseAddrPort("192.0.2.66:3478")}
 			c.in <- delivery{data: good[:len(good)-3], from: to}
 			c.in <- delivery{err: errors.New("connection refused")}
 			if asked++; asked == 3 {
@@ -105,7 +106,8 @@ func TestSTUNFails(t *testing.T) {
 	silent := func(*fakeConn, []byte, netip.AddrPort) {}
 	tells := func(addr string) func(*fakeConn, []byte, netip.AddrPort) {
 		return func(c *fakeConn, request []byte, to netip.AddrPort) {
-			c.in <- delivery{data: stun.Response(stun.TxID(request[8:20]), netip.AddrPortFrom(netip.MustParseAddr(addr), 1)), from: to}
+			c.in <- delivery{data: stun.Response(stun.TxID(request[8:20]), netip.AddrPortFrom(netip.MustParseAddr(addr), 1)),
+				from: to}
 		}
 	}
 	for name, c := range map[string]struct {
@@ -143,7 +145,8 @@ func TestSTUNFails(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		start := time.Now()
-		if _, err := prepare(ctx, g.profile, stunCommand(t, "stun:stun.example.net"), n); err == nil || time.Since(start) > time.Second {
+		if _, err := prepare(ctx, g.profile, stunCommand(t, "stun:stun.example.net"), n); err == nil ||
+			time.Since(start) > time.Second {
 			t.Errorf("cancelled: got %v after %v", err, time.Since(start))
 		}
 	})

@@ -215,7 +215,8 @@ func TestLoadRefusesIdentity(t *testing.T) {
 		{serverID, serverID[1:]}:              ":4: server_id: a server id is 32 hex digits, this has 31",
 		{"version = 1", "version = 2\nx = 1"}: ":1: version: this program reads version 1",
 	} {
-		if c, err := loadText(t, strings.Replace(least, change[0], change[1], 1)); err == nil || c != nil || !strings.Contains(err.Error(), FileName+want) {
+		if c, err := loadText(t, strings.Replace(least, change[0], change[1], 1)); err == nil || c != nil ||
+			!strings.Contains(err.Error(), FileName+want) {
 			t.Errorf("%v: got %v, want %s", change, err, want)
 		}
 	}
@@ -225,8 +226,10 @@ func TestLoadRefusesIdentity(t *testing.T) {
 }
 
 func TestSeveralProblems(t *testing.T) {
-	_, err := loadText(t, "version = 1\nname = \"GW\"\naddress = \"\"\nknock_ports = [0]\nwindow = \"1\"\n[service.a]\nports = [\"x\"]\n[service.b]\nports = []\n")
-	for _, want := range []string{":2: name", ":3: address", ": server_id: missing", ":4: knock_ports", ":5: window", ":7: service.a.ports", ":9: service.b.ports"} {
+	_, err := loadText(t, "version = 1\nname = \"GW\"\naddress = \"\"\nknock_ports = [0]\nwindow = "+
+		"\"1\"\n[service.a]\nports = [\"x\"]\n[service.b]\nports = []\n")
+	for _, want := range []string{":2: name", ":3: address", ": server_id: missing", ":4: knock_ports", ":5: window",
+		":7: service.a.ports", ":9: service.b.ports"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want also %s", err, want)
 		}
@@ -244,7 +247,8 @@ func TestTooManyServices(t *testing.T) {
 }
 
 func TestKnockAndGuardedPorts(t *testing.T) {
-	for _, text := range []string{"knock_ports = [{ port = 53, shared = true }]\n[service.dns]\nports = ['udp/53']", "[service.x]\nports = ['tcp/62201']"} {
+	for _, text := range []string{"knock_ports = [{ port = 53, shared = true }]\n[service.dns]\nports = ['udp/53']",
+		"[service.x]\nports = ['tcp/62201']"} {
 		if _, err := loadText(t, least+text); err != nil {
 			t.Errorf("%s: %v", text, err)
 		}
@@ -253,7 +257,8 @@ func TestKnockAndGuardedPorts(t *testing.T) {
 
 // TestCheckAllow: what a client may be allowed, all of it or nothing.
 func TestCheckAllow(t *testing.T) {
-	c, err := loadText(t, least+"[service.web]\nports = ['tcp/8000-8050', 'tcp/8443']\n[service.more]\nports = ['tcp/8051-8100', 'udp/8443']\n")
+	c, err := loadText(t, least+"[service.web]\nports = ['tcp/8000-8050', 'tcp/8443']\n[service.more]\nports = "+
+		"['tcp/8051-8100', 'udp/8443']\n")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -121,7 +121,8 @@ func TestCommentsAreTrue(t *testing.T) {
 	c := created(t, dir)
 	c.Services = nil
 	text := c.filled(dir).text()
-	for _, examples := range [][]string{{"zone"}, {"persist"}, {"tproxy"}, {"mark"}, {"[service", "ports"}, {"for"}, {"max_for"}, {"addresses"}, {"on_expiry"}, {"when"}} {
+	for _, examples := range [][]string{{"zone"}, {"persist"}, {"tproxy"}, {"mark"}, {"[service", "ports"}, {"for"},
+		{"max_for"}, {"addresses"}, {"on_expiry"}, {"when"}} {
 		for _, example := range examples {
 			text = uncommented(t, text, example)
 		}
@@ -136,7 +137,8 @@ func TestCommentsAreTrue(t *testing.T) {
 	want := []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: defaultFor, MaxFor: defaultMaxFor, OnExpiry: "cut",
 		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5")},
 		When:      []service.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}}}}
-	if !reflect.DeepEqual(got.Services, want) || got.Firewall.Mark != 0x20000000 || got.Firewall.Persist != "file" || got.Zone != "Europe/Berlin" {
+	if !reflect.DeepEqual(got.Services, want) || got.Firewall.Mark != 0x20000000 || got.Firewall.Persist != "file" ||
+		got.Zone != "Europe/Berlin" {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -163,7 +165,8 @@ func TestEveryExampleIsTried(t *testing.T) {
 	dir := t.TempDir()
 	c := created(t, dir)
 	c.Services = nil
-	tried := []string{"zone", "persist", "tproxy", "mark", "[service.ssh]", "ports", "for", "max_for", "addresses", "on_expiry", "when", "[firewall.admit]", "table", "set4", "set6"}
+	tried := []string{"zone", "persist", "tproxy", "mark", "[service.ssh]", "ports", "for", "max_for", "addresses",
+		"on_expiry", "when", "[firewall.admit]", "table", "set4", "set6"}
 	for line := range strings.Lines(c.filled(dir).text()) {
 		example, ok := strings.CutPrefix(line, "# ")
 		word, _, _ := strings.Cut(example, " ")

@@ -17,12 +17,14 @@ func (l *loader) firewall() {
 	l.oneOf("firewall.closed", f.Closed, "drop", "reject")
 	l.oneOf("firewall.persist", f.Persist, "owner", "file")
 	l.interfaces("firewall.trusted_interfaces", f.TrustedInterfaces)
-	l.cfg.Firewall = Firewall{Backend: f.Backend, Mode: f.Mode, Closed: f.Closed, Persist: f.Persist, TrustedInterfaces: none(f.TrustedInterfaces), TPROXY: f.TPROXY}
+	l.cfg.Firewall = Firewall{Backend: f.Backend, Mode: f.Mode, Closed: f.Closed, Persist: f.Persist,
+		TrustedInterfaces: none(f.TrustedInterfaces), TPROXY: f.TPROXY}
 	if f.Persist == "file" && f.Backend == "iptables" {
 		l.must("firewall.persist", errors.New(`"file" has an effect with nftables only, whose tables can have an owner`))
 	}
 	if f.Closed == "reject" && f.Backend == "iptables" {
-		l.must("firewall.closed", errors.New(`"reject" works with nftables only: where its guard stands iptables can only drop`))
+		l.must("firewall.closed",
+			errors.New(`"reject" works with nftables only: where its guard stands iptables can only drop`))
 	}
 	l.mark()
 	l.admit()
@@ -107,12 +109,14 @@ func (l *loader) collisions() {
 		}
 		for _, k := range l.cfg.KnockPorts {
 			if !k.Shared && slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Contains(service.UDP, k.Port) }) {
-				l.must("service."+s.Name+".ports", fmt.Errorf("udp/%d is a knock port: choose another, or { port = %[1]d, shared = true } in knock_ports", k.Port))
+				l.must("service."+s.Name+".ports", fmt.Errorf("udp/%d is a knock port: choose another, or { port = %[1]d, shared "+
+					"= true } in knock_ports", k.Port))
 			}
 		}
 		for _, other := range l.cfg.Services[:i] {
 			if s.OnExpiry != other.OnExpiry && anyOverlap(s.Ports, other.Ports) {
-				l.must("service."+s.Name+".on_expiry", fmt.Errorf("%s guards the same port and says %q: a port has one answer", other.Name, other.OnExpiry))
+				l.must("service."+s.Name+".on_expiry", fmt.Errorf("%s guards the same port and says %q: a port has one answer",
+					other.Name, other.OnExpiry))
 			}
 		}
 	}

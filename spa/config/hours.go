@@ -16,7 +16,9 @@ func (l *loader) zone() {
 	name := *l.raw.Zone
 	_, err := time.LoadLocation(name)
 	if err != nil || name == "" || name == "Local" {
-		l.must("zone", errors.New(`should be the name of a time zone, such as "Europe/Berlin" or "UTC"; leave the line out for the machine's own`))
+		l.must("zone",
+			errors.New(`should be the name of a time zone, such as "Europe/Berlin" or "UTC"; leave the line `+
+				`out for the machine's own`))
 		return
 	}
 	l.cfg.Zone = name

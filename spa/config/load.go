@@ -114,10 +114,12 @@ func undecided() raw {
 		Receipts: def.Receipts,
 		State:    ".",
 		Capture:  rawCapture{Mode: def.Capture.Mode},
-		Firewall: rawFirewall{Backend: def.Firewall.Backend, Mode: def.Firewall.Mode, Closed: def.Firewall.Closed, Persist: def.Firewall.Persist},
-		Audit:    rawAudit{File: def.Audit.File},
+		Firewall: rawFirewall{Backend: def.Firewall.Backend, Mode: def.Firewall.Mode, Closed: def.Firewall.Closed,
+			Persist: def.Firewall.Persist},
+		Audit: rawAudit{File: def.Audit.File},
 		Limits: rawLimits{
-			LiveNonces: int64(def.Limits.LiveNonces), Grants: int64(def.Limits.Grants), GrantsPerHour: int64(def.Limits.GrantsPerHour),
+			LiveNonces: int64(def.Limits.LiveNonces), Grants: int64(def.Limits.Grants),
+			GrantsPerHour: int64(def.Limits.GrantsPerHour),
 		},
 	}
 }

@@ -63,12 +63,14 @@ func (c Config) writeGateway(b *strings.Builder) {
 	setting(b, "name", quote(c.Name), "what new clients call this gateway")
 	setting(b, "address", quote(c.Address), "where clients find it; written into their tokens")
 	setting(b, "server_id", quote(c.ServerID.String()), "")
-	b.WriteString("#   a packet for another server id is worth nothing here: clients have it in their tokens, never change it\n")
+	b.WriteString("#   a packet for another server id is worth nothing here: clients have it in their " +
+		"tokens, never change it\n")
 	setting(b, "knock_ports", c.knockPortsText(), "UDP; one that the host serves itself: { port = 443, shared = true }")
 	setting(b, "window", quote(service.FormatDuration(c.Window)), "how far a client's clock may be off")
 	setting(b, "receipts", strconv.FormatBool(c.Receipts), "answer clients: opened until when, or why not")
 	setting(b, "state", quote(relative(c.Dir, c.State)), "journal, lock and ledger; relative to this file")
-	changed(b, c.Zone != "", "zone", quote(c.Zone), `zone = "Europe/Berlin"`, "in which hours (when = ...) are meant; the machine's own if not said")
+	changed(b, c.Zone != "", "zone", quote(c.Zone), `zone = "Europe/Berlin"`, "in which hours (when = ...) are meant; "+
+		"the machine's own if not said")
 }
 
 func (c Config) writeTables(b *strings.Builder) {
@@ -87,19 +89,24 @@ func (c Config) writeTables(b *strings.Builder) {
 
 func (f Firewall) write(b *strings.Builder) {
 	b.WriteString("\n[firewall]\n")
-	setting(b, "backend", quote(f.Backend), "auto, nftables, iptables, or dry-run: decide and record, open nothing; ends earlier grants")
+	setting(b, "backend", quote(f.Backend), "auto, nftables, iptables, or dry-run: decide and record, open "+
+		"nothing; ends earlier grants")
 	setting(b, "mode", quote(f.Mode), "guard: shuts the services' ports, opens nothing that others shut")
 	setting(b, "closed", quote(f.Closed), "drop or reject: as the host's other closed ports answer")
 	setting(b, "trusted_interfaces", list(f.TrustedInterfaces), "from these every guarded port is open")
-	changed(b, f.Persist != "owner", "persist", quote(f.Persist), `persist = "file"`, "your own rule file holds the guard too: spa-server guard --print")
-	changed(b, f.TPROXY, "tproxy", "true", "tproxy = true", "accept packets that TPROXY rules assign to sockets, even of guarded ports")
-	changed(b, f.Mark != 0, "mark", fmt.Sprintf("0x%08x", f.Mark), "mark = 0x20000000", "the connection mark's bit, if another tool uses this one")
+	changed(b, f.Persist != "owner", "persist", quote(f.Persist), `persist = "file"`,
+		"your own rule file holds the guard too: spa-server guard --print")
+	changed(b, f.TPROXY, "tproxy", "true", "tproxy = true", "accept packets that TPROXY rules assign to "+
+		"sockets, even of guarded ports")
+	changed(b, f.Mark != 0, "mark", fmt.Sprintf("0x%08x", f.Mark), "mark = 0x20000000",
+		"the connection mark's bit, if another tool uses this one")
 	f.Admit.write(b)
 }
 
 func (a Admit) write(b *strings.Builder) {
 	if a == (Admit{}) {
-		example(b, "[firewall.admit]", `with mode = "admit": sets (flags timeout) of your own table, which shuts the ports itself`)
+		example(b, "[firewall.admit]",
+			`with mode = "admit": sets (flags timeout) of your own table, which shuts the ports itself`)
 		example(b, `table = "inet filter"`, "")
 		example(b, `set4 = "spa4"`, "grants go in here: type ipv4_addr . inet_proto . inet_service")
 		example(b, `set6 = "spa6"`, "type ipv6_addr . inet_proto . inet_service")
@@ -134,9 +141,12 @@ func (s Service) writeRest(b *strings.Builder) {
 	for i, a := range s.Addresses {
 		addresses[i] = a.String()
 	}
-	changed(b, len(addresses) > 0, "addresses", list(addresses), `addresses = ["198.51.100.5"]`, "where the service is, if not at this host's own")
-	changed(b, s.Cuts(), "on_expiry", quote(s.OnExpiry), `on_expiry = "cut"`, "end its sessions with the grant; keep lets them live on")
-	changed(b, len(s.When) > 0, "when", list(service.SpanTexts(s.When)), `when = ["mon-fri 08:00-18:00"]`, "shut at other times; over midnight: \"fri 22:00-02:00\"")
+	changed(b, len(addresses) > 0, "addresses", list(addresses), `addresses = ["198.51.100.5"]`,
+		"where the service is, if not at this host's own")
+	changed(b, s.Cuts(), "on_expiry", quote(s.OnExpiry), `on_expiry = "cut"`,
+		"end its sessions with the grant; keep lets them live on")
+	changed(b, len(s.When) > 0, "when", list(service.SpanTexts(s.When)), `when = ["mon-fri 08:00-18:00"]`,
+		"shut at other times; over midnight: \"fri 22:00-02:00\"")
 }
 
 // changed writes a setting that is not at its default, or else an example of it as a comment.

@@ -24,7 +24,8 @@ const maxWindow = 10 * time.Minute
 func (l *loader) line() {
 	l.cfg.Window = l.duration("window", l.raw.Window)
 	if l.cfg.Window > maxWindow {
-		l.must("window", fmt.Errorf("is at most %s: so long a packet that was held back is good", service.FormatDuration(maxWindow)))
+		l.must("window", fmt.Errorf("is at most %s: so long a packet that was held back is good",
+			service.FormatDuration(maxWindow)))
 	}
 	l.cfg.Receipts = l.raw.Receipts
 	l.cfg.Capture = Capture{Mode: l.raw.Capture.Mode, Interfaces: none(l.raw.Capture.Interfaces)}
@@ -102,7 +103,8 @@ func (l *loader) service(name string, raw rawService) {
 		l.must(key, err)
 		return
 	}
-	s := Service{Name: name, Ports: l.ports(key+".ports", raw.Ports), Addresses: l.addresses(key+".addresses", raw.Addresses)}
+	s := Service{Name: name, Ports: l.ports(key+".ports", raw.Ports),
+		Addresses: l.addresses(key+".addresses", raw.Addresses)}
 	s.For, s.MaxFor = l.times(key, raw)
 	s.When = l.when(key+".when", raw.When)
 	s.OnExpiry = keepSessions
@@ -153,7 +155,8 @@ func (l *loader) ports(key string, texts []string) []service.Ports {
 		list = append(list, p)
 	}
 	if n := count(list); n > maxServicePorts {
-		l.must(key, fmt.Errorf("has %d ports; a service has at most %d, because each is an entry of its own in the kernel's table for every address", n, maxServicePorts))
+		l.must(key, fmt.Errorf("has %d ports; a service has at most %d, because each is an entry of its own in the "+
+			"kernel's table for every address", n, maxServicePorts))
 	}
 	return list
 }

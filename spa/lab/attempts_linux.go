@@ -171,7 +171,7 @@ func sockaddr(ap netip.AddrPort) unix.Sockaddr {
 // Outcome is what came of attempts.
 type Outcome struct {
 	Made, Through int           // attempts, and those that were accepted
-	Open          time.Duration // how long the port can have been open at the most, in all: from attempt in vain to attempt in vain
+	Open          time.Duration // the longest time that the port can have been open, in all
 	Longest       time.Duration // the longest time between two attempts: what is shorter was perhaps not seen
 }
 
@@ -194,11 +194,13 @@ func outcome(made []attempt) Outcome {
 	return o
 }
 
-// String is such as "open for 12.3ms at the most: 11 of 2034 attempts got through, the longest pause between two was 3ms".
+// String is such as "open for 12.3ms at the most: 11 of 2034 attempts got through, the longest pause between two was
+// 3ms".
 func (o Outcome) String() string {
 	round := func(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
 	if o.Through == 0 {
-		return fmt.Sprintf("never open: none of %d attempts got through, the longest pause between two was %v", o.Made, round(o.Longest))
+		return fmt.Sprintf("never open: none of %d attempts got through, the longest pause between two was %v",
+			o.Made, round(o.Longest))
 	}
 	return fmt.Sprintf("open for %v at the most: %d of %d attempts got through, the longest pause between two was %v",
 		round(o.Open), o.Through, o.Made, round(o.Longest))

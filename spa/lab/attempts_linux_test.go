@@ -26,7 +26,8 @@ func TestAttemptsSee(t *testing.T) {
 		more(t, attempts, 50)
 		outcome, err := attempts.Stop()
 		must(t, err)
-		if outcome.Made < 50 || (2*outcome.Through > outcome.Made) != port.open || (outcome.Through > 0) != port.open || (outcome.Open > 0) != port.open {
+		if outcome.Made < 50 || (2*outcome.Through > outcome.Made) != port.open || (outcome.Through > 0) != port.open ||
+			(outcome.Open > 0) != port.open {
 			t.Errorf("%s: %v", port.name, outcome)
 		}
 	}
@@ -48,7 +49,8 @@ func TestAttemptsSeeWhen(t *testing.T) {
 	more(t, attempts, 20)
 	outcome, err := attempts.Stop()
 	must(t, err)
-	if all := time.Since(begun); outcome.Through == 0 || outcome.Through == outcome.Made || outcome.Open <= 0 || outcome.Open >= all {
+	if all := time.Since(begun); outcome.Through == 0 || outcome.Through == outcome.Made || outcome.Open <= 0 ||
+		outcome.Open >= all {
 		t.Errorf("%v in %v, want it to be open for a part of that", outcome, all)
 	}
 }
@@ -62,7 +64,8 @@ func more(t *testing.T, a *Attempts, n int64) {
 
 func TestOutcome(t *testing.T) {
 	at := func(ms int) time.Time { return time.Unix(0, 0).Add(time.Duration(ms) * time.Millisecond) }
-	got := outcome([]attempt{{at(0), false}, {at(1), false}, {at(3), true}, {at(4), true}, {at(9), false}, {at(10), false}, {at(11), true}})
+	got := outcome([]attempt{{at(0), false}, {at(1), false}, {at(3), true}, {at(4), true}, {at(9), false},
+		{at(10), false}, {at(11), true}})
 	want := Outcome{Made: 7, Through: 3, Open: 9 * time.Millisecond, Longest: 5 * time.Millisecond}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)

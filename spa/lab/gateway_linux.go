@@ -41,7 +41,8 @@ type Gateway struct {
 // ssh=tcp/22, and a client alice who may open them all. Its server does not run yet.
 func NewGateway(t testing.TB, bin string, services ...string) *Gateway {
 	t.Helper()
-	g := &Gateway{t: t, Bin: bin, Config: filepath.Join(t.TempDir(), "etc"), Home: filepath.Join(t.TempDir(), "home"), log: new(buffer)}
+	g := &Gateway{t: t, Bin: bin, Config: filepath.Join(t.TempDir(), "etc"), Home: filepath.Join(t.TempDir(), "home"),
+		log: new(buffer)}
 	g.Client, g.Host = Pair(t)
 	args := []string{"init", "--config", g.Config, "--address", "192.0.2.1"}
 	var names []string
@@ -59,7 +60,8 @@ func NewGateway(t testing.TB, bin string, services ...string) *Gateway {
 // Enrol makes a client that may open some services and returns its token.
 func (g *Gateway) Enrol(name, allow string) string {
 	g.t.Helper()
-	out, err := exec.Command(filepath.Join(g.Bin, "spa-keygen"), "new", name, "--allow", allow, "--config", g.Config).Output()
+	out, err := exec.Command(filepath.Join(g.Bin, "spa-keygen"), "new", name, "--allow", allow,
+		"--config", g.Config).Output()
 	if err != nil {
 		g.t.Fatalf("spa-keygen new: %v", err)
 	}
@@ -98,7 +100,8 @@ func (g *Gateway) Start() {
 		_ = g.server.Process.Signal(syscall.SIGTERM)
 		<-ended
 	})
-	if !poll(Patience, func() bool { return strings.Contains(g.Log(), "msg=ready") || isClosed(ended) }) || isClosed(ended) {
+	if !poll(Patience, func() bool { return strings.Contains(g.Log(), "msg=ready") || isClosed(ended) }) ||
+		isClosed(ended) {
 		g.t.Fatalf("the server did not get ready:\n%s", g.Log())
 	}
 }

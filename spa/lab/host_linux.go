@@ -157,8 +157,8 @@ func (h *Host) Start(cmd *exec.Cmd) error {
 	return nil
 }
 
-// Close kills the host's processes, those too that they have left behind, closes its servers and gives the namespace up; the
-// kernel removes it with its links once no socket of it is open any more.
+// Close kills the host's processes, those too that they have left behind, closes its servers and gives the namespace
+// up; the kernel removes it with its links once no socket of it is open any more.
 func (h *Host) Close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

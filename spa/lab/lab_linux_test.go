@@ -144,7 +144,8 @@ func TestInterfacesComeAndGo(t *testing.T) {
 	if _, _, err := h.Interface("d0"); err == nil {
 		t.Error("deleted interface is still there")
 	}
-	if err := h.AddAddr("d0", "192.0.2.1/24"); err == nil || !strings.Contains(err.Error(), "host h: adding 192.0.2.1/24 to d0") {
+	if err := h.AddAddr("d0", "192.0.2.1/24"); err == nil || !strings.Contains(err.Error(),
+		"host h: adding 192.0.2.1/24 to d0") {
 		t.Errorf("got %v, want an error that says what was being done", err)
 	}
 }
@@ -306,7 +307,8 @@ func TestOrdinaryUser(t *testing.T) {
 		return
 	}
 	NeedRoot(t)
-	cmd := exec.Command("/proc/self/exe", "-test.v", "-test.skip=TestOrdinaryUser|TestNotRun") // which runs a script of the source, that may be root's alone
+	cmd := exec.Command("/proc/self/exe", "-test.v",
+		"-test.skip=TestOrdinaryUser|TestNotRun") // which runs a script of the source, that may be root's alone
 	cmd.Env = append(os.Environ(), "CI=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := cmd.CombinedOutput()

@@ -8,8 +8,10 @@ import (
 )
 
 // Programs that advice may name.
-var programs = []string{"chgrp", "chmod", "chown", "df", "docker", "fail2ban-client", "firewall-cmd", "ip", "ip6tables", "iptables", "mkdir",
-	"install", "ipvsadm", "modprobe", "mv", "nft", "shred", "spa-keygen", "spa-server", "sysctl", "systemctl", "timedatectl", "ufw", "useradd"}
+var programs = []string{"chgrp", "chmod", "chown", "df", "docker", "fail2ban-client", "firewall-cmd", "ip",
+	"ip6tables", "iptables", "mkdir",
+	"install", "ipvsadm", "modprobe", "mv", "nft", "shred", "spa-keygen", "spa-server", "sysctl", "systemctl",
+	"timedatectl", "ufw", "useradd"}
 
 // Pasteable fails the test unless advice can be pasted into a shell: commands, one on a line, and words as comments.
 func Pasteable(t *testing.T, subject, advice string) {

@@ -16,7 +16,8 @@ func TestSee(t *testing.T) {
 	place := filepath.Join(dir, "place")
 	files := map[string]string{place: filepath.Join(dir, "shown")}
 
-	out, err := See(exec.Command("/bin/sh", "-c", `cat "$0"; printf ", then changed" >> "$0"`, place), files).CombinedOutput()
+	out, err := See(exec.Command("/bin/sh", "-c", `cat "$0"; printf ", then changed" >> "$0"`, place),
+		files).CombinedOutput()
 	if err != nil || string(out) != "shown" {
 		t.Errorf("got %q (%v), want what is shown there", out, err)
 	}

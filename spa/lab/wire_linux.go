@@ -116,7 +116,8 @@ func (h *Host) SetUp(dev string) error {
 
 // SetMTU sets how long a packet of an interface may be.
 func (h *Host) SetMTU(dev string, bytes int) error {
-	return h.wrap("setting the MTU of "+dev, h.onLink(dev, func(l netlink.Link) error { return h.route.LinkSetMTU(l, bytes) }))
+	return h.wrap("setting the MTU of "+dev,
+		h.onLink(dev, func(l netlink.Link) error { return h.route.LinkSetMTU(l, bytes) }))
 }
 
 // SetDown takes an interface down; it loses its IPv6 addresses.
@@ -174,7 +175,8 @@ func (h *Host) Local(prefix string) error {
 		return h.wrap("adding a local route", err)
 	}
 	err = h.onLink("lo", func(lo netlink.Link) error {
-		return h.route.RouteAdd(&netlink.Route{Dst: ipNet(p), LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST})
+		return h.route.RouteAdd(&netlink.Route{Dst: ipNet(p), LinkIndex: lo.Attrs().Index, Type: unix.RTN_LOCAL,
+			Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST})
 	})
 	return h.wrap("adding "+prefix+" as local", err)
 }

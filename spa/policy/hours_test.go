@@ -113,7 +113,8 @@ func TestHours(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			c := config.Default("/etc/spa")
 			c.Zone = test.zone
-			c.Services = []config.Service{{Name: "ssh", Ports: ports(t, "tcp/22"), For: time.Minute, MaxFor: 2 * time.Hour, When: test.service}}
+			c.Services = []config.Service{{Name: "ssh", Ports: ports(t, "tcp/22"), For: time.Minute,
+				MaxFor: 2 * time.Hour, When: test.service}}
 			k := knock(keys.Client{Allow: []string{"ssh"}, When: test.client, Expires: test.expires}, ssh)
 			k.For = test.asked
 			grants, err := New(&c, held{}).Authorize(k, here, monday, monday)
@@ -150,7 +151,8 @@ func TestOutOfHoursAllOrNone(t *testing.T) {
 func TestClosableAtAnyHour(t *testing.T) {
 	p := newPolicy(t, held{})
 	p.services[1].When = spans(t, "mon 08:00-18:00")
-	if err := p.Closable(knock(keys.Client{Allow: []string{"ssh"}, When: spans(t, "tue 08:00-18:00")}, ssh), now); err != nil {
+	if err := p.Closable(knock(keys.Client{Allow: []string{"ssh"}, When: spans(t, "tue 08:00-18:00")}, ssh),
+		now); err != nil {
 		t.Error(err)
 	}
 }
@@ -187,7 +189,8 @@ func TestKeepsHours(t *testing.T) {
 	for _, test := range tests {
 		p := newPolicy(t, nil)
 		p.services[1].When = test.service
-		g := firewall.Grant{Client: "alice", Service: "ssh", Source: here, Ports: ports(t, "tcp/22"), Until: now.Add(5 * time.Minute)}
+		g := firewall.Grant{Client: "alice", Service: "ssh", Source: here, Ports: ports(t, "tcp/22"),
+			Until: now.Add(5 * time.Minute)}
 		client := &keys.Client{Allow: []string{"ssh"}, When: test.client, Expires: test.expires}
 		if got := p.Keeps(client, g, now); got != test.want {
 			t.Errorf("%s: got %v, want %v", test.name, got, test.want)

@@ -63,7 +63,8 @@ type Policy struct {
 
 // New returns the policy that c describes.
 func New(c *config.Config, holdings Holdings) *Policy {
-	return &Policy{services: c.Services, limits: c.Limits, zone: c.Location(), holdings: holdings, used: make(map[string]*allowance)}
+	return &Policy{services: c.Services, limits: c.Limits, zone: c.Location(), holdings: holdings,
+		used: make(map[string]*allowance)}
 }
 
 // With returns the policy that c describes, in p's place: what clients have used of their hourly

@@ -34,7 +34,8 @@ func holding(n int, services ...string) held {
 		services = append(services, fmt.Sprintf("s%d", i))
 	}
 	for _, name := range services {
-		h = append(h, firewall.Grant{Client: "alice", Service: name, Source: here, Ports: []service.Ports{{Proto: service.TCP, Low: 1, High: 1}}, Until: now.Add(time.Minute)})
+		h = append(h, firewall.Grant{Client: "alice", Service: name, Source: here,
+			Ports: []service.Ports{{Proto: service.TCP, Low: 1, High: 1}}, Until: now.Add(time.Minute)})
 	}
 	return h
 }
@@ -214,13 +215,15 @@ func TestDuration(t *testing.T) {
 }
 
 func TestGrantSaysWhoAndWhat(t *testing.T) {
-	k := knock(keys.Client{Name: "bob", Allow: []string{"mosh", "udp/60001"}}, mosh, service.Service{Proto: service.UDP, Port: 60001})
+	k := knock(keys.Client{Name: "bob", Allow: []string{"mosh", "udp/60001"}}, mosh,
+		service.Service{Proto: service.UDP, Port: 60001})
 	grants, err := newPolicy(t, held{}).Authorize(k, here, now, now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	range1, port := grants[0], grants[1]
-	if range1.Client != "bob" || range1.Service != "mosh" || range1.Source != here || range1.Ports[0].String() != "udp/60000-60010" {
+	if range1.Client != "bob" || range1.Service != "mosh" || range1.Source != here ||
+		range1.Ports[0].String() != "udp/60000-60010" {
 		t.Errorf("got %+v", range1)
 	}
 	if port.Service != "udp/60001" || port.Ports[0].String() != "udp/60001" {
@@ -283,7 +286,8 @@ func TestHourlyRate(t *testing.T) {
 
 // TestAddressesOfAFamily: a grant is for those addresses of the service that its source can send to.
 func TestAddressesOfAFamily(t *testing.T) {
-	all := []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8:1::5"), netip.MustParseAddr("198.51.100.6"), netip.MustParseAddr("2001:db8:1::6")}
+	all := []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8:1::5"),
+		netip.MustParseAddr("198.51.100.6"), netip.MustParseAddr("2001:db8:1::6")}
 	for _, from := range []string{"192.0.2.2", "::ffff:192.0.2.2", "2001:db8::2"} {
 		from := netip.MustParseAddr(from)
 		for some := range 1 << len(all) {
@@ -344,7 +348,8 @@ func TestPortsAtOnce(t *testing.T) {
 			t.Errorf("step %d: got %v, want %v", i, got, step.want)
 		}
 	}
-	if got := p.With(&config.Config{Services: p.services, Limits: p.limits}); got.used["bob"] != p.used["bob"] || got.used["bob"] == nil {
+	if got := p.With(&config.Config{Services: p.services, Limits: p.limits}); got.used["bob"] != p.used["bob"] ||
+		got.used["bob"] == nil {
 		t.Error("a reload refills the allowance")
 	}
 }
@@ -374,7 +379,8 @@ func TestClosable(t *testing.T) {
 	}
 	for _, test := range tests {
 		err := newPolicy(t, holding(1000)).Closable(knock(test.client, test.ask...), now)
-		if denial, _ := errors.AsType[*Denial](err); (err != nil) != (test.want != 0) || err != nil && denial.Reason != test.want {
+		if denial, _ := errors.AsType[*Denial](err); (err != nil) != (test.want != 0) ||
+			err != nil && denial.Reason != test.want {
 			t.Errorf("%s: got %v, want %v", test.name, err, test.want)
 		}
 	}
@@ -384,7 +390,8 @@ func TestClosable(t *testing.T) {
 // told from what was taken away.
 func TestKeeps(t *testing.T) {
 	prefixes := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/30")}
-	grant := firewall.Grant{Client: "alice", Service: "ssh", Source: here, Ports: ports(t, "tcp/22"), Until: now.Add(5 * time.Minute)}
+	grant := firewall.Grant{Client: "alice", Service: "ssh", Source: here, Ports: ports(t, "tcp/22"),
+		Until: now.Add(5 * time.Minute)}
 	tests := []struct {
 		name   string
 		client *keys.Client
@@ -441,7 +448,8 @@ func TestKeepsDestination(t *testing.T) {
 		for i := range p.services {
 			p.services[i].Addresses = test.is
 		}
-		g := firewall.Grant{Client: "alice", Service: "ssh", Source: here, To: test.was, Ports: ports(t, "tcp/22"), Until: now.Add(time.Minute)}
+		g := firewall.Grant{Client: "alice", Service: "ssh", Source: here, To: test.was, Ports: ports(t, "tcp/22"),
+			Until: now.Add(time.Minute)}
 		if got := p.Keeps(client, g, now); got != test.want {
 			t.Errorf("granted for %v, which is now at %v: kept %v, want %v", test.was, test.is, got, test.want)
 		}

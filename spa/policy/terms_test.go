@@ -20,7 +20,8 @@ func anyService(t *testing.T, rng *rand.Rand, name string) config.Service {
 	s := config.NewService(name)
 	for range 1 + rng.IntN(3) {
 		low := uint16(18 + rng.IntN(8))
-		s.Ports = append(s.Ports, service.Ports{Proto: []service.Proto{service.TCP, service.TCP, service.UDP}[rng.IntN(3)], Low: low, High: low + uint16(rng.IntN(5))})
+		s.Ports = append(s.Ports, service.Ports{Proto: []service.Proto{service.TCP, service.TCP, service.UDP}[rng.IntN(3)],
+			Low: low, High: low + uint16(rng.IntN(5))})
 	}
 	s.For = time.Duration(1+rng.IntN(20)) * time.Minute
 	s.MaxFor = s.For + time.Duration(rng.IntN(60))*time.Minute
@@ -91,7 +92,8 @@ func TestRawPortIsNeverWidened(t *testing.T) {
 			narrower++
 		}
 		granted++
-		g := firewall.Grant{Client: "alice", Service: port.String(), Source: here, Ports: ports(t, port.String()), Until: at.Add(time.Duration(rng.IntN(90)) * time.Minute)}
+		g := firewall.Grant{Client: "alice", Service: port.String(), Source: here, Ports: ports(t, port.String()),
+			Until: at.Add(time.Duration(rng.IntN(90)) * time.Minute)}
 		keeps := func(c *config.Config) bool { return New(c, held{}).Keeps(&client, g, at) }
 		if keeps(&more) && !keeps(&c) {
 			t.Fatalf("%v of %+v may be held until %v with one service more", port, more.Services, g.Until)
@@ -109,7 +111,8 @@ func TestCovered(t *testing.T) {
 		var list []service.Ports
 		for range rng.IntN(4) {
 			low := []uint16{1, 2, 5, 65530, 65535}[rng.IntN(5)]
-			list = append(list, service.Ports{Proto: []service.Proto{service.TCP, service.UDP}[rng.IntN(2)], Low: low, High: low + uint16(rng.IntN(min(6, 65536-int(low))))})
+			list = append(list, service.Ports{Proto: []service.Proto{service.TCP, service.UDP}[rng.IntN(2)], Low: low,
+				High: low + uint16(rng.IntN(min(6, 65536-int(low))))})
 		}
 		return list
 	}
@@ -136,7 +139,8 @@ func TestCovered(t *testing.T) {
 // where it is for it: looked at one by one.
 func TestWithin(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
-	spots := [][]netip.Addr{nil, {netip.MustParseAddr("198.51.100.5")}, {netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("198.51.100.6")}}
+	spots := [][]netip.Addr{nil, {netip.MustParseAddr("198.51.100.5")}, {netip.MustParseAddr("198.51.100.5"),
+		netip.MustParseAddr("198.51.100.6")}}
 	var counts [2]int
 	for range 3000 {
 		c := config.Default("/etc/spa")
@@ -169,7 +173,10 @@ func TestWithin(t *testing.T) {
 		want := true
 		for _, a := range at {
 			for port := int(g.Ports[0].Low); port <= int(g.Ports[0].High); port++ {
-				want = want && slices.ContainsFunc(has[a], func(r service.Ports) bool { return r.Contains(g.Ports[0].Proto, uint16(port)) })
+				want = want && slices.ContainsFunc(has[a], func(r service.Ports) bool {
+					return r.Contains(g.Ports[0].Proto,
+						uint16(port))
+				})
 			}
 		}
 		if got := p.Within(g, services); got != want {

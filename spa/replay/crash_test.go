@@ -74,7 +74,8 @@ func mustKeep(t *testing.T, j *Journal, floored []flooredAt, ops int, what strin
 }
 
 // After any number of writes, and after any part of the last: what Admit returned nil for is never admitted
-// again, by whatever clock, and no floor is lost. Between writes, where alone a killed process stops, nothing else is refused.
+// again, by whatever clock, and no floor is lost. Between writes, where alone a killed process stops, nothing else is
+// refused.
 func TestEveryCrash(t *testing.T) {
 	c := config()
 	c.Room, c.LiveNonces = 16, 4

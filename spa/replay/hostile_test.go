@@ -77,7 +77,8 @@ func FuzzOpen(f *testing.F) {
 	image := used(f).image
 	f.Add([]byte{}, true)
 	f.Add([]byte{}, false)
-	for _, at := range []uint16{4, 12, 16, 24, 60, 68, 76, 84, firstSlot + 4, firstSlot + 5, firstSlot + 64 + 7, firstSlot + 132, firstSlot + slotSize + 4} {
+	for _, at := range []uint16{4, 12, 16, 24, 60, 68, 76, 84, firstSlot + 4, firstSlot + 5, firstSlot + 64 + 7,
+		firstSlot + 132, firstSlot + slotSize + 4} {
 		f.Add(binary.BigEndian.AppendUint16(nil, at), true)
 		f.Add(append(binary.BigEndian.AppendUint16(nil, at), 0xff, byte(at>>8), byte(at), 0x7f), true)
 	}
@@ -106,7 +107,8 @@ func FuzzOpen(f *testing.F) {
 // use does with a journal what a server does, whatever comes of it.
 func use(j *Journal, now time.Time) {
 	for n := range 8 {
-		for _, at := range []time.Time{now, now.Add(time.Hour), now.Add(-time.Hour), time.Unix(0, math.MaxInt64), time.Unix(0, math.MinInt64)} {
+		for _, at := range []time.Time{now, now.Add(time.Hour), now.Add(-time.Hour), time.Unix(0, math.MaxInt64),
+			time.Unix(0, math.MinInt64)} {
 			e := packet(uint64(n%4), n, at)
 			_, _ = j.Admit(e, at)
 			_ = j.Settle(e.Key, e.Request, []byte("denied"))
@@ -236,7 +238,8 @@ func TestHostileOrder(t *testing.T) {
 
 // TestHostileLength: a file of holes, as long as any file can be, is met with no more than a journal may be.
 func TestHostileLength(t *testing.T) {
-	for name, size := range map[string]int64{"a slot too long": offset(maxRoom + 1), "1 TiB": 1 << 40, "4 TiB and more": 1<<42 + 1} {
+	for name, size := range map[string]int64{"a slot too long": offset(maxRoom + 1), "1 TiB": 1 << 40,
+		"4 TiB and more": 1<<42 + 1} {
 		t.Run(name, func(t *testing.T) {
 			path := created(t, config())
 			if err := os.Truncate(path, size); err != nil {
@@ -295,7 +298,8 @@ func TestGrowsNoFurther(t *testing.T) {
 		t.Errorf("got %v, room for %d", err, j.store.room.Load())
 	}
 	j.memory.topics.slots, j.memory.topics.vacant = make([]int32, maxNames/perSlot+1), nil
-	if _, err := j.memory.name(j.store, &j.memory.topics, [16]byte{9}); err == nil || !strings.Contains(err.Error(), "names") {
+	if _, err := j.memory.name(j.store, &j.memory.topics, [16]byte{9}); err == nil ||
+		!strings.Contains(err.Error(), "names") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// spread is how far apart the packets of a request may be stamped that do not tell its first. Nobody else knows of a request that is
-// forgotten, so it must be remembered until none of its packets is fresh, also one that somebody held back.
+// spread is how far apart the packets of a request may be stamped that do not tell its first. Nobody else knows of a
+// request that is forgotten, so it must be remembered until none of its packets is fresh, also one that somebody held
+// back.
 const spread = 30 * time.Second
 
 // What one Admit does for others, so that none ever sweeps.

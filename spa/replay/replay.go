@@ -8,9 +8,9 @@
 // A nonce and its request id are remembered until its stamp is two windows old by the server's clock (a
 // window and 30 s, where the window is shorter). A packet of the request that is stamped within 30 s of it is
 // until then known for what it is, and stale after it. One that is stamped later tells when the request
-// began: if anything of the key that was stamped since is forgotten, it is refused. Then its slot is used again, and a floor of its key,
-// in the file first, refuses every stamp up to it, whatever the clock does later. Every other packet of the
-// key that is still fresh is stamped after it.
+// began: if anything of the key that was stamped since is forgotten, it is refused. Then its slot is used again, and a
+// floor of its key, in the file first, refuses every stamp up to it, whatever the clock does later. Every other packet
+// of the key that is still fresh is stamped after it.
 //
 // Slots are overwritten in place, in a file that was preallocated: a full disk is not met. A slot
 // never crosses a page, and the kernel copies into a page without looking at signals, so a
@@ -67,9 +67,9 @@ const MaxOutcome = 112
 // Config says what a journal is made for.
 type Config struct {
 	Window            time.Duration // freshness on both sides of the clock; must be positive
-	LiveNonces        int           // fresh nonces a key; zero: 256; at most 4096, since a nonce is put in order among them
+	LiveNonces        int           // fresh nonces a key, at most 4096; zero: 256
 	BootID, MachineID string        // zero: of this machine
-	Room              int           // nonces and tens of floors that a new journal is preallocated for; zero: 65536, 16 MiB
+	Room              int           // records that a new journal has space for; zero: 65536, 16 MiB
 }
 
 // Entry is an authenticated, fresh packet.
@@ -289,7 +289,8 @@ func (j *Journal) SetFloor(topic [16]byte, stamp time.Time) error {
 	if err := j.memory.topics.raise(j.store, i, stamp.UnixNano()); err != nil {
 		return err
 	}
-	return j.store.cover(stamp.UnixNano() - j.memory.window) // a reboot refuses what is stamped up to a window past the mark
+	// After a reboot what is stamped up to a window past the mark is refused.
+	return j.store.cover(stamp.UnixNano() - j.memory.window)
 }
 
 // FloorOf returns the floor of a topic, the zero time if it has none.

@@ -21,11 +21,13 @@ func TestAs(t *testing.T) {
 	must(t, err)
 	dir := prepare(t)
 	// As under systemd: root without the right to read other users' files.
-	cmd := exec.Command("setpriv", "--groups=5", "--bounding-set=-all,+net_admin,+net_raw,+setuid,+setgid,+setpcap,+chown", "--", self)
+	cmd := exec.Command("setpriv", "--groups=5",
+		"--bounding-set=-all,+net_admin,+net_raw,+setuid,+setgid,+setpcap,+chown", "--", self)
 	cmd.Env = append(os.Environ(), "SANDBOX_HELPER=as", "SANDBOX_USER=nobody", "SANDBOX_DIR="+dir, quickExit)
 	cmd.Stderr = os.Stderr
 	const nobody, stranger, group = 65534, 54321, 5
-	for name, owner := range map[string][2]int{"of root": {0, 0}, "of the user": {nobody, nobody}, "of a group": {stranger, group}} {
+	for name, owner := range map[string][2]int{"of root": {0, 0}, "of the user": {nobody, nobody},
+		"of a group": {stranger, group}} {
 		path := filepath.Join(dir, name)
 		must(t, os.WriteFile(path, nil, 0o640))
 		must(t, errors.Join(os.Chown(path, owner[0], owner[1]), os.Chmod(path, 0o640)))
@@ -41,7 +43,8 @@ func TestAs(t *testing.T) {
 		user := strings.HasPrefix(what, "meanwhile")
 		denied := strings.Contains(what, "of root") && user || strings.Contains(what, "of a group") && user ||
 			strings.Contains(what, "of the user") && !user || strings.Contains(what, "packets") && user
-		if (got == "") == denied || denied && !strings.HasSuffix(got, unix.EACCES.Error()) && !strings.HasSuffix(got, unix.EPERM.Error()) {
+		if (got == "") == denied || denied && !strings.HasSuffix(got, unix.EACCES.Error()) &&
+			!strings.HasSuffix(got, unix.EPERM.Error()) {
 			t.Errorf("%s: %q", what, got)
 		}
 	}

@@ -12,7 +12,9 @@ var (
 	daemonCalls = calls(unix.SYS_FSTAT64, unix.SYS_FSTATAT64, unix.SYS_FCNTL64, unix.SYS__LLSEEK, unix.SYS_PPOLL_TIME64,
 		unix.SYS_SEND, unix.SYS_RECV, unix.SYS_GETUID32, unix.SYS_GETEUID32, unix.SYS_GETGID32, unix.SYS_GETEGID32)
 	keeperCalls  = calls(unix.SYS_FSTAT64, unix.SYS_FCNTL64)
-	programCalls = calls(unix.SYS_OPEN, unix.SYS_STAT64, unix.SYS_LSTAT64, unix.SYS_ACCESS, unix.SYS_READLINK, unix.SYS_UNLINK,
-		unix.SYS_FORK, unix.SYS_VFORK, unix.SYS_PIPE, unix.SYS_DUP2, unix.SYS__NEWSELECT, unix.SYS_GETPGRP, unix.SYS_UGETRLIMIT,
+	programCalls = calls(unix.SYS_OPEN, unix.SYS_STAT64, unix.SYS_LSTAT64, unix.SYS_ACCESS,
+		unix.SYS_READLINK, unix.SYS_UNLINK,
+		unix.SYS_FORK, unix.SYS_VFORK, unix.SYS_PIPE, unix.SYS_DUP2, unix.SYS__NEWSELECT,
+		unix.SYS_GETPGRP, unix.SYS_UGETRLIMIT,
 		unix.SYS_STATFS64, unix.SYS_FSTATFS64, unix.SYS_FTRUNCATE64)
 )

@@ -41,8 +41,10 @@ func TestRuntimesCallsAreAllowed(t *testing.T) {
 	for arch := range audit {
 		have := namesIn(t, "calls_linux.go", "forAnyProgram")
 		maps.Copy(have, namesIn(t, "calls_linux_"+sources[arch].ours+".go", "runtimeCalls", "mmaps"))
-		for _, file := range []string{"runtime/sys_linux_" + sources[arch].runtime + ".s", "internal/runtime/syscall/linux/defs_linux_" + sources[arch].runtime + ".go"} {
-			found := regexp.MustCompile(`(?m)(?:#define\s+|^\s+)SYS_(\w+)\s`).FindAllStringSubmatch(read(t, filepath.Join(goroot(t), "src", file)), -1)
+		for _, file := range []string{"runtime/sys_linux_" + sources[arch].runtime + ".s",
+			"internal/runtime/syscall/linux/defs_linux_" + sources[arch].runtime + ".go"} {
+			found := regexp.MustCompile(`(?m)(?:#define\s+|^\s+)SYS_(\w+)\s`).FindAllStringSubmatch(read(t,
+				filepath.Join(goroot(t), "src", file)), -1)
 			if len(found) == 0 {
 				t.Fatalf("%s names no system call", file)
 			}
@@ -58,10 +60,12 @@ func TestRuntimesCallsAreAllowed(t *testing.T) {
 func TestWrappersCallsAreAllowed(t *testing.T) {
 	for arch := range audit {
 		have := namesIn(t, "calls_linux.go", "forAnyProgram", "forDaemon")
-		maps.Copy(have, namesIn(t, "calls_linux_"+sources[arch].ours+".go", "runtimeCalls", "mmaps", "daemonCalls", "ofSockets"))
+		maps.Copy(have, namesIn(t, "calls_linux_"+sources[arch].ours+".go", "runtimeCalls", "mmaps",
+			"daemonCalls", "ofSockets"))
 		for _, dir := range []string{filepath.Join(goroot(t), "src/syscall"), goDir(t, "golang.org/x/sys/unix")} {
 			var source strings.Builder
-			for _, file := range []string{"syscall_linux", "zsyscall_linux", "syscall_linux_" + arch, "syscall_linux_" + sources[arch].runtime, "zsyscall_linux_" + arch} {
+			for _, file := range []string{"syscall_linux", "zsyscall_linux", "syscall_linux_" + arch,
+				"syscall_linux_" + sources[arch].runtime, "zsyscall_linux_" + arch} {
 				text, err := os.ReadFile(filepath.Join(dir, file+".go"))
 				if err == nil {
 					source.Write(text)

@@ -12,7 +12,8 @@ import (
 // They are prepared before the drop, after which no memory can be made executable.
 func otherInterfaces() map[string]func() error {
 	code := []byte{0xb8, 20, 0, 0, 0, 0xcd, 0x80, 0xc3} // mov eax, 20 (getpid); int 0x80; ret
-	memory, err := unix.Mmap(-1, 0, len(code), unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANON)
+	memory, err := unix.Mmap(-1, 0, len(code), unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC,
+		unix.MAP_PRIVATE|unix.MAP_ANON)
 	exitOn(err)
 	copy(memory, code)
 	function := &struct{ code *byte }{&memory[0]}

@@ -54,7 +54,8 @@ func TestDropOnPoorKernels(t *testing.T) {
 		{[]int{landlock, seccomp}, []string{"files are not restricted", "system calls are not filtered"}},
 	} {
 		t.Run(strings.Join(test.notes, " and "), func(t *testing.T) {
-			if noLandlock() != nil && !slices.Contains(test.lacks, landlock) || noFilter() != nil && !slices.Contains(test.lacks, seccomp) {
+			if noLandlock() != nil && !slices.Contains(test.lacks, landlock) ||
+				noFilter() != nil && !slices.Contains(test.lacks, seccomp) {
 				needAll(t)
 			}
 			cmd := helper(t, "attack", "nobody")
@@ -69,7 +70,8 @@ func TestDropOnPoorKernels(t *testing.T) {
 					t.Errorf("got note %q, want %q", r.State.Notes[i], note)
 				}
 			}
-			if (r.State.Landlock == 0) != slices.Contains(test.lacks, landlock) || (r.State.Calls == 0) != slices.Contains(test.lacks, seccomp) {
+			if (r.State.Landlock == 0) != slices.Contains(test.lacks, landlock) ||
+				(r.State.Calls == 0) != slices.Contains(test.lacks, seccomp) {
 				t.Errorf("got %+v", r.State)
 			}
 			allRefused(t, r, nil)
@@ -92,7 +94,8 @@ func TestDropAll(t *testing.T) {
 		cmd.Env = append(cmd.Env, "SANDBOX_PART=nothing", "SANDBOX_LACKS="+lacks)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
 		r := run(t, cmd)
-		if r.Err != "" || r.State.Capabilities != "" || r.State.Bounding != "" || !r.State.NoNewPrivs || (r.State.Landlock == 0) != (lacks != "") || r.State.Calls == 0 {
+		if r.Err != "" || r.State.Capabilities != "" || r.State.Bounding != "" || !r.State.NoNewPrivs ||
+			(r.State.Landlock == 0) != (lacks != "") || r.State.Calls == 0 {
 			t.Errorf("lacking %q: got %+v, %s", lacks, r.State, r.Err)
 		}
 		allRefused(t, r, nil)
@@ -118,12 +121,15 @@ func dropForProgramsOf(t *testing.T, attr *syscall.SysProcAttr) {
 	cmd.Env = append(cmd.Env, "SANDBOX_PART=programs")
 	r := run(t, cmd)
 	const kept = "CAP_NET_ADMIN, CAP_NET_RAW"
-	if r.Err != "" || r.State.Capabilities != kept || r.State.Bounding != kept || !r.State.NoNewPrivs || r.State.Landlock == 0 || r.State.Calls == 0 {
+	if r.Err != "" || r.State.Capabilities != kept || r.State.Bounding != kept || !r.State.NoNewPrivs ||
+		r.State.Landlock == 0 || r.State.Calls == 0 {
 		t.Errorf("got %+v, %s", r.State, r.Err)
 	}
 	// What programs are started for: that they run, map code, read /proc, and have sockets of iptables.
-	may := []string{"raise inheritable", "raise ambient", "bounding set", "raw socket", "exec file", "call: start a process", "call: socket",
-		"call: socket of this host", "call: netlink socket", "call: make memory executable", "call: map executable memory", "call: limits", "file: look into a process"}
+	may := []string{"raise inheritable", "raise ambient", "bounding set", "raw socket", "exec file",
+		"call: start a process", "call: socket",
+		"call: socket of this host", "call: netlink socket", "call: make memory executable", "call: map executable memory",
+		"call: limits", "file: look into a process"}
 	if runtime.GOARCH == "386" {
 		may = append(may, "packet socket") // C libraries make sockets by socketcall, and a filter cannot read its arguments
 	}

@@ -48,7 +48,8 @@ func becomes(name string) (uid, gid int, err error) {
 
 // withoutUser is who a process is where there is no system user.
 func withoutUser(name string) (identity, error) {
-	missing := fmt.Sprintf("there is no system user %s (useradd --system --no-create-home --shell /usr/sbin/nologin %[1]s)", name)
+	missing := fmt.Sprintf("there is no system user %s (useradd --system --no-create-home --shell "+
+		"/usr/sbin/nologin %[1]s)", name)
 	if os.Getuid() != 0 {
 		return stay(missing)
 	}
@@ -59,7 +60,8 @@ func withoutUser(name string) (identity, error) {
 	if _, err := user.LookupGroupId(number); err == nil {
 		return identity{}, fmt.Errorf("%s, and %s, which has no name elsewhere, is a group here", missing, number)
 	}
-	who := identity{name: number, uid: Unnamed, gid: Unnamed, notes: []string{missing + ", so it becomes the user " + number + ", which has no name and owns nothing"}}
+	who := identity{name: number, uid: Unnamed, gid: Unnamed,
+		notes: []string{missing + ", so it becomes the user " + number + ", which has no name and owns nothing"}}
 	return who.enter(missing)
 }
 

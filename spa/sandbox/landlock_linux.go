@@ -15,8 +15,9 @@ import (
 // Rights to files below a directory.
 const (
 	mayRead  = llsys.AccessFSReadFile | llsys.AccessFSReadDir
-	mayWrite = mayRead | llsys.AccessFSWriteFile | llsys.AccessFSTruncate | llsys.AccessFSMakeReg | llsys.AccessFSRemoveFile
-	mayRun   = mayRead | llsys.AccessFSExecute
+	mayWrite = mayRead | llsys.AccessFSWriteFile | llsys.AccessFSTruncate | llsys.AccessFSMakeReg |
+		llsys.AccessFSRemoveFile
+	mayRun = mayRead | llsys.AccessFSExecute
 	// ofFile are those that a file has too, which is no directory.
 	ofFile = llsys.AccessFSReadFile | llsys.AccessFSWriteFile | llsys.AccessFSTruncate | llsys.AccessFSExecute
 )
@@ -76,8 +77,8 @@ func (r ruleset) allowFiles(files Files) error {
 
 // allow lets a file, or all below a directory, be used so. What does not exist needs no rule.
 //
-// go-landlock cannot make the call: it writes the descriptor as 64 bits and the kernel reads 32, so on 64-bit big-endian
-// machines its rules name file 0.
+// go-landlock cannot make the call: it writes the descriptor as 64 bits and the kernel reads 32, so on 64-bit
+// big-endian machines its rules name file 0.
 func (r ruleset) allow(path string, may uint64) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -99,7 +100,8 @@ func (r ruleset) allow(path string, may uint64) error {
 		may &^= llsys.AccessFSTruncate
 	}
 	rule := unix.LandlockPathBeneathAttr{Allowed_access: may, Parent_fd: int32(fd)}
-	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(r.fd), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(r.fd), unix.LANDLOCK_RULE_PATH_BENEATH,
+		uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
 	if errno != 0 {
 		return fmt.Errorf("preparing Landlock for %s: %w", path, errno)
 	}

@@ -60,7 +60,8 @@ func TestDropWithoutUser(t *testing.T) {
 	cmd := helper(t, "attack", "no-such-user")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Groups: []uint32{4, 5}}}
 	r := run(t, cmd)
-	if r.Err != "" || r.State.UID != Unnamed || r.State.GID != Unnamed || r.State.User != strconv.Itoa(Unnamed) || len(r.State.Notes) != 1 ||
+	if r.Err != "" || r.State.UID != Unnamed || r.State.GID != Unnamed || r.State.User != strconv.Itoa(Unnamed) ||
+		len(r.State.Notes) != 1 ||
 		!strings.Contains(r.State.Notes[0], "useradd --system --no-create-home --shell /usr/sbin/nologin no-such-user") {
 		t.Errorf("got %+v, %s, want the user without a name and a note", r.State, r.Err)
 	}
@@ -140,7 +141,8 @@ func TestAttacksAreReal(t *testing.T) {
 // cleared, as in the demonstration when an ordinary user runs it.
 func TestDropInUserNamespace(t *testing.T) {
 	lab.NeedNamespaces(t)
-	for user, want := range map[string]string{"nobody": "nobody has no number in this user namespace", "no-such-user": "useradd --system"} {
+	for user, want := range map[string]string{"nobody": "nobody has no number in this user namespace",
+		"no-such-user": "useradd --system"} {
 		cmd := helper(t, "drop", user)
 		cmd.SysProcAttr = &syscall.SysProcAttr{
 			Cloneflags:  syscall.CLONE_NEWUSER,
@@ -149,7 +151,8 @@ func TestDropInUserNamespace(t *testing.T) {
 		}
 		r := run(t, cmd)
 		notes := strings.Join(r.State.Notes, "\n")
-		if r.Err != "" || r.State.UID != 0 || !strings.Contains(notes, want) || !strings.Contains(notes, "the only user of this namespace") {
+		if r.Err != "" || r.State.UID != 0 || !strings.Contains(notes, want) ||
+			!strings.Contains(notes, "the only user of this namespace") {
 			t.Errorf("%s: got %+v, %s, want uid 0 and a note", user, r.State, r.Err)
 		}
 	}

@@ -225,7 +225,8 @@ func (all taskFiles) verifyFilter() error {
 			return err
 		}
 		if mode != "2" || filters != 0 && filters != t.filters+1 {
-			return fmt.Errorf("after the drop the mode of seccomp is %s with %d filters where there were %d, want mode 2 and one filter more (%s)",
+			return fmt.Errorf("after the drop the mode of seccomp is %s with %d filters where there were %d, want mode 2 "+
+				"and one filter more (%s)",
 				mode, filters, t.filters, t.status.Name())
 		}
 		seen = true

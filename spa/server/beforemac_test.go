@@ -61,7 +61,8 @@ func TestLinesBeforeTheMAC(t *testing.T) {
 	}
 	fmt.Fprintf(&list, "%3d lines in %d functions\n", total, len(reached))
 	if *update {
-		if err := errorsOf(os.MkdirAll(filepath.Dir(beforeMAC), 0o755), os.WriteFile(beforeMAC, []byte(list.String()), 0o644)); err != nil {
+		if err := errorsOf(os.MkdirAll(filepath.Dir(beforeMAC), 0o755),
+			os.WriteFile(beforeMAC, []byte(list.String()), 0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -70,7 +71,8 @@ func TestLinesBeforeTheMAC(t *testing.T) {
 		t.Fatal(err)
 	}
 	if string(want) != list.String() {
-		t.Errorf("what runs before the MAC has held is another code than %s says. If that is meant: go test ./spa/server -run %s -update, and the number in SECURITY.md\n%s",
+		t.Errorf("what runs before the MAC has held is another code than %s says. If that is meant: go test ./spa/server "+
+			"-run %s -update, and the number in SECURITY.md\n%s",
 			beforeMAC, t.Name(), differing(string(want), list.String()))
 	}
 	page, err := os.ReadFile("../../SECURITY.md")
@@ -113,8 +115,10 @@ type body struct {
 func loadCode(t *testing.T) *code {
 	t.Helper()
 	// Those of ours from their source, and what they import of others as it was compiled.
-	mode := packages.NeedName | packages.NeedFiles | packages.NeedSyntax | packages.NeedTypes | packages.NeedTypesInfo | packages.NeedImports
-	loaded, err := packages.Load(&packages.Config{Mode: mode, Env: append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0")}, module+"spa/...", module+"firewall/...", module+"keys/...")
+	mode := packages.NeedName | packages.NeedFiles | packages.NeedSyntax | packages.NeedTypes | packages.NeedTypesInfo |
+		packages.NeedImports
+	loaded, err := packages.Load(&packages.Config{Mode: mode, Env: append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0")},
+		module+"spa/...", module+"firewall/...", module+"keys/...")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,8 @@ func newLine(tb testing.TB) (*Server, spa.Sender) {
 	s := &Server{config: &c, now: time.Now, log: slog.New(slog.DiscardHandler), seen: newSightings(), hub: newHub()}
 	s.identity = spa.Identity{Server: c.ServerID, Gates: []spa.Gate{{Key: gate}}, Window: c.Window}
 	s.clients, _ = keys.LoadRegistry(dir)
-	if s.journal, err = replay.Open(filepath.Join(dir, "journal"), replay.Config{Window: c.Window, LiveNonces: 4096}, time.Now().Add(-time.Hour)); err != nil {
+	if s.journal, err = replay.Open(filepath.Join(dir, "journal"), replay.Config{Window: c.Window, LiveNonces: 4096},
+		time.Now().Add(-time.Hour)); err != nil {
 		tb.Fatal(err)
 	}
 	if s.audit, err = audit.Open(filepath.Join(dir, "audit"), s.log); err != nil {
@@ -59,12 +60,14 @@ func newLine(tb testing.TB) (*Server, spa.Sender) {
 }
 
 func arriving(data []byte) capture.Packet {
-	return capture.Packet{Data: data, From: netip.MustParseAddrPort("192.0.2.2:40000"), To: netip.MustParseAddrPort("192.0.2.1:62201")}
+	return capture.Packet{Data: data, From: netip.MustParseAddrPort("192.0.2.2:40000"),
+		To: netip.MustParseAddrPort("192.0.2.1:62201")}
 }
 
 func sealed(tb testing.TB, s spa.Sender) []byte {
 	tb.Helper()
-	packet, err := spa.Seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), Services: []service.Service{{Name: "ssh"}}}, s)
+	packet, err := spa.Seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(),
+		Services: []service.Service{{Name: "ssh"}}}, s)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -71,7 +71,8 @@ func newSite(t *testing.T, see func(line string)) *bench {
 		t.Fatal(err)
 	}
 	b.s.clients, _ = keys.LoadRegistry(b.s.clientsDir())
-	if b.s.firewall, err = firewall.New(home.FirewallConfig(b.s.config, b.s.clients, time.Now), slog.New(witness{slog.DiscardHandler, see})); err != nil {
+	if b.s.firewall, err = firewall.New(home.FirewallConfig(b.s.config, b.s.clients, time.Now),
+		slog.New(witness{slog.DiscardHandler, see})); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.s.firewall.Close() })
@@ -271,7 +272,8 @@ func TestHubBeside(t *testing.T) {
 	now := time.Now()
 	var gs []firewall.Grant
 	for n := range 100 {
-		gs = append(gs, firewall.Grant{Client: "alice", Service: strconv.Itoa(n), Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(time.Second)})
+		gs = append(gs, firewall.Grant{Client: "alice", Service: strconv.Itoa(n), Source: netip.MustParseAddr("192.0.2.2"),
+			Until: now.Add(time.Second)})
 	}
 	var wg sync.WaitGroup
 	for _, do := range []func(){
@@ -322,7 +324,8 @@ func TestOverflow(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- b.s.watchClients(ctx) }()
-	lab.Eventually(t, "what the revoked client holds to end", func() bool { return len(b.s.firewall.Grants(time.Now())) == 0 })
+	lab.Eventually(t, "what the revoked client holds to end",
+		func() bool { return len(b.s.firewall.Grants(time.Now())) == 0 })
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)

@@ -62,7 +62,8 @@ func TestChangeOfAFile(t *testing.T) {
 		waiting.over()
 		b.s.settle(t.Context(), waiting)
 		if _, known := b.s.clients.Client("alice"); known != test.known || !slices.Equal(said.list, test.said) {
-			t.Errorf("%s: the client is known: %v, and the log says %q, want %v and %q", test.name, known, said.list, test.known, test.said)
+			t.Errorf("%s: the client is known: %v, and the log says %q, want %v and %q", test.name, known,
+				said.list, test.known, test.said)
 		}
 	}
 	for _, op := range []fsnotify.Op{fsnotify.Remove, fsnotify.Rename} {
@@ -163,7 +164,10 @@ func TestLeftOut(t *testing.T) {
 		s.clients.Shut(fmt.Sprintf("c%d", n), errors.New("bad"))
 	}
 	out := s.leftOut()
-	if len(out) != mostSeen || !slices.IsSortedFunc(out, func(a, b control.LeftOut) int { return strings.Compare(a.Client, b.Client) }) {
+	if len(out) != mostSeen || !slices.IsSortedFunc(out, func(a, b control.LeftOut) int {
+		return strings.Compare(a.Client,
+			b.Client)
+	}) {
 		t.Errorf("%d are told, the first %+v", len(out), out[:3])
 	}
 }
@@ -210,7 +214,9 @@ func TestReadable(t *testing.T) {
 			if (err != nil) != (mode == 0o700) {
 				t.Errorf("mode %o, uid %d: %v", mode, uid, err)
 			}
-			if err != nil && (!strings.Contains(err.Error(), "chgrp -R spa") || strings.Contains(err.Error(), "useradd") != (uid == sandbox.Unnamed)) {
+			if err != nil &&
+				(!strings.Contains(err.Error(), "chgrp -R spa") ||
+					strings.Contains(err.Error(), "useradd") != (uid == sandbox.Unnamed)) {
 				t.Errorf("uid %d: got %v, want how to hand the files over", uid, err)
 			}
 		}

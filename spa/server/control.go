@@ -87,7 +87,8 @@ func shown(gs []firewall.Grant) []control.Grant {
 			last.Ports = append(last.Ports, ports...)
 			continue
 		}
-		list = append(list, control.Grant{Client: g.Client, Service: g.Service, Source: g.Source, Ports: ports, Until: g.Until})
+		list = append(list, control.Grant{Client: g.Client, Service: g.Service, Source: g.Source,
+			Ports: ports, Until: g.Until})
 	}
 	return list
 }
@@ -96,7 +97,8 @@ func shown(gs []firewall.Grant) []control.Grant {
 // microseconds apart.
 func parts(a, b firewall.Grant) bool {
 	same := a.Client == b.Client && a.Service == b.Service && a.Source == b.Source
-	return same && a.Until.Sub(b.Until).Abs() < time.Second && !slices.ContainsFunc(b.Ports, func(p service.Ports) bool { return slices.Contains(a.Ports, p) })
+	return same && a.Until.Sub(b.Until).Abs() < time.Second && !slices.ContainsFunc(b.Ports,
+		func(p service.Ports) bool { return slices.Contains(a.Ports, p) })
 }
 
 // watch sends decisions as they are made. Who does not read is waited for, and misses some.
@@ -139,7 +141,8 @@ func sendTold(a *control.Answer, t told) error {
 
 // decisionOf is an event as watchers are told of it.
 func decisionOf(e audit.Event) control.Decision {
-	d := control.Decision{Time: e.Time, Verdict: e.Verdict.String(), Client: e.Client, From: e.From, Copied: e.Copied, Reason: e.Reason()}
+	d := control.Decision{Time: e.Time, Verdict: e.Verdict.String(), Client: e.Client, From: e.From,
+		Copied: e.Copied, Reason: e.Reason()}
 	if refused, ok := errors.AsType[*spa.Refused](e.Err); ok && !refused.Time.IsZero() {
 		d.Ahead = refused.Time.Sub(e.Time).Seconds()
 	}
@@ -161,5 +164,6 @@ func decisionOf(e audit.Event) control.Decision {
 
 // denied is an error that a person is told of, with what to do.
 func denied(hint string, problems ...string) error {
-	return &control.Denied{Text: strings.Join(slices.DeleteFunc(problems, func(p string) bool { return p == "" }), "\n"), Hint: hint}
+	return &control.Denied{Text: strings.Join(slices.DeleteFunc(problems, func(p string) bool { return p == "" }), "\n"),
+		Hint: hint}
 }

@@ -29,7 +29,8 @@ func TestEverySettingIsCompared(t *testing.T) {
 		c := base()
 		field := reflect.ValueOf(c).Elem().FieldByIndex(path)
 		alter(t, field, name)
-		if n := len(changed(restartSettings, base(), c)) + len(changed(liveSettings, base(), c)) + len(changedServices(base(), c)); n != 1 {
+		if n := len(changed(restartSettings, base(), c)) + len(changed(liveSettings, base(), c)) +
+			len(changedServices(base(), c)); n != 1 {
 			t.Errorf("%s: %d keys are said to have changed, want 1", name, n)
 		}
 	})
@@ -121,10 +122,12 @@ func TestChangedClients(t *testing.T) {
 		t.Fatal(problems)
 	}
 	changes := changedClients(before.Clients(), after)
-	if len(changes) != 2 || changes[0].before.Name != "bob" || changes[0].after.Allow[0] != "web" || changes[1].before != nil || changes[1].after.Name != "carol" {
+	if len(changes) != 2 || changes[0].before.Name != "bob" || changes[0].after.Allow[0] != "web" ||
+		changes[1].before != nil || changes[1].after.Name != "carol" {
 		t.Errorf("got %+v", changes)
 	}
-	if back := changedClients(after.Clients(), before); len(back) != 2 || back[1].before.Name != "carol" || back[1].after != nil {
+	if back := changedClients(after.Clients(), before); len(back) != 2 || back[1].before.Name != "carol" ||
+		back[1].after != nil {
 		t.Errorf("the other way: got %+v", back)
 	}
 }
@@ -138,7 +141,8 @@ func TestAdoptBothOrNeither(t *testing.T) {
 	if err := s.adopt(t.Context(), files{config: &refused, clients: s.clients}); err == nil {
 		t.Fatal("the firewall took over what it cannot do")
 	}
-	late, err := spa.Seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now().Add(-20 * time.Second), Services: []service.Service{{Name: "ssh"}}}, sender)
+	late, err := spa.Seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now().Add(-20 * time.Second),
+		Services: []service.Service{{Name: "ssh"}}}, sender)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,8 @@ import (
 // stating is a packet that states where it comes from.
 func (b *bench) stating(stamp time.Duration, source string) capture.Packet {
 	b.Helper()
-	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at.Add(stamp), Services: []service.Service{{Name: "ssh"}}}
+	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at.Add(stamp),
+		Services: []service.Service{{Name: "ssh"}}}
 	if source != "" {
 		r.Source = netip.MustParseAddr(source)
 	}
@@ -37,7 +38,8 @@ func TestTooEarly(t *testing.T) {
 			t.Fatalf("a packet was spent: %v", event.Verdict)
 		}
 		answered := b.s.tooEarly(&event)
-		if r := event.Receipt; answered != (r.Status == spa.ReasonTooEarly) || answered && (!r.Again.Equal(floor) || !r.Time.Equal(b.at)) {
+		if r := event.Receipt; answered != (r.Status == spa.ReasonTooEarly) ||
+			answered && (!r.Again.Equal(floor) || !r.Time.Equal(b.at)) {
 			t.Errorf("answered %v, with %+v", answered, r)
 		}
 		return answered
@@ -107,7 +109,8 @@ func TestContinued(t *testing.T) {
 	}
 	until := b.event.Receipt.Time.Add(b.event.Receipt.Services[0].For)
 	later(5*time.Minute + 20*time.Second)
-	if end := b.event.Receipt.Time.Add(b.event.Receipt.Services[0].For); b.event.Verdict != audit.Repeated || !end.Equal(until) {
+	if end := b.event.Receipt.Time.Add(b.event.Receipt.Services[0].For); b.event.Verdict != audit.Repeated ||
+		!end.Equal(until) {
 		t.Errorf("a retry: %v, until %v, first until %v", b.event.Verdict, end, until)
 	}
 	later(20 * time.Minute)

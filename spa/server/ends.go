@@ -115,7 +115,8 @@ func (h *hub) tellEnded(now time.Time) (next time.Time) {
 	defer h.mu.Unlock()
 	over, next := h.ends.passed(now)
 	for _, e := range over {
-		h.spread(control.Decision{Time: now, Verdict: "ended", Client: e.client, Source: e.source, Services: []string{e.service}})
+		h.spread(control.Decision{Time: now, Verdict: "ended", Client: e.client, Source: e.source,
+			Services: []string{e.service}})
 	}
 	return next
 }

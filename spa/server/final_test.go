@@ -64,7 +64,8 @@ func newFinal(t *testing.T, offset, delay time.Duration) *final {
 		t.Fatal(err)
 	}
 	f.s.clients.Reload("bob")
-	f.names = map[string]spa.Sender{"alice": f.sender, "bob": {Server: f.sender.Server, Gate: f.sender.Gate, ID: bob.ID, Key: bob.Key}}
+	f.names = map[string]spa.Sender{"alice": f.sender, "bob": {Server: f.sender.Server, Gate: f.sender.Gate,
+		ID: bob.ID, Key: bob.Key}}
 	return f
 }
 
@@ -123,7 +124,8 @@ func (f *final) deliver(p capture.Packet, at time.Time) spa.Status {
 func (f *final) kill() {
 	f.Helper()
 	c := f.s.config
-	journal, err := replay.Open(filepath.Join(c.Dir, "journal"), replay.Config{Window: c.Window, LiveNonces: c.Limits.LiveNonces}, f.at)
+	journal, err := replay.Open(filepath.Join(c.Dir, "journal"), replay.Config{Window: c.Window,
+		LiveNonces: c.Limits.LiveNonces}, f.at)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -185,7 +187,10 @@ func portsOf(t *testing.T, services []string, in bool) []service.Ports {
 
 func overlap(a, b []service.Ports) bool {
 	return slices.ContainsFunc(a, func(a service.Ports) bool {
-		return slices.ContainsFunc(b, func(b service.Ports) bool { return a.Proto == b.Proto && a.Low <= b.High && b.Low <= a.High })
+		return slices.ContainsFunc(b, func(b service.Ports) bool {
+			return a.Proto == b.Proto && a.Low <= b.High &&
+				b.Low <= a.High
+		})
 	})
 }
 
@@ -312,5 +317,6 @@ func (f *final) ended(e finale, services []string) bool {
 	if e.closed == nil || slices.Contains(e.closed, "span") || slices.Contains(services, "span") {
 		return true
 	}
-	return overlap(portsOf(f.T, e.closed, false), portsOf(f.T, services, false)) || overlap(portsOf(f.T, e.closed, true), portsOf(f.T, services, true))
+	return overlap(portsOf(f.T, e.closed, false), portsOf(f.T, services, false)) || overlap(portsOf(f.T, e.closed, true),
+		portsOf(f.T, services, true))
 }

@@ -88,7 +88,8 @@ func (s *Server) final(now time.Time) time.Time { return now.Add(s.config.Window
 func (s *Server) takeAway(client string, services []string, now time.Time) {
 	for _, service := range services {
 		if err := s.journal.SetFloor(ofClient(client, service), s.final(now)); err != nil {
-			s.log.Error("packets already on their way may still open a service that was revoked", "client", client, "service", service, "error", err)
+			s.log.Error("packets already on their way may still open a service that was revoked", "client", client,
+				"service", service, "error", err)
 		}
 	}
 }

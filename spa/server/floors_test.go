@@ -62,7 +62,8 @@ func TestShortened(t *testing.T) {
 	b.enrol(func(c *keys.Client) { c.Allow = []string{"ssh", "w0"} })
 	b.client, _ = b.s.clients.Client("alice")
 	b.ask("w0") // goes on
-	first := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, For: 10 * time.Minute, Services: []service.Service{{Name: "ssh"}}}
+	first := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, For: 10 * time.Minute,
+		Services: []service.Service{{Name: "ssh"}}}
 	want := func(what string, status spa.Status) {
 		t.Helper()
 		if got := b.event.Receipt.Status; got != status {
@@ -93,7 +94,8 @@ func TestLostPorts(t *testing.T) {
 	f := newFinal(t, 0, 0)
 	f.becomes(func(c *keys.Client) { c.Allow = []string{"ssh", "tcp/1000-2000"} })
 	f.becomes(func(c *keys.Client) {})
-	for service, want := range map[string]spa.Status{"ssh": spa.Granted, "admin": spa.ReasonSuperseded, "tcp/22": spa.ReasonSuperseded} {
+	for service, want := range map[string]spa.Status{"ssh": spa.Granted, "admin": spa.ReasonSuperseded,
+		"tcp/22": spa.ReasonSuperseded} {
 		c := f.command("alice", spa.TypeOpen, f.at, service)
 		if got := f.deliver(f.packet(c, f.at, "192.0.2.2"), f.at); got != want {
 			t.Errorf("%s: %v, want %v", service, got, want)
@@ -141,7 +143,8 @@ func TestCloseEnds(t *testing.T) {
 			f.deliver(f.packet(bob, f.at, "192.0.2.2"), f.at)
 			var want []string
 			for _, g := range f.s.firewall.Grants(f.at) {
-				if g.Client == "bob" || g.Source == netip.MustParseAddr("192.0.2.3") || !covers(portsOf(t, services, len(g.To) > 0), g.Ports) {
+				if g.Client == "bob" || g.Source == netip.MustParseAddr("192.0.2.3") ||
+					!covers(portsOf(t, services, len(g.To) > 0), g.Ports) {
 					want = append(want, fmt.Sprint(g.Client, g.Service, g.Source))
 				}
 			}
@@ -202,7 +205,8 @@ func TestCloseAfterRevoke(t *testing.T) {
 // TestPortsOfFloors: each port of what is asked for has a floor, or all have one together where they are many.
 func TestPortsOfFloors(t *testing.T) {
 	b := newBench(t)
-	for _, test := range []struct{ first, second, want int }{{1, 0, 1}, {15, 0, 15}, {16, 0, 16}, {17, 0, 1}, {8, 8, 16}, {8, 9, 1}, {16, 1, 1}} {
+	for _, test := range []struct{ first, second, want int }{{1, 0, 1}, {15, 0, 15}, {16, 0, 16}, {17, 0, 1},
+		{8, 8, 16}, {8, 9, 1}, {16, 1, 1}} {
 		services := []service.Service{{Name: "first"}, {Name: "second"}}
 		b.rule(func(c *config.Config) {
 			c.Services = []config.Service{

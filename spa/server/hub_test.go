@@ -108,7 +108,8 @@ func TestEndIsTold(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- s.tellEnds(ctx) }()
-		request := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: time.Minute, Services: []service.Service{{Name: "ssh"}}}
+		request := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: time.Minute,
+			Services: []service.Service{{Name: "ssh"}}}
 		packet, err := spa.Seal(request, sender)
 		if err != nil {
 			t.Fatal(err)

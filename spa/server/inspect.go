@@ -31,7 +31,8 @@ import (
 //
 // Noise is told of at the end, a decision for each reason. The Stats are those of the file. On an error
 // in the middle of the file, what was decided before it has been told.
-func Inspect(ctx context.Context, c *config.Config, file io.Reader, log *slog.Logger, tell func(control.Decision) error) (capture.Stats, error) {
+func Inspect(ctx context.Context, c *config.Config, file io.Reader, log *slog.Logger,
+	tell func(control.Decision) error) (capture.Stats, error) {
 	in, err := capture.OpenFile(file, captureConfig(c))
 	if err != nil {
 		return capture.Stats{}, err
@@ -64,7 +65,8 @@ func Inspect(ctx context.Context, c *config.Config, file io.Reader, log *slog.Lo
 }
 
 // inspect decides one packet and tells of it, or adds it to the noise.
-func (s *Server) inspect(ctx context.Context, p capture.Packet, noise map[string]control.Decision, tell func(control.Decision) error) error {
+func (s *Server) inspect(ctx context.Context, p capture.Packet, noise map[string]control.Decision,
+	tell func(control.Decision) error) error {
 	event := s.handle(ctx, p)
 	d := decisionOf(event)
 	if event.Client != "" || event.Verdict != audit.Unopened {
@@ -78,7 +80,8 @@ func (s *Server) inspect(ctx context.Context, p capture.Packet, noise map[string
 // openPast opens what the line needs for packets of the past: a journal that is thrown away, and a
 // firewall that enforces nothing. Its clock is at.
 func openPast(ctx context.Context, c *config.Config, log *slog.Logger, at *time.Time) (*Server, error) {
-	s := &Server{config: c, dir: c.Dir, log: log, now: func() time.Time { return *at }, since: *at, seen: newSightings(), hub: newHub()}
+	s := &Server{config: c, dir: c.Dir, log: log, now: func() time.Time { return *at }, since: *at,
+		seen: newSightings(), hub: newHub()}
 	for _, step := range []func() error{s.openKeys, s.openScratch, func() error { return s.openDryRun(ctx) }} {
 		if err := step(); err != nil {
 			return nil, errors.Join(err, s.Close())

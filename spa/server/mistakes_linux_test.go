@@ -100,8 +100,8 @@ func (e *editing) put(text string) {
 
 func (e *editing) held() []firewall.Grant { return e.s.firewall.GrantsOf(e.client.Name, time.Now()) }
 
-// TestMistakesOpenNothing: after an edit of a client's file, with a mistake at any byte, only grants stay open that both
-// the old and the new file allow. A file that cannot be read allows nothing.
+// TestMistakesOpenNothing: after an edit of a client's file, with a mistake at any byte, only grants stay open that
+// both the old and the new file allow. A file that cannot be read allows nothing.
 func TestMistakesOpenNothing(t *testing.T) {
 	b := newSite(t, func(string) {})
 	b.rewrite("[service.ssh]", "[service.web]\nports = [\"tcp/80\"]\n\n[service.ssh]")
@@ -135,7 +135,10 @@ func TestMistakesOpenNothing(t *testing.T) {
 					}
 				}
 				for _, g := range left {
-					if !slices.ContainsFunc(before, func(h firewall.Grant) bool { return h.Service == g.Service && !h.Until.Before(g.Until) }) {
+					if !slices.ContainsFunc(before, func(h firewall.Grant) bool {
+						return h.Service == g.Service &&
+							!h.Until.Before(g.Until)
+					}) {
 						t.Errorf("%s came open by %s", g.Service, where)
 					}
 				}
@@ -226,7 +229,8 @@ func TestUnsettled(t *testing.T) {
 	}
 	lab.Eventually(t, "bob to be shut out", func() bool { return len(e.held()) == 0 })
 	e.knock()
-	if out := b.s.leftOut(); len(e.held()) > 0 || len(out) != 1 || out[0].Client != "bob" || !strings.Contains(out[0].Why, "exprires") {
+	if out := b.s.leftOut(); len(e.held()) > 0 || len(out) != 1 || out[0].Client != "bob" ||
+		!strings.Contains(out[0].Why, "exprires") {
 		t.Errorf("bob has %v, and %v is left out", e.held(), out)
 	}
 	if err := os.WriteFile(e.path, text, 0o640); err != nil {

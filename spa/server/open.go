@@ -165,14 +165,16 @@ func (s *Server) openKeys() error {
 
 func (s *Server) openJournal() error {
 	path := filepath.Join(s.config.State, config.JournalFile)
-	journal, err := replay.Open(path, replay.Config{Window: s.config.Window, LiveNonces: s.config.Limits.LiveNonces}, s.now())
+	journal, err := replay.Open(path, replay.Config{Window: s.config.Window, LiveNonces: s.config.Limits.LiveNonces},
+		s.now())
 	if err != nil {
 		return err
 	}
 	s.journal = journal
 	s.keep(journal)
 	if status := journal.Status(); s.now().Before(status.FloorUntil) {
-		s.log.Warn("refusing all knocks for now, so that none from before the start works twice", "until", status.FloorUntil, "why", status.Reason)
+		s.log.Warn("refusing all knocks for now, so that none from before the start works twice", "until",
+			status.FloorUntil, "why", status.Reason)
 	}
 	return nil
 }
@@ -189,7 +191,8 @@ func (s *Server) openAudit() error {
 		return nil // a user without a name owns nothing
 	}
 	if err := log.Give(uid); err != nil {
-		s.log.Warn("the server could not open a new audit log with the owner of this one, as logrotate makes it", "error", err)
+		s.log.Warn("the server could not open a new audit log with the owner of this one, as logrotate makes it", "error",
+			err)
 	}
 	return nil
 }

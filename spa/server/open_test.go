@@ -36,7 +36,8 @@ func TestFirewallConfig(t *testing.T) {
 	} {
 		b := newBench(t)
 		want := home.FirewallConfig(b.s.config, b.s.clients, time.Now)
-		if zero := (firewall.Config{}); want.Mode != zero.Mode || want.Persist != zero.Persist || want.Closed != zero.Closed || len(want.Targets)+len(want.Cut) > 0 {
+		if zero := (firewall.Config{}); want.Mode != zero.Mode || want.Persist != zero.Persist ||
+			want.Closed != zero.Closed || len(want.Targets)+len(want.Cut) > 0 {
 			t.Fatalf("of nothing special is made %+v", want)
 		}
 		test.want(&want)

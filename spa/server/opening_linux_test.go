@@ -33,7 +33,8 @@ func openableSite(t *testing.T) *config.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := replay.Create(filepath.Join(state, config.JournalFile), replay.Config{Window: c.Window, LiveNonces: c.Limits.LiveNonces}, time.Now()); err != nil {
+	if err := replay.Create(filepath.Join(state, config.JournalFile), replay.Config{Window: c.Window,
+		LiveNonces: c.Limits.LiveNonces}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -96,7 +97,8 @@ func TestOpenFails(t *testing.T) {
 			for n := range 2 { // the second time nothing of the first is in the way
 				o := Options{}
 				if n > 0 {
-					o = Options{Log: slog.New(witness{slog.DiscardHandler, said.add}), Now: func() time.Time { asked++; return time.Now() }}
+					o = Options{Log: slog.New(witness{slog.DiscardHandler, said.add}),
+						Now: func() time.Time { asked++; return time.Now() }}
 				}
 				s, err := Open(t.Context(), c, o)
 				if s != nil || err == nil || !strings.Contains(err.Error(), test.want) {
@@ -135,7 +137,8 @@ func opening(t *testing.T) (*Server, *lines) {
 	t.Helper()
 	said := &lines{}
 	c := openableSite(t)
-	s := &Server{config: c, dir: c.Dir, log: slog.New(witness{slog.DiscardHandler, said.add}), now: time.Now, seen: newSightings(), hub: newHub()}
+	s := &Server{config: c, dir: c.Dir, log: slog.New(witness{slog.DiscardHandler, said.add}), now: time.Now,
+		seen: newSightings(), hub: newHub()}
 	t.Cleanup(func() { s.Close() })
 	return s, said
 }
@@ -223,7 +226,8 @@ func TestReachable(t *testing.T) {
 	s.config.Audit.File = "/var/log/spa/audit"
 	away := t.TempDir()
 	path := filepath.Join(s.dir, config.FileName)
-	if err := errors.Join(os.Rename(path, filepath.Join(away, "settings")), os.Symlink(filepath.Join(away, "settings"), path)); err != nil {
+	if err := errors.Join(os.Rename(path, filepath.Join(away, "settings")),
+		os.Symlink(filepath.Join(away, "settings"), path)); err != nil {
 		t.Fatal(err)
 	}
 	files := s.reachable()
@@ -263,7 +267,8 @@ func TestKeyOf(t *testing.T) {
 			t.Errorf("%s: got %+v, %v", want, r, err)
 		}
 		_, err := b.s.revoke(t.Context(), request)
-		if said := err != nil && strings.Contains(err.Error(), "its key is "+want); said != (want == keyRevoked || want == keyExpired) {
+		if said := err != nil && strings.Contains(err.Error(),
+			"its key is "+want); said != (want == keyRevoked || want == keyExpired) {
 			t.Errorf("%s, and nothing is open: got %v", want, err)
 		}
 		request = control.Request{Source: netip.MustParseAddr("192.0.2.2")}
@@ -290,7 +295,8 @@ func TestLost(t *testing.T) {
 	}
 	for i, g := range all {
 		left := slices.Delete(slices.Clone(all), i, i+1)
-		if gone := lost(all, left); len(gone) != 1 || gone[0].Client != g.Client || gone[0].Service != g.Service || gone[0].Source != g.Source {
+		if gone := lost(all, left); len(gone) != 1 || gone[0].Client != g.Client || gone[0].Service != g.Service ||
+			gone[0].Source != g.Source {
 			t.Errorf("got %v, want %v", gone, g)
 		}
 		if gone := lost(left, all); len(gone) != 0 {

@@ -119,7 +119,8 @@ func wide(n int) func(c *config.Config) {
 	return func(c *config.Config) {
 		for i := range n {
 			low := uint16(1 + 1024*i)
-			c.Services = append(c.Services, config.NewService(fmt.Sprintf("w%d", i), service.Ports{Proto: service.UDP, Low: low, High: low + 1023}))
+			c.Services = append(c.Services, config.NewService(fmt.Sprintf("w%d", i), service.Ports{Proto: service.UDP,
+				Low: low, High: low + 1023}))
 		}
 	}
 }

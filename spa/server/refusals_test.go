@@ -25,7 +25,8 @@ import (
 // packet is one of alice's, stamped at a time from the server's now.
 func (b *bench) packet(stamp time.Duration) capture.Packet {
 	b.Helper()
-	return arriving(b.seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at.Add(stamp), Services: []service.Service{{Name: "ssh"}}}))
+	return arriving(b.seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at.Add(stamp),
+		Services: []service.Service{{Name: "ssh"}}}))
 }
 
 // as is a packet that another sender than alice seals.
@@ -178,7 +179,8 @@ func hexOf(t testing.TB, text string) []byte {
 // journal gives the server a journal that is begun now.
 func (b *bench) journal(name string, liveNonces int) {
 	b.Helper()
-	journal, err := replay.Open(filepath.Join(b.s.config.Dir, name), replay.Config{Window: b.s.identity.Window, LiveNonces: liveNonces}, b.at)
+	journal, err := replay.Open(filepath.Join(b.s.config.Dir, name), replay.Config{Window: b.s.identity.Window,
+		LiveNonces: liveNonces}, b.at)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -47,7 +47,8 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 	s.reading.Lock() // what the watcher reads meanwhile is not to be overtaken by what is read here
 	defer s.reading.Unlock()
 	if err := errors.Join(place.InPlace(s.root, s.dir), s.within()); err != nil {
-		return nil, denied("move it back, or: systemctl restart spa-server (grants and sessions go on)", err.Error(), "nothing was changed")
+		return nil, denied("move it back, or: systemctl restart spa-server (grants and sessions go on)",
+			err.Error(), "nothing was changed")
 	}
 	next, problems := s.readFiles()
 	if len(problems) > 0 {
@@ -73,7 +74,8 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 		return nil, denied("once the cause is mended: systemctl reload spa-server", err.Error(),
 			fmt.Sprintf("the old settings stay in force; grants that ended: %d", len(r.Ended)))
 	}
-	s.log.Info("reloaded", "settings", r.Settings, "added", len(r.Added), "changed", len(r.Changed), "removed", len(r.Removed), "ended", len(r.Ended))
+	s.log.Info("reloaded", "settings", r.Settings, "added", len(r.Added), "changed", len(r.Changed), "removed",
+		len(r.Removed), "ended", len(r.Ended))
 	return r, nil
 }
 
@@ -91,7 +93,8 @@ func restartCommand(was, is *config.Config) string {
 	for _, name := range []string{config.JournalFile, home.LedgerFile} {
 		files = append(files, quote.Shell(filepath.Join(was.State, name)))
 	}
-	return fmt.Sprintf("%s && mv %s %s && systemctl start spa-server (grants and sessions go on; first name %[3]s in the unit's ReadWritePaths=, with systemctl edit spa-server)",
+	return fmt.Sprintf("%s && mv %s %s && systemctl start spa-server (grants and sessions go on; first name %[3]s in "+
+		"the unit's ReadWritePaths=, with systemctl edit spa-server)",
 		command, strings.Join(files, " "), quote.Shell(is.State+"/"))
 }
 
@@ -108,7 +111,8 @@ func (s *Server) within() error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s leads to %s, in a directory that was not part of the configuration when the server started", path, real)
+	return fmt.Errorf("%s leads to %s, in a directory that was not part of the configuration when the server started",
+		path, real)
 }
 
 // reopenAudit goes on in a new audit log where the old one was moved away. On an error no line is lost: they go
@@ -120,7 +124,8 @@ func (s *Server) reopenAudit() error {
 	}
 	path := s.audit.Path()
 	s.log.Error("the audit log goes on in the file that was moved away", "error", err, "do", s.mendAudit(path, err))
-	return denied(s.mendAudit(path, err), "the files were taken over, but the audit log goes on in the file that was moved away: "+err.Error())
+	return denied(s.mendAudit(path, err), "the files were taken over, but the audit log goes on in the file that was "+
+		"moved away: "+err.Error())
 }
 
 // mendAudit is the command by which the audit log, which cannot for that reason, goes on in the file at its path.
@@ -134,7 +139,8 @@ func (s *Server) mendAudit(path string, why error) string {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Sprintf("install -m 600 -o %s -g %[1]s /dev/null %s && %s", user, word, reload)
 	case err != nil || !info.Mode().IsRegular():
-		return fmt.Sprintf("mv %s %s && install -m 600 -o %s -g %[3]s /dev/null %[1]s && %[4]s", word, quote.Shell(path+".old"), user, reload)
+		return fmt.Sprintf("mv %s %s && install -m 600 -o %s -g %[3]s /dev/null %[1]s && %[4]s", word,
+			quote.Shell(path+".old"), user, reload)
 	case home.Permits(info, s.sandbox.UID, s.sandbox.GID, home.MayWrite):
 		return reload // it was moved without a reload
 	}
@@ -256,7 +262,8 @@ func (s *Server) endUnkept(ctx context.Context, held []firewall.Grant, now time.
 		}
 		match := firewall.Match{Client: g.Client, Source: g.Source, Services: []string{g.Service}}
 		if _, err := s.firewall.Revoke(ctx, match, now); err != nil {
-			s.log.Error("could not end a grant; it ends on time", "client", g.Client, "service", g.Service, "until", g.Until, "error", err)
+			s.log.Error("could not end a grant; it ends on time", "client", g.Client, "service", g.Service,
+				"until", g.Until, "error", err)
 			continue
 		}
 		s.log.Info("grant ended", "client", g.Client, "service", g.Service, "source", g.Source.String())

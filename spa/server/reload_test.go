@@ -32,7 +32,8 @@ func TestReloadOfAnotherDirectory(t *testing.T) {
 	defer os.Rename(old, b.s.dir)
 	refused := func(want string) {
 		t.Helper()
-		if r, err := b.s.reload(t.Context()); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "nothing was changed") {
+		if r, err := b.s.reload(t.Context()); err == nil || !strings.Contains(err.Error(), want) ||
+			!strings.Contains(err.Error(), "nothing was changed") {
 			t.Errorf("got %+v and %v, want %s", r, err, want)
 		}
 	}

@@ -276,13 +276,15 @@ func TestReloadAllOrNothing(t *testing.T) {
 			if test.held == 0 {
 				want = "grants that ended: 1"
 			}
-			if r, err := b.s.reload(t.Context()); err == nil || !strings.Contains(err.Error(), want) && !strings.Contains(err.(*control.Denied).Hint, want) {
+			if r, err := b.s.reload(t.Context()); err == nil || !strings.Contains(err.Error(), want) &&
+				!strings.Contains(err.(*control.Denied).Hint, want) {
 				t.Errorf("got %+v and %v, want %q", r, err, want)
 			}
 			if *loads != test.loads {
 				t.Errorf("the guard was loaded %d times, want %d", *loads, test.loads)
 			}
-			if b.s.config != was || !slices.Equal(b.s.clients.Clients(), clients) || len(b.s.firewall.Grants(b.at)) != test.held {
+			if b.s.config != was || !slices.Equal(b.s.clients.Clients(), clients) ||
+				len(b.s.firewall.Grants(b.at)) != test.held {
 				t.Error("something was taken over")
 			}
 			if told := toldTo(w); len(told) != 1-test.held {
@@ -325,7 +327,8 @@ func TestReloadWithin(t *testing.T) {
 			if test.gone {
 				os.Remove(path)
 			}
-			if _, err := b.s.reload(t.Context()); (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			if _, err := b.s.reload(t.Context()); (err == nil) != (test.want == "") ||
+				err != nil && !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 		})
@@ -367,7 +370,8 @@ func TestMendAudit(t *testing.T) {
 	}
 }
 
-// TestReloadBesideTheAudit: a log that cannot be reopened is said, with what to do, and keeps nothing from being taken over.
+// TestReloadBesideTheAudit: a log that cannot be reopened is said, with what to do, and keeps nothing from being taken
+// over.
 func TestReloadBesideTheAudit(t *testing.T) {
 	b, said := newSite(t, func(string) {}), &lines{}
 	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
@@ -378,7 +382,8 @@ func TestReloadBesideTheAudit(t *testing.T) {
 	b.write(func(c *keys.Client) { c.Allow = []string{"web"} })
 	r, err := b.s.reload(t.Context())
 	denied, ok := errors.AsType[*control.Denied](err)
-	if r == nil || len(r.Changed) != 1 || !ok || !strings.Contains(denied.Text, "was moved away") || !strings.Contains(denied.Hint, "mv "+path) || !said.has("was moved away") {
+	if r == nil || len(r.Changed) != 1 || !ok || !strings.Contains(denied.Text, "was moved away") ||
+		!strings.Contains(denied.Hint, "mv "+path) || !said.has("was moved away") {
 		t.Errorf("got %+v and %#v, and the log says %q", r, err, said.list)
 	}
 	b.rewrite("[service.ssh]", "[service.ssh")

@@ -38,7 +38,8 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 	if len(revoked.Ended) == 0 && revoked.Sessions == 0 {
 		return nil, s.nothing(r)
 	}
-	s.log.Info("revoked by command", "client", r.Client, "source", r.Source, "grants", len(revoked.Ended), "sessions", revoked.Sessions)
+	s.log.Info("revoked by command", "client", r.Client, "source", r.Source, "grants", len(revoked.Ended),
+		"sessions", revoked.Sessions)
 	return revoked, nil
 }
 
@@ -67,7 +68,8 @@ func (s *Server) revocable(r control.Request) error {
 	if _, known := s.clients.Client(r.Client); known {
 		return nil
 	}
-	return denied("spa-keygen list shows the clients", fmt.Sprintf("there is no client %q, and nothing is open for one", r.Client))
+	return denied("spa-keygen list shows the clients", fmt.Sprintf("there is no client %q, and nothing is open for one",
+		r.Client))
 }
 
 // end ends grants, after it has seen to it that no packet on its way opens anything again. Where
@@ -121,7 +123,8 @@ func (s *Server) nothing(r control.Request) error {
 	case !r.Cut:
 		hint = "a session outlives the grant that it began by: --cut ends sessions too"
 	case r.Client != "":
-		hint = "sessions from before " + s.since.Local().Format(time.DateTime) + ", when this server was started, are known by address only: spa-server revoke ADDRESS --cut ends them"
+		hint = "sessions from before " + s.since.Local().Format(time.DateTime) +
+			", when this server was started, are known by address only: spa-server revoke ADDRESS --cut ends them"
 		if file := s.audit.Path(); file != "" {
 			hint += fmt.Sprintf("; the addresses: grep '\"client\":\"%s\"' %s", r.Client, quote.Shell(file))
 		}

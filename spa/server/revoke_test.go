@@ -44,7 +44,8 @@ func TestCutOfGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.s.shutOut(t.Context(), "alice", b.s.reloadClient(t.Context(), "alice"))
-	for client, want := range map[string]string{"alice": "nothing is open for alice", "nobody": `there is no client "nobody"`} {
+	for client, want := range map[string]string{"alice": "nothing is open for alice",
+		"nobody": `there is no client "nobody"`} {
 		_, err := b.s.revoke(t.Context(), control.Request{Client: client, Cut: true})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
@@ -57,7 +58,8 @@ func TestRevokeMapped(t *testing.T) {
 	b := newBench(t)
 	held := b.packet(-time.Second)
 	b.s.take(context.Background(), b.packet(0))
-	if r, err := b.s.revoke(t.Context(), control.Request{Source: netip.MustParseAddr("::ffff:192.0.2.2")}); err != nil || len(r.Ended) != 1 {
+	if r, err := b.s.revoke(t.Context(), control.Request{Source: netip.MustParseAddr("::ffff:192.0.2.2")}); err != nil ||
+		len(r.Ended) != 1 {
 		t.Errorf("got %+v, %v", r, err)
 	}
 	b.arrive(held)
@@ -116,7 +118,8 @@ func TestCuttable(t *testing.T) {
 			ends := slices.DeleteFunc(slices.Clone(all), func(g firewall.Grant) bool {
 				return g.Client != test.request.Client && g.Source != test.request.Source
 			})
-			for when, ended := range map[string][]firewall.Grant{"of grants that end now": ends, "of those that ended before": nil} {
+			for when, ended := range map[string][]firewall.Grant{"of grants that end now": ends,
+				"of those that ended before": nil} {
 				cuttable := f.s.cuttable(test.request, ended)
 				for _, source := range []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")} {
 					for _, at := range []netip.Addr{{}, inside} {
@@ -156,7 +159,8 @@ func TestRevokedIsTold(t *testing.T) {
 	if len(w.lines) != 1 {
 		t.Fatalf("watchers were told %d times", len(w.lines))
 	}
-	if d := (<-w.lines).decision; d.Verdict != "revoked" || d.Client != "alice" || d.Services[0] != "ssh" || d.Source != netip.MustParseAddr("192.0.2.2") {
+	if d := (<-w.lines).decision; d.Verdict != "revoked" || d.Client != "alice" || d.Services[0] != "ssh" ||
+		d.Source != netip.MustParseAddr("192.0.2.2") {
 		t.Errorf("watchers were told: %+v", d)
 	}
 	if b.s.hub.tellEnded(b.at.Add(time.Hour)); len(w.lines) != 0 {
@@ -179,7 +183,8 @@ func TestNothingToRevoke(t *testing.T) {
 	} {
 		_, err := b.s.revoke(t.Context(), test.request)
 		denied, ok := errors.AsType[*control.Denied](err)
-		if !ok || denied.Text != "nothing is open for "+test.who || !strings.Contains(denied.Hint, test.hint) || (denied.Hint == "") != (test.hint == "") {
+		if !ok || denied.Text != "nothing is open for "+test.who || !strings.Contains(denied.Hint, test.hint) ||
+			(denied.Hint == "") != (test.hint == "") {
 			t.Errorf("%+v: got %#v", test.request, err)
 		}
 	}

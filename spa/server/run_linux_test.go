@@ -97,7 +97,8 @@ func newRunning(t *testing.T) *running {
 // sends sends a datagram to the server, and returns it.
 func (r *running) sends(data []byte) []byte {
 	r.Helper()
-	if _, err := r.knocks.WriteToUDP(data, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(r.s.config.KnockPorts[0].Port)}); err != nil {
+	if _, err := r.knocks.WriteToUDP(data, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1),
+		Port: int(r.s.config.KnockPorts[0].Port)}); err != nil {
 		r.Fatal(err)
 	}
 	return data
@@ -129,19 +130,24 @@ func (r *running) commands() {
 		})
 		return got, err
 	}
-	if got, err := ask(control.Request{Command: control.CommandStatus}); err != nil || len(got) != 1 || got[0].Status.Name != "gw" || got[0].Status.Grants != 1 {
+	if got, err := ask(control.Request{Command: control.CommandStatus}); err != nil || len(got) != 1 ||
+		got[0].Status.Name != "gw" || got[0].Status.Grants != 1 {
 		r.Errorf("status: %+v, %v", got, err)
 	}
-	if got, err := ask(control.Request{Command: control.CommandGrants}); err != nil || len(got) != 1 || got[0].Grant.Client != "alice" {
+	if got, err := ask(control.Request{Command: control.CommandGrants}); err != nil || len(got) != 1 ||
+		got[0].Grant.Client != "alice" {
 		r.Errorf("grants: %+v, %v", got, err)
 	}
-	if got, err := ask(control.Request{Command: control.CommandReload}); err != nil || len(got) != 1 || got[0].Reloaded == nil {
+	if got, err := ask(control.Request{Command: control.CommandReload}); err != nil || len(got) != 1 ||
+		got[0].Reloaded == nil {
 		r.Errorf("reload: %+v, %v", got, err)
 	}
-	if got, err := ask(control.Request{Command: control.CommandRevoke, Source: netip.MustParseAddr("192.0.2.9")}); err == nil || len(got) != 0 {
+	if got, err := ask(control.Request{Command: control.CommandRevoke,
+		Source: netip.MustParseAddr("192.0.2.9")}); err == nil || len(got) != 0 {
 		r.Errorf("revoke of nothing: %+v, %v", got, err)
 	}
-	if got, err := ask(control.Request{Command: "other"}); err == nil || len(got) != 0 || !strings.Contains(err.Error(), "does not know that command") {
+	if got, err := ask(control.Request{Command: "other"}); err == nil || len(got) != 0 || !strings.Contains(err.Error(),
+		"does not know that command") {
 		r.Errorf("a command that there is not: %+v, %v", got, err)
 	}
 	enough, watching, packet := errors.New("enough"), dialed(r.T, r.s), make(chan []byte, 1)

@@ -175,7 +175,8 @@ func (s *Server) conclude(event audit.Event, v audit.Verdict, receipt spa.Receip
 	}
 	if err != nil {
 		// The packet is spent and nothing more can be opened with it; only a retry would be decided anew.
-		s.log.Error("could not record the outcome of a request: a retry of it gets no answer", "client", event.Client, "error", err)
+		s.log.Error("could not record the outcome of a request: a retry of it gets no answer", "client",
+			event.Client, "error", err)
 	}
 	return event.As(v, event.Err)
 }

@@ -45,7 +45,8 @@ func TestOnlySpentHasAReceipt(t *testing.T) {
 func TestRepeatAfterClockSetBack(t *testing.T) {
 	s, sender := newLine(t)
 	now := time.Now()
-	request := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: now, Services: []service.Service{{Name: "ssh"}}}
+	request := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: now,
+		Services: []service.Service{{Name: "ssh"}}}
 	for i, at := range []time.Time{now, now.Add(-20 * time.Second), now.Add(10 * time.Second)} {
 		s.now = func() time.Time { return at.Round(0) } // as it is after a step: without what passed meanwhile
 		packet, err := spa.Seal(request, sender)
@@ -129,7 +130,8 @@ func TestOutcomeThatCannotBeKept(t *testing.T) {
 // TestSourceIsOnItsLink: a link-local address is granted on the link that it knocks from, where another machine
 // has it on every other; any other address on all of them.
 func TestSourceIsOnItsLink(t *testing.T) {
-	for from, want := range map[string]string{"fe80::2": "fe80::2%7", "2001:db8::2": "2001:db8::2", "192.0.2.2": "192.0.2.2"} {
+	for from, want := range map[string]string{"fe80::2": "fe80::2%7", "2001:db8::2": "2001:db8::2",
+		"192.0.2.2": "192.0.2.2"} {
 		b := newBench(t)
 		p := b.packet(0)
 		p.From, p.Interface = netip.AddrPortFrom(netip.MustParseAddr(from), 40000), 7

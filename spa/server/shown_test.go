@@ -15,7 +15,8 @@ import (
 func TestShown(t *testing.T) {
 	port := func(n uint16) service.Ports { return service.Ports{Proto: service.TCP, Low: n, High: n} }
 	grant := func(until time.Time, ports ...service.Ports) firewall.Grant {
-		return firewall.Grant{Client: "alice", Service: "web", Source: netip.MustParseAddr("192.0.2.2"), Ports: ports, Until: until}
+		return firewall.Grant{Client: "alice", Service: "web", Source: netip.MustParseAddr("192.0.2.2"),
+			Ports: ports, Until: until}
 	}
 	of := func(g firewall.Grant, change func(g *firewall.Grant)) firewall.Grant {
 		change(&g)

@@ -75,13 +75,15 @@ func TestLastGrant(t *testing.T) {
 	want("again", "192.0.2.3", "192.0.2.2")
 	granted := b.at
 	b.at = b.at.Add(time.Second)
-	close := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []service.Service{{Name: "ssh"}}}
+	close := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at,
+		Services: []service.Service{{Name: "ssh"}}}
 	b.s.take(context.Background(), arriving(b.seal(close)))
 	b.s.take(context.Background(), b.packet(-time.Second))
 	want("a close, and a packet that came too late", "192.0.2.3", "192.0.2.2")
 	var st control.Status
 	b.s.seen.tell(&st)
-	if last := st.LastGrant; last == nil || !last.Since.Equal(granted) || last.Source != netip.MustParseAddr("192.0.2.2") || !last.Until.Equal(granted.Add(30*time.Second)) {
+	if last := st.LastGrant; last == nil || !last.Since.Equal(granted) ||
+		last.Source != netip.MustParseAddr("192.0.2.2") || !last.Until.Equal(granted.Add(30*time.Second)) {
 		t.Errorf("the last grant is said to be %+v", last)
 	}
 }
@@ -123,21 +125,26 @@ func TestDecisionOf(t *testing.T) {
 		t.Errorf("a stale one: %+v", d)
 	}
 	good := b.packet(0)
-	if d := decided(good); d.Ahead != 0 || d.Command != "open" || !slices.Equal(d.Services, []string{"ssh"}) || len(d.Until) != 1 || !d.Until[0].Equal(b.at.Add(30*time.Second)) || d.Reason != "" {
+	if d := decided(good); d.Ahead != 0 || d.Command != "open" || !slices.Equal(d.Services, []string{"ssh"}) ||
+		len(d.Until) != 1 || !d.Until[0].Equal(b.at.Add(30*time.Second)) || d.Reason != "" {
 		t.Errorf("a good one: %+v", d)
 	}
-	if d := decided(from(good, "192.0.2.3")); !d.Copied || d.Verdict != audit.Unspent.String() || d.Until != nil || d.Reason == "" {
+	if d := decided(from(good, "192.0.2.3")); !d.Copied || d.Verdict != audit.Unspent.String() || d.Until != nil ||
+		d.Reason == "" {
 		t.Errorf("a copy: %+v", d)
 	}
 	b.ask("nothing")
-	if d := decisionOf(b.event); d.Reason != b.event.Err.Error() || d.Until != nil || !slices.Equal(d.Services, []string{"nothing"}) {
+	if d := decisionOf(b.event); d.Reason != b.event.Err.Error() || d.Until != nil ||
+		!slices.Equal(d.Services, []string{"nothing"}) {
 		t.Errorf("a service that is not there: %+v", d)
 	}
-	b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []service.Service{{Name: "ssh"}}})
+	b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at,
+		Services: []service.Service{{Name: "ssh"}}})
 	if d := decisionOf(b.event); d.Verdict != "closed" || d.Until != nil {
 		t.Errorf("a close: %+v", d)
 	}
-	for verdict, want := range map[audit.Verdict]string{audit.Failed: "with what was tried: the cause", audit.Unspent: "the cause"} {
+	for verdict, want := range map[audit.Verdict]string{audit.Failed: "with what was tried: the cause",
+		audit.Unspent: "the cause"} {
 		b.event.Err = fmt.Errorf("with what was tried: %w", errors.New("the cause"))
 		if d := decisionOf(b.event.As(verdict, b.event.Err)); d.Reason != want {
 			t.Errorf("%v: the reason is %q, want %q", verdict, d.Reason, want)

@@ -23,8 +23,10 @@ func (s *Server) status() *control.Status {
 	c, gates, clients := s.config, s.identity.Gates, s.clients.Len()
 	s.line.Unlock()
 	st := &control.Status{
-		Name: c.Name, Address: c.Address, PID: os.Getpid(), Since: s.since, Now: now, Version: s.named, Protocol: spa.Version, Loaded: home.Loaded(c.Text(), gates),
-		Interfaces: c.Capture.Interfaces, KnockPorts: knockPorts(c), Guards: guards(c), Receipts: c.Receipts, Window: c.Window.String(),
+		Name: c.Name, Address: c.Address, PID: os.Getpid(), Since: s.since, Now: now, Version: s.named,
+		Protocol: spa.Version, Loaded: home.Loaded(c.Text(), gates),
+		Interfaces: c.Capture.Interfaces, KnockPorts: knockPorts(c), Guards: guards(c), Receipts: c.Receipts,
+		Window:   c.Window.String(),
 		Firewall: s.firewallStatus(c.Firewall.Mode),
 		Gate:     gateStatus(gates, now),
 		Clients:  clients, Grants: len(shown(s.firewall.Grants(now))), Decided: s.audit.Counts(),
@@ -39,7 +41,8 @@ func (s *Server) status() *control.Status {
 		st.Interfaces, st.All = s.sniffer.Interfaces(), true
 	}
 	journal := s.journal.Status()
-	st.Journal = control.Journal{Live: journal.Live, Records: journal.Records, Room: journal.Room, Damaged: journal.Damaged}
+	st.Journal = control.Journal{Live: journal.Live, Records: journal.Records, Room: journal.Room,
+		Damaged: journal.Damaged}
 	if now.Before(journal.FloorUntil) {
 		st.Floor = &control.Floor{Until: journal.FloorUntil, Reason: journal.Reason}
 	}
@@ -127,9 +130,11 @@ func heard(s control.Seen) time.Time {
 }
 
 func (w *sighting) tell(client string) control.Seen {
-	seen := control.Seen{Client: client, Last: w.at, From: w.from, Ahead: w.offset.Seconds(), OldKey: w.oldKey, OldGate: w.oldGate}
+	seen := control.Seen{Client: client, Last: w.at, From: w.from, Ahead: w.offset.Seconds(),
+		OldKey: w.oldKey, OldGate: w.oldGate}
 	if w.stale.packets > 0 {
-		seen.Stale = &control.Stale{Packets: w.stale.packets, Last: w.stale.at, From: w.stale.from, Ahead: w.stale.offset.Seconds()}
+		seen.Stale = &control.Stale{Packets: w.stale.packets, Last: w.stale.at, From: w.stale.from,
+			Ahead: w.stale.offset.Seconds()}
 	}
 	return seen
 }

@@ -159,19 +159,23 @@ func TestCommands(t *testing.T) {
 	b.knock()
 	b.rewrite(`ports = ["tcp/22"]`, "ports = [\"tcp/22\"]\n\n[service.web]\nports = [\"tcp/80\"]")
 	b.write(func(c *keys.Client) { c.Allow = []string{"ssh", "web"} })
-	if got, err := ask(control.Request{Command: control.CommandReload}); err != nil || len(got) != 1 || len(got[0].Reloaded.Changed) != 1 {
+	if got, err := ask(control.Request{Command: control.CommandReload}); err != nil || len(got) != 1 ||
+		len(got[0].Reloaded.Changed) != 1 {
 		t.Errorf("reload: %+v, %v", got, err)
 	}
 	b.at = time.Now()
 	b.ask("web")
-	if got, err := ask(control.Request{Command: control.CommandGrants}); err != nil || len(got) != 2 || got[0].Grant == nil || got[1].Grant == nil {
+	if got, err := ask(control.Request{Command: control.CommandGrants}); err != nil || len(got) != 2 ||
+		got[0].Grant == nil || got[1].Grant == nil {
 		t.Errorf("grants: %+v, %v", got, err)
 	}
-	if got, err := ask(control.Request{Command: control.CommandRevoke, Client: "alice"}); err != nil || len(got) != 1 || len(got[0].Revoked.Ended) != 2 {
+	if got, err := ask(control.Request{Command: control.CommandRevoke, Client: "alice"}); err != nil || len(got) != 1 ||
+		len(got[0].Revoked.Ended) != 2 {
 		t.Errorf("revoke: %+v, %v", got, err)
 	}
 	b.rewrite("[service.ssh]", "[service.ssh")
-	if got, err := ask(control.Request{Command: control.CommandReload}); err == nil || !strings.Contains(err.Error(), config.FileName) || len(got) != 0 {
+	if got, err := ask(control.Request{Command: control.CommandReload}); err == nil || !strings.Contains(err.Error(),
+		config.FileName) || len(got) != 0 {
 		t.Errorf("reload with a mistake: %+v, %v", got, err)
 	}
 }

@@ -97,7 +97,8 @@ func execute(ctx context.Context, name string, root *cobra.Command, args []strin
 		if LooksLikeToken(arg) {
 			cmd, _, _ := root.Find(args) // it may have codes of its own; nil where there is none
 			return cmd, Misuse(errors.New("an argument looks like an enrolment token"),
-				"every user of this machine can read arguments: give the token on standard input or in a file; if others use this machine, ask for a new token")
+				"every user of this machine can read arguments: give the token on standard input or in a file; if others use "+
+					"this machine, ask for a new token")
 		}
 	}
 	if !root.Runnable() && namesNothing(root, args) {
@@ -185,7 +186,8 @@ func complain(root *cobra.Command, name string, exit *Exit) {
 func Warn(cmd *cobra.Command, format string, args ...any) {
 	w := cmd.ErrOrStderr()
 	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
-		fmt.Fprintf(w, "%s: %s %s\n", cmd.Root().Name(), paint(w, yellow, "warning:"), quote.Printable(strings.TrimRight(line, "\n")))
+		fmt.Fprintf(w, "%s: %s %s\n", cmd.Root().Name(), paint(w, yellow, "warning:"),
+			quote.Printable(strings.TrimRight(line, "\n")))
 	}
 }
 

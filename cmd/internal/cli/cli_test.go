@@ -19,10 +19,16 @@ func program(end func(cmd *cobra.Command) error) (*cobra.Command, *bytes.Buffer,
 	var stdout, stderr bytes.Buffer
 	root := &cobra.Command{Use: "spa-test"}
 	ConfigFlag(root, new(string), "d")
-	do := &cobra.Command{Use: "do", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return end(cmd) }}
+	do := &cobra.Command{Use: "do", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command,
+		_ []string) error {
+		return end(cmd)
+	}}
 	do.Flags().Int("n", 0, "a number")
 	nested := &cobra.Command{Use: "nested"}
-	nested.AddCommand(&cobra.Command{Use: "fail", RunE: func(*cobra.Command, []string) error { return errors.New("deep down") }})
+	nested.AddCommand(&cobra.Command{Use: "fail", RunE: func(*cobra.Command,
+		[]string) error {
+		return errors.New("deep down")
+	}})
 	root.AddCommand(do, nested)
 	root.SetOut(&stdout)
 	root.SetErr(&stderr)
@@ -87,14 +93,16 @@ func TestSignal(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	root, stdout, _ := program(nil)
-	if code := run(t.Context(), "spa-test", root, []string{"--version"}); code != Done || !strings.HasPrefix(stdout.String(), "spa-test ") {
+	if code := run(t.Context(), "spa-test", root, []string{"--version"}); code != Done ||
+		!strings.HasPrefix(stdout.String(), "spa-test ") {
 		t.Errorf("got %d, %q", code, stdout)
 	}
 }
 
 func TestTokensAreNoArguments(t *testing.T) {
 	const secret = "c2VjcmV0LXNlY3JldC1zZWNyZXQ"
-	for _, args := range [][]string{{"spa1" + secret}, {"do", "spa1" + secret}, {"do", "--x=spa1" + secret}, {"--x", "spa1" + secret}, {"do", " spa1" + secret + "\n"}} {
+	for _, args := range [][]string{{"spa1" + secret}, {"do", "spa1" + secret}, {"do", "--x=spa1" + secret},
+		{"--x", "spa1" + secret}, {"do", " spa1" + secret + "\n"}} {
 		root, stdout, stderr := program(func(*cobra.Command) error { return nil })
 		code := run(t.Context(), "spa-test", root, args)
 		if code != Misused || strings.Contains(stdout.String()+stderr.String(), secret) {

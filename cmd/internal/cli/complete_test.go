@@ -17,7 +17,8 @@ func TestCompleteClients(t *testing.T) {
 		}
 	}
 	complete := CompleteFirst(func() []string { return ClientNames(dir) })
-	if got, how := complete(nil, nil, ""); !slices.Equal(got, []string{"alice", "bob"}) || how != cobra.ShellCompDirectiveNoFileComp {
+	if got, how := complete(nil, nil, ""); !slices.Equal(got, []string{"alice", "bob"}) ||
+		how != cobra.ShellCompDirectiveNoFileComp {
 		t.Errorf("got %q, %v", got, how)
 	}
 	if got, how := complete(nil, []string{"alice"}, ""); got != nil || how != cobra.ShellCompDirectiveNoFileComp {

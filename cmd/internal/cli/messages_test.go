@@ -88,7 +88,28 @@ func sources(t *testing.T, pattern string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.DeleteFunc(paths, func(p string) bool { return strings.HasSuffix(p, "_test.go") || ofRules.MatchString(p) })
+	return slices.DeleteFunc(paths, func(p string) bool {
+		return strings.HasSuffix(p, "_test.go") ||
+			ofRules.MatchString(p)
+	})
+}
+
+// literal returns the text of a string literal, on one line.
+func literal(e ast.Expr) (text string, ok bool) {
+	l, ok := e.(*ast.BasicLit)
+	if !ok || l.Kind != token.STRING {
+		return "", false
+	}
+	text, err := strconv.Unquote(l.Value)
+	return strings.NewReplacer("\n", `\n`, "\x00", `\x00`).Replace(text), err == nil
+}
+
+// operands are those of a sum, from left to right.
+func operands(e ast.Expr) []ast.Expr {
+	if sum, ok := e.(*ast.BinaryExpr); ok && sum.Op == token.ADD {
+		return append(operands(sum.X), operands(sum.Y)...)
+	}
+	return []ast.Expr{e}
 }
 
 // messages are a file's texts of several words, in their order.
@@ -99,7 +120,13 @@ func messages(t *testing.T, path string) []string {
 		t.Fatal(err)
 	}
 	var found []string
-	ast.Inspect(file, func(n ast.Node) bool {
+	note := func(text string) {
+		if strings.Contains(strings.Trim(strings.ReplaceAll(text, `\n`, ""), " "), " ") {
+			found = append(found, text)
+		}
+	}
+	var visit func(n ast.Node) bool
+	visit = func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.ImportSpec:
 			return false
@@ -108,13 +135,31 @@ func messages(t *testing.T, path string) []string {
 		case *ast.KeyValueExpr:
 			name, ok := n.Key.(*ast.Ident)
 			return !ok || name.Name != "Long" && name.Name != "Example"
+		case *ast.BinaryExpr:
+			text := "" // of literals that are one text, on several lines
+			for _, e := range operands(n) {
+				part, ok := literal(e)
+				if text += part; !ok {
+					note(text)
+					text = ""
+					if e != n {
+						ast.Inspect(e, visit)
+					}
+				}
+			}
+			note(text)
+			if n.Op != token.ADD {
+				ast.Inspect(n.X, visit)
+				ast.Inspect(n.Y, visit)
+			}
+			return false
 		case *ast.BasicLit:
-			text, err := strconv.Unquote(n.Value)
-			if n.Kind == token.STRING && err == nil && strings.Contains(strings.Trim(text, " \n\x00"), " ") {
-				found = append(found, strings.NewReplacer("\n", `\n`, "\x00", `\x00`).Replace(text))
+			if text, ok := literal(n); ok {
+				note(text)
 			}
 		}
 		return true
-	})
+	}
+	ast.Inspect(file, visit)
 	return found
 }

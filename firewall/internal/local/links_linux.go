@@ -119,7 +119,8 @@ func (r *Rule) read(d *netlink.AttributeDecoder) {
 		r.Table = d.Uint32()
 	case unix.FRA_PRIORITY:
 		r.Priority = d.Uint32()
-	case unix.FRA_SRC, unix.FRA_DST, unix.FRA_IIFNAME, unix.FRA_OIFNAME, unix.FRA_UID_RANGE, unix.FRA_IP_PROTO, unix.FRA_SPORT_RANGE, unix.FRA_DPORT_RANGE:
+	case unix.FRA_SRC, unix.FRA_DST, unix.FRA_IIFNAME, unix.FRA_OIFNAME, unix.FRA_UID_RANGE, unix.FRA_IP_PROTO,
+		unix.FRA_SPORT_RANGE, unix.FRA_DPORT_RANGE:
 		r.More = true
 	}
 }
@@ -136,7 +137,8 @@ func Toward(c *netlink.Conn, to netip.Addr) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	answers, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETROUTE, Flags: netlink.Request}, Data: append(body, destination...)})
+	answers, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETROUTE, Flags: netlink.Request},
+		Data: append(body, destination...)})
 	if err != nil {
 		return 0, fmt.Errorf("asking for the route to %v: %w", to, err)
 	}

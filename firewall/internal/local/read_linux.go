@@ -49,7 +49,8 @@ func dump(c *netlink.Conn, kind netlink.HeaderType, body []byte) ([]netlink.Mess
 	var err error
 	for range tries {
 		var answers []netlink.Message
-		answers, err = c.Execute(netlink.Message{Header: netlink.Header{Type: kind, Flags: netlink.Request | netlink.Dump}, Data: body})
+		answers, err = c.Execute(netlink.Message{Header: netlink.Header{Type: kind, Flags: netlink.Request | netlink.Dump},
+			Data: body})
 		if !errors.Is(err, unix.EINTR) {
 			return answers, err
 		}

@@ -87,10 +87,12 @@ func Examine(ctx context.Context, p *keys.Profile, o Options) iter.Seq[Finding] 
 			e.services = known(p)
 		}
 		if len(e.services) == 0 {
-			yield(Finding{Step: StepName, State: Bad, Text: "the profile of " + p.Name + " names no service", Advice: "name one: spa-client doctor ssh, or a port such as tcp/22"})
+			yield(Finding{Step: StepName, State: Bad, Text: "the profile of " + p.Name + " names no service",
+				Advice: "name one: spa-client doctor ssh, or a port such as tcp/22"})
 			return
 		}
-		for _, step := range []func() []Finding{e.name, e.address, e.clock, e.before, e.knock, e.receipt, e.after, e.silence} {
+		for _, step := range []func() []Finding{e.name, e.address, e.clock, e.before, e.knock,
+			e.receipt, e.after, e.silence} {
 			found := step()
 			if ctx.Err() != nil {
 				return // what was not waited for is no finding

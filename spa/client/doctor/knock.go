@@ -113,26 +113,33 @@ func (e *examination) describeKnocks(f *family) []Finding {
 func (e *examination) describeKnock(f *family, k *knocked) Finding {
 	switch err := k.trouble(); {
 	case errors.Is(err, client.ErrMismatch):
-		return Finding{State: Bad, Text: ": the gateway's receipt is authentic and does not match the request: a fault of the gateway", Advice: "tell its administrator"}
+		return Finding{State: Bad, Text: ": the gateway's receipt is authentic and does not match the request: a fault of " +
+			"the gateway", Advice: "tell its administrator"}
 	case err != nil && e.answered():
 		return Finding{State: Note, Text: " cannot be knocked on, but another address is answered: " + err.Error()}
 	case err != nil:
-		return Finding{State: Bad, Text: " cannot be knocked on: " + err.Error(), Advice: "nothing was sent: the cause is on this machine, or in --source"}
+		return Finding{State: Bad, Text: " cannot be knocked on: " + err.Error(), Advice: "nothing was sent: the cause is " +
+			"on this machine, or in --source"}
 	case k.answered() && e.profile.Receipts:
 		return Finding{State: Good, Text: " is answered"}
 	case k.answered() && f.wasOpen(k.service):
-		return Finding{State: Note, Text: ": nothing tells whether it was heard: this gateway sends no receipts, and the port was open before"}
+		return Finding{State: Note, Text: ": nothing tells whether it was heard: this gateway sends no receipts, and " +
+			"the port was open before"}
 	case k.answered() && len(f.knocks) > 1:
-		return Finding{State: Good, Text: ": the port opened; by which of the knocks, nothing tells (this gateway sends no receipts)"}
+		return Finding{State: Good, Text: ": the port opened; by which of the knocks, nothing tells (this " +
+			"gateway sends no receipts)"}
 	case k.answered():
 		return Finding{State: Good, Text: ": the port opened (this gateway sends no receipts)"}
 	case k.answer.Verdict == client.Sent:
-		return Finding{State: Note, Text: fmt.Sprintf(": nothing tells whether it was heard: this gateway sends no receipts, and %s has no TCP port to try", k.service)}
+		return Finding{State: Note, Text: fmt.Sprintf(": nothing tells whether it was heard: this gateway sends no "+
+			"receipts, and %s has no TCP port to try", k.service)}
 	case f.answered():
-		return Finding{State: Bad, Text: " is not answered, but other knock ports are: it is blocked on the way, or the gateway no longer has it",
+		return Finding{State: Bad, Text: " is not answered, but other knock ports are: it is blocked on the way, or the " +
+			"gateway no longer has it",
 			Advice: "the others are enough; a new token has the present ports"}
 	case e.answered():
-		return Finding{State: Bad, Text: " is not answered, but another address is: " + f.name + " does not get through, is not this gateway's, or is not where this key may knock from",
+		return Finding{State: Bad, Text: " is not answered, but another address is: " + f.name +
+			" does not get through, is not this gateway's, or is not where this key may knock from",
 			Advice: "one address is enough if connections use it"}
 	}
 	return Finding{State: Note, Text: " is not answered"}
@@ -183,7 +190,8 @@ func (e *examination) describeWay(f *family) []Finding {
 	found := []Finding{clockFinding(f.asked[0].answer.Offset, "the gateway's")}
 	if receipt.Source != f.local.addr {
 		found = append(found, Finding{Step: StepAddress, State: Note,
-			Text: fmt.Sprintf("%s: NAT translates this machine's address: packets leave from %s and arrive from %s; everyone else behind %[3]s reaches the port too while it is open", f.name, f.local.addr, receipt.Source)})
+			Text: fmt.Sprintf("%s: NAT translates this machine's address: packets leave from %s and arrive from %s; everyone "+
+				"else behind %[3]s reaches the port too while it is open", f.name, f.local.addr, receipt.Source)})
 	}
 	return found
 }
@@ -191,19 +199,28 @@ func (e *examination) describeWay(f *family) []Finding {
 func (f *family) describeReceipt(k *knocked) Finding {
 	switch receipt := k.answer.Receipt; {
 	case k.trouble() != nil:
-		return Finding{Step: StepReceipt, State: Bad, Text: fmt.Sprintf("%s: %s cannot be asked for: %v", f.name, k.service, k.trouble())}
+		return Finding{Step: StepReceipt, State: Bad, Text: fmt.Sprintf("%s: %s cannot be asked for: %v",
+			f.name, k.service, k.trouble())}
 	case k.answer.Verdict == client.Refused:
-		return Finding{Step: StepReceipt, State: Bad, Status: receipt.Status, Text: fmt.Sprintf("%s: the gateway refuses %s: %s", f.name, k.service, receipt.Status)}
+		return Finding{Step: StepReceipt, State: Bad, Status: receipt.Status,
+			Text: fmt.Sprintf("%s: the gateway refuses %s: %s", f.name, k.service, receipt.Status)}
 	case receipt != nil:
-		return Finding{Step: StepReceipt, State: Good, Text: fmt.Sprintf("%s: the gateway granted %s to %s", f.name, k.service, receipt.Source)}
+		return Finding{Step: StepReceipt, State: Good, Text: fmt.Sprintf("%s: the gateway granted %s to %s", f.name,
+			k.service, receipt.Source)}
 	case k.answered() && f.wasOpen(k.service):
-		return Finding{Step: StepReceipt, State: Note, Text: fmt.Sprintf("%s: %s was open before, so nothing tells whether the gateway opened it", f.name, k.service)}
+		return Finding{Step: StepReceipt, State: Note, Text: fmt.Sprintf("%s: %s was open before, so nothing tells whether "+
+			"the gateway opened it", f.name, k.service)}
 	case k.answered():
-		return Finding{Step: StepReceipt, State: Good, Text: fmt.Sprintf("%s: the gateway opened %s, without saying so", f.name, k.service)}
+		return Finding{Step: StepReceipt, State: Good, Text: fmt.Sprintf("%s: the gateway opened %s, without saying so",
+			f.name, k.service)}
 	case k.answer.Verdict == client.Sent:
-		return Finding{Step: StepReceipt, State: Note, Text: fmt.Sprintf("%s: %s was asked for, and nothing tells what came of it: it has no TCP port to try", f.name, k.service)}
+		return Finding{Step: StepReceipt, State: Note,
+			Text: fmt.Sprintf("%s: %s was asked for, and nothing tells what came of it: it has no TCP port to try", f.name,
+				k.service)}
 	}
-	return Finding{Step: StepReceipt, State: Bad, Text: fmt.Sprintf("%s: %s is not answered, though another service was: a gateway without receipts refused it, or the answers were lost", f.name, k.service),
+	return Finding{Step: StepReceipt, State: Bad,
+		Text: fmt.Sprintf("%s: %s is not answered, though another service was: a gateway without receipts refused it, or "+
+			"the answers were lost", f.name, k.service),
 		Advice: "try again, or ask the gateway's administrator whether this key may open it"}
 }
 

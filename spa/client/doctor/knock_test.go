@@ -30,8 +30,9 @@ func answering(t *testing.T, addr string) *keys.Profile {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	p := &keys.Profile{Name: "gw", Address: addr, KnockPorts: []uint16{uint16(conn.LocalAddr().(*net.UDPAddr).Port)}, ServerID: keys.NewServerID(),
-		Gate: keys.NewGateKey(), Client: "alice", ID: keys.NewID(), Key: keys.NewKey(), Receipts: true}
+	p := &keys.Profile{Name: "gw", Address: addr, KnockPorts: []uint16{uint16(conn.LocalAddr().(*net.UDPAddr).Port)},
+		ServerID: keys.NewServerID(),
+		Gate:     keys.NewGateKey(), Client: "alice", ID: keys.NewID(), Key: keys.NewKey(), Receipts: true}
 	identity := &spa.Identity{Server: p.ServerID, Gates: []spa.Gate{{Key: p.Gate}}, Window: time.Hour}
 	go func() {
 		b := make([]byte, 2*spa.MaxLen)
@@ -60,7 +61,8 @@ func TestOneAddressIsDead(t *testing.T) {
 	const alive, dead = "127.0.0.1", "127.0.0.77"
 	for _, order := range [][]string{{alive, dead}, {dead, alive}} {
 		t.Run(order[0]+" first", func(t *testing.T) {
-			e := &examination{ctx: t.Context(), profile: answering(t, alive), services: []service.Service{{Name: "ssh"}}, options: Options{Timeout: lab.Patience / 30}}
+			e := &examination{ctx: t.Context(), profile: answering(t, alive), services: []service.Service{{Name: "ssh"}},
+				options: Options{Timeout: lab.Patience / 30}}
 			for _, addr := range order {
 				e.families = append(e.families, newFamily(netip.MustParseAddr(addr)))
 			}

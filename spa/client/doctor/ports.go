@@ -60,8 +60,10 @@ func (f *family) describeBefore(t touch) Finding {
 	at := fmt.Sprintf("%s (tcp/%d, %s)", t.service, t.port, f.name)
 	switch t.reach {
 	case open:
-		return Finding{Step: StepBefore, State: Note, Text: at + " accepts connections without a knock: it is open for this address already, or it is not guarded",
-			Advice: "if you have not just knocked, tell the gateway's administrator: the guard may be missing (spa-server status, spa-server check)"}
+		return Finding{Step: StepBefore, State: Note,
+			Text: at + " accepts connections without a knock: it is open for this address already, or it is not guarded",
+			Advice: "if you have not just knocked, tell the gateway's administrator: the guard may be missing (spa-server " +
+				"status, spa-server check)"}
 	case refused:
 		return Finding{Step: StepBefore, State: Good, Text: at + " refuses connections before the knock"}
 	case barred:
@@ -128,11 +130,14 @@ func (f *family) describeAfter(t touch) Finding {
 	case open:
 		return Finding{Step: StepAfter, State: Good, Text: at + " accepts connections after the knock"}
 	case refused:
-		return f.unreached(at+" was granted and refuses connections: nothing listens there, or another firewall of the gateway (fail2ban, ufw) rejects them", "is the service running? ")
+		return f.unreached(at+" was granted and refuses connections: nothing listens there, or another firewall of the "+
+			"gateway (fail2ban, ufw) rejects them", "is the service running? ")
 	case barred:
-		return f.unreached(fmt.Sprintf("%s was granted and cannot be reached: %v: another firewall (fail2ban, ufw) rejects the connection, or no machine has this address", at, t.err), "")
+		return f.unreached(fmt.Sprintf("%s was granted and cannot be reached: %v: another firewall (fail2ban, ufw) rejects "+
+			"the connection, or no machine has this address", at, t.err), "")
 	}
-	return f.unreached(at+" was granted and does not answer: another firewall, on the gateway or on the way, drops the connection", "")
+	return f.unreached(at+" was granted and does not answer: another firewall, on the gateway or on the way, "+
+		"drops the connection", "")
 }
 
 // unreached is a port that was granted and cannot be connected to. Where the address is translated, the
@@ -142,9 +147,12 @@ func (f *family) unreached(text, question string) Finding {
 	if r != nil && r.Source.IsValid() {
 		from = r.Source
 	}
-	bad := Finding{Step: StepAfter, State: Bad, Text: text, Advice: fmt.Sprintf("ask the gateway's administrator: %sspa-server check --from %s says what stands in the way", question, from)}
+	bad := Finding{Step: StepAfter, State: Bad, Text: text,
+		Advice: fmt.Sprintf("ask the gateway's administrator: %sspa-server check --from %s says what stands in the way",
+			question, from)}
 	if r != nil && r.Source != f.local.addr {
-		bad.Text += fmt.Sprintf("; or the connection leaves from another address than the knock, which was granted to %s (a NAT with several addresses, a VPN for a part of the traffic)", r.Source)
+		bad.Text += fmt.Sprintf("; or the connection leaves from another address than the knock, which was granted to %s "+
+			"(a NAT with several addresses, a VPN for a part of the traffic)", r.Source)
 		bad.Advice = "try again, or send both the same way; " + bad.Advice
 	}
 	return bad
@@ -207,7 +215,8 @@ func reachOf(err error) reach {
 		return open
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, wsaRefused):
 		return refused
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, syscall.ETIMEDOUT):
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, context.Canceled), errors.Is(err, syscall.ETIMEDOUT):
 		return dark
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {

@@ -24,7 +24,8 @@ func (e *examination) silence() []Finding {
 		return heard
 	}
 	found := []Finding{{Step: StepSilence, State: Bad,
-		Text: e.profile.Name + " does not answer. It never answers what it does not accept, so the cause is not certain; likely causes, the likeliest first"}}
+		Text: e.profile.Name + " does not answer. It never answers what it does not accept, so the cause is not certain; " +
+			"likely causes, the likeliest first"}}
 	if !e.profile.Receipts {
 		found[0].Text = e.profile.Name + " sends no receipts, and the ports did not open; likely causes, the likeliest first"
 	}
@@ -46,7 +47,8 @@ func (e *examination) silence() []Finding {
 func (e *examination) heard() []Finding {
 	var found []Finding
 	for _, f := range e.families {
-		now := slices.DeleteFunc(slices.Clone(f.before), func(t touch) bool { return t.service != e.first() || t.reach != dark })
+		now := slices.DeleteFunc(slices.Clone(f.before),
+			func(t touch) bool { return t.service != e.first() || t.reach != dark })
 		e.touchAll(f, now, glance, false)
 		for _, t := range now {
 			if t.reach == open || t.reach == refused {
@@ -59,9 +61,11 @@ func (e *examination) heard() []Finding {
 
 func (e *examination) describeHeard(f *family, t touch) Finding {
 	at := fmt.Sprintf("%s (tcp/%d, %s) was dark before the knock", t.service, t.port, f.name)
-	finding := Finding{Step: StepSilence, State: Bad, Text: at + " and accepts connections now: the gateway heard the knock, and its answer does not arrive",
-		Advice: "UDP back from the knock port is blocked, on the way or on this machine; or the gateway no longer sends receipts: import a new token",
-		Sign:   `spa-server watch shows it granted to "` + e.profile.Client + `"`}
+	finding := Finding{Step: StepSilence, State: Bad,
+		Text: at + " and accepts connections now: the gateway heard the knock, and its answer does not arrive",
+		Advice: "UDP back from the knock port is blocked, on the way or on this machine; or the gateway no longer sends " +
+			"receipts: import a new token",
+		Sign: `spa-server watch shows it granted to "` + e.profile.Client + `"`}
 	if t.reach == refused {
 		finding.Text = at + " and refuses connections now: the gateway opened it, and nothing listens there"
 		finding.Advice = "ask the gateway's administrator: is the service running?"
@@ -79,9 +83,10 @@ func (e *examination) unheard() bool {
 // blocked is the knock that does not arrive.
 func (e *examination) blocked() cause {
 	return cause{50, Finding{
-		Text:   "UDP to " + portList(e.knockPorts()) + " is blocked on the way",
-		Advice: "try from another network; an administrator can add a port that few networks block: knock_ports = [62201, { port = 443, shared = true }]",
-		Sign:   "spa-server watch shows nothing at all while you knock, though other clients get in",
+		Text: "UDP to " + portList(e.knockPorts()) + " is blocked on the way",
+		Advice: "try from another network; an administrator can add a port that few networks block: knock_ports = [62201, " +
+			"{ port = 443, shared = true }]",
+		Sign: "spa-server watch shows nothing at all while you knock, though other clients get in",
 	}}
 }
 
@@ -116,7 +121,8 @@ func (e *examination) gateways() string {
 // wrongClock is the packet that comes too late or too early by its own stamp.
 func (e *examination) wrongClock() cause {
 	c := cause{40, Finding{
-		Text:   fmt.Sprintf("this machine's clock (%s) or the gateway's is wrong by more than %s", time.Now().UTC().Format(time.DateTime+" MST"), tolerance),
+		Text: fmt.Sprintf("this machine's clock (%s) or the gateway's is wrong by more than %s",
+			time.Now().UTC().Format(time.DateTime+" MST"), tolerance),
 		Advice: "compare it with a time server: --ntp HOST; keep it right by NTP",
 		Sign:   `spa-server watch shows "` + e.profile.Client + `" with "stale packet" and how far its clock is off`,
 	}}
@@ -138,9 +144,11 @@ func (e *examination) wrongSource() cause {
 		for _, k := range f.knocks {
 			if stated := k.answer.Route.Source; stated.IsValid() {
 				return cause{60, Finding{
-					Text:   fmt.Sprintf("the gateway sees another address than %s, which the request states: NAT on the way translates it", stated),
+					Text: fmt.Sprintf("the gateway sees another address than %s, which the request states: NAT on the "+
+						"way translates it", stated),
 					Advice: "state nothing: --source observed, if your administrator allows that",
-					Sign:   `spa-server watch shows "` + e.profile.Client + `" with "the stated source address is not the observed one"`,
+					Sign: `spa-server watch shows "` + e.profile.Client +
+						`" with "the stated source address is not the observed one"`,
 				}}
 			}
 		}
@@ -156,7 +164,8 @@ func (e *examination) revoked() cause {
 	return cause{30, Finding{
 		Text:   "the key was revoked, or replaced by a newer one",
 		Advice: "ask the gateway's administrator for a new token",
-		Sign:   `spa-server watch shows "` + e.profile.Client + `" with "revoked client" or "retired key"; spa-keygen list shows it`,
+		Sign: `spa-server watch shows "` + e.profile.Client +
+			`" with "revoked client" or "retired key"; spa-keygen list shows it`,
 	}}
 }
 

@@ -35,7 +35,8 @@ func TestHeardAllTheSame(t *testing.T) {
 		"another service's port": {"web", accepts, dark, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Client: "alice", KnockPorts: []uint16{62201}, Receipts: true},
+			e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Client: "alice",
+				KnockPorts: []uint16{62201}, Receipts: true},
 				services: []service.Service{{Name: "ssh"}, {Name: "web"}}, options: Options{Timeout: lab.Patience}}
 			f := newFamily(netip.MustParseAddr("127.0.0.1"))
 			f.before = []touch{{service: service.Service{Name: c.service}, port: c.port, reach: c.before}}
@@ -48,7 +49,8 @@ func TestHeardAllTheSame(t *testing.T) {
 				}
 				return
 			}
-			if len(found) != 1 || found[0].State != Bad || found[0].Step != StepSilence || !strings.Contains(found[0].Text, c.want) {
+			if len(found) != 1 || found[0].State != Bad || found[0].Step != StepSilence ||
+				!strings.Contains(found[0].Text, c.want) {
 				t.Errorf("got %+v, want %q", found, c.want)
 			}
 		})

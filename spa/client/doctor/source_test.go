@@ -29,7 +29,8 @@ func TestStatedSourceLeavesOut(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", KnockPorts: []uint16{9}, Source: c.profile}, options: Options{Source: source}}
+			e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", KnockPorts: []uint16{9}, Source: c.profile},
+				options: Options{Source: source}}
 			for _, addr := range c.gateways {
 				e.families = append(e.families, newFamily(netip.MustParseAddr(addr)))
 			}
@@ -50,8 +51,10 @@ func TestStatedSourceLeavesOut(t *testing.T) {
 // Why a name does not resolve is what the resolver said, and of both families the one that says more.
 func TestWhyUnresolved(t *testing.T) {
 	resolve(t)
-	e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Address: "gw.example.net."}, options: Options{Timeout: 1}}
-	if found := e.name(); len(found) != 1 || found[0].Text != "gw.example.net. does not resolve: the resolver does not answer" {
+	e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Address: "gw.example.net."},
+		options: Options{Timeout: 1}}
+	if found := e.name(); len(found) != 1 ||
+		found[0].Text != "gw.example.net. does not resolve: the resolver does not answer" {
 		t.Errorf("got %+v", found)
 	}
 }

@@ -37,7 +37,8 @@ func (e *examination) name() []Finding {
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
 		e.families = []*family{newFamily(addr.Unmap())}
-		return []Finding{{Step: StepName, State: Good, Text: fmt.Sprintf("%s is %s: no name to look up", e.profile.Name, host)}}
+		return []Finding{{Step: StepName, State: Good, Text: fmt.Sprintf("%s is %s: no name to look up", e.profile.Name,
+			host)}}
 	}
 	var found []Finding
 	for _, network := range []string{"ip4", "ip6"} {
@@ -54,12 +55,14 @@ func (e *examination) name() []Finding {
 	if e.missing == len(found) {
 		if addrs := client.Getent(e.ctx, host); len(addrs) > 0 {
 			e.look(addrs)
-			return []Finding{{Step: StepName, State: Good, Text: fmt.Sprintf("%s is %s, as getent finds it (nsswitch.conf); DNS does not know it", host, list(addrs))}}
+			return []Finding{{Step: StepName, State: Good,
+				Text: fmt.Sprintf("%s is %s, as getent finds it (nsswitch.conf); DNS does not know it", host, list(addrs))}}
 		}
 	}
 	e.over, found[0].State = true, Bad
 	found[0].Text = fmt.Sprintf("%s does not resolve: %s", host, e.unresolved)
-	found[0].Advice = "check the name, and that this machine has a working resolver; the profile may have an address in place of the name"
+	found[0].Advice = "check the name, and that this machine has a working resolver; the profile may have an " +
+		"address in place of the name"
 	return found[:1]
 }
 
@@ -103,7 +106,8 @@ func (e *examination) lookup(network, host string) Finding {
 		e.missing++
 	}
 	if errors.As(err, &dns) && dns.IsTimeout {
-		return Finding{Step: StepName, State: Note, Text: fmt.Sprintf("%s has no %s address that is known (%s)", host, name, plain(err))}
+		return Finding{Step: StepName, State: Note, Text: fmt.Sprintf("%s has no %s address that is known (%s)", host, name,
+			plain(err))}
 	}
 	if err != nil || len(addrs) == 0 {
 		return Finding{Step: StepName, State: Bad, Text: fmt.Sprintf("%s has no %s address (%s)", host, name, plain(err))}
@@ -169,7 +173,9 @@ func (e *examination) leaveOut() []Finding {
 	e.families = slices.DeleteFunc(e.families, func(f *family) bool {
 		other := f.addr().Is4() != stated.Unmap().Is4()
 		if other {
-			found = append(found, Finding{Step: StepAddress, State: Bad, Text: fmt.Sprintf("%s: %s is skipped: the source to state, %s, is of the other family", f.name, f.gateway, stated),
+			found = append(found, Finding{Step: StepAddress, State: Bad,
+				Text: fmt.Sprintf("%s: %s is skipped: the source to state, %s, is of the other family",
+					f.name, f.gateway, stated),
 				Advice: "choose the address with --source"})
 		}
 		return other
@@ -180,15 +186,20 @@ func (e *examination) leaveOut() []Finding {
 func (f *family) describeLocal() Finding {
 	switch {
 	case f.local.err != nil:
-		return Finding{Step: StepAddress, State: Bad, Text: fmt.Sprintf("%s: this machine has no route to %s: %v", f.name, f.gateway, f.local.err),
+		return Finding{Step: StepAddress, State: Bad, Text: fmt.Sprintf("%s: this machine has no route to %s: %v",
+			f.name, f.gateway, f.local.err),
 			Advice: "check that the network is up"}
 	case client.NAT64(f.addr()):
-		return Finding{Step: StepAddress, State: Note, Text: fmt.Sprintf("%s: packets leave from %s, and %s leads through a translator to IPv4 (NAT64): the gateway sees an IPv4 address", f.name, f.local.addr, f.gateway),
+		return Finding{Step: StepAddress, State: Note, Text: fmt.Sprintf("%s: packets leave from %s, and %s leads through "+
+			"a translator to IPv4 (NAT64): the gateway sees an IPv4 address", f.name, f.local.addr, f.gateway),
 			Advice: "state nothing: --source observed"}
 	case client.Routable(f.local.addr):
-		return Finding{Step: StepAddress, State: Good, Text: fmt.Sprintf("%s: this machine has the public address %s; the gateway sees it too, unless there is NAT on the way", f.name, f.local.addr)}
+		return Finding{Step: StepAddress, State: Good, Text: fmt.Sprintf("%s: this machine has the public address %s; the "+
+			"gateway sees it too, unless there is NAT on the way", f.name, f.local.addr)}
 	}
-	return Finding{Step: StepAddress, State: Good, Text: fmt.Sprintf("%s: this machine has the private address %s; through NAT the gateway sees another one", f.name, f.local.addr)}
+	return Finding{Step: StepAddress, State: Good,
+		Text: fmt.Sprintf("%s: this machine has the private address %s; through NAT the gateway sees another one", f.name,
+			f.local.addr)}
 }
 
 // ownAddress is the address from which packets go somewhere. None is sent.

@@ -70,7 +70,8 @@ func resolve(t *testing.T, v4 ...[4]byte) {
 // That nobody tells an IPv6 address is worth knowing, because each look-up waits for it.
 func TestAddressesOfAName(t *testing.T) {
 	resolve(t, [4]byte{192, 0, 2, 1}, [4]byte{192, 0, 2, 9})
-	e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Address: "gw.example.net."}, options: Options{Timeout: lab.Patience}}
+	e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Address: "gw.example.net."},
+		options: Options{Timeout: lab.Patience}}
 	var texts []string
 	for _, f := range e.name() {
 		texts = append(texts, string(f.State)+" "+f.Text)
@@ -78,7 +79,8 @@ func TestAddressesOfAName(t *testing.T) {
 	if len(e.families) != 2 || e.families[0].name == e.families[1].name || e.families[0].gateway == e.families[1].gateway {
 		t.Errorf("got %d addresses to look at, want the two: %q", len(e.families), texts)
 	}
-	if len(texts) != 2 || !strings.HasPrefix(texts[1], "note gw.example.net. has no IPv6 address that is known (the resolver does not answer): every knock waits") {
+	if len(texts) != 2 || !strings.HasPrefix(texts[1], "note gw.example.net. has no IPv6 address that is known (the "+
+		"resolver does not answer): every knock waits") {
 		t.Errorf("got %q", texts)
 	}
 }
@@ -86,8 +88,10 @@ func TestAddressesOfAName(t *testing.T) {
 // A resolver that answers nothing at all is the end of it, for certain.
 func TestNoResolver(t *testing.T) {
 	resolve(t)
-	e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Address: "gw.example.net."}, options: Options{Timeout: lab.Patience}}
-	if found := e.name(); len(found) != 1 || found[0].State != Bad || !e.over || !strings.Contains(found[0].Text, "the resolver does not answer") {
+	e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Address: "gw.example.net."},
+		options: Options{Timeout: lab.Patience}}
+	if found := e.name(); len(found) != 1 || found[0].State != Bad || !e.over || !strings.Contains(found[0].Text,
+		"the resolver does not answer") {
 		t.Errorf("got %+v, over is %v", found, e.over)
 	}
 }

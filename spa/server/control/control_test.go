@@ -72,11 +72,13 @@ func TestAsk(t *testing.T) {
 		err = c.Ask(ctx, r, func(r Reply) error { got = append(got, r); return nil })
 		return got, err
 	}
-	if got, err := ask(t.Context(), Request{Command: CommandStatus}); err != nil || len(got) != 1 || got[0].Status.Name != "gw" {
+	if got, err := ask(t.Context(), Request{Command: CommandStatus}); err != nil || len(got) != 1 ||
+		got[0].Status.Name != "gw" {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	var denied *Denied
-	if _, err := ask(t.Context(), Request{Command: CommandRevoke, Client: "bob"}); !errors.As(err, &denied) || denied.Text != "no bob" || denied.Hint != "do this" {
+	if _, err := ask(t.Context(), Request{Command: CommandRevoke, Client: "bob"}); !errors.As(err, &denied) ||
+		denied.Text != "no bob" || denied.Hint != "do this" {
 		t.Errorf("got %v", err)
 	}
 	if _, err := ask(ending, Request{Command: CommandWatch}); !errors.Is(err, context.Canceled) {
@@ -108,7 +110,8 @@ func TestNobody(t *testing.T) {
 	if _, err := Dial(filepath.Join(dir, "missing")); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("no directory: got %v", err)
 	}
-	if _, err := Dial("control_test.go"); err == nil || errors.Is(err, ErrNotRunning) || errors.Is(err, ErrRefused) || strings.Count(err.Error(), "control_test.go") != 1 {
+	if _, err := Dial("control_test.go"); err == nil || errors.Is(err, ErrNotRunning) || errors.Is(err, ErrRefused) ||
+		strings.Count(err.Error(), "control_test.go") != 1 {
 		t.Errorf("no directory there: got %v", err)
 	}
 	stale, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, SocketName)})

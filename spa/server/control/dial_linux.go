@@ -115,7 +115,8 @@ func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) err
 	return fmt.Errorf("the server hung up before it was done: %w", errors.Join(sent, lines.Err(), errHungUp))
 }
 
-var errEndless = errors.New("the server's answer is too long: an attacker may control it (systemctl stop spa-server ends it; grants and sessions stay)")
+var errEndless = errors.New("the server's answer is too long: an attacker may control it (systemctl stop spa-server " +
+	"ends it; grants and sessions stay)")
 
 // await says until when the next reply has to be there.
 func (c *Client) await(ctx context.Context, r Request) {

@@ -116,7 +116,8 @@ func TestNotOurs(t *testing.T) {
 	if err := l.Close(); err == nil {
 		t.Error("closing does not say that something else has the name")
 	}
-	if _, err := Listen(dir, os.Geteuid()); err == nil || errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EINVAL) {
+	if _, err := Listen(dir, os.Geteuid()); err == nil || errors.Is(err, syscall.EADDRINUSE) ||
+		errors.Is(err, syscall.EINVAL) {
 		t.Errorf("in the place of a file: got %v", err)
 	}
 	if _, err := os.Stat(path); err != nil {

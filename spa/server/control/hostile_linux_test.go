@@ -159,7 +159,8 @@ func TestLongWatch(t *testing.T) {
 func TestHostileError(t *testing.T) {
 	dir := playing(t, []byte(`{"done":true,"error":"a\nb\u2028","hint":"c\nd"}`+"\n"), false)
 	var denied *Denied
-	if err := asked(t, dir, CommandStatus, nil); !errors.As(err, &denied) || *denied != (Denied{Text: "a\nb?", Hint: "c?d"}) {
+	if err := asked(t, dir, CommandStatus, nil); !errors.As(err, &denied) ||
+		*denied != (Denied{Text: "a\nb?", Hint: "c?d"}) {
 		t.Errorf("got %#v", err)
 	}
 }
@@ -213,7 +214,8 @@ func FuzzAnswer(f *testing.F) {
 			return nil
 		})
 		var denied *Denied
-		if errors.As(err, &denied) && strings.ContainsFunc(denied.Hint+strings.ReplaceAll(denied.Text, "\n", ""), notPrintable) {
+		if errors.As(err, &denied) && strings.ContainsFunc(denied.Hint+strings.ReplaceAll(denied.Text, "\n", ""),
+			notPrintable) {
 			t.Errorf("%q is handed on", denied)
 		}
 	})
@@ -258,7 +260,8 @@ func TestSwappedSocket(t *testing.T) {
 			case <-done:
 				return
 			default:
-				unix.Renameat2(unix.AT_FDCWD, filepath.Join(dir, SocketName), unix.AT_FDCWD, filepath.Join(dir, "link"), unix.RENAME_EXCHANGE)
+				unix.Renameat2(unix.AT_FDCWD, filepath.Join(dir, SocketName), unix.AT_FDCWD,
+					filepath.Join(dir, "link"), unix.RENAME_EXCHANGE)
 			}
 		}
 	}()

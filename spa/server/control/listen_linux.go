@@ -78,7 +78,8 @@ func (l *Listener) give(owner int) error {
 	return unix.Fchownat(int(socket.Fd()), "", owner, -1, unix.AT_EMPTY_PATH)
 }
 
-var errNoSocket = errors.New("there is something else of this name, or the socket has other names (hard links): move it away")
+var errNoSocket = errors.New("there is something else of this name, or the socket has other names " +
+	"(hard links): move it away")
 
 // openSocket opens the socket of a directory with O_PATH, through no link. It refuses a hard link, which
 // can be another program's socket.
@@ -147,7 +148,10 @@ func Peer(conn *net.UnixConn) (*unix.Ucred, error) {
 	}
 	var cred *unix.Ucred
 	var credErr error
-	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	err = raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd),
+			unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
 	if err := errors.Join(err, credErr); err != nil {
 		return nil, err
 	}

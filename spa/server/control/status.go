@@ -28,7 +28,7 @@ type Status struct {
 	Clients   int               `json:"clients"` // with a file, the revoked included
 	Grants    int               `json:"grants"`  // live
 	LastGrant *Grant            `json:"last_grant,omitempty"`
-	Decided   map[string]uint64 `json:"decided"` // packets since the start, by verdict, and by reason where they were refused
+	Decided   map[string]uint64 `json:"decided"` // packets since the start, by verdict, and by reason if refused
 	Capture   Capture           `json:"capture"`
 	Floor     *Floor            `json:"floor,omitempty"`
 	Journal   Journal           `json:"journal"`
@@ -117,7 +117,7 @@ type Seen struct {
 	Client  string     `json:"client"`
 	Last    time.Time  `json:"last,omitzero"` // the last knock that was accepted as its own, and as fresh
 	From    netip.Addr `json:"from,omitzero"`
-	Ahead   float64    `json:"ahead"`             // its clock less ours in seconds, as that knock had it; below zero: behind
+	Ahead   float64    `json:"ahead"`             // its clock minus ours at that knock, seconds
 	OldKey  bool       `json:"old_key,omitzero"`  // it was made with the key before the last rotation
 	OldGate bool       `json:"old_gate,omitzero"` // it was made with the old gate key
 	Stale   *Stale     `json:"stale,omitempty"`   // refused since then

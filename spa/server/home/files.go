@@ -16,9 +16,9 @@ import (
 	"sallyport/spa/sandbox"
 )
 
-// The server reads settings and keys as its own user, at the start too: a file that only root can read would fail at the
-// first reload. It opens the files of its state and the audit log once, as root or, where systemd took root's right to
-// other users' files, as its own user.
+// The server reads settings and keys as its own user, at the start too: a file that only root can read would fail at
+// the first reload. It opens the files of its state and the audit log once, as root or, where systemd took root's right
+// to other users' files, as its own user.
 
 // Either returns a function that calls open as this process and, if that is not permitted, as the server's user. Its
 // error has the command that mends it.
@@ -117,7 +117,8 @@ func Legible(path string, err error) error {
 	return fmt.Errorf("%w: the server reads it as user %s: %s", err, ServerName(), command)
 }
 
-// LoadClients reads the clients in dir, an absolute path, as the server's user, which reads them again when they change.
+// LoadClients reads the clients in dir, an absolute path, as the server's user, which reads them again when they
+// change.
 func LoadClients(dir string) (*keys.Registry, []error) {
 	root, err := OpenRoot(dir)
 	if err != nil {

@@ -32,7 +32,8 @@ func Guard(ctx context.Context, c *config.Config, log *slog.Logger) (string, err
 	if failed != nil {
 		return "", errors.Join(err, fmt.Errorf("nor with another state directory: %w", failed), os.RemoveAll(stopgap))
 	}
-	log.Error("the state directory is unusable: the guard is loaded without earlier grants, and the server will not start until this is fixed",
+	log.Error("the state directory is unusable: the guard is loaded without earlier grants, and the server will not "+
+		"start until this is fixed",
 		"state", c.State, "error", err)
 	return done, nil
 }
@@ -51,8 +52,8 @@ func stopgapState() (string, error) {
 // starts is how long a server that runs may take until its guard is in place.
 const starts = 10 * time.Second
 
-// awaitGuard waits for the running server to load the guard, and reports whether it did: the lock may be held by another
-// process, or by a server that hangs.
+// awaitGuard waits for the running server to load the guard, and reports whether it did: the lock may be held by
+// another process, or by a server that hangs.
 func awaitGuard(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, starts)
 	defer cancel()
@@ -123,7 +124,8 @@ func OpenGuard(ctx context.Context, c *config.Config, clients *keys.Registry, l 
 		return fw, nil
 	}
 	if err := SaveSettings(c, l.Now()); err != nil {
-		l.Log.Warn("the settings could not be saved: if server.toml has a mistake at the next boot, an older guard or none will be loaded", "error", err)
+		l.Log.Warn("the settings could not be saved: if server.toml has a mistake at the next boot, an older guard or none "+
+			"will be loaded", "error", err)
 	}
 	return fw, nil
 }

@@ -26,7 +26,8 @@ func TestForgedSettings(t *testing.T) {
 	for _, number := range []uint64{0, 1, 2, lastGoodMost, lastGoodMost + 1, math.MaxUint64 - 1, math.MaxUint64} {
 		for place := range int64(2) {
 			c := loadedAgain(t)
-			forged := writing{number: number, at: now, dir: c.Dir, text: []byte(strings.ReplaceAll(string(c.Text()), "tcp/22", "tcp/2"))}
+			forged := writing{number: number, at: now, dir: c.Dir,
+				text: []byte(strings.ReplaceAll(string(c.Text()), "tcp/22", "tcp/2"))}
 			file, err := os.OpenFile(filepath.Join(c.State, SettingsFile), os.O_RDWR|os.O_CREATE, 0o600)
 			if err == nil {
 				_, err = file.WriteAt(forged.encode(), place*lastGoodSize)
@@ -44,7 +45,8 @@ func TestForgedSettings(t *testing.T) {
 		}
 	}
 	c := loadedAgain(t)
-	text := regexp.MustCompile(`(?m)^state = .*$`).ReplaceAllString(string(c.Text()), fmt.Sprintf("state = %q", t.TempDir()))
+	text := regexp.MustCompile(`(?m)^state = .*$`).ReplaceAllString(string(c.Text()),
+		fmt.Sprintf("state = %q", t.TempDir()))
 	elsewhere := writing{number: 1, at: now, dir: c.Dir, text: []byte(text)}
 	if err := os.WriteFile(filepath.Join(c.State, SettingsFile), elsewhere.encode(), 0o600); err != nil {
 		t.Fatal(err)
@@ -128,8 +130,8 @@ func TestSettingsInTurn(t *testing.T) {
 	}
 }
 
-// TestDamagedSettings: whatever byte of a writing is another one, and wherever the file ends, the writing before is found,
-// where that is whole.
+// TestDamagedSettings: whatever byte of a writing is another one, and wherever the file ends, the writing before is
+// found, where that is whole.
 func TestDamagedSettings(t *testing.T) {
 	c := loadedAgain(t)
 	file, err := os.OpenFile(filepath.Join(c.State, SettingsFile), os.O_RDWR|os.O_CREATE, 0o600)
@@ -156,7 +158,8 @@ func TestDamagedSettings(t *testing.T) {
 			case want == nil && !errors.Is(err, ErrNeverGood):
 				t.Errorf("%s %d of writing %d: found %q, %v, want nothing", what, at, newer.number, textOf(got), err)
 			case want != nil && (err != nil || textOf(got) != string(want.text) || !when.Equal(want.at)):
-				t.Errorf("%s %d of writing %d: found %q of %v, %v, want %q", what, at, newer.number, textOf(got), when, err, want.text)
+				t.Errorf("%s %d of writing %d: found %q of %v, %v, want %q", what, at, newer.number,
+					textOf(got), when, err, want.text)
 			}
 		}
 		put(text, 2*lastGoodSize)
