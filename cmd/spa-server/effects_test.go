@@ -62,7 +62,7 @@ var effects = map[string]string{
 	"rawService.when":                "TestHours",
 
 	// clients/NAME.toml
-	"rawClient.version":        "keys.TestDecodeRefuses",
+	"rawClient.version":        "keys/strict.TestDecodeRefuses",
 	"rawClient.id":             "TestJourney",
 	"rawClient.key":            "TestJourney",
 	"rawClient.allow":          "TestRawPorts",
@@ -79,7 +79,7 @@ var effects = map[string]string{
 	"rawPrevious.until":        "TestRotate",
 
 	// gate.key
-	"rawGate.version":       "keys.TestDecodeRefuses",
+	"rawGate.version":       "keys/strict.TestDecodeRefuses",
 	"rawGate.key":           "TestJourney",
 	"rawGate.previous":      "TestRotateGate",
 	"rawPreviousGate.key":   "TestRotateGate",
