@@ -148,3 +148,12 @@ func (s Service) Valid() bool {
 	}
 	return s.Proto.Valid() && s.Port > 0
 }
+
+// Names returns the services as files and people name them.
+func Names(services []Service) []string {
+	names := make([]string, len(services))
+	for i, s := range services {
+		names[i] = s.String()
+	}
+	return names
+}

@@ -41,7 +41,7 @@ var afterMAC = strings.Fields(`
 	(*firewall.Firewall).Grant spa/server.granted
 	(*spa/server.Server).answer (*spa/server.Server).tooEarly
 	(*spa/server.sightings).note
-	spa/server.decisionOf (*spa/server.ends).expect spa/server.grantsOf
+	spa/server/feed.DecisionOf (*spa/server/feed.ends).expect spa/server/feed.GrantsOf
 	(*spa/audit.Log).tally (*spa/audit.Log).arm (spa/audit.Event).attrs
 `)
 

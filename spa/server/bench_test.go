@@ -17,6 +17,7 @@ import (
 	"sallyport/spa/config"
 	"sallyport/spa/policy"
 	"sallyport/spa/replay"
+	"sallyport/spa/server/feed"
 	"sallyport/spa/server/home"
 )
 
@@ -38,7 +39,7 @@ func newLine(tb testing.TB) (*Server, spa.Sender) {
 	if err := keys.WriteClient(dir, client, true); err != nil {
 		tb.Fatal(err)
 	}
-	s := &Server{config: &c, now: time.Now, log: slog.New(slog.DiscardHandler), seen: newSightings(), hub: newHub()}
+	s := &Server{config: &c, now: time.Now, log: slog.New(slog.DiscardHandler), seen: newSightings(), feed: feed.New()}
 	s.identity = spa.Identity{Server: c.ServerID, Gates: []spa.Gate{{Key: gate}}, Window: c.Window}
 	s.clients, _ = keys.LoadRegistry(dir)
 	if s.journal, err = replay.Open(filepath.Join(dir, "journal"), replay.Config{Window: c.Window, LiveNonces: 4096},

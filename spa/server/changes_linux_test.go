@@ -16,12 +16,10 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa"
-	"sallyport/spa/audit"
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
 	"sallyport/spa/policy"
-	"sallyport/spa/replay"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/home"
 )
@@ -215,13 +213,12 @@ func TestChangesBeside(t *testing.T) {
 		},
 		func(int) { b.s.take(b.Context(), arriving(make([]byte, 200))) },
 		func(int) {
-			w, _ := b.s.hub.join()
-			defer b.s.hub.leave(w)
-			b.s.hub.expect(b.s.firewall.Grants(time.Now()))
-			b.s.hub.rest(w)
+			w, _ := b.s.feed.Join()
+			defer b.s.feed.Leave(w)
+			b.s.feed.Expect(b.s.firewall.Grants(time.Now()))
+			b.s.feed.Missed(w)
 		},
-		func(int) { b.s.hub.tellEnded(time.Now().Add(time.Hour)) },
-		func(int) { b.s.hub.flush() },
+		func(int) { b.s.feed.TellEnded(time.Now().Add(time.Hour)) },
 		func(int) {
 			b.s.shutOut(b.Context(), "alice", os.ErrNotExist)
 			b.s.reloadClient(b.Context(), "alice")
@@ -262,33 +259,6 @@ func TestWaitsForTheLine(t *testing.T) {
 		b.s.line.Unlock()
 		<-done
 	}
-}
-
-// TestHubBeside: all that is told to watchers, and that they do, at once. It is for the race detector.
-func TestHubBeside(t *testing.T) {
-	h := newHub()
-	w, _ := h.join()
-	defer h.leave(w)
-	now := time.Now()
-	var gs []firewall.Grant
-	for n := range 100 {
-		gs = append(gs, firewall.Grant{Client: "alice", Service: strconv.Itoa(n), Source: netip.MustParseAddr("192.0.2.2"),
-			Until: now.Add(time.Second)})
-	}
-	var wg sync.WaitGroup
-	for _, do := range []func(){
-		func() { other, _ := h.join(); h.leave(other) },
-		func() { h.tell(audit.Event{Verdict: audit.Unspent, Client: "alice", Err: replay.ErrSpent}) },
-		func() { h.expect(gs) }, func() { h.closed(gs) }, func() { h.revoked(gs, "", now) },
-		func() { h.tellEnded(now.Add(time.Hour)) }, func() { h.rest(w) }, h.flush,
-	} {
-		wg.Go(func() {
-			for range 100 {
-				do()
-			}
-		})
-	}
-	wg.Wait()
 }
 
 // TestOverflow: where the kernel had more changes to tell than it could hold, all files are read again: a

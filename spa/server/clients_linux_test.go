@@ -21,6 +21,7 @@ import (
 	"sallyport/spa/lab"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/feed"
 )
 
 // TestChangeOfAFile: a file that changed is read again, whatever the change was, and the log says what became of the
@@ -184,13 +185,13 @@ func TestEndThatCannotBe(t *testing.T) {
 	b, said := newBench(t), &lines{}
 	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
 	b.arrive(b.packet(0))
-	w, _ := b.s.hub.join()
-	defer b.s.hub.leave(w)
+	w, _ := b.s.feed.Join()
+	defer b.s.feed.Leave(w)
 	b.s.firewall = idle(b)
 	b.s.journal.Close()
 	b.enrol(func(c *keys.Client) { c.Allow = []string{"web"} })
-	if ended := b.s.endUnkept(t.Context(), grantsOf(b.event), b.at); len(ended) != 0 || len(w.lines) != 0 {
-		t.Errorf("%v are said to have ended, and watchers were told %d times", ended, len(w.lines))
+	if ended := b.s.endUnkept(t.Context(), feed.GrantsOf(b.event), b.at); len(ended) != 0 || len(w.Lines) != 0 {
+		t.Errorf("%v are said to have ended, and watchers were told %d times", ended, len(w.Lines))
 	}
 	for _, line := range []string{"could not end a grant", "may still open a service"} {
 		if !said.has(line) {

@@ -10,10 +10,9 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/keys/service"
-	"sallyport/spa"
-	"sallyport/spa/audit"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/feed"
 	"sallyport/spa/server/home"
 )
 
@@ -104,25 +103,26 @@ func parts(a, b firewall.Grant) bool {
 // watch sends decisions as they are made. Who does not read is waited for, and misses some.
 func (s *Server) watch(ctx context.Context, a *control.Answer) error {
 	a.Patient()
-	w, ok := s.hub.join()
+	w, ok := s.feed.Join()
 	if !ok {
-		return denied("end one of them: pgrep -af 'spa-server watch'", fmt.Sprintf("too many watchers (%d)", maxWatchers))
+		return denied("end one of them: pgrep -af 'spa-server watch'",
+			fmt.Sprintf("too many watchers (%d)", feed.MaxWatchers))
 	}
-	defer s.hub.leave(w)
-	s.hub.expect(s.firewall.Grants(s.now()))
+	defer s.feed.Leave(w)
+	s.feed.Expect(s.firewall.Grants(s.now()))
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case t := <-w.lines:
+		case t := <-w.Lines:
 			if err := sendTold(a, t); err != nil {
 				return err
 			}
 		}
-		if len(w.lines) > 0 {
+		if len(w.Lines) > 0 {
 			continue
 		}
-		if missed := s.hub.rest(w); missed > 0 {
+		if missed := s.feed.Missed(w); missed > 0 {
 			if err := a.Send(control.Reply{Missed: missed}); err != nil {
 				return err
 			}
@@ -130,36 +130,13 @@ func (s *Server) watch(ctx context.Context, a *control.Answer) error {
 	}
 }
 
-func sendTold(a *control.Answer, t told) error {
-	if t.missed > 0 {
-		if err := a.Send(control.Reply{Missed: t.missed}); err != nil {
+func sendTold(a *control.Answer, t feed.Told) error {
+	if t.Missed > 0 {
+		if err := a.Send(control.Reply{Missed: t.Missed}); err != nil {
 			return err
 		}
 	}
-	return a.Send(control.Reply{Decision: &t.decision})
-}
-
-// decisionOf is an event as watchers are told of it.
-func decisionOf(e audit.Event) control.Decision {
-	d := control.Decision{Time: e.Time, Verdict: e.Verdict.String(), Client: e.Client, From: e.From,
-		Copied: e.Copied, Reason: e.Reason()}
-	if refused, ok := errors.AsType[*spa.Refused](e.Err); ok && !refused.Time.IsZero() {
-		d.Ahead = refused.Time.Sub(e.Time).Seconds()
-	}
-	if e.Knock == nil {
-		return d
-	}
-	d.Command, d.Services = e.Knock.Type.String(), names(e.Knock.Services)
-	d.OldKey, d.OldGate = oldKey(e.Knock), e.Knock.OldGate
-	if e.Receipt.Status == spa.Granted {
-		for _, g := range e.Receipt.Services {
-			d.Until = append(d.Until, e.Receipt.Time.Add(g.For))
-		}
-	}
-	if e.Err != nil && e.Verdict.Spent() { // in full
-		d.Reason = e.Err.Error()
-	}
-	return d
+	return a.Send(control.Reply{Decision: &t.Decision})
 }
 
 // denied is an error that a person is told of, with what to do.

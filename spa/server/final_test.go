@@ -288,7 +288,7 @@ func (f *final) before(e finale, granted []command, answered time.Time) (list []
 		if i >= len(asks) {
 			made = c.Time.Add(30*time.Second - f.offset)
 		}
-		add(c, made, made.Add(f.delay), !f.ended(e, names(c.Services)))
+		add(c, made, made.Add(f.delay), !f.ended(e, service.Names(c.Services)))
 	}
 	return list
 }

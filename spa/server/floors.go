@@ -41,7 +41,7 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool
 		return false
 	}
 	topics := []topic{ofClient(k.Client.Name, everything), ofAddress(from)}
-	for _, what := range append(names(k.Services), s.ports(k.Services, somePort)...) {
+	for _, what := range append(service.Names(k.Services), s.ports(k.Services, somePort)...) {
 		topics = append(topics, ofClient(k.Client.Name, what))
 	}
 	if slices.ContainsFunc(k.Services, func(service service.Service) bool { return service.Name == "" }) {
@@ -53,7 +53,7 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool
 // closed refuses what the client asked for before it closed these services: under their names, and
 // under any other that opens one of their ports.
 func (s *Server) closed(k *spa.Knock) error {
-	for _, what := range slices.Concat(names(k.Services), s.ports(k.Services, everything), []string{somePort}) {
+	for _, what := range slices.Concat(service.Names(k.Services), s.ports(k.Services, everything), []string{somePort}) {
 		if err := s.journal.SetFloor(ofClient(k.Client.Name, what), k.Time); err != nil {
 			return err
 		}

@@ -21,6 +21,7 @@ import (
 	"sallyport/spa/policy"
 	"sallyport/spa/replay"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/feed"
 	"sallyport/spa/server/home"
 )
 
@@ -68,7 +69,7 @@ func Inspect(ctx context.Context, c *config.Config, file io.Reader, log *slog.Lo
 func (s *Server) inspect(ctx context.Context, p capture.Packet, noise map[string]control.Decision,
 	tell func(control.Decision) error) error {
 	event := s.handle(ctx, p)
-	d := decisionOf(event)
+	d := feed.DecisionOf(event)
 	if event.Client != "" || event.Verdict != audit.Unopened {
 		return tell(d)
 	}
@@ -81,7 +82,7 @@ func (s *Server) inspect(ctx context.Context, p capture.Packet, noise map[string
 // firewall that enforces nothing. Its clock is at.
 func openPast(ctx context.Context, c *config.Config, log *slog.Logger, at *time.Time) (*Server, error) {
 	s := &Server{config: c, dir: c.Dir, log: log, now: func() time.Time { return *at }, since: *at,
-		seen: newSightings(), hub: newHub()}
+		seen: newSightings(), feed: feed.New()}
 	for _, step := range []func() error{s.openKeys, s.openScratch, func() error { return s.openDryRun(ctx) }} {
 		if err := step(); err != nil {
 			return nil, errors.Join(err, s.Close())

@@ -25,6 +25,7 @@ import (
 	"sallyport/spa/replay"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/feed"
 	"sallyport/spa/server/home"
 )
 
@@ -50,7 +51,7 @@ type Server struct {
 	dir   string   // of the configuration
 	root  *os.Root // the same, opened while that can be done
 	seen  *sightings
-	hub   *hub
+	feed  *feed.Feed
 
 	// reading is held while files that changed are read and taken over: an older reading must not
 	// replace a newer one. It comes before line.
@@ -80,7 +81,7 @@ type Server struct {
 // Open opens all that the gateway needs, puts the guard in place, and drops privileges. It reads
 // no packet. On an error everything that was opened is closed; a guard that stands, stays.
 func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
-	s := &Server{config: c, dir: c.Dir, log: o.Log, now: o.Now, named: o.Version, seen: newSightings(), hub: newHub()}
+	s := &Server{config: c, dir: c.Dir, log: o.Log, now: o.Now, named: o.Version, seen: newSightings(), feed: feed.New()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -19,6 +19,7 @@ import (
 	"sallyport/spa/lab"
 	"sallyport/spa/replay"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/feed"
 	"sallyport/spa/server/home"
 )
 
@@ -138,7 +139,7 @@ func opening(t *testing.T) (*Server, *lines) {
 	said := &lines{}
 	c := openableSite(t)
 	s := &Server{config: c, dir: c.Dir, log: slog.New(witness{slog.DiscardHandler, said.add}), now: time.Now,
-		seen: newSightings(), hub: newHub()}
+		seen: newSightings(), feed: feed.New()}
 	t.Cleanup(func() { s.Close() })
 	return s, said
 }

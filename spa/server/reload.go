@@ -189,7 +189,7 @@ func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r
 	held := s.firewall.Grants(now)
 	if err := s.adopt(ctx, next); err != nil {
 		ended := lost(held, s.firewall.Grants(now))
-		s.hub.revoked(ended, "a reload that failed ended it", now)
+		s.feed.Revoked(ended, "a reload that failed ended it", now)
 		r.Ended = shown(ended)
 		return err
 	}
@@ -269,6 +269,6 @@ func (s *Server) endUnkept(ctx context.Context, held []firewall.Grant, now time.
 		s.log.Info("grant ended", "client", g.Client, "service", g.Service, "source", g.Source.String())
 		ended = append(ended, g)
 	}
-	s.hub.revoked(ended, "it may not be held any more", now)
+	s.feed.Revoked(ended, "it may not be held any more", now)
 	return ended
 }

@@ -206,15 +206,15 @@ func TestReloadTakesAway(t *testing.T) {
 	b.arrive(rewritings["a client is new"].packet(b))
 	b.arrive(b.packet(0))
 	late := b.packet(-time.Second)
-	w, _ := b.s.hub.join()
-	defer b.s.hub.leave(w)
+	w, _ := b.s.feed.Join()
+	defer b.s.feed.Leave(w)
 	b.write(func(c *keys.Client) { c.Allow = []string{"web"} })
 	if r := b.reloads(); len(r.Ended) != 1 || r.Ended[0].Client != "alice" {
 		t.Errorf("ended: %v, want alice's", r.Ended)
 	}
-	if len(w.lines) != 1 {
-		t.Errorf("watchers were told %d times", len(w.lines))
-	} else if d := (<-w.lines).decision; d.Verdict != "revoked" || d.Client != "alice" || d.Services[0] != "ssh" {
+	if len(w.Lines) != 1 {
+		t.Errorf("watchers were told %d times", len(w.Lines))
+	} else if d := (<-w.Lines).Decision; d.Verdict != "revoked" || d.Client != "alice" || d.Services[0] != "ssh" {
 		t.Errorf("watchers were told: %+v", d)
 	}
 	if held := b.s.firewall.Grants(b.at); len(held) != 1 || held[0].Client != "bob" {
@@ -268,8 +268,8 @@ func TestReloadAllOrNothing(t *testing.T) {
 			b.arrive(b.packet(0))
 			b.write(func(c *keys.Client) { c.Allow = []string{"web"} })
 			test.spoil(b)
-			w, _ := b.s.hub.join()
-			defer b.s.hub.leave(w)
+			w, _ := b.s.feed.Join()
+			defer b.s.feed.Leave(w)
 			was, clients := b.s.config, b.s.clients.Clients()
 			*loads = 0
 			want := "nothing was changed"

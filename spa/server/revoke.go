@@ -84,7 +84,7 @@ func (s *Server) end(ctx context.Context, r control.Request) (ended, cuttable []
 	}
 	unfloored := s.journal.SetFloor(of, s.final(now))
 	ended, err = s.firewall.Revoke(ctx, firewall.Match{Client: r.Client, Source: r.Source}, now)
-	s.hub.revoked(ended, "by spa-server revoke", now)
+	s.feed.Revoked(ended, "by spa-server revoke", now)
 	return ended, s.cuttable(r, ended), errors.Join(err, unfloored)
 }
 

@@ -150,21 +150,21 @@ func to(at netip.Addr) []netip.Addr {
 func TestRevokedIsTold(t *testing.T) {
 	b := newBench(t)
 	b.s.take(context.Background(), b.packet(0))
-	w, _ := b.s.hub.join()
-	defer b.s.hub.leave(w)
-	b.s.hub.expect(b.s.firewall.Grants(b.at))
+	w, _ := b.s.feed.Join()
+	defer b.s.feed.Leave(w)
+	b.s.feed.Expect(b.s.firewall.Grants(b.at))
 	if _, err := b.s.revoke(t.Context(), control.Request{Client: "alice"}); err != nil {
 		t.Fatal(err)
 	}
-	if len(w.lines) != 1 {
-		t.Fatalf("watchers were told %d times", len(w.lines))
+	if len(w.Lines) != 1 {
+		t.Fatalf("watchers were told %d times", len(w.Lines))
 	}
-	if d := (<-w.lines).decision; d.Verdict != "revoked" || d.Client != "alice" || d.Services[0] != "ssh" ||
+	if d := (<-w.Lines).Decision; d.Verdict != "revoked" || d.Client != "alice" || d.Services[0] != "ssh" ||
 		d.Source != netip.MustParseAddr("192.0.2.2") {
 		t.Errorf("watchers were told: %+v", d)
 	}
-	if b.s.hub.tellEnded(b.at.Add(time.Hour)); len(w.lines) != 0 {
-		t.Errorf("and of its end again: %+v", (<-w.lines).decision)
+	if b.s.feed.TellEnded(b.at.Add(time.Hour)); len(w.Lines) != 0 {
+		t.Errorf("and of its end again: %+v", (<-w.Lines).Decision)
 	}
 }
 

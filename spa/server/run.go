@@ -25,7 +25,8 @@ func (s *Server) Run(parent context.Context) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 
-	beside := []func(context.Context) error{s.firewall.Watch, s.watchClients, s.serveControl, s.tellEnds}
+	beside := []func(context.Context) error{s.firewall.Watch, s.watchClients, s.serveControl,
+		func(ctx context.Context) error { return s.feed.TellEnds(ctx, s.now) }}
 	ended := make(chan struct{}, len(beside))
 	for _, run := range beside {
 		go func() {
@@ -87,8 +88,8 @@ func (s *Server) take(ctx context.Context, p capture.Packet) {
 	if event.Client != "" {
 		s.seen.note(event)
 	}
-	s.hub.tell(event) // before anybody can end what it gives
-	c := s.config     // a reload replaces it
+	s.feed.Tell(event) // before anybody can end what it gives
+	c := s.config      // a reload replaces it
 	answered := c.Receipts && (event.Verdict.Spent() || event.Knock != nil && s.tooEarly(&event))
 	s.line.Unlock()
 	s.audit.Record(event)

@@ -152,7 +152,7 @@ func (r *running) commands() {
 	}
 	enough, watching, packet := errors.New("enough"), dialed(r.T, r.s), make(chan []byte, 1)
 	go func() {
-		for !r.s.hub.watched() {
+		for !r.s.feed.Watched() {
 			time.Sleep(time.Millisecond)
 		}
 		packet <- r.sends(sealed(r.T, r.sender))

@@ -3,7 +3,7 @@
 // The path of a packet is one function, [Server.handle]. Around it: what has to be opened before
 // privileges are dropped (open.go), the loop and what runs beside it (run.go), the client files that
 // change while it runs (clients.go), and what is asked and told on its socket (control.go): what it
-// knows (status.go), what it decides (hub.go), what is ended (revoke.go), and all files taken over
+// knows (status.go), what it decides (package feed), what is ended (revoke.go), and all files taken over
 // at once (reload.go). Of packets that were captured it says what it would have decided (inspect.go).
 package server
 
@@ -90,7 +90,7 @@ func (s *Server) close(ctx context.Context, event audit.Event) audit.Event {
 	if err != nil {
 		return s.refuse(event, audit.Failed, spa.ReasonFailed, err)
 	}
-	s.hub.closed(ended)
+	s.feed.Closed(ended)
 	closed := make([]spa.Granting, len(k.Services))
 	for i, service := range k.Services {
 		closed[i] = spa.Granting{Ports: s.policy.Ports(service)}
@@ -114,7 +114,7 @@ func (s *Server) closing(event audit.Event) []string {
 		}
 	}
 	within = slices.DeleteFunc(within, func(service string) bool { return slices.Contains(beyond, service) })
-	return append(names(k.Services), within...)
+	return append(service.Names(k.Services), within...)
 }
 
 // repeat answers another try of a command as its first was answered, and does nothing else. Where what
@@ -134,7 +134,7 @@ func (s *Server) repeat(event audit.Event, outcome []byte) audit.Event {
 // stillHeld reports whether the client holds what its receipt says to be open.
 func (s *Server) stillHeld(event audit.Event) bool {
 	held := s.firewall.GrantsOf(event.Client, event.Time)
-	for i, service := range names(event.Knock.Services) {
+	for i, service := range service.Names(event.Knock.Services) {
 		if i >= len(event.Receipt.Services) || event.Receipt.Services[i].For == 0 {
 			continue // refused, closed, or over
 		}
@@ -227,14 +227,6 @@ func granted(grants []firewall.Grant, now time.Time) spa.Receipt {
 		services[i] = spa.Granting{For: g.Until.Sub(now), Ports: g.Ports}
 	}
 	return spa.Receipt{Status: spa.Granted, Services: services}
-}
-
-func names(services []service.Service) []string {
-	texts := make([]string, len(services))
-	for i, service := range services {
-		texts[i] = service.String()
-	}
-	return texts
 }
 
 // reasonFor returns what the client is told of a denial.

@@ -152,17 +152,17 @@ func TestFailureIsNoDenial(t *testing.T) {
 // TestClosedIsToldOnce: watchers are told of a grant that its client closes by that packet, and not of its end again.
 func TestClosedIsToldOnce(t *testing.T) {
 	b := newBench(t)
-	w, _ := b.s.hub.join()
-	defer b.s.hub.leave(w)
+	w, _ := b.s.feed.Join()
+	defer b.s.feed.Leave(w)
 	b.s.take(context.Background(), b.packet(0))
 	b.at = b.at.Add(time.Second)
 	b.s.take(context.Background(), arriving(b.seal(spa.Request{
 		ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []service.Service{{Name: "ssh"}},
 	})))
-	b.s.hub.tellEnded(b.at.Add(time.Hour))
+	b.s.feed.TellEnded(b.at.Add(time.Hour))
 	var told []string
-	for len(w.lines) > 0 {
-		told = append(told, (<-w.lines).decision.Verdict)
+	for len(w.Lines) > 0 {
+		told = append(told, (<-w.Lines).Decision.Verdict)
 	}
 	if !slices.Equal(told, []string{"granted", "closed"}) {
 		t.Errorf("watchers were told of %v", told)

@@ -10,6 +10,7 @@ import (
 	"sallyport/firewall"
 	"sallyport/spa"
 	"sallyport/spa/audit"
+	"sallyport/spa/server/feed"
 )
 
 // sightings are what was heard of each client since the start: only of packets that its key made, so
@@ -84,26 +85,12 @@ func (s *sightings) client(name string) *sighting {
 func (s *sightings) spent(e audit.Event) {
 	w := s.client(e.Client)
 	w.at, w.from, w.offset = e.Time, e.From.Addr(), e.Knock.Time.Sub(e.Time)
-	w.oldKey, w.oldGate = oldKey(e.Knock), e.Knock.OldGate
+	w.oldKey, w.oldGate = feed.OldKey(e.Knock), e.Knock.OldGate
 	w.stale = staleness{}
 	if e.Verdict == audit.Granted {
-		s.last, s.lastAt = grantsOf(e), e.Time
+		s.last, s.lastAt = feed.GrantsOf(e), e.Time
 		w.remember(s.last)
 	}
-}
-
-func oldKey(k *spa.Knock) bool { return k.KeyID != k.Client.ID }
-
-// grantsOf returns what an event that was granted gave.
-func grantsOf(e audit.Event) []firewall.Grant {
-	grants := make([]firewall.Grant, len(e.Receipt.Services))
-	for i, g := range e.Receipt.Services {
-		grants[i] = firewall.Grant{
-			Client: e.Client, Service: e.Knock.Services[i].String(), Source: e.From.Addr(),
-			Ports: g.Ports, Until: e.Receipt.Time.Add(g.For),
-		}
-	}
-	return grants
 }
 
 // remember keeps the last few grants, each once.

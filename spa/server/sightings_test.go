@@ -15,6 +15,7 @@ import (
 	"sallyport/spa/audit"
 	"sallyport/spa/capture"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/feed"
 )
 
 // from is a packet as it comes from another address.
@@ -119,7 +120,7 @@ func TestDecisionOf(t *testing.T) {
 	b := newBench(t)
 	decided := func(p capture.Packet) control.Decision {
 		b.arrive(p)
-		return decisionOf(b.event)
+		return feed.DecisionOf(b.event)
 	}
 	if d := decided(b.packet(-time.Hour)); d.Ahead != -3600 || d.Client != "alice" || d.Command != "" || d.Until != nil {
 		t.Errorf("a stale one: %+v", d)
@@ -134,23 +135,23 @@ func TestDecisionOf(t *testing.T) {
 		t.Errorf("a copy: %+v", d)
 	}
 	b.ask("nothing")
-	if d := decisionOf(b.event); d.Reason != b.event.Err.Error() || d.Until != nil ||
+	if d := feed.DecisionOf(b.event); d.Reason != b.event.Err.Error() || d.Until != nil ||
 		!slices.Equal(d.Services, []string{"nothing"}) {
 		t.Errorf("a service that is not there: %+v", d)
 	}
 	b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at,
 		Services: []service.Service{{Name: "ssh"}}})
-	if d := decisionOf(b.event); d.Verdict != "closed" || d.Until != nil {
+	if d := feed.DecisionOf(b.event); d.Verdict != "closed" || d.Until != nil {
 		t.Errorf("a close: %+v", d)
 	}
 	for verdict, want := range map[audit.Verdict]string{audit.Failed: "with what was tried: the cause",
 		audit.Unspent: "the cause"} {
 		b.event.Err = fmt.Errorf("with what was tried: %w", errors.New("the cause"))
-		if d := decisionOf(b.event.As(verdict, b.event.Err)); d.Reason != want {
+		if d := feed.DecisionOf(b.event.As(verdict, b.event.Err)); d.Reason != want {
 			t.Errorf("%v: the reason is %q, want %q", verdict, d.Reason, want)
 		}
 	}
-	if d := decisionOf(audit.Event{Time: b.at, Err: &spa.Refused{Err: errors.New("of no time")}}); d.Ahead != 0 {
+	if d := feed.DecisionOf(audit.Event{Time: b.at, Err: &spa.Refused{Err: errors.New("of no time")}}); d.Ahead != 0 {
 		t.Errorf("refused before its time is known: %+v", d)
 	}
 }

@@ -4,19 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"sallyport/firewall"
 	"sallyport/keys"
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/feed"
 )
 
 // controlled serves the control socket of a server that decides, and connects to it.
@@ -77,9 +75,9 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 			return nil
 		})
 	}()
-	lab.Eventually(t, "the watcher to join", s.hub.watched)
+	lab.Eventually(t, "the watcher to join", s.feed.Watched)
 	for n := range many / 2 {
-		s.hub.tell(audit.Event{Verdict: audit.Closed, Client: fmt.Sprint(n)})
+		s.feed.Tell(audit.Event{Verdict: audit.Closed, Client: fmt.Sprint(n)})
 	}
 	for range many / 2 {
 		s.take(context.Background(), arriving(sealed(t, sender)))
@@ -88,7 +86,7 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 	if err := <-done; err != context.Canceled {
 		t.Fatal(err)
 	}
-	if shown+missed != many || missed == 0 || shown < queued {
+	if shown+missed != many || missed == 0 || shown < feed.Queued {
 		t.Errorf("%d shown and %d missed, want %d together, and some of each", shown, missed, many)
 	}
 }
@@ -105,7 +103,7 @@ func TestMissedIsToldFirst(t *testing.T) {
 	served := make(chan error)
 	go func() {
 		served <- socket.Serve(ctx, func(_ context.Context, _ control.Request, a *control.Answer) error {
-			return errors.Join(sendTold(a, told{missed: 3}), sendTold(a, told{}))
+			return errors.Join(sendTold(a, feed.Told{Missed: 3}), sendTold(a, feed.Told{}))
 		})
 	}()
 	var got []uint64 // missed; zero: a decision
@@ -132,10 +130,10 @@ func TestWatcherComesLater(t *testing.T) {
 	s.take(context.Background(), arriving(sealed(t, sender)))
 	enough := errors.New("enough")
 	go func() {
-		for s.hub.tellEnded(time.Now()).IsZero() { // no end is waited for
+		for s.feed.TellEnded(time.Now()).IsZero() { // no end is waited for
 			time.Sleep(time.Millisecond)
 		}
-		s.hub.tellEnded(time.Now().Add(time.Hour))
+		s.feed.TellEnded(time.Now().Add(time.Hour))
 	}()
 	err := client.Ask(t.Context(), control.Request{Command: control.CommandWatch}, func(r control.Reply) error {
 		if r.Decision == nil || r.Decision.Verdict != "ended" || r.Decision.Client != "alice" {
@@ -180,59 +178,6 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// TestNobodyWatches: nothing is kept and no timer runs.
-func TestNobodyWatches(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, sender := newLine(t)
-		w, _ := s.hub.join()
-		s.take(context.Background(), arriving(sealed(t, sender)))
-		s.take(context.Background(), arriving(make([]byte, 200)))
-		s.hub.mu.Lock()
-		if len(s.hub.tallies) != 1 || s.hub.timer == nil || len(s.hub.ends.at) != 1 {
-			t.Errorf("while somebody watches: %d tallies, %d ends", len(s.hub.tallies), len(s.hub.ends.at))
-		}
-		s.hub.mu.Unlock()
-		s.hub.leave(w)
-		if s.hub.watched() {
-			t.Error("it is said that somebody watches")
-		}
-		s.take(context.Background(), arriving(sealed(t, sender)))
-		s.take(context.Background(), arriving(make([]byte, 200)))
-		time.Sleep(refusedGap)
-		synctest.Wait()
-		s.hub.mu.Lock()
-		defer s.hub.mu.Unlock()
-		if len(s.hub.tallies) != 0 || s.hub.timer != nil || len(s.hub.ends.at) != 0 || len(s.hub.ends.due) != 0 {
-			t.Errorf("while nobody does: %d tallies, %d ends", len(s.hub.tallies), len(s.hub.ends.at))
-		}
-	})
-}
-
-// TestEndsAreTold: of a grant that was prolonged by its own later end, of one that ended before its
-// time not again.
-func TestEndsAreTold(t *testing.T) {
-	now := time.Now()
-	grant := func(client string, d time.Duration) firewall.Grant {
-		return firewall.Grant{Client: client, Service: "ssh", Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(d)}
-	}
-	e := newEnds()
-	e.expect([]firewall.Grant{grant("alice", time.Second), grant("bob", time.Second), grant("carol", time.Second)})
-	e.expect([]firewall.Grant{grant("alice", 3*time.Second)})
-	e.expect([]firewall.Grant{grant("alice", 2*time.Second)}) // what is held longer is not shortened
-	e.forget(grant("bob", 0))
-	over, next := e.passed(now.Add(time.Second))
-	if len(over) != 1 || over[0].client != "carol" || !next.Equal(now.Add(3*time.Second)) {
-		t.Errorf("after a second: %v, the next at %v", over, next.Sub(now))
-	}
-	over, next = e.passed(now.Add(3 * time.Second))
-	if len(over) != 1 || over[0].client != "alice" || !next.IsZero() {
-		t.Errorf("after three: %v, the next at %v", over, next)
-	}
-	if len(e.at)+len(e.due) != 0 {
-		t.Errorf("when all have ended %v and %v are remembered", e.at, e.due)
-	}
-}
-
 // TestFloodCostsNothing: where nobody watches, noise and copies allocate nothing on the line.
 func TestFloodCostsNothing(t *testing.T) {
 	s, _ := newLine(t)
@@ -246,8 +191,8 @@ func TestFloodCostsNothing(t *testing.T) {
 // TestToldInOrder: watchers are told that a grant was given before they are told of its end.
 func TestToldInOrder(t *testing.T) {
 	s, sender := newLine(t)
-	w, _ := s.hub.join()
-	defer s.hub.leave(w)
+	w, _ := s.feed.Join()
+	defer s.feed.Leave(w)
 	done := make(chan struct{})
 	const many = 200
 	go func() {
@@ -259,8 +204,8 @@ func TestToldInOrder(t *testing.T) {
 	open := false
 	for told := 0; told < many; {
 		s.revoke(t.Context(), control.Request{Client: "alice"})
-		for len(w.lines) > 0 {
-			switch d := (<-w.lines).decision; d.Verdict {
+		for len(w.Lines) > 0 {
+			switch d := (<-w.Lines).Decision; d.Verdict {
 			case "granted":
 				told, open = told+1, true
 			case "denied":

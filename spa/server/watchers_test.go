@@ -5,14 +5,15 @@ import (
 	"testing"
 
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/feed"
 )
 
 // TestManyWatchers: who watches leaves room on the socket for who wants something done.
 func TestManyWatchers(t *testing.T) {
 	s, _ := newLine(t)
-	var watching []*watcher
-	for range maxWatchers {
-		w, ok := s.hub.join()
+	var watching []*feed.Watcher
+	for range feed.MaxWatchers {
+		w, ok := s.feed.Join()
 		if !ok {
 			t.Fatalf("there was no room after %d", len(watching))
 		}
@@ -22,8 +23,8 @@ func TestManyWatchers(t *testing.T) {
 	if err := s.watch(t.Context(), &control.Answer{}); !errors.As(err, &denied) {
 		t.Errorf("one too many: got %v, want it denied", err)
 	}
-	s.hub.leave(watching[0])
-	if _, ok := s.hub.join(); !ok {
+	s.feed.Leave(watching[0])
+	if _, ok := s.feed.Join(); !ok {
 		t.Error("there is no room again after one has left")
 	}
 }

@@ -1,4 +1,4 @@
-package server
+package feed
 
 import (
 	"container/heap"
@@ -10,15 +10,15 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// ends is when the grants end that watchers were told of, or that lived when the first began to
-// watch. The kernel ends them; this is only for telling.
+// ends knows when the grants end that watchers were told of, or that were live when they joined. The kernel ends the
+// grants; this is only for telling.
 type ends struct {
 	due  endHeap
 	at   map[owned]time.Time
 	wake chan struct{} // there is an earlier end
 }
 
-// owned is what makes a grant the same grant.
+// owned identifies a grant.
 type owned struct {
 	client, service string
 	source          netip.Addr
@@ -36,7 +36,7 @@ func (e *ends) clear() {
 	clear(e.at)
 }
 
-// expect takes over until when grants last.
+// expect notes when grants end.
 func (e *ends) expect(gs []firewall.Grant) {
 	for _, g := range gs {
 		who := owned{g.Client, g.Service, g.Source}
@@ -84,33 +84,33 @@ func (h *endHeap) Pop() any {
 	return e
 }
 
-// expect tells the hub of grants that live. It is for who watches: the last that leaves has them forgotten.
-func (h *hub) expect(gs []firewall.Grant) {
+// Expect has the ends of live grants told, until the last watcher leaves.
+func (h *Feed) Expect(gs []firewall.Grant) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ends.expect(gs)
 }
 
-// tellEnds tells watchers of grants that end by themselves, until ctx ends. It sleeps while nobody watches.
-func (s *Server) tellEnds(ctx context.Context) error {
+// TellEnds tells watchers of grants that end by themselves, until ctx ends. It sleeps while there are no watchers.
+func (h *Feed) TellEnds(ctx context.Context, now func() time.Time) error {
 	next := time.NewTimer(0)
 	defer next.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-s.hub.ends.wake:
+		case <-h.ends.wake:
 		case <-next.C:
 		}
-		if at := s.hub.tellEnded(s.now()); !at.IsZero() {
-			next.Reset(at.Sub(s.now()))
+		if at := h.TellEnded(now()); !at.IsZero() {
+			next.Reset(at.Sub(now()))
 		}
 	}
 }
 
-// tellEnded tells watchers of the grants that have ended at now, and returns when the next one does. A grant that is
+// TellEnded tells watchers of the grants that have ended at now, and returns when the next one does. A grant that is
 // renewed at that moment has a new end, which must not be forgotten with the old one.
-func (h *hub) tellEnded(now time.Time) (next time.Time) {
+func (h *Feed) TellEnded(now time.Time) (next time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	over, next := h.ends.passed(now)
@@ -121,8 +121,8 @@ func (h *hub) tellEnded(now time.Time) (next time.Time) {
 	return next
 }
 
-// revoked tells watchers of grants that ended before their time, and why.
-func (h *hub) revoked(gs []firewall.Grant, reason string, now time.Time) {
+// Revoked tells watchers of grants that ended before their time, and why.
+func (h *Feed) Revoked(gs []firewall.Grant, reason string, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, g := range gs {
@@ -134,8 +134,8 @@ func (h *hub) revoked(gs []firewall.Grant, reason string, now time.Time) {
 	}
 }
 
-// closed takes grants out of those whose end is told of: the client's own packet tells of it.
-func (h *hub) closed(gs []firewall.Grant) {
+// Closed forgets the ends of grants that their client closed: its packet is told of instead.
+func (h *Feed) Closed(gs []firewall.Grant) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, g := range gs {
