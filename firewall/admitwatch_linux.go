@@ -16,7 +16,7 @@ import (
 // In mode Admit no flow is marked, carried or confirmed: it is not our table that shuts.
 
 func (a *admitting) carried() ([]carriedFlow, error) { return nil, nil }
-func (a *admitting) confirmed() (bool, error)        { return false, nil }
+func (a *admitting) entered() (bool, error)          { return false, nil }
 func (a *admitting) permanent() error                { return nil }
 
 func (a *admitting) remove() error {

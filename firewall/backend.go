@@ -30,8 +30,8 @@ type backend interface {
 	set(es []lease) error
 	// carried returns the flows that the guard in place still carries, and what is left of each.
 	carried() ([]carriedFlow, error)
-	// confirmed reports whether a new flow through a grant has begun since the load.
-	confirmed() (bool, error)
+	// entered reports whether a new flow through a grant has begun since the load.
+	entered() (bool, error)
 	// permanent takes the timeouts off the guarded ports.
 	permanent() error
 	// remove takes the guard away; none in place is no error.

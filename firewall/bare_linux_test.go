@@ -76,7 +76,7 @@ func (s *site) bare(p plan) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.take(p)
+	b.noteEnds(p)
 	s.must(b.fill(p))
 	r := b.guardRules()
 	mangle := tables()[1]

@@ -35,7 +35,7 @@ const (
 // new, and what DNAT led on does not find its way any more. The other way round the reset
 // would belong to no flow.
 func (s *sessions) cut(kind func(flow) bool, target func(netip.Addr) bool, mark uint32) (int, error) {
-	doomed, tracked, err := s.doomed(kind, target, mark)
+	doomed, tracked, err := s.toDelete(kind, target, mark)
 	if err != nil {
 		return 0, err
 	}
@@ -67,10 +67,10 @@ func (s *sessions) cut(kind func(flow) bool, target func(netip.Addr) bool, mark 
 	return n, errors.Join(errs...)
 }
 
-// doomed are the entries to delete, by the flow of the socket at this end, and all flows
+// toDelete returns the entries to delete, by the flow of the socket at this end, and all flows
 // that are tracked, seen from either side. A session whose server spoke first, when connection
 // tracking did not know it yet, is one from here to its client.
-func (s *sessions) doomed(kind func(flow) bool, target func(netip.Addr) bool,
+func (s *sessions) toDelete(kind func(flow) bool, target func(netip.Addr) bool,
 	mark uint32) (map[flow]*entry, map[flow]bool, error) {
 	entries, tracked := make(map[flow]*entry), make(map[flow]bool)
 	if !s.tracks {

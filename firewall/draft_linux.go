@@ -29,12 +29,12 @@ func newDraft(o objects, c *Config, refuse Closed, lacks []string) (*draft, erro
 	d := &draft{objects: o, cfg: c, refuse: refuse}
 	d.claims = refuse == Reject && !slices.Contains(lacks, lacksNAT)
 	var err error
-	d.conn, err = nft.New(nft.WithTestDial(d.take))
+	d.conn, err = nft.New(nft.WithTestDial(d.collect))
 	return d, err
 }
 
-// take is told of what nft.Conn would send, and gives no answers.
-func (d *draft) take(messages []netlink.Message) ([]netlink.Message, error) {
+// collect keeps what nft.Conn would send, and answers nothing.
+func (d *draft) collect(messages []netlink.Message) ([]netlink.Message, error) {
 	for _, m := range messages {
 		if m.Header.Type == unix.NFNL_MSG_BATCH_BEGIN || m.Header.Type == unix.NFNL_MSG_BATCH_END {
 			continue

@@ -60,6 +60,6 @@ func (d *dryRun) watch(ctx context.Context, deadline time.Time) error {
 func (d *dryRun) name() string                    { return BackendDryRun }
 func (d *dryRun) persists() bool                  { return false }
 func (d *dryRun) carried() ([]carriedFlow, error) { return nil, nil }
-func (d *dryRun) confirmed() (bool, error)        { return false, nil }
+func (d *dryRun) entered() (bool, error)          { return false, nil }
 func (d *dryRun) close() error                    { return nil }
 func (d *dryRun) processes() []Process            { return nil }

@@ -42,7 +42,7 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 		return errNotLoaded
 	}
 	f.endOver(now)
-	changes, err := f.plan(gs, now)
+	changes, err := f.changes(gs, now)
 	if err != nil {
 		return err
 	}
@@ -105,8 +105,8 @@ func (g *Grant) checkLink() error {
 	return nil
 }
 
-// plan finds or makes the holdings that the grants come to.
-func (f *Firewall) plan(gs []Grant, now time.Time) ([]change, error) {
+// changes finds or makes the holdings for the grants.
+func (f *Firewall) changes(gs []Grant, now time.Time) ([]change, error) {
 	changes := make([]change, 0, len(gs))
 	fresh := make(map[holdingKey]int) // among changes
 	for _, g := range gs {
@@ -129,7 +129,7 @@ func (f *Firewall) plan(gs []Grant, now time.Time) ([]change, error) {
 	}
 	for i := range changes {
 		if changes[i].fresh {
-			changes[i].slot = f.ledger.take()
+			changes[i].slot = f.ledger.allocate()
 		}
 	}
 	return changes, nil

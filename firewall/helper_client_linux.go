@@ -127,11 +127,11 @@ func (h *helper) over(err error) {
 	if err == nil {
 		err = errors.New("it ended by itself")
 	}
-	h.doom(err)
+	h.fail(err)
 }
 
-// doom keeps the first reason for which there are no more answers, and returns it.
-func (h *helper) doom(err error) error {
+// fail keeps the first reason why there are no more answers, and returns it.
+func (h *helper) fail(err error) error {
 	h.fate.Lock()
 	defer h.fate.Unlock()
 	if h.gone == nil {
@@ -198,7 +198,7 @@ func (h *helper) lost(err error) error {
 	} else {
 		h.awaitEnd() // which says more than that the socket was closed
 	}
-	err = h.doom(err)
+	err = h.fail(err)
 	h.conn.Close()
 	return err
 }

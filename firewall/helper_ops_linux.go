@@ -31,13 +31,13 @@ func (p *programs) look() (findings, error) {
 		if err != nil {
 			return findings{}, err
 		}
-		found.take(now)
+		found.add(now)
 	}
 	return found, nil
 }
 
-// take adds what there is in a family.
-func (f *findings) take(now [2]*saved) {
+// add adds what one family has.
+func (f *findings) add(now [2]*saved) {
 	for i, t := range tables() {
 		s := now[i]
 		f.Present = f.Present || s.present()
@@ -92,7 +92,7 @@ func (p *programs) loadAll(r *guardRules, was map[bool][2]*saved, wait bool) (fi
 		if err != nil {
 			return findings{}, err
 		}
-		found.take(now)
+		found.add(now)
 	}
 	return found, nil
 }

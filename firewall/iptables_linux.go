@@ -213,7 +213,7 @@ func (b *ipt) load(p plan) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	trial := b.trial
-	b.take(p)
+	b.noteEnds(p)
 	err := b.fill(p)
 	if err == nil {
 		err = b.loadRules()
@@ -237,8 +237,8 @@ func (b *ipt) doubt() {
 	b.poke()
 }
 
-// take notes what of the plan watch needs to know.
-func (b *ipt) take(p plan) {
+// noteEnds keeps what watch has to know of the plan.
+func (b *ipt) noteEnds(p plan) {
 	b.trial = !p.confirmBy.IsZero()
 	for _, l := range p.leases {
 		b.lasts(l.until)
@@ -293,7 +293,7 @@ func (b *ipt) set(ls []lease) error { return b.setMembers(ls) }
 
 func (b *ipt) carried() ([]carriedFlow, error) { return b.carriedMembers() }
 
-func (b *ipt) confirmed() (bool, error) {
+func (b *ipt) entered() (bool, error) {
 	answer, err := b.helper.ask(request{Op: opCount})
 	return answer.Entered, err
 }

@@ -228,8 +228,8 @@ func (l *ledger) read(now time.Time) ([]*holding, error) {
 // grants of more ports than that, and a guard with them all would not load.
 type room struct{ v4, v6 int }
 
-// take takes the room that the holding needs, or reports that there is none.
-func (r *room) take(h *holding) bool {
+// reserve takes the elements that the holding needs; false if there are too few.
+func (r *room) reserve(h *holding) bool {
 	left := &r.v6
 	if h.source.Is4() {
 		left = &r.v4
@@ -274,8 +274,8 @@ func (l *ledger) put(slot int, r *[recordSize]byte) error {
 	return nil
 }
 
-// take takes a free slot; there must be one.
-func (l *ledger) take() int {
+// allocate returns a free slot; there must be one.
+func (l *ledger) allocate() int {
 	last := len(l.free) - 1
 	slot := l.free[last]
 	l.free = l.free[:last]

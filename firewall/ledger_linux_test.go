@@ -198,7 +198,7 @@ func TestRoomOfEachFamily(t *testing.T) {
 		{"2001:db8::2", "tcp/22-23", false}, {"2001:db8::2", "tcp/22", true}, {"2001:db8::2", "tcp/22", false},
 	} {
 		h := &holding{source: netip.MustParseAddr(test.source), ports: []service.Ports{ports(test.ports)}}
-		if got := r.take(h); got != test.want {
+		if got := r.reserve(h); got != test.want {
 			t.Errorf("%s, %s: there is room: %v, with %+v left", test.source, test.ports, got, r)
 		}
 	}

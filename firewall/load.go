@@ -96,7 +96,7 @@ func (f *Firewall) recall(now time.Time) error {
 	held := newHoldings(f.ledger.release)
 	left := room{v4: int(f.cfg.size), v6: int(f.cfg.size)}
 	for _, h := range hs {
-		if (f.cfg.Keep == nil || f.cfg.Keep(h.grant())) && left.take(h) {
+		if (f.cfg.Keep == nil || f.cfg.Keep(h.grant())) && left.reserve(h) {
 			held.add(h)
 			continue
 		}

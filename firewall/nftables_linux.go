@@ -186,8 +186,8 @@ func (n *nftables) permanent() error {
 	return explain("making the guard permanent", b.send(n.socket))
 }
 
-// confirmed adds up the counters of the confirm chain.
-func (n *nftables) confirmed() (bool, error) {
+// entered adds up the counters of the confirm chain.
+func (n *nftables) entered() (bool, error) {
 	rules, err := n.conn.GetRules(n.objects.table, n.objects.confirm)
 	if err != nil {
 		return false, fmt.Errorf("reading the counters of new flows: %w", err)

@@ -64,8 +64,8 @@ func (c *Config) fixed(n *Config) []string {
 	return names
 }
 
-// take takes over what fixed does not name.
-func (c *Config) take(n *Config) {
+// apply copies the settings that may change at run time.
+func (c *Config) apply(n *Config) {
 	c.Guarded, c.Targets, c.Knock = n.Guarded, n.Targets, n.Knock
 	c.Closed, c.Trusted, c.TPROXY, c.Cut, c.Keep = n.Closed, n.Trusted, n.TPROXY, n.Cut, n.Keep
 }
@@ -93,11 +93,11 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 		return err
 	}
 	before, guard := f.cfg, f.guard
-	f.cfg.take(c)
+	f.cfg.apply(c)
 	f.guard = next
 	err = f.restore(now)
 	if err != nil {
-		f.cfg.take(&before)
+		f.cfg.apply(&before)
 		f.guard = guard
 		return errors.Join(err, f.undo(r))
 	}
@@ -162,7 +162,7 @@ func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 	}
 	f.held = next
 	var err error
-	if r.changes, err = f.plan(parts, now); err != nil {
+	if r.changes, err = f.changes(parts, now); err != nil {
 		f.held = r.before
 		return nil, err
 	}

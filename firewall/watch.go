@@ -117,8 +117,8 @@ func (f *Firewall) look(now time.Time) error {
 	return f.confirm(now)
 }
 
-// confirm makes the guard permanent once somebody has come in through a grant, or takes
-// it away when the time for that is over.
+// confirm makes the guard permanent once a new flow has come in through a grant, or removes it when the time for that
+// is over.
 func (f *Firewall) confirm(now time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -132,7 +132,7 @@ func (f *Firewall) confirm(now time.Time) error {
 		if left(f.guard.confirmBy, now) > 0 {
 			return nil
 		}
-		return f.lapse()
+		return f.endTrial()
 	})
 }
 
@@ -143,24 +143,24 @@ func (f *Firewall) stay() error {
 		f.guard.missing = true
 		f.log.Error("could not make the guard permanent; loading it again", "error", err)
 	}
-	return f.confirmed()
+	return f.setConfirmed()
 }
 
 // entered reports whether a new flow has come through a grant. The counters stand still
 // once the kernel lets go of the ports, so a look that comes late sees the same as one in
 // time. An error is what a table gives that has just gone.
 func (f *Firewall) entered() bool {
-	ok, err := f.backend.confirmed()
+	ok, err := f.backend.entered()
 	return ok && err == nil
 }
 
-func (f *Firewall) confirmed() error {
+func (f *Firewall) setConfirmed() error {
 	f.guard.confirmBy = time.Time{}
 	f.log.Info("the guard is confirmed: a new connection came in through a grant")
 	return f.ledger.setMark(loadAgain)
 }
 
-func (f *Firewall) lapse() error {
+func (f *Firewall) endTrial() error {
 	f.guard = state{}
 	return errors.Join(ErrUnconfirmed, f.backend.remove())
 }
@@ -178,7 +178,7 @@ func (f *Firewall) putBack(now time.Time) error {
 
 func (f *Firewall) putBackAlone(now time.Time) error {
 	if !f.guard.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
-		if err := f.confirmed(); err != nil {
+		if err := f.setConfirmed(); err != nil {
 			return err
 		}
 	}
@@ -188,7 +188,7 @@ func (f *Firewall) putBackAlone(now time.Time) error {
 		f.guard = state{}
 		return errors.Join(err, f.backend.remove()) // who tears down cannot where the table is ours alone
 	case errors.Is(err, ErrUnconfirmed):
-		return f.lapse()
+		return f.endTrial()
 	case err != nil && f.guard.missing:
 		return nil // it was said
 	case err != nil:

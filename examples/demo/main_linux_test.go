@@ -263,7 +263,7 @@ func TestPlain(t *testing.T) {
 		"time=2026-01-01T00:00:00Z level=WARN msg=beware\n":                       "WARN beware\n",
 		"words\n": "words\n",
 	} {
-		if got := plain(log); got != want {
+		if got := withoutTime(log); got != want {
 			t.Errorf("%q: got %q, want %q", log, got, want)
 		}
 	}

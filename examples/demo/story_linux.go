@@ -126,8 +126,8 @@ func (d *demo) guard(ctx context.Context) error {
 	return d.verdict(fmt.Sprintf("stranger tries udp/%d and udp/%d", knockPort, knockPort+1), how, err)
 }
 
-// plain leaves out of log lines what is of no interest here: the time, and quotes around the message.
-func plain(log string) string {
+// withoutTime removes the time from log lines, and the quotes around their messages.
+func withoutTime(log string) string {
 	var out strings.Builder
 	for line := range strings.Lines(log) {
 		if _, rest, found := strings.Cut(line, " level="); found {
@@ -254,7 +254,7 @@ func (d *demo) administer(ctx context.Context) error {
 		return err
 	}
 	d.say("In the server's log:")
-	d.output(plain(d.server.said.String()))
+	d.output(withoutTime(d.server.said.String()))
 	out, err := d.command(ctx, d.gateway, "gateway#", "", "spa-server", "status", "--config", "gateway")
 	d.output(lines(out, "guards", "guard", "grants", "packets", "heard"))
 	return err

@@ -89,7 +89,7 @@ func (n *ngRecords) block() (uint32, error) {
 	}
 	switch kind {
 	case ngSection, ngInterface, ngOldPacket, ngSimple, ngPacket:
-		return kind, n.take(length)
+		return kind, n.readBlock(length)
 	}
 	_, err = io.CopyN(io.Discard, n.r, int64(length))
 	return kind, cut(err)
@@ -115,8 +115,8 @@ func (n *ngRecords) section() error {
 	return nil
 }
 
-// take reads a block of so many bytes.
-func (n *ngRecords) take(length uint32) error {
+// readBlock reads the rest of a block, length bytes in all.
+func (n *ngRecords) readBlock(length uint32) error {
 	if length > maxBlock {
 		return fmt.Errorf("a block of %d bytes", length)
 	}

@@ -136,14 +136,14 @@ func (s *Sniffer) next() (Packet, verdict, bool) {
 		s.data = append(s.data[:0], p.Data...)
 		p.Data = s.data
 		r.release(f)
-		s.breathe()
+		s.refreshWhenBusy()
 		return p, v, true
 	}
 	return Packet{}, 0, false
 }
 
-// breathe looks at the host's changes now and then while packets never cease.
-func (s *Sniffer) breathe() {
+// refreshWhenBusy reads the host's changes every so many packets, because under load the sniffer never waits.
+func (s *Sniffer) refreshWhenBusy() {
 	if s.busy++; s.busy >= refreshEvery {
 		s.busy, s.looks = 0, looks
 		s.host.refresh()

@@ -85,7 +85,7 @@ func (m *memory) name(s *store, f *floors, name [16]byte) (int32, error) {
 		if f.full() {
 			return 0, fmt.Errorf("journal full: %d names", maxNames)
 		}
-		slot, err := m.take(s)
+		slot, err := m.allocate(s)
 		if err != nil {
 			return 0, err
 		}
@@ -223,17 +223,17 @@ func (m *memory) tidy(s *store) error {
 	return nil
 }
 
-// take returns a free slot. When the file cannot grow, it looks at every nonce for an expired one: once,
-// and again only when one can have expired since.
-func (m *memory) take(s *store) (int32, error) {
-	slot, err := s.take()
+// allocate returns a free slot. If the file cannot grow it looks for expired nonces: once, and again only when one can
+// have expired since.
+func (m *memory) allocate(s *store) (int32, error) {
+	slot, err := s.allocate()
 	if err == nil || m.clock <= m.soonest {
 		return slot, err
 	}
 	if err := m.sweep(s); err != nil {
 		return 0, err
 	}
-	return s.take()
+	return s.allocate()
 }
 
 func (m *memory) sweep(s *store) error {

@@ -230,7 +230,7 @@ func (j *Journal) spend(key uint64, e entry, outcome []byte) error {
 	if err := j.store.cover(e.stamp); err != nil {
 		return err
 	}
-	slot, err := j.memory.take(j.store)
+	slot, err := j.memory.allocate(j.store)
 	if err != nil {
 		return err
 	}

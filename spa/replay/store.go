@@ -52,8 +52,8 @@ func newStore(d disk) *store { return &store{disk: d, buf: new([slotSize]byte)} 
 
 func offset(slot int32) int64 { return firstSlot + int64(slot)*slotSize }
 
-// take returns a slot that may be overwritten, growing the file when there is none.
-func (s *store) take() (int32, error) {
+// allocate returns a slot that may be overwritten, growing the file if there is none.
+func (s *store) allocate() (int32, error) {
 	if n := len(s.free); n > 0 {
 		slot := s.free[n-1]
 		s.free = s.free[:n-1]

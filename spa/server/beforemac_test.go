@@ -36,7 +36,7 @@ var afterMAC = strings.Fields(`
 	(spa/audit.Event).Of (*spa/policy.Policy).Source
 	spa/server.entry (*spa/replay.Journal).Admit
 	(spa/audit.Event).Answer (*spa/server.Server).superseded (*spa/server.Server).supersede (*spa/server.Server).refuse
-	(*spa/server.Server).repeat (*spa/server.Server).close (*spa/server.Server).conclude
+	(*spa/server.Server).repeat (*spa/server.Server).closeGrants (*spa/server.Server).conclude
 	(*spa/policy.Policy).Authorize spa/server.source spa/server.reasonFor
 	(*firewall.Firewall).Grant spa/server.granted
 	(*spa/server.Server).answer (*spa/server.Server).tooEarly

@@ -84,10 +84,10 @@ func BenchmarkTake(b *testing.B) {
 	for name, data := range map[string][]byte{"noise": noise, "bad-body": badBody, "copy": good} {
 		b.Run(name, func(b *testing.B) {
 			packet := arriving(data)
-			s.take(context.Background(), arriving(good))
+			s.process(context.Background(), arriving(good))
 			b.ReportAllocs()
 			for b.Loop() {
-				s.take(context.Background(), packet)
+				s.process(context.Background(), packet)
 			}
 		})
 	}

@@ -83,7 +83,7 @@ func newSite(t *testing.T, see func(line string)) *bench {
 
 // knock has a packet of alice's come, made now.
 func (b *bench) knock() {
-	b.s.take(context.Background(), arriving(b.seal(spa.Request{
+	b.s.process(context.Background(), arriving(b.seal(spa.Request{
 		ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute, Services: []service.Service{{Name: "ssh"}},
 	})))
 }
@@ -209,9 +209,9 @@ func TestChangesBeside(t *testing.T) {
 		func(int) { b.s.seen.granted("alice") },
 		func(int) {
 			c := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: time.Now(), Services: []service.Service{{Name: "ssh"}}}
-			b.s.take(b.Context(), arriving(b.seal(c)))
+			b.s.process(b.Context(), arriving(b.seal(c)))
 		},
-		func(int) { b.s.take(b.Context(), arriving(make([]byte, 200))) },
+		func(int) { b.s.process(b.Context(), arriving(make([]byte, 200))) },
 		func(int) {
 			w, _ := b.s.feed.Join()
 			defer b.s.feed.Leave(w)

@@ -38,7 +38,7 @@ func TestFloors(t *testing.T) {
 			b.becomes(func(c *keys.Client) { c.Allow = []string{"web"} })
 		},
 		"held, from where it may not be": func(b *bench) {
-			b.s.take(context.Background(), b.packet(0))
+			b.s.process(context.Background(), b.packet(0))
 			b.becomes(func(c *keys.Client) { c.Deny = within("192.0.2.0/24") })
 		},
 	} {
@@ -235,8 +235,8 @@ func TestSightingsAreBounded(t *testing.T) {
 		t.Errorf("%d are remembered, the first %v", len(w.granted), w.granted[0])
 	}
 	b := newBench(t)
-	b.s.take(context.Background(), b.packet(0))
-	b.s.take(context.Background(), b.packet(40*time.Second))
+	b.s.process(context.Background(), b.packet(0))
+	b.s.process(context.Background(), b.packet(40*time.Second))
 	if d := b.s.seen.of["alice"].offset; d != 0 {
 		t.Errorf("the clock is ahead by %v", d)
 	}

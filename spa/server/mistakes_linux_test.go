@@ -80,7 +80,7 @@ func (e *editing) knock() {
 		if err != nil {
 			e.Fatal(err)
 		}
-		e.s.take(context.Background(), arriving(packet))
+		e.s.process(context.Background(), arriving(packet))
 	}
 }
 

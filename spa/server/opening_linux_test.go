@@ -257,7 +257,7 @@ func TestKeyOf(t *testing.T) {
 	} {
 		b := newBench(t)
 		b.at = b.at.Truncate(time.Second)
-		b.s.take(context.Background(), b.packet(0))
+		b.s.process(context.Background(), b.packet(0))
 		if change == nil {
 			b.s.clients = &keys.Registry{}
 		} else {
@@ -277,7 +277,7 @@ func TestKeyOf(t *testing.T) {
 			continue
 		}
 		b.at = b.at.Add(2 * b.s.config.Window)
-		b.s.take(context.Background(), b.packet(0))
+		b.s.process(context.Background(), b.packet(0))
 		if r, err := b.s.revoke(t.Context(), request); err != nil || r.Key != "" {
 			t.Errorf("of an address: got %+v, %v", r, err)
 		}

@@ -24,7 +24,7 @@ import (
 func TestRevokeWithoutJournal(t *testing.T) {
 	for _, r := range []control.Request{{Client: "alice"}, {Source: netip.MustParseAddr("192.0.2.2")}} {
 		b := newBench(t)
-		b.s.take(context.Background(), b.packet(0))
+		b.s.process(context.Background(), b.packet(0))
 		b.s.journal.Close()
 		_, err := b.s.revoke(t.Context(), r)
 		if err == nil || !strings.Contains(err.Error(), "all the same: 1") {
@@ -39,7 +39,7 @@ func TestRevokeWithoutJournal(t *testing.T) {
 // TestCutOfGone: of a client whose file is gone sessions are looked for, and of one that was never there not.
 func TestCutOfGone(t *testing.T) {
 	b := newBench(t)
-	b.s.take(context.Background(), b.packet(0))
+	b.s.process(context.Background(), b.packet(0))
 	if err := os.Remove(filepath.Join(b.s.config.Dir, "alice.toml")); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestCutOfGone(t *testing.T) {
 func TestRevokeMapped(t *testing.T) {
 	b := newBench(t)
 	held := b.packet(-time.Second)
-	b.s.take(context.Background(), b.packet(0))
+	b.s.process(context.Background(), b.packet(0))
 	if r, err := b.s.revoke(t.Context(), control.Request{Source: netip.MustParseAddr("::ffff:192.0.2.2")}); err != nil ||
 		len(r.Ended) != 1 {
 		t.Errorf("got %+v, %v", r, err)
@@ -71,7 +71,7 @@ func TestRevokeMapped(t *testing.T) {
 // TestRevokeOneOfTwo: a revocation that names nobody, or both, ends nothing.
 func TestRevokeOneOfTwo(t *testing.T) {
 	b := newBench(t)
-	b.s.take(context.Background(), b.packet(0))
+	b.s.process(context.Background(), b.packet(0))
 	for _, r := range []control.Request{{}, {Client: "alice", Source: netip.MustParseAddr("192.0.2.2")}} {
 		if got, err := b.s.revoke(t.Context(), r); err == nil {
 			t.Errorf("%+v: got %+v", r, got)
@@ -149,7 +149,7 @@ func to(at netip.Addr) []netip.Addr {
 // TestRevokedIsTold: watchers are told of each grant that a revocation ended.
 func TestRevokedIsTold(t *testing.T) {
 	b := newBench(t)
-	b.s.take(context.Background(), b.packet(0))
+	b.s.process(context.Background(), b.packet(0))
 	w, _ := b.s.feed.Join()
 	defer b.s.feed.Leave(w)
 	b.s.feed.Expect(b.s.firewall.Grants(b.at))
@@ -212,7 +212,7 @@ func TestWhereTheAddressesAre(t *testing.T) {
 // what an earlier server gave it.
 func TestRevokeOfForgotten(t *testing.T) {
 	b := newBench(t)
-	b.s.take(context.Background(), b.packet(0))
+	b.s.process(context.Background(), b.packet(0))
 	b.s.seen, b.s.clients = newSightings(), &keys.Registry{}
 	if r, err := b.s.revoke(t.Context(), control.Request{Client: "alice"}); err != nil || len(r.Ended) != 1 {
 		t.Errorf("got %+v, %v, want its grant ended", r, err)

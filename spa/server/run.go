@@ -76,13 +76,13 @@ func (s *Server) loop(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.take(ctx, packet)
+		s.process(ctx, packet)
 	}
 }
 
-// take decides one packet, records what became of it, and answers it if it was spent. Nothing else is
+// process decides one packet, records what became of it, and answers it if it was spent. Nothing else is
 // ever answered, but for what tooEarly is for.
-func (s *Server) take(ctx context.Context, p capture.Packet) {
+func (s *Server) process(ctx context.Context, p capture.Packet) {
 	s.line.Lock()
 	event := s.handle(ctx, p)
 	if event.Client != "" {

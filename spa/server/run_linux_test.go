@@ -253,7 +253,7 @@ func TestAnswered(t *testing.T) {
 	from := client.LocalAddr().(*net.UDPAddr).AddrPort()
 	take := func(p capture.Packet) []byte {
 		p.From, p.To = from, netip.AddrPortFrom(from.Addr(), 62201)
-		b.s.take(context.Background(), p)
+		b.s.process(context.Background(), p)
 		return p.Data
 	}
 	noise := arriving(make([]byte, 200))

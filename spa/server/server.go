@@ -63,7 +63,7 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	case admitted.Outcome != nil:
 		return s.repeat(event, admitted.Outcome)
 	case knock.Type == spa.TypeClose:
-		return s.close(ctx, event)
+		return s.closeGrants(ctx, event)
 	}
 
 	grants, err := s.policy.Authorize(&knock, source(p), admitted.At, now)
@@ -76,8 +76,8 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	return s.conclude(event, audit.Granted, granted(grants, now))
 }
 
-// close ends the client's own grants of the services for the address that it knocks from.
-func (s *Server) close(ctx context.Context, event audit.Event) audit.Event {
+// closeGrants ends the client's own grants of the services for the address that it knocks from.
+func (s *Server) closeGrants(ctx context.Context, event audit.Event) audit.Event {
 	k := event.Knock
 	if err := s.policy.Closable(k, event.Time); err != nil {
 		return s.refuse(event, audit.Denied, reasonFor(err), err)

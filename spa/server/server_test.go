@@ -154,9 +154,9 @@ func TestClosedIsToldOnce(t *testing.T) {
 	b := newBench(t)
 	w, _ := b.s.feed.Join()
 	defer b.s.feed.Leave(w)
-	b.s.take(context.Background(), b.packet(0))
+	b.s.process(context.Background(), b.packet(0))
 	b.at = b.at.Add(time.Second)
-	b.s.take(context.Background(), arriving(b.seal(spa.Request{
+	b.s.process(context.Background(), arriving(b.seal(spa.Request{
 		ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []service.Service{{Name: "ssh"}},
 	})))
 	b.s.feed.TellEnded(b.at.Add(time.Hour))
@@ -191,14 +191,14 @@ func TestCloseBesideAnother(t *testing.T) {
 // nobody's.
 func TestEachIsRecorded(t *testing.T) {
 	b := newBench(t)
-	b.s.take(context.Background(), b.packet(0))
+	b.s.process(context.Background(), b.packet(0))
 	if verdict, _ := b.last(); verdict != "granted" {
 		t.Errorf("the audit log has %q", verdict)
 	}
 	if w := b.s.seen.of["alice"]; w == nil || w.from != netip.MustParseAddr("192.0.2.2") || !w.at.Equal(b.at) {
 		t.Errorf("known of alice: %+v", w)
 	}
-	b.s.take(context.Background(), arriving(make([]byte, 200)))
+	b.s.process(context.Background(), arriving(make([]byte, 200)))
 	if b.s.audit.Counts()["unopened: "+spa.ErrGate.Error()] != 1 || len(b.s.seen.of) != 1 {
 		t.Errorf("after noise: %v, and %d clients are known", b.s.audit.Counts(), len(b.s.seen.of))
 	}

@@ -28,7 +28,7 @@ func from(p capture.Packet, addr string) capture.Packet {
 func TestSeen(t *testing.T) {
 	b := newBench(t)
 	take := func(p capture.Packet) *sighting {
-		b.s.take(context.Background(), p)
+		b.s.process(context.Background(), p)
 		return b.s.seen.of["alice"]
 	}
 	first := b.packet(-5 * time.Second)
@@ -69,17 +69,17 @@ func TestLastGrant(t *testing.T) {
 		}
 	}
 	want("nothing")
-	b.s.take(context.Background(), b.packet(0))
-	b.s.take(context.Background(), from(b.packet(0), "192.0.2.3"))
+	b.s.process(context.Background(), b.packet(0))
+	b.s.process(context.Background(), from(b.packet(0), "192.0.2.3"))
 	want("two addresses", "192.0.2.2", "192.0.2.3")
-	b.s.take(context.Background(), b.packet(0))
+	b.s.process(context.Background(), b.packet(0))
 	want("again", "192.0.2.3", "192.0.2.2")
 	granted := b.at
 	b.at = b.at.Add(time.Second)
 	close := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at,
 		Services: []service.Service{{Name: "ssh"}}}
-	b.s.take(context.Background(), arriving(b.seal(close)))
-	b.s.take(context.Background(), b.packet(-time.Second))
+	b.s.process(context.Background(), arriving(b.seal(close)))
+	b.s.process(context.Background(), b.packet(-time.Second))
 	want("a close, and a packet that came too late", "192.0.2.3", "192.0.2.2")
 	var st control.Status
 	b.s.seen.tell(&st)

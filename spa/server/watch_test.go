@@ -80,7 +80,7 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 		s.feed.Tell(audit.Event{Verdict: audit.Closed, Client: fmt.Sprint(n)})
 	}
 	for range many / 2 {
-		s.take(context.Background(), arriving(sealed(t, sender)))
+		s.process(context.Background(), arriving(sealed(t, sender)))
 	}
 	close(reading)
 	if err := <-done; err != context.Canceled {
@@ -127,7 +127,7 @@ func TestMissedIsToldFirst(t *testing.T) {
 func TestWatcherComesLater(t *testing.T) {
 	s, sender := newLine(t)
 	client := controlled(t, s)
-	s.take(context.Background(), arriving(sealed(t, sender)))
+	s.process(context.Background(), arriving(sealed(t, sender)))
 	enough := errors.New("enough")
 	go func() {
 		for s.feed.TellEnded(time.Now()).IsZero() { // no end is waited for
@@ -182,8 +182,8 @@ func TestCommands(t *testing.T) {
 func TestFloodCostsNothing(t *testing.T) {
 	s, _ := newLine(t)
 	noise := arriving(make([]byte, 200))
-	s.take(context.Background(), noise)
-	if n := testing.AllocsPerRun(100, func() { s.take(context.Background(), noise) }); n != 0 {
+	s.process(context.Background(), noise)
+	if n := testing.AllocsPerRun(100, func() { s.process(context.Background(), noise) }); n != 0 {
 		t.Errorf("%v allocations a packet of noise", n)
 	}
 }
@@ -198,7 +198,7 @@ func TestToldInOrder(t *testing.T) {
 	go func() {
 		defer close(done)
 		for range many {
-			s.take(context.Background(), arriving(sealed(t, sender)))
+			s.process(context.Background(), arriving(sealed(t, sender)))
 		}
 	}()
 	open := false

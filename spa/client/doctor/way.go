@@ -99,7 +99,7 @@ func (e *examination) lookup(network, host string) Finding {
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, network, host)
 	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return a.Unmap().Is4() != (network == "ip4") })
 	if err != nil || e.unresolved == "" {
-		e.unresolved = plain(err)
+		e.unresolved = lookupCause(err)
 	}
 	var dns *net.DNSError
 	if errors.As(err, &dns) && dns.IsNotFound {
@@ -107,17 +107,18 @@ func (e *examination) lookup(network, host string) Finding {
 	}
 	if errors.As(err, &dns) && dns.IsTimeout {
 		return Finding{Step: StepName, State: Note, Text: fmt.Sprintf("%s has no %s address that is known (%s)", host, name,
-			plain(err))}
+			lookupCause(err))}
 	}
 	if err != nil || len(addrs) == 0 {
-		return Finding{Step: StepName, State: Bad, Text: fmt.Sprintf("%s has no %s address (%s)", host, name, plain(err))}
+		return Finding{Step: StepName, State: Bad, Text: fmt.Sprintf("%s has no %s address (%s)",
+			host, name, lookupCause(err))}
 	}
 	e.look(addrs)
 	return Finding{Step: StepName, State: Good, Text: fmt.Sprintf("%s is %s (%s)", host, list(addrs), name)}
 }
 
-// plain is the cause of a look-up's error, without the names and servers around it.
-func plain(err error) string {
+// lookupCause returns why a lookup failed, without the names and servers around it.
+func lookupCause(err error) string {
 	var dns *net.DNSError
 	switch {
 	case err == nil:

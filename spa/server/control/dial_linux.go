@@ -56,7 +56,7 @@ func Dial(state string) (*Client, error) {
 
 // unreachable says why there is nobody to ask.
 func unreachable(path string, err error) error {
-	switch err = plain(err); {
+	switch err = withoutCall(err); {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%s: %w", path, ErrNotRunning)
 	case errors.Is(err, fs.ErrPermission):

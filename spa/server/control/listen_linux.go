@@ -57,7 +57,7 @@ func (l *Listener) open(owner int) error {
 	}}
 	listener, err := private.Listen(context.Background(), "unix", short(l.dir))
 	if err != nil {
-		return plain(err)
+		return withoutCall(err)
 	}
 	l.net = listener.(*net.UnixListener)
 	l.net.SetUnlinkOnClose(false) // see Close
@@ -132,8 +132,8 @@ func (l *Listener) Close() error {
 	return errors.Join(errs...)
 }
 
-// plain is what the system said, without the name that it was asked by.
-func plain(err error) error {
+// withoutCall returns the error number of a system call, without the call's name and arguments.
+func withoutCall(err error) error {
 	if number, ok := errors.AsType[syscall.Errno](err); ok {
 		return number
 	}

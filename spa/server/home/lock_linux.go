@@ -146,7 +146,7 @@ func lockNamespace() (io.Closer, error) {
 	addr := &net.UnixAddr{Net: "unix", Name: namespaceLock}
 	name, err := net.ListenUnix("unix", addr)
 	if err == nil {
-		go welcome(name)
+		go drainBacklog(name)
 		return name, nil
 	}
 	if !errors.Is(err, unix.EADDRINUSE) {
@@ -158,9 +158,9 @@ func lockNamespace() (io.Closer, error) {
 	return nopCloser{}, nil // of another user, or it does not listen: no server of ours
 }
 
-// welcome lets go of everyone who asks whose the name is, so that the queue is never full. It ends
-// when the name is given back.
-func welcome(name *net.UnixListener) {
+// drainBacklog accepts and closes connections until the name is released: peers connect only to read our credentials,
+// and must never find the queue full.
+func drainBacklog(name *net.UnixListener) {
 	for {
 		conn, err := name.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
