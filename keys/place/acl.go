@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// An accessList is who has access to a file where files have access lists instead of modes:
-// Windows. People and groups are SIDs ("S-1-5-18").
+// An accessList is who has access to a file on Windows, where files have access lists instead of modes. Users and
+// groups are SIDs ("S-1-5-18").
 type accessList struct {
 	owner   string
 	reader  string // the user of this process
@@ -14,21 +14,21 @@ type accessList struct {
 	entries []accessEntry
 }
 
-// An accessEntry allows somebody something.
+// An accessEntry allows a user or group something.
 type accessEntry struct {
 	who  string // empty: cannot be told
 	mask uint32
 }
 
-// Who may have access beside the user: they can take it on every file anyway.
+// Besides the user, these may have access: they can take it on every file anyway.
 const (
 	sidSystem         = "S-1-5-18"
 	sidAdministrators = "S-1-5-32-544"
 	sidOwnerRights    = "S-1-3-4" // whoever is the owner
 )
 
-// touching are the rights with which a secret can be read, or another put in its place.
-// Those to see that there is a file, and who has access to it, are not among them.
+// touching are the rights to read a secret or to replace it. The rights to see the file and its access list are not
+// among them.
 const touching = 0x1 | // read data
 	0x2 | 0x4 | // write data, append
 	0x40 | // delete a child
@@ -36,7 +36,7 @@ const touching = 0x1 | // read data
 	0x40000 | 0x80000 | // change the list, take ownership
 	0x02000000 | 0x10000000 | 0x40000000 | 0x80000000 // the maximum, all, generic write, generic read
 
-// trouble says what is wrong; empty if nothing is.
+// trouble describes what is wrong; empty if nothing is.
 func (a accessList) trouble() string {
 	trusted := []string{a.reader, sidSystem, sidAdministrators}
 	if !slices.Contains(trusted, a.owner) {
@@ -57,7 +57,7 @@ func (a accessList) trouble() string {
 	return ""
 }
 
-// mend is the command that leaves the file to its user.
+// mend returns the command that leaves the file to its user alone.
 func (a accessList) mend(path string) string {
 	command := fmt.Sprintf(`icacls "%s" /reset && icacls "%[1]s" /inheritance:r /grant *%s:F`, path, a.reader)
 	if a.owner != a.reader {

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// A FileError says what is wrong with a file, and where. Its text begins with the file's
-// path, and it never holds a value that may be a secret.
+// A FileError describes what is wrong with a file, and where. Its text begins with the file's path and never quotes a
+// value, which may be a secret.
 type FileError struct {
 	File       string
 	Line       int    // from 1; 0 where there is no line to name
@@ -34,7 +34,7 @@ func (e *FileError) Error() string {
 	return b.String()
 }
 
-// Place returns "FILE:LINE", or the file where there is no line to name.
+// Place returns "FILE:LINE", or the file if there is no line.
 func (e *FileError) Place() string {
 	if e.Line == 0 {
 		return e.File
@@ -42,18 +42,18 @@ func (e *FileError) Place() string {
 	return fmt.Sprintf("%s:%d", e.File, e.Line)
 }
 
-// A Check refuses a file in d to which the wrong people have access.
+// A Check returns an error for a file in d to which others have access.
 type Check func(d Folder, path string, fi fs.FileInfo) error
 
-// A Folder is the directory of files with secrets. With a root they are reached through
-// it, whatever the directories above allow; path is then only its name.
+// A Folder is a directory of files with secrets. With Root they are opened through it, whatever the directories above
+// allow by then, and Path is only its name.
 type Folder struct {
 	Path  string
 	Root  *os.Root
 	owner string // user:group by name, as far as it was looked up
 }
 
-// FolderOf is the directory of a file, reached by its path.
+// FolderOf returns the directory of the file at path, without a Root.
 func FolderOf(path string) Folder { return Folder{Path: filepath.Dir(path)} }
 
 func (d Folder) stat() (fs.FileInfo, error) {
@@ -63,7 +63,7 @@ func (d Folder) stat() (fs.FileInfo, error) {
 	return os.Stat(d.Path)
 }
 
-// openFlags is os.OpenFile in the folder. Its error has the whole path.
+// openFlags is os.OpenFile in the folder. Its error names the whole path.
 func (d Folder) openFlags(file string, flags int) (*os.File, error) {
 	path := filepath.Join(d.Path, file)
 	if d.Root == nil {
@@ -77,8 +77,8 @@ func (d Folder) openFlags(file string, flags int) (*os.File, error) {
 	return f, err
 }
 
-// Read reads a whole file with secrets, of at most limit bytes. It follows no symbolic link, which a later
-// write by rename would replace, and asks check, unless that is nil, before it reads a byte.
+// Read reads a whole file with secrets, of at most limit bytes. It follows no symbolic link, which a later write would
+// replace, and calls check, unless that is nil, before it reads a byte.
 func (d Folder) Read(file string, limit int64, check Check) ([]byte, error) {
 	path := filepath.Join(d.Path, file)
 	f, err := d.openNoFollow(file)
@@ -104,7 +104,7 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 	return readRegular(f, path, limit, func(fs.FileInfo) error { return nil })
 }
 
-// readRegular reads a whole file, but refuses what would block or never end.
+// readRegular reads a whole file, but refuses one that would block or never end.
 func readRegular(f *os.File, path string, limit int64, check func(fs.FileInfo) error) ([]byte, error) {
 	fi, err := f.Stat()
 	if err != nil {
@@ -126,7 +126,7 @@ func readRegular(f *os.File, path string, limit int64, check func(fs.FileInfo) e
 	return data, nil
 }
 
-// readError says which file could not be read, without naming the system call.
+// readError names the file that could not be read, and not the system call.
 func readError(err error) error {
 	if at, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("reading %s: %w", at.Path, at.Err)
@@ -137,8 +137,8 @@ func readError(err error) error {
 	return fmt.Errorf("reading %w", err)
 }
 
-// InPlace returns an error where a directory that was opened at a path is not what the path names any
-// more: who goes on to read it reads what somebody has put away. Where this user may not look, it returns nil.
+// InPlace returns an error if the directory that was opened at a path is no longer there: a reader would go on to read
+// the directory that was moved away. If this user may not look it returns nil.
 func InPlace(root *os.Root, path string) error {
 	have, err := root.Stat(".")
 	if err != nil {

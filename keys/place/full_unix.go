@@ -10,13 +10,13 @@ import (
 	"syscall"
 )
 
-// isFull reports whether an error says that there is no space, or no more that this user may take.
+// isFull reports whether an error means that the disk, or the user's quota, is full.
 func isFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
-// rewrite writes a file that says before in place, or leaves it as it was. What says something else is another
-// file by now, which whoever can write in the directory may have put there.
+// rewrite replaces the text of a file in place, or leaves it unchanged. A file that does not say before is another one:
+// whoever can write in the directory may have put it there.
 func rewrite(path string, before, after []byte) error {
 	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {

@@ -11,18 +11,16 @@ import (
 	"time"
 )
 
-// lockless reports whether an error is that of a file system without locks, where a
-// revocation has to be written all the same.
+// lockless reports whether an error comes from a file system without locks, where a revocation must still be written.
 func lockless(err error) bool {
 	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOLCK) || errors.Is(err, syscall.EINVAL)
 }
 
-// lockPatience is how long other programs may hold the lock: each needs a moment. Whoever can read
-// the directory can hold it for ever, and must not hold up a revocation by that.
+// lockPatience is how long another program may hold the lock. Anyone who can read the directory can hold it for ever,
+// which must not stop a revocation.
 const lockPatience = 10 * time.Second
 
-// Lock keeps other programs of ours from changing a file of the directory until unlock
-// is called. The lock ends with the process too, however that ends.
+// Lock keeps our other programs from changing files in the directory until unlock is called or the process ends.
 func Lock(dir string) (unlock func(), err error) { return lockWithin(lockPatience, dir) }
 
 func lockWithin(patience time.Duration, dir string) (unlock func(), err error) {

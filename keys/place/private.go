@@ -9,17 +9,16 @@ import (
 	"sallyport/keys/quote"
 )
 
-// ErrExposed is returned for a file with secrets that others than its owner and the
-// service can read or have written. The error ends with the command that mends it; a key
-// that may have been read is better replaced.
+// ErrExposed means that users other than its owner and the server's can read or have written a file with secrets. The
+// error ends with the command that mends it. A key that may have been read should be replaced.
 var ErrExposed = errors.New("others have access to this file with secrets")
 
-// ErrUnreadable is returned for a file with secrets that the server's user cannot read, even if this process runs as
-// root and can. It wraps fs.ErrPermission, and ends with the command that mends it.
+// ErrUnreadable means that the server's user cannot read a file with secrets, even if this process runs as root and
+// can. It wraps fs.ErrPermission, and ends with the command that mends it.
 var ErrUnreadable = fmt.Errorf("the server's user cannot read this file: %w", fs.ErrPermission)
 
-// Served is Private, and refuses a file that only root can read: the server drops root's rights, and would
-// lose the file later.
+// Served is Private, and also refuses a file that only root can read: the server drops root's rights, and would lose
+// the file later.
 func Served(d Folder, path string, fi fs.FileInfo) error {
 	if err := Private(d, path, fi); err != nil {
 		return err
@@ -41,7 +40,7 @@ func Own(d Folder, path string, fi fs.FileInfo) error {
 	return checkAccess(d, path, fi, 0o600)
 }
 
-// access is who has access to a file with secrets, and to its directory.
+// access describes who has access to a file with secrets, and to its directory.
 type access struct {
 	mode           fs.FileMode
 	uid, gid       int
@@ -50,7 +49,7 @@ type access struct {
 	service        bool // the owner's group is the directory's group, so the owner is the server's user
 }
 
-// trouble says what is wrong; empty if nothing is.
+// trouble describes what is wrong; empty if nothing is.
 func (a access) trouble(most fs.FileMode) string {
 	switch {
 	case a.wrongOwner():
@@ -79,7 +78,7 @@ func (a access) readable() bool {
 	return byOwner || byGroup || a.dirGID == 0 && a.dirUID == 0
 }
 
-// mend is the command that makes the file what it should be.
+// mend returns the command that corrects the file's owner and mode.
 func (a access) mend(path string, most fs.FileMode, owner string) string {
 	var commands []string
 	if a.wrongOwner() || a.wrongGroup() {

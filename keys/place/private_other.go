@@ -7,8 +7,7 @@ import (
 	"os"
 )
 
-// Where files have neither modes nor access lists, the directory of a user's settings is
-// the user's own.
+// On systems without modes and access lists, a user's settings are in a directory of that user's own.
 func checkAccess(folder, string, fs.FileInfo, fs.FileMode) error { return nil }
 
 func give(*os.File, string, audience) error { return nil }

@@ -37,7 +37,8 @@ func checkAccess(d Folder, path string, fi fs.FileInfo, most fs.FileMode) error 
 	return nil
 }
 
-// checkReadable refuses, of root, a file that the server's user cannot read. Any other reader has just read it.
+// checkReadable refuses a file that the server's user cannot read, if root is the reader. Any other reader has just
+// read it.
 func checkReadable(d Folder, path string, fi fs.FileInfo) error {
 	uid, gid, ok := ownerOf(fi)
 	dir, err := d.stat()
@@ -55,12 +56,12 @@ func checkReadable(d Folder, path string, fi fs.FileInfo) error {
 	return d.unreadable(path, a)
 }
 
-// unreadable is the error of a file that the server's user cannot read.
+// unreadable returns the error for a file that the server's user cannot read.
 func (d Folder) unreadable(path string, a access) error {
 	return fmt.Errorf("%s: %w: chown %s %s && chmod 640 %[4]s", path, ErrUnreadable, d.ownerText(a), quote.Shell(path))
 }
 
-// ownerText is the owner that the folder's files should have, as user:group.
+// ownerText returns the owner that the folder's files should have, as user:group.
 func (d Folder) ownerText(a access) string {
 	if d.owner != "" {
 		return d.owner
@@ -68,7 +69,7 @@ func (d Folder) ownerText(a access) string {
 	return userName(a.dirUID) + ":" + groupName(a.dirGID)
 }
 
-// Named is the folder with its owner by name, for a process that cannot look that up later.
+// Named returns the folder with its owner looked up by name, for a process that cannot do that later.
 func (d Folder) Named() Folder {
 	if dir, err := d.stat(); err == nil {
 		if uid, gid, ok := ownerOf(dir); ok {
@@ -78,8 +79,8 @@ func (d Folder) Named() Folder {
 	return d
 }
 
-// denied says of a file that could not be opened what lets the server's user do that, where this is the
-// server: its group, or its user, is the directory's.
+// denied adds to a permission error what lets the server's user open the file, if this is the server: the directory
+// belongs to its user or group.
 func (d Folder) denied(path string, err error) error {
 	dir, statErr := d.stat()
 	if !errors.Is(err, fs.ErrPermission) || statErr != nil || os.Geteuid() == 0 {
@@ -93,7 +94,7 @@ func (d Folder) denied(path string, err error) error {
 	return d.unreadable(path, a)
 }
 
-// inGroup reports whether the user's own group is that one, which is not root's.
+// inGroup reports whether gid is the user's own group, and not root's.
 func inGroup(uid, gid int) bool {
 	if uid == 0 || gid == 0 {
 		return false
@@ -161,10 +162,8 @@ func (d Folder) openNoFollow(file string) (*os.File, error) {
 	return nil, fmt.Errorf("reading %s: it is replaced all the time", link.File)
 }
 
-// give hands a new file in dir to who is to read it, and sets its mode.
-//
-// The server's files stay with whom the directory belongs to: root writes for the
-// directory's group if that is not root's own, and otherwise for the directory's owner.
+// give hands a new file in dir to its readers, and sets its mode. Root writes for the directory's group if that is not
+// root's own, and otherwise for the directory's owner.
 func give(f *os.File, dir string, whom Audience) error {
 	fi, err := os.Stat(dir)
 	if err != nil {
@@ -197,8 +196,7 @@ func giveTo(f *os.File, uid, gid int, mode fs.FileMode) error {
 	return f.Chmod(mode)
 }
 
-// syncDir makes a rename in dir last. File systems that cannot do it for a directory
-// answer EINVAL.
+// syncDir makes a rename in dir durable. File systems that cannot sync a directory return EINVAL.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// checkAccess asks the file's access list: it has no mode that says anything.
+// checkAccess reads the file's access list: modes mean nothing here.
 func checkAccess(_ Folder, path string, _ fs.FileInfo, _ fs.FileMode) error {
 	a, err := accessListOf(path)
 	if err != nil {
@@ -77,8 +77,7 @@ func entriesOf(dacl *windows.ACL) ([]accessEntry, error) {
 	return entries, nil
 }
 
-// give leaves a new file, that nothing is in yet, to its user, whatever the directory would
-// pass on to it.
+// give leaves a new file, which is still empty, to its user alone, whatever it would inherit from the directory.
 func give(f *os.File, _ string, _ Audience) error {
 	me, err := windows.GetCurrentProcessToken().GetTokenUser()
 	if err != nil {

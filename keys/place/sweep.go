@@ -10,19 +10,19 @@ import (
 	"strings"
 )
 
-// What a file is called beside the one in whose place it comes: .NAME.XXXXXXXXXX.tmp
+// A file that will replace NAME is written as .NAME.XXXXXXXXXX.tmp.
 const (
 	besideRandom = 10
 	besideEnd    = ".tmp"
 )
 
-// beside is a new name for a file that will come to path's place.
+// beside returns a new name for the file that will replace path.
 func beside(path string) string {
 	dir, base := filepath.Split(path)
 	return dir + "." + base + "." + rand.Text()[:besideRandom] + besideEnd
 }
 
-// besideOf returns the file in whose place one of this name was to come; empty: in none's.
+// besideOf returns the file that one of this name would replace, or "".
 func besideOf(name string) string {
 	inner, isEnd := strings.CutSuffix(name, besideEnd)
 	inner, isHidden := strings.CutPrefix(inner, ".")
@@ -36,9 +36,8 @@ func besideOf(name string) string {
 	return inner[:dot]
 }
 
-// Sweep removes what programs that were killed left in dir beside files of the names that match: files of
-// hidden names with the secrets that they failed to write. It returns how many there were. No directory is
-// no error.
+// Sweep removes the hidden files that killed programs left in dir, with the secrets that they failed to write, beside
+// files whose names match. It returns their number. A missing directory is no error.
 func Sweep(dir string, match func(file string) bool) (int, error) {
 	unlock, err := Lock(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -51,7 +50,7 @@ func Sweep(dir string, match func(file string) bool) (int, error) {
 	return sweep(dir, match)
 }
 
-// sweep is Sweep for a caller that has the lock.
+// sweep is Sweep for a caller that holds the lock.
 func sweep(dir string, match func(file string) bool) (int, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

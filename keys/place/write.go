@@ -13,7 +13,7 @@ import (
 	"path/filepath"
 )
 
-// ErrExists is returned instead of writing over a file without being asked to.
+// ErrExists means that the file exists and was not to be replaced.
 var ErrExists = errors.New("is there already")
 
 // Placing says whether a write may create a file, replace one, or both.
@@ -72,11 +72,11 @@ func WriteLocked(path string, data []byte, how Placing, whom Audience) error {
 	return nil
 }
 
-// errNamed is returned where a file cannot be made without a name.
+// errNamed means that a file cannot be created without a name here.
 var errNamed = errors.New("a file needs a name here")
 
-// placeNamed writes to a file beside path, which is synced and then moved. A process that is killed
-// in between leaves that file behind: see Sweep.
+// placeNamed writes and syncs a file beside path, and then moves it. A process that is killed in between leaves that
+// file: see Sweep.
 func placeNamed(path string, data []byte, how Placing, whom Audience) error {
 	tmp, err := writeBeside(path, data, whom)
 	if err != nil {
@@ -89,7 +89,7 @@ func placeNamed(path string, data []byte, how Placing, whom Audience) error {
 	return nil
 }
 
-// replaceable refuses what is no regular file; nothing is replaceable too, but for onlyOver.
+// replaceable returns an error unless path is a regular file or, except for OnlyOver, missing.
 func replaceable(path string, how Placing) error {
 	fi, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) && how == EitherWay {
@@ -104,7 +104,7 @@ func replaceable(path string, how Placing) error {
 	return nil
 }
 
-// writeBeside writes a file in path's directory whose name no reader takes for its own.
+// writeBeside writes a file in path's directory under a name that no reader looks for.
 func writeBeside(path string, data []byte, whom Audience) (string, error) {
 	tmp := beside(path)
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -139,8 +139,7 @@ func move(tmp, path string, how Placing) error {
 	return nil
 }
 
-// moveNew never writes over what is at path or has come there meanwhile: a link is made
-// only where nothing is.
+// moveNew never overwrites path, not even a file that has just come there: a link fails if its name exists.
 func moveNew(tmp, path string) error {
 	err := os.Link(tmp, path)
 	if err == nil {
@@ -152,8 +151,8 @@ func moveNew(tmp, path string) error {
 	return moveUnlinked(tmp, path)
 }
 
-// moveUnlinked is moveNew for file systems without links: an empty file, made exclusively,
-// keeps the place. A crash between the two leaves it empty, which no reader takes.
+// moveUnlinked is moveNew for file systems without links: an empty file, created exclusively, reserves the name. A
+// crash in between leaves it empty, and every reader refuses that.
 func moveUnlinked(tmp, path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {

@@ -7,9 +7,9 @@ import (
 	"unicode"
 )
 
-// Printable returns s with a question mark for each character that would end the line, move a terminal's
-// cursor, change its colours, turn the order of reading round (U+202E) or cannot be seen. Texts that others
-// chose go through it on their way to a terminal.
+// Printable replaces with a question mark each character that would end the line, move a terminal's cursor, change its
+// colours, reverse the reading order (U+202E) or be invisible. Text that others chose goes through it before it reaches
+// a terminal.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
@@ -19,7 +19,7 @@ func Printable(s string) string {
 	}, strings.ToValidUTF8(s, "?"))
 }
 
-// Lines is Printable for each line of a text.
+// Lines applies Printable to each line of a text.
 func Lines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i, line := range lines {
@@ -28,7 +28,7 @@ func Lines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Shell returns a path as a shell takes it: quoted where that is needed, and printable.
+// Shell quotes a path for a shell if it has to be quoted. The result is printable.
 func Shell(s string) string {
 	plain := func(r rune) bool {
 		return r < 0x80 && ('a' <= r && r <= 'z' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' ||

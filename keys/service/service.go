@@ -12,7 +12,7 @@ import (
 // Proto is a transport protocol by its IANA number.
 type Proto uint8
 
-// The protocols whose ports can be asked for.
+// The protocols whose ports can be requested.
 const (
 	TCP Proto = 6
 	UDP Proto = 17
@@ -106,8 +106,8 @@ func (p Ports) Contains(proto Proto, port uint16) bool {
 
 func (p Ports) Valid() bool { return p.Proto.Valid() && p.Low > 0 && p.Low <= p.High }
 
-// Service is what a request asks for: a service of the server by its name, or, where
-// Name is empty, a port. The zero value is invalid. Services can be compared with ==.
+// Service is what a request names: a service of the server by its name or, if Name is empty, a port. The zero value is
+// invalid. Services can be compared with ==.
 type Service struct {
 	Name  string
 	Proto Proto

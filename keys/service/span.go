@@ -13,9 +13,8 @@ const MaxSpans = 32
 
 const dayMinutes = 24 * 60
 
-// Span is a part of the week by the clock on the wall: "mon-fri 08:00-18:00", or over
-// midnight "fri 22:00-02:00". Spans can be compared with ==. The zero Span is none: it is
-// never open, and String writes nothing.
+// Span is a part of the week in local time: "mon-fri 08:00-18:00" or, past midnight, "fri 22:00-02:00". Spans can be
+// compared with ==. The zero Span is empty: it contains no time, and String returns "".
 type Span struct {
 	First, Last time.Weekday // the days on which it begins; Last may come before First: "sat-mon"
 	From, To    uint16       // minutes since midnight, To 24:00 at the most; below From it ends on the next day
@@ -110,8 +109,8 @@ func (s Span) String() string {
 	return fmt.Sprintf("%s %02d:%02d-%02d:%02d", days, s.From/60, s.From%60, s.To/60, s.To%60)
 }
 
-// Left returns how much of the span is left at t by the clock on the wall in t's location: zero
-// outside the span. Where that clock is put forward or back meanwhile, it is more or less.
+// Left returns how much of the span is left at t, by local time in t's location: zero outside the span. A clock change
+// in between makes it more or less.
 func (s Span) Left(t time.Time) time.Duration {
 	hour, minute, second := t.Clock()
 	at := time.Duration(hour)*time.Hour + time.Duration(minute)*time.Minute + time.Duration(second)*time.Second +
@@ -129,12 +128,12 @@ func (s Span) Left(t time.Time) time.Duration {
 	return 0
 }
 
-// begins reports whether the span begins on that day of the week.
+// begins reports whether the span begins on this day of the week.
 func (s Span) begins(day time.Weekday) bool {
 	return (day-s.First+7)%7 <= (s.Last-s.First+7)%7
 }
 
-// ParseSpans reads the "when" of a file. An error says which entry it is about.
+// ParseSpans parses the list "when" of a file. An error names the entry.
 func ParseSpans(texts []string) ([]Span, error) {
 	if len(texts) == 0 || len(texts) > MaxSpans {
 		return nil, fmt.Errorf(`should be 1 to %d spans: ["mon-fri 08:00-18:00"]; leave the line out for any time`, MaxSpans)
@@ -153,7 +152,7 @@ func ParseSpans(texts []string) ([]Span, error) {
 	return spans, nil
 }
 
-// SpanTexts are the spans as a file has them.
+// SpanTexts returns the spans as a file lists them.
 func SpanTexts(spans []Span) []string {
 	texts := make([]string, len(spans))
 	for i, s := range spans {

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// MaxDuration is the longest duration that a file may name. Durations travel as
-// milliseconds in 32 bits, which is 49 days: this is the round number below.
+// MaxDuration is the longest duration that a file may name. A packet has 32 bits for milliseconds, which is 49 days;
+// this is the round number below that.
 const MaxDuration = 1000 * time.Hour
 
-// ValidName reports why s is no name of a client, host or service: [a-z0-9][a-z0-9-]{0,31}.
+// ValidName returns an error unless s can name a client, host or service: [a-z0-9][a-z0-9-]{0,31}.
 func ValidName(s string) error {
 	if s == "" || len(s) > 32 {
 		return errors.New("a name has 1 to 32 characters")
@@ -28,9 +28,9 @@ func ValidName(s string) error {
 
 func nameByte(b byte) bool { return 'a' <= b && b <= 'z' || '0' <= b && b <= '9' }
 
-// ValidInterface reports why s is no name of a network interface for a configuration. The kernel
-// takes nearly every byte; nft and iptables do not, or read more into some than one interface
-// ("eth+", "eth*"), and what is printed for them must mean what the configuration says.
+// ValidInterface returns an error unless s can name a network interface in a configuration. The kernel accepts nearly
+// every byte; nft and iptables do not, or take some names for patterns ("eth+", "eth*"). A printed rule must mean what
+// the configuration says.
 func ValidInterface(s string) error {
 	if s == "" || len(s) > 15 || s == "." || s == ".." {
 		return errors.New("the name of an interface has 1 to 15 characters")
@@ -45,7 +45,7 @@ func ValidInterface(s string) error {
 	return nil
 }
 
-// ValidTable reports why s is no name of a table or set that nft takes without quotes.
+// ValidTable returns an error unless s can name a table or set in nft's syntax without quotes.
 func ValidTable(s string) error {
 	if s == "" || len(s) > 100 {
 		return errors.New("the name of a table or set has 1 to 100 characters")
@@ -65,15 +65,15 @@ func wordByte(b byte) bool {
 	return 'a' <= lower && lower <= 'z' || '0' <= b && b <= '9' || b == '_'
 }
 
-// portNumber reads 1 to 65535, without a sign or leading zeros.
+// portNumber parses 1 to 65535, without a sign or leading zeros.
 func portNumber(s string) (uint16, bool) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	return uint16(n), err == nil && n > 0 && s[0] != '0' && s[0] != '+'
 }
 
-// SplitAddress takes apart the address of a gateway: a host name or an IP address, with a
-// port or without (zero). IPv6 has brackets where it has a port: "[2001:db8::1]:443".
-// An address has at most 250 characters, so that a token can tell its length in a byte.
+// SplitAddress splits the address of a gateway: a host name or an IP address, with or without a port (zero). IPv6 has
+// brackets if it has a port: "[2001:db8::1]:443". An address has at most 250 characters: a token has one byte for its
+// length.
 func SplitAddress(s string) (host string, port uint16, err error) {
 	if len(s) > 250 {
 		return "", 0, errors.New("an address has at most 250 characters")
@@ -103,8 +103,7 @@ func SplitAddress(s string) (host string, port uint16, err error) {
 	return host, port, nil
 }
 
-// portColon finds the colon before the port of an address; -1 where it has none, as IPv6
-// has without brackets.
+// portColon returns the index of the colon before the port, or -1: IPv6 without brackets has no port.
 func portColon(s string) int {
 	if _, err := netip.ParseAddr(s); err == nil || strings.HasSuffix(s, "]") {
 		return -1
@@ -112,8 +111,7 @@ func portColon(s string) int {
 	return strings.LastIndexByte(s, ':')
 }
 
-// validHost checks an IP address without a zone, or a host name (RFC 1123; underscores
-// are let through, because networks have them).
+// validHost checks an IP address without a zone, or a host name (RFC 1123, and underscores, which networks use).
 func validHost(s string) error {
 	if ip, err := netip.ParseAddr(s); err == nil {
 		if ip.Zone() != "" || ip.Is4In6() || ip.IsUnspecified() || ip.IsMulticast() {
@@ -148,8 +146,7 @@ func validLabel(s string) bool {
 	return true
 }
 
-// ParseDuration reads a duration of a file: Go's syntax ("30s", "1h30m"), from a second
-// to MaxDuration, whole milliseconds.
+// ParseDuration parses a duration in Go's syntax ("30s", "1h30m"): one second to MaxDuration, in whole milliseconds.
 func ParseDuration(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if err != nil {
@@ -164,7 +161,7 @@ func ParseDuration(s string) (time.Duration, error) {
 	return d, nil
 }
 
-// FormatDuration writes a duration as a person would: "10m", not "10m0s".
+// FormatDuration formats a duration as a person would: "10m", not "10m0s".
 func FormatDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
@@ -176,7 +173,7 @@ func FormatDuration(d time.Duration) string {
 	return s
 }
 
-// ParsePrefix reads a network of a file, or an address as the network of one.
+// ParsePrefix parses a network, or an address as the network of that one address.
 func ParsePrefix(s string) (netip.Prefix, error) {
 	errForm := errors.New(`a network is written "203.0.113.0/24", "2001:db8::/32", or as one address`)
 	if ip, err := netip.ParseAddr(s); err == nil {

@@ -19,7 +19,7 @@ import (
 // Version is the version of every file that Sallyport writes and reads.
 const Version = 1
 
-// A Document is a TOML file that was decoded, and knows the lines of its keys.
+// A Document is a decoded TOML file that knows the lines of its keys.
 type Document struct {
 	path string
 	data []byte
@@ -38,7 +38,7 @@ func DecodeFile(path string, limit int64, dst any) (*Document, error) {
 	return Decode(path, data, dst)
 }
 
-// Decode is the function Decode with the fields that it knows already.
+// Decode is like the function Decode, and reuses the fields that it has looked up before.
 func (s Schema) Decode(path string, data []byte, dst any) (*Document, error) {
 	d := &Document{path: path, data: data}
 	if err := d.check(dst, s); err != nil {
@@ -51,8 +51,8 @@ func (s Schema) Decode(path string, data []byte, dst any) (*Document, error) {
 	return d, nil
 }
 
-// syntax turns an error of the TOML decoder into a FileError. What the decoder says of a
-// value may quote it, so only its words about form are kept.
+// syntax turns an error of the TOML decoder into a FileError. The decoder may quote a value, so only its words about
+// syntax are kept.
 func (d *Document) syntax(err error) error {
 	e := &place.FileError{File: d.path, Text: "not valid TOML"}
 	var at *toml.DecodeError
@@ -64,7 +64,7 @@ func (d *Document) syntax(err error) error {
 	return e
 }
 
-// wordsOnly cuts a decoder's message before the first thing that it quotes.
+// wordsOnly cuts the decoder's message before the first quotation.
 func wordsOnly(text string) string {
 	for _, quoting := range []string{" but got", " U+", ": "} {
 		text, _, _ = strings.Cut(text, quoting)
@@ -72,8 +72,8 @@ func wordsOnly(text string) string {
 	return text
 }
 
-// Problem returns an error about a key, named by its dotted path: "service.ssh.ports".
-// The line of a key that is missing is its table's.
+// Problem returns an error about a key, named by its dotted path: "service.ssh.ports". For a missing key the line is
+// that of its table.
 func (d *Document) Problem(key, format string, args ...any) *place.FileError {
 	line := d.line(key)
 	if dot := strings.LastIndexByte(key, '.'); line == 0 && dot > 0 {
@@ -94,8 +94,8 @@ func Decode(path string, data []byte, dst any) (*Document, error) {
 	return Schema{}.Decode(path, data, dst)
 }
 
-// DecodeFileIn is DecodeFile for a file of a directory that was opened before, at the path dir: it
-// works whatever the directories above allow by now.
+// DecodeFileIn is DecodeFile for a file in a directory that was opened earlier, at the path dir. It works even if this
+// user may no longer search the directories above.
 func DecodeFileIn(root *os.Root, dir, file string, limit int64, dst any) (*Document, error) {
 	d, err := DecodeFile(filepath.Join(dir, file), limit, dst)
 	if !errors.Is(err, fs.ErrPermission) {

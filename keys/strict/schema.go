@@ -13,12 +13,11 @@ import (
 	"sallyport/keys/place"
 )
 
-// A visitor is told every key of a document, in order. Its path is dotted; elements of a
-// list that are tables have the element's number in it: "knock_ports.0.port".
-// Tables have no value. It returns false to skip what is below the key.
+// A visitor is called for every key of a document, in order. In the path, a table in a list has its index:
+// "knock_ports.0.port". Tables have no value. It returns false to skip what is below the key.
 type visitor func(path []string, key, value *unstable.Node) bool
 
-// walk parses the document and tells its keys.
+// walk parses the document and visits its keys.
 func (d *Document) walk(visit visitor) error {
 	p := unstable.Parser{}
 	p.Reset(d.data)
@@ -38,8 +37,8 @@ func (d *Document) walk(visit visitor) error {
 	return p.Error()
 }
 
-// visitKey tells each part of a dotted key, the last one with its value; it returns the
-// whole path, and whether what is below is to be skipped.
+// visitKey visits each part of a dotted key, the last one with its value. It returns the whole path, and false to skip
+// what is below.
 func visitKey(path []string, e, value *unstable.Node, visit visitor) ([]string, bool) {
 	path = path[:len(path):len(path)]
 	for it := e.Key(); it.Next(); {
@@ -63,7 +62,7 @@ func visitValue(path []string, e *unstable.Node, visit visitor) {
 	}
 }
 
-// visitInside tells the keys of inline tables, also of those in lists.
+// visitInside visits the keys of inline tables, including those in lists.
 func visitInside(path []string, value *unstable.Node, visit visitor) {
 	n := 0
 	for it := value.Children(); it.Next(); n++ {
@@ -75,7 +74,7 @@ func visitInside(path []string, value *unstable.Node, visit visitor) {
 	}
 }
 
-// line finds the line of a key. It parses the document again: only errors need it.
+// line returns the line of a key, or 0. It parses the document again: only errors need it.
 func (d *Document) line(key string) int {
 	found := 0
 	d.walk(func(path []string, node, _ *unstable.Node) bool {
@@ -97,9 +96,8 @@ func (d *Document) lineOf(node *unstable.Node) int {
 	return line
 }
 
-// check compares the document with the struct that it is to be decoded into. The decoder
-// would find most of it too, but one problem at a time, in Go's words instead of the
-// administrator's, ignoring the case of keys, and quoting values.
+// check compares the document with the struct that it will be decoded into. The decoder would find most problems too,
+// but one at a time, in Go's terms, ignoring the case of keys, and quoting values.
 func (d *Document) check(dst any, s Schema) error {
 	c := checker{doc: d, root: reflect.TypeOf(dst).Elem(), schema: s}
 	if err := d.walk(c.visit); err != nil {
@@ -109,7 +107,7 @@ func (d *Document) check(dst any, s Schema) error {
 		c.problems = append(c.problems, d.Problem("version", "missing: version = %d", Version))
 	}
 	if c.version != "" && c.version != strconv.Itoa(Version) {
-		// The other problems are likely to be of what only the other version has.
+		// The other problems probably come from the other version.
 		return d.Problem("version", "this program reads version %d of the file", Version)
 	}
 	return errors.Join(c.problems...)
@@ -126,8 +124,7 @@ func (d *Document) syntaxAt(err error) error {
 	return e
 }
 
-// A Schema is the keys of the structs that were asked for so far: finding them is most of
-// the cost of a check.
+// A Schema caches the keys of structs: finding them is most of the cost of decoding.
 type Schema map[reflect.Type]map[string]reflect.Type
 
 type checker struct {
@@ -199,7 +196,7 @@ func pointedTo(t reflect.Type) reflect.Type {
 	return t
 }
 
-// mismatch says in words what a value should be; empty if it is that.
+// mismatch describes what a value should be; empty if it is right.
 func mismatch(t reflect.Type, value *unstable.Node) string {
 	if value == nil || t.Kind() == reflect.Interface {
 		return "" // a part of a dotted key, or whatever there is
@@ -237,8 +234,8 @@ func mismatchList(elem reflect.Type, value *unstable.Node) string {
 	return ""
 }
 
-// printable joins a path for an error. What is not like a key is not shown: a secret
-// that was pasted without its key is read as one.
+// printable joins a path for an error. It hides parts that do not look like keys: a secret that was pasted without its
+// key is parsed as one.
 func printable(path []string) string {
 	shown := make([]string, len(path))
 	for i, part := range path {

@@ -7,9 +7,8 @@ import (
 	"strings"
 )
 
-// unknown says what may be meant by a key that its table has not: a key of the table that
-// is spelt alike, or one of another table, because a key after a [table] line belongs to
-// that table wherever the eye would put it.
+// unknown describes an unknown key and suggests what may be meant: a key of this table with a similar spelling, or a
+// key of another table, because a key after a [table] line belongs to that table.
 func unknown(root, parent reflect.Type, path []string) (text, suggestion string) {
 	key := path[len(path)-1]
 	if s := Nearest(key, tags(parent)); s != "" {
@@ -40,8 +39,8 @@ func tags(t reflect.Type) []string {
 	return names
 }
 
-// Nearest returns the word that is spelt most like s, if one is near enough to be meant:
-// at most two letters added, left out, changed or swapped, and at most every third.
+// Nearest returns the word closest to s, if one is close enough: at most two letters added, dropped, changed or
+// swapped, and at most every third.
 func Nearest(s string, words []string) string {
 	best, nearest := 3, ""
 	if len(s) > 64 {
@@ -56,8 +55,7 @@ func Nearest(s string, words []string) string {
 	return nearest
 }
 
-// distance is the number of letters to add, leave out, change or swap with their
-// neighbour (optimal string alignment) that lead from a to b.
+// distance returns the optimal string alignment distance between a and b.
 func distance(a, b string) int {
 	before, last := make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range last {
