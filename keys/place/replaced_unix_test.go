@@ -32,6 +32,9 @@ func TestReplacedMeanwhile(t *testing.T) {
 		"files": {func() error { return os.WriteFile(next, []byte("ours"), 0o600) }, false},
 		"links": {func() error { return os.Symlink("victim", next) }, true},
 	} {
+		if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte("ours"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
 		var wg sync.WaitGroup
 		stop := make(chan struct{})
 		wg.Go(func() {
