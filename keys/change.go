@@ -12,13 +12,11 @@ import (
 	"sallyport/keys/strict"
 )
 
-// ChangeClient lets change alter the client of dir/NAME.toml, and writes it in the place of the
-// one before, whole or not at all, for whom WriteClient writes. An error of change ends it
-// with nothing written. It returns the client as it is now.
+// ChangeClient reads dir/NAME.toml, calls change, and writes the result as WriteClient does: whole or not at all. If
+// change returns an error nothing is written. It returns the client as it is now.
 //
-// Two programs that change a file do it one after the other, so that none undoes what the
-// other did: who is revoked stays it. Comments and the order of lines stay too, where only
-// what a rotation or a revocation changes is different.
+// Programs that change files take turns, so that none undoes another's change: a revoked client stays revoked. A
+// rotation or a revocation keeps the file's comments and the order of its lines.
 func ChangeClient(dir, name string, change func(*Client) error) (*Client, error) {
 	if err := service.ValidName(name); err != nil {
 		return nil, err // also what would lead out of the directory
@@ -79,8 +77,8 @@ func ChangeGates(path string, change func(*Gates) error) (Gates, error) {
 	return after, nil
 }
 
-// Rotate gives the client a new id and key. The present ones become the previous, which are
-// good until then; what was the previous key before is no key any more.
+// Rotate gives the client a new id and key. The current ones become the previous ones, which are valid until then. An
+// earlier previous key is dropped.
 func (c *Client) Rotate(until time.Time) {
 	c.Previous = &Previous{ID: c.ID, Key: c.Key, Until: until}
 	c.ID, c.Key = NewID(), NewKey()
@@ -128,9 +126,8 @@ func amendedGates(path string, d *strict.Document, before, after Gates) ([]byte,
 	return text, err == nil && bytes.Equal(g.text(), after.text())
 }
 
-// Sweep removes what programs that were killed left beside dir/NAME.toml: files of hidden names with
-// the keys that they failed to write. Without a name it does so for all of the directory. It returns how
-// many there were. No directory is no error.
+// Sweep removes the hidden files that killed programs left beside dir/NAME.toml, with the keys that they failed to
+// write; without a name, beside every file in dir. It returns their number. A missing directory is no error.
 func Sweep(dir, name string) (int, error) {
 	if name == "" {
 		return place.Sweep(dir, func(file string) bool { return strings.HasSuffix(file, Suffix) })

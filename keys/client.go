@@ -8,7 +8,7 @@ import (
 )
 
 // A Client is what the server knows about one client: the contents of clients/NAME.toml.
-// A Client that came from a file or a Registry is shared and not to be changed.
+// Callers must not modify a Client that came from a file or a Registry: it is shared.
 type Client struct {
 	Name          string         // the file's name without .toml
 	ID            ID             // names Key on the wire
@@ -31,7 +31,7 @@ type Previous struct {
 	Until time.Time // from then on it opens nothing
 }
 
-// A Credential is a key of a client that a packet may be sealed with.
+// A Credential is one of a client's keys, with which a packet may be sealed.
 type Credential struct {
 	Client *Client
 	ID     ID

@@ -42,8 +42,8 @@ type rawPrevious struct {
 	Until time.Time `toml:"until"`
 }
 
-// ReadClient reads a client file, NAME.toml. Its error is of type *place.FileError, or several of
-// them joined, or wraps place.ErrExposed, or is of the file system.
+// ReadClient reads a client file, NAME.toml. Its error is a *place.FileError or several of them joined, wraps
+// place.ErrExposed, or comes from the file system.
 func ReadClient(path string) (*Client, error) {
 	return readClient(place.FolderOf(path), filepath.Base(path), strict.Schema{})
 }
@@ -77,7 +77,7 @@ func readSecret(d place.Folder, file string, limit int64, check place.Check, dst
 	return s.Decode(filepath.Join(d.Path, file), text, dst)
 }
 
-// fileName is the name that a file NAME.toml is about.
+// fileName returns NAME for a file NAME.toml.
 func fileName(path string) (string, error) {
 	name, ok := strings.CutSuffix(filepath.Base(path), Suffix)
 	if !ok || service.ValidName(name) != nil {
@@ -93,15 +93,14 @@ type reader struct {
 	problems []error
 }
 
-// must notes an error about a key. What this package says of a value never echoes one
-// that may be a secret.
+// must notes an error about a key. No error quotes a value that may be a secret.
 func (r *reader) must(key string, err error) {
 	if err != nil {
 		r.problems = append(r.problems, r.doc.Problem(key, "%s", err))
 	}
 }
 
-// needs notes the keys that are not there, and reports whether all are.
+// needs notes the missing keys, and reports whether there are none.
 func (r *reader) needs(keys ...string) bool {
 	all := true
 	for _, key := range keys {
@@ -115,7 +114,7 @@ func (r *reader) needs(keys ...string) bool {
 
 func (raw *rawClient) client(d *strict.Document, name string) (*Client, error) {
 	r := reader{doc: d}
-	// Asking for a key parses the file again: only where it may be missing.
+	// Looking for a key parses the file again: do so only if it may be missing.
 	if (raw.ID == "" || raw.Key == "" || raw.Allow == nil) && !r.needs("id", "key", "allow") {
 		return nil, errors.Join(r.problems...)
 	}
@@ -168,8 +167,7 @@ func (r *reader) duration(key, text string) time.Duration {
 	return d
 }
 
-// time reads a time that may be missing. The zero time is refused: it would be taken for
-// none, and open where the file says shut.
+// time reads an optional time. It refuses the zero time, which would count as missing and open what the file shuts.
 func (r *reader) time(key string, t *time.Time) time.Time {
 	if t == nil {
 		return time.Time{}
@@ -207,12 +205,10 @@ func (r *reader) previous(raw *rawClient) *Previous {
 	return p
 }
 
-// WriteClient writes dir/NAME.toml, whole or not at all, for the server that reads it:
-// run by root it belongs to root and the directory's group, 0640, or, where that group is
-// root's too, to the directory's owner, 0600.
+// WriteClient writes dir/NAME.toml, whole or not at all, for the server to read. Written by root it belongs to root and
+// the directory's group, 0640, or, if that is root's group too, to the directory's owner, 0600.
 //
-// With create it never writes over an existing file (ErrExists); without, it replaces one
-// that must be there.
+// With create it never overwrites a file (place.ErrExists); without, it replaces one that must exist.
 func WriteClient(dir string, c *Client, create bool) error {
 	if err := service.ValidName(c.Name); err != nil {
 		return err // also what would lead out of the directory
@@ -229,8 +225,7 @@ func WriteClient(dir string, c *Client, create bool) error {
 	return place.Write(path, text, how, place.ForService)
 }
 
-// readsBack proves that a client can be read back before it is written: what ReadClient
-// would refuse must not come on disk.
+// readsBack returns an error if ReadClient would refuse the text, which must then not be written.
 func readsBack(path string, text []byte) error {
 	var raw rawClient
 	d, err := strict.Decode(path, text, &raw)
@@ -241,7 +236,7 @@ func readsBack(path string, text []byte) error {
 	return err
 }
 
-// text is the client file. All that is in it is checked to need no escapes in TOML.
+// text returns the client file. All values were checked to need no escapes in TOML.
 func (c *Client) text() []byte {
 	var b strings.Builder
 	b.WriteString("# A client of this gateway. The key is a secret: nobody else may read this file.\n")
@@ -274,12 +269,12 @@ func (c *Client) text() []byte {
 	return []byte(b.String())
 }
 
-// text is the value of previous.
+// text returns the value of previous.
 func (p *Previous) text() string {
 	return fmt.Sprintf("{ id = \"%s\", key = \"%s\", until = %s }", p.ID, p.Key.Reveal(), timeText(p.Until))
 }
 
-// list is a TOML list of texts.
+// list returns a TOML list of texts.
 func list(texts []string) string {
 	quoted := make([]string, len(texts))
 	for i, s := range texts {
@@ -306,7 +301,7 @@ func validAllow(s string) error {
 	return service.ValidName(s)
 }
 
-// validPorts checks ports as a file names them. Its error quotes nothing: a key may stand there by mistake.
+// validPorts checks ports in a file. Its error quotes nothing: a key may stand there by mistake.
 func validPorts(s string) error {
 	if _, err := service.ParsePorts(s); err != nil {
 		return errors.New(`ports are written "tcp/22" or "udp/60000-60010"`)

@@ -14,15 +14,15 @@ import (
 
 const maxGateFile = 4 << 10
 
-// Gates are the gate keys of a server: one, and while it is being replaced the one before.
+// Gates are the gate keys of a server: the current one and, during a rotation, the previous one.
 type Gates struct {
 	Current  GateKey
 	Previous GateKey   // what Current replaced, or no key
 	Until    time.Time // from then on Previous lets nothing in; zero without one
 }
 
-// Rotate makes a new key. The current one becomes the previous, which is good until then;
-// what was the previous key before is no key any more.
+// Rotate makes a new key. The current one becomes the previous one, which is valid until then. An earlier previous key
+// is dropped.
 func (g *Gates) Rotate(until time.Time) {
 	*g = Gates{Current: NewGateKey(), Previous: g.Current, Until: until}
 }
@@ -38,13 +38,13 @@ type rawPreviousGate struct {
 	Until time.Time `toml:"until"`
 }
 
-// ReadGate reads the server's gate keys. Its error is as ReadClient's.
+// ReadGate reads the server's gate keys. Its errors are those of ReadClient.
 func ReadGate(path string) (Gates, error) {
 	return readGate(place.FolderOf(path), filepath.Base(path))
 }
 
-// ReadGateIn is ReadGate for the file of a directory that was opened before, at the path dir:
-// it works whatever was given up since.
+// ReadGateIn is ReadGate for a file in a directory that was opened earlier, at the path dir. It works after privileges
+// were dropped.
 func ReadGateIn(root *os.Root, dir, file string) (Gates, error) {
 	return readGate(place.Folder{Path: dir, Root: root}, file)
 }
@@ -97,8 +97,8 @@ func (r *reader) gate(key, text string) GateKey {
 	return g
 }
 
-// WriteGate writes the gate key of a new server to path, whole or not at all, for the
-// reader that WriteClient writes for. It never writes over an existing file (ErrExists).
+// WriteGate writes the gate key of a new server to path, as WriteClient does. It never overwrites a file
+// (place.ErrExists).
 func WriteGate(path string, g GateKey) error {
 	if g.IsZero() {
 		return fmt.Errorf("writing %s: keys: there is no gate key", path)
@@ -106,7 +106,7 @@ func WriteGate(path string, g GateKey) error {
 	return place.Write(filepath.Clean(path), Gates{Current: g}.text(), place.OnlyNew, place.ForService)
 }
 
-// text is the file of the gate keys.
+// text returns the file with the gate keys.
 func (g Gates) text() []byte {
 	var b bytes.Buffer
 	b.WriteString("# Shared by all clients of this gateway. It is a secret: nobody else may read this file.\n")

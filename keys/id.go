@@ -9,9 +9,8 @@ import (
 	"strconv"
 )
 
-// An ID names a client key on the wire. It is not a secret, but it is sealed in the
-// packet, so that a stranger cannot tell two packets of one client from two clients.
-// Zero is no id.
+// An ID names a client key on the wire. It is no secret, but it is masked in the packet, so that an observer cannot
+// link two packets of one client. Zero is not an id.
 type ID uint64
 
 // NewID returns a random id, never zero.
@@ -40,8 +39,8 @@ func ParseID(s string) (ID, error) {
 // String returns 16 hex digits.
 func (id ID) String() string { return fmt.Sprintf("%016x", uint64(id)) }
 
-// A ServerID names a gateway in the MAC of a packet, so that a packet for one gateway
-// is worth nothing at another. It is not a secret. Zero is no id.
+// A ServerID names a gateway in the MAC of a packet, so that a packet for one gateway is worthless at another. It is no
+// secret. Zero is not an id.
 type ServerID [16]byte
 
 // NewServerID returns a random server id.
@@ -67,7 +66,7 @@ func ParseServerID(s string) (ServerID, error) {
 // String returns 32 hex digits.
 func (id ServerID) String() string { return hex.EncodeToString(id[:]) }
 
-// checkHex tells lengths and not contents: people paste keys where ids belong.
+// checkHex reports lengths, never contents: people paste keys where ids belong.
 func checkHex(s string, digits int) error {
 	if len(s) != digits {
 		return fmt.Errorf("%d hex digits, this has %d characters", digits, len(s))

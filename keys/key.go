@@ -33,8 +33,8 @@ const (
 
 var errSecretText = errors.New("a key is not written as text: Reveal is for files and tokens")
 
-// A Key is what a client and the server share: a 32-byte master key and the subkeys that
-// HKDF-SHA256 makes of it. The zero Key is no key; its subkeys are nil.
+// A Key is shared by a client and the server: a 32-byte master key and the subkeys that HKDF-SHA256 derives from it.
+// The zero Key is not a key; its subkeys are nil.
 //
 // A Key prints as keys.Key(secret) under every verb of fmt, also inside other values,
 // and cannot be compared with ==: use Equal.
@@ -43,9 +43,8 @@ type Key struct {
 	m **material
 }
 
-// material is behind two pointers, because fmt does not ask an unexported field of a
-// stranger's struct for its Format method, but prints what it sees: an address. One pointer
-// is not enough: for a verb that is none of pointers, "%s" for one, fmt looks behind it.
+// material is behind two pointers. In an unexported field of another package's struct, fmt does not call Format but
+// prints what it sees, which is then an address. One pointer is not enough: for "%s" fmt follows it.
 type material struct {
 	// What opening a packet needs is in one cache line, what sealing a receipt needs in the next.
 	requestMAC, requestCipher, receiptMAC, receiptCipher, hedge, master [Size]byte
@@ -70,8 +69,8 @@ func KeyFromBytes(b [Size]byte) Key {
 	return Key{m: &m}
 }
 
-// ParseKey reads what Reveal returns: standard base64, with padding, of exactly 32 bytes.
-// Its error tells lengths, never contents.
+// ParseKey parses what Reveal returns: standard base64, with padding, of exactly 32 bytes. Its error reports lengths,
+// never contents.
 func ParseKey(s string) (Key, error) {
 	b, err := parseSecret(s)
 	if err != nil {
@@ -80,7 +79,7 @@ func ParseKey(s string) (Key, error) {
 	return KeyFromBytes(b), nil
 }
 
-// IsZero reports whether k is no key.
+// IsZero reports whether k is the zero Key.
 func (k Key) IsZero() bool { return k.m == nil }
 
 // Equal compares in constant time. Two zero keys are equal.
@@ -99,7 +98,7 @@ func (k Key) Reveal() string {
 	return base64.StdEncoding.EncodeToString((*k.m).master[:])
 }
 
-// RequestCipher is the XChaCha20 key of requests. It is not to be changed.
+// RequestCipher is the XChaCha20 key of requests. Callers must not modify it.
 func (k Key) RequestCipher() *[Size]byte {
 	if k.m == nil {
 		return nil
@@ -107,7 +106,7 @@ func (k Key) RequestCipher() *[Size]byte {
 	return &(*k.m).requestCipher
 }
 
-// RequestMAC is the HMAC-SHA256 key of requests. It is not to be changed.
+// RequestMAC is the HMAC-SHA256 key of requests. Callers must not modify it.
 func (k Key) RequestMAC() *[Size]byte {
 	if k.m == nil {
 		return nil
@@ -115,7 +114,7 @@ func (k Key) RequestMAC() *[Size]byte {
 	return &(*k.m).requestMAC
 }
 
-// ReceiptCipher is the XChaCha20 key of receipts. It is not to be changed.
+// ReceiptCipher is the XChaCha20 key of receipts. Callers must not modify it.
 func (k Key) ReceiptCipher() *[Size]byte {
 	if k.m == nil {
 		return nil
@@ -123,7 +122,7 @@ func (k Key) ReceiptCipher() *[Size]byte {
 	return &(*k.m).receiptCipher
 }
 
-// ReceiptMAC is the HMAC-SHA256 key of receipts. It is not to be changed.
+// ReceiptMAC is the HMAC-SHA256 key of receipts. Callers must not modify it.
 func (k Key) ReceiptMAC() *[Size]byte {
 	if k.m == nil {
 		return nil
@@ -132,7 +131,7 @@ func (k Key) ReceiptMAC() *[Size]byte {
 }
 
 // Hedge is the HMAC-SHA256 key that makes nonces of randomness and the message, so that
-// a stuck generator does not repeat a key stream. It is not to be changed.
+// a stuck generator does not repeat a key stream. Callers must not modify it.
 func (k Key) Hedge() *[Size]byte {
 	if k.m == nil {
 		return nil
@@ -156,8 +155,8 @@ func (k Key) redacted() string {
 	return "keys.Key(secret)"
 }
 
-// A GateKey is shared by a server and all its clients. It filters blind noise and hides
-// the client id, no more. The zero GateKey is no key. It prints and compares as Key does.
+// A GateKey is shared by a server and all its clients. It filters noise and hides the client id, nothing more. The zero
+// GateKey is not a key. It prints and compares as Key does.
 type GateKey struct {
 	_ [0]func()
 	m **gateMaterial
@@ -185,7 +184,7 @@ func GateKeyFromBytes(b [Size]byte) GateKey {
 	return GateKey{m: &m}
 }
 
-// ParseGateKey reads what Reveal returns. Its error tells lengths, never contents.
+// ParseGateKey parses what Reveal returns. Its error reports lengths, never contents.
 func ParseGateKey(s string) (GateKey, error) {
 	b, err := parseSecret(s)
 	if err != nil {
@@ -194,7 +193,7 @@ func ParseGateKey(s string) (GateKey, error) {
 	return GateKeyFromBytes(b), nil
 }
 
-// IsZero reports whether g is no key.
+// IsZero reports whether g is the zero GateKey.
 func (g GateKey) IsZero() bool { return g.m == nil }
 
 // Equal compares in constant time. Two zero keys are equal.
@@ -213,7 +212,7 @@ func (g GateKey) Reveal() string {
 	return base64.StdEncoding.EncodeToString((*g.m).master[:])
 }
 
-// Fingerprint tells gate keys apart, and tells nothing about them: 8 bytes of their SHA-256, in hex.
+// Fingerprint identifies a gate key and reveals nothing about it: 8 bytes of a SHA-256, in hex.
 func (g GateKey) Fingerprint() string {
 	sum := sha256.Sum256([]byte("sallyport gate key fingerprint\x00" + g.Reveal()))
 	return hex.EncodeToString(sum[:8])
@@ -269,8 +268,8 @@ func (e extracted) expand(label string, dst []byte) {
 	copy(dst, e.Sum(block[:0]))
 }
 
-// parseSecret is strict: one text for a key. Decoding tolerates line breaks and, unless
-// told, stray bits at the end, so the text is compared with its own encoding.
+// parseSecret accepts one text for each key. Decoding tolerates line breaks and stray bits at the end, so the text is
+// compared with the encoding of the result.
 func parseSecret(s string) ([Size]byte, error) {
 	var key [Size]byte
 	if want := base64.StdEncoding.EncodedLen(Size); len(s) != want {

@@ -19,24 +19,23 @@ import (
 )
 
 var (
-	// ErrLocked is returned for a profile whose keys are sealed: StoredProfile.Unlock opens it.
+	// ErrLocked means that the profile's keys are sealed: StoredProfile.Unlock opens them.
 	ErrLocked = errors.New("the profile is locked with a passphrase")
-	// ErrChanged is returned where a profile is not any more what it was when it was read: its
-	// file is left as it is. Read it again.
+	// ErrChanged means that the profile's file has changed since it was read. It was left as it is: read it again.
 	ErrChanged = errors.New("was changed meanwhile by another program")
-	// ErrPassphrase is returned where the passphrase is not the right one. A file that was
-	// changed since it was locked cannot be told from that.
+	// ErrPassphrase means that the passphrase is wrong, or that the file was changed since it was locked: the two cannot
+	// be distinguished.
 	ErrPassphrase = errors.New("wrong passphrase, or the file was changed since it was locked")
 )
 
-// A StoredProfile is a host profile as its file has it: with its keys, or locked.
+// A StoredProfile is a host profile as stored in its file: with its keys, or locked.
 type StoredProfile struct {
 	Profile       // without Gate, ID and Key where it is locked
 	lock    *lock // nil: not locked
 }
 
-// A lock is how a profile's keys are sealed: with XChaCha20-Poly1305 under the key that
-// Argon2id (RFC 9106) makes of the passphrase.
+// A lock describes how a profile's keys are sealed: with XChaCha20-Poly1305, under the key that Argon2id (RFC 9106)
+// derives from the passphrase.
 type lock struct {
 	keyring string // names the passphrase in the desktop's keyring; empty: a person knows it
 	memory  uint32 // KiB
@@ -52,19 +51,18 @@ const (
 	plainSize = Size + 8 + Size // gate key, id, key
 )
 
-// What reading a file may cost whoever wrote it or not.
+// The most that reading a file may cost, whoever wrote it.
 const (
 	minLockMemory, maxLockMemory = 8 << 10, 256 << 10 // KiB
 	maxLockPasses, maxLockLanes  = 10, 8
 )
 
-// sealedSize is how long the sealed keys are, with their nonce.
+// sealedSize is the length of the sealed keys with their nonce.
 const sealedSize = chacha20poly1305.NonceSizeX + plainSize + chacha20poly1305.Overhead
 
-// Lock seals the keys of a valid profile with a passphrase. A keyring is the name under
-// which the desktop's keyring has it; then the passphrase must be one that cannot be guessed,
-// because opening it is made cheap. Everything else stays readable, and cannot be changed
-// without unlocking: an address that somebody slipped in would be knocked on.
+// Lock seals the keys of a valid profile with a passphrase. If keyring is set, the desktop's keyring holds the
+// passphrase under that name; it must then be impossible to guess, because opening is made cheap. The other fields stay
+// readable and are authenticated: otherwise an attacker could change the address that is knocked on.
 func (p *Profile) Lock(passphrase []byte, keyring string) (*StoredProfile, error) {
 	if err := p.Valid(); err != nil {
 		return nil, err
@@ -94,7 +92,7 @@ func (p *Profile) Lock(passphrase []byte, keyring string) (*StoredProfile, error
 // Locked reports whether the keys are sealed.
 func (s *StoredProfile) Locked() bool { return s.lock != nil }
 
-// Keyring is the name of the passphrase in the desktop's keyring; empty where a person knows it.
+// Keyring returns the name of the passphrase in the desktop's keyring; empty if a person types it.
 func (s *StoredProfile) Keyring() string {
 	if s.lock == nil {
 		return ""
@@ -128,7 +126,7 @@ func (l *lock) aead(passphrase []byte) (cipher.AEAD, error) {
 	return chacha20poly1305.NewX(argon2.IDKey(passphrase, l.salt, l.passes, l.memory, l.lanes, chacha20poly1305.KeySize))
 }
 
-// bound is what the seal holds together with the keys: all that the file says beside them.
+// bound returns what is authenticated together with the keys: everything else in the file.
 func (s *StoredProfile) bound() []byte {
 	b := s.appendBinary([]byte(lockLabel))
 	b = appendText(b, s.lock.keyring)
@@ -147,8 +145,8 @@ type rawLock struct {
 	Sealed  string `toml:"sealed"`
 }
 
-// lock reads the table locked. Its bounds keep a file from costing more than a person
-// would wait for, or a machine has.
+// lock reads the table locked. Bounds keep a file from costing more time than a person would wait, or more memory than
+// a machine has.
 func (r *reader) lock(raw *rawLock) *lock {
 	if !r.needs("locked.memory", "locked.passes", "locked.lanes", "locked.salt", "locked.sealed") {
 		return nil
@@ -185,7 +183,7 @@ func validKeyring(name string) error {
 	return nil
 }
 
-// text is the value of locked.
+// text returns the value of locked.
 func (l *lock) text() string {
 	keyring := ""
 	if l.keyring != "" {
@@ -209,7 +207,7 @@ func WriteStored(dir string, s *StoredProfile, replace bool) error {
 	return place.Write(path, s.text(), how, place.ForOwner)
 }
 
-// valid says why the profile is none to write to path.
+// valid returns an error if the profile must not be written to path.
 func (s *StoredProfile) valid(path string) error {
 	if s.lock == nil {
 		if err := s.Valid(); err != nil {
@@ -223,9 +221,8 @@ func (s *StoredProfile) valid(path string) error {
 	return nil
 }
 
-// ReplaceStored writes a profile over the one that it was made from, if that is still what its
-// file says: a person may have been asked for a passphrase in between, and a new key have come. It is
-// ErrChanged otherwise.
+// ReplaceStored replaces a profile with one that was made from it, if the file still says the same: a new key may have
+// been imported while a person was asked for a passphrase. Otherwise its error is ErrChanged.
 func ReplaceStored(dir string, before, after *StoredProfile) error {
 	unlock, err := place.Lock(dir)
 	if err != nil {
@@ -247,5 +244,5 @@ func ReplaceStored(dir string, before, after *StoredProfile) error {
 	return place.WriteLocked(path, after.text(), place.EitherWay, place.ForOwner)
 }
 
-// text is the profile's file.
+// text returns the profile's file.
 func (s *StoredProfile) text() []byte { return s.textWith(s.lock) }

@@ -27,21 +27,20 @@ type Profile struct {
 	Source     string              // "" (auto), "observed", an address, or "stun:HOST"
 }
 
-// What a profile may hold, and a server have. A token counts in single bytes.
+// The limits of a profile. A token has single bytes for these numbers.
 const (
 	MaxKnockPorts   = 32
 	MaxServices     = 128
 	MaxServicePorts = 64
 )
 
-// A fieldError is what is wrong with one field of a profile, by its key in the file.
+// A fieldError describes what is wrong with one field of a profile, named by its key in the file.
 type fieldError struct {
 	key string
 	err error
 }
 
-// Valid reports what is wrong with a profile; only a valid one can be written. It names no
-// secret.
+// Valid returns an error if the profile cannot be written. It quotes no secret.
 func (p *Profile) Valid() error {
 	if bad := p.firstInvalid(false); bad != nil {
 		return fmt.Errorf("a profile's %s: %w", bad.key, bad.err)
@@ -49,7 +48,7 @@ func (p *Profile) Valid() error {
 	return nil
 }
 
-// firstInvalid passes over the keys of a locked profile, which are sealed.
+// firstInvalid skips the keys of a locked profile, which are sealed.
 func (p *Profile) firstInvalid(locked bool) *fieldError {
 	for _, f := range []fieldError{
 		{"name", service.ValidName(p.Name)},
@@ -124,7 +123,7 @@ func validService(name string, ports []string) error {
 	return nil
 }
 
-// validSource takes "" for auto: there is one way to say it in a Profile and a token.
+// validSource accepts "" for auto, the only way to write it in a Profile and a token.
 func validSource(s string) error {
 	if s == "" || s == "observed" {
 		return nil

@@ -31,8 +31,8 @@ type rawProfile struct {
 	Locked     *rawLock            `toml:"locked"`
 }
 
-// ReadProfile reads a host profile, NAME.toml. Nobody but its owner may be able to read it.
-// One that is locked is ErrLocked.
+// ReadProfile reads a host profile, NAME.toml, which only its owner may be able to read. For a locked profile its error
+// is ErrLocked.
 func ReadProfile(path string) (*Profile, error) {
 	s, err := ReadStored(path)
 	if err != nil {
@@ -88,7 +88,7 @@ func (raw *rawProfile) profile(d *strict.Document, name string) (*StoredProfile,
 	return p, nil
 }
 
-// keys reports whether the keys are there, open or sealed, and not both.
+// keys reports whether the keys are present, open or sealed, but not both.
 func (raw *rawProfile) keys(r *reader) bool {
 	if raw.Locked == nil {
 		return r.needs("gate_key", "id", "key")
@@ -127,17 +127,16 @@ func (r *reader) ports(key string, numbers []int64) []uint16 {
 	return ports
 }
 
-// WriteProfile writes dir/NAME.toml, 0600, whole or not at all. It writes over an existing
-// profile only if replace is set (ErrExists).
+// WriteProfile writes dir/NAME.toml, 0600, whole or not at all. It replaces an existing profile only if replace is set
+// (place.ErrExists).
 func WriteProfile(dir string, p *Profile, replace bool) error {
 	return WriteStored(dir, &StoredProfile{Profile: *p}, replace)
 }
 
-// text is the profile's file.
+// text returns the profile's file.
 func (p *Profile) text() []byte { return p.textWith(nil) }
 
-// textWith is the profile's file, with its keys or with a lock in their place. Nothing in
-// a valid profile needs escapes in TOML.
+// textWith returns the profile's file, with its keys or with a lock instead. A valid profile needs no escapes in TOML.
 func (p *Profile) textWith(l *lock) []byte {
 	var b strings.Builder
 	b.WriteString("# How to knock on this host. It holds secrets: nobody else may read this file.\n")

@@ -28,12 +28,11 @@ type Registry struct {
 	bad    map[string]error // by name: clients that are shut out, and what is wrong with their files
 }
 
-// LoadRegistry reads all clients of a directory. What is wrong with a file is an error of
-// the list, and that client is shut; the others are loaded. Of two files with one id the
-// one that is later by name is refused. The Registry is never nil.
+// LoadRegistry reads all clients in a directory. Each bad file is an error in the list, and its client is shut out; the
+// others are loaded. Of two files with the same id the later by name is refused. The Registry is never nil.
 //
-// Only NAME.toml is a client. What editors leave (dot files, NAME~, .swp, .tmp) is passed over
-// in silence; any other name is an error of the list, lest somebody takes it for a client.
+// Only NAME.toml is a client. Files that editors leave (dot files, NAME~, .swp, .tmp) are ignored; any other name is an
+// error, because someone may take it for a client.
 func LoadRegistry(dir string) (*Registry, []error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -42,13 +41,13 @@ func LoadRegistry(dir string) (*Registry, []error) {
 	return LoadRegistryIn(root, dir)
 }
 
-// LoadRegistryIn is LoadRegistry for a directory that was opened before, at the path dir. It keeps root.
+// LoadRegistryIn is LoadRegistry for a directory that was opened earlier, at the path dir. It keeps root.
 func LoadRegistryIn(root *os.Root, dir string) (*Registry, []error) {
 	r := &Registry{folder: place.Folder{Path: dir, Root: root}.Named()}
 	return r, r.load()
 }
 
-// load reads all files of the directory.
+// load reads all files in the directory.
 func (r *Registry) load() []error {
 	names, errs := r.files()
 	clients, bad := r.readAll(names)
@@ -69,7 +68,7 @@ func (r *Registry) load() []error {
 	return errs
 }
 
-// files lists the clients of the directory, sorted.
+// files lists the clients in the directory, sorted.
 func (r *Registry) files() ([]string, []error) {
 	d, err := r.folder.Root.Open(".")
 	if err != nil {
@@ -96,8 +95,8 @@ func (r *Registry) files() ([]string, []error) {
 	return names, errs
 }
 
-// dropping reports whether a file is what editors and writers leave beside the real one.
-// "4913" is what vim makes to see whether it can.
+// dropping reports whether editors or writers leave such a file beside the real one. Vim creates "4913" to see whether
+// it can.
 func dropping(file string) bool {
 	for _, suffix := range []string{"~", ".swp", ".swo", ".swx", ".tmp"} {
 		if strings.HasSuffix(file, suffix) {
@@ -107,8 +106,8 @@ func dropping(file string) bool {
 	return file[0] == '.' || file[0] == '#' || file == "4913"
 }
 
-// readAll reads the named clients on all processors. The clients, and the errors, are in the order of the
-// names; each has one of both.
+// readAll reads the named clients on all processors. Clients and errors are in the order of the names; each name has
+// one of the two.
 func (r *Registry) readAll(names []string) ([]*Client, []error) {
 	clients, errs := make([]*Client, len(names)), make([]error, len(names))
 	workers := min(runtime.GOMAXPROCS(0), len(names))
@@ -126,7 +125,7 @@ func (r *Registry) readAll(names []string) ([]*Client, []error) {
 	return clients, errs
 }
 
-// sharing keeps one copy of lists that many clients have alike.
+// sharing keeps one copy of lists that many clients have in common.
 type sharing map[string][]string
 
 func (s sharing) compact(c *Client) {
@@ -141,7 +140,7 @@ func (s sharing) compact(c *Client) {
 	s[key] = c.Allow
 }
 
-// unclaimed refuses a client with an id that another has: whose packet would it be?
+// unclaimed returns an error for a client whose id another one has: a packet would belong to both.
 func (r *Registry) unclaimed(c *Client) error {
 	for i, id := range c.ids() {
 		other, ok := r.byID[id]
@@ -155,7 +154,7 @@ func (r *Registry) unclaimed(c *Client) error {
 	return nil
 }
 
-// ids are the ids that a client's packets may have.
+// ids returns the ids that a client's packets may have.
 func (c *Client) ids() []ID {
 	if c.Previous == nil {
 		return []ID{c.ID}
@@ -179,8 +178,8 @@ func (r *Registry) remove(c *Client) {
 
 func (r *Registry) path(name string) string { return filepath.Join(r.folder.Path, name+Suffix) }
 
-// Names lists the clients that have a file now, and those that are known, sorted. An error
-// joins what is wrong with the others.
+// Names lists the clients that have a file now and those that are loaded, sorted. Its error joins what is wrong with
+// other files.
 func (r *Registry) Names() ([]string, error) {
 	names, errs := r.files()
 	for _, c := range r.Clients() {
@@ -190,9 +189,8 @@ func (r *Registry) Names() ([]string, error) {
 	return slices.Compact(names), errors.Join(errs...)
 }
 
-// Reload reads one client's file again and returns the client as it was and as it is now. A file that is bad,
-// or gone, or has another client's id, changes nothing and is the error: it may be in the middle of being
-// written. See Shut.
+// Reload reads one client's file again and returns the client before and after. If the file is bad or missing, or has
+// another client's id, nothing changes and that is the error: it may just be being written. See Shut.
 func (r *Registry) Reload(name string) (before, after *Client, err error) {
 	if err := service.ValidName(name); err != nil {
 		return nil, nil, err // also what would lead out of the directory
@@ -239,8 +237,8 @@ func (r *Registry) Bad() map[string]error {
 	return maps.Clone(r.bad)
 }
 
-// Lookup returns the credential with this id: one map access, no allocation. Revoked and
-// expired clients are returned too: whether they may is decided after the MAC.
+// Lookup returns the credential with this id: one map access, no allocation. It returns revoked and expired clients
+// too: they are refused after the MAC was checked.
 func (r *Registry) Lookup(id ID) (Credential, bool) {
 	r.mu.RLock()
 	c, ok := r.byID[id]
@@ -262,7 +260,7 @@ func (r *Registry) Client(name string) (*Client, bool) {
 	return c, ok
 }
 
-// Len is the number of clients, revoked ones included.
+// Len returns the number of clients, including revoked ones.
 func (r *Registry) Len() int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

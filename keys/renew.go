@@ -7,9 +7,8 @@ import (
 	"sallyport/keys/place"
 )
 
-// Fresh reads all files of the directory again, by way of the directory as it was opened, into a
-// Registry of its own. Where anything is wrong with any of them, or with the directory (see InPlace),
-// that is the list, and there is none.
+// Fresh reads all files again, through the directory as it was opened, into a new Registry. If anything is wrong with a
+// file, or with the directory (see place.InPlace), it returns the errors and no Registry.
 func (r *Registry) Fresh() (*Registry, []error) {
 	if r.folder.Root == nil {
 		return nil, []error{os.ErrClosed}
@@ -24,7 +23,7 @@ func (r *Registry) Fresh() (*Registry, []error) {
 	return next, nil
 }
 
-// Replace makes r hold the clients of next, all at once. Next is not to be used afterwards.
+// Replace makes r hold the clients of next, all at once. Callers must not use next afterwards.
 func (r *Registry) Replace(next *Registry) {
 	r.loading.Lock()
 	defer r.loading.Unlock()
@@ -33,5 +32,5 @@ func (r *Registry) Replace(next *Registry) {
 	r.byID, r.byName, r.bad = next.byID, next.byName, next.bad
 }
 
-// Same reports whether other is as c in everything. A nil Client is none.
+// Same reports whether the two clients are equal in everything.
 func (c *Client) Same(other *Client) bool { return reflect.DeepEqual(c, other) }

@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// A token is a profile in one line: "spa1" and base64url, without padding, of
+// A token is a profile on one line: "spa1" and the base64url, without padding, of
 //
 //	name, client, address, source   each 1 byte length, then the text
 //	knock ports                     1 byte count, then 2 bytes each
@@ -25,21 +25,20 @@ import (
 //	                                each a text; sorted by name, each name once
 //	checksum                        8 bytes, the first of SHA-256(label || all before)
 //
-// Numbers are big-endian. A profile has one token, and what is not exactly that is none.
-// The checksum finds slips of pasting and typing; it proves nothing about who made it.
+// Numbers are big-endian. Each profile has exactly one token. The checksum detects mistakes in pasting and typing; it
+// authenticates nothing.
 const (
 	tokenPrefix  = "spa1"
 	tokenLabel   = "sallyport 1 token"
 	checksumSize = 8
 )
 
-// ErrToken is returned for what is no token. It never tells what was read.
+// ErrToken means that a text is not a token. It never quotes the text.
 var ErrToken = errors.New("not a valid token: was it copied whole?")
 
 var tokenText = base64.RawURLEncoding.Strict()
 
-// Token returns the profile as an enrolment token: a secret. A profile that is not Valid
-// has none: "".
+// Token returns the profile as an enrolment token, which is a secret; "" if the profile is not Valid.
 func (p *Profile) Token() string {
 	if p.Valid() != nil {
 		return ""
@@ -48,7 +47,7 @@ func (p *Profile) Token() string {
 	return tokenPrefix + tokenText.EncodeToString(append(b, checksum(b)...))
 }
 
-// ParseToken reads what Token returns, with white space around it. Its error is ErrToken.
+// ParseToken parses what Token returns, ignoring white space around it. Its error is ErrToken.
 func ParseToken(s string) (*Profile, error) {
 	text, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
 	if !ok {
@@ -63,8 +62,7 @@ func ParseToken(s string) (*Profile, error) {
 		return nil, ErrToken
 	}
 	p := parseBinary(body)
-	// Decoding tolerates line breaks, and a parser has corners: the one token that the
-	// profile has is the last word.
+	// Decoding tolerates line breaks and more: the text must be the one token of the profile.
 	if p.Valid() != nil || !bytes.Equal(p.appendBinary(nil), body) || len(text) != tokenText.EncodedLen(len(b)) {
 		return nil, ErrToken
 	}
@@ -108,8 +106,8 @@ func (p *Profile) appendBinary(b []byte) []byte {
 
 func appendText(b []byte, s string) []byte { return append(append(b, byte(len(s))), s...) }
 
-// parseBinary reads the fields of a token. It is lenient where comparing with the token
-// of what was read is strict: what is missing is read as zeros.
+// parseBinary parses the fields of a token. It reads missing bytes as zeros: comparing with the token of the result is
+// strict.
 func parseBinary(body []byte) *Profile {
 	f := fields{rest: body}
 	p := &Profile{Name: f.text(), Client: f.text(), Address: f.text(), Source: f.text()}
@@ -131,7 +129,7 @@ func parseBinary(body []byte) *Profile {
 	return p
 }
 
-// fields takes a token's binary form apart from the front.
+// fields consumes a token's binary form from the front.
 type fields struct{ rest []byte }
 
 func (f *fields) next(n int) []byte {
