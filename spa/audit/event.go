@@ -1,10 +1,8 @@
-// Package audit records what was decided: one JSON line for every spent request, and counters for
-// everything else.
+// Package audit records what was decided: one JSON line for every spent request, and counters for everything else.
 //
-// The split is a defence. A line costs a disk write, so only a packet that its owner could send,
-// once, may cause one: whoever floods the gateway with noise, or with copies of a packet he has
-// seen, moves counters and nothing more (a server that logs a line for a bad packet can be filled
-// up by anybody). Counters of packets that did authenticate are kept a client and summarised at
+// The split is a defence. A line costs a disk write, so only a packet that its owner could send, once, may cause one.
+// A flood of noise, or of copies of a packet, only moves counters; a server that logs a line for each bad packet can
+// be filled up by anyone. Packets that authenticated but were refused are counted for each client and summarised at
 // most once a second.
 package audit
 
@@ -19,21 +17,21 @@ import (
 	"sallyport/spa"
 )
 
-// Verdict is where a packet's path ended.
+// Verdict is how a packet ended.
 type Verdict uint8
 
 const (
 	// Unopened: the packet did not authenticate, or was malformed or stale. Not spent, not answered.
 	Unopened Verdict = iota + 1
-	// Elsewhere: it authenticates, and came from an address that it may not come from. Not spent, not answered.
+	// Elsewhere: it authenticates, but came from an address that it must not come from. Not spent, not answered.
 	Elsewhere
-	// Unspent: it authenticates, and the replay memory does not admit it. Not answered.
+	// Unspent: it authenticates, but the replay memory refuses it. Not answered.
 	Unspent
 	// Denied: spent, refused by policy, answered.
 	Denied
-	// Failed: spent, allowed, and the firewall could not do it. Answered.
+	// Failed: spent and allowed, but the firewall could not do it. Answered.
 	Failed
-	// Repeated: spent, another try of a command that was decided before: answered as before, nothing done.
+	// Repeated: spent, a retry of a command that was already decided. Answered as before, nothing is done.
 	Repeated
 	// Granted: spent, and the ports are open.
 	Granted
@@ -46,7 +44,7 @@ var verdicts = [...]string{
 	Failed: "failed", Repeated: "repeated", Granted: "granted", Closed: "closed",
 }
 
-// String returns the verdict as it stands in the audit log.
+// String returns the verdict as it appears in the audit log.
 func (v Verdict) String() string {
 	if int(v) >= len(verdicts) {
 		return verdicts[0]
@@ -54,7 +52,7 @@ func (v Verdict) String() string {
 	return verdicts[v]
 }
 
-// Spent reports whether a packet with this verdict was spent: only these are recorded singly and answered.
+// Spent reports whether a packet with this verdict was spent: only these are recorded one by one and answered.
 func (v Verdict) Spent() bool { return v >= Denied }
 
 // Event is what became of one packet.
@@ -69,21 +67,21 @@ type Event struct {
 	Copied  bool           // it came from an address that cannot be its owner's
 }
 
-// Of returns e with what an opened packet says of itself.
+// Of returns e with the contents of an opened packet.
 func (e Event) Of(k *spa.Knock) Event {
 	e.Client, e.Knock = k.Client.Name, k
 	return e
 }
 
-// Answer returns e with its receipt, as of the event's time and for where the packet came from.
+// Answer returns e with its receipt, dated at the event's time and addressed to the packet's sender.
 func (e Event) Answer(r spa.Receipt) Event {
 	r.Time, r.Source = e.Time, e.From.Addr()
 	e.Receipt = r
 	return e
 }
 
-// As returns e with its verdict, and the reason for it. The client of a packet that authenticated
-// and was refused all the same travels in the error.
+// As returns e with its verdict and the reason. If the packet authenticated and was refused, the error carries its
+// client.
 func (e Event) As(v Verdict, err error) Event {
 	e.Verdict, e.Err = v, err
 	if refused, ok := errors.AsType[*spa.Refused](err); ok && refused.Client != nil {
@@ -92,7 +90,7 @@ func (e Event) As(v Verdict, err error) Event {
 	return e
 }
 
-// attrs returns a spent request's event as it stands in the audit log. No key, nonce or packet is in it.
+// attrs returns a spent request's event as it appears in the audit log. It contains no key, nonce or packet.
 func (e Event) attrs() []slog.Attr {
 	request := &e.Knock.Request
 	attrs := []slog.Attr{
@@ -131,8 +129,8 @@ func untils(r spa.Receipt) []time.Time {
 	return ends
 }
 
-// Reason returns why, without what is particular to the packet: there are as many reasons as the
-// program knows. It is empty where there is none to give.
+// Reason returns why, without details of the packet: the program knows only so many reasons. It is empty if there is
+// none.
 func (e Event) Reason() string {
 	if e.Err == nil {
 		return ""

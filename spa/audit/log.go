@@ -30,8 +30,8 @@ type Log struct {
 	lost   uint64             // audit lines lost, since the last summary
 	total  Lost               // since the start
 
-	// The next summary. There is a timer only while there is something to say: an idle server does
-	// not wake. Old copies can be sent for ever, so while they come the summaries become rarer.
+	// The next summary. A timer runs only while there is something to report: an idle server does not wake. Old copies
+	// can be sent for ever, so while they arrive the summaries become rarer.
 	summary *time.Timer
 	pause   time.Duration // before the next summary
 	said    time.Time     // when the last one was
@@ -40,7 +40,7 @@ type Log struct {
 	saying sync.WaitGroup // the summary that is due or is being said
 }
 
-// How long a summary waits: at first, and at the most.
+// How long a summary waits: at first, and at most.
 const (
 	shortPause = time.Second
 	longPause  = 64 * time.Second
@@ -50,8 +50,8 @@ type tallyKey struct {
 	client, reason string
 }
 
-// Open opens the audit log at path for appending, creating it with mode 0640, and says what else
-// is worth knowing to ops. An empty path records no lines; counters and summaries work as ever.
+// Open opens the audit log at path for appending, creating it with mode 0640, and logs other news to ops. An empty
+// path records no lines; counters and summaries still work.
 func Open(path string, ops *slog.Logger) (*Log, error) {
 	if path == "" {
 		return newLog(discard{}, ops), nil
@@ -68,8 +68,8 @@ func Open(path string, ops *slog.Logger) (*Log, error) {
 	return l, nil
 }
 
-// endsTorn reports whether the last line of a file was not written to its end, by a power cut or on a
-// full disk. One that may not be read is believed to be whole.
+// endsTorn reports whether the last line of a file is incomplete, after a power cut or on a full disk. A file that
+// cannot be read counts as whole.
 func endsTorn(path string) bool {
 	file, err := os.OpenFile(path, os.O_RDONLY|noFollow, 0)
 	if err != nil {
@@ -84,8 +84,8 @@ func endsTorn(path string) bool {
 	return err == nil && last[0] != '\n'
 }
 
-// openFile opens a file to append to. It waits for nobody, and writes to nothing but files: a full
-// pipe would stop the line.
+// openFile opens a file to append to. It never blocks, and writes to nothing but files: a full pipe would stop the
+// line.
 func openFile(path string, open func(path string, flag int, mode os.FileMode) (*os.File, error)) (*os.File, error) {
 	file, err := open(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|noFollow, 0o640)
 	if err != nil {
@@ -125,8 +125,8 @@ func plainKeys(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// Record counts the event and, when it was spent, writes its line. It never fails: a line that
-// cannot be written (a full disk) is counted, and said, and shuts nobody out.
+// Record counts the event and, if it was spent, writes its line. It never fails: a line that cannot be written (a
+// full disk) is counted and reported, and shuts no one out.
 func (l *Log) Record(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -147,14 +147,14 @@ func (l *Log) Record(e Event) {
 	}
 }
 
-// counter is what packets are counted by: their verdict, and the reason where a verdict has several.
+// counter identifies packets that are counted together: by verdict and, if a verdict has several, by reason.
 type counter struct {
 	verdict Verdict
 	reason  string
 }
 
-// counterOf takes the innermost error: the sentinel, without what was wrapped around it, so that the
-// number of counters is bounded by the program and not by what is sent to it.
+// counterOf uses the innermost error, the sentinel, so that the program bounds the number of counters and not the
+// packets that it receives.
 func counterOf(e Event) counter {
 	if e.Err == nil || e.Verdict.Spent() {
 		return counter{verdict: e.Verdict}
@@ -172,7 +172,7 @@ func reason(err error) string {
 	}
 }
 
-// String returns "granted", or "unopened: spa: wrong gate tag".
+// String returns "granted", or "unopened: wrong gate tag".
 func (c counter) String() string {
 	if c.reason == "" {
 		return c.verdict.String()
@@ -202,8 +202,8 @@ func (l *Log) arm() {
 	l.summary = time.AfterFunc(l.pause, l.summarise)
 }
 
-// summarise says what was tallied and starts over. Nothing waits for whoever reads it: while it is
-// being said, no further summary is due.
+// summarise reports what was tallied and starts over. A slow reader of it delays nothing: no other summary is due
+// until it has been written.
 func (l *Log) summarise() {
 	defer l.saying.Done()
 	l.mu.Lock()
@@ -219,8 +219,7 @@ func (l *Log) summarise() {
 	}
 }
 
-// gather empties the tallies and returns the function that says them: a line at the most of each
-// kind, whatever was sent.
+// gather empties the tallies and returns the function that reports them: at most one line of each kind.
 func (l *Log) gather() (say func()) {
 	lost, cause := l.lost, l.out.last
 	refused, refusedOf := describe(l.recent, l.alarms, false)
@@ -259,7 +258,7 @@ func describe(recent map[tallyKey]int, alarms map[string]string, alarmed bool) (
 // named is how many clients or addresses a message names.
 const named = 5
 
-// Few joins the first texts with commas, and says how many more there are.
+// Few joins the first texts with commas, and adds how many more there are.
 func Few(texts []string, most int) string {
 	if len(texts) <= most {
 		return strings.Join(texts, ", ")
@@ -267,7 +266,7 @@ func Few(texts []string, most int) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(texts[:most], ", "), len(texts)-most)
 }
 
-// Path returns where the log is; empty: no lines are recorded.
+// Path returns the path of the log; empty if no lines are recorded.
 func (l *Log) Path() string { return l.path }
 
 // Lost is how many lines could not be written, when the last one was lost, and why.
@@ -277,7 +276,7 @@ type Lost struct {
 	Err   error // nil: none was
 }
 
-// Lost returns what was lost since the log was opened.
+// Lost returns the lines lost since the log was opened.
 func (l *Log) Lost() Lost {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -295,8 +294,8 @@ func (l *Log) Counts() map[string]uint64 {
 	return counts
 }
 
-// Close waits for a summary that is being written, writes the last one and closes the log. After it nothing is
-// written any more. Nothing may be recorded after it.
+// Close waits for a summary that is being written, writes the last one and closes the log. Callers must not record
+// anything afterwards.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	l.closed = true
@@ -315,7 +314,7 @@ func (l *Log) Close() error {
 	return l.out.w.Close()
 }
 
-// lossyFile writes whole lines, or none: what a full disk cut off is ended before the next line.
+// lossyFile writes whole lines or none: a line that a full disk cut off is ended before the next one.
 type lossyFile struct {
 	w    io.WriteCloser
 	torn bool

@@ -7,11 +7,11 @@ import (
 	"syscall"
 )
 
-// noFollow refuses a symbolic link, which whoever may write in the directory could lead anywhere,
-// and does not wait for the reader of a pipe.
+// noFollow refuses a symbolic link, which anyone who can write in the directory could point anywhere, and does not
+// wait for the reader of a pipe.
 const noFollow = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 
-// links returns how many names a file has.
+// links returns the number of the file's hard links.
 func links(info fs.FileInfo) uint64 {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Queue passes lines on to a writer and never waits for it: who reads a daemon's messages and stops
-// must not stop the daemon. What does not fit is counted, and said once there is room.
+// Queue passes lines on to a writer. A reader that stalls must not block the daemon: lines that do not fit are
+// dropped, counted, and reported once there is room.
 type Queue struct {
 	w     io.Writer
 	lines chan []byte
@@ -23,7 +23,7 @@ const (
 	queueLooks = 10
 )
 
-// NewQueue returns a queue in front of w. It is to be closed.
+// NewQueue returns a queue in front of w. Its caller must close it.
 func NewQueue(w io.Writer) *Queue {
 	q := &Queue{w: w, lines: make(chan []byte, queueLen), done: make(chan struct{})}
 	go q.pass()
@@ -50,7 +50,7 @@ func (q *Queue) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// Close waits a moment for what is queued. Nothing may be written after it.
+// Close waits a moment for queued lines. Callers must not write afterwards.
 func (q *Queue) Close() error {
 	close(q.lines)
 	for range queueLooks { // a process that was stopped itself meanwhile has missed one of them, not all

@@ -8,9 +8,8 @@ import (
 	"path/filepath"
 )
 
-// Reopen goes on in a new file of the log's name, where whoever rotates logs has moved the one that
-// was written to. On an error, such as a directory in which this user may make no file, the log goes
-// on in the file that it has.
+// Reopen continues in a new file at the log's path, if log rotation has moved the old one. On an error, such as a
+// directory in which this user cannot create files, the log stays in the old file.
 func (l *Log) Reopen() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -29,7 +28,7 @@ func (l *Log) Reopen() error {
 	return old.Close()
 }
 
-// openNamed opens the file that has the log's name by now, or makes it.
+// openNamed opens or creates the file that is at the log's path now.
 func (l *Log) openNamed() (*os.File, error) {
 	name := filepath.Base(l.path)
 	if info, err := l.dir.Lstat(name); err == nil && info.Mode()&fs.ModeSymlink != 0 {
@@ -38,8 +37,8 @@ func (l *Log) openNamed() (*os.File, error) {
 	return openFile(name, l.dir.OpenFile)
 }
 
-// Named returns an error where the log goes on in a file that is not at its path any more: it was moved away,
-// and no file that can be written to has come in its place.
+// Named returns an error if the log's file is no longer at its path: it was moved, and no writable file has replaced
+// it.
 func (l *Log) Named() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,8 +53,8 @@ func (l *Log) Named() error {
 	return err
 }
 
-// Give hands a file of root's over to the user, so that one that is put in its place by its example can be
-// opened by that user too. It does so only where root alone can have put it there.
+// Give gives a file of root's to the user, so that a file that log rotation creates after its example can be opened
+// by that user too. It does so only if root alone can have put it there.
 func (l *Log) Give(uid int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -73,11 +72,11 @@ func (l *Log) Give(uid int) error {
 	return file.Chown(uid, -1)
 }
 
-// ErrDirectory is returned if the log's directory is no longer the one that it was opened in: this process may have
-// no right to another.
+// ErrDirectory means that the log's directory is no longer the one that it was opened in: this process may have no
+// rights in another.
 var ErrDirectory = errors.New("the log's directory is another one than when it was opened")
 
-// isNamed reports whether the file is still what the path names.
+// isNamed reports whether the file is still at the log's path.
 func (l *Log) isNamed(file *os.File) (bool, error) {
 	have, err := file.Stat()
 	if err != nil {

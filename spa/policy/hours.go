@@ -8,8 +8,8 @@ import (
 	"sallyport/keys/service"
 )
 
-// allowed returns for how much of d, beginning now, the client may have it open on these terms: until
-// the first end of the client's hours, those of the terms, and the client's key. Zero: not now.
+// allowed returns how much of d, starting now, the client may keep the service open on these terms: until the first
+// end of the client's hours, the terms' hours, and the client's key. Zero: not now.
 func (p *Policy) allowed(c *keys.Client, t terms, now time.Time, d time.Duration) time.Duration {
 	d = open(c.When, now.In(p.zone), d)
 	for _, hours := range t.within {
@@ -21,9 +21,9 @@ func (p *Policy) allowed(c *keys.Client, t terms, now time.Time, d time.Duration
 	return max(0, d)
 }
 
-// open returns how much of d, beginning at now, lies in the spans without a gap: all of it where there
-// are none. What counts is what the clock on the wall shows in now's location. An hour that it shows
-// twice in autumn counts twice, and one that it skips in spring does not come.
+// open returns how much of d, starting at now, lies in the spans without a gap; all of d if there are none. Spans are
+// in local time, in now's location: an hour that occurs twice in autumn counts twice, and one that is skipped in
+// spring does not occur.
 func open(spans []service.Span, now time.Time, d time.Duration) time.Duration {
 	if len(spans) == 0 {
 		return d
@@ -52,11 +52,11 @@ func longest(spans []service.Span, at time.Time) time.Duration {
 	return left
 }
 
-// clockStep is how much later than its hours a grant may seem to end because the clock was set since:
-// it was clipped to them by the clock as it was.
+// clockStep is how much later than its hours a grant may seem to end, because the clock was set after it was clipped
+// to them.
 const clockStep = 2 * time.Second
 
-// inTime reports whether a grant that is held ends within the hours of the client and of the terms.
+// inTime reports whether a live grant ends within the hours of the client and of the terms.
 func (p *Policy) inTime(c *keys.Client, t terms, g firewall.Grant, now time.Time) bool {
 	left := g.Until.Sub(now)
 	allowed := p.allowed(c, t, now, left)

@@ -1,8 +1,8 @@
 // Package policy decides who may open what, from where, when, and for how long.
 //
-// It answers twice. Source comes before a packet is spent: a packet from an address that cannot be
-// its owner's is a copy, and must burn nothing. Authorize comes after: its refusals are answered,
-// with a reason for each. Nothing is allowed that a client's file does not name.
+// It decides twice. Source decides before a packet is spent: a packet from an address that its owner cannot have is a
+// copy, and must not spend anything. Authorize decides afterwards: its refusals are answered, each with a reason.
+// Only what a client's file names is allowed.
 package policy
 
 import (
@@ -19,20 +19,20 @@ import (
 	"sallyport/spa/config"
 )
 
-// Errors of Source. None of them is answered.
+// Errors of Source. Packets with them are not answered.
 var (
-	// ErrStated is returned when the packet states another source address than it came from.
+	// ErrStated: the packet came from another address than it states.
 	ErrStated = errors.New("the stated source address is not the observed one")
-	// ErrFrom is returned when the client's file names the addresses that it may knock from, and this is none.
+	// ErrFrom: the client's file lists the addresses that it may knock from, and this is not one of them.
 	ErrFrom = errors.New("not one of the addresses that the client may knock from")
-	// ErrDeny is returned when the client's file names this address as one that it may not knock from.
+	// ErrDeny: the client's file lists this address as one that it must not knock from.
 	ErrDeny = errors.New("one of the addresses that the client may not knock from")
-	// ErrLink is returned for an IPv4 link-local address (RFC 3927): it may be another machine on every link,
-	// and nothing in an IPv4 address says on which.
+	// ErrLink: an IPv4 link-local address (RFC 3927) may be another machine on every link, and the address does not say
+	// which.
 	ErrLink = errors.New("an IPv4 link-local address may be another machine on every link")
 )
 
-// Denial is Authorize's refusal: the reason that the client is told.
+// Denial is a refusal by Authorize: the reason that the client gets.
 type Denial struct {
 	Reason  spa.Status
 	Service string // the service at fault, where there is one
@@ -46,13 +46,13 @@ func (d *Denial) Error() string {
 	return fmt.Sprintf("%s: %s", d.Service, d.Reason)
 }
 
-// Holdings tells what clients hold already. [firewall.Firewall] does.
+// Holdings knows the live grants of clients. [firewall.Firewall] implements it.
 type Holdings interface {
 	// GrantsOf returns the live grants of a client.
 	GrantsOf(client string, now time.Time) []firewall.Grant
 }
 
-// Policy is the configuration's answer to requests. It is used by one goroutine.
+// Policy decides requests by the configuration. Only one goroutine may use it.
 type Policy struct {
 	services []config.Service // sorted by name
 	limits   config.Limits
@@ -67,16 +67,16 @@ func New(c *config.Config, holdings Holdings) *Policy {
 		used: make(map[string]*allowance)}
 }
 
-// With returns the policy that c describes, in p's place: what clients have used of their hourly
-// limits and of their ports stays used. One of the two may be used from then on.
+// With returns the policy that c describes, to replace p: what clients have used of their limits stays used. Callers
+// must not use p afterwards.
 func (p *Policy) With(c *config.Config) *Policy {
 	next := New(c, p.holdings)
 	next.used = p.used
 	return next
 }
 
-// Source returns an error unless the knock may come from this address: the one it states, if it
-// states one, and one that the client's file permits.
+// Source returns an error unless the knock may come from this address: the one that it states, if it states one, and
+// one that the client's file permits.
 func (p *Policy) Source(k *spa.Knock, from netip.Addr) error {
 	if from.Is4() && from.IsLinkLocalUnicast() {
 		return ErrLink
@@ -87,7 +87,7 @@ func (p *Policy) Source(k *spa.Knock, from netip.Addr) error {
 	return permits(k.Client, from)
 }
 
-// permits returns why the client's file does not let it come from an address, or nil.
+// permits returns why the client's file forbids an address, or nil.
 func permits(c *keys.Client, from netip.Addr) error {
 	switch {
 	case matches(c.Deny, from):
@@ -102,11 +102,11 @@ func matches(prefixes []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// Authorize returns the grants that a spent request to open is worth, all of its services or none.
-// From is the address that the packet came from; if it is link-local, with the index of its interface
-// as its zone. Grants are counted from start, the time at which the request id was first admitted, so
-// that a retry never lasts longer. Where the client holds the same for longer, that is what it is
-// granted. Every refusal is a *[Denial]. What is granted is charged to the client's limits.
+// Authorize returns the grants for a spent open request, for all of its services or none. From is the address that
+// the packet came from; if it is link-local, with the index of its interface as its zone. Grants are counted from
+// start, the time at which the request id was first admitted, so that a retry never lasts longer. If the client
+// already holds the same for longer, it keeps that. Every refusal is a *[Denial]. Grants are charged to the client's
+// limits.
 func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) ([]firewall.Grant, error) {
 	if err := p.entitled(k, now); err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func (p *Policy) Authorize(k *spa.Knock, from netip.Addr, start, now time.Time) 
 	return grants, nil
 }
 
-// ends returns when a grant ends beside what its client holds: asking again never shortens.
+// ends returns when a grant ends beside those that its client holds: asking again never shortens one.
 func ends(g firewall.Grant, held []firewall.Grant) time.Time {
 	var until time.Time
 	var ports []service.Ports
@@ -163,8 +163,8 @@ func ends(g firewall.Grant, held []firewall.Grant) time.Time {
 	return g.Until
 }
 
-// Closable returns an error unless the client may ask for these services to be closed: those that
-// it may open. It need not state its address: what is closed is only ever its own.
+// Closable returns an error unless the client may close these services: those that it may open. It need not state its
+// address: it can only close its own grants.
 func (p *Policy) Closable(k *spa.Knock, now time.Time) error {
 	if expired(k.Client, now) {
 		return &Denial{Reason: spa.ReasonExpired}
@@ -177,16 +177,15 @@ func (p *Policy) Closable(k *spa.Knock, now time.Time) error {
 	return nil
 }
 
-// Keeps reports whether the client, as its file is now, may go on holding a grant that it was given
-// before. A nil client may hold nothing.
+// Keeps reports whether the client, as its file is now, may keep a grant. A nil client may keep nothing.
 func (p *Policy) Keeps(c *keys.Client, g firewall.Grant, now time.Time) bool {
 	terms, ok := p.stillAllowed(c, g, now)
 	return ok && covered(g.Ports, terms.ports) && terms.reached(g) &&
 		g.Until.Sub(now) <= terms.duration(terms.most, c.MaxFor) && p.inTime(c, terms, g, now)
 }
 
-// Allows reports whether the client, as its file is now, may ask for what it was granted before. It
-// may have to do so again because ports, times or hours have changed.
+// Allows reports whether the client, as its file is now, may ask again for a grant that it had. It may have to,
+// because ports, times or hours have changed.
 func (p *Policy) Allows(c *keys.Client, g firewall.Grant, now time.Time) bool {
 	_, ok := p.stillAllowed(c, g, now)
 	return ok
@@ -219,8 +218,8 @@ func expired(c *keys.Client, now time.Time) bool {
 	return !c.Expires.IsZero() && !now.Before(c.Expires)
 }
 
-// charge takes the grants off the client's allowances, all or none. What the client holds already
-// is refreshed and does not count as one more live grant.
+// charge charges the grants to the client's limits, all or none. A grant that the client already holds is refreshed
+// and is not one more.
 func (p *Policy) charge(client string, grants, held []firewall.Grant, now time.Time) error {
 	if err := p.tooMany(grants, held); err != nil {
 		return err
@@ -248,17 +247,16 @@ func (p *Policy) charge(client string, grants, held []firewall.Grant, now time.T
 	return nil
 }
 
-// maxPorts is how many ports, counted once for each address, a client may have open: the kernel's
-// table of grants has an entry for each, and is shared by all. It takes the kernel some
-// milliseconds to change as many, and other clients' requests wait meanwhile. So a client may
-// open or refresh as many at once, and then portsPerSecond.
+// maxPorts is how many ports, counted once for each address, a client may have open. The kernel's table has an entry
+// for each, which all clients share, and takes some milliseconds to change that many while other clients wait. A
+// client may open or refresh so many at once, and then portsPerSecond.
 const (
 	maxPorts       = 8192
 	portsPerSecond = 1000
 )
 
-// tooMany returns a denial where grants beside those that are held exceed what a client may hold. One
-// that is held already is refreshed, and is not one more.
+// tooMany returns a denial if the grants, beside those that are held, exceed the client's limit. A refreshed grant is
+// not one more.
 func (p *Policy) tooMany(grants, held []firewall.Grant) error {
 	number, ports := 0, 0
 	for i, g := range held { // a grant of many ranges comes in parts
@@ -285,7 +283,7 @@ func (p *Policy) tooMany(grants, held []firewall.Grant) error {
 // same reports whether two grants of one client are for the same thing.
 func same(a, b firewall.Grant) bool { return a.Service == b.Service && a.Source == b.Source }
 
-// size is how many entries of the kernel's table a grant takes.
+// size returns how many entries of the kernel's table a grant takes.
 func size(g firewall.Grant) int {
 	n := 0
 	for _, p := range g.Ports {
@@ -294,7 +292,7 @@ func size(g firewall.Grant) int {
 	return n * max(1, len(g.To))
 }
 
-// allowance is what a client has used of its grants an hour, and of the ports that it may open.
+// allowance is what a client has used of its hourly grants, and of the ports that it may open.
 type allowance struct{ grants, ports bucket }
 
 // bucket leaks at the rate of its limit, which may change.
@@ -303,7 +301,7 @@ type bucket struct {
 	at   time.Time
 }
 
-// leak gives back what the time since the last call allows. A clock that was set back gives nothing back.
+// leak credits the time since the last call. A clock that was set back credits nothing.
 func (b *bucket) leak(perSecond float64, now time.Time) {
 	if passed := now.Sub(b.at); passed > 0 {
 		b.used = max(0, b.used-perSecond*passed.Seconds())

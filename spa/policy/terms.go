@@ -12,7 +12,7 @@ import (
 	"sallyport/spa/config"
 )
 
-// terms are those on which a service, or a port, may be opened.
+// terms are the conditions on which a service or a port may be opened.
 type terms struct {
 	ports  []service.Ports
 	least  time.Duration    // for how long when the client does not say
@@ -21,7 +21,7 @@ type terms struct {
 	at     []netip.Addr     // where the service is; none: at this host
 }
 
-// reached reports whether a grant is for where the service is.
+// reached reports whether a grant is for the addresses of the service.
 func (t terms) reached(g firewall.Grant) bool {
 	if len(g.To) == 0 {
 		return len(t.at) == 0
@@ -29,8 +29,8 @@ func (t terms) reached(g firewall.Grant) bool {
 	return !slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !slices.Contains(t.at, a) })
 }
 
-// toward returns the service's addresses of the source's family. It returns false if the service
-// has addresses, but none of that family.
+// toward returns the service's addresses of the source's family. It returns false if the service has addresses, but
+// none of that family.
 func (t terms) toward(source netip.Addr) ([]netip.Addr, bool) {
 	var to []netip.Addr
 	for _, a := range t.at {
@@ -41,8 +41,7 @@ func (t terms) toward(source netip.Addr) ([]netip.Addr, bool) {
 	return to, len(to) > 0 || len(t.at) == 0
 }
 
-// termsOf returns the terms that hold for all of the services, which are one or more: of what they
-// differ in, the strictest.
+// termsOf returns the terms for one or more services together: where they differ, the strictest.
 func termsOf(ports []service.Ports, services ...config.Service) terms {
 	t := terms{ports: ports, least: services[0].For, most: services[0].MaxFor}
 	for _, s := range services {
@@ -52,7 +51,7 @@ func termsOf(ports []service.Ports, services ...config.Service) terms {
 	return t
 }
 
-// terms returns those of a service that the client's file names.
+// terms returns the terms of a service that the client's file names.
 func (p *Policy) terms(c *keys.Client, wanted service.Service) (terms, error) {
 	t, err := p.find(wanted)
 	if err != nil {
@@ -64,8 +63,8 @@ func (p *Policy) terms(c *keys.Client, wanted service.Service) (terms, error) {
 	return t, nil
 }
 
-// allows reports whether the client's file names the service: by its name, or by ports
-// that have the one asked for among them.
+// allows reports whether the client's file names the service: by its name, or by a range that contains the requested
+// port.
 func allows(c *keys.Client, wanted service.Service) bool {
 	if wanted.Name != "" {
 		return slices.Contains(c.Allow, wanted.Name)
@@ -76,9 +75,9 @@ func allows(c *keys.Client, wanted service.Service) bool {
 	})
 }
 
-// find returns the terms of a service. A raw port is one of this host's. It has the terms of every
-// service that it belongs to, so that a service more never gives anyone more; a port that no service
-// here has is not there to be opened, and what is at addresses of its own is opened by its name only.
+// find returns the terms of a service. A raw port is a port of this host, on the terms of every service that it
+// belongs to together: adding a service never gives anyone more. A port that no service of this host has cannot be
+// opened, and a service at other addresses is opened by name only.
 func (p *Policy) find(wanted service.Service) (terms, error) {
 	if wanted.Name == "" {
 		return p.findPort(service.Ports{Proto: wanted.Proto, Low: wanted.Port, High: wanted.Port})
@@ -107,8 +106,8 @@ func (p *Policy) findPort(port service.Ports) (terms, error) {
 	return termsOf([]service.Ports{port}, having...), nil
 }
 
-// duration returns how long a grant lasts: as asked, or the service's own time where nothing was
-// asked, clipped to the service's and to the client's maximum.
+// duration returns how long a grant lasts: as requested, or the service's own time if none was requested, limited by
+// the service's and the client's maximum.
 func (t terms) duration(asked, clientMax time.Duration) time.Duration {
 	d := asked
 	if d == 0 {
@@ -121,13 +120,13 @@ func (t terms) duration(asked, clientMax time.Duration) time.Duration {
 	return d
 }
 
-// Ports returns the ports of a service, nil where there is no such service.
+// Ports returns the ports of a service, or nil if there is no such service.
 func (p *Policy) Ports(service service.Service) []service.Ports {
 	t, _ := p.find(service)
 	return t.ports
 }
 
-// At returns the addresses that a service is at; the zero Addr is this host.
+// At returns the addresses of a service; the zero Addr is this host.
 func (p *Policy) At(service service.Service) []netip.Addr {
 	t, _ := p.find(service)
 	return places(t.at)
@@ -140,7 +139,7 @@ func places(at []netip.Addr) []netip.Addr {
 	return at
 }
 
-// Within reports whether the services have each port that the grant is for, where it is for it.
+// Within reports whether the services have every port of the grant, at every address of the grant.
 func (p *Policy) Within(g firewall.Grant, services []service.Service) bool {
 	for _, at := range places(g.To) {
 		var there []service.Ports

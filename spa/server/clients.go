@@ -22,7 +22,7 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// openWatcher starts to listen for changes of client files, while the directory can be opened.
+// openWatcher starts to watch the client files, while the directory can still be opened.
 func (s *Server) openWatcher() error {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -36,14 +36,14 @@ func (s *Server) openWatcher() error {
 	return nil
 }
 
-// settles is how long a client file may be bad, or gone, before its client is shut out: editors and copies
-// write in several steps.
+// settles is how long a client file may be bad or missing before its client is shut out: editors and copies write in
+// several steps.
 const settles = time.Second
 
 // unsettled maps each client with a bad or missing file to the time at which it is shut out.
 type unsettled map[string]time.Time
 
-// note takes over how reading the file of a client went.
+// note records whether a client's file could be read.
 func (u unsettled) note(name string, err error, now time.Time) {
 	if err == nil {
 		delete(u, name)
@@ -52,7 +52,7 @@ func (u unsettled) note(name string, err error, now time.Time) {
 	}
 }
 
-// next returns how long it is until the first is due; false: there is none.
+// next returns the time until the first client is due; false if there is none.
 func (u unsettled) next(now time.Time) (time.Duration, bool) {
 	if len(u) == 0 {
 		return 0, false
@@ -94,8 +94,8 @@ func (s *Server) watchClients(ctx context.Context) error {
 	}
 }
 
-// reloadFile reads a file that changed, also when only its mode did: one that was refused for it is
-// mended that way. A directory that is moved away ends the server: its changes could not be seen.
+// reloadFile reads a file that changed, even if only its mode did: that may mend it. If the directory is moved away
+// the server ends: it could not see further changes.
 func (s *Server) reloadFile(ctx context.Context, event fsnotify.Event, waiting unsettled) error {
 	if filepath.Clean(event.Name) == s.clientsDir() {
 		if event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename) {
@@ -132,7 +132,7 @@ func (s *Server) settle(ctx context.Context, waiting unsettled) {
 	}
 }
 
-// reloadAll is what is left to do when the kernel had more changes to tell than it could hold.
+// reloadAll reads all client files again after the kernel's queue of changes overflowed.
 func (s *Server) reloadAll(ctx context.Context, waiting unsettled) {
 	names, err := s.clients.Names()
 	if err != nil {
@@ -143,7 +143,7 @@ func (s *Server) reloadAll(ctx context.Context, waiting unsettled) {
 	}
 }
 
-// clientName returns the client whose file has that name.
+// clientName returns the client whose file has this name.
 func clientName(file string) (string, bool) {
 	name, ok := strings.CutSuffix(filepath.Base(file), ".toml")
 	return name, ok && service.ValidName(name) == nil
@@ -151,7 +151,7 @@ func clientName(file string) (string, bool) {
 
 func (s *Server) clientsDir() string { return filepath.Join(s.dir, config.ClientsDir) }
 
-// readable makes sure that client files can still be read: their changes have to take effect.
+// readable makes sure that client files can still be read: changes to them must take effect.
 func (s *Server) readable() error {
 	_, err := s.clients.Names()
 	if !errors.Is(err, fs.ErrPermission) {
@@ -164,8 +164,8 @@ func (s *Server) readable() error {
 	return fmt.Errorf("without privileges, as user %s: %w; hand the directory over with: %s", s.sandbox.User, err, command)
 }
 
-// reloadClient makes one client file's change take effect. A client that may do less than before
-// loses, now, the grants that it could not have any more. A file that is bad or gone changes nothing yet.
+// reloadClient applies the change of one client file. Grants that the client may no longer hold end now. A bad or
+// missing file changes nothing yet.
 func (s *Server) reloadClient(ctx context.Context, name string) error {
 	s.reading.Lock()
 	defer s.reading.Unlock()
@@ -209,7 +209,7 @@ func (s *Server) shutOut(ctx context.Context, name string, why error) {
 // shutOutFor is the log message for a client file that is ignored, at the start or later.
 const shutOutFor = "client file ignored: this client cannot knock until it is fixed"
 
-// leftOut are the client files that are not taken.
+// leftOut returns the client files that are ignored.
 func (s *Server) leftOut() []control.LeftOut {
 	list := []control.LeftOut{} // [] in JSON, not null
 	for name, why := range s.clients.Bad() {
@@ -229,16 +229,15 @@ func change(before, after *keys.Client) string {
 	return "changed"
 }
 
-// shut ends what the client holds and may not hold any more, and sees to it that no packet of before
-// opens it again.
+// shut ends the grants that the client may no longer hold, and makes sure that no earlier packet opens them again.
 func (s *Server) shut(ctx context.Context, before, after *keys.Client) {
 	now := s.now()
 	s.narrow(before, after)
 	s.endUnkept(ctx, s.firewall.GrantsOf(before.Name, now), now)
 }
 
-// narrow closes what the client may not ask for any more to packets that are on their way. Where
-// that is ports, it is all that is asked for by port: a request names one, a file may name a range.
+// narrow refuses packets on their way that ask for what the client may no longer open. If that includes ports, it
+// refuses every request by port: a request names one, a file may name a range.
 func (s *Server) narrow(before, after *keys.Client) {
 	lost := slices.DeleteFunc(slices.Clone(before.Allow), func(service string) bool {
 		return after != nil && slices.Contains(after.Allow, service)

@@ -16,7 +16,7 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// openControl makes the socket while that can be done, for the user that the server will be.
+// openControl creates the socket while that is possible, for the user that the server will become.
 func (s *Server) openControl() error {
 	uid, _, err := sandbox.Becomes(home.SystemUser)
 	if err != nil {
@@ -31,8 +31,8 @@ func (s *Server) openControl() error {
 	return nil
 }
 
-// serveControl answers whoever asks, until ctx ends. It runs beside the line, and holds it up for no
-// longer than a change takes.
+// serveControl answers requests until ctx ends. It runs beside the line, and delays it only for as long as a change
+// takes.
 func (s *Server) serveControl(ctx context.Context) error {
 	return s.socket.Serve(ctx, func(ctx context.Context, r control.Request, a *control.Answer) error {
 		switch r.Command {
@@ -72,8 +72,8 @@ func (s *Server) sendGrants(a *control.Answer) error {
 	return nil
 }
 
-// shown returns grants as they are shown: one that the firewall keeps in parts is one. Where a service
-// has other ports since, what was granted before and after may end at different times, and is two.
+// shown returns grants as they are displayed: a grant that the firewall keeps in parts is one. If a service has got
+// other ports since, earlier and later parts may end at different times and are two.
 func shown(gs []firewall.Grant) []control.Grant {
 	list := make([]control.Grant, 0, len(gs))
 	for i, g := range gs {
@@ -92,15 +92,14 @@ func shown(gs []firewall.Grant) []control.Grant {
 	return list
 }
 
-// parts reports whether two grants are parts of one. After a restart their ends may be read as some
-// microseconds apart.
+// parts reports whether two grants are parts of one. After a restart their ends may differ by microseconds.
 func parts(a, b firewall.Grant) bool {
 	same := a.Client == b.Client && a.Service == b.Service && a.Source == b.Source
 	return same && a.Until.Sub(b.Until).Abs() < time.Second && !slices.ContainsFunc(b.Ports,
 		func(p service.Ports) bool { return slices.Contains(a.Ports, p) })
 }
 
-// watch sends decisions as they are made. Who does not read is waited for, and misses some.
+// watch sends decisions as they are made. A reader that stalls loses some.
 func (s *Server) watch(ctx context.Context, a *control.Answer) error {
 	a.Patient()
 	w, ok := s.feed.Join()
@@ -139,7 +138,7 @@ func sendTold(a *control.Answer, t feed.Told) error {
 	return a.Send(control.Reply{Decision: &t.Decision})
 }
 
-// denied is an error that a person is told of, with what to do.
+// denied returns an error for the administrator, with a hint.
 func denied(hint string, problems ...string) error {
 	return &control.Denied{Text: strings.Join(slices.DeleteFunc(problems, func(p string) bool { return p == "" }), "\n"),
 		Hint: hint}

@@ -16,8 +16,8 @@ type setting struct {
 	value func(c *config.Config) any
 }
 
-// restartSettings are what a running server cannot change: files and sockets that it opened with
-// privileges that it has given up, filters that are locked, and what the guard is known by.
+// restartSettings are the settings that a running server cannot change: files and sockets that it opened with
+// privileges it has dropped, filters that are locked, and what identifies the guard.
 var restartSettings = []setting{
 	{"server_id", func(c *config.Config) any { return c.ServerID }},
 	{"knock_ports", func(c *config.Config) any { return c.KnockPorts }},
@@ -32,7 +32,7 @@ var restartSettings = []setting{
 	{"audit.file", func(c *config.Config) any { return c.Audit.File }},
 }
 
-// liveSettings are what a reload changes, beside the services.
+// liveSettings are the settings that a reload can change, besides the services.
 var liveSettings = []setting{
 	{"name", func(c *config.Config) any { return c.Name }},
 	{"address", func(c *config.Config) any { return c.Address }},
@@ -78,10 +78,10 @@ func changedServices(was, is *config.Config) []string {
 	return keys
 }
 
-// clientChange is a client that differs; nil where there was, or is, none.
+// clientChange is a client before and after; nil if there was or is none.
 type clientChange struct{ before, after *keys.Client }
 
-// changedClients compares the clients that are known with those that were read.
+// changedClients compares the loaded clients with those that were just read.
 func changedClients(known []*keys.Client, read *keys.Registry) []clientChange {
 	var changes []clientChange
 	for _, before := range known {
@@ -98,7 +98,7 @@ func changedClients(known []*keys.Client, read *keys.Registry) []clientChange {
 	return changes
 }
 
-// tell puts the change into an answer.
+// tell adds the change to an answer.
 func (c clientChange) tell(r *control.Reloaded) {
 	switch {
 	case c.before == nil:

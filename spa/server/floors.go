@@ -12,30 +12,28 @@ import (
 	"sallyport/spa/audit"
 )
 
-// A floor makes an end final: a request to open that was first stamped at or before the floor of
-// something that it asks for is refused, however late it arrives. Floors are in the journal before
-// the end is answered.
+// A floor makes an end final: an open request that was first stamped at or before the floor of something that it asks
+// for is refused, however late it arrives. Floors are written to the journal before the end is answered.
 //
-// A client that closes a service sets the floor at its own stamp: the same clock stamped what it
-// made before. What the administrator takes away gets its floor a window after the server's time,
-// because no packet tells how far the client's clock is ahead: if all of them are held back, it
-// seems to be behind. What a client made before may be stamped up to a window later. The price is
-// that a client is refused for as long as its own clock is not past that.
+// A client that closes a service sets the floor at its own stamp, because the same clock stamped its earlier packets.
+// When the administrator takes something away, the floor is a window after the server's time: no packet shows how far
+// the client's clock is ahead, and if all its packets are held back it seems to be behind. Earlier packets may be
+// stamped up to a window later. The price is that the client is refused until its own clock is past that.
 
-// Floors of a client that stand for more than a name or a port. None of them is either.
+// Floors of a client that stand for more than one name or port. None of them can be a name or a port.
 const (
 	everything = "*"
 	somePort   = "*/*" // raised with each port, for those who ask for many
 	byPort     = "/"   // of what is asked for by its port
 )
 
-// manyPorts is how many ports of a request do not have a floor each any more.
+// manyPorts is the number of ports from which a request no longer has a floor for each.
 const manyPorts = 16
 
 var errSuperseded = errors.New("closed or revoked since this request was first made, or up to a window before")
 
-// superseded reports whether something that the request asks to open was closed or taken away after
-// it was first stamped: a packet that was held back must not open it again.
+// superseded returns an error if something that the request would open was closed or taken away after it was first
+// stamped: a packet that was held back must not open it again.
 func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool {
 	if k.Type != spa.TypeOpen {
 		return false
@@ -50,8 +48,8 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool
 	return slices.ContainsFunc(topics, func(t topic) bool { return !first.After(s.journal.FloorOf(t)) })
 }
 
-// closed refuses what the client asked for before it closed these services: under their names, and
-// under any other that opens one of their ports.
+// closed refuses open requests from before this close: for these services, and for any other that opens one of their
+// ports.
 func (s *Server) closed(k *spa.Knock) error {
 	for _, what := range slices.Concat(service.Names(k.Services), s.ports(k.Services, everything), []string{somePort}) {
 		if err := s.journal.SetFloor(ofClient(k.Client.Name, what), k.Time); err != nil {
@@ -61,7 +59,7 @@ func (s *Server) closed(k *spa.Knock) error {
 	return nil
 }
 
-// ports returns each port of the services, where it is, as a floor has it; where they are many, what
+// ports returns each port of the services, with its address, as named in floors; if there are many, the name that
 // stands for them.
 func (s *Server) ports(services []service.Service, many string) []string {
 	var list []string
@@ -83,8 +81,8 @@ func (s *Server) ports(services []service.Service, many string) []string {
 // final is the floor of what the administrator takes away.
 func (s *Server) final(now time.Time) time.Time { return now.Add(s.config.Window) }
 
-// takeAway refuses requests for these services that the client can have made up to now, also once they
-// are given back.
+// takeAway refuses requests for these services that the client can have made up to now, even if the services are
+// given back.
 func (s *Server) takeAway(client string, services []string, now time.Time) {
 	for _, service := range services {
 		if err := s.journal.SetFloor(ofClient(client, service), s.final(now)); err != nil {
@@ -94,7 +92,7 @@ func (s *Server) takeAway(client string, services []string, now time.Time) {
 	}
 }
 
-// supersede refuses what is superseded: with the policy's reason where it has one, which lasts.
+// supersede refuses a superseded request: with the policy's reason if it has one, because that lasts.
 func (s *Server) supersede(event audit.Event) audit.Event {
 	if err := s.policy.Closable(event.Knock, event.Time); err != nil {
 		return s.refuse(event, audit.Denied, reasonFor(err), err)
@@ -102,14 +100,14 @@ func (s *Server) supersede(event audit.Event) audit.Event {
 	return s.refuse(event, audit.Denied, spa.ReasonSuperseded, errSuperseded)
 }
 
-// topic is the name of a floor in the journal.
+// topic identifies a floor in the journal.
 type topic = [16]byte
 
-// ofClient names the floor of what a client may ask for.
+// ofClient identifies the floor of something that a client may ask for.
 func ofClient(client, what string) topic {
 	sum := sha256.Sum256([]byte(client + "\x00" + what))
 	return topic(sum[:16])
 }
 
-// ofAddress names the floor of an address, whoever asks: no client is without a name.
+// ofAddress identifies the floor of an address, for all clients: every client has a name.
 func ofAddress(a netip.Addr) topic { return ofClient("", a.Unmap().WithZone("").String()) }

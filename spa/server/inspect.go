@@ -25,13 +25,12 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// Inspect takes the packets of a capture file the way of the line, each at the time at which it was
-// captured, and tells what a gateway would have decided that started just before the first, with
-// the files as they are now. It touches neither firewall nor journal, answers nobody, and needs no
-// rights but to read the files.
+// Inspect runs the packets of a capture file through the line, each at the time of its capture, and reports what a
+// gateway would have decided that was started just before the first, with the files as they are now. It touches
+// neither firewall nor journal, answers no packet, and needs only the right to read the files.
 //
-// Noise is told of at the end, a decision for each reason. The Stats are those of the file. On an error
-// in the middle of the file, what was decided before it has been told.
+// Noise is reported at the end, one decision for each reason. The Stats are those of the file. If there is an error
+// in the middle of the file, the decisions before it have been reported.
 func Inspect(ctx context.Context, c *config.Config, file io.Reader, log *slog.Logger,
 	tell func(control.Decision) error) (capture.Stats, error) {
 	in, err := capture.OpenFile(file, captureConfig(c))
@@ -65,7 +64,7 @@ func Inspect(ctx context.Context, c *config.Config, file io.Reader, log *slog.Lo
 	return in.Stats(), errors.Join(err, ctx.Err(), s.Close())
 }
 
-// inspect decides one packet and tells of it, or adds it to the noise.
+// inspect decides one packet and reports it, or counts it as noise.
 func (s *Server) inspect(ctx context.Context, p capture.Packet, noise map[string]control.Decision,
 	tell func(control.Decision) error) error {
 	event := s.handle(ctx, p)
@@ -78,8 +77,8 @@ func (s *Server) inspect(ctx context.Context, p capture.Packet, noise map[string
 	return nil
 }
 
-// openPast opens what the line needs for packets of the past: a journal that is thrown away, and a
-// firewall that enforces nothing. Its clock is at.
+// openPast opens what the line needs for packets of the past: a temporary journal, and a firewall that enforces
+// nothing. Its clock is at.
 func openPast(ctx context.Context, c *config.Config, log *slog.Logger, at *time.Time) (*Server, error) {
 	s := &Server{config: c, dir: c.Dir, log: log, now: func() time.Time { return *at }, since: *at,
 		seen: newSightings(), feed: feed.New()}
@@ -91,8 +90,7 @@ func openPast(ctx context.Context, c *config.Config, log *slog.Logger, at *time.
 	return s, nil
 }
 
-// openScratch opens an empty journal, in a file that has no name any more: however this ends, nothing
-// is left of it.
+// openScratch opens an empty journal in a file without a name: however the program ends, nothing is left.
 func (s *Server) openScratch() error {
 	dir, err := os.MkdirTemp("", "spa-inspect-")
 	if err != nil {
@@ -126,7 +124,7 @@ func (s *Server) openDryRun(ctx context.Context) error {
 	return fw.Load(ctx, 0, s.now())
 }
 
-// captureConfig says which packets may be knocks.
+// captureConfig describes which packets may be knocks.
 func captureConfig(c *config.Config) capture.Config {
 	ports := make([]uint16, len(c.KnockPorts))
 	for i, port := range c.KnockPorts {

@@ -29,20 +29,19 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// Options are what a command line adds to the configuration.
+// Options are the settings of the command line.
 type Options struct {
-	// Confirm, when not zero, is how long a guard may stand without a new flow through a knock's
-	// grant before it is taken away again.
+	// Confirm, if not zero, is how long a guard may stay without a new flow through a grant before it is removed.
 	Confirm time.Duration
-	// Log takes what the administrator has to know. Nil discards it.
+	// Log receives what the administrator should know. Nil discards it.
 	Log *slog.Logger
-	// Version is the program's, for status.
+	// Version is the program's version, for status.
 	Version string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
-// Server is a running gateway. It exists only with everything open and privileges dropped.
+// Server is a running gateway. It exists only once everything is open and privileges are dropped.
 type Server struct {
 	log   *slog.Logger
 	now   func() time.Time
@@ -53,12 +52,12 @@ type Server struct {
 	seen  *sightings
 	feed  *feed.Feed
 
-	// reading is held while files that changed are read and taken over: an older reading must not
-	// replace a newer one. It comes before line.
+	// reading is held while changed files are read and applied: an older reading must not replace a newer one. Lock it
+	// before line.
 	reading sync.Mutex
 
-	// line is held while a packet is decided, and while a client is shut out or the configuration
-	// swapped: who is revoked is not granted anything by a packet that was opened a moment before.
+	// line is held while a packet is decided, and while a client is shut out or the configuration is swapped: a revoked
+	// client must not get a grant from a packet that was opened a moment earlier.
 	line      sync.Mutex
 	config    *config.Config
 	identity  spa.Identity
@@ -78,8 +77,8 @@ type Server struct {
 	opened []io.Closer // in the order in which they were opened
 }
 
-// Open opens all that the gateway needs, puts the guard in place, and drops privileges. It reads
-// no packet. On an error everything that was opened is closed; a guard that stands, stays.
+// Open opens everything that the gateway needs, loads the guard, and drops privileges. It reads no packet. On an
+// error it closes everything that it opened; a loaded guard stays.
 func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 	s := &Server{config: c, dir: c.Dir, log: o.Log, now: o.Now, named: o.Version, seen: newSightings(), feed: feed.New()}
 	if s.log == nil {
@@ -104,13 +103,12 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
-	// What starting needed, as much as the clients themselves, is given back now: a server that
-	// idles would keep it.
+	// Memory that starting needed, as much as the clients themselves, is returned now: an idle server would keep it.
 	debug.FreeOSMemory()
 	return s, nil
 }
 
-// Close closes what Open opened, the latest first. The guard and the grants stay.
+// Close closes what Open opened, the latest first. Guard and grants stay.
 func (s *Server) Close() error {
 	var errs []error
 	for i := len(s.opened) - 1; i >= 0; i-- {
@@ -143,8 +141,7 @@ func (s *Server) openDir() error {
 	return nil
 }
 
-// openKeys reads the gate key and the clients. One client's bad file shuts out that client, not
-// the others.
+// openKeys reads the gate key and the clients. A client's bad file shuts out that client alone.
 func (s *Server) openKeys() error {
 	var gates keys.Gates
 	err := home.AsServer(s.log, func() (err error) {
@@ -216,7 +213,7 @@ func (s *Server) openSockets() error {
 	}
 	s.sniffer = sniffer
 	s.keep(sniffer)
-	// Also when receipts are off: a reload may switch them on, and cannot open it.
+	// Open it even if receipts are off: a reload may turn them on, and could not open it then.
 	responder, err := capture.NewResponder(cmp.Or(s.config.Firewall.Mark, firewall.DefaultMark))
 	if err != nil {
 		return err
@@ -226,8 +223,8 @@ func (s *Server) openSockets() error {
 	return nil
 }
 
-// dropPrivileges gives up everything that is not needed to read packets, change the firewall and
-// read a client file that changes, and makes sure that the latter still works.
+// dropPrivileges drops everything that is not needed to read packets, change the firewall and read changed client
+// files, and makes sure that the last still works.
 func (s *Server) dropPrivileges() error {
 	s.files = s.reachable()
 	state, err := sandbox.Drop(home.SystemUser, s.files)
@@ -238,8 +235,8 @@ func (s *Server) dropPrivileges() error {
 	return s.readable()
 }
 
-// reachable is what is opened later: the configuration, wherever links lead from it, and a new audit
-// log in the place of one that was moved. The state is open already, but for what is removed at the end.
+// reachable returns what will be opened later: the configuration, including where links lead, and a new audit log
+// after rotation. The state is already open, except for what is removed at the end.
 func (s *Server) reachable() sandbox.Files {
 	_ = time.Local.String() // reads the machine's time zone, once
 	files := sandbox.Files{Read: []string{s.dir, s.clientsDir()}, Write: []string{s.config.State}}

@@ -24,16 +24,16 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// files are what the administrator writes, read and found to be good.
+// files are the administrator's files, read and valid.
 type files struct {
 	config  *config.Config
 	gates   keys.Gates
 	clients *keys.Registry
 }
 
-// reload reads all files again, and takes them over together or not at all. What lives, lives on,
-// unless it may not be held any more. It runs beside the line and holds it up for the swap alone. With an
-// answer and an error, the files were taken over and the audit log is not where it should be.
+// reload reads all files again and applies them all or none. Live grants stay unless they are no longer allowed. It
+// runs beside the line and delays it only for the swap. If it returns both an answer and an error, the files were
+// applied and the audit log is not at its path.
 func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 	r, err := s.takeOver(parent)
 	log := s.reopenAudit() // also where a file has a mistake: a log that is rotated must not wait for that
@@ -79,8 +79,8 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 	return r, nil
 }
 
-// restartCommand is how the settings that need a restart are taken over. Grants, and what was spent, are in
-// the state directory: they go on where that is taken along.
+// restartCommand returns the command that applies settings which need a restart. Grants and spent packets are in the
+// state directory, so they are kept if that is moved along.
 func restartCommand(was, is *config.Config) string {
 	if was.State == is.State {
 		return "systemctl restart spa-server (grants and sessions go on)"
@@ -98,8 +98,8 @@ func restartCommand(was, is *config.Config) string {
 		command, strings.Join(files, " "), quote.Shell(is.State+"/"))
 }
 
-// within returns an error where the file of settings is a link by now that leads to where the server
-// can open nothing since it gave up its privileges.
+// within returns an error if server.toml is now a link to a place that the server can no longer read since it dropped
+// its privileges.
 func (s *Server) within() error {
 	path := filepath.Join(s.dir, config.FileName)
 	real, err := filepath.EvalSymlinks(path)
@@ -115,8 +115,8 @@ func (s *Server) within() error {
 		path, real)
 }
 
-// reopenAudit goes on in a new audit log where the old one was moved away. On an error no line is lost: they go
-// on in the old one.
+// reopenAudit continues in a new audit log if the old one was moved. On an error no line is lost: they go to the old
+// one.
 func (s *Server) reopenAudit() error {
 	err := s.audit.Reopen()
 	if err == nil {
@@ -128,7 +128,7 @@ func (s *Server) reopenAudit() error {
 		"moved away: "+err.Error())
 }
 
-// mendAudit is the command by which the audit log, which cannot for that reason, goes on in the file at its path.
+// mendAudit returns the command after which the audit log can continue at its path.
 func (s *Server) mendAudit(path string, why error) string {
 	const reload = "systemctl reload spa-server"
 	word, user := quote.Shell(path), s.sandbox.User
@@ -147,7 +147,7 @@ func (s *Server) mendAudit(path string, why error) string {
 	return fmt.Sprintf("chown %s %s && chmod u+rw %[2]s && %s", user, word, reload)
 }
 
-// mostProblems is how many are named: as many as somebody reads, and as fit into an answer.
+// mostProblems is how many problems are listed: as many as a person reads, and as fit into an answer.
 const mostProblems = 100
 
 func few(problems []string) []string {
@@ -157,7 +157,7 @@ func few(problems []string) []string {
 	return problems
 }
 
-// readFiles reads all files, and names all that is wrong with any of them.
+// readFiles reads all files, and returns all that is wrong with any of them.
 func (s *Server) readFiles() (files, []string) {
 	var next files
 	var problems []string
@@ -179,8 +179,7 @@ func (s *Server) readFiles() (files, []string) {
 	return next, problems
 }
 
-// swap puts the files into force. On an error the old ones stay in force, and r.Ended are grants that ended all
-// the same.
+// swap puts the files into force. On an error the old ones stay in force, and r.Ended lists grants that ended anyway.
 func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r *control.Reloaded) error {
 	s.line.Lock()
 	defer s.line.Unlock()
@@ -224,9 +223,9 @@ func lost(before, after []firewall.Grant) []firewall.Grant {
 
 func sameGate(a, b spa.Gate) bool { return a.Key.Equal(b.Key) && a.Until.Equal(b.Until) }
 
-// adopt gives firewall and journal what they have to know of the files: both, or neither. The
-// firewall comes first, because the journal does not go back to another window without a trace. Where
-// the guard went back, grants that the new files would not have kept have ended.
+// adopt applies the files to firewall and journal: both or neither. The firewall comes first, because the journal
+// cannot return to another window without a trace. If the guard was put back, grants that the new files would not
+// have kept have ended.
 func (s *Server) adopt(ctx context.Context, next files) error {
 	now := s.now()
 	was, is := home.FirewallConfig(s.config, s.clients, s.now), home.FirewallConfig(next.config, next.clients, s.now)
@@ -243,13 +242,13 @@ func (s *Server) adopt(ctx context.Context, next files) error {
 	return err
 }
 
-// sameGuard reports whether the guard need not be touched.
+// sameGuard reports whether the guard can stay as it is.
 func sameGuard(a, b firewall.Config) bool {
 	a.Keep, a.Now, b.Keep, b.Now = nil, nil, nil, nil
 	return reflect.DeepEqual(a, b)
 }
 
-// endUnkept ends those of the grants that may not be held any more, and returns them.
+// endUnkept ends the grants that are no longer allowed, and returns them.
 func (s *Server) endUnkept(ctx context.Context, held []firewall.Grant, now time.Time) []firewall.Grant {
 	var ended []firewall.Grant
 	for _, g := range held {

@@ -11,8 +11,8 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// revoke ends what a client holds, or what is held for an address, now; the keys stay good. With Cut
-// it ends sessions too, those that outlived their grants among them.
+// revoke ends the grants of a client or an address now; keys stay valid. With Cut it also ends sessions, including
+// those that outlived their grants.
 func (s *Server) revoke(parent context.Context, r control.Request) (*control.Revoked, error) {
 	if (r.Client == "") != r.Source.IsValid() {
 		return nil, denied("", "a revocation is for a client or for an address")
@@ -45,7 +45,7 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 
 const keyRevoked, keyExpired = "revoked", "expired"
 
-// keyOf says in a word what the key of a client still opens.
+// keyOf returns in a word what the client's key is still good for.
 func (s *Server) keyOf(name string) string {
 	client, ok := s.clients.Client(name)
 	switch {
@@ -59,8 +59,7 @@ func (s *Server) keyOf(name string) string {
 	return "good"
 }
 
-// revocable refuses a client that nobody knows: it may be misspelt. One whose file is gone can still
-// have sessions.
+// revocable refuses an unknown client: the name may be misspelt. A client whose file is gone can still have sessions.
 func (s *Server) revocable(r control.Request) error {
 	if r.Client == "" || len(s.seen.granted(r.Client)) > 0 || len(s.firewall.GrantsOf(r.Client, s.now())) > 0 {
 		return nil
@@ -72,8 +71,8 @@ func (s *Server) revocable(r control.Request) error {
 		r.Client))
 }
 
-// end ends grants, after it has seen to it that no packet on its way opens anything again. Where
-// that cannot be, they end all the same. Cuttable is what their sessions are looked for by.
+// end ends grants, after it has made sure that no packet on its way opens them again. If that fails they end anyway.
+// Cuttable identifies their sessions.
 func (s *Server) end(ctx context.Context, r control.Request) (ended, cuttable []firewall.Grant, err error) {
 	s.line.Lock()
 	defer s.line.Unlock()
@@ -88,8 +87,8 @@ func (s *Server) end(ctx context.Context, r control.Request) (ended, cuttable []
 	return ended, s.cuttable(r, ended), errors.Join(err, unfloored)
 }
 
-// cuttable returns what sessions are looked for by: the grants that ended now, and those of before.
-// Of an address that is all that is guarded, of a client what is remembered.
+// cuttable returns what identifies the sessions to cut: the grants that ended now and earlier ones. For an address
+// that is everything guarded, for a client what is remembered.
 func (s *Server) cuttable(r control.Request, ended []firewall.Grant) []firewall.Grant {
 	if r.Client != "" {
 		return append(ended, s.placed(s.seen.granted(r.Client))...)
@@ -101,7 +100,7 @@ func (s *Server) cuttable(r control.Request, ended []firewall.Grant) []firewall.
 	return ended
 }
 
-// placed returns the grants with the addresses that their services are at.
+// placed returns the grants with the addresses of their services.
 func (s *Server) placed(gs []firewall.Grant) []firewall.Grant {
 	for i := range gs {
 		for _, service := range s.config.Services {
@@ -113,7 +112,7 @@ func (s *Server) placed(gs []firewall.Grant) []firewall.Grant {
 	return gs
 }
 
-// nothing says that there was nothing to end.
+// nothing returns the error that there was nothing to end.
 func (s *Server) nothing(r control.Request) error {
 	who, hint := r.Client, ""
 	if who == "" {

@@ -18,9 +18,9 @@ import (
 	"sallyport/spa/replay"
 )
 
-// Run reads packets until parent ends, and returns nil then. It returns earlier only when the gateway
-// cannot do its work: [firewall.ErrTornDown] and [firewall.ErrUnconfirmed] among the reasons. The
-// server is closed in any case; guard and grants stay in the kernel.
+// Run reads packets until parent ends, and then returns nil. It returns earlier only if the gateway cannot work:
+// [firewall.ErrTornDown] and [firewall.ErrUnconfirmed] are among the reasons. In any case the server is closed, and
+// guard and grants stay in the kernel.
 func (s *Server) Run(parent context.Context) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
@@ -51,7 +51,7 @@ func (s *Server) Run(parent context.Context) error {
 	return errors.Join(err, s.Close())
 }
 
-// counted is what became of all packets, for the log: status tells the reasons.
+// counted returns the packets by verdict, for the log; status shows the reasons.
 func (s *Server) counted() slog.Attr {
 	byVerdict := make(map[string]uint64)
 	for what, n := range s.audit.Counts() {
@@ -80,8 +80,8 @@ func (s *Server) loop(ctx context.Context) error {
 	}
 }
 
-// process decides one packet, records what became of it, and answers it if it was spent. Nothing else is
-// ever answered, but for what tooEarly is for.
+// process decides one packet, records the result, and answers it if it was spent. Nothing else is ever answered,
+// except as tooEarly describes.
 func (s *Server) process(ctx context.Context, p capture.Packet) {
 	s.line.Lock()
 	event := s.handle(ctx, p)
@@ -98,13 +98,12 @@ func (s *Server) process(ctx context.Context, p capture.Packet) {
 	}
 }
 
-// earlyPause is how often a client is told at most that it knocks too early.
+// earlyPause is the shortest time between two answers that tell a client that it knocks too early.
 const earlyPause = time.Second
 
-// tooEarly gives the event a receipt that says from when on packets are taken, where one came that is
-// good but for the floor that a reboot or a lost journal left. The packet stays unspent, so copies come
-// here too. Only one that states its source, and came from there, is answered: nobody can have the
-// answer sent to another, or by another way than the client's own packets go. And only now and then.
+// tooEarly adds a receipt with the time from which packets are accepted, if the packet is good except for the floor
+// that a reboot or a lost journal left. The packet stays unspent, so copies come here too. Only a packet that states
+// its source and came from there is answered, so that no one can send the answer to another host. Answers are rare.
 func (s *Server) tooEarly(e *audit.Event) bool {
 	if !errors.Is(e.Err, replay.ErrFloor) || !e.Knock.Source.IsValid() || !s.seen.mayTell(e.Client, e.Time) {
 		return false
@@ -113,7 +112,7 @@ func (s *Server) tooEarly(e *audit.Event) bool {
 	return true
 }
 
-// ready says that the gateway works, to the administrator and to systemd.
+// ready reports to the administrator and to systemd that the gateway works.
 func (s *Server) ready() {
 	s.line.Lock() // a reload may be on its way
 	c := s.config
@@ -148,13 +147,13 @@ func guards(c *config.Config) []string {
 	return guarded
 }
 
-// What systemd is told (sd_notify(3)).
+// States for systemd (sd_notify(3)).
 const (
 	notifyReady    = "READY=1"
 	notifyStopping = "STOPPING=1"
 )
 
-// openNotify connects to systemd, where that started the server: later no socket can be made.
+// openNotify connects to systemd, if that started the server: later no socket can be created.
 func (s *Server) openNotify() error {
 	name := os.Getenv("NOTIFY_SOCKET")
 	if name == "" {

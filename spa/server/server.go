@@ -1,10 +1,9 @@
 // Package server is the gateway: it takes packets from the sniffer to the firewall.
 //
-// The path of a packet is one function, [Server.handle]. Around it: what has to be opened before
-// privileges are dropped (open.go), the loop and what runs beside it (run.go), the client files that
-// change while it runs (clients.go), and what is asked and told on its socket (control.go): what it
-// knows (status.go), what it decides (package feed), what is ended (revoke.go), and all files taken over
-// at once (reload.go). Of packets that were captured it says what it would have decided (inspect.go).
+// The path of a packet is one function, [Server.handle]. Around it are: what is opened before privileges are dropped
+// (open.go), the loop and what runs beside it (run.go), client files that change (clients.go), and the control socket
+// (control.go): what the server knows (status.go), decides (package feed), revokes (revoke.go) and reloads
+// (reload.go). For captured packets inspect.go reports what it would have decided.
 package server
 
 import (
@@ -27,9 +26,9 @@ import (
 	"sallyport/spa/replay"
 )
 
-// handle takes one packet from bytes to a decision. Each step either adds to what is known about
-// the packet or ends its path with the reason. The checks stand in order of their cost; nothing is
-// remembered before the packet authenticates, and nothing is done before it is spent.
+// handle takes one packet from bytes to a decision. Each step either learns something about the packet or ends its
+// path with a reason. Checks are in order of their cost. Nothing is remembered before the packet authenticates, and
+// nothing is done before it is spent.
 func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	now := s.now()
 	from := p.From.Addr()
@@ -52,8 +51,8 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 		return event.As(audit.Unspent, err)
 	}
 
-	// From here on the packet is spent: whatever is decided is remembered, answered and recorded, also
-	// when the server is asked to stop meanwhile.
+	// From here on the packet is spent: every decision is remembered, answered and recorded, even if the server is being
+	// stopped.
 	ctx = context.WithoutCancel(ctx)
 	switch {
 	case err != nil: // what the id stands for is another request's outcome, and stays that
@@ -98,9 +97,8 @@ func (s *Server) closeGrants(ctx context.Context, event audit.Event) audit.Event
 	return s.conclude(event, audit.Closed, spa.Receipt{Status: spa.Closed, Services: closed})
 }
 
-// closing returns the names under which the client may hold what it wants closed: the services as
-// it asks for them, and others of its grants that have no port but theirs. What was opened as ssh
-// is closed as tcp/22 too.
+// closing returns the names of the grants that a close ends: the requested services, and the client's other grants
+// whose ports are all among theirs. A grant opened as ssh is also closed as tcp/22.
 func (s *Server) closing(event audit.Event) []string {
 	k := event.Knock
 	var within, beyond []string
@@ -117,8 +115,8 @@ func (s *Server) closing(event audit.Event) []string {
 	return append(service.Names(k.Services), within...)
 }
 
-// repeat answers another try of a command as its first was answered, and does nothing else. Where what
-// was granted then has been ended since, it says that.
+// repeat answers a retry as its command was first answered, and does nothing else. If its grant has been ended since,
+// the answer says so.
 func (s *Server) repeat(event audit.Event, outcome []byte) audit.Event {
 	receipt, err := spa.ParseReceipt(outcome)
 	if err != nil {
@@ -131,7 +129,7 @@ func (s *Server) repeat(event audit.Event, outcome []byte) audit.Event {
 	return event.As(audit.Repeated, nil)
 }
 
-// stillHeld reports whether the client holds what its receipt says to be open.
+// stillHeld reports whether the client still holds what its receipt says is open.
 func (s *Server) stillHeld(event audit.Event) bool {
 	held := s.firewall.GrantsOf(event.Client, event.Time)
 	for i, service := range service.Names(event.Knock.Services) {
@@ -147,8 +145,8 @@ func (s *Server) stillHeld(event audit.Event) bool {
 	return true
 }
 
-// later returns the receipt as it reads at a later time: what was granted lasts no longer for it, also
-// by a clock that was set back since.
+// later returns the receipt as it reads at a later time: no grant lasts longer because of it, even if the clock was
+// set back.
 func later(r spa.Receipt, now time.Time) spa.Receipt {
 	passed := max(0, now.Sub(r.Time))
 	services := make([]spa.Granting, len(r.Services))
@@ -166,7 +164,7 @@ func (s *Server) refuse(event audit.Event, v audit.Verdict, reason spa.Status, e
 	return s.conclude(event, v, spa.Receipt{Status: reason})
 }
 
-// conclude settles the outcome in the journal, before anyone is told of it.
+// conclude settles the outcome in the journal before it is told to anyone.
 func (s *Server) conclude(event audit.Event, v audit.Verdict, receipt spa.Receipt) audit.Event {
 	event = event.Answer(receipt)
 	outcome, err := event.Receipt.AppendBinary(nil)
@@ -174,21 +172,21 @@ func (s *Server) conclude(event audit.Event, v audit.Verdict, receipt spa.Receip
 		err = s.journal.Settle(uint64(event.Knock.KeyID), event.Knock.Request.ID, outcome)
 	}
 	if err != nil {
-		// The packet is spent and nothing more can be opened with it; only a retry would be decided anew.
+		// The packet is spent and can open nothing more; only a retry would be decided again.
 		s.log.Error("could not record the outcome of a request: a retry of it gets no answer", "client",
 			event.Client, "error", err)
 	}
 	return event.As(v, event.Err)
 }
 
-// answer sends the receipt of a spent packet to where it came from.
+// answer sends the receipt of a spent packet to its sender.
 func (s *Server) answer(c *config.Config, p capture.Packet, event audit.Event) {
 	if s.responder == nil {
 		return
 	}
 	packet, err := spa.SealReceipt(event.Receipt, event.Knock, s.identity.Server)
 	if err == nil {
-		// From a shared port a receipt has to be told from what the host's own program sends.
+		// On a shared port a receipt must be distinguishable from what the host's own program sends.
 		shared := slices.Contains(c.KnockPorts, config.KnockPort{Port: p.To.Port(), Shared: true})
 		err = s.responder.Send(p, packet, shared)
 	}
@@ -197,8 +195,8 @@ func (s *Server) answer(c *config.Config, p capture.Packet, event audit.Event) {
 	}
 }
 
-// source is the address that a grant is for: a link-local one has the index of its interface as its
-// zone, because it is another machine on every link.
+// source returns the address that a grant is for. A link-local one has the index of its interface as its zone: it is
+// another machine on every link.
 func source(p capture.Packet) netip.Addr {
 	from := p.From.Addr()
 	if !from.IsLinkLocalUnicast() {
@@ -207,7 +205,7 @@ func source(p capture.Packet) netip.Addr {
 	return from.WithZone(strconv.Itoa(p.Interface))
 }
 
-// entry is what the replay memory keeps of a knock.
+// entry returns what the replay memory keeps of a knock.
 func entry(k *spa.Knock, from netip.Addr) replay.Entry {
 	return replay.Entry{
 		Key:     uint64(k.KeyID),
@@ -220,7 +218,7 @@ func entry(k *spa.Knock, from netip.Addr) replay.Entry {
 	}
 }
 
-// granted is the receipt of grants.
+// granted returns the receipt for grants.
 func granted(grants []firewall.Grant, now time.Time) spa.Receipt {
 	services := make([]spa.Granting, len(grants))
 	for i, g := range grants {
@@ -229,7 +227,7 @@ func granted(grants []firewall.Grant, now time.Time) spa.Receipt {
 	return spa.Receipt{Status: spa.Granted, Services: services}
 }
 
-// reasonFor returns what the client is told of a denial.
+// reasonFor returns the reason that the client gets for a denial.
 func reasonFor(err error) spa.Status {
 	if denial, ok := errors.AsType[*policy.Denial](err); ok {
 		return denial.Reason

@@ -13,8 +13,8 @@ import (
 	"sallyport/spa/server/feed"
 )
 
-// sightings are what was heard of each client since the start: only of packets that its key made, so
-// that there are no more than clients. They live over a reload.
+// sightings are what was heard of each client since the start. Only packets that its key made count, so there are no
+// more sightings than clients. A reload keeps them.
 type sightings struct {
 	mu     sync.Mutex
 	of     map[string]*sighting
@@ -33,8 +33,8 @@ type sighting struct {
 	told            time.Time // when it was last told that it knocks too early
 }
 
-// staleness is of packets that are too old, or from the future. They may be copies, so they say
-// nothing about the client's clock that anything is decided by.
+// staleness counts packets that are too old, or from the future. They may be copies, so no decision depends on what
+// they say about the client's clock.
 type staleness struct {
 	packets int
 	at      time.Time
@@ -47,7 +47,7 @@ const mostGranted = 32
 
 func newSightings() *sightings { return &sightings{of: make(map[string]*sighting)} }
 
-// note takes over what an event tells about its client, which the packet has authenticated.
+// note records what an event says about its client, which the packet has authenticated.
 func (s *sightings) note(e audit.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,7 +61,7 @@ func (s *sightings) note(e audit.Event) {
 	}
 }
 
-// mayTell reports whether a client may be told now that it knocks too early, and notes that it is.
+// mayTell reports whether the client may be told now that it knocks too early, and records that it is.
 func (s *sightings) mayTell(client string, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,7 +93,7 @@ func (s *sightings) spent(e audit.Event) {
 	}
 }
 
-// remember keeps the last few grants, each once.
+// remember keeps the latest grants, each once.
 func (w *sighting) remember(grants []firewall.Grant) {
 	for _, g := range grants {
 		w.granted = slices.DeleteFunc(w.granted, func(old firewall.Grant) bool {
@@ -106,7 +106,7 @@ func (w *sighting) remember(grants []firewall.Grant) {
 	}
 }
 
-// granted returns what a client was given since the start, as far as it is remembered.
+// granted returns the client's grants since the start, as far as they are remembered.
 func (s *sightings) granted(client string) []firewall.Grant {
 	s.mu.Lock()
 	defer s.mu.Unlock()

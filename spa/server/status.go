@@ -13,10 +13,10 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// mostSeen is how many clients a status tells of: what has to fit into one answer.
+// mostSeen is how many clients a status lists, so that it fits into one answer.
 const mostSeen = 2000
 
-// status is what the server says of itself.
+// status returns what the server knows about itself.
 func (s *Server) status() *control.Status {
 	now := s.now()
 	s.line.Lock()
@@ -76,7 +76,7 @@ func privileges(left sandbox.State) control.Privileges {
 	}
 }
 
-// gateStatus says whether a gate key that was replaced is still good.
+// gateStatus reports whether a replaced gate key is still valid.
 func gateStatus(gates []spa.Gate, now time.Time) control.Gate {
 	for _, g := range gates {
 		if !g.Until.IsZero() && now.Before(g.Until) {
@@ -94,7 +94,7 @@ func captured(st capture.Stats) control.Capture {
 	}
 }
 
-// tell puts what was heard of clients into a status, the latest first.
+// tell adds the sightings to a status, the latest first.
 func (s *sightings) tell(st *control.Status) {
 	s.gather(st)
 	slices.SortFunc(st.Seen, func(a, b control.Seen) int {
@@ -121,7 +121,7 @@ func (s *sightings) gather(st *control.Status) {
 	}
 }
 
-// heard is when a client's key was last heard of at all.
+// heard returns when a client's key was last heard of.
 func heard(s control.Seen) time.Time {
 	if s.Stale != nil {
 		return s.Stale.Last
