@@ -12,18 +12,17 @@ import (
 	"sallyport/keys"
 )
 
-// Labels that begin what is authenticated: a request is never taken for a receipt.
+// Labels at the start of authenticated data: a request is never taken for a receipt.
 const (
 	labelRequest = "sallyport 1 request"
 	labelReceipt = "sallyport 1 receipt"
 )
 
-// macMax is the longest message that mac is given: a label, a server id, a request's
-// nonce and a receipt without its mac.
+// macMax is the longest message that mac gets: a label, a server id, a request's nonce and a receipt without its mac.
 const macMax = len(labelReceipt) + len(keys.ServerID{}) + nonceLen + MaxLen - macLen
 
-// mac returns the HMAC-SHA256 (RFC 2104) of the parts, one after another. It differs from
-// crypto/hmac in that it allocates nothing: a flood of forged packets makes no garbage.
+// mac returns the HMAC-SHA256 (RFC 2104) of the parts, one after another. Unlike crypto/hmac it does not allocate: a
+// flood of forged packets makes no garbage.
 func mac(key *[32]byte, parts ...[]byte) [macLen]byte {
 	var inner [sha256.BlockSize + macMax]byte
 	pad(inner[:sha256.BlockSize], key, 0x36)
@@ -41,8 +40,8 @@ func mac(key *[32]byte, parts ...[]byte) [macLen]byte {
 	return sha256.Sum256(outer[:])
 }
 
-// pad writes one block: the key, then zeros, XORed with x in every byte. By words, since
-// byte by byte it is a tenth of what Open takes.
+// pad writes one block: the key, then zeros, XORed with x in every byte. It works on words: byte by byte it would be
+// a tenth of the time of Open.
 func pad(block []byte, key *[32]byte, x byte) {
 	word := uint64(x) * 0x0101010101010101
 	for i := 0; i < len(key); i += 8 {
@@ -53,8 +52,8 @@ func pad(block []byte, key *[32]byte, x byte) {
 	}
 }
 
-// newNonce returns a nonce that is as good as random when the generator is, and does not
-// repeat for another message when the generator is stuck or was cloned with its machine.
+// newNonce returns a nonce that is as random as the generator, and does not repeat for another message if the
+// generator is stuck or was cloned with its machine.
 func newNonce(hedge *[32]byte, message ...[]byte) Nonce {
 	var fresh [32]byte
 	rand.Read(fresh[:])
@@ -63,8 +62,7 @@ func newNonce(hedge *[32]byte, message ...[]byte) Nonce {
 	return Nonce(sum[:nonceLen])
 }
 
-// stream XORs src with the key stream of XChaCha20 (draft-irtf-cfrg-xchacha-03) from
-// block 0 on into dst.
+// stream XORs src with the key stream of XChaCha20 (draft-irtf-cfrg-xchacha-03), from block 0 on, into dst.
 func stream(dst, src []byte, key *[32]byte, nonce *Nonce) {
 	c, err := chacha20.NewUnauthenticatedCipher(key[:], nonce[:])
 	if err != nil {
@@ -73,7 +71,7 @@ func stream(dst, src []byte, key *[32]byte, nonce *Nonce) {
 	c.XORKeyStream(dst, src)
 }
 
-// sealID hides a client's id under the packet's nonce. It is its own inverse.
+// sealID masks a client's id under the packet's nonce. It is its own inverse.
 func sealID(gate keys.GateKey, nonce []byte, id uint64) uint64 {
 	k0, k1 := gate.Mask()
 	return id ^ siphash.Hash(k0, k1, nonce)
@@ -85,7 +83,7 @@ func gateTag(gate keys.GateKey, head []byte) uint64 {
 	return siphash.Hash(k0, k1, head)
 }
 
-// equal64 compares without telling by its time how much was right.
+// equal64 compares in constant time.
 func equal64(a, b uint64) bool {
 	x := a ^ b
 	return (x|-x)>>63 == 0
@@ -108,5 +106,5 @@ func randomLen() int {
 	}
 }
 
-// appendUint64 is how every number stands in a packet: the high byte first.
+// appendUint64 appends a number as packets have it: big-endian.
 func appendUint64(b []byte, n uint64) []byte { return binary.BigEndian.AppendUint64(b, n) }

@@ -1,13 +1,11 @@
-// Package spa is what is said: the single packet that asks a server to open a port, and
-// the receipt that answers it. It is pure: no clock, no network, no files; bytes, keys
-// and a given time go in, a request or the reason against it comes out. PROTOCOL.md
-// beside it is the specification, testdata/vectors has an example of every verdict.
+// Package spa defines the single packet that asks a server to open a port, and the receipt that answers it. It is
+// pure: no clock, no network, no files. Bytes, keys and a given time go in; a request, or the reason against it,
+// comes out. PROTOCOL.md beside it is the specification, and testdata/vectors has an example of every verdict.
 //
 // # The packet
 //
-// A packet is the payload of one UDP datagram, 168 to 256 bytes. Its length is uniform
-// in that range whatever it says, and each of its bytes is indistinguishable from random
-// for everyone without the keys. Numbers stand high byte first.
+// A packet is the payload of one UDP datagram, 168 to 256 bytes. Its length is uniform in that range whatever it
+// contains, and each byte is indistinguishable from random without the keys. Numbers are big-endian.
 //
 //	offset  size    field      meaning
 //	0       24      nonce      HMAC-SHA256(nonce hedge key, 32 random bytes || request)[:24]
@@ -48,14 +46,13 @@
 //	27      5+5n    services   each: milliseconds that it stays open (4 bytes); n, with 0x80 added when it has
 //	                           more ranges than told (1 byte); n ranges of protocol (1), low (2), high (2)
 //
-// [OpenReceipt] looks at the receipt alone: whether its count is that of the request, and
-// whether an open is answered as one, is for the client to see.
+// [OpenReceipt] checks the receipt alone: the client must check whether its count is that of the request, and whether
+// it answers an open as one.
 //
 // # The order of checks
 //
-// [Open] refuses with the first of these that does not hold. The first four look at
-// bytes that anyone may have sent: they cost little, allocate nothing, and the same
-// whether there is one client or a million.
+// [Open] refuses a packet with the first of these that does not hold. The first four look at bytes that anyone may
+// have sent: they cost little, do not allocate, and cost the same with one client or a million.
 //
 //  1. the length is 168 to 256                              ErrLength
 //  2. the tag is of one of the server's gate keys           ErrGate
@@ -67,19 +64,18 @@
 //
 // # What is not protected
 //
-// Open has no memory: a copy of a packet opens as well as the packet did, until it is
-// stale. Whoever calls Open spends the nonce (package spa/replay).
+// Open has no memory: a copy of a packet opens like the packet, until it is stale. The caller of Open spends the
+// nonce (package spa/replay).
 //
-// The source address is that of the request only where it states one. Without it, who
-// intercepts a packet and sends it on from elsewhere is taken for the client.
+// The source address is authenticated only if the request states one. Otherwise an attacker who intercepts a packet
+// and sends it from elsewhere is taken for the client.
 //
-// The gate key is shared by all clients of a server. It keeps out noise and hides the
-// id from strangers. Who holds it can tell knocks from noise, and whose they are; who
-// saw one packet can send its header with another body, as far as check 4.
+// The gate key is shared by all clients of a server. It keeps out noise and hides the id from observers. Anyone who
+// holds it can recognise knocks and their clients, and after seeing one packet can send its header with another body,
+// as far as check 4.
 //
-// There is no forward secrecy: who has recorded packets and later gets the key reads
-// what they asked for. That somebody sends datagrams of 168 to 256 bytes to this
-// address and when is for all on the way to see, and so is whether an answer comes.
+// There is no forward secrecy: an attacker who records packets and later gets the key can read the requests. Everyone
+// on the path can see that datagrams of 168 to 256 bytes go to this address, when, and whether an answer comes.
 package spa
 
 //go:generate env SPA_WRITE_VECTORS=1 go test -count=1 -run ^TestVectorsAreGenerated$ .

@@ -9,38 +9,37 @@ import (
 	"sallyport/keys"
 )
 
-// What Open refuses before the MAC has held. Nothing is known about such a packet but
-// its reason, and nothing may be remembered or answered.
+// Errors of Open before the MAC was verified. Nothing is known about such a packet but the reason, and nothing may be
+// remembered or answered.
 var (
-	// ErrLength is returned for what is not 168 to 256 bytes long.
+	// ErrLength means that the packet is not 168 to 256 bytes long.
 	ErrLength = errors.New("no packet has this length")
-	// ErrGate is returned where the tag is of no gate key: noise, or a client of another server.
+	// ErrGate means that the tag matches none of the server's gate keys: noise, or a packet for another server.
 	ErrGate = errors.New("wrong gate tag")
-	// ErrClient is returned where no client has the packet's id.
+	// ErrClient means that no client has the packet's id.
 	ErrClient = errors.New("unknown client")
-	// ErrMAC is returned where the client's key did not make the packet, or not for this server.
+	// ErrMAC means that the client's key did not make the packet, or not for this server.
 	ErrMAC = errors.New("wrong mac")
 )
 
-// What Open refuses after the MAC has held, wrapped in a *Refused. Such a packet is
-// neither spent nor answered.
+// Errors of Open after the MAC was verified, wrapped in a *Refused. Such a packet is neither spent nor answered.
 var (
-	// ErrRevoked is wrapped where the client was revoked.
+	// ErrRevoked means that the client was revoked.
 	ErrRevoked = errors.New("revoked client")
-	// ErrRetired is wrapped where the key is a previous one whose time is over.
+	// ErrRetired means that the key is a previous one whose time is over.
 	ErrRetired = errors.New("retired key")
-	// ErrMalformed is wrapped where the request is not one of this version of the protocol.
+	// ErrMalformed means that the request does not follow this version of the protocol.
 	ErrMalformed = errors.New("malformed request")
-	// ErrStale is wrapped where the packet's time is further than the window from the server's, on either side.
+	// ErrStale means that the packet's time differs from the server's by more than the window, either way.
 	ErrStale = errors.New("stale packet")
 )
 
-// Refused is the error for a packet that a client's key did make. Nobody else can make
-// one, but everybody who saw it can send it again.
+// Refused is the error for a packet that a client's key made. Nobody else can make one, but anyone who saw it can
+// send it again.
 type Refused struct {
 	Err    error // wraps ErrRevoked, ErrRetired, ErrMalformed or ErrStale
 	Client *keys.Client
-	// Time is the packet's own time where Err is ErrStale, otherwise zero.
+	// Time is the packet's own time if Err is ErrStale, otherwise zero.
 	Time time.Time
 }
 
@@ -52,12 +51,12 @@ func (r *Refused) Unwrap() error { return r.Err }
 
 func malformed(why string) error { return fmt.Errorf("%w: %s", ErrMalformed, why) }
 
-// Identity is what a server has to know of itself to open packets.
+// Identity is what a server needs to know of itself to open packets.
 type Identity struct {
 	Server keys.ServerID
 	// Gates are the gate keys, at least one. All of them are tried.
 	Gates []Gate
-	// Window is how far a packet's time may be from the server's, on either side.
+	// Window is how far a packet's time may be from the server's, either way.
 	Window time.Duration
 }
 
@@ -76,15 +75,15 @@ func GatesOf(g keys.Gates) []Gate {
 	return gates
 }
 
-// Clients finds the key of a client. A *keys.Registry is one.
+// Clients finds the key of a client. *keys.Registry implements it.
 type Clients interface {
-	// Lookup returns what is known of a key's id, whether it is good or revoked. Its cost
-	// does not grow with the number of clients, and it allocates nothing.
+	// Lookup returns the credential with this id, valid or revoked. Its cost does not grow with the number of clients,
+	// and it does not allocate.
 	Lookup(keys.ID) (keys.Credential, bool)
 }
 
-// Knock is a request that has been authenticated and is fresh. Whether it comes for the
-// first time, from where it may come and what it may ask for is yet to be decided.
+// Knock is a request that is authenticated and fresh. It is not yet decided whether it arrives for the first time,
+// where it may come from and what it may open.
 type Knock struct {
 	Request
 	Nonce   Nonce
@@ -95,12 +94,11 @@ type Knock struct {
 	Len     int      // the packet's length, also the receipt's
 }
 
-// Open says which request is in a packet, for a server of that identity, at the time
-// now. The checks come in the order of the package documentation, the cheap ones first.
+// Open returns the request in a packet, for a server of this identity, at the time now. Checks are in the order of
+// the package documentation, cheap ones first.
 //
-// The error is ErrLength, ErrGate, ErrClient or ErrMAC, as it stands and without an
-// allocation, or a *Refused once the packet's client is certain. With an error the
-// Knock is zero.
+// The error is ErrLength, ErrGate, ErrClient or ErrMAC, unwrapped and without an allocation, or a *Refused once the
+// packet's client is certain. With an error the Knock is zero.
 func Open(packet []byte, id *Identity, clients Clients, now time.Time) (Knock, error) {
 	if len(packet) < MinLen || len(packet) > MaxLen {
 		return Knock{}, ErrLength
@@ -132,8 +130,8 @@ func Open(packet []byte, id *Identity, clients Clients, now time.Time) (Knock, e
 		KeyID: keyID, Key: cred.Key, OldGate: old, Len: len(packet)}, nil
 }
 
-// openGate checks the tag against every gate key, and returns the id that it covers and
-// whether that gate has an end. The work is the same whichever of them is right.
+// openGate checks the tag against every gate key, and returns the id that it covers and the end of that gate key, if
+// it has one. The work is the same whichever key matches.
 func openGate(packet []byte, gates []Gate, now time.Time) (id keys.ID, old, ok bool) {
 	tag := binary.BigEndian.Uint64(packet[gateTagAt:])
 	found := -1
@@ -150,7 +148,7 @@ func openGate(packet []byte, gates []Gate, now time.Time) (id keys.ID, old, ok b
 	return id, !gates[found].Until.IsZero(), true
 }
 
-// withdrawn returns why a key is good no more, or nil.
+// withdrawn returns why a key is no longer valid, or nil.
 func withdrawn(c keys.Credential, now time.Time) error {
 	switch {
 	case !c.Client.Revoked.IsZero():
@@ -161,18 +159,18 @@ func withdrawn(c keys.Credential, now time.Time) error {
 	return nil
 }
 
-// over reports whether an end has come: at its moment it has. A zero end never comes.
+// over reports whether an end has come; at its own moment it has. A zero end never comes.
 func over(until, now time.Time) bool { return !until.IsZero() && !now.Before(until) }
 
-// openBody decrypts what of the body can be request.
+// openBody decrypts the part of the body that can be the request.
 func openBody(body []byte, key keys.Key, nonce *Nonce) (Request, error) {
 	var plain [requestMax]byte
 	stream(plain[:], body[:requestMax], key.RequestCipher(), nonce)
 	return parseRequest(plain[:])
 }
 
-// fresh bounds both sides: without the upper bound an intercepted packet of a clock that
-// runs ahead would stay good for as long as it does.
+// fresh checks both sides: without the upper bound, an intercepted packet from a clock that is ahead would stay valid
+// for as long as it is ahead.
 func fresh(stamp, now time.Time, window time.Duration) bool {
 	age := now.Sub(stamp)
 	return -window <= age && age <= window

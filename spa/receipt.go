@@ -24,18 +24,18 @@ const (
 	moreBit         = 0x80
 )
 
-// ErrReceipt is returned by OpenReceipt for what is no receipt for this request. The
-// client goes on waiting as if it had not come: anyone can send such a thing.
+// ErrReceipt means that a datagram is no receipt for this request. The client ignores it and keeps waiting: anyone
+// can send one.
 var ErrReceipt = errors.New("not a receipt for this request")
 
 // errReceiptFormat is returned by ParseReceipt.
 var errReceiptFormat = errors.New("malformed receipt")
 
-// Status says what became of a request. From 16 on it is the reason of a refusal, also
-// where this version does not know it.
+// Status is the result of a request. From 16 on it is the reason of a refusal, even one that this version does not
+// know.
 type Status uint8
 
-// What a receipt can say.
+// The statuses of a receipt.
 const (
 	Granted Status = 1
 	Closed  Status = 2
@@ -55,7 +55,7 @@ const (
 	ReasonTooEarly       Status = 28 // the server has just started; Again says from when on it takes packets
 )
 
-// String returns words for a person.
+// String returns the status in words.
 func (s Status) String() string {
 	switch s {
 	case Granted:
@@ -97,14 +97,14 @@ func (s Status) Refused() bool { return s >= ReasonExpired }
 
 func (s Status) valid() bool { return s == Granted || s == Closed || s.Refused() }
 
-// Granting is what became of one service of the request.
+// Granting is the result for one service of the request.
 type Granting struct {
-	// For is how long it is open, counted from the receipt's time. It is told in whole
-	// milliseconds, rounded down, and at most 2³²-1 of them.
+	// For is how long the service is open, counted from the receipt's time. It is sent in whole milliseconds, rounded
+	// down, at most 2³²-1.
 	For time.Duration
-	// Ports are the ranges of the service, as many as there was room for.
+	// Ports are the ranges of the service, as many as fit.
 	Ports []service.Ports
-	// More says that the service has more ports than Ports tells.
+	// More means that the service has more ports than Ports lists.
 	More bool
 }
 
@@ -113,19 +113,17 @@ type Receipt struct {
 	Status Status
 	// Time is the server's clock, kept to the nanosecond.
 	Time time.Time
-	// Source is the address that the server saw, and granted. It may be the zero Addr.
+	// Source is the address that the server saw and granted. It may be the zero Addr.
 	Source netip.Addr
-	// Services has one for each service of the request, in its order. Only Granted and
-	// Closed tell any; Granted tells all. OpenReceipt does not compare them with the request.
+	// Services has one entry for each service of the request, in its order. Only Granted and Closed have any; Granted
+	// has all. OpenReceipt does not compare them with the request.
 	Services []Granting
-	// Again is told by ReasonTooEarly alone: what is stamped after it, by the clock of who
-	// stamps it, is taken.
+	// Again is sent with ReasonTooEarly only: packets stamped after it, by the client's own clock, are accepted.
 	Again time.Time
 }
 
-// AppendBinary appends the receipt's encoding, at most 112 bytes, to b. Ranges of ports
-// that there is no room for are left out and marked by More: every service keeps its
-// first, then they are kept in order.
+// AppendBinary appends the receipt's encoding, at most 112 bytes, to b. Ranges of ports that do not fit are left out
+// and marked by More: every service keeps its first, and the others are kept in order.
 func (r Receipt) AppendBinary(b []byte) ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, err
@@ -145,7 +143,7 @@ func (r Receipt) AppendBinary(b []byte) ([]byte, error) {
 	return b, nil
 }
 
-// spareRanges is how many ranges can be told beyond the first of each service.
+// spareRanges returns how many ranges fit beyond the first of each service.
 func (r Receipt) spareRanges() int {
 	size := receiptFixedLen
 	for _, g := range r.Services {
@@ -177,7 +175,7 @@ func (r Receipt) check() error {
 	return nil
 }
 
-// validCount reports whether a receipt of that status can tell of that many services.
+// validCount reports whether a receipt with this status can list so many services.
 func validCount(s Status, n int) bool {
 	if s.Refused() {
 		return n == 0
@@ -185,7 +183,7 @@ func validCount(s Status, n int) bool {
 	return n <= maxServices && (s != Granted || n > 0)
 }
 
-// append appends the service with the first n of its ranges.
+// append appends the service with its first n ranges.
 func (g Granting) append(b []byte, n int) []byte {
 	ms := min(max(0, g.For/time.Millisecond), math.MaxUint32)
 	b = binary.BigEndian.AppendUint32(b, uint32(ms))
@@ -202,7 +200,7 @@ func (g Granting) append(b []byte, n int) []byte {
 	return b
 }
 
-// ParseReceipt reads what AppendBinary appended, and nothing else: no byte may follow.
+// ParseReceipt parses what AppendBinary appended, and nothing else: no byte may follow.
 func ParseReceipt(b []byte) (Receipt, error) {
 	r, rest, err := parseReceipt(b)
 	if err != nil {
@@ -275,8 +273,8 @@ func parseGranting(b []byte) (Granting, []byte, error) {
 	return g, b, nil
 }
 
-// SealReceipt returns the packet that answers k: of its length, under its key, and good
-// for no other request. It is to be sent once, and only for what was spent.
+// SealReceipt returns the packet that answers k: of the same length, under its key, and valid for no other request.
+// Send it once, and only for a spent packet.
 func SealReceipt(r Receipt, k *Knock, server keys.ServerID) ([]byte, error) {
 	if k.Len < MinLen || k.Len > MaxLen || k.Key.IsZero() {
 		return nil, errors.New("a receipt needs the knock that it answers")
@@ -289,11 +287,11 @@ func SealReceipt(r Receipt, k *Knock, server keys.ServerID) ([]byte, error) {
 	return sealReceipt(plain, k, server), nil
 }
 
-// sealReceipt makes a packet of a receipt's encoding, whatever that says.
+// sealReceipt makes a packet from a receipt's encoding, whatever it contains.
 func sealReceipt(plain []byte, k *Knock, server keys.ServerID) []byte {
 	packet := make([]byte, k.Len)
-	// The request's nonce is unique already: with it in the hedge, even a stuck generator
-	// cannot give two receipts one nonce.
+	// The request's nonce is unique: with it in the hedge, even a stuck generator cannot give two receipts the same
+	// nonce.
 	nonce := newNonce(k.Key.Hedge(), k.Nonce[:], plain)
 	copy(packet, nonce[:])
 	end := len(packet) - macLen
@@ -303,14 +301,14 @@ func sealReceipt(plain []byte, k *Knock, server keys.ServerID) []byte {
 	return packet
 }
 
-// receiptMAC is the MAC of a receipt, given the nonce of the request that it answers
-// and all that stands before the MAC.
+// receiptMAC returns the MAC of a receipt, for the nonce of the request that it answers and everything before the
+// MAC.
 func receiptMAC(k keys.Key, server keys.ServerID, request, before []byte) [macLen]byte {
 	return mac(k.ReceiptMAC(), []byte(labelReceipt), server[:], request, before)
 }
 
-// OpenReceipt says what is in a datagram that may be the receipt for a request which s
-// sealed. Every error is ErrReceipt, with a zero Receipt.
+// OpenReceipt opens a datagram that may be the receipt for a request sealed by s. Every error is ErrReceipt, with a
+// zero Receipt.
 func OpenReceipt(receipt, request []byte, s Sender) (Receipt, error) {
 	if len(receipt) < MinLen || len(receipt) > MaxLen || len(receipt) != len(request) || s.Key.IsZero() {
 		return Receipt{}, ErrReceipt

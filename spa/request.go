@@ -34,7 +34,7 @@ const (
 // Version is the version of the protocol.
 const Version = 1
 
-// Type says what a request wants.
+// Type is what a request wants.
 type Type uint8
 
 // The types of request.
@@ -54,8 +54,8 @@ func (t Type) String() string {
 	return fmt.Sprintf("type-%d", uint8(t))
 }
 
-// RequestID names one command of a client. All packets that a command sends to one
-// address family carry the same, so that a retry is not a second request.
+// RequestID identifies one command of a client. All packets that a command sends to one address family have the same
+// id, so that a retry is not a second request.
 type RequestID [16]byte
 
 // NewRequestID returns a random id.
@@ -74,23 +74,21 @@ type Request struct {
 	Type Type
 	// Time is the client's clock when this packet was sealed, kept to the nanosecond.
 	Time time.Time
-	// First is the client's clock when the first packet of the command was sealed. The zero
-	// Time leaves it out, as the packets of the first 30 s do: a server remembers an id for
-	// that long. Later ones must tell it, and it is before Time.
+	// First is the client's clock when the first packet of the command was sealed. The zero Time leaves it out, as
+	// packets of the first 30 s do: a server remembers an id for that long. Later packets must have it, and it is before
+	// Time.
 	First time.Time
-	// For is how long the services shall be open, in whole milliseconds and at most
-	// 2³²-1 of them. Zero is the service's own default. A close has none.
+	// For is how long the services should be open, in whole milliseconds, at most 2³²-1. Zero means the service's
+	// default. A close has none.
 	For time.Duration
-	// Source is the address that the client states as its own. The zero Addr asks for
-	// the address that the server sees.
+	// Source is the address that the client states as its own. The zero Addr means the address that the server sees.
 	Source netip.Addr
-	// Services are 1 to 8, none twice.
+	// Services are 1 to 8 different services.
 	Services []service.Service
 }
 
-// Digest condenses what must be equal among all the packets of one command: type,
-// duration, stated source and services in their order, and not the time. It is the
-// start of the SHA-256 of their encoding.
+// Digest is a hash of what must be equal in all packets of one command: type, duration, stated source and services in
+// order, but not the time. It is the start of the SHA-256 of their encoding.
 func (r Request) Digest() [8]byte {
 	r.ID = RequestID{}
 	r.Time, r.First = time.Unix(0, 0), time.Time{}
@@ -99,7 +97,7 @@ func (r Request) Digest() [8]byte {
 	return [8]byte(sum[:8])
 }
 
-// check says why a request cannot be sealed, or nothing.
+// check returns why a request cannot be sealed, or nil.
 func (r Request) check() error {
 	if r.Type != TypeOpen && r.Type != TypeClose {
 		return errors.New("a request is to open or to close")
@@ -153,12 +151,12 @@ func (r Request) checkServices() error {
 	return nil
 }
 
-// representable reports whether the time survives being written as nanoseconds since 1970.
+// representable reports whether the time fits into nanoseconds since 1970.
 func representable(t time.Time) bool {
 	return time.Unix(0, t.UnixNano()).Equal(t)
 }
 
-// append appends the encoding of a request that has been checked.
+// append appends the encoding of a checked request.
 func (r Request) append(b []byte) []byte {
 	flags := byte(0)
 	if !r.First.IsZero() {
@@ -200,8 +198,8 @@ func appendAddr(b []byte, a netip.Addr) []byte {
 	return append(b, a16[:]...)
 }
 
-// parseAddr is the inverse of appendAddr. It refuses 0.0.0.0: that is no address, and
-// "no address" has an encoding already.
+// parseAddr is the inverse of appendAddr. It refuses 0.0.0.0, which is not an address: "no address" already has an
+// encoding.
 func parseAddr(b []byte) (netip.Addr, bool) {
 	a := netip.AddrFrom16([16]byte(b))
 	if a.IsUnspecified() {
@@ -211,8 +209,8 @@ func parseAddr(b []byte) (netip.Addr, bool) {
 	return a, !a.IsUnspecified()
 }
 
-// parseRequest reads a request from what of a decrypted body can be request, requestMax
-// bytes. What follows the request there is padding. Every error wraps ErrMalformed.
+// parseRequest parses a request from requestMax bytes of a decrypted body. What follows the request is padding. Every
+// error wraps ErrMalformed.
 func parseRequest(b []byte) (Request, error) {
 	if len(b) < fixedLen {
 		return Request{}, malformed("it ends early")

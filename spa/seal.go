@@ -18,20 +18,20 @@ const (
 	bodyAt     = gateTagAt + 8
 )
 
-// Bounds of a packet's length, the payload of the UDP datagram. Receipts have the
-// length of the packet that they answer.
+// Bounds of a packet's length, the payload of the UDP datagram. A receipt has the length of the packet that it
+// answers.
 const (
 	MinLen = bodyAt + requestMax + macLen // 168
 	MaxLen = 256
 )
 
-// Nonce is what makes a packet unlike every other. The server spends it.
+// Nonce makes a packet unique. The server spends it.
 type Nonce [nonceLen]byte
 
 // String returns 48 hex digits.
 func (n Nonce) String() string { return hex.EncodeToString(n[:]) }
 
-// Sender is what a client has to know to speak to one server.
+// Sender is what a client needs to know to send to one server.
 type Sender struct {
 	Server keys.ServerID
 	Gate   keys.GateKey
@@ -49,9 +49,8 @@ func (s Sender) check() error {
 	return nil
 }
 
-// Seal returns a packet of 168 to 256 bytes that asks s.Server for r. Each call makes
-// another one, of another length, also for the same request. An error says what cannot
-// be asked for.
+// Seal returns a packet of 168 to 256 bytes with the request r for s.Server. Each call makes a different packet of a
+// different length, even for the same request. An error describes what cannot be requested.
 func Seal(r Request, s Sender) ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, err
@@ -63,7 +62,7 @@ func Seal(r Request, s Sender) ([]byte, error) {
 	return seal(r.append(buf[:0]), s, randomLen()), nil
 }
 
-// seal makes a packet of n bytes of a request's encoding, whatever that says.
+// seal makes a packet of n bytes from a request's encoding, whatever it contains.
 func seal(request []byte, s Sender, n int) []byte {
 	packet := make([]byte, n)
 	nonce := newNonce(s.Key.Hedge(), request)
@@ -90,7 +89,7 @@ func signPacket(packet []byte, s Sender) {
 	copy(packet[end:], sum[:])
 }
 
-// requestMAC is the MAC of a request packet, given all that stands before it.
+// requestMAC returns the MAC of a request packet, for everything before it.
 func requestMAC(k keys.Key, server keys.ServerID, before []byte) [macLen]byte {
 	return mac(k.RequestMAC(), []byte(labelRequest), server[:], before)
 }

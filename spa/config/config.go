@@ -1,8 +1,8 @@
-// Package config is server.toml: what the administrator says once about a gateway. It
-// holds no secret; the keys are in files of their own (package keys).
+// Package config reads and writes server.toml, the administrator's settings of a gateway. The file holds no secret;
+// keys are in files of their own (package keys).
 //
-// The file is read strictly. A key that would have no effect is an error, with its line
-// and what was probably meant: a setting that is misspelt must not be silently absent.
+// The file is read strictly. A key without effect is an error, with its line and what was probably meant: a misspelt
+// setting must not be ignored in silence.
 package config
 
 import (
@@ -46,13 +46,13 @@ type KnockPort struct {
 	Shared bool // the host itself serves it too, so connection tracking sees its packets
 }
 
-// Capture is how packets are seen.
+// Capture says how packets are captured.
 type Capture struct {
 	Mode       string   // "sniff"
 	Interfaces []string // none: all but loopback
 }
 
-// Firewall is how ports are kept shut.
+// Firewall says how ports are kept shut.
 type Firewall struct {
 	Backend           string // "auto", "nftables", "iptables" or "dry-run"
 	Mode              string // "guard" or "admit"
@@ -71,17 +71,17 @@ type Admit struct {
 	Set4, Set6 string // for each family of addresses; empty: none, and nobody is let in by it
 }
 
-// Audit is where decisions are recorded.
+// Audit says where decisions are recorded.
 type Audit struct {
 	File string // absolute
 }
 
-// Limits are of each client.
+// Limits hold for each client.
 type Limits struct {
 	LiveNonces, Grants, GrantsPerHour int
 }
 
-// Service is what clients ask for by name.
+// Service is something that clients can open by name.
 type Service struct {
 	Name        string
 	Ports       []service.Ports
@@ -91,8 +91,8 @@ type Service struct {
 	When        []service.Span // when it may be opened; none: always
 }
 
-// Default is the configuration of a file that says only what it must, for the server in
-// dir: all but Name, Address and ServerID.
+// Default returns the configuration of a minimal file, for the server in dir: everything except Name, Address and
+// ServerID.
 func Default(dir string) Config {
 	return Config{
 		Dir:        dir,
@@ -107,7 +107,7 @@ func Default(dir string) Config {
 	}
 }
 
-// What a service has when it does not say.
+// Defaults of a service.
 const (
 	defaultFor    = 30 * time.Second
 	defaultMaxFor = 10 * time.Minute
@@ -115,7 +115,7 @@ const (
 	cutSessions   = "cut"
 )
 
-// Location returns the time zone in which hours are meant.
+// Location returns the time zone of the hours in the file.
 func (c *Config) Location() *time.Location {
 	if c.Zone == "" {
 		_ = time.Local.String() // reads the machine's zone, once: a server that has given up its privileges could not
@@ -128,13 +128,13 @@ func (c *Config) Location() *time.Location {
 	return zone
 }
 
-// Text returns the file that the configuration was read from, which [Parse] reads again.
+// Text returns the file that the configuration was read from. [Parse] can read it again.
 func (c *Config) Text() []byte { return c.read }
 
 // Cuts reports whether the sessions of the service end with its grant.
 func (s Service) Cuts() bool { return s.OnExpiry == cutSessions }
 
-// Service returns the service of this name.
+// Service returns the service with this name.
 func (c *Config) Service(name string) (Service, bool) {
 	i, ok := slices.BinarySearchFunc(c.Services, name, func(s Service, name string) int {
 		return strings.Compare(s.Name, name)

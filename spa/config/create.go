@@ -10,9 +10,9 @@ import (
 	"sallyport/keys/strict"
 )
 
-// Create writes dir/server.toml for c, commented for whoever will change it, 0640. It never
-// writes over an existing one (place.ErrExists), and writes nothing that Load would not read
-// back as c. What c leaves at zero is at its default; begin with Default for Receipts.
+// Create writes dir/server.toml for c, 0640, with comments for its next editor. It never overwrites a file
+// (place.ErrExists), and writes nothing that Load would not read back as c. Zero values in c mean the default; start
+// from Default for Receipts.
 func Create(dir string, c Config) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -27,7 +27,7 @@ func Create(dir string, c Config) error {
 	return place.WriteNew(path, text)
 }
 
-// Check returns what Load would find wrong with c once it is written, each with its key.
+// Check returns what Load would find wrong with c in a file, each problem with its key.
 func (c Config) Check() error {
 	c = c.filled(c.Dir)
 	file := undecided()
@@ -49,7 +49,7 @@ func (c Config) Check() error {
 	return errors.Join(found...)
 }
 
-// readsBack proves that the file will say what c is.
+// readsBack returns an error unless the file reads back as c.
 func (c Config) readsBack(path string, text []byte) error {
 	file := undecided()
 	d, err := strict.Decode(path, text, &file)
@@ -68,7 +68,7 @@ func (c Config) readsBack(path string, text []byte) error {
 	return nil
 }
 
-// filled puts the defaults where c is zero.
+// filled fills in defaults for zero values.
 func (c Config) filled(dir string) Config {
 	def := Default(dir)
 	c.Dir = dir

@@ -42,8 +42,7 @@ func (l *loader) mark() {
 	l.cfg.Firewall.Mark = uint32(*mark)
 }
 
-// admit reads the sets of mode "admit". What only a guard has an effect on is refused beside it: a
-// setting that does nothing would be believed.
+// admit reads the sets of mode "admit". It refuses settings that only matter for a guard: someone would rely on them.
 func (l *loader) admit() {
 	raw := l.raw.Firewall.Admit
 	if l.cfg.Firewall.Mode != "admit" {
@@ -80,7 +79,7 @@ func (l *loader) admitSet(key, name string, otherFamily bool) {
 
 var errGuardOnly = errors.New(`has no effect with firewall.mode = "admit": your own table keeps the ports shut`)
 
-// onlyGuarding refuses what says how ports are kept shut where somebody else does that.
+// onlyGuarding refuses settings for a guard if there is none of ours.
 func (l *loader) onlyGuarding() {
 	f := l.cfg.Firewall
 	for key, set := range map[string]bool{
@@ -99,9 +98,9 @@ func (l *loader) onlyGuarding() {
 	}
 }
 
-// collisions refuses what contradicts itself. A guarded port must be no knock port of its own: those
-// are kept out of connection tracking, so the guard could not tell a session from another.
-// And one port has one answer to the question what becomes of its sessions.
+// collisions refuses contradictions. A guarded port cannot be a knock port of its own: knock ports are exempt from
+// connection tracking, so the guard could not recognise a session. And the sessions of a port either end with the
+// grant or do not.
 func (l *loader) collisions() {
 	for i, s := range l.cfg.Services {
 		if l.cfg.Firewall.Mode == "admit" && len(s.Addresses) > 0 {

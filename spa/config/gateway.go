@@ -10,19 +10,19 @@ import (
 	"sallyport/keys/service"
 )
 
-// Names of what lies beside server.toml, and of the journal in the state directory.
+// Names of the files beside server.toml, and of the journal in the state directory.
 const (
 	GateFile    = "gate.key"
 	ClientsDir  = "clients"
 	JournalFile = "journal"
 )
 
-// NewService returns a service of that name with the times of one that does not say.
+// NewService returns a service of this name with the default times.
 func NewService(name string, ports ...service.Ports) Service {
 	return Service{Name: name, Ports: ports, For: defaultFor, MaxFor: defaultMaxFor, OnExpiry: keepSessions}
 }
 
-// String returns the service as init takes it: "ssh=tcp/22".
+// String returns the service in the form that init accepts: "ssh=tcp/22".
 func (s Service) String() string {
 	texts := make([]string, len(s.Ports))
 	for i, ports := range s.Ports {
@@ -31,7 +31,7 @@ func (s Service) String() string {
 	return s.Name + "=" + strings.Join(texts, ",")
 }
 
-// String returns the port as "udp/62201", with "(shared)" where the host serves it too.
+// String returns the port as "udp/62201", with "(shared)" if the host serves it too.
 func (k KnockPort) String() string {
 	text := "udp/" + strconv.Itoa(int(k.Port))
 	if k.Shared {
@@ -40,8 +40,8 @@ func (k KnockPort) String() string {
 	return text
 }
 
-// CheckAllow reports why an entry of a client's allow list ("ssh", "tcp/8443", "tcp/8000-8100") is
-// nothing that can be opened here, or not all of it.
+// CheckAllow returns an error if an entry of a client's allow list ("ssh", "tcp/8443", "tcp/8000-8100") cannot be
+// opened here, or only in part.
 func (c *Config) CheckAllow(entry string) error {
 	if !strings.Contains(entry, "/") {
 		service, err := service.ParseService(entry)
@@ -67,7 +67,7 @@ func contain(guarded []service.Ports, proto service.Proto, port uint16) bool {
 	return slices.ContainsFunc(guarded, func(p service.Ports) bool { return p.Contains(proto, port) })
 }
 
-// Guards reports whether s can be asked for here: it is the name of a service, or a port of one.
+// Guards reports whether s can be requested here: it is the name of a service, or a port of one.
 func (c *Config) Guards(s service.Service) bool {
 	if s.Name != "" {
 		_, ok := c.Service(s.Name)

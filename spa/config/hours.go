@@ -8,7 +8,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// zone reads the name of a time zone. LoadLocation takes two more that are none, and mean UTC and the machine's own.
+// zone reads the name of a time zone. LoadLocation accepts two more names, which mean UTC and the machine's own zone.
 func (l *loader) zone() {
 	if l.raw.Zone == nil {
 		return

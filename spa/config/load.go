@@ -15,7 +15,7 @@ import (
 
 const maxFile = 1 << 20
 
-// The file as it is written, before its values are understood.
+// The file before its values are interpreted.
 type (
 	raw struct {
 		Version    int64                 `toml:"version"`
@@ -70,8 +70,7 @@ type (
 	}
 )
 
-// Load reads dir/server.toml. Its error joins all that is wrong, each a *place.FileError
-// with file, line and key.
+// Load reads dir/server.toml. Its error joins all problems, each a *place.FileError with file, line and key.
 func Load(dir string) (*Config, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -82,16 +81,16 @@ func Load(dir string) (*Config, error) {
 	})
 }
 
-// LoadIn is Load for a directory that was opened before, at the absolute path dir: it works
-// whatever was given up since.
+// LoadIn is Load for a directory that was opened earlier, at the absolute path dir. It works after privileges were
+// dropped.
 func LoadIn(root *os.Root, dir string) (*Config, error) {
 	return load(dir, func(into *raw) (*strict.Document, error) {
 		return strict.DecodeFileIn(root, dir, FileName, maxFile, into)
 	})
 }
 
-// Parse is Load for the text of a server.toml of dir, an absolute path, that is kept elsewhere; name is what
-// its errors call it.
+// Parse is Load for the text of a server.toml of dir, an absolute path, that is stored elsewhere; errors name it
+// name.
 func Parse(dir, name string, text []byte) (*Config, error) {
 	return load(dir, func(into *raw) (*strict.Document, error) { return strict.Decode(name, text, into) })
 }
@@ -106,7 +105,7 @@ func load(dir string, decode func(into *raw) (*strict.Document, error)) (*Config
 	return l.load()
 }
 
-// undecided is the file before it is read: what it does not say stays at its default.
+// undecided returns the file's values before it is read: what it omits keeps its default.
 func undecided() raw {
 	def := Default("")
 	return raw{
@@ -124,7 +123,7 @@ func undecided() raw {
 	}
 }
 
-// A loader understands the values one after the other and collects what is wrong.
+// A loader interprets the values one after the other and collects the problems.
 type loader struct {
 	doc      *strict.Document
 	raw      *raw

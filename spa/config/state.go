@@ -11,11 +11,11 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// stateLine is the setting as nearly everybody writes it.
+// stateLine matches the setting in its usual form.
 var stateLine = regexp.MustCompile(`(?m)^[ \t]*state[ \t]*=[ \t]*"([^"\\]+)"`)
 
-// StateDir returns the state directory that dir/server.toml names, for who asks a running server:
-// also where the rest of the file is wrong, since that is when somebody asks.
+// StateDir returns the state directory that dir/server.toml names, to find a running server: even if the rest of the
+// file is wrong, since that is when people look.
 func StateDir(dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -39,7 +39,7 @@ func StateDir(dir string) (string, error) {
 	return filepath.Join(dir, file.State), nil
 }
 
-// cause is the error of a file without its name and the system call.
+// cause returns a file error without the file's name and the system call.
 func cause(err error) error {
 	if at, ok := errors.AsType[*fs.PathError](err); ok {
 		return at.Err

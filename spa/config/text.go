@@ -12,8 +12,7 @@ import (
 	"sallyport/keys/strict"
 )
 
-// withServices puts the services in the order of their names, lists that are empty at nil
-// as Load has them, and the defaults of their durations.
+// withServices sorts the services by name, sets empty lists to nil as Load does, and fills in default durations.
 func (c Config) withServices() Config {
 	c.Services = slices.Clone(c.Services)
 	slices.SortFunc(c.Services, func(a, b Service) int { return cmp.Compare(a.Name, b.Name) })
@@ -37,8 +36,7 @@ func none[T any](list []T) []T {
 	return list
 }
 
-// text is server.toml. It says every setting that somebody may want to change, with its
-// default, so that nobody has to look for it.
+// text returns server.toml. It lists every setting that people may want to change, with its default.
 func (c Config) text() string {
 	var b strings.Builder
 	c.writeGateway(&b)
@@ -135,7 +133,7 @@ func (s Service) write(b *strings.Builder) {
 	b.WriteString("\n")
 }
 
-// writeRest writes what most services leave as it is.
+// writeRest writes the settings that most services leave at their default.
 func (s Service) writeRest(b *strings.Builder) {
 	addresses := make([]string, len(s.Addresses))
 	for i, a := range s.Addresses {
@@ -149,7 +147,7 @@ func (s Service) writeRest(b *strings.Builder) {
 		"shut at other times; over midnight: \"fri 22:00-02:00\"")
 }
 
-// changed writes a setting that is not at its default, or else an example of it as a comment.
+// changed writes a setting that is not at its default, and otherwise an example of it as a comment.
 func changed(b *strings.Builder, is bool, key, value, instead, comment string) {
 	if is {
 		setting(b, key, value, comment)
@@ -186,7 +184,7 @@ func (c Config) knockPortsText() string {
 	return "[" + strings.Join(ports, ", ") + "]"
 }
 
-// relative shows a path below dir as seen from there, any other as it is.
+// relative returns a path below dir relative to it, and any other unchanged.
 func relative(dir, path string) string {
 	rel, err := filepath.Rel(dir, path)
 	if err != nil || !filepath.IsLocal(rel) {
@@ -203,6 +201,6 @@ func list(texts []string) string {
 	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
-// quote writes a TOML basic string. Of the control characters only \t, \n and \r are
-// spelt alike in Go and TOML; paths with others are refused when the file is read back.
+// quote returns a TOML basic string. Of the control characters only \t, \n and \r are spelt the same in Go and TOML;
+// paths with others are refused when the file is read back.
 func quote(s string) string { return strconv.Quote(s) }

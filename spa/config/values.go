@@ -15,12 +15,11 @@ import (
 	"sallyport/keys/strict"
 )
 
-// The window is at least a second, because packets take time and clocks that are kept in
-// step still differ. It is at most ten minutes: a packet that somebody held back is good
-// for that long, and so much has to be remembered against copies.
+// The window is at least a second, because packets take time and synchronised clocks still differ. It is at most ten
+// minutes: a packet that was held back works for that long, and the journal must remember as much.
 const maxWindow = 10 * time.Minute
 
-// line reads what decides about a packet before the policy does.
+// line reads the settings that decide about a packet before the policy does.
 func (l *loader) line() {
 	l.cfg.Window = l.duration("window", l.raw.Window)
 	if l.cfg.Window > maxWindow {
@@ -80,7 +79,7 @@ func (l *loader) path(key, dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
-// The upper ends keep one client from filling the journal and the grant table.
+// The upper limits keep one client from filling the journal and the grant table.
 func (l *loader) limits() {
 	raw := l.raw.Limits
 	l.cfg.Limits = Limits{
@@ -118,7 +117,7 @@ func (l *loader) service(name string, raw rawService) {
 	}
 }
 
-// times reads for and max_for. A default never contradicts what the file says.
+// times reads for and max_for. A default never contradicts the file.
 func (l *loader) times(key string, raw rawService) (span, most time.Duration) {
 	span, most = defaultFor, defaultMaxFor
 	if raw.For != nil {
@@ -161,7 +160,7 @@ func (l *loader) ports(key string, texts []string) []service.Ports {
 	return list
 }
 
-// maxServicePorts is how many ports a service may have. One client's grants have to leave room for others'.
+// maxServicePorts is how many ports a service may have. One client's grants must leave room for others'.
 const maxServicePorts = 1024
 
 func count(list []service.Ports) int {
