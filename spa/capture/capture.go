@@ -1,8 +1,8 @@
-// Package capture finds candidate packets: UDP datagrams to this host, to a knock
-// port and of a possible length, as they arrive and before a firewall drops them.
+// Package capture finds candidate packets: UDP datagrams to this host, to a knock port and of a possible length, as
+// they arrive and before a firewall drops them.
 //
-// A [Sniffer] binds no port and answers nothing. What it passes on is a candidate and
-// no more: nothing here authenticates a sender. It looks at each packet in this order:
+// A [Sniffer] binds no port and answers nothing. What it returns is only a candidate: nothing here authenticates a
+// sender. It checks each packet in this order:
 //
 //	kernel filter   UDP, to a knock port, of a possible length; all else is never queued
 //	interface       one of those wanted
@@ -11,12 +11,10 @@
 //	destination     an address of this host, not one that it merely routes to
 //	source          not an address that a stranger's packet cannot come from
 //
-// What fails is counted by its kind in [Stats] and forgotten. UDP checksums are not
-// looked at: a virtual link hands over packets whose checksum the sender's host never
-// finished, and a packet's own authentication covers far more than a checksum does.
+// What fails is counted by kind in [Stats] and forgotten. UDP checksums are not checked: a virtual link hands over
+// packets whose checksum the sender's host never finished, and a packet's own authentication covers far more.
 //
-// A [Responder] sends datagrams from the address and port that were knocked on, also
-// without having that port bound.
+// A [Responder] sends datagrams from the address and port that were knocked on, without binding that port.
 package capture
 
 import (
@@ -30,17 +28,16 @@ const (
 	maxPayload = 1472 // what one Ethernet frame carries
 )
 
-// Config says which packets are candidates.
+// Config describes which packets are candidates.
 type Config struct {
-	// Ports are the UDP destination ports that are listened to. At least one, at most 64.
+	// Ports are the UDP destination ports to listen to, 1 to 64.
 	Ports []uint16
 	// MinLen and MaxLen bound the UDP payload in bytes, both inclusive; at most 1472.
 	MinLen, MaxLen int
-	// Interfaces names the network interfaces that packets may come in by. None named:
-	// all but the loopback. They need not exist yet, and may go and come back; alternative
-	// names count as well. A packet
-	// that came in by a port of a bridge or bond belongs to the bridge or bond, one with a
-	// VLAN tag to the VLAN's interface, or where there is none to the one that carried it.
+	// Interfaces are the network interfaces that packets may come in by; empty means all except the loopback. They need
+	// not exist yet, and may go and come back; alternative names count as well. A packet that came in by a port of a
+	// bridge or bond belongs to the bridge or bond. One with a VLAN tag belongs to the VLAN's interface or, if there is
+	// none, to the one that carried it.
 	Interfaces []string
 }
 
@@ -61,15 +58,15 @@ func (c Config) check() error {
 type Packet struct {
 	// Data is the UDP payload, valid until the next Read.
 	Data []byte
-	// From and To are the datagram's addresses: plain IPv4 or IPv6, never IPv4 mapped
-	// into IPv6, and without a zone also where they are link-local, so that the same
-	// sender always compares equal (Interface tells link-local senders apart).
+	// From and To are the datagram's addresses: plain IPv4 or IPv6, never IPv4 mapped into IPv6, and without a zone even
+	// if they are link-local, so that the same sender always compares equal (Interface distinguishes link-local
+	// senders).
 	From, To netip.AddrPort
 	// Interface is the index of the network interface that it came in by.
 	Interface int
 }
 
-// Stats counts what a Sniffer has seen since it was opened.
+// Stats counts the packets that a Sniffer has seen since it was opened.
 type Stats struct {
 	Received uint64 // came through the kernel filter
 	Passed   uint64 // returned by Read

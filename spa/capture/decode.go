@@ -17,9 +17,9 @@ const (
 	nextFragment = 44
 )
 
-// A decoder takes IP packets apart into itself, without allocating, so it belongs to one
-// reader. It knows the three layers below and nothing else: a decoder that goes on by
-// port number lets a stranger choose which of a hundred parsers reads his bytes.
+// A decoder decodes IP packets into itself, without allocating, so only one reader may use it. It knows the three
+// layers below and nothing else: a decoder that continued by port number would let an attacker choose among a hundred
+// parsers.
 type decoder struct {
 	ip4    layers.IPv4
 	ip6    layers.IPv6
@@ -38,8 +38,8 @@ func newDecoder() *decoder {
 	return d
 }
 
-// decode4 reads an IPv4 packet with at most a link's padding after it. The Packet's Data
-// lies in b, and its Interface is not set.
+// decode4 decodes an IPv4 packet with at most a link's padding after it. The Packet's Data points into b, and its
+// Interface is not set.
 func (d *decoder) decode4(b []byte) (Packet, verdict) {
 	switch {
 	case len(b) < ipv4Header || b[0]>>4 != 4:
@@ -49,7 +49,7 @@ func (d *decoder) decode4(b []byte) (Packet, verdict) {
 	case b[0]&0xf > ipv4Header/4:
 		return Packet{}, options
 	}
-	// The IP header has a length of its own, and the two have to agree.
+	// The IP header has a length of its own, and the two must agree.
 	if !d.isUDP(d.parse4, b) || binary.BigEndian.Uint16(b[2:4]) != ipv4Header+d.udp.Length {
 		return Packet{}, malformed
 	}
@@ -74,7 +74,7 @@ func (d *decoder) decode6(b []byte) (Packet, verdict) {
 	return d.packet(from, to), passed
 }
 
-// isUDP tells whether b is one IP header and one whole UDP datagram.
+// isUDP reports whether b is one IP header and one whole UDP datagram.
 func (d *decoder) isUDP(parser *gopacket.DecodingLayerParser, b []byte) bool {
 	err := parser.DecodeLayers(b, &d.found)
 	return err == nil && !parser.Truncated && len(d.found) == 2
@@ -88,9 +88,9 @@ func (d *decoder) packet(from, to netip.Addr) Packet {
 	}
 }
 
-// impossible tells whether no packet that came over a network can have come from a.
-// An IPv6 packet from ::ffff:192.0.2.1 would, once unmapped, be taken for that IPv4
-// host's, which a stranger cannot otherwise pretend to be across a filtering network.
+// impossible reports whether no packet from a network can have the source a. An IPv6 packet from ::ffff:192.0.2.1
+// would, once unmapped, pass for that IPv4 host's, which an attacker cannot otherwise forge across a filtering
+// network.
 func impossible(a netip.Addr) bool {
 	if a.Is4() && a.As4()[0] == 0 {
 		return true // RFC 1122, 3.2.1.3: this host on this network

@@ -16,11 +16,11 @@ import (
 // maxRecord is the longest record of a capture file that is read: tcpdump's own limit.
 const maxRecord = 262144
 
-// A File is a capture file, as tcpdump and Wireshark write them: pcap, also packed by gzip, or
-// pcapng. It has the candidates among the packets of a time that is over.
+// A File is a capture file as written by tcpdump and Wireshark: pcap, optionally compressed by gzip, or pcapng. It
+// yields the candidates among its packets.
 //
-// What only the host itself could tell is not looked at: whether a packet was addressed to it, and
-// by which interface it came. Every datagram to a knock port counts, to whatever address.
+// It cannot check what only the host knew: whether a packet was addressed to it, and by which interface it came.
+// Every datagram to a knock port counts, to whatever address.
 type File struct {
 	ports    []uint16
 	min, max int
@@ -31,13 +31,12 @@ type File struct {
 	counts   [verdicts]uint64
 }
 
-// records are the packets of a file. At the end the error is io.EOF. What next returns is good until it
-// is called again.
+// records are the packets of a file. At the end the error is io.EOF. What next returns is valid until the next call.
 type records interface {
 	next() (record, error)
 }
 
-// record is a packet as a link carried it, or the beginning of one.
+// record is a packet as a link carried it, or the start of one.
 type record struct {
 	data   []byte
 	length int // of the whole packet
@@ -45,7 +44,7 @@ type record struct {
 	link   layers.LinkType
 }
 
-// whole returns the packet with zeros for what was not kept of it.
+// whole returns the packet with zeros for the part that was not captured.
 func (r record) whole() []byte {
 	if missing := min(r.length, maxRecord) - len(r.data); missing > 0 {
 		return append(slices.Clip(r.data), make([]byte, missing)...)
@@ -53,7 +52,7 @@ func (r record) whole() []byte {
 	return r.data
 }
 
-// OpenFile starts to read a capture file. Of the Config its Interfaces are not used.
+// OpenFile starts to read a capture file. It ignores Config.Interfaces.
 func OpenFile(r io.Reader, c Config) (*File, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -65,8 +64,8 @@ func OpenFile(r io.Reader, c Config) (*File, error) {
 	return &File{ports: slices.Clone(c.Ports), min: c.MinLen, max: c.MaxLen, records: in, decoder: newDecoder()}, nil
 }
 
-// Read returns the next candidate, and when it was captured. At the end of the file the error is
-// io.EOF; any other names the record that cannot be read, and nothing can be read after it.
+// Read returns the next candidate and its capture time. At the end of the file the error is io.EOF; any other names
+// the record that cannot be read, and reading ends there.
 func (f *File) Read() (Packet, time.Time, error) {
 	for {
 		r, err := f.records.next()
@@ -93,7 +92,7 @@ func (f *File) Read() (Packet, time.Time, error) {
 	}
 }
 
-// Stats tells what was seen so far. Received is the number of all records read, whatever they are.
+// Stats counts the packets so far. Received is the number of all records.
 func (f *File) Stats() Stats {
 	return Stats{
 		Received:  uint64(f.read),
@@ -107,7 +106,7 @@ func (f *File) Stats() Stats {
 	}
 }
 
-// judge says what a record is, by the checks that the kernel's filter and a Sniffer make.
+// judge classifies a record by the checks of the kernel's filter and a Sniffer.
 func (f *File) judge(ip []byte) (Packet, verdict) {
 	var p Packet
 	var v verdict
@@ -143,7 +142,7 @@ const (
 	linkLinuxSLL2 layers.LinkType = 276 & 0xff // what tcpdump -i any writes; the library keeps one byte of it
 )
 
-// network returns what a link carried from its IP header on; nil where it carried no IP.
+// network returns the packet from its IP header on; nil if the link carried no IP.
 func network(b []byte, link layers.LinkType) ([]byte, error) {
 	switch link {
 	case layers.LinkTypeEthernet:
@@ -161,8 +160,8 @@ func network(b []byte, link layers.LinkType) ([]byte, error) {
 		"capture on the gateway itself", link)
 }
 
-// carried returns what stands behind a link header, and behind VLAN tags, where that is IP. The
-// header ends at from, and at kind it says what it carries.
+// carried returns what follows a link header and VLAN tags, if that is IP. The header ends at from, and its type
+// field is at kind.
 func carried(b []byte, kind, from int) []byte {
 	for tags := 0; tags <= 2 && len(b) >= from; tags++ {
 		switch layers.EthernetType(binary.BigEndian.Uint16(b[kind:])) {

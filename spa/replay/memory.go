@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// spread is how far apart the packets of a request may be stamped that do not tell its first. Nobody else knows of a
-// request that is forgotten, so it must be remembered until none of its packets is fresh, also one that somebody held
+// spread is how far apart the stamps may be of a request's packets that do not tell its first. Nobody else knows of a
+// forgotten request, so it must be remembered until none of its packets is fresh, including packets that were held
 // back.
 const spread = 30 * time.Second
 
-// What one Admit does for others, so that none ever sweeps.
+// What one Admit does for others, so that no call ever sweeps everything.
 const (
 	looks  = 8 // slots looked at for expired nonces
 	finds  = 2 // of them acted on
@@ -29,15 +29,15 @@ type requestOf struct {
 	id    [16]byte
 }
 
-// holding is what a key has in memory: a ring of entries in the order of their stamps.
+// holding is a key's part of the memory: a ring of entries in the order of their stamps.
 type holding struct {
 	oldest int32 // valid while there are any
 	last   int32 // the limit-th from the newest; valid while there are as many
 	count  int32
 }
 
-// memory is the journal's content. A nonce is remembered until no packet of its request can be fresh; then
-// it is forgotten, and the floor of its key, raised to its stamp, stands for it.
+// memory is the journal's content. A nonce is remembered until no packet of its request can be fresh. Then it is
+// forgotten, and the floor of its key, raised to its stamp, takes its place.
 type memory struct {
 	window   int64
 	keep     int64        // how long after its stamp a nonce is remembered
@@ -70,7 +70,7 @@ func keyName(key uint64) (name [16]byte) {
 	return name
 }
 
-// owner returns the index of a key, and makes one for a key that is new.
+// owner returns the index of a key, and creates one for a new key.
 func (m *memory) owner(s *store, key uint64) (int32, error) {
 	if i, ok := m.keys.index[keyName(key)]; ok {
 		return i, nil
@@ -78,8 +78,8 @@ func (m *memory) owner(s *store, key uint64) (int32, error) {
 	return m.name(s, &m.keys, keyName(key))
 }
 
-// name makes a place for a new name. Its slot is in the file from here on, so that neither raising nor
-// loading ever needs room.
+// name creates a place for a new name. Its slot is in the file from then on, so that neither raising nor loading it
+// ever needs space.
 func (m *memory) name(s *store, f *floors, name [16]byte) (int32, error) {
 	if len(f.vacant) == 0 {
 		if f.full() {
@@ -99,10 +99,10 @@ func (m *memory) name(s *store, f *floors, name [16]byte) (int32, error) {
 
 func (m *memory) expired(e *entry) bool { return e.live && m.clock > e.stamp+m.keep }
 
-// full reports whether a key has as many live nonces as it may have. Those that are remembered and no
-// longer fresh do not count. But there is a limit on all, as many for each window of the time that they are
-// remembered for: whose stamps are the server's time never meets it, and nonces that are stamped so that they
-// are stale at once do not take room without end.
+// full reports whether a key has as many live nonces as it may. Remembered nonces that are no longer fresh do not
+// count. But there is a limit on all: as many for each window of the time that they are remembered for. A client
+// whose stamps are the server's time never meets it; nonces with stamps that are stale at once cannot take space
+// without end.
 func (m *memory) full(owner int32) bool {
 	h := m.holdings.at(owner)
 	if h.count < m.limit {
@@ -124,8 +124,8 @@ func (m *memory) remember(slot int32, e entry) {
 	}
 }
 
-// latest reports whether a request id lives longer by this entry than by the one it has. Of two with the
-// same stamp it is the one with the later slot, so that a restart chooses the same.
+// latest reports whether a request id lives longer by this entry than by the one that it has. Of two with the same
+// stamp it is the one with the later slot, so that a restart chooses the same.
 func (m *memory) latest(slot int32) bool {
 	e := m.entries.at(slot)
 	other, ok := m.requests[requestOf{e.owner, e.request}]
@@ -136,7 +136,7 @@ func (m *memory) latest(slot int32) bool {
 	return e.stamp > stamp || e.stamp == stamp && slot > other
 }
 
-// link puts an entry into its key's ring and keeps the last that counts to the limit.
+// link puts an entry into its key's ring and maintains the last one that counts towards the limit.
 func (m *memory) link(slot int32) {
 	e := m.entries.at(slot)
 	h := m.holdings.at(e.owner)
@@ -151,7 +151,7 @@ func (m *memory) link(slot int32) {
 	}
 }
 
-// place puts an entry behind all that are stamped no later.
+// place puts an entry behind all entries that are stamped no later.
 func (m *memory) place(h *holding, slot int32) {
 	e := m.entries.at(slot)
 	if h.count == 0 {
@@ -169,7 +169,7 @@ func (m *memory) place(h *holding, slot int32) {
 	m.entries.at(e.prev).next, m.entries.at(e.next).prev = slot, slot
 }
 
-// drop takes the oldest entry of a key out of memory.
+// drop removes the oldest entry of a key from memory.
 func (m *memory) drop(owner int32) int32 {
 	h := m.holdings.at(owner)
 	slot := h.oldest
@@ -186,8 +186,8 @@ func (m *memory) drop(owner int32) int32 {
 	return slot
 }
 
-// forget drops the expired nonces of a key, a few at a time. The floor that stands for them is in the
-// file before a slot may be used again.
+// forget drops the expired nonces of a key, a few at a time. The floor that replaces them is in the file before a
+// slot may be used again.
 func (m *memory) forget(s *store, owner int32) error {
 	h := m.holdings.at(owner)
 	n, slot, stamp := int32(0), h.oldest, int64(0)
@@ -207,7 +207,7 @@ func (m *memory) forget(s *store, owner int32) error {
 	return nil
 }
 
-// tidy forgets what has expired of a few slots, going round.
+// tidy forgets what has expired in a few slots, going round.
 func (m *memory) tidy(s *store) error {
 	for look, found := 0, 0; look < looks && found < finds && s.next > 0; look++ {
 		m.hand = (m.hand + 1) % s.next

@@ -17,7 +17,7 @@ const (
 	defaultRoom = 65536
 )
 
-// reason says why a journal does not answer for all stamps.
+// reason is why a journal does not answer for all stamps.
 type reason uint8
 
 const (
@@ -37,10 +37,11 @@ var reasons = map[reason]string{
 
 func (r reason) String() string { return reasons[r] }
 
-// identity is what a journal belongs to. Hashes, since machine-id(5) asks for the id not to be spread.
+// identity is the boot and the machine that a journal belongs to. They are hashes, because machine-id(5) asks not to
+// expose the id.
 type identity struct{ boot, machine [16]byte }
 
-// complete fills in what is left out, and says whose journal it is.
+// complete fills in defaults, and returns whose journal it is.
 func (c Config) complete() (Config, identity, error) {
 	if c.Window <= 0 {
 		return c, identity{}, fmt.Errorf("window of %v", c.Window)
@@ -72,8 +73,8 @@ func hash(label, id string) [16]byte {
 	return [16]byte(sum[:])
 }
 
-// Create writes an empty journal, which answers for every stamp, never over an existing file. The file
-// belongs to whom its directory belongs to.
+// Create writes an empty journal, which answers for every stamp. It never overwrites a file. The file belongs to its
+// directory's owner.
 func Create(path string, c Config, now time.Time) error {
 	c, id, err := c.complete()
 	if err != nil {
@@ -100,12 +101,12 @@ func create(path string, c Config, h header) (disk, error) {
 	return f, nil
 }
 
-// Open opens the journal. After it, nothing is opened, created or renamed, so the process may give up
-// its rights. It takes no lock: the caller sees to it that nobody else has the journal open.
+// Open opens the journal. Afterwards nothing is opened, created or renamed, so the process may drop its rights. It
+// takes no lock: the caller must make sure that nobody else has the journal open.
 //
-// Where the journal is missing, damaged, or written before a reboot or by another machine, it begins anew,
-// with a floor that is the window past both now and the high-water mark; a damaged one is copied beside,
-// to its path and ".damaged". Status tells.
+// If the journal is missing, damaged, or from before a reboot or another machine, it starts again, with a floor that
+// is the window past both now and the high-water mark. A damaged journal is copied to its path and ".damaged". Status
+// reports it.
 func Open(path string, c Config, now time.Time) (*Journal, error) {
 	c, id, err := c.complete()
 	if err != nil {
@@ -123,8 +124,8 @@ func Open(path string, c Config, now time.Time) (*Journal, error) {
 	return j, nil
 }
 
-// Foreign reports whether the journal was written on another machine, or began anew on this one because it
-// had been: what lies beside it is then perhaps a copy of another gateway's. It changes nothing.
+// Foreign reports whether the journal was written on another machine, or was restarted on this one because of that:
+// the files beside it may be a copy of another gateway's. It changes nothing.
 func Foreign(path string, c Config) (bool, error) {
 	_, id, err := c.complete()
 	if err != nil {
@@ -153,7 +154,7 @@ func openOrCreate(path string, c Config, id identity, now time.Time) (disk, erro
 	return f, nil
 }
 
-// open reads what a journal holds, or begins it anew.
+// open reads a journal, or starts it again.
 func open(d disk, c Config, id identity, now time.Time, aside func() string) (*Journal, error) {
 	j := &Journal{store: newStore(d)}
 	why, err := j.load(c, id, now)
@@ -175,7 +176,7 @@ func open(d disk, c Config, id identity, now time.Time, aside func() string) (*J
 	return j, nil
 }
 
-// load reads the journal into memory if it is of this boot, and says why it is not.
+// load reads the journal into memory if it is of this boot, and returns why it is not.
 func (j *Journal) load(c Config, id identity, now time.Time) (reason, error) {
 	err := j.store.readHeader()
 	if errors.Is(err, errDamaged) {
@@ -197,8 +198,8 @@ func (j *Journal) load(c Config, id identity, now time.Time) (reason, error) {
 	return intact, j.store.trust(int64(c.Window), now.UnixNano())
 }
 
-// mismatch says why the journal is not of this boot of this machine. One whose renewal was
-// interrupted is of no boot, for the reason that it was renewed for.
+// mismatch returns why the journal is not of this boot of this machine. A journal whose renewal was interrupted
+// belongs to no boot, for the reason that it was renewed for.
 func (h header) mismatch(id identity) reason {
 	if h.Machine != id.machine {
 		return otherMachine
@@ -212,10 +213,10 @@ func (h header) mismatch(id identity) reason {
 	return intact
 }
 
-// renewed is the header of a journal that begins anew: nothing is admitted that is stamped up to the window
-// past now and past every stamp that may have been admitted. Of the window now and the one before, as far as
-// it is known, it is the longer: a stamp may be ahead by that of a mark that is older than one that was lost.
-// Only after a reboot is the mark known to name those; otherwise the floor does from now on.
+// renewed returns the header of a journal that starts again: it admits nothing stamped up to the window past now and
+// past every stamp that may have been admitted. It uses the longer of the current window and the previous one, as far
+// as that is known: a stamp may be ahead by the window of a mark that was lost. Only after a reboot is the mark known
+// to cover those; otherwise the floor does from now on.
 func (h header) renewed(why reason, c Config, id identity, now time.Time) header {
 	floor := max(now.UnixNano(), h.Mark) + max(int64(c.Window), h.Window)
 	if why != rebooted {
@@ -227,8 +228,8 @@ func (h header) renewed(why reason, c Config, id identity, now time.Time) header
 	}
 }
 
-// renew empties the journal in place, so that a full disk does not matter. Until it is empty it
-// belongs to no boot: interrupted, it begins anew again.
+// renew empties the journal in place, so that a full disk does not matter. Until it is empty it belongs to no boot:
+// if interrupted, it starts again.
 func (s *store) renew(h header, room int) error {
 	unfinished := h
 	unfinished.Boot = [16]byte{}
@@ -241,7 +242,7 @@ func (s *store) renew(h header, room int) error {
 	}
 	had := (size - firstSlot) / slotSize
 	if had > maxRoom || s.reserve(max(room, int(had))) != nil {
-		// Longer than the journal may be, or holes that the disk has no space for.
+		// The file is longer than the journal may be, or has holes that the disk has no space for.
 		if err := s.disk.Truncate(offset(int32(room))); err != nil {
 			return fmt.Errorf("cutting the journal: %w", err)
 		}
@@ -265,7 +266,7 @@ func (s *store) reserve(room int) error {
 	return nil
 }
 
-// format makes both headers good.
+// format makes both headers valid.
 func (s *store) format(room int, h header) error {
 	if err := s.reserve(room); err != nil {
 		return err
@@ -277,9 +278,9 @@ func (s *store) format(room int, h header) error {
 	return s.commit(h)
 }
 
-// trust syncs a header that was read: the process that wrote it may have been killed before it did. Another
-// window is in the header before anything is admitted by it, beside the mark of what was by the one before,
-// and as with Retune makes nothing fresh again.
+// trust syncs a header that was read: the process that wrote it may have been killed before it did. Another window is
+// in the header before anything is admitted by it, beside the mark for the previous one, and as with Retune it makes
+// nothing fresh again.
 func (s *store) trust(window, now int64) error {
 	if err := s.disk.Sync(); err != nil {
 		return fmt.Errorf("syncing the high-water mark: %w", err)
@@ -292,8 +293,8 @@ func (s *store) trust(window, now int64) error {
 	return s.rewindow(window, now-s.header.Window)
 }
 
-// loadSlots reads the floors, then the spent nonces after them. These are put in order at once: one
-// by one, in an order that an attacker chose, would take for ever.
+// loadSlots reads the floors, then the spent nonces. It sorts these all at once: one by one, in an order that an
+// attacker chose, would take for ever.
 func (j *Journal) loadSlots(c Config) error {
 	j.memory = newMemory(c)
 	if err := j.store.each(j.store.room.Load(), j.loadFloors); err != nil {
@@ -362,7 +363,7 @@ func (j *Journal) loadSpent(slot int32, b []byte) (bool, error) {
 	return true, nil
 }
 
-// keepAside copies a damaged journal for inspection and says where to.
+// keepAside copies a damaged journal for inspection and returns where.
 func keepAside(path string) string {
 	aside := path + ".damaged"
 	if err := copyFile(aside, path); err != nil {

@@ -1,23 +1,23 @@
-// Package replay remembers what was spent: an authenticated nonce is admitted a single time.
+// Package replay remembers spent nonces: an authenticated nonce is admitted exactly once.
 //
-// What is remembered is in a file, the journal, before Admit returns: one write into the kernel's
-// hands, which outlives the process, so the packet's path owes the disk nothing. Power loss
-// may take those writes back, and needs a reboot: after one, no stamp is admitted that could have been
-// before. For that the file names a high-water mark that is synced ahead of the packets.
+// Memory is in a file, the journal, before Admit returns: one write into the kernel, which outlives the process, so
+// the packet's path never waits for the disk. A power loss may undo such writes, and implies a reboot: afterwards no
+// stamp is admitted that could have been admitted before. For that the file has a high-water mark that is synced
+// ahead of the packets.
 //
-// A nonce and its request id are remembered until its stamp is two windows old by the server's clock (a
-// window and 30 s, where the window is shorter). A packet of the request that is stamped within 30 s of it is
-// until then known for what it is, and stale after it. One that is stamped later tells when the request
-// began: if anything of the key that was stamped since is forgotten, it is refused. Then its slot is used again, and a
-// floor of its key, in the file first, refuses every stamp up to it, whatever the clock does later. Every other packet
-// of the key that is still fresh is stamped after it.
+// A nonce and its request id are remembered until its stamp is two windows old by the server's clock (a window and 30
+// s, if the window is shorter). Until then a packet of the request that is stamped within 30 s of it is recognised,
+// and afterwards it is stale. A packet that is stamped later tells when the request began: if anything of the key
+// that was stamped since is forgotten, it is refused. Then the slot is reused, and a floor of the key, written first,
+// refuses every stamp up to it, whatever the clock does later. Every other packet of the key that is still fresh is
+// stamped after it.
 //
-// Slots are overwritten in place, in a file that was preallocated: a full disk is not met. A slot
-// never crosses a page, and the kernel copies into a page without looking at signals, so a
-// killed process leaves a slot old or new. One that does not verify is therefore damage, and
-// damage is answered as a lost journal is: by refusing every stamp that may have been admitted.
+// Slots are overwritten in place, in a preallocated file: a full disk does not matter. A slot never crosses a page,
+// and the kernel copies into a page without looking at signals, so a killed process leaves a slot old or new. A slot
+// that does not verify is therefore damage, and damage is treated like a lost journal: every stamp that may have been
+// admitted is refused.
 //
-// Not protected: who may write the file may forget for the server.
+// Not protected: anyone who can write the file can make the server forget.
 package replay
 
 import (
@@ -29,7 +29,7 @@ import (
 	"time"
 )
 
-// Verdicts of Admit. Any other error is trouble with the journal: nothing may be opened.
+// Verdicts of Admit. Any other error is a fault of the journal: nothing may be opened.
 var (
 	// ErrSpent: this nonce was admitted before.
 	ErrSpent = errors.New("nonce already spent")
@@ -37,23 +37,23 @@ var (
 	ErrSpentElsewhere error = spentElsewhere{}
 	// ErrFloor: stamped at or before the floor that a reboot or a lost journal left; see Status.
 	ErrFloor = errors.New("stamped before the time that this journal answers for")
-	// ErrForgotten: stamped at or before what has been forgotten of this key. Of a request that is not known,
-	// its first packet was.
+	// ErrForgotten: stamped at or before something of this key that has been forgotten, or, for an unknown request, its
+	// first packet was.
 	ErrForgotten = errors.New("stamped at or before a nonce of this key that is forgotten")
-	// ErrFull: this key has as many fresh nonces as it may have, or twice as many that are remembered (more
-	// where the window is shorter than 30 s). The nonce is not spent.
+	// ErrFull: this key has as many fresh nonces as it may have, or twice as many that are remembered (more if the
+	// window is shorter than 30 s). The nonce is not spent.
 	ErrFull = errors.New("too many knocks of this key within the window (live_nonces in [limits] of server.toml)")
 	// ErrReused: the request id was seen with another digest. The nonce is spent.
 	ErrReused = errors.New("request id already used for another request")
 )
 
-// spentElsewhere wraps nothing: who counts refusals by their innermost error is to tell it from ErrSpent.
+// spentElsewhere wraps nothing: counters by the innermost error must distinguish it from ErrSpent.
 type spentElsewhere struct{}
 
-// Error says both.
+// Error names both facts.
 func (spentElsewhere) Error() string { return ErrSpent.Error() + ", from another address" }
 
-// Is reports that it is ErrSpent.
+// Is reports that it is also ErrSpent.
 func (spentElsewhere) Is(target error) bool { return target == ErrSpent }
 
 var (
@@ -61,10 +61,10 @@ var (
 	errClosed = fmt.Errorf("journal: %w", os.ErrClosed)
 )
 
-// MaxOutcome is the greatest length in bytes of an outcome.
+// MaxOutcome is the maximum length of an outcome in bytes.
 const MaxOutcome = 112
 
-// Config says what a journal is made for.
+// Config describes a journal.
 type Config struct {
 	Window            time.Duration // freshness on both sides of the clock; must be positive
 	LiveNonces        int           // fresh nonces a key, at most 4096; zero: 256
@@ -83,7 +83,7 @@ type Entry struct {
 	From    netip.Addr
 }
 
-// Admission says what is known of the request that a nonce now spent belongs to.
+// Admission is what is known of the request to which a newly spent nonce belongs.
 type Admission struct {
 	Retry   bool      // the request id was seen before
 	First   time.Time // stamp of the first packet with this request id
@@ -104,7 +104,7 @@ type Status struct {
 	Room       int       // slots in the file
 }
 
-// Journal is the replay memory. Its methods may be called by several goroutines.
+// Journal is the replay memory. Several goroutines may call its methods.
 type Journal struct {
 	damaged string
 
@@ -114,11 +114,11 @@ type Journal struct {
 	memory memory
 }
 
-// Admit spends a nonce that authenticated and is fresh: it returns nil once for each, and only when
-// the nonce is in the journal. The server's time must be the one that freshness was judged by.
+// Admit spends a nonce that is authenticated and fresh: it returns nil once for each, and only when the nonce is in
+// the journal. Now must be the time by which freshness was judged.
 //
-// A request id that was seen before, with the same digest, is a retry: its nonce is spent too, and
-// what is known of the request returned.
+// A request id that was seen before, with the same digest, is a retry: its nonce is spent too, and Admit returns what
+// is known of the request.
 func (j *Journal) Admit(e Entry, now time.Time) (Admission, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -148,7 +148,7 @@ func (j *Journal) Admit(e Entry, now time.Time) (Admission, error) {
 	return known, nil
 }
 
-// refuse finds what must not be admitted, without doing anything: a copy costs nothing else.
+// refuse returns why an entry must not be admitted, without side effects: a copy costs nothing else.
 func (j *Journal) refuse(key uint64, e *entry, now int64) error {
 	if j.closed {
 		return errClosed
@@ -182,7 +182,7 @@ func (j *Journal) unspent(owner int32, e *entry) error {
 	return ErrSpent
 }
 
-// makeRoom forgets a little of what has expired and finds the entry's owner, who must be within the limit.
+// makeRoom forgets a little of what has expired, and returns the entry's owner, which must be within its limit.
 func (j *Journal) makeRoom(key uint64, e *entry, now int64) error {
 	j.memory.clock = now
 	owner, err := j.memory.owner(j.store, key)
@@ -199,7 +199,7 @@ func (j *Journal) makeRoom(key uint64, e *entry, now int64) error {
 	return j.memory.tidy(j.store)
 }
 
-// recall looks for the request that the entry belongs to.
+// recall looks up the request that the entry belongs to.
 func (j *Journal) recall(e *entry) (Admission, error) {
 	slot, retry := j.memory.requests[requestOf{e.owner, e.request}]
 	if !retry && e.first <= j.memory.keys.list.at(e.owner).stamp {
@@ -243,8 +243,8 @@ func (j *Journal) spend(key uint64, e entry, outcome []byte) error {
 	return nil
 }
 
-// Settle records the outcome of a request id, at most MaxOutcome bytes. It is called before the answer is
-// sent, so that every packet of the request gets the same one.
+// Settle records the outcome of a request id, at most MaxOutcome bytes. Call it before the answer is sent, so that
+// every packet of the request gets the same answer.
 func (j *Journal) Settle(key uint64, id [16]byte, outcome []byte) error {
 	if len(outcome) > MaxOutcome {
 		return fmt.Errorf("outcome of %d bytes, at most %d", len(outcome), MaxOutcome)
@@ -268,8 +268,8 @@ func (j *Journal) Settle(key uint64, id [16]byte, outcome []byte) error {
 	return nil
 }
 
-// SetFloor raises the floor of a topic. It is in the journal when SetFloor returns, and after a power
-// loss the floor of the whole journal stands for it. A floor is never lowered.
+// SetFloor raises the floor of a topic. It is in the journal when SetFloor returns; after a power loss the floor of
+// the whole journal takes its place. A floor is never lowered.
 func (j *Journal) SetFloor(topic [16]byte, stamp time.Time) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -293,7 +293,7 @@ func (j *Journal) SetFloor(topic [16]byte, stamp time.Time) error {
 	return j.store.cover(stamp.UnixNano() - j.memory.window)
 }
 
-// FloorOf returns the floor of a topic, the zero time if it has none.
+// FloorOf returns the floor of a topic, or the zero time if it has none.
 func (j *Journal) FloorOf(topic [16]byte) time.Time {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -320,7 +320,7 @@ func (j *Journal) Status() Status {
 	}
 }
 
-// Close closes the journal. What was admitted stays spent.
+// Close closes the journal. Spent nonces stay spent.
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -5,10 +5,9 @@ import (
 	"time"
 )
 
-// Retune puts another window and limit in force while nonces are remembered; none is forgotten by
-// it. A longer window makes nothing fresh again: what was too old under the one before stays
-// refused, because a request whose first packet is forgotten could act again through a later one
-// that somebody held back. On an error nothing is changed.
+// Retune changes window and limit while nonces are remembered, and forgets none. A longer window makes nothing fresh
+// again: what was too old before stays refused, because a request whose first packet is forgotten could act again
+// through a later one that was held back. On an error nothing is changed.
 func (j *Journal) Retune(window time.Duration, liveNonces int, now time.Time) error {
 	if window <= 0 || liveNonces < 1 || liveNonces > maxLive {
 		return fmt.Errorf("window of %v and %d live nonces", window, liveNonces)
@@ -27,8 +26,8 @@ func (j *Journal) Retune(window time.Duration, liveNonces int, now time.Time) er
 	return nil
 }
 
-// rewindow puts another window into the header, and if it is longer than the one before a floor at
-// what was then stale. Without one before nothing has been admitted.
+// rewindow writes another window into the header and, if it is longer than the previous one, a floor at what was
+// stale before. Without a previous one nothing has been admitted.
 func (s *store) rewindow(window, stale int64) error {
 	s.syncing.Lock()
 	defer s.syncing.Unlock()
@@ -44,7 +43,7 @@ func (s *store) rewindow(window, stale int64) error {
 	return nil
 }
 
-// retune counts anew what depends on the window and the limit.
+// retune recomputes what depends on the window and the limit.
 func (m *memory) retune(c Config) {
 	next := newMemory(c)
 	m.window, m.keep, m.limit, m.most = next.window, next.keep, next.limit, next.most
@@ -54,7 +53,7 @@ func (m *memory) retune(c Config) {
 	}
 }
 
-// relimit finds the last nonce of a key that counts to the limit, if there are as many.
+// relimit finds the last nonce of a key that counts towards the limit, if there are that many.
 func (m *memory) relimit(h *holding) {
 	h.last = h.oldest
 	for range h.count - m.limit {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// disk is the file under a journal. A write that stays inside a page is seen whole or not at all
-// by whoever reads the file after the writing process is gone.
+// disk is the file under a journal. A write inside one page is seen whole or not at all by a reader after the writing
+// process is gone.
 type disk interface {
 	io.ReaderAt
 	io.WriterAt
@@ -22,15 +22,15 @@ type disk interface {
 }
 
 const (
-	// lead is how far the high-water mark is put ahead of the packets. Longer means fewer syncs, and a
-	// longer silence after a reboot.
+	// lead is how far the high-water mark is ahead of the packets. Longer means fewer syncs, and a longer silence after
+	// a reboot.
 	lead = 10 * time.Second
-	// growth is how many slots the file grows by, and fewer when the disk has no more.
+	// growth is how many slots the file grows by; fewer if the disk has no more space.
 	growth    = 4096
 	minGrowth = page / slotSize
 )
 
-// store is the file in terms of slots, and its header.
+// store is the file as slots, and its header.
 type store struct {
 	disk disk
 	buf  *[slotSize]byte // allocated by itself: it does not cross a page, so a write takes one copy
@@ -70,8 +70,8 @@ func (s *store) allocate() (int32, error) {
 
 func (s *store) release(slot int32) { s.free = append(s.free, slot) }
 
-// grow does not touch the header: its next write, with the next mark, tells the new room, and until
-// then Open takes the file's size for it.
+// grow does not touch the header: its next write, with the next mark, records the new room. Until then Open uses the
+// file's size.
 func (s *store) grow() error {
 	var err error
 	for _, by := range []int32{growth, minGrowth} {
@@ -104,8 +104,8 @@ func (s *store) read(slot int32) error {
 	return nil
 }
 
-// cover returns nil once a synced mark is at or after the stamp. While packets come, the mark is put
-// ahead beside them; only the first after a silence waits for the disk.
+// cover returns nil once a synced mark is at or after the stamp. While packets come, the mark is advanced beside
+// them; only the first after a silence waits for the disk.
 func (s *store) cover(stamp int64) error {
 	if stamp > s.mark.Load() {
 		return s.advance(stamp + int64(lead))
@@ -114,8 +114,8 @@ func (s *store) cover(stamp int64) error {
 	return nil
 }
 
-// keepAhead syncs a new mark in the background when the old one is soon used up. Its failure is
-// not told here: the packet that needs the mark tries again and is refused.
+// keepAhead syncs a new mark in the background when the old one is nearly used up. It does not report failure: the
+// packet that needs the mark tries again and is refused.
 func (s *store) keepAhead(stamp int64) {
 	if stamp <= s.mark.Load()-int64(lead)/2 || !s.advancing.CompareAndSwap(false, true) {
 		return
@@ -126,7 +126,7 @@ func (s *store) keepAhead(stamp int64) {
 	})
 }
 
-// advance syncs a mark at or after the one asked for.
+// advance syncs a mark at or after the requested one.
 func (s *store) advance(mark int64) error {
 	s.syncing.Lock()
 	defer s.syncing.Unlock()
@@ -138,8 +138,8 @@ func (s *store) advance(mark int64) error {
 	return s.commit(h)
 }
 
-// commit writes the header over the older of the two and syncs it. It counts as written only after
-// that: a failed or torn write is followed by another to the same page, never to the page of the one that holds.
+// commit writes the header over the older of the two and syncs it. Only then does it count as written: a failed or
+// torn write is followed by another to the same page, never to the page with the valid header.
 func (s *store) commit(h header) error {
 	h.Number, h.Room = s.header.Number+1, int64(s.room.Load())
 	if _, err := s.disk.WriteAt(h.encode(), int64(h.Number%2)*page); err != nil {
@@ -153,8 +153,8 @@ func (s *store) commit(h header) error {
 	return nil
 }
 
-// readHeader reads both headers and keeps the newer. It is damage when one does not verify, but the
-// other's mark still counts.
+// readHeader reads both headers and keeps the newer. If one does not verify that is damage, but the other's mark
+// still counts.
 func (s *store) readHeader() error {
 	var damage error
 	for n := range int64(2) {
@@ -210,7 +210,7 @@ func (s *store) each(end int32, fn func(slot int32, b []byte) error) error {
 	return nil
 }
 
-// scrub makes every slot zero that is not.
+// scrub zeroes every slot that is not zero.
 func (s *store) scrub() error {
 	*s.buf = [slotSize]byte{}
 	return s.each(s.room.Load(), func(slot int32, b []byte) error {
@@ -221,7 +221,7 @@ func (s *store) scrub() error {
 	})
 }
 
-// close waits for the mark that is being synced.
+// close waits for a mark that is being synced.
 func (s *store) close() error {
 	s.background.Wait()
 	return s.disk.Close()
