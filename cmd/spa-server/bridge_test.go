@@ -42,7 +42,7 @@ func TestBridge(t *testing.T) {
 			t.Run(backend+", br_netfilter "+filtered, func(t *testing.T) {
 				g := newGateway(t)
 				g.bridged(filtered)
-				g.set("firewall", "backend", `"`+backend+`"`)
+				g.guardBy(backend)
 				g.serve(":22")
 				g.start()
 				for from, to := range map[string]string{"192.0.2.2": "192.0.2.1:22", "2001:db8::2": "[2001:db8::1]:22"} {

@@ -18,7 +18,7 @@ func TestForgottenSession(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
 		t.Run(backend, func(t *testing.T) {
 			g := newGateway(t)
-			g.set("firewall", "backend", `"`+backend+`"`)
+			g.guardBy(backend)
 			g.serve(":22")
 			g.start()
 			alice := sender(g.profile())

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -147,6 +148,15 @@ func (g *gateway) command(program string, args ...string) *exec.Cmd {
 		return seeing(g.accounts, cmd)
 	}
 	return cmd
+}
+
+// guardBy chooses the backend of the firewall.
+func (g *gateway) guardBy(backend string) {
+	g.t.Helper()
+	if backend == "iptables" {
+		lab.NeedProgram(g.t, "iptables", "apt-get install iptables")
+	}
+	g.set("firewall", "backend", strconv.Quote(backend))
 }
 
 // must runs a program outside any host and returns its output.

@@ -14,7 +14,7 @@ func TestLocalRoute(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
 		t.Run(backend, func(t *testing.T) {
 			g := newGateway(t)
-			g.set("firewall", "backend", `"`+backend+`"`)
+			g.guardBy(backend)
 			g.rewrite("server.toml", `192\.0\.2\.1`, "198.51.100.7")
 			g.serve(":22")
 			g.start()

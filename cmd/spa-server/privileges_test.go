@@ -31,6 +31,7 @@ func (g *gateway) withSystemUser() {
 // withAccounts makes every program of the gateway see these users and groups.
 func (g *gateway) withAccounts(passwd, group string) {
 	g.t.Helper()
+	lab.NeedOwnRoot(g.t)
 	g.accounts = g.t.TempDir()
 	for file, lines := range map[string]string{"passwd": passwd, "group": group} {
 		if err := os.WriteFile(filepath.Join(g.accounts, file), []byte(lines+"\n"), 0o644); err != nil {

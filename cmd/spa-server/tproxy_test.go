@@ -24,7 +24,7 @@ func TestTPROXY(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
 		t.Run(backend, func(t *testing.T) {
 			g := newGateway(t)
-			g.set("firewall", "backend", `"`+backend+`"`)
+			g.guardBy(backend)
 			for _, port := range []string{":22", ":53", ":3128"} {
 				g.serveTransparent(port)
 			}

@@ -68,7 +68,7 @@ func TestTwoUplinks(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
 		t.Run(backend, func(t *testing.T) {
 			g := newGateway(t)
-			g.set("firewall", "backend", `"`+backend+`"`)
+			g.guardBy(backend)
 			g.twoUplinks(2, 0xff)
 			g.serve(":22")
 			g.serve(":2222")

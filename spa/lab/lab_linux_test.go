@@ -307,6 +307,7 @@ func TestOrdinaryUser(t *testing.T) {
 		return
 	}
 	NeedRoot(t)
+	NeedOwnRoot(t)
 	cmd := exec.Command("/proc/self/exe", "-test.v",
 		"-test.skip=TestOrdinaryUser|TestNotRun") // which runs a script of the source, that may be root's alone
 	cmd.Env = append(os.Environ(), "CI=1")
@@ -326,6 +327,7 @@ func TestOrdinaryUser(t *testing.T) {
 // where it must not try again, and where even user namespaces are refused.
 func TestNoNamespacesAtAll(t *testing.T) {
 	NeedNamespaces(t)
+	NeedOwnRoot(t)
 	again := helper("reexec")
 	again.Env = append(again.Env, inside+"=1")
 	again.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

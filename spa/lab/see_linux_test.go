@@ -9,6 +9,7 @@ import (
 
 func TestSee(t *testing.T) {
 	NeedNamespaces(t)
+	NeedOwnRoot(t)
 	dir := t.TempDir()
 	for name, text := range map[string]string{"shown": "shown", "place": "the machine's own"} {
 		must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))

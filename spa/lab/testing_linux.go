@@ -3,8 +3,11 @@ package lab
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -51,6 +54,31 @@ func New(t testing.TB, names ...string) []*Host {
 	}
 	return hosts
 }
+
+// NeedOwnRoot skips the test where the kernel makes no user namespaces, or no mounts can be kept to one process: in a
+// chroot, above all.
+func NeedOwnRoot(t testing.TB) {
+	t.Helper()
+	if err := ownRoot(); err != nil {
+		t.Log(err)
+		Skip(t, "needs user namespaces and a root of its own, not a chroot")
+	}
+}
+
+var ownRoot = sync.OnceValue(func() error {
+	ids := []syscall.SysProcIDMap{{HostID: 0, Size: 1}}
+	for _, attr := range []*syscall.SysProcAttr{
+		{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids},
+		{Unshareflags: syscall.CLONE_NEWNS},
+	} {
+		cmd := exec.Command("/bin/sh", "-c", ":")
+		cmd.SysProcAttr = attr
+		if err := cmd.Run(); err != nil && os.Geteuid() == 0 {
+			return err
+		}
+	}
+	return nil
+})
 
 // Pair makes two hosts joined by a cable: the client's end is vc, with 192.0.2.2 to
 // 192.0.2.9 (/24) and 2001:db8::2/64; the gateway's is vs, with 192.0.2.1/24 and 2001:db8::1/64.

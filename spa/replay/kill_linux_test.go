@@ -166,6 +166,7 @@ func TestPlainDisk(t *testing.T) {
 
 func runMounting(t *testing.T, role string) {
 	t.Helper()
+	lab.NeedOwnRoot(t)
 	cmd := child(t, role, t.TempDir())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS}
 	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}

@@ -24,6 +24,7 @@ const anyArg = -1
 // Whichever step it is, what is read back shows it.
 func TestDropBelievesNobody(t *testing.T) {
 	lab.NeedRoot(t)
+	lab.NeedOwnRoot(t)
 	for _, test := range []struct {
 		name, user string
 		call, arg  int

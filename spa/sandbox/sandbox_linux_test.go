@@ -86,6 +86,7 @@ func seeing(t *testing.T, cmd *exec.Cmd, passwd, group string) *exec.Cmd {
 // there is anybody else to be.
 func TestNobodyStaysRoot(t *testing.T) {
 	lab.NeedRoot(t)
+	lab.NeedOwnRoot(t)
 	number := strconv.Itoa(Unnamed)
 	many := []syscall.SysProcIDMap{{HostID: 0, Size: 1000}}
 	ambient := []uintptr{uintptr(cap.NET_ADMIN), uintptr(cap.NET_RAW)}
@@ -141,6 +142,7 @@ func TestAttacksAreReal(t *testing.T) {
 // cleared, as in the demonstration when an ordinary user runs it.
 func TestDropInUserNamespace(t *testing.T) {
 	lab.NeedNamespaces(t)
+	lab.NeedOwnRoot(t)
 	for user, want := range map[string]string{"nobody": "nobody has no number in this user namespace",
 		"no-such-user": "useradd --system"} {
 		cmd := helper(t, "drop", user)
@@ -161,6 +163,7 @@ func TestDropInUserNamespace(t *testing.T) {
 // TestDropWhereGroupsStay starts with groups in a user namespace that denies setgroups.
 func TestDropWhereGroupsStay(t *testing.T) {
 	lab.NeedRoot(t)
+	lab.NeedOwnRoot(t)
 	cmd := helper(t, "drop", "nobody")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER,
@@ -242,6 +245,7 @@ func TestDropWhenStartedAsTheUser(t *testing.T) {
 
 func TestDropRefuses(t *testing.T) {
 	lab.NeedRoot(t)
+	lab.NeedOwnRoot(t)
 	nobody := &syscall.Credential{Uid: 65534, Gid: 65534}
 	for _, test := range []struct {
 		name, user, want string
