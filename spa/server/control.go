@@ -118,9 +118,6 @@ func (s *Server) watch(ctx context.Context, a *control.Answer) error {
 				return err
 			}
 		}
-		if len(w.Lines) > 0 {
-			continue
-		}
 		if missed := s.feed.Missed(w); missed > 0 {
 			if err := a.Send(control.Reply{Missed: missed}); err != nil {
 				return err

@@ -124,10 +124,14 @@ func (h *Feed) spread(d control.Decision) {
 	}
 }
 
-// Missed returns how many decisions a watcher lost since the last that it read.
+// Missed returns how many decisions a watcher that has read everything lost after that. It is zero while there is more
+// to read: what is queued came before.
 func (h *Feed) Missed(w *Watcher) uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if len(w.Lines) > 0 {
+		return 0
+	}
 	missed := w.missed
 	w.missed = 0
 	return missed
