@@ -190,3 +190,20 @@ func TestNobodyWatches(t *testing.T) {
 		}
 	})
 }
+
+// TestMissedComesLast: what a watcher lost is told after what it has still to read, which came before.
+func TestMissedComesLast(t *testing.T) {
+	h := New()
+	w, _ := h.Join()
+	defer h.Leave(w)
+	for range Queued + 3 {
+		h.Tell(given())
+	}
+	if missed := h.Missed(w); missed != 0 {
+		t.Errorf("%d missed, with %d to read before", missed, len(w.Lines))
+	}
+	toldOf(w)
+	if missed := h.Missed(w); missed != 3 {
+		t.Errorf("%d missed, want 3", missed)
+	}
+}
