@@ -78,7 +78,7 @@ func (t *wire) read(see *sight, b []byte) {
 	switch {
 	case kind == service.UDP && to == 4789 && len(b) > 30: // VXLAN
 		t.read(see, b[30:])
-	case kind == service.UDP && strings.HasPrefix(string(b[8:]), cookie): // it came back as he sent it
+	case kind == service.UDP && strings.HasPrefix(string(b[8:]), cookie): // the stranger's own datagram, echoed
 	case kind == service.UDP:
 		see.add(six, kind, to, t.sign(signLeft))
 	case len(b) < 20 || isLawSeq(binary.BigEndian.Uint32(b[4:]), to):

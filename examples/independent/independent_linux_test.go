@@ -29,7 +29,7 @@ func python(t *testing.T, args ...string) *exec.Cmd {
 }
 
 // TestVectors: knock.py seals every packet of the vectors byte for byte, reads every receipt and token, and
-// refuses what has to be refused.
+// refuses malformed and forged ones.
 func TestVectors(t *testing.T) {
 	const folder = "../../spa/testdata/vectors"
 	files, err := filepath.Glob(filepath.Join(folder, "*.txt"))
@@ -81,7 +81,7 @@ func (s *server) Lookup(id keys.ID) (keys.Credential, bool) {
 	return keys.Credential{Client: &s.client, ID: id, Key: s.client.Key}, id == s.client.ID
 }
 
-// answer ignores two packets, and answers the third after what has to be ignored.
+// answer ignores two packets, and answers the third after datagrams that the client must ignore.
 func (s *server) answer(r spa.Receipt) error {
 	buf := make([]byte, 512)
 	var last [16]byte

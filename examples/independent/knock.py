@@ -58,7 +58,7 @@ def derive(t):  # section 2: the keys by their names, and the ids, of what a tok
             **{name: hkdf(t["client key"], name, 32) for name in names},
             **{name: hkdf(t["gate key"], name, 16) for name in ("gate mask", "gate tag")}}
 
-# Section 3: the token. What breaks a rule is a ValueError, which shows no key.
+# Section 3: the token. A malformed one raises a ValueError, which shows no key.
 def rule(holds, broken):
     if not holds: raise ValueError(broken)
 

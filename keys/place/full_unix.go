@@ -16,7 +16,7 @@ func isFull(err error) bool {
 }
 
 // rewrite replaces the text of a file in place, or leaves it unchanged. A file that does not say before is another one:
-// whoever can write in the directory may have put it there.
+// any user who can write in the directory may have put it there.
 func rewrite(path string, before, after []byte) error {
 	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {

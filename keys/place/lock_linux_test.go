@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// TestHeldDirectory: whoever can read the directory can lock it, and cannot hold up a change by that.
+// TestHeldDirectory: any user who can read the directory can lock it, and cannot delay a change by that.
 func TestHeldDirectory(t *testing.T) {
 	dir := t.TempDir()
 	d, err := os.Open(dir)

@@ -28,7 +28,7 @@ func Served(d Folder, path string, fi fs.FileInfo) error {
 
 // Private refuses a file with the server's secrets if others can read it, if its
 // group can write it or is neither root nor the directory's group, or if it belongs to
-// somebody who is not root, the reader or the owner of the directory.
+// a user other than root, the reader and the owner of the directory.
 // Where files have access lists (Windows) nobody but the reader, SYSTEM and the
 // administrators may have access: see accessList.
 func Private(d Folder, path string, fi fs.FileInfo) error {

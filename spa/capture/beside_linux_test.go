@@ -10,7 +10,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestSnifferBeside: readers, and whoever asks, while packets come and it is closed. It is for the race detector.
+// TestSnifferBeside: readers and callers of its other methods, while packets come and it is closed. It is for the race detector.
 func TestSnifferBeside(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)

@@ -259,7 +259,7 @@ func checkJournal(c *config.Config) []Finding {
 			Advice: "mv " + quote.Shell(path) + " " + quote.Shell(path+".old") + "\n# the server makes a new one",
 		}}
 	}
-	// What cannot be read is damaged, or another's affair.
+	// A journal that cannot be read is damaged, and reported elsewhere.
 	if foreign, err := replay.Foreign(path, replay.Config{Window: c.Window}); err == nil && foreign {
 		return []Finding{{
 			Severity: Warning, Subject: path,

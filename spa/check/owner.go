@@ -12,7 +12,7 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// checkOwners looks whose the gateway's files are: whoever owns one may change it, whatever its mode.
+// checkOwners checks the owners of the gateway's files: an owner can change a file, whatever its mode.
 func checkOwners(c *config.Config, h *host) []Finding {
 	var found []Finding
 	clients := filepath.Join(c.Dir, config.ClientsDir)

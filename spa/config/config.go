@@ -85,7 +85,7 @@ type Limits struct {
 type Service struct {
 	Name        string
 	Ports       []service.Ports
-	For, MaxFor time.Duration  // when the client does not say, and at the most
+	For, MaxFor time.Duration  // if the client requests none, and at most
 	Addresses   []netip.Addr   // where it is; none: at all of this host's
 	OnExpiry    string         // what becomes of its sessions when the grant ends: "keep" or "cut"
 	When        []service.Span // when it may be opened; none: always

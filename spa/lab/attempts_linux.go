@@ -194,7 +194,7 @@ func outcome(made []attempt) Outcome {
 	return o
 }
 
-// String is such as "open for 12.3ms at the most: 11 of 2034 attempts got through, the longest pause between two was
+// String is such as "open for at most 12.3ms: 11 of 2034 attempts got through, the longest pause between two was
 // 3ms".
 func (o Outcome) String() string {
 	round := func(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
@@ -202,6 +202,6 @@ func (o Outcome) String() string {
 		return fmt.Sprintf("never open: none of %d attempts got through, the longest pause between two was %v",
 			o.Made, round(o.Longest))
 	}
-	return fmt.Sprintf("open for %v at the most: %d of %d attempts got through, the longest pause between two was %v",
+	return fmt.Sprintf("open for at most %v: %d of %d attempts got through, the longest pause between two was %v",
 		round(o.Open), o.Through, o.Made, round(o.Longest))
 }

@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// mostFilled is what FillDisk writes at the most: it is for small file systems that a test has mounted.
+// mostFilled is the most that FillDisk writes: it is for small file systems that a test has mounted.
 const mostFilled = 128 << 20
 
 // FillDisk takes all the space that is left on the file system of path, with a new file there.

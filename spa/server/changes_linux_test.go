@@ -176,7 +176,7 @@ func TestChangesExcludeEachOther(t *testing.T) {
 	}
 }
 
-// TestChangesBeside: packets, revocations, reloads, changed files, and whoever asks or watches, all at once. It is
+// TestChangesBeside: packets, revocations, reloads, changed files, and requests and watchers, all at once. It is
 // for the race detector.
 func TestChangesBeside(t *testing.T) {
 	lab.NeedRoot(t)

@@ -146,7 +146,7 @@ func TestWatcherComesLater(t *testing.T) {
 	}
 }
 
-// TestCommands: whoever asks is told all of what is asked for, and why nothing was done.
+// TestCommands: each request gets a complete answer, or the reason why nothing was done.
 func TestCommands(t *testing.T) {
 	b := newSite(t, func(string) {})
 	controlled(t, b.s)
