@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sallyport/spa/lab"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 const handwritten = `# The laptop of Alice, asset 4711.

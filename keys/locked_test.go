@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sallyport/keys/place"
-	"sallyport/spa/lab"
 	"strings"
 	"testing"
+
+	"sallyport/keys/place"
+	"sallyport/spa/lab"
 )
 
 var passphrase = []byte("correct horse battery staple")

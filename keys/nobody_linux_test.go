@@ -6,10 +6,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"sallyport/spa/lab"
 	"strings"
 	"syscall"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // asNobody runs f without root's right to write everywhere: the file system sees another

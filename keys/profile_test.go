@@ -6,10 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"sallyport/keys/place"
-	"sallyport/spa/lab"
 	"strings"
 	"testing"
+
+	"sallyport/keys/place"
+	"sallyport/spa/lab"
 )
 
 func testProfile() *Profile {

@@ -29,7 +29,8 @@ type Registry struct {
 }
 
 // LoadRegistry reads all clients in a directory. Each bad file is an error in the list, and its client is shut out; the
-// others are loaded. Of two files with the same id the later by name is refused. The Registry is never nil.
+// others are loaded. Of two files with the same id the later by name is refused, unless it alone is revoked. The
+// Registry is never nil.
 //
 // Only NAME.toml is a client. Files that editors leave (dot files, NAME~, .swp, .tmp) are ignored; any other name is an
 // error, because someone may take it for a client.
@@ -53,8 +54,17 @@ func (r *Registry) load() []error {
 	clients, bad := r.readAll(names)
 	r.byID, r.byName, r.bad = make(map[ID]*Client, len(names)), make(map[string]*Client, len(names)),
 		make(map[string]error)
-	for i, c := range clients {
-		err := bad[i]
+	// Of two files with one id a revoked one counts: a copy of before must not undo the revocation.
+	order := make([]int, 0, len(clients))
+	for _, revoked := range []bool{true, false} {
+		for i, c := range clients {
+			if (c != nil && !c.Revoked.IsZero()) == revoked {
+				order = append(order, i)
+			}
+		}
+	}
+	for _, i := range order {
+		c, err := clients[i], bad[i]
 		if err == nil {
 			err = r.unclaimed(c)
 		}

@@ -240,3 +240,18 @@ func TestRegistryConcurrently(t *testing.T) {
 		t.Errorf("got %d clients, want 5", r.Len())
 	}
 }
+
+// TestRevokedCopy: a copy of a client's file from before its revocation does not undo that, whatever it is called.
+func TestRevokedCopy(t *testing.T) {
+	for _, name := range []string{"aaa", "zzz"} {
+		dir := t.TempDir()
+		revoked, copied := client("mmm", 7), client(name, 7)
+		revoked.Revoked = time.Unix(1, 0)
+		put(t, dir, revoked)
+		put(t, dir, copied)
+		r, errs := LoadRegistry(dir)
+		if c, ok := r.Lookup(7); !ok || c.Client.Revoked.IsZero() || len(errs) != 1 {
+			t.Errorf("%s: found %v, %+v, errors %v", name, ok, c.Client, errs)
+		}
+	}
+}

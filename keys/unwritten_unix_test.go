@@ -10,9 +10,10 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"sallyport/spa/lab"
 	"syscall"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // TestFullDisk lets a process that may write no more than 10 bytes a file try to replace

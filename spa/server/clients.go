@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -247,5 +248,25 @@ func (s *Server) narrow(before, after *keys.Client) {
 			lost[i] = byPort
 		}
 	}
+	if after != nil && narrowed(before, after, s.now()) {
+		lost = append(lost, everything)
+	}
 	s.takeAway(before.Name, lost, s.now())
+}
+
+// narrowed reports whether the client may do less now for another reason than its list of services.
+func narrowed(before, after *keys.Client, now time.Time) bool {
+	ended := func(c *keys.Client) bool {
+		return !c.Revoked.IsZero() || !c.Expires.IsZero() && !now.Before(c.Expires)
+	}
+	return ended(after) && !ended(before) || after.RequireSource && !before.RequireSource ||
+		less(before.From, after.From) ||
+		slices.ContainsFunc(after.Deny, func(p netip.Prefix) bool { return !slices.Contains(before.Deny, p) })
+}
+
+// less reports whether a list of sources allows less than it did; an empty one allows all.
+func less(before, after []netip.Prefix) bool {
+	kept := func(p netip.Prefix) bool { return slices.Contains(after, p) }
+	return len(after) > 0 &&
+		(len(before) == 0 || slices.ContainsFunc(before, func(p netip.Prefix) bool { return !kept(p) }))
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -227,16 +228,26 @@ func TestReloadTakesAway(t *testing.T) {
 	}
 }
 
-// TestReloadTakesAwayUnheld: it need not be held for that.
+// TestReloadTakesAwayUnheld: whatever an edit takes away, no packet of before opens anything once it is given back,
+// although nothing was held.
 func TestReloadTakesAwayUnheld(t *testing.T) {
-	b, _ := newReloaded(t)
-	late := b.packet(-time.Second)
-	for _, allow := range [][]string{{"web"}, {"ssh"}} {
-		b.write(func(c *keys.Client) { c.Allow = allow })
+	for name, edit := range map[string]func(c *keys.Client){
+		"service": func(c *keys.Client) { c.Allow = []string{"web"} },
+		"key":     func(c *keys.Client) { c.Revoked = time.Unix(1, 0) },
+		"time":    func(c *keys.Client) { c.Expires = time.Unix(1, 0) },
+		"sources": func(c *keys.Client) { c.From = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")} },
+		"source":  func(c *keys.Client) { c.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} },
+		"stated":  func(c *keys.Client) { c.RequireSource = true },
+	} {
+		b, _ := newReloaded(t)
+		late := b.packet(-time.Second)
+		b.write(edit)
 		b.reloads()
-	}
-	if b.arrive(late); b.event.Receipt.Status != spa.ReasonSuperseded {
-		t.Errorf("a packet of before: %v", b.event.Receipt.Status)
+		b.write(func(*keys.Client) {})
+		b.reloads()
+		if b.arrive(late); b.event.Receipt.Status != spa.ReasonSuperseded {
+			t.Errorf("%s: a packet of before: %v, %v", name, b.event.Receipt.Status, b.event.Err)
+		}
 	}
 }
 

@@ -46,6 +46,13 @@ func stopgapState() (string, error) {
 		return "", err
 	}
 	dir := fmt.Sprintf("/run/spa-%d", namespace.Sys().(*syscall.Stat_t).Ino)
+	info, err := os.Lstat(dir)
+	if err == nil && (info.Mode() != fs.ModeDir|0o700 || info.Sys().(*syscall.Stat_t).Uid != 0) {
+		err = os.RemoveAll(dir) // of another user, or none of ours
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
 	return dir, os.MkdirAll(dir, 0o700)
 }
 
