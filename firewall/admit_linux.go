@@ -12,6 +12,8 @@ import (
 	nft "github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // ourComment marks an element in the administrator's set as one of ours.
@@ -129,7 +131,7 @@ func (a *admitting) describe() string {
 // persists is false: the table that shuts the ports is not ours.
 func (a *admitting) persists() bool { return false }
 
-func (a *admitting) load(p plan) error {
+func (a *admitting) load(p guard.Plan) error {
 	if _, err := a.present(); err != nil {
 		return err
 	}
@@ -140,14 +142,14 @@ func (a *admitting) load(p plan) error {
 	if err := a.release(); err != nil {
 		return err
 	}
-	if err := a.make(a.objects, plan{}, 0, true); err != nil {
+	if err := a.make(a.objects, guard.Plan{}, 0, true); err != nil {
 		return err
 	}
 	if t, err := a.table(); err == nil {
 		a.known = t.handle
 	}
 	a.wait(time.Time{})
-	err := a.retry(func() error { return a.exchange(p.leases) })
+	err := a.retry(func() error { return a.exchange(p.Leases) })
 	if err != nil || !first {
 		return err
 	}
@@ -155,12 +157,12 @@ func (a *admitting) load(p plan) error {
 }
 
 // exchange makes what is ours in his sets the same as the leases.
-func (a *admitting) exchange(ls []lease) error {
+func (a *admitting) exchange(ls []guard.Lease) error {
 	if err := a.check(); err != nil {
 		return err
 	}
 	var b batch
-	wanted := a.objects.grantElements(plan{leases: ls}.at(a.cfg.Now()).leases)
+	wanted := a.objects.grantElements(guard.Plan{Leases: ls}.At(a.cfg.Now()).Leases)
 	for _, s := range a.sets() {
 		want := wanted[a.objects.grants4]
 		if s == a.set6 {
@@ -217,14 +219,14 @@ func (a *admitting) retry(do func() error) error {
 	return err
 }
 
-func (a *admitting) set(ls []lease) error {
+func (a *admitting) set(ls []guard.Lease) error {
 	for _, l := range ls {
-		if l.link != 0 || l.to.IsValid() {
+		if l.Link != 0 || l.To.IsValid() {
 			return fmt.Errorf("mode admit: your sets have neither interfaces nor destinations, so there is no grant for %v",
-				onLink(l.source, l.link))
+				guard.OnLink(l.Source, l.Link))
 		}
-		if a.setOf(l) == nil && left(l.until, a.cfg.Now()) > 0 {
-			return fmt.Errorf("mode admit: no set is named for a source like %v", l.source)
+		if a.setOf(l) == nil && guard.Left(l.Until, a.cfg.Now()) > 0 {
+			return fmt.Errorf("mode admit: no set is named for a source like %v", l.Source)
 		}
 	}
 	return a.retry(func() error {
@@ -238,27 +240,27 @@ func (a *admitting) set(ls []lease) error {
 	})
 }
 
-func (a *admitting) setOf(l lease) *nft.Set {
-	if l.source.Is4() {
+func (a *admitting) setOf(l guard.Lease) *nft.Set {
+	if l.Source.Is4() {
 		return a.set4
 	}
 	return a.set6
 }
 
-func (a *admitting) setOnce(ls []lease) error {
+func (a *admitting) setOnce(ls []guard.Lease) error {
 	var b batch
-	for _, l := range timed(ls, a.cfg.Now()) {
+	for _, l := range guard.Timed(ls, a.cfg.Now()) {
 		s := a.setOf(l)
 		if s == nil {
 			continue
 		}
-		want := nft.SetElement{Key: portKey(l.source.AsSlice(), l.proto, l.port), Timeout: l.left}
+		want := nft.SetElement{Key: portKey(l.Source.AsSlice(), l.Proto, l.Port), Timeout: l.Left}
 		there, err := a.element(s, want.Key)
 		if err != nil {
 			return explain("looking into the set "+s.Name, err)
 		}
 		switch {
-		case l.left > 0:
+		case l.Left > 0:
 			a.put(&b, s, want, there)
 		case there != nil && there.Comment == ourComment:
 			b.add(unix.NFT_MSG_DELSETELEM, s, []nft.SetElement{{Key: want.Key}})

@@ -11,13 +11,15 @@ import (
 	nft "github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // In mode Admit no flow is marked, carried or confirmed: it is not our table that shuts.
 
-func (a *admitting) carried() ([]carriedFlow, error) { return nil, nil }
-func (a *admitting) entered() (bool, error)          { return false, nil }
-func (a *admitting) permanent() error                { return nil }
+func (a *admitting) carried() ([]guard.Carried, error) { return nil, nil }
+func (a *admitting) entered() (bool, error)            { return false, nil }
+func (a *admitting) permanent() error                  { return nil }
 
 func (a *admitting) remove() error {
 	return errors.Join(a.endIn(a.sets()), a.nftables.remove())

@@ -213,7 +213,7 @@ func normalized(b []byte, from, to netip.Addr, sport, dport uint16) []byte {
 // TestRefusalsAreTheKernelsOwn: a guarded port of a host that rejects answers as its closed ports do.
 func TestRefusalsAreTheKernelsOwn(t *testing.T) {
 	s := guarded(t, func(c *Config) {
-		guard("udp/5000")(c)
+		guarding("udp/5000")(c)
 		c.Closed = Reject
 	})
 	s.quickRefusals()

@@ -24,7 +24,7 @@ func ports(s string) service.Ports {
 	return p
 }
 
-func guard(add ...string) func(*Config) {
+func guarding(add ...string) func(*Config) {
 	return func(c *Config) {
 		for _, p := range add {
 			c.Guarded = append(c.Guarded, ports(p))
@@ -43,7 +43,7 @@ func TestGuardedUDP(t *testing.T) {
 			{"IPv6 multicast", "[2001:db8::2]:0", "[2001:db8::3]:0", "[ff02::1%vc]:5000"},
 		} {
 			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, guard("udp/5000-5001"))
+				s := k.newSite(t, guarding("udp/5000-5001"))
 				index, _, err := s.client.Interface("vc")
 				s.must(err)
 				to := netip.MustParseAddrPort(f.to)
@@ -98,7 +98,7 @@ func TestPortRange(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, guard("tcp/60000-60010"))
+				s := k.newSite(t, guarding("tcp/60000-60010"))
 				for _, p := range []string{"60000", "60010", "60011"} {
 					s.serve(":" + p)
 				}
@@ -123,7 +123,7 @@ func TestPortRange(t *testing.T) {
 func TestWideRange(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		const wide = "tcp/10000-11200"
-		s := k.newSite(t, guard(wide))
+		s := k.newSite(t, guarding(wide))
 		s.serve(":11200")
 		s.open()
 		s.load(0)
@@ -159,7 +159,7 @@ func TestLocalClient(t *testing.T) {
 // the server speaks first.
 func TestLocalSession(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.newSite(t, guard("tcp/2300"))
+		s := k.newSite(t, guarding("tcp/2300"))
 		var clients, servers []net.Conn
 		accept := s.listen(":2300")
 		for _, to := range []string{"127.0.0.1:2300", "192.0.2.1:2300", "[2001:db8::1]:2300"} {
@@ -272,7 +272,7 @@ func TestTrustedPushingServer(t *testing.T) {
 // TestOwnFlowFromAGuardedPort: also from one whose sessions end with the grant, and to a neighbour.
 func TestOwnFlowFromAGuardedPort(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		for i, guarding := range []func(...string) func(*Config){guard, cutting} {
+		for i, guarding := range []func(...string) func(*Config){guarding, cutting} {
 			s := k.guarded(t, guarding("tcp/2200", "udp/123"))
 			s.twoLinks()
 			for _, f := range append(bothFamilies, nearby) {
@@ -416,7 +416,7 @@ func TestPortPublishedByDNAT(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, guard("tcp/2222"))
+				s := k.newSite(t, guarding("tcp/2222"))
 				s.inner()
 				s.publish(f)
 				s.connect(f.alice, f.gateway, "2222")

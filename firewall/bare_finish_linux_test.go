@@ -8,6 +8,7 @@ import (
 
 	nft "github.com/google/nftables"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -16,10 +17,10 @@ import (
 func TestFinishLeavesTheSets(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
-	s.bare(plan{})
+	s.bare(guard.Plan{})
 	n := s.backend.(*nftables)
-	s.must(n.set([]lease{{element: element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP, port: 22},
-		until: time.Now().Add(long)}}))
+	s.must(n.set([]guard.Lease{{Element: guard.Element{Source: netip.MustParseAddr("192.0.2.2"), Proto: service.TCP, Port: 22},
+		Until: time.Now().Add(long)}}))
 	s.must(n.finish(n.objects, n.flags(), false))
 	if !n.tracks() {
 		t.Error("the whole rules are not there")
@@ -32,10 +33,10 @@ func TestFinishLeavesTheSets(t *testing.T) {
 func TestFinishOfWhatIsGone(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
-	s.bare(plan{})
+	s.bare(guard.Plan{})
 	s.flushRuleset()
 	n := s.backend.(*nftables)
-	if err := n.finish(n.objects, n.flags(), false); !errors.Is(err, errGone) {
+	if err := n.finish(n.objects, n.flags(), false); !errors.Is(err, guard.ErrGone) {
 		t.Errorf("got %v, want that the sets are gone", err)
 	}
 	if s.table().handle != 0 {

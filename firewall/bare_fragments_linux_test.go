@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/spa/lab"
 )
 
@@ -21,7 +22,7 @@ func TestBareGuardLetsFragmentsPass(t *testing.T) {
 			open := s.udp(s.gw, netip.AddrPortFrom(address, 4000).String())
 			shut := s.udp(s.gw, netip.AddrPortFrom(address, 5000).String())
 			s.open()
-			s.bare(plan{})
+			s.bare(guard.Plan{})
 			from := s.udp(s.client, netip.AddrPortFrom(netip.MustParseAddr(f.stranger), 0).String())
 			data := bytes.Repeat([]byte{5000 >> 8, 5000 & 0xff}, 30000) // who takes it for ports finds the guarded one
 			large := func(port uint16) {

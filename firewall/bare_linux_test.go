@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -22,9 +23,9 @@ func TestBareGuard(t *testing.T) {
 			accept := s.listen(":2300")
 			carried, gap := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300"), s.talk(accept, "192.0.2.3", "192.0.2.1", "2300")
 			s.open()
-			s.bare(plan{
-				leases:  []lease{{element: element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP, port: 22}, until: time.Now().Add(long)}},
-				carried: []carriedFlow{{flow: inboundTo(carried.server), until: time.Now().Add(long)}},
+			s.bare(guard.Plan{
+				Leases:  []guard.Lease{{Element: guard.Element{Source: netip.MustParseAddr("192.0.2.2"), Proto: service.TCP, Port: 22}, Until: time.Now().Add(long)}},
+				Carried: []guard.Carried{{Flow: inboundTo(carried.server), Until: time.Now().Add(long)}},
 			})
 			s.connect("192.0.2.2", "192.0.2.1", "22")
 			s.mutual(carried, true)
@@ -54,16 +55,16 @@ printf '%s\n' "$in" | `+path+`-real "$@"`)
 }
 
 // inboundTo is the flow of a server's socket.
-func inboundTo(c net.Conn) flow {
+func inboundTo(c net.Conn) guard.Flow {
 	end := func(a net.Addr) netip.AddrPort {
 		p := netip.MustParseAddrPort(a.String())
 		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 	}
-	return flow{service.TCP, end(c.RemoteAddr()), end(c.LocalAddr())}
+	return guard.Flow{Proto: service.TCP, Remote: end(c.RemoteAddr()), Local: end(c.LocalAddr())}
 }
 
 // bare puts the guard without connection tracking there.
-func (s *site) bare(p plan) {
+func (s *site) bare(p guard.Plan) {
 	s.Helper()
 	b, ok := s.backend.(*ipt)
 	if !ok {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -14,10 +15,10 @@ import (
 // datagrams.
 func TestBareGuardLetsPass(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.newSite(t, guard("udp/5000"))
+		s := k.newSite(t, guarding("udp/5000"))
 		_, link, _ := s.twoLinks()
-		p := plan{leases: []lease{
-			{element: element{source: netip.MustParseAddr("fe80::a"), link: link, proto: service.TCP, port: 22}, until: time.Now().Add(long)},
+		p := guard.Plan{Leases: []guard.Lease{
+			{Element: guard.Element{Source: netip.MustParseAddr("fe80::a"), Link: link, Proto: service.TCP, Port: 22}, Until: time.Now().Add(long)},
 		}}
 		type talk struct {
 			client, server  *net.UDPConn
@@ -32,8 +33,8 @@ func TestBareGuardLetsPass(t *testing.T) {
 				v.client = s.udp(s.client, v.remote.String())
 				talks = append(talks, v)
 				if heard {
-					p.carried = append(p.carried, carriedFlow{flow: flow{service.UDP, v.remote, v.address},
-						until: time.Now().Add(long)})
+					p.Carried = append(p.Carried, guard.Carried{Flow: guard.Flow{Proto: service.UDP, Remote: v.remote, Local: v.address},
+						Until: time.Now().Add(long)})
 				}
 			}
 		}
@@ -74,7 +75,7 @@ func TestBareGuardTrusts(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.newSite(t, func(c *Config) { c.Trusted = []string{"vs"} })
 		s.open()
-		s.bare(plan{})
+		s.bare(guard.Plan{})
 		s.connect("192.0.2.3", "192.0.2.1", "22")
 		s.connect("2001:db8::3", "2001:db8::1", "22")
 	})
@@ -91,7 +92,7 @@ func TestLawBare(t *testing.T) {
 				r := newLawReport()
 				state := &lawState{name: "bare guard", loaded: true}
 				w.prepare(&lawState{}, Drop, long)
-				w.bare(plan{})
+				w.bare(guard.Plan{})
 				made, left := makeCases(w.way, state, 10000)
 				var cases []*lawCase
 				for _, c := range made {
@@ -103,7 +104,7 @@ func TestLawBare(t *testing.T) {
 				w.judge(state, Drop, cases, left, r)
 				w.load(0)
 				w.allow("client", long)
-				w.bare(plan{leases: w.held.leases()})
+				w.bare(guard.Plan{Leases: w.held.leases()})
 				stop := w.pump()
 				defer stop()
 				for _, six := range []bool{false, true} {

@@ -9,6 +9,8 @@ import (
 	nft "github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // batch is a transaction that changes elements of sets, and nothing else. It is what a
@@ -22,16 +24,16 @@ type batch struct {
 var errNoAnswer = errors.New("the kernel's answer was lost")
 
 // set gives grants a new timeout, or deletes them.
-func (n *nftables) set(ls []lease) error {
+func (n *nftables) set(ls []guard.Lease) error {
 	var b batch
-	for part := range slices.Chunk(timed(ls, n.cfg.Now()), chunk) {
-		var live, gone []lease
+	for part := range slices.Chunk(guard.Timed(ls, n.cfg.Now()), chunk) {
+		var live, gone []guard.Lease
 		for _, l := range part {
-			if l.left > 0 {
+			if l.Left > 0 {
 				live = append(live, l)
 				continue
 			}
-			l.left = time.Second // added only to be deleted
+			l.Left = time.Second // added only to be deleted
 			gone = append(gone, l)
 		}
 		lives, goes := n.objects.grantElements(live), n.objects.grantElements(gone)

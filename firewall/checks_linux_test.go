@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -61,7 +62,7 @@ func TestBeforeTheLoad(t *testing.T) {
 	if gs := append(f.Grants(now), f.GrantsOf("alice", now)...); len(gs) != 0 {
 		t.Errorf("got %v, want none", gs)
 	}
-	if f.endDue(now) || f.live(flow{proto: service.TCP}) {
+	if f.endDue(now) || f.live(guard.Flow{Proto: service.TCP}) {
 		t.Error("something is held")
 	}
 	if err := f.putBack(now); err != nil {
@@ -198,7 +199,7 @@ func TestGrantToldAlone(t *testing.T) {
 // granted is in the guard that is put back for it, or nowhere.
 func TestGuardIsGone(t *testing.T) {
 	gone := func(k *kept, load error) {
-		k.kernel.fails = errGone
+		k.kernel.fails = guard.ErrGone
 		k.kernel.loads = func() error { k.kernel.fails = nil; return load }
 	}
 	t.Run("revoke", func(t *testing.T) {
@@ -309,7 +310,7 @@ func TestEndsAreSaid(t *testing.T) {
 	}{
 		"nothing held":  {false, nil, [3]int{0, 0, 0}},
 		"held":          {true, nil, [3]int{1, 0, 0}},
-		"guard is gone": {true, errGone, [3]int{1, 0, 0}},
+		"guard is gone": {true, guard.ErrGone, [3]int{1, 0, 0}},
 		"kernel fails":  {true, errFailing, [3]int{1, 1, 0}},
 	} {
 		t.Run(name, func(t *testing.T) {

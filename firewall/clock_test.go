@@ -8,6 +8,7 @@ import (
 	"time"
 	"unsafe"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -15,35 +16,35 @@ import (
 type recording struct {
 	*dryRun
 	now   func() time.Time
-	lasts map[element]time.Duration // what is left of each element, when it was told
-	most  int                       // elements that one batch deleted
-	told  func()                    // after each batch; nil: nothing
-	fails error                     // what becomes of each batch
-	loads func() error              // what becomes of a load; nil: as of each batch
+	lasts map[guard.Element]time.Duration // what is left of each element, when it was told
+	most  int                             // elements that one batch deleted
+	told  func()                          // after each batch; nil: nothing
+	fails error                           // what becomes of each batch
+	loads func() error                    // what becomes of a load; nil: as of each batch
 
 	elements int // that it was told of
 }
 
 func record(f *Firewall) *recording {
 	r := &recording{dryRun: newDryRun(f.log), now: func() time.Time { return f.cfg.Now() },
-		lasts: make(map[element]time.Duration)}
+		lasts: make(map[guard.Element]time.Duration)}
 	f.backend = r
 	return r
 }
 
-func (r *recording) set(ls []lease) error {
+func (r *recording) set(ls []guard.Lease) error {
 	if r.fails != nil {
 		return r.fails
 	}
 	gone := 0
 	r.elements += len(ls)
-	for _, l := range timed(ls, r.now()) {
-		if l.left <= 0 {
-			delete(r.lasts, l.element)
+	for _, l := range guard.Timed(ls, r.now()) {
+		if l.Left <= 0 {
+			delete(r.lasts, l.Element)
 			gone++
 			continue
 		}
-		r.lasts[l.element] = l.left
+		r.lasts[l.Element] = l.Left
 	}
 	r.most = max(r.most, gone)
 	if r.told != nil {
@@ -52,7 +53,7 @@ func (r *recording) set(ls []lease) error {
 	return nil
 }
 
-func (r *recording) load(p plan) error {
+func (r *recording) load(p guard.Plan) error {
 	if r.loads != nil {
 		if err := r.loads(); err != nil {
 			return err
@@ -62,7 +63,7 @@ func (r *recording) load(p plan) error {
 		return r.fails
 	}
 	clear(r.lasts)
-	return r.set(p.at(r.now()).leases)
+	return r.set(p.At(r.now()).Leases)
 }
 
 // setClock is t by a wall clock that was set by d before: time.Time has its wall part in
@@ -121,8 +122,8 @@ func (c *clocked) grants(client string, n uint16, lasts time.Duration) Grant {
 // lasts is for how long the kernel was told to keep a port; zero: it is shut.
 func (c *clocked) lasts(port uint16, want time.Duration, after string) {
 	c.Helper()
-	if got := c.kernel.lasts[element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP,
-		port: port}]; got != want {
+	if got := c.kernel.lasts[guard.Element{Source: netip.MustParseAddr("192.0.2.2"), Proto: service.TCP,
+		Port: port}]; got != want {
 		c.Errorf("%v are left of port %d %s, want %v", got, port, after, want)
 	}
 }
@@ -298,8 +299,8 @@ func TestEndsOfMany(t *testing.T) {
 			if n := len(c.held.byKey); n != len(ends) || !c.held.next().Round(0).Equal(first) {
 				t.Fatalf("%d hold, the next until %v, want %d and %v", n, c.held.next(), len(ends), first)
 			}
-			if _, open := c.kernel.lasts[element{source: netip.MustParseAddr("192.0.2.2"), proto: service.TCP,
-				port: 22}]; open != (len(ends) > 0) {
+			if _, open := c.kernel.lasts[guard.Element{Source: netip.MustParseAddr("192.0.2.2"), Proto: service.TCP,
+				Port: 22}]; open != (len(ends) > 0) {
 				t.Fatalf("the port is open: %v, and %d hold it", open, len(ends))
 			}
 		}

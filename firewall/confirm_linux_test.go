@@ -22,7 +22,7 @@ func TestUDPConfirms(t *testing.T) {
 }
 
 func (k kind) confirmsByUDP(t *testing.T, fresh bool, within time.Duration) (early bool) {
-	s := k.newSite(t, guard("udp/5000"))
+	s := k.newSite(t, guarding("udp/5000"))
 	server, alice := s.udp(s.gw, "192.0.2.1:5000"), s.udp(s.client, "192.0.2.2:4000")
 	s.open()
 	s.load(0) // so that the next load is not a first one, which would carry the flow

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // Cut ends the sessions of grants that have been revoked, or have ended, and returns how
@@ -29,7 +31,7 @@ func (f *Firewall) Cut(ctx context.Context, gs []Grant) (int, error) {
 	if f.cfg.Mode == Admit {
 		mark = 0 // nothing marks what the host's own rules let in
 	}
-	covered := func(l flow) bool { return f.covers(gs, l) && !f.live(l) }
+	covered := func(l guard.Flow) bool { return f.covers(gs, l) && !f.live(l) }
 	n, err := f.sessions.cut(covered, f.target, mark)
 	if err != nil {
 		return n, fmt.Errorf("ending sessions: %w", err)
@@ -45,15 +47,15 @@ func (f *Firewall) target(a netip.Addr) bool {
 }
 
 // covers reports whether one of the grants is for the flow's address, port and destination.
-func (f *Firewall) covers(gs []Grant, l flow) bool {
+func (f *Firewall) covers(gs []Grant, l guard.Flow) bool {
 	f.mu.Lock()
-	to := f.cfg.elementOf(l).to
+	to := f.cfg.elementOf(l).To
 	f.mu.Unlock()
 	for i := range gs {
 		g := &gs[i]
 		here := !to.IsValid() && len(g.To) == 0
-		there := slices.ContainsFunc(g.To, func(a netip.Addr) bool { return normal(a) == to })
-		if normal(g.Source) == l.remote.Addr() && contains(g.Ports, l.proto, l.local.Port()) && (here || there) {
+		there := slices.ContainsFunc(g.To, func(a netip.Addr) bool { return guard.Normal(a) == to })
+		if guard.Normal(g.Source) == l.Remote.Addr() && guard.Contains(g.Ports, l.Proto, l.Local.Port()) && (here || there) {
 			return true
 		}
 	}
@@ -64,12 +66,12 @@ func (f *Firewall) covers(gs []Grant, l flow) bool {
 // of each session right before its end, because a grant may have come meanwhile. A session from
 // a link-local address is never live: on which link it is cannot be told, and one that is cut
 // by mistake is better than one that goes on.
-func (f *Firewall) live(l flow) bool {
+func (f *Firewall) live(l guard.Flow) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.held == nil {
 		return false
 	}
 	t := f.held.elements[f.cfg.elementOf(l)]
-	return t != nil && left(t.until, f.cfg.Now()) > 0
+	return t != nil && guard.Left(t.until, f.cfg.Now()) > 0
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/local"
 	"sallyport/keys/service"
 )
@@ -34,12 +35,12 @@ const (
 // entry in the connection tracking table goes, so that to the guard what still arrives is
 // new, and what DNAT led on does not find its way any more. The other way round the reset
 // would belong to no flow.
-func (s *sessions) cut(kind func(flow) bool, target func(netip.Addr) bool, mark uint32) (int, error) {
+func (s *sessions) cut(kind func(guard.Flow) bool, target func(netip.Addr) bool, mark uint32) (int, error) {
 	doomed, tracked, err := s.toDelete(kind, target, mark)
 	if err != nil {
 		return 0, err
 	}
-	n, err := s.destroySockets(func(l flow) (dies, counted bool) {
+	n, err := s.destroySockets(func(l guard.Flow) (dies, counted bool) {
 		if e := doomed[l]; e != nil {
 			return kind(e.session), e.open() // as one of those that are counted below
 		}
@@ -70,9 +71,9 @@ func (s *sessions) cut(kind func(flow) bool, target func(netip.Addr) bool, mark 
 // toDelete returns the entries to delete, by the flow of the socket at this end, and all flows
 // that are tracked, seen from either side. A session whose server spoke first, when connection
 // tracking did not know it yet, is one from here to its client.
-func (s *sessions) toDelete(kind func(flow) bool, target func(netip.Addr) bool,
-	mark uint32) (map[flow]*entry, map[flow]bool, error) {
-	entries, tracked := make(map[flow]*entry), make(map[flow]bool)
+func (s *sessions) toDelete(kind func(guard.Flow) bool, target func(netip.Addr) bool,
+	mark uint32) (map[guard.Flow]*entry, map[guard.Flow]bool, error) {
+	entries, tracked := make(map[guard.Flow]*entry), make(map[guard.Flow]bool)
 	if !s.tracks {
 		return entries, tracked, nil
 	}
@@ -82,9 +83,9 @@ func (s *sessions) toDelete(kind func(flow) bool, target func(netip.Addr) bool,
 	}
 	err = s.entries(func(e *entry) {
 		in, out := e.inbound(), e.outbound()
-		server := flow{in.proto, netip.AddrPortFrom(e.reply.dst, e.reply.dport),
-			netip.AddrPortFrom(e.reply.src, e.reply.sport)}
-		began := flow{out.proto, out.remote, netip.AddrPortFrom(e.orig.src, e.orig.sport)}
+		server := guard.Flow{Proto: in.Proto, Remote: netip.AddrPortFrom(e.reply.dst, e.reply.dport),
+			Local: netip.AddrPortFrom(e.reply.src, e.reply.sport)}
+		began := guard.Flow{Proto: out.Proto, Remote: out.Remote, Local: netip.AddrPortFrom(e.orig.src, e.orig.sport)}
 		tracked[server], tracked[began] = true, true
 		admitted := e.mark&mark != 0
 		switch {
@@ -102,14 +103,14 @@ func (s *sessions) toDelete(kind func(flow) bool, target func(netip.Addr) bool,
 // destroySockets destroys those of which dies says so, and returns how many of them are not
 // counted elsewhere. A kernel that cannot (CONFIG_INET_DIAG_DESTROY) leaves servers that
 // speak waiting for an answer until they give up; nothing of it is heard.
-func (s *sessions) destroySockets(dies func(flow) (dies, counted bool)) (int, error) {
+func (s *sessions) destroySockets(dies func(guard.Flow) (dies, counted bool)) (int, error) {
 	type socket struct {
-		flow
+		guard.Flow
 		said    []byte
 		counted bool
 	}
 	var found []socket
-	err := s.sockets(func(l flow, said []byte) {
+	err := s.sockets(func(l guard.Flow, said []byte) {
 		if yes, counted := dies(l); yes {
 			found = append(found, socket{l, said, counted})
 		}
@@ -117,7 +118,7 @@ func (s *sessions) destroySockets(dies func(flow) (dies, counted bool)) (int, er
 	n := 0
 	errs := []error{err}
 	for _, k := range found {
-		err := s.destroy(k.flow, k.said)
+		err := s.destroy(k.Flow, k.said)
 		switch {
 		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOENT):
 		case err != nil:
@@ -130,8 +131,8 @@ func (s *sessions) destroySockets(dies func(flow) (dies, counted bool)) (int, er
 }
 
 // destroy destroys the socket that the kernel told of.
-func (s *sessions) destroy(l flow, said []byte) error {
-	m := diagRequest(said[0], l.proto)
+func (s *sessions) destroy(l guard.Flow, said []byte) error {
+	m := diagRequest(said[0], l.Proto)
 	m.Header = netlink.Header{Type: sockDestroy, Flags: netlink.Request | netlink.Acknowledge}
 	copy(m.Data[diagAsked:], said[diagID:][:diagIDSize])
 	_, err := s.diag.Execute(m)

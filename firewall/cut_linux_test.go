@@ -57,7 +57,7 @@ func TestCutEndsSessions(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, guard("tcp/2300", "tcp/2400"))
+				s := k.guarded(t, guarding("tcp/2300", "tcp/2400"))
 				accept, other := s.listen(":2300"), s.listen(":2400")
 				s.grantPorts("one", f.alice, long, "tcp/2300")
 				s.grantPorts("two", f.alice, long, "tcp/2400")
@@ -97,7 +97,7 @@ func TestCutTellsTheClient(t *testing.T) {
 // of the same client.
 func TestCutSparesWhatAnotherGrantCovers(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.guarded(t, guard("tcp/2300-2310"))
+		s := k.guarded(t, guarding("tcp/2300-2310"))
 		accept := s.listen(":2300")
 		s.grantPorts("one", "192.0.2.2", long, "tcp/2300")
 		s.grantPorts("all", "192.0.2.2", long, "tcp/2300-2310")
@@ -119,7 +119,7 @@ func TestCutEndsWhatDNATLeadsOn(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, guard("tcp/2222"))
+				s := k.guarded(t, guarding("tcp/2222"))
 				accept := s.listenOn(s.behind(), ":22")
 				s.publish(f)
 				s.grantPorts("one", f.alice, long, "tcp/2222")
@@ -146,7 +146,7 @@ func TestCutEndsUDP(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, guard("udp/5000"))
+				s := k.guarded(t, guarding("udp/5000"))
 				gateway := net.JoinHostPort(f.gateway, "5000")
 				server := s.udp(s.gw, "[::]:5000")
 				client, theirs := s.udp(s.client, net.JoinHostPort(f.alice, "4000")),
@@ -188,7 +188,7 @@ func (s *site) utters(server, client *net.UDPConn) {
 
 // TestCutEndsConnectedUDP: the server is told that the session is over.
 func TestCutEndsConnectedUDP(t *testing.T) {
-	s := guarded(t, guard("udp/5000"))
+	s := guarded(t, guarding("udp/5000"))
 	client := s.udp(s.client, "192.0.2.2:4000")
 	s.grantPorts("one", "192.0.2.2", long, "udp/5000")
 	say := s.connectedUDP(client)
@@ -218,7 +218,7 @@ func (s *site) connectedUDP(client *net.UDPConn) (say func() error) {
 
 // TestCutSparesWhatNoGrantLetIn: trusted interfaces, the host's own flows from the same port.
 func TestCutSparesWhatNoGrantLetIn(t *testing.T) {
-	s := guarded(t, func(c *Config) { c.Trusted = []string{"vs"}; guard("tcp/2200", "tcp/2300")(c) })
+	s := guarded(t, func(c *Config) { c.Trusted = []string{"vs"}; guarding("tcp/2200", "tcp/2300")(c) })
 	accept := s.listen(":2300")
 	s.grantPorts("one", "192.0.2.2", long, "tcp/2200", "tcp/2300")
 	trusted := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
@@ -236,7 +236,7 @@ func TestCutSparesWhatNoGrantLetIn(t *testing.T) {
 
 // TestCutEndsUntracked: where another table keeps a port out of connection tracking.
 func TestCutEndsUntracked(t *testing.T) {
-	s := guarded(t, guard("tcp/2300"))
+	s := guarded(t, guarding("tcp/2300"))
 	s.another(func(c *nft.Conn) {
 		chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -300, &expr.Notrack{})
 		table := c.AddTable(&nft.Table{Name: "another too", Family: nft.TableFamilyINet})
@@ -252,7 +252,7 @@ func TestCutEndsUntracked(t *testing.T) {
 
 // TestCutNeedsOneCapability: that which the daemon keeps, and no new socket.
 func TestCutNeedsOneCapability(t *testing.T) {
-	s := guarded(t, guard("tcp/2300"))
+	s := guarded(t, guarding("tcp/2300"))
 	accept := s.listen(":2300")
 	s.grantPorts("one", "192.0.2.2", long, "tcp/2300")
 	v := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")

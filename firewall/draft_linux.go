@@ -8,6 +8,8 @@ import (
 	nft "github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // draft is a batch that makes a table. nft.Conn puts the commands into messages; they are
@@ -58,7 +60,7 @@ func (d *draft) makeTable(flags uint32, anew bool) {
 // fill puts sets and rules into the table. In mode Admit there is nothing to guard: knock
 // ports are as dark as every other port of a host that drops by default, and would stand out
 // if they were darker.
-func (d *draft) fill(p plan, rules func(*draft)) error {
+func (d *draft) fill(p guard.Plan, rules func(*draft)) error {
 	if d.cfg.Mode == Admit {
 		for _, c := range []*nft.Chain{d.marker, d.receipt} {
 			d.conn.AddChain(c)
@@ -73,7 +75,7 @@ func (d *draft) fill(p plan, rules func(*draft)) error {
 	return d.conn.Flush()
 }
 
-func (d *draft) fillSets(p plan) error {
+func (d *draft) fillSets(p guard.Plan) error {
 	for _, s := range d.sets() {
 		if err := d.conn.AddSet(s, nil); err != nil {
 			return err
@@ -81,15 +83,15 @@ func (d *draft) fillSets(p plan) error {
 		d.conn.FlushSet(s)
 	}
 	errs := []error{
-		d.add(d.guarded, portElements(d.cfg.Guarded, p.confirm)),
-		d.add(d.cut, portElements(d.cfg.Cut, p.confirm)),
+		d.add(d.guarded, portElements(d.cfg.Guarded, p.Confirm)),
+		d.add(d.cut, portElements(d.cfg.Cut, p.Confirm)),
 	}
-	for s, es := range d.grantElements(p.leases) {
+	for s, es := range d.grantElements(p.Leases) {
 		errs = append(errs, d.add(s, es))
 	}
-	carried4, carried6 := flowElements(p.carried)
+	carried4, carried6 := flowElements(p.Carried)
 	addresses4, addresses6 := addressElements(d.cfg.Targets)
-	targets4, targets6 := targetElements(d.cfg.Targets, p.confirm)
+	targets4, targets6 := targetElements(d.cfg.Targets, p.Confirm)
 	errs = append(errs,
 		d.add(d.carried4, carried4), d.add(d.carried6, carried6),
 		d.add(d.addresses4, addresses4), d.add(d.addresses6, addresses6),

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"os"
 	"time"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // dryRun decides nothing and enforces nothing: it says what it was told to do.
@@ -20,14 +22,14 @@ func (d *dryRun) describe() string {
 	return "dry run: decides and records, guards nothing and opens nothing"
 }
 
-func (d *dryRun) load(p plan) error {
-	d.log.Info("dry run: would load the guard", "elements", len(p.leases), "confirm", p.confirmBy)
+func (d *dryRun) load(p guard.Plan) error {
+	d.log.Info("dry run: would load the guard", "elements", len(p.Leases), "confirm", p.ConfirmBy)
 	return nil
 }
 
-func (d *dryRun) set(es []lease) error {
+func (d *dryRun) set(es []guard.Lease) error {
 	for _, e := range es {
-		d.log.Debug("dry run: would set", "source", e.source, "proto", e.proto, "port", e.port, "until", e.until)
+		d.log.Debug("dry run: would set", "source", e.Source, "proto", e.Proto, "port", e.Port, "until", e.Until)
 	}
 	return nil
 }
@@ -57,9 +59,9 @@ func (d *dryRun) watch(ctx context.Context, deadline time.Time) error {
 	}
 }
 
-func (d *dryRun) name() string                    { return BackendDryRun }
-func (d *dryRun) persists() bool                  { return false }
-func (d *dryRun) carried() ([]carriedFlow, error) { return nil, nil }
-func (d *dryRun) entered() (bool, error)          { return false, nil }
-func (d *dryRun) close() error                    { return nil }
-func (d *dryRun) processes() []Process            { return nil }
+func (d *dryRun) name() string                      { return BackendDryRun }
+func (d *dryRun) persists() bool                    { return false }
+func (d *dryRun) carried() ([]guard.Carried, error) { return nil, nil }
+func (d *dryRun) entered() (bool, error)            { return false, nil }
+func (d *dryRun) close() error                      { return nil }
+func (d *dryRun) processes() []Process              { return nil }

@@ -12,6 +12,8 @@ import (
 
 	nft "github.com/google/nftables"
 	"golang.org/x/sys/unix"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // endEarlier ends all that earlier runs granted: a dry run can revoke none of it. A guard that
@@ -109,7 +111,7 @@ func (f *Firewall) endInOwned() (stands bool, err error) {
 		return false, err
 	}
 	n := b.(*nftables)
-	err = n.behindRelay(plan{}, func() error {
+	err = n.behindRelay(guard.Plan{}, func() error {
 		if err := n.release(); err != nil {
 			return err
 		}
@@ -164,7 +166,7 @@ func endInSets() error {
 // counts is what is left.
 func (s *ipsets) empty(name string) error {
 	ms, err := s.list(name)
-	if errors.Is(err, errGone) {
+	if errors.Is(err, guard.ErrGone) {
 		return nil
 	}
 	if err == nil {

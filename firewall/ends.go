@@ -6,6 +6,8 @@ import (
 	"maps"
 	"runtime"
 	"time"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // ends is what is known of the clocks, and what wakes Watch at the end of the next grant.
@@ -43,7 +45,7 @@ func (f *Firewall) adjust(now time.Time) {
 	}
 	f.log.Info("the wall clock got ahead of the kernel's timeouts, as after a suspend: grants end by the wall clock",
 		"by", ahead)
-	if err := f.backend.set(leasesOf(ends)); err != nil && !errors.Is(err, errGone) {
+	if err := f.backend.set(leasesOf(ends)); err != nil && !errors.Is(err, guard.ErrGone) {
 		f.log.Error("the kernel could not be told that grants end earlier: they will be removed when they end", "error", err)
 	}
 	f.wakeForNext(now)
@@ -62,8 +64,8 @@ func (f *Firewall) endOver(now time.Time) (some bool, err error) {
 		return false, nil
 	}
 	ends := f.held.endsWithout(over)
-	maps.DeleteFunc(ends, func(_ element, end time.Time) bool { return !end.IsZero() }) // another one goes on
-	if err := f.backend.set(leasesOf(ends)); err != nil && !errors.Is(err, errGone) {
+	maps.DeleteFunc(ends, func(_ guard.Element, end time.Time) bool { return !end.IsZero() }) // another one goes on
+	if err := f.backend.set(leasesOf(ends)); err != nil && !errors.Is(err, guard.ErrGone) {
 		return true, err
 	}
 	for _, h := range over {
@@ -86,7 +88,7 @@ func (f *Firewall) wakeAt(at, now time.Time) {
 		return
 	}
 	f.ends.at = at
-	if err := f.ends.alarm.set(left(at, now)); err != nil {
+	if err := f.ends.alarm.set(guard.Left(at, now)); err != nil {
 		f.log.Error("no alarm for the wall clock: grants end by the kernel's timeouts alone, later after a suspend", "error",
 			err)
 	}

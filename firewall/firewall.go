@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 	"sallyport/spa/sandbox"
 )
@@ -18,7 +19,7 @@ import (
 var (
 	// ErrFull is returned by Grant when the table has no room for another grant. Nothing
 	// was granted; live grants go on, and room comes back as they end.
-	ErrFull = errors.New("the grant table is full")
+	ErrFull = guard.ErrFull
 	// ErrUnconfirmed is returned by Watch when nobody came in through a grant before the
 	// time that Load was given. The guard has been taken away, and the next load is a
 	// first load.
@@ -28,8 +29,7 @@ var (
 	ErrTornDown = errors.New("the guard was torn down")
 	// ErrForeign is returned where there is a table of our name that is not ours. It is
 	// left as it is.
-	ErrForeign = errors.New(`there is a table "inet spa" that is not ours; rename it, or remove it with: ` +
-		`nft delete table inet spa`)
+	ErrForeign = guard.ErrForeign
 )
 
 // Grant lets one address reach ports until a time. Client and Service say on whose behalf;
@@ -236,7 +236,7 @@ func (c *Config) everyPort() []service.Ports {
 	for _, t := range c.Targets {
 		ports = append(ports, t.Ports...)
 	}
-	slices.SortFunc(ports, comparePorts)
+	slices.SortFunc(ports, guard.ComparePorts)
 	return slices.Compact(ports)
 }
 
@@ -247,7 +247,7 @@ func (c *Config) portsAt(to netip.Addr) []service.Ports {
 	}
 	var ports []service.Ports
 	for _, t := range c.Targets {
-		if slices.ContainsFunc(t.Addresses, func(a netip.Addr) bool { return normal(a) == to }) {
+		if slices.ContainsFunc(t.Addresses, func(a netip.Addr) bool { return guard.Normal(a) == to }) {
 			ports = append(ports, t.Ports...)
 		}
 	}
@@ -256,18 +256,18 @@ func (c *Config) portsAt(to netip.Addr) []service.Ports {
 
 // elementOf is what a flow to a guarded port needs a grant for. Where its source is
 // link-local, the link is not known.
-func (c *Config) elementOf(l flow) element {
-	e := element{source: l.remote.Addr(), proto: l.proto, port: l.local.Port()}
-	if contains(c.portsAt(l.local.Addr()), l.proto, e.port) {
-		e.to = l.local.Addr()
+func (c *Config) elementOf(l guard.Flow) guard.Element {
+	e := guard.Element{Source: l.Remote.Addr(), Proto: l.Proto, Port: l.Local.Port()}
+	if guard.Contains(c.portsAt(l.Local.Addr()), l.Proto, e.Port) {
+		e.To = l.Local.Addr()
 	}
 	return e
 }
 
 // guards reports whether the guard shuts where a flow goes to.
-func (c *Config) guards(l flow) bool {
+func (c *Config) guards(l guard.Flow) bool {
 	e := c.elementOf(l)
-	return contains(c.portsAt(e.to), e.proto, e.port)
+	return guard.Contains(c.portsAt(e.To), e.Proto, e.Port)
 }
 
 func (t *Target) check() error {
@@ -311,10 +311,10 @@ type Firewall struct {
 
 // state is what Watch needs to know to put the guard back as it was.
 type state struct {
-	loaded    bool          // our table should be in the kernel
-	missing   bool          // it is not, for all that was tried
-	confirmBy time.Time     // zero: the guard needs no confirmation
-	carried   []carriedFlow // by a first load
+	loaded    bool            // our table should be in the kernel
+	missing   bool            // it is not, for all that was tried
+	confirmBy time.Time       // zero: the guard needs no confirmation
+	carried   []guard.Carried // by a first load
 }
 
 // New opens all that the firewall needs later and asks the kernel what it can do. It

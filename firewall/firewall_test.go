@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -207,7 +208,7 @@ func TestManyHoldersOfOneElement(t *testing.T) {
 	}
 	for f.endDue(now.Add(990 * time.Second)) {
 	}
-	tenants := f.held.elements[element{source: at, proto: service.TCP, port: 22}]
+	tenants := f.held.elements[guard.Element{Source: at, Proto: service.TCP, Port: 22}]
 	if live := len(tenants.holders) - tenants.ended; live != 10 || len(tenants.holders) > 20 {
 		t.Errorf("%d of %d in the list live, want 10 of at most 20", live, len(tenants.holders))
 	}
@@ -218,7 +219,7 @@ type failing struct{ *dryRun }
 
 var errFailing = errors.New("it fails")
 
-func (failing) set([]lease) error { return errFailing }
+func (failing) set([]guard.Lease) error { return errFailing }
 
 func TestFailedBatchKeepsWhatWas(t *testing.T) {
 	f, now := dry(t, 10), time.Now()

@@ -9,6 +9,7 @@ import (
 
 	nft "github.com/google/nftables"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -22,7 +23,7 @@ func (s *site) endCarry() {
 		return
 	}
 	for i := range s.guard.carried {
-		s.guard.carried[i].until = time.Now()
+		s.guard.carried[i].Until = time.Now()
 	}
 	s.must(s.putBack(time.Now()))
 }
@@ -70,7 +71,7 @@ func TestFirstLoadKeepsPushedSessions(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, guard("tcp/2300"))
+				s := k.newSite(t, guarding("tcp/2300"))
 				s.push(":2300")
 				c, err := s.dial(f.stranger, f.gateway, "2300")
 				s.must(err)
@@ -93,7 +94,7 @@ func TestFirstLoadKeepsQuietSessions(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, guard("tcp/2300"))
+				s := k.newSite(t, guarding("tcp/2300"))
 				accept := s.listen(":2300")
 				client, err := s.dial(f.stranger, f.gateway, "2300")
 				s.must(err)
@@ -131,7 +132,7 @@ func TestFirstLoadKeepsDNATSessions(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
-				s := k.newSite(t, guard("tcp/2222"))
+				s := k.newSite(t, guarding("tcp/2222"))
 				s.inner()
 				s.publish(f)
 				session := s.connect(f.stranger, f.gateway, "2222")
@@ -149,7 +150,7 @@ func TestFirstLoadKeepsDNATSessions(t *testing.T) {
 // TestFirstLoadKeepsConnectedUDP: a server that has connected its socket to a client.
 func TestFirstLoadKeepsConnectedUDP(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.newSite(t, guard("udp/5000"))
+		s := k.newSite(t, guarding("udp/5000"))
 		client := s.udp(s.client, "192.0.2.3:4000")
 		var server net.Conn
 		s.must(s.gw.Do(func() (err error) {
@@ -211,7 +212,7 @@ func TestMarkFirst(t *testing.T) {
 func TestOwnFlowOverFirstLoad(t *testing.T) {
 	for _, f := range bothFamilies {
 		t.Run(f.name, func(t *testing.T) {
-			s := newSite(t, guard("tcp/2200"))
+			s := newSite(t, guarding("tcp/2200"))
 			echo, err := lab.EchoServer(s.client, ":7000")
 			s.must(err)
 			defer echo.Close()
@@ -226,11 +227,11 @@ func TestOwnFlowOverFirstLoad(t *testing.T) {
 }
 
 func TestFlowKeys(t *testing.T) {
-	for _, f := range []flow{
-		{service.TCP, netip.MustParseAddrPort("192.0.2.3:4000"), netip.MustParseAddrPort("192.0.2.1:22")},
-		{service.UDP, netip.MustParseAddrPort("[2001:db8::3]:4000"), netip.MustParseAddrPort("[2001:db8::1]:53")},
+	for _, f := range []guard.Flow{
+		{Proto: service.TCP, Remote: netip.MustParseAddrPort("192.0.2.3:4000"), Local: netip.MustParseAddrPort("192.0.2.1:22")},
+		{Proto: service.UDP, Remote: netip.MustParseAddrPort("[2001:db8::3]:4000"), Local: netip.MustParseAddrPort("[2001:db8::1]:53")},
 	} {
-		v4, v6 := flowElements([]carriedFlow{{flow: f, left: time.Microsecond}})
+		v4, v6 := flowElements([]guard.Carried{{Flow: f, Left: time.Microsecond}})
 		if d := append(v4, v6...)[0].Timeout; d.Milliseconds() < 1 {
 			t.Errorf("%v: carried for %v, which the kernel takes for ever", f, d)
 		}
@@ -247,8 +248,8 @@ func (s *site) carriedFor() map[service.Ports]time.Duration {
 	s.must(err)
 	times := make(map[service.Ports]time.Duration)
 	for _, c := range flows {
-		p := service.Ports{Proto: c.proto, Low: c.local.Port(), High: c.local.Port()}
-		times[p] = max(times[p], c.left)
+		p := service.Ports{Proto: c.Proto, Low: c.Local.Port(), High: c.Local.Port()}
+		times[p] = max(times[p], c.Left)
 	}
 	return times
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/local"
 	"sallyport/keys/service"
 )
@@ -82,10 +83,10 @@ func (s *sessions) close() error {
 // flows lists the flows of a kind: those of this host's sockets, and those that DNAT leads
 // on, which only connection tracking knows. Flows that this host opened from a guarded port
 // may be among them and do no harm.
-func (s *sessions) flows(kind func(flow) bool) ([]flow, error) {
-	found := make(map[flow]bool)
-	keep := func(f flow) {
-		if kind(f) && !f.remote.Addr().IsLoopback() {
+func (s *sessions) flows(kind func(guard.Flow) bool) ([]guard.Flow, error) {
+	found := make(map[guard.Flow]bool)
+	keep := func(f guard.Flow) {
+		if kind(f) && !f.Remote.Addr().IsLoopback() {
 			found[f] = true
 		}
 	}
@@ -97,7 +98,7 @@ func (s *sessions) flows(kind func(flow) bool) ([]flow, error) {
 			return nil, err
 		}
 	}
-	fs := make([]flow, 0, len(found))
+	fs := make([]guard.Flow, 0, len(found))
 	for f := range found {
 		fs = append(fs, f)
 	}
@@ -105,12 +106,12 @@ func (s *sessions) flows(kind func(flow) bool) ([]flow, error) {
 }
 
 // socketFlows tells keep of the connected sockets of this host.
-func (s *sessions) socketFlows(keep func(flow)) error {
-	return s.sockets(func(l flow, _ []byte) { keep(l) })
+func (s *sessions) socketFlows(keep func(guard.Flow)) error {
+	return s.sockets(func(l guard.Flow, _ []byte) { keep(l) })
 }
 
 // sockets tells each of the connected sockets of this host, and what the kernel said of it.
-func (s *sessions) sockets(each func(flow, []byte)) error {
+func (s *sessions) sockets(each func(guard.Flow, []byte)) error {
 	for _, proto := range []service.Proto{service.TCP, service.UDP} {
 		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 			replies, err := s.diag.Execute(diagRequest(family, proto))
@@ -140,9 +141,9 @@ func diagRequest(family byte, proto service.Proto) netlink.Message {
 	}
 }
 
-func diagFlow(b []byte, proto service.Proto) (flow, bool) {
+func diagFlow(b []byte, proto service.Proto) (guard.Flow, bool) {
 	if len(b) < diagReplySize {
-		return flow{}, false
+		return guard.Flow{}, false
 	}
 	end := func(i int) netip.AddrPort {
 		a := b[diagAddresses+16*i:][:16]
@@ -153,12 +154,12 @@ func diagFlow(b []byte, proto service.Proto) (flow, bool) {
 		// A socket for both families has its IPv4 peers as ::ffff:192.0.2.1.
 		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(a)).Unmap(), port)
 	}
-	return flow{proto: proto, local: end(0), remote: end(1)}, true
+	return guard.Flow{Proto: proto, Local: end(0), Remote: end(1)}, true
 }
 
 // trackedFlows tells keep of the flows in the connection tracking table that have been
 // answered, as they look before DNAT, and of those that began here.
-func (s *sessions) trackedFlows(keep func(flow)) error {
+func (s *sessions) trackedFlows(keep func(guard.Flow)) error {
 	return s.entries(func(e *entry) {
 		if e.answered && e.open() {
 			keep(e.inbound())
@@ -195,9 +196,9 @@ type entry struct {
 	answered    bool
 	state       uint8 // of TCP
 	mark        uint32
-	id, zone    []byte // attributes, as the kernel gave them
-	raw         []byte // orig, likewise
-	session     flow   // as which it is cut
+	id, zone    []byte     // attributes, as the kernel gave them
+	raw         []byte     // orig, likewise
+	session     guard.Flow // as which it is cut
 }
 
 // open reports whether the flow is one in which something may still be said.
@@ -206,20 +207,20 @@ func (e *entry) open() bool {
 }
 
 // inbound is the flow as one from outside to this host.
-func (e *entry) inbound() flow {
-	return flow{
-		proto:  e.orig.proto,
-		remote: netip.AddrPortFrom(e.orig.src, e.orig.sport),
-		local:  netip.AddrPortFrom(e.orig.dst, e.orig.dport),
+func (e *entry) inbound() guard.Flow {
+	return guard.Flow{
+		Proto:  e.orig.proto,
+		Remote: netip.AddrPortFrom(e.orig.src, e.orig.sport),
+		Local:  netip.AddrPortFrom(e.orig.dst, e.orig.dport),
 	}
 }
 
 // outbound is the flow as one that began here, seen from this host after translation.
-func (e *entry) outbound() flow {
-	return flow{
-		proto:  e.orig.proto,
-		remote: netip.AddrPortFrom(e.orig.dst, e.orig.dport),
-		local:  netip.AddrPortFrom(e.reply.dst, e.reply.dport),
+func (e *entry) outbound() guard.Flow {
+	return guard.Flow{
+		Proto:  e.orig.proto,
+		Remote: netip.AddrPortFrom(e.orig.dst, e.orig.dport),
+		Local:  netip.AddrPortFrom(e.reply.dst, e.reply.dport),
 	}
 }
 

@@ -7,12 +7,11 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"sallyport/firewall/internal/guard"
 )
 
 var (
-	// errGone is what a backend returns when there is no guard to change.
-	errGone = errors.New("the guard is not in place")
-
 	errNotLoaded = errors.New("no guard is loaded")
 )
 
@@ -61,7 +60,7 @@ func (g *Grant) check(now time.Time) error {
 	if !g.Source.IsValid() {
 		return errors.New("a grant needs a source address")
 	}
-	if linkLocal(g.Source) {
+	if guard.LinkLocal(g.Source) {
 		if err := g.checkLink(); err != nil {
 			return err
 		}
@@ -72,7 +71,7 @@ func (g *Grant) check(now time.Time) error {
 	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return a.Unmap().Is4() != g.Source.Unmap().Is4() }) {
 		return fmt.Errorf("%v cannot reach all of %v: a grant is for addresses of one family", g.Source, g.To)
 	}
-	if left(g.Until, now) <= 0 {
+	if guard.Left(g.Until, now) <= 0 {
 		return fmt.Errorf("a grant until %v has ended already", g.Until)
 	}
 	if len(g.Client) >= nameSize || len(g.Service) >= nameSize {
@@ -95,7 +94,7 @@ func (g *Grant) checkLink() error {
 	switch {
 	case g.Source.Unmap().Is4():
 		return fmt.Errorf("no grant for %v: an IPv4 link-local address may be another machine on every link", g.Source)
-	case linkOf(g.Source) == 0:
+	case guard.LinkOf(g.Source) == 0:
 		return fmt.Errorf("a grant for %v needs the index of an interface as its zone", g.Source)
 	case len(g.To) > 0:
 		return fmt.Errorf("a grant for %v reaches this host only, not %v", g.Source, g.To)
@@ -110,7 +109,7 @@ func (f *Firewall) changes(gs []Grant, now time.Time) ([]change, error) {
 	changes := make([]change, 0, len(gs))
 	fresh := make(map[holdingKey]int) // among changes
 	for _, g := range gs {
-		until := now.Add(left(g.Until, now)) // with now's monotonic reading, which g.Until may lack
+		until := now.Add(guard.Left(g.Until, now)) // with now's monotonic reading, which g.Until may lack
 		for _, h := range g.holdings() {
 			if old := f.held.byKey[h.key()]; old != nil {
 				changes = append(changes, change{holding: old, until: later(until, old.until)})
@@ -145,8 +144,8 @@ func (g *Grant) holdings() []*holding {
 	for _, to := range destinations {
 		for ports := range slices.Chunk(g.Ports, ranges) {
 			hs = append(hs, &holding{
-				client: g.Client, service: g.Service, source: normal(g.Source), link: linkOf(g.Source),
-				to: normal(to), ports: slices.Clone(ports),
+				client: g.Client, service: g.Service, source: guard.Normal(g.Source), link: guard.LinkOf(g.Source),
+				to: guard.Normal(to), ports: slices.Clone(ports),
 			})
 		}
 	}
@@ -191,9 +190,9 @@ func (f *Firewall) enforce(changes []change, now time.Time) error {
 	for _, c := range changes {
 		n += c.size()
 	}
-	ends := make(map[element]time.Time, n)
+	ends := make(map[guard.Element]time.Time, n)
 	for _, c := range changes {
-		c.each(func(e element) {
+		c.each(func(e guard.Element) {
 			end := later(c.until, ends[e])
 			if t := f.held.elements[e]; t != nil {
 				end = later(end, t.until)
@@ -202,7 +201,7 @@ func (f *Firewall) enforce(changes []change, now time.Time) error {
 		})
 	}
 	err := f.backend.set(leasesOf(ends))
-	if !errors.Is(err, errGone) {
+	if !errors.Is(err, guard.ErrGone) {
 		return err
 	}
 	if err := f.ledger.alone(func() error { return f.restore(now) }); err != nil {
@@ -211,10 +210,10 @@ func (f *Firewall) enforce(changes []change, now time.Time) error {
 	return f.backend.set(leasesOf(ends))
 }
 
-func leasesOf(ends map[element]time.Time) []lease {
-	ls := make([]lease, 0, len(ends))
+func leasesOf(ends map[guard.Element]time.Time) []guard.Lease {
+	ls := make([]guard.Lease, 0, len(ends))
 	for e, end := range ends {
-		ls = append(ls, lease{element: e, until: end})
+		ls = append(ls, guard.Lease{Element: e, Until: end})
 	}
 	return ls
 }
@@ -241,7 +240,7 @@ func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant,
 		return nil, errors.Join(err, f.remember(leaving))
 	}
 	err := f.backend.set(leasesOf(ends))
-	if err != nil && !errors.Is(err, errGone) { // gone is gone; Watch puts back what is left
+	if err != nil && !errors.Is(err, guard.ErrGone) { // gone is gone; Watch puts back what is left
 		return nil, errors.Join(err, f.remember(leaving))
 	}
 	gs := make([]Grant, 0, len(leaving))

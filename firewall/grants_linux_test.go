@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -25,11 +26,11 @@ func TestGrantOpensJustThat(t *testing.T) {
 		for _, a := range to {
 			places = append(places, a.Unmap())
 		}
-		want := make(map[element]time.Duration)
+		want := make(map[guard.Element]time.Duration)
 		for _, at := range places {
 			for _, p := range g.Ports {
 				for port := p.Low; port <= p.High; port++ {
-					want[element{source: g.Source, to: at, proto: p.Proto, port: port}] = time.Hour
+					want[guard.Element{Source: g.Source, To: at, Proto: p.Proto, Port: port}] = time.Hour
 				}
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -215,7 +216,7 @@ func TestRefusedTeardownMarksNothing(t *testing.T) {
 // TestLostAnswers: answers that the kernel could not deliver, or that nobody read, are not
 // taken for those of the next batch.
 func TestLostAnswers(t *testing.T) {
-	s := guarded(t, guard("tcp/10000-30000"))
+	s := guarded(t, guarding("tcp/10000-30000"))
 	socket := s.backend.(*nftables).socket
 	s.must(socket.SetReadBuffer(1))
 	if err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) }); err == nil {
@@ -351,7 +352,7 @@ func TestNothingIsOpenedLater(t *testing.T) {
 }
 
 func TestManyRangesInOneGrant(t *testing.T) {
-	s := newSite(t, guard("tcp/6000-6100"))
+	s := newSite(t, guarding("tcp/6000-6100"))
 	g := sshGrant("alice", "192.0.2.2", long)
 	g.Ports = nil
 	for i := range 9 {
@@ -368,7 +369,7 @@ func TestManyRangesInOneGrant(t *testing.T) {
 	for _, g := range s.Grants(time.Now()) {
 		got = append(got, g.Ports...)
 	}
-	slices.SortFunc(got, comparePorts)
+	slices.SortFunc(got, guard.ComparePorts)
 	if !slices.Equal(got, g.Ports) {
 		t.Errorf("got %v, want %v", got, g.Ports)
 	}

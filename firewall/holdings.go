@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"sallyport/keys/service"
+	"sallyport/firewall/internal/guard"
 )
 
 // holdings is who holds what, in memory: the live records of the ledger, and for each
@@ -18,7 +18,7 @@ import (
 type holdings struct {
 	byKey    map[holdingKey]*holding
 	byClient map[string]map[*holding]bool
-	elements map[element]*tenancy
+	elements map[guard.Element]*tenancy
 	due      dueHeap
 	ended    func(slot int) // told of each slot that is free again
 }
@@ -43,7 +43,7 @@ func newHoldings(ended func(slot int)) *holdings {
 	return &holdings{
 		byKey:    make(map[holdingKey]*holding),
 		byClient: make(map[string]map[*holding]bool),
-		elements: make(map[element]*tenancy),
+		elements: make(map[guard.Element]*tenancy),
 		ended:    ended,
 	}
 }
@@ -59,11 +59,11 @@ func (h *holding) key() holdingKey {
 }
 
 // each calls f with every element of the holding, once where ranges overlap.
-func (h *holding) each(f func(element)) {
+func (h *holding) each(f func(guard.Element)) {
 	for i, p := range h.ports {
 		for port := int(p.Low); port <= int(p.High); port++ {
-			if !contains(h.ports[:i], p.Proto, uint16(port)) {
-				f(element{h.source, h.link, h.to, p.Proto, uint16(port)})
+			if !guard.Contains(h.ports[:i], p.Proto, uint16(port)) {
+				f(guard.Element{Source: h.source, Link: h.link, To: h.to, Proto: p.Proto, Port: uint16(port)})
 			}
 		}
 	}
@@ -78,12 +78,8 @@ func (h *holding) size() int {
 	return n
 }
 
-func contains(ports []service.Ports, proto service.Proto, port uint16) bool {
-	return slices.ContainsFunc(ports, func(p service.Ports) bool { return p.Contains(proto, port) })
-}
-
 func (h *holding) grant() Grant {
-	g := Grant{Client: h.client, Service: h.service, Source: onLink(h.source, h.link),
+	g := Grant{Client: h.client, Service: h.service, Source: guard.OnLink(h.source, h.link),
 		Ports: slices.Clone(h.ports), Until: h.until}
 	if h.to.IsValid() {
 		g.To = []netip.Addr{h.to}
@@ -91,18 +87,15 @@ func (h *holding) grant() Grant {
 	return g
 }
 
-func (h *holding) live(now time.Time) bool { return left(h.until, now) > 0 }
+func (h *holding) live(now time.Time) bool { return guard.Left(h.until, now) > 0 }
 
 // matches reports whether m's address and services are the holding's; its client is looked
 // for by matching.
 func (m *Match) matches(h *holding) bool {
-	return (!m.Source.IsValid() || normal(m.Source) == h.source &&
-		(m.Source.Zone() == "" || linkOf(m.Source) == h.link)) &&
+	return (!m.Source.IsValid() || guard.Normal(m.Source) == h.source &&
+		(m.Source.Zone() == "" || guard.LinkOf(m.Source) == h.link)) &&
 		(m.Services == nil || slices.Contains(m.Services, h.service))
 }
-
-// normal is the address as the kernel's sets have it.
-func normal(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 
 // add adds a holding that is not there yet.
 func (hs *holdings) add(h *holding) {
@@ -112,7 +105,7 @@ func (hs *holdings) add(h *holding) {
 	}
 	hs.byClient[h.client][h] = true
 	heap.Push(&hs.due, h)
-	h.each(func(e element) {
+	h.each(func(e guard.Element) {
 		t := hs.elements[e]
 		if t == nil {
 			t = &tenancy{}
@@ -127,7 +120,7 @@ func (hs *holdings) add(h *holding) {
 func (hs *holdings) prolong(h *holding, until time.Time) {
 	h.until = until
 	heap.Fix(&hs.due, h.due)
-	h.each(func(e element) { hs.elements[e].prolong(until) })
+	h.each(func(e guard.Element) { hs.elements[e].prolong(until) })
 }
 
 // apply makes the changes, each of which is another holding's.
@@ -174,11 +167,11 @@ func (hs *holdings) over(now time.Time, ports int) []*holding {
 
 // adjust shortens holdings whose end has come nearer by the wall clock than by the monotonic
 // one, and returns when each element ends now.
-func (hs *holdings) adjust(now time.Time) map[element]time.Time {
-	ends := make(map[element]time.Time)
+func (hs *holdings) adjust(now time.Time) map[guard.Element]time.Time {
+	ends := make(map[guard.Element]time.Time)
 	for _, h := range hs.due {
-		h.until = now.Add(left(h.until, now))
-		h.each(func(e element) { ends[e] = time.Time{} })
+		h.until = now.Add(guard.Left(h.until, now))
+		h.each(func(e guard.Element) { ends[e] = time.Time{} })
 	}
 	heap.Init(&hs.due)
 	for e := range ends {
@@ -201,7 +194,7 @@ func (hs *holdings) remove(h *holding) {
 	h.each(hs.vacate)
 }
 
-func (hs *holdings) vacate(e element) {
+func (hs *holdings) vacate(e guard.Element) {
 	t := hs.elements[e]
 	t.ended++
 	if t.ended == len(t.holders) {
@@ -216,14 +209,14 @@ func (hs *holdings) vacate(e element) {
 
 // endsWithout returns when each element of those leaving ends once they have left; zero
 // where nobody is left.
-func (hs *holdings) endsWithout(leaving []*holding) map[element]time.Time {
+func (hs *holdings) endsWithout(leaving []*holding) map[guard.Element]time.Time {
 	gone := make(map[*holding]bool, len(leaving))
 	for _, h := range leaving {
 		gone[h] = true
 	}
-	ends := make(map[element]time.Time)
+	ends := make(map[guard.Element]time.Time)
 	for _, h := range leaving {
-		h.each(func(e element) {
+		h.each(func(e guard.Element) {
 			if _, done := ends[e]; !done {
 				ends[e] = hs.elements[e].without(gone)
 			}
@@ -243,7 +236,7 @@ func (t *tenancy) without(gone map[*holding]bool) time.Time {
 }
 
 // shorten sets the ends of elements that holdings have left.
-func (hs *holdings) shorten(ends map[element]time.Time) {
+func (hs *holdings) shorten(ends map[guard.Element]time.Time) {
 	for e, end := range ends {
 		if t := hs.elements[e]; t != nil {
 			t.until = end
@@ -252,10 +245,10 @@ func (hs *holdings) shorten(ends map[element]time.Time) {
 }
 
 // leases returns all elements and when they end.
-func (hs *holdings) leases() []lease {
-	ls := make([]lease, 0, len(hs.elements))
+func (hs *holdings) leases() []guard.Lease {
+	ls := make([]guard.Lease, 0, len(hs.elements))
 	for e, t := range hs.elements {
-		ls = append(ls, lease{element: e, until: t.until})
+		ls = append(ls, guard.Lease{Element: e, Until: t.until})
 	}
 	return ls
 }
@@ -298,12 +291,8 @@ func compareGrants(a, b Grant) int {
 		cmp.Compare(a.Service, b.Service),
 		a.Source.Compare(b.Source),
 		slices.CompareFunc(a.To, b.To, netip.Addr.Compare),
-		slices.CompareFunc(a.Ports, b.Ports, comparePorts),
+		slices.CompareFunc(a.Ports, b.Ports, guard.ComparePorts),
 	)
-}
-
-func comparePorts(a, b service.Ports) int {
-	return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Low, b.Low), cmp.Compare(a.High, b.High))
 }
 
 // dueHeap has the holding that ends first on top.

@@ -11,6 +11,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -127,7 +128,7 @@ func explainIPSet(doing string, err error) error {
 	case errors.Is(err, ipsetErrFull):
 		return fmt.Errorf("%w: the kernel takes no more elements into the set", ErrFull)
 	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("%w: ipset: %s: there is no such set", errGone, doing)
+		return fmt.Errorf("%w: ipset: %s: there is no such set", guard.ErrGone, doing)
 	}
 	return fmt.Errorf("ipset: %s: %w", doing, err)
 }

@@ -133,7 +133,7 @@ func TestUDPOfTheRevokedIsForgotten(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, guard("udp/5000"))
+				s := k.guarded(t, guarding("udp/5000"))
 				gateway := net.JoinHostPort(f.gateway, "5000")
 				server := s.udp(s.gw, gateway)
 				client, other := s.udp(s.client, net.JoinHostPort(f.alice, "4000")),
@@ -170,7 +170,7 @@ func TestUDPOfAGapIsForgotten(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
-				s := k.guarded(t, guard("udp/5000"))
+				s := k.guarded(t, guarding("udp/5000"))
 				gateway := net.JoinHostPort(f.gateway, "5000")
 				server, client := s.udp(s.gw, gateway), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
 				s.flushRuleset()
@@ -200,7 +200,7 @@ func TestUDPOfAGapIsForgotten(t *testing.T) {
 func TestUDPServerSpeaksFirst(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range append(bothFamilies, nearby) {
-			s := k.guarded(t, guard("udp/5000"))
+			s := k.guarded(t, guarding("udp/5000"))
 			_, link, _ := s.twoLinks()
 			own, theirs := s.dev(f, s.gw, "vs"), s.dev(f, s.client, "vc")
 			server, client := s.udp(s.gw, own(f.gateway, "5000")), s.udp(s.client, theirs(f.alice, "4000"))

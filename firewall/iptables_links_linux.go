@@ -10,6 +10,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // A link-local source is another machine on every link, and no type of set has an address, a port
@@ -21,7 +23,7 @@ import (
 type neighbor struct {
 	link  uint32
 	iface string // its name
-	ends  map[element]time.Time
+	ends  map[guard.Element]time.Time
 }
 
 func (n *neighbor) clone() *neighbor {
@@ -45,41 +47,41 @@ func (n *neighbor) member(source netip.Addr, now time.Time) member {
 }
 
 // approach notes a lease of a neighbor.
-func (b *ipt) approach(l lease, now time.Time) error {
-	n := b.near[l.source]
-	if l.left <= 0 {
+func (b *ipt) approach(l guard.Lease, now time.Time) error {
+	n := b.near[l.Source]
+	if l.Left <= 0 {
 		if n != nil {
-			delete(n.ends, l.element)
+			delete(n.ends, l.Element)
 		}
 		return nil
 	}
-	if n != nil && n.link != l.link {
+	if n != nil && n.link != l.Link {
 		if n.left(now) > 0 {
 			return fmt.Errorf("%v has a grant on the link %s; with iptables an address has grants on one link at a time",
-				l.source, n.iface)
+				l.Source, n.iface)
 		}
 		n = nil
 	}
 	if n == nil {
-		name, err := linkName(b.names, l.link)
+		name, err := linkName(b.names, l.Link)
 		if err != nil {
 			return err
 		}
-		n = &neighbor{link: l.link, iface: name, ends: make(map[element]time.Time)}
+		n = &neighbor{link: l.Link, iface: name, ends: make(map[guard.Element]time.Time)}
 	}
-	n.ends[l.element] = now.Add(l.left)
-	b.near[l.source] = n
+	n.ends[l.Element] = now.Add(l.Left)
+	b.near[l.Source] = n
 	return nil
 }
 
 // settle notes the leases of a new guard and returns those that its sets can have: without those
 // for a link that has gone, and for a second link of an address.
-func (b *ipt) settle(ls []lease) []lease {
+func (b *ipt) settle(ls []guard.Lease) []guard.Lease {
 	now := b.cfg.Now()
 	b.near = make(map[netip.Addr]*neighbor)
-	kept := make([]lease, 0, len(ls))
+	kept := make([]guard.Lease, 0, len(ls))
 	for _, l := range ls {
-		if l.link != 0 {
+		if l.Link != 0 {
 			if err := b.approach(l, now); err != nil {
 				b.log.Warn("could not open a port for a link-local address", "error", err)
 				continue
@@ -103,7 +105,7 @@ func (b *ipt) linkMembers() []member {
 }
 
 // meet changes setLinks as leases say. Where these cannot be put in place, undo takes that back.
-func (b *ipt) meet(ls []lease) (undo func() error, err error) {
+func (b *ipt) meet(ls []guard.Lease) (undo func() error, err error) {
 	was := make(map[netip.Addr]*neighbor)
 	undo = func() error {
 		var errs []error
@@ -116,11 +118,11 @@ func (b *ipt) meet(ls []lease) (undo func() error, err error) {
 	}
 	now := b.cfg.Now()
 	for _, l := range ls {
-		if l.link == 0 {
+		if l.Link == 0 {
 			continue
 		}
-		if _, noted := was[l.source]; !noted {
-			was[l.source] = b.near[l.source].clone()
+		if _, noted := was[l.Source]; !noted {
+			was[l.Source] = b.near[l.Source].clone()
 		}
 		if err := b.approach(l, now); err != nil {
 			return nil, errors.Join(err, undo())

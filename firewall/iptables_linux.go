@@ -11,6 +11,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // Names of sets, before the family.
@@ -206,7 +208,7 @@ func (b *ipt) close() error {
 
 // load fills the sets first and loads the rules then: rules that are there already go on to
 // ask the same sets, whose contents change at one instant each.
-func (b *ipt) load(p plan) error {
+func (b *ipt) load(p guard.Plan) error {
 	if err := iptablesCan(b.cfg); err != nil {
 		return err
 	}
@@ -238,18 +240,20 @@ func (b *ipt) doubt() {
 }
 
 // noteEnds keeps what watch has to know of the plan.
-func (b *ipt) noteEnds(p plan) {
-	b.trial = !p.confirmBy.IsZero()
-	for _, l := range p.leases {
-		b.lasts(l.until)
+func (b *ipt) noteEnds(p guard.Plan) {
+	b.trial = !p.ConfirmBy.IsZero()
+	for _, l := range p.Leases {
+		b.lasts(l.Until)
 	}
-	b.lasts(p.confirmBy)
-	for _, c := range p.carried {
-		b.lasts(c.until)
+	b.lasts(p.ConfirmBy)
+	for _, c := range p.Carried {
+		b.lasts(c.Until)
 	}
 }
 
-func unzoned(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(normal(a.Addr()), a.Port()) }
+func unzoned(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(guard.Normal(a.Addr()), a.Port())
+}
 
 // loadRules puts the rules there. At the start it waits for who holds the lock; later others
 // would wait for it, so it is tried again by Watch.
@@ -282,16 +286,16 @@ func (b *ipt) guardRules() guardRules {
 	for _, t := range b.cfg.Targets {
 		here := Target{Ports: t.Ports}
 		for _, a := range t.Addresses {
-			here.Addresses = append(here.Addresses, normal(a))
+			here.Addresses = append(here.Addresses, guard.Normal(a))
 		}
 		r.Targets = append(r.Targets, here)
 	}
 	return r
 }
 
-func (b *ipt) set(ls []lease) error { return b.setMembers(ls) }
+func (b *ipt) set(ls []guard.Lease) error { return b.setMembers(ls) }
 
-func (b *ipt) carried() ([]carriedFlow, error) { return b.carriedMembers() }
+func (b *ipt) carried() ([]guard.Carried, error) { return b.carriedMembers() }
 
 func (b *ipt) entered() (bool, error) {
 	answer, err := b.helper.ask(request{Op: opCount})

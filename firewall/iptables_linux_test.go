@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -241,7 +242,7 @@ func TestWithoutSets(t *testing.T) {
 			return err
 		}
 		defer sets.close()
-		if _, err := sets.list(setName(setProbe, false)); !errors.Is(err, errGone) {
+		if _, err := sets.list(setName(setProbe, false)); !errors.Is(err, guard.ErrGone) {
 			t.Errorf("got %v, want that the set that was tried is gone", err)
 		}
 		return nil

@@ -10,6 +10,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -49,22 +50,22 @@ var leaseSets = []leaseSet{
 }
 
 // members are those of the leases that belong into the set.
-func (s leaseSet) members(ls []lease) []member {
+func (s leaseSet) members(ls []guard.Lease) []member {
 	var ms []member
 	for _, l := range ls {
-		if setOf(l.element) == s {
-			ms = append(ms, member{ip: l.source, proto: l.proto, port: l.port, ip2: l.to, seconds: seconds(l.left)})
+		if setOf(l.Element) == s {
+			ms = append(ms, member{ip: l.Source, proto: l.Proto, port: l.Port, ip2: l.To, seconds: seconds(l.Left)})
 		}
 	}
 	return ms
 }
 
 // setOf is the set that an element belongs into.
-func setOf(e element) leaseSet {
-	switch v6 := e.source.Is6(); {
-	case e.link != 0:
+func setOf(e guard.Element) leaseSet {
+	switch v6 := e.Source.Is6(); {
+	case e.Link != 0:
 		return leaseSet{setNear, hashIPPort, true}
-	case e.to.IsValid():
+	case e.To.IsValid():
 		return leaseSet{setReach, hashIPPortIP, v6}
 	default:
 		return leaseSet{setGrants, hashIPPort, v6}
@@ -72,8 +73,8 @@ func setOf(e element) leaseSet {
 }
 
 // fill makes the sets what the plan says, but for what rules have learned.
-func (b *ipt) fill(p plan) error {
-	leases := b.settle(p.at(b.cfg.Now()).leases)
+func (b *ipt) fill(p guard.Plan) error {
+	leases := b.settle(p.At(b.cfg.Now()).Leases)
 	for _, s := range leaseSets {
 		ms := append(s.members(leases), witness(s.kind, s.v6))
 		if err := b.sets.replace(b.addressSet(s.name, s.kind, s.v6), ms); err != nil {
@@ -84,8 +85,8 @@ func (b *ipt) fill(p plan) error {
 		return err
 	}
 	for _, v6 := range []bool{false, true} {
-		p := p.at(b.cfg.Now())
-		flows, peers := flowMembers(p.carried, v6)
+		p := p.At(b.cfg.Now())
+		flows, peers := flowMembers(p.Carried, v6)
 		if err := errors.Join(
 			b.sets.replace(b.addressSet(setFlows, hashIPPortIP, v6), flows),
 			b.sets.replace(b.addressSet(setPeers, hashIPPort, v6), peers),
@@ -97,7 +98,7 @@ func (b *ipt) fill(p plan) error {
 	if err := b.sets.keep(b.addressSet(setLinked, hashNetIface, true)); err != nil {
 		return err
 	}
-	return b.fillTrial(p.at(b.cfg.Now()).confirm)
+	return b.fillTrial(p.At(b.cfg.Now()).Confirm)
 }
 
 // fillTrial makes the sets that hold the guarded ports while the guard is on trial.
@@ -133,16 +134,16 @@ func span(ports []service.Ports, proto service.Proto) (low, high uint16) {
 
 // flowMembers spreads flows over two sets, since no type of set has two ports. What several have in common
 // stays for the longest of them.
-func flowMembers(fs []carriedFlow, v6 bool) (flows, peers []member) {
+func flowMembers(fs []guard.Carried, v6 bool) (flows, peers []member) {
 	in, at := make(map[member]uint32), make(map[member]uint32)
 	for _, f := range fs {
-		remote, local := unzoned(f.remote), unzoned(f.local)
+		remote, local := unzoned(f.Remote), unzoned(f.Local)
 		if remote.Addr().Is6() != v6 {
 			continue
 		}
-		one, other := member{ip: remote.Addr(), proto: f.proto, port: remote.Port(), ip2: local.Addr()},
-			member{ip: remote.Addr(), proto: f.proto, port: local.Port()}
-		in[one], at[other] = max(in[one], seconds(f.left)), max(at[other], seconds(f.left))
+		one, other := member{ip: remote.Addr(), proto: f.Proto, port: remote.Port(), ip2: local.Addr()},
+			member{ip: remote.Addr(), proto: f.Proto, port: local.Port()}
+		in[one], at[other] = max(in[one], seconds(f.Left)), max(at[other], seconds(f.Left))
 	}
 	return lasting(in), lasting(at)
 }
@@ -158,25 +159,25 @@ func lasting(times map[member]uint32) (ms []member) {
 
 // carriedMembers puts flows together again. Where an address has flows to several ports they
 // may come to be more, which go to the same elements.
-func (b *ipt) carriedMembers() ([]carriedFlow, error) {
-	var all []carriedFlow
+func (b *ipt) carriedMembers() ([]guard.Carried, error) {
+	var all []guard.Carried
 	for _, v6 := range []bool{false, true} {
 		flows, err := b.sets.list(setName(setFlows, v6))
-		if errors.Is(err, errGone) {
+		if errors.Is(err, guard.ErrGone) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
 		peers, err := b.sets.list(setName(setPeers, v6))
-		if err != nil && !errors.Is(err, errGone) {
+		if err != nil && !errors.Is(err, guard.ErrGone) {
 			return nil, err
 		}
 		for _, f := range flows {
 			for _, p := range peers {
 				if p.ip == f.ip && p.proto == f.proto {
-					l := flow{f.proto, netip.AddrPortFrom(f.ip, f.port), netip.AddrPortFrom(f.ip2, p.port)}
-					all = append(all, carriedFlow{flow: l, left: time.Duration(min(f.seconds, p.seconds)) * time.Second})
+					l := guard.Flow{Proto: f.proto, Remote: netip.AddrPortFrom(f.ip, f.port), Local: netip.AddrPortFrom(f.ip2, p.port)}
+					all = append(all, guard.Carried{Flow: l, Left: time.Duration(min(f.seconds, p.seconds)) * time.Second})
 				}
 			}
 		}
@@ -187,17 +188,17 @@ func (b *ipt) carriedMembers() ([]carriedFlow, error) {
 // setMembers changes grants: those that end first, for nothing can keep them from it; then
 // those that are new, which a full set may refuse, and then all are taken back; then those
 // that were there.
-func (b *ipt) setMembers(ls []lease) error {
-	ls = timed(ls, b.cfg.Now())
+func (b *ipt) setMembers(ls []guard.Lease) error {
+	ls = guard.Timed(ls, b.cfg.Now())
 	for _, l := range ls {
-		b.lasts(l.until)
+		b.lasts(l.Until)
 	}
 	undo, err := b.meet(ls)
 	if err != nil {
 		return err
 	}
-	gone := slices.DeleteFunc(slices.Clone(ls), func(l lease) bool { return l.left > 0 })
-	live := slices.DeleteFunc(slices.Clone(ls), func(l lease) bool { return l.left <= 0 })
+	gone := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Left > 0 })
+	live := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Left <= 0 })
 	for _, s := range leaseSets {
 		if err := b.all(ipsetCmdDel, s, s.members(gone)); err != nil {
 			return err

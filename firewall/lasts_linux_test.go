@@ -11,6 +11,7 @@ import (
 
 	nft "github.com/google/nftables"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -232,8 +233,8 @@ func TestWatchEndsGrants(t *testing.T) {
 			s.grant("bob", "192.0.2.3", 300*time.Millisecond)
 			s.mu.Lock()
 			b := s.backend
-			keeps := element{source: netip.MustParseAddr("192.0.2.3"), proto: service.TCP, port: 22}
-			s.must(b.set([]lease{{element: keeps, until: time.Now().Add(long)}})) // as a kernel that is late
+			keeps := guard.Element{Source: netip.MustParseAddr("192.0.2.3"), Proto: service.TCP, Port: 22}
+			s.must(b.set([]guard.Lease{{Element: keeps, Until: time.Now().Add(long)}})) // as a kernel that is late
 			s.mu.Unlock()
 			lab.Eventually(t, "bob's end", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 		}

@@ -36,7 +36,7 @@ func TestPortThatLeadsToAGuardedOne(t *testing.T) {
 				t.Run(f.name+" "+own, func(t *testing.T) {
 					s := k.newSite(t, func(c *Config) {
 						if own != "" {
-							guard(own)(c)
+							guarding(own)(c)
 						}
 					})
 					s.redirect()
@@ -71,7 +71,7 @@ func TestGuardedPortThatIsLedAway(t *testing.T) {
 				t.Run(name, func(t *testing.T) {
 					t.Parallel()
 					s := newSite(t, func(c *Config) {
-						guard("udp/22")(c)
+						guarding("udp/22")(c)
 						c.Closed = closed
 					})
 					s.ledAway(priority, far)

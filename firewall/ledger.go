@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 	"sallyport/spa/sandbox"
 )
@@ -255,7 +256,7 @@ func (l *ledger) write(h *holding, until, now time.Time) error {
 		return err
 	}
 	var r [recordSize]byte
-	l.encode(&r, h, until, boot+left(until, now))
+	l.encode(&r, h, until, boot+guard.Left(until, now))
 	return l.put(h.slot, &r)
 }
 
@@ -346,7 +347,7 @@ func (l *ledger) decode(r []byte, boot time.Duration, now time.Time) (*holding, 
 // decodeSource takes the index of the interface out of a link-local source.
 func decodeSource(b [16]byte) (netip.Addr, uint32) {
 	a := netip.AddrFrom16(b).Unmap()
-	if !linkLocal(a) {
+	if !guard.LinkLocal(a) {
 		return a, 0
 	}
 	link := binary.BigEndian.Uint32(b[linkOffset:])

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"time"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -60,10 +61,10 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 	if err := f.carry(&next, now); err != nil {
 		return err
 	}
-	p := plan{
-		leases:    f.held.leases(),
-		confirmBy: next.confirmBy,
-		carried:   next.carried,
+	p := guard.Plan{
+		Leases:    f.held.leases(),
+		ConfirmBy: next.confirmBy,
+		Carried:   next.carried,
 	}
 	// Whatever happens between the two, the next load must not take this one for
 	// settled before it is.
@@ -122,7 +123,7 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 	}
 	for i := range s.carried {
 		c := &s.carried[i]
-		c.until = now.Add(min(c.left, f.cfg.carries(c.flow)))
+		c.Until = now.Add(min(c.Left, f.cfg.carries(c.Flow)))
 	}
 	if mark != loadAgain && !f.cfg.NoCarry {
 		flows, err := f.established(f.cfg.guards)
@@ -135,23 +136,23 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 }
 
 // carries returns how long a load carries a flow that was there before.
-func (c *Config) carries(l flow) time.Duration {
-	if l.proto != service.TCP || contains(c.Cut, l.proto, l.local.Port()) {
+func (c *Config) carries(l guard.Flow) time.Duration {
+	if l.Proto != service.TCP || guard.Contains(c.Cut, l.Proto, l.Local.Port()) {
 		return carryFor
 	}
 	return carryTCPFor
 }
 
-func (c *Config) carry(flows []flow, now time.Time) []carriedFlow {
-	carried := make([]carriedFlow, len(flows))
+func (c *Config) carry(flows []guard.Flow, now time.Time) []guard.Carried {
+	carried := make([]guard.Carried, len(flows))
 	for i, l := range flows {
-		carried[i] = carriedFlow{flow: l, until: now.Add(c.carries(l))}
+		carried[i] = guard.Carried{Flow: l, Until: now.Add(c.carries(l))}
 	}
 	return carried
 }
 
 // established lists the flows of that kind which a guard has to carry; a dry run has none.
-func (f *Firewall) established(kind func(flow) bool) ([]flow, error) {
+func (f *Firewall) established(kind func(guard.Flow) bool) ([]guard.Flow, error) {
 	if f.sessions == nil || f.cfg.Mode != Guard {
 		return nil, nil
 	}
@@ -168,10 +169,10 @@ func (f *Firewall) restore(now time.Time) error {
 	if mark == tornDown {
 		return ErrTornDown
 	}
-	if !f.guard.confirmBy.IsZero() && left(f.guard.confirmBy, now) <= 0 {
+	if !f.guard.confirmBy.IsZero() && guard.Left(f.guard.confirmBy, now) <= 0 {
 		return ErrUnconfirmed
 	}
-	return f.backend.load(plan{leases: f.held.leases(), confirmBy: f.guard.confirmBy, carried: f.guard.carried})
+	return f.backend.load(guard.Plan{Leases: f.held.leases(), ConfirmBy: f.guard.confirmBy, Carried: f.guard.carried})
 }
 
 // Teardown takes our table away, whether a daemon runs or not, and makes the next load a

@@ -14,6 +14,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -107,7 +108,7 @@ func explain(doing string, err error) error {
 	case errors.Is(err, unix.ENFILE):
 		return fmt.Errorf("%w: the kernel takes no more elements into the set", ErrFull)
 	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("%w: %s: %w", errGone, doing, err)
+		return fmt.Errorf("%w: %s: %w", guard.ErrGone, doing, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }
@@ -203,12 +204,12 @@ func (n *nftables) entered() (bool, error) {
 }
 
 // carried lists what the table in place carries.
-func (n *nftables) carried() ([]carriedFlow, error) {
+func (n *nftables) carried() ([]guard.Carried, error) {
 	t, err := n.present()
 	if err != nil || t.handle == 0 {
 		return nil, err
 	}
-	var flows []carriedFlow
+	var flows []guard.Carried
 	for _, s := range []*nft.Set{n.objects.carried4, n.objects.carried6} {
 		es, err := n.elements(s)
 		if errors.Is(err, unix.ENOENT) {
@@ -218,7 +219,7 @@ func (n *nftables) carried() ([]carriedFlow, error) {
 			return nil, err
 		}
 		for _, e := range es {
-			flows = append(flows, carriedFlow{flow: flowOf(e.Key), left: e.Expires})
+			flows = append(flows, guard.Carried{Flow: flowOf(e.Key), Left: e.Expires})
 		}
 	}
 	return flows, nil
@@ -240,29 +241,29 @@ func (n *nftables) elements(s *nft.Set) ([]nft.SetElement, error) {
 // Elements. A field of a concatenated key takes a multiple of four bytes.
 
 // grantElements are the leases as elements of the sets that they go to.
-func (o *objects) grantElements(ls []lease) map[*nft.Set][]nft.SetElement {
+func (o *objects) grantElements(ls []guard.Lease) map[*nft.Set][]nft.SetElement {
 	es := make(map[*nft.Set][]nft.SetElement)
 	for _, l := range ls {
-		s, key := o.setOf(l.element)
+		s, key := o.setOf(l.Element)
 		es[s] = append(es[s], nft.SetElement{
-			Key:     portKey(key, l.proto, l.port),
-			Timeout: max(l.left, time.Millisecond),
+			Key:     portKey(key, l.Proto, l.Port),
+			Timeout: max(l.Left, time.Millisecond),
 		})
 	}
 	return es
 }
 
 // setOf is the set that an element goes to, and what its key begins with.
-func (o *objects) setOf(e element) (*nft.Set, []byte) {
-	key := e.source.AsSlice()
-	six := e.source.Is6()
+func (o *objects) setOf(e guard.Element) (*nft.Set, []byte) {
+	key := e.Source.AsSlice()
+	six := e.Source.Is6()
 	switch {
-	case e.link != 0:
-		return o.near, slices.Concat(native(e.link), key)
-	case e.to.IsValid() && six:
-		return o.reach6, append(key, e.to.AsSlice()...)
-	case e.to.IsValid():
-		return o.reach4, append(key, e.to.AsSlice()...)
+	case e.Link != 0:
+		return o.near, slices.Concat(native(e.Link), key)
+	case e.To.IsValid() && six:
+		return o.reach6, append(key, e.To.AsSlice()...)
+	case e.To.IsValid():
+		return o.reach4, append(key, e.To.AsSlice()...)
 	case six:
 		return o.grants6, key
 	}
@@ -273,10 +274,10 @@ func (o *objects) setOf(e element) (*nft.Set, []byte) {
 func targetElements(ts []Target, timeout time.Duration) (v4, v6 []nft.SetElement) {
 	for _, t := range ts {
 		for _, a := range t.Addresses {
-			a = normal(a)
+			a = guard.Normal(a)
 			all := holding{ports: t.Ports}
-			all.each(func(e element) {
-				el := nft.SetElement{Key: portKey(a.AsSlice(), e.proto, e.port), Timeout: timeout}
+			all.each(func(e guard.Element) {
+				el := nft.SetElement{Key: portKey(a.AsSlice(), e.Proto, e.Port), Timeout: timeout}
 				if a.Is4() {
 					v4 = append(v4, el)
 				} else {
@@ -296,19 +297,19 @@ func portKey(key []byte, proto service.Proto, port uint16) []byte {
 func portElements(ranges []service.Ports, timeout time.Duration) []nft.SetElement {
 	var es []nft.SetElement
 	all := holding{ports: ranges}
-	all.each(func(e element) {
-		es = append(es, nft.SetElement{Key: portKey(nil, e.proto, e.port), Timeout: timeout})
+	all.each(func(e guard.Element) {
+		es = append(es, nft.SetElement{Key: portKey(nil, e.Proto, e.Port), Timeout: timeout})
 	})
 	return es
 }
 
-func flowElements(fs []carriedFlow) (v4, v6 []nft.SetElement) {
+func flowElements(fs []guard.Carried) (v4, v6 []nft.SetElement) {
 	for _, f := range fs {
-		key := slices.Concat(f.remote.Addr().AsSlice(), f.local.Addr().AsSlice())
-		key = portKey(key, f.proto, f.remote.Port())
-		key = append(binary.BigEndian.AppendUint16(key, f.local.Port()), 0, 0)
-		e := nft.SetElement{Key: key, Timeout: max(f.left, time.Millisecond)} // zero is none to the kernel
-		if f.remote.Addr().Is4() {
+		key := slices.Concat(f.Remote.Addr().AsSlice(), f.Local.Addr().AsSlice())
+		key = portKey(key, f.Proto, f.Remote.Port())
+		key = append(binary.BigEndian.AppendUint16(key, f.Local.Port()), 0, 0)
+		e := nft.SetElement{Key: key, Timeout: max(f.Left, time.Millisecond)} // zero is none to the kernel
+		if f.Remote.Addr().Is4() {
 			v4 = append(v4, e)
 			continue
 		}
@@ -318,15 +319,15 @@ func flowElements(fs []carriedFlow) (v4, v6 []nft.SetElement) {
 }
 
 // flowOf is the flow of a key that flowElements made.
-func flowOf(key []byte) flow {
+func flowOf(key []byte) guard.Flow {
 	size := (len(key) - 12) / 2
 	remote, _ := netip.AddrFromSlice(key[:size])
 	local, _ := netip.AddrFromSlice(key[size : 2*size])
 	rest := key[2*size:]
-	return flow{
-		proto:  service.Proto(rest[0]),
-		remote: netip.AddrPortFrom(remote, binary.BigEndian.Uint16(rest[4:])),
-		local:  netip.AddrPortFrom(local, binary.BigEndian.Uint16(rest[8:])),
+	return guard.Flow{
+		Proto:  service.Proto(rest[0]),
+		Remote: netip.AddrPortFrom(remote, binary.BigEndian.Uint16(rest[4:])),
+		Local:  netip.AddrPortFrom(local, binary.BigEndian.Uint16(rest[8:])),
 	}
 }
 
@@ -334,7 +335,7 @@ func flowOf(key []byte) flow {
 func addressElements(ts []Target) (v4, v6 []nft.SetElement) {
 	for _, t := range ts {
 		for _, a := range t.Addresses {
-			a = normal(a)
+			a = guard.Normal(a)
 			if e := (nft.SetElement{Key: a.AsSlice()}); a.Is4() {
 				v4 = append(v4, e)
 			} else {

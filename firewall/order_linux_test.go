@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -66,9 +67,9 @@ func (k *kept) inMemory() map[string]time.Duration {
 func (k *kept) lines(hs []*holding) map[string]time.Duration {
 	found := make(map[string]time.Duration)
 	for _, h := range hs {
-		h.each(func(e element) {
-			if l := left(h.until, k.now); l > 0 {
-				found[fmt.Sprint(h.client, " ", e.proto, "/", e.port)] = l.Round(time.Second)
+		h.each(func(e guard.Element) {
+			if l := guard.Left(h.until, k.now); l > 0 {
+				found[fmt.Sprint(h.client, " ", e.Proto, "/", e.Port)] = l.Round(time.Second)
 			}
 		})
 	}
@@ -79,7 +80,7 @@ func (k *kept) lines(hs []*holding) map[string]time.Duration {
 func (k *kept) inKernel() map[string]time.Duration {
 	found := make(map[string]time.Duration)
 	for e, l := range k.kernel.lasts {
-		found[fmt.Sprint(e.proto, "/", e.port)] = l.Round(time.Second)
+		found[fmt.Sprint(e.Proto, "/", e.Port)] = l.Round(time.Second)
 	}
 	return found
 }

@@ -11,6 +11,8 @@ import (
 	nft "github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // Flags of a table, of linux/netfilter/nf_tables.h. An owner is a socket: nobody else can
@@ -100,7 +102,7 @@ func (n *nftables) inPlace(t tableState) bool {
 	return t.flags&(tableOwner|tablePersist) == 0
 }
 
-func (n *nftables) load(p plan) error {
+func (n *nftables) load(p guard.Plan) error {
 	t, err := n.present()
 	if err != nil {
 		return err
@@ -145,7 +147,7 @@ func (n *nftables) recollect(t tableState) (map[string][]nft.SetElement, error) 
 // because a packet that is between two chains of the same priority while one replaces the
 // other could pass both. Only where that cannot be, or fails because another tool or version
 // left them otherwise, the whole table is replaced.
-func (n *nftables) place(t tableState, p plan) error {
+func (n *nftables) place(t tableState, p guard.Plan) error {
 	if t.handle == 0 {
 		err := n.make(n.objects, p, n.flags(), false)
 		if err != nil && n.known == 0 {
@@ -170,7 +172,7 @@ func (n *nftables) place(t tableState, p plan) error {
 // behindRelay does what leaves a packet between two chains, or the table without an owner
 // for an instant, while another guard like ours stands beside it. That one goes with our
 // socket, whatever happens; the caller ends it.
-func (n *nftables) behindRelay(p plan, do func() error) error {
+func (n *nftables) behindRelay(p guard.Plan, do func() error) error {
 	can, err := n.canOwn()
 	if err != nil {
 		return err
@@ -215,13 +217,13 @@ func settle() {
 // make makes a guard: in the table that is there, or anew. Where it would begin connection
 // tracking, that takes a first batch; the second leaves the sets as the first has filled them,
 // for until it is through sessions wait. Where those are gone by then, all is made once more.
-func (n *nftables) make(o objects, p plan, flags uint32, anew bool) error {
-	confirm := !p.confirmBy.IsZero()
+func (n *nftables) make(o objects, p guard.Plan, flags uint32, anew bool) error {
+	confirm := !p.ConfirmBy.IsZero()
 	if n.cfg.Mode == Guard && !n.tracks() {
 		if err := n.send(o, flags, anew, &p, (*draft).bareRules); err != nil {
 			return err
 		}
-		if err := n.finish(o, flags, confirm); !errors.Is(err, errGone) {
+		if err := n.finish(o, flags, confirm); !errors.Is(err, guard.ErrGone) {
 			return err
 		}
 		anew = false
@@ -235,7 +237,7 @@ func (n *nftables) finish(o objects, flags uint32, confirm bool) error {
 }
 
 // send makes a guard of one batch, with these rules. Without a plan the sets stay as they are.
-func (n *nftables) send(o objects, flags uint32, anew bool, p *plan, rules func(*draft)) error {
+func (n *nftables) send(o objects, flags uint32, anew bool, p *guard.Plan, rules func(*draft)) error {
 	d, err := newDraft(o, n.cfg, n.closed(), n.lacks)
 	if err != nil {
 		return err
@@ -247,21 +249,21 @@ func (n *nftables) send(o objects, flags uint32, anew bool, p *plan, rules func(
 		err = d.conn.Flush()
 	} else {
 		rest := *p
-		rest.leases = nil
-		err = d.fill(rest.at(n.cfg.Now()), rules)
+		rest.Leases = nil
+		err = d.fill(rest.At(n.cfg.Now()), rules)
 	}
 	if err != nil {
 		return err
 	}
 	if p != nil {
-		d.grant(p.at(n.cfg.Now()).leases)
+		d.grant(p.At(n.cfg.Now()).Leases)
 	}
 	return explain("loading the guard", d.batch.send(n.socket))
 }
 
 // grant adds elements for grants, before all other elements: it takes the kernel a while to
 // add those of a busy host, and what it adds begins to count down then.
-func (d *draft) grant(ls []lease) {
+func (d *draft) grant(ls []guard.Lease) {
 	if len(ls) == 0 {
 		return
 	}

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // fighting is a guard that another tool changes every time it is put back.
@@ -15,7 +17,7 @@ type fighting struct {
 	changes int           // how often it does
 }
 
-func (f *fighting) load(plan) error { f.loads++; return nil }
+func (f *fighting) load(guard.Plan) error { f.loads++; return nil }
 
 func (f *fighting) watch(ctx context.Context, deadline time.Time) error {
 	soonest := time.Now().Add(f.quiet)

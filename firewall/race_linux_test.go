@@ -8,6 +8,7 @@ import (
 
 	nft "github.com/google/nftables"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/spa/lab"
 )
 
@@ -18,7 +19,7 @@ type crossed struct {
 	beforePermanent       func() error
 }
 
-func (c *crossed) load(p plan) error {
+func (c *crossed) load(p guard.Plan) error {
 	if do := c.beforeLoad; do != nil {
 		c.beforeLoad = nil
 		do()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -113,7 +114,7 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 // that they go to, becomes guarded.
 func (f *Firewall) carryNew(c *Config, now time.Time) (state, error) {
 	next := f.guard
-	flows, err := f.established(func(l flow) bool {
+	flows, err := f.established(func(l guard.Flow) bool {
 		return c.guards(l) && !f.cfg.guards(l)
 	})
 	if err != nil {
@@ -122,8 +123,8 @@ func (f *Firewall) carryNew(c *Config, now time.Time) (state, error) {
 	next.carried = slices.Concat(next.carried, c.carry(flows, now))
 	for i := range next.carried {
 		carried := &next.carried[i]
-		if latest := now.Add(c.carries(carried.flow)); carried.until.After(latest) { // its port is in Cut by now
-			carried.until = latest
+		if latest := now.Add(c.carries(carried.Flow)); carried.Until.After(latest) { // its port is in Cut by now
+			carried.Until = latest
 		}
 	}
 	return next, nil
@@ -190,15 +191,15 @@ func within(ranges, others []service.Ports) []service.Ports {
 	inside := make(map[service.Proto]map[uint16]bool)
 	all := true
 	one := holding{ports: ranges}
-	one.each(func(e element) {
-		if !contains(others, e.proto, e.port) {
+	one.each(func(e guard.Element) {
+		if !guard.Contains(others, e.Proto, e.Port) {
 			all = false
 			return
 		}
-		if inside[e.proto] == nil {
-			inside[e.proto] = make(map[uint16]bool)
+		if inside[e.Proto] == nil {
+			inside[e.Proto] = make(map[uint16]bool)
 		}
-		inside[e.proto][e.port] = true
+		inside[e.Proto][e.Port] = true
 	})
 	if all {
 		return ranges

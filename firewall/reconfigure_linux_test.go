@@ -86,7 +86,7 @@ func TestReconfigureCarriesNoGapSession(t *testing.T) {
 
 func TestReconfigureGuardsLess(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.guarded(t, guard("tcp/2300-2310"))
+		s := k.guarded(t, guarding("tcp/2300-2310"))
 		s.serve(":2300")
 		s.serve(":2310")
 		s.grantPorts("all", "192.0.2.2", long, "tcp/22", "tcp/2300-2310")
@@ -117,7 +117,7 @@ func TestReconfigureGuardsLess(t *testing.T) {
 
 // TestReconfigureMergesGrants: what is left of one grant may be what another one is.
 func TestReconfigureMergesGrants(t *testing.T) {
-	s := guarded(t, guard("tcp/2300"))
+	s := guarded(t, guarding("tcp/2300"))
 	s.grantPorts("ssh", "192.0.2.2", long/2, "tcp/22")
 	s.grantPorts("ssh", "192.0.2.2", long, "tcp/22", "tcp/2300")
 	s.becomes(guards("tcp/22"))
@@ -160,7 +160,7 @@ func TestReconfigureOtherFields(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := guarded(t, guard("udp/5000"))
+			s := guarded(t, guarding("udp/5000"))
 			s.inner()
 			if test.ok(s) {
 				t.Fatal("it is so already")
@@ -197,7 +197,7 @@ func TestReconfigureThatNeedsARestart(t *testing.T) {
 
 // TestFailedReconfigure: the guard, the grants and the ledger are as they were.
 func TestFailedReconfigure(t *testing.T) {
-	s := guarded(t, guard("tcp/2300"))
+	s := guarded(t, guarding("tcp/2300"))
 	s.serve(":2300")
 	s.grantPorts("ssh", "192.0.2.2", long/2, "tcp/22")
 	s.grantPorts("ssh", "192.0.2.2", long, "tcp/22", "tcp/2300")

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/spa/lab"
 )
 
@@ -88,7 +89,7 @@ func TestKeeperThatIsSlow(t *testing.T) {
 func TestRelayOfAKilledDaemon(t *testing.T) {
 	s := ownedGuard(t, nil)
 	n := s.backend.(*nftables)
-	s.must(n.make(newObjectsOf(relayName, n.cfg.size), plan{}, tableOwner, true))
+	s.must(n.make(newObjectsOf(relayName, n.cfg.size), guard.Plan{}, tableOwner, true))
 	s.die()
 	siege := s.besiege()
 	s.open()
@@ -143,7 +144,7 @@ func TestWatchHearsOfEachEnd(t *testing.T) {
 func TestRelayShutsMeanwhile(t *testing.T) {
 	s := ownedGuard(t, nil)
 	n := s.backend.(*nftables)
-	p := plan{leases: s.held.leases()}
+	p := guard.Plan{Leases: s.held.leases()}
 	s.must(n.behindRelay(p, func() error {
 		if err := n.deleteTable(tableName); err != nil {
 			return err
@@ -219,7 +220,7 @@ func (s *site) hasSet(name string) bool {
 		defer sets.close()
 		_, err = sets.list(name)
 		there = err == nil
-		if errors.Is(err, errGone) {
+		if errors.Is(err, guard.ErrGone) {
 			err = nil
 		}
 		return err

@@ -22,7 +22,7 @@ func TestSourcePortOfAnOldSession(t *testing.T) {
 		for _, f := range bothFamilies {
 			for _, end := range []string{"reset by the server", "forgotten by both"} {
 				t.Run(f.name+" "+end, func(t *testing.T) {
-					s := k.guarded(t, guard("tcp/2300"))
+					s := k.guarded(t, guarding("tcp/2300"))
 					accept := s.listen(":2300")
 					s.grantPorts("one", f.alice, long, "tcp/2300")
 					from := net.JoinHostPort(f.alice, "4000")
@@ -121,7 +121,7 @@ func TestUntrackedPing(t *testing.T) {
 // TestUDPSessionOutlivesGrant: UDP has no SYN, and a flow that goes on is the same flow.
 func TestUDPSessionOutlivesGrant(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.guarded(t, guard("udp/5000"))
+		s := k.guarded(t, guarding("udp/5000"))
 		server, alice := s.udp(s.gw, "192.0.2.1:5000"), s.udp(s.client, "192.0.2.2:4000")
 		s.grantPorts("one", "192.0.2.2", long, "udp/5000")
 		s.exchange(alice, server)
@@ -138,7 +138,7 @@ func TestUDPSessionOutlivesGrant(t *testing.T) {
 // TestExpectedFlow: a flow that a helper of connection tracking expects needs a grant like any
 // other. What a session says must not open a port.
 func TestExpectedFlow(t *testing.T) {
-	s := guarded(t, guard("tcp/2100", "tcp/2400"))
+	s := guarded(t, guarding("tcp/2100", "tcp/2400"))
 	s.helpFTP(2100)
 	accept := s.listen("192.0.2.1:2100")
 	s.serve(":2400")

@@ -129,7 +129,7 @@ func TestManyPushingServersReviveNoGapSession(t *testing.T) {
 
 // TestStartRevivesNoGapSession: to ask the kernel what it can do begins nothing.
 func TestStartRevivesNoGapSession(t *testing.T) {
-	s := guarded(t, guard("tcp/2300"))
+	s := guarded(t, guarding("tcp/2300"))
 	s.push(":2300")
 	s.flushRuleset()
 	clients := s.listeners()
@@ -178,7 +178,7 @@ func TestPushingServerIsHeardThroughAGrant(t *testing.T) {
 				t.Run(fmt.Sprint(f.name, map[bool]string{true: " target"}[target]), func(t *testing.T) {
 					own := []netip.Addr{netip.MustParseAddr(f.gateway)}
 					s := k.guarded(t, func(c *Config) {
-						guard("tcp/2300")(c)
+						guarding("tcp/2300")(c)
 						if target {
 							c.Targets = []Target{{own, rangesOf("tcp/2300")}}
 						}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -79,9 +80,9 @@ func (w *nftText) sets() {
 	for _, t := range w.Targets {
 		for _, a := range t.Addresses {
 			f := familyName(a)
-			addresses[f] = append(addresses[f], normal(a).String())
+			addresses[f] = append(addresses[f], guard.Normal(a).String())
 			for _, port := range portList(t.Ports) {
-				targets[f] = append(targets[f], normal(a).String()+" . "+port)
+				targets[f] = append(targets[f], guard.Normal(a).String()+" . "+port)
 			}
 		}
 	}
@@ -108,7 +109,7 @@ func (w *nftText) sets() {
 }
 
 func familyName(a netip.Addr) string {
-	if normal(a).Is4() {
+	if guard.Normal(a).Is4() {
 		return "ip"
 	}
 	return "ip6"
@@ -117,7 +118,7 @@ func familyName(a netip.Addr) string {
 func portList(ranges []service.Ports) []string {
 	var list []string
 	all := holding{ports: ranges}
-	all.each(func(e element) { list = append(list, fmt.Sprintf("%v . %d", e.proto, e.port)) })
+	all.each(func(e guard.Element) { list = append(list, fmt.Sprintf("%v . %d", e.Proto, e.Port)) })
 	return list
 }
 

@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // confirmPoll is how often Watch asks whether a new flow has come through a grant. It asks
@@ -129,7 +131,7 @@ func (f *Firewall) confirm(now time.Time) error {
 		if f.entered() {
 			return f.stay()
 		}
-		if left(f.guard.confirmBy, now) > 0 {
+		if guard.Left(f.guard.confirmBy, now) > 0 {
 			return nil
 		}
 		return f.endTrial()

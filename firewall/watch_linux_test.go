@@ -14,6 +14,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -181,7 +182,7 @@ type stubborn struct {
 	no atomic.Bool
 }
 
-func (b *stubborn) load(p plan) error {
+func (b *stubborn) load(p guard.Plan) error {
 	if b.no.Load() {
 		return errors.New("not now")
 	}
