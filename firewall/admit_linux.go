@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nl"
 )
 
 // ourComment marks an element in the administrator's set as one of ours.
@@ -136,7 +137,7 @@ func (a *admitting) load(p guard.Plan) error {
 		return err
 	}
 	first := a.known == 0
-	if err := drain(a.events); err != nil {
+	if err := nl.Drain(a.events); err != nil {
 		return explain("forgetting earlier changes", err)
 	}
 	if err := a.release(); err != nil {
@@ -287,7 +288,7 @@ func (a *admitting) element(s *nft.Set, key []byte) (*nft.SetElement, error) {
 			return e, nil
 		}
 	}
-	return nil, errors.New("the kernel's answer was lost")
+	return nil, nl.ErrNoAnswer
 }
 
 // decodeElement reads of the first element in a message how long it lasts and whose it is.

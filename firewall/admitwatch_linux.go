@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nl"
 )
 
 // In mode Admit no flow is marked, carried or confirmed: it is not our table that shuts.
@@ -85,10 +86,11 @@ func (a *admitting) concernsSets(m netlink.Message) bool {
 	if concernsUs(m) {
 		return true
 	}
-	if len(m.Data) < 4 || m.Data[0] != byte(a.sets()[0].Table.Family) || tableOf(m.Data[4:]) != a.sets()[0].Table.Name {
+	his := a.sets()[0].Table
+	if family, name := nl.Table(m); family != byte(his.Family) || name != his.Name {
 		return false
 	}
-	switch kindOf(m) {
+	switch nl.Kind(m) {
 	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE, unix.NFT_MSG_NEWSET, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
 		return true
 	}
@@ -112,7 +114,7 @@ func (a *admitting) watch(ctx context.Context, deadline time.Time) error {
 	if err := a.wakeAt(deadline); err != nil {
 		return fmt.Errorf("watching the rule set: %w", err)
 	}
-	err := a.hear(ctx)
+	err := nl.Await(ctx, a.events, a.concerns)
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/nl"
 	"sallyport/keys/service"
 )
 
@@ -18,7 +19,7 @@ import (
 func (n *nftables) tracks() bool {
 	rules, err := n.conn.GetRules(n.objects.table, n.objects.guard)
 	if err != nil {
-		_ = drain(n.socket) // of an answer that came in part; who asks next finds the trouble
+		_ = nl.Drain(n.socket) // of an answer that came in part; who asks next finds the trouble
 		return false
 	}
 	for _, r := range rules {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nl"
 )
 
 // batch is a transaction that changes elements of sets, and nothing else. It is what a
@@ -21,12 +22,10 @@ type batch struct {
 	messages []netlink.Message
 }
 
-var errNoAnswer = errors.New("the kernel's answer was lost")
-
 // set gives grants a new timeout, or deletes them.
 func (n *nftables) set(ls []guard.Lease) error {
 	var b batch
-	for part := range slices.Chunk(guard.Timed(ls, n.cfg.Now()), chunk) {
+	for part := range slices.Chunk(guard.Timed(ls, n.cfg.Now()), nl.Chunk) {
 		var live, gone []guard.Lease
 		for _, l := range part {
 			if l.Left > 0 {
@@ -48,12 +47,12 @@ func (n *nftables) set(ls []guard.Lease) error {
 // what is absent would fail the batch, and older kernels do not change the timeout of what
 // is there: add, delete, add always works.
 func (b *batch) change(s *nft.Set, es, gone []nft.SetElement) {
-	for part := range slices.Chunk(es, chunk) {
+	for part := range slices.Chunk(es, nl.Chunk) {
 		b.add(unix.NFT_MSG_NEWSETELEM, s, part)
 		b.repeat(unix.NFT_MSG_DELSETELEM)
 		b.repeat(unix.NFT_MSG_NEWSETELEM)
 	}
-	for part := range slices.Chunk(gone, chunk) {
+	for part := range slices.Chunk(gone, nl.Chunk) {
 		b.add(unix.NFT_MSG_NEWSETELEM, s, part)
 		b.repeat(unix.NFT_MSG_DELSETELEM)
 	}
@@ -72,11 +71,11 @@ func (b *batch) repeat(kind uint16) {
 func elementsMessage(s *nft.Set, es []nft.SetElement) []byte {
 	data := make([]byte, 4, 64+64*len(es))
 	data[0] = byte(s.Table.Family)
-	data = attribute(data, unix.NFTA_SET_ELEM_LIST_TABLE, append([]byte(s.Table.Name), 0))
-	data = attribute(data, unix.NFTA_SET_ELEM_LIST_SET, append([]byte(s.Name), 0))
-	return nested(data, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(data []byte) []byte {
+	data = nl.Text(data, unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name)
+	data = nl.Text(data, unix.NFTA_SET_ELEM_LIST_SET, s.Name)
+	return nl.Nested(data, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(data []byte) []byte {
 		for _, e := range es {
-			data = nested(data, unix.NFTA_LIST_ELEM, func(data []byte) []byte { return appendElement(data, &e) })
+			data = nl.Nested(data, unix.NFTA_LIST_ELEM, func(data []byte) []byte { return appendElement(data, &e) })
 		}
 		return data
 	})
@@ -85,9 +84,9 @@ func elementsMessage(s *nft.Set, es []nft.SetElement) []byte {
 // table adds a command about a table of our family. The flags are those of the table; nil
 // leaves them as they are.
 func (b *batch) table(kind uint16, name string, flags *uint32) {
-	data := attribute([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, unix.NFTA_TABLE_NAME, append([]byte(name), 0))
+	data := nl.Attribute([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, unix.NFTA_TABLE_NAME, append([]byte(name), 0))
 	if flags != nil {
-		data = attribute(data, unix.NFTA_TABLE_FLAGS, binary.BigEndian.AppendUint32(nil, *flags))
+		data = nl.Attribute(data, unix.NFTA_TABLE_FLAGS, binary.BigEndian.AppendUint32(nil, *flags))
 	}
 	b.append(nfType(kind), netlink.Request|netlink.Create, data)
 }
@@ -102,35 +101,20 @@ func nfType(kind uint16) netlink.HeaderType {
 }
 
 func appendElement(data []byte, e *nft.SetElement) []byte {
-	data = nested(data, unix.NFTA_SET_ELEM_KEY, func(data []byte) []byte {
-		return attribute(data, unix.NFTA_DATA_VALUE, e.Key)
+	data = nl.Nested(data, unix.NFTA_SET_ELEM_KEY, func(data []byte) []byte {
+		return nl.Attribute(data, unix.NFTA_DATA_VALUE, e.Key)
 	})
 	if e.Comment != "" {
 		const comment = 0 // NFTNL_UDATA_SET_ELEM_COMMENT
 		text := append([]byte(e.Comment), 0)
-		data = attribute(data, unix.NFTA_SET_ELEM_USERDATA, append([]byte{comment, byte(len(text))}, text...))
+		data = nl.Attribute(data, unix.NFTA_SET_ELEM_USERDATA, append([]byte{comment, byte(len(text))}, text...))
 	}
 	if e.Timeout == 0 {
 		return data
 	}
 	// A timeout of zero is none to the kernel: what has less than its unit left would stay for ever.
 	ms := binary.BigEndian.AppendUint64(nil, uint64(max(1, e.Timeout.Milliseconds())))
-	return attribute(data, unix.NFTA_SET_ELEM_TIMEOUT, ms)
-}
-
-// attribute appends a netlink attribute: length, type, value, padded to four bytes.
-func attribute(data []byte, kind uint16, value []byte) []byte {
-	data = binary.NativeEndian.AppendUint16(data, uint16(4+len(value)))
-	data = binary.NativeEndian.AppendUint16(data, kind)
-	data = append(data, value...)
-	return append(data, make([]byte, -len(value)&3)...)
-}
-
-func nested(data []byte, kind uint16, fill func([]byte) []byte) []byte {
-	start := len(data)
-	data = fill(attribute(data, kind|unix.NLA_F_NESTED, nil))
-	binary.NativeEndian.PutUint16(data[start:], uint16(len(data)-start))
-	return data
+	return nl.Attribute(data, unix.NFTA_SET_ELEM_TIMEOUT, ms)
 }
 
 // send sends the batch. The error is the errno of the first message that failed.
@@ -147,8 +131,8 @@ func (b *batch) send(c *netlink.Conn) error {
 	if err != nil {
 		return err
 	}
-	if err := answer(c, sent[len(sent)-2].Header.Sequence); err != nil {
-		return errors.Join(err, drain(c))
+	if err := nl.Answer(c, sent[len(sent)-2].Header.Sequence); err != nil {
+		return errors.Join(err, nl.Drain(c))
 	}
 	return nil
 }
@@ -158,43 +142,4 @@ func border(kind netlink.HeaderType) netlink.Message {
 		Header: netlink.Header{Type: kind, Flags: netlink.Request},
 		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES},
 	}
-}
-
-// answer reads until the message with that number is answered for, or one has failed. It
-// does not wait: what is not there by now was lost.
-func answer(c *netlink.Conn, sequence uint32) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	result := errNoAnswer
-	err = raw.Control(func(fd uintptr) {
-		var b [512]byte
-		for {
-			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_DONTWAIT)
-			if err == unix.EINTR {
-				continue
-			}
-			if err != nil {
-				return
-			}
-			if done, err := verdictOf(b[:n], sequence); done {
-				result = err
-				return
-			}
-		}
-	})
-	return errors.Join(err, result)
-}
-
-// verdictOf reads an answer: an NLMSG_ERROR with an errno, which is zero for success.
-func verdictOf(b []byte, sequence uint32) (done bool, err error) {
-	const headerSize = 16
-	if len(b) < headerSize+4 || binary.NativeEndian.Uint16(b[4:]) != unix.NLMSG_ERROR {
-		return false, nil
-	}
-	if errno := int32(binary.NativeEndian.Uint32(b[headerSize:])); errno != 0 {
-		return true, unix.Errno(-errno)
-	}
-	return binary.NativeEndian.Uint32(b[8:]) == sequence, nil
 }

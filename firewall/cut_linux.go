@@ -12,6 +12,7 @@ import (
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/local"
+	"sallyport/firewall/internal/nl"
 	"sallyport/keys/service"
 )
 
@@ -143,21 +144,21 @@ func (s *sessions) destroy(l guard.Flow, said []byte) error {
 func (s *sessions) untrack(e *entry) error {
 	var id []byte
 	if e.id != nil { // another flow may have the same addresses and ports by now
-		id = attribute(nil, ctID, e.id)
+		id = nl.Attribute(nil, ctID, e.id)
 	}
 	return s.change(ctDelete, e, id)
 }
 
 // unmark takes the bit off an entry.
 func (s *sessions) unmark(e *entry, mark uint32) error {
-	b := attribute(nil, ctMark, make([]byte, 4))
-	return s.change(ctNew, e, attribute(b, ctMarkMask, binary.BigEndian.AppendUint32(nil, mark)))
+	b := nl.Attribute(nil, ctMark, make([]byte, 4))
+	return s.change(ctNew, e, nl.Attribute(b, ctMarkMask, binary.BigEndian.AppendUint32(nil, mark)))
 }
 
 func (s *sessions) change(kind netlink.HeaderType, e *entry, attributes []byte) error {
-	b := attribute(nil, ctTupleOrig|unix.NLA_F_NESTED, e.raw)
+	b := nl.Attribute(nil, ctTupleOrig|unix.NLA_F_NESTED, e.raw)
 	if e.zone != nil {
-		b = attribute(b, ctZone, e.zone)
+		b = nl.Attribute(b, ctZone, e.zone)
 	}
 	m := ctRequest(kind, netlink.Request|netlink.Acknowledge, append(b, attributes...))
 	m.Data[0] = e.family

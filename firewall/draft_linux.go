@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nl"
 )
 
 // draft is a batch that makes a table. nft.Conn puts the commands into messages; they are
@@ -104,7 +105,7 @@ func (d *draft) fillSets(p guard.Plan) error {
 }
 
 func (d *draft) add(s *nft.Set, es []nft.SetElement) error {
-	for part := range slices.Chunk(es, chunk) {
+	for part := range slices.Chunk(es, nl.Chunk) {
 		if err := d.conn.SetAddElements(s, part); err != nil {
 			return err
 		}

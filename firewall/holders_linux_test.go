@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nl"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -222,7 +223,7 @@ func TestLostAnswers(t *testing.T) {
 	if err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) }); err == nil {
 		t.Fatal("no answer was lost")
 	}
-	s.must(socket.SetReadBuffer(socketBuffer))
+	s.must(socket.SetReadBuffer(nl.SocketBuffer))
 	s.flushRuleset()
 	s.grant("alice", "192.0.2.2", long) // finds that the guard is gone
 	s.connect("192.0.2.2", "192.0.2.1", "22")

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nl"
 	"sallyport/keys/service"
 )
 
@@ -97,7 +98,7 @@ func openIPSets() (*ipsets, error) {
 		return nil, fmt.Errorf("opening netlink: %w", err)
 	}
 	s := &ipsets{conn: c}
-	if err := errors.Join(c.SetReadBuffer(socketBuffer), c.SetWriteBuffer(socketBuffer)); err != nil {
+	if err := nl.Size(c); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), c.Close())
 	}
 	if err := s.one(ipsetMessage(ipsetCmdProtocol, 0)); err != nil {
@@ -114,7 +115,7 @@ func explainIPSet(doing string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM):
-		return explain("ipset: "+doing, err)
+		return nl.Denied("ipset: "+doing, err)
 	case errors.Is(err, unix.EINVAL) && doing == "asking the kernel":
 		return errors.New("this kernel has no ipset (CONFIG_IP_SET)")
 	case errors.Is(err, ipsetErrFindType):
@@ -135,7 +136,7 @@ func explainIPSet(doing string, err error) error {
 
 func ipsetMessage(cmd uint16, flags netlink.HeaderFlags, attributes ...[]byte) netlink.Message {
 	data := []byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0}
-	data = attribute(data, ipsetAttrProtocol, []byte{ipsetProtocol})
+	data = nl.Attribute(data, ipsetAttrProtocol, []byte{ipsetProtocol})
 	for _, a := range attributes {
 		data = append(data, a...)
 	}
@@ -148,14 +149,14 @@ func ipsetMessage(cmd uint16, flags netlink.HeaderFlags, attributes ...[]byte) n
 	}
 }
 
-func text(kind uint16, s string) []byte { return attribute(nil, kind, append([]byte(s), 0)) }
+func text(kind uint16, s string) []byte { return nl.Text(nil, kind, s) }
 
 func big16(data []byte, kind, v uint16) []byte {
-	return attribute(data, kind|unix.NLA_F_NET_BYTEORDER, binary.BigEndian.AppendUint16(nil, v))
+	return nl.Attribute(data, kind|unix.NLA_F_NET_BYTEORDER, binary.BigEndian.AppendUint16(nil, v))
 }
 
 func big32(data []byte, kind uint16, v uint32) []byte {
-	return attribute(data, kind|unix.NLA_F_NET_BYTEORDER, binary.BigEndian.AppendUint32(nil, v))
+	return nl.Attribute(data, kind|unix.NLA_F_NET_BYTEORDER, binary.BigEndian.AppendUint32(nil, v))
 }
 
 // keep makes the set, if there is none of its name. One that differs is errForeignSet.
@@ -173,7 +174,7 @@ func (s *ipsets) create(set ipset) error {
 // make is EEXIST only where there is a set of that name which differs.
 func (s *ipsets) make(set ipset) error {
 	revision := map[string]byte{hashIPPort: 1, hashIPPortIP: 1, hashNetIface: 1}[set.kind]
-	data := nested(nil, ipsetAttrData, func(data []byte) []byte {
+	data := nl.Nested(nil, ipsetAttrData, func(data []byte) []byte {
 		data = big32(data, ipsetAttrTimeout, 0)
 		if set.kind == bitmapPort {
 			return big16(big16(data, ipsetAttrPort, set.low), ipsetAttrPortTo, set.high)
@@ -182,8 +183,8 @@ func (s *ipsets) make(set ipset) error {
 	})
 	return s.one(ipsetMessage(ipsetCmdCreate, netlink.Create,
 		text(ipsetAttrName, set.name), text(ipsetAttrType, set.kind),
-		attribute(nil, ipsetAttrRevision, []byte{revision}),
-		attribute(nil, ipsetAttrFamily, []byte{set.family}), data))
+		nl.Attribute(nil, ipsetAttrRevision, []byte{revision}),
+		nl.Attribute(nil, ipsetAttrFamily, []byte{set.family}), data))
 }
 
 // letsGo is how long a kernel may take to let go of sets whose rules are gone: some free rules
@@ -254,7 +255,7 @@ func (s *ipsets) fill(name string, ms []member) error {
 func (s *ipsets) each(cmd uint16, flags netlink.HeaderFlags, name string, ms []member) (map[int]unix.Errno, error) {
 	batch := make([]netlink.Message, len(ms))
 	for i := range ms {
-		batch[i] = ipsetMessage(cmd, flags, text(ipsetAttrName, name), nested(nil, ipsetAttrData, ms[i].append))
+		batch[i] = ipsetMessage(cmd, flags, text(ipsetAttrName, name), nl.Nested(nil, ipsetAttrData, ms[i].append))
 	}
 	errs, err := s.send(batch)
 	if err != nil {
@@ -293,7 +294,7 @@ func (m member) append(data []byte) []byte {
 		data = big16(data, ipsetAttrPort, m.port)
 	}
 	if m.proto != 0 {
-		data = attribute(data, ipsetAttrProto, []byte{byte(m.proto)})
+		data = nl.Attribute(data, ipsetAttrProto, []byte{byte(m.proto)})
 	}
 	return big32(data, ipsetAttrTimeout, m.seconds)
 }
@@ -306,8 +307,8 @@ func address(data []byte, kind uint16, a netip.Addr) []byte {
 	if a.Is6() {
 		family = 2
 	}
-	return nested(data, kind, func(data []byte) []byte {
-		return attribute(data, family|unix.NLA_F_NET_BYTEORDER, a.AsSlice())
+	return nl.Nested(data, kind, func(data []byte) []byte {
+		return nl.Attribute(data, family|unix.NLA_F_NET_BYTEORDER, a.AsSlice())
 	})
 }
 
@@ -329,7 +330,7 @@ func (s *ipsets) list(name string) ([]member, error) {
 	defer s.mu.Unlock()
 	answers, err := s.conn.Execute(ipsetMessage(ipsetCmdList, netlink.Dump, text(ipsetAttrName, name)))
 	if err != nil {
-		return nil, errors.Join(explainIPSet("listing "+name, err), drain(s.conn))
+		return nil, errors.Join(explainIPSet("listing "+name, err), nl.Drain(s.conn))
 	}
 	var ms []member
 	for _, answer := range answers {
@@ -392,8 +393,8 @@ func (s *ipsets) send(ms []netlink.Message) (map[int]unix.Errno, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	failed := make(map[int]unix.Errno)
-	for start := 0; start < len(ms); start += chunk {
-		part := ms[start:min(start+chunk, len(ms))]
+	for start := 0; start < len(ms); start += nl.Chunk {
+		part := ms[start:min(start+nl.Chunk, len(ms))]
 		part[len(part)-1].Header.Flags |= netlink.Acknowledge // failures are answered in any case
 		sent, err := s.conn.SendMessages(part)
 		if err != nil {
@@ -403,49 +404,17 @@ func (s *ipsets) send(ms []netlink.Message) (map[int]unix.Errno, error) {
 		for i, m := range sent {
 			place[m.Header.Sequence] = start + i
 		}
-		err = answers(s.conn, sent[len(sent)-1].Header.Sequence, func(sequence uint32, errno unix.Errno) {
+		err = nl.Answers(s.conn, sent[len(sent)-1].Header.Sequence, func(sequence uint32, errno unix.Errno) bool {
 			if i, ours := place[sequence]; ours && errno != 0 {
 				failed[i] = errno
 			}
+			return false
 		})
 		if err != nil {
-			return nil, errors.Join(err, drain(s.conn))
+			return nil, errors.Join(err, nl.Drain(s.conn))
 		}
 	}
 	return failed, nil
-}
-
-// answers tells of each answer until the message with the last number is answered for. As
-// with answer, what is not there by now was lost.
-func answers(c *netlink.Conn, last uint32, tell func(sequence uint32, errno unix.Errno)) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	result := errNoAnswer
-	err = raw.Control(func(fd uintptr) {
-		var b [8192]byte
-		for {
-			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_DONTWAIT)
-			if err == unix.EINTR {
-				continue
-			}
-			if err != nil {
-				return
-			}
-			const headerSize = 16
-			if n < headerSize+4 || binary.NativeEndian.Uint16(b[4:]) != unix.NLMSG_ERROR {
-				continue
-			}
-			sequence := binary.NativeEndian.Uint32(b[8:])
-			tell(sequence, unix.Errno(-int32(binary.NativeEndian.Uint32(b[headerSize:]))))
-			if sequence == last {
-				result = nil
-				return
-			}
-		}
-	})
-	return errors.Join(err, result)
 }
 
 // seconds is d as timeouts of ipset have it: whole seconds, rounded up, since a grant that

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nl"
 )
 
 // Names of sets, before the family.
@@ -115,7 +116,7 @@ func (b *ipt) open() error {
 	if b.helper.Legacy {
 		b.legacy, err = openLegacyTables(b.helper.NoIPv6)
 	} else {
-		b.events, err = monitor(0)
+		b.events, err = nl.Changes(0)
 	}
 	if err != nil {
 		return fmt.Errorf("listening for changes of the rules: %w", err)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"sallyport/firewall/internal/nl"
+
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -102,47 +104,25 @@ func (b *ipt) hear(ctx context.Context, wake time.Time) (late bool, err error) {
 	if err := b.events.SetReadDeadline(wake); err != nil {
 		return false, fmt.Errorf("watching the rules: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { b.events.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
 	select {
 	case <-b.poked: // before the deadline was set
 		return false, nil
 	default:
 	}
-	ours := false
-	for {
-		messages, err := b.events.Receive()
-		if ctx.Err() != nil {
-			return false, ctx.Err()
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return true, nil
-		}
-		if errors.Is(err, unix.ENOBUFS) {
-			return false, nil // some were lost: ours may be among them
-		}
-		if err != nil {
-			return false, fmt.Errorf("watching the rules: %w", err)
-		}
-		for _, m := range messages {
-			ours = ours || inOurTables(m)
-			if kindOf(m) == unix.NFT_MSG_NEWGEN && ours {
-				return false, nil
-			}
-		}
+	err = nl.Await(ctx, b.events, inOurTables)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return true, nil
 	}
+	return false, err
 }
 
 // inOurTables reports whether a message of nf_tables is about a table of iptables in which we
 // have chains.
 func inOurTables(m netlink.Message) bool {
-	if kindOf(m) == unix.NFT_MSG_NEWGEN || len(m.Data) < 4 {
+	family, name := nl.Table(m)
+	if family != unix.NFPROTO_IPV4 && family != unix.NFPROTO_IPV6 {
 		return false
 	}
-	if m.Data[0] != unix.NFPROTO_IPV4 && m.Data[0] != unix.NFPROTO_IPV6 {
-		return false
-	}
-	name := tableOf(m.Data[4:])
 	return slices.ContainsFunc(slices.Collect(ourTables), func(t string) bool { return t == name })
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nl"
 	"sallyport/keys/service"
 )
 
@@ -25,10 +26,6 @@ const (
 
 	// setSize bounds the memory that grants take in the kernel, for each family.
 	setSize = 1 << 19
-	// chunk is how many elements a message holds: their attribute must stay under 64 KiB.
-	chunk = 500
-	// socketBuffer is room for a batch that carries a full table, and for its answers.
-	socketBuffer = 128 << 20
 )
 
 // nftables keeps the guard in the kernel's nf_tables, by netlink alone.
@@ -79,7 +76,7 @@ func (n *nftables) open() error {
 	if err := n.prepareToOwn(); err != nil {
 		return err
 	}
-	if n.events, err = monitor(n.socket.PID()); err != nil {
+	if n.events, err = nl.Changes(n.socket.PID()); err != nil {
 		return explain("listening for changes of the rule set", err)
 	}
 	return nil
@@ -90,7 +87,7 @@ func dial() (*nft.Conn, *netlink.Conn, error) {
 	var socket *netlink.Conn
 	size := func(c *netlink.Conn) error {
 		socket = c
-		return errors.Join(c.SetReadBuffer(socketBuffer), c.SetWriteBuffer(socketBuffer))
+		return nl.Size(c)
 	}
 	conn, err := nft.New(nft.AsLasting(), nft.WithSockOptions(size))
 	return conn, socket, err
@@ -102,7 +99,7 @@ func explain(doing string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%s: CAP_NET_ADMIN is missing; run as root, or give the program that capability: %w", doing, err)
+		return nl.Denied(doing, err)
 	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT):
 		return fmt.Errorf("%s: this kernel has no nftables (CONFIG_NF_TABLES): %w", doing, err)
 	case errors.Is(err, unix.ENFILE):
@@ -159,25 +156,6 @@ func (n *nftables) close() error {
 		errs = append(errs, n.events.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// drain throws away what can be read by now. The kernel answers a batch before the call
-// that sends it returns.
-func drain(c *netlink.Conn) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	// Control, for Read would wait for a Receive that is under way.
-	return raw.Control(func(fd uintptr) {
-		var b [1]byte
-		for {
-			_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_DONTWAIT|unix.MSG_TRUNC)
-			if err != nil && err != unix.EINTR && err != unix.ENOBUFS {
-				return
-			}
-		}
-	})
 }
 
 func (n *nftables) permanent() error {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nl"
 )
 
 // Flags of a table, of linux/netfilter/nf_tables.h. An owner is a socket: nobody else can
@@ -108,7 +109,7 @@ func (n *nftables) load(p guard.Plan) error {
 		return err
 	}
 	// What was changed so far is put right by this load.
-	if err := drain(n.events); err != nil {
+	if err := nl.Drain(n.events); err != nil {
 		return explain("forgetting earlier changes", err)
 	}
 	if n.learned, err = n.recollect(t); err != nil {
@@ -269,7 +270,7 @@ func (d *draft) grant(ls []guard.Lease) {
 	}
 	var b batch
 	for s, es := range d.grantElements(ls) {
-		for part := range slices.Chunk(es, chunk) {
+		for part := range slices.Chunk(es, nl.Chunk) {
 			b.add(unix.NFT_MSG_NEWSETELEM, s, part)
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"sallyport/firewall/internal/nl"
+
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
@@ -91,7 +93,7 @@ func (n *nftables) has(f feature) (bool, error) {
 		return false, errors.New("a batch that had to fail did not")
 	}
 	failed := failures(err)
-	if err := drain(n.socket); err != nil {
+	if err := nl.Drain(n.socket); err != nil {
 		return false, err
 	}
 	for _, err := range failed {
@@ -107,15 +109,15 @@ func (n *nftables) has(f feature) (bool, error) {
 func (n *nftables) knows(expression string) (bool, error) {
 	const chain = "probe"
 	named := func(table, name uint16) []byte {
-		data := attribute([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, table, []byte("spa-probe\x00"))
-		return attribute(data, name, []byte(chain+"\x00"))
+		data := nl.Attribute([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, table, []byte("spa-probe\x00"))
+		return nl.Attribute(data, name, []byte(chain+"\x00"))
 	}
 	// the expression, and not what of it
-	rule := nested(named(unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN), unix.NFTA_RULE_EXPRESSIONS,
+	rule := nl.Nested(named(unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN), unix.NFTA_RULE_EXPRESSIONS,
 		func(data []byte) []byte {
-			return nested(data, unix.NFTA_LIST_ELEM, func(data []byte) []byte {
-				data = attribute(data, unix.NFTA_EXPR_NAME, []byte(expression+"\x00"))
-				return nested(data, unix.NFTA_EXPR_DATA, func(data []byte) []byte { return data })
+			return nl.Nested(data, unix.NFTA_LIST_ELEM, func(data []byte) []byte {
+				data = nl.Attribute(data, unix.NFTA_EXPR_NAME, []byte(expression+"\x00"))
+				return nl.Nested(data, unix.NFTA_EXPR_DATA, func(data []byte) []byte { return data })
 			})
 		})
 	var b batch

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nl"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -273,7 +274,7 @@ func TestReloadIsNeverOpen(t *testing.T) {
 func TestReloadKeepsTheChains(t *testing.T) {
 	s := guarded(t, nil)
 	var heard *netlink.Conn
-	s.must(s.gw.Do(func() (err error) { heard, err = monitor(0); return err }))
+	s.must(s.gw.Do(func() (err error) { heard, err = nl.Changes(0); return err }))
 	defer heard.Close()
 	s.load(0)
 	for end := false; !end; {
@@ -281,9 +282,9 @@ func TestReloadKeepsTheChains(t *testing.T) {
 		messages, err := heard.Receive()
 		s.must(err)
 		for _, m := range messages {
-			switch kindOf(m) {
+			switch nl.Kind(m) {
 			case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN:
-				t.Errorf("a reload deletes by message %d", kindOf(m))
+				t.Errorf("a reload deletes by message %d", nl.Kind(m))
 			case unix.NFT_MSG_NEWGEN:
 				end = true
 			}

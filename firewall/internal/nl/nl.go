@@ -1,0 +1,115 @@
+// Package nl has what every user of a netfilter netlink socket here needs: attributes, the answers of the kernel, and
+// a socket that hears of changes.
+package nl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// Chunk is how many elements of a set a message holds: their attribute must stay under 64 KiB.
+	Chunk = 500
+	// SocketBuffer is room for a batch that carries a full table, and for its answers.
+	SocketBuffer = 128 << 20
+)
+
+// ErrNoAnswer is returned where the kernel's answer to a message is missing.
+var ErrNoAnswer = errors.New("the kernel's answer was lost")
+
+// Size gives a socket the buffers that a full table needs.
+func Size(c *netlink.Conn) error {
+	return errors.Join(c.SetReadBuffer(SocketBuffer), c.SetWriteBuffer(SocketBuffer))
+}
+
+// Denied explains EPERM.
+func Denied(doing string, err error) error {
+	return fmt.Errorf("%s: CAP_NET_ADMIN is missing; run as root, or give the program that capability: %w", doing, err)
+}
+
+// Attribute appends a netlink attribute: length, type, value, padded to four bytes.
+func Attribute(data []byte, kind uint16, value []byte) []byte {
+	data = binary.NativeEndian.AppendUint16(data, uint16(4+len(value)))
+	data = binary.NativeEndian.AppendUint16(data, kind)
+	data = append(data, value...)
+	return append(data, make([]byte, -len(value)&3)...)
+}
+
+// Text appends an attribute whose value is a string that ends with a zero byte.
+func Text(data []byte, kind uint16, s string) []byte {
+	return Attribute(data, kind, append([]byte(s), 0))
+}
+
+// Nested appends an attribute whose value is the attributes that fill appends.
+func Nested(data []byte, kind uint16, fill func([]byte) []byte) []byte {
+	start := len(data)
+	data = fill(Attribute(data, kind|unix.NLA_F_NESTED, nil))
+	binary.NativeEndian.PutUint16(data[start:], uint16(len(data)-start))
+	return data
+}
+
+// Drain throws away what can be read by now. The kernel answers a batch before the call that sends it returns.
+func Drain(c *netlink.Conn) error {
+	return receive(c, make([]byte, 1), unix.MSG_TRUNC, func(_ []byte, err error) (stop bool) {
+		return err != nil && err != unix.ENOBUFS
+	})
+}
+
+// Answers passes on each acknowledgement, as the number of its message and an errno that is zero for success, until
+// tell returns true or the message with the number last is acknowledged. It does not wait: an answer that is not
+// there by now was lost.
+func Answers(c *netlink.Conn, last uint32, tell func(sequence uint32, errno unix.Errno) (stop bool)) error {
+	result := ErrNoAnswer
+	err := receive(c, make([]byte, 512), 0, func(b []byte, err error) (stop bool) {
+		const headerSize = 16
+		if err != nil {
+			return true
+		}
+		if len(b) < headerSize+4 || binary.NativeEndian.Uint16(b[4:]) != unix.NLMSG_ERROR {
+			return false
+		}
+		sequence := binary.NativeEndian.Uint32(b[8:])
+		if !tell(sequence, unix.Errno(-int32(binary.NativeEndian.Uint32(b[headerSize:])))) && sequence != last {
+			return false
+		}
+		result = nil
+		return true
+	})
+	return errors.Join(err, result)
+}
+
+// Answer returns the errno of the first message that failed, or nil once the message with that number is
+// acknowledged.
+func Answer(c *netlink.Conn, sequence uint32) error {
+	var failed error
+	err := Answers(c, sequence, func(_ uint32, errno unix.Errno) (stop bool) {
+		if errno != 0 {
+			failed = errno
+		}
+		return errno != 0
+	})
+	return errors.Join(err, failed)
+}
+
+// receive reads what is there by now. It does so beneath the socket's own Receive, which would wait.
+func receive(c *netlink.Conn, b []byte, flags int, each func(b []byte, err error) (stop bool)) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(func(fd uintptr) {
+		for {
+			n, _, err := unix.Recvfrom(int(fd), b, unix.MSG_DONTWAIT|flags)
+			if err == unix.EINTR {
+				continue
+			}
+			if each(b[:max(0, min(n, len(b)))], err) {
+				return
+			}
+		}
+	})
+}
