@@ -104,7 +104,7 @@ func TestLawBare(t *testing.T) {
 				w.judge(state, Drop, cases, left, r)
 				w.load(0)
 				w.allow("client", long)
-				w.bare(guard.Plan{Leases: w.held.leases()})
+				w.bare(guard.Plan{Leases: w.held.Leases()})
 				stop := w.pump()
 				defer stop()
 				for _, six := range []bool{false, true} {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/firewall/internal/clock"
 	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
@@ -36,7 +37,7 @@ func TestCancelled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k := decided(t)
 			k.kernel.told = func() { t.Error("the kernel was told") }
-			before, free := k.inMemory(), len(k.ledger.free)
+			before, free := k.inMemory(), spare(k.ledger)
 			if err := do(k); !errors.Is(err, context.Canceled) {
 				t.Errorf("got %v, want %v", err, context.Canceled)
 			}
@@ -217,7 +218,7 @@ func TestGuardIsGone(t *testing.T) {
 		gone(k, nil)
 		k.passes(time.Hour, 0)
 		k.wakes()
-		if len(k.held.byKey) != 0 {
+		if k.held.Len() != 0 {
 			t.Error("something is held")
 		}
 	})
@@ -231,7 +232,7 @@ func TestGuardIsGone(t *testing.T) {
 	})
 	t.Run("grant that cannot be", func(t *testing.T) {
 		k := decided(t)
-		before, free := k.inMemory(), len(k.ledger.free)
+		before, free := k.inMemory(), spare(k.ledger)
 		gone(k, errFailing)
 		if err := decisions["grant"](k); !errors.Is(err, errFailing) {
 			t.Fatalf("got %v, want %v", err, errFailing)
@@ -243,7 +244,7 @@ func TestGuardIsGone(t *testing.T) {
 // alarmed is a guard of which Watch can wake.
 func alarmed(t *testing.T) *kept {
 	k := newKept(t)
-	a, err := openAlarm()
+	a, err := clock.OpenAlarm()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,10 +275,10 @@ func TestNobodyIsWoken(t *testing.T) {
 		t.Fatal(err)
 	}
 	armed(true, "while it lives")
-	if err := k.Firewall.ends.alarm.set(-time.Second); err != nil { // it goes off
+	if err := k.Firewall.ends.alarm.Set(-time.Second); err != nil { // it goes off
 		t.Fatal(err)
 	}
-	if err := k.Firewall.ends.alarm.wait(t.Context()); err != nil {
+	if err := k.Firewall.ends.alarm.Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	k.passes(2*time.Hour, 0)
@@ -370,7 +371,7 @@ func (s *saying) times(words string) int {
 func TestWokenForTheNextEnd(t *testing.T) {
 	c := newClocked(t)
 	var err error
-	if c.ends.alarm, err = openAlarm(); err != nil {
+	if c.ends.alarm, err = clock.OpenAlarm(); err != nil {
 		t.Fatal(err)
 	}
 	wakesBy := func(what string, until time.Time) {
@@ -380,26 +381,26 @@ func TestWokenForTheNextEnd(t *testing.T) {
 		}
 	}
 	c.grants("alice", 1, time.Hour)
-	wakesBy("a grant", c.held.next())
+	wakesBy("a grant", c.held.Next())
 	c.grants("bob", 2, time.Minute)
-	wakesBy("one that ends sooner", c.held.next())
+	wakesBy("one that ends sooner", c.held.Next())
 	c.grants("carol", 3, 2*time.Hour)
-	wakesBy("one that ends later", c.held.next())
+	wakesBy("one that ends later", c.held.Next())
 	c.passes(time.Minute, 0)
 	c.wakes()
-	wakesBy("the first has ended", c.held.next())
+	wakesBy("the first has ended", c.held.Next())
 	c.passes(time.Minute, 30*time.Minute)
 	if _, err := c.Revoke(t.Context(), Match{Client: "nobody"}, c.now); err != nil {
 		t.Fatal(err)
 	}
-	wakesBy("the clock has run on", c.held.next())
+	wakesBy("the clock has run on", c.held.Next())
 	c.passes(time.Hour, 0)
 	c.kernel.fails = errFailing
 	c.wakes()
 	wakesBy("the end has failed", c.now.Add(putBackAgain))
 	c.kernel.fails = nil
 	c.wakes()
-	wakesBy("two have ended", c.held.next())
+	wakesBy("two have ended", c.held.Next())
 	if gs := c.Grants(c.now); len(gs) != 1 || gs[0].Client != "carol" {
 		t.Errorf("got %v, want carol's", gs)
 	}
@@ -410,7 +411,7 @@ func TestAlarmThatFails(t *testing.T) {
 	k := alarmed(t)
 	said := &saying{Handler: slog.DiscardHandler}
 	k.log = slog.New(said)
-	if err := k.Firewall.ends.alarm.close(); err != nil {
+	if err := k.Firewall.ends.alarm.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := decisions["grant"](k); err != nil {

@@ -148,7 +148,7 @@ func TestClockIsSetBack(t *testing.T) {
 	}
 	c.wakes()
 	c.lasts(22, 0, "at the end")
-	if len(c.held.byKey) != 0 {
+	if c.held.Len() != 0 {
 		t.Error("it is held on")
 	}
 }
@@ -219,7 +219,7 @@ func TestClockGoesBackAndOn(t *testing.T) {
 	c.passes(2*time.Minute, 0)
 	c.wakes()
 	c.lasts(23, 0, "at bob's end")
-	if gs := c.Grants(c.now); len(gs) != 1 || len(c.held.byKey) != 1 || gs[0].Client != "alice" {
+	if gs := c.Grants(c.now); len(gs) != 1 || c.held.Len() != 1 || gs[0].Client != "alice" {
 		t.Errorf("got %v, want alice's", gs)
 	}
 }
@@ -262,7 +262,7 @@ func TestEndThatFails(t *testing.T) {
 	c.backend = c.kernel
 	c.wakes()
 	c.lasts(22, 0, "after another try")
-	if len(c.held.byKey) != 0 {
+	if c.held.Len() != 0 {
 		t.Error("it is held on")
 	}
 }
@@ -296,8 +296,8 @@ func TestEndsOfMany(t *testing.T) {
 					t.Fatalf("%s holds until %v, want %v", g.Client, g.Until, ends[g.Client])
 				}
 			}
-			if n := len(c.held.byKey); n != len(ends) || !c.held.next().Round(0).Equal(first) {
-				t.Fatalf("%d hold, the next until %v, want %d and %v", n, c.held.next(), len(ends), first)
+			if n := c.held.Len(); n != len(ends) || !c.held.Next().Round(0).Equal(first) {
+				t.Fatalf("%d hold, the next until %v, want %d and %v", n, c.held.Next(), len(ends), first)
 			}
 			if _, open := c.kernel.lasts[guard.Element{Source: netip.MustParseAddr("192.0.2.2"), Proto: service.TCP,
 				Port: 22}]; open != (len(ends) > 0) {
@@ -320,9 +320,9 @@ func TestManyEndsAtOnce(t *testing.T) {
 			t.Fatalf("%d ports were ended in one turn", c.kernel.most)
 		}
 	}
-	if turns < 3 || len(c.kernel.lasts) != 0 || len(c.held.byKey) != 0 {
+	if turns < 3 || len(c.kernel.lasts) != 0 || c.held.Len() != 0 {
 		t.Errorf("after %d turns, want more, the kernel has %d ports and %d are held", turns,
-			len(c.kernel.lasts), len(c.held.byKey))
+			len(c.kernel.lasts), c.held.Len())
 	}
 }
 
@@ -349,36 +349,5 @@ func TestSlowKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.lasts(22, 53*time.Second, "after a "+name)
-	}
-}
-
-// TestClockIsSetAfterARestart: nor has an end that comes from the ledger to do with the
-// wall clock any more.
-func TestClockIsSetAfterARestart(t *testing.T) {
-	l, now := &ledger{bootID: "this boot"}, time.Now()
-	h := &holding{client: "alice", source: netip.MustParseAddr("192.0.2.2"),
-		ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
-	for _, test := range []struct {
-		name       string
-		wall, boot time.Duration
-	}{
-		{"same", time.Minute, time.Minute},
-		{"set back while down", time.Hour, time.Minute},
-		{"set forward while down", time.Minute, time.Hour},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			var r [recordSize]byte
-			l.encode(&r, h, now.Add(test.wall), test.boot)
-			got, ok := l.decode(r[:], 0, now)
-			if !ok {
-				t.Fatal("no grant")
-			}
-			for _, d := range []time.Duration{-time.Hour, time.Hour} {
-				left := got.until.Sub(setClock(t, now.Add(10*time.Second), d))
-				if left != 50*time.Second {
-					t.Errorf("%v are left after the clock was set by %v, want 50s", left, d)
-				}
-			}
-		})
 	}
 }

@@ -72,6 +72,5 @@ func (f *Firewall) live(l guard.Flow) bool {
 	if f.held == nil {
 		return false
 	}
-	t := f.held.elements[f.cfg.elementOf(l)]
-	return t != nil && guard.Left(t.until, f.cfg.Now()) > 0
+	return guard.Left(f.held.EndOf(f.cfg.elementOf(l)), f.cfg.Now()) > 0
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
 )
 
 // endEarlier ends all that earlier runs granted: a dry run can revoke none of it. A guard that
@@ -35,24 +36,24 @@ func (f *Firewall) endEarlier(now time.Time) error {
 
 // endRecorded erases what the ledger holds, so that no later start brings it back.
 func (f *Firewall) endRecorded(now time.Time) error {
-	if _, err := os.Lstat(filepath.Join(f.cfg.State, ledgerName)); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(filepath.Join(f.cfg.State, ledger.FileName)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	l, err := f.cfg.openLedger()
+	l, err := openLedger(&f.cfg)
 	if err != nil {
 		return err
 	}
-	return errors.Join(l.alone(func() error {
-		hs, err := l.read(now)
+	return errors.Join(l.Alone(func() error {
+		hs, err := l.Read(now)
 		for _, h := range hs {
-			if err := l.erase(h); err != nil {
+			if err := l.Erase(h); err != nil {
 				return err
 			}
 			f.log.Warn("grant ended, because a dry run could not revoke it",
-				"client", h.client, "service", h.service, "source", h.source.String(), "ports", fmt.Sprint(h.ports))
+				"client", h.Client, "service", h.Service, "source", h.Source.String(), "ports", fmt.Sprint(h.Ports))
 		}
 		return err
-	}), l.close())
+	}), l.Close())
 }
 
 // endEnforced ends what the kernel holds, by whichever backend it was put there.

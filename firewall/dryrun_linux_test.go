@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/firewall/internal/ledger"
 	"sallyport/spa/lab"
 )
 
@@ -166,12 +167,12 @@ func TestDryRunFailsShut(t *testing.T) {
 			return err
 		}
 		defer fw.Close()
-		ledger, err := openLedger(l.State, "", l.slots)
+		ledger, err := ledger.Open(l.State, "", l.slots)
 		if err != nil {
 			return err
 		}
-		defer ledger.close()
-		if _, err := ledger.file.WriteAt([]byte("something else"), 0); err != nil {
+		defer ledger.Close()
+		if _, err := ledger.File.WriteAt([]byte("something else"), 0); err != nil {
 			return err
 		}
 		if err := fw.Load(t.Context(), 0, time.Now()); err == nil || !strings.Contains(err.Error(), "spa-server teardown") {

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"time"
 
+	"sallyport/firewall/internal/clock"
 	"sallyport/firewall/internal/guard"
 )
 
@@ -16,9 +17,9 @@ import (
 // by as long as its clock stood still while the machine slept or was paused. So whoever is
 // there ends them, too, by the wall clock, which goes on or is put right afterwards.
 type ends struct {
-	alarm *alarm    // nil in a dry run
-	at    time.Time // when it goes off; zero: not at all
-	seen  time.Time // when both clocks were last compared
+	alarm *clock.Alarm // nil in a dry run
+	at    time.Time    // when it goes off; zero: not at all
+	seen  time.Time    // when both clocks were last compared
 }
 
 // clockStep is how far the wall clock has to get ahead of the monotonic one for that not to
@@ -39,7 +40,7 @@ func (f *Firewall) adjust(now time.Time) {
 	if ahead < clockStep {
 		return
 	}
-	ends := f.held.adjust(now)
+	ends := f.held.Adjust(now)
 	if len(ends) == 0 {
 		return
 	}
@@ -59,24 +60,24 @@ const endAtOnce = 500
 // the lock.
 func (f *Firewall) endOver(now time.Time) (some bool, err error) {
 	f.adjust(now)
-	over := f.held.over(now, endAtOnce)
+	over := f.held.Over(now, endAtOnce)
 	if len(over) == 0 {
 		return false, nil
 	}
-	ends := f.held.endsWithout(over)
+	ends := f.held.EndsWithout(over)
 	maps.DeleteFunc(ends, func(_ guard.Element, end time.Time) bool { return !end.IsZero() }) // another one goes on
 	if err := f.backend.set(leasesOf(ends)); err != nil && !errors.Is(err, guard.ErrGone) {
 		return true, err
 	}
 	for _, h := range over {
-		f.held.remove(h)
+		f.held.Remove(h)
 	}
 	return true, nil
 }
 
 // wakeForNext makes Watch wake when the next grant ends. The caller holds the lock.
 func (f *Firewall) wakeForNext(now time.Time) {
-	next := f.held.next()
+	next := f.held.Next()
 	if next.IsZero() || !f.ends.at.IsZero() && !next.Before(f.ends.at) {
 		return
 	}
@@ -88,7 +89,7 @@ func (f *Firewall) wakeAt(at, now time.Time) {
 		return
 	}
 	f.ends.at = at
-	if err := f.ends.alarm.set(guard.Left(at, now)); err != nil {
+	if err := f.ends.alarm.Set(guard.Left(at, now)); err != nil {
 		f.log.Error("no alarm for the wall clock: grants end by the kernel's timeouts alone, later after a suspend", "error",
 			err)
 	}
@@ -100,7 +101,7 @@ func (f *Firewall) watchEnds(ctx context.Context) {
 		return
 	}
 	for rest(ctx, endsApart) {
-		err := f.ends.alarm.wait(ctx)
+		err := f.ends.alarm.Wait(ctx)
 		if ctx.Err() != nil {
 			return
 		}

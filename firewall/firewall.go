@@ -10,7 +10,10 @@ import (
 	"sync"
 	"time"
 
+	"sallyport/firewall/internal/clock"
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
+	"sallyport/firewall/internal/statefile"
 	"sallyport/keys/service"
 	"sallyport/spa/sandbox"
 )
@@ -171,7 +174,7 @@ func (c *Config) setDefaults() {
 		c.Now = time.Now
 	}
 	if c.slots == 0 {
-		c.slots = ledgerSlots
+		c.slots = ledger.Slots
 	}
 	if c.size == 0 {
 		c.size = setSize
@@ -191,7 +194,7 @@ func (c *Config) check() error {
 		}
 	}
 	for _, p := range slices.Concat(c.Guarded, c.Cut) {
-		if err := checkPorts(p); err != nil {
+		if err := guard.CheckPorts(p); err != nil {
 			return err
 		}
 	}
@@ -277,16 +280,9 @@ func (t *Target) check() error {
 		}
 	}
 	for _, p := range t.Ports {
-		if err := checkPorts(p); err != nil {
+		if err := guard.CheckPorts(p); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func checkPorts(p service.Ports) error {
-	if (p.Proto != service.TCP && p.Proto != service.UDP) || p.Low == 0 || p.Low > p.High {
-		return fmt.Errorf("ports %v are not a range of TCP or UDP ports", p)
 	}
 	return nil
 }
@@ -301,8 +297,8 @@ type Firewall struct {
 	sessions *sessions
 
 	mu     sync.Mutex // guards what follows, and the order of batches
-	ledger *ledger
-	held   *holdings
+	ledger *ledger.Ledger
+	held   *ledger.Book
 	ends   ends
 	guard  state
 	unsaid int       // put-backs that the log does not have yet
@@ -342,18 +338,25 @@ func (f *Firewall) open() error {
 		if f.sessions, err = openSessions(); err != nil {
 			return err
 		}
-		if f.ledger, err = f.cfg.openLedger(); err != nil {
+		if f.ledger, err = openLedger(&f.cfg); err != nil {
 			return err
 		}
-		f.ends.alarm, err = openAlarm()
+		f.ends.alarm, err = clock.OpenAlarm()
 	case BackendDryRun:
 		f.backend = newDryRun(f.log)
-		f.ledger = memoryLedger(f.cfg.slots)
+		f.ledger = ledger.InMemory(f.cfg.slots)
 	default:
 		err = fmt.Errorf("unknown backend %q; there are %q, %q, %q and %q",
 			f.cfg.Backend, BackendAuto, BackendNftables, BackendIptables, BackendDryRun)
 	}
 	return err
+}
+
+// openLedgerOf opens the ledger, which root or c.User owns.
+func openLedger(c *Config) (*ledger.Ledger, error) {
+	var l *ledger.Ledger
+	err := statefile.AsOwner(c.User, func() (err error) { l, err = ledger.Open(c.State, c.bootID, c.slots); return err })
+	return l, err
 }
 
 // Describe says in a sentence what guards, and what this kernel lacks.
@@ -398,10 +401,10 @@ func (f *Firewall) Close() error {
 		errs = append(errs, f.sessions.close())
 	}
 	if f.ledger != nil {
-		errs = append(errs, f.ledger.close())
+		errs = append(errs, f.ledger.Close())
 	}
 	if f.ends.alarm != nil {
-		errs = append(errs, f.ends.alarm.close())
+		errs = append(errs, f.ends.alarm.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -414,7 +417,7 @@ func (f *Firewall) Grants(now time.Time) []Grant {
 	if f.held == nil {
 		return nil
 	}
-	return f.held.grants(Match{}, now)
+	return live(f.held, Match{}, now)
 }
 
 // GrantsOf returns the grants of one client that live at now. Its cost does not grow with
@@ -425,5 +428,5 @@ func (f *Firewall) GrantsOf(client string, now time.Time) []Grant {
 	if f.held == nil || client == "" {
 		return nil
 	}
-	return f.held.grants(Match{Client: client}, now)
+	return live(f.held, Match{Client: client}, now)
 }

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,18 +10,12 @@ import (
 	"time"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
 )
 
 var (
 	errNotLoaded = errors.New("no guard is loaded")
 )
-
-// change is what a grant makes of one holding.
-type change struct {
-	*holding
-	until time.Time
-	fresh bool // the holding is new, and its slot too
-}
 
 // Grant opens the ports of all grants, or of none. They are in the ledger before the
 // kernel is told. A grant that its client holds already is prolonged, never shortened.
@@ -51,118 +46,80 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	if err := f.enforce(changes, now); err != nil {
 		return errors.Join(err, f.unrecord(changes))
 	}
-	f.held.apply(changes)
+	f.held.Apply(changes)
 	f.wakeForNext(now)
 	return nil
 }
 
+// check returns an error for a grant that cannot be given.
 func (g *Grant) check(now time.Time) error {
-	if !g.Source.IsValid() {
-		return errors.New("a grant needs a source address")
-	}
-	if guard.LinkLocal(g.Source) {
-		if err := g.checkLink(); err != nil {
-			return err
-		}
-	}
-	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !a.IsValid() || a.IsUnspecified() }) {
+	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !a.IsValid() }) {
 		return errors.New("a grant needs destination addresses")
-	}
-	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return a.Unmap().Is4() != g.Source.Unmap().Is4() }) {
-		return fmt.Errorf("%v cannot reach all of %v: a grant is for addresses of one family", g.Source, g.To)
-	}
-	if guard.Left(g.Until, now) <= 0 {
-		return fmt.Errorf("a grant until %v has ended already", g.Until)
-	}
-	if len(g.Client) >= nameSize || len(g.Service) >= nameSize {
-		return fmt.Errorf("a name of more than %d bytes does not fit the ledger", nameSize-1)
 	}
 	if len(g.Ports) == 0 {
 		return errors.New("a grant needs ports")
 	}
-	for _, p := range g.Ports {
-		if err := checkPorts(p); err != nil {
+	for _, h := range g.holdings() {
+		h.Until = g.Until
+		if err := h.Check(now); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// checkLink checks what holds for link-local sources only.
-func (g *Grant) checkLink() error {
-	b := g.Source.As16()
-	switch {
-	case g.Source.Unmap().Is4():
-		return fmt.Errorf("no grant for %v: an IPv4 link-local address may be another machine on every link", g.Source)
-	case guard.LinkOf(g.Source) == 0:
-		return fmt.Errorf("a grant for %v needs the index of an interface as its zone", g.Source)
-	case len(g.To) > 0:
-		return fmt.Errorf("a grant for %v reaches this host only, not %v", g.Source, g.To)
-	case [6]byte(b[2:8]) != [6]byte{}:
-		return fmt.Errorf("%v is not in fe80::/64, as link-local addresses are", g.Source)
 	}
 	return nil
 }
 
 // changes finds or makes the holdings for the grants.
-func (f *Firewall) changes(gs []Grant, now time.Time) ([]change, error) {
-	changes := make([]change, 0, len(gs))
-	fresh := make(map[holdingKey]int) // among changes
+func (f *Firewall) changes(gs []Grant, now time.Time) ([]ledger.Change, error) {
+	changes := make([]ledger.Change, 0, len(gs))
+	fresh := make(map[ledger.Key]int) // among changes
 	for _, g := range gs {
 		until := now.Add(guard.Left(g.Until, now)) // with now's monotonic reading, which g.Until may lack
 		for _, h := range g.holdings() {
-			if old := f.held.byKey[h.key()]; old != nil {
-				changes = append(changes, change{holding: old, until: later(until, old.until)})
+			if old := f.held.Find(h.Key()); old != nil {
+				changes = append(changes, ledger.Change{Holding: old, Until: ledger.Later(until, old.Until)})
 				continue
 			}
-			if i, again := fresh[h.key()]; again {
-				changes[i].until = later(until, changes[i].until)
+			if i, again := fresh[h.Key()]; again {
+				changes[i].Until = ledger.Later(until, changes[i].Until)
 				continue
 			}
-			fresh[h.key()] = len(changes)
-			changes = append(changes, change{holding: h, until: until, fresh: true})
+			fresh[h.Key()] = len(changes)
+			changes = append(changes, ledger.Change{Holding: h, Until: until, Fresh: true})
 		}
 	}
-	if len(fresh) > len(f.ledger.free) {
-		return nil, fmt.Errorf("%w: the ledger holds %d", ErrFull, f.ledger.slots)
+	if free, all := f.ledger.Spare(); len(fresh) > free {
+		return nil, fmt.Errorf("%w: the ledger holds %d", ErrFull, all)
 	}
 	for i := range changes {
-		if changes[i].fresh {
-			changes[i].slot = f.ledger.allocate()
+		if changes[i].Fresh {
+			changes[i].Slot = f.ledger.Allocate()
 		}
 	}
 	return changes, nil
 }
 
 // holdings returns what the grant comes to in the ledger.
-func (g *Grant) holdings() []*holding {
-	destinations, ranges := []netip.Addr{{}}, maxRanges
+func (g *Grant) holdings() []*ledger.Holding {
+	destinations, ranges := []netip.Addr{{}}, ledger.MaxRanges
 	if len(g.To) > 0 {
 		destinations, ranges = g.To, 1
 	}
-	var hs []*holding
+	var hs []*ledger.Holding
 	for _, to := range destinations {
 		for ports := range slices.Chunk(g.Ports, ranges) {
-			hs = append(hs, &holding{
-				client: g.Client, service: g.Service, source: guard.Normal(g.Source), link: guard.LinkOf(g.Source),
-				to: guard.Normal(to), ports: slices.Clone(ports),
+			hs = append(hs, &ledger.Holding{
+				Client: g.Client, Service: g.Service, Source: guard.Normal(g.Source), Link: guard.LinkOf(g.Source),
+				To: guard.Normal(to), Ports: slices.Clone(ports),
 			})
 		}
 	}
 	return hs
 }
 
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
 // record writes the changes to the ledger.
-func (f *Firewall) record(changes []change) error {
+func (f *Firewall) record(changes []ledger.Change) error {
 	for _, c := range changes {
-		if err := f.ledger.write(c.holding, c.until, f.cfg.Now()); err != nil {
+		if err := f.ledger.Write(c.Holding, c.Until, f.cfg.Now()); err != nil {
 			return err
 		}
 	}
@@ -170,41 +127,37 @@ func (f *Firewall) record(changes []change) error {
 }
 
 // unrecord makes the ledger say again what memory says.
-func (f *Firewall) unrecord(changes []change) error {
+func (f *Firewall) unrecord(changes []ledger.Change) error {
 	var errs []error
 	for _, c := range changes {
-		if !c.fresh {
-			errs = append(errs, f.ledger.write(c.holding, c.holding.until, f.cfg.Now()))
+		if !c.Fresh {
+			errs = append(errs, f.ledger.Write(c.Holding, c.Holding.Until, f.cfg.Now()))
 			continue
 		}
-		errs = append(errs, f.ledger.erase(c.holding))
-		f.ledger.release(c.slot)
+		errs = append(errs, f.ledger.Erase(c.Holding))
+		f.ledger.Release(c.Slot)
 	}
 	return errors.Join(errs...)
 }
 
 // enforce tells the kernel what the changes come to. Where another tool has just taken
 // the guard away, the grant need not wait for Watch.
-func (f *Firewall) enforce(changes []change, now time.Time) error {
+func (f *Firewall) enforce(changes []ledger.Change, now time.Time) error {
 	n := 0
 	for _, c := range changes {
-		n += c.size()
+		n += c.Size()
 	}
 	ends := make(map[guard.Element]time.Time, n)
 	for _, c := range changes {
-		c.each(func(e guard.Element) {
-			end := later(c.until, ends[e])
-			if t := f.held.elements[e]; t != nil {
-				end = later(end, t.until)
-			}
-			ends[e] = end
+		c.Each(func(e guard.Element) {
+			ends[e] = ledger.Later(f.held.EndOf(e), ledger.Later(c.Until, ends[e]))
 		})
 	}
 	err := f.backend.set(leasesOf(ends))
 	if !errors.Is(err, guard.ErrGone) {
 		return err
 	}
-	if err := f.ledger.alone(func() error { return f.restore(now) }); err != nil {
+	if err := f.ledger.Alone(func() error { return f.restore(now) }); err != nil {
 		return err
 	}
 	return f.backend.set(leasesOf(ends))
@@ -231,11 +184,11 @@ func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant,
 		return nil, errNotLoaded
 	}
 	f.adjust(now)
-	leaving := f.held.matching(m)
+	leaving := matching(f.held, m)
 	if len(leaving) == 0 {
 		return nil, nil
 	}
-	ends := f.held.endsWithout(leaving)
+	ends := f.held.EndsWithout(leaving)
 	if err := f.forget(leaving); err != nil {
 		return nil, errors.Join(err, f.remember(leaving))
 	}
@@ -245,27 +198,82 @@ func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant,
 	}
 	gs := make([]Grant, 0, len(leaving))
 	for _, h := range leaving {
-		gs = append(gs, h.grant())
-		f.held.remove(h)
+		gs = append(gs, grantOf(h))
+		f.held.Remove(h)
 	}
-	f.held.shorten(ends)
+	f.held.Shorten(ends)
 	slices.SortFunc(gs, compareGrants)
 	return gs, nil
 }
 
-func (f *Firewall) forget(leaving []*holding) error {
+func (f *Firewall) forget(leaving []*ledger.Holding) error {
 	for _, h := range leaving {
-		if err := f.ledger.erase(h); err != nil {
+		if err := f.ledger.Erase(h); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *Firewall) remember(leaving []*holding) error {
+func (f *Firewall) remember(leaving []*ledger.Holding) error {
 	var errs []error
 	for _, h := range leaving {
-		errs = append(errs, f.ledger.write(h, h.until, f.cfg.Now()))
+		errs = append(errs, f.ledger.Write(h, h.Until, f.cfg.Now()))
 	}
 	return errors.Join(errs...)
+}
+
+// matching returns the holdings that m picks. It looks at those of one client only if m names it.
+func matching(held *ledger.Book, m Match) []*ledger.Holding {
+	from := held.All()
+	if m.Client != "" {
+		from = held.Of(m.Client)
+	}
+	var found []*ledger.Holding
+	for h := range from {
+		if m.matches(h) {
+			found = append(found, h)
+		}
+	}
+	return found
+}
+
+// matches reports whether m's address and services are the holding's; its client is looked
+// for by matching.
+func (m *Match) matches(h *ledger.Holding) bool {
+	return (!m.Source.IsValid() || guard.Normal(m.Source) == h.Source &&
+		(m.Source.Zone() == "" || guard.LinkOf(m.Source) == h.Link)) &&
+		(m.Services == nil || slices.Contains(m.Services, h.Service))
+}
+
+// live returns the grants that m picks and that live at now, sorted.
+func live(held *ledger.Book, m Match, now time.Time) []Grant {
+	var gs []Grant
+	for _, h := range matching(held, m) {
+		if h.Live(now) {
+			gs = append(gs, grantOf(h))
+		}
+	}
+	slices.SortFunc(gs, compareGrants)
+	return gs
+}
+
+// grantOf is the grant that a holding is of, or a part of it.
+func grantOf(h *ledger.Holding) Grant {
+	g := Grant{Client: h.Client, Service: h.Service, Source: guard.OnLink(h.Source, h.Link),
+		Ports: slices.Clone(h.Ports), Until: h.Until}
+	if h.To.IsValid() {
+		g.To = []netip.Addr{h.To}
+	}
+	return g
+}
+
+func compareGrants(a, b Grant) int {
+	return cmp.Or(
+		cmp.Compare(a.Client, b.Client),
+		cmp.Compare(a.Service, b.Service),
+		a.Source.Compare(b.Source),
+		slices.CompareFunc(a.To, b.To, netip.Addr.Compare),
+		slices.CompareFunc(a.Ports, b.Ports, guard.ComparePorts),
+	)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/coreos/go-iptables/iptables"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/statefile"
 	"sallyport/spa/sandbox"
 )
 
@@ -239,7 +240,7 @@ func (p *programs) locked() bool {
 		return false // nobody has locked yet, or iptables says what is wrong
 	}
 	defer f.Close()
-	return errors.Is(flock(f, unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+	return errors.Is(statefile.Flock(f, unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // save is a table as it is. The older kind would make a table by asking for it.

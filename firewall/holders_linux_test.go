@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
 	"sallyport/firewall/internal/nl"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
@@ -77,7 +78,7 @@ func TestShorterAgainKeepsTheLonger(t *testing.T) {
 	if len(gs) != 1 {
 		t.Fatalf("got %d grants after half a minute, want 1", len(gs))
 	}
-	if n := len(s.ledger.free); n != s.config.slots-1 {
+	if n := spare(s.ledger); n != s.config.slots-1 {
 		t.Errorf("%d slots are free, want all but one", n)
 	}
 	s.open()
@@ -300,15 +301,15 @@ func TestDamagedRecords(t *testing.T) {
 		s.grant("alice", fmt.Sprintf("192.0.2.%d", i), long)
 	}
 	s.must(s.Firewall.Close())
-	path := filepath.Join(s.config.State, ledgerName)
+	path := filepath.Join(s.config.State, ledger.FileName)
 	b, err := os.ReadFile(path)
 	s.must(err)
-	records := b[headerSize:]
-	records[0]++                                                     // a later end
-	records[recordSize+31]++                                         // another source
-	copy(records[2*recordSize+64:], make([]byte, recordSize-64))     // torn in the middle
-	copy(records[3*recordSize:4*recordSize], records[4*recordSize:]) // a record may stand anywhere,
-	records[3*recordSize+98] = 200                                   // but not with 200 ranges
+	records := b[ledger.HeaderSize:]
+	records[0]++                                                                          // a later end
+	records[ledger.RecordSize+31]++                                                       // another source
+	copy(records[2*ledger.RecordSize+64:], make([]byte, ledger.RecordSize-64))            // torn in the middle
+	copy(records[3*ledger.RecordSize:4*ledger.RecordSize], records[4*ledger.RecordSize:]) // a record may stand anywhere,
+	records[3*ledger.RecordSize+98] = 200                                                 // but not with 200 ranges
 	s.must(os.WriteFile(path, b, 0o600))
 	s.Firewall = nil
 	s.open()
@@ -323,7 +324,7 @@ func TestDamagedRecords(t *testing.T) {
 
 func TestLedgerOfSomethingElse(t *testing.T) {
 	s := newSite(t, nil)
-	s.must(os.WriteFile(filepath.Join(s.config.State, ledgerName), []byte(strings.Repeat("x", 5000)), 0o600))
+	s.must(os.WriteFile(filepath.Join(s.config.State, ledger.FileName), []byte(strings.Repeat("x", 5000)), 0o600))
 	err := s.gw.Do(func() error { _, err := New(s.config, nil); return err })
 	if err == nil || !strings.Contains(err.Error(), "not a grant ledger") {
 		t.Errorf("got %v, want that it is not a ledger", err)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
 )
 
 // A link-local source is another machine on every link, and no type of set has an address, a port
@@ -37,7 +38,7 @@ func (n *neighbor) clone() *neighbor {
 func (n *neighbor) left(now time.Time) time.Duration {
 	var last time.Time
 	for _, end := range n.ends {
-		last = later(last, end)
+		last = ledger.Later(last, end)
 	}
 	return last.Sub(now)
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
 	"sallyport/keys/service"
 )
 
@@ -299,7 +300,7 @@ func ourSets() []string {
 func (b *ipt) lasts(until time.Time) {
 	b.span.Lock()
 	defer b.span.Unlock()
-	b.until = later(b.until, until)
+	b.until = ledger.Later(b.until, until)
 }
 
 // lasting is when the last thing in the sets ends.

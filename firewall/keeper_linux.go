@@ -19,6 +19,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/statefile"
 	"sallyport/spa/sandbox"
 )
 
@@ -348,13 +349,13 @@ func (k *keeper) leave() error {
 
 // openKeeperFile opens the file whose lock is the keeper's, or makes it.
 func openKeeperFile(state string, create bool) (*os.File, error) {
-	return openOwned(filepath.Join(state, keeperFile), create)
+	return statefile.Open(filepath.Join(state, keeperFile), create)
 }
 
 // openKeeperFile opens or makes the keeper file, which root or c.User owns.
 func (c *Config) openKeeperFile() (*os.File, error) {
 	var f *os.File
-	err := c.either(func() (err error) { f, err = openKeeperFile(c.State, true); return err })
+	err := statefile.AsOwner(c.User, func() (err error) { f, err = openKeeperFile(c.State, true); return err })
 	return f, err
 }
 

@@ -11,7 +11,9 @@ import (
 
 	nft "github.com/google/nftables"
 
+	"sallyport/firewall/internal/clock"
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -64,7 +66,7 @@ func (s *site) lastsByRule(a netip.Addr) time.Duration {
 		}
 		end, err := time.Parse("2006-01-02T15:04:05", strings.Fields(stop)[0])
 		s.must(err)
-		last = later(last, end.Add(time.Second)) // it is still in time
+		last = ledger.Later(last, end.Add(time.Second)) // it is still in time
 	}
 	if last.IsZero() {
 		return 0
@@ -214,7 +216,7 @@ func TestClockIsAhead(t *testing.T) {
 				s.connect(f.alice, f.gateway, "22")
 				<-ahead
 				ahead <- 2 * time.Hour
-				s.must(s.Firewall.ends.alarm.set(0)) // as when the kernel tells of a clock that is set
+				s.must(s.Firewall.ends.alarm.Set(0)) // as when the kernel tells of a clock that is set
 				lab.Eventually(t, "the end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
 				s.kernelEnds(f.stranger, end.Add(-2*time.Hour), "of who lives on")
 				s.connect(f.stranger, f.gateway, "22")
@@ -245,12 +247,12 @@ func TestWatchEndsGrants(t *testing.T) {
 // TestAlarm: by the wall clock, at a time of it, and also when that is set. It cannot be set
 // here, so the kernel is asked what it was told.
 func TestAlarm(t *testing.T) {
-	a, err := openAlarm()
+	a, err := clock.OpenAlarm()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.close()
-	if err := a.set(long); err != nil {
+	defer a.Close()
+	if err := a.Set(long); err != nil {
 		t.Fatal(err)
 	}
 	said := told(t, a)
@@ -262,9 +264,9 @@ func TestAlarm(t *testing.T) {
 }
 
 // told is what the kernel says that it was told of an alarm.
-func told(t *testing.T, a *alarm) string {
+func told(t *testing.T, a *clock.Alarm) string {
 	t.Helper()
-	raw, err := a.file.SyscallConn()
+	raw, err := a.File.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
+	"sallyport/firewall/internal/statefile"
 	"sallyport/keys/service"
 )
 
@@ -45,7 +47,7 @@ func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Tim
 	if err := f.recall(now); err != nil {
 		return err
 	}
-	if err := f.ledger.alone(func() error { return f.load(confirm, now) }); err != nil {
+	if err := f.ledger.Alone(func() error { return f.load(confirm, now) }); err != nil {
 		return err
 	}
 	f.wakeForNext(now)
@@ -62,14 +64,14 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 		return err
 	}
 	p := guard.Plan{
-		Leases:    f.held.leases(),
+		Leases:    f.held.Leases(),
 		ConfirmBy: next.confirmBy,
 		Carried:   next.carried,
 	}
 	// Whatever happens between the two, the next load must not take this one for
 	// settled before it is.
 	if confirm > 0 {
-		if err := f.ledger.setMark(loadFirst); err != nil {
+		if err := f.ledger.SetMark(ledger.LoadFirst); err != nil {
 			return err
 		}
 	}
@@ -80,7 +82,7 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 	if confirm > 0 {
 		return nil
 	}
-	return f.ledger.setMark(loadAgain)
+	return f.ledger.SetMark(ledger.LoadAgain)
 }
 
 // recall takes from the ledger who holds what, once.
@@ -90,21 +92,10 @@ func (f *Firewall) recall(now time.Time) error {
 		return nil
 	}
 	f.ends.seen = now
-	hs, err := f.ledger.read(f.cfg.Now())
+	keep := func(h *ledger.Holding) bool { return f.cfg.Keep == nil || f.cfg.Keep(grantOf(h)) }
+	held, err := f.ledger.Recall(f.cfg.Now(), int(f.cfg.size), keep)
 	if err != nil {
 		return err
-	}
-	held := newHoldings(f.ledger.release)
-	left := room{v4: int(f.cfg.size), v6: int(f.cfg.size)}
-	for _, h := range hs {
-		if (f.cfg.Keep == nil || f.cfg.Keep(h.grant())) && left.reserve(h) {
-			held.add(h)
-			continue
-		}
-		if err := f.ledger.erase(h); err != nil {
-			return err
-		}
-		f.ledger.release(h.slot)
 	}
 	f.held = held
 	return nil
@@ -113,7 +104,7 @@ func (f *Firewall) recall(now time.Time) error {
 // carry fills in which flows the guard has to carry: on a first load those that are
 // established, later those that the guard in place still carries.
 func (f *Firewall) carry(s *state, now time.Time) error {
-	mark, err := f.ledger.mark()
+	mark, err := f.ledger.Mark()
 	if err != nil {
 		return err
 	}
@@ -125,7 +116,7 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 		c := &s.carried[i]
 		c.Until = now.Add(min(c.Left, f.cfg.carries(c.Flow)))
 	}
-	if mark != loadAgain && !f.cfg.NoCarry {
+	if mark != ledger.LoadAgain && !f.cfg.NoCarry {
 		flows, err := f.established(f.cfg.guards)
 		if err != nil {
 			return fmt.Errorf("listing the sessions that the first load must not end: %w", err)
@@ -162,17 +153,17 @@ func (f *Firewall) established(kind func(guard.Flow) bool) ([]guard.Flow, error)
 // restore puts the guard back as it should be at now. The caller holds the lock and has the
 // ledger alone.
 func (f *Firewall) restore(now time.Time) error {
-	mark, err := f.ledger.mark()
+	mark, err := f.ledger.Mark()
 	if err != nil {
 		return err
 	}
-	if mark == tornDown {
+	if mark == ledger.TornDown {
 		return ErrTornDown
 	}
 	if !f.guard.confirmBy.IsZero() && guard.Left(f.guard.confirmBy, now) <= 0 {
 		return ErrUnconfirmed
 	}
-	return f.backend.load(guard.Plan{Leases: f.held.leases(), ConfirmBy: f.guard.confirmBy, Carried: f.guard.carried})
+	return f.backend.load(guard.Plan{Leases: f.held.Leases(), ConfirmBy: f.guard.confirmBy, Carried: f.guard.carried})
 }
 
 // Teardown takes our table away, whether a daemon runs or not, and makes the next load a
@@ -180,7 +171,7 @@ func (f *Firewall) restore(now time.Time) error {
 // daemon's own, Teardown waits until it has removed it. Where there is no table that is no
 // error; one that is not ours is ErrForeign. The dry run has nothing to tear down.
 func Teardown(state string) error {
-	f, err := openLedgerFile(state, false)
+	f, err := ledger.OpenFile(state, false)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) { // the next load is a first load anyway
 			err = nil
@@ -189,8 +180,8 @@ func Teardown(state string) error {
 		return errors.Join(err, failed, rest())
 	}
 	rest := func() error { return nil }
-	err = alone(f, func() (err error) {
-		rest, err = teardownAll(state, func() error { return writeMark(f, tornDown) })
+	err = statefile.Alone(f, func() (err error) {
+		rest, err = teardownAll(state, func() error { return ledger.WriteMark(f, ledger.TornDown) })
 		return err
 	})
 	// No longer alone: the daemon has to be, to see the mark.
@@ -199,12 +190,12 @@ func Teardown(state string) error {
 
 // MarkFirst makes the next load a first load. Where there is no ledger, it is one anyway.
 func MarkFirst(state string) error {
-	f, err := openLedgerFile(state, false)
+	f, err := ledger.OpenFile(state, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return errors.Join(alone(f, func() error { return writeMark(f, loadFirst) }), f.Close())
+	return errors.Join(statefile.Alone(f, func() error { return ledger.WriteMark(f, ledger.LoadFirst) }), f.Close())
 }

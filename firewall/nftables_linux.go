@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
 	"sallyport/firewall/internal/nl"
 	"sallyport/keys/service"
 )
@@ -253,8 +254,8 @@ func targetElements(ts []Target, timeout time.Duration) (v4, v6 []nft.SetElement
 	for _, t := range ts {
 		for _, a := range t.Addresses {
 			a = guard.Normal(a)
-			all := holding{ports: t.Ports}
-			all.each(func(e guard.Element) {
+			all := ledger.Holding{Ports: t.Ports}
+			all.Each(func(e guard.Element) {
 				el := nft.SetElement{Key: portKey(a.AsSlice(), e.Proto, e.Port), Timeout: timeout}
 				if a.Is4() {
 					v4 = append(v4, el)
@@ -274,8 +275,8 @@ func portKey(key []byte, proto service.Proto, port uint16) []byte {
 
 func portElements(ranges []service.Ports, timeout time.Duration) []nft.SetElement {
 	var es []nft.SetElement
-	all := holding{ports: ranges}
-	all.each(func(e guard.Element) {
+	all := ledger.Holding{Ports: ranges}
+	all.Each(func(e guard.Element) {
 		es = append(es, nft.SetElement{Key: portKey(nil, e.Proto, e.Port), Timeout: timeout})
 	})
 	return es
@@ -322,13 +323,4 @@ func addressElements(ts []Target) (v4, v6 []nft.SetElement) {
 		}
 	}
 	return v4, v6
-}
-
-// bootClock is the time since boot, also while the machine slept.
-func bootClock() (time.Duration, error) {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		return 0, os.NewSyscallError("clock_gettime", err)
-	}
-	return time.Duration(t.Nano()), nil
 }

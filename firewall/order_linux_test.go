@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
 	"sallyport/keys/service"
 )
 
@@ -40,20 +41,20 @@ func newKept(t *testing.T) *kept {
 	return k
 }
 
-func (k *kept) reopen(slots int) *ledger {
+func (k *kept) reopen(slots int) *ledger.Ledger {
 	k.Helper()
-	l, err := openLedger(k.dir, thisBoot, slots)
+	l, err := ledger.Open(k.dir, thisBoot, slots)
 	if err != nil {
 		k.Fatal(err)
 	}
-	k.Cleanup(func() { l.close() })
+	k.Cleanup(func() { l.Close() })
 	return l
 }
 
 // onDisk is what a process that starts now would find: who holds which port, and for how long.
 func (k *kept) onDisk() map[string]time.Duration {
 	k.Helper()
-	hs, err := k.reopen(10).read(k.now)
+	hs, err := k.reopen(10).Read(k.now)
 	if err != nil {
 		k.Fatal(err)
 	}
@@ -61,15 +62,15 @@ func (k *kept) onDisk() map[string]time.Duration {
 }
 
 func (k *kept) inMemory() map[string]time.Duration {
-	return k.lines(slices.Collect(maps.Values(k.held.byKey)))
+	return k.lines(slices.Collect(k.held.All()))
 }
 
-func (k *kept) lines(hs []*holding) map[string]time.Duration {
+func (k *kept) lines(hs []*ledger.Holding) map[string]time.Duration {
 	found := make(map[string]time.Duration)
 	for _, h := range hs {
-		h.each(func(e guard.Element) {
-			if l := guard.Left(h.until, k.now); l > 0 {
-				found[fmt.Sprint(h.client, " ", e.Proto, "/", e.Port)] = l.Round(time.Second)
+		h.Each(func(e guard.Element) {
+			if l := guard.Left(h.Until, k.now); l > 0 {
+				found[fmt.Sprint(h.Client, " ", e.Proto, "/", e.Port)] = l.Round(time.Second)
 			}
 		})
 	}
@@ -211,7 +212,7 @@ func TestLedgerComesFirst(t *testing.T) {
 				t.Errorf("the file has %v, want %v", got, want)
 			}
 			k.passes(2*time.Hour, 0)
-			if hs, err := k.reopen(10).read(k.now); len(hs) != 0 || err != nil {
+			if hs, err := k.reopen(10).Read(k.now); len(hs) != 0 || err != nil {
 				t.Errorf("two hours later the file has %v, %v, want none", hs, err)
 			}
 		})
@@ -223,7 +224,7 @@ func TestKernelRefuses(t *testing.T) {
 	for name, decide := range decisions {
 		t.Run(name, func(t *testing.T) {
 			k := decided(t)
-			before, free := k.inMemory(), len(k.ledger.free)
+			before, free := k.inMemory(), spare(k.ledger)
 			k.kernel.fails = errFailing
 			if err := decide(k); !errors.Is(err, errFailing) {
 				t.Fatalf("got %v, want %v", err, errFailing)
@@ -241,11 +242,11 @@ func TestLedgerRefuses(t *testing.T) {
 		for _, nth := range []int{0, 1} {
 			t.Run(fmt.Sprintf("%s, write %d", name, nth+1), func(t *testing.T) {
 				k := decided(t)
-				before, free := k.inMemory(), len(k.ledger.free)
+				before, free := k.inMemory(), spare(k.ledger)
 				told := 0
 				k.kernel.told = func() { told++ }
-				file := &failingFile{WriterAt: k.ledger.records, at: nth}
-				k.ledger.records = file
+				file := &failingFile{WriterAt: k.ledger.Records, at: nth}
+				k.ledger.Records = file
 				err := decide(k)
 				if file.at >= 0 {
 					return // it writes less
@@ -281,8 +282,8 @@ func (k *kept) unchanged(before map[string]time.Duration, free int) {
 	if after := k.inMemory(); !maps.Equal(after, before) {
 		k.Errorf("memory has %v, want what it had: %v", after, before)
 	}
-	if len(k.ledger.free) != free {
-		k.Errorf("%d slots are free, want %d as before", len(k.ledger.free), free)
+	if spare(k.ledger) != free {
+		k.Errorf("%d slots are free, want %d as before", spare(k.ledger), free)
 	}
 	k.agree("after the fault")
 	for name, again := range decisions { // nothing of it is in the way later

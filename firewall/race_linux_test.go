@@ -9,6 +9,7 @@ import (
 	nft "github.com/google/nftables"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
 	"sallyport/spa/lab"
 )
 
@@ -121,7 +122,7 @@ func TestMarkFirstDuringLoad(t *testing.T) {
 	}}
 	s.load(0)
 	s.must(<-done)
-	if m, err := s.ledger.mark(); m != loadFirst || err != nil {
+	if m, err := s.ledger.Mark(); m != ledger.LoadFirst || err != nil {
 		t.Errorf("the next load is %d, %v, want a first load", m, err)
 	}
 }
@@ -151,7 +152,7 @@ func TestFlushDuringConfirmation(t *testing.T) {
 				lab.Eventually(t, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 				s.passes(ended)
 				s.dark("192.0.2.3", "192.0.2.1", "22")
-				if m, err := s.ledger.mark(); m != loadAgain || err != nil {
+				if m, err := s.ledger.Mark(); m != ledger.LoadAgain || err != nil {
 					t.Errorf("the next load is %d, %v, want one that is not the first", m, err)
 				}
 				return true

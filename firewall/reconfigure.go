@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
 	"sallyport/keys/service"
 )
 
@@ -41,7 +42,7 @@ func (f *Firewall) Reconfigure(ctx context.Context, c Config, now time.Time) err
 	}
 	f.endOver(now)
 	defer f.wakeForNext(now)
-	return f.ledger.alone(func() error { return f.reconfigure(&c, now) })
+	return f.ledger.Alone(func() error { return f.reconfigure(&c, now) })
 }
 
 // fixed names the fields that differ and that only New looks at.
@@ -73,11 +74,11 @@ func (c *Config) apply(n *Config) {
 
 // reconfigure is Reconfigure for a caller that holds the lock and has the ledger alone.
 func (f *Firewall) reconfigure(c *Config, now time.Time) error {
-	mark, err := f.ledger.mark()
+	mark, err := f.ledger.Mark()
 	if err != nil {
 		return err
 	}
-	if mark == tornDown {
+	if mark == ledger.TornDown {
 		return ErrTornDown
 	}
 	if !f.guard.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
@@ -103,9 +104,9 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 		return errors.Join(err, f.undo(r))
 	}
 	for _, h := range r.leaving {
-		f.ledger.release(h.slot)
+		f.ledger.Release(h.Slot)
 		f.log.Warn("grant ended: the new configuration does not allow it as it was",
-			"client", h.client, "service", h.service, "source", h.source.String(), "ports", fmt.Sprint(h.ports))
+			"client", h.Client, "service", h.Service, "source", h.Source.String(), "ports", fmt.Sprint(h.Ports))
 	}
 	return nil
 }
@@ -132,31 +133,31 @@ func (f *Firewall) carryNew(c *Config, now time.Time) (state, error) {
 
 // reheld is what rehold has done.
 type reheld struct {
-	before  *holdings
-	leaving []*holding // of before; their slots are taken until it is certain
-	changes []change
+	before  *ledger.Book
+	leaving []*ledger.Holding // of before; their slots are taken until it is certain
+	changes []ledger.Change
 }
 
 // rehold takes from the ledger and from memory what may not be held under c. A grant of
 // which some ports stay guarded goes on for those.
 func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 	r := &reheld{before: f.held}
-	next := newHoldings(f.ledger.release)
+	next := ledger.NewBook(f.ledger.Release)
 	var parts []Grant
-	for _, h := range f.held.byKey {
-		if c.Keep != nil && !c.Keep(h.grant()) {
+	for h := range f.held.All() {
+		if c.Keep != nil && !c.Keep(grantOf(h)) {
 			r.leaving = append(r.leaving, h)
 			continue
 		}
-		ports := within(h.ports, c.portsAt(h.to))
-		if slices.Equal(ports, h.ports) {
+		ports := within(h.Ports, c.portsAt(h.To))
+		if slices.Equal(ports, h.Ports) {
 			same := *h
-			next.add(&same)
+			next.Add(&same)
 			continue
 		}
 		r.leaving = append(r.leaving, h)
 		if len(ports) > 0 {
-			part := h.grant()
+			part := grantOf(h)
 			part.Ports = ports
 			parts = append(parts, part)
 		}
@@ -170,7 +171,7 @@ func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 	if err := errors.Join(f.record(r.changes), f.forget(r.leaving)); err != nil {
 		return nil, errors.Join(err, f.undo(r))
 	}
-	f.held.apply(r.changes)
+	f.held.Apply(r.changes)
 	return r, nil
 }
 
@@ -178,8 +179,8 @@ func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 func (f *Firewall) undo(r *reheld) error {
 	f.held = r.before
 	for i := range r.changes {
-		if c := &r.changes[i]; !c.fresh {
-			c.holding = f.held.byKey[c.key()]
+		if c := &r.changes[i]; !c.Fresh {
+			c.Holding = f.held.Find(c.Key())
 		}
 	}
 	return errors.Join(f.unrecord(r.changes), f.remember(r.leaving))
@@ -190,8 +191,8 @@ func (f *Firewall) undo(r *reheld) error {
 func within(ranges, others []service.Ports) []service.Ports {
 	inside := make(map[service.Proto]map[uint16]bool)
 	all := true
-	one := holding{ports: ranges}
-	one.each(func(e guard.Element) {
+	one := ledger.Holding{Ports: ranges}
+	one.Each(func(e guard.Element) {
 		if !guard.Contains(others, e.Proto, e.Port) {
 			all = false
 			return

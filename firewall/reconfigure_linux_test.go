@@ -109,7 +109,7 @@ func TestReconfigureGuardsLess(t *testing.T) {
 		s.connect("192.0.2.2", "192.0.2.1", "2300")
 		s.revoke(Match{})
 		s.dark("192.0.2.2", "192.0.2.1", "2300")
-		if free := len(s.ledger.free); free != s.config.slots {
+		if free := spare(s.ledger); free != s.config.slots {
 			t.Errorf("%d slots are free, want all", free)
 		}
 	})
@@ -211,8 +211,8 @@ func TestFailedReconfigure(t *testing.T) {
 	b.no.Store(false)
 	check := func(step string) {
 		t.Helper()
-		if gs := s.Grants(time.Now()); len(gs) != 3 || len(s.ledger.free) != s.config.slots-3 {
-			t.Errorf("%s: got %v and %d free slots, want three grants", step, gs, len(s.ledger.free))
+		if gs := s.Grants(time.Now()); len(gs) != 3 || spare(s.ledger) != s.config.slots-3 {
+			t.Errorf("%s: got %v and %d free slots, want three grants", step, gs, spare(s.ledger))
 		}
 		s.dark("192.0.2.3", "192.0.2.1", "2300")
 		s.connect("192.0.2.2", "192.0.2.1", "2300")

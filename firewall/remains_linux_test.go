@@ -144,7 +144,7 @@ func TestWatchHearsOfEachEnd(t *testing.T) {
 func TestRelayShutsMeanwhile(t *testing.T) {
 	s := ownedGuard(t, nil)
 	n := s.backend.(*nftables)
-	p := guard.Plan{Leases: s.held.leases()}
+	p := guard.Plan{Leases: s.held.Leases()}
 	s.must(n.behindRelay(p, func() error {
 		if err := n.deleteTable(tableName); err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
 	"sallyport/keys/service"
 )
 
@@ -117,8 +118,8 @@ func familyName(a netip.Addr) string {
 
 func portList(ranges []service.Ports) []string {
 	var list []string
-	all := holding{ports: ranges}
-	all.each(func(e guard.Element) { list = append(list, fmt.Sprintf("%v . %d", e.Proto, e.Port)) })
+	all := ledger.Holding{Ports: ranges}
+	all.Each(func(e guard.Element) { list = append(list, fmt.Sprintf("%v . %d", e.Proto, e.Port)) })
 	return list
 }
 

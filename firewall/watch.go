@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ledger"
 )
 
 // confirmPoll is how often Watch asks whether a new flow has come through a grant. It asks
@@ -127,7 +128,7 @@ func (f *Firewall) confirm(now time.Time) error {
 	if f.guard.confirmBy.IsZero() {
 		return nil
 	}
-	return f.ledger.alone(func() error {
+	return f.ledger.Alone(func() error {
 		if f.entered() {
 			return f.stay()
 		}
@@ -159,7 +160,7 @@ func (f *Firewall) entered() bool {
 func (f *Firewall) setConfirmed() error {
 	f.guard.confirmBy = time.Time{}
 	f.log.Info("the guard is confirmed: a new connection came in through a grant")
-	return f.ledger.setMark(loadAgain)
+	return f.ledger.SetMark(ledger.LoadAgain)
 }
 
 func (f *Firewall) endTrial() error {
@@ -175,7 +176,7 @@ func (f *Firewall) putBack(now time.Time) error {
 		return nil
 	}
 	f.adjust(now)
-	return f.ledger.alone(func() error { return f.putBackAlone(now) })
+	return f.ledger.Alone(func() error { return f.putBackAlone(now) })
 }
 
 func (f *Firewall) putBackAlone(now time.Time) error {
@@ -211,6 +212,6 @@ func (f *Firewall) sayPutBack() {
 	if f.unsaid == 0 || time.Since(f.said) < sayAgain {
 		return
 	}
-	f.log.Warn("another tool changed our table: the guard was put back", "times", f.unsaid, "grants", len(f.held.byKey))
+	f.log.Warn("another tool changed our table: the guard was put back", "times", f.unsaid, "grants", f.held.Len())
 	f.unsaid, f.said = 0, time.Now()
 }

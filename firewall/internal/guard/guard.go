@@ -1,10 +1,11 @@
-// Package guard has the words that the firewall and its backends share: what a grant opens, when it ends, which
+// package guard has the words that the firewall and its backends share: what a grant opens, when it ends, which
 // flows go on, and the errors of a backend.
 package guard
 
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -126,4 +127,12 @@ func Contains(ports []service.Ports, proto service.Proto, port uint16) bool {
 // ComparePorts orders ranges.
 func ComparePorts(a, b service.Ports) int {
 	return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Low, b.Low), cmp.Compare(a.High, b.High))
+}
+
+// CheckPorts returns an error for a range that cannot be guarded.
+func CheckPorts(p service.Ports) error {
+	if (p.Proto != service.TCP && p.Proto != service.UDP) || p.Low == 0 || p.Low > p.High {
+		return fmt.Errorf("ports %v are not a range of TCP or UDP ports", p)
+	}
+	return nil
 }

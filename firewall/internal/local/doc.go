@@ -1,4 +1,4 @@
-// Package local reads what package net does not tell of this host: which addresses are its own though no
+// package local reads what package net does not tell of this host: which addresses are its own though no
 // interface has them, by routes of type local, as cloud agents, load balancers and AnyIP prefixes have
 // them; what its interfaces are made of; and how it routes.
 package local

@@ -1,4 +1,4 @@
-// Package nl has what every user of a netfilter netlink socket here needs: attributes, the answers of the kernel, and
+// package nl has what every user of a netfilter netlink socket here needs: attributes, the answers of the kernel, and
 // a socket that hears of changes.
 package nl
 

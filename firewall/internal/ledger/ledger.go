@@ -1,4 +1,5 @@
-package firewall
+// package ledger keeps who holds what: in a file that survives the process, and in memory.
+package ledger
 
 import (
 	"bytes"
@@ -12,9 +13,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"sallyport/firewall/internal/clock"
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/statefile"
 	"sallyport/keys/service"
-	"sallyport/spa/sandbox"
 )
 
 // The ledger file: a header page, then records of a fixed size.
@@ -22,7 +24,7 @@ import (
 //	  0  16  magic
 //	 16   1  version
 //	 17   1  what the next load is: loadFirst, loadAgain, tornDown
-//	 18      zero, up to headerSize
+//	 18      zero, up to HeaderSize
 //
 //	a record, big endian; all zero where free:
 //	  0   8  end by the wall clock, nanoseconds since 1970
@@ -40,41 +42,41 @@ import (
 //
 //	120   8  sum: SHA-256(boot id || the bytes before)[:8]
 const (
-	ledgerName    = "grants"
-	ledgerMagic   = "sallyport grants"
-	ledgerVersion = 2 // version 1 had neither destinations nor interfaces
-	markOffset    = 17
-	headerSize    = 4096
+	FileName   = "grants"
+	Magic      = "sallyport grants"
+	Version    = 2 // version 1 had neither destinations nor interfaces
+	markOffset = 17
+	HeaderSize = 4096
 
-	recordSize = 128
+	RecordSize = 128
 	sumOffset  = 120
-	nameSize   = 33
-	maxRanges  = 4
+	NameSize   = 33
+	MaxRanges  = 4
 	// withDestination stands for the number of ranges where there is one, and a destination.
 	withDestination = 0x80
 	linkOffset      = 2      // in the source
-	ledgerSlots     = 131072 // 16 MiB
+	Slots           = 131072 // 16 MiB
 )
 
-// What the header says of the next load. A fresh file says loadFirst.
+// What the header says of the next load. A fresh file says LoadFirst.
 const (
-	loadFirst byte = iota
-	loadAgain
-	tornDown
+	LoadFirst byte = iota
+	LoadAgain
+	TornDown
 )
 
-// holding is a grant of at most maxRanges ranges as the ledger holds it.
-type holding struct {
-	client, service string
-	source, to      netip.Addr // to: invalid for this host
-	link            uint32
-	ports           []service.Ports // only one where to is valid
-	until           time.Time
-	slot            int // in the ledger
+// Holding is a grant of at most MaxRanges ranges as the ledger holds it.
+type Holding struct {
+	Client, Service string
+	Source, To      netip.Addr // to: invalid for this host
+	Link            uint32
+	Ports           []service.Ports // only one where to is valid
+	Until           time.Time
+	Slot            int // in the ledger
 	due             int // in the heap of ends
 }
 
-// ledger is the file that says who holds what. Its laws:
+// Ledger is the file that says who holds what. Its laws:
 //
 //   - What it says was decided, and is written before the kernel is told; a batch that
 //     fails is written back. So a process killed at any instruction leaves at most a grant
@@ -87,25 +89,25 @@ type holding struct {
 //
 // It is not synced: what a power loss forgets was bound to that boot. The byte that says
 // what the next load is, is synced.
-type ledger struct {
-	file    *os.File    // nil: in memory only
-	records io.WriterAt // the file, but in tests of what it refuses
+type Ledger struct {
+	File    *os.File    // nil: in memory only
+	Records io.WriterAt // the file, but in tests of what it refuses
 	bootID  string
-	slots   int
+	Slots   int
 	free    []int // slots, the next one last
 }
 
-// memoryLedger is a ledger that outlives nothing.
-func memoryLedger(slots int) *ledger {
-	l := &ledger{slots: slots, free: make([]int, 0, slots)}
+// InMemory is a ledger that outlives nothing.
+func InMemory(slots int) *Ledger {
+	l := &Ledger{Slots: slots, free: make([]int, 0, slots)}
 	for i := slots - 1; i >= 0; i-- {
 		l.free = append(l.free, i)
 	}
 	return l
 }
 
-// openLedger opens the ledger in dir and takes its space.
-func openLedger(dir, bootID string, slots int) (*ledger, error) {
+// Open opens the ledger in dir and takes its space.
+func Open(dir, bootID string, slots int) (*Ledger, error) {
 	if bootID == "" {
 		b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 		if err != nil {
@@ -113,35 +115,19 @@ func openLedger(dir, bootID string, slots int) (*ledger, error) {
 		}
 		bootID = string(bytes.TrimSpace(b))
 	}
-	f, err := openLedgerFile(dir, true)
+	f, err := OpenFile(dir, true)
 	if err != nil {
 		return nil, err
 	}
-	if err := preallocate(f, headerSize+int64(slots)*recordSize); err != nil {
+	if err := preallocate(f, HeaderSize+int64(slots)*RecordSize); err != nil {
 		return nil, errors.Join(fmt.Errorf("taking space for the ledger: %w", err), f.Close())
 	}
-	return &ledger{file: f, records: f, bootID: bootID, slots: slots}, nil
+	return &Ledger{File: f, Records: f, bootID: bootID, Slots: slots}, nil
 }
 
-// openLedger opens the ledger, which root or c.User owns.
-func (c *Config) openLedger() (*ledger, error) {
-	var l *ledger
-	err := c.either(func() (err error) { l, err = openLedger(c.State, c.bootID, c.slots); return err })
-	return l, err
-}
-
-// either runs open with this process's rights and, if these do not suffice, with those of c.User: under systemd root
-// may lack the right to open other users' files.
-func (c *Config) either(open func() error) error {
-	if c.User == "" {
-		return open()
-	}
-	return sandbox.OrAs(c.User, open)
-}
-
-// openLedgerFile opens the file, or makes it if there is none, and checks its header.
-func openLedgerFile(dir string, create bool) (*os.File, error) {
-	f, err := openOwned(filepath.Join(dir, ledgerName), create)
+// OpenFile opens the file, or makes it if there is none, and checks its header.
+func OpenFile(dir string, create bool) (*os.File, error) {
+	f, err := statefile.Open(filepath.Join(dir, FileName), create)
 	if err != nil {
 		return nil, fmt.Errorf("opening the ledger: %w", err)
 	}
@@ -152,8 +138,8 @@ func openLedgerFile(dir string, create bool) (*os.File, error) {
 }
 
 func checkHeader(f *os.File) error {
-	want := append([]byte(ledgerMagic), ledgerVersion)
-	earlier := append([]byte(ledgerMagic), 1) // its records mean the same
+	want := append([]byte(Magic), Version)
+	earlier := append([]byte(Magic), 1) // its records mean the same
 	have := make([]byte, len(want))
 	n, err := f.ReadAt(have, 0)
 	if err != nil && err != io.EOF {
@@ -188,36 +174,36 @@ func preallocate(f *os.File, size int64) error {
 	return nil
 }
 
-// read returns the holdings that live at now, and learns which slots are free.
-func (l *ledger) read(now time.Time) ([]*holding, error) {
-	if l.file == nil {
+// Read returns the holdings that live at now, and learns which slots are free.
+func (l *Ledger) Read(now time.Time) ([]*Holding, error) {
+	if l.File == nil {
 		return nil, nil
 	}
-	boot, err := bootClock()
+	boot, err := clock.Boot()
 	if err != nil {
 		return nil, err
 	}
-	all := make([]byte, l.slots*recordSize)
-	if _, err := l.file.ReadAt(all, headerSize); err != nil {
+	all := make([]byte, l.Slots*RecordSize)
+	if _, err := l.File.ReadAt(all, HeaderSize); err != nil {
 		return nil, fmt.Errorf("reading the ledger: %w", err)
 	}
-	var hs []*holding
+	var hs []*Holding
 	l.free = l.free[:0]
-	seen := make(map[holdingKey]bool)
-	for slot := l.slots - 1; slot >= 0; slot-- {
-		h, ok := l.decode(all[slot*recordSize:][:recordSize], boot, now)
+	seen := make(map[Key]bool)
+	for slot := l.Slots - 1; slot >= 0; slot-- {
+		h, ok := l.decode(all[slot*RecordSize:][:RecordSize], boot, now)
 		if !ok {
 			l.free = append(l.free, slot)
 			continue
 		}
-		h.slot = slot
-		if !seen[h.key()] {
-			seen[h.key()] = true
+		h.Slot = slot
+		if !seen[h.Key()] {
+			seen[h.Key()] = true
 			hs = append(hs, h)
 			continue
 		}
 		// Forged: the other one would outlive a revocation.
-		if err := l.erase(h); err != nil {
+		if err := l.Erase(h); err != nil {
 			return nil, err
 		}
 		l.free = append(l.free, slot)
@@ -225,18 +211,39 @@ func (l *ledger) read(now time.Time) ([]*holding, error) {
 	return hs, nil
 }
 
+// Recall returns a book of the holdings that live at now and that keep accepts, as far as the kernel has room for size
+// elements in each family. All others are erased.
+func (l *Ledger) Recall(now time.Time, size int, keep func(*Holding) bool) (*Book, error) {
+	hs, err := l.Read(now)
+	if err != nil {
+		return nil, err
+	}
+	book, left := NewBook(l.Release), room{V4: size, V6: size}
+	for _, h := range hs {
+		if keep(h) && left.reserve(h) {
+			book.Add(h)
+			continue
+		}
+		if err := l.Erase(h); err != nil {
+			return nil, err
+		}
+		l.Release(h.Slot)
+	}
+	return book, nil
+}
+
 // room is how many elements the set of each family can still take. A forged ledger can hold
 // grants of more ports than that, and a guard with them all would not load.
-type room struct{ v4, v6 int }
+type room struct{ V4, V6 int }
 
 // reserve takes the elements that the holding needs; false if there are too few.
-func (r *room) reserve(h *holding) bool {
-	left := &r.v6
-	if h.source.Is4() {
-		left = &r.v4
+func (r *room) reserve(h *Holding) bool {
+	left := &r.V6
+	if h.Source.Is4() {
+		left = &r.V4
 	}
 	need := 0
-	for _, p := range h.ports {
+	for _, p := range h.Ports {
 		need += int(p.High) - int(p.Low) + 1
 	}
 	if need > *left {
@@ -246,62 +253,66 @@ func (r *room) reserve(h *holding) bool {
 	return true
 }
 
-// write makes the record of h's slot say that it ends at until.
-func (l *ledger) write(h *holding, until, now time.Time) error {
-	if l.file == nil {
+// Write makes the record of h's slot say that it ends at until.
+func (l *Ledger) Write(h *Holding, until, now time.Time) error {
+	if l.File == nil {
 		return nil
 	}
-	boot, err := bootClock()
+	boot, err := clock.Boot()
 	if err != nil {
 		return err
 	}
-	var r [recordSize]byte
+	var r [RecordSize]byte
 	l.encode(&r, h, until, boot+guard.Left(until, now))
-	return l.put(h.slot, &r)
+	return l.put(h.Slot, &r)
 }
 
-// erase frees the record of h's slot on disk. The slot itself is given back by release.
-func (l *ledger) erase(h *holding) error {
-	if l.file == nil {
+// Erase frees the record of h's slot on disk. The slot itself is given back by Release.
+func (l *Ledger) Erase(h *Holding) error {
+	if l.File == nil {
 		return nil
 	}
-	return l.put(h.slot, &[recordSize]byte{})
+	return l.put(h.Slot, &[RecordSize]byte{})
 }
 
-func (l *ledger) put(slot int, r *[recordSize]byte) error {
-	if _, err := l.records.WriteAt(r[:], headerSize+int64(slot)*recordSize); err != nil {
+func (l *Ledger) put(slot int, r *[RecordSize]byte) error {
+	if _, err := l.Records.WriteAt(r[:], HeaderSize+int64(slot)*RecordSize); err != nil {
 		return fmt.Errorf("writing the ledger: %w", err)
 	}
 	return nil
 }
 
-// allocate returns a free slot; there must be one.
-func (l *ledger) allocate() int {
+// Allocate returns a free slot; there must be one.
+func (l *Ledger) Allocate() int {
 	last := len(l.free) - 1
 	slot := l.free[last]
 	l.free = l.free[:last]
 	return slot
 }
 
-func (l *ledger) release(slot int) { l.free = append(l.free, slot) }
+// Spare returns how many slots are free, and how many there are.
+func (l *Ledger) Spare() (free, all int) { return len(l.free), l.Slots }
 
-func (l *ledger) encode(r *[recordSize]byte, h *holding, until time.Time, boot time.Duration) {
+// Release gives a slot back.
+func (l *Ledger) Release(slot int) { l.free = append(l.free, slot) }
+
+func (l *Ledger) encode(r *[RecordSize]byte, h *Holding, until time.Time, boot time.Duration) {
 	binary.BigEndian.PutUint64(r[0:], uint64(until.UnixNano()))
 	binary.BigEndian.PutUint64(r[8:], uint64(boot))
-	source := h.source.As16()
+	source := h.Source.As16()
 	copy(r[16:], source[:])
-	if h.link != 0 {
-		binary.BigEndian.PutUint32(r[16+linkOffset:], h.link)
+	if h.Link != 0 {
+		binary.BigEndian.PutUint32(r[16+linkOffset:], h.Link)
 	}
-	putName(r[32:32+nameSize], h.client)
-	putName(r[65:65+nameSize], h.service)
-	r[98] = byte(len(h.ports))
-	if h.to.IsValid() {
+	putName(r[32:32+NameSize], h.Client)
+	putName(r[65:65+NameSize], h.Service)
+	r[98] = byte(len(h.Ports))
+	if h.To.IsValid() {
 		r[98] = withDestination
-		to := h.to.As16()
+		to := h.To.As16()
 		copy(r[104:], to[:])
 	}
-	for i, p := range h.ports {
+	for i, p := range h.Ports {
 		b := r[99+5*i:]
 		b[0] = byte(p.Proto)
 		binary.BigEndian.PutUint16(b[1:], p.Low)
@@ -313,35 +324,34 @@ func (l *ledger) encode(r *[recordSize]byte, h *holding, until time.Time, boot t
 // decode returns the holding of a record that lives at boot and now, or false. The sum holds no
 // secret: a daemon that was taken over can forge a record, and root reads it at the next start.
 // So a record counts only if it is one that encode writes of a grant that may be given.
-func (l *ledger) decode(r []byte, boot time.Duration, now time.Time) (*holding, bool) {
+func (l *Ledger) decode(r []byte, boot time.Duration, now time.Time) (*Holding, bool) {
 	wall, end, ranges := int64(binary.BigEndian.Uint64(r[0:])), int64(binary.BigEndian.Uint64(r[8:])), int(r[98])
 	if ranges == withDestination {
 		ranges = 1
 	}
-	if end < 0 || ranges == 0 || ranges > maxRanges || r[32] >= nameSize || r[65] >= nameSize {
+	if end < 0 || ranges == 0 || ranges > MaxRanges || r[32] >= NameSize || r[65] >= NameSize {
 		return nil, false
 	}
-	h := &holding{
-		client:  name(r[32 : 32+nameSize]),
-		service: name(r[65 : 65+nameSize]),
+	h := &Holding{
+		Client:  name(r[32 : 32+NameSize]),
+		Service: name(r[65 : 65+NameSize]),
 	}
-	h.source, h.link = decodeSource([16]byte(r[16:32]))
+	h.Source, h.Link = decodeSource([16]byte(r[16:32]))
 	if r[98] == withDestination {
-		h.to = netip.AddrFrom16([16]byte(r[104:120])).Unmap()
+		h.To = netip.AddrFrom16([16]byte(r[104:120])).Unmap()
 	}
 	for i := range ranges {
 		b := r[99+5*i:]
-		h.ports = append(h.ports, service.Ports{Proto: service.Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:]),
+		h.Ports = append(h.Ports, service.Ports{Proto: service.Proto(b[0]), Low: binary.BigEndian.Uint16(b[1:]),
 			High: binary.BigEndian.Uint16(b[3:])})
 	}
-	var again [recordSize]byte
+	var again [RecordSize]byte
 	if l.encode(&again, h, time.Unix(0, wall), time.Duration(end)); !bytes.Equal(again[:], r) {
 		return nil, false
 	}
 	left := min(time.Unix(0, wall).Sub(now), time.Duration(end)-boot)
-	h.until = now.Add(left) // with now's monotonic reading: a clock that is set later moves nothing
-	g := h.grant()
-	return h, g.check(now) == nil // which has not ended either
+	h.Until = now.Add(left)       // with now's monotonic reading: a clock that is set later moves nothing
+	return h, h.Check(now) == nil // which has not ended either
 }
 
 // decodeSource takes the index of the interface out of a link-local source.
@@ -355,48 +365,49 @@ func decodeSource(b [16]byte) (netip.Addr, uint32) {
 	return netip.AddrFrom16(b), link
 }
 
-func (l *ledger) sum(b []byte) []byte {
+func (l *Ledger) sum(b []byte) []byte {
 	h := sha256.New()
 	io.WriteString(h, l.bootID)
 	h.Write(b)
-	return h.Sum(nil)[:recordSize-sumOffset]
+	return h.Sum(nil)[:RecordSize-sumOffset]
 }
 
 func putName(b []byte, s string) { b[0] = byte(copy(b[1:], s)) }
 
 func name(b []byte) string { return string(b[1 : 1+b[0]]) }
 
-// alone calls do while no other process, and no other open file of this one, is inside
-// alone: between what it reads of the mark, does in the kernel and writes to the mark,
+// Alone calls do while no other process, and no other open file of this one, is inside
+// Alone: between what it reads of the mark, does in the kernel and writes to the mark,
 // nobody tears down.
-func (l *ledger) alone(do func() error) error {
-	if l.file == nil {
+func (l *Ledger) Alone(do func() error) error {
+	if l.File == nil {
 		return do()
 	}
-	return alone(l.file, do)
+	return statefile.Alone(l.File, do)
 }
 
-// mark returns what the next load is. Another process may have changed it.
-func (l *ledger) mark() (byte, error) {
-	if l.file == nil {
-		return loadAgain, nil
+// Mark returns what the next load is. Another process may have changed it.
+func (l *Ledger) Mark() (byte, error) {
+	if l.File == nil {
+		return LoadAgain, nil
 	}
 	var b [1]byte
-	if _, err := l.file.ReadAt(b[:], markOffset); err != nil {
+	if _, err := l.File.ReadAt(b[:], markOffset); err != nil {
 		return 0, fmt.Errorf("reading the ledger: %w", err)
 	}
 	return b[0], nil
 }
 
-func (l *ledger) setMark(m byte) error {
-	if l.file == nil {
+// SetMark writes what the next load is.
+func (l *Ledger) SetMark(m byte) error {
+	if l.File == nil {
 		return nil
 	}
-	return writeMark(l.file, m)
+	return WriteMark(l.File, m)
 }
 
-// writeMark syncs: the next load may be after a power loss.
-func writeMark(f *os.File, m byte) error {
+// WriteMark syncs: the next load may be after a power loss.
+func WriteMark(f *os.File, m byte) error {
 	if _, err := f.WriteAt([]byte{m}, markOffset); err != nil {
 		return fmt.Errorf("writing the ledger: %w", err)
 	}
@@ -406,9 +417,10 @@ func writeMark(f *os.File, m byte) error {
 	return nil
 }
 
-func (l *ledger) close() error {
-	if l.file == nil {
+// Close closes the file.
+func (l *Ledger) Close() error {
+	if l.File == nil {
 		return nil
 	}
-	return l.file.Close()
+	return l.File.Close()
 }

@@ -1,4 +1,6 @@
-package firewall
+// package statefile opens and locks files in the state directory, whose owner may be an ordinary user while root opens
+// them.
+package statefile
 
 import (
 	"errors"
@@ -9,16 +11,18 @@ import (
 	"syscall"
 	"time"
 
+	"sallyport/spa/sandbox"
+
 	"golang.org/x/sys/unix"
 )
 
 // openPlain follows no link, and does not wait for who holds a lease on the file.
 const openPlain = unix.O_RDWR | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
 
-// openOwned opens a file of the state directory, or makes it if there is none. The directory
+// Open opens a file of the state directory, or makes it if there is none. The directory
 // may belong to an ordinary user while root opens the file: only what was made just now is
 // given to that user, and only a plain file that has no other name is written to.
-func openOwned(path string, create bool) (*os.File, error) {
+func Open(path string, create bool) (*os.File, error) {
 	f, err := os.OpenFile(path, openPlain, 0)
 	fresh := create && errors.Is(err, fs.ErrNotExist)
 	if fresh {
@@ -71,14 +75,15 @@ func keepOwner(f *os.File) error {
 // teardown takes. Any process of the file's owner can lock it and never let go.
 const lockPatience = time.Minute
 
-// alone calls do with the file locked.
-func alone(f *os.File, do func() error) error { return aloneWithin(lockPatience, f, do) }
+// Alone calls do with the file locked.
+func Alone(f *os.File, do func() error) error { return AloneWithin(lockPatience, f, do) }
 
-func aloneWithin(patience time.Duration, f *os.File, do func() error) error {
+// AloneWithin is Alone, for who waits that long for the lock.
+func AloneWithin(patience time.Duration, f *os.File, do func() error) error {
 	for give := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
+		err := Flock(f, unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return errors.Join(do(), flock(f, unix.LOCK_UN))
+			return errors.Join(do(), Flock(f, unix.LOCK_UN))
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) || !time.Now().Before(give) {
 			return fmt.Errorf("locking the ledger (fuser -v %s names who holds it): %w", f.Name(), err)
@@ -86,7 +91,8 @@ func aloneWithin(patience time.Duration, f *os.File, do func() error) error {
 	}
 }
 
-func flock(f *os.File, how int) error {
+// Flock is flock(2).
+func Flock(f *os.File, how int) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
@@ -100,4 +106,13 @@ func flock(f *os.File, how int) error {
 		}
 	})
 	return errors.Join(err, errno)
+}
+
+// AsOwner runs open with this process's rights and, if these do not suffice, with those of user: under systemd root
+// may lack the right to open other users' files. Without a user there is only the first.
+func AsOwner(user string, open func() error) error {
+	if user == "" {
+		return open()
+	}
+	return sandbox.OrAs(user, open)
 }

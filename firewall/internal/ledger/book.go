@@ -1,0 +1,349 @@
+package ledger
+
+import (
+	"container/heap"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"sallyport/firewall/internal/guard"
+)
+
+// Book is who holds what, in memory: the live records of the ledger, and for each
+// element the holdings that it follows from. One that has ended stays until the kernel has
+// ended it too. No operation on one grant walks over others,
+// except that ending a grant before its time looks at those of the same element.
+type Book struct {
+	byKey    map[Key]*Holding
+	byClient map[string]map[*Holding]bool
+	elements map[guard.Element]*tenancy
+	due      dueHeap
+	ended    func(slot int) // told of each slot that is free again
+}
+
+// Key is what makes a grant the same grant.
+type Key struct {
+	client, service string
+	source, to      netip.Addr
+	link            uint32
+	ports           string
+}
+
+// tenancy is the holdings of one element, and when the last of them ends. Holdings that
+// have ended stay in the list until they are half of it, so that each costs the same.
+type tenancy struct {
+	Until   time.Time
+	holders []*Holding
+	ended   int
+}
+
+// NewBook is a book in which nobody holds anything. It calls ended with each slot that is free again.
+func NewBook(ended func(slot int)) *Book {
+	return &Book{
+		byKey:    make(map[Key]*Holding),
+		byClient: make(map[string]map[*Holding]bool),
+		elements: make(map[guard.Element]*tenancy),
+		ended:    ended,
+	}
+}
+
+// Key is the same for the same grant.
+func (h *Holding) Key() Key {
+	b := make([]byte, 0, 5*MaxRanges)
+	for _, p := range h.Ports {
+		b = append(b, byte(p.Proto))
+		b = binary.BigEndian.AppendUint16(b, p.Low)
+		b = binary.BigEndian.AppendUint16(b, p.High)
+	}
+	return Key{h.Client, h.Service, h.Source, h.To, h.Link, string(b)}
+}
+
+// Each calls f with every element of the holding, once where ranges overlap.
+func (h *Holding) Each(f func(guard.Element)) {
+	for i, p := range h.Ports {
+		for port := int(p.Low); port <= int(p.High); port++ {
+			if !guard.Contains(h.Ports[:i], p.Proto, uint16(port)) {
+				f(guard.Element{Source: h.Source, Link: h.Link, To: h.To, Proto: p.Proto, Port: uint16(port)})
+			}
+		}
+	}
+}
+
+// Size is how many ports the ranges have, some perhaps twice.
+func (h *Holding) Size() int {
+	n := 0
+	for _, p := range h.Ports {
+		n += int(p.High) - int(p.Low) + 1
+	}
+	return n
+}
+
+// Check returns an error unless the holding may be in the ledger at now.
+func (h *Holding) Check(now time.Time) error {
+	source := guard.OnLink(h.Source, h.Link)
+	if guard.LinkLocal(h.Source) {
+		if err := h.checkLink(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case !h.Source.IsValid():
+		return errors.New("a grant needs a source address")
+	case h.To.IsValid() && h.To.IsUnspecified():
+		return errors.New("a grant needs destination addresses")
+	case h.To.IsValid() && h.To.Is4() != h.Source.Is4():
+		return fmt.Errorf("%v cannot reach %v: a grant is for addresses of one family", source, h.To)
+	case guard.Left(h.Until, now) <= 0:
+		return fmt.Errorf("a grant until %v has ended already", h.Until)
+	case len(h.Client) >= NameSize || len(h.Service) >= NameSize:
+		return fmt.Errorf("a name of more than %d bytes does not fit the ledger", NameSize-1)
+	case len(h.Ports) == 0:
+		return errors.New("a grant needs ports")
+	}
+	for _, p := range h.Ports {
+		if err := guard.CheckPorts(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkLink checks what holds for link-local sources only.
+func (h *Holding) checkLink() error {
+	b := h.Source.As16()
+	switch {
+	case h.Source.Is4():
+		return fmt.Errorf("no grant for %v: an IPv4 link-local address may be another machine on every link", h.Source)
+	case h.Link == 0:
+		return fmt.Errorf("a grant for %v needs the index of an interface as its zone", h.Source)
+	case h.To.IsValid():
+		return fmt.Errorf("a grant for %v reaches this host only, not %v", guard.OnLink(h.Source, h.Link), h.To)
+	case [6]byte(b[2:8]) != [6]byte{}:
+		return fmt.Errorf("%v is not in fe80::/64, as link-local addresses are", guard.OnLink(h.Source, h.Link))
+	}
+	return nil
+}
+
+// Live reports whether the holding has not ended at now.
+func (h *Holding) Live(now time.Time) bool { return guard.Left(h.Until, now) > 0 }
+
+// Add adds a holding that is not there yet.
+func (hs *Book) Add(h *Holding) {
+	hs.byKey[h.Key()] = h
+	if hs.byClient[h.Client] == nil {
+		hs.byClient[h.Client] = make(map[*Holding]bool)
+	}
+	hs.byClient[h.Client][h] = true
+	heap.Push(&hs.due, h)
+	h.Each(func(e guard.Element) {
+		t := hs.elements[e]
+		if t == nil {
+			t = &tenancy{}
+			hs.elements[e] = t
+		}
+		t.holders = append(t.holders, h)
+		t.prolong(h.Until)
+	})
+}
+
+// Len returns how many holdings there are.
+func (hs *Book) Len() int { return len(hs.byKey) }
+
+// Find returns the holding with this key, or nil.
+func (hs *Book) Find(key Key) *Holding { return hs.byKey[key] }
+
+// EndOf returns when the last holding of the element ends; zero where nobody holds it.
+func (hs *Book) EndOf(e guard.Element) time.Time {
+	if t := hs.elements[e]; t != nil {
+		return t.Until
+	}
+	return time.Time{}
+}
+
+// All yields all holdings.
+func (hs *Book) All() iter.Seq[*Holding] { return maps.Values(hs.byKey) }
+
+// Of yields the holdings of a client. It looks at no others.
+func (hs *Book) Of(client string) iter.Seq[*Holding] { return maps.Keys(hs.byClient[client]) }
+
+// prolong gives a holding that is there a later end.
+func (hs *Book) prolong(h *Holding, until time.Time) {
+	h.Until = until
+	heap.Fix(&hs.due, h.due)
+	h.Each(func(e guard.Element) { hs.elements[e].prolong(until) })
+}
+
+// Change is what a grant makes of one holding.
+type Change struct {
+	*Holding
+	Until time.Time
+	Fresh bool // the holding is new, and its slot too
+}
+
+// Apply makes the changes, each of which is another holding's.
+func (hs *Book) Apply(changes []Change) {
+	for _, c := range changes {
+		if c.Fresh {
+			c.Holding.Until = c.Until
+			hs.Add(c.Holding)
+			continue
+		}
+		hs.prolong(c.Holding, c.Until)
+	}
+}
+
+func (t *tenancy) prolong(until time.Time) {
+	if until.After(t.Until) {
+		t.Until = until
+	}
+}
+
+// Next returns when the first holding ends; zero where there is none.
+func (hs *Book) Next() time.Time {
+	if len(hs.due) == 0 {
+		return time.Time{}
+	}
+	return hs.due[0].Until
+}
+
+// Over returns holdings that have ended at now: all, or as many as have that many ports.
+func (hs *Book) Over(now time.Time, ports int) []*Holding {
+	var found []*Holding
+	var look func(i int)
+	look = func(i int) {
+		if ports > 0 && i < len(hs.due) && !hs.due[i].Live(now) {
+			found = append(found, hs.due[i])
+			ports -= hs.due[i].Size()
+			look(2*i + 1) // those below end later
+			look(2*i + 2)
+		}
+	}
+	look(0)
+	return found
+}
+
+// Adjust shortens holdings whose end has come nearer by the wall clock than by the monotonic
+// one, and returns when each element ends now.
+func (hs *Book) Adjust(now time.Time) map[guard.Element]time.Time {
+	ends := make(map[guard.Element]time.Time)
+	for _, h := range hs.due {
+		h.Until = now.Add(guard.Left(h.Until, now))
+		h.Each(func(e guard.Element) { ends[e] = time.Time{} })
+	}
+	heap.Init(&hs.due)
+	for e := range ends {
+		ends[e] = hs.elements[e].without(nil)
+	}
+	hs.Shorten(ends)
+	return ends
+}
+
+// Remove forgets a holding. The ends of its elements are not recomputed: see Shorten.
+func (hs *Book) Remove(h *Holding) {
+	heap.Remove(&hs.due, h.due)
+	delete(hs.byKey, h.Key())
+	delete(hs.byClient[h.Client], h)
+	if len(hs.byClient[h.Client]) == 0 {
+		delete(hs.byClient, h.Client)
+	}
+	hs.ended(h.Slot)
+	h.Slot = -1
+	h.Each(hs.vacate)
+}
+
+func (hs *Book) vacate(e guard.Element) {
+	t := hs.elements[e]
+	t.ended++
+	if t.ended == len(t.holders) {
+		delete(hs.elements, e)
+		return
+	}
+	if 2*t.ended > len(t.holders) {
+		t.holders = slices.DeleteFunc(t.holders, func(h *Holding) bool { return h.Slot < 0 })
+		t.ended = 0
+	}
+}
+
+// EndsWithout returns when each element of those leaving ends once they have left; zero
+// where nobody is left.
+func (hs *Book) EndsWithout(leaving []*Holding) map[guard.Element]time.Time {
+	gone := make(map[*Holding]bool, len(leaving))
+	for _, h := range leaving {
+		gone[h] = true
+	}
+	ends := make(map[guard.Element]time.Time)
+	for _, h := range leaving {
+		h.Each(func(e guard.Element) {
+			if _, done := ends[e]; !done {
+				ends[e] = hs.elements[e].without(gone)
+			}
+		})
+	}
+	return ends
+}
+
+func (t *tenancy) without(gone map[*Holding]bool) time.Time {
+	var until time.Time
+	for _, h := range t.holders {
+		if h.Slot >= 0 && !gone[h] {
+			until = Later(until, h.Until)
+		}
+	}
+	return until
+}
+
+// Shorten sets the ends of elements that holdings have left.
+func (hs *Book) Shorten(ends map[guard.Element]time.Time) {
+	for e, end := range ends {
+		if t := hs.elements[e]; t != nil {
+			t.Until = end
+		}
+	}
+}
+
+// Leases returns all elements and when they end.
+func (hs *Book) Leases() []guard.Lease {
+	ls := make([]guard.Lease, 0, len(hs.elements))
+	for e, t := range hs.elements {
+		ls = append(ls, guard.Lease{Element: e, Until: t.Until})
+	}
+	return ls
+}
+
+// dueHeap has the holding that ends first on top.
+type dueHeap []*Holding
+
+func (d dueHeap) Len() int           { return len(d) }
+func (d dueHeap) Less(i, j int) bool { return d[i].Until.Before(d[j].Until) }
+func (d dueHeap) Swap(i, j int) {
+	d[i], d[j] = d[j], d[i]
+	d[i].due, d[j].due = i, j
+}
+
+func (d *dueHeap) Push(x any) {
+	h := x.(*Holding)
+	h.due = len(*d)
+	*d = append(*d, h)
+}
+
+func (d *dueHeap) Pop() any {
+	old := *d
+	last := len(old) - 1
+	h := old[last]
+	old[last] = nil
+	*d = old[:last]
+	return h
+}
+
+// Later returns the later of two times.
+func Later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

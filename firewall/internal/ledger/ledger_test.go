@@ -1,0 +1,223 @@
+package ledger
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sallyport/keys/service"
+)
+
+// ports is a range in the form "tcp/22".
+func ports(s string) service.Ports {
+	p, err := service.ParsePorts(s)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// all keeps every holding.
+func all(*Holding) bool { return true }
+
+func openAndClose(t *testing.T, dir string) {
+	t.Helper()
+	l, err := Open(dir, "", 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLedgerBeingMade: a process was killed while it made the file.
+func TestLedgerBeingMade(t *testing.T) {
+	for _, made := range []string{"", Magic[:5], Magic, strings.Repeat("\x00", 100)} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, FileName), []byte(made), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		openAndClose(t, dir)
+		openAndClose(t, dir)
+	}
+}
+
+// TestRoomOfEachFamily: the sets of the two do not take each other's room.
+func TestRoomOfEachFamily(t *testing.T) {
+	r := room{V4: 2, V6: 1}
+	for _, test := range []struct {
+		source, ports string
+		want          bool
+	}{
+		{"192.0.2.2", "tcp/22-24", false}, {"192.0.2.2", "tcp/22-23", true}, {"192.0.2.2", "tcp/22", false},
+		{"2001:db8::2", "tcp/22-23", false}, {"2001:db8::2", "tcp/22", true}, {"2001:db8::2", "tcp/22", false},
+	} {
+		h := &Holding{Source: netip.MustParseAddr(test.source), Ports: []service.Ports{ports(test.ports)}}
+		if got := r.reserve(h); got != test.want {
+			t.Errorf("%s, %s: there is room: %v, with %+v left", test.source, test.ports, got, r)
+		}
+	}
+}
+
+// TestRecordsReadBack: whatever may be granted is read back from its record as it was written, and from no other
+// boot's; a record in which any byte is another is none.
+func TestRecordsReadBack(t *testing.T) {
+	l, other := &Ledger{bootID: "this boot"}, &Ledger{bootID: "another"}
+	now := time.Now().Round(0)
+	for name, change := range map[string]func(h *Holding){
+		"IPv4":       func(*Holding) {},
+		"IPv6":       func(h *Holding) { h.Source = netip.MustParseAddr("2001:db8::2") },
+		"link-local": func(h *Holding) { h.Source, h.Link = netip.MustParseAddr("fe80::2"), 0x01020304 },
+		"target":     func(h *Holding) { h.To = netip.MustParseAddr("198.51.100.5") },
+		"IPv6 target": func(h *Holding) {
+			h.Source, h.To = netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("2001:db8:1::5")
+		},
+		"many ranges": func(h *Holding) {
+			h.Ports = []service.Ports{ports("tcp/1-65535"), ports("udp/53"), ports("tcp/8443"), ports("udp/60000-60010")}
+		},
+		"long names": func(h *Holding) {
+			h.Client, h.Service = strings.Repeat("a", NameSize-1), strings.Repeat("s", NameSize-1)
+		},
+	} {
+		h := &Holding{Client: "alice", Service: "ssh", Source: netip.MustParseAddr("192.0.2.2"),
+			Ports: []service.Ports{ports("tcp/22")}}
+		change(h)
+		h.Until = now.Add(time.Hour)
+		var r [RecordSize]byte
+		l.encode(&r, h, h.Until, time.Hour)
+		got, ok := l.decode(r[:], 0, now)
+		if !ok || got.Key() != h.Key() || !got.Until.Equal(h.Until) {
+			t.Errorf("%s: got %+v, %v, want %+v", name, got, ok, h)
+		}
+		if got, ok := other.decode(r[:], 0, now); ok {
+			t.Errorf("%s: another boot has %+v", name, got)
+		}
+		for i := range r {
+			forged := r
+			forged[i] ^= 0x80
+			if got, ok := l.decode(forged[:], 0, now); ok {
+				t.Errorf("%s: with another byte at %d it is %+v", name, i, got)
+			}
+		}
+	}
+}
+
+// TestRecordsOfNone: what may not be granted is not read back, though its sum is right.
+func TestRecordsOfNone(t *testing.T) {
+	l, now := &Ledger{bootID: "this boot"}, time.Now().Round(0)
+	good := func() *Holding {
+		return &Holding{Client: "alice", Service: "ssh", Source: netip.MustParseAddr("192.0.2.2"),
+			Ports: []service.Ports{ports("tcp/22")}}
+	}
+	for name, change := range map[string]func(h *Holding){
+		"IPv4 link-local": func(h *Holding) { h.Source = netip.MustParseAddr("169.254.0.2") },
+		"no ports":        func(h *Holding) { h.Ports = nil },
+		"port 0":          func(h *Holding) { h.Ports = []service.Ports{{Proto: service.TCP}} },
+		"no protocol":     func(h *Holding) { h.Ports = []service.Ports{{Low: 22, High: 22}} },
+		"a range backwards": func(h *Holding) {
+			h.Ports = []service.Ports{ports("tcp/22"), {Proto: service.TCP, Low: 23, High: 22}}
+		},
+		"two families": func(h *Holding) { h.To = netip.MustParseAddr("2001:db8:1::5") },
+		"any target":   func(h *Holding) { h.To = netip.MustParseAddr("0.0.0.0") },
+	} {
+		h := good()
+		change(h)
+		var r [RecordSize]byte
+		l.encode(&r, h, now.Add(time.Hour), time.Hour)
+		if got, ok := l.decode(r[:], 0, now); ok {
+			t.Errorf("%s: got %+v", name, got)
+		}
+	}
+	var r [RecordSize]byte
+	for _, ends := range [][2]time.Duration{{0, time.Hour}, {time.Hour, 0}, {time.Hour, -1}} {
+		l.encode(&r, good(), now.Add(ends[0]), ends[1])
+		if got, ok := l.decode(r[:], 0, now); ok {
+			t.Errorf("ends after %v: got %+v", ends, got)
+		}
+	}
+}
+
+// TestLedgerUnread: over what cannot be read nothing is written.
+func TestLedgerUnread(t *testing.T) {
+	path := filepath.Join(t.TempDir(), FileName)
+	if err := os.WriteFile(path, []byte("another's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := checkHeader(f); err == nil {
+		t.Error("got no error")
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != "another's" {
+		t.Errorf("the file has %q, %v", text, err)
+	}
+}
+
+// TestMarkUnwritten: that the mark was not written is an error, also where there is nothing to sync.
+func TestMarkUnwritten(t *testing.T) {
+	dir := t.TempDir()
+	openAndClose(t, dir)
+	f, err := os.Open(filepath.Join(dir, FileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := WriteMark(f, TornDown); err == nil {
+		t.Error("got no error")
+	}
+}
+
+// TestLedgerIsOfThisBoot: what nobody names is the kernel's.
+func TestLedgerIsOfThisBoot(t *testing.T) {
+	l, err := Open(t.TempDir(), "", 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.TrimSpace(string(id)); l.bootID != want {
+		t.Errorf("got %q, want %q", l.bootID, want)
+	}
+}
+
+// TestLedgerTakesItsSpace: a disk that fills up later stops no grant.
+func TestLedgerTakesItsSpace(t *testing.T) {
+	const slots = 20000
+	dir := t.TempDir()
+	l, err := Open(dir, "", slots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var is unix.Stat_t
+	if err := unix.Stat(filepath.Join(dir, FileName), &is); err != nil {
+		t.Fatal(err)
+	}
+	if want := int64(HeaderSize + slots*RecordSize); is.Size != want || is.Blocks*512 < want {
+		t.Errorf("the file has %d bytes in %d blocks, want %d that are all there", is.Size, is.Blocks, want)
+	}
+}
+
+// TestClosedFile: what cannot be read or written is an error.
+func TestClosedFile(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), FileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if preallocate(f, 1<<20) == nil || checkHeader(f) == nil {
+		t.Error("got no error")
+	}
+}
