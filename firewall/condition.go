@@ -3,6 +3,8 @@ package firewall
 import (
 	"context"
 	"time"
+
+	"sallyport/firewall/internal/keeper"
 )
 
 // Condition is how the guard is.
@@ -25,7 +27,7 @@ func (f *Firewall) watchKeeper(ctx context.Context) {
 	if !ok || !b.awaitKeeper(ctx) {
 		return
 	}
-	for range looks { // its files are closed a moment before it can be waited for
+	for range keeper.Looks { // its files are closed a moment before it can be waited for
 		f.mu.Lock()
 		gone := b.keeperGone()
 		f.mu.Unlock()

@@ -32,7 +32,7 @@ func (f *Firewall) Cut(ctx context.Context, gs []Grant) (int, error) {
 		mark = 0 // nothing marks what the host's own rules let in
 	}
 	covered := func(l guard.Flow) bool { return f.covers(gs, l) && !f.live(l) }
-	n, err := f.sessions.cut(covered, f.target, mark)
+	n, err := f.sessions.Cut(covered, f.target, mark)
 	if err != nil {
 		return n, fmt.Errorf("ending sessions: %w", err)
 	}

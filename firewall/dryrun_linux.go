@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ipset"
 	"sallyport/firewall/internal/ledger"
 )
 
@@ -125,7 +126,7 @@ func (f *Firewall) endInOwned() (stands bool, err error) {
 		stands, err = n.flushGrants()
 		return err
 	})
-	n.keeper.hold()
+	n.keeper.Hold()
 	return stands, errors.Join(err, n.endRelay(), n.close())
 }
 
@@ -149,7 +150,7 @@ func (n *nftables) flushGrants() (stands bool, err error) {
 
 // endInSets ends what a guard of iptables has granted.
 func endInSets() error {
-	sets, err := openIPSets()
+	sets, err := ipset.Open()
 	if errors.Is(err, unix.EPERM) {
 		return err
 	}
@@ -158,27 +159,7 @@ func endInSets() error {
 	}
 	var errs []error
 	for _, s := range leaseSets {
-		errs = append(errs, sets.empty(setName(s.name, s.v6)))
+		errs = append(errs, sets.Empty(setName(s.name, s.v6)))
 	}
-	return errors.Join(append(errs, sets.close())...)
-}
-
-// empty deletes all members. One that ends by itself meanwhile is not there to be deleted, so what
-// counts is what is left.
-func (s *ipsets) empty(name string) error {
-	ms, err := s.list(name)
-	if errors.Is(err, guard.ErrGone) {
-		return nil
-	}
-	if err == nil {
-		_, err = s.each(ipsetCmdDel, 0, name, ms)
-	}
-	if err != nil {
-		return err
-	}
-	left, err := s.list(name)
-	if err == nil && len(left) > 0 {
-		err = fmt.Errorf("%d of %d elements stay in the ipset %s", len(left), len(ms), name)
-	}
-	return err
+	return errors.Join(append(errs, sets.Close())...)
 }

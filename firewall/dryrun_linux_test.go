@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/firewall/internal/keeper"
 	"sallyport/firewall/internal/ledger"
 	"sallyport/spa/lab"
 )
@@ -81,7 +82,7 @@ func TestDryRunLeavesTheGuardOwned(t *testing.T) {
 		t.Errorf("got %s\nwant as it was, without grants: %s", got, before)
 	}
 	lab.Eventually(t, "the keeper to hold", func() bool {
-		pid, err := lockHolder(s.keeperLock())
+		pid, err := keeper.LockHolder(s.keeperLock())
 		return err == nil && pid != 0
 	})
 	siege := s.besiege()

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/firewall/internal/ipset"
 	"sallyport/spa/lab"
 )
 
@@ -209,7 +210,7 @@ func TestSessionEndsThoughTheGuardWasAway(t *testing.T) {
 		s.flushRuleset()
 		s.load(0)
 		if b, ok := s.backend.(*ipt); ok { // whose sets stay
-			s.must(b.sets.replace(b.addressSet(setMet, hashIPPort, false), nil))
+			s.must(b.sets.Replace(b.addressSet(setMet, ipset.HashIPPort, false), nil))
 		}
 		s.revoke(Match{})
 		s.mutual(v, false)

@@ -13,6 +13,7 @@ import (
 	"sallyport/firewall/internal/clock"
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/ledger"
+	"sallyport/firewall/internal/sessions"
 	"sallyport/firewall/internal/statefile"
 	"sallyport/keys/service"
 	"sallyport/spa/sandbox"
@@ -294,7 +295,7 @@ type Firewall struct {
 	log     *slog.Logger
 	backend backend
 	// sessions is nil in a dry run.
-	sessions *sessions
+	sessions *sessions.Sessions
 
 	mu     sync.Mutex // guards what follows, and the order of batches
 	ledger *ledger.Ledger
@@ -335,7 +336,7 @@ func (f *Firewall) open() error {
 		if f.backend, err = choose(&f.cfg, f.log); err != nil {
 			return err
 		}
-		if f.sessions, err = openSessions(); err != nil {
+		if f.sessions, err = sessions.Open(); err != nil {
 			return err
 		}
 		if f.ledger, err = openLedger(&f.cfg); err != nil {
@@ -398,7 +399,7 @@ func (f *Firewall) Close() error {
 		errs = append(errs, f.backend.close())
 	}
 	if f.sessions != nil {
-		errs = append(errs, f.sessions.close())
+		errs = append(errs, f.sessions.Close())
 	}
 	if f.ledger != nil {
 		errs = append(errs, f.ledger.Close())

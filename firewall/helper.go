@@ -1,5 +1,9 @@
 package firewall
 
+import (
+	"sallyport/firewall/internal/keeper"
+)
+
 // Helper is the first thing that the main function of a program calls that makes a
 // [Firewall], and the TestMain of its tests. Where the process was started by New to run
 // iptables, it does that and does not return; otherwise it returns at once.
@@ -12,6 +16,6 @@ package firewall
 // choosing. It has an empty environment but for a fixed PATH, gives up what iptables does not
 // need (see package sandbox), and ends with the daemon.
 func Helper() {
-	serveAsKeeper()
+	keeper.Serve()
 	serveAsHelper()
 }

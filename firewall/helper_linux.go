@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/keeper"
 	"sallyport/spa/sandbox"
 )
 
@@ -78,7 +79,7 @@ func serveAsHelper() {
 	if len(os.Args) != 5 || os.Args[0] != helperName || os.Args[1] != helperArg {
 		return
 	}
-	callIt("spa-iptables")
+	keeper.CallProcess("spa-iptables")
 	if err := serve(); err != nil && !errors.Is(err, io.EOF) {
 		fmt.Fprintln(os.Stderr, helperName+":", err)
 		os.Exit(1)

@@ -11,6 +11,8 @@ import (
 
 	nft "github.com/google/nftables"
 
+	"sallyport/firewall/internal/ipset"
+	"sallyport/firewall/internal/sessions"
 	"sallyport/spa/lab"
 )
 
@@ -244,13 +246,13 @@ func TestUDPServerSpeaksFirst(t *testing.T) {
 func (s *site) forgetFlows() {
 	s.Helper()
 	s.must(s.gw.Do(func() error {
-		all, err := openSessions()
+		all, err := sessions.Open()
 		if err != nil {
 			return err
 		}
-		defer all.close()
+		defer all.Close()
 		var errs []error
-		err = all.entries(func(e *entry) { errs = append(errs, all.untrack(e)) })
+		err = all.Entries(func(e *sessions.Entry) { errs = append(errs, all.Untrack(e)) })
 		return errors.Join(append(errs, err)...)
 	}))
 }
@@ -289,16 +291,16 @@ func TestRedirectIsNoWayRound(t *testing.T) {
 func TestForeignMemory(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").newSite(t, nil)
 	s.must(s.gw.Do(func() error {
-		sets, err := openIPSets()
+		sets, err := ipset.Open()
 		if err != nil {
 			return err
 		}
-		defer sets.close()
-		return sets.create(ipset{name: setName(setMet, false), kind: bitmapPort, low: 1, high: 9})
+		defer sets.Close()
+		return sets.Create(ipset.Set{Name: setName(setMet, false), Kind: ipset.BitmapPort, Low: 1, High: 9})
 	}))
 	s.open()
 	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
-	if !errors.Is(err, errForeignSet) {
+	if !errors.Is(err, ipset.ErrForeign) {
 		t.Errorf("got %v, want that the set is not ours", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ipset"
 	"sallyport/firewall/internal/ledger"
 )
 
@@ -43,8 +44,8 @@ func (n *neighbor) left(now time.Time) time.Duration {
 	return last.Sub(now)
 }
 
-func (n *neighbor) member(source netip.Addr, now time.Time) member {
-	return member{ip: source, iface: n.iface, seconds: seconds(n.left(now))}
+func (n *neighbor) member(source netip.Addr, now time.Time) ipset.Member {
+	return ipset.Member{IP: source, Iface: n.iface, Seconds: ipset.Seconds(n.left(now))}
 }
 
 // approach notes a lease of a neighbor.
@@ -94,9 +95,9 @@ func (b *ipt) settle(ls []guard.Lease) []guard.Lease {
 }
 
 // linkMembers are the elements of setLinks.
-func (b *ipt) linkMembers() []member {
+func (b *ipt) linkMembers() []ipset.Member {
 	now := b.cfg.Now()
-	var ms []member
+	var ms []ipset.Member
 	for source, n := range b.near {
 		if n.left(now) > 0 {
 			ms = append(ms, n.member(source, now))
@@ -146,14 +147,14 @@ func (b *ipt) link(source netip.Addr, was *neighbor) error {
 	open := is != nil && is.left(now) > 0
 	name := setName(setLinks, true)
 	if was != nil && (!open || was.iface != is.iface) {
-		if err := b.sets.change(ipsetCmdDel, name, was.member(source, now)); err != nil {
+		if err := b.sets.Change(ipset.CmdDel, name, was.member(source, now)); err != nil {
 			return err
 		}
 	}
 	if !open {
 		return nil
 	}
-	return b.sets.change(ipsetCmdAdd, name, is.member(source, now))
+	return b.sets.Change(ipset.CmdAdd, name, is.member(source, now))
 }
 
 // linkName is the name of the interface with an index.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ipset"
 	"sallyport/firewall/internal/nl"
 )
 
@@ -35,9 +36,6 @@ var (
 
 	// errNoSets is returned where there is no ipset: its kernel part, or what rules ask it with.
 	errNoSets = errors.New("iptables cannot guard without ipset, whose elements the kernel ends on time")
-
-	errForeignSet = errors.New(`there is an ipset named "spa-..." that is not ours; rename it, or ` +
-		`remove it with: ipset destroy`)
 )
 
 // foreignError says what of our name is not ours. It is ErrForeign.
@@ -52,7 +50,7 @@ type ipt struct {
 	cfg    *Config
 	log    *slog.Logger
 	helper *helper
-	sets   *ipsets
+	sets   *ipset.Conn
 	names  *netlink.Conn            // of interfaces
 	near   map[netip.Addr]*neighbor // link-local sources that have grants
 	events *netlink.Conn            // what others change; nil for the older kind
@@ -126,7 +124,7 @@ func (b *ipt) open() error {
 
 // openSets opens the sets and makes those that the helper tries its rules with.
 func (b *ipt) openSets() error {
-	sets, err := openIPSets()
+	sets, err := ipset.Open()
 	if errors.Is(err, unix.EPERM) {
 		return err
 	}
@@ -136,7 +134,7 @@ func (b *ipt) openSets() error {
 	b.sets = sets
 	for _, v6 := range []bool{false, true} {
 		for kind, name := range triedSets {
-			if err := sets.create(b.addressSet(name, kind, v6)); err != nil {
+			if err := sets.Create(b.addressSet(name, kind, v6)); err != nil {
 				return noSets(err)
 			}
 		}
@@ -145,7 +143,7 @@ func (b *ipt) openSets() error {
 }
 
 // triedSets are sets that are made to see whether the kernel has their types.
-var triedSets = map[string]string{hashIPPort: setProbe, hashIPPortIP: setProbe + "-", hashNetIface: setProbe + "+"}
+var triedSets = map[string]string{ipset.HashIPPort: setProbe, ipset.HashIPPortIP: setProbe + "-", ipset.HashNetIface: setProbe + "+"}
 
 // noSets says what there is to install.
 func noSets(why error) error {
@@ -158,7 +156,7 @@ func noSets(why error) error {
 func (b *ipt) probedSets() error {
 	for _, v6 := range []bool{false, true} {
 		for _, name := range triedSets {
-			if err := b.sets.destroy(setName(name, v6)); err != nil {
+			if err := b.sets.Destroy(setName(name, v6)); err != nil {
 				return err
 			}
 		}
@@ -193,7 +191,7 @@ func (b *ipt) close() error {
 		errs = append(errs, b.helper.close())
 	}
 	if b.sets != nil {
-		errs = append(errs, b.sets.close())
+		errs = append(errs, b.sets.Close())
 	}
 	if b.names != nil {
 		errs = append(errs, b.names.Close())

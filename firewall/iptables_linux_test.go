@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ipset"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -106,7 +107,7 @@ func TestEmptiedSets(t *testing.T) {
 			s.watch()
 			s.grant("alice", "192.0.2.2", long)
 			b := s.backend.(*ipt)
-			s.must(b.sets.replace(b.addressSet(setGrants, hashIPPort, false), nil))
+			s.must(b.sets.Replace(b.addressSet(setGrants, ipset.HashIPPort, false), nil))
 			lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 			s.dark("192.0.2.3", "192.0.2.1", "22")
 		})
@@ -169,16 +170,16 @@ func TestForeignChain(t *testing.T) {
 func TestForeignSet(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").newSite(t, nil)
 	s.must(s.gw.Do(func() error {
-		sets, err := openIPSets()
+		sets, err := ipset.Open()
 		if err != nil {
 			return err
 		}
-		defer sets.close()
-		return sets.create(ipset{name: "spa-grants4", kind: bitmapPort, family: unix.AF_INET, low: 1, high: 9})
+		defer sets.Close()
+		return sets.Create(ipset.Set{Name: "spa-grants4", Kind: ipset.BitmapPort, Family: unix.AF_INET, Low: 1, High: 9})
 	}))
 	s.open()
 	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
-	if !errors.Is(err, errForeignSet) {
+	if !errors.Is(err, ipset.ErrForeign) {
 		t.Errorf("got %v, want that the set is not ours", err)
 	}
 }
@@ -237,12 +238,12 @@ func TestWithoutSets(t *testing.T) {
 	}
 	s.says(s.fails(), "without ipset", "install", "CONFIG_IP_SET", "libxt_set", "Couldn't load match set")
 	s.must(s.gw.Do(func() error {
-		sets, err := openIPSets()
+		sets, err := ipset.Open()
 		if err != nil {
 			return err
 		}
-		defer sets.close()
-		if _, err := sets.list(setName(setProbe, false)); !errors.Is(err, guard.ErrGone) {
+		defer sets.Close()
+		if _, err := sets.List(setName(setProbe, false)); !errors.Is(err, guard.ErrGone) {
 			t.Errorf("got %v, want that the set that was tried is gone", err)
 		}
 		return nil

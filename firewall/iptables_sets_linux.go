@@ -11,29 +11,30 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ipset"
 	"sallyport/firewall/internal/ledger"
 	"sallyport/keys/service"
 )
 
 // addressSet is a set whose elements have an address.
-func (b *ipt) addressSet(name, kind string, v6 bool) ipset {
+func (b *ipt) addressSet(name, kind string, v6 bool) ipset.Set {
 	family := byte(unix.AF_INET)
 	if v6 {
 		family = unix.AF_INET6
 	}
-	return ipset{name: setName(name, v6), kind: kind, family: family, max: b.cfg.size + 1}
+	return ipset.Set{Name: setName(name, v6), Kind: kind, Family: family, Max: b.cfg.size + 1}
 }
 
 // witness is an element that no packet is, and that stays: while it is there, nobody has
 // emptied the set. ipset tells nobody of changes.
-func witness(kind string, v6 bool) member {
+func witness(kind string, v6 bool) ipset.Member {
 	nobody := netip.MustParseAddr("255.255.255.255")
 	if v6 {
 		nobody = netip.MustParseAddr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
 	}
-	m := member{ip: nobody, proto: service.TCP}
-	if kind == hashIPPortIP {
-		m.ip2 = nobody
+	m := ipset.Member{IP: nobody, Proto: service.TCP}
+	if kind == ipset.HashIPPortIP {
+		m.IP2 = nobody
 	}
 	return m
 }
@@ -45,17 +46,17 @@ type leaseSet struct {
 }
 
 var leaseSets = []leaseSet{
-	{setGrants, hashIPPort, false}, {setGrants, hashIPPort, true},
-	{setReach, hashIPPortIP, false}, {setReach, hashIPPortIP, true},
-	{setNear, hashIPPort, true},
+	{setGrants, ipset.HashIPPort, false}, {setGrants, ipset.HashIPPort, true},
+	{setReach, ipset.HashIPPortIP, false}, {setReach, ipset.HashIPPortIP, true},
+	{setNear, ipset.HashIPPort, true},
 }
 
 // members are those of the leases that belong into the set.
-func (s leaseSet) members(ls []guard.Lease) []member {
-	var ms []member
+func (s leaseSet) members(ls []guard.Lease) []ipset.Member {
+	var ms []ipset.Member
 	for _, l := range ls {
 		if setOf(l.Element) == s {
-			ms = append(ms, member{ip: l.Source, proto: l.Proto, port: l.Port, ip2: l.To, seconds: seconds(l.Left)})
+			ms = append(ms, ipset.Member{IP: l.Source, Proto: l.Proto, Port: l.Port, IP2: l.To, Seconds: ipset.Seconds(l.Left)})
 		}
 	}
 	return ms
@@ -65,11 +66,11 @@ func (s leaseSet) members(ls []guard.Lease) []member {
 func setOf(e guard.Element) leaseSet {
 	switch v6 := e.Source.Is6(); {
 	case e.Link != 0:
-		return leaseSet{setNear, hashIPPort, true}
+		return leaseSet{setNear, ipset.HashIPPort, true}
 	case e.To.IsValid():
-		return leaseSet{setReach, hashIPPortIP, v6}
+		return leaseSet{setReach, ipset.HashIPPortIP, v6}
 	default:
-		return leaseSet{setGrants, hashIPPort, v6}
+		return leaseSet{setGrants, ipset.HashIPPort, v6}
 	}
 }
 
@@ -78,25 +79,25 @@ func (b *ipt) fill(p guard.Plan) error {
 	leases := b.settle(p.At(b.cfg.Now()).Leases)
 	for _, s := range leaseSets {
 		ms := append(s.members(leases), witness(s.kind, s.v6))
-		if err := b.sets.replace(b.addressSet(s.name, s.kind, s.v6), ms); err != nil {
+		if err := b.sets.Replace(b.addressSet(s.name, s.kind, s.v6), ms); err != nil {
 			return err
 		}
 	}
-	if err := b.sets.replace(b.addressSet(setLinks, hashNetIface, true), b.linkMembers()); err != nil {
+	if err := b.sets.Replace(b.addressSet(setLinks, ipset.HashNetIface, true), b.linkMembers()); err != nil {
 		return err
 	}
 	for _, v6 := range []bool{false, true} {
 		p := p.At(b.cfg.Now())
 		flows, peers := flowMembers(p.Carried, v6)
 		if err := errors.Join(
-			b.sets.replace(b.addressSet(setFlows, hashIPPortIP, v6), flows),
-			b.sets.replace(b.addressSet(setPeers, hashIPPort, v6), peers),
-			b.sets.keep(b.addressSet(setMet, hashIPPort, v6)),
+			b.sets.Replace(b.addressSet(setFlows, ipset.HashIPPortIP, v6), flows),
+			b.sets.Replace(b.addressSet(setPeers, ipset.HashIPPort, v6), peers),
+			b.sets.Keep(b.addressSet(setMet, ipset.HashIPPort, v6)),
 		); err != nil {
 			return err
 		}
 	}
-	if err := b.sets.keep(b.addressSet(setLinked, hashNetIface, true)); err != nil {
+	if err := b.sets.Keep(b.addressSet(setLinked, ipset.HashNetIface, true)); err != nil {
 		return err
 	}
 	return b.fillTrial(p.At(b.cfg.Now()).Confirm)
@@ -108,14 +109,14 @@ func (b *ipt) fillTrial(confirm time.Duration) error {
 		return nil
 	}
 	for _, proto := range []service.Proto{service.TCP, service.UDP} {
-		var ms []member
+		var ms []ipset.Member
 		for _, e := range portElements(b.cfg.everyPort(), 0) {
 			if service.Proto(e.Key[0]) == proto {
-				ms = append(ms, member{port: uint16(e.Key[4])<<8 | uint16(e.Key[5]), seconds: seconds(confirm)})
+				ms = append(ms, ipset.Member{Port: uint16(e.Key[4])<<8 | uint16(e.Key[5]), Seconds: ipset.Seconds(confirm)})
 			}
 		}
 		low, high := span(b.cfg.everyPort(), proto)
-		if err := b.sets.replace(ipset{name: trialSet(proto), kind: bitmapPort, low: low, high: high}, ms); err != nil {
+		if err := b.sets.Replace(ipset.Set{Name: trialSet(proto), Kind: ipset.BitmapPort, Low: low, High: high}, ms); err != nil {
 			return err
 		}
 	}
@@ -135,24 +136,24 @@ func span(ports []service.Ports, proto service.Proto) (low, high uint16) {
 
 // flowMembers spreads flows over two sets, since no type of set has two ports. What several have in common
 // stays for the longest of them.
-func flowMembers(fs []guard.Carried, v6 bool) (flows, peers []member) {
-	in, at := make(map[member]uint32), make(map[member]uint32)
+func flowMembers(fs []guard.Carried, v6 bool) (flows, peers []ipset.Member) {
+	in, at := make(map[ipset.Member]uint32), make(map[ipset.Member]uint32)
 	for _, f := range fs {
 		remote, local := unzoned(f.Remote), unzoned(f.Local)
 		if remote.Addr().Is6() != v6 {
 			continue
 		}
-		one, other := member{ip: remote.Addr(), proto: f.Proto, port: remote.Port(), ip2: local.Addr()},
-			member{ip: remote.Addr(), proto: f.Proto, port: local.Port()}
-		in[one], at[other] = max(in[one], seconds(f.Left)), max(at[other], seconds(f.Left))
+		one, other := ipset.Member{IP: remote.Addr(), Proto: f.Proto, Port: remote.Port(), IP2: local.Addr()},
+			ipset.Member{IP: remote.Addr(), Proto: f.Proto, Port: local.Port()}
+		in[one], at[other] = max(in[one], ipset.Seconds(f.Left)), max(at[other], ipset.Seconds(f.Left))
 	}
 	return lasting(in), lasting(at)
 }
 
 // lasting are members that stay for so many seconds.
-func lasting(times map[member]uint32) (ms []member) {
+func lasting(times map[ipset.Member]uint32) (ms []ipset.Member) {
 	for m, s := range times {
-		m.seconds = s
+		m.Seconds = s
 		ms = append(ms, m)
 	}
 	return ms
@@ -163,22 +164,22 @@ func lasting(times map[member]uint32) (ms []member) {
 func (b *ipt) carriedMembers() ([]guard.Carried, error) {
 	var all []guard.Carried
 	for _, v6 := range []bool{false, true} {
-		flows, err := b.sets.list(setName(setFlows, v6))
+		flows, err := b.sets.List(setName(setFlows, v6))
 		if errors.Is(err, guard.ErrGone) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		peers, err := b.sets.list(setName(setPeers, v6))
+		peers, err := b.sets.List(setName(setPeers, v6))
 		if err != nil && !errors.Is(err, guard.ErrGone) {
 			return nil, err
 		}
 		for _, f := range flows {
 			for _, p := range peers {
-				if p.ip == f.ip && p.proto == f.proto {
-					l := guard.Flow{Proto: f.proto, Remote: netip.AddrPortFrom(f.ip, f.port), Local: netip.AddrPortFrom(f.ip2, p.port)}
-					all = append(all, guard.Carried{Flow: l, Left: time.Duration(min(f.seconds, p.seconds)) * time.Second})
+				if p.IP == f.IP && p.Proto == f.Proto {
+					l := guard.Flow{Proto: f.Proto, Remote: netip.AddrPortFrom(f.IP, f.Port), Local: netip.AddrPortFrom(f.IP2, p.Port)}
+					all = append(all, guard.Carried{Flow: l, Left: time.Duration(min(f.Seconds, p.Seconds)) * time.Second})
 				}
 			}
 		}
@@ -201,27 +202,27 @@ func (b *ipt) setMembers(ls []guard.Lease) error {
 	gone := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Left > 0 })
 	live := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Left <= 0 })
 	for _, s := range leaseSets {
-		if err := b.all(ipsetCmdDel, s, s.members(gone)); err != nil {
+		if err := b.all(ipset.CmdDel, s, s.members(gone)); err != nil {
 			return err
 		}
 	}
-	added, there := make(map[leaseSet][]member), make(map[leaseSet][]member)
+	added, there := make(map[leaseSet][]ipset.Member), make(map[leaseSet][]ipset.Member)
 	for _, s := range leaseSets {
 		added[s], there[s], err = b.addFresh(s, s.members(live))
 		if err != nil {
-			return errors.Join(err, undo(), b.each(ipsetCmdDel, added))
+			return errors.Join(err, undo(), b.each(ipset.CmdDel, added))
 		}
 	}
-	return b.each(ipsetCmdAdd, there)
+	return b.each(ipset.CmdAdd, there)
 }
 
 // addFresh adds the members that the set does not have yet, and returns them and the others.
-func (b *ipt) addFresh(s leaseSet, ms []member) (fresh, there []member, err error) {
+func (b *ipt) addFresh(s leaseSet, ms []ipset.Member) (fresh, there []ipset.Member, err error) {
 	if len(ms) == 0 {
 		return nil, nil, nil
 	}
 	name := setName(s.name, s.v6)
-	errs, err := b.sets.each(ipsetCmdAdd, netlink.Excl, name, ms)
+	errs, err := b.sets.Each(ipset.CmdAdd, netlink.Excl, name, ms)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -229,16 +230,16 @@ func (b *ipt) addFresh(s leaseSet, ms []member) (fresh, there []member, err erro
 		switch errno, no := errs[i]; {
 		case !no:
 			fresh = append(fresh, m)
-		case errno == ipsetErrExists:
+		case errno == ipset.ErrExists:
 			there = append(there, m)
 		default:
-			err = explainIPSet("granting in "+name, errno)
+			err = ipset.Explain("granting in "+name, errno)
 		}
 	}
 	return fresh, there, err
 }
 
-func (b *ipt) each(cmd uint16, ms map[leaseSet][]member) error {
+func (b *ipt) each(cmd uint16, ms map[leaseSet][]ipset.Member) error {
 	var errs []error
 	for _, s := range leaseSets {
 		errs = append(errs, b.all(cmd, s, ms[s]))
@@ -246,17 +247,17 @@ func (b *ipt) each(cmd uint16, ms map[leaseSet][]member) error {
 	return errors.Join(errs...)
 }
 
-func (b *ipt) all(cmd uint16, s leaseSet, ms []member) error {
+func (b *ipt) all(cmd uint16, s leaseSet, ms []ipset.Member) error {
 	if len(ms) == 0 {
 		return nil
 	}
 	name := setName(s.name, s.v6)
-	errs, err := b.sets.each(cmd, 0, name, ms)
+	errs, err := b.sets.Each(cmd, 0, name, ms)
 	if err != nil {
 		return err
 	}
 	for _, errno := range errs {
-		return explainIPSet("changing "+name, errno)
+		return ipset.Explain("changing "+name, errno)
 	}
 	return nil
 }
@@ -264,7 +265,7 @@ func (b *ipt) all(cmd uint16, s leaseSet, ms []member) error {
 // emptied reports whether somebody else has emptied or removed a set of grants.
 func (b *ipt) emptied() (bool, error) {
 	for _, s := range leaseSets {
-		there, err := b.sets.has(setName(s.name, s.v6), witness(s.kind, s.v6))
+		there, err := b.sets.Has(setName(s.name, s.v6), witness(s.kind, s.v6))
 		if err != nil || !there {
 			return err == nil, err
 		}
@@ -276,7 +277,7 @@ func (b *ipt) destroySets() error {
 	if b.sets == nil {
 		return nil
 	}
-	return b.sets.destroy(ourSets()...)
+	return b.sets.Destroy(ourSets()...)
 }
 
 // ourSets are the names of all sets that are ever made, those for a moment included.
@@ -284,14 +285,14 @@ func ourSets() []string {
 	var names []string
 	for _, v6 := range []bool{false, true} {
 		for _, name := range []string{setGrants, setReach, setNear, setLinks, setMet, setLinked, setFlows, setPeers} {
-			names = append(names, setName(name, v6), setName(name, v6)+fresh)
+			names = append(names, setName(name, v6), setName(name, v6)+ipset.Fresh)
 		}
 		for _, name := range triedSets {
 			names = append(names, setName(name, v6))
 		}
 	}
 	for _, proto := range []service.Proto{service.TCP, service.UDP} {
-		names = append(names, trialSet(proto), trialSet(proto)+fresh)
+		names = append(names, trialSet(proto), trialSet(proto)+ipset.Fresh)
 	}
 	return names
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"testing"
 
+	"sallyport/firewall/internal/keeper"
 	"sallyport/spa/lab"
 )
 
@@ -20,7 +21,7 @@ func TestKeeperOfAnothersDirectory(t *testing.T) {
 	s.load(0)
 	lock := s.keeperLock()
 	lab.Eventually(t, "the keeper to hold", func() bool {
-		pid, err := lockHolder(lock)
+		pid, err := keeper.LockHolder(lock)
 		return err == nil && pid != 0
 	})
 	if !s.Persists() {

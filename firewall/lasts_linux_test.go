@@ -31,11 +31,11 @@ func (s *site) lasts(source string) time.Duration {
 		if b.sets == nil {
 			return s.lastsByRule(a)
 		}
-		ms, err := b.sets.list(setName(setGrants, a.Is6()))
+		ms, err := b.sets.List(setName(setGrants, a.Is6()))
 		s.must(err)
 		for _, m := range ms {
-			if m.ip == a && m.port == 22 {
-				return time.Duration(m.seconds) * time.Second
+			if m.IP == a && m.Port == 22 {
+				return time.Duration(m.Seconds) * time.Second
 			}
 		}
 	}

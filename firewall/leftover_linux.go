@@ -12,6 +12,8 @@ import (
 
 	nft "github.com/google/nftables"
 	"golang.org/x/sys/unix"
+
+	"sallyport/firewall/internal/ipset"
 )
 
 // leftover returns the kinds of iptables in whose tables chains of ours stand. It runs no
@@ -141,7 +143,7 @@ func removeKind(kind string) error {
 		return err
 	}
 	b := &ipt{helper: h}
-	if b.sets, err = openIPSets(); err != nil {
+	if b.sets, err = ipset.Open(); err != nil {
 		b.sets = nil // then it had none
 	}
 	return errors.Join(b.remove(), b.close())
@@ -176,14 +178,14 @@ func removeLeftSets() error {
 	if _, err := os.Stat(modules + "/ip_set"); all == nil && errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	sets, err := openIPSets()
+	sets, err := ipset.Open()
 	if errors.Is(err, unix.EPERM) {
 		return err
 	}
 	if err != nil {
 		return nil // this kernel has none
 	}
-	return errors.Join(sets.destroy(ourSets()...), sets.close())
+	return errors.Join(sets.Destroy(ourSets()...), sets.Close())
 }
 
 // sweep takes away what the other backend has left, once this one guards: with both, a

@@ -147,7 +147,7 @@ func (f *Firewall) established(kind func(guard.Flow) bool) ([]guard.Flow, error)
 	if f.sessions == nil || f.cfg.Mode != Guard {
 		return nil, nil
 	}
-	return f.sessions.flows(kind)
+	return f.sessions.Flows(kind)
 }
 
 // restore puts the guard back as it should be at now. The caller holds the lock and has the

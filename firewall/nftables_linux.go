@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/keeper"
 	"sallyport/firewall/internal/ledger"
 	"sallyport/firewall/internal/nl"
 	"sallyport/keys/service"
@@ -42,9 +43,9 @@ type nftables struct {
 	learned  map[string][]nft.SetElement // by the guard that was there before, by name of the set
 	known    uint64                      // the handle of the table that was loaded last; 0: none
 
-	own    bool     // the table is to have an owner, and the kernel can do that
-	keeper *keeper  // of the table; nil: there is none
-	lock   *os.File // keeperFile
+	own    bool           // the table is to have an owner, and the kernel can do that
+	keeper *keeper.Keeper // of the table; nil: there is none
+	lock   *os.File       // keeperFile
 	// relayed is whether there may be a relay; see behindRelay.
 	relayed bool
 }
@@ -139,14 +140,14 @@ func (n *nftables) closed() Closed {
 }
 
 func (n *nftables) processes() []Process {
-	if !n.keeper.lives() {
+	if !n.keeper.Lives() {
 		return nil
 	}
-	return []Process{{keeperName, n.keeper.pid, n.keeper.left}}
+	return []Process{{keeper.Name, n.keeper.PID, n.keeper.Privileges}}
 }
 
 func (n *nftables) close() error {
-	errs := []error{n.keeper.leave()}
+	errs := []error{n.keeper.Leave()}
 	if n.lock != nil {
 		errs = append(errs, n.lock.Close())
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/keeper"
 	"sallyport/firewall/internal/nl"
 )
 
@@ -34,7 +35,7 @@ const (
 // prepareToOwn finds out whether the table can have an owner, and starts its keeper.
 func (n *nftables) prepareToOwn() error {
 	var err error
-	if n.lock, err = n.cfg.openKeeperFile(); err != nil {
+	if n.lock, err = keeper.OpenFile(n.cfg.State, n.cfg.User, true); err != nil {
 		return fmt.Errorf("opening the lock of the guard's keeper: %w", err)
 	}
 	if n.cfg.Persist != PersistOwner || n.cfg.plain || n.cfg.Mode != Guard {
@@ -43,7 +44,7 @@ func (n *nftables) prepareToOwn() error {
 	if n.own, err = n.canOwn(); err != nil || !n.own {
 		return err
 	}
-	if n.keeper, err = startKeeper(n.lock, n.socket); err != nil {
+	if n.keeper, err = keeper.Start(n.lock, n.socket); err != nil {
 		// There is a guard without one too, until somebody flushes it while nothing runs.
 		n.lacks = append(n.lacks, "a process that keeps the guard while no spa-server runs ("+err.Error()+")")
 	}
@@ -51,12 +52,12 @@ func (n *nftables) prepareToOwn() error {
 }
 
 // persists reports whether a keeper sees to it that the table always has an owner.
-func (n *nftables) persists() bool { return n.own && n.keeper.lives() }
+func (n *nftables) persists() bool { return n.own && n.keeper.Lives() }
 
 // keeperGone reports whether the keeper has ended by itself, or was killed.
-func (n *nftables) keeperGone() bool { return n.own && n.keeper.gone() }
+func (n *nftables) keeperGone() bool { return n.own && n.keeper.Gone() }
 
-func (n *nftables) awaitKeeper(ctx context.Context) bool { return n.keeper.await(ctx) }
+func (n *nftables) awaitKeeper(ctx context.Context) bool { return n.keeper.Await(ctx) }
 
 // canOwn asks whether the kernel knows tables that persist, in a batch that fails as a whole.
 func (n *nftables) canOwn() (bool, error) {
@@ -121,7 +122,7 @@ func (n *nftables) load(p guard.Plan) error {
 	if t, err := n.table(); err == nil {
 		n.known = t.handle // without it the table is known by its marker alone
 	}
-	n.keeper.hold()
+	n.keeper.Hold()
 	return nil
 }
 
@@ -291,8 +292,8 @@ func (n *nftables) release() error {
 	}
 	// The keeper takes the lock a moment after it was told to hold; and the socket closes a
 	// moment later where a process that is being started has it still.
-	give := time.Now().Add(keeperEnds)
-	for i := 0; i < looks || time.Now().Before(give); i++ {
+	give := time.Now().Add(keeper.Ends)
+	for i := 0; i < keeper.Looks || time.Now().Before(give); i++ {
 		if err := n.endOtherKeepers(); err != nil {
 			return err
 		}
@@ -308,9 +309,9 @@ func (n *nftables) release() error {
 func (n *nftables) endOtherKeepers() error {
 	var err error
 	if n.lock != nil {
-		err = endKeeper(n.lock)
+		err = keeper.EndHolder(n.lock)
 	}
-	return errors.Join(err, endKeepers(n.keeper))
+	return errors.Join(err, keeper.EndAll(n.keeper))
 }
 
 // errOwned is returned where the table is another process's.
@@ -324,12 +325,12 @@ func (n *nftables) othersOwn() (bool, error) {
 func (n *nftables) remove() error {
 	t, err := n.present()
 	if err != nil || t.handle == 0 {
-		return errors.Join(err, n.keeper.end())
+		return errors.Join(err, n.keeper.End())
 	}
 	if err := n.release(); err != nil {
 		return err
 	}
-	return errors.Join(n.deleteTable(tableName), n.keeper.end())
+	return errors.Join(n.deleteTable(tableName), n.keeper.End())
 }
 
 // deleteTable deletes a table of ours, if it is there.
@@ -355,7 +356,7 @@ func teardown(state string, mark func() error) (rest func() error, err error) {
 		return nothing, explain("opening netlink", err)
 	}
 	n := &nftables{objects: newObjects(setSize), conn: conn, socket: socket}
-	if n.lock, err = openKeeperFile(state, false); errors.Is(err, fs.ErrNotExist) {
+	if n.lock, err = keeper.OpenFile(state, "", false); errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
 	if err != nil {
@@ -381,7 +382,7 @@ func (n *nftables) persuade() error {
 		return err
 	}
 	give := time.Now().Add(tearingDown)
-	for i := 0; i < looks || time.Now().Before(give); i++ {
+	for i := 0; i < keeper.Looks || time.Now().Before(give); i++ {
 		if err := n.endOtherKeepers(); err != nil { // each time: a keeper takes the lock a moment after it was told to hold
 			return err
 		}

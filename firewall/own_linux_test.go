@@ -12,6 +12,7 @@ import (
 	nft "github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/keeper"
 	"sallyport/spa/lab"
 )
 
@@ -51,12 +52,12 @@ func ownedGuard(t *testing.T, change func(*Config)) *site {
 }
 
 func (s *site) endKeepers() {
-	lock, err := os.OpenFile(filepath.Join(s.config.State, keeperFile), os.O_RDWR, 0)
+	lock, err := os.OpenFile(filepath.Join(s.config.State, keeper.FileName), os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return
 	}
 	s.must(err)
-	s.must(errors.Join(endKeeper(lock), lock.Close()))
+	s.must(errors.Join(keeper.EndHolder(lock), lock.Close()))
 }
 
 // orphan ends the keeper of a table whose daemon is gone.
@@ -228,19 +229,19 @@ func TestKeepersDoNotPileUp(t *testing.T) {
 	first := s.backend.(*nftables).keeper
 	s.open()
 	second := s.backend.(*nftables).keeper
-	if !first.lives() || !second.lives() {
+	if !first.Lives() || !second.Lives() {
 		t.Fatal("a daemon that starts has its own keeper beside the one that holds the table")
 	}
 	s.load(0)
-	lab.Eventually(t, "the end of the first keeper", func() bool { return !first.lives() })
+	lab.Eventually(t, "the end of the first keeper", func() bool { return !first.Lives() })
 	s.must(s.backend.remove())
-	if second.lives() || s.Persists() {
+	if second.Lives() || s.Persists() {
 		t.Error("a keeper outlives the guard")
 	}
 	s.open()
 	third := s.backend.(*nftables).keeper
 	s.die()
-	lab.Eventually(t, "the end of a keeper that holds nothing", func() bool { return !third.lives() })
+	lab.Eventually(t, "the end of a keeper that holds nothing", func() bool { return !third.Lives() })
 }
 
 // TestKeeperEndsWithTheStateDirectory: nobody could find it any more.
@@ -248,7 +249,7 @@ func TestKeeperEndsWithTheStateDirectory(t *testing.T) {
 	s := ownedGuard(t, nil)
 	keeper := s.backend.(*nftables).keeper
 	s.must(os.RemoveAll(s.config.State))
-	lab.Eventually(t, "the end of the keeper", func() bool { return !keeper.lives() })
+	lab.Eventually(t, "the end of the keeper", func() bool { return !keeper.Lives() })
 	s.die()
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }
@@ -271,7 +272,7 @@ func TestKilledKeeper(t *testing.T) {
 // TestKeeperHasNoPower: what holds the table can do nothing with it.
 func TestKeeperHasNoPower(t *testing.T) {
 	s := ownedGuard(t, nil)
-	threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(s.backend.(*nftables).keeper.pid), "task/*/status"))
+	threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(s.backend.(*nftables).keeper.PID), "task/*/status"))
 	s.must(err)
 	if len(threads) == 0 {
 		t.Fatal("the keeper has no threads")
@@ -313,7 +314,7 @@ func TestTeardownOfAnOwnedTable(t *testing.T) {
 			if !s.isGone(tableName) {
 				t.Error("the table is still there")
 			}
-			if pid, err := lockHolder(s.keeperLock()); pid != 0 || err != nil {
+			if pid, err := keeper.LockHolder(s.keeperLock()); pid != 0 || err != nil {
 				t.Errorf("keeper %d is left, %v", pid, err)
 			}
 			session := s.connect("192.0.2.3", "192.0.2.1", "22")
@@ -327,7 +328,7 @@ func TestTeardownOfAnOwnedTable(t *testing.T) {
 
 func (s *site) keeperLock() *os.File {
 	s.Helper()
-	f, err := openKeeperFile(s.config.State, false)
+	f, err := keeper.OpenFile(s.config.State, "", false)
 	s.must(err)
 	s.Cleanup(func() { f.Close() })
 	return f

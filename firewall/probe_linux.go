@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"sallyport/firewall/internal/nl"
+	"sallyport/firewall/internal/sessions"
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -74,7 +75,7 @@ func (n *nftables) probe() (lacks []string, err error) {
 	if len(missing) > 0 {
 		return nil, fmt.Errorf("this kernel cannot guard: it lacks %s", strings.Join(missing, ", "))
 	}
-	if _, err := n.socket.Execute(ctRequest(ctGetStats, netlink.Request|netlink.Dump, nil)); err != nil {
+	if !sessions.TellsTracked(n.socket) {
 		lacks = append(lacks, lacksConntrackDump)
 	}
 	return lacks, nil

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/ipset"
 	"sallyport/spa/lab"
 )
 
@@ -75,7 +76,7 @@ func TestSetsNamedBeforeHoldNothing(t *testing.T) {
 func TestKeeperThatIsSlow(t *testing.T) {
 	s := newOwned(t, nil)
 	s.open()
-	pid := s.backend.(*nftables).keeper.pid
+	pid := s.backend.(*nftables).keeper.PID
 	s.must(unix.Kill(pid, unix.SIGSTOP))
 	s.load(0)
 	s.die()
@@ -102,7 +103,7 @@ func TestRelayOfAKilledDaemon(t *testing.T) {
 // TestKeeperEndsWhileManyAsk is for the race detector.
 func TestKeeperEndsWhileManyAsk(t *testing.T) {
 	s := ownedGuard(t, nil)
-	s.must(unix.Kill(s.backend.(*nftables).keeper.pid, unix.SIGKILL))
+	s.must(unix.Kill(s.backend.(*nftables).keeper.PID, unix.SIGKILL))
 	asked := make(chan struct{})
 	go func() {
 		defer close(asked)
@@ -213,12 +214,12 @@ func (s *site) hasSet(name string) bool {
 	s.Helper()
 	var there bool
 	s.must(s.gw.Do(func() error {
-		sets, err := openIPSets()
+		sets, err := ipset.Open()
 		if err != nil {
 			return err
 		}
-		defer sets.close()
-		_, err = sets.list(name)
+		defer sets.Close()
+		_, err = sets.List(name)
 		there = err == nil
 		if errors.Is(err, guard.ErrGone) {
 			err = nil

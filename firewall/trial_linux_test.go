@@ -7,6 +7,7 @@ import (
 	nft "github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/ipset"
 	"sallyport/spa/lab"
 )
 
@@ -38,7 +39,7 @@ func (s *site) endCarrying() {
 	case *nftables:
 		s.another(func(c *nft.Conn) { c.FlushSet(b.objects.carried4) })
 	case *ipt:
-		s.must(b.sets.replace(ipset{name: "spa-flows4", kind: hashIPPortIP, family: unix.AF_INET, max: b.cfg.size + 1}, nil))
+		s.must(b.sets.Replace(ipset.Set{Name: "spa-flows4", Kind: ipset.HashIPPortIP, Family: unix.AF_INET, Max: b.cfg.size + 1}, nil))
 	}
 }
 

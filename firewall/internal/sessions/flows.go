@@ -1,4 +1,5 @@
-package firewall
+// Package sessions lists and ends the sessions of this host, by sock_diag and connection tracking.
+package sessions
 
 import (
 	"encoding/binary"
@@ -49,9 +50,9 @@ const (
 	ctTCPEstablished, ctTCPCloseWait = 3, 5
 )
 
-// sessions are the sockets over which the kernel is asked for sessions and told to end them.
+// Sessions are the sockets over which the kernel is asked for sessions and told to end them.
 // They are opened while there is the privilege, for every backend.
-type sessions struct {
+type Sessions struct {
 	diag  *netlink.Conn // sockets of this host
 	track *netlink.Conn // connection tracking
 	route *netlink.Conn // addresses of this host
@@ -59,7 +60,8 @@ type sessions struct {
 	tracks bool
 }
 
-func openSessions() (*sessions, error) {
+// Open opens the sockets.
+func Open() (*Sessions, error) {
 	diag, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
 	if err != nil {
 		return nil, fmt.Errorf("opening sock_diag: %w", err)
@@ -72,18 +74,24 @@ func openSessions() (*sessions, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), diag.Close(), track.Close())
 	}
-	_, err = track.Execute(ctRequest(ctGetStats, netlink.Request|netlink.Dump, nil))
-	return &sessions{diag: diag, track: track, route: route, tracks: err == nil}, nil
+	return &Sessions{diag: diag, track: track, route: route, tracks: TellsTracked(track)}, nil
 }
 
-func (s *sessions) close() error {
+// TellsTracked reports whether this kernel tells what it tracks (nf_conntrack_netlink). The socket is of netfilter.
+func TellsTracked(c *netlink.Conn) bool {
+	_, err := c.Execute(ctRequest(ctGetStats, netlink.Request|netlink.Dump, nil))
+	return err == nil
+}
+
+// Close closes the sockets.
+func (s *Sessions) Close() error {
 	return errors.Join(s.diag.Close(), s.track.Close(), s.route.Close())
 }
 
-// flows lists the flows of a kind: those of this host's sockets, and those that DNAT leads
+// Flows lists the flows of a kind: those of this host's sockets, and those that DNAT leads
 // on, which only connection tracking knows. Flows that this host opened from a guarded port
 // may be among them and do no harm.
-func (s *sessions) flows(kind func(guard.Flow) bool) ([]guard.Flow, error) {
+func (s *Sessions) Flows(kind func(guard.Flow) bool) ([]guard.Flow, error) {
 	found := make(map[guard.Flow]bool)
 	keep := func(f guard.Flow) {
 		if kind(f) && !f.Remote.Addr().IsLoopback() {
@@ -106,12 +114,12 @@ func (s *sessions) flows(kind func(guard.Flow) bool) ([]guard.Flow, error) {
 }
 
 // socketFlows tells keep of the connected sockets of this host.
-func (s *sessions) socketFlows(keep func(guard.Flow)) error {
+func (s *Sessions) socketFlows(keep func(guard.Flow)) error {
 	return s.sockets(func(l guard.Flow, _ []byte) { keep(l) })
 }
 
 // sockets tells each of the connected sockets of this host, and what the kernel said of it.
-func (s *sessions) sockets(each func(guard.Flow, []byte)) error {
+func (s *Sessions) sockets(each func(guard.Flow, []byte)) error {
 	for _, proto := range []service.Proto{service.TCP, service.UDP} {
 		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 			replies, err := s.diag.Execute(diagRequest(family, proto))
@@ -159,8 +167,8 @@ func diagFlow(b []byte, proto service.Proto) (guard.Flow, bool) {
 
 // trackedFlows tells keep of the flows in the connection tracking table that have been
 // answered, as they look before DNAT, and of those that began here.
-func (s *sessions) trackedFlows(keep func(guard.Flow)) error {
-	return s.entries(func(e *entry) {
+func (s *Sessions) trackedFlows(keep func(guard.Flow)) error {
+	return s.Entries(func(e *Entry) {
 		if e.answered && e.open() {
 			keep(e.inbound())
 			keep(e.outbound())
@@ -168,8 +176,8 @@ func (s *sessions) trackedFlows(keep func(guard.Flow)) error {
 	})
 }
 
-// entries tells each of the entries of the connection tracking table.
-func (s *sessions) entries(each func(*entry)) error {
+// Entries calls each with every entry of the connection tracking table.
+func (s *Sessions) Entries(each func(*Entry)) error {
 	replies, err := s.track.Execute(ctRequest(ctGet, netlink.Request|netlink.Dump, nil))
 	if err != nil {
 		return fmt.Errorf("listing tracked connections: %w", err)
@@ -189,8 +197,8 @@ func ctRequest(kind netlink.HeaderType, flags netlink.HeaderFlags, attributes []
 	}
 }
 
-// entry is what connection tracking knows of a flow.
-type entry struct {
+// Entry is what connection tracking knows of a flow.
+type Entry struct {
 	family      byte
 	orig, reply tuple
 	answered    bool
@@ -202,12 +210,12 @@ type entry struct {
 }
 
 // open reports whether the flow is one in which something may still be said.
-func (e *entry) open() bool {
+func (e *Entry) open() bool {
 	return e.orig.proto != service.TCP || (e.state >= ctTCPEstablished && e.state <= ctTCPCloseWait)
 }
 
 // inbound is the flow as one from outside to this host.
-func (e *entry) inbound() guard.Flow {
+func (e *Entry) inbound() guard.Flow {
 	return guard.Flow{
 		Proto:  e.orig.proto,
 		Remote: netip.AddrPortFrom(e.orig.src, e.orig.sport),
@@ -216,7 +224,7 @@ func (e *entry) inbound() guard.Flow {
 }
 
 // outbound is the flow as one that began here, seen from this host after translation.
-func (e *entry) outbound() guard.Flow {
+func (e *Entry) outbound() guard.Flow {
 	return guard.Flow{
 		Proto:  e.orig.proto,
 		Remote: netip.AddrPortFrom(e.orig.dst, e.orig.dport),
@@ -224,7 +232,7 @@ func (e *entry) outbound() guard.Flow {
 	}
 }
 
-func decodeEntry(b []byte) (*entry, bool) {
+func decodeEntry(b []byte) (*Entry, bool) {
 	if len(b) < 4 {
 		return nil, false
 	}
@@ -233,7 +241,7 @@ func decodeEntry(b []byte) (*entry, bool) {
 		return nil, false
 	}
 	d.ByteOrder = binary.BigEndian
-	e := &entry{family: b[0]}
+	e := &Entry{family: b[0]}
 	for d.Next() {
 		switch d.Type() {
 		case ctTupleOrig:

@@ -1,4 +1,14 @@
-package firewall
+// Package keeper has the process that keeps the guard's table from being flushed after the daemon was killed.
+//
+// A table belongs to a netlink socket, and anybody can flush a table whose socket is closed. So a second process, the
+// keeper, holds the daemon's socket too. It has no capability and next to no system calls, and it can change nothing
+// over that socket. The next daemon ends it, behind a table that stands in for ours meanwhile.
+//
+// The keeper is this program again. The daemon tells it by a pipe what to do. Once it was told to hold, it stays when
+// the daemon is gone. It holds a lock on a file in the state directory, and the kernel tells whose lock that is: so it
+// can be found and ended. It ends when that file is removed. Programs with another state directory find it by a socket
+// with an abstract name, which belongs to the network namespace, as the table does.
+package keeper
 
 import (
 	"context"
@@ -23,38 +33,27 @@ import (
 	"sallyport/spa/sandbox"
 )
 
-// The keeper. A table belongs to a netlink socket, and what belongs to a socket that is
-// closed anybody can flush. So a second process, which does nothing else, holds the
-// daemon's socket too: the table has an owner also when the daemon was killed. It has no
-// capability and can change nothing over that socket, and next to no system call. The next
-// daemon ends it, behind a table that stands in for ours meanwhile.
-//
-// It is this program again. The daemon tells it by a pipe what to do; when the daemon is
-// gone and it was told to hold, it stays. Who has to end it later finds it by a lock: it
-// holds one on keeperFile, and the kernel tells whose a lock is. Without the file it ends.
-// Whoever has another state directory finds it by a socket with an abstract name, which
-// belongs to the network namespace, as the table does.
 const (
-	keeperName = "spa-keeper"
+	Name = "spa-keeper"
 	// keeperArg is no option of any program: one that does not call Helper ends with it.
-	keeperArg = "--keep-the-guard"
+	arg = "--keep-the-guard"
 
-	keeperFile = "keeper" // in the state directory
+	FileName = "keeper" // in the state directory
 
-	keeperStarts = 10 * time.Second // to start
-	keeperEnds   = 2 * time.Second  // to end when asked, before it is killed
+	starts = 10 * time.Second // to start
+	Ends   = 2 * time.Second  // to end when asked, before it is killed
 
-	// looks is how often at least is looked for what another process has to do: where the machine
+	// Looks is how often at least is looked for what another process has to do: where the machine
 	// stood still, the time for it is over before that process has had any.
-	looks = 100
+	Looks = 100
 )
 
 // Descriptors of the keeper.
 const (
-	keeperSocket = 3 + iota // of the table's owner
-	keeperLock              // keeperFile
-	keeperOrders            // what the daemon says
-	keeperReady             // how it says that it is there
+	descriptorSocket = 3 + iota // of the table's owner
+	descriptorLock              // keeperFile
+	descriptorOrders            // what the daemon says
+	descriptorReady             // how it says that it is there
 )
 
 // Orders to the keeper. The end of the pipe means end, but hold where it was told to.
@@ -63,37 +62,37 @@ const (
 	orderEnd  = 'e'
 )
 
-// keeper is the process, as the daemon knows it.
-type keeper struct {
-	pid    int // 0: it has ended
-	orders *os.File
-	life   *os.File // ends with it
-	holds  bool
-	left   sandbox.State
+// Keeper is the process, as the daemon knows it.
+type Keeper struct {
+	PID        int // 0: it has ended
+	orders     *os.File
+	life       *os.File // ends with it
+	holds      bool
+	Privileges sandbox.State
 }
 
-// serveAsKeeper does not return where this process was started to be a keeper.
-func serveAsKeeper() {
-	if len(os.Args) != 2 || os.Args[0] != keeperName || os.Args[1] != keeperArg {
+// Serve does not return if this process was started to be a keeper.
+func Serve() {
+	if len(os.Args) != 2 || os.Args[0] != Name || os.Args[1] != arg {
 		return
 	}
-	callIt(keeperName)
+	CallProcess(Name)
 	if keep() != nil {
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-// callIt gives this process the name that ps and systemd show, which is "exe" otherwise, by how it was started.
-// The kernel takes 15 bytes (proc(5), /proc/pid/comm).
-func callIt(name string) {
+// CallProcess gives this process the name that ps and systemd show; without it that is "exe". The kernel takes 15 bytes
+// (proc(5), /proc/pid/comm).
+func CallProcess(name string) {
 	_ = os.WriteFile("/proc/self/comm", []byte(name), 0) // without it nothing but a name is wrong
 }
 
-// keep is what a keeper does. It returns when the table needs it no more.
+// keep is what a keeper does. It returns when the table no longer needs it.
 func keep() error {
 	// Before the right to read another user's file is given up: the state directory may be his.
-	removal, err := watchRemoval(keeperLock)
+	removal, err := watchRemoval(descriptorLock)
 	if err != nil {
 		return err
 	}
@@ -104,15 +103,15 @@ func keep() error {
 	if err != nil {
 		return err
 	}
-	ready := os.NewFile(keeperReady, "ready")
+	ready := os.NewFile(descriptorReady, "ready")
 	if err := gob.NewEncoder(ready).Encode(left); err != nil { // it stays open: its end says that this process has ended
 		return err
 	}
 	debug.FreeOSMemory() // what starting needed: it may stay for months
 	defer ready.Close()
 	ended := make(chan error, 2)
-	go func() { ended <- obey(os.NewFile(keeperOrders, "orders")) }()
-	go func() { ended <- awaitRemoval(removal, keeperLock) }()
+	go func() { ended <- obey(os.NewFile(descriptorOrders, "orders")) }()
+	go func() { ended <- awaitRemoval(removal, descriptorLock) }()
 	return <-ended
 }
 
@@ -129,7 +128,7 @@ func obey(orders *os.File) error {
 		case order[0] == orderHold:
 			holds = true
 			lock := unix.Flock_t{Type: unix.F_WRLCK}
-			if err := unix.FcntlFlock(keeperLock, unix.F_SETLKW, &lock); err != nil {
+			if err := unix.FcntlFlock(descriptorLock, unix.F_SETLKW, &lock); err != nil {
 				return err
 			}
 		}
@@ -186,8 +185,8 @@ func beFound() error {
 	return unix.Listen(fd, 16)
 }
 
-// endKeepers ends all keepers in this network namespace but one, whatever their state directory is.
-func endKeepers(but *keeper) error {
+// EndAll ends all keepers in this network namespace but one, whatever their state directory is.
+func EndAll(but *Keeper) error {
 	sockets, err := os.ReadFile("/proc/thread-self/net/unix")
 	if err != nil {
 		return fmt.Errorf("looking for keepers of the guard: %w", err)
@@ -198,19 +197,19 @@ func endKeepers(but *keeper) error {
 			continue
 		}
 		name := fields[len(fields)-1]
-		pid := keeperBehind(name)
-		if pid == 0 || but != nil && pid == but.pid || !isKeeper(pid) {
+		pid := behind(name)
+		if pid == 0 || but != nil && pid == but.PID || !isKeeper(pid) {
 			continue
 		}
-		if err := endProcess(pid, func() bool { return keeperBehind(name) == pid }); err != nil {
+		if err := endProcess(pid, func() bool { return behind(name) == pid }); err != nil {
 			return fmt.Errorf("ending the keeper of the guard, process %d: %w", pid, err)
 		}
 	}
 	return nil
 }
 
-// keeperBehind returns the process of root's, or of this user, that listens by the name; 0: there is none.
-func keeperBehind(name string) int {
+// behind returns the process of root or of this user that listens at the name; 0 if there is none.
+func behind(name string) int {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return 0
@@ -226,9 +225,8 @@ func keeperBehind(name string) int {
 	return int(cred.Pid)
 }
 
-// startKeeper starts a keeper of the socket. Until it is told to hold it ends with this
-// process.
-func startKeeper(lock *os.File, socket *netlink.Conn) (*keeper, error) {
+// Start starts a keeper of the socket. Until it is told to hold, it ends with this process.
+func Start(lock *os.File, socket *netlink.Conn) (*Keeper, error) {
 	held, err := duplicate(socket)
 	if err != nil {
 		return nil, err
@@ -248,7 +246,7 @@ func startKeeper(lock *os.File, socket *netlink.Conn) (*keeper, error) {
 	if err != nil {
 		return nil, errors.Join(err, orders.Close())
 	}
-	p, err := os.StartProcess("/proc/self/exe", []string{keeperName, keeperArg}, &os.ProcAttr{
+	p, err := os.StartProcess("/proc/self/exe", []string{Name, arg}, &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"GOMAXPROCS=1"},
 		Files: []*os.File{null, null, null, held, lock, ordersEnd, readyEnd},
@@ -258,19 +256,19 @@ func startKeeper(lock *os.File, socket *netlink.Conn) (*keeper, error) {
 	if err != nil {
 		return nil, errors.Join(err, orders.Close(), ready.Close())
 	}
-	k := &keeper{pid: p.Pid, orders: orders, life: ready}
+	k := &Keeper{PID: p.Pid, orders: orders, life: ready}
 	p.Release() // it may outlive this process, and nobody waits for it
-	if err := ready.SetReadDeadline(time.Now().Add(keeperStarts)); err != nil {
-		return nil, errors.Join(err, k.end())
+	if err := ready.SetReadDeadline(time.Now().Add(starts)); err != nil {
+		return nil, errors.Join(err, k.End())
 	}
-	if err := gob.NewDecoder(ready).Decode(&k.left); err != nil {
-		return nil, errors.Join(fmt.Errorf("it does not answer: %w", err), k.end())
+	if err := gob.NewDecoder(ready).Decode(&k.Privileges); err != nil {
+		return nil, errors.Join(fmt.Errorf("it does not answer: %w", err), k.End())
 	}
 	return k, ready.SetReadDeadline(time.Time{})
 }
 
-// await reports whether the keeper has ended; false: ctx has, or there is none.
-func (k *keeper) await(ctx context.Context) bool {
+// Await waits until the keeper has ended. It returns false if ctx ended first or there is no keeper.
+func (k *Keeper) Await(ctx context.Context) bool {
 	if k == nil {
 		return false
 	}
@@ -280,8 +278,8 @@ func (k *keeper) await(ctx context.Context) bool {
 	return err == io.EOF
 }
 
-// gone reports whether there was a keeper, and is none any more.
-func (k *keeper) gone() bool { return k != nil && !k.lives() }
+// Gone reports whether there was a keeper, and is none any more.
+func (k *Keeper) Gone() bool { return k != nil && !k.Lives() }
 
 // duplicate is another descriptor of the same socket.
 func duplicate(c *netlink.Conn) (*os.File, error) {
@@ -300,76 +298,74 @@ func duplicate(c *netlink.Conn) (*os.File, error) {
 	return f, errors.Join(err, errno)
 }
 
-// hold makes the keeper stay when this process is gone. One that has ended cannot; lives
-// tells.
-func (k *keeper) hold() {
-	if k == nil || k.pid == 0 || k.holds {
+// Hold makes the keeper stay when this process is gone. One that has ended cannot: see Lives.
+func (k *Keeper) Hold() {
+	if k == nil || k.PID == 0 || k.holds {
 		return
 	}
 	_, err := k.orders.Write([]byte{orderHold})
 	k.holds = err == nil
 }
 
-// lives reports whether there is still a keeper.
-func (k *keeper) lives() bool {
-	if k == nil || k.pid == 0 {
+// Lives reports whether there is still a keeper.
+func (k *Keeper) Lives() bool {
+	if k == nil || k.PID == 0 {
 		return false
 	}
-	if gone, err := unix.Wait4(k.pid, nil, unix.WNOHANG, nil); gone != 0 || err != nil {
-		k.pid = 0
+	if gone, err := unix.Wait4(k.PID, nil, unix.WNOHANG, nil); gone != 0 || err != nil {
+		k.PID = 0
 	}
-	return k.pid != 0
+	return k.PID != 0
 }
 
-// end ends the keeper.
-func (k *keeper) end() error {
-	if k == nil || k.pid == 0 {
+// End ends the keeper.
+func (k *Keeper) End() error {
+	if k == nil || k.PID == 0 {
 		return nil
 	}
 	err := k.life.Close()            // first, so that ending it here is not reported
 	k.orders.Write([]byte{orderEnd}) // if it has ended already, so be it
 	err = errors.Join(err, k.orders.Close())
-	give := time.Now().Add(keeperEnds)
-	for n := 0; k.lives() && (n < looks || time.Now().Before(give)); n++ {
+	give := time.Now().Add(Ends)
+	for n := 0; k.Lives() && (n < Looks || time.Now().Before(give)); n++ {
 		time.Sleep(time.Millisecond)
 	}
-	if k.lives() {
+	if k.Lives() {
 		return errors.Join(err, errors.New("the keeper of the guard does not end"))
 	}
 	return err
 }
 
-// leave lets go of the keeper: it stays if it holds.
-func (k *keeper) leave() error {
-	if k == nil || k.pid == 0 {
+// Leave closes the pipes to the keeper. It stays if it was told to hold.
+func (k *Keeper) Leave() error {
+	if k == nil || k.PID == 0 {
 		return nil
 	}
 	return errors.Join(k.orders.Close(), k.life.Close())
 }
 
-// openKeeperFile opens the file whose lock is the keeper's, or makes it.
-func openKeeperFile(state string, create bool) (*os.File, error) {
-	return statefile.Open(filepath.Join(state, keeperFile), create)
-}
-
-// openKeeperFile opens or makes the keeper file, which root or c.User owns.
-func (c *Config) openKeeperFile() (*os.File, error) {
+// OpenFile opens the file in the state directory on which the keeper holds a lock. With create a missing one is made,
+// and root or user may own it.
+func OpenFile(state, user string, create bool) (*os.File, error) {
 	var f *os.File
-	err := statefile.AsOwner(c.User, func() (err error) { f, err = openKeeperFile(c.State, true); return err })
+	err := statefile.AsOwner(user, func() (err error) {
+		f, err = statefile.Open(filepath.Join(state, FileName), create)
+		return err
+	})
 	return f, err
 }
 
-// endKeeper ends whatever keeper holds the lock, also one that an earlier process started.
-func endKeeper(lock *os.File) error {
+// EndHolder ends the keeper that holds the lock, also one that an earlier process started.
+func EndHolder(lock *os.File) error {
 	for range 10 { // one that ends by itself meanwhile is no failure
-		pid, err := lockHolder(lock)
+		pid, err := LockHolder(lock)
 		if err != nil || pid == 0 {
 			return err
 		}
 		if !isKeeper(pid) {
 			return fmt.Errorf("process %d holds the lock of the guard's keeper (%s) and is none: end it", pid, lock.Name())
 		}
-		err = endProcess(pid, func() bool { again, err := lockHolder(lock); return err == nil && again == pid })
+		err = endProcess(pid, func() bool { again, err := LockHolder(lock); return err == nil && again == pid })
 		if err != nil {
 			return fmt.Errorf("ending the keeper of the guard, process %d: %w", pid, err)
 		}
@@ -377,8 +373,8 @@ func endKeeper(lock *os.File) error {
 	return errors.New("the keeper of the guard does not end")
 }
 
-// lockHolder is the process that has locked the file; 0: none.
-func lockHolder(f *os.File) (int, error) {
+// LockHolder returns the process that has locked the file; 0 if there is none.
+func LockHolder(f *os.File) (int, error) {
 	lock := unix.Flock_t{Type: unix.F_WRLCK}
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -400,7 +396,7 @@ func lockHolder(f *os.File) (int, error) {
 func isKeeper(pid int) bool {
 	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	ends := errors.Is(err, fs.ErrNotExist) || err == nil && len(args) == 0
-	return ends || string(args) == keeperName+"\x00"+keeperArg+"\x00"
+	return ends || string(args) == Name+"\x00"+arg+"\x00"
 }
 
 // endProcess ends a process that still is who it was, and waits for its end.
@@ -430,7 +426,7 @@ func endProcess(pid int, still func() bool) error {
 // awaitEnd waits for the end of a process, as long as that may take.
 func awaitEnd(pidfd int) (ended bool, err error) {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	for give := time.Now().Add(keeperEnds); ; {
+	for give := time.Now().Add(Ends); ; {
 		left := max(0, time.Until(give))
 		n, err := unix.Poll(fds, int(left.Milliseconds()))
 		switch {

@@ -1,4 +1,4 @@
-package firewall
+package sessions
 
 import (
 	"encoding/binary"
@@ -28,7 +28,7 @@ const (
 	ifaLocal      = 2
 )
 
-// cut ends the sessions of a kind and returns how many there were. With a mark, only what
+// Cut ends the sessions of a kind and returns how many there were. With a mark, only what
 // connection tracking has with that bit; without, all that go to this host, or that DNAT
 // leads on.
 //
@@ -36,7 +36,7 @@ const (
 // entry in the connection tracking table goes, so that to the guard what still arrives is
 // new, and what DNAT led on does not find its way any more. The other way round the reset
 // would belong to no flow.
-func (s *sessions) cut(kind func(guard.Flow) bool, target func(netip.Addr) bool, mark uint32) (int, error) {
+func (s *Sessions) Cut(kind func(guard.Flow) bool, target func(netip.Addr) bool, mark uint32) (int, error) {
 	doomed, tracked, err := s.toDelete(kind, target, mark)
 	if err != nil {
 		return 0, err
@@ -54,9 +54,9 @@ func (s *sessions) cut(kind func(guard.Flow) bool, target func(netip.Addr) bool,
 		}
 		// Whose server is here and sends datagrams to all, would go on and make a new flow, to
 		// which the client could answer. Without the mark it is one that the guard lets out no more.
-		end := s.untrack
+		end := s.Untrack
 		if mark != 0 && e.orig.proto == service.UDP && e.orig.dst == e.reply.src && e.orig.src == e.reply.dst {
-			end = func(e *entry) error { return s.unmark(e, mark) }
+			end = func(e *Entry) error { return s.unmark(e, mark) }
 		}
 		if err := end(e); err != nil {
 			errs = append(errs, err)
@@ -72,9 +72,9 @@ func (s *sessions) cut(kind func(guard.Flow) bool, target func(netip.Addr) bool,
 // toDelete returns the entries to delete, by the flow of the socket at this end, and all flows
 // that are tracked, seen from either side. A session whose server spoke first, when connection
 // tracking did not know it yet, is one from here to its client.
-func (s *sessions) toDelete(kind func(guard.Flow) bool, target func(netip.Addr) bool,
-	mark uint32) (map[guard.Flow]*entry, map[guard.Flow]bool, error) {
-	entries, tracked := make(map[guard.Flow]*entry), make(map[guard.Flow]bool)
+func (s *Sessions) toDelete(kind func(guard.Flow) bool, target func(netip.Addr) bool,
+	mark uint32) (map[guard.Flow]*Entry, map[guard.Flow]bool, error) {
+	entries, tracked := make(map[guard.Flow]*Entry), make(map[guard.Flow]bool)
 	if !s.tracks {
 		return entries, tracked, nil
 	}
@@ -82,7 +82,7 @@ func (s *sessions) toDelete(kind func(guard.Flow) bool, target func(netip.Addr) 
 	if err != nil {
 		return nil, nil, err
 	}
-	err = s.entries(func(e *entry) {
+	err = s.Entries(func(e *Entry) {
 		in, out := e.inbound(), e.outbound()
 		server := guard.Flow{Proto: in.Proto, Remote: netip.AddrPortFrom(e.reply.dst, e.reply.dport),
 			Local: netip.AddrPortFrom(e.reply.src, e.reply.sport)}
@@ -104,7 +104,7 @@ func (s *sessions) toDelete(kind func(guard.Flow) bool, target func(netip.Addr) 
 // destroySockets destroys those of which dies says so, and returns how many of them are not
 // counted elsewhere. A kernel that cannot (CONFIG_INET_DIAG_DESTROY) leaves servers that
 // speak waiting for an answer until they give up; nothing of it is heard.
-func (s *sessions) destroySockets(dies func(guard.Flow) (dies, counted bool)) (int, error) {
+func (s *Sessions) destroySockets(dies func(guard.Flow) (dies, counted bool)) (int, error) {
 	type socket struct {
 		guard.Flow
 		said    []byte
@@ -132,7 +132,7 @@ func (s *sessions) destroySockets(dies func(guard.Flow) (dies, counted bool)) (i
 }
 
 // destroy destroys the socket that the kernel told of.
-func (s *sessions) destroy(l guard.Flow, said []byte) error {
+func (s *Sessions) destroy(l guard.Flow, said []byte) error {
 	m := diagRequest(said[0], l.Proto)
 	m.Header = netlink.Header{Type: sockDestroy, Flags: netlink.Request | netlink.Acknowledge}
 	copy(m.Data[diagAsked:], said[diagID:][:diagIDSize])
@@ -140,8 +140,8 @@ func (s *sessions) destroy(l guard.Flow, said []byte) error {
 	return err
 }
 
-// untrack deletes an entry; one that has gone by itself is no error.
-func (s *sessions) untrack(e *entry) error {
+// Untrack deletes an entry. One that has gone by itself is no error.
+func (s *Sessions) Untrack(e *Entry) error {
 	var id []byte
 	if e.id != nil { // another flow may have the same addresses and ports by now
 		id = nl.Attribute(nil, ctID, e.id)
@@ -150,12 +150,12 @@ func (s *sessions) untrack(e *entry) error {
 }
 
 // unmark takes the bit off an entry.
-func (s *sessions) unmark(e *entry, mark uint32) error {
+func (s *Sessions) unmark(e *Entry, mark uint32) error {
 	b := nl.Attribute(nil, ctMark, make([]byte, 4))
 	return s.change(ctNew, e, nl.Attribute(b, ctMarkMask, binary.BigEndian.AppendUint32(nil, mark)))
 }
 
-func (s *sessions) change(kind netlink.HeaderType, e *entry, attributes []byte) error {
+func (s *Sessions) change(kind netlink.HeaderType, e *Entry, attributes []byte) error {
 	b := nl.Attribute(nil, ctTupleOrig|unix.NLA_F_NESTED, e.raw)
 	if e.zone != nil {
 		b = nl.Attribute(b, ctZone, e.zone)
@@ -170,7 +170,7 @@ func (s *sessions) change(kind netlink.HeaderType, e *entry, attributes []byte) 
 
 // addresses returns what tells whether an address is one of this host: an interface has it, or a
 // local route leads it here.
-func (s *sessions) addresses() (func(netip.Addr) bool, error) {
+func (s *Sessions) addresses() (func(netip.Addr) bool, error) {
 	replies, err := s.route.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.RTM_GETADDR, Flags: netlink.Request | netlink.Dump},
 		Data:   make([]byte, addressHeader),

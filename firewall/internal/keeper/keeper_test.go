@@ -1,4 +1,4 @@
-package firewall
+package keeper
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 // TestKeeperLockOfAnother: a process that holds the keeper's lock and is none is not killed.
 func TestKeeperLockOfAnother(t *testing.T) {
 	dir := t.TempDir()
-	file, err := openKeeperFile(dir, true)
+	file, err := OpenFile(dir, "", true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,14 +37,14 @@ func TestKeeperLockOfAnother(t *testing.T) {
 	defer cmd.Wait()
 	defer cancel()
 	lab.Eventually(t, "the lock to be held", func() bool {
-		pid, err := lockHolder(file)
+		pid, err := LockHolder(file)
 		return err == nil &&
 			pid == cmd.Process.Pid
 	})
-	if err := endKeeper(file); err == nil || !strings.Contains(err.Error(), "is none") {
+	if err := EndHolder(file); err == nil || !strings.Contains(err.Error(), "is none") {
 		t.Errorf("got %v, want that it is no keeper", err)
 	}
-	if pid, err := lockHolder(file); err != nil || pid != cmd.Process.Pid {
+	if pid, err := LockHolder(file); err != nil || pid != cmd.Process.Pid {
 		t.Errorf("the lock is held by %d, %v, want %d: it was killed", pid, err, cmd.Process.Pid)
 	}
 }
