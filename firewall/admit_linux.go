@@ -38,7 +38,7 @@ type admitting struct {
 var _ backend = (*admitting)(nil)
 
 func newAdmitting(n *nftables) *admitting {
-	sets := n.cfg.Admit
+	sets := n.spec.Admit
 	t := &nft.Table{Name: sets.Table, Family: familyOf(sets.Family)}
 	a := &admitting{nftables: n}
 	like := func(name string, ours *nft.Set) *nft.Set {
@@ -132,7 +132,7 @@ func (a *admitting) describe() string {
 // persists is false: the table that shuts the ports is not ours.
 func (a *admitting) persists() bool { return false }
 
-func (a *admitting) load(p guard.Plan) error {
+func (a *admitting) load(_ guard.Spec, p guard.Plan) error {
 	if _, err := a.present(); err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (a *admitting) exchange(ls []guard.Lease) error {
 		return err
 	}
 	var b batch
-	wanted := a.objects.grantElements(guard.Plan{Leases: ls}.At(a.cfg.Now()).Leases)
+	wanted := a.objects.grantElements(guard.Plan{Leases: ls}.At(a.spec.Now()).Leases)
 	for _, s := range a.sets() {
 		want := wanted[a.objects.grants4]
 		if s == a.set6 {
@@ -226,7 +226,7 @@ func (a *admitting) set(ls []guard.Lease) error {
 			return fmt.Errorf("mode admit: your sets have neither interfaces nor destinations, so there is no grant for %v",
 				guard.OnLink(l.Source, l.Link))
 		}
-		if a.setOf(l) == nil && guard.Left(l.Until, a.cfg.Now()) > 0 {
+		if a.setOf(l) == nil && guard.Left(l.Until, a.spec.Now()) > 0 {
 			return fmt.Errorf("mode admit: no set is named for a source like %v", l.Source)
 		}
 	}
@@ -250,7 +250,7 @@ func (a *admitting) setOf(l guard.Lease) *nft.Set {
 
 func (a *admitting) setOnce(ls []guard.Lease) error {
 	var b batch
-	for _, l := range guard.Timed(ls, a.cfg.Now()) {
+	for _, l := range guard.Timed(ls, a.spec.Now()) {
 		s := a.setOf(l)
 		if s == nil {
 			continue

@@ -7,9 +7,7 @@ import (
 	"sallyport/firewall/internal/guard"
 )
 
-// backend is what enforces grants. One goroutine at a time calls it, except for watch. It
-// reads the Config that it was made with anew at each load: between two of them it may have
-// changed in the fields that Reconfigure can change.
+// backend is what enforces grants. One goroutine at a time calls it, except for watch.
 type backend interface {
 	// name is the backend's constant.
 	name() string
@@ -17,10 +15,10 @@ type backend interface {
 	persists() bool
 	// describe says in a sentence what enforces, and what is lacking.
 	describe() string
-	// load makes the guard what p says, in one step: either all of it or nothing
-	// changes. Guarded ports are shut throughout. A table that is not ours is
+	// load makes the guard what the spec and the plan say, in one step: either all of it or
+	// nothing changes. Until the next load the spec holds for all other methods. Guarded ports are shut throughout. A table that is not ours is
 	// ErrForeign.
-	load(p guard.Plan) error
+	load(spec guard.Spec, p guard.Plan) error
 	// set makes each element end when its lease says, in one step, whatever it had
 	// before: all or none. An element whose end has passed is gone. A full table is
 	// ErrFull; no table is errGone.

@@ -45,7 +45,7 @@ func (d *draft) bareGuard() {
 	o, c := &d.objects, d.guard
 	// iif lo accept
 	d.rule(c, fromLoopback(), accept())
-	for _, name := range d.cfg.Trusted {
+	for _, name := range d.spec.Trusted {
 		// iifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
 	}
@@ -96,7 +96,7 @@ func (d *draft) bareRevive() {
 	o, c := &d.objects, d.objects.revive
 	// oif lo accept
 	d.rule(c, toLoopback(), accept())
-	for _, name := range d.cfg.Trusted {
+	for _, name := range d.spec.Trusted {
 		// oifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
 	}

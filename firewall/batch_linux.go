@@ -25,7 +25,7 @@ type batch struct {
 // set gives grants a new timeout, or deletes them.
 func (n *nftables) set(ls []guard.Lease) error {
 	var b batch
-	for part := range slices.Chunk(guard.Timed(ls, n.cfg.Now()), nl.Chunk) {
+	for part := range slices.Chunk(guard.Timed(ls, n.spec.Now()), nl.Chunk) {
 		var live, gone []guard.Lease
 		for _, l := range part {
 			if l.Left > 0 {

@@ -6,36 +6,35 @@ import (
 	"io/fs"
 	"log/slog"
 
+	"sallyport/firewall/internal/guard"
+
 	"golang.org/x/sys/unix"
 )
 
 // choose makes the backend that the configuration names. Auto is nftables where the kernel
 // has what its guard needs, else iptables.
-func choose(c *Config, log *slog.Logger) (backend, error) {
-	switch c.Backend {
+func choose(name string, spec guard.Spec, log *slog.Logger) (b backend, why string, err error) {
+	switch name {
 	case BackendNftables:
-		return newNftables(c)
+		b, err = newNftables(spec)
+		return b, "", err
 	case BackendIptables:
-		return newIptables(c, log)
+		b, err = newIptables(spec, log)
+		return b, "", err
 	}
-	b, err := newNftables(c)
-	if err == nil {
-		c.why = "; chosen automatically"
-		return b, nil
+	if b, err = newNftables(spec); err == nil {
+		return b, "; chosen automatically", nil
 	}
-	return insteadOfNftables(err, c, log)
+	return insteadOfNftables(err, spec, log)
 }
 
-// insteadOfNftables makes the other backend, for a reason. Neither for want of a privilege,
-// nor of the state directory or of sets to admit to, is another backend better.
-func insteadOfNftables(why error, c *Config, log *slog.Logger) (backend, error) {
-	if _, file := errors.AsType[*fs.PathError](why); file || errors.Is(why, unix.EPERM) || c.Mode != Guard {
-		return nil, why
+// insteadOfNftables chooses iptables, unless what nftables lacks is lacking there too.
+func insteadOfNftables(trouble error, spec guard.Spec, log *slog.Logger) (b backend, why string, err error) {
+	if _, file := errors.AsType[*fs.PathError](trouble); file || errors.Is(trouble, unix.EPERM) || spec.Mode != Guard {
+		return nil, "", trouble
 	}
-	b, err := newIptables(c, log)
-	if err != nil {
-		return nil, fmt.Errorf("%w; nor is iptables of use: %w", why, err)
+	if b, err = newIptables(spec, log); err != nil {
+		return nil, "", fmt.Errorf("%w; nor is iptables of use: %w", trouble, err)
 	}
-	c.why = fmt.Sprintf("; chosen automatically, because nftables cannot be used: %v", why)
-	return b, nil
+	return b, fmt.Sprintf("; chosen automatically, because nftables cannot be used: %v", trouble), nil
 }

@@ -53,7 +53,7 @@ func (r *recording) set(ls []guard.Lease) error {
 	return nil
 }
 
-func (r *recording) load(p guard.Plan) error {
+func (r *recording) load(_ guard.Spec, p guard.Plan) error {
 	if r.loads != nil {
 		if err := r.loads(); err != nil {
 			return err

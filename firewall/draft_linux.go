@@ -18,8 +18,8 @@ import (
 // answered singly.
 type draft struct {
 	objects
-	cfg    *Config
-	refuse Closed
+	spec   guard.Spec
+	refuse guard.Closed
 	// claims is whether strangers are refused by a closed port of the kernel's; otherwise
 	// nftables makes the answer, and it can be told from a closed port's.
 	claims  bool
@@ -28,9 +28,9 @@ type draft struct {
 	batch   batch
 }
 
-func newDraft(o objects, c *Config, refuse Closed, lacks []string) (*draft, error) {
-	d := &draft{objects: o, cfg: c, refuse: refuse}
-	d.claims = refuse == Reject && !slices.Contains(lacks, lacksNAT)
+func newDraft(o objects, c guard.Spec, refuse guard.Closed, lacks []string) (*draft, error) {
+	d := &draft{objects: o, spec: c, refuse: refuse}
+	d.claims = refuse == guard.Reject && !slices.Contains(lacks, lacksNAT)
 	var err error
 	d.conn, err = nft.New(nft.WithTestDial(d.collect))
 	return d, err
@@ -62,7 +62,7 @@ func (d *draft) makeTable(flags uint32, anew bool) {
 // ports are as dark as every other port of a host that drops by default, and would stand out
 // if they were darker.
 func (d *draft) fill(p guard.Plan, rules func(*draft)) error {
-	if d.cfg.Mode == Admit {
+	if d.spec.Mode == guard.ModeAdmit {
 		for _, c := range []*nft.Chain{d.marker, d.receipt} {
 			d.conn.AddChain(c)
 		}
@@ -84,15 +84,15 @@ func (d *draft) fillSets(p guard.Plan) error {
 		d.conn.FlushSet(s)
 	}
 	errs := []error{
-		d.add(d.guarded, portElements(d.cfg.Guarded, p.Confirm)),
-		d.add(d.cut, portElements(d.cfg.Cut, p.Confirm)),
+		d.add(d.guarded, portElements(d.spec.Guarded, p.Confirm)),
+		d.add(d.cut, portElements(d.spec.Cut, p.Confirm)),
 	}
 	for s, es := range d.grantElements(p.Leases) {
 		errs = append(errs, d.add(s, es))
 	}
 	carried4, carried6 := flowElements(p.Carried)
-	addresses4, addresses6 := addressElements(d.cfg.Targets)
-	targets4, targets6 := targetElements(d.cfg.Targets, p.Confirm)
+	addresses4, addresses6 := addressElements(d.spec.Targets)
+	targets4, targets6 := targetElements(d.spec.Targets, p.Confirm)
 	errs = append(errs,
 		d.add(d.carried4, carried4), d.add(d.carried6, carried6),
 		d.add(d.addresses4, addresses4), d.add(d.addresses6, addresses6),

@@ -22,7 +22,7 @@ func (d *dryRun) describe() string {
 	return "dry run: decides and records, guards nothing and opens nothing"
 }
 
-func (d *dryRun) load(p guard.Plan) error {
+func (d *dryRun) load(_ guard.Spec, p guard.Plan) error {
 	d.log.Info("dry run: would load the guard", "elements", len(p.Leases), "confirm", p.ConfirmBy)
 	return nil
 }

@@ -86,7 +86,7 @@ func (f *Firewall) endInNft() (stands bool, err error) {
 	if err != nil {
 		return false, explain("opening netlink", err)
 	}
-	n := &nftables{cfg: &f.cfg, objects: newObjects(setSize), conn: conn, socket: socket}
+	n := &nftables{spec: f.cfg.spec(), objects: newObjects(setSize), conn: conn, socket: socket}
 	defer n.close()
 	if err := n.endAdmitted(nil); err != nil {
 		return false, err
@@ -106,9 +106,9 @@ func (f *Firewall) endInNft() (stands bool, err error) {
 
 // endInOwned makes the table of an earlier keeper that of a new one, since nobody else can change it.
 func (f *Firewall) endInOwned() (stands bool, err error) {
-	c := f.cfg
-	c.Backend, c.Mode, c.Persist = BackendNftables, Guard, PersistOwner
-	b, err := newNftables(&c)
+	spec := f.cfg.spec()
+	spec.Mode, spec.Persist = Guard, PersistOwner
+	b, err := newNftables(spec)
 	if err != nil {
 		return false, err
 	}

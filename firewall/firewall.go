@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/bits"
 	"net/netip"
 	"slices"
 	"sync"
@@ -16,7 +15,6 @@ import (
 	"sallyport/firewall/internal/sessions"
 	"sallyport/firewall/internal/statefile"
 	"sallyport/keys/service"
-	"sallyport/spa/sandbox"
 )
 
 // Sentinel errors.
@@ -51,14 +49,6 @@ type Grant struct {
 	Until time.Time
 }
 
-// Target is a service at addresses of its own: of machines behind this host, or some of the
-// host's. A grant reaches it only if it names the address in To, and a grant that names none
-// does not.
-type Target struct {
-	Addresses []netip.Addr
-	Ports     []service.Ports
-}
-
 // Match picks grants. The zero Match picks all.
 type Match struct {
 	Client   string     // of this client; empty: any
@@ -66,22 +56,25 @@ type Match struct {
 	Services []string   // of these services; nil: any
 }
 
-// Closed says what a stranger gets from a guarded port.
-type Closed uint8
-
-// A host whose closed ports answer is hidden better by Reject, any other by Drop.
-const (
-	Drop   Closed = iota // silence
-	Reject               // TCP reset, ICMP port unreachable
+// What a guard is made of: see package guard.
+type (
+	Target    = guard.Target    // a service at addresses of its own
+	KnockPort = guard.KnockPort // a UDP port on which knocks arrive
+	Closed    = guard.Closed    // what a stranger gets from a guarded port
+	Mode      = guard.Mode      // what grants are to the host's firewall
+	AdmitSets = guard.AdmitSets // the sets that grants go into in mode Admit
+	Persist   = guard.Persist   // who sees to it that the guard outlives a foreign flush
+	Process   = guard.Process   // a process that works for the firewall beside the daemon
 )
 
-// KnockPort is a UDP port on which knocks arrive. One that is not Shared belongs to us
-// alone: connection tracking does not see it, and the host answers as at any closed port. A
-// shared one is served by the host itself and left alone.
-type KnockPort struct {
-	Port   uint16
-	Shared bool
-}
+const (
+	Drop         = guard.Drop         // silence
+	Reject       = guard.Reject       // TCP reset, ICMP port unreachable
+	Guard        = guard.ModeGuard    // shut the guarded ports but for those that hold a grant
+	Admit        = guard.ModeAdmit    // put grants into sets of the administrator's own table
+	PersistOwner = guard.PersistOwner // the table is our own: nobody else can change or flush it
+	PersistFile  = guard.PersistFile  // the administrator's own rule file holds the guard, as Rules prints it
+)
 
 // Names of backends.
 const (
@@ -89,37 +82,6 @@ const (
 	BackendNftables = "nftables" // the guard described in the package documentation
 	BackendIptables = "iptables" // the same, by the program iptables, for kernels without nftables
 	BackendDryRun   = "dry-run"  // decides and records in memory, opens nothing; ends what earlier runs granted
-)
-
-// Mode says what grants are to the host's firewall.
-type Mode uint8
-
-const (
-	// Guard shuts the guarded ports but for those that hold a grant.
-	Guard Mode = iota
-	// Admit is for a host that drops by default: grants are elements of sets in the
-	// administrator's own table, and his rules say what they open.
-	Admit
-)
-
-// AdmitSets are the sets that grants go into in mode Admit. Their keys are address .
-// inet_proto . inet_service, and they have the timeout flag.
-type AdmitSets struct {
-	Family, Table string // "inet", "ip" or "ip6"; the table's name
-	Set4, Set6    string // for IPv4 and IPv6 sources; one may be empty
-}
-
-// Persist says who sees to it that the guard outlives a foreign flush of the rule set.
-type Persist uint8
-
-const (
-	// PersistOwner makes the table our own, where the kernel can do that: nobody else
-	// can change or flush it, also while no daemon runs.
-	PersistOwner Persist = iota
-	// PersistFile leaves the table without an owner, because the administrator's own
-	// rule file holds the guard as Rules prints it. A table that has an owner cannot be
-	// loaded from a file.
-	PersistFile
 )
 
 // DefaultMark is the bit of the connection mark that admitted flows carry.
@@ -161,7 +123,6 @@ type Config struct {
 
 	programs string // where iptables is looked for, as PATH; empty: where systems have it
 	lock     string // the lock of iptables; empty: where systems have it
-	why      string // why auto chose this backend
 }
 
 func (c *Config) setDefaults() {
@@ -182,66 +143,21 @@ func (c *Config) setDefaults() {
 	}
 }
 
+// spec is the guard that c asks for.
+func (c *Config) spec() guard.Spec {
+	return guard.Spec{
+		Guarded: c.Guarded, Targets: c.Targets, Knock: c.Knock, Closed: c.Closed, Trusted: c.Trusted, TPROXY: c.TPROXY,
+		Mark: c.Mark, State: c.State, User: c.User, Mode: c.Mode, Admit: c.Admit, Cut: c.Cut, Persist: c.Persist,
+		Now: c.Now, Size: c.size, Plain: c.plain, Programs: c.programs, Lock: c.lock,
+	}
+}
+
 func (c *Config) check() error {
-	if bits.OnesCount32(c.Mark) != 1 {
-		return fmt.Errorf("mark %#x must be a single bit", c.Mark)
-	}
-	if c.Closed > Reject {
-		return fmt.Errorf("unknown way of closing %d", c.Closed)
-	}
-	for _, name := range c.Trusted {
-		if err := service.ValidInterface(name); err != nil {
-			return fmt.Errorf("%q: %w", name, err)
-		}
-	}
-	for _, p := range slices.Concat(c.Guarded, c.Cut) {
-		if err := guard.CheckPorts(p); err != nil {
-			return err
-		}
-	}
-	for _, t := range c.Targets {
-		if err := t.check(); err != nil {
-			return err
-		}
-	}
-	if c.Persist > PersistFile {
-		return fmt.Errorf("unknown way to persist %d", c.Persist)
-	}
-	return c.checkMode()
-}
-
-func (c *Config) checkMode() error {
-	switch {
-	case c.Mode == Guard:
-		return nil
-	case c.Mode != Admit:
-		return fmt.Errorf("unknown mode %d", c.Mode)
-	case c.Backend == BackendIptables:
+	if c.Mode == Admit && c.Backend == BackendIptables {
 		return errors.New("mode admit puts grants into sets of nftables, and iptables has none; use backend nftables")
-	case len(c.Cut) > 0:
-		return errors.New("in mode admit your own table decides how long sessions last: for ports whose sessions are to " +
-			"end with the grant, leave them out of its rule for established connections, and on_expiry as it is")
-	case !slices.Contains([]string{"inet", "ip", "ip6"}, c.Admit.Family):
-		return fmt.Errorf("mode admit: %q is no family of tables; there are inet, ip and ip6", c.Admit.Family)
-	case c.Admit.Table == "" || c.Admit.Set4 == "" && c.Admit.Set6 == "":
-		return errors.New("mode admit needs the name of a table and of at least one set in it")
 	}
-	for _, name := range []string{c.Admit.Table, c.Admit.Set4, c.Admit.Set6} {
-		if err := service.ValidTable(name); name != "" && err != nil {
-			return fmt.Errorf("mode admit: %q: %w", name, err)
-		}
-	}
-	return nil
-}
-
-// everyPort are the ports that are guarded, here or at a target.
-func (c *Config) everyPort() []service.Ports {
-	ports := slices.Clone(c.Guarded)
-	for _, t := range c.Targets {
-		ports = append(ports, t.Ports...)
-	}
-	slices.SortFunc(ports, guard.ComparePorts)
-	return slices.Compact(ports)
+	spec := c.spec()
+	return spec.Check()
 }
 
 // portsAt are the ports that a grant can open at a destination; invalid: this host.
@@ -274,26 +190,13 @@ func (c *Config) guards(l guard.Flow) bool {
 	return guard.Contains(c.portsAt(e.To), e.Proto, e.Port)
 }
 
-func (t *Target) check() error {
-	for _, a := range t.Addresses {
-		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
-			return fmt.Errorf("a service cannot be at the address %v", a)
-		}
-	}
-	for _, p := range t.Ports {
-		if err := guard.CheckPorts(p); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Firewall keeps the guard and the grants. Its methods may be called from several
 // goroutines.
 type Firewall struct {
 	cfg     Config
 	log     *slog.Logger
 	backend backend
+	why     string // why auto chose it
 	// sessions is nil in a dry run.
 	sessions *sessions.Sessions
 
@@ -333,7 +236,7 @@ func (f *Firewall) open() error {
 	var err error
 	switch f.cfg.Backend {
 	case BackendAuto, BackendNftables, BackendIptables:
-		if f.backend, err = choose(&f.cfg, f.log); err != nil {
+		if f.backend, f.why, err = choose(f.cfg.Backend, f.cfg.spec(), f.log); err != nil {
 			return err
 		}
 		if f.sessions, err = sessions.Open(); err != nil {
@@ -364,7 +267,7 @@ func openLedger(c *Config) (*ledger.Ledger, error) {
 func (f *Firewall) Describe() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.backend.describe() + f.cfg.why
+	return f.backend.describe() + f.why
 }
 
 // BackendName is the name of what enforces: a Backend constant, but never BackendAuto.
@@ -376,13 +279,6 @@ func (f *Firewall) Persists() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.backend.persists()
-}
-
-// A Process is one that works for the firewall beside the daemon.
-type Process struct {
-	Name string
-	PID  int
-	Left sandbox.State // of its privileges
 }
 
 // Processes returns those that live.

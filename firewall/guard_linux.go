@@ -7,6 +7,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -57,7 +58,7 @@ func (d *draft) rule(c *nft.Chain, parts ...exprs) {
 // comes before its socket. A router has the anycast address of each of its IPv6 subnets.
 func (d *draft) knockRules() {
 	c := d.knock
-	for _, k := range d.cfg.Knock {
+	for _, k := range d.spec.Knock {
 		if k.Shared {
 			continue
 		}
@@ -75,7 +76,7 @@ func (d *draft) guardRules() {
 	// Loopback includes the host's own addresses.
 	// iif lo accept
 	d.rule(c, fromLoopback(), accept())
-	for _, name := range d.cfg.Trusted {
+	for _, name := range d.spec.Trusted {
 		// iifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
 	}
@@ -87,7 +88,7 @@ func (d *draft) guardRules() {
 		d.rule(c, o.portIn(o.guarded, sport, false), isType(fibSource(), ours), isNoType(fib(), unix.RTN_BROADCAST,
 			unix.RTN_MULTICAST), drop())
 	}
-	if len(d.cfg.Targets) > 0 {
+	if len(d.spec.Targets) > 0 {
 		d.targetRules()
 	}
 	// DNAT may lead it on, and then it quotes another port.
@@ -100,7 +101,7 @@ func (d *draft) guardRules() {
 	// flow in which connection tracking's helpers came to expect it.
 	// ct state new,related ct direction original ct mark and MARK == MARK ct mark set ct mark and ~MARK
 	d.rule(c, ctState(expr.CtStateBitNEW|expr.CtStateBitRELATED), isOriginal(),
-		ctMarked(d.cfg.Mark), clearCtMark(d.cfg.Mark))
+		ctMarked(d.spec.Mark), clearCtMark(d.spec.Mark))
 	d.elsewhere()
 	// goto door
 	d.rule(c, enter(o.door))
@@ -135,11 +136,11 @@ func (d *draft) elsewhere() {
 
 // doorRules decide about what is for a guarded port.
 func (d *draft) doorRules(confirm bool) {
-	o, c, mark := &d.objects, d.door, d.cfg.Mark
+	o, c, mark := &d.objects, d.door, d.spec.Mark
 	// ip6 saddr fe80::/10 jump links
 	d.rule(c, o.families()[1].linkLocal(inward), jump(o.links))
 	lasts := exprs{}
-	if len(d.cfg.Cut) > 0 {
+	if len(d.spec.Cut) > 0 {
 		lasts = o.portIn(o.cut, dport, true)
 	}
 	// The mark of a flow that began here was set when it left, by begun. A bare SYN is no reply, though
@@ -181,7 +182,7 @@ func (d *draft) doorRules(confirm bool) {
 
 // admit remembers who was admitted, and marks the flow.
 func (d *draft) admit(f *family, w heading) exprs {
-	return rule(f.source(w).update(f.met), setCtMark(d.cfg.Mark))
+	return rule(f.source(w).update(f.met), setCtMark(d.spec.Mark))
 }
 
 // eachGrant calls do with each condition that a packet has a grant. Grants for this host do not
@@ -190,7 +191,7 @@ func (d *draft) eachGrant(w heading, do func(*family, exprs)) {
 	o := &d.objects
 	for _, f := range o.families() {
 		here := exprs{}
-		if len(d.cfg.Targets) > 0 {
+		if len(d.spec.Targets) > 0 {
 			// ip saddr . ip daddr . meta l4proto . th dport @reach4
 			do(f, f.sourceAndTarget(w).in(f.reach))
 			here = f.target(w).notIn(f.targets)
@@ -200,7 +201,7 @@ func (d *draft) eachGrant(w heading, do func(*family, exprs)) {
 	}
 	f := o.families()[1]
 	here := exprs{}
-	if len(d.cfg.Targets) > 0 {
+	if len(d.spec.Targets) > 0 {
 		here = f.target(w).notIn(f.targets)
 	}
 	// [ip6 daddr . meta l4proto . th dport != @targets6] iif . ip6 saddr . meta l4proto . th dport @near
@@ -240,7 +241,7 @@ func (d *draft) confirmRules(confirm bool) {
 
 // endedRules drop what belongs to a flow that neither a grant nor a first load holds open.
 func (d *draft) endedRules() {
-	if len(d.cfg.Cut) == 0 {
+	if len(d.spec.Cut) == 0 {
 		return
 	}
 	c := d.ended
@@ -261,7 +262,7 @@ func (d *draft) endedRules() {
 // the kernel itself refuses it.
 func (d *draft) closedRules() {
 	c := d.objects.closed
-	if d.refuse == Reject {
+	if d.refuse == guard.Reject {
 		// The kernel does not answer link-layer broadcasts, so the connection tracking entry of such a
 		// packet would stay, and lead the real client's SYN to port 0.
 		// meta pkttype != host drop
@@ -269,7 +270,7 @@ func (d *draft) closedRules() {
 			Data: []byte{unix.PACKET_HOST}}}, drop())
 		if d.claims {
 			// ct state new fib daddr type local meta mark set meta mark or MARK accept
-			d.rule(c, ctState(expr.CtStateBitNEW), isType(fib(), unix.RTN_LOCAL), setMark(d.cfg.Mark), accept())
+			d.rule(c, ctState(expr.CtStateBitNEW), isType(fib(), unix.RTN_LOCAL), setMark(d.spec.Mark), accept())
 		}
 		for _, t := range []uint32{unix.RTN_LOCAL, unix.RTN_UNICAST} { // nobody answers a broadcast
 			// fib daddr type local goto refused
@@ -284,7 +285,7 @@ func (d *draft) closedRules() {
 // refusedRules refuse what comes from closed, or is found by arrive.
 func (d *draft) refusedRules() {
 	c := d.refused
-	if d.refuse == Reject {
+	if d.refuse == guard.Reject {
 		f6 := d.families()[1]
 		// The kernel refuses IPv6 source routes with segments left before it looks at what is behind
 		// them (RFC 5095), and takes no routes of types 3 and 4 where the administrator does not ask for it.
@@ -317,10 +318,10 @@ func (d *draft) claimRules() {
 	}
 	dnat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_INET, RegProtoMin: first, Specified: true}
 	// meta mark and MARK == MARK meta l4proto tcp dnat to :0
-	d.rule(d.claim, marked(d.cfg.Mark), l4proto(service.TCP), exprs{&expr.Immediate{Register: first, Data: []byte{0, 0}},
+	d.rule(d.claim, marked(d.spec.Mark), l4proto(service.TCP), exprs{&expr.Immediate{Register: first, Data: []byte{0, 0}},
 		dnat})
 	// meta mark and MARK == MARK meta l4proto udp dnat to :udp dport
-	d.rule(d.claim, marked(d.cfg.Mark), l4proto(service.UDP), exprs{port(first, dport), dnat})
+	d.rule(d.claim, marked(d.spec.Mark), l4proto(service.UDP), exprs{port(first, dport), dnat})
 }
 
 // arriveRules look at what is delivered to this host, after all that other tables have made of
@@ -330,7 +331,7 @@ func (d *draft) arriveRules() {
 	o, c := &d.objects, d.arrive
 	// iif lo accept
 	d.rule(c, fromLoopback(), accept())
-	for _, name := range d.cfg.Trusted {
+	for _, name := range d.spec.Trusted {
 		// iifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
 	}
@@ -341,10 +342,10 @@ func (d *draft) arriveRules() {
 		// Packets that closed has marked must never reach a listening socket, even if another table's
 		// NAT runs first.
 		// meta mark and MARK == MARK ct mark and MARK != MARK ct state new th dport != 0 goto refused
-		d.rule(c, marked(d.cfg.Mark), ctNotMarked(d.cfg.Mark), ctState(expr.CtStateBitNEW),
+		d.rule(c, marked(d.spec.Mark), ctNotMarked(d.spec.Mark), ctState(expr.CtStateBitNEW),
 			exprs{port(first, dport), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{0, 0}}}, enter(d.refused))
 	}
-	if !d.cfg.TPROXY {
+	if !d.spec.TPROXY {
 		d.handedRules()
 	}
 	for _, f := range o.families() {
@@ -385,28 +386,28 @@ func (d *draft) handedRules() {
 
 // goesOn accepts the packets of admitted flows behind door, under a condition.
 func (d *draft) goesOn(c *nft.Chain, f *family, condition exprs) {
-	if len(d.cfg.Cut) > 0 {
+	if len(d.spec.Cut) > 0 {
 		// A session that was there before connection tracking is the server's if that spoke first.
 		// CONDITION meta l4proto . th dport @cut ip saddr . meta l4proto . th dport @met4 jump ended
 		d.rule(c, condition, d.portIn(d.cut, dport, false), f.source(inward).in(f.met), jump(d.ended))
 	}
 	// CONDITION meta nfproto ipv4 meta l4proto udp ct mark and MARK == MARK accept
-	d.rule(c, condition, f.match(), l4proto(service.UDP), ctMarked(d.cfg.Mark), accept())
+	d.rule(c, condition, f.match(), l4proto(service.UDP), ctMarked(d.spec.Mark), accept())
 	// A bare SYN begins a flow: door has just marked it, or it is not admitted.
 	// CONDITION meta nfproto ipv4 tcp flags and (syn | ack) != syn ct mark and MARK == MARK accept
-	d.rule(c, condition, f.match(), tcpFlagsNot(syn|ack, syn), ctMarked(d.cfg.Mark), accept())
+	d.rule(c, condition, f.match(), tcpFlagsNot(syn|ack, syn), ctMarked(d.spec.Mark), accept())
 	// CONDITION meta nfproto ipv4 meta l4proto tcp ct state new ct mark and MARK == MARK accept
-	d.rule(c, condition, f.match(), l4proto(service.TCP), ctState(expr.CtStateBitNEW), ctMarked(d.cfg.Mark), accept())
+	d.rule(c, condition, f.match(), l4proto(service.TCP), ctState(expr.CtStateBitNEW), ctMarked(d.spec.Mark), accept())
 }
 
 // receiptRules keep receipts out of connection tracking. On a port of our own everything
 // that leaves is a receipt; on a shared one, what the sender has marked.
 func (d *draft) receiptRules() {
 	c := d.receipt
-	for _, k := range d.cfg.Knock {
+	for _, k := range d.spec.Knock {
 		if k.Shared {
 			// meta mark and MARK == MARK udp sport PORT notrack
-			d.rule(c, marked(d.cfg.Mark), udpPort(sport, k.Port), exprs{&expr.Notrack{}})
+			d.rule(c, marked(d.spec.Mark), udpPort(sport, k.Port), exprs{&expr.Notrack{}})
 			continue
 		}
 		// udp sport PORT notrack

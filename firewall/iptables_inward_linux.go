@@ -3,6 +3,7 @@ package firewall
 import (
 	"fmt"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -167,6 +168,6 @@ func (s *script) portsAt(p place) []service.Ports {
 	if p.suffix == "" {
 		return s.r.Guarded
 	}
-	all := Config{Targets: s.r.Targets}
-	return all.everyPort()
+	all := guard.Spec{Targets: s.r.Targets}
+	return all.EveryPort()
 }

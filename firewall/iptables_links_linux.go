@@ -79,7 +79,7 @@ func (b *ipt) approach(l guard.Lease, now time.Time) error {
 // settle notes the leases of a new guard and returns those that its sets can have: without those
 // for a link that has gone, and for a second link of an address.
 func (b *ipt) settle(ls []guard.Lease) []guard.Lease {
-	now := b.cfg.Now()
+	now := b.spec.Now()
 	b.near = make(map[netip.Addr]*neighbor)
 	kept := make([]guard.Lease, 0, len(ls))
 	for _, l := range ls {
@@ -96,7 +96,7 @@ func (b *ipt) settle(ls []guard.Lease) []guard.Lease {
 
 // linkMembers are the elements of setLinks.
 func (b *ipt) linkMembers() []ipset.Member {
-	now := b.cfg.Now()
+	now := b.spec.Now()
 	var ms []ipset.Member
 	for source, n := range b.near {
 		if n.left(now) > 0 {
@@ -118,7 +118,7 @@ func (b *ipt) meet(ls []guard.Lease) (undo func() error, err error) {
 		}
 		return errors.Join(errs...)
 	}
-	now := b.cfg.Now()
+	now := b.spec.Now()
 	for _, l := range ls {
 		if l.Link == 0 {
 			continue
@@ -140,7 +140,7 @@ func (b *ipt) meet(ls []guard.Lease) (undo func() error, err error) {
 
 // link makes setLinks say of a source what near says, which was something else.
 func (b *ipt) link(source netip.Addr, was *neighbor) error {
-	now, is := b.cfg.Now(), b.near[source]
+	now, is := b.spec.Now(), b.near[source]
 	if is == nil {
 		delete(b.near, source)
 	}

@@ -42,12 +42,12 @@ var (
 type foreignError string
 
 func (e foreignError) Error() string        { return "" + string(e) }
-func (e foreignError) Is(target error) bool { return target == ErrForeign }
+func (e foreignError) Is(target error) bool { return target == guard.ErrForeign }
 
 // ipt keeps the guard by the program iptables, which its helper runs. Grants are elements of
 // ipsets, for which no program is needed.
 type ipt struct {
-	cfg    *Config
+	spec   guard.Spec
 	log    *slog.Logger
 	helper *helper
 	sets   *ipset.Conn
@@ -70,11 +70,11 @@ type ipt struct {
 
 var _ backend = (*ipt)(nil)
 
-func newIptables(c *Config, log *slog.Logger) (backend, error) {
-	if err := iptablesCan(c); err != nil {
+func newIptables(c guard.Spec, log *slog.Logger) (backend, error) {
+	if err := iptablesCan(&c); err != nil {
 		return nil, err
 	}
-	b := &ipt{cfg: c, log: log, poked: make(chan struct{}, 1), near: make(map[netip.Addr]*neighbor)}
+	b := &ipt{spec: c, log: log, poked: make(chan struct{}, 1), near: make(map[netip.Addr]*neighbor)}
 	if err := b.open(); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
@@ -82,11 +82,11 @@ func newIptables(c *Config, log *slog.Logger) (backend, error) {
 }
 
 // iptablesCan refuses what the configuration wants and iptables cannot do.
-func iptablesCan(c *Config) error {
-	if c.Closed == Reject {
+func iptablesCan(c *guard.Spec) error {
+	if c.Closed == guard.Reject {
 		return errors.New(`iptables can only drop where the guard stands, not reject: set closed = "drop", or use nftables`)
 	}
-	if c.Mode != Guard {
+	if c.Mode != guard.ModeGuard {
 		return errors.New(`mode "admit" needs nftables, whose sets it fills`)
 	}
 	for _, name := range c.Trusted {
@@ -105,7 +105,7 @@ func (b *ipt) open() error {
 	if b.names, err = netlink.Dial(unix.NETLINK_ROUTE, nil); err != nil {
 		return fmt.Errorf("opening netlink: %w", err)
 	}
-	if b.helper, err = startHelper(b.cfg.programs, "", b.cfg.lock); err != nil {
+	if b.helper, err = startHelper(b.spec.Programs, "", b.spec.Lock); err != nil {
 		return err
 	}
 	if err := b.probedSets(); err != nil {
@@ -170,11 +170,11 @@ func (b *ipt) probedSets() error {
 func (b *ipt) name() string   { return BackendIptables }
 func (b *ipt) persists() bool { return false }
 
-func (b *ipt) processes() []Process {
+func (b *ipt) processes() []guard.Process {
 	if b.helper.trouble() != nil {
 		return nil
 	}
-	return []Process{{helperName, b.helper.pid, b.helper.Left}}
+	return []guard.Process{{helperName, b.helper.pid, b.helper.Left}}
 }
 
 func (b *ipt) describe() string {
@@ -207,20 +207,21 @@ func (b *ipt) close() error {
 
 // load fills the sets first and loads the rules then: rules that are there already go on to
 // ask the same sets, whose contents change at one instant each.
-func (b *ipt) load(p guard.Plan) error {
-	if err := iptablesCan(b.cfg); err != nil {
+func (b *ipt) load(spec guard.Spec, p guard.Plan) error {
+	if err := iptablesCan(&spec); err != nil {
 		return err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	trial := b.trial
+	before, trial := b.spec, b.trial
+	b.spec = spec
 	b.noteEnds(p)
 	err := b.fill(p)
 	if err == nil {
 		err = b.loadRules()
 	}
 	if err != nil {
-		b.trial = trial
+		b.spec, b.trial = before, trial
 		b.doubt() // sets are as they were to be
 	}
 	return err
@@ -279,11 +280,11 @@ func (b *ipt) loadRules() error {
 
 func (b *ipt) guardRules() guardRules {
 	r := guardRules{
-		Mark: b.cfg.Mark, Guarded: b.cfg.Guarded, Cut: b.cfg.Cut,
-		Knock: b.cfg.Knock, Trusted: b.cfg.Trusted, TPROXY: b.cfg.TPROXY, Trial: b.trial,
+		Mark: b.spec.Mark, Guarded: b.spec.Guarded, Cut: b.spec.Cut,
+		Knock: b.spec.Knock, Trusted: b.spec.Trusted, TPROXY: b.spec.TPROXY, Trial: b.trial,
 	}
-	for _, t := range b.cfg.Targets {
-		here := Target{Ports: t.Ports}
+	for _, t := range b.spec.Targets {
+		here := guard.Target{Ports: t.Ports}
 		for _, a := range t.Addresses {
 			here.Addresses = append(here.Addresses, guard.Normal(a))
 		}

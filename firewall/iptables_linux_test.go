@@ -272,20 +272,22 @@ func TestWhatIptablesCannot(t *testing.T) {
 func TestAutoFallsBack(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").newSite(t, nil)
 	s.config.setDefaults()
+	var chosen string
 	s.must(s.gw.Do(func() error {
-		b, err := insteadOfNftables(errors.New("it is not there"), &s.config, slog.New(slog.DiscardHandler))
+		b, why, err := insteadOfNftables(errors.New("it is not there"), s.config.spec(), slog.New(slog.DiscardHandler))
+		chosen = why
 		if err != nil {
 			return err
 		}
 		return b.close()
 	}))
-	s.says(s.config.why, "it is not there")
-	_, err := insteadOfNftables(unix.EPERM, &s.config, nil)
+	s.says(chosen, "it is not there")
+	_, _, err := insteadOfNftables(unix.EPERM, s.config.spec(), nil)
 	if !errors.Is(err, unix.EPERM) {
 		t.Errorf("got %v, want that the privilege is missing", err)
 	}
 	s.config.Closed = Reject
-	_, err = insteadOfNftables(errors.New("it is not there"), &s.config, nil)
+	_, _, err = insteadOfNftables(errors.New("it is not there"), s.config.spec(), nil)
 	s.says(err.Error(), "it is not there", "nor is iptables of use")
 }
 

@@ -3,6 +3,8 @@ package firewall
 import (
 	"fmt"
 	"strings"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // ICMP errors to sockets behind guarded ports: see quotedJumps. They are looked at before DNAT may lead
@@ -52,8 +54,8 @@ func (s *script) quoted() {
 	} else {
 		drop("! ", quotes4+"8>>24&0xF=5") // options
 	}
-	all := Config{Guarded: s.r.Guarded, Targets: s.r.Targets}
-	for _, p := range all.everyPort() {
+	all := guard.Spec{Guarded: s.r.Guarded, Targets: s.r.Targets}
+	for _, p := range all.EveryPort() {
 		drop("", fmt.Sprintf("%s=%d&&%s=%d:%d", proto, p.Proto, port, p.Low, p.High))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -14,8 +15,8 @@ type guardRules struct {
 	Mark    uint32
 	Guarded []service.Ports
 	Cut     []service.Ports
-	Targets []Target
-	Knock   []KnockPort
+	Targets []guard.Target
+	Knock   []guard.KnockPort
 	Trusted []string
 	TPROXY  bool // flows pass that are handed to the socket of another port
 	Trial   bool // guarded are the ports that are in a set, which they leave by themselves
@@ -316,8 +317,8 @@ func unload(t table, was *saved) string {
 
 // check refuses what has no place in a rule: the helper does not trust who asks it.
 func (r *guardRules) check() error {
-	c := Config{Mark: r.Mark, Guarded: r.Guarded, Cut: r.Cut, Targets: r.Targets, Trusted: r.Trusted}
-	if err := c.check(); err != nil {
+	c := guard.Spec{Mark: r.Mark, Guarded: r.Guarded, Cut: r.Cut, Targets: r.Targets, Trusted: r.Trusted}
+	if err := c.Check(); err != nil {
 		return err
 	}
 	for _, name := range r.Trusted {

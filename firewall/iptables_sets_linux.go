@@ -22,7 +22,7 @@ func (b *ipt) addressSet(name, kind string, v6 bool) ipset.Set {
 	if v6 {
 		family = unix.AF_INET6
 	}
-	return ipset.Set{Name: setName(name, v6), Kind: kind, Family: family, Max: b.cfg.size + 1}
+	return ipset.Set{Name: setName(name, v6), Kind: kind, Family: family, Max: b.spec.Size + 1}
 }
 
 // witness is an element that no packet is, and that stays: while it is there, nobody has
@@ -76,7 +76,7 @@ func setOf(e guard.Element) leaseSet {
 
 // fill makes the sets what the plan says, but for what rules have learned.
 func (b *ipt) fill(p guard.Plan) error {
-	leases := b.settle(p.At(b.cfg.Now()).Leases)
+	leases := b.settle(p.At(b.spec.Now()).Leases)
 	for _, s := range leaseSets {
 		ms := append(s.members(leases), witness(s.kind, s.v6))
 		if err := b.sets.Replace(b.addressSet(s.name, s.kind, s.v6), ms); err != nil {
@@ -87,7 +87,7 @@ func (b *ipt) fill(p guard.Plan) error {
 		return err
 	}
 	for _, v6 := range []bool{false, true} {
-		p := p.At(b.cfg.Now())
+		p := p.At(b.spec.Now())
 		flows, peers := flowMembers(p.Carried, v6)
 		if err := errors.Join(
 			b.sets.Replace(b.addressSet(setFlows, ipset.HashIPPortIP, v6), flows),
@@ -100,7 +100,7 @@ func (b *ipt) fill(p guard.Plan) error {
 	if err := b.sets.Keep(b.addressSet(setLinked, ipset.HashNetIface, true)); err != nil {
 		return err
 	}
-	return b.fillTrial(p.At(b.cfg.Now()).Confirm)
+	return b.fillTrial(p.At(b.spec.Now()).Confirm)
 }
 
 // fillTrial makes the sets that hold the guarded ports while the guard is on trial.
@@ -110,12 +110,12 @@ func (b *ipt) fillTrial(confirm time.Duration) error {
 	}
 	for _, proto := range []service.Proto{service.TCP, service.UDP} {
 		var ms []ipset.Member
-		for _, e := range portElements(b.cfg.everyPort(), 0) {
+		for _, e := range portElements(b.spec.EveryPort(), 0) {
 			if service.Proto(e.Key[0]) == proto {
 				ms = append(ms, ipset.Member{Port: uint16(e.Key[4])<<8 | uint16(e.Key[5]), Seconds: ipset.Seconds(confirm)})
 			}
 		}
-		low, high := span(b.cfg.everyPort(), proto)
+		low, high := span(b.spec.EveryPort(), proto)
 		if err := b.sets.Replace(ipset.Set{Name: trialSet(proto), Kind: ipset.BitmapPort, Low: low, High: high}, ms); err != nil {
 			return err
 		}
@@ -191,7 +191,7 @@ func (b *ipt) carriedMembers() ([]guard.Carried, error) {
 // those that are new, which a full set may refuse, and then all are taken back; then those
 // that were there.
 func (b *ipt) setMembers(ls []guard.Lease) error {
-	ls = guard.Timed(ls, b.cfg.Now())
+	ls = guard.Timed(ls, b.spec.Now())
 	for _, l := range ls {
 		b.lasts(l.Until)
 	}

@@ -75,7 +75,7 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 			return err
 		}
 	}
-	if err := f.backend.load(p); err != nil {
+	if err := f.backend.load(f.cfg.spec(), p); err != nil {
 		return err
 	}
 	f.guard = next
@@ -163,7 +163,8 @@ func (f *Firewall) restore(now time.Time) error {
 	if !f.guard.confirmBy.IsZero() && guard.Left(f.guard.confirmBy, now) <= 0 {
 		return ErrUnconfirmed
 	}
-	return f.backend.load(guard.Plan{Leases: f.held.Leases(), ConfirmBy: f.guard.confirmBy, Carried: f.guard.carried})
+	p := guard.Plan{Leases: f.held.Leases(), ConfirmBy: f.guard.confirmBy, Carried: f.guard.carried}
+	return f.backend.load(f.cfg.spec(), p)
 }
 
 // Teardown takes our table away, whether a daemon runs or not, and makes the next load a

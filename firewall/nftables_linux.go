@@ -32,7 +32,7 @@ const (
 
 // nftables keeps the guard in the kernel's nf_tables, by netlink alone.
 type nftables struct {
-	cfg     *Config
+	spec    guard.Spec
 	objects objects
 	conn    *nft.Conn
 	socket  *netlink.Conn // of conn
@@ -52,12 +52,12 @@ type nftables struct {
 
 var _ backend = (*nftables)(nil)
 
-func newNftables(c *Config) (backend, error) {
-	n := &nftables{cfg: c, objects: newObjects(c.size), concerns: concernsUs}
+func newNftables(c guard.Spec) (backend, error) {
+	n := &nftables{spec: c, objects: newObjects(c.Size), concerns: concernsUs}
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
-	if c.Mode == Guard {
+	if c.Mode == guard.ModeGuard {
 		return n, nil
 	}
 	a := newAdmitting(n)
@@ -105,7 +105,7 @@ func explain(doing string, err error) error {
 	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT):
 		return fmt.Errorf("%s: this kernel has no nftables (CONFIG_NF_TABLES): %w", doing, err)
 	case errors.Is(err, unix.ENFILE):
-		return fmt.Errorf("%w: the kernel takes no more elements into the set", ErrFull)
+		return fmt.Errorf("%w: the kernel takes no more elements into the set", guard.ErrFull)
 	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("%w: %s: %w", guard.ErrGone, doing, err)
 	}
@@ -115,11 +115,11 @@ func explain(doing string, err error) error {
 func (n *nftables) name() string { return BackendNftables }
 
 func (n *nftables) describe() string {
-	s := "nftables, table inet spa, closed=" + map[Closed]string{Drop: "drop", Reject: "reject"}[n.closed()]
+	s := "nftables, table inet spa, closed=" + map[guard.Closed]string{Drop: "drop", Reject: "reject"}[n.closed()]
 	if n.persists() {
 		s += ", owned: no other tool can change it"
 	}
-	if n.cfg.Mode == Guard && n.cfg.Persist == PersistOwner && !n.own {
+	if n.spec.Mode == guard.ModeGuard && n.spec.Persist == guard.PersistOwner && !n.own {
 		s += ", which another tool's flush takes away, since a table can have an owner from Linux 6.9 on only: guarded " +
 			"ports are open then until the guard is back, " +
 			"and with the server dead until it starts (put what \"spa-server guard --print\" prints into /etc/nftables.conf, " +
@@ -132,18 +132,18 @@ func (n *nftables) describe() string {
 }
 
 // closed is what strangers get, as far as the kernel can.
-func (n *nftables) closed() Closed {
+func (n *nftables) closed() guard.Closed {
 	if slices.Contains(n.lacks, lacksReject) {
-		return Drop
+		return guard.Drop
 	}
-	return n.cfg.Closed
+	return n.spec.Closed
 }
 
-func (n *nftables) processes() []Process {
+func (n *nftables) processes() []guard.Process {
 	if !n.keeper.Lives() {
 		return nil
 	}
-	return []Process{{keeper.Name, n.keeper.PID, n.keeper.Privileges}}
+	return []guard.Process{{keeper.Name, n.keeper.PID, n.keeper.Privileges}}
 }
 
 func (n *nftables) close() error {
@@ -162,8 +162,8 @@ func (n *nftables) close() error {
 
 func (n *nftables) permanent() error {
 	var b batch
-	b.change(n.objects.guarded, portElements(n.cfg.Guarded, 0), nil)
-	b.change(n.objects.cut, portElements(n.cfg.Cut, 0), nil)
+	b.change(n.objects.guarded, portElements(n.spec.Guarded, 0), nil)
+	b.change(n.objects.cut, portElements(n.spec.Cut, 0), nil)
 	return explain("making the guard permanent", b.send(n.socket))
 }
 
@@ -251,7 +251,7 @@ func (o *objects) setOf(e guard.Element) (*nft.Set, []byte) {
 }
 
 // targetElements are the ports of targets.
-func targetElements(ts []Target, timeout time.Duration) (v4, v6 []nft.SetElement) {
+func targetElements(ts []guard.Target, timeout time.Duration) (v4, v6 []nft.SetElement) {
 	for _, t := range ts {
 		for _, a := range t.Addresses {
 			a = guard.Normal(a)
@@ -312,7 +312,7 @@ func flowOf(key []byte) guard.Flow {
 }
 
 // addressElements are the addresses of targets.
-func addressElements(ts []Target) (v4, v6 []nft.SetElement) {
+func addressElements(ts []guard.Target) (v4, v6 []nft.SetElement) {
 	for _, t := range ts {
 		for _, a := range t.Addresses {
 			a = guard.Normal(a)

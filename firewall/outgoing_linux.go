@@ -4,6 +4,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
 )
 
@@ -12,7 +13,7 @@ func (d *draft) reviveRules() {
 	o, c := &d.objects, d.revive
 	// oif lo accept
 	d.rule(c, toLoopback(), accept())
-	for _, name := range d.cfg.Trusted {
+	for _, name := range d.spec.Trusted {
 		// oifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
 	}
@@ -26,7 +27,7 @@ func (d *draft) reviveRules() {
 // with its grant. Where connection tracking has forgotten such a flow, what its UDP server goes
 // on sending looks like a beginning; so it does not count as one towards whom a grant admitted.
 func (d *draft) begunRules() {
-	o, c, mark := &d.objects, d.begun, d.cfg.Mark
+	o, c, mark := &d.objects, d.begun, d.spec.Mark
 	f6 := o.families()[1]
 	// ct state untracked return
 	d.rule(c, ctState(expr.CtStateBitUNTRACKED), back())
@@ -38,7 +39,7 @@ func (d *draft) begunRules() {
 		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 update @met4 ... return
 		d.rule(c, f.carries(outward), d.admit(f, outward), back())
 	}
-	if len(d.cfg.Cut) > 0 {
+	if len(d.spec.Cut) > 0 {
 		// Hush sees another port where one leads to a target.
 		// A reset tells the client that the session is over.
 		// ct mark and MARK == MARK tcp flags and rst == rst return
@@ -50,7 +51,7 @@ func (d *draft) begunRules() {
 	}
 	// ct mark and MARK == MARK return
 	d.rule(c, ctMarked(mark), back())
-	if d.refuse == Reject {
+	if d.refuse == guard.Reject {
 		// How strangers are rejected: in no flow, or in theirs.
 		// ct state invalid tcp flags and (fin | syn | rst) == rst return
 		d.rule(c, ctState(expr.CtStateBitINVALID), tcpFlags(fin|syn|rst, rst), back())
@@ -80,12 +81,12 @@ func (d *draft) passingRules() {
 	if d.claims {
 		// A packet that closed has marked is for this host, whatever became of it since.
 		// meta mark and MARK == MARK ct mark and MARK != MARK ct state new drop
-		d.rule(c, marked(d.cfg.Mark), ctNotMarked(d.cfg.Mark), ctState(expr.CtStateBitNEW), drop())
+		d.rule(c, marked(d.spec.Mark), ctNotMarked(d.spec.Mark), ctState(expr.CtStateBitNEW), drop())
 	}
-	if len(d.cfg.Targets) == 0 {
+	if len(d.spec.Targets) == 0 {
 		return
 	}
-	for _, name := range d.cfg.Trusted {
+	for _, name := range d.spec.Trusted {
 		// iifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
 		// oifname NAME accept
@@ -105,7 +106,7 @@ func (d *draft) passingRules() {
 	// elsewhere. On a bridge it cannot be told from a stranger's packet that claims to be one.
 	for _, f := range o.families() {
 		own := f.target(outward).in(f.targets)
-		unmarked := rule(own, ctState(expr.CtStateBitNEW), ctNotMarked(d.cfg.Mark))
+		unmarked := rule(own, ctState(expr.CtStateBitNEW), ctNotMarked(d.spec.Mark))
 		// ip saddr . meta l4proto . th sport @targets4 ct state new ct mark and MARK != MARK meta iifkind "bridge" meta
 		// oifkind "bridge" drop
 		d.rule(c, unmarked, linkKind(metaIIFKind, "bridge"), linkKind(metaOIFKind, "bridge"), drop())
@@ -121,7 +122,7 @@ func (d *draft) hushRules() {
 	o, c := &d.objects, d.hush
 	// oif lo accept
 	d.rule(c, toLoopback(), accept())
-	for _, name := range d.cfg.Trusted {
+	for _, name := range d.spec.Trusted {
 		// oifname NAME accept
 		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
 	}
@@ -131,7 +132,7 @@ func (d *draft) hushRules() {
 	// ct status snat,dnat meta l4proto . th sport @guarded fib saddr type local jump begun
 	d.rule(c, ctStatusIs(statusSNAT|statusDNAT), o.portIn(o.guarded, sport, false), isType(fibSource(), unix.RTN_LOCAL),
 		jump(o.begun))
-	if len(d.cfg.Cut) == 0 {
+	if len(d.spec.Cut) == 0 {
 		return
 	}
 	// From a port whose sessions end with the grant nothing leaves to who has none.
@@ -155,6 +156,6 @@ func (d *draft) hushRules() {
 	for _, f := range o.families() {
 		// A flow of the host's own goes on, but not to whom a grant admitted.
 		// ct mark and MARK == MARK ip daddr . meta l4proto . th sport @met4 drop
-		d.rule(c, ctMarked(d.cfg.Mark), f.source(outward).in(f.met), drop())
+		d.rule(c, ctMarked(d.spec.Mark), f.source(outward).in(f.met), drop())
 	}
 }

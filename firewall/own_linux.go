@@ -35,10 +35,10 @@ const (
 // prepareToOwn finds out whether the table can have an owner, and starts its keeper.
 func (n *nftables) prepareToOwn() error {
 	var err error
-	if n.lock, err = keeper.OpenFile(n.cfg.State, n.cfg.User, true); err != nil {
+	if n.lock, err = keeper.OpenFile(n.spec.State, n.spec.User, true); err != nil {
 		return fmt.Errorf("opening the lock of the guard's keeper: %w", err)
 	}
-	if n.cfg.Persist != PersistOwner || n.cfg.plain || n.cfg.Mode != Guard {
+	if n.spec.Persist != guard.PersistOwner || n.spec.Plain || n.spec.Mode != guard.ModeGuard {
 		return nil
 	}
 	if n.own, err = n.canOwn(); err != nil || !n.own {
@@ -104,7 +104,17 @@ func (n *nftables) inPlace(t tableState) bool {
 	return t.flags&(tableOwner|tablePersist) == 0
 }
 
-func (n *nftables) load(p guard.Plan) error {
+func (n *nftables) load(spec guard.Spec, p guard.Plan) error {
+	before := n.spec
+	n.spec = spec
+	err := n.loadPlan(p)
+	if err != nil {
+		n.spec = before
+	}
+	return err
+}
+
+func (n *nftables) loadPlan(p guard.Plan) error {
 	t, err := n.present()
 	if err != nil {
 		return err
@@ -183,7 +193,7 @@ func (n *nftables) behindRelay(p guard.Plan, do func() error) error {
 		return do()
 	}
 	n.relayed = true
-	relay := func() error { return n.make(newObjectsOf(relayName, n.cfg.size), p, tableOwner, true) }
+	relay := func() error { return n.make(newObjectsOf(relayName, n.spec.Size), p, tableOwner, true) }
 	if err = relay(); errors.Is(err, unix.EPERM) {
 		// A daemon that was killed meanwhile left one, which goes with the keeper of its socket.
 		if err = n.release(); err == nil {
@@ -221,7 +231,7 @@ func settle() {
 // for until it is through sessions wait. Where those are gone by then, all is made once more.
 func (n *nftables) make(o objects, p guard.Plan, flags uint32, anew bool) error {
 	confirm := !p.ConfirmBy.IsZero()
-	if n.cfg.Mode == Guard && !n.tracks() {
+	if n.spec.Mode == guard.ModeGuard && !n.tracks() {
 		if err := n.send(o, flags, anew, &p, (*draft).bareRules); err != nil {
 			return err
 		}
@@ -240,7 +250,7 @@ func (n *nftables) finish(o objects, flags uint32, confirm bool) error {
 
 // send makes a guard of one batch, with these rules. Without a plan the sets stay as they are.
 func (n *nftables) send(o objects, flags uint32, anew bool, p *guard.Plan, rules func(*draft)) error {
-	d, err := newDraft(o, n.cfg, n.closed(), n.lacks)
+	d, err := newDraft(o, n.spec, n.closed(), n.lacks)
 	if err != nil {
 		return err
 	}
@@ -252,13 +262,13 @@ func (n *nftables) send(o objects, flags uint32, anew bool, p *guard.Plan, rules
 	} else {
 		rest := *p
 		rest.Leases = nil
-		err = d.fill(rest.At(n.cfg.Now()), rules)
+		err = d.fill(rest.At(n.spec.Now()), rules)
 	}
 	if err != nil {
 		return err
 	}
 	if p != nil {
-		d.grant(p.At(n.cfg.Now()).Leases)
+		d.grant(p.At(n.spec.Now()).Leases)
 	}
 	return explain("loading the guard", d.batch.send(n.socket))
 }

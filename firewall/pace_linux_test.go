@@ -17,7 +17,7 @@ type fighting struct {
 	changes int           // how often it does
 }
 
-func (f *fighting) load(guard.Plan) error { f.loads++; return nil }
+func (f *fighting) load(guard.Spec, guard.Plan) error { f.loads++; return nil }
 
 func (f *fighting) watch(ctx context.Context, deadline time.Time) error {
 	soonest := time.Now().Add(f.quiet)

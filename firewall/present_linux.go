@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 
+	"sallyport/firewall/internal/guard"
+
 	nft "github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -25,7 +27,7 @@ func (n *nftables) present() (tableState, error) {
 	if t.handle == n.known || n.hasMarker() || n.hasSets() {
 		return t, nil
 	}
-	return tableState{}, ErrForeign
+	return tableState{}, guard.ErrForeign
 }
 
 // table is what is there of our name. The kernel gives no handle twice, so it stays the same

@@ -24,7 +24,7 @@ func (d *draft) quotedJumps(c *nft.Chain, condition exprs) {
 		// CONDITION meta l4proto icmp ct state invalid,untracked jump quoted
 		d.rule(c, condition, l4proto(proto), ctState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), jump(d.quoted))
 		// CONDITION meta l4proto icmp ct state related ct mark and MARK != MARK jump quoted
-		d.rule(c, condition, l4proto(proto), ctState(expr.CtStateBitRELATED), ctNotMarked(d.cfg.Mark), jump(d.quoted))
+		d.rule(c, condition, l4proto(proto), ctState(expr.CtStateBitRELATED), ctNotMarked(d.spec.Mark), jump(d.quoted))
 	}
 }
 
@@ -69,7 +69,7 @@ func (d *draft) quotedRules() {
 		known = append(known, quote(quotedProto6, 1), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{proto}})
 	}
 	d.rule(c, known, drop())
-	for _, p := range d.cfg.everyPort() {
+	for _, p := range d.spec.EveryPort() {
 		// meta nfproto ipv4 @th,136,8 PROTOCOL @th,224,16 >= LOW @th,224,16 <= HIGH drop
 		d.rule(c, f4.match(), quotes(quotedProto4, quotedPort4, p), drop())
 		// meta nfproto ipv6 @th,112,8 PROTOCOL @th,384,16 >= LOW @th,384,16 <= HIGH drop

@@ -20,12 +20,12 @@ type crossed struct {
 	beforePermanent       func() error
 }
 
-func (c *crossed) load(p guard.Plan) error {
+func (c *crossed) load(spec guard.Spec, p guard.Plan) error {
 	if do := c.beforeLoad; do != nil {
 		c.beforeLoad = nil
 		do()
 	}
-	err := c.backend.load(p)
+	err := c.backend.load(spec, p)
 	if do := c.afterLoad; do != nil {
 		c.afterLoad = nil
 		do()

@@ -90,7 +90,7 @@ func TestKeeperThatIsSlow(t *testing.T) {
 func TestRelayOfAKilledDaemon(t *testing.T) {
 	s := ownedGuard(t, nil)
 	n := s.backend.(*nftables)
-	s.must(n.make(newObjectsOf(relayName, n.cfg.size), guard.Plan{}, tableOwner, true))
+	s.must(n.make(newObjectsOf(relayName, n.spec.Size), guard.Plan{}, tableOwner, true))
 	s.die()
 	siege := s.besiege()
 	s.open()

@@ -26,7 +26,7 @@ func Rules(c Config) (string, error) {
 	if c.Backend == BackendIptables {
 		return "", errors.New("the guard can be printed for nft only, and the backend is iptables")
 	}
-	w := &nftText{Config: c, mark: fmt.Sprintf("%#08x", c.Mark)}
+	w := &nftText{Spec: c.spec(), mark: fmt.Sprintf("%#08x", c.Mark)}
 	w.line("# The guard, as \"spa-server guard --print\" writes it for a host that loads its rules from a file:")
 	w.line("# include this file there, behind the flush. server.toml needs, under [firewall]: persist = \"file\"")
 	w.line("# Print it anew when services, knock ports or [firewall] change.")
@@ -48,7 +48,7 @@ const (
 
 // nftText is nft's language, with what differs from guard to guard.
 type nftText struct {
-	Config
+	guard.Spec
 	strings.Builder
 	mark  string
 	depth int
@@ -90,23 +90,23 @@ func (w *nftText) sets() {
 	const port = "inet_proto . inet_service"
 	w.set("guarded", port, 0, "timeout", portList(w.Guarded))
 	w.set("cut", port, 0, "timeout", portList(w.Cut))
-	w.set("near", "iface_index . ipv6_addr . "+port, w.size, "timeout", nil)
+	w.set("near", "iface_index . ipv6_addr . "+port, w.Size, "timeout", nil)
 	eachFamily := func(do func(f, address, n string)) {
 		for _, f := range textFamilies() {
 			do(f, "ipv"+digit(f)+"_addr", digit(f))
 		}
 	}
-	eachFamily(func(_, address, n string) { w.set("grants"+n, address+" . "+port, w.size, "timeout", nil) })
+	eachFamily(func(_, address, n string) { w.set("grants"+n, address+" . "+port, w.Size, "timeout", nil) })
 	eachFamily(func(_, address, n string) {
-		w.set("reach"+n, address+" . "+address+" . "+port, w.size, "timeout", nil)
+		w.set("reach"+n, address+" . "+address+" . "+port, w.Size, "timeout", nil)
 	})
 	eachFamily(func(_, address, n string) {
 		w.set("carried"+n, address+" . "+address+" . "+port+" . inet_service", 0, "timeout", nil)
 	})
 	eachFamily(func(f, address, n string) { w.set("targets"+n, address+" . "+port, 0, "timeout", targets[f]) })
 	eachFamily(func(f, address, n string) { w.set("addresses"+n, address, 0, "timeout", addresses[f]) })
-	eachFamily(func(_, address, n string) { w.set("met"+n, address+" . "+port, w.size, "dynamic,timeout", nil) })
-	w.set("linked", "iface_index . ipv6_addr . "+port, w.size, "dynamic,timeout", nil)
+	eachFamily(func(_, address, n string) { w.set("met"+n, address+" . "+port, w.Size, "dynamic,timeout", nil) })
+	w.set("linked", "iface_index . ipv6_addr . "+port, w.Size, "dynamic,timeout", nil)
 }
 
 func familyName(a netip.Addr) string {

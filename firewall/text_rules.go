@@ -142,7 +142,7 @@ func (w *nftText) quoted() (rules list) {
 		known += fmt.Sprintf(" @th,112,8 != %d", p)
 	}
 	rules.add(known + " drop")
-	for _, p := range w.everyPort() {
+	for _, p := range w.EveryPort() {
 		ports := func(bits int) string {
 			if p.Low == p.High {
 				return fmt.Sprintf("@th,%d,16 %d", bits, p.Low)

@@ -39,7 +39,7 @@ func (s *site) endCarrying() {
 	case *nftables:
 		s.another(func(c *nft.Conn) { c.FlushSet(b.objects.carried4) })
 	case *ipt:
-		s.must(b.sets.Replace(ipset.Set{Name: "spa-flows4", Kind: ipset.HashIPPortIP, Family: unix.AF_INET, Max: b.cfg.size + 1}, nil))
+		s.must(b.sets.Replace(ipset.Set{Name: "spa-flows4", Kind: ipset.HashIPPortIP, Family: unix.AF_INET, Max: b.spec.Size + 1}, nil))
 	}
 }
 

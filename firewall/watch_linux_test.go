@@ -183,11 +183,11 @@ type stubborn struct {
 	no atomic.Bool
 }
 
-func (b *stubborn) load(p guard.Plan) error {
+func (b *stubborn) load(spec guard.Spec, p guard.Plan) error {
 	if b.no.Load() {
 		return errors.New("not now")
 	}
-	return b.backend.load(p)
+	return b.backend.load(spec, p)
 }
 
 // TestPutBackIsTriedAgain: without anything else that happens.

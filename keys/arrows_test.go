@@ -37,7 +37,7 @@ var arrows = map[string]rule{
 	"firewall/internal/ipset":    {[]string{"firewall/internal/guard", "firewall/internal/nl", "keys/service"}, "sets of the kernel: which rules ask them is iptables' business"},
 	"firewall/internal/keeper":   {[]string{"firewall/internal/statefile", "spa/sandbox"}, "a process that can do nothing needs to know nothing"},
 	"firewall/internal/sessions": {[]string{"firewall/internal/guard", "firewall/internal/local", "firewall/internal/nl", "keys/service"}, "it lists and ends sessions: which ones is decided elsewhere"},
-	"firewall/internal/guard":    {[]string{"keys/service"}, "the words that the firewall and its backends share"},
+	"firewall/internal/guard":    {[]string{"keys/service", "spa/sandbox"}, "the words that the firewall and its backends share"},
 	"firewall": {[]string{"firewall/internal/clock", "firewall/internal/guard", "firewall/internal/ipset", "firewall/internal/keeper", "firewall/internal/ledger",
 		"firewall/internal/local", "firewall/internal/nl", "firewall/internal/sessions", "firewall/internal/statefile", "keys/service", "spa/sandbox"}, "it opens ports for addresses: who may was decided before"},
 	"firewall/survey":    {[]string{"firewall/internal/local", "keys/service"}, "it reads the rule sets of others: what reads them must not be what changes ours"},
