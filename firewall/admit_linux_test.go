@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/firewall/internal/nftables"
 	"sallyport/spa/lab"
 )
 
@@ -208,7 +209,7 @@ func TestAdmitOutlivesHisElement(t *testing.T) {
 	s.nft("add element inet filter spa4 { 192.0.2.2 . tcp . 22 timeout 1s }")
 	s.grant("alice", "192.0.2.2", long)
 	lab.Eventually(t, "an element of ours", func() bool {
-		return strings.Contains(s.nft("list set inet filter spa4"), ourComment)
+		return strings.Contains(s.nft("list set inet filter spa4"), nftables.OurComment)
 	})
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 }
@@ -293,7 +294,7 @@ func TestAdmitTeardown(t *testing.T) {
 			s.dark("192.0.2.2", "192.0.2.1", "22")
 			s.dark("2001:db8::2", "2001:db8::1", "22")
 			s.connect("192.0.2.3", "192.0.2.1", "22")
-			if !s.isGone(tableName) {
+			if !s.isGone(nftables.TableName) {
 				t.Error("our table is still there")
 			}
 		})

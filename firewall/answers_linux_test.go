@@ -13,6 +13,7 @@ import (
 	nft "github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -33,10 +34,10 @@ type scan struct {
 }
 
 var scans = []scan{
-	{name: "SYN", proto: service.TCP, flags: syn},
-	{name: "SYN with a class", proto: service.TCP, flags: syn, class: 0xb8, label: 0x12345},
-	{name: "SYN, ECN", proto: service.TCP, flags: syn | 0xc0, class: 0x02, label: 0x54321},
-	{name: "ACK", proto: service.TCP, flags: ack, class: 0x20, label: 0x11111},
+	{name: "SYN", proto: service.TCP, flags: nftables.Syn},
+	{name: "SYN with a class", proto: service.TCP, flags: nftables.Syn, class: 0xb8, label: 0x12345},
+	{name: "SYN, ECN", proto: service.TCP, flags: nftables.Syn | 0xc0, class: 0x02, label: 0x54321},
+	{name: "ACK", proto: service.TCP, flags: nftables.Ack, class: 0x20, label: 0x11111},
 	{name: "UDP", proto: service.UDP},
 	{name: "UDP with a class", proto: service.UDP, class: 0xb8, label: 0x12345},
 	{name: "UDP without a checksum", proto: service.UDP, unsummed: true},
@@ -46,8 +47,8 @@ var scans = []scan{
 func routeScans() (all []scan) {
 	for _, kind := range []byte{0, 3, 4} {
 		for left := range byte(2) {
-			for _, p := range []scan{{name: "SYN", proto: service.TCP, flags: syn}, {name: "ACK", proto: service.TCP,
-				flags: ack}, {name: "FIN", proto: service.TCP, flags: fin}, {name: "UDP", proto: service.UDP}} {
+			for _, p := range []scan{{name: "SYN", proto: service.TCP, flags: nftables.Syn}, {name: "ACK", proto: service.TCP,
+				flags: nftables.Ack}, {name: "FIN", proto: service.TCP, flags: nftables.Fin}, {name: "UDP", proto: service.UDP}} {
 				p.name += fmt.Sprintf(" routed by type %d, %d left", kind, left)
 				p.route, p.plain = []byte{kind, left}, true
 				all = append(all, p)
@@ -61,7 +62,7 @@ func routeScans() (all []scan) {
 // that resets them: without a flow label, and without the class of the scan.
 func flagScans() (all []scan) {
 	for flags := range byte(64) {
-		if flags&rst != 0 && flags != rst {
+		if flags&nftables.Rst != 0 && flags != nftables.Rst {
 			continue // nobody answers a reset
 		}
 		all = append(all, scan{name: fmt.Sprintf("flags %06b", flags), proto: service.TCP, flags: flags, plain: true})
@@ -245,7 +246,7 @@ func TestKnockPortAnswersAsOthers(t *testing.T) {
 			if drops {
 				s.another(func(c *nft.Conn) {
 					// meta l4proto udp drop
-					chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0, rule(l4proto(service.UDP), drop())...)
+					chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0, nftables.Rule(nftables.L4Proto(service.UDP), nftables.Drop())...)
 				})
 			}
 			for _, f := range bothFamilies {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -243,7 +244,7 @@ func TestTrustedTarget(t *testing.T) {
 		for _, f := range bothFamilies {
 			s := k.newSite(t, func(c *Config) {
 				c.Trusted = []string{"vs"}
-				c.Targets = []Target{{[]netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, rangesOf("tcp/22")}}
+				c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: rangesOf("tcp/22")}}
 			})
 			s.inner()
 			s.open()
@@ -364,7 +365,7 @@ func TestFurtherAddresses(t *testing.T) {
 		for _, f := range bothFamilies {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.guarded(t, func(c *Config) {
-					c.Targets = []Target{{[]netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, rangesOf("tcp/22")}}
+					c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}, Ports: rangesOf("tcp/22")}}
 				})
 				s.inner()
 				s.dark(f.alice, innerAddr[f.name], "22")
@@ -397,14 +398,14 @@ func (s *site) publish(f sides) {
 	}
 	s.another(func(c *nft.Conn) {
 		// meta nfproto FAMILY ip daddr GATEWAY tcp dport 2222 dnat to INNER:22
-		chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, -100, rule(
-			meta(expr.MetaKeyNFPROTO, []byte{byte(family)}),
-			exprs{
-				&expr.Payload{DestRegister: first, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(gw.BitLen() / 8)},
-				equal(gw.AsSlice()),
+		chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, -100, nftables.Rule(
+			nftables.Meta(expr.MetaKeyNFPROTO, []byte{byte(family)}),
+			nftables.Exprs{
+				&expr.Payload{DestRegister: nftables.Register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(gw.BitLen() / 8)},
+				nftables.Equal(gw.AsSlice()),
 			},
-			l4proto(service.TCP), exprs{port(first, dport), equal([]byte{2222 >> 8, 2222 & 0xff})},
-			exprs{
+			nftables.L4Proto(service.TCP), nftables.Exprs{nftables.Port(nftables.Register, nftables.Dport), nftables.Equal([]byte{2222 >> 8, 2222 & 0xff})},
+			nftables.Exprs{
 				&expr.Immediate{Register: 1, Data: to.AsSlice()},
 				&expr.Immediate{Register: 2, Data: []byte{0, 22}},
 				&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1, RegProtoMin: 2},

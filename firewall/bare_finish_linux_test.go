@@ -9,6 +9,7 @@ import (
 	nft "github.com/google/nftables"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 )
 
@@ -18,11 +19,11 @@ func TestFinishLeavesTheSets(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
 	s.bare(guard.Plan{})
-	n := s.backend.(*nftables)
-	s.must(n.set([]guard.Lease{{Element: guard.Element{Source: netip.MustParseAddr("192.0.2.2"), Proto: service.TCP, Port: 22},
+	n := s.backend.(*nftables.Backend)
+	s.must(n.Set([]guard.Lease{{Element: guard.Element{Source: netip.MustParseAddr("192.0.2.2"), Proto: service.TCP, Port: 22},
 		Until: time.Now().Add(long)}}))
-	s.must(n.finish(n.objects, n.flags(), false))
-	if !n.tracks() {
+	s.must(n.Finish(n.Objects, n.Flags(), false))
+	if !n.Tracks() {
 		t.Error("the whole rules are not there")
 	}
 	s.connect("192.0.2.2", "192.0.2.1", "22")
@@ -35,11 +36,11 @@ func TestFinishOfWhatIsGone(t *testing.T) {
 	s.open()
 	s.bare(guard.Plan{})
 	s.flushRuleset()
-	n := s.backend.(*nftables)
-	if err := n.finish(n.objects, n.flags(), false); !errors.Is(err, guard.ErrGone) {
+	n := s.backend.(*nftables.Backend)
+	if err := n.Finish(n.Objects, n.Flags(), false); !errors.Is(err, guard.ErrGone) {
 		t.Errorf("got %v, want that the sets are gone", err)
 	}
-	if s.table().handle != 0 {
+	if s.table().Handle != 0 {
 		t.Error("there is a guard without ports")
 	}
 }

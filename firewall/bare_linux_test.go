@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 )
 
@@ -68,9 +69,9 @@ func (s *site) bare(p guard.Plan) {
 	s.Helper()
 	b, ok := s.backend.(*ipt)
 	if !ok {
-		n := s.backend.(*nftables)
-		s.must(n.send(n.objects, 0, false, &p, (*draft).bareRules))
-		if n.tracks() {
+		n := s.backend.(*nftables.Backend)
+		s.must(n.Send(n.Objects, 0, false, &p, (*nftables.Draft).BareRules))
+		if n.Tracks() {
 			s.Error("a rule asks for connection tracking")
 		}
 		return

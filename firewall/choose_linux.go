@@ -7,29 +7,30 @@ import (
 	"log/slog"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nftables"
 
 	"golang.org/x/sys/unix"
 )
 
 // choose makes the backend that the configuration names. Auto is nftables where the kernel
 // has what its guard needs, else iptables.
-func choose(name string, spec guard.Spec, log *slog.Logger) (b backend, why string, err error) {
+func choose(name string, spec guard.Spec, log *slog.Logger) (b guard.Backend, why string, err error) {
 	switch name {
 	case BackendNftables:
-		b, err = newNftables(spec)
+		b, err = nftables.New(spec)
 		return b, "", err
 	case BackendIptables:
 		b, err = newIptables(spec, log)
 		return b, "", err
 	}
-	if b, err = newNftables(spec); err == nil {
+	if b, err = nftables.New(spec); err == nil {
 		return b, "; chosen automatically", nil
 	}
 	return insteadOfNftables(err, spec, log)
 }
 
 // insteadOfNftables chooses iptables, unless what nftables lacks is lacking there too.
-func insteadOfNftables(trouble error, spec guard.Spec, log *slog.Logger) (b backend, why string, err error) {
+func insteadOfNftables(trouble error, spec guard.Spec, log *slog.Logger) (b guard.Backend, why string, err error) {
 	if _, file := errors.AsType[*fs.PathError](trouble); file || errors.Is(trouble, unix.EPERM) || spec.Mode != Guard {
 		return nil, "", trouble
 	}

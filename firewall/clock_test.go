@@ -32,7 +32,7 @@ func record(f *Firewall) *recording {
 	return r
 }
 
-func (r *recording) set(ls []guard.Lease) error {
+func (r *recording) Set(ls []guard.Lease) error {
 	if r.fails != nil {
 		return r.fails
 	}
@@ -53,7 +53,7 @@ func (r *recording) set(ls []guard.Lease) error {
 	return nil
 }
 
-func (r *recording) load(_ guard.Spec, p guard.Plan) error {
+func (r *recording) Load(_ guard.Spec, p guard.Plan) error {
 	if r.loads != nil {
 		if err := r.loads(); err != nil {
 			return err
@@ -63,7 +63,7 @@ func (r *recording) load(_ guard.Spec, p guard.Plan) error {
 		return r.fails
 	}
 	clear(r.lasts)
-	return r.set(p.At(r.now()).Leases)
+	return r.Set(p.At(r.now()).Leases)
 }
 
 // setClock is t by a wall clock that was set by d before: time.Time has its wall part in

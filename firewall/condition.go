@@ -16,20 +16,20 @@ type Condition struct {
 
 // withKeeper is a backend with a keeper.
 type withKeeper interface {
-	keeperGone() bool
-	awaitKeeper(ctx context.Context) (ended bool) // false: ctx has
+	KeeperGone() bool
+	AwaitKeeper(ctx context.Context) (ended bool) // false: ctx has
 }
 
 // watchKeeper logs the end of the keeper, unless it was told to end. A daemon that has given up its privileges
 // cannot start another.
 func (f *Firewall) watchKeeper(ctx context.Context) {
 	b, ok := f.backend.(withKeeper)
-	if !ok || !b.awaitKeeper(ctx) {
+	if !ok || !b.AwaitKeeper(ctx) {
 		return
 	}
 	for range keeper.Looks { // its files are closed a moment before it can be waited for
 		f.mu.Lock()
-		gone := b.keeperGone()
+		gone := b.KeeperGone()
 		f.mu.Unlock()
 		if gone {
 			f.log.Error("the keeper of the guard has ended: the guard stands, but if the server is killed too, "+
@@ -48,5 +48,5 @@ func (f *Firewall) Condition() Condition {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	b, ok := f.backend.(withKeeper)
-	return Condition{Unkept: ok && b.keeperGone(), Missing: f.guard.missing || !f.guard.loaded, Trial: f.guard.confirmBy}
+	return Condition{Unkept: ok && b.KeeperGone(), Missing: f.guard.missing || !f.guard.loaded, Trial: f.guard.confirmBy}
 }

@@ -7,6 +7,7 @@ import (
 
 	nft "github.com/google/nftables"
 
+	"sallyport/firewall/internal/nftables"
 	"sallyport/spa/lab"
 )
 
@@ -28,7 +29,7 @@ func (k kind) confirmsByUDP(t *testing.T, fresh bool, within time.Duration) (ear
 	s.load(0) // so that the next load is not a first one, which would carry the flow
 	s.flushRuleset()
 	s.another(func(c *nft.Conn) {
-		chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, isReply()...)
+		chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply()...)
 	})
 	if !fresh {
 		s.exchange(alice, server)

@@ -14,6 +14,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -240,7 +241,7 @@ func TestCutEndsUntracked(t *testing.T) {
 	s.another(func(c *nft.Conn) {
 		chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -300, &expr.Notrack{})
 		table := c.AddTable(&nft.Table{Name: "another too", Family: nft.TableFamilyINet})
-		chain := c.AddChain(hooked(&nft.Chain{Table: table, Name: "out"}, nft.ChainHookOutput, -300))
+		chain := c.AddChain(nftables.Hooked(&nft.Chain{Table: table, Name: "out"}, nft.ChainHookOutput, -300))
 		c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Notrack{}}})
 	})
 	accept := s.listen(":2300")

@@ -6,16 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
-	nft "github.com/google/nftables"
-	"golang.org/x/sys/unix"
-
-	"sallyport/firewall/internal/guard"
-	"sallyport/firewall/internal/ipset"
 	"sallyport/firewall/internal/ledger"
+	"sallyport/firewall/internal/nftables"
+	"sallyport/firewall/internal/nl"
 )
 
 // endEarlier ends all that earlier runs granted: a dry run can revoke none of it. A guard that
@@ -59,8 +54,8 @@ func (f *Firewall) endRecorded(now time.Time) error {
 
 // endEnforced ends what the kernel holds, by whichever backend it was put there.
 func (f *Firewall) endEnforced() error {
-	stands, err := f.endInNft()
-	if err != nil && !noNftables(err) {
+	stands, err := nftables.EndGrants(f.cfg.spec())
+	if err != nil && !nl.NoNftables(err) {
 		return err
 	}
 	kinds, err := leftover()
@@ -77,89 +72,4 @@ func (f *Firewall) endEnforced() error {
 			"it: spa-server teardown")
 	}
 	return nil
-}
-
-// endInNft empties the sets of grants of a guard that stands, and takes what is ours out of the
-// administrator's sets.
-func (f *Firewall) endInNft() (stands bool, err error) {
-	conn, socket, err := dial()
-	if err != nil {
-		return false, explain("opening netlink", err)
-	}
-	n := &nftables{spec: f.cfg.spec(), objects: newObjects(setSize), conn: conn, socket: socket}
-	defer n.close()
-	if err := n.endAdmitted(nil); err != nil {
-		return false, err
-	}
-	t, err := n.present()
-	if errors.Is(err, ErrForeign) || err == nil && t.handle == 0 {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if t.flags&(tableOwner|tablePersist) == 0 {
-		return n.flushGrants()
-	}
-	return f.endInOwned()
-}
-
-// endInOwned makes the table of an earlier keeper that of a new one, since nobody else can change it.
-func (f *Firewall) endInOwned() (stands bool, err error) {
-	spec := f.cfg.spec()
-	spec.Mode, spec.Persist = Guard, PersistOwner
-	b, err := newNftables(spec)
-	if err != nil {
-		return false, err
-	}
-	n := b.(*nftables)
-	err = n.behindRelay(guard.Plan{}, func() error {
-		if err := n.release(); err != nil {
-			return err
-		}
-		flags := n.flags()
-		var b batch
-		b.table(unix.NFT_MSG_NEWTABLE, tableName, &flags)
-		if err := b.send(n.socket); err != nil {
-			return explain("taking over the guard", err)
-		}
-		stands, err = n.flushGrants()
-		return err
-	})
-	n.keeper.Hold()
-	return stands, errors.Join(err, n.endRelay(), n.close())
-}
-
-// flushGrants empties every set of grants that the table has, also as another version named it. A
-// table without one is no guard: in mode Admit another's table shuts the ports.
-func (n *nftables) flushGrants() (stands bool, err error) {
-	sets, err := n.conn.GetSets(n.objects.table)
-	if err != nil {
-		return false, explain("listing the sets of the guard", err)
-	}
-	for _, s := range sets {
-		ours := func(set *nft.Set) bool { return set.Name == s.Name }
-		if strings.HasPrefix(s.Name, "grants") ||
-			slices.ContainsFunc([]*nft.Set{n.objects.reach4, n.objects.reach6, n.objects.near}, ours) {
-			stands = true
-			n.conn.FlushSet(&nft.Set{Table: n.objects.table, Name: s.Name})
-		}
-	}
-	return stands, explain("ending grants", n.conn.Flush())
-}
-
-// endInSets ends what a guard of iptables has granted.
-func endInSets() error {
-	sets, err := ipset.Open()
-	if errors.Is(err, unix.EPERM) {
-		return err
-	}
-	if err != nil {
-		return nil // no ipset in this kernel: nothing is in one
-	}
-	var errs []error
-	for _, s := range leaseSets {
-		errs = append(errs, sets.Empty(setName(s.name, s.v6)))
-	}
-	return errors.Join(append(errs, sets.Close())...)
 }

@@ -46,7 +46,7 @@ func (f *Firewall) adjust(now time.Time) {
 	}
 	f.log.Info("the wall clock got ahead of the kernel's timeouts, as after a suspend: grants end by the wall clock",
 		"by", ahead)
-	if err := f.backend.set(leasesOf(ends)); err != nil && !errors.Is(err, guard.ErrGone) {
+	if err := f.backend.Set(leasesOf(ends)); err != nil && !errors.Is(err, guard.ErrGone) {
 		f.log.Error("the kernel could not be told that grants end earlier: they will be removed when they end", "error", err)
 	}
 	f.wakeForNext(now)
@@ -66,7 +66,7 @@ func (f *Firewall) endOver(now time.Time) (some bool, err error) {
 	}
 	ends := f.held.EndsWithout(over)
 	maps.DeleteFunc(ends, func(_ guard.Element, end time.Time) bool { return !end.IsZero() }) // another one goes on
-	if err := f.backend.set(leasesOf(ends)); err != nil && !errors.Is(err, guard.ErrGone) {
+	if err := f.backend.Set(leasesOf(ends)); err != nil && !errors.Is(err, guard.ErrGone) {
 		return true, err
 	}
 	for _, h := range over {

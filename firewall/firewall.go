@@ -78,10 +78,10 @@ const (
 
 // Names of backends.
 const (
-	BackendAuto     = "auto"     // nftables where the kernel has it, else iptables
-	BackendNftables = "nftables" // the guard described in the package documentation
-	BackendIptables = "iptables" // the same, by the program iptables, for kernels without nftables
-	BackendDryRun   = "dry-run"  // decides and records in memory, opens nothing; ends what earlier runs granted
+	BackendAuto     = "auto"         // nftables where the kernel has it, else iptables
+	BackendNftables = guard.Nftables // the guard described in the package documentation
+	BackendIptables = guard.Iptables // the same, by the program iptables, for kernels without nftables
+	BackendDryRun   = "dry-run"      // decides and records in memory, opens nothing; ends what earlier runs granted
 )
 
 // DefaultMark is the bit of the connection mark that admitted flows carry.
@@ -119,7 +119,7 @@ type Config struct {
 	plain  bool   // the table has no owner, as on older kernels
 	bootID string // empty: the kernel's
 	slots  int    // grants that the ledger holds; 0: ledgerSlots
-	size   uint32 // elements that a set of grants holds; 0: setSize
+	size   uint32 // elements that a set of grants holds; 0: guard.Size
 
 	programs string // where iptables is looked for, as PATH; empty: where systems have it
 	lock     string // the lock of iptables; empty: where systems have it
@@ -139,7 +139,7 @@ func (c *Config) setDefaults() {
 		c.slots = ledger.Slots
 	}
 	if c.size == 0 {
-		c.size = setSize
+		c.size = guard.Size
 	}
 }
 
@@ -195,7 +195,7 @@ func (c *Config) guards(l guard.Flow) bool {
 type Firewall struct {
 	cfg     Config
 	log     *slog.Logger
-	backend backend
+	backend guard.Backend
 	why     string // why auto chose it
 	// sessions is nil in a dry run.
 	sessions *sessions.Sessions
@@ -267,32 +267,32 @@ func openLedger(c *Config) (*ledger.Ledger, error) {
 func (f *Firewall) Describe() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.backend.describe() + f.why
+	return f.backend.Describe() + f.why
 }
 
 // BackendName is the name of what enforces: a Backend constant, but never BackendAuto.
-func (f *Firewall) BackendName() string { return f.backend.name() }
+func (f *Firewall) BackendName() string { return f.backend.Name() }
 
 // Persists reports whether the guard outlives a foreign flush of the rule set while no
 // daemon runs.
 func (f *Firewall) Persists() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.backend.persists()
+	return f.backend.Persists()
 }
 
 // Processes returns those that live.
 func (f *Firewall) Processes() []Process {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.backend.processes()
+	return f.backend.Processes()
 }
 
 // Close lets go of the kernel and the ledger. Guard and grants stay.
 func (f *Firewall) Close() error {
 	var errs []error
 	if f.backend != nil {
-		errs = append(errs, f.backend.close())
+		errs = append(errs, f.backend.Close())
 	}
 	if f.sessions != nil {
 		errs = append(errs, f.sessions.Close())

@@ -203,7 +203,7 @@ type failing struct{ *dryRun }
 
 var errFailing = errors.New("it fails")
 
-func (failing) set([]guard.Lease) error { return errFailing }
+func (failing) Set([]guard.Lease) error { return errFailing }
 
 func TestFailedBatchKeepsWhatWas(t *testing.T) {
 	f, now := dry(t, 10), time.Now()

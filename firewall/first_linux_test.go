@@ -10,6 +10,7 @@ import (
 	nft "github.com/google/nftables"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -18,8 +19,8 @@ import (
 func (s *site) endCarry() {
 	s.Helper()
 	if s.kind.programs == "" {
-		o := newObjects(0)
-		s.another(func(c *nft.Conn) { c.FlushSet(o.carried4); c.FlushSet(o.carried6) })
+		o := nftables.NewObjects(0)
+		s.another(func(c *nft.Conn) { c.FlushSet(o.Carried4); c.FlushSet(o.Carried6) })
 		return
 	}
 	for i := range s.guard.carried {
@@ -231,11 +232,11 @@ func TestFlowKeys(t *testing.T) {
 		{Proto: service.TCP, Remote: netip.MustParseAddrPort("192.0.2.3:4000"), Local: netip.MustParseAddrPort("192.0.2.1:22")},
 		{Proto: service.UDP, Remote: netip.MustParseAddrPort("[2001:db8::3]:4000"), Local: netip.MustParseAddrPort("[2001:db8::1]:53")},
 	} {
-		v4, v6 := flowElements([]guard.Carried{{Flow: f, Left: time.Microsecond}})
+		v4, v6 := nftables.FlowElements([]guard.Carried{{Flow: f, Left: time.Microsecond}})
 		if d := append(v4, v6...)[0].Timeout; d.Milliseconds() < 1 {
 			t.Errorf("%v: carried for %v, which the kernel takes for ever", f, d)
 		}
-		if got := flowOf(append(v4, v6...)[0].Key); got != f {
+		if got := nftables.FlowOf(append(v4, v6...)[0].Key); got != f {
 			t.Errorf("got %v, want %v", got, f)
 		}
 	}
@@ -244,7 +245,7 @@ func TestFlowKeys(t *testing.T) {
 // carriedFor returns how long the guard in place carries the flows to each port.
 func (s *site) carriedFor() map[service.Ports]time.Duration {
 	s.Helper()
-	flows, err := s.backend.carried()
+	flows, err := s.backend.Carried()
 	s.must(err)
 	times := make(map[service.Ports]time.Duration)
 	for _, c := range flows {

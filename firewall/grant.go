@@ -153,14 +153,14 @@ func (f *Firewall) enforce(changes []ledger.Change, now time.Time) error {
 			ends[e] = ledger.Later(f.held.EndOf(e), ledger.Later(c.Until, ends[e]))
 		})
 	}
-	err := f.backend.set(leasesOf(ends))
+	err := f.backend.Set(leasesOf(ends))
 	if !errors.Is(err, guard.ErrGone) {
 		return err
 	}
 	if err := f.ledger.Alone(func() error { return f.restore(now) }); err != nil {
 		return err
 	}
-	return f.backend.set(leasesOf(ends))
+	return f.backend.Set(leasesOf(ends))
 }
 
 func leasesOf(ends map[guard.Element]time.Time) []guard.Lease {
@@ -192,7 +192,7 @@ func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant,
 	if err := f.forget(leaving); err != nil {
 		return nil, errors.Join(err, f.remember(leaving))
 	}
-	err := f.backend.set(leasesOf(ends))
+	err := f.backend.Set(leasesOf(ends))
 	if err != nil && !errors.Is(err, guard.ErrGone) { // gone is gone; Watch puts back what is left
 		return nil, errors.Join(err, f.remember(leaving))
 	}

@@ -14,6 +14,7 @@ import (
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
 
+	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -327,7 +328,7 @@ func (s *site) flushRuleset() {
 // chainOf is a chain of another tool's table, with one rule.
 func chainOf(c *nft.Conn, kind nft.ChainType, hook *nft.ChainHook, priority nft.ChainPriority, es ...expr.Any) {
 	t := c.AddTable(&nft.Table{Name: "another", Family: nft.TableFamilyINet})
-	chain := hooked(&nft.Chain{Table: t, Name: "another"}, hook, priority)
+	chain := nftables.Hooked(&nft.Chain{Table: t, Name: "another"}, hook, priority)
 	chain.Type = kind
 	c.AddRule(&nft.Rule{Table: t, Chain: c.AddChain(chain), Exprs: es})
 }

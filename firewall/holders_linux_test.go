@@ -18,6 +18,7 @@ import (
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/ledger"
+	"sallyport/firewall/internal/nftables"
 	"sallyport/firewall/internal/nl"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
@@ -170,7 +171,7 @@ func TestFailedRevokeLeavesTheLedger(t *testing.T) {
 func (s *site) foreign() {
 	s.Helper()
 	s.another(func(c *nft.Conn) {
-		table := c.AddTable(&nft.Table{Name: tableName, Family: nft.TableFamilyINet})
+		table := c.AddTable(&nft.Table{Name: nftables.TableName, Family: nft.TableFamilyINet})
 		c.DelTable(table)
 		c.AddTable(table)
 		c.AddChain(&nft.Chain{Name: "precious", Table: table})
@@ -180,7 +181,7 @@ func (s *site) foreign() {
 func (s *site) precious() bool {
 	found := false
 	s.another(func(c *nft.Conn) {
-		_, err := c.ListChain(&nft.Table{Name: tableName, Family: nft.TableFamilyINet}, "precious")
+		_, err := c.ListChain(&nft.Table{Name: nftables.TableName, Family: nft.TableFamilyINet}, "precious")
 		found = err == nil
 	})
 	return found
@@ -219,7 +220,7 @@ func TestRefusedTeardownMarksNothing(t *testing.T) {
 // taken for those of the next batch.
 func TestLostAnswers(t *testing.T) {
 	s := guarded(t, guarding("tcp/10000-30000"))
-	socket := s.backend.(*nftables).socket
+	socket := s.backend.(*nftables.Backend).Socket
 	s.must(socket.SetReadBuffer(1))
 	if err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) }); err == nil {
 		t.Fatal("no answer was lost")
@@ -425,16 +426,16 @@ func TestMissingCapability(t *testing.T) {
 
 func TestProbe(t *testing.T) {
 	s := guarded(t, nil)
-	n := s.backend.(*nftables)
-	if len(n.lacks) != 0 {
-		t.Errorf("this kernel lacks %v", n.lacks)
+	n := s.backend.(*nftables.Backend)
+	if len(n.Lacks) != 0 {
+		t.Errorf("this kernel lacks %v", n.Lacks)
 	}
 	// A look into the routing table for nothing.
-	ok, err := n.has(feature{hook: nft.ChainHookPrerouting, exprs: exprs{&expr.Fib{Register: first}}})
+	ok, err := n.Has(nftables.Feature{Hook: nft.ChainHookPrerouting, Exprs: nftables.Exprs{&expr.Fib{Register: nftables.Register}}})
 	if ok || err != nil {
 		t.Errorf("got %v, %v for what no kernel takes, want false", ok, err)
 	}
-	if ok, err = n.knows("spa-nothing"); ok || err != nil {
+	if ok, err = n.Knows("spa-nothing"); ok || err != nil {
 		t.Errorf("got %v, %v for an expression that no kernel has, want false", ok, err)
 	}
 	s.another(func(c *nft.Conn) {

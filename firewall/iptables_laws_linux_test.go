@@ -12,6 +12,7 @@ import (
 	nft "github.com/google/nftables"
 
 	"sallyport/firewall/internal/ipset"
+	"sallyport/firewall/internal/nftables"
 	"sallyport/firewall/internal/sessions"
 	"sallyport/spa/lab"
 )
@@ -177,7 +178,7 @@ func TestUDPOfAGapIsForgotten(t *testing.T) {
 				server, client := s.udp(s.gw, gateway), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
 				s.flushRuleset()
 				s.another(func(c *nft.Conn) { // which keeps connection tracking going
-					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, isReply()...)
+					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply()...)
 				})
 				s.exchange(client, server)
 				s.load(0)
@@ -218,7 +219,7 @@ func TestUDPServerSpeaksFirst(t *testing.T) {
 			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
 			s.flushRuleset()
 			s.another(func(c *nft.Conn) { // which keeps connection tracking going
-				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, isReply()...)
+				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply()...)
 			})
 			s.send(client, theirs(f.gateway, "5000"))
 			if !s.gets(server, lab.Patience) || !utters(lab.Patience) {

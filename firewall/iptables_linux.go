@@ -68,15 +68,15 @@ type ipt struct {
 	until time.Time  // the last end of anything that sets hold
 }
 
-var _ backend = (*ipt)(nil)
+var _ guard.Backend = (*ipt)(nil)
 
-func newIptables(c guard.Spec, log *slog.Logger) (backend, error) {
+func newIptables(c guard.Spec, log *slog.Logger) (guard.Backend, error) {
 	if err := iptablesCan(&c); err != nil {
 		return nil, err
 	}
 	b := &ipt{spec: c, log: log, poked: make(chan struct{}, 1), near: make(map[netip.Addr]*neighbor)}
 	if err := b.open(); err != nil {
-		return nil, errors.Join(err, b.close())
+		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
 }
@@ -167,17 +167,17 @@ func (b *ipt) probedSets() error {
 	return nil
 }
 
-func (b *ipt) name() string   { return BackendIptables }
-func (b *ipt) persists() bool { return false }
+func (b *ipt) Name() string   { return guard.Iptables }
+func (b *ipt) Persists() bool { return false }
 
-func (b *ipt) processes() []guard.Process {
+func (b *ipt) Processes() []guard.Process {
 	if b.helper.trouble() != nil {
 		return nil
 	}
-	return []guard.Process{{helperName, b.helper.pid, b.helper.Left}}
+	return []guard.Process{{Name: helperName, PID: b.helper.pid, Left: b.helper.Left}}
 }
 
-func (b *ipt) describe() string {
+func (b *ipt) Describe() string {
 	kind := "nf_tables"
 	if b.helper.Legacy {
 		kind = "legacy"
@@ -185,7 +185,7 @@ func (b *ipt) describe() string {
 	return fmt.Sprintf("iptables %s (%s) with ipset, chains spa-*, closed=drop", b.helper.Version, kind)
 }
 
-func (b *ipt) close() error {
+func (b *ipt) Close() error {
 	var errs []error
 	if b.helper != nil {
 		errs = append(errs, b.helper.close())
@@ -207,7 +207,7 @@ func (b *ipt) close() error {
 
 // load fills the sets first and loads the rules then: rules that are there already go on to
 // ask the same sets, whose contents change at one instant each.
-func (b *ipt) load(spec guard.Spec, p guard.Plan) error {
+func (b *ipt) Load(spec guard.Spec, p guard.Plan) error {
 	if err := iptablesCan(&spec); err != nil {
 		return err
 	}
@@ -293,16 +293,16 @@ func (b *ipt) guardRules() guardRules {
 	return r
 }
 
-func (b *ipt) set(ls []guard.Lease) error { return b.setMembers(ls) }
+func (b *ipt) Set(ls []guard.Lease) error { return b.setMembers(ls) }
 
-func (b *ipt) carried() ([]guard.Carried, error) { return b.carriedMembers() }
+func (b *ipt) Carried() ([]guard.Carried, error) { return b.carriedMembers() }
 
-func (b *ipt) entered() (bool, error) {
+func (b *ipt) Entered() (bool, error) {
 	answer, err := b.helper.ask(request{Op: opCount})
 	return answer.Entered, err
 }
 
-func (b *ipt) permanent() error {
+func (b *ipt) Permanent() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	trial := b.trial
@@ -314,7 +314,7 @@ func (b *ipt) permanent() error {
 	return err
 }
 
-func (b *ipt) remove() error {
+func (b *ipt) Remove() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var err error

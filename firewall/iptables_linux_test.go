@@ -136,7 +136,7 @@ func TestOthersRulesStay(t *testing.T) {
 		if strings.Contains(counted, "     0        0 MARK") {
 			t.Errorf("packets that the guard let in did not come to another tool's rules:\n%s", counted)
 		}
-		s.must(s.gw.Do(func() error { return s.Firewall.backend.remove() }))
+		s.must(s.gw.Do(func() error { return s.Firewall.backend.Remove() }))
 		if after := s.program("iptables", "-t", "mangle", "-S", "theirs"); after != before {
 			t.Errorf("got %q, want %q", after, before)
 		}
@@ -279,7 +279,7 @@ func TestAutoFallsBack(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return b.close()
+		return b.Close()
 	}))
 	s.says(chosen, "it is not there")
 	_, _, err := insteadOfNftables(unix.EPERM, s.config.spec(), nil)

@@ -50,7 +50,7 @@ func (s *script) quoted() {
 	if s.v6 {
 		proto, port = "52>>8&0xFF", "88>>16"
 		drop("! ", "4>>8&0xFF=58") // an extension header before the error
-		drop("! ", proto+"="+joined(plainProtocols))
+		drop("! ", proto+"="+joined(guard.LastHeaders))
 	} else {
 		drop("! ", quotes4+"8>>24&0xF=5") // options
 	}

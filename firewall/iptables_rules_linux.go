@@ -163,7 +163,7 @@ func (s *script) notIn(set, of string) string {
 
 // remember puts what of a packet is named into a set, or gives it its whole time again.
 func (s *script) remember(set, of string) string {
-	return fmt.Sprintf("-j SET --add-set %s %s --exist --timeout %d", s.set(set), of, int(remembered.Seconds()))
+	return fmt.Sprintf("-j SET --add-set %s %s --exist --timeout %d", s.set(set), of, int(guard.Remembered.Seconds()))
 }
 
 // carried is the condition that a first load carries the flow.

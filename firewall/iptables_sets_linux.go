@@ -110,11 +110,12 @@ func (b *ipt) fillTrial(confirm time.Duration) error {
 	}
 	for _, proto := range []service.Proto{service.TCP, service.UDP} {
 		var ms []ipset.Member
-		for _, e := range portElements(b.spec.EveryPort(), 0) {
-			if service.Proto(e.Key[0]) == proto {
-				ms = append(ms, ipset.Member{Port: uint16(e.Key[4])<<8 | uint16(e.Key[5]), Seconds: ipset.Seconds(confirm)})
+		all := ledger.Holding{Ports: b.spec.EveryPort()}
+		all.Each(func(e guard.Element) {
+			if e.Proto == proto {
+				ms = append(ms, ipset.Member{Port: e.Port, Seconds: ipset.Seconds(confirm)})
 			}
-		}
+		})
 		low, high := span(b.spec.EveryPort(), proto)
 		if err := b.sets.Replace(ipset.Set{Name: trialSet(proto), Kind: ipset.BitmapPort, Low: low, High: high}, ms); err != nil {
 			return err

@@ -22,7 +22,7 @@ const (
 
 // watch ends when another tool has changed the guard. The helper's own changes are heard too;
 // they are told from others by what the rules are.
-func (b *ipt) watch(ctx context.Context, deadline time.Time) error {
+func (b *ipt) Watch(ctx context.Context, deadline time.Time) error {
 	for {
 		late, err := b.listen(ctx, deadline)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/nftables"
 	"sallyport/spa/lab"
 )
 
@@ -89,7 +90,7 @@ func TestReceiptsLeaveUntracked(t *testing.T) {
 		s.another(func(c *nft.Conn) {
 			// udp sport 62201 ct state new,established,related drop
 			const tracked = expr.CtStateBitNEW | expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
-			chainOf(c, nft.ChainTypeFilter, nft.ChainHookOutput, 0, rule(udpPort(sport, 62201), ctState(tracked), drop())...)
+			chainOf(c, nft.ChainTypeFilter, nft.ChainHookOutput, 0, nftables.Rule(nftables.UDPPort(nftables.Sport, 62201), nftables.CTState(tracked), nftables.Drop())...)
 		})
 		client := s.udp(s.client, "192.0.2.2:4000")
 		s.send(s.udp(s.gw, "192.0.2.1:62201"), "192.0.2.2:4000")
@@ -141,14 +142,14 @@ func TestReject(t *testing.T) {
 	}
 	s.anotherOn(s.client, func(c *nft.Conn) { // what is refused from here on is refused by TCP
 		chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0,
-			rule(meta(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_ICMP}), drop())...)
+			nftables.Rule(nftables.Meta(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_ICMP}), nftables.Drop())...)
 	})
 	s.anotherOn(s.client, func(c *nft.Conn) {
 		const destinationUnreachable = 1
-		icmp := &expr.Payload{DestRegister: first, Base: expr.PayloadBaseTransportHeader, Len: 1}
+		icmp := &expr.Payload{DestRegister: nftables.Register, Base: expr.PayloadBaseTransportHeader, Len: 1}
 		chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0,
-			rule(meta(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_ICMPV6}), exprs{icmp, equal([]byte{destinationUnreachable})},
-				drop())...)
+			nftables.Rule(nftables.Meta(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_ICMPV6}), nftables.Exprs{icmp, nftables.Equal([]byte{destinationUnreachable})},
+				nftables.Drop())...)
 	})
 	for _, f := range bothFamilies {
 		if _, err := s.dial(f.stranger, f.gateway, "22"); !errors.Is(err, syscall.ECONNREFUSED) {
@@ -168,7 +169,7 @@ func TestKnocksComeUntracked(t *testing.T) {
 		s.another(func(c *nft.Conn) {
 			// udp dport 62201 ct state new drop
 			chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0,
-				rule(udpPort(dport, 62201), ctState(expr.CtStateBitNEW), drop())...)
+				nftables.Rule(nftables.UDPPort(nftables.Dport, 62201), nftables.CTState(expr.CtStateBitNEW), nftables.Drop())...)
 		})
 		s.open()
 		s.load(0)

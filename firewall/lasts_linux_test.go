@@ -14,6 +14,7 @@ import (
 	"sallyport/firewall/internal/clock"
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/ledger"
+	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -23,10 +24,10 @@ func (s *site) lasts(source string) time.Duration {
 	s.Helper()
 	a := netip.MustParseAddr(source)
 	switch b := s.backend.(type) {
-	case *nftables:
-		return s.lastsIn(b, map[bool]*nft.Set{true: b.objects.grants4, false: b.objects.grants6}[a.Is4()], a)
-	case *admitting:
-		return s.lastsIn(b.nftables, map[bool]*nft.Set{true: b.set4, false: b.set6}[a.Is4()], a)
+	case *nftables.Backend:
+		return s.lastsIn(b, map[bool]*nft.Set{true: b.Objects.Grants4, false: b.Objects.Grants6}[a.Is4()], a)
+	case *nftables.Admitting:
+		return s.lastsIn(b.Backend, map[bool]*nft.Set{true: b.Set4, false: b.Set6}[a.Is4()], a)
 	case *ipt:
 		if b.sets == nil {
 			return s.lastsByRule(a)
@@ -42,12 +43,12 @@ func (s *site) lasts(source string) time.Duration {
 	return 0
 }
 
-func (s *site) lastsIn(n *nftables, set *nft.Set, a netip.Addr) time.Duration {
+func (s *site) lastsIn(n *nftables.Backend, set *nft.Set, a netip.Addr) time.Duration {
 	s.Helper()
-	es, err := n.elements(set)
+	es, err := n.Elements(set)
 	s.must(err)
 	for _, e := range es {
-		if strings.HasPrefix(string(e.Key), string(portKey(a.AsSlice(), service.TCP, 22))) {
+		if strings.HasPrefix(string(e.Key), string(nftables.PortKey(a.AsSlice(), service.TCP, 22))) {
 			return e.Expires
 		}
 	}
@@ -236,7 +237,7 @@ func TestWatchEndsGrants(t *testing.T) {
 			s.mu.Lock()
 			b := s.backend
 			keeps := guard.Element{Source: netip.MustParseAddr("192.0.2.3"), Proto: service.TCP, Port: 22}
-			s.must(b.set([]guard.Lease{{Element: keeps, Until: time.Now().Add(long)}})) // as a kernel that is late
+			s.must(b.Set([]guard.Lease{{Element: keeps, Until: time.Now().Add(long)}})) // as a kernel that is late
 			s.mu.Unlock()
 			lab.Eventually(t, "bob's end", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 		}

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/firewall/internal/nftables"
 )
 
 // Packets of the law's cases, made byte by byte: no kernel would send most of them.
@@ -35,7 +37,7 @@ func (s shape) String() string { return shapeNames[s] }
 func (s shape) isError() bool { return s == shapeUnreachable || s == shapeTooBig }
 
 var tcpFlagsOf = map[shape]byte{
-	shapeSYN: syn, shapeSYNACK: syn | ack, shapeACK: ack, shapeRST: rst | ack, shapeData: 8 | ack, shapeFIN: fin | ack, shapeNull: 0,
+	shapeSYN: nftables.Syn, shapeSYNACK: nftables.Syn | nftables.Ack, shapeACK: nftables.Ack, shapeRST: nftables.Rst | nftables.Ack, shapeData: 8 | nftables.Ack, shapeFIN: nftables.Fin | nftables.Ack, shapeNull: 0,
 }
 
 // pack is how a packet is wrapped.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -82,11 +83,11 @@ func (t *wire) read(see *sight, b []byte) {
 	case kind == service.UDP:
 		see.add(six, kind, to, t.sign(signLeft))
 	case len(b) < 20 || isLawSeq(binary.BigEndian.Uint32(b[4:]), to):
-	case b[13]&rst != 0:
+	case b[13]&nftables.Rst != 0:
 		see.add(six, kind, to, signReset)
 	default:
 		see.add(six, kind, to, t.sign(signLeft))
-		if b[13]&(syn|ack) == syn|ack {
+		if b[13]&(nftables.Syn|nftables.Ack) == nftables.Syn|nftables.Ack {
 			see.peer[familyIndex(six)][to] = binary.BigEndian.Uint32(b[4:])
 		}
 	}

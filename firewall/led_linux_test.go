@@ -11,6 +11,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 )
 
@@ -19,9 +20,9 @@ func (s *site) redirect() {
 	s.Helper()
 	s.another(func(c *nft.Conn) {
 		// meta l4proto tcp th dport 2222 redirect to :22
-		chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, -100, rule(
-			l4proto(service.TCP), exprs{
-				port(first, dport), equal([]byte{2222 >> 8, 2222 & 0xff}),
+		chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, -100, nftables.Rule(
+			nftables.L4Proto(service.TCP), nftables.Exprs{
+				nftables.Port(nftables.Register, nftables.Dport), nftables.Equal([]byte{2222 >> 8, 2222 & 0xff}),
 				&expr.Immediate{Register: 1, Data: []byte{0, 22}}, &expr.Redir{RegisterProtoMin: 1},
 			})...)
 	})
@@ -84,7 +85,7 @@ func TestGuardedPortThatIsLedAway(t *testing.T) {
 // ledAway has another tool lead port 22 away, and looks who gets there.
 func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 	s.Helper()
-	host, port22 := s.gw, exprs{port(first, dport), equal([]byte{0, 22})}
+	host, port22 := s.gw, nftables.Exprs{nftables.Port(nftables.Register, nftables.Dport), nftables.Equal([]byte{0, 22})}
 	if far {
 		host = s.inner()
 	} else {
@@ -95,7 +96,7 @@ func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 		s.another(func(c *nft.Conn) {
 			if !far {
 				// th dport 22 redirect to :2200
-				chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, priority, rule(port22, exprs{
+				chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, priority, nftables.Rule(port22, nftables.Exprs{
 					&expr.Immediate{Register: 1, Data: []byte{2200 >> 8, 2200 & 0xff}}, &expr.Redir{RegisterProtoMin: 1},
 				})...)
 				return
@@ -104,7 +105,7 @@ func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 			to := netip.MustParseAddr(innerAddr[f.name])
 			family := map[bool]uint32{true: unix.NFPROTO_IPV4, false: unix.NFPROTO_IPV6}[to.Is4()]
 			chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, priority,
-				rule(meta(expr.MetaKeyNFPROTO, []byte{byte(family)}), port22, exprs{
+				nftables.Rule(nftables.Meta(expr.MetaKeyNFPROTO, []byte{byte(family)}), port22, nftables.Exprs{
 					&expr.Immediate{Register: 1, Data: to.AsSlice()}, &expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
 				})...)
 		})

@@ -75,7 +75,7 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 			return err
 		}
 	}
-	if err := f.backend.load(f.cfg.spec(), p); err != nil {
+	if err := f.backend.Load(f.cfg.spec(), p); err != nil {
 		return err
 	}
 	f.guard = next
@@ -108,7 +108,7 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	s.carried, err = f.backend.carried()
+	s.carried, err = f.backend.Carried()
 	if err != nil {
 		return fmt.Errorf("reading the flows that are carried: %w", err)
 	}
@@ -164,7 +164,7 @@ func (f *Firewall) restore(now time.Time) error {
 		return ErrUnconfirmed
 	}
 	p := guard.Plan{Leases: f.held.Leases(), ConfirmBy: f.guard.confirmBy, Carried: f.guard.carried}
-	return f.backend.load(f.cfg.spec(), p)
+	return f.backend.Load(f.cfg.spec(), p)
 }
 
 // Teardown takes our table away, whether a daemon runs or not, and makes the next load a

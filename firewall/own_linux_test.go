@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/keeper"
+	"sallyport/firewall/internal/nftables"
 	"sallyport/spa/lab"
 )
 
@@ -65,7 +66,7 @@ func (s *site) orphan() {
 	s.Helper()
 	lab.Eventually(s, "the orphan", func() bool {
 		s.endKeepers() // each time: a keeper takes the lock a moment after it was told to hold
-		return s.table().flags&tableOwner == 0
+		return s.table().Flags&nftables.TableOwner == 0
 	})
 }
 
@@ -77,16 +78,16 @@ func (s *site) die() {
 }
 
 // state is what the kernel says of our table.
-func (s *site) table() (t tableState) {
+func (s *site) table() (t nftables.TableState) {
 	s.Helper()
 	s.must(s.gw.Do(func() error {
-		conn, socket, err := dial()
+		conn, socket, err := nftables.Dial()
 		if err != nil {
 			return err
 		}
 		defer conn.CloseLasting()
-		n := &nftables{objects: newObjects(0), conn: conn, socket: socket}
-		t, err = n.table()
+		n := &nftables.Backend{Objects: nftables.NewObjects(0), Conn: conn, Socket: socket}
+		t, err = n.Table()
 		return err
 	}))
 	return t
@@ -134,15 +135,17 @@ func TestFlushUnderSiege(t *testing.T) {
 // TestOwnedTableIsOursAlone: who else changes it is refused, the daemon dead or alive.
 func TestOwnedTableIsOursAlone(t *testing.T) {
 	s := ownedGuard(t, nil)
-	ours := newObjects(0)
+	ours := nftables.NewObjects(0)
 	for _, daemon := range []string{"alive", "dead"} {
 		if daemon == "dead" {
 			s.die()
 		}
-		s.refused(func(c *nft.Conn) { c.DelTable(ours.table) })
-		s.refused(func(c *nft.Conn) { c.FlushChain(ours.guard) })
-		s.refused(func(c *nft.Conn) { c.FlushSet(ours.guarded) })
-		s.refused(func(c *nft.Conn) { c.InsertRule(&nft.Rule{Table: ours.table, Chain: ours.guard, Exprs: accept()}) })
+		s.refused(func(c *nft.Conn) { c.DelTable(ours.Table) })
+		s.refused(func(c *nft.Conn) { c.FlushChain(ours.Guard) })
+		s.refused(func(c *nft.Conn) { c.FlushSet(ours.Guarded) })
+		s.refused(func(c *nft.Conn) {
+			c.InsertRule(&nft.Rule{Table: ours.Table, Chain: ours.Guard, Exprs: nftables.Accept()})
+		})
 		s.dark("192.0.2.3", "192.0.2.1", "22")
 		s.connect("192.0.2.2", "192.0.2.1", "22")
 	}
@@ -166,10 +169,10 @@ func TestTakeover(t *testing.T) {
 		{"of a table that cannot be mended", toOwned, toOwned, func(s *site) {
 			s.orphan()
 			s.another(func(c *nft.Conn) { // it is an orphan, so anybody can
-				ours := newObjects(0)
-				extra := *ours.ended
+				ours := nftables.NewObjects(0)
+				extra := *ours.Ended
 				c.DelChain(&extra)
-				c.AddChain(hooked(&extra, nft.ChainHookForward, 0)) // of another kind than ours
+				c.AddChain(nftables.Hooked(&extra, nft.ChainHookForward, 0)) // of another kind than ours
 			})
 		}},
 	} {
@@ -194,13 +197,13 @@ func TestTakeover(t *testing.T) {
 				})
 			}
 			siege.lift()
-			if has := s.table().flags == tableOwner|tablePersist; has == s.config.plain {
-				t.Errorf("the table's flags are %#x", s.table().flags)
+			if has := s.table().Flags == nftables.TableOwner|nftables.TablePersist; has == s.config.plain {
+				t.Errorf("the table's flags are %#x", s.table().Flags)
 			}
 			if s.Persists() == s.config.plain {
 				t.Errorf("the guard says that it persists: %v", s.Persists())
 			}
-			if !s.isGone(relayName) {
+			if !s.isGone(nftables.RelayName) {
 				t.Error("the relay is still there")
 			}
 			s.grant("bob", "192.0.2.4", long)
@@ -226,20 +229,20 @@ func (s *site) isGone(name string) bool {
 // TestKeepersDoNotPileUp: each load leaves one, and the removal of the guard none.
 func TestKeepersDoNotPileUp(t *testing.T) {
 	s := ownedGuard(t, nil)
-	first := s.backend.(*nftables).keeper
+	first := s.backend.(*nftables.Backend).Keeper
 	s.open()
-	second := s.backend.(*nftables).keeper
+	second := s.backend.(*nftables.Backend).Keeper
 	if !first.Lives() || !second.Lives() {
 		t.Fatal("a daemon that starts has its own keeper beside the one that holds the table")
 	}
 	s.load(0)
 	lab.Eventually(t, "the end of the first keeper", func() bool { return !first.Lives() })
-	s.must(s.backend.remove())
+	s.must(s.backend.Remove())
 	if second.Lives() || s.Persists() {
 		t.Error("a keeper outlives the guard")
 	}
 	s.open()
-	third := s.backend.(*nftables).keeper
+	third := s.backend.(*nftables.Backend).Keeper
 	s.die()
 	lab.Eventually(t, "the end of a keeper that holds nothing", func() bool { return !third.Lives() })
 }
@@ -247,7 +250,7 @@ func TestKeepersDoNotPileUp(t *testing.T) {
 // TestKeeperEndsWithTheStateDirectory: nobody could find it any more.
 func TestKeeperEndsWithTheStateDirectory(t *testing.T) {
 	s := ownedGuard(t, nil)
-	keeper := s.backend.(*nftables).keeper
+	keeper := s.backend.(*nftables.Backend).Keeper
 	s.must(os.RemoveAll(s.config.State))
 	lab.Eventually(t, "the end of the keeper", func() bool { return !keeper.Lives() })
 	s.die()
@@ -272,7 +275,7 @@ func TestKilledKeeper(t *testing.T) {
 // TestKeeperHasNoPower: what holds the table can do nothing with it.
 func TestKeeperHasNoPower(t *testing.T) {
 	s := ownedGuard(t, nil)
-	threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(s.backend.(*nftables).keeper.PID), "task/*/status"))
+	threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(s.backend.(*nftables.Backend).Keeper.PID), "task/*/status"))
 	s.must(err)
 	if len(threads) == 0 {
 		t.Fatal("the keeper has no threads")
@@ -311,7 +314,7 @@ func TestTeardownOfAnOwnedTable(t *testing.T) {
 			if daemon == "alive" {
 				s.ends(ended, ErrTornDown)
 			}
-			if !s.isGone(tableName) {
+			if !s.isGone(nftables.TableName) {
 				t.Error("the table is still there")
 			}
 			if pid, err := keeper.LockHolder(s.keeperLock()); pid != 0 || err != nil {
@@ -338,7 +341,7 @@ func (s *site) keeperLock() *os.File {
 func TestTeardownOfAStoppedDaemon(t *testing.T) {
 	s := ownedGuard(t, nil) // nobody watches
 	err := s.gw.Do(func() error { return Teardown(s.config.State) })
-	if err == nil || s.isGone(tableName) {
+	if err == nil || s.isGone(nftables.TableName) {
 		t.Fatalf("got %v, want that a running spa-server has the table", err)
 	}
 	s.dark("192.0.2.3", "192.0.2.1", "22")
@@ -369,7 +372,7 @@ func TestOwnedUnconfirmedGuardLapses(t *testing.T) {
 				early := s.try(within).stands("192.0.2.3", "192.0.2.1", "22")
 				if daemon == "alive" {
 					s.ends(s.watch(), ErrUnconfirmed)
-					if !s.isGone(tableName) {
+					if !s.isGone(nftables.TableName) {
 						t.Error("the table is still there")
 					}
 				} else {

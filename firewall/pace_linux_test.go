@@ -17,17 +17,17 @@ type fighting struct {
 	changes int           // how often it does
 }
 
-func (f *fighting) load(guard.Spec, guard.Plan) error { f.loads++; return nil }
+func (f *fighting) Load(guard.Spec, guard.Plan) error { f.loads++; return nil }
 
-func (f *fighting) watch(ctx context.Context, deadline time.Time) error {
+func (f *fighting) Watch(ctx context.Context, deadline time.Time) error {
 	soonest := time.Now().Add(f.quiet)
 	if f.loads > f.changes {
-		return f.dryRun.watch(ctx, deadline)
+		return f.dryRun.Watch(ctx, deadline)
 	}
 	if !deadline.IsZero() && deadline.Before(soonest) {
-		return f.dryRun.watch(ctx, deadline)
+		return f.dryRun.Watch(ctx, deadline)
 	}
-	if err := f.dryRun.watch(ctx, soonest); ctx.Err() != nil {
+	if err := f.dryRun.Watch(ctx, soonest); ctx.Err() != nil {
 		return err
 	}
 	return nil

@@ -10,22 +10,23 @@ import (
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/ledger"
+	"sallyport/firewall/internal/nftables"
 	"sallyport/spa/lab"
 )
 
 // crossed is a backend to which something happens in the middle.
 type crossed struct {
-	backend
+	guard.Backend
 	beforeLoad, afterLoad func()
 	beforePermanent       func() error
 }
 
-func (c *crossed) load(spec guard.Spec, p guard.Plan) error {
+func (c *crossed) Load(spec guard.Spec, p guard.Plan) error {
 	if do := c.beforeLoad; do != nil {
 		c.beforeLoad = nil
 		do()
 	}
-	err := c.backend.load(spec, p)
+	err := c.Backend.Load(spec, p)
 	if do := c.afterLoad; do != nil {
 		c.afterLoad = nil
 		do()
@@ -33,14 +34,14 @@ func (c *crossed) load(spec guard.Spec, p guard.Plan) error {
 	return err
 }
 
-func (c *crossed) permanent() error {
+func (c *crossed) Permanent() error {
 	if do := c.beforePermanent; do != nil {
 		c.beforePermanent = nil
 		if err := do(); err != nil {
 			return err
 		}
 	}
-	return c.backend.permanent()
+	return c.Backend.Permanent()
 }
 
 // tearDownMeanwhile begins a teardown by another process, which may have to wait.
@@ -63,7 +64,7 @@ func TestTeardownDuringLoad(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
 	done := make(chan error, 1)
-	s.backend = &crossed{backend: s.backend, afterLoad: func() { s.tearDownMeanwhile(done) }}
+	s.backend = &crossed{Backend: s.backend, afterLoad: func() { s.tearDownMeanwhile(done) }}
 	s.load(0)
 	s.must(<-done)
 	s.ends(s.watch(), ErrTornDown)
@@ -73,7 +74,7 @@ func TestTeardownDuringLoad(t *testing.T) {
 func TestTeardownDuringGrant(t *testing.T) {
 	s := guarded(t, nil)
 	done := make(chan error, 1)
-	s.backend = &crossed{backend: s.backend, beforeLoad: func() { s.tearDownMeanwhile(done) }}
+	s.backend = &crossed{Backend: s.backend, beforeLoad: func() { s.tearDownMeanwhile(done) }}
 	s.flushRuleset()
 	// It finds that the guard is gone and puts it back; whether it is in time is another thing.
 	s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", long)}, time.Now())
@@ -85,7 +86,7 @@ func TestTeardownDuringGrant(t *testing.T) {
 func TestTeardownDuringPutBack(t *testing.T) {
 	s := guarded(t, nil)
 	done := make(chan error, 1)
-	s.backend = &crossed{backend: s.backend, beforeLoad: func() { s.tearDownMeanwhile(done) }}
+	s.backend = &crossed{Backend: s.backend, beforeLoad: func() { s.tearDownMeanwhile(done) }}
 	s.flushRuleset()
 	s.ends(s.watch(), ErrTornDown)
 	s.must(<-done)
@@ -95,7 +96,7 @@ func TestTeardownDuringPutBack(t *testing.T) {
 func TestTeardownDuringConfirmation(t *testing.T) {
 	s := confirming(t, long)
 	done := make(chan error, 1)
-	s.backend = &crossed{backend: s.backend, beforePermanent: func() error {
+	s.backend = &crossed{Backend: s.backend, beforePermanent: func() error {
 		s.tearDownMeanwhile(done)
 		return nil
 	}}
@@ -110,7 +111,7 @@ func TestMarkFirstDuringLoad(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
 	done := make(chan error, 1)
-	s.backend = &crossed{backend: s.backend, afterLoad: func() {
+	s.backend = &crossed{Backend: s.backend, afterLoad: func() {
 		ended := make(chan struct{})
 		go func() { defer close(ended); done <- MarkFirst(s.config.State) }()
 		wait := time.NewTimer(silence)
@@ -139,7 +140,7 @@ func TestFlushDuringConfirmation(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			inTime(t, time.Second, func(within time.Duration) bool {
 				s := confirming(t, within)
-				s.backend = &crossed{backend: s.backend, beforePermanent: func() error { return test.do(s.site) }}
+				s.backend = &crossed{Backend: s.backend, beforePermanent: func() error { return test.do(s.site) }}
 				n := s.counts("is confirmed")
 				ended := s.watch()
 				if !s.gives(sshGrant("alice", "192.0.2.2", long)) {
@@ -163,26 +164,26 @@ func TestFlushDuringConfirmation(t *testing.T) {
 
 // TestMarkerDeleted: the sign by which the table is known may go like anything else in it.
 func TestMarkerDeleted(t *testing.T) {
-	ours := newObjects(0)
+	ours := nftables.NewObjects(0)
 	for _, test := range []struct {
 		name string
 		do   func(*nft.Conn)
 	}{
-		{"marker alone", func(c *nft.Conn) { c.DelChain(ours.marker) }},
+		{"marker alone", func(c *nft.Conn) { c.DelChain(ours.Marker) }},
 		{"marker and guard", func(c *nft.Conn) {
-			c.DelChain(ours.marker)
-			c.FlushChain(ours.guard)
-			c.DelChain(ours.guard)
+			c.DelChain(ours.Marker)
+			c.FlushChain(ours.Guard)
+			c.DelChain(ours.Guard)
 		}},
 		{"everything", func(c *nft.Conn) {
-			there := slices.DeleteFunc(ours.chains(), func(c *nft.Chain) bool { return c == ours.claim })
+			there := slices.DeleteFunc(ours.Chains(), func(c *nft.Chain) bool { return c == ours.Claim })
 			for _, chain := range there {
 				c.FlushChain(chain)
 			}
 			for _, chain := range there {
 				c.DelChain(chain)
 			}
-			for _, set := range slices.Concat(ours.sets(), ours.learned()) {
+			for _, set := range slices.Concat(ours.Sets(), ours.Learned()) {
 				c.DelSet(set)
 			}
 		}},
@@ -205,7 +206,7 @@ func TestMarkerDeleted(t *testing.T) {
 			s.open()
 			s.load(0)
 			s.dark("192.0.2.3", "192.0.2.1", "22")
-			s.another(func(c *nft.Conn) { c.DelChain(ours.marker) })
+			s.another(func(c *nft.Conn) { c.DelChain(ours.Marker) })
 			s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
 			s.connect("192.0.2.3", "192.0.2.1", "22")
 		})
@@ -215,13 +216,13 @@ func TestMarkerDeleted(t *testing.T) {
 // TestForeignSets: the names of our sets alone do not make a table ours.
 func TestForeignSets(t *testing.T) {
 	s := newSite(t, nil)
-	ours := newObjects(0)
+	ours := nftables.NewObjects(0)
 	s.another(func(c *nft.Conn) {
-		c.AddTable(ours.table)
-		for _, set := range []*nft.Set{ours.guarded, ours.grants4} {
+		c.AddTable(ours.Table)
+		for _, set := range []*nft.Set{ours.Guarded, ours.Grants4} {
 			c.AddSet(set, nil)
 		}
-		c.AddSet(&nft.Set{Table: ours.table, Name: "grants6", KeyType: nft.TypeIP6Addr}, nil)
+		c.AddSet(&nft.Set{Table: ours.Table, Name: "grants6", KeyType: nft.TypeIP6Addr}, nil)
 	})
 	s.open()
 	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -154,7 +155,7 @@ func TestReconfigureOtherFields(t *testing.T) {
 			return s.isOpen("192.0.2.3", "192.0.2.1", "22")
 		}},
 		{"targets", func(c *Config) {
-			c.Targets = []Target{{[]netip.Addr{netip.MustParseAddr("198.51.100.5")}, rangesOf("tcp/22")}}
+			c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5")}, Ports: rangesOf("tcp/22")}}
 		}, func(s *site) bool {
 			return !s.isOpen("192.0.2.3", "198.51.100.5", "22")
 		}},
@@ -169,7 +170,7 @@ func TestReconfigureOtherFields(t *testing.T) {
 			lab.Eventually(t, "an effect of the change", func() bool { return test.ok(s) })
 			s.watch()
 			s.flushRuleset()
-			lab.Eventually(t, "the guard, as it was changed", func() bool { return !s.isGone(tableName) && test.ok(s) })
+			lab.Eventually(t, "the guard, as it was changed", func() bool { return !s.isGone(nftables.TableName) && test.ok(s) })
 		})
 	}
 }
@@ -202,7 +203,7 @@ func TestFailedReconfigure(t *testing.T) {
 	s.grantPorts("ssh", "192.0.2.2", long/2, "tcp/22")
 	s.grantPorts("ssh", "192.0.2.2", long, "tcp/22", "tcp/2300")
 	s.grantPorts("web", "192.0.2.2", long, "tcp/2300")
-	b := &stubborn{backend: s.backend}
+	b := &stubborn{Backend: s.backend}
 	s.backend = b
 	b.no.Store(true)
 	if err := s.reconfigured(guards("tcp/22")); err == nil {

@@ -13,6 +13,7 @@ import (
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/ipset"
+	"sallyport/firewall/internal/nftables"
 	"sallyport/spa/lab"
 )
 
@@ -45,12 +46,12 @@ printf '%s\n' "$in" | exec `+path+`-real "$@"`)
 func TestFailedStartLeavesNothing(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
-	n := s.backend.(*nftables)
-	n.objects.confirm = n.objects.guard // a chain that jumps to itself
+	n := s.backend.(*nftables.Backend)
+	n.Objects.Confirm = n.Objects.Guard // a chain that jumps to itself
 	if err := s.gw.Do(func() error { return s.Load(s.Context(), long, time.Now()) }); err == nil {
 		t.Fatal("the guard was loaded")
 	}
-	if !s.isGone(tableName) {
+	if !s.isGone(nftables.TableName) {
 		t.Error("something of the guard is left")
 	}
 	s.connect("192.0.2.3", "192.0.2.1", "22")
@@ -76,7 +77,7 @@ func TestSetsNamedBeforeHoldNothing(t *testing.T) {
 func TestKeeperThatIsSlow(t *testing.T) {
 	s := newOwned(t, nil)
 	s.open()
-	pid := s.backend.(*nftables).keeper.PID
+	pid := s.backend.(*nftables.Backend).Keeper.PID
 	s.must(unix.Kill(pid, unix.SIGSTOP))
 	s.load(0)
 	s.die()
@@ -89,8 +90,8 @@ func TestKeeperThatIsSlow(t *testing.T) {
 // TestRelayOfAKilledDaemon: its keeper holds it too, and the next daemon ends both.
 func TestRelayOfAKilledDaemon(t *testing.T) {
 	s := ownedGuard(t, nil)
-	n := s.backend.(*nftables)
-	s.must(n.make(newObjectsOf(relayName, n.spec.Size), guard.Plan{}, tableOwner, true))
+	n := s.backend.(*nftables.Backend)
+	s.must(n.Make(nftables.NewObjectsOf(nftables.RelayName, n.Spec.Size), guard.Plan{}, nftables.TableOwner, true))
 	s.die()
 	siege := s.besiege()
 	s.open()
@@ -103,7 +104,7 @@ func TestRelayOfAKilledDaemon(t *testing.T) {
 // TestKeeperEndsWhileManyAsk is for the race detector.
 func TestKeeperEndsWhileManyAsk(t *testing.T) {
 	s := ownedGuard(t, nil)
-	s.must(unix.Kill(s.backend.(*nftables).keeper.PID, unix.SIGKILL))
+	s.must(unix.Kill(s.backend.(*nftables.Backend).Keeper.PID, unix.SIGKILL))
 	asked := make(chan struct{})
 	go func() {
 		defer close(asked)
@@ -120,19 +121,19 @@ func TestKeeperEndsWhileManyAsk(t *testing.T) {
 // in any moment of Watch.
 func TestWatchHearsOfEachEnd(t *testing.T) {
 	s := admitted(t)
-	a := s.backend.(*admitting)
+	a := s.backend.(*nftables.Admitting)
 	for range 300 {
 		ctx, cancel := context.WithTimeout(t.Context(), lab.Patience)
 		woken := make(chan error, 1)
 		go func() {
 			err := os.ErrDeadlineExceeded
 			for errors.Is(err, os.ErrDeadlineExceeded) {
-				err = a.watch(ctx, time.Time{})
+				err = a.Watch(ctx, time.Time{})
 			}
 			woken <- err
 		}()
 		runtime.Gosched()
-		a.wait(time.Now())
+		a.Wait(time.Now())
 		err := <-woken
 		cancel()
 		if err != nil {
@@ -144,17 +145,17 @@ func TestWatchHearsOfEachEnd(t *testing.T) {
 // TestRelayShutsMeanwhile: while the table is exchanged, for however long, and no longer.
 func TestRelayShutsMeanwhile(t *testing.T) {
 	s := ownedGuard(t, nil)
-	n := s.backend.(*nftables)
+	n := s.backend.(*nftables.Backend)
 	p := guard.Plan{Leases: s.held.Leases()}
-	s.must(n.behindRelay(p, func() error {
-		if err := n.deleteTable(tableName); err != nil {
+	s.must(n.BehindRelay(p, func() error {
+		if err := n.DeleteTable(nftables.TableName); err != nil {
 			return err
 		}
 		s.dark("192.0.2.3", "192.0.2.1", "22")
 		s.connect("192.0.2.2", "192.0.2.1", "22")
-		return n.make(n.objects, p, n.flags(), true)
+		return n.Make(n.Objects, p, n.Flags(), true)
 	}))
-	s.must(n.endRelay())
+	s.must(n.EndRelay())
 	s.grant("bob", "192.0.2.3", long)
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -56,9 +57,9 @@ func (s *site) mute(h *lab.Host) {
 	s.Helper()
 	s.anotherOn(h, func(c *nft.Conn) {
 		table := c.AddTable(&nft.Table{Name: "mute", Family: nft.TableFamilyINet})
-		chain := c.AddChain(hooked(&nft.Chain{Table: table, Name: "mute"}, nft.ChainHookOutput, -400))
-		for _, flag := range []byte{fin, rst} {
-			c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: rule(tcpFlags(flag, flag), drop())})
+		chain := c.AddChain(nftables.Hooked(&nft.Chain{Table: table, Name: "mute"}, nft.ChainHookOutput, -400))
+		for _, flag := range []byte{nftables.Fin, nftables.Rst} {
+			c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: nftables.Rule(nftables.TCPFlags(flag, flag), nftables.Drop())})
 		}
 	})
 }
@@ -73,7 +74,7 @@ func TestUntracked(t *testing.T) {
 				s.another(func(c *nft.Conn) {
 					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -300, &expr.Notrack{})
 					table := c.AddTable(&nft.Table{Name: "another too", Family: nft.TableFamilyINet})
-					chain := c.AddChain(hooked(&nft.Chain{Table: table, Name: "out"}, nft.ChainHookOutput, -300))
+					chain := c.AddChain(nftables.Hooked(&nft.Chain{Table: table, Name: "out"}, nft.ChainHookOutput, -300))
 					c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Notrack{}}})
 				})
 				s.grant("alice", f.alice, long)
@@ -176,10 +177,10 @@ func (s *site) helpFTP(number uint16) {
 			Table: table, Name: "ftp", Type: nft.ObjTypeCtHelper,
 			Obj: &expr.CtHelper{Name: "ftp", L3Proto: unix.NFPROTO_IPV4, L4Proto: unix.IPPROTO_TCP},
 		})
-		chain := c.AddChain(hooked(&nft.Chain{Table: table, Name: "help"}, nft.ChainHookPrerouting, -150))
+		chain := c.AddChain(nftables.Hooked(&nft.Chain{Table: table, Name: "help"}, nft.ChainHookPrerouting, -150))
 		// tcp dport NUMBER ct helper set "ftp"
-		c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: rule(l4proto(service.TCP), exprs{
-			port(first, dport), equal(binary.BigEndian.AppendUint16(nil, number)),
+		c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: nftables.Rule(nftables.L4Proto(service.TCP), nftables.Exprs{
+			nftables.Port(nftables.Register, nftables.Dport), nftables.Equal(binary.BigEndian.AppendUint16(nil, number)),
 			&expr.Objref{Type: int(nft.ObjTypeCtHelper), Name: "ftp"},
 		})})
 		return c.Flush()

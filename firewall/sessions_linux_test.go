@@ -13,6 +13,7 @@ import (
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
 
+	"sallyport/firewall/internal/nftables"
 	"sallyport/spa/lab"
 )
 
@@ -44,7 +45,7 @@ func TestTrackedSessionMadeInAGapDies(t *testing.T) {
 				s := k.guarded(t, nil)
 				s.flushRuleset()
 				s.another(func(c *nft.Conn) {
-					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, isReply()...)
+					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply()...)
 				})
 				gap := s.connect(f.stranger, f.gateway, "22")
 				s.load(0)
@@ -180,7 +181,7 @@ func TestPushingServerIsHeardThroughAGrant(t *testing.T) {
 					s := k.guarded(t, func(c *Config) {
 						guarding("tcp/2300")(c)
 						if target {
-							c.Targets = []Target{{own, rangesOf("tcp/2300")}}
+							c.Targets = []Target{{Addresses: own, Ports: rangesOf("tcp/2300")}}
 						}
 					})
 					s.push(":2300")
@@ -214,7 +215,7 @@ func TestAnotherToolsMarkOpensNothing(t *testing.T) {
 				s.another(func(c *nft.Conn) {
 					// ct mark set 0xffffffff
 					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, -150,
-						&expr.Immediate{Register: 1, Data: native(0xffffffff)},
+						&expr.Immediate{Register: 1, Data: nftables.Native(0xffffffff)},
 						&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true})
 				})
 				s.dark(f.stranger, f.gateway, "22")

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/ipset"
+	"sallyport/firewall/internal/nftables"
 	"sallyport/spa/lab"
 )
 
@@ -36,8 +37,8 @@ func TestKilledTrialOfCutPorts(t *testing.T) {
 func (s *site) endCarrying() {
 	s.Helper()
 	switch b := s.backend.(type) {
-	case *nftables:
-		s.another(func(c *nft.Conn) { c.FlushSet(b.objects.carried4) })
+	case *nftables.Backend:
+		s.another(func(c *nft.Conn) { c.FlushSet(b.Objects.Carried4) })
 	case *ipt:
 		s.must(b.sets.Replace(ipset.Set{Name: "spa-flows4", Kind: ipset.HashIPPortIP, Family: unix.AF_INET, Max: b.spec.Size + 1}, nil))
 	}

@@ -36,7 +36,7 @@ func (f *Firewall) Watch(parent context.Context) error {
 	defer cancel()
 	var p pace
 	for {
-		err := f.backend.watch(ctx, f.nextLook())
+		err := f.backend.Watch(ctx, f.nextLook())
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -142,7 +142,7 @@ func (f *Firewall) confirm(now time.Time) error {
 // stay makes the guard permanent. Where that cannot be, for another tool has just taken it
 // away or for any other reason, Watch puts back one that is.
 func (f *Firewall) stay() error {
-	if err := f.backend.permanent(); err != nil {
+	if err := f.backend.Permanent(); err != nil {
 		f.guard.missing = true
 		f.log.Error("could not make the guard permanent; loading it again", "error", err)
 	}
@@ -153,7 +153,7 @@ func (f *Firewall) stay() error {
 // once the kernel lets go of the ports, so a look that comes late sees the same as one in
 // time. An error is what a table gives that has just gone.
 func (f *Firewall) entered() bool {
-	ok, err := f.backend.entered()
+	ok, err := f.backend.Entered()
 	return ok && err == nil
 }
 
@@ -165,7 +165,7 @@ func (f *Firewall) setConfirmed() error {
 
 func (f *Firewall) endTrial() error {
 	f.guard = state{}
-	return errors.Join(ErrUnconfirmed, f.backend.remove())
+	return errors.Join(ErrUnconfirmed, f.backend.Remove())
 }
 
 // putBack restores what another tool has changed.
@@ -189,7 +189,7 @@ func (f *Firewall) putBackAlone(now time.Time) error {
 	switch {
 	case errors.Is(err, ErrTornDown):
 		f.guard = state{}
-		return errors.Join(err, f.backend.remove()) // who tears down cannot where the table is ours alone
+		return errors.Join(err, f.backend.Remove()) // who tears down cannot where the table is ours alone
 	case errors.Is(err, ErrUnconfirmed):
 		return f.endTrial()
 	case err != nil && f.guard.missing:

@@ -15,37 +15,38 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/nftables"
 	"sallyport/firewall/internal/nl"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
 
 func TestPutBack(t *testing.T) {
-	ours := newObjects(0)
+	ours := nftables.NewObjects(0)
 	for _, test := range []struct {
 		name string
 		do   func(*nft.Conn)
 	}{
 		{"rule set flushed", (*nft.Conn).FlushRuleset},
-		{"table deleted", func(c *nft.Conn) { c.DelTable(ours.table) }},
-		{"rules flushed", func(c *nft.Conn) { c.FlushChain(ours.guard) }},
-		{"chain deleted", func(c *nft.Conn) { c.FlushChain(ours.guard); c.DelChain(ours.guard) }},
+		{"table deleted", func(c *nft.Conn) { c.DelTable(ours.Table) }},
+		{"rules flushed", func(c *nft.Conn) { c.FlushChain(ours.Guard) }},
+		{"chain deleted", func(c *nft.Conn) { c.FlushChain(ours.Guard); c.DelChain(ours.Guard) }},
 		{"rule put first", func(c *nft.Conn) {
-			c.InsertRule(&nft.Rule{Table: ours.table, Chain: ours.guard, Exprs: accept()})
+			c.InsertRule(&nft.Rule{Table: ours.Table, Chain: ours.Guard, Exprs: nftables.Accept()})
 		}},
-		{"set flushed", func(c *nft.Conn) { c.FlushSet(ours.guarded) }},
+		{"set flushed", func(c *nft.Conn) { c.FlushSet(ours.Guarded) }},
 		{"element deleted", func(c *nft.Conn) {
-			c.SetDeleteElements(ours.guarded, portElements([]service.Ports{ports("tcp/22")}, 0))
+			c.SetDeleteElements(ours.Guarded, nftables.PortElements([]service.Ports{ports("tcp/22")}, 0))
 		}},
-		{"grants flushed", func(c *nft.Conn) { c.FlushSet(ours.grants4); c.FlushSet(ours.grants6) }},
+		{"grants flushed", func(c *nft.Conn) { c.FlushSet(ours.Grants4); c.FlushSet(ours.Grants6) }},
 		{"stranger granted", func(c *nft.Conn) {
-			c.SetAddElements(ours.grants4, []nft.SetElement{{Key: portKey([]byte{192, 0, 2, 3}, service.TCP, 22)}})
+			c.SetAddElements(ours.Grants4, []nft.SetElement{{Key: nftables.PortKey([]byte{192, 0, 2, 3}, service.TCP, 22)}})
 		}},
 		{"replaced by another tool's copy", func(c *nft.Conn) {
-			c.DelTable(ours.table)
-			c.AddTable(ours.table)
-			c.AddChain(ours.marker)
-			c.AddSet(&nft.Set{Table: ours.table, Name: "grants4", KeyType: nft.TypeIPAddr, ID: 1}, nil) // the library counts ids unlocked
+			c.DelTable(ours.Table)
+			c.AddTable(ours.Table)
+			c.AddChain(ours.Marker)
+			c.AddSet(&nft.Set{Table: ours.Table, Name: "grants4", KeyType: nft.TypeIPAddr, ID: 1}, nil) // the library counts ids unlocked
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -155,9 +156,9 @@ func TestLoadSettlesEarlierChanges(t *testing.T) {
 // the same.
 func TestLostEvents(t *testing.T) {
 	s := guarded(t, nil)
-	s.must(s.backend.(*nftables).events.SetReadBuffer(1))
+	s.must(s.backend.(*nftables.Backend).Events.SetReadBuffer(1))
 	for range 100 {
-		s.another(func(c *nft.Conn) { chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0, accept()...) })
+		s.another(func(c *nft.Conn) { chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0, nftables.Accept()...) })
 	}
 	s.flushRuleset()
 	s.watch()
@@ -179,21 +180,21 @@ func TestForeignTableWhileWatching(t *testing.T) {
 
 // stubborn is a backend that does not load.
 type stubborn struct {
-	backend
+	guard.Backend
 	no atomic.Bool
 }
 
-func (b *stubborn) load(spec guard.Spec, p guard.Plan) error {
+func (b *stubborn) Load(spec guard.Spec, p guard.Plan) error {
 	if b.no.Load() {
 		return errors.New("not now")
 	}
-	return b.backend.load(spec, p)
+	return b.Backend.Load(spec, p)
 }
 
 // TestPutBackIsTriedAgain: without anything else that happens.
 func TestPutBackIsTriedAgain(t *testing.T) {
 	s := guarded(t, nil)
-	b := &stubborn{backend: s.backend}
+	b := &stubborn{Backend: s.backend}
 	s.backend = b
 	b.no.Store(true)
 	n := s.counts("could not be put back")
@@ -482,8 +483,8 @@ func TestConfirmationSurvivesAChange(t *testing.T) {
 	s.grant("alice", "192.0.2.2", long)
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 	s.another(func(c *nft.Conn) {
-		o := newObjects(0)
-		c.InsertRule(&nft.Rule{Table: o.table, Chain: o.guard, Exprs: accept()})
+		o := nftables.NewObjects(0)
+		c.InsertRule(&nft.Rule{Table: o.Table, Chain: o.Guard, Exprs: nftables.Accept()})
 	})
 	s.watch()
 	lab.Eventually(t, "the confirmation", func() bool { return n.Load() == 1 })

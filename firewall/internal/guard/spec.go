@@ -37,6 +37,24 @@ type Spec struct {
 	Lock     string // the lock of iptables; empty: where systems have it
 }
 
+// Names of backends.
+const (
+	Nftables = "nftables"
+	Iptables = "iptables"
+)
+
+// Size bounds the memory that grants take in the kernel, for each family.
+const Size = 1 << 19
+
+// Remembered is how long the guard knows after the last packet that somebody was admitted by a grant. Within that time
+// no UDP server here begins a flow with that peer.
+const Remembered = 7 * 24 * time.Hour
+
+// LastHeaders are next headers behind which there is no further one.
+var LastHeaders = []byte{
+	6, 17, 58, 50, 47, 4, 41, 132, // TCP, UDP, ICMPv6, ESP, GRE, IPv4, IPv6, SCTP
+}
+
 // Target is a service at addresses of its own: of machines behind this host, or some of the
 // host's. A grant reaches it only if it names the address in To, and a grant that names none
 // does not.

@@ -1,4 +1,4 @@
-// Package ipset changes sets that rules of iptables ask, by the kernel's own messages.
+// package ipset changes sets that rules of iptables ask, by the kernel's own messages.
 package ipset
 
 import (
@@ -121,7 +121,7 @@ func Explain(doing string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM):
-		return nl.Denied("ipset: "+doing, err)
+		return nl.Explain("ipset: "+doing, err)
 	case errors.Is(err, unix.EINVAL) && doing == "asking the kernel":
 		return errors.New("this kernel has no ipset (CONFIG_IP_SET)")
 	case errors.Is(err, errFindType):

@@ -1,4 +1,4 @@
-// Package keeper has the process that keeps the guard's table from being flushed after the daemon was killed.
+// package keeper has the process that keeps the guard's table from being flushed after the daemon was killed.
 //
 // A table belongs to a netlink socket, and anybody can flush a table whose socket is closed. So a second process, the
 // keeper, holds the daemon's socket too. It has no capability and next to no system calls, and it can change nothing

@@ -26,9 +26,22 @@ func Size(c *netlink.Conn) error {
 	return errors.Join(c.SetReadBuffer(SocketBuffer), c.SetWriteBuffer(SocketBuffer))
 }
 
-// Denied explains EPERM.
-func Denied(doing string, err error) error {
-	return fmt.Errorf("%s: CAP_NET_ADMIN is missing; run as root, or give the program that capability: %w", doing, err)
+// Explain says what an errno of the kernel means.
+func Explain(doing string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%s: CAP_NET_ADMIN is missing; run as root, or give the program that capability: %w", doing, err)
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT):
+		return fmt.Errorf("%s: this kernel has no nftables (CONFIG_NF_TABLES): %w", doing, err)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// NoNftables reports whether the kernel answers as one without nf_tables does.
+func NoNftables(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
 }
 
 // Attribute appends a netlink attribute: length, type, value, padded to four bytes.

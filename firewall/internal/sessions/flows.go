@@ -1,4 +1,4 @@
-// Package sessions lists and ends the sessions of this host, by sock_diag and connection tracking.
+// package sessions lists and ends the sessions of this host, by sock_diag and connection tracking.
 package sessions
 
 import (

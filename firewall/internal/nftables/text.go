@@ -1,7 +1,6 @@
-package firewall
+package nftables
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -11,61 +10,43 @@ import (
 	"sallyport/keys/service"
 )
 
-// Rules returns the guard as text for nft, without grants, for the administrator's own rule
-// file: nft -f loads it, alone or behind a flush in the same file, and a daemon with
-// PersistFile takes over the table that it makes and fills in live grants. It reads as the
-// comments in the code that makes the same rules over netlink.
-func Rules(c Config) (string, error) {
-	c.setDefaults()
-	if err := c.check(); err != nil {
-		return "", err
-	}
-	if c.Mode != Guard {
-		return "", errors.New("mode admit has no guard: your own table shuts the ports")
-	}
-	if c.Backend == BackendIptables {
-		return "", errors.New("the guard can be printed for nft only, and the backend is iptables")
-	}
-	w := &nftText{Spec: c.spec(), mark: fmt.Sprintf("%#08x", c.Mark)}
+// Text is the guard as text for nft, without grants.
+func Text(spec guard.Spec) string {
+	w := &text{Spec: spec, mark: fmt.Sprintf("%#08x", spec.Mark)}
 	w.line("# The guard, as \"spa-server guard --print\" writes it for a host that loads its rules from a file:")
 	w.line("# include this file there, behind the flush. server.toml needs, under [firewall]: persist = \"file\"")
 	w.line("# Print it anew when services, knock ports or [firewall] change.")
-	w.line("table inet %s", guardTable)
-	w.line("delete table inet %s", guardTable)
-	w.open("table inet %s", guardTable)
+	w.line("table inet %s", TableName)
+	w.line("delete table inet %s", TableName)
+	w.open("table inet %s", TableName)
 	w.sets()
 	for _, chain := range w.chains() {
 		w.chain(chain.name, chain.hook, chain.rules...)
 	}
 	w.shut()
-	return w.String(), nil
+	return w.String()
 }
 
-const (
-	guardTable  = "spa"
-	guardMarker = "sallyport" // an empty chain by which the table is known as ours
-)
-
 // nftText is nft's language, with what differs from guard to guard.
-type nftText struct {
+type text struct {
 	guard.Spec
 	strings.Builder
 	mark  string
 	depth int
 }
 
-func (w *nftText) line(format string, args ...any) {
+func (w *text) line(format string, args ...any) {
 	w.WriteString(strings.Repeat("\t", w.depth))
 	fmt.Fprintf(w, format, args...)
 	w.WriteByte('\n')
 }
 
-func (w *nftText) open(format string, args ...any) {
+func (w *text) open(format string, args ...any) {
 	w.line(format+" {", args...)
 	w.depth++
 }
 
-func (w *nftText) shut() {
+func (w *text) shut() {
 	w.depth--
 	w.line("}")
 }
@@ -76,7 +57,7 @@ func textFamilies() []string { return []string{"ip", "ip6"} }
 // digit is what our sets of a family have behind their names.
 func digit(family string) string { return map[string]string{"ip": "4", "ip6": "6"}[family] }
 
-func (w *nftText) sets() {
+func (w *text) sets() {
 	addresses, targets := map[string][]string{}, map[string][]string{}
 	for _, t := range w.Targets {
 		for _, a := range t.Addresses {
@@ -123,7 +104,7 @@ func portList(ranges []service.Ports) []string {
 	return list
 }
 
-func (w *nftText) set(name, kind string, size uint32, flags string, elements []string) {
+func (w *text) set(name, kind string, size uint32, flags string, elements []string) {
 	w.open("set %s", name)
 	w.line("type %s", kind)
 	if size > 0 {
@@ -136,7 +117,7 @@ func (w *nftText) set(name, kind string, size uint32, flags string, elements []s
 	w.shut()
 }
 
-func (w *nftText) chain(name, hook string, rules ...string) {
+func (w *text) chain(name, hook string, rules ...string) {
 	w.open("chain %s", name)
 	if hook != "" {
 		w.line("type %s; policy accept;", hook)

@@ -1,4 +1,4 @@
-package firewall
+package nftables
 
 import (
 	"encoding/binary"
@@ -22,10 +22,10 @@ type batch struct {
 	messages []netlink.Message
 }
 
-// set gives grants a new timeout, or deletes them.
-func (n *nftables) set(ls []guard.Lease) error {
+// Set gives grants a new timeout, or deletes them.
+func (n *Backend) Set(ls []guard.Lease) error {
 	var b batch
-	for part := range slices.Chunk(guard.Timed(ls, n.spec.Now()), nl.Chunk) {
+	for part := range slices.Chunk(guard.Timed(ls, n.Spec.Now()), nl.Chunk) {
 		var live, gone []guard.Lease
 		for _, l := range part {
 			if l.Left > 0 {
@@ -35,12 +35,12 @@ func (n *nftables) set(ls []guard.Lease) error {
 			l.Left = time.Second // added only to be deleted
 			gone = append(gone, l)
 		}
-		lives, goes := n.objects.grantElements(live), n.objects.grantElements(gone)
-		for _, s := range n.objects.sets() {
+		lives, goes := n.Objects.grantElements(live), n.Objects.grantElements(gone)
+		for _, s := range n.Objects.Sets() {
 			b.change(s, lives[s], goes[s])
 		}
 	}
-	return explain("changing grants", b.send(n.socket))
+	return explain("changing grants", b.send(n.Socket))
 }
 
 // change gives elements of a set a new timeout, and deletes those of gone. A delete of

@@ -1,4 +1,4 @@
-package firewall
+package nftables
 
 import (
 	"context"
@@ -11,15 +11,15 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-func (n *nftables) watch(ctx context.Context, deadline time.Time) error {
-	if err := n.events.SetReadDeadline(deadline); err != nil {
+func (n *Backend) Watch(ctx context.Context, deadline time.Time) error {
+	if err := n.Events.SetReadDeadline(deadline); err != nil {
 		return fmt.Errorf("watching the rule set: %w", err)
 	}
-	return nl.Await(ctx, n.events, n.concerns)
+	return nl.Await(ctx, n.Events, n.concerns)
 }
 
 // concernsUs reports whether a message is about our table, or one that is made to wake us.
 func concernsUs(m netlink.Message) bool {
 	family, name := nl.Table(m)
-	return family == unix.NFPROTO_INET && (name == tableName || name == wakeName)
+	return family == unix.NFPROTO_INET && (name == TableName || name == wakeName)
 }

@@ -1,4 +1,4 @@
-package firewall
+package nftables
 
 import (
 	"context"
@@ -18,29 +18,29 @@ import (
 
 // In mode Admit no flow is marked, carried or confirmed: it is not our table that shuts.
 
-func (a *admitting) carried() ([]guard.Carried, error) { return nil, nil }
-func (a *admitting) entered() (bool, error)            { return false, nil }
-func (a *admitting) permanent() error                  { return nil }
+func (a *Admitting) Carried() ([]guard.Carried, error) { return nil, nil }
+func (a *Admitting) Entered() (bool, error)            { return false, nil }
+func (a *Admitting) Permanent() error                  { return nil }
 
-func (a *admitting) remove() error {
-	return errors.Join(a.endIn(a.sets()), a.nftables.remove())
+func (a *Admitting) Remove() error {
+	return errors.Join(a.endIn(a.sets()), a.Backend.Remove())
 }
 
 // endIn deletes what is ours in the sets, as far as they are there.
-func (n *nftables) endIn(sets []*nft.Set) error {
+func (n *Backend) endIn(sets []*nft.Set) error {
 	var errs []error
 	for _, s := range sets {
-		es, err := n.elements(s)
+		es, err := n.Elements(s)
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, explain("listing the set "+s.Name, err))
 		}
 		for _, e := range es {
-			if e.Comment != ourComment {
+			if e.Comment != OurComment {
 				continue
 			}
 			var b batch // each alone: one that ends by itself meanwhile is no failure of others
 			b.add(unix.NFT_MSG_DELSETELEM, s, []nft.SetElement{{Key: e.Key}})
-			if err := b.send(n.socket); err != nil && !errors.Is(err, unix.ENOENT) {
+			if err := b.send(n.Socket); err != nil && !errors.Is(err, unix.ENOENT) {
 				errs = append(errs, explain("ending grants in the set "+s.Name, err))
 			}
 		}
@@ -50,17 +50,17 @@ func (n *nftables) endIn(sets []*nft.Set) error {
 
 // endAdmitted ends what is ours in any set of any table but these. A process that does not
 // know the configuration has none to name.
-func (n *nftables) endAdmitted(but []*nft.Set) error {
-	tables, err := n.conn.ListTables()
+func (n *Backend) endAdmitted(but []*nft.Set) error {
+	tables, err := n.Conn.ListTables()
 	if err != nil {
 		return explain("listing tables", err)
 	}
 	var like []*nft.Set
 	for _, t := range tables {
-		if t.Family == nft.TableFamilyINet && t.Name == tableName {
+		if t.Family == nft.TableFamilyINet && t.Name == TableName {
 			continue
 		}
-		sets, err := n.conn.GetSets(t)
+		sets, err := n.Conn.GetSets(t)
 		if err != nil {
 			continue // a table with sets of types that are not known here; what is in it ends by itself
 		}
@@ -69,7 +69,7 @@ func (n *nftables) endAdmitted(but []*nft.Set) error {
 			if slices.ContainsFunc(but, func(b *nft.Set) bool { return sameSet(b, s) }) {
 				continue
 			}
-			if wrongWith(s, nil, n.objects.grants4) == "" || wrongWith(s, nil, n.objects.grants6) == "" {
+			if wrongWith(s, nil, n.Objects.Grants4) == "" || wrongWith(s, nil, n.Objects.Grants6) == "" {
 				like = append(like, s)
 			}
 		}
@@ -82,7 +82,7 @@ func sameSet(a, b *nft.Set) bool {
 }
 
 // concernsSets reports whether a message is about our table, or takes from his sets.
-func (a *admitting) concernsSets(m netlink.Message) bool {
+func (a *Admitting) concernsSets(m netlink.Message) bool {
 	if concernsUs(m) {
 		return true
 	}
@@ -97,24 +97,24 @@ func (a *admitting) concernsSets(m netlink.Message) bool {
 	return false
 }
 
-// wait makes watch return when an element that stands in for ours has ended; the zero time
+// Wait makes watch return when an element that stands in for ours has ended; the zero time
 // forgets those that were waited for.
-func (a *admitting) wait(until time.Time) {
+func (a *Admitting) Wait(until time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if until.IsZero() || a.again.IsZero() || until.Before(a.again) {
 		a.again = until
 	}
 	if !until.IsZero() {
-		a.events.SetReadDeadline(time.Unix(1, 0)) // watch may sleep without an end
+		a.Events.SetReadDeadline(time.Unix(1, 0)) // watch may sleep without an end
 	}
 }
 
-func (a *admitting) watch(ctx context.Context, deadline time.Time) error {
+func (a *Admitting) Watch(ctx context.Context, deadline time.Time) error {
 	if err := a.wakeAt(deadline); err != nil {
 		return fmt.Errorf("watching the rule set: %w", err)
 	}
-	err := nl.Await(ctx, a.events, a.concerns)
+	err := nl.Await(ctx, a.Events, a.concerns)
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
@@ -129,11 +129,11 @@ func (a *admitting) watch(ctx context.Context, deadline time.Time) error {
 
 // wakeAt sets the deadline, or an earlier one that is waited for. Under the lock: who waits
 // for one more meanwhile would be overruled.
-func (a *admitting) wakeAt(deadline time.Time) error {
+func (a *Admitting) wakeAt(deadline time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.again.IsZero() && (deadline.IsZero() || a.again.Before(deadline)) {
 		deadline = a.again
 	}
-	return a.events.SetReadDeadline(deadline)
+	return a.Events.SetReadDeadline(deadline)
 }

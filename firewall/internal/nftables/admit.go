@@ -1,4 +1,4 @@
-package firewall
+package nftables
 
 import (
 	"bytes"
@@ -17,30 +17,30 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// ourComment marks an element in the administrator's set as one of ours.
-const ourComment = "sallyport"
+// OurComment marks an element in the administrator's set as one of ours.
+const OurComment = "sallyport"
 
-// admitting puts grants into the administrator's own sets. Our table has only what keeps
+// Admitting puts grants into the administrator's own sets. Our table has only what keeps
 // receipts out of connection tracking: by a rule for established connections, as his has,
 // their receiver could answer.
 //
 // An element that is not ours is never changed or deleted. Where he has one for the same
 // address and port, it stands in for ours as long as it lasts.
-type admitting struct {
-	*nftables
-	set4, set6 *nft.Set // nil: he names none
+type Admitting struct {
+	*Backend
+	Set4, Set6 *nft.Set // nil: he names none
 
 	mu sync.Mutex
 	// again is when the first of his elements ends that stands in for one of ours; zero: none.
 	again time.Time
 }
 
-var _ backend = (*admitting)(nil)
+var _ guard.Backend = (*Admitting)(nil)
 
-func newAdmitting(n *nftables) *admitting {
-	sets := n.spec.Admit
+func newAdmitting(n *Backend) *Admitting {
+	sets := n.Spec.Admit
 	t := &nft.Table{Name: sets.Table, Family: familyOf(sets.Family)}
-	a := &admitting{nftables: n}
+	a := &Admitting{Backend: n}
 	like := func(name string, ours *nft.Set) *nft.Set {
 		if name == "" {
 			return nil
@@ -49,7 +49,7 @@ func newAdmitting(n *nftables) *admitting {
 		s.Table, s.Name = t, name
 		return &s
 	}
-	a.set4, a.set6 = like(sets.Set4, n.objects.grants4), like(sets.Set6, n.objects.grants6)
+	a.Set4, a.Set6 = like(sets.Set4, n.Objects.Grants4), like(sets.Set6, n.Objects.Grants6)
 	n.concerns = a.concernsSets
 	return a
 }
@@ -60,9 +60,9 @@ func familyOf(name string) nft.TableFamily {
 	}[name]
 }
 
-func (a *admitting) sets() []*nft.Set {
+func (a *Admitting) sets() []*nft.Set {
 	var sets []*nft.Set
-	for _, s := range []*nft.Set{a.set4, a.set6} {
+	for _, s := range []*nft.Set{a.Set4, a.Set6} {
 		if s != nil {
 			sets = append(sets, s)
 		}
@@ -71,9 +71,9 @@ func (a *admitting) sets() []*nft.Set {
 }
 
 // check looks whether his sets can take grants.
-func (a *admitting) check() error {
+func (a *Admitting) check() error {
 	for _, s := range a.sets() {
-		found, err := a.conn.GetSetByName(s.Table, s.Name)
+		found, err := a.Conn.GetSetByName(s.Table, s.Name)
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return explain("looking for the set "+s.Name, err)
 		}
@@ -111,16 +111,16 @@ func nameOf(f nft.TableFamily) string {
 }
 
 // recipe is the line of nft that makes such a set.
-func (a *admitting) recipe(s *nft.Set) string {
+func (a *Admitting) recipe(s *nft.Set) string {
 	address := "ipv4_addr"
-	if s == a.set6 {
+	if s == a.Set6 {
 		address = "ipv6_addr"
 	}
 	return fmt.Sprintf("nft add set %s %s %s '{ type %s . inet_proto . inet_service; flags timeout; }'",
 		nameOf(s.Table.Family), s.Table.Name, s.Name, address)
 }
 
-func (a *admitting) describe() string {
+func (a *Admitting) Describe() string {
 	var names []string
 	for _, s := range a.sets() {
 		names = append(names, s.Name)
@@ -129,27 +129,27 @@ func (a *admitting) describe() string {
 		strings.Join(names, " and "), nameOf(a.sets()[0].Table.Family), a.sets()[0].Table.Name)
 }
 
-// persists is false: the table that shuts the ports is not ours.
-func (a *admitting) persists() bool { return false }
+// Persists is false: the table that shuts the ports is not ours.
+func (a *Admitting) Persists() bool { return false }
 
-func (a *admitting) load(_ guard.Spec, p guard.Plan) error {
+func (a *Admitting) Load(_ guard.Spec, p guard.Plan) error {
 	if _, err := a.present(); err != nil {
 		return err
 	}
 	first := a.known == 0
-	if err := nl.Drain(a.events); err != nil {
+	if err := nl.Drain(a.Events); err != nil {
 		return explain("forgetting earlier changes", err)
 	}
 	if err := a.release(); err != nil {
 		return err
 	}
-	if err := a.make(a.objects, guard.Plan{}, 0, true); err != nil {
+	if err := a.Make(a.Objects, guard.Plan{}, 0, true); err != nil {
 		return err
 	}
-	if t, err := a.table(); err == nil {
-		a.known = t.handle
+	if t, err := a.Table(); err == nil {
+		a.known = t.Handle
 	}
-	a.wait(time.Time{})
+	a.Wait(time.Time{})
 	err := a.retry(func() error { return a.exchange(p.Leases) })
 	if err != nil || !first {
 		return err
@@ -158,18 +158,18 @@ func (a *admitting) load(_ guard.Spec, p guard.Plan) error {
 }
 
 // exchange makes what is ours in his sets the same as the leases.
-func (a *admitting) exchange(ls []guard.Lease) error {
+func (a *Admitting) exchange(ls []guard.Lease) error {
 	if err := a.check(); err != nil {
 		return err
 	}
 	var b batch
-	wanted := a.objects.grantElements(guard.Plan{Leases: ls}.At(a.spec.Now()).Leases)
+	wanted := a.Objects.grantElements(guard.Plan{Leases: ls}.At(a.Spec.Now()).Leases)
 	for _, s := range a.sets() {
-		want := wanted[a.objects.grants4]
-		if s == a.set6 {
-			want = wanted[a.objects.grants6]
+		want := wanted[a.Objects.Grants4]
+		if s == a.Set6 {
+			want = wanted[a.Objects.Grants6]
 		}
-		there, err := a.elements(s)
+		there, err := a.Elements(s)
 		if err != nil {
 			return explain("listing the set "+s.Name, err)
 		}
@@ -183,33 +183,33 @@ func (a *admitting) exchange(ls []guard.Lease) error {
 			delete(found, string(want[i].Key))
 		}
 		for _, e := range found {
-			if e.Comment == ourComment {
+			if e.Comment == OurComment {
 				b.add(unix.NFT_MSG_DELSETELEM, s, []nft.SetElement{{Key: e.Key}})
 			}
 		}
 	}
-	return explain("putting grants into your sets", b.send(a.socket))
+	return explain("putting grants into your sets", b.send(a.Socket))
 }
 
 // put adds to the batch what makes an element ours, where there may be one already.
-func (a *admitting) put(b *batch, s *nft.Set, want nft.SetElement, there *nft.SetElement) {
-	if there != nil && there.Comment != ourComment {
+func (a *Admitting) put(b *batch, s *nft.Set, want nft.SetElement, there *nft.SetElement) {
+	if there != nil && there.Comment != OurComment {
 		if there.Timeout > 0 && there.Expires < want.Timeout {
-			a.wait(time.Now().Add(there.Expires))
+			a.Wait(time.Now().Add(there.Expires))
 		}
 		return
 	}
 	if there != nil {
 		b.add(unix.NFT_MSG_DELSETELEM, s, []nft.SetElement{{Key: want.Key}})
 	}
-	want.Comment = ourComment
+	want.Comment = OurComment
 	b.append(nfType(unix.NFT_MSG_NEWSETELEM), netlink.Request|netlink.Create|netlink.Excl,
 		elementsMessage(s, []nft.SetElement{want}))
 }
 
 // retry does what depends on what was there a moment before: an element may have come, or
 // have ended by itself, since.
-func (a *admitting) retry(do func() error) error {
+func (a *Admitting) retry(do func() error) error {
 	var err error
 	for range 5 {
 		err = do()
@@ -220,13 +220,13 @@ func (a *admitting) retry(do func() error) error {
 	return err
 }
 
-func (a *admitting) set(ls []guard.Lease) error {
+func (a *Admitting) Set(ls []guard.Lease) error {
 	for _, l := range ls {
 		if l.Link != 0 || l.To.IsValid() {
 			return fmt.Errorf("mode admit: your sets have neither interfaces nor destinations, so there is no grant for %v",
 				guard.OnLink(l.Source, l.Link))
 		}
-		if a.setOf(l) == nil && guard.Left(l.Until, a.spec.Now()) > 0 {
+		if a.setOf(l) == nil && guard.Left(l.Until, a.Spec.Now()) > 0 {
 			return fmt.Errorf("mode admit: no set is named for a source like %v", l.Source)
 		}
 	}
@@ -241,21 +241,21 @@ func (a *admitting) set(ls []guard.Lease) error {
 	})
 }
 
-func (a *admitting) setOf(l guard.Lease) *nft.Set {
+func (a *Admitting) setOf(l guard.Lease) *nft.Set {
 	if l.Source.Is4() {
-		return a.set4
+		return a.Set4
 	}
-	return a.set6
+	return a.Set6
 }
 
-func (a *admitting) setOnce(ls []guard.Lease) error {
+func (a *Admitting) setOnce(ls []guard.Lease) error {
 	var b batch
-	for _, l := range guard.Timed(ls, a.spec.Now()) {
+	for _, l := range guard.Timed(ls, a.Spec.Now()) {
 		s := a.setOf(l)
 		if s == nil {
 			continue
 		}
-		want := nft.SetElement{Key: portKey(l.Source.AsSlice(), l.Proto, l.Port), Timeout: l.Left}
+		want := nft.SetElement{Key: PortKey(l.Source.AsSlice(), l.Proto, l.Port), Timeout: l.Left}
 		there, err := a.element(s, want.Key)
 		if err != nil {
 			return explain("looking into the set "+s.Name, err)
@@ -263,16 +263,16 @@ func (a *admitting) setOnce(ls []guard.Lease) error {
 		switch {
 		case l.Left > 0:
 			a.put(&b, s, want, there)
-		case there != nil && there.Comment == ourComment:
+		case there != nil && there.Comment == OurComment:
 			b.add(unix.NFT_MSG_DELSETELEM, s, []nft.SetElement{{Key: want.Key}})
 		}
 	}
-	return explain("changing grants in your sets", b.send(a.socket))
+	return explain("changing grants in your sets", b.send(a.Socket))
 }
 
 // element is what is in the set by that key; nil: nothing.
-func (a *admitting) element(s *nft.Set, key []byte) (*nft.SetElement, error) {
-	answers, err := a.socket.Execute(netlink.Message{
+func (a *Admitting) element(s *nft.Set, key []byte) (*nft.SetElement, error) {
+	answers, err := a.Socket.Execute(netlink.Message{
 		Header: netlink.Header{Type: nfType(unix.NFT_MSG_GETSETELEM), Flags: netlink.Request},
 		Data:   elementsMessage(s, []nft.SetElement{{Key: key}}),
 	})

@@ -1,8 +1,10 @@
-package firewall
+package nftables
 
 import (
 	"fmt"
 	"strings"
+
+	"sallyport/firewall/internal/guard"
 )
 
 // textChain is a chain in nft's language.
@@ -23,9 +25,9 @@ func (l *list) add(rules ...string) {
 }
 
 // chains are the guard. Those that are jumped to stand before those that jump.
-func (w *nftText) chains() []textChain {
+func (w *text) chains() []textChain {
 	chains := []textChain{
-		{guardMarker, "", nil},
+		{markerChain, "", nil},
 		{"refused", "", w.refused()},
 		{"closed", "", w.closed()},
 		{"quoted", "", w.quoted()},
@@ -42,16 +44,16 @@ func (w *nftText) chains() []textChain {
 		{"passing", "filter hook forward priority -110", w.passing()},
 		{"hush", "filter hook postrouting priority 110", w.hush()},
 	}
-	if w.Closed == Reject {
+	if w.Closed == guard.Reject {
 		chains = append(chains, textChain{"claim", "nat hook prerouting priority -101", w.claim()})
 	}
 	return chains
 }
 
-func (w *nftText) marked() string    { return "ct mark & " + w.mark + " == " + w.mark }
-func (w *nftText) unmarked() string  { return "ct mark & " + w.mark + " != " + w.mark }
-func (w *nftText) clearMark() string { return fmt.Sprintf("ct mark set ct mark & %#08x", ^w.Mark) }
-func (w *nftText) setMark() string   { return "ct mark set ct mark | " + w.mark }
+func (w *text) marked() string    { return "ct mark & " + w.mark + " == " + w.mark }
+func (w *text) unmarked() string  { return "ct mark & " + w.mark + " != " + w.mark }
+func (w *text) clearMark() string { return fmt.Sprintf("ct mark set ct mark & %#08x", ^w.Mark) }
+func (w *text) setMark() string   { return "ct mark set ct mark | " + w.mark }
 
 // words are those for the peer's and our own end of a packet.
 type words struct{ peer, own, peerPort, ownPort, device string }
@@ -86,9 +88,9 @@ func (e words) update(set, key string) string {
 
 func (e words) meet(f string) string { return e.update("met"+digit(f), e.source(f)) }
 
-func (w *nftText) admit(e words, f string) string { return e.meet(f) + " " + w.setMark() }
+func (w *text) admit(e words, f string) string { return e.meet(f) + " " + w.setMark() }
 
-func (w *nftText) eachGrant(e words, do func(f, granted string)) {
+func (w *text) eachGrant(e words, do func(f, granted string)) {
 	for _, f := range textFamilies() {
 		here := ""
 		if len(w.Targets) > 0 {
@@ -106,8 +108,8 @@ func (w *nftText) eachGrant(e words, do func(f, granted string)) {
 
 const otherProtocols = "meta l4proto != tcp meta l4proto != udp accept"
 
-func (w *nftText) refused() (rules list) {
-	if w.Closed == Reject {
+func (w *text) refused() (rules list) {
+	if w.Closed == guard.Reject {
 		rules.add("meta nfproto ipv6 rt type 0 rt seg-left != 0 accept", "meta nfproto ipv6 rt type 3 drop",
 			"meta nfproto ipv6 rt type 4 drop")
 		rules.add("meta l4proto tcp reject with tcp reset", "meta nfproto ipv6 meta l4proto udp @th,48,16 0 drop",
@@ -117,8 +119,8 @@ func (w *nftText) refused() (rules list) {
 	return rules
 }
 
-func (w *nftText) closed() (rules list) {
-	if w.Closed == Reject {
+func (w *text) closed() (rules list) {
+	if w.Closed == guard.Reject {
 		rules.add(
 			"meta pkttype != host drop",
 			"ct state new fib daddr type local meta mark set meta mark | "+w.mark+" accept",
@@ -130,7 +132,7 @@ func (w *nftText) closed() (rules list) {
 	return rules
 }
 
-func (w *nftText) quoted() (rules list) {
+func (w *text) quoted() (rules list) {
 	other := "meta nfproto ipv4"
 	for _, t := range quotingTypes {
 		other += fmt.Sprintf(" @th,0,8 != %d", t)
@@ -138,7 +140,7 @@ func (w *nftText) quoted() (rules list) {
 	rules.add(other+" return", "meta nfproto ipv6 @th,0,8 >= 128 return")
 	rules.add("meta nfproto ipv4 @th,64,8 & 0xf != 5 drop")
 	known := "meta nfproto ipv6"
-	for _, p := range plainProtocols {
+	for _, p := range guard.LastHeaders {
 		known += fmt.Sprintf(" @th,112,8 != %d", p)
 	}
 	rules.add(known + " drop")
@@ -157,7 +159,7 @@ func (w *nftText) quoted() (rules list) {
 	return rules
 }
 
-func (w *nftText) ended() (rules list) {
+func (w *text) ended() (rules list) {
 	if len(w.Cut) == 0 {
 		return nil
 	}
@@ -169,14 +171,14 @@ func (w *nftText) ended() (rules list) {
 	return rules
 }
 
-func (w *nftText) links() (rules list) {
+func (w *text) links() (rules list) {
 	key := inbound.linkAndSource()
 	link := inbound.update("linked", key) + " return"
 	rules.add(key+" @near "+link, inbound.carried("ip6")+" "+link, key+" @linked "+link, "goto closed")
 	return rules
 }
 
-func (w *nftText) begun() (rules list) {
+func (w *text) begun() (rules list) {
 	rules.add("ct state untracked return")
 	w.eachGrant(outbound, func(f, granted string) { rules.add(granted + " " + w.admit(outbound, f) + " return") })
 	for _, f := range textFamilies() {
@@ -189,7 +191,7 @@ func (w *nftText) begun() (rules list) {
 		}
 	}
 	rules.add(w.marked() + " return")
-	if w.Closed == Reject {
+	if w.Closed == guard.Reject {
 		rules.add("ct state invalid tcp flags & (fin | syn | rst) == rst return", "ct direction reply tcp flags & (fin | "+
 			"syn | rst) == rst return")
 	}
@@ -208,7 +210,7 @@ func (w *nftText) begun() (rules list) {
 	return rules
 }
 
-func (w *nftText) door() (rules list) {
+func (w *text) door() (rules list) {
 	rules.add("ip6 saddr fe80::/10 jump links")
 	lasts := ""
 	if len(w.Cut) > 0 {
@@ -230,7 +232,7 @@ func (w *nftText) door() (rules list) {
 }
 
 // carried are rules for what a first load carries.
-func (w *nftText) carried() (rules list) {
+func (w *text) carried() (rules list) {
 	for _, f := range textFamilies() {
 		flow := inbound.carried(f) + " " + w.admit(inbound, f) + " accept"
 		rules.add("tcp flags & syn == 0 "+flow, "meta l4proto udp "+flow)
@@ -238,7 +240,7 @@ func (w *nftText) carried() (rules list) {
 	return rules
 }
 
-func (w *nftText) receipt() (rules list) {
+func (w *text) receipt() (rules list) {
 	for _, k := range w.Knock {
 		mark := ""
 		if k.Shared {
@@ -249,7 +251,7 @@ func (w *nftText) receipt() (rules list) {
 	return rules
 }
 
-func (w *nftText) knock() (rules list) {
+func (w *text) knock() (rules list) {
 	for _, k := range w.Knock {
 		if !k.Shared {
 			for _, ours := range []string{"local", "anycast"} {
@@ -260,7 +262,7 @@ func (w *nftText) knock() (rules list) {
 	return rules
 }
 
-func (w *nftText) trusted(names ...string) (rules list) {
+func (w *text) trusted(names ...string) (rules list) {
 	for _, name := range w.Trusted {
 		for _, end := range names {
 			rules.add(fmt.Sprintf("%s %q accept", end, name))
@@ -269,7 +271,7 @@ func (w *nftText) trusted(names ...string) (rules list) {
 	return rules
 }
 
-func (w *nftText) quotedJumps(condition string) (rules list) {
+func (w *text) quotedJumps(condition string) (rules list) {
 	for _, p := range []string{"icmp", "ipv6-icmp"} {
 		rules.add(
 			condition+"meta l4proto "+p+" ct state invalid,untracked jump quoted",
@@ -279,7 +281,7 @@ func (w *nftText) quotedJumps(condition string) (rules list) {
 	return rules
 }
 
-func (w *nftText) guard() (rules list) {
+func (w *text) guard() (rules list) {
 	rules.add("iif lo accept")
 	rules.add(w.trusted("iifname")...)
 	for _, ours := range []string{"local", "anycast"} {
@@ -305,13 +307,13 @@ func (w *nftText) guard() (rules list) {
 	return rules
 }
 
-func (w *nftText) claim() (rules list) {
+func (w *text) claim() (rules list) {
 	mark := "meta mark & " + w.mark + " == " + w.mark
 	rules.add(mark+" meta l4proto tcp dnat to :0", mark+" meta l4proto udp dnat to :udp dport")
 	return rules
 }
 
-func (w *nftText) goesOn(f, condition string) (rules list) {
+func (w *text) goesOn(f, condition string) (rules list) {
 	if len(w.Cut) > 0 {
 		rules.add(condition + "meta l4proto . th dport @cut " + inbound.source(f) + " @met" + digit(f) + " jump ended")
 	}
@@ -324,12 +326,12 @@ func (w *nftText) goesOn(f, condition string) (rules list) {
 	return rules
 }
 
-func (w *nftText) arrive() (rules list) {
+func (w *text) arrive() (rules list) {
 	rules.add("iif lo accept")
 	rules.add(w.trusted("iifname")...)
 	rules.add(w.quotedJumps("")...)
 	rules.add(otherProtocols)
-	if w.Closed == Reject {
+	if w.Closed == guard.Reject {
 		rules.add("meta mark & " + w.mark + " == " + w.mark + " " + w.unmarked() + " ct state new th dport != 0 goto refused")
 	}
 	if !w.TPROXY {
@@ -349,15 +351,15 @@ func (w *nftText) arrive() (rules list) {
 	return rules
 }
 
-func (w *nftText) revive() (rules list) {
+func (w *text) revive() (rules list) {
 	rules.add("oif lo accept")
 	rules.add(w.trusted("oifname")...)
 	rules.add("meta l4proto . th sport @guarded jump begun")
 	return rules
 }
 
-func (w *nftText) passing() (rules list) {
-	if w.Closed == Reject {
+func (w *text) passing() (rules list) {
+	if w.Closed == guard.Reject {
 		rules.add("meta mark & " + w.mark + " == " + w.mark + " " + w.unmarked() + " ct state new drop")
 	}
 	if len(w.Targets) == 0 {
@@ -382,7 +384,7 @@ func (w *nftText) passing() (rules list) {
 	return rules
 }
 
-func (w *nftText) hush() (rules list) {
+func (w *text) hush() (rules list) {
 	rules.add("oif lo accept")
 	rules.add(w.trusted("oifname")...)
 	rules.add(otherProtocols, "ct status snat,dnat meta l4proto . th sport @guarded fib saddr type local jump begun")
@@ -406,8 +408,3 @@ func (w *nftText) hush() (rules list) {
 
 // quotingTypes are those of ICMP errors (RFC 792).
 var quotingTypes = []byte{3, 4, 5, 11, 12}
-
-// plainProtocols are next headers behind which there is no further one.
-var plainProtocols = []byte{
-	6, 17, 58, 50, 47, 4, 41, 132, // TCP, UDP, ICMPv6, ESP, GRE, IPv4, IPv6, SCTP
-}

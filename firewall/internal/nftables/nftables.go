@@ -1,4 +1,4 @@
-package firewall
+package nftables
 
 import (
 	"encoding/binary"
@@ -22,70 +22,67 @@ import (
 )
 
 const (
-	tableName = "spa"
+	TableName = "spa"
 	// markerChain is empty and hangs nowhere: that it is there says that the table is ours.
 	markerChain = "sallyport"
-
-	// setSize bounds the memory that grants take in the kernel, for each family.
-	setSize = 1 << 19
 )
 
 // nftables keeps the guard in the kernel's nf_tables, by netlink alone.
-type nftables struct {
-	spec    guard.Spec
-	objects objects
-	conn    *nft.Conn
-	socket  *netlink.Conn // of conn
-	events  *netlink.Conn // what others change
+type Backend struct {
+	Spec    guard.Spec
+	Objects objects
+	Conn    *nft.Conn
+	Socket  *netlink.Conn // of conn
+	Events  *netlink.Conn // what others change
 	// concerns reports whether such a change is one that this backend has to answer.
 	concerns func(netlink.Message) bool
-	lacks    []string
+	Lacks    []string
 	learned  map[string][]nft.SetElement // by the guard that was there before, by name of the set
 	known    uint64                      // the handle of the table that was loaded last; 0: none
 
 	own    bool           // the table is to have an owner, and the kernel can do that
-	keeper *keeper.Keeper // of the table; nil: there is none
+	Keeper *keeper.Keeper // of the table; nil: there is none
 	lock   *os.File       // keeperFile
 	// relayed is whether there may be a relay; see behindRelay.
 	relayed bool
 }
 
-var _ backend = (*nftables)(nil)
+var _ guard.Backend = (*Backend)(nil)
 
-func newNftables(c guard.Spec) (backend, error) {
-	n := &nftables{spec: c, objects: newObjects(c.Size), concerns: concernsUs}
+func New(c guard.Spec) (guard.Backend, error) {
+	n := &Backend{Spec: c, Objects: NewObjects(c.Size), concerns: concernsUs}
 	if err := n.open(); err != nil {
-		return nil, errors.Join(err, n.close())
+		return nil, errors.Join(err, n.Close())
 	}
 	if c.Mode == guard.ModeGuard {
 		return n, nil
 	}
 	a := newAdmitting(n)
 	if err := a.check(); err != nil {
-		return nil, errors.Join(err, n.close())
+		return nil, errors.Join(err, n.Close())
 	}
 	return a, nil
 }
 
-func (n *nftables) open() error {
+func (n *Backend) open() error {
 	var err error
-	if n.conn, n.socket, err = dial(); err != nil {
+	if n.Conn, n.Socket, err = Dial(); err != nil {
 		return explain("opening netlink", err)
 	}
-	if n.lacks, err = n.probe(); err != nil {
+	if n.Lacks, err = n.probe(); err != nil {
 		return err
 	}
 	if err := n.prepareToOwn(); err != nil {
 		return err
 	}
-	if n.events, err = nl.Changes(n.socket.PID()); err != nil {
+	if n.Events, err = nl.Changes(n.Socket.PID()); err != nil {
 		return explain("listening for changes of the rule set", err)
 	}
 	return nil
 }
 
-// dial opens a connection that lasts, and returns its socket too.
-func dial() (*nft.Conn, *netlink.Conn, error) {
+// Dial opens a connection that lasts, and returns its socket too.
+func Dial() (*nft.Conn, *netlink.Conn, error) {
 	var socket *netlink.Conn
 	size := func(c *netlink.Conn) error {
 		socket = c
@@ -95,81 +92,75 @@ func dial() (*nft.Conn, *netlink.Conn, error) {
 	return conn, socket, err
 }
 
-// explain says what an errno of the kernel means here.
+// explain says what an errno of the kernel means to a guard.
 func explain(doing string, err error) error {
 	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.EPERM):
-		return nl.Denied(doing, err)
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("%s: this kernel has no nftables (CONFIG_NF_TABLES): %w", doing, err)
 	case errors.Is(err, unix.ENFILE):
 		return fmt.Errorf("%w: the kernel takes no more elements into the set", guard.ErrFull)
 	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("%w: %s: %w", guard.ErrGone, doing, err)
 	}
-	return fmt.Errorf("%s: %w", doing, err)
+	return nl.Explain(doing, err)
 }
 
-func (n *nftables) name() string { return BackendNftables }
+func (n *Backend) Name() string { return guard.Nftables }
 
-func (n *nftables) describe() string {
-	s := "nftables, table inet spa, closed=" + map[guard.Closed]string{Drop: "drop", Reject: "reject"}[n.closed()]
-	if n.persists() {
+func (n *Backend) Describe() string {
+	s := "nftables, table inet spa, closed=" + map[guard.Closed]string{guard.Drop: "drop", guard.Reject: "reject"}[n.closed()]
+	if n.Persists() {
 		s += ", owned: no other tool can change it"
 	}
-	if n.spec.Mode == guard.ModeGuard && n.spec.Persist == guard.PersistOwner && !n.own {
+	if n.Spec.Mode == guard.ModeGuard && n.Spec.Persist == guard.PersistOwner && !n.own {
 		s += ", which another tool's flush takes away, since a table can have an owner from Linux 6.9 on only: guarded " +
 			"ports are open then until the guard is back, " +
 			"and with the server dead until it starts (put what \"spa-server guard --print\" prints into /etc/nftables.conf, " +
 			"with persist = \"file\")"
 	}
-	for i, what := range n.lacks {
+	for i, what := range n.Lacks {
 		s += map[bool]string{true: "; this kernel lacks ", false: " and "}[i == 0] + what
 	}
 	return s
 }
 
 // closed is what strangers get, as far as the kernel can.
-func (n *nftables) closed() guard.Closed {
-	if slices.Contains(n.lacks, lacksReject) {
+func (n *Backend) closed() guard.Closed {
+	if slices.Contains(n.Lacks, lacksReject) {
 		return guard.Drop
 	}
-	return n.spec.Closed
+	return n.Spec.Closed
 }
 
-func (n *nftables) processes() []guard.Process {
-	if !n.keeper.Lives() {
+func (n *Backend) Processes() []guard.Process {
+	if !n.Keeper.Lives() {
 		return nil
 	}
-	return []guard.Process{{keeper.Name, n.keeper.PID, n.keeper.Privileges}}
+	return []guard.Process{{Name: keeper.Name, PID: n.Keeper.PID, Left: n.Keeper.Privileges}}
 }
 
-func (n *nftables) close() error {
-	errs := []error{n.keeper.Leave()}
+func (n *Backend) Close() error {
+	errs := []error{n.Keeper.Leave()}
 	if n.lock != nil {
 		errs = append(errs, n.lock.Close())
 	}
-	if n.conn != nil {
-		errs = append(errs, n.conn.CloseLasting())
+	if n.Conn != nil {
+		errs = append(errs, n.Conn.CloseLasting())
 	}
-	if n.events != nil {
-		errs = append(errs, n.events.Close())
+	if n.Events != nil {
+		errs = append(errs, n.Events.Close())
 	}
 	return errors.Join(errs...)
 }
 
-func (n *nftables) permanent() error {
+func (n *Backend) Permanent() error {
 	var b batch
-	b.change(n.objects.guarded, portElements(n.spec.Guarded, 0), nil)
-	b.change(n.objects.cut, portElements(n.spec.Cut, 0), nil)
-	return explain("making the guard permanent", b.send(n.socket))
+	b.change(n.Objects.Guarded, PortElements(n.Spec.Guarded, 0), nil)
+	b.change(n.Objects.cut, PortElements(n.Spec.Cut, 0), nil)
+	return explain("making the guard permanent", b.send(n.Socket))
 }
 
-// entered adds up the counters of the confirm chain.
-func (n *nftables) entered() (bool, error) {
-	rules, err := n.conn.GetRules(n.objects.table, n.objects.confirm)
+// Entered adds up the counters of the confirm chain.
+func (n *Backend) Entered() (bool, error) {
+	rules, err := n.Conn.GetRules(n.Objects.Table, n.Objects.Confirm)
 	if err != nil {
 		return false, fmt.Errorf("reading the counters of new flows: %w", err)
 	}
@@ -183,15 +174,15 @@ func (n *nftables) entered() (bool, error) {
 	return false, nil
 }
 
-// carried lists what the table in place carries.
-func (n *nftables) carried() ([]guard.Carried, error) {
+// Carried lists what the table in place carries.
+func (n *Backend) Carried() ([]guard.Carried, error) {
 	t, err := n.present()
-	if err != nil || t.handle == 0 {
+	if err != nil || t.Handle == 0 {
 		return nil, err
 	}
 	var flows []guard.Carried
-	for _, s := range []*nft.Set{n.objects.carried4, n.objects.carried6} {
-		es, err := n.elements(s)
+	for _, s := range []*nft.Set{n.Objects.Carried4, n.Objects.Carried6} {
+		es, err := n.Elements(s)
 		if errors.Is(err, unix.ENOENT) {
 			continue // a table that was there for mode Admit, or that another tool has changed
 		}
@@ -199,20 +190,20 @@ func (n *nftables) carried() ([]guard.Carried, error) {
 			return nil, err
 		}
 		for _, e := range es {
-			flows = append(flows, guard.Carried{Flow: flowOf(e.Key), Left: e.Expires})
+			flows = append(flows, guard.Carried{Flow: FlowOf(e.Key), Left: e.Expires})
 		}
 	}
 	return flows, nil
 }
 
-// elements lists a set. The error of one that is not there is ENOENT, which the library
+// Elements lists a set. The error of one that is not there is ENOENT, which the library
 // makes a mere text of.
-func (n *nftables) elements(s *nft.Set) ([]nft.SetElement, error) {
-	es, err := n.conn.GetSetElements(s)
+func (n *Backend) Elements(s *nft.Set) ([]nft.SetElement, error) {
+	es, err := n.Conn.GetSetElements(s)
 	if err == nil {
 		return es, nil
 	}
-	if _, missing := n.conn.GetSetByName(s.Table, s.Name); missing != nil {
+	if _, missing := n.Conn.GetSetByName(s.Table, s.Name); missing != nil {
 		err = missing
 	}
 	return nil, err
@@ -226,7 +217,7 @@ func (o *objects) grantElements(ls []guard.Lease) map[*nft.Set][]nft.SetElement 
 	for _, l := range ls {
 		s, key := o.setOf(l.Element)
 		es[s] = append(es[s], nft.SetElement{
-			Key:     portKey(key, l.Proto, l.Port),
+			Key:     PortKey(key, l.Proto, l.Port),
 			Timeout: max(l.Left, time.Millisecond),
 		})
 	}
@@ -239,15 +230,15 @@ func (o *objects) setOf(e guard.Element) (*nft.Set, []byte) {
 	six := e.Source.Is6()
 	switch {
 	case e.Link != 0:
-		return o.near, slices.Concat(native(e.Link), key)
+		return o.near, slices.Concat(Native(e.Link), key)
 	case e.To.IsValid() && six:
 		return o.reach6, append(key, e.To.AsSlice()...)
 	case e.To.IsValid():
 		return o.reach4, append(key, e.To.AsSlice()...)
 	case six:
-		return o.grants6, key
+		return o.Grants6, key
 	}
-	return o.grants4, key
+	return o.Grants4, key
 }
 
 // targetElements are the ports of targets.
@@ -257,7 +248,7 @@ func targetElements(ts []guard.Target, timeout time.Duration) (v4, v6 []nft.SetE
 			a = guard.Normal(a)
 			all := ledger.Holding{Ports: t.Ports}
 			all.Each(func(e guard.Element) {
-				el := nft.SetElement{Key: portKey(a.AsSlice(), e.Proto, e.Port), Timeout: timeout}
+				el := nft.SetElement{Key: PortKey(a.AsSlice(), e.Proto, e.Port), Timeout: timeout}
 				if a.Is4() {
 					v4 = append(v4, el)
 				} else {
@@ -269,24 +260,24 @@ func targetElements(ts []guard.Target, timeout time.Duration) (v4, v6 []nft.SetE
 	return v4, v6
 }
 
-func portKey(key []byte, proto service.Proto, port uint16) []byte {
+func PortKey(key []byte, proto service.Proto, port uint16) []byte {
 	key = append(slices.Grow(key, 8), byte(proto), 0, 0, 0)
 	return append(binary.BigEndian.AppendUint16(key, port), 0, 0)
 }
 
-func portElements(ranges []service.Ports, timeout time.Duration) []nft.SetElement {
+func PortElements(ranges []service.Ports, timeout time.Duration) []nft.SetElement {
 	var es []nft.SetElement
 	all := ledger.Holding{Ports: ranges}
 	all.Each(func(e guard.Element) {
-		es = append(es, nft.SetElement{Key: portKey(nil, e.Proto, e.Port), Timeout: timeout})
+		es = append(es, nft.SetElement{Key: PortKey(nil, e.Proto, e.Port), Timeout: timeout})
 	})
 	return es
 }
 
-func flowElements(fs []guard.Carried) (v4, v6 []nft.SetElement) {
+func FlowElements(fs []guard.Carried) (v4, v6 []nft.SetElement) {
 	for _, f := range fs {
 		key := slices.Concat(f.Remote.Addr().AsSlice(), f.Local.Addr().AsSlice())
-		key = portKey(key, f.Proto, f.Remote.Port())
+		key = PortKey(key, f.Proto, f.Remote.Port())
 		key = append(binary.BigEndian.AppendUint16(key, f.Local.Port()), 0, 0)
 		e := nft.SetElement{Key: key, Timeout: max(f.Left, time.Millisecond)} // zero is none to the kernel
 		if f.Remote.Addr().Is4() {
@@ -298,8 +289,8 @@ func flowElements(fs []guard.Carried) (v4, v6 []nft.SetElement) {
 	return v4, v6
 }
 
-// flowOf is the flow of a key that flowElements made.
-func flowOf(key []byte) guard.Flow {
+// FlowOf is the flow of a key that flowElements made.
+func FlowOf(key []byte) guard.Flow {
 	size := (len(key) - 12) / 2
 	remote, _ := netip.AddrFromSlice(key[:size])
 	local, _ := netip.AddrFromSlice(key[size : 2*size])

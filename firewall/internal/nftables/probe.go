@@ -1,4 +1,4 @@
-package firewall
+package nftables
 
 import (
 	"errors"
@@ -23,31 +23,31 @@ const (
 		"sessions that DNAT leads on"
 )
 
-// feature is something that rules need, and a rule that needs it.
-type feature struct {
+// Feature is something that rules need, and a rule that needs it.
+type Feature struct {
 	name  string
-	hook  *nft.ChainHook
-	exprs exprs
+	Hook  *nft.ChainHook
+	Exprs Exprs
 	lacks string // what describe says where it is optional
 }
 
-func features() []feature {
+func features() []Feature {
 	pre, out := nft.ChainHookPrerouting, nft.ChainHookOutput
-	return []feature{
-		{name: "the inet family (CONFIG_NF_TABLES_INET)", hook: pre, exprs: accept()},
-		{name: "fib (CONFIG_NFT_FIB_INET)", hook: pre, exprs: exprs{fib()}},
-		{name: "reject", hook: pre, exprs: unreachable(), lacks: lacksReject},
-		{name: "notrack", hook: out, exprs: exprs{&expr.Notrack{}}, lacks: lacksNotrack},
+	return []Feature{
+		{name: "the inet family (CONFIG_NF_TABLES_INET)", Hook: pre, Exprs: Accept()},
+		{name: "fib (CONFIG_NFT_FIB_INET)", Hook: pre, Exprs: Exprs{fib()}},
+		{name: "reject", Hook: pre, Exprs: unreachable(), lacks: lacksReject},
+		{name: "notrack", Hook: out, Exprs: Exprs{&expr.Notrack{}}, lacks: lacksNotrack},
 	}
 }
 
 // probe asks the kernel whether it takes what the guard is made of, and returns what is
 // missing but can be done without. It tries each in a batch that cannot succeed as a
 // whole, so nothing is changed; modules are loaded while there is still the privilege.
-func (n *nftables) probe() (lacks []string, err error) {
+func (n *Backend) probe() (lacks []string, err error) {
 	var missing []string
 	for _, f := range features() {
-		ok, err := n.has(f)
+		ok, err := n.Has(f)
 		switch {
 		case err != nil:
 			return nil, err
@@ -58,14 +58,14 @@ func (n *nftables) probe() (lacks []string, err error) {
 			missing = append(missing, f.name)
 		}
 	}
-	tracks, err := n.knows("ct")
+	tracks, err := n.Knows("ct")
 	if err != nil {
 		return nil, err
 	}
 	if !tracks {
 		missing = append(missing, "connection tracking (CONFIG_NFT_CT)")
 	}
-	translates, err := n.knows("nat")
+	translates, err := n.Knows("nat")
 	if err != nil {
 		return nil, err
 	}
@@ -75,26 +75,26 @@ func (n *nftables) probe() (lacks []string, err error) {
 	if len(missing) > 0 {
 		return nil, fmt.Errorf("this kernel cannot guard: it lacks %s", strings.Join(missing, ", "))
 	}
-	if !sessions.TellsTracked(n.socket) {
+	if !sessions.TellsTracked(n.Socket) {
 		lacks = append(lacks, lacksConntrackDump)
 	}
 	return lacks, nil
 }
 
-// has tries a feature in a table that is never made: the last command of the batch makes
+// Has tries a feature in a table that is never made: the last command of the batch makes
 // a table that is deleted already, which fails alone if all others are fine.
-func (n *nftables) has(f feature) (bool, error) {
+func (n *Backend) Has(f Feature) (bool, error) {
 	t := &nft.Table{Name: "spa-probe", Family: nft.TableFamilyINet}
-	n.conn.AddTable(t)
-	c := n.conn.AddChain(hooked(&nft.Chain{Table: t, Name: "probe"}, f.hook, -110))
-	n.conn.AddRule(&nft.Rule{Table: t, Chain: c, Exprs: f.exprs})
-	n.conn.DelTable(&nft.Table{Name: "spa-probe-absent", Family: nft.TableFamilyINet})
-	err := n.conn.Flush()
+	n.Conn.AddTable(t)
+	c := n.Conn.AddChain(Hooked(&nft.Chain{Table: t, Name: "probe"}, f.Hook, -110))
+	n.Conn.AddRule(&nft.Rule{Table: t, Chain: c, Exprs: f.Exprs})
+	n.Conn.DelTable(&nft.Table{Name: "spa-probe-absent", Family: nft.TableFamilyINet})
+	err := n.Conn.Flush()
 	if err == nil {
 		return false, errors.New("a batch that had to fail did not")
 	}
 	failed := failures(err)
-	if err := nl.Drain(n.socket); err != nil {
+	if err := nl.Drain(n.Socket); err != nil {
 		return false, err
 	}
 	for _, err := range failed {
@@ -105,9 +105,9 @@ func (n *nftables) has(f feature) (bool, error) {
 	return len(failed) == 1 && errors.Is(failed[0], unix.ENOENT), nil
 }
 
-// knows asks for an expression by a rule that the kernel refuses before it prepares it. One of
+// Knows asks for an expression by a rule that the kernel refuses before it prepares it. One of
 // connection tracking that is prepared begins that, and there may be no guard now: see tracks.
-func (n *nftables) knows(expression string) (bool, error) {
+func (n *Backend) Knows(expression string) (bool, error) {
 	const chain = "probe"
 	named := func(table, name uint16) []byte {
 		data := nl.Attribute([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, table, []byte("spa-probe\x00"))
@@ -126,7 +126,7 @@ func (n *nftables) knows(expression string) (bool, error) {
 	b.append(nfType(unix.NFT_MSG_NEWCHAIN), netlink.Request|netlink.Create,
 		named(unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME))
 	b.append(nfType(unix.NFT_MSG_NEWRULE), netlink.Request|netlink.Create|netlink.Append, rule)
-	switch err := b.send(n.socket); {
+	switch err := b.send(n.Socket); {
 	case err == nil:
 		return false, errors.New("a batch that had to fail did not")
 	case errors.Is(err, unix.EINVAL):

@@ -1,4 +1,4 @@
-package firewall
+package nftables
 
 import (
 	"encoding/binary"
@@ -11,37 +11,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tableState is what the kernel says of the table of our name.
-type tableState struct {
-	handle uint64 // 0: there is none
-	flags  uint32
+// TableState is what the kernel says of the table of our name.
+type TableState struct {
+	Handle uint64 // 0: there is none
+	Flags  uint32
 	owner  uint32 // the netlink port that it belongs to, where flags have tableOwner
 }
 
 // present looks for our table. One that is not ours is ErrForeign.
-func (n *nftables) present() (tableState, error) {
-	t, err := n.table()
-	if err != nil || t.handle == 0 {
-		return tableState{}, err
+func (n *Backend) present() (TableState, error) {
+	t, err := n.Table()
+	if err != nil || t.Handle == 0 {
+		return TableState{}, err
 	}
-	if t.handle == n.known || n.hasMarker() || n.hasSets() {
+	if t.Handle == n.known || n.hasMarker() || n.hasSets() {
 		return t, nil
 	}
-	return tableState{}, guard.ErrForeign
+	return TableState{}, guard.ErrForeign
 }
 
-// table is what is there of our name. The kernel gives no handle twice, so it stays the same
+// Table is what is there of our name. The kernel gives no handle twice, so it stays the same
 // whatever another tool does in the table, until it is deleted.
-func (n *nftables) table() (tableState, error) {
+func (n *Backend) Table() (TableState, error) {
 	var get batch
-	get.table(unix.NFT_MSG_GETTABLE, n.objects.table.Name, nil)
+	get.table(unix.NFT_MSG_GETTABLE, n.Objects.Table.Name, nil)
 	get.messages[0].Header.Flags = netlink.Request
-	answers, err := n.socket.Execute(get.messages[0])
+	answers, err := n.Socket.Execute(get.messages[0])
 	if errors.Is(err, unix.ENOENT) {
-		return tableState{}, nil
+		return TableState{}, nil
 	}
 	if err != nil {
-		return tableState{}, explain("looking for the table", err)
+		return TableState{}, explain("looking for the table", err)
 	}
 	for _, m := range answers {
 		if len(m.Data) < 4 {
@@ -49,19 +49,19 @@ func (n *nftables) table() (tableState, error) {
 		}
 		t, err := decodeTable(m.Data[4:])
 		if err != nil {
-			return tableState{}, explain("looking for the table", err)
+			return TableState{}, explain("looking for the table", err)
 		}
-		if t.handle != 0 {
+		if t.Handle != 0 {
 			return t, nil
 		}
 	}
-	return tableState{}, errors.New("looking for the table: the kernel does not tell its number")
+	return TableState{}, errors.New("looking for the table: the kernel does not tell its number")
 }
 
-func decodeTable(attributes []byte) (tableState, error) {
+func decodeTable(attributes []byte) (TableState, error) {
 	// Numbers of linux/netfilter/nf_tables.h.
 	const tableHandle, tableOwnerPort = 4, 7
-	var t tableState
+	var t TableState
 	d, err := netlink.NewAttributeDecoder(attributes)
 	if err != nil {
 		return t, err
@@ -70,9 +70,9 @@ func decodeTable(attributes []byte) (tableState, error) {
 	for d.Next() {
 		switch d.Type() {
 		case unix.NFTA_TABLE_FLAGS:
-			t.flags = d.Uint32()
+			t.Flags = d.Uint32()
 		case tableHandle:
-			t.handle = d.Uint64()
+			t.Handle = d.Uint64()
 		case tableOwnerPort:
 			t.owner = d.Uint32()
 		}
@@ -80,17 +80,17 @@ func decodeTable(attributes []byte) (tableState, error) {
 	return t, d.Err()
 }
 
-func (n *nftables) hasMarker() bool {
-	_, err := n.conn.ListChain(n.objects.table, markerChain)
+func (n *Backend) hasMarker() bool {
+	_, err := n.Conn.ListChain(n.Objects.Table, markerChain)
 	return err == nil
 }
 
 // hasSets reports whether the table has sets of grants like ours: the marker may have been
 // deleted while this process did not run.
-func (n *nftables) hasSets() bool {
-	o := &n.objects
-	for _, ours := range []*nft.Set{o.guarded, o.grants4, o.grants6} {
-		s, err := n.conn.GetSetByName(o.table, ours.Name)
+func (n *Backend) hasSets() bool {
+	o := &n.Objects
+	for _, ours := range []*nft.Set{o.Guarded, o.Grants4, o.Grants6} {
+		s, err := n.Conn.GetSetByName(o.Table, ours.Name)
 		if err != nil || s.KeyType.GetNFTMagic() != ours.KeyType.GetNFTMagic() {
 			return false
 		}

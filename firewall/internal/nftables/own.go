@@ -1,4 +1,4 @@
-package firewall
+package nftables
 
 import (
 	"context"
@@ -21,51 +21,51 @@ import (
 // change or flush the table, and it goes with the socket (Linux 5.12). With tablePersist too
 // it stays, without an owner, and the next one can make it its own (Linux 6.9).
 const (
-	tableOwner   = 2
-	tablePersist = 4
+	TableOwner   = 2
+	TablePersist = 4
 )
 
 const (
-	// relayName is a table that stands in for ours while ours is exchanged.
-	relayName = "spa-relay"
+	// RelayName is a table that stands in for ours while ours is exchanged.
+	RelayName = "spa-relay"
 	// wakeName is a table that is made and deleted to wake a daemon.
 	wakeName = "spa-wake"
 )
 
 // prepareToOwn finds out whether the table can have an owner, and starts its keeper.
-func (n *nftables) prepareToOwn() error {
+func (n *Backend) prepareToOwn() error {
 	var err error
-	if n.lock, err = keeper.OpenFile(n.spec.State, n.spec.User, true); err != nil {
+	if n.lock, err = keeper.OpenFile(n.Spec.State, n.Spec.User, true); err != nil {
 		return fmt.Errorf("opening the lock of the guard's keeper: %w", err)
 	}
-	if n.spec.Persist != guard.PersistOwner || n.spec.Plain || n.spec.Mode != guard.ModeGuard {
+	if n.Spec.Persist != guard.PersistOwner || n.Spec.Plain || n.Spec.Mode != guard.ModeGuard {
 		return nil
 	}
 	if n.own, err = n.canOwn(); err != nil || !n.own {
 		return err
 	}
-	if n.keeper, err = keeper.Start(n.lock, n.socket); err != nil {
+	if n.Keeper, err = keeper.Start(n.lock, n.Socket); err != nil {
 		// There is a guard without one too, until somebody flushes it while nothing runs.
-		n.lacks = append(n.lacks, "a process that keeps the guard while no spa-server runs ("+err.Error()+")")
+		n.Lacks = append(n.Lacks, "a process that keeps the guard while no spa-server runs ("+err.Error()+")")
 	}
 	return nil
 }
 
-// persists reports whether a keeper sees to it that the table always has an owner.
-func (n *nftables) persists() bool { return n.own && n.keeper.Lives() }
+// Persists reports whether a keeper sees to it that the table always has an owner.
+func (n *Backend) Persists() bool { return n.own && n.Keeper.Lives() }
 
-// keeperGone reports whether the keeper has ended by itself, or was killed.
-func (n *nftables) keeperGone() bool { return n.own && n.keeper.Gone() }
+// KeeperGone reports whether the keeper has ended by itself, or was killed.
+func (n *Backend) KeeperGone() bool { return n.own && n.Keeper.Gone() }
 
-func (n *nftables) awaitKeeper(ctx context.Context) bool { return n.keeper.Await(ctx) }
+func (n *Backend) AwaitKeeper(ctx context.Context) bool { return n.Keeper.Await(ctx) }
 
 // canOwn asks whether the kernel knows tables that persist, in a batch that fails as a whole.
-func (n *nftables) canOwn() (bool, error) {
+func (n *Backend) canOwn() (bool, error) {
 	var b batch
-	flags := uint32(tableOwner | tablePersist)
+	flags := uint32(TableOwner | TablePersist)
 	b.table(unix.NFT_MSG_NEWTABLE, "spa-probe", &flags)
 	b.table(unix.NFT_MSG_DELTABLE, "spa-probe-absent", nil)
-	switch err := b.send(n.socket); {
+	switch err := b.send(n.Socket); {
 	case errors.Is(err, unix.ENOENT):
 		return true, nil
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
@@ -75,76 +75,76 @@ func (n *nftables) canOwn() (bool, error) {
 	}
 }
 
-func canPersist() bool {
-	conn, socket, err := dial()
+func CanPersist() bool {
+	conn, socket, err := Dial()
 	if err != nil {
 		return false
 	}
-	n := &nftables{conn: conn, socket: socket}
+	n := &Backend{Conn: conn, Socket: socket}
 	ok, err := n.canOwn()
-	return errors.Join(err, n.close()) == nil && ok
+	return errors.Join(err, n.Close()) == nil && ok
 }
 
-// flags are those that our table is to have.
-func (n *nftables) flags() uint32 {
+// Flags are those that our table is to have.
+func (n *Backend) Flags() uint32 {
 	if n.own {
-		return tableOwner | tablePersist
+		return TableOwner | TablePersist
 	}
 	return 0
 }
 
 // inPlace reports whether the table that is there can be made what ours is to be without
 // deleting it: the kernel gives an owner only to what persists, and takes no flag away.
-func (n *nftables) inPlace(t tableState) bool {
-	owned := t.flags&tableOwner != 0 && t.owner == n.socket.PID()
-	orphan := t.flags&(tableOwner|tablePersist) == tablePersist
+func (n *Backend) inPlace(t TableState) bool {
+	owned := t.Flags&TableOwner != 0 && t.owner == n.Socket.PID()
+	orphan := t.Flags&(TableOwner|TablePersist) == TablePersist
 	if n.own {
 		return owned || orphan
 	}
-	return t.flags&(tableOwner|tablePersist) == 0
+	return t.Flags&(TableOwner|TablePersist) == 0
 }
 
-func (n *nftables) load(spec guard.Spec, p guard.Plan) error {
-	before := n.spec
-	n.spec = spec
+func (n *Backend) Load(spec guard.Spec, p guard.Plan) error {
+	before := n.Spec
+	n.Spec = spec
 	err := n.loadPlan(p)
 	if err != nil {
-		n.spec = before
+		n.Spec = before
 	}
 	return err
 }
 
-func (n *nftables) loadPlan(p guard.Plan) error {
+func (n *Backend) loadPlan(p guard.Plan) error {
 	t, err := n.present()
 	if err != nil {
 		return err
 	}
 	// What was changed so far is put right by this load.
-	if err := nl.Drain(n.events); err != nil {
+	if err := nl.Drain(n.Events); err != nil {
 		return explain("forgetting earlier changes", err)
 	}
 	if n.learned, err = n.recollect(t); err != nil {
 		return err
 	}
-	if err := errors.Join(n.place(t, p), n.endRelay()); err != nil {
+	if err := errors.Join(n.place(t, p), n.EndRelay()); err != nil {
 		return err
 	}
-	if t, err := n.table(); err == nil {
-		n.known = t.handle // without it the table is known by its marker alone
+	if t, err := n.Table(); err == nil {
+		n.known = t.Handle // without it the table is known by its marker alone
 	}
-	n.keeper.Hold()
+	n.Keeper.Hold()
 	return nil
 }
 
 // recollect reads what the rules of the table in place have learned. A table of an earlier
 // version has learned nothing.
-func (n *nftables) recollect(t tableState) (map[string][]nft.SetElement, error) {
+func (n *Backend) recollect(t TableState) (map[string][]nft.SetElement, error) {
 	learned := make(map[string][]nft.SetElement)
-	if t.handle == 0 {
+	if t.Handle == 0 {
 		return learned, nil
 	}
-	for _, s := range n.objects.learned() {
-		es, err := n.elements(s)
+	for _, s := range n.Objects.Learned() {
+		es, err := n.Elements(s)
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return nil, explain("reading what the guard has learned", err)
 		}
@@ -159,32 +159,32 @@ func (n *nftables) recollect(t tableState) (map[string][]nft.SetElement, error) 
 // because a packet that is between two chains of the same priority while one replaces the
 // other could pass both. Only where that cannot be, or fails because another tool or version
 // left them otherwise, the whole table is replaced.
-func (n *nftables) place(t tableState, p guard.Plan) error {
-	if t.handle == 0 {
-		err := n.make(n.objects, p, n.flags(), false)
+func (n *Backend) place(t TableState, p guard.Plan) error {
+	if t.Handle == 0 {
+		err := n.Make(n.Objects, p, n.Flags(), false)
 		if err != nil && n.known == 0 {
 			// Part of a guard that no daemon is behind would shut everybody out.
-			err = errors.Join(err, n.deleteTable(tableName))
+			err = errors.Join(err, n.DeleteTable(TableName))
 		}
 		return err
 	}
 	if n.inPlace(t) {
-		if err := n.make(n.objects, p, n.flags(), false); err == nil {
+		if err := n.Make(n.Objects, p, n.Flags(), false); err == nil {
 			return nil
 		}
 	}
-	return n.behindRelay(p, func() error {
+	return n.BehindRelay(p, func() error {
 		if err := n.release(); err != nil {
 			return err
 		}
-		return n.make(n.objects, p, n.flags(), true)
+		return n.Make(n.Objects, p, n.Flags(), true)
 	})
 }
 
-// behindRelay does what leaves a packet between two chains, or the table without an owner
+// BehindRelay does what leaves a packet between two chains, or the table without an owner
 // for an instant, while another guard like ours stands beside it. That one goes with our
 // socket, whatever happens; the caller ends it.
-func (n *nftables) behindRelay(p guard.Plan, do func() error) error {
+func (n *Backend) BehindRelay(p guard.Plan, do func() error) error {
 	can, err := n.canOwn()
 	if err != nil {
 		return err
@@ -193,7 +193,7 @@ func (n *nftables) behindRelay(p guard.Plan, do func() error) error {
 		return do()
 	}
 	n.relayed = true
-	relay := func() error { return n.make(newObjectsOf(relayName, n.spec.Size), p, tableOwner, true) }
+	relay := func() error { return n.Make(NewObjectsOf(RelayName, n.Spec.Size), p, TableOwner, true) }
 	if err = relay(); errors.Is(err, unix.EPERM) {
 		// A daemon that was killed meanwhile left one, which goes with the keeper of its socket.
 		if err = n.release(); err == nil {
@@ -208,12 +208,12 @@ func (n *nftables) behindRelay(p guard.Plan, do func() error) error {
 	return err
 }
 
-// endRelay removes the relay. One that stayed would drop what is granted later.
-func (n *nftables) endRelay() error {
+// EndRelay removes the relay. One that stayed would drop what is granted later.
+func (n *Backend) EndRelay() error {
 	if !n.relayed {
 		return nil
 	}
-	err := n.deleteTable(relayName)
+	err := n.DeleteTable(RelayName)
 	n.relayed = err != nil
 	return err
 }
@@ -226,31 +226,31 @@ func settle() {
 	}
 }
 
-// make makes a guard: in the table that is there, or anew. Where it would begin connection
+// Make makes a guard: in the table that is there, or anew. Where it would begin connection
 // tracking, that takes a first batch; the second leaves the sets as the first has filled them,
 // for until it is through sessions wait. Where those are gone by then, all is made once more.
-func (n *nftables) make(o objects, p guard.Plan, flags uint32, anew bool) error {
+func (n *Backend) Make(o objects, p guard.Plan, flags uint32, anew bool) error {
 	confirm := !p.ConfirmBy.IsZero()
-	if n.spec.Mode == guard.ModeGuard && !n.tracks() {
-		if err := n.send(o, flags, anew, &p, (*draft).bareRules); err != nil {
+	if n.Spec.Mode == guard.ModeGuard && !n.Tracks() {
+		if err := n.Send(o, flags, anew, &p, (*Draft).BareRules); err != nil {
 			return err
 		}
-		if err := n.finish(o, flags, confirm); !errors.Is(err, guard.ErrGone) {
+		if err := n.Finish(o, flags, confirm); !errors.Is(err, guard.ErrGone) {
 			return err
 		}
 		anew = false
 	}
-	return n.send(o, flags, anew, &p, func(d *draft) { d.addRules(confirm) })
+	return n.Send(o, flags, anew, &p, func(d *Draft) { d.addRules(confirm) })
 }
 
-// finish puts the whole rules in the place of bare ones.
-func (n *nftables) finish(o objects, flags uint32, confirm bool) error {
-	return n.send(o, flags, false, nil, func(d *draft) { d.addRules(confirm) })
+// Finish puts the whole rules in the place of bare ones.
+func (n *Backend) Finish(o objects, flags uint32, confirm bool) error {
+	return n.Send(o, flags, false, nil, func(d *Draft) { d.addRules(confirm) })
 }
 
-// send makes a guard of one batch, with these rules. Without a plan the sets stay as they are.
-func (n *nftables) send(o objects, flags uint32, anew bool, p *guard.Plan, rules func(*draft)) error {
-	d, err := newDraft(o, n.spec, n.closed(), n.lacks)
+// Send makes a guard of one batch, with these rules. Without a plan the sets stay as they are.
+func (n *Backend) Send(o objects, flags uint32, anew bool, p *guard.Plan, rules func(*Draft)) error {
+	d, err := newDraft(o, n.Spec, n.closed(), n.Lacks)
 	if err != nil {
 		return err
 	}
@@ -262,20 +262,20 @@ func (n *nftables) send(o objects, flags uint32, anew bool, p *guard.Plan, rules
 	} else {
 		rest := *p
 		rest.Leases = nil
-		err = d.fill(rest.At(n.spec.Now()), rules)
+		err = d.fill(rest.At(n.Spec.Now()), rules)
 	}
 	if err != nil {
 		return err
 	}
 	if p != nil {
-		d.grant(p.At(n.spec.Now()).Leases)
+		d.grant(p.At(n.Spec.Now()).Leases)
 	}
-	return explain("loading the guard", d.batch.send(n.socket))
+	return explain("loading the guard", d.batch.send(n.Socket))
 }
 
 // grant adds elements for grants, before all other elements: it takes the kernel a while to
 // add those of a busy host, and what it adds begins to count down then.
-func (d *draft) grant(ls []guard.Lease) {
+func (d *Draft) grant(ls []guard.Lease) {
 	if len(ls) == 0 {
 		return
 	}
@@ -296,7 +296,7 @@ func (d *draft) grant(ls []guard.Lease) {
 
 // release makes a table that belongs to another process one that anybody can change: it is
 // a keeper that an earlier daemon left. Who else it is, is not for us to end.
-func (n *nftables) release() error {
+func (n *Backend) release() error {
 	if owned, err := n.othersOwn(); err != nil || !owned {
 		return err
 	}
@@ -316,38 +316,38 @@ func (n *nftables) release() error {
 }
 
 // endOtherKeepers ends the keepers that earlier daemons left, in whatever state directory.
-func (n *nftables) endOtherKeepers() error {
+func (n *Backend) endOtherKeepers() error {
 	var err error
 	if n.lock != nil {
 		err = keeper.EndHolder(n.lock)
 	}
-	return errors.Join(err, keeper.EndAll(n.keeper))
+	return errors.Join(err, keeper.EndAll(n.Keeper))
 }
 
 // errOwned is returned where the table is another process's.
 var errOwned = errors.New(`the table "inet spa" belongs to another process that is no spa-keeper: end that`)
 
-func (n *nftables) othersOwn() (bool, error) {
-	t, err := n.table()
-	return t.flags&tableOwner != 0 && t.owner != n.socket.PID(), err
+func (n *Backend) othersOwn() (bool, error) {
+	t, err := n.Table()
+	return t.Flags&TableOwner != 0 && t.owner != n.Socket.PID(), err
 }
 
-func (n *nftables) remove() error {
+func (n *Backend) Remove() error {
 	t, err := n.present()
-	if err != nil || t.handle == 0 {
-		return errors.Join(err, n.keeper.End())
+	if err != nil || t.Handle == 0 {
+		return errors.Join(err, n.Keeper.End())
 	}
 	if err := n.release(); err != nil {
 		return err
 	}
-	return errors.Join(n.deleteTable(tableName), n.keeper.End())
+	return errors.Join(n.DeleteTable(TableName), n.Keeper.End())
 }
 
-// deleteTable deletes a table of ours, if it is there.
-func (n *nftables) deleteTable(name string) error {
+// DeleteTable deletes a table of ours, if it is there.
+func (n *Backend) DeleteTable(name string) error {
 	var b batch
 	b.table(unix.NFT_MSG_DELTABLE, name, nil)
-	err := b.send(n.socket)
+	err := b.send(n.Socket)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -357,37 +357,37 @@ func (n *nftables) deleteTable(name string) error {
 // tearingDown is how long Teardown waits for a daemon to take its own table away.
 const tearingDown = 5 * time.Second
 
-// teardown removes the table from another process than the daemon. A table that has an
+// Teardown removes the table from another process than the daemon. A table that has an
 // owner only the daemon itself can remove: rest wakes it, so that it finds the mark, and waits.
-func teardown(state string, mark func() error) (rest func() error, err error) {
+func Teardown(state string, mark func() error) (rest func() error, err error) {
 	nothing := func() error { return nil }
-	conn, socket, err := dial()
+	conn, socket, err := Dial()
 	if err != nil {
 		return nothing, explain("opening netlink", err)
 	}
-	n := &nftables{objects: newObjects(setSize), conn: conn, socket: socket}
+	n := &Backend{Objects: NewObjects(guard.Size), Conn: conn, Socket: socket}
 	if n.lock, err = keeper.OpenFile(state, "", false); errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
 	if err != nil {
-		return n.close, fmt.Errorf("opening the lock of the guard's keeper: %w", err)
+		return n.Close, fmt.Errorf("opening the lock of the guard's keeper: %w", err)
 	}
 	if _, err := n.present(); err != nil {
-		return n.close, err
+		return n.Close, err
 	}
 	// Marked first: a daemon that sees the table go must know why.
 	if err := mark(); err != nil {
-		return n.close, err
+		return n.Close, err
 	}
 	admitted := n.endAdmitted(nil)
 	if owned, err := n.othersOwn(); err != nil || owned {
-		return func() error { return errors.Join(n.persuade(), n.close()) }, errors.Join(admitted, err)
+		return func() error { return errors.Join(n.persuade(), n.Close()) }, errors.Join(admitted, err)
 	}
-	return n.close, errors.Join(admitted, n.deleteTable(tableName))
+	return n.Close, errors.Join(admitted, n.DeleteTable(TableName))
 }
 
 // persuade has an owner remove the table, or let go of it.
-func (n *nftables) persuade() error {
+func (n *Backend) persuade() error {
 	if err := n.wake(); err != nil {
 		return err
 	}
@@ -397,7 +397,7 @@ func (n *nftables) persuade() error {
 			return err
 		}
 		if owned, err := n.othersOwn(); err != nil || !owned {
-			return errors.Join(err, n.deleteTable(tableName))
+			return errors.Join(err, n.DeleteTable(TableName))
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -406,9 +406,9 @@ func (n *nftables) persuade() error {
 }
 
 // wake makes every daemon look at its table.
-func (n *nftables) wake() error {
+func (n *Backend) wake() error {
 	var b batch
 	b.table(unix.NFT_MSG_NEWTABLE, wakeName, nil)
 	b.table(unix.NFT_MSG_DELTABLE, wakeName, nil)
-	return explain("waking spa-server", b.send(n.socket))
+	return explain("waking spa-server", b.send(n.Socket))
 }

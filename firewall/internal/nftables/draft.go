@@ -1,4 +1,4 @@
-package firewall
+package nftables
 
 import (
 	"errors"
@@ -13,10 +13,10 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// draft is a batch that makes a table. nft.Conn puts the commands into messages; they are
+// Draft is a batch that makes a table. nft.Conn puts the commands into messages; they are
 // sent by a batch of ours, because nft.Conn knows no flags of tables and has each message
 // answered singly.
-type draft struct {
+type Draft struct {
 	objects
 	spec   guard.Spec
 	refuse guard.Closed
@@ -28,8 +28,8 @@ type draft struct {
 	batch   batch
 }
 
-func newDraft(o objects, c guard.Spec, refuse guard.Closed, lacks []string) (*draft, error) {
-	d := &draft{objects: o, spec: c, refuse: refuse}
+func newDraft(o objects, c guard.Spec, refuse guard.Closed, lacks []string) (*Draft, error) {
+	d := &Draft{objects: o, spec: c, refuse: refuse}
 	d.claims = refuse == guard.Reject && !slices.Contains(lacks, lacksNAT)
 	var err error
 	d.conn, err = nft.New(nft.WithTestDial(d.collect))
@@ -37,7 +37,7 @@ func newDraft(o objects, c guard.Spec, refuse guard.Closed, lacks []string) (*dr
 }
 
 // collect keeps what nft.Conn would send, and answers nothing.
-func (d *draft) collect(messages []netlink.Message) ([]netlink.Message, error) {
+func (d *Draft) collect(messages []netlink.Message) ([]netlink.Message, error) {
 	for _, m := range messages {
 		if m.Header.Type == unix.NFNL_MSG_BATCH_BEGIN || m.Header.Type == unix.NFNL_MSG_BATCH_END {
 			continue
@@ -49,21 +49,21 @@ func (d *draft) collect(messages []netlink.Message) ([]netlink.Message, error) {
 
 // makeTable begins the draft: a table with these flags, which is there or not. With anew, all
 // that was in it goes, and so may its flags.
-func (d *draft) makeTable(flags uint32, anew bool) {
+func (d *Draft) makeTable(flags uint32, anew bool) {
 	if anew {
 		// There has to be something to delete; without flags no flag is in the way.
-		d.batch.table(unix.NFT_MSG_NEWTABLE, d.table.Name, nil)
-		d.batch.table(unix.NFT_MSG_DELTABLE, d.table.Name, nil)
+		d.batch.table(unix.NFT_MSG_NEWTABLE, d.Table.Name, nil)
+		d.batch.table(unix.NFT_MSG_DELTABLE, d.Table.Name, nil)
 	}
-	d.batch.table(unix.NFT_MSG_NEWTABLE, d.table.Name, &flags)
+	d.batch.table(unix.NFT_MSG_NEWTABLE, d.Table.Name, &flags)
 }
 
 // fill puts sets and rules into the table. In mode Admit there is nothing to guard: knock
 // ports are as dark as every other port of a host that drops by default, and would stand out
 // if they were darker.
-func (d *draft) fill(p guard.Plan, rules func(*draft)) error {
+func (d *Draft) fill(p guard.Plan, rules func(*Draft)) error {
 	if d.spec.Mode == guard.ModeAdmit {
-		for _, c := range []*nft.Chain{d.marker, d.receipt} {
+		for _, c := range []*nft.Chain{d.Marker, d.receipt} {
 			d.conn.AddChain(c)
 		}
 		d.receiptRules()
@@ -76,35 +76,35 @@ func (d *draft) fill(p guard.Plan, rules func(*draft)) error {
 	return d.conn.Flush()
 }
 
-func (d *draft) fillSets(p guard.Plan) error {
-	for _, s := range d.sets() {
+func (d *Draft) fillSets(p guard.Plan) error {
+	for _, s := range d.Sets() {
 		if err := d.conn.AddSet(s, nil); err != nil {
 			return err
 		}
 		d.conn.FlushSet(s)
 	}
 	errs := []error{
-		d.add(d.guarded, portElements(d.spec.Guarded, p.Confirm)),
-		d.add(d.cut, portElements(d.spec.Cut, p.Confirm)),
+		d.add(d.Guarded, PortElements(d.spec.Guarded, p.Confirm)),
+		d.add(d.cut, PortElements(d.spec.Cut, p.Confirm)),
 	}
 	for s, es := range d.grantElements(p.Leases) {
 		errs = append(errs, d.add(s, es))
 	}
-	carried4, carried6 := flowElements(p.Carried)
+	carried4, carried6 := FlowElements(p.Carried)
 	addresses4, addresses6 := addressElements(d.spec.Targets)
 	targets4, targets6 := targetElements(d.spec.Targets, p.Confirm)
 	errs = append(errs,
-		d.add(d.carried4, carried4), d.add(d.carried6, carried6),
+		d.add(d.Carried4, carried4), d.add(d.Carried6, carried6),
 		d.add(d.addresses4, addresses4), d.add(d.addresses6, addresses6),
 		d.add(d.targets4, targets4), d.add(d.targets6, targets6),
 	)
-	for _, s := range d.objects.learned() {
+	for _, s := range d.objects.Learned() {
 		errs = append(errs, d.conn.AddSet(s, nil), d.add(s, d.learned[s.Name]))
 	}
 	return errors.Join(errs...)
 }
 
-func (d *draft) add(s *nft.Set, es []nft.SetElement) error {
+func (d *Draft) add(s *nft.Set, es []nft.SetElement) error {
 	for part := range slices.Chunk(es, nl.Chunk) {
 		if err := d.conn.SetAddElements(s, part); err != nil {
 			return err

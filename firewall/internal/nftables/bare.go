@@ -1,4 +1,4 @@
-package firewall
+package nftables
 
 import (
 	"github.com/google/nftables/expr"
@@ -15,11 +15,11 @@ import (
 // other is prepared: grants pass and what a first load carries, and all else of guarded ports
 // waits.
 
-// tracks reports whether a rule of our guard keeps connection tracking going.
-func (n *nftables) tracks() bool {
-	rules, err := n.conn.GetRules(n.objects.table, n.objects.guard)
+// Tracks reports whether a rule of our guard keeps connection tracking going.
+func (n *Backend) Tracks() bool {
+	rules, err := n.Conn.GetRules(n.Objects.Table, n.Objects.Guard)
 	if err != nil {
-		_ = nl.Drain(n.socket) // of an answer that came in part; who asks next finds the trouble
+		_ = nl.Drain(n.Socket) // of an answer that came in part; who asks next finds the trouble
 		return false
 	}
 	for _, r := range rules {
@@ -32,8 +32,8 @@ func (n *nftables) tracks() bool {
 	return false
 }
 
-// bareRules adds the chains and fills them without connection tracking, whatever was in them.
-func (d *draft) bareRules() {
+// BareRules adds the chains and fills them without connection tracking, whatever was in them.
+func (d *Draft) BareRules() {
 	d.claims = false // a chain of type nat would begin connection tracking
 	d.emptyChains()
 	d.bareRevive()
@@ -41,22 +41,22 @@ func (d *draft) bareRules() {
 }
 
 // bareGuard looks at what arrives: see guardRules.
-func (d *draft) bareGuard() {
-	o, c := &d.objects, d.guard
+func (d *Draft) bareGuard() {
+	o, c := &d.objects, d.Guard
 	// iif lo accept
-	d.rule(c, fromLoopback(), accept())
+	d.rule(c, fromLoopback(), Accept())
 	for _, name := range d.spec.Trusted {
 		// iifname NAME accept
-		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), accept())
+		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), Accept())
 	}
 	// meta l4proto != tcp meta l4proto != udp accept
-	d.rule(c, neitherTCPNorUDP(), accept())
+	d.rule(c, neitherTCPNorUDP(), Accept())
 	d.elsewhere()
 	// Nobody puts fragments together before this, and only the first has the ports. The others,
 	// which may be for a port that is not guarded, are worth nothing without it.
 	for _, f := range o.families() {
 		// ip frag-off and 0x1fff != 0 accept
-		d.rule(c, f.continues(), accept())
+		d.rule(c, f.continues(), Accept())
 	}
 	// goto door
 	d.rule(c, enter(d.door))
@@ -64,54 +64,54 @@ func (d *draft) bareGuard() {
 	c = d.door
 	for _, f := range o.families() {
 		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 accept
-		d.rule(c, tcpFlags(syn, 0), f.carries(inward), accept())
+		d.rule(c, TCPFlags(Syn, 0), f.carries(inward), Accept())
 		// meta l4proto udp ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 accept
-		d.rule(c, l4proto(service.UDP), f.carries(inward), accept())
+		d.rule(c, L4Proto(service.UDP), f.carries(inward), Accept())
 	}
-	d.eachGrant(inward, func(_ *family, granted exprs) {
+	d.eachGrant(inward, func(_ *family, granted Exprs) {
 		// GRANTED accept
-		d.rule(c, granted, accept())
+		d.rule(c, granted, Accept())
 	})
 	// drop
-	d.rule(c, drop())
+	d.rule(c, Drop())
 }
 
 // ip frag-off and 0x1fff != 0 (or frag frag-off and 0xfff8 != 0)
-func (f *family) continues() exprs {
-	load := exprs{
-		&expr.Payload{DestRegister: first, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2},
+func (f *family) continues() Exprs {
+	load := Exprs{
+		&expr.Payload{DestRegister: Register, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2},
 		and([]byte{0x1f, 0xff}),
 	}
 	if f.proto == unix.NFPROTO_IPV6 {
-		load = exprs{
-			&expr.Exthdr{DestRegister: first, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6},
+		load = Exprs{
+			&expr.Exthdr{DestRegister: Register, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6},
 			and([]byte{0xff, 0xf8}),
 		}
 	}
-	return rule(f.match(), load, exprs{&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: []byte{0, 0}}})
+	return Rule(f.match(), load, Exprs{&expr.Cmp{Op: expr.CmpOpNeq, Register: Register, Data: []byte{0, 0}}})
 }
 
 // bareRevive looks at what leaves guarded ports: see reviveRules.
-func (d *draft) bareRevive() {
+func (d *Draft) bareRevive() {
 	o, c := &d.objects, d.objects.revive
 	// oif lo accept
-	d.rule(c, toLoopback(), accept())
+	d.rule(c, toLoopback(), Accept())
 	for _, name := range d.spec.Trusted {
 		// oifname NAME accept
-		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), accept())
+		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), Accept())
 	}
 	// meta l4proto != tcp meta l4proto != udp accept
-	d.rule(c, neitherTCPNorUDP(), accept())
+	d.rule(c, neitherTCPNorUDP(), Accept())
 	// meta l4proto . th sport != @guarded accept
-	d.rule(c, o.portIn(o.guarded, sport, true), accept())
+	d.rule(c, o.portIn(o.Guarded, Sport, true), Accept())
 	for _, f := range o.families() {
 		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 accept
-		d.rule(c, f.carries(outward), accept())
+		d.rule(c, f.carries(outward), Accept())
 	}
-	d.eachGrant(outward, func(_ *family, granted exprs) {
+	d.eachGrant(outward, func(_ *family, granted Exprs) {
 		// GRANTED accept
-		d.rule(c, granted, accept())
+		d.rule(c, granted, Accept())
 	})
 	// drop
-	d.rule(c, drop())
+	d.rule(c, Drop())
 }

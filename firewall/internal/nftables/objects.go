@@ -1,0 +1,114 @@
+package nftables
+
+import (
+	nft "github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+)
+
+// objects names what our table is made of.
+type objects struct {
+	Table *nft.Table
+
+	Guarded, cut           *nft.Set // protocol . port
+	Grants4, Grants6       *nft.Set // source . protocol . port, at this host
+	reach4, reach6         *nft.Set // source . destination . protocol . port, at targets
+	near                   *nft.Set // interface . source . protocol . port, of link-local sources
+	met4, met6             *nft.Set // source . protocol . port that a grant has admitted
+	linked                 *nft.Set // the same with the interface, of link-local sources
+	Carried4, Carried6     *nft.Set // remote . local . protocol . remote port . local port
+	targets4, targets6     *nft.Set // address . protocol . port of services with addresses of their own
+	addresses4, addresses6 *nft.Set // their addresses
+
+	Marker, receipt, knock                                      *nft.Chain
+	Guard, door, links, Ended, Confirm, closed, refused, quoted *nft.Chain
+	Claim, arrive, revive, begun, passing, hush                 *nft.Chain
+}
+
+// NewObjects is our table; newObjectsOf is another one of the same make.
+func NewObjects(size uint32) objects { return NewObjectsOf(TableName, size) }
+
+func NewObjectsOf(table string, size uint32) objects {
+	t := &nft.Table{Name: table, Family: nft.TableFamilyINet}
+	ip4, ip6 := nft.TypeIPAddr, nft.TypeIP6Addr
+	proto, port := nft.TypeInetProto, nft.TypeInetService
+	set := func(name string, key ...nft.SetDatatype) *nft.Set {
+		return &nft.Set{
+			Table: t, Name: name,
+			KeyType:       nft.MustConcatSetType(key...),
+			Concatenation: len(key) > 1,
+			HasTimeout:    true,
+			KeyByteOrder:  binaryutil.BigEndian,
+		}
+	}
+	chain := func(name string) *nft.Chain { return &nft.Chain{Table: t, Name: name} }
+	o := objects{
+		Table:      t,
+		Guarded:    set("guarded", proto, port),
+		cut:        set("cut", proto, port),
+		Grants4:    set("grants4", ip4, proto, port),
+		Grants6:    set("grants6", ip6, proto, port),
+		Carried4:   set("carried4", ip4, ip4, proto, port, port),
+		Carried6:   set("carried6", ip6, ip6, proto, port, port),
+		reach4:     set("reach4", ip4, ip4, proto, port),
+		reach6:     set("reach6", ip6, ip6, proto, port),
+		near:       set("near", nft.TypeIFIndex, ip6, proto, port),
+		met4:       set("met4", ip4, proto, port),
+		met6:       set("met6", ip6, proto, port),
+		linked:     set("linked", nft.TypeIFIndex, ip6, proto, port),
+		targets4:   set("targets4", ip4, proto, port),
+		targets6:   set("targets6", ip6, proto, port),
+		addresses4: set("addresses4", ip4),
+		addresses6: set("addresses6", ip6),
+		Marker:     chain(markerChain),
+		door:       chain("door"),
+		links:      chain("links"),
+		Ended:      chain("ended"),
+		Confirm:    chain("confirm"),
+		closed:     chain("closed"),
+		refused:    chain("refused"),
+		quoted:     chain("quoted"),
+		begun:      chain("begun"),
+		knock:      Hooked(chain("knock"), nft.ChainHookPrerouting, -310),
+		Guard:      Hooked(chain("guard"), nft.ChainHookPrerouting, -110),
+		Claim:      Hooked(chain("claim"), nft.ChainHookPrerouting, -101),
+		arrive:     Hooked(chain("arrive"), nft.ChainHookInput, -310),
+		revive:     Hooked(chain("revive"), nft.ChainHookOutput, -110),
+		passing:    Hooked(chain("passing"), nft.ChainHookForward, -110),
+		hush:       Hooked(chain("hush"), nft.ChainHookPostrouting, 110),
+		receipt:    Hooked(chain("receipt"), nft.ChainHookOutput, -300),
+	}
+	for _, s := range []*nft.Set{o.Grants4, o.Grants6, o.reach4, o.reach6, o.near, o.met4, o.met6, o.linked} {
+		s.Size = size
+	}
+	for _, s := range o.Learned() {
+		s.Dynamic = true
+	}
+	o.Claim.Type = nft.ChainTypeNAT
+	return o
+}
+
+// Hooked makes a chain a base chain whose policy is to accept.
+func Hooked(c *nft.Chain, hook *nft.ChainHook, priority nft.ChainPriority) *nft.Chain {
+	accept := nft.ChainPolicyAccept
+	c.Type, c.Hooknum, c.Priority, c.Policy = nft.ChainTypeFilter, hook, &priority, &accept
+	return c
+}
+
+// Sets are those whose elements a load decides.
+func (o *objects) Sets() []*nft.Set {
+	return []*nft.Set{
+		o.Guarded, o.cut, o.near, o.Grants4, o.Grants6, o.reach4, o.reach6,
+		o.Carried4, o.Carried6, o.targets4, o.targets6, o.addresses4, o.addresses6,
+	}
+}
+
+// Learned are the sets that rules fill.
+func (o *objects) Learned() []*nft.Set { return []*nft.Set{o.met4, o.met6, o.linked} }
+
+// Chains has those that are jumped to before those that jump.
+func (o *objects) Chains() []*nft.Chain {
+	return []*nft.Chain{
+		o.Marker, o.refused, o.closed, o.quoted, o.Ended, o.Confirm, o.links, o.begun, o.door,
+		o.receipt, o.knock, o.Guard, o.arrive, o.revive, o.passing, o.hush, o.Claim,
+	}
+}

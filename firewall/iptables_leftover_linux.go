@@ -1,0 +1,161 @@
+package firewall
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	nft "github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"sallyport/firewall/internal/ipset"
+	"sallyport/firewall/internal/nl"
+)
+
+// leftover returns the kinds of iptables in whose tables chains of ours stand. It runs no
+// program and makes no table.
+func leftover() ([]string, error) {
+	var kinds []string
+	if there, err := leftInNft(); err != nil {
+		return nil, err
+	} else if there {
+		kinds = append(kinds, kindNft)
+	}
+	there, err := leftInLegacy()
+	if err != nil {
+		return nil, err
+	}
+	if there {
+		kinds = append(kinds, kindLegacy)
+	}
+	return kinds, nil
+}
+
+func leftInNft() (bool, error) {
+	conn, err := nft.New(nft.AsLasting())
+	if err != nil {
+		return false, nl.Explain("opening netlink", err)
+	}
+	defer conn.CloseLasting()
+	for _, family := range []nft.TableFamily{nft.TableFamilyIPv4, nft.TableFamilyIPv6} {
+		chains, err := conn.ListChainsOfTableFamily(family)
+		if nl.NoNftables(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, nl.Explain("looking for chains of iptables", err)
+		}
+		for _, c := range chains {
+			for _, t := range tables() {
+				if c.Table.Name == t.name && slices.Contains(t.chains, c.Name) {
+					return true, nil
+				}
+			}
+		}
+	}
+	return false, nil
+}
+
+func leftInLegacy() (bool, error) {
+	for _, v6 := range []bool{false, true} {
+		path, domain := "/proc/thread-self/net/ip_tables_names", unix.AF_INET
+		if v6 {
+			path, domain = "/proc/thread-self/net/ip6_tables_names", unix.AF_INET6
+		}
+		names, err := os.ReadFile(path) // to ask for a table that is not there would make it
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("looking for tables of iptables: %w", err)
+		}
+		there, err := leftInFamily(domain, v6, strings.Fields(string(names)))
+		if err != nil || there {
+			return there, err
+		}
+	}
+	return false, nil
+}
+
+func leftInFamily(domain int, v6 bool, names []string) (bool, error) {
+	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false, os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	for _, t := range tables() {
+		if !slices.Contains(names, t.name) {
+			continue
+		}
+		rules, err := legacyRules(fd, v6, t.name)
+		if err != nil {
+			return false, fmt.Errorf("reading table %s: %w", t.name, err)
+		}
+		for _, chain := range t.chains {
+			if bytes.Contains(rules, append([]byte(chain), 0)) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// removeLeftover takes away the guard that iptables left, of these kinds.
+func removeLeftover(kinds []string) error {
+	for _, kind := range kinds {
+		if err := removeKind(kind); err != nil {
+			return fmt.Errorf("removing the guard that stands in the tables of iptables (%s): %w", kind, err)
+		}
+	}
+	return nil
+}
+
+func removeKind(kind string) error {
+	h, err := startHelper("", kind, "")
+	if err != nil {
+		return err
+	}
+	b := &ipt{helper: h}
+	if b.sets, err = ipset.Open(); err != nil {
+		b.sets = nil // then it had none
+	}
+	return errors.Join(b.Remove(), b.Close())
+}
+
+// removeLeftSets takes away sets of ours that no chain of ours is left of. To ask a kernel that has
+// no ipset yet would load it.
+func removeLeftSets() error {
+	const modules = "/sys/module"
+	_, all := os.Stat(modules)
+	if _, err := os.Stat(modules + "/ip_set"); all == nil && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	sets, err := ipset.Open()
+	if errors.Is(err, unix.EPERM) {
+		return err
+	}
+	if err != nil {
+		return nil // this kernel has none
+	}
+	return errors.Join(sets.Destroy(ourSets()...), sets.Close())
+}
+
+// endInSets ends what a guard of iptables has granted.
+func endInSets() error {
+	sets, err := ipset.Open()
+	if errors.Is(err, unix.EPERM) {
+		return err
+	}
+	if err != nil {
+		return nil // no ipset in this kernel: nothing is in one
+	}
+	var errs []error
+	for _, s := range leaseSets {
+		errs = append(errs, sets.Empty(setName(s.name, s.v6)))
+	}
+	return errors.Join(append(errs, sets.Close())...)
+}

@@ -1,0 +1,25 @@
+package firewall
+
+import (
+	"errors"
+
+	"sallyport/firewall/internal/nftables"
+)
+
+// Rules returns the guard as text for nft, without grants, for the administrator's own rule
+// file: nft -f loads it, alone or behind a flush in the same file, and a daemon with
+// PersistFile takes over the table that it makes and fills in live grants. It reads as the
+// comments in the code that makes the same rules over netlink.
+func Rules(c Config) (string, error) {
+	c.setDefaults()
+	if err := c.check(); err != nil {
+		return "", err
+	}
+	if c.Mode != Guard {
+		return "", errors.New("mode admit has no guard: your own table shuts the ports")
+	}
+	if c.Backend == BackendIptables {
+		return "", errors.New("the guard can be printed for nft only, and the backend is iptables")
+	}
+	return nftables.Text(c.spec()), nil
+}
