@@ -19,7 +19,7 @@ import (
 	"sallyport/spa/client/doctor"
 )
 
-// answered is a command whose answers are given.
+// answered returns a command whose answers are given.
 func answered() (*knock, *cobra.Command, *bytes.Buffer) {
 	k := &knock{app: &app{}, plan: &client.Plan{
 		Profile: &keys.Profile{Name: "gw", Receipts: true, Services: map[string][]string{"ssh": {"tcp/22"}}},
@@ -31,7 +31,7 @@ func answered() (*knock, *cobra.Command, *bytes.Buffer) {
 	return k, cmd, &stderr
 }
 
-// answerFrom is an answer of a gateway at that address.
+// answerFrom returns an answer of a gateway at this address.
 func answerFrom(gateway string, v client.Verdict, s spa.Status) client.Answer {
 	a := client.Answer{Verdict: v, Gateway: netip.MustParseAddr(gateway), Receipt: &spa.Receipt{Status: s}}
 	if v == client.Silent {
@@ -40,7 +40,7 @@ func answerFrom(gateway string, v client.Verdict, s spa.Status) client.Answer {
 	return a
 }
 
-// today is a time of today.
+// today returns a time of today.
 func today(hour, minute int) time.Time {
 	year, month, day := time.Now().Date()
 	return time.Date(year, month, day, hour, minute, 0, 0, time.Local)
@@ -72,9 +72,9 @@ func TestConclude(t *testing.T) {
 		"both silent":                {[]client.Answer{none4, none6}, cli.NoAnswer, "no answer from gw (192.0.2.1)", []string{"2001:db8::1"}},
 		"nothing could be sent":      {[]client.Answer{broken4}, cli.Failed, "knocking on gw: network is down", nil},
 		"unsent, and refused":        {[]client.Answer{broken4, no6}, cli.Refused, "gw refused ssh: not allowed for this client", []string{"network is down"}},
-		"granted, and over":          {[]client.Answer{over4}, cli.Failed, "ssh is not open on gw any more: the grant of ssh ended at 14:03:00", nil},
-		"over, and one granted":      {[]client.Answer{over4, open6}, cli.Done, "", []string{"any more"}},
-		"too early":                  {[]client.Answer{early4}, cli.Refused, "gw has just started and takes no knocks for another 24s", nil},
+		"granted, and over":          {[]client.Answer{over4}, cli.Failed, "ssh is no longer open on gw: the grant of ssh ended at 14:03:00", nil},
+		"over, and one granted":      {[]client.Answer{over4, open6}, cli.Done, "", []string{"no longer"}},
+		"too early":                  {[]client.Answer{early4}, cli.Refused, "gw has just started and accepts no knocks for another 24s", nil},
 		"sent without a receipt":     {[]client.Answer{answerFrom(v4, client.Sent, spa.Granted)}, cli.Done, "", nil},
 		"a close of one that is not": {[]client.Answer{answerFrom(v4, client.Closed, spa.Closed), none6}, cli.Done, "", []string{"2001:db8::1"}},
 	} {
@@ -101,7 +101,7 @@ func TestConclude(t *testing.T) {
 	}
 }
 
-// Where NAT64 makes a stated source useless, what to do is said, and it is the command that has to change.
+// TestUnprepared: if NAT64 makes a stated source useless, the hint says what to change in the command.
 func TestUnprepared(t *testing.T) {
 	wrong := &client.CommandError{Err: &client.NAT64Error{Gateway: netip.MustParseAddr("64:ff9b::1"),
 		Stated: netip.MustParseAddr("2a00::4")}}
@@ -112,7 +112,7 @@ func TestUnprepared(t *testing.T) {
 	}
 }
 
-// Every refusal and silence says what to do about it.
+// TestHints: every refusal and silence has a hint.
 func TestHints(t *testing.T) {
 	k, _, _ := answered()
 	seen := map[string]bool{}
@@ -164,7 +164,7 @@ func TestOpenLine(t *testing.T) {
 	}
 }
 
-// TestHostileFinding: what a finding of doctor says of others ends no line and moves no cursor.
+// TestHostileFinding: text from others in a finding of doctor cannot end a line or move the cursor.
 func TestHostileFinding(t *testing.T) {
 	var out bytes.Buffer
 	cmd := &cobra.Command{}
@@ -179,7 +179,7 @@ func TestHostileFinding(t *testing.T) {
 	}
 }
 
-// Where it is certain that another address was let in than this machine has, that is said.
+// TestTranslatedIsSaid: if the gateway certainly let in another address than this machine's, there is a warning.
 func TestTranslatedIsSaid(t *testing.T) {
 	for name, c := range map[string]struct {
 		own, in string
@@ -189,7 +189,7 @@ func TestTranslatedIsSaid(t *testing.T) {
 		"the own":            {"8.8.4.4", "8.8.4.4", client.Opened, ""},
 		"an ordinary NAT":    {"10.0.0.2", "8.8.4.4", client.Opened, ""},
 		"a part of a tunnel": {"8.8.4.4", "8.8.8.8", client.Opened, "gw let in 8.8.8.8, but this machine reaches it from 8.8.4.4"},
-		"NAT64":              {"2a00::4", "8.8.8.8", client.Opened, "gw let in 8.8.8.8, and this machine reaches it from 2a00::4: a translator (NAT64)"},
+		"NAT64":              {"2a00::4", "8.8.8.8", client.Opened, "gw let in 8.8.8.8, but this machine reaches it from 2a00::4: a translator (NAT64)"},
 		"refused anyway":     {"8.8.4.4", "8.8.8.8", client.Refused, ""},
 	} {
 		k, cmd, stderr := answered()

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// The command line of ProxyCommand is read by ssh, which expands per cents, and then by a shell.
+// TestSSHConfigCommand: ssh expands percent signs in the ProxyCommand, and then a shell parses it.
 func TestSSHConfigCommand(t *testing.T) {
 	for name, c := range map[string]struct {
 		config sshConfig
@@ -42,7 +42,7 @@ func TestSSHConfigOfIPv6(t *testing.T) {
 	}
 }
 
-// A line break would end the line of the configuration, and what follows would be one of its own.
+// TestSSHConfigRefusesLineBreaks: a line break would add a line to the configuration.
 func TestSSHConfigRefusesLineBreaks(t *testing.T) {
 	if err := onOneLine("/home/a\n\tProxyCommand evil"); err == nil {
 		t.Error("no error")
@@ -52,7 +52,7 @@ func TestSSHConfigRefusesLineBreaks(t *testing.T) {
 	}
 }
 
-// The name alone will do where it leads to this program, and nowhere else.
+// TestProgram: the name alone is used only if it finds this program.
 func TestProgram(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// TestOffset: how a clock is off is said in words.
+// TestOffset: offset describes clocks in words.
 func TestOffset(t *testing.T) {
 	for ahead, want := range map[float64]string{0: "right", -0.04: "right", 0.06: "0.1 s ahead",
 		-43.2: "43 s behind", 3600: "3600 s ahead"} {
@@ -37,7 +37,7 @@ func TestDecisionLine(t *testing.T) {
 	}
 }
 
-// TestMissed: what was not shown is said.
+// TestMissed: missed decisions are reported.
 func TestMissed(t *testing.T) {
 	for asJSON, want := range map[bool]string{false: "3 decisions were not shown\n", true: "{\"missed\":3}\n"} {
 		var out strings.Builder
@@ -49,7 +49,7 @@ func TestMissed(t *testing.T) {
 	}
 }
 
-// TestStatusOfMany: whoever has something to be seen to is told of, among however many.
+// TestStatusOfMany: clients that need attention are listed, among however many.
 func TestStatusOfMany(t *testing.T) {
 	s := &control.Status{Now: time.Now(), MoreSeen: 5}
 	for i := range 100 {

@@ -10,7 +10,7 @@ import (
 	"sallyport/keys"
 )
 
-// TestProfile: what spa-client does follows from each key of its profile.
+// TestProfile: each key of its profile has an effect on spa-client.
 func TestProfile(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")

@@ -11,7 +11,7 @@ import (
 func TestGuardBeforeADryRun(t *testing.T) {
 	lab.NeedProgram(t, "nft", "apt-get install nftables")
 	s := newScene(t, func(c *config.Config) { c.Firewall.Backend = "dry-run" })
-	if found := checkGuard(s.config, s.look()); !says(found, Problem, []string{"guard", "from before", "teardown"}) {
+	if found := checkGuard(s.config, s.look()); !says(found, Problem, []string{"guard", "an earlier one", "teardown"}) {
 		t.Errorf("with a guard: got %+v", found)
 	}
 	s.nft(dropping) // flushes what there was

@@ -212,7 +212,7 @@ func socketTests() []hostTest {
 		{name: "served on loopback", config: services("tcp/80"), spoil: func(s *scene) {
 			s.feed("add rule inet filter input tcp dport 80 accept", "nft", "-f", "-")
 			s.listen("127.0.0.1:80")
-		}, want: Notice, says: []string{"service.s80", "but for itself"}},
+		}, want: Notice, says: []string{"service.s80", "except on loopback"}},
 		{name: "served by DNAT", config: services("tcp/80"), spoil: beside("table ip nat { chain pre { type nat hook prerouting priority -100; tcp dport 80 redirect to :22; }\n}\nadd rule inet filter input tcp dport 80 accept")},
 		{name: "knock port in use", spoil: func(s *scene) { s.listenUDP("0.0.0.0:62201") },
 			want: Warning, says: []string{"knock_ports", "udp/62201", "shared = true"}},
@@ -228,13 +228,13 @@ func machineTests() []hostTest {
 		{name: "no such interface", config: func(c *config.Config) { c.Capture.Interfaces = []string{"vs", "wan0"} },
 			want: Notice, says: []string{"capture.interfaces", "wan0"}},
 		{name: "an alternative name", config: func(c *config.Config) { c.Capture.Interfaces = []string{"enp0s5"} }, spoil: alsoNamed("enp0s5")},
-		{name: "elsewhere", config: func(c *config.Config) { c.Address = "198.51.100.9" }, want: Notice, says: []string{"address", "198.51.100.9 is none of this host's addresses"}},
+		{name: "elsewhere", config: func(c *config.Config) { c.Address = "198.51.100.9" }, want: Notice, says: []string{"address", "198.51.100.9 is not an address of this host"}},
 		{name: "an address that only a local route has", config: func(c *config.Config) { c.Address = "198.51.100.7" }, spoil: local("198.51.100.0/24")},
 		{name: "a name that leads elsewhere", config: func(c *config.Config) { c.Address = "gw.example.net" }, pretend: func(h *host) {
 			h.resolve = func(context.Context, string) ([]netip.Addr, error) {
 				return []netip.Addr{netip.MustParseAddr("198.51.100.9")}, nil
 			}
-		}, want: Notice, says: []string{"address", "gw.example.net is [198.51.100.9], none of this host's addresses"}},
+		}, want: Notice, says: []string{"address", "gw.example.net is [198.51.100.9], which is not an address of this host"}},
 		{name: "another port", config: func(c *config.Config) { c.Address += ":5555" }, want: Notice, says: []string{"address", "udp/5555", "knock_ports"}},
 		{name: "the same port", config: func(c *config.Config) { c.Address += ":62201" }},
 		{name: "not to be looked up", config: func(c *config.Config) { c.Address = "gw.example.net" }, want: Notice, says: []string{"address", "gw.example.net", "no such host"}},
@@ -287,9 +287,9 @@ func machineTests() []hostTest {
 		}, want: Notice, says: []string{"not looked at", "the rule sets of other tools", "root"}},
 		{name: "no guard", spoil: func(s *scene) { s.nft(dropping) }, want: Problem, says: []string{"guard", "NOT LOADED", "systemctl restart"}},
 		{name: "neither guard nor server", spoil: func(s *scene) { s.nft(dropping); s.saveSettings() }, pretend: func(h *host) { h.running = false },
-			want: Problem, says: []string{"guard", "NOT LOADED", "no server runs"}},
+			want: Problem, says: []string{"guard", "NOT LOADED", "no server is running"}},
 		{name: "never loaded", spoil: func(s *scene) { s.nft(dropping) }, pretend: func(h *host) { h.running = false }, want: Warning, says: []string{"guard", "not loaded yet"}},
-		{name: "guard without server", pretend: func(h *host) { h.running = false }, want: Problem, says: []string{"spa-server", "nobody can knock"}},
+		{name: "guard without server", pretend: func(h *host) { h.running = false }, want: Problem, says: []string{"spa-server", "no client can knock"}},
 		{name: "guard by iptables", spoil: func(s *scene) {
 			s.nft(dropping)
 			s.feed("*mangle\n:spa-guard -\n-A PREROUTING -j spa-guard\nCOMMIT\n", "iptables-nft-restore")

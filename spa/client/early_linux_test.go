@@ -25,7 +25,7 @@ func TestStartedAnew(t *testing.T) {
 	}{
 		"observed": {[]string{"open", "ssh", "--source", "observed", "--timeout", "1m"}, 0, "is open on gw", "just started"},
 		"stated":   {[]string{"open", "ssh", "--source", "192.0.2.2", "--timeout", "1m"}, 0, "waiting\nssh (tcp/22) is open on gw", "error"},
-		"connect":  {[]string{"connect", "ssh", "--source", "192.0.2.2"}, 0, "gw has just started and takes no knocks for another", "error"},
+		"connect":  {[]string{"connect", "ssh", "--source", "192.0.2.2"}, 0, "gw has just started and accepts no knocks for another", "error"},
 		"exec":     {[]string{"exec", "ssh", "--source", "192.0.2.2", "--", "echo", "ran"}, 0, "waiting\nran", "error"},
 		"short":    {[]string{"open", "ssh", "--source", "192.0.2.2", "--timeout", "5s"}, 3, "hint: run it again then, or let it wait: --timeout ", "is open"},
 		"silent":   {[]string{"open", "ssh", "--source", "observed", "--timeout", "5s"}, 4, "started less than 30s ago", "is open on gw"},

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// program is a command tree whose command do ends as it is told.
+// program returns a command tree whose command do ends as end says.
 func program(end func(cmd *cobra.Command) error) (*cobra.Command, *bytes.Buffer, *bytes.Buffer) {
 	var stdout, stderr bytes.Buffer
 	root := &cobra.Command{Use: "spa-test"}
@@ -141,7 +141,7 @@ func TestOutput(t *testing.T) {
 	}
 }
 
-// TestHostileTexts: what others chose ends no line, moves no cursor and turns no text round.
+// TestHostileTexts: text chosen by others cannot end a line, move the cursor or reverse the text direction.
 func TestHostileTexts(t *testing.T) {
 	const hostile = "a\x1b[2J\r\u202eb\u2028\u009b"
 	root, _, stderr := program(func(cmd *cobra.Command) error {
@@ -162,7 +162,7 @@ type failer struct{}
 
 func (failer) Write([]byte) (int, error) { return 0, os.ErrClosed }
 
-// Output that goes into a file or another program has no colours.
+// TestNoColour: output into a file or another program has no colours.
 func TestNoColour(t *testing.T) {
 	t.Setenv("TERM", "xterm")
 	t.Setenv("NO_COLOR", "")
@@ -179,7 +179,7 @@ func TestNoColour(t *testing.T) {
 	}
 }
 
-// TestClock: a time says its day and zone where it could be read as another.
+// TestClock: a time includes its date and zone if it would be ambiguous without.
 func TestClock(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {

@@ -16,9 +16,9 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/messages-*.golden anew")
 
-// TestMessages: whatever the programs may say to a user stands in three files, so that it is read together
-// and in whole: every text of several words that their packages hold, help texts aside.
-// After a change: go test ./cmd/internal/cli -run Messages -update, and read what has changed.
+// TestMessages keeps every text that the programs may print in three files, so that they can be read together: every
+// string of several words in their packages, except help texts. After a change: go test ./cmd/internal/cli -run
+// Messages -update, and read what has changed.
 func TestMessages(t *testing.T) {
 	for program, patterns := range map[string][]string{
 		"spa-client": {"cmd/spa-client/*.go", "cmd/internal/cli/*.go", "spa/client/*.go", "spa/client/doctor/*.go",
@@ -61,13 +61,13 @@ func testMessages(t *testing.T, golden string, patterns []string) {
 	}
 }
 
-// missing are the lines of a that b does not have.
+// missing returns the lines of a that are not in b.
 func missing(a, b string) []string {
 	have := strings.Split(b, "\n")
 	return slices.DeleteFunc(strings.Split(a, "\n"), func(line string) bool { return slices.Contains(have, line) })
 }
 
-// checkWords is what every message keeps to.
+// checkWords checks the rules for all messages.
 func checkWords(t *testing.T, message string) {
 	t.Helper()
 	lower := strings.ToLower(message)
@@ -78,10 +78,10 @@ func checkWords(t *testing.T, message string) {
 	}
 }
 
-// ofRules are files with texts for the kernel and for iptables, not for people.
+// ofRules matches files with texts for the kernel and for iptables, not for people.
 var ofRules = regexp.MustCompile(`firewall/(text|iptables_(rules|bare|inward|outward|quoted|links|saved)|helper_programs)[^/]*$`)
 
-// sources are the files of the module that fit a pattern, for all systems, but no tests.
+// sources returns the module's files that match a pattern, for all systems, without tests.
 func sources(t *testing.T, pattern string) []string {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join("../../..", pattern))
@@ -104,7 +104,7 @@ func literal(e ast.Expr) (text string, ok bool) {
 	return strings.NewReplacer("\n", `\n`, "\x00", `\x00`).Replace(text), err == nil
 }
 
-// operands are those of a sum, from left to right.
+// operands returns the operands of a sum, from left to right.
 func operands(e ast.Expr) []ast.Expr {
 	if sum, ok := e.(*ast.BinaryExpr); ok && sum.Op == token.ADD {
 		return append(operands(sum.X), operands(sum.Y)...)
@@ -112,7 +112,7 @@ func operands(e ast.Expr) []ast.Expr {
 	return []ast.Expr{e}
 }
 
-// messages are a file's texts of several words, in their order.
+// messages returns a file's texts of several words, in order.
 func messages(t *testing.T, path string) []string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
@@ -136,7 +136,7 @@ func messages(t *testing.T, path string) []string {
 			name, ok := n.Key.(*ast.Ident)
 			return !ok || name.Name != "Long" && name.Name != "Example"
 		case *ast.BinaryExpr:
-			text := "" // of literals that are one text, on several lines
+			text := "" // of literals that form one text on several lines
 			for _, e := range operands(n) {
 				part, ok := literal(e)
 				if text += part; !ok {

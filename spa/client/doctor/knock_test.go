@@ -67,9 +67,9 @@ func TestOneAddressIsDead(t *testing.T) {
 				e.families = append(e.families, newFamily(netip.MustParseAddr(addr)))
 			}
 			for i, f := range e.knock() {
-				want, says := Good, " is answered"
+				want, says := Good, " answers"
 				if order[i] == dead {
-					want, says = Bad, " is not answered, but another address is: "
+					want, says = Bad, " does not answer, but another address does: "
 				}
 				if f.State != want || !strings.Contains(f.Text, order[i]+says) {
 					t.Errorf("got %s %q, want %s", f.State, f.Text, want)

@@ -79,7 +79,7 @@ func TestAddressesOfAName(t *testing.T) {
 	if len(e.families) != 2 || e.families[0].name == e.families[1].name || e.families[0].gateway == e.families[1].gateway {
 		t.Errorf("got %d addresses to look at, want the two: %q", len(e.families), texts)
 	}
-	if len(texts) != 2 || !strings.HasPrefix(texts[1], "note gw.example.net. has no IPv6 address that is known (the "+
+	if len(texts) != 2 || !strings.HasPrefix(texts[1], "note gw.example.net. has no known IPv6 address (the "+
 		"resolver does not answer): every knock waits") {
 		t.Errorf("got %q", texts)
 	}
