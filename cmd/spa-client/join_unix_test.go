@@ -81,7 +81,8 @@ func TestJoinWithoutReader(t *testing.T) {
 			r, w, err := os.Pipe()
 			return w, errors.Join(err, r.Close())
 		}, ""},
-		"full": {func() (*os.File, error) { return os.OpenFile("/dev/full", os.O_WRONLY, 0) }, "writing to standard output: "},
+		"full": {func() (*os.File, error) { return os.OpenFile("/dev/full", os.O_WRONLY, 0) },
+			"writing to standard output: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := os.Stat("/dev/full"); err != nil && name == "full" {

@@ -14,12 +14,15 @@ func TestSSHConfigCommand(t *testing.T) {
 		config sshConfig
 		want   string
 	}{
-		"plain":        {sshConfig{program: "spa-client"}, "spa-client connect ssh --host gw"},
-		"a path":       {sshConfig{program: "/opt/a b/spa-client"}, "'/opt/a b/spa-client' connect ssh --host gw"},
-		"a quote":      {sshConfig{program: "spa-client", config: "/home/o'neill"}, `spa-client --config '/home/o'\''neill' connect ssh --host gw`},
-		"a per cent":   {sshConfig{program: "spa-client", config: "/a%h"}, "spa-client --config /a%%h connect ssh --host gw"},
-		"a dollar":     {sshConfig{program: "spa-client", config: "/$(id)"}, "spa-client --config '/$(id)' connect ssh --host gw"},
-		"Windows":      {sshConfig{program: `C:\Program Files\spa-client.exe`, windows: true}, `"C:\Program Files\spa-client.exe" connect ssh --host gw`},
+		"plain":  {sshConfig{program: "spa-client"}, "spa-client connect ssh --host gw"},
+		"a path": {sshConfig{program: "/opt/a b/spa-client"}, "'/opt/a b/spa-client' connect ssh --host gw"},
+		"a quote": {sshConfig{program: "spa-client", config: "/home/o'neill"},
+			`spa-client --config '/home/o'\''neill' connect ssh --host gw`},
+		"a per cent": {sshConfig{program: "spa-client", config: "/a%h"}, "spa-client --config /a%%h connect ssh --host gw"},
+		"a dollar": {sshConfig{program: "spa-client", config: "/$(id)"},
+			"spa-client --config '/$(id)' connect ssh --host gw"},
+		"Windows": {sshConfig{program: `C:\Program Files\spa-client.exe`, windows: true},
+			`"C:\Program Files\spa-client.exe" connect ssh --host gw`},
 		"another port": {sshConfig{program: "spa-client", asked: 2222}, "spa-client connect ssh --host gw --port 2222"},
 	} {
 		c.config.name, c.config.service = "gw", "ssh"

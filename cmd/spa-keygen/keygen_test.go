@@ -22,7 +22,8 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata/script",
 		Setup: gateway,
-		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"token": checkToken, "gates": checkGates, "exitcode": checkExit},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"token": checkToken,
+			"gates": checkGates, "exitcode": checkExit},
 	})
 }
 

@@ -23,12 +23,18 @@ func TestOffset(t *testing.T) {
 func TestDecisionLine(t *testing.T) {
 	at := time.Date(2026, 3, 1, 14, 3, 30, 0, time.Local)
 	for want, d := range map[string]control.Decision{
-		"14:03:30 unopened 12 ×: wrong gate tag":                     {Verdict: "unopened", Packets: 12, Reason: "wrong gate tag"},
-		"14:03:30 unopened bob: stale packet, clock 43 s behind":     {Verdict: "unopened", Client: "bob", Reason: "stale packet", Ahead: -43},
-		"14:03:30 granted alice ssh,web until 14:04:00":              {Verdict: "granted", Client: "alice", Services: []string{"ssh", "web"}, Until: []time.Time{at.Add(30 * time.Second)}},
-		"14:03:30 denied bob close ssh: not allowed":                 {Verdict: "denied", Client: "bob", Command: "close", Services: []string{"ssh"}, Reason: "not allowed"},
-		"14:03:30 closed alice ssh: made with the old gate key":      {Verdict: "closed", Client: "alice", Command: "close", Services: []string{"ssh"}, OldGate: true},
-		"14:03:30 granted alice ssh: made with the client's old key": {Verdict: "granted", Client: "alice", Services: []string{"ssh"}, OldKey: true},
+		"14:03:30 unopened 12 ×: wrong gate tag": {Verdict: "unopened", Packets: 12,
+			Reason: "wrong gate tag"},
+		"14:03:30 unopened bob: stale packet, clock 43 s behind": {Verdict: "unopened", Client: "bob",
+			Reason: "stale packet", Ahead: -43},
+		"14:03:30 granted alice ssh,web until 14:04:00": {Verdict: "granted", Client: "alice",
+			Services: []string{"ssh", "web"}, Until: []time.Time{at.Add(30 * time.Second)}},
+		"14:03:30 denied bob close ssh: not allowed": {Verdict: "denied", Client: "bob", Command: "close",
+			Services: []string{"ssh"}, Reason: "not allowed"},
+		"14:03:30 closed alice ssh: made with the old gate key": {Verdict: "closed", Client: "alice", Command: "close",
+			Services: []string{"ssh"}, OldGate: true},
+		"14:03:30 granted alice ssh: made with the client's old key": {Verdict: "granted", Client: "alice",
+			Services: []string{"ssh"}, OldKey: true},
 	} {
 		d.Time = at
 		if got := decisionLine(d); got != want {

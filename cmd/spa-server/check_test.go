@@ -78,7 +78,8 @@ func (c *checked) check(as uint32) (found []check.Finding, code int) {
 	cmd := exec.Command(filepath.Join(bin, "spa-server"), "check", "--json", "--config", c.dir)
 	if as == 0 {
 		cmd = lab.See(cmd, map[string]string{
-			"/etc/passwd": filepath.Join(c.accounts, "passwd"), "/etc/group": filepath.Join(c.accounts, "group"), "/etc/systemd/system": c.units,
+			"/etc/passwd": filepath.Join(c.accounts, "passwd"), "/etc/group": filepath.Join(c.accounts, "group"),
+			"/etc/systemd/system": c.units,
 		})
 	} else {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: as, Gid: as}}

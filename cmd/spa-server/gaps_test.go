@@ -45,7 +45,8 @@ func commands(running, dead gap, lines ...string) upset {
 // emptied are the commands that flush tables of iptables, which are not ours with nftables.
 var emptied = []upset{
 	commands(never, never, "iptables -F", "iptables -X", "ip6tables -F", "ip6tables -X"),
-	commands(never, never, "iptables -t mangle -F", "iptables -t mangle -X", "ip6tables -t mangle -F", "ip6tables -t mangle -X"),
+	commands(never, never, "iptables -t mangle -F", "iptables -t mangle -X", "ip6tables -t mangle -F",
+		"ip6tables -t mangle -X"),
 	commands(never, never, "iptables -t raw -F", "iptables -t nat -F", "ip6tables -t raw -F", "ip6tables -t nat -F"),
 }
 
@@ -66,17 +67,27 @@ type gapTest struct {
 }
 
 var gapTests = []gapTest{
-	{name: "owned", edit: owned, upsets: append(slices.Clip(emptied), commands(never, never, "nft flush ruleset")), older: append(slices.Clip(emptied), commands(second, lost, "nft flush ruleset"))},
-	{name: "owned, nftables.conf", edit: owned, tool: newHostRules, upsets: []upset{{"reload", reloadOf, never, never}}, older: []upset{{"reload", reloadOf, second, lost}}},
-	{name: "in nftables.conf", edit: withoutOwner, tool: newHostRulesWithGuard, upsets: []upset{{"reload", reloadOf, never, never}}, forgets: true},
-	{name: "admit", edit: admitted, tool: newAdmittingHost, upsets: []upset{{"reload", reloadOf, never, never}}, forgets: true},
-	{name: "without an owner", edit: withoutOwner, upsets: append(slices.Clip(emptied), commands(second, lost, "nft flush ruleset"))},
-	{name: "without an owner, nftables.conf", edit: withoutOwner, tool: newHostRules, upsets: []upset{{"reload", reloadOf, second, lost}}},
-	{name: "without an owner, ufw", edit: withoutOwner, tool: newUFW, upsets: []upset{{"reload", reloadOf, never, never}, {"disable, enable", restart, never, never}}},
-	{name: "without an owner, firewalld", edit: withoutOwner, tool: newFirewalld, upsets: []upset{{"reload", reloadOf, never, never}, {"restart", restart, never, never}}},
+	{name: "owned", edit: owned, upsets: append(slices.Clip(emptied), commands(never, never, "nft flush ruleset")),
+		older: append(slices.Clip(emptied), commands(second, lost, "nft flush ruleset"))},
+	{name: "owned, nftables.conf", edit: owned, tool: newHostRules, upsets: []upset{{"reload", reloadOf, never, never}},
+		older: []upset{{"reload", reloadOf, second, lost}}},
+	{name: "in nftables.conf", edit: withoutOwner, tool: newHostRulesWithGuard,
+		upsets: []upset{{"reload", reloadOf, never, never}}, forgets: true},
+	{name: "admit", edit: admitted, tool: newAdmittingHost, upsets: []upset{{"reload", reloadOf, never, never}},
+		forgets: true},
+	{name: "without an owner", edit: withoutOwner, upsets: append(slices.Clip(emptied),
+		commands(second, lost, "nft flush ruleset"))},
+	{name: "without an owner, nftables.conf", edit: withoutOwner, tool: newHostRules,
+		upsets: []upset{{"reload", reloadOf, second, lost}}},
+	{name: "without an owner, ufw", edit: withoutOwner, tool: newUFW, upsets: []upset{{"reload", reloadOf, never, never},
+		{"disable, enable", restart, never, never}}},
+	{name: "without an owner, firewalld", edit: withoutOwner, tool: newFirewalld,
+		upsets: []upset{{"reload", reloadOf, never, never}, {"restart", restart, never, never}}},
 	{name: "iptables", edit: byIPTables, upsets: ofIPTables},
-	{name: "iptables, ufw", edit: byIPTables, tool: newUFW, upsets: []upset{{"reload", reloadOf, never, never}, {"disable, enable", restart, never, never}}},
-	{name: "iptables, firewalld", edit: byIPTables, tool: newFirewalld, upsets: []upset{{"reload", reloadOf, second, lost}, {"restart", restart, second, lost}}},
+	{name: "iptables, ufw", edit: byIPTables, tool: newUFW, upsets: []upset{{"reload", reloadOf, never, never},
+		{"disable, enable", restart, never, never}}},
+	{name: "iptables, firewalld", edit: byIPTables, tool: newFirewalld,
+		upsets: []upset{{"reload", reloadOf, second, lost}, {"restart", restart, second, lost}}},
 }
 
 // ofIPTables are upsets of a guard by iptables: only a flush of its own table matters.

@@ -44,7 +44,8 @@ func TestToJournal(t *testing.T) {
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	for stream, want := range map[string]bool{
-		fmt.Sprintf("%d:%d", stat.Dev, stat.Ino): true, fmt.Sprintf("%d:%d", stat.Dev, stat.Ino+1): false, "": false, "x": false,
+		fmt.Sprintf("%d:%d", stat.Dev, stat.Ino): true, fmt.Sprintf("%d:%d", stat.Dev, stat.Ino+1): false, "": false,
+		"x": false,
 	} {
 		if got := toJournal(stream, file); got != want {
 			t.Errorf("%q: got %v, want %v", stream, got, want)

@@ -64,7 +64,8 @@ func TestTeardownOfAnotherDirectory(t *testing.T) {
 	g.start()
 	elsewhere := filepath.Join(t.TempDir(), "typo")
 	for command, hint := range map[string]string{
-		"teardown": "stop it, then tear down again", "status": "spa-server init", "run": "spa-server init", "guard": "spa-server init", "check": "spa-server init",
+		"teardown": "stop it, then tear down again", "status": "spa-server init", "run": "spa-server init",
+		"guard": "spa-server init", "check": "spa-server init",
 	} {
 		out, code := g.run(g.host, "spa-server", command, "--config", elsewhere)
 		if code != 1 {

@@ -23,7 +23,8 @@ func (e *examination) silence() []Finding {
 		return heard
 	}
 	found := []Finding{{Step: StepSilence, State: Bad,
-		Text: e.profile.Name + " does not answer. It is silent about everything that it does not accept, so the cause is uncertain; " +
+		Text: e.profile.Name + " does not answer. It is silent about everything that it does not accept, so " +
+			"the cause is uncertain; " +
 			"likely causes, most likely first"}}
 	if !e.profile.Receipts {
 		found[0].Text = e.profile.Name + " sends no receipts, and the ports did not open; likely causes, most likely first"
