@@ -109,7 +109,7 @@ func TestInterrupted(t *testing.T) {
 	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("got %v, want exit code 1", err)
 	}
-	if !strings.Contains(stderr.String(), "step 4 (Alice's packet opens it, for her only): interrupted") {
+	if !strings.Contains(stderr.String(), "step 4 (Alice's packet opens it, to her only): interrupted") {
 		t.Errorf("got %q, want the step that was interrupted", stderr)
 	}
 	nothingLeft(t, files)

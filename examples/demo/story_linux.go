@@ -33,8 +33,8 @@ const (
 )
 
 func (d *demo) introduce() {
-	d.heading("Sallyport: one packet opens one port, for one address, for a short while")
-	d.say(`Three machines on one network, made of namespaces that vanish at the end:
+	d.heading("Sallyport: one packet opens one port, to one address, for a short time")
+	d.say(`Three machines on one network, made of namespaces that are removed at the end:
   gateway   192.0.2.1  runs a service on tcp/22 (it echoes, in place of ssh)
   alice     192.0.2.2  will be given a key
   stranger  192.0.2.3  has none
@@ -46,9 +46,9 @@ func (d *demo) steps() []step {
 		{"Before: the port answers everyone", d.before},
 		{"The gateway's files, and a key for alice", d.enrol},
 		{"The server starts, and the port goes dark", d.guard},
-		{"Alice's packet opens it, for her only", d.knock},
-		{"It closes by itself, and her session goes on", d.expire},
-		{"Her packet, copied on the way, opens nothing", d.replay},
+		{"Alice's packet opens it, to her only", d.knock},
+		{"It closes on its own, and her session continues", d.expire},
+		{"Her packet, copied on the path, opens nothing", d.replay},
 		{"A new packet opens it again" + over6(" (this time over IPv6)"), d.knockAgain},
 		{"What the gateway's administrator sees", d.administer},
 		{"The server stops: nothing opens", d.stop},
@@ -144,7 +144,7 @@ func withoutTime(log string) string {
 }
 
 func (d *demo) knock(ctx context.Context) (err error) {
-	d.say("Somebody on the way copies what she sends, for later.")
+	d.say("Someone on the path copies what she sends, for later.")
 	if d.sniffer, err = sniff(d.alice.Host); err != nil {
 		return err
 	}
@@ -281,7 +281,7 @@ func (d *demo) stop(ctx context.Context) error {
 	if err := d.server.stop(ctx); err != nil {
 		return err
 	}
-	d.say("Without a server nobody gets in: the guard is in the kernel and stays.")
+	d.say("Without a server no one gets in: the guard is in the kernel and stays.")
 	_, err := d.meet(d.stranger, dark, door4)
 	return err
 }
