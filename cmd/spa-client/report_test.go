@@ -47,7 +47,7 @@ func today(hour, minute int) time.Time {
 }
 
 func TestConclude(t *testing.T) {
-	const v4, v6 = "192.0.2.1", "2001:db8::1"
+	const v4, v6, refused = "192.0.2.1", "2001:db8::1", "gw refused ssh: not allowed for this client"
 	open4, open6 := answerFrom(v4, client.Opened, spa.Granted), answerFrom(v6, client.Opened, spa.Granted)
 	no4, no6 := answerFrom(v4, client.Refused, spa.ReasonNotAllowed), answerFrom(v6, client.Refused, spa.ReasonNotAllowed)
 	other6 := answerFrom(v6, client.Refused, spa.ReasonSourceRequired)
@@ -67,17 +67,14 @@ func TestConclude(t *testing.T) {
 		"one granted, one silent": {[]client.Answer{open4, none6}, cli.Done, "",
 			[]string{"no answer from gw (2001:db8::1)"}},
 		"one refused, one granted": {[]client.Answer{no4, open6}, cli.Done, "", []string{"gw refused ssh: not allowed"}},
-		"one silent, one refused": {[]client.Answer{none4, no6}, cli.Refused,
-			"gw refused ssh: not allowed for this client", []string{"no answer from gw (192.0.2.1)"}},
-		"both refused alike": {[]client.Answer{no4, no6}, cli.Refused, "gw refused ssh: not allowed for this client",
-			nil},
-		"both refused, not alike": {[]client.Answer{no4, other6}, cli.Refused,
-			"gw refused ssh: not allowed for this client", []string{"state its own address"}},
+		"one silent, one refused": {[]client.Answer{none4, no6}, cli.Refused, refused,
+			[]string{"no answer from gw (192.0.2.1)"}},
+		"both refused alike":      {[]client.Answer{no4, no6}, cli.Refused, refused, nil},
+		"both refused, not alike": {[]client.Answer{no4, other6}, cli.Refused, refused, []string{"state its own address"}},
 		"both silent": {[]client.Answer{none4, none6}, cli.NoAnswer, "no answer from gw (192.0.2.1)",
 			[]string{"2001:db8::1"}},
 		"nothing could be sent": {[]client.Answer{broken4}, cli.Failed, "knocking on gw: network is down", nil},
-		"unsent, and refused": {[]client.Answer{broken4, no6}, cli.Refused,
-			"gw refused ssh: not allowed for this client", []string{"network is down"}},
+		"unsent, and refused":   {[]client.Answer{broken4, no6}, cli.Refused, refused, []string{"network is down"}},
 		"granted, and over": {[]client.Answer{over4}, cli.Failed, "ssh is no longer open on gw: the grant of ssh " +
 			"ended at 14:03:00", nil},
 		"over, and one granted": {[]client.Answer{over4, open6}, cli.Done, "", []string{"no longer"}},

@@ -125,7 +125,7 @@ func services(list ...string) func(*config.Config) {
 }
 
 func hostTests() []hostTest {
-	return slices.Concat(tableTests(), socketTests(), machineTests(), fileTests())
+	return slices.Concat(tableTests(), redirectTests(), socketTests(), machineTests(), flushTests(), fileTests())
 }
 
 // tableTests are about other tools' rule sets.
@@ -155,6 +155,12 @@ func tableTests() []hostTest {
 			s.feed("*filter\n:INPUT ACCEPT\n:FORWARD DROP\n:ufw-before-input -\n-A INPUT -j ufw-before-input\nCOMMIT\n",
 				"iptables-nft-restore")
 		}, want: Problem, says: []string{"tcp/2200-2201 to 192.0.2.2:22", " ufw route allow proto tcp to 192.0.2.2 port 22"}},
+	}
+}
+
+// redirectTests are about redirected ports, and other tools' rules in general.
+func redirectTests() []hostTest {
+	return []hostTest{
 		{name: "led to another port", config: services("tcp/2200"),
 			spoil: withRules("table inet filter { chain input { type filter hook input priority 0; policy drop; " +
 				"tcp dport 22 accept; }\n" +
@@ -364,8 +370,8 @@ func machineTests() []hostTest {
 	}
 }
 
-// fileTests are about files: the machine's, and the gateway's own.
-func fileTests() []hostTest {
+// flushTests are about units and files that flush rule sets.
+func flushTests() []hostTest {
 	flushing := func(s *scene) {
 		s.enable("nftables.service")
 		s.file("etc/nftables.conf", "#!/usr/sbin/nft -f\nflush ruleset\ninclude \"/etc/nftables.d/*.nft\"\n")
@@ -402,6 +408,12 @@ func fileTests() []hostTest {
 			s.enable("firewalld.service")
 			s.enable("ufw.service")
 		}},
+	}
+}
+
+// fileTests are about the gateway's own files.
+func fileTests() []hostTest {
+	return []hostTest{
 		{name: "world-writable: server.toml", spoil: func(s *scene) { s.chmod("server.toml", 0o642) }, want: Warning,
 			says: []string{"server.toml", "chmod o-w"}},
 		{name: "world-writable: the directory", spoil: func(s *scene) { s.chmod(".", 0o757) }, want: Warning,
@@ -414,10 +426,8 @@ func fileTests() []hostTest {
 			says: []string{"grants", "chmod o-rwx"}},
 		{name: "world-readable: the log", spoil: func(s *scene) { s.write("audit.jsonl", "", 0o644) }, want: Warning,
 			says: []string{"audit.jsonl", "chmod o-rwx"}},
-		{name: "a link in place of the ledger", spoil: func(s *scene) {
-			s.link("server.toml",
-				"grants")
-		}}, // chmod would change what it leads to
+		// chmod would change what the link leads to.
+		{name: "a link in place of the ledger", spoil: func(s *scene) { s.link("server.toml", "grants") }},
 		{name: "world-writable: the socket", spoil: func(s *scene) { s.write("control.sock", "", 0o606) }, want: Warning,
 			says: []string{"control.sock", "chmod o-rwx"}},
 		{name: "another's journal", spoil: func(s *scene) { s.chown("journal", 54321) }, want: Problem,
