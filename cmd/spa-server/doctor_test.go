@@ -269,7 +269,7 @@ func TestDoctor(t *testing.T) {
 		{"knock port silent", func(g *gateway) {
 			g.nft(g.host, `table inet n { chain c { type filter hook input priority 0; udp dport 62202 drop; }; }`)
 			g.readdress(func(p *keys.Profile) { p.KnockPorts = []uint16{62202, 62201} })
-		}, nil, 1, []doctorLine{{bad, "other knock ports are: it is blocked on the way, or the gateway no longer has it"},
+		}, nil, 1, []doctorLine{{bad, "other knock ports do: it is blocked on the way, or the gateway no longer has it"},
 			{good, "accepts connections after"}}, ""},
 		{"grants shorter than a look", func(g *gateway) {
 			g.server.stop(syscall.SIGTERM)
@@ -324,7 +324,7 @@ func TestDoctor(t *testing.T) {
 			}
 			g.nft(g.host, `table inet f2b { chain c { type filter hook input priority -1; ip saddr 192.0.2.2 `+
 				`tcp dport 22 reject; }; }`)
-		}, nil, 1, []doctorLine{{bad, "was granted and refuses connections"},
+		}, nil, 1, []doctorLine{{bad, "was granted but refuses connections"},
 			{"", "spa-server check --from 192.0.2.2 shows"}}, ""},
 		{"nothing listens, and the address is translated", func(g *gateway) {
 			g.nft(g.client, `table ip n { chain c { type nat hook postrouting priority 100; ip saddr 192.0.2.2 `+

@@ -249,7 +249,7 @@ func TestStatusOfDryRun(t *testing.T) {
 	g.set("firewall", "backend", `"dry-run"`)
 	g.start()
 	out := g.fails(0, "status", "--config", g.dir)
-	wantSaid(t, out, "none of this server: a dry run")
+	wantSaid(t, out, "none: a dry run")
 	if strings.Contains(out, "in place") {
 		t.Errorf("a dry run is told of as a guard\n%s", out)
 	}
