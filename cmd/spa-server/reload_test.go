@@ -22,7 +22,7 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// reload reloads and returns what changed.
+// takeOver reloads and returns what changed.
 func (g *gateway) takeOver() control.Reloaded {
 	g.t.Helper()
 	return objects[control.Reloaded](g.t, g.must("spa-server", "reload", "--json", "--config", g.dir))[0]

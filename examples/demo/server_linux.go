@@ -106,7 +106,7 @@ func (s *server) stop(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-limit.C:
-		return fmt.Errorf("the server goes on %v after it was told to stop", startWithin)
+		return fmt.Errorf("the server still runs %v after it was asked to stop", startWithin)
 	}
 	if s.err != nil {
 		return fmt.Errorf("the server stopped badly: %w", s.err)

@@ -9,8 +9,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// fail2ban is what it loads for a ban of an address on ports, with the default action of its nftables and of its
-// iptables.
+// fail2banNFT is what fail2ban loads for a ban of an address on ports, with the default action of its nftables and of
+// its iptables.
 func fail2banNFT(addr string) string {
 	family, set, kind := "ip", "addr-set-sshd", "ipv4_addr"
 	if netip.MustParseAddr(addr).Is6() {

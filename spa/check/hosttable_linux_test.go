@@ -65,7 +65,7 @@ func (s *scene) chmod(name string, mode os.FileMode) {
 	}
 }
 
-// rules loads rules in place of dropping's, with the guard.
+// withRules loads rules in place of dropping's, with the guard.
 func withRules(rules string) func(*scene) {
 	return func(s *scene) { s.t.Helper(); s.nft(rules + "\ntable inet spa { chain guard { }\n}\n") }
 }

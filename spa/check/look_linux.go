@@ -152,7 +152,7 @@ func fields(path string, words int) ([][]string, error) {
 	return lines, nil
 }
 
-// Magic numbers of file systems (statfs(2)) that lose their contents at a reboot, or are on another machine.
+// media maps magic numbers of file systems (statfs(2)) that lose their contents at a reboot, or are on another machine.
 var media = map[uint32]medium{
 	unix.TMPFS_MAGIC: inMemory, unix.RAMFS_MAGIC: inMemory,
 	unix.NFS_SUPER_MAGIC: onNetwork, unix.SMB_SUPER_MAGIC: onNetwork, unix.SMB2_SUPER_MAGIC: onNetwork,

@@ -297,8 +297,8 @@ func lines(t *testing.T, g *lab.Gateway, args ...string) (next func(want string)
 	}
 }
 
-// open --renew knocks before the time is over, and at once if the machine's address changes; after Ctrl-C its grants
-// end on time.
+// renew: open --renew knocks before the time is over, and at once if the machine's address changes; after Ctrl-C its
+// grants end on time.
 func renew(t *testing.T, g *lab.Gateway) {
 	if _, err := lab.EchoServer(g.Host, ":22"); err != nil {
 		t.Fatal(err)
