@@ -32,10 +32,12 @@ var onlyAtStart = strings.Fields(`ACCESS FACCESSAT CONNECT SOCKET SOCKETCALL OPE
 	PSELECT6 TKILL BASE`)
 
 // wrappers are the functions of packages syscall, unix and internal/syscall/unix that the daemon uses.
-var wrappers = strings.Fields(`openat Openat fstat Fstat fstatat Fstatat Getdents ReadDirent readlinkat Readlinkat fcntl Fcntl
-	pread Pread pwrite Pwrite read write Close Seek seek Fsync Fdatasync flock Flock unlinkat Unlinkat accept4 shutdown Shutdown
-	sendto recvfrom sendmsg recvmsg getsockopt setsockopt getsockname getpeername wait4 waitid Waitid Getuid Geteuid Getgid Getegid
-	ppoll Poll InotifyRmWatch munmap Munmap Madvise ClockGettime`)
+var wrappers = strings.Fields(`
+	openat Openat fstat Fstat fstatat Fstatat Getdents ReadDirent readlinkat Readlinkat fcntl Fcntl
+	pread Pread pwrite Pwrite read write Close Seek seek Fsync Fdatasync flock Flock unlinkat Unlinkat
+	accept4 shutdown Shutdown sendto recvfrom sendmsg recvmsg getsockopt setsockopt getsockname
+	getpeername wait4 waitid Waitid Getuid Geteuid Getgid Getegid ppoll Poll InotifyRmWatch munmap
+	Munmap Madvise ClockGettime`)
 
 func TestRuntimesCallsAreAllowed(t *testing.T) {
 	for arch := range audit {

@@ -80,7 +80,8 @@ func checkWords(t *testing.T, message string) {
 }
 
 // ofRules matches files with texts for the kernel and for iptables, not for people.
-var ofRules = regexp.MustCompile(`firewall/(text|iptables_(rules|bare|inward|outward|quoted|links|saved)|helper_programs)[^/]*$`)
+var ofRules = regexp.MustCompile(`firewall/(text|iptables_` +
+	`(rules|bare|inward|outward|quoted|links|saved)|helper_programs)[^/]*$`)
 
 // sources returns the module's files that match a pattern, for all systems, without tests.
 func sources(t *testing.T, pattern string) []string {
