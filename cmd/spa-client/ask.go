@@ -16,10 +16,10 @@ import (
 	"sallyport/keys"
 )
 
-// errNoTerminal is returned where nobody can be asked.
+// errNoTerminal is returned if there is no one to ask.
 var errNoTerminal = errors.New("there is no terminal to ask on")
 
-// ask asks a person at the terminal, whatever standard input is, and does not show the answer.
+// ask prompts on the terminal, whatever standard input is, and does not show the answer.
 func ask(ctx context.Context, prompt string) ([]byte, error) {
 	in, out, err := openTerminal()
 	if err != nil {
@@ -35,16 +35,16 @@ func askOn(ctx context.Context, in *os.File, out io.Writer, prompt string) ([]by
 	return readOn(ctx, in, out, prompt, readHidden)
 }
 
-// pasteToken asks on an open terminal for a token.
+// pasteToken asks for a token on an open terminal.
 func pasteToken(ctx context.Context, in *os.File, out io.Writer, prompt string) ([]byte, error) {
 	return readOn(ctx, in, out, prompt, readPasted)
 }
 
-// morePasted is how long the lines after the first of what is pasted may be on their way.
+// morePasted is how long to wait for further pasted lines after the first.
 const morePasted = 100 * time.Millisecond
 
-// readPasted reads a token. What is pasted with line breaks in it is none. Its other lines are thrown
-// away: the shell, which reads next, would run a piece of a key as a command and remember it.
+// readPasted reads a token. A text pasted with line breaks is not a token. Its other lines are discarded: the shell
+// would read them next, run a piece of a key as a command and save it in its history.
 func readPasted(fd int) ([]byte, error) {
 	line, err := readHidden(fd)
 	if err != nil {
@@ -57,7 +57,7 @@ func readPasted(fd int) ([]byte, error) {
 	return line, nil
 }
 
-// readOn reads from an open terminal by a function that makes it hide what is typed.
+// readOn reads from an open terminal with a function that hides the input.
 func readOn(ctx context.Context, in *os.File, out io.Writer, prompt string,
 	read func(fd int) ([]byte, error)) ([]byte, error) {
 	fd := int(in.Fd())
@@ -67,7 +67,7 @@ func readOn(ctx context.Context, in *os.File, out io.Writer, prompt string,
 	}
 	asking, stop := unhidden(ctx)
 	defer stop()
-	defer term.Restore(fd, state) // also when interrupted: or the terminal would go on hiding
+	defer term.Restore(fd, state) // even if interrupted: otherwise the terminal would keep hiding input
 	defer fmt.Fprintln(out)
 	fmt.Fprint(out, prompt)
 	answer, err := interruptible(asking, func() ([]byte, error) { return read(fd) })
@@ -80,8 +80,8 @@ func readOn(ctx context.Context, in *os.File, out io.Writer, prompt string,
 	return answer, err
 }
 
-// unhidden returns a context that ends with signals which would end the program before the terminal is
-// put back: Ctrl-\, and what ssh sends its ProxyCommand when it has waited long enough.
+// unhidden returns a context that ends with signals that would kill the program before it has restored the terminal:
+// Ctrl-\, and the SIGHUP that ssh sends its ProxyCommand after a timeout.
 func unhidden(ctx context.Context) (context.Context, func()) {
 	asking, cancel := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 1)
@@ -100,8 +100,7 @@ func unhidden(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// interruptible does what may wait for a person unless ctx ends before. It is then left
-// behind: the program ends.
+// interruptible runs a read that may wait for the user, until ctx ends. The read is then abandoned: the program exits.
 func interruptible(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
 	type result struct {
 		b   []byte

@@ -45,7 +45,7 @@ func echoes(t *testing.T, terminal *os.File) bool {
 	return state.Lflag&unix.ECHO != 0
 }
 
-// prompted is a writer that tells when a prompt was written.
+// prompted is a writer that signals when a prompt was written.
 type prompted struct {
 	*strings.Builder
 	asked chan struct{}
@@ -58,7 +58,7 @@ func (p prompted) Write(b []byte) (int, error) {
 	return p.Builder.Write(b)
 }
 
-// TestAskShowsNothing: what is typed does not appear, and the terminal is as it was afterwards.
+// TestAskShowsNothing: what is typed does not appear, and the terminal is restored afterwards.
 func TestAskShowsNothing(t *testing.T) {
 	for name, answered := range map[string]bool{"answered": true, "interrupted": false} {
 		t.Run(name, func(t *testing.T) {
@@ -77,7 +77,7 @@ func TestAskShowsNothing(t *testing.T) {
 			}()
 			<-out.asked
 			for echoes(t, terminal) {
-				// The prompt comes before: what is typed that fast was typed for something else.
+				// The prompt comes first: text typed before it was typed for something else.
 			}
 			if !answered {
 				cancel()
@@ -103,7 +103,7 @@ func TestAskShowsNothing(t *testing.T) {
 	}
 }
 
-// Ctrl-D is an answer too: none.
+// TestAskEnds: Ctrl-D is an empty answer.
 func TestAskEnds(t *testing.T) {
 	terminal, other := pseudoTerminal(t)
 	out := prompted{new(strings.Builder), make(chan struct{})}

@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// openTerminal opens the console of this process, whatever its standard files are.
+// openTerminal opens the console of this process, even if its standard files are redirected.
 func openTerminal() (in, out *os.File, err error) {
 	in, err = os.OpenFile("CONIN$", os.O_RDWR, 0)
 	if err != nil {

@@ -4,7 +4,7 @@ package main
 
 import "os"
 
-// openTerminal opens the terminal of this process, whatever its standard files are.
+// openTerminal opens the terminal of this process, even if its standard files are redirected.
 func openTerminal() (in, out *os.File, err error) {
 	in, err = os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"sallyport/keys"
 )
 
-// slowRing is a keyring that takes its time: something else happens while it is asked.
+// slowRing is a keyring that lets something else happen while it is used.
 type slowRing struct {
 	fileRing
 	meanwhile func()
@@ -27,7 +27,8 @@ func (r slowRing) Set(name, passphrase string) error {
 	return r.fileRing.Set(name, passphrase)
 }
 
-// A new key that is imported while a passphrase is asked for is not written over by the old one.
+// TestKeyThatComesMeanwhile: a new key that is imported while the user types a passphrase is not overwritten by the old
+// one.
 func TestKeyThatComesMeanwhile(t *testing.T) {
 	newProfile := func() *keys.Profile {
 		return &keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201},

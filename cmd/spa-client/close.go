@@ -11,8 +11,8 @@ func (a *app) closeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "close SERVICE...",
 		Short: "Close services that were opened for this machine's address",
-		Long: `Close ends what this client opened for this address before its time. Sessions that
-are open live on, and so does what another client opened for the same address.`,
+		Long: `Close ends this client's grants for this address early. Established sessions continue,
+and so do grants of other clients for the same address.`,
 		Example: "  spa-client close ssh --host gw",
 		Args:    serviceArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {

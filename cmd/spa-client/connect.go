@@ -26,21 +26,21 @@ func (a *app) connectCommand() *cobra.Command {
 		Use:   "connect SERVICE",
 		Short: "Open a service and join standard input and output to it",
 		Long: `Connect asks the gateway to open a service for this machine's address, connects to
-it, and joins standard input and output to the connection: it is made for
-ssh's ProxyCommand, and spa-client ssh-config prints what belongs into ssh's configuration.
-It connects in the family that was granted, and to the service's TCP port; where it
-has several, --port says to which.
+it, and joins standard input and output to the connection. It is made for ssh's
+ProxyCommand: spa-client ssh-config prints the block for ssh's configuration.
+It connects in the address family that was granted, to the service's TCP port; if the
+service has several, choose one with --port.
 
-With --fdpass the connection itself is handed to the program that reads standard
-output, as ssh wants it with ProxyUseFdpass, and connect leaves: nothing stands
-between ssh and the gateway then. Windows has no such thing.
+With --fdpass, connect hands the connection itself to the program that reads standard
+output, as ssh's ProxyUseFdpass expects, and exits: no process remains between ssh and
+the gateway. Windows does not support it.
 
-A gateway that has just started takes no knocks for its window, and may say so: connect
-then waits for it, unless --timeout is given and is shorter. Where no answer comes the
-port is tried once: it is open if only the answer was lost.
+A gateway that has just started accepts no knocks for its window, and may say so: connect
+then waits, unless a shorter --timeout is given. If no answer comes, it tries the port
+once: perhaps only the answer was lost.
 
-Exit status: 0 the connection ended, 125 it did not come about (refused, no answer,
-misused, anything else), 130 or 143 interrupted.`,
+Exit status: 0 the connection ended, 125 there was no connection (refused, no answer,
+misused, any other reason), 130 or 143 interrupted.`,
 		Example: `  ssh -o ProxyCommand='spa-client connect ssh --host gw' gw.example.net
   spa-client connect tcp/8443 --host gw`,
 		Args: oneService,
@@ -60,11 +60,11 @@ misused, anything else), 130 or 143 interrupted.`,
 	cli.OwnFailures(cmd)
 	k.reach(cmd)
 	cmd.Flags().Var(&port, "port", "TCP `PORT` of a service that has several")
-	cmd.Flags().BoolVar(&fdpass, "fdpass", false, "hand the connection over and leave: for ssh's ProxyUseFdpass")
+	cmd.Flags().BoolVar(&fdpass, "fdpass", false, "hand over the connection and exit: for ssh's ProxyUseFdpass")
 	return cmd
 }
 
-// oneService checks that there is one argument and that it could be a service.
+// oneService checks that there is one argument and that it can be a service.
 func oneService(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("connect takes one service, not %d", len(args))
@@ -79,7 +79,7 @@ func (k *knock) dial(cmd *cobra.Command, service string, port uint16) (net.Conn,
 	}
 	asked := k.plan.Command.Services[0]
 	if known := k.plan.Ports(asked); len(known) > 0 || !k.plan.Profile.Receipts {
-		_, err := client.OnlyPort(asked, known, port) // told before anything is sent, where the profile knows it
+		_, err := client.OnlyPort(asked, known, port) // reported before anything is sent, if the profile knows the ports
 		if several := new(client.PortError); port == 0 && errors.As(err, &several) {
 			return nil, cli.Misuse(err, whichPort(several))
 		}
@@ -97,13 +97,13 @@ func (k *knock) dial(cmd *cobra.Command, service string, port uint16) (net.Conn,
 	return conn, nil
 }
 
-// noteLost says that nothing was heard, and that the port accepts all the same.
+// noteLost reports that no answer came, but that the port accepts connections.
 func (k *knock) noteLost(cmd *cobra.Command) {
 	cli.Note(cmd, "no answer from %s, but %s accepts connections: only the answer was lost, or the port is open "+
 		"without a knock", k.plan.Profile.Name, k.services())
 }
 
-// whichPort is what to do where it is not clear to which port to connect.
+// whichPort returns the hint if it is unclear which port to connect to.
 func whichPort(e *client.PortError) string {
 	if len(e.Ports) > 0 && !e.HasTCP() {
 		return "connect needs a TCP port; for anything else use spa-client open or spa-client exec"
@@ -111,14 +111,14 @@ func whichPort(e *client.PortError) string {
 	return "choose one: --port PORT"
 }
 
-// undialled says why there is no connection.
+// undialled returns the error if there is no connection.
 func (k *knock) undialled(cmd *cobra.Command, answers []client.Answer, err error) error {
 	if cmd.Context().Err() != nil {
 		return cmd.Context().Err()
 	}
 	var wrong *client.PortError
 	if errors.As(err, &wrong) {
-		return cli.Fail(wrong, whichPort(wrong)) // once, though each family has the same to say
+		return cli.Fail(wrong, whichPort(wrong)) // only once: the error is the same in each family
 	}
 	for _, a := range answers {
 		k.caution(cmd, a)
@@ -134,7 +134,7 @@ func (k *knock) undialled(cmd *cobra.Command, answers []client.Answer, err error
 	return k.conclude(cmd, answers)
 }
 
-// unreached is the end of a command whose service was opened and cannot be reached.
+// unreached returns the error for a service that was opened but cannot be reached.
 func (k *knock) unreached(a client.Answer, err error) error {
 	exit := &cli.Exit{Code: cli.Failed, Err: err, Hint: "find out why: spa-client doctor --host " + k.plan.Profile.Name,
 		More: []string{"likely: the service is not running, or a firewall on the gateway or on the way blocks the port"}}
@@ -145,8 +145,7 @@ func (k *knock) unreached(a client.Answer, err error) error {
 	return exit
 }
 
-// join copies both ways until each side has said its last. What one side ends is
-// ended for the other, and the way back stays open.
+// join copies both ways until both sides have ended. The end of one direction is passed on, and the other stays open.
 func join(ctx context.Context, conn net.Conn, in io.Reader, out io.WriteCloser) error {
 	sent := make(chan error, 1)
 	received := make(chan error, 1)
@@ -172,24 +171,24 @@ func join(ctx context.Context, conn net.Conn, in io.Reader, out io.WriteCloser) 
 	return nil
 }
 
-// errUnheard is returned where whoever read the output has gone: nobody is left to be told.
-var errUnheard = errors.New("nobody reads standard output any more")
+// errUnheard is returned if the reader of standard output has gone: there is no one to report to.
+var errUnheard = errors.New("standard output was closed")
 
-// send copies what comes in, and ends the connection's sending half.
+// send copies the input, then closes the connection's sending half.
 func send(conn net.Conn, in io.Reader) error {
 	if _, err := io.Copy(conn, in); err != nil && !gone(err) {
 		return fmt.Errorf("sending to the gateway: %w", err)
 	}
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {
-		half.CloseWrite() // the other side may have gone: then nothing is left to be ended
+		half.CloseWrite() // the other side may have gone already
 	}
 	return nil
 }
 
-// receive copies what the gateway sends, and ends the output.
+// receive copies what the gateway sends, then closes the output.
 func receive(out io.WriteCloser, conn net.Conn) error {
 	_, err := io.Copy(out, conn)
-	if ours, ok := errors.AsType[*fs.PathError](err); ok { // of a file, so of the output
+	if ours, ok := errors.AsType[*fs.PathError](err); ok { // a file, so the output
 		if gone(ours) {
 			return errUnheard
 		}
@@ -202,7 +201,7 @@ func receive(out io.WriteCloser, conn net.Conn) error {
 	return nil
 }
 
-// portFlag is a port as a flag has it.
+// portFlag is a port given as a flag.
 type portFlag uint16
 
 // String is empty without a port.
@@ -223,5 +222,5 @@ func (p *portFlag) Set(text string) error {
 	return nil
 }
 
-// Type is what the help calls the value.
+// Type returns the value's name in the help text.
 func (p *portFlag) Type() string { return "PORT" }

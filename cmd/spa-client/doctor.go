@@ -35,20 +35,19 @@ func (a *app) doctorCommand() *cobra.Command {
 	d := &diagnosis{app: a}
 	cmd := &cobra.Command{
 		Use:   "doctor [SERVICE...]",
-		Short: "Find out why a gateway does not open",
-		Long: `Doctor looks, step by step, at all that lies between this machine and an open port:
-the profile, the gateway's name, this machine's addresses, the clock, the ports before,
-each knock port, the gateway's receipt, the ports after.
+		Short: "Find out why a gateway does not open a port",
+		Long: `Doctor checks each step between this machine and an open port: the profile, the
+gateway's name, this machine's addresses, the clock, the ports before the knock, each
+knock port, the gateway's receipt, and the ports after the knock.
 
-What is certain is marked "bad". Where the gateway is silent, which it is on purpose
-about what it does not accept, the causes come ranked as "suspect", each with the sign
-by which the gateway's administrator knows it in "spa-server watch".
+Certain faults are marked "bad". A gateway deliberately stays silent about packets that it
+does not accept: the likely causes are then ranked as "suspect", each with the sign that
+the gateway's administrator sees in "spa-server watch".
 
-It knocks as open does, for the services named or for all that the profile knows: what
-is granted stays open until it ends. Nobody else is asked anything, unless a time
-server is named with --ntp.
+It knocks as open does, for the named services or for all services of the profile: grants
+stay open until they end. It contacts no other host, except a time server given with --ntp.
 
-Exit status: 0 all is well, 1 something is wrong, 3 refused by the gateway, 4 no answer.`,
+Exit status: 0 no problems found, 1 problems found, 3 refused by the gateway, 4 no answer.`,
 		Example: `  spa-client doctor --host gw
   spa-client doctor ssh --host gw --ntp pool.ntp.org`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -59,9 +58,9 @@ Exit status: 0 all is well, 1 something is wrong, 3 refused by the gateway, 4 no
 		ValidArgsFunction: (&knock{app: a}).completeServices,
 	}
 	a.hostFlag(cmd, &d.host)
-	cmd.Flags().Var(&d.source, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address; the "+
-		"host's own setting without it")
-	cmd.Flags().DurationVar(&d.timeout, "timeout", 5*time.Second, "how long each look waits for an answer")
+	cmd.Flags().Var(&d.source, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address (default: "+
+		"the host's own setting)")
+	cmd.Flags().DurationVar(&d.timeout, "timeout", 5*time.Second, "how long each check waits for an answer")
 	cmd.Flags().StringVar(&d.ntp, "ntp", "", "time server to compare this machine's clock with: `HOST`")
 	cli.JSONFlag(cmd, &d.json)
 	return cmd
@@ -76,10 +75,10 @@ func (d *diagnosis) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	if d.profile, err = d.app.profileFor(cmd.Context(), d.host, services); err != nil {
-		return err // says which file, and what to do
+		return err // names the file and what to do
 	}
 	first := doctor.Finding{Step: "profile", State: doctor.Good,
-		Text: fmt.Sprintf("%s is readable by you alone: client %s, gateway %s", d.profile.Name,
+		Text: fmt.Sprintf("%s is readable only by you: client %s, gateway %s", d.profile.Name,
 			d.profile.Client, d.profile.Address)}
 	if err := d.tell(cmd, first); err != nil {
 		return err
@@ -132,7 +131,7 @@ func (d *diagnosis) askTime(ctx context.Context) (time.Duration, error) {
 	return response.ClockOffset, nil
 }
 
-// tell prints a finding, and beneath it what to do and what the administrator sees.
+// tell prints a finding, and below it what to do and what the administrator sees.
 func (d *diagnosis) tell(cmd *cobra.Command, f doctor.Finding) error {
 	if d.json {
 		return cli.JSON(cmd, f)
@@ -151,7 +150,7 @@ func (d *diagnosis) tell(cmd *cobra.Command, f doctor.Finding) error {
 	return nil
 }
 
-// conclude is the end of the command: what was found has been printed.
+// conclude returns the command's exit. The findings have been printed.
 func (d *diagnosis) conclude() error {
 	switch name := d.profile.Name; {
 	case d.refused:

@@ -22,12 +22,13 @@ func (a *app) execCommand() *cobra.Command {
 		Short: "Open services, wait until they answer, run a command",
 		Long: `Exec asks the gateway to open services for this machine's address, waits until their
 TCP ports accept connections, and runs a command. The command has standard input, output
-and error to itself, and gets the signals that are sent to spa-client. No shell is involved.
-A gateway that has just started is waited for, and silence met, as by connect.
+and error to itself, and receives the signals that are sent to spa-client. No shell is
+involved. Like connect, exec waits for a gateway that has just started, and tries the port
+once if no answer comes.
 
 Exit status: that of the command, or 128 plus the number of the signal that ended it;
 127 there is no such command, 126 it cannot be run, 125 it was not run for any other
-reason (refused, no answer, misused, the port does not accept).`,
+reason (refused, no answer, misused, the port accepts no connections).`,
 		Example: `  spa-client exec ssh --host gw -- ssh gw.example.net uptime
   spa-client exec db --host gw --for 5m -- psql -h gw.example.net`,
 		Args: execArgs,
@@ -35,7 +36,7 @@ reason (refused, no answer, misused, the port does not accept).`,
 			dash := cmd.ArgsLenAtDash()
 			path, err := find(args[dash])
 			if err != nil {
-				return err // before knocking: nothing would use the open door
+				return err // before knocking: nothing would use the open port
 			}
 			if err := k.run(cmd, spa.TypeOpen, args[:dash], duration.value()); err != nil {
 				return err
@@ -47,7 +48,7 @@ reason (refused, no answer, misused, the port does not accept).`,
 	}
 	cli.OwnFailures(cmd)
 	k.reach(cmd)
-	cmd.Flags().Var(&duration, "for", "how long, such as 30s or 1h30m; the service's own without it")
+	cmd.Flags().Var(&duration, "for", "how long, such as 30s or 1h30m (default: the service's own)")
 	return cmd
 }
 
@@ -60,7 +61,7 @@ func execArgs(cmd *cobra.Command, args []string) error {
 	return serviceArgs(cmd, args[:dash])
 }
 
-// find looks a command up as a shell would.
+// find looks up a command as a shell does.
 func find(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
@@ -76,7 +77,7 @@ func find(name string) (string, error) {
 func execute(ctx context.Context, command *exec.Cmd) error {
 	signals, stop := caught()
 	defer stop()
-	if err := ctx.Err(); err != nil { // a signal that came before
+	if err := ctx.Err(); err != nil { // a signal that came earlier
 		return err
 	}
 	if err := command.Start(); err != nil {
@@ -101,12 +102,12 @@ func execute(ctx context.Context, command *exec.Cmd) error {
 	return nil
 }
 
-// passSignals hands each signal to a process until it has ended.
+// passSignals passes each signal to a process until it has ended.
 func passSignals(to *os.Process, signals <-chan os.Signal, ended <-chan struct{}) {
 	for {
 		select {
 		case s := <-signals:
-			_ = to.Signal(s) // it may have ended meanwhile
+			_ = to.Signal(s) // it may have ended by now
 		case <-ended:
 			return
 		}

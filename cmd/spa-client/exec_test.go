@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A signal that comes between the knock and the command is not lost: nothing is run.
+// TestExecuteAfterASignal: a signal between the knock and the command is not lost: nothing is run.
 func TestExecuteAfterASignal(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()

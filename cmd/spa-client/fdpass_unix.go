@@ -13,15 +13,15 @@ import (
 	"sallyport/cmd/internal/cli"
 )
 
-// passOn hands a connection to the process at the other end of a socket (SCM_RIGHTS, with
-// one byte to carry it, as OpenSSH's ProxyUseFdpass expects it).
+// passOn passes a connection to the process at the other end of a socket (SCM_RIGHTS, with one byte to carry it, as
+// OpenSSH's ProxyUseFdpass expects).
 func passOn(socket *os.File, conn net.Conn) error {
 	file, err := conn.(*net.TCPConn).File()
 	if err != nil {
 		return fmt.Errorf("handing the connection over: %w", err)
 	}
 	defer file.Close()
-	fd := int(file.Fd()) // makes it one that blocks, as whoever gets it expects
+	fd := int(file.Fd()) // sets it to blocking mode, as the receiver expects
 	for {
 		err = unix.Sendmsg(int(socket.Fd()), []byte{0}, unix.UnixRights(fd), nil, 0)
 		if err != unix.EINTR {

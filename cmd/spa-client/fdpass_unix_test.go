@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Whoever gets a connection so can use it as one that blocks, when this program has gone.
+// TestPassOn: the receiver of a connection can use it in blocking mode after this program has exited.
 func TestPassOn(t *testing.T) {
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
@@ -49,7 +49,7 @@ func TestPassOn(t *testing.T) {
 	}
 }
 
-// received is the file that came over a socket, with one byte as OpenSSH reads it.
+// received returns the file that came over a socket, with one byte as OpenSSH reads it.
 func received(t *testing.T, socket *os.File) *os.File {
 	t.Helper()
 	data, control := make([]byte, 16), make([]byte, 64)

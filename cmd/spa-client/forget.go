@@ -16,8 +16,8 @@ func (a *app) forgetCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "forget HOST",
 		Short: "Remove a host and its key",
-		Long: `Forget removes a host and its key from this machine. The gateway still accepts the
-key from whoever else has it: spa-keygen revoke, there, ends that.`,
+		Long: `Forget removes a host and its key from this machine. The gateway still accepts any
+copy of the key: to end that, run spa-keygen revoke there.`,
 		Example:           "  spa-client forget gw",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeHost,
@@ -27,7 +27,7 @@ key from whoever else has it: spa-keygen revoke, there, ends that.`,
 				return err
 			}
 			s, unread := keys.ReadStored(path)
-			err = os.Remove(path) // also one that cannot be read any more
+			err = os.Remove(path) // even if it cannot be read
 			left, leftErr := keys.Sweep(filepath.Dir(path), args[0])
 			if errors.Is(err, fs.ErrNotExist) && leftErr == nil {
 				if left == 0 {

@@ -28,7 +28,7 @@ func signalNamed(name string) os.Signal {
 	return os.Interrupt
 }
 
-// current is the gateway of a script: the last that it started.
+// current is the last gateway that a script started.
 type current struct{ gateway *testGateway }
 
 type gatewayKey struct{}
@@ -37,16 +37,16 @@ func gatewayOf(ts *testscript.TestScript) *testGateway {
 	return ts.Value(gatewayKey{}).(*current).gateway
 }
 
-// testGateway answers knocks on a loopback address, and opens nothing.
+// testGateway answers knocks on a loopback address but opens nothing.
 type testGateway struct {
 	status spa.Status
-	drop   int           // packets that get no answer; -1: all of them
+	drop   int           // packets without an answer; -1: all
 	clock  time.Duration // ahead of the client's
 	most   time.Duration // longest grant
 	ports  []service.Ports
-	again  time.Time // what is stamped up to then is too early
+	again  time.Time // packets stamped up to then are too early
 	noise  bool      // a forged datagram before every receipt
-	tcpAt  string    // where it listens from the first grant on; empty: nowhere
+	tcpAt  string    // where it listens after the first grant; empty: nowhere
 
 	profile *keys.Profile
 	client  *keys.Client
@@ -58,8 +58,8 @@ type testGateway struct {
 	tcp    net.Listener
 }
 
-// gatewayCommand is "gateway [OPTION=VALUE]...": it starts a gateway and writes its
-// token to the file token. The options are those of set.
+// gatewayCommand is "gateway [OPTION=VALUE]...": it starts a gateway and writes its token to the file token. The
+// options are those of set.
 func gatewayCommand(ts *testscript.TestScript, neg bool, args []string) {
 	key, id := keys.NewKey(), keys.NewID()
 	g := &testGateway{status: spa.Granted, knocked: make(chan struct{}), most: time.Hour,
@@ -132,8 +132,8 @@ func (g *testGateway) set(ts *testscript.TestScript, name, value string) {
 	ts.Check(err)
 }
 
-// reserve finds a TCP port that nothing listens on yet, and makes it that of ssh. It is none of those that
-// systems give to whoever asks for any: another program would get it meanwhile.
+// reserve finds a TCP port on which nothing listens yet, and makes it ssh's. It avoids ephemeral ports: another program
+// could get one in between.
 func (g *testGateway) reserve(ts *testscript.TestScript) error {
 	l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", 12_000+rand.IntN(20_000)))
 	for try := 0; err != nil && try < 100; try++ {
@@ -149,7 +149,7 @@ func (g *testGateway) reserve(ts *testscript.TestScript) error {
 	return l.Close()
 }
 
-// listenSoon lets the port accept a moment after it was opened, as services do that start slowly.
+// listenSoon makes the port accept a moment after it was opened, like a service that starts slowly.
 func (g *testGateway) listenSoon() {
 	if g.tcpAt == "" {
 		return
@@ -157,7 +157,7 @@ func (g *testGateway) listenSoon() {
 	time.AfterFunc(150*time.Millisecond, g.listen)
 }
 
-// listen accepts connections, and answers what is said on one once the other side has said all.
+// listen accepts connections, and answers on one after the other side has closed its half.
 func (g *testGateway) listen() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -197,7 +197,7 @@ func (g *testGateway) Lookup(id keys.ID) (keys.Credential, bool) {
 	return keys.Credential{Client: g.client, ID: id, Key: g.client.Key}, id == g.client.ID
 }
 
-// seen returns what has been received.
+// seen returns the knocks received so far.
 func (g *testGateway) seen() []spa.Knock {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -260,15 +260,15 @@ func (g *testGateway) receipt(k spa.Knock, from netip.Addr) spa.Receipt {
 	return r
 }
 
-// sentCommand is "sent N" or "sent N+": it checks that the gateway got N packets, or at least so many,
-// all of them one request and no two the same. Whoever is answered late sends more.
+// sentCommand is "sent N" or "sent N+": it checks that the gateway received N packets, or at least N, all for one
+// request and all different. A client that is answered late sends more.
 func sentCommand(ts *testscript.TestScript, neg bool, args []string) {
 	count, more := strings.CutSuffix(args[0], "+")
 	want, err := strconv.Atoi(count)
 	ts.Check(err)
 	g := gatewayOf(ts)
 	for deadline := time.Now().Add(lab.Patience); len(g.seen()) < want && time.Now().Before(deadline); {
-		<-time.After(time.Millisecond) // what was sent may not have been read yet
+		<-time.After(time.Millisecond) // packets may not have been read yet
 	}
 	knocks := g.seen()
 	if len(knocks) < want || len(knocks) > want && !more {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readHidden reads a line from a terminal that does not show it. Ctrl-D at its beginning is
-// io.EOF, which term.ReadPassword goes on waiting after. Whoever calls it puts the terminal back.
+// readHidden reads a line from a terminal without echo. Ctrl-D at its beginning returns io.EOF; term.ReadPassword would
+// keep waiting. The caller restores the terminal.
 func readHidden(fd int) ([]byte, error) {
 	hidden, err := unix.IoctlGetTermios(fd, getTermios)
 	if err != nil {
@@ -22,7 +22,7 @@ func readHidden(fd int) ([]byte, error) {
 	if err := unix.IoctlSetTermios(fd, setTermios, hidden); err != nil {
 		return nil, err
 	}
-	line := make([]byte, maxLine+1) // a terminal hands over a line at a time
+	line := make([]byte, maxLine+1) // a terminal returns one line at a time
 	for {
 		n, err := unix.Read(fd, line)
 		if err == unix.EINTR {
@@ -38,9 +38,9 @@ func readHidden(fd int) ([]byte, error) {
 	}
 }
 
-// dropTyped throws away what a terminal has and nobody has read.
+// dropTyped discards the terminal's unread input.
 func dropTyped(fd int) {
 	if state, err := unix.IoctlGetTermios(fd, getTermios); err == nil {
-		_ = unix.IoctlSetTermios(fd, dropTermios, state) // as it is; what was typed is lost
+		_ = unix.IoctlSetTermios(fd, dropTermios, state) // the same state, but unread input is lost
 	}
 }

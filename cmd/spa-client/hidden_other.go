@@ -4,9 +4,8 @@ package main
 
 import "golang.org/x/term"
 
-// readHidden reads a line from a terminal that does not show it.
+// readHidden reads a line from a terminal without echo.
 func readHidden(fd int) ([]byte, error) { return term.ReadPassword(fd) }
 
-// dropTyped would throw away what a terminal has and nobody has read. There is no way that is
-// the same on all these systems.
+// dropTyped does nothing: these systems have no common way to discard a terminal's unread input.
 func dropTyped(int) {}

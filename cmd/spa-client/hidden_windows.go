@@ -5,8 +5,8 @@ import (
 	"golang.org/x/term"
 )
 
-// readHidden reads a line from a terminal that does not show it.
+// readHidden reads a line from a terminal without echo.
 func readHidden(fd int) ([]byte, error) { return term.ReadPassword(fd) }
 
-// dropTyped throws away what a terminal has and nobody has read.
+// dropTyped discards the terminal's unread input.
 func dropTyped(fd int) { _ = windows.FlushConsoleInputBuffer(windows.Handle(fd)) }

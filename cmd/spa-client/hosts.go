@@ -13,7 +13,7 @@ import (
 	"sallyport/keys"
 )
 
-// hostJSON is a host as --json prints it: no key is in it.
+// hostJSON is a host as --json prints it. It contains no key.
 type hostJSON struct {
 	Name       string              `json:"name"`
 	Address    string              `json:"address"`
@@ -48,7 +48,7 @@ func (a *app) hostsCommand() *cobra.Command {
 	return cmd
 }
 
-// profiles reads all hosts. Those that cannot be read are in the error, the others are returned.
+// profiles reads all hosts. It returns those that can be read, and an error that joins the others' errors.
 func (a *app) profiles() ([]*keys.StoredProfile, error) {
 	names, err := a.names()
 	if err != nil {

@@ -22,10 +22,10 @@ import (
 	"sallyport/keys/service"
 )
 
-// importing is a token that becomes a host.
+// importing is an import of a token.
 type importing struct {
 	app     *app
-	name    string // what the host is to be called here; empty: as the gateway calls itself
+	name    string // name for the host here; empty: the gateway's own
 	replace bool
 }
 
@@ -34,16 +34,15 @@ func (a *app) importCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import [FILE|-]",
 		Short: "Add a host from an enrolment token, or take its new key",
-		Long: `Import reads the token that spa-keygen made for this client and keeps what it says
-as a host. The token is read from a file or from standard input. On a terminal, without
-a file, paste it: it is not shown. zbarimg (Debian: zbar-tools) reads the token from a
-picture of its QR code. A token is no argument, because every user of this machine can
-read those.
+		Long: `Import reads the token that spa-keygen made for this client and adds a host from it.
+It reads the token from a file or from standard input. On a terminal, without a file, paste
+it: it is not shown. zbarimg (Debian: zbar-tools) reads the token from a picture of its QR
+code. A token cannot be an argument: every user of this machine can read those.
 
-The token of a new key (spa-keygen rotate) of the same client of the same gateway is
-taken over the host that is there: its name, address, source and services stay, and
-a locked host stays locked, with the same passphrase. Any other host of that name is
-not written over unless --replace says so.`,
+A token for a new key (spa-keygen rotate) of the same client and gateway updates the
+existing host: its name, address, source and services stay, and a locked host stays
+locked with the same passphrase. Any other host of that name is overwritten only with
+--replace.`,
 		Example: `  spa-client import alice.token
   zbarimg --raw picture.png | spa-client import -
   ssh admin@gw cat alice.token | spa-client import --name work`,
@@ -61,9 +60,8 @@ not written over unless --replace says so.`,
 			return i.run(cmd, file)
 		},
 	}
-	cmd.Flags().StringVar(&i.name, "name", "", "`NAME` of the host here; the gateway's own without it")
-	cmd.Flags().BoolVar(&i.replace, "replace", false, "write over a host of that name, whatever it is, "+
-		"with what the token says")
+	cmd.Flags().StringVar(&i.name, "name", "", "`NAME` for the host here (default: the gateway's own)")
+	cmd.Flags().BoolVar(&i.replace, "replace", false, "overwrite any host of that name with what the token says")
 	return cmd
 }
 
@@ -79,7 +77,7 @@ func (i *importing) run(cmd *cobra.Command, file string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("creating the directory of hosts: %w", err)
 	}
-	if _, err := keys.Sweep(dir, ""); err != nil { // of any host: it may have had no file yet
+	if _, err := keys.Sweep(dir, ""); err != nil { // for all hosts: a leftover's host may not have a file yet
 		return err
 	}
 	there, err := i.there(p)
@@ -103,13 +101,11 @@ func (i *importing) run(cmd *cobra.Command, file string) error {
 	return nil
 }
 
-// sameClient reports whether two profiles are of one client of one gateway, with
-// whichever key.
+// sameClient reports whether two profiles are for the same client of the same gateway, with any key.
 func sameClient(a, b *keys.Profile) bool { return a.ServerID == b.ServerID && a.Client == b.Client }
 
-// there finds the host that the token is for, nil if there is none: the one that has its
-// name, and otherwise, unless a name was given or it is to be written over, the one that
-// is the same client.
+// there returns the host that the token updates, or nil: the host of its name, or else the host of the same client,
+// unless a name was given or the host is to be replaced.
 func (i *importing) there(p *keys.Profile) (*keys.StoredProfile, error) {
 	if i.name != "" {
 		p.Name = i.name
@@ -124,9 +120,9 @@ func (i *importing) there(p *keys.Profile) (*keys.StoredProfile, error) {
 		return s, nil
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		if i.replace {
-			return nil, nil // what cannot be read is written over
+			return nil, nil // an unreadable file is overwritten
 		}
-		return nil, cli.Fail(err, "correct the file, write over it with --replace, or add the host under "+
+		return nil, cli.Fail(err, "correct the file, overwrite it with --replace, or add the host under "+
 			"another name with --name")
 	case i.name != "" || i.replace:
 		return s, nil
@@ -138,9 +134,9 @@ func (i *importing) there(p *keys.Profile) (*keys.StoredProfile, error) {
 	return s, nil
 }
 
-// elsewhere finds the same client under another name, of the user's own choice.
+// elsewhere returns the host of the same client under another name, which the user has chosen.
 func (i *importing) elsewhere(p *keys.Profile) (*keys.StoredProfile, error) {
-	profiles, _ := i.app.profiles() // one that cannot be read is none that is looked for
+	profiles, _ := i.app.profiles() // unreadable ones do not count
 	var found []*keys.StoredProfile
 	var names []string
 	for _, s := range profiles {
@@ -158,7 +154,7 @@ func (i *importing) elsewhere(p *keys.Profile) (*keys.StoredProfile, error) {
 		"import the token once for each: --name HOST")
 }
 
-// add writes a host that was not there.
+// add writes a new host.
 func (i *importing) add(cmd *cobra.Command, dir string, p *keys.Profile) error {
 	if err := keys.WriteProfile(dir, p, i.replace); err != nil {
 		return err
@@ -167,12 +163,12 @@ func (i *importing) add(cmd *cobra.Command, dir string, p *keys.Profile) error {
 	return nil
 }
 
-// over writes over another host, if that is wanted.
+// over overwrites another host if --replace is given.
 func (i *importing) over(cmd *cobra.Command, dir string, there *keys.StoredProfile, p *keys.Profile) error {
 	if !i.replace {
-		return cli.Fail(fmt.Errorf("host %s exists already and is another one: %s as %s", there.Name,
+		return cli.Fail(fmt.Errorf("host %s already exists and is a different one: %s as %s", there.Name,
 			there.Address, there.Client),
-			"add the new one under another name with --name, or write over the old one with --replace")
+			"add the new one under another name with --name, or overwrite the old one with --replace")
 	}
 	p.Name = there.Name
 	if err := i.add(cmd, dir, p); err != nil {
@@ -180,13 +176,12 @@ func (i *importing) over(cmd *cobra.Command, dir string, there *keys.StoredProfi
 	}
 	i.app.discard(cmd, there)
 	if there.Locked() {
-		cli.Note(cmd, "%s was locked and no longer is; to lock it: spa-client lock %[1]s", p.Name)
+		cli.Note(cmd, "%s is no longer locked; to lock it again: spa-client lock %[1]s", p.Name)
 	}
 	return nil
 }
 
-// renew gives a host its new key. What its user may have chosen stays; what only the
-// gateway knows is taken.
+// renew gives a host its new key. It keeps what the user may have chosen, and takes the rest from the token.
 func (i *importing) renew(cmd *cobra.Command, there *keys.StoredProfile, p *keys.Profile) error {
 	old, passphrase, err := i.app.open(cmd.Context(), there)
 	if err != nil {
@@ -212,17 +207,17 @@ func (i *importing) renew(cmd *cobra.Command, there *keys.StoredProfile, p *keys
 	}
 	told := "%s has its new key: %s as %s%s\n"
 	if old.ID == p.ID && old.Key.Equal(p.Key) {
-		told = "%s had this key already: %s as %s%s\n"
+		told = "%s already had this key: %s as %s%s\n"
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), told, next.Name, next.Address, next.Client, offered(&next))
 	if next.Address != p.Address {
-		cli.Note(cmd, "the token has the address %s and the host keeps %s; --replace takes all that the token says",
+		cli.Note(cmd, "the token has the address %s, but the host keeps %s; to take everything from the token: --replace",
 			p.Address, next.Address)
 	}
 	return nil
 }
 
-// offered lists a profile's services in brackets.
+// offered returns a profile's services in brackets.
 func offered(p *keys.Profile) string {
 	if len(p.Services) == 0 {
 		return ""
@@ -230,13 +225,13 @@ func offered(p *keys.Profile) string {
 	return " (" + strings.Join(serviceNames(p), ", ") + ")"
 }
 
-// maxInput is more than any token, also in UTF-16.
+// maxInput is larger than any token, even in UTF-16.
 const maxInput = 1 << 20
 
-// maxLine is what a terminal hands over at a time.
+// maxLine is the longest line that a terminal returns.
 const maxLine = 4095
 
-// readToken reads a token from a file, standard input, or what is pasted at a terminal.
+// readToken reads a token from a file, standard input, or text pasted at a terminal.
 func readToken(cmd *cobra.Command, file string) (*keys.Profile, error) {
 	data, err := readInput(cmd, file)
 	if err != nil {
@@ -252,25 +247,25 @@ func readToken(cmd *cobra.Command, file string) (*keys.Profile, error) {
 	return p, nil
 }
 
-// noToken says why what was read is no token, as far as that can be seen.
+// noToken explains as far as possible why the input is not a token.
 func noToken(err error, data []byte) error {
 	text := strings.TrimSpace(decoded(data))
 	hint := "a token is one line, as spa-keygen new printed it, from spa1 to its end"
 	switch {
 	case len(text) == 0:
-		err = errors.New("there is no token: the input is empty")
+		err = errors.New("no token: the input is empty")
 	case strings.ContainsRune(text, 0) || !utf8.ValidString(text):
 		hint = "the input is not text; for a picture of a QR code: zbarimg --raw PICTURE | spa-client import -"
 	case len(data) >= maxLine:
-		hint += "; a terminal takes at most 4095 characters: put the token into a file"
+		hint += "; a line at a terminal holds at most 4095 characters: put the token into a file"
 	case strings.ContainsAny(text, "\r\n"):
-		hint += "; the input has several: join them without spaces, or remove the others"
+		hint += "; the input has several lines: join them without spaces, or remove the others"
 	}
 	return cli.Fail(err, hint)
 }
 
-// decoded is a text as its bytes, without the byte order mark that Windows' programs put in front
-// and in whichever encoding it names: its PowerShell writes UTF-16 into a file.
+// decoded returns the text without a byte order mark, in the encoding that the mark names: PowerShell on Windows writes
+// UTF-16 into files.
 func decoded(data []byte) string {
 	var order binary.ByteOrder = binary.LittleEndian
 	switch {
@@ -291,12 +286,12 @@ func readInput(cmd *cobra.Command, file string) ([]byte, error) {
 		return interruptible(cmd.Context(), func() ([]byte, error) { return readFile(file) })
 	}
 	if in, ok := cmd.InOrStdin().(*os.File); ok && term.IsTerminal(int(in.Fd())) {
-		return pasteToken(cmd.Context(), in, cmd.ErrOrStderr(), "paste the token (it is not shown): ")
+		return pasteToken(cmd.Context(), in, cmd.ErrOrStderr(), "paste the token (not shown): ")
 	}
 	return readAll(cmd.Context(), cmd.InOrStdin())
 }
 
-// readFile reads a file. Opening one waits too, where it is a pipe that nothing writes to yet.
+// readFile reads a file. Opening a pipe that has no writer yet blocks too.
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Whoever waits at a terminal for a token that does not come can leave with Ctrl-C.
+// TestReadingIsInterruptible: Ctrl-C ends the wait for a token at a terminal.
 func TestReadingIsInterruptible(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	never := make(chan struct{})

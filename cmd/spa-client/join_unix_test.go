@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-// tcpPair is a connection and its other end.
+// tcpPair returns a connection and its other end.
 func tcpPair(t *testing.T) (ours net.Conn, theirs *net.TCPConn) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -37,7 +37,7 @@ func tcpPair(t *testing.T) (ours net.Conn, theirs *net.TCPConn) {
 	return ours, conn.(*net.TCPConn)
 }
 
-// Whoever has said his last may still listen, on either side.
+// TestJoinHalfCloses: after one side has closed its half, it still receives the other's data, in both directions.
 func TestJoinHalfCloses(t *testing.T) {
 	ours, theirs := tcpPair(t)
 	in, say := io.Pipe()
@@ -70,8 +70,8 @@ func TestJoinIsInterrupted(t *testing.T) {
 	}
 }
 
-// Whoever reads the output may leave, as ssh does when it is killed: that is no failure of anything. A
-// full disk is one, and not the gateway's.
+// TestJoinWithoutReader: it is no failure if the reader of the output exits, as ssh does when it is killed. A full disk
+// is one, but not the gateway's.
 func TestJoinWithoutReader(t *testing.T) {
 	for name, test := range map[string]struct {
 		open func() (*os.File, error)
@@ -81,7 +81,8 @@ func TestJoinWithoutReader(t *testing.T) {
 			r, w, err := os.Pipe()
 			return w, errors.Join(err, r.Close())
 		}, ""},
-		"full": {func() (*os.File, error) { return os.OpenFile("/dev/full", os.O_WRONLY, 0) }, "writing to standard output: "},
+		"full": {func() (*os.File, error) { return os.OpenFile("/dev/full", os.O_WRONLY, 0) },
+			"writing to standard output: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := os.Stat("/dev/full"); err != nil && name == "full" {
@@ -93,7 +94,7 @@ func TestJoinWithoutReader(t *testing.T) {
 			}
 			defer out.Close()
 			ours, theirs := tcpPair(t)
-			in, _ := io.Pipe() // says nothing, and does not end
+			in, _ := io.Pipe() // sends nothing, and does not end
 			io.WriteString(theirs, "something")
 			theirs.Close()
 			err = join(t.Context(), ours, in, out)
@@ -104,7 +105,7 @@ func TestJoinWithoutReader(t *testing.T) {
 	}
 }
 
-// breaking is a connection whose sending half has ended with an error.
+// breaking is a connection whose sending half fails with an error.
 type breaking struct {
 	net.Conn
 	err error
@@ -112,7 +113,7 @@ type breaking struct {
 
 func (b breaking) Write([]byte) (int, error) { return 0, b.err }
 
-// That the gateway has closed the connection is no failure; that the network has gone is.
+// TestJoinEndsWithTheGateway: it is no failure if the gateway closes the connection; a lost network is one.
 func TestJoinEndsWithTheGateway(t *testing.T) {
 	if err := send(breaking{err: &net.OpError{Op: "write", Err: syscall.EPIPE}},
 		bytes.NewReader([]byte("x"))); err != nil {

@@ -18,15 +18,15 @@ type answerJSON struct {
 	Gateway  netip.Addr    `json:"gateway"`
 	Verdict  string        `json:"verdict"` // open, closed, refused, sent, over, no answer
 	Reason   string        `json:"reason,omitempty"`
-	Source   *netip.Addr   `json:"source,omitempty"` // that was granted
-	Own      *netip.Addr   `json:"own,omitempty"`    // that packets to the gateway leave from
+	Source   *netip.Addr   `json:"source,omitempty"` // the granted address
+	Own      *netip.Addr   `json:"own,omitempty"`    // the address that packets to the gateway leave from
 	Services []serviceJSON `json:"services"`
 	Ahead    float64       `json:"gateway_clock_ahead_seconds"`
 	Packets  int           `json:"packets"`
-	Again    *time.Time    `json:"again,omitempty"` // after it, by this machine's clock, the gateway takes knocks
+	Again    *time.Time    `json:"again,omitempty"` // the gateway accepts knocks after it, by this machine's clock
 }
 
-// serviceJSON is what became of a service.
+// serviceJSON is the outcome for a service.
 type serviceJSON struct {
 	Service string     `json:"service"`
 	Ports   []string   `json:"ports"`

@@ -11,15 +11,15 @@ import (
 	"sallyport/cmd/internal/cli"
 )
 
-// A keyring keeps passphrases under names for as long as the user is logged in.
+// keyring stores passphrases under names while the user is logged in.
 type keyring interface {
 	Get(name string) (string, error)
 	Set(name, passphrase string) error
 	Delete(name string) error
 }
 
-// desktop is the keyring of the user's desktop: the Secret Service on Linux and FreeBSD, the
-// Keychain on macOS, the Credential Manager on Windows.
+// desktop is the keyring of the user's desktop: the Secret Service on Linux and FreeBSD, the Keychain on macOS, the
+// Credential Manager on Windows.
 type desktop struct{}
 
 const ringService = "spa-client"
@@ -30,11 +30,10 @@ func (desktop) Set(name, passphrase string) error {
 }
 func (desktop) Delete(name string) error { return desktopring.Delete(ringService, name) }
 
-// ringAnswers is how long a keyring has to answer: it may ask its user to unlock it first, and
-// it may hang.
+// ringAnswers is how long to wait for a keyring: it may ask its user to unlock it first, and it may hang.
 const ringAnswers = 2 * time.Minute
 
-// withRing does something with the keyring, unless ctx ends before or it does not answer in time.
+// withRing uses the keyring until ctx ends or the keyring takes too long.
 func (a *app) withRing(ctx context.Context, do func(keyring) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, ringAnswers, fmt.Errorf("it did not answer within %v", ringAnswers))
 	defer cancel()
@@ -45,7 +44,7 @@ func (a *app) withRing(ctx context.Context, do func(keyring) error) error {
 	return err
 }
 
-// fromRing asks the keyring for a passphrase.
+// fromRing gets a passphrase from the keyring.
 func (a *app) fromRing(ctx context.Context, host, name string) ([]byte, error) {
 	given := make(chan string, 1)
 	err := a.withRing(ctx, func(ring keyring) error {
@@ -57,8 +56,8 @@ func (a *app) fromRing(ctx context.Context, host, name string) ([]byte, error) {
 		return nil, err
 	}
 	if err != nil {
-		return nil, cli.Fail(fmt.Errorf("the desktop's keyring did not return the passphrase of %s: %w", host, err),
-			"log in to the desktop where the host was locked; without that keyring it needs a new token (spa-keygen "+
+		return nil, cli.Fail(fmt.Errorf("the desktop's keyring did not return the passphrase for %s: %w", host, err),
+			"log in to the desktop where the host was locked; without that keyring the host needs a new token (spa-keygen "+
 				"rotate, on the gateway)")
 	}
 	return []byte(<-given), nil

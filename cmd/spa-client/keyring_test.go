@@ -15,14 +15,14 @@ func (r hungRing) Get(string) (string, error) { <-r.ends; return "", nil }
 func (r hungRing) Set(_, _ string) error      { <-r.ends; return nil }
 func (r hungRing) Delete(string) error        { <-r.ends; return nil }
 
-// A desktop that hangs holds nobody up for ever, and Ctrl-C is heard at once.
+// TestHungKeyring: a hung desktop blocks the command only for a limited time, and Ctrl-C ends it at once.
 func TestHungKeyring(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ring := hungRing{make(chan struct{})}
 		defer close(ring.ends)
 		a := &app{ring: ring}
 		_, err := a.fromRing(t.Context(), "gw", "a-name")
-		if err == nil || !strings.Contains(err.Error(), "passphrase of gw: it did not answer within 2m0s") {
+		if err == nil || !strings.Contains(err.Error(), "passphrase for gw: it did not answer within 2m0s") {
 			t.Errorf("got %v, want that the keyring did not answer", err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())

@@ -15,7 +15,7 @@ import (
 	"sallyport/spa/client"
 )
 
-// knock is what open and close have in common.
+// knock is what the commands that knock have in common.
 type knock struct {
 	app     *app
 	host    string
@@ -23,41 +23,41 @@ type knock struct {
 	timeout time.Duration
 	wait    bool
 	renew   bool
-	quiet   bool // success is not told: something else uses standard output
-	patient bool // a gateway that has just started is waited for, whatever the usual time is
+	quiet   bool // prints no success: something else uses standard output
+	patient bool // waits for a gateway that has just started, beyond the usual timeout
 	dryRun  bool
 	json    bool
 	plan    *client.Plan
 	shown   *waiting
 }
 
-// reach adds the flags that every command has which knocks.
+// reach adds the flags of all commands that knock.
 func (k *knock) reach(cmd *cobra.Command) {
 	k.app.hostFlag(cmd, &k.host)
-	cmd.Flags().Var(&k.source, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address; the "+
-		"host's own setting without it")
+	cmd.Flags().Var(&k.source, "source", "`ADDRESS` to state: auto, observed, stun:HOST or an IP address (default: "+
+		"the host's own setting)")
 	cmd.Flags().DurationVar(&k.timeout, "timeout", client.DefaultTimeout, "how long to wait for an answer")
 }
 
 func (k *knock) flags(cmd *cobra.Command) {
 	k.reach(cmd)
-	cmd.Flags().BoolVar(&k.dryRun, "dry-run", false, "say what would be sent and send nothing")
+	cmd.Flags().BoolVar(&k.dryRun, "dry-run", false, "show what would be sent, but send nothing")
 	cli.JSONFlag(cmd, &k.json)
 }
 
-// sourceFlag is a client.Source that is checked as a flag.
+// sourceFlag is a client.Source given as a flag.
 type sourceFlag struct{ client.Source }
 
-// Set reads a source.
+// Set parses a source.
 func (s *sourceFlag) Set(text string) (err error) {
 	s.Source, err = client.ParseSource(text)
 	return err
 }
 
-// Type is what the help calls the value.
+// Type returns the value's name in the help text.
 func (s *sourceFlag) Type() string { return "ADDRESS" }
 
-// serviceArgs checks that there are services and that each could be one.
+// serviceArgs checks that there are arguments and that each can be a service.
 func serviceArgs(_ *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return errors.New("no service given")
@@ -78,7 +78,7 @@ func parseServices(args []string) ([]service.Service, error) {
 	return services, nil
 }
 
-// completeServices offers the services of the host that is meant.
+// completeServices offers the services of the chosen host.
 func (k *knock) completeServices(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	p, err := k.app.outline(k.host)
 	if err != nil {
@@ -88,7 +88,7 @@ func (k *knock) completeServices(_ *cobra.Command, args []string, _ string) ([]s
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeService offers a service of the host that is meant.
+// completeService offers one service of the chosen host.
 func (k *knock) completeService(cmd *cobra.Command, args []string, part string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -96,7 +96,7 @@ func (k *knock) completeService(cmd *cobra.Command, args []string, part string) 
 	return k.completeServices(cmd, args, part)
 }
 
-// run plans the command, knocks, and says what came of it.
+// run plans the command, knocks, and reports the outcome.
 func (k *knock) run(cmd *cobra.Command, t spa.Type, args []string, d time.Duration) error {
 	if k.renew && !k.dryRun {
 		return k.keep(cmd, args, d)
@@ -116,13 +116,13 @@ func (k *knock) prepare(cmd *cobra.Command, t spa.Type, args []string, d time.Du
 	if err != nil {
 		return err
 	}
-	done := cli.Progress(cmd, "finding the way to "+profile.Name) // a resolver may be silent, a STUN server too
+	done := cli.Progress(cmd, "finding the way to "+profile.Name) // a resolver or STUN server may be slow
 	k.plan, err = client.Prepare(cmd.Context(), profile, command)
 	done()
 	return unprepared(err)
 }
 
-// command is what flags and arguments ask for, and of which host.
+// command returns the command that the flags and arguments describe, and its host's profile.
 func (k *knock) command(cmd *cobra.Command, t spa.Type, args []string,
 	d time.Duration) (*keys.Profile, client.Command, error) {
 	var none client.Command
@@ -142,10 +142,10 @@ func (k *knock) command(cmd *cobra.Command, t spa.Type, args []string,
 	return profile, c, nil
 }
 
-// unprepared is why a command could not be planned; nil stays nil.
+// unprepared turns an error of planning a command into its exit; nil stays nil.
 func unprepared(err error) error {
 	if _, ok := errors.AsType[*client.NAT64Error](err); ok {
-		return cli.Misuse(err, "state nothing: --source observed (the gateway refuses that where it "+
+		return cli.Misuse(err, "state no address: --source observed (the gateway refuses that if it "+
 			"requires a stated source)")
 	}
 	var impossible *client.CommandError
@@ -155,7 +155,7 @@ func unprepared(err error) error {
 	return err
 }
 
-// send knocks and reports the answers as they come.
+// send knocks and reports the answers as they arrive.
 func (k *knock) send(cmd *cobra.Command) error {
 	var answers []client.Answer
 	done := k.shown.show("knocking on " + k.plan.Profile.Name)
@@ -185,9 +185,8 @@ func (k *knock) send(cmd *cobra.Command) error {
 	return k.waitOpen(cmd, answers)
 }
 
-// conclude turns the answers of all families into the command's end: success if one
-// of them is, else the refusal, else that there was no answer. What happened to the
-// others is worth a warning.
+// conclude turns the answers of all families into the command's exit: success if one of them succeeded, else a refusal,
+// else no answer. It warns about the other failures.
 func (k *knock) conclude(cmd *cobra.Command, answers []client.Answer) error {
 	var failures []*cli.Exit
 	for _, answer := range answers {
@@ -205,7 +204,7 @@ func (k *knock) conclude(cmd *cobra.Command, answers []client.Answer) error {
 	return nil
 }
 
-// warn prints the failures that are not the command's end and say something else.
+// warn prints the failures that are not the command's exit and say something else.
 func warn(cmd *cobra.Command, failures []*cli.Exit, end *cli.Exit) {
 	for _, failure := range failures {
 		if end == nil || failure.Error() != end.Error() {

@@ -19,17 +19,18 @@ func (a *app) lockCommand() *cobra.Command {
 	var ring bool
 	cmd := &cobra.Command{
 		Use:   "lock HOST",
-		Short: "Seal a host's keys with a passphrase",
-		Long: `Lock seals the keys of a host in its file with a passphrase (Argon2id,
-XChaCha20-Poly1305). Whoever copies the file then has to guess the passphrase. Every
-command that knocks asks for it, on the terminal, also when its input is something
-else. Nothing else in the file can be changed while it is locked.
+		Short: "Encrypt a host's keys with a passphrase",
+		Long: `Lock encrypts the keys in a host's file with a passphrase (Argon2id,
+XChaCha20-Poly1305). A stolen copy of the file is then useless without the passphrase.
+Every command that knocks asks for it on the terminal, even if standard input is not the
+terminal. Nothing else in the file can be changed while it is locked.
 
-With --keyring the passphrase is a random one, and the desktop's keyring keeps it:
-nothing is asked while you are logged in there.
+With --keyring the passphrase is random and kept in the desktop's keyring: you are not
+asked for it while you are logged in there.
 
-The file held the keys until now, so backups of it may go on holding them: a new key
-from the gateway ("spa-keygen rotate") that is locked at once has never been there.`,
+Backups made before this command still contain the keys in clear. To be safe, get a new
+key from the gateway ("spa-keygen rotate"), and lock the host again as soon as you have
+imported it.`,
 		Example:           "  spa-client lock gw\n  spa-client lock gw --keyring",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeHost,
@@ -39,7 +40,7 @@ from the gateway ("spa-keygen rotate") that is locked at once has never been the
 				return err
 			}
 			if s.Locked() {
-				return cli.Fail(fmt.Errorf("%s is locked already", s.Name),
+				return cli.Fail(fmt.Errorf("%s is already locked", s.Name),
 					"spa-client unlock "+s.Name+" unlocks it; then lock it with another passphrase")
 			}
 			if ring {
@@ -48,16 +49,16 @@ from the gateway ("spa-keygen rotate") that is locked at once has never been the
 			return a.lock(cmd, s)
 		},
 	}
-	cmd.Flags().BoolVar(&ring, "keyring", false, "let the desktop's keyring keep the passphrase")
+	cmd.Flags().BoolVar(&ring, "keyring", false, "keep a random passphrase in the desktop's keyring")
 	return cmd
 }
 
 func (a *app) unlockCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "unlock HOST",
-		Short: "Keep a host's keys without a passphrase again",
-		Long: `Unlock opens a locked host's keys for good: its file holds them again, and whoever
-can read the file has them. Nothing is asked any more when it is knocked on.`,
+		Short: "Remove the passphrase from a host's keys",
+		Long: `Unlock stores a locked host's keys in clear again: anyone who can read the file has
+them. Knocks on the host no longer ask for a passphrase.`,
 		Example:           "  spa-client unlock gw",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeHost,
@@ -74,8 +75,8 @@ can read the file has them. Nothing is asked any more when it is knocked on.`,
 	}
 }
 
-// named is stored for lock and unlock. Killed in between, one of them may have left the host's keys
-// in clear beside its file.
+// named is stored for lock and unlock. It removes a temporary file with keys in clear, which either command leaves
+// behind if it is killed.
 func (a *app) named(host string) (*keys.StoredProfile, error) {
 	path, err := a.profilePath(host)
 	if err != nil {
@@ -103,16 +104,16 @@ func (a *app) lock(cmd *cobra.Command, p *keys.StoredProfile) error {
 	return nil
 }
 
-// newPassphrase asks for a passphrase, twice.
+// newPassphrase asks for a passphrase twice.
 func newPassphrase(ctx context.Context, host string) ([]byte, error) {
-	first, err := ask(ctx, "new passphrase of "+host+" (it is not shown): ")
+	first, err := ask(ctx, "new passphrase for "+host+" (not shown): ")
 	if err != nil {
 		return nil, unasked(host, err)
 	}
 	if len(first) == 0 {
 		return nil, cli.Fail(errors.New("the passphrase is empty; nothing was changed"), "")
 	}
-	again, err := ask(ctx, "the same again: ")
+	again, err := ask(ctx, "repeat it: ")
 	if err != nil {
 		return nil, unasked(host, err)
 	}
@@ -122,20 +123,20 @@ func newPassphrase(ctx context.Context, host string) ([]byte, error) {
 	return first, nil
 }
 
-// unasked says why a passphrase could not be asked for.
+// unasked returns the error if a passphrase could not be asked for.
 func unasked(host string, err error) error {
 	if errors.Is(err, errNoTerminal) {
-		return cli.Fail(fmt.Errorf("the passphrase of %s is needed, and %w", host, err),
+		return cli.Fail(fmt.Errorf("the passphrase for %s is needed, but %w", host, err),
 			"run it from a terminal, lock the host with --keyring, or leave it unlocked on this machine")
 	}
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
-	return fmt.Errorf("asking for the passphrase of %s: %w", host, err)
+	return fmt.Errorf("asking for the passphrase for %s: %w", host, err)
 }
 
-// lockInRing locks with a passphrase that nobody knows but the keyring. It is there before
-// the file needs it.
+// lockInRing locks with a random passphrase that only the keyring knows. The keyring stores it before the file needs
+// it.
 func (a *app) lockInRing(cmd *cobra.Command, p *keys.StoredProfile) error {
 	name := "spa-" + strings.ToLower(rand.Text())
 	passphrase := rand.Text()
@@ -171,7 +172,7 @@ func (a *app) unlock(cmd *cobra.Command, s *keys.StoredProfile) error {
 	return nil
 }
 
-// discard takes a passphrase that is of no use any more out of the keyring.
+// discard removes a passphrase that is no longer needed from the keyring.
 func (a *app) discard(cmd *cobra.Command, s *keys.StoredProfile) {
 	if s.Keyring() == "" {
 		return
@@ -194,11 +195,11 @@ func (a *app) store(before, after *keys.StoredProfile) error {
 	return err
 }
 
-// tries is how often a passphrase may be mistyped.
+// tries is how often the user may type a passphrase.
 const tries = 3
 
-// open returns a profile with its keys, and the passphrase that opened it: the keyring's,
-// a person's, or none where it is not locked.
+// open returns a profile with its keys, and the passphrase that opened it: from the keyring or the user, or nil if the
+// profile is not locked.
 func (a *app) open(ctx context.Context, s *keys.StoredProfile) (*keys.Profile, []byte, error) {
 	if !s.Locked() {
 		return unsealed(s, nil)
@@ -210,7 +211,7 @@ func (a *app) open(ctx context.Context, s *keys.StoredProfile) (*keys.Profile, [
 		}
 		return unsealed(s, passphrase)
 	}
-	prompt := "passphrase of " + s.Name + ": "
+	prompt := "passphrase for " + s.Name + ": "
 	for try := 1; ; try++ {
 		passphrase, err := ask(ctx, prompt)
 		if err != nil {
@@ -220,7 +221,7 @@ func (a *app) open(ctx context.Context, s *keys.StoredProfile) (*keys.Profile, [
 		if err == nil || try == tries {
 			return p, passphrase, err
 		}
-		prompt = "wrong passphrase; passphrase of " + s.Name + ": "
+		prompt = "wrong passphrase; passphrase for " + s.Name + ": "
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 	"sallyport/keys"
 )
 
-// testMain is main, with a keyring in a directory where the script has one.
+// testMain is main, with a keyring in a directory if the script has one.
 func testMain() {
 	dir := os.Getenv("TEST_RING")
 	if dir == "" {
@@ -23,7 +23,7 @@ func testMain() {
 	os.Exit(cli.Main("spa-client", (&app{ring: fileRing(dir)}).root()))
 }
 
-// fileRing is a keyring as a directory of files.
+// fileRing is a keyring in a directory of files.
 type fileRing string
 
 func (r fileRing) Get(name string) (string, error) {
@@ -37,8 +37,8 @@ func (r fileRing) Set(name, passphrase string) error {
 
 func (r fileRing) Delete(name string) error { return os.Remove(filepath.Join(string(r), name)) }
 
-// rotatedCommand is "rotated [CHANGE]...": it writes a token of a new key of the gateway's client
-// to the file token. A change is another server, client, address or gate, or one service more.
+// rotatedCommand is "rotated [CHANGE]...": it writes a token with a new key of the gateway's client to the file token.
+// A change is another server, client, address or gate, or an additional service.
 func rotatedCommand(ts *testscript.TestScript, neg bool, args []string) {
 	p := *gatewayOf(ts).profile
 	p.ID, p.Key = keys.NewID(), keys.NewKey()
@@ -66,7 +66,7 @@ func rotatedCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("token"), []byte(p.Token()+"\n"), 0o600))
 }
 
-// holdsCommand is "[!] holds FILE": whether a host's file has the keys of the file token in clear.
+// holdsCommand is "[!] holds FILE": it checks whether a host's file contains the keys of the file token in clear.
 func holdsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	p, err := keys.ParseToken(ts.ReadFile("token"))
 	ts.Check(err)
@@ -78,7 +78,7 @@ func holdsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// A keyring that does not take the passphrase, or a directory that takes no file, changes nothing.
+// TestLockInRingFails: if the keyring refuses the passphrase or the directory cannot be written, nothing changes.
 func TestLockInRingFails(t *testing.T) {
 	a := &app{config: t.TempDir(), ring: fileRing(filepath.Join(t.TempDir(), "none"))}
 	cmd := a.lockCommand()

@@ -1,4 +1,4 @@
-// Spa-client asks a gateway to open a port, by a single packet.
+// Command spa-client asks a gateway to open a port with a single packet.
 package main
 
 import (
@@ -14,7 +14,7 @@ func main() { os.Exit(cli.Main("spa-client", newRoot())) }
 // app is what the commands share.
 type app struct {
 	config string  // directory of the configuration
-	ring   keyring // the desktop's
+	ring   keyring // of the desktop
 }
 
 func newRoot() *cobra.Command { return (&app{ring: desktop{}}).root() }
@@ -22,10 +22,10 @@ func newRoot() *cobra.Command { return (&app{ring: desktop{}}).root() }
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "spa-client",
-		Short: "Open a port of a gateway, for this address, for a short while",
+		Short: "Open a gateway's port to this address for a short time",
 		Long: `Spa-client sends a gateway a single packet that only the gateway can read. The
-gateway then opens the service for this machine's address, for a short while, and
-says so in a receipt. Sessions that were begun meanwhile live on.
+gateway then opens the service to this machine's address for a short time and confirms
+that in a receipt. Sessions started in that time continue after it.
 
 Exit status: 0 done, 1 failed, 2 misused, 3 refused by the gateway, 4 no answer,
 130 interrupted.`,

@@ -54,7 +54,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// No port of a service that has none for TCP can be said.
+// TestWhichPort: no port can be chosen for a service without TCP ports.
 func TestWhichPort(t *testing.T) {
 	udp, tcp := service.Ports{Proto: service.UDP, Low: 53, High: 53}, service.Ports{Proto: service.TCP, Low: 80, High: 90}
 	for want, ports := range map[string][]service.Ports{"spa-client open": {udp},
@@ -73,7 +73,7 @@ func exitsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	exitsWith(ts, args[1], args[0], ts.Exec(args[1], args[2:]...))
 }
 
-// exitsWith checks how a program has ended.
+// exitsWith checks how a program ended.
 func exitsWith(ts *testscript.TestScript, program, want string, err error) {
 	code := 0
 	var exit *exec.ExitError
@@ -85,8 +85,8 @@ func exitsWith(ts *testscript.TestScript, program, want string, err error) {
 	}
 }
 
-// longerCommand is "longer CODE PROGRAM ARGS...": exits with a short time in the place of TIMEOUT, and with a
-// longer one where the gateway has not answered in that. It is for what takes all its time.
+// longerCommand is "longer CODE PROGRAM ARGS...": it is exits with a short time in place of TIMEOUT, and a longer one
+// if the gateway has not answered in that. It is for programs that use up all their time.
 func longerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	times := longer("200ms")
 	for i, timeout := range times {
@@ -98,10 +98,10 @@ func longerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// longer are ever longer times, beginning with one.
+// longer returns growing times, starting with one.
 func longer(first string) []string { return []string{first, "2s", "10s", "60s"} }
 
-// filled are arguments with a time in the place of TIMEOUT.
+// filled returns arguments with a time in place of TIMEOUT.
 func filled(args []string, timeout string) []string {
 	out := slices.Clone(args)
 	for i, arg := range out {
@@ -133,8 +133,7 @@ func damageCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), token, 0o600))
 }
 
-// nowhereCommand is "nowhere FILE": it fails if the last program's output
-// has a piece of the file's first line in it.
+// nowhereCommand is "nowhere FILE": it fails if the last program's output contains a piece of the file's first line.
 func nowhereCommand(ts *testscript.TestScript, neg bool, args []string) {
 	token := strings.TrimSpace(ts.ReadFile(args[0]))
 	output := ts.ReadFile("stdout") + ts.ReadFile("stderr")
@@ -145,8 +144,8 @@ func nowhereCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// signalledCommand is "signalled SIGNAL CODE PROGRAM ARGS...": it runs a program, sends it the signal
-// once it has said something, and expects that status. What it said is in the file said.
+// signalledCommand is "signalled SIGNAL CODE PROGRAM ARGS...": it runs a program, sends it the signal once it has
+// printed something, and expects this exit status. The output is in the file said.
 func signalledCommand(ts *testscript.TestScript, neg bool, args []string) {
 	cmd := exec.Command(args[2], args[3:]...)
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+ts.Getenv("XDG_CONFIG_HOME"))
@@ -166,9 +165,9 @@ func signalledCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("said"), append(first[:n], rest...), 0o600))
 }
 
-// waitsCommand is "waits SIGNAL CODE PROGRAM ARGS...": it runs a program that waits for what does not
-// come, sends it the signal, and expects it to end with that status and without a word. One that does not heed
-// it is killed. Where it is signalled before it waits, it is tried again, later.
+// waitsCommand is "waits SIGNAL CODE PROGRAM ARGS...": it runs a program that waits for something that does not come,
+// sends it the signal, and expects it to exit with this status and no output. A program that ignores the signal is
+// killed. If the signal came before it waited, the command retries with a later one.
 func waitsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	var last string
 	for wait := 250 * time.Millisecond; wait < lab.Patience/2; wait *= 2 {
@@ -191,9 +190,9 @@ func waitsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("%s, want exit status %s", last, args[1])
 }
 
-// interruptCommand is "interrupt SIGNAL CODE PROGRAM ARGS...": it runs a program,
-// sends it the signal once the gateway has a packet of it, and expects it to end
-// with that status and without a word. One that goes on until its time is over ends with another.
+// interruptCommand is "interrupt SIGNAL CODE PROGRAM ARGS...": it runs a program, sends it the signal once the gateway
+// has one of its packets, and expects it to exit with this status and no output. A program that continues until its
+// timeout has another status.
 func interruptCommand(ts *testscript.TestScript, neg bool, args []string) {
 	cmd := exec.Command(args[2], args[3:]...)
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+ts.Getenv("XDG_CONFIG_HOME"))

@@ -21,24 +21,24 @@ func (a *app) openCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "open SERVICE...",
 		Short: "Open services for this machine's address",
-		Long: `Open asks the gateway to open services for this machine's address and says until
-when they are. A service is a name, or a port ("tcp/8443") where the gateway allows
-it. Several are granted all or none. A host with IPv4 and IPv6 addresses is
-knocked on in both families: a line each, and one of them granted is success.
+		Long: `Open asks the gateway to open services for this machine's address and prints when
+they close again. A service is a name, or a port ("tcp/8443") if the gateway allows it.
+Several services are granted all or none. If the host has IPv4 and IPv6 addresses, open
+knocks in both families: a line each, and one grant is success.
 
---source says which address the request states as this machine's: "auto" states the
-own address where it is globally routable, and otherwise leaves it to what the gateway
-sees; "observed" always leaves it; an address states that one; "stun:HOST" asks that STUN
-server, and nobody else is ever asked. What is stated has to be what the gateway
-sees, or it stays silent.
+--source sets the address that the request states as this machine's: "auto" states the
+machine's own address if it is globally routable, and otherwise none; "observed" states
+none: the gateway uses the address that it sees; an IP address states that one;
+"stun:HOST" asks that STUN server. If the stated address is not the one that the gateway
+sees, the gateway stays silent.
 
-A gateway that has just started takes no knocks for its window (30s): where --timeout
-allows it, open goes on until it does.
+A gateway that has just started accepts no knocks for its window (30s by default): open
+keeps trying until it does, if --timeout allows.
 
---renew stays and keeps the services open: it knocks again before their time is over and
-when this machine's own address changes, and tries again, ever more seldom, where there is no
-answer. Where not even the first knock succeeds it ends, as without --renew. Ctrl-C ends it; the
-services then close by themselves when their time is over, and spa-client close does it at once.`,
+--renew keeps the services open: it knocks again before their time is over and when this
+machine's address changes, and retries ever more rarely if there is no answer. If the first
+knock fails, it exits as without --renew. Ctrl-C ends it; the services then close when their
+time is over, or at once with spa-client close.`,
 		Example: `  spa-client open ssh --host gw
   spa-client open ssh web --host gw --for 10m --wait
   spa-client open vpn --host gw --for 1h --renew
@@ -50,13 +50,13 @@ services then close by themselves when their time is over, and spa-client close 
 		ValidArgsFunction: k.completeServices,
 	}
 	k.flags(cmd)
-	cmd.Flags().Var(&duration, "for", "how long, such as 30s or 1h30m; the service's own without it")
+	cmd.Flags().Var(&duration, "for", "how long, such as 30s or 1h30m (default: the service's own)")
 	cmd.Flags().BoolVar(&k.wait, "wait", false, "return only when the port accepts TCP connections")
 	cmd.Flags().BoolVar(&k.renew, "renew", false, "stay and keep them open until interrupted")
 	return cmd
 }
 
-// durationFlag is a duration as the configuration files have it too.
+// durationFlag is a duration in the syntax of the configuration files.
 type durationFlag time.Duration
 
 func (d *durationFlag) value() time.Duration { return time.Duration(*d) }
@@ -69,18 +69,18 @@ func (d *durationFlag) String() string {
 	return service.FormatDuration(time.Duration(*d))
 }
 
-// Set reads a duration.
+// Set parses a duration.
 func (d *durationFlag) Set(s string) error {
 	parsed, err := service.ParseDuration(s)
 	*d = durationFlag(parsed)
 	return err
 }
 
-// Type is what the help calls the value.
+// Type returns the value's name in the help text.
 func (d *durationFlag) Type() string { return "DURATION" }
 
-// waitOpen returns when one of the opened gateways' ports accepts. All are tried at once:
-// where one family's connections do not get through, the other's do not wait for them.
+// waitOpen returns when a port of one of the opened gateways accepts a connection. It tries all at once: a family whose
+// connections do not get through does not delay the other.
 func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), k.plan.Command.Timeout)
 	defer cancel()
@@ -104,7 +104,7 @@ func (k *knock) waitOpen(cmd *cobra.Command, answers []client.Answer) error {
 	}
 	err := fmt.Errorf("the port is open on %s but accepts no connections", k.plan.Profile.Name)
 	if len(k.plan.Command.Services) > 1 {
-		err = fmt.Errorf("%s are open on %s, but not each accepts connections", k.services(), k.plan.Profile.Name)
+		err = fmt.Errorf("%s are open on %s, but not all accept connections", k.services(), k.plan.Profile.Name)
 	}
 	return k.unreached(opened[len(opened)-1], err)
 }

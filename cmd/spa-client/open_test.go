@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/client"
 )
 
-// shut is an opened answer of this machine, which has nothing listening on the port.
+// shut returns an opened answer of this machine, where nothing listens on the port.
 func shut(ports service.Ports) client.Answer {
 	a := answerFrom("127.0.0.1", client.Opened, spa.Granted)
 	a.Receipt.Services = []spa.Granting{{Ports: []service.Ports{ports}}}

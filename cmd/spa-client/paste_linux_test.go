@@ -17,7 +17,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// asked is a prompt on a terminal that hides by now, and its outcome.
+// asked is a prompt on a terminal that already hides its input, and its outcome.
 type asked struct {
 	terminal, other *os.File
 	done            chan error
@@ -42,7 +42,7 @@ func startAsking(t *testing.T, ask func(ctx context.Context, in *os.File, out *p
 	return a
 }
 
-// unread is how much a terminal has that nobody has read.
+// unread returns how much unread input a terminal has.
 func (a *asked) unread(t *testing.T) int {
 	t.Helper()
 	n, err := unix.IoctlGetInt(int(a.terminal.Fd()), unix.TIOCINQ)
@@ -52,8 +52,8 @@ func (a *asked) unread(t *testing.T) int {
 	return n
 }
 
-// A token that is pasted with line breaks in it leaves nothing behind for the shell, which would run it
-// and write it into its history. What is typed after a token is not ours.
+// TestPasteLeavesNoKey: a token pasted with line breaks leaves nothing for the shell, which would run it and save it in
+// its history. Text typed after a token is left alone.
 func TestPasteLeavesNoKey(t *testing.T) {
 	p := keys.Profile{Name: "gw", Address: "192.0.2.1", KnockPorts: []uint16{62201},
 		ServerID: keys.NewServerID(), Gate: keys.NewGateKey(),
@@ -74,7 +74,7 @@ func TestPasteLeavesNoKey(t *testing.T) {
 			if err := <-a.done; err != nil || string(a.answer) != c.answer {
 				t.Errorf("read %d characters, %v; want %d", len(a.answer), err, len(c.answer))
 			}
-			// The kernel hands over line by line: the last may come a moment later.
+			// The kernel passes input on line by line: the last one may come a moment later.
 			lab.Eventually(t, "what was typed after it", func() bool { return a.unread(t) >= c.left })
 			if n := a.unread(t); n != c.left {
 				t.Errorf("%d characters are left for what reads next, want %d", n, c.left)
@@ -86,12 +86,12 @@ func TestPasteLeavesNoKey(t *testing.T) {
 	}
 }
 
-// Ctrl-\ ends the program, and so does ssh when it has waited long enough for its ProxyCommand: the
-// terminal shows again what is typed.
+// TestAskQuit: Ctrl-\ ends the program, and so does ssh after its timeout for the ProxyCommand: the terminal echoes
+// again.
 func TestAskQuit(t *testing.T) {
 	for sig, want := range map[syscall.Signal]int{syscall.SIGQUIT: 131, syscall.SIGHUP: 129} {
 		t.Run(sig.String(), func(t *testing.T) {
-			heard := make(chan os.Signal, 1) // counts also where the tests were started to ignore it, as by nohup(1)
+			heard := make(chan os.Signal, 1) // counts even if the tests were started to ignore it, as by nohup(1)
 			signal.Notify(heard, sig)
 			defer signal.Stop(heard)
 			a := startAsking(t, func(ctx context.Context, in *os.File, out *prompted) ([]byte, error) {

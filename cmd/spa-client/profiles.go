@@ -17,8 +17,8 @@ import (
 	"sallyport/keys/service"
 )
 
-// defaultConfig is $XDG_CONFIG_HOME/spa, or in the system's place for such files. It
-// is empty where there is neither. A relative $XDG_CONFIG_HOME is none, as its specification has it.
+// defaultConfig returns $XDG_CONFIG_HOME/spa, or the system's directory for such files, or "" if there is neither. It
+// ignores a relative $XDG_CONFIG_HOME, as the specification says.
 func defaultConfig() string {
 	if dir := os.Getenv("XDG_CONFIG_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "spa")
@@ -33,7 +33,7 @@ func defaultConfig() string {
 	return filepath.Join(home, ".config", "spa")
 }
 
-// hostsDir is where the profiles are.
+// hostsDir returns the directory of the profiles.
 func (a *app) hostsDir() (string, error) {
 	if a.config == "" {
 		return "", cli.Misuse(errors.New("this account has no configuration directory"), "choose one: --config DIR")
@@ -41,7 +41,7 @@ func (a *app) hostsDir() (string, error) {
 	return filepath.Join(a.config, "hosts"), nil
 }
 
-// profilePath is the file of a host. A name that is none could lead out of the directory.
+// profilePath returns the path of a host's file. It refuses names that could lead out of the directory.
 func (a *app) profilePath(name string) (string, error) {
 	if err := service.ValidName(name); err != nil {
 		return "", cli.Misuse(err, "spa-client hosts lists the hosts")
@@ -50,7 +50,7 @@ func (a *app) profilePath(name string) (string, error) {
 	return filepath.Join(dir, name+keys.Suffix), err
 }
 
-// names lists the hosts, sorted. There are none where there is no directory.
+// names returns the hosts, sorted. Without a directory there are none.
 func (a *app) names() ([]string, error) {
 	dir, err := a.hostsDir()
 	if err != nil {
@@ -70,8 +70,8 @@ func (a *app) names() ([]string, error) {
 	return names, nil
 }
 
-// profile reads a host's profile, with its keys: a locked one's passphrase is asked for.
-// Without a name it is that of the only host there is.
+// profile reads a host's profile with its keys, and asks for the passphrase if it is locked. An empty name means the
+// only host.
 func (a *app) profile(ctx context.Context, name string) (*keys.Profile, error) {
 	s, err := a.stored(name)
 	if err != nil {
@@ -81,8 +81,8 @@ func (a *app) profile(ctx context.Context, name string) (*keys.Profile, error) {
 	return p, err
 }
 
-// profileFor is profile for services to be asked for. Where a host must be named, and stands among
-// them, that is said.
+// profileFor is profile for a request of services. If no host is given and an argument is the name of one, the hint
+// says so.
 func (a *app) profileFor(ctx context.Context, name string, asked []service.Service) (*keys.Profile, error) {
 	p, err := a.profile(ctx, name)
 	if host, ok := a.hostAmong(asked); ok && errors.Is(err, errSeveral) {
@@ -91,10 +91,10 @@ func (a *app) profileFor(ctx context.Context, name string, asked []service.Servi
 	return p, err
 }
 
-// errSeveral is returned where no host is named and there are several.
+// errSeveral is returned if no host is named and there are several.
 var errSeveral = errors.New("there are several hosts")
 
-// outline is what can be told of a host without asking anybody: a locked profile has no keys in it.
+// outline reads a host's profile without asking for a passphrase. If it is locked, its keys are missing.
 func (a *app) outline(name string) (*keys.Profile, error) {
 	s, err := a.stored(name)
 	if err != nil {
@@ -139,7 +139,7 @@ func (a *app) onlyName() (string, error) {
 
 const importFirst = "import the token that the gateway's administrator gave you: spa-client import FILE"
 
-// noHost says that there is no such host, and which there are.
+// noHost returns the error for an unknown host, with the known hosts as the hint.
 func (a *app) noHost(name string) error {
 	hint := importFirst
 	if names, err := a.names(); err == nil && len(names) > 0 {
@@ -150,7 +150,7 @@ func (a *app) noHost(name string) error {
 
 // hostFlag adds --host with completion.
 func (a *app) hostFlag(cmd *cobra.Command, host *string) {
-	cmd.Flags().StringVar(host, "host", "", "`NAME` of the host; may be left out where there is only one")
+	cmd.Flags().StringVar(host, "host", "", "`NAME` of the host; optional if there is only one")
 	cmd.RegisterFlagCompletionFunc("host", a.completeHost)
 }
 
@@ -159,7 +159,7 @@ func (a *app) completeHost(*cobra.Command, []string, string) ([]string, cobra.Sh
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// serviceNames are the services that a profile knows, sorted.
+// serviceNames returns the services of a profile, sorted.
 func serviceNames(p *keys.Profile) []string {
 	names := make([]string, 0, len(p.Services))
 	for name := range p.Services {

@@ -10,8 +10,7 @@ import (
 	"sallyport/spa/client"
 )
 
-// keep opens services and keeps them open. Where not even the first time succeeds it ends as
-// open does without --renew.
+// keep opens services and keeps them open. If the first knock fails, it ends as open does without --renew.
 func (k *knock) keep(cmd *cobra.Command, args []string, d time.Duration) error {
 	profile, command, err := k.command(cmd, spa.TypeOpen, args, d)
 	if err != nil {
@@ -29,7 +28,7 @@ func (k *knock) keep(cmd *cobra.Command, args []string, d time.Duration) error {
 	return cmd.Context().Err()
 }
 
-// round says what came of a time that was knocked. It returns an error where that is the end.
+// round reports the outcome of one round of knocks. It returns an error if that is the end.
 func (k *knock) round(cmd *cobra.Command, r client.Round) error {
 	if r.Cause == client.Moved {
 		cli.Note(cmd, "this machine's address has changed")

@@ -19,11 +19,10 @@ import (
 	"sallyport/spa/client"
 )
 
-// tolerable is how far the clocks may differ before it is worth a warning: a
-// gateway takes 30 s unless it was told otherwise.
+// tolerable is how far the clocks may differ before it is worth a warning: a gateway accepts 30s by default.
 const tolerable = 5 * time.Second
 
-// report prints what an answer says: a line a service, or an object for a program.
+// report prints an answer: a line for each service, or a JSON object.
 func (k *knock) report(cmd *cobra.Command, a client.Answer) error {
 	k.caution(cmd, a)
 	if k.quiet {
@@ -37,7 +36,7 @@ func (k *knock) report(cmd *cobra.Command, a client.Answer) error {
 		switch a.Verdict {
 		case client.Over:
 			if until := a.Until(i); granted(a, i).For == 0 || !until.After(time.Now()) {
-				continue // its end is an error
+				continue // its end is reported as an error
 			}
 			fallthrough
 		case client.Opened:
@@ -56,7 +55,7 @@ func (k *knock) report(cmd *cobra.Command, a client.Answer) error {
 	return nil
 }
 
-// openLine is "ssh (tcp/22) is open on gw for 203.0.113.7 until 14:03:30 (30s)".
+// openLine returns "ssh (tcp/22) is open on gw for 203.0.113.7 until 14:03:30 (30s)".
 func (k *knock) openLine(a client.Answer, i int, service service.Service, now time.Time) string {
 	line := fmt.Sprintf("%s is open on %s%s", k.label(a, i, service), k.plan.Profile.Name, forSource(a))
 	until := a.Until(i)
@@ -66,7 +65,7 @@ func (k *knock) openLine(a client.Answer, i int, service service.Service, now ti
 	return fmt.Sprintf("%s until %s (%s)", line, cli.Clock(until, now), rounded(granted(a, i).For))
 }
 
-// granted is what a receipt says of the i-th service: nothing, if there is no receipt.
+// granted returns the receipt's entry for the i-th service, or zero without a receipt.
 func granted(a client.Answer, i int) spa.Granting {
 	if a.Receipt == nil || i >= len(a.Receipt.Services) {
 		return spa.Granting{}
@@ -74,14 +73,14 @@ func granted(a client.Answer, i int) spa.Granting {
 	return a.Receipt.Services[i]
 }
 
-// ports are a service's ports as the gateway tells them, else as the profile has them.
+// ports returns a service's ports from the receipt, else from the profile.
 func (k *knock) ports(a client.Answer, i int, service service.Service) []string {
 	told := granted(a, i)
 	all := told.Ports
 	if len(all) == 0 {
 		all = k.plan.Ports(service)
 	}
-	out := []string{} // not nil: a list also for a program
+	out := []string{} // not nil: [] in JSON, not null
 	for _, p := range all {
 		out = append(out, p.String())
 	}
@@ -91,7 +90,7 @@ func (k *knock) ports(a client.Answer, i int, service service.Service) []string 
 	return out
 }
 
-// label is "ssh (tcp/22)", or "tcp/22" for a port that was asked for by itself.
+// label returns "ssh (tcp/22)", or "tcp/22" for a request by port.
 func (k *knock) label(a client.Answer, i int, service service.Service) string {
 	ports := k.ports(a, i, service)
 	if service.Name == "" || len(ports) == 0 {
@@ -107,7 +106,7 @@ func forSource(a client.Answer) string {
 	return " for " + a.Receipt.Source.String()
 }
 
-// rounded is a duration to the second, where it has one.
+// rounded formats a duration, rounded to the second if it is at least that long.
 func rounded(d time.Duration) string {
 	if d.Abs() >= time.Second {
 		d = d.Round(time.Second)
@@ -115,7 +114,7 @@ func rounded(d time.Duration) string {
 	return service.FormatDuration(d)
 }
 
-// caution says on standard error what is not as it was asked for, or soon will not be.
+// caution prints to standard error what differs from the request, or may soon cause trouble.
 func (k *knock) caution(cmd *cobra.Command, a client.Answer) {
 	name := k.plan.Profile.Name
 	if a.Offset.Abs() > tolerable {
@@ -123,8 +122,8 @@ func (k *knock) caution(cmd *cobra.Command, a client.Answer) {
 		if a.Offset < 0 {
 			word = "ahead of"
 		}
-		cli.Warn(cmd, "this machine's clock is %s %s that of %s: from 30s on, unless it is configured otherwise, %[3]s "+
-			"does not answer; keep the clock right by NTP", rounded(a.Offset.Abs()), word, name)
+		cli.Warn(cmd, "this machine's clock is %s %s that of %s, which ignores knocks once the difference exceeds its "+
+			"window (30s by default); keep the clock right with NTP", rounded(a.Offset.Abs()), word, name)
 	}
 	if in, yes := a.Translated(); yes && a.Verdict == client.Opened {
 		cli.Warn(cmd, "%s", translated(name, in, a.Route.Own))
@@ -138,17 +137,17 @@ func (k *knock) caution(cmd *cobra.Command, a client.Answer) {
 	}
 }
 
-// translated says that the gateway let in another address than this machine has on the way there.
+// translated reports that the gateway let in another address than the one that this machine sends from.
 func translated(name string, in, own netip.Addr) string {
 	if in.Is4() != own.Is4() {
-		return fmt.Sprintf("%s let in %v, and this machine reaches it from %v: a translator (NAT64) stands between, and "+
+		return fmt.Sprintf("%s let in %v, but this machine reaches it from %v: a translator (NAT64) is in between, and "+
 			"only connections through it get in", name, in, own)
 	}
-	return fmt.Sprintf("%s let in %v, but this machine reaches it from %v: what does not take the way of the knock (a "+
-		"VPN, a proxy) does not get in", name, in, own)
+	return fmt.Sprintf("%s let in %v, but this machine reaches it from %v: connections on another path than the knock "+
+		"(a VPN, a proxy) do not get in", name, in, own)
 }
 
-// failure is an answer that is no success as the command's end, and nil for one that is.
+// failure returns the command's exit for an answer that is not a success, else nil.
 func (k *knock) failure(a client.Answer) *cli.Exit {
 	name := k.plan.Profile.Name
 	switch {
@@ -159,7 +158,7 @@ func (k *knock) failure(a client.Answer) *cli.Exit {
 			Err: fmt.Errorf("%s refused %s: %s", name, k.services(), a.Receipt.Status)}
 	case a.Verdict == client.Over:
 		return &cli.Exit{Code: cli.Failed, Hint: "the answer came too late; run the command again",
-			Err: fmt.Errorf("%s is not open on %s any more: %s", k.services(), name, k.ended(a, time.Now()))}
+			Err: fmt.Errorf("%s is no longer open on %s: %s", k.services(), name, k.ended(a, time.Now()))}
 	case a.Verdict != client.Silent:
 		return nil
 	case errors.Is(a.Err, client.ErrNoAnswer):
@@ -173,10 +172,10 @@ func (k *knock) failure(a client.Answer) *cli.Exit {
 // mostWait is longer than the window of any usual gateway.
 const mostWait = 10 * time.Minute
 
-// tooEarly is the end of a command that a gateway took too early, and would not wait.
+// tooEarly returns the exit for a knock that came too early to a gateway that has just started.
 func (k *knock) tooEarly(again, now time.Time) *cli.Exit {
 	wait := max(time.Second, again.Sub(now.Round(0)))
-	exit := &cli.Exit{Code: cli.Refused, Err: fmt.Errorf("%s has just started and takes no knocks for another %s",
+	exit := &cli.Exit{Code: cli.Refused, Err: fmt.Errorf("%s has just started and accepts no knocks for another %s",
 		k.plan.Profile.Name, seconds(wait)),
 		Hint: fmt.Sprintf("run it again then, or let it wait: --timeout %s", seconds(wait+client.DefaultTimeout))}
 	if wait > mostWait {
@@ -186,7 +185,7 @@ func (k *knock) tooEarly(again, now time.Time) *cli.Exit {
 	return exit
 }
 
-// ended says when each grant has ended that is over.
+// ended lists the grants that are over, and when each ended.
 func (k *knock) ended(a client.Answer, now time.Time) string {
 	var ends []string
 	for i, service := range k.plan.Command.Services {
@@ -197,7 +196,7 @@ func (k *knock) ended(a client.Answer, now time.Time) string {
 	return strings.Join(ends, ", ")
 }
 
-// services lists what was asked for.
+// services lists the requested services.
 func (k *knock) services() string {
 	var names []string
 	for _, s := range k.plan.Command.Services {
@@ -206,7 +205,7 @@ func (k *knock) services() string {
 	return strings.Join(names, ", ")
 }
 
-// advice is what to do about a refusal of services.
+// advice returns the hint for a refusal of services.
 func (a *app) advice(p *keys.Profile, asked []service.Service, reason spa.Status) string {
 	switch reason {
 	case spa.ReasonExpired:
@@ -227,10 +226,10 @@ func (a *app) advice(p *keys.Profile, asked []service.Service, reason spa.Status
 	case spa.ReasonTooManyPerHour:
 		return "wait, or ask the gateway's administrator for a higher limit"
 	case spa.ReasonSuperseded:
-		return "run the command again if you still want it; for 30s (its window) after a revocation the " +
-			"gateway goes on refusing"
+		return "run the command again if you still want it; after a revocation the gateway keeps refusing " +
+			"for its window (30s by default)"
 	case spa.ReasonOtherFamily:
-		return "reach the gateway by its other kind of address, IPv4 or IPv6: --source with an own address of that kind"
+		return "use the gateway's other address family, IPv4 or IPv6: --source with an address of this machine in that family"
 	case spa.ReasonIDReused:
 		return "run the command again"
 	case spa.ReasonTooEarly:
@@ -239,7 +238,7 @@ func (a *app) advice(p *keys.Profile, asked []service.Service, reason spa.Status
 	return "ask the gateway's administrator: the gateway's log has the reason"
 }
 
-// hostAmong is a service that is not one but a host, which stands where --host was meant.
+// hostAmong returns a requested service that is the name of a host: perhaps --host was intended.
 func (a *app) hostAmong(asked []service.Service) (string, bool) {
 	names, _ := a.names()
 	for _, s := range asked {
@@ -250,7 +249,7 @@ func (a *app) hostAmong(asked []service.Service) (string, bool) {
 	return "", false
 }
 
-// knownServices says what a host has, as far as its profile knows.
+// knownServices lists the services in a host's profile.
 func knownServices(p *keys.Profile) string {
 	if names := serviceNames(p); len(names) > 0 {
 		return "services known for " + p.Name + ": " + strings.Join(names, ", ")
@@ -258,8 +257,8 @@ func knownServices(p *keys.Profile) string {
 	return "the token of " + p.Name + " names no service: ask for the ports that you were given, such as tcp/22"
 }
 
-// suspects are why there may be no answer, a line each: what to do, the usual causes, and what may
-// be all the same. The gateway does not tell.
+// suspects returns the hints if there is no answer: what to do, the usual causes, and what may still be true. The
+// gateway does not say.
 func (k *knock) suspects(r client.Route) (first string, more []string) {
 	p := k.plan.Profile
 	first = "find out why: spa-client doctor --host " + p.Name
@@ -284,7 +283,7 @@ func (k *knock) suspects(r client.Route) (first string, more []string) {
 	return first, more
 }
 
-// list joins what is different among some addresses.
+// list joins the different texts of some addresses.
 func list(to []netip.AddrPort, text func(netip.AddrPort) string) string {
 	var out []string
 	for _, t := range to {
@@ -295,7 +294,7 @@ func list(to []netip.AddrPort, text func(netip.AddrPort) string) string {
 	return strings.Join(out, " or ")
 }
 
-// describe says what would be sent. Nothing secret is in it.
+// describe prints what would be sent, without secrets.
 func (k *knock) describe(cmd *cobra.Command) error {
 	if k.json {
 		return k.describeJSON(cmd)
@@ -312,7 +311,7 @@ func (k *knock) describeRoute(w io.Writer, r client.Route) {
 	p, c := k.plan.Profile, k.plan.Command
 	length := ""
 	if c.Type == spa.TypeOpen {
-		length = " for the time that the gateway gives it"
+		length = " for the gateway's default time"
 	}
 	if c.For > 0 {
 		length = " for " + rounded(c.For)

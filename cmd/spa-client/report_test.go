@@ -19,7 +19,7 @@ import (
 	"sallyport/spa/client/doctor"
 )
 
-// answered is a command whose answers are given.
+// answered returns a command whose answers are given.
 func answered() (*knock, *cobra.Command, *bytes.Buffer) {
 	k := &knock{app: &app{}, plan: &client.Plan{
 		Profile: &keys.Profile{Name: "gw", Receipts: true, Services: map[string][]string{"ssh": {"tcp/22"}}},
@@ -31,7 +31,7 @@ func answered() (*knock, *cobra.Command, *bytes.Buffer) {
 	return k, cmd, &stderr
 }
 
-// answerFrom is an answer of a gateway at that address.
+// answerFrom returns an answer of a gateway at this address.
 func answerFrom(gateway string, v client.Verdict, s spa.Status) client.Answer {
 	a := client.Answer{Verdict: v, Gateway: netip.MustParseAddr(gateway), Receipt: &spa.Receipt{Status: s}}
 	if v == client.Silent {
@@ -40,14 +40,14 @@ func answerFrom(gateway string, v client.Verdict, s spa.Status) client.Answer {
 	return a
 }
 
-// today is a time of today.
+// today returns a time of today.
 func today(hour, minute int) time.Time {
 	year, month, day := time.Now().Date()
 	return time.Date(year, month, day, hour, minute, 0, 0, time.Local)
 }
 
 func TestConclude(t *testing.T) {
-	const v4, v6 = "192.0.2.1", "2001:db8::1"
+	const v4, v6, refused = "192.0.2.1", "2001:db8::1", "gw refused ssh: not allowed for this client"
 	open4, open6 := answerFrom(v4, client.Opened, spa.Granted), answerFrom(v6, client.Opened, spa.Granted)
 	no4, no6 := answerFrom(v4, client.Refused, spa.ReasonNotAllowed), answerFrom(v6, client.Refused, spa.ReasonNotAllowed)
 	other6 := answerFrom(v6, client.Refused, spa.ReasonSourceRequired)
@@ -63,20 +63,26 @@ func TestConclude(t *testing.T) {
 		err      string
 		warnings []string
 	}{
-		"both":                       {[]client.Answer{open4, open6}, cli.Done, "", nil},
-		"one granted, one silent":    {[]client.Answer{open4, none6}, cli.Done, "", []string{"no answer from gw (2001:db8::1)"}},
-		"one refused, one granted":   {[]client.Answer{no4, open6}, cli.Done, "", []string{"gw refused ssh: not allowed"}},
-		"one silent, one refused":    {[]client.Answer{none4, no6}, cli.Refused, "gw refused ssh: not allowed for this client", []string{"no answer from gw (192.0.2.1)"}},
-		"both refused alike":         {[]client.Answer{no4, no6}, cli.Refused, "gw refused ssh: not allowed for this client", nil},
-		"both refused, not alike":    {[]client.Answer{no4, other6}, cli.Refused, "gw refused ssh: not allowed for this client", []string{"state its own address"}},
-		"both silent":                {[]client.Answer{none4, none6}, cli.NoAnswer, "no answer from gw (192.0.2.1)", []string{"2001:db8::1"}},
-		"nothing could be sent":      {[]client.Answer{broken4}, cli.Failed, "knocking on gw: network is down", nil},
-		"unsent, and refused":        {[]client.Answer{broken4, no6}, cli.Refused, "gw refused ssh: not allowed for this client", []string{"network is down"}},
-		"granted, and over":          {[]client.Answer{over4}, cli.Failed, "ssh is not open on gw any more: the grant of ssh ended at 14:03:00", nil},
-		"over, and one granted":      {[]client.Answer{over4, open6}, cli.Done, "", []string{"any more"}},
-		"too early":                  {[]client.Answer{early4}, cli.Refused, "gw has just started and takes no knocks for another 24s", nil},
-		"sent without a receipt":     {[]client.Answer{answerFrom(v4, client.Sent, spa.Granted)}, cli.Done, "", nil},
-		"a close of one that is not": {[]client.Answer{answerFrom(v4, client.Closed, spa.Closed), none6}, cli.Done, "", []string{"2001:db8::1"}},
+		"both": {[]client.Answer{open4, open6}, cli.Done, "", nil},
+		"one granted, one silent": {[]client.Answer{open4, none6}, cli.Done, "",
+			[]string{"no answer from gw (2001:db8::1)"}},
+		"one refused, one granted": {[]client.Answer{no4, open6}, cli.Done, "", []string{"gw refused ssh: not allowed"}},
+		"one silent, one refused": {[]client.Answer{none4, no6}, cli.Refused, refused,
+			[]string{"no answer from gw (192.0.2.1)"}},
+		"both refused alike":      {[]client.Answer{no4, no6}, cli.Refused, refused, nil},
+		"both refused, not alike": {[]client.Answer{no4, other6}, cli.Refused, refused, []string{"state its own address"}},
+		"both silent": {[]client.Answer{none4, none6}, cli.NoAnswer, "no answer from gw (192.0.2.1)",
+			[]string{"2001:db8::1"}},
+		"nothing could be sent": {[]client.Answer{broken4}, cli.Failed, "knocking on gw: network is down", nil},
+		"unsent, and refused":   {[]client.Answer{broken4, no6}, cli.Refused, refused, []string{"network is down"}},
+		"granted, and over": {[]client.Answer{over4}, cli.Failed, "ssh is no longer open on gw: the grant of ssh " +
+			"ended at 14:03:00", nil},
+		"over, and one granted": {[]client.Answer{over4, open6}, cli.Done, "", []string{"no longer"}},
+		"too early": {[]client.Answer{early4}, cli.Refused,
+			"gw has just started and accepts no knocks for another 24s", nil},
+		"sent without a receipt": {[]client.Answer{answerFrom(v4, client.Sent, spa.Granted)}, cli.Done, "", nil},
+		"a close of one that is not": {[]client.Answer{answerFrom(v4, client.Closed, spa.Closed), none6}, cli.Done, "",
+			[]string{"2001:db8::1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k, cmd, stderr := answered()
@@ -101,7 +107,7 @@ func TestConclude(t *testing.T) {
 	}
 }
 
-// Where NAT64 makes a stated source useless, what to do is said, and it is the command that has to change.
+// TestUnprepared: if NAT64 makes a stated source useless, the hint says what to change in the command.
 func TestUnprepared(t *testing.T) {
 	wrong := &client.CommandError{Err: &client.NAT64Error{Gateway: netip.MustParseAddr("64:ff9b::1"),
 		Stated: netip.MustParseAddr("2a00::4")}}
@@ -112,7 +118,7 @@ func TestUnprepared(t *testing.T) {
 	}
 }
 
-// Every refusal and silence says what to do about it.
+// TestHints: every refusal and silence has a hint.
 func TestHints(t *testing.T) {
 	k, _, _ := answered()
 	seen := map[string]bool{}
@@ -137,11 +143,14 @@ func TestOpenLine(t *testing.T) {
 		granted spa.Granting
 		want    string
 	}{
-		"the line of the manual": {spa.Granting{For: 30*time.Second - 2*time.Millisecond, Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}},
+		"the line of the manual": {spa.Granting{For: 30*time.Second - 2*time.Millisecond,
+			Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}},
 			"ssh (tcp/22) is open on gw for 203.0.113.7 until 14:03:30 (30s)"},
-		"several ranges": {spa.Granting{For: 10 * time.Minute, Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}, {Proto: service.UDP, Low: 60000, High: 60010}}},
+		"several ranges": {spa.Granting{For: 10 * time.Minute,
+			Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}, {Proto: service.UDP, Low: 60000, High: 60010}}},
 			"ssh (tcp/22, udp/60000-60010) is open on gw for 203.0.113.7 until 14:13:00 (10m)"},
-		"more than are told": {spa.Granting{For: time.Hour, Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}, More: true},
+		"more than are told": {spa.Granting{For: time.Hour, Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}},
+			More: true},
 			"ssh (tcp/22, …) is open on gw for 203.0.113.7 until 15:03:00 (1h)"},
 		"until tomorrow": {spa.Granting{For: 24 * time.Hour},
 			"ssh (tcp/22) is open on gw for 203.0.113.7 until 2026-11-22 14:03:00 " + now.Format("MST") + " (24h)"},
@@ -164,7 +173,7 @@ func TestOpenLine(t *testing.T) {
 	}
 }
 
-// TestHostileFinding: what a finding of doctor says of others ends no line and moves no cursor.
+// TestHostileFinding: text from others in a finding of doctor cannot end a line or move the cursor.
 func TestHostileFinding(t *testing.T) {
 	var out bytes.Buffer
 	cmd := &cobra.Command{}
@@ -179,18 +188,20 @@ func TestHostileFinding(t *testing.T) {
 	}
 }
 
-// Where it is certain that another address was let in than this machine has, that is said.
+// TestTranslatedIsSaid: if the gateway certainly let in another address than this machine's, there is a warning.
 func TestTranslatedIsSaid(t *testing.T) {
 	for name, c := range map[string]struct {
 		own, in string
 		verdict client.Verdict
 		says    string
 	}{
-		"the own":            {"8.8.4.4", "8.8.4.4", client.Opened, ""},
-		"an ordinary NAT":    {"10.0.0.2", "8.8.4.4", client.Opened, ""},
-		"a part of a tunnel": {"8.8.4.4", "8.8.8.8", client.Opened, "gw let in 8.8.8.8, but this machine reaches it from 8.8.4.4"},
-		"NAT64":              {"2a00::4", "8.8.8.8", client.Opened, "gw let in 8.8.8.8, and this machine reaches it from 2a00::4: a translator (NAT64)"},
-		"refused anyway":     {"8.8.4.4", "8.8.8.8", client.Refused, ""},
+		"the own":         {"8.8.4.4", "8.8.4.4", client.Opened, ""},
+		"an ordinary NAT": {"10.0.0.2", "8.8.4.4", client.Opened, ""},
+		"a part of a tunnel": {"8.8.4.4", "8.8.8.8", client.Opened,
+			"gw let in 8.8.8.8, but this machine reaches it from 8.8.4.4"},
+		"NAT64": {"2a00::4", "8.8.8.8", client.Opened, "gw let in 8.8.8.8, but this machine reaches it from " +
+			"2a00::4: a translator (NAT64)"},
+		"refused anyway": {"8.8.4.4", "8.8.8.8", client.Refused, ""},
 	} {
 		k, cmd, stderr := answered()
 		a := answerFrom("192.0.2.1", c.verdict, spa.Granted)

@@ -16,11 +16,11 @@ func caught() (signals <-chan os.Signal, stop func()) {
 	return nil, func() { signal.Stop(c) }
 }
 
-// status is a process's exit status.
+// status returns a process's exit status.
 func status(p *os.ProcessState) int { return p.ExitCode() }
 
-// gone reports whether the other side has closed the connection or pipe, which is its right:
-// what it had to say has been received.
+// gone reports whether the other side has closed the connection or pipe. That is no failure: all that it sent has been
+// received.
 func gone(err error) bool {
 	const aborted, reset = syscall.Errno(10053), syscall.Errno(10054) // WSAECONNABORTED, WSAECONNRESET
 	const broken, closing = syscall.Errno(109), syscall.Errno(232)    // ERROR_BROKEN_PIPE, ERROR_NO_DATA

@@ -13,9 +13,9 @@ import (
 	"sallyport/cmd/internal/cli"
 )
 
-// caught takes the signals that are meant for a command that runs in this program's place.
-// What the terminal sends (Ctrl-C, Ctrl-\) it sends to the command itself too, as long as both are
-// in its foreground: that is kept from ending this program, and is not to come twice.
+// caught receives the signals for a command that runs in this program's place. If both are in the terminal's
+// foreground, the terminal sends its signals (Ctrl-C, Ctrl-\) to the command as well: they must not end this program,
+// and must not be passed on a second time.
 func caught() (signals <-chan os.Signal, stop func()) {
 	passed := cli.Heeded(syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 	typed := cli.Heeded(syscall.SIGQUIT, syscall.SIGINT)
@@ -33,7 +33,7 @@ func caught() (signals <-chan os.Signal, stop func()) {
 	}
 }
 
-// foreground reports whether this process is what its terminal talks to.
+// foreground reports whether this process is in the foreground of its terminal.
 func foreground() bool {
 	tty, err := os.Open("/dev/tty")
 	if err != nil {
@@ -44,7 +44,7 @@ func foreground() bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
-// status is a process's exit status as a shell tells it.
+// status returns a process's exit status as a shell reports it.
 func status(p *os.ProcessState) int {
 	if s, ok := p.Sys().(syscall.WaitStatus); ok && s.Signaled() {
 		return 128 + int(s.Signal())
@@ -52,8 +52,8 @@ func status(p *os.ProcessState) int {
 	return p.ExitCode()
 }
 
-// gone reports whether the other side has closed the connection or pipe, which is its right:
-// what it had to say has been received.
+// gone reports whether the other side has closed the connection or pipe. That is no failure: all that it sent has been
+// received.
 func gone(err error) bool {
 	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }

@@ -19,17 +19,17 @@ import (
 	"sallyport/spa/client"
 )
 
-// sshPort is the port that ssh uses unless it is told another.
+// sshPort is ssh's default port.
 const sshPort = 22
 
-// sshConfig is the block of a host for ssh's configuration.
+// sshConfig is a host's block for ssh's configuration.
 type sshConfig struct {
-	name, host string // of the profile, and where it is
+	name, host string // of the profile, and its address
 	service    string
 	port       uint16
-	asked      uint16 // given with --port; 0: the service has only the one
+	asked      uint16 // given with --port; 0: the service has only one
 	program    string
-	config     string // for --config; empty: the usual
+	config     string // for --config; empty: the default
 	fdpass     bool
 	windows    bool
 }
@@ -40,13 +40,13 @@ func (a *app) sshConfigCommand() *cobra.Command {
 	var fdpass bool
 	cmd := &cobra.Command{
 		Use:   "ssh-config [SERVICE]",
-		Short: "Print what to put into ssh's configuration",
-		Long: `Ssh-config prints a block for ~/.ssh/config. With it ssh, scp, rsync, git and whatever
-else runs ssh open the service and connect through it by themselves: "ssh gw" is all. The
+		Short: "Print a block for ssh's configuration",
+		Long: `Ssh-config prints a block for ~/.ssh/config. With it ssh, and scp, rsync, git and all
+other programs that run ssh, open the service before they connect: just type "ssh gw". The
 host's key stays known under the gateway's own name or address.
 
-The service is ssh where it is not said. With --fdpass ssh gets the connection itself, so
-that nothing of spa-client stays in between; Windows has no such thing.`,
+The default service is ssh. With --fdpass, ssh gets the connection itself and spa-client
+exits; Windows does not support it.`,
 		Example: `  spa-client ssh-config --host gw >> ~/.ssh/config
   ssh gw`,
 		Args: cobra.MaximumNArgs(1),
@@ -62,11 +62,11 @@ that nothing of spa-client stays in between; Windows has no such thing.`,
 	}
 	k.app.hostFlag(cmd, &k.host)
 	cmd.Flags().Var(&port, "port", "TCP `PORT` of a service that has several")
-	cmd.Flags().BoolVar(&fdpass, "fdpass", false, "let ssh take the connection over (ProxyUseFdpass)")
+	cmd.Flags().BoolVar(&fdpass, "fdpass", false, "let ssh take over the connection (ProxyUseFdpass)")
 	return cmd
 }
 
-// sshConfig gathers what stands in the block.
+// sshConfig collects the contents of the block.
 func (k *knock) sshConfig(cmd *cobra.Command, args []string, port uint16) (*sshConfig, error) {
 	p, err := k.app.outline(k.host)
 	if err != nil {
@@ -94,7 +94,7 @@ func (k *knock) sshConfig(cmd *cobra.Command, args []string, port uint16) (*sshC
 	return c, nil
 }
 
-// onOneLine refuses what would be another line of the configuration.
+// onOneLine refuses paths that would break the line in ssh's configuration.
 func onOneLine(paths ...string) error {
 	for _, path := range paths {
 		if strings.ContainsAny(path, "\r\n") {
@@ -104,7 +104,7 @@ func onOneLine(paths ...string) error {
 	return nil
 }
 
-// sshService is the service that ssh is to use, and its port.
+// sshService returns the service for ssh, and its port.
 func sshService(p *keys.Profile, args []string, port uint16) (string, uint16, error) {
 	name := "ssh"
 	if len(args) == 1 {
@@ -117,28 +117,28 @@ func sshService(p *keys.Profile, args []string, port uint16) (string, uint16, er
 	known := (&client.Plan{Profile: p}).Ports(service)
 	if len(known) == 0 {
 		return "", 0, cli.Misuse(fmt.Errorf("the profile of %s has no service %s", p.Name, name),
-			"say which service is ssh's: "+whichService(p))
+			"choose ssh's service: "+whichService(p))
 	}
 	port, err = client.OnlyPort(service, known, port)
 	if none := new(client.PortError); errors.As(err, &none) && !none.HasTCP() {
 		return "", 0, cli.Misuse(err, "ssh needs a service with a TCP port: "+whichService(p))
 	}
 	if err != nil {
-		return "", 0, cli.Misuse(err, "say which port is ssh's: --port PORT")
+		return "", 0, cli.Misuse(err, "choose ssh's port: --port PORT")
 	}
 	return name, port, nil
 }
 
-// whichService is how another service is named.
+// whichService returns the command line that names another service.
 func whichService(p *keys.Profile) string {
 	names := serviceNames(p)
 	if len(names) == 0 {
-		names = []string{"tcp/22"} // the token names none: the client may open ports by their number
+		names = []string{"tcp/22"} // the token names none: the client may open ports by number
 	}
 	return "spa-client ssh-config " + strings.Join(names, "|") + " --host " + p.Name
 }
 
-// program is how ssh finds this program: by its name where that leads to it, else by its path.
+// program returns how ssh finds this program: by its name if that is in PATH, else by its path.
 func program() (string, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -157,10 +157,10 @@ func sameFile(a, b string) bool {
 	return err1 == nil && err2 == nil && os.SameFile(first, second)
 }
 
-// print writes the block, beneath an empty line: what it is appended to may end without a line's end.
+// print writes the block after an empty line: the file that it is appended to may lack a final newline.
 func (c *sshConfig) print(w io.Writer) error {
 	lines := []string{"", "Host " + c.name, "\tHostName " + c.host}
-	alias := c.host // what ssh itself would look up without the block
+	alias := c.host // what ssh would look up without the block
 	if c.port != sshPort {
 		lines = append(lines, "\tPort "+strconv.Itoa(int(c.port)))
 		alias = "[" + c.host + "]:" + strconv.Itoa(int(c.port))
@@ -173,7 +173,7 @@ func (c *sshConfig) print(w io.Writer) error {
 	return err
 }
 
-// command is the command line for ProxyCommand, which ssh expands and a shell then reads.
+// command returns the ProxyCommand, which ssh expands and then a shell parses.
 func (c *sshConfig) command() string {
 	words := []string{c.program}
 	if c.config != "" {
@@ -192,7 +192,7 @@ func (c *sshConfig) command() string {
 	return strings.Join(words, " ")
 }
 
-// quote keeps a word one word for the shell: cmd.exe on Windows, sh elsewhere.
+// quote makes a word one word for the shell: cmd.exe on Windows, sh elsewhere.
 func (c *sshConfig) quote(word string) string {
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:%"
 	if strings.Trim(word, plain) == "" {

@@ -8,18 +8,21 @@ import (
 	"testing"
 )
 
-// The command line of ProxyCommand is read by ssh, which expands per cents, and then by a shell.
+// TestSSHConfigCommand: ssh expands percent signs in the ProxyCommand, and then a shell parses it.
 func TestSSHConfigCommand(t *testing.T) {
 	for name, c := range map[string]struct {
 		config sshConfig
 		want   string
 	}{
-		"plain":        {sshConfig{program: "spa-client"}, "spa-client connect ssh --host gw"},
-		"a path":       {sshConfig{program: "/opt/a b/spa-client"}, "'/opt/a b/spa-client' connect ssh --host gw"},
-		"a quote":      {sshConfig{program: "spa-client", config: "/home/o'neill"}, `spa-client --config '/home/o'\''neill' connect ssh --host gw`},
-		"a per cent":   {sshConfig{program: "spa-client", config: "/a%h"}, "spa-client --config /a%%h connect ssh --host gw"},
-		"a dollar":     {sshConfig{program: "spa-client", config: "/$(id)"}, "spa-client --config '/$(id)' connect ssh --host gw"},
-		"Windows":      {sshConfig{program: `C:\Program Files\spa-client.exe`, windows: true}, `"C:\Program Files\spa-client.exe" connect ssh --host gw`},
+		"plain":  {sshConfig{program: "spa-client"}, "spa-client connect ssh --host gw"},
+		"a path": {sshConfig{program: "/opt/a b/spa-client"}, "'/opt/a b/spa-client' connect ssh --host gw"},
+		"a quote": {sshConfig{program: "spa-client", config: "/home/o'neill"},
+			`spa-client --config '/home/o'\''neill' connect ssh --host gw`},
+		"a per cent": {sshConfig{program: "spa-client", config: "/a%h"}, "spa-client --config /a%%h connect ssh --host gw"},
+		"a dollar": {sshConfig{program: "spa-client", config: "/$(id)"},
+			"spa-client --config '/$(id)' connect ssh --host gw"},
+		"Windows": {sshConfig{program: `C:\Program Files\spa-client.exe`, windows: true},
+			`"C:\Program Files\spa-client.exe" connect ssh --host gw`},
 		"another port": {sshConfig{program: "spa-client", asked: 2222}, "spa-client connect ssh --host gw --port 2222"},
 	} {
 		c.config.name, c.config.service = "gw", "ssh"
@@ -42,7 +45,7 @@ func TestSSHConfigOfIPv6(t *testing.T) {
 	}
 }
 
-// A line break would end the line of the configuration, and what follows would be one of its own.
+// TestSSHConfigRefusesLineBreaks: a line break would add a line to the configuration.
 func TestSSHConfigRefusesLineBreaks(t *testing.T) {
 	if err := onOneLine("/home/a\n\tProxyCommand evil"); err == nil {
 		t.Error("no error")
@@ -52,7 +55,7 @@ func TestSSHConfigRefusesLineBreaks(t *testing.T) {
 	}
 }
 
-// The name alone will do where it leads to this program, and nowhere else.
+// TestProgram: the name alone is used only if it finds this program.
 func TestProgram(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"tailscale.com/net/stun"
 )
 
-// stunServerCommand is "stunserver ADDRESS|silent": it starts a STUN server that tells everybody that
-// address, or nothing, and sets STUN to where it is.
+// stunServerCommand is "stunserver ADDRESS|silent": it starts a STUN server that answers with this address, or not at
+// all, and sets STUN to its own address.
 func stunServerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	ts.Check(err)

@@ -17,7 +17,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// terminal is a pseudo-terminal and what a program has written to it.
+// terminal is a pseudo-terminal and a program's output on it.
 type terminal struct {
 	user, program *os.File // the two ends
 	screen        bytes.Buffer
@@ -44,8 +44,7 @@ func newTerminal() (*terminal, error) {
 	return &terminal{user: user, program: program}, nil
 }
 
-// watch reads what is written until it has all been. Each time that wait comes on the screen
-// it types keys.
+// watch reads the output to its end. Each time that wait appears on the screen it types keys.
 func (t *terminal) watch(wait, keys string) {
 	buf := make([]byte, 4096)
 	typed := 0
@@ -62,10 +61,10 @@ func (t *terminal) watch(wait, keys string) {
 	}
 }
 
-// terminalCommand is "terminal WAIT KEYS CODE PROGRAM ARGS...": it runs a program at a terminal, types
-// the keys (^C) each time that the text comes on the screen, and expects the exit status. What was
-// on the screen is in the file screen. The terminal has to be left as it was. Where TIMEOUT is among the
-// arguments it is a short time, and a longer one where the text does not come in that.
+// terminalCommand is "terminal WAIT KEYS CODE PROGRAM ARGS...": it runs a program at a terminal, types the keys (^C)
+// each time that the text appears on the screen, and expects the exit status. The screen is in the file screen. The
+// terminal must be restored. TIMEOUT among the arguments is a short time, and a longer one if the text does not appear
+// in that.
 func terminalCommand(ts *testscript.TestScript, neg bool, args []string) {
 	times := longer("700ms")
 	if !slices.Contains(args, "TIMEOUT") {
@@ -84,7 +83,7 @@ func terminalCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// atTerminal runs a command at a terminal of its own, and returns what was on the screen and its exit status.
+// atTerminal runs a command at its own terminal, and returns the screen and the exit status.
 func atTerminal(ts *testscript.TestScript, wait, keys string, args []string) (screen string, code int) {
 	t, err := newTerminal()
 	ts.Check(err)
@@ -96,7 +95,7 @@ func atTerminal(ts *testscript.TestScript, wait, keys string, args []string) (sc
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	before, err := unix.IoctlGetTermios(int(t.program.Fd()), unix.TCGETS)
 	ts.Check(err)
-	// Or the kernel throws away, with ^C, what the program wrote and nobody has read yet.
+	// Otherwise ^C makes the kernel discard unread output of the program.
 	before.Lflag |= unix.NOFLSH
 	ts.Check(unix.IoctlSetTermios(int(t.program.Fd()), unix.TCSETS, before))
 	ts.Check(cmd.Start())

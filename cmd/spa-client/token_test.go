@@ -11,7 +11,7 @@ import (
 	"sallyport/keys"
 )
 
-// inUTF16 is a text as Windows' PowerShell redirects it into a file.
+// inUTF16 returns a text as PowerShell on Windows redirects it into a file.
 func inUTF16(order binary.AppendByteOrder, text string) []byte {
 	var b []byte
 	for _, unit := range utf16.Encode([]rune("\ufeff" + text)) {
@@ -43,7 +43,7 @@ func TestTokenFromWindows(t *testing.T) {
 	}
 }
 
-// What is no token is said as far as it can be seen, and never shown.
+// TestNoToken: the error explains as far as possible why the input is not a token, and never shows it.
 func TestNoToken(t *testing.T) {
 	for data, want := range map[string]string{
 		" \r\n":                "the input is empty",
@@ -60,7 +60,7 @@ func TestNoToken(t *testing.T) {
 	}
 }
 
-// said is all that a user is told of an error.
+// said returns everything that the user sees of an error.
 func said(err error) string {
 	var exit *cli.Exit
 	if !errors.As(err, &exit) {

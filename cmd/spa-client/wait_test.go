@@ -14,8 +14,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// Where one family's connections do not get through, those of the other are not kept waiting: the
-// port accepts. Whichever was answered first.
+// TestWaitOpenInEitherFamily: a family whose connections do not get through does not delay the other, whichever was
+// answered first.
 func TestWaitOpenInEitherFamily(t *testing.T) {
 	listening, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -29,7 +29,7 @@ func TestWaitOpenInEitherFamily(t *testing.T) {
 	for name, answers := range map[string][]client.Answer{"dead first": {dead, accepts}, "dead last": {accepts, dead}} {
 		t.Run(name, func(t *testing.T) {
 			k, cmd, _ := answered()
-			// So long that a test which waits for the dead one first does not end.
+			// So long that a test which waits for the dead family first does not end.
 			k.plan = planned(t, client.Command{Type: spa.TypeOpen, Services: []service.Service{{Name: "ssh"}},
 				Timeout: 100 * lab.Patience})
 			cmd.SetContext(t.Context())
@@ -58,7 +58,7 @@ func planned(t *testing.T, c client.Command) *client.Plan {
 	return plan
 }
 
-// A wrong port is said once, though it is wrong in each family.
+// TestWrongPortIsSaidOnce: a wrong port is reported once, although it is wrong in each family.
 func TestWrongPortIsSaidOnce(t *testing.T) {
 	k, cmd, _ := answered()
 	cmd.SetContext(t.Context())
@@ -75,7 +75,7 @@ func TestNotEachAccepts(t *testing.T) {
 		Timeout: 50 * time.Millisecond})
 	cmd.SetContext(t.Context())
 	err := k.waitOpen(cmd, []client.Answer{shut(service.Ports{Proto: service.TCP, Low: 9, High: 9})})
-	if err == nil || err.Error() != "ssh, web are open on gw, but not each accepts connections" {
+	if err == nil || err.Error() != "ssh, web are open on gw, but not all accept connections" {
 		t.Errorf("got %v", err)
 	}
 }

@@ -10,11 +10,11 @@ import (
 	"sallyport/spa/client"
 )
 
-// patience is how long connect and exec wait for a gateway that has just started, beyond a
-// --timeout that nobody has set: "ssh gw" is to succeed where waiting makes it succeed.
+// patience is how long connect and exec wait for a gateway that has just started, unless --timeout is given: "ssh gw"
+// should succeed if waiting helps.
 const patience = 2 * time.Minute
 
-// waiting shows what is waited for, and takes that away while something else is said.
+// waiting shows what the command waits for, and hides that while something else is printed.
 type waiting struct {
 	cmd *cobra.Command
 
@@ -23,7 +23,7 @@ type waiting struct {
 	told bool
 }
 
-// show shows on a terminal that something is waited for. The function ends that.
+// show shows on a terminal what the command waits for, until the returned function is called.
 func (w *waiting) show(what string) (hide func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -37,7 +37,7 @@ func (w *waiting) hide() {
 	w.done()
 }
 
-// early says once that a gateway has just started, and shows that it is waited for.
+// early prints once that a gateway has just started, and shows that the command waits for it.
 func (w *waiting) early(gateway string, wait time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -46,17 +46,17 @@ func (w *waiting) early(gateway string, wait time.Duration) {
 	}
 	w.told = true
 	w.done()
-	cli.Note(w.cmd, "%s has just started and takes no knocks for another %s: waiting", gateway, seconds(wait))
+	cli.Note(w.cmd, "%s has just started and accepts no knocks for another %s: waiting", gateway, seconds(wait))
 	w.done = cli.Progress(w.cmd, "waiting for "+gateway)
 }
 
-// seconds is a duration in whole seconds, never less than it is.
+// seconds formats a duration, rounded up to whole seconds.
 func seconds(d time.Duration) string {
 	return rounded((d + time.Second - 1).Truncate(time.Second))
 }
 
-// heed has the command say when it waits for a gateway that has just started. Those that need the
-// port itself wait for that however short the usual time is.
+// heed makes the command report that it waits for a gateway that has just started. Commands that need the port itself
+// wait even beyond the usual timeout.
 func (k *knock) heed(cmd *cobra.Command, host string, c *client.Command) {
 	k.shown = &waiting{cmd: cmd, done: func() {}}
 	c.Waiting = func(wait time.Duration) { k.shown.early(host, wait) }

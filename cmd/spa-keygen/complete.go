@@ -14,7 +14,7 @@ func completeClient(dir *string) cobra.CompletionFunc {
 	return cli.CompleteFirst(func() []string { return cli.ClientNames(filepath.Join(*dir, config.ClientsDir)) })
 }
 
-// completeAllow offers the gateway's services for the last of a list, those that are not in it yet.
+// completeAllow completes the last entry of a list with the gateway's services that are not in it yet.
 func completeAllow(dir *string) cobra.CompletionFunc {
 	return func(_ *cobra.Command, _ []string, part string) ([]string, cobra.ShellCompDirective) {
 		c, err := config.Load(*dir)

@@ -7,7 +7,7 @@ import (
 	"sallyport/spa/config"
 )
 
-// profileOf is what a client of the gateway is given.
+// profileOf returns the profile for a client of the gateway.
 func profileOf(c *config.Config, client *keys.Client) (*keys.Profile, error) {
 	gates, err := keys.ReadGate(filepath.Join(c.Dir, config.GateFile))
 	if err != nil {

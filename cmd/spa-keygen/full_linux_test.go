@@ -16,8 +16,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestFullDisk: where a client cannot even be marked as revoked in place, its file is removed, which shuts it out
-// too. A rotation changes nothing, and says what shuts it out.
+// TestFullDisk: if a client cannot be marked as revoked even in place, its file is removed, which shuts it out too. A
+// rotation changes nothing, and says how to shut it out.
 func TestFullDisk(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()

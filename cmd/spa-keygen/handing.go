@@ -12,11 +12,11 @@ import (
 	"sallyport/cmd/internal/cli"
 )
 
-// handing is how a token is handed out: printed, where no other way is named.
+// handing is how to hand out a token; by default it is printed.
 type handing struct {
 	out string // a new file
 	png string // a new file, as a QR code
-	qr  bool   // drawn
+	qr  bool   // drawn on standard output
 }
 
 func (h *handing) flags(cmd *cobra.Command) {
@@ -25,7 +25,7 @@ func (h *handing) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&h.qr, "qr", false, "draw the token as a QR code instead of printing it")
 }
 
-// give hands out a client's token, all of it or nothing.
+// give hands out a client's token completely, or not at all.
 func (h *handing) give(cmd *cobra.Command, name, token string) error {
 	code, err := h.code(token)
 	if err != nil {
@@ -45,7 +45,7 @@ func (h *handing) give(cmd *cobra.Command, name, token string) error {
 	return nil
 }
 
-// code is the token as a QR code, if one is wanted.
+// code returns the token as a QR code, or nil if none is wanted.
 func (h *handing) code(token string) (*code, error) {
 	if !h.qr && h.png == "" {
 		return nil, nil
@@ -53,7 +53,7 @@ func (h *handing) code(token string) (*code, error) {
 	return encode(token)
 }
 
-// write makes the files: both or none.
+// write writes both files or neither.
 func (h *handing) write(token string, code *code) error {
 	if h.out != "" {
 		if err := writeSecret(h.out, func(w io.Writer) error { return line(w, token) }); err != nil {

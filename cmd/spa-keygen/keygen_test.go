@@ -17,16 +17,17 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"spa-keygen": func() { os.Exit(cli.Main("spa-keygen", newRoot())) }})
 }
 
-// TestScripts runs the commands as an administrator does. Each begins with a gateway in ./etc.
+// TestScripts runs the commands as an administrator does. Each script starts with a gateway in ./etc.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata/script",
 		Setup: gateway,
-		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"token": checkToken, "gates": checkGates, "exitcode": checkExit},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"token": checkToken,
+			"gates": checkGates, "exitcode": checkExit},
 	})
 }
 
-// gateway writes the files that spa-server init writes, but for the journal.
+// gateway writes the files of spa-server init except the journal.
 func gateway(env *testscript.Env) error {
 	dir := env.WorkDir + "/etc"
 	if err := os.MkdirAll(dir+"/clients", 0o750); err != nil {
@@ -102,7 +103,7 @@ func checkGates(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// checkExit runs a command that is to end with a code: exitcode N COMMAND...
+// checkExit is "exitcode N COMMAND...": it runs a command and checks its exit code.
 func checkExit(ts *testscript.TestScript, neg bool, args []string) {
 	err := ts.Exec(args[1], args[2:]...)
 	code := "0"

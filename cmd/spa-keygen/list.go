@@ -32,7 +32,7 @@ func newList(dir *string) *cobra.Command {
 				return err
 			}
 			if len(problems) > 0 {
-				return cli.Fail(errors.Join(problems...), "these clients cannot knock until their files are mended")
+				return cli.Fail(errors.Join(problems...), "these clients cannot knock until their files are fixed")
 			}
 			return nil
 		},
@@ -59,7 +59,7 @@ func printList(cmd *cobra.Command, clients []*keys.Client, asJSON bool) error {
 	return w.Flush()
 }
 
-// description is what may be shown of a client: everything but its key.
+// description is what may be shown about a client: everything but its key.
 type description struct {
 	Name          string     `json:"name"`
 	ID            string     `json:"id"`
@@ -108,7 +108,7 @@ func known(t time.Time) *time.Time {
 	return &t
 }
 
-// condition is the state, and until when or at which hours the client is active.
+// condition returns the client's state, and until when or at which hours it is active.
 func condition(c *keys.Client, now time.Time) string {
 	text := state(c, now)
 	if text != "active" {
@@ -123,7 +123,7 @@ func condition(c *keys.Client, now time.Time) string {
 	return text
 }
 
-// state says in a word whether the client can knock.
+// state returns in a word whether the client can knock.
 func state(c *keys.Client, now time.Time) string {
 	switch {
 	case !c.Revoked.IsZero():

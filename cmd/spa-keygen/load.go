@@ -10,16 +10,16 @@ import (
 	"sallyport/spa/config"
 )
 
-// load reads the configuration. Where there is none it says how one is made.
+// load reads the configuration. If there is none, the hint says how to create it.
 func load(dir string) (*config.Config, error) {
 	c, err := config.Load(dir)
 	return c, cli.Unread(err, "spa-keygen")
 }
 
-// absent adds what to do where a client's file is not there, or cannot be written for want of space.
+// absent adds a hint if a client's file is missing, or cannot be written on a full disk.
 func absent(err error, name string) error {
 	if errors.Is(err, place.ErrFull) {
-		return cli.Fail(err, fmt.Sprintf("nothing was changed; make space, or shut %s out now: spa-keygen revoke %[1]s",
+		return cli.Fail(err, fmt.Sprintf("nothing was changed; free some space, or shut %s out now: spa-keygen revoke %[1]s",
 			name))
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -28,5 +28,5 @@ func absent(err error, name string) error {
 	return denied(err)
 }
 
-// denied adds what to do where the files are not for who asks.
+// denied adds a hint if the user may not read the files.
 func denied(err error) error { return cli.AsRoot(err, "spa-keygen") }

@@ -11,7 +11,7 @@ import (
 	"sallyport/cmd/internal/cli"
 )
 
-// TestWhatToDo: errors that an administrator meets on the first day say what to do. Root gets no advice to become root.
+// TestWhatToDo: errors of an administrator's first day have a hint. Root gets no hint to become root.
 func TestWhatToDo(t *testing.T) {
 	type want struct {
 		err  error

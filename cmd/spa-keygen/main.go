@@ -15,10 +15,10 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "spa-keygen",
 		Short: "Make, list, replace and revoke the keys of a gateway's clients",
-		Long: `spa-keygen keeps the client files of a gateway, one for each user. A running
-spa-server takes every change at once.
+		Long: `spa-keygen manages the client files of a gateway, one for each user. A running
+spa-server applies every change at once.
 
-  spa-keygen new alice --allow ssh > alice.token     give this to alice, and to nobody else
+  spa-keygen new alice --allow ssh > alice.token     give this to alice only
   alice$ spa-client import alice.token`,
 	}
 	var dir string

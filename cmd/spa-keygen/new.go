@@ -27,10 +27,10 @@ func newNew(dir *string) *cobra.Command {
 		Use:   "new NAME --allow SERVICE[,SERVICE]",
 		Short: "Make a client's key and print its enrolment token",
 		Long: `Writes clients/NAME.toml and prints the enrolment token: one line that holds all
-a client needs. Who has the token can open what the client may open, so hand it
-over as you would a password, and let "spa-client import" read it. With --qr it is
-drawn instead, and with --png it is a picture, which zbarimg (Debian: zbar-tools)
-reads: zbarimg --raw picture.png | spa-client import -. Whoever sees or photographs
+that a client needs. Anyone who has the token can open what the client may open, so hand
+it over as you would a password, and let "spa-client import" read it. --qr draws it as a
+QR code instead, and --png writes that to a picture, which zbarimg (Debian: zbar-tools)
+reads: zbarimg --raw picture.png | spa-client import -. Anyone who sees or photographs
 the code has the token.`,
 		Example: `  spa-keygen new alice --allow ssh
   spa-keygen new carol --allow ssh --when "mon-fri 08:00-18:00" --expires 90d
@@ -53,8 +53,8 @@ the code has the token.`,
 				return err
 			}
 			if limits := shorter(c, client); len(limits) > 0 {
-				cli.Warn(cmd, "--max-for %s is more than the services allow, which limit it: %s; raise "+
-					"max_for in %s if that is meant",
+				cli.Warn(cmd, "--max-for %s exceeds what the services allow, and they limit it: %s; raise "+
+					"max_for in %s if that is intended",
 					service.FormatDuration(client.MaxFor), strings.Join(limits, ", "), filepath.Join(c.Dir, config.FileName))
 			}
 			return nil
@@ -69,7 +69,7 @@ the code has the token.`,
 	return cmd
 }
 
-// checkNew says what is wrong with the arguments.
+// checkNew checks the arguments.
 func checkNew(c *config.Config, name string, allow []string) error {
 	if err := service.ValidName(name); err != nil {
 		return cli.Misuse(err, "choose a name such as alice or build-host-2")
@@ -96,8 +96,7 @@ func serviceNames(c *config.Config) string {
 	return strings.Join(names, ", ")
 }
 
-// create writes the client's file and hands out the token. A token that cannot be handed out takes
-// the file with it: nobody could use the key.
+// create writes the client's file and hands out the token. If that fails it removes the file: no one could use the key.
 func create(cmd *cobra.Command, c *config.Config, client *keys.Client, h handing) error {
 	clients, name := filepath.Join(c.Dir, config.ClientsDir), client.Name
 	profile, err := profileOf(c, client)
@@ -115,14 +114,14 @@ func create(cmd *cobra.Command, c *config.Config, client *keys.Client, h handing
 		os.Remove(filepath.Join(clients, name+keys.Suffix))
 		err = fmt.Errorf("handing out the token (no client was made): %w", err)
 		if errors.Is(err, fs.ErrExist) {
-			return cli.Fail(err, "a token is never written over a file: choose another file")
+			return cli.Fail(err, "a token never overwrites a file: choose another file")
 		}
 		return err
 	}
 	return nil
 }
 
-// taken says what to do where there is a client of that name. A revoked one gets no new key by rotate.
+// taken returns the error if there is a client of that name. Rotate gives a revoked one no new key.
 func taken(err error, clients, name string) error {
 	path := filepath.Join(clients, name+keys.Suffix)
 	if c, unread := keys.ReadClient(path); unread == nil && !c.Revoked.IsZero() {

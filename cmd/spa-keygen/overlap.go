@@ -11,13 +11,13 @@ import (
 
 const (
 	day        = 24 * time.Hour
-	maxOverlap = 400 * day // somebody who wants more does not want to rotate
+	maxOverlap = 400 * day // a longer one defeats the rotation
 )
 
-// overlapFlag is how long what was replaced stays good: days, or a duration as in the files.
+// overlapFlag is how long a replaced key stays valid: in days, or as a duration in the syntax of the files.
 type overlapFlag time.Duration
 
-// String returns whole days as days.
+// String formats whole days as days.
 func (f *overlapFlag) String() string {
 	d := time.Duration(*f)
 	switch {
@@ -29,7 +29,7 @@ func (f *overlapFlag) String() string {
 	return service.FormatDuration(d)
 }
 
-// Set reads "0", "7d" or "36h".
+// Set parses "0", "7d" or "36h".
 func (f *overlapFlag) Set(s string) error {
 	if s == "0" {
 		*f = 0
@@ -51,11 +51,10 @@ func (f *overlapFlag) Set(s string) error {
 	return nil
 }
 
-// Type is what the help calls the value.
+// Type returns the value's name in the help text.
 func (f *overlapFlag) Type() string { return "DURATION" }
 
-// end is the moment from which on what was replaced is not good: a whole second, and not
-// earlier than was asked for.
+// end returns when the replaced key ends: in whole seconds, and not earlier than requested.
 func (f *overlapFlag) end(now time.Time) time.Time {
 	end := now.UTC().Truncate(time.Second)
 	if *f == 0 {

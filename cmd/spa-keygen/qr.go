@@ -10,20 +10,19 @@ import (
 	"github.com/boombuler/barcode/qr"
 )
 
-// A code is a QR code (ISO/IEC 18004): size modules in each direction, without a margin.
+// code is a QR code (ISO/IEC 18004): size modules in each direction, without a margin.
 type code struct {
 	size int
 	dark func(x, y int) bool // false outside
 }
 
-// The margin that readers need, and how many pixels a module has in a picture.
+// The margin that readers need, and the pixels of a module in a picture.
 const (
 	quiet = 4
 	scale = 8
 )
 
-// encode makes the code of a token. The more correction the better it is read from a
-// screen; a long token has to do with less.
+// encode makes the code of a token. More error correction reads better from a screen; a long token only fits with less.
 func encode(token string) (*code, error) {
 	for _, level := range []qr.ErrorCorrectionLevel{qr.M, qr.L} {
 		picture, err := qr.Encode(token, level, qr.Unicode)
@@ -41,7 +40,7 @@ func encode(token string) (*code, error) {
 	return nil, fmt.Errorf("the token has %d characters, more than a QR code holds: use --out", len(token))
 }
 
-// image is the code as a picture, with its margin.
+// image returns the code as a picture with its margin.
 func (c *code) image() image.Image {
 	side := (c.size + 2*quiet) * scale
 	picture := image.NewPaletted(image.Rect(0, 0, side, side), color.Palette{color.White, color.Black})
@@ -55,9 +54,8 @@ func (c *code) image() image.Image {
 	return picture
 }
 
-// draw draws the code with two modules a character, one above the other. Where there are
-// colours it is black on white; without them it is right on a dark background, where what
-// is drawn is light.
+// draw draws the code with two modules per character, one above the other. With colours it is black on white. Without,
+// it assumes a terminal with a dark background, where drawn blocks are light.
 func (c *code) draw(w io.Writer, colours bool) error {
 	blocks := map[[2]bool]string{{true, true}: " ", {true, false}: "▄", {false, true}: "▀", {false, false}: "█"}
 	before, after := "", "\n"

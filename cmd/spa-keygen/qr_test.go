@@ -13,7 +13,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// longToken is a token of about so many characters.
+// longToken returns a token of about this many characters.
 func longToken(t *testing.T, size int) string {
 	t.Helper()
 	p := &keys.Profile{Name: "gw", Address: "gw.example.net", KnockPorts: []uint16{62201},
@@ -47,7 +47,7 @@ func scan(t *testing.T, picture image.Image) string {
 	return string(out)
 }
 
-// screen is what a terminal with light text on a dark background shows, eight pixels a module.
+// screen returns what a terminal with light text on a dark background shows, eight pixels a module.
 func screen(drawn string) image.Image {
 	lines := strings.Split(strings.TrimSuffix(drawn, "\n"), "\n")
 	width := len([]rune(lines[0]))
@@ -65,7 +65,7 @@ func screen(drawn string) image.Image {
 	return picture
 }
 
-// TestCodesAreReadBack: what is drawn, in the terminal and as a picture, says the token.
+// TestCodesAreReadBack: the code contains the token, in the terminal and as a picture.
 func TestCodesAreReadBack(t *testing.T) {
 	for _, size := range []int{0, 300, 600, 1200} {
 		token := longToken(t, size)

@@ -19,10 +19,10 @@ import (
 func newRevoke(dir *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "revoke NAME",
-		Short: "Revoke a client's key, for ever",
-		Long: `Marks the client as revoked in its file. A running spa-server takes it at once:
-its knocks are not answered, and what it had open is shut for new connections.
-Sessions that are open go on: spa-server revoke NAME --cut ends them.`,
+		Short: "Revoke a client's key permanently",
+		Long: `Marks the client as revoked in its file. A running spa-server applies that at once: it
+no longer answers the client's knocks, and shuts the ports that the client had open to new
+connections. Established sessions continue: spa-server revoke NAME --cut ends them.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeClient(dir),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -46,23 +46,23 @@ Sessions that are open go on: spa-server revoke NAME --cut ends them.`,
 	}
 }
 
-// remove takes away a file that could not be marked: a client without one is shut out too.
+// remove removes a file that could not be marked as revoked: that shuts the client out too.
 func remove(cmd *cobra.Command, path string, why error) error {
 	if err := os.Remove(path); err != nil {
 		return errors.Join(why, err)
 	}
 	cli.Warn(cmd, "%v", why)
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "removed %s instead, and its settings are lost: a running server shuts the "+
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "removed %s instead, so its settings are lost: a running server shuts the "+
 		"client out within a second or two\n", path)
 	return err
 }
 
-// errRevoked is returned for a client that is revoked already: the first time counts.
-var errRevoked = errors.New("already")
+// errRevoked is returned for a client that is already revoked: the date of the first time stays.
+var errRevoked = errors.New("already revoked")
 
 func revoke(c *keys.Client) error {
 	if !c.Revoked.IsZero() {
-		return fmt.Errorf("%s was revoked on %s %w", c.Name, c.Revoked.Local().Format("2006-01-02 15:04:05"), errRevoked)
+		return fmt.Errorf("%s was %w on %s", c.Name, errRevoked, c.Revoked.Local().Format("2006-01-02 15:04:05"))
 	}
 	c.Revoked = time.Now().UTC().Truncate(time.Second)
 	return nil

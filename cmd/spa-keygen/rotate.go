@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/config"
 )
 
-// rotation is a client's new key, as it was asked for.
+// rotation is a requested rotation of a client's key.
 type rotation struct {
 	overlap overlapFlag
 	force   bool
@@ -30,10 +30,10 @@ func newRotate(dir *string) *cobra.Command {
 		Long: `Makes a new id and key for a client and prints the enrolment token that holds
 them. The previous key stays valid for a while, so that the client keeps access until
 the new token arrives; after that it gets no answer. With --overlap 0 it ends at once.
-A running spa-server takes the new key at once. What the client has open, what it may
-open and its limits do not change.
+A running spa-server accepts the new key at once. The client's grants, services and
+limits do not change.
 
-The client imports the token over the host that it has:
+The client imports the token, which updates its host:
 
   alice$ spa-client import alice.token
 
@@ -58,7 +58,7 @@ At most two keys can be valid. While the previous one is, rotate refuses to make
 	}
 	cmd.Flags().Var(&r.overlap, "overlap", "how long the previous key stays valid, such as 24h or 7d; 0 ends it at once")
 	cmd.Flags().BoolVar(&r.force, "force", false, "end a previous key that is still valid")
-	cmd.Flags().BoolVar(&r.lost, "lost", false, "the token of the last rotation was lost: make another in its place")
+	cmd.Flags().BoolVar(&r.lost, "lost", false, "replace the newest key, whose token was lost")
 	cmd.MarkFlagsMutuallyExclusive("lost", "force")
 	cmd.MarkFlagsMutuallyExclusive("lost", "overlap")
 	r.handing.flags(cmd)
@@ -91,7 +91,7 @@ func (r *rotation) run(cmd *cobra.Command, c *config.Config, name string) error 
 	return nil
 }
 
-// apply changes the client, or says why it is not to be changed.
+// apply rotates the client's key, or returns why it must not be rotated.
 func (r *rotation) apply(c *keys.Client, clients string, now time.Time) error {
 	if !c.Revoked.IsZero() {
 		return cli.Fail(fmt.Errorf("%s was revoked on %s, and a revoked client gets no new key", c.Name, moment(&c.Revoked)),
@@ -101,21 +101,21 @@ func (r *rotation) apply(c *keys.Client, clients string, now time.Time) error {
 	alive := c.Previous != nil && now.Before(c.Previous.Until)
 	switch {
 	case r.lost && !alive:
-		return cli.Fail(fmt.Errorf("there is no lost token of %s to replace: no previous key is valid", c.Name),
+		return cli.Fail(fmt.Errorf("%s has no lost token to replace: no previous key is valid", c.Name),
 			"make a new key: spa-keygen rotate "+c.Name)
 	case r.lost:
 		c.ID, c.Key = keys.NewID(), keys.NewKey()
 		return nil
 	case alive && !r.force:
-		return cli.Fail(fmt.Errorf("%s has a new key already: the previous key (%s) is valid until %s, and at most "+
-			"two can be", c.Name, c.Previous.ID, moment(&c.Previous.Until)),
+		return cli.Fail(fmt.Errorf("%s already has a new key: the previous key (%s) is valid until %s, and at most "+
+			"two keys can be", c.Name, c.Previous.ID, moment(&c.Previous.Until)),
 			"rotate again after that, or end the previous key now with --force; if the token of the new key was lost: --lost")
 	}
 	c.Rotate(r.overlap.end(now))
 	return nil
 }
 
-// undo puts the previous keys back, unless somebody has changed them again.
+// undo restores the previous keys, unless they have changed again.
 func undo(clients string, before, after *keys.Client) error {
 	_, err := keys.ChangeClient(clients, before.Name, func(c *keys.Client) error {
 		if c.ID != after.ID {
@@ -127,7 +127,7 @@ func undo(clients string, before, after *keys.Client) error {
 	return err
 }
 
-// tell says beside the token what has become of the previous key.
+// tell reports what happened to the previous key.
 func (r *rotation) tell(cmd *cobra.Command, c *keys.Client, now time.Time) {
 	if now.Before(c.Previous.Until) {
 		cli.Note(cmd, "the previous key (%s) is valid until %s", c.Previous.ID, moment(&c.Previous.Until))

@@ -8,8 +8,8 @@ import (
 	"sallyport/keys"
 )
 
-// TestUndoOnlyItsOwn: a rotation that could not hand out its token takes back its own key, and not
-// what somebody else has made of the client meanwhile.
+// TestUndoOnlyItsOwn: a rotation that could not hand out its token takes back its own key, but no later change by
+// another program.
 func TestUndoOnlyItsOwn(t *testing.T) {
 	dir := t.TempDir()
 	before := &keys.Client{Name: "alice", ID: keys.NewID(), Key: keys.NewKey(), Allow: []string{"ssh"}}

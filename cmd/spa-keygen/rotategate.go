@@ -20,16 +20,16 @@ func newRotateGate(dir *string) *cobra.Command {
 		Use:   "rotate-gate",
 		Short: "Replace the gate key that all clients share",
 		Long: `Makes a new gate key. The previous one stays valid for a while, because every client
-has it and gets the new one only with a new token. All tokens that are made from now on
-hold the new gate key.
+has it and gets the new one only with a new token. All tokens made from now on hold the
+new gate key.
 
-The gate key hides who knocks and filters noise; it opens nothing by itself. Replace
-it when somebody who had a token has left or lost it. Then:
+The gate key hides who knocks and filters noise; it opens nothing on its own. Replace it
+when someone who had a token has left or lost it. Then:
 
-  1. "spa-server reload" makes a running server take it. Until then the tokens
-     made from now on do not work.
+  1. "spa-server reload" loads it into a running server. Until then new tokens
+     do not work.
   2. "spa-keygen rotate NAME" makes each client's new token.
-  3. "spa-server status" shows who still uses the previous gate key.
+  3. "spa-server status" shows which clients still use the previous gate key.
 
 At most two gate keys can be valid. While the previous one is, rotate-gate refuses to make
 a third: --force ends the previous one, and shuts out the clients that have no newer token.`,
@@ -50,8 +50,8 @@ func rotateGate(cmd *cobra.Command, dir string, overlap overlapFlag, force bool)
 	now := time.Now()
 	gates, err := keys.ChangeGates(filepath.Join(dir, config.GateFile), func(g *keys.Gates) error {
 		if now.Before(g.Until) && !force {
-			return cli.Fail(fmt.Errorf("there is a new gate key already: the previous gate key is valid until %s, and at most "+
-				"two can be", moment(&g.Until)),
+			return cli.Fail(fmt.Errorf("there already is a new gate key: the previous gate key is valid until %s, and at most "+
+				"two gate keys can be", moment(&g.Until)),
 				"rotate again after that; --force ends the previous one now, and shuts out the clients that have no newer token")
 		}
 		g.Rotate(overlap.end(now))
@@ -69,9 +69,9 @@ func rotateGate(cmd *cobra.Command, dir string, overlap overlapFlag, force bool)
 	return nil
 }
 
-// tellNext says what is left to do. The clients' files do not tell which gate key a client has.
+// tellNext prints what is left to do. The client files do not record which gate key a client has.
 func tellNext(cmd *cobra.Command, dir string, now time.Time) {
-	cli.Note(cmd, "make a running server take it: spa-server reload (until then, tokens made from now on do not work)")
+	cli.Note(cmd, "load it into a running server: spa-server reload (until then, new tokens do not work)")
 	registry, _ := keys.LoadRegistry(filepath.Join(dir, config.ClientsDir))
 	var names []string
 	for _, c := range registry.Clients() {
@@ -83,9 +83,9 @@ func tellNext(cmd *cobra.Command, dir string, now time.Time) {
 	switch {
 	case len(names) > most:
 		cli.Note(cmd, "then each of %d clients needs a new token (spa-keygen rotate NAME); spa-keygen list names them, "+
-			"spa-server status shows who still uses the previous gate key", len(names))
+			"spa-server status shows which still use the previous gate key", len(names))
 	case len(names) > 0:
-		cli.Note(cmd, "then each client needs a new token (spa-keygen rotate NAME): %s; spa-server status shows who still "+
-			"uses the previous gate key", strings.Join(names, ", "))
+		cli.Note(cmd, "then each client needs a new token (spa-keygen rotate NAME): %s; spa-server status shows which "+
+			"still use the previous gate key", strings.Join(names, ", "))
 	}
 }

@@ -28,7 +28,7 @@ func newShow(dir *string) *cobra.Command {
 				return err
 			}
 			d := describe(c, time.Now())
-			if gateway, err := config.Load(*dir); err == nil { // without it the client's own is all there is to show
+			if gateway, err := config.Load(*dir); err == nil { // without it, show only the client's own
 				d.limits = shorter(gateway, c)
 			}
 			if asJSON {
@@ -45,7 +45,7 @@ func newShow(dir *string) *cobra.Command {
 	return cmd
 }
 
-// read reads the file of the client that an argument names.
+// read reads the file of the named client.
 func read(dir, name string) (*keys.Client, error) {
 	if err := service.ValidName(name); err != nil {
 		return nil, cli.Misuse(err, "list the clients: spa-keygen list")
@@ -54,7 +54,7 @@ func read(dir, name string) (*keys.Client, error) {
 	return c, absent(err, name)
 }
 
-// rows returns what is there to be shown, as names and values.
+// rows returns what to show, as names and values.
 func (d description) rows() [][2]string {
 	rows := [][2]string{
 		{"name", d.Name}, {"id", d.ID}, {"state", d.State}, {"allow", strings.Join(d.Allow, ", ")},

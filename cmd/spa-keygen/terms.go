@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/config"
 )
 
-// terms are the limits of a new client, as they are written on the command line.
+// terms are the limits of a new client, as given on the command line.
 type terms struct {
 	when, from      []string
 	expires, maxFor string
@@ -26,14 +26,14 @@ func (t *terms) flags(cmd *cobra.Command) {
 	flags.StringSliceVar(&t.when, "when", nil, "`SPAN`s of days and hours in which it may open, by the gateway's clock: "+
 		"\"mon-fri 08:00-18:00\"")
 	flags.StringSliceVar(&t.from, "from", nil, "`NETWORK`s that it may knock from: 203.0.113.0/24")
-	flags.StringVar(&t.expires, "expires", "", "`TIME` at which the key ends: 12h, 90d, 2027-01-31 (as that day begins "+
-		"here), or 2027-01-31T18:00:00Z")
+	flags.StringVar(&t.expires, "expires", "", "`TIME` when the key expires: 12h, 90d, 2027-01-31 (when that day begins, "+
+		"local time), or 2027-01-31T18:00:00Z")
 	flags.StringVar(&t.maxFor, "max-for", "", "the longest `DURATION` that it may open for: 10m")
 	flags.BoolVar(&t.requireSource, "require-source", false, "refuse requests that do not state their address; "+
 		"not for clients behind NAT")
 }
 
-// apply puts the terms into the client, or says which of them cannot be read.
+// apply parses the terms into the client.
 func (t *terms) apply(c *keys.Client, now time.Time) error {
 	c.RequireSource = t.requireSource
 	return errors.Join(t.readWhen(c), t.readFrom(c), t.readExpires(c, now), t.readMaxFor(c))
@@ -66,10 +66,10 @@ func (t *terms) readMaxFor(c *keys.Client) (err error) {
 	return misuseOf(fmt.Sprintf("--max-for %q", t.maxFor), err)
 }
 
-// leastExpires is the shortest time for which a key is made: a shorter one is a slip of the pen.
+// leastExpires is the shortest time that a new key may be valid: a shorter one is a mistake.
 const leastExpires = time.Minute
 
-// readExpires reads a time from now, in days or shorter, a day or a moment. What is over is a slip of the pen.
+// readExpires parses a time from now, a day, or a point in time. One in the past is a mistake.
 func (t *terms) readExpires(c *keys.Client, now time.Time) error {
 	if t.expires == "" {
 		return nil
@@ -85,7 +85,7 @@ func (t *terms) readExpires(c *keys.Client, now time.Time) error {
 	}
 	if err != nil {
 		return misuseOf(fmt.Sprintf("--expires %q", t.expires),
-			errors.New("write it as 12h, 90d, 2027-01-31 or 2027-01-31T18:00:00Z; it is at least 1m"))
+			errors.New("write it as 12h, 90d, 2027-01-31 or 2027-01-31T18:00:00Z; the minimum is 1m"))
 	}
 	if !at.After(now) {
 		return misuseOf(fmt.Sprintf("--expires %q", t.expires), errors.New("this time is in the past"))
@@ -94,7 +94,7 @@ func (t *terms) readExpires(c *keys.Client, now time.Time) error {
 	return nil
 }
 
-// shorter are the services that a client may open for less than its own max_for: theirs is the limit.
+// shorter returns the services whose maximum is less than the client's max_for, and so limits it.
 func shorter(c *config.Config, client *keys.Client) []string {
 	var found []string
 	for _, entry := range client.Allow {
@@ -105,8 +105,8 @@ func shorter(c *config.Config, client *keys.Client) []string {
 	return found
 }
 
-// mostFor is the longest time for which any client may open what a file allows. Of several services with
-// the same port it is the shortest, as for the policy.
+// mostFor returns the longest time for which any client may open an entry of allow. If several services share the port
+// it is the shortest of theirs, as for the policy.
 func mostFor(c *config.Config, entry string) (most time.Duration, ok bool) {
 	ports, err := service.ParsePorts(entry)
 	for _, s := range c.Services {

@@ -9,7 +9,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// dropping is an administrator's own table that shuts everything but what the two sets have.
+// dropping is an administrator's own table that drops everything except the members of the two sets.
 const dropping = `table inet filter {
 	set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout; }
 	set spa6 { type ipv6_addr . inet_proto . inet_service; flags timeout; }
@@ -25,7 +25,7 @@ const dropping = `table inet filter {
 }
 `
 
-// admitting makes the file that of mode "admit", with the sets of dropping.
+// admitting switches the file to mode "admit", with the sets of dropping.
 func (g *gateway) admitting() {
 	g.t.Helper()
 	g.set("firewall", "mode", `"admit"`)
@@ -33,8 +33,8 @@ func (g *gateway) admitting() {
 		"\"spa4\"\nset6 = \"spa6\"")
 }
 
-// TestAdmit: where the host drops by default, grants go into the sets of its administrator's table, and
-// end there by themselves, the server alive or dead. Whom he lets in himself we do not keep out.
+// TestAdmit: on a host that drops by default, grants go into the sets of its administrator's table and end there on
+// time, with the server alive or dead. Clients that the administrator lets in are not kept out.
 func TestAdmit(t *testing.T) {
 	g := newGateway(t)
 	if err := g.client.AddAddr("vc", "2001:db8::3/64"); err != nil {
@@ -68,7 +68,7 @@ func TestAdmit(t *testing.T) {
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "another has ended")
 }
 
-// TestAdmitRefuses: sets that grants cannot go into, or would never leave, are refused at the start, by name.
+// TestAdmitRefuses: the start refuses, by name, sets that grants cannot go into or would never leave.
 func TestAdmitRefuses(t *testing.T) {
 	const v4 = "set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout; }"
 	const v6 = "set spa6 { type ipv6_addr . inet_proto . inet_service; flags timeout; }"

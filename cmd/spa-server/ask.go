@@ -17,7 +17,7 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// ask sends a request to the server that runs, and hands over what it replies.
+// ask sends a request to the running server and passes on its replies.
 func ask(cmd *cobra.Command, dir string, r control.Request, each func(control.Reply) error) error {
 	client, err := dial(dir)
 	if err != nil {
@@ -27,8 +27,8 @@ func ask(cmd *cobra.Command, dir string, r control.Request, each func(control.Re
 	return askError(client.Ask(cmd.Context(), r, each))
 }
 
-// dial finds the server by the state directory of server.toml. A server that was started before the
-// setting was changed, or the file lost, is looked for where it is by default.
+// dial finds the server by the state directory of server.toml. If the server was started before that setting changed or
+// the file was lost, dial looks in the default place.
 func dial(dir string) (*control.Client, error) {
 	old, err := filepath.Abs(dir)
 	if err != nil {
@@ -54,7 +54,7 @@ func dial(dir string) (*control.Client, error) {
 	return nil, err
 }
 
-// askError adds what to do next.
+// askError adds a hint.
 func askError(err error) error {
 	denied, isDenied := errors.AsType[*control.Denied](err)
 	switch {
@@ -63,7 +63,7 @@ func askError(err error) error {
 	case isDenied:
 		return cli.Fail(errors.New(denied.Text), denied.Hint)
 	case errors.Is(err, control.ErrNotRunning):
-		return cli.Fail(err, "systemctl start spa-server; journalctl -u spa-server says why it ended")
+		return cli.Fail(err, "systemctl start spa-server; journalctl -u spa-server shows why it stopped")
 	case errors.Is(err, control.ErrSilent):
 		return cli.Fail(err, "it hangs or was halted: systemctl restart spa-server (grants and sessions go on)")
 	case errors.Is(err, control.ErrRefused), errors.Is(err, fs.ErrPermission):
@@ -72,7 +72,7 @@ func askError(err error) error {
 	return err
 }
 
-// offset says how a clock is off: "43 s behind".
+// offset describes how far a clock is off: "43 s behind".
 func offset(ahead float64) string {
 	way := "ahead"
 	if ahead < 0 {
@@ -88,7 +88,7 @@ func offset(ahead float64) string {
 	return strconv.FormatFloat(ahead, 'f', digits, 64) + " s " + way
 }
 
-// grantLine is a grant in one line.
+// grantLine returns a grant in one line.
 func grantLine(g control.Grant, now time.Time) string {
 	return fmt.Sprintf("%s\t%s\t%s\t%s\t%s (%v)", g.Client, g.Service, g.Source, strings.Join(g.Ports, ","),
 		cli.Clock(g.Until, now), g.Until.Sub(now).Round(time.Second))

@@ -9,7 +9,7 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// TestOffset: how a clock is off is said in words.
+// TestOffset: offset describes clocks in words.
 func TestOffset(t *testing.T) {
 	for ahead, want := range map[float64]string{0: "right", -0.04: "right", 0.06: "0.1 s ahead",
 		-43.2: "43 s behind", 3600: "3600 s ahead"} {
@@ -23,12 +23,18 @@ func TestOffset(t *testing.T) {
 func TestDecisionLine(t *testing.T) {
 	at := time.Date(2026, 3, 1, 14, 3, 30, 0, time.Local)
 	for want, d := range map[string]control.Decision{
-		"14:03:30 unopened 12 ×: wrong gate tag":                     {Verdict: "unopened", Packets: 12, Reason: "wrong gate tag"},
-		"14:03:30 unopened bob: stale packet, clock 43 s behind":     {Verdict: "unopened", Client: "bob", Reason: "stale packet", Ahead: -43},
-		"14:03:30 granted alice ssh,web until 14:04:00":              {Verdict: "granted", Client: "alice", Services: []string{"ssh", "web"}, Until: []time.Time{at.Add(30 * time.Second)}},
-		"14:03:30 denied bob close ssh: not allowed":                 {Verdict: "denied", Client: "bob", Command: "close", Services: []string{"ssh"}, Reason: "not allowed"},
-		"14:03:30 closed alice ssh: made with the old gate key":      {Verdict: "closed", Client: "alice", Command: "close", Services: []string{"ssh"}, OldGate: true},
-		"14:03:30 granted alice ssh: made with the client's old key": {Verdict: "granted", Client: "alice", Services: []string{"ssh"}, OldKey: true},
+		"14:03:30 unopened 12 ×: wrong gate tag": {Verdict: "unopened", Packets: 12,
+			Reason: "wrong gate tag"},
+		"14:03:30 unopened bob: stale packet, clock 43 s behind": {Verdict: "unopened", Client: "bob",
+			Reason: "stale packet", Ahead: -43},
+		"14:03:30 granted alice ssh,web until 14:04:00": {Verdict: "granted", Client: "alice",
+			Services: []string{"ssh", "web"}, Until: []time.Time{at.Add(30 * time.Second)}},
+		"14:03:30 denied bob close ssh: not allowed": {Verdict: "denied", Client: "bob", Command: "close",
+			Services: []string{"ssh"}, Reason: "not allowed"},
+		"14:03:30 closed alice ssh: made with the old gate key": {Verdict: "closed", Client: "alice", Command: "close",
+			Services: []string{"ssh"}, OldGate: true},
+		"14:03:30 granted alice ssh: made with the client's old key": {Verdict: "granted", Client: "alice",
+			Services: []string{"ssh"}, OldKey: true},
 	} {
 		d.Time = at
 		if got := decisionLine(d); got != want {
@@ -37,7 +43,7 @@ func TestDecisionLine(t *testing.T) {
 	}
 }
 
-// TestMissed: what was not shown is said.
+// TestMissed: missed decisions are reported.
 func TestMissed(t *testing.T) {
 	for asJSON, want := range map[bool]string{false: "3 decisions were not shown\n", true: "{\"missed\":3}\n"} {
 		var out strings.Builder
@@ -49,7 +55,7 @@ func TestMissed(t *testing.T) {
 	}
 }
 
-// TestStatusOfMany: whoever has something to be seen to is told of, among however many.
+// TestStatusOfMany: clients that need attention are listed, among however many.
 func TestStatusOfMany(t *testing.T) {
 	s := &control.Status{Now: time.Now(), MoreSeen: 5}
 	for i := range 100 {

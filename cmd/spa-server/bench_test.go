@@ -14,7 +14,7 @@ import (
 
 const benchClients = 1000
 
-// newBenchGateway is a running gateway of many clients with raised limits.
+// newBenchGateway returns a running gateway with many clients and raised limits.
 func newBenchGateway(b *testing.B) (*gateway, []spa.Sender) {
 	g := newGateway(b)
 	g.rewrite("server.toml", "live_nonces = .*", "live_nonces = 4096")
@@ -33,7 +33,7 @@ func newBenchGateway(b *testing.B) (*gateway, []spa.Sender) {
 	return g, senders
 }
 
-// BenchmarkKnock is one knock at a time: from sealing to the receipt, over a veth pair.
+// BenchmarkKnock measures one knock at a time: from sealing to the receipt, over a veth pair.
 func BenchmarkKnock(b *testing.B) {
 	g, senders := newBenchGateway(b)
 	conn := g.socket("192.0.2.2")
@@ -55,8 +55,8 @@ func BenchmarkKnock(b *testing.B) {
 	}
 }
 
-// BenchmarkGrantsPerSecond is as many knocks as the gateway takes, 64 on their way at a time: each is a
-// grant in the kernel, a line in the audit log, and a receipt. The metric is receipts a second.
+// BenchmarkGrantsPerSecond sends as many knocks as the gateway takes, 64 at a time: each is a grant in the kernel, a
+// line in the audit log, and a receipt. The metric is receipts per second.
 func BenchmarkGrantsPerSecond(b *testing.B) {
 	g, senders := newBenchGateway(b)
 	conn := g.socket("192.0.2.2")

@@ -9,8 +9,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// bridged puts the gateway's addresses on a bridge, with the client behind its port. What comes through
-// the bridge passes the rules of iptables and nftables where filtered is "1" (br_netfilter).
+// bridged puts the gateway's addresses on a bridge, with the client behind its port. If filtered is "1", bridged
+// packets pass the rules of iptables and nftables (br_netfilter).
 func (g *gateway) bridged(filtered string) {
 	g.t.Helper()
 	err := errors.Join(g.host.DelAddr("vs", "192.0.2.1/24"), g.host.DelAddr("vs", "2001:db8::1/64"),
@@ -34,8 +34,8 @@ func (g *gateway) bridged(filtered string) {
 	}
 }
 
-// TestBridge: knocks on an address of a bridge are seen and open the port, whether or not bridged
-// packets pass the rules of the firewall first.
+// TestBridge: the server sees knocks on an address of a bridge and opens the port, whether or not bridged packets pass
+// the firewall rules first.
 func TestBridge(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
 		for _, filtered := range []string{"0", "1"} {

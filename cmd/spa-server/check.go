@@ -19,26 +19,26 @@ func newCheck(dir *string) *cobra.Command {
 	var from string
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Say what is wrong with the configuration and what to do about it",
-		Long: `Parses every file, looks at the host as it is, and changes nothing. A problem keeps the
-gateway or a client from working, or leaves a port open. A warning names what weakens the
-gateway or has no effect yet. A notice names what may not be meant. Below each stand the
-commands that help, one on a line; words in place of a command begin with #.
+		Short: "Report what is wrong with the configuration and how to fix it",
+		Long: `Parses every file, inspects the host, and changes nothing. A problem keeps the gateway or
+a client from working, or leaves a port open. A warning names what weakens the gateway or
+has no effect yet. A notice names what may not be intended. Below each are the commands
+that fix it, one per line; advice that is not a command begins with #.
 
-It leads a made-up first packet of a stranger to every guarded port through all tables of
-nftables and iptables, and names the rule that would drop it. It does the same with all
-other ports, and names those that lead to a guarded service. It looks for an sshd that
-nothing guards, for other ports of a guarded program, what shows or uses the knock ports,
-the clock, how full connection tracking is, what empties rule sets with nothing to put the
-guard back, and who may read and write the gateway's files.
+It traces a stranger's first packet to every guarded port through all tables of nftables
+and iptables, and names the rule that would drop it. It does the same for all other ports,
+and names those that lead to a guarded service. It looks for an sshd that no service
+guards, for other ports of a guarded program, for what reveals or uses the knock ports, at
+the clock, at how full connection tracking is, for what flushes the rules with nothing to
+restore the guard, and at who can read and write the gateway's files.
 
-With --from it follows one client's way: a packet from its address, by the interface by which it
-comes in. What another tool has against that address, such as a ban of fail2ban, is named with
-the command that lifts it.
+With --from it traces one client: a packet from its address, on the interface where it
+arrives. If another tool blocks that address, such as a ban by fail2ban, it prints the
+command that lifts the block.
 
-Some of that only root may see: what was not looked at is said.
+Some of that needs root: check reports what it could not inspect.
 
-It ends with 1 if there is a problem, and with 0 otherwise.`,
+It exits with 1 if there is a problem, and with 0 otherwise.`,
 		Example: `  spa-server check
   spa-server check --from 203.0.113.7
   spa-server check --json | jq 'select(.severity == "problem")'`,
@@ -70,7 +70,7 @@ It ends with 1 if there is a problem, and with 0 otherwise.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&from, "from", "", "also follow the way of the client with this `address`")
+	cmd.Flags().StringVar(&from, "from", "", "also check the path of a client at this `address`")
 	cli.JSONFlag(cmd, &asJSON)
 	return cmd
 }
@@ -87,7 +87,7 @@ func printFinding(cmd *cobra.Command, f check.Finding, asJSON bool) error {
 	return err
 }
 
-// indented is a text whose further lines are no findings of their own.
+// indented indents the further lines of a text, so that they do not look like findings of their own.
 func indented(text string) string {
 	return strings.ReplaceAll(quote.Lines(text), "\n", "\n    ")
 }

@@ -19,8 +19,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// checked is a gateway as the runbook leaves it: the host drops what it does not allow, the server
-// runs as the system user, its guard is loaded at boot, and outlives whatever flushes rule sets.
+// checked is a gateway set up by the runbook: the host drops what it does not allow, the server runs as the system
+// user, and its guard is loaded at boot and survives flushes.
 type checked struct {
 	*gateway
 	units string // /etc/systemd/system as the programs see it
@@ -57,7 +57,7 @@ func newChecked(t *testing.T) *checked {
 	return c
 }
 
-// nft loads rules beside those that are there.
+// nft adds rules to the loaded ones.
 func (c *checked) nft(rules string) {
 	c.t.Helper()
 	cmd := exec.Command(lab.NeedProgram(c.t, "nft", "apt-get install nftables"), "-f", "-")
@@ -72,13 +72,14 @@ func (c *checked) nft(rules string) {
 	}
 }
 
-// check runs the program and returns what it finds, but for what is so on the machine of the test.
+// check runs the program and returns its findings, without those about the machine of the test.
 func (c *checked) check(as uint32) (found []check.Finding, code int) {
 	c.t.Helper()
 	cmd := exec.Command(filepath.Join(bin, "spa-server"), "check", "--json", "--config", c.dir)
 	if as == 0 {
 		cmd = lab.See(cmd, map[string]string{
-			"/etc/passwd": filepath.Join(c.accounts, "passwd"), "/etc/group": filepath.Join(c.accounts, "group"), "/etc/systemd/system": c.units,
+			"/etc/passwd": filepath.Join(c.accounts, "passwd"), "/etc/group": filepath.Join(c.accounts, "group"),
+			"/etc/systemd/system": c.units,
 		})
 	} else {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: as, Gid: as}}
@@ -99,7 +100,7 @@ func (c *checked) check(as uint32) (found []check.Finding, code int) {
 	return slices.DeleteFunc(found, c.ofMachine), cmd.ProcessState.ExitCode()
 }
 
-// ofMachine reports whether a finding is about the machine that the test runs on, and true.
+// ofMachine reports whether a finding is about the machine that the test runs on, and correct.
 func (c *checked) ofMachine(f check.Finding) bool {
 	switch f.Subject {
 	case "clock":
@@ -112,7 +113,7 @@ func (c *checked) ofMachine(f check.Finding) bool {
 			persists = firewall.CanPersist()
 			return nil
 		})
-		return err == nil && !persists // an older kernel: it is as check says
+		return err == nil && !persists // an older kernel: check is right
 	case "state":
 		var s unix.Statfs_t
 		return unix.Statfs(c.dir, &s) == nil && s.Type == unix.TMPFS_MAGIC
@@ -120,8 +121,8 @@ func (c *checked) ofMachine(f check.Finding) bool {
 	return false
 }
 
-// TestCheckHost: on a clean host there is nothing to say, and it says what another tool, an
-// administrator and a killed server make of it.
+// TestCheckHost: on a clean host there are no findings, and check reports what another tool, an administrator and a
+// killed server change.
 func TestCheckHost(t *testing.T) {
 	c := newChecked(t)
 	if found, code := c.check(0); len(found) != 0 || code != 0 {
@@ -181,7 +182,7 @@ func TestCheckHost(t *testing.T) {
 	want("", 0, "")
 	c.nft("delete chain ip other c")
 	c.server.stop(syscall.SIGKILL)
-	want("a killed server", 1, check.Problem, "spa-server", "nobody can knock")
+	want("a killed server", 1, check.Problem, "spa-server", "no client can knock")
 	c.fails(0, "teardown", "--config", c.dir)
 	want("neither server nor guard", 1, check.Problem, "guard", "NOT LOADED")
 	write("surprise = 1\n" + string(settings))
@@ -191,7 +192,7 @@ func TestCheckHost(t *testing.T) {
 	}
 }
 
-// TestCheckWithoutRoot: what it may not look at, it says.
+// TestCheckWithoutRoot: it reports what it may not inspect.
 func TestCheckWithoutRoot(t *testing.T) {
 	c := newChecked(t)
 	for dir := filepath.Dir(c.dir); dir != os.TempDir() && len(dir) > 1; dir = filepath.Dir(dir) {
@@ -218,8 +219,8 @@ func TestCheckWithoutRoot(t *testing.T) {
 	}
 }
 
-// TestCheckFrom: a ban is what stands in the way of a client that was granted, and check --from says so and
-// what lifts it; of another client it says nothing.
+// TestCheckFrom: if a ban blocks a client with a grant, check --from reports it and how to lift it, but nothing about
+// another client.
 func TestCheckFrom(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")

@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// opened starts the server and has alice open ssh for ten minutes, from 192.0.2.2.
+// opened starts the server and lets alice open ssh for ten minutes, from 192.0.2.2.
 func opened(t *testing.T) *gateway {
 	t.Helper()
 	g := newGateway(t)
@@ -25,8 +25,8 @@ func opened(t *testing.T) *gateway {
 	return g
 }
 
-// TestNarrowedWhileRunning: a client that may do less loses what it could not have any more, and a
-// retry of what it had asked for is not told otherwise, though its clock is ahead of the server's.
+// TestNarrowedWhileRunning: a client that loses permissions loses the grants that it may no longer hold, and a retry of
+// an earlier request changes nothing, even if its clock is ahead.
 func TestNarrowedWhileRunning(t *testing.T) {
 	changes := map[string]func(g *gateway){
 		"allow":   func(g *gateway) { g.rewrite("clients/alice.toml", `allow = .*`, `allow = ["web"]`) },
@@ -57,7 +57,7 @@ func TestNarrowedWhileRunning(t *testing.T) {
 	}
 }
 
-// TestRevokedWhileDown: what was taken from a client while no server ran does not come back with it.
+// TestRevokedWhileDown: grants taken from a client while no server ran do not come back with it.
 func TestRevokedWhileDown(t *testing.T) {
 	for _, start := range []string{"run", "guard"} {
 		t.Run(start, func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestRevokedWhileDown(t *testing.T) {
 	}
 }
 
-// TestRevokedWhileStarting: a revocation between the reading of the keys and the first packet counts.
+// TestRevokedWhileStarting: a revocation between reading the keys and the first packet counts.
 func TestRevokedWhileStarting(t *testing.T) {
 	g := newGateway(t)
 	g.start()
@@ -111,7 +111,7 @@ func TestRevokedWhileStarting(t *testing.T) {
 	}
 }
 
-// TestDirectoryReplaced: a server that could not see a revocation any more ends.
+// TestDirectoryReplaced: a server that could no longer see a revocation exits.
 func TestDirectoryReplaced(t *testing.T) {
 	g := opened(t)
 	clients := filepath.Join(g.dir, "clients")
@@ -124,7 +124,7 @@ func TestDirectoryReplaced(t *testing.T) {
 	}
 }
 
-// TestMendedMode: a revocation that came with a mode that is refused counts once the mode is mended.
+// TestMendedMode: a revocation in a file with a refused mode counts once the mode is fixed.
 func TestMendedMode(t *testing.T) {
 	g := opened(t)
 	path := filepath.Join(g.dir, "clients", "alice.toml")
@@ -145,7 +145,7 @@ func TestMendedMode(t *testing.T) {
 	lab.Eventually(t, "what alice has open to be shut", func() bool { return !g.reaches("192.0.2.2", "192.0.2.1:22") })
 }
 
-// TestCloseByPort: what was opened by its service's name is closed by its port too.
+// TestCloseByPort: a grant opened by service name can be closed by port too.
 func TestCloseByPort(t *testing.T) {
 	g := newGateway(t)
 	bob := sender(g.enrol("bob", "ssh,tcp/22"))
@@ -162,7 +162,7 @@ func TestCloseByPort(t *testing.T) {
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "closed as tcp/22")
 }
 
-// TestLostTerminal: the terminal that the server was started from goes away, the server stays.
+// TestLostTerminal: the server keeps running when its terminal goes away.
 func TestLostTerminal(t *testing.T) {
 	g := newGateway(t)
 	g.start()
@@ -170,7 +170,7 @@ func TestLostTerminal(t *testing.T) {
 	g.mustOpen()
 }
 
-// TestResetClock: a journal of a clock that was ahead is given up on request, with no server running.
+// TestResetClock: the journal of a clock that was ahead is removed on request, while no server runs.
 func TestResetClock(t *testing.T) {
 	g := newGateway(t)
 	g.start()

@@ -19,7 +19,7 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// objects parses what a command prints with --json.
+// objects parses a command's output with --json.
 func objects[T any](t testing.TB, out string) []T {
 	t.Helper()
 	var list []T
@@ -43,7 +43,7 @@ func (g *gateway) grants() []control.Grant {
 	return objects[control.Grant](g.t, g.must("spa-server", "grants", "--json", "--config", g.dir))
 }
 
-// seen is what the status says of a client.
+// seen returns the status entry of a client.
 func (g *gateway) seen(client string) control.Seen {
 	g.t.Helper()
 	for _, c := range g.status().Seen {
@@ -54,7 +54,7 @@ func (g *gateway) seen(client string) control.Seen {
 	return control.Seen{}
 }
 
-// TestStatus: what is said of the server is so.
+// TestStatus: the status is true.
 func TestStatus(t *testing.T) {
 	g := newGateway(t)
 	bob := sender(g.enrol("bob", "ssh"))
@@ -124,12 +124,12 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// stamped reports whether a clock is said to be ahead by as much as a request was stamped later than it came.
+// stamped reports whether a clock is reported ahead by as much as a request was stamped later than it arrived.
 func stamped(ahead float64, r spa.Request, came time.Time) bool {
 	return math.Abs(ahead-r.Time.Sub(came).Seconds()) < 1e-6
 }
 
-// TestStatusOfTrial: a guard on trial is said to be, until somebody got in.
+// TestStatusOfTrial: the status shows that a guard is on trial, until someone got in.
 func TestStatusOfTrial(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
@@ -139,14 +139,14 @@ func TestStatusOfTrial(t *testing.T) {
 		f.Trial.After(time.Now().Add(10*time.Minute)) {
 		t.Errorf("on trial: %+v", f)
 	}
-	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "on trial: it goes at")
+	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "on trial: removed at")
 	g.mustOpen("--source", "192.0.2.2")
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted")
 	lab.Eventually(t, "the trial to be over", func() bool { return g.status().Firewall.Trial.IsZero() })
 	wantSaid(t, g.must("spa-server", "status", "--config", g.dir), "in place")
 }
 
-// TestCounters: each refused knock moves a counter, and no other.
+// TestCounters: each refused knock moves one counter.
 func TestCounters(t *testing.T) {
 	g := newGateway(t)
 	carol := sender(g.enrol("carol", "ssh"))
@@ -197,7 +197,7 @@ func TestCounters(t *testing.T) {
 	}
 }
 
-// moved names the counters that differ.
+// moved returns the names of the counters that differ.
 func moved(before, after map[string]uint64) []string {
 	var names []string
 	for name, n := range after {
@@ -208,7 +208,7 @@ func moved(before, after map[string]uint64) []string {
 	return names
 }
 
-// TestNobodyToAsk: who asks where no server runs is told so, and what to do.
+// TestNobodyToAsk: a command without a running server reports that, with a hint.
 func TestNobodyToAsk(t *testing.T) {
 	g := newGateway(t)
 	for _, command := range [][]string{{"status"}, {"grants", "--json"}, {"watch"}, {"revoke", "alice"}, {"reload"}} {
@@ -221,7 +221,7 @@ func TestNobodyToAsk(t *testing.T) {
 	wantSaid(t, g.fails(1, "status", "--config", g.dir), "spa-server is not running")
 }
 
-// TestStatusWithBrokenConfig: what the server says can be asked while server.toml is being mended.
+// TestStatusWithBrokenConfig: the status works while server.toml is being fixed.
 func TestStatusWithBrokenConfig(t *testing.T) {
 	g := newGateway(t)
 	state := filepath.Join(t.TempDir(), "state")
@@ -246,15 +246,15 @@ func TestStatusWithBrokenConfig(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// A state directory that is yet to come is asked of the server where it was.
+	// If the state directory does not exist yet, the running server is found in the old place.
 	g.rewrite("server.toml", `(?m)^state = .*$`, `state = "/nowhere"`)
 	g.fails(0, "status", "--config", g.dir)
 	g.server.stop(syscall.SIGTERM)
 	wantSaid(t, g.fails(1, "status", "--config", g.dir), "/nowhere/control.sock", "spa-server is not running")
 }
 
-// TestSocket: it is root's and the server's alone, also when its mode was changed; it goes with the
-// server, and one that kill -9 left is replaced; what is not a socket is left alone.
+// TestSocket: it belongs to root and the server alone, even if its mode was changed; it goes with the server; one left
+// by kill -9 is replaced; a file that is not a socket is left alone.
 func TestSocket(t *testing.T) {
 	g := newGateway(t)
 	g.give(g.dir)
@@ -297,7 +297,7 @@ func TestSocket(t *testing.T) {
 	}
 }
 
-// TestLongStatePath: a path that is longer than a socket's address may be is no obstacle.
+// TestLongStatePath: a path longer than a socket address works.
 func TestLongStatePath(t *testing.T) {
 	g := newGateway(t)
 	state := filepath.Join(t.TempDir(), strings.Repeat("long/", 30))
@@ -316,8 +316,7 @@ func TestLongStatePath(t *testing.T) {
 	}
 }
 
-// TestOtherUser: another user is refused by the socket's mode and, where somebody has opened that,
-// by who he is.
+// TestOtherUser: another user is refused by the socket's mode and, if that was opened, by its uid.
 func TestOtherUser(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.NeedProgram(t, "setpriv", "apt-get install util-linux")
@@ -353,7 +352,7 @@ func TestOtherUser(t *testing.T) {
 	g.status()
 }
 
-// TestSilentClients: whoever connects and says nothing, or too much, holds nobody up and is hung up on.
+// TestSilentClients: a connection that sends nothing, or too much, delays no one and is closed.
 func TestSilentClients(t *testing.T) {
 	g := newGateway(t)
 	g.start()
@@ -396,8 +395,8 @@ func TestSilentClients(t *testing.T) {
 	}
 }
 
-// TestPrivilegedSocket: once privileges are dropped, root and the system user may ask, and a server
-// that ends leaves a socket where nobody answers if it cannot take it away.
+// TestPrivilegedSocket: after the privilege drop, root and the system user can connect, and a server that cannot remove
+// its socket leaves one that no process answers.
 func TestPrivilegedSocket(t *testing.T) {
 	g := newSystemGateway(t)
 	g.start()
@@ -424,7 +423,7 @@ func TestPrivilegedSocket(t *testing.T) {
 	g.status()
 }
 
-// newSystemGateway is newGateway where there is a system user.
+// newSystemGateway is newGateway on a machine with a system user.
 func newSystemGateway(t *testing.T) *gateway {
 	t.Helper()
 	lab.NeedRoot(t)
@@ -437,7 +436,7 @@ func newSystemGateway(t *testing.T) *gateway {
 	return g
 }
 
-// asSystemUser runs spa-server as the user spa, for whom the directories above are opened.
+// asSystemUser runs spa-server as the user spa, who gets access to the directories above.
 func (g *gateway) asSystemUser(args ...string) (string, int) {
 	g.t.Helper()
 	for _, path := range []string{bin, filepath.Dir(filepath.Dir(g.dir)), filepath.Dir(g.dir)} {

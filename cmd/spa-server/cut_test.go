@@ -10,7 +10,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// pusher serves connections on a port of the gateway in which only the server speaks.
+// pusher accepts connections on a port of the gateway on which only the server sends.
 func (g *gateway) pusher(addr string) {
 	g.t.Helper()
 	var l net.Listener
@@ -42,7 +42,7 @@ func (g *gateway) pusher(addr string) {
 	}()
 }
 
-// pushed begins a session in which only the server speaks, where that is open already.
+// pushed starts a session in which only the server sends, on an open port.
 func (g *gateway) pushed(from string) net.Conn {
 	g.t.Helper()
 	conn, err := lab.Dial(g.client, from, "192.0.2.1:22", lab.Patience)
@@ -56,7 +56,7 @@ func (g *gateway) pushed(from string) net.Conn {
 	return conn
 }
 
-// outlived has alice begin such a session, and returns it when the grant that she began it by is over.
+// outlived lets alice start such a session, and returns it when its grant is over.
 func (g *gateway) outlived(t *testing.T) (session net.Conn) {
 	t.Helper()
 	whileGranted(t,
@@ -73,10 +73,10 @@ func (g *gateway) outlived(t *testing.T) (session net.Conn) {
 	return session
 }
 
-// hears reports whether anything is said within the time, from now on.
+// hears reports whether data arrives within the time, from now on.
 func hears(conn net.Conn, within time.Duration) bool {
 	buf := make([]byte, 1<<16)
-	for range 2 { // the first takes what was said before
+	for range 2 { // the first reads earlier data
 		conn.SetReadDeadline(time.Now().Add(within))
 		if _, err := conn.Read(buf); err != nil {
 			return false
@@ -85,7 +85,7 @@ func hears(conn net.Conn, within time.Duration) bool {
 	return true
 }
 
-// wantGone waits until nothing comes any more, nor comes back.
+// wantGone waits until no more data arrives, now or later.
 func wantGone(t *testing.T, conn net.Conn, which string) {
 	t.Helper()
 	lab.Eventually(t, which+" to be cut", func() bool {
@@ -98,8 +98,8 @@ func wantGone(t *testing.T, conn net.Conn, which string) {
 	})
 }
 
-// TestRevokeCut: with --cut sessions end too, in which only the server speaks, and those that
-// outlived their grants.
+// TestRevokeCut: --cut ends sessions too, including those in which only the server sends, and those that outlived their
+// grants.
 func TestRevokeCut(t *testing.T) {
 	t.Run("client", func(t *testing.T) {
 		g := newGateway(t)
@@ -136,7 +136,7 @@ func TestRevokeCut(t *testing.T) {
 		g.pusher(":22")
 		g.start()
 		session := g.outlived(t)
-		g.server.stop(syscall.SIGKILL) // and nobody remembers whose it was
+		g.server.stop(syscall.SIGKILL) // now no one remembers whose it was
 		g.start()
 		if !hears(session, lab.Patience) {
 			t.Fatal("the session did not outlive the server")

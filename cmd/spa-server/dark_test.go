@@ -10,10 +10,10 @@ import (
 	"sallyport/spa/lab"
 )
 
-// silence is how long an answer is waited for that must not come; what must come has lab.Patience.
+// silence is how long to wait for an answer that must not come; an answer that must come has lab.Patience.
 const silence = 400 * time.Millisecond
 
-// wait is how long an answer is waited for, which must come or must not.
+// wait returns how long to wait for an answer, which must come or must not.
 func wait(must bool) time.Duration {
 	if must {
 		return lab.Patience
@@ -21,8 +21,8 @@ func wait(must bool) time.Duration {
 	return silence
 }
 
-// reaches reports whether a connection from an address of the client host is accepted, and at once:
-// for what must not be so, and for what is asked again until it is.
+// reaches reports whether a connection from an address of the client host is accepted at once: for one that must not
+// be, and for one that is retried until it is.
 func (g *gateway) reaches(from, to string) bool {
 	g.t.Helper()
 	return g.reachesWithin(from, to, silence)
@@ -37,9 +37,9 @@ func (g *gateway) reachesWithin(from, to string, within time.Duration) bool {
 	return accepted
 }
 
-// accepts reports whether a connection is accepted within the time. It is no net.Dialer because that
-// takes an answer for none which came while this process stood still: here the time begins once the
-// SYN is sent, and when it is over there is a last look.
+// accepts reports whether a connection is accepted within the time. It does not use net.Dialer, which misses an answer
+// that came while this process was stopped: here the time starts when the SYN is sent, and there is a last check at its
+// end.
 func accepts(from *lab.Host, local netip.Addr, to netip.AddrPort, within time.Duration) (accepted bool, err error) {
 	err = from.Do(func() error {
 		fd, err := unix.Socket(family(to), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
@@ -56,12 +56,12 @@ func accepts(from *lab.Host, local netip.Addr, to netip.AddrPort, within time.Du
 			return err
 		}
 		accepted = err == nil
-		return nil // refused, or no way there
+		return nil // refused, or no route
 	})
 	return accepted, err
 }
 
-// decided waits until the kernel has come to an end with a connection, and reports whether that is a good one.
+// decided waits until the kernel has finished a connection attempt, and reports whether it succeeded.
 func decided(fd int, within time.Duration) (bool, error) {
 	deadline := time.Now().Add(within)
 	for {

@@ -34,8 +34,8 @@ func TestPromisesNameTheirTests(t *testing.T) {
 	}
 }
 
-// checkPackages takes a cell such as "`TestA`, `TestB` (keys), `TestC` (firewall)": each test is in the packages named
-// behind it.
+// checkPackages parses a cell such as "`TestA`, `TestB` (keys), `TestC` (firewall)": each test is in the packages named
+// after it.
 func checkPackages(t *testing.T, there map[string]bool, cell string) {
 	t.Helper()
 	for tests, rest := cell, ""; tests != ""; tests = rest {
@@ -52,7 +52,7 @@ func checkPackages(t *testing.T, there map[string]bool, cell string) {
 	}
 }
 
-// TestPageSettings: the settings that the gateway's page shows, of server.toml and of a client's file, are valid.
+// TestPageSettings: the settings on the gateway's page, of server.toml and of a client's file, are valid.
 func TestPageSettings(t *testing.T) {
 	page, err := os.ReadFile("../../examples/gateway/README.md")
 	if err != nil {

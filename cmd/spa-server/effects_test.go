@@ -15,9 +15,8 @@ import (
 	"testing"
 )
 
-// effects names, for each key that a file may have, a test which goes red where the key has no effect.
-// A key stands behind the type that it is read into, or behind the file where that has no name; a test
-// of another package behind that one's directory.
+// effects names, for each key of a file, a test that fails if the key has no effect. A key follows the type that it is
+// decoded into, or the file if that has no name; a test of another package follows that package's directory.
 var effects = map[string]string{
 	// server.toml
 	"raw.version":                    "spa/config.TestLoadRefusesIdentity",
@@ -107,11 +106,11 @@ var effects = map[string]string{
 	"rawLock.sealed":         "keys.TestLockBinds",
 }
 
-// TestEveryKeyHasItsTest: no file may have a key that does nothing. It reads the structs that files
-// are decoded into, wherever they are.
+// TestEveryKeyHasItsTest: no file may have a key that does nothing. It reads the structs that files are decoded into,
+// wherever they are.
 func TestEveryKeyHasItsTest(t *testing.T) {
 	keys, tests := fileKeys(t), declaredTests(t)
-	keys["raw.knock_ports[].port"], keys["raw.knock_ports[].shared"] = true, true // in tables of a list of many kinds
+	keys["raw.knock_ports[].port"], keys["raw.knock_ports[].shared"] = true, true // tables in a list of mixed types
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		test, ok := effects[key]
 		if !strings.Contains(test, ".") {
@@ -152,8 +151,8 @@ func eachSource(t *testing.T, visit func(path string, source []byte)) {
 	}
 }
 
-// declaredTests are the tests and fuzz targets of the module, each by its name alone and behind the
-// directory of its package: TestJourney, cmd/spa-server.TestJourney.
+// declaredTests returns the tests and fuzz targets of the module, each by its name alone and prefixed by its package's
+// directory: TestJourney, cmd/spa-server.TestJourney.
 func declaredTests(t *testing.T) map[string]bool {
 	t.Helper()
 	there := make(map[string]bool)
@@ -170,7 +169,7 @@ func declaredTests(t *testing.T) map[string]bool {
 	return there
 }
 
-// fileKeys are the keys in the toml tags of the module.
+// fileKeys returns the keys in the toml tags of the module.
 func fileKeys(t *testing.T) map[string]bool {
 	t.Helper()
 	keys := make(map[string]bool)

@@ -12,8 +12,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestForgottenSession: a session that connection tracking has forgotten, by a flush or a short timeout,
-// hangs once its grant is over, and the client's next knock makes it live again.
+// TestForgottenSession: a session that connection tracking has forgotten, by a flush or a short timeout, hangs once its
+// grant is over, and the client's next knock revives it.
 func TestForgottenSession(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
 		t.Run(backend, func(t *testing.T) {
@@ -67,7 +67,7 @@ func TestForgottenSession(t *testing.T) {
 	}
 }
 
-// comesBack waits for what was said before and is echoed only now.
+// comesBack waits for earlier data that is echoed only now.
 func comesBack(conn net.Conn, want string) error {
 	conn.SetReadDeadline(time.Now().Add(lab.Patience))
 	heard := make([]byte, len(want))

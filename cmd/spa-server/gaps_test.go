@@ -13,26 +13,26 @@ import (
 	"sallyport/spa/lab"
 )
 
-// How long a port may be open for a stranger while another tool works on the rule set.
+// gap is how long a port may be open to a stranger while another tool changes the rule set.
 type gap int
 
 const (
 	never  gap = iota // not for an instant
-	second            // for a second in all, until the running server has put the guard back
-	lost              // until the server is started again, which is what SECURITY.md says of this case
+	second            // for a second in total, until the running server has restored the guard
+	lost              // until the server starts again, as SECURITY.md says
 )
 
-// margin is how much longer than that second a machine may take that runs tests of other packages too.
+// margin is how much longer than that second it may take on a machine that runs other packages' tests too.
 const margin = 15 * time.Second
 
-// upset is what another tool does to the rule set, and the gap there may be with the server running and dead.
+// upset is what another tool does to the rule set, and the permitted gap with the server running and dead.
 type upset struct {
 	name          string
 	do            func(b *beside)
 	running, dead gap
 }
 
-// commands is an upset by commands, one after the other.
+// commands returns an upset by commands, one after the other.
 func commands(running, dead gap, lines ...string) upset {
 	return upset{name: strings.Join(lines, "; "), running: running, dead: dead, do: func(b *beside) {
 		for _, line := range lines {
@@ -42,44 +42,55 @@ func commands(running, dead gap, lines ...string) upset {
 	}}
 }
 
-// emptied are the commands that empty tables of iptables, which are none of ours with nftables.
+// emptied are the commands that flush tables of iptables, which are not ours with nftables.
 var emptied = []upset{
 	commands(never, never, "iptables -F", "iptables -X", "ip6tables -F", "ip6tables -X"),
-	commands(never, never, "iptables -t mangle -F", "iptables -t mangle -X", "ip6tables -t mangle -F", "ip6tables -t mangle -X"),
+	commands(never, never, "iptables -t mangle -F", "iptables -t mangle -X", "ip6tables -t mangle -F",
+		"ip6tables -t mangle -X"),
 	commands(never, never, "iptables -t raw -F", "iptables -t nat -F", "ip6tables -t raw -F", "ip6tables -t nat -F"),
 }
 
 func reloadOf(b *beside) { b.t.Helper(); b.reload() }
 func restart(b *beside)  { b.t.Helper(); b.end(); b.begin() }
 
-// gapTest is a gateway whose rule set is upset: the guard it has, the tool beside it, what that does.
+// gapTest is a gateway whose rule set is upset: its guard, the tool beside it, what the tool does.
 type gapTest struct {
 	name   string
 	edit   func(b *beside)
 	tool   func(g *gateway) tool
 	upsets []upset
 
-	older []upset // instead, where the kernel lets no table have an owner (before Linux 6.9)
+	older []upset // instead, if the kernel does not let tables have an owner (before Linux 6.9)
 
-	// forgets: the rule set that is replaced held the grants, and they are back only once the server is.
+	// forgets: the replaced rule set held the grants, and only the server restores them.
 	forgets bool
 }
 
 var gapTests = []gapTest{
-	{name: "owned", edit: owned, upsets: append(slices.Clip(emptied), commands(never, never, "nft flush ruleset")), older: append(slices.Clip(emptied), commands(second, lost, "nft flush ruleset"))},
-	{name: "owned, nftables.conf", edit: owned, tool: newHostRules, upsets: []upset{{"reload", reloadOf, never, never}}, older: []upset{{"reload", reloadOf, second, lost}}},
-	{name: "in nftables.conf", edit: withoutOwner, tool: newHostRulesWithGuard, upsets: []upset{{"reload", reloadOf, never, never}}, forgets: true},
-	{name: "admit", edit: admitted, tool: newAdmittingHost, upsets: []upset{{"reload", reloadOf, never, never}}, forgets: true},
-	{name: "without an owner", edit: withoutOwner, upsets: append(slices.Clip(emptied), commands(second, lost, "nft flush ruleset"))},
-	{name: "without an owner, nftables.conf", edit: withoutOwner, tool: newHostRules, upsets: []upset{{"reload", reloadOf, second, lost}}},
-	{name: "without an owner, ufw", edit: withoutOwner, tool: newUFW, upsets: []upset{{"reload", reloadOf, never, never}, {"disable, enable", restart, never, never}}},
-	{name: "without an owner, firewalld", edit: withoutOwner, tool: newFirewalld, upsets: []upset{{"reload", reloadOf, never, never}, {"restart", restart, never, never}}},
+	{name: "owned", edit: owned, upsets: append(slices.Clip(emptied), commands(never, never, "nft flush ruleset")),
+		older: append(slices.Clip(emptied), commands(second, lost, "nft flush ruleset"))},
+	{name: "owned, nftables.conf", edit: owned, tool: newHostRules, upsets: []upset{{"reload", reloadOf, never, never}},
+		older: []upset{{"reload", reloadOf, second, lost}}},
+	{name: "in nftables.conf", edit: withoutOwner, tool: newHostRulesWithGuard,
+		upsets: []upset{{"reload", reloadOf, never, never}}, forgets: true},
+	{name: "admit", edit: admitted, tool: newAdmittingHost, upsets: []upset{{"reload", reloadOf, never, never}},
+		forgets: true},
+	{name: "without an owner", edit: withoutOwner, upsets: append(slices.Clip(emptied),
+		commands(second, lost, "nft flush ruleset"))},
+	{name: "without an owner, nftables.conf", edit: withoutOwner, tool: newHostRules,
+		upsets: []upset{{"reload", reloadOf, second, lost}}},
+	{name: "without an owner, ufw", edit: withoutOwner, tool: newUFW, upsets: []upset{{"reload", reloadOf, never, never},
+		{"disable, enable", restart, never, never}}},
+	{name: "without an owner, firewalld", edit: withoutOwner, tool: newFirewalld,
+		upsets: []upset{{"reload", reloadOf, never, never}, {"restart", restart, never, never}}},
 	{name: "iptables", edit: byIPTables, upsets: ofIPTables},
-	{name: "iptables, ufw", edit: byIPTables, tool: newUFW, upsets: []upset{{"reload", reloadOf, never, never}, {"disable, enable", restart, never, never}}},
-	{name: "iptables, firewalld", edit: byIPTables, tool: newFirewalld, upsets: []upset{{"reload", reloadOf, second, lost}, {"restart", restart, second, lost}}},
+	{name: "iptables, ufw", edit: byIPTables, tool: newUFW, upsets: []upset{{"reload", reloadOf, never, never},
+		{"disable, enable", restart, never, never}}},
+	{name: "iptables, firewalld", edit: byIPTables, tool: newFirewalld,
+		upsets: []upset{{"reload", reloadOf, second, lost}, {"restart", restart, second, lost}}},
 }
 
-// ofIPTables are upsets of a guard by iptables: only what empties the table that it is in matters.
+// ofIPTables are upsets of a guard by iptables: only a flush of its own table matters.
 var ofIPTables = []upset{
 	commands(never, never, "iptables -F", "iptables -X", "ip6tables -F", "ip6tables -X"),
 	commands(second, lost, "iptables -t mangle -F", "ip6tables -t mangle -F"),
@@ -89,11 +100,11 @@ var ofIPTables = []upset{
 
 func byIPTables(b *beside) { b.t.Helper(); b.backend("iptables") }
 
-func owned(*beside) {} // as it comes
+func owned(*beside) {} // the default
 
 func admitted(b *beside) { b.t.Helper(); b.admitting() }
 
-// stays lets time pass in which nobody does anything, and strangers try.
+// stays lets time pass in which nothing happens, and strangers try.
 func (b *beside) stays(d time.Duration) {
 	b.t.Helper()
 	begun := time.Now()
@@ -105,8 +116,8 @@ func withoutOwner(b *beside) {
 	replaceInFile(b.t, filepath.Join(b.dir, "server.toml"), "[firewall]\n", "[firewall]\npersist = \"file\"\n")
 }
 
-// TestGaps: with a connection attempt each millisecond, in each family, while other tools do to the
-// rule set what they do: the guarded port is open for nobody, or no longer than is promised.
+// TestGaps: with a connection attempt each millisecond in each family, while other tools change the rule set, the
+// guarded port is open to no stranger, or no longer than promised.
 func TestGaps(t *testing.T) {
 	for _, test := range gapTests {
 		t.Run(test.name, func(t *testing.T) {
@@ -149,7 +160,7 @@ func (b *beside) canPersist() (can bool) {
 	return can
 }
 
-// remembers waits until what was granted is reached, and by nobody else.
+// remembers waits until a grant works again, and for no one else.
 func (b *beside) remembers(when string) {
 	b.t.Helper()
 	for _, from := range b.granted() {
@@ -158,7 +169,7 @@ func (b *beside) remembers(when string) {
 	b.wantReach(when, b.granted()...)
 }
 
-// findTheWay connects from everywhere, so that nobody has to look for his neighbour first later.
+// findTheWay connects from everywhere, so that neighbour discovery delays no later attempt.
 func (b *beside) findTheWay() {
 	b.t.Helper()
 	for _, from := range b.from {
@@ -170,7 +181,7 @@ func (b *beside) findTheWay() {
 	}
 }
 
-// upset tries all the time while something is done, and holds what came of it against what may be.
+// upset tries continuously while something is done, and compares the outcome with what is permitted.
 func (b *beside) upset(server, name string, allowed gap, do func(b *beside)) {
 	b.t.Helper()
 	tried := map[string]*lab.Attempts{

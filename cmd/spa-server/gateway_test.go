@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 		bin = build()
 		os.Setenv("SPA_TEST_BIN", bin)
 	}
-	flag.Set("test.parallel", "4") // what is run side by side waits for packets, not for the processor
+	flag.Set("test.parallel", "4") // parallel tests wait for packets, not for the processor
 	_ = lab.Reexec()               // as lab.Main
 	code := m.Run()
 	if built {
@@ -65,7 +65,7 @@ func build() string {
 	return dir
 }
 
-// gateway is a host with a spa-server's files, a client host beside it, and what a test does with them.
+// gateway is a host with a spa-server's files, a client host beside it, and helpers for tests.
 type gateway struct {
 	t            testing.TB
 	client, host *lab.Host
@@ -85,7 +85,7 @@ func newGateway(t testing.TB) *gateway {
 	return g
 }
 
-// enrol makes a client and imports its token into a home of its own; alice's is g.home.
+// enrol makes a client and imports its token into its own home; alice's is g.home.
 func (g *gateway) enrol(name, allow string) *keys.Profile {
 	g.t.Helper()
 	token := g.must("spa-keygen", "new", name, "--allow", allow, "--config", g.dir)
@@ -103,8 +103,8 @@ func (g *gateway) enrol(name, allow string) *keys.Profile {
 	return profile
 }
 
-// give gives a directory of the test to the user that the server becomes, as packages give it its state,
-// and lets it come there.
+// give gives a directory of the test to the server's user, as packages do with its state, and gives the user access to
+// it.
 func (g *gateway) give(dir string) {
 	g.t.Helper()
 	uid, gid, err := sandbox.Becomes(home.SystemUser)
@@ -132,7 +132,7 @@ func (g *gateway) handOver(path string) {
 	}
 }
 
-// profile reads what alice was given.
+// profile reads alice's profile.
 func (g *gateway) profile() *keys.Profile {
 	g.t.Helper()
 	profile, err := keys.ReadProfile(filepath.Join(g.home, "hosts", "gw.toml"))
@@ -150,7 +150,7 @@ func (g *gateway) command(program string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// guardBy chooses the backend of the firewall.
+// guardBy sets the backend of the firewall.
 func (g *gateway) guardBy(backend string) {
 	g.t.Helper()
 	if backend == "iptables" {
@@ -185,7 +185,7 @@ func (g *gateway) run(on *lab.Host, program string, args ...string) (string, int
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-// open runs spa-client as alice. Where no answer is to come, --timeout says for how long it is waited for.
+// open runs spa-client as alice. If no answer should come, --timeout says how long to wait.
 func (g *gateway) open(args ...string) (string, int) {
 	g.t.Helper()
 	return g.run(g.client, "spa-client", append([]string{"open", "ssh", "--host", "gw", "--config", g.home, "--timeout",
@@ -202,7 +202,7 @@ func (g *gateway) mustOpen(args ...string) string {
 	return out
 }
 
-// process is a running spa-server and what it has said.
+// process is a running spa-server and its output.
 type process struct {
 	cmd   *exec.Cmd
 	ended chan struct{}
@@ -287,12 +287,12 @@ func (g *gateway) serve(addr string) {
 	}
 }
 
-// sender is the client half of a profile.
+// sender returns the client half of a profile.
 func sender(p *keys.Profile) spa.Sender {
 	return spa.Sender{Server: p.ServerID, Gate: p.Gate, ID: p.ID, Key: p.Key}
 }
 
-// request is an open request of ssh, stamped now.
+// request returns an open request for ssh, stamped now.
 func request() spa.Request {
 	return spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(),
 		Services: []service.Service{{Name: "ssh"}}}
@@ -307,7 +307,7 @@ func (g *gateway) seal(r spa.Request, s spa.Sender) []byte {
 	return packet
 }
 
-// socket is a UDP socket of the client host, bound to one of its addresses.
+// socket opens a UDP socket on the client host, bound to one of its addresses.
 func (g *gateway) socket(from string) *net.UDPConn {
 	g.t.Helper()
 	var conn *net.UDPConn
@@ -322,7 +322,7 @@ func (g *gateway) socket(from string) *net.UDPConn {
 	return conn
 }
 
-// send sends a packet from an address of the client to the knock port of the gateway.
+// send sends a packet from an address of the client to the gateway's knock port.
 func (g *gateway) send(from string, packet []byte) *net.UDPConn {
 	g.t.Helper()
 	conn := g.socket(from)
@@ -332,7 +332,7 @@ func (g *gateway) send(from string, packet []byte) *net.UDPConn {
 	return conn
 }
 
-// knockAddr is the gateway's knock port in the family of an address.
+// knockAddr returns the gateway's knock port in the family of an address.
 func knockAddr(from string) netip.AddrPort {
 	if netip.MustParseAddr(from).Is6() {
 		return netip.MustParseAddrPort("[2001:db8::1]:62201")
@@ -346,7 +346,7 @@ func (g *gateway) exchange(from string, packet []byte, s spa.Sender, within time
 	return g.receipt(g.send(from, packet), packet, s, within)
 }
 
-// knockAt is exchange with another address of the gateway than its first.
+// knockAt is exchange with another address of the gateway.
 func (g *gateway) knockAt(from, to string, packet []byte, s spa.Sender, within time.Duration) *spa.Receipt {
 	g.t.Helper()
 	conn := g.socket(from)
@@ -385,8 +385,8 @@ func (g *gateway) wantReceipt(from string, packet []byte, s spa.Sender, want spa
 	return *receipt
 }
 
-// settle returns once the server has dealt with all packets sent so far: bob, who may open
-// nothing but web, knocks and is answered.
+// settle returns once the server has processed all packets sent so far: bob, who may open only web, knocks and is
+// answered.
 func (g *gateway) settle(bob spa.Sender) {
 	g.t.Helper()
 	r := request()
@@ -404,7 +404,7 @@ func (g *gateway) auditLines() []map[string]any {
 	var lines []map[string]any
 	for line := range bytes.Lines(data) {
 		if !bytes.HasSuffix(line, []byte("\n")) {
-			break // it is being written
+			break // a line that is being written
 		}
 		var event map[string]any
 		if err := json.Unmarshal(line, &event); err != nil {
@@ -426,8 +426,8 @@ func (g *gateway) audited(client string) []string {
 	return verdicts
 }
 
-// wantAudited is for clients that are played here, each of whose packets is known. For spa-client there
-// is wantOutcomes: it repeats a request that is not answered soon.
+// wantAudited is for clients simulated here, whose packets are all known. For spa-client use wantOutcomes: it retries a
+// request that is not answered soon.
 func (g *gateway) wantAudited(client string, want ...string) {
 	g.t.Helper()
 	if got := g.audited(client); !slices.Equal(got, want) {
@@ -435,7 +435,7 @@ func (g *gateway) wantAudited(client string, want ...string) {
 	}
 }
 
-// wantOutcomes is wantAudited, but for repetitions.
+// wantOutcomes is wantAudited without retries.
 func (g *gateway) wantOutcomes(client string, want ...string) {
 	g.t.Helper()
 	got := slices.DeleteFunc(g.audited(client), func(verdict string) bool { return verdict == "repeated" })

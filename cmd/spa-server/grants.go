@@ -16,8 +16,8 @@ func newGrants(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "grants",
 		Short: "List what is open now: for whom, from where, until when",
-		Long: `Lists the live grants of the running spa-server: the client whose grant it is, the
-service, the address that is let in, the ports, and the end.`,
+		Long: `Lists the live grants of the running spa-server: client, service, the address that is
+let in, ports, and end.`,
 		Example: `  spa-server grants
   spa-server grants --json | jq -r 'select(.client == "alice").source'`,
 		Args: cobra.NoArgs,

@@ -13,8 +13,8 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// TestThousandGrants: they are listed with their owners, after kill -9 and a restart too, and end on
-// time with the server dead.
+// TestThousandGrants: grants are listed with their owners, even after kill -9 and a restart, and end on time with the
+// server dead.
 func TestThousandGrants(t *testing.T) {
 	g := newGateway(t)
 	g.rewrite("server.toml", "grants = 64", "grants = 2000")
@@ -74,8 +74,8 @@ func (g *gateway) openThousand(owners []spa.Sender, last time.Duration, made fun
 	return ends
 }
 
-// sameGrant reports whether a is what a restart makes of b: it may end earlier, by as long as the start
-// stood still between a look at one clock and at the other, and never later.
+// sameGrant reports whether a is what a restart makes of b: it may end earlier, by as long as the start paused between
+// reading the two clocks, but never later.
 func sameGrant(a, b control.Grant) bool {
 	earlier := b.Until.Sub(a.Until)
 	return a.Client == b.Client && a.Service == b.Service && a.Source == b.Source && slices.Equal(a.Ports, b.Ports) &&

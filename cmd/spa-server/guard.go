@@ -16,14 +16,14 @@ func newGuard(dir *string) *cobra.Command {
 	var only bool
 	cmd := &cobra.Command{
 		Use:   "guard",
-		Short: "Load the guard and end, at boot before the network is up",
-		Long: `Shuts the guarded ports and ends. It listens for nothing; "spa-server run" does.
-At boot it stands before the network, so that no port is open for a moment.
+		Short: "Load the guard and exit; for boot, before the network is up",
+		Long: `Shuts the guarded ports and exits. It does not listen for knocks; "spa-server run" does.
+At boot it runs before the network is up, so that no port is open even for a moment.
 
-Where server.toml has a mistake or cannot be read, it says so and loads the guard by
-the settings that were taken over last: a mistake must not leave the ports open.
+If server.toml has a mistake or cannot be read, guard reports that and loads the guard with
+the last good settings: a mistake must not leave the ports open.
 
---print writes the guard in nft's words instead, without grants, and changes nothing: for
+--print writes the guard in nft syntax instead, without grants, and changes nothing: for
 the file that your host loads its rules from. It needs persist = "file" in server.toml.`,
 		Example: `  spa-server guard
   spa-server guard --print > /etc/spa/guard.nft`,
@@ -53,7 +53,7 @@ the file that your host loads its rules from. It needs persist = "file" in serve
 	return cmd
 }
 
-// loadOrLastGood reads the configuration, or where that fails says so and returns what was taken over last.
+// loadOrLastGood reads the configuration. If that fails it logs the error and returns the last good one.
 func loadOrLastGood(dir string, log *slog.Logger) (*config.Config, error) {
 	c, err := home.LoadConfig(dir, log)
 	if err == nil {
@@ -68,7 +68,7 @@ func loadOrLastGood(dir string, log *slog.Logger) (*config.Config, error) {
 	return last, nil
 }
 
-// printGuard writes the guard without grants, so no client matters.
+// printGuard writes the guard without grants, so clients do not matter.
 func printGuard(cmd *cobra.Command, c *config.Config) error {
 	rules, err := firewall.Rules(home.FirewallConfig(c, nil, time.Now))
 	if err != nil {

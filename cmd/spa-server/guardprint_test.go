@@ -8,8 +8,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestGuardPrint: the guard as a file of the host's own shuts the ports by itself, check finds nothing
-// that would take it away, and the server takes it over.
+// TestGuardPrint: the guard in the host's own rule file shuts the ports on its own, check finds nothing that would
+// remove it, and the server takes it over.
 func TestGuardPrint(t *testing.T) {
 	nft := lab.NeedProgram(t, "nft", "apt-get install nftables")
 	g := newGateway(t)

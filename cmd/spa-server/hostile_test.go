@@ -25,10 +25,10 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// asking are the commands that print what a server says.
+// asking are the commands that print a server's replies.
 var asking = []string{"status", "grants", "watch", "revoke alice", "reload"}
 
-// filled is an answer that has the text wherever one can stand, and ends with Error or without.
+// filled returns an answer with the text in every field, ending with Error or not.
 func filled(t testing.TB, text string, denied bool) []byte {
 	t.Helper()
 	var reply control.Reply
@@ -45,7 +45,7 @@ func filled(t testing.TB, text string, denied bool) []byte {
 	return slices.Concat(first, []byte{'\n'}, last, []byte{'\n'})
 }
 
-// takenOver is a server that sends that to each client.
+// takenOver starts a server that sends this answer to each client.
 func takenOver(t testing.TB, answer []byte) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -56,7 +56,7 @@ func takenOver(t testing.TB, answer []byte) (dir string) {
 	return dir
 }
 
-// printed is what a command prints of what a server says, on both streams.
+// printed returns a command's output from a server's reply, on both streams.
 func printed(dir, command string) string {
 	var out bytes.Buffer
 	root := newRoot()
@@ -70,8 +70,8 @@ func printed(dir, command string) string {
 
 func notPrintable(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
 
-// TestTakenOverServer: whatever text a server sends, in whichever field, root's terminal shows as many lines
-// as of a harmless one, and nothing that a terminal would act on.
+// TestTakenOverServer: whatever text a server sends, in any field, root's terminal shows as many lines as for a
+// harmless one, and no control characters.
 func TestTakenOverServer(t *testing.T) {
 	const hostile = "a\x1b[2J\r\t\f\v\u202eb\u2066\u2028\u009b\u200b\x7f"
 	for _, command := range asking {
@@ -80,7 +80,7 @@ func TestTakenOverServer(t *testing.T) {
 				t.Run(fmt.Sprint(command, flag, denied), func(t *testing.T) {
 					breaks := "\n"
 					if denied {
-						breaks = "" // an error has a line for each thing that is wrong
+						breaks = "" // an error has a line for each fault
 					}
 					got := printed(takenOver(t, filled(t, hostile+breaks, denied)), command+flag)
 					harmless := printed(takenOver(t, filled(t, "x", denied)), command+flag)
@@ -96,8 +96,7 @@ func TestTakenOverServer(t *testing.T) {
 	}
 }
 
-// TestHostileFindings: nor does check show what a process or a file can be called, or inspect what a capture
-// file can hold.
+// TestHostileFindings: the same for check, with names of processes and files, and for inspect, with capture files.
 func TestHostileFindings(t *testing.T) {
 	const hostile = "a\x1b[2J\r\u202eb\u2028"
 	for _, asJSON := range []bool{false, true} {
@@ -126,7 +125,7 @@ func TestHostileFindings(t *testing.T) {
 	}
 }
 
-// FuzzTakenOverServer: the same, whatever it says; and no command panics.
+// FuzzTakenOverServer: the same for any text; and no command panics.
 func FuzzTakenOverServer(f *testing.F) {
 	f.Add(filled(f, "x\u202e\n", false))
 	f.Add(filled(f, "x\u202e\n", true))
@@ -144,7 +143,7 @@ func FuzzTakenOverServer(f *testing.F) {
 	})
 }
 
-// A plant is what somebody who owns the state directory can put there under a name of ours.
+// plants are what the owner of the state directory can put there under a name of ours.
 var plants = map[string]func(path, victim string) error{
 	"symbolic link":   func(path, victim string) error { return os.Symlink(victim, path) },
 	"link to nothing": func(path, victim string) error { return os.Symlink(victim+"-new", path) },
@@ -160,8 +159,8 @@ var plants = map[string]func(path, victim string) error{
 	"noise": func(path, _ string) error { return os.WriteFile(path, bytes.Repeat([]byte{0xa5}, 1<<16), 0o600) },
 }
 
-// TestPlantedState: whatever a daemon that was taken over leaves in its state directory, each command of
-// root's comes to an end, none panics, and root's own files stay as they are.
+// TestPlantedState: whatever a compromised daemon leaves in its state directory, each of root's commands ends, none
+// panics, and root's own files stay unchanged.
 func TestPlantedState(t *testing.T) {
 	lab.NeedRoot(t)
 	g := newGateway(t)
@@ -171,7 +170,7 @@ func TestPlantedState(t *testing.T) {
 	victim := filepath.Join(filepath.Dir(g.dir), "victim")
 	g.freshState(t, state)
 	g.startAndStop(t)
-	const aside = config.JournalFile + ".damaged" // it is written when there is damage
+	const aside = config.JournalFile + ".damaged" // written when there is damage
 	names := []string{aside}
 	entries, err := os.ReadDir(state)
 	if err != nil {
@@ -214,7 +213,7 @@ func TestPlantedState(t *testing.T) {
 	}
 }
 
-// freshState makes an empty state directory that belongs to the user whom the server becomes.
+// freshState makes an empty state directory that belongs to the server's user.
 func (g *gateway) freshState(t *testing.T, state string) (uid int) {
 	t.Helper()
 	if err := os.RemoveAll(state); err != nil {
@@ -231,7 +230,7 @@ func (g *gateway) freshState(t *testing.T, state string) (uid int) {
 	return int(st.Uid)
 }
 
-// everyCommand runs what root runs, and fails where one does not come to an end.
+// everyCommand runs root's commands, and fails if one does not end.
 func (g *gateway) everyCommand(t *testing.T) {
 	t.Helper()
 	for _, command := range append([]string{"check", "guard", "run", "teardown", "init --reset-clock", "run", "teardown"},
@@ -261,7 +260,7 @@ func (g *gateway) within(t *testing.T, args ...string) string {
 	return out.String()
 }
 
-// awaitEnd fails where a program goes on.
+// awaitEnd fails if a program does not end.
 func awaitEnd(t *testing.T, what string, cmd *exec.Cmd) {
 	t.Helper()
 	ended := make(chan struct{})
@@ -277,7 +276,7 @@ func awaitEnd(t *testing.T, what string, cmd *exec.Cmd) {
 	}
 }
 
-// startAndStop runs the server until it is ready or has ended, and stops it.
+// startAndStop runs the server until it is ready or has exited, and stops it.
 func (g *gateway) startAndStop(t *testing.T) string {
 	t.Helper()
 	g.launch(g.command("spa-server", "run", "--config", g.dir))

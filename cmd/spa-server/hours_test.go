@@ -16,8 +16,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// wallClock makes the machine's own time zone one whose clocks show a time of day now (RFC 8536 for
-// the file): hours end within the second that a test likes, on the real clock. It returns when they show it.
+// wallClock sets the machine's time zone so that its clocks show a time of day now (RFC 8536 for the file): hours end
+// within a second that the test chooses, on the real clock. It returns when they show it.
 func wallClock(t *testing.T, shows time.Duration) time.Time {
 	t.Helper()
 	now := time.Now().UTC()
@@ -39,7 +39,7 @@ func wallClock(t *testing.T, shows time.Duration) time.Time {
 
 const six = 18 * time.Hour
 
-// set puts a key into a table of server.toml, in place of what it has there: g.set("firewall", "closed", `"reject"`).
+// set sets a key in a table of server.toml, in place of its value there: g.set("firewall", "closed", `"reject"`).
 func (g *gateway) set(table, key, value string) {
 	g.t.Helper()
 	header := regexp.QuoteMeta("[" + table + "]")
@@ -66,7 +66,7 @@ func (g *gateway) set(table, key, value string) {
 	}
 }
 
-// cutAfter cuts a text behind the first match.
+// cutAfter cuts a text after the first match.
 func cutAfter(text, pattern string) (before, after string, ok bool) {
 	at := regexp.MustCompile(pattern).FindStringIndex(text)
 	if at == nil {
@@ -75,8 +75,8 @@ func cutAfter(text, pattern string) (before, after string, ok bool) {
 	return text[:at[1]], text[at[1]:], true
 }
 
-// TestHours: a service, and a client, is let in in its hours only, by the machine's own clock; a grant
-// ends with them, the receipt says so, and nobody gets in again before they come back.
+// TestHours: a service, and a client, is let in only in its hours, by the machine's clock; a grant ends with them, the
+// receipt says so, and no client gets in until they begin again.
 func TestHours(t *testing.T) {
 	g := newGateway(t)
 	g.set("service.ssh", "when", `["mon-sun 08:00-18:00"]`)
@@ -94,7 +94,7 @@ func TestHours(t *testing.T) {
 	}
 	end := wallClock(t, six-5*time.Minute).Add(5 * time.Minute)
 	g.start()
-	for range 2 { // a refresh is clipped as well
+	for range 2 { // a refresh is clipped too
 		out := g.mustOpen("--for", "10m", "--source", "192.0.2.2")
 		if !regexp.MustCompile(` until (17:59:59|18:00:00) \(\w+\)\n`).MatchString(out) {
 			t.Errorf("got %q, want it to be open until 18:00:00, of which the receipt tells whole milliseconds", out)
@@ -112,7 +112,7 @@ func TestHours(t *testing.T) {
 	g.wantReceipt("192.0.2.2", g.seal(closing, alice), alice, spa.Closed)
 	g.wantReceipt("192.0.2.9", g.seal(web(spa.TypeClose), bob), bob, spa.Closed)
 
-	for left := 3 * time.Second; ; left *= 4 { // what is over before both have asked is begun again, earlier
+	for left := 3 * time.Second; ; left *= 4 { // if it is over before both have asked, start again earlier
 		g.server.stop(syscall.SIGTERM)
 		end := wallClock(t, six-left).Add(left)
 		g.start()
@@ -138,7 +138,7 @@ func TestHours(t *testing.T) {
 	g.wantReceipt("192.0.2.9", g.seal(web(spa.TypeClose), bob), bob, spa.Closed)
 }
 
-// TestZone: hours are those of the zone that the file names, whatever the machine's own is.
+// TestZone: hours are in the zone that the file names, whatever the machine's zone is.
 func TestZone(t *testing.T) {
 	far := time.FixedZone("", -11*60*60)
 	now := time.Now().In(far)
@@ -158,7 +158,7 @@ func TestZone(t *testing.T) {
 	}
 }
 
-// TestZoneByReload: a server that cannot open the table of zones any more still learns of another one.
+// TestZoneByReload: a server that can no longer open the zone database still learns of another zone.
 func TestZoneByReload(t *testing.T) {
 	g := newGateway(t)
 	wallClock(t, 12*time.Hour)
@@ -177,8 +177,7 @@ func TestZoneByReload(t *testing.T) {
 	}
 }
 
-// TestHoursNarrowed: what lasts past the hours as a file has them now is ended: while the server runs,
-// and when it comes back.
+// TestHoursNarrowed: a grant that lasts past the file's new hours ends: while the server runs, and when it comes back.
 func TestHoursNarrowed(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
@@ -221,11 +220,11 @@ func TestHoursNarrowed(t *testing.T) {
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "the service's hours were narrowed while the server was down")
 }
 
-// awaitLog returns when the server has said something.
+// awaitLog returns when the server has logged something.
 func (g *gateway) awaitLog(words string) {
 	g.t.Helper()
 	lab.Eventually(g.t, "the server to say "+words, func() bool { return g.said(words) > 0 })
 }
 
-// said is how often the server has said something.
+// said returns how often the server has logged something.
 func (g *gateway) said(words string) int { return strings.Count(g.server.log(), words) }

@@ -28,11 +28,11 @@ func newInit(dir *string) *cobra.Command {
 		Long: `Writes server.toml, gate.key, clients/ and the journal into the configuration
 directory, and changes nothing else: no port is shut before "spa-server run".
 
---address is where clients find this gateway. A port in it is the UDP port that
-knocks are sent to, 62201 if none is given.
+--address is where clients find this gateway. Its port is the UDP port for knocks,
+62201 by default.
 
---reset-clock, alone, is for a gateway whose clock had been ahead: it forgets what was
-spent under that clock, so that knocks are accepted again.`,
+--reset-clock, alone, is for a gateway whose clock was ahead: it forgets the packets that
+were spent under that clock, so that knocks are accepted again.`,
 		Example: `  spa-server init --address gw.example.net --service ssh=tcp/22
   spa-server init --address 192.0.2.1:443 --service ssh=tcp/22 --service web=tcp/80,tcp/443`,
 		Args: cobra.NoArgs,
@@ -53,9 +53,9 @@ spent under that clock, so that knocks are accepted again.`,
 			at := quote.Shell(c.Dir)
 			fmt.Fprintf(cmd.OutOrStdout(), `wrote %s with server.toml, gate.key, clients/ and the journal
 next:
-  spa-keygen new NAME --allow %s --config %s    a key for each user
+  spa-keygen new NAME --allow %s --config %s  a key for each user
   spa-server check --config %s
-  spa-server run --confirm 5m --config %s       on trial: reverts after 5 minutes unless a client gets in by a knock
+  spa-server run --confirm 5m --config %s     on trial: reverts after 5 minutes unless someone connects through a knock
 `, c.Dir, allowExample(c), at, at, at)
 			return nil
 		},
@@ -64,13 +64,13 @@ next:
 	cmd.Flags().StringVar(&name, "name", "gw", "what clients call this gateway")
 	cmd.Flags().StringArrayVar(&services, "service", nil,
 		"a service to guard, `NAME=PORTS`: ssh=tcp/22, mosh=udp/60000-60010")
-	cmd.Flags().BoolVar(&resetClock, "reset-clock", false, "begin a new journal after the clock had been ahead")
+	cmd.Flags().BoolVar(&resetClock, "reset-clock", false, "start a new journal after the clock was ahead")
 	return cmd
 }
 
-// forgetClock takes the journal away. The next start makes a new one, and accepts what is stamped a
-// window after that start: every packet of the old clock that could be good then is refused by it, unless
-// the old clock was ahead by more than that, which is what the administrator says is over.
+// forgetClock removes the journal. The next start creates a new one, which accepts packets stamped at least a window
+// after that start. It refuses every packet made under the wrong clock that could still be valid then, unless that
+// clock was ahead by even more; the administrator who uses the flag vouches that it was not.
 func forgetClock(cmd *cobra.Command, dir string, more bool) error {
 	if more {
 		return cli.Misuse(errors.New("--reset-clock takes no other flags"), "spa-server init --reset-clock")
@@ -82,7 +82,7 @@ func forgetClock(cmd *cobra.Command, dir string, more bool) error {
 	if err := home.ForgetJournal(c); err != nil {
 		return startError(err, c.State)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "the journal is gone; from %v after the next start knocks are accepted again\n",
+	fmt.Fprintf(cmd.OutOrStdout(), "the journal was removed; knocks are accepted again %v after the next start\n",
 		c.Window)
 	return nil
 }
@@ -101,7 +101,7 @@ func allowExample(c config.Config) string {
 	return c.Services[0].Name
 }
 
-// newConfig makes the configuration that the flags ask for. What is wrong with a flag is misuse.
+// newConfig makes the configuration from the flags. A wrong flag is misuse.
 func newConfig(dir, name, address string, services []string) (config.Config, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {

@@ -19,15 +19,15 @@ func newInspect(dir *string) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "inspect FILE",
-		Short: "Say what would have been decided about the packets of a capture file",
+		Short: "Show what would have been decided about the packets in a capture file",
 		Long: `Reads a capture file of tcpdump or Wireshark (pcap or pcapng, "-" is standard input) and
-says of each packet to a knock port what would have been decided about it, at the time at
-which it was captured: by a gateway that started just before the first packet, with the
-files as they are now. Noise is summed up at the end, by reason.
+shows for each packet to a knock port what would have been decided about it when it was
+captured: by a gateway that started just before the first packet, with the files as they
+are now. Noise is summed up at the end, by reason.
 
-It needs no running spa-server, and changes nothing: no port is opened, nobody is answered,
-no packet is spent. Since it does not know which addresses the gateway had, every datagram to
-a knock port counts, to whatever address.`,
+It needs no running spa-server, and changes nothing: it opens no port, sends no answer and
+spends no packet. It does not know which addresses the gateway had, so every datagram to a
+knock port counts, whatever its destination address.`,
 		Example: `  tcpdump -i any -w knocks.pcap udp port 62201
   spa-server inspect knocks.pcap
   ssh gw sudo tcpdump -w - udp port 62201 | spa-server inspect - --json`,
@@ -68,7 +68,7 @@ func openCapture(ctx context.Context, in io.Reader, name string) (io.ReadCloser,
 	} else if info, err := os.Stat(name); err != nil || info.Mode().IsRegular() {
 		return open()
 	}
-	// By a pipe, which an interrupt closes: what waits for somebody to write cannot be woken.
+	// A pipe that an interrupt closes: opening or reading a FIFO without a writer cannot be interrupted.
 	r, w := io.Pipe()
 	context.AfterFunc(ctx, func() { w.CloseWithError(ctx.Err()) })
 	go func() {
@@ -81,7 +81,7 @@ func openCapture(ctx context.Context, in io.Reader, name string) (io.ReadCloser,
 	return r, nil
 }
 
-// printPast prints a decision with its day: a capture may be an old one.
+// printPast prints a decision with its date: the capture may be old.
 func printPast(cmd *cobra.Command, d control.Decision, asJSON bool) error {
 	if asJSON {
 		return cli.JSON(cmd, d)

@@ -23,7 +23,7 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// A taped packet is one of a capture file.
+// taped is a packet of a capture file.
 type taped struct {
 	at   time.Time
 	from string
@@ -82,8 +82,8 @@ func wanting(name string) spa.Request {
 	return r
 }
 
-// TestInspect: what would have been decided last week, at the packets' own times, without a server,
-// a firewall or any right.
+// TestInspect: what would have been decided last week, at the packets' own times, without a server, a firewall or any
+// privilege.
 func TestInspect(t *testing.T) {
 	g := newGateway(t)
 	alice, bob := sender(g.profile()), sender(g.enrol("bob", "web"))
@@ -142,7 +142,7 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// files is the names, sizes and times of all that the gateway has.
+// files returns the names, sizes and times of all of the gateway's files.
 func (g *gateway) files() string {
 	g.t.Helper()
 	var b strings.Builder
@@ -158,14 +158,14 @@ func (g *gateway) files() string {
 	return b.String()
 }
 
-// TestInspectAgrees: what the running server decides of packets is what is said of their capture.
+// TestInspectAgrees: inspect decides about the capture of packets what the running server decided about them.
 func TestInspectAgrees(t *testing.T) {
 	g := newGateway(t)
 	g.start()
 	alice, stranger := sender(g.profile()), sender(g.profile())
 	stranger.Key = keys.NewKey()
 	opening := wanting("ssh")
-	opening.For = 10 * time.Minute // its end would be told of, too
+	opening.For = 10 * time.Minute // otherwise its end would be reported too
 	packets := [][]byte{g.seal(opening, alice), g.seal(wanting("web"), alice), g.seal(wanting("ssh"), stranger)}
 	packets = append(packets, packets[0])
 	w := g.watch()
@@ -180,7 +180,7 @@ func TestInspectAgrees(t *testing.T) {
 		for _, d := range ds {
 			texts = append(texts, strings.Join([]string{d.Verdict, d.Client, d.Reason}, " "))
 		}
-		slices.Sort(texts) // noise is told of late
+		slices.Sort(texts) // noise is reported late
 		return texts
 	}
 	got := said(decisions(t, g.must("spa-server", "inspect", tape(t, tapes...), "--json", "--config", g.dir)))
@@ -189,7 +189,7 @@ func TestInspectAgrees(t *testing.T) {
 	}
 }
 
-// TestInspectText: lines with their day, from standard input; and what is no capture.
+// TestInspectText: lines with their date, from standard input; and a file that is not a capture.
 func TestInspectText(t *testing.T) {
 	g := newGateway(t)
 	at := time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
@@ -224,7 +224,7 @@ func TestInspectText(t *testing.T) {
 	}
 }
 
-// TestInspectLeavesNothing: also where nobody reads on what it says, which ends it at once.
+// TestInspectLeavesNothing: even if no one reads its output, which ends it at once.
 func TestInspectLeavesNothing(t *testing.T) {
 	g := newGateway(t)
 	r := request()
@@ -248,7 +248,7 @@ func TestInspectLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestInspectInterrupted: who waits for a pipe into which nobody writes can be interrupted.
+// TestInspectInterrupted: reading a pipe without a writer can be interrupted.
 func TestInspectInterrupted(t *testing.T) {
 	g := newGateway(t)
 	pipe := filepath.Join(t.TempDir(), "pipe")

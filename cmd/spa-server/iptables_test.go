@@ -15,7 +15,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// Kinds of the programs of iptables, as the file that they all are.
+// Kinds of the programs of iptables, by the file that they all are.
 const (
 	nftKind    = "xtables-nft-multi"
 	legacyKind = "xtables-legacy-multi"
@@ -29,7 +29,7 @@ func iptablesKinds(t *testing.T, do func(*testing.T, *byIptables)) {
 	}
 }
 
-// byIptables is a gateway whose server guards by iptables and becomes the system user.
+// byIptables is a gateway whose server guards with iptables and becomes the system user.
 type byIptables struct {
 	*gateway
 	sees map[string]string // see lab.See
@@ -72,7 +72,7 @@ func newByIptables(t *testing.T, kind string) *byIptables {
 	return g
 }
 
-// spaServer is the server as this gateway sees its files.
+// spaServer returns a command of the server with this gateway's files.
 func (g *byIptables) spaServer(args ...string) *exec.Cmd {
 	return lab.See(exec.Command(filepath.Join(bin, "spa-server"), args...), g.sees)
 }
@@ -102,8 +102,8 @@ func (g *byIptables) iptables(program string, args ...string) {
 	}
 }
 
-// helper is the server's child that runs iptables. The kernel promises a whole list of children only
-// of processes that stand still, so it is looked for until it is found.
+// helper returns the server's child that runs iptables. The kernel guarantees a complete list of children only for
+// stopped processes, so it tries until it finds it.
 func (g *byIptables) helper() (pid int) {
 	g.t.Helper()
 	lab.Eventually(g.t, "the server to have a helper", func() bool {
@@ -132,14 +132,14 @@ func (g *byIptables) helperNow() int {
 	return 0
 }
 
-// hasEnded reports whether a process runs no more, also where nobody has taken its exit status yet.
+// hasEnded reports whether a process no longer runs, even if its exit status has not been read.
 func hasEnded(pid int) bool {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	return err != nil || strings.Contains(string(status), "State:\tZ") || strings.Contains(string(status), "State:\tX")
 }
 
-// TestByIptables: a knock opens, for one address, for a while; the daemon has one capability; a
-// kill leaves nothing open; a flush is undone.
+// TestByIptables: a knock opens, for one address, for a time; the daemon has one capability; a kill leaves nothing
+// open; a flush is undone.
 func TestByIptables(t *testing.T) {
 	iptablesKinds(t, func(t *testing.T, g *byIptables) {
 		g.start()
@@ -197,7 +197,7 @@ func TestByIptables(t *testing.T) {
 	})
 }
 
-// TestIptablesHelperKilled: the server says it and ends, so that it is started again; ports stay shut.
+// TestIptablesHelperKilled: the server logs it and exits, to be started again; ports stay shut.
 func TestIptablesHelperKilled(t *testing.T) {
 	g := newByIptables(t, nftKind)
 	g.start()
@@ -217,7 +217,7 @@ func TestIptablesHelperKilled(t *testing.T) {
 	g.wantOpen("192.0.2.4", "192.0.2.1:22", "started again")
 }
 
-// TestIptablesMissing: said at the start, with what to do.
+// TestIptablesMissing: the start reports it, with a hint.
 func TestIptablesMissing(t *testing.T) {
 	g := newByIptables(t, nftKind)
 	nothing := filepath.Join(t.TempDir(), "nothing")
@@ -237,11 +237,11 @@ func TestIptablesMissing(t *testing.T) {
 	wantSaid(t, g.server.log(), "there is no program iptables", "install the package iptables")
 }
 
-// TestIptablesLockHeld: another tool holds the lock, and grants go on.
+// TestIptablesLockHeld: while another tool holds the lock, grants continue.
 func TestIptablesLockHeld(t *testing.T) {
 	g := newByIptables(t, legacyKind)
 	g.start()
-	wantSaid(t, g.server.log(), "with ipset") // the rules stay as they are
+	wantSaid(t, g.server.log(), "with ipset") // the rules stay unchanged
 	lock, err := os.OpenFile(g.lock, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)

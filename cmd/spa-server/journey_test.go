@@ -31,7 +31,7 @@ func appendFile(t testing.TB, path, text string) {
 	}
 }
 
-// TestJourney is the main job: dark for all, open for one address, for a while.
+// TestJourney is the main job: dark for all, open to one address, for a time.
 func TestJourney(t *testing.T) {
 	for _, family := range []struct{ name, granted, stranger, target string }{
 		{"IPv4", "192.0.2.2", "192.0.2.3", "192.0.2.1:22"},
@@ -88,7 +88,7 @@ func (g *gateway) replaceInProfile(old, new string) {
 	}
 }
 
-// TestClose: a client closes what it opened, and keeps no other from it.
+// TestClose: a client closes its own grants, and not another client's.
 func TestClose(t *testing.T) {
 	g := newGateway(t)
 	bob := sender(g.enrol("bob", "ssh"))
@@ -110,7 +110,7 @@ func TestClose(t *testing.T) {
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "both have closed")
 }
 
-// TestExitCodes of spa-client: 3 where the server says no, 4 where it says nothing.
+// TestExitCodes of spa-client: 3 if the server refuses, 4 if it does not answer.
 func TestExitCodes(t *testing.T) {
 	g := newGateway(t)
 	if out, code := g.open("--timeout", "300ms"); code != 4 {
@@ -126,7 +126,7 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// TestReplay: what was spent stays spent: from anywhere, across kill -9.
+// TestReplay: a spent packet stays spent: from any address, across kill -9.
 func TestReplay(t *testing.T) {
 	g := newGateway(t)
 	g.keepFresh()
@@ -164,8 +164,8 @@ func TestReplay(t *testing.T) {
 	g.mustOpen("--source", "192.0.2.2")
 }
 
-// TestCopyFirst: without a stated source a copy that comes first is let in, that is the price of
-// NAT; with one, the copy burns nothing.
+// TestCopyFirst: without a stated source a copy that arrives first is let in, the price of NAT; with one, the copy
+// spends nothing.
 func TestCopyFirst(t *testing.T) {
 	g := newGateway(t)
 	g.keepFresh()
@@ -183,7 +183,7 @@ func TestCopyFirst(t *testing.T) {
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the owner")
 }
 
-// TestKilled: grants and guard are the kernel's: they stay and end on time without the server.
+// TestKilled: the kernel holds grants and guard: they stay and end on time without the server.
 func TestKilled(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
@@ -198,7 +198,7 @@ func TestKilled(t *testing.T) {
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "another's grant has ended")
 }
 
-// TestRestartKeepsGrants: a grant outlives the process that gave it.
+// TestRestartKeepsGrants: a grant outlives the process that made it.
 func TestRestartKeepsGrants(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
@@ -212,7 +212,7 @@ func TestRestartKeepsGrants(t *testing.T) {
 	}
 }
 
-// TestFlush: another tool empties the rule set; the guard is back within a second, with the grants.
+// TestFlush: after another tool flushes the rule set, the guard is back within a second, with the grants.
 func TestFlush(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
@@ -223,7 +223,7 @@ func TestFlush(t *testing.T) {
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after the flush")
 }
 
-// TestFirstStart: a session that is open before the first start goes on after it.
+// TestFirstStart: a session from before the first start continues.
 func TestFirstStart(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
@@ -238,7 +238,7 @@ func TestFirstStart(t *testing.T) {
 	g.wantDark("192.0.2.5", "192.0.2.1:22", "a new connection from the same address")
 }
 
-// TestConfirm: a guard on trial goes by itself unless somebody gets in through a knock.
+// TestConfirm: a guard on trial is removed unless someone gets in through a knock.
 func TestConfirm(t *testing.T) {
 	opens := func(g *gateway) func() bool {
 		return func() bool { return g.reaches("192.0.2.3", "192.0.2.1:22") }
@@ -271,22 +271,22 @@ func TestConfirm(t *testing.T) {
 	})
 }
 
-// trial starts the server with the guard on trial, waits until it is ready, and returns a moment before
-// which the guard must not go.
+// trial starts the server with the guard on trial, waits until it is ready, and returns a time before which the guard
+// must not be removed.
 func (g *gateway) trial(d time.Duration) time.Time {
 	g.t.Helper()
 	begun := time.Now()
 	g.launch(g.command("spa-server", "run", "--config", g.dir, "--confirm", d.String()))
 	ready := func() bool { return strings.Contains(g.server.log(), "msg=ready") }
 	lab.Eventually(g.t, "the server to be ready or to end", func() bool { return ready() || g.server.done() })
-	if !ready() { // where it ends, all that it said has been read
+	if !ready() { // if it exited, all of its output has been read
 		g.t.Fatalf("the server ended:\n%s", g.server.log())
 	}
 	return begun.Add(d)
 }
 
-// confirmedTrial has alice get in while the guard is on trial, and returns a moment at which the trial
-// would have been over. Where the machine was too slow for that, she gets longer.
+// confirmedTrial lets alice in while the guard is on trial, and returns a time at which the trial would have been over.
+// If the machine was too slow for that, she gets longer.
 func (g *gateway) confirmedTrial() time.Time {
 	g.t.Helper()
 	for d := 2 * time.Second; d < lab.Patience; d *= 2 {
@@ -305,7 +305,7 @@ func (g *gateway) confirmedTrial() time.Time {
 	return time.Time{}
 }
 
-// wantDarkBefore fails if a port is reached before a moment.
+// wantDarkBefore fails if a port is reached before a given time.
 func (g *gateway) wantDarkBefore(end time.Time, from, to, when string) {
 	g.t.Helper()
 	if g.reaches(from, to) && time.Now().Before(end) {
@@ -313,12 +313,12 @@ func (g *gateway) wantDarkBefore(end time.Time, from, to, when string) {
 	}
 }
 
-// endedGrantOf reports whether the server has said that it took something from a client.
+// endedGrantOf reports whether the server has logged the end of a client's grant.
 func (g *gateway) endedGrantOf(client string) bool {
 	return strings.Contains(g.server.log(), `msg="grant ended" client=`+client+" ")
 }
 
-// TestKeysWhileRunning: a new client, a changed one and a revoked one, at once, without privileges.
+// TestKeysWhileRunning: a new client, a changed one and a revoked one take effect at once, without privileges.
 func TestKeysWhileRunning(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
@@ -337,7 +337,7 @@ func TestKeysWhileRunning(t *testing.T) {
 	}
 }
 
-// TestTeardown: the guard goes on request, with the server alive or dead.
+// TestTeardown: the guard is removed on request, with the server alive or dead.
 func TestTeardown(t *testing.T) {
 	for _, alive := range []bool{true, false} {
 		g := newGateway(t)
@@ -361,7 +361,7 @@ func TestTeardown(t *testing.T) {
 	}
 }
 
-// TestGuardAtBoot: the one-shot shuts the ports; the server takes over without a gap.
+// TestGuardAtBoot: spa-server guard shuts the ports; the server takes over without a gap.
 func TestGuardAtBoot(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")

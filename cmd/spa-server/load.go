@@ -14,11 +14,11 @@ func load(dir string) (*config.Config, error) {
 	return c, loadError(err)
 }
 
-// loadAsServer reads the configuration as the server will at a reload.
+// loadAsServer reads the configuration as the server will on a reload.
 func loadAsServer(dir string, log *slog.Logger) (*config.Config, error) {
 	c, err := home.LoadConfig(dir, log)
 	return c, loadError(err)
 }
 
-// loadError adds what to do where there is no configuration, or none for who asks.
+// loadError adds a hint if there is no configuration, or if the user may not read it.
 func loadError(err error) error { return cli.Unread(err, "spa-server") }

@@ -11,8 +11,8 @@ import (
 	"sallyport/cmd/internal/cli"
 )
 
-// TestLoadError: the error for a configuration that is missing or unreadable says what to do. Root gets no advice to
-// be root.
+// TestLoadError: the error for a configuration that is missing or unreadable has a hint. Root gets no hint to become
+// root.
 func TestLoadError(t *testing.T) {
 	causes := map[string]error{"spa-server init": fs.ErrNotExist, "as root": fs.ErrPermission}
 	if os.Geteuid() == 0 {

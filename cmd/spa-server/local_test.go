@@ -7,9 +7,8 @@ import (
 	"sallyport/spa"
 )
 
-// TestLocalRoute: an address that only a local route makes the gateway's own, as cloud agents and
-// load balancers have it, is guarded and opens to a knock like any other, and check takes it for the
-// gateway's.
+// TestLocalRoute: an address that is the gateway's only through a local route, as with cloud agents and load balancers,
+// is guarded and opens to a knock like any other, and check takes it for the gateway's.
 func TestLocalRoute(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
 		t.Run(backend, func(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 	"sallyport/keys/quote"
 )
 
-// newLog returns the log of messages for the administrator. The journal of systemd stamps lines itself, and
-// takes their priority from what they begin with (sd-daemon(3)).
+// newLog returns the log for the administrator. The systemd journal stamps lines itself, and takes their priority from
+// a prefix (sd-daemon(3)).
 func newLog(w io.Writer) *slog.Logger {
 	if !toJournal(os.Getenv("JOURNAL_STREAM"), os.Stderr) {
 		return slog.New(slog.NewTextHandler(w, nil))
@@ -22,7 +22,7 @@ func newLog(w io.Writer) *slog.Logger {
 	return slog.New(&journal{w: w})
 }
 
-// toJournal reports whether the file is the stream to the journal that systemd names (systemd.exec(5)).
+// toJournal reports whether the file is the journal stream that systemd names (systemd.exec(5)).
 func toJournal(stream string, file *os.File) bool {
 	info, err := file.Stat()
 	if err != nil || stream == "" {
@@ -32,7 +32,7 @@ func toJournal(stream string, file *os.File) bool {
 	return ok && stream == fmt.Sprintf("%d:%d", stat.Dev, stat.Ino)
 }
 
-// journal is a slog.Handler that writes what is said, then the attributes, on one line.
+// journal is a slog.Handler that writes the message and then the attributes on one line.
 type journal struct {
 	w     io.Writer
 	mu    sync.Mutex
@@ -70,10 +70,10 @@ func (j *journal) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &journal{w: j.w, attrs: append(append([]slog.Attr(nil), j.attrs...), attrs...)}
 }
 
-// WithGroup leaves the group's name out.
+// WithGroup omits the group's name.
 func (j *journal) WithGroup(string) slog.Handler { return j }
 
-// priority is that of syslog(3).
+// priority returns the level's priority of syslog(3).
 func priority(level slog.Level) int {
 	switch {
 	case level >= slog.LevelError:

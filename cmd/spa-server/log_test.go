@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// TestJournal: each message is one line without a time, which begins with its priority.
+// TestJournal: each message is one line without a time that begins with its priority.
 func TestJournal(t *testing.T) {
 	var out bytes.Buffer
 	log := slog.New(&journal{w: &out}).With("of", "gw")
@@ -31,7 +31,7 @@ func TestJournal(t *testing.T) {
 	}
 }
 
-// TestToJournal: only the very stream that systemd names is the journal's, not one of a shell that it started.
+// TestToJournal: only the stream that systemd names is the journal's, not one of a shell started from it.
 func TestToJournal(t *testing.T) {
 	file, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
@@ -44,7 +44,8 @@ func TestToJournal(t *testing.T) {
 	}
 	stat := info.Sys().(*syscall.Stat_t)
 	for stream, want := range map[string]bool{
-		fmt.Sprintf("%d:%d", stat.Dev, stat.Ino): true, fmt.Sprintf("%d:%d", stat.Dev, stat.Ino+1): false, "": false, "x": false,
+		fmt.Sprintf("%d:%d", stat.Dev, stat.Ino): true, fmt.Sprintf("%d:%d", stat.Dev, stat.Ino+1): false, "": false,
+		"x": false,
 	} {
 		if got := toJournal(stream, file); got != want {
 			t.Errorf("%q: got %v, want %v", stream, got, want)

@@ -1,4 +1,4 @@
-// Command spa-server guards a host's ports and opens them for whoever knocks with a key.
+// Command spa-server guards a host's ports and opens them to clients that knock with a key.
 package main
 
 import (
@@ -19,8 +19,8 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "spa-server",
 		Short: "Keep ports shut until a client knocks with a key",
-		Long: `spa-server keeps the ports of this host shut, and opens one for one address
-when a client's single encrypted packet asks for it and its key may.
+		Long: `spa-server keeps the ports of this host shut, and opens one to one address when a
+client's single encrypted packet asks for it and the client's key allows it.
 
   spa-server init --address gw.example.net --service ssh=tcp/22
   spa-keygen new alice --allow ssh

@@ -13,8 +13,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestTeardownOfBrokenFiles: whoever has locked himself out may have done so by a mistake in
-// server.toml, or lost it: the guard goes all the same, with the server alive and dead.
+// TestTeardownOfBrokenFiles: an administrator who is locked out may have made a mistake in server.toml, or lost it: the
+// guard is removed anyway, with the server alive and dead.
 func TestTeardownOfBrokenFiles(t *testing.T) {
 	spoil := map[string]func(path string) error{
 		"a mistake": func(path string) error {
@@ -56,15 +56,16 @@ func TestTeardownOfBrokenFiles(t *testing.T) {
 	}
 }
 
-// TestTeardownOfAnotherDirectory: where there are no files, a server that works by others is not
-// told of as gone.
+// TestTeardownOfAnotherDirectory: without files, the guard of a server that uses other files is not reported as
+// removed.
 func TestTeardownOfAnotherDirectory(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
 	g.start()
 	elsewhere := filepath.Join(t.TempDir(), "typo")
 	for command, hint := range map[string]string{
-		"teardown": "stop it, then tear down again", "status": "spa-server init", "run": "spa-server init", "guard": "spa-server init", "check": "spa-server init",
+		"teardown": "stop it, then tear down again", "status": "spa-server init", "run": "spa-server init",
+		"guard": "spa-server init", "check": "spa-server init",
 	} {
 		out, code := g.run(g.host, "spa-server", command, "--config", elsewhere)
 		if code != 1 {
@@ -78,7 +79,7 @@ func TestTeardownOfAnotherDirectory(t *testing.T) {
 	}
 }
 
-// TestTeardownOfLostDirectory: the guard goes also where all files are lost, once no server runs.
+// TestTeardownOfLostDirectory: the guard is removed even if all files are lost, once no server runs.
 func TestTeardownOfLostDirectory(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
@@ -97,7 +98,7 @@ func TestTeardownOfLostDirectory(t *testing.T) {
 	g.wantOpen("192.0.2.3", "192.0.2.1:22", "torn down")
 }
 
-// TestNoState: a state directory that is not there is named with the command that makes it.
+// TestNoState: the error for a missing state directory names the command that creates it.
 func TestNoState(t *testing.T) {
 	g := newGateway(t)
 	state := filepath.Join(t.TempDir(), "not here")
@@ -136,7 +137,7 @@ func TestGuardWithoutState(t *testing.T) {
 	}
 }
 
-// cleanStopgap removes what a guard without a state directory leaves for the time until the next boot.
+// cleanStopgap removes what a guard without a state directory leaves until the next boot.
 func (g *gateway) cleanStopgap() {
 	g.t.Helper()
 	err := g.host.Do(func() error {
@@ -152,8 +153,8 @@ func (g *gateway) cleanStopgap() {
 	}
 }
 
-// TestStateMoved: once server.toml names another state directory, reload says how to move there, and that
-// works; so does a restart without it, and at every moment teardown.
+// TestStateMoved: if server.toml names another state directory, reload prints how to move there, and that works; so
+// does a restart without it, and teardown at any time.
 func TestStateMoved(t *testing.T) {
 	for name, step := range map[string]func(g *gateway, state string){
 		"teardown of the running": func(g *gateway, state string) {},
@@ -196,8 +197,8 @@ func TestStateMoved(t *testing.T) {
 	}
 }
 
-// TestLastGood: with a mistake in server.toml the guard is loaded by the settings of before, and with --last-good
-// the server runs by them; without it, it does not start.
+// TestLastGood: if server.toml has a mistake, the guard is loaded with the earlier settings, and with --last-good the
+// server runs with them; without it, it does not start.
 func TestLastGood(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
@@ -242,13 +243,13 @@ func TestLastGood(t *testing.T) {
 	g.wantOpen("192.0.2.3", "192.0.2.1:8080", "no service any more")
 }
 
-// TestStatusOfDryRun: where nothing is guarded, status does not say that a guard is in place.
+// TestStatusOfDryRun: if nothing is guarded, status does not claim that a guard is in place.
 func TestStatusOfDryRun(t *testing.T) {
 	g := newGateway(t)
 	g.set("firewall", "backend", `"dry-run"`)
 	g.start()
 	out := g.fails(0, "status", "--config", g.dir)
-	wantSaid(t, out, "none of this server: a dry run")
+	wantSaid(t, out, "none: a dry run")
 	if strings.Contains(out, "in place") {
 		t.Errorf("a dry run is told of as a guard\n%s", out)
 	}
@@ -256,7 +257,7 @@ func TestStatusOfDryRun(t *testing.T) {
 		`"added":[],"changed":[],"removed":[],"ended":[]`)
 }
 
-// TestInitOfImpossibleServices: flags that no server.toml could hold are misuse, and leave nothing.
+// TestInitOfImpossibleServices: flags that no server.toml could hold are misuse, and leave nothing behind.
 func TestInitOfImpossibleServices(t *testing.T) {
 	g := &gateway{t: t}
 	host := lab.New(t, "host")[0]

@@ -11,8 +11,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestPersist: with a table of our own another tool's flush leaves the guard alone, also while no
-// server runs. Where a file of the administrator's holds the guard, the table has to be flushable.
+// TestPersist: if a table has an owner, another tool's flush leaves the guard alone, even while no server runs. If the
+// administrator's rule file holds the guard, the table must be flushable.
 func TestPersist(t *testing.T) {
 	for persist, dark := range map[string]bool{"owner": true, "file": false} {
 		t.Run(persist, func(t *testing.T) {
@@ -30,7 +30,7 @@ func TestPersist(t *testing.T) {
 	}
 }
 
-// TestOnExpiry: what becomes of a session when its grant ends is what its service says.
+// TestOnExpiry: the service's setting decides what happens to a session when its grant ends.
 func TestOnExpiry(t *testing.T) {
 	g := newGateway(t)
 	g.set("service.web", "on_expiry", `"cut"`)

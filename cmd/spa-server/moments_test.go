@@ -9,8 +9,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// whileGranted has something granted for a short while, and makes use of it while it lasts. Where the
-// machine was too slow for that, it is granted anew, for longer.
+// whileGranted requests a short grant and uses it while it lasts. If the machine was too slow for that, it requests it
+// again for longer.
 func whileGranted(t *testing.T, grant func(d time.Duration), use func(within time.Duration) error) {
 	t.Helper()
 	for d := 2 * time.Second; ; d *= 2 {
@@ -35,15 +35,15 @@ func (g *gateway) session(from, to string, within time.Duration) (net.Conn, erro
 	return conn, err
 }
 
-// keepFresh makes packets that were sealed early good for as long as a test may take. It is for tests
-// of other things than the window.
+// keepFresh makes packets that were sealed early valid for as long as a test may take. It is for tests of other things
+// than the window.
 func (g *gateway) keepFresh() {
 	g.t.Helper()
 	g.set("", "window", `"5m"`)
 }
 
-// latest is a request of the fastest clock that is believed, where packets are kept fresh: whatever the
-// clock, it was not made before what happened a moment ago.
+// latest is a request of the fastest clock that is accepted, with keepFresh: by any clock, it was not made before what
+// happened a moment ago.
 func latest() spa.Request {
 	r := request()
 	r.Time = time.Now().Add(5*time.Minute - time.Millisecond)
@@ -57,7 +57,7 @@ func long() spa.Request {
 	return r
 }
 
-// await returns when a moment has come.
+// await returns at the given time.
 func (g *gateway) await(moment time.Time) {
 	g.t.Helper()
 	lab.Eventually(g.t, "the moment to come", func() bool { return time.Now().After(moment) })

@@ -6,16 +6,16 @@ import (
 	"sallyport/spa/lab"
 )
 
-// docker is a rule set of the shape that Docker writes, with a container that publishes port 80 as 8080.
+// docker is a rule set like Docker's, with a container that publishes port 80 as 8080.
 type docker struct {
 	shell
 	load func(d *docker, rules string)
-	text string // the rules; %DENY% is where the administrator's own stand
+	text string // the rules; %DENY% is the place of the administrator's own
 	deny string // a rule that shuts the container's ports
-	gone string // what takes the rules away
+	gone string // removes the rules
 }
 
-// newContainer makes the container and its network; it is not reached by the published port yet.
+// newContainer makes the container and its network; the published port does not lead to it yet.
 func newContainer(g *gateway) {
 	g.t.Helper()
 	container := lab.New(g.t, "container")[0]

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// hostRules is a host whose administrator keeps its rules in a file that begins with "flush ruleset",
-// as Debian's nftables.service loads it.
+// hostRules is a host whose administrator keeps its rules in a file that begins with "flush ruleset", as Debian's
+// nftables.service loads it.
 type hostRules struct {
 	shell
 	text string
@@ -29,10 +29,10 @@ table inet host {
 
 func nothing() string { return "" }
 
-// newHostRules is such a host, which knows nothing of ours.
+// newHostRules returns such a host, which knows nothing of ours.
 func newHostRules(g *gateway) tool { return &hostRules{shell{g: g}, shuttingHost, nothing} }
 
-// newHostRulesWithGuard is one whose file has our guard, too.
+// newHostRulesWithGuard returns one whose file contains our guard too.
 func newHostRulesWithGuard(g *gateway) tool {
 	return &hostRules{shell{g: g}, shuttingHost, func() string {
 		return g.must("spa-server", "guard",
@@ -40,7 +40,7 @@ func newHostRulesWithGuard(g *gateway) tool {
 	}}
 }
 
-// newAdmittingHost is one that shuts ssh, too, except to what is in the sets that we write.
+// newAdmittingHost returns one that shuts ssh too, except to the members of the sets that we write.
 func newAdmittingHost(g *gateway) tool {
 	return &hostRules{shell{g: g}, "flush ruleset\n" + dropping, nothing}
 }

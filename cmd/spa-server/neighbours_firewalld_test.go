@@ -12,15 +12,16 @@ import (
 	"sallyport/spa/lab"
 )
 
-// firewalld is the real one, on a message bus of its own, with its files in a directory of the test.
+// firewalld is the real one, on its own message bus, with its files in a directory of the test.
 type firewalld struct {
 	shell
 	daemon *exec.Cmd
 	log    string
 }
 
-// busConfig is that of a message bus on which everybody may do everything: only the test is on it.
-const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+// busConfig configures a message bus on which everything is allowed: only the test uses it.
+const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <listen>unix:path=%s</listen>
   <auth>EXTERNAL</auth>
@@ -39,14 +40,14 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Con
 </busconfig>
 `
 
-// bareZone is the zone of all interfaces, without the ssh that firewalld allows by itself.
+// bareZone is the zone of all interfaces, without the ssh that firewalld allows by default.
 const bareZone = `<?xml version="1.0" encoding="utf-8"?>
 <zone><short>Public</short></zone>
 `
 
 func newFirewalld(g *gateway) tool {
 	g.t.Helper()
-	dir, err := os.MkdirTemp("", "firewalld") // not of the test: the path of a socket has to be short
+	dir, err := os.MkdirTemp("", "firewalld") // not a test directory: the path of a socket must be short
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func newFirewalld(g *gateway) tool {
 	return f
 }
 
-// launch starts a program that stays; the gateway's end is its end.
+// launch starts a program that ends with the gateway.
 func (f *firewalld) launch(program string, args ...string) *exec.Cmd {
 	f.g.t.Helper()
 	log, err := os.OpenFile(f.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -104,7 +105,7 @@ func (f *firewalld) begin() {
 	f.answers()
 }
 
-// answers waits until firewalld has done all that it was asked for.
+// answers waits until firewalld has done everything that was requested.
 func (f *firewalld) answers() {
 	f.g.t.Helper()
 	lab.Eventually(f.g.t, "firewalld to answer", func() bool {
@@ -113,7 +114,7 @@ func (f *firewalld) answers() {
 	})
 }
 
-// do has firewalld do something, and waits longer for it than firewall-cmd does.
+// do makes firewalld do something, and waits longer for it than firewall-cmd does.
 func (f *firewalld) do(args ...string) {
 	f.g.t.Helper()
 	out, err := f.try("", "firewall-cmd", args...)

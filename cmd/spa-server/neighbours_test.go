@@ -15,16 +15,16 @@ import (
 	"sallyport/spa/lab"
 )
 
-// tool is a firewall that an administrator has beside ours, in the gateway of a test.
+// tool is an administrator's firewall beside ours, in the gateway of a test.
 type tool interface {
-	begin()  // takes the rule set in hand, with the port shut to everybody
-	allow()  // opens the port to everybody
+	begin()  // takes over the rule set, with the port shut to everyone
+	allow()  // opens the port to everyone
 	reload() // as after a change of its settings
-	end()    // gives the rule set up
+	end()    // gives up the rule set
 }
 
-// neighbours are the tools by name, each with the port behind it and whether it guards IPv6 as
-// well, and the place at which check sees a packet end that the tool does not let in.
+// neighbours are the tools by name, each with the port behind it, whether it guards IPv6 too, and the place where check
+// sees the end of a packet that the tool drops.
 var neighbours = []struct {
 	name, port string
 	ipv6       bool
@@ -51,9 +51,9 @@ type beside struct {
 	tool
 	port  string
 	alice spa.Sender
-	from  []string // granted and stranger, in each family
+	from  []string // granted address and stranger, in each family
 
-	repairs bool // the guard is where other tools take it away, and has to be put back
+	repairs bool // the guard is where other tools remove it, and must be restored
 }
 
 const (
@@ -83,8 +83,8 @@ func newBeside(t *testing.T, port string, ipv6 bool, make func(g *gateway) tool)
 	return b
 }
 
-// TestNeighbours: beside each tool, started before and after ours, a port is reached by whom both
-// let in and by nobody else, a session lives on, and the tool never takes the guard away.
+// TestNeighbours: beside each tool, started before and after ours, a port is reached only from addresses that both let
+// in, a session continues, and the tool never removes the guard.
 func TestNeighbours(t *testing.T) {
 	for _, n := range neighbours {
 		for _, backend := range []string{"nftables", "iptables"} {
@@ -107,7 +107,7 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
-// backend names the one that guards.
+// backend names the backend that guards.
 func (b *beside) backend(name string) {
 	b.t.Helper()
 	if name == "iptables" {
@@ -117,7 +117,7 @@ func (b *beside) backend(name string) {
 	b.repairs = name == "iptables"
 }
 
-// livesBeside goes through what the tool may do while the server runs.
+// livesBeside runs what the tool may do while the server runs.
 func (b *beside) livesBeside(at string) {
 	b.t.Helper()
 	b.knock(spa.TypeOpen, spa.Granted)
@@ -154,8 +154,7 @@ func (b *beside) liveOn(sessions map[string]net.Conn) {
 	}
 }
 
-// wantObstacle fails unless check names the place that keeps the port shut, and says of it no more
-// than there is.
+// wantObstacle fails unless check names the place that keeps the port shut, and nothing else.
 func (b *beside) wantObstacle(at string) {
 	b.t.Helper()
 	out, _ := b.run(b.host, "spa-server", "check", "--config", b.dir)
@@ -170,8 +169,7 @@ func (b *beside) wantObstacle(at string) {
 	}
 }
 
-// settleGuard waits until a guard is back that the tool may have taken away; see TestGaps for how long
-// it was away.
+// settleGuard waits until a guard is back that the tool may have removed; see TestGaps for how long it was away.
 func (b *beside) settleGuard() {
 	b.t.Helper()
 	if !b.repairs {
@@ -187,7 +185,7 @@ func (b *beside) settleGuard() {
 	}
 }
 
-// knock asks from the granted address of each family; the receipt has to pass the tool, too.
+// knock requests access from the granted address of each family; the receipt must pass the tool too.
 func (b *beside) knock(what spa.Type, want spa.Status) {
 	b.t.Helper()
 	for _, from := range b.granted() {
@@ -210,7 +208,7 @@ func (b *beside) strangers() []string {
 
 func isStranger(a string) bool { return a == stranger4 || a == stranger6 }
 
-// target is the guarded port in the family of an address.
+// target returns the guarded port in the family of an address.
 func (b *beside) target(from string) string {
 	if netip.MustParseAddr(from).Is6() {
 		return "[2001:db8::1]:" + b.port
@@ -238,7 +236,7 @@ func (b *beside) wantReach(when string, want ...string) {
 	}
 }
 
-// sessions are connections from the granted addresses.
+// sessions opens connections from the granted addresses.
 func (b *beside) sessions() map[string]net.Conn {
 	b.t.Helper()
 	sessions := make(map[string]net.Conn)
@@ -252,14 +250,14 @@ func (b *beside) sessions() map[string]net.Conn {
 	return sessions
 }
 
-// shell is what a tool's commands have in common: they run in the gateway and see files of their own.
+// shell is what the commands of tools have in common: they run in the gateway and see their own files.
 type shell struct {
 	g     *gateway
 	files map[string]string
 	env   []string
 }
 
-// command is not started yet.
+// command returns a command that is not started yet.
 func (s *shell) command(program string, args ...string) *exec.Cmd {
 	s.g.t.Helper()
 	cmd := exec.Command(lab.NeedProgram(s.g.t, program, "apt-get install ufw firewalld dbus-daemon nftables iptables"),
@@ -268,7 +266,7 @@ func (s *shell) command(program string, args ...string) *exec.Cmd {
 	return lab.See(cmd, s.files)
 }
 
-// try runs a command to its end and returns what it said.
+// try runs a command to its end and returns its output.
 func (s *shell) try(stdin, program string, args ...string) (string, error) {
 	s.g.t.Helper()
 	cmd := s.command(program, args...)
@@ -281,7 +279,7 @@ func (s *shell) try(stdin, program string, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// run runs a command that has to succeed.
+// run runs a command that must succeed.
 func (s *shell) run(program string, args ...string) { s.g.t.Helper(); s.feed("", program, args...) }
 
 // feed runs a command with an input.

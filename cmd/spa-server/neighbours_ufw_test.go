@@ -11,8 +11,7 @@ import (
 // ufw is the real one, with its files and lock in a directory of the test.
 type ufw struct{ shell }
 
-// ufwDefaults is /etc/default/ufw as Debian ships it, but for the kernel parameters, which are not the
-// business of a test.
+// ufwDefaults is Debian's /etc/default/ufw without the kernel parameters, which a test must not change.
 const ufwDefaults = `IPV6=yes
 DEFAULT_INPUT_POLICY="DROP"
 DEFAULT_OUTPUT_POLICY="ACCEPT"
@@ -33,7 +32,7 @@ func newUFW(g *gateway) tool {
 			g.t.Fatal(err)
 		}
 	}
-	// What ufw comes with, not what the machine's own administrator has set.
+	// ufw's own files, not those of the machine's administrator.
 	fresh, err := filepath.Glob("/usr/share/ufw/*.rules")
 	if err != nil {
 		g.t.Fatal(err)

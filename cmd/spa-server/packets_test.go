@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestRefusedInSilence sends what must not open, spend, answer or record anything.
+// TestRefusedInSilence sends packets that must not open, spend, answer or record anything.
 func TestRefusedInSilence(t *testing.T) {
 	g := newGateway(t)
 	bob := sender(g.enrol("bob", "web"))
@@ -24,7 +24,7 @@ func TestRefusedInSilence(t *testing.T) {
 	g.start()
 	alice := sender(g.profile())
 
-	// Each is made when it is sent: what is to be refused for something else must not be stale.
+	// Each is made when it is sent: a packet to be refused for another reason must not be stale.
 	good := func() []byte { return g.seal(request(), alice) }
 	fixed := func(packet []byte) func() []byte { return func() []byte { return packet } }
 	flipped := func(i int) func() []byte { return func() []byte { return flip(good(), i) } }
@@ -40,7 +40,7 @@ func TestRefusedInSilence(t *testing.T) {
 	tests := []struct {
 		name    string
 		packet  func() []byte
-		counted string // what the summary says of it, where it authenticates
+		counted string // its name in the summary, if it authenticates
 	}{
 		{"empty", fixed(nil), ""},
 		{"one byte", fixed([]byte{1}), ""},
@@ -93,7 +93,7 @@ func flip(packet []byte, i int) []byte {
 	return packet
 }
 
-// TestRefusedWithReason sends what is spent, refused, and answered with why.
+// TestRefusedWithReason sends packets that are spent, refused, and answered with the reason.
 func TestRefusedWithReason(t *testing.T) {
 	g := newGateway(t)
 	expired := sender(g.enrol("expired", "ssh"))
@@ -144,7 +144,7 @@ func (g *gateway) edit(client, lines string) {
 	appendFile(g.t, filepath.Join(g.dir, "clients", client+".toml"), lines)
 }
 
-// TestSourceOfAnother: a packet from another address than it states is not spent: it stays good for its owner.
+// TestSourceOfAnother: a packet from another address than it states is not spent: it stays valid for its owner.
 func TestSourceOfAnother(t *testing.T) {
 	g := newGateway(t)
 	g.keepFresh()
@@ -168,7 +168,7 @@ func TestSourceOfAnother(t *testing.T) {
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "after the original")
 }
 
-// TestFromAndDeny: a client's file says from where it may knock; elsewhere it meets silence.
+// TestFromAndDeny: a client's file says from where it may knock; from elsewhere it gets no answer.
 func TestFromAndDeny(t *testing.T) {
 	g := newGateway(t)
 	g.edit("alice", "from = [\"192.0.2.0/30\"]\ndeny = [\"192.0.2.3/32\"]\n")
@@ -185,7 +185,7 @@ func TestFromAndDeny(t *testing.T) {
 // TestRetry: packets of one command have one outcome, and act once.
 func TestRetry(t *testing.T) {
 	g := newGateway(t)
-	g.keepFresh() // a retry is one for as long as a packet is fresh
+	g.keepFresh() // a retry counts as one while a packet is fresh
 	g.serve(":22")
 	g.start()
 	alice := sender(g.profile())
@@ -230,7 +230,7 @@ func TestRetry(t *testing.T) {
 	})
 }
 
-// TestDelayedOpen: what was closed is not opened again by a packet that was held back.
+// TestDelayedOpen: a packet that was held back does not reopen a closed service.
 func TestDelayedOpen(t *testing.T) {
 	g := newGateway(t)
 	g.keepFresh()

@@ -40,7 +40,7 @@ var (
 	fenced   = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```")
 )
 
-// TestLinks: every link between pages leads to a file that is there, and to a heading of it.
+// TestLinks: every link between pages leads to an existing file, and to one of its headings.
 func TestLinks(t *testing.T) {
 	all := pages(t)
 	for path, text := range all {
@@ -59,7 +59,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// anchors returns how links name the headings of a page.
+// anchors returns the anchors of a page's headings.
 func anchors(text string) []string {
 	var names []string
 	for _, heading := range headings.FindAllStringSubmatch(fenced.ReplaceAllString(text, ""), -1) {
@@ -88,7 +88,7 @@ func TestReadmeIsShort(t *testing.T) {
 	}
 }
 
-// TestPageCommands: the programs know each command and flag that a block of a page runs.
+// TestPageCommands: the programs know each command and flag in the code blocks of a page.
 func TestPageCommands(t *testing.T) {
 	bin := lab.Programs(t)
 	help := make(map[string]string)

@@ -40,7 +40,7 @@ func (g *gateway) withAccounts(passwd, group string) {
 	}
 }
 
-// seeing returns the command as run where there is a system user.
+// seeing returns the command as run on a machine with a system user.
 func seeing(accounts string, cmd *exec.Cmd) *exec.Cmd {
 	return lab.See(cmd, map[string]string{
 		"/etc/passwd": filepath.Join(accounts, "passwd"),
@@ -48,7 +48,7 @@ func seeing(accounts string, cmd *exec.Cmd) *exec.Cmd {
 	})
 }
 
-// TestPrivileges: the daemon is the system user, has one capability, and everything works under it.
+// TestPrivileges: the daemon is the system user, has one capability, and everything works that way.
 func TestPrivileges(t *testing.T) {
 	lab.NeedRoot(t)
 	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "etc"), home: filepath.Join(t.TempDir(), "home")}
@@ -97,7 +97,7 @@ func TestPrivileges(t *testing.T) {
 		t.Errorf("exit %d, want 0\n%s", code, g.server.log())
 	}
 
-	// Client files that the system user cannot read would go on counting as they once were.
+	// Client files that the system user cannot read would keep their old contents.
 	clients := filepath.Join(g.dir, "clients")
 	if err := errors.Join(os.Chown(clients, 0, 0), os.Chmod(clients, 0o700)); err != nil {
 		t.Fatal(err)
@@ -105,8 +105,8 @@ func TestPrivileges(t *testing.T) {
 	wantSaid(t, g.fails(1, "run", "--config", g.dir), "as user spa", "chgrp -R spa "+clients+" && chmod 750 "+clients)
 }
 
-// TestPrivilegesWithoutUser: where there is no system user the daemon is one to which nothing belongs,
-// and everything works under it; files that it could not read again are said at the start.
+// TestPrivilegesWithoutUser: without a system user the daemon becomes a user that owns nothing, and everything works
+// that way; the start reports files that it could not read again.
 func TestPrivilegesWithoutUser(t *testing.T) {
 	lab.NeedRoot(t)
 	g := &gateway{t: t, dir: filepath.Join(t.TempDir(), "etc"), home: filepath.Join(t.TempDir(), "home")}
@@ -161,7 +161,7 @@ func TestPrivilegesWithoutUser(t *testing.T) {
 		"useradd --system --no-create-home --shell /usr/sbin/nologin spa && chgrp -R spa "+g.dir+" && chmod -R g+rX "+g.dir)
 }
 
-// files are all that is in a directory, itself included.
+// files returns everything in a directory, including itself.
 func files(t *testing.T, dir string) map[string]bool {
 	t.Helper()
 	all := make(map[string]bool)

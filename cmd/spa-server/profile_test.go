@@ -10,7 +10,7 @@ import (
 	"sallyport/keys"
 )
 
-// TestProfile: what spa-client does follows from each key of its profile.
+// TestProfile: each key of its profile has an effect on spa-client.
 func TestProfile(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
@@ -37,8 +37,10 @@ func TestProfile(t *testing.T) {
 		{"key", `\nkey = .*`, "\nkey = \"" + keys.NewKey().Reveal() + `"`, nobody, 4, `no answer`},
 		{"client", `client = .*`, `client = "mallory"`, []string{"--dry-run"}, 0, `as its client mallory`},
 		{"source", `source = .*`, `source = "192.0.2.5"`, nil, 0, `is open on gw for 192\.0\.2\.5 until `},
-		{"receipts", `receipts = true`, `receipts = false`, []string{"--source", "192.0.2.2"}, 0, `^ssh \(tcp/22\) is open on gw\n`},
-		{"services", `receipts = true([^§]*)ssh = .*`, "receipts = false${1}ssh = [\"tcp/2222\"]", nobody, 4, `the port did not accept connections`},
+		{"receipts", `receipts = true`, `receipts = false`, []string{"--source", "192.0.2.2"}, 0,
+			`^ssh \(tcp/22\) is open on gw\n`},
+		{"services", `receipts = true([^§]*)ssh = .*`, "receipts = false${1}ssh = [\"tcp/2222\"]", nobody, 4,
+			`the port did not accept connections`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			re := regexp.MustCompile(test.pattern)

@@ -17,13 +17,13 @@ func newReload(dir *string) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "reload",
-		Short: "Take over changed files, all or none of them",
-		Long: `Has the running spa-server read server.toml, gate.key and all client files again. With a
-mistake in any of them, or where a setting changed that needs a restart, it names
-them all and nothing changes. Otherwise all counts at once; grants and sessions go
-on, but for grants that may not be held any more.
+		Short: "Apply changed files, all or none",
+		Long: `Has the running spa-server read server.toml, gate.key and all client files again. If any
+of them has a mistake, or a changed setting needs a restart, it names them all and nothing
+changes. Otherwise everything takes effect at once; sessions continue, and so do grants
+that the new settings still allow.
 
-Changes of single client files count without it, as soon as they are written.`,
+Changes of single client files need no reload: they take effect as soon as they are written.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return ask(cmd, *dir, control.Request{Command: control.CommandReload}, func(r control.Reply) error {

@@ -22,13 +22,13 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// reload reloads and returns what changed.
+// takeOver reloads and returns what changed.
 func (g *gateway) takeOver() control.Reloaded {
 	g.t.Helper()
 	return objects[control.Reloaded](g.t, g.must("spa-server", "reload", "--json", "--config", g.dir))[0]
 }
 
-// wantReloaded fails unless a reload says that these settings changed.
+// wantReloaded fails unless a reload reports that these settings changed.
 func (g *gateway) wantReloaded(settings ...string) control.Reloaded {
 	g.t.Helper()
 	r := g.takeOver()
@@ -38,13 +38,13 @@ func (g *gateway) wantReloaded(settings ...string) control.Reloaded {
 	return r
 }
 
-// settled is what of the status a reload that is refused must not change.
+// settled is the part of the status that a refused reload must not change.
 func settled(st control.Status) control.Status {
 	return control.Status{Name: st.Name, Address: st.Address, Guards: st.Guards, Receipts: st.Receipts, Window: st.Window,
 		Gate: st.Gate, Clients: st.Clients, Grants: st.Grants, PID: st.PID, Since: st.Since}
 }
 
-// TestReloadMistakes: with a wrong line in any of the files nothing is changed, and file and line are named.
+// TestReloadMistakes: a wrong line in any of the files changes nothing, and the error names file and line.
 func TestReloadMistakes(t *testing.T) {
 	g := newGateway(t)
 	g.enrol("bob", "ssh")
@@ -71,7 +71,7 @@ func TestReloadMistakes(t *testing.T) {
 	for _, file := range files {
 		t.Run(file, func(t *testing.T) {
 			defer restore()
-			// What is right elsewhere must not be taken over either.
+			// Correct changes elsewhere must not be applied either.
 			g.rewrite("server.toml", `name = "gw"`, `name = "other"`)
 			g.rewrite("server.toml", `window = "30s"`, `window = "60s"`)
 			appendFile(t, filepath.Join(g.dir, file), "nonsense = 1\n")
@@ -113,7 +113,7 @@ func TestReloadMistakes(t *testing.T) {
 	wantSaid(t, g.fails(0, "reload", "--config", g.dir), "nothing has changed")
 }
 
-// TestReloadRestart: what needs a restart is named, all of it, and nothing is changed, the rest neither.
+// TestReloadRestart: the error names everything that needs a restart, and nothing changes at all.
 func TestReloadRestart(t *testing.T) {
 	g := newGateway(t)
 	g.start()
@@ -134,8 +134,8 @@ func TestReloadRestart(t *testing.T) {
 	g.mustOpen()
 }
 
-// TestReloadHalfway: where the guard takes the files over and the journal cannot, the guard goes back: a
-// port that they do not guard any more stays shut.
+// TestReloadHalfway: if the guard accepts the files but the journal cannot, the guard reverts: a port that the new
+// files no longer guard stays shut.
 func TestReloadHalfway(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
@@ -148,7 +148,7 @@ func TestReloadHalfway(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Its own user may do that, whatever else root may.
+		// Its own user may do that, whatever root may.
 		cmd := exec.Command(prlimit, fmt.Sprintf("--pid=%d", g.server.cmd.Process.Pid), "--fsize="+size+":")
 		if uid != os.Getuid() {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
@@ -168,8 +168,8 @@ func TestReloadHalfway(t *testing.T) {
 	g.mustOpen()
 }
 
-// TestReloadServices: services come, change and go; what may still be held and every session go on, the
-// rest ends, and no guarded port is open to a stranger meanwhile.
+// TestReloadServices: services are added, changed and removed; grants that are still allowed and all sessions continue,
+// other grants end, and no guarded port is open to a stranger at any time.
 func TestReloadServices(t *testing.T) {
 	g := newGateway(t)
 	bob := sender(g.enrol("bob", "ssh,web"))
@@ -222,7 +222,7 @@ func TestReloadServices(t *testing.T) {
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "granted")
 }
 
-// besiege tries to get in all the time, until it is told to stop; then it fails the test if it ever did.
+// besiege tries to get in continuously until it is stopped; it fails the test if it ever succeeded.
 func (g *gateway) besiege(from, to string) (stop func()) {
 	var over atomic.Bool
 	g.t.Cleanup(func() { over.Store(true) })
@@ -245,7 +245,7 @@ func (g *gateway) besiege(from, to string) (stop func()) {
 	}
 }
 
-// TestReloadSettings: each setting that can be swapped counts at once.
+// TestReloadSettings: each setting that can change at run time takes effect at once.
 func TestReloadSettings(t *testing.T) {
 	g := newGateway(t)
 	g.rewrite("server.toml", `window = "30s"`, `window = "2m"`)
@@ -312,7 +312,7 @@ func TestReloadSettings(t *testing.T) {
 	}
 }
 
-// TestReloadReceiptsOn: a server that started without receipts can give them.
+// TestReloadReceiptsOn: a server that started without receipts can send them.
 func TestReloadReceiptsOn(t *testing.T) {
 	g := newGateway(t)
 	g.rewrite("server.toml", `receipts = true`, `receipts = false`)
@@ -326,7 +326,7 @@ func TestReloadReceiptsOn(t *testing.T) {
 	g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 }
 
-// TestReloadLiveNonces: the limit counts what is remembered already.
+// TestReloadLiveNonces: the limit includes what is already remembered.
 func TestReloadLiveNonces(t *testing.T) {
 	g := newGateway(t)
 	g.keepFresh() // and remembered
@@ -343,8 +343,8 @@ func TestReloadLiveNonces(t *testing.T) {
 	}
 }
 
-// TestReloadClientsAndGate: clients and the gate key are taken over, whole, after privileges were
-// dropped, in a directory that the system user cannot reach by its path.
+// TestReloadClientsAndGate: clients and the gate key are reloaded completely after the privilege drop, in a directory
+// that the system user cannot reach by its path.
 func TestReloadClientsAndGate(t *testing.T) {
 	g := newSystemGateway(t)
 	g.serve(":22")
@@ -379,7 +379,7 @@ func TestReloadClientsAndGate(t *testing.T) {
 	wantSaid(t, g.fails(1, "reload", "--config", g.dir), "server.toml:", "nonsense")
 }
 
-// TestOldKeysAreNamed: whoever still uses the key before a rotation is told of, in status and watch.
+// TestOldKeysAreNamed: status and watch name clients that still use the key before a rotation.
 func TestOldKeysAreNamed(t *testing.T) {
 	g := newGateway(t)
 	g.start()
@@ -403,8 +403,8 @@ func TestOldKeysAreNamed(t *testing.T) {
 	}
 }
 
-// TestReloadUnseenClients: a reload takes over what nobody told the server of, here what was written
-// through another name of the file, and what is taken from a client is not opened by a packet of before.
+// TestReloadUnseenClients: a reload applies changes that the server was not notified of, here one written through
+// another name of the file, and an earlier packet does not reopen what was taken from a client.
 func TestReloadUnseenClients(t *testing.T) {
 	g := newGateway(t)
 	bob := sender(g.enrol("bob", "ssh,web"))
@@ -429,7 +429,7 @@ func TestReloadUnseenClients(t *testing.T) {
 	}
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "not allowed any more")
 	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.ReasonNotAllowed)
-	for _, allow := range []string{`["ssh"]`, `["ssh", "web"]`} { // web goes and comes, and nobody has it open
+	for _, allow := range []string{`["ssh"]`, `["ssh", "web"]`} { // web is removed and added, and no client has it open
 		g.rewrite("alias", `allow = .*`, "allow = "+allow)
 		g.takeOver()
 	}
@@ -447,7 +447,7 @@ func TestReloadUnseenClients(t *testing.T) {
 	}
 }
 
-// TestReloadAudit: after the log was moved away, a reload goes on in a new one.
+// TestReloadAudit: after the log was moved away, a reload continues in a new one.
 func TestReloadAudit(t *testing.T) {
 	g := newGateway(t)
 	g.give(g.dir)

@@ -19,17 +19,17 @@ func newRevoke(dir *string) *cobra.Command {
 	var cut, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "revoke CLIENT|ADDRESS",
-		Short: "End what a client has open, or what is open for an address, now",
-		Long: `Ends grants at once. Nothing that was asked for before opens them again, however late
-its packet comes. A client's clock may be fast by as much as the window of server.toml
-(30s by default), so for that long new knocks are refused too: those of the client, or
-those from the address.
+		Short: "End the grants of a client or an address now",
+		Long: `Ends grants at once. Requests made before cannot open them again, however late their
+packets arrive. A client's clock may be fast by as much as the window of server.toml (30s
+by default), so for that long new knocks are refused too: those of the client, or those
+from the address.
 
-Sessions go on unless --cut ends them too, also those whose grant is over: of an
-address all of them, of a client those by its last 32 grants since the server was
+Sessions continue unless --cut ends them too, even those whose grant is over: all sessions
+of an address, or those that a client started through its last 32 grants since the server
 started.
 
-The key stays good: its owner can knock again after that. "spa-keygen revoke" is for ever.`,
+The key stays valid: its owner can knock again after that. "spa-keygen revoke" is permanent.`,
 		Example: `  spa-server revoke alice
   spa-server revoke 203.0.113.7 --cut`,
 		Args: cobra.ExactArgs(1),
@@ -54,12 +54,12 @@ The key stays good: its owner can knock again after that. "spa-keygen revoke" is
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&cut, "cut", false, "end sessions too, in which somebody is let in already")
+	cmd.Flags().BoolVar(&cut, "cut", false, "also end established sessions")
 	cli.JSONFlag(cmd, &asJSON)
 	return cmd
 }
 
-// revocation reads a client's name or an address.
+// revocation parses a client's name or an address.
 func revocation(text string) (control.Request, error) {
 	r := control.Request{Command: control.CommandRevoke}
 	if source, err := netip.ParseAddr(text); err == nil {
@@ -93,11 +93,11 @@ func printRevoked(cmd *cobra.Command, r control.Request, revoked control.Revoked
 	case r.Client != "" && revoked.Key == "none":
 		cli.Note(cmd, "%s has no client file: its key opens nothing", r.Client)
 	case r.Client != "" && revoked.Key != "good":
-		cli.Note(cmd, "the key of %s is %s: it opens nothing any more", r.Client, revoked.Key)
+		cli.Note(cmd, "the key of %s is %s: it no longer opens anything", r.Client, revoked.Key)
 	case r.Client != "":
-		cli.Note(cmd, "the key of %s still works; to revoke it for good: spa-keygen revoke %[1]s", r.Client)
+		cli.Note(cmd, "the key of %s still works; to revoke it permanently: spa-keygen revoke %[1]s", r.Client)
 	case len(clients) > 0:
-		cli.Note(cmd, "the keys still work; to revoke one for good: spa-keygen revoke NAME")
+		cli.Note(cmd, "the keys still work; to revoke one permanently: spa-keygen revoke NAME")
 	}
 	if r.Client != "" && r.Cut {
 		cli.Note(cmd, "sessions from before %s, when the server was started, are known by address only: spa-server revoke "+
@@ -106,7 +106,7 @@ func printRevoked(cmd *cobra.Command, r control.Request, revoked control.Revoked
 	return nil
 }
 
-// endedLine is a grant that has ended before its time.
+// endedLine describes a grant that ended early.
 func endedLine(g control.Grant, now time.Time) string {
 	return fmt.Sprintf("%s %s (%s) for %s, which was open until %s", g.Client, g.Service, strings.Join(g.Ports, ", "),
 		g.Source, cli.Clock(g.Until, now))

@@ -12,8 +12,7 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// TestRevokeClient: what a client has open ends now, no packet of before opens it again, and its key
-// stays good.
+// TestRevokeClient: a client's grants end now, no earlier packet opens them again, and its key stays valid.
 func TestRevokeClient(t *testing.T) {
 	g := newGateway(t)
 	g.keepFresh()
@@ -37,7 +36,7 @@ func TestRevokeClient(t *testing.T) {
 		t.Errorf("left: %+v, want bob's two", grants)
 	}
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "bob, behind the same address, has it open")
-	// Her clock may be ahead: a packet that was held back, a retry, and then what cannot be of before.
+	// Her clock may be ahead: a packet that was held back, a retry, and then one that cannot be from before.
 	g.wantReceipt("192.0.2.2", g.seal(heldBack, alice), alice, spa.ReasonSuperseded)
 	r.Time = time.Now().Add(ahead)
 	g.wantReceipt("192.0.2.2", g.seal(r, alice), alice, spa.ReasonSuperseded)
@@ -53,25 +52,24 @@ func TestRevokeClient(t *testing.T) {
 	wantSaid(t, g.must("spa-keygen", "revoke", "alice", "--config", g.dir), "alice is revoked")
 	lab.Eventually(t, "alice's grants to end", func() bool { return len(g.grants()) == 0 })
 	out = g.fails(0, "revoke", "alice", "--cut", "--config", g.dir)
-	if wantSaid(t, out, "the key of alice is revoked: it opens nothing any more"); strings.Contains(out, "still works") {
+	if wantSaid(t, out, "the key of alice is revoked: it no longer opens anything"); strings.Contains(out, "still works") {
 		t.Errorf("of a key that is revoked:\n%s", out)
 	}
 	wantSaid(t, g.fails(1, "revoke", "alice", "--config", g.dir), "nothing is open for alice, and its key is revoked")
-	g.server.stop(syscall.SIGTERM) // and all that it said is there
+	g.server.stop(syscall.SIGTERM) // so all of its output is there
 	if s := g.server.log(); strings.Count(s, "revoked by command") != 3 {
 		t.Errorf("the log does not name three revocations:\n%s", s)
 	}
 }
 
-// TestRevokeUnheld: a packet on its way opens nothing, also where nothing was open to be ended, and
-// also after kill -9.
+// TestRevokeUnheld: a packet on its way opens nothing, even if there was no grant to end, and even after kill -9.
 func TestRevokeUnheld(t *testing.T) {
 	g := newGateway(t)
 	g.keepFresh()
 	g.serve(":22")
 	g.start()
 	alice := sender(g.profile())
-	fast := request() // of a clock that is ahead
+	fast := request() // with a clock that is ahead
 	fast.Time = time.Now().Add(4 * time.Minute)
 	heldBack := g.seal(fast, alice)
 	wantSaid(t, g.fails(1, "revoke", "alice", "--config", g.dir), "nothing is open for alice")
@@ -81,8 +79,8 @@ func TestRevokeUnheld(t *testing.T) {
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "after the packet that was held back")
 }
 
-// TestNarrowedRange: once a range of ports is taken from a client, a packet of before opens none of
-// them, also when the range is given back.
+// TestNarrowedRange: once a range of ports is taken from a client, no earlier packet opens any of them, even if the
+// range is given back.
 func TestNarrowedRange(t *testing.T) {
 	g := newGateway(t)
 	g.keepFresh()
@@ -102,7 +100,7 @@ func TestNarrowedRange(t *testing.T) {
 	g.wantReceipt("192.0.2.2", port(latest()), bob, spa.Granted)
 }
 
-// TestRevokeAddress: what is open for an address ends, whosever it is.
+// TestRevokeAddress: grants for an address end, whichever client's they are.
 func TestRevokeAddress(t *testing.T) {
 	g := newGateway(t)
 	g.keepFresh()

@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// rotate gives alice a new key and returns what its token says.
+// rotate gives alice a new key and returns the contents of its token.
 func (g *gateway) rotate(args ...string) *keys.Profile {
 	g.t.Helper()
 	token := g.must("spa-keygen", append([]string{"rotate", "alice", "--config", g.dir}, args...)...)
@@ -25,8 +25,8 @@ func (g *gateway) rotate(args ...string) *keys.Profile {
 	return profile
 }
 
-// knockedBy makes a request anew until it is answered, and returns the answer: the server takes a
-// file that changed a moment later.
+// knockedBy makes new requests until one is answered, and returns the answer: the server notices a changed file a
+// moment later.
 func (g *gateway) knockedBy(s spa.Sender, r spa.Request) spa.Receipt {
 	g.t.Helper()
 	var receipt *spa.Receipt
@@ -40,7 +40,7 @@ func (g *gateway) knockedBy(s spa.Sender, r spa.Request) spa.Receipt {
 	return *receipt
 }
 
-// endsIn sets when the previous key in a file of the gateway ends, and returns that moment.
+// endsIn sets when the previous key in a file of the gateway ends, and returns that time.
 func (g *gateway) endsIn(file string, d time.Duration) time.Time {
 	g.t.Helper()
 	end := time.Now().Add(d).UTC()
@@ -48,7 +48,7 @@ func (g *gateway) endsIn(file string, d time.Duration) time.Time {
 	return end
 }
 
-// keysAudited returns the ids of the keys that a client's packets had, in their order.
+// keysAudited returns the ids of the keys of a client's packets, in order.
 func (g *gateway) keysAudited(client string) []string {
 	var ids []string
 	for _, event := range g.auditLines() {
@@ -59,8 +59,8 @@ func (g *gateway) keysAudited(client string) []string {
 	return ids
 }
 
-// TestRotate: old and new key are good side by side, for one client with one set of grants, until
-// the old one's time is over; then it is met with silence, and counted.
+// TestRotate: old and new key are valid side by side, for one client with one set of grants, until the old one expires;
+// then it gets no answer, and is counted.
 func TestRotate(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
@@ -83,7 +83,7 @@ func TestRotate(t *testing.T) {
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the grant of the old key lives on")
 
 	end := g.endsIn("clients/alice.toml", time.Second)
-	g.takeOver() // unless the server has noticed it by itself
+	g.takeOver() // unless the server has already noticed it
 	g.await(end)
 	g.wantSilence(old, "the old key after its end")
 	g.wantReceipt("192.0.2.2", g.seal(request(), current), current, spa.Granted)
@@ -110,7 +110,7 @@ func (g *gateway) wantSilence(s spa.Sender, what string) {
 	}
 }
 
-// asked runs a command that asks the running server.
+// asked runs a command that queries the running server.
 func (g *gateway) asked(command string) string {
 	g.t.Helper()
 	out, code := g.run(g.host, "spa-server", command, "--config", g.dir)
@@ -120,7 +120,7 @@ func (g *gateway) asked(command string) string {
 	return out
 }
 
-// TestRotateAtOnce: with no overlap the old key ends with the rotation, and what it opened goes on.
+// TestRotateAtOnce: with no overlap the old key ends with the rotation, and its grants continue.
 func TestRotateAtOnce(t *testing.T) {
 	g := opened(t)
 	old := sender(g.profile())
@@ -138,8 +138,8 @@ func TestRotateAtOnce(t *testing.T) {
 	}
 }
 
-// TestReplayAcrossRotation: what the old key's packets have spent stays spent, a command goes on
-// with the key that it began with, and closing counts for both keys.
+// TestReplayAcrossRotation: packets spent with the old key stay spent, a command continues with the key that it began
+// with, and closing counts for both keys.
 func TestReplayAcrossRotation(t *testing.T) {
 	g := newGateway(t)
 	g.keepFresh()
@@ -181,7 +181,7 @@ func TestReplayAcrossRotation(t *testing.T) {
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "at the end")
 }
 
-// TestRotateWhileDown: a server that starts with a rotated client knows both keys, the old one to its end.
+// TestRotateWhileDown: a server that starts with a rotated client knows both keys, the old one until its end.
 func TestRotateWhileDown(t *testing.T) {
 	g := opened(t)
 	g.server.stop(syscall.SIGKILL)
@@ -198,8 +198,7 @@ func TestRotateWhileDown(t *testing.T) {
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "revoked")
 }
 
-// TestRotateKilled: spa-keygen is killed at any moment; the file is that of before or of after, and
-// the server goes by it.
+// TestRotateKilled: if spa-keygen is killed at any time, the file is the old or the new one, and the server follows it.
 func TestRotateKilled(t *testing.T) {
 	g := newGateway(t)
 	g.start()
@@ -234,7 +233,7 @@ func TestRotateKilled(t *testing.T) {
 	g.knockedBy(s, request())
 }
 
-// TestRotateGate: two gate keys for a while, then one. What is told of a packet stays the same.
+// TestRotateGate: two gate keys for a while, then one. What is reported about a packet stays the same.
 func TestRotateGate(t *testing.T) {
 	g := opened(t)
 	alice := sender(g.profile())
@@ -265,7 +264,7 @@ func TestRotateGate(t *testing.T) {
 	if out := g.asked("status"); strings.Contains(out, "uses the old gate key") {
 		t.Errorf("all have the new gate key, and status says\n%s", out)
 	}
-	mixed := alice // the old key behind the new gate: a client's keys are its own, whichever way it comes
+	mixed := alice // the old key behind the new gate: a client's keys are its own, through either gate
 	mixed.Gate = current.Gate
 	g.wantReceipt("192.0.2.2", g.seal(request(), mixed), mixed, spa.Granted)
 
@@ -281,7 +280,7 @@ func TestRotateGate(t *testing.T) {
 	g.wantReceipt("192.0.2.3", g.seal(request(), bob), bob, spa.Granted)
 }
 
-// TestRotatedToken: the client takes the token over the host that it has.
+// TestRotatedToken: the client imports the token, which updates its host.
 func TestRotatedToken(t *testing.T) {
 	g := newGateway(t)
 	g.serve(":22")
@@ -294,7 +293,7 @@ func TestRotatedToken(t *testing.T) {
 		t.Fatalf("spa-client import: %v\n%s", err, out)
 	}
 	g.mustOpen("--source", "192.0.2.2")
-	ids := slices.Compact(g.keysAudited("alice")) // a request that is not answered soon is repeated
+	ids := slices.Compact(g.keysAudited("alice")) // a request that is not answered soon is retried
 	if want := g.profile().ID.String(); len(ids) != 2 || ids[1] != want || ids[0] == want {
 		t.Errorf("the audit log has the keys %v, want a second that is %v", ids, want)
 	}

@@ -26,14 +26,13 @@ func newRun(dir *string) *cobra.Command {
 		Long: `Loads the guard, drops privileges, and opens ports for clients that knock, until
 it is stopped. The guard stays when it stops: ports are shut, grants end on time.
 
-With --confirm the guard is on trial: unless somebody gets in through a knock
-before the time is over, the kernel takes the guard away by itself, also when
-spa-server was killed meanwhile. Use it the first time you guard the port that
-you came in by.
+With --confirm the guard is on trial: unless someone connects through a knock before
+the time is over, the kernel removes the guard, even if spa-server was killed. Use it
+the first time you guard the port that you log in through.
 
-With --last-good a mistake in server.toml does not keep it from starting: it says so, and
-works with the settings that were taken over last. The systemd unit does that, so that
-nobody is locked out by a typing error and a reboot.`,
+With --last-good it starts even if server.toml has a mistake: it logs that, and uses the
+last good settings. The systemd unit does that, so that a typing error and a reboot lock
+no one out.`,
 		Example: `  spa-server run
   spa-server run --confirm 5m`,
 		Args: cobra.NoArgs,
@@ -41,7 +40,7 @@ nobody is locked out by a typing error and a reboot.`,
 			if confirm < 0 || cmd.Flags().Changed("confirm") && confirm < time.Second {
 				return cli.Misuse(fmt.Errorf("--confirm %v: must be at least 1s", confirm), "--confirm 5m")
 			}
-			signal.Ignore(syscall.SIGHUP) // a lost terminal must not leave a guard that nobody opens
+			signal.Ignore(syscall.SIGHUP) // a lost terminal must not leave a guard without a server to open it
 			messages := audit.NewQueue(cmd.ErrOrStderr())
 			defer messages.Close()
 			log := newLog(messages)
@@ -60,14 +59,13 @@ nobody is locked out by a typing error and a reboot.`,
 			return runError(s.Run(cmd.Context()))
 		},
 	}
-	cmd.Flags().BoolVar(&lastGood, "last-good", false, "where server.toml has a mistake, run with the settings "+
-		"that were taken over last")
-	cmd.Flags().DurationVar(&confirm, "confirm", 0, "take the guard away after `DURATION`, such as 5m, unless somebody "+
-		"got in through a knock by then")
+	cmd.Flags().BoolVar(&lastGood, "last-good", false, "if server.toml has a mistake, run with the last good settings")
+	cmd.Flags().DurationVar(&confirm, "confirm", 0, "remove the guard after `DURATION`, such as 5m, unless someone "+
+		"connects through a knock")
 	return cmd
 }
 
-// startError adds what to do next to an error of what needs the state directory.
+// startError adds a hint to an error of a command that needs the state directory.
 func startError(err error, state string) error {
 	if errors.Is(err, home.ErrNoState) {
 		return cli.Fail(err, home.MakeState(state))
@@ -75,15 +73,15 @@ func startError(err error, state string) error {
 	return runError(err)
 }
 
-// runError adds what to do next to an error of the server. A guard that was taken away on purpose
-// is no failure: it must not make a service manager put it back.
+// runError adds a hint to an error of the server. A guard that was removed on purpose is not a failure: it must not
+// make a service manager restart the server.
 func runError(err error) error {
 	switch {
 	case errors.Is(err, firewall.ErrTornDown):
 		return nil
 	case errors.Is(err, firewall.ErrUnconfirmed):
-		return cli.Fail(err, "the guard is gone again, as before the start; knock and connect while it is in place, or "+
-			"allow more time with --confirm")
+		return cli.Fail(err, "the guard was removed: the ports are as before the start; knock and connect while it is in "+
+			"place, or allow more time with --confirm")
 	case errors.Is(err, home.ErrRunning):
 		return cli.Fail(err, "stop it first (systemctl stop spa-server)")
 	}

@@ -18,15 +18,15 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// capabilityBits are the sets that processes of ours may have, as the kernel writes them.
+// capabilityBits are the sets that our processes may have, in the kernel's format.
 var capabilityBits = map[string]string{
 	"":                           fmt.Sprintf("%016x", 0),
 	"CAP_NET_ADMIN":              fmt.Sprintf("%016x", 1<<unix.CAP_NET_ADMIN),
 	"CAP_NET_ADMIN, CAP_NET_RAW": fmt.Sprintf("%016x", 1<<unix.CAP_NET_ADMIN|1<<unix.CAP_NET_RAW),
 }
 
-// wantSandboxed fails unless status and kernel agree on each process, in each thread, and it has
-// everything that this kernel has.
+// wantSandboxed fails unless status and kernel agree about each thread of each process, and the sandbox has every part
+// that this kernel supports.
 func (g *gateway) wantSandboxed(st control.Status, processes ...string) {
 	g.t.Helper()
 	all := append([]control.Process{{Name: "spa-server", PID: st.PID, Rights: st.Rights}}, st.Processes...)
@@ -47,7 +47,7 @@ func (g *gateway) wantSandboxed(st control.Status, processes ...string) {
 	if want := append([]string{"spa-server"}, processes...); !slices.Equal(names, want) {
 		g.t.Errorf("status tells of %v, want %v", names, want)
 	}
-	// What is not dumpable belongs to root, also where its process does not (proc(5)).
+	// The files of an undumpable process belong to root, even if the process does not (proc(5)).
 	info, err := os.Stat(fmt.Sprintf("/proc/%d/fd", st.PID))
 	if err != nil {
 		g.t.Fatal(err)
@@ -57,7 +57,7 @@ func (g *gateway) wantSandboxed(st control.Status, processes ...string) {
 	}
 }
 
-// TestSandboxed: status says what the kernel says of the server and of the process that keeps its guard.
+// TestSandboxed: status agrees with the kernel about the server and the process that keeps its guard.
 func TestSandboxed(t *testing.T) {
 	g := newSystemGateway(t)
 	g.start()
@@ -76,7 +76,7 @@ func TestSandboxed(t *testing.T) {
 	}
 }
 
-// TestSandboxedByIptables is the same of the process that runs iptables.
+// TestSandboxedByIptables is the same for the process that runs iptables.
 func TestSandboxedByIptables(t *testing.T) {
 	iptablesKinds(t, func(t *testing.T, g *byIptables) {
 		g.start()
@@ -85,7 +85,7 @@ func TestSandboxedByIptables(t *testing.T) {
 	})
 }
 
-// logged gives the gateway a log in a directory of the system user, as logrotate wants it.
+// logged gives the gateway a log in a directory of the system user, as logrotate requires.
 func (g *gateway) logged() (log string) {
 	g.t.Helper()
 	log = filepath.Join(g.t.TempDir(), "log", "audit.jsonl")
@@ -140,8 +140,8 @@ func TestKilledKeeper(t *testing.T) {
 	}
 }
 
-// TestFilesOfTheSandbox: logs that are rotated and files that are replaced go on; what was put where
-// the server can open nothing is said, with what to do.
+// TestFilesOfTheSandbox: rotated logs and replaced files keep working; if the log was put where the server cannot open
+// it, that is reported with a hint.
 func TestFilesOfTheSandbox(t *testing.T) {
 	g := newSystemGateway(t)
 	log := g.logged()
@@ -191,7 +191,7 @@ func TestFilesOfTheSandbox(t *testing.T) {
 	if code := g.server.stop(syscall.SIGTERM); code != 0 {
 		t.Errorf("exit %d, want 0\n%s", code, g.server.log())
 	}
-	g.start() // and with the link from the start, what it leads to can be replaced
+	g.start() // with the link from the start, its target can be replaced
 	must(os.WriteFile(elsewhere, []byte(strings.Replace(string(text), `window = "30s"`, `window = "90s"`, 1)), 0o644))
 	g.wantReloaded("window")
 }
@@ -207,8 +207,8 @@ func wantLines(t *testing.T, path string, want int) {
 	}
 }
 
-// TestPoorKernel: where the kernel has neither Landlock nor filters the server works, and log, status
-// and check say so.
+// TestPoorKernel: if the kernel has neither Landlock nor system call filters the server works, and log, status and
+// check report it.
 func TestPoorKernel(t *testing.T) {
 	lab.NeedRoot(t)
 	g := newGateway(t)

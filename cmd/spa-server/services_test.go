@@ -22,8 +22,7 @@ func (g *gateway) add(name, lines string) {
 	appendFile(g.t, filepath.Join(g.dir, "server.toml"), "\n[service."+name+"]\n"+lines+"\n")
 }
 
-// TestRanges: a service of several ports and ranges, of TCP and UDP, is opened whole, and nothing
-// beside it.
+// TestRanges: a service of several ports and ranges, of TCP and UDP, is opened completely, and nothing else.
 func TestRanges(t *testing.T) {
 	g := newGateway(t)
 	g.add("mosh", `ports = ["tcp/60000-60010", "tcp/60020", "udp/60000-61000"]`)
@@ -68,8 +67,7 @@ func TestRanges(t *testing.T) {
 	g.wantHeard(true, "2001:db8::2", "[2001:db8::1]:61000", "granted in IPv6")
 }
 
-// TestRawPorts: a client asks for single ports that its file names, also by ranges, as far as services
-// guard them.
+// TestRawPorts: a client may open single ports that its file names, even by ranges, if services guard them.
 func TestRawPorts(t *testing.T) {
 	g := newGateway(t)
 	g.add("apps", `ports = ["tcp/8000-8050", "tcp/8443"]`)
@@ -106,8 +104,7 @@ func TestRawPorts(t *testing.T) {
 	}
 }
 
-// TestFiftyAtOnce: fifty programs of one client open at once, with one key and the limits as init
-// writes them.
+// TestFiftyAtOnce: fifty programs of one client open at once, with one key and the default limits of init.
 func TestFiftyAtOnce(t *testing.T) {
 	const n = 50
 	g := newGateway(t)
@@ -144,8 +141,8 @@ func TestFiftyAtOnce(t *testing.T) {
 	}
 }
 
-// TestEverythingAtOnce: a client asks for all that one request can hold, eight services of 1024 ports
-// each, and gets all of it or, with one port more, none.
+// TestEverythingAtOnce: a client requests as much as one request can hold, eight services of 1024 ports each, and gets
+// all of it or, with one port more, nothing.
 func TestEverythingAtOnce(t *testing.T) {
 	g := newGateway(t)
 	r := long()
@@ -170,22 +167,22 @@ func TestEverythingAtOnce(t *testing.T) {
 	g.wantReceipt("192.0.2.2", g.seal(request(), bob), bob, spa.ReasonTooManyPorts)
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "one port more")
 	lab.Eventually(t, "a refresh, which is no more than before but has to wait its turn", func() bool {
-		time.Sleep(250 * time.Millisecond) // for each try is spent
+		time.Sleep(250 * time.Millisecond) // each attempt spends a packet
 		r.ID, r.Time = spa.NewRequestID(), time.Now()
 		receipt := g.exchange("192.0.2.2", g.seal(r, bob), bob, lab.Patience)
 		return receipt != nil && receipt.Status == spa.Granted
 	})
 	r.ID, r.Time = spa.NewRequestID(), time.Now()
-	g.wantReceipt("192.0.2.3", g.seal(r, bob), bob, spa.ReasonTooManyPorts) // from elsewhere it is as much again
+	g.wantReceipt("192.0.2.3", g.seal(r, bob), bob, spa.ReasonTooManyPorts) // from another address it is as much again
 	g.wantDark("192.0.2.3", "192.0.2.1:10000", "all or none")
-	g.mustOpen() // others have room
+	g.mustOpen() // others are not limited by that
 	g.server.stop(syscall.SIGKILL)
 	g.start()
 	g.wantOpen("192.0.2.2", "192.0.2.1:18191", "after kill -9")
 }
 
-// TestOverlappingRanges: two clients behind one address hold ranges that overlap. The shorter never
-// shortens the longer, and who closes takes his own ports and no others.
+// TestOverlappingRanges: two clients behind one address hold overlapping ranges. The shorter grant never shortens the
+// longer one, and closing one removes only its own ports.
 func TestOverlappingRanges(t *testing.T) {
 	g := newGateway(t)
 	g.add("low", `ports = ["tcp/7000-7010"]`)
@@ -233,7 +230,7 @@ func TestOverlappingRanges(t *testing.T) {
 	reach("both have closed", map[string]bool{"7000": false, "7005": false, "7010": false, "7015": false})
 }
 
-// TestClosed: a stranger finds a guarded port silent, or closed as the host's other ports are.
+// TestClosed: a stranger finds a guarded port silent, or closed like the host's other ports.
 func TestClosed(t *testing.T) {
 	for closed, refused := range map[string]bool{"drop": false, "reject": true} {
 		t.Run(closed, func(t *testing.T) {
@@ -252,7 +249,7 @@ func TestClosed(t *testing.T) {
 					t.Errorf("tcp %s: got %v, want it refused: %v", to, err, refused)
 				}
 				heard, err := g.hears(from, to+":5000", silence)
-				if refused { // a kernel sends only so many such messages in a second
+				if refused { // the kernel limits how many such messages it sends per second
 					lab.Eventually(t, "udp to be refused", func() bool {
 						heard, err = g.hears(from, to+":5000", silence)
 						return heard || errors.Is(err, syscall.ECONNREFUSED)
@@ -261,7 +258,8 @@ func TestClosed(t *testing.T) {
 				if got := errors.Is(err, syscall.ECONNREFUSED); got != refused || heard {
 					t.Errorf("udp %s: got %v, want it refused: %v", to, err, refused)
 				}
-				// No firewall of the host's own drops here: every closed port answers, and the knock port as they do.
+				// The host has no other firewall here: every closed port answers, and the knock port does so in the
+				// same way.
 				for _, port := range []string{":62201", ":62202"} {
 					lab.Eventually(t, port+" to answer that it is closed", func() bool {
 						heard, err := g.hears(from, to+port, silence)
@@ -275,7 +273,7 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// TestTrustedInterfaces: who comes in by one needs no knock; who comes by another does.
+// TestTrustedInterfaces: packets that arrive on one need no knock; those on another do.
 func TestTrustedInterfaces(t *testing.T) {
 	g, inside := newGatewayWithLAN(t)
 	g.set("firewall", "trusted_interfaces", `["lan"]`)

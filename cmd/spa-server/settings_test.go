@@ -19,7 +19,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestToken: what the file says of the gateway is what clients are told of it.
+// TestToken: the token contains what the file says about the gateway.
 func TestToken(t *testing.T) {
 	g := newGateway(t)
 	g.set("", "name", `"office"`)
@@ -41,7 +41,7 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// TestServerID: a packet for the id that the gateway had before is worth nothing.
+// TestServerID: a packet for the gateway's former id is refused.
 func TestServerID(t *testing.T) {
 	g := newGateway(t)
 	alice := sender(g.profile())
@@ -82,7 +82,7 @@ func (g *gateway) answers(on *lab.Host, from, to string, within time.Duration) b
 	return err == nil
 }
 
-// TestKnockPorts: knocks are heard at the ports of the file, and only there.
+// TestKnockPorts: the server hears knocks on the ports in the file, and only there.
 func TestKnockPorts(t *testing.T) {
 	g := newGateway(t)
 	g.set("", "knock_ports", `[5000, 53]`)
@@ -94,8 +94,8 @@ func TestKnockPorts(t *testing.T) {
 	}
 }
 
-// TestWindow: how far a stamp may be off, on both sides, is what the file says. The server sees a packet
-// later than it is stamped, on a busy machine by seconds.
+// TestWindow: the file says how far a stamp may be off, in both directions. The server sees a packet later than it was
+// stamped, on a busy machine by seconds.
 func TestWindow(t *testing.T) {
 	for window, ages := range map[string]map[time.Duration]bool{
 		"20s": {0: true, 5 * time.Second: true, -15 * time.Second: true, 21 * time.Second: false, -29 * time.Second: false},
@@ -116,7 +116,7 @@ func TestWindow(t *testing.T) {
 	}
 }
 
-// TestState: journal, ledger and lock lie where the file says, and are believed there after kill -9.
+// TestState: journal, ledger and lock are where the file says, and are used from there after kill -9.
 func TestState(t *testing.T) {
 	g := newGateway(t)
 	state := t.TempDir()
@@ -162,7 +162,7 @@ func TestAuditFile(t *testing.T) {
 	}
 }
 
-// TestCaptureInterfaces: where interfaces are named, knocks are heard on them alone.
+// TestCaptureInterfaces: if interfaces are named, knocks are heard only there.
 func TestCaptureInterfaces(t *testing.T) {
 	g, inside := newGatewayWithLAN(t)
 	g.set("capture", "interfaces", `["lan"]`)
@@ -200,7 +200,7 @@ func TestMark(t *testing.T) {
 	}
 }
 
-// flows is what the gateway tracks.
+// flows returns the gateway's tracked connections.
 func (g *gateway) flows() string {
 	g.t.Helper()
 	var flows []byte
@@ -214,7 +214,7 @@ func (g *gateway) flows() string {
 	return string(flows)
 }
 
-// TestAddresses: an address behind the gateway is guarded where a service lists it, and only there.
+// TestAddresses: an address behind the gateway is guarded if a service lists it, and only then.
 func TestAddresses(t *testing.T) {
 	g, inside := newGatewayWithLAN(t)
 	if err := inside.Route("192.0.2.0/24", "198.51.100.1"); err != nil {
@@ -241,7 +241,7 @@ func TestAddresses(t *testing.T) {
 	g.wantDark("192.0.2.3", "198.51.100.2:22", "granted to another")
 }
 
-// newGatewayWithLAN is a gateway with a second interface, lan (198.51.100.1), and a host there (.2, on vi).
+// newGatewayWithLAN returns a gateway with a second interface, lan (198.51.100.1), and a host there (.2, on vi).
 func newGatewayWithLAN(t *testing.T) (*gateway, *lab.Host) {
 	t.Helper()
 	g := newGateway(t)
@@ -258,7 +258,7 @@ func newGatewayWithLAN(t *testing.T) (*gateway, *lab.Host) {
 	return g, inside
 }
 
-// TestLimits: of each client, as the file has them.
+// TestLimits: the limits for each client, as in the file.
 func TestLimits(t *testing.T) {
 	asking := func(name string) spa.Request {
 		r := request()
@@ -276,7 +276,7 @@ func TestLimits(t *testing.T) {
 				t.Errorf("packet %d is answered: %v, want %v", i+1, got, want)
 			}
 		}
-		g.mustOpen() // who has not sent any is let in
+		g.mustOpen() // a client that has not sent any is let in
 	})
 	t.Run("grants", func(t *testing.T) {
 		g := newGateway(t)
@@ -301,8 +301,7 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-// TestTerms: how long it is open: as the service says where nothing was asked for, and never longer
-// than service and client may.
+// TestTerms: a grant lasts as long as the service says by default, and never longer than service and client allow.
 func TestTerms(t *testing.T) {
 	g := newGateway(t)
 	g.set("service.ssh", "for", `"40s"`)

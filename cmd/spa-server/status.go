@@ -21,10 +21,10 @@ func newStatus(dir *string) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Say how the running server is, what it has decided, and whose clock is off",
-		Long: `Asks the running spa-server: since when, what it guards and how, what came in and what
-became of it, which clients were heard and how their clocks are, who still uses a key
-that was replaced, and what rights the process has left.`,
+		Short: "Show the running server's state, its decisions, and whose clock is off",
+		Long: `Asks the running spa-server since when it runs, what it guards and how, what it received
+and decided, which clients knocked and whether their clocks are right, which of them still
+use a replaced key, and which privileges the process has left.`,
 		Example: `  spa-server status
   spa-server status --json | jq .capture.kernel_drops`,
 		Args: cobra.NoArgs,
@@ -59,7 +59,7 @@ func printStatus(out io.Writer, s *control.Status) error {
 	line("gate key", "%s", gateText(s))
 	line("clients", "%d", s.Clients)
 	for _, c := range s.LeftOut {
-		line("", "%s CANNOT KNOCK until the file is mended: %s", c.Client, c.Why)
+		line("", "%s CANNOT KNOCK until the file is fixed: %s", c.Client, c.Why)
 	}
 	line("grants", "%d live%s", s.Grants, lastGrantText(s))
 	if s.Floor != nil {
@@ -74,7 +74,7 @@ func printStatus(out io.Writer, s *control.Status) error {
 	for _, p := range s.Processes {
 		line("", "%s, process %d: %s", p.Name, p.PID, rightsText(p.Rights))
 	}
-	for _, note := range s.Rights.Notes { // those of the others are among them
+	for _, note := range s.Rights.Notes { // includes those of the other processes
 		line("", "%s", note)
 	}
 	capturedLines(line, s.Capture)
@@ -86,7 +86,7 @@ func printStatus(out io.Writer, s *control.Status) error {
 	return w.Flush()
 }
 
-// auditLines says where decisions are recorded, and what is wrong with that.
+// auditLines prints where decisions are recorded, and problems with that.
 func auditLines(line func(what, format string, args ...any), s *control.Status) {
 	a := s.Audit
 	line("audit", "%s", cmp.Or(a.File, "none"))
@@ -122,22 +122,22 @@ func interfacesText(s *control.Status) string {
 func guardText(s *control.Status) string {
 	switch f := s.Firewall; {
 	case f.Backend == firewall.BackendDryRun:
-		return "none of this server: a dry run shuts and opens nothing"
+		return "none: a dry run shuts and opens nothing"
 	case f.Missing && f.Mode == "admit":
-		return "the sets for grants are MISSING, and nobody can be let in; the log says which"
+		return "the sets for grants are MISSING, so no client can be let in; the log names them"
 	case f.Mode == "admit":
-		return "none of its own: your table shuts the ports; grants that a reload of it drops are put back"
+		return "your own table shuts the ports; grants that a reload of it drops are restored"
 	case f.Missing:
-		return "MISSING: guarded ports may be open; the log says why it cannot be put back"
+		return "MISSING: guarded ports may be open; the log says why it cannot be restored"
 	case !f.Trial.IsZero():
-		return fmt.Sprintf("on trial: it goes at %s unless somebody gets in through a knock", cli.Clock(f.Trial, s.Now))
+		return fmt.Sprintf("on trial: removed at %s unless someone connects through a knock", cli.Clock(f.Trial, s.Now))
 	case f.Unkept:
-		return "in place; its keeper has ENDED: if this server is killed too another tool can flush it (systemctl restart " +
+		return "in place; its keeper has ENDED: if this server is killed too, another tool can flush it (systemctl restart " +
 			"spa-server starts a new one)"
 	case f.Persists:
-		return "in place; no other tool can flush it, also while no server runs"
+		return "in place; no other tool can flush it, even while no server runs"
 	}
-	return "in place; after another tool's flush a running server puts it back, a dead one does not"
+	return "in place; if another tool flushes it, only a running server restores it"
 }
 
 func gateText(s *control.Status) string {
@@ -156,31 +156,31 @@ func gateText(s *control.Status) string {
 
 func lastGrantText(s *control.Status) string {
 	if s.LastGrant == nil {
-		return "; none was given since the start"
+		return "; none since the start"
 	}
 	return fmt.Sprintf("; the last at %s: %s to %s for %s", cli.Clock(s.LastGrant.Since, s.Now), s.LastGrant.Service,
 		s.LastGrant.Client, s.LastGrant.Source)
 }
 
-// capturedLines tells what came in, and of what was put aside only what there was.
+// capturedLines prints the packets received, and the reasons for which packets were ignored.
 func capturedLines(line func(what, format string, args ...any), c control.Capture) {
 	line("packets", "received %d, of a knock's size %d, dropped by the kernel %d", c.Received, c.Passed, c.KernelDrops)
 	for _, part := range []struct {
 		n    uint64
 		what string
 	}{
-		{c.WrongInterface, "by another interface"}, {c.NotForUs, "to another host"},
+		{c.WrongInterface, "on another interface"}, {c.NotForUs, "to another host"},
 		{c.OwnSource, "from an address of this host"},
 		{c.BadSource, "from an impossible address"}, {c.Fragment, "in fragments"}, {c.Options, "with IP options"},
 		{c.Extension, "with IPv6 extension headers"}, {c.Malformed, "malformed"},
 	} {
 		if part.n > 0 {
-			line("", "%d put aside: %s", part.n, part.what)
+			line("", "%d ignored: %s", part.n, part.what)
 		}
 	}
 }
 
-// seenLines tells of clients that were heard: of those with something to see to, and of the latest others.
+// seenLines prints the clients that need attention, and the latest others.
 func seenLines(line func(what, format string, args ...any), s *control.Status) {
 	const others = 20
 	what, plain, left := "heard", 0, s.MoreSeen
@@ -200,8 +200,7 @@ func seenLines(line func(what, format string, args ...any), s *control.Status) {
 	}
 }
 
-// fine reports whether there is nothing to see to about a client: clocks that NTP keeps are right to
-// well below a second.
+// fine reports whether a client needs no attention. A clock kept by NTP is right to well below a second.
 func fine(c control.Seen) bool {
 	return c.Stale == nil && !c.OldKey && !c.OldGate && -1 < c.Ahead && c.Ahead < 1
 }
@@ -238,7 +237,7 @@ func orNone(text string) string {
 	return text
 }
 
-// prefixed returns the text with what goes before it, or nothing.
+// prefixed returns before and text, or "" if text is empty.
 func prefixed(before, text string) string {
 	if text == "" {
 		return ""

@@ -2,7 +2,7 @@ package main
 
 import "github.com/google/nftables"
 
-// foreignTable makes a table of our name with a set of its own in it, as another tool might.
+// foreignTable makes a table with our name and its own set in it, as another tool might.
 func foreignTable() error {
 	conn, err := nftables.New()
 	if err != nil {
@@ -15,7 +15,7 @@ func foreignTable() error {
 	return conn.Flush()
 }
 
-// flushRuleset empties the gateway's rule set, as another tool's reload does.
+// flushRuleset flushes the gateway's rule set, as another tool's reload does.
 func (g *gateway) flushRuleset() {
 	g.t.Helper()
 	err := g.host.Do(func() error {

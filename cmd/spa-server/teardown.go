@@ -16,11 +16,11 @@ import (
 func newTeardown(dir *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "teardown",
-		Short: "Take the guard away, also with the daemon dead",
-		Long: `Removes our firewall table: the ports that were guarded are as open as the host's
-own firewall leaves them. A running spa-server is told by it and ends.
+		Short: "Remove the guard, even if the daemon is dead",
+		Long: `Removes our firewall table: the guarded ports are then as open as the host's own
+firewall leaves them. A running spa-server notices that and exits.
 
-Mistakes in the files, or lost ones, do not keep it from that.`,
+It works even if the files have mistakes or are lost.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			state, err := tornDownState(*dir)
@@ -36,10 +36,9 @@ Mistakes in the files, or lost ones, do not keep it from that.`,
 	}
 }
 
-// tornDownState is the state directory of the guard to take away. Whoever has locked himself out may
-// have done so by a mistake in the files, so none is read but for where that directory is; and a server
-// that runs may have been started with another one. Where there are no files, a server of another
-// directory is not to be taken for this one's.
+// tornDownState returns the state directory of the guard to remove. An administrator who is locked out may have made a
+// mistake in the files, so it reads only where that directory is. The running server may have been started with another
+// one. If there are no files, a running server of another directory must not be torn down by mistake.
 func tornDownState(dir string) (string, error) {
 	state, missing := config.StateDir(dir)
 	if missing != nil {
@@ -61,6 +60,6 @@ func tornDownState(dir string) (string, error) {
 	if missing == nil {
 		return state, nil
 	}
-	return "", cli.Fail(missing, "the running spa-server has other files: name them with --config DIR; if they are "+
+	return "", cli.Fail(missing, "the running spa-server uses other files: name them with --config DIR; if they are "+
 		"lost, stop it, then tear down again")
 }

@@ -10,16 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// handing hands what is for ports 8022 and 8080 to the sockets of the guarded port and of a proxy.
+// handing assigns packets for ports 8022 and 8080 to the sockets of the guarded port and of a proxy.
 const handing = `table inet proxy { chain in { type filter hook prerouting priority mangle
 	tcp dport 8022 tproxy to :22 accept
 	tcp dport 8080 tproxy to :3128 accept
 }
 }`
 
-// TestTPROXY: what a rule hands to a socket is shut, for that may be the socket of a guarded port,
-// unless server.toml says that it shall pass. Sockets that could be handed something, and are not,
-// get their own.
+// TestTPROXY: packets that a rule assigns to a socket are dropped, since that may be the socket of a guarded port,
+// unless server.toml allows them. Sockets that could be assigned packets, but are not, receive their own.
 func TestTPROXY(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
 		t.Run(backend, func(t *testing.T) {
@@ -49,7 +48,7 @@ func TestTPROXY(t *testing.T) {
 	}
 }
 
-// serveTransparent runs a server with a socket that takes what is for other addresses and ports.
+// serveTransparent runs a server with a socket that accepts packets for other addresses and ports.
 func (g *gateway) serveTransparent(addr string) {
 	g.t.Helper()
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {

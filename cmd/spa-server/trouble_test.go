@@ -17,7 +17,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// fails runs spa-server in the gateway and returns what it says; it has to end with the code.
+// fails runs spa-server in the gateway, checks the exit code, and returns the output.
 func (g *gateway) fails(want int, args ...string) string {
 	g.t.Helper()
 	out, code := g.run(g.host, "spa-server", args...)
@@ -36,7 +36,7 @@ func wantSaid(t testing.TB, out string, words ...string) {
 	}
 }
 
-// TestSecondServer: one server a directory and a network namespace.
+// TestSecondServer: one server for each directory and network namespace.
 func TestSecondServer(t *testing.T) {
 	g := newGateway(t)
 	g.start()
@@ -47,7 +47,7 @@ func TestSecondServer(t *testing.T) {
 	g.mustOpen()
 }
 
-// TestMissingCapability: what is missing is said before anything is touched.
+// TestMissingCapability: a missing capability is reported before anything is changed.
 func TestMissingCapability(t *testing.T) {
 	g := newGateway(t)
 	lab.NeedProgram(t, "setpriv", "apt-get install util-linux")
@@ -67,7 +67,7 @@ func TestMissingCapability(t *testing.T) {
 	}
 }
 
-// TestModes: secrets that others can read are refused, with the command that mends it.
+// TestModes: secrets that others can read are refused, with the command that fixes it.
 func TestModes(t *testing.T) {
 	g := newGateway(t)
 	gate := filepath.Join(g.dir, "gate.key")
@@ -86,7 +86,7 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// TestBadFiles: each mistake is named with file, line and what to do; nothing starts with it.
+// TestBadFiles: each mistake is reported with file, line and a hint, and nothing starts.
 func TestBadFiles(t *testing.T) {
 	tests := []struct{ name, file, old, new, want string }{
 		{"unknown key", "server.toml", "receipts =", "reciepts =", "receipts"},
@@ -124,7 +124,7 @@ func replaceInFile(t testing.TB, path, old, new string) int {
 	return strings.Count(before, "\n") + 1
 }
 
-// TestBadClientFile: one client's mistake shuts out that client, and only that one.
+// TestBadClientFile: a mistake in one client's file shuts out that client only.
 func TestBadClientFile(t *testing.T) {
 	g := newGateway(t)
 	g.enrol("bob", "ssh")
@@ -142,7 +142,7 @@ func TestBadClientFile(t *testing.T) {
 	wantSaid(t, out, "bob.toml", "allow", "twin.toml", "alice.toml")
 	g.start()
 	g.mustOpen()
-	// While it runs, the same.
+	// The same while it runs.
 	if out := g.status().LeftOut; len(out) != 2 || out[0].Client != "bob" || out[1].Client != "twin" {
 		t.Errorf("status has %v, want bob and the twin to be left out", out)
 	}
@@ -153,14 +153,14 @@ func TestBadClientFile(t *testing.T) {
 	}
 	wantSaid(t, g.server.log(), "client file ignored: this client cannot knock until it is fixed",
 		"client=alice", "alice.toml")
-	wantSaid(t, g.fails(1, "check", "--config", g.dir), "alice.toml", "this client cannot knock", "# mend the file")
+	wantSaid(t, g.fails(1, "check", "--config", g.dir), "alice.toml", "this client cannot knock", "# fix the file")
 	if out, code := g.run(g.host, "spa-keygen", "list", "--config", g.dir); code != 1 ||
-		!strings.Contains(out, "these clients cannot knock until their files are mended") {
+		!strings.Contains(out, "these clients cannot knock until their files are fixed") {
 		t.Errorf("list: exit %d\n%s", code, out)
 	}
 }
 
-// TestForeignTable: a table of our name that is not ours is not touched.
+// TestForeignTable: a table with our name that is not ours is left alone.
 func TestForeignTable(t *testing.T) {
 	g := newGateway(t)
 	if err := g.host.Do(foreignTable); err != nil {
@@ -170,7 +170,7 @@ func TestForeignTable(t *testing.T) {
 	wantSaid(t, g.fails(1, "guard", "--config", g.dir), "inet spa")
 }
 
-// TestFullDisk: a full disk shuts nobody out and opens nothing by itself.
+// TestFullDisk: a full disk locks no client out and opens nothing.
 func TestFullDisk(t *testing.T) {
 	lab.NeedRoot(t)
 	state := t.TempDir()
@@ -195,7 +195,7 @@ func TestFullDisk(t *testing.T) {
 	if again := g.exchange("192.0.2.2", packet, alice, silence); again != nil {
 		t.Errorf("with a full disk a copy is answered: %v", again.Status)
 	}
-	for range 200 { // the page that the log has already been given takes some lines
+	for range 200 { // the page already allocated for the log takes some lines
 		g.wantReceipt("192.0.2.2", g.seal(request(), alice), alice, spa.Granted)
 		if strings.Contains(g.server.log(), "audit lines lost") {
 			break
@@ -221,7 +221,7 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestInitOverNothing: init writes over nothing and says so.
+// TestInitOverNothing: init overwrites nothing and says so.
 func TestInitOverNothing(t *testing.T) {
 	g := newGateway(t)
 	before, err := os.ReadFile(filepath.Join(g.dir, "gate.key"))
@@ -239,7 +239,7 @@ func TestInitOverNothing(t *testing.T) {
 	g.fails(2, "nonsense")
 }
 
-// TestDryRun decides and records, and touches nothing.
+// TestDryRun: a dry run decides and records, and changes nothing.
 func TestDryRun(t *testing.T) {
 	g := newGateway(t)
 	replaceInFile(t, filepath.Join(g.dir, "server.toml"), `backend = "auto"`, `backend = "dry-run"`)
@@ -251,7 +251,7 @@ func TestDryRun(t *testing.T) {
 	wantSaid(t, g.fails(0, "check", "--config", g.dir), "dry-run")
 }
 
-// TestReceiptsOff: nothing is ever sent, and the client finds out by trying the port.
+// TestReceiptsOff: the server sends nothing, and the client finds out by trying the port.
 func TestReceiptsOff(t *testing.T) {
 	g := newGateway(t)
 	replaceInFile(t, filepath.Join(g.dir, "server.toml"), "receipts = true", "receipts = false")
@@ -265,7 +265,7 @@ func TestReceiptsOff(t *testing.T) {
 	g.mustOpen()
 }
 
-// enrolAgain gives alice a token of the configuration as it is now.
+// enrolAgain gives alice a token of the current configuration.
 func (g *gateway) enrolAgain() {
 	g.t.Helper()
 	os.Remove(filepath.Join(g.dir, "clients", "alice.toml"))
@@ -273,7 +273,7 @@ func (g *gateway) enrolAgain() {
 	g.enrol("alice", "ssh")
 }
 
-// TestReadiness: systemd is told when the server is ready, and when it stops (sd_notify(3)).
+// TestReadiness: the server notifies systemd when it is ready, and when it stops (sd_notify(3)).
 func TestReadiness(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
@@ -298,7 +298,7 @@ func TestReadiness(t *testing.T) {
 	want("STOPPING=1")
 }
 
-// TestSharedKnockPort: a receipt from a port that the host serves too, and guards, invites nobody in.
+// TestSharedKnockPort: a receipt from a guarded port that the host serves too lets no one in.
 func TestSharedKnockPort(t *testing.T) {
 	g := newGateway(t)
 	g.rewrite("server.toml", `knock_ports = \[62201\]`, `knock_ports = [{ port = 443, shared = true }]`)

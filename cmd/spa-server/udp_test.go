@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// serveUDP runs a UDP server in the gateway that sends back what it gets.
+// serveUDP runs a UDP server in the gateway that echoes datagrams.
 func (g *gateway) serveUDP(port uint16) {
 	g.t.Helper()
 	var conn *net.UDPConn

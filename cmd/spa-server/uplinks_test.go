@@ -14,9 +14,9 @@ import (
 	"sallyport/spa/lab"
 )
 
-// twoUplinks gives the gateway a second cable to the client, and the client addresses that are reached
-// by either. Its default routes lead by the first; what came in by the second is marked, and answers
-// with that mark leave by it (table 200). Behind the first, a provider drops what has a source of the second.
+// twoUplinks gives the gateway a second cable to the client, and client addresses that are reachable over both. Its
+// default routes use the first; connections that arrived on the second are marked, and their replies leave by it (table
+// 200). Behind the first, a provider drops packets with a source of the second.
 func (g *gateway) twoUplinks(fwmark uint32, mask uint32) {
 	g.t.Helper()
 	must := func(err error) {
@@ -63,7 +63,7 @@ func (g *gateway) twoUplinks(fwmark uint32, mask uint32) {
 	}`)
 }
 
-// TestTwoUplinks: a knock on the second uplink is answered by it, and so is the session.
+// TestTwoUplinks: a knock on the second uplink is answered there, and so is the session.
 func TestTwoUplinks(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
 		t.Run(backend, func(t *testing.T) {
@@ -88,8 +88,8 @@ func TestTwoUplinks(t *testing.T) {
 	}
 }
 
-// TestSpoiledMarks: a rule of the routing that asks for the whole mark does not hold once the guard has set
-// its bit in that of the connection. After what check says, the session goes by its uplink.
+// TestSpoiledMarks: a routing rule that matches the whole mark stops matching once the guard has set its bit in the
+// connection mark. With the change that check suggests, the session uses its uplink.
 func TestSpoiledMarks(t *testing.T) {
 	g := newGateway(t)
 	g.twoUplinks(2, 0)

@@ -13,8 +13,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestMalformed sends the specification's packets with a right MAC and malformed content to a
-// server that has their keys: authentic, and still not spent, not answered, not recorded.
+// TestMalformed sends the specification's packets with a valid MAC and malformed content to a server that has their
+// keys: authentic, but not spent, not answered, not recorded.
 func TestMalformed(t *testing.T) {
 	paths, err := filepath.Glob("../../spa/testdata/vectors/malformed-*.txt")
 	if err != nil || len(paths) < 10 {
@@ -67,7 +67,7 @@ func vector(t *testing.T, path string) map[string]string {
 	return values
 }
 
-// rewrite replaces what matches in one of the gateway's files.
+// rewrite replaces the match in one of the gateway's files.
 func (g *gateway) rewrite(file, pattern, text string) {
 	g.t.Helper()
 	path := filepath.Join(g.dir, file)

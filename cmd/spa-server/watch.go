@@ -15,11 +15,11 @@ func newWatch(dir *string) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "watch",
-		Short: "Show decisions as they are made, a line each",
-		Long: `Shows what the running spa-server decides, until it is interrupted: each request that
-counts, each grant that ends, and packets that a client's key made but that were
-refused without an answer, at most once a second for each client and reason. Noise is
-summed up now and then. What comes faster than it is read is counted, and said.`,
+		Short: "Show decisions as they are made, one per line",
+		Long: `Shows the decisions of the running spa-server until it is interrupted: each answered
+request, each grant that ends, and packets that were made with a client's key but refused
+without an answer, at most once a second for each client and reason. Noise is summed up
+now and then. Decisions that arrive faster than they are read are counted and reported.`,
 		Example: `  spa-server watch
   spa-server watch --json | jq 'select(.client == "alice")'`,
 		Args: cobra.NoArgs,
@@ -50,7 +50,7 @@ func printDecision(cmd *cobra.Command, r control.Reply, asJSON bool) error {
 	return err
 }
 
-// decisionLine is a decision as an administrator reads it who has a user on the phone.
+// decisionLine returns a decision as one line, for an administrator with a user on the phone.
 func decisionLine(d control.Decision) string {
 	words := []string{d.Time.Local().Format(time.TimeOnly), d.Verdict}
 	if d.Client != "" {
@@ -79,7 +79,7 @@ func decisionLine(d control.Decision) string {
 	return line
 }
 
-// because says why, and what else is worth knowing of the packet.
+// because returns the reason, and other useful details of the packet.
 func because(d control.Decision) string {
 	var parts []string
 	if d.Reason != "" {
@@ -89,7 +89,7 @@ func because(d control.Decision) string {
 		parts = append(parts, "clock "+offset(d.Ahead))
 	}
 	if d.Copied {
-		parts = append(parts, "not an address of its client's: perhaps a copy")
+		parts = append(parts, "not from an address of its client: perhaps a copy")
 	}
 	if d.OldKey {
 		parts = append(parts, "made with the client's old key")

@@ -17,7 +17,7 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// watching is a running spa-server watch --json, and what it has shown.
+// watching is a running spa-server watch --json, and its output.
 type watching struct {
 	mu   sync.Mutex
 	seen []control.Decision
@@ -75,8 +75,8 @@ func (w *watching) wantShown(t testing.TB, verdict, client string) control.Decis
 	return found
 }
 
-// TestWatch: decisions are shown as they are made, and what a client's key made and was refused in
-// silence; noise is summed up.
+// TestWatch: decisions are shown as they are made, including packets of a client's key that were refused in silence;
+// noise is summed up.
 func TestWatch(t *testing.T) {
 	g := newGateway(t)
 	bob := sender(g.enrol("bob", "web"))
@@ -129,7 +129,7 @@ func TestWatch(t *testing.T) {
 	for range 200 {
 		g.send("192.0.2.6", make([]byte, 200))
 	}
-	// What came in silence is summed up each second in no order: all of it is waited for.
+	// Silent refusals are summed up each second in no particular order: wait for all of them.
 	lab.Eventually(t, "all that came in silence to be summed up", func() bool {
 		noise, stale := uint64(0), uint64(0)
 		for _, d := range w.decisions() {
@@ -142,7 +142,7 @@ func TestWatch(t *testing.T) {
 		}
 		return noise == 200 && stale == 50
 	})
-	most := 2 + int(time.Since(begun)/time.Second) // the first at once, and then one a second
+	most := 2 + int(time.Since(begun)/time.Second) // the first at once, and then one per second
 	shown, noise, ended := 0, 0, 0
 	all := w.decisions()
 	for _, d := range all {
@@ -169,7 +169,7 @@ func TestWatch(t *testing.T) {
 	lab.Eventually(t, "the watcher to be forgotten", func() bool { return g.status().Watchers == 0 })
 }
 
-// TestWatchText: the lines are sentences, and the end of the server is said.
+// TestWatchText: the lines are sentences, and the end of the server is reported.
 func TestWatchText(t *testing.T) {
 	g := newGateway(t)
 	g.start()
@@ -197,7 +197,7 @@ func TestWatchText(t *testing.T) {
 	}
 }
 
-// safeBuffer is what a command writes to while a test reads it.
+// safeBuffer is a command's output that a test reads at the same time.
 type safeBuffer struct {
 	mu sync.Mutex
 	b  strings.Builder

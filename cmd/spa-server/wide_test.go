@@ -14,10 +14,10 @@ import (
 	"sallyport/spa/lab"
 )
 
-// wide are eight services that have as many ports together as a client may hold.
+// wide is how many services together have as many ports as a client may hold.
 const wide, widePorts = 8, 1024
 
-// newWideGateway is a running gateway with wide services beside ssh.
+// newWideGateway returns a running gateway with wide services beside ssh.
 func newWideGateway(b *testing.B) (*gateway, *keys.Profile) {
 	g := newGateway(b)
 	for i := range wide {
@@ -48,8 +48,8 @@ func wideRequest() spa.Request {
 	return r
 }
 
-// BenchmarkKnockBesideWideGrants is one knock at a time while another client, new each time,
-// sends all at once what its limits allow: 125 requests for eight services of 1,024 ports each.
+// BenchmarkKnockBesideWideGrants measures one knock at a time while another client, new each time, sends all at once
+// what its limits allow: 125 requests for eight services of 1,024 ports each.
 func BenchmarkKnockBesideWideGrants(b *testing.B) {
 	g, profile := newWideGateway(b)
 	g.rewrite("server.toml", "live_nonces = .*", "live_nonces = 4096")
@@ -99,7 +99,7 @@ func BenchmarkKnockBesideWideGrants(b *testing.B) {
 	b.ReportMetric(float64(len(took)), "knocks")
 }
 
-// knockTakes is how long a knock takes to its receipt.
+// knockTakes returns how long a knock takes until its receipt.
 func (g *gateway) knockTakes(s spa.Sender) time.Duration {
 	var conn *net.UDPConn = g.socket("192.0.2.2")
 	defer conn.Close()

@@ -1,4 +1,4 @@
-// Package bastion holds a bastion's units and its runbook, and proves that they work.
+// Package bastion contains a bastion's units and its runbook, and tests that they work.
 package bastion
 
 import (
@@ -17,17 +17,17 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// runbook is the page, the machines that it is about, and how far it has been followed.
+// runbook is the page, its machines, and how far it has been followed.
 type runbook struct {
 	t             *testing.T
 	bastion, home *machine
 	units         *units
-	foreground    *process // what is run until Ctrl-C
+	foreground    *process // the command that runs until Ctrl-C
 	session, bobs net.Conn // a session of Alice's, and one of Bob's
 	ran           map[string]bool
 }
 
-// After some commands, by the heading and the command, there is something to be seen. Each has to be met.
+// after maps commands, by heading, to checks of their effect. Each must run.
 var after = map[string]func(r *runbook, output string){
 	"2. Describe the gateway: spa-server init --address gw.example.net --service ssh=tcp/22": (*runbook).hurry,
 	"4. Try it with a way back: alice$ ssh gw.example.net":                                   (*runbook).confirmed,
@@ -41,16 +41,17 @@ var after = map[string]func(r *runbook, output string){
 	"Status: alice$ spa-client doctor --host gw":     (*runbook).watched,
 	"I am locked out: spa-server teardown":           (*runbook).everybody,
 	"I am locked out: alice$ ssh gw.example.net":     (*runbook).confirmed,
-	"Backup: umask 077; tar -C / -czf spa-backup.tgz etc/spa/server.toml etc/spa/gate.key etc/spa/clients": (*runbook).lost,
-	"Restore: systemctl enable --now spa-guard.service spa-server.service":                                 (*runbook).dark,
-	"Restore: alice$ spa-client open ssh --host gw --timeout 1m":                                           (*runbook).open,
-	"Upgrade: systemctl restart spa-server.service":                                                        (*runbook).livedOn,
-	"Uninstall: spa-server teardown":                                                                       (*runbook).everybody,
-	"Uninstall: rm -r /etc/spa":                                                                            (*runbook).nothingLeft,
+	"Backup: umask 077; tar -C / -czf spa-backup.tgz etc/spa/server.toml etc/spa/gate.key " +
+		"etc/spa/clients": (*runbook).lost,
+	"Restore: systemctl enable --now spa-guard.service spa-server.service": (*runbook).dark,
+	"Restore: alice$ spa-client open ssh --host gw --timeout 1m":           (*runbook).open,
+	"Upgrade: systemctl restart spa-server.service":                        (*runbook).livedOn,
+	"Uninstall: spa-server teardown":                                       (*runbook).everybody,
+	"Uninstall: rm -r /etc/spa":                                            (*runbook).nothingLeft,
 }
 
-// TestRunbook runs every command of README.md, in order, as it is written: on a host with an sshd,
-// files and users of its own, and on Alice's machine. What systemctl asks for is done by units.
+// TestRunbook runs every command of README.md in order, as written: on a host with its own sshd, files and users, and
+// on Alice's machine. units replaces systemctl.
 func TestRunbook(t *testing.T) {
 	lab.NeedRoot(t) // useradd, and the server becomes another user
 	r := newRunbook(t)
@@ -88,13 +89,14 @@ func newRunbook(t *testing.T) *runbook {
 	must(t, err)
 	path := "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:" + filepath.Dir(goTool)
 	bin, home := t.TempDir(), t.TempDir()
-	id := 20000 + os.Getpid()%40000 // userdel refuses while anybody on the whole machine runs something by it
+	id := 20000 + os.Getpid()%40000 // userdel refuses if the uid runs a process anywhere on the machine
 	r.bastion = newMachine(t, host, source(t), bin, map[string]string{
-		"passwd":     "root:x:0:0:root:/:/bin/sh\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\nalice:x:1000:1000::/:/bin/sh\n",
-		"group":      "root:x:0:\nnogroup:x:65534:\nalice:x:1000:\n",
-		"shadow":     "root:*:20000::::::\nsshd:*:20000::::::\nalice:*:20000::::::\n",
-		"login.defs": fmt.Sprintf("USERGROUPS_ENAB yes\nSYS_UID_MIN %d\nSYS_UID_MAX %[1]d\nSYS_GID_MIN %[1]d\nSYS_GID_MAX %[1]d\n", id),
-		"hosts":      "127.0.0.1 localhost\n192.0.2.1 gw.example.net\n",
+		"passwd": "root:x:0:0:root:/:/bin/sh\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\nalice:x:1000:1000::/:/bin/sh\n",
+		"group":  "root:x:0:\nnogroup:x:65534:\nalice:x:1000:\n",
+		"shadow": "root:*:20000::::::\nsshd:*:20000::::::\nalice:*:20000::::::\n",
+		"login.defs": fmt.Sprintf("USERGROUPS_ENAB yes\nSYS_UID_MIN %d\nSYS_UID_MAX %[1]d\nSYS_GID_MIN "+
+			"%[1]d\nSYS_GID_MAX %[1]d\n", id),
+		"hosts": "127.0.0.1 localhost\n192.0.2.1 gw.example.net\n",
 	})
 	r.bastion.env = []string{path}
 	r.home = newMachine(t, client, t.TempDir(), bin, map[string]string{
@@ -108,7 +110,7 @@ func newRunbook(t *testing.T) *runbook {
 	return r
 }
 
-// sshd runs the real one on the bastion, as it ran before Sallyport came; Alice logs in with a key of her own.
+// sshd runs the real one on the bastion, as before Sallyport; Alice logs in with her own key.
 func (r *runbook) sshd(home string) {
 	r.t.Helper()
 	daemon := lab.NeedProgram(r.t, "sshd", "apt-get install openssh-server")
@@ -139,7 +141,7 @@ func (r *runbook) sshd(home string) {
 	})
 }
 
-// follow does what a step says and returns what was printed.
+// follow runs a step and returns its output.
 func (r *runbook) follow(s step) string {
 	r.t.Helper()
 	m := r.bastion
@@ -147,7 +149,7 @@ func (r *runbook) follow(s step) string {
 		m = r.home
 		r.carry(s.command)
 	} else {
-		r.interrupt() // whoever goes on at the bastion's prompt has pressed Ctrl-C
+		r.interrupt() // continuing at the bastion's prompt takes a Ctrl-C
 	}
 	switch command := strings.Fields(s.command); {
 	case command[0] == "systemctl":
@@ -182,7 +184,7 @@ func (r *runbook) carry(command string) {
 	must(r.t, copyFile(token, filepath.Join(r.home.dir, "alice.token")))
 }
 
-// interrupt is Ctrl-C. The daemon ends in order then, and what only watches as it is the custom (130).
+// interrupt is Ctrl-C: the daemon exits cleanly, and a command that only watches exits with 130.
 func (r *runbook) interrupt() {
 	r.t.Helper()
 	p := r.foreground

@@ -10,7 +10,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// guarded is a computer with a gateway as the runbook makes it, an sshd, and Alice's key in /root/alice.token. It is
+// guarded returns a computer with a gateway set up by the runbook, an sshd, and Alice's key in /root/alice.token. It is
 // off.
 func guarded(t *testing.T) *computer {
 	t.Helper()
@@ -24,7 +24,7 @@ systemctl enable spa-guard.service spa-server.service`)
 	return c
 }
 
-// TestBootWithNetwork: the network is there before systemd is, as in a container, and a stranger tries all the time.
+// TestBootWithNetwork: the network is up before systemd, as in a container, and a stranger tries continuously.
 func TestBootWithNetwork(t *testing.T) {
 	c := guarded(t)
 	c.plug()
@@ -39,7 +39,7 @@ func TestBootWithNetwork(t *testing.T) {
 	c.knock()
 }
 
-// knock lets Alice in at her desk, and nobody else.
+// knock lets Alice in at her desk, and no one else.
 func (c *computer) knock() {
 	c.t.Helper()
 	config := filepath.Join(c.t.TempDir(), "spa")
@@ -71,8 +71,8 @@ func (c *computer) dark() {
 	}
 }
 
-// TestBootAfterAccident: whatever became of the files, after a reboot the guard stands. Where the settings of
-// before will do, Alice gets in.
+// TestBootAfterAccident: whatever happened to the files, after a reboot the guard is loaded. If the earlier settings
+// suffice, Alice gets in.
 func TestBootAfterAccident(t *testing.T) {
 	c := guarded(t)
 	c.up()
@@ -80,7 +80,7 @@ func TestBootAfterAccident(t *testing.T) {
 	c.halt()
 	for _, accident := range []struct {
 		name, line, mend string // run as root while the computer is off
-		in               bool   // Alice gets in all the same
+		in               bool   // Alice still gets in
 	}{
 		{name: "a mistake", line: `sed -i 's/for = "30s"/for = "30"/' /etc/spa/server.toml`, in: true},
 		{name: "a newer version", line: `sed -i 's/^version = 1/version = 2/' /etc/spa/server.toml`, in: true},
@@ -90,9 +90,11 @@ func TestBootAfterAccident(t *testing.T) {
 		{name: "no state directory", line: `sed -i 's|^version = 1|version = 1\nstate = "/srv/none"|' /etc/spa/server.toml`},
 		{name: "no gate key", line: `rm /etc/spa/gate.key`},
 		{name: "no clients", line: `rm -r /etc/spa/clients`},
-		{name: "no state but the settings", line: `rm /etc/spa/journal /etc/spa/grants /etc/spa/lock /etc/spa/keeper; : > /etc/spa/server.toml`, in: true},
+		{name: "no state but the settings", line: `rm /etc/spa/journal /etc/spa/grants /etc/spa/lock /etc/spa/keeper; : > ` +
+			`/etc/spa/server.toml`, in: true},
 		{name: "a damaged ledger", line: `echo damaged > /etc/spa/grants`},
-		{name: "a damaged copy of the settings", line: `printf damaged | dd of=/etc/spa/settings conv=notrunc 2>/dev/null`, in: true},
+		{name: "a damaged copy of the settings", line: `printf damaged | dd of=/etc/spa/settings conv=notrunc 2>/dev/null`,
+			in: true},
 		{name: "a full disk, and no state", line: `rm -f /etc/spa/grants /etc/spa/settings /etc/spa/lock /etc/spa/keeper
 mount -t tmpfs -o size=256k tmpfs /etc/spa; cp -a /srv/spa/server.toml /srv/spa/gate.key /srv/spa/clients /etc/spa
 dd if=/dev/zero of=/etc/spa/full bs=4k 2>/dev/null || true`, mend: "umount /etc/spa"},

@@ -15,21 +15,21 @@ import (
 	"sallyport/spa/lab"
 )
 
-// A computer is a machine that systemd boots. What is written to its disk outlives that.
+// computer is a machine that systemd boots. Its disk survives a reboot.
 type computer struct {
 	t      *testing.T // whose cables end with it
 	dir    string
 	holder *exec.Cmd // has the disk mounted
 	boots  int
 
-	// Of the time from a boot to the next halt.
+	// From a boot until the next halt.
 	client, host *lab.Host // on a cable: see lab.Pair
 	unshare      *exec.Cmd
 	init         int // systemd
 }
 
-// newComputer makes one with the programs of this module, the units and an sshd, and the user spa. Nothing is
-// enabled, and it is off.
+// newComputer makes one with the programs of this module, the units, an sshd, and the user spa. No unit is enabled, and
+// it is off.
 func newComputer(t *testing.T) *computer {
 	t.Helper()
 	lab.NeedRoot(t)
@@ -57,7 +57,7 @@ func newComputer(t *testing.T) *computer {
 	return c
 }
 
-// path is a file of the computer as this process sees it.
+// path returns the path of the computer's file for this process.
 func (c *computer) path(name string) string { return c.disk("root", name) }
 
 func (c *computer) disk(name ...string) string {
@@ -76,7 +76,7 @@ func (c *computer) install() {
 	c.off("id spa >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin spa")
 }
 
-// off runs a line of shell on the disk of a computer that is off.
+// off runs a shell command on the disk while the computer is off.
 func (c *computer) off(line string) string {
 	c.t.Helper()
 	cmd := exec.Command("nsenter", "--target", strconv.Itoa(c.holder.Process.Pid), "--mount", "chroot",
@@ -116,7 +116,7 @@ func (c *computer) boot() {
 	})
 }
 
-// up boots and waits until everything has been started.
+// up boots and waits until all units have started.
 func (c *computer) up() {
 	c.t.Helper()
 	c.boot()
@@ -131,13 +131,13 @@ func (c *computer) started() {
 	})
 }
 
-// halt is a power cut. All its processes are gone, and the namespace of its network with them.
+// halt is a power cut. All processes are gone, and so is the network namespace.
 func (c *computer) halt() {
 	if c.init == 0 {
 		return
 	}
 	_ = syscall.Kill(c.init, syscall.SIGKILL)
-	_ = c.unshare.Wait() // it says how systemd ended
+	_ = c.unshare.Wait() // the status only says how systemd ended
 	c.init = 0
 	if err := c.host.Close(); err != nil {
 		c.t.Error(err)
@@ -160,7 +160,7 @@ func (c *computer) halt() {
 	})
 }
 
-// try runs a line of shell on the running computer, as root.
+// try runs a shell command on the running computer as root.
 func (c *computer) try(line string) (string, error) {
 	cmd := exec.Command("nsenter", "--target", strconv.Itoa(c.init), "--all", "--root", "--wd", "/bin/sh", "-ec", line)
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}

@@ -20,7 +20,7 @@ var (
 	modes  = []int{0o600, 0o640, 0o400, 0o660, 0o644}
 )
 
-// A cell of the table is an owner and a mode.
+// cell is an owner and a mode in the table.
 type cell struct {
 	owner string
 	mode  int
@@ -38,7 +38,7 @@ func cells() []cell {
 
 func (c cell) String() string { return fmt.Sprintf("%s %04o", c.owner, c.mode) }
 
-// may is the kernel's law for a user who has one group of the same name, and no capability.
+// may applies the kernel's rules for a user with one group of the same name and no capability.
 func (c cell) may(user string, want int) bool {
 	uid, gid, _ := strings.Cut(c.owner, ":")
 	mode := c.mode
@@ -51,7 +51,7 @@ func (c cell) may(user string, want int) bool {
 	return mode&want == want
 }
 
-// private is whether keys may lie in it: for nobody but root and the server.
+// private reports whether a file with keys may be like this: readable only by root and the server.
 func (c cell) private() bool {
 	uid, _, _ := strings.Cut(c.owner, ":")
 	return c.mode&0o027 == 0 && uid != "nobody" && c.owner != "root:nogroup"
@@ -62,11 +62,11 @@ const (
 	write = 0o6
 )
 
-// A ruling is what becomes of a file at the start, where root opens it without its rights to the files of others,
-// or the user spa does, and while the server runs, where spa does.
+// ruling says whether a file works at the start, where root without its file rights or the user spa opens it, and while
+// the server runs, where spa does.
 type ruling struct {
 	file, use  string
-	start, run func(c cell) bool // run is nil where the file is not opened again
+	start, run func(c cell) bool // run is nil if the file is not opened again
 }
 
 // kept is the ruling of a file that the server opens once.
@@ -75,11 +75,15 @@ func kept(c cell) bool { return c.may("root", write) || c.may("spa", write) }
 func served(c cell) bool { return c.private() && c.may("spa", read) }
 
 var rulings = []ruling{
-	{"server.toml", "spa reads; root, if spa may not", func(cell) bool { return true }, // with the settings that were good last
+	{"server.toml", "spa reads; root, if spa may not", func(cell) bool { return true }, // with the last good settings
 		func(c cell) bool { return c.may("spa", read) }},
-	{"gate.key", "spa reads; root, if spa may not", func(c cell) bool { return c.private() && (c.may("root", read) || c.may("spa", read)) }, served},
+	{"gate.key", "spa reads; root, if spa may not", func(c cell) bool {
+		return c.private() &&
+			(c.may("root", read) || c.may("spa", read))
+	}, served},
 	{clientFiles, "spa reads", served, served},
-	{"audit.jsonl", "root writes; spa, if root may not, and after a rotation", kept, func(c cell) bool { return c.may("spa", 0o2) }},
+	{"audit.jsonl", "root writes; spa, if root may not, and after a rotation", kept,
+		func(c cell) bool { return c.may("spa", 0o2) }},
 	{"journal", "root writes; spa, if root may not", func(c cell) bool { return c.mode&0o022 == 0 && kept(c) }, nil},
 	{"grants", "the same", kept, nil},
 	{"keeper", "the same", kept, nil},
@@ -88,7 +92,7 @@ var rulings = []ruling{
 
 const clientFiles = "clients/NAME.toml"
 
-// table is the page's: for each owner the modes that work.
+// table returns the page's table: the modes that work for each owner.
 func table() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "| file | who | when | %s |\n|%s\n", strings.Join(owners, " | "),
@@ -121,7 +125,7 @@ func table() string {
 	return b.String()
 }
 
-// TestFileTable: the page has the table that TestFiles proves.
+// TestFileTable: the page contains the table that TestFiles tests.
 func TestFileTable(t *testing.T) {
 	page, err := os.ReadFile("README.md")
 	must(t, err)
@@ -130,8 +134,8 @@ func TestFileTable(t *testing.T) {
 	}
 }
 
-// TestFiles is the table of who opens which file of the gateway, for each owner and mode, under the units as
-// they are: what works at the start works later, or is refused with the command that mends it.
+// TestFiles tests who opens which file of the gateway, for each owner and mode, under the real units: what works at the
+// start works later, or is refused with the command that fixes it.
 func TestFiles(t *testing.T) {
 	f := &fileTable{computer: guarded(t)}
 	f.up()
@@ -157,7 +161,7 @@ func (f *fileTable) set(files map[string]cell) {
 	f.run(strings.Join(lines, "\n"))
 }
 
-// good puts all files back.
+// good restores all files.
 func (f *fileTable) good() {
 	f.t.Helper()
 	f.run(`cd /etc/spa; chown root:spa server.toml gate.key; chmod 640 server.toml gate.key
@@ -166,7 +170,7 @@ chown root:root journal grants keeper lock settings; chmod 600 journal grants ke
 systemctl reset-failed`)
 }
 
-// leftOut are the clients that the server has left out, by name, and why.
+// leftOut returns the clients that the server ignores, by name, and why.
 func (f *fileTable) leftOut() map[string]string {
 	f.t.Helper()
 	var status struct {
@@ -180,7 +184,7 @@ func (f *fileTable) leftOut() map[string]string {
 	return out
 }
 
-// problems are the texts of check's problems.
+// problems returns the texts of check's problems.
 func (f *fileTable) problems() string {
 	out, _ := f.try("spa-server check --json || true")
 	var texts []string
@@ -193,7 +197,7 @@ func (f *fileTable) problems() string {
 	return strings.Join(texts, "\n")
 }
 
-// clients: each client's file has an owner and a mode of its own.
+// clients: each client's file has its own owner and mode.
 func (f *fileTable) clients() {
 	t := f.t
 	files, refused := make(map[string]cell), make(map[string]bool)
@@ -230,7 +234,7 @@ func (f *fileTable) clients() {
 			}
 		}
 	}
-	for range 3 { // one thing at a time is wrong
+	for range 3 { // one fault at a time
 		var commands []string
 		for _, why := range f.leftOut() {
 			commands = append(commands, command(t, why))
@@ -260,7 +264,7 @@ func sameKeys(a map[string]string, b map[string]bool) bool {
 
 var mending = regexp.MustCompile(`(?:chown|chmod|chgrp|install) [^:]*(?::[^ :]* [^:]*)*$`)
 
-// command is the one that a text ends with.
+// command returns the command at the end of a text.
 func command(t *testing.T, text string) string {
 	t.Helper()
 	found := mending.FindString(strings.TrimSpace(text))
@@ -270,7 +274,7 @@ func command(t *testing.T, text string) string {
 	return found
 }
 
-// whileItRuns: each file that is opened again, at a reload.
+// whileItRuns: each file that a reload opens again.
 func (f *fileTable) whileItRuns() {
 	t := f.t
 	for _, r := range rulings {
@@ -279,7 +283,7 @@ func (f *fileTable) whileItRuns() {
 		}
 		n := 0
 		for _, c := range cells() {
-			if r.file == "audit.jsonl" { // a new one comes in the place of the old one
+			if r.file == "audit.jsonl" { // a new one replaces the old one
 				f.run("mv /etc/spa/audit.jsonl /etc/spa/audit.old; : > /etc/spa/audit.jsonl")
 			}
 			f.set(map[string]cell{r.file: c})
@@ -315,7 +319,7 @@ func (f *fileTable) whileItRuns() {
 	}
 }
 
-// started starts the server anew, and returns what it said.
+// started restarts the server and returns its output.
 func (f *fileTable) start() (string, error) {
 	f.rounds++
 	_, err := f.try("systemctl stop spa-server; systemctl start spa-server")
@@ -330,7 +334,7 @@ func (f *fileTable) start() (string, error) {
 	return out, err
 }
 
-// atTheStart: files that work are tried all at once, each that does not by itself.
+// atTheStart: files that work are tested all at once, the others one by one.
 func (f *fileTable) atTheStart() {
 	t := f.t
 	working := make(map[string][]cell)
@@ -388,7 +392,7 @@ func (f *fileTable) atTheStart() {
 	f.good()
 }
 
-// directories: all is the server's own, or the state is in a directory of its own.
+// directories: all belong to the server, or the state is in its own directory.
 func (f *fileTable) directories() {
 	t := f.t
 	for _, line := range []string{

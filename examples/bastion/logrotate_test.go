@@ -9,8 +9,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestLogrotate: the real one, by its own unit, with the lines of this directory and as others write them. No
-// line is lost. Where the server cannot go on in the new file, the rotation fails and says what to do.
+// TestLogrotate: the real one, run by its own unit, with the lines of this directory and with other usual ones. No line
+// is lost. If the server cannot continue in the new file, the rotation fails with a hint.
 func TestLogrotate(t *testing.T) {
 	lab.NeedProgram(t, "logrotate", "apt-get install logrotate")
 	c := guarded(t)
@@ -44,7 +44,7 @@ func TestLogrotate(t *testing.T) {
 		create string
 		fails  bool
 	}{
-		{"create", false}, // as it stands there
+		{"create", false}, // as in that file
 		{"create 0600 spa spa", false},
 		{"copytruncate", false},
 		{"create 0660 root spa", false},

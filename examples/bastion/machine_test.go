@@ -13,15 +13,15 @@ import (
 	"sallyport/spa/lab"
 )
 
-// machine is a host with files of its own.
+// machine is a host with its own files.
 type machine struct {
 	host  *lab.Host
-	files map[string]string // what its programs see, by the place where they see it
-	dir   string            // that commands are run in
+	files map[string]string // what its programs see, by place
+	dir   string            // where commands run
 	env   []string
 }
 
-// newMachine makes one with an /etc that has the text files given, and what programs of Debian need there.
+// newMachine makes one whose /etc has the given text files, and what Debian's programs need there.
 func newMachine(t *testing.T, host *lab.Host, dir, bin string, etc map[string]string) *machine {
 	t.Helper()
 	root := t.TempDir()
@@ -47,11 +47,11 @@ func must(t *testing.T, err error) {
 // process is a command that runs on a machine.
 type process struct {
 	cmd  *exec.Cmd
-	out  string // the file with what it says
+	out  string // the file with its output
 	done chan struct{}
 }
 
-// start starts a line of shell; its processes end with the machine.
+// start starts a shell command; its processes end with the machine.
 func (m *machine) start(t *testing.T, line string, env ...string) *process {
 	t.Helper()
 	out, err := os.CreateTemp(t.TempDir(), "out")
@@ -64,13 +64,13 @@ func (m *machine) start(t *testing.T, line string, env ...string) *process {
 	p := &process{cmd: cmd, out: out.Name(), done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		_ = cmd.Wait() // its state tells
+		_ = cmd.Wait() // its state has the exit code
 	}()
 	t.Cleanup(func() { p.stop(syscall.SIGKILL) })
 	return p
 }
 
-// run runs a line of shell to its end.
+// run runs a shell command to its end.
 func (m *machine) run(t *testing.T, line string) (string, error) {
 	t.Helper()
 	p := m.start(t, line)
@@ -104,7 +104,7 @@ func (p *process) said(t *testing.T) string {
 	return string(data)
 }
 
-// source copies the source of the module, without what was built of it and where it came from.
+// source copies the source of the module, without build results and version control.
 func source(t *testing.T) string {
 	t.Helper()
 	to := t.TempDir()

@@ -10,17 +10,16 @@ import (
 
 // step is a command of the page.
 type step struct {
-	heading string // that it stands under
+	heading string // the heading above it
 	line    int
 	home    bool     // on Alice's machine, not on the bastion
 	command string   // for a shell
-	prints  []string // lines that the page shows as printed
+	prints  []string // output lines on the page
 }
 
-const prompt = "alice$ " // of what is run on Alice's machine
+const prompt = "alice$ " // of commands on Alice's machine
 
-// steps returns the commands of a page: the lines of its sh blocks, and what stands behind a prompt in its
-// console blocks.
+// steps returns the commands of a page: the lines of its sh blocks, and those after a prompt in its console blocks.
 func steps(t *testing.T, page string) []step {
 	t.Helper()
 	file, err := os.Open(page)
@@ -54,15 +53,15 @@ func steps(t *testing.T, page string) []step {
 
 var numbers = regexp.MustCompile(`[0-9]+`)
 
-// shows reports whether an output has a line of the page, whatever the numbers in it are.
+// shows reports whether the output contains a line of the page, apart from numbers.
 func shows(output, line string) bool {
 	return strings.Contains(numbers.ReplaceAllString(output, "0"), numbers.ReplaceAllString(line, "0"))
 }
 
-// mentioned are commands that stand between the page's lines, in the text.
+// mentioned matches commands in the page's text.
 var mentioned = regexp.MustCompile("`(spa-(?:server|keygen|client) [a-z][^`]*)`")
 
-// TestMentioned: what the text names is run in a block too, so that it is true.
+// TestMentioned: a command in the text is also in a block, so it is tested.
 func TestMentioned(t *testing.T) {
 	text, err := os.ReadFile("README.md")
 	if err != nil {

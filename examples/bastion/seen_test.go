@@ -14,7 +14,7 @@ import (
 
 const alice, stranger = "192.0.2.2", "192.0.2.3"
 
-// config is a file in the bastion's /etc/spa.
+// config returns the path of a file in the bastion's /etc/spa.
 func (r *runbook) config(name string) string {
 	return filepath.Join(r.bastion.files["/etc"], "spa", name)
 }
@@ -44,7 +44,7 @@ func (r *runbook) dark(string) {
 	}
 }
 
-// everybody: the guard is gone, and a server that ran has ended.
+// everybody: the guard is removed, and the server has exited.
 func (r *runbook) everybody(string) {
 	r.t.Helper()
 	for unit, p := range r.units.runs {
@@ -53,7 +53,7 @@ func (r *runbook) everybody(string) {
 	lab.Eventually(r.t, "the port to be open for everybody", func() bool { return r.reaches(stranger) })
 }
 
-// open: Alice's address gets in, and no other. She begins a session.
+// open: only Alice's address gets in. She starts a session.
 func (r *runbook) open(string) {
 	r.t.Helper()
 	r.dark("")
@@ -83,7 +83,7 @@ func (r *runbook) listed(output string) {
 
 const bob = "192.0.2.5"
 
-// bob comes, at a desk beside Alice's, and begins a session.
+// bob connects from a desk beside Alice's, and starts a session.
 func (r *runbook) bob(string) {
 	r.t.Helper()
 	config := filepath.Join(r.t.TempDir(), "bob")
@@ -101,7 +101,7 @@ func (r *runbook) bob(string) {
 	r.greets(conn)
 }
 
-// greets reads what sshd says first.
+// greets reads sshd's banner.
 func (r *runbook) greets(conn net.Conn) {
 	r.t.Helper()
 	conn.SetReadDeadline(time.Now().Add(lab.Patience))
@@ -122,10 +122,10 @@ func (r *runbook) bobIsGone(string) {
 	if _, err := r.bobs.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		r.t.Errorf("bob's session goes on (%v)", err)
 	}
-	r.edit(`for = "30s"`, `for = "10m"`) // to be reloaded next; a new version is built while such a grant lives
+	r.edit(`for = "30s"`, `for = "10m"`) // for the next reload; a new version is built while such a grant is live
 }
 
-// watched: what Alice does is shown, and recorded in a new log where the one before was moved.
+// watched: Alice's knock is shown, and recorded in a new log after the old one was moved.
 func (r *runbook) watched(string) {
 	r.t.Helper()
 	lab.Eventually(r.t, "watch to show what Alice does", func() bool {
@@ -137,7 +137,7 @@ func (r *runbook) watched(string) {
 	})
 }
 
-// lost is the end of the bastion: the backup and the source are all that is left.
+// lost is the end of the bastion: only the backup and the source are left.
 func (r *runbook) lost(string) {
 	r.t.Helper()
 	info, err := os.Stat(filepath.Join(r.bastion.dir, "spa-backup.tgz"))
@@ -153,7 +153,7 @@ func (r *runbook) lost(string) {
 	r.everybody("")
 }
 
-// livedOn: a restart takes nothing from anybody.
+// livedOn: a restart ends no grant or session.
 func (r *runbook) livedOn(string) {
 	r.t.Helper()
 	r.dark("")

@@ -14,14 +14,14 @@ import (
 	"sallyport/spa/lab"
 )
 
-// units does in the place of systemd what systemctl asks for: it runs the lines of the unit files that
-// the page has installed, with the capabilities that those leave. It proves the lines and the page, not systemd.
+// units replaces systemd for systemctl: it runs the lines of the installed unit files, with the capabilities that they
+// allow. It tests the lines and the page, not systemd.
 type units struct {
 	m    *machine
-	runs map[string]*process // of units that stay, by unit
+	runs map[string]*process // running services by unit
 }
 
-// systemctl obeys one command.
+// systemctl runs one command.
 func (u *units) systemctl(t *testing.T, args []string) {
 	t.Helper()
 	verb := args[0]
@@ -35,7 +35,7 @@ func (u *units) systemctl(t *testing.T, args []string) {
 		case "restart":
 			u.stop(t, unit)
 			u.start(t, unit)
-		case "reenable": // it changes what is started at the next boot
+		case "reenable": // changes what starts at the next boot
 		case "disable", "stop":
 			u.stop(t, unit)
 		case "reload":
@@ -52,7 +52,7 @@ func (u *units) systemctl(t *testing.T, args []string) {
 	}
 }
 
-// found fails where a unit file does not lie where systemd looks.
+// found fails unless the unit file is where systemd looks.
 func (u *units) found(t *testing.T) {
 	t.Helper()
 	for unit := range u.runs {
@@ -66,7 +66,7 @@ func (u *units) file(unit string) string {
 	return filepath.Join(u.m.files["/etc"], "systemd", "system", unit)
 }
 
-// value is that of a key of the installed unit file.
+// value returns the value of a key in the installed unit file.
 func (u *units) value(t *testing.T, unit, key string) string {
 	t.Helper()
 	data, err := os.ReadFile(u.file(unit))
@@ -81,7 +81,7 @@ func (u *units) value(t *testing.T, unit, key string) string {
 	return ""
 }
 
-// start runs a unit: to its end, or until it says that it is ready.
+// start runs a unit: to its end, or until it is ready.
 func (u *units) start(t *testing.T, unit string) {
 	t.Helper()
 	line := u.value(t, unit, "ExecStart")
@@ -99,10 +99,10 @@ func (u *units) start(t *testing.T, unit string) {
 	}
 }
 
-// notified starts a process and waits until it says that it is ready (sd_notify(3)).
+// notified starts a process and waits until it reports that it is ready (sd_notify(3)).
 func (u *units) notified(t *testing.T, unit, line string) *process {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "notify") // the path of a socket has to be short
+	dir, err := os.MkdirTemp("", "notify") // the path of a socket must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func (u *units) notified(t *testing.T, unit, line string) *process {
 	return p
 }
 
-// confined is the part of a command that leaves it the capabilities of its unit.
+// confined returns the part of a command that leaves it only its unit's capabilities.
 func (u *units) confined(t *testing.T, unit string) string {
 	t.Helper()
 	set := u.value(t, unit, "CapabilityBoundingSet")
@@ -135,7 +135,7 @@ func (u *units) confined(t *testing.T, unit string) string {
 	return "setpriv --no-new-privs --bounding-set=-all," + strings.ReplaceAll(names, " ", ",") + " -- "
 }
 
-// stop ends a unit that stays, as systemd does.
+// stop stops a running unit as systemd does.
 func (u *units) stop(t *testing.T, unit string) {
 	t.Helper()
 	p := u.runs[unit]
@@ -148,7 +148,7 @@ func (u *units) stop(t *testing.T, unit string) {
 	}
 }
 
-// TestUnits: systemd understands the units, and finds the server well confined.
+// TestUnits: systemd accepts the units, and rates the server's sandbox as good.
 func TestUnits(t *testing.T) {
 	analyze := lab.NeedProgram(t, "systemd-analyze", "apt-get install systemd")
 	out, err := exec.Command(analyze, "security", "--offline=true", "--threshold=30",
@@ -160,12 +160,12 @@ func TestUnits(t *testing.T) {
 		if problems := verify(t, analyze, unit); problems != "" {
 			t.Errorf("%s: %s", unit, problems)
 		}
-		// The keeper of the guard is to outlive the daemon, also when systemd stops that.
+		// The guard's keeper must outlive the daemon, even if systemd stops that.
 		if data, err := os.ReadFile(unit); err != nil || !strings.Contains(string(data), "\nKillMode=process\n") {
 			t.Errorf("%s: systemd would end what holds the guard (%v)", unit, err)
 		}
 	}
-	// Not all versions of systemd count these to any group of calls, and without them there is no sandbox.
+	// Not all versions of systemd include these in a group of calls, and the sandbox needs them.
 	data, err := os.ReadFile("spa-server.service")
 	if err != nil {
 		t.Fatal(err)
@@ -178,7 +178,7 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// verify returns what systemd-analyze says against a unit's own lines.
+// verify returns what systemd-analyze reports about a unit's own lines.
 func verify(t *testing.T, analyze, unit string) string {
 	t.Helper()
 	out, _ := exec.Command(analyze, "verify", "--man=no", "./"+unit).CombinedOutput()

@@ -16,11 +16,11 @@ func TestMain(m *testing.M) { lab.Main(m) }
 
 const (
 	packages = "apt-get install wireguard-tools wireguard-go iproute2"
-	overWG   = "198.51.100.1:22" // a port of the gateway, by its address in the tunnel
+	overWG   = "198.51.100.1:22" // a port of the gateway, at its address in the tunnel
 	outside  = "192.0.2.1:22"    // the same port, from the internet
 )
 
-// tunnel is a gateway and a laptop, each with the WireGuard configuration of the page.
+// tunnel is a gateway and a laptop with the page's WireGuard configurations.
 type tunnel struct {
 	t               *testing.T
 	gateway         *lab.Gateway
@@ -53,8 +53,8 @@ func TestWireGuard(t *testing.T) {
 	}
 }
 
-// TestMesh: over a trusted interface ssh needs no knock, from outside it does, and once the tunnel is gone the knock
-// is the way in.
+// TestMesh: over a trusted interface ssh needs no knock, from outside it does, and once the tunnel is down a knock is
+// the way in.
 func TestMesh(t *testing.T) {
 	w := newTunnel(t, "ssh=tcp/22")
 	w.trust()
@@ -117,7 +117,7 @@ func newTunnel(t *testing.T, service string) *tunnel {
 	return w
 }
 
-// block is one of the page's blocks in a language.
+// block returns one of the page's blocks in a language.
 func block(t *testing.T, language string, n int) string {
 	t.Helper()
 	page, err := os.ReadFile("README.md")
@@ -131,7 +131,7 @@ func block(t *testing.T, language string, n int) string {
 	return string(all[n][1])
 }
 
-// config is WireGuard's configuration of the page (0: the gateway's, 1: the laptop's), with keys.
+// config returns the page's WireGuard configuration (0: the gateway's, 1: the laptop's), with keys.
 func (w *tunnel) config(n int) string {
 	return strings.NewReplacer(
 		"GATEWAY-PRIVATE-KEY", w.private["gateway"], "LAPTOP-PRIVATE-KEY", w.private["laptop"],
@@ -139,7 +139,7 @@ func (w *tunnel) config(n int) string {
 		"gw.example.net", "192.0.2.1").Replace(block(w.t, "ini", n))
 }
 
-// trust puts the page's setting into server.toml.
+// trust adds the page's setting to server.toml.
 func (w *tunnel) trust() {
 	w.t.Helper()
 	path := filepath.Join(w.gateway.Config, "server.toml")
@@ -166,7 +166,7 @@ func (w *tunnel) up(h *lab.Host, machine, config string) {
 	w.quick(h, machine, "up")
 }
 
-// quick runs wg-quick on a machine, whose /run is its own.
+// quick runs wg-quick on a machine with its own /run.
 func (w *tunnel) quick(h *lab.Host, machine, verb string) {
 	w.t.Helper()
 	if out, code := lab.Run(w.t, h, w.command(machine, "wg-quick", verb, w.file(machine))); code != 0 {
@@ -191,7 +191,7 @@ func (w *tunnel) client(args ...string) {
 	}
 }
 
-// handshakes reports whether the laptop has had an answer from the gateway's WireGuard.
+// handshakes reports whether the laptop has received a handshake from the gateway's WireGuard.
 func (w *tunnel) handshakes() bool {
 	w.t.Helper()
 	out, code := lab.Run(w.t, w.gateway.Client, w.command("laptop", "wg", "show", "wg0", "latest-handshakes"))
@@ -201,7 +201,7 @@ func (w *tunnel) handshakes() bool {
 	return !strings.HasSuffix(strings.TrimSpace(out), "\t0")
 }
 
-// reaches reports whether a connection from the laptop is answered.
+// reaches reports whether a connection from the laptop is accepted.
 func (w *tunnel) reaches(address string, within time.Duration) bool {
 	conn, err := lab.Dial(w.gateway.Client, "", address, within)
 	if err != nil {

@@ -1,10 +1,9 @@
-// Demo shows on one Linux machine what Sallyport does: a gateway whose port 22 is dark, alice whose
-// one packet opens it for her address only, a stranger who stays outside, a packet that is
-// good only once, a grant that ends by itself, and what the administrator sees of it.
+// Demo shows on one Linux machine what Sallyport does: a gateway whose port 22 is dark, alice, whose one packet opens
+// it to her address only, a stranger who stays outside, a packet that works only once, a grant that ends on time, and
+// what the administrator sees.
 //
-// Gateway, alice and stranger are network namespaces that the demo makes and takes away
-// again, so nothing else on the machine is touched. It needs Go, and root or unprivileged user
-// namespaces. It exits 0 only if every step went as promised.
+// Gateway, alice and stranger are network namespaces that the demo makes and removes again, so nothing else on the
+// machine is touched. It needs Go, and root or unprivileged user namespaces. It exits 0 only if every step succeeded.
 //
 //	go run ./examples/demo
 package main

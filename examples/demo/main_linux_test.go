@@ -17,8 +17,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestMain runs the tests, or, by the name that it was started under, what they start: the
-// demo itself, or the impostors of TestImpostors.
+// TestMain runs the tests or, depending on its own name, what they start: the demo itself, or the impostors of
+// TestImpostors.
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "demo":
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// demoCommand is the demo as a process. Its files go where nothing else is.
+// demoCommand returns a command that runs the demo, with its files in an empty directory.
 func demoCommand(t *testing.T) (cmd *exec.Cmd, files string) {
 	t.Helper()
 	lab.NeedNamespaces(t)
@@ -109,13 +109,13 @@ func TestInterrupted(t *testing.T) {
 	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("got %v, want exit code 1", err)
 	}
-	if !strings.Contains(stderr.String(), "step 4 (Alice's packet opens it, for her only): interrupted") {
+	if !strings.Contains(stderr.String(), "step 4 (Alice's packet opens it, to her only): interrupted") {
 		t.Errorf("got %q, want the step that was interrupted", stderr)
 	}
 	nothingLeft(t, files)
 }
 
-// narrowPipe is a pipe with room for one write: whoever writes is never more than two ahead of the reader.
+// narrowPipe is a pipe with room for one write: the writer is never more than two ahead of the reader.
 func narrowPipe(t *testing.T) (r, w *os.File) {
 	t.Helper()
 	var ends [2]int
@@ -131,13 +131,16 @@ func narrowPipe(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
-// TestOldGo: make says which Go is needed, and nothing else; a new one it lets build.
+// TestOldGo: make says which Go it needs, and nothing else; with a new one it builds.
 func TestOldGo(t *testing.T) {
 	lab.NeedProgram(t, "make", "apt-get install make")
 	for version, want := range map[string]string{
-		"go1.19.8":  `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is 1\.19\.8\.\nmake(\[\d+\])?: .*\n$`,
-		"go1.25":    `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is 1\.25\.\nmake(\[\d+\])?: .*\n$`,
-		"":          `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is missing\.\nmake(\[\d+\])?: .*\n$`,
+		"go1.19.8": `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is ` +
+			`1\.19\.8\.\nmake(\[\d+\])?: .*\n$`,
+		"go1.25": `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is ` +
+			`1\.25\.\nmake(\[\d+\])?: .*\n$`,
+		"": `^Sallyport needs Go 1\.\d+\.\d+ or later \(https://go\.dev/dl/\), and \S+ here is ` +
+			`missing\.\nmake(\[\d+\])?: .*\n$`,
 		"go1.99.1":  `^built\n$`,
 		"go1.100.0": `^built\n$`,
 	} {
@@ -157,7 +160,7 @@ func TestOldGo(t *testing.T) {
 	}
 }
 
-// TestImpostors has the demo build programs that say the right things and guard nothing.
+// TestImpostors makes the demo build programs that print the right things but guard nothing.
 func TestImpostors(t *testing.T) {
 	cmd, files := demoCommand(t)
 	self, err := os.Executable()
@@ -176,7 +179,8 @@ func TestImpostors(t *testing.T) {
 	}
 	for _, want := range []string{
 		"BAD  alice    connects to 192.0.2.1:22",
-		"demo: error: step 3 (The server starts, and the port goes dark): alice at 192.0.2.1:22: connected to a port that was to be dark",
+		"demo: error: step 3 (The server starts, and the port goes dark): alice at 192.0.2.1:22: connected to a " +
+			"port that was to be dark",
 		"stranger at 192.0.2.1:22: connected to a port that was to be dark",
 		"the server said:\nall is well",
 	} {
@@ -187,7 +191,7 @@ func TestImpostors(t *testing.T) {
 	nothingLeft(t, files)
 }
 
-// impostors is the go command: it puts copies of this program where the programs belong.
+// impostors replaces the go command: it puts copies of this program in place of the programs.
 func impostors() {
 	dir := os.Args[3] // go build -o DIR ...
 	self, err := os.ReadFile("/proc/self/exe")
@@ -199,7 +203,7 @@ func impostors() {
 	}
 }
 
-// impersonate says that all is well, and as a server that it is ready.
+// impersonate reports success, and as a server that it is ready.
 func impersonate() {
 	os.Stdout.WriteString("all is well\n")
 	if os.Args[1] != "run" {
@@ -215,7 +219,7 @@ func impersonate() {
 	_, _ = conn.Read(make([]byte, 1)) // until it is killed
 }
 
-// nothingLeft checks that there is no file of the demo and no process that has one open.
+// nothingLeft checks that no file of the demo is left, and no process that has one open.
 func nothingLeft(t *testing.T, files string) {
 	t.Helper()
 	left, err := os.ReadDir(files)
@@ -275,7 +279,7 @@ func TestServerThatDoesNotStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ready.Close() // as it is when the process has ended
+	ready.Close() // as when the process ends
 	if err := new(server).awaitReady(ready); err == nil {
 		t.Error("a server that has ended counts as ready")
 	}

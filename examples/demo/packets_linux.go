@@ -13,13 +13,13 @@ import (
 	"sallyport/spa/lab"
 )
 
-// knockPort is where spa-server looks for knocks unless it is told otherwise.
+// knockPort is spa-server's default knock port.
 const knockPort = 62201
 
-// sniffer copies what a host sends, as anyone on the way could.
+// sniffer copies what a host sends, as anyone on the path could.
 type sniffer struct{ fd int }
 
-// sniff begins to copy all that leaves from or comes to the host.
+// sniff starts to copy all packets from and to the host.
 func sniff(h *lab.Host) (*sniffer, error) {
 	s := new(sniffer)
 	err := h.Do(func() (err error) {
@@ -78,7 +78,8 @@ func udp4(packet []byte, port uint16) []byte {
 func resend(from *lab.Host, payloads [][]byte) error {
 	var conn *net.UDPConn
 	err := from.Do(func() (err error) {
-		// Not connected: such a socket would return the gateway's refusal of one packet instead of sending the next.
+		// Not connected: a connected socket would return the gateway's ICMP error for one packet instead of sending the
+		// next.
 		conn, err = net.ListenUDP("udp4", nil)
 		return err
 	})

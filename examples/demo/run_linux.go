@@ -16,11 +16,11 @@ import (
 	"sallyport/spa/lab"
 )
 
-// workspace names the directory with the built programs in the environment of the demo's
-// second life as root of a user namespace, where there is no network to fetch modules from.
+// workspace names, in the environment, the directory of the built programs when the demo runs again as root of a user
+// namespace, where there is no network to fetch modules from.
 const workspace = "SALLYPORT_DEMO_DIR"
 
-// run builds the programs, makes the hosts and tells the story. Nothing is left when it returns.
+// run builds the programs, makes the hosts and tells the story. It leaves nothing behind.
 func run(ctx context.Context, tell *teller) (err error) {
 	dir := os.Getenv(workspace)
 	if dir == "" {
@@ -47,7 +47,7 @@ func run(ctx context.Context, tell *teller) (err error) {
 	return nil
 }
 
-// story is the demo from the first host made to the last one gone.
+// story runs the demo from the first host made to the last one closed.
 func story(ctx context.Context, d *demo) (err error) {
 	defer func() { err = errors.Join(err, d.close()) }()
 	if err := d.makeHosts(); err != nil {
@@ -60,7 +60,7 @@ func story(ctx context.Context, d *demo) (err error) {
 	return nil
 }
 
-// build makes a directory with the three programs in bin.
+// build creates a directory with the three programs in bin.
 func build(ctx context.Context, tell *teller) (string, error) {
 	dir, err := os.MkdirTemp("", "sallyport-demo-")
 	if err != nil {
@@ -71,7 +71,7 @@ func build(ctx context.Context, tell *teller) (string, error) {
 		"sallyport/cmd/spa-server", "sallyport/cmd/spa-client", "sallyport/cmd/spa-keygen")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
-	// The server's user, where the machine has one, has to get through to his files.
+	// The server's user, if the machine has one, must be able to reach its files.
 	err = errors.Join(err, os.Chmod(dir, 0o711))
 	if err != nil {
 		err = fmt.Errorf("building the programs: %w\n%s", err, out)
@@ -80,7 +80,7 @@ func build(ctx context.Context, tell *teller) (string, error) {
 	return dir, nil
 }
 
-// demo is the cast and what they have.
+// demo is the people and their things.
 type demo struct {
 	*teller
 	dir       string
@@ -89,13 +89,13 @@ type demo struct {
 	alice     *person
 	stranger  *person
 	server    *server
-	session   net.Conn // alice's, from the first time she is let in
-	knocks    [][]byte // the packets she sent for it
+	session   net.Conn // alice's first one
+	knocks    [][]byte // the packets that she sent for it
 	sniffer   *sniffer
-	openUntil time.Time // when her first grant has ended
+	openUntil time.Time // when her first grant ends
 }
 
-// person is somebody outside.
+// person is someone outside.
 type person struct {
 	*lab.Host
 	addr4, addr6 string
@@ -135,7 +135,7 @@ func (d *demo) makeHosts() (err error) {
 	return d.cable.Bridge("br0", ports...)
 }
 
-// plug joins a host to a port of the switch and gives it its addresses.
+// plug connects a host to a port of the switch and gives it its addresses.
 func plug(h, cable *lab.Host, port string, who *person) error {
 	if err := lab.Link(h, "eth0", cable, port); err != nil {
 		return err
@@ -149,7 +149,7 @@ func plug(h, cable *lab.Host, port string, who *person) error {
 	return h.AddAddr("eth0", who.addr6+"/64")
 }
 
-// close takes everything away, whatever there is of it: processes, then hosts, then files.
+// close removes whatever exists: processes, then hosts, then files.
 func (d *demo) close() error {
 	if d.sniffer != nil {
 		d.sniffer.close()
@@ -175,7 +175,7 @@ func (d *demo) close() error {
 	return errors.Join(append(errs, os.RemoveAll(d.dir))...)
 }
 
-// explain adds what the server said last to the error of a step.
+// explain adds the server's last messages to the error of a step.
 func (d *demo) explain(err error) error {
 	if d.server == nil || d.server.said.String() == "" {
 		return err
@@ -197,11 +197,11 @@ func (d *demo) command(ctx context.Context, on *lab.Host, prompt, stdin, program
 	if err := cmd.Wait(); err != nil {
 		return "", fmt.Errorf("%s: %w\n%s%s", line, err, stdout.String(), stderr.String())
 	}
-	// The program's directory is where it runs.
+	// The program runs in this directory.
 	return strings.ReplaceAll(stdout.String()+stderr.String(), d.dir+"/", "./"), nil
 }
 
-// program is one of ours, run in the demo's directory. It is asked to end when ctx does.
+// program returns one of our programs, run in the demo's directory. It is asked to exit when ctx ends.
 func (d *demo) program(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(d.dir, "bin", name), args...)
 	cmd.Dir = d.dir

@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	scanTo    = 1024 // the last port of a scan, which begins with 1
-	scanAtOne = 32   // connections that a scan makes at a time
+	scanTo    = 1024 // the last port of a scan, which starts at 1
+	scanAtOne = 32   // concurrent connections of a scan
 	askAgain  = 200 * time.Millisecond
 )
 
-// sight is what a scan saw: the TCP ports that accepted a connection, and those that gave no answer.
+// sight is what a scan found: the TCP ports that accepted a connection, and those that did not answer.
 type sight struct{ open, silent []int }
 
-// scan connects to each TCP port of the gateway, from 1 to scanTo, and waits so long for an answer.
+// scan connects to each TCP port of the gateway from 1 to scanTo, and waits this long for an answer.
 func scan(from *lab.Host, wait time.Duration) (sight, error) {
 	var seen sight
 	var errs []error
@@ -53,7 +53,7 @@ func scan(from *lab.Host, wait time.Duration) (sight, error) {
 	return seen, errors.Join(errs...)
 }
 
-// note adds what came of connecting to a port. What is neither open nor silent is closed, as a refusal says.
+// note records the outcome of connecting to a port. A port that is neither open nor silent is closed: it refused.
 func (s *sight) note(port int, err error) error {
 	var late interface{ Timeout() bool }
 	switch {
@@ -72,7 +72,7 @@ func (s sight) String() string {
 		list(s.open), list(s.silent), scanTo-len(s.open)-len(s.silent))
 }
 
-// list is such as "22, 80", or none.
+// list returns a text such as "22, 80", or "none".
 func list(ports []int) string {
 	if len(ports) == 0 {
 		return "none"
@@ -80,8 +80,8 @@ func list(ports []int) string {
 	return strings.Trim(strings.ReplaceAll(fmt.Sprint(ports), " ", ", "), "[]")
 }
 
-// closedUDP sends to a UDP port of the gateway until the gateway answers that it is closed. The kernel
-// answers a few a second.
+// closedUDP sends to a UDP port of the gateway until the gateway answers that it is closed. The kernel sends a few such
+// answers a second.
 func closedUDP(from *lab.Host, port int) error {
 	var conn net.Conn
 	err := from.Do(func() (err error) {

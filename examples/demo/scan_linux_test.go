@@ -9,7 +9,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestResend: what the gateway refuses of one packet keeps none after it from being sent.
+// TestResend: an ICMP error for one packet does not keep later ones from being sent.
 func TestResend(t *testing.T) {
 	client, _ := lab.Pair(t)
 	copied, err := sniff(client)
@@ -29,8 +29,8 @@ func TestResend(t *testing.T) {
 	})
 }
 
-// TestScan: the scan sees an open port and tells it from closed ones, and one that is open and was to be
-// dark breaks the promise.
+// TestScan: the scan finds an open port and distinguishes it from closed ones; an open port that should be dark breaks
+// the promise.
 func TestScan(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	if _, err := lab.EchoServer(gateway, ":22"); err != nil {

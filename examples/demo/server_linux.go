@@ -20,7 +20,7 @@ type server struct {
 	cmd   *exec.Cmd
 	said  *transcript
 	ended chan struct{} // closed when it has ended
-	err   error         // how, once ended is closed
+	err   error         // why, once ended is closed
 }
 
 const (
@@ -28,8 +28,8 @@ const (
 	lookEvery   = 10 * time.Millisecond
 )
 
-// start runs spa-server in the gateway and returns when it says that it is ready, as
-// it would say to systemd: a datagram READY=1, see sd_notify(3).
+// start runs spa-server on the gateway and returns when it reports that it is ready, as it would to systemd: with a
+// datagram READY=1, see sd_notify(3).
 func (d *demo) start(ctx context.Context) error {
 	path := filepath.Join(d.dir, "ready")
 	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
@@ -37,10 +37,10 @@ func (d *demo) start(ctx context.Context) error {
 		return err
 	}
 	defer ready.Close()
-	if err := os.Chmod(path, 0o666); err != nil { // the server may be another user by then
+	if err := os.Chmod(path, 0o666); err != nil { // the server may have changed its user by then
 		return err
 	}
-	// Not under ctx: a server that is told to stop while the story goes on is a step of its own.
+	// Not under ctx: stopping the server is a step of the story.
 	cmd := d.program(context.Background(), "spa-server", "run", "--config", "gateway")
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
 	s := &server{cmd: cmd, said: new(transcript), ended: make(chan struct{})}
@@ -78,7 +78,7 @@ func (s *server) awaitReady(ready *net.UnixConn) error {
 	}
 }
 
-// hasSaid waits until the server has said something, and returns an error if it does not.
+// hasSaid waits until the server has printed something, and returns an error if it does not.
 func (s *server) hasSaid(ctx context.Context, words string) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
@@ -94,7 +94,7 @@ func (s *server) hasSaid(ctx context.Context, words string) error {
 	return nil
 }
 
-// stop asks the server to end, and returns an error if it does not or does so badly.
+// stop asks the server to exit, and returns an error if it does not, or fails.
 func (s *server) stop(ctx context.Context) error {
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return fmt.Errorf("stopping the server: %w", err)
@@ -106,7 +106,7 @@ func (s *server) stop(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-limit.C:
-		return fmt.Errorf("the server goes on %v after it was told to stop", startWithin)
+		return fmt.Errorf("the server still runs %v after it was asked to stop", startWithin)
 	}
 	if s.err != nil {
 		return fmt.Errorf("the server stopped badly: %w", s.err)
@@ -114,7 +114,7 @@ func (s *server) stop(ctx context.Context) error {
 	return nil
 }
 
-// transcript is what a process has said so far.
+// transcript is a process's output so far.
 type transcript struct {
 	mu   sync.Mutex
 	text bytes.Buffer

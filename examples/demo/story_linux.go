@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	// patience is how long a connection attempt may go without an answer until the port counts
-	// as dark. Linux sends the first packet of a connection again after a second: twice is enough.
+	// patience is how long a connection attempt may go without an answer until the port counts as dark. Linux resends
+	// the first packet of a connection after a second: twice is enough.
 	patience = 1300 * time.Millisecond
 
 	grantFor = 5 * time.Second
-	againFor = 30 * time.Second // of the second, whose end nobody waits for
-	// overtime is what the end of a grant may be late, on a busy machine.
+	againFor = 30 * time.Second // of the second grant; no step waits for its end
+	// overtime is how late a grant may end on a busy machine.
 	overtime = 3 * time.Second
 
-	// answerWithin is for what is answered at once, unless the machine is very busy.
+	// answerWithin is for answers that come at once, unless the machine is very busy.
 	answerWithin = time.Minute
 
 	door4 = gateway4 + ":22"
@@ -33,8 +33,8 @@ const (
 )
 
 func (d *demo) introduce() {
-	d.heading("Sallyport: one packet opens one port, for one address, for a short while")
-	d.say(`Three machines on one network, made of namespaces that vanish at the end:
+	d.heading("Sallyport: one packet opens one port, to one address, for a short time")
+	d.say(`Three machines on one network, made of namespaces that are removed at the end:
   gateway   192.0.2.1  runs a service on tcp/22 (it echoes, in place of ssh)
   alice     192.0.2.2  will be given a key
   stranger  192.0.2.3  has none
@@ -46,16 +46,16 @@ func (d *demo) steps() []step {
 		{"Before: the port answers everyone", d.before},
 		{"The gateway's files, and a key for alice", d.enrol},
 		{"The server starts, and the port goes dark", d.guard},
-		{"Alice's packet opens it, for her only", d.knock},
-		{"It closes by itself, and her session goes on", d.expire},
-		{"Her packet, copied on the way, opens nothing", d.replay},
+		{"Alice's packet opens it, to her only", d.knock},
+		{"It closes on its own, and her session continues", d.expire},
+		{"Her packet, copied on the path, opens nothing", d.replay},
 		{"A new packet opens it again" + over6(" (this time over IPv6)"), d.knockAgain},
 		{"What the gateway's administrator sees", d.administer},
 		{"The server stops: nothing opens", d.stop},
 	}
 }
 
-// over6 is a text for kernels that have IPv6.
+// over6 returns the text if the kernel has IPv6.
 func over6(text string) string {
 	if lab.HasIPv6() {
 		return text
@@ -73,7 +73,7 @@ func (d *demo) before(context.Context) error {
 	return d.scan(sight{open: []int{22}}, answerWithin)
 }
 
-// scan has the stranger look for open ports.
+// scan lets the stranger look for open ports.
 func (d *demo) scan(want sight, wait time.Duration) error {
 	seen, err := scan(d.stranger.Host, wait)
 	if err == nil && !(slices.Equal(seen.open, want.open) && subset(want.silent, seen.silent)) {
@@ -82,7 +82,7 @@ func (d *demo) scan(want sight, wait time.Duration) error {
 	return d.verdict(fmt.Sprintf("stranger scans tcp/1 to tcp/%d", scanTo), seen.String(), err)
 }
 
-// subset reports whether all has each of some. A machine that is very busy may leave others silent.
+// subset reports whether all contains each of some. A very busy machine may leave others silent.
 func subset(some, all []int) bool {
 	return !slices.ContainsFunc(some, func(port int) bool { return !slices.Contains(all, port) })
 }
@@ -134,7 +134,7 @@ func withoutTime(log string) string {
 			level, message, _ := strings.Cut(rest, " msg=")
 			line = level + " " + message
 			if quoted, err := strconv.QuotedPrefix(message); err == nil {
-				unquoted, _ := strconv.Unquote(quoted) // it is quoted: it was found to be
+				unquoted, _ := strconv.Unquote(quoted) // it is quoted: the pattern matched
 				line = level + " " + unquoted + message[len(quoted):]
 			}
 		}
@@ -144,7 +144,7 @@ func withoutTime(log string) string {
 }
 
 func (d *demo) knock(ctx context.Context) (err error) {
-	d.say("Somebody on the way copies what she sends, for later.")
+	d.say("Someone on the path copies what she sends, for later.")
 	if d.sniffer, err = sniff(d.alice.Host); err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (d *demo) knock(ctx context.Context) (err error) {
 	return err
 }
 
-// ask has alice open ssh on a host for a while.
+// ask lets alice open ssh on a host for a while.
 func (d *demo) ask(ctx context.Context, host string, long time.Duration) error {
 	out, err := d.command(ctx, d.alice.Host, "alice$", "", "spa-client", "open", "ssh",
 		"--host", host, "--for", long.String(), "--config", "alice")
@@ -197,7 +197,7 @@ func (d *demo) untilDark(ctx context.Context) error {
 	for ctx.Err() == nil {
 		conn, err := lab.Dial(d.alice.Host, "", door4, patience)
 		if err != nil {
-			return nil // bothMeet says what this is
+			return nil // bothMeet reports what it is
 		}
 		conn.Close()
 		if late := time.Since(d.openUntil); late > overtime {
@@ -234,7 +234,7 @@ func (d *demo) knockAgain(ctx context.Context) error {
 	return d.bothMeet(open, dark, door)
 }
 
-// copyProfile gives alice a second host profile: the same gateway by another address.
+// copyProfile gives alice a second host profile: the same gateway at another address.
 func (d *demo) copyProfile(name, address string) error {
 	hosts := filepath.Join(d.dir, "alice", "hosts")
 	text, err := os.ReadFile(filepath.Join(hosts, "gw.toml"))
@@ -260,7 +260,7 @@ func (d *demo) administer(ctx context.Context) error {
 	return err
 }
 
-// lines are those of a table that begin with one of the words, and the indented ones after each.
+// lines returns the lines of a table that begin with one of the words, each with the indented lines after it.
 func lines(table string, words ...string) string {
 	var out strings.Builder
 	with := false
@@ -281,12 +281,12 @@ func (d *demo) stop(ctx context.Context) error {
 	if err := d.server.stop(ctx); err != nil {
 		return err
 	}
-	d.say("Without a server nobody gets in: the guard is in the kernel and stays.")
+	d.say("Without a server no one gets in: the guard is in the kernel and stays.")
 	_, err := d.meet(d.stranger, dark, door4)
 	return err
 }
 
-// bothMeet has alice and the stranger try the door at the same time.
+// bothMeet lets alice and the stranger try the port at the same time.
 func (d *demo) bothMeet(alice, stranger promise, door string) error {
 	type attempt struct {
 		conn net.Conn
@@ -308,7 +308,7 @@ func (d *demo) bothMeet(alice, stranger promise, door string) error {
 	return errors.Join(err, otherErr)
 }
 
-// meet has somebody try the door. The connection is nil unless an open one was promised and met.
+// meet lets a person try the port. The connection is nil unless an open port was promised and found.
 func (d *demo) meet(who *person, want promise, door string) (net.Conn, error) {
 	conn, err := lab.Dial(who.Host, "", door, waitFor(want))
 	if broken := d.tell(who, want, door, err); broken != nil || want == dark {
@@ -320,7 +320,7 @@ func (d *demo) meet(who *person, want promise, door string) (net.Conn, error) {
 	return conn, nil
 }
 
-// waitFor is how long to wait for what is promised.
+// waitFor returns how long to wait for what is promised.
 func waitFor(want promise) time.Duration {
 	if want == open {
 		return answerWithin
@@ -328,7 +328,7 @@ func waitFor(want promise) time.Duration {
 	return patience
 }
 
-// tell says how an attempt went, and returns an error unless it was as promised.
+// tell prints the outcome of an attempt, and returns an error unless it was as promised.
 func (d *demo) tell(who *person, want promise, door string, err error) error {
 	how, broken := judge(want, err)
 	if broken != nil {
@@ -337,7 +337,7 @@ func (d *demo) tell(who *person, want promise, door string, err error) error {
 	return d.verdict(fmt.Sprintf("%-8s connects to %s", who.Name(), door), how, broken)
 }
 
-// chat has alice say something in her session and hear it back.
+// chat lets alice send something in her session and receive it back.
 func (d *demo) chat(words string) error {
 	err := lab.Echoes(d.session, words, answerWithin)
 	how := fmt.Sprintf("says %q and hears it back", words)

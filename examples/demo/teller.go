@@ -11,7 +11,7 @@ import (
 	"golang.org/x/term"
 )
 
-// teller prints the story: what is done, by whom, and how it went.
+// teller prints the story: what happens, to whom, and the outcome.
 type teller struct {
 	w      io.Writer
 	colour bool
@@ -36,12 +36,12 @@ func (t *teller) paint(style, text string) string {
 	return "\x1b[" + style + "m" + text + "\x1b[0m"
 }
 
-// heading starts a step or the whole.
+// heading starts a step or the whole story.
 func (t *teller) heading(text string) {
 	fmt.Fprintf(t.w, "\n%s\n", t.paint(bold, text))
 }
 
-// say prints plain words, line by line as they are.
+// say prints plain text, line by line.
 func (t *teller) say(text string) {
 	for line := range strings.Lines(text) {
 		fmt.Fprintf(t.w, "   %s\n", strings.TrimRight(line, "\n"))
@@ -53,14 +53,14 @@ func (t *teller) command(prompt, line string) {
 	fmt.Fprintf(t.w, "   %s %s\n", prompt, t.paint(bold, line))
 }
 
-// output prints what a command said.
+// output prints a command's output.
 func (t *teller) output(text string) {
 	for line := range strings.Lines(text) {
 		fmt.Fprintf(t.w, "      %s\n", t.paint(faint, strings.TrimRight(line, "\n")))
 	}
 }
 
-// verdict prints how something promised went, and passes the error on.
+// verdict prints the outcome of a promise, and returns its error.
 func (t *teller) verdict(what, how string, err error) error {
 	mark := t.paint(green, "ok ")
 	if err != nil {
@@ -70,13 +70,13 @@ func (t *teller) verdict(what, how string, err error) error {
 	return err
 }
 
-// step is a part of the story that can go wrong.
+// step is a part of the story that can fail.
 type step struct {
 	title string
 	do    func(context.Context) error
 }
 
-// follow takes the steps in order. It stops at the first that is not as promised and names it.
+// follow runs the steps in order. It stops at the first that fails, and names it.
 func (t *teller) follow(ctx context.Context, steps []step) error {
 	for i, s := range steps {
 		t.heading(fmt.Sprintf("%d. %s", i+1, s.title))
@@ -91,7 +91,7 @@ func (t *teller) follow(ctx context.Context, steps []step) error {
 	return nil
 }
 
-// promise is what a connection attempt is to meet.
+// promise is the promised outcome of a connection attempt.
 type promise bool
 
 const (
@@ -99,8 +99,8 @@ const (
 	open promise = true  // accepted
 )
 
-// judge says how an attempt to connect went, and returns an error if that is not
-// what was promised. A refusal is neither: it is an answer, and shows that somebody is there.
+// judge describes the outcome of a connection attempt, and returns an error if it is not what was promised. A refusal
+// is neither promise: it is an answer, and reveals a host.
 func judge(want promise, err error) (how string, broken error) {
 	var late interface{ Timeout() bool }
 	switch {

@@ -9,8 +9,8 @@ import (
 	"sallyport/spa/client"
 )
 
-// fetch prints what a URL leads to. Every connection that the transport makes is knocked for;
-// those that it keeps for later requests need no other.
+// fetch prints the contents of a URL. The transport knocks for each new connection; requests that reuse a connection
+// need no knock.
 func fetch(ctx context.Context, door *client.Dialer, url string, out io.Writer) error {
 	transport := &http.Transport{DialContext: door.DialContext}
 	defer transport.CloseIdleConnections()

@@ -1,5 +1,5 @@
-// Embed shows how a Go program opens a door by itself: a client.Dialer takes the place of a
-// net.Dialer. It reads a host that spa-client import has made.
+// Embed shows how a Go program knocks before it connects: a client.Dialer replaces a net.Dialer. It reads a host that
+// spa-client import has made.
 //
 //	embed ~/.config/spa/hosts/gw.toml http http://gw/
 //	embed ~/.config/spa/hosts/gw.toml ssh alice id_ed25519 known_hosts uptime

@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// The program reaches an HTTP and an ssh server that are dark to everybody else.
+// The program reaches an HTTP and an ssh server that are dark to everyone else.
 func TestEmbed(t *testing.T) {
 	bin := lab.Programs(t, "sallyport/examples/embed")
 	g := lab.NewGateway(t, bin, "ssh=tcp/22", "web=tcp/80")
@@ -68,7 +68,7 @@ func serveHTTP(t *testing.T, h *lab.Host) {
 	}))
 }
 
-// serveSSH answers whatever alice runs, and returns the files with her key and with the server's.
+// serveSSH accepts every command of alice's, and returns the files with her key and the server's.
 func serveSSH(t *testing.T, h *lab.Host) (key, known string) {
 	host, own := newSigner(t), newSigner(t)
 	config := &ssh.ServerConfig{PublicKeyCallback: func(c ssh.ConnMetadata, k ssh.PublicKey) (*ssh.Permissions, error) {
@@ -94,7 +94,7 @@ func serveSSH(t *testing.T, h *lab.Host) (key, known string) {
 	return key, known
 }
 
-// answer is a session in which each command succeeds.
+// answer serves a session in which each command succeeds.
 func answer(conn net.Conn, config *ssh.ServerConfig) {
 	defer conn.Close()
 	session, channels, requests, err := ssh.NewServerConn(conn, config)

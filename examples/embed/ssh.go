@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/client"
 )
 
-// login is who one is to a server, and the file with the server's key.
+// login is a user's login to a server, and the file with the server's key.
 type login struct{ user, key, known string }
 
 // remote runs a command by ssh and prints its output.
@@ -28,7 +28,7 @@ func remote(ctx context.Context, door *client.Dialer, l login, command string, o
 		return err
 	}
 	address := net.JoinHostPort(host, "22")
-	conn, err := door.DialContext(ctx, "tcp", address) // in place of net.Dial
+	conn, err := door.DialContext(ctx, "tcp", address) // instead of net.Dial
 	if err != nil {
 		return err
 	}

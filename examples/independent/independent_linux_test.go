@@ -1,5 +1,5 @@
-// Package independent tests a client that shares no line with the rest: knock.py, written from
-// spa/PROTOCOL.md alone. It shows that the specification is enough.
+// Package independent tests a client that shares no code with the rest: knock.py, written from spa/PROTOCOL.md alone.
+// It shows that the specification is sufficient.
 package independent
 
 import (
@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// python is a command that runs one of the programs here.
+// python returns a command that runs one of the programs here.
 func python(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(lab.NeedProgram(t, "python3", "apt-get install python3"), args...)
@@ -28,8 +28,8 @@ func python(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// TestVectors: knock.py seals every packet of the vectors byte for byte, reads every receipt and token, and
-// refuses malformed and forged ones.
+// TestVectors: knock.py seals every packet of the vectors byte for byte, parses every receipt and token, and refuses
+// malformed and forged ones.
 func TestVectors(t *testing.T) {
 	const folder = "../../spa/testdata/vectors"
 	files, err := filepath.Glob(filepath.Join(folder, "*.txt"))
@@ -111,7 +111,7 @@ func (s *server) answer(r spa.Receipt) error {
 	}
 }
 
-// run knocks and returns what was printed and the exit status.
+// run knocks and returns the output and the exit status.
 func (s *server) run(t *testing.T, args ...string) (string, int) {
 	t.Helper()
 	cmd := python(t, append([]string{"knock.py", "--timeout", "20", "-"}, args...)...)
@@ -123,7 +123,7 @@ func (s *server) run(t *testing.T, args ...string) (string, int) {
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
-// TestKnock: packets are sent until the receipt comes, whatever else comes before, and it says how the command ended.
+// TestKnock: knock.py sends packets until the receipt comes, ignores everything else, and reports the outcome.
 func TestKnock(t *testing.T) {
 	ssh := spa.Granting{For: time.Minute, Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
 	for name, c := range map[string]struct {
@@ -132,13 +132,16 @@ func TestKnock(t *testing.T) {
 		status  int
 		output  string
 	}{
-		"granted":            {spa.Receipt{Status: spa.Granted, Services: []spa.Granting{ssh}}, nil, 0, "granted ssh for 127.0.0.1 until 20"},
-		"closed":             {spa.Receipt{Status: spa.Closed}, []string{"--close"}, 0, "closed ssh for 127.0.0.1"},
-		"refused":            {spa.Receipt{Status: spa.ReasonNotAllowed}, nil, 3, "refused: status 18"},
-		"a later reason":     {spa.Receipt{Status: 255}, nil, 3, "refused: status 255"},
-		"too many services":  {spa.Receipt{Status: spa.Granted, Services: []spa.Granting{ssh, ssh}}, nil, 1, "knock.py: the server's receipt does not fit"},
-		"another kind":       {spa.Receipt{Status: spa.Closed}, nil, 1, "knock.py: the server's receipt does not fit"},
-		"the stated address": {spa.Receipt{Status: spa.Closed}, []string{"--close", "--source", "127.0.0.1"}, 0, "closed ssh for 127.0.0.1"},
+		"granted": {spa.Receipt{Status: spa.Granted, Services: []spa.Granting{ssh}}, nil, 0,
+			"granted ssh for 127.0.0.1 until 20"},
+		"closed":         {spa.Receipt{Status: spa.Closed}, []string{"--close"}, 0, "closed ssh for 127.0.0.1"},
+		"refused":        {spa.Receipt{Status: spa.ReasonNotAllowed}, nil, 3, "refused: status 18"},
+		"a later reason": {spa.Receipt{Status: 255}, nil, 3, "refused: status 255"},
+		"too many services": {spa.Receipt{Status: spa.Granted, Services: []spa.Granting{ssh, ssh}}, nil, 1,
+			"knock.py: the server's receipt does not fit"},
+		"another kind": {spa.Receipt{Status: spa.Closed}, nil, 1, "knock.py: the server's receipt does not fit"},
+		"the stated address": {spa.Receipt{Status: spa.Closed}, []string{"--close", "--source", "127.0.0.1"}, 0,
+			"closed ssh for 127.0.0.1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t)
@@ -182,7 +185,7 @@ func TestMisuse(t *testing.T) {
 	}
 }
 
-// TestServer: knock.py opens, is refused and closes at a real server.
+// TestServer: knock.py opens, is refused, and closes, with a real server.
 func TestServer(t *testing.T) {
 	lab.NeedProgram(t, "python3", "apt-get install python3")
 	g := lab.NewGateway(t, lab.Programs(t), "ssh=tcp/22", "web=tcp/80")

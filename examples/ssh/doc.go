@@ -1,3 +1,3 @@
-// Package ssh holds how ssh is used through a gateway, and proves that it works with the
-// programs that people use: OpenSSH, scp, rsync and git.
+// Package ssh contains the page on ssh through a gateway, and tests that it works with the usual programs: OpenSSH,
+// scp, rsync and git.
 package ssh

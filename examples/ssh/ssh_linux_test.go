@@ -23,12 +23,12 @@ type session struct {
 	t       *testing.T
 	gateway *lab.Gateway
 	dir     string // keys and configuration
-	remote  string // what the sshd has as root's home
+	remote  string // the sshd's view of root's home
 }
 
-// The block that ssh-config prints is all that ssh, and whatever runs ssh, needs.
+// The block that ssh-config prints is all that ssh, and programs that run ssh, need.
 func TestSSH(t *testing.T) {
-	lab.NeedRoot(t) // sshd becomes another user
+	lab.NeedRoot(t) // sshd changes its user
 	bin := lab.Programs(t)
 	for name, flags := range map[string][]string{"joined": nil, "fdpass": {"--fdpass"}} {
 		t.Run(name, func(t *testing.T) {
@@ -55,8 +55,8 @@ func newSession(t *testing.T, bin string) *session {
 	return s
 }
 
-// remember has the gateway remember so many packets of a client: on a slow machine the sessions of parallel
-// send many before they are answered.
+// remember sets how many packets of a client the gateway remembers: on a slow machine the sessions of parallel send
+// many before they are answered.
 func (s *session) remember(packets int) {
 	s.t.Helper()
 	path := filepath.Join(s.gateway.Config, "server.toml")
@@ -74,8 +74,8 @@ func (s *session) remember(packets int) {
 	}
 }
 
-// sshd runs the system's sshd with keys and configuration of its own. What it writes outside of
-// them, /run and root's home, is mounted over.
+// sshd runs the system's sshd with its own keys and configuration. Other directories that it writes to, /run and root's
+// home, are mounted over.
 func (s *session) sshd() {
 	s.t.Helper()
 	path := lab.NeedProgram(s.t, "sshd", "apt-get install openssh-server openssh-client rsync git")
@@ -127,8 +127,8 @@ func (s *session) dark() {
 	}
 }
 
-// configure writes ssh's configuration: the printed block, and where the test keeps its keys.
-// The gateway's key is known by its address, as from the time before Sallyport.
+// configure writes ssh's configuration: the printed block, and where the test keeps its keys. The gateway's key is
+// known by its address, as before Sallyport.
 func (s *session) configure(flags ...string) {
 	s.t.Helper()
 	cmd := s.gateway.Command("spa-client", append([]string{"ssh-config", "--host", "gw"}, flags...)...)
@@ -163,7 +163,7 @@ func (s *session) ssh(t *testing.T) {
 	}
 }
 
-// status checks that what the remote command ends with arrives.
+// status checks that the remote command's exit status arrives.
 func (s *session) status(t *testing.T) {
 	out, code := lab.Run(t, s.gateway.Client, s.command("ssh", "-F", s.file("config"), "gw", "exit 42"))
 	if code != 42 || out != "" {
@@ -208,7 +208,7 @@ func (s *session) git(t *testing.T) {
 	}
 }
 
-// parallel is what deployment tools do: many connections at once, with one key.
+// parallel opens many connections at once with one key, as deployment tools do.
 func (s *session) parallel(t *testing.T) {
 	const sessions = 50
 	var all sync.WaitGroup
@@ -247,7 +247,7 @@ func (s *session) random(name string, size int) []byte {
 	return b
 }
 
-// env has the programs in its PATH, and nothing of the user's own.
+// env returns an environment with the programs in its PATH, and nothing of the user's own.
 func (s *session) env() []string {
 	return []string{"PATH=" + s.gateway.Bin + ":" + os.Getenv("PATH"), "HOME=" + s.dir, "SHELL=/bin/sh",
 		"GIT_SSH_COMMAND=ssh -F " + s.file("config"), "GIT_CONFIG_GLOBAL=/dev/null"}

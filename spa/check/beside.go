@@ -9,12 +9,12 @@ import (
 	"sallyport/spa/config"
 )
 
-// sshServers are the names of processes that let people in by ssh.
+// sshServers are the names of ssh server processes.
 var sshServers = []string{"sshd", "dropbear", "tinysshd"}
 
-// checkBeside looks for a second port at which strangers reach what a service guards: an ssh server
-// anywhere, and whatever else listens on a guarded port too. A program that sends datagrams has
-// sockets that look like those of a service, so UDP says nothing.
+// checkBeside looks for a second port at which strangers reach what a service guards: an ssh server on any port, and
+// other ports of the program that listens on a guarded one. It ignores UDP: a client's sockets look like those of a
+// server.
 func checkBeside(c *config.Config, h *host) []Finding {
 	units := socketUnits(h.root)
 	var found []Finding
@@ -34,7 +34,7 @@ func checkBeside(c *config.Config, h *host) []Finding {
 	return found
 }
 
-// beside words that a socket is another way to a service, if it is one.
+// beside returns the finding if a socket is another way to a service.
 func (h *host) beside(c *config.Config, l listener, units []socketUnit) (Finding, bool) {
 	port := service.Ports{Proto: l.Proto, Low: l.local.Port(), High: l.local.Port()}
 	if who := sshServer(l, units); who != "" {
@@ -60,7 +60,7 @@ func (h *host) beside(c *config.Config, l listener, units []socketUnit) (Finding
 	return Finding{}, false
 }
 
-// sshServer names the ssh server that waits at a socket, if one does.
+// sshServer returns the name of the ssh server that listens on a socket, if any.
 func sshServer(l listener, units []socketUnit) string {
 	if slices.ContainsFunc(l.held, func(name string) bool { return slices.Contains(sshServers, name) }) {
 		return "sshd"
@@ -71,7 +71,7 @@ func sshServer(l listener, units []socketUnit) string {
 	return ""
 }
 
-// sameOwner reports whether one process holds both sockets, or systemd for one service.
+// sameOwner reports whether one process holds both sockets, or systemd holds them for one service.
 func sameOwner(a, b listener, units []socketUnit) bool {
 	ua, ok := unitOf(a, units)
 	ub, ok2 := unitOf(b, units)
@@ -79,7 +79,7 @@ func sameOwner(a, b listener, units []socketUnit) bool {
 		slices.ContainsFunc(a.pids, func(pid int) bool { return slices.Contains(b.pids, pid) })
 }
 
-// serviceOf names the service that has a port.
+// serviceOf returns the name of the service that has a port.
 func serviceOf(c *config.Config, s service.Service) string {
 	for _, service := range c.Services {
 		if contains(service.Ports, s.Proto, s.Port) {
@@ -93,7 +93,7 @@ func contains(ports []service.Ports, proto service.Proto, port uint16) bool {
 	return slices.ContainsFunc(ports, func(p service.Ports) bool { return p.Contains(proto, port) })
 }
 
-// unguarded reports whether a stranger reaches a socket without a knock.
+// unguarded reports whether a stranger can reach a socket without a knock.
 func (h *host) unguarded(c *config.Config, l listener) bool {
 	if l.local.Addr().IsLoopback() || c.Guards(service.Service{Proto: l.Proto, Port: l.local.Port()}) {
 		return false

@@ -1,5 +1,5 @@
-// Package check looks at a gateway as its administrator should: at its files, its host and its running server. It
-// reports what is wrong, what it means for access, and the command that mends it. It changes nothing.
+// Package check inspects a gateway's files, host and running server. It reports what is wrong, what that means for
+// access, and the command that fixes it. It changes nothing.
 package check
 
 import (
@@ -23,31 +23,30 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// Severity ranks a finding of Check.
+// Severity ranks a finding.
 type Severity string
 
 const (
 	// Problem: the gateway does not start, a client cannot knock, or a guarded port is open.
 	Problem Severity = "problem"
-	// Warning: it works, and one of the few settings that weaken it is on.
+	// Warning: it works, but something weakens it or has no effect yet.
 	Warning Severity = "warning"
-	// Notice: it works, and is perhaps not what was meant.
+	// Notice: it works, but may not be intended.
 	Notice Severity = "notice"
 )
 
-// Finding is one thing that Check has to say.
+// Finding is one result of a check.
 type Finding struct {
 	Severity Severity `json:"severity"`
 	Subject  string   `json:"subject"` // the file, or the setting
-	Text     string   `json:"text"`    // what is the matter
+	Text     string   `json:"text"`    // what is wrong
 	// Advice is what to do about it: a shell command on each line. A line that begins with # has words instead.
 	Advice string `json:"advice,omitzero"`
 }
 
-// Run parses everything in the configuration directory and looks at the host as it is, without
-// changing anything: at its rule sets, sockets, clock, files and units. What it may not look at it
-// says. No finding means that nothing is the matter. The version is that of the program. If from is valid
-// it follows the way of the client that has this address, too.
+// Run parses everything in the configuration directory and inspects the host, without changing anything: its rule sets,
+// sockets, clock, files and units. It reports what it could not inspect. No finding means that no problem was found.
+// The version is the program's. If from is valid, Run also follows the path of the client at this address.
 func Run(ctx context.Context, dir, version string, from netip.Addr, now time.Time) []Finding {
 	h := look(ctx)
 	h.version = version
@@ -68,9 +67,9 @@ func examine(ctx context.Context, dir string, now time.Time, h *host) []Finding 
 		c = last
 		found = append(found, Finding{
 			Severity: Notice, Subject: config.FileName,
-			Text: "until it is mended, the guard and everything below are of its last good version, of " +
+			Text: "until it is fixed, the guard and the findings below are those of its last good version, of " +
 				at.Format(time.DateTime),
-			Advice: "# mend the file",
+			Advice: "# fix the file",
 		})
 	}
 	mistaken := err != nil
@@ -89,7 +88,7 @@ func examine(ctx context.Context, dir string, now time.Time, h *host) []Finding 
 	return append(found, checkHost(ctx, c, h)...)
 }
 
-// checkFile makes a finding of each mistake in a file, with its line.
+// checkFile returns a finding for each mistake in a file, with its line.
 func checkFile(path string, err error) []Finding {
 	if errors.Is(err, fs.ErrNotExist) {
 		return []Finding{{
@@ -108,7 +107,7 @@ func checkFile(path string, err error) []Finding {
 		found[i] = Finding{
 			Severity: Problem, Subject: path,
 			Text:   mistake.Error(),
-			Advice: "# mend the file",
+			Advice: "# fix the file",
 		}
 		if at, ok := errors.AsType[*place.FileError](mistake); ok {
 			found[i].Subject = at.Place()
@@ -125,7 +124,7 @@ func checkClients(c *config.Config, now time.Time) []Finding {
 		found = append(found, Finding{
 			Severity: Problem, Subject: config.ClientsDir,
 			Text:   problem.Error() + ": this client cannot knock",
-			Advice: "# mend the file",
+			Advice: "# fix the file",
 		})
 	}
 	if registry.Len() == 0 {
@@ -175,7 +174,7 @@ func checkClient(c *config.Config, client *keys.Client, now time.Time) []Finding
 	return found
 }
 
-// pasteLines joins advice to one text in which each line stands once, words behind all commands.
+// pasteLines joins advice to one text without duplicate lines, commands first.
 func pasteLines(advice ...string) string {
 	var commands, words []string
 	for line := range strings.SplitSeq(strings.Join(advice, "\n"), "\n") {
@@ -195,7 +194,7 @@ func checkSettings(c *config.Config) []Finding {
 	if standard := config.Default(c.Dir).Window; c.Window > standard {
 		found = append(found, Finding{
 			Severity: Warning, Subject: "window",
-			Text:   fmt.Sprintf("%v: a packet that was held back stays good for longer than it has to", c.Window),
+			Text:   fmt.Sprintf("%v: a packet that an attacker holds back stays valid for longer than necessary", c.Window),
 			Advice: fmt.Sprintf("# in %s: window = %q; let NTP keep the clocks", config.FileName, standard),
 		})
 	}

@@ -18,7 +18,7 @@ import (
 
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// initialised returns the configuration of a new gateway with one client, whose files are in place.
+// initialised returns the configuration of a new gateway with one client, whose files exist.
 func initialised(t *testing.T, change func(*config.Config), client keys.Client) *config.Config {
 	t.Helper()
 	c := config.Default(filepath.Join(t.TempDir(), "etc"))
@@ -56,23 +56,33 @@ func TestCheck(t *testing.T) {
 	}{
 		{name: "nothing", client: strict},
 		{name: "source not required", want: Warning, says: []string{"require_source", "alice"}},
-		{name: "long window", config: func(c *config.Config) { c.Window = 5 * time.Minute }, client: strict, want: Warning, says: []string{"window", "5m"}},
+		{name: "long window", config: func(c *config.Config) { c.Window = 5 * time.Minute }, client: strict, want: Warning,
+			says: []string{"window", "5m"}},
 		{name: "a copy of another gateway", client: strict, spoil: func(t *testing.T, dir string) {
 			path := filepath.Join(dir, config.JournalFile)
-			if err := errors.Join(os.Remove(path), replay.Create(path, replay.Config{Window: time.Minute, MachineID: "other"}, now)); err != nil {
+			if err := errors.Join(os.Remove(path), replay.Create(path, replay.Config{Window: time.Minute, MachineID: "other"},
+				now)); err != nil {
 				t.Fatal(err)
 			}
 		}, want: Warning, says: []string{"journal", "came from another machine", "opens the other", "stop one of the two"}},
-		{name: "handed packets", config: func(c *config.Config) { c.Firewall.TPROXY = true }, client: strict, want: Warning, says: []string{"firewall.tproxy", "bypass the guard"}},
-		{name: "trusted interface", config: func(c *config.Config) { c.Firewall.TrustedInterfaces = []string{"lan0"} }, client: strict, want: Warning, says: []string{"trusted_interfaces", "lan0"}},
-		{name: "dry run", config: func(c *config.Config) { c.Firewall.Backend = "dry-run" }, client: strict, want: Warning, says: []string{"dry-run"}},
-		{name: "no service", config: func(c *config.Config) { c.Services = nil }, client: keys.Client{RequireSource: true, Allow: []string{"ssh"}}, want: Problem, says: []string{"allow", "ssh"}},
-		{name: "expired", client: keys.Client{RequireSource: true, Expires: now}, want: Notice, says: []string{"alice", "expired"}},
-		{name: "unknown service", client: keys.Client{RequireSource: true, Allow: []string{"imap"}}, want: Problem, says: []string{"alice", "imap"}},
-		{name: "no client", client: strict, spoil: remove("clients/alice.toml"), want: Notice, says: []string{"there are no clients yet"}},
+		{name: "handed packets", config: func(c *config.Config) { c.Firewall.TPROXY = true }, client: strict, want: Warning,
+			says: []string{"firewall.tproxy", "bypass the guard"}},
+		{name: "trusted interface", config: func(c *config.Config) { c.Firewall.TrustedInterfaces = []string{"lan0"} },
+			client: strict, want: Warning, says: []string{"trusted_interfaces", "lan0"}},
+		{name: "dry run", config: func(c *config.Config) { c.Firewall.Backend = "dry-run" }, client: strict, want: Warning,
+			says: []string{"dry-run"}},
+		{name: "no service", config: func(c *config.Config) { c.Services = nil }, client: keys.Client{RequireSource: true,
+			Allow: []string{"ssh"}}, want: Problem, says: []string{"allow", "ssh"}},
+		{name: "expired", client: keys.Client{RequireSource: true, Expires: now}, want: Notice,
+			says: []string{"alice", "expired"}},
+		{name: "unknown service", client: keys.Client{RequireSource: true, Allow: []string{"imap"}}, want: Problem,
+			says: []string{"alice", "imap"}},
+		{name: "no client", client: strict, spoil: remove("clients/alice.toml"), want: Notice,
+			says: []string{"there are no clients yet"}},
 		{name: "no journal", client: strict, spoil: remove("journal"), want: Notice, says: []string{"journal"}},
 		{name: "no gate key", client: strict, spoil: remove("gate.key"), want: Problem, says: []string{"gate.key"}},
-		{name: "no configuration", client: strict, spoil: remove("server.toml"), want: Problem, says: []string{"server.toml"}},
+		{name: "no configuration", client: strict, spoil: remove("server.toml"), want: Problem,
+			says: []string{"server.toml"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -104,7 +114,7 @@ func remove(file string) func(*testing.T, string) {
 	}
 }
 
-// pasteable checks that below each finding stands what can be pasted.
+// pasteable checks that the advice of each finding can be pasted.
 func pasteable(t *testing.T, found []Finding) {
 	t.Helper()
 	for _, f := range found {
@@ -112,7 +122,7 @@ func pasteable(t *testing.T, found []Finding) {
 	}
 }
 
-// says reports whether one of the findings is of that severity and has all the words.
+// says reports whether one of the findings has this severity and all the words.
 func says(found []Finding, severity Severity, words []string) bool {
 	for _, f := range found {
 		all := f.Severity == severity

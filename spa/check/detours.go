@@ -11,8 +11,8 @@ import (
 	"sallyport/spa/config"
 )
 
-// checkDetours looks for rules by which a port that no service guards leads to a guarded one, or
-// to where a guarded one leads.
+// checkDetours looks for rules that redirect an unguarded port to a guarded one, or to the destination of a guarded
+// one.
 func checkDetours(c *config.Config, h *host) []Finding {
 	if h.rules == nil || c.Firewall.Backend == "dry-run" || len(c.Services) == 0 || !h.rules.Leads() {
 		return nil
@@ -30,7 +30,7 @@ func checkDetours(c *config.Config, h *host) []Finding {
 	return found
 }
 
-// Addresses of no machine (RFC 2544, RFC 5180) stand for all to which a packet can only pass through.
+// Addresses of no machine (RFC 2544, RFC 5180) stand for all destinations beyond this host.
 var (
 	elsewhere4 = netip.MustParseAddr("198.18.0.1")
 	elsewhere6 = netip.MustParseAddr("2001:2::1")
@@ -38,8 +38,7 @@ var (
 
 func isElsewhere(a netip.Addr) bool { return a == elsewhere4 || a == elsewhere6 }
 
-// everyWay returns the ways by which packets come from strangers: to each address of each
-// interface, and last through this host.
+// everyWay returns the paths of strangers' packets: to each address of each interface, and last through this host.
 func (h *host) everyWay(c *config.Config) []approach {
 	var here, through []approach
 	for _, l := range h.untrusted(c) {
@@ -51,7 +50,7 @@ func (h *host) everyWay(c *config.Config) []approach {
 	return append(here, through...)
 }
 
-// A detourSearch collects what is found about each rule.
+// detourSearch collects the findings about each rule.
 type detourSearch struct {
 	c       *config.Config
 	h       *host
@@ -64,10 +63,10 @@ type detourSearch struct {
 type ending struct {
 	guarded service.Ports
 	detour  survey.Detour
-	ports   service.Ports // at detour.To: as many as are led there
+	ports   service.Ports // at detour.To: as many as are redirected there
 }
 
-// look goes through all ports of a protocol, by one way.
+// look checks all ports of a protocol on one path.
 func (s *detourSearch) look(way approach, proto service.Proto) {
 	ends := s.ends(way, proto)
 	marked := slices.Clone(s.guarded)
@@ -110,7 +109,7 @@ func (s *detourSearch) ends(way approach, proto service.Proto) (ends []ending) {
 	return ends
 }
 
-// ledTo returns the ports to which a range is led: each to itself, or all to one.
+// ledTo returns the ports to which a range is redirected: each to itself, or all to one.
 func ledTo(ports service.Ports, d survey.Detour) service.Ports {
 	if d.To.Port() == ports.Low {
 		return ports
@@ -118,12 +117,12 @@ func ledTo(ports service.Ports, d survey.Detour) service.Ports {
 	return service.Ports{Proto: ports.Proto, Low: d.To.Port(), High: d.To.Port()}
 }
 
-// judge says what is the matter with a detour of ports that no service guards, if anything is.
+// judge reports a detour of unguarded ports if it lets strangers past the guard.
 func (s *detourSearch) judge(way approach, ports service.Ports, d survey.Detour, ends []ending) {
 	to := service.Service{Proto: ports.Proto, Port: d.To.Port()}
 	it := "it"
 	if !d.Sure {
-		it = "some of it" // of certain sources, or on a condition that cannot be judged
+		it = "some of it" // from certain sources, or on a condition that cannot be evaluated
 	}
 	in, severity := letsIn(d.Verdict)
 	switch {
@@ -153,7 +152,7 @@ func (s *detourSearch) judge(way approach, ports service.Ports, d survey.Detour,
 	}
 }
 
-// letsIn words what a verdict about a way without a guard means.
+// letsIn describes what a verdict about a path without a guard means.
 func letsIn(v survey.Verdict) (string, Severity) {
 	if v == survey.Perhaps {
 		return "strangers may get in there", Warning
@@ -168,7 +167,7 @@ func (s *detourSearch) place(d survey.Detour, to service.Service) string {
 	return fmt.Sprintf("%s at %s", to, d.To.Addr())
 }
 
-// shut and shutText are about what the guard shuts behind the detour. In mode admit there is none.
+// shut and shutText describe what the guard shuts behind the detour. In mode admit there is no guard.
 func (s *detourSearch) shut(severity Severity) Severity {
 	if s.c.Firewall.Mode == "admit" {
 		return severity
@@ -183,19 +182,19 @@ func (s *detourSearch) shutText(in string, to service.Service) string {
 	return fmt.Sprintf("the guard shuts this way too, to everyone without a grant for %s", to)
 }
 
-// shutsHanded reports whether the guard shuts what TPROXY hands to sockets.
+// shutsHanded reports whether the guard drops packets that TPROXY assigns to sockets.
 func (s *detourSearch) shutsHanded() bool {
 	return s.c.Firewall.Mode != "admit" && !s.c.Firewall.TPROXY
 }
 
-// isTarget reports whether a service is at that address and port.
+// isTarget reports whether a service is at this address and port.
 func (s *detourSearch) isTarget(to netip.AddrPort, proto service.Proto) bool {
 	return slices.ContainsFunc(s.c.Services, func(service config.Service) bool {
 		return slices.Contains(service.Addresses, to.Addr()) && contains(service.Ports, proto, to.Port())
 	})
 }
 
-// direct is about ports of this host that no rule leads elsewhere, and to which a guarded one leads.
+// direct reports unguarded ports of this host to which a guarded port is redirected.
 func (s *detourSearch) direct(way approach, ports service.Ports, ends []ending) {
 	at := service.Service{Proto: ports.Proto, Port: ports.Low}
 	for _, e := range ends {
@@ -215,19 +214,19 @@ func (s *detourSearch) direct(way approach, ports service.Ports, ends []ending) 
 	}
 }
 
-// mayListen reports whether something listens at a port, or that is not known.
+// mayListen reports whether a program listens on a port, or may because that is unknown.
 func (h *host) mayListen(s service.Service) bool {
 	return h.listeners == nil || len(h.listensForOthers(s.Proto, s.Port)) > 0
 }
 
-// led is what is found about the ports that one rule leads.
+// led is the finding about the ports that one rule redirects.
 type led struct {
 	said
 	through bool // only on their way to other machines
 	advice  func([]service.Ports) string
 }
 
-// say notes a finding. What is said of a port of this host is not said again of what passes through.
+// say records a finding. A finding about a port of this host is not repeated for packets that pass through.
 func (s *detourSearch) say(way approach, ports service.Ports, d survey.Detour, severity Severity, text string) *led {
 	key := d.At.String() + text
 	if s.found[key] == nil {

@@ -10,7 +10,7 @@ import (
 	"sallyport/spa/config"
 )
 
-// TestCheckNamesEachMistake: each mistake in server.toml is a finding of its own, and its line is said once.
+// TestCheckNamesEachMistake: each mistake in server.toml is one finding, with its line once.
 func TestCheckNamesEachMistake(t *testing.T) {
 	c := initialised(t, nil, keys.Client{RequireSource: true})
 	path := filepath.Join(c.Dir, config.FileName)

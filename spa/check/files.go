@@ -17,15 +17,14 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// checkAccess looks at who may read and change the gateway's files. Those with keys are looked at
-// where they are read.
+// checkAccess checks who can read and change the gateway's files. Files with keys are checked where they are read.
 func checkAccess(c *config.Config, h *host) []Finding {
 	var found []Finding
 	for _, dir := range home.Distinct(c.Dir, filepath.Join(c.Dir, config.ClientsDir), c.State) {
-		found = append(found, writable(dir, "whoever may write there can take files away and put others in their place")...)
+		found = append(found, writable(dir, "users who can write there can replace its files")...)
 	}
 	found = append(found, writable(filepath.Join(c.Dir, config.FileName),
-		"whoever may write it decides what is guarded")...)
+		"users who can write it decide what is guarded")...)
 	for _, path := range []string{
 		filepath.Join(c.State, config.JournalFile), filepath.Join(c.State, home.LedgerFile),
 		filepath.Join(c.State, control.SocketName), c.Audit.File,
@@ -41,11 +40,11 @@ const (
 	writeByOthers = 0o002
 )
 
-// writable finds a path that others than its owner and group may write.
+// writable reports a path that users other than its owner and group can write.
 func writable(path, why string) []Finding {
 	fi, err := os.Stat(path)
 	if err != nil || fi.Mode().Perm()&writeByOthers == 0 {
-		return nil // that it is not there is said where it is read
+		return nil // a missing file is reported where it is read
 	}
 	return []Finding{{
 		Severity: Warning, Subject: path,
@@ -54,7 +53,7 @@ func writable(path, why string) []Finding {
 	}}
 }
 
-// private finds a file that others may read: it tells who knocked when, and from where.
+// private reports a file that others can read: it shows who knocked, when, and from where.
 func private(path string) []Finding {
 	fi, err := os.Lstat(path)
 	if err != nil || fi.Mode()&fs.ModeSymlink != 0 || fi.Mode().Perm()&byOthers == 0 { // chmod would follow a link
@@ -68,7 +67,7 @@ func private(path string) []Finding {
 	}}
 }
 
-// checkOwner looks whether the journal belongs to somebody who is not the server.
+// checkOwner reports a journal that belongs to another user than the server's.
 func checkOwner(c *config.Config, h *host) []Finding {
 	path := filepath.Join(c.State, config.JournalFile)
 	journal, err := ownerOf(path)
@@ -105,7 +104,7 @@ func checkCopies(c *config.Config) []Finding {
 	for _, dir := range home.Distinct(c.Dir, filepath.Join(c.Dir, config.ClientsDir)) {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
-			continue // that it cannot be read is said where the clients are
+			continue // an unreadable directory is reported with the clients
 		}
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
@@ -117,13 +116,13 @@ func checkCopies(c *config.Config) []Finding {
 	return found
 }
 
-// leftover says what a file is that does not belong there; empty: it does, or it is nothing of ours.
+// leftover describes a file that should not be there; empty if it should, or is not ours.
 func leftover(path string, e fs.DirEntry) string {
 	if !e.Type().IsRegular() {
 		return ""
 	}
 	if isToken(path) {
-		return "a token: whoever has it can knock"
+		return "a token: anyone who has it can knock"
 	}
 	name := strings.TrimPrefix(strings.TrimPrefix(e.Name(), "."), "#")
 	for _, secret := range []string{config.GateFile, keys.Suffix} {
@@ -165,7 +164,7 @@ func copied(path, what string, e fs.DirEntry) Finding {
 	return f
 }
 
-// checkMedium looks where the replay memory is kept.
+// checkMedium checks the file system of the replay journal.
 func checkMedium(c *config.Config, h *host) []Finding {
 	switch h.medium(c.State) {
 	case inMemory:

@@ -10,7 +10,7 @@ import (
 	"sallyport/spa/config"
 )
 
-// checkFrom follows the client's knock and its connections. What stops everybody is said elsewhere.
+// checkFrom follows the client's knock and its connections. Obstacles for everyone are reported elsewhere.
 func checkFrom(c *config.Config, h *host) []Finding {
 	if !h.from.IsValid() || h.rules == nil || c.Firewall.Backend == "dry-run" {
 		return nil
@@ -19,22 +19,22 @@ func checkFrom(c *config.Config, h *host) []Finding {
 	if err != nil {
 		return []Finding{{
 			Severity: Problem, Subject: "--from",
-			Text:   fmt.Sprintf("by which interface %s comes in is not known: %v", h.from, err),
+			Text:   fmt.Sprintf("it is unknown on which interface %s arrives: %v", h.from, err),
 			Advice: "ip route get " + h.from.WithZone("").String(),
 		}}
 	}
 	if in.Loopback {
 		return []Finding{{
 			Severity: Notice, Subject: "--from",
-			Text:   fmt.Sprintf("%s is this host's own: from there no knock is needed, and none is taken", h.from),
-			Advice: "# give --from the address that the gateway sees of the client",
+			Text:   fmt.Sprintf("%s is this host's own address: no knock is needed from there, and none is accepted", h.from),
+			Advice: "# give --from the client's address as the gateway sees it",
 		}}
 	}
 	found := h.knocksBy(c, in)
 	theirs := collect(h.destinationsBy(c, in), h,
 		func(o survey.Outcome) (Finding, survey.Place) { return h.blockedFrom(o), o.At })
 	var everybodys []Finding
-	if c.Firewall.Mode != "admit" { // there it is right that strangers are dropped
+	if c.Firewall.Mode != "admit" { // in mode admit, strangers should be dropped
 		everybodys = collect(h.destinations(c), h, func(o survey.Outcome) (Finding, survey.Place) { return blocked(o), o.At })
 	}
 	for _, f := range theirs {
@@ -46,7 +46,7 @@ func checkFrom(c *config.Config, h *host) []Finding {
 	return found
 }
 
-// comesInBy returns the interface by which the client reaches this host: the one that leads to it.
+// comesInBy returns the interface on which the client's packets arrive: the one that leads to the client.
 func (h *host) comesInBy() (survey.Link, error) {
 	zone := h.from.Zone()
 	if zone == "" {
@@ -59,14 +59,15 @@ func (h *host) comesInBy() (survey.Link, error) {
 	return l, nil
 }
 
-// knocksBy looks for what keeps the client's knock from being seen: the sniffer sees it before any table but
-// those at the interface.
+// knocksBy looks for what keeps the server from seeing the client's knock: only tables at the interface come before the
+// sniffer.
 func (h *host) knocksBy(c *config.Config, in survey.Link) []Finding {
 	var found []Finding
 	if names := c.Capture.Interfaces; len(names) > 0 && !slices.ContainsFunc(names, in.Is) {
 		found = append(found, Finding{
 			Severity: Problem, Subject: "capture.interfaces",
-			Text:   fmt.Sprintf("%s comes in by %s, which is not among them: its knocks are not seen", h.from, in.Name),
+			Text: fmt.Sprintf("%s arrives on %s, which is not among them: the server does not see its knocks", h.from,
+				in.Name),
 			Advice: fmt.Sprintf("# add %q", in.Name),
 		})
 	}
@@ -90,8 +91,8 @@ func (h *host) knocksBy(c *config.Config, in survey.Link) []Finding {
 	return found
 }
 
-// waysOf returns the client's ways to this host: to the address that clients are told, if that is here, or
-// else to those of the interface by which it comes in.
+// waysOf returns the client's paths to this host: to the address in the tokens, if it is here, or else to those of the
+// interface on which it arrives.
 func (h *host) waysOf(c *config.Config, in survey.Link) []approach {
 	var ways []approach
 	for _, to := range append(h.told(c), h.reachedBy(in)...) {
@@ -102,7 +103,7 @@ func (h *host) waysOf(c *config.Config, in survey.Link) []approach {
 	return ways[:min(len(ways), 1)]
 }
 
-// wayOf is the way to one address, once the client is granted.
+// wayOf returns the path to one address for the client with a grant.
 func (h *host) wayOf(c *config.Config, in survey.Link, to netip.Addr) approach {
 	way := approach{link: in.Name, to: to, from: h.from.WithZone("")}
 	if set := (map[bool]string{true: c.Firewall.Admit.Set4,
@@ -112,7 +113,7 @@ func (h *host) wayOf(c *config.Config, in survey.Link, to netip.Addr) approach {
 	return way
 }
 
-// told returns the address that clients are told, if it is written as one and this host has it.
+// told returns the address in the clients' tokens, if it is an IP address of this host.
 func (h *host) told(c *config.Config) []netip.Addr {
 	name, _, err := service.SplitAddress(c.Address)
 	if err != nil {
@@ -140,7 +141,7 @@ func (h *host) destinationsBy(c *config.Config, in survey.Link) []destination {
 	return append([]destination{here}, others...)
 }
 
-// blockedFrom words an outcome that does not let the client in.
+// blockedFrom returns the finding for an outcome that does not let the client in.
 func (h *host) blockedFrom(o survey.Outcome) Finding {
 	switch o.Verdict {
 	case survey.Drops:
@@ -148,7 +149,7 @@ func (h *host) blockedFrom(o survey.Outcome) Finding {
 			": the guard cannot open what another table drops"}
 	case survey.Perhaps:
 		return Finding{Severity: Notice, Text: "may drop new connections to %s from " + h.from.String() +
-			": a condition in it cannot be judged from here"}
+			": a condition in it cannot be evaluated here"}
 	}
 	return Finding{}
 }

@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// checkHost looks for what stands in the way on this host as it is now.
+// checkHost looks for obstacles on this host.
 func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
 	found := checkTables(c, h)
 	for _, check := range []func(*config.Config, *host) []Finding{
@@ -32,7 +32,7 @@ func checkHost(ctx context.Context, c *config.Config, h *host) []Finding {
 	return append(found, checkUnseen(h)...)
 }
 
-// checkUnseen says what was not looked at: silence must not be taken for a clean bill.
+// checkUnseen reports what could not be inspected, so that silence is not taken for a clean result.
 func checkUnseen(h *host) []Finding {
 	var found []Finding
 	advice := "# run check as root, in the gateway's own network namespace"
@@ -63,7 +63,7 @@ func checkClock(c *config.Config, h *host) []Finding {
 	case h.clock.within > c.Window/2:
 		return []Finding{{
 			Severity: Notice, Subject: "clock",
-			Text:   fmt.Sprintf("this host's clock may be %v off, of the %v that a knock may be", h.clock.within, c.Window),
+			Text:   fmt.Sprintf("this host's clock may be off by %v, and a knock by at most %v", h.clock.within, c.Window),
 			Advice: advice,
 		}}
 	}
@@ -79,13 +79,13 @@ func checkConntrack(_ *config.Config, h *host) []Finding {
 	return []Finding{{
 		Severity: Notice, Subject: "nf_conntrack_max",
 		Text: fmt.Sprintf("%d of %d connections are tracked: when the table is full, new ones are dropped, "+
-			"granted ones too", n, limit),
+			"even granted ones", n, limit),
 		Advice: fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d\n# what fills it: conntrack -S", 4*limit),
 	}}
 }
 
-// checkInterfaces looks for names of interfaces that are not there. Rules know an interface by its first
-// name alone, the sniffer by all.
+// checkInterfaces looks for names of interfaces that do not exist. Rules know an interface only by its first name, the
+// sniffer by all.
 func checkInterfaces(c *config.Config, h *host) []Finding {
 	if h.links == nil {
 		return nil
@@ -100,27 +100,27 @@ func checkInterfaces(c *config.Config, h *host) []Finding {
 	}
 	for _, name := range c.Capture.Interfaces {
 		if _, ok := h.link(name); !ok {
-			missing("capture.interfaces", name, "no knock is seen there until it comes")
+			missing("capture.interfaces", name, "no knock is seen there until it appears")
 		}
 	}
 	for _, name := range c.Firewall.TrustedInterfaces {
 		l, ok := h.link(name)
 		switch {
 		case !ok:
-			missing("firewall.trusted_interfaces", name, "whatever bears that name later is trusted")
+			missing("firewall.trusted_interfaces", name, "any interface that gets this name later is trusted")
 		case l.Name != name:
 			found = append(found, Finding{
 				Severity: Problem, Subject: "firewall.trusted_interfaces",
-				Text: fmt.Sprintf("%s is an alternative name of %s, and firewall rules do not know those: nothing is "+
-					"trusted by it", name, l.Name),
-				Advice: fmt.Sprintf("# write %q in the place of %q", l.Name, name),
+				Text: fmt.Sprintf("%s is an alternative name of %s, and firewall rules do not know such names: it has no "+
+					"effect", name, l.Name),
+				Advice: fmt.Sprintf("# write %q instead of %q", l.Name, name),
 			})
 		}
 	}
 	return found
 }
 
-// link returns the interface that has a name.
+// link returns the interface of a name.
 func (h *host) link(name string) (survey.Link, bool) {
 	i := slices.IndexFunc(h.links, func(l survey.Link) bool { return l.Is(name) })
 	if i < 0 {
@@ -129,13 +129,13 @@ func (h *host) link(name string) (survey.Link, bool) {
 	return h.links[i], true
 }
 
-// checkAddress looks whether clients are sent here. Behind a NAT they are all the same.
+// checkAddress checks whether the clients' address leads here. Behind a NAT it cannot tell.
 func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
 	name, _, err := service.SplitAddress(c.Address)
 	if err != nil || h.links == nil {
 		return nil
 	}
-	said := name + " is none of this host's addresses"
+	said := name + " is not an address of this host"
 	addr, err := netip.ParseAddr(name)
 	addrs := []netip.Addr{addr}
 	if err != nil {
@@ -146,7 +146,7 @@ func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
 				Advice: "# check that clients can",
 			}}
 		}
-		said = fmt.Sprintf("%s is %v, none of this host's addresses", name, addrs)
+		said = fmt.Sprintf("%s is %v, which is not an address of this host", name, addrs)
 	}
 	if slices.ContainsFunc(addrs, h.has) {
 		return nil
@@ -158,7 +158,7 @@ func checkAddress(ctx context.Context, c *config.Config, h *host) []Finding {
 	}}
 }
 
-// checkAddressPort looks whether clients are sent to a port where knocks are heard.
+// checkAddressPort checks whether the port in the clients' address is a knock port.
 func checkAddressPort(c *config.Config) []Finding {
 	_, port, err := service.SplitAddress(c.Address)
 	if err != nil || port == 0 || isKnockPort(c, port) {
@@ -166,31 +166,31 @@ func checkAddressPort(c *config.Config) []Finding {
 	}
 	return []Finding{{
 		Severity: Notice, Subject: "address",
-		Text:   fmt.Sprintf("clients knock on udp/%d, and knock_ports does not have it", port),
+		Text:   fmt.Sprintf("clients knock on udp/%d, but knock_ports does not include it", port),
 		Advice: "# fine if a router leads that port to one of knock_ports; otherwise their knocks are lost",
 	}}
 }
 
-// checkAccount looks for the user that the server becomes.
+// checkAccount checks the user that the server becomes.
 func checkAccount(c *config.Config, h *host) []Finding {
 	if _, _, ok := h.accounts(home.SystemUser); ok {
 		return nil
 	}
 	return []Finding{{
 		Severity: Notice, Subject: "user " + home.SystemUser,
-		Text: fmt.Sprintf("there is none: the server that root starts becomes the user %d, which has no name",
+		Text: fmt.Sprintf("there is none: a server started by root becomes the user %d, which has no name",
 			sandbox.Unnamed),
 		Advice: home.MakeUser + " && " + home.HandOver(home.SystemUser, c.Dir),
 	}}
 }
 
-// checkSandbox says what of the sandbox this kernel does not have.
+// checkSandbox reports which parts of the sandbox this kernel lacks.
 func checkSandbox(_ *config.Config, h *host) []Finding {
 	var found []Finding
 	for _, text := range h.lacks {
 		found = append(found, Finding{
 			Severity: Warning, Subject: "sandbox",
-			Text: text + ": a server that is taken over can do more",
+			Text: text + ": a compromised server can do more",
 			Advice: "# it needs a kernel with CONFIG_SECURITY_LANDLOCK (Linux 5.13, and landlock in /sys/kernel/security/lsm) " +
 				"and CONFIG_SECCOMP_FILTER; in a container, what its runtime forbids",
 		})
@@ -198,12 +198,12 @@ func checkSandbox(_ *config.Config, h *host) []Finding {
 	return found
 }
 
-// checkGuard looks whether the guard is where it should be.
+// checkGuard checks whether the guard is where it should be.
 func checkGuard(c *config.Config, h *host) []Finding {
 	if h.rules != nil && c.Firewall.Backend == "dry-run" && h.guarded() {
 		return []Finding{{
 			Severity: Problem, Subject: "guard",
-			Text:   "one from before stands, and a dry run lets nobody through it",
+			Text:   "an earlier one is still loaded, and a dry run lets no client through it",
 			Advice: "spa-server teardown && systemctl restart spa-server.service",
 		}}
 	}
@@ -217,7 +217,7 @@ func checkGuard(c *config.Config, h *host) []Finding {
 	case h.running && !stands:
 		return []Finding{{
 			Severity: Problem, Subject: "guard",
-			Text:   open + ", and the server that runs cannot put it back: journalctl -u spa-server says why",
+			Text:   open + ", and the running server cannot restore it: journalctl -u spa-server shows why",
 			Advice: "systemctl restart spa-server.service",
 		}}
 	case !stands && errors.Is(never, home.ErrNeverGood):
@@ -229,13 +229,13 @@ func checkGuard(c *config.Config, h *host) []Finding {
 	case !stands:
 		return []Finding{{
 			Severity: Problem, Subject: "guard",
-			Text:   open + ", and no server runs",
+			Text:   open + ", and no server is running",
 			Advice: "systemctl restart spa-guard.service spa-server.service",
 		}}
 	case !h.running:
 		return []Finding{{
 			Severity: Problem, Subject: "spa-server",
-			Text:   "it does not run: the guarded ports are shut, and nobody can knock",
+			Text:   "it is not running: the guarded ports are shut, and no client can knock",
 			Advice: "systemctl restart spa-server.service",
 		}}
 	}
@@ -250,7 +250,7 @@ func (h *host) guarded() bool {
 	return h.byIPTables()
 }
 
-// byIPTables reports whether the guard that stands is that of iptables.
+// byIPTables reports whether the loaded guard is that of iptables.
 func (h *host) byIPTables() bool {
 	return h.rules.Chain("ip", "mangle", "spa-guard") || h.rules.Chain("ip6", "mangle", "spa-guard")
 }

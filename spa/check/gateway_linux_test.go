@@ -19,11 +19,12 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// quietHost is a machine on which nothing is the matter, made up.
+// quietHost returns a simulated machine without problems.
 func quietHost() *host {
 	return &host{
-		root:  "/nonexistent",
-		links: []survey.Link{{Name: "eth0", Index: 2, Up: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}},
+		root: "/nonexistent",
+		links: []survey.Link{{Name: "eth0", Index: 2, Up: true,
+			Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}},
 		clock: clock{known: true, synced: true},
 		accounts: func(string) (uid, gid int, ok bool) {
 			_, gid, _ = sandbox.Becomes(home.SystemUser)
@@ -34,7 +35,7 @@ func quietHost() *host {
 	}
 }
 
-// A scene is a gateway in a namespace of its own, with real rule sets and sockets, and made-up files.
+// scene is a gateway in its own namespace, with real rule sets and sockets, and simulated files.
 type scene struct {
 	t      *testing.T
 	on     *lab.Host
@@ -42,12 +43,11 @@ type scene struct {
 	config *config.Config
 }
 
-// dropping is a table that drops but for ssh, as a host should have one.
+// dropping is a table that drops everything but ssh, as a host should have.
 const dropping = "table inet filter {\nchain input {\ntype filter hook input priority 0; policy drop;\niif lo " +
 	"accept\nct state established,related accept\ntcp dport 22 accept\n}\n}\n"
 
-// newScene makes a gateway on which nothing is the matter: ssh is served and guarded, the guard stands
-// and is loaded at boot.
+// newScene makes a gateway without problems: ssh is served and guarded, and the guard is loaded, and will be at boot.
 func newScene(t *testing.T, change func(*config.Config)) *scene {
 	t.Helper()
 	s := &scene{t: t, root: t.TempDir(), config: initialised(t, change, keys.Client{RequireSource: true})}
@@ -67,7 +67,7 @@ func (s *scene) listen(addr string) {
 	}
 }
 
-// nft loads rules in the place of all that are there.
+// nft replaces all rules.
 func (s *scene) nft(rules string) {
 	s.t.Helper()
 	s.feed("flush ruleset\n"+rules, "nft", "-f", "-")
@@ -87,7 +87,7 @@ func (s *scene) feed(text, program string, args ...string) {
 	}
 }
 
-// tell runs a command that has nothing to read.
+// tell runs a command without input.
 func (s *scene) tell(program string, args ...string) { s.t.Helper(); s.feed("", program, args...) }
 
 // file writes a file of the machine.
@@ -104,7 +104,7 @@ func (s *scene) enable(unit string) {
 	s.file("etc/systemd/system/multi-user.target.wants/"+unit, "")
 }
 
-// hold has a process of that name hold listening sockets.
+// hold makes a process of this name hold listening sockets.
 func (s *scene) hold(name string, addrs ...string) {
 	s.t.Helper()
 	sleep := lab.NeedProgram(s.t, "sleep", "apt-get install coreutils")
@@ -135,7 +135,7 @@ func (s *scene) hold(name string, addrs ...string) {
 	})
 }
 
-// look looks at the scene; what is the same on every machine is made up.
+// look inspects the scene; what is the same on every machine is simulated.
 func (s *scene) look() *host {
 	s.t.Helper()
 	var h *host
@@ -151,20 +151,20 @@ func (s *scene) look() *host {
 	quiet := quietHost()
 	h.root, h.clock, h.accounts, h.resolve, h.medium = s.root, quiet.clock, quiet.accounts, quiet.resolve, quiet.medium
 	h.running, h.persists, h.around = true, true, around{}
-	// An ordinary user's test does not see the processes of others: none of those is in the scene.
+	// An ordinary user's test does not see other users' processes: none of those is in the scene.
 	h.unseen = slices.DeleteFunc(h.unseen, func(u unseen) bool { return u.what == whoListens })
 	return h
 }
 
 func (s *scene) path(name string) string { return filepath.Join(s.config.Dir, name) }
 
-// admitting is a configuration of mode admit.
+// admitting returns a configuration of mode admit.
 func admitting(c *config.Config) {
 	c.Firewall.Mode = "admit"
 	c.Firewall.Admit = config.Admit{Family: "inet", Table: "filter", Set4: "spa4", Set6: "spa6"}
 }
 
-// admitTable has the sets of mode admit, and these rules.
+// admitTable returns a table with the sets of mode admit and these rules.
 func admitTable(rules string) string {
 	return `table inet filter {
 set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout; }
@@ -179,7 +179,7 @@ chain input { type filter hook input priority 0; policy drop;
 const admits4, admits6 = "ip saddr . meta l4proto . th dport @spa4 accept\n", "ip6 saddr . meta l4proto " +
 	". th dport @spa6 accept\n"
 
-// TestHost: on a quiet host nothing is found; each thing that is the matter is found, and nothing else.
+// TestHost: on a quiet host there are no findings; each fault is found, and nothing else.
 func TestHost(t *testing.T) {
 	lab.NeedProgram(t, "nft", "apt-get install nftables")
 	for _, test := range hostTests() {
@@ -219,7 +219,7 @@ type hostTest struct {
 	says    []string
 }
 
-// TestTrustedByAlternativeName: a rule does not match it, so it is a mistake, and the name that matches is said.
+// TestTrustedByAlternativeName: a rule does not match it, so it is a mistake, and the advice names the matching one.
 func TestTrustedByAlternativeName(t *testing.T) {
 	s := newScene(t, func(c *config.Config) { c.Firewall.TrustedInterfaces = []string{"vs", "enp0s5"} })
 	alsoNamed("enp0s5")(s)

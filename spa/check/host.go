@@ -14,16 +14,16 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// host is what Check finds on the machine. Looking is one thing, judging another: the checks
-// take it as it is, and change nothing.
+// host is the state of the machine. Inspecting and judging are separate: the checks take it as it is, and change
+// nothing.
 type host struct {
-	root      string     // of the file tree: /
-	from      netip.Addr // the client whose way is followed; not valid: a stranger's
-	uid       int        // of whoever looks
-	running   bool       // a server works in this network namespace
+	root      string     // of the file system: /
+	from      netip.Addr // the client to follow; not valid: a stranger
+	uid       int        // of this process
+	running   bool       // a server runs in this network namespace
 	rules     *survey.Ruleset
 	links     []survey.Link
-	defaults  []string // interfaces that a default route leads to
+	defaults  []string // interfaces of default routes
 	listeners []listener
 	clock     clock
 	conntrack conntrack
@@ -31,48 +31,47 @@ type host struct {
 	own       ownPorts
 	around    around
 	persists  bool     // the kernel can keep the guard over a flush while no server runs
-	lacks     []string // what of the sandbox this kernel does not have
+	lacks     []string // parts of the sandbox that this kernel lacks
 	accounts  func(name string) (uid, gid int, ok bool)
 	resolve   func(ctx context.Context, name string) ([]netip.Addr, error)
 	medium    func(path string) medium
-	version   string // of the program that looks
+	version   string // of this program
 	ask       func(ctx context.Context, c *config.Config) (*control.Status, error)
 	unseen    []unseen
 }
 
-// whoListens is the look that shows an ordinary user his own processes alone.
+// whoListens is the inspection that shows ordinary users only their own processes.
 const whoListens = "which program listens where"
 
-// unseen is a look that could not be taken, and why.
+// unseen is something that could not be inspected, and why.
 type unseen struct{ what, why string }
 
 // listener is a socket that waits for packets from others.
 type listener struct {
 	service.Proto
 	local netip.AddrPort
-	held  []string // names of the processes that hold it; none: not known
-	pids  []int    // the processes themselves, but for those in startOthers
+	held  []string // names of the processes that hold it; none: unknown
+	pids  []int    // the processes, without those in startOthers
 }
 
-// startOthers are programs that listen for many services, and start each when somebody comes.
-// Two ports of one of them say nothing. Those of systemd are known by its units.
+// startOthers are programs that listen for many services and start each on demand. Two ports of one of them are
+// unrelated. systemd's are known by its units.
 var startOthers = []string{"systemd", "inetd", "xinetd"}
 
-// clock is what the kernel says of it (adjtimex(2)).
+// clock is what the kernel knows about its clock (adjtimex(2)).
 type clock struct {
 	known  bool
 	synced bool
 	within time.Duration // estimated error
 }
 
-// conntrack is how full the table of connections is, and after what silence a TCP session is forgotten;
-// zero: not known.
+// conntrack is how full the connection table is, and after what silence a TCP session is forgotten; zero: unknown.
 type conntrack struct {
 	count, max  int
 	established time.Duration
 }
 
-// medium is what kind of file system holds a file.
+// medium is the kind of a file system.
 type medium uint8
 
 const (
@@ -92,14 +91,14 @@ func (h *host) notSeen(what string, err error) {
 	h.unseen = append(h.unseen, unseen{what, why})
 }
 
-// close gives up what judging needed.
+// close releases what the checks needed.
 func (h *host) close() {
 	if h.rules != nil {
-		_ = h.rules.Close() // it was only read from
+		_ = h.rules.Close() // it was only read
 	}
 }
 
-// listens returns those that wait at a port.
+// listens returns the listeners on a port.
 func (h *host) listens(proto service.Proto, port uint16) []listener {
 	var found []listener
 	for _, l := range h.listeners {

@@ -12,8 +12,8 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// checkLoaded looks whether the running server works by the files as they are. Single client files need no
-// reload. Where the file of settings has a mistake, that has been said already.
+// checkLoaded checks whether the running server uses the current files. Single client files need no reload. A mistake
+// in the settings file has already been reported.
 func checkLoaded(ctx context.Context, c *config.Config, h *host, gates keys.Gates, mistaken bool) []Finding {
 	if !h.running || h.ask == nil {
 		return nil
@@ -23,14 +23,14 @@ func checkLoaded(ctx context.Context, c *config.Config, h *host, gates keys.Gate
 	case errors.Is(err, control.ErrNotRunning):
 		return []Finding{{
 			Severity: Problem, Subject: "spa-server",
-			Text: "one runs here, and not with the state directory " + c.State +
-				": it has other files, or those of before a change",
+			Text: "one is running here, but not with the state directory " + c.State +
+				": it uses other files, or files from before a change",
 			Advice: "systemctl restart spa-server.service",
 		}}
 	case errors.Is(err, control.ErrSilent):
 		return []Finding{{
 			Severity: Problem, Subject: "spa-server",
-			Text:   "it runs and does not answer: nobody can knock if it hangs",
+			Text:   "it is running but does not answer: if it hangs, no client can knock",
 			Advice: "systemctl restart spa-server.service",
 		}}
 	case err != nil:
@@ -49,7 +49,7 @@ func checkLoaded(ctx context.Context, c *config.Config, h *host, gates keys.Gate
 	if !gates.Current.IsZero() && !slices.Equal(status.Loaded.Gates, now.Gates) {
 		found = append(found, Finding{
 			Severity: Warning, Subject: config.GateFile,
-			Text:   "it has changed since the running server read it: tokens made from now on do not work yet",
+			Text:   "it has changed since the running server read it: new tokens do not work yet",
 			Advice: "spa-server reload",
 		})
 	}

@@ -20,8 +20,7 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// look takes all looks at the machine that can be taken, in the network namespace of the calling
-// thread, and notes those that cannot.
+// look inspects the machine in the network namespace of the calling thread, and records what it cannot inspect.
 func look(ctx context.Context) *host {
 	h := &host{root: "/", uid: os.Geteuid(), accounts: home.Account, resolve: resolve,
 		medium: mediumOf, ask: home.AskStatus}
@@ -48,7 +47,7 @@ func look(ctx context.Context) *host {
 	return h
 }
 
-// resolveWithin is how long a name server may take: check is no test of it.
+// resolveWithin is how long to wait for a name server, which check does not test.
 const resolveWithin = 2 * time.Second
 
 func resolve(ctx context.Context, name string) ([]netip.Addr, error) {
@@ -81,7 +80,7 @@ func clockOf(state int, t unix.Timex) clock {
 func readConntrack() (conntrack, error) {
 	count, err := readNumber("/proc/sys/net/netfilter/nf_conntrack_count")
 	if errors.Is(err, fs.ErrNotExist) {
-		return conntrack{}, nil // it is not in use here
+		return conntrack{}, nil // not in use here
 	}
 	limit, err2 := readNumber("/proc/sys/net/netfilter/nf_conntrack_max")
 	seconds, err3 := readNumber("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established")
@@ -117,8 +116,7 @@ func readNumber(path string) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(data)))
 }
 
-// defaultRoutes returns the interfaces by which the world is reached: those are the ones by which
-// it reaches this host.
+// defaultRoutes returns the interfaces of the default routes: strangers' packets arrive there.
 func defaultRoutes() ([]string, error) {
 	var names []string
 	ipv4, err := fields("/proc/thread-self/net/route", 8)
@@ -136,8 +134,7 @@ func defaultRoutes() ([]string, error) {
 	return names, errors.Join(err, err6)
 }
 
-// fields returns the lines of a file of proc that have so many words at least. One that is not
-// there (no IPv6) has none.
+// fields returns the lines of a proc file that have at least so many words. A missing file (no IPv6) has none.
 func fields(path string, words int) ([][]string, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -155,7 +152,7 @@ func fields(path string, words int) ([][]string, error) {
 	return lines, nil
 }
 
-// Magic numbers of file systems (statfs(2)) that forget at a reboot, or are another machine's.
+// media maps magic numbers of file systems (statfs(2)) that lose their contents at a reboot, or are on another machine.
 var media = map[uint32]medium{
 	unix.TMPFS_MAGIC: inMemory, unix.RAMFS_MAGIC: inMemory,
 	unix.NFS_SUPER_MAGIC: onNetwork, unix.SMB_SUPER_MAGIC: onNetwork, unix.SMB2_SUPER_MAGIC: onNetwork,
@@ -165,7 +162,7 @@ var media = map[uint32]medium{
 func mediumOf(path string) medium {
 	var s unix.Statfs_t
 	if err := unix.Statfs(path, &s); err != nil {
-		return onDisk // that it is not there is said elsewhere
+		return onDisk // a missing file is reported elsewhere
 	}
 	return media[uint32(s.Type)]
 }

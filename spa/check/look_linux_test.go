@@ -18,10 +18,10 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// TestListeners: what waits for others in the namespace is found, with who holds it.
+// TestListeners: listeners for others in the namespace are found, with the processes that hold them.
 func TestListeners(t *testing.T) {
 	_, gateway := lab.Pair(t)
-	// Whoever runs a process names it as he likes.
+	// A process may have any name.
 	comm, err := os.ReadFile("/proc/self/comm")
 	if err != nil {
 		t.Fatal(err)
@@ -47,11 +47,11 @@ func TestListeners(t *testing.T) {
 			}
 			open = append(open, c)
 		}
-		connected, err := net.Dial("udp", "192.0.2.2:53") // it waits for nobody else
+		connected, err := net.Dial("udp", "192.0.2.2:53") // connected, so not for others
 		if err != nil {
 			return err
 		}
-		found, _ = listeners() // whose the processes of others are, an ordinary user does not see
+		found, _ = listeners() // an ordinary user does not see other users' processes
 		for _, c := range append(open, connected) {
 			c.Close()
 		}
@@ -82,11 +82,11 @@ func TestListeners(t *testing.T) {
 	}
 }
 
-// TestNoListeners: that nothing listens is known, and is not the same as not knowing.
+// TestNoListeners: an empty result differs from an unknown one.
 func TestNoListeners(t *testing.T) {
 	gateway := lab.New(t, "gateway")[0]
 	err := gateway.Do(func() error {
-		found, _ := listeners() // whose the processes of others are, an ordinary user does not see
+		found, _ := listeners() // an ordinary user does not see other users' processes
 		if found == nil || len(found) != 0 {
 			t.Errorf("got %#v", found)
 		}
@@ -97,8 +97,8 @@ func TestNoListeners(t *testing.T) {
 	}
 }
 
-// TestApproaches: strangers come by the interfaces that lead to the world, or that knocks are
-// expected on; never by trusted ones, by loopback, or by one that is down.
+// TestApproaches: strangers arrive on the interfaces of default routes, or where knocks are expected; never on trusted
+// ones, the loopback, or one that is down.
 func TestApproaches(t *testing.T) {
 	link := func(name string, up, loopback bool, prefixes ...string) survey.Link {
 		l := survey.Link{Name: name, Up: up, Loopback: loopback}
@@ -121,9 +121,11 @@ func TestApproaches(t *testing.T) {
 		want     []string
 	}{
 		{name: "all", want: []string{"wan0 192.0.2.1", "wan0 2001:db8::1", "lan0 198.51.100.1"}},
-		{name: "trusted", firewall: config.Firewall{TrustedInterfaces: []string{"lan0"}}, want: []string{"wan0 192.0.2.1", "wan0 2001:db8::1"}},
+		{name: "trusted", firewall: config.Firewall{TrustedInterfaces: []string{"lan0"}},
+			want: []string{"wan0 192.0.2.1", "wan0 2001:db8::1"}},
 		{name: "default", defaults: []string{"wan0"}, want: []string{"wan0 192.0.2.1", "wan0 2001:db8::1"}},
-		{name: "named", defaults: []string{"wan0"}, capture: config.Capture{Interfaces: []string{"lan0"}}, want: []string{"lan0 198.51.100.1"}},
+		{name: "named", defaults: []string{"wan0"}, capture: config.Capture{Interfaces: []string{"lan0"}},
+			want: []string{"lan0 198.51.100.1"}},
 	} {
 		h.defaults = test.defaults
 		var got []string
@@ -136,11 +138,12 @@ func TestApproaches(t *testing.T) {
 	}
 }
 
-// TestDefaultRoutes: the interfaces that lead to the world are the ones that strangers come by.
+// TestDefaultRoutes: the interfaces of default routes are those where strangers arrive.
 func TestDefaultRoutes(t *testing.T) {
 	_, gateway := lab.Pair(t)
 	for _, err := range []error{
-		lab.Link(gateway, "in0", gateway, "in1"), gateway.AddAddr("in0", "198.51.100.1/24"), gateway.AddAddr("in0", "2001:db8:2::1/64"),
+		lab.Link(gateway, "in0", gateway, "in1"), gateway.AddAddr("in0", "198.51.100.1/24"),
+		gateway.AddAddr("in0", "2001:db8:2::1/64"),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -168,21 +171,22 @@ func TestDefaultRoutes(t *testing.T) {
 	want("vs", "in0")
 }
 
-// TestReadClock: the kernel tells whether somebody keeps it, and nothing is changed by asking.
+// TestReadClock: the kernel reports whether a time service keeps the clock, and reading it changes nothing.
 func TestReadClock(t *testing.T) {
 	if c, err := readClock(); err != nil || !c.known {
 		t.Errorf("got %+v and %v", c, err)
 	}
 }
 
-// TestClockOf: nobody keeps a clock if the kernel says so in either way (adjtimex(2)).
+// TestClockOf: the clock is not kept if the kernel says so in either way (adjtimex(2)).
 func TestClockOf(t *testing.T) {
 	for name, test := range map[string]struct {
 		state int
 		timex unix.Timex
 		want  clock
 	}{
-		"kept":  {unix.TIME_OK, unix.Timex{Status: unix.STA_PLL, Esterror: 1500}, clock{known: true, synced: true, within: 1500 * time.Microsecond}},
+		"kept": {unix.TIME_OK, unix.Timex{Status: unix.STA_PLL, Esterror: 1500}, clock{known: true, synced: true,
+			within: 1500 * time.Microsecond}},
 		"alone": {unix.TIME_OK, unix.Timex{Status: unix.STA_UNSYNC}, clock{known: true}},
 		"error": {unix.TIME_ERROR, unix.Timex{}, clock{known: true}},
 	} {
@@ -209,7 +213,7 @@ func TestReadConntrack(t *testing.T) {
 	}
 }
 
-// TestMediumOf: proc is neither memory that is written to nor a network; shm is memory.
+// TestMediumOf: proc is neither memory nor a network; shm is memory.
 func TestMediumOf(t *testing.T) {
 	for path, want := range map[string]medium{"/dev/shm": inMemory, "/proc": onDisk,
 		filepath.Join(t.TempDir(), "absent"): onDisk} {
@@ -219,7 +223,7 @@ func TestMediumOf(t *testing.T) {
 	}
 }
 
-// TestServes: a server is seen by the name that it holds.
+// TestServes: a server is found under its name.
 func TestServes(t *testing.T) {
 	gateway := lab.New(t, "gateway")[0]
 	err := gateway.Do(func() error {

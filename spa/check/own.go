@@ -9,12 +9,12 @@ import (
 	"sallyport/spa/config"
 )
 
-// ownPorts are the ports that the kernel assigns to unbound local sockets (ip-sysctl.rst:
-// ip_local_port_range, ip_local_reserved_ports).
+// ownPorts are the ports that the kernel assigns to unbound local sockets (ip-sysctl.rst: ip_local_port_range,
+// ip_local_reserved_ports).
 type ownPorts struct {
 	first, last uint16
 	reserved    []service.Ports // without a protocol
-	text        string          // of what is reserved
+	text        string          // the reserved ports as text
 }
 
 func parseOwnPorts(between, reserved string) (ownPorts, error) {

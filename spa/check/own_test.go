@@ -10,8 +10,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// TestOwnPorts: whatever is reserved, a port may be picked if it is between the two numbers and in no
-// reserved range.
+// TestOwnPorts: a port may be picked if it is between the two numbers and in no reserved range.
 func TestOwnPorts(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 2000 {

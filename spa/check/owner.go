@@ -20,7 +20,7 @@ func checkOwners(c *config.Config, h *host) []Finding {
 		filepath.Join(c.Dir, config.GateFile), c.State) {
 		owner, err := ownerOf(path)
 		if err != nil || h.trusts(owner) {
-			continue // that it is not there is said where it is read
+			continue // a missing file is reported where it is read
 		}
 		found = append(found, Finding{
 			Severity: Warning, Subject: path,
@@ -32,13 +32,13 @@ func checkOwners(c *config.Config, h *host) []Finding {
 	return append(found, checkLegible(clients, h)...)
 }
 
-// trusts reports whether files may belong to the user: root, the server's, or who runs this.
+// trusts reports whether files may belong to the user: root, the server's user, or the user who runs this.
 func (h *host) trusts(uid int) bool {
 	server, _, ok := h.server()
 	return uid == 0 || uid == h.uid || ok && uid == server
 }
 
-// server is the user and group that a server becomes which root starts; false: it becomes none.
+// server returns the user and group that a server started by root becomes; false: none.
 func (h *host) server() (uid, gid int, ok bool) {
 	if uid, gid, ok := h.accounts(home.SystemUser); ok || h.uid != 0 {
 		return uid, gid, ok
@@ -47,7 +47,7 @@ func (h *host) server() (uid, gid int, ok bool) {
 	return uid, gid, err == nil && uid != 0
 }
 
-// checkLegible looks whether the server will be able to read the clients once it is no more root.
+// checkLegible checks whether the server can still read the client files once it is not root.
 func checkLegible(clients string, h *host) []Finding {
 	uid, gid, ok := h.server()
 	fi, err := os.Stat(clients)
@@ -63,7 +63,7 @@ func checkLegible(clients string, h *host) []Finding {
 	}
 	return []Finding{{
 		Severity: Problem, Subject: clients,
-		Text:   "the user " + name + " may not read it, and the server does not start",
+		Text:   "the user " + name + " cannot read it, so the server does not start",
 		Advice: fmt.Sprintf("chgrp -R %s %s && chmod 750 %[2]s", name, quote.Shell(clients)),
 	}}
 }

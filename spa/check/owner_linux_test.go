@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestCheckOwners: files of another user, and a directory that the server may not read, are named.
+// TestCheckOwners: files of another user, and a directory that the server cannot read, are reported.
 func TestCheckOwners(t *testing.T) {
 	lab.NeedRoot(t)
 	const mallory, server = 64124, 64123
@@ -28,13 +28,20 @@ func TestCheckOwners(t *testing.T) {
 	}{
 		{name: "the server's group", path: "clients", gid: server, mode: 0o750},
 		{name: "the server's own", path: "clients", uid: server, gid: server, mode: 0o700},
-		{name: "another's directory", path: ".", uid: mallory, gid: server, mode: 0o750, want: Warning, says: []string{"64124", "chown root"}},
-		{name: "another's clients", path: "clients", uid: mallory, gid: server, mode: 0o750, want: Warning, says: []string{"clients", "64124"}},
-		{name: "another's gate key", path: "gate.key", uid: mallory, gid: server, mode: 0o640, want: Warning, says: []string{"gate.key", "64124"}},
-		{name: "another's settings", path: "server.toml", uid: mallory, gid: server, mode: 0o640, want: Warning, says: []string{"server.toml", "64124"}},
-		{name: "another group's", path: "clients", gid: mallory, mode: 0o750, want: Problem, says: []string{"clients", "does not start", "chgrp -R spa"}},
-		{name: "not for the group", path: "clients", gid: server, mode: 0o700, want: Problem, says: []string{"does not start"}},
-		{name: "not to be entered", path: "clients", gid: server, mode: 0o740, want: Problem, says: []string{"does not start"}},
+		{name: "another's directory", path: ".", uid: mallory, gid: server, mode: 0o750, want: Warning,
+			says: []string{"64124", "chown root"}},
+		{name: "another's clients", path: "clients", uid: mallory, gid: server, mode: 0o750, want: Warning,
+			says: []string{"clients", "64124"}},
+		{name: "another's gate key", path: "gate.key", uid: mallory, gid: server, mode: 0o640, want: Warning,
+			says: []string{"gate.key", "64124"}},
+		{name: "another's settings", path: "server.toml", uid: mallory, gid: server, mode: 0o640, want: Warning,
+			says: []string{"server.toml", "64124"}},
+		{name: "another group's", path: "clients", gid: mallory, mode: 0o750, want: Problem,
+			says: []string{"clients", "does not start", "chgrp -R spa"}},
+		{name: "not for the group", path: "clients", gid: server, mode: 0o700, want: Problem,
+			says: []string{"does not start"}},
+		{name: "not to be entered", path: "clients", gid: server, mode: 0o740, want: Problem,
+			says: []string{"does not start"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -56,7 +63,7 @@ func TestCheckOwners(t *testing.T) {
 	}
 }
 
-// TestCheckOwnersACL: where an access control list lets the server in, its mode does not shut it out.
+// TestCheckOwnersACL: if an access control list lets the server in, the mode does not matter.
 func TestCheckOwnersACL(t *testing.T) {
 	lab.NeedRoot(t)
 	const server = 64123
@@ -65,7 +72,7 @@ func TestCheckOwnersACL(t *testing.T) {
 	h.accounts = func(string) (uid, gid int, ok bool) { return server, server, true }
 	clients := filepath.Join(c.Dir, config.ClientsDir)
 	own(t, clients, 0, 0, 0o750)
-	list := binary.LittleEndian.AppendUint32(nil, 2) // its version; then what sort of entry, its rights, of whom
+	list := binary.LittleEndian.AppendUint32(nil, 2) // its version; then type, permissions and id of each entry
 	for _, entry := range [][3]uint32{{1, 7, 1<<32 - 1}, {2, 5, server}, {4, 5, 1<<32 - 1},
 		{16, 5, 1<<32 - 1}, {32, 0, 1<<32 - 1}} {
 		list = binary.LittleEndian.AppendUint16(list, uint16(entry[0]))

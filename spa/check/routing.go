@@ -12,9 +12,9 @@ import (
 	"sallyport/spa/config"
 )
 
-// What bridges, routing and connection tracking do with packets, beside rules.
+// What bridges, routing and connection tracking do with packets beside the rules.
 
-// bridging is what the kernel has packets that a bridge passes on go through (br_netfilter).
+// bridging is which hooks the kernel applies to bridged packets (br_netfilter).
 type bridging struct {
 	loaded       bool
 	calls4       bool // net.bridge.bridge-nf-call-iptables
@@ -22,8 +22,7 @@ type bridging struct {
 	filtersVLANs bool // net.bridge.bridge-nf-filter-vlan-tagged
 }
 
-// checkBridges looks for machines of services to which a bridge of this host passes packets on that the
-// guard does not see.
+// checkBridges looks for services on machines to which a bridge of this host forwards packets past the guard.
 func checkBridges(c *config.Config, h *host) []Finding {
 	if h.rules == nil || c.Firewall.Mode == "admit" || c.Firewall.Backend == "dry-run" {
 		return nil
@@ -44,8 +43,8 @@ func checkBridges(c *config.Config, h *host) []Finding {
 			said[key] = true
 			found = append(found, Finding{
 				Severity: Warning, Subject: "service." + s.Name + ".addresses",
-				Text: fmt.Sprintf("%s is behind the bridge %s, and %s the guard: from another port of the bridge it is reached "+
-					"without a knock", to, bridge.Name, text),
+				Text: fmt.Sprintf("%s is behind the bridge %s, and %s the guard: from another port of the bridge it is "+
+					"reachable without a knock", to, bridge.Name, text),
 				Advice: h.bridging.command(set),
 			})
 		}
@@ -53,7 +52,7 @@ func checkBridges(c *config.Config, h *host) []Finding {
 	return found
 }
 
-// misses returns which packets pass by the guard, and the sysctl that has them pass through it.
+// misses returns which packets bypass the guard, and the sysctl that makes them pass through it.
 func (b bridging) misses(bridge survey.Bridge, is4 bool) (text, sysctl string) {
 	calls, name := b.calls6 || bridge.Calls6, "net.bridge.bridge-nf-call-ip6tables"
 	if is4 {
@@ -61,9 +60,9 @@ func (b bridging) misses(bridge survey.Bridge, is4 bool) (text, sysctl string) {
 	}
 	switch {
 	case !b.loaded || !calls:
-		return "packets that this passes on do not go through", name
+		return "packets that it forwards bypass", name
 	case !b.filtersVLANs:
-		return "frames with a VLAN or priority tag that this passes on do not go through",
+		return "frames with a VLAN or priority tag that it forwards bypass",
 			"net.bridge.bridge-nf-filter-vlan-tagged"
 	}
 	return "", ""
@@ -77,11 +76,11 @@ func (b bridging) command(sysctl string) string {
 	return set + "\n# and the same in a file of /etc/sysctl.d"
 }
 
-// shortestSilence is how long a session may say nothing on a host whose connection tracking is set as usual
-// or nearly so. The kernel's own value is five days.
+// shortestSilence is how long a session may be silent on a host whose connection tracking has more or less the usual
+// settings. The kernel's default is five days.
 const shortestSilence = time.Hour
 
-// checkForgets looks whether connection tracking forgets sessions that are merely silent.
+// checkForgets checks whether connection tracking forgets sessions that are merely silent.
 func checkForgets(c *config.Config, h *host) []Finding {
 	keeps := func(s config.Service) bool {
 		return !s.Cuts() && slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Proto == service.TCP })
@@ -100,8 +99,8 @@ func checkForgets(c *config.Config, h *host) []Finding {
 	}}
 }
 
-// checkMarks looks for rules of the routing that ask for a packet mark which the guard spoils: it sets a bit
-// of the connection mark, and another tool copies all bits to packets.
+// checkMarks looks for routing rules that match a packet mark which the guard alters: the guard sets a bit of the
+// connection mark, and another tool copies all bits to packets.
 func checkMarks(c *config.Config, h *host) []Finding {
 	if h.rules == nil || c.Firewall.Mode == "admit" || c.Firewall.Backend == "dry-run" {
 		return nil
@@ -125,15 +124,15 @@ func checkMarks(c *config.Config, h *host) []Finding {
 		}
 		found = append(found, Finding{
 			Severity: Problem, Subject: ip + " rule fwmark " + was,
-			Text: fmt.Sprintf("%s copies the connection mark to packets, and the guard has set the bit %#x in that: this "+
-				"rule does not hold for the sessions that it lets in, and their answers leave by another interface", at, mark),
+			Text: fmt.Sprintf("%s copies the connection mark to packets, and the guard sets the bit %#x in it: this rule does "+
+				"not match the sessions that the guard lets in, so their replies leave by another interface", at, mark),
 			Advice: advice,
 		})
 	}
 	return found
 }
 
-// fwmark is a mark as ip-rule(8) has it.
+// fwmark formats a mark as ip-rule(8) does.
 func fwmark(value, mask uint32) string {
 	if mask == ^uint32(0) {
 		return fmt.Sprintf("%#x", value)

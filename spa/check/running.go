@@ -16,7 +16,7 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// checkRunning reports what the running server has met with.
+// checkRunning reports problems of the running server.
 func checkRunning(c *config.Config, s *control.Status) []Finding {
 	var found []Finding
 	if s.Audit.Moved != "" {
@@ -31,14 +31,14 @@ func checkRunning(c *config.Config, s *control.Status) []Finding {
 			Severity: Problem, Subject: s.Audit.File,
 			Text: fmt.Sprintf("lines lost since the server was started: %d, the last at %s: %s", s.Audit.Lost,
 				s.Audit.LostAt.Local().Format(time.DateTime), s.Audit.LostWhy),
-			Advice: "df -h " + quote.Shell(filepath.Dir(s.Audit.File)) + "\n# shows whether there is room; the count " +
-				"begins anew with a restart",
+			Advice: "df -h " + quote.Shell(filepath.Dir(s.Audit.File)) + "\n# shows whether there is space; a restart " +
+				"resets the count",
 		})
 	}
 	if s.Firewall.Unkept {
 		found = append(found, Finding{
 			Severity: Warning, Subject: "guard",
-			Text: "the process that keeps it, spa-keeper, has ended: if the server is killed too another tool can flush " +
+			Text: "the process that keeps it, spa-keeper, has ended: if the server is killed too, another tool can flush " +
 				"it, and the ports are open",
 			Advice: "systemctl restart spa-server",
 		})
@@ -46,7 +46,7 @@ func checkRunning(c *config.Config, s *control.Status) []Finding {
 	return append(found, notTaken(c, s)...)
 }
 
-// notTaken finds clients that the server has left out, though nothing is wrong with their files any more.
+// notTaken reports clients that the server ignores although their files are correct now.
 func notTaken(c *config.Config, s *control.Status) []Finding {
 	if len(s.LeftOut) == 0 {
 		return nil
@@ -57,7 +57,7 @@ func notTaken(c *config.Config, s *control.Status) []Finding {
 		if _, ok := registry.Client(out.Client); ok {
 			found = append(found, Finding{
 				Severity: Problem, Subject: filepath.Join(config.ClientsDir, out.Client+keys.Suffix),
-				Text:   "the server has not taken it, so its client cannot knock: " + out.Why,
+				Text:   "the server has not loaded it, so its client cannot knock: " + out.Why,
 				Advice: "systemctl reload spa-server",
 			})
 		}
@@ -72,7 +72,7 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 		return nil
 	}
 	var found []Finding
-	if len(checkOwner(c, h)) == 0 { // which reports the journal
+	if len(checkOwner(c, h)) == 0 { // that reports the journal
 		found = openable(filepath.Join(c.State, config.JournalFile), h)
 	}
 	for _, file := range []string{home.LockFile, home.LedgerFile, "keeper", control.SocketName} {
@@ -131,7 +131,7 @@ func openable(path string, h *host) []Finding {
 		return nil
 	}
 	for _, who := range [][2]int{{0, 0}, {uid, gid}} {
-		if err == nil && file.Mode()&fs.ModeSocket == 0 { // which is made anew
+		if err == nil && file.Mode()&fs.ModeSocket == 0 { // a socket is created again
 			if home.Permits(dir, who[0], who[1], home.MaySearch) && home.Permits(file, who[0], who[1],
 				home.MayRead|home.MayWrite) {
 				return nil

@@ -14,10 +14,10 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// TestCheckRunning: each thing that the running server says of itself is one finding, with commands below.
+// TestCheckRunning: each problem that the running server reports is one finding, with commands.
 func TestCheckRunning(t *testing.T) {
 	c := initialised(t, nil, keys.Client{RequireSource: true})
-	alice := control.LeftOut{Client: "alice", Why: "it was bad"} // whose file is good by now
+	alice := control.LeftOut{Client: "alice", Why: "it was bad"} // whose file is correct now
 	if found := checkRunning(c,
 		&control.Status{LeftOut: []control.LeftOut{{Client: "bob", Why: "it is bad"}}}); len(found) != 0 {
 		t.Errorf("got %+v, want nothing", found)
@@ -27,10 +27,14 @@ func TestCheckRunning(t *testing.T) {
 		want   Severity
 		says   []string
 	}{
-		"moved":     {control.Status{Audit: control.Audit{File: "a log", Moved: "gone", Mend: "systemctl restart spa-server"}}, Problem, []string{"a log", "gone", "restart"}},
-		"lost":      {control.Status{Audit: control.Audit{File: "a log", Lost: 7, LostAt: time.Now(), LostWhy: "full"}}, Problem, []string{"a log", "7", "full", "df -h"}},
-		"unkept":    {control.Status{Firewall: control.Firewall{Unkept: true}}, Warning, []string{"guard", "spa-keeper, has ended", "restart"}},
-		"not taken": {control.Status{LeftOut: []control.LeftOut{alice}}, Problem, []string{"alice.toml", "it was bad", "reload"}},
+		"moved": {control.Status{Audit: control.Audit{File: "a log", Moved: "gone",
+			Mend: "systemctl restart spa-server"}}, Problem, []string{"a log", "gone", "restart"}},
+		"lost": {control.Status{Audit: control.Audit{File: "a log", Lost: 7, LostAt: time.Now(), LostWhy: "full"}},
+			Problem, []string{"a log", "7", "full", "df -h"}},
+		"unkept": {control.Status{Firewall: control.Firewall{Unkept: true}}, Warning,
+			[]string{"guard", "spa-keeper, has ended", "restart"}},
+		"not taken": {control.Status{LeftOut: []control.LeftOut{alice}}, Problem,
+			[]string{"alice.toml", "it was bad", "reload"}},
 	} {
 		found := checkRunning(c, &test.status)
 		if len(found) != 1 || !says(found, test.want, test.says) {
@@ -40,8 +44,8 @@ func TestCheckRunning(t *testing.T) {
 	}
 }
 
-// TestCheckOpenable: a file is named that neither root without its rights to the files of others nor the server's
-// user may open, or make.
+// TestCheckOpenable: a file is reported that neither root without its file rights nor the server's user can open or
+// make.
 func TestCheckOpenable(t *testing.T) {
 	lab.NeedRoot(t)
 	const mallory, server = 64124, 64123
@@ -102,7 +106,7 @@ func TestCheckOpenable(t *testing.T) {
 
 func touch(path string) error { return os.WriteFile(path, nil, 0o600) }
 
-// bind leaves a socket that nobody listens at.
+// bind leaves a socket on which nothing listens.
 func bind(path string) error {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -112,7 +116,7 @@ func bind(path string) error {
 	return l.Close()
 }
 
-// TestReadAround: what the kernel is set to is read in the namespace of the gateway.
+// TestReadAround: kernel settings are read in the gateway's namespace.
 func TestReadAround(t *testing.T) {
 	h := lab.New(t, "gateway")[0]
 	for _, value := range []int{2, 1} {

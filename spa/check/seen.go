@@ -11,7 +11,7 @@ import (
 
 // What a scanner sees of this host.
 
-// checkIngress looks for knocks that are dropped before the sniffer sees them.
+// checkIngress looks for rules that drop knocks before the sniffer sees them.
 func checkIngress(c *config.Config, h *host) []Finding {
 	if h.rules == nil {
 		return nil
@@ -33,11 +33,10 @@ func checkIngress(c *config.Config, h *host) []Finding {
 	return found
 }
 
-// probePorts are ports on which hardly anything ever listens: what becomes of them is what becomes
-// of a closed port.
+// probePorts are ports on which programs hardly ever listen: they show how closed ports behave.
 var probePorts = []uint16{1, 4, 6, 8, 10, 12}
 
-// checkClosed tells whether guarded ports look like the other closed ports of this host.
+// checkClosed checks whether guarded ports look like the other closed ports of this host.
 func checkClosed(c *config.Config, h *host) []Finding {
 	if h.rules == nil || c.Firewall.Mode == "admit" || c.Firewall.Backend == "dry-run" || len(c.Services) == 0 {
 		return nil
@@ -60,7 +59,7 @@ func checkClosed(c *config.Config, h *host) []Finding {
 	return nil
 }
 
-// hides compares the answer of guarded ports with that of others.
+// hides compares the answers of guarded ports with those of others.
 func hides(closed string, answers, icmp bool) []Finding {
 	switch {
 	case answers && closed == "drop":
@@ -79,8 +78,8 @@ func hides(closed string, answers, icmp bool) []Finding {
 	return nil
 }
 
-// checkKnockSeen looks for a knock port that the host's own firewall lets through where it drops its
-// neighbours: the host answers there that the port is closed, and a scanner sees which one it is.
+// checkKnockSeen looks for a knock port that the host's firewall accepts although it drops the neighbouring ports: the
+// host replies there that the port is closed, which reveals it to a scanner.
 func checkKnockSeen(c *config.Config, h *host) []Finding {
 	if h.rules == nil {
 		return nil
@@ -108,8 +107,8 @@ func checkKnockSeen(c *config.Config, h *host) []Finding {
 	return found
 }
 
-// standsOut returns the command that shuts a port which the host's firewall lets through, where it
-// drops others and those next to it.
+// standsOut returns the command that shuts a port which the host's firewall accepts although it drops other ports and
+// the neighbouring ones.
 func (h *host) standsOut(c *config.Config, a approach, port uint16) (string, bool) {
 	packet := packetTo(a, service.UDP, port)
 	o := h.rules.Judge(packet)

@@ -11,7 +11,7 @@ import (
 	"sallyport/spa/config"
 )
 
-// checkKnockPorts looks for programs on knock ports that are said to be ours alone.
+// checkKnockPorts looks for programs on knock ports that are not set to shared.
 func checkKnockPorts(c *config.Config, h *host) []Finding {
 	var found []Finding
 	for _, k := range c.KnockPorts {
@@ -19,8 +19,8 @@ func checkKnockPorts(c *config.Config, h *host) []Finding {
 		if !k.Shared && len(served) > 0 {
 			found = append(found, Finding{
 				Severity: Warning, Subject: "knock_ports",
-				Text: fmt.Sprintf("%s on this host serves udp/%d too: connection tracking is kept from seeing what comes and "+
-					"goes there, and what answers shows the port", by(served), k.Port),
+				Text: fmt.Sprintf("%s on this host serves udp/%d too: packets there are not tracked, and its answers reveal "+
+					"the port", by(served), k.Port),
 				Advice: fmt.Sprintf("# take another port, or write { port = %d, shared = true }", k.Port),
 			})
 		}
@@ -36,7 +36,7 @@ func checkKnockPorts(c *config.Config, h *host) []Finding {
 	return found
 }
 
-// by names who holds sockets, as far as that is known.
+// by names the programs that hold sockets, as far as known.
 func by(ls []listener) string {
 	var names []string
 	for _, l := range ls {
@@ -49,8 +49,8 @@ func by(ls []listener) string {
 	return strings.Join(names, ", ")
 }
 
-// checkServed looks for services behind whose ports there is nothing. A range is seldom used as a
-// whole, and a UDP service may come to be when it is wanted.
+// checkServed looks for services without a program behind their ports. It skips ranges, which are seldom used
+// completely, and UDP services, which may start on demand.
 func checkServed(c *config.Config, h *host) []Finding {
 	if h.listeners == nil {
 		return nil
@@ -60,16 +60,16 @@ func checkServed(c *config.Config, h *host) []Finding {
 		if expected(s) && !h.served(c, s) {
 			found = append(found, Finding{
 				Severity: Notice, Subject: "service." + s.Name,
-				Text:   fmt.Sprintf("nothing on this host listens on %s, but for itself", portList(s.Ports)),
-				Advice: "# start what serves it, on an address that clients reach, or take the service out",
+				Text:   fmt.Sprintf("nothing on this host listens on %s except on loopback", portList(s.Ports)),
+				Advice: "# start what serves it, on an address that clients reach, or remove the service",
 			})
 		}
 	}
 	return found
 }
 
-// checkShutHere looks for programs of this host at ports that belong only to services at other
-// addresses. The guard shuts such a port here to everyone.
+// checkShutHere looks for programs of this host on ports that belong only to services at other addresses. The guard
+// shuts such a port here to everyone.
 func checkShutHere(c *config.Config, h *host) []Finding {
 	if c.Firewall.Backend == "dry-run" {
 		return nil
@@ -100,8 +100,8 @@ func checkShutHere(c *config.Config, h *host) []Finding {
 	return found
 }
 
-// opensHere reports whether a service can open a socket of this host: one that has no addresses of
-// its own, or that of the socket among them.
+// opensHere reports whether a service can open a socket of this host: a service without addresses, or one with the
+// socket's address among them.
 func (h *host) opensHere(c *config.Config, l listener) bool {
 	return slices.ContainsFunc(c.Services, func(s config.Service) bool {
 		if !contains(s.Ports, l.Proto, l.local.Port()) {
@@ -113,18 +113,18 @@ func (h *host) opensHere(c *config.Config, l listener) bool {
 	})
 }
 
-// has reports whether an address is one of this host's.
+// has reports whether an address belongs to this host.
 func (h *host) has(a netip.Addr) bool {
 	return slices.ContainsFunc(h.links, func(l survey.Link) bool { return l.Own(a.WithZone("")) })
 }
 
-// expected reports whether something should wait at a port of the service at all times.
+// expected reports whether a program should always listen on a port of the service.
 func expected(s config.Service) bool {
 	return len(s.Ports) > 0 && len(s.Addresses) == 0 &&
 		!slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Proto != service.TCP || p.Low != p.High })
 }
 
-// served reports whether something waits at a port of the service, here or where DNAT leads.
+// served reports whether a program listens on a port of the service, here or at the target of DNAT.
 func (h *host) served(c *config.Config, s config.Service) bool {
 	ways := h.approaches(c)
 	for _, p := range s.Ports {

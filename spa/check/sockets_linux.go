@@ -15,16 +15,15 @@ import (
 	"sallyport/keys/service"
 )
 
-// listeners returns the sockets of this network namespace that wait for what comes from others, as
-// proc_pid_net(5) lists them, and who holds them. The error is about who holds them: without
-// privilege only one's own are known.
+// listeners returns the sockets of this network namespace that wait for packets from others, as in proc_pid_net(5), and
+// the processes that hold them. The error is about the processes: without privileges only one's own are visible.
 func listeners() ([]listener, error) {
-	found := []listener{} // not nil: it has been looked
+	found := []listener{} // not nil: it was inspected
 	byInode := make(map[string][]int)
 	for _, file := range []struct {
 		name  string
 		proto service.Proto
-		state string // TCP_LISTEN; a UDP socket that is bound and not connected is TCP_CLOSE
+		state string // TCP_LISTEN; an unconnected UDP socket is in TCP_CLOSE
 	}{{"tcp", service.TCP, "0A"}, {"tcp6", service.TCP, "0A"}, {"udp", service.UDP, "07"}, {"udp6", service.UDP, "07"}} {
 		lines, err := fields("/proc/thread-self/net/"+file.name, 10)
 		if err != nil {
@@ -53,7 +52,7 @@ func listeners() ([]listener, error) {
 	return found, err
 }
 
-// parseSocket reads "0100007F:0016": the address in words of the machine's byte order.
+// parseSocket parses "0100007F:0016": the address in words of the machine's byte order.
 func parseSocket(text string) (netip.AddrPort, bool) {
 	host, port, _ := strings.Cut(text, ":")
 	b, err := hex.DecodeString(host)
@@ -68,8 +67,8 @@ func parseSocket(text string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(a.Unmap(), uint16(n)), ok
 }
 
-// holders tells of each socket that a process holds. It ends with the first error of those that
-// mean that not all could be seen.
+// holders calls tell for each socket that a process holds. It stops at the first error which means that not all can be
+// seen.
 func holders(tell func(inode, name string, pid int)) error {
 	processes, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -86,14 +85,14 @@ func holders(tell func(inode, name string, pid int)) error {
 		}
 		comm, err := os.ReadFile(dir + "/comm")
 		if err != nil {
-			continue // it ended meanwhile
+			continue // it has ended
 		}
 		pid, err := strconv.Atoi(filepath.Base(dir))
 		if err != nil {
 			continue
 		}
 		for _, fd := range fds {
-			target, _ := os.Readlink(dir + "/fd/" + fd.Name()) // "" where it was closed meanwhile
+			target, _ := os.Readlink(dir + "/fd/" + fd.Name()) // "" if it has been closed
 			if inode, ok := strings.CutPrefix(target, "socket:["); ok {
 				tell(strings.TrimSuffix(inode, "]"), quote.Printable(strings.TrimSpace(string(comm))), pid)
 			}

@@ -9,8 +9,8 @@ import (
 	"sallyport/spa/config"
 )
 
-// What the machine's own files say: which units start at boot, and what they do to rule sets.
-// systemd is not asked, so that this holds also where it does not run.
+// What the machine's files say: which units start at boot, and what they do to rule sets. This does not query systemd,
+// so that it also works if systemd is not running.
 
 // bySystemd reports whether systemd has booted the machine (sd_booted(3)).
 func (h *host) bySystemd() bool {
@@ -18,7 +18,7 @@ func (h *host) bySystemd() bool {
 	return err == nil && fi.IsDir()
 }
 
-// enabled reports whether something wants a unit at boot.
+// enabled reports whether a unit is started at boot.
 func (h *host) enabled(unit string) bool {
 	for _, pattern := range []string{"*.wants", "*.requires"} {
 		found, err := filepath.Glob(filepath.Join(h.root, "etc/systemd/system", pattern, unit))
@@ -29,7 +29,7 @@ func (h *host) enabled(unit string) bool {
 	return false
 }
 
-// checkBoot looks whether the guard is loaded before the network at boot, and the server comes up.
+// checkBoot checks whether the guard is loaded before the network at boot, and whether the server starts.
 func checkBoot(c *config.Config, h *host) []Finding {
 	if !h.bySystemd() || len(c.Services) == 0 {
 		return nil
@@ -51,15 +51,15 @@ func checkBoot(c *config.Config, h *host) []Finding {
 	}}
 }
 
-// A flusher empties rule sets when it is started, stopped or reloaded.
+// flusher is a unit that empties rule sets when it is started, stopped or reloaded.
 type flusher struct {
 	unit     string
-	nft      func(h *host) bool // whether it takes the tables of others with it
+	nft      func(h *host) bool // whether it also removes other programs' tables
 	iptables func(h *host) bool
 }
 
 var flushers = []flusher{
-	{"nftables.service", always, always}, // it does when it is stopped, whatever its file says
+	{"nftables.service", always, always}, // it does when it is stopped, whatever its file contains
 	{"netfilter-persistent.service", never, always},
 	{"iptables.service", never, always},
 	{"firewalld.service", never, func(h *host) bool {
@@ -87,8 +87,7 @@ func (h *host) says(path, text string) bool {
 	return false
 }
 
-// checkFlush looks for what empties rule sets, where nothing puts the guard back while no server
-// works here.
+// checkFlush looks for units that empty rule sets, if nothing restores the guard while no server is running.
 func checkFlush(c *config.Config, h *host) []Finding {
 	if c.Firewall.Backend == "dry-run" || c.Firewall.Mode == "admit" || len(c.Services) == 0 {
 		return nil
@@ -100,8 +99,8 @@ func checkFlush(c *config.Config, h *host) []Finding {
 	if c.Firewall.Persist == "file" && !iptables && !included {
 		found = append(found, Finding{
 			Severity: Warning, Subject: "firewall.persist",
-			Text: `"file", and /etc/nftables.conf has no table inet spa: whatever empties the rule set while the server ` +
-				`is dead opens the ports`,
+			Text: `"file", but /etc/nftables.conf has no table inet spa: a flush of the rule set while the server is dead ` +
+				`opens the ports`,
 			Advice: "spa-server guard --print > /etc/spa/guard.nft\n# and in /etc/nftables.conf: include " +
 				"\"/etc/spa/guard.nft\"; or persist = \"owner\"",
 		})
@@ -129,7 +128,7 @@ func checkFlush(c *config.Config, h *host) []Finding {
 	}
 	return append(found, Finding{
 		Severity: Warning, Subject: strings.Join(units, ", "),
-		Text: "enabled, and to reload or stop it empties the rule set, the guard with it: a running server puts it back " +
+		Text: "enabled, and reloading or stopping it flushes the rule set with the guard: a running server restores it " +
 			"at once, a dead one does not",
 		Advice: remedy(iptables),
 	})
@@ -142,7 +141,7 @@ func remedy(iptables bool) string {
 	return "spa-server guard --print\n# put that into the file that is loaded, and set persist = \"file\""
 }
 
-// stays reports whether the guard outlives a flush: the kernel lets a table have an owner.
+// stays reports whether the guard survives a flush: the kernel lets a table have an owner.
 func (h *host) stays(c *config.Config) bool {
 	if h.rules != nil {
 		if t, ok := h.rules.Table("inet", "spa"); ok {
@@ -152,7 +151,7 @@ func (h *host) stays(c *config.Config) bool {
 	return c.Firewall.Persist != "file" && h.persists
 }
 
-// flushing returns the enabled units that would empty what the guard is made of.
+// flushing returns the enabled units that would flush the guard's backend.
 func (h *host) flushing(iptables bool) []string {
 	var units []string
 	for _, f := range flushers {
@@ -167,9 +166,9 @@ func (h *host) flushing(iptables bool) []string {
 	return units
 }
 
-// includes reports whether a file of nft, or one that it includes, has a line that begins with these words.
+// includes reports whether an nft file, or a file that it includes, has a line that begins with these words.
 func (h *host) includes(path, text string, depth int) bool {
-	const deepest = 16 // as nft has it
+	const deepest = 16 // nft's limit
 	if depth > deepest {
 		return false
 	}

@@ -11,16 +11,16 @@ import (
 	"sallyport/spa/config"
 )
 
-// approach is a way to this host from outside: an address of it, and the interface before it.
+// approach is a path to this host from outside: one of its addresses, and the interface in front of it.
 type approach struct {
 	link string
 	to   netip.Addr
-	from netip.Addr   // whose way it is; not valid: a stranger's
-	as   []survey.Set // sets that a grant has put the sender in
+	from netip.Addr   // the sender; not valid: a stranger
+	as   []survey.Set // sets in which a grant has put the sender
 }
 
-// approaches returns the ways by which strangers come, one for each interface and family: of the
-// interfaces that knocks are expected on, or else of those that lead to the world, or else of all.
+// approaches returns the paths of strangers, one for each interface and family: on the interfaces where knocks are
+// expected, or else those of default routes, or else all.
 func (h *host) approaches(c *config.Config) []approach {
 	chosen := c.Capture.Interfaces
 	if len(chosen) == 0 {
@@ -35,7 +35,7 @@ func (h *host) approaches(c *config.Config) []approach {
 	return all
 }
 
-// waysTo returns the ways to one address of this host: by its interface, or by all if that is the loopback.
+// waysTo returns the paths to one address of this host: on its interface, or on all if that is the loopback.
 func (h *host) waysTo(c *config.Config, to netip.Addr) []approach {
 	for _, l := range h.untrusted(c) {
 		if l.Own(to.WithZone("")) {
@@ -48,7 +48,7 @@ func (h *host) waysTo(c *config.Config, to netip.Addr) []approach {
 	return h.waysThrough(c, to)
 }
 
-// untrusted returns the interfaces that strangers may be behind.
+// untrusted returns the interfaces where strangers may be.
 func (h *host) untrusted(c *config.Config) []survey.Link {
 	return slices.DeleteFunc(slices.Clone(h.links), func(l survey.Link) bool {
 		return !l.Up || l.Loopback || slices.Contains(c.Firewall.TrustedInterfaces, l.Name)
@@ -68,8 +68,8 @@ func (h *host) approachesBy(l survey.Link) []approach {
 	return found
 }
 
-// reachedBy returns the addresses of this host that are reached from afar by an interface: its own
-// first, then one of each of its local routes and of those by way of the loopback.
+// reachedBy returns the addresses of this host that are reachable from outside on an interface: its own first, then one
+// of each of its local routes and of those on the loopback.
 func (h *host) reachedBy(l survey.Link) []netip.Addr {
 	var found []netip.Addr
 	for _, prefix := range l.Prefixes {
@@ -85,14 +85,14 @@ func (h *host) reachedBy(l survey.Link) []netip.Addr {
 			if a := prefix.Addr(); prefix.IsSingleIP() {
 				found = append(found, a)
 			} else {
-				found = append(found, a.Next()) // the first may be a network's own
+				found = append(found, a.Next()) // the first may be the network address
 			}
 		}
 	}
 	return found
 }
 
-// judge says what becomes of a port in one family: the best that any way to the host offers.
+// judge returns the outcome for a port in one family: the best of all paths to the host.
 func (h *host) judge(ways []approach, is4 bool, proto service.Proto, port uint16,
 	members ...survey.Set) (survey.Outcome, bool) {
 	var best survey.Outcome
@@ -111,12 +111,12 @@ func (h *host) judge(ways []approach, is4 bool, proto service.Proto, port uint16
 	return best, found
 }
 
-// rank orders outcomes from the one that lets in.
+// rank orders outcomes, with the ones that let in first.
 func rank(o survey.Outcome) int {
 	return [...]int{survey.Passes: 0, survey.Perhaps: 1, survey.Drops: 2}[o.Verdict]
 }
 
-// checkTables asks what other tables do with the ports that grants open.
+// checkTables checks what other tables do with the ports that grants open.
 func checkTables(c *config.Config, h *host) []Finding {
 	if h.rules == nil || c.Firewall.Backend == "dry-run" {
 		return nil
@@ -126,20 +126,20 @@ func checkTables(c *config.Config, h *host) []Finding {
 	}
 	found := collect(h.destinations(c), h, func(o survey.Outcome) (Finding, survey.Place) {
 		if o.Sources && h.from.IsValid() {
-			return Finding{}, o.At // whether that concerns the client, checkFrom says
+			return Finding{}, o.At // checkFrom reports whether that concerns the client
 		}
 		return blocked(o), o.At
 	})
 	return append(found, checkUntracked(c, h)...)
 }
 
-// A destination is ports that grants open, and the ways to them.
+// destination is ports that grants open, and the paths to them.
 type destination struct {
 	ports []service.Ports
 	ways  []approach
 }
 
-// destinations are this host, and each address at which a service is.
+// destinations returns this host, and each address of a service.
 func (h *host) destinations(c *config.Config) []destination {
 	here := destination{ways: h.approaches(c)}
 	var others []destination
@@ -154,7 +154,7 @@ func (h *host) destinations(c *config.Config) []destination {
 	return append([]destination{here}, others...)
 }
 
-// waysBy returns the ways to an address of this host or of a machine behind it.
+// waysBy returns the paths to an address of this host or of a machine behind it.
 func (h *host) waysBy(c *config.Config, to netip.Addr) []approach {
 	if ways := h.waysTo(c, to); len(ways) > 0 {
 		return ways
@@ -162,7 +162,7 @@ func (h *host) waysBy(c *config.Config, to netip.Addr) []approach {
 	return h.waysThrough(c, to)
 }
 
-// waysThrough returns the ways to an address by each interface that strangers come by.
+// waysThrough returns the paths to an address on each interface where strangers arrive.
 func (h *host) waysThrough(c *config.Config, to netip.Addr) []approach {
 	var ways []approach
 	for _, a := range h.approaches(c) {
@@ -173,18 +173,18 @@ func (h *host) waysThrough(c *config.Config, to netip.Addr) []approach {
 	return ways
 }
 
-// blocked words an outcome that does not let in; the zero Finding is one that does.
+// blocked returns the finding for an outcome that does not let in, else the zero Finding.
 func blocked(o survey.Outcome) Finding {
 	switch {
 	case o.Verdict == survey.Passes:
 		return Finding{}
 	case o.Verdict == survey.Perhaps:
-		return Finding{Severity: Notice, Text: "may drop new connections to %s: a condition in it cannot be judged from here"}
+		return Finding{Severity: Notice, Text: "may drop new connections to %s: a condition in it cannot be evaluated here"}
 	case o.Sources:
 		return Finding{Severity: Notice, Text: "drops new connections to %s, except from certain addresses: a client with " +
-			"a grant elsewhere does not get in"}
+			"a grant for another address does not get in"}
 	case o.Forwarded.IsValid() && o.Redirected:
-		return Finding{Severity: Problem, Text: "drops what is led from %s to " + o.Forwarded.String() +
+		return Finding{Severity: Problem, Text: "drops packets redirected from %s to " + o.Forwarded.String() +
 			": the guard cannot open what another table drops"}
 	case o.Forwarded.IsValid():
 		return Finding{Severity: Problem, Text: "drops new connections to %s at " + o.Forwarded.Addr().String() +
@@ -204,7 +204,7 @@ func checkUntracked(c *config.Config, h *host) []Finding {
 	})
 }
 
-// collect judges every guarded port in both families, and words what is found once for each place.
+// collect judges every guarded port in both families, and returns one finding for each place.
 func collect(to []destination, h *host, word func(survey.Outcome) (Finding, survey.Place)) []Finding {
 	type subject struct {
 		at   survey.Place
@@ -244,7 +244,7 @@ func collect(to []destination, h *host, word func(survey.Outcome) (Finding, surv
 type said struct {
 	Finding
 	at    survey.Place
-	from  netip.Addr // whom it is about; not valid: strangers
+	from  netip.Addr // the client; not valid: strangers
 	ports []service.Ports
 }
 
@@ -276,7 +276,7 @@ func (s *said) finding() Finding {
 		if s.from.IsValid() {
 			command = s.at.AllowFrom(s.from, p)
 		}
-		if !slices.Contains(commands, command) { // one may be about all ports
+		if !slices.Contains(commands, command) { // a command may be for all ports
 			commands = append(commands, command)
 		}
 	}
@@ -305,8 +305,8 @@ func each(ranges []service.Ports, do func(service.Proto, uint16)) {
 	}
 }
 
-// checkAdmit looks at the administrator's own table where grants go into it: a stranger has to be
-// kept out, and whoever is in a set has to be let in.
+// checkAdmit checks the administrator's own table in mode admit: it must keep strangers out, and let the members of the
+// sets in.
 func checkAdmit(c *config.Config, h *host, ways []approach) []Finding {
 	found := collect(h.destinations(c), h, func(o survey.Outcome) (Finding, survey.Place) {
 		return open(c, o),
@@ -329,20 +329,20 @@ func checkAdmit(c *config.Config, h *host, ways []approach) []Finding {
 	return found
 }
 
-// open words an outcome that lets a stranger in.
+// open returns the finding for an outcome that lets a stranger in.
 func open(c *config.Config, o survey.Outcome) Finding {
 	switch o.Verdict {
 	case survey.Passes:
 		return Finding{Severity: Problem, Text: "%s is open to strangers: with mode = \"admit\" nothing but the table " +
 			c.Firewall.Admit.Table + " keeps it shut, and that does not"}
 	case survey.Perhaps:
-		return Finding{Severity: Notice, Text: "%s may be open to strangers: a rule of another table cannot be judged " +
-			"from here: " + o.At.String()}
+		return Finding{Severity: Notice, Text: "%s may be open to strangers: a rule of another table cannot be evaluated " +
+			"here: " + o.At.String()}
 	}
 	return Finding{}
 }
 
-// checkAdmitted looks whether whoever is in a set is let in.
+// checkAdmitted checks whether the members of a set are let in.
 func checkAdmitted(c *config.Config, h *host, ways []approach, is4 bool, family, name string) []Finding {
 	set := survey.Set{Family: c.Firewall.Admit.Family, Table: c.Firewall.Admit.Table, Name: name}
 	s := said{Finding: Finding{Severity: Problem}}
@@ -358,7 +358,7 @@ func checkAdmitted(c *config.Config, h *host, ways []approach, is4 bool, family,
 	addr := map[bool]string{true: "ip", false: "ip6"}[is4]
 	return []Finding{{
 		Severity: Problem, Subject: "firewall.admit",
-		Text: fmt.Sprintf("over %s no rule lets the members of the set %s in to %s: %s drops them too", family, name,
+		Text: fmt.Sprintf("over %s no rule admits the members of the set %s to %s: %s drops them too", family, name,
 			portList(s.ports), s.at),
 		Advice: fmt.Sprintf("# add a rule to the chain that drops: %s saddr . meta l4proto . th dport @%s accept", addr,
 			name),

@@ -13,18 +13,18 @@ import (
 // socketUnit is a unit of systemd that listens for a service.
 type socketUnit struct {
 	name    string
-	service string // the unit that is started
-	program string // the name of what that runs; empty: not known
+	service string // the unit that it starts
+	program string // the name of the program; empty: unknown
 	ports   []service.Service
 }
 
-// unitDirs is where units are, the first that has one first (systemd.unit(5)).
+// unitDirs are the directories of units; the first that has a unit wins (systemd.unit(5)).
 var unitDirs = []string{
 	"etc/systemd/system", "run/systemd/system", "run/systemd/generator",
 	"usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system",
 }
 
-// socketUnits reads all units that listen at ports.
+// socketUnits reads all units that listen on ports.
 func socketUnits(root string) []socketUnit {
 	var names []string
 	for _, dir := range unitDirs {
@@ -71,7 +71,7 @@ func readSocketUnit(root, name string) socketUnit {
 	return u
 }
 
-// listenPort reads "22", "0.0.0.0:22" or "[::]:22".
+// listenPort parses "22", "0.0.0.0:22" or "[::]:22".
 func listenPort(value string) (uint16, bool) {
 	if strings.HasPrefix(value, "vsock:") {
 		return 0, false
@@ -80,7 +80,7 @@ func listenPort(value string) (uint16, bool) {
 	return uint16(port), err == nil
 }
 
-// unitFile is what a unit says, by key. An empty value takes back those before it.
+// unitFile is the contents of a unit by key. An empty value resets the earlier ones.
 type unitFile map[string][]string
 
 func (f unitFile) last(key string) string {
@@ -91,7 +91,7 @@ func (f unitFile) last(key string) string {
 	return values[len(values)-1]
 }
 
-// readUnit reads a unit and what is dropped in beside it.
+// readUnit reads a unit and its drop-ins.
 func readUnit(root, name string) unitFile {
 	f := make(unitFile)
 	for _, dir := range unitDirs {
@@ -122,7 +122,7 @@ func readUnit(root, name string) unitFile {
 	return f
 }
 
-// read adds what a file says, and reports whether there is one.
+// read adds the contents of a file, and reports whether it exists.
 func (f unitFile) read(path string) bool {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -142,7 +142,7 @@ func (f unitFile) read(path string) bool {
 	return true
 }
 
-// unitOf returns the unit by which systemd holds a socket.
+// unitOf returns the unit through which systemd holds a socket.
 func unitOf(l listener, units []socketUnit) (socketUnit, bool) {
 	if !slices.Contains(l.held, "systemd") {
 		return socketUnit{}, false
@@ -156,7 +156,7 @@ func unitOf(l listener, units []socketUnit) (socketUnit, bool) {
 	return units[i], true
 }
 
-// startsSSH reports whether an ssh server answers at the unit's ports.
+// startsSSH reports whether an ssh server answers on the unit's ports.
 func (u socketUnit) startsSSH() bool {
 	return u.name == "ssh.socket" || u.name == "sshd.socket" || slices.Contains(sshServers, u.program)
 }

@@ -13,7 +13,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// besideTests are about a second port of what a service guards.
+// besideTests are about a second port of a guarded service.
 func besideTests() []hostTest {
 	web, unit := services("tcp/443"), func(s *scene, name, text string) { s.file("etc/systemd/system/"+name, text) }
 	open := also("tcp dport { 80, 443 }")
@@ -21,7 +21,8 @@ func besideTests() []hostTest {
 		{name: "the same process", config: web, spoil: func(s *scene) {
 			beside(open)(s)
 			s.hold("webd", "0.0.0.0:443", "0.0.0.0:80")
-		}, want: Warning, says: []string{"tcp/80", "webd serves the guarded tcp/443 and listens at [::]:80 too", "strangers reach it", `add "tcp/80" to the ports of service.s443`}},
+		}, want: Warning, says: []string{"tcp/80", "webd serves the guarded tcp/443 and listens at [::]:80 too",
+			"strangers reach it", `add "tcp/80" to the ports of service.s443`}},
 		{name: "the same process over IPv6", config: web, spoil: func(s *scene) {
 			beside(open)(s)
 			s.hold("webd", "0.0.0.0:443", "[2001:db8::1]:80")
@@ -101,29 +102,38 @@ func knockTests() []hostTest {
 	}
 	return []hostTest{
 		{name: "knock port let through", spoil: beside(also("udp dport 62201")),
-			want: Warning, says: []string{"knock_ports", "lets udp/62201 through and drops other ports", "nft delete rule inet filter input handle"}},
+			want: Warning, says: []string{"knock_ports", "lets udp/62201 through and drops other ports",
+				"nft delete rule inet filter input handle"}},
 		{name: "knock port let through with others", spoil: beside(also("udp dport { 53, 62201 }")),
 			want: Warning, says: []string{"knock_ports", "take udp/62201 out of table inet filter, chain input, rule handle"}},
 		{name: "knock port let through where others are rejected", spoil: func(s *scene) {
-			withRules("table inet filter { chain input { type filter hook input priority 0; ct state established accept; tcp dport 22 accept; udp dport 62201 accept; meta l4proto udp reject; drop; }\n}")(s)
+			withRules("table inet filter { chain input { type filter hook input priority 0; ct state established accept; tcp " +
+				"dport 22 accept; udp dport 62201 accept; meta l4proto udp reject; drop; }\n}")(s)
 		}, want: Warning, says: []string{"knock_ports", "lets udp/62201 through"}},
 		{name: "knock port let through by ufw", spoil: ufw("-A ufw-user-input -p udp --dport 62201 -j ACCEPT\n"),
 			want: Warning, says: []string{"knock_ports", "ufw delete allow 62201/udp"}},
 		{name: "knock port let through by firewalld", spoil: func(s *scene) {
-			withRules("table inet firewalld { chain filter_IN_public_allow { tcp dport 22 accept; udp dport 62201 accept; }\nchain filter_IN_public { jump filter_IN_public_allow\nreject with icmpx admin-prohibited\n}\nchain filter_INPUT { type filter hook input priority 10; ct state established accept; iifname lo accept; goto filter_IN_public; }\n}")(s)
+			withRules("table inet firewalld { chain filter_IN_public_allow { tcp dport 22 accept; udp dport 62201 accept; " +
+				"}\nchain filter_IN_public { jump filter_IN_public_allow\nreject with icmpx admin-prohibited\n}\nchain " +
+				"filter_INPUT { type filter hook input priority 10; ct state established accept; iifname lo accept; goto " +
+				"filter_IN_public; }\n}")(s)
 		}, want: Warning, says: []string{"knock_ports", "firewall-cmd --zone=public --remove-port=62201/udp"}},
 		{name: "knock port dropped by ufw", spoil: ufw("")},
 		{name: "knock port among a range that passes", spoil: beside(also("udp dport 60000-65000"))},
 		{name: "knock port let through for some", spoil: beside(also("ip saddr 203.0.113.0/24 udp dport 62201"))},
-		{name: "shared knock port let through", config: func(c *config.Config) { c.KnockPorts = []config.KnockPort{{Port: 443, Shared: true}} }, spoil: func(s *scene) {
-			beside(also("udp dport 443"))(s)
-			s.listenUDP("0.0.0.0:443")
-		}},
-		{name: "knock port let through by a chain of another table", spoil: beside(also("udp dport 62201") + "table inet t { chain c { type filter hook input priority 10; udp dport != 123 drop; }\n}\n")},
+		{name: "shared knock port let through",
+			config: func(c *config.Config) { c.KnockPorts = []config.KnockPort{{Port: 443, Shared: true}} },
+			spoil: func(s *scene) {
+				beside(also("udp dport 443"))(s)
+				s.listenUDP("0.0.0.0:443")
+			}},
+		{name: "knock port let through by a chain of another table",
+			spoil: beside(also("udp dport 62201") + "table inet t { chain c { type filter hook input priority 10; udp " +
+				"dport != 123 drop; }\n}\n")},
 	}
 }
 
-// addressTests are about services that are not at this host's addresses.
+// addressTests are about services at other addresses than this host's.
 func addressTests() []hostTest {
 	at := func(addresses ...string) func(*config.Config) {
 		return func(c *config.Config) {
@@ -137,8 +147,10 @@ func addressTests() []hostTest {
 			"\n}\n}\n")
 	}
 	return []hostTest{
-		{name: "shut here to everyone", config: at("198.51.100.5"), want: Notice, says: []string{"service.ssh", "listens on tcp/22 of this host: there the guard shuts the port to everyone", `ports = ["tcp/22"]`}},
-		{name: "opened here by another service", config: func(c *config.Config) { at("198.51.100.5")(c); services("tcp/22")(c) }},
+		{name: "shut here to everyone", config: at("198.51.100.5"), want: Notice, says: []string{"service.ssh",
+			"listens on tcp/22 of this host: there the guard shuts the port to everyone", `ports = ["tcp/22"]`}},
+		{name: "opened here by another service",
+			config: func(c *config.Config) { at("198.51.100.5")(c); services("tcp/22")(c) }},
 		{name: "at an address of this host", config: at("192.0.2.1")},
 		{name: "at another address of this host", config: func(c *config.Config) {
 			services("tcp/80")(c)
@@ -150,12 +162,15 @@ func addressTests() []hostTest {
 		{name: "nothing listens here", config: behind},
 		{name: "listens on loopback only", config: behind, spoil: func(s *scene) { s.hold("web", "127.0.0.1:23") }},
 		{name: "dropped on the way", config: behind, spoil: forwarding("drop", "ip daddr 198.51.100.6 accept"),
-			want: Problem, says: []string{"table inet f, chain c, policy drop", "drops new connections to tcp/23 at 198.51.100.5", "nft insert rule inet f c ip daddr 198.51.100.5 tcp dport 23 accept"}},
-		{name: "let through on the way", config: behind, spoil: forwarding("drop", "ip daddr 198.51.100.5 tcp dport 23 accept")},
+			want: Problem, says: []string{"table inet f, chain c, policy drop",
+				"drops new connections to tcp/23 at 198.51.100.5",
+				"nft insert rule inet f c ip daddr 198.51.100.5 tcp dport 23 accept"}},
+		{name: "let through on the way", config: behind,
+			spoil: forwarding("drop", "ip daddr 198.51.100.5 tcp dport 23 accept")},
 	}
 }
 
-// bridgeTests are about bridges that lead to machines of services, whatever the host's routing has passed.
+// bridgeTests are about bridges to machines of services.
 func bridgeTests() []hostTest {
 	bridged := func(ports int, sysctls ...string) func(*scene) {
 		return func(s *scene) {
@@ -177,9 +192,11 @@ func bridgeTests() []hostTest {
 	}
 	return []hostTest{
 		{name: "not seen", config: behind, spoil: bridged(2, "filter-vlan-tagged"),
-			want: Warning, says: []string{"service.s23.addresses", "198.51.100.5 is behind the bridge br0", "without a knock", "sysctl -w net.bridge.bridge-nf-call-iptables=1"}},
+			want: Warning, says: []string{"service.s23.addresses", "198.51.100.5 is behind the bridge br0", "without a knock",
+				"sysctl -w net.bridge.bridge-nf-call-iptables=1"}},
 		{name: "tagged ones not seen", config: behind, spoil: bridged(2, "call-iptables"),
-			want: Warning, says: []string{"service.s23.addresses", "VLAN or priority tag", "sysctl -w net.bridge.bridge-nf-filter-vlan-tagged=1"}},
+			want: Warning, says: []string{"service.s23.addresses", "VLAN or priority tag",
+				"sysctl -w net.bridge.bridge-nf-filter-vlan-tagged=1"}},
 		{name: "seen", config: behind, spoil: bridged(2, "call-iptables", "filter-vlan-tagged")},
 		{name: "seen, by the bridge's own setting", config: behind, spoil: func(s *scene) {
 			bridged(2, "filter-vlan-tagged")(s)
@@ -198,7 +215,7 @@ func bridgeTests() []hostTest {
 	}
 }
 
-// TestBridgeFamilies: what a bridge's own setting is for one family says nothing of the other.
+// TestBridgeFamilies: a bridge's setting for one family does not affect the other.
 func TestBridgeFamilies(t *testing.T) {
 	bridge := &survey.Bridge{Ports: 2, Calls4: true}
 	b := bridging{loaded: true}
@@ -211,7 +228,7 @@ func TestBridgeFamilies(t *testing.T) {
 	}
 }
 
-// TestWays: each other way to a service is named, and what is none is not.
+// TestWays: each other way to a service is reported, and nothing else.
 func TestWays(t *testing.T) {
 	lab.NeedProgram(t, "nft", "apt-get install nftables")
 	for name, tests := range map[string][]hostTest{"beside": besideTests(), "knock": knockTests(),

@@ -23,7 +23,7 @@ func (system) Changes() (<-chan struct{}, func()) {
 	}
 }
 
-// routing opens the socket that tells changes.
+// routing opens the routing socket.
 func routing() (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -38,8 +38,8 @@ func routing() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "rtnetlink"), nil
 }
 
-// listen tells of each message, or of several at once. What it says does not matter: it is looked
-// up what has changed. That messages were lost (ENOBUFS) is a change like any other.
+// listen reports each message, or several at once. The contents do not matter: the receiver looks up what has changed.
+// Lost messages (ENOBUFS) count as a change too.
 func listen(socket *os.File, changes chan<- struct{}) {
 	buf := make([]byte, 1<<16)
 	for {

@@ -2,5 +2,5 @@
 
 package client
 
-// Changes looks again every few seconds.
+// Changes polls every few seconds.
 func (system) Changes() (<-chan struct{}, func()) { return polled() }

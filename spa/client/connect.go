@@ -11,15 +11,15 @@ import (
 	"sallyport/keys/service"
 )
 
-// PortError is returned where it is not clear to which port of a service to
-// connect, or where the port that was asked for is not the service's.
+// PortError is returned if it is unclear which port of a service to connect to, or if the requested port does not
+// belong to the service.
 type PortError struct {
 	Service service.Service
-	Ports   []service.Ports // that the service has, as far as it is known
-	Port    uint16          // asked for; 0: none was
+	Ports   []service.Ports // of the service, as far as known
+	Port    uint16          // requested; 0: none was
 }
 
-// Error says what the service has.
+// Error says which ports the service has.
 func (e *PortError) Error() string {
 	var all []string
 	for _, p := range e.Ports {
@@ -37,15 +37,14 @@ func (e *PortError) Error() string {
 	return fmt.Sprintf("%s has several TCP ports: %s", e.Service, has)
 }
 
-// HasTCP reports whether there is a port of the service at all that a connection can go to.
+// HasTCP reports whether the service has a port for TCP connections.
 func (e *PortError) HasTCP() bool {
 	_, ok := FirstTCP(e.Ports)
 	return ok
 }
 
-// OnlyPort returns the port among some that a connection to a service goes to: the one
-// asked for, if it is one of them, or with 0 the only TCP port. Else it
-// returns a [*PortError].
+// OnlyPort returns the port for a connection to a service: the requested one, if the service has it, or, for 0, the
+// only TCP port. Otherwise it returns a [*PortError].
 func OnlyPort(s service.Service, all []service.Ports, asked uint16) (uint16, error) {
 	var only uint16
 	tcp := 0
@@ -65,7 +64,7 @@ func OnlyPort(s service.Service, all []service.Ports, asked uint16) (uint16, err
 	return only, nil
 }
 
-// connect connects to what an answer opened.
+// connect connects to the port that an answer opened.
 func (p *Plan) connect(ctx context.Context, a Answer) (net.Conn, error) {
 	if a.conn != nil {
 		return a.conn, nil
@@ -90,7 +89,7 @@ func (p *Plan) connect(ctx context.Context, a Answer) (net.Conn, error) {
 	return nil, err
 }
 
-// try connects to one of some addresses; those left have an equal part of the time.
+// try connects to one of several addresses; those left share the time equally.
 func (p *Plan) try(ctx context.Context, local netip.Addr, to netip.AddrPort, left int) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
@@ -104,8 +103,8 @@ func (p *Plan) try(ctx context.Context, local netip.Addr, to netip.AddrPort, lef
 	return conn, nil
 }
 
-// portOf is the port that a connection by an answer's grant goes to. What a receipt
-// tells counts; it may not tell all.
+// portOf returns the port for a connection through an answer's grant. The receipt's ports count, but it may not list
+// all.
 func (p *Plan) portOf(a Answer) (uint16, error) {
 	service := p.Command.Services[0]
 	if a.Receipt == nil || len(a.Receipt.Services) == 0 {

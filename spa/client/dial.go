@@ -10,25 +10,22 @@ import (
 	"sallyport/spa"
 )
 
-// attemptDelay is the head start of the family that was granted first: the
-// Connection Attempt Delay of RFC 8305, section 5.
+// attemptDelay is the head start of the family granted first: the Connection Attempt Delay of RFC 8305, section 5.
 const attemptDelay = 250 * time.Millisecond
 
-// Dial knocks and connects to a TCP port of the one service that the command opens,
-// as soon as the gateway has granted it: in the family that was granted. Where both
-// are, the one granted first has a head start of 250 ms, as RFC 8305 has it. Port 0 is the
-// only TCP port that the service has, by the receipt.
+// Dial knocks and connects to a TCP port of the command's one service as soon as the gateway has granted it, in the
+// family that was granted. If both were, the one granted first has a head start of 250 ms (RFC 8305). Port 0 means the
+// service's only TCP port, by the receipt.
 //
-// Where the gateway sends no receipts it is the port itself that is tried until it
-// accepts, and that connection is returned. Where receipts should come and none did, the port
-// is tried once: it may be open all the same. Then there is a connection, and no answer is Opened.
+// If the gateway sends no receipts, Dial tries the port until it accepts and returns that connection. If receipts
+// should come but none did, it tries the port once, since it may be open anyway. Then there is a connection although no
+// answer is Opened.
 //
-// The answers are those that came before the connection stood; they are returned
-// with an error too. The error wraps [ErrNoAnswer] or is a [*RefusedError] where nothing
-// was granted, and a [*PortError] where the port is not what was granted.
+// Dial returns the answers that arrived before the connection was made, even with an error. The error wraps
+// [ErrNoAnswer] or is a [*RefusedError] if nothing was granted, and a [*PortError] if the port was not granted.
 func (p *Plan) Dial(ctx context.Context, port uint16) (net.Conn, []Answer, error) {
 	if p.Command.Type != spa.TypeOpen || len(p.Command.Services) != 1 {
-		return nil, nil, &CommandError{errors.New("a connection needs one service, to open")}
+		return nil, nil, &CommandError{errors.New("a connection needs one service to open")}
 	}
 	p.port, p.keep = port, true
 	r := newRace(ctx, p)
@@ -56,7 +53,7 @@ func (p *Plan) Dial(ctx context.Context, port uint16) (net.Conn, []Answer, error
 	return nil, answers, p.failure(answers)
 }
 
-// lastTry connects once where nothing was heard.
+// lastTry connects once if no answer came.
 func (p *Plan) lastTry(ctx context.Context, answers []Answer) net.Conn {
 	port, err := p.portOf(Answer{})
 	if len(p.Ports(p.Command.Services[0])) == 0 && p.port != 0 {
@@ -68,17 +65,17 @@ func (p *Plan) lastTry(ctx context.Context, answers []Answer) net.Conn {
 	return p.once(ctx, answers, []uint16{port})
 }
 
-// race is the attempts to connect, one for each family that was granted.
+// race is the attempts to connect, one for each granted family.
 type race struct {
 	plan     *Plan
 	ctx      context.Context // of the attempts
 	cancel   context.CancelFunc
-	knocking context.Context // ends when a connection stands
+	knocking context.Context // ends when a connection is made
 	stop     context.CancelFunc
 	runners  sync.WaitGroup
 	results  chan attempt
 	entered  int
-	before   chan struct{} // closed when the attempt before has failed; nil: there was none
+	before   chan struct{} // closed when the previous attempt has failed; nil: there was none
 }
 
 type attempt struct {
@@ -93,7 +90,7 @@ func newRace(ctx context.Context, p *Plan) *race {
 	return r
 }
 
-// enter begins the attempt for an answer, at once or when its turn comes.
+// enter starts the attempt for an answer, at once or when its turn comes.
 func (r *race) enter(a Answer) {
 	before, failed := r.before, make(chan struct{})
 	r.before = failed
@@ -110,7 +107,7 @@ func (r *race) enter(a Answer) {
 	})
 }
 
-// waitTurn returns when the attempt before has failed or had its head start.
+// waitTurn returns when the previous attempt has failed or had its head start.
 func (r *race) waitTurn(before <-chan struct{}) {
 	if before == nil {
 		return
@@ -124,7 +121,7 @@ func (r *race) waitTurn(before <-chan struct{}) {
 	}
 }
 
-// winner waits for the first connection. If there is none it returns all errors.
+// winner waits for the first connection. If none succeeds it returns all errors.
 func (r *race) winner() (net.Conn, error) {
 	var errs error
 	for range r.entered {
@@ -137,7 +134,7 @@ func (r *race) winner() (net.Conn, error) {
 	return nil, errs
 }
 
-// end stops what still runs and closes the connections that nobody wants.
+// end stops the remaining attempts and closes unused connections.
 func (r *race) end() {
 	r.stop()
 	r.cancel()

@@ -15,8 +15,8 @@ import (
 
 var errShut = errors.New("connection refused")
 
-// dualStack is a gateway with a name and an address of each family, which answers IPv4 at
-// once and IPv6 a millisecond later, and whose ports accept.
+// dualStack returns a gateway with a name and an address of each family, which answers IPv4 at once and IPv6 a
+// millisecond later, and whose ports accept.
 func dualStack(t *testing.T) (*gateway, *fakeNet) {
 	g, n := fakes(t)
 	g.profile.Address = "gw.example.net"
@@ -136,9 +136,8 @@ func TestDialFails(t *testing.T) {
 	}
 }
 
-// Whoever ends the context gets its error, and nothing stays open.
-// Where nothing was heard the port is tried once: only the receipts may have been lost. That is not done
-// where there was an answer.
+// If no answer came, the port is tried once: perhaps only the receipts were lost. It is not tried if there was an
+// answer.
 func TestLastTry(t *testing.T) {
 	accepts := func(hosts ...netip.Addr) func(netip.Addr, netip.AddrPort) error {
 		return func(_ netip.Addr, to netip.AddrPort) error {
@@ -209,7 +208,7 @@ func TestDialCancelled(t *testing.T) {
 	})
 }
 
-// Of two connections that both stand the one that nobody wants is closed.
+// Of two connections, the unused one is closed.
 func TestRaceHasOneWinner(t *testing.T) {
 	g, n := dualStack(t)
 	r := newRace(t.Context(), mustPrepare(t, g, n, open()))
@@ -229,7 +228,7 @@ func TestRaceHasOneWinner(t *testing.T) {
 	n.wantOpen(t, conn)
 }
 
-// Also while nothing has answered yet.
+// The same while nothing has answered yet.
 func TestDialCancelledWhileKnocking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := dualStack(t)
@@ -243,8 +242,7 @@ func TestDialCancelledWhileKnocking(t *testing.T) {
 	})
 }
 
-// An answer that nobody takes leaves no connection open: of whoever leaves the loop, and of
-// whoever ends the context.
+// An unused answer leaves no connection open, whether the loop is left or the context ends.
 func TestKnockClosesWhatNobodyTakes(t *testing.T) {
 	for name, leave := range map[string]bool{"the loop is left": true, "the context ends": false} {
 		t.Run(name, func(t *testing.T) {
@@ -257,7 +255,7 @@ func TestKnockClosesWhatNobodyTakes(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				for a := range plan.Knock(ctx) {
-					<-time.After(grace / 2) // the other family has answered meanwhile
+					<-time.After(grace / 2) // the other family has answered by now
 					a.discard()
 					cancel()
 					if leave {
@@ -286,7 +284,7 @@ func TestLateConnectionIsClosed(t *testing.T) {
 	n.wantOpen(t, nil)
 }
 
-// A connection that was made only to see whether a port accepts is closed.
+// A connection that was made only to test a port is closed.
 func TestProbesAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := blind(t, 0)
@@ -308,8 +306,7 @@ func TestProbesAreClosed(t *testing.T) {
 	})
 }
 
-// Where there are no receipts the connection that shows that the port accepts is
-// the one that is returned, and the other family's is closed.
+// Without receipts, Dial returns the connection that showed that the port accepts, and closes the other family's.
 func TestDialWithoutReceipts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := dualStack(t)
@@ -347,7 +344,7 @@ func TestDialWithoutReceipts(t *testing.T) {
 	})
 }
 
-// A receipt has not room for all ports of some services: one that it does not tell may be among them.
+// A receipt has no room for all ports of some services: a port that it does not list may be open too.
 func TestDialToldMore(t *testing.T) {
 	g, n := dualStack(t)
 	plan := mustPrepare(t, g, n, open())
@@ -372,15 +369,17 @@ func TestOnlyPort(t *testing.T) {
 		want  uint16
 		err   string
 	}{
-		"the only one":           {[]service.Ports{tcp(22, 22)}, 0, 22, ""},
-		"the only one of TCP":    {[]service.Ports{udp, tcp(53, 53)}, 0, 53, ""},
-		"one of several":         {[]service.Ports{tcp(80, 80), tcp(443, 443)}, 443, 443, ""},
-		"one of a range":         {[]service.Ports{tcp(60000, 60010)}, 60010, 60010, ""},
-		"several":                {[]service.Ports{tcp(80, 80), tcp(443, 443)}, 0, 0, "s has several TCP ports: tcp/80, tcp/443"},
-		"a range":                {[]service.Ports{tcp(60000, 60010)}, 0, 0, "s has several TCP ports: tcp/60000-60010"},
-		"UDP alone":              {[]service.Ports{udp}, 0, 0, "s has no TCP port (udp/53)"},
-		"UDP of that number":     {[]service.Ports{udp}, 53, 0, "tcp/53 is not a port of s (udp/53)"},
-		"none of them":           {[]service.Ports{tcp(60000, 60010)}, 60011, 0, "tcp/60011 is not a port of s (tcp/60000-60010)"},
+		"the only one":        {[]service.Ports{tcp(22, 22)}, 0, 22, ""},
+		"the only one of TCP": {[]service.Ports{udp, tcp(53, 53)}, 0, 53, ""},
+		"one of several":      {[]service.Ports{tcp(80, 80), tcp(443, 443)}, 443, 443, ""},
+		"one of a range":      {[]service.Ports{tcp(60000, 60010)}, 60010, 60010, ""},
+		"several": {[]service.Ports{tcp(80, 80), tcp(443, 443)}, 0, 0,
+			"s has several TCP ports: tcp/80, tcp/443"},
+		"a range":            {[]service.Ports{tcp(60000, 60010)}, 0, 0, "s has several TCP ports: tcp/60000-60010"},
+		"UDP alone":          {[]service.Ports{udp}, 0, 0, "s has no TCP port (udp/53)"},
+		"UDP of that number": {[]service.Ports{udp}, 53, 0, "tcp/53 is not a port of s (udp/53)"},
+		"none of them": {[]service.Ports{tcp(60000, 60010)}, 60011, 0,
+			"tcp/60011 is not a port of s (tcp/60000-60010)"},
 		"nothing is known":       {nil, 0, 0, "the ports of s are not known"},
 		"nothing is known of it": {nil, 22, 0, "the ports of s are not known"},
 	} {

@@ -15,8 +15,8 @@ import (
 	"sallyport/spa"
 )
 
-// Dialer connects to what stands behind a gateway: each DialContext knocks first.
-// It fits where a net.Dialer does, such as in an http.Transport.
+// Dialer connects to services behind a gateway: each DialContext knocks first. It fits where a net.Dialer does, such as
+// in an http.Transport.
 //
 // A Dialer may be used by several goroutines at once.
 type Dialer struct {
@@ -27,10 +27,9 @@ type Dialer struct {
 	Timeout time.Duration   // as in Command, and again for looking up another host and for the connection
 }
 
-// DialContext knocks at the gateway and then connects to the address, HOST:PORT, in a family
-// that was granted. The gateway itself is meant by a host that is the profile's name, its address, or
-// empty; another one, such as a second address of the gateway, is looked up. The network is
-// tcp, tcp4 or tcp6.
+// DialContext knocks at the gateway and then connects to the address, HOST:PORT, in a family that was granted. If the
+// host is the profile's name or address, or empty, it is the gateway itself; any other host, such as a second address
+// of the gateway, is looked up. The network is tcp, tcp4 or tcp6.
 //
 // The error is one of [Plan.Dial].
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
@@ -39,7 +38,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 
 func (d *Dialer) dial(ctx context.Context, family, address string, n network) (net.Conn, error) {
 	if d.Profile == nil {
-		return nil, errors.New("a Dialer without a Profile knows no gateway")
+		return nil, errors.New("a Dialer needs a Profile")
 	}
 	host, port, err := splitHostPort(address)
 	if err != nil {
@@ -66,7 +65,7 @@ func (d *Dialer) dial(ctx context.Context, family, address string, n network) (n
 	return conn, err
 }
 
-// splitHostPort is net.SplitHostPort with a port in figures.
+// splitHostPort is net.SplitHostPort for numeric ports.
 func splitHostPort(address string) (string, uint16, error) {
 	host, text, err := net.SplitHostPort(address)
 	if err != nil {
@@ -79,7 +78,7 @@ func splitHostPort(address string) (string, uint16, error) {
 	return host, uint16(port), nil
 }
 
-// service is what is asked for to reach a port.
+// service returns the service to request for a port.
 func (d *Dialer) service(port uint16) (service.Service, error) {
 	if d.Service != (service.Service{}) {
 		return d.Service, nil
@@ -96,19 +95,19 @@ func (d *Dialer) service(port uint16) (service.Service, error) {
 	}
 	if len(found) != 1 {
 		slices.Sort(found)
-		return service.Service{}, fmt.Errorf("host %s has %d services with tcp/%d %v: say which in Dialer.Service",
+		return service.Service{}, fmt.Errorf("host %s has %d services with tcp/%d %v: set Dialer.Service",
 			d.Profile.Name, len(found), port, found)
 	}
 	return service.Service{Name: found[0]}, nil
 }
 
-// isGateway reports whether a host to connect to is the gateway itself.
+// isGateway reports whether the host to connect to is the gateway itself.
 func (d *Dialer) isGateway(host string) bool {
 	own, _, _ := service.SplitAddress(d.Profile.Address)
 	return host == "" || host == d.Profile.Name || host == own
 }
 
-// lookup looks up a host to connect to; the time for it is the command's, as for the gateway's.
+// lookup looks up the host to connect to, within the command's timeout, as for the gateway.
 func (p *Plan) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.Command.Timeout)
 	defer cancel()
@@ -127,7 +126,7 @@ func lookup(ctx context.Context, host string, n network) ([]netip.Addr, error) {
 	return unmapped(addrs), nil
 }
 
-// only leaves the routes of the family that a network is of.
+// only keeps the routes of a network's family.
 func (p *Plan) only(network string) error {
 	switch network {
 	case "tcp":

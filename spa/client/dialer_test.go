@@ -88,7 +88,7 @@ func TestDialerRefuses(t *testing.T) {
 	}
 }
 
-// Without receipts it is the host that is tried, in the families that it has.
+// Without receipts the client tries the host, in its address families.
 func TestDialerWithoutReceipts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := dualStack(t)

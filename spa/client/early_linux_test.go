@@ -10,9 +10,9 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestStartedAnew: a gateway that has lost its journal, as by a reboot, takes no knocks for its window. What is
-// allowed to take longer succeeds once it does, also without being told; connect and exec wait by themselves;
-// and who would have to wait longer than he may is told so.
+// TestStartedAnew: a gateway that has lost its journal, as by a reboot, accepts no knocks for its window. A command
+// that may take longer succeeds once it does; connect and exec wait by default; a command with a shorter timeout
+// reports it.
 func TestStartedAnew(t *testing.T) {
 	g := lab.NewGateway(t, lab.Programs(t), "ssh=tcp/22")
 	if _, err := lab.EchoServer(g.Host, ":22"); err != nil {
@@ -24,21 +24,25 @@ func TestStartedAnew(t *testing.T) {
 		says, not string
 	}{
 		"observed": {[]string{"open", "ssh", "--source", "observed", "--timeout", "1m"}, 0, "is open on gw", "just started"},
-		"stated":   {[]string{"open", "ssh", "--source", "192.0.2.2", "--timeout", "1m"}, 0, "waiting\nssh (tcp/22) is open on gw", "error"},
-		"connect":  {[]string{"connect", "ssh", "--source", "192.0.2.2"}, 0, "gw has just started and takes no knocks for another", "error"},
-		"exec":     {[]string{"exec", "ssh", "--source", "192.0.2.2", "--", "echo", "ran"}, 0, "waiting\nran", "error"},
-		"short":    {[]string{"open", "ssh", "--source", "192.0.2.2", "--timeout", "5s"}, 3, "hint: run it again then, or let it wait: --timeout ", "is open"},
-		"silent":   {[]string{"open", "ssh", "--source", "observed", "--timeout", "5s"}, 4, "started less than 30s ago", "is open on gw"},
+		"stated": {[]string{"open", "ssh", "--source", "192.0.2.2", "--timeout", "1m"}, 0,
+			"waiting\nssh (tcp/22) is open on gw", "error"},
+		"connect": {[]string{"connect", "ssh", "--source", "192.0.2.2"}, 0,
+			"gw has just started and accepts no knocks for another", "error"},
+		"exec": {[]string{"exec", "ssh", "--source", "192.0.2.2", "--", "echo", "ran"}, 0, "waiting\nran", "error"},
+		"short": {[]string{"open", "ssh", "--source", "192.0.2.2", "--timeout", "5s"}, 3,
+			"hint: run it again then, or let it wait: --timeout ", "is open"},
+		"silent": {[]string{"open", "ssh", "--source", "observed", "--timeout", "5s"}, 4,
+			"started less than 30s ago", "is open on gw"},
 	}
 	homes := map[string]string{}
-	for name := range commands { // each is told once a second
+	for name := range commands { // each prints it once a second
 		homes[name] = filepath.Join(t.TempDir(), name)
 		g.Import(homes[name], g.Enrol(name, "ssh"))
 	}
 	if err := os.Remove(filepath.Join(g.Config, "journal")); err != nil {
 		t.Fatal(err)
 	}
-	// Longer than the packets of a command may be apart that do not tell when it began.
+	// Longer than the interval after which packets must state when the command began.
 	path := filepath.Join(g.Config, "server.toml")
 	text, err := os.ReadFile(path)
 	if err != nil {

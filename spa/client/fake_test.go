@@ -25,16 +25,16 @@ var (
 	unique6 = netip.MustParseAddr("fd00::2")
 )
 
-// gateway opens packets as a server would and answers as its test says.
+// gateway opens packets as a server does and answers as its test says.
 type gateway struct {
 	t       *testing.T
 	profile *keys.Profile
 	client  *keys.Client
 	clock   time.Duration // ahead of the client's
-	again   time.Time     // told with ReasonTooEarly
-	over    bool          // what it grants is over when it says so
-	// decide says what the n-th packet that authenticates is answered, counted from
-	// 0 over all families. No status: silence.
+	again   time.Time     // sent with ReasonTooEarly
+	over    bool          // its grants are over when it answers
+	// decide returns the answer to the n-th packet that authenticates, counted from 0 over all families. No status:
+	// silence.
 	decide func(k spa.Knock, to netip.AddrPort, n int) spa.Status
 
 	mu     sync.Mutex
@@ -98,17 +98,17 @@ func (g *gateway) receipt(k spa.Knock, status spa.Status) []byte {
 	return sealed
 }
 
-// seen returns what has been received.
+// seen returns the knocks received so far.
 func (g *gateway) seen() ([]spa.Knock, []netip.AddrPort, []time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.knocks, g.to, g.at
 }
 
-// fakeNet is a network without an operating system: time in it can be synthetic.
+// fakeNet is a network without an operating system, for synthetic time.
 type fakeNet struct {
 	hosts map[string][]netip.Addr
-	route map[netip.Addr]netip.Addr // gateway to local address; no entry: no way there
+	route map[netip.Addr]netip.Addr // gateway to local address; no entry: no route
 	own   []netip.Addr              // local addresses
 	// udp is called for each packet, on the sender's goroutine.
 	udp func(c *fakeConn, packet []byte, to netip.AddrPort) error
@@ -123,7 +123,7 @@ type fakeNet struct {
 	lookups int
 }
 
-// fakes joins a gateway and a client by a network that loses nothing.
+// fakes joins a gateway and a client by a network without loss.
 func fakes(t *testing.T) (*gateway, *fakeNet) {
 	g := newGateway(t)
 	n := &fakeNet{
@@ -151,7 +151,7 @@ func (n *fakeNet) Lookup(ctx context.Context, host string) ([]netip.Addr, error)
 	return n.hosts[host], nil
 }
 
-// move puts the machine into another network, and tells of it.
+// move puts the machine into another network, and signals that.
 func (n *fakeNet) move(route map[netip.Addr]netip.Addr) {
 	n.mu.Lock()
 	n.route = route
@@ -204,7 +204,7 @@ func (n *fakeNet) Dial(ctx context.Context, local netip.Addr, to netip.AddrPort)
 	return c, nil
 }
 
-// errHangs is what a port returns that answers no SYN.
+// errHangs is the error of a port that does not answer a SYN.
 var errHangs = errors.New("no answer")
 
 // fakeTCP is a connection of a fakeNet.
@@ -219,7 +219,7 @@ func (c *fakeTCP) Close() error {
 	return c.Conn.Close()
 }
 
-// wantOpen checks that of all connections only one is left open.
+// wantOpen checks that only one connection is still open.
 func (n *fakeNet) wantOpen(t *testing.T, only net.Conn) {
 	t.Helper()
 	for _, c := range n.dialled {
@@ -296,7 +296,7 @@ func (c *fakeConn) Close() error {
 
 var ssh = []service.Service{{Name: "ssh"}}
 
-// open is the command most tests give.
+// open is the command of most tests.
 func open() Command { return Command{Type: spa.TypeOpen, Services: ssh} }
 
 func mustPrepare(t *testing.T, g *gateway, n *fakeNet, c Command) *Plan {

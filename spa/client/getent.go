@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// getentTime is how long getent may take: what it asks may be silent.
+// getentTime is how long getent may take: a service that it asks may not answer.
 const getentTime = 5 * time.Second
 
-// Getent returns the addresses of a host name that the system's own resolver knows by the modules of
-// nsswitch.conf(5), such as mDNS, containers or a directory: Go's resolver knows files and DNS alone.
-// It asks getent(1), and returns none where there is no such program or it finds nothing.
+// Getent returns the addresses of a host name from the modules of nsswitch.conf(5), such as mDNS, containers or a
+// directory: Go's resolver only knows files and DNS. It runs getent(1), and returns none if there is no such program or
+// it finds none.
 func Getent(ctx context.Context, host string) []netip.Addr {
 	if host == "" || strings.Trim(host[:1], "-") == "" { // it would be an option
 		return nil
@@ -25,7 +25,7 @@ func Getent(ctx context.Context, host string) []netip.Addr {
 	ctx, cancel := context.WithTimeout(ctx, getentTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "ahosts", host)
-	cmd.WaitDelay = time.Second // for what it has started
+	cmd.WaitDelay = time.Second // for its child processes
 	out, err := cmd.Output()
 	if err != nil {
 		return nil

@@ -17,7 +17,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// getent makes the system's program of that name a script.
+// getent replaces the system's program of this name by a script.
 func getent(t *testing.T, script string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -27,7 +27,7 @@ func getent(t *testing.T, script string) {
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 }
 
-// resolveNothing makes this process's resolver one that answers every question with a code.
+// resolveNothing sets this process's resolver to one that answers every question with a code.
 func resolveNothing(t *testing.T, code dnsmessage.RCode) {
 	t.Helper()
 	resolve4(t, &code)
@@ -37,7 +37,7 @@ func resolveNothing(t *testing.T, code dnsmessage.RCode) {
 	t.Cleanup(func() { unknown = 0 })
 }
 
-// TestGetent: what the resolver says is not there, the modules of nsswitch may know. They are asked only then.
+// TestGetent: modules of nsswitch may know names that the resolver does not. They are only asked then.
 func TestGetent(t *testing.T) {
 	readConfiguration(t)
 	const knows = `test "$1" = ahosts && test $# = 2 && test "$2" = printer.local. && {
@@ -52,7 +52,8 @@ func TestGetent(t *testing.T) {
 		code         dnsmessage.RCode
 		want         []netip.Addr
 	}{
-		"known":            {"printer.local.", knows, dnsmessage.RCodeNameError, []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}},
+		"known": {"printer.local.", knows, dnsmessage.RCodeNameError,
+			[]netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}},
 		"not known either": {"other.local.", knows, dnsmessage.RCodeNameError, nil},
 		"DNS does not say": {"printer.local.", knows, dnsmessage.RCodeServerFailure, nil},
 		"it says nothing":  {"printer.local.", "exit 0", dnsmessage.RCodeNameError, nil},
@@ -72,7 +73,7 @@ func TestGetent(t *testing.T) {
 	}
 }
 
-// A name is never an option of getent's, and a program that hangs is not waited for.
+// A name is never an option of getent, and a hanging program is not waited for.
 func TestGetentIsBounded(t *testing.T) {
 	getent(t, "echo 192.0.2.7")
 	for _, host := range []string{"", "-", "--help", "-s files"} {
@@ -97,7 +98,7 @@ func TestGetentIsBounded(t *testing.T) {
 	}
 }
 
-// The system's own getent is understood.
+// The output of the system's own getent is parsed.
 func TestRealGetent(t *testing.T) {
 	lab.NeedProgram(t, "getent", "apt-get install libc-bin")
 	if got := Getent(t.Context(), "127.0.0.1"); !slices.Equal(got, []netip.Addr{netip.MustParseAddr("127.0.0.1")}) {

@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	usualGrant  = 30 * time.Second       // taken where nothing tells how long one lasts
+	usualGrant  = 30 * time.Second       // assumed if a grant's duration is unknown
 	leastPause  = 500 * time.Millisecond // between two rounds, however short the grants are
-	firstPause  = time.Second            // after a round that failed; then twice as long each time
+	firstPause  = time.Second            // after a failed round; doubled each time
 	lastPause   = 30 * time.Second
-	lookAgain   = 5 * time.Second        // how often the clock is looked at: it stands while a machine sleeps
-	settleAfter = 200 * time.Millisecond // what changes in a network changes in several steps
+	lookAgain   = 5 * time.Second        // how often to check the clock: timers stop while a machine sleeps
+	settleAfter = 200 * time.Millisecond // a network changes in several steps
 )
 
 // Cause is why a round of Keep began.
@@ -26,26 +26,25 @@ type Cause uint8
 // The causes.
 const (
 	First Cause = iota
-	Due         // what was granted would end soon
-	Moved       // this machine's own address has changed
-	Again       // the round before failed
+	Due         // a grant would end soon
+	Moved       // this machine's address has changed
+	Again       // the previous round failed
 )
 
-// Round is one time that Keep has knocked.
+// Round is one knock of Keep.
 type Round struct {
 	Cause   Cause
-	Plan    *Plan // nil where Prepare failed
+	Plan    *Plan // nil if Prepare failed
 	Answers []Answer
 	Err     error         // as Open returns it
-	Next    time.Duration // until the next round, unless the own address changes before; 0: there is none
+	Next    time.Duration // until the next round, unless this machine's address changes earlier; 0: there is none
 }
 
-// Keep opens a command's services and keeps them open: it knocks again when two thirds
-// of the shortest grant are over, when this machine's own address changes, and, ever
-// more seldom, where it failed. It ends with ctx, with the loop, and with a refusal that
-// waiting does not change. What was granted last then ends by itself, on time.
+// Keep opens a command's services and keeps them open: it knocks again when two thirds of the shortest grant have
+// passed and when this machine's address changes, and retries at growing intervals after a failure. It ends with ctx,
+// with the loop, and with a refusal that waiting does not change. The last grants then end on time.
 //
-// Each round is a request of its own, for which the addresses are looked up anew.
+// Each round is a new request, with the addresses looked up again.
 func Keep(ctx context.Context, p *keys.Profile, c Command) iter.Seq[Round] {
 	return keep(ctx, p, c, system{})
 }
@@ -80,8 +79,8 @@ func keep(ctx context.Context, p *keys.Profile, c Command, n network) iter.Seq[R
 	}
 }
 
-// run knocks once, and notes where this machine was seen from then. Where there is no way to the
-// gateway, or its name is not known, that is from where it was reached before.
+// run knocks once, and records where this machine was then. If there is no route to the gateway, or its name does not
+// resolve, it uses the addresses from before.
 func (r *Round) run(ctx context.Context, p *keys.Profile, c Command, w *whereabouts) {
 	w.look(w.to)
 	if r.Plan, r.Err = prepare(ctx, p, c, w.net); r.Err != nil {
@@ -94,7 +93,7 @@ func (r *Round) run(ctx context.Context, p *keys.Profile, c Command, w *whereabo
 	r.Err = r.Plan.failure(r.Answers)
 }
 
-// pause is how long to wait for the next round; 0 if there is to be none.
+// pause returns how long to wait for the next round, or 0 if there is none.
 func (r *Round) pause(c Command, failures int) time.Duration {
 	var refused *RefusedError
 	var impossible *CommandError
@@ -107,7 +106,7 @@ func (r *Round) pause(c Command, failures int) time.Duration {
 	return max(leastPause, r.shortest(c)*2/3)
 }
 
-// shortest is how long the shortest of the grants lasts.
+// shortest returns the duration of the shortest grant.
 func (r *Round) shortest(c Command) time.Duration {
 	var shortest time.Duration
 	for _, a := range r.Answers {
@@ -129,7 +128,7 @@ func (r *Round) shortest(c Command) time.Duration {
 	return shortest
 }
 
-// final reports whether a refusal stays one, however long one waits.
+// final reports whether waiting does not change a refusal.
 func final(s spa.Status) bool {
 	switch s {
 	case spa.ReasonTooManyGrants, spa.ReasonTooManyPerHour, spa.ReasonTooManyPorts, spa.ReasonNotNow, spa.ReasonFailed:
@@ -138,20 +137,20 @@ func final(s spa.Status) bool {
 	return true
 }
 
-// whereabouts are the addresses that packets to a gateway leave from.
+// whereabouts are the addresses from which packets to a gateway leave.
 type whereabouts struct {
 	net  network
 	to   []netip.AddrPort
-	from []netip.Addr // the zero Addr: there was no way
+	from []netip.Addr // the zero Addr: there was no route
 }
 
-// anywhere are addresses that nobody has (RFC 5737, RFC 3849): whether there is a way to them tells
-// whether there is a network, while it is not known where the gateway is. Nothing is sent there.
+// anywhere returns addresses that no host has (RFC 5737, RFC 3849): a route to them shows that there is a network,
+// while the gateway's address is unknown. Nothing is sent there.
 func anywhere() []netip.AddrPort {
 	return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:9"), netip.MustParseAddrPort("[2001:db8::1]:9")}
 }
 
-// look notes them for all of some gateways, also those that there is no way to.
+// look records the addresses for all of some gateways, including unreachable ones.
 func (w *whereabouts) look(to []netip.AddrPort) {
 	w.to = to
 	w.from = w.now()
@@ -160,7 +159,7 @@ func (w *whereabouts) look(to []netip.AddrPort) {
 func (w *whereabouts) now() []netip.Addr {
 	from := make([]netip.Addr, len(w.to))
 	for i, to := range w.to {
-		from[i], _ = w.net.Local(to) // no way is a place too
+		from[i], _ = w.net.Local(to) // no route is a place too
 	}
 	return from
 }
@@ -175,12 +174,12 @@ func (w *whereabouts) moved() bool {
 	return false
 }
 
-// wait returns when the next round is due or the machine has moved, and why. It
-// returns false when ctx ends.
+// wait returns when the next round is due or the machine has moved, and why. It returns false when ctx ends.
 func (w *whereabouts) wait(ctx context.Context, d time.Duration, changes <-chan struct{}) (Cause, bool) {
 	due := time.Now().Add(d)
 	for {
-		left := min(time.Until(due), due.Round(0).Sub(time.Now().Round(0))) // by the clock that sleeps, and by the other
+		// By the monotonic clock, which stops during sleep, and by the wall clock.
+		left := min(time.Until(due), due.Round(0).Sub(time.Now().Round(0)))
 		if left <= 0 {
 			return Due, true
 		}

@@ -58,7 +58,7 @@ func TestKeepRenews(t *testing.T) {
 	})
 }
 
-// It backs off where it fails, and is back to its pace once it succeeds.
+// It backs off after failures, and returns to its pace after a success.
 func TestKeepBacksOff(t *testing.T) {
 	for name, status := range map[string]spa.Status{"no answer": 0, "too many for now": spa.ReasonTooManyPerHour,
 		"not now":       spa.ReasonNotNow,
@@ -124,7 +124,7 @@ func TestKeepPauseIsBounded(t *testing.T) {
 	}
 }
 
-// A refusal that time does not change is the end, and so is a command that fits no packet.
+// A refusal that waiting does not change ends it, and so does a command that fits no packet.
 func TestKeepEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := fakes(t)
@@ -142,8 +142,8 @@ func TestKeepEnds(t *testing.T) {
 	})
 }
 
-// When the own address changes it does not wait. A change that leaves the address as it is,
-// and the loss of one, are no reason.
+// When this machine's address changes it knocks at once. A change that keeps the address, and the loss of one, do not
+// count.
 func TestKeepFollowsTheAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := fakes(t)
@@ -185,8 +185,8 @@ func TestKeepFindsANetwork(t *testing.T) {
 	})
 }
 
-// Where changes are polled for, a machine that stays without a network, or without a resolver, tries
-// ever more seldom too, and does not believe that it has moved.
+// If changes are polled, a machine that stays without a network or a resolver retries ever more rarely too, and does
+// not report that it has moved.
 func TestKeepWithoutNetworkBacksOff(t *testing.T) {
 	for name, lose := range map[string]func(*gateway, *fakeNet){
 		"no network":  func(_ *gateway, n *fakeNet) { n.route = nil },
@@ -211,7 +211,7 @@ func TestKeepWithoutNetworkBacksOff(t *testing.T) {
 	}
 }
 
-// Whoever leaves the loop is not knocked for any more.
+// After the loop is left there are no more knocks.
 func TestKeepIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := fakes(t)
@@ -237,6 +237,6 @@ func TestPolled(t *testing.T) {
 		if waited := time.Since(start); waited != 2*lookAgain {
 			t.Errorf("waited %v for two looks", waited)
 		}
-		stop() // with nobody to hear the next
+		stop() // with no one to receive the next
 	})
 }

@@ -14,16 +14,16 @@ import (
 	"sallyport/spa"
 )
 
-// maxDatagram is more than any UDP payload: a longer datagram than the buffer would
-// be an error on some systems, and errors are answered with a pause.
+// maxDatagram is larger than any UDP payload: on some systems a datagram longer than the buffer is an error, which
+// would cause a pause.
 const maxDatagram = 64 << 10
 
-// errorPause keeps a socket that only returns errors from taking the processor.
+// errorPause keeps a socket that returns only errors from using all of the processor.
 const errorPause = 5 * time.Millisecond
 
-// Knock sends the command and yields the answer of each route as it comes: at the
-// latest when the time allowed is over, with the command's Patience, and a second after
-// another route was answered. If ctx ends or the loop is left, nothing more is sent or yielded.
+// Knock sends the command and yields each route's answer as it arrives: at the latest when the time allowed is over,
+// with the command's Patience, and a second after another route was answered. If ctx ends or the loop is left, Knock
+// sends and yields nothing more.
 func (p *Plan) Knock(ctx context.Context) iter.Seq[Answer] {
 	return func(yield func(Answer) bool) {
 		knocking, cancel := context.WithCancel(ctx)
@@ -52,7 +52,7 @@ func (p *Plan) Knock(ctx context.Context) iter.Seq[Answer] {
 	}
 }
 
-// discard closes the connections of the answers that nobody takes.
+// discard closes the connections of unused answers.
 func discard(answers chan Answer) {
 	close(answers)
 	for a := range answers {
@@ -66,7 +66,7 @@ func (a Answer) discard() {
 	}
 }
 
-// knock is one route's packets, from the first to the answer.
+// knock sends one route's packets and returns the answer.
 func (p *Plan) knock(ctx context.Context, r Route) Answer {
 	local := r.Local
 	if !local.IsValid() {
@@ -131,7 +131,7 @@ func (k *knocking) run(ctx context.Context) Answer {
 	return k.silent(nil)
 }
 
-// next is when the next packet is due, or the time is over.
+// next returns when the next packet is due or the time is over.
 func (k *knocking) next() time.Time {
 	if len(k.at) == 0 {
 		return k.began.Add(k.allowed)
@@ -139,10 +139,9 @@ func (k *knocking) next() time.Time {
 	return k.began.Add(k.at[0])
 }
 
-// postpone plans the next packets for the time from which on the gateway takes them, where a
-// receipt says that they came too early and that time comes soon enough. They belong to the same
-// request: should the gateway have taken one after all, it does not act again. Which time it is,
-// is read off this machine's clock, since that stamps them.
+// postpone plans the next packets for the time at which the gateway accepts them, if a receipt says that they came too
+// early and that time comes soon enough. They belong to the same request: if the gateway has accepted one after all, it
+// does not act again. This machine's clock determines the time, since it stamps the packets.
 func (k *knocking) postpone(r spa.Receipt) bool {
 	if r.Status != spa.ReasonTooEarly {
 		return false
@@ -165,11 +164,11 @@ func (k *knocking) postpone(r spa.Receipt) bool {
 	return true
 }
 
-// target is where the i-th packet goes.
+// target returns where to send the i-th packet.
 func (k *knocking) target(try int) netip.AddrPort { return k.route.To[try%len(k.route.To)] }
 
-// send seals a new packet and sends it. That the system could not send it is noted
-// and no reason to give up: the next may find the network there again.
+// send seals a new packet and sends it. If the system cannot send it, the error is recorded and the knock goes on: the
+// network may be back for the next packet.
 func (k *knocking) send() error {
 	request := k.plan.request(k.route, time.Now())
 	if first := k.began.Round(0); request.Time.Round(0).Sub(first) > untold { // by the clock that stamps
@@ -187,8 +186,8 @@ func (k *knocking) send() error {
 	return nil
 }
 
-// await reads until a receipt of one of the packets comes, and returns which packet
-// it answers. It returns false at the deadline or when the socket is closed.
+// await reads until a receipt for one of the packets arrives, and returns which packet it answers. It returns false at
+// the deadline or when the socket is closed.
 func (k *knocking) await(ctx context.Context, deadline time.Time) (spa.Receipt, int, bool) {
 	if err := k.conn.SetReadDeadline(deadline); err != nil {
 		return spa.Receipt{}, 0, false
@@ -199,7 +198,7 @@ func (k *knocking) await(ctx context.Context, deadline time.Time) (spa.Receipt, 
 		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
 			return spa.Receipt{}, 0, false
 		}
-		if err != nil { // an ICMP error, as some systems tell it: anyone can forge those
+		if err != nil { // an ICMP error, as some systems report it: anyone can forge those
 			pause(ctx, min(errorPause, time.Until(deadline)))
 			if ctx.Err() != nil || !time.Now().Before(deadline) {
 				return spa.Receipt{}, 0, false
@@ -212,7 +211,7 @@ func (k *knocking) await(ctx context.Context, deadline time.Time) (spa.Receipt, 
 	}
 }
 
-// open tries a datagram as the receipt of each packet, the newest first.
+// open tries a datagram as the receipt for each packet, the newest first.
 func (k *knocking) open(datagram []byte) (spa.Receipt, int, bool) {
 	for try := len(k.packets) - 1; try >= 0; try-- {
 		receipt, err := spa.OpenReceipt(datagram, k.packets[try], k.plan.sender)
@@ -223,12 +222,12 @@ func (k *knocking) open(datagram []byte) (spa.Receipt, int, bool) {
 	return spa.Receipt{}, 0, false
 }
 
-// answer is what a receipt says.
+// answer returns the answer that a receipt gives.
 func (k *knocking) answer(receipt spa.Receipt, try int) Answer {
 	a := Answer{Route: k.route, Gateway: k.target(try).Addr(), Receipt: &receipt,
 		Offset: offset(receipt.Time, k.began, time.Now()), Tries: len(k.packets)}
 	if !k.plan.Command.matches(receipt) {
-		a.Receipt, a.Err = nil, ErrMismatch // nobody shall read it by the command's services
+		a.Receipt, a.Err = nil, ErrMismatch // it must not be read as the outcome of the command's services
 		return a
 	}
 	switch receipt.Status {
@@ -245,8 +244,8 @@ func (k *knocking) answer(receipt spa.Receipt, try int) Answer {
 	return a
 }
 
-// over reports whether the time of a service that was granted is over: the answers to the first
-// packets were lost, and a later one is told the first outcome again.
+// over reports whether the time of a granted service is over: the first answers were lost, and a later one repeats the
+// first outcome.
 func (a Answer) over() bool {
 	for i, s := range a.Receipt.Services {
 		if s.For == 0 || !a.Until(i).After(time.Now()) {
@@ -256,8 +255,8 @@ func (a Answer) over() bool {
 	return false
 }
 
-// matches reports whether a receipt can be the outcome of the command: services are told
-// by their place in it alone. A close may be answered without telling any.
+// matches reports whether a receipt can be the outcome of the command: it identifies services only by their position. A
+// close may be answered without services.
 func (c Command) matches(r spa.Receipt) bool {
 	switch n := len(r.Services); r.Status {
 	case spa.Granted:
@@ -268,8 +267,8 @@ func (c Command) matches(r spa.Receipt) bool {
 	return true
 }
 
-// silent is the answer where none came. An error of its own, or that nothing could
-// be sent, says more than that.
+// silent returns the answer if no receipt came. An error of the socket, or that nothing could be sent, is more
+// specific.
 func (k *knocking) silent(err error) Answer {
 	if err == nil && k.err != nil && !errors.Is(k.err, net.ErrClosed) {
 		err = fmt.Errorf("sending to %v: %w", k.target(len(k.packets)-1), k.err)
@@ -280,9 +279,9 @@ func (k *knocking) silent(err error) Answer {
 	return Answer{Route: k.route, Gateway: k.route.To[0].Addr(), Tries: len(k.packets), Err: err}
 }
 
-// offset is how far a clock that stamped a receipt is ahead of ours, as far as it is
-// proved. The receipt was made between the first packet and its arrival; its stamp
-// may be as old as the first packet, since a retry is told the first outcome again.
+// offset returns how far at least the clock that stamped a receipt is ahead of ours. The receipt was made between the
+// first packet and its arrival, but its stamp may be as old as the first packet, since a retry gets the first outcome
+// again.
 func offset(stamp, began, now time.Time) time.Duration {
 	if stamp.Before(began) {
 		return stamp.Sub(began)

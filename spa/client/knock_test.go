@@ -64,7 +64,7 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// All packets of a command are one request, and no two of them are the same packet.
+// All packets of a command are one request, and no two are equal.
 func TestRetriesAreOneRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := fakes(t)
@@ -135,9 +135,9 @@ func TestTimeoutIsKept(t *testing.T) {
 	})
 }
 
-// A gateway remembers a command for as long as a packet of it can be fresh that was stamped within 30 s of
-// the first. One stamped later tells when the command began, or would be a new one to it. The packets are
-// spread over all the time allowed: a gateway may be back only at its end.
+// A gateway remembers a command for as long as a packet stamped within 30 s of the first can be fresh. A later packet
+// states when the command began, or the gateway would treat it as a new one. The packets are spread over all the time
+// allowed: a gateway may come back only at its end.
 func TestLongTimeout(t *testing.T) {
 	for name, receipts := range map[string]bool{"receipts": true, "none": false} {
 		t.Run(name, func(t *testing.T) {
@@ -168,8 +168,7 @@ func TestLongTimeout(t *testing.T) {
 	}
 }
 
-// Where the services leave no room to tell when the command began, no packet is stamped later than it may
-// be without.
+// If the services leave no room to state when the command began, no packet is stamped too late to do without.
 func TestNoRoomToGoOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := fakes(t)
@@ -185,26 +184,33 @@ func TestNoRoomToGoOn(t *testing.T) {
 	})
 }
 
-// A gateway that has just started says from when on it takes packets. Where the time allowed, or the
-// command's patience, reaches so far, the same request is sent again then, and not before.
+// A gateway that has just started says when it accepts packets. If the time allowed, or the command's patience, reaches
+// that far, the same request is sent again then, and not earlier.
 func TestTooEarly(t *testing.T) {
 	for name, test := range map[string]struct {
 		timeout, patience time.Duration
 		clock             time.Duration // the gateway's, ahead of the client's
 		floor             time.Duration // by the gateway's clock
-		lost              int           // packets after the floor that are not answered
+		lost              int           // unanswered packets after the floor
 		want              Verdict
 		within            time.Duration
 	}{
-		"long timeout":               {timeout: time.Minute, floor: 24 * time.Second, want: Opened, within: 25 * time.Second},
-		"later than 30 s":            {timeout: time.Minute, floor: 50 * time.Second, want: Opened, within: 51 * time.Second},
-		"packets are lost then":      {timeout: time.Minute, floor: 24 * time.Second, lost: 5, want: Opened, within: 40 * time.Second},
-		"short timeout":              {timeout: 10 * time.Second, floor: 24 * time.Second, want: Refused, within: time.Second},
-		"patience":                   {timeout: 10 * time.Second, patience: time.Minute, floor: 24 * time.Second, lost: 5, want: Opened, within: 34 * time.Second},
-		"patience is over":           {timeout: 10 * time.Second, patience: 10 * time.Second, floor: 24 * time.Second, want: Refused, within: time.Second},
-		"silent then":                {timeout: 10 * time.Second, patience: time.Minute, floor: 24 * time.Second, lost: 1000, want: Silent, within: 35 * time.Second},
-		"the client's clock is slow": {timeout: time.Minute, clock: 20 * time.Second, floor: 24 * time.Second, want: Opened, within: 45 * time.Second},
-		"the client's clock is fast": {timeout: time.Minute, clock: -20 * time.Second, floor: 24 * time.Second, want: Opened, within: 5 * time.Second},
+		"long timeout":    {timeout: time.Minute, floor: 24 * time.Second, want: Opened, within: 25 * time.Second},
+		"later than 30 s": {timeout: time.Minute, floor: 50 * time.Second, want: Opened, within: 51 * time.Second},
+		"packets are lost then": {timeout: time.Minute, floor: 24 * time.Second, lost: 5, want: Opened,
+			within: 40 * time.Second},
+		"short timeout": {timeout: 10 * time.Second, floor: 24 * time.Second,
+			want: Refused, within: time.Second},
+		"patience": {timeout: 10 * time.Second, patience: time.Minute, floor: 24 * time.Second, lost: 5,
+			want: Opened, within: 34 * time.Second},
+		"patience is over": {timeout: 10 * time.Second, patience: 10 * time.Second, floor: 24 * time.Second,
+			want: Refused, within: time.Second},
+		"silent then": {timeout: 10 * time.Second, patience: time.Minute, floor: 24 * time.Second, lost: 1000,
+			want: Silent, within: 35 * time.Second},
+		"the client's clock is slow": {timeout: time.Minute, clock: 20 * time.Second, floor: 24 * time.Second, want: Opened,
+			within: 45 * time.Second},
+		"the client's clock is fast": {timeout: time.Minute, clock: -20 * time.Second, floor: 24 * time.Second, want: Opened,
+			within: 5 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -255,7 +261,7 @@ func TestTooEarly(t *testing.T) {
 	}
 }
 
-// What was granted, and is over when the receipt comes, is not open.
+// A grant that is over when the receipt arrives is not open.
 func TestOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := fakes(t)
@@ -273,7 +279,7 @@ func TestOver(t *testing.T) {
 	})
 }
 
-// Whatever comes that is no receipt of this command changes nothing.
+// A datagram that is not a receipt for this command changes nothing.
 func TestForgeriesAreIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := fakes(t)
@@ -283,7 +289,7 @@ func TestForgeriesAreIgnored(t *testing.T) {
 		former := earlier
 		n.udp = func(c *fakeConn, packet []byte, to netip.AddrPort) error {
 			real := g.receive(packet, to)
-			former.Len = len(packet) // another length would be refused before the MAC is looked at
+			former.Len = len(packet) // another length would be refused before the MAC is checked
 			old := g.receipt(former, spa.ReasonFailed)
 			flipped := bytes.Clone(real)
 			flipped[len(flipped)/2] ^= 1
@@ -302,7 +308,7 @@ func TestForgeriesAreIgnored(t *testing.T) {
 	})
 }
 
-// Anyone can send ICMP errors. They end nothing, and do not take the processor.
+// Anyone can send ICMP errors. They end nothing, and do not use up the processor.
 func TestSocketErrorsAreIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := fakes(t)
@@ -392,7 +398,7 @@ func TestCancel(t *testing.T) {
 	})
 }
 
-// At 30 % loss each way, 99.9 % of the commands are answered within the ten seconds.
+// With 30 % loss each way, 99.9 % of the commands are answered within ten seconds.
 func TestLoss(t *testing.T) {
 	const commands = 3000
 	answered := 0
@@ -460,7 +466,7 @@ func TestOffset(t *testing.T) {
 	}
 }
 
-// What is shown is when the grant ends by the reader's clock, not by the gateway's.
+// The end of a grant is shown by the reader's clock, not by the gateway's.
 func TestUntilIsCorrected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := fakes(t)

@@ -27,7 +27,7 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// With the real programs, on hosts of their own.
+// With the real programs, on their own hosts.
 func TestRealGateway(t *testing.T) {
 	bin := lab.Programs(t)
 	for name, test := range map[string]func(*testing.T, *lab.Gateway){
@@ -37,9 +37,9 @@ func TestRealGateway(t *testing.T) {
 	}
 }
 
-// opens is how many commands go through the bad network, atOnce how many of them at a time, and fewer where
-// the machine is late: one that has no time to answer loses packets of its own. They are those of several
-// clients, for one that retries as often would fill its memory of packets.
+// opens is how many commands go through the bad network, atOnce how many of them at a time, fewer if the machine is
+// slow: a machine without time to answer loses packets itself. They belong to several clients, since one that retries
+// so often would fill its memory of packets.
 const (
 	opens   = 1000
 	atOnce  = 250
@@ -47,11 +47,11 @@ const (
 	late    = 25 * time.Millisecond
 )
 
-// Where 30 % of the packets are lost each way and the others come late, twice or in another order,
-// at least 999 of 1,000 commands are answered in their 10 s, and however many packets of one
-// arrive, it is acted on and charged once. A machine that is too slow for that gets more time, for others.
+// If 30 % of the packets are lost each way and the others are delayed, duplicated or reordered, at least 999 of 1,000
+// commands are answered in their 10 s, and however many packets of one arrive, it acts and is charged once. A machine
+// that is too slow for that gets more attempts.
 func badNetwork(t *testing.T, g *lab.Gateway) {
-	// The hour's limit is exactly what is asked for: were one retry charged, somebody would be refused.
+	// The hourly limit is exactly the number of requests: if a retry were charged, one would be refused.
 	limit(t, g, map[string]int{"live_nonces": 4096, "grants": opens, "grants_per_hour": opens / clients})
 	routePrefix(t, g)
 	if _, err := lab.EchoServer(g.Host, ":22"); err != nil {
@@ -78,10 +78,10 @@ func badNetwork(t *testing.T, g *lab.Gateway) {
 	t.Errorf("too few receipts\n%s", g.Log())
 }
 
-// outcome is what came of many commands.
+// outcome counts the results of many commands.
 type outcome struct{ receipts, doors, packets atomic.Int64 }
 
-// openAll opens ssh for as many addresses, from the first on, as some clients.
+// openAll opens ssh for that many addresses, from the first on, with several clients.
 func openAll(t *testing.T, g *lab.Gateway, profiles []keys.Profile, first int, timeout time.Duration) *outcome {
 	t.Helper()
 	o := new(outcome)
@@ -113,7 +113,7 @@ func openAll(t *testing.T, g *lab.Gateway, profiles []keys.Profile, first int, t
 	return o
 }
 
-// whenIdle returns when the machine does in time what is to be done.
+// whenIdle returns when the machine is fast enough.
 func whenIdle() {
 	for begun := time.Now().Add(-late); time.Since(begun) >= late; {
 		begun = time.Now()
@@ -121,7 +121,7 @@ func whenIdle() {
 	}
 }
 
-// several are what alice and others were given.
+// several returns the profiles of alice and others.
 func several(t *testing.T, g *lab.Gateway, n int) []keys.Profile {
 	t.Helper()
 	profiles := []keys.Profile{hostOf(t, g)}
@@ -135,7 +135,7 @@ func several(t *testing.T, g *lab.Gateway, n int) []keys.Profile {
 	return profiles
 }
 
-// openThrough opens ssh through a relay of its own.
+// openThrough opens ssh through its own relay.
 func openThrough(ctx context.Context, g *lab.Gateway, profile keys.Profile, i int,
 	timeout time.Duration) (client.Answer, error) {
 	r, err := newRelay(g.Client, address(i), netip.MustParseAddrPort("[2001:db8::1]:62201"), uint64(i))
@@ -168,7 +168,7 @@ func door(g *lab.Gateway, from netip.Addr) bool {
 	return true
 }
 
-// wantGrantsOnce checks by the audit log that every door was opened once.
+// wantGrantsOnce checks in the audit log that every port was opened once.
 func wantGrantsOnce(t *testing.T, g *lab.Gateway, doors int64) {
 	t.Helper()
 	var granted, verdicts map[string]int
@@ -190,7 +190,7 @@ func wantGrantsOnce(t *testing.T, g *lab.Gateway, doors int64) {
 	}
 }
 
-// audited counts the lines of the audit log: the grants by where the packet came from, and all by verdict.
+// audited counts the lines of the audit log: grants by the packet's source, and all by verdict.
 func audited(t *testing.T, g *lab.Gateway) (granted, verdicts map[string]int) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(g.Config, "audit.jsonl"))
@@ -200,7 +200,7 @@ func audited(t *testing.T, g *lab.Gateway) (granted, verdicts map[string]int) {
 	granted, verdicts = map[string]int{}, map[string]int{}
 	for line := range bytes.Lines(text) {
 		if !bytes.HasSuffix(line, []byte("\n")) {
-			break // it is being written
+			break // a line that is being written
 		}
 		var event struct{ Verdict, Source, From string }
 		if err := json.Unmarshal(line, &event); err != nil {
@@ -239,7 +239,7 @@ func limit(t *testing.T, g *lab.Gateway, limits map[string]int) {
 	}
 }
 
-// hostOf is what alice has imported.
+// hostOf returns alice's imported profile.
 func hostOf(t *testing.T, g *lab.Gateway) keys.Profile {
 	t.Helper()
 	profile, err := keys.ReadProfile(filepath.Join(g.Home, "hosts", "gw.toml"))
@@ -249,7 +249,7 @@ func hostOf(t *testing.T, g *lab.Gateway) keys.Profile {
 	return *profile
 }
 
-// lines starts spa-client on the client host and returns its lines, both streams, as they come.
+// lines starts spa-client on the client host and returns its lines on both streams as they come.
 func lines(t *testing.T, g *lab.Gateway, args ...string) (next func(want string), stop func(syscall.Signal) int) {
 	t.Helper()
 	cmd := g.Command("spa-client", args...)
@@ -297,8 +297,8 @@ func lines(t *testing.T, g *lab.Gateway, args ...string) (next func(want string)
 	}
 }
 
-// Open --renew knocks before the time is over, and at once where the machine moves to another
-// address; after Ctrl-C what it held open shuts by itself.
+// renew: open --renew knocks before the time is over, and at once if the machine's address changes; after Ctrl-C its
+// grants end on time.
 func renew(t *testing.T, g *lab.Gateway) {
 	if _, err := lab.EchoServer(g.Host, ":22"); err != nil {
 		t.Fatal(err)
@@ -340,8 +340,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// The kernel's word that a port is unreachable, which anyone can forge, ends nothing; nor does a
-// knock port that is blocked, as long as there is another.
+// An ICMP error, which anyone can forge, ends nothing; nor does a blocked knock port, if there is another.
 func unreachableAtFirst(t *testing.T, g *lab.Gateway) {
 	path := filepath.Join(g.Home, "hosts", "gw.toml")
 	text, err := os.ReadFile(path)
@@ -359,7 +358,7 @@ func unreachableAtFirst(t *testing.T, g *lab.Gateway) {
 	stop(syscall.SIGTERM)
 }
 
-// refused is how many datagrams came to a host for which nothing listens, and were answered so.
+// refused returns how many datagrams a host answered with a port-unreachable error.
 func refused(t *testing.T, h *lab.Host) int {
 	t.Helper()
 	var text []byte

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// resolve4 makes this process's resolver one that knows an IPv4 address of every name, and
-// answers for IPv6 with a code, or, without one, never. No network is between.
+// resolve4 sets this process's resolver to one that knows an IPv4 address for every name, and answers for IPv6 with a
+// code, or, without one, never. It uses no network.
 func resolve4(t *testing.T, v6 *dnsmessage.RCode) {
 	t.Helper()
 	usual := net.DefaultResolver
@@ -28,10 +28,10 @@ func resolve4(t *testing.T, v6 *dnsmessage.RCode) {
 	}}
 }
 
-// unknown is how the resolver answers every question; 0: as it was told.
+// unknown is the resolver's answer to every question; 0: the normal answers.
 var unknown dnsmessage.RCode
 
-// answerNames answers what comes, as over TCP: with a length before each message.
+// answerNames answers queries as over TCP: with a length before each message.
 func answerNames(conn net.Conn, v6 *dnsmessage.RCode) {
 	defer conn.Close()
 	for {
@@ -74,7 +74,7 @@ func answerName(question []byte, v6 *dnsmessage.RCode) []byte {
 	return packed
 }
 
-// A resolver that never answers for IPv6 does not keep a gateway's IPv4 address back for long.
+// A resolver that never answers for IPv6 does not delay a gateway's IPv4 address for long.
 func TestLookupOfOneFamily(t *testing.T) {
 	readConfiguration(t)
 	failed := dnsmessage.RCodeServerFailure
@@ -93,13 +93,13 @@ func TestLookupOfOneFamily(t *testing.T) {
 				if waited := time.Since(start); waited != c.after {
 					t.Errorf("it took %v, want %v", waited, c.after)
 				}
-				<-time.After(time.Minute) // until the resolver has given up what nobody waits for
+				<-time.After(time.Minute) // until the resolver has given up the abandoned query
 			})
 		})
 	}
 }
 
-// readConfiguration has the resolver read the system's files, which it does not in a bubble.
+// readConfiguration makes the resolver read the system's files, which it does not do in a bubble.
 func readConfiguration(t *testing.T) {
 	t.Helper()
 	nobody := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("nobody is there") }
@@ -109,7 +109,7 @@ func readConfiguration(t *testing.T) {
 	}
 }
 
-// A second address that cannot be looked up keeps a Dialer only for its time.
+// A second address that cannot be looked up delays a Dialer only for its timeout.
 func TestDialerLookupEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := fakes(t)

@@ -37,8 +37,8 @@ func TestMatches(t *testing.T) {
 	}
 }
 
-// A receipt that does not match is the gateway's all the same: it ends the command, and
-// nothing of it is passed on that could be read as an answer to what was asked.
+// A receipt that does not match is still the gateway's: it ends the command, and nothing of it is returned that could
+// be read as an answer to the request.
 func TestMismatchEndsTheCommand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := both(t)

@@ -10,21 +10,20 @@ import (
 	"time"
 )
 
-// network is what a client needs of its surroundings. The tests have one without
-// an operating system.
+// network is what a client needs of the system. Tests have one without an operating system.
 type network interface {
 	// Lookup returns all the IPv4 and IPv6 addresses of a host name.
 	Lookup(ctx context.Context, host string) ([]netip.Addr, error)
 	// Local returns the address that packets to a gateway leave from, without sending any.
 	Local(to netip.AddrPort) (netip.Addr, error)
-	// Listen opens a UDP socket on an address, or on any of the family if it is
-	// unspecified. The socket is not connected: a connected one would report forged
-	// ICMP errors, and lose the receipts of a gateway that answers from another of its addresses.
+	// Listen opens a UDP socket on an address, or on any of the family if it is unspecified. The socket is not
+	// connected: a connected one would report forged ICMP errors, and miss the receipts of a gateway that answers from
+	// another of its addresses.
 	Listen(ctx context.Context, local netip.Addr) (net.PacketConn, error)
 	// Dial opens a TCP connection, from the local address if it is valid.
 	Dial(ctx context.Context, local netip.Addr, to netip.AddrPort) (net.Conn, error)
-	// Changes returns a channel that tells when something about the own addresses may have
-	// changed. The function ends that, and returns when nothing of it runs any more.
+	// Changes returns a channel that signals when this machine's addresses may have changed. The function stops it, and
+	// returns when it has ended completely.
 	Changes() (<-chan struct{}, func())
 }
 
@@ -33,8 +32,8 @@ type system struct{}
 
 var _ network = system{}
 
-// Lookup asks for each family by itself: there are resolvers that never answer for IPv6, and what
-// waits for both then ends without either.
+// Lookup queries each family separately: some resolvers never answer for IPv6, and a joint lookup would then return
+// neither.
 func (system) Lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	given := ctx
 	ctx, cancel := context.WithCancel(ctx)
@@ -61,7 +60,7 @@ func (system) Lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 			return all, nil
 		}
 	}
-	return nil, errs[1] // not found either, or the reason why it is not known
+	return nil, errs[1] // not found either, or the reason why it is unknown
 }
 
 func notFound(err error) bool {
@@ -95,7 +94,7 @@ func (system) Dial(ctx context.Context, local netip.Addr, to netip.AddrPort) (ne
 	return d.DialContext(ctx, "tcp", to.String())
 }
 
-// polled tells every few seconds that something may have changed.
+// polled signals every few seconds that something may have changed.
 func polled() (<-chan struct{}, func()) {
 	ticker := time.NewTicker(lookAgain)
 	changes, done := make(chan struct{}), make(chan struct{})

@@ -8,32 +8,31 @@ import (
 	"sallyport/spa"
 )
 
-// RefusedError is returned where the gateway answered and refused.
+// RefusedError is returned if the gateway refused.
 type RefusedError struct {
 	Host   string // the profile's name
 	Status spa.Status
 }
 
-// Error says who refused and why.
+// Error says which gateway refused and why.
 func (e *RefusedError) Error() string { return fmt.Sprintf("%s refused: %s", e.Host, e.Status) }
 
-// Open asks a gateway to open the command's services for this machine's address. It
-// returns the answers of all address families once they are there, and no error if
-// one of them is neither Silent, Refused nor Over; that of the command that was not granted is
-// as [Plan.Dial] has it. The command's Type is taken to be open.
+// Open asks a gateway to open the command's services to this machine's address. It returns the answers of all address
+// families once they are there, and no error if one of them is neither Silent, Refused nor Over. Otherwise the error is
+// as for [Plan.Dial]. It ignores the command's Type.
 func Open(ctx context.Context, p *keys.Profile, c Command) ([]Answer, error) {
 	c.Type = spa.TypeOpen
 	return do(ctx, p, c, system{})
 }
 
-// Close asks a gateway to end what this client opened for this machine's address.
-// It returns what Open does. The command's Type is taken to be close.
+// Close asks a gateway to end this client's grants for this machine's address. It returns what Open does, and ignores
+// the command's Type.
 func Close(ctx context.Context, p *keys.Profile, c Command) ([]Answer, error) {
 	c.Type = spa.TypeClose
 	return do(ctx, p, c, system{})
 }
 
-// do prepares and carries out a command.
+// do prepares and runs a command.
 func do(ctx context.Context, p *keys.Profile, c Command, n network) ([]Answer, error) {
 	plan, err := prepare(ctx, p, c, n)
 	if err != nil {
@@ -49,8 +48,7 @@ func do(ctx context.Context, p *keys.Profile, c Command, n network) ([]Answer, e
 	return answers, plan.failure(answers)
 }
 
-// failure is nil if one of the answers is a success, else the refusal, else why
-// there was no answer.
+// failure returns nil if one of the answers is a success, else the refusal, else why there was no answer.
 func (p *Plan) failure(answers []Answer) error {
 	var err error
 	for _, a := range answers {

@@ -44,8 +44,8 @@ func prepare(ctx context.Context, p *keys.Profile, c Command, n network) (*Plan,
 	return plan, nil
 }
 
-// fits seals the request once to know that it can be: nothing else may fail later
-// for a reason that could have been told before.
+// fits seals the request once to check that it fits a packet: nothing may fail later that could have been reported
+// earlier.
 func (p *Plan) fits() error {
 	r := p.request(Route{ID: spa.NewRequestID()}, time.Now())
 	if _, err := spa.Seal(r, p.sender); err != nil {
@@ -57,14 +57,14 @@ func (p *Plan) fits() error {
 	return nil
 }
 
-// request is what is asked for on a route, stamped now.
+// request returns the request for a route, stamped now.
 func (p *Plan) request(r Route, now time.Time) spa.Request {
 	return spa.Request{ID: r.ID, Type: p.Command.Type, Time: now, For: p.Command.For,
 		Source: r.Source, Services: p.Command.Services}
 }
 
-// resolve returns a profile's addresses and the knock ports to use with them: the
-// one in the address, or the profile's.
+// resolve returns a profile's addresses and the knock ports to use with them: the port in the address, or the
+// profile's.
 func resolve(ctx context.Context, p *keys.Profile, n network) ([]netip.Addr, []uint16, error) {
 	host, port, err := service.SplitAddress(p.Address)
 	if err != nil {
@@ -81,7 +81,7 @@ func resolve(ctx context.Context, p *keys.Profile, n network) ([]netip.Addr, []u
 	return addrs, ports, err
 }
 
-// unmapped makes IPv4 of IPv4-mapped addresses and drops what comes twice.
+// unmapped converts IPv4-mapped addresses to IPv4 and removes duplicates.
 func unmapped(addrs []netip.Addr) []netip.Addr {
 	out := make([]netip.Addr, 0, len(addrs))
 	for _, a := range addrs {
@@ -92,8 +92,8 @@ func unmapped(addrs []netip.Addr) []netip.Addr {
 	return out
 }
 
-// route fills in a route for each family that has an address, a way there, and no
-// stated source of the other family. It is an error if none is left.
+// route adds a route for each family that has an address and a route there, unless the stated source is of the other
+// family. It returns an error if none is left.
 func (p *Plan) route(ctx context.Context, gateways []netip.Addr, ports []uint16) error {
 	var trouble error
 	for _, is4 := range []bool{true, false} {
@@ -117,8 +117,8 @@ func (p *Plan) route(ctx context.Context, gateways []netip.Addr, ports []uint16)
 	return trouble
 }
 
-// routeFamily finds the way to the gateway's addresses of one family. All packets
-// of a command must state the same source, so the first address decides it.
+// routeFamily finds the route to the gateway's addresses of one family. All packets of a command must state the same
+// source, so the first address decides.
 func (p *Plan) routeFamily(ctx context.Context, gateways []netip.Addr, ports []uint16) (Route, error) {
 	source := p.Command.Source
 	if source.kind == sourceStated && source.addr.Is4() != gateways[0].Is4() {
@@ -146,7 +146,7 @@ func (p *Plan) routeFamily(ctx context.Context, gateways []netip.Addr, ports []u
 	if source.kind == sourceSTUN {
 		addr, err := p.mapped(ctx, source.server, first.Is4())
 		if err != nil {
-			return Route{}, err // and never on without it: an attacker would force just that
+			return Route{}, err // never continue without it: an attacker would force just that
 		}
 		source = Source{kind: sourceStated, addr: addr}
 	}
@@ -164,8 +164,8 @@ func (p *Plan) routeFamily(ctx context.Context, gateways []netip.Addr, ports []u
 	return r, nil
 }
 
-// bindable reports whether an address is this machine's own. One that is stated but
-// not local is that of a NAT in front of it.
+// bindable reports whether an address is this machine's own. A stated address that is not local belongs to a NAT in
+// front of it.
 func (p *Plan) bindable(ctx context.Context, a netip.Addr) bool {
 	conn, err := p.net.Listen(ctx, a)
 	if err != nil {
@@ -175,7 +175,7 @@ func (p *Plan) bindable(ctx context.Context, a netip.Addr) bool {
 	return true
 }
 
-// targets combines addresses and ports: each port with all the addresses before the next port.
+// targets combines addresses and ports: each port with all addresses before the next port.
 func targets(addrs []netip.Addr, ports []uint16) []netip.AddrPort {
 	out := make([]netip.AddrPort, 0, len(addrs)*len(ports))
 	for _, port := range ports {

@@ -23,7 +23,7 @@ func mustSource(t *testing.T, s string) Source {
 	return source
 }
 
-// both makes the gateway a name with an address of each family.
+// both gives the gateway a name with an address of each family.
 func both(t *testing.T) (*gateway, *fakeNet) {
 	g, n := fakes(t)
 	g.profile.Address = "gw.example.net"
@@ -31,15 +31,14 @@ func both(t *testing.T) (*gateway, *fakeNet) {
 	return g, n
 }
 
-// Behind a translator from IPv6 to IPv4 the gateway does not see an IPv6 address that is stated: that is
-// said before anything is sent, and nothing else is done by itself. Without a stated one, or by another way,
-// it is knocked on.
+// Behind a translator from IPv6 to IPv4 the gateway does not see a stated IPv6 address: that is reported before
+// anything is sent, and nothing else is tried. Without a stated address, or on another route, the client knocks.
 func TestNAT64(t *testing.T) {
 	for name, c := range map[string]struct {
 		gateways []string
 		source   string
 		wrong    bool
-		routes   []string // where to, one of each route
+		routes   []string // destinations, one of each route
 	}{
 		"auto":                     {[]string{"64:ff9b::c000:201"}, "auto", true, nil},
 		"the local prefix":         {[]string{"64:ff9b:1:2::c000:201"}, "auto", true, nil},
@@ -108,7 +107,7 @@ func TestFamiliesAreKnockedOnTogether(t *testing.T) {
 	})
 }
 
-// onlyFamily makes the gateway deaf in the other family.
+// onlyFamily makes the gateway ignore the other family.
 func onlyFamily(g *gateway, is4 bool, status spa.Status) {
 	g.decide = func(_ spa.Knock, to netip.AddrPort, _ int) spa.Status {
 		if to.Addr().Is4() == is4 {
@@ -299,7 +298,7 @@ func TestSource(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g, n := fakes(t)
 				g.profile.Source, n.route[gate4] = c.profile, c.local
-				// Silence is what a wrong statement gets. None of the packets may leave it out.
+				// Silence is the answer to a wrong statement. None of the packets may omit it.
 				g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
 				command := open()
 				command.Source = mustSource(t, c.flag)
@@ -359,7 +358,7 @@ func TestParseSource(t *testing.T) {
 	}
 }
 
-// What cannot be asked for is said before anything is looked up or sent.
+// Impossible commands are reported before anything is looked up or sent.
 func TestImpossibleCommands(t *testing.T) {
 	many := make([]service.Service, 9)
 	for i := range many {
@@ -395,7 +394,8 @@ func TestImpossibleCommands(t *testing.T) {
 
 func TestRoutable(t *testing.T) {
 	for address, want := range map[string]bool{
-		"0.1.2.3": false, "1.1.1.1": true, "9.255.255.255": true, "10.0.0.0": false, "10.255.255.255": false, "11.0.0.0": true,
+		"0.1.2.3": false, "1.1.1.1": true, "9.255.255.255": true, "10.0.0.0": false,
+		"10.255.255.255": false, "11.0.0.0": true,
 		"100.63.255.255": true, "100.64.0.0": false, "100.127.255.255": false, "100.128.0.0": true,
 		"127.0.0.1": false, "169.253.255.255": true, "169.254.0.1": false, "172.15.255.255": true, "172.16.0.0": false,
 		"172.31.255.255": false, "172.32.0.0": true, "192.0.0.1": false, "192.0.0.9": true, "192.0.0.10": true,
@@ -403,12 +403,18 @@ func TestRoutable(t *testing.T) {
 		"192.31.196.1": true, "192.52.193.1": true, "192.88.99.1": false, "192.167.255.255": true, "192.168.0.1": false,
 		"192.169.0.0": true, "192.175.48.1": true, "198.17.255.255": true, "198.18.0.1": false, "198.19.255.255": false,
 		"198.20.0.0": true, "198.51.100.7": false, "203.0.113.7": false, "203.0.114.0": true, "223.255.255.255": true,
-		"224.0.0.1": false, "239.1.2.3": false, "240.0.0.1": false, "255.255.255.255": false, "::ffff:10.0.0.1": false, "::ffff:1.1.1.1": true,
-		"::": false, "::1": false, "64:ff9b::1": true, "64:ff9b:1::1": false, "100::1": false, "100:0:0:1::1": false, "200::1": false,
-		"1fff::1": false, "2000::1": true, "2001::1": false, "2001:1::1": true, "2001:1::2": true, "2001:1::3": true, "2001:1::4": false,
-		"2001:2::1": false, "2001:2:1::1": false, "2001:3::1": true, "2001:4:112::1": true, "2001:4:113::1": false, "2001:10::1": false,
-		"2001:20::1": true, "2001:2f::1": true, "2001:30::1": true, "2001:40::1": false, "2001:200::1": true, "2001:db7::1": true,
-		"2001:db8::1": false, "2001:db9::1": true, "2002::1": false, "2620:4f:8000::1": true, "2a00::1": true, "3ffe::1": true,
+		"224.0.0.1": false, "239.1.2.3": false, "240.0.0.1": false, "255.255.255.255": false,
+		"::ffff:10.0.0.1": false, "::ffff:1.1.1.1": true,
+		"::": false, "::1": false, "64:ff9b::1": true, "64:ff9b:1::1": false, "100::1": false,
+		"100:0:0:1::1": false, "200::1": false,
+		"1fff::1": false, "2000::1": true, "2001::1": false, "2001:1::1": true, "2001:1::2": true,
+		"2001:1::3": true, "2001:1::4": false,
+		"2001:2::1": false, "2001:2:1::1": false, "2001:3::1": true, "2001:4:112::1": true,
+		"2001:4:113::1": false, "2001:10::1": false,
+		"2001:20::1": true, "2001:2f::1": true, "2001:30::1": true, "2001:40::1": false,
+		"2001:200::1": true, "2001:db7::1": true,
+		"2001:db8::1": false, "2001:db9::1": true, "2002::1": false, "2620:4f:8000::1": true,
+		"2a00::1": true, "3ffe::1": true,
 		"3fff::1": false, "3fff:fff::1": false, "3fff:1000::1": true, "4000::1": false, "5f00::1": false, "fc00::1": false,
 		"fd12::1": false, "fe80::1": false, "fec0::1": false, "ff0e::1": false, "2a00::1%eth0": false,
 	} {

@@ -18,8 +18,8 @@ const (
 	lastProbe  = 2 * time.Second       // longer than any round trip, and than a system waits to send a lost SYN again
 )
 
-// blind knocks at a gateway that sends no receipts. An open is over when the ports
-// accept; what nothing can confirm is sent a few times.
+// blind knocks on a gateway that sends no receipts. An open is done when the ports accept; a command that nothing can
+// confirm is sent a few times.
 func (k *knocking) blind(ctx context.Context) Answer {
 	ctx, cancel := context.WithTimeout(ctx, k.allowed)
 	defer cancel()
@@ -76,7 +76,7 @@ func (k *knocking) until(ctx context.Context, open <-chan accepted) Answer {
 	}
 }
 
-// confirmed is the answer that a port gave by accepting.
+// confirmed returns the answer that a port gave by accepting.
 func (k *knocking) confirmed(by accepted) Answer {
 	a := Answer{Verdict: Opened, Route: k.route, Gateway: by.gateway, Tries: len(k.packets)}
 	if k.plan.keep {
@@ -104,13 +104,13 @@ func (k *knocking) unconfirmed(ctx context.Context) Answer {
 			return k.silent(err)
 		}
 	}
-	if k.err != nil { // also when ctx has ended meanwhile: the socket is closed then
+	if k.err != nil { // even if ctx has ended by now: the socket is closed then
 		return k.silent(nil)
 	}
 	return Answer{Verdict: Sent, Route: k.route, Gateway: k.route.To[0].Addr(), Tries: len(k.packets)}
 }
 
-// gateways are the route's addresses, each once.
+// gateways returns the route's addresses, each once.
 func (k *knocking) gateways() []netip.Addr {
 	var out []netip.Addr
 	for _, to := range k.route.To {
@@ -121,8 +121,7 @@ func (k *knocking) gateways() []netip.Addr {
 	return out
 }
 
-// probed are the addresses that are tried: those to connect to, where they are others
-// than the gateway's.
+// probed returns the addresses to try: those to connect to, if they differ from the gateway's.
 func (k *knocking) probed() []netip.Addr {
 	if len(k.plan.hosts) == 0 {
 		return k.gateways()
@@ -130,7 +129,7 @@ func (k *knocking) probed() []netip.Addr {
 	return ofFamily(k.plan.hosts, k.route.To[0].Addr().Is4())
 }
 
-// ofFamily are the addresses of one family.
+// ofFamily returns the addresses of one family.
 func ofFamily(all []netip.Addr, is4 bool) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range all {
@@ -141,8 +140,8 @@ func ofFamily(all []netip.Addr, is4 bool) []netip.Addr {
 	return out
 }
 
-// probePorts are the TCP ports that accept once the command is carried out: the
-// first of each service. They are none for a close, or if a service has none that the profile knows.
+// probePorts returns the TCP ports that accept once the command is done: the first of each service. There are none for
+// a close, or if a service has none that the profile knows.
 func (k *knocking) probePorts() []uint16 {
 	if k.plan.Command.Type != spa.TypeOpen || len(k.probed()) == 0 {
 		return nil
@@ -161,7 +160,7 @@ func (k *knocking) probePorts() []uint16 {
 	return ports
 }
 
-// Ports are a service's ports as far as the profile knows them.
+// Ports returns a service's ports as far as the profile knows them.
 func (p *Plan) Ports(s service.Service) []service.Ports {
 	if s.Name == "" {
 		return []service.Ports{{Proto: s.Proto, Low: s.Port, High: s.Port}}
@@ -175,7 +174,7 @@ func (p *Plan) Ports(s service.Service) []service.Ports {
 	return out
 }
 
-// FirstTCP returns the first TCP port among some, and whether there is one.
+// FirstTCP returns the first TCP port, and whether there is one.
 func FirstTCP(all []service.Ports) (uint16, bool) {
 	for _, ports := range all {
 		if ports.Proto == service.TCP {
@@ -185,12 +184,11 @@ func FirstTCP(all []service.Ports) (uint16, bool) {
 	return 0, false
 }
 
-// WaitOpen returns nil when a TCP port of each service that an answer says is open
-// accepts connections, the first of each, and ctx's error when it ends before.
-// It returns ErrNoTCP if there is none to try.
+// WaitOpen returns nil when the first TCP port of each service that an answer opened accepts connections, and ctx's
+// error if it ends earlier. It returns ErrNoTCP if there is none to try.
 func (p *Plan) WaitOpen(ctx context.Context, a Answer) error {
 	if a.Receipt == nil {
-		return nil // a probe has found them accepting already
+		return nil // a probe has already found that they accept
 	}
 	var ports []uint16
 	for _, granted := range a.Receipt.Services {
@@ -208,9 +206,8 @@ func (p *Plan) WaitOpen(ctx context.Context, a Answer) error {
 	return by.conn.Close()
 }
 
-// Reachable reports whether a TCP port of each of the command's services accepts a connection, the
-// first of each as the profile has it, where nothing was heard from the gateway: if only its
-// receipts were lost, they are open. They are tried once.
+// Reachable reports, if no answer came from the gateway, whether the first TCP port of each of the command's services
+// accepts a connection, by the profile: if only the receipts were lost, they are open. It tries them once.
 func (p *Plan) Reachable(ctx context.Context, answers []Answer) bool {
 	var ports []uint16
 	for _, s := range p.Command.Services {
@@ -228,9 +225,8 @@ func (p *Plan) Reachable(ctx context.Context, answers []Answer) bool {
 	return true
 }
 
-// once tries ports of the gateway's addresses, all addresses at the same time, where no packet was
-// answered and receipts should have come. It returns a connection to the last port of the first
-// address at which all of them accept, or nil.
+// once tries ports on all of the gateway's addresses at the same time, if no packet was answered although receipts
+// should have come. It returns a connection to the last port of the first address at which all accept, or nil.
 func (p *Plan) once(ctx context.Context, answers []Answer, ports []uint16) net.Conn {
 	if !p.Profile.Receipts || len(answers) == 0 || slices.ContainsFunc(answers,
 		func(a Answer) bool { return !errors.Is(a.Err, ErrNoAnswer) }) {
@@ -261,8 +257,8 @@ func (p *Plan) once(ctx context.Context, answers []Answer, ports []uint16) net.C
 	return first
 }
 
-// all connects to the ports of a host one after the other, and returns the last connection, or nil
-// where one does not accept.
+// all connects to the ports of a host one after the other, and returns the last connection, or nil if one does not
+// accept.
 func (p *Plan) all(ctx context.Context, local, host netip.Addr, ports []uint16) net.Conn {
 	var last net.Conn
 	for _, port := range ports {
@@ -277,14 +273,13 @@ func (p *Plan) all(ctx context.Context, local, host netip.Addr, ports []uint16) 
 	return last
 }
 
-// accepted is a connection that a probe made, and with which address.
+// accepted is a connection that a probe made, and its address.
 type accepted struct {
 	conn    net.Conn
 	gateway netip.Addr
 }
 
-// probe connects to the ports one after the other until each has accepted, and
-// returns the connection to the last.
+// probe connects to the ports one after the other until each has accepted, and returns the connection to the last.
 func (p *Plan) probe(ctx context.Context, local netip.Addr, gateways []netip.Addr, ports []uint16) (accepted, error) {
 	var last accepted
 	for i, port := range ports {
@@ -299,9 +294,8 @@ func (p *Plan) probe(ctx context.Context, local netip.Addr, gateways []netip.Add
 	return last, nil
 }
 
-// probePort tries a port at each address in turn. Every attempt has its time, twice
-// that of the attempt before: a dropped SYN is sent again by the system only after
-// a second, a new attempt sends one at once. A refusal is not believed either.
+// probePort tries a port at each address in turn. Each attempt may take twice as long as the one before: the system
+// resends a dropped SYN only after a second, but a new attempt sends one at once. A refused attempt is retried too.
 func (p *Plan) probePort(ctx context.Context, local netip.Addr, gateways []netip.Addr, port uint16) (accepted, error) {
 	slice := firstProbe
 	for try := 0; ctx.Err() == nil; try++ {

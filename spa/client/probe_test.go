@@ -18,7 +18,7 @@ import (
 
 var errDropped = errors.New("refused")
 
-// blind makes a gateway that sends no receipts, and whose ports accept after a while.
+// blind returns a gateway that sends no receipts, and whose ports accept after a while.
 func blind(t *testing.T, after time.Duration) (*gateway, *fakeNet) {
 	g, n := fakes(t)
 	g.profile.Receipts = false
@@ -50,7 +50,7 @@ func TestProbeInsteadOfReceipts(t *testing.T) {
 	})
 }
 
-// Where there are no receipts, one that comes all the same is not read.
+// Without receipts in the profile, one that comes anyway is ignored.
 func TestBlindReadsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := blind(t, time.Hour)
@@ -63,7 +63,7 @@ func TestBlindReadsNothing(t *testing.T) {
 	})
 }
 
-// All the services have to accept: one of them may have been open before.
+// All services must accept: one of them may have been open before.
 func TestProbeAllServices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := blind(t, 0)
@@ -81,7 +81,7 @@ func TestProbeAllServices(t *testing.T) {
 	})
 }
 
-// A SYN that nothing answers must not be waited for until the system sends it again.
+// An unanswered SYN is retried before the system would resend it.
 func TestProbeStartsAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := blind(t, 0)
@@ -232,8 +232,8 @@ func TestWaitOpenEnds(t *testing.T) {
 	})
 }
 
-// The system's sockets, on the loopback interface: a closed port answers with ICMP
-// errors, and a receipt may come from another address than was knocked on.
+// The system's sockets, on the loopback interface: a closed port answers with ICMP errors, and a receipt may come from
+// another address than the knock was sent to.
 func TestSystem(t *testing.T) {
 	g := newGateway(t)
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -286,7 +286,7 @@ func TestSystem(t *testing.T) {
 	t.Error("a closed port: no second packet")
 }
 
-// The profile's services are text: what cannot be read is as if it were not known.
+// The profile's services are text: an entry that cannot be parsed counts as unknown.
 func TestPortsOfAService(t *testing.T) {
 	plan := &Plan{Profile: &keys.Profile{Services: map[string][]string{"mosh": {"tcp/22", "nonsense", "udp/60000-60010"}}}}
 	got := plan.Ports(service.Service{Name: "mosh"})

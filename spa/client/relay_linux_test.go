@@ -16,15 +16,15 @@ import (
 	"sallyport/spa/lab"
 )
 
-// What the bad network does to each packet, each way.
+// What the bad network does to each packet in each direction.
 const (
 	lost       = 0.30
 	duplicated = 0.10
-	maxDelay   = 300 * time.Millisecond // each copy has its own: packets overtake each other
+	maxDelay   = 300 * time.Millisecond // for each copy separately: packets overtake each other
 )
 
-// relay carries the datagrams of one client to a gateway and back, badly. The gateway
-// sees them come from an address of their own.
+// relay carries the datagrams of one client to a gateway and back over a bad network. The gateway sees them come from
+// their own address.
 type relay struct {
 	front, back *net.UDPConn // towards the client and the gateway
 	to          netip.AddrPort
@@ -35,8 +35,8 @@ type relay struct {
 	client netip.AddrPort
 }
 
-// newRelay makes a relay that leaves from an address of a host. The seed decides what becomes
-// of the first, the second … packet each way.
+// newRelay makes a relay that sends from an address of a host. The seed determines the fate of the n-th packet in each
+// direction.
 func newRelay(h *lab.Host, from netip.Addr, to netip.AddrPort, seed uint64) (*relay, error) {
 	front, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -60,7 +60,7 @@ func newRelay(h *lab.Host, from netip.Addr, to netip.AddrPort, seed uint64) (*re
 	return r, nil
 }
 
-// free lets a socket have an address that no interface has, but a route does.
+// free lets a socket bind an address that no interface has, but a route does.
 func free(_, _ string, c syscall.RawConn) error {
 	var err error
 	if e := c.Control(func(fd uintptr) {
@@ -72,10 +72,10 @@ func free(_, _ string, c syscall.RawConn) error {
 	return err
 }
 
-// port is where the client sends to.
+// port returns where the client sends.
 func (r *relay) port() uint16 { return r.front.LocalAddr().(*net.UDPAddr).AddrPort().Port() }
 
-// carry takes packets from one side and gives each to the other, never, once or twice.
+// carry takes packets from one side and delivers each to the other not at all, once or twice.
 func (r *relay) carry(from *net.UDPConn, give func([]byte), chance *rand.Rand) {
 	buf := make([]byte, 2048)
 	for {
@@ -128,13 +128,13 @@ func (r *relay) close() {
 	r.running.Wait()
 }
 
-// prefix is a network of which each client of the relays has an address.
+// prefix is a network in which each client of the relays has an address.
 var prefix = netip.MustParsePrefix("2001:db8:1::/64")
 
-// address is the i-th of the prefix.
+// address returns the i-th address of the prefix.
 func address(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db8:1::%x", i+1)) }
 
-// routePrefix lets the client host have all addresses of the prefix, and the gateway know it.
+// routePrefix makes all addresses of the prefix the client host's own, and gives the gateway a route to them.
 func routePrefix(t *testing.T, g *lab.Gateway) {
 	t.Helper()
 	if err := g.Host.Route(prefix.String(), "2001:db8::2"); err != nil {

@@ -10,8 +10,8 @@ type special struct {
 
 // specials holds the registries' blocks with the document that each is from.
 // https://www.iana.org/assignments/iana-ipv4-special-registry (RFC 6890, RFC 8190)
-// https://www.iana.org/assignments/iana-ipv6-special-registry
-// Multicast has registries of its own and is added, so that one table decides.
+// https://www.iana.org/assignments/iana-ipv6-special-registry Multicast has its own registries and is added here, so
+// that one table decides.
 var specials = []special{
 	{netip.MustParsePrefix("0.0.0.0/8"), false},      // RFC 791, section 3.2: this network
 	{netip.MustParsePrefix("10.0.0.0/8"), false},     // RFC 1918: private use
@@ -34,10 +34,9 @@ var specials = []special{
 	{netip.MustParsePrefix("203.0.113.0/24"), false},  // RFC 5737: documentation
 	{netip.MustParsePrefix("224.0.0.0/4"), false},     // RFC 5771: multicast
 	{netip.MustParsePrefix("240.0.0.0/4"), false},     // RFC 1112, section 4: reserved, with RFC 8190: limited broadcast
-	// IPv6 outside the two blocks after this one is special or not assigned: ::, ::1,
-	// ::ffff:0:0/96, fe80::/10 and ff00::/8 (RFC 4291), 64:ff9b:1::/48 (RFC 8215), 100::/64
-	// (RFC 6666), 100:0:0:1::/64 (RFC 9780), 5f00::/16 (RFC 9602), fc00::/7 (RFC 4193),
-	// fec0::/10 (RFC 3879).
+	// IPv6 outside the two blocks after this one is special or unassigned: ::, ::1, ::ffff:0:0/96, fe80::/10 and
+	// ff00::/8 (RFC 4291), 64:ff9b:1::/48 (RFC 8215), 100::/64 (RFC 6666), 100:0:0:1::/64 (RFC 9780), 5f00::/16 (RFC
+	// 9602), fc00::/7 (RFC 4193), fec0::/10 (RFC 3879).
 	{netip.MustParsePrefix("::/0"), false},             // RFC 4291, section 2.4
 	{netip.MustParsePrefix("2000::/3"), true},          // RFC 3587: global unicast
 	{netip.MustParsePrefix("64:ff9b::/96"), true},      // RFC 6052: IPv4 translation
@@ -58,9 +57,9 @@ var specials = []special{
 	{netip.MustParsePrefix("3fff::/20"), false},        // RFC 9637: documentation
 }
 
-// Routable reports whether the whole Internet reaches an address by IANA's
-// registries, so that a gateway elsewhere sees it as it is. The longest block that
-// holds the address decides; an IPv4 address that none holds is routable.
+// Routable reports whether an address is reachable from the whole Internet by IANA's registries, so that a gateway
+// elsewhere sees it unchanged. The longest block that contains the address decides; an IPv4 address in no block is
+// routable.
 func Routable(addr netip.Addr) bool {
 	addr = addr.Unmap()
 	if !addr.IsValid() || addr.Zone() != "" {

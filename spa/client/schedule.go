@@ -7,21 +7,20 @@ import (
 )
 
 const (
-	maxTries    = 16                     // at 30 % loss each way 2 of 100,000 commands stay without a receipt
-	firstRetry  = 150 * time.Millisecond // where the time allowed is long; sooner where it is short
-	grace       = time.Second            // what the other family has left when one has answered
-	leastMargin = 10 * time.Millisecond  // after the time that a gateway says
+	maxTries    = 16                     // with 30 % loss each way, 2 of 100,000 commands get no receipt
+	firstRetry  = 150 * time.Millisecond // if the time allowed is long; earlier if it is short
+	grace       = time.Second            // for the other family once one has answered
+	leastMargin = 10 * time.Millisecond  // after the time that a gateway states
 
-	// untold is how long after the first packet others need not tell when that was. To a gateway
-	// one that is stamped over 30 s later, and does not tell it, is a new command.
+	// untold is how long after the first packet the others need not state when that was. A gateway treats a packet
+	// stamped over 30 s later that does not state it as a new command.
 	untold = 25 * time.Second
 )
 
-// schedule returns when packets are sent, counted from the first. The i-th goes at
-// T·(i/16)^p, with T the time allowed: the gaps widen, and the last packet has time to be
-// answered. p is such that the first retry is after firstRetry, but at least 1.5: where the
-// time is short all packets go sooner. Jitter keeps machines that were started together from
-// staying together.
+// schedule returns when to send the packets, relative to the first. The i-th is sent at T·(i/16)^p, where T is the time
+// allowed: the gaps widen, and the last packet has time to be answered. p is such that the first retry comes after
+// firstRetry, but at least 1.5: if the time is short, all packets are sent earlier. Jitter spreads machines that were
+// started at the same time.
 func schedule(timeout time.Duration) []time.Duration {
 	spread := float64(timeout)
 	power := max(1.5, math.Log(spread/float64(firstRetry))/math.Log(maxTries))

@@ -9,8 +9,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// Source says which address a request states as its own. The zero value leaves the
-// choice to the profile.
+// Source is the address that a request states as its own. The zero value leaves the choice to the profile.
 type Source struct {
 	kind   sourceKind
 	addr   netip.Addr
@@ -27,9 +26,9 @@ const (
 	sourceSTUN
 )
 
-// ParseSource reads "auto" (the own address, where it is globally routable),
-// "observed" (whatever the gateway sees), "stun:HOST[:PORT]" (what that server says that it
-// sees), an IP address, or "" (as the profile says).
+// ParseSource parses "auto" (this machine's address, if it is globally routable), "observed" (none: the address that
+// the gateway sees), "stun:HOST[:PORT]" (the address that this server sees), an IP address, or "" (the profile's
+// setting).
 func ParseSource(s string) (Source, error) {
 	switch s {
 	case "":
@@ -76,9 +75,9 @@ func (s Source) String() string {
 	return ""
 }
 
-// A NAT64Error is wrapped in a CommandError by Prepare where a source is to be stated that the gateway
-// certainly does not see, because a translator stands before it. What to do is up to the user: to go over
-// to what the gateway sees would be up to whoever forges the answer of a resolver.
+// NAT64Error is wrapped in a CommandError by Prepare if a source should be stated that the gateway certainly does not
+// see, because of a translator in front of it. The user must decide what to do: if the client switched to the observed
+// address on its own, an attacker who forges a resolver's answer could make it do so.
 type NAT64Error struct {
 	Gateway, Stated netip.Addr
 }
@@ -89,7 +88,7 @@ func (e *NAT64Error) Error() string {
 		"would be stated", e.Gateway, e.Stated)
 }
 
-// nat64 are the prefixes that stand for IPv4 addresses behind a translator: RFC 6052, RFC 8215.
+// nat64 are the prefixes that represent IPv4 addresses behind a translator: RFC 6052, RFC 8215.
 var nat64 = []netip.Prefix{netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48")}
 
 // NAT64 reports whether packets to an address are translated to IPv4 on their way.
@@ -97,7 +96,7 @@ func NAT64(gateway netip.Addr) bool {
 	return slices.ContainsFunc(nat64, func(p netip.Prefix) bool { return p.Contains(gateway) })
 }
 
-// or fills in what a command leaves to the profile; a profile that says nothing means auto.
+// or returns the profile's source if the command has none; a profile without one means auto.
 func (s Source) or(profile string) (Source, error) {
 	if s.kind != sourceProfile {
 		return s, nil
@@ -108,8 +107,8 @@ func (s Source) or(profile string) (Source, error) {
 	return ParseSource(profile)
 }
 
-// state returns what is stated on a route that leaves from the local address, and
-// the address that the socket has to be bound to so that the statement holds.
+// state returns the source to state on a route that leaves from the local address, and the address to bind the socket
+// to so that it is true.
 func (s Source) state(local netip.Addr) (stated, bind netip.Addr) {
 	switch {
 	case s.kind == sourceStated:

@@ -17,11 +17,11 @@ import (
 const (
 	stunPort = 3478                   // RFC 8489, section 18.6
 	stunRTO  = 500 * time.Millisecond // before the first retransmission, then twice as long each time: section 6.2.1
-	stunTime = 5 * time.Second        // in all: a knock is to follow
+	stunTime = 5 * time.Second        // in all: the knock follows
 )
 
-// mapped asks a STUN server (RFC 8489) which address of one family it sees this machine at.
-// Whoever can forge its answer can have another address stated; not who can only send.
+// mapped asks a STUN server (RFC 8489) at which address of one family it sees this machine. An attacker who can read
+// and forge the answer can have another address stated; one who can only send cannot.
 func (p *Plan) mapped(ctx context.Context, server string, is4 bool) (netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, stunTime)
 	defer cancel()
@@ -50,7 +50,7 @@ func (p *Plan) mapped(ctx context.Context, server string, is4 bool) (netip.Addr,
 	return addr, nil
 }
 
-// stunServer is the server's first address of a family.
+// stunServer returns the server's first address of a family.
 func (p *Plan) stunServer(ctx context.Context, server string, is4 bool) (netip.AddrPort, error) {
 	host, port, err := service.SplitAddress(server)
 	if err != nil {
@@ -70,7 +70,7 @@ func (p *Plan) stunServer(ctx context.Context, server string, is4 bool) (netip.A
 	return netip.AddrPortFrom(addrs[0], port), nil
 }
 
-// transact sends a request until it is answered. What is no answer to it is as if it had not come.
+// transact sends a request until it is answered, and ignores everything that is not its answer.
 func transact(ctx context.Context, conn net.PacketConn, to netip.AddrPort) (netip.Addr, error) {
 	id := stun.NewTxID()
 	request := stun.Request(id)
@@ -85,7 +85,7 @@ func transact(ctx context.Context, conn net.PacketConn, to netip.AddrPort) (neti
 	return netip.Addr{}, errors.New("no answer")
 }
 
-// stunAnswer reads until the answer to a request comes, the deadline passes or ctx ends.
+// stunAnswer reads until the answer to a request arrives, the deadline passes or ctx ends.
 func stunAnswer(ctx context.Context, conn net.PacketConn, id stun.TxID, from netip.AddrPort,
 	deadline time.Time) (netip.Addr, bool) {
 	if conn.SetReadDeadline(deadline) != nil {
@@ -97,7 +97,7 @@ func stunAnswer(ctx context.Context, conn net.PacketConn, id stun.TxID, from net
 		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
 			return netip.Addr{}, false
 		}
-		if err != nil { // an ICMP error, as some systems tell it: anyone can forge those
+		if err != nil { // an ICMP error, as some systems report it: anyone can forge those
 			pause(ctx, errorPause)
 			continue
 		}
@@ -109,7 +109,7 @@ func stunAnswer(ctx context.Context, conn net.PacketConn, id stun.TxID, from net
 	return netip.Addr{}, false
 }
 
-// addrPort is where a datagram came from.
+// addrPort returns the source of a datagram.
 func addrPort(a net.Addr) netip.AddrPort {
 	udp, ok := a.(*net.UDPAddr)
 	if !ok {

@@ -21,7 +21,7 @@ var (
 	seen6 = netip.MustParseAddr("2001:db8:2::7")
 )
 
-// told is the answer of an honest server.
+// told returns the answer of an honest server.
 func told(request []byte, to netip.AddrPort) []byte {
 	id := stun.TxID(request[8:20])
 	if to.Addr().Is4() {
@@ -30,7 +30,7 @@ func told(request []byte, to netip.AddrPort) []byte {
 	return stun.Response(id, netip.AddrPortFrom(seen6, 4444))
 }
 
-// natted is a gateway with a STUN server beside it, which is asked by udp.
+// natted returns a gateway with a STUN server, whose packets go to udp.
 func natted(t *testing.T, udp func(c *fakeConn, request []byte, to netip.AddrPort)) (*gateway, *fakeNet) {
 	g, n := dualStack(t)
 	n.hosts["stun.example.net"] = []netip.Addr{stun6, stun4}
@@ -55,7 +55,7 @@ func stunCommand(t *testing.T, source string) Command {
 	return c
 }
 
-// The address that the server tells is stated, one for each family.
+// The client states the address that the server returns, one for each family.
 func TestSTUN(t *testing.T) {
 	for source, port := range map[string]uint16{"stun:stun.example.net": 3478, "stun:stun.example.net:3479": 3479} {
 		synctest.Test(t, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestSTUN(t *testing.T) {
 	}
 }
 
-// An answer that comes late is asked for again; forged and broken ones are as if they had not come.
+// A late answer is requested again; forged and broken ones are ignored.
 func TestSTUNBelievesNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
@@ -152,7 +152,7 @@ func TestSTUNFails(t *testing.T) {
 	})
 }
 
-// Where the server knows only one family, the other is not knocked on.
+// If the server knows only one family, the client does not knock in the other.
 func TestSTUNOfOneFamily(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, n := natted(t, honest)
@@ -164,7 +164,7 @@ func TestSTUNOfOneFamily(t *testing.T) {
 	})
 }
 
-// Nobody is asked who was not named.
+// No server is asked that was not named.
 func TestNobodyIsAsked(t *testing.T) {
 	for _, source := range []string{"", "auto", "observed", "198.51.100.7"} {
 		synctest.Test(t, func(t *testing.T) {

@@ -12,23 +12,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attemptEvery is how often Attempts tries, and attemptFor how long it waits for an answer. The
-// kernel sends a SYN again after a second: an attempt is one SYN.
+// attemptEvery is how often Attempts tries, and attemptFor how long it waits for an answer. The kernel resends a SYN
+// after a second: an attempt is one SYN.
 const (
 	attemptEvery = time.Millisecond
 	attemptFor   = 200 * time.Millisecond
 )
 
-// Attempts are TCP connections that somebody tries to make, a new one each millisecond, each with a
-// single SYN, without waiting for the outcome of those before.
+// Attempts makes a TCP connection attempt each millisecond, each with a single SYN, without waiting for the earlier
+// ones.
 type Attempts struct {
 	from, to netip.AddrPort
 	begun    chan struct{} // closed with the first attempt
 	stop     chan struct{}
 	ended    sync.WaitGroup
-	count    atomic.Int64 // of attempts
+	count    atomic.Int64 // attempts so far
 
-	// Of the goroutine that tries, and after its end of everybody.
+	// Used by the goroutine that tries, and by others after it has ended.
 	made    []attempt
 	waiting []waiting
 	err     error
@@ -39,11 +39,11 @@ type attempt struct {
 	accepted bool
 }
 
-// waiting is the socket of an attempt that is not decided.
+// waiting is the socket of a pending attempt.
 type waiting struct{ fd, attempt int }
 
-// Attempt begins to try to connect from an address inside the host to an address and port; when it
-// returns the first attempt has been made. Stop ends it.
+// Attempt starts to try to connect from an address inside the host to an address and port. When it returns, it has made
+// the first attempt. Stop ends it.
 func Attempt(t testing.TB, h *Host, from, to string) *Attempts {
 	t.Helper()
 	source, err := netip.ParseAddr(from)
@@ -57,7 +57,7 @@ func Attempt(t testing.TB, h *Host, from, to string) *Attempts {
 	return a
 }
 
-// Stop makes no more attempts, waits until those under way are decided, and returns what came of all.
+// Stop ends the attempts, waits for the pending ones, and returns the outcome of all.
 func (a *Attempts) Stop() (Outcome, error) {
 	a.end()
 	if a.err != nil {
@@ -75,7 +75,7 @@ func (a *Attempts) end() {
 	a.ended.Wait()
 }
 
-// try runs inside the host until it is stopped and what is under way is decided.
+// try runs inside the host until it is stopped and no attempt is pending.
 func (a *Attempts) try() error {
 	defer a.abandon()
 	err := a.begin()
@@ -117,7 +117,7 @@ func (a *Attempts) begin() error {
 	a.waiting = append(a.waiting, waiting{fd, len(a.made)})
 	a.made = append(a.made, attempt{begun: time.Now()})
 	a.count.Add(1)
-	// A reset instead of an orderly end: nothing is to stay behind of so many.
+	// Reset instead of an orderly close: so many connections must leave nothing behind.
 	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (a *Attempts) begin() error {
 	return err
 }
 
-// look takes out what is decided or has waited long enough.
+// look removes attempts that have ended or have waited long enough.
 func (a *Attempts) look() error {
 	fds := make([]unix.PollFd, len(a.waiting))
 	for i, w := range a.waiting {
@@ -154,7 +154,7 @@ func (a *Attempts) look() error {
 	return nil
 }
 
-// abandon closes what is still under way.
+// abandon closes the pending attempts.
 func (a *Attempts) abandon() {
 	for _, w := range a.waiting {
 		unix.Close(w.fd)
@@ -168,14 +168,14 @@ func sockaddr(ap netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet4{Addr: ap.Addr().As4(), Port: int(ap.Port())}
 }
 
-// Outcome is what came of attempts.
+// Outcome is the result of attempts.
 type Outcome struct {
-	Made, Through int           // attempts, and those that were accepted
-	Open          time.Duration // the longest time that the port can have been open, in all
-	Longest       time.Duration // the longest time between two attempts: what is shorter was perhaps not seen
+	Made, Through int           // attempts, and accepted ones
+	Open          time.Duration // the longest time that the port can have been open in total
+	Longest       time.Duration // the longest time between two attempts: the port may have been open for less unnoticed
 }
 
-// outcome sums up attempts, in the order in which they were begun.
+// outcome sums up attempts, in the order of their start.
 func outcome(made []attempt) Outcome {
 	o := Outcome{Made: len(made)}
 	for i, this := range made {
@@ -194,8 +194,8 @@ func outcome(made []attempt) Outcome {
 	return o
 }
 
-// String is such as "open for at most 12.3ms: 11 of 2034 attempts got through, the longest pause between two was
-// 3ms".
+// String returns a text such as "open for at most 12.3ms: 11 of 2034 attempts got through, the longest pause between
+// two was 3ms".
 func (o Outcome) String() string {
 	round := func(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
 	if o.Through == 0 {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestAttemptsSee: a port that is open is seen to be open, a dark one and a closed one never. On a busy
-// machine an attempt or two may have no answer in time.
+// TestAttemptsSee: an open port is found open, a dark or closed one never. On a busy machine an attempt or two may get
+// no answer in time.
 func TestAttemptsSee(t *testing.T) {
 	client, gateway := Pair(t)
 	_, err := EchoServer(gateway, ":22")
@@ -33,7 +33,7 @@ func TestAttemptsSee(t *testing.T) {
 	}
 }
 
-// TestAttemptsSeeWhen: a port that opens and shuts was open for a part of the time.
+// TestAttemptsSeeWhen: a port that opens and shuts was open for part of the time.
 func TestAttemptsSeeWhen(t *testing.T) {
 	client, gateway := Pair(t)
 	if _, err := Dial(client, "", "[2001:db8::1]:22", soon); !errors.Is(err, unix.ECONNREFUSED) {
@@ -55,7 +55,7 @@ func TestAttemptsSeeWhen(t *testing.T) {
 	}
 }
 
-// more waits until so many more attempts have been made.
+// more waits until this many more attempts have been made.
 func more(t *testing.T, a *Attempts, n int64) {
 	t.Helper()
 	n += a.count.Load()

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// OnlyFiles fails the test unless the directory holds exactly the files of these names, in order: a program that
-// was killed, or refused, leaves nothing else behind.
+// OnlyFiles fails the test unless the directory contains exactly the named files, in order: a program that was killed
+// or refused leaves nothing else behind.
 func OnlyFiles(t *testing.T, dir string, names ...string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

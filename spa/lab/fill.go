@@ -6,9 +6,8 @@ import (
 	"time"
 )
 
-// Fill puts the text into every string, and every zone of an address, that a value can hold, however
-// deep: pointers are set, slices get two elements and maps one. Times are set too, numbers and booleans
-// stay as they are.
+// Fill puts the text into every string, and every zone of an address, in a value, at any depth: it sets pointers, and
+// gives slices two elements and maps one. It sets times too, and leaves numbers and booleans unchanged.
 func Fill(v any, text string) { fill(reflect.ValueOf(v).Elem(), text) }
 
 func fill(v reflect.Value, text string) {

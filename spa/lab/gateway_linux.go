@@ -11,8 +11,7 @@ import (
 	"testing"
 )
 
-// Programs builds spa-server, spa-client, spa-keygen and the packages named, and
-// returns the directory with them.
+// Programs builds spa-server, spa-client, spa-keygen and the named packages, and returns their directory.
 func Programs(t testing.TB, packages ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -24,8 +23,8 @@ func Programs(t testing.TB, packages ...string) string {
 	return dir
 }
 
-// Gateway is the programs as users have them: spa-server on one host of [Pair], spa-client on the
-// other, set up by spa-server init and spa-keygen new.
+// Gateway is the real programs: spa-server on one host of [Pair] and spa-client on the other, set up by spa-server init
+// and spa-keygen new.
 type Gateway struct {
 	Client, Host *Host
 	Bin          string // the directory of the programs
@@ -37,8 +36,8 @@ type Gateway struct {
 	log    *buffer
 }
 
-// NewGateway initialises a gateway at 192.0.2.1 (and 2001:db8::1) with some services such as
-// ssh=tcp/22, and a client alice who may open them all. Its server does not run yet.
+// NewGateway initialises a gateway at 192.0.2.1 (and 2001:db8::1) with services such as ssh=tcp/22, and a client alice
+// that may open them all. Its server is not running yet.
 func NewGateway(t testing.TB, bin string, services ...string) *Gateway {
 	t.Helper()
 	g := &Gateway{t: t, Bin: bin, Config: filepath.Join(t.TempDir(), "etc"), Home: filepath.Join(t.TempDir(), "home"),
@@ -68,7 +67,7 @@ func (g *Gateway) Enrol(name, allow string) string {
 	return string(out)
 }
 
-// Import makes a token a host of a client's directory.
+// Import adds a token as a host to a client's directory.
 func (g *Gateway) Import(home, token string) {
 	g.t.Helper()
 	cmd := exec.Command(filepath.Join(g.Bin, "spa-client"), "import", "--config", home, "--replace", "-")
@@ -94,7 +93,7 @@ func (g *Gateway) Start() {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = g.server.Wait() // how it ended stands in its log
+		_ = g.server.Wait() // the log shows how it ended
 	}()
 	g.t.Cleanup(func() {
 		_ = g.server.Process.Signal(syscall.SIGTERM)
@@ -115,10 +114,10 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// Log is what the server has said.
+// Log returns the server's output.
 func (g *Gateway) Log() string { return g.log.String() }
 
-// Command is a program of the gateway's, spa-client with --config.
+// Command returns a command of the gateway's programs; spa-client gets --config.
 func (g *Gateway) Command(program string, args ...string) *exec.Cmd {
 	config := g.Config
 	if program == "spa-client" {
@@ -127,13 +126,13 @@ func (g *Gateway) Command(program string, args ...string) *exec.Cmd {
 	return exec.Command(filepath.Join(g.Bin, program), append([]string{"--config", config}, args...)...)
 }
 
-// Run runs a command on a host to its end and returns what it said on both streams and its exit code.
+// Run runs a command on a host to its end and returns its output on both streams and its exit code.
 func Run(t testing.TB, on *Host, cmd *exec.Cmd) (string, int) {
 	t.Helper()
 	var out buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	must(t, on.Start(cmd))
-	_ = cmd.Wait() // the exit code tells
+	_ = cmd.Wait() // the exit code matters
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// recorder is a test that notes how it would have ended.
+// recorder is a test that records how it would have ended.
 type recorder struct {
 	testing.TB
 	said string
@@ -22,22 +22,22 @@ func (r *recorder) Fatalf(format string, args ...any) {
 	r.said = "fail: " + fmt.Sprintf(format, args...)
 }
 
-// helper is this program again, in the part that TestHelper plays.
+// helper is this program again, as TestHelper.
 func helper(part string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestHelper$")
 	cmd.Env = append(os.Environ(), "LAB_HELPER="+part)
 	return cmd
 }
 
-// stay stays until the process is killed. The runtime ends a program in which every goroutine
-// waits for another; a system call it lets wait.
+// stay waits until the process is killed. The runtime ends a program in which every goroutine is blocked, but not one
+// in a system call.
 func stay() {
 	for {
 		_ = unix.Pause()
 	}
 }
 
-// TestHelper is not a test: it is what the processes do that the tests start.
+// TestHelper is not a test: it is what the processes run that the tests start.
 func TestHelper(t *testing.T) {
 	switch os.Getenv("LAB_HELPER") {
 	case "":

@@ -14,17 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrClosed is returned by what is asked of a host after its Close.
+// ErrClosed is returned by methods of a host after its Close.
 var ErrClosed = errors.New("lab: host is closed")
 
-// Host is a network namespace with its loopback interface up. Its methods may be
-// called from several goroutines.
+// Host is a network namespace whose loopback interface is up. Its methods may be called from several goroutines.
 type Host struct {
 	name   string
 	ns     *os.File        // the namespace
 	route  *netlink.Handle // rtnetlink, inside
 	starts chan start      // to the thread that starts processes
-	gone   chan struct{}   // closed when that thread has left
+	gone   chan struct{}   // closed when that thread has ended
 
 	mu      sync.Mutex
 	closed  bool
@@ -37,7 +36,7 @@ type start struct {
 	result chan error
 }
 
-// NewHost makes a host without any link. The name is for error messages only.
+// NewHost makes a host without links. The name only appears in error messages.
 func NewHost(name string) (*Host, error) {
 	h := &Host{name: name, starts: make(chan start), gone: make(chan struct{})}
 	ready := make(chan error)
@@ -51,9 +50,8 @@ func NewHost(name string) (*Host, error) {
 	return h, nil
 }
 
-// live is the thread that makes the namespace and then starts the host's processes. They
-// ask to be killed when the thread that started them ends, which a thread of
-// the runtime's choice might do while the process lives.
+// live is the thread that makes the namespace and then starts the host's processes. They ask to be killed when the
+// thread that started them ends, and the Go runtime may end any other thread while the process lives.
 func (h *Host) live(ready chan<- error) {
 	defer close(h.gone)
 	runtime.LockOSThread()
@@ -79,9 +77,8 @@ func (h *Host) live(ready chan<- error) {
 	}
 }
 
-// setUp runs inside. Duplicate address detection is off so that an IPv6 address is good
-// at once; where /proc/sys is read-only (containers) it stays on for link-local addresses,
-// the others are added without it.
+// setUp runs inside. It switches duplicate address detection off, so that IPv6 addresses work at once. If /proc/sys is
+// read-only (containers), it stays on for link-local addresses; other addresses are added without it.
 func (h *Host) setUp() error {
 	_ = sysctl("net.ipv6.conf.default.disable_ipv6", "0")
 	_ = sysctl("net.ipv6.conf.all.disable_ipv6", "0")
@@ -100,8 +97,8 @@ func (h *Host) setUp() error {
 // Name returns the name given to NewHost.
 func (h *Host) Name() string { return h.name }
 
-// Do runs fn on the calling goroutine while its thread is inside the host's network
-// namespace. Calls may be nested; fn may end the goroutine (as t.Fatal does) or panic.
+// Do runs fn on the calling goroutine while its thread is inside the host's network namespace. Calls may be nested; fn
+// may end the goroutine (as t.Fatal does) or panic.
 func (h *Host) Do(fn func() error) error {
 	runtime.LockOSThread()
 	outside, err := currentNS()
@@ -125,8 +122,8 @@ func (h *Host) enter() error {
 	return unix.Setns(int(h.ns.Fd()), unix.CLONE_NEWNET)
 }
 
-// leave takes the thread back to where it was. If that fails the thread stays locked, so
-// the runtime ends it with its goroutine and nobody else gets to run inside.
+// leave returns the thread to its own namespace. If that fails the thread stays locked, so the runtime ends it with its
+// goroutine and no other goroutine runs inside.
 func leave(outside *os.File) {
 	if unix.Setns(int(outside.Fd()), unix.CLONE_NEWNET) == nil {
 		runtime.UnlockOSThread()
@@ -135,9 +132,8 @@ func leave(outside *os.File) {
 
 func currentNS() (*os.File, error) { return os.Open("/proc/thread-self/ns/net") }
 
-// Start starts a process inside the host. Close kills it if it still runs then, and the
-// kernel does when this process dies (unless the program changed its user meanwhile).
-// Waiting for it is the caller's business, as with exec.Cmd.Start.
+// Start starts a process inside the host. Close kills it if it is still running, and the kernel does if this process
+// dies (unless the program has changed its user). The caller must wait for it, as with exec.Cmd.Start.
 func (h *Host) Start(cmd *exec.Cmd) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -157,8 +153,8 @@ func (h *Host) Start(cmd *exec.Cmd) error {
 	return nil
 }
 
-// Close kills the host's processes, those too that they have left behind, closes its servers and gives the namespace
-// up; the kernel removes it with its links once no socket of it is open any more.
+// Close kills the host's processes and those that they left behind, closes its servers and releases the namespace; the
+// kernel removes it with its links once none of its sockets is open.
 func (h *Host) Close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -182,8 +178,8 @@ func (h *Host) Close() error {
 	return h.wrap("closing", errors.Join(append(errs, h.ns.Close())...))
 }
 
-// kill ends a process and waits until it has ended, without taking its exit status from
-// the caller of Start, who may be waiting for it.
+// kill ends a process and waits until it has ended, but leaves its exit status to the caller of Start, who may be
+// waiting for it.
 func kill(cmd *exec.Cmd) error {
 	err := cmd.Process.Kill()
 	if errors.Is(err, os.ErrProcessDone) {
@@ -196,7 +192,7 @@ func kill(cmd *exec.Cmd) error {
 		err = unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
 		switch err {
 		case unix.EINTR:
-		case nil, unix.ECHILD: // ECHILD: the caller has taken the exit status
+		case nil, unix.ECHILD: // ECHILD: the caller has already taken the exit status
 			return nil
 		default:
 			return err
@@ -210,14 +206,14 @@ func (h *Host) isClosed() bool {
 	return h.closed
 }
 
-// closeWith has Close close c too.
+// closeWith makes Close close c too.
 func (h *Host) closeWith(c io.Closer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closers = append(h.closers, c)
 }
 
-// wrap says what was being done to which host; nil stays nil.
+// wrap adds the action and the host to an error; nil stays nil.
 func (h *Host) wrap(doing string, err error) error {
 	if err == nil {
 		return nil

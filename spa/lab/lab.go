@@ -1,19 +1,16 @@
-// Package lab makes throw-away networks out of Linux network namespaces, for tests and
-// for the demonstration in examples/demo: hosts, links between them, addresses, routes,
-// processes and connections. It runs no program (neither ip nor nft) and needs root or
-// unprivileged user namespaces.
+// Package lab makes throw-away networks out of Linux network namespaces, for tests and for the demonstration in
+// examples/demo: hosts, links between them, addresses, routes, processes and connections. It runs no other program
+// (neither ip nor nft) and needs root or unprivileged user namespaces.
 //
-// A [Host] is a namespace without a name: a file descriptor and a thread of this process
-// hold it, so nothing is left in /run/netns, and when the process dies, however it
-// dies, the kernel takes the namespace and its links away.
+// A [Host] is a namespace without a name: a file descriptor and a thread of this process hold it, so it leaves nothing
+// in /run/netns, and when the process dies for any reason, the kernel removes the namespace and its links.
 //
-// What happens inside a host happens on a thread that is inside it: [Host.Do] runs a
-// function there, and sockets made by that function stay in the host for as long as they
-// are open, whichever thread uses them. Three things are to be known:
+// Code runs inside a host on a thread that is inside it: [Host.Do] runs a function there, and sockets made by that
+// function stay in the host for as long as they are open, whichever thread uses them. Note:
 //
 //   - A goroutine that the function starts runs on another thread, outside the host.
-//   - /proc/sys/net is that of the thread that opens the file, so it is right inside Do.
-//   - /proc/net is that of the process's first thread; inside Do read /proc/thread-self/net.
+//   - /proc/sys/net belongs to the thread that opens the file, so it is right inside Do.
+//   - /proc/net belongs to the process's first thread; inside Do read /proc/thread-self/net.
 //
 // A package whose tests use a lab has this TestMain, so that an ordinary user can run them:
 //
@@ -32,12 +29,12 @@ import (
 	"time"
 )
 
-// Patience is how long tests wait for what has to come. It is far longer than anything takes:
-// a machine that is busy with something else makes a test slow, not red.
+// Patience is how long tests wait for what must happen. It is far longer than anything takes: a busy machine makes a
+// test slow, but does not fail it.
 const Patience = time.Minute
 
-// Eventually waits until cond is true and fails the test, naming what was waited for,
-// where that takes longer than [Patience].
+// Eventually waits until cond is true. If that takes longer than [Patience], it fails the test and names what it waited
+// for.
 func Eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	eventually(t, Patience, what, cond)
@@ -50,10 +47,10 @@ func eventually(t testing.TB, within time.Duration, what string, cond func() boo
 	}
 }
 
-// pollEvery is the pause between two looks.
+// pollEvery is the pause between two checks.
 const pollEvery = 2 * time.Millisecond
 
-// poll looks until cond is true, and reports whether it became so in time.
+// poll checks cond until it is true, and reports whether that was in time.
 func poll(within time.Duration, cond func() bool) bool {
 	deadline := time.NewTimer(within)
 	defer deadline.Stop()
@@ -69,7 +66,7 @@ func poll(within time.Duration, cond func() bool) bool {
 	return true
 }
 
-// ServeUnix has serve speak to whoever connects to a socket at a path, and hangs up behind it.
+// ServeUnix calls serve for each connection to a socket at a path, and closes the connection afterwards.
 func ServeUnix(t testing.TB, path string, serve func(net.Conn)) {
 	t.Helper()
 	l, err := net.Listen("unix", path)
@@ -91,8 +88,8 @@ func ServeUnix(t testing.TB, path string, serve func(net.Conn)) {
 	}()
 }
 
-// NeedProgram returns the path of a program that the test runs. Without it the test is
-// skipped, or fails where CI is set. get is how to get the program: "apt-get install" and packages.
+// NeedProgram returns the path of a program that the test runs. Without it the test is skipped, or fails if CI is set.
+// get is how to get the program: "apt-get install" and packages.
 func NeedProgram(t testing.TB, name, get string) string {
 	t.Helper()
 	if !strings.HasPrefix(get, "apt-get install ") {
@@ -106,15 +103,14 @@ func NeedProgram(t testing.TB, name, get string) string {
 	return path
 }
 
-// NotRoot is why [NeedRoot] skips a test.
+// NotRoot is the reason for which [NeedRoot] skips a test.
 const NotRoot = "needs to be run as root, not in a user namespace"
 
-// notRun names, in the environment, the file that lists the tests that were skipped. make test prints
-// it at its end.
+// notRun names, in the environment, the file that lists the skipped tests. make test prints it at its end.
 const notRun = "SALLYPORT_NOT_RUN"
 
-// Skip skips a test that this machine cannot run, and lists it with the reason. Where CI is set the
-// test fails: a skip would hide that something was never tried.
+// Skip skips a test that this machine cannot run, and lists it with the reason. If CI is set the test fails: a skip
+// would hide that something was never tested.
 func Skip(t testing.TB, reason string) {
 	t.Helper()
 	if os.Getenv("CI") != "" {
@@ -128,8 +124,8 @@ func Skip(t testing.TB, reason string) {
 	t.Skip(reason)
 }
 
-// KernelLacks skips a test for want of a part of the kernel, and lists it: also where CI is set, since no
-// package brings it.
+// KernelLacks skips a test because the kernel lacks a feature, and lists it, even if CI is set: no package can provide
+// the feature.
 func KernelLacks(t testing.TB, what string) {
 	t.Helper()
 	reason := "needs a kernel with " + what
@@ -140,7 +136,7 @@ func KernelLacks(t testing.TB, what string) {
 	t.Skip(reason)
 }
 
-// list adds a test that was skipped to the file at path, if there is one.
+// list adds a skipped test to the file at path, if there is one.
 func list(path, test, reason string) error {
 	if path == "" {
 		return nil

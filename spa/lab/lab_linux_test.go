@@ -66,8 +66,7 @@ func TestLinkLocalAddressIsGoodAtOnce(t *testing.T) {
 	}))
 }
 
-// TestLinkIsInOperation: before that the kernel drops what is sent, and a connection takes a
-// second more.
+// TestLinkIsInOperation: before that the kernel drops packets, and a connection takes a second longer.
 func TestLinkIsInOperation(t *testing.T) {
 	for range 5 {
 		client, gateway := Pair(t)
@@ -260,8 +259,8 @@ func TestCloseKillsWhatWasLeftBehind(t *testing.T) {
 	}
 }
 
-// TestDeathLeavesNothing kills a process that holds a host with a process in it, and sees
-// the inner one go: its pipe ends.
+// TestDeathLeavesNothing kills a process that holds a host with a process in it, and checks that the inner one ends:
+// its pipe ends.
 func TestDeathLeavesNothing(t *testing.T) {
 	NeedNamespaces(t)
 	r, w, err := os.Pipe()
@@ -300,8 +299,8 @@ func TestEchoServerEndsWithItsConnections(t *testing.T) {
 	}
 }
 
-// TestOrdinaryUser runs these tests again as a user who may make namespaces in a user
-// namespace only. Whoever runs them as an ordinary user is in one already.
+// TestOrdinaryUser runs these tests again as a user who can make namespaces only in a user namespace. As an ordinary
+// user they already run in one.
 func TestOrdinaryUser(t *testing.T) {
 	if os.Getenv(inside) != "" {
 		return
@@ -309,7 +308,7 @@ func TestOrdinaryUser(t *testing.T) {
 	NeedRoot(t)
 	NeedOwnRoot(t)
 	cmd := exec.Command("/proc/self/exe", "-test.v",
-		"-test.skip=TestOrdinaryUser|TestNotRun") // which runs a script of the source, that may be root's alone
+		"-test.skip=TestOrdinaryUser|TestNotRun") // which runs a script of the source that only root may be able to read
 	cmd.Env = append(os.Environ(), "CI=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := cmd.CombinedOutput()
@@ -323,8 +322,8 @@ func TestOrdinaryUser(t *testing.T) {
 	}
 }
 
-// TestNoNamespacesAtAll sees Reexec say what to do: in a process that it has started already,
-// where it must not try again, and where even user namespaces are refused.
+// TestNoNamespacesAtAll: Reexec says what to do in a process that it has already started, where it must not try again,
+// and if even user namespaces are refused.
 func TestNoNamespacesAtAll(t *testing.T) {
 	NeedNamespaces(t)
 	NeedOwnRoot(t)
@@ -377,7 +376,7 @@ func TestNeedProgram(t *testing.T) {
 	}
 }
 
-// TestNotRun: after the tests make test prints what was skipped, the reasons counted, and one command.
+// TestNotRun: after the tests make test prints what was skipped, with counted reasons and one command.
 func TestNotRun(t *testing.T) {
 	script, err := filepath.Abs("../../.ci/test")
 	must(t, err)
@@ -416,7 +415,7 @@ func TestNotListed(t *testing.T) {
 	}
 }
 
-// TestInterruptedList: an interface whose addresses change while they are listed settles all the same.
+// TestInterruptedList: an interface whose addresses change while they are listed still settles.
 func TestInterruptedList(t *testing.T) {
 	client, _ := Pair(t)
 	for i := range 1000 { // more than one message of the kernel holds
@@ -434,7 +433,7 @@ func TestInterruptedList(t *testing.T) {
 	must(t, <-stopped)
 }
 
-// changeAddresses adds and deletes one over a socket of its own, until it is told to stop.
+// changeAddresses adds and deletes one over its own socket until it is stopped.
 func changeAddresses(dev string, stop <-chan struct{}) error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -455,6 +454,6 @@ func changeAddresses(dev string, stop <-chan struct{}) error {
 		if err := errors.Join(h.AddrAdd(link, addr), h.AddrDel(link, addr)); err != nil {
 			return err
 		}
-		time.Sleep(time.Millisecond) // else no list is ever whole
+		time.Sleep(time.Millisecond) // otherwise no list is ever complete
 	}
 }

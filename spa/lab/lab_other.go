@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// Main runs the tests as they are: there are no network namespaces to run them in.
+// Main runs the tests unchanged: this system has no network namespaces.
 func Main(m *testing.M) { os.Exit(m.Run()) }
 
 // Reexec returns an error that wraps [errors.ErrUnsupported].

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// killInside kills what runs inside the host and was not started by Start: what a process of the
-// host left behind on purpose, such as one that is to outlive it.
+// killInside kills the processes inside the host that Start did not start: those that a process of the host left behind
+// on purpose, such as one that should outlive it.
 func (h *Host) killInside() {
 	own := "net:[" + strconv.FormatUint(h.inode(), 10) + "]"
 	for _, pid := range others() {
@@ -27,7 +27,7 @@ func (h *Host) inode() uint64 {
 	return stat.Ino
 }
 
-// others are the processes of the machine but this one.
+// others returns all processes of the machine except this one.
 func others() []int {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Dial connects by TCP from inside the host to raddr, an address and port. The
-// connection leaves from laddr: an address, an address and port, or "" for any.
+// Dial connects by TCP from inside the host to raddr, an address and port. The connection leaves from laddr: an
+// address, an address and port, or "" for any.
 func Dial(h *Host, laddr, raddr string, timeout time.Duration) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: timeout}
 	if laddr != "" {
@@ -41,7 +41,7 @@ func localAddr(s string) (*net.TCPAddr, error) {
 	return net.TCPAddrFromAddrPort(ap), nil
 }
 
-// Echo is a TCP server that sends back what it gets.
+// Echo is a TCP server that sends back what it receives.
 type Echo struct {
 	listener net.Listener
 	wg       sync.WaitGroup
@@ -50,11 +50,11 @@ type Echo struct {
 	conns map[net.Conn]bool // nil once closed
 }
 
-// EchoServer starts an echo server inside the host on an address and port, such as
-// ":22". It ends with Close or with the host.
+// EchoServer starts an echo server inside the host on an address and port, such as ":22". It ends with Close or with
+// the host.
 func EchoServer(h *Host, addr string) (*Echo, error) {
 	var config net.ListenConfig
-	config.SetMultipathTCP(false) // plain TCP: what a firewall sees must not depend on the kernel's build
+	config.SetMultipathTCP(false) // plain TCP: what a firewall sees must not depend on the kernel's configuration
 	e := &Echo{conns: make(map[net.Conn]bool)}
 	err := h.Do(func() (err error) {
 		e.listener, err = config.Listen(context.Background(), "tcp", addr)
@@ -101,7 +101,7 @@ func (e *Echo) accept() {
 			return
 		}
 		e.wg.Go(func() {
-			_, _ = io.Copy(conn, conn) // ends with the connection, whatever the reason
+			_, _ = io.Copy(conn, conn) // ends with the connection, for any reason
 			e.leave(conn)
 		})
 	}
@@ -124,8 +124,7 @@ func (e *Echo) leave(conn net.Conn) {
 	delete(e.conns, conn)
 }
 
-// Echoes says something on the connection and reports an error unless the same comes
-// back within the time.
+// Echoes sends a text on the connection and returns an error unless it comes back within the time.
 func Echoes(conn net.Conn, say string, within time.Duration) error {
 	if err := conn.SetDeadline(time.Now().Add(within)); err != nil {
 		return err

@@ -7,13 +7,13 @@ import (
 	"testing"
 )
 
-// Programs that advice may name.
+// programs are the commands that advice may use.
 var programs = []string{"chgrp", "chmod", "chown", "df", "docker", "fail2ban-client", "firewall-cmd", "ip",
 	"ip6tables", "iptables", "mkdir",
 	"install", "ipvsadm", "modprobe", "mv", "nft", "shred", "spa-keygen", "spa-server", "sysctl", "systemctl",
 	"timedatectl", "ufw", "useradd"}
 
-// Pasteable fails the test unless advice can be pasted into a shell: commands, one on a line, and words as comments.
+// Pasteable fails the test unless advice can be pasted into a shell: one command per line, and words as comments.
 func Pasteable(t *testing.T, subject, advice string) {
 	t.Helper()
 	if advice == "" {

@@ -11,12 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lacks is set in the environment of this program where it is to become another one: the system calls
-// that the kernel is to lack for that.
+// lacks lists, in the environment of this program when it must become another one, the system calls that the kernel
+// should lack for it.
 const lacks = "SALLYPORT_LAB_LACKING"
 
-// Lacking has the command, and what it starts, run as on a kernel that lacks those system calls. What
-// [See] asks of the test's program holds here too.
+// Lacking makes the command and its children run as on a kernel that lacks these system calls. What [See] requires of
+// the test's program applies here too.
 func Lacking(cmd *exec.Cmd, calls ...int) *exec.Cmd {
 	list := strings.Trim(fmt.Sprint(calls), "[]")
 	cmd.Args = append([]string{os.Args[0], cmd.Path}, cmd.Args[1:]...)
@@ -25,8 +25,8 @@ func Lacking(cmd *exec.Cmd, calls ...int) *exec.Cmd {
 	return cmd
 }
 
-// lack runs the command instead of this program, under a filter that answers those system calls with
-// ENOSYS (seccomp(2)).
+// lack runs the command in place of this program, under a filter that fails these system calls with ENOSYS
+// (seccomp(2)).
 func lack(calls []string) error {
 	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}}
 	for _, call := range calls {

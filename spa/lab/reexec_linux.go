@@ -11,22 +11,21 @@ import (
 	"testing"
 )
 
-// inside is set in the environment of a process that Reexec started, so that it does
-// not try again where its namespace turns out to be of no use.
+// inside is set in the environment of a process that Reexec started, so that it does not try again if its namespace
+// turns out to be useless.
 const inside = "SALLYPORT_LAB"
 
-// Main runs a package's tests, as an ordinary user by way of [Reexec]. Where namespaces
-// cannot be had the tests that need them say so: see [NeedNamespaces].
+// Main runs a package's tests, for an ordinary user through [Reexec]. If namespaces are unavailable, the tests that
+// need them report that: see [NeedNamespaces].
 func Main(m *testing.M) {
 	Become()
-	_ = Reexec() // what is missing is found again by the test that needs it, and told there
+	_ = Reexec() // the test that needs it finds and reports what is missing
 	os.Exit(m.Run())
 }
 
-// Reexec returns nil where this process may make network namespaces. Where it may not, it
-// runs the program again with the same arguments as root of a new user, network and
-// mount namespace, waits for it and exits with its exit code; signals are passed on.
-// It returns an error that says what to do where that is not allowed either.
+// Reexec returns nil if this process can make network namespaces. Otherwise it runs the program again with the same
+// arguments as root of a new user, network and mount namespace, passes signals on, waits for it and exits with its exit
+// code. If that is not allowed either, it returns an error that says what to do.
 func Reexec() error {
 	err := probe()
 	if err == nil {
@@ -45,7 +44,7 @@ func Reexec() error {
 	return nil
 }
 
-// probe makes a host and takes it away.
+// probe makes a host and closes it.
 func probe() error {
 	h, err := NewHost("probe")
 	if err != nil {
@@ -74,7 +73,7 @@ func await(cmd *exec.Cmd) int {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	go func() {
 		for s := range signals {
-			_ = cmd.Process.Signal(s) // it may have ended meanwhile
+			_ = cmd.Process.Signal(s) // it may have ended by now
 		}
 	}()
 	var exit *exec.ExitError

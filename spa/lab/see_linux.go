@@ -13,16 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sees is set in the environment of this program where it is to become another one: what that sees.
+// sees lists, in the environment of this program when it must become another one, the files that it should see.
 const sees = "SALLYPORT_LAB_SEES"
 
-// See has the command, and what it starts, see other files and directories in the places of
-// the machine's own: paths by the places at which they are seen. Both have to be
-// there, and of the same kind. Nothing changes for anybody else: the command runs in a mount namespace of
-// its own, and two commands that see the same path share what they write there.
+// See makes the command and its children see other files and directories in place of the machine's own: files maps each
+// place to the path that is seen there. Both must exist and be of the same kind. Other processes are not affected: the
+// command runs in its own mount namespace, and two commands that see the same path share what they write there.
 //
-// The program of the test puts the files in place and becomes the command, so its TestMain
-// has to begin with [Main] or [Become]. The environment is that of this process now, unless cmd.Env is set.
+// The test's program mounts the files and becomes the command, so its TestMain must begin with [Main] or [Become]. The
+// environment is this process's current one, unless cmd.Env is set.
 func See(cmd *exec.Cmd, files map[string]string) *exec.Cmd {
 	list, err := json.Marshal(files)
 	if err != nil {
@@ -54,7 +53,7 @@ func Become() {
 	os.Exit(125)
 }
 
-// become puts the files in place and runs the command instead of this program.
+// become mounts the files and runs the command in place of this program.
 func become(list string) error {
 	var files map[string]string
 	if err := json.Unmarshal([]byte(list), &files); err != nil {
@@ -63,7 +62,7 @@ func become(list string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("keeping mounts to this process: %w", err)
 	}
-	for _, place := range slices.Sorted(maps.Keys(files)) { // a directory before what is in it
+	for _, place := range slices.Sorted(maps.Keys(files)) { // a directory before its contents
 		if err := unix.Mount(files[place], place, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mounting %s at %s: %w", files[place], place, err)
 		}

@@ -13,8 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NeedNamespaces skips the test with the reason where no network namespace can be made;
-// where CI is set it fails.
+// NeedNamespaces skips the test if network namespaces are unavailable; if CI is set it fails.
 func NeedNamespaces(t testing.TB) {
 	t.Helper()
 	if err := probe(); err != nil {
@@ -22,8 +21,8 @@ func NeedNamespaces(t testing.TB) {
 	}
 }
 
-// NeedRoot skips the test unless it runs as the machine's real root, who may become
-// any user; root of a user namespace may not. Where CI is set it fails.
+// NeedRoot skips the test unless it runs as the machine's real root, which can become any user; root of a user
+// namespace cannot. If CI is set it fails.
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	uids, err := os.ReadFile("/proc/self/uid_map")
@@ -55,8 +54,8 @@ func New(t testing.TB, names ...string) []*Host {
 	return hosts
 }
 
-// NeedOwnRoot skips the test where the kernel makes no user namespaces, or no mounts can be kept to one process: in a
-// chroot, above all.
+// NeedOwnRoot skips the test if user namespaces are unavailable or mounts cannot be kept to one process, as in a
+// chroot.
 func NeedOwnRoot(t testing.TB) {
 	t.Helper()
 	if err := ownRoot(); err != nil {
@@ -80,8 +79,8 @@ var ownRoot = sync.OnceValue(func() error {
 	return nil
 })
 
-// Pair makes two hosts joined by a cable: the client's end is vc, with 192.0.2.2 to
-// 192.0.2.9 (/24) and 2001:db8::2/64; the gateway's is vs, with 192.0.2.1/24 and 2001:db8::1/64.
+// Pair makes two hosts joined by a cable: the client's end is vc, with 192.0.2.2 to 192.0.2.9 (/24) and 2001:db8::2/64;
+// the gateway's is vs, with 192.0.2.1/24 and 2001:db8::1/64.
 func Pair(t testing.TB) (client, gateway *Host) {
 	t.Helper()
 	hosts := New(t, "client", "gateway")
@@ -103,7 +102,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// AsUser runs do on a thread of its own that has become the user, group aside.
+// AsUser runs do on its own thread, which has become the user but keeps its group.
 func AsUser(t *testing.T, uid int, do func() error) error {
 	t.Helper()
 	become := func(effective int) {
@@ -114,6 +113,6 @@ func AsUser(t *testing.T, uid int, do func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	become(uid)
-	defer become(0) // threads of several users end a process that changes all of them
+	defer become(0) // a process with threads of several users is killed when it changes all of them
 	return do()
 }

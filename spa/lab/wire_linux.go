@@ -13,9 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Link joins two hosts by a cable: devA in a and devB in b, both up and ready to carry packets, with
-// their link-local addresses. Both ends may be in one host, where an interface is wanted that
-// leads nowhere else.
+// Link joins two hosts by a cable: devA in a and devB in b, both up and ready to carry packets, with their link-local
+// addresses. Both ends may be in one host, for an interface that leads nowhere else.
 func Link(a *Host, devA string, b *Host, devB string) error {
 	veth := &netlink.Veth{
 		LinkAttrs:     netlink.LinkAttrs{Name: devA, TxQLen: -1},
@@ -37,8 +36,8 @@ func Link(a *Host, devA string, b *Host, devB string) error {
 	return b.settle(devB)
 }
 
-// settle waits until an interface carries packets. The kernel sees to that a moment after
-// the cable has both ends up, and drops what is sent before.
+// settle waits until an interface carries packets. The kernel makes it ready a moment after both ends of the cable are
+// up, and drops earlier packets.
 func (h *Host) settle(dev string) error {
 	var err error
 	ready := false
@@ -71,7 +70,7 @@ func (h *Host) settled(dev string) (ready bool, err error) {
 	return ready, err
 }
 
-// addrs lists addresses. What changes meanwhile is asked for again.
+// addrs lists addresses. It retries if they change while they are read.
 func (h *Host) addrs(l netlink.Link) (addrs []netlink.Addr, err error) {
 	inTime := poll(Patience, func() bool {
 		addrs, err = h.route.AddrList(l, netlink.FAMILY_V6)
@@ -92,8 +91,7 @@ func (h *Host) speaksIPv6(dev string) bool {
 	return err == nil && strings.TrimSpace(string(off)) == "0"
 }
 
-// Bridge makes a switch of the named interfaces. The switch is up and bears the given
-// name as an interface of the host.
+// Bridge makes a switch of the named interfaces. It is up, and has the given name as an interface of the host.
 func (h *Host) Bridge(name string, ports ...string) error {
 	snooping := false // a switch without a multicast router must not lose neighbour discovery
 	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, TxQLen: -1}, MulticastSnooping: &snooping}
@@ -114,7 +112,7 @@ func (h *Host) SetUp(dev string) error {
 	return h.wrap("bringing up "+dev, h.onLink(dev, h.route.LinkSetUp))
 }
 
-// SetMTU sets how long a packet of an interface may be.
+// SetMTU sets the largest packet size of an interface.
 func (h *Host) SetMTU(dev string, bytes int) error {
 	return h.wrap("setting the MTU of "+dev,
 		h.onLink(dev, func(l netlink.Link) error { return h.route.LinkSetMTU(l, bytes) }))
@@ -125,12 +123,12 @@ func (h *Host) SetDown(dev string) error {
 	return h.wrap("taking down "+dev, h.onLink(dev, h.route.LinkSetDown))
 }
 
-// Delete removes an interface, and of a cable both ends.
+// Delete removes an interface; of a cable, both ends.
 func (h *Host) Delete(dev string) error {
 	return h.wrap("deleting "+dev, h.onLink(dev, h.route.LinkDel))
 }
 
-// Interface returns index and hardware address of an interface.
+// Interface returns the index and hardware address of an interface.
 func (h *Host) Interface(dev string) (index int, mac net.HardwareAddr, err error) {
 	err = h.onLink(dev, func(l netlink.Link) error {
 		index, mac = l.Attrs().Index, l.Attrs().HardwareAddr
@@ -139,19 +137,18 @@ func (h *Host) Interface(dev string) (index int, mac net.HardwareAddr, err error
 	return index, mac, h.wrap("finding "+dev, err)
 }
 
-// AddAddr gives an interface an address with its prefix length, such as "192.0.2.1/24".
-// It can be used at once, an IPv6 address too.
+// AddAddr adds an address with its prefix length, such as "192.0.2.1/24", to an interface. It can be used at once, even
+// an IPv6 address.
 func (h *Host) AddAddr(dev, prefix string) error {
 	return h.wrap("adding "+prefix+" to "+dev, h.onAddr(dev, prefix, h.route.AddrAdd))
 }
 
-// DelAddr takes an address away again.
+// DelAddr removes an address.
 func (h *Host) DelAddr(dev, prefix string) error {
 	return h.wrap("deleting "+prefix+" from "+dev, h.onAddr(dev, prefix, h.route.AddrDel))
 }
 
-// Route sends what is for dst, a prefix or "default" (of the family of via), by way
-// of the neighbour with the address via.
+// Route sends packets for dst, a prefix or "default" (in the family of via), to the neighbour with the address via.
 func (h *Host) Route(dst, via string) error {
 	gateway, err := netip.ParseAddr(via)
 	if err != nil {
@@ -167,8 +164,8 @@ func (h *Host) Route(dst, via string) error {
 	return h.wrap("adding a route to "+dst+" via "+via, h.route.RouteAdd(route))
 }
 
-// Local makes all addresses of a prefix the host's own, without adding each. A socket is bound to one
-// of IPv6 with the option IPV6_FREEBIND.
+// Local makes all addresses of a prefix the host's own, without adding each. To bind a socket to one of IPv6, set the
+// option IPV6_FREEBIND.
 func (h *Host) Local(prefix string) error {
 	p, err := netip.ParsePrefix(prefix)
 	if err != nil {
@@ -181,7 +178,7 @@ func (h *Host) Local(prefix string) error {
 	return h.wrap("adding "+prefix+" as local", err)
 }
 
-// Forward makes the host a router for IPv4 and, where the kernel has it, IPv6.
+// Forward makes the host a router for IPv4 and, if the kernel has it, IPv6.
 func (h *Host) Forward() error {
 	if err := h.Sysctl("net.ipv4.ip_forward", "1"); err != nil {
 		return err
@@ -197,14 +194,14 @@ func (h *Host) Sysctl(name, value string) error {
 	return h.Do(func() error { return h.wrap("setting "+name, sysctl(name, value)) })
 }
 
-// HasIPv6 reports whether this kernel speaks IPv6.
+// HasIPv6 reports whether this kernel supports IPv6.
 func HasIPv6() bool {
 	_, err := os.Stat("/proc/sys/net/ipv6")
 	return err == nil
 }
 
-// sysctl writes the parameter of the calling thread's namespace. Interface names with
-// a dot in them do not fit this notation.
+// sysctl sets the parameter in the calling thread's namespace. Interface names that contain a dot do not fit this
+// notation.
 func sysctl(name, value string) error {
 	path := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
 	return os.WriteFile(path, []byte(value), 0)

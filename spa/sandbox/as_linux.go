@@ -22,11 +22,11 @@ func as(name string, do func() error) error {
 	return errors.Join(do(), root.back())
 }
 
-// A way leads back to who the process was: what was left, the latest last.
+// way is a way back to a former identity: the changes to undo, the latest last.
 type way []func() error
 
-// enter changes the effective user and group, and clears the groups, on all threads. Where one of that fails,
-// the way back is from as far as it got.
+// enter changes the effective user and group, and clears the groups, on all threads. If a step fails, the returned way
+// undoes the earlier ones.
 func enter(who identity) (way, error) {
 	var root way
 	groups, err := syscall.Getgroups()

@@ -13,7 +13,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestAs: the files' rights of the user and nothing of root's, on every thread, and afterwards root's as before.
+// TestAs: the file rights of the user and none of root's on every thread, and afterwards root's again.
 func TestAs(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.NeedProgram(t, "setpriv", "apt-get install util-linux")

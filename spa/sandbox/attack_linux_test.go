@@ -14,7 +14,7 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// errNothingGained is a program that ran without any privilege.
+// errNothingGained means that a program ran without privileges.
 var errNothingGained = errors.New("nothing gained")
 
 // attack is something that only a privileged process can do.
@@ -23,9 +23,8 @@ type attack struct {
 	try  func() error
 }
 
-// attacks are tried on a locked thread of the process that has dropped. dir is prepared by
-// prepare; victim is a process of the parent's user with the parent's capabilities. The kernel
-// refuses them for want of privilege alone.
+// attacks are tried on a locked thread of the process after the drop. dir is made by prepare; victim is a process of
+// the parent's user with the parent's capabilities. The kernel refuses them only because the process lacks privileges.
 func attacks(dir string, victim int) []attack {
 	in := func(name string) string { return filepath.Join(dir, name) }
 	return []attack{
@@ -34,7 +33,8 @@ func attacks(dir string, victim int) []attack {
 		{"setgroups", func() error { return raw(unix.SYS_SETGROUPS, 0, 0) }},
 		{"raise effective", func() error { return capset(func(d *unix.CapUserData) { d.Effective |= 1 << cap.SETUID }) }},
 		{"raise permitted", func() error { return capset(func(d *unix.CapUserData) { d.Permitted |= 1 << cap.SETUID }) }},
-		{"raise inheritable", func() error { return capset(func(d *unix.CapUserData) { d.Inheritable |= 1 << cap.NET_ADMIN }) }},
+		{"raise inheritable",
+			func() error { return capset(func(d *unix.CapUserData) { d.Inheritable |= 1 << cap.NET_ADMIN }) }},
 		{"raise ambient", raiseAmbient},
 		{"bounding set", boundingSet},
 		{"securebits", func() error { return raw(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, 0) }},
@@ -50,8 +50,8 @@ func attacks(dir string, victim int) []attack {
 	}
 }
 
-// unfiltered are attacks that the kernel refuses for want of privilege where no filter ends the
-// process before: see fatal.
+// unfiltered are attacks that the kernel refuses for lack of privileges if no filter kills the process first: see
+// fatal.
 func unfiltered(dir string, victim int) []attack {
 	return []attack{
 		{"ptrace", func() error { return traces(victim) }},
@@ -59,7 +59,7 @@ func unfiltered(dir string, victim int) []attack {
 	}
 }
 
-// escapes are attacks that need no privilege: without Landlock or the filter they succeed.
+// escapes are attacks that need no privileges: without Landlock or the filter they succeed.
 func escapes(dir string, victim int) []attack {
 	in := func(name string) string { return filepath.Join(dir, name) }
 	return []attack{
@@ -75,7 +75,10 @@ func escapes(dir string, victim int) []attack {
 		{"file: remove a configuration", func() error { return unlinks(in("read")) }},
 		{"file: make a directory", func() error { return undo(unix.Mkdir(in("write/dir"), 0o700), in("write/dir")) }},
 		{"file: make a link", func() error { return undo(unix.Symlink("/etc/passwd", in("write/link")), in("write/link")) }},
-		{"file: make a pipe with a name", func() error { return undo(unix.Mkfifo(in("write/pipe"), 0o600), in("write/pipe")) }},
+		{"file: make a pipe with a name", func() error {
+			return undo(unix.Mkfifo(in("write/pipe"), 0o600),
+				in("write/pipe"))
+		}},
 		{"call: start a process", func() error { return forks() }},
 		{"call: socket", func() error { return socket(unix.AF_INET, unix.SOCK_STREAM, 0) }},
 		{"call: socket of this host", func() error { return socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) }},
@@ -92,7 +95,7 @@ func escapes(dir string, victim int) []attack {
 	}
 }
 
-// openFor opens a file as flags say.
+// openFor opens a file with these flags.
 func openFor(path string, flags int) error {
 	f, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {
@@ -109,10 +112,10 @@ func undo(err error, path string) error {
 	return os.Remove(path)
 }
 
-// gone is the name of a file for one thread to remove.
+// gone returns the name of a file for one thread to remove.
 func gone(i int) string { return fmt.Sprintf("gone-%d", i) }
 
-// unlinks removes the first that is there.
+// unlinks removes the first existing file.
 func unlinks(dir string) error {
 	for i := range allThreads {
 		if err := unix.Unlink(filepath.Join(dir, gone(i))); err != unix.ENOENT {
@@ -122,7 +125,7 @@ func unlinks(dir string) error {
 	return unix.ENOENT
 }
 
-// forks makes a process that ends at once: by the call alone, since package os makes pipes before.
+// forks makes a process that exits at once, through the bare call: package os would make pipes first.
 func forks() error {
 	flags, stack := uintptr(unix.SIGCHLD), uintptr(0)
 	if runtime.GOARCH == "s390x" {
@@ -139,7 +142,7 @@ func forks() error {
 	return err
 }
 
-// executable has memory that code could be put into.
+// executable maps memory that is writable and executable.
 func executable() error {
 	memory, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
@@ -164,7 +167,7 @@ func pidfd(pid int) error {
 	return unix.Close(fd)
 }
 
-// fatal are system calls after which there is no process any more.
+// fatal are system calls that kill the process.
 var fatal = map[string]func() error{
 	"execve":              func() error { return raw(unix.SYS_EXECVE) },
 	"execveat":            func() error { return raw(unix.SYS_EXECVEAT) },
@@ -185,7 +188,7 @@ var fatal = map[string]func() error{
 	"descriptor of other": func() error { return raw(unix.SYS_PIDFD_GETFD) },
 }
 
-// raw is the calling thread's own system call: package syscall would change all threads.
+// raw makes a system call on the calling thread: package syscall would change all threads.
 func raw(call uintptr, args ...uintptr) error {
 	var a [3]uintptr
 	copy(a[:], args)
@@ -213,7 +216,7 @@ func capset(change func(*unix.CapUserData)) error {
 	return unix.Capset(&header, &before[0])
 }
 
-// raiseAmbient hands CAP_NET_ADMIN on to whatever is executed next, and takes it back.
+// raiseAmbient passes CAP_NET_ADMIN on to the next executed program, and takes it back.
 func raiseAmbient() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
@@ -225,7 +228,7 @@ func raiseAmbient() error {
 		return err
 	}
 	raised := raw(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(cap.NET_ADMIN))
-	data[0].Inheritable &^= 1 << cap.NET_ADMIN // takes the ambient one along
+	data[0].Inheritable &^= 1 << cap.NET_ADMIN // also removes the ambient one
 	return errors.Join(raised, unix.Capset(&header, &data[0]))
 }
 
@@ -295,7 +298,7 @@ func threads(n int, start <-chan struct{}, f func(i int)) (wait func()) {
 	ready, done := make(chan bool), make(chan bool)
 	for i := range n {
 		go func() {
-			runtime.LockOSThread() // and never unlocked: the thread ends with it
+			runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 			ready <- true
 			<-start
 			f(i)

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// calls makes calls that are allowed with any arguments.
+// calls returns calls that are allowed with any arguments.
 func calls(numbers ...uintptr) []call {
 	list := make([]call, len(numbers))
 	for i, number := range numbers {
@@ -19,14 +19,14 @@ func calls(numbers ...uintptr) []call {
 const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
-// forAnyProgram is what Go's runtime does by itself, and a C library's threads: memory that cannot
-// be executed, threads and no processes, signals to oneself.
+// forAnyProgram returns the calls of Go's runtime, and of a C library's threads: memory that is not executable, threads
+// but no processes, signals to oneself.
 func forAnyProgram() []call {
 	pid := uint32(os.Getpid())
 	list := calls(
 		unix.SYS_FUTEX, unix.SYS_NANOSLEEP, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_SCHED_YIELD, unix.SYS_RESTART_SYSCALL,
 		unix.SYS_READ, unix.SYS_WRITE, unix.SYS_CLOSE, unix.SYS_FCNTL,
-		unix.SYS_PREAD64, // the last for the limits of a control group
+		unix.SYS_PREAD64, // the last one for the limits of a control group
 		unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_PWAIT2, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_CREATE1, unix.SYS_EVENTFD2,
 		unix.SYS_MUNMAP, unix.SYS_MADVISE, unix.SYS_BRK,
 		unix.SYS_RT_SIGACTION, unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGRETURN, unix.SYS_SIGALTSTACK,
@@ -48,8 +48,8 @@ func forAnyProgram() []call {
 	)
 }
 
-// forDaemon is what the daemon does: open files, look at them and read them, append to a log and
-// remove its socket, use sockets that it has, but make no new ones.
+// forDaemon returns the calls of the daemon: open, inspect and read files, append to a log, remove its socket, and use
+// its sockets, but make no new ones.
 func forDaemon() []call {
 	return append(append(forAnyProgram(), calls(
 		unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_READLINKAT, unix.SYS_GETDENTS64, unix.SYS_LSEEK,
@@ -64,8 +64,8 @@ func forDaemon() []call {
 	)...), daemonCalls...)
 }
 
-// forPrograms is what iptables, its loader, a shell around it and Go's way to start them do.
-// Processes are made, but no namespaces, and nobody is ended whom this process has not started.
+// forPrograms returns the calls of iptables, its loader, a shell around it, and Go's way to start them. They can make
+// processes but no namespaces, and signal only processes that this process has started.
 func forPrograms() []call {
 	list := append(forDaemon(), calls(
 		unix.SYS_EXECVE, unix.SYS_MPROTECT, unix.SYS_MREMAP, unix.SYS_SET_TID_ADDRESS, unix.SYS_PRLIMIT64, unix.SYS_UNAME,
@@ -74,7 +74,7 @@ func forPrograms() []call {
 		unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2, unix.SYS_STATFS, unix.SYS_FSTATFS, unix.SYS_PSELECT6,
 		unix.SYS_SOCKETPAIR, unix.SYS_BIND, unix.SYS_CONNECT, unix.SYS_SENDMMSG, unix.SYS_RECVMMSG,
 		unix.SYS_CAPGET, unix.SYS_CAPSET, unix.SYS_GETRUSAGE, unix.SYS_TIMES, unix.SYS_SYSINFO,
-		unix.SYS_PIDFD_SEND_SIGNAL, // to those that it started: pidfd_open is not in the list
+		unix.SYS_PIDFD_SEND_SIGNAL, // to its children only: pidfd_open is not in the list
 	)...)
 	for _, number := range mmaps {
 		list = append(list, call{number: number})
@@ -84,7 +84,7 @@ func forPrograms() []call {
 		call{unix.SYS_SOCKET, 0, 1<<32 - 1, unix.AF_NETLINK},
 		call{unix.SYS_SOCKET, 0, 1<<32 - 1, unix.AF_INET}, // the older kind of iptables
 		call{unix.SYS_SOCKET, 0, 1<<32 - 1, unix.AF_INET6},
-		call{unix.SYS_SOCKET, 0, 1<<32 - 1, unix.AF_UNIX}, // a C library that looks for a name service
+		call{unix.SYS_SOCKET, 0, 1<<32 - 1, unix.AF_UNIX}, // a C library looking for a name service
 		call{unix.SYS_PRCTL, 0, 1<<32 - 1, unix.PR_SET_PDEATHSIG},
 		call{unix.SYS_PRCTL, 0, 1<<32 - 1, unix.PR_SET_NAME},
 	)
@@ -94,7 +94,7 @@ func forPrograms() []call {
 	return append(list, programCalls...)
 }
 
-// hasPidfd reports whether a program can be ended by its descriptor, as since Linux 5.4.
+// hasPidfd reports whether a program can be killed through its descriptor, as since Linux 5.4.
 func hasPidfd() bool {
 	fd, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
@@ -104,12 +104,12 @@ func hasPidfd() bool {
 	return true
 }
 
-// forKeeper is what a process does that waits on two descriptors, and locks a third.
+// forKeeper returns the calls of a process that waits on two descriptors and locks a third.
 func forKeeper() []call {
 	return append(append(forAnyProgram(), calls(unix.SYS_FSTAT, unix.SYS_STATX)...), keeperCalls...)
 }
 
-// never are calls that nobody makes who is not attacking.
+// never are calls that only an attacker makes.
 var never = []uintptr{
 	unix.SYS_EXECVEAT, unix.SYS_PTRACE, unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_PROCESS_MADVISE,
 	unix.SYS_PIDFD_GETFD, unix.SYS_KCMP, unix.SYS_BPF, unix.SYS_PERF_EVENT_OPEN, unix.SYS_USERFAULTFD,
@@ -122,7 +122,7 @@ var never = []uintptr{
 	unix.SYS_REBOOT, unix.SYS_SWAPON,
 }
 
-// neverOf is never, and starting programs too where that is not what the process is for.
+// neverOf returns never, and the calls to start programs unless the process needs them.
 func neverOf(programs bool) []uintptr {
 	if programs {
 		return never

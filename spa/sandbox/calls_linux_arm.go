@@ -2,7 +2,7 @@ package sandbox
 
 import "golang.org/x/sys/unix"
 
-// Private calls of this architecture (asm/unistd.h), which a filter sees too.
+// armPrivate is the base of this architecture's private calls (asm/unistd.h), which a filter sees too.
 const armPrivate = 0x0f0000
 
 var (

@@ -4,7 +4,7 @@ package sandbox
 
 import "golang.org/x/sys/unix"
 
-// Architectures that came late have one call for each purpose.
+// Newer architectures have one call for each purpose.
 var (
 	mmaps        = []uintptr{unix.SYS_MMAP}
 	runtimeCalls = []call(nil)

@@ -2,7 +2,7 @@
 
 package sandbox
 
-// There is no list here: see noFilter.
+// There is no list for this architecture: see noFilter.
 var (
 	mmaps                                                []uintptr
 	runtimeCalls, daemonCalls, keeperCalls, programCalls []call

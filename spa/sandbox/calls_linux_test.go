@@ -14,28 +14,30 @@ import (
 	"testing"
 )
 
-// The lists of other architectures are checked against the sources of Go, whose system calls they
-// are for: a call that its runtime makes and no list has would stop the daemon, and only there.
+// The lists of other architectures are checked against the sources of Go: a call that Go's runtime makes but the list
+// lacks would stop the daemon, and only there.
 
-// sources are how files are named for an architecture: ours, and the runtime's.
+// sources maps architectures to the names of files: ours, and the runtime's.
 var sources = map[string]struct{ ours, runtime string }{
 	"386": {"386", "386"}, "amd64": {"amd64", "amd64"}, "arm": {"arm", "arm"},
 	"arm64": {"generic", "arm64"}, "loong64": {"generic", "loong64"}, "riscv64": {"generic", "riscv64"},
-	"mips": {"mipsx", "mipsx"}, "mipsle": {"mipsx", "mipsx"}, "mips64": {"mips64x", "mips64x"}, "mips64le": {"mips64x", "mips64x"},
+	"mips": {"mipsx", "mipsx"}, "mipsle": {"mipsx", "mipsx"}, "mips64": {"mips64x", "mips64x"},
+	"mips64le": {"mips64x", "mips64x"},
 }
 
-// onlyAtStart are those of the runtime's calls that it makes before main, to profile, when it crashes,
-// or on Android; and a name that is none.
+// onlyAtStart are calls that the runtime makes before main, to profile, when it crashes, or on Android; and a name that
+// is not a call.
 var onlyAtStart = strings.Fields(`ACCESS FACCESSAT CONNECT SOCKET SOCKETCALL OPEN OPENAT PIPE2 MINCORE UNAME
 	ARCH_PRCTL SETTITIMER SETITIMER SETITTIMER TIMER_CREATE TIMER_DELETE TIMER_SETTIME TIMER_SETTIME64
 	PSELECT6 TKILL BASE`)
 
-// wrappers are the functions of packages syscall, unix and internal/syscall/unix by which the daemon
-// makes its calls.
-var wrappers = strings.Fields(`openat Openat fstat Fstat fstatat Fstatat Getdents ReadDirent readlinkat Readlinkat fcntl Fcntl
-	pread Pread pwrite Pwrite read write Close Seek seek Fsync Fdatasync flock Flock unlinkat Unlinkat accept4 shutdown Shutdown
-	sendto recvfrom sendmsg recvmsg getsockopt setsockopt getsockname getpeername wait4 waitid Waitid Getuid Geteuid Getgid Getegid
-	ppoll Poll InotifyRmWatch munmap Munmap Madvise ClockGettime`)
+// wrappers are the functions of packages syscall, unix and internal/syscall/unix that the daemon uses.
+var wrappers = strings.Fields(`
+	openat Openat fstat Fstat fstatat Fstatat Getdents ReadDirent readlinkat Readlinkat fcntl Fcntl
+	pread Pread pwrite Pwrite read write Close Seek seek Fsync Fdatasync flock Flock unlinkat Unlinkat
+	accept4 shutdown Shutdown sendto recvfrom sendmsg recvmsg getsockopt setsockopt getsockname
+	getpeername wait4 waitid Waitid Getuid Geteuid Getgid Getegid ppoll Poll InotifyRmWatch munmap
+	Munmap Madvise ClockGettime`)
 
 func TestRuntimesCallsAreAllowed(t *testing.T) {
 	for arch := range audit {
@@ -85,12 +87,12 @@ func TestWrappersCallsAreAllowed(t *testing.T) {
 	}
 }
 
-// namesIn returns the system calls that are named in declarations of a file.
+// namesIn returns the system calls named in a file's declarations.
 func namesIn(t *testing.T, file string, declarations ...string) map[string]bool {
 	t.Helper()
 	f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
 	must(t, err)
-	names := map[string]bool{"FSTATAT": true} // on arm64 and riscv64 another name of NEWFSTATAT
+	names := map[string]bool{"FSTATAT": true} // NEWFSTATAT under another name on arm64 and riscv64
 	collect := func(n ast.Node) bool {
 		if selector, ok := n.(*ast.SelectorExpr); ok {
 			if name, ok := strings.CutPrefix(selector.Sel.Name, "SYS_"); ok {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// otherInterfaces are ways to the kernel past the numbers of this architecture: those of x32, and of 386.
-// They are prepared before the drop, after which no memory can be made executable.
+// otherInterfaces are ways into the kernel with other call numbers than this architecture's: those of x32 and 386. They
+// are prepared before the drop, which forbids executable memory.
 func otherInterfaces() map[string]func() error {
 	code := []byte{0xb8, 20, 0, 0, 0, 0xcd, 0x80, 0xc3} // mov eax, 20 (getpid); int 0x80; ret
 	memory, err := unix.Mmap(-1, 0, len(code), unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC,

@@ -17,7 +17,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestDropEndsAttackers: what nobody calls who is not attacking ends the process, on every thread.
+// TestDropEndsAttackers: calls that only an attacker makes kill the process, on every thread.
 func TestDropEndsAttackers(t *testing.T) {
 	lab.NeedRoot(t)
 	if noFilter() != nil {
@@ -40,8 +40,8 @@ func TestDropEndsAttackers(t *testing.T) {
 	}
 }
 
-// TestDropOnPoorKernels: where the kernel has no Landlock, or no filters, or neither, that is said, and
-// user and capabilities alone refuse all that they did before.
+// TestDropOnPoorKernels: if the kernel has no Landlock, no filters, or neither, that is reported, and user and
+// capabilities alone still refuse what they did before.
 func TestDropOnPoorKernels(t *testing.T) {
 	lab.NeedRoot(t)
 	const landlock, seccomp = unix.SYS_LANDLOCK_CREATE_RULESET, unix.SYS_SECCOMP
@@ -79,8 +79,8 @@ func TestDropOnPoorKernels(t *testing.T) {
 	}
 }
 
-// TestDropAll: the process that only holds a socket can do nothing at all. It stays root, to whom other
-// processes of root's are open: without Landlock only the filter keeps it from them.
+// TestDropAll: the process that only holds a socket can do nothing at all. It stays root, who can access root's other
+// processes: without Landlock only the filter prevents that.
 func TestDropAll(t *testing.T) {
 	lab.NeedRoot(t)
 	if noFilter() != nil {
@@ -102,8 +102,8 @@ func TestDropAll(t *testing.T) {
 	}
 }
 
-// TestDropForPrograms: it and its programs change the firewall, and nothing else, whether root started it or
-// a user who was given that.
+// TestDropForPrograms: the process and its programs change the firewall and nothing else, whether root started it or a
+// user with that privilege.
 func TestDropForPrograms(t *testing.T) {
 	lab.NeedRoot(t)
 	needAll(t)
@@ -125,7 +125,7 @@ func dropForProgramsOf(t *testing.T, attr *syscall.SysProcAttr) {
 		r.State.Landlock == 0 || r.State.Calls == 0 {
 		t.Errorf("got %+v, %s", r.State, r.Err)
 	}
-	// What programs are started for: that they run, map code, read /proc, and have sockets of iptables.
+	// What programs need: to run, map code, read /proc, and use iptables' sockets.
 	may := []string{"raise inheritable", "raise ambient", "bounding set", "raw socket", "exec file",
 		"call: start a process", "call: socket",
 		"call: socket of this host", "call: netlink socket", "call: make memory executable", "call: map executable memory",
@@ -154,8 +154,8 @@ func dropForProgramsOf(t *testing.T, attr *syscall.SysProcAttr) {
 	}
 }
 
-// TestLandlockAlone: neither connections nor signals to others depend on the filter of system calls alone,
-// but for the process that has to end its programs.
+// TestLandlockAlone: connections and signals to others are also refused without the system call filter, except for the
+// process that must kill its programs.
 func TestLandlockAlone(t *testing.T) {
 	lab.NeedRoot(t)
 	const scopes = 6 // the version that has rules for both

@@ -22,13 +22,13 @@ import (
 	"sallyport/spa/lab"
 )
 
-// report is what a helper process says on its standard output.
+// report is a helper process's output.
 type report struct {
 	State   State
 	Err     string
 	Denied  bool              // Err is a permission error
 	Results map[string]string // attack and thread -> error, "" where it succeeded
-	Works   map[string]string // what has to go on working -> error
+	Works   map[string]string // what must still work -> error
 	Program string            // what a program printed of itself
 }
 
@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	help(part)
 }
 
-// help plays a part in a process of its own.
+// help plays a part in its own process.
 func help(part string) {
 	var r report
 	switch part {
@@ -113,7 +113,7 @@ func exitOn(err error) {
 	}
 }
 
-// drop is the drop of the daemon, or of another process of ours.
+// drop is the drop of the daemon, or of another of our processes.
 func (r *report) drop() error {
 	for call := range strings.FieldsSeq(os.Getenv("SANDBOX_LACKS")) {
 		exitOn(lie(atoi(call), anyArg, unix.ENOSYS))
@@ -135,7 +135,7 @@ func (r *report) drop() error {
 	return err
 }
 
-// landlockAlone tries what the filter of system calls would refuse before Landlock sees it.
+// landlockAlone tries what the system call filter would refuse before Landlock sees it.
 func (r *report) landlockAlone(programs bool) {
 	rules, err := newRuleset(Files{}, programs)
 	exitOn(err)
@@ -149,7 +149,7 @@ func (r *report) landlockAlone(programs bool) {
 	}
 }
 
-// die drops and does what ends the process, on a thread that was there before or is made later.
+// die drops and makes a fatal call, on an old thread or a new one.
 func (r *report) die(what string) {
 	start := make(chan struct{})
 	name, late := strings.CutSuffix(what, " later")
@@ -174,8 +174,7 @@ func (r *report) fail(err error) {
 	}
 }
 
-// attack opens what the server opens, drops, and then tries everything on threads that
-// were there before and on threads made later.
+// attack opens what the server opens, drops, and then tries everything on threads from before and on new ones.
 func (r *report) attack(drop func() error) {
 	r.Results, r.Works = make(map[string]string), make(map[string]string)
 	packets, err := openPackets()
@@ -204,12 +203,12 @@ func (r *report) attack(drop func() error) {
 	r.Works["removing from the state"] = text(unix.Unlinkat(unix.AT_FDCWD, filepath.Join(dir, "write", "new"), 0))
 }
 
-// attackWithPrograms tries what the process that starts programs must not do, itself and by a program.
+// attackWithPrograms tries what the process that starts programs must not do, itself and through a program.
 func (r *report) attackWithPrograms() {
 	dir, victim := os.Getenv("SANDBOX_DIR"), atoi(os.Getenv("SANDBOX_VICTIM"))
 	exitOn(r.drop())
 	r.Results, r.Works = make(map[string]string), make(map[string]string)
-	cmd := exec.Command(filepath.Join(dir, "plain")) // before attacks change what this thread hands on
+	cmd := exec.Command(filepath.Join(dir, "plain")) // before attacks change what this thread passes on
 	cmd.Env = append(os.Environ(), "SANDBOX_HELPER=whoami")
 	out, err := cmd.CombinedOutput()
 	r.Works["program"] = text(err)
@@ -219,10 +218,10 @@ func (r *report) attackWithPrograms() {
 	}
 }
 
-// allThreads is how many threads attack: one half is there before the drop.
+// allThreads is how many threads attack: half of them exist before the drop.
 const allThreads = 6
 
-// attempts are the attacks that are tried, for what the kernel is said to lack.
+// attempts returns the attacks to try, given what the kernel lacks.
 func attempts() []attack {
 	dir, victim := os.Getenv("SANDBOX_DIR"), atoi(os.Getenv("SANDBOX_VICTIM"))
 	lacks := os.Getenv("SANDBOX_LACKS")

@@ -13,15 +13,15 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// identity is who the process will be.
+// identity is the user and groups that the process will have.
 type identity struct {
 	name     string
 	uid, gid int
-	change   bool     // is not who it is now
-	notes    []string // why it stays who it is
+	change   bool     // differs from the current one
+	notes    []string // why the process keeps its identity
 }
 
-// choose finds the system user, or who the process becomes or stays without one.
+// choose returns the system user, or, if there is none, the user that the process becomes or stays.
 func choose(name string) (identity, error) {
 	u, err := user.Lookup(name)
 	var unknown user.UnknownUserError
@@ -46,7 +46,7 @@ func becomes(name string) (uid, gid int, err error) {
 	return who.uid, who.gid, err
 }
 
-// withoutUser is who a process is where there is no system user.
+// withoutUser returns the identity of a process on a machine without the system user.
 func withoutUser(name string) (identity, error) {
 	missing := fmt.Sprintf("there is no system user %s (useradd --system --no-create-home --shell "+
 		"/usr/sbin/nologin %[1]s)", name)
@@ -65,7 +65,7 @@ func withoutUser(name string) (identity, error) {
 	return who.enter(missing)
 }
 
-// decide is whether the process can and should become who.
+// decide reports whether the process can and should change to who.
 func (who identity) decide() (identity, error) {
 	if who.uid == 0 || who.gid == 0 {
 		return identity{}, fmt.Errorf("user %s is root (uid %d, gid %d): it must be one of its own",
@@ -80,7 +80,7 @@ func (who identity) decide() (identity, error) {
 	return who.enter("user " + who.name + " has no number in this user namespace")
 }
 
-// enter is who, to be changed to if there is such a number here, or otherwise why it stays.
+// enter returns who if its numbers exist in this namespace, or else why the process stays.
 func (who identity) enter(otherwise string) (identity, error) {
 	mapped, err := isMapped(who)
 	if err != nil {
@@ -93,9 +93,9 @@ func (who identity) enter(otherwise string) (identity, error) {
 	return who, nil
 }
 
-// stay is the user that the process is. It must not be root, nor in root's group: uid 0 owns most
-// files, whatever its capabilities. Only where it is the one user of its namespace there is no other
-// to become, and there it is no more than who made the namespace.
+// stay keeps the current user. It must not be root, nor in root's group: uid 0 owns most files, whatever its
+// capabilities. Only if it is the one user of its namespace is there no other to become; there it has no more rights
+// than the user who made the namespace.
 func stay(why string) (identity, error) {
 	uid, gid := os.Getuid(), os.Getgid()
 	alone, err := isAlone()
@@ -139,14 +139,14 @@ func isMapped(who identity) (bool, error) {
 	return true, nil
 }
 
-// mapHolds reports whether a map has the id.
+// mapHolds reports whether a map contains the id.
 func mapHolds(text string, id int) bool {
 	return slices.ContainsFunc(parseMap(text), func(r mapRange) bool {
 		return int64(id) >= r.first && int64(id)-r.first < r.count
 	})
 }
 
-// mapRange is a line of a map of user_namespaces(7): ids of 32 bits, also where an int has no more.
+// mapRange is a line of a map of user_namespaces(7): ids of 32 bits, even if an int has no more.
 type mapRange struct{ first, outside, count int64 }
 
 func parseMap(text string) []mapRange {
@@ -161,8 +161,8 @@ func parseMap(text string) []mapRange {
 	return ranges
 }
 
-// become changes user and groups. It returns the supplementary groups that stay,
-// which are none except where nobody may clear them.
+// become changes user and groups. It returns the supplementary groups that remain because the process cannot clear
+// them.
 func become(who identity, groups []int) ([]int, []string, error) {
 	if !who.change && len(groups) == 0 {
 		return nil, nil, nil
@@ -186,8 +186,8 @@ func become(who identity, groups []int) ([]int, []string, error) {
 	return nil, nil, nil
 }
 
-// maySetGroups is whether the kernel would allow it: not without the capability, and not in a
-// user namespace that an ordinary user made.
+// maySetGroups reports whether the kernel would allow it: it needs the capability, and does not work in a user
+// namespace made by an ordinary user.
 func maySetGroups() bool {
 	policy, err := os.ReadFile("/proc/self/setgroups")
 	return permitted(cap.SETGID) && err == nil && strings.TrimSpace(string(policy)) == "allow"

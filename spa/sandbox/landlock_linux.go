@@ -18,27 +18,27 @@ const (
 	mayWrite = mayRead | llsys.AccessFSWriteFile | llsys.AccessFSTruncate | llsys.AccessFSMakeReg |
 		llsys.AccessFSRemoveFile
 	mayRun = mayRead | llsys.AccessFSExecute
-	// ofFile are those that a file has too, which is no directory.
+	// ofFile are the rights that also apply to regular files.
 	ofFile = llsys.AccessFSReadFile | llsys.AccessFSWriteFile | llsys.AccessFSTruncate | llsys.AccessFSExecute
 )
 
-// A ruleset is what Landlock is to enforce. It is made while the paths can be reached, and
-// enforced once the user has changed.
+// ruleset is what Landlock should enforce. It is made while the paths can be reached, and enforced after the user has
+// changed.
 type ruleset struct {
 	fd    int // -1: there is no Landlock
 	flags uint32
 	abi   int
 }
 
-// newRuleset makes one that forbids all that this kernel's Landlock can forbid but for the files:
-// TCP and UDP, signals to others, sockets of others. A process with programs has to be able to end them.
+// newRuleset makes a ruleset that forbids everything that this kernel's Landlock can forbid except the files: TCP and
+// UDP, signals to others, sockets of others. A process with programs must be able to kill them.
 func newRuleset(files Files, programs bool) (ruleset, error) {
 	if noLandlock() != nil {
 		return ruleset{fd: -1}, nil
 	}
 	config := landlock.V11
 	if programs {
-		// Each thread is in a domain of its own before version 8, and what it starts in that thread's.
+		// Before version 8 each thread is in its own domain, and its children are in that domain.
 		config.Scoped &^= llsys.ScopeSignal
 		config.HandledAccessNet = 0
 	}
@@ -75,7 +75,7 @@ func (r ruleset) allowFiles(files Files) error {
 	return nil
 }
 
-// allow lets a file, or all below a directory, be used so. What does not exist needs no rule.
+// allow grants rights to a file, or to everything below a directory. A path that does not exist needs no rule.
 //
 // go-landlock cannot make the call: it writes the descriptor as 64 bits and the kernel reads 32, so on 64-bit
 // big-endian machines its rules name file 0.
@@ -95,7 +95,7 @@ func (r ruleset) allow(path string, may uint64) error {
 	if file.Mode&unix.S_IFMT != unix.S_IFDIR {
 		may &= ofFile
 	}
-	const truncates = 3 // the first version that knows this right
+	const truncates = 3 // the first version with this right
 	if r.abi < truncates {
 		may &^= llsys.AccessFSTruncate
 	}
@@ -108,13 +108,13 @@ func (r ruleset) allow(path string, may uint64) error {
 	return nil
 }
 
-// enforce puts the rules in force on all threads, for good, and tries whether they are.
+// enforce puts the rules into force on all threads, irrevocably, and tests them.
 func (r ruleset) enforce() error {
 	if r.fd < 0 {
 		return nil
 	}
 	defer unix.Close(r.fd)
-	const together = 8 // the first version that does all threads at once
+	const together = 8 // the first version that covers all threads at once
 	restrict := llsys.AllThreadsLandlockRestrictSelf
 	flags := r.flags
 	if r.abi >= together {
@@ -133,7 +133,7 @@ func (r ruleset) enforce() error {
 	return nil
 }
 
-// noLandlock says why files cannot be restricted; nil: they can.
+// noLandlock returns why files cannot be restricted, or nil if they can.
 func noLandlock() error {
 	if _, err := llsys.LandlockGetABIVersion(); err != nil {
 		return fmt.Errorf("the kernel has no Landlock (%w)", err)

@@ -13,15 +13,15 @@ import (
 	"sallyport/spa/lab"
 )
 
-// alone is no user, in a namespace where the process stays who it is: to become another takes
-// capabilities and dumpable away by itself.
+// alone is a user that does not exist, in a namespace where the process keeps its user: changing the user would remove
+// capabilities and dumpable as a side effect.
 const alone = "no-such-user"
 
-// anyArg is for calls that lie whatever their first argument.
+// anyArg is for calls that lie for any first argument.
 const anyArg = -1
 
-// TestDropBelievesNobody has the kernel say yes to one step of the drop without doing it.
-// Whichever step it is, what is read back shows it.
+// TestDropBelievesNobody makes the kernel report success for one step of the drop without doing it. Whichever step it
+// is, reading back detects it.
 func TestDropBelievesNobody(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.NeedOwnRoot(t)
@@ -61,8 +61,8 @@ func TestDropBelievesNobody(t *testing.T) {
 	}
 }
 
-// lie makes a system call do nothing and return an error on all threads, or 0 for success: a
-// seccomp filter that answers with that error number. See seccomp(2).
+// lie makes a system call do nothing and return an error, or 0 for success, on all threads: a seccomp filter that
+// answers with this error number. See seccomp(2).
 func lie(call, arg int, answer unix.Errno) error {
 	const number, arguments = 0, 16 // offsets in struct seccomp_data
 	firstArgument := uint32(arguments)

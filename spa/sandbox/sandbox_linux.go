@@ -12,14 +12,14 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// secured is what is locked: no capabilities by being uid 0, by changing the uid, by keeping them over
-// such a change or by the ambient set. See capabilities(7).
+// secured are the locked securebits: no capabilities through uid 0, through changing the uid, by keeping them across
+// such a change, or through the ambient set. See capabilities(7).
 const secured = cap.SecbitNoRoot | cap.SecbitNoRootLocked |
 	cap.SecbitNoSetUIDFixup | cap.SecbitNoSetUIDFixupLocked |
 	cap.SecbitKeepCapsLocked |
 	cap.SecbitNoCapAmbientRaise | cap.SecbitNoCapAmbientRaiseLocked
 
-// remains is what a thread may have left: what is read back must equal it.
+// remains is what a thread may have left. It is compared with what the kernel reports.
 type remains struct {
 	uid, gid    int
 	groups      []int
@@ -30,10 +30,10 @@ type remains struct {
 	securebits  cap.Secbits
 }
 
-// A part is what a process is for: what it may have left of everything but user and groups.
+// part is the role of a process: what it may keep apart from user and groups.
 type part struct {
 	kept      capabilities
-	programs  bool // it starts some, which have the same
+	programs  bool // it starts programs, which have the same rights
 	calls     []call
 	forbidden []uintptr
 }
@@ -70,13 +70,13 @@ func dropAll() (State, error) {
 	return dropTo(whoItIs(), part{calls: forKeeper(), forbidden: neverOf(false)}, rules)
 }
 
-// whoItIs is the user of this process.
+// whoItIs returns the process's current identity.
 func whoItIs() identity {
 	return identity{name: strconv.Itoa(os.Getuid()), uid: os.Getuid(), gid: os.Getgid()}
 }
 
-// dropTo leaves the part of a process and nothing else, and reads back that it is so. The rules were made
-// while the paths could be reached.
+// dropTo leaves the process only what its part needs, and verifies that. The rules were made while the paths could be
+// reached.
 func dropTo(who identity, p part, rules ruleset) (State, error) {
 	before, err := readTask("/proc/thread-self/status")
 	if err != nil {
@@ -102,10 +102,9 @@ func dropTo(who identity, p part, rules ruleset) (State, error) {
 	}, nil
 }
 
-// shut forbids files and system calls, as far as the kernel can, and returns how many of the latter
-// are left.
+// shut forbids files and system calls as far as the kernel can, and returns how many system calls are left.
 func shut(rules ruleset, p part) (calls int, err error) {
-	// Opened now: afterwards nothing of /proc may be open to it.
+	// Opened now: afterwards the process cannot open anything in /proc.
 	tasks, err := openTasks()
 	if err != nil {
 		return 0, err
@@ -120,7 +119,7 @@ func shut(rules ruleset, p part) (calls int, err error) {
 	return countOf(p.calls), tasks.verifyFilter()
 }
 
-// countOf counts calls, each once.
+// countOf counts distinct calls.
 func countOf(list []call) int {
 	numbers := make(map[uintptr]bool)
 	for _, c := range list {
@@ -129,9 +128,8 @@ func countOf(list []call) int {
 	return len(numbers)
 }
 
-// giveUp does it in the only order that works: user and groups first, while the
-// capabilities to change them are there, the capabilities themselves last. Package cap
-// sets them on all threads.
+// giveUp drops user and groups first, while the process has the capabilities for that, and then the capabilities: no
+// other order works. Package cap sets them on all threads.
 func giveUp(who identity, p part, before task) (remains, []string, error) {
 	left := remains{uid: who.uid, gid: who.gid, kept: p.kept, securebits: cap.GetSecbits(), bounding: before.bounding}
 	var notes []string
@@ -143,7 +141,7 @@ func giveUp(who identity, p part, before task) (remains, []string, error) {
 	}
 	if p.programs {
 		left.inheritable = p.kept
-		if os.Getuid() != 0 { // root's programs have them by being root's
+		if os.Getuid() != 0 { // root's programs have them because they run as root
 			left.ambient = p.kept
 		}
 	}
@@ -159,8 +157,8 @@ func giveUp(who identity, p part, before task) (remains, []string, error) {
 	return left, notes, keep(left)
 }
 
-// shutTheWayBack takes everything out of the bounding set that is not inherited, and locks the
-// securebits where no program is to get anything.
+// shutTheWayBack removes everything from the bounding set that is not inherited, and locks the securebits if no program
+// may gain anything.
 func shutTheWayBack(left *remains, p part) error {
 	if err := raise(cap.SETPCAP); err != nil {
 		return fmt.Errorf("raising CAP_SETPCAP: %w", err)
@@ -185,7 +183,7 @@ func shutTheWayBack(left *remains, p part) error {
 	return nil
 }
 
-// keep gives up all other capabilities; ambient ones go with the inheritable ones.
+// keep drops all other capabilities; the ambient ones go with the inheritable ones.
 func keep(left remains) error {
 	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
 		return fmt.Errorf("setting no_new_privs: %w", err)
@@ -221,7 +219,7 @@ func lacks() []string {
 	return texts
 }
 
-// capabilities is a set of them, as /proc has it.
+// capabilities is a set of capabilities, in the format of /proc.
 type capabilities uint64
 
 func setOf(values ...cap.Value) capabilities {
@@ -244,7 +242,7 @@ func (c capabilities) values() []cap.Value {
 	return values
 }
 
-// String returns "CAP_NET_ADMIN, CAP_NET_RAW"; "" where there is none.
+// String returns "CAP_NET_ADMIN, CAP_NET_RAW", or "" for an empty set.
 func (c capabilities) String() string {
 	var names []string
 	for _, v := range c.values() {

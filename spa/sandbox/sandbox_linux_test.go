@@ -20,7 +20,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// refusals is what an attack may fail with; anything else means that it was not really tried.
+// refusals are the errors of a refused attack; any other error means that it was not really tried.
 var refusals = []string{
 	unix.EPERM.Error(), unix.EACCES.Error(), errNothingGained.Error(), unix.EROFS.Error(),
 }
@@ -28,8 +28,7 @@ var refusals = []string{
 // quickExit spares each helper the second that the race detector waits before it exits.
 const quickExit = "GORACE=atexit_sleep_ms=0"
 
-// needAll skips a test that wants files refused and system calls filtered. What holds without that,
-// TestDropOnPoorKernels tests.
+// needAll skips a test that needs Landlock and filters. TestDropOnPoorKernels tests what holds without them.
 func needAll(t *testing.T) {
 	t.Helper()
 	if noLandlock() != nil || noFilter() != nil {
@@ -53,7 +52,7 @@ func TestDropToUser(t *testing.T) {
 	allRefused(t, r, nil)
 }
 
-// TestDropWithoutUser drops where there is no system user: it becomes one without a name.
+// TestDropWithoutUser drops without a system user: the process becomes a user without a name.
 func TestDropWithoutUser(t *testing.T) {
 	lab.NeedRoot(t)
 	needAll(t)
@@ -68,7 +67,7 @@ func TestDropWithoutUser(t *testing.T) {
 	allRefused(t, r, nil)
 }
 
-// seeing is the command where /etc/passwd and /etc/group have these lines too.
+// seeing returns the command as run with these additional lines in /etc/passwd and /etc/group.
 func seeing(t *testing.T, cmd *exec.Cmd, passwd, group string) *exec.Cmd {
 	t.Helper()
 	dir := t.TempDir()
@@ -82,8 +81,8 @@ func seeing(t *testing.T, cmd *exec.Cmd, passwd, group string) *exec.Cmd {
 	return lab.See(cmd, files)
 }
 
-// TestNobodyStaysRoot: uid 0 owns most files, and so, alone, does gid 0. Neither is left by a drop where
-// there is anybody else to be.
+// TestNobodyStaysRoot: uid 0 owns most files, and so does gid 0. A drop leaves neither, if the process can become
+// another user.
 func TestNobodyStaysRoot(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.NeedOwnRoot(t)
@@ -97,21 +96,27 @@ func TestNobodyStaysRoot(t *testing.T) {
 	}{
 		{name: "the system user has uid 0", user: "half", passwd: "half:x:0:64123::/:/bin/false", want: "user half is root"},
 		{name: "the system user has gid 0", user: "half", passwd: "half:x:64123:0::/:/bin/false", want: "user half is root"},
-		{name: "another has the number", user: "no-such-user", passwd: "other:x:" + number + ":64123::/:/bin/false", want: "useradd --system"},
+		{name: "another has the number", user: "no-such-user", passwd: "other:x:" + number + ":64123::/:/bin/false",
+			want: "useradd --system"},
 		{name: "a group has the number", user: "no-such-user", group: "other:x:" + number + ":", want: "useradd --system"},
 		{name: "a namespace without the number", user: "no-such-user",
-			attr: syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: many, GidMappings: many}, want: "useradd --system"},
+			attr: syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: many, GidMappings: many},
+			want: "useradd --system"},
 		{name: "a namespace without the system user", user: "nobody",
-			attr: syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: many, GidMappings: many}, want: "must not stay root"},
+			attr: syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: many, GidMappings: many},
+			want: "must not stay root"},
 		{name: "root in another group, and nobody to become", user: "no-such-user",
 			attr: syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: many, GidMappings: many,
 				Credential: &syscall.Credential{Gid: 5, NoSetGroups: true}}, want: "must not stay root (uid 0, gid 5)"},
 		{name: "started as a user in the group of root", user: "no-such-user",
-			attr: syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 64123, Gid: 0, NoSetGroups: true}, AmbientCaps: ambient}, want: "must not stay root"},
+			attr: syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 64123, Gid: 0, NoSetGroups: true},
+				AmbientCaps: ambient}, want: "must not stay root"},
 		{name: "started as the system user in the group of root", user: "nobody",
-			attr: syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 0}, AmbientCaps: ambient}, want: "must not stay root"},
+			attr: syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 0}, AmbientCaps: ambient},
+			want: "must not stay root"},
 		{name: "the group of root beside its own", user: "nobody",
-			attr: syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534, Groups: []uint32{0}}, AmbientCaps: ambient}, want: "group of root"},
+			attr: syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534, Groups: []uint32{0}},
+				AmbientCaps: ambient}, want: "group of root"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cmd := helper(t, "drop", test.user)
@@ -127,7 +132,7 @@ func TestNobodyStaysRoot(t *testing.T) {
 	}
 }
 
-// TestAttacksAreReal tries the same without the drop: what fails then proves nothing.
+// TestAttacksAreReal tries the same without the drop: an attack that fails then proves nothing.
 func TestAttacksAreReal(t *testing.T) {
 	lab.NeedRoot(t)
 	r := run(t, helper(t, "attack undropped", "nobody"))
@@ -138,8 +143,8 @@ func TestAttacksAreReal(t *testing.T) {
 	}
 }
 
-// TestDropInUserNamespace drops where the system user has no number and the groups cannot be
-// cleared, as in the demonstration when an ordinary user runs it.
+// TestDropInUserNamespace drops where the system user has no number and the groups cannot be cleared, as in the
+// demonstration when an ordinary user runs it.
 func TestDropInUserNamespace(t *testing.T) {
 	lab.NeedNamespaces(t)
 	lab.NeedOwnRoot(t)
@@ -186,7 +191,7 @@ func TestDropWhereGroupsStay(t *testing.T) {
 	}
 }
 
-// TestDropClearsGroups: who is the user already, and may clear its groups, has none afterwards.
+// TestDropClearsGroups: a process that is already the user, and can clear its groups, has none afterwards.
 func TestDropClearsGroups(t *testing.T) {
 	lab.NeedRoot(t)
 	cmd := helper(t, "drop", "nobody")
@@ -199,8 +204,8 @@ func TestDropClearsGroups(t *testing.T) {
 	}
 }
 
-// TestDropFromPartOfTheUser: who has the user's group already, or groups that it cannot give up, is no
-// less changed to the user, or keeps no more than those.
+// TestDropFromPartOfTheUser: a process that already has the user's group, or groups that it cannot give up, still
+// changes to the user, and keeps only those.
 func TestDropFromPartOfTheUser(t *testing.T) {
 	lab.NeedRoot(t)
 	cmd := helper(t, "drop", "nobody")
@@ -255,7 +260,8 @@ func TestDropRefuses(t *testing.T) {
 	}{
 		{name: "root as the system user", user: "root", want: "user root is root"},
 		{name: "nothing to keep", user: "nobody", as: nobody, want: "keeping CAP_NET_ADMIN only"},
-		{name: "groups that nobody may clear", user: "nobody", without: []syscall.SysProcIDMap{{Size: 65536}}, want: "clearing the groups"},
+		{name: "groups that nobody may clear", user: "nobody", without: []syscall.SysProcIDMap{{Size: 65536}},
+			want: "clearing the groups"},
 	} {
 		cmd := helper(t, "drop", test.user)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: test.as, AmbientCaps: test.caps}
@@ -319,7 +325,7 @@ func allRefused(t *testing.T, r report, except []string) {
 	}
 }
 
-// helper is this program in another part, which it plays in a network namespace.
+// helper is this program in another part, which runs in a network namespace.
 func helper(t *testing.T, part, user string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
@@ -344,8 +350,8 @@ func helper(t *testing.T, part, user string) *exec.Cmd {
 	return cmd
 }
 
-// prepare makes a directory of somebody else's, with a file that only he may read, and three
-// copies of this program: as it is, of root's and set-user-id, and with file capabilities.
+// prepare makes a directory of another user, with a file that only that user may read, and three copies of this
+// program: plain, set-user-id root, and with file capabilities.
 func prepare(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -371,7 +377,7 @@ func prepare(t *testing.T) string {
 	return dir
 }
 
-// prepareOpen makes a directory that anybody may write to, with files that belong to nobody.
+// prepareOpen makes a directory that everyone can write to, with files that belong to nobody.
 func prepareOpen(t *testing.T, dir string) {
 	t.Helper()
 	must(t, os.Mkdir(dir, 0o700))

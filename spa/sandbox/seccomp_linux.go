@@ -11,9 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A call is a system call that is allowed, with any arguments where mask is zero, and otherwise
-// where the argument has just the value in the bits of the mask. A filter sees 32 bits at a time;
-// what is looked at here fits into the lower ones.
+// call is an allowed system call: with any arguments if mask is zero, otherwise only if the argument has exactly this
+// value in the bits of the mask. A filter sees 32 bits at a time; the values used here fit into the lower ones.
 type call struct {
 	number      uintptr
 	argument    uint32
@@ -30,7 +29,7 @@ const (
 // x32 marks calls of the x32 interface, which share the architecture of amd64.
 const x32 = 0x40000000
 
-// audit names the architectures for which there is a list of calls, as the kernel does.
+// audit maps the architectures that have a list of calls to the kernel's numbers for them.
 var audit = map[string]uint32{
 	"386":      unix.AUDIT_ARCH_I386,
 	"amd64":    unix.AUDIT_ARCH_X86_64,
@@ -44,8 +43,8 @@ var audit = map[string]uint32{
 	"riscv64":  unix.AUDIT_ARCH_RISCV64,
 }
 
-// program is the filter that allows the calls: what is forbidden ends the process, clone3 is
-// absent (its flags cannot be seen, and who gets that answer uses clone), anything else fails.
+// program returns the filter that allows the calls. A forbidden call kills the process; clone3 fails with ENOSYS (a
+// filter cannot see its flags, and callers then fall back to clone); any other call fails with EPERM.
 func program(allowed []call, forbidden []uintptr) []bpf.Instruction {
 	kill := bpf.RetConstant{Val: unix.SECCOMP_RET_KILL_PROCESS}
 	allow := bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
@@ -82,7 +81,7 @@ func program(allowed []call, forbidden []uintptr) []bpf.Instruction {
 	return append(prog, bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)})
 }
 
-// lowWord is where in an argument of 64 bits its lower half is.
+// lowWord returns the offset of the lower half of a 64-bit argument.
 func lowWord() uint32 {
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
 		return 4
@@ -90,7 +89,7 @@ func lowWord() uint32 {
 	return 0
 }
 
-// filter puts the program in force on all threads, for good.
+// filter puts the program into force on all threads, irrevocably.
 func filter(prog []bpf.Instruction) error {
 	raw, err := bpf.Assemble(prog)
 	if err != nil {
@@ -112,8 +111,8 @@ func filter(prog []bpf.Instruction) error {
 	return nil
 }
 
-// noFilter says why system calls cannot be filtered; nil: they can. What is asked for is there
-// since Linux 4.14.
+// noFilter returns why system calls cannot be filtered, or nil if they can. The features that it needs exist since
+// Linux 4.14.
 func noFilter() error {
 	if _, ok := audit[runtime.GOARCH]; !ok {
 		return fmt.Errorf("there is no list of those of %s", runtime.GOARCH)

@@ -4,5 +4,5 @@ package sandbox
 
 import "golang.org/x/sys/unix"
 
-// setGroupsCall is the call that the drop makes: the one without it has groups of 16 bits.
+// setGroupsCall is the call that the drop makes: the other one has groups of 16 bits.
 const setGroupsCall = unix.SYS_SETGROUPS32

@@ -2,6 +2,6 @@
 
 package sandbox
 
-// listsThreads is whether what changes all threads lists /proc/self/task after each: psx does in a
-// program that has C in it, and ends the program where it may not.
+// listsThreads is whether changing all threads lists /proc/self/task each time: psx does that in a program that
+// contains C, and kills the program if it cannot.
 const listsThreads = true

@@ -15,14 +15,14 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// task is what /proc says of a thread's privileges. See proc_pid_status(5).
+// task is a thread's privileges as in /proc. See proc_pid_status(5).
 type task struct {
 	uids, gids, groups                                 []int // uids, gids: real, effective, saved, file system
 	inheritable, allowed, effective, bounding, ambient capabilities
 	noNewPrivs                                         string
 }
 
-// verify reads back what the process has left.
+// verify reads back the process's remaining privileges and compares them.
 func verify(want remains) error {
 	if err := verifyThreads("/proc/self/task", want); err != nil {
 		return err
@@ -39,7 +39,7 @@ func verifyThreads(dir string, want remains) error {
 	for _, path := range paths {
 		got, err := readTask(path)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			continue // the thread has ended meanwhile
+			continue // the thread has ended by now
 		}
 		if err != nil {
 			return err
@@ -55,8 +55,8 @@ func verifyThreads(dir string, want remains) error {
 	return nil
 }
 
-// verifyProcess reads back what /proc does not tell. The securebits are asked of all threads
-// at once: the runtime ends the program if their answers differ.
+// verifyProcess reads back what /proc does not show. It reads the securebits on all threads at once: the runtime kills
+// the program if they differ.
 func verifyProcess(want cap.Secbits) error {
 	bits, err := cap.Prctlw(unix.PR_GET_SECUREBITS)
 	if err != nil {
@@ -79,7 +79,7 @@ func sealed(bits, want cap.Secbits, dumpable int) error {
 	return nil
 }
 
-// differs returns an error that names the first thing that is not as wanted.
+// differs returns an error that names the first difference.
 func (t task) differs(want remains) error {
 	four := func(id int) []int { return []int{id, id, id, id} }
 	for _, check := range []struct {
@@ -116,8 +116,7 @@ func readTask(path string) (task, error) {
 	return t, nil
 }
 
-// parseTask reads a status file. A line that is missing is an error: what is not told
-// is not known to be gone.
+// parseTask parses a status file. A missing line is an error: what is not reported may not be gone.
 func parseTask(text string) (task, error) {
 	lines := statusLines(text)
 	for _, name := range []string{"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"} {
@@ -143,7 +142,7 @@ func parseTask(text string) (task, error) {
 	return t, errors.Join(errs...)
 }
 
-// statusLines returns the values of a status file by their names.
+// statusLines returns the values of a status file by name.
 func statusLines(text string) map[string]string {
 	lines := make(map[string]string)
 	for line := range strings.Lines(text) {
@@ -153,8 +152,7 @@ func statusLines(text string) map[string]string {
 	return lines
 }
 
-// taskFiles are the status files of all threads of this process, open, and how many filters of system
-// calls each had.
+// taskFiles are the open status files of all threads of this process, and how many system call filters each thread had.
 type taskFiles []taskFile
 
 type taskFile struct {
@@ -194,8 +192,8 @@ func (all taskFiles) close() {
 	}
 }
 
-// filter reads whether the thread's system calls are filtered (seccomp mode 2), and by how many
-// filters; 0 where the kernel does not tell (before Linux 5.9).
+// filter reads whether the thread's system calls are filtered (seccomp mode 2), and by how many filters; 0 if the
+// kernel does not report that (before Linux 5.9).
 func (t taskFile) filter() (mode string, filters int, err error) {
 	text := make([]byte, 1<<16)
 	n, err := t.status.ReadAt(text, 0)
@@ -212,8 +210,8 @@ func (t taskFile) filter() (mode string, filters int, err error) {
 	return lines["Seccomp"], filters, nil
 }
 
-// verifyFilter makes sure that each thread has one filter more than before. A thread that was made
-// since has those of the one that made it.
+// verifyFilter checks that each thread has one filter more than before. A thread started since then inherited those of
+// its parent.
 func (all taskFiles) verifyFilter() error {
 	seen := false
 	for _, t := range all {

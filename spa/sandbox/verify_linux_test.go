@@ -46,7 +46,7 @@ func TestVerifyNamesWhatStuck(t *testing.T) {
 			text = strings.Replace(dropped, test.from, test.to, 1)
 		}
 		writeTask(t, dir, "1", dropped)
-		writeTask(t, dir, "2", text) // the second thread: each is looked at
+		writeTask(t, dir, "2", text) // the second thread: each is checked
 		err := verifyThreads(dir, wanted)
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got %v, want %q", test.name, err, test.want)
@@ -60,7 +60,7 @@ func TestVerifyNeedsThreads(t *testing.T) {
 	}
 }
 
-// TestVerifyWithoutTheEnded: a thread that ends while they are looked at is none, and no reason to give up.
+// TestVerifyWithoutTheEnded: a thread that ends during the check does not count, and does not stop it.
 func TestVerifyWithoutTheEnded(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(dir, "1"), 0o755))

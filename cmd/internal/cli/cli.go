@@ -1,15 +1,12 @@
-// Package cli is what Sallyport's programs share: how they end, how they
-// complain, and the flags that mean the same in each of them.
+// Package cli is what Sallyport's programs share: exit codes, error messages, and common flags.
 //
-// Results go to standard output and everything else to standard error. An error
-// is a line, and what to do about it another:
+// Results go to standard output and everything else to standard error. An error is one line, and each hint another:
 //
 //	spa-client: error: gw refused ssh: the key may not open it
 //	spa-client: hint: ask the gateway's administrator for it
 //
-// A program that is interrupted (Ctrl-C, SIGTERM) and stops because of it says
-// nothing and ends with 128 plus the signal's number, as a shell would report it:
-// 130 or 143. A second signal ends it at once.
+// A program that stops because it was interrupted (Ctrl-C, SIGTERM) prints nothing and exits with 128 plus the signal's
+// number, as a shell reports it: 130 or 143. A second signal kills it at once.
 package cli
 
 import (
@@ -28,24 +25,24 @@ import (
 	"sallyport/keys/quote"
 )
 
-// How a program ends.
+// Exit codes.
 const (
-	Done     = 0 // what was asked for is done
-	Failed   = 1 // it was tried and failed
-	Misused  = 2 // it was asked for wrongly: nothing was tried
-	Refused  = 3 // the server said no
-	NoAnswer = 4 // the server said nothing
+	Done     = 0 // the command did what was asked
+	Failed   = 1 // it tried and failed
+	Misused  = 2 // wrong arguments: nothing was tried
+	Refused  = 3 // the server refused
+	NoAnswer = 4 // the server did not answer
 )
 
-// Exit is an error that knows how the program ends and what to do about it.
+// Exit is an error with an exit code and advice.
 type Exit struct {
 	Code int      // zero: Failed
-	Err  error    // nil: everything has been said already, nothing is printed
-	Hint string   // empty: there is none
-	More []string // further hints, a line each
+	Err  error    // nil: everything has been printed already
+	Hint string   // empty for none
+	More []string // further hints, one per line
 }
 
-// Error is the wrapped error's text.
+// Error returns the wrapped error's text.
 func (e *Exit) Error() string {
 	if e.Err == nil {
 		return "exit"
@@ -56,22 +53,21 @@ func (e *Exit) Error() string {
 // Unwrap returns the wrapped error.
 func (e *Exit) Unwrap() error { return e.Err }
 
-// Fail says that the command failed, and what to do about it.
+// Fail returns an error with exit code Failed and a hint.
 func Fail(err error, hint string) error { return &Exit{Code: Failed, Err: err, Hint: hint} }
 
-// Misuse says that a command was called in a way that cannot work, and what to do instead.
+// Misuse returns an error with exit code Misused and a hint: the command was called in a way that cannot work.
 func Misuse(err error, hint string) error { return &Exit{Code: Misused, Err: err, Hint: hint} }
 
-// Main runs a command tree with the program's arguments and returns its exit
-// code; it prints what went wrong. Whatever fails before a command's own RunE
-// begins is misuse: flags, arguments, unknown commands.
+// Main runs a command tree with the program's arguments, prints errors, and returns the exit code. Everything that
+// fails before a command's own RunE begins is misuse: flags, arguments, unknown commands.
 func Main(name string, root *cobra.Command) int {
 	ctx, stop := signalled()
 	defer stop()
 	return run(ctx, name, root, os.Args[1:])
 }
 
-// run is Main with its surroundings as arguments.
+// run is Main with its environment as arguments.
 func run(ctx context.Context, name string, root *cobra.Command, args []string) int {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.Version = Version()
@@ -91,13 +87,13 @@ func run(ctx context.Context, name string, root *cobra.Command, args []string) i
 	return exit.Code
 }
 
-// execute runs what the arguments name, once they are known to hold no secret.
+// execute runs the command that the arguments name, unless an argument may contain a secret.
 func execute(ctx context.Context, name string, root *cobra.Command, args []string) (*cobra.Command, error) {
 	for _, arg := range args {
 		if LooksLikeToken(arg) {
-			cmd, _, _ := root.Find(args) // it may have codes of its own; nil where there is none
+			cmd, _, _ := root.Find(args) // the command may have its own exit codes; nil if there is none
 			return cmd, Misuse(errors.New("an argument looks like an enrolment token"),
-				"every user of this machine can read arguments: give the token on standard input or in a file; if others use "+
+				"every user of this machine can read arguments: pass the token on standard input or in a file; if others use "+
 					"this machine, ask for a new token")
 		}
 	}
@@ -108,8 +104,8 @@ func execute(ctx context.Context, name string, root *cobra.Command, args []strin
 	return root.ExecuteContextC(ctx)
 }
 
-// namesNothing reports whether the arguments are flags alone, and none of them that is a command
-// by itself.
+// namesNothing reports whether the arguments are only flags, without one that does something itself (--help,
+// --version).
 func namesNothing(root *cobra.Command, args []string) bool {
 	cmd, _, err := root.Find(args)
 	if err != nil || cmd != root {
@@ -118,13 +114,13 @@ func namesNothing(root *cobra.Command, args []string) bool {
 	root.InitDefaultHelpFlag()
 	root.InitDefaultVersionFlag()
 	if err := root.ParseFlags(args); err != nil {
-		return false // it is said when they are parsed for good
+		return false // reported when they are parsed again
 	}
 	return root.Flags().NArg() == 0 && !root.Flags().Changed("help") && !root.Flags().Changed("version")
 }
 
-// watchBegin makes every command note that it has begun, which tells its own
-// errors from cobra's without looking at their texts.
+// watchBegin makes every command record that it has begun: that distinguishes its own errors from cobra's without
+// comparing texts.
 func watchBegin(root *cobra.Command) *bool {
 	began := new(bool)
 	var walk func(*cobra.Command)
@@ -143,7 +139,7 @@ func watchBegin(root *cobra.Command) *bool {
 	return began
 }
 
-// asExit finds the Exit in an error, or makes one of it.
+// asExit returns the Exit in an error, or a new one around it.
 func asExit(err error, name string, cmd *cobra.Command, began bool) *Exit {
 	var exit *Exit
 	if errors.As(err, &exit) {
@@ -159,7 +155,7 @@ func asExit(err error, name string, cmd *cobra.Command, began bool) *Exit {
 	return misused(err, path)
 }
 
-// misused turns cobra's words into an error and a hint of one line each.
+// misused turns cobra's message into an error and a hint of one line each.
 func misused(err error, path string) *Exit {
 	text, suggestions, _ := strings.Cut(err.Error(), "\n\nDid you mean this?\n")
 	hint := path + " --help shows how it is used"
@@ -169,10 +165,10 @@ func misused(err error, path string) *Exit {
 	return &Exit{Code: Misused, Err: errors.New(strings.TrimSpace(text)), Hint: hint}
 }
 
-// complain prints an error and its hint.
+// complain prints an error and its hints.
 func complain(root *cobra.Command, name string, exit *Exit) {
 	w := root.ErrOrStderr()
-	for line := range strings.Lines(exit.Err.Error()) { // joined errors have a line each
+	for line := range strings.Lines(exit.Err.Error()) { // joined errors take a line each
 		fmt.Fprintf(w, "%s: %s %s\n", name, paint(w, red, "error:"), quote.Printable(strings.TrimRight(line, "\n")))
 	}
 	if exit.Hint != "" {
@@ -182,7 +178,7 @@ func complain(root *cobra.Command, name string, exit *Exit) {
 	}
 }
 
-// Warn prints to standard error something that is wrong but does not end the command.
+// Warn prints a problem that does not end the command to standard error.
 func Warn(cmd *cobra.Command, format string, args ...any) {
 	w := cmd.ErrOrStderr()
 	for line := range strings.Lines(fmt.Sprintf(format, args...)) {
@@ -191,14 +187,13 @@ func Warn(cmd *cobra.Command, format string, args ...any) {
 	}
 }
 
-// Note prints to standard error something that is good to know.
+// Note prints useful information to standard error.
 func Note(cmd *cobra.Command, format string, args ...any) {
 	fmt.Fprintf(cmd.ErrOrStderr(), "%s: note: %s\n", cmd.Root().Name(), quote.Printable(fmt.Sprintf(format, args...)))
 }
 
-// LooksLikeToken reports whether an argument, or the value in --flag=value, can
-// be an enrolment token or the beginning of one: base64url after "spa1", and
-// neither a service's nor a gateway's name.
+// LooksLikeToken reports whether an argument, or the value in --flag=value, may be an enrolment token or the beginning
+// of one: base64url after "spa1" that cannot be the name of a service or gateway.
 func LooksLikeToken(arg string) bool {
 	if flag, value, ok := strings.Cut(arg, "="); ok && strings.HasPrefix(flag, "-") {
 		arg = value
@@ -209,20 +204,19 @@ func LooksLikeToken(arg string) bool {
 	}
 	const lower, upper = "abcdefghijklmnopqrstuvwxyz0123456789-", "ABCDEFGHIJKLMNOPQRSTUVWXYZ_"
 	if strings.Trim(arg, lower+upper) != "" {
-		return false // another character: a file's name
+		return false // another character: a file name
 	}
 	return len(arg) > 32 || strings.ContainsAny(arg, upper)
 }
 
-// stopped is why a context ended: a signal came.
+// stopped is the cause of a context that a signal ended.
 type stopped struct{ signal syscall.Signal }
 
 // Error names the signal.
 func (s stopped) Error() string { return "stopped by a signal: " + s.signal.String() }
 
-// signalled returns a context that the first SIGINT or SIGTERM ends. From then on
-// signals have their usual effect, so a second one ends the program. One that whoever started
-// the program has it ignore stays ignored.
+// signalled returns a context that the first SIGINT or SIGTERM ends. Afterwards signals have their usual effect, so a
+// second one kills the program. A signal that the program was started to ignore stays ignored.
 func signalled() (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
@@ -242,9 +236,8 @@ func signalled() (context.Context, func()) {
 	}
 }
 
-// Heeded leaves out the signals that this program was started to ignore, as by nohup(1) or by a
-// script in the background. Whoever waits for such a one makes it count again, and also in the
-// programs that it starts. The first of the signals stays in any case.
+// Heeded returns the first signal and those of the others that this program was not started to ignore, as by nohup(1)
+// or as a background job of a script. Notifying for an ignored signal would enable it again, even in child processes.
 func Heeded(first os.Signal, others ...os.Signal) []os.Signal {
 	heeded := []os.Signal{first}
 	for _, s := range others {
@@ -255,8 +248,8 @@ func Heeded(first os.Signal, others ...os.Signal) []os.Signal {
 	return heeded
 }
 
-// interrupted returns the exit code of a command that stopped because a signal
-// told it to; one that failed for a reason of its own is not among them.
+// interrupted returns the exit code of a command that stopped because of a signal, and false if it failed for another
+// reason.
 func interrupted(ctx context.Context, err error) (int, bool) {
 	var by stopped
 	if !errors.Is(err, context.Canceled) || !errors.As(context.Cause(ctx), &by) {
@@ -265,7 +258,7 @@ func interrupted(ctx context.Context, err error) (int, bool) {
 	return 128 + int(by.signal), true
 }
 
-// Version is what the Go toolchain wrote into the program.
+// Version returns the version that the Go toolchain built into the program.
 func Version() string {
 	v := "devel"
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {

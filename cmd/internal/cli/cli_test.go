@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// program is a command tree whose command do ends as it is told.
+// program returns a command tree whose command do ends as end says.
 func program(end func(cmd *cobra.Command) error) (*cobra.Command, *bytes.Buffer, *bytes.Buffer) {
 	var stdout, stderr bytes.Buffer
 	root := &cobra.Command{Use: "spa-test"}
@@ -43,24 +43,35 @@ func TestEnds(t *testing.T) {
 		code   int
 		stderr string
 	}{
-		"done":                           {"do", nil, Done, ""},
-		"failed":                         {"do", boom, Failed, "spa-test: error: boom\n"},
-		"failed, wrapped":                {"do", fmt.Errorf("doing: %w", &Exit{Code: Refused, Err: boom}), Refused, "spa-test: error: boom\n"},
-		"fail":                           {"do", Fail(boom, "do this"), Failed, "spa-test: error: boom\nspa-test: hint: do this\n"},
-		"misuse":                         {"do", Misuse(boom, "do that"), Misused, "spa-test: error: boom\nspa-test: hint: do that\n"},
-		"no answer":                      {"do", &Exit{Code: NoAnswer, Err: boom}, NoAnswer, "spa-test: error: boom\n"},
-		"no code":                        {"do", &Exit{Err: boom}, Failed, "spa-test: error: boom\n"},
-		"said already":                   {"do", &Exit{Code: Refused}, Refused, ""},
-		"several":                        {"do", errors.Join(boom, errors.New("bang")), Failed, "spa-test: error: boom\nspa-test: error: bang\n"},
+		"done":   {"do", nil, Done, ""},
+		"failed": {"do", boom, Failed, "spa-test: error: boom\n"},
+		"failed, wrapped": {"do", fmt.Errorf("doing: %w", &Exit{Code: Refused, Err: boom}), Refused,
+			"spa-test: error: boom\n"},
+		"fail": {"do", Fail(boom, "do this"), Failed,
+			"spa-test: error: boom\nspa-test: hint: do this\n"},
+		"misuse": {"do", Misuse(boom, "do that"), Misused,
+			"spa-test: error: boom\nspa-test: hint: do that\n"},
+		"no answer":    {"do", &Exit{Code: NoAnswer, Err: boom}, NoAnswer, "spa-test: error: boom\n"},
+		"no code":      {"do", &Exit{Err: boom}, Failed, "spa-test: error: boom\n"},
+		"said already": {"do", &Exit{Code: Refused}, Refused, ""},
+		"several": {"do", errors.Join(boom, errors.New("bang")), Failed,
+			"spa-test: error: boom\nspa-test: error: bang\n"},
 		"nested":                         {"nested fail", nil, Failed, "spa-test: error: deep down\n"},
 		"cancelled, but not by a signal": {"do", context.Canceled, Failed, "spa-test: error: context canceled\n"},
-		"unknown flag":                   {"do --m 1", nil, Misused, "spa-test: error: unknown flag: --m\nspa-test: hint: spa-test do --help shows how it is used\n"},
-		"bad flag":                       {"do --n x", nil, Misused, "spa-test: error: invalid argument \"x\" for \"--n\" flag: strconv.ParseInt: parsing \"x\": invalid syntax\nspa-test: hint: spa-test do --help shows how it is used\n"},
-		"bad argument":                   {"do it", nil, Misused, "spa-test: error: unknown command \"it\" for \"spa-test do\"\nspa-test: hint: spa-test do --help shows how it is used\n"},
-		"unknown command":                {"xyz", nil, Misused, "spa-test: error: unknown command \"xyz\" for \"spa-test\"\nspa-test: hint: spa-test --help shows how it is used\n"},
-		"misspelt command":               {"dp", nil, Misused, "spa-test: error: unknown command \"dp\" for \"spa-test\"\nspa-test: hint: did you mean do?\n"},
-		"no command":                     {"", nil, Misused, "spa-test: error: no command given\nspa-test: hint: spa-test --help lists the commands\n"},
-		"flags and no command":           {"--config d", nil, Misused, "spa-test: error: no command given\nspa-test: hint: spa-test --help lists the commands\n"},
+		"unknown flag": {"do --m 1", nil, Misused, "spa-test: error: unknown flag: --m\nspa-test: hint: " +
+			"spa-test do --help shows how it is used\n"},
+		"bad flag": {"do --n x", nil, Misused, "spa-test: error: invalid argument \"x\" for \"--n\" flag: " +
+			"strconv.ParseInt: parsing \"x\": invalid syntax\nspa-test: hint: spa-test do --help shows how it is used\n"},
+		"bad argument": {"do it", nil, Misused, "spa-test: error: unknown command \"it\" for \"spa-test " +
+			"do\"\nspa-test: hint: spa-test do --help shows how it is used\n"},
+		"unknown command": {"xyz", nil, Misused, "spa-test: error: unknown command \"xyz\" for " +
+			"\"spa-test\"\nspa-test: hint: spa-test --help shows how it is used\n"},
+		"misspelt command": {"dp", nil, Misused, "spa-test: error: unknown command \"dp\" for \"spa-test\"\nspa-test: " +
+			"hint: did you mean do?\n"},
+		"no command": {"", nil, Misused, "spa-test: error: no command given\nspa-test: hint: spa-test " +
+			"--help lists the commands\n"},
+		"flags and no command": {"--config d", nil, Misused, "spa-test: error: no command given\nspa-test: hint: spa-test " +
+			"--help lists the commands\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root, stdout, stderr := program(func(*cobra.Command) error { return c.end })
@@ -110,7 +121,8 @@ func TestTokensAreNoArguments(t *testing.T) {
 		}
 	}
 	for arg, want := range map[string]bool{
-		"spa1": false, "spa1-gw": false, "spa1.Token": false, "./spa1AAAA": false, "spa": false, "--spa1": false, "a=spa1AAAA": false,
+		"spa1": false, "spa1-gw": false, "spa1.Token": false, "./spa1AAAA": false, "spa": false,
+		"--spa1": false, "a=spa1AAAA": false,
 		"spa1AAAA": true, "spa1aaa_": true, "spa1" + strings.Repeat("a", 28): false, "spa1" + strings.Repeat("a", 29): true,
 	} {
 		if got := LooksLikeToken(arg); got != want {
@@ -141,7 +153,7 @@ func TestOutput(t *testing.T) {
 	}
 }
 
-// TestHostileTexts: what others chose ends no line, moves no cursor and turns no text round.
+// TestHostileTexts: text chosen by others cannot end a line, move the cursor or reverse the text direction.
 func TestHostileTexts(t *testing.T) {
 	const hostile = "a\x1b[2J\r\u202eb\u2028\u009b"
 	root, _, stderr := program(func(cmd *cobra.Command) error {
@@ -162,7 +174,7 @@ type failer struct{}
 
 func (failer) Write([]byte) (int, error) { return 0, os.ErrClosed }
 
-// Output that goes into a file or another program has no colours.
+// TestNoColour: output into a file or another program has no colours.
 func TestNoColour(t *testing.T) {
 	t.Setenv("TERM", "xterm")
 	t.Setenv("NO_COLOR", "")
@@ -179,7 +191,7 @@ func TestNoColour(t *testing.T) {
 	}
 }
 
-// TestClock: a time says its day and zone where it could be read as another.
+// TestClock: a time includes its date and zone if it would be ambiguous without.
 func TestClock(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {

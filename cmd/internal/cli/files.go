@@ -6,8 +6,8 @@ import (
 	"os"
 )
 
-// Unread adds to an error of reading a gateway's files what to do, for a program: where there are none,
-// and where they are not for who asks. Any other it returns as it is.
+// Unread adds a hint to an error from reading a gateway's files, if they are missing or may not be read. It returns any
+// other error unchanged.
 func Unread(err error, program string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return Fail(err, "spa-server init makes a gateway's files; if they are in another directory: --config DIR")
@@ -15,7 +15,7 @@ func Unread(err error, program string) error {
 	return AsRoot(err, program)
 }
 
-// AsRoot adds what to do where an error is of rights. Any other it returns as it is.
+// AsRoot adds the hint to become root to a permission error. It returns any other error unchanged.
 func AsRoot(err error, program string) error {
 	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 		return Fail(err, "run it as root: sudo "+program+" …")

@@ -16,15 +16,16 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/messages-*.golden anew")
 
-// TestMessages: whatever the programs may say to a user stands in three files, so that it is read together
-// and in whole: every text of several words that their packages hold, help texts aside.
-// After a change: go test ./cmd/internal/cli -run Messages -update, and read what has changed.
+// TestMessages keeps every text that the programs may print in three files, so that they can be read together: every
+// string of several words in their packages, except help texts. After a change: go test ./cmd/internal/cli -run
+// Messages -update, and read what has changed.
 func TestMessages(t *testing.T) {
 	for program, patterns := range map[string][]string{
 		"spa-client": {"cmd/spa-client/*.go", "cmd/internal/cli/*.go", "spa/client/*.go", "spa/client/doctor/*.go",
 			"spa/receipt.go", "keys/profile*.go", "keys/token*.go", "keys/service/text.go"},
 		"spa-keygen": {"cmd/spa-keygen/*.go", "keys/*.go", "keys/*/*.go"},
-		"spa-server": {"cmd/spa-server/*.go", "spa/server/*.go", "spa/server/feed/*.go", "spa/server/home/*.go", "spa/server/control/*.go", "spa/check/*.go", "spa/config/*.go", "spa/audit/*.go", "spa/replay/*.go",
+		"spa-server": {"cmd/spa-server/*.go", "spa/server/*.go", "spa/server/feed/*.go", "spa/server/home/*.go",
+			"spa/server/control/*.go", "spa/check/*.go", "spa/config/*.go", "spa/audit/*.go", "spa/replay/*.go",
 			"spa/policy/*.go", "spa/sandbox/*.go", "spa/capture/*.go", "firewall/*.go", "firewall/survey/*.go"},
 	} {
 		t.Run(program, func(t *testing.T) {
@@ -61,13 +62,13 @@ func testMessages(t *testing.T, golden string, patterns []string) {
 	}
 }
 
-// missing are the lines of a that b does not have.
+// missing returns the lines of a that are not in b.
 func missing(a, b string) []string {
 	have := strings.Split(b, "\n")
 	return slices.DeleteFunc(strings.Split(a, "\n"), func(line string) bool { return slices.Contains(have, line) })
 }
 
-// checkWords is what every message keeps to.
+// checkWords checks the rules for all messages.
 func checkWords(t *testing.T, message string) {
 	t.Helper()
 	lower := strings.ToLower(message)
@@ -78,10 +79,11 @@ func checkWords(t *testing.T, message string) {
 	}
 }
 
-// ofRules are files with texts for the kernel and for iptables, not for people.
-var ofRules = regexp.MustCompile(`firewall/(text|iptables_(rules|bare|inward|outward|quoted|links|saved)|helper_programs)[^/]*$`)
+// ofRules matches files with texts for the kernel and for iptables, not for people.
+var ofRules = regexp.MustCompile(`firewall/(text|iptables_` +
+	`(rules|bare|inward|outward|quoted|links|saved)|helper_programs)[^/]*$`)
 
-// sources are the files of the module that fit a pattern, for all systems, but no tests.
+// sources returns the module's files that match a pattern, for all systems, without tests.
 func sources(t *testing.T, pattern string) []string {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join("../../..", pattern))
@@ -104,7 +106,7 @@ func literal(e ast.Expr) (text string, ok bool) {
 	return strings.NewReplacer("\n", `\n`, "\x00", `\x00`).Replace(text), err == nil
 }
 
-// operands are those of a sum, from left to right.
+// operands returns the operands of a sum, from left to right.
 func operands(e ast.Expr) []ast.Expr {
 	if sum, ok := e.(*ast.BinaryExpr); ok && sum.Op == token.ADD {
 		return append(operands(sum.X), operands(sum.Y)...)
@@ -112,7 +114,7 @@ func operands(e ast.Expr) []ast.Expr {
 	return []ast.Expr{e}
 }
 
-// messages are a file's texts of several words, in their order.
+// messages returns a file's texts of several words, in order.
 func messages(t *testing.T, path string) []string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
@@ -136,7 +138,7 @@ func messages(t *testing.T, path string) []string {
 			name, ok := n.Key.(*ast.Ident)
 			return !ok || name.Name != "Long" && name.Name != "Example"
 		case *ast.BinaryExpr:
-			text := "" // of literals that are one text, on several lines
+			text := "" // of literals that form one text on several lines
 			for _, e := range operands(n) {
 				part, ok := literal(e)
 				if text += part; !ok {

@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// ConfigFlag adds --config DIR to a program: the directory of its files.
+// ConfigFlag adds the flag --config DIR, the directory of the program's files.
 func ConfigFlag(root *cobra.Command, dir *string, def string) {
 	root.PersistentFlags().StringVar(dir, "config", def, "`DIR` with the configuration")
 	root.MarkPersistentFlagDirname("config")
@@ -21,11 +21,11 @@ func ConfigFlag(root *cobra.Command, dir *string, def string) {
 
 // JSONFlag adds --json to a command.
 func JSONFlag(cmd *cobra.Command, on *bool) {
-	cmd.Flags().BoolVar(on, "json", false, "print JSON, an object a line")
+	cmd.Flags().BoolVar(on, "json", false, "print JSON, one object per line")
 }
 
-// JSON prints a value to standard output as one line. What a terminal may not have is escaped in it, also
-// what JSON would let stand: see quote.Printable.
+// JSON prints a value to standard output as one line. It also escapes characters that JSON allows but that could
+// control a terminal: see quote.Printable.
 func JSON(cmd *cobra.Command, v any) error {
 	var line strings.Builder
 	enc := json.NewEncoder(&line)
@@ -40,8 +40,7 @@ func JSON(cmd *cobra.Command, v any) error {
 	return nil
 }
 
-// escapeUnprintable escapes what is above ASCII, or DEL, and cannot be seen. In JSON it stands in
-// strings alone.
+// escapeUnprintable escapes DEL and unprintable characters above ASCII. In JSON they occur only in strings.
 func escapeUnprintable(line string) string {
 	if !strings.ContainsFunc(line, isUnprintable) {
 		return line
@@ -69,8 +68,8 @@ const (
 	plain  = "\x1b[0m"
 )
 
-// Colours reports whether w is a terminal that wants colours: not with NO_COLOR
-// (no-color.org), nor where TERM is dumb or, as on Windows, unset.
+// Colours reports whether w is a terminal that shows colours: not with NO_COLOR (no-color.org), and not if TERM is dumb
+// or, as on Windows, unset.
 func Colours(w io.Writer) bool {
 	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "" && os.Getenv("TERM") != "dumb" && isTerminal(w)
 }
@@ -82,8 +81,8 @@ func paint(w io.Writer, colour, text string) string {
 	return colour + text + plain
 }
 
-// Clock returns a time as people read it: of today without the date, otherwise with date and zone. The zone is there
-// too where it is not the present one: in the hour when clocks are set back the same time comes twice.
+// Clock formats a time: without the date if it is today, otherwise with date and zone. The zone also appears if it is
+// not the current one: when clocks are set back, the same hour comes twice.
 func Clock(t, now time.Time) string {
 	t, now = t.Local(), now.Local()
 	_, zone := t.Zone()

@@ -2,20 +2,20 @@ package cli
 
 import "github.com/spf13/cobra"
 
-// How a command that runs another one, or stands in for it, ends where that other one
-// has not run: by codes that it seldom uses itself, those of timeout(1) and env(1).
+// Exit codes of a command that runs another command, for when the other one did not run. These are codes that commands
+// seldom use themselves: those of timeout(1) and env(1).
 const (
-	NotRun   = 125 // a failure of our own, of any kind
-	NoPermit = 126 // the other command is there and cannot be run
-	NotFound = 127 // there is no such command
+	NotRun   = 125 // our own failure, of any kind
+	NoPermit = 126 // the command exists but cannot be run
+	NotFound = 127 // no such command
 )
 
 // own is the annotation of OwnFailures.
 const own = "own-failures"
 
-// OwnFailures makes all failures of a command's own end it with NotRun, misuse and
-// refusals too, since any other code is that of the command that it runs. An Exit
-// without an Err, which tells such a code, is left as it is, and so are NoPermit and NotFound.
+// OwnFailures makes every failure of the command itself exit with NotRun, including misuse and refusals: all other
+// codes belong to the command that it runs. An Exit without an Err carries such a code and is unchanged, as are
+// NoPermit and NotFound.
 func OwnFailures(cmd *cobra.Command) {
 	if cmd.Annotations == nil {
 		cmd.Annotations = make(map[string]string)
@@ -23,7 +23,7 @@ func OwnFailures(cmd *cobra.Command) {
 	cmd.Annotations[own] = "true"
 }
 
-// ownCode is an exit with the code that its command uses for it.
+// ownCode returns the exit with the code that its command uses for it.
 func ownCode(cmd *cobra.Command, exit *Exit) *Exit {
 	if cmd == nil || cmd.Annotations[own] == "" || exit.Err == nil || exit.Code >= NotRun {
 		return exit

@@ -11,15 +11,14 @@ import (
 	"golang.org/x/term"
 )
 
-// Most answers come at once: a line that flickers up for them would only disturb.
+// Most answers come at once: a line that flickers would only distract.
 const (
 	progressAfter = 400 * time.Millisecond
 	progressEvery = time.Second
 )
 
-// Progress shows on a terminal that something is being waited for and for how long, on
-// a line of its own that the returned function takes away again. Where standard error is
-// no terminal nothing is ever written.
+// Progress shows on a terminal what the program waits for and for how long, on a line that the returned function
+// removes. It writes nothing if standard error is not a terminal.
 func Progress(cmd *cobra.Command, what string) (done func()) {
 	w := cmd.ErrOrStderr()
 	if !isTerminal(w) || os.Getenv("TERM") == "dumb" {
@@ -36,7 +35,7 @@ func Progress(cmd *cobra.Command, what string) (done func()) {
 	})
 }
 
-// progress writes the line anew until it is stopped, and then takes it away.
+// progress rewrites the line until it is stopped, and then removes it.
 func progress(w io.Writer, what string, stop <-chan struct{}) {
 	began := time.Now()
 	timer := time.NewTimer(progressAfter)
@@ -57,7 +56,7 @@ func progress(w io.Writer, what string, stop <-chan struct{}) {
 	}
 }
 
-// isTerminal reports whether what is written is read on a terminal.
+// isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TestProgress: an answer that comes at once is not announced; what takes longer is counted by seconds,
-// and taken away again.
+// TestProgress: an answer that comes at once shows no progress; for a slower one the line counts seconds, and is
+// removed.
 func TestProgress(t *testing.T) {
 	for after, want := range map[time.Duration]string{
 		300 * time.Millisecond:  "",

@@ -1,14 +1,12 @@
-// Package doctor finds out, step by step, why a gateway does not open.
+// Package doctor finds out, step by step, why a gateway does not open a port.
 //
-// It looks at what lies between the user and an open port in the order in which a knock
-// passes it: the name, the own addresses, the clock, the ports before, each knock port, the
-// receipt, the ports after. A gateway is silent on purpose about what it does not accept, so
-// there are two kinds of answer: what is certain is said as certain; where silence is all
-// there is, the causes are ranked by what else was seen, each with the sign by which the
-// gateway's administrator will know it in "spa-server watch".
+// It checks everything between the user and an open port in the order in which a knock passes it: the name, this
+// machine's addresses, the clock, the ports before, each knock port, the receipt, the ports after. A gateway
+// deliberately stays silent about packets that it does not accept, so there are two kinds of finding. What is certain
+// is reported as certain. If there is only silence, the possible causes are ranked by the other findings, each with the
+// sign that the gateway's administrator will see in "spa-server watch".
 //
-// It does to the gateway what opening the services does, once for each knock port: what is
-// granted stays open until it ends.
+// It opens the services as any knock does, once for each knock port: grants stay open until they end.
 package doctor
 
 import (
@@ -22,61 +20,61 @@ import (
 	"sallyport/spa/client"
 )
 
-// State is how good what a step found is.
+// State is how good a finding is.
 type State string
 
 const (
 	// Good: as it should be.
 	Good State = "good"
-	// Note: worth knowing, and no reason why it should not work.
+	// Note: worth knowing, but it should work.
 	Note State = "note"
-	// Bad: this is wrong, for certain.
+	// Bad: certainly wrong.
 	Bad State = "bad"
-	// Suspect: this may be why nothing was answered. Suspects come ranked.
+	// Suspect: a possible cause of the silence. Suspects are ranked.
 	Suspect State = "suspect"
 )
 
-// Steps of an examination, in their order.
+// Steps of an examination, in order.
 const (
 	StepName    = "name"    // the gateway's name resolves
-	StepAddress = "address" // what this machine's own addresses are, and whether they are translated
+	StepAddress = "address" // this machine's addresses, and whether they are translated
 	StepClock   = "clock"   // how far the clocks are apart
 	StepBefore  = "before"  // the services' ports, before knocking
 	StepKnock   = "knock"   // each knock port
 	StepReceipt = "receipt" // what the gateway says
 	StepAfter   = "after"   // the services' ports, after knocking
-	StepSilence = "silence" // why nothing may have been answered
+	StepSilence = "silence" // possible reasons for the silence
 )
 
-// Finding is what a step found.
+// Finding is the result of a step.
 type Finding struct {
 	Step   string     `json:"step"`
 	State  State      `json:"state"`
 	Text   string     `json:"text"`
 	Advice string     `json:"advice,omitzero"` // what to do about it
-	Sign   string     `json:"sign,omitzero"`   // what the administrator sees of it
-	Status spa.Status `json:"-"`               // the gateway's reason, where it refused
+	Sign   string     `json:"sign,omitzero"`   // what the administrator sees
+	Status spa.Status `json:"-"`               // the gateway's reason, if it refused
 }
 
-// Options are what an examination may be told.
+// Options are the settings of an examination.
 type Options struct {
-	// Services are what is asked for; none: all services of the profile.
+	// Services are the services to request; none: all services of the profile.
 	Services []service.Service
 	Source   client.Source
-	// Timeout is how long each look waits for an answer; zero: 5 s.
+	// Timeout is how long each check waits for an answer; zero: 5 s.
 	Timeout time.Duration
-	// Clock asks a time server how far this machine's clock is behind it. Nil: nobody is asked.
+	// Clock asks a time server how far this machine's clock is behind it. Nil: no time server is asked.
 	Clock func(context.Context) (time.Duration, error)
 }
 
 const (
 	defaultTimeout = 5 * time.Second
-	// tolerance is how far clocks may differ before the gateway is silent, unless it was told otherwise.
+	// tolerance is how far clocks may differ before a gateway ignores knocks, by default.
 	tolerance = 30 * time.Second
 )
 
-// Examine looks at everything between this machine and the services of a host, and yields
-// what it finds as it goes. It ends early when ctx ends or the loop is left.
+// Examine checks everything between this machine and the services of a host, and yields the findings as it goes. It
+// ends early when ctx ends or the loop is left.
 func Examine(ctx context.Context, p *keys.Profile, o Options) iter.Seq[Finding] {
 	if o.Timeout == 0 {
 		o.Timeout = defaultTimeout
@@ -95,7 +93,7 @@ func Examine(ctx context.Context, p *keys.Profile, o Options) iter.Seq[Finding] 
 			e.receipt, e.after, e.silence} {
 			found := step()
 			if ctx.Err() != nil {
-				return // what was not waited for is no finding
+				return // an interrupted check is not a finding
 			}
 			for _, f := range found {
 				if !yield(f) {
@@ -116,25 +114,24 @@ type examination struct {
 	options  Options
 	services []service.Service
 
-	over       bool // nothing further can be looked at
+	over       bool // nothing else can be checked
 	families   []*family
-	missing    int            // families in which the name is not known
-	unresolved string         // why the gateway's name has no address, as far as it was said
+	missing    int            // families in which the name is unknown
+	unresolved string         // why the gateway's name has no address, if known
 	behind     *time.Duration // this machine's clock, by a time server
 }
 
-// family is what is known of one of the gateway's addresses. There is seldom more than one of
-// an address family.
+// family is what is known about one of the gateway's addresses. There is seldom more than one in an address family.
 type family struct {
-	name    string // "IPv4", "IPv6"; with the address where there are several
-	gateway string // the address that is looked at, as in an URL's host
+	name    string // "IPv4", "IPv6"; with the address if there are several
+	gateway string // the address to check, in the form of a URL's host
 	local   localAddr
 	before  []touch
 	knocks  []knocked
-	asked   []knocked // one a service, on a port that is answered, the one knocked with first; none while nothing was
+	asked   []knocked // one per service, on a port that answers, the first service first; none until a port answers
 }
 
-// known are the services of a profile, sorted by name.
+// known returns the services of a profile, sorted by name.
 func known(p *keys.Profile) []service.Service {
 	names := make([]string, 0, len(p.Services))
 	for name := range p.Services {
@@ -143,7 +140,7 @@ func known(p *keys.Profile) []service.Service {
 	return byName(names)
 }
 
-// first is the service that is knocked with: without receipts one that can be tried.
+// first returns the service to knock with: without receipts, one whose port can be tried.
 func (e *examination) first() service.Service {
 	if !e.profile.Receipts {
 		for _, s := range e.services {
@@ -155,7 +152,7 @@ func (e *examination) first() service.Service {
 	return e.services[0]
 }
 
-// answered reports whether any family was.
+// answered reports whether any family was answered.
 func (e *examination) answered() bool {
 	for _, f := range e.families {
 		if f.answered() {

@@ -21,8 +21,8 @@ func (o only) Lookup(id keys.ID) (keys.Credential, bool) {
 	return keys.Credential{Client: &keys.Client{Name: p.Client, ID: p.ID, Key: p.Key}, ID: id, Key: p.Key}, id == p.ID
 }
 
-// answering is a gateway on an address of this machine that refuses everything, and so answers. It
-// returns its profile.
+// answering runs a gateway on an address of this machine that refuses everything, and so answers. It returns its
+// profile.
 func answering(t *testing.T, addr string) *keys.Profile {
 	t.Helper()
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 0)))
@@ -55,8 +55,7 @@ func answering(t *testing.T, addr string) *keys.Profile {
 	return p
 }
 
-// An address that is not answered, while another is, is a finding for certain, whichever of the two is
-// looked at first.
+// TestOneAddressIsDead: if one address answers and another does not, that is a certain finding, in either order.
 func TestOneAddressIsDead(t *testing.T) {
 	const alive, dead = "127.0.0.1", "127.0.0.77"
 	for _, order := range [][]string{{alive, dead}, {dead, alive}} {
@@ -67,9 +66,9 @@ func TestOneAddressIsDead(t *testing.T) {
 				e.families = append(e.families, newFamily(netip.MustParseAddr(addr)))
 			}
 			for i, f := range e.knock() {
-				want, says := Good, " is answered"
+				want, says := Good, " answers"
 				if order[i] == dead {
-					want, says = Bad, " is not answered, but another address is: "
+					want, says = Bad, " does not answer, but another address does: "
 				}
 				if f.State != want || !strings.Contains(f.Text, order[i]+says) {
 					t.Errorf("got %s %q, want %s", f.State, f.Text, want)

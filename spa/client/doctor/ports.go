@@ -15,17 +15,17 @@ import (
 	"sallyport/spa/client"
 )
 
-// reach is what a TCP port did.
+// reach is how a TCP port reacted.
 type reach uint8
 
 const (
-	dark    reach = iota // nothing came back
+	dark    reach = iota // no answer
 	refused              // it was refused
-	barred               // something else came back: the host is out of reach, or a firewall says so
+	barred               // another error: the host is unreachable, or a firewall rejects
 	open                 // it accepted
 )
 
-// wsaRefused is what Windows says where others say ECONNREFUSED. No other system has it.
+// wsaRefused is ECONNREFUSED on Windows. Other systems do not use this number.
 const wsaRefused = syscall.Errno(10061)
 
 // touch is one attempt to connect.
@@ -36,10 +36,10 @@ type touch struct {
 	err     error
 }
 
-// glance is how long a port that is dark is waited for where nothing is expected to answer.
+// glance is how long to wait for a dark port when no answer is expected.
 const glance = time.Second
 
-// before tries the services' ports before anything is knocked on: what is open already needs no knock.
+// before tries the services' ports before the first knock: a port that is already open needs none.
 func (e *examination) before() []Finding {
 	var found []Finding
 	for _, f := range e.families {
@@ -72,7 +72,7 @@ func (f *family) describeBefore(t touch) Finding {
 	return Finding{Step: StepBefore, State: Good, Text: at + " is dark before the knock, as it should be"}
 }
 
-// after tries the ports of what was granted.
+// after tries the granted ports.
 func (e *examination) after() []Finding {
 	var found []Finding
 	for _, f := range e.families {
@@ -91,8 +91,8 @@ func (e *examination) after() []Finding {
 	return found
 }
 
-// askAgain asks once more for what may be over before it has been tried: a knock port that is
-// blocked is waited for, and a grant may be shorter than that.
+// askAgain requests once more what may have ended before it could be tried: waiting for a blocked knock port may take
+// longer than a grant lasts.
 func (e *examination) askAgain(f *family) {
 	var all sync.WaitGroup
 	for i := range f.asked {
@@ -109,11 +109,10 @@ func (e *examination) askAgain(f *family) {
 	all.Wait()
 }
 
-// lasts reports whether a grant is known to go on for some time.
+// lasts reports whether a grant is known to last for some time.
 func (k *knocked) lasts(d time.Duration) bool { return time.Until(k.answer.Until(0)) >= d }
 
-// granted is the first TCP port that an answer opened, as its receipt tells it, or as the profile
-// has it where there is none.
+// granted returns the first TCP port that an answer opened: from its receipt, or else from the profile.
 func (e *examination) granted(k *knocked) (uint16, bool) {
 	if k.err != nil || k.answer.Verdict != client.Opened {
 		return 0, false
@@ -130,35 +129,35 @@ func (f *family) describeAfter(t touch) Finding {
 	case open:
 		return Finding{Step: StepAfter, State: Good, Text: at + " accepts connections after the knock"}
 	case refused:
-		return f.unreached(at+" was granted and refuses connections: nothing listens there, or another firewall of the "+
+		return f.unreached(at+" was granted but refuses connections: nothing listens there, or another firewall of the "+
 			"gateway (fail2ban, ufw) rejects them", "is the service running? ")
 	case barred:
-		return f.unreached(fmt.Sprintf("%s was granted and cannot be reached: %v: another firewall (fail2ban, ufw) rejects "+
+		return f.unreached(fmt.Sprintf("%s was granted but cannot be reached: %v: another firewall (fail2ban, ufw) rejects "+
 			"the connection, or no machine has this address", at, t.err), "")
 	}
-	return f.unreached(at+" was granted and does not answer: another firewall, on the gateway or on the way, "+
+	return f.unreached(at+" was granted but does not answer: another firewall, on the gateway or on the way, "+
 		"drops the connection", "")
 }
 
-// unreached is a port that was granted and cannot be connected to. Where the address is translated, the
-// grant may be for another one than TCP leaves by, and the guard itself be what drops or rejects it.
+// unreached reports a granted port that cannot be reached. If the address is translated, the grant may be for another
+// address than TCP comes from, and then the guard itself drops or rejects the connection.
 func (f *family) unreached(text, question string) Finding {
 	from, r := f.local.addr, f.asked[0].answer.Receipt
 	if r != nil && r.Source.IsValid() {
 		from = r.Source
 	}
 	bad := Finding{Step: StepAfter, State: Bad, Text: text,
-		Advice: fmt.Sprintf("ask the gateway's administrator: %sspa-server check --from %s says what stands in the way",
+		Advice: fmt.Sprintf("ask the gateway's administrator: %sspa-server check --from %s shows what blocks it",
 			question, from)}
 	if r != nil && r.Source != f.local.addr {
 		bad.Text += fmt.Sprintf("; or the connection leaves from another address than the knock, which was granted to %s "+
-			"(a NAT with several addresses, a VPN for a part of the traffic)", r.Source)
-		bad.Advice = "try again, or send both the same way; " + bad.Advice
+			"(a NAT with several addresses, a VPN for part of the traffic)", r.Source)
+		bad.Advice = "try again, or send both on the same path;  " + bad.Advice
 	}
 	return bad
 }
 
-// touchAll tries all ports at once. With patience it tries each again until it accepts or the time is over.
+// touchAll tries all ports at once. With patience it retries each until it accepts or the time is over.
 func (e *examination) touchAll(f *family, touches []touch, within time.Duration, patience bool) {
 	ctx, cancel := context.WithTimeout(e.ctx, within)
 	defer cancel()
@@ -169,7 +168,7 @@ func (e *examination) touchAll(f *family, touches []touch, within time.Duration,
 	all.Wait()
 }
 
-// ports are a service's as far as the profile knows them.
+// ports returns a service's ports as far as the profile knows them.
 func (e *examination) ports(s service.Service) []service.Ports {
 	if s.Name == "" {
 		return []service.Ports{{Proto: s.Proto, Low: s.Port, High: s.Port}}
@@ -183,7 +182,7 @@ func (e *examination) ports(s service.Service) []service.Ports {
 	return ports
 }
 
-// attempt is how long one SYN is waited for: a system sends a dropped one again only after a second.
+// attempt is how long to wait for one SYN: the system resends a dropped one only after a second.
 const attempt = 300 * time.Millisecond
 
 func (t *touch) try(ctx context.Context, gateway netip.Addr, patience bool) {
@@ -194,13 +193,13 @@ func (t *touch) try(ctx context.Context, gateway netip.Addr, patience bool) {
 		}
 		var d net.Dialer
 		conn, err := d.DialContext(one, "tcp", netip.AddrPortFrom(gateway, t.port).String())
-		if r := reachOf(err); r != dark || t.reach == dark { // systems answer so only once in a while (icmp_ratelimit)
+		if r := reachOf(err); r != dark || t.reach == dark { // systems limit such answers (icmp_ratelimit)
 			t.reach, t.err = r, plainDial(err)
 		}
 		if err == nil {
 			conn.Close()
 		} else if patience {
-			<-one.Done() // one that was refused is not asked again at once
+			<-one.Done() // do not retry a refused one at once
 		}
 		cancel()
 		if err == nil || !patience || ctx.Err() != nil {
@@ -225,7 +224,7 @@ func reachOf(err error) reach {
 	return barred
 }
 
-// plainDial is the cause of an error of a connection, without the addresses around it.
+// plainDial returns the cause of a connection error, without the addresses around it.
 func plainDial(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err

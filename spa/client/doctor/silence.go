@@ -8,14 +8,13 @@ import (
 	"time"
 )
 
-// cause is why nothing may have been answered, and how much speaks for it.
+// cause is a possible reason for the silence, and the weight of its evidence.
 type cause struct {
 	weight int // the heaviest is the likeliest
 	Finding
 }
 
-// silence ranks what may be the reason where nothing was answered: what else was seen decides the
-// order, and where nothing was, what happens most often.
+// silence ranks the possible reasons for the silence by the other findings, and without any by how often they occur.
 func (e *examination) silence() []Finding {
 	if e.answered() || !e.unheard() {
 		return nil
@@ -24,10 +23,11 @@ func (e *examination) silence() []Finding {
 		return heard
 	}
 	found := []Finding{{Step: StepSilence, State: Bad,
-		Text: e.profile.Name + " does not answer. It never answers what it does not accept, so the cause is not certain; " +
-			"likely causes, the likeliest first"}}
+		Text: e.profile.Name + " does not answer. It is silent about everything that it does not accept, so " +
+			"the cause is uncertain; " +
+			"likely causes, most likely first"}}
 	if !e.profile.Receipts {
-		found[0].Text = e.profile.Name + " sends no receipts, and the ports did not open; likely causes, the likeliest first"
+		found[0].Text = e.profile.Name + " sends no receipts, and the ports did not open; likely causes, most likely first"
 	}
 	causes := []cause{e.noServer(), e.blocked(), e.wrongClock(), e.wrongSource(), e.revoked(), e.otherKey()}
 	if !e.profile.Receipts {
@@ -42,8 +42,8 @@ func (e *examination) silence() []Finding {
 	return found
 }
 
-// heard is what shows that the gateway heard the knock although no answer came: the port of what was
-// asked for was dark before, and is not any more.
+// heard returns evidence that the gateway received the knock although no answer came: a requested port was dark before
+// and is not any more.
 func (e *examination) heard() []Finding {
 	var found []Finding
 	for _, f := range e.families {
@@ -62,12 +62,12 @@ func (e *examination) heard() []Finding {
 func (e *examination) describeHeard(f *family, t touch) Finding {
 	at := fmt.Sprintf("%s (tcp/%d, %s) was dark before the knock", t.service, t.port, f.name)
 	finding := Finding{Step: StepSilence, State: Bad,
-		Text: at + " and accepts connections now: the gateway heard the knock, and its answer does not arrive",
-		Advice: "UDP back from the knock port is blocked, on the way or on this machine; or the gateway no longer sends " +
+		Text: at + " and accepts connections now: the gateway received the knock, but its answer does not arrive",
+		Advice: "UDP from the knock port is blocked, on the way back or on this machine; or the gateway no longer sends " +
 			"receipts: import a new token",
 		Sign: `spa-server watch shows it granted to "` + e.profile.Client + `"`}
 	if t.reach == refused {
-		finding.Text = at + " and refuses connections now: the gateway opened it, and nothing listens there"
+		finding.Text = at + " and refuses connections now: the gateway opened it, but nothing listens there"
 		finding.Advice = "ask the gateway's administrator: is the service running?"
 	}
 	return finding
@@ -80,7 +80,7 @@ func (e *examination) unheard() bool {
 	})
 }
 
-// blocked is the knock that does not arrive.
+// blocked is the cause that the knock does not arrive.
 func (e *examination) blocked() cause {
 	return cause{50, Finding{
 		Text: "UDP to " + portList(e.knockPorts()) + " is blocked on the way",
@@ -90,19 +90,19 @@ func (e *examination) blocked() cause {
 	}}
 }
 
-// noServer is the knock that nobody hears. A port that is open without one shows it. That the host
-// says of the knock port that it is closed does not: it says so too where knocks are heard.
+// noServer is the cause that no server receives the knock. A port that is open without a knock is evidence for it. An
+// ICMP error from the knock port is not: hosts send it even if the server receives knocks.
 func (e *examination) noServer() cause {
 	c := cause{45, Finding{
 		Text:   "spa-server is not running there or has just started, or " + e.gateways() + " is not the gateway",
-		Advice: "after a start it takes no knocks for 30s: try again; then ask the gateway's administrator",
-		Sign:   "spa-server status says that no server is running; or one is, at another address",
+		Advice: "it accepts no knocks for 30s after a start: try again; then ask the gateway's administrator",
+		Sign:   "spa-server status reports that no server is running; or it runs at another address",
 	}}
 	for _, f := range e.families {
 		for _, t := range f.before {
 			if t.reach == open {
 				c.weight = 80
-				c.Text += fmt.Sprintf(": %s is open without a knock, as where the guard is missing", t.service)
+				c.Text += fmt.Sprintf(": %s is open without a knock, as if the guard were missing", t.service)
 				return c
 			}
 		}
@@ -118,12 +118,12 @@ func (e *examination) gateways() string {
 	return strings.Join(texts, " or ")
 }
 
-// wrongClock is the packet that comes too late or too early by its own stamp.
+// wrongClock is the cause that the packet is too late or too early by its own stamp.
 func (e *examination) wrongClock() cause {
 	c := cause{40, Finding{
 		Text: fmt.Sprintf("this machine's clock (%s) or the gateway's is wrong by more than %s",
 			time.Now().UTC().Format(time.DateTime+" MST"), tolerance),
-		Advice: "compare it with a time server: --ntp HOST; keep it right by NTP",
+		Advice: "compare it with a time server: --ntp HOST; keep it right with NTP",
 		Sign:   `spa-server watch shows "` + e.profile.Client + `" with "stale packet" and how far its clock is off`,
 	}}
 	if e.behind == nil {
@@ -131,14 +131,14 @@ func (e *examination) wrongClock() cause {
 	}
 	if e.behind.Abs() >= tolerance {
 		c.weight, c.Text = 100, fmt.Sprintf("this machine's clock is wrong by %s", e.behind.Abs().Round(time.Second))
-		c.Advice = "set it, and keep it right by NTP"
+		c.Advice = "set it, and keep it right with NTP"
 		return c
 	}
 	c.weight, c.Text, c.Advice = 10, "the gateway's clock is wrong; this machine's is right", "ask its administrator"
 	return c
 }
 
-// wrongSource is the packet that states another address than it comes from.
+// wrongSource is the cause that the packet states another address than it comes from.
 func (e *examination) wrongSource() cause {
 	for _, f := range e.families {
 		for _, k := range f.knocks {
@@ -146,7 +146,7 @@ func (e *examination) wrongSource() cause {
 				return cause{60, Finding{
 					Text: fmt.Sprintf("the gateway sees another address than %s, which the request states: NAT on the "+
 						"way translates it", stated),
-					Advice: "state nothing: --source observed, if your administrator allows that",
+					Advice: "state no address: --source observed, if your administrator allows that",
 					Sign: `spa-server watch shows "` + e.profile.Client +
 						`" with "the stated source address is not the observed one"`,
 				}}
@@ -171,16 +171,16 @@ func (e *examination) revoked() cause {
 
 func (e *examination) otherKey() cause {
 	return cause{25, Finding{
-		Text:   "the profile does not belong to this gateway: the gateway was set up anew, or the token is for another one",
+		Text:   "the profile does not belong to this gateway: the gateway was set up again, or the token is for another one",
 		Advice: "import a newer token: spa-client import FILE",
-		Sign:   `the counters of spa-server status move at "wrong gate tag", "unknown client" or "wrong mac"`,
+		Sign:   `spa-server status counts packets with "wrong gate tag", "unknown client" or "wrong mac"`,
 	}}
 }
 
-// notAllowed is what only a receipt would tell.
+// notAllowed is the cause that only a receipt would reveal.
 func (e *examination) notAllowed() cause {
 	return cause{35, Finding{
-		Text:   "the gateway refused the knock without saying so: the service is not allowed, or a limit is reached",
+		Text:   "the gateway refused the knock without an answer: the service is not allowed, or a limit is reached",
 		Advice: "ask the gateway's administrator",
 		Sign:   `spa-server watch shows "` + e.profile.Client + `" denied, with the reason`,
 	}}

@@ -12,8 +12,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// What is not as it was before the knock shows that it was heard, and nothing is guessed then. What was
-// no different before shows nothing, and so does what was not asked for.
+// A port that changed with the knock shows that the gateway received it, and no causes are guessed. A port that did not
+// change, or was not requested, shows nothing.
 func TestHeardAllTheSame(t *testing.T) {
 	listening, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

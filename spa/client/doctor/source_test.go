@@ -8,8 +8,7 @@ import (
 	"sallyport/spa/client"
 )
 
-// An address that is to be stated is of one family, and the other is not knocked on: nothing is wrong
-// with that, unless there is no other.
+// A stated address has one family, and the other one is skipped: that is no fault, unless there is no other.
 func TestStatedSourceLeavesOut(t *testing.T) {
 	both := []string{"127.0.0.1", "::1"}
 	for name, c := range map[string]struct {
@@ -48,7 +47,7 @@ func TestStatedSourceLeavesOut(t *testing.T) {
 	}
 }
 
-// Why a name does not resolve is what the resolver said, and of both families the one that says more.
+// The reason why a name does not resolve is the resolver's; of the two families' reasons, the more specific one.
 func TestWhyUnresolved(t *testing.T) {
 	resolve(t)
 	e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Address: "gw.example.net."},

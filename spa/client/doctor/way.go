@@ -56,17 +56,17 @@ func (e *examination) name() []Finding {
 		if addrs := client.Getent(e.ctx, host); len(addrs) > 0 {
 			e.look(addrs)
 			return []Finding{{Step: StepName, State: Good,
-				Text: fmt.Sprintf("%s is %s, as getent finds it (nsswitch.conf); DNS does not know it", host, list(addrs))}}
+				Text: fmt.Sprintf("%s is %s, by getent (nsswitch.conf), but not in DNS", host, list(addrs))}}
 		}
 	}
 	e.over, found[0].State = true, Bad
 	found[0].Text = fmt.Sprintf("%s does not resolve: %s", host, e.unresolved)
-	found[0].Advice = "check the name, and that this machine has a working resolver; the profile may have an " +
-		"address in place of the name"
+	found[0].Advice = "check the name, and that this machine has a working resolver; the profile may contain an " +
+		"address instead of the name"
 	return found[:1]
 }
 
-// look keeps the first few addresses of each family, to be looked at.
+// look keeps the first few addresses of each family, to check them.
 func (e *examination) look(addrs []netip.Addr) {
 	for _, is4 := range []bool{true, false} {
 		same := slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return a.Unmap().Is4() != is4 })
@@ -88,10 +88,10 @@ func list(addrs []netip.Addr) string {
 	return strings.Join(texts, ", ")
 }
 
-// mostAddresses are looked at of each family. Few gateways have more than one.
+// mostAddresses is how many addresses of each family are checked. Few gateways have more than one.
 const mostAddresses = 3
 
-// lookup looks up one family, and keeps its addresses.
+// lookup looks up one family and keeps its addresses.
 func (e *examination) lookup(network, host string) Finding {
 	ctx, cancel := context.WithTimeout(e.ctx, e.options.Timeout)
 	defer cancel()
@@ -106,7 +106,7 @@ func (e *examination) lookup(network, host string) Finding {
 		e.missing++
 	}
 	if errors.As(err, &dns) && dns.IsTimeout {
-		return Finding{Step: StepName, State: Note, Text: fmt.Sprintf("%s has no %s address that is known (%s)", host, name,
+		return Finding{Step: StepName, State: Note, Text: fmt.Sprintf("%s has no known %s address (%s)", host, name,
 			lookupCause(err))}
 	}
 	if err != nil || len(addrs) == 0 {
@@ -141,7 +141,7 @@ func newFamily(gateway netip.Addr) *family {
 
 func (f *family) addr() netip.Addr { return netip.MustParseAddr(f.gateway) }
 
-// address finds out from which address packets leave, and whether the gateway can see that one.
+// address finds out which address packets leave from, and whether the gateway can see it.
 func (e *examination) address() []Finding {
 	found := e.leaveOut()
 	for _, f := range e.families {
@@ -160,7 +160,7 @@ func (e *examination) address() []Finding {
 	return found
 }
 
-// leaveOut drops the families that are not knocked on, because an address of the other is to be stated.
+// leaveOut drops the families that cannot be used because the stated address is of the other one.
 func (e *examination) leaveOut() []Finding {
 	source := e.options.Source.String()
 	if source == "" {
@@ -193,7 +193,7 @@ func (f *family) describeLocal() Finding {
 	case client.NAT64(f.addr()):
 		return Finding{Step: StepAddress, State: Note, Text: fmt.Sprintf("%s: packets leave from %s, and %s leads through "+
 			"a translator to IPv4 (NAT64): the gateway sees an IPv4 address", f.name, f.local.addr, f.gateway),
-			Advice: "state nothing: --source observed"}
+			Advice: "state no address: --source observed"}
 	case client.Routable(f.local.addr):
 		return Finding{Step: StepAddress, State: Good, Text: fmt.Sprintf("%s: this machine has the public address %s; the "+
 			"gateway sees it too, unless there is NAT on the way", f.name, f.local.addr)}
@@ -203,7 +203,7 @@ func (f *family) describeLocal() Finding {
 			f.local.addr)}
 }
 
-// ownAddress is the address from which packets go somewhere. None is sent.
+// ownAddress returns the address from which packets to a destination leave. It sends none.
 func ownAddress(to netip.AddrPort) localAddr {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 	if err != nil {
@@ -217,7 +217,7 @@ func ownAddress(to netip.AddrPort) localAddr {
 	return localAddr{addr: conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().WithZone("")}
 }
 
-// clock asks the time server that was named.
+// clock asks the given time server.
 func (e *examination) clock() []Finding {
 	if e.options.Clock == nil {
 		return nil
@@ -232,7 +232,7 @@ func (e *examination) clock() []Finding {
 	return []Finding{clockFinding(behind, "the time server's")}
 }
 
-// clockFinding says how far this machine's clock is behind another.
+// clockFinding reports how far this machine's clock is behind another.
 func clockFinding(behind time.Duration, than string) Finding {
 	f := Finding{Step: StepClock, State: Good, Text: fmt.Sprintf("this machine's clock agrees with %s", than)}
 	if behind.Abs() < time.Second {
@@ -243,14 +243,15 @@ func clockFinding(behind time.Duration, than string) Finding {
 		word = "ahead of"
 	}
 	f.Text = fmt.Sprintf("this machine's clock is %s %s %s", behind.Abs().Round(time.Second), word, than)
-	f.Advice = "keep it right by NTP"
+	f.Advice = "keep it right with NTP"
+	const ignored = ": a gateway ignores knocks that are off by more than %s, unless configured otherwise"
 	switch {
 	case behind.Abs() >= tolerance:
 		f.State = Bad
-		f.Text += fmt.Sprintf(": from %s on a gateway does not answer, unless configured otherwise", tolerance)
+		f.Text += fmt.Sprintf(ignored, tolerance)
 	case behind.Abs() >= tolerance/2:
 		f.State = Note
-		f.Text += fmt.Sprintf(": from %s on a gateway does not answer, unless configured otherwise", tolerance)
+		f.Text += fmt.Sprintf(ignored, tolerance)
 	default:
 		f.Advice = ""
 	}

@@ -16,8 +16,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// resolver is a connection to one that knows IPv4 addresses of every name, and is silent about IPv6. How
-// long it would be waited for is over at once.
+// resolver is a connection to a resolver that knows IPv4 addresses for every name, and never answers for IPv6.
+// Deadlines expire at once.
 type resolver struct {
 	net.Conn
 	v4 [][4]byte
@@ -54,10 +54,10 @@ func answer(question []byte, v4 [][4]byte) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(len(packed))), packed...)
 }
 
-// resolve makes this process's resolver one of ours.
+// resolve sets this process's resolver to ours.
 func resolve(t *testing.T, v4 ...[4]byte) {
 	t.Helper()
-	nobody, end := net.Pipe() // for deadlines, and to be closed
+	nobody, end := net.Pipe() // for deadlines and Close
 	t.Cleanup(func() { end.Close() })
 	usual := net.DefaultResolver
 	t.Cleanup(func() { net.DefaultResolver = usual })
@@ -66,8 +66,8 @@ func resolve(t *testing.T, v4 ...[4]byte) {
 	}}
 }
 
-// Open tries all addresses of a name: the one that is looked at first may be the one that is dead.
-// That nobody tells an IPv6 address is worth knowing, because each look-up waits for it.
+// Doctor tries all addresses of a name, since the first may be dead. A missing answer for IPv6 is worth a note, because
+// each look-up waits for it.
 func TestAddressesOfAName(t *testing.T) {
 	resolve(t, [4]byte{192, 0, 2, 1}, [4]byte{192, 0, 2, 9})
 	e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Address: "gw.example.net."},
@@ -79,13 +79,13 @@ func TestAddressesOfAName(t *testing.T) {
 	if len(e.families) != 2 || e.families[0].name == e.families[1].name || e.families[0].gateway == e.families[1].gateway {
 		t.Errorf("got %d addresses to look at, want the two: %q", len(e.families), texts)
 	}
-	if len(texts) != 2 || !strings.HasPrefix(texts[1], "note gw.example.net. has no IPv6 address that is known (the "+
+	if len(texts) != 2 || !strings.HasPrefix(texts[1], "note gw.example.net. has no known IPv6 address (the "+
 		"resolver does not answer): every knock waits") {
 		t.Errorf("got %q", texts)
 	}
 }
 
-// A resolver that answers nothing at all is the end of it, for certain.
+// If the resolver does not answer at all, that is the certain cause.
 func TestNoResolver(t *testing.T) {
 	resolve(t)
 	e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", Address: "gw.example.net."},
