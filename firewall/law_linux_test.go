@@ -94,6 +94,7 @@ func (w *world) inState(s *lawState, closed Closed, one int, r *lawReport) {
 	}
 	w.change(s)
 	w.after(cases)
+	w.settled()
 	w.judge(s, closed, cases, left, r)
 }
 

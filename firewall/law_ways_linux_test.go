@@ -197,6 +197,7 @@ func bridge(filtered bool) func(*world) error {
 func fromBehind(w *world) {
 	router(w)
 	w.sysctls("net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.in.rp_filter=0")
+	w.must(w.gw.AddAddr("in", "fe80::1/64"))
 	w.outlets = append(w.outlets, w.outlet(w.inner, "eth0", "in"))
 	w.wires = append(w.wires, w.tap(w.inner, "eth0"))
 }
@@ -204,7 +205,7 @@ func fromBehind(w *world) {
 func secondLink(w *world) {
 	w.sysctls("net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.vt.rp_filter=0")
 	w.outlets = append(w.outlets, w.outlet(w.evil, "et", "vt"))
-	w.neighbour("vt", "et", addressOf("link-local", true), addressOf("client's link-local", true))
+	w.neighbour("vt", w.evil, "et", addressOf("link-local", true), addressOf("client's link-local", true))
 }
 
 func anyIP(w *world) {
