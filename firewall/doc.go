@@ -123,8 +123,9 @@
 //     told apart by interface, not by port;
 //   - no table has a chain behind the translation of sources: a session of a port in Config.Cut
 //     that DNAT leads to another machine, and in which only that machine speaks, does not end with
-//     its grant by itself (Cut ends it). A masqueraded flow from a guarded port needs no mark: its
-//     answers go to the machine that it is of;
+//     its grant by itself (Cut ends it); one that a stranger began while the guard was away does not
+//     end with its return, on any port that DNAT leads there. A masqueraded flow from a guarded port
+//     needs no mark: its answers go to the machine that it is of;
 //   - where br_netfilter is loaded after the guard, a bridged stranger can claim to be a target
 //     until the next load; an ICMP error is dropped whatever it quotes where xt_u32 is missing;
 //   - after a first load a flow may, for as long as it is carried, speak to every guarded port to which its

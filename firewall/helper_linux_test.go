@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -120,10 +121,46 @@ func TestProgramHangs(t *testing.T) {
 	s.must(os.Rename(path, path+"-real"))
 	fakeProgram(t, s.config.programs, "iptables-restore", "exec /bin/sleep 600")
 	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
-	s.says(fmt.Sprint(err), "iptables-restore was ended after")
+	s.says(fmt.Sprint(err), "iptables-restore was ended after", "in state S", "of it at work")
 	s.must(os.Rename(path+"-real", path))
 	s.load(0)
 	s.dark("192.0.2.3", "192.0.2.1", "22")
+}
+
+// TestProgramHangsOnce: a guard that stands is loaded all the same, and stands meanwhile, whether the program hung
+// before it changed anything or after.
+func TestProgramHangsOnce(t *testing.T) {
+	for i, when := range []string{"before", "after"} {
+		t.Run(when, func(t *testing.T) {
+			t.Parallel()
+			s := kindNamed(t, "iptables-nft").guarded(t, nil)
+			s.grant("alice", "192.0.2.2", long)
+			path, trouble := filepath.Join(s.config.programs, "ip6tables-restore"), filepath.Join(t.TempDir(), "trouble")
+			s.must(os.Rename(path, path+"-real"))
+			s.must(os.WriteFile(trouble, nil, 0o644))
+			hangs := fmt.Sprintf("/bin/sleep 600.%d%d", os.Getpid(), i) // known by its argument
+			first := map[string]string{"before": "", "after": path + `-real "$@"; `}[when]
+			fakeProgram(t, s.config.programs, "ip6tables-restore",
+				"[ -e "+trouble+" ] && { "+first+"exec "+hangs+"; }; exec "+path+`-real "$@"`)
+			loaded := make(chan error, 1)
+			go func() { loaded <- s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) }) }()
+			lab.Eventually(t, "the program to hang", func() bool { return isRun(hangs) })
+			s.must(os.Remove(trouble))
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+			s.must(<-loaded)
+			s.connect("192.0.2.2", "192.0.2.1", "22")
+			s.dark("192.0.2.3", "192.0.2.1", "22")
+		})
+	}
+}
+
+// isRun reports whether a command is being run.
+func isRun(command string) bool {
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	return slices.ContainsFunc(all, func(name string) bool {
+		b, _ := os.ReadFile(name)
+		return strings.Join(strings.Split(strings.TrimRight(string(b), "\x00"), "\x00"), " ") == command
+	})
 }
 
 // TestProgramIsSlow: a machine that loads modules for seconds is guarded too.

@@ -111,8 +111,10 @@ func (p *programs) shut(v6 bool, r *guardRules, was [2]*saved, wait bool) ([2]*s
 }
 
 // loadFamily tries again where another tool was in between: a jump that was to be replaced
-// may be gone.
+// may be gone. It tries once again where the program had to be ended: each table changes in one transaction,
+// so it is as it was or as it should be, and the next try begins with what is there.
 func (p *programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now [2]*saved, err error) {
+	hung := false
 	for range 3 {
 		rules := ""
 		for i, t := range tables() {
@@ -128,6 +130,11 @@ func (p *programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now
 		err = failed
 		if failed == nil {
 			err = errMeddled
+		}
+		if _, ended := errors.AsType[*endedError](err); ended && !hung {
+			fmt.Fprintf(os.Stderr, "%s: %v; it is run again\n", helperName, err)
+			hung, was = true, now
+			continue
 		}
 		if trouble, program := errors.AsType[*programError](err); failed != nil && (!program || trouble.busy()) {
 			return now, err

@@ -68,6 +68,17 @@ func (e *programError) Error() string {
 // busy reports whether another program was in the way.
 func (e *programError) busy() bool { return e.code == lockExit }
 
+// endedError is a program that took longer than programTime.
+type endedError struct {
+	name  string
+	doing string // when it was ended
+	said  string
+}
+
+func (e *endedError) Error() string {
+	return fmt.Sprintf("%s was ended after %v, %s: %s", e.name, programTime, e.doing, e.said)
+}
+
 // command is a program's name in a family.
 func (p *programs) command(v6 bool, part string) string {
 	if v6 {
@@ -271,13 +282,18 @@ func (p *programs) run(name, input string, args ...string) (string, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
+	doing := ""
+	cmd.Cancel = func() error { doing = whatDoes(cmd.Process.Pid); return cmd.Process.Kill() }
 	err := cmd.Run()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
 		return out.String(), nil
 	case ctx.Err() != nil:
-		return "", fmt.Errorf("%s was ended after %v: %s", name, programTime, line(said.String()))
+		if u := cmd.ProcessState; u != nil {
+			doing += fmt.Sprintf(", %v of it at work", (u.UserTime() + u.SystemTime()).Round(time.Millisecond))
+		}
+		return "", &endedError{name, doing, line(said.String())}
 	case errors.As(err, &exit) && !exit.Exited():
 		return "", fmt.Errorf("%s was ended: %w", name,
 			err) // "bad system call" where it is for another processor than this program
@@ -285,4 +301,12 @@ func (p *programs) run(name, input string, args ...string) (string, error) {
 		return "", &programError{name, exit.ExitCode(), line(said.String())}
 	}
 	return "", fmt.Errorf("starting %s: %w", name, err)
+}
+
+// whatDoes is the state of a process (proc_pid_stat(5)): whether one that takes too long computes (R), waits for a
+// lock of the kernel (D) or for an answer (S). A program of iptables does not say.
+func whatDoes(pid int) string {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return fmt.Sprintf("in state %.1s", state)
 }

@@ -120,8 +120,9 @@ func tried(y *way, k kind, closed Closed, s *lawState) bool {
 // changes reports whether something happens between packets.
 func (s *lawState) changes() bool { return !s.loaded || s.away || s.ex }
 
-// otherPort ends the name of a door that is no guarded port.
-const otherPort = ", other port"
+// otherPort ends the name of a door that is no guarded port, publishedPort that of one that leads to the machine
+// behind.
+const otherPort, publishedPort = ", other port", ", published port"
 
 // maker makes the cases of a world in a state.
 type maker struct {
@@ -196,7 +197,7 @@ func (m *maker) doors(s *lawService) (doors, speakers []door) {
 		add(&doors, "gateway", s.alias, otherPort)
 	}
 	if m.way.fronts {
-		add(&doors, "gateway", s.front, ", published port")
+		add(&doors, "gateway", s.front, publishedPort)
 	}
 	for _, d := range doors {
 		if a := d.Addr(); !a.IsMulticast() && d.name != "broadcast" && d.name != "all ones" {

@@ -94,6 +94,7 @@ func (w *world) inState(s *lawState, closed Closed, one int, r *lawReport) {
 	}
 	w.change(s)
 	w.after(cases)
+	w.settled()
 	w.judge(s, closed, cases, left, r)
 }
 
@@ -188,7 +189,11 @@ func (w *world) step(c *lawCase, i int) {
 	s := c.steps[i]
 	me := netip.AddrPortFrom(c.addr, c.port)
 	if s.shape == shapeServer {
-		for _, server := range w.servers {
+		all := w.servers
+		if c.proto == service.TCP {
+			all = w.allServers() // the one that has the connection
+		}
+		for _, server := range all {
 			if server.lawService == *c.lawService && server.six == c.six {
 				server.speak(me)
 			}
@@ -278,7 +283,7 @@ func (w *world) judge(s *lawState, closed Closed, cases []*lawCase, left int, r 
 			continue
 		}
 		if w.way.known != nil {
-			if why := w.way.known(s, c); why != "" {
+			if why := w.way.known(w.kind, s, c, got); why != "" {
 				r.know(w.way.name, why)
 				continue
 			}

@@ -13,7 +13,7 @@ var tunnelHere, tunnelThere = netip.MustParseAddr("203.0.113.225"), netip.MustPa
 func tunnel(make func(*world) netlink.Link) func(*world) error {
 	return func(w *world) error {
 		w.must(w.gw.AddAddr("ve", tunnelHere.String()+"/30"))
-		w.neighbour("ve", "ev", tunnelThere)
+		w.neighbour("ve", w.evil, "ev", tunnelThere)
 		link := make(w)
 		if err := w.gw.Do(func() error { return netlink.LinkAdd(link) }); err != nil {
 			return added(err, link.Type())

@@ -32,7 +32,7 @@ type way struct {
 	flat        bool // a link without Ethernet
 	bridged     bool // the second outlet is for other machines of the same network
 	// known is what of the law no guard can keep by this way, and why; it is reported.
-	known func(*lawState, *lawCase) string
+	known func(kind, *lawState, *lawCase, sign) string
 
 	bare bool // nothing but the guard uses connection tracking
 	main bool // more states, and both ways of closing, are tried also in a short run
@@ -67,7 +67,7 @@ func lawWays() []*way {
 		{name: "second link", to: local, build: secondLink},
 		{name: "any address of a prefix", to: []string{"gateway, AnyIP"}, build: anyIP},
 		{name: "addresses local by another table", to: []string{"gateway, other table"}, build: otherTable},
-		{name: "DNAT of a guarded port to a machine", fronts: true, build: fronts, main: true},
+		{name: "DNAT of a guarded port to a machine", fronts: true, build: fronts, main: true, known: goesOut},
 		{name: "DNAT of a guarded port to a listed machine", fronts: true, to: []string{"behind"}, listed: []string{"behind"}, build: fronts},
 		{name: "redirect", aliases: true, build: natted("redirect to :%d", "redirect to :%d")},
 		{name: "DNAT to another own address", aliases: true, build: natted("dnat ip to 192.0.2.1:%d", "dnat ip6 to [2001:db8::1]:%d")},
@@ -114,7 +114,7 @@ func lawWays() []*way {
 
 // unseen is that of a flow in which only the server has spoken where connection tracking sees: it
 // is one that the host has begun.
-func unseen(s *lawState, c *lawCase) string {
+func unseen(_ kind, s *lawState, c *lawCase, _ sign) string {
 	if s.away && c.proto == service.UDP && c.serverBegins() {
 		return "connection tracking did not see who spoke first while the guard was away"
 	}
@@ -123,7 +123,7 @@ func unseen(s *lawState, c *lawCase) string {
 
 // handedBefore is that of TPROXY: no hook sees the port of the socket that a packet is handed to, and
 // once the guard is back those of a flow that began without it are no flow's beginning.
-func handedBefore(s *lawState, c *lawCase) string {
+func handedBefore(_ kind, s *lawState, c *lawCase, _ sign) string {
 	switch {
 	case !c.isByOtherPort():
 	case c.proto == service.TCP && c.steps[0].back && c.steps[len(c.steps)-1].shape != shapeSYN:
@@ -138,9 +138,19 @@ func handedBefore(s *lawState, c *lawCase) string {
 }
 
 // foreignMark is that of a tool that sets our bit while we are not there to see it.
-func foreignMark(s *lawState, _ *lawCase) string {
+func foreignMark(_ kind, s *lawState, _ *lawCase, _ sign) string {
 	if s.away || s.ex || !s.loaded {
 		return "another tool sets the mark of flows that the guard has not admitted, or admits no more"
+	}
+	return ""
+}
+
+// goesOut is that of iptables, which has no chain behind the translation of sources: what the machine says that
+// DNAT has led to leaves in a session that the guard does not let in any more.
+func goesOut(k kind, s *lawState, c *lawCase, got sign) string {
+	published := strings.HasSuffix(c.steps[0].door.name, publishedPort)
+	if got == signLeft && k.programs != "" && published && !c.steps[0].after && (s.away || c.cut && s.ex && s.end != endCut) {
+		return "by iptables the machine behind still speaks in a session that is let in no more"
 	}
 	return ""
 }
@@ -197,6 +207,7 @@ func bridge(filtered bool) func(*world) error {
 func fromBehind(w *world) {
 	router(w)
 	w.sysctls("net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.in.rp_filter=0")
+	w.must(w.gw.AddAddr("in", "fe80::1/64"))
 	w.outlets = append(w.outlets, w.outlet(w.inner, "eth0", "in"))
 	w.wires = append(w.wires, w.tap(w.inner, "eth0"))
 }
@@ -204,7 +215,7 @@ func fromBehind(w *world) {
 func secondLink(w *world) {
 	w.sysctls("net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.vt.rp_filter=0")
 	w.outlets = append(w.outlets, w.outlet(w.evil, "et", "vt"))
-	w.neighbour("vt", "et", addressOf("link-local", true), addressOf("client's link-local", true))
+	w.neighbour("vt", w.evil, "et", addressOf("link-local", true), addressOf("client's link-local", true))
 }
 
 func anyIP(w *world) {

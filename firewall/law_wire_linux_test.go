@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,11 +21,17 @@ type wire struct {
 	fd   int
 	loop bool // of the gateway's loopback interface alone
 	flat bool // without Ethernet
+	// unguarded are addresses of the machine behind, where its ports are not guarded: what it sends in its own name,
+	// as it does once connection tracking has forgotten a flow that DNAT led to it, is not from a guarded port.
+	unguarded []netip.Addr
 }
 
 func (w *world) tap(h *lab.Host, dev string) *wire {
 	w.Helper()
 	t := &wire{loop: dev == "lo"}
+	if !slices.Contains(w.way.listed, "behind") {
+		t.unguarded = []netip.Addr{addressOf("behind", false), addressOf("behind", true)}
+	}
 	w.must(h.Do(func() (err error) {
 		if t.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
@@ -63,8 +71,9 @@ func (t *wire) look(see *sight) error {
 
 // read looks at an IP packet that came to the stranger.
 func (t *wire) read(see *sight, b []byte) {
+	source := sourceOf(b)
 	proto, six, b := transport(b)
-	if len(b) < 8 {
+	if len(b) < 8 || slices.Contains(t.unguarded, source) {
 		return
 	}
 	if proto == unix.IPPROTO_ICMP || proto == unix.IPPROTO_ICMPV6 {
@@ -112,6 +121,17 @@ func (t *wire) readError(see *sight, proto byte, b []byte) {
 	if len(b) >= 4 && (kind == service.TCP || kind == service.UDP) && isDoor(kind, binary.BigEndian.Uint16(b[2:])) {
 		see.add(six, kind, binary.BigEndian.Uint16(b), signICMP)
 	}
+}
+
+// sourceOf is the source of an IP packet.
+func sourceOf(b []byte) (a netip.Addr) {
+	switch {
+	case len(b) >= 40 && b[0]>>4 == 6:
+		a, _ = netip.AddrFromSlice(b[8:24])
+	case len(b) >= 20 && b[0]>>4 == 4:
+		a, _ = netip.AddrFromSlice(b[12:16])
+	}
+	return a
 }
 
 // transport is the transport header of an IP packet, as far as it is a plain one.

@@ -153,11 +153,12 @@ func (w *world) addresses() {
 	for _, route := range []string{"2001:db8:1::/64", "2001:db8:e::/64"} {
 		w.must(w.client.Route(route, "2001:db8::1"))
 	}
-	if w.way.flat {
-		return
+	w.neighbours("vs", w.client, "vc", "client", "client's link-local", "link-local")
+	if w.inside != w.dev {
+		w.neighbours(w.inside, w.inner, "eth0", "behind", "client's link-local", "link-local")
 	}
-	for _, who := range []string{"stranger", "ex-client", "link-local", "client's link-local"} {
-		w.neighbour(w.dev, "ev", addressOf(who, false), addressOf(who, true))
+	if !w.way.flat {
+		w.neighbours(w.dev, w.evil, "ev", "stranger", "ex-client", "link-local", "client's link-local")
 	}
 }
 
@@ -173,10 +174,23 @@ func (w *world) clientAddr(name string, six bool) netip.Addr {
 	return a.WithZone(strconv.Itoa(index))
 }
 
-// neighbour tells the gateway the stranger's hardware address, for he answers no question.
-func (w *world) neighbour(dev, evil string, all ...netip.Addr) {
+// neighbours tells the gateway who is behind one of its interfaces, so that it asks nobody. Strangers do not
+// answer, and what waits for an answer in vain is not dealt with when flush says so: seconds later the gateway
+// makes an ICMP error about it, and sends that to itself if the packet claimed to be its own.
+func (w *world) neighbours(dev string, h *lab.Host, nic string, names ...string) {
 	w.Helper()
-	_, mac, err := w.evil.Interface(evil)
+	for _, name := range names {
+		for _, six := range []bool{false, true} {
+			if a := addressOf(name, six); a.IsValid() {
+				w.neighbour(dev, h, nic, a)
+			}
+		}
+	}
+}
+
+func (w *world) neighbour(dev string, h *lab.Host, nic string, all ...netip.Addr) {
+	w.Helper()
+	_, mac, err := h.Interface(nic)
 	w.must(err)
 	w.must(w.onLink(dev, func(l netlink.Link) error {
 		for _, a := range all {
@@ -314,6 +328,21 @@ func (w *world) mark(o *outlet) {
 		fds := []unix.PollFd{{Fd: int32(w.marker), Events: unix.POLLIN}}
 		unix.Poll(fds, 100)
 	}
+}
+
+// settled fails if the gateway has asked for a neighbour that did not answer: see neighbours.
+func (w *world) settled() {
+	w.Helper()
+	w.must(w.gw.Do(func() error {
+		all, err := netlink.NeighList(0, netlink.FAMILY_ALL)
+		for _, n := range all {
+			if n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 {
+				w.Errorf("a packet waits for a neighbour of the gateway, so what comes of it is seen too late: %v at interface %d",
+					n.IP, n.LinkIndex)
+			}
+		}
+		return err
+	}))
 }
 
 func (w *world) allServers() []*server { return slices.Concat(w.servers, w.beyond) }
