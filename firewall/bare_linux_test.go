@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/iptables"
 	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
 )
@@ -67,7 +68,7 @@ func inboundTo(c net.Conn) guard.Flow {
 // bare puts the guard without connection tracking there.
 func (s *site) bare(p guard.Plan) {
 	s.Helper()
-	b, ok := s.backend.(*ipt)
+	b, ok := s.backend.(*iptables.Backend)
 	if !ok {
 		n := s.backend.(*nftables.Backend)
 		s.must(n.Send(n.Objects, 0, false, &p, (*nftables.Draft).BareRules))
@@ -76,16 +77,16 @@ func (s *site) bare(p guard.Plan) {
 		}
 		return
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.noteEnds(p)
-	s.must(b.fill(p))
-	r := b.guardRules()
-	mangle := tables()[1]
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
+	b.NoteEnds(p)
+	s.must(b.Fill(p))
+	r := b.GuardRules()
+	mangle := iptables.Tables()[1]
 	for _, v6 := range []bool{false, true} {
 		cmd := exec.Command(filepath.Join(s.config.programs,
 			map[bool]string{false: "iptables-restore", true: "ip6tables-restore"}[v6]), "--noflush")
-		cmd.Stdin = strings.NewReader(r.bare(v6).restore(mangle, parseSaved(mangle, "")))
+		cmd.Stdin = strings.NewReader(r.Bare(v6).Restore(mangle, iptables.ParseSaved(mangle, "")))
 		s.must(s.gw.Start(cmd))
 		s.must(cmd.Wait())
 	}

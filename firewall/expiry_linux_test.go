@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/firewall/internal/ipset"
+	"sallyport/firewall/internal/iptables"
 	"sallyport/spa/lab"
 )
 
@@ -209,8 +210,8 @@ func TestSessionEndsThoughTheGuardWasAway(t *testing.T) {
 		s.mutual(v, true)
 		s.flushRuleset()
 		s.load(0)
-		if b, ok := s.backend.(*ipt); ok { // whose sets stay
-			s.must(b.sets.Replace(b.addressSet(setMet, ipset.HashIPPort, false), nil))
+		if b, ok := s.backend.(*iptables.Backend); ok { // whose sets stay
+			s.must(b.Sets.Replace(b.AddressSet(iptables.SetMet, ipset.HashIPPort, false), nil))
 		}
 		s.revoke(Match{})
 		s.mutual(v, false)

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"sallyport/firewall/internal/iptables"
 	"sallyport/firewall/internal/keeper"
 )
 
@@ -17,5 +18,5 @@ import (
 // need (see package sandbox), and ends with the daemon.
 func Helper() {
 	keeper.Serve()
-	serveAsHelper()
+	iptables.Serve()
 }

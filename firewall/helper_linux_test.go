@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/iptables"
 	"sallyport/spa/lab"
 )
 
@@ -25,7 +26,7 @@ func (s *site) helperPID() int {
 	s.must(err)
 	for _, path := range paths {
 		line, err := os.ReadFile(path)
-		if err != nil || !strings.HasPrefix(string(line), helperName+"\x00") ||
+		if err != nil || !strings.HasPrefix(string(line), iptables.HelperName+"\x00") ||
 			!strings.Contains(string(line), s.config.programs) {
 			continue
 		}
@@ -79,14 +80,14 @@ func TestHelperKilled(t *testing.T) {
 			s.grant("bob", "192.0.2.4", long)
 			ended := s.watch()
 			s.must(unix.Kill(s.helperPID(), unix.SIGKILL))
-			s.ends(ended, errHelper)
+			s.ends(ended, iptables.ErrHelper)
 			s.dark("192.0.2.3", "192.0.2.1", "22")
 			s.connect("192.0.2.4", "192.0.2.1", "22")
 			s.grant("alice", "192.0.2.2", long)
 			s.connect("192.0.2.2", "192.0.2.1", "22")
 			err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
-			if !errors.Is(err, errHelper) {
-				t.Errorf("got %v, want %v", err, errHelper)
+			if !errors.Is(err, iptables.ErrHelper) {
+				t.Errorf("got %v, want %v", err, iptables.ErrHelper)
 			}
 			s.says(fmt.Sprint(err), "killed", "start spa-server again")
 			s.open() // as a service manager does
@@ -101,14 +102,14 @@ func TestHelperKilled(t *testing.T) {
 func TestHelperHangs(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").guarded(t, nil)
 	pid := s.helperPID()
-	s.backend.(*ipt).helper.patience = time.Second
+	s.backend.(*iptables.Backend).Helper.Patience = time.Second
 	ended := s.watch()
 	s.must(unix.Kill(pid, unix.SIGSTOP))
 	t.Cleanup(func() { unix.Kill(pid, unix.SIGKILL) })
 	s.grant("alice", "192.0.2.2", long)
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 	s.program("iptables", "-t", "mangle", "-A", "POSTROUTING", "-j", "RETURN") // something to look at
-	s.ends(ended, errHelper)
+	s.ends(ended, iptables.ErrHelper)
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }
 
@@ -330,7 +331,7 @@ func TestThousandGrants(t *testing.T) {
 // TestHelperIsNoProgram: started by hand it does nothing.
 func TestHelperIsNoProgram(t *testing.T) {
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{helperName, helperArg, "/nowhere", "", ""}
+	cmd.Args = []string{iptables.HelperName, iptables.HelperArg, "/nowhere", "", ""}
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).ExitStatus() != 1 ||

@@ -12,6 +12,7 @@ import (
 	nft "github.com/google/nftables"
 
 	"sallyport/firewall/internal/ipset"
+	"sallyport/firewall/internal/iptables"
 	"sallyport/firewall/internal/nftables"
 	"sallyport/firewall/internal/sessions"
 	"sallyport/spa/lab"
@@ -297,7 +298,7 @@ func TestForeignMemory(t *testing.T) {
 			return err
 		}
 		defer sets.Close()
-		return sets.Create(ipset.Set{Name: setName(setMet, false), Kind: ipset.BitmapPort, Low: 1, High: 9})
+		return sets.Create(ipset.Set{Name: iptables.SetName(iptables.SetMet, false), Kind: ipset.BitmapPort, Low: 1, High: 9})
 	}))
 	s.open()
 	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })

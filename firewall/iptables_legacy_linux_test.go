@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"sallyport/firewall/internal/iptables"
 	"sallyport/spa/lab"
 )
 
@@ -23,7 +24,7 @@ func TestLegacyTablesAreRead(t *testing.T) {
 	}
 	left := func() (kinds []string) {
 		t.Helper()
-		s.must(s.gw.Do(func() (err error) { kinds, err = leftover(); return err }))
+		s.must(s.gw.Do(func() (err error) { kinds, err = iptables.Leftover(); return err }))
 		return kinds
 	}
 	for _, f := range []struct{ program, from, to string }{{"iptables", "192.0.2.2", "192.0.2.1"},
@@ -32,15 +33,15 @@ func TestLegacyTablesAreRead(t *testing.T) {
 		if got := left(); len(got) != 0 {
 			t.Errorf("%s: got %q without a chain of ours", f.program, got)
 		}
-		rule(f.program, "-N", chainGuard)
-		if got := left(); !slices.Equal(got, []string{kindLegacy}) {
+		rule(f.program, "-N", iptables.ChainGuard)
+		if got := left(); !slices.Equal(got, []string{iptables.KindLegacy}) {
 			t.Errorf("%s: got %q, want a guard of iptables-legacy", f.program, got)
 		}
-		var l *legacyTables
-		s.must(s.gw.Do(func() (err error) { l, err = openLegacyTables(false); return err }))
+		var l *iptables.LegacyTables
+		s.must(s.gw.Do(func() (err error) { l, err = iptables.OpenLegacyTables(false); return err }))
 		sum := func() [32]byte {
 			t.Helper()
-			h, err := l.sum()
+			h, err := l.Sum()
 			s.must(err)
 			return h
 		}
@@ -49,13 +50,13 @@ func TestLegacyTablesAreRead(t *testing.T) {
 		if sum() != before {
 			t.Errorf("%s: packets changed the sum of the rules", f.program)
 		}
-		rule(f.program, "-A", chainGuard, "-j", "RETURN")
+		rule(f.program, "-A", iptables.ChainGuard, "-j", "RETURN")
 		if sum() == before {
 			t.Errorf("%s: a rule did not change the sum of the rules", f.program)
 		}
-		s.must(l.close())
-		rule(f.program, "-F", chainGuard)
-		rule(f.program, "-X", chainGuard)
+		s.must(l.Close())
+		rule(f.program, "-F", iptables.ChainGuard)
+		rule(f.program, "-X", iptables.ChainGuard)
 	}
 }
 

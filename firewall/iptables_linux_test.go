@@ -15,6 +15,7 @@ import (
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/ipset"
+	"sallyport/firewall/internal/iptables"
 	"sallyport/keys/service"
 	"sallyport/spa/lab"
 )
@@ -106,8 +107,8 @@ func TestEmptiedSets(t *testing.T) {
 			s := kindNamed(t, name).guarded(t, nil)
 			s.watch()
 			s.grant("alice", "192.0.2.2", long)
-			b := s.backend.(*ipt)
-			s.must(b.sets.Replace(b.addressSet(setGrants, ipset.HashIPPort, false), nil))
+			b := s.backend.(*iptables.Backend)
+			s.must(b.Sets.Replace(b.AddressSet(iptables.SetGrants, ipset.HashIPPort, false), nil))
 			lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 			s.dark("192.0.2.3", "192.0.2.1", "22")
 		})
@@ -154,14 +155,14 @@ func TestForeignChain(t *testing.T) {
 	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
 		t.Run(name, func(t *testing.T) {
 			s := kindNamed(t, name).newSite(t, nil)
-			s.program("iptables", "-t", "mangle", "-N", chainGuard)
-			s.program("iptables", "-t", "mangle", "-A", chainGuard, "-p", "icmp", "-j", "RETURN")
+			s.program("iptables", "-t", "mangle", "-N", iptables.ChainGuard)
+			s.program("iptables", "-t", "mangle", "-A", iptables.ChainGuard, "-p", "icmp", "-j", "RETURN")
 			s.open()
 			err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
 			if !errors.Is(err, ErrForeign) {
 				t.Errorf("got %v, want ErrForeign", err)
 			}
-			s.says(s.program("iptables", "-t", "mangle", "-S", chainGuard), "-p icmp")
+			s.says(s.program("iptables", "-t", "mangle", "-S", iptables.ChainGuard), "-p icmp")
 		})
 	}
 }
@@ -243,7 +244,7 @@ func TestWithoutSets(t *testing.T) {
 			return err
 		}
 		defer sets.Close()
-		if _, err := sets.List(setName(setProbe, false)); !errors.Is(err, guard.ErrGone) {
+		if _, err := sets.List(iptables.SetName(iptables.SetProbe, false)); !errors.Is(err, guard.ErrGone) {
 			t.Errorf("got %v, want that the set that was tried is gone", err)
 		}
 		return nil
@@ -331,35 +332,37 @@ func TestSwitchOfBackend(t *testing.T) {
 
 // TestRulesThatAreNone: the helper believes nothing that it is told.
 func TestRulesThatAreNone(t *testing.T) {
-	good := guardRules{Mark: DefaultMark, Guarded: []service.Ports{ports("tcp/22")}}
-	if err := good.check(); err != nil {
+	good := iptables.GuardRules{Mark: DefaultMark, Guarded: []service.Ports{ports("tcp/22")}}
+	if err := good.Check(); err != nil {
 		t.Fatal(err)
 	}
 	a4, a6 := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2")
-	for name, spoil := range map[string]func(*guardRules){
-		"mark":          func(r *guardRules) { r.Mark = 3 },
-		"protocol":      func(r *guardRules) { r.Guarded[0].Proto = 1 },
-		"cut ports":     func(r *guardRules) { r.Cut = []service.Ports{{Proto: service.TCP, Low: 2, High: 1}} },
-		"new line":      func(r *guardRules) { r.Trusted = []string{"lo\n-A x"} },
-		"space":         func(r *guardRules) { r.Trusted = []string{"lo -j"} },
-		"option":        func(r *guardRules) { r.Trusted = []string{"-j"} },
-		"any interface": func(r *guardRules) { r.Trusted = []string{"e+"} },
-		"no address":    func(r *guardRules) { r.Targets = []Target{{Addresses: []netip.Addr{{}}}} },
-		"zone":          func(r *guardRules) { r.Targets = []Target{{Addresses: []netip.Addr{a6.WithZone("x\n-A y")}}} },
-		"mapped":        func(r *guardRules) { r.Targets = []Target{{Addresses: []netip.Addr{netip.AddrFrom16(a4.As16())}}} },
+	for name, spoil := range map[string]func(*iptables.GuardRules){
+		"mark":          func(r *iptables.GuardRules) { r.Mark = 3 },
+		"protocol":      func(r *iptables.GuardRules) { r.Guarded[0].Proto = 1 },
+		"cut ports":     func(r *iptables.GuardRules) { r.Cut = []service.Ports{{Proto: service.TCP, Low: 2, High: 1}} },
+		"new line":      func(r *iptables.GuardRules) { r.Trusted = []string{"lo\n-A x"} },
+		"space":         func(r *iptables.GuardRules) { r.Trusted = []string{"lo -j"} },
+		"option":        func(r *iptables.GuardRules) { r.Trusted = []string{"-j"} },
+		"any interface": func(r *iptables.GuardRules) { r.Trusted = []string{"e+"} },
+		"no address":    func(r *iptables.GuardRules) { r.Targets = []Target{{Addresses: []netip.Addr{{}}}} },
+		"zone":          func(r *iptables.GuardRules) { r.Targets = []Target{{Addresses: []netip.Addr{a6.WithZone("x\n-A y")}}} },
+		"mapped": func(r *iptables.GuardRules) {
+			r.Targets = []Target{{Addresses: []netip.Addr{netip.AddrFrom16(a4.As16())}}}
+		},
 	} {
 		bad := good
 		bad.Guarded = []service.Ports{ports("tcp/22")}
 		spoil(&bad)
-		if err := bad.check(); err == nil {
+		if err := bad.Check(); err == nil {
 			t.Errorf("%s: got no error", name)
 		}
-		p := &programs{}
-		if answer := p.do(&request{Op: opLoad, Rules: bad}); answer.Outcome != failed {
+		p := &iptables.Programs{}
+		if answer := p.Do(&iptables.Request{Op: iptables.OpLoad, Rules: bad}); answer.Outcome != iptables.Failed {
 			t.Errorf("%s: the helper did it", name)
 		}
 	}
-	if answer := (&programs{}).do(&request{Op: 99, Rules: good}); answer.Outcome != failed {
+	if answer := (&iptables.Programs{}).Do(&iptables.Request{Op: 99, Rules: good}); answer.Outcome != iptables.Failed {
 		t.Error("the helper did an unknown operation")
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"sallyport/firewall/internal/clock"
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/iptables"
 	"sallyport/firewall/internal/ledger"
 	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
@@ -28,11 +29,11 @@ func (s *site) lasts(source string) time.Duration {
 		return s.lastsIn(b, map[bool]*nft.Set{true: b.Objects.Grants4, false: b.Objects.Grants6}[a.Is4()], a)
 	case *nftables.Admitting:
 		return s.lastsIn(b.Backend, map[bool]*nft.Set{true: b.Set4, false: b.Set6}[a.Is4()], a)
-	case *ipt:
-		if b.sets == nil {
+	case *iptables.Backend:
+		if b.Sets == nil {
 			return s.lastsByRule(a)
 		}
-		ms, err := b.sets.List(setName(setGrants, a.Is6()))
+		ms, err := b.Sets.List(iptables.SetName(iptables.SetGrants, a.Is6()))
 		s.must(err)
 		for _, m := range ms {
 			if m.IP == a && m.Port == 22 {

@@ -13,6 +13,7 @@ import (
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/ipset"
+	"sallyport/firewall/internal/iptables"
 	"sallyport/firewall/internal/nftables"
 	"sallyport/spa/lab"
 )
@@ -167,13 +168,13 @@ func TestSetsThatAreHeld(t *testing.T) {
 		s := k.guarded(t, nil)
 		s.must(s.Firewall.Close())
 		s.Firewall = nil
-		rule := []string{"OUTPUT", "-m", "set", "--match-set", setName(setGrants, false), "src", "-j", "RETURN"}
+		rule := []string{"OUTPUT", "-m", "set", "--match-set", iptables.SetName(iptables.SetGrants, false), "src", "-j", "RETURN"}
 		s.program("iptables", append([]string{"-w", lockWait, "-A"}, rule...)...)
 		torn := make(chan error, 1)
 		go func() { torn <- s.gw.Do(func() error { return Teardown(s.config.State) }) }()
 		lab.Eventually(t, "the end of the other sets", func() bool {
-			return s.hasSet(setName(setGrants, false)) &&
-				!s.hasSet(setName(setPeers, true))
+			return s.hasSet(iptables.SetName(iptables.SetGrants, false)) &&
+				!s.hasSet(iptables.SetName(iptables.SetPeers, true))
 		})
 		s.program("iptables", append([]string{"-w", lockWait, "-D"}, rule...)...)
 		s.must(<-torn)
@@ -185,10 +186,10 @@ func TestSetsThatAreHeld(t *testing.T) {
 func TestSetsThatAreLeft(t *testing.T) {
 	iptablesOnly(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, nil)
-		s.must(s.backend.(*ipt).helper.removeAll())
+		s.must(removeChains(s.backend.(*iptables.Backend).Helper))
 		s.must(s.Firewall.Close())
 		s.Firewall = nil
-		if !s.hasSet(setName(setGrants, true)) {
+		if !s.hasSet(iptables.SetName(iptables.SetGrants, true)) {
 			t.Fatal("there are no sets to be left")
 		}
 		s.must(s.gw.Do(func() error { return Teardown(s.config.State) }))
@@ -196,15 +197,15 @@ func TestSetsThatAreLeft(t *testing.T) {
 	})
 }
 
-// removeAll takes the chains away and leaves the sets.
-func (h *helper) removeAll() error {
-	_, err := h.ask(request{Op: opRemove, Wait: true})
+// removeChains takes the chains away and leaves the sets.
+func removeChains(h *iptables.Helper) error {
+	_, err := h.Ask(iptables.Request{Op: iptables.OpRemove, Wait: true})
 	return err
 }
 
 func (s *site) wantNoSets() {
 	s.Helper()
-	for _, name := range ourSets() {
+	for _, name := range iptables.OurSets() {
 		if s.hasSet(name) {
 			s.Errorf("the set %s is left", name)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/firewall/internal/iptables"
 	"sallyport/spa/lab"
 )
 
@@ -32,15 +33,15 @@ func TestHelperServesNoStranger(t *testing.T) {
 	}
 	stranger, theirs := socketPair(t)
 	cmd := exec.Command(copyWithCapabilities(t, dir))
-	cmd.Args = []string{helperName, helperArg, dir, "", filepath.Join(dir, "lock")}
+	cmd.Args = []string{iptables.HelperName, iptables.HelperArg, dir, "", filepath.Join(dir, "lock")}
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534},
 		Cloneflags: unix.CLONE_NEWNET}
 	must(t, cmd.Start())
 	must(t, theirs.Close())
-	var p programs
+	var p iptables.Programs
 	if gob.NewDecoder(stranger).Decode(&p) == nil && p.Trouble == "" {
-		gob.NewEncoder(stranger).Encode(request{Op: opLook})
+		gob.NewEncoder(stranger).Encode(iptables.Request{Op: iptables.OpLook})
 		stranger.Read(make([]byte, 1))
 	}
 	must(t, stranger.Close())

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/ipset"
+	"sallyport/firewall/internal/iptables"
 	"sallyport/firewall/internal/nftables"
 	"sallyport/spa/lab"
 )
@@ -39,8 +40,8 @@ func (s *site) endCarrying() {
 	switch b := s.backend.(type) {
 	case *nftables.Backend:
 		s.another(func(c *nft.Conn) { c.FlushSet(b.Objects.Carried4) })
-	case *ipt:
-		s.must(b.sets.Replace(ipset.Set{Name: "spa-flows4", Kind: ipset.HashIPPortIP, Family: unix.AF_INET, Max: b.spec.Size + 1}, nil))
+	case *iptables.Backend:
+		s.must(b.Sets.Replace(ipset.Set{Name: "spa-flows4", Kind: ipset.HashIPPortIP, Family: unix.AF_INET, Max: b.Spec.Size + 1}, nil))
 	}
 }
 

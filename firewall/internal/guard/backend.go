@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Backend is what enforces grants. One goroutine at a time calls it, except for watch.
+// Backend is what enforces grants. One goroutine at a time calls it, except for Watch.
 type Backend interface {
 	// Name is the backend's constant.
 	Name() string
@@ -14,12 +14,12 @@ type Backend interface {
 	// Describe says in a sentence what enforces, and what is lacking.
 	Describe() string
 	// Load makes the guard what the spec and the plan say, in one step: either all of it or
-	// nothing changes. Until the next load the spec holds for all other methods. Guarded ports are shut throughout. A table that is not ours is
-	// ErrForeign.
+	// nothing changes. Guarded ports are shut throughout. Until the next load the spec holds
+	// for all other methods. A table that is not ours is ErrForeign.
 	Load(spec Spec, p Plan) error
 	// Set makes each element end when its lease says, in one step, whatever it had
 	// before: all or none. An element whose end has passed is gone. A full table is
-	// ErrFull; no table is errGone.
+	// ErrFull; no table is ErrGone.
 	Set(es []Lease) error
 	// Carried returns the flows that the guard in place still carries, and what is left of each.
 	Carried() ([]Carried, error)
@@ -32,6 +32,7 @@ type Backend interface {
 	// Watch blocks until another tool has changed the guard, the deadline (zero: none)
 	// passes, which is os.ErrDeadlineExceeded, or ctx ends.
 	Watch(ctx context.Context, deadline time.Time) error
+	// Close lets go of the kernel. The guard stays.
 	Close() error
 	// Processes are those that work for the backend and live.
 	Processes() []Process

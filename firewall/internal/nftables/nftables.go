@@ -1,3 +1,5 @@
+// Package nftables is the guard as an nftables table, by netlink alone, and grants as elements of the administrator's own
+// sets (mode admit).
 package nftables
 
 import (

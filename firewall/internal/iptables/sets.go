@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"errors"
@@ -16,13 +16,13 @@ import (
 	"sallyport/keys/service"
 )
 
-// addressSet is a set whose elements have an address.
-func (b *ipt) addressSet(name, kind string, v6 bool) ipset.Set {
+// AddressSet is a set whose elements have an address.
+func (b *Backend) AddressSet(name, kind string, v6 bool) ipset.Set {
 	family := byte(unix.AF_INET)
 	if v6 {
 		family = unix.AF_INET6
 	}
-	return ipset.Set{Name: setName(name, v6), Kind: kind, Family: family, Max: b.spec.Size + 1}
+	return ipset.Set{Name: SetName(name, v6), Kind: kind, Family: family, Max: b.Spec.Size + 1}
 }
 
 // witness is an element that no packet is, and that stays: while it is there, nobody has
@@ -46,7 +46,7 @@ type leaseSet struct {
 }
 
 var leaseSets = []leaseSet{
-	{setGrants, ipset.HashIPPort, false}, {setGrants, ipset.HashIPPort, true},
+	{SetGrants, ipset.HashIPPort, false}, {SetGrants, ipset.HashIPPort, true},
 	{setReach, ipset.HashIPPortIP, false}, {setReach, ipset.HashIPPortIP, true},
 	{setNear, ipset.HashIPPort, true},
 }
@@ -70,54 +70,54 @@ func setOf(e guard.Element) leaseSet {
 	case e.To.IsValid():
 		return leaseSet{setReach, ipset.HashIPPortIP, v6}
 	default:
-		return leaseSet{setGrants, ipset.HashIPPort, v6}
+		return leaseSet{SetGrants, ipset.HashIPPort, v6}
 	}
 }
 
-// fill makes the sets what the plan says, but for what rules have learned.
-func (b *ipt) fill(p guard.Plan) error {
-	leases := b.settle(p.At(b.spec.Now()).Leases)
+// Fill makes the sets what the plan says, but for what rules have learned.
+func (b *Backend) Fill(p guard.Plan) error {
+	leases := b.settle(p.At(b.Spec.Now()).Leases)
 	for _, s := range leaseSets {
 		ms := append(s.members(leases), witness(s.kind, s.v6))
-		if err := b.sets.Replace(b.addressSet(s.name, s.kind, s.v6), ms); err != nil {
+		if err := b.Sets.Replace(b.AddressSet(s.name, s.kind, s.v6), ms); err != nil {
 			return err
 		}
 	}
-	if err := b.sets.Replace(b.addressSet(setLinks, ipset.HashNetIface, true), b.linkMembers()); err != nil {
+	if err := b.Sets.Replace(b.AddressSet(setLinks, ipset.HashNetIface, true), b.linkMembers()); err != nil {
 		return err
 	}
 	for _, v6 := range []bool{false, true} {
-		p := p.At(b.spec.Now())
+		p := p.At(b.Spec.Now())
 		flows, peers := flowMembers(p.Carried, v6)
 		if err := errors.Join(
-			b.sets.Replace(b.addressSet(setFlows, ipset.HashIPPortIP, v6), flows),
-			b.sets.Replace(b.addressSet(setPeers, ipset.HashIPPort, v6), peers),
-			b.sets.Keep(b.addressSet(setMet, ipset.HashIPPort, v6)),
+			b.Sets.Replace(b.AddressSet(setFlows, ipset.HashIPPortIP, v6), flows),
+			b.Sets.Replace(b.AddressSet(SetPeers, ipset.HashIPPort, v6), peers),
+			b.Sets.Keep(b.AddressSet(SetMet, ipset.HashIPPort, v6)),
 		); err != nil {
 			return err
 		}
 	}
-	if err := b.sets.Keep(b.addressSet(setLinked, ipset.HashNetIface, true)); err != nil {
+	if err := b.Sets.Keep(b.AddressSet(setLinked, ipset.HashNetIface, true)); err != nil {
 		return err
 	}
-	return b.fillTrial(p.At(b.spec.Now()).Confirm)
+	return b.fillTrial(p.At(b.Spec.Now()).Confirm)
 }
 
 // fillTrial makes the sets that hold the guarded ports while the guard is on trial.
-func (b *ipt) fillTrial(confirm time.Duration) error {
+func (b *Backend) fillTrial(confirm time.Duration) error {
 	if confirm <= 0 {
 		return nil
 	}
 	for _, proto := range []service.Proto{service.TCP, service.UDP} {
 		var ms []ipset.Member
-		all := ledger.Holding{Ports: b.spec.EveryPort()}
+		all := ledger.Holding{Ports: b.Spec.EveryPort()}
 		all.Each(func(e guard.Element) {
 			if e.Proto == proto {
 				ms = append(ms, ipset.Member{Port: e.Port, Seconds: ipset.Seconds(confirm)})
 			}
 		})
-		low, high := span(b.spec.EveryPort(), proto)
-		if err := b.sets.Replace(ipset.Set{Name: trialSet(proto), Kind: ipset.BitmapPort, Low: low, High: high}, ms); err != nil {
+		low, high := span(b.Spec.EveryPort(), proto)
+		if err := b.Sets.Replace(ipset.Set{Name: trialSet(proto), Kind: ipset.BitmapPort, Low: low, High: high}, ms); err != nil {
 			return err
 		}
 	}
@@ -162,17 +162,17 @@ func lasting(times map[ipset.Member]uint32) (ms []ipset.Member) {
 
 // carriedMembers puts flows together again. Where an address has flows to several ports they
 // may come to be more, which go to the same elements.
-func (b *ipt) carriedMembers() ([]guard.Carried, error) {
+func (b *Backend) carriedMembers() ([]guard.Carried, error) {
 	var all []guard.Carried
 	for _, v6 := range []bool{false, true} {
-		flows, err := b.sets.List(setName(setFlows, v6))
+		flows, err := b.Sets.List(SetName(setFlows, v6))
 		if errors.Is(err, guard.ErrGone) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		peers, err := b.sets.List(setName(setPeers, v6))
+		peers, err := b.Sets.List(SetName(SetPeers, v6))
 		if err != nil && !errors.Is(err, guard.ErrGone) {
 			return nil, err
 		}
@@ -191,8 +191,8 @@ func (b *ipt) carriedMembers() ([]guard.Carried, error) {
 // setMembers changes grants: those that end first, for nothing can keep them from it; then
 // those that are new, which a full set may refuse, and then all are taken back; then those
 // that were there.
-func (b *ipt) setMembers(ls []guard.Lease) error {
-	ls = guard.Timed(ls, b.spec.Now())
+func (b *Backend) setMembers(ls []guard.Lease) error {
+	ls = guard.Timed(ls, b.Spec.Now())
 	for _, l := range ls {
 		b.lasts(l.Until)
 	}
@@ -218,12 +218,12 @@ func (b *ipt) setMembers(ls []guard.Lease) error {
 }
 
 // addFresh adds the members that the set does not have yet, and returns them and the others.
-func (b *ipt) addFresh(s leaseSet, ms []ipset.Member) (fresh, there []ipset.Member, err error) {
+func (b *Backend) addFresh(s leaseSet, ms []ipset.Member) (fresh, there []ipset.Member, err error) {
 	if len(ms) == 0 {
 		return nil, nil, nil
 	}
-	name := setName(s.name, s.v6)
-	errs, err := b.sets.Each(ipset.CmdAdd, netlink.Excl, name, ms)
+	name := SetName(s.name, s.v6)
+	errs, err := b.Sets.Each(ipset.CmdAdd, netlink.Excl, name, ms)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -240,7 +240,7 @@ func (b *ipt) addFresh(s leaseSet, ms []ipset.Member) (fresh, there []ipset.Memb
 	return fresh, there, err
 }
 
-func (b *ipt) each(cmd uint16, ms map[leaseSet][]ipset.Member) error {
+func (b *Backend) each(cmd uint16, ms map[leaseSet][]ipset.Member) error {
 	var errs []error
 	for _, s := range leaseSets {
 		errs = append(errs, b.all(cmd, s, ms[s]))
@@ -248,12 +248,12 @@ func (b *ipt) each(cmd uint16, ms map[leaseSet][]ipset.Member) error {
 	return errors.Join(errs...)
 }
 
-func (b *ipt) all(cmd uint16, s leaseSet, ms []ipset.Member) error {
+func (b *Backend) all(cmd uint16, s leaseSet, ms []ipset.Member) error {
 	if len(ms) == 0 {
 		return nil
 	}
-	name := setName(s.name, s.v6)
-	errs, err := b.sets.Each(cmd, 0, name, ms)
+	name := SetName(s.name, s.v6)
+	errs, err := b.Sets.Each(cmd, 0, name, ms)
 	if err != nil {
 		return err
 	}
@@ -264,9 +264,9 @@ func (b *ipt) all(cmd uint16, s leaseSet, ms []ipset.Member) error {
 }
 
 // emptied reports whether somebody else has emptied or removed a set of grants.
-func (b *ipt) emptied() (bool, error) {
+func (b *Backend) emptied() (bool, error) {
 	for _, s := range leaseSets {
-		there, err := b.sets.Has(setName(s.name, s.v6), witness(s.kind, s.v6))
+		there, err := b.Sets.Has(SetName(s.name, s.v6), witness(s.kind, s.v6))
 		if err != nil || !there {
 			return err == nil, err
 		}
@@ -274,22 +274,22 @@ func (b *ipt) emptied() (bool, error) {
 	return false, nil
 }
 
-func (b *ipt) destroySets() error {
-	if b.sets == nil {
+func (b *Backend) destroySets() error {
+	if b.Sets == nil {
 		return nil
 	}
-	return b.sets.Destroy(ourSets()...)
+	return b.Sets.Destroy(OurSets()...)
 }
 
-// ourSets are the names of all sets that are ever made, those for a moment included.
-func ourSets() []string {
+// OurSets are the names of all sets that are ever made, those for a moment included.
+func OurSets() []string {
 	var names []string
 	for _, v6 := range []bool{false, true} {
-		for _, name := range []string{setGrants, setReach, setNear, setLinks, setMet, setLinked, setFlows, setPeers} {
-			names = append(names, setName(name, v6), setName(name, v6)+ipset.Fresh)
+		for _, name := range []string{SetGrants, setReach, setNear, setLinks, SetMet, setLinked, setFlows, SetPeers} {
+			names = append(names, SetName(name, v6), SetName(name, v6)+ipset.Fresh)
 		}
 		for _, name := range triedSets {
-			names = append(names, setName(name, v6))
+			names = append(names, SetName(name, v6))
 		}
 	}
 	for _, proto := range []service.Proto{service.TCP, service.UDP} {
@@ -299,14 +299,14 @@ func ourSets() []string {
 }
 
 // lasts notes when something in the sets ends.
-func (b *ipt) lasts(until time.Time) {
+func (b *Backend) lasts(until time.Time) {
 	b.span.Lock()
 	defer b.span.Unlock()
 	b.until = ledger.Later(b.until, until)
 }
 
 // lasting is when the last thing in the sets ends.
-func (b *ipt) lasting() time.Time {
+func (b *Backend) lasting() time.Time {
 	b.span.Lock()
 	defer b.span.Unlock()
 	return b.until

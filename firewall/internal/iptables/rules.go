@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"fmt"
@@ -9,9 +9,9 @@ import (
 	"sallyport/keys/service"
 )
 
-// guardRules is what the helper makes rules of. All that is in it was checked when the
+// GuardRules is what the helper makes rules of. All that is in it was checked when the
 // helper has got it: see check.
-type guardRules struct {
+type GuardRules struct {
 	Mark    uint32
 	Guarded []service.Ports
 	Cut     []service.Ports
@@ -32,7 +32,7 @@ type guardRules struct {
 // FORWARD to passing. Chains that end with "there" are for targets, which have grants of their
 // own; their namesakes are for this host.
 const (
-	chainGuard = "spa-guard"
+	ChainGuard = "spa-guard"
 	chainHere  = "spa-here"  // to this host
 	chainDoor  = "spa-door"  // to a guarded port
 	chainCut   = "spa-cut"   // to one whose sessions end with the grant
@@ -71,18 +71,18 @@ type table struct {
 	jumps  [][2]string // from, to
 }
 
-func tables() [2]table {
+func Tables() [2]table {
 	return [2]table{
 		{"raw", []string{chainKnock, chainReceipt},
 			[][2]string{{"PREROUTING", chainKnock}, {"OUTPUT", chainReceipt}}},
 		{"mangle", []string{
-			chainGuard, chainHere,
+			ChainGuard, chainHere,
 			chainDoor, chainCut, chainEntry, chainDoor + there, chainCut + there, chainEntry + there,
 			chainLinks, chainLink, chainEnter, chainAdmit,
 			chainArrive, chainArrived, chainArrived + there, chainError, chainQuoted,
 			chainRevive, chainBegun, chainBegun + there, chainHush, chainShun, chainOwn, chainSpeak,
 			chainPassing, chainPassed,
-		}, [][2]string{{"PREROUTING", chainGuard}, {"INPUT", chainArrive}, {"OUTPUT", chainRevive},
+		}, [][2]string{{"PREROUTING", ChainGuard}, {"INPUT", chainArrive}, {"OUTPUT", chainRevive},
 			{"FORWARD", chainPassing}}},
 	}
 }
@@ -98,18 +98,18 @@ type place struct {
 }
 
 var places = [2]place{
-	{"", setGrants, "src,dst", "dst,src"},
+	{"", SetGrants, "src,dst", "dst,src"},
 	{there, setReach, "src,dst,dst", "dst,src,src"},
 }
 
 // script is the rules of one family, by chain.
 type script struct {
-	r     *guardRules
+	r     *GuardRules
 	v6    bool
 	lines map[string][]string
 }
 
-func (r *guardRules) script(v6 bool) *script {
+func (r *GuardRules) script(v6 bool) *script {
 	s := &script{r: r, v6: v6, lines: make(map[string][]string)}
 	s.knock()
 	s.receipt()
@@ -142,9 +142,9 @@ func (s *script) add(chain, format string, args ...any) {
 }
 
 // set is the name of a set of this family.
-func (s *script) set(name string) string { return setName(name, s.v6) }
+func (s *script) set(name string) string { return SetName(name, s.v6) }
 
-func setName(name string, v6 bool) string {
+func SetName(name string, v6 bool) string {
 	if v6 {
 		return name + "6"
 	}
@@ -168,7 +168,7 @@ func (s *script) remember(set, of string) string {
 
 // carried is the condition that a first load carries the flow.
 func (s *script) carried(flow, peer string) string {
-	return s.in(setFlows, flow) + " " + s.in(setPeers, peer)
+	return s.in(setFlows, flow) + " " + s.in(SetPeers, peer)
 }
 
 // Ends of carried flows in a packet: for setFlows and setPeers.
@@ -270,16 +270,16 @@ const (
 
 func trialSet(p service.Proto) string { return "spa-" + p.String() }
 
-// restore is the input for iptables-restore --noflush that makes a table what the script
+// Restore is the input for iptables-restore --noflush that makes a table what the script
 // says: one transaction, in which each of our chains is emptied and filled, and the jumps to
 // them stand first.
-func (s *script) restore(t table, was *saved) string {
+func (s *script) Restore(t table, was *saved) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%s\n", t.name)
 	for _, chain := range t.chains {
 		fmt.Fprintf(&b, ":%s - [0:0]\n", chain)
 	}
-	for _, rule := range was.others {
+	for _, rule := range was.Others {
 		fmt.Fprintf(&b, "-D %s\n", strings.TrimPrefix(rule, "-A "))
 	}
 	for _, chain := range t.chains {
@@ -298,16 +298,16 @@ func (s *script) restore(t table, was *saved) string {
 func unload(t table, was *saved) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%s\n", t.name)
-	for _, rule := range was.others {
+	for _, rule := range was.Others {
 		fmt.Fprintf(&b, "-D %s\n", strings.TrimPrefix(rule, "-A "))
 	}
 	for _, chain := range t.chains {
-		if _, there := was.chains[chain]; there {
+		if _, there := was.Chains[chain]; there {
 			fmt.Fprintf(&b, "-F %s\n", chain)
 		}
 	}
 	for _, chain := range t.chains {
-		if _, there := was.chains[chain]; there {
+		if _, there := was.Chains[chain]; there {
 			fmt.Fprintf(&b, "-X %s\n", chain)
 		}
 	}
@@ -315,8 +315,8 @@ func unload(t table, was *saved) string {
 	return b.String()
 }
 
-// check refuses what has no place in a rule: the helper does not trust who asks it.
-func (r *guardRules) check() error {
+// Check refuses what has no place in a rule: the helper does not trust who asks it.
+func (r *GuardRules) Check() error {
 	c := guard.Spec{Mark: r.Mark, Guarded: r.Guarded, Cut: r.Cut, Targets: r.Targets, Trusted: r.Trusted}
 	if err := c.Check(); err != nil {
 		return err

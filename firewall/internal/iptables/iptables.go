@@ -1,4 +1,5 @@
-package firewall
+// Package iptables is the guard by iptables and ipset, for kernels without nftables. A helper process runs the programs.
+package iptables
 
 import (
 	"crypto/sha256"
@@ -19,15 +20,15 @@ import (
 
 // Names of sets, before the family.
 const (
-	setGrants = "spa-grants" // source and port, at this host
+	SetGrants = "spa-grants" // source and port, at this host
 	setReach  = "spa-reach"  // source, port and destination, at targets
 	setNear   = "spa-near"   // link-local source and port,
 	setLinks  = "spa-links"  // and its interface
-	setMet    = "spa-met"    // source and port that a grant has admitted; rules fill it
+	SetMet    = "spa-met"    // source and port that a grant has admitted; rules fill it
 	setLinked = "spa-linked" // link-local source that was admitted, and its interface; likewise
 	setFlows  = "spa-flows"  // carried flows: remote address and port, own address
-	setPeers  = "spa-peers"  // carried flows: remote address, own port
-	setProbe  = "spa-probe"
+	SetPeers  = "spa-peers"  // carried flows: remote address, own port
+	SetProbe  = "spa-probe"
 )
 
 var (
@@ -46,19 +47,19 @@ func (e foreignError) Is(target error) bool { return target == guard.ErrForeign 
 
 // ipt keeps the guard by the program iptables, which its helper runs. Grants are elements of
 // ipsets, for which no program is needed.
-type ipt struct {
-	spec   guard.Spec
+type Backend struct {
+	Spec   guard.Spec
 	log    *slog.Logger
-	helper *helper
-	sets   *ipset.Conn
+	Helper *Helper
+	Sets   *ipset.Conn
 	names  *netlink.Conn            // of interfaces
 	near   map[netip.Addr]*neighbor // link-local sources that have grants
 	events *netlink.Conn            // what others change; nil for the older kind
-	legacy *legacyTables            // the same for the older kind; nil for the newer
+	legacy *LegacyTables            // the same for the older kind; nil for the newer
 
 	poked chan struct{} // watch has to look
 
-	mu     sync.Mutex // guards what follows, and that nobody looks at half a guard
+	Mu     sync.Mutex // guards what follows, and that nobody looks at half a guard
 	loaded bool       // by this process
 	fresh  bool       // and not looked at since
 	digest string     // of what was loaded
@@ -68,13 +69,13 @@ type ipt struct {
 	until time.Time  // the last end of anything that sets hold
 }
 
-var _ guard.Backend = (*ipt)(nil)
+var _ guard.Backend = (*Backend)(nil)
 
-func newIptables(c guard.Spec, log *slog.Logger) (guard.Backend, error) {
-	if err := iptablesCan(&c); err != nil {
+func New(c guard.Spec, log *slog.Logger) (guard.Backend, error) {
+	if err := can(&c); err != nil {
 		return nil, err
 	}
-	b := &ipt{spec: c, log: log, poked: make(chan struct{}, 1), near: make(map[netip.Addr]*neighbor)}
+	b := &Backend{Spec: c, log: log, poked: make(chan struct{}, 1), near: make(map[netip.Addr]*neighbor)}
 	if err := b.open(); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
@@ -82,7 +83,7 @@ func newIptables(c guard.Spec, log *slog.Logger) (guard.Backend, error) {
 }
 
 // iptablesCan refuses what the configuration wants and iptables cannot do.
-func iptablesCan(c *guard.Spec) error {
+func can(c *guard.Spec) error {
 	if c.Closed == guard.Reject {
 		return errors.New(`iptables can only drop where the guard stands, not reject: set closed = "drop", or use nftables`)
 	}
@@ -97,7 +98,7 @@ func iptablesCan(c *guard.Spec) error {
 	return nil
 }
 
-func (b *ipt) open() error {
+func (b *Backend) open() error {
 	if err := b.openSets(); err != nil {
 		return err
 	}
@@ -105,14 +106,14 @@ func (b *ipt) open() error {
 	if b.names, err = netlink.Dial(unix.NETLINK_ROUTE, nil); err != nil {
 		return fmt.Errorf("opening netlink: %w", err)
 	}
-	if b.helper, err = startHelper(b.spec.Programs, "", b.spec.Lock); err != nil {
+	if b.Helper, err = startHelper(b.Spec.Programs, "", b.Spec.Lock); err != nil {
 		return err
 	}
 	if err := b.probedSets(); err != nil {
 		return err
 	}
-	if b.helper.Legacy {
-		b.legacy, err = openLegacyTables(b.helper.NoIPv6)
+	if b.Helper.Legacy {
+		b.legacy, err = OpenLegacyTables(b.Helper.NoIPv6)
 	} else {
 		b.events, err = nl.Changes(0)
 	}
@@ -123,7 +124,7 @@ func (b *ipt) open() error {
 }
 
 // openSets opens the sets and makes those that the helper tries its rules with.
-func (b *ipt) openSets() error {
+func (b *Backend) openSets() error {
 	sets, err := ipset.Open()
 	if errors.Is(err, unix.EPERM) {
 		return err
@@ -131,10 +132,10 @@ func (b *ipt) openSets() error {
 	if err != nil {
 		return noSets(err)
 	}
-	b.sets = sets
+	b.Sets = sets
 	for _, v6 := range []bool{false, true} {
 		for kind, name := range triedSets {
-			if err := sets.Create(b.addressSet(name, kind, v6)); err != nil {
+			if err := sets.Create(b.AddressSet(name, kind, v6)); err != nil {
 				return noSets(err)
 			}
 		}
@@ -143,7 +144,7 @@ func (b *ipt) openSets() error {
 }
 
 // triedSets are sets that are made to see whether the kernel has their types.
-var triedSets = map[string]string{ipset.HashIPPort: setProbe, ipset.HashIPPortIP: setProbe + "-", ipset.HashNetIface: setProbe + "+"}
+var triedSets = map[string]string{ipset.HashIPPort: SetProbe, ipset.HashIPPortIP: SetProbe + "-", ipset.HashNetIface: SetProbe + "+"}
 
 // noSets says what there is to install.
 func noSets(why error) error {
@@ -153,45 +154,45 @@ func noSets(why error) error {
 }
 
 // probedSets removes the sets that rules were tried with.
-func (b *ipt) probedSets() error {
+func (b *Backend) probedSets() error {
 	for _, v6 := range []bool{false, true} {
 		for _, name := range triedSets {
-			if err := b.sets.Destroy(setName(name, v6)); err != nil {
+			if err := b.Sets.Destroy(SetName(name, v6)); err != nil {
 				return err
 			}
 		}
 	}
-	if b.helper.NoSets != "" {
-		return noSets(errors.New(b.helper.NoSets))
+	if b.Helper.NoSets != "" {
+		return noSets(errors.New(b.Helper.NoSets))
 	}
 	return nil
 }
 
-func (b *ipt) Name() string   { return guard.Iptables }
-func (b *ipt) Persists() bool { return false }
+func (b *Backend) Name() string   { return guard.Iptables }
+func (b *Backend) Persists() bool { return false }
 
-func (b *ipt) Processes() []guard.Process {
-	if b.helper.trouble() != nil {
+func (b *Backend) Processes() []guard.Process {
+	if b.Helper.trouble() != nil {
 		return nil
 	}
-	return []guard.Process{{Name: helperName, PID: b.helper.pid, Left: b.helper.Left}}
+	return []guard.Process{{Name: HelperName, PID: b.Helper.pid, Left: b.Helper.Left}}
 }
 
-func (b *ipt) Describe() string {
+func (b *Backend) Describe() string {
 	kind := "nf_tables"
-	if b.helper.Legacy {
+	if b.Helper.Legacy {
 		kind = "legacy"
 	}
-	return fmt.Sprintf("iptables %s (%s) with ipset, chains spa-*, closed=drop", b.helper.Version, kind)
+	return fmt.Sprintf("iptables %s (%s) with ipset, chains spa-*, closed=drop", b.Helper.Version, kind)
 }
 
-func (b *ipt) Close() error {
+func (b *Backend) Close() error {
 	var errs []error
-	if b.helper != nil {
-		errs = append(errs, b.helper.close())
+	if b.Helper != nil {
+		errs = append(errs, b.Helper.close())
 	}
-	if b.sets != nil {
-		errs = append(errs, b.sets.Close())
+	if b.Sets != nil {
+		errs = append(errs, b.Sets.Close())
 	}
 	if b.names != nil {
 		errs = append(errs, b.names.Close())
@@ -200,35 +201,35 @@ func (b *ipt) Close() error {
 		errs = append(errs, b.events.Close())
 	}
 	if b.legacy != nil {
-		errs = append(errs, b.legacy.close())
+		errs = append(errs, b.legacy.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// load fills the sets first and loads the rules then: rules that are there already go on to
+// Load fills the sets first and loads the rules then: rules that are there already go on to
 // ask the same sets, whose contents change at one instant each.
-func (b *ipt) Load(spec guard.Spec, p guard.Plan) error {
-	if err := iptablesCan(&spec); err != nil {
+func (b *Backend) Load(spec guard.Spec, p guard.Plan) error {
+	if err := can(&spec); err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	before, trial := b.spec, b.trial
-	b.spec = spec
-	b.noteEnds(p)
-	err := b.fill(p)
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
+	before, trial := b.Spec, b.trial
+	b.Spec = spec
+	b.NoteEnds(p)
+	err := b.Fill(p)
 	if err == nil {
 		err = b.loadRules()
 	}
 	if err != nil {
-		b.spec, b.trial = before, trial
+		b.Spec, b.trial = before, trial
 		b.doubt() // sets are as they were to be
 	}
 	return err
 }
 
 // doubt makes watch find that the guard is not as it should be. The caller holds the lock.
-func (b *ipt) doubt() {
+func (b *Backend) doubt() {
 	if b.digest == "" {
 		return // it was not loaded, or has found that already
 	}
@@ -239,8 +240,8 @@ func (b *ipt) doubt() {
 	b.poke()
 }
 
-// noteEnds keeps what watch has to know of the plan.
-func (b *ipt) noteEnds(p guard.Plan) {
+// NoteEnds keeps what watch has to know of the plan.
+func (b *Backend) NoteEnds(p guard.Plan) {
 	b.trial = !p.ConfirmBy.IsZero()
 	for _, l := range p.Leases {
 		b.lasts(l.Until)
@@ -257,8 +258,8 @@ func unzoned(a netip.AddrPort) netip.AddrPort {
 
 // loadRules puts the rules there. At the start it waits for who holds the lock; later others
 // would wait for it, so it is tried again by Watch.
-func (b *ipt) loadRules() error {
-	r := b.guardRules()
+func (b *Backend) loadRules() error {
+	r := b.GuardRules()
 	tries := 1
 	if !b.loaded {
 		tries = 10
@@ -266,7 +267,7 @@ func (b *ipt) loadRules() error {
 	var answer reply
 	var err error
 	for range tries {
-		answer, err = b.helper.ask(request{Op: opLoad, Rules: r, Wait: !b.loaded})
+		answer, err = b.Helper.Ask(Request{Op: OpLoad, Rules: r, Wait: !b.loaded})
 		if !errors.Is(err, errBusy) {
 			break
 		}
@@ -278,12 +279,12 @@ func (b *ipt) loadRules() error {
 	return nil
 }
 
-func (b *ipt) guardRules() guardRules {
-	r := guardRules{
-		Mark: b.spec.Mark, Guarded: b.spec.Guarded, Cut: b.spec.Cut,
-		Knock: b.spec.Knock, Trusted: b.spec.Trusted, TPROXY: b.spec.TPROXY, Trial: b.trial,
+func (b *Backend) GuardRules() GuardRules {
+	r := GuardRules{
+		Mark: b.Spec.Mark, Guarded: b.Spec.Guarded, Cut: b.Spec.Cut,
+		Knock: b.Spec.Knock, Trusted: b.Spec.Trusted, TPROXY: b.Spec.TPROXY, Trial: b.trial,
 	}
-	for _, t := range b.spec.Targets {
+	for _, t := range b.Spec.Targets {
 		here := guard.Target{Ports: t.Ports}
 		for _, a := range t.Addresses {
 			here.Addresses = append(here.Addresses, guard.Normal(a))
@@ -293,18 +294,18 @@ func (b *ipt) guardRules() guardRules {
 	return r
 }
 
-func (b *ipt) Set(ls []guard.Lease) error { return b.setMembers(ls) }
+func (b *Backend) Set(ls []guard.Lease) error { return b.setMembers(ls) }
 
-func (b *ipt) Carried() ([]guard.Carried, error) { return b.carriedMembers() }
+func (b *Backend) Carried() ([]guard.Carried, error) { return b.carriedMembers() }
 
-func (b *ipt) Entered() (bool, error) {
-	answer, err := b.helper.ask(request{Op: opCount})
+func (b *Backend) Entered() (bool, error) {
+	answer, err := b.Helper.Ask(Request{Op: opCount})
 	return answer.Entered, err
 }
 
-func (b *ipt) Permanent() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (b *Backend) Permanent() error {
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
 	trial := b.trial
 	b.trial = false
 	err := b.loadRules()
@@ -314,12 +315,12 @@ func (b *ipt) Permanent() error {
 	return err
 }
 
-func (b *ipt) Remove() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (b *Backend) Remove() error {
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
 	var err error
 	for range 10 {
-		if _, err = b.helper.ask(request{Op: opRemove, Wait: true}); !errors.Is(err, errBusy) {
+		if _, err = b.Helper.Ask(Request{Op: OpRemove, Wait: true}); !errors.Is(err, errBusy) {
 			break
 		}
 	}
@@ -331,7 +332,7 @@ func (b *ipt) Remove() error {
 }
 
 // poke makes watch look.
-func (b *ipt) poke() {
+func (b *Backend) poke() {
 	select {
 	case b.poked <- struct{}{}:
 	default:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"sallyport/firewall/internal/iptables"
 	"sallyport/firewall/internal/nftables"
 	"sallyport/firewall/internal/nl"
 )
@@ -13,14 +14,14 @@ func Stands() (bool, error) {
 	if there, err := nftables.InPlace(); err != nil || there {
 		return there, err
 	}
-	kinds, err := leftover()
+	kinds, err := iptables.Leftover()
 	return len(kinds) > 0, err
 }
 
 // teardownAll takes the guard away, by whichever backend it was put there. See teardown.
 func teardownAll(state string, mark func() error) (rest func() error, err error) {
 	nothing := func() error { return nil }
-	kinds, err := leftover()
+	kinds, err := iptables.Leftover()
 	if err != nil {
 		return nothing, err
 	}
@@ -32,10 +33,10 @@ func teardownAll(state string, mark func() error) (rest func() error, err error)
 	if err != nil {
 		return rest, err
 	}
-	if err := removeLeftover(kinds); err != nil {
+	if err := iptables.RemoveLeftover(kinds); err != nil {
 		return rest, err
 	}
-	return rest, removeLeftSets()
+	return rest, iptables.RemoveSets()
 }
 
 // sweep takes away what the other backend has left, once this one guards: with both, a
@@ -45,11 +46,11 @@ func (f *Firewall) sweep(now time.Time) error {
 	case BackendDryRun:
 		return f.endEarlier(now)
 	case BackendNftables:
-		kinds, err := leftover()
+		kinds, err := iptables.Leftover()
 		if err != nil {
 			return err
 		}
-		return removeLeftover(kinds)
+		return iptables.RemoveLeftover(kinds)
 	}
 	rest, err := nftables.Teardown(f.cfg.State, func() error { return nil })
 	if nl.NoNftables(err) || errors.Is(err, ErrForeign) {

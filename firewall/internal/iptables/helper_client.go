@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"cmp"
@@ -24,17 +24,17 @@ const (
 	answerTime = 2 * time.Minute
 )
 
-// errHelper is wrapped by the error of every call once the helper has ended or hangs.
-var errHelper = errors.New("the helper that runs iptables is gone; the guard stays as it is and grants end on time, " +
+// ErrHelper is wrapped by the error of every call once the helper has ended or hangs.
+var ErrHelper = errors.New("the helper that runs iptables is gone; the guard stays as it is and grants end on time, " +
 	"but nothing can be put back: start spa-server again")
 
-// helper is the daemon's end of the process that runs iptables.
-type helper struct {
-	programs
+// Helper is the daemon's end of the process that runs iptables.
+type Helper struct {
+	Programs
 	pid      int
 	conn     net.Conn
 	ended    chan struct{} // closed when the process has
-	patience time.Duration // how long an answer may take
+	Patience time.Duration // how long an answer may take
 
 	mu  sync.Mutex // guards the order of questions and answers
 	in  *gob.Decoder
@@ -47,7 +47,7 @@ type helper struct {
 // startHelper starts this program again as the helper, in the network namespace of the
 // calling thread, and waits until it has found out what there is. Programs are looked for
 // in path (empty: where systems have them), those of one kind if it is named.
-func startHelper(path, kind, lock string) (*helper, error) {
+func startHelper(path, kind, lock string) (*Helper, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("starting the helper for iptables: %w", os.NewSyscallError("socketpair", err))
@@ -59,7 +59,7 @@ func startHelper(path, kind, lock string) (*helper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the helper for iptables: %w", err)
 	}
-	h := &helper{conn: conn, ended: make(chan struct{}), patience: answerTime, in: gob.NewDecoder(conn),
+	h := &Helper{conn: conn, ended: make(chan struct{}), Patience: answerTime, in: gob.NewDecoder(conn),
 		out: gob.NewEncoder(conn)}
 	if err := h.start(theirs, cmp.Or(path, programPath), kind, cmp.Or(lock, lockPath)); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the helper for iptables: %w", err), conn.Close())
@@ -72,9 +72,9 @@ func startHelper(path, kind, lock string) (*helper, error) {
 
 // start starts the process and waits for its end in a thread of its own: the kernel kills
 // the helper when the thread that started it ends.
-func (h *helper) start(socket *os.File, args ...string) error {
+func (h *Helper) start(socket *os.File, args ...string) error {
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = append([]string{helperName, helperArg}, args...)
+	cmd.Args = append([]string{HelperName, HelperArg}, args...)
 	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
@@ -123,7 +123,7 @@ func enterNamespace(ns *os.File) error {
 }
 
 // over is told how the process ended. Who waits for an answer sees the end of the socket.
-func (h *helper) over(err error) {
+func (h *Helper) over(err error) {
 	if err == nil {
 		err = errors.New("it ended by itself")
 	}
@@ -131,28 +131,28 @@ func (h *helper) over(err error) {
 }
 
 // fail keeps the first reason why there are no more answers, and returns it.
-func (h *helper) fail(err error) error {
+func (h *Helper) fail(err error) error {
 	h.fate.Lock()
 	defer h.fate.Unlock()
 	if h.gone == nil {
-		h.gone = fmt.Errorf("%w (%w)", errHelper, err)
+		h.gone = fmt.Errorf("%w (%w)", ErrHelper, err)
 	}
 	return h.gone
 }
 
 // trouble is why the helper is of no use any more, or nil.
-func (h *helper) trouble() error {
+func (h *Helper) trouble() error {
 	h.fate.Lock()
 	defer h.fate.Unlock()
 	return h.gone
 }
 
 // greet takes what the helper found.
-func (h *helper) greet() error {
+func (h *Helper) greet() error {
 	if err := h.conn.SetReadDeadline(time.Now().Add(startTime)); err != nil {
 		return err
 	}
-	if err := h.in.Decode(&h.programs); err != nil {
+	if err := h.in.Decode(&h.Programs); err != nil {
 		return fmt.Errorf("the helper for iptables does not answer: %w", err)
 	}
 	if h.Trouble != "" {
@@ -161,15 +161,15 @@ func (h *helper) greet() error {
 	return nil
 }
 
-// ask asks the helper. Where another program holds the lock of iptables that is errBusy.
-func (h *helper) ask(r request) (reply, error) {
+// Ask asks the helper. Where another program holds the lock of iptables that is errBusy.
+func (h *Helper) Ask(r Request) (reply, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.trouble(); err != nil {
 		return reply{}, err
 	}
 	var answer reply
-	err := h.conn.SetDeadline(time.Now().Add(h.patience))
+	err := h.conn.SetDeadline(time.Now().Add(h.Patience))
 	if err == nil {
 		err = h.out.Encode(r)
 	}
@@ -192,9 +192,9 @@ func (h *helper) ask(r request) (reply, error) {
 
 // lost is the error of a question that got no answer. The helper is of no use any more: what
 // it answers next would be the answer to this one.
-func (h *helper) lost(err error) error {
+func (h *Helper) lost(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("it has not answered for %v", h.patience)
+		err = fmt.Errorf("it has not answered for %v", h.Patience)
 	} else {
 		h.awaitEnd() // which says more than that the socket was closed
 	}
@@ -204,7 +204,7 @@ func (h *helper) lost(err error) error {
 }
 
 // awaitEnd waits for the process to end, not for ever.
-func (h *helper) awaitEnd() {
+func (h *Helper) awaitEnd() {
 	late := time.NewTimer(time.Second)
 	defer late.Stop()
 	select {
@@ -214,7 +214,7 @@ func (h *helper) awaitEnd() {
 }
 
 // close lets the helper end. One that does not is killed when this process ends.
-func (h *helper) close() error {
+func (h *Helper) close() error {
 	err := h.conn.Close()
 	if errors.Is(err, net.ErrClosed) {
 		err = nil

@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"encoding/binary"
@@ -49,7 +49,7 @@ func (n *neighbor) member(source netip.Addr, now time.Time) ipset.Member {
 }
 
 // approach notes a lease of a neighbor.
-func (b *ipt) approach(l guard.Lease, now time.Time) error {
+func (b *Backend) approach(l guard.Lease, now time.Time) error {
 	n := b.near[l.Source]
 	if l.Left <= 0 {
 		if n != nil {
@@ -78,8 +78,8 @@ func (b *ipt) approach(l guard.Lease, now time.Time) error {
 
 // settle notes the leases of a new guard and returns those that its sets can have: without those
 // for a link that has gone, and for a second link of an address.
-func (b *ipt) settle(ls []guard.Lease) []guard.Lease {
-	now := b.spec.Now()
+func (b *Backend) settle(ls []guard.Lease) []guard.Lease {
+	now := b.Spec.Now()
 	b.near = make(map[netip.Addr]*neighbor)
 	kept := make([]guard.Lease, 0, len(ls))
 	for _, l := range ls {
@@ -95,8 +95,8 @@ func (b *ipt) settle(ls []guard.Lease) []guard.Lease {
 }
 
 // linkMembers are the elements of setLinks.
-func (b *ipt) linkMembers() []ipset.Member {
-	now := b.spec.Now()
+func (b *Backend) linkMembers() []ipset.Member {
+	now := b.Spec.Now()
 	var ms []ipset.Member
 	for source, n := range b.near {
 		if n.left(now) > 0 {
@@ -107,7 +107,7 @@ func (b *ipt) linkMembers() []ipset.Member {
 }
 
 // meet changes setLinks as leases say. Where these cannot be put in place, undo takes that back.
-func (b *ipt) meet(ls []guard.Lease) (undo func() error, err error) {
+func (b *Backend) meet(ls []guard.Lease) (undo func() error, err error) {
 	was := make(map[netip.Addr]*neighbor)
 	undo = func() error {
 		var errs []error
@@ -118,7 +118,7 @@ func (b *ipt) meet(ls []guard.Lease) (undo func() error, err error) {
 		}
 		return errors.Join(errs...)
 	}
-	now := b.spec.Now()
+	now := b.Spec.Now()
 	for _, l := range ls {
 		if l.Link == 0 {
 			continue
@@ -139,22 +139,22 @@ func (b *ipt) meet(ls []guard.Lease) (undo func() error, err error) {
 }
 
 // link makes setLinks say of a source what near says, which was something else.
-func (b *ipt) link(source netip.Addr, was *neighbor) error {
-	now, is := b.spec.Now(), b.near[source]
+func (b *Backend) link(source netip.Addr, was *neighbor) error {
+	now, is := b.Spec.Now(), b.near[source]
 	if is == nil {
 		delete(b.near, source)
 	}
 	open := is != nil && is.left(now) > 0
-	name := setName(setLinks, true)
+	name := SetName(setLinks, true)
 	if was != nil && (!open || was.iface != is.iface) {
-		if err := b.sets.Change(ipset.CmdDel, name, was.member(source, now)); err != nil {
+		if err := b.Sets.Change(ipset.CmdDel, name, was.member(source, now)); err != nil {
 			return err
 		}
 	}
 	if !open {
 		return nil
 	}
-	return b.sets.Change(ipset.CmdAdd, name, is.member(source, now))
+	return b.Sets.Change(ipset.CmdAdd, name, is.member(source, now))
 }
 
 // linkName is the name of the interface with an index.

@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"encoding/gob"
@@ -20,11 +20,11 @@ import (
 )
 
 const (
-	// helperName is what the helper is called in the list of processes, and how it knows
+	// HelperName is what the helper is called in the list of processes, and how it knows
 	// what it is.
-	helperName = "spa-server-iptables"
-	// helperArg is no option of any program: one that does not call Helper ends with it.
-	helperArg = "--run-iptables"
+	HelperName = "spa-server-iptables"
+	// HelperArg is no option of any program: one that does not call Helper ends with it.
+	HelperArg = "--run-iptables"
 	// helperSocket is the descriptor that it is given.
 	helperSocket = 3
 	// lockPath is the lock that the older kind of iptables holds while it works.
@@ -37,16 +37,16 @@ const (
 type operation uint8
 
 const (
-	opLook   operation = 1 + iota // what is there of the guard
-	opLoad                        // put it there
+	OpLook   operation = 1 + iota // what is there of the guard
+	OpLoad                        // put it there
 	opCount                       // has anybody come in by a grant?
-	opRemove                      // take it away
+	OpRemove                      // take it away
 )
 
-// request is what the daemon asks.
-type request struct {
+// Request is what the daemon asks.
+type Request struct {
 	Op    operation
-	Rules guardRules
+	Rules GuardRules
 	// Wait is whether to wait a second for who holds the lock of iptables.
 	Wait bool
 }
@@ -56,7 +56,7 @@ type outcome uint8
 
 const (
 	done    outcome = iota
-	failed          // see Text
+	Failed          // see Text
 	busy            // another program holds the lock of iptables
 	foreign         // chains of our name are not ours
 )
@@ -75,13 +75,13 @@ type findings struct {
 	Digest  string
 }
 
-func serveAsHelper() {
-	if len(os.Args) != 5 || os.Args[0] != helperName || os.Args[1] != helperArg {
+func Serve() {
+	if len(os.Args) != 5 || os.Args[0] != HelperName || os.Args[1] != HelperArg {
 		return
 	}
 	keeper.CallProcess("spa-iptables")
 	if err := serve(); err != nil && !errors.Is(err, io.EOF) {
-		fmt.Fprintln(os.Stderr, helperName+":", err)
+		fmt.Fprintln(os.Stderr, HelperName+":", err)
 		os.Exit(1)
 	}
 	os.Exit(0)
@@ -134,17 +134,17 @@ func answerAll(conn net.Conn, kind, lock string) error {
 		_, err = p.kindOf(p.command(false, "")) // whether it still runs
 	}
 	if err != nil {
-		p = &programs{Trouble: err.Error()}
+		p = &Programs{Trouble: err.Error()}
 	}
 	if err := out.Encode(p); err != nil || p.Trouble != "" {
 		return err
 	}
 	for {
-		var r request
+		var r Request
 		if err := in.Decode(&r); err != nil {
 			return err
 		}
-		if err := out.Encode(p.do(&r)); err != nil {
+		if err := out.Encode(p.Do(&r)); err != nil {
 			return err
 		}
 	}
@@ -161,21 +161,21 @@ func helperFiles(path, lock string) sandbox.Files {
 	}
 }
 
-// do does what was asked.
-func (p *programs) do(r *request) *reply {
-	if err := r.Rules.check(); err != nil && r.Op == opLoad {
-		return &reply{Outcome: failed, Text: err.Error()}
+// Do does what was asked.
+func (p *Programs) Do(r *Request) *reply {
+	if err := r.Rules.Check(); err != nil && r.Op == OpLoad {
+		return &reply{Outcome: Failed, Text: err.Error()}
 	}
 	answer := &reply{}
 	var err error
 	switch r.Op {
-	case opLook:
+	case OpLook:
 		answer.Found, err = p.look()
-	case opLoad:
+	case OpLoad:
 		answer.Found, err = p.load(&r.Rules, r.Wait)
 	case opCount:
 		answer.Entered, err = p.entered()
-	case opRemove:
+	case OpRemove:
 		err = p.remove(r.Wait)
 	default:
 		err = fmt.Errorf("unknown operation %d", r.Op)
@@ -189,7 +189,7 @@ func (p *programs) do(r *request) *reply {
 	case errors.As(err, &trouble) && trouble.busy():
 		return &reply{Outcome: busy, Text: err.Error()}
 	}
-	return &reply{Outcome: failed, Text: err.Error()}
+	return &reply{Outcome: Failed, Text: err.Error()}
 }
 
 // line makes one line of what a program said.

@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"bytes"
@@ -31,8 +31,8 @@ const lockExit = 4
 var errForeignChain = errors.New(`there are chains named "spa-..." of iptables that are not ours; rename or remove ` +
 	`them (iptables -t mangle -S)`)
 
-// programs is what the helper found, and tells the daemon first of all.
-type programs struct {
+// Programs is what the helper found, and tells the daemon first of all.
+type Programs struct {
 	Trouble string // not empty: nothing works, and why
 	Legacy  bool   // the older kind of iptables, with tables of its own in the kernel
 	Version string
@@ -50,7 +50,7 @@ type programs struct {
 
 // Kinds of iptables, as the programs call themselves.
 const (
-	kindLegacy = "legacy"
+	KindLegacy = "legacy"
 	kindNft    = "nf_tables"
 )
 
@@ -80,7 +80,7 @@ func (e *endedError) Error() string {
 }
 
 // command is a program's name in a family.
-func (p *programs) command(v6 bool, part string) string {
+func (p *Programs) command(v6 bool, part string) string {
 	if v6 {
 		return "ip6tables" + p.suffix + part
 	}
@@ -88,7 +88,7 @@ func (p *programs) command(v6 bool, part string) string {
 }
 
 // families are those that the kernel speaks, as whether they are IPv6.
-func (p *programs) families() []bool {
+func (p *Programs) families() []bool {
 	if p.NoIPv6 {
 		return []bool{false}
 	}
@@ -97,11 +97,11 @@ func (p *programs) families() []bool {
 
 // findPrograms looks for iptables and asks the kernel what it lets its rules do. Where a
 // kind is asked for that is not the host's choice, it goes by another name.
-func findPrograms(kind, lock string) (*programs, error) {
-	p := &programs{ipt: make(map[bool]*iptables.IPTables), lock: lock}
+func findPrograms(kind, lock string) (*Programs, error) {
+	p := &Programs{ipt: make(map[bool]*iptables.IPTables), lock: lock}
 	if kind != "" {
 		if usual, err := p.kindOf("iptables"); err != nil || usual != kind {
-			p.suffix = map[string]string{kindLegacy: "-legacy", kindNft: "-nft"}[kind]
+			p.suffix = map[string]string{KindLegacy: "-legacy", kindNft: "-nft"}[kind]
 		}
 	}
 	if _, err := os.Stat("/proc/net/if_inet6"); errors.Is(err, fs.ErrNotExist) {
@@ -127,7 +127,7 @@ func findPrograms(kind, lock string) (*programs, error) {
 				return nil, p.missing(p.command(v6, part), err)
 			}
 			kinds = append(kinds, p.command(v6, part)+" is "+kind)
-			p.Legacy = kind == kindLegacy
+			p.Legacy = kind == KindLegacy
 		}
 	}
 	if err := sameKind(kinds); err != nil {
@@ -138,7 +138,7 @@ func findPrograms(kind, lock string) (*programs, error) {
 	return p, p.probe()
 }
 
-func (p *programs) missing(name string, err error) error {
+func (p *Programs) missing(name string, err error) error {
 	if !errors.Is(err, exec.ErrNotFound) {
 		return fmt.Errorf("%s does not work: %w", name, err)
 	}
@@ -160,7 +160,7 @@ func oldEnough(name string, ipt *iptables.IPTables) error {
 
 // kindOf is "nf_tables" or "legacy": what the program says of itself. Before 1.8 there was
 // one kind. go-iptables does not tell.
-func (p *programs) kindOf(name string) (string, error) {
+func (p *Programs) kindOf(name string) (string, error) {
 	out, err := p.run(name, "", "--version")
 	if err != nil {
 		return "", err
@@ -168,7 +168,7 @@ func (p *programs) kindOf(name string) (string, error) {
 	if m := regexp.MustCompile(`\((\w+)\)`).FindStringSubmatch(out); m != nil {
 		return m[1], nil
 	}
-	return kindLegacy, nil
+	return KindLegacy, nil
 }
 
 // sameKind refuses a mixture: rules would come to stand in two tables.
@@ -180,7 +180,7 @@ func sameKind(kinds []string) error {
 				kinds[0], kind)
 		}
 	}
-	if first != kindLegacy && first != kindNft {
+	if first != KindLegacy && first != kindNft {
 		return fmt.Errorf("%s, a kind of iptables that is not known here", kinds[0])
 	}
 	return nil
@@ -202,12 +202,12 @@ const (
 )
 
 // probe tries rules, so that what is missing is known before anything depends on it.
-func (p *programs) probe() error {
+func (p *Programs) probe() error {
 	for _, v6 := range p.families() {
 		if err := p.restoreSometime(v6, probeAll); err != nil {
 			return fmt.Errorf("iptables or the kernel lacks what the guard needs: %w", err)
 		}
-		if err := p.restoreSometime(v6, fmt.Sprintf(probeSets, setName(setProbe, v6))); err != nil {
+		if err := p.restoreSometime(v6, fmt.Sprintf(probeSets, SetName(SetProbe, v6))); err != nil {
 			p.NoSets = err.Error()
 		}
 		p.quotes = p.restoreSometime(v6, probeQuotes) == nil && (p.quotes || !v6)
@@ -217,7 +217,7 @@ func (p *programs) probe() error {
 }
 
 // restoreSometime waits for the lock as long as a start may take.
-func (p *programs) restoreSometime(v6 bool, rules string) error {
+func (p *Programs) restoreSometime(v6 bool, rules string) error {
 	var err error
 	for range 10 {
 		err = p.restore(v6, rules, true)
@@ -231,7 +231,7 @@ func (p *programs) restoreSometime(v6 bool, rules string) error {
 
 // restore loads rules: go-iptables has no iptables-restore, which alone changes a table in
 // one transaction.
-func (p *programs) restore(v6 bool, rules string, wait bool) error {
+func (p *Programs) restore(v6 bool, rules string, wait bool) error {
 	name := p.command(v6, "-restore")
 	if !wait && p.locked() {
 		return &programError{name, lockExit, "another program holds " + p.lock}
@@ -242,7 +242,7 @@ func (p *programs) restore(v6 bool, rules string, wait bool) error {
 
 // locked reports whether another program is at work. The newer kind needs no lock; the older
 // one, asked not to wait, waits for ever.
-func (p *programs) locked() bool {
+func (p *Programs) locked() bool {
 	if !p.Legacy {
 		return false
 	}
@@ -255,7 +255,7 @@ func (p *programs) locked() bool {
 }
 
 // save is a table as it is. The older kind would make a table by asking for it.
-func (p *programs) save(v6 bool, t table) (*saved, error) {
+func (p *Programs) save(v6 bool, t table) (*saved, error) {
 	if p.Legacy {
 		names, err := os.ReadFile(map[bool]string{false: "/proc/self/net/ip_tables_names",
 			true: "/proc/self/net/ip6_tables_names"}[v6])
@@ -263,18 +263,18 @@ func (p *programs) save(v6 bool, t table) (*saved, error) {
 			return nil, err
 		}
 		if !slices.Contains(strings.Fields(string(names)), t.name) {
-			return parseSaved(t, ""), nil
+			return ParseSaved(t, ""), nil
 		}
 	}
 	out, err := p.run(p.command(v6, "-save"), "", "-t", t.name)
 	if err != nil {
 		return nil, err
 	}
-	return parseSaved(t, out), nil
+	return ParseSaved(t, out), nil
 }
 
 // run runs a program, and believes its exit code.
-func (p *programs) run(name, input string, args ...string) (string, error) {
+func (p *Programs) run(name, input string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), programTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)

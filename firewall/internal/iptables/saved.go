@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"crypto/sha256"
@@ -10,20 +10,20 @@ import (
 
 // saved is what iptables-save prints of a table, as far as it concerns us.
 type saved struct {
-	chains map[string][]string // ours that are there, with their rules
-	others []string            // rules of other chains that lead to ours
+	Chains map[string][]string // ours that are there, with their rules
+	Others []string            // rules of other chains that lead to ours
 	first  map[string]string   // the first rule of each other chain
 }
 
-func parseSaved(t table, text string) *saved {
-	s := &saved{chains: make(map[string][]string), first: make(map[string]string)}
+func ParseSaved(t table, text string) *saved {
+	s := &saved{Chains: make(map[string][]string), first: make(map[string]string)}
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		words := strings.Fields(line)
 		switch {
 		case len(words) > 0 && strings.HasPrefix(words[0], ":"):
 			if name := words[0][1:]; slices.Contains(t.chains, name) {
-				s.chains[name] = nil
+				s.Chains[name] = nil
 			}
 		case len(words) > 1 && words[0] == "-A":
 			s.rule(t, words[1], line, words)
@@ -34,7 +34,7 @@ func parseSaved(t table, text string) *saved {
 
 func (s *saved) rule(t table, chain, line string, words []string) {
 	if slices.Contains(t.chains, chain) {
-		s.chains[chain] = append(s.chains[chain], line)
+		s.Chains[chain] = append(s.Chains[chain], line)
 		return
 	}
 	if s.first[chain] == "" {
@@ -43,18 +43,18 @@ func (s *saved) rule(t table, chain, line string, words []string) {
 	// A jump to a chain is the last thing in a rule: the same words before it are in a comment.
 	last := words[len(words)-2:]
 	if (last[0] == "-j" || last[0] == "-g") && slices.Contains(t.chains, last[1]) {
-		s.others = append(s.others, line)
+		s.Others = append(s.Others, line)
 	}
 }
 
 // present reports whether anything of ours is there.
-func (s *saved) present() bool { return len(s.chains)+len(s.others) > 0 }
+func (s *saved) present() bool { return len(s.Chains)+len(s.Others) > 0 }
 
 // foreign reports whether chains of our name are somebody else's: there are rules in them,
 // and none says that it is ours.
 func (s *saved) foreign() bool {
 	rules := 0
-	for _, lines := range s.chains {
+	for _, lines := range s.Chains {
 		rules += len(lines)
 		for _, line := range lines {
 			if strings.Contains(line, "--comment "+signature) {
@@ -73,14 +73,14 @@ func (s *saved) jumpsFirst(t table) bool {
 			return false
 		}
 	}
-	return len(s.others) == len(t.jumps)
+	return len(s.Others) == len(t.jumps)
 }
 
 // holds reports whether each chain has as many rules as the script says: that they are the
 // very ones is as good as certain just after they were put there.
 func (s *saved) holds(t table, want *script) bool {
 	for _, chain := range t.chains {
-		lines, there := s.chains[chain]
+		lines, there := s.Chains[chain]
 		if !there || len(lines) != len(want.lines[chain]) {
 			return false
 		}
@@ -93,7 +93,7 @@ func (s *saved) digest(t table) string {
 	h := sha256.New()
 	fmt.Fprintln(h, s.jumpsFirst(t))
 	for _, chain := range t.chains {
-		lines, there := s.chains[chain]
+		lines, there := s.Chains[chain]
 		fmt.Fprintln(h, chain, there)
 		for _, line := range lines {
 			fmt.Fprintln(h, line)

@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"crypto/sha256"
@@ -37,15 +37,15 @@ func paddedForCounters(at int) int {
 	return (at + align - 1) &^ (align - 1)
 }
 
-// legacyTables looks at tables of the older kind without a program: the kernel tells nobody
+// LegacyTables looks at tables of the older kind without a program: the kernel tells nobody
 // when they change, but hands out their rules.
-type legacyTables struct {
+type LegacyTables struct {
 	sockets map[bool]*os.File // by whether it is for IPv6
 	good    [sha256.Size]byte // the tables when the guard in them was last found whole
 }
 
-func openLegacyTables(noIPv6 bool) (*legacyTables, error) {
-	l := &legacyTables{sockets: make(map[bool]*os.File)}
+func OpenLegacyTables(noIPv6 bool) (*LegacyTables, error) {
+	l := &LegacyTables{sockets: make(map[bool]*os.File)}
 	for _, v6 := range []bool{false, true} {
 		if v6 && noIPv6 {
 			continue
@@ -56,14 +56,14 @@ func openLegacyTables(noIPv6 bool) (*legacyTables, error) {
 		}
 		fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
-			return nil, errors.Join(os.NewSyscallError("socket", err), l.close())
+			return nil, errors.Join(os.NewSyscallError("socket", err), l.Close())
 		}
 		l.sockets[v6] = os.NewFile(uintptr(fd), "tables")
 	}
 	return l, nil
 }
 
-func (l *legacyTables) close() error {
+func (l *LegacyTables) Close() error {
 	var errs []error
 	for _, socket := range l.sockets {
 		errs = append(errs, socket.Close())
@@ -71,15 +71,15 @@ func (l *legacyTables) close() error {
 	return errors.Join(errs...)
 }
 
-// sum is a short name of all rules of the tables that ours stand in.
-func (l *legacyTables) sum() ([sha256.Size]byte, error) {
+// Sum is a short name of all rules of the tables that ours stand in.
+func (l *LegacyTables) Sum() ([sha256.Size]byte, error) {
 	h := sha256.New()
 	for _, v6 := range []bool{false, true} {
 		socket, speaks := l.sockets[v6]
 		if !speaks {
 			continue
 		}
-		for _, t := range tables() {
+		for _, t := range Tables() {
 			rules, err := rulesOver(socket, v6, t.name)
 			if err != nil {
 				return [sha256.Size]byte{}, fmt.Errorf("reading table %s: %w", t.name, err)

@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"bytes"
@@ -16,9 +16,9 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// leftover returns the kinds of iptables in whose tables chains of ours stand. It runs no
+// Leftover returns the kinds of iptables in whose tables chains of ours stand. It runs no
 // program and makes no table.
-func leftover() ([]string, error) {
+func Leftover() ([]string, error) {
 	var kinds []string
 	if there, err := leftInNft(); err != nil {
 		return nil, err
@@ -30,7 +30,7 @@ func leftover() ([]string, error) {
 		return nil, err
 	}
 	if there {
-		kinds = append(kinds, kindLegacy)
+		kinds = append(kinds, KindLegacy)
 	}
 	return kinds, nil
 }
@@ -50,7 +50,7 @@ func leftInNft() (bool, error) {
 			return false, nl.Explain("looking for chains of iptables", err)
 		}
 		for _, c := range chains {
-			for _, t := range tables() {
+			for _, t := range Tables() {
 				if c.Table.Name == t.name && slices.Contains(t.chains, c.Name) {
 					return true, nil
 				}
@@ -87,7 +87,7 @@ func leftInFamily(domain int, v6 bool, names []string) (bool, error) {
 		return false, os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(fd)
-	for _, t := range tables() {
+	for _, t := range Tables() {
 		if !slices.Contains(names, t.name) {
 			continue
 		}
@@ -104,8 +104,8 @@ func leftInFamily(domain int, v6 bool, names []string) (bool, error) {
 	return false, nil
 }
 
-// removeLeftover takes away the guard that iptables left, of these kinds.
-func removeLeftover(kinds []string) error {
+// RemoveLeftover takes away the guard that iptables left, of these kinds.
+func RemoveLeftover(kinds []string) error {
 	for _, kind := range kinds {
 		if err := removeKind(kind); err != nil {
 			return fmt.Errorf("removing the guard that stands in the tables of iptables (%s): %w", kind, err)
@@ -119,16 +119,16 @@ func removeKind(kind string) error {
 	if err != nil {
 		return err
 	}
-	b := &ipt{helper: h}
-	if b.sets, err = ipset.Open(); err != nil {
-		b.sets = nil // then it had none
+	b := &Backend{Helper: h}
+	if b.Sets, err = ipset.Open(); err != nil {
+		b.Sets = nil // then it had none
 	}
 	return errors.Join(b.Remove(), b.Close())
 }
 
 // removeLeftSets takes away sets of ours that no chain of ours is left of. To ask a kernel that has
 // no ipset yet would load it.
-func removeLeftSets() error {
+func RemoveSets() error {
 	const modules = "/sys/module"
 	_, all := os.Stat(modules)
 	if _, err := os.Stat(modules + "/ip_set"); all == nil && errors.Is(err, fs.ErrNotExist) {
@@ -141,11 +141,11 @@ func removeLeftSets() error {
 	if err != nil {
 		return nil // this kernel has none
 	}
-	return errors.Join(sets.Destroy(ourSets()...), sets.Close())
+	return errors.Join(sets.Destroy(OurSets()...), sets.Close())
 }
 
 // endInSets ends what a guard of iptables has granted.
-func endInSets() error {
+func EndGrants() error {
 	sets, err := ipset.Open()
 	if errors.Is(err, unix.EPERM) {
 		return err
@@ -155,7 +155,7 @@ func endInSets() error {
 	}
 	var errs []error
 	for _, s := range leaseSets {
-		errs = append(errs, sets.Empty(setName(s.name, s.v6)))
+		errs = append(errs, sets.Empty(SetName(s.name, s.v6)))
 	}
 	return errors.Join(append(errs, sets.Close())...)
 }

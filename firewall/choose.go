@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/firewall/internal/iptables"
 	"sallyport/firewall/internal/nftables"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +21,7 @@ func choose(name string, spec guard.Spec, log *slog.Logger) (b guard.Backend, wh
 		b, err = nftables.New(spec)
 		return b, "", err
 	case BackendIptables:
-		b, err = newIptables(spec, log)
+		b, err = iptables.New(spec, log)
 		return b, "", err
 	}
 	if b, err = nftables.New(spec); err == nil {
@@ -34,7 +35,7 @@ func insteadOfNftables(trouble error, spec guard.Spec, log *slog.Logger) (b guar
 	if _, file := errors.AsType[*fs.PathError](trouble); file || errors.Is(trouble, unix.EPERM) || spec.Mode != Guard {
 		return nil, "", trouble
 	}
-	if b, err = newIptables(spec, log); err != nil {
+	if b, err = iptables.New(spec, log); err != nil {
 		return nil, "", fmt.Errorf("%w; nor is iptables of use: %w", trouble, err)
 	}
 	return b, fmt.Sprintf("; chosen automatically, because nftables cannot be used: %v", trouble), nil

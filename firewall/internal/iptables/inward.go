@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"fmt"
@@ -22,7 +22,7 @@ func (s *script) knock() {
 
 // guard finds what is for a guarded port, at any address of this host or at a target.
 func (s *script) guard() {
-	c := chainGuard
+	c := ChainGuard
 	s.add(c, "-i lo -j RETURN")
 	s.trusted(c, "-i")
 	// A new flow has our mark from nobody else: not from a tool that sets all bits, nor from the
@@ -49,14 +49,14 @@ func (s *script) guard() {
 
 // elsewhere leads on what is for a guarded address and port.
 func (s *script) elsewhere() {
-	s.targets(chainGuard, daddrEnd, dportEnd, "-g "+chainDoor+there)
+	s.targets(ChainGuard, daddrEnd, dportEnd, "-g "+chainDoor+there)
 	// One rule a type: for IPv6 the kernel matches several only where all hold.
 	types := []string{"LOCAL", "BROADCAST", "ANYCAST", "MULTICAST"}
 	if s.v6 {
 		types = []string{"LOCAL", "ANYCAST", "MULTICAST"} // there is no broadcast
 	}
 	for _, kind := range types {
-		s.add(chainGuard, "-m addrtype --dst-type %s -g %s", kind, chainHere)
+		s.add(ChainGuard, "-m addrtype --dst-type %s -g %s", kind, chainHere)
 	}
 	s.guarded(chainHere, dportEnd, "-g "+chainDoor)
 }
@@ -76,9 +76,9 @@ func (s *script) door(p place) {
 	s.add(c, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN %s -m conntrack --ctstate ESTABLISHED -j RETURN", s.marked())
 	// A session of such a port ends with its grant, also where its server spoke first; a flow of
 	// the host's own, to whom no grant ever admitted, does not.
-	s.add(cut, "-p udp -m conntrack --ctdir REPLY %s %s -j RETURN", s.marked(), s.notIn(setMet, peerIn))
+	s.add(cut, "-p udp -m conntrack --ctdir REPLY %s %s -j RETURN", s.marked(), s.notIn(SetMet, peerIn))
 	s.add(cut, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN -m conntrack --ctdir REPLY %s %s -j RETURN",
-		s.marked(), s.notIn(setMet, peerIn))
+		s.marked(), s.notIn(SetMet, peerIn))
 	for _, c := range []string{c, cut} {
 		if p.suffix == "" {
 			// The answer to a flow that was masqueraded goes to whom that flow is of. If that is this
@@ -120,7 +120,7 @@ func (s *script) admit() {
 	s.add(chainEnter, "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment new")
 	s.add(chainEnter, "-p udp -m conntrack --ctstate NEW -m comment --comment new")
 	s.add(chainEnter, "-g %s", chainAdmit)
-	s.add(chainAdmit, "%s", s.remember(setMet, peerIn))
+	s.add(chainAdmit, "%s", s.remember(SetMet, peerIn))
 	s.add(chainAdmit, "%s", s.mark())
 }
 

@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"slices"
@@ -7,7 +7,7 @@ import (
 
 // What only speaks of our chains is somebody else's, and is left where it is.
 func TestRulesThatLeadToOurs(t *testing.T) {
-	mangle := tables()[1]
+	mangle := Tables()[1]
 	ours := []string{
 		"-A PREROUTING -m comment --comment sallyport -j spa-guard",
 		"-A OUTPUT -m comment --comment sallyport -j spa-revive",
@@ -23,11 +23,11 @@ func TestRulesThatLeadToOurs(t *testing.T) {
 	}, ours...) {
 		text += line + "\n"
 	}
-	s := parseSaved(mangle, text+"COMMIT\n")
-	if !slices.Equal(s.others, ours) {
-		t.Errorf("got %q, want %q", s.others, ours)
+	s := ParseSaved(mangle, text+"COMMIT\n")
+	if !slices.Equal(s.Others, ours) {
+		t.Errorf("got %q, want %q", s.Others, ours)
 	}
-	if _, there := s.chains[chainGuard]; !there || len(s.chains) != 1 {
-		t.Errorf("got the chains %q, want spa-guard alone", s.chains)
+	if _, there := s.Chains[ChainGuard]; !there || len(s.Chains) != 1 {
+		t.Errorf("got the chains %q, want spa-guard alone", s.Chains)
 	}
 }

@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"context"
@@ -20,15 +20,15 @@ const (
 	lookEvery = 500 * time.Millisecond
 )
 
-// watch ends when another tool has changed the guard. The helper's own changes are heard too;
+// Watch ends when another tool has changed the guard. The helper's own changes are heard too;
 // they are told from others by what the rules are.
-func (b *ipt) Watch(ctx context.Context, deadline time.Time) error {
+func (b *Backend) Watch(ctx context.Context, deadline time.Time) error {
 	for {
 		late, err := b.listen(ctx, deadline)
 		if err != nil {
 			return err
 		}
-		if err := b.helper.trouble(); err != nil {
+		if err := b.Helper.trouble(); err != nil {
 			return err
 		}
 		changed, err := b.changed(late)
@@ -43,7 +43,7 @@ func (b *ipt) Watch(ctx context.Context, deadline time.Time) error {
 
 // listen waits until something may have changed, the deadline has passed or it is time to
 // look, which is late.
-func (b *ipt) listen(ctx context.Context, deadline time.Time) (late bool, err error) {
+func (b *Backend) listen(ctx context.Context, deadline time.Time) (late bool, err error) {
 	wake := deadline
 	if next := time.Now().Add(b.pause()); b.looks() && (wake.IsZero() || next.Before(wake)) {
 		wake = next
@@ -58,9 +58,9 @@ func (b *ipt) listen(ctx context.Context, deadline time.Time) (late bool, err er
 
 // pause is how long until it is time to look. What this process has just loaded is looked at
 // soon, for somebody may have been at it in the same moment.
-func (b *ipt) pause() time.Duration {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (b *Backend) pause() time.Duration {
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
 	if b.legacy != nil && b.fresh {
 		return lookEvery / 10
 	}
@@ -68,16 +68,16 @@ func (b *ipt) pause() time.Duration {
 }
 
 // looks reports whether something may change of which nobody hears.
-func (b *ipt) looks() bool {
+func (b *Backend) looks() bool {
 	return b.legacy != nil || time.Now().Before(b.lasting())
 }
 
 // wakeAtEnd ends listen when the helper has ended.
-func (b *ipt) wakeAtEnd() (stop func()) {
+func (b *Backend) wakeAtEnd() (stop func()) {
 	over := make(chan struct{})
 	go func() {
 		select {
-		case <-b.helper.ended:
+		case <-b.Helper.ended:
 			b.poke()
 		case <-over:
 		}
@@ -86,7 +86,7 @@ func (b *ipt) wakeAtEnd() (stop func()) {
 }
 
 // sleep waits where nothing can be heard.
-func (b *ipt) sleep(ctx context.Context, wake time.Time) (late bool, err error) {
+func (b *Backend) sleep(ctx context.Context, wake time.Time) (late bool, err error) {
 	t := time.NewTimer(time.Until(wake))
 	defer t.Stop()
 	select {
@@ -100,7 +100,7 @@ func (b *ipt) sleep(ctx context.Context, wake time.Time) (late bool, err error) 
 }
 
 // hear waits for a change of the tables that our chains are in.
-func (b *ipt) hear(ctx context.Context, wake time.Time) (late bool, err error) {
+func (b *Backend) hear(ctx context.Context, wake time.Time) (late bool, err error) {
 	if err := b.events.SetReadDeadline(wake); err != nil {
 		return false, fmt.Errorf("watching the rules: %w", err)
 	}
@@ -127,7 +127,7 @@ func inOurTables(m netlink.Message) bool {
 }
 
 func ourTables(yield func(string) bool) {
-	for _, t := range tables() {
+	for _, t := range Tables() {
 		if !yield(t.name) {
 			return
 		}
@@ -136,9 +136,9 @@ func ourTables(yield func(string) bool) {
 
 // changed reports whether the guard is not what was loaded. Where the kernel did not tell of
 // a change (late), the older kind of tables is compared before a program is run for it.
-func (b *ipt) changed(late bool) (bool, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (b *Backend) changed(late bool) (bool, error) {
+	b.Mu.Lock()
+	defer b.Mu.Unlock()
 	if !b.loaded {
 		return false, nil
 	}
@@ -154,7 +154,7 @@ func (b *ipt) changed(late bool) (bool, error) {
 		return b.differs()
 	}
 	b.fresh = false
-	sum, err := b.legacy.sum()
+	sum, err := b.legacy.Sum()
 	if err != nil || sum == b.legacy.good {
 		return false, err
 	}
@@ -167,10 +167,10 @@ func (b *ipt) changed(late bool) (bool, error) {
 
 // differs runs a program to see whether the rules are those that were loaded. Where that
 // cannot be seen they are loaded anew, which says what is wrong.
-func (b *ipt) differs() (bool, error) {
-	answer, err := b.helper.ask(request{Op: opLook})
+func (b *Backend) differs() (bool, error) {
+	answer, err := b.Helper.Ask(Request{Op: OpLook})
 	if err != nil {
-		return true, b.helper.trouble()
+		return true, b.Helper.trouble()
 	}
 	return answer.Found.Digest != b.digest, nil
 }

@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import "fmt"
 
@@ -40,7 +40,7 @@ func (s *script) begun(p place) {
 	}
 	s.add(c, "%s -j RETURN", s.marked())
 	s.add(c, "-p udp -m conntrack --ctdir REPLY -g %s", chainShun)
-	s.add(c, "-p udp %s -g %s", s.in(setMet, peerOut), chainShun)
+	s.add(c, "-p udp %s -g %s", s.in(SetMet, peerOut), chainShun)
 	if s.v6 {
 		// Its answers come in by this link only.
 		s.add(c, "-d fe80::/10 -m conntrack --ctstate NEW %s", s.remember(setLinked, linkOut))
@@ -52,16 +52,16 @@ func (s *script) begun(p place) {
 
 // begins are the chains that begun goes to.
 func (s *script) begins() {
-	s.add(chainSpeak, "%s", s.remember(setMet, peerOut))
+	s.add(chainSpeak, "%s", s.remember(SetMet, peerOut))
 	s.add(chainSpeak, "%s", s.mark())
 	s.add(chainOwn, "%s", s.mark())
-	s.add(chainShun, "%s", s.remember(setMet, peerOut))
+	s.add(chainShun, "%s", s.remember(SetMet, peerOut))
 	s.add(chainShun, "-j DROP")
 	// A reset tells the client that the session is over.
 	s.add(chainHush, "-p tcp -m tcp --tcp-flags RST RST -j RETURN")
 	s.add(chainHush, "-m conntrack --ctdir REPLY -j DROP")
 	// A flow of the host's own goes on, but not to whom a grant admitted.
-	s.add(chainHush, "%s -j DROP", s.in(setMet, peerOut))
+	s.add(chainHush, "%s -j DROP", s.in(SetMet, peerOut))
 }
 
 // passing looks at what is forwarded to services at targets, and from them.

@@ -1,14 +1,14 @@
-package firewall
+package iptables
 
-// bare is the guard without connection tracking, which begins as soon as a rule is prepared
+// Bare is the guard without connection tracking, which begins as soon as a rule is prepared
 // that asks for it, before the rules are in force. A server that goes on sending in a flow
 // of a gap would in that moment make it one of its own. So where the guard is not whole,
 // this one stands first, for the milliseconds in which the other is prepared: grants pass
 // and what a first load carries, and all else of guarded ports waits.
-func (r *guardRules) bare(v6 bool) *script {
+func (r *GuardRules) Bare(v6 bool) *script {
 	s := &script{r: r, v6: v6, lines: make(map[string][]string)}
-	s.add(chainGuard, "-i lo -j RETURN")
-	s.trusted(chainGuard, "-i")
+	s.add(ChainGuard, "-i lo -j RETURN")
+	s.trusted(ChainGuard, "-i")
 	s.elsewhere()
 	s.arrive()
 	s.revive()

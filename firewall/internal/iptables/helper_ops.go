@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"errors"
@@ -11,8 +11,8 @@ import (
 var errMeddled = errors.New("another tool changed the chains while they were loaded")
 
 // tablesOf is our tables of a family as they are. Foreign chains are errForeignChain.
-func (p *programs) tablesOf(v6 bool) (was [2]*saved, err error) {
-	for i, t := range tables() {
+func (p *Programs) tablesOf(v6 bool) (was [2]*saved, err error) {
+	for i, t := range Tables() {
 		if was[i], err = p.save(v6, t); err != nil {
 			return was, err
 		}
@@ -24,7 +24,7 @@ func (p *programs) tablesOf(v6 bool) (was [2]*saved, err error) {
 }
 
 // look says what there is of the guard.
-func (p *programs) look() (findings, error) {
+func (p *Programs) look() (findings, error) {
 	var found findings
 	for _, v6 := range p.families() {
 		now, err := p.tablesOf(v6)
@@ -38,7 +38,7 @@ func (p *programs) look() (findings, error) {
 
 // add adds what one family has.
 func (f *findings) add(now [2]*saved) {
-	for i, t := range tables() {
+	for i, t := range Tables() {
 		s := now[i]
 		f.Present = f.Present || s.present()
 		f.Digest += s.digest(t)
@@ -47,7 +47,7 @@ func (f *findings) add(now [2]*saved) {
 
 // load puts the guard there, and makes sure that it is. Foreign chains are found before
 // anything is changed. At a start (wait) it is there as a whole or not at all.
-func (p *programs) load(r *guardRules, wait bool) (findings, error) {
+func (p *Programs) load(r *GuardRules, wait bool) (findings, error) {
 	r.quotes, r.handed, r.bridged = p.quotes, p.handed, bridged()
 	was := make(map[bool][2]*saved)
 	for _, v6 := range p.families() {
@@ -81,7 +81,7 @@ func nothing(was map[bool][2]*saved) bool {
 	return true
 }
 
-func (p *programs) loadAll(r *guardRules, was map[bool][2]*saved, wait bool) (findings, error) {
+func (p *Programs) loadAll(r *GuardRules, was map[bool][2]*saved, wait bool) (findings, error) {
 	var found findings
 	for _, v6 := range p.families() {
 		before, err := p.shut(v6, r, was[v6], wait)
@@ -98,13 +98,13 @@ func (p *programs) loadAll(r *guardRules, was map[bool][2]*saved, wait bool) (fi
 }
 
 // shut puts the guard without connection tracking there, if the guard is not whole: see bare.
-func (p *programs) shut(v6 bool, r *guardRules, was [2]*saved, wait bool) ([2]*saved, error) {
+func (p *Programs) shut(v6 bool, r *GuardRules, was [2]*saved, wait bool) ([2]*saved, error) {
 	const mangle = 1
-	t := tables()[mangle]
-	if was[mangle].jumpsFirst(t) && len(was[mangle].chains[chainDoor]) > 0 && len(was[mangle].chains[chainRevive]) > 0 {
+	t := Tables()[mangle]
+	if was[mangle].jumpsFirst(t) && len(was[mangle].Chains[chainDoor]) > 0 && len(was[mangle].Chains[chainRevive]) > 0 {
 		return was, nil
 	}
-	if err := p.restore(v6, r.bare(v6).restore(t, was[mangle]), wait); err != nil {
+	if err := p.restore(v6, r.Bare(v6).Restore(t, was[mangle]), wait); err != nil {
 		return was, fmt.Errorf("loading the guard: %w", err)
 	}
 	return p.tablesOf(v6)
@@ -113,18 +113,18 @@ func (p *programs) shut(v6 bool, r *guardRules, was [2]*saved, wait bool) ([2]*s
 // loadFamily tries again where another tool was in between: a jump that was to be replaced
 // may be gone. It tries once again where the program had to be ended: each table changes in one transaction,
 // so it is as it was or as it should be, and the next try begins with what is there.
-func (p *programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now [2]*saved, err error) {
+func (p *Programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now [2]*saved, err error) {
 	hung := false
 	for range 3 {
 		rules := ""
-		for i, t := range tables() {
-			rules += s.restore(t, was[i])
+		for i, t := range Tables() {
+			rules += s.Restore(t, was[i])
 		}
 		failed := p.restore(v6, rules, wait)
 		if now, err = p.tablesOf(v6); err != nil {
 			return now, err
 		}
-		if failed == nil && now[0].holds(tables()[0], s) && now[1].holds(tables()[1], s) {
+		if failed == nil && now[0].holds(Tables()[0], s) && now[1].holds(Tables()[1], s) {
 			return now, nil
 		}
 		err = failed
@@ -132,7 +132,7 @@ func (p *programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now
 			err = errMeddled
 		}
 		if _, ended := errors.AsType[*endedError](err); ended && !hung {
-			fmt.Fprintf(os.Stderr, "%s: %v; it is run again\n", helperName, err)
+			fmt.Fprintf(os.Stderr, "%s: %v; it is run again\n", HelperName, err)
 			hung, was = true, now
 			continue
 		}
@@ -145,7 +145,7 @@ func (p *programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now
 }
 
 // entered reports whether the rules that count new flows have counted any.
-func (p *programs) entered() (bool, error) {
+func (p *Programs) entered() (bool, error) {
 	for _, v6 := range p.families() {
 		lines, err := p.ipt[v6].ListWithCounters("mangle", chainEnter)
 		if err != nil {
@@ -161,9 +161,9 @@ func (p *programs) entered() (bool, error) {
 }
 
 // remove takes all of ours away, the jumps first of all.
-func (p *programs) remove(wait bool) error {
+func (p *Programs) remove(wait bool) error {
 	for _, v6 := range p.families() {
-		for _, t := range tables() {
+		for _, t := range Tables() {
 			s, err := p.save(v6, t)
 			if err != nil {
 				return err
