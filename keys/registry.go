@@ -22,11 +22,12 @@ type Registry struct {
 	folder  place.Folder // its root is opened once: Reload works whatever is given up later
 	loading sync.Mutex   // one file at a time is read, so that an older reading never wins
 
-	mu      sync.RWMutex
-	byID    map[ID]*Client
-	byName  map[string]*Client
-	refused map[string]*Client // by name: whole files that do not count because another has their id
-	bad     map[string]error   // by name: clients that are shut out, and what is wrong with their files
+	mu       sync.RWMutex
+	byID     map[ID]*Client
+	byName   map[string]*Client
+	refused  map[string]*Client // by name: whole files that do not count because another has their id
+	mistaken map[string]*Client // by name: the ids of files with a mistake, which open nothing
+	bad      map[string]error   // by name: clients that are shut out, and what is wrong with their files
 }
 
 // LoadRegistry reads all clients in a directory. Each bad file is an error in the list, and its client is shut out; the
@@ -53,7 +54,7 @@ func (r *Registry) load() []error {
 	names, errs := r.files()
 	clients, bad := r.readAll(names)
 	r.byID, r.byName = make(map[ID]*Client, len(names)), make(map[string]*Client, len(names))
-	r.refused, r.bad = make(map[string]*Client), make(map[string]error)
+	r.refused, r.mistaken, r.bad = make(map[string]*Client), make(map[string]*Client), make(map[string]error)
 	whole := make([]*Client, 0, len(clients))
 	for i, c := range clients {
 		if bad[i] == nil {
@@ -62,6 +63,10 @@ func (r *Registry) load() []error {
 		}
 		errs = append(errs, bad[i])
 		r.bad[names[i]] = bad[i]
+		if m, ok := errors.AsType[mistake](bad[i]); ok {
+			r.mistaken[names[i]] = m.claims
+			whole = append(whole, m.claims)
+		}
 	}
 	copies := r.admit(whole)
 	for _, name := range slices.Sorted(maps.Keys(copies)) {
@@ -119,7 +124,7 @@ func (r *Registry) readAll(names []string) ([]*Client, []error) {
 		wg.Go(func() {
 			share, s := sharing{}, strict.Schema{}
 			for i := w; i < len(names); i += workers {
-				clients[i], errs[i] = readClient(r.folder, names[i]+Suffix, s)
+				clients[i], errs[i] = r.read(names[i], s)
 				share.compact(clients[i])
 			}
 		})
@@ -181,13 +186,13 @@ func (r *Registry) Reload(name string) ([]Change, error) {
 	}
 	r.loading.Lock()
 	defer r.loading.Unlock()
-	c, err := readClient(r.folder, name+Suffix, strict.Schema{})
+	c, err := r.read(name, strict.Schema{})
 	if err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changes, why := r.replace(name, c)
+	changes, why := r.replace(name, c, nil)
 	if why[name] != nil {
 		return changes, why[name]
 	}
@@ -202,7 +207,8 @@ func (r *Registry) Shut(name string, why error) []Change {
 	defer r.mu.Unlock()
 	var changes []Change
 	if _, copied := errors.AsType[claimed](why); !copied {
-		changes, _ = r.replace(name, nil)
+		m, _ := errors.AsType[mistake](why)
+		changes, _ = r.replace(name, nil, m.claims)
 	}
 	delete(r.bad, name)
 	if !errors.Is(why, fs.ErrNotExist) {
