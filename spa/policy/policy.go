@@ -198,7 +198,8 @@ func (p *Policy) OfReplacedKey(c *keys.Client, g firewall.Grant, now time.Time) 
 	if !ok || c.Previous == nil || now.Before(c.Previous.Until) {
 		return false
 	}
-	return !g.Until.After(c.Previous.Until.Add(t.duration(t.most, c.MaxFor)))
+	longest := t.duration(t.most, c.MaxFor) + clockStep // files have whole seconds, too
+	return !g.Until.After(c.Previous.Until.Add(longest))
 }
 
 func (p *Policy) stillAllowed(c *keys.Client, g firewall.Grant, now time.Time) (terms, bool) {

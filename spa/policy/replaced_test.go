@@ -21,10 +21,10 @@ func TestOfReplacedKey(t *testing.T) {
 		{now.Add(1), 0, time.Minute, false},
 		{now, 0, time.Minute, true},
 		{now, 0, 10 * time.Minute, true},
-		{ended, 0, 9 * time.Minute, true},
-		{ended, 0, 9*time.Minute + 1, false}, // a grant of the service is for ten minutes at most
+		{ended, 0, 9*time.Minute + time.Second, true},
+		{ended, 0, 9*time.Minute + clockStep + 1, false}, // a grant of the service is for ten minutes at most
 		{ended, 5 * time.Minute, 4 * time.Minute, true},
-		{ended, 5 * time.Minute, 4*time.Minute + 1, false},
+		{ended, 5 * time.Minute, 4*time.Minute + clockStep + 1, false},
 	} {
 		c := &keys.Client{Name: "alice", Allow: []string{"ssh"}, MaxFor: test.max}
 		if !test.previous.IsZero() {
