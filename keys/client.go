@@ -24,6 +24,26 @@ type Client struct {
 	Revoked       time.Time      // zero: not revoked
 }
 
+// IDs returns the ids that the client's packets may have.
+func (c *Client) IDs() []ID {
+	if c.Previous == nil {
+		return []ID{c.ID}
+	}
+	return []ID{c.ID, c.Previous.ID}
+}
+
+// Credentials returns the client's keys.
+func (c *Client) Credentials() []Credential {
+	list := []Credential{{Client: c, ID: c.ID, Key: c.Key}}
+	if p := c.Previous; p != nil {
+		list = append(list, Credential{Client: c, ID: p.ID, Key: p.Key, Until: p.Until})
+	}
+	return list
+}
+
+// Good reports whether the key has not ended by itself.
+func (c Credential) Good(now time.Time) bool { return c.Until.IsZero() || now.Before(c.Until) }
+
 // Previous is a client's key before its last rotation.
 type Previous struct {
 	ID    ID

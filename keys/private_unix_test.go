@@ -121,7 +121,7 @@ func TestOddFilesAreRefused(t *testing.T) {
 		renamed := *c
 		renamed.Name = strings.TrimSuffix(filepath.Base(path), Suffix)
 		_, err := ReadClient(path)
-		_, _, byRoot := registry.Reload(renamed.Name)
+		_, byRoot := registry.Reload(renamed.Name)
 		for _, err := range []error{err, byRoot} {
 			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("got %v, want %s of %s", err, want, path)

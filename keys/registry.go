@@ -22,15 +22,16 @@ type Registry struct {
 	folder  place.Folder // its root is opened once: Reload works whatever is given up later
 	loading sync.Mutex   // one file at a time is read, so that an older reading never wins
 
-	mu     sync.RWMutex
-	byID   map[ID]*Client
-	byName map[string]*Client
-	bad    map[string]error // by name: clients that are shut out, and what is wrong with their files
+	mu       sync.RWMutex
+	byID     map[ID]*Client
+	byName   map[string]*Client
+	refused  map[string]*Client // by name: whole files that do not count because another has their id
+	mistaken map[string]*Client // by name: the ids of files with a mistake, which open nothing
+	bad      map[string]error   // by name: clients that are shut out, and what is wrong with their files
 }
 
 // LoadRegistry reads all clients in a directory. Each bad file is an error in the list, and its client is shut out; the
-// others are loaded. Of two files with the same id the later by name is refused, unless it alone is revoked. The
-// Registry is never nil.
+// others are loaded. Of files with the same id one counts, see copies.go. The Registry is never nil.
 //
 // Only NAME.toml is a client. Files that editors leave (dot files, NAME~, .swp, .tmp) are ignored; any other name is an
 // error, because someone may take it for a client.
@@ -52,28 +53,25 @@ func LoadRegistryIn(root *os.Root, dir string) (*Registry, []error) {
 func (r *Registry) load() []error {
 	names, errs := r.files()
 	clients, bad := r.readAll(names)
-	r.byID, r.byName, r.bad = make(map[ID]*Client, len(names)), make(map[string]*Client, len(names)),
-		make(map[string]error)
-	// Of two files with one id a revoked one counts: a copy of before must not undo the revocation.
-	order := make([]int, 0, len(clients))
-	for _, revoked := range []bool{true, false} {
-		for i, c := range clients {
-			if (c != nil && !c.Revoked.IsZero()) == revoked {
-				order = append(order, i)
-			}
-		}
-	}
-	for _, i := range order {
-		c, err := clients[i], bad[i]
-		if err == nil {
-			err = r.unclaimed(c)
-		}
-		if err != nil {
-			errs = append(errs, err)
-			r.bad[names[i]] = err
+	r.byID, r.byName = make(map[ID]*Client, len(names)), make(map[string]*Client, len(names))
+	r.refused, r.mistaken, r.bad = make(map[string]*Client), make(map[string]*Client), make(map[string]error)
+	whole := make([]*Client, 0, len(clients))
+	for i, c := range clients {
+		if bad[i] == nil {
+			whole = append(whole, c)
 			continue
 		}
-		r.add(c)
+		errs = append(errs, bad[i])
+		r.bad[names[i]] = bad[i]
+		if m, ok := errors.AsType[mistake](bad[i]); ok {
+			r.mistaken[names[i]] = m.claims
+			whole = append(whole, m.claims)
+		}
+	}
+	copies := r.admit(whole)
+	for _, name := range slices.Sorted(maps.Keys(copies)) {
+		errs = append(errs, copies[name])
+		r.bad[name] = copies[name]
 	}
 	return errs
 }
@@ -126,7 +124,7 @@ func (r *Registry) readAll(names []string) ([]*Client, []error) {
 		wg.Go(func() {
 			share, s := sharing{}, strict.Schema{}
 			for i := w; i < len(names); i += workers {
-				clients[i], errs[i] = readClient(r.folder, names[i]+Suffix, s)
+				clients[i], errs[i] = r.read(names[i], s)
 				share.compact(clients[i])
 			}
 		})
@@ -150,94 +148,81 @@ func (s sharing) compact(c *Client) {
 	s[key] = c.Allow
 }
 
-// unclaimed returns an error for a client whose id another one has: a packet would belong to both.
-func (r *Registry) unclaimed(c *Client) error {
-	for i, id := range c.ids() {
-		other, ok := r.byID[id]
-		if !ok || other.Name == c.Name {
-			continue
-		}
-		key := []string{"id", "previous.id"}[i]
-		return &place.FileError{File: r.path(c.Name), Key: key, Text: "is also in " + r.path(other.Name) +
-			": one of them is a copy"}
-	}
-	return nil
-}
-
-// ids returns the ids that a client's packets may have.
-func (c *Client) ids() []ID {
-	if c.Previous == nil {
-		return []ID{c.ID}
-	}
-	return []ID{c.ID, c.Previous.ID}
-}
-
 func (r *Registry) add(c *Client) {
 	r.byName[c.Name] = c
-	for _, id := range c.ids() {
+	for _, id := range c.IDs() {
 		r.byID[id] = c
 	}
 }
 
 func (r *Registry) remove(c *Client) {
 	delete(r.byName, c.Name)
-	for _, id := range c.ids() {
+	for _, id := range c.IDs() {
 		delete(r.byID, id)
 	}
 }
 
 func (r *Registry) path(name string) string { return filepath.Join(r.folder.Path, name+Suffix) }
 
-// Names lists the clients that have a file now and those that are loaded, sorted. Its error joins what is wrong with
-// other files.
+// Names lists the clients that have a file now and those that had one when it was last read, sorted. Its error joins
+// what is wrong with other files.
 func (r *Registry) Names() ([]string, error) {
 	names, errs := r.files()
-	for _, c := range r.Clients() {
-		names = append(names, c.Name)
-	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	names = slices.AppendSeq(names, maps.Keys(r.byName))
+	names = slices.AppendSeq(names, maps.Keys(r.refused))
+	names = slices.AppendSeq(names, maps.Keys(r.bad))
 	slices.Sort(names)
 	return slices.Compact(names), errors.Join(errs...)
 }
 
-// Reload reads one client's file again and returns the client before and after. If the file is bad or missing, or has
-// another client's id, nothing changes and that is the error: it may just be being written. See Shut.
-func (r *Registry) Reload(name string) (before, after *Client, err error) {
+// Reload reads one client's file again and returns what changes: this client, and others that have an id in common with
+// it. If the file is bad or missing, nothing changes and that is the error: it may just be being written. If the client
+// is refused because of another with its id, that is the error. See Shut.
+func (r *Registry) Reload(name string) ([]Change, error) {
 	if err := service.ValidName(name); err != nil {
-		return nil, nil, err // also what would lead out of the directory
+		return nil, err // also what would lead out of the directory
 	}
 	r.loading.Lock()
 	defer r.loading.Unlock()
-	before, _ = r.Client(name)
-	after, err = readClient(r.folder, name+Suffix, strict.Schema{})
+	c, err := r.read(name, strict.Schema{})
 	if err != nil {
-		return before, before, err
+		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.unclaimed(after); err != nil {
-		return before, before, err
+	changes, why := r.replace(name, c, nil)
+	if why[name] != nil {
+		return changes, why[name]
 	}
-	if before != nil {
-		r.remove(before)
-	}
-	r.add(after)
 	delete(r.bad, name)
-	return before, after, nil
+	return changes, nil
 }
 
-// Shut removes a client because its file is bad or missing, and returns the client as it was, or nil. The reason is the
-// error of Reload; Bad returns it until the file is mended.
-func (r *Registry) Shut(name string, why error) (before *Client) {
+// Shut removes a client because its file is bad or missing, or because another has its id, and returns what changes.
+// The reason is the error of Reload; Bad returns it until the file is mended.
+func (r *Registry) Shut(name string, why error) []Change {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if before = r.byName[name]; before != nil {
-		r.remove(before)
+	var changes []Change
+	if _, copied := errors.AsType[claimed](why); !copied {
+		m, _ := errors.AsType[mistake](why)
+		changes, _ = r.replace(name, nil, m.claims)
 	}
 	delete(r.bad, name)
 	if !errors.Is(why, fs.ErrNotExist) {
 		r.bad[name] = why
 	}
-	return before
+	return changes
+}
+
+// Close closes the directory. What was read stays.
+func (r *Registry) Close() error {
+	if r.folder.Root == nil {
+		return nil
+	}
+	return r.folder.Root.Close()
 }
 
 // Bad returns the clients that are shut out for what is wrong with their files, by name.

@@ -120,7 +120,12 @@ func TestReload(t *testing.T) {
 	r := load(t, dir)
 	reload := func(name string, before, after ID, want string) {
 		t.Helper()
-		b, a, err := r.Reload(name)
+		b, _ := r.Client(name)
+		changes, err := r.Reload(name)
+		a, _ := r.Client(name)
+		if len(changes) > 0 && changes[0] != (Change{b, a}) || len(changes) > 1 || err == nil && len(changes) == 0 {
+			t.Fatalf("%s: changes %v", name, changes)
+		}
 		if idOf(b) != before || idOf(a) != after || (err == nil) != (want == "") ||
 			err != nil && !strings.Contains(err.Error(), want) {
 			t.Fatalf("got %v, %v, %v, want %v, %v, %q", idOf(b), idOf(a), err, before, after, want)
@@ -147,8 +152,8 @@ func TestReload(t *testing.T) {
 	if _, ok := r.Lookup(3); !ok || r.Len() != 2 {
 		t.Error("a bad file changed something")
 	}
-	_, _, bad := r.Reload("alice")
-	if c := r.Shut("alice", bad); idOf(c) != 3 || r.Len() != 1 || r.Bad()["alice"] != bad {
+	_, bad := r.Reload("alice")
+	if c := r.Shut("alice", bad); len(c) != 1 || idOf(c[0].Before) != 3 || c[0].After != nil || r.Len() != 1 || r.Bad()["alice"] != bad {
 		t.Errorf("shut out %v, and %v is bad", c, r.Bad())
 	}
 	if _, ok := r.Lookup(3); ok {
@@ -163,11 +168,11 @@ func TestReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	reload("alice", 3, 3, "no such file")
-	_, _, gone := r.Reload("alice")
-	if c := r.Shut("alice", gone); idOf(c) != 3 || r.Len() != 1 || len(r.Bad()) > 0 {
+	_, gone := r.Reload("alice")
+	if c := r.Shut("alice", gone); len(c) != 1 || idOf(c[0].Before) != 3 || r.Len() != 1 || len(r.Bad()) > 0 {
 		t.Errorf("removed %v, and %v is bad", c, r.Bad())
 	}
-	if c := r.Shut("alice", gone); c != nil {
+	if c := r.Shut("alice", gone); len(c) != 0 {
 		t.Errorf("removed %v twice", c)
 	}
 	put(t, filepath.Dir(dir), client("mallory", 66))
@@ -183,32 +188,32 @@ func idOf(c *Client) ID {
 
 func TestDuplicateIDs(t *testing.T) {
 	dir := t.TempDir()
-	alice, bob, carol, dave := client("alice", 1), client("bob", 1), client("carol", 3), client("dave", 4)
+	alice, bob, carol, dave := client("alice", 1), client("robert", 1), client("carol", 3), client("dave", 4)
 	carol.Previous = &Previous{ID: 1, Key: NewKey(), Until: time.Unix(9, 0)}
 	dave.Previous = &Previous{ID: 5, Key: NewKey(), Until: time.Unix(9, 0)}
 	for _, c := range []*Client{bob, dave, carol, alice} {
 		put(t, dir, c)
 	}
 	r, errs := LoadRegistry(dir)
-	holds(t, errs, "bob.toml: id:", "alice.toml")
+	holds(t, errs, "robert.toml: id:", "alice.toml")
 	holds(t, errs, "carol.toml: previous.id:", "alice.toml")
 	if c, _ := r.Lookup(1); len(errs) != 2 || r.Len() != 2 || c.Client.Name != "alice" {
 		t.Fatalf("got %v, %v", r.Clients(), errs)
 	}
-	if _, after, err := r.Reload("bob"); err == nil || after != nil {
-		t.Fatal("bob is loaded beside alice")
+	if changes, err := r.Reload("robert"); err == nil || len(changes) > 0 {
+		t.Fatal("robert is loaded beside alice")
 	}
 	put(t, dir, client("alice", 5)) // dave's previous id
-	if before, after, err := r.Reload("alice"); err == nil || before != after || idOf(after) != 1 ||
-		!strings.Contains(err.Error(), "dave.toml") {
-		t.Fatalf("got %v, %v", idOf(after), err)
+	if changes, err := r.Reload("alice"); err == nil || !strings.Contains(err.Error(), "dave.toml") || len(changes) != 2 ||
+		changes[0].After != nil || changes[1].Before != nil || changes[1].After.Name != "carol" {
+		t.Fatalf("got %v, %v", changes, err)
 	}
 	put(t, dir, client("alice", 6))
-	if _, _, err := r.Reload("alice"); err != nil {
+	if _, err := r.Reload("alice"); err != nil {
 		t.Fatal(err)
 	}
-	if _, after, err := r.Reload("bob"); err != nil || idOf(after) != 1 {
-		t.Fatalf("the duplicate has gone: got %v, %v", idOf(after), err)
+	if got, ok := r.Lookup(1); !ok || got.Client.Name != "carol" || r.Len() != 3 {
+		t.Fatalf("the duplicate has gone: got %v of %v", got, r.Clients())
 	}
 }
 
@@ -228,7 +233,7 @@ func TestRegistryConcurrently(t *testing.T) {
 				}
 				if n%2 == 1 {
 					os.Remove(filepath.Join(dir, name+Suffix))
-					_, _, gone := r.Reload(name)
+					_, gone := r.Reload(name)
 					r.Shut(name, gone)
 				}
 				r.Clients()

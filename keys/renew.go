@@ -29,7 +29,7 @@ func (r *Registry) Replace(next *Registry) {
 	defer r.loading.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.byID, r.byName, r.bad = next.byID, next.byName, next.bad
+	r.byID, r.byName, r.refused, r.mistaken, r.bad = next.byID, next.byName, next.refused, next.mistaken, next.bad
 }
 
 // Same reports whether the two clients are equal in everything.

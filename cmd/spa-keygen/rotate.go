@@ -29,9 +29,12 @@ func newRotate(dir *string) *cobra.Command {
 		Short: "Give a client a new key and print its enrolment token",
 		Long: `Makes a new id and key for a client and prints the enrolment token that holds
 them. The previous key stays valid for a while, so that the client keeps access until
-the new token arrives; after that it gets no answer. With --overlap 0 it ends at once.
-A running spa-server accepts the new key at once. The client's grants, services and
-limits do not change.
+the new token arrives; after that it gets no answer. A running spa-server accepts the new
+key at once. The client's grants, services and limits do not change.
+
+With --overlap 0 the previous key ends at once, and so do the client's grants, since
+whoever has the lost key may have opened them. Sessions continue: "spa-server revoke
+NAME --cut" ends them.
 
 The client imports the token, which updates its host:
 
@@ -132,7 +135,8 @@ func (r *rotation) tell(cmd *cobra.Command, c *keys.Client, now time.Time) {
 	if now.Before(c.Previous.Until) {
 		cli.Note(cmd, "the previous key (%s) is valid until %s", c.Previous.ID, moment(&c.Previous.Until))
 	} else {
-		cli.Note(cmd, "the previous key (%s) is no longer valid", c.Previous.ID)
+		cli.Note(cmd, "the previous key (%s) is no longer valid, and the grants of %s end; to end sessions too: "+
+			"spa-server revoke %[2]s --cut", c.Previous.ID, c.Name)
 	}
 	if state(c, now) == "expired" {
 		cli.Warn(cmd, "%s expired on %s, and a new key does not change that: set expires in its file",

@@ -79,6 +79,38 @@ func TestRevokedWhileDown(t *testing.T) {
 	}
 }
 
+// TestKeyLost: a rotation without an overlap ends the client's grants, even if no server ran; one with an overlap ends
+// nothing, even at a start.
+func TestKeyLost(t *testing.T) {
+	for _, start := range []string{"running", "run", "guard"} {
+		t.Run(start, func(t *testing.T) {
+			g := opened(t)
+			g.rotate("--overlap", "1h")
+			g.takeOver()
+			g.wantOpen("192.0.2.2", "192.0.2.1:22", "rotated with an overlap")
+			if start != "running" {
+				g.server.stop(syscall.SIGKILL)
+				g.start()
+				g.wantOpen("192.0.2.2", "192.0.2.1:22", "started again")
+				g.server.stop(syscall.SIGKILL)
+			}
+			g.rotate("--overlap", "0", "--force")
+			g.rotate("--overlap", "0")
+			switch start {
+			case "running":
+				g.takeOver()
+			case "run":
+				g.start()
+			case "guard":
+				if out, code := g.run(g.host, "spa-server", "guard", "--config", g.dir); code != 0 {
+					t.Fatalf("guard: exit %d\n%s", code, out)
+				}
+			}
+			g.wantDark("192.0.2.2", "192.0.2.1:22", "the key is lost")
+		})
+	}
+}
+
 // TestRevokedWhileStarting: a revocation between reading the keys and the first packet counts.
 func TestRevokedWhileStarting(t *testing.T) {
 	g := newGateway(t)

@@ -124,7 +124,8 @@ func replaceInFile(t testing.TB, path, old, new string) int {
 	return strings.Count(before, "\n") + 1
 }
 
-// TestBadClientFile: a mistake in one client's file shuts out that client only.
+// TestBadClientFile: a mistake in one client's file shuts out that client, even beside a copy of its file, and only that
+// one.
 func TestBadClientFile(t *testing.T) {
 	g := newGateway(t)
 	g.enrol("bob", "ssh")
@@ -132,18 +133,18 @@ func TestBadClientFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	twin := filepath.Join(g.dir, "clients", "twin.toml")
+	twin := filepath.Join(g.dir, "clients", "alice-twin.toml")
 	if err := os.WriteFile(twin, alice, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	g.handOver(twin)
 	g.edit("bob", "alow = [\"ssh\"]\n")
 	out := g.fails(1, "check", "--config", g.dir)
-	wantSaid(t, out, "bob.toml", "allow", "twin.toml", "alice.toml")
+	wantSaid(t, out, "bob.toml", "allow", "alice-twin.toml", "alice.toml")
 	g.start()
 	g.mustOpen()
 	// The same while it runs.
-	if out := g.status().LeftOut; len(out) != 2 || out[0].Client != "bob" || out[1].Client != "twin" {
+	if out := g.status().LeftOut; len(out) != 2 || out[0].Client != "alice-twin" || out[1].Client != "bob" {
 		t.Errorf("status has %v, want bob and the twin to be left out", out)
 	}
 	g.edit("alice", "nonsense\n")

@@ -78,8 +78,11 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	for _, file := range []string{home.LockFile, home.LedgerFile, "keeper", control.SocketName} {
 		found = append(found, openable(filepath.Join(c.State, file), h)...)
 	}
-	if err := home.CheckSettings(c.State, c.Dir); errors.Is(err, home.ErrNotTrusted) {
-		path := filepath.Join(c.State, home.SettingsFile)
+	for _, place := range home.Distinct(c.State, c.Dir) {
+		if err := home.CheckSettings(place, c.Dir); !errors.Is(err, home.ErrNotTrusted) {
+			continue
+		}
+		path := filepath.Join(place, home.SettingsFile)
 		found = append(found, Finding{
 			Severity: Warning, Subject: path,
 			Text: home.ErrNotTrusted.Error() + ", so it is ignored: if " + config.FileName +

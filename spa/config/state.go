@@ -7,12 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"github.com/pelletier/go-toml/v2"
 )
 
-// stateLine matches the setting in its usual form.
-var stateLine = regexp.MustCompile(`(?m)^[ \t]*state[ \t]*=[ \t]*"([^"\\]+)"`)
+// stateLine matches the setting with its value on one line, as a basic or a literal string of TOML.
+var stateLine = regexp.MustCompile(`(?m)^[ \t]*(?:state|"state"|'state')[ \t]*=[ \t]*("(?:[^"\\\n]|\\.)+"|'[^'\n]+')`)
 
 // StateDir returns the state directory that dir/server.toml names, to find a running server: even if the rest of the
 // file is wrong, since that is when people look.
@@ -30,7 +31,10 @@ func StateDir(dir string) (string, error) {
 	}{State: "."}
 	if err := toml.Unmarshal(data, &file); err != nil { // what comes after the mistake is not read
 		if line := stateLine.FindSubmatch(data); line != nil {
-			file.State = string(line[1])
+			err = toml.Unmarshal(slices.Concat([]byte("state = "), line[1]), &file)
+		}
+		if err != nil || file.State == "" {
+			file.State = "."
 		}
 	}
 	if filepath.IsAbs(file.State) {

@@ -15,6 +15,17 @@ func TestStateDir(t *testing.T) {
 		"nonsense\nstate = \"/var/lib/spa\"\n":         "/var/lib/spa",
 		"state = \"/var/lib/spa/\"\n[capture\n":        "/var/lib/spa",
 		"window = 3\n  state = '/var/lib/x'\n":         "/var/lib/x",
+		"x =\n  state = '/var/lib/x'\n":                "/var/lib/x",
+		"x =\nstate='/var/lib/\"x\\'":                  "/var/lib/\"x\\",
+		"x =\n\"state\" = \"/var/lib/\\u0041\\\"\"":    "/var/lib/A\"",
+		"x =\n'state' = 'a' # \"b\"":                   "a",
+		"x =\n# state = '/var/lib/x'":                  ".",
+		"x =\nstate = '/var/lib/x":                     ".",
+		"x =\nstate = '/var/lib/x\nstate = \"/v\"":     "/v",
+		"x =\nstate = \"\"\"/var\"\"\"":                ".",
+		"x =\nstate = \"\\x\"":                         ".",
+		"x =\nstate = ''":                              ".",
+		"x =\nstates = '/var'":                         ".",
 		"version = 2\nstate = \"/var/lib/spa\"\nx = 1": "/var/lib/spa",
 	} {
 		dir := t.TempDir()

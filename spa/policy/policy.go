@@ -191,6 +191,17 @@ func (p *Policy) Allows(c *keys.Client, g firewall.Grant, now time.Time) bool {
 	return ok
 }
 
+// OfReplacedKey reports whether the grant may have been opened with a key that has been replaced and has ended since: a
+// grant names its client and no key, so what may have begun before that end counts.
+func (p *Policy) OfReplacedKey(c *keys.Client, g firewall.Grant, now time.Time) bool {
+	t, ok := p.stillAllowed(c, g, now)
+	if !ok || c.Previous == nil || now.Before(c.Previous.Until) {
+		return false
+	}
+	longest := t.duration(t.most, c.MaxFor) + clockStep // files have whole seconds, too
+	return !g.Until.After(c.Previous.Until.Add(longest))
+}
+
 func (p *Policy) stillAllowed(c *keys.Client, g firewall.Grant, now time.Time) (terms, bool) {
 	if c == nil || !c.Revoked.IsZero() || expired(c, now) || permits(c, g.Source.WithZone("")) != nil {
 		return terms{}, false

@@ -165,27 +165,38 @@ func (s *Server) readable() error {
 	return fmt.Errorf("without privileges, as user %s: %w; hand the directory over with: %s", s.sandbox.User, err, command)
 }
 
-// reloadClient applies the change of one client file. Grants that the client may no longer hold end now. A bad or
-// missing file changes nothing yet.
+// reloadClient applies the change of one client file, and what follows for others with the same id. Grants that a client
+// may no longer hold end now. A bad or missing file changes nothing yet.
 func (s *Server) reloadClient(ctx context.Context, name string) error {
 	s.reading.Lock()
 	defer s.reading.Unlock()
 	s.line.Lock()
 	defer s.line.Unlock()
-	_, was := s.clients.Bad()[name]
-	before, after, err := s.clients.Reload(name)
-	if err != nil {
-		return err
+	bad := s.clients.Bad()
+	changes, err := s.clients.Reload(name)
+	s.apply(ctx, changes, bad)
+	return err
+}
+
+// apply ends what clients may no longer hold after these changes, and logs what became of them. Bad are those that were
+// shut out before. It does not log that a client is gone: whoever noticed that does.
+func (s *Server) apply(ctx context.Context, changes []keys.Change, bad map[string]error) {
+	for _, c := range changes {
+		if c.After != nil && !c.After.Same(c.Before) {
+			what := change(c.Before, c.After)
+			if bad[c.After.Name] != nil {
+				what = "mended"
+			}
+			s.log.Info("client "+what, "client", c.After.Name)
+		}
+		if c.Before == nil {
+			continue
+		}
+		if why := s.clients.Bad()[c.Before.Name]; c.After == nil && why != nil && bad[c.Before.Name] == nil {
+			s.log.Error(shutOutFor, "client", c.Before.Name, "error", why)
+		}
+		s.shut(ctx, c.Before, c.After)
 	}
-	what := change(before, after)
-	if was {
-		what = "mended"
-	}
-	s.log.Info("client "+what, "client", name)
-	if before != nil {
-		s.shut(ctx, before, after)
-	}
-	return nil
 }
 
 // shutOut removes a client because its file is bad or missing, and ends its grants.
@@ -194,17 +205,17 @@ func (s *Server) shutOut(ctx context.Context, name string, why error) {
 	defer s.reading.Unlock()
 	s.line.Lock()
 	defer s.line.Unlock()
-	_, was := s.clients.Bad()[name]
-	before := s.clients.Shut(name, why)
+	bad := s.clients.Bad()
+	changes := s.clients.Shut(name, why)
+	known := slices.ContainsFunc(changes, func(c keys.Change) bool { return c.Before != nil && c.Before.Name == name })
 	switch {
 	case !errors.Is(why, fs.ErrNotExist):
 		s.log.Error(shutOutFor, "client", name, "error", why)
-	case before != nil || was:
+	case known || bad[name] != nil:
 		s.log.Info("client removed", "client", name)
 	}
-	if before != nil {
-		s.shut(ctx, before, nil)
-	}
+	bad[name] = why // said
+	s.apply(ctx, changes, bad)
 }
 
 // shutOutFor is the log message for a client file that is ignored, at the start or later.
@@ -234,24 +245,52 @@ func change(before, after *keys.Client) string {
 func (s *Server) shut(ctx context.Context, before, after *keys.Client) {
 	now := s.now()
 	s.narrow(before, after)
-	s.endUnkept(ctx, s.firewall.GrantsOf(before.Name, now), now)
+	rekeyed := map[string]bool{before.Name: rekeyed(before, after, now)}
+	s.endUnkept(ctx, s.firewall.GrantsOf(before.Name, now), rekeyed, now)
 }
 
 // narrow refuses packets on their way that ask for what the client may no longer open. If that includes ports, it
 // refuses every request by port: a request names one, a file may name a range.
 func (s *Server) narrow(before, after *keys.Client) {
+	now := s.now()
+	s.takeAway(before.Name, takenKeys(before, after, now), []string{everything}, now)
+	if after == nil {
+		return
+	}
 	lost := slices.DeleteFunc(slices.Clone(before.Allow), func(service string) bool {
-		return after != nil && slices.Contains(after.Allow, service)
+		return slices.Contains(after.Allow, service)
 	})
 	for i, service := range lost {
 		if strings.Contains(service, "/") {
 			lost[i] = byPort
 		}
 	}
-	if after != nil && narrowed(before, after, s.now()) {
+	if narrowed(before, after, now) {
 		lost = append(lost, everything)
 	}
-	s.takeAway(before.Name, lost, s.now())
+	s.takeAway(before.Name, append(before.IDs(), after.IDs()...), lost, now)
+}
+
+// takenKeys returns the ids of the keys that were good and are not any more. After is nil if the client is gone.
+func takenKeys(before, after *keys.Client, now time.Time) []keys.ID {
+	if after == nil {
+		return before.IDs()
+	}
+	var taken []keys.ID
+	for _, was := range before.Credentials() {
+		kept := func(is keys.Credential) bool { return is.ID == was.ID && is.Key.Equal(was.Key) && is.Good(now) }
+		if was.Good(now) && !slices.ContainsFunc(after.Credentials(), kept) {
+			taken = append(taken, was.ID)
+		}
+	}
+	return taken
+}
+
+// rekeyed reports whether the client has lost all its keys, for others or none. Its grants must end then: whoever had
+// the keys may have opened them, and nothing says by which key.
+func rekeyed(before, after *keys.Client, now time.Time) bool {
+	had := slices.DeleteFunc(before.Credentials(), func(c keys.Credential) bool { return !c.Good(now) })
+	return len(takenKeys(before, after, now)) >= len(had)
 }
 
 // narrowed reports whether the client may do less now for another reason than its list of services.

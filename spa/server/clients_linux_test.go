@@ -190,7 +190,7 @@ func TestEndThatCannotBe(t *testing.T) {
 	b.s.firewall = idle(b)
 	b.s.journal.Close()
 	b.enrol(func(c *keys.Client) { c.Allow = []string{"web"} })
-	if ended := b.s.endUnkept(t.Context(), feed.GrantsOf(b.event), b.at); len(ended) != 0 || len(w.Lines) != 0 {
+	if ended := b.s.endUnkept(t.Context(), feed.GrantsOf(b.event), nil, b.at); len(ended) != 0 || len(w.Lines) != 0 {
 		t.Errorf("%v are said to have ended, and watchers were told %d times", ended, len(w.Lines))
 	}
 	for _, line := range []string{"could not end a grant", "may still open a service"} {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/audit"
@@ -20,7 +21,10 @@ import (
 // the client's clock is ahead, and if all its packets are held back it seems to be behind. Earlier packets may be
 // stamped up to a window later. The price is that the client is refused until its own clock is past that.
 
-// Floors of a client that stand for more than one name or port. None of them can be a name or a port.
+// A floor belongs to a key, not to the name of a client: a file that is renamed keeps it. What a client loses it loses
+// for each of its keys.
+
+// Floors of a key that stand for more than one name or port. None of them can be a name or a port.
 const (
 	everything = "*"
 	somePort   = "*/*" // raised with each port, for those who ask for many
@@ -38,12 +42,12 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool
 	if k.Type != spa.TypeOpen {
 		return false
 	}
-	topics := []topic{ofClient(k.Client.Name, everything), ofAddress(from)}
+	topics := []topic{ofKey(k.KeyID, everything), ofAddress(from)}
 	for _, what := range append(service.Names(k.Services), s.ports(k.Services, somePort)...) {
-		topics = append(topics, ofClient(k.Client.Name, what))
+		topics = append(topics, ofKey(k.KeyID, what))
 	}
 	if slices.ContainsFunc(k.Services, func(service service.Service) bool { return service.Name == "" }) {
-		topics = append(topics, ofClient(k.Client.Name, byPort))
+		topics = append(topics, ofKey(k.KeyID, byPort))
 	}
 	return slices.ContainsFunc(topics, func(t topic) bool { return !first.After(s.journal.FloorOf(t)) })
 }
@@ -51,12 +55,19 @@ func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool
 // closed refuses open requests from before this close: for these services, and for any other that opens one of their
 // ports.
 func (s *Server) closed(k *spa.Knock) error {
-	for _, what := range slices.Concat(service.Names(k.Services), s.ports(k.Services, everything), []string{somePort}) {
-		if err := s.journal.SetFloor(ofClient(k.Client.Name, what), k.Time); err != nil {
-			return err
+	whats := slices.Concat(service.Names(k.Services), s.ports(k.Services, everything), []string{somePort})
+	return s.setFloors(k.Client.IDs(), whats, k.Time)
+}
+
+// setFloors sets the floor of each thing for each key.
+func (s *Server) setFloors(ids []keys.ID, whats []string, stamp time.Time) error {
+	var errs []error
+	for _, id := range ids {
+		for _, what := range whats {
+			errs = append(errs, s.journal.SetFloor(ofKey(id, what), stamp))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // ports returns each port of the services, with its address, as named in floors; if there are many, the name that
@@ -81,14 +92,12 @@ func (s *Server) ports(services []service.Service, many string) []string {
 // final is the floor of what the administrator takes away.
 func (s *Server) final(now time.Time) time.Time { return now.Add(s.config.Window) }
 
-// takeAway refuses requests for these services that the client can have made up to now, even if the services are
-// given back.
-func (s *Server) takeAway(client string, services []string, now time.Time) {
-	for _, service := range services {
-		if err := s.journal.SetFloor(ofClient(client, service), s.final(now)); err != nil {
-			s.log.Error("packets already on their way may still open a service that was revoked", "client", client,
-				"service", service, "error", err)
-		}
+// takeAway refuses requests for these services that can have been made with these keys up to now, even if the services
+// are given back.
+func (s *Server) takeAway(client string, ids []keys.ID, services []string, now time.Time) {
+	if err := s.setFloors(ids, services, s.final(now)); err != nil {
+		s.log.Error("packets already on their way may still open a service that was revoked", "client", client,
+			"services", services, "error", err)
 	}
 }
 
@@ -103,11 +112,13 @@ func (s *Server) supersede(event audit.Event) audit.Event {
 // topic identifies a floor in the journal.
 type topic = [16]byte
 
-// ofClient identifies the floor of something that a client may ask for.
-func ofClient(client, what string) topic {
-	sum := sha256.Sum256([]byte(client + "\x00" + what))
+// ofKey identifies the floor of something that may be asked for with a key.
+func ofKey(id keys.ID, what string) topic { return topicOf(id.String(), what) }
+
+// ofAddress identifies the floor of an address, for all clients: every key has an id.
+func ofAddress(a netip.Addr) topic { return topicOf("", a.Unmap().WithZone("").String()) }
+
+func topicOf(whose, what string) topic {
+	sum := sha256.Sum256([]byte(whose + "\x00" + what))
 	return topic(sum[:16])
 }
-
-// ofAddress identifies the floor of an address, for all clients: every client has a name.
-func ofAddress(a netip.Addr) topic { return ofClient("", a.Unmap().WithZone("").String()) }

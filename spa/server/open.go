@@ -155,6 +155,7 @@ func (s *Server) openKeys() error {
 
 	var problems []error
 	s.clients, problems = home.LoadClients(s.clientsDir())
+	s.keep(s.clients)
 	for _, problem := range problems {
 		s.log.Error(shutOutFor, "error", problem)
 	}

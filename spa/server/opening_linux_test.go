@@ -41,8 +41,7 @@ func openableSite(t *testing.T) *config.Config {
 	return c
 }
 
-// descriptors are those of a server that the process has open, by what they lead to. The directory of the client
-// files is not among them: the collector of garbage closes it.
+// descriptors are those of a server that the process has open, by what they lead to.
 func descriptors(t *testing.T, c *config.Config) (list []string) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -51,7 +50,7 @@ func descriptors(t *testing.T, c *config.Config) (list []string) {
 	}
 	for _, e := range entries {
 		to, _ := os.Readlink("/proc/self/fd/" + e.Name())
-		if to == c.Dir || strings.HasPrefix(to, c.State) || strings.HasPrefix(to, "socket:") || to == "anon_inode:inotify" {
+		if strings.HasPrefix(to, c.Dir) || strings.HasPrefix(to, c.State) || strings.HasPrefix(to, "socket:") || to == "anon_inode:inotify" {
 			list = append(list, to)
 		}
 	}
@@ -198,16 +197,17 @@ func TestOpenedFirewall(t *testing.T) {
 func TestOpenedSettings(t *testing.T) {
 	for name, test := range map[string]struct {
 		confirm    time.Duration
-		full       bool
+		full       int // of the places for them, which are the state directory and the one of server.toml
 		kept, said bool
 	}{
-		"kept":      {0, false, true, false},
-		"a trial":   {time.Minute, false, false, false},
-		"cannot be": {0, true, false, true},
+		"kept":        {0, 0, true, false},
+		"a trial":     {time.Minute, 0, false, false},
+		"beside only": {0, 1, true, true},
+		"cannot be":   {0, 2, false, true},
 	} {
 		s, said := opening(t)
-		if test.full {
-			if err := os.MkdirAll(filepath.Join(s.inState(home.SettingsFile), "full"), 0o700); err != nil {
+		for _, place := range []string{s.config.State, s.dir}[:test.full] {
+			if err := os.MkdirAll(filepath.Join(place, home.SettingsFile, "full"), 0o700); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -330,6 +330,16 @@ func TestRestartCommand(t *testing.T) {
 		got := restartCommand(&config.Config{State: "/var/lib/spa"}, &config.Config{State: state})
 		if !strings.HasPrefix(got, want) {
 			t.Errorf("%s: got %q, want %q", state, got, want)
+		}
+	}
+	old := t.TempDir()
+	if err := os.WriteFile(filepath.Join(old, home.SettingsFile), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for of, want := range map[string]bool{"/etc/spa": true, old: false} { // beside server.toml they stay
+		got := restartCommand(&config.Config{Dir: of, State: old}, &config.Config{Dir: of, State: dir})
+		if strings.Contains(got, filepath.Join(old, home.SettingsFile)+" ") != want {
+			t.Errorf("settings beside server.toml %v: got %q", !want, got)
 		}
 	}
 }

@@ -58,7 +58,7 @@ func (b *bench) enrol(change func(c *keys.Client)) {
 	if err := keys.WriteClient(b.s.config.Dir, &c, false); err != nil {
 		b.Fatal(err)
 	}
-	if _, _, err := b.s.clients.Reload("alice"); err != nil {
+	if _, err := b.s.clients.Reload("alice"); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -90,8 +90,12 @@ func restartCommand(was, is *config.Config) string {
 		command = home.MakeState(is.State) + " && " + command
 	}
 	var files []string
-	for _, name := range []string{config.JournalFile, home.LedgerFile} {
-		files = append(files, quote.Shell(filepath.Join(was.State, name)))
+	for _, name := range []string{config.JournalFile, home.LedgerFile, home.SettingsFile} {
+		path := filepath.Join(was.State, name)
+		if _, err := os.Lstat(path); name == home.SettingsFile && (err != nil || was.State == was.Dir) {
+			continue // none there, or the copy that stays beside server.toml
+		}
+		files = append(files, quote.Shell(path))
 	}
 	return fmt.Sprintf("%s && mv %s %s && systemctl start spa-server (grants and sessions go on; first name %[3]s in "+
 		"the unit's ReadWritePaths=, with systemctl edit spa-server)",
@@ -198,12 +202,14 @@ func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r
 	}
 	s.identity.Window, s.config, s.policy = next.config.Window, next.config, rules
 	s.clients.Replace(next.clients)
+	lost := make(map[string]bool)
 	for _, c := range clients {
 		if c.before != nil {
 			s.narrow(c.before, c.after)
+			lost[c.before.Name] = rekeyed(c.before, c.after, now)
 		}
 	}
-	r.Ended = shown(s.endUnkept(ctx, held, now))
+	r.Ended = shown(s.endUnkept(ctx, held, lost, now))
 	return nil
 }
 
@@ -248,16 +254,17 @@ func sameGuard(a, b firewall.Config) bool {
 	return reflect.DeepEqual(a, b)
 }
 
-// endUnkept ends the grants that are no longer allowed, and returns them.
-func (s *Server) endUnkept(ctx context.Context, held []firewall.Grant, now time.Time) []firewall.Grant {
+// endUnkept ends the grants that are no longer allowed and those of clients that lost all their keys, and returns them.
+func (s *Server) endUnkept(ctx context.Context, held []firewall.Grant, rekeyed map[string]bool,
+	now time.Time) []firewall.Grant {
 	var ended []firewall.Grant
 	for _, g := range held {
 		client, _ := s.clients.Client(g.Client)
-		if s.policy.Keeps(client, g, now) {
+		if !rekeyed[g.Client] && s.policy.Keeps(client, g, now) {
 			continue
 		}
-		if !s.policy.Allows(client, g, now) {
-			s.takeAway(g.Client, []string{g.Service}, now)
+		if client != nil && !s.policy.Allows(client, g, now) {
+			s.takeAway(g.Client, client.IDs(), []string{g.Service}, now)
 		}
 		match := firewall.Match{Client: g.Client, Source: g.Source, Services: []string{g.Service}}
 		if _, err := s.firewall.Revoke(ctx, match, now); err != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sallyport/firewall"
+	"sallyport/keys"
 	"sallyport/keys/quote"
 	"sallyport/spa/server/control"
 )
@@ -77,14 +78,24 @@ func (s *Server) end(ctx context.Context, r control.Request) (ended, cuttable []
 	s.line.Lock()
 	defer s.line.Unlock()
 	now := s.now()
-	of := ofAddress(r.Source)
-	if r.Client != "" {
-		of = ofClient(r.Client, everything)
+	var unfloored error
+	if r.Client == "" {
+		unfloored = s.journal.SetFloor(ofAddress(r.Source), s.final(now))
+	} else {
+		unfloored = s.setFloors(s.idsOf(r.Client), []string{everything}, s.final(now))
 	}
-	unfloored := s.journal.SetFloor(of, s.final(now))
 	ended, err = s.firewall.Revoke(ctx, firewall.Match{Client: r.Client, Source: r.Source}, now)
 	s.feed.Revoked(ended, "by spa-server revoke", now)
 	return ended, s.cuttable(r, ended), errors.Join(err, unfloored)
+}
+
+// idsOf returns the ids that packets of the client may have; if its file is gone or has a mistake, those that they had.
+func (s *Server) idsOf(name string) []keys.ID {
+	ids := s.seen.ids(name)
+	if client, ok := s.clients.Client(name); ok {
+		ids = append(ids, client.IDs()...)
+	}
+	return ids
 }
 
 // cuttable returns what identifies the sessions to cut: the grants that ended now and earlier ones. For an address

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sallyport/firewall"
+	"sallyport/keys"
 	"sallyport/spa"
 	"sallyport/spa/audit"
 	"sallyport/spa/server/feed"
@@ -30,6 +31,7 @@ type sighting struct {
 	oldKey, oldGate bool          // that packet was made with what was replaced
 	stale           staleness     // since then
 	granted         []firewall.Grant
+	ids             []keys.ID // of its keys at that packet
 	told            time.Time // when it was last told that it knocks too early
 }
 
@@ -86,7 +88,7 @@ func (s *sightings) spent(e audit.Event) {
 	w := s.client(e.Client)
 	w.at, w.from, w.offset = e.Time, e.From.Addr(), e.Knock.Time.Sub(e.Time)
 	w.oldKey, w.oldGate = feed.OldKey(e.Knock), e.Knock.OldGate
-	w.stale = staleness{}
+	w.ids, w.stale = e.Knock.Client.IDs(), staleness{}
 	if e.Verdict == audit.Granted {
 		s.last, s.lastAt = feed.GrantsOf(e), e.Time
 		w.remember(s.last)
@@ -104,6 +106,16 @@ func (w *sighting) remember(grants []firewall.Grant) {
 	if extra := len(w.granted) - mostGranted; extra > 0 {
 		w.granted = slices.Delete(w.granted, 0, extra)
 	}
+}
+
+// ids returns the ids of the keys that the client had when it was last heard of.
+func (s *sightings) ids(client string) []keys.ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := s.of[client]; w != nil {
+		return slices.Clone(w.ids)
+	}
+	return nil
 }
 
 // granted returns the client's grants since the start, as far as they are remembered.

@@ -9,6 +9,16 @@ import (
 	"sallyport/spa/policy"
 )
 
+// keepAtStart returns which grants of an earlier server the clients may still have. A key may have been taken away while
+// no server ran.
+func keepAtStart(c *config.Config, clients *keys.Registry, now func() time.Time) func(firewall.Grant) bool {
+	rules := policy.New(c, nil)
+	return func(g firewall.Grant) bool {
+		client, _ := clients.Client(g.Client)
+		return rules.Keeps(client, g, now()) && !rules.OfReplacedKey(client, g, now())
+	}
+}
+
 // FirewallConfig returns what the firewall has to know of the configuration. Of the grants of an
 // earlier server it keeps those that the clients may still have.
 func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Time) firewall.Config {

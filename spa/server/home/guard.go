@@ -91,6 +91,7 @@ func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logg
 	}
 	defer lock.Close()
 	clients, problems := LoadClients(filepath.Join(c.Dir, config.ClientsDir))
+	defer clients.Close()
 	for _, problem := range problems {
 		log.Error("client file ignored: this client cannot knock until it is fixed", "error", problem)
 	}
@@ -117,6 +118,7 @@ type Loading struct {
 func OpenGuard(ctx context.Context, c *config.Config, clients *keys.Registry, l Loading) (*firewall.Firewall, error) {
 	fc := FirewallConfig(c, clients, l.Now)
 	fc.NoCarry = l.Stopgap
+	fc.Keep = keepAtStart(c, clients, l.Now)
 	fw, err := firewall.New(fc, l.Log)
 	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {
 		return nil, WithMend(at.Path, err)

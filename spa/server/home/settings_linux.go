@@ -14,12 +14,15 @@ import (
 	"syscall"
 	"time"
 
+	"sallyport/keys/quote"
 	"sallyport/spa/config"
 )
 
-// The settings that were taken over last, in the state directory: what the guard is loaded by where
-// server.toml has a mistake or cannot be read. The file has two places, which are written in turn, so
-// one is whole after a crash:
+// The settings that were taken over last: what the guard is loaded by where server.toml has a mistake or cannot be read.
+// They are in the state directory and in the directory of server.toml, where they are found even if the state directory
+// is not known. The latest of all is used, so those that a moved state directory left behind are not.
+//
+// The file has two places, which are written in turn, so one is whole after a crash:
 //
 //	 0  32  SHA-256 of what follows
 //	32   8  number of the writing, big endian as all the rest
@@ -47,7 +50,8 @@ var ErrNeverGood = errors.New("no settings were taken over before")
 // lastGood is the file, open for writing.
 type lastGood struct {
 	file *os.File
-	last writing
+	last writing // of whatever directory
+	next int64   // the place that is written next
 }
 
 // A writing is what one place of the file says.
@@ -58,16 +62,16 @@ type writing struct {
 	text   []byte
 }
 
-// openLastGood opens the file in the state directory, or makes it.
-func openLastGood(state string) (*lastGood, error) {
-	file, err := openTrusted(filepath.Join(state, SettingsFile))
+// openLastGood opens the file in a directory, or makes it.
+func openLastGood(dir string) (*lastGood, error) {
+	file, err := openTrusted(filepath.Join(dir, SettingsFile))
 	if err != nil {
 		return nil, err
 	}
 	g := &lastGood{file: file}
 	for place := range int64(2) {
 		if w, _ := readWriting(file, place); w.number > g.last.number { // on an error it is none
-			g.last = w
+			g.last, g.next = w, 1-place
 		}
 	}
 	return g, nil
@@ -112,21 +116,16 @@ func checkTrusted(file *os.File) error {
 
 func (g *lastGood) Close() error { return g.file.Close() }
 
-// save writes the settings, unless they are what was written last.
-func (g *lastGood) save(c *config.Config, now time.Time) error {
-	if g.last.dir == c.Dir && bytes.Equal(g.last.text, c.Text()) {
-		return nil
-	}
-	next := writing{number: g.last.number + 1, at: now, dir: c.Dir, text: c.Text()}
-	b := next.encode()
+// save writes the settings.
+func (g *lastGood) save(w writing) error {
+	b := w.encode()
 	if len(b) > lastGoodSize {
 		return errors.New("the settings are too long")
 	}
-	place := int64(next.number % 2)
 	if err := g.preallocate(); err != nil {
 		return err
 	}
-	if _, err := g.file.WriteAt(b, place*lastGoodSize); err != nil {
+	if _, err := g.file.WriteAt(b, g.next*lastGoodSize); err != nil {
 		return err
 	}
 	return g.file.Sync()
@@ -183,16 +182,68 @@ func readWriting(file *os.File, place int64) (writing, error) {
 	}, nil
 }
 
-// SaveSettings keeps the settings that a guard was loaded by, for the next time that it is.
+// SaveSettings keeps the settings that a guard was loaded by, for the next time that it is: in the state directory, in
+// that of server.toml, and where else older ones of this directory are. Only the first must be writable, but no other may
+// keep older ones.
 func SaveSettings(c *config.Config, now time.Time) error {
-	g, err := openLastGood(c.State)
+	places := settingsPlaces(c.Dir, c.State)
+	latest, highest := latestIn(places, c.Dir)
+	next := writing{number: highest + 1, at: now, dir: c.Dir, text: c.Text()}
+	var errs []error
+	for _, place := range places {
+		if err := saveIn(place, next, latest, place == places[0]); err != nil {
+			errs = append(errs, fmt.Errorf("keeping a copy of the settings in %s: %w", place, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// settingsPlaces are the directories in which settings of dir may be, each once: first the state directory, if it is
+// known.
+func settingsPlaces(dir, state string) []string {
+	places := []string{dir, defaultState}
+	if state != "" {
+		places = append([]string{state}, places...)
+	}
+	return Distinct(places...)
+}
+
+// latestIn returns the latest settings of dir in these places, and the highest number of any. Numbers say what is latest,
+// because a clock can be set back.
+func latestIn(places []string, dir string) (latest writing, highest uint64) {
+	for _, place := range places {
+		for _, w := range writingsIn(place) {
+			highest = max(highest, w.number)
+			if w.dir == dir && w.after(latest) {
+				latest = w
+			}
+		}
+	}
+	return latest, highest
+}
+
+// saveIn keeps the settings in a place, unless they are the latest there already. Must is for the state directory: in
+// another place, they are kept only beside server.toml and over older ones, and an error counts only if those stay.
+func saveIn(place string, next, latest writing, must bool) error {
+	was, err := lastWriting(place, next.dir)
+	there := err == nil
+	same := there && bytes.Equal(was.text, next.text)
+	_, highest := latestIn([]string{place}, next.dir)
+	if same && was.number == highest && !latest.after(was) || !there && !must && place != next.dir {
+		return nil
+	}
+	g, err := openLastGood(place)
 	if err == nil {
-		err = errors.Join(g.save(c, now), g.Close())
+		err = errors.Join(g.save(next), g.Close())
 	}
-	if err != nil {
-		return fmt.Errorf("keeping a copy of the settings in %s: %w", c.State, err)
+	switch {
+	case err == nil || must:
+		return err
+	case !there || same:
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%w: at a boot with a mistake in %s these older ones would load the guard: rm %s", err, config.FileName,
+		quote.Shell(filepath.Join(place, SettingsFile)))
 }
 
 // KeepSettings saves the settings that the running server has just reloaded. The server must not write them itself,
@@ -212,36 +263,35 @@ func KeepSettings(ctx context.Context, dir string, now time.Time) error {
 	return SaveSettings(c, now)
 }
 
-// LastGood returns the settings of dir that were taken over last, and when that was. It looks for them in
-// the state directory that server.toml names, as far as that can be read, and where it is by default.
-// Where there are none the error is ErrNeverGood.
+// LastGood returns the settings of dir that were taken over last, and when that was. It looks for them in the state
+// directory that server.toml names, as far as that can be read, beside server.toml, and where the state is by default,
+// and takes the latest that it can trust and read. Where there are none the error is ErrNeverGood.
 func LastGood(dir string) (*config.Config, time.Time, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	places := []string{dir, defaultState}
-	if state, err := config.StateDir(dir); err == nil {
-		places = append([]string{state}, places...)
-	}
+	state, _ := config.StateDir(dir) // on an error it is not known
 	var failed []error
-	for _, state := range Distinct(places...) {
-		w, err := lastWriting(state, dir)
+	var last writing
+	var found *config.Config
+	for _, place := range settingsPlaces(dir, state) {
+		w, err := lastWriting(place, dir)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoWriting) || err == nil && found != nil && !w.after(last) {
+			continue // of another gateway, or older
+		}
+		var c *config.Config
+		if err == nil {
+			c, err = config.Parse(dir, filepath.Join(place, SettingsFile), w.text)
+		}
 		if err != nil {
-			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNoWriting) { // of another gateway
-				failed = append(failed, err)
-			}
+			failed = append(failed, err) // by a newer version
 			continue
 		}
-		path := filepath.Join(state, SettingsFile)
-		c, err := config.Parse(dir, path, w.text)
-		if err == nil && c.State != state {
-			err = fmt.Errorf("%s: it says that the state directory is %s", path, c.State)
-		}
-		if err == nil {
-			return c, w.at, nil
-		}
-		failed = append(failed, err) // by a newer version
+		found, last = c, w
+	}
+	if found != nil {
+		return found, last.at, nil
 	}
 	if len(failed) == 0 {
 		failed = []error{fmt.Errorf("%s: %w", dir, ErrNeverGood)}
@@ -249,31 +299,64 @@ func LastGood(dir string) (*config.Config, time.Time, error) {
 	return nil, time.Time{}, errors.Join(failed...)
 }
 
-// lastWriting reads the latest settings of dir from the state directory.
-func lastWriting(state, dir string) (writing, error) {
-	file, err := openPlainFile(filepath.Join(state, SettingsFile))
+// after reports whether w was written after other.
+func (w writing) after(other writing) bool {
+	return w.number > other.number || w.number == other.number && w.at.After(other.at)
+}
+
+// lastWriting reads the latest settings of dir from a place.
+func lastWriting(place, dir string) (writing, error) {
+	file, err := openTrustedForReading(place)
 	if err != nil {
 		return writing{}, err
 	}
 	defer file.Close()
-	if err := checkTrusted(file); err != nil {
-		return writing{}, err
-	}
-	var last writing
-	for place := range int64(2) {
-		if w, _ := readWriting(file, place); w.dir == dir && w.number >= last.number { // on an error it is none
-			last = w
+	last, found := writing{}, false
+	for _, w := range writingsOf(file) {
+		if w.dir == dir && (!found || w.after(last)) {
+			last, found = w, true
 		}
 	}
-	if last.dir != dir {
+	if !found {
 		return writing{}, errNoWriting
 	}
 	return last, nil
 }
 
-// CheckSettings returns an error unless the state directory has settings of dir that can be trusted:
-// ErrNotTrusted if others than root can write them.
-func CheckSettings(state, dir string) error {
-	_, err := lastWriting(state, dir)
+// writingsIn reads all that is whole in the file of a place; nothing if that cannot be read or trusted.
+func writingsIn(place string) []writing {
+	file, err := openTrustedForReading(place)
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	return writingsOf(file)
+}
+
+func writingsOf(file *os.File) (list []writing) {
+	for turn := range int64(2) {
+		if w, err := readWriting(file, turn); err == nil {
+			list = append(list, w)
+		}
+	}
+	return list
+}
+
+// openTrustedForReading opens the file of a place.
+func openTrustedForReading(place string) (*os.File, error) {
+	file, err := openPlainFile(filepath.Join(place, SettingsFile))
+	if err != nil {
+		return nil, err
+	}
+	if err := checkTrusted(file); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+// CheckSettings returns an error unless a directory has settings of dir that can be trusted: ErrNotTrusted if others than
+// root can write them.
+func CheckSettings(place, dir string) error {
+	_, err := lastWriting(place, dir)
 	return err
 }

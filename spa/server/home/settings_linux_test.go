@@ -3,11 +3,9 @@ package home
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,8 +18,7 @@ import (
 
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// TestForgedSettings: whatever was written there before, the settings that are saved are those that are found; and
-// settings that say that they belong elsewhere are not used.
+// TestForgedSettings: whatever was written there before, the settings that are saved are those that are found.
 func TestForgedSettings(t *testing.T) {
 	for _, number := range []uint64{0, 1, 2, lastGoodMost, lastGoodMost + 1, math.MaxUint64 - 1, math.MaxUint64} {
 		for place := range int64(2) {
@@ -44,28 +41,19 @@ func TestForgedSettings(t *testing.T) {
 			}
 		}
 	}
-	c := loadedAgain(t)
-	text := regexp.MustCompile(`(?m)^state = .*$`).ReplaceAllString(string(c.Text()),
-		fmt.Sprintf("state = %q", t.TempDir()))
-	elsewhere := writing{number: 1, at: now, dir: c.Dir, text: []byte(text)}
-	if err := os.WriteFile(filepath.Join(c.State, SettingsFile), elsewhere.encode(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if got, _, err := LastGood(c.Dir); err == nil {
-		t.Errorf("settings of another state directory are used:\n%s", textOf(got))
-	}
 }
 
-// loadedAgain are the settings of a new gateway.
+// loadedAgain are the settings of a new gateway, whose state is beside them.
 func loadedAgain(t *testing.T) *config.Config {
 	t.Helper()
-	return loadedOf(t, t.TempDir())
+	dir := filepath.Join(t.TempDir(), "etc")
+	return loadedOf(t, dir, dir)
 }
 
-// loadedOf are the settings of a new gateway with that state directory.
-func loadedOf(t *testing.T, state string) *config.Config {
+// loadedOf are the settings of a new gateway with these directories.
+func loadedOf(t *testing.T, dir, state string) *config.Config {
 	t.Helper()
-	c := config.Default(filepath.Join(t.TempDir(), "etc"))
+	c := config.Default(dir)
 	c.Name, c.Address, c.ServerID, c.State = "gw", "192.0.2.1", keys.NewServerID(), state
 	if err := Init(c, now); err != nil {
 		t.Fatal(err)
@@ -234,8 +222,9 @@ func TestTrustedSettings(t *testing.T) {
 // TestSettingsElsewhere: where server.toml does not say where the state is, it is not looked for in whatever
 // directory the program was started in.
 func TestSettingsElsewhere(t *testing.T) {
-	c := loadedOf(t, t.TempDir())
-	if err := errors.Join(SaveSettings(c, now), os.Remove(filepath.Join(c.Dir, config.FileName))); err != nil {
+	c := loadedOf(t, filepath.Join(t.TempDir(), "etc"), t.TempDir())
+	if err := errors.Join(SaveSettings(c, now), os.Remove(filepath.Join(c.Dir, config.FileName)),
+		os.Remove(filepath.Join(c.Dir, SettingsFile))); err != nil {
 		t.Fatal(err)
 	}
 	t.Chdir(c.State)

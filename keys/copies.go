@@ -1,0 +1,174 @@
+package keys
+
+import (
+	"cmp"
+	"maps"
+	"regexp"
+	"slices"
+	"time"
+
+	"sallyport/keys/place"
+	"sallyport/keys/strict"
+)
+
+// Of the files with one id one counts: a revoked one, otherwise the one with the shortest name, of several the first in
+// the alphabet. A copy is called alice-old or alice2, so the original goes on; and whichever of them is revoked, none
+// opens anything. This depends on the files alone, not on the order in which they were read, so a restart changes
+// nothing. A file with a mistake keeps its place, as far as its id can be read: no copy opens what an edit was to shut.
+
+// A Change is a client before and after; nil if there was or is none of that name.
+type Change struct{ Before, After *Client }
+
+// claimed is the error of a file that does not count because another has its id: a packet would belong to both.
+type claimed struct{ *place.FileError }
+
+func (c claimed) Unwrap() error { return c.FileError }
+
+func isRevoked(c *Client) bool { return !c.Revoked.IsZero() }
+
+// precedence sorts first what counts.
+func precedence(a, b *Client) int {
+	if isRevoked(a) != isRevoked(b) {
+		if isRevoked(a) {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(len(a.Name), len(b.Name)), cmp.Compare(a.Name, b.Name))
+}
+
+// admit adds those of the clients that count, and refuses the others. It returns why, by name. It takes those of
+// r.mistaken into account.
+func (r *Registry) admit(clients []*Client) map[string]error {
+	slices.SortFunc(clients, precedence)
+	why := make(map[string]error)
+	barred := make(map[ID]*Client) // ids that open nothing, and who has them
+	for _, c := range clients {
+		err := r.unclaimed(c, barred)
+		mistaken := r.mistaken[c.Name] == c
+		switch {
+		case !mistaken && err == nil:
+			r.add(c)
+		case !mistaken:
+			why[c.Name] = err
+			r.refused[c.Name] = c
+		}
+		if mistaken && err == nil || isRevoked(c) && r.byName[c.Name] != c {
+			for _, id := range c.IDs() {
+				barred[id] = c
+			}
+		}
+	}
+	return why
+}
+
+// unclaimed returns an error for a client whose id another one has.
+func (r *Registry) unclaimed(c *Client, barred map[ID]*Client) error {
+	for i, id := range c.IDs() {
+		other := cmp.Or(r.byID[id], barred[id])
+		if other == nil || other.Name == c.Name {
+			continue
+		}
+		text := "is also in " + r.path(other.Name) + ": one of them is a copy"
+		if isRevoked(other) {
+			text = "is also in " + r.path(other.Name) + ", and revoked there"
+		}
+		return claimed{&place.FileError{File: r.path(c.Name), Key: []string{"id", "previous.id"}[i], Text: text}}
+	}
+	return nil
+}
+
+// replace puts a client in the place of the one of that name, or what can be read of a mistaken file, and decides again
+// for all that have an id in common with it. Nil is none. It returns what changes, the named client first, and why
+// clients are refused. Those that lose their place to another are bad at once.
+func (r *Registry) replace(name string, c, mistaken *Client) ([]Change, map[string]error) {
+	before := make(map[string]*Client)
+	take := func(c *Client) {
+		before[c.Name] = c
+		r.remove(c)
+	}
+	if was := r.byName[name]; was != nil {
+		take(was)
+	}
+	group := r.refused
+	r.refused = make(map[string]*Client)
+	delete(group, name)
+	delete(r.mistaken, name)
+	if mistaken != nil {
+		r.mistaken[name] = mistaken
+	}
+	maps.Copy(group, r.mistaken)
+	if c != nil {
+		group[name] = c
+	}
+	for _, of := range slices.Collect(maps.Values(group)) {
+		for _, id := range of.IDs() {
+			if owner := r.byID[id]; owner != nil {
+				take(owner)
+				group[owner.Name] = owner
+			}
+		}
+	}
+	why := r.admit(slices.Collect(maps.Values(group)))
+	return r.changes(name, before, group, why), why
+}
+
+// changes compares the clients of a group with those of before.
+func (r *Registry) changes(name string, before, group map[string]*Client, why map[string]error) []Change {
+	var list []Change
+	if was, is := before[name], r.byName[name]; was != nil || is != nil {
+		list = append(list, Change{was, is})
+	}
+	for _, other := range slices.Sorted(maps.Keys(group)) {
+		was, is := before[other], r.byName[other]
+		_, bad := r.bad[other]
+		switch {
+		case other == name || r.mistaken[other] != nil:
+			continue
+		case is != nil:
+			delete(r.bad, other)
+		case was != nil || bad:
+			r.bad[other] = why[other]
+		}
+		if was != is {
+			list = append(list, Change{was, is})
+		}
+	}
+	return list
+}
+
+// mistake is the error of a file that could be read and has a mistake, and what can be read of it.
+type mistake struct {
+	error
+	claims *Client
+}
+
+func (m mistake) Unwrap() error { return m.error }
+
+var (
+	idLine      = regexp.MustCompile(`(?m)^[^#\n]*\bid[ \t]*=[ \t]*["']([0-9a-f]{16})["']`)
+	revokedLine = regexp.MustCompile(`(?m)^[ \t]*revoked[ \t]*=`)
+)
+
+// read reads a client's file. Its error is a mistake if the file has ids all the same.
+func (r *Registry) read(name string, s strict.Schema) (*Client, error) {
+	c, err := readClient(r.folder, name+Suffix, s)
+	if err == nil {
+		return c, nil
+	}
+	text, unread := r.folder.Read(name+Suffix, maxClientFile, place.Served)
+	ids := idLine.FindAllSubmatch(text, 2)
+	if unread != nil || len(ids) == 0 {
+		return nil, err
+	}
+	claims := &Client{Name: name}
+	claims.ID, _ = ParseID(string(ids[0][1])) // zero is nobody's
+	if len(ids) > 1 {
+		claims.Previous = &Previous{}
+		claims.Previous.ID, _ = ParseID(string(ids[1][1]))
+	}
+	if revokedLine.Match(text) {
+		claims.Revoked = time.Unix(0, 0)
+	}
+	return nil, mistake{err, claims}
+}
