@@ -400,16 +400,16 @@ func (s *site) publish(f sides) {
 		// meta nfproto FAMILY ip daddr GATEWAY tcp dport 2222 dnat to INNER:22
 		chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, -100, nftables.Rule(
 			nftables.Meta(expr.MetaKeyNFPROTO, []byte{byte(family)}),
-			nftables.Exprs{
+			nftables.Raw(
 				&expr.Payload{DestRegister: nftables.Register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(gw.BitLen() / 8)},
 				nftables.Equal(gw.AsSlice()),
-			},
-			nftables.L4Proto(service.TCP), nftables.Exprs{nftables.Port(nftables.Register, nftables.Dport), nftables.Equal([]byte{2222 >> 8, 2222 & 0xff})},
-			nftables.Exprs{
+			),
+			nftables.L4Proto(service.TCP), nftables.Raw(nftables.Port(nftables.Register, nftables.Dport), nftables.Equal([]byte{2222 >> 8, 2222 & 0xff})),
+			nftables.Raw(
 				&expr.Immediate{Register: 1, Data: to.AsSlice()},
 				&expr.Immediate{Register: 2, Data: []byte{0, 22}},
 				&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1, RegProtoMin: 2},
-			})...)
+			)).Exprs...)
 	})
 }
 

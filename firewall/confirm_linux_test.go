@@ -29,7 +29,7 @@ func (k kind) confirmsByUDP(t *testing.T, fresh bool, within time.Duration) (ear
 	s.load(0) // so that the next load is not a first one, which would carry the flow
 	s.flushRuleset()
 	s.another(func(c *nft.Conn) {
-		chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply()...)
+		chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
 	})
 	if !fresh {
 		s.exchange(alice, server)

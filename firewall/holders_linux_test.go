@@ -431,7 +431,7 @@ func TestProbe(t *testing.T) {
 		t.Errorf("this kernel lacks %v", n.Lacks)
 	}
 	// A look into the routing table for nothing.
-	ok, err := n.Has(nftables.Feature{Hook: nft.ChainHookPrerouting, Exprs: nftables.Exprs{&expr.Fib{Register: nftables.Register}}})
+	ok, err := n.Has(nftables.Feature{Hook: nft.ChainHookPrerouting, Rule: nftables.Raw(&expr.Fib{Register: nftables.Register})})
 	if ok || err != nil {
 		t.Errorf("got %v, %v for what no kernel takes, want false", ok, err)
 	}

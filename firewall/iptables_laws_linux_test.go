@@ -179,7 +179,7 @@ func TestUDPOfAGapIsForgotten(t *testing.T) {
 				server, client := s.udp(s.gw, gateway), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
 				s.flushRuleset()
 				s.another(func(c *nft.Conn) { // which keeps connection tracking going
-					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply()...)
+					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
 				})
 				s.exchange(client, server)
 				s.load(0)
@@ -220,7 +220,7 @@ func TestUDPServerSpeaksFirst(t *testing.T) {
 			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
 			s.flushRuleset()
 			s.another(func(c *nft.Conn) { // which keeps connection tracking going
-				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply()...)
+				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
 			})
 			s.send(client, theirs(f.gateway, "5000"))
 			if !s.gets(server, lab.Patience) || !utters(lab.Patience) {

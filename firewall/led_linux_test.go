@@ -21,10 +21,10 @@ func (s *site) redirect() {
 	s.another(func(c *nft.Conn) {
 		// meta l4proto tcp th dport 2222 redirect to :22
 		chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, -100, nftables.Rule(
-			nftables.L4Proto(service.TCP), nftables.Exprs{
+			nftables.L4Proto(service.TCP), nftables.Raw(
 				nftables.Port(nftables.Register, nftables.Dport), nftables.Equal([]byte{2222 >> 8, 2222 & 0xff}),
 				&expr.Immediate{Register: 1, Data: []byte{0, 22}}, &expr.Redir{RegisterProtoMin: 1},
-			})...)
+			)).Exprs...)
 	})
 }
 
@@ -85,7 +85,7 @@ func TestGuardedPortThatIsLedAway(t *testing.T) {
 // ledAway has another tool lead port 22 away, and looks who gets there.
 func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 	s.Helper()
-	host, port22 := s.gw, nftables.Exprs{nftables.Port(nftables.Register, nftables.Dport), nftables.Equal([]byte{0, 22})}
+	host, port22 := s.gw, nftables.Raw(nftables.Port(nftables.Register, nftables.Dport), nftables.Equal([]byte{0, 22}))
 	if far {
 		host = s.inner()
 	} else {
@@ -96,18 +96,18 @@ func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 		s.another(func(c *nft.Conn) {
 			if !far {
 				// th dport 22 redirect to :2200
-				chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, priority, nftables.Rule(port22, nftables.Exprs{
+				chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, priority, nftables.Rule(port22, nftables.Raw(
 					&expr.Immediate{Register: 1, Data: []byte{2200 >> 8, 2200 & 0xff}}, &expr.Redir{RegisterProtoMin: 1},
-				})...)
+				)).Exprs...)
 				return
 			}
 			// th dport 22 dnat ip to INNER (or ip6)
 			to := netip.MustParseAddr(innerAddr[f.name])
 			family := map[bool]uint32{true: unix.NFPROTO_IPV4, false: unix.NFPROTO_IPV6}[to.Is4()]
 			chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, priority,
-				nftables.Rule(nftables.Meta(expr.MetaKeyNFPROTO, []byte{byte(family)}), port22, nftables.Exprs{
+				nftables.Rule(nftables.Meta(expr.MetaKeyNFPROTO, []byte{byte(family)}), port22, nftables.Raw(
 					&expr.Immediate{Register: 1, Data: to.AsSlice()}, &expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
-				})...)
+				)).Exprs...)
 		})
 	}
 	s.open()

@@ -144,7 +144,7 @@ func TestOwnedTableIsOursAlone(t *testing.T) {
 		s.refused(func(c *nft.Conn) { c.FlushChain(ours.Guard) })
 		s.refused(func(c *nft.Conn) { c.FlushSet(ours.Guarded) })
 		s.refused(func(c *nft.Conn) {
-			c.InsertRule(&nft.Rule{Table: ours.Table, Chain: ours.Guard, Exprs: nftables.Accept()})
+			c.InsertRule(&nft.Rule{Table: ours.Table, Chain: ours.Guard, Exprs: nftables.Accept().Exprs})
 		})
 		s.dark("192.0.2.3", "192.0.2.1", "22")
 		s.connect("192.0.2.2", "192.0.2.1", "22")

@@ -59,7 +59,7 @@ func (s *site) mute(h *lab.Host) {
 		table := c.AddTable(&nft.Table{Name: "mute", Family: nft.TableFamilyINet})
 		chain := c.AddChain(nftables.Hooked(&nft.Chain{Table: table, Name: "mute"}, nft.ChainHookOutput, -400))
 		for _, flag := range []byte{nftables.Fin, nftables.Rst} {
-			c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: nftables.Rule(nftables.TCPFlags(flag, flag), nftables.Drop())})
+			c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: nftables.Rule(nftables.TCPFlags(flag, flag), nftables.Drop()).Exprs})
 		}
 	})
 }
@@ -179,10 +179,10 @@ func (s *site) helpFTP(number uint16) {
 		})
 		chain := c.AddChain(nftables.Hooked(&nft.Chain{Table: table, Name: "help"}, nft.ChainHookPrerouting, -150))
 		// tcp dport NUMBER ct helper set "ftp"
-		c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: nftables.Rule(nftables.L4Proto(service.TCP), nftables.Exprs{
+		c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: nftables.Rule(nftables.L4Proto(service.TCP), nftables.Raw(
 			nftables.Port(nftables.Register, nftables.Dport), nftables.Equal(binary.BigEndian.AppendUint16(nil, number)),
 			&expr.Objref{Type: int(nft.ObjTypeCtHelper), Name: "ftp"},
-		})})
+		)).Exprs})
 		return c.Flush()
 	})
 	if err != nil {

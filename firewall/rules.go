@@ -8,8 +8,8 @@ import (
 
 // Rules returns the guard as text for nft, without grants, for the administrator's own rule
 // file: nft -f loads it, alone or behind a flush in the same file, and a daemon with
-// PersistFile takes over the table that it makes and fills in live grants. It reads as the
-// comments in the code that makes the same rules over netlink.
+// PersistFile takes over the table that it makes and fills in live grants. It is made from the same
+// rules that Load puts into the kernel.
 func Rules(c Config) (string, error) {
 	c.setDefaults()
 	if err := c.check(); err != nil {
@@ -21,7 +21,7 @@ func Rules(c Config) (string, error) {
 	if c.Backend == BackendIptables {
 		return "", errors.New("the guard can be printed for nft only, and the backend is iptables")
 	}
-	return nftables.Text(c.spec()), nil
+	return nftables.Text(c.spec())
 }
 
 // CanPersist reports whether this kernel can keep the guard over a foreign flush of the

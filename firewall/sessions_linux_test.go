@@ -45,7 +45,7 @@ func TestTrackedSessionMadeInAGapDies(t *testing.T) {
 				s := k.guarded(t, nil)
 				s.flushRuleset()
 				s.another(func(c *nft.Conn) {
-					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply()...)
+					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
 				})
 				gap := s.connect(f.stranger, f.gateway, "22")
 				s.load(0)

@@ -32,7 +32,7 @@ func TestPutBack(t *testing.T) {
 		{"rules flushed", func(c *nft.Conn) { c.FlushChain(ours.Guard) }},
 		{"chain deleted", func(c *nft.Conn) { c.FlushChain(ours.Guard); c.DelChain(ours.Guard) }},
 		{"rule put first", func(c *nft.Conn) {
-			c.InsertRule(&nft.Rule{Table: ours.Table, Chain: ours.Guard, Exprs: nftables.Accept()})
+			c.InsertRule(&nft.Rule{Table: ours.Table, Chain: ours.Guard, Exprs: nftables.Accept().Exprs})
 		}},
 		{"set flushed", func(c *nft.Conn) { c.FlushSet(ours.Guarded) }},
 		{"element deleted", func(c *nft.Conn) {
@@ -158,7 +158,7 @@ func TestLostEvents(t *testing.T) {
 	s := guarded(t, nil)
 	s.must(s.backend.(*nftables.Backend).Events.SetReadBuffer(1))
 	for range 100 {
-		s.another(func(c *nft.Conn) { chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0, nftables.Accept()...) })
+		s.another(func(c *nft.Conn) { chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0, nftables.Accept().Exprs...) })
 	}
 	s.flushRuleset()
 	s.watch()
@@ -484,7 +484,7 @@ func TestConfirmationSurvivesAChange(t *testing.T) {
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 	s.another(func(c *nft.Conn) {
 		o := nftables.NewObjects(0)
-		c.InsertRule(&nft.Rule{Table: o.Table, Chain: o.Guard, Exprs: nftables.Accept()})
+		c.InsertRule(&nft.Rule{Table: o.Table, Chain: o.Guard, Exprs: nftables.Accept().Exprs})
 	})
 	s.watch()
 	lab.Eventually(t, "the confirmation", func() bool { return n.Load() == 1 })

@@ -1,4 +1,5 @@
-// Package iptables is the guard by iptables and ipset, for kernels without nftables. A helper process runs the programs.
+// Package iptables is the guard by iptables and ipset, for kernels without nftables. A helper process runs the
+// programs.
 package iptables
 
 import (
@@ -144,7 +145,8 @@ func (b *Backend) openSets() error {
 }
 
 // triedSets are sets that are made to see whether the kernel has their types.
-var triedSets = map[string]string{ipset.HashIPPort: SetProbe, ipset.HashIPPortIP: SetProbe + "-", ipset.HashNetIface: SetProbe + "+"}
+var triedSets = map[string]string{ipset.HashIPPort: SetProbe, ipset.HashIPPortIP: SetProbe + "-",
+	ipset.HashNetIface: SetProbe + "+"}
 
 // noSets says what there is to install.
 func noSets(why error) error {

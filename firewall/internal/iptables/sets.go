@@ -117,7 +117,8 @@ func (b *Backend) fillTrial(confirm time.Duration) error {
 			}
 		})
 		low, high := span(b.Spec.EveryPort(), proto)
-		if err := b.Sets.Replace(ipset.Set{Name: trialSet(proto), Kind: ipset.BitmapPort, Low: low, High: high}, ms); err != nil {
+		if err := b.Sets.Replace(ipset.Set{Name: trialSet(proto), Kind: ipset.BitmapPort, Low: low, High: high},
+			ms); err != nil {
 			return err
 		}
 	}

@@ -2,7 +2,6 @@ package nftables
 
 import (
 	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/nl"
 	"sallyport/keys/service"
@@ -43,75 +42,44 @@ func (d *Draft) BareRules() {
 // bareGuard looks at what arrives: see guardRules.
 func (d *Draft) bareGuard() {
 	o, c := &d.objects, d.Guard
-	// iif lo accept
 	d.rule(c, fromLoopback(), Accept())
 	for _, name := range d.spec.Trusted {
-		// iifname NAME accept
-		d.rule(c, ifname(expr.MetaKeyIIFNAME, name), Accept())
+		d.rule(c, iifname(name), Accept())
 	}
-	// meta l4proto != tcp meta l4proto != udp accept
 	d.rule(c, neitherTCPNorUDP(), Accept())
 	d.elsewhere()
 	// Nobody puts fragments together before this, and only the first has the ports. The others,
 	// which may be for a port that is not guarded, are worth nothing without it.
 	for _, f := range o.families() {
-		// ip frag-off and 0x1fff != 0 accept
 		d.rule(c, f.continues(), Accept())
 	}
-	// goto door
 	d.rule(c, enter(d.door))
 
 	c = d.door
 	for _, f := range o.families() {
-		// tcp flags and syn == 0 ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 accept
 		d.rule(c, TCPFlags(Syn, 0), f.carries(inward), Accept())
-		// meta l4proto udp ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 accept
 		d.rule(c, L4Proto(service.UDP), f.carries(inward), Accept())
 	}
-	d.eachGrant(inward, func(_ *family, granted Exprs) {
-		// GRANTED accept
+	d.eachGrant(inward, func(_ *family, granted Part) {
 		d.rule(c, granted, Accept())
 	})
-	// drop
 	d.rule(c, Drop())
-}
-
-// ip frag-off and 0x1fff != 0 (or frag frag-off and 0xfff8 != 0)
-func (f *family) continues() Exprs {
-	load := Exprs{
-		&expr.Payload{DestRegister: Register, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2},
-		and([]byte{0x1f, 0xff}),
-	}
-	if f.proto == unix.NFPROTO_IPV6 {
-		load = Exprs{
-			&expr.Exthdr{DestRegister: Register, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6},
-			and([]byte{0xff, 0xf8}),
-		}
-	}
-	return Rule(f.match(), load, Exprs{&expr.Cmp{Op: expr.CmpOpNeq, Register: Register, Data: []byte{0, 0}}})
 }
 
 // bareRevive looks at what leaves guarded ports: see reviveRules.
 func (d *Draft) bareRevive() {
 	o, c := &d.objects, d.objects.revive
-	// oif lo accept
 	d.rule(c, toLoopback(), Accept())
 	for _, name := range d.spec.Trusted {
-		// oifname NAME accept
-		d.rule(c, ifname(expr.MetaKeyOIFNAME, name), Accept())
+		d.rule(c, oifname(name), Accept())
 	}
-	// meta l4proto != tcp meta l4proto != udp accept
 	d.rule(c, neitherTCPNorUDP(), Accept())
-	// meta l4proto . th sport != @guarded accept
-	d.rule(c, o.portIn(o.Guarded, Sport, true), Accept())
+	d.rule(c, onPort(Sport).notIn(o.Guarded), Accept())
 	for _, f := range o.families() {
-		// ip daddr . ip saddr . meta l4proto . th dport . th sport @carried4 accept
 		d.rule(c, f.carries(outward), Accept())
 	}
-	d.eachGrant(outward, func(_ *family, granted Exprs) {
-		// GRANTED accept
+	d.eachGrant(outward, func(_ *family, granted Part) {
 		d.rule(c, granted, Accept())
 	})
-	// drop
 	d.rule(c, Drop())
 }

@@ -26,10 +26,11 @@ type Draft struct {
 	learned map[string][]nft.SetElement // by name of the set
 	conn    *nft.Conn
 	batch   batch
+	printed map[*nft.Chain][]string // the rules in nft's words
 }
 
 func newDraft(o objects, c guard.Spec, refuse guard.Closed, lacks []string) (*Draft, error) {
-	d := &Draft{objects: o, spec: c, refuse: refuse}
+	d := &Draft{objects: o, spec: c, refuse: refuse, printed: make(map[*nft.Chain][]string)}
 	d.claims = refuse == guard.Reject && !slices.Contains(lacks, lacksNAT)
 	var err error
 	d.conn, err = nft.New(nft.WithTestDial(d.collect))

@@ -2,7 +2,9 @@ package nftables
 
 import (
 	"encoding/binary"
-	"slices"
+	"fmt"
+	"strings"
+	"time"
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -13,18 +15,41 @@ import (
 	"sallyport/keys/service"
 )
 
-// Pieces of rules. Each is what stands in the comment above it in nft's words, so that a
-// rule reads like the line that nft would print.
+// A Part is a piece of a rule: what nft calls it, and the expressions that the kernel runs. So a rule exists once, is
+// printed by its text and loaded by its expressions.
+type Part struct {
+	Text  string
+	Exprs []expr.Any
+}
 
-type Exprs = []expr.Any
+// Rule joins parts.
+func Rule(parts ...Part) Part {
+	var all Part
+	var words []string
+	for _, p := range parts {
+		if p.Text != "" {
+			words = append(words, p.Text)
+		}
+		all.Exprs = append(all.Exprs, p.Exprs...)
+	}
+	all.Text = strings.Join(words, " ")
+	return all
+}
 
-// first is the 32-bit register in which a key begins; its fields follow, each padded to
+// part is a piece of a rule with its text.
+func part(text string, exprs ...expr.Any) Part { return Part{text, exprs} }
+
+// Raw is a piece of a rule without a text.
+func Raw(exprs ...expr.Any) Part { return Part{"", exprs} }
+
+// Register is the 32-bit register in which a key begins; its fields follow, each padded to
 // whole registers. Single values use the same one.
 const Register = unix.NFT_REG32_00
 
 // family is what differs between rules for IPv4 and for IPv6.
 type family struct {
 	proto          byte
+	name           string // of the header, in nft's words
 	size           uint32 // of an address
 	saddr, daddr   uint32 // their offsets in the header
 	grants, reach  *nft.Set
@@ -34,8 +59,8 @@ type family struct {
 
 func (o *objects) families() [2]*family {
 	return [2]*family{
-		{unix.NFPROTO_IPV4, 4, 12, 16, o.Grants4, o.reach4, o.met4, o.Carried4, o.targets4, o.addresses4},
-		{unix.NFPROTO_IPV6, 16, 8, 24, o.Grants6, o.reach6, o.met6, o.Carried6, o.targets6, o.addresses6},
+		{unix.NFPROTO_IPV4, "ip", 4, 12, 16, o.Grants4, o.reach4, o.met4, o.Carried4, o.targets4, o.addresses4},
+		{unix.NFPROTO_IPV6, "ip6", 16, 8, 24, o.Grants6, o.reach6, o.met6, o.Carried6, o.targets6, o.addresses6},
 	}
 }
 
@@ -76,6 +101,13 @@ func (w heading) peerPort() uint32 {
 	return Sport
 }
 
+func (w heading) deviceName() string {
+	if w == outward {
+		return "oif"
+	}
+	return "iif"
+}
+
 func (w heading) device() expr.MetaKey {
 	if w == outward {
 		return expr.MetaKeyOIF
@@ -83,94 +115,16 @@ func (w heading) device() expr.MetaKey {
 	return expr.MetaKeyIIF
 }
 
-func Rule(parts ...Exprs) Exprs { return slices.Concat(parts...) }
-
+// Native is v in the byte order of this machine.
 func Native(v uint32) []byte { return binaryutil.NativeEndian.PutUint32(v) }
 
+// Equal compares the register.
 func Equal(data []byte) *expr.Cmp {
 	return &expr.Cmp{Op: expr.CmpOpEq, Register: Register, Data: data}
 }
 
-func Meta(k expr.MetaKey, data []byte) Exprs {
-	return Exprs{&expr.Meta{Key: k, Register: Register}, Equal(data)}
-}
-
-// iif lo
-func fromLoopback() Exprs { return Meta(expr.MetaKeyIIF, Native(loopback)) }
-
-// oif lo
-func toLoopback() Exprs { return Meta(expr.MetaKeyOIF, Native(loopback)) }
-
-// loopback is the index of lo in every network namespace (net/core/dev.c, LOOPBACK_IFINDEX).
-const loopback = 1
-
-// iifname NAME, oifname NAME
-func ifname(k expr.MetaKey, name string) Exprs {
-	b := make([]byte, unix.IFNAMSIZ)
-	copy(b, name)
-	return Meta(k, b)
-}
-
-// meta iifkind "KIND", meta oifkind "KIND"
-func linkKind(k expr.MetaKey, kind string) Exprs {
-	b := make([]byte, unix.IFNAMSIZ)
-	copy(b, kind)
-	return Meta(k, b)
-}
-
-// Keys of linux/netfilter/nf_tables.h (enum nft_meta_keys).
-const (
-	metaIIFKind expr.MetaKey = 26
-	metaOIFKind expr.MetaKey = 27
-)
-
-// meta nfproto ipv4, meta nfproto ipv6
-func (f *family) match() Exprs { return Meta(expr.MetaKeyNFPROTO, []byte{f.proto}) }
-
-// meta l4proto PROTO
-func L4Proto(p service.Proto) Exprs { return Meta(expr.MetaKeyL4PROTO, []byte{byte(p)}) }
-
-// meta l4proto != tcp meta l4proto != udp
-func neitherTCPNorUDP() Exprs {
-	return Exprs{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: Register},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: Register, Data: []byte{byte(service.TCP)}},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: Register, Data: []byte{byte(service.UDP)}},
-	}
-}
-
-// ct direction reply
-func IsReply() Exprs {
-	return Exprs{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: Register}, Equal([]byte{1})}
-}
-
-// ct direction original
-func isOriginal() Exprs {
-	return Exprs{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: Register}, Equal([]byte{0})}
-}
-
-// ct state STATES
-func CTState(states uint32) Exprs {
-	return Exprs{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: Register},
-		and(Native(states)),
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: Register, Data: Native(0)},
-	}
-}
-
-// handed matches packets that have a socket before the kernel's lookup: assigned by TPROXY or a BPF
-// program, or found early because a connected socket owns the flow.
-//
-//	meta skuid != 4294967295
-func handed() Exprs {
-	const nobody = 1<<32 - 1 // no user has this number; without a socket there is none to compare
-	return Exprs{&expr.Meta{Key: expr.MetaKeySKUID, Register: Register}, &expr.Cmp{Op: expr.CmpOpNeq,
-		Register: Register, Data: Native(nobody)}}
-}
-
-// socket transparent 1
-func transparent() Exprs {
-	return Exprs{&expr.Socket{Key: expr.SocketKeyTransparent, Register: Register}, Equal([]byte{1})}
+func notEqual(data []byte) *expr.Cmp {
+	return &expr.Cmp{Op: expr.CmpOpNeq, Register: Register, Data: data}
 }
 
 func and(mask []byte) *expr.Bitwise {
@@ -180,244 +134,438 @@ func and(mask []byte) *expr.Bitwise {
 	}
 }
 
-// ct mark and MARK == MARK
-func ctMarked(mark uint32) Exprs {
-	return Exprs{&expr.Ct{Key: expr.CtKeyMARK, Register: Register}, and(Native(mark)), Equal(Native(mark))}
+func loadMeta(k expr.MetaKey) *expr.Meta { return &expr.Meta{Key: k, Register: Register} }
+func loadCt(k expr.CtKey) *expr.Ct       { return &expr.Ct{Key: k, Register: Register} }
+
+// Meta compares a property of a packet.
+func Meta(k expr.MetaKey, data []byte) Part { return Raw(loadMeta(k), Equal(data)) }
+
+func fromLoopback() Part { return part("iif lo", loadMeta(expr.MetaKeyIIF), Equal(Native(loopback))) }
+func toLoopback() Part   { return part("oif lo", loadMeta(expr.MetaKeyOIF), Equal(Native(loopback))) }
+
+// loopback is the index of lo in every network namespace (net/core/dev.c, LOOPBACK_IFINDEX).
+const loopback = 1
+
+func iifname(name string) Part { return named("iifname", expr.MetaKeyIIFNAME, name) }
+func oifname(name string) Part { return named("oifname", expr.MetaKeyOIFNAME, name) }
+
+// Kinds of the interfaces by which a packet comes and goes.
+func iifkind(kind string) Part { return named("meta iifkind", metaIIFKind, kind) }
+func oifkind(kind string) Part { return named("meta oifkind", metaOIFKind, kind) }
+
+func named(text string, k expr.MetaKey, name string) Part {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, name)
+	return part(fmt.Sprintf("%s %q", text, name), loadMeta(k), Equal(b))
 }
 
-// ct mark and MARK != MARK
-func ctNotMarked(mark uint32) Exprs {
-	es := ctMarked(mark)
-	es[len(es)-1].(*expr.Cmp).Op = expr.CmpOpNeq
-	return es
+// Keys of linux/netfilter/nf_tables.h (enum nft_meta_keys).
+const (
+	metaIIFKind expr.MetaKey = 26
+	metaOIFKind expr.MetaKey = 27
+)
+
+// match is the condition that a packet is of the family.
+func (f *family) match() Part {
+	p := f.implied()
+	p.Text = "meta nfproto " + map[string]string{"ip": "ipv4", "ip6": "ipv6"}[f.name]
+	return p
 }
 
-// ct mark set ct mark and ~MARK
-func clearCtMark(mark uint32) Exprs {
-	return Exprs{
-		&expr.Ct{Key: expr.CtKeyMARK, Register: Register},
-		and(Native(^mark)),
-		&expr.Ct{Key: expr.CtKeyMARK, Register: Register, SourceRegister: true},
+// implied is the same, where nft derives it from what follows.
+func (f *family) implied() Part { return Meta(expr.MetaKeyNFPROTO, []byte{f.proto}) }
+
+// L4Proto is the condition that a packet is of the protocol.
+func L4Proto(p service.Proto) Part {
+	name := p.String()
+	switch p {
+	case unix.IPPROTO_ICMP:
+		name = "icmp"
+	case unix.IPPROTO_ICMPV6:
+		name = "ipv6-icmp"
 	}
+	return part("meta l4proto "+name, loadMeta(expr.MetaKeyL4PROTO), Equal([]byte{byte(p)}))
 }
 
-// meta mark set meta mark or MARK
-func setMark(mark uint32) Exprs {
-	return Exprs{
-		&expr.Meta{Key: expr.MetaKeyMARK, Register: Register},
-		&expr.Bitwise{SourceRegister: Register, DestRegister: Register, Len: 4, Mask: Native(^mark), Xor: Native(mark)},
-		&expr.Meta{Key: expr.MetaKeyMARK, Register: Register, SourceRegister: true},
-	}
+func neitherTCPNorUDP() Part {
+	return part("meta l4proto != tcp meta l4proto != udp", loadMeta(expr.MetaKeyL4PROTO),
+		notEqual([]byte{byte(service.TCP)}), notEqual([]byte{byte(service.UDP)}))
 }
 
-// ct status STATUS
-func ctStatusIs(bits uint32) Exprs {
-	return Exprs{
-		&expr.Ct{Key: expr.CtKeySTATUS, Register: Register},
-		and(Native(bits)),
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: Register, Data: Native(0)},
+// IsReply is the condition that a packet goes towards whoever began its flow.
+func IsReply() Part {
+	return part("ct direction reply", loadCt(expr.CtKeyDIRECTION), Equal([]byte{1}))
+}
+
+func isOriginal() Part {
+	return part("ct direction original", loadCt(expr.CtKeyDIRECTION), Equal([]byte{0}))
+}
+
+// CTState is the condition that a packet's flow is in one of the states (expr.CtStateBitNEW and others).
+func CTState(states uint32) Part {
+	var names []string
+	for _, s := range []struct {
+		bit  uint32
+		name string
+	}{
+		{expr.CtStateBitINVALID, "invalid"}, {expr.CtStateBitNEW, "new"}, {expr.CtStateBitRELATED, "related"},
+		{expr.CtStateBitESTABLISHED, "established"}, {expr.CtStateBitUNTRACKED, "untracked"},
+	} {
+		if states&s.bit != 0 {
+			names = append(names, s.name)
+		}
 	}
+	return part("ct state "+strings.Join(names, ","), loadCt(expr.CtKeySTATE), and(Native(states)), notEqual(Native(0)))
+}
+
+// handed matches packets that have a socket before the kernel's lookup: assigned by TPROXY or a BPF
+// program, or found early because a connected socket owns the flow.
+func handed() Part {
+	const nobody = 1<<32 - 1 // no user has this number; without a socket there is none to compare
+	return part("meta skuid != 4294967295", loadMeta(expr.MetaKeySKUID), notEqual(Native(nobody)))
+}
+
+func transparent() Part {
+	return part("socket transparent 1", &expr.Socket{Key: expr.SocketKeyTransparent, Register: Register},
+		Equal([]byte{1}))
+}
+
+// hex is a mark in nft's words.
+func hex(mark uint32) string { return fmt.Sprintf("%#08x", mark) }
+
+func ctMarked(mark uint32) Part {
+	return part(fmt.Sprintf("ct mark & %[1]s == %[1]s", hex(mark)), loadCt(expr.CtKeyMARK), and(Native(mark)),
+		Equal(Native(mark)))
+}
+
+func ctNotMarked(mark uint32) Part {
+	return part(fmt.Sprintf("ct mark & %[1]s != %[1]s", hex(mark)), loadCt(expr.CtKeyMARK), and(Native(mark)),
+		notEqual(Native(mark)))
+}
+
+func clearCtMark(mark uint32) Part {
+	return part("ct mark set ct mark & "+hex(^mark), loadCt(expr.CtKeyMARK), and(Native(^mark)),
+		&expr.Ct{Key: expr.CtKeyMARK, Register: Register, SourceRegister: true})
+}
+
+// or sets the bits of the mark.
+func or(mark uint32) *expr.Bitwise {
+	return &expr.Bitwise{SourceRegister: Register, DestRegister: Register, Len: 4, Mask: Native(^mark), Xor: Native(mark)}
+}
+
+func setMark(mark uint32) Part {
+	return part("meta mark set meta mark | "+hex(mark), loadMeta(expr.MetaKeyMARK), or(mark),
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: Register, SourceRegister: true})
+}
+
+func setCtMark(mark uint32) Part {
+	return part("ct mark set ct mark | "+hex(mark), loadCt(expr.CtKeyMARK), or(mark),
+		&expr.Ct{Key: expr.CtKeyMARK, Register: Register, SourceRegister: true})
+}
+
+func marked(mark uint32) Part {
+	return part(fmt.Sprintf("meta mark & %[1]s == %[1]s", hex(mark)), loadMeta(expr.MetaKeyMARK), and(Native(mark)),
+		Equal(Native(mark)))
+}
+
+// translated is the condition that an address of a packet's flow was translated.
+func translated() Part {
+	return part("ct status snat,dnat", loadCt(expr.CtKeySTATUS), and(Native(statusSNAT|statusDNAT)), notEqual(Native(0)))
 }
 
 // Bits of linux/netfilter/nf_conntrack_common.h (enum ip_conntrack_status).
 const statusSNAT, statusDNAT = 1 << 4, 1 << 5
 
-// meta mark and MARK == MARK
-func marked(mark uint32) Exprs {
-	return Exprs{&expr.Meta{Key: expr.MetaKeyMARK, Register: Register}, and(Native(mark)), Equal(Native(mark))}
-}
-
-// ct mark set ct mark or MARK
-func setCtMark(mark uint32) Exprs {
-	return Exprs{
-		&expr.Ct{Key: expr.CtKeyMARK, Register: Register},
-		&expr.Bitwise{SourceRegister: Register, DestRegister: Register, Len: 4, Mask: Native(^mark), Xor: Native(mark)},
-		&expr.Ct{Key: expr.CtKeyMARK, Register: Register, SourceRegister: true},
-	}
-}
-
-// tcp flags and MASK == VALUE
-func TCPFlags(mask, value byte) Exprs {
-	load := &expr.Payload{DestRegister: Register, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1}
-	return Rule(L4Proto(service.TCP), Exprs{load, and([]byte{mask}), Equal([]byte{value})})
-}
-
-// tcp flags and MASK != VALUE
-func tcpFlagsNot(mask, value byte) Exprs {
-	es := TCPFlags(mask, value)
-	es[len(es)-1].(*expr.Cmp).Op = expr.CmpOpNeq
-	return es
-}
-
+// Flags of TCP.
 const (
 	Fin, Syn, Rst, Ack = 1, 2, 4, 16
 )
 
-// Port reads a port of the transport header: th sport is at 0, th dport at 2.
+// flags are flags of TCP in nft's words.
+func flags(bits byte) string {
+	var names []string
+	for _, f := range []struct {
+		bit  byte
+		name string
+	}{{Fin, "fin"}, {Syn, "syn"}, {Rst, "rst"}, {Ack, "ack"}} {
+		if bits&f.bit != 0 {
+			names = append(names, f.name)
+		}
+	}
+	switch len(names) {
+	case 0:
+		return "0"
+	case 1:
+		return names[0]
+	}
+	return "(" + strings.Join(names, " | ") + ")"
+}
+
+// TCPFlags is the condition that the flags of a mask are those of value.
+func TCPFlags(mask, value byte) Part { return tcpFlags("==", mask, Equal([]byte{value})) }
+
+func tcpFlagsNot(mask, value byte) Part { return tcpFlags("!=", mask, notEqual([]byte{value})) }
+
+func tcpFlags(op string, mask byte, c *expr.Cmp) Part {
+	load := &expr.Payload{DestRegister: Register, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1}
+	p := Rule(L4Proto(service.TCP), Raw(load, and([]byte{mask}), c))
+	p.Text = fmt.Sprintf("tcp flags & %s %s %s", flags(mask), op, flags(c.Data[0]))
+	return p
+}
+
+// Port reads a port of the transport header, at Sport or Dport.
 func Port(register, offset uint32) *expr.Payload {
 	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2}
 }
 
+// Offsets of ports in the transport header.
 const Sport, Dport = 0, 2
 
-// udpChecksum is where UDP's checksum is (RFC 768).
-const udpChecksum = 6
-
-// Where the fields of an IPv6 routing header are (RFC 8200, 4.4).
-const routeType, routeLeft = 2, 3
-
-// rt type, rt seg-left
-func route(field uint32) Exprs {
-	return Exprs{&expr.Exthdr{DestRegister: Register, Type: unix.IPPROTO_ROUTING, Offset: field,
-		Len: 1, Op: expr.ExthdrOpIpv6}}
+// portName is a port in nft's words.
+func portName(offset uint32) string {
+	if offset == Sport {
+		return "sport"
+	}
+	return "dport"
 }
 
-// udp sport PORT, udp dport PORT
-func UDPPort(offset uint32, number uint16) Exprs {
-	return Rule(L4Proto(service.UDP), Exprs{Port(Register, offset), Equal(binary.BigEndian.AppendUint16(nil, number))})
+// UDPPort is the condition that a port of a datagram has that number.
+func UDPPort(offset uint32, number uint16) Part {
+	p := Rule(L4Proto(service.UDP), Raw(Port(Register, offset), Equal(binary.BigEndian.AppendUint16(nil, number))))
+	p.Text = fmt.Sprintf("udp %s %d", portName(offset), number)
+	return p
+}
+
+func hasPort() Part {
+	return part("th dport != 0", Port(Register, Dport), notEqual([]byte{0, 0}))
+}
+
+// withoutChecksum is of datagrams (RFC 768).
+func withoutChecksum() Part {
+	return part("@th,48,16 0", Port(Register, 6), Equal([]byte{0, 0}))
+}
+
+// routeType is the condition that the IPv6 routing header is of the type; segmentsLeft that it has not been followed
+// to its end (RFC 8200, 4.4).
+func routeType(kind byte) Part {
+	return part(fmt.Sprintf("rt type %d", kind), route(2), Equal([]byte{kind}))
+}
+func segmentsLeft() Part { return part("rt seg-left != 0", route(3), notEqual([]byte{0})) }
+
+func route(field uint32) *expr.Exthdr {
+	return &expr.Exthdr{DestRegister: Register, Type: unix.IPPROTO_ROUTING, Offset: field, Len: 1, Op: expr.ExthdrOpIpv6}
+}
+
+func toOthers() Part {
+	return part("meta pkttype != host", loadMeta(expr.MetaKeyPKTTYPE), notEqual([]byte{unix.PACKET_HOST}))
 }
 
 func (f *family) address(register, offset uint32) *expr.Payload {
 	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size}
 }
 
+// addressName is an address in nft's words.
+func (f *family) addressName(offset uint32) string {
+	if offset == f.saddr {
+		return f.name + " saddr"
+	}
+	return f.name + " daddr"
+}
+
 func lookup(s *nft.Set, invert bool) *expr.Lookup {
 	return &expr.Lookup{SourceRegister: Register, SetName: s.Name, SetID: s.ID, Invert: invert}
 }
 
-// meta l4proto . th dport @SET, or != @SET (or th sport)
-func (o *objects) portIn(s *nft.Set, offset uint32, invert bool) Exprs {
-	return Exprs{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: Register},
-		Port(Register+1, offset),
-		lookup(s, invert),
-	}
-}
-
 // key is what a set is asked for: fields of a packet, one behind the other.
 type key struct {
-	Exprs
-	next uint32 // the register of the next field
+	words []string
+	exprs []expr.Any
+	next  uint32 // the register of the next field
 }
 
-func (f *family) key() *key { return &key{f.match(), Register} }
+func (f *family) key() *key { return &key{nil, f.implied().Exprs, Register} }
+
+func (k *key) add(word string, size uint32, e expr.Any) *key {
+	k.words, k.exprs = append(k.words, word), append(k.exprs, e)
+	k.next += size / 4
+	return k
+}
 
 func (k *key) address(f *family, offset uint32) *key {
-	k.Exprs = append(k.Exprs, f.address(k.next, offset))
-	k.next += f.size / 4
-	return k
+	return k.add(f.addressName(offset), f.size, f.address(k.next, offset))
 }
 
-func (k *key) meta(m expr.MetaKey) *key {
-	k.Exprs = append(k.Exprs, &expr.Meta{Key: m, Register: k.next})
-	k.next++
-	return k
+func (k *key) protocol() *key {
+	return k.add("meta l4proto", 4, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: k.next})
+}
+
+func (k *key) device(w heading) *key {
+	return k.add(w.deviceName(), 4, &expr.Meta{Key: w.device(), Register: k.next})
 }
 
 func (k *key) port(offset uint32) *key {
-	k.Exprs = append(k.Exprs, Port(k.next, offset))
-	k.next++
-	return k
+	return k.add("th "+portName(offset), 4, Port(k.next, offset))
 }
 
+func (k *key) text() string { return strings.Join(k.words, " . ") }
+
 // in is the condition that the set has the key; notIn, that it has not.
-func (k *key) in(s *nft.Set) Exprs    { return append(k.Exprs, lookup(s, false)) }
-func (k *key) notIn(s *nft.Set) Exprs { return append(k.Exprs, lookup(s, true)) }
+func (k *key) in(s *nft.Set) Part {
+	return part(k.text()+" @"+s.Name, append(k.exprs, lookup(s, false))...)
+}
+
+func (k *key) notIn(s *nft.Set) Part {
+	return part(k.text()+" != @"+s.Name, append(k.exprs, lookup(s, true))...)
+}
 
 // update puts the key into the set, or gives it its whole time again. Where the set is full the
 // rule ends there.
-func (k *key) update(s *nft.Set) Exprs {
-	return append(k.Exprs, &expr.Dynset{
+func (k *key) update(s *nft.Set) Part {
+	days := guard.Remembered / (24 * time.Hour)
+	return part(fmt.Sprintf("update @%s { %s timeout %dd }", s.Name, k.text(), days), append(k.exprs, &expr.Dynset{
 		SrcRegKey: Register, SetName: s.Name, SetID: s.ID,
 		Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: guard.Remembered,
-	})
+	})...)
 }
 
-// ip saddr . meta l4proto . th dport (outwards daddr and sport)
+// onPort asks for protocol and port: in the set of those that are guarded, for instance.
+func onPort(offset uint32) *key { return (&key{next: Register}).protocol().port(offset) }
+
+// source is the peer and our port: ip saddr . meta l4proto . th dport inwards, daddr and sport outwards.
 func (f *family) source(w heading) *key {
-	return f.key().address(f, f.peer(w)).meta(expr.MetaKeyL4PROTO).port(w.ownPort())
+	return f.key().address(f, f.peer(w)).protocol().port(w.ownPort())
 }
 
-// ip saddr . ip daddr . meta l4proto . th dport (outwards the other way round)
+// sourceAndTarget has our address, too: ip saddr . ip daddr . meta l4proto . th dport inwards.
 func (f *family) sourceAndTarget(w heading) *key {
-	return f.key().address(f, f.peer(w)).address(f, f.own(w)).meta(expr.MetaKeyL4PROTO).port(w.ownPort())
+	return f.key().address(f, f.peer(w)).address(f, f.own(w)).protocol().port(w.ownPort())
 }
 
-// ip daddr . meta l4proto . th dport (outwards saddr and sport)
+// target is our address and port: ip daddr . meta l4proto . th dport inwards.
 func (f *family) target(w heading) *key {
-	return f.key().address(f, f.own(w)).meta(expr.MetaKeyL4PROTO).port(w.ownPort())
+	return f.key().address(f, f.own(w)).protocol().port(w.ownPort())
 }
 
-// iif . ip6 saddr . meta l4proto . th dport (outwards oif, daddr and sport)
+// linkAndSource is source with the interface before it: iif . ip6 saddr . meta l4proto . th dport inwards.
 func (f *family) linkAndSource(w heading) *key {
-	return f.key().meta(w.device()).address(f, f.peer(w)).meta(expr.MetaKeyL4PROTO).port(w.ownPort())
+	return f.key().device(w).address(f, f.peer(w)).protocol().port(w.ownPort())
 }
 
-// ip saddr . ip daddr . meta l4proto . th sport . th dport @carried4 (outwards the other way round)
-func (f *family) carries(w heading) Exprs {
-	return f.key().address(f, f.peer(w)).address(f,
-		f.own(w)).meta(expr.MetaKeyL4PROTO).port(w.peerPort()).port(w.ownPort()).in(f.carried)
+// carries is the condition that a first load carries the flow.
+func (f *family) carries(w heading) Part {
+	return f.key().address(f, f.peer(w)).address(f, f.own(w)).protocol().port(w.peerPort()).port(w.ownPort()).in(f.carried)
 }
 
-// ip6 saddr fe80::/10 (outwards daddr)
-func (f *family) linkLocal(w heading) Exprs {
+// linkLocal is the condition that the peer is link-local.
+func (f *family) linkLocal(w heading) Part {
 	mask, net := make([]byte, 16), make([]byte, 16)
 	copy(mask, []byte{0xff, 0xc0})
 	copy(net, []byte{0xfe, 0x80})
-	return Rule(f.match(), Exprs{f.address(Register, f.peer(w)), and(mask), Equal(net)})
+	return Rule(f.implied(), part(f.addressName(f.peer(w))+" fe80::/10", f.address(Register, f.peer(w)), and(mask),
+		Equal(net)))
 }
 
-// ip daddr @addresses4 (or saddr, ip6 and @addresses6)
-func (f *family) toExtra(addr uint32) Exprs {
-	return Rule(f.match(), Exprs{f.address(Register, addr), lookup(f.extra, false)})
+// toExtra is the condition that an address is one of a target; notExtra the contrary.
+func (f *family) toExtra(addr uint32) Part {
+	return f.key().address(f, addr).in(f.extra)
 }
 
-// ip daddr != @addresses4 (or saddr, ip6 and @addresses6)
-func (f *family) notExtra(addr uint32) Exprs {
-	return Rule(f.match(), Exprs{f.address(Register, addr), lookup(f.extra, true)})
+func (f *family) notExtra(addr uint32) Part {
+	return f.key().address(f, addr).notIn(f.extra)
 }
 
-// fib daddr type, fib saddr type
-func fib() *expr.Fib { return &expr.Fib{Register: Register, ResultADDRTYPE: true, FlagDADDR: true} }
-func fibSource() *expr.Fib {
-	return &expr.Fib{Register: Register, ResultADDRTYPE: true, FlagSADDR: true}
-}
-
-// fib daddr type TYPE, fib saddr type TYPE
-func isType(f *expr.Fib, t uint32) Exprs { return Exprs{f, Equal(Native(t))} }
-
-// fib daddr type != TYPE ..., fib saddr type != TYPE ...
-func isNoType(f *expr.Fib, types ...uint32) Exprs {
-	es := Exprs{f}
-	for _, t := range types {
-		es = append(es, &expr.Cmp{Op: expr.CmpOpNeq, Register: Register, Data: Native(t)})
+// continues is the condition that a packet is a fragment without the ports.
+func (f *family) continues() Part {
+	text, load, mask := "ip frag-off & 0x1fff != 0", expr.Any(&expr.Payload{DestRegister: Register,
+		Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2}), []byte{0x1f, 0xff}
+	if f.proto == unix.NFPROTO_IPV6 {
+		text, load, mask = "frag frag-off & 0xfff8 != 0", &expr.Exthdr{DestRegister: Register,
+			Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6}, []byte{0xff, 0xf8}
 	}
-	return es
+	return Rule(f.implied(), part(text, load, and(mask), notEqual([]byte{0, 0})))
+}
+
+// end is whose type of address is asked for.
+type end bool
+
+const (
+	destination end = false
+	origin      end = true
+)
+
+func (e end) fib() *expr.Fib {
+	return &expr.Fib{Register: Register, ResultADDRTYPE: true, FlagDADDR: e == destination, FlagSADDR: e == origin}
+}
+
+func (e end) word() string {
+	if e == origin {
+		return "fib saddr type"
+	}
+	return "fib daddr type"
+}
+
+// typeNames are the words of nft for types of routes.
+var typeNames = map[uint32]string{unix.RTN_LOCAL: "local", unix.RTN_ANYCAST: "anycast", unix.RTN_BROADCAST: "broadcast",
+	unix.RTN_MULTICAST: "multicast", unix.RTN_UNICAST: "unicast"}
+
+// isType is the condition that an address is of the type (unix.RTN_LOCAL and others) to the routing.
+func isType(e end, t uint32) Part {
+	return part(e.word()+" "+typeNames[t], e.fib(), Equal(Native(t)))
+}
+
+// isNoType is the condition that it is of none of the types.
+func isNoType(e end, types ...uint32) Part {
+	all := Raw(e.fib())
+	for _, t := range types {
+		all = Rule(all, part(e.word()+" != "+typeNames[t], notEqual(Native(t))))
+	}
+	return all
+}
+
+// byAnotherWay is the condition that the routing has the source by another interface.
+func byAnotherWay() Part {
+	return part("fib saddr . iif oif missing",
+		&expr.Fib{Register: Register, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true}, Equal(Native(0)))
 }
 
 // ownTypes are those of addresses that are this host's alone.
 var ownTypes = []uint32{unix.RTN_LOCAL, unix.RTN_ANYCAST}
 
-func verdict(k expr.VerdictKind) Exprs { return Exprs{&expr.Verdict{Kind: k}} }
-
-func Accept() Exprs { return verdict(expr.VerdictAccept) }
-func Drop() Exprs   { return verdict(expr.VerdictDrop) }
-
-func jump(c *nft.Chain) Exprs {
-	return Exprs{&expr.Verdict{Kind: expr.VerdictJump, Chain: c.Name}}
+func verdict(text string, k expr.VerdictKind, chain string) Part {
+	return part(text, &expr.Verdict{Kind: k, Chain: chain})
 }
+
+// Accept lets a packet pass this chain's hook.
+func Accept() Part { return verdict("accept", expr.VerdictAccept, "") }
+
+// Drop throws a packet away.
+func Drop() Part { return verdict("drop", expr.VerdictDrop, "") }
+
+func back() Part { return verdict("return", expr.VerdictReturn, "") }
+
+func jump(c *nft.Chain) Part { return verdict("jump "+c.Name, expr.VerdictJump, c.Name) }
 
 // enter goes to a chain and does not come back.
-func enter(c *nft.Chain) Exprs {
-	return Exprs{&expr.Verdict{Kind: expr.VerdictGoto, Chain: c.Name}}
+func enter(c *nft.Chain) Part { return verdict("goto "+c.Name, expr.VerdictGoto, c.Name) }
+
+func notrack() Part { return part("notrack", &expr.Notrack{}) }
+func count() Part   { return part("counter", &expr.Counter{}) }
+
+func resetTCP() Part {
+	return part("reject with tcp reset", &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 }
 
-func back() Exprs { return verdict(expr.VerdictReturn) }
-
-// reject with tcp reset, reject with icmpx port-unreachable
-func resetTCP() Exprs {
-	return Rule(L4Proto(service.TCP), Exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+func unreachable() Part {
+	return part("reject with icmpx type port-unreachable",
+		&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
 }
-func unreachable() Exprs {
-	return Exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}
+
+// toPort0 leads a flow to port 0 of this host, toSamePort to the port that it asks for.
+func toPort0() Part {
+	return part("dnat to :0", &expr.Immediate{Register: Register, Data: []byte{0, 0}}, dnat())
+}
+func toSamePort() Part { return part("dnat to :udp dport", Port(Register, Dport), dnat()) }
+
+func dnat() *expr.NAT {
+	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_INET, RegProtoMin: Register, Specified: true}
 }

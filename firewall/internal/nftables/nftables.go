@@ -1,5 +1,5 @@
-// Package nftables is the guard as an nftables table, by netlink alone, and grants as elements of the administrator's own
-// sets (mode admit).
+// Package nftables is the guard as an nftables table, by netlink alone, and grants as elements of the administrator's
+// own sets (mode admit).
 package nftables
 
 import (
@@ -108,7 +108,8 @@ func explain(doing string, err error) error {
 func (n *Backend) Name() string { return guard.Nftables }
 
 func (n *Backend) Describe() string {
-	s := "nftables, table inet spa, closed=" + map[guard.Closed]string{guard.Drop: "drop", guard.Reject: "reject"}[n.closed()]
+	s := "nftables, table inet spa, closed=" +
+		map[guard.Closed]string{guard.Drop: "drop", guard.Reject: "reject"}[n.closed()]
 	if n.Persists() {
 		s += ", owned: no other tool can change it"
 	}

@@ -9,7 +9,6 @@ import (
 	"sallyport/firewall/internal/sessions"
 
 	nft "github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -27,17 +26,17 @@ const (
 type Feature struct {
 	name  string
 	Hook  *nft.ChainHook
-	Exprs Exprs
+	Rule  Part
 	lacks string // what describe says where it is optional
 }
 
 func features() []Feature {
 	pre, out := nft.ChainHookPrerouting, nft.ChainHookOutput
 	return []Feature{
-		{name: "the inet family (CONFIG_NF_TABLES_INET)", Hook: pre, Exprs: Accept()},
-		{name: "fib (CONFIG_NFT_FIB_INET)", Hook: pre, Exprs: Exprs{fib()}},
-		{name: "reject", Hook: pre, Exprs: unreachable(), lacks: lacksReject},
-		{name: "notrack", Hook: out, Exprs: Exprs{&expr.Notrack{}}, lacks: lacksNotrack},
+		{name: "the inet family (CONFIG_NF_TABLES_INET)", Hook: pre, Rule: Accept()},
+		{name: "fib (CONFIG_NFT_FIB_INET)", Hook: pre, Rule: Raw(destination.fib())},
+		{name: "reject", Hook: pre, Rule: unreachable(), lacks: lacksReject},
+		{name: "notrack", Hook: out, Rule: notrack(), lacks: lacksNotrack},
 	}
 }
 
@@ -87,7 +86,7 @@ func (n *Backend) Has(f Feature) (bool, error) {
 	t := &nft.Table{Name: "spa-probe", Family: nft.TableFamilyINet}
 	n.Conn.AddTable(t)
 	c := n.Conn.AddChain(Hooked(&nft.Chain{Table: t, Name: "probe"}, f.Hook, -110))
-	n.Conn.AddRule(&nft.Rule{Table: t, Chain: c, Exprs: f.Exprs})
+	n.Conn.AddRule(&nft.Rule{Table: t, Chain: c, Exprs: f.Rule.Exprs})
 	n.Conn.DelTable(&nft.Table{Name: "spa-probe-absent", Family: nft.TableFamilyINet})
 	err := n.Conn.Flush()
 	if err == nil {

@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -20,11 +21,9 @@ import (
 
 // quotedJumps lead ICMP messages that belong to no admitted flow from a chain to quoted, under a
 // condition.
-func (d *Draft) quotedJumps(c *nft.Chain, condition Exprs) {
+func (d *Draft) quotedJumps(c *nft.Chain, condition Part) {
 	for _, proto := range []service.Proto{unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6} {
-		// CONDITION meta l4proto icmp ct state invalid,untracked jump quoted
 		d.rule(c, condition, L4Proto(proto), CTState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), jump(d.quoted))
-		// CONDITION meta l4proto icmp ct state related ct mark and MARK != MARK jump quoted
 		d.rule(c, condition, L4Proto(proto), CTState(expr.CtStateBitRELATED), ctNotMarked(d.spec.Mark), jump(d.quoted))
 	}
 }
@@ -48,32 +47,22 @@ const (
 func (d *Draft) quotedRules() {
 	o, c := &d.objects, d.quoted
 	f4, f6 := o.families()[0], o.families()[1]
-	other := func(f *family, types ...byte) Exprs {
-		es := f.match()
-		for _, t := range types {
-			es = append(es, quote(icmpType, 1), &expr.Cmp{Op: expr.CmpOpNeq, Register: Register, Data: []byte{t}})
-		}
-		return es
+	other := f4.match()
+	for _, t := range quotingTypes {
+		other = Rule(other, part(fmt.Sprintf("@th,0,8 != %d", t), quote(icmpType, 1), notEqual([]byte{t})))
 	}
-	// meta nfproto ipv4 @th,0,8 != 3 @th,0,8 != 4 @th,0,8 != 5 @th,0,8 != 11 @th,0,8 != 12 return
-	d.rule(c, other(f4, quotingTypes...), back())
-	// meta nfproto ipv6 @th,0,8 >= 128 return
-	d.rule(c, f6.match(), Exprs{quote(icmpType, 1), &expr.Cmp{Op: expr.CmpOpGte, Register: Register,
-		Data: []byte{icmp6Informs}}}, back())
-	// meta nfproto ipv4 @th,64,8 and 0xf != 5 drop
-	d.rule(c, f4.match(), Exprs{
-		quote(quotedHeader4, 1), and([]byte{ihl}), &expr.Cmp{Op: expr.CmpOpNeq, Register: Register, Data: []byte{noOptions}},
-	}, Drop())
-	// meta nfproto ipv6 @th,112,8 != PROTOCOL ... drop
+	d.rule(c, other, back())
+	d.rule(c, f6.match(), part(fmt.Sprintf("@th,0,8 >= %d", icmp6Informs), quote(icmpType, 1),
+		&expr.Cmp{Op: expr.CmpOpGte, Register: Register, Data: []byte{icmp6Informs}}), back())
+	d.rule(c, f4.match(), part("@th,64,8 & 0xf != 5", quote(quotedHeader4, 1), and([]byte{ihl}),
+		notEqual([]byte{noOptions})), Drop())
 	known := f6.match()
 	for _, proto := range guard.LastHeaders {
-		known = append(known, quote(quotedProto6, 1), &expr.Cmp{Op: expr.CmpOpNeq, Register: Register, Data: []byte{proto}})
+		known = Rule(known, part(fmt.Sprintf("@th,112,8 != %d", proto), quote(quotedProto6, 1), notEqual([]byte{proto})))
 	}
 	d.rule(c, known, Drop())
 	for _, p := range d.spec.EveryPort() {
-		// meta nfproto ipv4 @th,136,8 PROTOCOL @th,224,16 >= LOW @th,224,16 <= HIGH drop
 		d.rule(c, f4.match(), quotes(quotedProto4, quotedPort4, p), Drop())
-		// meta nfproto ipv6 @th,112,8 PROTOCOL @th,384,16 >= LOW @th,384,16 <= HIGH drop
 		d.rule(c, f6.match(), quotes(quotedProto6, quotedPort6, p), Drop())
 	}
 }
@@ -83,13 +72,18 @@ func quote(offset, size uint32) *expr.Payload {
 }
 
 // quotes is the condition that a packet from one of the ports is quoted.
-func quotes(proto, port uint32, p service.Ports) Exprs {
+func quotes(proto, port uint32, p service.Ports) Part {
+	at := fmt.Sprintf("@th,%d,16", 8*port)
+	is := part(fmt.Sprintf("@th,%d,8 %d", 8*proto, p.Proto), quote(proto, 1), Equal([]byte{byte(p.Proto)}))
 	limit := func(op expr.CmpOp, port uint16) *expr.Cmp {
 		return &expr.Cmp{Op: op, Register: Register, Data: binary.BigEndian.AppendUint16(nil, port)}
 	}
-	es := Exprs{quote(proto, 1), Equal([]byte{byte(p.Proto)}), quote(port, 2)}
 	if p.Low == p.High {
-		return append(es, limit(expr.CmpOpEq, p.Low))
+		return Rule(is, part(fmt.Sprintf("%s %d", at, p.Low), quote(port, 2), limit(expr.CmpOpEq, p.Low)))
 	}
-	return append(es, limit(expr.CmpOpGte, p.Low), limit(expr.CmpOpLte, p.High))
+	return Rule(is, part(fmt.Sprintf("%s >= %d %[1]s <= %[3]d", at, p.Low, p.High), quote(port, 2),
+		limit(expr.CmpOpGte, p.Low), limit(expr.CmpOpLte, p.High)))
 }
+
+// quotingTypes are those of ICMP errors (RFC 792).
+var quotingTypes = []byte{3, 4, 5, 11, 12}
