@@ -21,7 +21,7 @@ func Rules(c Config) (string, error) {
 	if c.Backend == BackendIptables {
 		return "", errors.New("the guard can be printed for nft only, and the backend is iptables")
 	}
-	return nftables.Text(c.spec())
+	return nftables.Text(c.spec()), nil
 }
 
 // CanPersist reports whether this kernel can keep the guard over a foreign flush of the

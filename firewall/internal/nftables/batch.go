@@ -14,10 +14,9 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// batch is a transaction that changes elements of sets, and nothing else. It is what a
-// grant costs, so it is not left to nft.Conn, which asks for an answer to each message and
-// waits for each: here only the last is answered, and the answer is there when the call
-// that sends returns.
+// batch is a transaction. nft.Conn is not used for it: that asks for an answer to each message and waits for each,
+// and knows no flags of tables. Here only the last message is answered, and the answer is there when the call that
+// sends returns.
 type batch struct {
 	messages []netlink.Message
 }
@@ -59,18 +58,17 @@ func (b *batch) change(s *nft.Set, es, gone []nft.SetElement) {
 }
 
 func (b *batch) add(kind uint16, s *nft.Set, es []nft.SetElement) {
-	b.append(nfType(kind), netlink.Request|netlink.Create, elementsMessage(s, es))
+	b.create(kind, elementsMessage(s, es))
 }
 
 // repeat says another thing about the elements of the last message.
 func (b *batch) repeat(kind uint16) {
-	b.append(nfType(kind), netlink.Request|netlink.Create, b.messages[len(b.messages)-1].Data)
+	b.create(kind, b.messages[len(b.messages)-1].Data)
 }
 
 // elementsMessage is what a message about elements of a set says.
 func elementsMessage(s *nft.Set, es []nft.SetElement) []byte {
-	data := make([]byte, 4, 64+64*len(es))
-	data[0] = byte(s.Table.Family)
+	data := append(make([]byte, 0, 64+64*len(es)), header(s.Table)...)
 	data = nl.Text(data, unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name)
 	data = nl.Text(data, unix.NFTA_SET_ELEM_LIST_SET, s.Name)
 	return nl.Nested(data, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(data []byte) []byte {
@@ -84,11 +82,11 @@ func elementsMessage(s *nft.Set, es []nft.SetElement) []byte {
 // table adds a command about a table of our family. The flags are those of the table; nil
 // leaves them as they are.
 func (b *batch) table(kind uint16, name string, flags *uint32) {
-	data := nl.Attribute([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, unix.NFTA_TABLE_NAME, append([]byte(name), 0))
+	data := nl.Text([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, unix.NFTA_TABLE_NAME, name)
 	if flags != nil {
-		data = nl.Attribute(data, unix.NFTA_TABLE_FLAGS, binary.BigEndian.AppendUint32(nil, *flags))
+		data = number(data, unix.NFTA_TABLE_FLAGS, *flags)
 	}
-	b.append(nfType(kind), netlink.Request|netlink.Create, data)
+	b.create(kind, data)
 }
 
 func (b *batch) append(kind netlink.HeaderType, flags netlink.HeaderFlags, data []byte) {

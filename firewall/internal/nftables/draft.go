@@ -1,21 +1,16 @@
 package nftables
 
 import (
-	"errors"
-	"io"
 	"slices"
 
 	nft "github.com/google/nftables"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/nl"
 )
 
-// Draft is a batch that makes a table. nft.Conn puts the commands into messages; they are
-// sent by a batch of ours, because nft.Conn knows no flags of tables and has each message
-// answered singly.
+// Draft is a batch that makes a table.
 type Draft struct {
 	objects
 	spec   guard.Spec
@@ -24,28 +19,14 @@ type Draft struct {
 	// nftables makes the answer, and it can be told from a closed port's.
 	claims  bool
 	learned map[string][]nft.SetElement // by name of the set
-	conn    *nft.Conn
 	batch   batch
 	printed map[*nft.Chain][]string // the rules in nft's words
+	err     error                   // of a rule that cannot be told to the kernel
 }
 
-func newDraft(o objects, c guard.Spec, refuse guard.Closed, lacks []string) (*Draft, error) {
-	d := &Draft{objects: o, spec: c, refuse: refuse, printed: make(map[*nft.Chain][]string)}
-	d.claims = refuse == guard.Reject && !slices.Contains(lacks, lacksNAT)
-	var err error
-	d.conn, err = nft.New(nft.WithTestDial(d.collect))
-	return d, err
-}
-
-// collect keeps what nft.Conn would send, and answers nothing.
-func (d *Draft) collect(messages []netlink.Message) ([]netlink.Message, error) {
-	for _, m := range messages {
-		if m.Header.Type == unix.NFNL_MSG_BATCH_BEGIN || m.Header.Type == unix.NFNL_MSG_BATCH_END {
-			continue
-		}
-		d.batch.append(m.Header.Type, m.Header.Flags&^netlink.Acknowledge, m.Data)
-	}
-	return nil, io.EOF
+func newDraft(o objects, spec guard.Spec, refuse guard.Closed, lacks []string) *Draft {
+	return &Draft{objects: o, spec: spec, refuse: refuse, printed: make(map[*nft.Chain][]string),
+		claims: refuse == guard.Reject && !slices.Contains(lacks, lacksNAT)}
 }
 
 // makeTable begins the draft: a table with these flags, which is there or not. With anew, all
@@ -62,54 +43,44 @@ func (d *Draft) makeTable(flags uint32, anew bool) {
 // fill puts sets and rules into the table. In mode Admit there is nothing to guard: knock
 // ports are as dark as every other port of a host that drops by default, and would stand out
 // if they were darker.
-func (d *Draft) fill(p guard.Plan, rules func(*Draft)) error {
+func (d *Draft) fill(p guard.Plan, rules func(*Draft)) {
 	if d.spec.Mode == guard.ModeAdmit {
-		for _, c := range []*nft.Chain{d.Marker, d.receipt} {
-			d.conn.AddChain(c)
-		}
+		d.batch.chain(d.Marker)
+		d.batch.chain(d.receipt)
 		d.receiptRules()
-		return d.conn.Flush()
+		return
 	}
-	if err := d.fillSets(p); err != nil {
-		return err
-	}
+	d.fillSets(p)
 	rules(d)
-	return d.conn.Flush()
 }
 
-func (d *Draft) fillSets(p guard.Plan) error {
+func (d *Draft) fillSets(p guard.Plan) {
 	for _, s := range d.Sets() {
-		if err := d.conn.AddSet(s, nil); err != nil {
-			return err
-		}
-		d.conn.FlushSet(s)
+		d.batch.set(s)
+		d.batch.flushSet(s)
 	}
-	errs := []error{
-		d.add(d.Guarded, PortElements(d.spec.Guarded, p.Confirm)),
-		d.add(d.cut, PortElements(d.spec.Cut, p.Confirm)),
-	}
+	d.add(d.Guarded, PortElements(d.spec.Guarded, p.Confirm))
+	d.add(d.cut, PortElements(d.spec.Cut, p.Confirm))
 	for s, es := range d.grantElements(p.Leases) {
-		errs = append(errs, d.add(s, es))
+		d.add(s, es)
 	}
 	carried4, carried6 := FlowElements(p.Carried)
 	addresses4, addresses6 := addressElements(d.spec.Targets)
 	targets4, targets6 := targetElements(d.spec.Targets, p.Confirm)
-	errs = append(errs,
-		d.add(d.Carried4, carried4), d.add(d.Carried6, carried6),
-		d.add(d.addresses4, addresses4), d.add(d.addresses6, addresses6),
-		d.add(d.targets4, targets4), d.add(d.targets6, targets6),
-	)
-	for _, s := range d.objects.Learned() {
-		errs = append(errs, d.conn.AddSet(s, nil), d.add(s, d.learned[s.Name]))
+	d.add(d.Carried4, carried4)
+	d.add(d.Carried6, carried6)
+	d.add(d.addresses4, addresses4)
+	d.add(d.addresses6, addresses6)
+	d.add(d.targets4, targets4)
+	d.add(d.targets6, targets6)
+	for _, s := range d.Learned() {
+		d.batch.set(s)
+		d.add(s, d.learned[s.Name])
 	}
-	return errors.Join(errs...)
 }
 
-func (d *Draft) add(s *nft.Set, es []nft.SetElement) error {
+func (d *Draft) add(s *nft.Set, es []nft.SetElement) {
 	for part := range slices.Chunk(es, nl.Chunk) {
-		if err := d.conn.SetAddElements(s, part); err != nil {
-			return err
-		}
+		d.batch.add(unix.NFT_MSG_NEWSETELEM, s, part)
 	}
-	return nil
 }

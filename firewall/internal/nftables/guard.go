@@ -1,6 +1,8 @@
 package nftables
 
 import (
+	"fmt"
+
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -37,15 +39,17 @@ func (d *Draft) emptyChains() {
 		if c == d.Claim && !d.claims {
 			continue
 		}
-		d.conn.AddChain(c)
-		d.conn.FlushChain(c)
+		d.batch.chain(c)
+		d.batch.flushChain(c)
 	}
 }
 
 // rule adds a rule to a chain.
 func (d *Draft) rule(c *nft.Chain, parts ...Part) {
 	r := Rule(parts...)
-	d.conn.AddRule(&nft.Rule{Table: c.Table, Chain: c, Exprs: r.Exprs})
+	if err := d.batch.rule(c, r.Exprs); err != nil {
+		d.err = fmt.Errorf("the rule %q of chain %s: %w", r.Text, c.Name, err)
+	}
 	d.printed[c] = append(d.printed[c], r.Text)
 }
 

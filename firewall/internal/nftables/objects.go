@@ -83,6 +83,9 @@ func NewObjectsOf(table string, size uint32) objects {
 	for _, s := range o.Learned() {
 		s.Dynamic = true
 	}
+	for i, s := range append(o.Sets(), o.Learned()...) {
+		s.ID = uint32(i) + 1 // within a batch
+	}
 	o.Claim.Type = nft.ChainTypeNAT
 	return o
 }

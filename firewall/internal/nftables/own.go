@@ -250,25 +250,19 @@ func (n *Backend) Finish(o objects, flags uint32, confirm bool) error {
 
 // Send makes a guard of one batch, with these rules. Without a plan the sets stay as they are.
 func (n *Backend) Send(o objects, flags uint32, anew bool, p *guard.Plan, rules func(*Draft)) error {
-	d, err := newDraft(o, n.Spec, n.closed(), n.Lacks)
-	if err != nil {
-		return err
-	}
+	d := newDraft(o, n.Spec, n.closed(), n.Lacks)
 	d.learned = n.learned
 	d.makeTable(flags, anew)
 	if p == nil {
 		rules(d)
-		err = d.conn.Flush()
 	} else {
 		rest := *p
 		rest.Leases = nil
-		err = d.fill(rest.At(n.Spec.Now()), rules)
-	}
-	if err != nil {
-		return err
-	}
-	if p != nil {
+		d.fill(rest.At(n.Spec.Now()), rules)
 		d.grant(p.At(n.Spec.Now()).Leases)
+	}
+	if d.err != nil {
+		return d.err
 	}
 	return explain("loading the guard", d.batch.send(n.Socket))
 }

@@ -13,11 +13,8 @@ import (
 )
 
 // Text returns the guard in nft's language, without grants: the sets and rules that a load would make.
-func Text(spec guard.Spec) (string, error) {
-	d, err := newDraft(NewObjects(spec.Size), spec, spec.Closed, nil)
-	if err != nil {
-		return "", err
-	}
+func Text(spec guard.Spec) string {
+	d := newDraft(NewObjects(spec.Size), spec, spec.Closed, nil)
 	d.addRules(false)
 	var w text
 	w.line("# The guard, as \"spa-server guard --print\" writes it for a host that loads its rules from a file:")
@@ -36,7 +33,7 @@ func Text(spec guard.Spec) (string, error) {
 		}
 	}
 	w.shut()
-	return w.String(), nil
+	return w.String()
 }
 
 // text is lines of nft's language.
