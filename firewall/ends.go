@@ -56,8 +56,8 @@ func (f *Firewall) adjust(now time.Time) {
 const endAtOnce = 500
 
 // endOver ends what is over at now, or some of it where that is much, and reports whether
-// there was any. What the kernel cannot be told stays where Revoke finds it. The caller holds
-// the lock.
+// there was any. What the kernel or the ledger cannot be told stays where Revoke finds it. The caller
+// holds the lock.
 func (f *Firewall) endOver(now time.Time) (some bool, err error) {
 	f.adjust(now)
 	over := f.held.Over(now, endAtOnce)
@@ -67,6 +67,9 @@ func (f *Firewall) endOver(now time.Time) (some bool, err error) {
 	ends := f.held.EndsWithout(over)
 	maps.DeleteFunc(ends, func(_ guard.Element, end time.Time) bool { return !end.IsZero() }) // another one goes on
 	if err := f.backend.Set(leasesOf(ends)); err != nil && !errors.Is(err, guard.ErrGone) {
+		return true, err
+	}
+	if err := f.forget(over); err != nil { // if the clock is set back, a restart must not bring them back
 		return true, err
 	}
 	for _, h := range over {

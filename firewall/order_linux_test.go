@@ -295,3 +295,26 @@ func (k *kept) unchanged(before map[string]time.Duration, free int) {
 		}
 	}
 }
+
+// TestEndedStaysEnded: a grant that ended by the wall clock does not live again when that clock is set back, whether
+// the server that ended it runs on or another one finds it ended at its start.
+func TestEndedStaysEnded(t *testing.T) {
+	for name, end := range map[string]func(k *kept){
+		"while the server runs": func(k *kept) {
+			for k.endDue(k.now) {
+			}
+		},
+		"at a start": func(k *kept) { k.onDisk() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := decided(t)
+			before := k.now
+			k.now = before.Add(100 * time.Hour)
+			end(k)
+			k.now = before
+			if held := k.onDisk(); len(held) != 0 {
+				t.Errorf("after the clock was set back, a start brings back %v", held)
+			}
+		})
+	}
+}

@@ -174,7 +174,8 @@ func preallocate(f *os.File, size int64) error {
 	return nil
 }
 
-// Read returns the holdings that live at now, and learns which slots are free.
+// Read returns the holdings that live at now, and learns which slots are free. It erases all other records: one that has
+// ended would live again if the clock were set back.
 func (l *Ledger) Read(now time.Time) ([]*Holding, error) {
 	if l.File == nil {
 		return nil, nil
@@ -188,23 +189,22 @@ func (l *Ledger) Read(now time.Time) ([]*Holding, error) {
 		return nil, fmt.Errorf("reading the ledger: %w", err)
 	}
 	var hs []*Holding
+	var free [RecordSize]byte
 	l.free = l.free[:0]
 	seen := make(map[Key]bool)
 	for slot := l.Slots - 1; slot >= 0; slot-- {
-		h, ok := l.decode(all[slot*RecordSize:][:RecordSize], boot, now)
-		if !ok {
-			l.free = append(l.free, slot)
-			continue
-		}
-		h.Slot = slot
-		if !seen[h.Key()] {
+		record := all[slot*RecordSize:][:RecordSize]
+		h, ok := l.decode(record, boot, now)
+		if ok && !seen[h.Key()] { // a second one is forged, and would outlive a revocation
 			seen[h.Key()] = true
+			h.Slot = slot
 			hs = append(hs, h)
 			continue
 		}
-		// Forged: the other one would outlive a revocation.
-		if err := l.Erase(h); err != nil {
-			return nil, err
+		if !bytes.Equal(record, free[:]) {
+			if err := l.put(slot, &free); err != nil {
+				return nil, err
+			}
 		}
 		l.free = append(l.free, slot)
 	}
