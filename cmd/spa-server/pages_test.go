@@ -148,3 +148,22 @@ func TestMap(t *testing.T) {
 		t.Errorf("there are %d packages: were they found?", found)
 	}
 }
+
+// pathInText finds what stands between backquotes and looks like a file or a package of this repository.
+var pathInText = regexp.MustCompile("`((?:cmd|firewall|keys|spa|examples)/[\\w./-]+)`")
+
+// TestPathsExist: a path that a page for developers names exists.
+func TestPathsExist(t *testing.T) {
+	found := 0
+	for name, text := range pages(t) {
+		for _, m := range pathInText.FindAllStringSubmatch(text, -1) {
+			found++
+			if _, err := os.Stat(filepath.Join("../..", m[1])); err != nil {
+				t.Errorf("%s names %s: %v", name, m[1], err)
+			}
+		}
+	}
+	if found < 20 {
+		t.Errorf("the pages name %d paths: were they found?", found)
+	}
+}
