@@ -11,9 +11,8 @@ import (
 	"sallyport/keys/strict"
 )
 
-// Of the files with one id one counts: a revoked one, otherwise the one with the shortest name, of several the first in
-// the alphabet. A copy is called alice-old or alice2, so the original goes on; and whichever of them is revoked, none
-// opens anything. This depends on the files alone, not on the order in which they were read, so a restart changes
+// Of the files with one id one counts: a revoked one, otherwise the first in the alphabet. A copy is called alice-old or
+// alice2, so the original continues; and whichever of them is revoked, none opens anything. This depends on the files alone, not on the order in which they were read, so a restart changes
 // nothing. A file with a mistake keeps its place, as far as its id can be read: no copy opens what an edit was to shut.
 
 // A Change is a client before and after; nil if there was or is none of that name.
@@ -34,7 +33,7 @@ func precedence(a, b *Client) int {
 		}
 		return 1
 	}
-	return cmp.Or(cmp.Compare(len(a.Name), len(b.Name)), cmp.Compare(a.Name, b.Name))
+	return cmp.Compare(a.Name, b.Name)
 }
 
 // admit adds those of the clients that count, and refuses the others. It returns why, by name. It takes those of

@@ -188,10 +188,10 @@ func idOf(c *Client) ID {
 
 func TestDuplicateIDs(t *testing.T) {
 	dir := t.TempDir()
-	alice, bob, carol, dave := client("alice", 1), client("robert", 1), client("carol", 3), client("dave", 4)
+	alice, bob, carol, aaron := client("alice", 1), client("robert", 1), client("carol", 3), client("aaron", 4)
 	carol.Previous = &Previous{ID: 1, Key: NewKey(), Until: time.Unix(9, 0)}
-	dave.Previous = &Previous{ID: 5, Key: NewKey(), Until: time.Unix(9, 0)}
-	for _, c := range []*Client{bob, dave, carol, alice} {
+	aaron.Previous = &Previous{ID: 5, Key: NewKey(), Until: time.Unix(9, 0)}
+	for _, c := range []*Client{bob, aaron, carol, alice} {
 		put(t, dir, c)
 	}
 	r, errs := LoadRegistry(dir)
@@ -203,8 +203,8 @@ func TestDuplicateIDs(t *testing.T) {
 	if changes, err := r.Reload("robert"); err == nil || len(changes) > 0 {
 		t.Fatal("robert is loaded beside alice")
 	}
-	put(t, dir, client("alice", 5)) // dave's previous id
-	if changes, err := r.Reload("alice"); err == nil || !strings.Contains(err.Error(), "dave.toml") || len(changes) != 2 ||
+	put(t, dir, client("alice", 5)) // aaron's previous id
+	if changes, err := r.Reload("alice"); err == nil || !strings.Contains(err.Error(), "aaron.toml") || len(changes) != 2 ||
 		changes[0].After != nil || changes[1].Before != nil || changes[1].After.Name != "carol" {
 		t.Fatalf("got %v, %v", changes, err)
 	}
