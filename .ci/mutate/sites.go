@@ -40,7 +40,7 @@ type source struct {
 	fset    *token.FileSet
 	fn      string
 	edits   []edit
-	sites   *int // number of sites in the package so far
+	sites   *int // number of sites in the subject so far
 	mutants []mutant
 	keys    map[string]int
 	locks   map[string][]ast.Stmt
@@ -154,9 +154,9 @@ func (s *source) unlock() {
 }
 
 // verdicts are the ends of rules of nftables: a rule without is a rule taken out.
-var verdicts = []string{"accept", "drop", "back", "jump", "enter"}
+var verdicts = []string{"Accept", "Drop", "back", "jump", "enter"}
 
-// rule takes the conditions out of a rule of the guards: the parts of d.rule and rule, what is in
+// rule takes the conditions out of a rule of the guards: the parts of d.rule and Rule, what is in
 // the text of s.add, and the lines of rules.add. That a rule itself is taken out falls to statements.
 func (s *source) rule(c *ast.CallExpr) {
 	if c.Ellipsis.IsValid() || !strings.HasPrefix(s.path, "firewall/") {
@@ -166,7 +166,7 @@ func (s *source) rule(c *ast.CallExpr) {
 	switch s.of(c.Fun) {
 	case "d.rule":
 		parts = parts[1:] // the chain
-	case "rule":
+	case "Rule":
 	case "rules.add":
 		kind = "without line"
 	case "s.add":
