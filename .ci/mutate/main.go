@@ -40,7 +40,7 @@ var (
 	beyond = flag.String("beyond", "", "`package` whose tests are run too, with programs that have the "+
 		"mutant (./cmd/spa-server)")
 	run     = flag.String("run", "", "run only tests that match this `regexp`")
-	skip    = flag.String("skip", "^$", "and none that match this one: ^TestText compares the guard with a twin")
+	skip    = flag.String("skip", "^$", "and none that match this one")
 	race    = flag.Bool("race", false, "with the race detector, which needs cgo: locks are missed by little else")
 	all     = flag.Bool("all", false, "run also those that are in survivors.txt")
 	left    = flag.Bool("left", false, "run only those that no test has killed before")
