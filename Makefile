@@ -8,7 +8,7 @@ export CGO_ENABLED = 0
 
 BINARIES = spa-server spa-client spa-keygen
 FUZZTIME ?= 10s
-MUTATE  ?= spa spa/capture spa/policy spa/replay spa/sandbox spa/server/control spa/server firewall firewall/internal/ledger firewall/internal/statefile
+MUTATE  ?= spa spa/capture spa/policy spa/replay spa/sandbox spa/server/control spa/server firewall
 
 NEEDED   = $(shell sed -n 's/^go //p' go.mod)
 

@@ -4,6 +4,9 @@
 // Conditions are made true and made false, operands of && and || taken out, calls without results,
 // locks, and in the guards each rule and each of its conditions. The working tree stays as it is
 // (go test -overlay). A condition turned round is noticed by what notices either of the two.
+//
+// A package and those below its directory internal are one subject: its tests are the tests of their
+// behaviour too. DIRECTORY may be the package, for all of them, or one of those below.
 package main
 
 // gremlins and go-mutesting change files in place or in copies, know nothing of rules, and have all
@@ -37,7 +40,7 @@ var (
 	beyond = flag.String("beyond", "", "`package` whose tests are run too, with programs that have the "+
 		"mutant (./cmd/spa-server)")
 	run     = flag.String("run", "", "run only tests that match this `regexp`")
-	skip    = flag.String("skip", "^$", "and none that match this one: ^TestText compares the guard with a twin")
+	skip    = flag.String("skip", "^$", "and none that match this one")
 	race    = flag.Bool("race", false, "with the race detector, which needs cgo: locks are missed by little else")
 	all     = flag.Bool("all", false, "run also those that are in survivors.txt")
 	left    = flag.Bool("left", false, "run only those that no test has killed before")
@@ -46,7 +49,10 @@ var (
 	cache   = flag.String("cache", "", "`directory` for what tests reach and what they killed (default: of the user)")
 )
 
-const survivors = ".ci/mutate/survivors.txt"
+const (
+	survivors = ".ci/mutate/survivors.txt"
+	module    = "sallyport/"
+)
 
 //go:embed switch.go.txt
 var switches string
@@ -89,7 +95,7 @@ func mutate(dirs []string) error {
 		return err
 	}
 	for _, dir := range dirs {
-		p, err := newPackage(filepath.Clean(dir), work)
+		p, err := newSubject(filepath.Clean(dir), work)
 		if err != nil {
 			return fmt.Errorf("%s: %w", dir, err)
 		}
@@ -100,9 +106,11 @@ func mutate(dirs []string) error {
 	return nil
 }
 
-// subject is a package under mutation.
+// subject is a package under mutation, with those below its directory internal.
 type subject struct {
 	dir, work string
+	dirs      []string // of the packages, dir last
+	below     string   // only mutants below this directory are taken
 	mutants   []mutant
 	sites     int
 	source    []byte // all of it, with switches
@@ -112,37 +120,48 @@ type subject struct {
 	killed map[string]string // by which test, from runs before
 }
 
-// newPackage writes the package with a switch at each site, where the overlay has it.
-func newPackage(dir, work string) (*subject, error) {
-	p := &subject{dir: dir, work: work, counts: make(map[string]int), killed: make(map[string]string)}
-	out, err := exec.Command("go", "list", "-f", `{{.Name}} {{join .GoFiles " "}}`, "./"+dir).Output()
+// newSubject writes the packages with a switch at each site, where the overlay has them.
+func newSubject(below, work string) (*subject, error) {
+	dir, _, _ := strings.Cut(below, "/internal/")
+	p := &subject{dir: dir, work: work, below: below, counts: make(map[string]int), killed: make(map[string]string)}
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{.Name}} {{join .GoFiles " "}}`,
+		"./"+dir, module+dir+"/internal/...").Output()
 	if err != nil {
 		return nil, fmt.Errorf("go list: %w", err)
 	}
-	names := strings.Fields(string(out))
 	overlay := make(map[string]string)
-	put := func(name string, text []byte) error {
-		from, err := filepath.Abs(filepath.Join(dir, name))
+	put := func(path string, text []byte) error {
+		from, err := filepath.Abs(path)
 		if err != nil {
 			return err
 		}
-		overlay[from] = filepath.Join(work, strings.ReplaceAll(dir, "/", "_")+"_"+name)
+		overlay[from] = filepath.Join(work, strings.ReplaceAll(path, "/", "_"))
 		return os.WriteFile(overlay[from], text, 0o644)
 	}
-	for _, name := range names[1:] {
-		text, mutants, err := instrument(filepath.Join(dir, name), &p.sites)
-		if err != nil {
-			return nil, err
+	names := make(map[string]string) // of the packages, by directory
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		dir := strings.TrimPrefix(words[0], module)
+		p.dirs, names[dir] = append(p.dirs, dir), words[1]
+		for _, name := range words[2:] {
+			path := filepath.Join(dir, name)
+			text, mutants, err := instrument(path, &p.sites)
+			if err != nil {
+				return nil, err
+			}
+			if err := put(path, text); err != nil {
+				return nil, err
+			}
+			p.mutants = append(p.mutants, mutants...)
+			p.source = append(p.source, text...)
 		}
-		if err := put(name, text); err != nil {
-			return nil, err
-		}
-		p.mutants = append(p.mutants, mutants...)
-		p.source = append(p.source, text...)
 	}
-	text := strings.NewReplacer("PACKAGE", names[0], "SITES", fmt.Sprint(p.sites)).Replace(switches)
-	if err := put("mutant_switch.go", []byte(text)); err != nil {
-		return nil, err
+	slices.Reverse(p.dirs)
+	for dir, name := range names {
+		text := strings.NewReplacer("PACKAGE", name, "SITES", fmt.Sprint(p.sites)).Replace(switches)
+		if err := put(filepath.Join(dir, "mutant_switch.go"), []byte(text)); err != nil {
+			return nil, err
+		}
 	}
 	replace, err := json.Marshal(map[string]any{"Replace": overlay})
 	if err != nil {
@@ -167,7 +186,12 @@ func (p *subject) run(reasons map[string]string, start time.Time) error {
 		}
 	}
 	var chosen []mutant
+	taken := 0
 	for _, m := range p.mutants {
+		if !strings.HasPrefix(m.key, p.below+"/") {
+			continue
+		}
+		taken++
 		switch _, known := reasons[m.key]; {
 		case !pattern.MatchString(m.key):
 		case *list:
@@ -183,8 +207,11 @@ func (p *subject) run(reasons map[string]string, start time.Time) error {
 	if *list || len(chosen) == 0 {
 		return nil
 	}
-	for _, dir := range slices.DeleteFunc([]string{p.dir, filepath.Clean(*beyond)},
-		func(s string) bool { return s == "." }) {
+	dirs := p.dirs
+	if *beyond != "" {
+		dirs = append(dirs, filepath.Clean(*beyond))
+	}
+	for _, dir := range dirs {
 		s, err := p.newSuite(dir)
 		if err != nil {
 			return err
@@ -194,7 +221,7 @@ func (p *subject) run(reasons map[string]string, start time.Time) error {
 	if err := p.each(chosen, start); err != nil {
 		return err
 	}
-	p.total(len(p.mutants))
+	p.total(taken)
 	return save(p.killers(), p.killed)
 }
 
@@ -271,7 +298,7 @@ func (p *subject) sort(tests []*test, m mutant) {
 
 // total prints the figures.
 func (p *subject) total(mutants int) {
-	parts := []string{fmt.Sprintf("%s: %d mutants", p.dir, mutants)}
+	parts := []string{fmt.Sprintf("%s: %d mutants", p.below, mutants)}
 	for _, what := range slices.Sorted(maps.Keys(p.counts)) {
 		parts = append(parts, fmt.Sprintf("%d %s", p.counts[what], what))
 	}
@@ -311,7 +338,7 @@ func explained() (map[string]string, error) {
 	return reasons, nil
 }
 
-// stale reports what survivors.txt has of the package that is no mutant any more.
+// stale reports what survivors.txt has of the packages that is no mutant any more.
 func (p *subject) stale(reasons map[string]string) {
 	keys := make(map[string]bool)
 	for _, m := range p.mutants {
@@ -319,7 +346,7 @@ func (p *subject) stale(reasons map[string]string) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(reasons)) {
 		file, _, _ := strings.Cut(key, " ")
-		if filepath.Dir(file) == p.dir && !keys[key] {
+		if slices.Contains(p.dirs, filepath.Dir(file)) && !keys[key] {
 			fmt.Printf("no mutant of the code as it is: %s\n", key)
 		}
 	}

@@ -40,7 +40,7 @@ type source struct {
 	fset    *token.FileSet
 	fn      string
 	edits   []edit
-	sites   *int // number of sites in the package so far
+	sites   *int // number of sites in the subject so far
 	mutants []mutant
 	keys    map[string]int
 	locks   map[string][]ast.Stmt
@@ -154,21 +154,19 @@ func (s *source) unlock() {
 }
 
 // verdicts are the ends of rules of nftables: a rule without is a rule taken out.
-var verdicts = []string{"accept", "drop", "back", "jump", "enter"}
+var verdicts = []string{"Accept", "Drop", "back", "jump", "enter"}
 
-// rule takes the conditions out of a rule of the guards: the parts of d.rule and rule, what is in
-// the text of s.add, and the lines of rules.add. That a rule itself is taken out falls to statements.
+// rule takes the conditions out of a rule of the guards: the parts of d.rule and Rule, and what is
+// in the text of s.add. That a rule itself is taken out falls to statements.
 func (s *source) rule(c *ast.CallExpr) {
 	if c.Ellipsis.IsValid() || !strings.HasPrefix(s.path, "firewall/") {
 		return
 	}
-	parts, kind := c.Args, "without part"
+	parts := c.Args
 	switch s.of(c.Fun) {
 	case "d.rule":
 		parts = parts[1:] // the chain
-	case "rule":
-	case "rules.add":
-		kind = "without line"
+	case "Rule":
 	case "s.add":
 		s.conditions(c.Args[1])
 		return
@@ -177,7 +175,7 @@ func (s *source) rule(c *ast.CallExpr) {
 	}
 	for _, part := range parts {
 		if call, ok := part.(*ast.CallExpr); !ok || !slices.Contains(verdicts, s.of(call.Fun)) {
-			s.wrap(s.site(part, kind, "x"), "mutantPart", part)
+			s.wrap(s.site(part, "without part", "x"), "mutantPart", part)
 		}
 	}
 }

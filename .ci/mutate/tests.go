@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// suite is the tests of one package, and what they reach of the package under mutation.
+// suite is the tests of one package, and what they reach of the packages under mutation.
 type suite struct {
 	p     *subject
 	dir   string
@@ -33,7 +33,7 @@ type suite struct {
 // test is a top-level test.
 type test struct {
 	Name string
-	Hash string // of its source and of the package under mutation
+	Hash string // of its source and of the packages under mutation
 	Took time.Duration
 	Red  bool   // without a mutant: it is not run
 	Seen []byte // a site a byte, see mutantNote
@@ -47,8 +47,8 @@ func (p *subject) newSuite(dir string) (*suite, error) {
 	}
 	s := &suite{p: p, dir: dir, built: filepath.Join(p.work, strings.ReplaceAll(p.dir+"-"+dir, "/", "_"))}
 	names, err := s.names()
-	if err != nil {
-		return nil, err
+	if err != nil || len(names) == 0 {
+		return s, err
 	}
 	if err := s.build(); err != nil {
 		return nil, err
@@ -93,7 +93,7 @@ func save(path string, v any) error {
 }
 
 // names returns the tests of the package with what they depend on: a test is learnt again when
-// it has changed, or the package under mutation.
+// it has changed, or a package under mutation.
 func (s *suite) names() (map[string]string, error) {
 	out, err := exec.Command("go", "list", "-f", `{{join .TestGoFiles " "}} {{join .XTestGoFiles " "}}`,
 		"./"+s.dir).Output()
@@ -127,14 +127,17 @@ func (s *suite) names() (map[string]string, error) {
 
 // build builds the test binary, and where tests of another package are run the programs beside it.
 func (s *suite) build() error {
-	flags := []string{"-overlay=" + s.p.overlay(), "-ldflags=-s -w -X sallyport/" + s.p.dir + ".mutantNotes=" +
-		s.p.notes()}
+	link := "-ldflags=-s -w"
+	for _, dir := range s.p.dirs {
+		link += " -X " + module + dir + ".mutantNotes=" + s.p.notes()
+	}
+	flags := []string{"-overlay=" + s.p.overlay(), link}
 	if *race {
 		flags = append(flags, "-race")
 	}
 	builds := [][]string{append([]string{"test", "-c", "-vet=off", "-o", filepath.Join(s.built, "tests")},
 		append(flags, "./"+s.dir)...)}
-	if s.dir != s.p.dir {
+	if !slices.Contains(s.p.dirs, s.dir) {
 		builds = append(builds, append([]string{"build", "-o", s.built}, append(flags, "./cmd/...")...))
 	}
 	if err := os.MkdirAll(s.built, 0o755); err != nil {
