@@ -91,6 +91,16 @@ func TestFloorsAreOfKeys(t *testing.T) {
 	}
 }
 
+// TestRenamedFile: renaming a client's file takes nothing away, so the client's next request is granted.
+func TestRenamedFile(t *testing.T) {
+	b, _ := newReloaded(t)
+	packet := b.packet(0)
+	b.rename("alice", "al")
+	if b.arrive(packet); b.event.Client != "al" || b.event.Receipt.Status != spa.Granted {
+		t.Errorf("the packet is %s's: %v, %v", b.event.Client, b.event.Receipt.Status, b.event.Err)
+	}
+}
+
 // TestCloseOfEachKey: a close stops packets of before, made with whichever of the client's keys, and made with whichever.
 func TestCloseOfEachKey(t *testing.T) {
 	for _, closer := range []int{0, 1} {
