@@ -8,13 +8,13 @@ import (
 	"testing"
 )
 
-// A rule is the packages of ours that a package may import, and why no others.
+// A rule lists the packages of this module that a package may import, and why it may import no others.
 type rule struct {
 	may []string
 	why string
 }
 
-// arrows are the imports of the whole module. A package that is not here must not be.
+// arrows are the imports of the whole module. Every package must be listed.
 var arrows = map[string]rule{
 	"keys/quote":   {nil, "text for a terminal or a shell: it does not matter whose"},
 	"keys/service": {nil, "names, ports and hours: everything speaks of them"},
@@ -69,18 +69,18 @@ var arrows = map[string]rule{
 		"a client has nothing of a server in it"},
 }
 
-// unreachable are what a package must not even lead to, by any way.
+// unreachable lists packages that a package must not import, even indirectly.
 var unreachable = map[string]rule{
 	"cmd/spa-client": {[]string{"sallyport/firewall", "github.com/google/nftables", "github.com/google/gopacket"}, "users carry the client to systems that have none of these"},
 	"cmd/spa-server": {[]string{"sallyport/spa/lab", "testing"}, "what tests need does not belong on a gateway"},
 }
 
-// impure is what package spa, which has no clock, no I/O and no logger, must not import.
+// impure lists what package spa must not import: it has no clock, no I/O and no logger.
 var impure = []string{"context", "io/fs", "log", "log/slog", "net", "os", "os/exec", "syscall"}
 
 const module = "sallyport/"
 
-// goList returns the words after the first of each line of go list, by the first.
+// goList runs go list and returns the words of each line after the first, keyed by the first.
 func goList(t *testing.T, goos, format string) map[string][]string {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-e", "-f", "{{.ImportPath}} "+format, "./...")
@@ -105,7 +105,7 @@ func TestArrows(t *testing.T) {
 			t.Fatalf("go list does not even have this package: %v", packages)
 		}
 		for name, imports := range packages {
-			if !strings.HasPrefix(name, "examples/") { // an example may show anything
+			if !strings.HasPrefix(name, "examples/") { // an example may import anything
 				checkArrows(t, name, imports)
 			}
 		}
@@ -140,8 +140,7 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// TestRulesHaveNoCycle guards the rules themselves: Go refuses a cycle of imports, but only
-// once somebody has built half of it.
+// TestRulesHaveNoCycle: the rules themselves have no cycle. Go rejects an import cycle only once it has been written.
 func TestRulesHaveNoCycle(t *testing.T) {
 	var reaches func(from, to string) bool
 	reaches = func(from, to string) bool {

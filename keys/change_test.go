@@ -61,7 +61,7 @@ func revoking(c *Client) error {
 	return nil
 }
 
-// TestChangeKeepsWhatPeopleWrote: only the lines of what changes are others than before.
+// TestChangeKeepsWhatPeopleWrote: a change rewrites only the lines that it is about.
 func TestChangeKeepsWhatPeopleWrote(t *testing.T) {
 	c, got := changed(t, handwritten, rotating)
 	if c.ID == 0xab || c.Previous.ID != 0xab ||
@@ -90,7 +90,7 @@ func TestChangeKeepsWhatPeopleWrote(t *testing.T) {
 	}
 }
 
-// TestChangeOfUnusualFiles: where lines cannot be replaced the file is written anew, and says the same.
+// TestChangeOfUnusualFiles: a file whose lines cannot be replaced is written anew, with the same meaning.
 func TestChangeOfUnusualFiles(t *testing.T) {
 	const key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 	for name, text := range map[string]string{
@@ -231,7 +231,7 @@ func TestPreviousGateRefuses(t *testing.T) {
 		t.Fatalf("got %v, %v", g, err)
 	}
 	for previous, want := range map[string]string{
-		`{ key = "` + key + `", until = 2030-01-01T00:00:00Z }`:              ":3: previous.key: is the key that replaced it",
+		`{ key = "` + key + `", until = 2030-01-01T00:00:00Z }`:              ":3: previous.key: is the current key",
 		`{ key = "` + other[1:] + `", until = 2030-01-01T00:00:00Z }`:        ":3: previous.key: a key is 32 bytes",
 		`{ key = "` + other + `" }`:                                          ":3: previous.until: missing",
 		`{ until = 2030-01-01T00:00:00Z }`:                                   ":3: previous.key: missing",

@@ -10,7 +10,7 @@ func TestAccessList(t *testing.T) {
 	mine := accessEntry{me, all}
 	for name, c := range map[string]struct {
 		list accessList
-		want string // the trouble begins so; "" is none
+		want string // how the problem begins; "" for none
 	}{
 		"the user alone":         {accessList{owner: me, entries: []accessEntry{mine}}, ""},
 		"as a profile directory": {accessList{owner: me, entries: []accessEntry{mine, {sidSystem, all}, {sidAdministrators, all}, {sidOwnerRights, all}}}, ""},
@@ -28,9 +28,9 @@ func TestAccessList(t *testing.T) {
 		"another, the most":      {accessList{owner: me, entries: []accessEntry{{other, 0x02000000}}}, other + " has access"},
 		"another, generic read":  {accessList{owner: me, entries: []accessEntry{{other, 0x80000000}}}, other + " has access"},
 		"another, generic write": {accessList{owner: me, entries: []accessEntry{{other, 0x40000000}}}, other + " has access"},
-		"an unknown entry":       {accessList{owner: me, entries: []accessEntry{{"", 0xffffffff}}}, "it has an entry"},
+		"an unknown entry":       {accessList{owner: me, entries: []accessEntry{{"", 0xffffffff}}}, "its access list has an entry"},
 		"no list":                {accessList{owner: me, missing: true}, "it has no access list"},
-		"another's":              {accessList{owner: other, entries: []accessEntry{mine}}, "it belongs to somebody else"},
+		"another's":              {accessList{owner: other, entries: []accessEntry{mine}}, "it belongs to another user"},
 	} {
 		c.list.reader = me
 		if got := c.list.trouble(); !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {

@@ -53,7 +53,7 @@ type access struct {
 func (a access) trouble(most fs.FileMode) string {
 	switch {
 	case a.wrongOwner():
-		return "it belongs to somebody else"
+		return "it belongs to another user"
 	case a.mode.Perm()&0o077&^most != 0:
 		return fmt.Sprintf("its mode is %04o", a.mode.Perm())
 	case a.wrongGroup():

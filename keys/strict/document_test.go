@@ -49,18 +49,19 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// TestDecodeRefuses has, for each thing that is refused, the lines of the error.
+// TestDecodeRefuses lists, for each refused file, the lines of the error.
 func TestDecodeRefuses(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"unknown key":      {"version = 1\nnam = 1", `:2: nam: unknown key (did you mean "name"?)`},
-		"case":             {"version = 1\nName = 'a'", `:2: Name: unknown key (did you mean "name"?)`},
-		"hidden field":     {"version = 1\nhidden = 'a'", ":2: hidden: unknown key"},
-		"in a table":       {"version = 1\n[limits]\nlive = 1\ngrant = 1", ":3: limits.live: unknown key\n" + `:4: limits.grant: unknown key (did you mean "grants"?)`},
-		"in a map":         {"version = 1\n[service.ssh]\nport = []", `:3: service.ssh.port: unknown key (did you mean "ports"?)`},
-		"in an inline":     {"version = 1\nlimits = {\ngrant = 1 }", `:3: limits.grant: unknown key (did you mean "grants"?)`},
-		"dotted":           {"version = 1\nlimits.grant = 1", `:2: limits.grant: unknown key (did you mean "grants"?)`},
-		"unknown table":    {"version = 1\n[limit]\na = 1\n[x]", ":2: limit: unknown key (did you mean \"limits\"?)\n:4: x: unknown key"},
-		"key under table":  {"version = 1\n[limits]\nlist = []", ":3: limits.list: unknown key here; it stands above the first [table]"},
+		"unknown key":   {"version = 1\nnam = 1", `:2: nam: unknown key (did you mean "name"?)`},
+		"case":          {"version = 1\nName = 'a'", `:2: Name: unknown key (did you mean "name"?)`},
+		"hidden field":  {"version = 1\nhidden = 'a'", ":2: hidden: unknown key"},
+		"in a table":    {"version = 1\n[limits]\nlive = 1\ngrant = 1", ":3: limits.live: unknown key\n" + `:4: limits.grant: unknown key (did you mean "grants"?)`},
+		"in a map":      {"version = 1\n[service.ssh]\nport = []", `:3: service.ssh.port: unknown key (did you mean "ports"?)`},
+		"in an inline":  {"version = 1\nlimits = {\ngrant = 1 }", `:3: limits.grant: unknown key (did you mean "grants"?)`},
+		"dotted":        {"version = 1\nlimits.grant = 1", `:2: limits.grant: unknown key (did you mean "grants"?)`},
+		"unknown table": {"version = 1\n[limit]\na = 1\n[x]", ":2: limit: unknown key (did you mean \"limits\"?)\n:4: x: unknown key"},
+		"key under table": {"version = 1\n[limits]\nlist = []", ":3: limits.list: unknown key here; it belongs above the " +
+			"first [table]"},
 		"key of a table":   {"version = 1\ngrants = 1", ":2: grants: unknown key here; it belongs in [limits]"},
 		"not text":         {"version = 1\nname = 1", ":2: name: should be text in quotes"},
 		"not bool":         {"version = 1\non = 'true'", ":2: on: should be true or false"},
