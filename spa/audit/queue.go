@@ -35,7 +35,7 @@ func (q *Queue) pass() {
 	for line := range q.lines {
 		q.w.Write(line) // there is nobody else to tell
 		if lost := q.lost.Swap(0); lost > 0 {
-			fmt.Fprintf(q.w, "level=WARN msg=\"messages lost: nobody read them\" lines=%d\n", lost)
+			fmt.Fprintf(q.w, "level=WARN msg=\"messages lost: the reader stalled\" lines=%d\n", lost)
 		}
 	}
 }

@@ -75,7 +75,7 @@ func (h *host) learn() error {
 	for _, kind := range []uint16{unix.RTM_GETLINK, unix.RTM_GETADDR} {
 		updates, err := h.dumps.dump(kind)
 		if err != nil {
-			return fmt.Errorf("asking for the host's interfaces and addresses: %w", err)
+			return fmt.Errorf("listing the host's interfaces and addresses: %w", err)
 		}
 		seen = append(seen, updates...)
 	}
@@ -95,7 +95,7 @@ func (h *host) learn() error {
 func (h *host) learnRoutes() error {
 	routes, err := h.dumps.dump(unix.RTM_GETROUTE)
 	if err != nil {
-		return fmt.Errorf("asking for the host's local routes: %w", err)
+		return fmt.Errorf("listing the host's local routes: %w", err)
 	}
 	h.local, h.lengths, h.moved = map[netip.Prefix]bool{}, [2][]int{}, false
 	for _, u := range routes {

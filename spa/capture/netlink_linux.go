@@ -32,7 +32,7 @@ type rtnetlink struct {
 }
 
 // errInterrupted is returned when something changed while it was told.
-var errInterrupted = errors.New("the list changed while it was read")
+var errInterrupted = errors.New("the list changed while it was being read")
 
 func openNetlink(groups uint32) (*rtnetlink, error) {
 	kind := unix.SOCK_RAW | unix.SOCK_CLOEXEC
@@ -60,7 +60,7 @@ func onlyLocalRoutes(fd int, events bool) error {
 	if !events {
 		err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
 		if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
-			return fmt.Errorf("asking for strict answers: %w", err)
+			return fmt.Errorf("requesting strict answers: %w", err)
 		}
 		return nil
 	}

@@ -107,7 +107,7 @@ func (n *ngRecords) section() error {
 	case binary.BigEndian.Uint32(head[8:]):
 		n.order = binary.BigEndian
 	default:
-		return errors.New("a section in no byte order")
+		return errors.New("a section without a valid byte order")
 	}
 	if version := n.order.Uint16(head[12:]); version != 1 {
 		return fmt.Errorf("a section of version %d: only 1 is known", version)
@@ -125,7 +125,7 @@ func (n *ngRecords) readBlock(length uint32) error {
 		return cut(err)
 	}
 	if again := n.order.Uint32(n.body[length-4:]); again != length {
-		return fmt.Errorf("a block of %d bytes, and of %d by its end", length, again)
+		return fmt.Errorf("a block of %d bytes whose end says %d", length, again)
 	}
 	n.body = n.body[8 : length-4]
 	return nil
@@ -139,7 +139,7 @@ func cut(err error) error {
 	return err
 }
 
-var errShortBlock = errors.New("a block that is too short for what it has")
+var errShortBlock = errors.New("a block that is too short for its contents")
 
 // Options of an interface's description.
 const (
@@ -168,7 +168,7 @@ func (n *ngRecords) addLink() error {
 		b = b[padded:]
 	}
 	if link.second == 0 {
-		return errors.New("an interface whose packets have no time that can be told")
+		return errors.New("an interface with an unknown time resolution")
 	}
 	n.links = append(n.links, link)
 	return nil
@@ -201,7 +201,7 @@ func (n *ngRecords) packet(kind uint32) (record, error) {
 		number = uint32(n.order.Uint16(b))
 	}
 	if uint64(number) >= uint64(len(n.links)) {
-		return record{}, fmt.Errorf("interface %d was not described before", number)
+		return record{}, fmt.Errorf("interface %d has no description before this packet", number)
 	}
 	link := n.links[number]
 	at, err := link.time(uint64(n.order.Uint32(b[4:]))<<32 | uint64(n.order.Uint32(b[8:])))
@@ -222,7 +222,7 @@ const maxSeconds = 1 << 33
 func (l ngLink) time(units uint64) (time.Time, error) {
 	seconds := int64(units/l.second) + l.offset
 	if seconds < 0 || seconds > maxSeconds {
-		return time.Time{}, errors.New("it has a time that cannot be")
+		return time.Time{}, errors.New("it has an impossible time")
 	}
 	high, low := bits.Mul64(units%l.second, 1e9)
 	nanoseconds, _ := bits.Div64(high, low, l.second)

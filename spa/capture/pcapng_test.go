@@ -132,24 +132,24 @@ func TestHostilePcapng(t *testing.T) {
 		blocks [][]byte
 		want   string
 	}{
-		"no second has units":  {[][]byte{head, ngRaw(order, 0xc0, 0), good}, "no time that can be told"},
-		"too many units":       {[][]byte{head, ngRaw(order, 20, 0), good}, "no time that can be told"},
-		"far too many units":   {[][]byte{head, ngRaw(order, 64, 0), good}, "no time that can be told"},
-		"a packet of 2 GB":     {[][]byte{head, raw, ngKnock(order, now, 1<<31-1, ip)}, "too short for what it has"},
+		"no second has units":  {[][]byte{head, ngRaw(order, 0xc0, 0), good}, "unknown time resolution"},
+		"too many units":       {[][]byte{head, ngRaw(order, 20, 0), good}, "unknown time resolution"},
+		"far too many units":   {[][]byte{head, ngRaw(order, 64, 0), good}, "unknown time resolution"},
+		"a packet of 2 GB":     {[][]byte{head, raw, ngKnock(order, now, 1<<31-1, ip)}, "too short for its contents"},
 		"a block of 4 GB":      {[][]byte{head, raw, order.AppendUint32([]byte{6, 0, 0, 0}, 1<<32-4)}, "a block of 4294967292 bytes"},
 		"a block of odd size":  {[][]byte{head, order.AppendUint32([]byte{9, 0, 0, 0}, 13)}, "a block of 13 bytes"},
 		"no room for itself":   {[][]byte{head, order.AppendUint32([]byte{9, 0, 0, 0}, 8)}, "a block of 8 bytes"},
-		"two lengths":          {[][]byte{head, raw, other}, "and of 12 by its end"},
-		"a short packet":       {[][]byte{head, raw, ngBlock(order, ngPacket, 0, 0, 0, 0)}, "too short for what it has"},
-		"a short interface":    {[][]byte{head, ngBlock(order, ngInterface, 1, 0, 0, 0)}, "too short for what it has"},
-		"a long option":        {[][]byte{head, ngBlock(order, ngInterface, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 255, 255)}, "too short for what it has"},
-		"no interface":         {[][]byte{head, good}, "interface 0 was not described"},
-		"of another section":   {[][]byte{head, raw, head, good}, "interface 0 was not described"},
-		"no byte order":        {[][]byte{ngBlock(order, ngSection, make([]byte, 16)...)}, "in no byte order"},
+		"two lengths":          {[][]byte{head, raw, other}, "whose end says 12"},
+		"a short packet":       {[][]byte{head, raw, ngBlock(order, ngPacket, 0, 0, 0, 0)}, "too short for its contents"},
+		"a short interface":    {[][]byte{head, ngBlock(order, ngInterface, 1, 0, 0, 0)}, "too short for its contents"},
+		"a long option":        {[][]byte{head, ngBlock(order, ngInterface, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 255, 255)}, "too short for its contents"},
+		"no interface":         {[][]byte{head, good}, "interface 0 has no description"},
+		"of another section":   {[][]byte{head, raw, head, good}, "interface 0 has no description"},
+		"no byte order":        {[][]byte{ngBlock(order, ngSection, make([]byte, 16)...)}, "without a valid byte order"},
 		"version 2":            {[][]byte{ngBlock(order, ngSection, 0x4d, 0x3c, 0x2b, 0x1a, 2, 0, 0, 0)}, "version 2"},
 		"no time":              {[][]byte{head, raw, ngBlock(order, ngSimple, make([]byte, 8)...)}, "it has no time"},
-		"the year 292 billion": {[][]byte{head, ngRaw(order, 9, 1<<62), good}, "a time that cannot be"},
-		"before all time":      {[][]byte{head, ngRaw(order, 9, 1<<63), good}, "a time that cannot be"},
+		"the year 292 billion": {[][]byte{head, ngRaw(order, 9, 1<<62), good}, "an impossible time"},
+		"before all time":      {[][]byte{head, ngRaw(order, 9, 1<<63), good}, "an impossible time"},
 	} {
 		got, _, err := readFile(t, bytes.Join(test.blocks, nil))
 		if err == nil || !strings.Contains(err.Error(), test.want) || len(got) != 0 {

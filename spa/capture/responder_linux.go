@@ -57,7 +57,7 @@ func openRaw(family int, mark uint32) (int, error) {
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("marking: %w", err)
+		return -1, fmt.Errorf("setting the mark: %w", err)
 	}
 	if family == unix.AF_INET6 {
 		// Or an address that only a local route makes this host's own could not be named as the source.
@@ -83,7 +83,7 @@ func openRaw(family int, mark uint32) (int, error) {
 func (r *Responder) Send(p Packet, payload []byte, keep bool) error {
 	from, to := p.To, p.From
 	if !from.IsValid() || !to.IsValid() || from.Addr().Is4() != to.Addr().Is4() || to.Port() == 0 {
-		return fmt.Errorf("nothing can be sent from %v to %v", from, to)
+		return fmt.Errorf("cannot send from %v to %v", from, to)
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()

@@ -87,7 +87,7 @@ func (r *ring) prepare(filter []bpf.Instruction) error {
 		Frame_size: uint32(r.size), Frame_nr: uint32(ringSize / r.size),
 	}
 	if err := unix.SetsockoptTpacketReq(r.fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
-		return fmt.Errorf("making the ring: %w", err)
+		return fmt.Errorf("allocating the ring: %w", err)
 	}
 	memory, err := unix.Mmap(r.fd, 0, ringSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {

@@ -40,16 +40,16 @@ func TestAdmitRefuses(t *testing.T) {
 		admitting + "table = 'ip f'\nset6 = 's'\n":  ":9: firewall.admit.set6: is for addresses that never reach",
 		admitting + "table = 'ip6 f'\nset4 = 's'\n": ":9: firewall.admit.set4: is for addresses that never reach",
 		admitting + table + "set5 = 's'\n":          `:9: firewall.admit.set5: unknown key`,
-		"[firewall.admit]\n" + table:                `:6: firewall.admit.table: has an effect with firewall.mode = "admit" only`,
-		"[firewall.admit]\n" + sets:                 `:6: firewall.admit.set4: has an effect with`,
+		"[firewall.admit]\n" + table:                `:6: firewall.admit.table: has an effect only with firewall.mode = "admit"`,
+		"[firewall.admit]\n" + sets:                 `:6: firewall.admit.set4: has an effect only with`,
 		"[firewall]\nmode='admit'\nclosed='reject'\n[firewall.admit]\n" + table + sets:            ":7: firewall.closed: has no effect",
 		"[firewall]\nmode='admit'\npersist='file'\n[firewall.admit]\n" + table + sets:             ":7: firewall.persist: has no effect",
 		"[firewall]\nmode='admit'\ntrusted_interfaces=['lan']\n[firewall.admit]\n" + table + sets: ":7: firewall.trusted_interfaces: has no effect",
-		"[firewall]\nbackend='iptables'\npersist='file'\n":                                        ":7: firewall.persist: \"file\" has an effect with nftables only",
+		"[firewall]\nbackend='iptables'\npersist='file'\n":                                        ":7: firewall.persist: \"file\" has an effect only with nftables",
 		admitting + table + sets + "[service.a]\nports=['tcp/1']\naddresses=['192.0.2.9']\n":      ":12: service.a.addresses: has no effect",
 		"[firewall]\nmode='admit'\nmark=1\n[firewall.admit]\n" + table + sets:                     ":7: firewall.mark: has no effect",
-		"[firewall]\nbackend='iptables'\nclosed='reject'\n":                                       ":7: firewall.closed: \"reject\" works with nftables only",
-		"[firewall]\nmode='admit'\nbackend='iptables'\n[firewall.admit]\n" + table + sets:         `:6: firewall.mode: "admit" works with sets of nftables`,
+		"[firewall]\nbackend='iptables'\nclosed='reject'\n":                                       ":7: firewall.closed: \"reject\" works only with nftables",
+		"[firewall]\nmode='admit'\nbackend='iptables'\n[firewall.admit]\n" + table + sets:         `:6: firewall.mode: "admit" works with nftables sets`,
 	} {
 		c, err := loadText(t, least+text)
 		if err == nil || c != nil || !strings.Contains(err.Error(), FileName+want) {

@@ -25,7 +25,7 @@ func TestInterfaceNames(t *testing.T) {
 			}
 			_, err := Load(dir)
 			where := path + ":6: " + strings.Trim(strings.Replace(line, "]\n", ".", 1), "[") +
-				": entry 1: the name of an interface has"
+				": entry 1: the name of an interface "
 			if ok && err != nil || !ok && (err == nil || !strings.Contains(err.Error(), where)) {
 				t.Errorf("%s = %q: got %v", line, name, err)
 			}

@@ -29,7 +29,7 @@ func (f *floors) known(name [16]byte) (int32, error) {
 		return i, nil
 	}
 	if len(f.vacant) == 0 {
-		return 0, fmt.Errorf("%w: a spent nonce of a key without a place", errDamaged)
+		return 0, fmt.Errorf("%w: a spent nonce whose key has no floor", errDamaged)
 	}
 	return f.settle(name), nil
 }

@@ -56,7 +56,7 @@ const (
 
 var (
 	errDamaged = errors.New("journal damaged")
-	errLong    = fmt.Errorf("a journal has at most %d MiB", offset(maxRoom)>>20)
+	errLong    = fmt.Errorf("a journal may have at most %d MiB", offset(maxRoom)>>20)
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 	magic      = [8]byte{'s', 'p', 'a', 'r', 'p', 'l', 'a', 'y'}
 )
@@ -97,7 +97,7 @@ func decodeHeader(b []byte) (header, error) {
 		return header{}, fmt.Errorf("%w: not a journal of version %d", errDamaged, version)
 	}
 	if h.Number >= maxNumber || h.Mark > maxStamp || h.Floor > maxStamp || h.Window < 0 || h.Window > maxWindow {
-		return header{}, fmt.Errorf("%w: a header that cannot be", errDamaged)
+		return header{}, fmt.Errorf("%w: a header with impossible values", errDamaged)
 	}
 	return h, nil
 }

@@ -36,10 +36,10 @@ var (
 	// ErrSpentElsewhere is ErrSpent too: the nonce was admitted before, from another address.
 	ErrSpentElsewhere error = spentElsewhere{}
 	// ErrFloor: stamped at or before the floor that a reboot or a lost journal left; see Status.
-	ErrFloor = errors.New("stamped before the time that this journal answers for")
+	ErrFloor = errors.New("stamped before the journal's floor")
 	// ErrForgotten: stamped at or before something of this key that has been forgotten, or, for an unknown request, its
 	// first packet was.
-	ErrForgotten = errors.New("stamped at or before a nonce of this key that is forgotten")
+	ErrForgotten = errors.New("stamped no later than a forgotten nonce of this key")
 	// ErrFull: this key has as many fresh nonces as it may have, or twice as many that are remembered (more if the
 	// window is shorter than 30 s). The nonce is not spent.
 	ErrFull = errors.New("too many knocks of this key within the window (live_nonces in [limits] of server.toml)")

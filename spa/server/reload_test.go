@@ -42,7 +42,7 @@ func TestReloadOfAnotherDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.Remove(b.s.dir)
-	refused("another directory")
+	refused("no longer the directory that was opened")
 }
 
 // TestReloadNamesSomeProblems: not all of those of a great many files.

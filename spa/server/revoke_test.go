@@ -27,7 +27,7 @@ func TestRevokeWithoutJournal(t *testing.T) {
 		b.s.process(context.Background(), b.packet(0))
 		b.s.journal.Close()
 		_, err := b.s.revoke(t.Context(), r)
-		if err == nil || !strings.Contains(err.Error(), "all the same: 1") {
+		if err == nil || !strings.Contains(err.Error(), "ended anyway: 1") {
 			t.Errorf("got %v", err)
 		}
 		if held := b.s.firewall.Grants(b.at); len(held) != 0 {

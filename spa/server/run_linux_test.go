@@ -147,7 +147,7 @@ func (r *running) commands() {
 		r.Errorf("revoke of nothing: %+v, %v", got, err)
 	}
 	if got, err := ask(control.Request{Command: "other"}); err == nil || len(got) != 0 || !strings.Contains(err.Error(),
-		"does not know that command") {
+		"unknown command") {
 		r.Errorf("a command that there is not: %+v, %v", got, err)
 	}
 	enough, watching, packet := errors.New("enough"), dialed(r.T, r.s), make(chan []byte, 1)

@@ -60,7 +60,7 @@ var (
 	// ErrNotRunning: no server has a socket there.
 	ErrNotRunning = errors.New("spa-server is not running")
 	// ErrRefused: the server, or the socket's mode, does not let this user ask.
-	ErrRefused = errors.New("only root, and the user that spa-server runs as, may ask it")
+	ErrRefused = errors.New("only root and spa-server's user may use its control socket")
 )
 
 // Denied is the error of a server that did not do what it was asked to.

@@ -62,7 +62,7 @@ func unreachable(path string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s: %w", path, ErrRefused)
 	}
-	return fmt.Errorf("asking spa-server at %s: %w", path, err)
+	return fmt.Errorf("connecting to spa-server at %s: %w", path, err)
 }
 
 // Close hangs up.
@@ -116,7 +116,7 @@ func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) err
 }
 
 var errEndless = errors.New("the server's answer is too long: an attacker may control it (systemctl stop spa-server " +
-	"ends it; grants and sessions stay)")
+	"ends it; grants and sessions continue)")
 
 // await says until when the next reply has to be there.
 func (c *Client) await(ctx context.Context, r Request) {
@@ -129,7 +129,7 @@ func (c *Client) await(ctx context.Context, r Request) {
 	}
 }
 
-var errHungUp = errors.New("it ended, or too many ask at once")
+var errHungUp = errors.New("it stopped, or has too many clients at once")
 
 func ended(r Reply) error {
 	if r.Error == "" {

@@ -78,8 +78,7 @@ func (l *Listener) give(owner int) error {
 	return unix.Fchownat(int(socket.Fd()), "", owner, -1, unix.AT_EMPTY_PATH)
 }
 
-var errNoSocket = errors.New("there is something else of this name, or the socket has other names " +
-	"(hard links): move it away")
+var errNoSocket = errors.New("something else has this name, or the socket has other names (hard links): move it away")
 
 // openSocket opens the socket of a directory with O_PATH, through no link. It refuses a hard link, which
 // can be another program's socket.

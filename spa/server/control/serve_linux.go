@@ -96,7 +96,7 @@ func serve(parent context.Context, conn *net.UnixConn, handle Handler) {
 func admits(conn *net.UnixConn) error {
 	at, err := Peer(conn)
 	if err != nil {
-		return fmt.Errorf("asking who is there: %w", err)
+		return fmt.Errorf("checking the client's user: %w", err)
 	}
 	if at.Uid != 0 && int(at.Uid) != os.Geteuid() {
 		return &Denied{Text: ErrRefused.Error()}
@@ -109,13 +109,13 @@ func read(conn *net.UnixConn) (Request, error) {
 	conn.SetReadDeadline(time.Now().Add(askWithin))
 	line, err := bufio.NewReaderSize(io.LimitReader(conn, maxRequest), maxRequest).ReadBytes('\n')
 	if err != nil {
-		return Request{}, errors.New("no request came, or none that ends")
+		return Request{}, errors.New("no complete request arrived")
 	}
 	var r Request
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
-		return Request{}, errors.New("this is no request that this server knows; is it as new as the program that asks?")
+		return Request{}, errors.New("unknown request: is spa-server older than this client?")
 	}
 	if rest, _ := io.ReadAll(d.Buffered()); len(bytes.TrimSpace(rest)) > 0 {
 		return Request{}, errors.New("one request at a time")

@@ -41,7 +41,7 @@ func OpenRoot(dir string) (root *os.Root, err error) {
 
 // WithMend adds to a permission error the commands that let the server open the file at path.
 func WithMend(path string, err error) error {
-	return fmt.Errorf("%w, to root without CAP_DAC_OVERRIDE and to user %s: %s", err, ServerName(), MendFile(path))
+	return fmt.Errorf("%w, for root without CAP_DAC_OVERRIDE and for user %s: %s", err, ServerName(), MendFile(path))
 }
 
 // MendFile returns the command that lets the server open or create a file in its state directory.
@@ -96,7 +96,7 @@ func AsServer(log *slog.Logger, read func() error) error {
 	if now := read(); now != nil {
 		return later
 	}
-	log.Error("a reload will be refused, because the server cannot read a file without root's rights", "error", later)
+	log.Error("reload will fail: the server cannot read a file without root's rights", "error", later)
 	return nil
 }
 

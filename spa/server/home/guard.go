@@ -30,7 +30,7 @@ func Guard(ctx context.Context, c *config.Config, log *slog.Logger) (string, err
 	elsewhere.State = stopgap
 	done, failed = guardIn(ctx, &elsewhere, true, log)
 	if failed != nil {
-		return "", errors.Join(err, fmt.Errorf("nor with another state directory: %w", failed), os.RemoveAll(stopgap))
+		return "", errors.Join(err, fmt.Errorf("also failed with another state directory: %w", failed), os.RemoveAll(stopgap))
 	}
 	log.Error("the state directory is unusable: the guard is loaded without earlier grants, and the server will not "+
 		"start until this is fixed",

@@ -17,7 +17,7 @@ import (
 )
 
 // ErrInitialized is returned where a gateway's files are already.
-var ErrInitialized = errors.New("there is a gateway already")
+var ErrInitialized = errors.New("there is already a gateway")
 
 // Init writes a new gateway's files: server.toml, gate.key, clients/ and the journal. It writes
 // over nothing, and takes away what it wrote when it cannot finish. The directory is made for the
@@ -92,7 +92,7 @@ func makeDir(path string) error {
 	}
 	_, gid, err := sandbox.Becomes(SystemUser)
 	if err != nil {
-		return fmt.Errorf("for whom %s is: %w", path, err)
+		return fmt.Errorf("the server's user, for %s: %w", path, err)
 	}
 	if err := errors.Join(os.Chown(path, 0, gid), os.Chmod(path, 0o750)); err != nil {
 		return fmt.Errorf("giving %s to the server's group, %d: %w", path, gid, err)

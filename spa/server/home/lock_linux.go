@@ -21,10 +21,10 @@ import (
 
 // ErrRunning is returned where another server works already. Two servers would each have half of
 // the replay memory, and replace each other's guard.
-var ErrRunning = errors.New("spa-server is running already")
+var ErrRunning = errors.New("spa-server is already running")
 
 // ErrNoState is returned where the state directory does not exist. [MakeState] says how to make it.
-var ErrNoState = errors.New("there is no such directory")
+var ErrNoState = errors.New("no such directory")
 
 // namespaceLock is a name in the abstract namespace of Unix sockets, which belongs to the network
 // namespace, as the firewall does (unix(7)).

@@ -45,7 +45,7 @@ const (
 const defaultState = "/var/lib/spa"
 
 // ErrNeverGood is returned where no settings of the directory were ever taken over.
-var ErrNeverGood = errors.New("no settings were taken over before")
+var ErrNeverGood = errors.New("no settings were applied before")
 
 // lastGood is the file, open for writing.
 type lastGood struct {
@@ -152,7 +152,7 @@ func (w writing) encode() []byte {
 	return b
 }
 
-var errNoWriting = errors.New("nothing whole is written there")
+var errNoWriting = errors.New("no complete copy of the settings")
 
 // readWriting reads a place of the file, which anybody may have written.
 func readWriting(file *os.File, place int64) (writing, error) {
