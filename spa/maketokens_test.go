@@ -11,7 +11,7 @@ import (
 	"sallyport/keys"
 )
 
-// testProfile is the one of most token vectors.
+// testProfile is the profile of most token vectors.
 func testProfile() *keys.Profile {
 	return &keys.Profile{
 		Name: "gw", Client: "alice", Address: "gw.example.net", Source: "observed",
@@ -20,7 +20,7 @@ func testProfile() *keys.Profile {
 	}
 }
 
-// addTokens adds the vectors of the text that gives a client all it needs to seal.
+// addTokens adds vectors of tokens: the text that gives a client all it needs to seal.
 func addTokens(made map[string]string) {
 	for name, p := range goodProfiles() {
 		l := &lines{}
@@ -64,11 +64,11 @@ func goodProfiles() map[string]*keys.Profile {
 	return made
 }
 
-// badTokenTexts are slips and liberties in writing a good token down.
+// badTokenTexts are misspellings and non-canonical spellings of a good token.
 func badTokenTexts() map[string]string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	p := testProfile()
-	for len(p.Token())%4 != 2 { // until the last character has 4 bits that nothing uses
+	for len(p.Token())%4 != 2 { // until 4 bits of the last character are unused
 		p.Name += "w"
 	}
 	token := p.Token()
@@ -81,14 +81,14 @@ func badTokenTexts() map[string]string {
 	}
 }
 
-// tokenFields are a token's as they stand in it: also those that no profile has.
+// tokenFields are the fields of a token, including values that no profile has.
 type tokenFields struct {
 	texts    []string // name, client, address, source
 	knock    []uint16
 	server   keys.ServerID
 	id       uint64
 	receipts byte
-	services []string // each its name and its ports
+	services []string // name and ports each
 	tail     []byte
 }
 
@@ -99,7 +99,7 @@ func goodFields() tokenFields {
 	}
 }
 
-// token writes the fields down by section 3 of PROTOCOL.md, whatever they are.
+// token encodes the fields by section 3 of PROTOCOL.md, without checking them.
 func (f tokenFields) token() string {
 	var b []byte
 	text := func(s string) { b = append(append(b, byte(len(s))), s...) }

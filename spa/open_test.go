@@ -48,7 +48,7 @@ func TestOpenUnmapsTheStatedSource(t *testing.T) {
 	}
 }
 
-// refuse checks that Open gives that verdict, and a zero Knock.
+// refuse checks that Open returns that error and a zero Knock.
 func refuse(t *testing.T, want error, packet []byte, id *Identity, c Clients, now time.Time) error {
 	t.Helper()
 	k, err := Open(packet, id, c, now)
@@ -88,7 +88,7 @@ func TestOpenRefusesAtTheGate(t *testing.T) {
 			refuse(t, ErrGate, packet, id, onlyAlice(), testNow)
 		})
 	}
-	// With the right tag for each, these bits alone must be what the gate looks at.
+	// With the right tag for each, the gate must look only at these bits.
 	for bit := range 8 * bodyAt {
 		refuse(t, ErrGate, flip(packet, bit), gateway(), onlyAlice(), testNow)
 	}
@@ -106,7 +106,7 @@ func TestOpenTriesEveryGate(t *testing.T) {
 	}
 }
 
-// TestOpenTellsOldGates: a gate that is being replaced lets in until its end, without it.
+// TestOpenTellsOldGates: the previous gate key works until its end date, and not afterwards.
 func TestOpenTellsOldGates(t *testing.T) {
 	late := alice()
 	late.Gate = testGate(0x41)
@@ -140,7 +140,7 @@ func TestOpenRefusesUnknownClients(t *testing.T) {
 	refuse(t, ErrClient, packet, gateway(), keyless, testNow)
 }
 
-// forgetful says no, but with what it would have said.
+// forgetful returns false together with the client's data.
 type forgetful struct{ clientMap }
 
 func (f forgetful) Lookup(id keys.ID) (keys.Credential, bool) {
@@ -229,7 +229,7 @@ func TestOpenRefusesStalePackets(t *testing.T) {
 	}
 }
 
-// Times so far apart that their difference is no Duration must not wrap into the window.
+// A difference between times that overflows a Duration must not wrap into the window.
 func TestOpenRefusesTimesOutOfReach(t *testing.T) {
 	r := openSSH()
 	for _, stamp := range []time.Time{time.Unix(0, -1<<63), time.Unix(0, 1<<63-1)} {

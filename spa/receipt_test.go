@@ -59,7 +59,7 @@ func TestOpenReceiptReturnsWhatWasSealed(t *testing.T) {
 	}
 }
 
-// refuseReceipt checks that the client would go on waiting.
+// refuseReceipt checks that the client keeps waiting.
 func refuseReceipt(t *testing.T, packet, request []byte, s Sender) {
 	t.Helper()
 	r, err := OpenReceipt(packet, request, s)
@@ -115,8 +115,8 @@ func TestOpenReceiptRefuses(t *testing.T) {
 	})
 }
 
-// A receipt of another length than the request's is refused though it authenticates:
-// it is not what a server of this protocol sends.
+// A receipt of another length than the request's is refused even if it authenticates: no server of this protocol sends
+// it.
 func TestOpenReceiptRefusesAnotherLength(t *testing.T) {
 	request := mustSeal(t, openSSH(), alice())
 	knock := mustOpen(t, request)
@@ -139,7 +139,7 @@ func TestARequestIsNoReceiptAndNoReceiptARequest(t *testing.T) {
 	refuse(t, ErrGate, receipt, gateway(), onlyAlice(), testNow)
 }
 
-// badReceipts are plaintexts that a server of ours would never seal. Each has one fault.
+// badReceipts are plaintexts that our server would never seal. Each has one fault.
 func badReceipts() map[string][]byte {
 	set := func(at int, b ...byte) []byte {
 		p, _ := grantedReceipt().AppendBinary(nil)
@@ -188,7 +188,7 @@ func TestParseReceiptRefusesEveryOtherLength(t *testing.T) {
 	if _, err := ParseReceipt(append(plain, 0)); err == nil {
 		t.Error("a trailing byte is accepted")
 	}
-	// 17 ranges of one service are well-formed but for their 117 bytes.
+	// 17 ranges of one service are well-formed except that they take 117 bytes.
 	long := Receipt{Status: Granted, Time: testNow, Services: []Granting{{}}}
 	b, _ := long.AppendBinary(nil)
 	b[len(b)-1] = 17

@@ -11,7 +11,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// badRequests are plaintexts that a client of ours would never seal. Each has one fault.
+// badRequests are plaintexts that our client would never seal. Each has one fault.
 func badRequests() map[string][]byte {
 	good := openSSH()
 	encode := func(change func(r *Request)) []byte {
@@ -64,7 +64,7 @@ func badRequests() map[string][]byte {
 func TestOpenRefusesMalformedRequests(t *testing.T) {
 	for name, plain := range badRequests() {
 		t.Run(name, func(t *testing.T) {
-			// Padding that would go on well must not be taken for the rest of the request.
+			// Padding that happens to look like a continuation must not be parsed as part of the request.
 			plain = append(plain, bytes.Repeat([]byte{'a'}, 32)...)
 			packet := seal(plain[:min(len(plain), requestMax)], alice(), MinLen)
 			err := refuse(t, ErrMalformed, packet, gateway(), onlyAlice(), testNow)
@@ -138,7 +138,7 @@ func ports(from, to uint16) []service.Service {
 	return s
 }
 
-// longNames are one byte more than there is room for.
+// longNames are one byte too long.
 func longNames() []service.Service {
 	return []service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 15)}}
 }
@@ -190,7 +190,7 @@ func TestStringsOfTheWire(t *testing.T) {
 	}
 }
 
-// TestServiceSize: what a service takes of a request is what it is counted as.
+// TestServiceSize: a service takes as many bytes of a request as are counted for it.
 func TestServiceSize(t *testing.T) {
 	for _, s := range []service.Service{{Name: "a"}, {Name: strings.Repeat("a", 32)}, {Proto: service.TCP, Port: 22},
 		{Proto: service.UDP, Port: 65535}} {

@@ -8,7 +8,7 @@ import (
 
 const admitting = "[firewall]\nmode = 'admit'\n[firewall.admit]\n"
 
-// TestAdmit has what the file says of the administrator's own table, and what is said about it.
+// TestAdmit reads settings for the administrator's own table, and checks the messages about them.
 func TestAdmit(t *testing.T) {
 	for add, want := range map[string]Admit{
 		"table = 'inet filter'\nset4 = 'spa4'\nset6 = 'spa6'": {"inet", "filter", "spa4", "spa6"},

@@ -16,7 +16,7 @@ import (
 
 const serverID = "000102030405060708090a0b0c0d0e0f"
 
-// least is the shortest file that Load takes.
+// least is the shortest file that Load accepts.
 const least = "version = 1\nname = \"gw\"\naddress = \"192.0.2.1\"\nserver_id = \"" + serverID + "\"\n"
 
 func loadText(t *testing.T, text string) (*Config, error) {
@@ -130,8 +130,7 @@ max_for = "10s"
 	}
 }
 
-// TestLoadRefuses has what is added to the least file, which has four lines, and what is
-// said about it.
+// TestLoadRefuses adds text to the least file, which has four lines, and checks the error.
 func TestLoadRefuses(t *testing.T) {
 	const ssh = "[service.ssh]\nports = [\"tcp/22\"]\n"
 	for add, want := range map[string]string{
@@ -256,7 +255,7 @@ func TestKnockAndGuardedPorts(t *testing.T) {
 	}
 }
 
-// TestCheckAllow: what a client may be allowed, all of it or nothing.
+// TestCheckAllow: CheckAllow accepts what a client may be allowed, all or nothing.
 func TestCheckAllow(t *testing.T) {
 	c, err := loadText(t, least+"[service.web]\nports = ['tcp/8000-8050', 'tcp/8443']\n[service.more]\nports = "+
 		"['tcp/8051-8100', 'udp/8443']\n")

@@ -89,7 +89,7 @@ func TestFilled(t *testing.T) {
 	}
 }
 
-// TestCreateRefuses has what Load would refuse, or not understand the same.
+// TestCreateRefuses: Create refuses settings that Load would refuse or read differently.
 func TestCreateRefuses(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"name":       func(c *Config) { c.Name = "G W" },
@@ -114,8 +114,7 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
-// TestCommentsAreTrue takes the comment signs from what the file offers as examples, one after the
-// other: each is valid where it stands.
+// TestCommentsAreTrue uncomments the examples that the file offers, one by one: each is valid in its place.
 func TestCommentsAreTrue(t *testing.T) {
 	dir := t.TempDir()
 	c := created(t, dir)
@@ -143,7 +142,7 @@ func TestCommentsAreTrue(t *testing.T) {
 	}
 }
 
-// TestAdmitCommentsAreTrue: those of the other mode, once it is chosen as they say.
+// TestAdmitCommentsAreTrue does the same for the examples of admit mode, once it is chosen as they describe.
 func TestAdmitCommentsAreTrue(t *testing.T) {
 	dir := t.TempDir()
 	text := created(t, dir).filled(dir).text()
@@ -160,7 +159,7 @@ func TestAdmitCommentsAreTrue(t *testing.T) {
 	}
 }
 
-// TestEveryExampleIsTried: no comment in the file looks like a setting and is none that the tests above try.
+// TestEveryExampleIsTried: every comment that looks like a setting is tried by the tests above.
 func TestEveryExampleIsTried(t *testing.T) {
 	dir := t.TempDir()
 	c := created(t, dir)

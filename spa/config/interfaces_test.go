@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// TestInterfaceNames: what nft or iptables would take for something else is no name, and the error says
-// where it stands.
+// TestInterfaceNames: a name that nft or iptables would read as something else is refused, with its line in the error.
 func TestInterfaceNames(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"wg0": true, "eth0.100": true, "br-lan": true, "enp0s31f6": true, "a_b@c": true, "A": true,

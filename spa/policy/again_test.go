@@ -9,8 +9,8 @@ import (
 	"sallyport/keys/service"
 )
 
-// TestAskedAgain: who asks again for less time than is left is told what is left, since nothing is
-// made shorter by that.
+// TestAskedAgain: a client that asks again for less time than is left gets the time that is left: no grant is
+// shortened.
 func TestAskedAgain(t *testing.T) {
 	both := append(ports(t, "tcp/22"), ports(t, "udp/60000-60010")...)
 	part := func(p []service.Ports, left time.Duration) firewall.Grant {

@@ -24,8 +24,8 @@ func spans(t *testing.T, texts ...string) []service.Span {
 	return s
 }
 
-// berlin is a time by the clock on the wall there. In 2026 that is put forward on Sunday 29 March at
-// 02:00 to 03:00, and back on Sunday 25 October at 03:00 to 02:00.
+// berlin returns a time by Berlin's clock. In 2026 it is set forward on Sunday 29 March from 02:00 to 03:00, and back
+// on Sunday 25 October from 03:00 to 02:00.
 func berlin(t *testing.T, text string) time.Time {
 	t.Helper()
 	zone, err := time.LoadLocation("Europe/Berlin")
@@ -39,7 +39,7 @@ func berlin(t *testing.T, text string) time.Time {
 	return at
 }
 
-// TestOpen: for how long it stays open, of a time of 100 hours.
+// TestOpen: how long a service stays open, out of 100 hours.
 func TestOpen(t *testing.T) {
 	const most = 100 * time.Hour
 	in := func(texts ...string) []service.Span { return spans(t, texts...) }
@@ -85,8 +85,8 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// TestHours: a grant is for hours that both the service and the client have, in the server's zone,
-// and never lasts past the end of them.
+// TestHours: a grant is for hours that both the service and the client allow, in the server's zone, and never outlasts
+// them.
 func TestHours(t *testing.T) {
 	monday := berlin(t, "2026-03-02 17:50:00") // 16:50 UTC
 	tests := []struct {
@@ -132,7 +132,7 @@ func TestHours(t *testing.T) {
 	}
 }
 
-// TestOutOfHoursAllOrNone: a service that is shut now takes the others with it, and nothing is charged.
+// TestOutOfHoursAllOrNone: a service that is outside its hours makes the whole request fail, and nothing is charged.
 func TestOutOfHoursAllOrNone(t *testing.T) {
 	p := newPolicy(t, held{})
 	p.services[0].When = spans(t, "mon-sat 00:00-24:00") // now is a Sunday
@@ -147,7 +147,7 @@ func TestOutOfHoursAllOrNone(t *testing.T) {
 	}
 }
 
-// TestClosableAtAnyHour: shutting a door needs no hours.
+// TestClosableAtAnyHour: closing works at any hour.
 func TestClosableAtAnyHour(t *testing.T) {
 	p := newPolicy(t, held{})
 	p.services[1].When = spans(t, "mon 08:00-18:00")
@@ -157,7 +157,7 @@ func TestClosableAtAnyHour(t *testing.T) {
 	}
 }
 
-// TestRetryAtTheEndOfTheHours: the second try of a command is clipped as the first was.
+// TestRetryAtTheEndOfTheHours: a retry of a request is clipped as the first packet was.
 func TestRetryAtTheEndOfTheHours(t *testing.T) {
 	p := newPolicy(t, held{})
 	p.services[1].When = spans(t, "sun 08:00-12:01")
@@ -169,7 +169,7 @@ func TestRetryAtTheEndOfTheHours(t *testing.T) {
 	}
 }
 
-// TestKeepsHours: a narrowed file, or a restart, takes what lasts past the hours as they are now.
+// TestKeepsHours: a reload with narrower hours, or a restart, ends grants that outlast the hours as they are now.
 func TestKeepsHours(t *testing.T) {
 	tests := []struct {
 		name            string
@@ -203,7 +203,7 @@ func TestKeepsHours(t *testing.T) {
 	}
 }
 
-// TestWith: the policy that takes another's place knows the new file, and what was used up.
+// TestWith: a policy that replaces another has the new file's rules and the old one's counts.
 func TestWith(t *testing.T) {
 	p := newPolicy(t, held{})
 	k := knock(keys.Client{Allow: []string{"ssh", "imap"}}, ssh)

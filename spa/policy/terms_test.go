@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/config"
 )
 
-// anyService is one of some ranges around tcp/22, on terms of its own.
+// anyService is a service with some ranges around tcp/22 and its own terms.
 func anyService(t *testing.T, rng *rand.Rand, name string) config.Service {
 	t.Helper()
 	s := config.NewService(name)
@@ -32,9 +32,8 @@ func anyService(t *testing.T, rng *rand.Rand, name string) config.Service {
 	return s
 }
 
-// TestRawPortIsNeverWidened: a port that is asked for by its number has, of all services that it belongs
-// to, the strictest terms: what each of them would give by its name, and no more when there is one
-// service more.
+// TestRawPortIsNeverWidened: a port requested by number gets the strictest terms of all services that it belongs to:
+// what each of them would give by name, and no more if one more service has it.
 func TestRawPortIsNeverWidened(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	granted, denied, narrower := 0, 0, 0
@@ -104,7 +103,7 @@ func TestRawPortIsNeverWidened(t *testing.T) {
 	}
 }
 
-// TestCovered: ports are covered where each single one is, whatever the ranges.
+// TestCovered: ports are covered if every single one is, however the ranges are split.
 func TestCovered(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	some := func() []service.Ports {
@@ -135,8 +134,8 @@ func TestCovered(t *testing.T) {
 	}
 }
 
-// TestWithin: a grant is within services just when each port that it is for is one of theirs, at each address
-// where it is for it: looked at one by one.
+// TestWithin: a grant is within services exactly if each of its ports belongs to one of them, at each address that the
+// grant has; checked one by one.
 func TestWithin(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	spots := [][]netip.Addr{nil, {netip.MustParseAddr("198.51.100.5")}, {netip.MustParseAddr("198.51.100.5"),

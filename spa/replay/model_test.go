@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// model is the journal as it would be if it forgot nothing: what was admitted, and the latest clock that
-// was seen since, which says what the journal may have forgotten.
+// model is a journal that forgets nothing: what was admitted, and the latest clock seen since, which determines what
+// the real journal may have forgotten.
 type model struct {
 	c     Config
 	spent []*modelEntry
@@ -20,7 +20,7 @@ type model struct {
 type modelEntry struct {
 	Entry
 	reused   bool
-	forgets  bool // a clock was seen by which no packet of its request was fresh
+	forgets  bool // a clock was seen at which no packet of its request was fresh
 	previous bool // of an earlier boot
 }
 
@@ -38,7 +38,7 @@ func (m *model) see(now time.Time) {
 	}
 }
 
-// judge says what is wrong with the verdict on an entry, nil if nothing.
+// judge returns what is wrong with the verdict on an entry, or nil.
 func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
 	live, surely, all, mayForget := 0, 0, 0, false
 	var same, known *modelEntry
@@ -46,7 +46,7 @@ func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
 	if !e.First.IsZero() {
 		first = e.First
 	}
-	done := false    // the request was admitted before, by a packet that is no earlier than the first that this one tells
+	done := false    // a packet of the request was admitted before, no earlier than the first that this one names
 	certain := false // the request id cannot have been forgotten
 	for _, old := range m.spent {
 		if old.Key != e.Key {
@@ -119,7 +119,7 @@ func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
 	return nil
 }
 
-// A journal under random packets, copies, retries, clocks, restarts, reboots and growth, beside the model.
+// A journal and the model under random packets, copies, retries, clocks, restarts, reboots and growth.
 func TestModel(t *testing.T) {
 	counts := map[error]int{}
 	for seed := range uint64(40) {
@@ -169,7 +169,7 @@ func runModel(t *testing.T, rng *rand.Rand, steps int, counts map[error]int) {
 	}
 }
 
-// step moves the clock: mostly on, sometimes far ahead or back.
+// step moves the clock: usually a little ahead, sometimes far ahead or back.
 func step(rng *rand.Rand, now time.Time) time.Time {
 	switch rng.IntN(60) {
 	case 0:
@@ -180,7 +180,7 @@ func step(rng *rand.Rand, now time.Time) time.Time {
 	return now.Add(time.Duration(rng.IntN(1500)) * time.Millisecond)
 }
 
-// packet is a new one, a copy or a retry.
+// packet returns a new packet, a copy or a retry.
 func (m *model) packet(rng *rand.Rand, n int, now time.Time) Entry {
 	stamp := now.Add(time.Duration(rng.IntN(60_001)-30_000) * time.Millisecond)
 	e := packet(uint64(rng.IntN(4)), n, stamp)
@@ -206,7 +206,7 @@ func (m *model) packet(rng *rand.Rand, n int, now time.Time) Entry {
 	return e
 }
 
-// first is the stamp of the first packet of a request.
+// first returns the stamp of the first packet of a request.
 func (m *model) first(of Entry) time.Time {
 	first := of.Stamp
 	for _, old := range m.spent {
@@ -230,7 +230,7 @@ func (m *model) reboot(t *testing.T, j *Journal, now time.Time) {
 	}
 }
 
-// settle settles what is new, and expects of a retry what was settled.
+// settle settles a new request, and checks that a retry returns what was settled.
 func (m *model) settle(t *testing.T, j *Journal, e Entry, a Admission, err error) {
 	t.Helper()
 	if err != nil {
