@@ -24,8 +24,8 @@ import (
 	"sallyport/spa/server/feed"
 )
 
-// TestChangeOfAFile: a file that changed is read again, whatever the change was, and the log says what became of the
-// client; what is no client's file is not.
+// TestChangeOfAFile: a changed file is read again, whatever the change, and the log reports what happened to the
+// client. Other files are ignored.
 func TestChangeOfAFile(t *testing.T) {
 	b, said := newSite(t, func(string) {}), &lines{}
 	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
@@ -74,8 +74,8 @@ func TestChangeOfAFile(t *testing.T) {
 	}
 }
 
-// TestBadFile: when a client's file turns bad, the client keeps its terms for a moment and is then shut out: its grants
-// end, its knocks are refused, and the log says so.
+// TestBadFile: if a client's file turns bad, the client keeps its terms for a moment and is then shut out: its grants
+// end, its knocks are refused, and the log reports it.
 func TestBadFile(t *testing.T) {
 	b, said := newSite(t, func(string) {}), &lines{}
 	b.knock()
@@ -118,7 +118,7 @@ func TestBadFile(t *testing.T) {
 	}
 }
 
-// TestWatchingSleeps: a server whose client files do not change does nothing, also after one was bad or missing.
+// TestWatchingSleeps: a server whose client files do not change does nothing, even after one was bad or missing.
 func TestWatchingSleeps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newLine(t)
@@ -128,7 +128,7 @@ func TestWatchingSleeps(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- s.watchClients(ctx) }()
 		s.watcher.Events <- fsnotify.Event{Name: filepath.Join(s.clientsDir(), "nobody.toml"), Op: fsnotify.Remove}
-		time.Sleep(time.Hour) // passes while all sleep
+		time.Sleep(time.Hour) // passes while all goroutines sleep
 		stop()
 		if err := <-ended; err != nil {
 			t.Error(err)
@@ -136,8 +136,8 @@ func TestWatchingSleeps(t *testing.T) {
 	})
 }
 
-// TestWatchingEnds: without the kernel's events a revocation would go unnoticed. The server ends, and says why where
-// it did not stop them itself.
+// TestWatchingEnds: without the kernel's events the server would miss a revocation, so it ends, with an error unless it
+// was stopped.
 func TestWatchingEnds(t *testing.T) {
 	failure := errors.New("the kernel's")
 	for name, test := range map[string]struct {
@@ -158,7 +158,7 @@ func TestWatchingEnds(t *testing.T) {
 	}
 }
 
-// TestLeftOut: they are told in order, and no more than fit into an answer.
+// TestLeftOut: ignored clients are listed in order, and no more of them than fit into an answer.
 func TestLeftOut(t *testing.T) {
 	s, _ := newLine(t)
 	for n := range mostSeen + 1 {
@@ -173,14 +173,14 @@ func TestLeftOut(t *testing.T) {
 	}
 }
 
-// over makes the time of all be over.
+// over makes the waiting time of all of them pass.
 func (u unsettled) over() {
 	for name := range u {
 		u[name] = time.Time{}
 	}
 }
 
-// TestEndThatCannotBe: a grant that the firewall does not end is said to go on, and nobody is told that it ended.
+// TestEndThatCannotBe: if the firewall fails to end a grant, the log reports it, and no watcher is told that it ended.
 func TestEndThatCannotBe(t *testing.T) {
 	b, said := newBench(t), &lines{}
 	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
@@ -200,8 +200,8 @@ func TestEndThatCannotBe(t *testing.T) {
 	}
 }
 
-// TestReadable: a server that cannot read the client files once it is another user says so, and how to hand them
-// over, before it reads a packet: a revocation would go unnoticed.
+// TestReadable: a server that cannot read the client files after dropping its privileges reports that and the command
+// to hand them over, before it reads a packet: otherwise it would miss a revocation.
 func TestReadable(t *testing.T) {
 	lab.NeedRoot(t)
 	for _, mode := range []fs.FileMode{0o700, 0o755} {

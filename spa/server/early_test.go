@@ -13,7 +13,7 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// stating is a packet that states where it comes from.
+// stating returns a packet that states its source.
 func (b *bench) stating(stamp time.Duration, source string) capture.Packet {
 	b.Helper()
 	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at.Add(stamp),
@@ -24,9 +24,9 @@ func (b *bench) stating(stamp time.Duration, source string) capture.Packet {
 	return arriving(b.seal(r))
 }
 
-// TestTooEarly: after a start that has a floor a client is told from when on it may knock, where it states
-// its source and the packet comes from there, once a second. The packet is neither spent nor recorded, nor
-// does it charge anything, and nothing else that is not spent is answered.
+// TestTooEarly: after a start with a floor, a client learns when it may knock, once a second, if it states its source
+// and the packet comes from there. The packet is not spent, recorded or charged, and no other unspent packet is
+// answered.
 func TestTooEarly(t *testing.T) {
 	b := newBench(t)
 	b.journal("new", 4096)
@@ -91,9 +91,9 @@ func TestTooEarly(t *testing.T) {
 	}
 }
 
-// TestContinued: a command that has gone on for longer than its id is remembered is done once: at the first
-// of its packets that comes, and not again by a later one, also where all between were lost. What was closed
-// since it began is not opened by it.
+// TestContinued: a command that continues longer than its id is remembered runs once: for the first of its packets that
+// arrives, and not for a later one, even if all packets in between were lost. It does not open what was closed since it
+// began.
 func TestContinued(t *testing.T) {
 	b := newBench(t)
 	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}}

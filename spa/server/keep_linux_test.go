@@ -12,7 +12,7 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// TestKeepSettings: what the running server reloaded is kept for the next boot, and nothing else.
+// TestKeepSettings: only settings that the running server has loaded are kept for the next boot.
 func TestKeepSettings(t *testing.T) {
 	lab.NeedRoot(t)
 	for name, test := range map[string]struct {

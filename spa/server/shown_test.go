@@ -10,8 +10,8 @@ import (
 	"sallyport/keys/service"
 )
 
-// TestShown: a grant that the firewall keeps in parts is shown as one; what was granted before and
-// after a service got another port is not, because each has its own end.
+// TestShown: a grant that the firewall keeps in parts is shown as one. Grants from before and after a service got
+// another port are separate, because each has its own end.
 func TestShown(t *testing.T) {
 	port := func(n uint16) service.Ports { return service.Ports{Proto: service.TCP, Low: n, High: n} }
 	grant := func(until time.Time, ports ...service.Ports) firewall.Grant {
