@@ -148,7 +148,8 @@ type holder struct {
 
 func holding(k Key, g GateKey) holder {
 	return holder{
-		Public: k, private: k, Gate: g, gate: g, Pointer: &k, List: []Key{k}, Map: map[string]Key{"a": k}, Array: [1]GateKey{g}, Any: k,
+		Public: k, private: k, Gate: g, gate: g, Pointer: &k, List: []Key{k}, Map: map[string]Key{"a": k},
+		Array: [1]GateKey{g}, Any: k,
 		Client: &Client{Name: "alice", Key: k, Previous: &Previous{Key: k}},
 	}
 }

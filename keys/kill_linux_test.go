@@ -244,7 +244,8 @@ func TestSweep(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{
 		"gw.toml", ".gw.toml.ABCDEFGH27.tmp", ".gw.toml.ABCDEFGH2.tmp", ".gw.toml.abcdefgh27.tmp",
-		"gw.toml.ABCDEFGH27.tmp", ".gw.toml.ABCDEFGH27", ".ABCDEFGH27.tmp", "..ABCDEFGH27.tmp", ".tmp", ".gx.toml.ABCDEFGH27.tmp", ".gate.key.ABCDEFGH27.tmp",
+		"gw.toml.ABCDEFGH27.tmp", ".gw.toml.ABCDEFGH27", ".ABCDEFGH27.tmp", "..ABCDEFGH27.tmp", ".tmp",
+		".gx.toml.ABCDEFGH27.tmp", ".gate.key.ABCDEFGH27.tmp",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)

@@ -34,7 +34,8 @@ func TestFreshInPlace(t *testing.T) {
 	if err := os.Symlink("two", link); err != nil {
 		t.Fatal(err)
 	}
-	if next, errs := r.Fresh(); len(errs) != 1 || next != nil || !strings.Contains(errs[0].Error(), "no longer the directory that was opened") {
+	if next, errs := r.Fresh(); len(errs) != 1 || next != nil ||
+		!strings.Contains(errs[0].Error(), "no longer the directory that was opened") {
 		t.Errorf("the directory is another: got %v", errs)
 	}
 }

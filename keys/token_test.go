@@ -84,7 +84,8 @@ func TestTokenIsCanonical(t *testing.T) {
 	flag := append([]byte(nil), body...)
 	flag[receipts] = 2
 	for name, bad := range map[string][]byte{
-		"a byte more": append(body[:len(body):len(body)], 0), "a byte less": body[:len(body)-1], "half": body[:receipts], "nothing": nil,
+		"a byte more": append(body[:len(body):len(body)], 0), "a byte less": body[:len(body)-1], "half": body[:receipts],
+		"nothing":             nil,
 		"services not sorted": []byte(swapped), "a service twice": []byte(twice), "receipts 2": flag,
 	} {
 		if p, err := ParseToken(sealToken(bad)); err == nil {

@@ -20,9 +20,11 @@ func TestOpenReturnsWhatWasSealed(t *testing.T) {
 		"IPv6": {Type: TypeOpen, Time: testNow, Source: netip.MustParseAddr("2001:db8::2"),
 			Services: []service.Service{{Proto: service.TCP, Port: 65535}}},
 		"longest": {ID: RequestID(make([]byte, 16)), Type: TypeOpen, Time: testNow, For: maxFor,
-			Services: []service.Service{{Name: "a2345678901234567890123456789012"}, {Proto: service.TCP, Port: 1}, {Proto: service.TCP, Port: 2},
+			Services: []service.Service{{Name: "a2345678901234567890123456789012"}, {Proto: service.TCP, Port: 1},
+				{Proto: service.TCP, Port: 2},
 				{Proto: service.UDP, Port: 1}, {Proto: service.UDP, Port: 2}, {Proto: service.UDP, Port: 3}}},
-		"eight": {Type: TypeOpen, Time: testNow, Services: []service.Service{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "d"},
+		"eight": {Type: TypeOpen, Time: testNow, Services: []service.Service{{Name: "a"}, {Name: "b"}, {Name: "c"},
+			{Name: "d"},
 			{Name: "e"}, {Name: "f"}, {Name: "g"}, {Proto: service.TCP, Port: 1}}},
 	}
 	for name, want := range requests {

@@ -18,7 +18,8 @@ func grantedReceipt() Receipt {
 		Source: netip.MustParseAddr("192.0.2.2"),
 		Services: []Granting{
 			{For: 30 * time.Second, Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}},
-			{For: time.Minute, Ports: []service.Ports{{Proto: service.TCP, Low: 60000, High: 60010}, {Proto: service.UDP, Low: 53, High: 53}}, More: true},
+			{For: time.Minute, Ports: []service.Ports{{Proto: service.TCP, Low: 60000, High: 60010},
+				{Proto: service.UDP, Low: 53, High: 53}}, More: true},
 		},
 	}
 }
@@ -43,7 +44,8 @@ func TestOpenReceiptReturnsWhatWasSealed(t *testing.T) {
 	early := deniedReceipt()
 	early.Status, early.Again = ReasonTooEarly, testNow.Add(time.Minute)
 	for name, want := range map[string]Receipt{
-		"granted": grantedReceipt(), "denied": deniedReceipt(), "closed": closed, "unknown reason": unknown, "too early": early,
+		"granted": grantedReceipt(), "denied": deniedReceipt(), "closed": closed, "unknown reason": unknown,
+		"too early": early,
 	} {
 		t.Run(name, func(t *testing.T) {
 			request := mustSeal(t, openSSH(), alice())
@@ -210,12 +212,13 @@ func TestReceiptKeepsWhatFits(t *testing.T) {
 		have, want []int
 		more       []bool
 	}{
-		"all":                {[]int{16}, []int{16}, []bool{false}},
-		"one too many":       {[]int{17}, []int{16}, []bool{true}},
-		"hundreds":           {[]int{300}, []int{16}, []bool{true}},
-		"first come":         {[]int{20, 20}, []int{14, 1}, []bool{true, true}},
-		"what is left":       {[]int{3, 20, 1}, []int{3, 10, 1}, []bool{false, true, false}},
-		"eight":              {[]int{9, 9, 9, 9, 9, 9, 9, 9}, []int{2, 1, 1, 1, 1, 1, 1, 1}, []bool{true, true, true, true, true, true, true, true}},
+		"all":          {[]int{16}, []int{16}, []bool{false}},
+		"one too many": {[]int{17}, []int{16}, []bool{true}},
+		"hundreds":     {[]int{300}, []int{16}, []bool{true}},
+		"first come":   {[]int{20, 20}, []int{14, 1}, []bool{true, true}},
+		"what is left": {[]int{3, 20, 1}, []int{3, 10, 1}, []bool{false, true, false}},
+		"eight": {[]int{9, 9, 9, 9, 9, 9, 9, 9}, []int{2, 1, 1, 1, 1, 1, 1, 1},
+			[]bool{true, true, true, true, true, true, true, true}},
 		"nothing is nothing": {[]int{0, 20}, []int{0, 15}, []bool{false, true}},
 	} {
 		t.Run(name, func(t *testing.T) {

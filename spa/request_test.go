@@ -54,10 +54,12 @@ func badRequests() map[string][]byte {
 		"port-0":               services(1, 0x86, 0, 0),
 		"port-protocol":        services(1, 0x81, 0, 22),
 		"first-not-before":     encode(func(r *Request) { r.First = r.Time }),
-		"first-truncated":      continued(services(2, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 8))...)...)),
-		"truncated-name":       services(2, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 16))...)...),
-		"truncated-port":       services(3, append(append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 13))...), 0x86, 0)...),
-		"truncated-count":      services(3, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 15))...)...),
+		"first-truncated": continued(services(2, append(name(strings.Repeat("a", 31)),
+			name(strings.Repeat("b", 8))...)...)),
+		"truncated-name": services(2, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 16))...)...),
+		"truncated-port": services(3, append(append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 13))...), 0x86,
+			0)...),
+		"truncated-count": services(3, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 15))...)...),
 	}
 }
 
@@ -95,7 +97,8 @@ func TestSealRefuses(t *testing.T) {
 		"first not before": func(r *Request, _ *Sender) { r.First = r.Time },
 		"far first":        func(r *Request, _ *Sender) { r.First = time.Date(1600, 1, 1, 0, 0, 0, 0, time.UTC) },
 		"first too long": func(r *Request, _ *Sender) {
-			r.First, r.Services = r.Time.Add(-time.Minute), []service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 7)}}
+			r.First, r.Services = r.Time.Add(-time.Minute),
+				[]service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 7)}}
 		},
 		"no time":            func(r *Request, _ *Sender) { r.Time = time.Time{} },
 		"far time":           func(r *Request, _ *Sender) { r.Time = time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC) },
@@ -115,10 +118,12 @@ func TestSealRefuses(t *testing.T) {
 		"protocol":           func(r *Request, _ *Sender) { r.Services = []service.Service{{Proto: 1, Port: 1}} },
 		"bad name":           func(r *Request, _ *Sender) { r.Services = []service.Service{{Name: "SSH"}} },
 		"name and port":      func(r *Request, _ *Sender) { r.Services = []service.Service{{Name: "ssh", Port: 22}} },
-		"name and proto":     func(r *Request, _ *Sender) { r.Services = []service.Service{{Name: "ssh", Proto: service.TCP}} },
-		"long names":         func(r *Request, _ *Sender) { r.Services = longNames() },
-		"no client key":      func(_ *Request, s *Sender) { s.Key = Sender{}.Key },
-		"no gate key":        func(_ *Request, s *Sender) { s.Gate = Sender{}.Gate },
+		"name and proto": func(r *Request, _ *Sender) {
+			r.Services = []service.Service{{Name: "ssh", Proto: service.TCP}}
+		},
+		"long names":    func(r *Request, _ *Sender) { r.Services = longNames() },
+		"no client key": func(_ *Request, s *Sender) { s.Key = Sender{}.Key },
+		"no gate key":   func(_ *Request, s *Sender) { s.Gate = Sender{}.Gate },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, s := openSSH(), alice()

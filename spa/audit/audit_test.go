@@ -25,11 +25,12 @@ import (
 
 func knocked(client string) *spa.Knock {
 	return &spa.Knock{
-		Client:  &keys.Client{Name: client},
-		KeyID:   0x0102030405060708,
-		Key:     keys.NewKey(),
-		Nonce:   spa.Nonce{1, 2, 3},
-		Request: spa.Request{ID: spa.RequestID{15: 1}, Type: spa.TypeOpen, Time: time.Unix(1700000000, 0), Services: []service.Service{{Name: "ssh"}}},
+		Client: &keys.Client{Name: client},
+		KeyID:  0x0102030405060708,
+		Key:    keys.NewKey(),
+		Nonce:  spa.Nonce{1, 2, 3},
+		Request: spa.Request{ID: spa.RequestID{15: 1}, Type: spa.TypeOpen, Time: time.Unix(1700000000, 0),
+			Services: []service.Service{{Name: "ssh"}}},
 	}
 }
 
@@ -72,7 +73,8 @@ func TestLine(t *testing.T) {
 	if len(lines) != 2 {
 		t.Fatalf("got %d lines, want 2:\n%s", len(lines), file.String())
 	}
-	want := `{"time":"2023-11-14T22:13:21Z","verdict":"granted","command":"open","client":"alice","key":"0102030405060708",` +
+	want := `{"time":"2023-11-14T22:13:21Z","verdict":"granted","command":"open","client":"alice",` +
+		`"key":"0102030405060708",` +
 		`"from":"192.0.2.2:40000","services":["ssh"],"request":"00000000000000000000000000000001",` +
 		`"stamp":"` + time.Unix(1700000000, 0).Format(time.RFC3339) + `","until":["2023-11-14T22:13:51Z"]}`
 	if lines[0] != want {

@@ -116,19 +116,20 @@ func readFile(t testing.TB, b []byte) ([]Packet, Stats, error) {
 func TestFile(t *testing.T) {
 	want := []string{"10.0.0.2:40000", "[2001:db8::2]:40000"}
 	for name, file := range map[string][]byte{
-		"Ethernet":    pcap(t, 1, macs+"0800"+whole4, macs+"86dd"+whole6),
-		"padded":      pcap(t, 1, macs+"0800"+whole4+"000000000000", macs+"86dd"+whole6+"0000"),
-		"VLAN":        pcap(t, 1, macs+"81000064"+"0800"+whole4, macs+"81000064"+"86dd"+whole6),
-		"two VLANs":   pcap(t, 1, macs+"88a80064"+"81000065"+"0800"+whole4, macs+"81000064"+"81000065"+"86dd"+whole6),
-		"any":         pcap(t, 113, sllHead+"0800"+whole4, sllHead+"86dd"+whole6),
-		"any, VLAN":   pcap(t, 113, sllHead+"81000064"+"0800"+whole4, sllHead+"81000064"+"86dd"+whole6),
-		"any, newer":  pcap(t, 276, "0800"+sll2+whole4, "86dd"+sll2+whole6),
-		"raw":         pcap(t, 101, whole4, whole6),
-		"raw of BSD":  pcap(t, 12, whole4, whole6),
-		"loopback":    pcap(t, 0, "02000000"+whole4, "1e000000"+whole6),
-		"by gzip":     zipped(t, pcap(t, 1, macs+"0800"+whole4, macs+"86dd"+whole6)),
-		"pcapng":      pcapng(t, macs+"0800"+whole4, whole6),
-		"among other": pcap(t, 1, macs+"0806"+"0001", "ffff", macs+"0800"+whole4, macs+"81000064", macs+"86dd"+whole6, macs+"88a80064"),
+		"Ethernet":   pcap(t, 1, macs+"0800"+whole4, macs+"86dd"+whole6),
+		"padded":     pcap(t, 1, macs+"0800"+whole4+"000000000000", macs+"86dd"+whole6+"0000"),
+		"VLAN":       pcap(t, 1, macs+"81000064"+"0800"+whole4, macs+"81000064"+"86dd"+whole6),
+		"two VLANs":  pcap(t, 1, macs+"88a80064"+"81000065"+"0800"+whole4, macs+"81000064"+"81000065"+"86dd"+whole6),
+		"any":        pcap(t, 113, sllHead+"0800"+whole4, sllHead+"86dd"+whole6),
+		"any, VLAN":  pcap(t, 113, sllHead+"81000064"+"0800"+whole4, sllHead+"81000064"+"86dd"+whole6),
+		"any, newer": pcap(t, 276, "0800"+sll2+whole4, "86dd"+sll2+whole6),
+		"raw":        pcap(t, 101, whole4, whole6),
+		"raw of BSD": pcap(t, 12, whole4, whole6),
+		"loopback":   pcap(t, 0, "02000000"+whole4, "1e000000"+whole6),
+		"by gzip":    zipped(t, pcap(t, 1, macs+"0800"+whole4, macs+"86dd"+whole6)),
+		"pcapng":     pcapng(t, macs+"0800"+whole4, whole6),
+		"among other": pcap(t, 1, macs+"0806"+"0001", "ffff", macs+"0800"+whole4, macs+"81000064", macs+"86dd"+whole6,
+			macs+"88a80064"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, stats, err := readFile(t, file)
@@ -185,15 +186,16 @@ func TestFileThatIsNone(t *testing.T) {
 		after int // packets
 		want  string
 	}{
-		"empty":                {nil, 0, "neither a pcap nor a pcapng file"},
-		"a text":               {[]byte("tcpdump: listening on any"), 0, "neither a pcap nor a pcapng file"},
-		"cut in a header":      {good[:30], 0, "record 1: unexpected EOF"},
-		"cut after a header":   {good[:40], 0, "record 1: unexpected EOF"},
-		"cut in a record":      {good[:len(good)-1], 0, "record 1: unexpected EOF"},
-		"cut in the second":    {append(bytes.Clone(good), good[24:50]...), 1, "record 2: unexpected EOF"},
-		"pcapng, cut":          {ng[:len(ng)-20], 0, "record 1: unexpected EOF"},
-		"a link of Bluetooth":  {pcap(t, 201, whole4), 0, "record 1: link type 201"},
-		"a record of gigabyte": {append(bytes.Clone(good[:24]), fromHex(t, "00000000000000000000004000000040")...), 0, "record 1: "},
+		"empty":               {nil, 0, "neither a pcap nor a pcapng file"},
+		"a text":              {[]byte("tcpdump: listening on any"), 0, "neither a pcap nor a pcapng file"},
+		"cut in a header":     {good[:30], 0, "record 1: unexpected EOF"},
+		"cut after a header":  {good[:40], 0, "record 1: unexpected EOF"},
+		"cut in a record":     {good[:len(good)-1], 0, "record 1: unexpected EOF"},
+		"cut in the second":   {append(bytes.Clone(good), good[24:50]...), 1, "record 2: unexpected EOF"},
+		"pcapng, cut":         {ng[:len(ng)-20], 0, "record 1: unexpected EOF"},
+		"a link of Bluetooth": {pcap(t, 201, whole4), 0, "record 1: link type 201"},
+		"a record of gigabyte": {append(bytes.Clone(good[:24]), fromHex(t, "00000000000000000000004000000040")...), 0,
+			"record 1: "},
 	} {
 		got, _, err := readFile(t, test.file)
 		if err == nil || !strings.Contains(err.Error(), test.want) || len(got) != test.after {
@@ -210,8 +212,10 @@ func TestFileThatWasCut(t *testing.T) {
 	order := binary.LittleEndian
 	ip := fromHex(t, whole4)
 	for name, file := range map[string][]byte{
-		"pcap": slices.Concat(plain[:24+8], order.AppendUint32(order.AppendUint32(nil, 40), whole), plain[24+16:24+16+40], plain[24+16+whole:]),
-		"pcapng": slices.Concat(ngHeader(order), ngRaw(order, 9, 0), ngCut(order, uint64(captured.UnixNano()), len(ip), ip[:32]),
+		"pcap": slices.Concat(plain[:24+8], order.AppendUint32(order.AppendUint32(nil, 40), whole), plain[24+16:24+16+40],
+			plain[24+16+whole:]),
+		"pcapng": slices.Concat(ngHeader(order), ngRaw(order, 9, 0),
+			ngCut(order, uint64(captured.UnixNano()), len(ip), ip[:32]),
 			ngKnock(order, uint64(captured.UnixNano()), uint32(len(ip)), ip)),
 	} {
 		got, stats, err := readFile(t, file)

@@ -176,7 +176,8 @@ func noLayout(in injector) []noise {
 	ext := some(Stats{Extension: 1})
 	return []noise{
 		{"first fragment", in.frame(change(good4, set16(6, 0x2000))), some(Stats{Fragment: 1})},
-		{"first fragment of much", in.frame(change(packet4(client4, gateway4, payload(1400)), set16(6, 0x2000))), some(Stats{Fragment: 1})},
+		{"first fragment of much", in.frame(change(packet4(client4, gateway4, payload(1400)), set16(6, 0x2000))),
+			some(Stats{Fragment: 1})},
 		{"first fragment, IPv6", in.frame(withHeader(good6, 44, 0, 0, 1, 0, 0, 0, 1)), some(Stats{Fragment: 1})},
 		{"atomic fragment, IPv6", in.frame(withHeader(good6, 44, 0, 0, 0, 0, 0, 0, 1)), some(Stats{Fragment: 1})},
 		{"options", in.frame(withOptions(good4, 1, 1, 1, 1)), some(Stats{Options: 1})},

@@ -61,7 +61,8 @@ func TestOwnAddresses(t *testing.T) {
 // TestBroadcastOf: IPv6 has no broadcast address, whatever the prefix length.
 func TestBroadcastOf(t *testing.T) {
 	for prefix, want := range map[string]string{
-		"192.0.2.1/24": "192.0.2.255", "192.0.2.1/30": "192.0.2.3", "192.0.2.1/31": "", "192.0.2.1/32": "", "2001:db8::1/16": "", "2001:db8::1/64": "",
+		"192.0.2.1/24": "192.0.2.255", "192.0.2.1/30": "192.0.2.3", "192.0.2.1/31": "", "192.0.2.1/32": "",
+		"2001:db8::1/16": "", "2001:db8::1/64": "",
 	} {
 		p := netip.MustParsePrefix(prefix)
 		got := ""

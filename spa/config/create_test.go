@@ -36,11 +36,13 @@ func TestCreateReadsBack(t *testing.T) {
 			c.Address, c.Window, c.State = "[2001:db8::1]:443", 90*time.Second, "/var/lib/spa"
 			c.KnockPorts = []KnockPort{{62201, false}, {443, true}}
 			c.Capture.Interfaces = []string{"eth0", "br-lan"}
-			c.Firewall = Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", Persist: "file", TrustedInterfaces: []string{"lan"}, Mark: 1 << 8}
+			c.Firewall = Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", Persist: "file",
+				TrustedInterfaces: []string{"lan"}, Mark: 1 << 8}
 			c.Zone = "Asia/Kathmandu"
 			c.Audit.File, c.Limits = "/var/log/spa.jsonl", Limits{1, 2, 3}
 			c.Services = []Service{
-				{Name: "web", Ports: mustPorts(t, "tcp/443", "udp/443"), For: time.Hour, Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::5")}},
+				{Name: "web", Ports: mustPorts(t, "tcp/443", "udp/443"), For: time.Hour,
+					Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::5")}},
 				{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: time.Second, MaxFor: time.Minute, OnExpiry: "cut",
 					When: []service.Span{{First: time.Saturday, Last: time.Monday, From: 0, To: 1440}}},
 			}

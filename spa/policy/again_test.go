@@ -20,15 +20,19 @@ func TestAskedAgain(t *testing.T) {
 		held held
 		want time.Duration
 	}{
-		"nothing held":                   {nil, 30 * time.Second},
-		"less is left":                   {held{part(both, 10*time.Second)}, 30 * time.Second},
-		"more is left":                   {held{part(both, 9*time.Minute)}, 9 * time.Minute},
-		"in parts":                       {held{part(both[:1], 9*time.Minute), part(both[1:], 8*time.Minute)}, 8 * time.Minute},
-		"in parts, the first ends first": {held{part(both[:1], 8*time.Minute), part(both[1:], 9*time.Minute)}, 8 * time.Minute},
-		"one part is over before":        {held{part(both[:1], 9*time.Minute), part(both[1:], time.Second)}, 30 * time.Second},
-		"a port has come since":          {held{part(both[:1], 9*time.Minute)}, 30 * time.Second},
-		"held for another address":       {elsewhere(held{part(both, 9*time.Minute)}), 30 * time.Second},
-		"another service is for long":    {held{{Client: "alice", Service: "web", Source: here, Ports: both, Until: now.Add(time.Hour)}}, 30 * time.Second},
+		"nothing held": {nil, 30 * time.Second},
+		"less is left": {held{part(both, 10*time.Second)}, 30 * time.Second},
+		"more is left": {held{part(both, 9*time.Minute)}, 9 * time.Minute},
+		"in parts": {held{part(both[:1], 9*time.Minute), part(both[1:], 8*time.Minute)},
+			8 * time.Minute},
+		"in parts, the first ends first": {held{part(both[:1], 8*time.Minute), part(both[1:], 9*time.Minute)},
+			8 * time.Minute},
+		"one part is over before": {held{part(both[:1], 9*time.Minute), part(both[1:], time.Second)},
+			30 * time.Second},
+		"a port has come since":    {held{part(both[:1], 9*time.Minute)}, 30 * time.Second},
+		"held for another address": {elsewhere(held{part(both, 9*time.Minute)}), 30 * time.Second},
+		"another service is for long": {held{{Client: "alice", Service: "web", Source: here, Ports: both,
+			Until: now.Add(time.Hour)}}, 30 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPolicy(t, c.held)

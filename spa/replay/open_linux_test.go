@@ -464,11 +464,15 @@ func TestDamagedFiles(t *testing.T) {
 
 func TestOpenRefusesFiles(t *testing.T) {
 	for name, make := range map[string]func(path string) error{
-		"symbolic link":  func(path string) error { return os.Symlink("elsewhere", path) },
-		"directory":      func(path string) error { return os.Mkdir(path, 0o700) },
-		"fifo":           func(path string) error { return syscall.Mkfifo(path, 0o600) },
-		"others write":   func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o602)) },
-		"the group does": func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o620)) },
+		"symbolic link": func(path string) error { return os.Symlink("elsewhere", path) },
+		"directory":     func(path string) error { return os.Mkdir(path, 0o700) },
+		"fifo":          func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"others write": func(path string) error {
+			return errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o602))
+		},
+		"the group does": func(path string) error {
+			return errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o620))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "journal")

@@ -84,7 +84,8 @@ func newSite(t *testing.T, see func(line string)) *bench {
 // knock delivers a packet of alice's, made now.
 func (b *bench) knock() {
 	b.s.process(context.Background(), arriving(b.seal(spa.Request{
-		ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute, Services: []service.Service{{Name: "ssh"}},
+		ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute,
+		Services: []service.Service{{Name: "ssh"}},
 	})))
 }
 
@@ -208,7 +209,8 @@ func TestChangesBeside(t *testing.T) {
 		func(int) { b.s.reloadAll(b.Context(), make(unsettled)) },
 		func(int) { b.s.seen.granted("alice") },
 		func(int) {
-			c := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: time.Now(), Services: []service.Service{{Name: "ssh"}}}
+			c := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: time.Now(),
+				Services: []service.Service{{Name: "ssh"}}}
 			b.s.process(b.Context(), arriving(b.seal(c)))
 		},
 		func(int) { b.s.process(b.Context(), arriving(make([]byte, 200))) },

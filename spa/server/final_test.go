@@ -30,7 +30,8 @@ var inside = netip.MustParseAddr("198.51.100.5")
 
 // asks lists what alice may request and what may be closed.
 var asks = [][]string{
-	{"ssh"}, {"tcp/22"}, {"admin"}, {"tcp/8443"}, {"web"}, {"span"}, {"tcp/30"}, {"web", "ssh"}, {"tcp/80", "tcp/22"}, {"inner"},
+	{"ssh"}, {"tcp/22"}, {"admin"}, {"tcp/8443"}, {"web"}, {"span"}, {"tcp/30"}, {"web", "ssh"}, {"tcp/80", "tcp/22"},
+	{"inner"},
 }
 
 // A final is a client behind a network that delays its packets, and a server that may be killed.
@@ -151,7 +152,8 @@ func endings() []finale {
 		{"revoke client", nil, false, revoke(control.Request{Client: "alice"})},
 		{"revoke client, cut", nil, false, revoke(control.Request{Client: "alice", Cut: true})},
 		{"revoke address", nil, true, revoke(control.Request{Source: netip.MustParseAddr("192.0.2.2")})},
-		{"revoke address, cut", nil, true, revoke(control.Request{Source: netip.MustParseAddr("::ffff:192.0.2.2"), Cut: true})},
+		{"revoke address, cut", nil, true, revoke(control.Request{Source: netip.MustParseAddr("::ffff:192.0.2.2"),
+			Cut: true})},
 		{"taken in the file and given back", nil, false, func(f *final) {
 			f.becomes(func(c *keys.Client) { c.Allow = []string{"nothing"} })
 			f.becomes(func(c *keys.Client) {})

@@ -20,10 +20,11 @@ func TestKeepSettings(t *testing.T) {
 		want  string // in the error
 		kept  bool
 	}{
-		"as it was reloaded":  {func(b *bench) {}, "", true},
-		"changed again since": {func(b *bench) { b.rewrite("[service.ssh]", "# again\n[service.ssh]") }, "has changed again", false},
-		"a mistake":           {func(b *bench) { b.rewrite("[service.ssh]", "[service.ssh") }, config.FileName, false},
-		"no server":           {func(b *bench) { b.s.socket.Close() }, "not running", false},
+		"as it was reloaded": {func(b *bench) {}, "", true},
+		"changed again since": {func(b *bench) { b.rewrite("[service.ssh]", "# again\n[service.ssh]") }, "has changed again",
+			false},
+		"a mistake": {func(b *bench) { b.rewrite("[service.ssh]", "[service.ssh") }, config.FileName, false},
+		"no server": {func(b *bench) { b.s.socket.Close() }, "not running", false},
 		"on trial": {func(b *bench) {
 			if err := b.s.firewall.Load(b.Context(), time.Hour, time.Now()); err != nil {
 				b.Fatal(err)

@@ -66,9 +66,10 @@ func TestOpenFails(t *testing.T) {
 		spoil func(c *config.Config) error
 		want  string
 	}{
-		"the directory":    {func(c *config.Config) error { return os.RemoveAll(c.Dir) }, "no such file"},
-		"the client files": {func(c *config.Config) error { return os.RemoveAll(filepath.Join(c.Dir, config.ClientsDir)) }, "watching the client files"},
-		"the gate key":     {func(c *config.Config) error { return bad(c.Dir, config.GateFile) }, config.GateFile},
+		"the directory": {func(c *config.Config) error { return os.RemoveAll(c.Dir) }, "no such file"},
+		"the client files": {func(c *config.Config) error { return os.RemoveAll(filepath.Join(c.Dir, config.ClientsDir)) },
+			"watching the client files"},
+		"the gate key": {func(c *config.Config) error { return bad(c.Dir, config.GateFile) }, config.GateFile},
 		"the journal": {func(c *config.Config) error {
 			path := filepath.Join(c.State, config.JournalFile)
 			return errors.Join(os.Remove(path), os.Mkdir(path, 0o700))
@@ -324,8 +325,9 @@ func TestSameGate(t *testing.T) {
 func TestRestartCommand(t *testing.T) {
 	dir := t.TempDir()
 	for state, want := range map[string]string{
-		"/var/lib/spa":            "systemctl restart spa-server (",
-		dir:                       "systemctl stop spa-server && mv /var/lib/spa/journal /var/lib/spa/grants " + dir + "/ && systemctl start",
+		"/var/lib/spa": "systemctl restart spa-server (",
+		dir: "systemctl stop spa-server && mv /var/lib/spa/journal /var/lib/spa/grants " + dir +
+			"/ && systemctl start",
 		filepath.Join(dir, "new"): home.MakeState(filepath.Join(dir, "new")) + " && systemctl stop spa-server && mv",
 	} {
 		got := restartCommand(&config.Config{State: "/var/lib/spa"}, &config.Config{State: state})

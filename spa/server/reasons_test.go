@@ -171,7 +171,8 @@ var denials = map[spa.Status]func(b *bench){
 		b.ask("ssh")
 	},
 	spa.ReasonSuperseded: func(b *bench) {
-		late := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}}
+		late := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at,
+			Services: []service.Service{{Name: "ssh"}}}
 		b.at = b.at.Add(time.Second)
 		b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: late.Services})
 		b.take(late)

@@ -61,7 +61,8 @@ var refusals = map[string]refusal{
 	"spa.ErrMAC": {spa.ErrMAC, audit.Unopened, func(b *bench) capture.Packet {
 		return b.as(func(s *spa.Sender) { s.Key = keys.NewKey() })
 	}},
-	"spa.ErrStale":     {spa.ErrStale, audit.Unopened, func(b *bench) capture.Packet { return b.packet(-31 * time.Second) }},
+	"spa.ErrStale": {spa.ErrStale, audit.Unopened,
+		func(b *bench) capture.Packet { return b.packet(-31 * time.Second) }},
 	"spa.ErrMalformed": {spa.ErrMalformed, audit.Unopened, func(b *bench) capture.Packet { return b.malformed("flags") }},
 	"spa.ErrRevoked": {spa.ErrRevoked, audit.Unopened, func(b *bench) capture.Packet {
 		b.enrol(func(c *keys.Client) { c.Revoked = b.at.UTC() })
@@ -75,7 +76,8 @@ var refusals = map[string]refusal{
 		return b.packet(0)
 	}},
 	"policy.ErrStated": {policy.ErrStated, audit.Elsewhere, func(b *bench) capture.Packet {
-		r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}, Source: netip.MustParseAddr("192.0.2.3")}
+		r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}},
+			Source: netip.MustParseAddr("192.0.2.3")}
 		return arriving(b.seal(r))
 	}},
 	"policy.ErrFrom": {policy.ErrFrom, audit.Elsewhere, func(b *bench) capture.Packet {

@@ -365,9 +365,11 @@ func TestMendAudit(t *testing.T) {
 		{file, fs.ErrPermission, "systemctl reload spa-server"},
 		{closed, fs.ErrPermission, "chown spa " + closed + " && chmod u+rw " + closed + " && systemctl reload spa-server"},
 		{none, fs.ErrPermission, "install -m 600 -o spa -g spa /dev/null " + none + " && systemctl reload spa-server"},
-		{dir, fs.ErrInvalid, "mv " + dir + " " + dir + ".old && install -m 600 -o spa -g spa /dev/null " + dir + " && systemctl reload spa-server"},
+		{dir, fs.ErrInvalid, "mv " + dir + " " + dir + ".old && install -m 600 -o spa -g spa /dev/null " + dir +
+			" && systemctl reload spa-server"},
 		{none, audit.ErrDirectory, "systemctl restart spa-server"},
-		{file + "/x", fs.ErrInvalid, "mv " + file + "/x " + file + "/x.old && install -m 600 -o spa -g spa /dev/null " + file + "/x && systemctl reload spa-server"},
+		{file + "/x", fs.ErrInvalid, "mv " + file + "/x " + file + "/x.old && install -m 600 -o spa -g spa /dev/null " +
+			file + "/x && systemctl reload spa-server"},
 	} {
 		got := b.s.mendAudit(test.path, test.why)
 		if got != test.want {

@@ -98,15 +98,16 @@ func TestCuttable(t *testing.T) {
 		request control.Request
 		want    func(source netip.Addr, at netip.Addr, p service.Ports) bool
 	}{
-		"address": {control.Request{Source: netip.MustParseAddr("192.0.2.2")}, func(source, at netip.Addr, p service.Ports) bool {
-			if source != netip.MustParseAddr("192.0.2.2") {
-				return false
-			}
-			if at.IsValid() {
-				return at == inside && overlap(parsed(t, shared["inner"]...), []service.Ports{p})
-			}
-			return overlap(guarded.Ports, []service.Ports{p})
-		}},
+		"address": {control.Request{Source: netip.MustParseAddr("192.0.2.2")},
+			func(source, at netip.Addr, p service.Ports) bool {
+				if source != netip.MustParseAddr("192.0.2.2") {
+					return false
+				}
+				if at.IsValid() {
+					return at == inside && overlap(parsed(t, shared["inner"]...), []service.Ports{p})
+				}
+				return overlap(guarded.Ports, []service.Ports{p})
+			}},
 		"client": {control.Request{Client: "alice"}, func(source, at netip.Addr, p service.Ports) bool {
 			return slices.ContainsFunc(given, func(g firewall.Grant) bool {
 				return g.Source == source && slices.Equal(g.To, to(at)) && overlap(g.Ports, []service.Ports{p})

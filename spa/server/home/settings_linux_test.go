@@ -181,11 +181,18 @@ func TestTrustedSettings(t *testing.T) {
 		"its group can write it": {func(path string) error { return os.Chmod(path, 0o620) }, false},
 		"others can write it":    {func(path string) error { return os.Chmod(path, 0o602) }, false},
 		"of another user":        {func(path string) error { return os.Chown(path, 4321, 0) }, false},
-		"a link":                 {func(path string) error { return errors.Join(os.Rename(path, elsewhere), os.Symlink(elsewhere, path)) }, false},
-		"a link to nothing":      {func(path string) error { return errors.Join(os.Remove(path), os.Symlink(elsewhere+"2", path)) }, false},
-		"a file of two names":    {func(path string) error { return os.Link(path, elsewhere+"3") }, false},
-		"a pipe":                 {func(path string) error { return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o600)) }, false},
-		"a directory":            {func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) }, false},
+		"a link": {func(path string) error {
+			return errors.Join(os.Rename(path, elsewhere), os.Symlink(elsewhere, path))
+		}, false},
+		"a link to nothing": {func(path string) error {
+			return errors.Join(os.Remove(path), os.Symlink(elsewhere+"2", path))
+		}, false},
+		"a file of two names": {func(path string) error { return os.Link(path, elsewhere+"3") }, false},
+		"a pipe": {func(path string) error {
+			return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o600))
+		}, false},
+		"a directory": {func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) },
+			false},
 	} {
 		c := loadedAgain(t)
 		path := filepath.Join(c.State, SettingsFile)
