@@ -16,14 +16,7 @@ import (
 // respond opens a responder in a host that does not refuse knocks by ICMP.
 func respond(t testing.TB, h *lab.Host) *Responder {
 	t.Helper()
-	var r *Responder
-	must(t, h.Do(dropAll))
-	must(t, h.Do(func() (err error) {
-		r, err = NewResponder(0)
-		return err
-	}))
-	t.Cleanup(func() { must(t, r.Close()) })
-	return r
+	return respondMarked(t, h, 0)
 }
 
 // A connected socket receives only packets from exactly the address that it sent to, with a correct checksum.

@@ -67,6 +67,19 @@ func markRule(family int, value, mask uint32, table int) *netlink.Rule {
 	return rule
 }
 
+// respondMarked is respond with a mark of the server's own.
+func respondMarked(t testing.TB, h *lab.Host, own uint32) *Responder {
+	t.Helper()
+	var r *Responder
+	must(t, h.Do(dropAll))
+	must(t, h.Do(func() (err error) {
+		r, err = NewResponder(own)
+		return err
+	}))
+	t.Cleanup(func() { must(t, r.Close()) })
+	return r
+}
+
 // TestAnswerByTheUplinkOfTheKnock: if routing uses another uplink than the knock's, and a mark selects the knock's, the
 // answer has that mark. Otherwise it has none and is routed normally.
 func TestAnswerByTheUplinkOfTheKnock(t *testing.T) {
@@ -74,14 +87,7 @@ func TestAnswerByTheUplinkOfTheKnock(t *testing.T) {
 	client, gateway := uplinks(t)
 	s := read(t, listen(t, gateway, knocks))
 	answers := read(t, listen(t, client, Config{Ports: []uint16{40000}, MaxLen: 1472}))
-	var r *Responder
-	must(t, gateway.Do(dropAll))
-	must(t, gateway.Do(func() (err error) {
-		r, err = NewResponder(own)
-		return err
-	}))
-	t.Cleanup(func() { must(t, r.Close()) })
-
+	r := respondMarked(t, gateway, own)
 	for _, f := range []struct {
 		family            int
 		from, to, otherTo string

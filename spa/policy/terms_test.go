@@ -32,16 +32,34 @@ func anyService(t *testing.T, rng *rand.Rand, name string) config.Service {
 	return s
 }
 
+// anyServices returns a configuration with one to four services.
+func anyServices(t *testing.T, rng *rand.Rand) config.Config {
+	t.Helper()
+	c := config.Default("/etc/spa")
+	for n := range 1 + rng.IntN(4) {
+		c.Services = append(c.Services, anyService(t, rng, fmt.Sprintf("s%d", n)))
+	}
+	return c
+}
+
+// servicesOf returns the services that have a port.
+func servicesOf(c *config.Config, port service.Service) []service.Service {
+	var having []service.Service
+	for _, s := range c.Services {
+		if slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Contains(port.Proto, port.Port) }) {
+			having = append(having, service.Service{Name: s.Name})
+		}
+	}
+	return having
+}
+
 // TestRawPortIsNeverWidened: a port requested by number gets the strictest terms of all services that it belongs to:
 // what each of them would give by name, and no more if one more service has it.
 func TestRawPortIsNeverWidened(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	granted, denied, narrower := 0, 0, 0
 	for range 3000 {
-		c := config.Default("/etc/spa")
-		for n := range 1 + rng.IntN(4) {
-			c.Services = append(c.Services, anyService(t, rng, fmt.Sprintf("s%d", n)))
-		}
+		c := anyServices(t, rng)
 		port := service.Service{Proto: service.TCP, Port: uint16(18 + rng.IntN(10))}
 		client := keys.Client{Name: "alice", Allow: []string{"tcp/20-23", port.String(), "s0", "s1", "s2", "s3", "a", "z"}}
 		if rng.IntN(2) == 0 {
@@ -58,18 +76,12 @@ func TestRawPortIsNeverWidened(t *testing.T) {
 			}
 			return grants[0].Until
 		}
-		before, having := until(&c, port), 0
-		strictest := at.Add(1000 * time.Hour)
-		for _, s := range c.Services {
-			if slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Contains(port.Proto, port.Port) }) {
-				having++
-				if u := until(&c, service.Service{Name: s.Name}); u.Before(strictest) {
-					strictest = u
-				}
+		before, having := until(&c, port), servicesOf(&c, port)
+		var strictest time.Time // zero: it is not guarded
+		for i, s := range having {
+			if u := until(&c, s); i == 0 || u.Before(strictest) {
+				strictest = u
 			}
-		}
-		if having == 0 {
-			strictest = time.Time{} // it is not guarded
 		}
 		if !before.Equal(strictest) {
 			t.Fatalf("%v of %+v: until %v, want %v", port, c.Services, before, strictest)
@@ -80,7 +92,7 @@ func TestRawPortIsNeverWidened(t *testing.T) {
 			more.Services = append(slices.Clone(c.Services), anyService(t, rng, "z"))
 		}
 		after := until(&more, port)
-		if having > 0 && after.After(before) {
+		if len(having) > 0 && after.After(before) {
 			t.Fatalf("%v of %+v: until %v, and with one service more until %v", port, more.Services, before, after)
 		}
 		switch {

@@ -38,67 +38,61 @@ func (m *model) see(now time.Time) {
 	}
 }
 
-// judge returns what is wrong with the verdict on an entry, or nil.
-func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
-	live, surely, all, mayForget := 0, 0, 0, false
-	var same, known *modelEntry
+// A past is what the model knows about an entry from those that were admitted before.
+type past struct {
+	same      *modelEntry // with the same nonce
+	known     *modelEntry // of the same request
+	done      bool        // a packet of the request was admitted, no earlier than the first that the entry names
+	certain   bool        // the request id cannot have been forgotten
+	mayForget bool        // a later nonce may have been forgotten
+
+	live, surely, all int // nonces that are live, that are live and not forgotten, that are remembered
+}
+
+// past returns what is known about an entry.
+func (m *model) past(e Entry, now time.Time) past {
+	var p past
 	first := e.Stamp
 	if !e.First.IsZero() {
 		first = e.First
 	}
-	done := false    // a packet of the request was admitted before, no earlier than the first that this one names
-	certain := false // the request id cannot have been forgotten
 	for _, old := range m.spent {
 		if old.Key != e.Key {
 			continue
 		}
 		if old.Nonce == e.Nonce {
-			same = old
+			p.same = old
 		}
 		if old.previous {
 			continue
 		}
 		if m.live(old, now) {
-			live++
+			p.live++
 		}
 		if m.live(old, now) && !old.forgets {
-			surely++
+			p.surely++
 		}
 		if m.remembered(old, now) {
-			all++
+			p.all++
 		}
-		mayForget = mayForget || old.forgets && !first.After(old.Stamp)
+		p.mayForget = p.mayForget || old.forgets && !first.After(old.Stamp)
 		if old.Request == e.Request && !old.reused {
-			known = old
-			done = done || !first.After(old.Stamp)
-			certain = certain || !old.forgets
+			p.known = old
+			p.done = p.done || !first.After(old.Stamp)
+			p.certain = p.certain || !old.forgets
 		}
 	}
+	return p
+}
+
+// judge returns what is wrong with the verdict on an entry, or nil.
+func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
+	p := m.past(e, now)
 	switch {
 	case err == nil || err == ErrReused:
-		if same != nil {
-			return errors.New("admitted twice")
-		}
-		if e.Stamp.UnixNano() <= m.floor {
-			return errors.New("admitted below the floor")
-		}
-		if surely >= m.c.LiveNonces {
-			return fmt.Errorf("%d are live", surely)
-		}
-		if a.Retry && (known == nil || known.Digest != e.Digest) {
-			return errors.New("a retry of nothing")
-		}
-		if err == nil && !a.Retry && certain {
-			return errors.New("not known for a retry")
-		}
-		if err == nil && !a.Retry && done {
-			return errors.New("a request is done twice")
-		}
-		if err == ErrReused && known == nil {
-			return errors.New("the request id is new")
-		}
+		return m.judgeAdmitted(e, p, a, err)
 	case errors.Is(err, ErrSpent):
-		if same == nil || (err == ErrSpent) != (same.From == e.From) {
+		if p.same == nil || (err == ErrSpent) != (p.same.From == e.From) {
 			return errors.New("not what was spent")
 		}
 	case err == ErrFloor:
@@ -106,15 +100,36 @@ func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
 			return errors.New("it is above the floor")
 		}
 	case err == ErrForgotten:
-		if !mayForget {
+		if !p.mayForget {
 			return errors.New("nothing after it can be forgotten")
 		}
 	case err == ErrFull:
-		if live < m.c.LiveNonces && all < 2*m.c.LiveNonces {
-			return fmt.Errorf("only %d are live of %d", live, all)
+		if p.live < m.c.LiveNonces && p.all < 2*m.c.LiveNonces {
+			return fmt.Errorf("only %d are live of %d", p.live, p.all)
 		}
 	default:
 		return errors.New("not a verdict")
+	}
+	return nil
+}
+
+// judgeAdmitted judges a verdict that spent the nonce.
+func (m *model) judgeAdmitted(e Entry, p past, a Admission, err error) error {
+	switch {
+	case p.same != nil:
+		return errors.New("admitted twice")
+	case e.Stamp.UnixNano() <= m.floor:
+		return errors.New("admitted below the floor")
+	case p.surely >= m.c.LiveNonces:
+		return fmt.Errorf("%d are live", p.surely)
+	case a.Retry && (p.known == nil || p.known.Digest != e.Digest):
+		return errors.New("a retry of nothing")
+	case err == nil && !a.Retry && p.certain:
+		return errors.New("not recognised as a retry")
+	case err == nil && !a.Retry && p.done:
+		return errors.New("a request is done twice")
+	case err == ErrReused && p.known == nil:
+		return errors.New("the request id is new")
 	}
 	return nil
 }

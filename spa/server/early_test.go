@@ -24,6 +24,23 @@ func (b *bench) stating(stamp time.Duration, source string) capture.Packet {
 	return arriving(b.seal(r))
 }
 
+// wantNothingSpent checks that no packet was spent or is known of its client.
+func (b *bench) wantNothingSpent() {
+	b.Helper()
+	var st control.Status
+	if b.s.seen.tell(&st); len(st.Seen) != 0 {
+		b.Errorf("status shows %+v", st.Seen)
+	}
+	for what := range b.s.audit.Counts() {
+		if what[:8] != "unopened" && what[:8] != "unspent:" && what[:8] != "elsewher" {
+			b.Errorf("recorded as %s", what)
+		}
+	}
+	if keys := b.s.journal.Status(); keys.Live != 0 || keys.Keys != 0 {
+		b.Errorf("the journal holds %d nonces of %d keys", keys.Live, keys.Keys)
+	}
+}
+
 // TestTooEarly: after a start with a floor, a client learns when it may knock, once a second, if it states its source
 // and the packet comes from there. The packet is not spent, recorded or charged, and no other unspent packet is
 // answered.
@@ -66,18 +83,7 @@ func TestTooEarly(t *testing.T) {
 	if !told(b.stating(0, "192.0.2.2")) {
 		t.Error("not told again after a second: something else took its turn")
 	}
-	var st control.Status
-	if b.s.seen.tell(&st); len(st.Seen) != 0 {
-		t.Errorf("status shows %+v", st.Seen)
-	}
-	for what := range b.s.audit.Counts() {
-		if what[:8] != "unopened" && what[:8] != "unspent:" && what[:8] != "elsewher" {
-			t.Errorf("recorded as %s", what)
-		}
-	}
-	if keys := b.s.journal.Status(); keys.Live != 0 || keys.Keys != 0 {
-		t.Errorf("the journal holds %d nonces of %d keys", keys.Live, keys.Keys)
-	}
+	b.wantNothingSpent()
 
 	b.at = floor
 	b.arrive(b.stating(1, "192.0.2.2"))

@@ -41,7 +41,10 @@ var mistakes = map[string]func(text string, at int) string{
 	"a byte is missing": func(text string, at int) string { return text[:at] + text[at+1:] },
 	"another byte":      func(text string, at int) string { return text[:at] + "]" + text[at+1:] },
 	"cut off":           func(text string, at int) string { return text[:at] },
-	"a line too many":   func(text string, at int) string { return text[:at] + "\nexprires = 2020-01-01T00:00:00Z\n" + text[at:] },
+	"a line too many": func(text string, at int) string {
+		return text[:at] + "\nexprires = 2020-01-01T00:00:00Z\n" +
+			text[at:]
+	},
 }
 
 // editing is a client and its file, which the test changes.
@@ -75,7 +78,8 @@ func (e *editing) knock() {
 	e.Helper()
 	for _, name := range []string{"ssh", "web"} {
 		packet, err := spa.Seal(spa.Request{
-			ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute, Services: []service.Service{{Name: name}},
+			ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute,
+			Services: []service.Service{{Name: name}},
 		}, e.sender)
 		if err != nil {
 			e.Fatal(err)
@@ -99,6 +103,25 @@ func (e *editing) put(text string) {
 }
 
 func (e *editing) held() []firewall.Grant { return e.s.firewall.GrantsOf(e.client.Name, time.Now()) }
+
+// wantNoMore checks that only grants are open which the new file allows, and before a knock only those from before.
+func (e *editing) wantNoMore(before []firewall.Grant, after *keys.Client, where string) {
+	e.Helper()
+	left := e.held()
+	e.knock()
+	for _, g := range append(e.held(), left...) {
+		if !e.s.policy.Keeps(after, g, time.Now()) {
+			e.Errorf("%s is open after %s", g.Service, where)
+		}
+	}
+	for _, g := range left {
+		if !slices.ContainsFunc(before, func(h firewall.Grant) bool {
+			return h.Service == g.Service && !h.Until.Before(g.Until)
+		}) {
+			e.Errorf("%s came open by %s", g.Service, where)
+		}
+	}
+}
 
 // TestMistakesOpenNothing: after an edit of a client's file, with a mistake at any byte, only grants that both the old
 // and the new file allow stay open. An unreadable file allows nothing.
@@ -127,21 +150,7 @@ func TestMistakesOpenNothing(t *testing.T) {
 				e.put(text)
 				after, err := keys.ReadClient(e.path)
 				where := fmt.Sprintf("version %d to %d, %s at byte %d (%v):\n%s", i, j, what, at, err, text)
-				left := e.held()
-				e.knock()
-				for _, g := range append(e.held(), left...) {
-					if !b.s.policy.Keeps(after, g, time.Now()) {
-						t.Errorf("%s is open after %s", g.Service, where)
-					}
-				}
-				for _, g := range left {
-					if !slices.ContainsFunc(before, func(h firewall.Grant) bool {
-						return h.Service == g.Service &&
-							!h.Until.Before(g.Until)
-					}) {
-						t.Errorf("%s came open by %s", g.Service, where)
-					}
-				}
+				e.wantNoMore(before, after, where)
 				if _, out := b.s.clients.Bad()[e.client.Name]; out != (err != nil) {
 					t.Errorf("left out %v after %s", out, where)
 				}

@@ -220,6 +220,43 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
+// announce listens on a socket and tells each client its path.
+func announce(t *testing.T, path string) {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Write([]byte(path + "\n"))
+			conn.Close()
+		}
+	}()
+}
+
+// swap exchanges two names continuously until the test ends.
+func swap(t *testing.T, one, other string) {
+	done, swapped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(swapped)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				unix.Renameat2(unix.AT_FDCWD, one, unix.AT_FDCWD, other, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	t.Cleanup(func() { close(done); <-swapped })
+}
+
 // TestSwappedSocket: an attacker who owns the directory cannot mislead root by swapping the socket for a link at the
 // right moment.
 func TestSwappedSocket(t *testing.T) {
@@ -227,21 +264,7 @@ func TestSwappedSocket(t *testing.T) {
 	dir, elsewhere := t.TempDir(), t.TempDir()
 	victim := filepath.Join(elsewhere, SocketName)
 	for _, path := range []string{victim, filepath.Join(dir, SocketName)} {
-		l, err := net.Listen("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				conn.Write([]byte(path + "\n"))
-				conn.Close()
-			}
-		}()
+		announce(t, path)
 	}
 	if err := os.Symlink(victim, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
@@ -251,20 +274,7 @@ func TestSwappedSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer held.Close()
-	done, swapped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(swapped)
-		for {
-			select {
-			case <-done:
-				return
-			default:
-				unix.Renameat2(unix.AT_FDCWD, filepath.Join(dir, SocketName), unix.AT_FDCWD,
-					filepath.Join(dir, "link"), unix.RENAME_EXCHANGE)
-			}
-		}
-	}()
-	defer func() { close(done); <-swapped }()
+	swap(t, filepath.Join(dir, SocketName), filepath.Join(dir, "link"))
 	reached := 0
 	for range 5000 {
 		if err := (&Listener{dir: held}).give(64123); err != nil && !errors.Is(err, errNoSocket) {
