@@ -26,8 +26,8 @@ const (
 	maxBlock    = 2 * maxRecord
 )
 
-// ngRecords are the packets of a pcapng file. The decoding library's reader is not used: it divides by
-// zero and allocates gigabytes where a file says so, and takes one that was cut in a header for whole.
+// ngRecords are the packets of a pcapng file. It does not use the decoding library's reader, which can be made to
+// divide by zero or to allocate gigabytes, and accepts a file that ends within a header.
 type ngRecords struct {
 	r     *bufio.Reader
 	order binary.ByteOrder
@@ -38,7 +38,7 @@ type ngRecords struct {
 // ngLink is an interface at which packets were captured.
 type ngLink struct {
 	kind   layers.LinkType
-	second uint64 // has so many units of a packet's time
+	second uint64 // units of a packet's time per second
 	offset int64  // seconds to add to that
 }
 
@@ -95,7 +95,7 @@ func (n *ngRecords) block() (uint32, error) {
 	return kind, cut(err)
 }
 
-// section learns the byte order from a section's header, which is not read yet.
+// section learns the byte order from a section's header, which has not been read yet.
 func (n *ngRecords) section() error {
 	head, err := n.r.Peek(16)
 	if err != nil {
@@ -174,7 +174,7 @@ func (n *ngRecords) addLink() error {
 	return nil
 }
 
-// resolution returns how many units a second has: a power of two or of ten. Zero: too many.
+// resolution returns the number of units per second: a power of two or of ten. Zero: too many.
 func resolution(r byte) uint64 {
 	exponent := int(r & 0x7f)
 	switch {
@@ -215,10 +215,10 @@ func (n *ngRecords) packet(kind uint32) (record, error) {
 	return record{b[header : header+size], int(n.order.Uint32(b[16:])), at, link.kind}, nil
 }
 
-// maxSeconds is in the year 2242: a time's nanoseconds are a number of 64 bits until 2262.
+// maxSeconds is in the year 2242: nanoseconds since 1970 fit into 64 bits until 2262.
 const maxSeconds = 1 << 33
 
-// time returns the time that a packet has in units.
+// time returns a packet's time from its units.
 func (l ngLink) time(units uint64) (time.Time, error) {
 	seconds := int64(units/l.second) + l.offset
 	if seconds < 0 || seconds > maxSeconds {

@@ -48,7 +48,7 @@ func TestAdmitRefuses(t *testing.T) {
 		admit + "persist='file'\n" + own:             ":7: firewall.persist: has no effect",
 		admit + "trusted_interfaces=['lan']\n" + own: ":7: firewall.trusted_interfaces: has no effect",
 		iptables + "persist='file'\n":                ":7: firewall.persist: \"file\" has an effect only with nftables",
-		admitting + table + sets + "[service.a]\nports=['tcp/1']\naddresses=['::1']\n": ":12: service.a.addresses: has no effect",
+		admitting + table + sets + "[service.a]\nports=['tcp/1']\naddresses=['::1']\n": ":12: service.a.addresses: has no",
 		admit + "mark=1\n" + own:             ":7: firewall.mark: has no effect",
 		iptables + "closed='reject'\n":       ":7: firewall.closed: \"reject\" works only with nftables",
 		admit + "backend='iptables'\n" + own: `:6: firewall.mode: "admit" works with nftables sets`,
