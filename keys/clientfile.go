@@ -211,7 +211,7 @@ func (r *reader) previous(raw *rawClient) *Previous {
 // With create it never overwrites a file (place.ErrExists); without, it replaces one that must exist.
 func WriteClient(dir string, c *Client, create bool) error {
 	if err := service.ValidName(c.Name); err != nil {
-		return err // also what would lead out of the directory
+		return err // including a name that leads out of the directory
 	}
 	path := filepath.Join(dir, c.Name+Suffix)
 	text := c.text()

@@ -5,18 +5,18 @@ import (
 	"slices"
 )
 
-// An accessList is who has access to a file on Windows, where files have access lists instead of modes. Users and
+// An accessList lists who has access to a file on Windows, where files have access lists instead of modes. Users and
 // groups are SIDs ("S-1-5-18").
 type accessList struct {
 	owner   string
 	reader  string // the user of this process
-	missing bool   // there is no list: everybody has access
+	missing bool   // there is no list: everyone has access
 	entries []accessEntry
 }
 
 // An accessEntry allows a user or group something.
 type accessEntry struct {
-	who  string // empty: cannot be told
+	who  string // empty: unknown
 	mask uint32
 }
 

@@ -113,7 +113,7 @@ func ownerOf(fi fs.FileInfo) (uid, gid int, ok bool) {
 
 func userName(uid int) string {
 	if uid == 0 {
-		return "root" // also where no name can be looked up any more
+		return "root" // even if no name can be looked up any more
 	}
 	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 		return u.Username

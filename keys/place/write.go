@@ -39,7 +39,7 @@ const (
 // directory's group, or, where that group is root's too, to the directory's owner.
 func WriteNew(path string, data []byte) error { return Write(path, data, OnlyNew, ForReaders) }
 
-// Write writes data to path, whole or not at all. It holds the directory's lock meanwhile.
+// Write writes data to path, whole or not at all. It holds the directory's lock while it does.
 func Write(path string, data []byte, how Placing, whom Audience) error {
 	unlock, err := Lock(filepath.Dir(path))
 	if err != nil {

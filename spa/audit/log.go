@@ -21,7 +21,7 @@ type Log struct {
 	dir   *os.Root     // of the path, for a user that may not go along that later; nil: no lines are recorded
 	lines *slog.Logger // a JSON line for each spent request
 	out   *lossyFile
-	ops   *slog.Logger // what the administrator has to know now
+	ops   *slog.Logger // messages for the administrator
 
 	mu     sync.Mutex
 	counts map[counter]uint64 // since the start

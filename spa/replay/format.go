@@ -44,8 +44,8 @@ const (
 	perSlot   = (slotSize - 16) / floorSize
 )
 
-// Limits of what a file can make Open read, remember or compute. The daemon writes the file and
-// root reads it at the next start, so a daemon that was taken over chooses all of it.
+// Limits of what a file can make Open read, remember or compute. The daemon writes the file and root reads it at the
+// next start, so a compromised daemon controls all of it.
 const (
 	maxRoom   = 1 << 21 // slots, 512 MiB
 	maxNames  = 1 << 21 // of keys, and of topics
@@ -61,7 +61,7 @@ var (
 	magic      = [8]byte{'s', 'p', 'a', 'r', 'p', 'l', 'a', 'y'}
 )
 
-// header says what the journal belongs to and which stamps it does not answer for.
+// header identifies the journal's boot and machine, and the stamps that it does not answer for.
 type header struct {
 	Magic   [8]byte
 	Version uint32

@@ -36,7 +36,7 @@ type files struct {
 // applied and the audit log is not at its path.
 func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 	r, err := s.takeOver(parent)
-	log := s.reopenAudit() // also where a file has a mistake: a log that is rotated must not wait for that
+	log := s.reopenAudit() // even if a file has a mistake: log rotation must not wait for that
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 }
 
 func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
-	s.reading.Lock() // what the watcher reads meanwhile is not to be overtaken by what is read here
+	s.reading.Lock() // files that the watcher reads at the same time must not overtake those read here
 	defer s.reading.Unlock()
 	if err := errors.Join(place.InPlace(s.root, s.dir), s.within()); err != nil {
 		return nil, denied("move it back, or: systemctl restart spa-server (grants and sessions continue)",
@@ -61,7 +61,7 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 	}
 	r := &control.Reloaded{
 		Settings: append(changed(liveSettings, was, is), changedServices(was, is)...),
-		Added:    []string{}, Changed: []string{}, Removed: []string{}, // whoever reads JSON finds lists
+		Added:    []string{}, Changed: []string{}, Removed: []string{}, // JSON has lists, not null
 	}
 	clients := changedClients(s.clients.Clients(), next.clients)
 	for _, c := range clients {
@@ -108,7 +108,7 @@ func (s *Server) within() error {
 	path := filepath.Join(s.dir, config.FileName)
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil || s.sandbox.Landlock == 0 {
-		return nil // it is looked for once more by whoever reads it
+		return nil // reading it reports the error
 	}
 	for _, dir := range s.files.Read {
 		if below, err := filepath.EvalSymlinks(dir); err == nil && strings.HasPrefix(real, below+"/") {
@@ -151,7 +151,7 @@ func (s *Server) mendAudit(path string, why error) string {
 	return fmt.Sprintf("chown %s %s && chmod u+rw %[2]s && %s", user, word, reload)
 }
 
-// mostProblems is how many problems are listed: as many as a person reads, and as fit into an answer.
+// mostProblems is how many problems are listed: as many as a person reads, and fit into an answer.
 const mostProblems = 100
 
 func few(problems []string) []string {

@@ -46,7 +46,7 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 
 const keyRevoked, keyExpired = "revoked", "expired"
 
-// keyOf returns in a word what the client's key is still good for.
+// keyOf returns in a word whether the client's key is still valid.
 func (s *Server) keyOf(name string) string {
 	client, ok := s.clients.Client(name)
 	switch {
