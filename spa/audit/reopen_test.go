@@ -60,6 +60,6 @@ func TestReopen(t *testing.T) {
 	}
 	l.out.Write([]byte("line\n"))
 	if data, err := os.ReadFile(path + ".2"); err != nil || strings.Count(string(data), "line") != 2 {
-		t.Errorf("got %q (%v), want the log to go on where it was", data, err)
+		t.Errorf("got %q (%v), want the log to continue where it was", data, err)
 	}
 }

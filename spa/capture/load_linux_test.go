@@ -89,7 +89,7 @@ func TestDropsSinceTheLastLookAreInTheLastStats(t *testing.T) {
 	flood(t, gateway, dialUDP(t, client, client4, gateway4))
 	must(t, s.Close())
 	if s.Stats().KernelDrops == 0 {
-		t.Error("no drops are told")
+		t.Error("no drops are reported")
 	}
 }
 

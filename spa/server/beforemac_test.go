@@ -50,7 +50,7 @@ func TestLinesBeforeTheMAC(t *testing.T) {
 	reached := code.reach(line)
 	for _, name := range afterMAC {
 		if !code.cut[name] {
-			t.Errorf("%s is not on the way any more: take it off the list afterMAC", name)
+			t.Errorf("%s is no longer on the path: remove it from afterMAC", name)
 		}
 	}
 	var list strings.Builder

@@ -71,7 +71,7 @@ func TestChangeOfAFile(t *testing.T) {
 	}
 	for _, op := range []fsnotify.Op{fsnotify.Remove, fsnotify.Rename} {
 		if err := b.s.reloadFile(t.Context(), fsnotify.Event{Name: b.s.clientsDir(), Op: op}, nil); err == nil {
-			t.Errorf("%v of the directory: the server goes on", op)
+			t.Errorf("%v of the directory: the server keeps running", op)
 		}
 	}
 }
@@ -171,7 +171,7 @@ func TestLeftOut(t *testing.T) {
 		return strings.Compare(a.Client,
 			b.Client)
 	}) {
-		t.Errorf("%d are told, the first %+v", len(out), out[:3])
+		t.Errorf("%d are listed, the first %+v", len(out), out[:3])
 	}
 }
 
@@ -193,7 +193,7 @@ func TestEndThatCannotBe(t *testing.T) {
 	b.s.journal.Close()
 	b.enrol(func(c *keys.Client) { c.Allow = []string{"web"} })
 	if ended := b.s.endUnkept(t.Context(), feed.GrantsOf(b.event), nil, b.at); len(ended) != 0 || len(w.Lines) != 0 {
-		t.Errorf("%v are said to have ended, and watchers were told %d times", ended, len(w.Lines))
+		t.Errorf("%v are reported as ended, and watchers got %d lines", ended, len(w.Lines))
 	}
 	for _, line := range []string{"could not end a grant", "may still open a service"} {
 		if !said.has(line) {

@@ -31,14 +31,14 @@ func TestEverySettingIsCompared(t *testing.T) {
 		alter(t, field, name)
 		if n := len(changed(restartSettings, base(), c)) + len(changed(liveSettings, base(), c)) +
 			len(changedServices(base(), c)); n != 1 {
-			t.Errorf("%s: %d keys are said to have changed, want 1", name, n)
+			t.Errorf("%s: %d changed keys are reported, want 1", name, n)
 		}
 	})
 	leaves(reflect.TypeFor[config.Service](), nil, func(path []int, name string) {
 		c := base()
 		alter(t, reflect.ValueOf(&c.Services[0]).Elem().FieldByIndex(path), name)
 		if got := changedServices(base(), c); len(got) == 0 {
-			t.Errorf("service: %s: nothing is said to have changed", name)
+			t.Errorf("service: %s: no change is reported", name)
 		}
 	})
 }

@@ -63,25 +63,25 @@ func TestTooEarly(t *testing.T) {
 	}
 	first := b.stating(0, "192.0.2.2")
 	if !told(first) {
-		t.Error("a client that states its source is told nothing")
+		t.Error("a client that states its source gets no answer")
 	}
 	if told(first) || told(b.stating(0, "192.0.2.2")) {
-		t.Error("told twice in a second")
+		t.Error("answered twice in a second")
 	}
 	b.at = b.at.Add(earlyPause)
 	if told(b.stating(0, "")) {
-		t.Error("told where it states no source: a copy would be answered to whoever sends it")
+		t.Error("answered without a stated source: a copy would be answered to its sender")
 	}
 	moved := b.stating(0, "192.0.2.2")
 	moved.From = netip.MustParseAddrPort("192.0.2.3:40000")
 	if told(moved) || told(b.stating(0, "192.0.2.3")) {
-		t.Error("told where the packet comes from elsewhere than it states")
+		t.Error("answered a packet that comes from another address than it states")
 	}
 	if told(b.stating(-31*time.Second, "192.0.2.2")) {
-		t.Error("told where the packet is stale")
+		t.Error("answered a stale packet")
 	}
 	if !told(b.stating(0, "192.0.2.2")) {
-		t.Error("not told again after a second: something else took its turn")
+		t.Error("not answered again after a second: something else took its turn")
 	}
 	b.wantNothingSpent()
 

@@ -242,6 +242,6 @@ func TestEveryReason(t *testing.T) {
 		})
 	}
 	if len(denials) != len(said) {
-		t.Errorf("%d reasons were tried, %d are told", len(denials), len(said))
+		t.Errorf("%d reasons were tried, %d have words", len(denials), len(said))
 	}
 }

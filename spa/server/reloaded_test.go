@@ -214,9 +214,9 @@ func TestReloadTakesAway(t *testing.T) {
 		t.Errorf("ended: %v, want alice's", r.Ended)
 	}
 	if len(w.Lines) != 1 {
-		t.Errorf("watchers were told %d times", len(w.Lines))
+		t.Errorf("watchers got %d lines", len(w.Lines))
 	} else if d := (<-w.Lines).Decision; d.Verdict != "revoked" || d.Client != "alice" || d.Services[0] != "ssh" {
-		t.Errorf("watchers were told: %+v", d)
+		t.Errorf("watchers got %+v", d)
 	}
 	if held := b.s.firewall.Grants(b.at); len(held) != 1 || held[0].Client != "bob" {
 		t.Errorf("held: %v, want bob's", held)
@@ -299,7 +299,7 @@ func TestReloadAllOrNothing(t *testing.T) {
 				t.Error("something was taken over")
 			}
 			if told := toldTo(w); len(told) != 1-test.held {
-				t.Errorf("watchers were told of %q", told)
+				t.Errorf("watchers got %q", told)
 			}
 		})
 	}

@@ -158,11 +158,11 @@ func TestRevokedIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(w.Lines) != 1 {
-		t.Fatalf("watchers were told %d times", len(w.Lines))
+		t.Fatalf("watchers got %d lines", len(w.Lines))
 	}
 	if d := (<-w.Lines).Decision; d.Verdict != "revoked" || d.Client != "alice" || d.Services[0] != "ssh" ||
 		d.Source != netip.MustParseAddr("192.0.2.2") {
-		t.Errorf("watchers were told: %+v", d)
+		t.Errorf("watchers got %+v", d)
 	}
 	if b.s.feed.TellEnded(b.at.Add(time.Hour)); len(w.Lines) != 0 {
 		t.Errorf("and of its end again: %+v", (<-w.Lines).Decision)

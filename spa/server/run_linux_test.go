@@ -186,7 +186,7 @@ func TestRun(t *testing.T) {
 	}
 	packet = r.sends(sealed(t, r.sender))
 	if got := r.receipt(packet); got.Status != spa.Granted {
-		t.Errorf("the receipt that comes next says: %v", got.Status)
+		t.Errorf("the next receipt says %v", got.Status)
 	}
 	r.commands()
 	r.write(func(c *keys.Client) { c.Allow = []string{"web"} })
@@ -227,10 +227,10 @@ func TestRunEnds(t *testing.T) {
 			t.Errorf("it ends with %v, want that its files were moved away", err)
 		}
 	case <-time.After(lab.Patience):
-		t.Error("it goes on")
+		t.Error("it keeps running")
 	}
 	if r.said.has("stopped") {
-		t.Error("it says that it was asked to")
+		t.Error("it reports that it was told to stop")
 	}
 }
 
@@ -284,7 +284,7 @@ func TestAnswered(t *testing.T) {
 		}
 	}
 	if said.has("could not send a receipt") {
-		t.Error("it is said that a receipt could not be sent")
+		t.Error("the log reports that a receipt could not be sent")
 	}
 	b.s.responder.Close()
 	take(b.packet(0))

@@ -122,7 +122,7 @@ func TestOutcomeThatCannotBeKept(t *testing.T) {
 		event := audit.Event{Time: b.at, From: p.From}.Of(&knock)
 		b.s.conclude(event, audit.Denied, test.receipt)
 		if got := said.has("could not record the outcome"); got != test.said {
-			t.Errorf("%s: it is said that it could not be kept: %v", name, got)
+			t.Errorf("%s: reported as not recorded: %v", name, got)
 		}
 	}
 }
@@ -165,7 +165,7 @@ func TestClosedIsToldOnce(t *testing.T) {
 		told = append(told, (<-w.Lines).Decision.Verdict)
 	}
 	if !slices.Equal(told, []string{"granted", "closed"}) {
-		t.Errorf("watchers were told of %v", told)
+		t.Errorf("watchers got %v", told)
 	}
 }
 

@@ -85,7 +85,7 @@ func TestLastGrant(t *testing.T) {
 	b.s.seen.tell(&st)
 	if last := st.LastGrant; last == nil || !last.Since.Equal(granted) ||
 		last.Source != netip.MustParseAddr("192.0.2.2") || !last.Until.Equal(granted.Add(30*time.Second)) {
-		t.Errorf("the last grant is said to be %+v", last)
+		t.Errorf("the last grant is %+v", last)
 	}
 }
 
@@ -111,7 +111,7 @@ func TestSeenAreTold(t *testing.T) {
 		s.of[string(rune('a'+n%26))+time.Duration(n).String()] = &sighting{at: at.Add(-time.Minute)}
 	}
 	if s.tell(&st); len(st.Seen) != mostSeen || st.MoreSeen != 4 || st.Seen[0].Client != "stale" {
-		t.Errorf("%d are told, %d more", len(st.Seen), st.MoreSeen)
+		t.Errorf("%d are listed, %d more", len(st.Seen), st.MoreSeen)
 	}
 }
 

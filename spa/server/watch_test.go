@@ -212,7 +212,7 @@ func TestToldInOrder(t *testing.T) {
 				told++
 			case "revoked":
 				if !open {
-					t.Fatal("told of the end of a grant before it was told of the grant")
+					t.Fatal("the watcher got the end of a grant before the grant")
 				}
 				open = false
 			}

@@ -209,7 +209,7 @@ func TestHangUp(t *testing.T) {
 	select {
 	case <-ended:
 	case <-time.After(lab.Patience):
-		t.Error("the handler was not told")
+		t.Error("the handler's context did not end")
 	}
 }
 

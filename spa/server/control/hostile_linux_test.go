@@ -187,7 +187,7 @@ func TestEndlessAnswer(t *testing.T) {
 					t.Errorf("got %v", err)
 				}
 			case <-time.After(lab.Patience):
-				t.Error("it goes on")
+				t.Error("it keeps running")
 			}
 		})
 	}

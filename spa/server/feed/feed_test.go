@@ -57,7 +57,7 @@ func TestToldNowAndThen(t *testing.T) {
 			t.Helper()
 			synctest.Wait()
 			if got := toldOf(w); !slices.Equal(got, list) {
-				t.Errorf("%s: told of %q, want %q", after, got, list)
+				t.Errorf("%s: got %q, want %q", after, got, list)
 			}
 		}
 		h.Tell(given())
@@ -98,7 +98,7 @@ func TestToldOnceASecond(t *testing.T) {
 			time.Sleep(d)
 			synctest.Wait()
 			if got := toldOf(w); !slices.Equal(got, list) {
-				t.Errorf("told of %q, want %q", got, list)
+				t.Errorf("got %q, want %q", got, list)
 			}
 		}
 		h.Tell(given())
@@ -160,7 +160,7 @@ func TestOneWatcherLeaves(t *testing.T) {
 	h.Leave(leaving)
 	h.TellEnded(time.Now().Add(time.Hour))
 	if got := toldOf(w); !slices.Equal(got, []string{"ended alice 0", "granted alice 0"}) {
-		t.Errorf("told of %q", got)
+		t.Errorf("got %q", got)
 	}
 }
 
