@@ -19,7 +19,7 @@ import (
 // rotation or a revocation keeps the file's comments and the order of its lines.
 func ChangeClient(dir, name string, change func(*Client) error) (*Client, error) {
 	if err := service.ValidName(name); err != nil {
-		return nil, err // also what would lead out of the directory
+		return nil, err // including a name that leads out of the directory
 	}
 	unlock, err := place.Lock(dir)
 	if err != nil {

@@ -61,7 +61,7 @@ func revoking(c *Client) error {
 	return nil
 }
 
-// TestChangeKeepsWhatPeopleWrote: only the lines of what changes are others than before.
+// TestChangeKeepsWhatPeopleWrote: a change rewrites only the lines that it is about.
 func TestChangeKeepsWhatPeopleWrote(t *testing.T) {
 	c, got := changed(t, handwritten, rotating)
 	if c.ID == 0xab || c.Previous.ID != 0xab ||
@@ -90,17 +90,19 @@ func TestChangeKeepsWhatPeopleWrote(t *testing.T) {
 	}
 }
 
-// TestChangeOfUnusualFiles: where lines cannot be replaced the file is written anew, and says the same.
+// TestChangeOfUnusualFiles: a file whose lines cannot be replaced is written anew, with the same meaning.
 func TestChangeOfUnusualFiles(t *testing.T) {
 	const key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 	for name, text := range map[string]string{
 		"no line break at the end": strings.TrimSuffix(clientText, "\n"),
 		"the key last":             "version = 1\nid = \"00000000000000ab\"\nallow = [\"ssh\"]\nkey = \"" + key + "\"",
 		"carriage returns":         strings.ReplaceAll(clientText, "\n", "\r\n"),
-		"previous as a table":      clientText + "[previous]\nid = \"00000000000000cd\"\nkey = \"" + key + "\"\nuntil = 2027-01-01T00:00:00Z\n",
-		"previous with dots":       clientText + "previous.id = \"00000000000000cd\"\nprevious.key = \"" + key + "\"\nprevious.until = 2027-01-01T00:00:00Z\n",
-		"a key of several lines":   strings.Replace(clientText, `"`+key+`"`, "\"\"\"\n"+key+"\"\"\"", 1),
-		"a quoted key":             strings.Replace(clientText, "key =", `"key" =`, 1),
+		"previous as a table": clientText + "[previous]\nid = \"00000000000000cd\"\nkey = \"" + key +
+			"\"\nuntil = 2027-01-01T00:00:00Z\n",
+		"previous with dots": clientText + "previous.id = \"00000000000000cd\"\nprevious.key = \"" + key +
+			"\"\nprevious.until = 2027-01-01T00:00:00Z\n",
+		"a key of several lines": strings.Replace(clientText, `"`+key+`"`, "\"\"\"\n"+key+"\"\"\"", 1),
+		"a quoted key":           strings.Replace(clientText, "key =", `"key" =`, 1),
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, _ := changed(t, text, rotating)
@@ -231,12 +233,13 @@ func TestPreviousGateRefuses(t *testing.T) {
 		t.Fatalf("got %v, %v", g, err)
 	}
 	for previous, want := range map[string]string{
-		`{ key = "` + key + `", until = 2030-01-01T00:00:00Z }`:              ":3: previous.key: is the key that replaced it",
-		`{ key = "` + other[1:] + `", until = 2030-01-01T00:00:00Z }`:        ":3: previous.key: a key is 32 bytes",
-		`{ key = "` + other + `" }`:                                          ":3: previous.until: missing",
-		`{ until = 2030-01-01T00:00:00Z }`:                                   ":3: previous.key: missing",
-		`{ key = "` + other + `", until = 0001-01-01T00:00:00Z }`:            ":3: previous.until: is not a date",
-		`{ key = "` + other + `", until = 2030-01-01T00:00:00 }`:             ":3: previous.until: should be a date and time with its zone",
+		`{ key = "` + key + `", until = 2030-01-01T00:00:00Z }`:       ":3: previous.key: is the current key",
+		`{ key = "` + other[1:] + `", until = 2030-01-01T00:00:00Z }`: ":3: previous.key: a key is 32 bytes",
+		`{ key = "` + other + `" }`:                                   ":3: previous.until: missing",
+		`{ until = 2030-01-01T00:00:00Z }`:                            ":3: previous.key: missing",
+		`{ key = "` + other + `", until = 0001-01-01T00:00:00Z }`:     ":3: previous.until: is not a date",
+		`{ key = "` + other + `", until = 2030-01-01T00:00:00 }`: ":3: previous.until: should be a date and time with its " +
+			"zone",
 		`{ key = "` + other + `", until = 2030-01-01T00:00:00Z, id = "00" }`: ":3: previous.id: unknown key",
 		`"` + other + `"`: ":3: previous: should be a table",
 	} {

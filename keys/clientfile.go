@@ -124,7 +124,7 @@ func (raw *rawClient) client(d *strict.Document, name string) (*Client, error) {
 	r.allow(raw.Allow)
 	c.From, c.Deny = r.prefixes("from", raw.From), r.prefixes("deny", raw.Deny)
 	if raw.From != nil && len(raw.From) == 0 {
-		r.must("from", errors.New("an empty list would let it come from nowhere: leave the line out for any address"))
+		r.must("from", errors.New("is empty, so no address could knock: leave the line out to allow any"))
 	}
 	c.Expires, c.Revoked = r.time("expires", raw.Expires), r.time("revoked", raw.Revoked)
 	if raw.MaxFor != nil {
@@ -153,10 +153,10 @@ func (r *reader) credential(prefix, id, key string) (ID, Key) {
 func (r *reader) allow(entries []string) {
 	for i, entry := range entries {
 		if err := validAllow(entry); err != nil {
-			r.must("allow", fmt.Errorf("entry %d is no service and no port: %w", i+1, err))
+			r.must("allow", fmt.Errorf("entry %d is not a service or port: %w", i+1, err))
 		}
 		if slices.Contains(entries[:i], entry) {
-			r.must("allow", fmt.Errorf("entry %d is there twice", i+1))
+			r.must("allow", fmt.Errorf("entry %d is listed twice", i+1))
 		}
 	}
 }
@@ -173,7 +173,7 @@ func (r *reader) time(key string, t *time.Time) time.Time {
 		return time.Time{}
 	}
 	if t.IsZero() {
-		r.must(key, errors.New("is not a date: the year 1 stands for none"))
+		r.must(key, errors.New("is not a date: the year 1 means no date"))
 	}
 	return t.UTC()
 }
@@ -200,7 +200,7 @@ func (r *reader) previous(raw *rawClient) *Previous {
 	p := &Previous{Until: r.time("previous.until", &raw.Previous.Until)}
 	p.ID, p.Key = r.credential("previous.", raw.Previous.ID, raw.Previous.Key)
 	if raw.Previous.ID == raw.ID {
-		r.must("previous.id", errors.New("is the id of the key that replaced it"))
+		r.must("previous.id", errors.New("is the id of the current key: a previous key has another"))
 	}
 	return p
 }
@@ -211,7 +211,7 @@ func (r *reader) previous(raw *rawClient) *Previous {
 // With create it never overwrites a file (place.ErrExists); without, it replaces one that must exist.
 func WriteClient(dir string, c *Client, create bool) error {
 	if err := service.ValidName(c.Name); err != nil {
-		return err // also what would lead out of the directory
+		return err // including a name that leads out of the directory
 	}
 	path := filepath.Join(dir, c.Name+Suffix)
 	text := c.text()

@@ -18,16 +18,18 @@ import (
 
 func fullClient() *Client {
 	return &Client{
-		Name: "alice", ID: 0xab, Key: NewKey(), Previous: &Previous{ID: 0xcd, Key: NewKey(), Until: time.Date(2027, 1, 2, 3, 4, 5, 600, time.UTC)},
+		Name: "alice", ID: 0xab, Key: NewKey(), Previous: &Previous{ID: 0xcd, Key: NewKey(),
+			Until: time.Date(2027, 1, 2, 3, 4, 5, 600, time.UTC)},
 		Allow: []string{"ssh", "tcp/8443", "udp/60000-60010"},
 		From:  []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8::1/128")},
 		Deny:  []netip.Prefix{netip.MustParsePrefix("203.0.113.7/32")}, Expires: time.Date(2028, 1, 1, 0, 0, 0, 0, time.UTC),
-		When:   []service.Span{{First: time.Monday, Last: time.Friday, From: 480, To: 1080}, {First: time.Friday, Last: time.Friday, From: 1320, To: 120}},
+		When: []service.Span{{First: time.Monday, Last: time.Friday, From: 480, To: 1080},
+			{First: time.Friday, Last: time.Friday, From: 1320, To: 120}},
 		MaxFor: 90 * time.Minute, RequireSource: true, Revoked: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC),
 	}
 }
 
-// sameClient compares all but the keys, which == and DeepEqual cannot, and those by Equal.
+// sameClient compares clients, and their keys with Equal, because == and DeepEqual cannot compare keys.
 func sameClient(a, b *Client) bool {
 	x, y := *a, *b
 	same := x.Key.Equal(y.Key) && (x.Previous == nil) == (y.Previous == nil)
@@ -97,23 +99,26 @@ func TestReadClientRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for add, want := range map[string]string{
-		`from = []`:                                  line + "from: an empty list",
-		`from = ["203.0.113.7/24"]`:                  line + "from: entry 1: 203.0.113.7/24 has bits outside its mask: write 203.0.113.0/24",
-		`deny = ["203.0.113.7", "x"]`:                line + "deny: entry 2: a network is written",
-		`when = []`:                                  line + `when: should be 1 to 32 spans: ["mon-fri 08:00-18:00"]; leave the line out for any time`,
-		`when = "mon 08:00-09:00"`:                   line + "when: should be a list",
-		`when = ["mon 08:00-09:00", "8-18"]`:         line + `when: entry 2: days and hours are written "mon-fri 08:00-18:00"`,
-		`max_for = ""`:                               line + "max_for: a duration is written",
-		`max_for = "2000h"`:                          line + "max_for: a duration is 1s to 1000h",
-		`expires = 0001-01-01T00:00:00Z`:             line + "expires: is not a date",
-		`revoked = 0001-01-01T00:00:00Z`:             line + "revoked: is not a date",
-		`revoked = true`:                             line + "revoked: should be a date",
-		`requires_source = true`:                     line + `requires_source: unknown key (did you mean "require_source"?)`,
-		`previous = {}`:                              line + "previous.id: missing",
-		strings.Replace(previous, "cd", "ab", 1):     line + "previous.id: is the id of the key",
-		strings.Replace(previous, "cd", "c", 1):      line + "previous.id: a client id is 16 hex digits, this has 15",
-		strings.Replace(previous, "MDEy", "", 1):     line + "previous.key: a key is 32 bytes in base64, 44 characters; this has 40",
-		strings.Replace(previous, "2027", "0001", 1): line + "previous.until: is not a date",
+		`from = []`: line + "from: is empty",
+		`from = ["203.0.113.7/24"]`: line +
+			"from: entry 1: 203.0.113.7/24 has bits outside its mask: write 203.0.113.0/24",
+		`deny = ["203.0.113.7", "x"]`: line + "deny: entry 2: a network is written",
+		`when = []`: line +
+			`when: should be 1 to 32 spans: ["mon-fri 08:00-18:00"]; leave the line out for any time`,
+		`when = "mon 08:00-09:00"`:               line + "when: should be a list",
+		`when = ["mon 08:00-09:00", "8-18"]`:     line + `when: entry 2: days and hours are written "mon-fri 08:00-18:00"`,
+		`max_for = ""`:                           line + "max_for: a duration is written",
+		`max_for = "2000h"`:                      line + "max_for: a duration is 1s to 1000h",
+		`expires = 0001-01-01T00:00:00Z`:         line + "expires: is not a date",
+		`revoked = 0001-01-01T00:00:00Z`:         line + "revoked: is not a date",
+		`revoked = true`:                         line + "revoked: should be a date",
+		`requires_source = true`:                 line + `requires_source: unknown key (did you mean "require_source"?)`,
+		`previous = {}`:                          line + "previous.id: missing",
+		strings.Replace(previous, "cd", "ab", 1): line + "previous.id: is the id of the current key",
+		strings.Replace(previous, "cd", "c", 1):  line + "previous.id: a client id is 16 hex digits, this has 15",
+		strings.Replace(previous, "MDEy", "", 1): line +
+			"previous.key: a key is 32 bytes in base64, 44 characters; this has 40",
+		strings.Replace(previous, "2027", "0001", 1):                  line + "previous.until: is not a date",
 		`previous = { id = "00000000000000cd", key = "` + key + `" }`: line + "previous.until: missing",
 	} {
 		if c, err := readClientText(t, clientText+add); err == nil || c != nil || !strings.Contains(err.Error(), want) {
@@ -121,14 +126,14 @@ func TestReadClientRefuses(t *testing.T) {
 		}
 	}
 	for change, want := range map[[2]string]string{
-		{`["ssh"]`, `["SSH"]`}:                   ":4: allow: entry 1 is no service and no port",
-		{`["ssh"]`, `["ssh", "tcp/0"]`}:          ":4: allow: entry 2 is no service and no port",
-		{`["ssh"]`, `["ssh", "ssh"]`}:            ":4: allow: entry 2 is there twice",
+		{`["ssh"]`, `["SSH"]`}:                   ":4: allow: entry 1 is not a service or port",
+		{`["ssh"]`, `["ssh", "tcp/0"]`}:          ":4: allow: entry 2 is not a service or port",
+		{`["ssh"]`, `["ssh", "ssh"]`}:            ":4: allow: entry 2 is listed twice",
 		{`allow = ["ssh"]`, ``}:                  ": allow: missing",
 		{`id = "00000000000000ab"`, ``}:          ": id: missing",
 		{`key = "` + key + `"`, ``}:              ": key: missing",
 		{`id = "00000000000000ab"`, `id = ""`}:   ":2: id: a client id is 16 hex digits, this has 0",
-		{"00000000000000ab", "0000000000000000"}: ":2: id: a client id is not zero",
+		{"00000000000000ab", "0000000000000000"}: ":2: id: a client id must not be zero",
 		{key, ""}:                                ":3: key: a key is 32 bytes in base64, 44 characters; this has 0",
 		{"MDEy", "MDE"}:                          ":3: key: a key is 32 bytes in base64, 44 characters; this has 43",
 		{"version = 1", "version = 3"}:           ":1: version: this program reads version 1",
@@ -162,7 +167,7 @@ func TestClientFileNames(t *testing.T) {
 	}
 }
 
-// TestWriteClientRefuses has clients that a file cannot say, or not read back.
+// TestWriteClientRefuses: WriteClient refuses clients that a file cannot express, or that would not read back the same.
 func TestWriteClientRefuses(t *testing.T) {
 	dir := t.TempDir()
 	for name, change := range map[string]func(*Client){
@@ -211,14 +216,18 @@ func TestValidAllow(t *testing.T) {
 	}
 }
 
-// TestErrorsDoNotEcho puts a secret at every place of a file where a person could.
+// TestErrorsDoNotEcho: no error contains a secret, wherever in a file someone put it.
 func TestErrorsDoNotEcho(t *testing.T) {
 	const secret = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"
 	for _, text := range []string{
-		secret, secret + "=", secret + " = 1", "key = " + secret, "key = " + secret + "=", `"` + secret + `" = 1`, "key = '" + secret, "key = [" + secret + "]",
-		"[" + secret + "]", "[[" + secret + "]]", "key = 12" + secret, "key = 0x" + secret, "a." + secret + ".b = 1", `key = "\` + secret + `"`,
-		"key = \"" + secret + "\"", "id = \"" + secret + "\"", "version = \"" + secret + "\"", "allow = [\"" + secret + "\"]", "from = [\"" + secret + "\"]",
-		"max_for = \"" + secret + "\"", "previous = { " + secret + " = 1 }", "expires = " + secret, "previous = { key = \"" + secret + "\" }", "x = 'a'\nx = '" + secret + "'",
+		secret, secret + "=", secret + " = 1", "key = " + secret, "key = " + secret + "=", `"` + secret + `" = 1`,
+		"key = '" + secret, "key = [" + secret + "]",
+		"[" + secret + "]", "[[" + secret + "]]", "key = 12" + secret, "key = 0x" + secret, "a." + secret + ".b = 1",
+		`key = "\` + secret + `"`,
+		"key = \"" + secret + "\"", "id = \"" + secret + "\"", "version = \"" + secret + "\"", "allow = [\"" + secret + "\"]",
+		"from = [\"" + secret + "\"]",
+		"max_for = \"" + secret + "\"", "previous = { " + secret + " = 1 }", "expires = " + secret,
+		"previous = { key = \"" + secret + "\" }", "x = 'a'\nx = '" + secret + "'",
 		"# \xff" + secret,
 	} {
 		for _, before := range []string{"", "version = 1\n", "version = 1\nid = '00000000000000ab'\nallow = []\nkey = '" +

@@ -15,14 +15,14 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestFull: on a file system that is full, of each kind, a client is revoked, and its key replaced, in place:
-// comments, owner and mode stay. What does not fit changes nothing.
+// TestFull: on a full file system, of each kind, revoking a client and replacing its key work in place; comments, owner
+// and mode stay. A change that does not fit changes nothing.
 func TestFull(t *testing.T) {
 	needRoot(t)
 	for _, kind := range []string{"tmpfs", "ext4"} {
 		t.Run(kind, func(t *testing.T) {
 			dir := small(t, kind)
-			long := strings.Repeat("# where it stands\n", 4096/18-14) // with the client near to the end of a block
+			long := strings.Repeat("# where it stands\n", 4096/18-14) // the client is near the end of a block
 			for name, comment := range map[string]string{"alice": "# her laptop\n", "bob": "# his\n", "carol": long} {
 				put(t, dir, client(name, ID(len(name))))
 				add(t, filepath.Join(dir, name+Suffix), comment)
@@ -69,7 +69,7 @@ func TestFull(t *testing.T) {
 				!bytes.Equal(now, before) {
 				t.Errorf("what does not fit: %v, and the file has changed: %v (%v)", err, !bytes.Equal(now, before), readErr)
 			}
-			if entries, err := os.ReadDir(dir); err != nil || len(entries) > 6 { // with lost+found, and a sweep's rest
+			if entries, err := os.ReadDir(dir); err != nil || len(entries) > 6 { // lost+found and leftovers for the next sweep
 				t.Errorf("left behind: %v (%v)", entries, err)
 			}
 		})

@@ -82,7 +82,7 @@ func (raw *rawGate) gates(d *strict.Document) (Gates, error) {
 	if p := raw.Previous; p != nil && r.needs("previous.key", "previous.until") {
 		g.Previous, g.Until = r.gate("previous.key", p.Key), r.time("previous.until", &p.Until)
 		if p.Key == raw.Key {
-			r.must("previous.key", errors.New("is the key that replaced it"))
+			r.must("previous.key", errors.New("is the current key: a previous key is another"))
 		}
 	}
 	if len(r.problems) > 0 {

@@ -31,7 +31,7 @@ func ParseID(s string) (ID, error) {
 	}
 	n, _ := strconv.ParseUint(s, 16, 64) // 16 hex digits always are one
 	if n == 0 {
-		return 0, errors.New("a client id is not zero")
+		return 0, errors.New("a client id must not be zero")
 	}
 	return ID(n), nil
 }
@@ -58,7 +58,7 @@ func ParseServerID(s string) (ServerID, error) {
 	var id ServerID
 	hex.Decode(id[:], []byte(s)) // 32 hex digits always are one
 	if id == (ServerID{}) {
-		return ServerID{}, errors.New("a server id is not zero")
+		return ServerID{}, errors.New("a server id must not be zero")
 	}
 	return id, nil
 }
@@ -73,7 +73,7 @@ func checkHex(s string, digits int) error {
 	}
 	for i := range len(s) {
 		if (s[i] < '0' || s[i] > '9') && (s[i] < 'a' || s[i] > 'f') {
-			return fmt.Errorf("%d hex digits in lower case, character %d is none", digits, i+1)
+			return fmt.Errorf("%d lower-case hex digits, and character %d is not one", digits, i+1)
 		}
 	}
 	return nil

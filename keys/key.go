@@ -31,7 +31,7 @@ const (
 	labelGateTag       = "sallyport 1 gate tag"
 )
 
-var errSecretText = errors.New("a key is not written as text: Reveal is for files and tokens")
+var errSecretText = errors.New("a key is never marshalled as text: Reveal is for files and tokens")
 
 // A Key is shared by a client and the server: a 32-byte master key and the subkeys that HKDF-SHA256 derives from it.
 // The zero Key is not a key; its subkeys are nil.

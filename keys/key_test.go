@@ -23,8 +23,8 @@ func testBytes(first byte) [Size]byte {
 	return b
 }
 
-// TestSubkeys checks the subkeys against another implementation of HKDF, which
-// TestExpandAsRFC5869 checks against the RFC.
+// TestSubkeys checks the subkeys against another implementation of HKDF, which TestExpandAsRFC5869 checks against the
+// RFC.
 func TestSubkeys(t *testing.T) {
 	master := testBytes(3)
 	k, g := KeyFromBytes(master), GateKeyFromBytes(master)
@@ -50,8 +50,8 @@ func TestSubkeys(t *testing.T) {
 	}
 }
 
-// TestExpandAsRFC5869 is test case 3 of RFC 5869, appendix A (no salt, no info); its first
-// 32 bytes of output, by the standard library, whose key of 22 bytes ours does not take.
+// TestExpandAsRFC5869 is test case 3 of RFC 5869, appendix A (no salt, no info): the first 32 bytes of output. It uses
+// the standard library, because ours does not accept a key of 22 bytes.
 func TestExpandAsRFC5869(t *testing.T) {
 	got, err := hkdf.Key(sha256.New, bytes.Repeat([]byte{0x0b}, 22), nil, "", 32)
 	if err != nil {
@@ -132,7 +132,7 @@ func TestZeroKeyHasNothing(t *testing.T) {
 	}
 }
 
-// A stranger's struct, with fields that fmt may and may not ask for their methods.
+// A stranger's struct, with fields whose methods fmt may or may not call.
 type holder struct {
 	Public  Key
 	private Key
@@ -148,12 +148,13 @@ type holder struct {
 
 func holding(k Key, g GateKey) holder {
 	return holder{
-		Public: k, private: k, Gate: g, gate: g, Pointer: &k, List: []Key{k}, Map: map[string]Key{"a": k}, Array: [1]GateKey{g}, Any: k,
+		Public: k, private: k, Gate: g, gate: g, Pointer: &k, List: []Key{k}, Map: map[string]Key{"a": k},
+		Array: [1]GateKey{g}, Any: k,
 		Client: &Client{Name: "alice", Key: k, Previous: &Previous{Key: k}},
 	}
 }
 
-// leaks looks for four bytes of each secret in the spellings that printing has.
+// leaks looks for four bytes of each secret, in every form that printing can produce.
 func leaks(t *testing.T, what, out string, secrets ...[]byte) {
 	t.Helper()
 	for _, secret := range secrets {

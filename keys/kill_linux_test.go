@@ -17,10 +17,10 @@ import (
 	"sallyport/spa/lab"
 )
 
-// writing is a change of a file with keys: what is there before, and what is done in another process.
+// A writing is a change to a file with keys: the state before, and what another process does.
 type writing struct {
-	file  string // that comes or is replaced
-	fresh bool   // there is none before
+	file  string // the file that is created or replaced
+	fresh bool   // the file does not exist before
 	setUp func(t *testing.T, dir string) (secrets []string)
 	do    func(dir string) error
 }
@@ -31,10 +31,10 @@ func aProfile() *Profile {
 		Receipts: true}
 }
 
-// given is where a writing finds what it is to write: a directory beside its own.
+// given returns where a writing finds its input: a directory beside its own.
 func given(dir string) string { return filepath.Join(filepath.Dir(dir), "given") }
 
-// give puts a profile there.
+// giveProfile stores a profile there.
 func giveProfile(t *testing.T, dir string) (*Profile, []string) {
 	t.Helper()
 	p := aProfile()
@@ -44,7 +44,7 @@ func giveProfile(t *testing.T, dir string) (*Profile, []string) {
 	return p, []string{p.Key.Reveal(), p.Gate.Reveal()}
 }
 
-// import is what spa-client import does.
+// importProfile does what spa-client import does.
 func importProfile(dir string, replace bool) error {
 	p, err := ReadProfile(filepath.Join(given(dir), "gw.toml"))
 	if err != nil {
@@ -107,25 +107,25 @@ func placed(t *testing.T, err error) []string {
 	return nil
 }
 
-// TestKilledWriter is the other process of TestKilledWriting, and no test.
+// TestKilledWriter is not a test: it is the other process of TestKilledWriting.
 func TestKilledWriter(t *testing.T) {
 	name := os.Getenv("KEYS_WRITING")
 	if name == "" {
 		return
 	}
-	runtime.LockOSThread() // strace counts the calls of each thread
+	runtime.LockOSThread() // strace counts the system calls of each thread
 	w := writings()[name]
 	if err := w.do(os.Getenv("KEYS_DIR")); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// altering are the system calls between which the files differ. Killed at any other, which changes
-// no name and no content, a process leaves what it leaves at the one of these that comes next.
+// altering lists the system calls that change a name or content. A process killed at any other call leaves the same
+// files as one killed at the next of these.
 var altering = []string{"write", "linkat", "renameat", "unlinkat"}
 
-// TestKilledWriting: whenever a program is killed that writes keys, they are in their place, or
-// nowhere, or in a file that the next sweep takes; and what is in their place is whole.
+// TestKilledWriting: whenever a program that writes keys is killed, the keys are in their place, or nowhere, or in a
+// file that the next sweep removes; the file in their place is complete.
 func TestKilledWriting(t *testing.T) {
 	strace := lab.NeedProgram(t, "strace", "apt-get install strace")
 	for name := range writings() {
@@ -146,8 +146,8 @@ func TestKilledWriting(t *testing.T) {
 	}
 }
 
-// killedAt runs the writing, killed at the n-th such system call, and looks at what it leaves. It returns
-// false where there were fewer.
+// killedAt runs the writing, kills it at its n-th such system call, and checks the files that it leaves. It returns
+// false if there were fewer calls.
 func killedAt(t *testing.T, strace, name, call string, n int, links bool) bool {
 	t.Helper()
 	w := writings()[name]
@@ -191,7 +191,7 @@ func killedAt(t *testing.T, strace, name, call string, n int, links bool) bool {
 	return killed
 }
 
-// whole fails unless the file is as it was or can be read.
+// whole fails unless the file is unchanged or can be read.
 func (w *writing) whole(t *testing.T, at, dir string, before []byte, killed bool) {
 	t.Helper()
 	path := filepath.Join(dir, w.file)
@@ -213,8 +213,8 @@ func (w *writing) whole(t *testing.T, at, dir string, before []byte, killed bool
 	}
 }
 
-// nowhereElse fails where a key is in another file of the directory; where no secrets are named, where
-// there is any other file.
+// nowhereElse fails if a key is in another file of the directory or, if no secrets are named, if there is any other
+// file.
 func (w *writing) nowhereElse(t *testing.T, at, dir string, secrets []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -239,12 +239,13 @@ func (w *writing) nowhereElse(t *testing.T, at, dir string, secrets []string) {
 	}
 }
 
-// TestSweep: what is not a file of ours is left alone.
+// TestSweep: Sweep leaves files alone that are not ours.
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{
 		"gw.toml", ".gw.toml.ABCDEFGH27.tmp", ".gw.toml.ABCDEFGH2.tmp", ".gw.toml.abcdefgh27.tmp",
-		"gw.toml.ABCDEFGH27.tmp", ".gw.toml.ABCDEFGH27", ".ABCDEFGH27.tmp", "..ABCDEFGH27.tmp", ".tmp", ".gx.toml.ABCDEFGH27.tmp", ".gate.key.ABCDEFGH27.tmp",
+		"gw.toml.ABCDEFGH27.tmp", ".gw.toml.ABCDEFGH27", ".ABCDEFGH27.tmp", "..ABCDEFGH27.tmp", ".tmp",
+		".gx.toml.ABCDEFGH27.tmp", ".gate.key.ABCDEFGH27.tmp",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -274,7 +275,7 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-// TestChangeSweeps: the keys of an earlier rotation that was killed go with the next.
+// TestChangeSweeps: a rotation removes the keys that an earlier, killed rotation left.
 func TestChangeSweeps(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "gate.key")

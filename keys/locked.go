@@ -22,7 +22,7 @@ var (
 	// ErrLocked means that the profile's keys are sealed: StoredProfile.Unlock opens them.
 	ErrLocked = errors.New("the profile is locked with a passphrase")
 	// ErrChanged means that the profile's file has changed since it was read. It was left as it is: read it again.
-	ErrChanged = errors.New("was changed meanwhile by another program")
+	ErrChanged = errors.New("was changed by another program in the meantime")
 	// ErrPassphrase means that the passphrase is wrong, or that the file was changed since it was locked: the two cannot
 	// be distinguished.
 	ErrPassphrase = errors.New("wrong passphrase, or the file was changed since it was locked")
@@ -163,7 +163,7 @@ func (r *reader) lock(raw *rawLock) *lock {
 
 func (r *reader) within(key string, n, low, high int64) {
 	if n < low || n > high {
-		r.must(key, fmt.Errorf("is %d to %d", low, high))
+		r.must(key, fmt.Errorf("must be %d to %d", low, high))
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 
 var passphrase = []byte("correct horse battery staple")
 
-// cheaply makes a locked profile that is opened quickly: as those of a keyring are.
+// cheaply makes a locked profile that opens quickly, like those locked with a keyring.
 func cheaply(t *testing.T, p *Profile) *StoredProfile {
 	t.Helper()
 	s, err := p.Lock(passphrase, "a-name")
@@ -25,7 +25,7 @@ func cheaply(t *testing.T, p *Profile) *StoredProfile {
 	return s
 }
 
-// TestReplaceStored: what came into the file since it was read is not written over.
+// TestReplaceStored: a change made to the file after it was read is not overwritten.
 func TestReplaceStored(t *testing.T) {
 	dir, p := t.TempDir(), testProfile()
 	path := filepath.Join(dir, p.Name+Suffix)
@@ -70,7 +70,7 @@ func TestReplaceStored(t *testing.T) {
 	lab.OnlyFiles(t, dir)
 }
 
-// TestLock: what is locked has no key on disk, opens with its passphrase and with no other.
+// TestLock: a locked profile has no key on disk, and opens only with its passphrase.
 func TestLock(t *testing.T) {
 	for _, keyring := range []string{"", "spa-0123"} {
 		dir := t.TempDir()
@@ -134,7 +134,7 @@ func TestLockRefuses(t *testing.T) {
 	}
 }
 
-// TestLockBinds: whoever can write the file can break it, but not have other things said with its keys.
+// TestLockBinds: an attacker who can write the file can break it, but cannot have other contents used with its keys.
 func TestLockBinds(t *testing.T) {
 	p := testProfile()
 	good := cheaply(t, p)
@@ -169,28 +169,28 @@ func TestLockBinds(t *testing.T) {
 	}
 }
 
-// TestLockIsBounded: a file cannot ask for more memory or time than a lock of ours.
+// TestLockIsBounded: a file cannot demand more memory or time than our own locks do.
 func TestLockIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "gw.toml")
 	good := string(cheaply(t, testProfile()).text())
 	line := 1 + strings.Count(good[:strings.Index(good, "locked =")], "\n")
 	for change, want := range map[[2]string]string{
-		{"memory = 8192", "memory = 8191"}:                      "locked.memory: is 8192 to 262144",
-		{"memory = 8192", "memory = 262145"}:                    "locked.memory: is 8192 to 262144",
-		{"memory = 8192", "memory = -1"}:                        "locked.memory: is 8192 to 262144",
-		{"memory = 8192", "memory = 4294975488"}:                "locked.memory: is 8192 to 262144",
-		{"passes = 1", "passes = 0"}:                            "locked.passes: is 1 to 10",
-		{"passes = 1", "passes = 11"}:                           "locked.passes: is 1 to 10",
-		{"lanes = 1", "lanes = 0"}:                              "locked.lanes: is 1 to 8",
-		{"lanes = 1", "lanes = 9"}:                              "locked.lanes: is 1 to 8",
+		{"memory = 8192", "memory = 8191"}:                      "locked.memory: must be 8192 to 262144",
+		{"memory = 8192", "memory = 262145"}:                    "locked.memory: must be 8192 to 262144",
+		{"memory = 8192", "memory = -1"}:                        "locked.memory: must be 8192 to 262144",
+		{"memory = 8192", "memory = 4294975488"}:                "locked.memory: must be 8192 to 262144",
+		{"passes = 1", "passes = 0"}:                            "locked.passes: must be 1 to 10",
+		{"passes = 1", "passes = 11"}:                           "locked.passes: must be 1 to 10",
+		{"lanes = 1", "lanes = 0"}:                              "locked.lanes: must be 1 to 8",
+		{"lanes = 1", "lanes = 9"}:                              "locked.lanes: must be 1 to 8",
 		{"salt = \"", "salt = \"AAAA"}:                          "locked.salt: is not 16 bytes in base64",
 		{"sealed = \"", "sealed = \"AAAA"}:                      "locked.sealed: is not 112 bytes in base64",
 		{"sealed = \"", "sealed = \"*"}:                         "locked.sealed: is not 112 bytes in base64",
 		{"keyring = \"a-name\"", "keyring = \"A NAME\""}:        "locked.keyring: a name in the keyring",
 		{"passes = 1, ", ""}:                                    "locked.passes: missing",
 		{"passes = 1,", "passes = 1, passed = 1,"}:              "locked.passed: unknown key",
-		{"locked = {", "id = \"00000000000000ab\"\nlocked = {"}: "id: must not be in clear",
+		{"locked = {", "id = \"00000000000000ab\"\nlocked = {"}: "id: must not be in plain text",
 	} {
 		text := strings.Replace(good, change[0], change[1], 1)
 		if text == good {

@@ -13,8 +13,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// asNobody runs f without root's right to write everywhere: the file system sees another
-// user, on this thread alone.
+// asNobody runs f without root's right to write everywhere: on this thread, the file system sees another user.
 func asNobody(t *testing.T, f func()) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -30,8 +29,8 @@ func asNobody(t *testing.T, f func()) {
 	f()
 }
 
-// TestAnothersDirectory runs as nobody in a directory of root's that nobody may write to:
-// what he wrote there, the server would refuse.
+// TestAnothersDirectory runs as nobody in a directory of root that nobody may write to: the server would refuse files
+// written there by that user.
 func TestAnothersDirectory(t *testing.T) {
 	if d := os.Getenv("TEST_ANOTHERS_DIRECTORY"); d != "" {
 		err := WriteGate(filepath.Join(d, "gate.key"), NewGateKey())

@@ -9,7 +9,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// asNobody runs f where it may not write everywhere.
+// asNobody runs f without the right to write everywhere.
 func asNobody(t *testing.T, f func()) {
 	t.Helper()
 	if os.Geteuid() == 0 {

@@ -18,7 +18,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// needRoot skips what only root can set up.
+// needRoot skips a test whose set-up only root can do.
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -26,7 +26,7 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// chown gives a file away, as only root can.
+// chown gives a file to another user, which only root can do.
 func chown(t *testing.T, path string, uid, gid int) {
 	t.Helper()
 	if err := os.Chown(path, uid, gid); errors.Is(err, syscall.EINVAL) {
@@ -36,7 +36,7 @@ func chown(t *testing.T, path string, uid, gid int) {
 	}
 }
 
-// TestMendWorks runs what the error says.
+// TestMendWorks: the command in the error fixes the problem.
 func TestMendWorks(t *testing.T) {
 	dir := t.TempDir()
 	c := &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}
@@ -61,7 +61,7 @@ func TestMendWorks(t *testing.T) {
 	}
 }
 
-// TestExposedFilesAreRefused shows that each kind of file asks for its modes.
+// TestExposedFilesAreRefused: each kind of file must have its modes.
 func TestExposedFilesAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	p := testProfile()
@@ -137,7 +137,7 @@ func TestOddFilesAreRefused(t *testing.T) {
 	}
 }
 
-// TestServersOwn: if the owner's group is the directory's group, the file is taken as the server's own.
+// TestServersOwn: if the owner's group is the directory's group, the file counts as the server's own.
 func TestServersOwn(t *testing.T) {
 	needRoot(t)
 	nobody, err := user.Lookup("nobody")
@@ -164,7 +164,8 @@ func TestServersOwn(t *testing.T) {
 	}
 }
 
-// TestReadableByTheServer: root refuses what the server's user cannot read, and says what mends it.
+// TestReadableByTheServer: root refuses a file that the server's user cannot read, and the error has the command that
+// fixes it.
 func TestReadableByTheServer(t *testing.T) {
 	needRoot(t)
 	const spa = 54321
@@ -180,7 +181,7 @@ func TestReadableByTheServer(t *testing.T) {
 		t.Fatalf("got %v, want the command that mends it", err)
 	}
 	if _, err := ChangeClient(dir, "alice", func(*Client) error { return nil }); err != nil {
-		t.Errorf("changing it: %v", err) // which hands it over: a revocation must not wait for that
+		t.Errorf("changing it: %v", err) // changing it hands it over: a revocation must not wait for that
 	}
 	if _, err := ReadClient(path); err != nil {
 		t.Errorf("after it was written: %v", err)

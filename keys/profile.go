@@ -83,7 +83,7 @@ func validAddress(s string) error {
 
 func validKnockPorts(ports []uint16) error {
 	if len(ports) == 0 || len(ports) > MaxKnockPorts {
-		return fmt.Errorf("there are 1 to %d knock ports", MaxKnockPorts)
+		return fmt.Errorf("must list 1 to %d ports", MaxKnockPorts)
 	}
 	for i, port := range ports {
 		if port == 0 || slices.Contains(ports[:i], port) {
@@ -95,7 +95,7 @@ func validKnockPorts(ports []uint16) error {
 
 func validServices(services map[string][]string) error {
 	if len(services) > MaxServices {
-		return fmt.Errorf("there are at most %d services", MaxServices)
+		return fmt.Errorf("must list at most %d services", MaxServices)
 	}
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		if err := validService(name, services[name]); err != nil {
@@ -110,14 +110,14 @@ func validService(name string, ports []string) error {
 		return err
 	}
 	if len(ports) == 0 || len(ports) > MaxServicePorts {
-		return fmt.Errorf("service %s has 1 to %d ports", name, MaxServicePorts)
+		return fmt.Errorf("service %s must have 1 to %d ports", name, MaxServicePorts)
 	}
 	for i, port := range ports {
 		if err := validPorts(port); err != nil {
 			return err
 		}
 		if slices.Contains(ports[:i], port) {
-			return fmt.Errorf("service %s has a port twice", name)
+			return fmt.Errorf("service %s lists a port twice", name)
 		}
 	}
 	return nil

@@ -72,22 +72,22 @@ func TestReadProfileRefuses(t *testing.T) {
 		{`name = "gw"`, `name = "other"`}:              ":3: name: differs from the file's name",
 		{`name = "gw"`, ``}:                            ": name: missing",
 		{`address = "gw.example.net"`, `address = ""`}: ":4: address: a host name has",
-		{"62201, 443", ""}:                             ":5: knock_ports: there are 1 to",
+		{"62201, 443", ""}:                             ":5: knock_ports: must list 1 to",
 		{"62201, 443", "62201, 62201"}:                 ":5: knock_ports: knock ports are",
 		{"62201, 443", "65536"}:                        ":5: knock_ports: 65536 is not a port",
 		{"62201, 443", "65537, 0"}:                     ":5: knock_ports: 0 is not a port",
 		{`server_id = "`, `server_id = "0`}:            ":6: server_id: a server id is 32 hex digits, this has 33",
 		{`gate_key = "`, `gate_key = "A`}:              ":7: gate_key: a key is 32 bytes",
-		{`client = "alice"`, `client = "Alice"`}:       ":8: client: a name has",
+		{`client = "alice"`, `client = "Alice"`}:       ":8: client: a name may contain",
 		{"\nid = \"", "\nid = \"0"}:                    ":9: id: a client id",
 		{"\nkey = \"", "\nkey = \"A"}:                  ":10: key: a key is 32 bytes",
 		{"receipts = true\n", ""}:                      ": receipts: missing",
 		{`source = "observed"`, `source = "me"`}:       ":12: source: a source is",
 		{`source = "observed"`, `source = "stun:"`}:    ":12: source: a host name has",
 		{`source = "observed"`, `source = "::0001"`}:   ":12: source: a source is",
-		{"ssh = ", "SSH = "}:                           ":14: services: a name has",
-		{`["tcp/22"]`, `[]`}:                           ":14: services: service ssh has 1 to",
-		{`["tcp/22"]`, `["tcp/22", "tcp/22"]`}:         ":14: services: service ssh has a port twice",
+		{"ssh = ", "SSH = "}:                           ":14: services: a name may contain",
+		{`["tcp/22"]`, `[]`}:                           ":14: services: service ssh must have 1 to",
+		{`["tcp/22"]`, `["tcp/22", "tcp/22"]`}:         ":14: services: service ssh lists a port twice",
 		{`["tcp/22"]`, `["22"]`}:                       ":14: services: ports are written",
 		{"[services]", "[service]"}:                    `:14: service: unknown key (did you mean "services"?)`,
 	} {
@@ -109,7 +109,7 @@ func TestReadProfileRefuses(t *testing.T) {
 	}
 }
 
-// badProfiles are wrong in one field each.
+// badProfiles are profiles with one wrong field each.
 var badProfiles = map[string]func(*Profile){
 	"name":        func(p *Profile) { p.Name = "../gw" },
 	"address":     func(p *Profile) { p.Address = "gw\"\nx = \"" },
@@ -120,7 +120,7 @@ var badProfiles = map[string]func(*Profile){
 	"id":          func(p *Profile) { p.ID = 0 },
 	"key":         func(p *Profile) { p.Key = Key{} },
 	"services":    func(p *Profile) { p.Services = map[string][]string{"a": make([]string, MaxServicePorts+1)} },
-	"source":      func(p *Profile) { p.Source = "auto" }, // "" is the one way to say it
+	"source":      func(p *Profile) { p.Source = "auto" }, // "" is the only way to write it
 }
 
 func TestValid(t *testing.T) {

@@ -95,7 +95,7 @@ func (raw *rawProfile) keys(r *reader) bool {
 	}
 	for _, key := range []string{"gate_key", "id", "key"} {
 		if r.doc.Has(key) {
-			r.must(key, errors.New("must not be in clear in a locked profile"))
+			r.must(key, errors.New("must not be in plain text in a locked profile"))
 		}
 	}
 	return len(r.problems) == 0
@@ -141,7 +141,7 @@ func (p *Profile) textWith(l *lock) []byte {
 	var b strings.Builder
 	b.WriteString("# How to knock on this host. It holds secrets: nobody else may read this file.\n")
 	if l != nil {
-		b.WriteString("# It is locked: unlock it before you change anything, or it cannot be opened any more.\n")
+		b.WriteString("# It is locked: unlock it before you change anything, or it can no longer be opened.\n")
 	}
 	source := p.Source
 	if source == "" {

@@ -182,7 +182,7 @@ func (r *Registry) Names() ([]string, error) {
 // is refused because of another with its id, that is the error. See Shut.
 func (r *Registry) Reload(name string) ([]Change, error) {
 	if err := service.ValidName(name); err != nil {
-		return nil, err // also what would lead out of the directory
+		return nil, err // including a name that leads out of the directory
 	}
 	r.loading.Lock()
 	defer r.loading.Unlock()

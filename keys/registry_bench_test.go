@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// writeClients writes n client files, as a server has them.
+// writeClients writes n client files, like those of a server.
 func writeClients(tb testing.TB, n int) string {
 	tb.Helper()
 	dir := tb.TempDir()
@@ -24,7 +24,7 @@ func writeClients(tb testing.TB, n int) string {
 	return dir
 }
 
-// BenchmarkLoadRegistry tells, beside the time, what the process holds afterwards.
+// BenchmarkLoadRegistry reports the time, and the memory that the process holds afterwards.
 func BenchmarkLoadRegistry(b *testing.B) {
 	dir := writeClients(b, 100_000)
 	for b.Loop() {

@@ -13,7 +13,7 @@ import (
 	"sallyport/keys/place"
 )
 
-// put writes a client as it stands, over whatever was there.
+// put writes a client file unchecked, over whatever was there.
 func put(t *testing.T, dir string, c *Client) {
 	t.Helper()
 	if err := place.Write(filepath.Join(dir, c.Name+Suffix), c.text(), place.EitherWay, place.ForService); err != nil {
@@ -70,7 +70,7 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-// holds fails unless an error of the list has all the words.
+// holds fails unless one error of the list has all the words.
 func holds(t *testing.T, errs []error, words ...string) {
 	t.Helper()
 	for _, err := range errs {
@@ -176,7 +176,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("removed %v twice", c)
 	}
 	put(t, filepath.Dir(dir), client("mallory", 66))
-	reload("../mallory", 0, 0, "a name has")
+	reload("../mallory", 0, 0, "a name may contain")
 }
 
 func idOf(c *Client) ID {
@@ -246,7 +246,8 @@ func TestRegistryConcurrently(t *testing.T) {
 	}
 }
 
-// TestRevokedCopy: a copy of a client's file from before its revocation does not undo that, whatever it is called.
+// TestRevokedCopy: a copy of a client's file from before its revocation does not undo the revocation, whatever its
+// name.
 func TestRevokedCopy(t *testing.T) {
 	for _, name := range []string{"aaa", "zzz"} {
 		dir := t.TempDir()

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestFreshInPlace: clients are not read again from a directory that was put away, and nothing is
-// changed by one that cannot be read whole.
+// TestFreshInPlace: clients are not read again from a directory that was moved away, and a directory that cannot be
+// read completely changes nothing.
 func TestFreshInPlace(t *testing.T) {
 	top := t.TempDir()
 	for _, dir := range []string{"one", "two"} {
@@ -34,7 +34,8 @@ func TestFreshInPlace(t *testing.T) {
 	if err := os.Symlink("two", link); err != nil {
 		t.Fatal(err)
 	}
-	if next, errs := r.Fresh(); len(errs) != 1 || next != nil || !strings.Contains(errs[0].Error(), "another directory") {
+	if next, errs := r.Fresh(); len(errs) != 1 || next != nil ||
+		!strings.Contains(errs[0].Error(), "no longer the directory that was opened") {
 		t.Errorf("the directory is another: got %v", errs)
 	}
 }

@@ -31,8 +31,8 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// TestChangedTokenIsRefused changes each character to each other one, leaves each out,
-// doubles each, and breaks the line at each place.
+// TestChangedTokenIsRefused changes each character to every other one, drops each, doubles each, and breaks the line at
+// each position.
 func TestChangedTokenIsRefused(t *testing.T) {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_+/= \n\x00"
 	token := testProfile().Token()
@@ -61,8 +61,8 @@ func TestChangedTokenIsRefused(t *testing.T) {
 	refused(strings.ToUpper(token[:4]) + token[4:])
 }
 
-// sealToken makes a token of any body, with the right checksum: what a person with an
-// editor cannot, but a program with a bug can.
+// sealToken makes a token with any body and the right checksum: nobody makes one by mistake in an editor, but a program
+// with a bug can.
 func sealToken(body []byte) string {
 	return tokenPrefix + base64.RawURLEncoding.EncodeToString(append(body[:len(body):len(body)], checksum(body)...))
 }
@@ -74,7 +74,7 @@ func TestTokenIsCanonical(t *testing.T) {
 		t.Fatal(err)
 	}
 	receipts := len(body)
-	for i := range body { // the receipts byte stands before the count of services
+	for i := range body { // the receipts byte is before the count of services
 		if body[i] == 1 && body[i+1] == 2 && string(body[i+3:i+7]) == "mosh" {
 			receipts = i
 		}
@@ -84,7 +84,8 @@ func TestTokenIsCanonical(t *testing.T) {
 	flag := append([]byte(nil), body...)
 	flag[receipts] = 2
 	for name, bad := range map[string][]byte{
-		"a byte more": append(body[:len(body):len(body)], 0), "a byte less": body[:len(body)-1], "half": body[:receipts], "nothing": nil,
+		"a byte more": append(body[:len(body):len(body)], 0), "a byte less": body[:len(body)-1], "half": body[:receipts],
+		"nothing":             nil,
 		"services not sorted": []byte(swapped), "a service twice": []byte(twice), "receipts 2": flag,
 	} {
 		if p, err := ParseToken(sealToken(bad)); err == nil {
@@ -95,7 +96,7 @@ func TestTokenIsCanonical(t *testing.T) {
 		p := testProfile()
 		change(p)
 		if field == "gate_key" || field == "key" {
-			continue // has no bytes to write
+			continue // it has no bytes to write
 		}
 		if _, err := ParseToken(sealToken(p.appendBinary(nil))); err == nil {
 			t.Errorf("a token with a bad %s: accepted", field)

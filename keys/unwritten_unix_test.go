@@ -16,8 +16,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestFullDisk lets a process that may write no more than 10 bytes a file try to replace
-// a client: what was there stays, whole.
+// TestFullDisk: a process that may write at most 10 bytes per file tries to replace a client; the old file stays
+// complete.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	c := &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}

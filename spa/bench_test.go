@@ -48,8 +48,7 @@ func BenchmarkOpen(b *testing.B) {
 	}
 }
 
-// benchmarkClients opens packets of clients taken at random, so that their keys are not
-// in the cache when there are many.
+// benchmarkClients opens packets of random clients: with many clients, their keys are not in the CPU's cache.
 func benchmarkClients(b *testing.B, n int) {
 	clients := make(clientMap, n)
 	senders := make([]Sender, n)

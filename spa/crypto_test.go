@@ -33,8 +33,8 @@ func wantHex(t *testing.T, got []byte, want string) {
 	}
 }
 
-// RFC 4231, section 4, but for case 5, which truncates. HMAC pads a short key with zeros
-// and hashes a long one, so each key of the RFC is also one of 32 bytes.
+// RFC 4231, section 4, except case 5, which truncates. HMAC pads a short key with zeros and hashes a long one, so each
+// key of the RFC is equivalent to one of 32 bytes.
 func TestMACIsRFC4231(t *testing.T) {
 	rep := func(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
 	for name, tt := range map[string]struct {
@@ -120,7 +120,7 @@ func TestHChaCha20IsTheDrafts(t *testing.T) {
 	wantHex(t, got, "82413b4227b27bfed30e42508a877d73a0f9e4d58a74a853c12ec41326d3ecdc")
 }
 
-// draft-irtf-cfrg-xchacha-03, appendix A.3.2.1: a key stream from block 0, as ours.
+// draft-irtf-cfrg-xchacha-03, appendix A.3.2.1: a key stream from block 0, like ours.
 func TestStreamIsTheDrafts(t *testing.T) {
 	plain := "The dhole (pronounced \"dole\") is also known as the Asiatic wild dog, red dog, and whistling dog. " +
 		"It is about the size of a German shepherd but looks more like a long-legged fox. " +
@@ -151,7 +151,7 @@ func TestSipHashIsThePapers(t *testing.T) {
 	}
 }
 
-// RFC 5869, appendix A.3 (no salt, no info), and the keys as this package gets them.
+// RFC 5869, appendix A.3 (no salt, no info), and the keys as this package derives them.
 func TestKeysAreRFC5869(t *testing.T) {
 	okm, err := hkdf.Key(sha256.New, bytes.Repeat([]byte{0x0b}, 22), nil, "", 42)
 	if err != nil {
@@ -171,8 +171,7 @@ func TestKeysAreRFC5869(t *testing.T) {
 	wantHalves(t, gate.Tag, oneBlockHKDF(testBytes(0x40), "sallyport 1 gate tag"))
 }
 
-// oneBlockHKDF is HKDF-SHA256 without salt for up to 32 bytes, in words of HMAC:
-// HMAC(HMAC(zeros, key), info || 1).
+// oneBlockHKDF is HKDF-SHA256 without salt for up to 32 bytes, written with HMAC: HMAC(HMAC(zeros, key), info || 1).
 func oneBlockHKDF(key [32]byte, info string) []byte {
 	prk := mac(new([32]byte), key[:])
 	okm := mac(&prk, []byte(info), []byte{1})
@@ -198,7 +197,7 @@ func TestEqual64(t *testing.T) {
 	}
 }
 
-// A generator that gives the same bytes again must not lead to one nonce for two messages.
+// A random generator that repeats its bytes must not produce one nonce for two messages.
 func TestAStuckGeneratorRepeatsNoNonce(t *testing.T) {
 	sealed := func(change func(r *Request, s *Sender)) []byte {
 		r, s := openSSH(), alice()
@@ -229,7 +228,7 @@ func TestAStuckGeneratorRepeatsNoNonce(t *testing.T) {
 	}
 }
 
-// Without fresh randomness in it, a request sealed twice would be one packet twice.
+// Without fresh randomness, a request that is sealed twice would give the same packet twice.
 func TestANonceIsFresh(t *testing.T) {
 	request := mustSeal(t, openSSH(), alice())
 	if other := mustSeal(t, openSSH(), alice()); bytes.Equal(request[:nonceLen], other[:nonceLen]) {

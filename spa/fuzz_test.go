@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// vectorField returns what all vectors have under a name.
+// vectorField returns the values of a field in all vectors.
 func vectorField(f *testing.F, name string) [][]byte {
 	var all [][]byte
 	for _, v := range readVectors(f) {
@@ -19,7 +19,7 @@ func vectorField(f *testing.F, name string) [][]byte {
 	return all
 }
 
-// FuzzOpen: whatever comes, no panic, and nothing known of what is refused.
+// FuzzOpen: no input causes a panic, and a refused packet returns a zero Knock.
 func FuzzOpen(f *testing.F) {
 	for _, packet := range vectorField(f, "packet") {
 		f.Add(packet)
@@ -35,8 +35,8 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// FuzzRequest: Open on what a holder of the key may put into a packet. What is accepted
-// has this encoding and no other, and could have been sealed.
+// FuzzRequest: Open on plaintexts that a holder of the key may seal. An accepted one has exactly this encoding, and
+// Seal could have made it.
 func FuzzRequest(f *testing.F) {
 	for _, plain := range vectorField(f, "plaintext") {
 		f.Add(plain)
@@ -59,7 +59,7 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// FuzzMalleable: a packet that differs from one that was sealed is refused.
+// FuzzMalleable: a packet that differs from a sealed one is refused.
 func FuzzMalleable(f *testing.F) {
 	sealed := map[string]bool{}
 	for _, v := range readVectors(f) {
@@ -81,12 +81,12 @@ func FuzzMalleable(f *testing.F) {
 	})
 }
 
-// FuzzReceipt: whatever comes as an answer, no panic, and only the server's own opens.
+// FuzzReceipt: no answer causes a panic, and only the server's own receipt opens.
 func FuzzReceipt(f *testing.F) {
 	var requests [][]byte
 	answers := map[string]bool{}
 	vectors := readVectors(f)
-	for _, name := range slices.Sorted(maps.Keys(vectors)) { // n has to mean the same in every run
+	for _, name := range slices.Sorted(maps.Keys(vectors)) { // n must mean the same in every run
 		v := vectors[name]
 		if _, ok := v["receipt"]; !ok {
 			continue

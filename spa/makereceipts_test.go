@@ -9,17 +9,17 @@ import (
 	"sallyport/keys"
 )
 
-// answer is one vector of a receipt: what came for alice's request, and what she makes of it.
+// An answer is one vector of a receipt: an answer to alice's request, and her verdict on it.
 type answer struct {
 	about   string
 	verdict string
 
 	request Request
 	receipt Receipt
-	plain   []byte // in place of receipt's encoding
-	server  Sender // with which keys it is sealed
-	length  int    // the receipt's
-	twin    bool   // it answers another request of the same length
+	plain   []byte // replaces receipt's encoding
+	server  Sender // has the keys that seal it
+	length  int    // of the receipt
+	twin    bool   // answers another request of the same length
 	mend    func(receipt, request []byte) []byte
 }
 
@@ -79,7 +79,7 @@ func addGoodReceipts(add addAnswerFunc) {
 	})
 }
 
-// addMismatches adds receipts that are good by themselves, and no answer to the request.
+// addMismatches adds receipts that are authentic, but do not answer the request.
 func addMismatches(add addAnswerFunc) {
 	add("receipt-mismatch-fewer", "receipt-ok", "It does not match the request: one service granted of two.",
 		func(a *answer) {

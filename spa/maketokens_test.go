@@ -11,7 +11,7 @@ import (
 	"sallyport/keys"
 )
 
-// testProfile is the one of most token vectors.
+// testProfile is the profile of most token vectors.
 func testProfile() *keys.Profile {
 	return &keys.Profile{
 		Name: "gw", Client: "alice", Address: "gw.example.net", Source: "observed",
@@ -20,7 +20,7 @@ func testProfile() *keys.Profile {
 	}
 }
 
-// addTokens adds the vectors of the text that gives a client all it needs to seal.
+// addTokens adds vectors of tokens: the text that gives a client all it needs to seal.
 func addTokens(made map[string]string) {
 	for name, p := range goodProfiles() {
 		l := &lines{}
@@ -64,11 +64,11 @@ func goodProfiles() map[string]*keys.Profile {
 	return made
 }
 
-// badTokenTexts are slips and liberties in writing a good token down.
+// badTokenTexts are misspellings and non-canonical spellings of a good token.
 func badTokenTexts() map[string]string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	p := testProfile()
-	for len(p.Token())%4 != 2 { // until the last character has 4 bits that nothing uses
+	for len(p.Token())%4 != 2 { // until 4 bits of the last character are unused
 		p.Name += "w"
 	}
 	token := p.Token()
@@ -81,14 +81,14 @@ func badTokenTexts() map[string]string {
 	}
 }
 
-// tokenFields are a token's as they stand in it: also those that no profile has.
+// tokenFields are the fields of a token, including values that no profile has.
 type tokenFields struct {
 	texts    []string // name, client, address, source
 	knock    []uint16
 	server   keys.ServerID
 	id       uint64
 	receipts byte
-	services []string // each its name and its ports
+	services []string // name and ports each
 	tail     []byte
 }
 
@@ -99,7 +99,7 @@ func goodFields() tokenFields {
 	}
 }
 
-// token writes the fields down by section 3 of PROTOCOL.md, whatever they are.
+// token encodes the fields by section 3 of PROTOCOL.md, without checking them.
 func (f tokenFields) token() string {
 	var b []byte
 	text := func(s string) { b = append(append(b, byte(len(s))), s...) }
@@ -133,21 +133,28 @@ func badTokenFields() map[string]func(f *tokenFields) {
 	services := func(s ...string) func(f *tokenFields) { return func(f *tokenFields) { f.services = s } }
 	return map[string]func(f *tokenFields){
 		"name-upper": text(0, "Gw"), "name-empty": text(0, ""), "client-underscore": text(1, "a_lice"),
-		"address-empty": text(2, ""), "address-port-0": text(2, "gw.example.net:0"), "address-port-zeros": text(2, "gw.example.net:0443"),
-		"address-mapped": text(2, "::ffff:192.0.2.1"), "address-unspecified": text(2, "0.0.0.0"), "address-multicast": text(2, "ff02::1"),
-		"address-digits": text(2, "192.0.2"), "address-label-hyphen": text(2, "gw-.example.net"), "address-two-dots": text(2, "gw..net"),
-		"address-long": text(2, strings.Repeat("a.", 125)+"a"), "address-brackets": text(2, "[192.0.2.1]:443"),
-		"source-auto": text(3, "auto"), "source-spelling": text(3, "2001:DB8::2"), "source-mapped": text(3, "::ffff:192.0.2.2"),
-		"source-host": text(3, "alice.example.net"), "source-stun-empty": text(3, "stun:"),
+		"address-empty": text(2, ""), "address-port-0": text(2, "gw.example.net:0"),
+		"address-port-zeros": text(2, "gw.example.net:0443"),
+		"address-mapped":     text(2, "::ffff:192.0.2.1"), "address-unspecified": text(2, "0.0.0.0"),
+		"address-multicast": text(2, "ff02::1"),
+		"address-digits":    text(2, "192.0.2"), "address-label-hyphen": text(2, "gw-.example.net"),
+		"address-two-dots": text(2, "gw..net"),
+		"address-long":     text(2, strings.Repeat("a.", 125)+"a"), "address-brackets": text(2, "[192.0.2.1]:443"),
+		"source-auto": text(3, "auto"), "source-spelling": text(3, "2001:DB8::2"),
+		"source-mapped": text(3, "::ffff:192.0.2.2"),
+		"source-host":   text(3, "alice.example.net"), "source-stun-empty": text(3, "stun:"),
 		"knock-none": knock(), "knock-33": knock(manyNumbers(33)...), "knock-0": knock(0), "knock-twice": knock(443, 443),
 		"server-id-0":    func(f *tokenFields) { f.server = keys.ServerID{} },
 		"client-id-0":    func(f *tokenFields) { f.id = 0 },
 		"receipts-2":     func(f *tokenFields) { f.receipts = 2 },
 		"trailing":       func(f *tokenFields) { f.tail = []byte{0} },
 		"services-order": services("ssh tcp/22", "mosh tcp/22"), "service-twice": services("ssh tcp/22", "ssh tcp/23"),
-		"service-name": services("SSH tcp/22"), "service-no-ports": services("ssh"), "port-twice": services("ssh tcp/22 tcp/22"),
-		"port-protocol": services("ssh sctp/22"), "port-upper": services("ssh TCP/22"), "port-0": services("ssh tcp/0"), "port-zeros": services("ssh tcp/022"),
-		"port-65536": services("ssh tcp/65536"), "range-of-one": services("ssh tcp/22-22"), "range-reversed": services("ssh tcp/23-22"),
+		"service-name": services("SSH tcp/22"), "service-no-ports": services("ssh"),
+		"port-twice":    services("ssh tcp/22 tcp/22"),
+		"port-protocol": services("ssh sctp/22"), "port-upper": services("ssh TCP/22"), "port-0": services("ssh tcp/0"),
+		"port-zeros": services("ssh tcp/022"),
+		"port-65536": services("ssh tcp/65536"), "range-of-one": services("ssh tcp/22-22"),
+		"range-reversed": services("ssh tcp/23-22"),
 	}
 }
 

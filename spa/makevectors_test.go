@@ -16,14 +16,13 @@ import (
 	"sallyport/keys/service"
 )
 
-// scene is one vector before it is written: alice knocks at the gateway, and what about
-// that is different this time.
+// A scene is one vector before it is written: alice knocks at the gateway, with one difference from a normal knock.
 type scene struct {
 	about   string
 	verdict string
 
 	request Request
-	plain   []byte // in place of request's encoding
+	plain   []byte // replaces request's encoding
 	length  int
 	sender  Sender
 	mend    func(packet []byte) []byte
@@ -60,8 +59,7 @@ func makeVectors(t *testing.T) map[string]string {
 
 type addFunc func(name, verdict, about string, change func(s *scene))
 
-// seedRandom makes what follows depend on the vector's name alone, so that a new vector
-// changes no other.
+// seedRandom makes all later randomness depend only on the vector's name, so that a new vector changes no other.
 func seedRandom(t *testing.T, name string) {
 	sum := sha256.Sum256([]byte(name))
 	cryptotest.SetGlobalRandom(t, binary.BigEndian.Uint64(sum[:8]))
@@ -186,8 +184,7 @@ func (s scene) text(t *testing.T, name string) string {
 	return l.String()
 }
 
-// firstRandom seeds the randomness and returns the 32 bytes that will be drawn first,
-// those for the nonce.
+// firstRandom seeds the randomness and returns the first 32 bytes that will be drawn: those for the nonce.
 func firstRandom(t *testing.T, name string) []byte {
 	seedRandom(t, name)
 	fresh := make([]byte, 32)
@@ -196,7 +193,7 @@ func firstRandom(t *testing.T, name string) []byte {
 	return fresh
 }
 
-// addKeys writes what the server knows, which is what alice knows where nothing differs.
+// addKeys writes the server's keys, which are alice's too unless the scene says otherwise.
 func (l *lines) addKeys(gates []keys.GateKey) {
 	l.add("server id", testServer[:])
 	for _, g := range gates {
@@ -209,7 +206,7 @@ func (l *lines) addKeys(gates []keys.GateKey) {
 func fromBase64(s string) []byte {
 	b, err := base64.StdEncoding.DecodeString(s)
 	if err != nil {
-		panic(err) // of our own making
+		panic(err) // cannot happen: we made it
 	}
 	return b
 }

@@ -13,7 +13,7 @@ import (
 // remembered or answered.
 var (
 	// ErrLength means that the packet is not 168 to 256 bytes long.
-	ErrLength = errors.New("no packet has this length")
+	ErrLength = errors.New("not the length of a packet")
 	// ErrGate means that the tag matches none of the server's gate keys: noise, or a packet for another server.
 	ErrGate = errors.New("wrong gate tag")
 	// ErrClient means that no client has the packet's id.

@@ -20,9 +20,11 @@ func TestOpenReturnsWhatWasSealed(t *testing.T) {
 		"IPv6": {Type: TypeOpen, Time: testNow, Source: netip.MustParseAddr("2001:db8::2"),
 			Services: []service.Service{{Proto: service.TCP, Port: 65535}}},
 		"longest": {ID: RequestID(make([]byte, 16)), Type: TypeOpen, Time: testNow, For: maxFor,
-			Services: []service.Service{{Name: "a2345678901234567890123456789012"}, {Proto: service.TCP, Port: 1}, {Proto: service.TCP, Port: 2},
+			Services: []service.Service{{Name: "a2345678901234567890123456789012"}, {Proto: service.TCP, Port: 1},
+				{Proto: service.TCP, Port: 2},
 				{Proto: service.UDP, Port: 1}, {Proto: service.UDP, Port: 2}, {Proto: service.UDP, Port: 3}}},
-		"eight": {Type: TypeOpen, Time: testNow, Services: []service.Service{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "d"},
+		"eight": {Type: TypeOpen, Time: testNow, Services: []service.Service{{Name: "a"}, {Name: "b"}, {Name: "c"},
+			{Name: "d"},
 			{Name: "e"}, {Name: "f"}, {Name: "g"}, {Proto: service.TCP, Port: 1}}},
 	}
 	for name, want := range requests {
@@ -48,7 +50,7 @@ func TestOpenUnmapsTheStatedSource(t *testing.T) {
 	}
 }
 
-// refuse checks that Open gives that verdict, and a zero Knock.
+// refuse checks that Open returns that error and a zero Knock.
 func refuse(t *testing.T, want error, packet []byte, id *Identity, c Clients, now time.Time) error {
 	t.Helper()
 	k, err := Open(packet, id, c, now)
@@ -88,7 +90,7 @@ func TestOpenRefusesAtTheGate(t *testing.T) {
 			refuse(t, ErrGate, packet, id, onlyAlice(), testNow)
 		})
 	}
-	// With the right tag for each, these bits alone must be what the gate looks at.
+	// With the right tag for each, the gate must look only at these bits.
 	for bit := range 8 * bodyAt {
 		refuse(t, ErrGate, flip(packet, bit), gateway(), onlyAlice(), testNow)
 	}
@@ -106,7 +108,7 @@ func TestOpenTriesEveryGate(t *testing.T) {
 	}
 }
 
-// TestOpenTellsOldGates: a gate that is being replaced lets in until its end, without it.
+// TestOpenTellsOldGates: the previous gate key works until its end date, and not afterwards.
 func TestOpenTellsOldGates(t *testing.T) {
 	late := alice()
 	late.Gate = testGate(0x41)
@@ -140,7 +142,7 @@ func TestOpenRefusesUnknownClients(t *testing.T) {
 	refuse(t, ErrClient, packet, gateway(), keyless, testNow)
 }
 
-// forgetful says no, but with what it would have said.
+// forgetful returns false together with the client's data.
 type forgetful struct{ clientMap }
 
 func (f forgetful) Lookup(id keys.ID) (keys.Credential, bool) {
@@ -229,7 +231,7 @@ func TestOpenRefusesStalePackets(t *testing.T) {
 	}
 }
 
-// Times so far apart that their difference is no Duration must not wrap into the window.
+// A difference between times that overflows a Duration must not wrap into the window.
 func TestOpenRefusesTimesOutOfReach(t *testing.T) {
 	r := openSSH()
 	for _, stamp := range []time.Time{time.Unix(0, -1<<63), time.Unix(0, 1<<63-1)} {

@@ -9,14 +9,14 @@ import (
 	"sallyport/keys/service"
 )
 
-// How much a chi-square statistic may be with df degrees of freedom: a fair one exceeds
-// it once in 10^9 (Wilson and Hilferty's approximation, six standard deviations).
+// chiSquareLimit bounds a chi-square statistic with df degrees of freedom: a fair one exceeds it once in 10^9 (Wilson
+// and Hilferty's approximation, six standard deviations).
 func chiSquareLimit(df int) float64 {
 	k := 2 / (9 * float64(df))
 	return float64(df) * math.Pow(1-k+6*math.Sqrt(k), 3)
 }
 
-// histogram counts values; its chi-square is against all being as likely.
+// A histogram counts values; its chi-square tests whether all are equally likely.
 type histogram []int
 
 func (h histogram) chiSquare() float64 {
@@ -34,8 +34,7 @@ func (h histogram) chiSquare() float64 {
 
 func (h histogram) fair() bool { return h.chiSquare() <= chiSquareLimit(len(h)-1) }
 
-// sample counts the bytes at each position of packets, from their start and from their
-// end, and the packets' lengths.
+// sample counts the bytes at each position of packets, from their start and from their end, and the packets' lengths.
 type sample struct {
 	fromStart, fromEnd [MaxLen][256]int
 	lengths            [MaxLen - MinLen + 1]int
@@ -66,7 +65,7 @@ func (s *sample) check(t *testing.T) {
 
 const sampleSize = 100_000
 
-// The packets ask for the same at the same instant, so that nothing but what hides it varies.
+// All packets have the same request at the same instant, so that only nonces, padding and keys vary.
 func TestPacketsAreIndistinguishableFromRandom(t *testing.T) {
 	short := Request{Type: TypeOpen, Time: testNow, Services: []service.Service{{Name: "a"}}}
 	long := openSSH()
@@ -94,7 +93,7 @@ func TestReceiptsAreIndistinguishableFromRandom(t *testing.T) {
 	s.check(t)
 }
 
-// The test above is worth something only if it sees a packet that is not random.
+// The test above proves something only if it detects a packet that is not random.
 func TestChiSquareSeesABias(t *testing.T) {
 	cryptotest.SetGlobalRandom(t, 3)
 	var bit, fair histogram = make([]int, 256), make([]int, 256)
@@ -119,7 +118,7 @@ func TestEveryLengthComesUp(t *testing.T) {
 	}
 }
 
-// Two packets of one client share nothing that a stranger could link them by.
+// Two packets of one client have nothing in common by which a stranger could link them.
 func TestPacketsOfAClientShareNoBytes(t *testing.T) {
 	cryptotest.SetGlobalRandom(t, 5)
 	a, b := mustSeal(t, openSSH(), alice()), mustSeal(t, openSSH(), alice())

@@ -85,7 +85,7 @@ func (s Status) String() string {
 	case ReasonTooManyPorts:
 		return "too many ports at a time"
 	case ReasonOtherFamily:
-		return "the service has no address of the family of the knock, IPv4 or IPv6"
+		return "the service has no address in the knock's family, IPv4 or IPv6"
 	case ReasonTooEarly:
 		return "too early: the server has just started"
 	}
@@ -154,21 +154,21 @@ func (r Receipt) spareRanges() int {
 
 func (r Receipt) check() error {
 	if !r.Status.valid() {
-		return fmt.Errorf("a receipt cannot say %v", r.Status)
+		return fmt.Errorf("a receipt cannot contain %v", r.Status)
 	}
 	if !representable(r.Time) || r.Status == ReasonTooEarly && !representable(r.Again) {
-		return errors.New("the time of the receipt is out of range: is the clock set?")
+		return errors.New("the receipt's time is out of range: is the clock set?")
 	}
 	if r.Source.Unmap().IsUnspecified() {
-		return fmt.Errorf("a receipt cannot say %v", r.Source)
+		return fmt.Errorf("a receipt cannot contain %v", r.Source)
 	}
 	if !validCount(r.Status, len(r.Services)) {
-		return fmt.Errorf("a receipt that says %v cannot tell of %d services", r.Status, len(r.Services))
+		return fmt.Errorf("a receipt with status %v cannot list %d services", r.Status, len(r.Services))
 	}
 	for _, g := range r.Services {
 		for _, p := range g.Ports {
 			if !p.Valid() {
-				return fmt.Errorf("a receipt cannot tell of %v", p)
+				return fmt.Errorf("a receipt cannot list %v", p)
 			}
 		}
 	}

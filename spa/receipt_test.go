@@ -18,7 +18,8 @@ func grantedReceipt() Receipt {
 		Source: netip.MustParseAddr("192.0.2.2"),
 		Services: []Granting{
 			{For: 30 * time.Second, Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}},
-			{For: time.Minute, Ports: []service.Ports{{Proto: service.TCP, Low: 60000, High: 60010}, {Proto: service.UDP, Low: 53, High: 53}}, More: true},
+			{For: time.Minute, Ports: []service.Ports{{Proto: service.TCP, Low: 60000, High: 60010},
+				{Proto: service.UDP, Low: 53, High: 53}}, More: true},
 		},
 	}
 }
@@ -43,7 +44,8 @@ func TestOpenReceiptReturnsWhatWasSealed(t *testing.T) {
 	early := deniedReceipt()
 	early.Status, early.Again = ReasonTooEarly, testNow.Add(time.Minute)
 	for name, want := range map[string]Receipt{
-		"granted": grantedReceipt(), "denied": deniedReceipt(), "closed": closed, "unknown reason": unknown, "too early": early,
+		"granted": grantedReceipt(), "denied": deniedReceipt(), "closed": closed, "unknown reason": unknown,
+		"too early": early,
 	} {
 		t.Run(name, func(t *testing.T) {
 			request := mustSeal(t, openSSH(), alice())
@@ -59,7 +61,7 @@ func TestOpenReceiptReturnsWhatWasSealed(t *testing.T) {
 	}
 }
 
-// refuseReceipt checks that the client would go on waiting.
+// refuseReceipt checks that the client keeps waiting.
 func refuseReceipt(t *testing.T, packet, request []byte, s Sender) {
 	t.Helper()
 	r, err := OpenReceipt(packet, request, s)
@@ -115,8 +117,8 @@ func TestOpenReceiptRefuses(t *testing.T) {
 	})
 }
 
-// A receipt of another length than the request's is refused though it authenticates:
-// it is not what a server of this protocol sends.
+// A receipt of another length than the request's is refused even if it authenticates: no server of this protocol sends
+// it.
 func TestOpenReceiptRefusesAnotherLength(t *testing.T) {
 	request := mustSeal(t, openSSH(), alice())
 	knock := mustOpen(t, request)
@@ -139,7 +141,7 @@ func TestARequestIsNoReceiptAndNoReceiptARequest(t *testing.T) {
 	refuse(t, ErrGate, receipt, gateway(), onlyAlice(), testNow)
 }
 
-// badReceipts are plaintexts that a server of ours would never seal. Each has one fault.
+// badReceipts are plaintexts that our server would never seal. Each has one fault.
 func badReceipts() map[string][]byte {
 	set := func(at int, b ...byte) []byte {
 		p, _ := grantedReceipt().AppendBinary(nil)
@@ -188,7 +190,7 @@ func TestParseReceiptRefusesEveryOtherLength(t *testing.T) {
 	if _, err := ParseReceipt(append(plain, 0)); err == nil {
 		t.Error("a trailing byte is accepted")
 	}
-	// 17 ranges of one service are well-formed but for their 117 bytes.
+	// 17 ranges of one service are well-formed except that they take 117 bytes.
 	long := Receipt{Status: Granted, Time: testNow, Services: []Granting{{}}}
 	b, _ := long.AppendBinary(nil)
 	b[len(b)-1] = 17
@@ -210,12 +212,13 @@ func TestReceiptKeepsWhatFits(t *testing.T) {
 		have, want []int
 		more       []bool
 	}{
-		"all":                {[]int{16}, []int{16}, []bool{false}},
-		"one too many":       {[]int{17}, []int{16}, []bool{true}},
-		"hundreds":           {[]int{300}, []int{16}, []bool{true}},
-		"first come":         {[]int{20, 20}, []int{14, 1}, []bool{true, true}},
-		"what is left":       {[]int{3, 20, 1}, []int{3, 10, 1}, []bool{false, true, false}},
-		"eight":              {[]int{9, 9, 9, 9, 9, 9, 9, 9}, []int{2, 1, 1, 1, 1, 1, 1, 1}, []bool{true, true, true, true, true, true, true, true}},
+		"all":          {[]int{16}, []int{16}, []bool{false}},
+		"one too many": {[]int{17}, []int{16}, []bool{true}},
+		"hundreds":     {[]int{300}, []int{16}, []bool{true}},
+		"first come":   {[]int{20, 20}, []int{14, 1}, []bool{true, true}},
+		"what is left": {[]int{3, 20, 1}, []int{3, 10, 1}, []bool{false, true, false}},
+		"eight": {[]int{9, 9, 9, 9, 9, 9, 9, 9}, []int{2, 1, 1, 1, 1, 1, 1, 1},
+			[]bool{true, true, true, true, true, true, true, true}},
 		"nothing is nothing": {[]int{0, 20}, []int{0, 15}, []bool{false, true}},
 	} {
 		t.Run(name, func(t *testing.T) {

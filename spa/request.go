@@ -100,19 +100,19 @@ func (r Request) Digest() [8]byte {
 // check returns why a request cannot be sealed, or nil.
 func (r Request) check() error {
 	if r.Type != TypeOpen && r.Type != TypeClose {
-		return errors.New("a request is to open or to close")
+		return errors.New("a request must be to open or to close")
 	}
 	if !representable(r.Time) || !r.First.IsZero() && !representable(r.First) {
-		return errors.New("the time of the request is out of range: is the clock set?")
+		return errors.New("the request's time is out of range: is the clock set?")
 	}
 	if !r.First.IsZero() && !r.First.Before(r.Time) {
-		return errors.New("a command's first packet comes before this one")
+		return errors.New("the command's first packet must be older than this one")
 	}
 	if err := checkFor(r.Type, r.For); err != nil {
 		return err
 	}
 	if r.Source.Unmap().IsUnspecified() || r.Source.Zone() != "" {
-		return fmt.Errorf("%v is no source address that can be stated", r.Source)
+		return fmt.Errorf("%v cannot be stated as a source address", r.Source)
 	}
 	return r.checkServices()
 }
@@ -122,7 +122,7 @@ func checkFor(t Type, d time.Duration) error {
 		return errors.New("a request to close has no duration")
 	}
 	if d < 0 || d > maxFor || d%time.Millisecond != 0 {
-		return fmt.Errorf("%v cannot be asked for: a duration is whole milliseconds, at most %v", d, maxFor)
+		return fmt.Errorf("a duration of %v cannot be requested: it must be whole milliseconds, at most %v", d, maxFor)
 	}
 	return nil
 }
@@ -137,15 +137,15 @@ func (r Request) checkServices() error {
 	}
 	for i, s := range r.Services {
 		if !s.Valid() {
-			return fmt.Errorf("%q is neither a service nor a port", s)
+			return fmt.Errorf("%q is not a service or port", s)
 		}
 		if slices.Contains(r.Services[:i], s) {
-			return fmt.Errorf("%s is asked for twice", s)
+			return fmt.Errorf("%s is requested twice", s)
 		}
 		size += serviceSize(s)
 	}
 	if size > requestMax {
-		return fmt.Errorf("the services are too many for one packet (%d bytes of %d): ask for them in two requests",
+		return fmt.Errorf("too many services for one packet (%d bytes of %d): split them into two requests",
 			size-fixedLen, requestMax-fixedLen)
 	}
 	return nil
@@ -232,7 +232,7 @@ func parseRequest(b []byte) (Request, error) {
 	}
 	source, ok := parseAddr(b[32:48])
 	if !ok {
-		return Request{}, malformed("the source is no address")
+		return Request{}, malformed("the source is not an address")
 	}
 	r.Source = source
 	services, rest, err := parseServices(b[fixedLen:], int(b[3]))

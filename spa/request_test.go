@@ -11,7 +11,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// badRequests are plaintexts that a client of ours would never seal. Each has one fault.
+// badRequests are plaintexts that our client would never seal. Each has one fault.
 func badRequests() map[string][]byte {
 	good := openSSH()
 	encode := func(change func(r *Request)) []byte {
@@ -54,17 +54,19 @@ func badRequests() map[string][]byte {
 		"port-0":               services(1, 0x86, 0, 0),
 		"port-protocol":        services(1, 0x81, 0, 22),
 		"first-not-before":     encode(func(r *Request) { r.First = r.Time }),
-		"first-truncated":      continued(services(2, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 8))...)...)),
-		"truncated-name":       services(2, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 16))...)...),
-		"truncated-port":       services(3, append(append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 13))...), 0x86, 0)...),
-		"truncated-count":      services(3, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 15))...)...),
+		"first-truncated": continued(services(2, append(name(strings.Repeat("a", 31)),
+			name(strings.Repeat("b", 8))...)...)),
+		"truncated-name": services(2, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 16))...)...),
+		"truncated-port": services(3, append(append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 13))...), 0x86,
+			0)...),
+		"truncated-count": services(3, append(name(strings.Repeat("a", 31)), name(strings.Repeat("b", 15))...)...),
 	}
 }
 
 func TestOpenRefusesMalformedRequests(t *testing.T) {
 	for name, plain := range badRequests() {
 		t.Run(name, func(t *testing.T) {
-			// Padding that would go on well must not be taken for the rest of the request.
+			// Padding that happens to look like a continuation must not be parsed as part of the request.
 			plain = append(plain, bytes.Repeat([]byte{'a'}, 32)...)
 			packet := seal(plain[:min(len(plain), requestMax)], alice(), MinLen)
 			err := refuse(t, ErrMalformed, packet, gateway(), onlyAlice(), testNow)
@@ -95,7 +97,8 @@ func TestSealRefuses(t *testing.T) {
 		"first not before": func(r *Request, _ *Sender) { r.First = r.Time },
 		"far first":        func(r *Request, _ *Sender) { r.First = time.Date(1600, 1, 1, 0, 0, 0, 0, time.UTC) },
 		"first too long": func(r *Request, _ *Sender) {
-			r.First, r.Services = r.Time.Add(-time.Minute), []service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 7)}}
+			r.First, r.Services = r.Time.Add(-time.Minute),
+				[]service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 7)}}
 		},
 		"no time":            func(r *Request, _ *Sender) { r.Time = time.Time{} },
 		"far time":           func(r *Request, _ *Sender) { r.Time = time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC) },
@@ -115,10 +118,12 @@ func TestSealRefuses(t *testing.T) {
 		"protocol":           func(r *Request, _ *Sender) { r.Services = []service.Service{{Proto: 1, Port: 1}} },
 		"bad name":           func(r *Request, _ *Sender) { r.Services = []service.Service{{Name: "SSH"}} },
 		"name and port":      func(r *Request, _ *Sender) { r.Services = []service.Service{{Name: "ssh", Port: 22}} },
-		"name and proto":     func(r *Request, _ *Sender) { r.Services = []service.Service{{Name: "ssh", Proto: service.TCP}} },
-		"long names":         func(r *Request, _ *Sender) { r.Services = longNames() },
-		"no client key":      func(_ *Request, s *Sender) { s.Key = Sender{}.Key },
-		"no gate key":        func(_ *Request, s *Sender) { s.Gate = Sender{}.Gate },
+		"name and proto": func(r *Request, _ *Sender) {
+			r.Services = []service.Service{{Name: "ssh", Proto: service.TCP}}
+		},
+		"long names":    func(r *Request, _ *Sender) { r.Services = longNames() },
+		"no client key": func(_ *Request, s *Sender) { s.Key = Sender{}.Key },
+		"no gate key":   func(_ *Request, s *Sender) { s.Gate = Sender{}.Gate },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, s := openSSH(), alice()
@@ -138,7 +143,7 @@ func ports(from, to uint16) []service.Service {
 	return s
 }
 
-// longNames are one byte more than there is room for.
+// longNames are one byte too long.
 func longNames() []service.Service {
 	return []service.Service{{Name: strings.Repeat("a", 32)}, {Name: strings.Repeat("b", 15)}}
 }
@@ -190,7 +195,7 @@ func TestStringsOfTheWire(t *testing.T) {
 	}
 }
 
-// TestServiceSize: what a service takes of a request is what it is counted as.
+// TestServiceSize: a service takes as many bytes of a request as are counted for it.
 func TestServiceSize(t *testing.T) {
 	for _, s := range []service.Service{{Name: "a"}, {Name: strings.Repeat("a", 32)}, {Proto: service.TCP, Port: 22},
 		{Proto: service.UDP, Port: 65535}} {

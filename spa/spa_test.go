@@ -46,7 +46,7 @@ func (m clientMap) Lookup(id keys.ID) (keys.Credential, bool) {
 	return c, ok
 }
 
-// onlyAlice returns a server's clients: alice and nobody else.
+// onlyAlice returns a server's clients: only alice.
 func onlyAlice() clientMap {
 	c := &keys.Client{Name: "alice", ID: aliceID, Key: testKey(0x80)}
 	return clientMap{aliceID: {Client: c, ID: aliceID, Key: c.Key}}
@@ -81,7 +81,7 @@ func mustOpen(t testing.TB, packet []byte) Knock {
 	return k
 }
 
-// gatesOf are gates without an end.
+// gatesOf returns gates without an end date.
 func gatesOf(keys ...keys.GateKey) []Gate {
 	gates := make([]Gate, len(keys))
 	for i, key := range keys {

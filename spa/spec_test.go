@@ -12,8 +12,8 @@ import (
 	"golang.org/x/crypto/chacha20"
 )
 
-// TestSealingByTheSpecification makes the packets of the vectors once more, as
-// PROTOCOL.md section 4 says it and with nothing of this package.
+// TestSealingByTheSpecification makes the packets of the vectors again, by section 4 of PROTOCOL.md and without this
+// package's code.
 func TestSealingByTheSpecification(t *testing.T) {
 	for name, v := range readVectors(t) {
 		if v.one(t, "verdict") != "ok" {
@@ -64,7 +64,7 @@ func (s specification) hmac(use string, parts ...[]byte) []byte {
 	return h.Sum(nil)
 }
 
-// siphash uses the last gate key, the oldest: in every vector that is alice's.
+// siphash uses the last gate key, the oldest, which is alice's in every vector.
 func (s specification) siphash(use string, message []byte) uint64 {
 	gates := s.v["gate key"]
 	key := s.key(gates[len(gates)-1], use, 16)

@@ -20,7 +20,7 @@ import (
 
 const vectorDir = "testdata/vectors"
 
-// vector is a file of testdata/vectors: lines "name: value". A name may come again.
+// A vector is a file of testdata/vectors with lines "name: value". A name may be repeated.
 type vector map[string][]string
 
 var verdicts = map[string]error{
@@ -123,7 +123,7 @@ func (v vector) testToken(t *testing.T, verdict string) {
 	}
 }
 
-// token is the text of a token, which a line of its own cannot always hold.
+// token is the text of a token, which one line cannot always hold.
 func (v vector) token(t *testing.T) string {
 	if _, ok := v["token bytes"]; ok {
 		return string(v.hex(t, "token bytes"))
@@ -131,15 +131,14 @@ func (v vector) token(t *testing.T) string {
 	return v.one(t, "token")
 }
 
-// TestTokenFaultsAreTheOnlyOnes: without its one fault, each token of wrong content would
-// be good.
+// TestTokenFaultsAreTheOnlyOnes: without its one fault, each token with wrong content would be good.
 func TestTokenFaultsAreTheOnlyOnes(t *testing.T) {
 	if got := goodFields().token(); got != testProfile().Token() {
 		t.Errorf("got  %s\nwant %s", got, testProfile().Token())
 	}
 }
 
-// TestLongestToken checks the figure of PROTOCOL.md, section 3.
+// TestLongestToken checks the figure in PROTOCOL.md, section 3.
 func TestLongestToken(t *testing.T) {
 	p := testProfile()
 	p.Name, p.Client = strings.Repeat("a", 32), strings.Repeat("a", 32)
@@ -157,7 +156,7 @@ func TestLongestToken(t *testing.T) {
 	}
 }
 
-// readVectors returns the vectors by their files' names.
+// readVectors returns the vectors by file name.
 func readVectors(t testing.TB) map[string]vector {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(vectorDir, "*.txt"))
@@ -248,7 +247,7 @@ func (v vector) sender(t testing.TB) Sender {
 	}
 }
 
-// clients is the server's one client.
+// clients returns the server's only client.
 func (v vector) clients(t testing.TB) Clients {
 	s := v.sender(t)
 	c := keys.Credential{Client: &keys.Client{Name: "alice", ID: s.ID, Key: s.Key}, ID: s.ID, Key: s.Key}
@@ -315,8 +314,8 @@ func parseGrantingText(t testing.TB, text string) Granting {
 	return g
 }
 
-// TestVectorsAreGenerated checks that making the vectors again gives the files' very
-// bytes. With SPA_WRITE_VECTORS set, as `go generate` sets it, it writes them.
+// TestVectorsAreGenerated: making the vectors again gives exactly the bytes of the files. With SPA_WRITE_VECTORS set,
+// as `go generate` sets it, it writes them.
 func TestVectorsAreGenerated(t *testing.T) {
 	made := makeVectors(t)
 	if os.Getenv("SPA_WRITE_VECTORS") != "" {

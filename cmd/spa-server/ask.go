@@ -65,7 +65,7 @@ func askError(err error) error {
 	case errors.Is(err, control.ErrNotRunning):
 		return cli.Fail(err, "systemctl start spa-server; journalctl -u spa-server shows why it stopped")
 	case errors.Is(err, control.ErrSilent):
-		return cli.Fail(err, "it hangs or was halted: systemctl restart spa-server (grants and sessions go on)")
+		return cli.Fail(err, "it hangs or was halted: systemctl restart spa-server (grants and sessions continue)")
 	case errors.Is(err, control.ErrRefused), errors.Is(err, fs.ErrPermission):
 		return cli.Fail(err, "run it as root: sudo spa-server …")
 	}

@@ -206,7 +206,7 @@ func TestLostTerminal(t *testing.T) {
 func TestResetClock(t *testing.T) {
 	g := newGateway(t)
 	g.start()
-	wantSaid(t, g.fails(1, "init", "--reset-clock", "--config", g.dir), "spa-server is running already")
+	wantSaid(t, g.fails(1, "init", "--reset-clock", "--config", g.dir), "spa-server is already running")
 	g.server.stop(syscall.SIGTERM)
 	g.fails(2, "init", "--reset-clock", "--address", "192.0.2.1", "--config", g.dir)
 	g.fails(0, "init", "--reset-clock", "--config", g.dir)

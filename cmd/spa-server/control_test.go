@@ -286,7 +286,7 @@ func TestSocket(t *testing.T) {
 		if err := plant(); err != nil {
 			t.Fatal(err)
 		}
-		wantSaid(t, g.fails(1, "run", "--config", g.dir), path, "something else of this name")
+		wantSaid(t, g.fails(1, "run", "--config", g.dir), path, "something else has this name")
 		if _, err := os.Lstat(path); err != nil {
 			t.Errorf("%s: it was taken away: %v", name, err)
 		}

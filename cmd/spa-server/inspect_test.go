@@ -275,6 +275,6 @@ func TestInspectInterrupted(t *testing.T) {
 	case <-ended:
 	case <-time.After(lab.Patience):
 		cmd.Process.Kill()
-		t.Error("it goes on")
+		t.Error("it keeps running")
 	}
 }

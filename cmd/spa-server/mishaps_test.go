@@ -108,7 +108,7 @@ func TestNoState(t *testing.T) {
 		if code != 1 {
 			t.Errorf("%s: exit %d, want 1\n%s", command, code, out)
 		}
-		wantSaid(t, out, state+": there is no such directory", "install -d -m 750 ", "'"+state+"'")
+		wantSaid(t, out, state+": no such directory", "install -d -m 750 ", "'"+state+"'")
 	}
 }
 
@@ -123,7 +123,7 @@ func TestGuardWithoutState(t *testing.T) {
 		state := filepath.Join(t.TempDir(), "state")
 		g.set("", "state", `"`+state+`"`)
 		wantSaid(t, g.fails(0, "guard", "--config", g.dir), "the guard is in place", "level=ERROR",
-			state+": there is no such directory")
+			state+": no such directory")
 		g.wantDark("192.0.2.3", "192.0.2.1:22", "guarded")
 		if !dead {
 			if err := os.Mkdir(state, 0o750); err != nil {

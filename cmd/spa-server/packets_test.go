@@ -161,7 +161,7 @@ func TestSourceOfAnother(t *testing.T) {
 	g.wantDark("192.0.2.2", "192.0.2.1:22", "after the copy")
 	g.wantAudited("alice")
 	lab.Eventually(t, "an alarm", func() bool {
-		return strings.Contains(g.server.log(), "somebody may be copying") && strings.Contains(g.server.log(), "192.0.2.3")
+		return strings.Contains(g.server.log(), "someone may be copying") && strings.Contains(g.server.log(), "192.0.2.3")
 	})
 	g.wantReceipt("192.0.2.2", packet, alice, spa.Granted)
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "after the original")

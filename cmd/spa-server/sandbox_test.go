@@ -176,8 +176,8 @@ func TestFilesOfTheSandbox(t *testing.T) {
 
 	must(os.Rename(filepath.Dir(log), filepath.Dir(log)+".old"))
 	g.makeLogDir(filepath.Dir(log))
-	wantSaid(t, g.fails(1, "reload", "--config", g.dir), "nothing has changed", "the audit log goes on in the file that "+
-		"was moved away", "systemctl restart spa-server")
+	wantSaid(t, g.fails(1, "reload", "--config", g.dir), "nothing has changed",
+		"the audit log continues in the file that was moved away", "systemctl restart spa-server")
 	knock()
 	wantLines(t, filepath.Join(filepath.Dir(log)+".old", "audit.jsonl"), 2)
 

@@ -40,10 +40,10 @@ func wantSaid(t testing.TB, out string, words ...string) {
 func TestSecondServer(t *testing.T) {
 	g := newGateway(t)
 	g.start()
-	wantSaid(t, g.fails(1, "run", "--config", g.dir), "state directory", "spa-server is running already")
+	wantSaid(t, g.fails(1, "run", "--config", g.dir), "state directory", "spa-server is already running")
 	other := filepath.Join(t.TempDir(), "other")
 	g.must("spa-server", "init", "--config", other, "--address", "192.0.2.1", "--service", "ssh=tcp/2222")
-	wantSaid(t, g.fails(1, "run", "--config", other), "network namespace", "spa-server is running already")
+	wantSaid(t, g.fails(1, "run", "--config", other), "network namespace", "spa-server is already running")
 	g.mustOpen()
 }
 

@@ -373,9 +373,9 @@ func (f *fileTable) atTheStart() {
 	f.set(map[string]cell{"gate.key": {"root:root", 0o600}})
 	f.start()
 	if log := f.run("journalctl -b --no-pager -o cat -n 12 -u spa-server"); !strings.Contains(log,
-		"a reload will be refused") ||
+		"reload will fail") ||
 		!strings.Contains(log, "chown root:spa /etc/spa/gate.key && chmod 640 /etc/spa/gate.key") {
-		t.Errorf("the start does not say that a reload will be refused:\n%s", log)
+		t.Errorf("the start does not say that reload will fail:\n%s", log)
 	}
 	f.good()
 	for n := range most {

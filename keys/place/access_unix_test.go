@@ -12,7 +12,7 @@ func TestAccess(t *testing.T) {
 	for name, c := range map[string]struct {
 		a    access
 		most fs.FileMode
-		mend string // of a file "f" where "o:g" is the directory's owner; empty: nothing to mend
+		mend string // for a file "f" whose directory has the owner "o:g"; empty: nothing to fix
 	}{
 		"private":              {access{0o600, alice, alice, alice, alice, alice, false}, 0o600, ""},
 		"read-only":            {access{0o400, alice, alice, alice, alice, alice, false}, 0o600, ""},
@@ -43,7 +43,7 @@ func TestAccess(t *testing.T) {
 	}
 }
 
-// TestReadable is the rule of which files the server's user can read.
+// TestReadable covers the rule for which files the server's user can read.
 func TestReadable(t *testing.T) {
 	const spa = 54321
 	for name, c := range map[string]struct {

@@ -5,18 +5,18 @@ import (
 	"slices"
 )
 
-// An accessList is who has access to a file on Windows, where files have access lists instead of modes. Users and
+// An accessList lists who has access to a file on Windows, where files have access lists instead of modes. Users and
 // groups are SIDs ("S-1-5-18").
 type accessList struct {
 	owner   string
 	reader  string // the user of this process
-	missing bool   // there is no list: everybody has access
+	missing bool   // there is no list: everyone has access
 	entries []accessEntry
 }
 
 // An accessEntry allows a user or group something.
 type accessEntry struct {
-	who  string // empty: cannot be told
+	who  string // empty: unknown
 	mask uint32
 }
 
@@ -40,7 +40,7 @@ const touching = 0x1 | // read data
 func (a accessList) trouble() string {
 	trusted := []string{a.reader, sidSystem, sidAdministrators}
 	if !slices.Contains(trusted, a.owner) {
-		return "it belongs to somebody else"
+		return "it belongs to another user"
 	}
 	if a.missing {
 		return "it has no access list, so everybody has access"
@@ -50,7 +50,7 @@ func (a accessList) trouble() string {
 			continue
 		}
 		if e.who == "" {
-			return "it has an entry in its access list that cannot be told"
+			return "its access list has an entry of an unknown type"
 		}
 		return fmt.Sprintf("%s has access to it", e.who)
 	}

@@ -6,18 +6,21 @@ import (
 )
 
 func TestAccessList(t *testing.T) {
-	const me, other, everyone, all, read, look = "S-1-5-21-1-2-3-1001", "S-1-5-21-1-2-3-1002", "S-1-1-0", 0x1f01ff, 0x120089, 0x120080
+	const me, other, everyone, all, read, look = "S-1-5-21-1-2-3-1001", "S-1-5-21-1-2-3-1002", "S-1-1-0", 0x1f01ff,
+		0x120089, 0x120080
 	mine := accessEntry{me, all}
 	for name, c := range map[string]struct {
 		list accessList
-		want string // the trouble begins so; "" is none
+		want string // how the problem begins; "" for none
 	}{
-		"the user alone":         {accessList{owner: me, entries: []accessEntry{mine}}, ""},
-		"as a profile directory": {accessList{owner: me, entries: []accessEntry{mine, {sidSystem, all}, {sidAdministrators, all}, {sidOwnerRights, all}}}, ""},
-		"an administrator's":     {accessList{owner: sidAdministrators, entries: []accessEntry{mine}}, ""},
-		"nobody":                 {accessList{owner: me}, ""},
-		"who may see it":         {accessList{owner: me, entries: []accessEntry{mine, {everyone, look}}}, ""},
-		"everyone reads":         {accessList{owner: me, entries: []accessEntry{mine, {everyone, read}}}, "S-1-1-0 has access"},
+		"the user alone": {accessList{owner: me, entries: []accessEntry{mine}}, ""},
+		"as a profile directory": {accessList{owner: me,
+			entries: []accessEntry{mine, {sidSystem, all}, {sidAdministrators, all}, {sidOwnerRights, all}}}, ""},
+		"an administrator's": {accessList{owner: sidAdministrators, entries: []accessEntry{mine}}, ""},
+		"nobody":             {accessList{owner: me}, ""},
+		"who may see it":     {accessList{owner: me, entries: []accessEntry{mine, {everyone, look}}}, ""},
+		"everyone reads": {accessList{owner: me, entries: []accessEntry{mine, {everyone, read}}},
+			"S-1-1-0 has access"},
 		"another reads":          {accessList{owner: me, entries: []accessEntry{{other, 0x1}}}, other + " has access"},
 		"another writes":         {accessList{owner: me, entries: []accessEntry{{other, 0x2}}}, other + " has access"},
 		"another appends":        {accessList{owner: me, entries: []accessEntry{{other, 0x4}}}, other + " has access"},
@@ -28,9 +31,10 @@ func TestAccessList(t *testing.T) {
 		"another, the most":      {accessList{owner: me, entries: []accessEntry{{other, 0x02000000}}}, other + " has access"},
 		"another, generic read":  {accessList{owner: me, entries: []accessEntry{{other, 0x80000000}}}, other + " has access"},
 		"another, generic write": {accessList{owner: me, entries: []accessEntry{{other, 0x40000000}}}, other + " has access"},
-		"an unknown entry":       {accessList{owner: me, entries: []accessEntry{{"", 0xffffffff}}}, "it has an entry"},
-		"no list":                {accessList{owner: me, missing: true}, "it has no access list"},
-		"another's":              {accessList{owner: other, entries: []accessEntry{mine}}, "it belongs to somebody else"},
+		"an unknown entry": {accessList{owner: me, entries: []accessEntry{{"", 0xffffffff}}},
+			"its access list has an entry"},
+		"no list":   {accessList{owner: me, missing: true}, "it has no access list"},
+		"another's": {accessList{owner: other, entries: []accessEntry{mine}}, "it belongs to another user"},
 	} {
 		c.list.reader = me
 		if got := c.list.trouble(); !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {

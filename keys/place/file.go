@@ -149,9 +149,9 @@ func InPlace(root *os.Root, path string) error {
 	case errors.Is(err, fs.ErrPermission):
 		return nil
 	case err != nil:
-		return fmt.Errorf("looking for the directory that was opened: %w", err)
+		return fmt.Errorf("checking that the directory is the one that was opened: %w", err)
 	case !os.SameFile(have, named):
-		return fmt.Errorf("%s is another directory than the one that was opened, which was moved away", path)
+		return fmt.Errorf("%s is no longer the directory that was opened: that one was moved away", path)
 	}
 	return nil
 }

@@ -6,7 +6,7 @@ import (
 )
 
 // ErrFull means that there is no space to write a file, not even over the old one, which is unchanged.
-var ErrFull = errors.New("there is no space left to write it, not even in its place")
+var ErrFull = errors.New("no space left to write it, not even in place")
 
 // Overwrite replaces an existing file that says before, for a caller that holds the directory's lock. If there is no
 // space for a new file it rewrites the old one in place, within the space that it has: a revocation must not wait for

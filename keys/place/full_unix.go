@@ -24,7 +24,7 @@ func rewrite(path string, before, after []byte) error {
 	}
 	defer f.Close()
 	if now, err := io.ReadAll(io.LimitReader(f, int64(len(before))+1)); err != nil || !bytes.Equal(now, before) {
-		return errors.Join(errors.New("it has changed meanwhile"), err)
+		return errors.Join(errors.New("it has changed in the meantime"), err)
 	}
 	if err := f.Sync(); err != nil { // only then are its blocks known
 		return err

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// TestHeldDirectory: any user who can read the directory can lock it, and cannot delay a change by that.
+// TestHeldDirectory: a user who can only read the directory can lock it, but cannot delay a change with that.
 func TestHeldDirectory(t *testing.T) {
 	dir := t.TempDir()
 	d, err := os.Open(dir)

@@ -26,11 +26,9 @@ func Served(d Folder, path string, fi fs.FileInfo) error {
 	return checkReadable(d, path, fi)
 }
 
-// Private refuses a file with the server's secrets if others can read it, if its
-// group can write it or is neither root nor the directory's group, or if it belongs to
-// a user other than root, the reader and the owner of the directory.
-// Where files have access lists (Windows) nobody but the reader, SYSTEM and the
-// administrators may have access: see accessList.
+// Private refuses a file with the server's secrets if others can read it, if its group can write it or is neither root
+// nor the directory's group, or if it belongs to a user other than root, the reader and the owner of the directory. On
+// systems with access lists (Windows) only the reader, SYSTEM and the administrators may have access: see accessList.
 func Private(d Folder, path string, fi fs.FileInfo) error {
 	return checkAccess(d, path, fi, 0o640)
 }
@@ -53,7 +51,7 @@ type access struct {
 func (a access) trouble(most fs.FileMode) string {
 	switch {
 	case a.wrongOwner():
-		return "it belongs to somebody else"
+		return "it belongs to another user"
 	case a.mode.Perm()&0o077&^most != 0:
 		return fmt.Sprintf("its mode is %04o", a.mode.Perm())
 	case a.wrongGroup():

@@ -18,7 +18,7 @@ import (
 func checkAccess(d Folder, path string, fi fs.FileInfo, most fs.FileMode) error {
 	uid, gid, ok := ownerOf(fi)
 	if !ok {
-		return fmt.Errorf("checking %s: its owner cannot be told", path)
+		return fmt.Errorf("checking %s: its owner is unknown", path)
 	}
 	a := access{mode: fi.Mode(), uid: uid, gid: gid, dirUID: -1, dirGID: -1, reader: os.Geteuid()}
 	if a.trouble(most) == "" {
@@ -113,7 +113,7 @@ func ownerOf(fi fs.FileInfo) (uid, gid int, ok bool) {
 
 func userName(uid int) string {
 	if uid == 0 {
-		return "root" // also where no name can be looked up any more
+		return "root" // even if no name can be looked up any more
 	}
 	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 		return u.Username
@@ -159,7 +159,7 @@ func (d Folder) openNoFollow(file string) (*os.File, error) {
 		}
 		// Another file was moved into its place in between.
 	}
-	return nil, fmt.Errorf("reading %s: it is replaced all the time", link.File)
+	return nil, fmt.Errorf("reading %s: it keeps being replaced", link.File)
 }
 
 // give hands a new file in dir to its readers, and sets its mode. Root writes for the directory's group if that is not
@@ -171,7 +171,7 @@ func give(f *os.File, dir string, whom Audience) error {
 	}
 	uid, gid, ok := ownerOf(fi)
 	if !ok {
-		return errors.New("the owner of the directory cannot be told")
+		return errors.New("the directory's owner is unknown")
 	}
 	alone := fs.FileMode(0o600)
 	if whom == ForReaders {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// TestWindowsFiles: what is written is the user's alone, and a file that everybody reads is refused.
+// TestWindowsFiles: a file that we write is readable only by the user, and a file that everyone can read is refused.
 func TestWindowsFiles(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "gw.toml")

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// TestReplacedMeanwhile: a file that is replaced while it is opened is read, before or after; a link that takes its
-// place is never followed.
+// TestReplacedMeanwhile: a file that is replaced while it is being opened is read, old or new; a link in its place is
+// never followed.
 func TestReplacedMeanwhile(t *testing.T) {
 	dir := t.TempDir()
 	root, err := os.OpenRoot(dir)

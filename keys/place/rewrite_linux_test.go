@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestRewriteOfAnother: what was put in the place of the file that was read, such as a link to a file of root's, is
+// TestRewriteOfAnother: if something else has replaced the file that was read, such as a link to a file of root, it is
 // not written to.
 func TestRewriteOfAnother(t *testing.T) {
 	dir := t.TempDir()
@@ -31,7 +31,7 @@ func TestRewriteOfAnother(t *testing.T) {
 	}
 }
 
-// TestRewrite: a text that is shorter takes the place of the whole one before, and no link is followed.
+// TestRewrite: a shorter text replaces the whole of the previous one, and links are not followed.
 func TestRewrite(t *testing.T) {
 	dir := t.TempDir()
 	path, link := filepath.Join(dir, "alice.toml"), filepath.Join(dir, "link.toml")

@@ -54,7 +54,7 @@ func Sweep(dir string, match func(file string) bool) (int, error) {
 func sweep(dir string, match func(file string) bool) (int, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return 0, fmt.Errorf("looking for files that were left: %w", err)
+		return 0, fmt.Errorf("looking for leftover files: %w", err)
 	}
 	n := 0
 	var errs []error
@@ -70,7 +70,7 @@ func sweep(dir string, match func(file string) bool) (int, error) {
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
-		return n, fmt.Errorf("removing what a program that was killed has left: %w", err)
+		return n, fmt.Errorf("removing the leftovers of a killed program: %w", err)
 	}
 	return n, nil
 }

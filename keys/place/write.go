@@ -14,7 +14,7 @@ import (
 )
 
 // ErrExists means that the file exists and was not to be replaced.
-var ErrExists = errors.New("is there already")
+var ErrExists = errors.New("already exists")
 
 // Placing says whether a write may create a file, replace one, or both.
 type Placing int
@@ -39,7 +39,7 @@ const (
 // directory's group, or, where that group is root's too, to the directory's owner.
 func WriteNew(path string, data []byte) error { return Write(path, data, OnlyNew, ForReaders) }
 
-// Write writes data to path, whole or not at all. It holds the directory's lock meanwhile.
+// Write writes data to path, whole or not at all. It holds the directory's lock while it does.
 func Write(path string, data []byte, how Placing, whom Audience) error {
 	unlock, err := Lock(filepath.Dir(path))
 	if err != nil {
@@ -73,7 +73,7 @@ func WriteLocked(path string, data []byte, how Placing, whom Audience) error {
 }
 
 // errNamed means that a file cannot be created without a name here.
-var errNamed = errors.New("a file needs a name here")
+var errNamed = errors.New("a file name is needed")
 
 // placeNamed writes and syncs a file beside path, and then moves it. A process that is killed in between leaves that
 // file: see Sweep.

@@ -10,9 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// placeUnnamed writes a file that has no name until it is whole: a process that is killed before
-// leaves nothing. It is errNamed where the file system has no such files (open(2), O_TMPFILE), or
-// /proc is missing.
+// placeUnnamed writes a file that has no name until it is complete: a process that is killed before that leaves
+// nothing. It returns errNamed if the file system has no such files (open(2), O_TMPFILE), or /proc is missing.
 func placeUnnamed(path string, data []byte, how Placing, whom Audience) error {
 	dir := filepath.Dir(path)
 	f, err := os.OpenFile(dir, os.O_WRONLY|unix.O_TMPFILE, 0o600)

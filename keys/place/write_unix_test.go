@@ -39,7 +39,7 @@ func TestPlace(t *testing.T) {
 	lab.OnlyFiles(t, dir, "f")
 }
 
-// TestMoveNewNeverOverwrites is the race that asking first does not see.
+// TestMoveNewNeverOverwrites covers the race that a check beforehand misses.
 func TestMoveNewNeverOverwrites(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "f")
@@ -95,7 +95,7 @@ func TestMoveNew(t *testing.T) {
 	}
 }
 
-// TestForWhom is the rule of owners: who can read what root writes.
+// TestForWhom covers the rule for owners: who can read the files that root writes.
 func TestForWhom(t *testing.T) {
 	if os.Geteuid() != 0 {
 		lab.Skip(t, lab.NotRoot)

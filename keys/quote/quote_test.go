@@ -29,7 +29,7 @@ func TestPrintable(t *testing.T) {
 	}
 }
 
-// TestShellWordIsPrintable: a shell takes it for what it was, and a terminal shows nothing but what is there.
+// TestShellWordIsPrintable: a shell reads the word as the original, and a terminal shows only what is there.
 func TestShellWordIsPrintable(t *testing.T) {
 	for _, s := range []string{"/etc/spa", "it's", "-n", "", "a b", "$(x)", "ü", "\u202e", "a\nb",
 		"\x1b]0;x\a", "\\", "\xff'\n"} {

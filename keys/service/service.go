@@ -129,7 +129,7 @@ func ParseService(s string) (Service, error) {
 	}
 	if p.Low != p.High {
 		return Service{},
-			portsError(s, errors.New("a request asks for single ports or for a service by name, not for a range"))
+			portsError(s, errors.New("a request names services or single ports, not a range"))
 	}
 	return Service{Proto: p.Proto, Port: p.Low}, nil
 }

@@ -19,7 +19,8 @@ func TestParsePorts(t *testing.T) {
 	}
 	for _, s := range []string{
 		"", "22", "ssh", "tcp", "tcp/", "/22", "tcp/0", "tcp/65536", "tcp/+22", "tcp/022", "tcp/ 22", "tcp/22 ", "TCP/22",
-		"sctp/22", "icmp/1", "tcp/22-", "tcp/-22", "tcp/22-22", "tcp/23-22", "tcp/0-22", "tcp/1-65536", "tcp/1-2-3", "tcp/22/23",
+		"sctp/22", "icmp/1", "tcp/22-", "tcp/-22", "tcp/22-22", "tcp/23-22", "tcp/0-22", "tcp/1-65536", "tcp/1-2-3",
+		"tcp/22/23",
 		"tcp/0x16", "tcp/2_2", "tcp/٢٢",
 	} {
 		if got, err := ParsePorts(s); err == nil || got != (Ports{}) {

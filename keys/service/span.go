@@ -145,7 +145,7 @@ func ParseSpans(texts []string) ([]Span, error) {
 			return nil, fmt.Errorf("entry %d: %w", i+1, err)
 		}
 		if slices.Contains(spans, s) {
-			return nil, fmt.Errorf("entry %d is there twice", i+1)
+			return nil, fmt.Errorf("entry %d is listed twice", i+1)
 		}
 		spans = append(spans, s)
 	}

@@ -20,7 +20,7 @@ func ValidName(s string) error {
 	}
 	for i := range len(s) {
 		if !nameByte(s[i]) && (s[i] != '-' || i == 0) {
-			return errors.New("a name has only lower-case letters, digits and hyphens, and does not begin with a hyphen")
+			return errors.New("a name may contain only lower-case letters, digits and hyphens, and must not begin with a hyphen")
 		}
 	}
 	return nil
@@ -37,9 +37,9 @@ func ValidInterface(s string) error {
 	}
 	for i := range len(s) {
 		if !wordByte(s[i]) && !strings.ContainsRune(".-@", rune(s[i])) || i == 0 && s[i] == '-' {
-			return errors.New("the name of an interface has letters, digits and . _ @ and, not in front, hyphens: " +
-				"others are patterns to nft or iptables, or cannot be written for them; rename the interface (ip " +
-				"link set NAME name NEW)")
+			return errors.New("the name of an interface may contain letters, digits, . _ @ and, except at the start, " +
+				"hyphens: nft and iptables cannot express others, or read them as patterns; rename the interface " +
+				"(ip link set NAME name NEW)")
 		}
 	}
 	return nil
@@ -53,7 +53,8 @@ func ValidTable(s string) error {
 	for i := range len(s) {
 		digit := '0' <= s[i] && s[i] <= '9' || s[i] == '-' || s[i] == '.'
 		if !wordByte(s[i]) && !digit || i == 0 && digit {
-			return errors.New("the name of a table or set has letters, underscores and, not in front, digits, hyphens and dots")
+			return errors.New("the name of a table or set may contain letters, underscores and, except at the start, digits, " +
+				"hyphens and dots")
 		}
 	}
 	return nil
@@ -156,7 +157,7 @@ func ParseDuration(s string) (time.Duration, error) {
 		return 0, fmt.Errorf("a duration is %s to %s", FormatDuration(time.Second), FormatDuration(MaxDuration))
 	}
 	if d%time.Millisecond != 0 {
-		return 0, errors.New("a duration is of whole milliseconds")
+		return 0, errors.New("a duration must be in whole milliseconds")
 	}
 	return d, nil
 }

@@ -39,8 +39,10 @@ func TestSplitAddress(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{
-		"", ":443", "gw:", "gw:0", "gw:65536", "gw:+1", "gw:01", "gw:x", "a:b:c", "[192.0.2.1]:1", "[2001:db8::1", "[2001:db8::1]x:1",
-		"2001:db8::1]:1", "1:2:3:4:5:6:7:8:443", "[gw]:1", "fe80::1%eth0", "[fe80::1%eth0]:1", "::ffff:192.0.2.1", "0.0.0.0", "::", "224.0.0.1", "ff02::1",
+		"", ":443", "gw:", "gw:0", "gw:65536", "gw:+1", "gw:01", "gw:x", "a:b:c", "[192.0.2.1]:1", "[2001:db8::1",
+		"[2001:db8::1]x:1",
+		"2001:db8::1]:1", "1:2:3:4:5:6:7:8:443", "[gw]:1", "fe80::1%eth0", "[fe80::1%eth0]:1", "::ffff:192.0.2.1", "0.0.0.0",
+		"::", "224.0.0.1", "ff02::1",
 		"256.1.1.1", "192.0.2", "gw example", "-gw", "gw-", "a..b", ".", "gw/24", "https://gw", "gw\n", "gw\x00", `g"w`,
 		strings.Repeat("a", 64), strings.Repeat("a.", 125) + "a",
 	} {
@@ -67,7 +69,8 @@ func TestParseDuration(t *testing.T) {
 func TestFormatDuration(t *testing.T) {
 	for want, in := range map[string]time.Duration{
 		"1s": time.Second, "30s": 30 * time.Second, "10m": 10 * time.Minute, "1h": time.Hour, "1h30m": 90 * time.Minute,
-		"1h0m1s": time.Hour + time.Second, "1m30s": 90 * time.Second, "1.5s": 1500 * time.Millisecond, "10h": 10 * time.Hour, "1000h": MaxDuration,
+		"1h0m1s": time.Hour + time.Second, "1m30s": 90 * time.Second, "1.5s": 1500 * time.Millisecond, "10h": 10 * time.Hour,
+		"1000h": MaxDuration,
 	} {
 		if got := FormatDuration(in); got != want {
 			t.Errorf("got %s, want %s", got, want)
@@ -80,7 +83,8 @@ func TestFormatDuration(t *testing.T) {
 
 func TestParsePrefix(t *testing.T) {
 	for in, want := range map[string]string{
-		"203.0.113.0/24": "203.0.113.0/24", "203.0.113.7": "203.0.113.7/32", "2001:db8::1": "2001:db8::1/128", "2001:db8::/32": "2001:db8::/32", "0.0.0.0/0": "0.0.0.0/0",
+		"203.0.113.0/24": "203.0.113.0/24", "203.0.113.7": "203.0.113.7/32", "2001:db8::1": "2001:db8::1/128",
+		"2001:db8::/32": "2001:db8::/32", "0.0.0.0/0": "0.0.0.0/0",
 	} {
 		if got, err := ParsePrefix(in); err != nil || got.String() != want {
 			t.Errorf("%s: got %v, %v, want %s", in, got, err, want)

@@ -15,7 +15,7 @@ func unknown(root, parent reflect.Type, path []string) (text, suggestion string)
 		return "unknown key", s
 	}
 	if slices.Contains(tags(root), key) {
-		return "unknown key here; it stands above the first [table]", ""
+		return "unknown key here; it belongs above the first [table]", ""
 	}
 	for i := range root.NumField() {
 		f := root.Field(i)

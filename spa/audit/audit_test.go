@@ -25,11 +25,12 @@ import (
 
 func knocked(client string) *spa.Knock {
 	return &spa.Knock{
-		Client:  &keys.Client{Name: client},
-		KeyID:   0x0102030405060708,
-		Key:     keys.NewKey(),
-		Nonce:   spa.Nonce{1, 2, 3},
-		Request: spa.Request{ID: spa.RequestID{15: 1}, Type: spa.TypeOpen, Time: time.Unix(1700000000, 0), Services: []service.Service{{Name: "ssh"}}},
+		Client: &keys.Client{Name: client},
+		KeyID:  0x0102030405060708,
+		Key:    keys.NewKey(),
+		Nonce:  spa.Nonce{1, 2, 3},
+		Request: spa.Request{ID: spa.RequestID{15: 1}, Type: spa.TypeOpen, Time: time.Unix(1700000000, 0),
+			Services: []service.Service{{Name: "ssh"}}},
 	}
 }
 
@@ -41,7 +42,7 @@ func event(client string) Event {
 // buffer is a log file in memory that can be full.
 type buffer struct {
 	bytes.Buffer
-	room int // bytes that there is room for; negative: any number
+	room int // free bytes; negative: unlimited
 }
 
 func (b *buffer) Write(p []byte) (int, error) {
@@ -72,7 +73,8 @@ func TestLine(t *testing.T) {
 	if len(lines) != 2 {
 		t.Fatalf("got %d lines, want 2:\n%s", len(lines), file.String())
 	}
-	want := `{"time":"2023-11-14T22:13:21Z","verdict":"granted","command":"open","client":"alice","key":"0102030405060708",` +
+	want := `{"time":"2023-11-14T22:13:21Z","verdict":"granted","command":"open","client":"alice",` +
+		`"key":"0102030405060708",` +
 		`"from":"192.0.2.2:40000","services":["ssh"],"request":"00000000000000000000000000000001",` +
 		`"stamp":"` + time.Unix(1700000000, 0).Format(time.RFC3339) + `","until":["2023-11-14T22:13:51Z"]}`
 	if lines[0] != want {
@@ -143,7 +145,7 @@ func (l *lockedBuffer) Reset() {
 	l.b.Reset()
 }
 
-// after waits in the bubble of a test until the time is over and everything has been said.
+// after waits in a synctest bubble for the time to pass and all messages to be written.
 func after(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -153,7 +155,7 @@ func stale(client string) Event {
 	return Event{}.As(Unopened, &spa.Refused{Err: spa.ErrStale, Client: &keys.Client{Name: client}})
 }
 
-// TestSummary: refusals of packets that authenticate are said a second later, in a line.
+// TestSummary: refusals of packets that authenticate are reported a second later, in one line.
 func TestSummary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ops lockedBuffer
@@ -182,8 +184,8 @@ func TestSummary(t *testing.T) {
 	})
 }
 
-// TestOldCopiesFillNoLog: who has recorded a packet of each of many clients can send them for ever,
-// and they stay a line now and then.
+// TestOldCopiesFillNoLog: an attacker who recorded a packet of each of many clients can replay them for ever, and
+// causes only an occasional line.
 func TestOldCopiesFillNoLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ops lockedBuffer
@@ -210,13 +212,13 @@ func TestOldCopiesFillNoLog(t *testing.T) {
 	})
 }
 
-// TestStuckReader: who reads the operations log and does not go on stops nobody else.
+// TestStuckReader: a stalled reader of the operations log blocks nothing else.
 func TestStuckReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()
 		l := newLog(&buffer{room: -1}, slog.New(slog.NewTextHandler(w, nil)))
 		l.Record(stale("alice"))
-		after(time.Minute) // the summary is being written, and not read
+		after(time.Minute) // the summary is being written, but not read
 		for range 10 {
 			l.Record(stale("alice"))
 			after(time.Minute)
@@ -230,7 +232,7 @@ func TestStuckReader(t *testing.T) {
 	})
 }
 
-// slowHandler takes a while for each message.
+// slowHandler takes time for each message.
 type slowHandler struct{ slog.Handler }
 
 func (h slowHandler) Handle(ctx context.Context, r slog.Record) error {
@@ -238,8 +240,8 @@ func (h slowHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// TestCloseWaits: what the log says goes to a queue that is closed after it. A summary that is still being
-// written then would be written to a closed channel.
+// TestCloseWaits: Close waits for a summary that is being written. The queue behind the log is closed next, and writing
+// to it then would be a write to a closed channel.
 func TestCloseWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ops lockedBuffer
@@ -255,7 +257,7 @@ func TestCloseWaits(t *testing.T) {
 	})
 }
 
-// TestQueue: lines come through in order; where nobody reads, writing goes on and the loss is said.
+// TestQueue: lines arrive in order; without a reader, writing continues and the loss is reported.
 func TestQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()
@@ -279,7 +281,7 @@ func TestQueue(t *testing.T) {
 	})
 }
 
-// TestQueueCloses also where nobody reads, and after a second: who reads late has that long.
+// TestQueueCloses: Close returns even without a reader, after a second: a slow reader has that long.
 func TestQueueCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe()
@@ -307,7 +309,7 @@ func TestQueueCloses(t *testing.T) {
 	})
 }
 
-// TestOpenRefuses: a log that could stop the line, or that a link leads elsewhere.
+// TestOpenRefuses: Open refuses a file that could block the server, or a link that leads elsewhere.
 func TestOpenRefuses(t *testing.T) {
 	dir := t.TempDir()
 	target, link, fifo := filepath.Join(dir, "target"), filepath.Join(dir, "link"), filepath.Join(dir, "fifo")
@@ -328,7 +330,7 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// TestFullDisk: lost lines are counted and said, and the next line is whole again.
+// TestFullDisk: lost lines are counted and reported, and the next line is complete.
 func TestFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // all in one summary
 		var ops lockedBuffer

@@ -63,7 +63,7 @@ type Event struct {
 	From    netip.AddrPort // as observed
 	Client  string         // empty unless the packet authenticated
 	Knock   *spa.Knock     // what it says; nil unless it was opened
-	Receipt spa.Receipt    // the answer; zero unless the packet was spent, or came too early and its sender is told
+	Receipt spa.Receipt    // the answer; zero unless the packet was spent, or came too early and is answered
 	Copied  bool           // it came from an address that cannot be its owner's
 }
 
@@ -129,8 +129,8 @@ func untils(r spa.Receipt) []time.Time {
 	return ends
 }
 
-// Reason returns why, without details of the packet: the program knows only so many reasons. It is empty if there is
-// none.
+// Reason returns the reason without details of the packet, so that the number of reasons is limited. It is empty if
+// there is none.
 func (e Event) Reason() string {
 	if e.Err == nil {
 		return ""

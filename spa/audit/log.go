@@ -21,7 +21,7 @@ type Log struct {
 	dir   *os.Root     // of the path, for a user that may not go along that later; nil: no lines are recorded
 	lines *slog.Logger // a JSON line for each spent request
 	out   *lossyFile
-	ops   *slog.Logger // what the administrator has to know now
+	ops   *slog.Logger // messages for the administrator
 
 	mu     sync.Mutex
 	counts map[counter]uint64 // since the start
@@ -96,7 +96,7 @@ func openFile(path string, open func(path string, flag int, mode os.FileMode) (*
 		err = fmt.Errorf("%s is not a regular file", path)
 	}
 	if err == nil && links(info) > 1 {
-		err = fmt.Errorf("%s has other names (hard links), so it may be another's file: remove this one", path)
+		err = fmt.Errorf("%s has other names (hard links), so it may be someone else's file: remove this name", path)
 	}
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
@@ -236,7 +236,7 @@ func (l *Log) gather() (say func()) {
 			l.ops.Info("refused without an answer", "packets", refused, "of", refusedOf)
 		}
 		if copied > 0 {
-			l.ops.Warn("packets came from an address that cannot be their client's: somebody may be copying them",
+			l.ops.Warn("packets came from an address that cannot be their client's: someone may be copying them",
 				"packets", copied, "of", copiedOf, "from", Few(slices.Compact(from), named))
 		}
 	}

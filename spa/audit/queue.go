@@ -33,9 +33,9 @@ func NewQueue(w io.Writer) *Queue {
 func (q *Queue) pass() {
 	defer close(q.done)
 	for line := range q.lines {
-		q.w.Write(line) // there is nobody else to tell
+		q.w.Write(line) // an error cannot be reported anywhere
 		if lost := q.lost.Swap(0); lost > 0 {
-			fmt.Fprintf(q.w, "level=WARN msg=\"messages lost: nobody read them\" lines=%d\n", lost)
+			fmt.Fprintf(q.w, "level=WARN msg=\"messages lost: the reader stalled\" lines=%d\n", lost)
 		}
 	}
 }
@@ -53,7 +53,7 @@ func (q *Queue) Write(line []byte) (int, error) {
 // Close waits a moment for queued lines. Callers must not write afterwards.
 func (q *Queue) Close() error {
 	close(q.lines)
-	for range queueLooks { // a process that was stopped itself meanwhile has missed one of them, not all
+	for range queueLooks { // a process that was itself stopped in between missed one of them, not all
 		select {
 		case <-q.done:
 			return nil

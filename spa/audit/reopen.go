@@ -22,7 +22,7 @@ func (l *Log) Reopen() error {
 	}
 	file, err := l.openNamed()
 	if err != nil {
-		return fmt.Errorf("opening the log anew: %w", err)
+		return fmt.Errorf("reopening the log: %w", err)
 	}
 	l.out.w, l.out.torn = file, endsTorn(l.path)
 	return old.Close()
@@ -48,7 +48,7 @@ func (l *Log) Named() error {
 	}
 	same, err := l.isNamed(file)
 	if err == nil && !same {
-		err = fmt.Errorf("the log goes on in the file that was moved away from %s", l.path)
+		err = fmt.Errorf("the log continues in the file that was moved away from %s", l.path)
 	}
 	return err
 }
@@ -74,13 +74,13 @@ func (l *Log) Give(uid int) error {
 
 // ErrDirectory means that the log's directory is no longer the one that it was opened in: this process may have no
 // rights in another.
-var ErrDirectory = errors.New("the log's directory is another one than when it was opened")
+var ErrDirectory = errors.New("the log's directory is no longer the one that was opened")
 
 // isNamed reports whether the file is still at the log's path.
 func (l *Log) isNamed(file *os.File) (bool, error) {
 	have, err := file.Stat()
 	if err != nil {
-		return false, fmt.Errorf("looking at the log: %w", err)
+		return false, fmt.Errorf("checking the log: %w", err)
 	}
 	here, err := l.dir.Stat(".")
 	if there, notSeen := os.Stat(filepath.Dir(l.path)); err == nil && !errors.Is(notSeen, fs.ErrPermission) &&
@@ -92,7 +92,7 @@ func (l *Log) isNamed(file *os.File) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("looking at the log: %w", err)
+		return false, fmt.Errorf("checking the log: %w", err)
 	}
 	return os.SameFile(have, named), nil
 }

@@ -11,8 +11,8 @@ import (
 	"sallyport/spa/sandbox"
 )
 
-// TestReopenBehindAWall: the server's user goes on in a new log where it could open the directory at the start,
-// though it may not go along the path to it.
+// TestReopenBehindAWall: the server's user continues in a new log if it could open the directory at the start, even if
+// it cannot access the path to it.
 func TestReopenBehindAWall(t *testing.T) {
 	lab.NeedRoot(t)
 	const nobody = 65534

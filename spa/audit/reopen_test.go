@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestReopen: lines go on in a new file once the old one was moved, and nowhere else before.
+// TestReopen: lines continue in a new file once the old one was moved, and not before.
 func TestReopen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	l, err := Open(path, slog.New(slog.DiscardHandler))
@@ -40,13 +40,13 @@ func TestReopen(t *testing.T) {
 	if err := os.Rename(path, path+".2"); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(path, 0o700); err != nil { // what cannot be opened changes nothing
+	if err := os.Mkdir(path, 0o700); err != nil { // a log that cannot be opened changes nothing
 		t.Fatal(err)
 	}
 	if err := l.Reopen(); err == nil {
 		t.Error("a directory in the log's place: no error")
 	}
-	for _, target := range []string{"another", "none"} { // as Open refuses it
+	for _, target := range []string{"another", "none"} { // Open refuses both
 		another := filepath.Join(filepath.Dir(path), "another")
 		if err := errors.Join(os.Remove(path), os.WriteFile(another, nil, 0o600), os.Symlink(target, path)); err != nil {
 			t.Fatal(err)
@@ -60,6 +60,6 @@ func TestReopen(t *testing.T) {
 	}
 	l.out.Write([]byte("line\n"))
 	if data, err := os.ReadFile(path + ".2"); err != nil || strings.Count(string(data), "line") != 2 {
-		t.Errorf("got %q (%v), want the log to go on where it was", data, err)
+		t.Errorf("got %q (%v), want the log to continue where it was", data, err)
 	}
 }

@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// TestTornLine: a line that a power cut left half written does not swallow the next one, after a
-// start and after a rotation.
+// TestTornLine: a line that a power loss cut in half does not swallow the next one, after a start or a rotation.
 func TestTornLine(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	tear := func() {

@@ -10,7 +10,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestSnifferBeside: readers and callers of its other methods, while packets come and it is closed. It is for the race detector.
+// TestSnifferBeside: readers and callers of other methods run while packets arrive and the sniffer is closed. It is for
+// the race detector.
 func TestSnifferBeside(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
@@ -50,7 +51,7 @@ func TestSnifferBeside(t *testing.T) {
 	}
 }
 
-// TestResponderBeside: answers from several goroutines, while it is closed. It is for the race detector.
+// TestResponderBeside: several goroutines send answers while the responder is closed. It is for the race detector.
 func TestResponderBeside(t *testing.T) {
 	_, gateway := lab.Pair(t)
 	r := respond(t, gateway)

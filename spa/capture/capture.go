@@ -43,10 +43,10 @@ type Config struct {
 
 func (c Config) check() error {
 	if len(c.Ports) == 0 {
-		return errors.New("no port to listen to")
+		return errors.New("no port to listen on")
 	}
 	if len(c.Ports) > maxPorts {
-		return fmt.Errorf("%d ports to listen to, at most %d are possible", len(c.Ports), maxPorts)
+		return fmt.Errorf("%d ports to listen on, at most %d are possible", len(c.Ports), maxPorts)
 	}
 	if c.MinLen < 0 || c.MinLen > c.MaxLen || c.MaxLen > maxPayload {
 		return fmt.Errorf("lengths from %d to %d are not within 0 to %d", c.MinLen, c.MaxLen, maxPayload)

@@ -27,7 +27,7 @@ func TestDecode(t *testing.T) {
 	for _, c := range []struct {
 		decode   func([]byte) (Packet, verdict)
 		whole    string
-		protocol int // where it stands
+		protocol int // offset of the protocol number
 		from     string
 	}{
 		{d.decode4, whole4, 9, "10.0.0.2:40000"},
@@ -43,14 +43,14 @@ func TestDecode(t *testing.T) {
 				t.Errorf("%s: %d of %d bytes passed", c.from, n, len(b))
 			}
 		}
-		b[c.protocol] = 6 // and the decoder still knows the last UDP header
+		b[c.protocol] = 6 // while the decoder still has the last UDP header
 		if _, v := c.decode(b); v == passed {
 			t.Errorf("%s: TCP passed", c.from)
 		}
 	}
 }
 
-// A twist is one byte of a packet that is another, and what that makes of the packet.
+// A twist is one changed byte of a packet, and the verdict that follows.
 type twist struct {
 	at    int
 	value byte
@@ -84,7 +84,7 @@ var twists6 = map[string]twist{
 	"a longer UDP length":  {45, 0x0f, malformed},
 }
 
-// TestVerdicts: one byte that is another makes a packet something else, whether or not a link has padded it.
+// TestVerdicts: one changed byte changes the verdict, with or without padding by the link.
 func TestVerdicts(t *testing.T) {
 	d := newDecoder()
 	for _, family := range []struct {
@@ -104,12 +104,14 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// TestImpossible: from these no packet can have come over a network.
+// TestImpossible: no network can deliver packets from these addresses.
 func TestImpossible(t *testing.T) {
 	for addr, want := range map[string]bool{
-		"0.0.0.0": true, "0.1.2.3": true, "127.0.0.1": true, "127.255.255.254": true, "224.0.0.1": true, "239.255.255.255": true,
+		"0.0.0.0": true, "0.1.2.3": true, "127.0.0.1": true, "127.255.255.254": true, "224.0.0.1": true,
+		"239.255.255.255": true,
 		"255.255.255.255": true, "::": true, "::1": true, "ff02::1": true, "::ffff:192.0.2.1": true,
-		"192.0.2.1": false, "255.255.255.254": false, "1.0.0.0": false, "2001:db8::1": false, "fe80::1": false, "fd00::1": false,
+		"192.0.2.1": false, "255.255.255.254": false, "1.0.0.0": false, "2001:db8::1": false, "fe80::1": false,
+		"fd00::1": false,
 	} {
 		if got := impossible(netip.MustParseAddr(addr)); got != want {
 			t.Errorf("%s: got %v", addr, got)

@@ -156,7 +156,7 @@ func network(b []byte, link layers.LinkType) ([]byte, error) {
 	case layers.LinkTypeNull, layers.LinkTypeLoop:
 		return b[min(4, len(b)):], nil
 	}
-	return nil, fmt.Errorf("link type %d is none of those read here (Ethernet, tcpdump's -i any, raw IP, loopback): "+
+	return nil, fmt.Errorf("link type %d is not supported (only Ethernet, tcpdump's -i any, raw IP, loopback): "+
 		"capture on the gateway itself", link)
 }
 
@@ -179,7 +179,7 @@ func carried(b []byte, kind, from int) []byte {
 func openRecords(r *bufio.Reader) (records, error) {
 	magic, err := r.Peek(4)
 	if errors.Is(err, io.EOF) {
-		return nil, errors.New("it is too short for either")
+		return nil, errors.New("it is too short for both")
 	}
 	if err != nil {
 		return nil, err

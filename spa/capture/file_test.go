@@ -23,11 +23,11 @@ var (
 	fileConfig = Config{Ports: []uint16{62201}, MinLen: 1, MaxLen: 256}
 )
 
-// The headers of links, but for what they carry.
+// Link-layer headers, without the protocol.
 const (
 	macs    = "020000000001020000000002"
 	sllHead = "0000000100060200000000010000"
-	sll2    = "000000000002000100060200000000010000" // behind the protocol
+	sll2    = "000000000002000100060200000000010000" // after the protocol
 )
 
 func pcap(t testing.TB, link uint32, frames ...string) []byte {
@@ -88,7 +88,7 @@ func zipped(t testing.TB, b []byte) []byte {
 	return out.Bytes()
 }
 
-// readFile reads a capture file to its end, or to what cannot be read.
+// readFile reads a capture file to its end or to the first error.
 func readFile(t testing.TB, b []byte) ([]Packet, Stats, error) {
 	t.Helper()
 	f, err := OpenFile(bytes.NewReader(b), fileConfig)
@@ -112,23 +112,24 @@ func readFile(t testing.TB, b []byte) ([]Packet, Stats, error) {
 	}
 }
 
-// TestFile: every kind of file and link that a gateway's tcpdump writes.
+// TestFile: all file formats and link types that tcpdump writes on a gateway.
 func TestFile(t *testing.T) {
 	want := []string{"10.0.0.2:40000", "[2001:db8::2]:40000"}
 	for name, file := range map[string][]byte{
-		"Ethernet":    pcap(t, 1, macs+"0800"+whole4, macs+"86dd"+whole6),
-		"padded":      pcap(t, 1, macs+"0800"+whole4+"000000000000", macs+"86dd"+whole6+"0000"),
-		"VLAN":        pcap(t, 1, macs+"81000064"+"0800"+whole4, macs+"81000064"+"86dd"+whole6),
-		"two VLANs":   pcap(t, 1, macs+"88a80064"+"81000065"+"0800"+whole4, macs+"81000064"+"81000065"+"86dd"+whole6),
-		"any":         pcap(t, 113, sllHead+"0800"+whole4, sllHead+"86dd"+whole6),
-		"any, VLAN":   pcap(t, 113, sllHead+"81000064"+"0800"+whole4, sllHead+"81000064"+"86dd"+whole6),
-		"any, newer":  pcap(t, 276, "0800"+sll2+whole4, "86dd"+sll2+whole6),
-		"raw":         pcap(t, 101, whole4, whole6),
-		"raw of BSD":  pcap(t, 12, whole4, whole6),
-		"loopback":    pcap(t, 0, "02000000"+whole4, "1e000000"+whole6),
-		"by gzip":     zipped(t, pcap(t, 1, macs+"0800"+whole4, macs+"86dd"+whole6)),
-		"pcapng":      pcapng(t, macs+"0800"+whole4, whole6),
-		"among other": pcap(t, 1, macs+"0806"+"0001", "ffff", macs+"0800"+whole4, macs+"81000064", macs+"86dd"+whole6, macs+"88a80064"),
+		"Ethernet":   pcap(t, 1, macs+"0800"+whole4, macs+"86dd"+whole6),
+		"padded":     pcap(t, 1, macs+"0800"+whole4+"000000000000", macs+"86dd"+whole6+"0000"),
+		"VLAN":       pcap(t, 1, macs+"81000064"+"0800"+whole4, macs+"81000064"+"86dd"+whole6),
+		"two VLANs":  pcap(t, 1, macs+"88a80064"+"81000065"+"0800"+whole4, macs+"81000064"+"81000065"+"86dd"+whole6),
+		"any":        pcap(t, 113, sllHead+"0800"+whole4, sllHead+"86dd"+whole6),
+		"any, VLAN":  pcap(t, 113, sllHead+"81000064"+"0800"+whole4, sllHead+"81000064"+"86dd"+whole6),
+		"any, newer": pcap(t, 276, "0800"+sll2+whole4, "86dd"+sll2+whole6),
+		"raw":        pcap(t, 101, whole4, whole6),
+		"raw of BSD": pcap(t, 12, whole4, whole6),
+		"loopback":   pcap(t, 0, "02000000"+whole4, "1e000000"+whole6),
+		"by gzip":    zipped(t, pcap(t, 1, macs+"0800"+whole4, macs+"86dd"+whole6)),
+		"pcapng":     pcapng(t, macs+"0800"+whole4, whole6),
+		"among other": pcap(t, 1, macs+"0806"+"0001", "ffff", macs+"0800"+whole4, macs+"81000064", macs+"86dd"+whole6,
+			macs+"88a80064"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, stats, err := readFile(t, file)
@@ -144,7 +145,7 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// TestFileWithoutKnocks: what a Sniffer would not pass on, a file does not either, and counts it.
+// TestFileWithoutKnocks: packets that a Sniffer would not pass are not returned from a file either, but counted.
 func TestFileWithoutKnocks(t *testing.T) {
 	changed := func(whole string, at int, to string) string { return whole[:2*at] + to + whole[2*at+len(to):] }
 	for name, test := range map[string]struct {
@@ -177,7 +178,7 @@ func TestFileWithoutKnocks(t *testing.T) {
 	}
 }
 
-// TestFileThatIsNone: what cannot be read is said, and where.
+// TestFileThatIsNone: an unreadable file is an error that names the record.
 func TestFileThatIsNone(t *testing.T) {
 	good, ng := pcap(t, 1, macs+"0800"+whole4), pcapng(t, macs+"0800"+whole4)
 	for name, test := range map[string]struct {
@@ -185,15 +186,16 @@ func TestFileThatIsNone(t *testing.T) {
 		after int // packets
 		want  string
 	}{
-		"empty":                {nil, 0, "neither a pcap nor a pcapng file"},
-		"a text":               {[]byte("tcpdump: listening on any"), 0, "neither a pcap nor a pcapng file"},
-		"cut in a header":      {good[:30], 0, "record 1: unexpected EOF"},
-		"cut after a header":   {good[:40], 0, "record 1: unexpected EOF"},
-		"cut in a record":      {good[:len(good)-1], 0, "record 1: unexpected EOF"},
-		"cut in the second":    {append(bytes.Clone(good), good[24:50]...), 1, "record 2: unexpected EOF"},
-		"pcapng, cut":          {ng[:len(ng)-20], 0, "record 1: unexpected EOF"},
-		"a link of Bluetooth":  {pcap(t, 201, whole4), 0, "record 1: link type 201"},
-		"a record of gigabyte": {append(bytes.Clone(good[:24]), fromHex(t, "00000000000000000000004000000040")...), 0, "record 1: "},
+		"empty":               {nil, 0, "neither a pcap nor a pcapng file"},
+		"a text":              {[]byte("tcpdump: listening on any"), 0, "neither a pcap nor a pcapng file"},
+		"cut in a header":     {good[:30], 0, "record 1: unexpected EOF"},
+		"cut after a header":  {good[:40], 0, "record 1: unexpected EOF"},
+		"cut in a record":     {good[:len(good)-1], 0, "record 1: unexpected EOF"},
+		"cut in the second":   {append(bytes.Clone(good), good[24:50]...), 1, "record 2: unexpected EOF"},
+		"pcapng, cut":         {ng[:len(ng)-20], 0, "record 1: unexpected EOF"},
+		"a link of Bluetooth": {pcap(t, 201, whole4), 0, "record 1: link type 201"},
+		"a record of gigabyte": {append(bytes.Clone(good[:24]), fromHex(t, "00000000000000000000004000000040")...), 0,
+			"record 1: "},
 	} {
 		got, _, err := readFile(t, test.file)
 		if err == nil || !strings.Contains(err.Error(), test.want) || len(got) != test.after {
@@ -202,16 +204,18 @@ func TestFileThatIsNone(t *testing.T) {
 	}
 }
 
-// TestFileThatWasCut: of a packet that was not captured whole nothing can be decided, and that is said. It
-// is no end of the file, and where it is no candidate it does not matter.
+// TestFileThatWasCut: a candidate that was not captured whole is an error, because nothing can be decided about it.
+// Reading continues after it, and other truncated packets do not matter.
 func TestFileThatWasCut(t *testing.T) {
 	plain := pcap(t, 1, macs+"0800"+whole4, macs+"0800"+whole4)
 	whole := binary.LittleEndian.Uint32(plain[24+12:])
 	order := binary.LittleEndian
 	ip := fromHex(t, whole4)
 	for name, file := range map[string][]byte{
-		"pcap": slices.Concat(plain[:24+8], order.AppendUint32(order.AppendUint32(nil, 40), whole), plain[24+16:24+16+40], plain[24+16+whole:]),
-		"pcapng": slices.Concat(ngHeader(order), ngRaw(order, 9, 0), ngCut(order, uint64(captured.UnixNano()), len(ip), ip[:32]),
+		"pcap": slices.Concat(plain[:24+8], order.AppendUint32(order.AppendUint32(nil, 40), whole), plain[24+16:24+16+40],
+			plain[24+16+whole:]),
+		"pcapng": slices.Concat(ngHeader(order), ngRaw(order, 9, 0),
+			ngCut(order, uint64(captured.UnixNano()), len(ip), ip[:32]),
 			ngKnock(order, uint64(captured.UnixNano()), uint32(len(ip)), ip)),
 	} {
 		got, stats, err := readFile(t, file)
@@ -250,7 +254,7 @@ func FuzzFile(f *testing.F) {
 	})
 }
 
-// TestTags: IP is found behind a VLAN's tag, or a provider's and a customer's, and one more.
+// TestTags: IP is found behind one, two or three VLAN tags.
 func TestTags(t *testing.T) {
 	for tags := range 5 {
 		frame := make([]byte, 12)
@@ -265,7 +269,7 @@ func TestTags(t *testing.T) {
 	}
 }
 
-// TestLengthsOfAFile: a knock has just the lengths that the gateway takes.
+// TestLengthsOfAFile: only packets of the lengths that the gateway accepts are returned.
 func TestLengthsOfAFile(t *testing.T) {
 	for _, test := range []struct {
 		min, max int
@@ -278,7 +282,7 @@ func TestLengthsOfAFile(t *testing.T) {
 	}
 }
 
-// TestRecordOfAnyLength: a record that says to be of less than it holds is what it holds.
+// TestRecordOfAnyLength: a record that claims a shorter original length than it holds is read in full.
 func TestRecordOfAnyLength(t *testing.T) {
 	data := []byte("packet")
 	for length, want := range map[int]int{0: 6, 5: 6, 6: 6, 7: 7, -1: 6} {
@@ -288,7 +292,7 @@ func TestRecordOfAnyLength(t *testing.T) {
 	}
 }
 
-// TestGreatRecord: a file cannot take the memory of whoever reads it by what it says of a record.
+// TestGreatRecord: the length that a record claims does not make the reader allocate that much memory.
 func TestGreatRecord(t *testing.T) {
 	file := binary.LittleEndian.AppendUint32(nil, 0xa1b2c3d4)
 	file = append(file, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0)

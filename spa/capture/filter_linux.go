@@ -8,18 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Offsets in a filter are counted from the network header, whatever the link puts before
-// it: SKF_NET_OFF of linux/filter.h.
+// Offsets in a filter are relative to the network header, whatever the link layer: SKF_NET_OFF of linux/filter.h.
 const netOff = 0xfff00000
 
-// linkRoom is what is kept of a packet before its network header: enough for any link.
+// linkRoom is how much is kept of a packet before its network header: enough for any link.
 const linkRoom = 64
 
-// snapLen is how much of a packet is kept: a longest candidate.
+// snapLen is how much of a packet is kept: the longest candidate.
 func snapLen(c Config) int { return linkRoom + ipv4Header + 40 + udpHeader + c.MaxLen }
 
-// filter4 accepts whole datagrams to the ports with a length in bounds, and for the count
-// first fragments of any length. Later fragments name no port and are nobody's business.
+// filter4 accepts whole datagrams to the ports with a length in bounds and, to count them, first fragments of any
+// length. Later fragments have no port and are dropped.
 func filter4(c Config) []bpf.Instruction {
 	const flags, fragmentOffset, moreFragments = netOff + 6, 0x1fff, 0x2000
 	bounds := lengthBetween(bpf.LoadIndirect{Off: netOff + 4, Size: 2}, c)
@@ -39,8 +38,8 @@ func filter4(c Config) []bpf.Instruction {
 	)
 }
 
-// filter6 accepts whole datagrams to the ports with a length in bounds, and for the count
-// those that have one extension header before UDP.
+// filter6 accepts whole datagrams to the ports with a length in bounds and, to count them, those with one extension
+// header before UDP.
 func filter6(c Config) []bpf.Instruction {
 	plain := concat(
 		[]bpf.Instruction{bpf.LoadAbsolute{Off: netOff + ipv6Header + 2, Size: 2}},
@@ -58,8 +57,7 @@ func filter6(c Config) []bpf.Instruction {
 	)
 }
 
-// extended accepts UDP to the ports behind one hop-by-hop, routing, destination options or
-// first fragment header.
+// extended accepts UDP to the ports behind one hop-by-hop, routing, destination options or first fragment header.
 func extended(c Config) []bpf.Instruction {
 	const header, fragmentOffset = netOff + ipv6Header, 0xfff8
 	first := concat(
@@ -83,12 +81,12 @@ func extended(c Config) []bpf.Instruction {
 	)
 }
 
-// require drops the packet unless what is loaded meets the condition.
+// require drops the packet unless the loaded value meets the condition.
 func require(cond bpf.JumpTest, val uint32) []bpf.Instruction {
 	return []bpf.Instruction{bpf.JumpIf{Cond: cond, Val: val, SkipTrue: 1}, bpf.RetConstant{}}
 }
 
-// requireOneOf drops the packet unless what is loaded is among vals.
+// requireOneOf drops the packet unless the loaded value is among vals.
 func requireOneOf(vals ...uint16) []bpf.Instruction {
 	var prog []bpf.Instruction
 	for i, val := range vals {
@@ -97,8 +95,7 @@ func requireOneOf(vals ...uint16) []bpf.Instruction {
 	return append(prog, bpf.RetConstant{})
 }
 
-// lengthBetween drops the packet unless the length that load loads, which counts the UDP
-// header, is in bounds.
+// lengthBetween drops the packet unless the length that load loads, which includes the UDP header, is in bounds.
 func lengthBetween(load bpf.Instruction, c Config) []bpf.Instruction {
 	return concat(
 		[]bpf.Instruction{load},
@@ -115,8 +112,8 @@ func concat(parts ...[]bpf.Instruction) []bpf.Instruction {
 	return prog
 }
 
-// attach makes prog the socket's filter for good: whoever takes the process over cannot
-// listen to anything else with it.
+// attach makes prog the socket's filter permanently: an attacker who takes over the process cannot capture anything
+// else with it.
 func attach(fd int, prog []bpf.Instruction) error {
 	raw, err := bpf.Assemble(prog)
 	if err != nil {

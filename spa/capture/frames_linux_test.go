@@ -12,7 +12,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// change copies a packet and changes it.
+// change copies a packet and changes the copy.
 func change(packet []byte, do func(b []byte)) []byte {
 	b := bytes.Clone(packet)
 	do(b)
@@ -23,7 +23,7 @@ func set16(at int, v uint16) func([]byte) {
 	return func(b []byte) { binary.BigEndian.PutUint16(b[at:], v) }
 }
 
-// insert puts bytes into a packet and mends its IP length.
+// insert inserts bytes into a packet and corrects its IP length.
 func insert(packet []byte, at int, more ...byte) []byte {
 	b := bytes.Join([][]byte{packet[:at], more, packet[at:]}, nil)
 	if b[0]>>4 == 4 {
@@ -34,18 +34,18 @@ func insert(packet []byte, at int, more ...byte) []byte {
 	return b
 }
 
-// withOptions is the packet with IPv4 options, whose length is a multiple of four.
+// withOptions returns the packet with IPv4 options, whose length is a multiple of four.
 func withOptions(packet []byte, options ...byte) []byte {
 	return change(insert(packet, ipv4Header, options...), func(b []byte) { b[0] += byte(len(options) / 4) })
 }
 
-// withHeader is the packet with an IPv6 extension header of 8 bytes.
+// withHeader returns the packet with an IPv6 extension header of 8 bytes.
 func withHeader(packet []byte, number byte, rest ...byte) []byte {
 	header := append([]byte{packet[6]}, rest...)
 	return change(insert(packet, ipv6Header, header...), func(b []byte) { b[6] = number })
 }
 
-// padded is what an extension header of 8 bytes holds after its first.
+// padded is the content of an 8-byte extension header after its first byte.
 var padded = []byte{0, 1, 4, 0, 0, 0, 0}
 
 func tagged(i injector, id uint16, packet []byte) []byte {
@@ -108,7 +108,7 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
-// A noise is a frame that must not pass and what is counted for it.
+// A noise is a frame that must not pass, and how it is counted.
 type noise struct {
 	name  string
 	frame []byte
@@ -124,7 +124,7 @@ func TestNoise(t *testing.T) {
 		t.Run(n.name, func(t *testing.T) {
 			before := s.Stats()
 			in.send(t, n.frame)
-			in.send(t, in.frame(knock(client4, gateway4))) // so that waiting for nothing has an end
+			in.send(t, in.frame(knock(client4, gateway4))) // once this arrives, the frame before it was handled
 			s.expect(t)
 			want := n.count
 			want.Received, want.Passed = want.Received+1, 1
@@ -133,7 +133,7 @@ func TestNoise(t *testing.T) {
 	}
 }
 
-// never lists what the kernel filter drops.
+// never lists frames that the kernel filter drops.
 func never(in injector) []noise {
 	good4, good6 := knock(client4, gateway4), knock(client6, gateway6)
 	wrong4, wrong6 := addrPort("192.0.2.1", 62202), addrPort("2001:db8::1", 62202)
@@ -168,7 +168,7 @@ func never(in injector) []noise {
 	return all
 }
 
-// noLayout lists what is counted for its form.
+// noLayout lists frames that are counted as malformed.
 func noLayout(in injector) []noise {
 	good4, good6 := knock(client4, gateway4), knock(client6, gateway6)
 	some := func(n Stats) Stats { n.Received = 1; return n }
@@ -176,7 +176,8 @@ func noLayout(in injector) []noise {
 	ext := some(Stats{Extension: 1})
 	return []noise{
 		{"first fragment", in.frame(change(good4, set16(6, 0x2000))), some(Stats{Fragment: 1})},
-		{"first fragment of much", in.frame(change(packet4(client4, gateway4, payload(1400)), set16(6, 0x2000))), some(Stats{Fragment: 1})},
+		{"first fragment of much", in.frame(change(packet4(client4, gateway4, payload(1400)), set16(6, 0x2000))),
+			some(Stats{Fragment: 1})},
 		{"first fragment, IPv6", in.frame(withHeader(good6, 44, 0, 0, 1, 0, 0, 0, 1)), some(Stats{Fragment: 1})},
 		{"atomic fragment, IPv6", in.frame(withHeader(good6, 44, 0, 0, 0, 0, 0, 0, 1)), some(Stats{Fragment: 1})},
 		{"options", in.frame(withOptions(good4, 1, 1, 1, 1)), some(Stats{Options: 1})},
@@ -199,8 +200,7 @@ func noLayout(in injector) []noise {
 	}
 }
 
-// headerOf16 claims an IPv4 header of 16 bytes and has ports, and lengths that agree, where
-// UDP would then be.
+// headerOf16 claims an IPv4 header of 16 bytes, and has ports and lengths that agree where UDP would then begin.
 func headerOf16(packet []byte) []byte {
 	return change(packet, func(b []byte) {
 		b[0] = 0x44
@@ -210,7 +210,7 @@ func headerOf16(packet []byte) []byte {
 	})
 }
 
-// noPlace lists what is not for the gateway.
+// noPlace lists frames that are not for the gateway.
 func noPlace(in injector) []noise {
 	count := Stats{Received: 1, NotForUs: 1}
 	good := in.frame(knock(client4, gateway4))
@@ -240,7 +240,7 @@ func noPlace(in injector) []noise {
 	}
 }
 
-// noSource lists sources that cannot be.
+// noSource lists frames with impossible sources.
 func noSource(in injector) []noise {
 	from := func(a string) []byte {
 		if src := addrPort(a, 40000); src.Addr().Is4() {

@@ -46,13 +46,13 @@ func listen(t testing.TB, h *lab.Host, c Config) *Sniffer {
 	return s
 }
 
-// A reading is a sniffer that is read all the time.
+// A reading is a sniffer that is read continuously.
 type reading struct {
 	*Sniffer
 	packets chan Packet
 }
 
-// read collects what a sniffer passes until the test ends.
+// read collects the packets that a sniffer passes until the test ends.
 func read(t testing.TB, s *Sniffer) reading {
 	r := reading{s, make(chan Packet, 64)}
 	ended := make(chan error, 1)
@@ -88,7 +88,7 @@ func (r reading) expect(t testing.TB) Packet {
 	}
 }
 
-// An injector sends frames out of an interface as they are.
+// An injector sends raw frames out of an interface.
 type injector struct {
 	fd, index int
 	src, dst  net.HardwareAddr
@@ -110,7 +110,7 @@ func inject(t testing.TB, a *lab.Host, devA string, b *lab.Host, devB string) in
 	return i
 }
 
-// frame puts a packet behind an Ethernet header.
+// frame puts an Ethernet header in front of a packet.
 func (i injector) frame(packet []byte) []byte {
 	kind := uint16(unix.ETH_P_IP)
 	if packet[0]>>4 == 6 {
@@ -129,7 +129,7 @@ func (i injector) send(t testing.TB, frame []byte) {
 	must(t, unix.Sendto(i.fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: i.index}))
 }
 
-// payload is n bytes that are not all the same.
+// payload returns n bytes that are not all the same.
 func payload(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
@@ -138,7 +138,7 @@ func payload(n int) []byte {
 	return b
 }
 
-// knock is a packet of a likely length.
+// knock returns a packet of a plausible length.
 func knock(from, to netip.AddrPort) []byte {
 	if to.Addr().Is4() {
 		return packet4(from, to, payload(200))
@@ -146,7 +146,7 @@ func knock(from, to netip.AddrPort) []byte {
 	return packet6(from, to, payload(200))
 }
 
-// gain returns what was counted between two looks.
+// gain returns what was counted between two Stats.
 func gain(before, after Stats) Stats {
 	return Stats{
 		Received:       after.Received - before.Received,

@@ -9,20 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A host knows the machine's own addresses and interfaces, and keeps up with them. It
-// belongs to one reader.
+// A host knows the machine's own addresses and interfaces, and follows their changes. It belongs to one reader.
 type host struct {
-	events *rtnetlink // what changes
-	dumps  *rtnetlink // what there is; open from the start, as later no socket can be made
-	stale  bool       // changes were lost and the dump that would mend it failed
+	events *rtnetlink // notifications
+	dumps  *rtnetlink // queries; open from the start, because no socket can be created later
+	stale  bool       // notifications were lost, and the dump that would replace them failed
 	moved  bool       // routes have changed since they were read
 
 	links      map[int32]link
 	places     map[place]netip.Addr // its broadcast address, if it has one
 	own        map[netip.Addr]int   // at how many places
 	broadcasts map[netip.Addr]int
-	local      map[netip.Prefix]bool // what routes make the host's own, with or without an interface that has it
-	lengths    [2][]int              // of these prefixes, IPv4 and IPv6, each once
+	local      map[netip.Prefix]bool // prefixes that routes make the host's own, whether or not an interface has them
+	lengths    [2][]int              // their lengths, IPv4 and IPv6, each once
 }
 
 // A link is a network interface.
@@ -33,7 +32,7 @@ type link struct {
 	loopback bool
 }
 
-// isNamed reports whether one of its names is among those.
+// isNamed reports whether one of its names is in the list.
 func (l link) isNamed(names []string) bool {
 	return slices.Contains(names, l.name) || slices.ContainsFunc(l.others,
 		func(other string) bool { return slices.Contains(names, other) })
@@ -69,13 +68,13 @@ func (h *host) close() {
 	h.dumps.close()
 }
 
-// learn replaces all that is known by what there is now. When it fails what was known stays.
+// learn replaces everything known with the current state. If it fails, the known state stays.
 func (h *host) learn() error {
 	var seen []update
 	for _, kind := range []uint16{unix.RTM_GETLINK, unix.RTM_GETADDR} {
 		updates, err := h.dumps.dump(kind)
 		if err != nil {
-			return fmt.Errorf("asking for the host's interfaces and addresses: %w", err)
+			return fmt.Errorf("listing the host's interfaces and addresses: %w", err)
 		}
 		seen = append(seen, updates...)
 	}
@@ -90,12 +89,12 @@ func (h *host) learn() error {
 	return nil
 }
 
-// learnRoutes replaces what is known of the table local. A change in it says too little to follow: one
-// that replaces a route does not name the old one.
+// learnRoutes reads table local again. Notifications are not enough to follow it: one that replaces a route does not
+// name the old one.
 func (h *host) learnRoutes() error {
 	routes, err := h.dumps.dump(unix.RTM_GETROUTE)
 	if err != nil {
-		return fmt.Errorf("asking for the host's local routes: %w", err)
+		return fmt.Errorf("listing the host's local routes: %w", err)
 	}
 	h.local, h.lengths, h.moved = map[netip.Prefix]bool{}, [2][]int{}, false
 	for _, u := range routes {
@@ -108,7 +107,7 @@ func (h *host) learnRoutes() error {
 	return nil
 }
 
-// family indexes what there is for IPv4 and for IPv6.
+// family returns an index: 0 for IPv4, 1 for IPv6.
 func family(a netip.Addr) int {
 	if a.Is4() {
 		return 0
@@ -116,17 +115,17 @@ func family(a netip.Addr) int {
 	return 1
 }
 
-// refresh takes note of what has changed; it does not wait. Changes that are notified
-// twice, or that a dump told already, do no harm.
+// refresh reads pending notifications without waiting. Those that are repeated, or that a dump already covered, do no
+// harm.
 func (h *host) refresh() {
 	for {
 		updates, err := h.events.receive()
 		if errors.Is(err, unix.ENOBUFS) {
-			h.stale = true // more changed at once than there was room to tell
-			continue       // what is left is older than the dump to come, and must not follow it
+			h.stale = true // the queue overflowed
+			continue       // the remaining notifications are older than the next dump, and must not be applied after it
 		}
 		if err != nil {
-			break // EAGAIN: that was all
+			break // EAGAIN: no more
 		}
 		for _, u := range updates {
 			h.apply(u)
@@ -136,7 +135,7 @@ func (h *host) refresh() {
 		h.stale = h.learn() != nil
 	}
 	if h.moved {
-		_ = h.learnRoutes() // if that fails, what moved is asked for again
+		_ = h.learnRoutes() // if this fails, the routes are read again next time
 	}
 }
 
@@ -159,7 +158,7 @@ func (h *host) apply(u update) {
 func (h *host) add(p place, broadcast netip.Addr) {
 	h.places[p] = broadcast
 	h.own[p.addr]++
-	h.broadcasts[broadcast]++ // also the zero address, of a network that has none: no packet is to that
+	h.broadcasts[broadcast]++ // counts the zero address too, for a network without one: no packet goes there
 }
 
 func (h *host) remove(p place) {
@@ -183,8 +182,8 @@ func (h *host) isOwn(a netip.Addr) bool {
 	return !a.IsLoopback() && (h.own[a] > 0 || h.isLocal(a))
 }
 
-// isLocal reports whether the kernel delivers here what is for an address: by the table local, in which
-// cloud agents and load balancers put addresses that no interface has.
+// isLocal reports whether the kernel delivers packets for an address here according to table local, in which cloud
+// agents and load balancers put addresses that no interface has.
 func (h *host) isLocal(a netip.Addr) bool {
 	return slices.ContainsFunc(h.lengths[family(a)], func(bits int) bool {
 		p, err := a.Prefix(bits)
@@ -192,5 +191,5 @@ func (h *host) isLocal(a netip.Addr) bool {
 	})
 }
 
-// isBroadcast tells whether a is the broadcast address of a network that this host is in.
+// isBroadcast reports whether a is the broadcast address of a network that this host is in.
 func (h *host) isBroadcast(a netip.Addr) bool { return h.broadcasts[a] > 0 }

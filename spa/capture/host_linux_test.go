@@ -15,9 +15,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestOwnAddresses: whatever comes and goes in whatever order, an address is the host's own while it is at some
-// interface, and a broadcast address while it is that of some network. Routes say it too, but not in a VRF, whose
-// table is another.
+// TestOwnAddresses: in whatever order addresses come and go, an address is the host's own while some interface has it,
+// and a broadcast address while some network has it. Routes show that too, except in a VRF, which has its own table.
 func TestOwnAddresses(t *testing.T) {
 	var addrs []netip.Addr
 	for _, text := range []string{"192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1"} {
@@ -59,10 +58,11 @@ func TestOwnAddresses(t *testing.T) {
 	}
 }
 
-// TestBroadcastOf: IPv6 has none, whatever the length of the prefix.
+// TestBroadcastOf: IPv6 has no broadcast address, whatever the prefix length.
 func TestBroadcastOf(t *testing.T) {
 	for prefix, want := range map[string]string{
-		"192.0.2.1/24": "192.0.2.255", "192.0.2.1/30": "192.0.2.3", "192.0.2.1/31": "", "192.0.2.1/32": "", "2001:db8::1/16": "", "2001:db8::1/64": "",
+		"192.0.2.1/24": "192.0.2.255", "192.0.2.1/30": "192.0.2.3", "192.0.2.1/31": "", "192.0.2.1/32": "",
+		"2001:db8::1/16": "", "2001:db8::1/64": "",
 	} {
 		p := netip.MustParsePrefix(prefix)
 		got := ""
@@ -75,7 +75,7 @@ func TestBroadcastOf(t *testing.T) {
 	}
 }
 
-// TestCloseLeavesNothing: neither descriptors nor memory.
+// TestCloseLeavesNothing: Close frees all descriptors and mappings.
 func TestCloseLeavesNothing(t *testing.T) {
 	_, gateway := lab.Pair(t)
 	use := func() {
@@ -114,7 +114,7 @@ func openFiles(t *testing.T) int {
 	return len(entries)
 }
 
-// mapped is how many rings of packet sockets are.
+// mapped returns the number of mapped packet socket rings.
 func mapped(t *testing.T) int {
 	t.Helper()
 	text, err := os.ReadFile("/proc/self/maps")
@@ -122,8 +122,8 @@ func mapped(t *testing.T) int {
 	return strings.Count(string(text), "socket:[")
 }
 
-// TestParsed: what messages leave out: the destination of a route to everything, and the local address where there
-// is no far end (rtnetlink(7)).
+// TestParsed: netlink messages may omit fields: a default route has no destination, and an address without a far end
+// has no local address (rtnetlink(7)).
 func TestParsed(t *testing.T) {
 	message := func(kind uint16, head []byte, attrs ...[]byte) syscall.NetlinkMessage {
 		return syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: kind}, Data: append(head, slices.Concat(attrs...)...)}
@@ -170,7 +170,7 @@ func TestParsed(t *testing.T) {
 	}
 }
 
-// TestTaggedFrames: only a whole Ethernet header has an address that can be the interface's own.
+// TestTaggedFrames: only a complete Ethernet header can contain the interface's own address.
 func TestTaggedFrames(t *testing.T) {
 	mac := "\x02\x00\x00\x00\x00\x01"
 	s := &Sniffer{host: &host{links: map[int32]link{1: {mac: mac}, 2: {}}}}

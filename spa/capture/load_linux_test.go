@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// blast sends n copies of payload as fast as the socket takes them.
+// blast sends n copies of payload as fast as the socket accepts them.
 func blast(t testing.TB, conn *net.UDPConn, payload []byte, n int) {
 	t.Helper()
 	raw, err := conn.SyscallConn()
@@ -59,7 +59,7 @@ func TestKernelDropsAreCounted(t *testing.T) {
 		s.counts[v].Add(1)
 		queued++
 	}
-	if room := uint64(ringSize / s.rings[0].size); queued < 2*room { // what was still on its way found room
+	if room := uint64(ringSize / s.rings[0].size); queued < 2*room { // packets still on their way took the freed room
 		t.Errorf("%d packets were queued, want %d", queued, 2*room)
 	}
 	blast(t, four, payload(200), 1)
@@ -72,7 +72,7 @@ func TestKernelDropsAreCounted(t *testing.T) {
 	}
 }
 
-// overflow sends until packets are dropped that were not before.
+// overflow sends until more packets are dropped than before.
 func overflow(t *testing.T, s *Sniffer, conn *net.UDPConn) uint64 {
 	t.Helper()
 	before := s.Stats().KernelDrops
@@ -89,12 +89,12 @@ func TestDropsSinceTheLastLookAreInTheLastStats(t *testing.T) {
 	flood(t, gateway, dialUDP(t, client, client4, gateway4))
 	must(t, s.Close())
 	if s.Stats().KernelDrops == 0 {
-		t.Error("no drops are told")
+		t.Error("no drops are reported")
 	}
 }
 
-// flood sends until all sniffers of the host that were opened before and are not read have dropped some of
-// it. None of them is asked: that one more has, twice, tells.
+// flood sends until all unread sniffers that were opened before on the host have dropped packets. It does not query
+// them: it opens one more, and waits until that one has dropped some twice.
 func flood(t *testing.T, h *lab.Host, conn *net.UDPConn) {
 	t.Helper()
 	other := listen(t, h, knocks)
@@ -102,7 +102,7 @@ func flood(t *testing.T, h *lab.Host, conn *net.UDPConn) {
 	overflow(t, other, conn)
 }
 
-// queue sends until a ring that was never read holds so many packets: a busy host loses some on the way.
+// queue sends until a ring that was never read holds n packets: a busy host loses some on the way.
 func queue(t *testing.T, r *ring, conn *net.UDPConn, n int) {
 	t.Helper()
 	nth := ring{memory: r.memory, size: r.size, next: (n - 1) * r.size}
@@ -128,7 +128,7 @@ func TestFloodInOneFamilyDoesNotStarveTheOther(t *testing.T) {
 	t.Error("IPv6 waits for IPv4's queue to be empty")
 }
 
-// A closed sniffer's sockets have numbers that others may get.
+// After Close, the numbers of the sniffer's sockets may belong to other files.
 func TestStatsAfterCloseAreItsOwn(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	closed := listen(t, gateway, knocks)
@@ -140,7 +140,7 @@ func TestStatsAfterCloseAreItsOwn(t *testing.T) {
 	}
 }
 
-// A packet that is read before the news that make it ours.
+// A packet may be read before the netlink event that makes its address ours.
 func TestPacketOvertakesNews(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
@@ -153,7 +153,7 @@ func TestPacketOvertakesNews(t *testing.T) {
 	}
 }
 
-// The host's changes are seen also while packets never cease.
+// Changes of the host are noticed even while packets arrive without pause.
 func TestChangesAreSeenInAFlood(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
@@ -194,7 +194,7 @@ func TestCloseWakesRead(t *testing.T) {
 	}
 }
 
-// What Read returned is not the ring's memory, which is gone after Close.
+// The packet that Read returned is not in the ring's memory, which Close unmaps.
 func TestDataOutlivesClose(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
@@ -230,7 +230,7 @@ func TestStatsWhileClosing(t *testing.T) {
 	<-stopped
 }
 
-// Noise that has used up its looks at the host is judged by what is known.
+// Noise that has used up its host refreshes is judged by the known state.
 func TestNoiseLooksSeldom(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
@@ -264,7 +264,7 @@ func TestReadDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// BenchmarkFlood is one packet sent as fast as one sender can and read: see the drops.
+// BenchmarkFlood sends and reads one packet as fast as one sender can: see the drops.
 func BenchmarkFlood(b *testing.B) {
 	client, gateway := lab.Pair(b)
 	s := listen(b, gateway, knocks)
@@ -291,8 +291,7 @@ func BenchmarkFlood(b *testing.B) {
 	b.ReportMetric(float64(s.Stats().KernelDrops)/float64(b.N)*100, "%dropped")
 }
 
-// BenchmarkNotForUs is the judgement of a packet that is not for this host, which has it
-// look whether that has changed.
+// BenchmarkNotForUs judges a packet that is not for this host, which makes it check whether that has changed.
 func BenchmarkNotForUs(b *testing.B) {
 	client, gateway := lab.Pair(b)
 	s := listen(b, gateway, knocks)
@@ -315,7 +314,7 @@ func BenchmarkNotForUs(b *testing.B) {
 func BenchmarkLoneKnock(b *testing.B) {
 	client, gateway := lab.Pair(b)
 	s := read(b, listen(b, gateway, knocks))
-	must(b, gateway.Do(dropAll)) // no answer by ICMP
+	must(b, gateway.Do(dropAll)) // no ICMP answer
 	conn := dialUDP(b, client, client4, gateway4)
 	must(b, conn.SetDeadline(time.Time{}))
 	data := payload(200)

@@ -20,7 +20,7 @@ var unnamed = map[string]netip.AddrPort{
 	"2001:db8:8::/48":   addrPort("2001:db8:8:5::1", 62201),
 }
 
-// localRoute is the route of the table local by which a prefix is the host's own.
+// localRoute is the route in table local that makes a prefix the host's own.
 func localRoute(t *testing.T, prefix, dev string) *netlink.Route {
 	t.Helper()
 	_, to, err := net.ParseCIDR(prefix)
@@ -45,8 +45,8 @@ func senderTo(to netip.AddrPort) netip.AddrPort {
 	return client6
 }
 
-// TestLocalRoutes: an address that only a local route makes the host's own is knocked on as one that an
-// interface has, from when the route comes until it goes, and nobody else sends from it.
+// TestLocalRoutes: an address that is the host's own only by a local route can be knocked on like an interface's
+// address, as long as the route exists; packets from that address are refused.
 func TestLocalRoutes(t *testing.T) {
 	for prefix, to := range unnamed {
 		t.Run(prefix, func(t *testing.T) {
@@ -72,11 +72,11 @@ func TestLocalRoutes(t *testing.T) {
 			in.send(t, in.frame(knock(netip.AddrPortFrom(to.Addr(), 40000), ours)))
 			s.waitFor(t, before, Stats{Received: 1, OwnSource: 1})
 
-			// The one is replaced, and goes: what is said of that names the new one only.
+			// Replace the route, then delete it: the netlink events name only the new one.
 			must(t, gateway.Do(func() error { return netlink.RouteReplace(localRoute(t, prefix, "lo")) }))
 			passes(s)
 			must(t, gateway.Do(func() error { return forgetLocal(t, prefix) }))
-			// A packet may overtake the news of that.
+			// A packet may overtake the event.
 			lab.Eventually(t, "the address to be nobody's", func() bool {
 				before := s.Stats()
 				in.send(t, in.frame(knock(senderTo(to), to)))
@@ -90,7 +90,7 @@ func TestLocalRoutes(t *testing.T) {
 	}
 }
 
-// forgetLocal deletes the local routes to a prefix. IPv6 may have one by each interface.
+// forgetLocal deletes the local routes to a prefix. IPv6 may have one per interface.
 func forgetLocal(t *testing.T, prefix string) error {
 	family := netlink.FAMILY_V4
 	if netip.MustParsePrefix(prefix).Addr().Is6() {
@@ -104,7 +104,7 @@ func forgetLocal(t *testing.T, prefix string) error {
 	return err
 }
 
-// TestOtherRoutes: a route of another kind or another table makes nothing the host's own.
+// TestOtherRoutes: a route of another type or in another table makes no address the host's own.
 func TestOtherRoutes(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := read(t, listen(t, gateway, knocks))
@@ -130,7 +130,7 @@ func TestOtherRoutes(t *testing.T) {
 	}
 }
 
-// TestAnswerFromALocalRoute: it comes from the address that was knocked on.
+// TestAnswerFromALocalRoute: the answer comes from the address that was knocked on.
 func TestAnswerFromALocalRoute(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	for prefix := range unnamed {
@@ -147,7 +147,7 @@ func TestAnswerFromALocalRoute(t *testing.T) {
 	}
 }
 
-// TestAlternativeName: an interface is listened to by any of its names, whichever comes when.
+// TestAlternativeName: the sniffer listens on an interface by any of its names, whenever the name appears.
 func TestAlternativeName(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	alt := func(change func(netlink.Link, string) error) {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An update is what one rtnetlink message says of a link, an address, a local route or a rule.
+// An update is the content of one rtnetlink message about a link, an address, a local route or a rule.
 type update struct {
 	kind      uint16 // RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR and so on
 	index     int32
@@ -24,15 +24,15 @@ type update struct {
 	mark      fwmark
 }
 
-// An rtnetlink is a socket that tells of links, addresses, local routes and rules of the routing.
+// An rtnetlink is a socket for links, addresses, local routes and routing rules.
 type rtnetlink struct {
 	fd  int
 	seq uint32 // of the last request
 	buf []byte
 }
 
-// errInterrupted is returned when something changed while it was told.
-var errInterrupted = errors.New("the list changed while it was read")
+// errInterrupted is returned if something changed during a dump.
+var errInterrupted = errors.New("the list changed while it was being read")
 
 func openNetlink(groups uint32) (*rtnetlink, error) {
 	kind := unix.SOCK_RAW | unix.SOCK_CLOEXEC
@@ -54,17 +54,17 @@ func openNetlink(groups uint32) (*rtnetlink, error) {
 	return &rtnetlink{fd: fd, buf: make([]byte, 64<<10)}, nil
 }
 
-// onlyLocalRoutes keeps the routes of a router out of the socket: there may be a million of them, and
-// they change all the time. Of a kernel before 4.20, which does not filter what it lists, parseRoute does.
+// onlyLocalRoutes keeps a router's other routes out of the socket: there may be a million of them, changing
+// continuously. Kernels before 4.20 do not filter their dumps; there parseRoute does.
 func onlyLocalRoutes(fd int, events bool) error {
 	if !events {
 		err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
 		if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
-			return fmt.Errorf("asking for strict answers: %w", err)
+			return fmt.Errorf("requesting strict answers: %w", err)
 		}
 		return nil
 	}
-	kind := func(message uint16) uint32 { // a filter loads in network order what is in the host's
+	kind := func(message uint16) uint32 { // a filter loads values in network byte order, but these are in the host's
 		return uint32(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, message)))
 	}
 	const tableAt, typeAt = unix.SizeofNlMsghdr + 4, unix.SizeofNlMsghdr + 7
@@ -121,7 +121,7 @@ func (n *rtnetlink) dumpOnce(kind uint16, family byte) ([]update, error) {
 		}
 		for _, m := range messages {
 			if m.Header.Seq != n.seq {
-				continue // of a dump that was given up
+				continue // of an abandoned dump
 			}
 			if m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
 				interrupted = errInterrupted
@@ -157,7 +157,7 @@ func (n *rtnetlink) send(kind, flags uint16, body []byte) error {
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	b = binary.NativeEndian.AppendUint16(b, flags)
 	b = binary.NativeEndian.AppendUint32(b, n.seq)
-	b = append(binary.NativeEndian.AppendUint32(b, 0), body...) // from no port of ours
+	b = append(binary.NativeEndian.AppendUint32(b, 0), body...) // nlmsg_pid
 	return unix.Sendto(n.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
@@ -169,7 +169,7 @@ func refusal(b []byte) error {
 	return unix.Errno(-int32(binary.NativeEndian.Uint32(b)))
 }
 
-// receive returns what one datagram of notifications says.
+// receive returns the updates of one datagram of notifications.
 func (n *rtnetlink) receive() ([]update, error) {
 	messages, err := n.read()
 	if err != nil {
@@ -193,7 +193,7 @@ func (n *rtnetlink) read() ([]syscall.NetlinkMessage, error) {
 		case err != nil:
 			return nil, err
 		case size > len(n.buf):
-			return nil, unix.ENOBUFS // as lost as if there had been no room for it
+			return nil, unix.ENOBUFS // the same as a queue overflow
 		}
 		messages, err := syscall.ParseNetlinkMessage(n.buf[:size])
 		if err != nil {
@@ -203,7 +203,7 @@ func (n *rtnetlink) read() ([]syscall.NetlinkMessage, error) {
 	}
 }
 
-// parseUpdate reads a message about a link, an address, a local route or a rule; any other is not ok.
+// parseUpdate reads a message about a link, an address, a local route or a rule; for any other it returns false.
 func parseUpdate(m syscall.NetlinkMessage) (update, bool) {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
@@ -248,7 +248,7 @@ func parseLink(m syscall.NetlinkMessage) (update, bool) {
 	}
 	info := (*unix.IfInfomsg)(unsafe.Pointer(unsafe.SliceData(m.Data)))
 	if info.Family != unix.AF_UNSPEC {
-		return update{}, false // a bridge tells that a port left it as RTM_DELLINK, too
+		return update{}, false // a bridge reports with RTM_DELLINK, too, that a port left it
 	}
 	u := update{kind: m.Header.Type, index: info.Index, link: link{loopback: info.Flags&unix.IFF_LOOPBACK != 0}}
 	for _, a := range attrs {
@@ -278,7 +278,7 @@ func parseAddr(m syscall.NetlinkMessage) (update, bool) {
 	var local, address netip.Addr
 	for _, a := range attrs {
 		switch a.Attr.Type {
-		case unix.IFA_LOCAL: // where both stand, the other is the far end's
+		case unix.IFA_LOCAL: // if both are present, the other one is the far end's
 			local, _ = netip.AddrFromSlice(a.Value)
 		case unix.IFA_ADDRESS:
 			address, _ = netip.AddrFromSlice(a.Value)
@@ -291,8 +291,8 @@ func parseAddr(m syscall.NetlinkMessage) (update, bool) {
 	return u, u.addr.IsValid()
 }
 
-// broadcastOf returns the last address of an IPv4 network, which its hosts take for a
-// broadcast whether one was set or not (RFC 3021: not in a network of two).
+// broadcastOf returns the last address of an IPv4 network, which its hosts treat as broadcast whether or not it was
+// configured (RFC 3021: not in a network of two).
 func broadcastOf(a netip.Addr, bits int) netip.Addr {
 	if !a.Is4() || bits > 30 {
 		return netip.Addr{}

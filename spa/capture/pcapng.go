@@ -26,8 +26,8 @@ const (
 	maxBlock    = 2 * maxRecord
 )
 
-// ngRecords are the packets of a pcapng file. The decoding library's reader is not used: it divides by
-// zero and allocates gigabytes where a file says so, and takes one that was cut in a header for whole.
+// ngRecords are the packets of a pcapng file. It does not use the decoding library's reader, which can be made to
+// divide by zero or to allocate gigabytes, and accepts a file that ends within a header.
 type ngRecords struct {
 	r     *bufio.Reader
 	order binary.ByteOrder
@@ -38,7 +38,7 @@ type ngRecords struct {
 // ngLink is an interface at which packets were captured.
 type ngLink struct {
 	kind   layers.LinkType
-	second uint64 // has so many units of a packet's time
+	second uint64 // units of a packet's time per second
 	offset int64  // seconds to add to that
 }
 
@@ -95,7 +95,7 @@ func (n *ngRecords) block() (uint32, error) {
 	return kind, cut(err)
 }
 
-// section learns the byte order from a section's header, which is not read yet.
+// section learns the byte order from a section's header, which has not been read yet.
 func (n *ngRecords) section() error {
 	head, err := n.r.Peek(16)
 	if err != nil {
@@ -107,7 +107,7 @@ func (n *ngRecords) section() error {
 	case binary.BigEndian.Uint32(head[8:]):
 		n.order = binary.BigEndian
 	default:
-		return errors.New("a section in no byte order")
+		return errors.New("a section without a valid byte order")
 	}
 	if version := n.order.Uint16(head[12:]); version != 1 {
 		return fmt.Errorf("a section of version %d: only 1 is known", version)
@@ -125,7 +125,7 @@ func (n *ngRecords) readBlock(length uint32) error {
 		return cut(err)
 	}
 	if again := n.order.Uint32(n.body[length-4:]); again != length {
-		return fmt.Errorf("a block of %d bytes, and of %d by its end", length, again)
+		return fmt.Errorf("a block of %d bytes whose end says %d", length, again)
 	}
 	n.body = n.body[8 : length-4]
 	return nil
@@ -139,7 +139,7 @@ func cut(err error) error {
 	return err
 }
 
-var errShortBlock = errors.New("a block that is too short for what it has")
+var errShortBlock = errors.New("a block that is too short for its contents")
 
 // Options of an interface's description.
 const (
@@ -168,13 +168,13 @@ func (n *ngRecords) addLink() error {
 		b = b[padded:]
 	}
 	if link.second == 0 {
-		return errors.New("an interface whose packets have no time that can be told")
+		return errors.New("an interface with an unknown time resolution")
 	}
 	n.links = append(n.links, link)
 	return nil
 }
 
-// resolution returns how many units a second has: a power of two or of ten. Zero: too many.
+// resolution returns the number of units per second: a power of two or of ten. Zero: too many.
 func resolution(r byte) uint64 {
 	exponent := int(r & 0x7f)
 	switch {
@@ -201,7 +201,7 @@ func (n *ngRecords) packet(kind uint32) (record, error) {
 		number = uint32(n.order.Uint16(b))
 	}
 	if uint64(number) >= uint64(len(n.links)) {
-		return record{}, fmt.Errorf("interface %d was not described before", number)
+		return record{}, fmt.Errorf("interface %d has no description before this packet", number)
 	}
 	link := n.links[number]
 	at, err := link.time(uint64(n.order.Uint32(b[4:]))<<32 | uint64(n.order.Uint32(b[8:])))
@@ -215,14 +215,14 @@ func (n *ngRecords) packet(kind uint32) (record, error) {
 	return record{b[header : header+size], int(n.order.Uint32(b[16:])), at, link.kind}, nil
 }
 
-// maxSeconds is in the year 2242: a time's nanoseconds are a number of 64 bits until 2262.
+// maxSeconds is in the year 2242: nanoseconds since 1970 fit into 64 bits until 2262.
 const maxSeconds = 1 << 33
 
-// time returns the time that a packet has in units.
+// time returns a packet's time from its units.
 func (l ngLink) time(units uint64) (time.Time, error) {
 	seconds := int64(units/l.second) + l.offset
 	if seconds < 0 || seconds > maxSeconds {
-		return time.Time{}, errors.New("it has a time that cannot be")
+		return time.Time{}, errors.New("it has an impossible time")
 	}
 	high, low := bits.Mul64(units%l.second, 1e9)
 	nanoseconds, _ := bits.Div64(high, low, l.second)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// ngBlock is a block of a pcapng file of either byte order.
+// ngBlock returns a block of a pcapng file in either byte order.
 func ngBlock(order binary.AppendByteOrder, kind uint32, body ...byte) []byte {
 	b := order.AppendUint32(order.AppendUint32(nil, kind), uint32(len(body)+ngFrame))
 	return order.AppendUint32(append(b, body...), uint32(len(body)+ngFrame))
@@ -19,8 +19,8 @@ func ngHeader(order binary.AppendByteOrder) []byte {
 	return ngBlock(order, ngSection, append(body, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255)...)
 }
 
-// ngRaw describes an interface of raw IP whose times have a resolution, and an offset in seconds. It has
-// other options of the same sizes (the length of a checksum, and the speed), and an end of the options.
+// ngRaw describes a raw IP interface whose timestamps have a resolution and an offset in seconds. It has other options
+// of the same sizes (checksum length and speed), and an end of options.
 func ngRaw(order binary.AppendByteOrder, resolution byte, offset uint64) []byte {
 	body := append(order.AppendUint16(nil, 101), 0, 0, 0, 0, 0, 0)
 	body = append(order.AppendUint16(order.AppendUint16(body, ngResolution), 1), resolution, 0, 0, 0)
@@ -30,21 +30,21 @@ func ngRaw(order binary.AppendByteOrder, resolution byte, offset uint64) []byte 
 	return ngBlock(order, ngInterface, append(body, 0, 0, 0, 0)...)
 }
 
-// ngKnock is a packet of so many bytes, by its header, at a time.
+// ngKnock returns a packet block with the packet length that its header states, at a given time.
 func ngKnock(order binary.AppendByteOrder, at uint64, size uint32, data []byte) []byte {
 	body := order.AppendUint32(order.AppendUint32(order.AppendUint32(nil, 0), uint32(at>>32)), uint32(at))
 	body = append(order.AppendUint32(order.AppendUint32(body, size), size), data...)
 	return ngBlock(order, ngPacket, append(body, make([]byte, -len(data)&3)...)...)
 }
 
-// ngCut is a packet of which only the beginning was captured.
+// ngCut returns a packet of which only the beginning was captured.
 func ngCut(order binary.AppendByteOrder, at uint64, whole int, data []byte) []byte {
 	b := ngKnock(order, at, uint32(len(data)), data)
 	copy(b[8+16:], order.AppendUint32(nil, uint32(whole)))
 	return b
 }
 
-// TestPcapngTimes: every resolution and both byte orders, and a section after another.
+// TestPcapngTimes: every resolution, both byte orders, and a second section.
 func TestPcapngTimes(t *testing.T) {
 	ip := fromHex(t, whole4)
 	size, seconds := uint32(len(ip)), uint64(captured.Unix())
@@ -80,7 +80,7 @@ func TestPcapngTimes(t *testing.T) {
 	}
 }
 
-// TestPcapngInterfaces: a packet has the time of the interface that it names, in both types of block.
+// TestPcapngInterfaces: a packet has the time resolution of the interface that it names, in both types of block.
 func TestPcapngInterfaces(t *testing.T) {
 	ip := fromHex(t, whole4)
 	for _, order := range []binary.AppendByteOrder{binary.LittleEndian, binary.BigEndian} {
@@ -88,7 +88,7 @@ func TestPcapngInterfaces(t *testing.T) {
 			knock := ngKnock(order, uint64(captured.Unix()), uint32(len(ip)), ip)
 			copy(knock, order.AppendUint32(nil, kind))
 			copy(knock[8:], order.AppendUint32(nil, 1))
-			if kind == ngOldPacket { // two bytes; the others count what was dropped
+			if kind == ngOldPacket { // two bytes; the others count drops
 				copy(knock[8:], order.AppendUint16(order.AppendUint16(nil, 1), 7))
 			}
 			file := bytes.Join([][]byte{ngHeader(order), ngRaw(order, 9, 0), ngRaw(order, 0, 0), knock}, nil)
@@ -103,7 +103,7 @@ func TestPcapngInterfaces(t *testing.T) {
 	}
 }
 
-// TestPcapngOptions: an option of a size that it cannot have counts for nothing.
+// TestPcapngOptions: an option of an impossible size is ignored.
 func TestPcapngOptions(t *testing.T) {
 	order := binary.LittleEndian
 	ip := fromHex(t, whole4)
@@ -119,8 +119,7 @@ func TestPcapngOptions(t *testing.T) {
 	}
 }
 
-// TestHostilePcapng: whatever a file says of itself, it is refused in words, and costs no more memory
-// than it has bytes.
+// TestHostilePcapng: whatever a file claims, it is refused with an error, and takes no more memory than it has bytes.
 func TestHostilePcapng(t *testing.T) {
 	order := binary.LittleEndian
 	ip := fromHex(t, whole4)
@@ -132,24 +131,26 @@ func TestHostilePcapng(t *testing.T) {
 		blocks [][]byte
 		want   string
 	}{
-		"no second has units":  {[][]byte{head, ngRaw(order, 0xc0, 0), good}, "no time that can be told"},
-		"too many units":       {[][]byte{head, ngRaw(order, 20, 0), good}, "no time that can be told"},
-		"far too many units":   {[][]byte{head, ngRaw(order, 64, 0), good}, "no time that can be told"},
-		"a packet of 2 GB":     {[][]byte{head, raw, ngKnock(order, now, 1<<31-1, ip)}, "too short for what it has"},
-		"a block of 4 GB":      {[][]byte{head, raw, order.AppendUint32([]byte{6, 0, 0, 0}, 1<<32-4)}, "a block of 4294967292 bytes"},
-		"a block of odd size":  {[][]byte{head, order.AppendUint32([]byte{9, 0, 0, 0}, 13)}, "a block of 13 bytes"},
-		"no room for itself":   {[][]byte{head, order.AppendUint32([]byte{9, 0, 0, 0}, 8)}, "a block of 8 bytes"},
-		"two lengths":          {[][]byte{head, raw, other}, "and of 12 by its end"},
-		"a short packet":       {[][]byte{head, raw, ngBlock(order, ngPacket, 0, 0, 0, 0)}, "too short for what it has"},
-		"a short interface":    {[][]byte{head, ngBlock(order, ngInterface, 1, 0, 0, 0)}, "too short for what it has"},
-		"a long option":        {[][]byte{head, ngBlock(order, ngInterface, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 255, 255)}, "too short for what it has"},
-		"no interface":         {[][]byte{head, good}, "interface 0 was not described"},
-		"of another section":   {[][]byte{head, raw, head, good}, "interface 0 was not described"},
-		"no byte order":        {[][]byte{ngBlock(order, ngSection, make([]byte, 16)...)}, "in no byte order"},
+		"no second has units": {[][]byte{head, ngRaw(order, 0xc0, 0), good}, "unknown time resolution"},
+		"too many units":      {[][]byte{head, ngRaw(order, 20, 0), good}, "unknown time resolution"},
+		"far too many units":  {[][]byte{head, ngRaw(order, 64, 0), good}, "unknown time resolution"},
+		"a packet of 2 GB":    {[][]byte{head, raw, ngKnock(order, now, 1<<31-1, ip)}, "too short for its contents"},
+		"a block of 4 GB": {[][]byte{head, raw, order.AppendUint32([]byte{6, 0, 0, 0}, 1<<32-4)},
+			"a block of 4294967292 bytes"},
+		"a block of odd size": {[][]byte{head, order.AppendUint32([]byte{9, 0, 0, 0}, 13)}, "a block of 13 bytes"},
+		"no room for itself":  {[][]byte{head, order.AppendUint32([]byte{9, 0, 0, 0}, 8)}, "a block of 8 bytes"},
+		"two lengths":         {[][]byte{head, raw, other}, "whose end says 12"},
+		"a short packet":      {[][]byte{head, raw, ngBlock(order, ngPacket, 0, 0, 0, 0)}, "too short for its contents"},
+		"a short interface":   {[][]byte{head, ngBlock(order, ngInterface, 1, 0, 0, 0)}, "too short for its contents"},
+		"a long option": {[][]byte{head, ngBlock(order, ngInterface, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 255, 255)},
+			"too short for its contents"},
+		"no interface":         {[][]byte{head, good}, "interface 0 has no description"},
+		"of another section":   {[][]byte{head, raw, head, good}, "interface 0 has no description"},
+		"no byte order":        {[][]byte{ngBlock(order, ngSection, make([]byte, 16)...)}, "without a valid byte order"},
 		"version 2":            {[][]byte{ngBlock(order, ngSection, 0x4d, 0x3c, 0x2b, 0x1a, 2, 0, 0, 0)}, "version 2"},
 		"no time":              {[][]byte{head, raw, ngBlock(order, ngSimple, make([]byte, 8)...)}, "it has no time"},
-		"the year 292 billion": {[][]byte{head, ngRaw(order, 9, 1<<62), good}, "a time that cannot be"},
-		"before all time":      {[][]byte{head, ngRaw(order, 9, 1<<63), good}, "a time that cannot be"},
+		"the year 292 billion": {[][]byte{head, ngRaw(order, 9, 1<<62), good}, "an impossible time"},
+		"before all time":      {[][]byte{head, ngRaw(order, 9, 1<<63), good}, "an impossible time"},
 	} {
 		got, _, err := readFile(t, bytes.Join(test.blocks, nil))
 		if err == nil || !strings.Contains(err.Error(), test.want) || len(got) != 0 {
@@ -158,7 +159,7 @@ func TestHostilePcapng(t *testing.T) {
 	}
 }
 
-// TestPcapngCutAnywhere: only between two blocks a file may end.
+// TestPcapngCutAnywhere: a file may end only between two blocks.
 func TestPcapngCutAnywhere(t *testing.T) {
 	order := binary.LittleEndian
 	ip := fromHex(t, whole4)

@@ -14,22 +14,21 @@ import (
 
 const hopLimit = 64 // as the kernel's own
 
-// Responder answers packets from the address and port that they were sent to. It binds no
-// port. It needs CAP_NET_RAW to be opened and nothing to be used. Any number of goroutines
-// may use it.
+// Responder answers packets from the address and port that they were sent to. It binds no port. Opening it needs
+// CAP_NET_RAW, using it nothing. Any number of goroutines may use it.
 type Responder struct {
 	mu  sync.RWMutex // guards the sockets against Close
 	fd4 int
-	fd6 int   // -1: there is none
+	fd6 int   // -1: none
 	no6 error // why not
 
 	mark uint32
 	ways *ways
 }
 
-// NewResponder opens the sockets. What they send carries the packet mark, by which a firewall tells
-// it from what the host's own programs send from the same port; zero marks nothing. On a host
-// without IPv6 it does without, and Send returns an error for an IPv6 packet.
+// NewResponder opens the sockets. Their packets carry the packet mark, which tells a firewall that they are not from
+// the host's own program on the same port; zero marks nothing. On a host without IPv6, Send returns an error for an
+// IPv6 packet.
 func NewResponder(mark uint32) (*Responder, error) {
 	fd4, err := openRaw(unix.AF_INET, mark)
 	if err != nil {
@@ -47,9 +46,9 @@ func NewResponder(mark uint32) (*Responder, error) {
 	return r, nil
 }
 
-// openRaw opens a socket that sends whole IP packets. One that let the kernel write the IP
-// header would have to be of protocol UDP, and the kernel would copy every UDP datagram of
-// the host for it, if only to have its filter drop them. Of IPPROTO_RAW there are none.
+// openRaw opens a socket that sends whole IP packets, with protocol IPPROTO_RAW, which receives nothing. A socket that
+// let the kernel write the IP header would have protocol UDP, and the kernel would copy every UDP datagram of the host
+// to it, if only for a filter to drop.
 func openRaw(family int, mark uint32) (int, error) {
 	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW)
 	if err != nil {
@@ -57,10 +56,10 @@ func openRaw(family int, mark uint32) (int, error) {
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("marking: %w", err)
+		return -1, fmt.Errorf("setting the mark: %w", err)
 	}
 	if family == unix.AF_INET6 {
-		// Or an address that only a local route makes this host's own could not be named as the source.
+		// Otherwise an address that is this host's own only by a local route could not be the source.
 		if err := unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1); err != nil {
 			unix.Close(fd)
 			return -1, fmt.Errorf("allowing any source: %w", err)
@@ -73,17 +72,16 @@ func openRaw(family int, mark uint32) (int, error) {
 	return fd, nil
 }
 
-// Send sends payload to where p came from, from where p went to. It does not wait: where
-// there is no room the datagram is lost and the error says so.
+// Send sends payload from p's destination to p's source. It does not wait: if the socket buffer is full, the datagram
+// is lost and Send returns an error.
 //
-// It goes by the host's routing. If that leads by another interface than p came in by, and has a rule
-// for a packet mark that leads by this one, it carries that mark: with two uplinks the answer leaves by
-// the one that was knocked on. If such a mark has no room for that of NewResponder, the latter is left
-// out, but not with keep.
+// The answer is routed by the host. If it would leave by another interface than p came in by, and a routing rule for a
+// packet mark selects that one, the answer carries the rule's mark: with two uplinks it leaves by the one that was
+// knocked on. If such a mark conflicts with NewResponder's, the latter is dropped, unless keep is set.
 func (r *Responder) Send(p Packet, payload []byte, keep bool) error {
 	from, to := p.To, p.From
 	if !from.IsValid() || !to.IsValid() || from.Addr().Is4() != to.Addr().Is4() || to.Port() == 0 {
-		return fmt.Errorf("nothing can be sent from %v to %v", from, to)
+		return fmt.Errorf("cannot send from %v to %v", from, to)
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -104,7 +102,7 @@ func (r *Responder) Send(p Packet, payload []byte, keep bool) error {
 }
 
 func (r *Responder) send4(from, to netip.AddrPort, index int, payload, control []byte) error {
-	// Told besides the header, so that rules that choose a route by its source apply.
+	// Passed outside the header too, so that rules that route by source address apply.
 	info := unix.Inet4Pktinfo{Spec_dst: from.Addr().As4()}
 	if to.Addr().IsLinkLocalUnicast() {
 		info.Ifindex = int32(index)
@@ -141,8 +139,7 @@ func (r *Responder) Close() error {
 	return nil
 }
 
-// packet4 is an IPv4 packet but for identification and header checksum, which the kernel
-// fills in (raw(7)).
+// packet4 returns an IPv4 packet without identification and header checksum, which the kernel fills in (raw(7)).
 func packet4(from, to netip.AddrPort, payload []byte) []byte {
 	const dontFragment = 0x4000
 	b := make([]byte, ipv4Header, ipv4Header+udpHeader+len(payload))
@@ -167,8 +164,7 @@ func packet6(from, to netip.AddrPort, payload []byte) []byte {
 	return appendUDP(b, b[8:], from.Port(), to.Port(), payload)
 }
 
-// appendUDP appends a datagram whose checksum covers addresses, the source and destination
-// one after the other.
+// appendUDP appends a datagram whose checksum covers addresses: source and destination concatenated.
 func appendUDP(b, addresses []byte, from, to uint16, payload []byte) []byte {
 	header := len(b)
 	size := uint16(udpHeader + len(payload))
@@ -179,7 +175,7 @@ func appendUDP(b, addresses []byte, from, to uint16, payload []byte) []byte {
 	b = append(b, payload...)
 	check := ^fold(sum(addresses) + sum(b[header:]) + protoUDP + uint32(size))
 	if check == 0 {
-		check = 0xffff // RFC 768: zero says that there is none
+		check = 0xffff // RFC 768: zero means no checksum
 	}
 	binary.BigEndian.PutUint16(b[header+6:], check)
 	return b

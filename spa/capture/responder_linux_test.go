@@ -13,21 +13,13 @@ import (
 	"sallyport/spa/lab"
 )
 
-// respond makes a responder in a host that does not refuse knocks by ICMP.
+// respond opens a responder in a host that does not refuse knocks by ICMP.
 func respond(t testing.TB, h *lab.Host) *Responder {
 	t.Helper()
-	var r *Responder
-	must(t, h.Do(dropAll))
-	must(t, h.Do(func() (err error) {
-		r, err = NewResponder(0)
-		return err
-	}))
-	t.Cleanup(func() { must(t, r.Close()) })
-	return r
+	return respondMarked(t, h, 0)
 }
 
-// A connected socket gets only what comes from exactly where it sent to, and a checksum
-// that is wrong keeps it from that, too.
+// A connected socket receives only packets from exactly the address that it sent to, with a correct checksum.
 func TestAnswerComesFromWhereTheKnockWent(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	must(t, gateway.AddAddr("vs", "192.0.2.200/24"))
@@ -45,7 +37,7 @@ func TestAnswerComesFromWhereTheKnockWent(t *testing.T) {
 	}
 }
 
-// answerFor knocks and expects an answer of the size.
+// answerFor knocks and expects an answer of that size.
 func answerFor(t *testing.T, conn *net.UDPConn, s reading, r *Responder, size int) {
 	t.Helper()
 	defer conn.Close()
@@ -61,8 +53,8 @@ func answerFor(t *testing.T, conn *net.UDPConn, s reading, r *Responder, size in
 
 func TestAnswerToLinkLocal(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, lab.Link(client, "xc", gateway, "xs"))              // or the interface could only be one
-	must(t, client.Sysctl("net.ipv4.conf.all.arp_ignore", "1")) // an address is reached where it is
+	must(t, lab.Link(client, "xc", gateway, "xs"))              // a second link, so that the interface matters
+	must(t, client.Sysctl("net.ipv4.conf.all.arp_ignore", "1")) // each address answers only on its own interface
 	must(t, client.AddAddr("xc", "fe80::c/64"))
 	must(t, gateway.AddAddr("xs", "fe80::5/64"))
 	must(t, client.AddAddr("xc", "169.254.7.2/16"))
@@ -73,7 +65,7 @@ func TestAnswerToLinkLocal(t *testing.T) {
 	answerFor(t, dialUDP(t, client, addrPort("169.254.7.2", 40000), addrPort("169.254.7.1", 62201)), s, r, 200)
 }
 
-// A host with two ways out may have rules that choose by the source address.
+// A host with two uplinks may have rules that route by source address.
 func TestAnswerIsRoutedByItsSource(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	must(t, client.AddAddr("vc", "198.51.100.9/32"))
@@ -89,7 +81,7 @@ func TestAnswerIsRoutedByItsSource(t *testing.T) {
 	answerFor(t, dialUDP(t, client, addrPort("2001:db8:9::9", 40000), gateway6), s, r, 200)
 }
 
-// routeFor adds a route that is for packets from one address only.
+// routeFor adds a route for packets from one address only.
 func routeFor(from, to, via string) error {
 	rule, route := netlink.NewRule(), netlink.Route{Gw: net.ParseIP(via), Table: 100}
 	rule.Table, rule.Family = 100, netlink.FAMILY_V4
@@ -159,7 +151,7 @@ func TestAnswerWithoutIPv6(t *testing.T) {
 	answerFor(t, dialUDP(t, client, client4, gateway4), read(t, listen(t, gateway, knocks)), all, 200)
 }
 
-// The kernel gives raw sockets a copy of all that is of their protocol.
+// The kernel gives raw sockets a copy of every packet of their protocol.
 func TestResponderQueuesNothing(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s, r := read(t, listen(t, gateway, knocks)), respond(t, gateway)
@@ -195,7 +187,8 @@ func TestChecksumIsNeverZero(t *testing.T) {
 	}
 }
 
-// TestAnswerIsNeverFragmented: fragments would pass where what a receipt is told from is not seen.
+// TestAnswerIsNeverFragmented: answers have the don't-fragment bit. A fragment has no UDP header, so the rules that
+// recognise receipts would not see it.
 func TestAnswerIsNeverFragmented(t *testing.T) {
 	if b := packet4(client4, gateway4, payload(200)); b[6] != 0x40 || b[7] != 0 {
 		t.Errorf("flags and fragment offset are %x, want \"don't fragment\" alone", b[6:8])

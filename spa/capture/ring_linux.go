@@ -11,19 +11,17 @@ import (
 )
 
 const (
-	// ringSize is the memory that the kernel queues packets of one family in: at 512 bytes
-	// a frame 8,192 packets, or 27 ms of noise at 300,000 a second.
+	// ringSize is the memory in which the kernel queues packets of one family: with frames of 512 bytes it holds 8,192
+	// packets, or 27 ms of noise at 300,000 packets per second.
 	ringSize  = 4 << 20
 	ringBlock = 64 << 10
-	// frameHead is what the kernel writes before a packet, at most: TPACKET2_HDRLEN, and
-	// the alignment of what follows.
+	// frameHead is the most that the kernel writes before a packet: TPACKET2_HDRLEN, and alignment.
 	frameHead = unix.TPACKET_HDRLEN + 2*unix.TPACKET_ALIGNMENT
 )
 
-// A ring is a packet socket for one network protocol on every interface, whose queue is
-// memory shared with the kernel (packet_mmap.rst, TPACKET_V2): a packet costs no system
-// call, and a flood no memory. TPACKET_V3 hands over a block at a time, which makes a
-// lone knock wait for a timer, and recvmmsg copies twice.
+// A ring is a packet socket for one network protocol on every interface. Its queue is memory shared with the kernel
+// (packet_mmap.rst, TPACKET_V2): a packet costs no system call, and a flood no memory. TPACKET_V3 delivers whole
+// blocks, which makes a lone knock wait for a timer, and recvmmsg copies twice.
 type ring struct {
 	fd     int
 	memory []byte
@@ -36,12 +34,11 @@ type frame struct {
 	status *uint32
 	from   *unix.RawSockaddrLinklayer
 	link   []byte // the link's header
-	packet []byte // what comes after it
+	packet []byte // from the network header on
 }
 
-// openRing opens a socket that gets nothing until its filter stands: it is bound to a
-// protocol only then. A socket bound to one protocol sees no outgoing packets, and one on
-// a bridge's port once, as the bridge's.
+// openRing opens a socket that receives nothing until its filter is attached: only then is it bound to a protocol. A
+// socket bound to one protocol sees no outgoing packets, and sees one from a bridge's port only once, as the bridge's.
 func openRing(protocol uint16, filter []bpf.Instruction, snap int) (*ring, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -60,7 +57,7 @@ func openRing(protocol uint16, filter []bpf.Instruction, snap int) (*ring, error
 	return r, nil
 }
 
-// frameSize is the power of two that holds snap bytes.
+// frameSize returns the power of two that holds snap bytes.
 func frameSize(snap int) int {
 	size := 256
 	for size < frameHead+snap {
@@ -69,7 +66,7 @@ func frameSize(snap int) int {
 	return size
 }
 
-// networkOrder is what the kernel reads as v where it expects the network's byte order.
+// networkOrder returns v in network byte order.
 func networkOrder(v uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
 }
@@ -87,7 +84,7 @@ func (r *ring) prepare(filter []bpf.Instruction) error {
 		Frame_size: uint32(r.size), Frame_nr: uint32(ringSize / r.size),
 	}
 	if err := unix.SetsockoptTpacketReq(r.fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
-		return fmt.Errorf("making the ring: %w", err)
+		return fmt.Errorf("allocating the ring: %w", err)
 	}
 	memory, err := unix.Mmap(r.fd, 0, ringSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
@@ -118,7 +115,7 @@ func (r *ring) release(f frame) {
 	r.next = (r.next + r.size) % len(r.memory)
 }
 
-// drops returns how many packets found no place since it was last asked.
+// drops returns how many packets were dropped since its last call.
 func (r *ring) drops() (uint64, error) {
 	stats, err := unix.GetsockoptTpacketStats(r.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
 	if err != nil {

@@ -13,38 +13,38 @@ import (
 )
 
 const (
-	// refreshEvery is after how many packets without a pause the host is looked at again.
+	// refreshEvery is the number of packets without a pause after which the host's changes are read.
 	refreshEvery = 1024
-	// looks is how often within that a packet that would be noise may have it looked at
-	// before: it costs a system call, and what is routed through may be plenty.
+	// looks is how often, before that, a packet that would be noise may cause it: it costs a system call, and there may be
+	// many routed packets.
 	looks = 16
 )
 
-// Sniffer reads the packets that may be knocks. It needs CAP_NET_RAW to be opened and
-// nothing to be read. One goroutine reads; Stats and Close may be called from any.
+// Sniffer reads the packets that may be knocks. Opening it needs CAP_NET_RAW, reading nothing. One goroutine reads;
+// Stats and Close may be called from any.
 type Sniffer struct {
 	interfaces []string
 	rings      [2]*ring // IPv4, IPv6
-	wake       int      // an eventfd, readable once Close was called
+	wake       int      // an eventfd, readable after Close
 	closed     atomic.Bool
 	counts     [verdicts]atomic.Uint64
 
-	reading sync.Mutex // held by Read, guards what is below
+	reading sync.Mutex // held by Read, guards the fields below
 	decoder *decoder
 	host    *host
-	turn    int    // which ring is looked at first, so that a flood in one does not starve the other
-	busy    int    // packets without a pause since the host was looked at
-	looks   int    // how often noise may still have it looked at before that
+	turn    int    // the ring that is read first, so that a flood in one does not starve the other
+	busy    int    // packets without a pause since the host's changes were read
+	looks   int    // how often noise may still cause that before it is due
 	data    []byte // the last Packet's
 
-	counting sync.Mutex // guards what is below, and the rings' sockets against Close
+	counting sync.Mutex // guards the fields below, and the rings' sockets against Close
 	names    *rtnetlink // for Interfaces
 	drops    uint64
 	done     bool
 }
 
-// Listen starts to queue packets. Nothing has to be read at once: what does not fit the
-// queue, some megabytes, is dropped and counted.
+// Listen starts to queue packets. The queue holds some megabytes until Read is called; further packets are dropped and
+// counted.
 func Listen(c Config) (*Sniffer, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func (s *Sniffer) open(c Config) error {
 	return err
 }
 
-// release gives back whatever is open.
+// release closes everything that is open.
 func (s *Sniffer) release() {
 	for _, r := range s.rings {
 		if r != nil {
@@ -132,7 +132,7 @@ func (s *Sniffer) next() (Packet, verdict, bool) {
 			continue
 		}
 		p, v := s.judge(f, r == s.rings[1])
-		// Copied: the ring may be unmapped while the caller still looks at it.
+		// Copied: the ring may be unmapped while the caller still reads it.
 		s.data = append(s.data[:0], p.Data...)
 		p.Data = s.data
 		r.release(f)
@@ -142,7 +142,7 @@ func (s *Sniffer) next() (Packet, verdict, bool) {
 	return Packet{}, 0, false
 }
 
-// refreshWhenBusy reads the host's changes every so many packets, because under load the sniffer never waits.
+// refreshWhenBusy reads the host's changes every refreshEvery packets, because under load the sniffer never waits.
 func (s *Sniffer) refreshWhenBusy() {
 	if s.busy++; s.busy >= refreshEvery {
 		s.busy, s.looks = 0, looks
@@ -163,7 +163,7 @@ func (s *Sniffer) wait() error {
 	}
 	for _, fd := range fds[:2] {
 		if fd.Revents&unix.POLLERR != 0 {
-			// Taken off the socket, or poll would never wait again.
+			// Read from the socket, or poll would return at once for ever.
 			unix.GetsockoptInt(int(fd.Fd), unix.SOL_SOCKET, unix.SO_ERROR)
 		}
 	}
@@ -174,7 +174,7 @@ func (s *Sniffer) wait() error {
 	return nil
 }
 
-// judge says what a packet is. Only one that passed is set, and its Data lies in the frame.
+// judge returns the verdict on a frame. It sets the Packet only if that passed; its Data lies in the frame.
 func (s *Sniffer) judge(f frame, six bool) (Packet, verdict) {
 	if !s.wanted(f) {
 		return Packet{}, wrongInterface
@@ -197,10 +197,10 @@ func (s *Sniffer) judge(f frame, six bool) (Packet, verdict) {
 	return p, passed
 }
 
-// isLoopback tells whether the frame came from the host itself.
+// isLoopback reports whether the frame came from the host itself.
 func (f frame) isLoopback() bool { return f.from.Hatype == unix.ARPHRD_LOOPBACK }
 
-// wanted tells whether packets may come in by the frame's interface.
+// wanted reports whether packets may come in by the frame's interface.
 func (s *Sniffer) wanted(f frame) bool {
 	if len(s.interfaces) == 0 {
 		return !f.isLoopback()
@@ -211,8 +211,8 @@ func (s *Sniffer) wanted(f frame) bool {
 	})
 }
 
-// tagged tells whether the frame, which the kernel takes for another host's, has the
-// interface's own link address: so it does with a VLAN tag that no interface is made for.
+// tagged reports whether the frame has the interface's own link address although the kernel considers it another
+// host's, as it does with a VLAN tag that no interface is configured for.
 func (s *Sniffer) tagged(f frame) bool {
 	if f.from.Hatype != unix.ARPHRD_ETHER || len(f.link) < 6 {
 		return false
@@ -220,10 +220,9 @@ func (s *Sniffer) tagged(f frame) bool {
 	return s.known(func() bool { return s.host.links[f.from.Ifindex].mac == string(f.link[:6]) })
 }
 
-// addressed judges by the addresses. The kernel calls a packet that it will only route
-// its own, too, until it has looked at where that is to.
+// addressed judges by the addresses. At this point the kernel also delivers packets that it will only route.
 func (s *Sniffer) addressed(f frame, from, to netip.Addr) verdict {
-	loop := f.isLoopback() // it was named, so the host may knock on itself
+	loop := f.isLoopback() // the interface was configured, so the host may knock on itself
 	switch {
 	case !(loop && to.IsLoopback()) && !s.known(func() bool { return s.host.isOwn(to) }):
 		return notForUs
@@ -237,8 +236,8 @@ func (s *Sniffer) addressed(f frame, from, to netip.Addr) verdict {
 	return passed
 }
 
-// known asks what is known of the host, and when the answer is no once more after a look
-// whether there is news: the packet may have overtaken them.
+// known evaluates ask and, if it fails, reads the host's changes and tries again: the packet may have arrived before
+// the netlink event.
 func (s *Sniffer) known(ask func() bool) bool {
 	if ask() {
 		return true
@@ -251,7 +250,7 @@ func (s *Sniffer) known(ask func() bool) bool {
 	return ask()
 }
 
-// Stats tells what was seen so far.
+// Stats returns the counts so far.
 func (s *Sniffer) Stats() Stats {
 	var all uint64
 	for i := range s.counts {
@@ -272,8 +271,7 @@ func (s *Sniffer) Stats() Stats {
 	}
 }
 
-// Interfaces returns the names of the network interfaces that there are now, but for the loopback;
-// none after Close.
+// Interfaces returns the names of the current network interfaces, except the loopback; none after Close.
 func (s *Sniffer) Interfaces() []string {
 	s.counting.Lock()
 	defer s.counting.Unlock()
@@ -293,7 +291,7 @@ func (s *Sniffer) Interfaces() []string {
 	return names
 }
 
-// kernelDrops sums the drops of both sockets. The kernel forgets them once told.
+// kernelDrops sums the drops of both sockets. The kernel resets them on reading.
 func (s *Sniffer) kernelDrops() uint64 {
 	s.counting.Lock()
 	defer s.counting.Unlock()
@@ -303,15 +301,14 @@ func (s *Sniffer) kernelDrops() uint64 {
 	for _, r := range s.rings {
 		n, err := r.drops()
 		if err != nil {
-			continue // asked again next time, and nothing is lost meanwhile
+			continue // retried next time; the count is not lost
 		}
 		s.drops += n
 	}
 	return s.drops
 }
 
-// Close wakes the reader and gives back what was opened. Stats stay readable. Closing
-// again does nothing.
+// Close wakes the reader and frees everything. Stats stay readable. Closing again does nothing.
 func (s *Sniffer) Close() error {
 	if s.closed.Swap(true) {
 		return nil

@@ -60,7 +60,7 @@ func TestDroppedByTheFirewall(t *testing.T) {
 	s.expect(t)
 }
 
-// dropAll drops what comes in as early as a table can that sees addresses.
+// dropAll drops incoming packets as early as a table that sees addresses can.
 func dropAll() error {
 	c, err := nftables.New()
 	if err != nil {
@@ -126,7 +126,7 @@ func TestBridgeAndPortAreOne(t *testing.T) {
 	named.Interfaces = []string{"br0"}
 	one := read(t, listen(t, gateway, named))
 	in := inject(t, client, "vc", gateway, "br0")
-	whole := change(knock(client4, gateway4), mend) // a bridge may look at the IP header
+	whole := change(knock(client4, gateway4), mend) // a bridge may check the IP header
 	for _, s := range []reading{all, one} {
 		in.send(t, in.frame(whole))
 		if p := s.expect(t); p.Interface != index {
@@ -151,7 +151,7 @@ func isUp(t *testing.T, h *lab.Host, dev string) bool {
 	return state == netlink.OperUp
 }
 
-// A bridge tells that a port left it in the words that else say that a link is gone.
+// A bridge reports that a port left it with the same message type that otherwise reports a deleted link.
 func TestPortThatLeavesItsBridge(t *testing.T) {
 	hosts := lab.New(t, "client", "gateway")
 	client, gateway := hosts[0], hosts[1]
@@ -235,7 +235,7 @@ func TestNamedInterfaceOnly(t *testing.T) {
 		in.send(t, in.frame(knock(client4, gateway4)))
 		s.waitFor(t, before, want)
 	}
-	// The name counts, not the index that it had at first.
+	// The name counts, not the interface's first index.
 	must(t, gateway.Do(func() error { return rename("xs", "ys") }))
 	lab.Eventually(t, "the cable to carry packets again", func() bool { return isUp(t, client, "xc") })
 	before := s.Stats()
@@ -312,7 +312,7 @@ func TestAddressesComeAndGo(t *testing.T) {
 	})
 }
 
-// renew tells of an address that there is.
+// renew makes the kernel report an address that already exists.
 func renew(dev, prefix string) error {
 	l, err := netlink.LinkByName(dev)
 	if err != nil {
@@ -326,7 +326,7 @@ func renew(dev, prefix string) error {
 	return netlink.AddrReplace(l, a)
 }
 
-// A network of two has no broadcast address.
+// A two-address network has no broadcast address.
 func TestNetworkOfTwo(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	must(t, gateway.AddAddr("vs", "198.51.100.0/31"))
@@ -361,8 +361,7 @@ func TestPeerAddress(t *testing.T) {
 	s.waitFor(t, Stats{}, Stats{Received: 2, Passed: 1, NotForUs: 1})
 }
 
-// More changes than the socket has room for, while nobody reads. The first is still told,
-// and is not true any more.
+// More changes than the socket has room for, while nobody reads. The first one is still delivered, but is outdated.
 func TestLostNotifications(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	must(t, gateway.AddAddr("vs", "192.0.2.200/24"))
@@ -384,7 +383,7 @@ func TestLostNotifications(t *testing.T) {
 	s.waitFor(t, Stats{}, Stats{Received: 3, Passed: 2, NotForUs: 1})
 }
 
-// Nothing may come before the filter, whatever is on the wire at that moment.
+// No packet may get in before the filter is attached, whatever is on the wire at that moment.
 func TestFilterComesFirst(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	conn := dialUDP(t, client, client4, addrPort("192.0.2.1", 9))
@@ -396,7 +395,7 @@ func TestFilterComesFirst(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				conn.Write(payload(200)) // refused now and then, as nobody listens there
+				conn.Write(payload(200)) // sometimes refused, because nobody listens there
 			}
 		}
 	}()

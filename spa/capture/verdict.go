@@ -1,6 +1,6 @@
 package capture
 
-// A verdict says what a packet that came through the kernel filter is.
+// A verdict is the result for a packet that came through the kernel filter.
 type verdict uint8
 
 const (
@@ -13,5 +13,5 @@ const (
 	options
 	extension
 	malformed
-	verdicts // how many there are
+	verdicts // their number
 )

@@ -11,18 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ways knows which packet marks lead by which uplink. On a host with two, connection tracking often keeps
-// the mark of the uplink by which a flow came in, and a rule of the routing has a table for that mark. A
-// receipt is not tracked, so nothing restores the mark for it.
+// ways knows which packet marks select which uplink. On a host with two uplinks, connection tracking often keeps the
+// mark of the uplink by which a flow came in, and a routing rule has a table for that mark. A receipt is not tracked,
+// so nothing restores the mark for it.
 type ways struct {
 	mu     sync.Mutex
-	events *rtnetlink // rules that come and go
+	events *rtnetlink // added and deleted rules
 	asks   *rtnetlink
-	stale  bool // the rules have to be read again
+	stale  bool // the rules must be read again
 	marks  []fwmark
 }
 
-// An fwmark is the mark that a rule of the routing asks for (ip-rule(8)).
+// An fwmark is the mark that a routing rule matches (ip-rule(8)).
 type fwmark struct {
 	family      byte
 	value, mask uint32
@@ -49,9 +49,9 @@ func (w *ways) close() {
 	w.asks.close()
 }
 
-// back returns the mark for an answer to p: own, unless with that the answer leaves by another interface
-// than p came in by, and a mark of the routing's rules leads it back there. With keep, the bits of own
-// have to be in it. Where the host answers by another uplink on purpose, and has no such rule, it is own.
+// back returns the mark for an answer to p. That is own, unless the answer would then leave by another interface than p
+// came in by, and a mark of the routing rules selects the right one. With keep, that mark must include the bits of own.
+// If the host answers by another uplink on purpose, and has no such rule, it is own.
 func (w *ways) back(p Packet, own uint32, keep bool) uint32 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -83,7 +83,7 @@ func (w *ways) refresh() {
 			continue
 		}
 		if err != nil {
-			break // EAGAIN: that was all
+			break // EAGAIN: no more
 		}
 		w.stale = w.stale || len(updates) > 0
 	}
@@ -102,7 +102,7 @@ func (w *ways) refresh() {
 	}
 }
 
-// leads reports whether an answer to p with that mark leaves by the interface by which p came in.
+// leads reports whether an answer to p with that mark leaves by the interface that p came in by.
 func (w *ways) leads(p Packet, family byte, mark uint32) bool {
 	to, from := p.From.Addr().AsSlice(), p.To.Addr().AsSlice()
 	route := make([]byte, unix.SizeofRtMsg)
@@ -114,7 +114,7 @@ func (w *ways) leads(p Packet, family byte, mark uint32) bool {
 	return err == nil && by == p.Interface
 }
 
-// out asks for the interface of a route.
+// out queries the interface of a route.
 func (n *rtnetlink) out(route []byte) (int, error) {
 	if err := n.send(unix.RTM_GETROUTE, unix.NLM_F_REQUEST, route); err != nil {
 		return 0, err
@@ -142,7 +142,7 @@ func (n *rtnetlink) out(route []byte) (int, error) {
 	}
 }
 
-// parseRule reads the mark that a rule asks for; a rule without one has no mask.
+// parseRule reads the mark that a rule matches; a rule without one has no mask.
 func parseRule(m syscall.NetlinkMessage) (update, bool) {
 	const header = 12 // struct fib_rule_hdr
 	if len(m.Data) < header {
@@ -169,7 +169,7 @@ type attribute struct {
 	value []byte
 }
 
-// attributes reads those behind the header of a message; what is no attribute ends them.
+// attributes reads those after the header of a message, up to the first malformed one.
 func attributes(b []byte, header int) (all []attribute) {
 	for b = b[min(header, len(b)):]; len(b) >= unix.SizeofRtAttr; {
 		size := int(binary.NativeEndian.Uint16(b))
@@ -188,7 +188,7 @@ func appendAttribute(b []byte, kind uint16, value []byte) []byte {
 	return append(b, value...)
 }
 
-// markOf is a control message that gives one datagram a packet mark.
+// markOf is a control message that sets one datagram's packet mark.
 func markOf(mark uint32) []byte {
 	b := make([]byte, unix.CmsgSpace(4))
 	binary.NativeEndian.PutUint32(b[unix.CmsgLen(0):], mark)

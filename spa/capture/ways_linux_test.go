@@ -11,8 +11,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// uplinks are two hosts joined by two cables, vc to vs and xc to xs. The gateway's routes lead by vs first;
-// its table 200 leads by xs, and no rule leads there.
+// uplinks are two hosts joined by two cables, vc to vs and xc to xs. The gateway's routes prefer vs; its table 200 uses
+// xs, and no rule selects it.
 func uplinks(t *testing.T) (client, gateway *lab.Host) {
 	t.Helper()
 	client, gateway = lab.Pair(t)
@@ -24,7 +24,7 @@ func uplinks(t *testing.T) (client, gateway *lab.Host) {
 	must(t, gateway.AddAddr("xs", "198.51.100.1/24"))
 	must(t, gateway.AddAddr("xs", "2001:db8:2::1/64"))
 	must(t, gateway.Do(func() error {
-		for _, name := range []string{"vs", "xs"} { // alike, but for their order
+		for _, name := range []string{"vs", "xs"} { // alike except for their order
 			link, err := netlink.LinkByName(name)
 			if err != nil {
 				return err
@@ -57,7 +57,7 @@ func everywhere(via string) *net.IPNet {
 	return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
 }
 
-// markRule is the rule that leads what has a mark by a table, in one family.
+// markRule is the rule that routes packets with a mark by a table, in one family.
 func markRule(family int, value, mask uint32, table int) *netlink.Rule {
 	rule := netlink.NewRule()
 	rule.Family, rule.Mark, rule.Table = family, value, table
@@ -67,21 +67,27 @@ func markRule(family int, value, mask uint32, table int) *netlink.Rule {
 	return rule
 }
 
-// TestAnswerByTheUplinkOfTheKnock: where routing leads by another uplink than the knock's, and a mark by
-// the knock's, the answer has that mark. In all other cases it goes as routing has it.
+// respondMarked is respond with a mark of the server's own.
+func respondMarked(t testing.TB, h *lab.Host, own uint32) *Responder {
+	t.Helper()
+	var r *Responder
+	must(t, h.Do(dropAll))
+	must(t, h.Do(func() (err error) {
+		r, err = NewResponder(own)
+		return err
+	}))
+	t.Cleanup(func() { must(t, r.Close()) })
+	return r
+}
+
+// TestAnswerByTheUplinkOfTheKnock: if routing uses another uplink than the knock's, and a mark selects the knock's, the
+// answer has that mark. Otherwise it has none and is routed normally.
 func TestAnswerByTheUplinkOfTheKnock(t *testing.T) {
 	const own = 0x10
 	client, gateway := uplinks(t)
 	s := read(t, listen(t, gateway, knocks))
 	answers := read(t, listen(t, client, Config{Ports: []uint16{40000}, MaxLen: 1472}))
-	var r *Responder
-	must(t, gateway.Do(dropAll))
-	must(t, gateway.Do(func() (err error) {
-		r, err = NewResponder(own)
-		return err
-	}))
-	t.Cleanup(func() { must(t, r.Close()) })
-
+	r := respondMarked(t, gateway, own)
 	for _, f := range []struct {
 		family            int
 		from, to, otherTo string
@@ -123,7 +129,7 @@ func TestAnswerByTheUplinkOfTheKnock(t *testing.T) {
 		xs := knocked.Interface
 		knockAt("a rule, and the uplink of the routing", "vc", f.otherTo, "vc", false)
 		unmarked(knocked)
-		if f.family == netlink.FAMILY_V6 { // or the answer would go to that uplink's router
+		if f.family == netlink.FAMILY_V6 { // otherwise the answer would go to that uplink's router
 			unmarked(Packet{From: addrPort("fe80::c", 40000), To: addrPort("fe80::5", 62201), Interface: xs})
 		}
 		rule(netlink.RuleAdd, 0x200, 0xf00, 200)
@@ -135,7 +141,7 @@ func TestAnswerByTheUplinkOfTheKnock(t *testing.T) {
 	}
 }
 
-// FuzzRule: whatever the kernel says is read, or is not.
+// FuzzRule: no message of the kernel causes a panic.
 func FuzzRule(f *testing.F) {
 	f.Add([]byte{2, 0, 0, 0, 254, 0, 0, 1, 0, 0, 0, 0, 8, 0, 10, 0, 2, 0, 0, 0})
 	f.Add([]byte{})

@@ -236,7 +236,7 @@ func checkJournal(c *config.Config) []Finding {
 	case errors.Is(err, fs.ErrNotExist) && !home.IsDir(c.State):
 		return []Finding{{
 			Severity: Problem, Subject: "state",
-			Text:   c.State + ": there is no such directory, and the server does not start without it",
+			Text:   c.State + ": no such directory, and the server does not start without it",
 			Advice: home.MakeState(c.State),
 		}}
 	case errors.Is(err, fs.ErrNotExist):

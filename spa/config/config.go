@@ -22,12 +22,12 @@ const FileName = "server.toml"
 // Config is a server's configuration, with all defaults filled in.
 type Config struct {
 	Dir        string // absolute: the directory of server.toml
-	Name       string // what clients are told to call the gateway
-	Address    string // where clients find it: what keys.SplitAddress reads
+	Name       string // how clients call the gateway
+	Address    string // where clients find it, in the form of keys.SplitAddress
 	ServerID   keys.ServerID
-	KnockPorts []KnockPort   // one at least
+	KnockPorts []KnockPort   // at least one
 	Window     time.Duration // how far a stamp may be off, on both sides
-	Receipts   bool          // answer what was spent
+	Receipts   bool          // answer spent packets
 	State      string        // absolute: journal, lock, ledger
 	Zone       string        // the time zone of all hours ("Europe/Berlin"); empty: the machine's own
 
@@ -46,13 +46,13 @@ type KnockPort struct {
 	Shared bool // the host itself serves it too, so connection tracking sees its packets
 }
 
-// Capture says how packets are captured.
+// Capture configures how packets are captured.
 type Capture struct {
 	Mode       string   // "sniff"
 	Interfaces []string // none: all but loopback
 }
 
-// Firewall says how ports are kept shut.
+// Firewall configures how ports are kept shut.
 type Firewall struct {
 	Backend           string // "auto", "nftables", "iptables" or "dry-run"
 	Mode              string // "guard" or "admit"
@@ -68,10 +68,10 @@ type Firewall struct {
 type Admit struct {
 	Family     string // "inet", "ip" or "ip6"
 	Table      string
-	Set4, Set6 string // for each family of addresses; empty: none, and nobody is let in by it
+	Set4, Set6 string // for each address family; empty: none, and no grants in that family
 }
 
-// Audit says where decisions are recorded.
+// Audit configures where decisions are recorded.
 type Audit struct {
 	File string // absolute
 }
@@ -86,8 +86,8 @@ type Service struct {
 	Name        string
 	Ports       []service.Ports
 	For, MaxFor time.Duration  // if the client requests none, and at most
-	Addresses   []netip.Addr   // where it is; none: at all of this host's
-	OnExpiry    string         // what becomes of its sessions when the grant ends: "keep" or "cut"
+	Addresses   []netip.Addr   // where it is; none: at all addresses of this host
+	OnExpiry    string         // what happens to its sessions when the grant ends: "keep" or "cut"
 	When        []service.Span // when it may be opened; none: always
 }
 

@@ -16,7 +16,7 @@ import (
 
 const serverID = "000102030405060708090a0b0c0d0e0f"
 
-// least is the shortest file that Load takes.
+// least is the shortest file that Load accepts.
 const least = "version = 1\nname = \"gw\"\naddress = \"192.0.2.1\"\nserver_id = \"" + serverID + "\"\n"
 
 func loadText(t *testing.T, text string) (*Config, error) {
@@ -47,11 +47,14 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Config{
-		Dir: c.Dir, Name: "gw", Address: "192.0.2.1", ServerID: keys.ServerID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+		Dir: c.Dir, Name: "gw", Address: "192.0.2.1", ServerID: keys.ServerID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
+			14, 15},
 		KnockPorts: []KnockPort{{Port: 62201}}, Window: 30 * time.Second, Receipts: true, State: c.Dir,
 		Capture: Capture{Mode: "sniff"}, Firewall: Firewall{Backend: "auto", Mode: "guard", Closed: "drop", Persist: "owner"},
-		Audit: Audit{File: filepath.Join(c.Dir, "audit.jsonl")}, Limits: Limits{LiveNonces: 256, Grants: 64, GrantsPerHour: 1000},
-		Services: []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: 30 * time.Second, MaxFor: 10 * time.Minute, OnExpiry: "keep"}},
+		Audit:  Audit{File: filepath.Join(c.Dir, "audit.jsonl")},
+		Limits: Limits{LiveNonces: 256, Grants: 64, GrantsPerHour: 1000},
+		Services: []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: 30 * time.Second, MaxFor: 10 * time.Minute,
+			OnExpiry: "keep"}},
 	}
 	want.read = c.read
 	if !reflect.DeepEqual(*c, want) {
@@ -104,15 +107,20 @@ max_for = "10s"
 	}
 	want := Config{
 		Dir: c.Dir, Name: "office-1", Address: "[2001:db8::1]:443", ServerID: c.ServerID,
-		KnockPorts: []KnockPort{{62201, false}, {443, true}, {53, false}}, Window: 90 * time.Second, State: "/var/lib/spa", Zone: "Europe/Berlin",
-		Capture:  Capture{Mode: "sniff", Interfaces: []string{"eth0", "wg0"}},
-		Firewall: Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", Persist: "file", TrustedInterfaces: []string{"br-lan"}, Mark: 1 << 31},
-		Audit:    Audit{File: "/var/lib/spa/log/audit.jsonl"}, Limits: Limits{LiveNonces: 4096, Grants: 1, GrantsPerHour: 10_000_000},
+		KnockPorts: []KnockPort{{62201, false}, {443, true}, {53, false}}, Window: 90 * time.Second, State: "/var/lib/spa",
+		Zone:    "Europe/Berlin",
+		Capture: Capture{Mode: "sniff", Interfaces: []string{"eth0", "wg0"}},
+		Firewall: Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", Persist: "file",
+			TrustedInterfaces: []string{"br-lan"}, Mark: 1 << 31},
+		Audit:  Audit{File: "/var/lib/spa/log/audit.jsonl"},
+		Limits: Limits{LiveNonces: 4096, Grants: 1, GrantsPerHour: 10_000_000},
 		Services: []Service{
-			{Name: "ssh", Ports: mustPorts(t, "tcp/22", "tcp/60000-60010"), For: 10 * time.Second, MaxFor: 10 * time.Second, OnExpiry: "keep"},
+			{Name: "ssh", Ports: mustPorts(t, "tcp/22", "tcp/60000-60010"), For: 10 * time.Second, MaxFor: 10 * time.Second,
+				OnExpiry: "keep"},
 			{Name: "web", Ports: mustPorts(t, "tcp/443", "udp/443"), For: time.Hour, MaxFor: time.Hour,
 				Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8::5")}, OnExpiry: "cut",
-				When: []service.Span{{First: time.Monday, Last: time.Friday, From: 480, To: 1080}, {First: time.Friday, Last: time.Friday, From: 1320, To: 120}}},
+				When: []service.Span{{First: time.Monday, Last: time.Friday, From: 480, To: 1080},
+					{First: time.Friday, Last: time.Friday, From: 1320, To: 120}}},
 		},
 	}
 	want.read = c.read
@@ -130,73 +138,79 @@ max_for = "10s"
 	}
 }
 
-// TestLoadRefuses has what is added to the least file, which has four lines, and what is
-// said about it.
+// TestLoadRefuses adds text to the least file, which has four lines, and checks the error.
 func TestLoadRefuses(t *testing.T) {
 	const ssh = "[service.ssh]\nports = [\"tcp/22\"]\n"
 	for add, want := range map[string]string{
-		"windw = '30s'":                                          `:5: windw: unknown key (did you mean "window"?)`,
-		"window = 30":                                            ":5: window: should be text in quotes",
-		"window = '999ms'":                                       ":5: window: a duration is 1s to",
-		"window = '10m1s'":                                       ":5: window: is at most 10m",
-		"receipts = 'no'":                                        ":5: receipts: should be true or false",
-		"state = ''":                                             ":5: state: should be a path",
-		"knock_ports = []":                                       ":5: knock_ports: should be 1 to 32 ports",
-		"knock_ports = 62201":                                    ":5: knock_ports: should be a list",
-		"knock_ports = [0]":                                      ":5: knock_ports: each is a port",
-		"knock_ports = [65536]":                                  ":5: knock_ports: each is a port",
-		"knock_ports = ['1']":                                    ":5: knock_ports: each is a port",
-		"knock_ports = [{}]":                                     ":5: knock_ports: each is a port",
-		"knock_ports = [1, {port = 1}]":                          ":5: knock_ports: port 1 is there twice",
-		"knock_ports = [1,\n{port=2, shred=true}]":               `:6: knock_ports.1.shred: unknown key (did you mean "shared"?)`,
-		"knock_ports = [1,\n{port=2, shared=1}]":                 ":6: knock_ports.1.shared: should be true or false",
-		"[capture]\nmode = 'udp'":                                `:6: capture.mode: should be "sniff"`,
-		"[capture]\ninterfaces = ['']":                           ":6: capture.interfaces: entry 1: the name of an interface has",
-		"[capture]\ninterfaces = ['eth0', 'eth0']":               ":6: capture.interfaces: entry 2 is there twice",
-		"[capture]\ninterfaces = ['a/b']":                        ":6: capture.interfaces: entry 1: the name of an interface has",
-		"[firewall]\nbackend = 'nftable'":                        `:6: firewall.backend: should be "auto" or "nftables" or "iptables" or "dry-run" (did you mean "nftables"?)`,
-		"[firewall]\nmode = 'open'":                              `:6: firewall.mode: should be "guard" or "admit"`,
-		"[firewall]\npersist = 'yes'":                            `:6: firewall.persist: should be "owner" or "file"`,
-		"[firewall]\nclosed = 'dropp'":                           `:6: firewall.closed: should be "drop" or "reject" (did you mean "drop"?)`,
-		"[firewall]\ntrusted_interfaces = ['sixteen-letters-']":  ":6: firewall.trusted_interfaces: entry 1: the name of an interface has",
-		"[firewall]\nmark = 0":                                   ":6: firewall.mark: should be one bit",
-		"[firewall]\nmark = 3":                                   ":6: firewall.mark: should be one bit",
-		"[firewall]\nmark = 0x100000000":                         ":6: firewall.mark: should be one bit",
-		"[firewall]\nmark = -9223372036854775808":                ":6: firewall.mark: should be one bit",
-		"[firewall]\nwindow = '30s'":                             ":6: firewall.window: unknown key here; it stands above the first [table]",
-		"[audit]\nfile = ''":                                     ":6: audit.file: should be a path",
-		"[limits]\nlive_nonces = 0":                              ":6: limits.live_nonces: should be 1 to 4096",
-		"[limits]\ngrants = 65537":                               ":6: limits.grants: should be 1 to 4096",
-		"[limits]\ngrants_per_hour = -1":                         ":6: limits.grants_per_hour: should be 1 to",
-		"[service.wide]\nports = [\"tcp/1-1000\", \"udp/1-25\"]": ":6: service.wide.ports: has 1025 ports; a service has at most 1024",
-		"[limits]\ngrant = 1":                                    `:6: limits.grant: unknown key (did you mean "grants"?)`,
-		"[service.SSH]\nports = ['tcp/22']":                      ":5: service.SSH: a name has",
-		"[service.ssh]":                                          ":5: service.ssh.ports: should be 1 to 64 ports",
-		"[service.ssh]\nports = []":                              ":6: service.ssh.ports: should be 1 to 64 ports",
-		"[service.ssh]\nports = ['22']":                          ":6: service.ssh.ports: ports \"22\"",
-		"[service.ssh]\nports = ['tcp/20-30', 'tcp/30']":         ":6: service.ssh.ports: tcp/20-30 and tcp/30 overlap",
-		"[service.dns]\nports = ['udp/62000-63000']":             ":6: service.dns.ports: udp/62201 is a knock port: choose another, or { port = 62201, shared = true }",
-		ssh + "on_expiry = 'kill'":                               `:7: service.ssh.on_expiry: should be "keep" or "cut"`,
-		ssh + "when = []":                                        `:7: service.ssh.when: should be 1 to 32 spans: ["mon-fri 08:00-18:00"]; leave the line out`,
-		ssh + "when = ['mon-fri 8:00-18:00']":                    ":7: service.ssh.when: entry 1: days and hours are written \"mon-fri 08:00-18:00\"",
-		ssh + "when = ['sat 09:00-12:00','sat 09:00-12:00']":     ":7: service.ssh.when: entry 2 is there twice",
-		ssh + "[service.a]\nports=['tcp/1-22']\non_expiry='cut'": ":5: service.ssh.on_expiry: a guards the same port and says \"cut\"",
-		"zone = 'Berlin'":                                        `:5: zone: should be the name of a time zone, such as "Europe/Berlin"`,
-		"zone = ''":                                              ":5: zone: should be the name of a time zone",
-		"zone = 'Local'":                                         ":5: zone: should be the name of a time zone",
-		"zone = '../zoneinfo/UTC'":                               ":5: zone: should be the name of a time zone",
-		ssh + "for = '0s'":                                       ":7: service.ssh.for: a duration is 1s to",
-		ssh + "for = ''":                                         ":7: service.ssh.for: a duration is written",
-		ssh + "max_for = '1001h'":                                ":7: service.ssh.max_for: a duration is 1s to",
-		ssh + "for = '2s'\nmax_for = '1s'":                       ":7: service.ssh.for: is longer than max_for",
-		ssh + "addresses = ['gw']":                               ":7: service.ssh.addresses: entry 1 is no address",
-		ssh + "addresses = ['192.0.2.0/24']":                     ":7: service.ssh.addresses: entry 1 is no address",
-		ssh + "addresses = ['::ffff:192.0.2.1']":                 ":7: service.ssh.addresses: entry 1 is no address",
-		ssh + "addresses = ['192.0.2.9', '224.0.0.1']":           ":7: service.ssh.addresses: entry 2 is the address of a group",
-		ssh + "addresses = ['ff02::1']":                          ":7: service.ssh.addresses: entry 1 is the address of a group",
-		ssh + "addresses = ['169.254.1.1']":                      ":7: service.ssh.addresses: entry 1 is link-local",
-		ssh + "addresses = ['fe80::1']":                          ":7: service.ssh.addresses: entry 1 is link-local",
-		ssh + "addresses = ['::1', '0::1']":                      ":7: service.ssh.addresses: entry 2 is there twice",
+		"windw = '30s'":                            `:5: windw: unknown key (did you mean "window"?)`,
+		"window = 30":                              ":5: window: should be text in quotes",
+		"window = '999ms'":                         ":5: window: a duration is 1s to",
+		"window = '10m1s'":                         ":5: window: must be at most 10m",
+		"receipts = 'no'":                          ":5: receipts: should be true or false",
+		"state = ''":                               ":5: state: should be a path",
+		"knock_ports = []":                         ":5: knock_ports: should be 1 to 32 ports",
+		"knock_ports = 62201":                      ":5: knock_ports: should be a list",
+		"knock_ports = [0]":                        ":5: knock_ports: each entry is a port",
+		"knock_ports = [65536]":                    ":5: knock_ports: each entry is a port",
+		"knock_ports = ['1']":                      ":5: knock_ports: each entry is a port",
+		"knock_ports = [{}]":                       ":5: knock_ports: each entry is a port",
+		"knock_ports = [1, {port = 1}]":            ":5: knock_ports: port 1 is listed twice",
+		"knock_ports = [1,\n{port=2, shred=true}]": `:6: knock_ports.1.shred: unknown key (did you mean "shared"?)`,
+		"knock_ports = [1,\n{port=2, shared=1}]":   ":6: knock_ports.1.shared: should be true or false",
+		"[capture]\nmode = 'udp'":                  `:6: capture.mode: should be "sniff"`,
+		"[capture]\ninterfaces = ['']":             ":6: capture.interfaces: entry 1: the name of an interface has",
+		"[capture]\ninterfaces = ['eth0', 'eth0']": ":6: capture.interfaces: entry 2 is listed twice",
+		"[capture]\ninterfaces = ['a/b']":          ":6: capture.interfaces: entry 1: the name of an interface may contain",
+		"[firewall]\nbackend = 'nftable'": `:6: firewall.backend: should be "auto" or "nftables" or "iptables" or ` +
+			`"dry-run" (did you mean "nftables"?)`,
+		"[firewall]\nmode = 'open'":    `:6: firewall.mode: should be "guard" or "admit"`,
+		"[firewall]\npersist = 'yes'":  `:6: firewall.persist: should be "owner" or "file"`,
+		"[firewall]\nclosed = 'dropp'": `:6: firewall.closed: should be "drop" or "reject" (did you mean "drop"?)`,
+		"[firewall]\ntrusted_interfaces = ['sixteen-letters-']": ":6: firewall.trusted_interfaces: entry 1: the name of " +
+			"an interface has",
+		"[firewall]\nmark = 0":                    ":6: firewall.mark: should be one bit",
+		"[firewall]\nmark = 3":                    ":6: firewall.mark: should be one bit",
+		"[firewall]\nmark = 0x100000000":          ":6: firewall.mark: should be one bit",
+		"[firewall]\nmark = -9223372036854775808": ":6: firewall.mark: should be one bit",
+		"[firewall]\nwindow = '30s'": ":6: firewall.window: unknown key here; it belongs " +
+			"above the first [table]",
+		"[audit]\nfile = ''":             ":6: audit.file: should be a path",
+		"[limits]\nlive_nonces = 0":      ":6: limits.live_nonces: should be 1 to 4096",
+		"[limits]\ngrants = 65537":       ":6: limits.grants: should be 1 to 4096",
+		"[limits]\ngrants_per_hour = -1": ":6: limits.grants_per_hour: should be 1 to",
+		"[service.wide]\nports = [\"tcp/1-1000\", \"udp/1-25\"]": ":6: service.wide.ports: has 1025 ports; a service has " +
+			"at most 1024",
+		"[limits]\ngrant = 1":                            `:6: limits.grant: unknown key (did you mean "grants"?)`,
+		"[service.SSH]\nports = ['tcp/22']":              ":5: service.SSH: a name may contain",
+		"[service.ssh]":                                  ":5: service.ssh.ports: should be 1 to 64 ports",
+		"[service.ssh]\nports = []":                      ":6: service.ssh.ports: should be 1 to 64 ports",
+		"[service.ssh]\nports = ['22']":                  ":6: service.ssh.ports: ports \"22\"",
+		"[service.ssh]\nports = ['tcp/20-30', 'tcp/30']": ":6: service.ssh.ports: tcp/20-30 and tcp/30 overlap",
+		"[service.dns]\nports = ['udp/62000-63000']": ":6: service.dns.ports: udp/62201 is a knock port: choose another, " +
+			"or { port = 62201, shared = true }",
+		ssh + "on_expiry = 'kill'": `:7: service.ssh.on_expiry: should be "keep" or "cut"`,
+		ssh + "when = []":          `:7: service.ssh.when: should be 1 to 32 spans: ["mon-fri 08:00-18:00"]`,
+		ssh + "when = ['mon-fri 8:00-18:00']": ":7: service.ssh.when: entry 1: days and hours are written \"mon-fri " +
+			"08:00-18:00\"",
+		ssh + "when = ['sat 09:00-12:00','sat 09:00-12:00']": ":7: service.ssh.when: entry 2 is listed twice",
+		ssh + "[service.a]\nports=['tcp/1-22']\non_expiry='cut'": ":5: service.ssh.on_expiry: a guards the same port and " +
+			"says \"cut\"",
+		"zone = 'Berlin'":                              `:5: zone: should be the name of a time zone, such as`,
+		"zone = ''":                                    ":5: zone: should be the name of a time zone",
+		"zone = 'Local'":                               ":5: zone: should be the name of a time zone",
+		"zone = '../zoneinfo/UTC'":                     ":5: zone: should be the name of a time zone",
+		ssh + "for = '0s'":                             ":7: service.ssh.for: a duration is 1s to",
+		ssh + "for = ''":                               ":7: service.ssh.for: a duration is written",
+		ssh + "max_for = '1001h'":                      ":7: service.ssh.max_for: a duration is 1s to",
+		ssh + "for = '2s'\nmax_for = '1s'":             ":7: service.ssh.for: must not be longer than max_for",
+		ssh + "addresses = ['gw']":                     ":7: service.ssh.addresses: entry 1 is not an address",
+		ssh + "addresses = ['192.0.2.0/24']":           ":7: service.ssh.addresses: entry 1 is not an address",
+		ssh + "addresses = ['::ffff:192.0.2.1']":       ":7: service.ssh.addresses: entry 1 is not an address",
+		ssh + "addresses = ['192.0.2.9', '224.0.0.1']": ":7: service.ssh.addresses: entry 2 is a multicast address",
+		ssh + "addresses = ['ff02::1']":                ":7: service.ssh.addresses: entry 1 is a multicast address",
+		ssh + "addresses = ['169.254.1.1']":            ":7: service.ssh.addresses: entry 1 is link-local",
+		ssh + "addresses = ['fe80::1']":                ":7: service.ssh.addresses: entry 1 is link-local",
+		ssh + "addresses = ['::1', '0::1']":            ":7: service.ssh.addresses: entry 2 is listed twice",
 	} {
 		c, err := loadText(t, least+add)
 		if err == nil || c != nil || !strings.Contains(err.Error(), FileName+want) {
@@ -208,7 +222,7 @@ func TestLoadRefuses(t *testing.T) {
 func TestLoadRefusesIdentity(t *testing.T) {
 	for change, want := range map[[2]string]string{
 		{`name = "gw"`, ``}:                   ": name: missing",
-		{`name = "gw"`, `name = "GW"`}:        ":2: name: a name has",
+		{`name = "gw"`, `name = "GW"`}:        ":2: name: a name may contain",
 		{`address = "192.0.2.1"`, ``}:         ": address: missing",
 		{"192.0.2.1", "192.0.2.1:0"}:          ":3: address: the port after",
 		{`server_id = "` + serverID, `# "`}:   ": server_id: missing",
@@ -241,7 +255,7 @@ func TestTooManyServices(t *testing.T) {
 	for i := range keys.MaxServices + 1 {
 		text += "[service.s" + strings.Repeat("x", i%26) + string(rune('a'+i/26)) + "]\nports = ['tcp/22']\n"
 	}
-	if _, err := loadText(t, text); err == nil || !strings.Contains(err.Error(), "more than 128 services") {
+	if _, err := loadText(t, text); err == nil || !strings.Contains(err.Error(), "at most 128 services") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -255,7 +269,7 @@ func TestKnockAndGuardedPorts(t *testing.T) {
 	}
 }
 
-// TestCheckAllow: what a client may be allowed, all of it or nothing.
+// TestCheckAllow: CheckAllow accepts what a client may be allowed, all or nothing.
 func TestCheckAllow(t *testing.T) {
 	c, err := loadText(t, least+"[service.web]\nports = ['tcp/8000-8050', 'tcp/8443']\n[service.more]\nports = "+
 		"['tcp/8051-8100', 'udp/8443']\n")
@@ -264,8 +278,10 @@ func TestCheckAllow(t *testing.T) {
 	}
 	for entry, want := range map[string]string{
 		"web": "", "tcp/8443": "", "udp/8443": "", "tcp/8000-8100": "", "tcp/8049-8052": "",
-		"ssh": "no such service", "tcp/8101": "guards tcp/8101", "udp/8000": "guards udp/8000", "tcp/7999-8050": "guards tcp/7999",
-		"tcp/8050-8443": "guards tcp/8101", "tcp/1-65535": "guards tcp/1", "SSH": "a name has", "tcp/0": "a port is", "": "a name has",
+		"ssh": "no such service", "tcp/8101": "guards tcp/8101", "udp/8000": "guards udp/8000",
+		"tcp/7999-8050": "guards tcp/7999",
+		"tcp/8050-8443": "guards tcp/8101", "tcp/1-65535": "guards tcp/1", "SSH": "a name may contain", "tcp/0": "a port is",
+		"": "a name has",
 	} {
 		if err := c.CheckAllow(entry); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", entry, err, want)

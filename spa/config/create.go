@@ -63,7 +63,7 @@ func (c Config) readsBack(path string, text []byte) error {
 	}
 	back.read = nil
 	if !reflect.DeepEqual(*back, c) {
-		return errors.New("writing " + path + ": it would not be read back the same")
+		return errors.New("writing " + path + ": it would not read back the same")
 	}
 	return nil
 }

@@ -36,11 +36,13 @@ func TestCreateReadsBack(t *testing.T) {
 			c.Address, c.Window, c.State = "[2001:db8::1]:443", 90*time.Second, "/var/lib/spa"
 			c.KnockPorts = []KnockPort{{62201, false}, {443, true}}
 			c.Capture.Interfaces = []string{"eth0", "br-lan"}
-			c.Firewall = Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", Persist: "file", TrustedInterfaces: []string{"lan"}, Mark: 1 << 8}
+			c.Firewall = Firewall{Backend: "dry-run", Mode: "guard", Closed: "reject", Persist: "file",
+				TrustedInterfaces: []string{"lan"}, Mark: 1 << 8}
 			c.Zone = "Asia/Kathmandu"
 			c.Audit.File, c.Limits = "/var/log/spa.jsonl", Limits{1, 2, 3}
 			c.Services = []Service{
-				{Name: "web", Ports: mustPorts(t, "tcp/443", "udp/443"), For: time.Hour, Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::5")}},
+				{Name: "web", Ports: mustPorts(t, "tcp/443", "udp/443"), For: time.Hour,
+					Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::5")}},
 				{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: time.Second, MaxFor: time.Minute, OnExpiry: "cut",
 					When: []service.Span{{First: time.Saturday, Last: time.Monday, From: 0, To: 1440}}},
 			}
@@ -89,7 +91,7 @@ func TestFilled(t *testing.T) {
 	}
 }
 
-// TestCreateRefuses has what Load would refuse, or not understand the same.
+// TestCreateRefuses: Create refuses settings that Load would refuse or read differently.
 func TestCreateRefuses(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"name":       func(c *Config) { c.Name = "G W" },
@@ -114,8 +116,7 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
-// TestCommentsAreTrue takes the comment signs from what the file offers as examples, one after the
-// other: each is valid where it stands.
+// TestCommentsAreTrue uncomments the examples that the file offers, one by one: each is valid in its place.
 func TestCommentsAreTrue(t *testing.T) {
 	dir := t.TempDir()
 	c := created(t, dir)
@@ -143,7 +144,7 @@ func TestCommentsAreTrue(t *testing.T) {
 	}
 }
 
-// TestAdmitCommentsAreTrue: those of the other mode, once it is chosen as they say.
+// TestAdmitCommentsAreTrue does the same for the examples of admit mode, once it is chosen as they describe.
 func TestAdmitCommentsAreTrue(t *testing.T) {
 	dir := t.TempDir()
 	text := created(t, dir).filled(dir).text()
@@ -160,7 +161,7 @@ func TestAdmitCommentsAreTrue(t *testing.T) {
 	}
 }
 
-// TestEveryExampleIsTried: no comment in the file looks like a setting and is none that the tests above try.
+// TestEveryExampleIsTried: every comment that looks like a setting is tried by the tests above.
 func TestEveryExampleIsTried(t *testing.T) {
 	dir := t.TempDir()
 	c := created(t, dir)

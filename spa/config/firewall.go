@@ -20,11 +20,11 @@ func (l *loader) firewall() {
 	l.cfg.Firewall = Firewall{Backend: f.Backend, Mode: f.Mode, Closed: f.Closed, Persist: f.Persist,
 		TrustedInterfaces: none(f.TrustedInterfaces), TPROXY: f.TPROXY}
 	if f.Persist == "file" && f.Backend == "iptables" {
-		l.must("firewall.persist", errors.New(`"file" has an effect with nftables only, whose tables can have an owner`))
+		l.must("firewall.persist", errors.New(`"file" has an effect only with nftables, whose tables can have an owner`))
 	}
 	if f.Closed == "reject" && f.Backend == "iptables" {
 		l.must("firewall.closed",
-			errors.New(`"reject" works with nftables only: where its guard stands iptables can only drop`))
+			errors.New(`"reject" works only with nftables: iptables can only drop where its guard is`))
 	}
 	l.mark()
 	l.admit()
@@ -48,7 +48,7 @@ func (l *loader) admit() {
 	if l.cfg.Firewall.Mode != "admit" {
 		for _, key := range []string{"table", "set4", "set6"} {
 			if key = "firewall.admit." + key; l.doc.Has(key) {
-				l.must(key, errors.New(`has an effect with firewall.mode = "admit" only`))
+				l.must(key, errors.New(`has an effect only with firewall.mode = "admit"`))
 			}
 		}
 		return
@@ -94,7 +94,7 @@ func (l *loader) onlyGuarding() {
 		}
 	}
 	if f.Backend == "iptables" {
-		l.must("firewall.mode", errors.New(`"admit" works with sets of nftables, not with firewall.backend = "iptables"`))
+		l.must("firewall.mode", errors.New(`"admit" works with nftables sets, not with firewall.backend = "iptables"`))
 	}
 }
 

@@ -198,7 +198,7 @@ func (l *loader) knockPorts() {
 func (l *loader) addKnockPort(k KnockPort) {
 	for _, other := range l.cfg.KnockPorts {
 		if other.Port == k.Port {
-			l.must("knock_ports", fmt.Errorf("port %d is there twice", k.Port))
+			l.must("knock_ports", fmt.Errorf("port %d is listed twice", k.Port))
 			return
 		}
 	}
@@ -231,7 +231,7 @@ func (l *loader) knockPort(i int, entry any) (KnockPort, bool) {
 func (l *loader) port(value any) (uint16, bool) {
 	n, ok := value.(int64)
 	if !ok || n < 1 || n > 65535 {
-		l.must("knock_ports", errors.New("each is a port, 1 to 65535, or { port = 443, shared = true }"))
+		l.must("knock_ports", errors.New("each entry is a port, 1 to 65535, or { port = 443, shared = true }"))
 		return 0, false
 	}
 	return uint16(n), true

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestStateDir: where a running server is asked is found out also where the file has mistakes.
+// TestStateDir: the path of a running server's socket is found even if the file has mistakes.
 func TestStateDir(t *testing.T) {
 	for text, want := range map[string]string{
 		least:                                          ".",

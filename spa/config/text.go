@@ -61,24 +61,23 @@ func (c Config) writeGateway(b *strings.Builder) {
 	setting(b, "name", quote(c.Name), "what new clients call this gateway")
 	setting(b, "address", quote(c.Address), "where clients find it; written into their tokens")
 	setting(b, "server_id", quote(c.ServerID.String()), "")
-	b.WriteString("#   a packet for another server id is worth nothing here: clients have it in their " +
-		"tokens, never change it\n")
-	setting(b, "knock_ports", c.knockPortsText(), "UDP; one that the host serves itself: { port = 443, shared = true }")
+	b.WriteString("#   packets for another server id are ignored: clients have it in their tokens, so never change it\n")
+	setting(b, "knock_ports", c.knockPortsText(), "UDP; if the host itself serves it: { port = 443, shared = true }")
 	setting(b, "window", quote(service.FormatDuration(c.Window)), "how far a client's clock may be off")
 	setting(b, "receipts", strconv.FormatBool(c.Receipts), "answer clients: opened until when, or why not")
 	setting(b, "state", quote(relative(c.Dir, c.State)), "journal, lock and ledger; relative to this file")
-	changed(b, c.Zone != "", "zone", quote(c.Zone), `zone = "Europe/Berlin"`, "in which hours (when = ...) are meant; "+
-		"the machine's own if not said")
+	changed(b, c.Zone != "", "zone", quote(c.Zone), `zone = "Europe/Berlin"`, "the time zone of hours (when = ...); "+
+		"the machine's own by default")
 }
 
 func (c Config) writeTables(b *strings.Builder) {
 	b.WriteString("\n[capture]\n")
 	setting(b, "mode", quote(c.Capture.Mode), "sniff: sees knocks before the firewall drops them")
-	setting(b, "interfaces", list(c.Capture.Interfaces), "none named: all but loopback, also those that come later")
+	setting(b, "interfaces", list(c.Capture.Interfaces), "empty: all except loopback, including later ones")
 	c.Firewall.write(b)
 	b.WriteString("\n[audit]\n")
-	setting(b, "file", quote(relative(c.State, c.Audit.File)), "one line of JSON a decision; relative to state")
-	b.WriteString("\n# Of each client.\n[limits]\n")
+	setting(b, "file", quote(relative(c.State, c.Audit.File)), "one JSON line per decision; relative to state")
+	b.WriteString("\n# Per client.\n[limits]\n")
 	setting(b, "live_nonces", strconv.Itoa(c.Limits.LiveNonces), "packets within the window")
 	setting(b, "grants", strconv.Itoa(c.Limits.Grants), "open at a time")
 	setting(b, "grants_per_hour", strconv.Itoa(c.Limits.GrantsPerHour), "")
@@ -89,9 +88,9 @@ func (f Firewall) write(b *strings.Builder) {
 	b.WriteString("\n[firewall]\n")
 	setting(b, "backend", quote(f.Backend), "auto, nftables, iptables, or dry-run: decide and record, open "+
 		"nothing; ends earlier grants")
-	setting(b, "mode", quote(f.Mode), "guard: shuts the services' ports, opens nothing that others shut")
-	setting(b, "closed", quote(f.Closed), "drop or reject: as the host's other closed ports answer")
-	setting(b, "trusted_interfaces", list(f.TrustedInterfaces), "from these every guarded port is open")
+	setting(b, "mode", quote(f.Mode), "guard: shuts the services' ports, opens nothing that other rules shut")
+	setting(b, "closed", quote(f.Closed), "drop or reject, like the host's other closed ports")
+	setting(b, "trusted_interfaces", list(f.TrustedInterfaces), "every guarded port is open from these")
 	changed(b, f.Persist != "owner", "persist", quote(f.Persist), `persist = "file"`,
 		"your own rule file holds the guard too: spa-server guard --print")
 	changed(b, f.TPROXY, "tproxy", "true", "tproxy = true", "accept packets that TPROXY rules assign to "+
@@ -140,9 +139,9 @@ func (s Service) writeRest(b *strings.Builder) {
 		addresses[i] = a.String()
 	}
 	changed(b, len(addresses) > 0, "addresses", list(addresses), `addresses = ["198.51.100.5"]`,
-		"where the service is, if not at this host's own")
+		"where the service is, if not on this host")
 	changed(b, s.Cuts(), "on_expiry", quote(s.OnExpiry), `on_expiry = "cut"`,
-		"end its sessions with the grant; keep lets them live on")
+		"end its sessions with the grant; keep leaves them alone")
 	changed(b, len(s.When) > 0, "when", list(service.SpanTexts(s.When)), `when = ["mon-fri 08:00-18:00"]`,
 		"shut at other times; over midnight: \"fri 22:00-02:00\"")
 }

@@ -23,7 +23,7 @@ const maxWindow = 10 * time.Minute
 func (l *loader) line() {
 	l.cfg.Window = l.duration("window", l.raw.Window)
 	if l.cfg.Window > maxWindow {
-		l.must("window", fmt.Errorf("is at most %s: so long a packet that was held back is good",
+		l.must("window", fmt.Errorf("must be at most %s: a packet that was held back stays good for this long",
 			service.FormatDuration(maxWindow)))
 	}
 	l.cfg.Receipts = l.raw.Receipts
@@ -58,7 +58,7 @@ func (l *loader) interfaces(key string, names []string) {
 			continue
 		}
 		if slices.Contains(names[:i], name) {
-			l.must(key, fmt.Errorf("entry %d is there twice", i+1))
+			l.must(key, fmt.Errorf("entry %d is listed twice", i+1))
 		}
 	}
 }
@@ -113,7 +113,7 @@ func (l *loader) service(name string, raw rawService) {
 	}
 	l.cfg.Services = append(l.cfg.Services, s)
 	if len(l.cfg.Services) == keys.MaxServices+1 {
-		l.must(key, fmt.Errorf("there are more than %d services", keys.MaxServices))
+		l.must(key, fmt.Errorf("a gateway has at most %d services", keys.MaxServices))
 	}
 }
 
@@ -131,7 +131,7 @@ func (l *loader) times(key string, raw rawService) (span, most time.Duration) {
 		span = min(span, most)
 	}
 	if span > most && most > 0 {
-		l.must(key+".for", errors.New("is longer than max_for"))
+		l.must(key+".for", errors.New("must not be longer than max_for"))
 	}
 	return span, most
 }
@@ -154,7 +154,7 @@ func (l *loader) ports(key string, texts []string) []service.Ports {
 		list = append(list, p)
 	}
 	if n := count(list); n > maxServicePorts {
-		l.must(key, fmt.Errorf("has %d ports; a service has at most %d, because each is an entry of its own in the "+
+		l.must(key, fmt.Errorf("has %d ports; a service has at most %d, because each takes an entry in the "+
 			"kernel's table for every address", n, maxServicePorts))
 	}
 	return list
@@ -181,13 +181,13 @@ func (l *loader) addresses(key string, texts []string) []netip.Addr {
 		a, err := netip.ParseAddr(text)
 		switch {
 		case err != nil || a.Zone() != "" || a.Is4In6() || a.IsUnspecified():
-			l.must(key, fmt.Errorf("entry %d is no address: names and networks are not taken", i+1))
+			l.must(key, fmt.Errorf("entry %d is not an address: names and networks are not allowed", i+1))
 		case a.IsMulticast():
-			l.must(key, fmt.Errorf("entry %d is the address of a group: a service is at a single machine's", i+1))
+			l.must(key, fmt.Errorf("entry %d is a multicast address: a service is on one machine", i+1))
 		case a.IsLinkLocalUnicast():
-			l.must(key, fmt.Errorf("entry %d is link-local: it is another machine on each link", i+1))
+			l.must(key, fmt.Errorf("entry %d is link-local: it may be a different machine on each link", i+1))
 		case slices.Contains(list, a):
-			l.must(key, fmt.Errorf("entry %d is there twice", i+1))
+			l.must(key, fmt.Errorf("entry %d is listed twice", i+1))
 		}
 		list = append(list, a)
 	}

@@ -9,8 +9,8 @@ import (
 	"sallyport/keys/service"
 )
 
-// TestAskedAgain: who asks again for less time than is left is told what is left, since nothing is
-// made shorter by that.
+// TestAskedAgain: a client that asks again for less time than is left gets the time that is left: no grant is
+// shortened.
 func TestAskedAgain(t *testing.T) {
 	both := append(ports(t, "tcp/22"), ports(t, "udp/60000-60010")...)
 	part := func(p []service.Ports, left time.Duration) firewall.Grant {
@@ -20,15 +20,19 @@ func TestAskedAgain(t *testing.T) {
 		held held
 		want time.Duration
 	}{
-		"nothing held":                   {nil, 30 * time.Second},
-		"less is left":                   {held{part(both, 10*time.Second)}, 30 * time.Second},
-		"more is left":                   {held{part(both, 9*time.Minute)}, 9 * time.Minute},
-		"in parts":                       {held{part(both[:1], 9*time.Minute), part(both[1:], 8*time.Minute)}, 8 * time.Minute},
-		"in parts, the first ends first": {held{part(both[:1], 8*time.Minute), part(both[1:], 9*time.Minute)}, 8 * time.Minute},
-		"one part is over before":        {held{part(both[:1], 9*time.Minute), part(both[1:], time.Second)}, 30 * time.Second},
-		"a port has come since":          {held{part(both[:1], 9*time.Minute)}, 30 * time.Second},
-		"held for another address":       {elsewhere(held{part(both, 9*time.Minute)}), 30 * time.Second},
-		"another service is for long":    {held{{Client: "alice", Service: "web", Source: here, Ports: both, Until: now.Add(time.Hour)}}, 30 * time.Second},
+		"nothing held": {nil, 30 * time.Second},
+		"less is left": {held{part(both, 10*time.Second)}, 30 * time.Second},
+		"more is left": {held{part(both, 9*time.Minute)}, 9 * time.Minute},
+		"in parts": {held{part(both[:1], 9*time.Minute), part(both[1:], 8*time.Minute)},
+			8 * time.Minute},
+		"in parts, the first ends first": {held{part(both[:1], 8*time.Minute), part(both[1:], 9*time.Minute)},
+			8 * time.Minute},
+		"one part is over before": {held{part(both[:1], 9*time.Minute), part(both[1:], time.Second)},
+			30 * time.Second},
+		"a port has come since":    {held{part(both[:1], 9*time.Minute)}, 30 * time.Second},
+		"held for another address": {elsewhere(held{part(both, 9*time.Minute)}), 30 * time.Second},
+		"another service is for long": {held{{Client: "alice", Service: "web", Source: here, Ports: both,
+			Until: now.Add(time.Hour)}}, 30 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPolicy(t, c.held)

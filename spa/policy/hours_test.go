@@ -24,8 +24,8 @@ func spans(t *testing.T, texts ...string) []service.Span {
 	return s
 }
 
-// berlin is a time by the clock on the wall there. In 2026 that is put forward on Sunday 29 March at
-// 02:00 to 03:00, and back on Sunday 25 October at 03:00 to 02:00.
+// berlin returns a time by Berlin's clock. In 2026 it is set forward on Sunday 29 March from 02:00 to 03:00, and back
+// on Sunday 25 October from 03:00 to 02:00.
 func berlin(t *testing.T, text string) time.Time {
 	t.Helper()
 	zone, err := time.LoadLocation("Europe/Berlin")
@@ -39,7 +39,7 @@ func berlin(t *testing.T, text string) time.Time {
 	return at
 }
 
-// TestOpen: for how long it stays open, of a time of 100 hours.
+// TestOpen: how long a service stays open, out of 100 hours.
 func TestOpen(t *testing.T) {
 	const most = 100 * time.Hour
 	in := func(texts ...string) []service.Span { return spans(t, texts...) }
@@ -55,19 +55,22 @@ func TestOpen(t *testing.T) {
 		{"outside", in("mon-fri 08:00-18:00"), berlin(t, "2026-03-02 07:59:59"), 0},
 		{"at the end", in("mon-fri 08:00-18:00"), berlin(t, "2026-03-02 18:00:00"), 0},
 		{"the latest of two ends", in("mon 08:00-12:00", "mon 10:00-14:00"), berlin(t, "2026-03-02 11:00:00"), 3 * time.Hour},
-		{"one span after the other", in("mon 08:00-12:00", "mon 12:00-14:00"), berlin(t, "2026-03-02 11:00:00"), 3 * time.Hour},
+		{"one span after the other", in("mon 08:00-12:00", "mon 12:00-14:00"), berlin(t, "2026-03-02 11:00:00"),
+			3 * time.Hour},
 		{"a minute between two spans", in("mon 08:00-12:00", "mon 12:01-14:00"), berlin(t, "2026-03-02 11:00:00"), time.Hour},
 		{"over midnight", in("fri 22:00-02:00"), berlin(t, "2026-03-06 23:00:00"), 3 * time.Hour},
 		{"after midnight", in("fri 22:00-02:00"), berlin(t, "2026-03-07 01:30:00"), 30 * time.Minute},
 		{"midnight between days", in("mon-tue 00:00-24:00"), berlin(t, "2026-03-02 23:00:00"), 25 * time.Hour},
 		{"the whole week", in("mon-sun 00:00-24:00"), berlin(t, "2026-03-02 12:00:00"), most},
-		{"the whole week in nights and days", in("mon-sun 20:00-08:00", "mon-sun 08:00-20:00"), berlin(t, "2026-03-02 12:00:00"), most},
+		{"the whole week in nights and days", in("mon-sun 20:00-08:00", "mon-sun 08:00-20:00"),
+			berlin(t, "2026-03-02 12:00:00"), most},
 
 		{"an hour is skipped in spring", in("sun 01:00-04:00"), berlin(t, "2026-03-29 01:00:00"), 2 * time.Hour},
 		{"the night is an hour shorter", in("sat 22:00-06:00"), berlin(t, "2026-03-28 22:00:00"), 7 * time.Hour},
 		{"the end is skipped in spring", in("sun 01:00-02:30"), berlin(t, "2026-03-29 01:30:00"), 30 * time.Minute},
 		{"the whole span is skipped in spring", in("sun 02:00-03:00"), berlin(t, "2026-03-29 01:59:59").Add(time.Second), 0},
-		{"the beginning is skipped in spring", in("sun 02:30-04:00"), berlin(t, "2026-03-29 01:59:59").Add(time.Second), time.Hour},
+		{"the beginning is skipped in spring", in("sun 02:30-04:00"), berlin(t, "2026-03-29 01:59:59").Add(time.Second),
+			time.Hour},
 		{"an hour comes twice in autumn", in("sun 01:00-04:00"), berlin(t, "2026-10-25 01:00:00"), 4 * time.Hour},
 		{"the night is an hour longer", in("sat 22:00-06:00"), berlin(t, "2026-10-24 22:00:00"), 9 * time.Hour},
 		{"the end comes twice: the first ends it", in("sun 01:00-02:30"), berlin(t, "2026-10-25 01:00:00"), 90 * time.Minute},
@@ -85,8 +88,8 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// TestHours: a grant is for hours that both the service and the client have, in the server's zone,
-// and never lasts past the end of them.
+// TestHours: a grant is for hours that both the service and the client allow, in the server's zone, and never outlasts
+// them.
 func TestHours(t *testing.T) {
 	monday := berlin(t, "2026-03-02 17:50:00") // 16:50 UTC
 	tests := []struct {
@@ -98,13 +101,18 @@ func TestHours(t *testing.T) {
 		want            time.Duration // zero: denied
 	}{
 		{"no hours", "Europe/Berlin", nil, nil, time.Time{}, time.Hour, time.Hour},
-		{"clipped to the service's", "Europe/Berlin", spans(t, "mon 08:00-18:00"), nil, time.Time{}, time.Hour, 10 * time.Minute},
-		{"clipped to the client's", "Europe/Berlin", nil, spans(t, "mon 08:00-18:00"), time.Time{}, time.Hour, 10 * time.Minute},
-		{"clipped to the shorter", "Europe/Berlin", spans(t, "mon 08:00-18:00"), spans(t, "mon 08:00-17:55"), time.Time{}, time.Hour, 5 * time.Minute},
-		{"what is shorter is not lengthened", "Europe/Berlin", spans(t, "mon 08:00-18:00"), nil, time.Time{}, time.Minute, time.Minute},
+		{"clipped to the service's", "Europe/Berlin", spans(t, "mon 08:00-18:00"), nil, time.Time{}, time.Hour,
+			10 * time.Minute},
+		{"clipped to the client's", "Europe/Berlin", nil, spans(t, "mon 08:00-18:00"), time.Time{}, time.Hour,
+			10 * time.Minute},
+		{"clipped to the shorter", "Europe/Berlin", spans(t, "mon 08:00-18:00"), spans(t, "mon 08:00-17:55"), time.Time{},
+			time.Hour, 5 * time.Minute},
+		{"what is shorter is not lengthened", "Europe/Berlin", spans(t, "mon 08:00-18:00"), nil, time.Time{}, time.Minute,
+			time.Minute},
 		{"not the service's day", "Europe/Berlin", spans(t, "tue-sun 00:00-24:00"), nil, time.Time{}, 0, 0},
 		{"not the client's", "Europe/Berlin", nil, spans(t, "mon 00:00-17:50"), time.Time{}, 0, 0},
-		{"the client's, not the service's", "Europe/Berlin", spans(t, "mon 18:00-20:00"), spans(t, "mon 08:00-18:00"), time.Time{}, 0, 0},
+		{"the client's, not the service's", "Europe/Berlin", spans(t, "mon 18:00-20:00"), spans(t, "mon 08:00-18:00"),
+			time.Time{}, 0, 0},
 		{"in another zone it is later", "Europe/Helsinki", spans(t, "mon 08:00-18:00"), nil, time.Time{}, 0, 0},
 		{"in another zone it is earlier", "UTC", spans(t, "mon 08:00-18:00"), nil, time.Time{}, time.Hour, time.Hour},
 		{"clipped to the end of the key", "Europe/Berlin", nil, nil, monday.Add(time.Minute), time.Hour, time.Minute},
@@ -132,7 +140,7 @@ func TestHours(t *testing.T) {
 	}
 }
 
-// TestOutOfHoursAllOrNone: a service that is shut now takes the others with it, and nothing is charged.
+// TestOutOfHoursAllOrNone: a service that is outside its hours makes the whole request fail, and nothing is charged.
 func TestOutOfHoursAllOrNone(t *testing.T) {
 	p := newPolicy(t, held{})
 	p.services[0].When = spans(t, "mon-sat 00:00-24:00") // now is a Sunday
@@ -147,7 +155,7 @@ func TestOutOfHoursAllOrNone(t *testing.T) {
 	}
 }
 
-// TestClosableAtAnyHour: shutting a door needs no hours.
+// TestClosableAtAnyHour: closing works at any hour.
 func TestClosableAtAnyHour(t *testing.T) {
 	p := newPolicy(t, held{})
 	p.services[1].When = spans(t, "mon 08:00-18:00")
@@ -157,7 +165,7 @@ func TestClosableAtAnyHour(t *testing.T) {
 	}
 }
 
-// TestRetryAtTheEndOfTheHours: the second try of a command is clipped as the first was.
+// TestRetryAtTheEndOfTheHours: a retry of a request is clipped as the first packet was.
 func TestRetryAtTheEndOfTheHours(t *testing.T) {
 	p := newPolicy(t, held{})
 	p.services[1].When = spans(t, "sun 08:00-12:01")
@@ -169,7 +177,7 @@ func TestRetryAtTheEndOfTheHours(t *testing.T) {
 	}
 }
 
-// TestKeepsHours: a narrowed file, or a restart, takes what lasts past the hours as they are now.
+// TestKeepsHours: a reload with narrower hours, or a restart, ends grants that outlast the hours as they are now.
 func TestKeepsHours(t *testing.T) {
 	tests := []struct {
 		name            string
@@ -178,8 +186,10 @@ func TestKeepsHours(t *testing.T) {
 		want            bool
 	}{
 		{"within", spans(t, "sun 08:00-12:05"), spans(t, "sun 08:00-12:05"), time.Time{}, true},
-		{"until the end, by a clock that was set by less than two seconds", spans(t, "sun 08:00-12:05"), nil, now.Add(5*time.Minute - time.Second), true},
-		{"until the end, by a clock that was set by two seconds", spans(t, "sun 08:00-12:05"), nil, now.Add(5*time.Minute - 2*time.Second), true},
+		{"until the end, by a clock that was set by less than two seconds", spans(t, "sun 08:00-12:05"), nil,
+			now.Add(5*time.Minute - time.Second), true},
+		{"until the end, by a clock that was set by two seconds", spans(t, "sun 08:00-12:05"), nil,
+			now.Add(5*time.Minute - 2*time.Second), true},
 		{"past the end of the service's", spans(t, "sun 08:00-12:04"), nil, time.Time{}, false},
 		{"past the end of the client's", nil, spans(t, "sun 08:00-12:04"), time.Time{}, false},
 		{"not the service's hours any more", spans(t, "mon 08:00-18:00"), nil, time.Time{}, false},
@@ -203,7 +213,7 @@ func TestKeepsHours(t *testing.T) {
 	}
 }
 
-// TestWith: the policy that takes another's place knows the new file, and what was used up.
+// TestWith: a policy that replaces another has the new file's rules and the old one's counts.
 func TestWith(t *testing.T) {
 	p := newPolicy(t, held{})
 	k := knock(keys.Client{Allow: []string{"ssh", "imap"}}, ssh)

@@ -24,9 +24,9 @@ var (
 	// ErrStated: the packet came from another address than it states.
 	ErrStated = errors.New("the stated source address is not the observed one")
 	// ErrFrom: the client's file lists the addresses that it may knock from, and this is not one of them.
-	ErrFrom = errors.New("not one of the addresses that the client may knock from")
+	ErrFrom = errors.New("not an address that the client may knock from")
 	// ErrDeny: the client's file lists this address as one that it must not knock from.
-	ErrDeny = errors.New("one of the addresses that the client may not knock from")
+	ErrDeny = errors.New("an address that the client may not knock from")
 	// ErrLink: an IPv4 link-local address (RFC 3927) may be another machine on every link, and the address does not say
 	// which.
 	ErrLink = errors.New("an IPv4 link-local address may be another machine on every link")

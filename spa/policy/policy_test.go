@@ -22,12 +22,12 @@ var (
 	here = netip.MustParseAddr("192.0.2.2")
 )
 
-// held is what the client holds already.
+// held is what the client already holds.
 type held []firewall.Grant
 
 func (h held) GrantsOf(string, time.Time) []firewall.Grant { return h }
 
-// holding returns n grants of as many services, of a port each, and then those named, from here.
+// holding returns n grants from one address, each of its own service with one port, the named services included..
 func holding(n int, services ...string) held {
 	var h held
 	for i := range n - len(services) {
@@ -133,27 +133,38 @@ func TestDenials(t *testing.T) {
 		{"allowed by port", allowed, []service.Service{raw(service.TCP, 22)}, held{}, 0},
 		{"expired", keys.Client{Allow: []string{"ssh"}, Expires: now}, []service.Service{ssh}, held{}, spa.ReasonExpired},
 		{"expires later", keys.Client{Allow: []string{"ssh"}, Expires: now.Add(1)}, []service.Service{ssh}, held{}, 0},
-		{"states its source", keys.Client{Name: "stating", Allow: []string{"ssh"}, RequireSource: true}, []service.Service{ssh}, held{}, 0},
-		{"must state its source", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, []service.Service{ssh}, held{}, spa.ReasonSourceRequired},
+		{"states its source", keys.Client{Name: "stating", Allow: []string{"ssh"}, RequireSource: true},
+			[]service.Service{ssh}, held{}, 0},
+		{"must state its source", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, []service.Service{ssh}, held{},
+			spa.ReasonSourceRequired},
 		{"unknown service", allowed, []service.Service{{Name: "imap"}}, held{}, spa.ReasonNoService},
 		{"not in allow", allowed, []service.Service{mosh}, held{}, spa.ReasonNotAllowed},
 		{"all or none", allowed, []service.Service{ssh, mosh}, held{}, spa.ReasonNotAllowed},
-		{"allowed by a range", keys.Client{Allow: []string{"udp/60000-60005"}}, []service.Service{raw(service.UDP, 60005)}, held{}, 0},
-		{"past the allowed range", keys.Client{Allow: []string{"udp/60000-60005"}}, []service.Service{raw(service.UDP, 60006)}, held{}, spa.ReasonNotAllowed},
-		{"a name does not allow the port", keys.Client{Allow: []string{"ssh"}}, []service.Service{raw(service.TCP, 22)}, held{}, spa.ReasonNotAllowed},
-		{"a port does not allow the name", keys.Client{Allow: []string{"tcp/22"}}, []service.Service{ssh}, held{}, spa.ReasonNotAllowed},
-		{"a port that is not guarded", keys.Client{Allow: []string{"tcp/23"}}, []service.Service{raw(service.TCP, 23)}, held{}, spa.ReasonNoService},
-		{"another protocol", keys.Client{Allow: []string{"udp/22"}}, []service.Service{raw(service.UDP, 22)}, held{}, spa.ReasonNoService},
+		{"allowed by a range", keys.Client{Allow: []string{"udp/60000-60005"}}, []service.Service{raw(service.UDP, 60005)},
+			held{}, 0},
+		{"past the allowed range", keys.Client{Allow: []string{"udp/60000-60005"}},
+			[]service.Service{raw(service.UDP, 60006)}, held{}, spa.ReasonNotAllowed},
+		{"a name does not allow the port", keys.Client{Allow: []string{"ssh"}}, []service.Service{raw(service.TCP, 22)},
+			held{}, spa.ReasonNotAllowed},
+		{"a port does not allow the name", keys.Client{Allow: []string{"tcp/22"}}, []service.Service{ssh}, held{},
+			spa.ReasonNotAllowed},
+		{"a port that is not guarded", keys.Client{Allow: []string{"tcp/23"}}, []service.Service{raw(service.TCP, 23)},
+			held{}, spa.ReasonNoService},
+		{"another protocol", keys.Client{Allow: []string{"udp/22"}}, []service.Service{raw(service.UDP, 22)}, held{},
+			spa.ReasonNoService},
 		{"as many grants as may be", allowed, []service.Service{ssh}, holding(3), spa.ReasonTooManyGrants},
 		{"one fewer", allowed, []service.Service{ssh}, holding(2), 0},
 		{"a refresh is not one more", allowed, []service.Service{ssh}, holding(3, "ssh"), 0},
 		{"a refresh of more than may be by now", allowed, []service.Service{ssh}, holding(4, "ssh"), 0},
-		{"a refresh of more ports than may be by now", allowed, []service.Service{ssh}, append(wide(9000), holding(1, "ssh")...), 0},
-		{"from elsewhere it is one more", allowed, []service.Service{ssh}, elsewhere(holding(3, "ssh")), spa.ReasonTooManyGrants},
+		{"a refresh of more ports than may be by now", allowed, []service.Service{ssh},
+			append(wide(9000), holding(1, "ssh")...), 0},
+		{"from elsewhere it is one more", allowed, []service.Service{ssh}, elsewhere(holding(3, "ssh")),
+			spa.ReasonTooManyGrants},
 		{"parts of one grant are one", allowed, []service.Service{ssh}, append(holding(1, "mosh"), holding(2, "mosh")...), 0},
 		{"as many ports as may be", allowed, []service.Service{ssh}, wide(8192), spa.ReasonTooManyPorts},
 		{"one port fewer", allowed, []service.Service{ssh}, wide(8191), 0},
-		{"two more are too many", keys.Client{Allow: []string{"ssh", "mosh"}}, []service.Service{ssh, mosh}, holding(2), spa.ReasonTooManyGrants},
+		{"two more are too many", keys.Client{Allow: []string{"ssh", "mosh"}}, []service.Service{ssh, mosh}, holding(2),
+			spa.ReasonTooManyGrants},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -256,8 +267,8 @@ func TestGrantsPerHour(t *testing.T) {
 	}
 }
 
-// TestHourlyRate: who asks without pause gets the limit at once and then as many an hour, no more and no
-// fewer in any part of the time, whatever the pauses between what it asks.
+// TestHourlyRate: a client that asks continuously gets the limit at once and then as many per hour, in any part of the
+// time, whatever its pauses.
 func TestHourlyRate(t *testing.T) {
 	const limit = 5
 	for seed := range uint64(20) {
@@ -284,7 +295,7 @@ func TestHourlyRate(t *testing.T) {
 	}
 }
 
-// TestAddressesOfAFamily: a grant is for those addresses of the service that its source can send to.
+// TestAddressesOfAFamily: a grant covers those addresses of the service that have its source's family.
 func TestAddressesOfAFamily(t *testing.T) {
 	all := []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8:1::5"),
 		netip.MustParseAddr("198.51.100.6"), netip.MustParseAddr("2001:db8:1::6")}
@@ -316,7 +327,7 @@ func TestAddressesOfAFamily(t *testing.T) {
 	}
 }
 
-// TestPortsAtOnce: wide grants are paced, for others wait while the kernel is told. What is refused is
+// TestPortsAtOnce: wide grants are rate-limited, because others wait while the kernel is updated. A refused request is
 // charged neither as a grant nor by its ports.
 func TestPortsAtOnce(t *testing.T) {
 	p := newPolicy(t, held{})
@@ -336,10 +347,10 @@ func TestPortsAtOnce(t *testing.T) {
 	}{
 		{"alice", 0, 0},
 		{"alice", 0, spa.ReasonTooManyPorts},
-		{"bob", 0, 0}, // another's are his own
+		{"bob", 0, 0}, // each client has its own limit
 		{"alice", 7800 * time.Millisecond, spa.ReasonTooManyPorts},
 		{"alice", 7900 * time.Millisecond, 0},
-		{"alice", -time.Hour, spa.ReasonTooManyPorts}, // a clock that is set back gives nothing back
+		{"alice", -time.Hour, spa.ReasonTooManyPorts}, // setting the clock back refunds nothing
 		{"alice", -time.Hour + 8*time.Second, 0},
 		{"alice", -time.Hour + 16*time.Second, 0},
 		{"alice", -time.Hour + 24*time.Second, spa.ReasonTooManyPerHour},
@@ -374,7 +385,8 @@ func TestClosable(t *testing.T) {
 		{"allowed", keys.Client{Allow: []string{"ssh"}, RequireSource: true}, []service.Service{ssh}, 0},
 		{"unknown service", keys.Client{Allow: []string{"ssh"}}, []service.Service{{Name: "imap"}}, spa.ReasonNoService},
 		{"service of others", keys.Client{Allow: []string{"ssh"}}, []service.Service{mosh}, spa.ReasonNotAllowed},
-		{"one is a service of others", keys.Client{Allow: []string{"ssh"}}, []service.Service{ssh, mosh}, spa.ReasonNotAllowed},
+		{"one is a service of others", keys.Client{Allow: []string{"ssh"}}, []service.Service{ssh, mosh},
+			spa.ReasonNotAllowed},
 		{"expired", keys.Client{Allow: []string{"ssh"}, Expires: now}, []service.Service{ssh}, spa.ReasonExpired},
 	}
 	for _, test := range tests {
@@ -386,8 +398,8 @@ func TestClosable(t *testing.T) {
 	}
 }
 
-// TestKeeps: what a client may not have any more it may not go on holding. What it may ask for again is
-// told from what was taken away.
+// TestKeeps: a client may not keep a grant that it could no longer get. Keeps distinguishes grants that it may request
+// again from those that were taken away.
 func TestKeeps(t *testing.T) {
 	prefixes := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/30")}
 	grant := firewall.Grant{Client: "alice", Service: "ssh", Source: here, Ports: ports(t, "tcp/22"),
@@ -408,10 +420,14 @@ func TestKeeps(t *testing.T) {
 		{"denied from there", &keys.Client{Allow: []string{"ssh"}, Deny: prefixes}, nil, false, false},
 		{"permitted from there", &keys.Client{Allow: []string{"ssh"}, From: prefixes}, nil, true, true},
 		{"longer than the client may", &keys.Client{Allow: []string{"ssh"}, MaxFor: time.Minute}, nil, false, true},
-		{"as long as the service may be open", &keys.Client{Allow: []string{"ssh"}}, func(g *firewall.Grant) { g.Until = now.Add(10 * time.Minute) }, true, true},
-		{"longer than the service may be open", &keys.Client{Allow: []string{"ssh"}}, func(g *firewall.Grant) { g.Until = now.Add(time.Hour) }, false, true},
-		{"ports that are not the service's", &keys.Client{Allow: []string{"ssh"}}, func(g *firewall.Grant) { g.Ports = ports(t, "tcp/23") }, false, true},
-		{"no such service any more", &keys.Client{Allow: []string{"imap"}}, func(g *firewall.Grant) { g.Service = "imap" }, false, false},
+		{"as long as the service may be open", &keys.Client{Allow: []string{"ssh"}},
+			func(g *firewall.Grant) { g.Until = now.Add(10 * time.Minute) }, true, true},
+		{"longer than the service may be open", &keys.Client{Allow: []string{"ssh"}},
+			func(g *firewall.Grant) { g.Until = now.Add(time.Hour) }, false, true},
+		{"ports that are not the service's", &keys.Client{Allow: []string{"ssh"}},
+			func(g *firewall.Grant) { g.Ports = ports(t, "tcp/23") }, false, true},
+		{"no such service any more", &keys.Client{Allow: []string{"imap"}}, func(g *firewall.Grant) { g.Service = "imap" },
+			false, false},
 	}
 	for _, test := range tests {
 		g := grant
@@ -427,7 +443,7 @@ func TestKeeps(t *testing.T) {
 	}
 }
 
-// TestKeepsDestination: a grant is for where its service was, and is kept only while the service is there.
+// TestKeepsDestination: a grant is for the address that its service had, and is kept only while the service is there.
 func TestKeepsDestination(t *testing.T) {
 	addrs := func(texts ...string) (all []netip.Addr) {
 		for _, text := range texts {
@@ -438,7 +454,7 @@ func TestKeepsDestination(t *testing.T) {
 	one, both, other := addrs("198.51.100.1"), addrs("198.51.100.1", "198.51.100.2"), addrs("198.51.100.3")
 	client := &keys.Client{Allow: []string{"ssh"}}
 	for _, test := range []struct {
-		was, is []netip.Addr // none: at this host
+		was, is []netip.Addr // none: this host
 		want    bool
 	}{
 		{nil, nil, true}, {one, one, true}, {both, both, true}, {one, both, true},
@@ -456,8 +472,8 @@ func TestKeepsDestination(t *testing.T) {
 	}
 }
 
-// TestSetClock: a grant's end is made from now, so that it counts the time that passes whatever
-// the wall clock is set to, also where it was first asked for by a clock that has been set since.
+// TestSetClock: a grant's end is computed from now, so that it counts elapsed time whatever the wall clock is set to,
+// even if the clock was set after the first packet.
 func TestSetClock(t *testing.T) {
 	now := time.Now()
 	k := knock(keys.Client{Allow: []string{"ssh"}}, ssh)

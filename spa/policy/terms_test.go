@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/config"
 )
 
-// anyService is one of some ranges around tcp/22, on terms of its own.
+// anyService is a service with some ranges around tcp/22 and its own terms.
 func anyService(t *testing.T, rng *rand.Rand, name string) config.Service {
 	t.Helper()
 	s := config.NewService(name)
@@ -32,17 +32,34 @@ func anyService(t *testing.T, rng *rand.Rand, name string) config.Service {
 	return s
 }
 
-// TestRawPortIsNeverWidened: a port that is asked for by its number has, of all services that it belongs
-// to, the strictest terms: what each of them would give by its name, and no more when there is one
-// service more.
+// anyServices returns a configuration with one to four services.
+func anyServices(t *testing.T, rng *rand.Rand) config.Config {
+	t.Helper()
+	c := config.Default("/etc/spa")
+	for n := range 1 + rng.IntN(4) {
+		c.Services = append(c.Services, anyService(t, rng, fmt.Sprintf("s%d", n)))
+	}
+	return c
+}
+
+// servicesOf returns the services that have a port.
+func servicesOf(c *config.Config, port service.Service) []service.Service {
+	var having []service.Service
+	for _, s := range c.Services {
+		if slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Contains(port.Proto, port.Port) }) {
+			having = append(having, service.Service{Name: s.Name})
+		}
+	}
+	return having
+}
+
+// TestRawPortIsNeverWidened: a port requested by number gets the strictest terms of all services that it belongs to:
+// what each of them would give by name, and no more if one more service has it.
 func TestRawPortIsNeverWidened(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	granted, denied, narrower := 0, 0, 0
 	for range 3000 {
-		c := config.Default("/etc/spa")
-		for n := range 1 + rng.IntN(4) {
-			c.Services = append(c.Services, anyService(t, rng, fmt.Sprintf("s%d", n)))
-		}
+		c := anyServices(t, rng)
 		port := service.Service{Proto: service.TCP, Port: uint16(18 + rng.IntN(10))}
 		client := keys.Client{Name: "alice", Allow: []string{"tcp/20-23", port.String(), "s0", "s1", "s2", "s3", "a", "z"}}
 		if rng.IntN(2) == 0 {
@@ -59,18 +76,12 @@ func TestRawPortIsNeverWidened(t *testing.T) {
 			}
 			return grants[0].Until
 		}
-		before, having := until(&c, port), 0
-		strictest := at.Add(1000 * time.Hour)
-		for _, s := range c.Services {
-			if slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Contains(port.Proto, port.Port) }) {
-				having++
-				if u := until(&c, service.Service{Name: s.Name}); u.Before(strictest) {
-					strictest = u
-				}
+		before, having := until(&c, port), servicesOf(&c, port)
+		var strictest time.Time // zero: it is not guarded
+		for i, s := range having {
+			if u := until(&c, s); i == 0 || u.Before(strictest) {
+				strictest = u
 			}
-		}
-		if having == 0 {
-			strictest = time.Time{} // it is not guarded
 		}
 		if !before.Equal(strictest) {
 			t.Fatalf("%v of %+v: until %v, want %v", port, c.Services, before, strictest)
@@ -81,7 +92,7 @@ func TestRawPortIsNeverWidened(t *testing.T) {
 			more.Services = append(slices.Clone(c.Services), anyService(t, rng, "z"))
 		}
 		after := until(&more, port)
-		if having > 0 && after.After(before) {
+		if len(having) > 0 && after.After(before) {
 			t.Fatalf("%v of %+v: until %v, and with one service more until %v", port, more.Services, before, after)
 		}
 		switch {
@@ -104,7 +115,7 @@ func TestRawPortIsNeverWidened(t *testing.T) {
 	}
 }
 
-// TestCovered: ports are covered where each single one is, whatever the ranges.
+// TestCovered: ports are covered if every single one is, however the ranges are split.
 func TestCovered(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	some := func() []service.Ports {
@@ -135,8 +146,8 @@ func TestCovered(t *testing.T) {
 	}
 }
 
-// TestWithin: a grant is within services just when each port that it is for is one of theirs, at each address
-// where it is for it: looked at one by one.
+// TestWithin: a grant is within services exactly if each of its ports belongs to one of them, at each address that the
+// grant has; checked one by one.
 func TestWithin(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	spots := [][]netip.Addr{nil, {netip.MustParseAddr("198.51.100.5")}, {netip.MustParseAddr("198.51.100.5"),

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// known is a journal in a file that knows so many keys.
+// known is a journal in a file that knows n keys.
 func known(b *testing.B, keys int) *Journal {
 	b.Helper()
 	path := filepath.Join(b.TempDir(), "journal")
@@ -29,7 +29,7 @@ func known(b *testing.B, keys int) *Journal {
 	return j
 }
 
-// keyNumber spreads keys as random ids are spread.
+// keyNumber spreads keys like random ids.
 func keyNumber(n int) uint64 { return uint64(n) * 0x9e3779b97f4a7c15 }
 
 func BenchmarkAdmit(b *testing.B) {
@@ -39,7 +39,7 @@ func BenchmarkAdmit(b *testing.B) {
 	}
 }
 
-// benchmarkFresh admits 100 a second by the journal's clock, so that as many are forgotten.
+// benchmarkFresh admits 100 packets per second by the journal's clock, so that as many are forgotten.
 func benchmarkFresh(b *testing.B, keys int) {
 	j := known(b, keys)
 	now := after(time.Duration(keys) * time.Millisecond)
@@ -82,7 +82,7 @@ func BenchmarkSettle(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory reports what a key costs that is known by its floor.
+// BenchmarkMemory reports the memory of a key of which only the floor is known.
 func BenchmarkMemory(b *testing.B) {
 	for range b.N {
 		before := heap()

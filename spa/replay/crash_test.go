@@ -7,22 +7,22 @@ import (
 	"time"
 )
 
-// spentAt is a packet that Admit returned nil for, by a clock, when the disk had seen so many ops.
+// spentAt is a packet that Admit returned nil for, at a given clock, with the number of disk ops so far.
 type spentAt struct {
 	Entry
 	now time.Time
 	ops int
 }
 
-// flooredAt is a floor that SetFloor returned nil for, when the disk had seen so many ops.
+// flooredAt is a floor that SetFloor returned nil for, with the number of disk ops so far.
 type flooredAt struct {
 	topic [16]byte
 	stamp time.Time
 	ops   int
 }
 
-// load drives a journal over its room several times: keys come and go, clocks jump, ids are tried again
-// and settled, floors are set.
+// load fills a journal beyond its room several times: keys come and go, clocks jump, request ids are retried and
+// settled, floors are set.
 func load(t *testing.T, j *Journal, d *memDisk, packets int) ([]spentAt, []flooredAt) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -40,7 +40,7 @@ func load(t *testing.T, j *Journal, d *memDisk, packets int) ([]spentAt, []floor
 		if n%3 == 0 {
 			_ = j.Settle(e.Key, e.Request, []byte(fmt.Sprint("outcome of ", n)))
 		}
-		if n%11 == 0 { // at a stamp of now, or as far ahead as a stamp of now can be
+		if n%11 == 0 { // stamped now, or as far ahead as a packet made now can be
 			f := flooredAt{topic: [16]byte{byte(n)}, stamp: now.Add(time.Duration(n%2) * config().Window)}
 			wantErr(t, "SetFloor", j.SetFloor(f.topic, f.stamp), nil)
 			f.ops = d.done()
@@ -62,7 +62,7 @@ func mustRefuse(t *testing.T, j *Journal, spent []spentAt, ops int, what string)
 	}
 }
 
-// mustKeep wants each floor that was set by then, or that the journal refuses whatever it does.
+// mustKeep checks each floor that was set by then, unless the journal refuses everything.
 func mustKeep(t *testing.T, j *Journal, floored []flooredAt, ops int, what string) {
 	t.Helper()
 	all := j.Status().Floor
@@ -73,9 +73,9 @@ func mustKeep(t *testing.T, j *Journal, floored []flooredAt, ops int, what strin
 	}
 }
 
-// After any number of writes, and after any part of the last: what Admit returned nil for is never admitted
-// again, by whatever clock, and no floor is lost. Between writes, where alone a killed process stops, nothing else is
-// refused.
+// A process may be killed after any number of writes, and within the last one: a packet that Admit returned nil for is
+// never admitted again, at any clock, and no floor is lost. A kill between writes, the only place where it happens,
+// causes no other refusals.
 func TestEveryCrash(t *testing.T) {
 	c := config()
 	c.Room, c.LiveNonces = 16, 4
@@ -108,9 +108,8 @@ func TestEveryCrash(t *testing.T) {
 	}
 }
 
-// Power loss takes back any of the writes since the last sync, whole or in part. Then there is another
-// boot id, perhaps a clock that was set back, and nothing that was admitted is admitted again, nor what a
-// floor refused.
+// Power loss undoes any of the writes since the last sync, wholly or partly. Then the boot id differs and the clock may
+// be behind; nothing that was admitted, or refused by a floor, is admitted.
 func TestEveryPowerLoss(t *testing.T) {
 	c := config()
 	c.Room, c.LiveNonces = 64, 8

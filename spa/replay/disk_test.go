@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// start is an arbitrary time; nothing here looks at the clock.
+// start is an arbitrary time; no test here reads the clock.
 var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// op is something that was done to a memDisk.
+// An op is one operation on a memDisk.
 type op struct {
 	kind string // write, grow, cut, sync, close
 	off  int64
 	data []byte
 }
 
-// memDisk is a file in memory that records what is done to it, and fails where it is told to.
+// memDisk is a file in memory that records operations, and fails where a test tells it to.
 type memDisk struct {
 	fail func(o op) error
 
@@ -88,14 +88,14 @@ func (d *memDisk) Size() (int64, error) {
 	return int64(len(d.image)), nil
 }
 
-// done is the number of ops so far.
+// done returns the number of ops so far.
 func (d *memDisk) done() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return len(d.ops)
 }
 
-// tight lets the file grow by a page at a time only, which keeps its images small.
+// tight makes the file grow by only a page at a time, which keeps its images small.
 func (d *memDisk) tight(o op) error {
 	if size, _ := d.Size(); o.kind == "grow" && o.off > size+page {
 		return errBroken
@@ -107,7 +107,7 @@ func config() Config {
 	return Config{Window: 30 * time.Second, BootID: "boot", MachineID: "machine", Room: 64}
 }
 
-// blank is a disk with the journal that Create makes.
+// blank returns a disk with the journal that Create makes.
 func blank(t testing.TB, c Config) *memDisk {
 	t.Helper()
 	c, id, err := c.complete()
@@ -139,7 +139,7 @@ func fresh(t testing.TB, c Config) (*Journal, *memDisk) {
 	return reopen(t, d, c, start), d
 }
 
-// packet is the n-th packet of a key, each of a request of its own.
+// packet returns the n-th packet of a key, each with its own request id.
 func packet(key uint64, n int, stamp time.Time) Entry {
 	e := Entry{Key: key, Stamp: stamp, From: netip.MustParseAddr("192.0.2.2")}
 	binary.LittleEndian.PutUint64(e.Nonce[:], uint64(n)+1)
@@ -165,7 +165,7 @@ func admit(t testing.TB, j *Journal, e Entry, now time.Time, want error) Admissi
 
 func after(d time.Duration) time.Time { return start.Add(d) }
 
-// copyOf is another disk with the same image.
+// copyOf returns another disk with the same image.
 func copyOf(d *memDisk) *memDisk {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -34,13 +34,14 @@ func openFile(path string) (osFile, error) {
 func checkFile(f *os.File) error {
 	fi, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("looking at the journal: %w", err)
+		return fmt.Errorf("checking the journal: %w", err)
 	}
 	if !fi.Mode().IsRegular() {
 		return fmt.Errorf("journal %q is not a regular file", f.Name())
 	}
 	if n := fi.Sys().(*syscall.Stat_t).Nlink; n > 1 {
-		return fmt.Errorf("journal %q has other names (hard links), so it may be another's file: remove this one", f.Name())
+		return fmt.Errorf("journal %q has other names (hard links), so it may be someone else's file: remove this "+
+			"name", f.Name())
 	}
 	if fi.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("others can write journal %q: chmod 600 %q", f.Name(), f.Name())
@@ -132,7 +133,7 @@ func retry(call func() error) error {
 func bootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return "", fmt.Errorf("asking for the boot id: %w", err)
+		return "", fmt.Errorf("reading the boot id: %w", err)
 	}
 	return strings.TrimSpace(string(b)), nil
 }
@@ -145,7 +146,7 @@ func machineID() (string, error) {
 		return "none", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("asking for the machine id: %w", err)
+		return "", fmt.Errorf("reading the machine id: %w", err)
 	}
 	return strings.TrimSpace(string(b)), nil
 }

@@ -22,14 +22,14 @@ func (f *floors) stampOf(name [16]byte) int64 {
 	return 0
 }
 
-// known returns the place of a name in a journal that is read. One that is new has a place without
-// a name there: its slot was written before its first nonce.
+// known returns the place of a name while a journal is loaded. A new name gets a vacant place: the slot of its floor
+// was written before its first nonce.
 func (f *floors) known(name [16]byte) (int32, error) {
 	if i, ok := f.index[name]; ok {
 		return i, nil
 	}
 	if len(f.vacant) == 0 {
-		return 0, fmt.Errorf("%w: a spent nonce of a key without a place", errDamaged)
+		return 0, fmt.Errorf("%w: a spent nonce whose key has no floor", errDamaged)
 	}
 	return f.settle(name), nil
 }
@@ -43,7 +43,7 @@ func (f *floors) settle(name [16]byte) int32 {
 	return i
 }
 
-// full reports whether there are as many places as there may be.
+// full reports whether the number of places has reached its limit.
 func (f *floors) full() bool { return len(f.slots)*perSlot >= maxNames }
 
 // append adds the ten vacant places of a slot, the first of them on top.

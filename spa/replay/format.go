@@ -44,8 +44,8 @@ const (
 	perSlot   = (slotSize - 16) / floorSize
 )
 
-// Limits of what a file can make Open read, remember or compute. The daemon writes the file and
-// root reads it at the next start, so a daemon that was taken over chooses all of it.
+// Limits of what a file can make Open read, remember or compute. The daemon writes the file and root reads it at the
+// next start, so a compromised daemon controls all of it.
 const (
 	maxRoom   = 1 << 21 // slots, 512 MiB
 	maxNames  = 1 << 21 // of keys, and of topics
@@ -56,12 +56,12 @@ const (
 
 var (
 	errDamaged = errors.New("journal damaged")
-	errLong    = fmt.Errorf("a journal has at most %d MiB", offset(maxRoom)>>20)
+	errLong    = fmt.Errorf("a journal may have at most %d MiB", offset(maxRoom)>>20)
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 	magic      = [8]byte{'s', 'p', 'a', 'r', 'p', 'l', 'a', 'y'}
 )
 
-// header says what the journal belongs to and which stamps it does not answer for.
+// header identifies the journal's boot and machine, and the stamps that it does not answer for.
 type header struct {
 	Magic   [8]byte
 	Version uint32
@@ -97,7 +97,7 @@ func decodeHeader(b []byte) (header, error) {
 		return header{}, fmt.Errorf("%w: not a journal of version %d", errDamaged, version)
 	}
 	if h.Number >= maxNumber || h.Mark > maxStamp || h.Floor > maxStamp || h.Window < 0 || h.Window > maxWindow {
-		return header{}, fmt.Errorf("%w: a header that cannot be", errDamaged)
+		return header{}, fmt.Errorf("%w: a header with impossible values", errDamaged)
 	}
 	return h, nil
 }

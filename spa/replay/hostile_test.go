@@ -15,7 +15,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// signAll makes every checksum of an image right: who can write the journal can do that.
+// signAll makes every checksum of an image right, as an attacker who can write the journal can.
 func signAll(image []byte) {
 	for _, at := range []int{0, page} {
 		sign(image[at:][:headerSize], 0)
@@ -35,8 +35,8 @@ func signAll(image []byte) {
 	}
 }
 
-// used is the disk of a journal with nonces, outcomes and floors of three keys in it: a copy, since
-// the journal may still be writing the marks that it keeps ahead.
+// used returns the disk of a journal with nonces, outcomes and floors of three keys: a copy, because the journal may
+// still be writing its marks ahead.
 func used(t testing.TB) *memDisk {
 	t.Helper()
 	j, d := fresh(t, config())
@@ -49,7 +49,7 @@ func used(t testing.TB) *memDisk {
 	return copyOf(d)
 }
 
-// TestUnassignedBytes: what the format leaves out is zero, and never what the buffer held before.
+// TestUnassignedBytes: bytes that the format does not assign are zero, never old contents of the buffer.
 func TestUnassignedBytes(t *testing.T) {
 	image := used(t).image
 	kinds := map[byte]int{}
@@ -71,8 +71,8 @@ func TestUnassignedBytes(t *testing.T) {
 	}
 }
 
-// FuzzOpen: whatever a daemon that was taken over leaves in its journal, under good checksums, the
-// next start is one that admits packets, in the room that a journal may have.
+// FuzzOpen: whatever a compromised daemon leaves in its journal, with valid checksums, the next start admits packets,
+// within the room that a journal may have.
 func FuzzOpen(f *testing.F) {
 	image := used(f).image
 	f.Add([]byte{}, true)
@@ -104,7 +104,7 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// use does with a journal what a server does, whatever comes of it.
+// use does with a journal what a server does, and ignores the results.
 func use(j *Journal, now time.Time) {
 	for n := range 8 {
 		for _, at := range []time.Time{now, now.Add(time.Hour), now.Add(-time.Hour), time.Unix(0, math.MaxInt64),
@@ -141,13 +141,13 @@ func TestHostileHeader(t *testing.T) {
 			c.BootID = "next"
 			now := after(time.Hour)
 			wantFloor(t, reopen(t, d, c, now), now, now.Add(30*time.Second), damaged)
-			again := reopen(t, d, c, now) // the next start takes the new headers for what they are
+			again := reopen(t, d, c, now) // the next start reads the new headers
 			wantFloorStatus(t, again, now.Add(30*time.Second))
 		})
 	}
 }
 
-// TestHostileStamp: no honest nonce is stamped after the mark.
+// TestHostileStamp: a nonce stamped after the mark is damage, because an honest server writes none.
 func TestHostileStamp(t *testing.T) {
 	d := used(t)
 	slot := d.image[offset(1):][:slotSize]
@@ -161,7 +161,7 @@ func TestHostileStamp(t *testing.T) {
 	}
 }
 
-// TestHostilePlaces: a nonce of a key that has no place, with no room to make one in.
+// TestHostilePlaces: a nonce whose key has no floor, in a journal without room for one.
 func TestHostilePlaces(t *testing.T) {
 	d := used(t)
 	for at := int(offset(0)); at < len(d.image); at += slotSize {
@@ -186,7 +186,7 @@ func TestHostilePlaces(t *testing.T) {
 	}
 }
 
-// TestHostileNames: the names of keys and topics take memory beside their slots.
+// TestHostileNames: names of keys and topics take memory in addition to their slots, and are limited.
 func TestHostileNames(t *testing.T) {
 	d := used(t)
 	slots := maxNames/perSlot + 1
@@ -201,8 +201,8 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
-// TestHostileOrder: nonces that were put into the file in an order that makes putting them in order
-// the most work. One after the other it would take hours.
+// TestHostileOrder: nonces in the file are in the order that takes the most work to sort. Inserting them one by one
+// would take hours.
 func TestHostileOrder(t *testing.T) {
 	const many = 1 << 19
 	d := used(t)
@@ -212,7 +212,7 @@ func TestHostileOrder(t *testing.T) {
 		e := entry{stamp: start.UnixNano() - int64(i)}
 		binary.LittleEndian.PutUint64(e.nonce[:], uint64(i))
 		e.encode((*[slotSize]byte)(image[offset(int32(64+i)):]), 0, nil)
-		binary.LittleEndian.PutUint64(image[offset(int32(64+i))+40:], uint64(i)) // a request of its own
+		binary.LittleEndian.PutUint64(image[offset(int32(64+i))+40:], uint64(i)) // its own request
 		sign(image[offset(int32(64+i)):][:half], 0)
 	}
 	// The floor of its key is before all of them.
@@ -236,7 +236,7 @@ func TestHostileOrder(t *testing.T) {
 	}
 }
 
-// TestHostileLength: a file of holes, as long as any file can be, is met with no more than a journal may be.
+// TestHostileLength: a sparse file of the maximum length costs no more than the longest journal.
 func TestHostileLength(t *testing.T) {
 	for name, size := range map[string]int64{"a slot too long": offset(maxRoom + 1), "1 TiB": 1 << 40,
 		"4 TiB and more": 1<<42 + 1} {
@@ -270,7 +270,7 @@ func TestHostileLength(t *testing.T) {
 	}
 }
 
-// TestHolesInAFullDisk: a journal of holes for which the disk has no space is cut to what it was made for.
+// TestHolesInAFullDisk: a sparse journal that the disk has no space for is truncated to its configured size.
 func TestHolesInAFullDisk(t *testing.T) {
 	d := used(t)
 	d.image = append(d.image, make([]byte, 1<<20)...)
@@ -287,12 +287,12 @@ func TestHolesInAFullDisk(t *testing.T) {
 	}
 }
 
-// TestGrowsNoFurther: the longest journal is full when it is full.
+// TestGrowsNoFurther: the longest journal reports that it is full instead of growing.
 func TestGrowsNoFurther(t *testing.T) {
 	j, d := fresh(t, config())
 	j.store.room.Store(maxRoom - minGrowth)
 	j.store.next = maxRoom - minGrowth
-	d.fail = failing("write") // nothing is to be written there
+	d.fail = failing("write") // nothing may be written there
 	wantErr(t, "the last growth", j.store.grow(), nil)
 	if err := j.store.grow(); !errors.Is(err, errLong) || j.store.room.Load() != maxRoom {
 		t.Errorf("got %v, room for %d", err, j.store.room.Load())
@@ -304,7 +304,7 @@ func TestGrowsNoFurther(t *testing.T) {
 	}
 }
 
-// TestLinkedJournal: a journal that has another name can be another user's file.
+// TestLinkedJournal: a journal with a second name may be another user's file.
 func TestLinkedJournal(t *testing.T) {
 	path := created(t, config())
 	victim := filepath.Join(filepath.Dir(path), "victim")

@@ -55,13 +55,13 @@ func killConfig() Config {
 	return Config{Window: 30 * time.Second, Room: 1024}
 }
 
-// killPacket is packet n of a child's load: stamps advance so that nonces are forgotten all the time.
+// killPacket is packet n of a child's load: the stamps advance so that nonces are forgotten continuously.
 func killPacket(n int) (Entry, time.Time) {
 	now := after(time.Duration(n) * 100 * time.Millisecond)
 	return packet(uint64(n%40), n, now), now
 }
 
-// loadUntilKilled admits packets, and tells each once it is admitted.
+// loadUntilKilled admits packets, and prints each after it is admitted.
 func loadUntilKilled(path string) error {
 	first := 0
 	if _, err := fmt.Scan(&first); err != nil {
@@ -86,8 +86,8 @@ func loadUntilKilled(path string) error {
 	}
 }
 
-// A process that is killed at any moment leaves a journal in which all is spent that was, and by which nothing
-// fresh is refused.
+// A process killed at any moment leaves a journal in which every spent nonce is still spent, and which refuses nothing
+// fresh.
 func TestKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	if err := Create(path, killConfig(), start); err != nil {
@@ -95,7 +95,7 @@ func TestKilled(t *testing.T) {
 	}
 	rng := rand.New(rand.NewPCG(5, 6))
 	next := 0
-	between := map[int]bool{} // admitted or not when the process was killed
+	between := map[int]bool{} // possibly admitted when the process was killed
 	for range 25 {
 		last := killAfter(t, path, next, 1+rng.IntN(3000), time.Duration(rng.IntN(300))*time.Microsecond)
 		_, now := killPacket(last)
@@ -118,7 +118,7 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// killAfter lets a child admit some packets and kills it a moment later. It returns the last one told.
+// killAfter lets a child admit some packets and kills it a moment later. It returns the last packet that it printed.
 func killAfter(t *testing.T, path string, first, packets int, moment time.Duration) int {
 	t.Helper()
 	cmd := child(t, "load", path)
@@ -144,7 +144,7 @@ func killAfter(t *testing.T, path string, first, packets int, moment time.Durati
 			t.Fatalf("the child ended: %v", err)
 		}
 	}
-	for begin := time.Now(); time.Since(begin) < moment; { // a moment too short to sleep
+	for begin := time.Now(); time.Since(begin) < moment; { // too short to sleep
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -154,7 +154,7 @@ func killAfter(t *testing.T, path string, first, packets int, moment time.Durati
 	return last
 }
 
-// A full disk shuts nobody out, refuses clearly what there is truly no room for, and forgets nothing.
+// A full disk locks nobody out; packets without room are refused with a clear error, and nothing is forgotten.
 func TestFullDisk(t *testing.T) {
 	runMounting(t, "full disk")
 }
@@ -198,7 +198,7 @@ func onFullDisk(dir string) error {
 	return damagedOnFullDisk(path, c)
 }
 
-// onPlainDisk uses ramfs, which knows no fallocate.
+// onPlainDisk uses ramfs, which has no fallocate.
 func onPlainDisk(dir string) error {
 	if err := syscall.Mount("ramfs", dir, "ramfs", 0, ""); err != nil {
 		return fmt.Errorf("mounting a plain disk: %w", err)
@@ -248,7 +248,7 @@ func steadyOnFullDisk(path string, c Config) error {
 	return nil
 }
 
-// untilNoRoom admits as many at once as there is room for.
+// untilNoRoom admits packets at once until there is no room.
 func untilNoRoom(path string, c Config) error {
 	now := after(10 * time.Hour)
 	c.BootID = "next"
@@ -272,7 +272,7 @@ func untilNoRoom(path string, c Config) error {
 	return nil
 }
 
-// damagedOnFullDisk begins anew in place, when there is no room to keep the damaged journal.
+// damagedOnFullDisk starts a damaged journal again in place, without room to keep a copy of it.
 func damagedOnFullDisk(path string, c Config) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {

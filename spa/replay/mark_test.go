@@ -29,7 +29,7 @@ func (d *memDisk) count(kind string) int {
 	return n
 }
 
-// The first packet after a silence syncs the mark; after it, marks are synced beside the packets, never by them.
+// The first packet after a silence syncs the mark; later marks are synced in the background, never by packets.
 func TestMarkKeepsAhead(t *testing.T) {
 	j, d := fresh(t, config())
 	for _, begin := range []time.Duration{0, time.Hour} {
@@ -109,7 +109,7 @@ func TestFailedWriteIsNotSpent(t *testing.T) {
 	}
 }
 
-// What cannot be forgotten in the file is not forgotten in memory.
+// If a nonce cannot be forgotten in the file, it is not forgotten in memory.
 func TestFailedForgetting(t *testing.T) {
 	j, d := fresh(t, config())
 	old := packet(1, 1, start)
@@ -122,8 +122,8 @@ func TestFailedForgetting(t *testing.T) {
 	admit(t, j, old, start, ErrSpent)
 }
 
-// A process that is killed between writing a mark and syncing it leaves one that power loss may take
-// back: the next process must not rely on it.
+// A process killed between writing a mark and syncing it leaves a mark that power loss may undo: the next process must
+// not rely on it.
 func TestUnsyncedMarkIsNotTrusted(t *testing.T) {
 	j, d := fresh(t, config())
 	admit(t, j, packet(1, 1, start), start, nil)
@@ -152,8 +152,8 @@ func TestUnsyncedMarkIsNotTrusted(t *testing.T) {
 	}
 }
 
-// A floor of a topic is lost with the power only where the floor of the reboot stands for it, from the
-// moment that SetFloor returns, and by a clock that is far behind.
+// Power loss may take a topic's floor only if the reboot's own floor covers it: from the moment that SetFloor returns,
+// and even with a clock that is far behind.
 func TestMarkCoversFloors(t *testing.T) {
 	j, d := fresh(t, config())
 	floor := after(time.Hour + 30*time.Second)
@@ -182,7 +182,7 @@ func TestCloseWaitsForTheMark(t *testing.T) {
 			}
 			return nil
 		}
-		admit(t, j, packet(1, 2, after(lead)), after(lead), nil) // syncs beside
+		admit(t, j, packet(1, 2, after(lead)), after(lead), nil) // syncs in the background
 		go j.Close()
 		synctest.Wait()
 		if d.count("close") != 0 {
@@ -196,7 +196,7 @@ func TestCloseWaitsForTheMark(t *testing.T) {
 	})
 }
 
-// A torn or failed header is written again in the same place, so that one of the two always holds.
+// A torn or failed header is written again in the same place, so that one of the two is always valid.
 func TestHeaderIsNeverLost(t *testing.T) {
 	j, d := fresh(t, config())
 	admit(t, j, packet(1, 1, start), start, nil)
@@ -227,7 +227,7 @@ func TestHeaderIsNeverLost(t *testing.T) {
 	}
 }
 
-// Without more room, nothing that lives is overwritten, and what has expired is found wherever it is.
+// Without more room, no live slot is overwritten, and expired ones are found wherever they are.
 func TestNoRoomLeft(t *testing.T) {
 	c := config()
 	c.Room = 300
@@ -287,8 +287,8 @@ func TestGrowsByLessWhenTheDiskHasLess(t *testing.T) {
 	}
 }
 
-// full is a journal that cannot grow, with one nonce of key 50 stamped 20 s before the others and one of
-// key 51 10 s before, at the given places among them.
+// full returns a journal that cannot grow, with one nonce of key 50 stamped 20 s before the others and one of key 51 10
+// s before them, at the given places.
 func full(t *testing.T, c Config, first, second int) (*Journal, *memDisk) {
 	t.Helper()
 	j, d := fresh(t, c)
@@ -323,7 +323,7 @@ func TestLastRoomIsFound(t *testing.T) {
 	}
 }
 
-// A full journal opens without room, also when the floors of a key are further on than its nonces.
+// A full journal opens without room, even if the floors of a key are later than its nonces.
 func TestFullJournalOpens(t *testing.T) {
 	c := config()
 	c.Room = 32

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// model is the journal as it would be if it forgot nothing: what was admitted, and the latest clock that
-// was seen since, which says what the journal may have forgotten.
+// model is a journal that forgets nothing: what was admitted, and the latest clock seen since, which determines what
+// the real journal may have forgotten.
 type model struct {
 	c     Config
 	spent []*modelEntry
@@ -20,7 +20,7 @@ type model struct {
 type modelEntry struct {
 	Entry
 	reused   bool
-	forgets  bool // a clock was seen by which no packet of its request was fresh
+	forgets  bool // a clock was seen at which no packet of its request was fresh
 	previous bool // of an earlier boot
 }
 
@@ -38,67 +38,61 @@ func (m *model) see(now time.Time) {
 	}
 }
 
-// judge says what is wrong with the verdict on an entry, nil if nothing.
-func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
-	live, surely, all, mayForget := 0, 0, 0, false
-	var same, known *modelEntry
+// A past is what the model knows about an entry from those that were admitted before.
+type past struct {
+	same      *modelEntry // with the same nonce
+	known     *modelEntry // of the same request
+	done      bool        // a packet of the request was admitted, no earlier than the first that the entry names
+	certain   bool        // the request id cannot have been forgotten
+	mayForget bool        // a later nonce may have been forgotten
+
+	live, surely, all int // nonces that are live, that are live and not forgotten, that are remembered
+}
+
+// past returns what is known about an entry.
+func (m *model) past(e Entry, now time.Time) past {
+	var p past
 	first := e.Stamp
 	if !e.First.IsZero() {
 		first = e.First
 	}
-	done := false    // the request was admitted before, by a packet that is no earlier than the first that this one tells
-	certain := false // the request id cannot have been forgotten
 	for _, old := range m.spent {
 		if old.Key != e.Key {
 			continue
 		}
 		if old.Nonce == e.Nonce {
-			same = old
+			p.same = old
 		}
 		if old.previous {
 			continue
 		}
 		if m.live(old, now) {
-			live++
+			p.live++
 		}
 		if m.live(old, now) && !old.forgets {
-			surely++
+			p.surely++
 		}
 		if m.remembered(old, now) {
-			all++
+			p.all++
 		}
-		mayForget = mayForget || old.forgets && !first.After(old.Stamp)
+		p.mayForget = p.mayForget || old.forgets && !first.After(old.Stamp)
 		if old.Request == e.Request && !old.reused {
-			known = old
-			done = done || !first.After(old.Stamp)
-			certain = certain || !old.forgets
+			p.known = old
+			p.done = p.done || !first.After(old.Stamp)
+			p.certain = p.certain || !old.forgets
 		}
 	}
+	return p
+}
+
+// judge returns what is wrong with the verdict on an entry, or nil.
+func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
+	p := m.past(e, now)
 	switch {
 	case err == nil || err == ErrReused:
-		if same != nil {
-			return errors.New("admitted twice")
-		}
-		if e.Stamp.UnixNano() <= m.floor {
-			return errors.New("admitted below the floor")
-		}
-		if surely >= m.c.LiveNonces {
-			return fmt.Errorf("%d are live", surely)
-		}
-		if a.Retry && (known == nil || known.Digest != e.Digest) {
-			return errors.New("a retry of nothing")
-		}
-		if err == nil && !a.Retry && certain {
-			return errors.New("not known for a retry")
-		}
-		if err == nil && !a.Retry && done {
-			return errors.New("a request is done twice")
-		}
-		if err == ErrReused && known == nil {
-			return errors.New("the request id is new")
-		}
+		return m.judgeAdmitted(e, p, a, err)
 	case errors.Is(err, ErrSpent):
-		if same == nil || (err == ErrSpent) != (same.From == e.From) {
+		if p.same == nil || (err == ErrSpent) != (p.same.From == e.From) {
 			return errors.New("not what was spent")
 		}
 	case err == ErrFloor:
@@ -106,12 +100,12 @@ func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
 			return errors.New("it is above the floor")
 		}
 	case err == ErrForgotten:
-		if !mayForget {
+		if !p.mayForget {
 			return errors.New("nothing after it can be forgotten")
 		}
 	case err == ErrFull:
-		if live < m.c.LiveNonces && all < 2*m.c.LiveNonces {
-			return fmt.Errorf("only %d are live of %d", live, all)
+		if p.live < m.c.LiveNonces && p.all < 2*m.c.LiveNonces {
+			return fmt.Errorf("only %d are live of %d", p.live, p.all)
 		}
 	default:
 		return errors.New("not a verdict")
@@ -119,7 +113,28 @@ func (m *model) judge(e Entry, now time.Time, a Admission, err error) error {
 	return nil
 }
 
-// A journal under random packets, copies, retries, clocks, restarts, reboots and growth, beside the model.
+// judgeAdmitted judges a verdict that spent the nonce.
+func (m *model) judgeAdmitted(e Entry, p past, a Admission, err error) error {
+	switch {
+	case p.same != nil:
+		return errors.New("admitted twice")
+	case e.Stamp.UnixNano() <= m.floor:
+		return errors.New("admitted below the floor")
+	case p.surely >= m.c.LiveNonces:
+		return fmt.Errorf("%d are live", p.surely)
+	case a.Retry && (p.known == nil || p.known.Digest != e.Digest):
+		return errors.New("a retry of nothing")
+	case err == nil && !a.Retry && p.certain:
+		return errors.New("not recognised as a retry")
+	case err == nil && !a.Retry && p.done:
+		return errors.New("a request is done twice")
+	case err == ErrReused && p.known == nil:
+		return errors.New("the request id is new")
+	}
+	return nil
+}
+
+// A journal and the model under random packets, copies, retries, clocks, restarts, reboots and growth.
 func TestModel(t *testing.T) {
 	counts := map[error]int{}
 	for seed := range uint64(40) {
@@ -169,7 +184,7 @@ func runModel(t *testing.T, rng *rand.Rand, steps int, counts map[error]int) {
 	}
 }
 
-// step moves the clock: mostly on, sometimes far ahead or back.
+// step moves the clock: usually a little ahead, sometimes far ahead or back.
 func step(rng *rand.Rand, now time.Time) time.Time {
 	switch rng.IntN(60) {
 	case 0:
@@ -180,7 +195,7 @@ func step(rng *rand.Rand, now time.Time) time.Time {
 	return now.Add(time.Duration(rng.IntN(1500)) * time.Millisecond)
 }
 
-// packet is a new one, a copy or a retry.
+// packet returns a new packet, a copy or a retry.
 func (m *model) packet(rng *rand.Rand, n int, now time.Time) Entry {
 	stamp := now.Add(time.Duration(rng.IntN(60_001)-30_000) * time.Millisecond)
 	e := packet(uint64(rng.IntN(4)), n, stamp)
@@ -206,7 +221,7 @@ func (m *model) packet(rng *rand.Rand, n int, now time.Time) Entry {
 	return e
 }
 
-// first is the stamp of the first packet of a request.
+// first returns the stamp of the first packet of a request.
 func (m *model) first(of Entry) time.Time {
 	first := of.Stamp
 	for _, old := range m.spent {
@@ -230,7 +245,7 @@ func (m *model) reboot(t *testing.T, j *Journal, now time.Time) {
 	}
 }
 
-// settle settles what is new, and expects of a retry what was settled.
+// settle settles a new request, and checks that a retry returns what was settled.
 func (m *model) settle(t *testing.T, j *Journal, e Entry, a Admission, err error) {
 	t.Helper()
 	if err != nil {

@@ -29,7 +29,7 @@ const (
 )
 
 var reasons = map[reason]string{
-	rebooted:     "this machine was started again since the journal was written",
+	rebooted:     "this machine was rebooted after the journal was written",
 	otherMachine: "the journal was written by another machine",
 	missing:      "there was no journal",
 	damaged:      "the journal was damaged",
@@ -50,7 +50,7 @@ func (c Config) complete() (Config, identity, error) {
 		c.LiveNonces = defaultLive
 	}
 	if c.LiveNonces > maxLive {
-		return c, identity{}, fmt.Errorf("%d live nonces a key, at most %d", c.LiveNonces, maxLive)
+		return c, identity{}, fmt.Errorf("%d live nonces per key, at most %d", c.LiveNonces, maxLive)
 	}
 	if c.Room <= 0 {
 		c.Room = defaultRoom
@@ -96,7 +96,7 @@ func create(path string, c Config, h header) (disk, error) {
 	if err := errors.Join(s.format(c.Room, h), syncDir(path)); err != nil {
 		f.Close()
 		os.Remove(path)
-		return nil, fmt.Errorf("making journal %q: %w", path, err)
+		return nil, fmt.Errorf("creating journal %q: %w", path, err)
 	}
 	return f, nil
 }
@@ -238,13 +238,13 @@ func (s *store) renew(h header, room int) error {
 	}
 	size, err := s.disk.Size()
 	if err != nil {
-		return fmt.Errorf("asking for the journal's size: %w", err)
+		return fmt.Errorf("querying the journal's size: %w", err)
 	}
 	had := (size - firstSlot) / slotSize
 	if had > maxRoom || s.reserve(max(room, int(had))) != nil {
 		// The file is longer than the journal may be, or has holes that the disk has no space for.
 		if err := s.disk.Truncate(offset(int32(room))); err != nil {
-			return fmt.Errorf("cutting the journal: %w", err)
+			return fmt.Errorf("truncating the journal: %w", err)
 		}
 		had = 0
 	}

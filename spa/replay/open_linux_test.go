@@ -30,7 +30,7 @@ func created(t *testing.T, c Config) string {
 	return path
 }
 
-// wantFloor checks what a journal that begins anew at now refuses.
+// wantFloor checks what a journal that starts again at now refuses.
 func wantFloor(t *testing.T, j *Journal, now, floor time.Time, why reason) {
 	t.Helper()
 	s := j.Status()
@@ -40,7 +40,7 @@ func wantFloor(t *testing.T, j *Journal, now, floor time.Time, why reason) {
 	if (s.Damaged != "") != (why == damaged) {
 		t.Errorf("%q, and a damaged journal is kept at %q", why, s.Damaged)
 	}
-	near := func(stamp time.Time) time.Time { // a clock by which the stamp is fresh
+	near := func(stamp time.Time) time.Time { // a clock at which the stamp is fresh
 		if stamp.Sub(now) > 30*time.Second {
 			return stamp
 		}
@@ -81,8 +81,8 @@ func TestCreate(t *testing.T) {
 	}
 }
 
-// A header that is lost takes a mark with it. What was admitted by a longer window than is configured now is
-// refused all the same, whatever the journal had been through.
+// A lost header may take a mark with it. A packet admitted under a longer window than the configured one is refused
+// anyway, whatever happened to the journal.
 func TestShorterWindowAfterDamage(t *testing.T) {
 	long := config()
 	long.Window = 10 * time.Minute
@@ -130,7 +130,7 @@ func TestShorterWindowAfterDamage(t *testing.T) {
 	}
 }
 
-// A journal that is opened with a shorter window keeps no longer floors for it.
+// A journal opened with a shorter window does not keep longer floors for it.
 func TestShorterWindowIsKept(t *testing.T) {
 	c := config()
 	c.Window = 10 * time.Minute
@@ -146,7 +146,7 @@ func TestShorterWindowIsKept(t *testing.T) {
 	next := config()
 	next.BootID = "next"
 	wantFloorStatus(t, reopen(t, copyOf(d), next, start), mark.Add(30*time.Second))
-	for n := range int64(2) { // either header names the mark
+	for n := range int64(2) { // either header has the mark
 		bad := copyOf(d)
 		bad.image[n*page]++
 		admit(t, reopen(t, bad, config(), start), spent, spent.Stamp, ErrFloor)
@@ -223,8 +223,8 @@ func TestRestartRefusesNothingFresh(t *testing.T) {
 	}
 }
 
-// TestRestartKeepsRoom: slots that were free before a restart are free after it, and a journal that has
-// grown is as long when it begins anew.
+// TestRestartKeepsRoom: slots that were free before a restart are free after it, and a journal that has grown keeps its
+// length when it starts again.
 func TestRestartKeepsRoom(t *testing.T) {
 	c := config()
 	c.Room = 16
@@ -292,7 +292,7 @@ func TestReboot(t *testing.T) {
 	}
 }
 
-// A clock that was ahead at one boot does not shut anyone out at the next, when nothing was admitted by it.
+// A clock that was ahead during one boot does not lock anyone out in the next if nothing was admitted by it.
 func TestClockAheadAtBoot(t *testing.T) {
 	path := created(t, config())
 	for n, now := range []time.Time{after(24 * time.Hour), after(time.Minute)} {
@@ -319,7 +319,7 @@ func TestOtherMachine(t *testing.T) {
 	wantFloor(t, j, after(time.Hour), after(time.Hour+30*time.Second), otherMachine)
 }
 
-// TestForeign: it is seen before this machine begins the journal anew, and after it, until a reboot.
+// TestForeign: Foreign reports it before this machine starts the journal again, and after that until a reboot.
 func TestForeign(t *testing.T) {
 	path := created(t, config())
 	here, next := config(), config()
@@ -363,8 +363,8 @@ func TestMissing(t *testing.T) {
 	wantFloorStatus(t, mustOpen(t, path, config(), start), after(30*time.Second))
 }
 
-// What was admitted before a journal was lost is not known, so the next boot, with its clock set back, keeps
-// above the floor that stood for it.
+// It is unknown what was admitted before a journal was lost, so the next boot, with its clock set back, stays above the
+// floor that covered it.
 func TestLostMarkIsReplacedByTheFloor(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	mustOpen(t, path, config(), start).Close()
@@ -378,7 +378,7 @@ func TestLostMarkIsReplacedByTheFloor(t *testing.T) {
 	}
 }
 
-// Whatever byte of the file in use is changed, nothing is admitted again.
+// Whichever byte in use of the file changes, nothing is admitted again.
 func TestDamage(t *testing.T) {
 	j, d := fresh(t, config())
 	spent := packet(1, 1, start)
@@ -399,7 +399,7 @@ func TestDamage(t *testing.T) {
 			if at >= offset(0) && !s.Floor.Equal(mark.Add(30*time.Second)) {
 				t.Fatalf("byte %d: got floor %v", at, s.Floor)
 			}
-			again := reopen(t, bad, config(), start) // it was mended
+			again := reopen(t, bad, config(), start) // it was repaired
 			if s := again.Status(); s.Damaged != "" || s.Reason != damaged.String() || s.Live != 0 {
 				t.Fatalf("byte %d: the second time: %+v", at, s)
 			}
@@ -407,7 +407,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// resigned changes a byte of both headers, which verify all the same.
+// resigned changes a byte of both headers and makes them verify again.
 func resigned(b []byte, at int) []byte {
 	for _, h := range [][]byte{b[:headerSize], b[page:][:headerSize]} {
 		h[at]++
@@ -464,11 +464,15 @@ func TestDamagedFiles(t *testing.T) {
 
 func TestOpenRefusesFiles(t *testing.T) {
 	for name, make := range map[string]func(path string) error{
-		"symbolic link":  func(path string) error { return os.Symlink("elsewhere", path) },
-		"directory":      func(path string) error { return os.Mkdir(path, 0o700) },
-		"fifo":           func(path string) error { return syscall.Mkfifo(path, 0o600) },
-		"others write":   func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o602)) },
-		"the group does": func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o620)) },
+		"symbolic link": func(path string) error { return os.Symlink("elsewhere", path) },
+		"directory":     func(path string) error { return os.Mkdir(path, 0o700) },
+		"fifo":          func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"others write": func(path string) error {
+			return errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o602))
+		},
+		"the group does": func(path string) error {
+			return errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, 0o620))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "journal")

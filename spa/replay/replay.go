@@ -36,10 +36,10 @@ var (
 	// ErrSpentElsewhere is ErrSpent too: the nonce was admitted before, from another address.
 	ErrSpentElsewhere error = spentElsewhere{}
 	// ErrFloor: stamped at or before the floor that a reboot or a lost journal left; see Status.
-	ErrFloor = errors.New("stamped before the time that this journal answers for")
+	ErrFloor = errors.New("stamped before the journal's floor")
 	// ErrForgotten: stamped at or before something of this key that has been forgotten, or, for an unknown request, its
 	// first packet was.
-	ErrForgotten = errors.New("stamped at or before a nonce of this key that is forgotten")
+	ErrForgotten = errors.New("stamped no later than a forgotten nonce of this key")
 	// ErrFull: this key has as many fresh nonces as it may have, or twice as many that are remembered (more if the
 	// window is shorter than 30 s). The nonce is not spent.
 	ErrFull = errors.New("too many knocks of this key within the window (live_nonces in [limits] of server.toml)")
@@ -77,26 +77,26 @@ type Entry struct {
 	Key     uint64
 	Nonce   [24]byte
 	Request [16]byte
-	Digest  [8]byte // of what has to be equal among the packets of one request
+	Digest  [8]byte // of everything that must be equal in the packets of one request
 	Stamp   time.Time
-	First   time.Time // stamp of the request's first packet, as this one tells it; zero: it does not
+	First   time.Time // stamp of the request's first packet, if this one states it; zero otherwise
 	From    netip.Addr
 }
 
-// Admission is what is known of the request to which a newly spent nonce belongs.
+// Admission is what is known of a newly spent nonce's request.
 type Admission struct {
 	Retry   bool      // the request id was seen before
 	First   time.Time // stamp of the first packet with this request id
 	At      time.Time // the server's time then
-	Outcome []byte    // what Settle recorded; nil: nothing was, decide again
+	Outcome []byte    // recorded by Settle; nil: none, decide again
 }
 
 // Status describes a journal for people.
 type Status struct {
 	Floor      time.Time // stamps at or before it are refused; zero: none
-	FloorUntil time.Time // until then clients with a right clock knock in vain
+	FloorUntil time.Time // until then clients with a correct clock are refused
 	Reason     string    // why there is a floor
-	Damaged    string    // where the damaged journal that was met at Open is kept, or why it is not
+	Damaged    string    // where the damaged journal that Open found is kept, or why it is not
 	HighWater  time.Time // no stamp after it was admitted
 	Keys       int       // keys known
 	Live       int       // nonces remembered

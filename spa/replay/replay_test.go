@@ -63,12 +63,12 @@ func TestFloorStandsForWhatIsForgotten(t *testing.T) {
 		t.Helper()
 		admit(t, j, first, start, ErrForgotten)
 		admit(t, j, second, start, ErrForgotten)
-		admit(t, j, packet(1, 4, second.Stamp), start, ErrForgotten) // never seen, not told apart
+		admit(t, j, packet(1, 4, second.Stamp), start, ErrForgotten) // never seen, but indistinguishable
 	}
 	check(j)
 	check(reopen(t, copyOf(d), config(), start)) // clock set back, then a restart
 	admit(t, j, packet(1, 4, second.Stamp.Add(1)), start, nil)
-	admit(t, j, packet(2, 1, start), start, nil) // another key is not concerned
+	admit(t, j, packet(2, 1, start), start, nil) // another key is not affected
 }
 
 func TestFullKeyIsRefusedAlone(t *testing.T) {
@@ -82,12 +82,12 @@ func TestFullKeyIsRefusedAlone(t *testing.T) {
 	admit(t, j, over, start, ErrFull)
 	admit(t, j, packet(2, 1, start), start, nil)
 	admit(t, j, packet(1, 0, start), start, ErrSpent)
-	stale := packet(1, 257, after(30*time.Second+1)) // the others are remembered, and count no longer
+	stale := packet(1, 257, after(30*time.Second+1)) // the others are remembered, but no longer count
 	admit(t, j, stale, stale.Stamp, nil)
 	admit(t, j, over, start, ErrFull)
 	later := packet(1, 258, after(60*time.Second+1))
 	admit(t, j, later, later.Stamp, nil)
-	admit(t, j, over, start, ErrForgotten) // unspent, but no longer told from the spent ones
+	admit(t, j, over, start, ErrForgotten) // unspent, but no longer distinguishable from the spent ones
 }
 
 func TestFullIsUnspent(t *testing.T) {
@@ -101,7 +101,7 @@ func TestFullIsUnspent(t *testing.T) {
 	admit(t, j, e, after(time.Second), nil)
 }
 
-// A nonce that is stamped late must not keep those behind it alive.
+// A nonce with a late stamp must not keep those behind it alive.
 func TestLateStampsDoNotFillAKey(t *testing.T) {
 	c := config()
 	c.LiveNonces = 4
@@ -113,7 +113,7 @@ func TestLateStampsDoNotFillAKey(t *testing.T) {
 	admit(t, j, packet(1, 9, after(time.Second)), after(time.Second), nil)
 }
 
-// A steady client, at its limit, is refused nothing for what is remembered beyond its freshness.
+// A steady client at its limit is refused nothing because of nonces that are remembered beyond their freshness.
 func TestStaleNoncesDoNotFillAKey(t *testing.T) {
 	for _, of := range [][2]int{{30, 0}, {30, 15}, {30, 30}, {20, 0}, {1, 0}} {
 		c, window, off := config(), of[0], of[1]
@@ -132,8 +132,8 @@ func TestStaleNoncesDoNotFillAKey(t *testing.T) {
 	}
 }
 
-// TestRing: in whatever order nonces come, as after a restart, the ring has them by their stamps, and the
-// one that counts to the limit is the limit-th from the newest.
+// TestRing: in whatever order nonces come, as after a restart, the ring is ordered by stamp, and the nonce that the
+// limit counts to is the limit-th from the newest.
 func TestRing(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
 	for range 300 {
@@ -166,7 +166,7 @@ func TestRing(t *testing.T) {
 	}
 }
 
-// After a restart with a lower limit, the nonces of one stamp are more than it, and are forgotten one by one.
+// After a restart with a lower limit, more nonces have one stamp than the limit allows; they are forgotten one by one.
 func TestLowerLimit(t *testing.T) {
 	c := config()
 	c.LiveNonces = 31
@@ -189,7 +189,7 @@ func TestLowerLimit(t *testing.T) {
 	}
 }
 
-// Nonces that are stamped so that they are stale at once take no room without end.
+// Nonces with stamps that are stale at once do not take unlimited room.
 func TestStaleNoncesAreLimited(t *testing.T) {
 	c := config()
 	c.LiveNonces = 4
@@ -235,7 +235,7 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// The outcome goes along with each retry, in whatever order they come, past the life of the first.
+// Each retry returns the outcome, in whatever order retries come, even past the life of the first packet.
 func TestRetryOutlivesTheFirst(t *testing.T) {
 	for _, stamps := range [][]time.Duration{{0, 20, 40, 60, 80, 110}, {20, 0, 45, 40, 60, 85, 110}} {
 		j, d := fresh(t, config())
@@ -258,8 +258,8 @@ func TestRetryOutlivesTheFirst(t *testing.T) {
 	}
 }
 
-// A packet that was held back while the others of its request went stale: it is known by its id for as long
-// as it is fresh, also where the window is shorter than what the stamps of a request are spread over.
+// A packet that was held back while the others of its request went stale is recognised by its request id as long as it
+// is fresh, even if the window is shorter than the spread of a request's stamps.
 func TestHeldBackRetryIsKnown(t *testing.T) {
 	for _, window := range []time.Duration{time.Second, 10 * time.Second, 30 * time.Second, 10 * time.Minute} {
 		for _, spread := range []time.Duration{time.Millisecond, 9400 * time.Millisecond, 30 * time.Second} {
@@ -271,7 +271,7 @@ func TestHeldBackRetryIsKnown(t *testing.T) {
 			held := packet(1, 2, after(spread))
 			held.Request = packet(1, 1, start).Request
 			last := held.Stamp.Add(window)
-			for n := range 20 { // of this key and another, so that what may be forgotten is
+			for n := range 20 { // of this key and another, so that everything that may be forgotten is
 				admit(t, j, packet(uint64(1+n%2), 10+n, last), last, nil)
 			}
 			j.store.background.Wait()
@@ -357,10 +357,10 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// Slots are used again: a journal under a steady load does not grow.
+// Slots are reused: a journal under a steady load does not grow.
 func TestSteadyLoadKeepsItsRoom(t *testing.T) {
 	c := config()
-	c.Room = 1100 // 600 nonces are remembered, each for up to 90 s, a tenth of it floors, and what is not yet forgotten
+	c.Room = 1100 // 600 nonces remembered, each up to 90 s, a tenth of it floors, and those not yet forgotten
 	j, d := fresh(t, c)
 	size := len(d.image)
 	for n := range 20_000 {
@@ -394,7 +394,7 @@ func TestRingIsInOrderOfStamps(t *testing.T) {
 	}
 }
 
-// Keys that never come back are forgotten by the packets of others, a few at a time.
+// Keys that never return are forgotten while packets of others arrive, a few at a time.
 func TestOthersAreForgotten(t *testing.T) {
 	c := config()
 	c.Room = 1024
@@ -415,14 +415,14 @@ func TestOthersAreForgotten(t *testing.T) {
 	}
 }
 
-// Two packets of a request with one stamp: a restart finds the outcome where it was put.
+// Two packets of a request with one stamp: after a restart the outcome is found where it was written.
 func TestRetryWithTheSameStamp(t *testing.T) {
 	j, d := fresh(t, config())
 	now := start
 	admit(t, j, packet(1, 0, now), now, nil)
 	first, second, third := packet(1, 1, now), packet(1, 2, now), packet(1, 3, now)
 	second.Request, third.Request = first.Request, first.Request
-	lower := j.store.next // slots come back in the other order
+	lower := j.store.next // slots are loaded in the other order
 	j.store.next += 2
 	j.store.release(lower)
 	j.store.release(lower + 1)
@@ -436,7 +436,7 @@ func TestRetryWithTheSameStamp(t *testing.T) {
 	}
 }
 
-// Of many that spend one nonce at the same time, one is admitted.
+// Of many goroutines that spend one nonce at the same time, one succeeds.
 func TestConcurrentAdmit(t *testing.T) {
 	c := config()
 	c.Room = 1024
@@ -464,8 +464,7 @@ func TestConcurrentAdmit(t *testing.T) {
 	}
 }
 
-// TestConcurrentMethods: each method beside all others. What two of them touch without a lock between
-// them is found by the race detector, in make race.
+// TestConcurrentMethods: each method runs beside all others. The race detector (make race) finds unlocked access.
 func TestConcurrentMethods(t *testing.T) {
 	c := config()
 	c.Room = 1024

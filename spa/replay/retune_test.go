@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestRetuneRefusesWhatWasStale: a longer window does not make fresh again what was too old before,
-// here the later packet of a request whose first is forgotten; not after a restart either.
+// TestRetuneRefusesWhatWasStale: a longer window does not make a packet fresh that was too old before, here a later
+// packet of a request whose first is forgotten, even after a restart.
 func TestRetuneRefusesWhatWasStale(t *testing.T) {
 	j, d := fresh(t, config())
 	first := packet(1, 1, start)
@@ -28,8 +28,8 @@ func TestRetuneRefusesWhatWasStale(t *testing.T) {
 	admit(t, again, packet(1, 3, now), now, ErrSpent)
 }
 
-// TestLongerWindowAfterRestart: a restart with a longer window makes no more fresh again than Retune
-// does; the first start, before which nothing was admitted, refuses nothing for it.
+// TestLongerWindowAfterRestart: a restart with a longer window makes no more fresh than Retune does; the first start,
+// before which nothing was admitted, refuses nothing because of it.
 func TestLongerWindowAfterRestart(t *testing.T) {
 	j, d := fresh(t, config())
 	first := packet(1, 1, start)

@@ -180,7 +180,7 @@ func (s *store) readHeader() error {
 func (s *store) readRoom() error {
 	size, err := s.disk.Size()
 	if err != nil {
-		return fmt.Errorf("asking for the journal's size: %w", err)
+		return fmt.Errorf("querying the journal's size: %w", err)
 	}
 	room := max(0, size-firstSlot) / slotSize
 	if room < s.header.Room {

@@ -18,19 +18,19 @@ import (
 	"golang.org/x/tools/go/packages"
 )
 
-// The functions of ours that can run on a packet before its MAC has held, each with its lines of code,
-// are a list under testdata: what anybody in the world can reach should grow only on purpose.
+// The list under testdata has the functions of this module that can run on a packet before its MAC has been verified,
+// each with its lines of code. Anyone on the internet can reach this code, so it should grow only on purpose.
 
 var update = flag.Bool("update", false, "write the list of functions that run before the MAC anew")
 
 const (
 	beforeMAC = "testdata/before_mac.txt"
-	// line is where a packet's way through our code begins.
+	// line is the function where a packet enters our code.
 	line = "(*spa/server.Server).loop"
 )
 
-// afterMAC are functions that are called on that way only once the MAC has held: what only they call
-// does not count. Each line is a place where the way ends for other packets.
+// afterMAC lists functions that are called on that path only after the MAC has been verified: what only they call does
+// not count. Each line is a place where the path ends for other packets.
 var afterMAC = strings.Fields(`
 	spa.withdrawn spa.openBody spa.fresh
 	(spa/audit.Event).Of (*spa/policy.Policy).Source
@@ -50,7 +50,7 @@ func TestLinesBeforeTheMAC(t *testing.T) {
 	reached := code.reach(line)
 	for _, name := range afterMAC {
 		if !code.cut[name] {
-			t.Errorf("%s is not on the way any more: take it off the list afterMAC", name)
+			t.Errorf("%s is no longer on the path: remove it from afterMAC", name)
 		}
 	}
 	var list strings.Builder
@@ -99,10 +99,10 @@ func differing(before, after string) string {
 	return strings.Join(lines, "\n")
 }
 
-// code is all functions of ours that the server is made of.
+// code is all functions of this module that the server consists of.
 type code struct {
 	bodies map[string]body
-	types  []*types.Named // of ours, whose methods an interface may stand for
+	types  []*types.Named // of this module, whose methods an interface may stand for
 	cut    map[string]bool
 }
 
@@ -114,7 +114,7 @@ type body struct {
 
 func loadCode(t *testing.T) *code {
 	t.Helper()
-	// Those of ours from their source, and what they import of others as it was compiled.
+	// Ours are parsed from source, and their imports come compiled.
 	mode := packages.NeedName | packages.NeedFiles | packages.NeedSyntax | packages.NeedTypes | packages.NeedTypesInfo |
 		packages.NeedImports
 	loaded, err := packages.Load(&packages.Config{Mode: mode, Env: append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0")},
@@ -180,9 +180,9 @@ func linesOf(fset *token.FileSet, f *ast.FuncDecl) int {
 	}
 }
 
-// reach returns the functions that can be run by the one of that name, with their lines: those that its
-// body names, whether it calls them or hands them on, and so on. An interface stands for every type of ours
-// that has its methods; not so error, for before the MAC has held there are only errors that package errors made.
+// reach returns the functions, with their lines, that the named function can run: those that its body names, whether it
+// calls them or passes them on, and so on. An interface stands for every type of ours that has its methods, except
+// error: before the MAC has been verified there are only errors that package errors made.
 func (c *code) reach(name string) map[string]int {
 	reached := make(map[string]int)
 	for todo := []string{name}; len(todo) > 0; {
@@ -219,7 +219,7 @@ func (c *code) named(f body) []string {
 	return names
 }
 
-// behind returns the methods that a method of an interface may be.
+// behind returns the methods that an interface's method may stand for.
 func (c *code) behind(f *types.Func) []string {
 	receiver := f.Signature().Recv()
 	if receiver == nil || !types.IsInterface(receiver.Type()) || f.FullName() == "(error).Error" {

@@ -21,8 +21,8 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// newLine returns a server that decides for one client, with everything real but the sockets and the
-// firewall, which is a dry run; and what that client needs.
+// newLine returns a server that decides for one client, and what that client needs. Everything is real except the
+// sockets and the firewall, which is a dry run.
 func newLine(tb testing.TB) (*Server, spa.Sender) {
 	tb.Helper()
 	dir := tb.TempDir()
@@ -75,7 +75,7 @@ func sealed(tb testing.TB, s spa.Sender) []byte {
 	return packet
 }
 
-// BenchmarkTake is the whole line but for the sockets and the kernel's firewall, for what a flood is made of.
+// BenchmarkTake runs the whole line without the sockets and the kernel's firewall, on the packets of a flood.
 func BenchmarkTake(b *testing.B) {
 	s, sender := newLine(b)
 	good := sealed(b, sender)

@@ -30,17 +30,17 @@ type witness struct {
 	see func(line string)
 }
 
-// Handle is told of a line.
+// Handle passes each line on.
 func (w witness) Handle(_ context.Context, r slog.Record) error {
 	w.see(r.Message)
 	return nil
 }
 
-// Enabled reports that every line counts.
+// Enabled reports true for every level.
 func (w witness) Enabled(context.Context, slog.Level) bool { return true }
 
-// newSite is a bench with all files of a gateway. The dry run's log, which has a line for each change of
-// the firewall, is seen.
+// newSite is a bench with all files of a gateway. The test sees the dry run's log, which has a line for each change of
+// the firewall.
 func newSite(t *testing.T, see func(line string)) *bench {
 	t.Helper()
 	b := newBench(t)
@@ -81,10 +81,11 @@ func newSite(t *testing.T, see func(line string)) *bench {
 	return b
 }
 
-// knock has a packet of alice's come, made now.
+// knock delivers a packet of alice's, made now.
 func (b *bench) knock() {
 	b.s.process(context.Background(), arriving(b.seal(spa.Request{
-		ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute, Services: []service.Service{{Name: "ssh"}},
+		ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute,
+		Services: []service.Service{{Name: "ssh"}},
 	})))
 }
 
@@ -114,9 +115,9 @@ func (b *bench) rewrite(old, text string) {
 	}
 }
 
-// changes are all that changes the firewall beside each other.
+// changes lists everything that changes the firewall concurrently.
 var changes = map[string]struct {
-	files bool // it reads files, and nothing else may meanwhile
+	files bool // it reads files, and nothing else may do so at the same time
 	do    func(b *bench) error
 }{
 	"a packet": {false, func(b *bench) error { b.knock(); return nil }},
@@ -143,8 +144,8 @@ var changes = map[string]struct {
 	}},
 }
 
-// TestChangesExcludeEachOther: while one thing changes what is open, no packet is decided, and while files
-// that were read are taken over, no others are.
+// TestChangesExcludeEachOther: while one change of the grants is applied, no packet is decided; while files that were
+// read are applied, no others are.
 func TestChangesExcludeEachOther(t *testing.T) {
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
@@ -176,8 +177,8 @@ func TestChangesExcludeEachOther(t *testing.T) {
 	}
 }
 
-// TestChangesBeside: packets, revocations, reloads, changed files, and requests and watchers, all at once. It is
-// for the race detector.
+// TestChangesBeside: packets, revocations, reloads, changed files, requests and watchers, all at once. It is for the
+// race detector.
 func TestChangesBeside(t *testing.T) {
 	lab.NeedRoot(t)
 	b := newSite(t, func(string) {})
@@ -208,7 +209,8 @@ func TestChangesBeside(t *testing.T) {
 		func(int) { b.s.reloadAll(b.Context(), make(unsettled)) },
 		func(int) { b.s.seen.granted("alice") },
 		func(int) {
-			c := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: time.Now(), Services: []service.Service{{Name: "ssh"}}}
+			c := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: time.Now(),
+				Services: []service.Service{{Name: "ssh"}}}
 			b.s.process(b.Context(), arriving(b.seal(c)))
 		},
 		func(int) { b.s.process(b.Context(), arriving(make([]byte, 200))) },
@@ -235,7 +237,7 @@ func TestChangesBeside(t *testing.T) {
 	wg.Wait()
 }
 
-// TestWaitsForTheLine: what reads what a reload changes waits for its end.
+// TestWaitsForTheLine: code that reads what a reload changes waits for the end of the reload.
 func TestWaitsForTheLine(t *testing.T) {
 	lab.NeedRoot(t)
 	b := newSite(t, func(string) {})
@@ -261,8 +263,8 @@ func TestWaitsForTheLine(t *testing.T) {
 	}
 }
 
-// TestOverflow: where the kernel had more changes to tell than it could hold, all files are read again: a
-// revocation among those that it dropped counts.
+// TestOverflow: if the kernel's event queue overflowed, all files are read again: a revocation among the lost events
+// still counts.
 func TestOverflow(t *testing.T) {
 	b := newSite(t, func(string) {})
 	if err := b.s.openWatcher(); err != nil {
@@ -284,7 +286,7 @@ func TestOverflow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for n := range 2*room + 10000 { // alike ones in a row would be one
+	for n := range 2*room + 10000 { // identical events in a row would be merged
 		if err := os.Chmod(files[n%2], 0o600); err != nil {
 			t.Fatal(err)
 		}

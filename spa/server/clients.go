@@ -100,8 +100,8 @@ func (s *Server) watchClients(ctx context.Context) error {
 func (s *Server) reloadFile(ctx context.Context, event fsnotify.Event, waiting unsettled) error {
 	if filepath.Clean(event.Name) == s.clientsDir() {
 		if event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename) {
-			return fmt.Errorf("%s was moved away, so a revoked key would go unnoticed; start again with the directory that is "+
-				"to count", s.clientsDir())
+			return fmt.Errorf("%s was moved away, so a revoked key would go unnoticed: move it back and start again",
+				s.clientsDir())
 		}
 		return nil
 	}

@@ -24,8 +24,8 @@ import (
 	"sallyport/spa/server/feed"
 )
 
-// TestChangeOfAFile: a file that changed is read again, whatever the change was, and the log says what became of the
-// client; what is no client's file is not.
+// TestChangeOfAFile: a changed file is read again, whatever the change, and the log reports what happened to the
+// client. Other files are ignored.
 func TestChangeOfAFile(t *testing.T) {
 	b, said := newSite(t, func(string) {}), &lines{}
 	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
@@ -39,10 +39,12 @@ func TestChangeOfAFile(t *testing.T) {
 	}{
 		{"changed", func(c *keys.Client) { c.Allow = []string{"web"} }, path, []string{"client changed"}, true},
 		{"another's copy", func(c *keys.Client) { c.Allow = []string{"ssh"} }, path + "~", nil, true},
-		{"without its suffix", func(c *keys.Client) { c.Allow = []string{"web"} }, strings.TrimSuffix(path, keys.Suffix), nil, true},
+		{"without its suffix", func(c *keys.Client) { c.Allow = []string{"web"} }, strings.TrimSuffix(path, keys.Suffix), nil,
+			true},
 		{"a hidden file", func(*keys.Client) {}, filepath.Join(b.s.clientsDir(), ".alice.toml"), nil, true},
 		{"the directory's mode", func(*keys.Client) {}, b.s.clientsDir(), nil, true},
-		{"revoked", func(c *keys.Client) { c.Revoked = time.Now().UTC().Truncate(time.Second) }, path, []string{"client revoked"}, true},
+		{"revoked", func(c *keys.Client) { c.Revoked = time.Now().UTC().Truncate(time.Second) }, path,
+			[]string{"client revoked"}, true},
 		{"removed", nil, path, []string{"client removed"}, false},
 		{"removed again", nil, path, nil, false},
 		{"added", func(*keys.Client) {}, path, []string{"client added"}, true},
@@ -69,13 +71,13 @@ func TestChangeOfAFile(t *testing.T) {
 	}
 	for _, op := range []fsnotify.Op{fsnotify.Remove, fsnotify.Rename} {
 		if err := b.s.reloadFile(t.Context(), fsnotify.Event{Name: b.s.clientsDir(), Op: op}, nil); err == nil {
-			t.Errorf("%v of the directory: the server goes on", op)
+			t.Errorf("%v of the directory: the server keeps running", op)
 		}
 	}
 }
 
-// TestBadFile: when a client's file turns bad, the client keeps its terms for a moment and is then shut out: its grants
-// end, its knocks are refused, and the log says so.
+// TestBadFile: if a client's file turns bad, the client keeps its terms for a moment and is then shut out: its grants
+// end, its knocks are refused, and the log reports it.
 func TestBadFile(t *testing.T) {
 	b, said := newSite(t, func(string) {}), &lines{}
 	b.knock()
@@ -118,7 +120,7 @@ func TestBadFile(t *testing.T) {
 	}
 }
 
-// TestWatchingSleeps: a server whose client files do not change does nothing, also after one was bad or missing.
+// TestWatchingSleeps: a server whose client files do not change does nothing, even after one was bad or missing.
 func TestWatchingSleeps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newLine(t)
@@ -128,7 +130,7 @@ func TestWatchingSleeps(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- s.watchClients(ctx) }()
 		s.watcher.Events <- fsnotify.Event{Name: filepath.Join(s.clientsDir(), "nobody.toml"), Op: fsnotify.Remove}
-		time.Sleep(time.Hour) // passes while all sleep
+		time.Sleep(time.Hour) // passes while all goroutines sleep
 		stop()
 		if err := <-ended; err != nil {
 			t.Error(err)
@@ -136,8 +138,8 @@ func TestWatchingSleeps(t *testing.T) {
 	})
 }
 
-// TestWatchingEnds: without the kernel's events a revocation would go unnoticed. The server ends, and says why where
-// it did not stop them itself.
+// TestWatchingEnds: without the kernel's events the server would miss a revocation, so it ends, with an error unless it
+// was stopped.
 func TestWatchingEnds(t *testing.T) {
 	failure := errors.New("the kernel's")
 	for name, test := range map[string]struct {
@@ -158,7 +160,7 @@ func TestWatchingEnds(t *testing.T) {
 	}
 }
 
-// TestLeftOut: they are told in order, and no more than fit into an answer.
+// TestLeftOut: ignored clients are listed in order, and no more of them than fit into an answer.
 func TestLeftOut(t *testing.T) {
 	s, _ := newLine(t)
 	for n := range mostSeen + 1 {
@@ -169,18 +171,18 @@ func TestLeftOut(t *testing.T) {
 		return strings.Compare(a.Client,
 			b.Client)
 	}) {
-		t.Errorf("%d are told, the first %+v", len(out), out[:3])
+		t.Errorf("%d are listed, the first %+v", len(out), out[:3])
 	}
 }
 
-// over makes the time of all be over.
+// over makes the waiting time of all of them pass.
 func (u unsettled) over() {
 	for name := range u {
 		u[name] = time.Time{}
 	}
 }
 
-// TestEndThatCannotBe: a grant that the firewall does not end is said to go on, and nobody is told that it ended.
+// TestEndThatCannotBe: if the firewall fails to end a grant, the log reports it, and no watcher is told that it ended.
 func TestEndThatCannotBe(t *testing.T) {
 	b, said := newBench(t), &lines{}
 	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})
@@ -191,7 +193,7 @@ func TestEndThatCannotBe(t *testing.T) {
 	b.s.journal.Close()
 	b.enrol(func(c *keys.Client) { c.Allow = []string{"web"} })
 	if ended := b.s.endUnkept(t.Context(), feed.GrantsOf(b.event), nil, b.at); len(ended) != 0 || len(w.Lines) != 0 {
-		t.Errorf("%v are said to have ended, and watchers were told %d times", ended, len(w.Lines))
+		t.Errorf("%v are reported as ended, and watchers got %d lines", ended, len(w.Lines))
 	}
 	for _, line := range []string{"could not end a grant", "may still open a service"} {
 		if !said.has(line) {
@@ -200,8 +202,8 @@ func TestEndThatCannotBe(t *testing.T) {
 	}
 }
 
-// TestReadable: a server that cannot read the client files once it is another user says so, and how to hand them
-// over, before it reads a packet: a revocation would go unnoticed.
+// TestReadable: a server that cannot read the client files after dropping its privileges reports that and the command
+// to hand them over, before it reads a packet: otherwise it would miss a revocation.
 func TestReadable(t *testing.T) {
 	lab.NeedRoot(t)
 	for _, mode := range []fs.FileMode{0o700, 0o755} {

@@ -52,7 +52,7 @@ func (s *Server) serveControl(ctx context.Context) error {
 			}
 			return errors.Join(a.Send(control.Reply{Reloaded: reloaded}), err)
 		}
-		return errors.New("this server does not know that command; is it older than the program that asks?")
+		return errors.New("unknown command: is spa-server older than this client?")
 	})
 }
 

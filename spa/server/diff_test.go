@@ -14,8 +14,8 @@ import (
 	"sallyport/spa/config"
 )
 
-// TestEverySettingIsCompared: a change of any setting is one that a reload sees, either takes over or
-// says to need a restart; a key that nobody thought of would be swapped in silence.
+// TestEverySettingIsCompared: a reload notices a change of any setting: it applies it, or reports that it needs a
+// restart. It would silently ignore a key that nobody thought of.
 func TestEverySettingIsCompared(t *testing.T) {
 	base := func() *config.Config {
 		c := config.Default("/etc/spa")
@@ -24,31 +24,31 @@ func TestEverySettingIsCompared(t *testing.T) {
 	}
 	leaves(reflect.TypeFor[config.Config](), nil, func(path []int, name string) {
 		if name == "Dir" {
-			return // where the files are: another directory is another server
+			return // the files' directory: another directory is another server
 		}
 		c := base()
 		field := reflect.ValueOf(c).Elem().FieldByIndex(path)
 		alter(t, field, name)
 		if n := len(changed(restartSettings, base(), c)) + len(changed(liveSettings, base(), c)) +
 			len(changedServices(base(), c)); n != 1 {
-			t.Errorf("%s: %d keys are said to have changed, want 1", name, n)
+			t.Errorf("%s: %d changed keys are reported, want 1", name, n)
 		}
 	})
 	leaves(reflect.TypeFor[config.Service](), nil, func(path []int, name string) {
 		c := base()
 		alter(t, reflect.ValueOf(&c.Services[0]).Elem().FieldByIndex(path), name)
 		if got := changedServices(base(), c); len(got) == 0 {
-			t.Errorf("service: %s: nothing is said to have changed", name)
+			t.Errorf("service: %s: no change is reported", name)
 		}
 	})
 }
 
-// leaves calls do with each field that is not a struct of config's.
+// leaves calls do with each field that is not a struct of package config.
 func leaves(typ reflect.Type, path []int, do func(path []int, name string)) {
 	for i := range typ.NumField() {
 		f := typ.Field(i)
 		if !f.IsExported() {
-			continue // no setting: nobody can write it
+			continue // not a setting: no key sets it
 		}
 		at := append(slices.Clone(path), i)
 		if f.Type.Kind() == reflect.Struct && f.Type.PkgPath() == typ.PkgPath() {
@@ -92,7 +92,7 @@ func alter(t *testing.T, v reflect.Value, name string) {
 	}
 }
 
-// TestChangedClients names who came, went and is another.
+// TestChangedClients: changedClients names the clients that are new, gone or changed.
 func TestChangedClients(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, allow ...string) {
@@ -132,7 +132,7 @@ func TestChangedClients(t *testing.T) {
 	}
 }
 
-// TestAdoptBothOrNeither: where the firewall refuses, the journal is as it was too.
+// TestAdoptBothOrNeither: if the firewall refuses, the journal is unchanged too.
 func TestAdoptBothOrNeither(t *testing.T) {
 	s, sender := newLine(t)
 	refused := *s.config

@@ -13,7 +13,7 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// stating is a packet that states where it comes from.
+// stating returns a packet that states its source.
 func (b *bench) stating(stamp time.Duration, source string) capture.Packet {
 	b.Helper()
 	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at.Add(stamp),
@@ -24,9 +24,26 @@ func (b *bench) stating(stamp time.Duration, source string) capture.Packet {
 	return arriving(b.seal(r))
 }
 
-// TestTooEarly: after a start that has a floor a client is told from when on it may knock, where it states
-// its source and the packet comes from there, once a second. The packet is neither spent nor recorded, nor
-// does it charge anything, and nothing else that is not spent is answered.
+// wantNothingSpent checks that no packet was spent or is known of its client.
+func (b *bench) wantNothingSpent() {
+	b.Helper()
+	var st control.Status
+	if b.s.seen.tell(&st); len(st.Seen) != 0 {
+		b.Errorf("status shows %+v", st.Seen)
+	}
+	for what := range b.s.audit.Counts() {
+		if what[:8] != "unopened" && what[:8] != "unspent:" && what[:8] != "elsewher" {
+			b.Errorf("recorded as %s", what)
+		}
+	}
+	if keys := b.s.journal.Status(); keys.Live != 0 || keys.Keys != 0 {
+		b.Errorf("the journal holds %d nonces of %d keys", keys.Live, keys.Keys)
+	}
+}
+
+// TestTooEarly: after a start with a floor, a client learns when it may knock, once a second, if it states its source
+// and the packet comes from there. The packet is not spent, recorded or charged, and no other unspent packet is
+// answered.
 func TestTooEarly(t *testing.T) {
 	b := newBench(t)
 	b.journal("new", 4096)
@@ -46,38 +63,27 @@ func TestTooEarly(t *testing.T) {
 	}
 	first := b.stating(0, "192.0.2.2")
 	if !told(first) {
-		t.Error("a client that states its source is told nothing")
+		t.Error("a client that states its source gets no answer")
 	}
 	if told(first) || told(b.stating(0, "192.0.2.2")) {
-		t.Error("told twice in a second")
+		t.Error("answered twice in a second")
 	}
 	b.at = b.at.Add(earlyPause)
 	if told(b.stating(0, "")) {
-		t.Error("told where it states no source: a copy would be answered to whoever sends it")
+		t.Error("answered without a stated source: a copy would be answered to its sender")
 	}
 	moved := b.stating(0, "192.0.2.2")
 	moved.From = netip.MustParseAddrPort("192.0.2.3:40000")
 	if told(moved) || told(b.stating(0, "192.0.2.3")) {
-		t.Error("told where the packet comes from elsewhere than it states")
+		t.Error("answered a packet that comes from another address than it states")
 	}
 	if told(b.stating(-31*time.Second, "192.0.2.2")) {
-		t.Error("told where the packet is stale")
+		t.Error("answered a stale packet")
 	}
 	if !told(b.stating(0, "192.0.2.2")) {
-		t.Error("not told again after a second: something else took its turn")
+		t.Error("not answered again after a second: something else took its turn")
 	}
-	var st control.Status
-	if b.s.seen.tell(&st); len(st.Seen) != 0 {
-		t.Errorf("status shows %+v", st.Seen)
-	}
-	for what := range b.s.audit.Counts() {
-		if what[:8] != "unopened" && what[:8] != "unspent:" && what[:8] != "elsewher" {
-			t.Errorf("recorded as %s", what)
-		}
-	}
-	if keys := b.s.journal.Status(); keys.Live != 0 || keys.Keys != 0 {
-		t.Errorf("the journal holds %d nonces of %d keys", keys.Live, keys.Keys)
-	}
+	b.wantNothingSpent()
 
 	b.at = floor
 	b.arrive(b.stating(1, "192.0.2.2"))
@@ -91,9 +97,9 @@ func TestTooEarly(t *testing.T) {
 	}
 }
 
-// TestContinued: a command that has gone on for longer than its id is remembered is done once: at the first
-// of its packets that comes, and not again by a later one, also where all between were lost. What was closed
-// since it began is not opened by it.
+// TestContinued: a command that continues longer than its id is remembered runs once: for the first of its packets that
+// arrives, and not for a later one, even if all packets in between were lost. It does not open what was closed since it
+// began.
 func TestContinued(t *testing.T) {
 	b := newBench(t)
 	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}}

@@ -20,24 +20,25 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// Services that share ports: admin has the port of ssh and another, span has it among more than have a
-// floor each. Inner has the same one at another address.
+// shared are services that share ports: admin has the port of ssh and another; span has it among more ports than get a
+// floor each; inner has the same port at another address.
 var shared = map[string][]string{
 	"ssh": {"tcp/22"}, "admin": {"tcp/22", "tcp/8443"}, "web": {"tcp/80"}, "span": {"tcp/20-60"}, "inner": {"tcp/22"},
 }
 
 var inside = netip.MustParseAddr("198.51.100.5")
 
-// asks are what alice asks for, and what may be closed.
+// asks lists what alice may request and what may be closed.
 var asks = [][]string{
-	{"ssh"}, {"tcp/22"}, {"admin"}, {"tcp/8443"}, {"web"}, {"span"}, {"tcp/30"}, {"web", "ssh"}, {"tcp/80", "tcp/22"}, {"inner"},
+	{"ssh"}, {"tcp/22"}, {"admin"}, {"tcp/8443"}, {"web"}, {"span"}, {"tcp/30"}, {"web", "ssh"}, {"tcp/80", "tcp/22"},
+	{"inner"},
 }
 
-// A final is a client behind a network that holds its packets back, and a server that may be killed.
+// A final is a client behind a network that delays its packets, and a server that may be killed.
 type final struct {
 	*bench
-	names  map[string]spa.Sender // by client
-	offset time.Duration         // of their clocks
+	names  map[string]spa.Sender // by client name
+	offset time.Duration         // of the clients' clocks
 	delay  time.Duration         // of every packet that is not held back
 }
 
@@ -100,7 +101,7 @@ func (f *final) command(client string, kind spa.Type, made time.Time, services .
 	return c
 }
 
-// packet is one of a command's, made at a time, as it arrives from an address.
+// packet returns one packet of a command, made at a time, as it arrives from an address.
 func (f *final) packet(c command, made time.Time, from string) capture.Packet {
 	c.Time = made.Add(f.offset)
 	data, err := spa.Seal(c.Request, f.names[c.client])
@@ -112,7 +113,7 @@ func (f *final) packet(c command, made time.Time, from string) capture.Packet {
 	return p
 }
 
-// deliver has a packet arrive at a time, and returns what it is answered.
+// deliver delivers a packet at a time, and returns the answer.
 func (f *final) deliver(p capture.Packet, at time.Time) spa.Status {
 	f.at = at
 	event := f.s.handle(context.Background(), p)
@@ -120,7 +121,7 @@ func (f *final) deliver(p capture.Packet, at time.Time) spa.Status {
 	return event.Receipt.Status
 }
 
-// kill is kill -9 and a start: the journal is what it is in the file, all else is forgotten.
+// kill is kill -9 and a start: the journal stays as it is in the file, all else is lost.
 func (f *final) kill() {
 	f.Helper()
 	c := f.s.config
@@ -134,11 +135,11 @@ func (f *final) kill() {
 	f.s.policy = policy.New(c, f.s.firewall)
 }
 
-// A finale is what takes something from alice, or from all at an address.
+// A finale takes something from alice, or from everyone at an address.
 type finale struct {
 	name      string
 	closed    []string // nil: everything
-	everybody bool     // of those at the address
+	everybody bool     // everyone at the address
 	do        func(f *final)
 }
 
@@ -151,7 +152,8 @@ func endings() []finale {
 		{"revoke client", nil, false, revoke(control.Request{Client: "alice"})},
 		{"revoke client, cut", nil, false, revoke(control.Request{Client: "alice", Cut: true})},
 		{"revoke address", nil, true, revoke(control.Request{Source: netip.MustParseAddr("192.0.2.2")})},
-		{"revoke address, cut", nil, true, revoke(control.Request{Source: netip.MustParseAddr("::ffff:192.0.2.2"), Cut: true})},
+		{"revoke address, cut", nil, true, revoke(control.Request{Source: netip.MustParseAddr("::ffff:192.0.2.2"),
+			Cut: true})},
 		{"taken in the file and given back", nil, false, func(f *final) {
 			f.becomes(func(c *keys.Client) { c.Allow = []string{"nothing"} })
 			f.becomes(func(c *keys.Client) {})
@@ -200,19 +202,19 @@ type late struct {
 	packet  capture.Packet
 	stamp   time.Time
 	at      time.Time
-	granted bool // it must be; otherwise it must not
+	granted bool // must be granted; otherwise must not
 }
 
-// TestEndsAreFinal: what was first stamped before a revocation or a close was answered opens nothing
-// from then on, whatever the client's clock shows, however late its packets come, by whatever name it
-// asks, and though the server was killed as soon as it had answered. What was not ended can be opened.
+// TestEndsAreFinal: once a revocation or a close is answered, no packet that was first stamped before it opens
+// anything, whatever the client's clock, however late the packet, by whatever name it asks, and even if the server was
+// killed right after the answer. Everything else can still be opened.
 func TestEndsAreFinal(t *testing.T) {
 	const window = 30 * time.Second
 	tried := 0
 	for _, offset := range []time.Duration{-window, 0, 20 * time.Second, window} {
 		for _, delay := range []time.Duration{0, 29 * time.Second} {
 			if offset-delay < -window {
-				continue // nothing of the client's is fresh when it comes
+				continue // no packet of the client is fresh when it arrives
 			}
 			for _, e := range endings() {
 				for _, killed := range []bool{false, true} {
@@ -225,7 +227,7 @@ func TestEndsAreFinal(t *testing.T) {
 	t.Logf("%d packets", tried)
 }
 
-// try uses the server for a while, has the end come, and then what was held back.
+// try uses the server for a while, ends the access, and then delivers the packets that were held back.
 func (f *final) try(e finale, killed bool) (tried int) {
 	f.Helper()
 	var granted []command
@@ -259,10 +261,10 @@ func (f *final) try(e finale, killed bool) (tried int) {
 	return tried
 }
 
-// before makes what was first stamped before the end.
+// before makes packets that were first stamped before the end.
 func (f *final) before(e finale, granted []command, answered time.Time) (list []late) {
 	until := answered
-	if e.closed != nil { // the client's own clock decides, and it made the close so long ago
+	if e.closed != nil { // the client's own clock decides, and it made the close this long ago
 		until = answered.Add(-f.delay)
 	}
 	add := func(c command, made, at time.Time, granted bool) {
@@ -282,7 +284,7 @@ func (f *final) before(e finale, granted []command, answered time.Time) (list []
 			}
 		}
 	}
-	// Of what was granted before: packets that were held back, and the last that may be made of it.
+	// Packets of earlier grants: those that were held back, and the last that may be made for them.
 	for i, c := range granted {
 		made := until
 		if i >= len(asks) {
@@ -293,7 +295,7 @@ func (f *final) before(e finale, granted []command, answered time.Time) (list []
 	return list
 }
 
-// since makes what the end does not concern.
+// since makes packets that the end does not affect.
 func (f *final) since(e finale, answered time.Time) (list []late) {
 	add := func(client, from string, made time.Time, services ...string) {
 		what := fmt.Sprintf("%s's %v of %v since", client, services, made.Sub(answered))
@@ -301,7 +303,7 @@ func (f *final) since(e finale, answered time.Time) (list []late) {
 		list = append(list, late{what, f.packet(c, made, from), made.Add(f.offset), made, true})
 	}
 	made := answered.Add(1)
-	if e.closed == nil { // stamped past what can have been stamped before
+	if e.closed == nil { // stamped after everything that can have been stamped before
 		made = made.Add(f.s.config.Window - f.offset)
 	}
 	for _, services := range asks {
@@ -311,8 +313,8 @@ func (f *final) since(e finale, answered time.Time) (list []late) {
 	return list
 }
 
-// ended reports whether the end is one of these services, or of some of their ports. Where they are too
-// many, everything is taken for ended.
+// ended reports whether one of these services, or some of its ports, ended. If there are too many, everything counts as
+// ended.
 func (f *final) ended(e finale, services []string) bool {
 	if e.closed == nil || slices.Contains(e.closed, "span") || slices.Contains(services, "span") {
 		return true

@@ -24,17 +24,17 @@ import (
 // A floor belongs to a key, not to the name of a client: a file that is renamed keeps it. What a client loses it loses
 // for each of its keys.
 
-// Floors of a key that stand for more than one name or port. None of them can be a name or a port.
+// Floors of a key that cover more than one name or port. None of them can be a name or a port.
 const (
 	everything = "*"
-	somePort   = "*/*" // raised with each port, for those who ask for many
-	byPort     = "/"   // of what is asked for by its port
+	somePort   = "*/*" // raised with each port, for requests with many
+	byPort     = "/"   // of everything requested by port
 )
 
 // manyPorts is the number of ports from which a request no longer has a floor for each.
 const manyPorts = 16
 
-var errSuperseded = errors.New("closed or revoked since this request was first made, or up to a window before")
+var errSuperseded = errors.New("closed or revoked after this request was first made, or up to a window before it")
 
 // superseded returns an error if something that the request would open was closed or taken away after it was first
 // stamped: a packet that was held back must not open it again.

@@ -17,7 +17,7 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// becomes writes alice's file, and has the server take it over.
+// becomes writes alice's file and makes the server read it.
 func (b *bench) becomes(change func(c *keys.Client)) {
 	b.Helper()
 	b.s.dir = b.s.config.Dir
@@ -29,8 +29,8 @@ func (b *bench) becomes(change func(c *keys.Client)) {
 	b.s.reloadClient(b.Context(), "alice")
 }
 
-// TestFloors: what was taken from a client is not opened by a packet of before, also when it is given
-// back a moment later, and whether or not it was held.
+// TestFloors: an older packet does not open what was taken from its client, even if it is given back a moment later,
+// and whether or not it was open.
 func TestFloors(t *testing.T) {
 	for name, take := range map[string]func(b *bench){
 		"revoked, nothing held": func(b *bench) { b.s.revoke(b.Context(), control.Request{Client: "alice"}) },
@@ -53,15 +53,14 @@ func TestFloors(t *testing.T) {
 	}
 }
 
-// TestShortened: a grant that is longer than it may be by now ends, a retry does not say that it is open,
-// and a new request is granted at once, on the new terms. A service that is not allowed any more is refused
-// for that reason.
+// TestShortened: a grant that is longer than the new maximum ends, a retry does not report it as open, and a new
+// request is granted at once on the new terms. A service that is no longer allowed is refused for that reason.
 func TestShortened(t *testing.T) {
 	b := newBench(t)
 	b.rule(wide(1))
 	b.enrol(func(c *keys.Client) { c.Allow = []string{"ssh", "w0"} })
 	b.client, _ = b.s.clients.Client("alice")
-	b.ask("w0") // goes on
+	b.ask("w0") // unaffected
 	first := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, For: 10 * time.Minute,
 		Services: []service.Service{{Name: "ssh"}}}
 	want := func(what string, status spa.Status) {
@@ -88,8 +87,8 @@ func TestShortened(t *testing.T) {
 	want("not allowed", spa.ReasonNotAllowed)
 }
 
-// TestLostPorts: who loses ports is refused those, also when they are given back at once, and keeps what
-// has a name.
+// TestLostPorts: a client that loses single ports is refused those, even if they are given back at once, and keeps
+// named services.
 func TestLostPorts(t *testing.T) {
 	f := newFinal(t, 0, 0)
 	f.becomes(func(c *keys.Client) { c.Allow = []string{"ssh", "tcp/1000-2000"} })
@@ -103,7 +102,7 @@ func TestLostPorts(t *testing.T) {
 	}
 }
 
-// TestRepeatElsewhere: a retry from another address does not say that the first is open when that was revoked.
+// TestRepeatElsewhere: a retry from another address does not report the first grant as open after it was revoked.
 func TestRepeatElsewhere(t *testing.T) {
 	f := newFinal(t, 0, 0)
 	f.open("192.0.2.3", "ssh")
@@ -119,7 +118,7 @@ func TestRepeatElsewhere(t *testing.T) {
 	}
 }
 
-// open has alice open services from an address, now.
+// open makes alice open services from an address, now.
 func (f *final) open(from string, services ...string) {
 	f.Helper()
 	c := f.command("alice", spa.TypeOpen, f.at, services...)
@@ -128,8 +127,8 @@ func (f *final) open(from string, services ...string) {
 	}
 }
 
-// TestCloseEnds: a close ends the sender's grants of the services, and under other names of what has no
-// port but theirs; those for another address, or of another client, go on.
+// TestCloseEnds: a close ends the sender's grants of the services, and those under other names that have no further
+// ports. Grants of other addresses or clients continue.
 func TestCloseEnds(t *testing.T) {
 	for _, services := range asks {
 		t.Run(strings.Join(services, ","), func(t *testing.T) {
@@ -163,7 +162,7 @@ func TestCloseEnds(t *testing.T) {
 	}
 }
 
-// covers reports whether each port is one of those, by looking at every one.
+// covers reports whether each single port is among those given.
 func covers(those, ports []service.Ports) bool {
 	for _, r := range ports {
 		for port := int(r.Low); port <= int(r.High); port++ {
@@ -175,8 +174,8 @@ func covers(those, ports []service.Ports) bool {
 	return true
 }
 
-// TestClosedNameStaysClosed: what was closed by a name is not opened under it by a packet of before,
-// also where the service has other ports by then.
+// TestClosedNameStaysClosed: a service that was closed by name is not opened by an older packet with that name, even if
+// the service has other ports by then.
 func TestClosedNameStaysClosed(t *testing.T) {
 	f := newFinal(t, 0, 0)
 	held := f.packet(f.command("alice", spa.TypeOpen, f.at, "ssh"), f.at, "192.0.2.2")
@@ -191,7 +190,7 @@ func TestClosedNameStaysClosed(t *testing.T) {
 	}
 }
 
-// TestCloseAfterRevoke: a close of before the revocation opens nothing, and is answered as ever.
+// TestCloseAfterRevoke: a close from before the revocation opens nothing, and is answered as usual.
 func TestCloseAfterRevoke(t *testing.T) {
 	f := newFinal(t, 0, 0)
 	f.open("192.0.2.2", "ssh")
@@ -202,7 +201,7 @@ func TestCloseAfterRevoke(t *testing.T) {
 	}
 }
 
-// TestPortsOfFloors: each port of what is asked for has a floor, or all have one together where they are many.
+// TestPortsOfFloors: each requested port has its own floor, or all share one if there are many.
 func TestPortsOfFloors(t *testing.T) {
 	b := newBench(t)
 	for _, test := range []struct{ first, second, want int }{{1, 0, 1}, {15, 0, 15}, {16, 0, 16}, {17, 0, 1},
@@ -224,8 +223,8 @@ func TestPortsOfFloors(t *testing.T) {
 	}
 }
 
-// TestSightingsAreBounded: a client is not remembered with all that it was ever given, and a stale packet,
-// which may be a copy, says nothing of its clock that counts.
+// TestSightingsAreBounded: the memory of a client does not grow with its grants, and a stale packet, which may be a
+// copy, does not change what is known of its clock.
 func TestSightingsAreBounded(t *testing.T) {
 	w := &sighting{}
 	for i := range 2 * mostGranted {

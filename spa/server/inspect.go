@@ -94,7 +94,7 @@ func openPast(ctx context.Context, c *config.Config, log *slog.Logger, at *time.
 func (s *Server) openScratch() error {
 	dir, err := os.MkdirTemp("", "spa-inspect-")
 	if err != nil {
-		return fmt.Errorf("a place for the replay memory: %w", err)
+		return fmt.Errorf("creating a temporary replay journal: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	rc := replay.Config{Window: s.config.Window, LiveNonces: s.config.Limits.LiveNonces}

@@ -12,7 +12,7 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// TestKeepSettings: what the running server reloaded is kept for the next boot, and nothing else.
+// TestKeepSettings: only settings that the running server has loaded are kept for the next boot.
 func TestKeepSettings(t *testing.T) {
 	lab.NeedRoot(t)
 	for name, test := range map[string]struct {
@@ -20,10 +20,11 @@ func TestKeepSettings(t *testing.T) {
 		want  string // in the error
 		kept  bool
 	}{
-		"as it was reloaded":  {func(b *bench) {}, "", true},
-		"changed again since": {func(b *bench) { b.rewrite("[service.ssh]", "# again\n[service.ssh]") }, "has changed again", false},
-		"a mistake":           {func(b *bench) { b.rewrite("[service.ssh]", "[service.ssh") }, config.FileName, false},
-		"no server":           {func(b *bench) { b.s.socket.Close() }, "not running", false},
+		"as it was reloaded": {func(b *bench) {}, "", true},
+		"changed again since": {func(b *bench) { b.rewrite("[service.ssh]", "# again\n[service.ssh]") }, "has changed again",
+			false},
+		"a mistake": {func(b *bench) { b.rewrite("[service.ssh]", "[service.ssh") }, config.FileName, false},
+		"no server": {func(b *bench) { b.s.socket.Close() }, "not running", false},
 		"on trial": {func(b *bench) {
 			if err := b.s.firewall.Load(b.Context(), time.Hour, time.Now()); err != nil {
 				b.Fatal(err)

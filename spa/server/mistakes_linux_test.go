@@ -21,7 +21,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// versions are what a client's file may say.
+// versions are possible contents of a client's file.
 var versions = []func(c *keys.Client){
 	func(*keys.Client) {},
 	func(c *keys.Client) { c.Allow = []string{"ssh", "web"} },
@@ -35,16 +35,19 @@ var versions = []func(c *keys.Client){
 	func(c *keys.Client) { c.Revoked = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC) },
 }
 
-// mistakes are what may go wrong with a text at a byte.
+// mistakes are changes that may happen at one byte of a text.
 var mistakes = map[string]func(text string, at int) string{
 	"a letter too many": func(text string, at int) string { return text[:at] + "x" + text[at:] },
 	"a byte is missing": func(text string, at int) string { return text[:at] + text[at+1:] },
 	"another byte":      func(text string, at int) string { return text[:at] + "]" + text[at+1:] },
 	"cut off":           func(text string, at int) string { return text[:at] },
-	"a line too many":   func(text string, at int) string { return text[:at] + "\nexprires = 2020-01-01T00:00:00Z\n" + text[at:] },
+	"a line too many": func(text string, at int) string {
+		return text[:at] + "\nexprires = 2020-01-01T00:00:00Z\n" +
+			text[at:]
+	},
 }
 
-// editing is a client and the file that the test changes.
+// editing is a client and its file, which the test changes.
 type editing struct {
 	*bench
 	client keys.Client
@@ -52,7 +55,7 @@ type editing struct {
 	sender spa.Sender
 }
 
-// edit makes a client with those terms and opens all that they allow.
+// edit makes a client with those terms and opens everything that they allow.
 func (b *bench) edit(name string, terms func(c *keys.Client)) *editing {
 	b.Helper()
 	e := &editing{bench: b, path: filepath.Join(b.s.clientsDir(), name+keys.Suffix), sender: b.sender}
@@ -70,12 +73,13 @@ func (b *bench) edit(name string, terms func(c *keys.Client)) *editing {
 	return e
 }
 
-// knock asks for all that there is.
+// knock requests every service.
 func (e *editing) knock() {
 	e.Helper()
 	for _, name := range []string{"ssh", "web"} {
 		packet, err := spa.Seal(spa.Request{
-			ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute, Services: []service.Service{{Name: name}},
+			ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: time.Now(), For: 10 * time.Minute,
+			Services: []service.Service{{Name: name}},
 		}, e.sender)
 		if err != nil {
 			e.Fatal(err)
@@ -84,7 +88,7 @@ func (e *editing) knock() {
 	}
 }
 
-// put has the server see another text of the file, for as long as it takes to believe it.
+// put writes another text to the file, and waits until the server accepts it.
 func (e *editing) put(text string) {
 	e.Helper()
 	if err := os.WriteFile(e.path, []byte(text), 0o640); err != nil {
@@ -100,8 +104,27 @@ func (e *editing) put(text string) {
 
 func (e *editing) held() []firewall.Grant { return e.s.firewall.GrantsOf(e.client.Name, time.Now()) }
 
-// TestMistakesOpenNothing: after an edit of a client's file, with a mistake at any byte, only grants stay open that
-// both the old and the new file allow. A file that cannot be read allows nothing.
+// wantNoMore checks that only grants are open which the new file allows, and before a knock only those from before.
+func (e *editing) wantNoMore(before []firewall.Grant, after *keys.Client, where string) {
+	e.Helper()
+	left := e.held()
+	e.knock()
+	for _, g := range append(e.held(), left...) {
+		if !e.s.policy.Keeps(after, g, time.Now()) {
+			e.Errorf("%s is open after %s", g.Service, where)
+		}
+	}
+	for _, g := range left {
+		if !slices.ContainsFunc(before, func(h firewall.Grant) bool {
+			return h.Service == g.Service && !h.Until.Before(g.Until)
+		}) {
+			e.Errorf("%s came open by %s", g.Service, where)
+		}
+	}
+}
+
+// TestMistakesOpenNothing: after an edit of a client's file, with a mistake at any byte, only grants that both the old
+// and the new file allow stay open. An unreadable file allows nothing.
 func TestMistakesOpenNothing(t *testing.T) {
 	b := newSite(t, func(string) {})
 	b.rewrite("[service.ssh]", "[service.web]\nports = [\"tcp/80\"]\n\n[service.ssh]")
@@ -127,21 +150,7 @@ func TestMistakesOpenNothing(t *testing.T) {
 				e.put(text)
 				after, err := keys.ReadClient(e.path)
 				where := fmt.Sprintf("version %d to %d, %s at byte %d (%v):\n%s", i, j, what, at, err, text)
-				left := e.held()
-				e.knock()
-				for _, g := range append(e.held(), left...) {
-					if !b.s.policy.Keeps(after, g, time.Now()) {
-						t.Errorf("%s is open after %s", g.Service, where)
-					}
-				}
-				for _, g := range left {
-					if !slices.ContainsFunc(before, func(h firewall.Grant) bool {
-						return h.Service == g.Service &&
-							!h.Until.Before(g.Until)
-					}) {
-						t.Errorf("%s came open by %s", g.Service, where)
-					}
-				}
+				e.wantNoMore(before, after, where)
 				if _, out := b.s.clients.Bad()[e.client.Name]; out != (err != nil) {
 					t.Errorf("left out %v after %s", out, where)
 				}
@@ -168,7 +177,7 @@ func TestMistakesOpenNothing(t *testing.T) {
 	}
 }
 
-// written is the file of a client.
+// written returns a client's file.
 func written(t *testing.T, c *keys.Client) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -182,7 +191,8 @@ func written(t *testing.T, c *keys.Client) string {
 	return string(text)
 }
 
-// TestUnsettled: a file that is bad or missing for a moment cuts no client; if it stays so, its client is shut out.
+// TestUnsettled: a file that is bad or missing for a moment shuts no client out; if it stays so, its client is shut
+// out.
 func TestUnsettled(t *testing.T) {
 	b := newSite(t, func(string) {})
 	if err := b.s.openWatcher(); err != nil {
@@ -202,7 +212,7 @@ func TestUnsettled(t *testing.T) {
 	} {
 		waiting := make(unsettled)
 		now := time.Now()
-		for i := range 3 { // each step is an event, and none puts the end off
+		for i := range 3 { // each step is an event, and none delays the end
 			if err := step(); err != nil && !errors.Is(err, os.ErrNotExist) {
 				t.Fatal(err)
 			}
@@ -243,8 +253,8 @@ func TestUnsettled(t *testing.T) {
 	}
 }
 
-// TestRenamedClient: a file with another name is a client of that name once the one before is gone, in whatever
-// order both are seen.
+// TestRenamedClient: a renamed file is a client of the new name once the old file is gone, in whichever order the
+// server sees both.
 func TestRenamedClient(t *testing.T) {
 	b := newSite(t, func(string) {})
 	for n := range 20 {
@@ -266,7 +276,7 @@ func TestRenamedClient(t *testing.T) {
 	}
 }
 
-// handToGroup gives a new file to the group of its directory, the server's.
+// handToGroup gives a new file to its directory's group, the server's.
 func handToGroup(path string) error {
 	info, err := os.Stat(filepath.Dir(path))
 	if err != nil {

@@ -69,7 +69,7 @@ type Server struct {
 	sniffer   *capture.Sniffer
 	responder *capture.Responder
 	socket    *control.Listener
-	manager   *net.UnixConn // nil: nobody wants to be told
+	manager   *net.UnixConn // nil: the server was not started by systemd
 	watcher   *fsnotify.Watcher
 	sandbox   sandbox.State
 	files     sandbox.Files // that can be opened still

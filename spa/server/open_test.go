@@ -23,16 +23,20 @@ func TestFirewallConfig(t *testing.T) {
 		want func(c *firewall.Config)
 	}{
 		"nothing": {func(c *config.Config) {}, func(c *firewall.Config) {}},
-		"mode":    {func(c *config.Config) { c.Firewall.Mode = "admit" }, func(c *firewall.Config) { c.Mode = firewall.Admit }},
-		"persist": {func(c *config.Config) { c.Firewall.Persist = "file" }, func(c *firewall.Config) { c.Persist = firewall.PersistFile }},
-		"closed":  {func(c *config.Config) { c.Firewall.Closed = "reject" }, func(c *firewall.Config) { c.Closed = firewall.Reject }},
+		"mode": {func(c *config.Config) { c.Firewall.Mode = "admit" },
+			func(c *firewall.Config) { c.Mode = firewall.Admit }},
+		"persist": {func(c *config.Config) { c.Firewall.Persist = "file" },
+			func(c *firewall.Config) { c.Persist = firewall.PersistFile }},
+		"closed": {func(c *config.Config) { c.Firewall.Closed = "reject" },
+			func(c *firewall.Config) { c.Closed = firewall.Reject }},
 		"a service inside": {func(c *config.Config) { c.Services = append(c.Services, inner) }, func(c *firewall.Config) {
 			c.Guarded = append(c.Guarded, inner.Ports...)
 			c.Targets = []firewall.Target{{Addresses: inner.Addresses, Ports: inner.Ports}}
 		}},
-		"a service whose sessions end": {func(c *config.Config) { c.Services = append(c.Services, cut) }, func(c *firewall.Config) {
-			c.Guarded, c.Cut = append(c.Guarded, cut.Ports...), []service.Ports{{Proto: service.TCP, Low: 23, High: 23}}
-		}},
+		"a service whose sessions end": {func(c *config.Config) { c.Services = append(c.Services, cut) },
+			func(c *firewall.Config) {
+				c.Guarded, c.Cut = append(c.Guarded, cut.Ports...), []service.Ports{{Proto: service.TCP, Low: 23, High: 23}}
+			}},
 	} {
 		b := newBench(t)
 		want := home.FirewallConfig(b.s.config, b.s.clients, time.Now)

@@ -23,7 +23,7 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// openableSite is a site that a server can open, and its configuration.
+// openableSite returns a site that a server can open, and its configuration.
 func openableSite(t *testing.T) *config.Config {
 	t.Helper()
 	b := newSite(t, func(string) {})
@@ -41,7 +41,7 @@ func openableSite(t *testing.T) *config.Config {
 	return c
 }
 
-// descriptors are those of a server that the process has open, by what they lead to.
+// descriptors returns the targets of the descriptors that the process has open for a server.
 func descriptors(t *testing.T, c *config.Config) (list []string) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -58,7 +58,7 @@ func descriptors(t *testing.T, c *config.Config) (list []string) {
 	return list
 }
 
-// TestOpenFails: whatever cannot be opened, the server does not start, says what it is, and leaves nothing open.
+// TestOpenFails: if anything cannot be opened, the server does not start, names the cause, and leaves nothing open.
 func TestOpenFails(t *testing.T) {
 	lab.NeedRoot(t)
 	bad := func(path ...string) error { return os.WriteFile(filepath.Join(path...), []byte("x"), 0o600) }
@@ -66,9 +66,10 @@ func TestOpenFails(t *testing.T) {
 		spoil func(c *config.Config) error
 		want  string
 	}{
-		"the directory":    {func(c *config.Config) error { return os.RemoveAll(c.Dir) }, "no such file"},
-		"the client files": {func(c *config.Config) error { return os.RemoveAll(filepath.Join(c.Dir, config.ClientsDir)) }, "watching the client files"},
-		"the gate key":     {func(c *config.Config) error { return bad(c.Dir, config.GateFile) }, config.GateFile},
+		"the directory": {func(c *config.Config) error { return os.RemoveAll(c.Dir) }, "no such file"},
+		"the client files": {func(c *config.Config) error { return os.RemoveAll(filepath.Join(c.Dir, config.ClientsDir)) },
+			"watching the client files"},
+		"the gate key": {func(c *config.Config) error { return bad(c.Dir, config.GateFile) }, config.GateFile},
 		"the journal": {func(c *config.Config) error {
 			path := filepath.Join(c.State, config.JournalFile)
 			return errors.Join(os.Remove(path), os.Mkdir(path, 0o700))
@@ -84,7 +85,7 @@ func TestOpenFails(t *testing.T) {
 		}, "a-name-that-no-interface-has"},
 		"the sockets": {func(c *config.Config) error { c.KnockPorts = make([]config.KnockPort, 1000); return nil }, "ports"},
 		"the control socket": {func(c *config.Config) error {
-			return errors.Join(bad(c.State, control.SocketName), bad(c.Dir, config.ClientsDir, "bob.toml")) // which is said
+			return errors.Join(bad(c.State, control.SocketName), bad(c.Dir, config.ClientsDir, "bob.toml"))
 		}, control.SocketName},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -94,7 +95,7 @@ func TestOpenFails(t *testing.T) {
 			}
 			before := descriptors(t, c)
 			said, asked := &lines{}, 0
-			for n := range 2 { // the second time nothing of the first is in the way
+			for n := range 2 { // the second time, nothing of the first is in the way
 				o := Options{}
 				if n > 0 {
 					o = Options{Log: slog.New(witness{slog.DiscardHandler, said.add}),
@@ -132,7 +133,7 @@ func TestOpenFails(t *testing.T) {
 	}
 }
 
-// opening is a server that does the steps of Open which a test asks for.
+// opening is a server that runs the steps of Open which a test chooses.
 func opening(t *testing.T) (*Server, *lines) {
 	t.Helper()
 	said := &lines{}
@@ -160,7 +161,7 @@ func TestOpenedClients(t *testing.T) {
 	}
 }
 
-// TestOpenedJournal: that knocks are refused for a while after a start is said, and only then.
+// TestOpenedJournal: the log reports that knocks are refused for a while after a start, and only then.
 func TestOpenedJournal(t *testing.T) {
 	for _, gone := range []bool{false, true} {
 		s, said := opening(t)
@@ -181,7 +182,7 @@ func TestOpenedJournal(t *testing.T) {
 	}
 }
 
-// TestOpenedFirewall: the guard is loaded, and what is granted is asked of it.
+// TestOpenedFirewall: the guard is loaded, and grants go to it.
 func TestOpenedFirewall(t *testing.T) {
 	s, said := opening(t)
 	if err := errors.Join(s.openDir(), s.openKeys(), s.openFirewall(t.Context(), 0)); err != nil {
@@ -192,8 +193,8 @@ func TestOpenedFirewall(t *testing.T) {
 	}
 }
 
-// TestOpenedSettings: what a guard is loaded by is kept, but for a trial; where it cannot be, the server starts and
-// says so.
+// TestOpenedSettings: the settings that a guard is loaded with are kept, except on trial; if they cannot be, the server
+// starts and reports it.
 func TestOpenedSettings(t *testing.T) {
 	for name, test := range map[string]struct {
 		confirm    time.Duration
@@ -221,7 +222,7 @@ func TestOpenedSettings(t *testing.T) {
 	}
 }
 
-// TestReachable: what is opened later can be, also where the settings are a link to elsewhere.
+// TestReachable: files that are opened later can be read, even if the settings are a link to elsewhere.
 func TestReachable(t *testing.T) {
 	s, _ := opening(t)
 	s.config.Audit.File = "/var/log/spa/audit"
@@ -247,7 +248,7 @@ func TestReachable(t *testing.T) {
 	}
 }
 
-// TestKeyOf: a revocation says what the client's key still opens.
+// TestKeyOf: a revocation reports what the client's key can still open.
 func TestKeyOf(t *testing.T) {
 	for want, change := range map[string]func(b *bench, c *keys.Client){
 		"good":     func(b *bench, c *keys.Client) { c.Expires = b.at.Add(time.Hour).UTC() },
@@ -284,7 +285,8 @@ func TestKeyOf(t *testing.T) {
 	}
 }
 
-// TestLost: what is told to have ended is what is held no more: each of client, service and address tells grants apart.
+// TestLost: exactly the grants that are no longer held are reported as ended; client, service and address each
+// distinguish grants.
 func TestLost(t *testing.T) {
 	var all []firewall.Grant
 	for _, client := range []string{"alice", "bob"} {
@@ -306,7 +308,7 @@ func TestLost(t *testing.T) {
 	}
 }
 
-// TestSameGate: a gate key that is good for another time is another.
+// TestSameGate: a gate key with another end date is a change.
 func TestSameGate(t *testing.T) {
 	g := spa.Gate{Key: keys.NewGateKey(), Until: now}
 	for _, test := range []struct {
@@ -319,12 +321,13 @@ func TestSameGate(t *testing.T) {
 	}
 }
 
-// TestRestartCommand: it takes along what the state has, where that is elsewhere by then.
+// TestRestartCommand: the command moves the state files along if the state directory changes.
 func TestRestartCommand(t *testing.T) {
 	dir := t.TempDir()
 	for state, want := range map[string]string{
-		"/var/lib/spa":            "systemctl restart spa-server (",
-		dir:                       "systemctl stop spa-server && mv /var/lib/spa/journal /var/lib/spa/grants " + dir + "/ && systemctl start",
+		"/var/lib/spa": "systemctl restart spa-server (",
+		dir: "systemctl stop spa-server && mv /var/lib/spa/journal /var/lib/spa/grants " + dir +
+			"/ && systemctl start",
 		filepath.Join(dir, "new"): home.MakeState(filepath.Join(dir, "new")) + " && systemctl stop spa-server && mv",
 	} {
 		got := restartCommand(&config.Config{State: "/var/lib/spa"}, &config.Config{State: state})

@@ -23,7 +23,7 @@ import (
 	"sallyport/spa/server/home"
 )
 
-// A bench is a line of newLine, and what tests turn on it.
+// A bench is a server made by newLine, and the settings that tests change on it.
 type bench struct {
 	*testing.T
 	s      *Server
@@ -42,7 +42,7 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-// rule makes the policy that of a changed configuration.
+// rule replaces the policy by that of a changed configuration.
 func (b *bench) rule(change func(c *config.Config)) {
 	c := *b.s.config
 	c.Services = slices.Clone(c.Services)
@@ -50,7 +50,7 @@ func (b *bench) rule(change func(c *config.Config)) {
 	b.s.config, b.s.policy = &c, policy.New(&c, b.s.firewall)
 }
 
-// enrol makes alice the client that change makes of her.
+// enrol applies change to alice's client.
 func (b *bench) enrol(change func(c *keys.Client)) {
 	b.Helper()
 	c := *b.client
@@ -63,7 +63,7 @@ func (b *bench) enrol(change func(c *keys.Client)) {
 	}
 }
 
-// ask takes a request of these services, and returns it.
+// ask sends a request for these services, and returns it.
 func (b *bench) ask(services ...string) spa.Request {
 	b.Helper()
 	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at}
@@ -78,13 +78,13 @@ func (b *bench) ask(services ...string) spa.Request {
 	return r
 }
 
-// take takes a request, in a packet of its own.
+// take sends a request in a packet of its own.
 func (b *bench) take(r spa.Request) {
 	b.Helper()
 	b.arrive(arriving(b.seal(r)))
 }
 
-// arrive takes a packet.
+// arrive delivers a packet.
 func (b *bench) arrive(p capture.Packet) {
 	b.event = b.s.handle(context.Background(), p)
 	b.s.audit.Record(b.event)
@@ -99,7 +99,7 @@ func (b *bench) seal(r spa.Request) []byte {
 	return packet
 }
 
-// last returns what the last line of the audit log says.
+// last returns the last line of the audit log.
 func (b *bench) last() (verdict, reason string) {
 	b.Helper()
 	data, err := os.ReadFile(filepath.Join(b.s.config.Dir, "audit"))
@@ -114,7 +114,7 @@ func (b *bench) last() (verdict, reason string) {
 	return line.Verdict, line.Reason
 }
 
-// wide adds services of 1024 ports each, as many as one may have: w0, w1 and so on.
+// wide adds services of 1024 ports each, the maximum: w0, w1 and so on.
 func wide(n int) func(c *config.Config) {
 	return func(c *config.Config) {
 		for i := range n {
@@ -144,7 +144,7 @@ func idle(b *bench) *firewall.Firewall {
 	return f
 }
 
-// denials makes each reason that a receipt can give come up. The last packet is refused for it.
+// denials cause each reason that a receipt can give. The last packet is refused for it.
 var denials = map[spa.Status]func(b *bench){
 	spa.ReasonExpired: func(b *bench) {
 		b.enrol(func(c *keys.Client) { c.Expires = b.at.Add(-time.Hour).UTC() })
@@ -171,7 +171,8 @@ var denials = map[spa.Status]func(b *bench){
 		b.ask("ssh")
 	},
 	spa.ReasonSuperseded: func(b *bench) {
-		late := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}}
+		late := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at,
+			Services: []service.Service{{Name: "ssh"}}}
 		b.at = b.at.Add(time.Second)
 		b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: late.Services})
 		b.take(late)
@@ -207,13 +208,13 @@ var denials = map[spa.Status]func(b *bench){
 	},
 }
 
-// TestEveryReason: each reason for a denial can be had, and the audit log tells it in words of its
-// own, as the receipt and the client do.
+// TestEveryReason: each reason for a denial can occur, and has its own words in the audit log, the receipt and the
+// client.
 func TestEveryReason(t *testing.T) {
 	said := make(map[string]spa.Status)
 	for status := spa.ReasonExpired; !strings.HasPrefix(status.String(), "status "); status++ {
 		if status == spa.ReasonTooEarly {
-			continue // of a packet that is not spent, and so has no line in the log: TestTooEarly
+			continue // such a packet is not spent, and so has no line in the log: TestTooEarly
 		}
 		deny, ok := denials[status]
 		if !ok {
@@ -241,6 +242,6 @@ func TestEveryReason(t *testing.T) {
 		})
 	}
 	if len(denials) != len(said) {
-		t.Errorf("%d reasons were tried, %d are told", len(denials), len(said))
+		t.Errorf("%d reasons were tried, %d have words", len(denials), len(said))
 	}
 }

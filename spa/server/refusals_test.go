@@ -22,14 +22,14 @@ import (
 	"sallyport/spa/replay"
 )
 
-// packet is one of alice's, stamped at a time from the server's now.
+// packet returns a packet of alice's, stamped at an offset from the server's now.
 func (b *bench) packet(stamp time.Duration) capture.Packet {
 	b.Helper()
 	return arriving(b.seal(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at.Add(stamp),
 		Services: []service.Service{{Name: "ssh"}}}))
 }
 
-// as is a packet that another sender than alice seals.
+// as returns a packet that another sender than alice seals.
 func (b *bench) as(change func(s *spa.Sender)) capture.Packet {
 	b.Helper()
 	alice := b.sender
@@ -38,18 +38,18 @@ func (b *bench) as(change func(s *spa.Sender)) capture.Packet {
 	return b.packet(0)
 }
 
-// within has alice come from no other network, or not from one.
+// within restricts the networks that alice may knock from.
 func within(text string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(text)} }
 
-// A refusal is one that is not answered: the error that says why, where the path ends, and what makes
-// it come up. The packet that is returned is the one refused; what came before it was not.
+// A refusal is one without an answer: the error with its reason, where the path ends, and what causes it. It returns
+// the refused packet; those before it were not refused.
 type refusal struct {
 	err     error
 	verdict audit.Verdict
 	make    func(b *bench) capture.Packet
 }
 
-// refusals are by the name of the error.
+// refusals by the name of the error.
 var refusals = map[string]refusal{
 	"spa.ErrLength": {spa.ErrLength, audit.Unopened, func(b *bench) capture.Packet { return arriving(make([]byte, 100)) }},
 	"spa.ErrGate": {spa.ErrGate, audit.Unopened, func(b *bench) capture.Packet {
@@ -61,7 +61,8 @@ var refusals = map[string]refusal{
 	"spa.ErrMAC": {spa.ErrMAC, audit.Unopened, func(b *bench) capture.Packet {
 		return b.as(func(s *spa.Sender) { s.Key = keys.NewKey() })
 	}},
-	"spa.ErrStale":     {spa.ErrStale, audit.Unopened, func(b *bench) capture.Packet { return b.packet(-31 * time.Second) }},
+	"spa.ErrStale": {spa.ErrStale, audit.Unopened,
+		func(b *bench) capture.Packet { return b.packet(-31 * time.Second) }},
 	"spa.ErrMalformed": {spa.ErrMalformed, audit.Unopened, func(b *bench) capture.Packet { return b.malformed("flags") }},
 	"spa.ErrRevoked": {spa.ErrRevoked, audit.Unopened, func(b *bench) capture.Packet {
 		b.enrol(func(c *keys.Client) { c.Revoked = b.at.UTC() })
@@ -75,7 +76,8 @@ var refusals = map[string]refusal{
 		return b.packet(0)
 	}},
 	"policy.ErrStated": {policy.ErrStated, audit.Elsewhere, func(b *bench) capture.Packet {
-		r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}, Source: netip.MustParseAddr("192.0.2.3")}
+		r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}},
+			Source: netip.MustParseAddr("192.0.2.3")}
 		return arriving(b.seal(r))
 	}},
 	"policy.ErrFrom": {policy.ErrFrom, audit.Elsewhere, func(b *bench) capture.Packet {
@@ -110,7 +112,7 @@ var refusals = map[string]refusal{
 		b.arrive(b.packet(0))
 		back := b.at
 		b.at = b.at.Add(3 * b.s.identity.Window)
-		b.arrive(b.packet(0)) // what came before is forgotten
+		b.arrive(b.packet(0)) // earlier nonces are forgotten
 		b.at = back
 		return b.packet(-time.Second)
 	}},
@@ -124,13 +126,13 @@ var refusals = map[string]refusal{
 	}},
 }
 
-// otherwise are the errors of these packages that are no refusal without an answer.
+// otherwise lists the errors of these packages that are not unanswered refusals.
 var otherwise = map[string]string{
 	"spa.ErrReceipt":   "a client's",
 	"replay.ErrReused": "answered",
 }
 
-// malformed makes the server that of a vector, and returns its packet.
+// malformed makes the server that of a vector, and returns the vector's packet.
 func (b *bench) malformed(name string) capture.Packet {
 	b.Helper()
 	v := readVector(b, "../testdata/vectors/malformed-"+name+".txt")
@@ -176,7 +178,7 @@ func hexOf(t testing.TB, text string) []byte {
 	return data
 }
 
-// journal gives the server a journal that is begun now.
+// journal gives the server a journal that starts now.
 func (b *bench) journal(name string, liveNonces int) {
 	b.Helper()
 	journal, err := replay.Open(filepath.Join(b.s.config.Dir, name), replay.Config{Window: b.s.identity.Window,
@@ -188,7 +190,7 @@ func (b *bench) journal(name string, liveNonces int) {
 	b.s.journal = journal
 }
 
-// TestEveryRefusalHasItsCounter: what is not answered is told apart by the counters alone.
+// TestEveryRefusalHasItsCounter: counters alone distinguish the reasons of unanswered packets.
 func TestEveryRefusalHasItsCounter(t *testing.T) {
 	for name, refusal := range refusals {
 		t.Run(name, func(t *testing.T) {
@@ -212,7 +214,7 @@ func TestEveryRefusalHasItsCounter(t *testing.T) {
 	}
 }
 
-// TestMalformedIsOneCounter: whatever is wrong with a request, what is sent makes no new counter.
+// TestMalformedIsOneCounter: whatever is wrong with a request, no packet creates a new counter.
 func TestMalformedIsOneCounter(t *testing.T) {
 	b := newBench(t)
 	for _, name := range []string{"flags", "type-0", "count-9"} {
@@ -223,7 +225,7 @@ func TestMalformedIsOneCounter(t *testing.T) {
 	}
 }
 
-// TestNoRefusalIsForgotten: each error that these packages return has its place in the tests above.
+// TestNoRefusalIsForgotten: each error of these packages occurs in the tests above.
 func TestNoRefusalIsForgotten(t *testing.T) {
 	sentinel := regexp.MustCompile(`(?m)^(?:\t|var )(Err\w+)\b.*= `)
 	found := 0
@@ -255,7 +257,7 @@ func TestNoRefusalIsForgotten(t *testing.T) {
 	}
 }
 
-// TestRefusedElsewhereIsNotCharged: a packet that is not spent takes nothing off its client's limits.
+// TestRefusedElsewhereIsNotCharged: a packet that is not spent does not count towards its client's limits.
 func TestRefusedElsewhereIsNotCharged(t *testing.T) {
 	b := newBench(t)
 	b.rule(func(c *config.Config) { c.Limits.GrantsPerHour = 1 })

@@ -36,7 +36,7 @@ type files struct {
 // applied and the audit log is not at its path.
 func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 	r, err := s.takeOver(parent)
-	log := s.reopenAudit() // also where a file has a mistake: a log that is rotated must not wait for that
+	log := s.reopenAudit() // even if a file has a mistake: log rotation must not wait for that
 	if err != nil {
 		return nil, err
 	}
@@ -44,10 +44,10 @@ func (s *Server) reload(parent context.Context) (*control.Reloaded, error) {
 }
 
 func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
-	s.reading.Lock() // what the watcher reads meanwhile is not to be overtaken by what is read here
+	s.reading.Lock() // files that the watcher reads at the same time must not overtake those read here
 	defer s.reading.Unlock()
 	if err := errors.Join(place.InPlace(s.root, s.dir), s.within()); err != nil {
-		return nil, denied("move it back, or: systemctl restart spa-server (grants and sessions go on)",
+		return nil, denied("move it back, or: systemctl restart spa-server (grants and sessions continue)",
 			err.Error(), "nothing was changed")
 	}
 	next, problems := s.readFiles()
@@ -61,7 +61,7 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 	}
 	r := &control.Reloaded{
 		Settings: append(changed(liveSettings, was, is), changedServices(was, is)...),
-		Added:    []string{}, Changed: []string{}, Removed: []string{}, // whoever reads JSON finds lists
+		Added:    []string{}, Changed: []string{}, Removed: []string{}, // JSON has lists, not null
 	}
 	clients := changedClients(s.clients.Clients(), next.clients)
 	for _, c := range clients {
@@ -71,7 +71,7 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 		if len(r.Ended) == 0 {
 			return nil, denied("", err.Error(), "nothing was changed")
 		}
-		return nil, denied("once the cause is mended: systemctl reload spa-server", err.Error(),
+		return nil, denied("once the cause is fixed: systemctl reload spa-server", err.Error(),
 			fmt.Sprintf("the old settings stay in force; grants that ended: %d", len(r.Ended)))
 	}
 	s.log.Info("reloaded", "settings", r.Settings, "added", len(r.Added), "changed", len(r.Changed), "removed",
@@ -83,7 +83,7 @@ func (s *Server) takeOver(parent context.Context) (*control.Reloaded, error) {
 // state directory, so they are kept if that is moved along.
 func restartCommand(was, is *config.Config) string {
 	if was.State == is.State {
-		return "systemctl restart spa-server (grants and sessions go on)"
+		return "systemctl restart spa-server (grants and sessions continue)"
 	}
 	command := "systemctl stop spa-server"
 	if !home.IsDir(is.State) {
@@ -97,7 +97,7 @@ func restartCommand(was, is *config.Config) string {
 		}
 		files = append(files, quote.Shell(path))
 	}
-	return fmt.Sprintf("%s && mv %s %s && systemctl start spa-server (grants and sessions go on; first name %[3]s in "+
+	return fmt.Sprintf("%s && mv %s %s && systemctl start spa-server (grants and sessions continue; first name %[3]s in "+
 		"the unit's ReadWritePaths=, with systemctl edit spa-server)",
 		command, strings.Join(files, " "), quote.Shell(is.State+"/"))
 }
@@ -108,14 +108,14 @@ func (s *Server) within() error {
 	path := filepath.Join(s.dir, config.FileName)
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil || s.sandbox.Landlock == 0 {
-		return nil // it is looked for once more by whoever reads it
+		return nil // reading it reports the error
 	}
 	for _, dir := range s.files.Read {
 		if below, err := filepath.EvalSymlinks(dir); err == nil && strings.HasPrefix(real, below+"/") {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s leads to %s, in a directory that was not part of the configuration when the server started",
+	return fmt.Errorf("%s links to %s, in a directory that was not part of the configuration when the server started",
 		path, real)
 }
 
@@ -127,9 +127,9 @@ func (s *Server) reopenAudit() error {
 		return nil
 	}
 	path := s.audit.Path()
-	s.log.Error("the audit log goes on in the file that was moved away", "error", err, "do", s.mendAudit(path, err))
-	return denied(s.mendAudit(path, err), "the files were taken over, but the audit log goes on in the file that was "+
-		"moved away: "+err.Error())
+	s.log.Error("the audit log continues in the file that was moved away", "error", err, "do", s.mendAudit(path, err))
+	return denied(s.mendAudit(path, err), "the new settings are in force, but the audit log continues in the file that "+
+		"was moved away: "+err.Error())
 }
 
 // mendAudit returns the command after which the audit log can continue at its path.
@@ -151,7 +151,7 @@ func (s *Server) mendAudit(path string, why error) string {
 	return fmt.Sprintf("chown %s %s && chmod u+rw %[2]s && %s", user, word, reload)
 }
 
-// mostProblems is how many problems are listed: as many as a person reads, and as fit into an answer.
+// mostProblems is how many problems are listed: as many as a person reads, and fit into an answer.
 const mostProblems = 100
 
 func few(problems []string) []string {
@@ -275,6 +275,6 @@ func (s *Server) endUnkept(ctx context.Context, held []firewall.Grant, rekeyed m
 		s.log.Info("grant ended", "client", g.Client, "service", g.Service, "source", g.Source.String())
 		ended = append(ended, g)
 	}
-	s.feed.Revoked(ended, "it may not be held any more", now)
+	s.feed.Revoked(ended, "it is no longer allowed", now)
 	return ended
 }

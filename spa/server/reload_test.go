@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// reloadable is a bench whose server can read its files again.
+// reloadable returns a bench whose server can read its files again.
 func reloadable(t *testing.T) *bench {
 	b := newBench(t)
 	b.s.dir = b.s.config.Dir
@@ -21,8 +21,8 @@ func reloadable(t *testing.T) *bench {
 	return b
 }
 
-// TestReloadOfAnotherDirectory: where the directory was replaced as a whole, a reload must not take one
-// file from the new one and the clients, the revoked among them, from the old.
+// TestReloadOfAnotherDirectory: if the whole directory was replaced, a reload must not combine a file from the new one
+// with clients, including revoked ones, from the old.
 func TestReloadOfAnotherDirectory(t *testing.T) {
 	b := reloadable(t)
 	old := b.s.dir + ".old"
@@ -42,10 +42,10 @@ func TestReloadOfAnotherDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.Remove(b.s.dir)
-	refused("another directory")
+	refused("no longer the directory that was opened")
 }
 
-// TestReloadNamesSomeProblems: not all of those of a great many files.
+// TestReloadNamesSomeProblems: a reload lists only some of very many problems.
 func TestReloadNamesSomeProblems(t *testing.T) {
 	b := reloadable(t)
 	for i := range 2 * mostProblems {

@@ -22,7 +22,7 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// newReloaded is a site whose clock the test sets, and how many times the guard is loaded from then on.
+// newReloaded returns a site whose clock the test sets, and the number of times that the guard was loaded since.
 func newReloaded(t *testing.T) (b *bench, loads *int) {
 	t.Helper()
 	loads = new(int)
@@ -61,7 +61,7 @@ func (b *bench) gate(g keys.Gates) {
 	}
 }
 
-// reloads has the server read its files again, which they are good for.
+// reloads makes the server read its valid files again.
 func (b *bench) reloads() *control.Reloaded {
 	b.Helper()
 	r, err := b.s.reload(b.Context())
@@ -71,20 +71,20 @@ func (b *bench) reloads() *control.Reloaded {
 	return r
 }
 
-// A rewriting is a change of one file that turns round what becomes of a packet.
+// A rewriting is a change of one file that reverses the decision about a packet.
 type rewriting struct {
-	before func(b *bench) // nil: nothing
+	before func(b *bench) // nil: none
 	change func(b *bench)
 	packet func(b *bench) capture.Packet // nil: alice's, made now
-	opens  bool                          // afterwards
+	opens  bool                          // after the reload
 	told   func(r *control.Reloaded) []string
-	names  string // in what is told
+	names  string // in the answer
 	loads  int
 }
 
 func settings(r *control.Reloaded) []string { return r.Settings }
 
-// rewritings are one of each thing that a reload takes over.
+// rewritings has one for each setting that a reload applies.
 var rewritings = map[string]rewriting{
 	"a client is revoked": {
 		change: func(b *bench) { b.write(func(c *keys.Client) { c.Revoked = b.at.UTC().Truncate(time.Second) }) },
@@ -136,7 +136,7 @@ var rewritings = map[string]rewriting{
 			b.rewrite(`closed = "drop"`, `closed = "reject"`)
 		},
 		packet: func(b *bench) capture.Packet {
-			b.at = b.at.Add(2 * time.Minute) // what was stale before the longer window stays so
+			b.at = b.at.Add(2 * time.Minute) // packets that were stale before the longer window stay stale
 			return b.packet(-40 * time.Second)
 		},
 		opens: true, told: settings, names: "window", loads: 1,
@@ -147,8 +147,8 @@ var rewritings = map[string]rewriting{
 	},
 }
 
-// TestReloadTakesOver: what the files say counts from the reload's answer on, and no more what they said
-// before; the answer names it. The guard is touched once where it is another, and otherwise not at all.
+// TestReloadTakesOver: the new files count from the reload's answer on, and the old ones no longer do; the answer names
+// the change. The guard is changed once if it differs, and otherwise not at all.
 func TestReloadTakesOver(t *testing.T) {
 	for name, test := range rewritings {
 		t.Run(name, func(t *testing.T) {
@@ -183,7 +183,7 @@ func TestReloadTakesOver(t *testing.T) {
 	}
 }
 
-// TestReloadOfTheSame: nothing that the files did not change is touched, and nothing ends.
+// TestReloadOfTheSame: a reload of unchanged files changes nothing and ends nothing.
 func TestReloadOfTheSame(t *testing.T) {
 	b, loads := newReloaded(t)
 	b.arrive(b.packet(0))
@@ -198,8 +198,8 @@ func TestReloadOfTheSame(t *testing.T) {
 	}
 }
 
-// TestReloadTakesAway: what a client loses by a reload ends, watchers are told of that, and no packet of
-// before opens it when it is given back. What another holds goes on.
+// TestReloadTakesAway: grants that a client loses by a reload end, watchers see that, and no older packet opens them
+// after they are given back. Other grants continue.
 func TestReloadTakesAway(t *testing.T) {
 	b, _ := newReloaded(t)
 	rewritings["a client is new"].change(b)
@@ -214,9 +214,9 @@ func TestReloadTakesAway(t *testing.T) {
 		t.Errorf("ended: %v, want alice's", r.Ended)
 	}
 	if len(w.Lines) != 1 {
-		t.Errorf("watchers were told %d times", len(w.Lines))
+		t.Errorf("watchers got %d lines", len(w.Lines))
 	} else if d := (<-w.Lines).Decision; d.Verdict != "revoked" || d.Client != "alice" || d.Services[0] != "ssh" {
-		t.Errorf("watchers were told: %+v", d)
+		t.Errorf("watchers got %+v", d)
 	}
 	if held := b.s.firewall.Grants(b.at); len(held) != 1 || held[0].Client != "bob" {
 		t.Errorf("held: %v, want bob's", held)
@@ -228,8 +228,8 @@ func TestReloadTakesAway(t *testing.T) {
 	}
 }
 
-// TestReloadTakesAwayUnheld: whatever an edit takes away, no packet of before opens anything once it is given back,
-// although nothing was held.
+// TestReloadTakesAwayUnheld: whatever an edit takes away, no older packet opens it after it is given back, even if it
+// was not open.
 func TestReloadTakesAwayUnheld(t *testing.T) {
 	for name, edit := range map[string]func(c *keys.Client){
 		"service": func(c *keys.Client) { c.Allow = []string{"web"} },
@@ -252,7 +252,7 @@ func TestReloadTakesAwayUnheld(t *testing.T) {
 }
 
 // TestReloadAllOrNothing: if one file is bad or needs a restart, or the journal cannot follow, the old files stay in
-// force. The answer reports grants that ended all the same.
+// force. The answer reports grants that ended anyway.
 func TestReloadAllOrNothing(t *testing.T) {
 	broken := func(b *bench, file string) {
 		if err := os.WriteFile(filepath.Join(b.s.dir, file), []byte("x"), 0o640); err != nil {
@@ -299,14 +299,14 @@ func TestReloadAllOrNothing(t *testing.T) {
 				t.Error("something was taken over")
 			}
 			if told := toldTo(w); len(told) != 1-test.held {
-				t.Errorf("watchers were told of %q", told)
+				t.Errorf("watchers got %q", told)
 			}
 		})
 	}
 }
 
-// TestReloadWithin: where the server can open nothing outside of its directories any more, a file of
-// settings that is a link to there is not read.
+// TestReloadWithin: if the server can no longer open anything outside its directories, settings that link to there are
+// not read.
 func TestReloadWithin(t *testing.T) {
 	for name, test := range map[string]struct {
 		landlock, near bool
@@ -365,9 +365,11 @@ func TestMendAudit(t *testing.T) {
 		{file, fs.ErrPermission, "systemctl reload spa-server"},
 		{closed, fs.ErrPermission, "chown spa " + closed + " && chmod u+rw " + closed + " && systemctl reload spa-server"},
 		{none, fs.ErrPermission, "install -m 600 -o spa -g spa /dev/null " + none + " && systemctl reload spa-server"},
-		{dir, fs.ErrInvalid, "mv " + dir + " " + dir + ".old && install -m 600 -o spa -g spa /dev/null " + dir + " && systemctl reload spa-server"},
+		{dir, fs.ErrInvalid, "mv " + dir + " " + dir + ".old && install -m 600 -o spa -g spa /dev/null " + dir +
+			" && systemctl reload spa-server"},
 		{none, audit.ErrDirectory, "systemctl restart spa-server"},
-		{file + "/x", fs.ErrInvalid, "mv " + file + "/x " + file + "/x.old && install -m 600 -o spa -g spa /dev/null " + file + "/x && systemctl reload spa-server"},
+		{file + "/x", fs.ErrInvalid, "mv " + file + "/x " + file + "/x.old && install -m 600 -o spa -g spa /dev/null " +
+			file + "/x && systemctl reload spa-server"},
 	} {
 		got := b.s.mendAudit(test.path, test.why)
 		if got != test.want {
@@ -381,8 +383,8 @@ func TestMendAudit(t *testing.T) {
 	}
 }
 
-// TestReloadBesideTheAudit: a log that cannot be reopened is said, with what to do, and keeps nothing from being taken
-// over.
+// TestReloadBesideTheAudit: a log that cannot be reopened is reported with a command, and does not keep the files from
+// being applied.
 func TestReloadBesideTheAudit(t *testing.T) {
 	b, said := newSite(t, func(string) {}), &lines{}
 	b.s.log = slog.New(witness{slog.DiscardHandler, said.add})

@@ -16,7 +16,7 @@ import (
 // those that outlived their grants.
 func (s *Server) revoke(parent context.Context, r control.Request) (*control.Revoked, error) {
 	if (r.Client == "") != r.Source.IsValid() {
-		return nil, denied("", "a revocation is for a client or for an address")
+		return nil, denied("", "a revocation needs either a client or an address")
 	}
 	r.Source = r.Source.Unmap().WithZone("") // as grants have it
 	ctx := context.WithoutCancel(parent)     // begun is done
@@ -25,7 +25,7 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 	}
 	ended, cuttable, err := s.end(ctx, r)
 	if err != nil {
-		return nil, denied("", err.Error(), fmt.Sprintf("grants that have ended all the same: %d", len(ended)))
+		return nil, denied("", err.Error(), fmt.Sprintf("grants that ended anyway: %d", len(ended)))
 	}
 	revoked := &control.Revoked{Ended: shown(ended)}
 	if r.Client != "" {
@@ -33,7 +33,7 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 	}
 	if r.Cut {
 		if revoked.Sessions, err = s.firewall.Cut(ctx, cuttable); err != nil {
-			return nil, denied("the grants have ended; only sessions go on", "sessions could not be cut: "+err.Error())
+			return nil, denied("the grants have ended; only sessions continue", "could not end the sessions: "+err.Error())
 		}
 	}
 	if len(revoked.Ended) == 0 && revoked.Sessions == 0 {
@@ -46,7 +46,7 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 
 const keyRevoked, keyExpired = "revoked", "expired"
 
-// keyOf returns in a word what the client's key is still good for.
+// keyOf returns in a word whether the client's key is still valid.
 func (s *Server) keyOf(name string) string {
 	client, ok := s.clients.Client(name)
 	switch {
@@ -68,7 +68,7 @@ func (s *Server) revocable(r control.Request) error {
 	if _, known := s.clients.Client(r.Client); known {
 		return nil
 	}
-	return denied("spa-keygen list shows the clients", fmt.Sprintf("there is no client %q, and nothing is open for one",
+	return denied("spa-keygen list shows the clients", fmt.Sprintf("there is no client %q, and it has nothing open",
 		r.Client))
 }
 
@@ -131,10 +131,10 @@ func (s *Server) nothing(r control.Request) error {
 	}
 	switch {
 	case !r.Cut:
-		hint = "a session outlives the grant that it began by: --cut ends sessions too"
+		hint = "sessions outlive their grants: --cut ends sessions too"
 	case r.Client != "":
 		hint = "sessions from before " + s.since.Local().Format(time.DateTime) +
-			", when this server was started, are known by address only: spa-server revoke ADDRESS --cut ends them"
+			", when this server started, are known only by address: spa-server revoke ADDRESS --cut ends them"
 		if file := s.audit.Path(); file != "" {
 			hint += fmt.Sprintf("; the addresses: grep '\"client\":\"%s\"' %s", r.Client, quote.Shell(file))
 		}

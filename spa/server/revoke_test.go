@@ -20,14 +20,14 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// TestRevokeWithoutJournal: grants end, and it is said that packets on their way may open them again.
+// TestRevokeWithoutJournal: the grants end, and the error reports that packets on their way may open them again.
 func TestRevokeWithoutJournal(t *testing.T) {
 	for _, r := range []control.Request{{Client: "alice"}, {Source: netip.MustParseAddr("192.0.2.2")}} {
 		b := newBench(t)
 		b.s.process(context.Background(), b.packet(0))
 		b.s.journal.Close()
 		_, err := b.s.revoke(t.Context(), r)
-		if err == nil || !strings.Contains(err.Error(), "all the same: 1") {
+		if err == nil || !strings.Contains(err.Error(), "ended anyway: 1") {
 			t.Errorf("got %v", err)
 		}
 		if held := b.s.firewall.Grants(b.at); len(held) != 0 {
@@ -36,7 +36,7 @@ func TestRevokeWithoutJournal(t *testing.T) {
 	}
 }
 
-// TestCutOfGone: of a client whose file is gone sessions are looked for, and of one that was never there not.
+// TestCutOfGone: revoke looks for sessions of a client whose file is gone, but not of one that never existed.
 func TestCutOfGone(t *testing.T) {
 	b := newBench(t)
 	b.s.process(context.Background(), b.packet(0))
@@ -53,7 +53,7 @@ func TestCutOfGone(t *testing.T) {
 	}
 }
 
-// TestRevokeMapped: an address counts in each way to write it, also for packets on their way.
+// TestRevokeMapped: an address counts in every spelling, and also for packets on their way.
 func TestRevokeMapped(t *testing.T) {
 	b := newBench(t)
 	held := b.packet(-time.Second)
@@ -68,7 +68,7 @@ func TestRevokeMapped(t *testing.T) {
 	}
 }
 
-// TestRevokeOneOfTwo: a revocation that names nobody, or both, ends nothing.
+// TestRevokeOneOfTwo: a revocation that names neither client nor address, or both, ends nothing.
 func TestRevokeOneOfTwo(t *testing.T) {
 	b := newBench(t)
 	b.s.process(context.Background(), b.packet(0))
@@ -82,8 +82,8 @@ func TestRevokeOneOfTwo(t *testing.T) {
 	}
 }
 
-// TestCuttable: sessions are looked for wherever a grant can have let them in. Those of an address are behind each
-// guarded port, here or where the service is; those of a client behind what it was given since the start.
+// TestCuttable: revoke looks for sessions wherever a grant can have let them in: for an address behind each guarded
+// port, here or at the service's address; for a client behind its grants since the start.
 func TestCuttable(t *testing.T) {
 	f := newFinal(t, 0, 0)
 	for _, services := range asks {
@@ -98,15 +98,16 @@ func TestCuttable(t *testing.T) {
 		request control.Request
 		want    func(source netip.Addr, at netip.Addr, p service.Ports) bool
 	}{
-		"address": {control.Request{Source: netip.MustParseAddr("192.0.2.2")}, func(source, at netip.Addr, p service.Ports) bool {
-			if source != netip.MustParseAddr("192.0.2.2") {
-				return false
-			}
-			if at.IsValid() {
-				return at == inside && overlap(parsed(t, shared["inner"]...), []service.Ports{p})
-			}
-			return overlap(guarded.Ports, []service.Ports{p})
-		}},
+		"address": {control.Request{Source: netip.MustParseAddr("192.0.2.2")},
+			func(source, at netip.Addr, p service.Ports) bool {
+				if source != netip.MustParseAddr("192.0.2.2") {
+					return false
+				}
+				if at.IsValid() {
+					return at == inside && overlap(parsed(t, shared["inner"]...), []service.Ports{p})
+				}
+				return overlap(guarded.Ports, []service.Ports{p})
+			}},
 		"client": {control.Request{Client: "alice"}, func(source, at netip.Addr, p service.Ports) bool {
 			return slices.ContainsFunc(given, func(g firewall.Grant) bool {
 				return g.Source == source && slices.Equal(g.To, to(at)) && overlap(g.Ports, []service.Ports{p})
@@ -146,7 +147,7 @@ func to(at netip.Addr) []netip.Addr {
 	return []netip.Addr{at}
 }
 
-// TestRevokedIsTold: watchers are told of each grant that a revocation ended.
+// TestRevokedIsTold: watchers see each grant that a revocation ended.
 func TestRevokedIsTold(t *testing.T) {
 	b := newBench(t)
 	b.s.process(context.Background(), b.packet(0))
@@ -157,24 +158,24 @@ func TestRevokedIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(w.Lines) != 1 {
-		t.Fatalf("watchers were told %d times", len(w.Lines))
+		t.Fatalf("watchers got %d lines", len(w.Lines))
 	}
 	if d := (<-w.Lines).Decision; d.Verdict != "revoked" || d.Client != "alice" || d.Services[0] != "ssh" ||
 		d.Source != netip.MustParseAddr("192.0.2.2") {
-		t.Errorf("watchers were told: %+v", d)
+		t.Errorf("watchers got %+v", d)
 	}
 	if b.s.feed.TellEnded(b.at.Add(time.Hour)); len(w.Lines) != 0 {
 		t.Errorf("and of its end again: %+v", (<-w.Lines).Decision)
 	}
 }
 
-// TestNothingToRevoke: for whom, and what could be tried next, which was not tried already.
+// TestNothingToRevoke: the error names the client or address, and the hint what to try next that was not tried already.
 func TestNothingToRevoke(t *testing.T) {
 	b := newBench(t)
 	address := netip.MustParseAddr("192.0.2.9")
 	for _, test := range []struct {
 		request   control.Request
-		who, hint string // no hint: there is nothing to try
+		who, hint string // empty: nothing to try
 	}{
 		{control.Request{Client: "alice"}, "alice", "--cut ends sessions too"},
 		{control.Request{Source: address}, "192.0.2.9", "--cut ends sessions too"},
@@ -190,7 +191,8 @@ func TestNothingToRevoke(t *testing.T) {
 	}
 }
 
-// TestWhereTheAddressesAre: what is not remembered is in the audit log, where there is one.
+// TestWhereTheAddressesAre: the hint names the audit log, if there is one, for addresses that the server does not
+// remember.
 func TestWhereTheAddressesAre(t *testing.T) {
 	for _, file := range []string{"", filepath.Join(t.TempDir(), "audit")} {
 		b := newBench(t)
@@ -208,8 +210,8 @@ func TestWhereTheAddressesAre(t *testing.T) {
 	}
 }
 
-// TestRevokeOfForgotten: a client of whom nothing is known since the start, and whose file is gone, may still hold
-// what an earlier server gave it.
+// TestRevokeOfForgotten: a client that is unknown since the start, and whose file is gone, may still hold grants of an
+// earlier server.
 func TestRevokeOfForgotten(t *testing.T) {
 	b := newBench(t)
 	b.s.process(context.Background(), b.packet(0))

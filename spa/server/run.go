@@ -88,7 +88,7 @@ func (s *Server) process(ctx context.Context, p capture.Packet) {
 	if event.Client != "" {
 		s.seen.note(event)
 	}
-	s.feed.Tell(event) // before anybody can end what it gives
+	s.feed.Tell(event) // before anything can end the grant
 	c := s.config      // a reload replaces it
 	answered := c.Receipts && (event.Verdict.Spent() || event.Knock != nil && s.tooEarly(&event))
 	s.line.Unlock()

@@ -42,12 +42,11 @@ func (l *lines) has(words string) bool {
 	return slices.ContainsFunc(l.list, func(line string) bool { return strings.Contains(line, words) })
 }
 
-// A running is a server that runs on the loopback interface, with everything real but the firewall and the
-// sandbox.
+// A running is a server that runs on the loopback interface. Everything is real except the firewall and the sandbox.
 type running struct {
 	*bench
-	said    *lines // its log
-	systemd *lines // what systemd is told
+	said    *lines // the server's log
+	systemd *lines // messages to systemd
 	stop    context.CancelFunc
 	ended   chan error
 	knocks  *net.UDPConn
@@ -104,7 +103,7 @@ func (r *running) sends(data []byte) []byte {
 	return data
 }
 
-// receipt returns what the datagram that comes next says to the sender of a packet.
+// receipt returns the receipt in the next datagram, opened as the sender of a packet.
 func (r *running) receipt(packet []byte) spa.Receipt {
 	r.Helper()
 	b := make([]byte, 2*spa.MaxLen)
@@ -120,7 +119,7 @@ func (r *running) receipt(packet []byte) spa.Receipt {
 	return receipt
 }
 
-// commands gives each command, while alice holds a grant.
+// commands runs each command, while alice holds a grant.
 func (r *running) commands() {
 	r.Helper()
 	ask := func(request control.Request) (got []control.Reply, err error) {
@@ -147,7 +146,7 @@ func (r *running) commands() {
 		r.Errorf("revoke of nothing: %+v, %v", got, err)
 	}
 	if got, err := ask(control.Request{Command: "other"}); err == nil || len(got) != 0 || !strings.Contains(err.Error(),
-		"does not know that command") {
+		"unknown command") {
 		r.Errorf("a command that there is not: %+v, %v", got, err)
 	}
 	enough, watching, packet := errors.New("enough"), dialed(r.T, r.s), make(chan []byte, 1)
@@ -169,8 +168,8 @@ func (r *running) commands() {
 	r.receipt(<-packet)
 }
 
-// TestRun: the server reads packets, answers what is spent and nothing else, follows its files, and takes commands
-// until it is asked to stop; systemd is told.
+// TestRun: the server reads packets, answers only spent ones, follows its files, and accepts commands until it is
+// stopped; it notifies systemd.
 func TestRun(t *testing.T) {
 	r := newRunning(t)
 	lab.Eventually(t, "READY", func() bool { return r.systemd.has("READY=1") })
@@ -187,7 +186,7 @@ func TestRun(t *testing.T) {
 	}
 	packet = r.sends(sealed(t, r.sender))
 	if got := r.receipt(packet); got.Status != spa.Granted {
-		t.Errorf("the receipt that comes next says: %v", got.Status)
+		t.Errorf("the next receipt says %v", got.Status)
 	}
 	r.commands()
 	r.write(func(c *keys.Client) { c.Allow = []string{"web"} })
@@ -215,7 +214,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRunEnds: where the client files cannot be followed any more the server ends, and says why.
+// TestRunEnds: if the client files can no longer be watched, the server ends with the reason.
 func TestRunEnds(t *testing.T) {
 	r := newRunning(t)
 	lab.Eventually(t, "READY", func() bool { return r.systemd.has("READY=1") })
@@ -228,14 +227,14 @@ func TestRunEnds(t *testing.T) {
 			t.Errorf("it ends with %v, want that its files were moved away", err)
 		}
 	case <-time.After(lab.Patience):
-		t.Error("it goes on")
+		t.Error("it keeps running")
 	}
 	if r.said.has("stopped") {
-		t.Error("it says that it was asked to")
+		t.Error("it reports that it was told to stop")
 	}
 }
 
-// TestAnswered: what is spent is answered, where receipts are on, and what cannot be sent is said.
+// TestAnswered: a spent packet is answered if receipts are on, and a failed send is logged.
 func TestAnswered(t *testing.T) {
 	lab.NeedRoot(t)
 	b, said := newBench(t), &lines{}
@@ -267,7 +266,7 @@ func TestAnswered(t *testing.T) {
 	take(b.packet(0))
 	b.s.config.Receipts = true
 	first.From, first.To = from, netip.AddrPortFrom(from.Addr(), 62201)
-	b.s.answer(b.s.config, first, b.event) // of which there is none
+	b.s.answer(b.s.config, first, b.event) // there is no receipt
 	if !said.has("could not send a receipt") {
 		t.Error("that there is no receipt is not said")
 	}
@@ -285,7 +284,7 @@ func TestAnswered(t *testing.T) {
 		}
 	}
 	if said.has("could not send a receipt") {
-		t.Error("it is said that a receipt could not be sent")
+		t.Error("the log reports that a receipt could not be sent")
 	}
 	b.s.responder.Close()
 	take(b.packet(0))
@@ -294,8 +293,8 @@ func TestAnswered(t *testing.T) {
 	}
 }
 
-// TestNoSystemd: a server that nobody started as a service runs as well, and so does one whose manager is gone or
-// goes away.
+// TestNoSystemd: a server that was not started as a service runs as well, and so does one whose service manager is gone
+// or goes away.
 func TestNoSystemd(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	for _, test := range []struct{ name, socket, said string }{

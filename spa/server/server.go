@@ -55,7 +55,7 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	// stopped.
 	ctx = context.WithoutCancel(ctx)
 	switch {
-	case err != nil: // what the id stands for is another request's outcome, and stays that
+	case err != nil: // the id has another request's outcome, and keeps it
 		return event.Answer(spa.Receipt{Status: spa.ReasonIDReused}).As(audit.Denied, err)
 	case s.superseded(&knock, from, admitted.First):
 		return s.supersede(event)
@@ -115,8 +115,8 @@ func (s *Server) closing(event audit.Event) []string {
 	return append(service.Names(k.Services), within...)
 }
 
-// repeat answers a retry as its command was first answered, and does nothing else. If its grant has been ended since,
-// the answer says so.
+// repeat answers a retry as its command was first answered, and does nothing else. If its grant has ended since, the
+// answer reports that.
 func (s *Server) repeat(event audit.Event, outcome []byte) audit.Event {
 	receipt, err := spa.ParseReceipt(outcome)
 	if err != nil {
@@ -164,7 +164,7 @@ func (s *Server) refuse(event audit.Event, v audit.Verdict, reason spa.Status, e
 	return s.conclude(event, v, spa.Receipt{Status: reason})
 }
 
-// conclude settles the outcome in the journal before it is told to anyone.
+// conclude records the outcome in the journal before anyone learns it.
 func (s *Server) conclude(event audit.Event, v audit.Verdict, receipt spa.Receipt) audit.Event {
 	event = event.Answer(receipt)
 	outcome, err := event.Receipt.AppendBinary(nil)

@@ -15,8 +15,8 @@ import (
 	"sallyport/spa/config"
 )
 
-// TestStopDecidesWhatIsSpent: a packet in hand when the server is asked to stop is decided as ever: a
-// failure would be its outcome for every retry to come.
+// TestStopDecidesWhatIsSpent: a packet in hand when the server is stopped is decided as usual: a failure would be the
+// outcome of every later retry.
 func TestStopDecidesWhatIsSpent(t *testing.T) {
 	s, sender := newLine(t)
 	ctx, stop := context.WithCancel(context.Background())
@@ -27,7 +27,7 @@ func TestStopDecidesWhatIsSpent(t *testing.T) {
 	}
 }
 
-// TestOnlySpentHasAReceipt: nothing is there to be sent for a packet that was not spent.
+// TestOnlySpentHasAReceipt: a packet that was not spent has no receipt to send.
 func TestOnlySpentHasAReceipt(t *testing.T) {
 	s, sender := newLine(t)
 	packet := arriving(sealed(t, sender))
@@ -40,15 +40,15 @@ func TestOnlySpentHasAReceipt(t *testing.T) {
 	}
 }
 
-// TestRepeatAfterClockSetBack: a receipt that is sent again never says more than the first did: the
-// kernel's clock was not set back.
+// TestRepeatAfterClockSetBack: a repeated receipt never states more time than the first: the kernel's timer was not set
+// back.
 func TestRepeatAfterClockSetBack(t *testing.T) {
 	s, sender := newLine(t)
 	now := time.Now()
 	request := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: now,
 		Services: []service.Service{{Name: "ssh"}}}
 	for i, at := range []time.Time{now, now.Add(-20 * time.Second), now.Add(10 * time.Second)} {
-		s.now = func() time.Time { return at.Round(0) } // as it is after a step: without what passed meanwhile
+		s.now = func() time.Time { return at.Round(0) } // as after a clock step: without the monotonic time
 		packet, err := spa.Seal(request, sender)
 		if err != nil {
 			t.Fatal(err)
@@ -61,8 +61,8 @@ func TestRepeatAfterClockSetBack(t *testing.T) {
 	}
 }
 
-// TestRetryOfUnsettled: where the server was killed between spending a packet and its outcome, a retry is
-// decided anew, and opens no longer than the first would have.
+// TestRetryOfUnsettled: if the server was killed between spending a packet and recording its outcome, a retry is
+// decided anew, and opens no longer than the first packet would have.
 func TestRetryOfUnsettled(t *testing.T) {
 	b := newBench(t)
 	r := spa.Request{ID: spa.NewRequestID(), Type: spa.TypeOpen, Time: b.at, Services: []service.Service{{Name: "ssh"}}}
@@ -83,7 +83,7 @@ func TestRetryOfUnsettled(t *testing.T) {
 	}
 }
 
-// TestRetryIsAnsweredAsTheFirst: whatever a request was refused for, each retry of it is refused for that.
+// TestRetryIsAnsweredAsTheFirst: each retry of a refused request is refused for the same reason.
 func TestRetryIsAnsweredAsTheFirst(t *testing.T) {
 	for status, deny := range denials {
 		b := newBench(t)
@@ -96,7 +96,7 @@ func TestRetryIsAnsweredAsTheFirst(t *testing.T) {
 	}
 }
 
-// TestOutcomeThatCannotBeKept is said, and what cannot be said otherwise is not.
+// TestOutcomeThatCannotBeKept: an outcome that cannot be recorded is logged, unless the packet was not spent.
 func TestOutcomeThatCannotBeKept(t *testing.T) {
 	for name, test := range map[string]struct {
 		spoil   func(b *bench)
@@ -122,13 +122,13 @@ func TestOutcomeThatCannotBeKept(t *testing.T) {
 		event := audit.Event{Time: b.at, From: p.From}.Of(&knock)
 		b.s.conclude(event, audit.Denied, test.receipt)
 		if got := said.has("could not record the outcome"); got != test.said {
-			t.Errorf("%s: it is said that it could not be kept: %v", name, got)
+			t.Errorf("%s: reported as not recorded: %v", name, got)
 		}
 	}
 }
 
-// TestSourceIsOnItsLink: a link-local address is granted on the link that it knocks from, where another machine
-// has it on every other; any other address on all of them.
+// TestSourceIsOnItsLink: a link-local address is granted only on the link that it knocks from, because another machine
+// may have it on every other link; other addresses are granted on all links.
 func TestSourceIsOnItsLink(t *testing.T) {
 	for from, want := range map[string]string{"fe80::2": "fe80::2%7", "2001:db8::2": "2001:db8::2",
 		"192.0.2.2": "192.0.2.2"} {
@@ -142,14 +142,14 @@ func TestSourceIsOnItsLink(t *testing.T) {
 	}
 }
 
-// TestFailureIsNoDenial: what the policy has no reason for is told to be a failure.
+// TestFailureIsNoDenial: an error that is not a reason of the policy is reported as a failure.
 func TestFailureIsNoDenial(t *testing.T) {
 	if got := reasonFor(errors.New("no reason of the policy's")); got != spa.ReasonFailed {
 		t.Errorf("got %v", got)
 	}
 }
 
-// TestClosedIsToldOnce: watchers are told of a grant that its client closes by that packet, and not of its end again.
+// TestClosedIsToldOnce: watchers see once that a grant was closed, and do not see its expiry as well.
 func TestClosedIsToldOnce(t *testing.T) {
 	b := newBench(t)
 	w, _ := b.s.feed.Join()
@@ -165,11 +165,11 @@ func TestClosedIsToldOnce(t *testing.T) {
 		told = append(told, (<-w.Lines).Decision.Verdict)
 	}
 	if !slices.Equal(told, []string{"granted", "closed"}) {
-		t.Errorf("watchers were told of %v", told)
+		t.Errorf("watchers got %v", told)
 	}
 }
 
-// TestCloseBesideAnother: what the client holds at another address does not keep open what it closes at this one.
+// TestCloseBesideAnother: a client's grants at another address do not keep open what it closes at this one.
 func TestCloseBesideAnother(t *testing.T) {
 	f := newFinal(t, 0, 0)
 	f.open("192.0.2.3", "admin") // tcp/22 and tcp/8443
@@ -187,8 +187,8 @@ func TestCloseBesideAnother(t *testing.T) {
 	}
 }
 
-// TestEachIsRecorded: what was decided of a packet is in the audit log and in what is known of its client; noise is
-// nobody's.
+// TestEachIsRecorded: the decision about a packet is in the audit log and in what is known of its client; noise belongs
+// to no client.
 func TestEachIsRecorded(t *testing.T) {
 	b := newBench(t)
 	b.s.process(context.Background(), b.packet(0))

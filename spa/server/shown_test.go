@@ -10,8 +10,8 @@ import (
 	"sallyport/keys/service"
 )
 
-// TestShown: a grant that the firewall keeps in parts is shown as one; what was granted before and
-// after a service got another port is not, because each has its own end.
+// TestShown: a grant that the firewall keeps in parts is shown as one. Grants from before and after a service got
+// another port are separate, because each has its own end.
 func TestShown(t *testing.T) {
 	port := func(n uint16) service.Ports { return service.Ports{Proto: service.TCP, Low: n, High: n} }
 	grant := func(until time.Time, ports ...service.Ports) firewall.Grant {
@@ -27,13 +27,20 @@ func TestShown(t *testing.T) {
 		held []firewall.Grant
 		want [][]string
 	}{
-		"parts":                 {[]firewall.Grant{grant(end, port(1), port(2)), grant(end.Add(time.Microsecond), port(3))}, [][]string{{"tcp/1", "tcp/2", "tcp/3"}}},
-		"other ports since":     {[]firewall.Grant{grant(end, port(1)), grant(end.Add(time.Minute), port(1), port(2))}, [][]string{{"tcp/1"}, {"tcp/1", "tcp/2"}}},
-		"another port instead":  {[]firewall.Grant{grant(end, port(1)), grant(end.Add(time.Minute), port(2))}, [][]string{{"tcp/1"}, {"tcp/2"}}},
-		"of another client":     {[]firewall.Grant{grant(end, port(1)), of(grant(end, port(2)), func(g *firewall.Grant) { g.Client = "bob" })}, [][]string{{"tcp/1"}, {"tcp/2"}}},
-		"of another service":    {[]firewall.Grant{grant(end, port(1)), of(grant(end, port(2)), func(g *firewall.Grant) { g.Service = "ssh" })}, [][]string{{"tcp/1"}, {"tcp/2"}}},
-		"at another address":    {[]firewall.Grant{grant(end, port(1)), of(grant(end, port(2)), func(g *firewall.Grant) { g.Source = g.Source.Next() })}, [][]string{{"tcp/1"}, {"tcp/2"}}},
-		"no port is said twice": {[]firewall.Grant{grant(end, port(1)), grant(end, port(1), port(2))}, [][]string{{"tcp/1"}, {"tcp/1", "tcp/2"}}},
+		"parts": {[]firewall.Grant{grant(end, port(1), port(2)), grant(end.Add(time.Microsecond), port(3))},
+			[][]string{{"tcp/1", "tcp/2", "tcp/3"}}},
+		"other ports since": {[]firewall.Grant{grant(end, port(1)), grant(end.Add(time.Minute), port(1), port(2))},
+			[][]string{{"tcp/1"}, {"tcp/1", "tcp/2"}}},
+		"another port instead": {[]firewall.Grant{grant(end, port(1)), grant(end.Add(time.Minute), port(2))},
+			[][]string{{"tcp/1"}, {"tcp/2"}}},
+		"of another client": {[]firewall.Grant{grant(end, port(1)),
+			of(grant(end, port(2)), func(g *firewall.Grant) { g.Client = "bob" })}, [][]string{{"tcp/1"}, {"tcp/2"}}},
+		"of another service": {[]firewall.Grant{grant(end, port(1)),
+			of(grant(end, port(2)), func(g *firewall.Grant) { g.Service = "ssh" })}, [][]string{{"tcp/1"}, {"tcp/2"}}},
+		"at another address": {[]firewall.Grant{grant(end, port(1)),
+			of(grant(end, port(2)), func(g *firewall.Grant) { g.Source = g.Source.Next() })}, [][]string{{"tcp/1"}, {"tcp/2"}}},
+		"no port is said twice": {[]firewall.Grant{grant(end, port(1)), grant(end, port(1), port(2))},
+			[][]string{{"tcp/1"}, {"tcp/1", "tcp/2"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got [][]string

@@ -14,29 +14,29 @@ import (
 	"sallyport/spa/server/feed"
 )
 
-// sightings are what was heard of each client since the start. Only packets that its key made count, so there are no
-// more sightings than clients. A reload keeps them.
+// sightings are what the server knows of each client's packets since the start. Only packets that its key made count,
+// so there are no more sightings than clients. A reload keeps them.
 type sightings struct {
 	mu     sync.Mutex
 	of     map[string]*sighting
-	last   []firewall.Grant // what was granted last, at one time
+	last   []firewall.Grant // the last ones, granted at the same time
 	lastAt time.Time
 }
 
-// sighting is what was heard of one client.
+// sighting is what the server knows of one client's packets.
 type sighting struct {
-	at              time.Time // of the last packet that was spent; zero: none was
+	at              time.Time // of the last spent packet; zero: none
 	from            netip.Addr
-	offset          time.Duration // its clock less ours, as that packet had it
-	oldKey, oldGate bool          // that packet was made with what was replaced
+	offset          time.Duration // its clock minus ours at that packet
+	oldKey, oldGate bool          // that packet was made with a replaced key
 	stale           staleness     // since then
 	granted         []firewall.Grant
 	ids             []keys.ID // of its keys at that packet
-	told            time.Time // when it was last told that it knocks too early
+	told            time.Time // when it last got the answer that it knocks too early
 }
 
-// staleness counts packets that are too old, or from the future. They may be copies, so no decision depends on what
-// they say about the client's clock.
+// staleness counts packets that are too old, or from the future. They may be copies, so no decision depends on the
+// clock that they suggest.
 type staleness struct {
 	packets int
 	at      time.Time

@@ -18,13 +18,13 @@ import (
 	"sallyport/spa/server/feed"
 )
 
-// from is a packet as it comes from another address.
+// from returns a packet as it arrives from another address.
 func from(p capture.Packet, addr string) capture.Packet {
 	p.From = netip.AddrPortFrom(netip.MustParseAddr(addr), 40000)
 	return p
 }
 
-// TestSeen: of each client the last packet that was spent, and how many were stale since then.
+// TestSeen: for each client, the last spent packet and the number of stale ones since.
 func TestSeen(t *testing.T) {
 	b := newBench(t)
 	take := func(p capture.Packet) *sighting {
@@ -54,8 +54,8 @@ func TestSeen(t *testing.T) {
 	}
 }
 
-// TestLastGrant: what was granted is remembered once for each service and address, whatever is denied or closed
-// since: sessions may have outlived it.
+// TestLastGrant: a grant is remembered once for each service and address, whatever is denied or closed later: sessions
+// may have outlived it.
 func TestLastGrant(t *testing.T) {
 	b := newBench(t)
 	want := func(after string, sources ...string) {
@@ -85,11 +85,12 @@ func TestLastGrant(t *testing.T) {
 	b.s.seen.tell(&st)
 	if last := st.LastGrant; last == nil || !last.Since.Equal(granted) ||
 		last.Source != netip.MustParseAddr("192.0.2.2") || !last.Until.Equal(granted.Add(30*time.Second)) {
-		t.Errorf("the last grant is said to be %+v", last)
+		t.Errorf("the last grant is %+v", last)
 	}
 }
 
-// TestSeenAreTold: the latest first, by whatever was heard of them, and no more than fit into an answer.
+// TestSeenAreTold: clients are listed by their latest packet, newest first, and no more of them than fit into an
+// answer.
 func TestSeenAreTold(t *testing.T) {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	s := newSightings()
@@ -110,12 +111,12 @@ func TestSeenAreTold(t *testing.T) {
 		s.of[string(rune('a'+n%26))+time.Duration(n).String()] = &sighting{at: at.Add(-time.Minute)}
 	}
 	if s.tell(&st); len(st.Seen) != mostSeen || st.MoreSeen != 4 || st.Seen[0].Client != "stale" {
-		t.Errorf("%d are told, %d more", len(st.Seen), st.MoreSeen)
+		t.Errorf("%d are listed, %d more", len(st.Seen), st.MoreSeen)
 	}
 }
 
-// TestDecisionOf: what watchers are told of a packet: how far the clock of a stale one is off, the ends of what was
-// granted and of nothing else, and whose fault a denial is.
+// TestDecisionOf: watchers see how far a stale packet's clock is off, the ends of granted services only, and the cause
+// of a denial.
 func TestDecisionOf(t *testing.T) {
 	b := newBench(t)
 	decided := func(p capture.Packet) control.Decision {

@@ -7,7 +7,7 @@ import (
 	"sallyport/spa/server/feed"
 )
 
-// toldTo are the decisions that a watcher has been told of since it was last asked, in short.
+// toldTo returns the decisions that a watcher received since the last call, abbreviated.
 func toldTo(w *feed.Watcher) []string {
 	var list []string
 	for len(w.Lines) > 0 {

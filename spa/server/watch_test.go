@@ -46,8 +46,8 @@ func dialed(t *testing.T, s *Server) *control.Client {
 	return client
 }
 
-// TestWatcherWhoDoesNotRead: the line does not wait for it, what it keeps is bounded, and it is told
-// how much it was not shown, and before what.
+// TestWatcherWhoDoesNotRead: the line does not wait for a stalled watcher, its queue is bounded, and it learns how many
+// decisions it lost, and before which one.
 func TestWatcherWhoDoesNotRead(t *testing.T) {
 	s, sender := newLine(t)
 	client := controlled(t, s)
@@ -91,7 +91,7 @@ func TestWatcherWhoDoesNotRead(t *testing.T) {
 	}
 }
 
-// TestMissedIsToldFirst: before the decision that comes after it.
+// TestMissedIsToldFirst: the number of lost decisions comes before the decision that follows them.
 func TestMissedIsToldFirst(t *testing.T) {
 	s, _ := newLine(t)
 	socket, err := control.Listen(s.config.State, 0)
@@ -123,14 +123,14 @@ func TestMissedIsToldFirst(t *testing.T) {
 	}
 }
 
-// TestWatcherComesLater: it is told of the end of what was granted before.
+// TestWatcherComesLater: a watcher sees the end of grants from before it connected.
 func TestWatcherComesLater(t *testing.T) {
 	s, sender := newLine(t)
 	client := controlled(t, s)
 	s.process(context.Background(), arriving(sealed(t, sender)))
 	enough := errors.New("enough")
 	go func() {
-		for s.feed.TellEnded(time.Now()).IsZero() { // no end is waited for
+		for s.feed.TellEnded(time.Now()).IsZero() { // no end is scheduled
 			time.Sleep(time.Millisecond)
 		}
 		s.feed.TellEnded(time.Now().Add(time.Hour))
@@ -178,7 +178,7 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// TestFloodCostsNothing: where nobody watches, noise and copies allocate nothing on the line.
+// TestFloodCostsNothing: without watchers, noise and copies allocate nothing on the line.
 func TestFloodCostsNothing(t *testing.T) {
 	s, _ := newLine(t)
 	noise := arriving(make([]byte, 200))
@@ -188,7 +188,7 @@ func TestFloodCostsNothing(t *testing.T) {
 	}
 }
 
-// TestToldInOrder: watchers are told that a grant was given before they are told of its end.
+// TestToldInOrder: watchers see a grant before its end.
 func TestToldInOrder(t *testing.T) {
 	s, sender := newLine(t)
 	w, _ := s.feed.Join()
@@ -212,7 +212,7 @@ func TestToldInOrder(t *testing.T) {
 				told++
 			case "revoked":
 				if !open {
-					t.Fatal("told of the end of a grant before it was told of the grant")
+					t.Fatal("the watcher got the end of a grant before the grant")
 				}
 				open = false
 			}

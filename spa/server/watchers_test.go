@@ -8,7 +8,7 @@ import (
 	"sallyport/spa/server/feed"
 )
 
-// TestManyWatchers: who watches leaves room on the socket for who wants something done.
+// TestManyWatchers: watchers leave room on the socket for other commands.
 func TestManyWatchers(t *testing.T) {
 	s, _ := newLine(t)
 	var watching []*feed.Watcher

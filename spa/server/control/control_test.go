@@ -49,7 +49,7 @@ func connect(t *testing.T, dir string) net.Conn {
 	return conn
 }
 
-// TestAsk: an answer, a refusal with its hint, and a server that ends before it is done.
+// TestAsk: an answer, a refusal with its hint, and a server that ends early.
 func TestAsk(t *testing.T) {
 	ending, end := context.WithCancel(context.Background())
 	dir := serving(t, func(ctx context.Context, r Request, a *Answer) error {
@@ -86,7 +86,7 @@ func TestAsk(t *testing.T) {
 	}
 }
 
-// TestGreatReply: a reload that names a million clients can be read.
+// TestGreatReply: a client can read a reload that names a million clients.
 func TestGreatReply(t *testing.T) {
 	dir := serving(t, func(_ context.Context, _ Request, a *Answer) error {
 		return a.Send(Reply{Reloaded: &Reloaded{Added: []string{strings.Repeat("x", 8<<20)}}})
@@ -101,7 +101,7 @@ func TestGreatReply(t *testing.T) {
 	}
 }
 
-// TestNobody: what Dial says where there is no server, or none that may be asked.
+// TestNobody: Dial's error if there is no server, or if the client may not use it.
 func TestNobody(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := Dial(dir); !errors.Is(err, ErrNotRunning) {
@@ -125,7 +125,7 @@ func TestNobody(t *testing.T) {
 	}
 }
 
-// TestEndlessRequest: what no request can be is not read.
+// TestEndlessRequest: input that cannot be a request is not read further.
 func TestEndlessRequest(t *testing.T) {
 	conn := connect(t, serving(t, statusOf))
 	conn.SetDeadline(time.Now().Add(askWithin + lab.Patience))
@@ -141,7 +141,7 @@ func (endless) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestTooMany: there is a place for so many, and one is free again once somebody leaves.
+// TestTooMany: the number of clients is limited, and a place is free again once one leaves.
 func TestTooMany(t *testing.T) {
 	dir := serving(t, func(ctx context.Context, r Request, a *Answer) error {
 		if r.Command == CommandWatch {
@@ -172,7 +172,7 @@ func TestTooMany(t *testing.T) {
 	})
 }
 
-// TestSlowReader: a reply that is not taken is given up.
+// TestSlowReader: the server drops a client that does not read its reply.
 func TestSlowReader(t *testing.T) {
 	ended := make(chan error, 1)
 	dir := serving(t, func(_ context.Context, _ Request, a *Answer) error {
@@ -196,7 +196,7 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// TestHangUp: what is done for a client ends when it hangs up.
+// TestHangUp: work for a client ends when the client disconnects.
 func TestHangUp(t *testing.T) {
 	ended := make(chan struct{})
 	conn := connect(t, serving(t, func(ctx context.Context, _ Request, _ *Answer) error {
@@ -209,11 +209,11 @@ func TestHangUp(t *testing.T) {
 	select {
 	case <-ended:
 	case <-time.After(lab.Patience):
-		t.Error("the handler was not told")
+		t.Error("the handler's context did not end")
 	}
 }
 
-// TestStopped: whoever is being answered when the server stops is not told that this was all.
+// TestStopped: a client that is being answered when the server stops is not told that the answer is complete.
 func TestStopped(t *testing.T) {
 	l, err := Listen(t.TempDir(), os.Geteuid())
 	if err != nil {
@@ -242,7 +242,7 @@ func TestStopped(t *testing.T) {
 	}
 }
 
-// TestPatient: a handler that waits for its reader has no deadline of its own.
+// TestPatient: a handler that waits for its reader has no deadline.
 func TestPatient(t *testing.T) {
 	dir := serving(t, func(_ context.Context, r Request, a *Answer) error {
 		a.Patient()

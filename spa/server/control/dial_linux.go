@@ -23,11 +23,10 @@ const (
 	maxDecision = 1 << 20 // one line of a watch, which has no other limit
 )
 
-// answerWithin is how long a server has for a reply: reading a hundred thousand client files
-// again takes it some seconds.
+// answerWithin is the time limit for a reply: reading a hundred thousand client files again takes some seconds.
 const answerWithin = time.Minute
 
-// Client is the asking end.
+// Client is the client's end of the socket.
 type Client struct {
 	conn     *net.UnixConn
 	patience time.Duration // for each reply of an answer that ends
@@ -54,7 +53,7 @@ func Dial(state string) (*Client, error) {
 	return &Client{conn: conn, patience: answerWithin}, nil
 }
 
-// unreachable says why there is nobody to ask.
+// unreachable returns the error for a server that cannot be connected to.
 func unreachable(path string, err error) error {
 	switch err = withoutCall(err); {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
@@ -62,14 +61,14 @@ func unreachable(path string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s: %w", path, ErrRefused)
 	}
-	return fmt.Errorf("asking spa-server at %s: %w", path, err)
+	return fmt.Errorf("connecting to spa-server at %s: %w", path, err)
 }
 
-// Close hangs up.
+// Close disconnects.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Ask sends a request and hands over each reply but the last. A server that did not do it is a
-// *Denied. When ctx ends, so does this. One that is silent is waited for, but to watch, for a minute.
+// Ask sends a request and passes on each reply except the last. If the server did not execute it, the error is a
+// *Denied. Ask ends with ctx, and, except for a watch, after a minute without a reply.
 func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) error {
 	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -78,7 +77,7 @@ func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) err
 	if err != nil {
 		return err
 	}
-	// A server that refuses whoever asks has said so already: that is what there is to be read.
+	// A server that refuses this client may have answered and closed already: read its answer even if the write failed.
 	_, sent := c.conn.Write(append(line, '\n'))
 	answer, longest := &io.LimitedReader{R: c.conn, N: maxAnswer}, maxAnswer
 	if r.Command == CommandWatch {
@@ -101,7 +100,7 @@ func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) err
 		if err := each(reply); err != nil {
 			return err
 		}
-		c.await(ctx, r) // whoever reads what is printed may have taken his time
+		c.await(ctx, r) // the caller may have taken its time to print the reply
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -116,9 +115,9 @@ func (c *Client) Ask(ctx context.Context, r Request, each func(Reply) error) err
 }
 
 var errEndless = errors.New("the server's answer is too long: an attacker may control it (systemctl stop spa-server " +
-	"ends it; grants and sessions stay)")
+	"ends it; grants and sessions continue)")
 
-// await says until when the next reply has to be there.
+// await sets the deadline for the next reply.
 func (c *Client) await(ctx context.Context, r Request) {
 	if r.Command == CommandWatch {
 		return
@@ -129,7 +128,7 @@ func (c *Client) await(ctx context.Context, r Request) {
 	}
 }
 
-var errHungUp = errors.New("it ended, or too many ask at once")
+var errHungUp = errors.New("it stopped, or has too many clients at once")
 
 func ended(r Reply) error {
 	if r.Error == "" {

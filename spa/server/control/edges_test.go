@@ -18,7 +18,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// as runs do on a thread that is another user, and that ends with it.
+// as runs do as another user, on a thread that ends afterwards.
 func as(t *testing.T, uid int, do func()) {
 	t.Helper()
 	done := make(chan syscall.Errno)
@@ -35,8 +35,8 @@ func as(t *testing.T, uid int, do func()) {
 	}
 }
 
-// TestOthersAreRefused: nobody but root asks root's server, neither by the socket's mode, nor where
-// somebody has changed that.
+// TestOthersAreRefused: only root can use root's server: the socket's mode refuses others, and so does the server if
+// the mode was changed.
 func TestOthersAreRefused(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := serving(t, statusOf)
@@ -67,11 +67,11 @@ func TestOthersAreRefused(t *testing.T) {
 	}
 }
 
-// TestGivenAway: the socket is private and its owner's; what is not a socket is given to nobody.
+// TestGivenAway: the socket is private to its owner; nothing else is ever given away.
 func TestGivenAway(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
-	for range 2 { // the second time over one that was left behind
+	for range 2 { // the second time over a stale one
 		l, err := Listen(dir, 4321)
 		if err != nil {
 			t.Fatal(err)
@@ -102,7 +102,7 @@ func TestGivenAway(t *testing.T) {
 	}
 }
 
-// TestNotOurs: what has the socket's name and is none stays where it is, before and after.
+// TestNotOurs: a file with the socket's name that is not a socket is left alone, before and after.
 func TestNotOurs(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, SocketName)
@@ -125,7 +125,7 @@ func TestNotOurs(t *testing.T) {
 	}
 }
 
-// TestClose: the socket goes away, where the user may take it; Serve ends.
+// TestClose: Close removes the socket if the user may, and Serve returns.
 func TestClose(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
@@ -154,7 +154,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// hostileServer answers whoever comes by what answer says, and hangs up.
+// hostileServer answers every client with answer, and closes the connection.
 func hostileServer(t testing.TB, answer func(net.Conn)) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -162,7 +162,7 @@ func hostileServer(t testing.TB, answer func(net.Conn)) (dir string) {
 	return dir
 }
 
-// TestEveryReply: each reply is handed over, whatever time who reads them takes.
+// TestEveryReply: each reply is delivered, however long the reader takes.
 func TestEveryReply(t *testing.T) {
 	dir := hostileServer(t, func(conn net.Conn) {
 		for range 3 {
@@ -180,14 +180,14 @@ func TestEveryReply(t *testing.T) {
 	got := 0
 	err = c.Ask(t.Context(), Request{Command: CommandGrants}, func(Reply) error {
 		got++
-		return c.conn.SetDeadline(time.Unix(1, 0)) // he took so long
+		return c.conn.SetDeadline(time.Unix(1, 0)) // the reader was slow
 	})
 	if err != nil || got != 3 {
 		t.Errorf("got %d, %v", got, err)
 	}
 }
 
-// TestHangsUp: a server that hangs up has not done it, and is not silent.
+// TestHangsUp: a server that closes early did not finish the command, which is not the same as no answer.
 func TestHangsUp(t *testing.T) {
 	dir := hostileServer(t, func(conn net.Conn) { conn.Read(make([]byte, 1000)) })
 	c, err := Dial(dir)
@@ -201,7 +201,7 @@ func TestHangsUp(t *testing.T) {
 	}
 }
 
-// TestInterruptedAtOnce: who is interrupted before asking does not wait.
+// TestInterruptedAtOnce: a client that is interrupted before its request does not wait.
 func TestInterruptedAtOnce(t *testing.T) {
 	dir := hostileServer(t, func(conn net.Conn) { conn.Read(make([]byte, 1000)); conn.Read(make([]byte, 1)) })
 	ctx, cancel := context.WithCancel(t.Context())
@@ -218,8 +218,8 @@ func TestInterruptedAtOnce(t *testing.T) {
 	}
 }
 
-// TestNoRequest: what is not one request is refused with the reason, and nobody handles it. The server
-// hangs up on whoever got an answer.
+// TestNoRequest: input that is not exactly one request is refused with a reason, and no handler sees it. The server
+// closes the connection after each answer.
 func TestNoRequest(t *testing.T) {
 	handled := make(chan Request, 10)
 	dir := serving(t, func(_ context.Context, r Request, _ *Answer) error { handled <- r; return nil })
@@ -229,7 +229,7 @@ func TestNoRequest(t *testing.T) {
 		conn.Write([]byte(text))
 		conn.(*net.UnixConn).CloseWrite()
 		b, err := io.ReadAll(conn)
-		if err != nil && !errors.Is(err, syscall.ECONNRESET) { // it has not read all
+		if err != nil && !errors.Is(err, syscall.ECONNRESET) { // it has not read everything
 			t.Errorf("%.40q: %v", text, err)
 		}
 		return string(b)
@@ -250,7 +250,7 @@ func TestNoRequest(t *testing.T) {
 	}
 }
 
-// TestStopsBesideAReader: a server that ends does not wait for who does not read what it was patient with.
+// TestStopsBesideAReader: a server that stops does not wait for a reader that it was patient with.
 func TestStopsBesideAReader(t *testing.T) {
 	dir := t.TempDir()
 	l, err := Listen(dir, os.Geteuid())

@@ -21,7 +21,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// playing is a server that answers whoever asks with these bytes, again and again if it is to.
+// playing is a server that answers every client with these bytes, repeatedly if again is set.
 func playing(t testing.TB, answer []byte, again bool) (dir string) {
 	t.Helper()
 	return hostileServer(t, func(conn net.Conn) {
@@ -33,7 +33,7 @@ func playing(t testing.TB, answer []byte, again bool) (dir string) {
 	})
 }
 
-// asked is what comes of asking a server.
+// asked returns the result of a request to a server.
 func asked(t testing.TB, dir string, command Command, each func(Reply) error) error {
 	t.Helper()
 	c, err := Dial(dir)
@@ -44,7 +44,7 @@ func asked(t testing.TB, dir string, command Command, each func(Reply) error) er
 	return c.Ask(t.Context(), Request{Command: command}, each)
 }
 
-// unprintable returns a text in a value that a terminal must not have; empty: there is none.
+// unprintable returns a text in a value that must not reach a terminal, or "".
 func unprintable(v reflect.Value) string {
 	if s, ok := v.Interface().(fmt.Stringer); ok && strings.ContainsFunc(s.String(), notPrintable) {
 		return s.String()
@@ -87,8 +87,7 @@ func notPrintable(r rune) bool { return !unicode.IsPrint(r) }
 
 const hostile = "a\x1b[2J\n\r\t\u202eb\u2066\u2028\u009b\u200b\x7f"
 
-// TestHostileTexts: of what a server says nothing ends a line, moves the cursor, or turns the text round,
-// in whichever of its fields it stands.
+// TestHostileTexts: no field of a server's answer can end a line, move the cursor, or reverse the text.
 func TestHostileTexts(t *testing.T) {
 	var reply Reply
 	lab.Fill(&reply, hostile)
@@ -104,7 +103,7 @@ func TestHostileTexts(t *testing.T) {
 	got := 0
 	err = asked(t, dir, CommandStatus, func(r Reply) error {
 		got++
-		r.Error = strings.ReplaceAll(r.Error, "\n", "") // it may have lines
+		r.Error = strings.ReplaceAll(r.Error, "\n", "") // it may have line breaks
 		if s := unprintable(reflect.ValueOf(r)); s != "" {
 			t.Errorf("%q is handed on", s)
 		}
@@ -115,7 +114,7 @@ func TestHostileTexts(t *testing.T) {
 	}
 }
 
-// TestPrintableStays: what a server says is handed on as it is, where a terminal may have it.
+// TestPrintableStays: printable text from a server is passed on unchanged.
 func TestPrintableStays(t *testing.T) {
 	filled := func() *Reply {
 		var r Reply
@@ -132,7 +131,7 @@ func TestPrintableStays(t *testing.T) {
 	}
 }
 
-// TestLongWatch: a watch has no end, however much is decided.
+// TestLongWatch: a watch never ends, however many decisions there are.
 func TestLongWatch(t *testing.T) {
 	great := []byte(`{"decision":{"reason":"` + strings.Repeat("x", maxDecision*9/10) + `"}}` + "\n")
 	for name, test := range map[string]struct {
@@ -155,7 +154,7 @@ func TestLongWatch(t *testing.T) {
 	}
 }
 
-// TestHostileError: an error keeps its lines, and nothing else that a terminal would act on.
+// TestHostileError: an error keeps its line breaks, but nothing else that a terminal would act on.
 func TestHostileError(t *testing.T) {
 	dir := playing(t, []byte(`{"done":true,"error":"a\nb\u2028","hint":"c\nd"}`+"\n"), false)
 	var denied *Denied
@@ -165,7 +164,7 @@ func TestHostileError(t *testing.T) {
 	}
 }
 
-// TestEndlessAnswer: a server cannot take the memory of whoever asks.
+// TestEndlessAnswer: a server cannot exhaust its client's memory.
 func TestEndlessAnswer(t *testing.T) {
 	grant := []byte(`{"grant":{"client":"` + strings.Repeat("x", 1<<20) + `"}}` + "\n")
 	long := bytes.Repeat([]byte("x"), 1<<20)
@@ -188,13 +187,13 @@ func TestEndlessAnswer(t *testing.T) {
 					t.Errorf("got %v", err)
 				}
 			case <-time.After(lab.Patience):
-				t.Error("it goes on")
+				t.Error("it keeps running")
 			}
 		})
 	}
 }
 
-// FuzzAnswer: whatever a server says, it is handed on in lines as a terminal may have them, or refused.
+// FuzzAnswer: any answer is either passed on in printable lines, or refused.
 func FuzzAnswer(f *testing.F) {
 	var reply Reply
 	lab.Fill(&reply, "gw")
@@ -221,28 +220,51 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// TestSwappedSocket: whoever owns the directory cannot lead root astray by swapping socket and link at the
+// announce listens on a socket and tells each client its path.
+func announce(t *testing.T, path string) {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Write([]byte(path + "\n"))
+			conn.Close()
+		}
+	}()
+}
+
+// swap exchanges two names continuously until the test ends.
+func swap(t *testing.T, one, other string) {
+	done, swapped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(swapped)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				unix.Renameat2(unix.AT_FDCWD, one, unix.AT_FDCWD, other, unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	t.Cleanup(func() { close(done); <-swapped })
+}
+
+// TestSwappedSocket: an attacker who owns the directory cannot mislead root by swapping the socket for a link at the
 // right moment.
 func TestSwappedSocket(t *testing.T) {
 	lab.NeedRoot(t)
 	dir, elsewhere := t.TempDir(), t.TempDir()
 	victim := filepath.Join(elsewhere, SocketName)
 	for _, path := range []string{victim, filepath.Join(dir, SocketName)} {
-		l, err := net.Listen("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				conn.Write([]byte(path + "\n"))
-				conn.Close()
-			}
-		}()
+		announce(t, path)
 	}
 	if err := os.Symlink(victim, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
@@ -252,20 +274,7 @@ func TestSwappedSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer held.Close()
-	done, swapped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(swapped)
-		for {
-			select {
-			case <-done:
-				return
-			default:
-				unix.Renameat2(unix.AT_FDCWD, filepath.Join(dir, SocketName), unix.AT_FDCWD,
-					filepath.Join(dir, "link"), unix.RENAME_EXCHANGE)
-			}
-		}
-	}()
-	defer func() { close(done); <-swapped }()
+	swap(t, filepath.Join(dir, SocketName), filepath.Join(dir, "link"))
 	reached := 0
 	for range 5000 {
 		if err := (&Listener{dir: held}).give(64123); err != nil && !errors.Is(err, errNoSocket) {
@@ -291,7 +300,7 @@ func TestSwappedSocket(t *testing.T) {
 	}
 }
 
-// TestPlantedSocket: whoever owns the directory can lead root neither to another's socket nor to give
+// TestPlantedSocket: an attacker who owns the directory can make root neither connect to another user's socket nor give
 // one away.
 func TestPlantedSocket(t *testing.T) {
 	lab.NeedRoot(t)

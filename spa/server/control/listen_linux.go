@@ -13,15 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listener is the server's end. It is opened while root's rights are there and served later.
+// Listener is the server's end of the socket. It is opened with root's rights and served later.
 type Listener struct {
 	net  *net.UnixListener
 	dir  *os.File
-	path string // for people
+	path string // for messages
 }
 
-// Listen makes the socket in the state directory, 0600 and of that owner. One that a killed server
-// left behind is replaced: the caller has the directory's lock. Anything else of its name is left alone.
+// Listen creates the socket in the state directory, with mode 0600 and its owner. A stale socket of a killed server is
+// replaced: the caller has the directory's lock. Anything else with its name is left alone.
 func Listen(state string, owner int) (*Listener, error) {
 	l := &Listener{path: filepath.Join(state, SocketName)}
 	dir, err := openDir(state)
@@ -35,13 +35,13 @@ func Listen(state string, owner int) (*Listener, error) {
 	return l, nil
 }
 
-// openDir opens a directory to be gone through, whoever may read it.
+// openDir opens a directory for access to its files, even without the right to list it.
 func openDir(path string) (*os.File, error) {
 	return os.OpenFile(path, unix.O_PATH|syscall.O_DIRECTORY, 0)
 }
 
-// short is a name for a file in an open directory: as long as the system takes, however long its path
-// is (an address holds 107 bytes), and of this directory, whatever its path leads to by now.
+// short returns a name for a file in an open directory. It is short enough for a socket address (107 bytes), however
+// long the directory's path, and stays in this directory, whatever its path leads to by now.
 func short(dir *os.File) string {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), SocketName)
 }
@@ -52,7 +52,7 @@ func (l *Listener) open(owner int) error {
 	}
 	private := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var err error
-		// Before it has a name (see unix_bind in the kernel): there is no moment in which others could connect.
+		// Set before the socket has a name (see unix_bind in the kernel), so that others can never connect.
 		return errors.Join(raw.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }), err)
 	}}
 	listener, err := private.Listen(context.Background(), "unix", short(l.dir))
@@ -67,8 +67,8 @@ func (l *Listener) open(owner int) error {
 	return l.give(owner)
 }
 
-// give hands the socket over. The directory may belong to the user that it is handed to, who must not
-// choose what root gives away: see openSocket.
+// give gives the socket to its owner. The directory may belong to that user, who must not choose what root gives away:
+// see openSocket.
 func (l *Listener) give(owner int) error {
 	socket, err := openSocket(l.dir)
 	if err != nil {
@@ -78,11 +78,10 @@ func (l *Listener) give(owner int) error {
 	return unix.Fchownat(int(socket.Fd()), "", owner, -1, unix.AT_EMPTY_PATH)
 }
 
-var errNoSocket = errors.New("there is something else of this name, or the socket has other names " +
-	"(hard links): move it away")
+var errNoSocket = errors.New("something else has this name, or the socket has other names (hard links): move it away")
 
-// openSocket opens the socket of a directory with O_PATH, through no link. It refuses a hard link, which
-// can be another program's socket.
+// openSocket opens the socket of a directory with O_PATH, following no link. It refuses a hard link, which can be
+// another program's socket.
 func openSocket(dir *os.File) (*os.File, error) {
 	fd, err := unix.Openat(int(dir.Fd()), SocketName, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -100,7 +99,7 @@ func openSocket(dir *os.File) (*os.File, error) {
 	return socket, nil
 }
 
-// unlink takes an old socket away.
+// unlink removes a stale socket.
 func (l *Listener) unlink() error {
 	var stat unix.Stat_t
 	err := unix.Fstatat(int(l.dir.Fd()), SocketName, &stat, unix.AT_SYMLINK_NOFOLLOW)
@@ -116,8 +115,8 @@ func (l *Listener) unlink() error {
 	return unix.Unlinkat(int(l.dir.Fd()), SocketName, 0)
 }
 
-// Close stops listening and takes the socket away, where the directory lets this user: a server that
-// dropped its privileges leaves it, and nobody answers there.
+// Close stops listening and removes the socket, if the directory permits this user: a server that dropped its
+// privileges leaves it there, unserved.
 func (l *Listener) Close() error {
 	var errs []error
 	if l.net != nil {

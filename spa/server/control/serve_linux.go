@@ -14,16 +14,16 @@ import (
 	"time"
 )
 
-// What keeps a client that does nothing, or too much, from costing anything.
+// Limits for clients that do nothing, or too much.
 const (
 	maxConns   = 32
 	maxRequest = 4 << 10
-	askWithin  = 5 * time.Second  // a request is there
-	readWithin = 10 * time.Second // a reply is taken
+	askWithin  = 5 * time.Second  // for a request to arrive
+	readWithin = 10 * time.Second // for a client to read a reply
 )
 
-// Handler answers one request: it sends replies, and what it returns is the last. Its context ends
-// when the client hangs up, or the server does.
+// Handler answers one request: it sends replies, and its error is in the last. Its context ends when the client
+// disconnects or the server stops.
 type Handler func(ctx context.Context, r Request, a *Answer) error
 
 // Serve answers clients until ctx ends, and returns once all of them are gone.
@@ -38,7 +38,7 @@ func (l *Listener) Serve(ctx context.Context, handle Handler) error {
 		if errors.Is(err, net.ErrClosed) {
 			return nil
 		}
-		if err != nil { // out of descriptors, or it hung up already
+		if err != nil { // out of descriptors, or the client disconnected already
 			select {
 			case <-time.After(100 * time.Millisecond):
 				continue
@@ -53,7 +53,7 @@ func (l *Listener) Serve(ctx context.Context, handle Handler) error {
 				serve(ctx, conn, handle)
 			})
 		default:
-			conn.Close() // the root user's programs have all places: it is for them to give one back
+			conn.Close() // programs of root have all places, and must free one
 		}
 	}
 }
@@ -63,7 +63,7 @@ func serve(parent context.Context, conn *net.UnixConn, handle Handler) {
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) }) // whatever it waits for
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) }) // interrupts any read or write
 	defer stop()
 
 	a := &Answer{conn: conn, within: readWithin}
@@ -76,7 +76,7 @@ func serve(parent context.Context, conn *net.UnixConn, handle Handler) {
 		a.end(err)
 		return
 	}
-	// Nothing more is to come: whatever does, ends it.
+	// Nothing more may arrive: anything else, or a disconnect, ends the request.
 	var hungUp sync.WaitGroup
 	defer hungUp.Wait()
 	hungUp.Go(func() {
@@ -91,12 +91,12 @@ func serve(parent context.Context, conn *net.UnixConn, handle Handler) {
 	conn.Close()
 }
 
-// admits returns an error unless root is at the other end, or the user that this process runs as.
-// The socket's mode says the same; this still holds when somebody has changed it.
+// admits returns an error unless the client is root or the user that this process runs as. The socket's mode ensures
+// the same; this still holds if the mode was changed.
 func admits(conn *net.UnixConn) error {
 	at, err := Peer(conn)
 	if err != nil {
-		return fmt.Errorf("asking who is there: %w", err)
+		return fmt.Errorf("checking the client's user: %w", err)
 	}
 	if at.Uid != 0 && int(at.Uid) != os.Geteuid() {
 		return &Denied{Text: ErrRefused.Error()}
@@ -104,18 +104,18 @@ func admits(conn *net.UnixConn) error {
 	return nil
 }
 
-// read takes the request: one line, no longer than it can be, in time.
+// read reads the request: one line of limited length, in limited time.
 func read(conn *net.UnixConn) (Request, error) {
 	conn.SetReadDeadline(time.Now().Add(askWithin))
 	line, err := bufio.NewReaderSize(io.LimitReader(conn, maxRequest), maxRequest).ReadBytes('\n')
 	if err != nil {
-		return Request{}, errors.New("no request came, or none that ends")
+		return Request{}, errors.New("no complete request arrived")
 	}
 	var r Request
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
-		return Request{}, errors.New("this is no request that this server knows; is it as new as the program that asks?")
+		return Request{}, errors.New("unknown request: is spa-server older than this client?")
 	}
 	if rest, _ := io.ReadAll(d.Buffered()); len(bytes.TrimSpace(rest)) > 0 {
 		return Request{}, errors.New("one request at a time")
@@ -123,13 +123,13 @@ func read(conn *net.UnixConn) (Request, error) {
 	return r, nil
 }
 
-// Answer is what a client is sent.
+// Answer sends the replies to a client.
 type Answer struct {
 	conn   *net.UnixConn
-	within time.Duration // zero: a reader may take as long as it likes
+	within time.Duration // zero: no limit for the reader
 }
 
-// Patient lets the client take its time to read: a handler that says so must not hold anything meanwhile.
+// Patient removes the time limit for the client to read: a handler that calls it must hold no lock.
 func (a *Answer) Patient() { a.within = 0 }
 
 // Send sends a reply.
@@ -155,5 +155,5 @@ func (a *Answer) end(err error) {
 		r.Hint = denied.Hint
 	}
 	a.within = readWithin
-	_ = a.Send(r) // it may have hung up
+	_ = a.Send(r) // the client may have disconnected
 }

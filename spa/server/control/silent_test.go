@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestSilentServer: a server that hangs takes the request and says nothing. Nobody waits for it for
-// ever, but who watches.
+// TestSilentServer: a hung server accepts the request and does not answer. Clients give up after a while, except
+// watchers.
 func TestSilentServer(t *testing.T) {
 	dir := t.TempDir()
 	hanging, err := net.Listen("unix", filepath.Join(dir, SocketName))

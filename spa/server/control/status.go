@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Status is what a server says of itself. Times are the server's.
+// Status is what a server reports about itself. Times are the server's.
 type Status struct {
 	Name       string    `json:"name"`
 	Address    string    `json:"address"`
@@ -14,9 +14,9 @@ type Status struct {
 	Now        time.Time `json:"now"`
 	Version    string    `json:"version"`        // of the program
 	Protocol   int       `json:"protocol"`       // version of the packets
-	Loaded     Loaded    `json:"loaded"`         // the files that it works by
-	Interfaces []string  `json:"interfaces"`     // that are listened to, those of All as they are now
-	All        bool      `json:"all_interfaces"` // all but the loopback, also those that come later
+	Loaded     Loaded    `json:"loaded"`         // the files in force
+	Interfaces []string  `json:"interfaces"`     // that are captured on, those of All as they are now
+	All        bool      `json:"all_interfaces"` // all except the loopback, including later ones
 	KnockPorts []string  `json:"knock_ports"`
 	Guards     []string  `json:"guards"` // "ssh=tcp/22"
 	Receipts   bool      `json:"receipts"`
@@ -25,7 +25,7 @@ type Status struct {
 	Firewall Firewall `json:"firewall"`
 	Gate     Gate     `json:"gate"`
 
-	Clients   int               `json:"clients"` // with a file, the revoked included
+	Clients   int               `json:"clients"` // with a file, including revoked ones
 	Grants    int               `json:"grants"`  // live
 	LastGrant *Grant            `json:"last_grant,omitempty"`
 	Decided   map[string]uint64 `json:"decided"` // packets since the start, by verdict, and by reason if refused
@@ -35,21 +35,21 @@ type Status struct {
 	Audit     Audit             `json:"audit"`
 	LeftOut   []LeftOut         `json:"left_out"` // client files that are ignored: these clients cannot knock
 
-	Seen     []Seen     `json:"seen"`      // clients that were heard since the start, the latest first
+	Seen     []Seen     `json:"seen"`      // clients that knocked since the start, the latest first
 	MoreSeen int        `json:"more_seen"` // how many were left out of Seen
 	Rights   Privileges `json:"privileges"`
 	Watchers int        `json:"watchers"`
 
-	Processes []Process `json:"processes"` // that work for the server
+	Processes []Process `json:"processes"` // that belong to the server
 }
 
-// Loaded tells files from those on disk.
+// Loaded identifies the files in force, to compare them with those on disk.
 type Loaded struct {
 	Settings string   `json:"settings"` // SHA-256 of server.toml, in hex
-	Gates    []string `json:"gates"`    // fingerprints of the keys in gate.key, the present one first
+	Gates    []string `json:"gates"`    // fingerprints of the keys in gate.key, the current one first
 }
 
-// Firewall is what keeps the ports shut.
+// Firewall describes what keeps the ports shut.
 type Firewall struct {
 	Backend  string `json:"backend"`  // "nftables"
 	Mode     string `json:"mode"`     // "guard", or "admit": another table shuts the ports
@@ -58,16 +58,16 @@ type Firewall struct {
 	Missing  bool   `json:"missing"`  // the guard is not in place, and guarded ports may be open
 	Unkept   bool   `json:"unkept"`   // the keeper has ended
 
-	Trial time.Time `json:"trial,omitzero"` // the guard goes then, unless somebody gets in through a knock
+	Trial time.Time `json:"trial,omitzero"` // when the guard is reverted, unless someone connects through a knock
 }
 
 // Gate is the key that all clients share.
 type Gate struct {
-	Previous bool      `json:"previous"`       // the one before is still good
-	Until    time.Time `json:"until,omitzero"` // when it stops to be
+	Previous bool      `json:"previous"`       // the previous key still works
+	Until    time.Time `json:"until,omitzero"` // until when it works
 }
 
-// Capture counts what came in before it was decided on.
+// Capture counts packets before any decision.
 type Capture struct {
 	Received       uint64 `json:"received"`
 	Passed         uint64 `json:"passed"`
@@ -79,43 +79,43 @@ type Capture struct {
 	Options        uint64 `json:"options"`
 	Extension      uint64 `json:"extension"`
 	Malformed      uint64 `json:"malformed"`
-	KernelDrops    uint64 `json:"kernel_drops"` // came faster than they could be looked at
+	KernelDrops    uint64 `json:"kernel_drops"` // dropped because they arrived faster than they were read
 }
 
-// Floor is what a reboot or a lost journal leaves: knocks that are stamped at or before it are refused.
+// Floor is the floor that a reboot or a lost journal leaves: knocks stamped at or before it are refused.
 type Floor struct {
 	Until  time.Time `json:"until"`
 	Reason string    `json:"reason"`
 }
 
-// Journal is how full the replay memory is.
+// Journal is the size of the replay journal.
 type Journal struct {
 	Live    int    `json:"live"`    // packets remembered
-	Records int    `json:"records"` // places taken
-	Room    int    `json:"room"`    // of so many
+	Records int    `json:"records"` // slots in use
+	Room    int    `json:"room"`    // slots
 	Damaged string `json:"damaged,omitzero"`
 }
 
-// Audit is how the audit log is.
+// Audit is the state of the audit log.
 type Audit struct {
 	File    string    `json:"file,omitzero"`     // empty: no lines are recorded
-	Moved   string    `json:"moved,omitzero"`    // it goes on in a file that was moved away, and why
-	Mend    string    `json:"mend,omitzero"`     // the command for that
+	Moved   string    `json:"moved,omitzero"`    // why it continues in a file that was moved away
+	Mend    string    `json:"mend,omitzero"`     // the command that fixes that
 	Lost    uint64    `json:"lost"`              // lines that could not be written since the start
 	LostAt  time.Time `json:"lost_at,omitzero"`  // the last of them
 	LostWhy string    `json:"lost_why,omitzero"` // why
 }
 
-// LeftOut is a client file that is not taken.
+// LeftOut is a client file that is ignored.
 type LeftOut struct {
-	Client string `json:"client"` // or the name of the file, where that is no client's
+	Client string `json:"client"` // or the file name, if it is no client's
 	Why    string `json:"why"`
 }
 
-// Seen is what is known of a client that was heard since the start.
+// Seen is what is known of a client that knocked since the start.
 type Seen struct {
 	Client  string     `json:"client"`
-	Last    time.Time  `json:"last,omitzero"` // the last knock that was accepted as its own, and as fresh
+	Last    time.Time  `json:"last,omitzero"` // the last knock that was authentic and fresh
 	From    netip.Addr `json:"from,omitzero"`
 	Ahead   float64    `json:"ahead"`             // its clock minus ours at that knock, seconds
 	OldKey  bool       `json:"old_key,omitzero"`  // it was made with the key before the last rotation
@@ -123,8 +123,8 @@ type Seen struct {
 	Stale   *Stale     `json:"stale,omitempty"`   // refused since then
 }
 
-// Stale is about packets that a client's key made and that were too old, or from the future: its
-// clock is off, or somebody sends copies.
+// Stale counts packets that were made with a client's key but were too old, or from the future: its clock is off, or
+// someone sends copies.
 type Stale struct {
 	Packets int        `json:"packets"`
 	Last    time.Time  `json:"last"`
@@ -132,27 +132,27 @@ type Stale struct {
 	Ahead   float64    `json:"ahead"` // of the last, in seconds; below zero: behind
 }
 
-// Process is one that works for the server beside the daemon, and lives.
+// Process is a running process of the server other than the daemon.
 type Process struct {
 	Name   string     `json:"name"`
 	PID    int        `json:"pid"`
 	Rights Privileges `json:"privileges"`
 }
 
-// Privileges are what a process has left.
+// Privileges are the remaining privileges of a process.
 type Privileges struct {
 	User         string   `json:"user"`
 	UID          int      `json:"uid"`
 	GID          int      `json:"gid"`
 	Capabilities string   `json:"capabilities"` // "CAP_NET_ADMIN"; empty: none
-	Bounding     string   `json:"bounding"`     // that a program it executes could have
+	Bounding     string   `json:"bounding"`     // available to programs that it executes
 	NoNewPrivs   bool     `json:"no_new_privs"`
-	Landlock     int      `json:"landlock"`        // version by which files are restricted; 0: they are not
-	Calls        int      `json:"system_calls"`    // that are allowed; 0: all
-	Notes        []string `json:"notes,omitempty"` // what could not be given up, and why
+	Landlock     int      `json:"landlock"`        // Landlock version that restricts files; 0: unrestricted
+	Calls        int      `json:"system_calls"`    // number of allowed ones; 0: all
+	Notes        []string `json:"notes,omitempty"` // privileges that could not be dropped, and why
 }
 
-// Grant is who may reach what from where, until when.
+// Grant is an open service: for whom, from where, until when.
 type Grant struct {
 	Client  string     `json:"client"` // whose it is
 	Service string     `json:"service"`
@@ -165,10 +165,10 @@ type Grant struct {
 // Revoked is what a revocation ended.
 type Revoked struct {
 	Ended    []Grant `json:"ended"`
-	Sessions int     `json:"sessions"` // that were cut
+	Sessions int     `json:"sessions"` // that were ended
 
-	Key   string    `json:"key,omitzero"`   // of a client: "good", "revoked", "expired", or "none" where it has no file
-	Since time.Time `json:"since,omitzero"` // sessions of a client that began before are known by address only
+	Key   string    `json:"key,omitzero"`   // of a client: "good", "revoked", "expired", or "none" if it has no file
+	Since time.Time `json:"since,omitzero"` // a client's sessions from before are known only by address
 }
 
 // Reloaded is what a reload changed.
@@ -177,10 +177,10 @@ type Reloaded struct {
 	Added    []string `json:"added"`    // clients
 	Changed  []string `json:"changed"`
 	Removed  []string `json:"removed"`
-	Ended    []Grant  `json:"ended"` // grants that may not be held any more
+	Ended    []Grant  `json:"ended"` // grants that are no longer allowed
 }
 
-// Decision is what became of a packet, or of so many; or of a grant.
+// Decision is the result of one or more packets, or of a grant.
 type Decision struct {
 	Time     time.Time      `json:"time"`
 	Verdict  string         `json:"verdict"` // as in the audit log; of a grant "ended" or "revoked"
@@ -192,8 +192,8 @@ type Decision struct {
 	Until    []time.Time    `json:"until,omitempty"` // of each service that was granted
 	Reason   string         `json:"reason,omitzero"`
 	Ahead    float64        `json:"ahead,omitzero"`    // of a stale packet: the client's clock less ours, in seconds
-	Copied   bool           `json:"copied,omitzero"`   // it came from an address that cannot be its owner's
+	Copied   bool           `json:"copied,omitzero"`   // it came from an address that cannot be its client's
 	OldKey   bool           `json:"old_key,omitzero"`  // made with the key before the last rotation
 	OldGate  bool           `json:"old_gate,omitzero"` // made with the old gate key
-	Packets  uint64         `json:"packets,omitzero"`  // how many the line stands for, where that is not one
+	Packets  uint64         `json:"packets,omitzero"`  // how many the line stands for, if more than one
 }

@@ -12,7 +12,7 @@ import (
 	"sallyport/spa/replay"
 )
 
-// TestFeedBeside: all that is told to watchers, and that they do, at once. It is for the race detector.
+// TestFeedBeside: all events for watchers, and all actions of watchers, run concurrently. It is for the race detector.
 func TestFeedBeside(t *testing.T) {
 	h := New()
 	w, _ := h.Join()

@@ -10,7 +10,7 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// DecisionOf returns an event as watchers are told of it.
+// DecisionOf returns an event as watchers see it.
 func DecisionOf(e audit.Event) control.Decision {
 	d := control.Decision{Time: e.Time, Verdict: e.Verdict.String(), Client: e.Client, From: e.From,
 		Copied: e.Copied, Reason: e.Reason()}

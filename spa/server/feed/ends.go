@@ -10,8 +10,8 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// ends knows when the grants end that watchers were told of, or that were live when they joined. The kernel ends the
-// grants; this is only for telling.
+// ends knows when the grants end that watchers have seen, or that were live when they joined. The kernel ends the
+// grants; this only reports it.
 type ends struct {
 	due  endHeap
 	at   map[owned]time.Time
@@ -36,7 +36,7 @@ func (e *ends) clear() {
 	clear(e.at)
 }
 
-// expect notes when grants end.
+// expect records when grants end.
 func (e *ends) expect(gs []firewall.Grant) {
 	for _, g := range gs {
 		who := owned{g.Client, g.Service, g.Source}
@@ -55,7 +55,7 @@ func (e *ends) expect(gs []firewall.Grant) {
 // forget drops a grant that ended before its time.
 func (e *ends) forget(g firewall.Grant) { delete(e.at, owned{g.Client, g.Service, g.Source}) }
 
-// passed returns the grants whose time is over, and when the next one's is; zero where there is none.
+// passed returns the grants that have expired, and when the next one does; zero if there is none.
 func (e *ends) passed(now time.Time) (over []end, next time.Time) {
 	for len(e.due) > 0 && !e.due[0].until.After(now) {
 		last := heap.Pop(&e.due).(end)
@@ -84,14 +84,14 @@ func (h *endHeap) Pop() any {
 	return e
 }
 
-// Expect has the ends of live grants told, until the last watcher leaves.
+// Expect makes the ends of live grants visible to watchers, until the last watcher leaves.
 func (h *Feed) Expect(gs []firewall.Grant) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ends.expect(gs)
 }
 
-// TellEnds tells watchers of grants that end by themselves, until ctx ends. It sleeps while there are no watchers.
+// TellEnds reports expired grants to watchers, until ctx ends. It sleeps while there are no watchers.
 func (h *Feed) TellEnds(ctx context.Context, now func() time.Time) error {
 	next := time.NewTimer(0)
 	defer next.Stop()
@@ -108,7 +108,7 @@ func (h *Feed) TellEnds(ctx context.Context, now func() time.Time) error {
 	}
 }
 
-// TellEnded tells watchers of the grants that have ended at now, and returns when the next one does. A grant that is
+// TellEnded reports grants that have ended at now to watchers, and returns when the next one does. A grant that is
 // renewed at that moment has a new end, which must not be forgotten with the old one.
 func (h *Feed) TellEnded(now time.Time) (next time.Time) {
 	h.mu.Lock()
@@ -121,7 +121,7 @@ func (h *Feed) TellEnded(now time.Time) (next time.Time) {
 	return next
 }
 
-// Revoked tells watchers of grants that ended before their time, and why.
+// Revoked reports to watchers grants that ended early, and why.
 func (h *Feed) Revoked(gs []firewall.Grant, reason string, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -134,7 +134,7 @@ func (h *Feed) Revoked(gs []firewall.Grant, reason string, now time.Time) {
 	}
 }
 
-// Closed forgets the ends of grants that their client closed: its packet is told of instead.
+// Closed forgets the ends of grants that their client closed: watchers see its packet instead.
 func (h *Feed) Closed(gs []firewall.Grant) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

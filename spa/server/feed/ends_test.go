@@ -8,8 +8,8 @@ import (
 	"sallyport/firewall"
 )
 
-// TestEndsAreTold: of a grant that was prolonged by its own later end, of one that ended before its
-// time not again.
+// TestEndsAreTold: watchers see the end of an extended grant at its later end, and see no second end of a grant that
+// was ended early.
 func TestEndsAreTold(t *testing.T) {
 	now := time.Now()
 	grant := func(client string, d time.Duration) firewall.Grant {
@@ -18,7 +18,7 @@ func TestEndsAreTold(t *testing.T) {
 	e := newEnds()
 	e.expect([]firewall.Grant{grant("alice", time.Second), grant("bob", time.Second), grant("carol", time.Second)})
 	e.expect([]firewall.Grant{grant("alice", 3*time.Second)})
-	e.expect([]firewall.Grant{grant("alice", 2*time.Second)}) // what is held longer is not shortened
+	e.expect([]firewall.Grant{grant("alice", 2*time.Second)}) // a longer grant is not shortened
 	e.forget(grant("bob", 0))
 	over, next := e.passed(now.Add(time.Second))
 	if len(over) != 1 || over[0].client != "carol" || !next.Equal(now.Add(3*time.Second)) {

@@ -1,5 +1,5 @@
-// Package feed tells the watchers of a server what it decides, as it decides: spa-server watch, above all. It never
-// holds up the line: what a watcher is too slow for is counted.
+// Package feed reports a server's decisions to watchers as it decides: to spa-server watch, above all. It never blocks
+// the line: decisions that a watcher is too slow for are counted.
 package feed
 
 import (
@@ -14,23 +14,23 @@ import (
 const (
 	// Queued is how many decisions are kept for a watcher that does not read.
 	Queued = 512
-	// Packets that were not spent are counted, and told of no more often than this.
+	// Packets that were not spent are counted, and reported no more often than this.
 	refusedGap = time.Second
 	noiseGap   = 10 * time.Second
 	// MaxWatchers leaves room on the control socket for other commands.
 	MaxWatchers = 24
 )
 
-// A Feed tells watchers what is decided. With no watchers it costs one atomic load. It never blocks: a slow watcher
-// loses decisions and is told how many.
+// A Feed reports decisions to watchers. With no watchers it costs one atomic load. It never blocks: a slow watcher
+// loses decisions and learns how many.
 type Feed struct {
 	active atomic.Int32 // watchers
 
 	mu       sync.Mutex
 	watchers map[*Watcher]bool
 	tallies  map[tallyKey]*tally // of packets that are not spent
-	timer    *time.Timer         // the next look at them; nil: there are none
-	noise    time.Time           // when noise was told of
+	timer    *time.Timer         // reports them next; nil: there are none
+	noise    time.Time           // when noise was last reported
 	ends     *ends
 }
 
@@ -46,14 +46,14 @@ type Told struct {
 	Decision control.Decision
 }
 
-// tallyKey is what packets that are not spent are counted by.
+// tallyKey is what unspent packets are counted by.
 type tallyKey struct {
 	client, reason string
 	verdict        audit.Verdict
 }
 
 type tally struct {
-	packets uint64 // that were not told of yet
+	packets uint64 // not reported yet
 	last    control.Decision
 }
 
@@ -94,8 +94,8 @@ func (h *Feed) Watched() bool { return h.Watching() > 0 }
 // Watching returns how many watchers there are.
 func (h *Feed) Watching() int { return int(h.active.Load()) }
 
-// Tell tells watchers what became of a packet. Of packets that were not spent they get the first, and then a count
-// once a second for each client and reason; of noise a count every ten seconds.
+// Tell reports the result of a packet to watchers. Of unspent packets they get the first, and then a count once a
+// second for each client and reason; of noise a count every ten seconds.
 func (h *Feed) Tell(e audit.Event) {
 	if !h.Watched() {
 		return
@@ -145,7 +145,7 @@ func (h *Feed) tally(e audit.Event) {
 		h.tallies[key] = t
 		h.arm()
 	}
-	if e.Client == "" { // noise: nothing of the packet is worth a look
+	if e.Client == "" { // noise: nothing in the packet matters
 		t.last.Time, t.last.Verdict, t.last.Reason = e.Time, e.Verdict.String(), key.reason
 		t.packets++
 		return
@@ -165,7 +165,7 @@ func (h *Feed) arm() {
 	}
 }
 
-// flush tells of what was tallied, and forgets what has not come again.
+// flush reports the tallies, and forgets those that were not counted again.
 func (h *Feed) flush() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

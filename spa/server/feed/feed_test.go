@@ -16,7 +16,7 @@ import (
 	"sallyport/spa/replay"
 )
 
-// told are the decisions that a watcher was told of since the last call, in short.
+// told returns the decisions that a watcher received since the last call, abbreviated.
 func toldOf(w *Watcher) []string {
 	var list []string
 	for len(w.Lines) > 0 {
@@ -37,7 +37,7 @@ func given() audit.Event {
 	}
 }
 
-// again is the event of a packet of alice's that was spent before, junk that of a packet of nobody's.
+// again is the event of a replayed packet of alice's, junk that of a packet that is no client's.
 func again() audit.Event {
 	return audit.Event{Time: time.Now(), Verdict: audit.Unspent, Client: "alice", Err: replay.ErrSpent}
 }
@@ -46,8 +46,8 @@ func junk() audit.Event {
 	return audit.Event{Time: time.Now(), Verdict: audit.Unopened, Err: spa.ErrGate}
 }
 
-// TestToldNowAndThen: of packets that are not spent watchers are told the first at once, then once a second how
-// many; of noise now and then how much. A feed without new packets does nothing.
+// TestToldNowAndThen: watchers see the first refused packet at once and then a count every second; noise is counted now
+// and then. A feed without new packets does nothing.
 func TestToldNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := New()
@@ -57,7 +57,7 @@ func TestToldNowAndThen(t *testing.T) {
 			t.Helper()
 			synctest.Wait()
 			if got := toldOf(w); !slices.Equal(got, list) {
-				t.Errorf("%s: told of %q, want %q", after, got, list)
+				t.Errorf("%s: got %q, want %q", after, got, list)
 			}
 		}
 		h.Tell(given())
@@ -86,7 +86,8 @@ func TestToldNowAndThen(t *testing.T) {
 	})
 }
 
-// TestToldOnceASecond: of each client and reason, whatever else there is to tell of; and noise is told of in time.
+// TestToldOnceASecond: once a second per client and reason, whatever else there is to report; noise is reported in
+// time.
 func TestToldOnceASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := New()
@@ -97,7 +98,7 @@ func TestToldOnceASecond(t *testing.T) {
 			time.Sleep(d)
 			synctest.Wait()
 			if got := toldOf(w); !slices.Equal(got, list) {
-				t.Errorf("told of %q, want %q", got, list)
+				t.Errorf("got %q, want %q", got, list)
 			}
 		}
 		h.Tell(given())
@@ -120,7 +121,7 @@ func TestToldOnceASecond(t *testing.T) {
 	})
 }
 
-// TestEndIsTold: watchers are told when a grant ends by itself, also one that was given before they came.
+// TestEndIsTold: watchers see when a grant expires, including grants from before they connected.
 func TestEndIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := New()
@@ -149,7 +150,7 @@ func TestEndIsTold(t *testing.T) {
 	})
 }
 
-// TestOneWatcherLeaves: the other is told on.
+// TestOneWatcherLeaves: the other still receives decisions.
 func TestOneWatcherLeaves(t *testing.T) {
 	h := New()
 	leaving, _ := h.Join()
@@ -159,11 +160,11 @@ func TestOneWatcherLeaves(t *testing.T) {
 	h.Leave(leaving)
 	h.TellEnded(time.Now().Add(time.Hour))
 	if got := toldOf(w); !slices.Equal(got, []string{"ended alice 0", "granted alice 0"}) {
-		t.Errorf("told of %q", got)
+		t.Errorf("got %q", got)
 	}
 }
 
-// TestNobodyWatches: nothing is kept and no timer runs.
+// TestNobodyWatches: without watchers, nothing is kept and no timer runs.
 func TestNobodyWatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := New()
@@ -191,7 +192,7 @@ func TestNobodyWatches(t *testing.T) {
 	})
 }
 
-// TestMissedComesLast: what a watcher lost is told after what it has still to read, which came before.
+// TestMissedComesLast: the number of lost decisions is reported after those still queued, which are older.
 func TestMissedComesLast(t *testing.T) {
 	h := New()
 	w, _ := h.Join()

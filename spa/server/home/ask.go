@@ -11,7 +11,7 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// askWithin is how long a running server may take to say how it is.
+// askWithin is how long a running server may take to report its status.
 const askWithin = 5 * time.Second
 
 // AskStatus queries the running server that has these settings.

@@ -16,12 +16,12 @@ import (
 	"sallyport/spa/sandbox"
 )
 
-// The server reads settings and keys as its own user, at the start too: a file that only root can read would fail at
-// the first reload. It opens the files of its state and the audit log once, as root or, where systemd took root's right
-// to other users' files, as its own user.
+// The server reads settings and keys as its own user, even at the start: a file that only root can read would fail at
+// the first reload. It opens the files of its state and the audit log once, as root or, if systemd took root's right to
+// other users' files, as its own user.
 
 // Either returns a function that calls open as this process and, if that is not permitted, as the server's user. Its
-// error has the command that mends it.
+// error has the command that fixes it.
 func Either(path string, open func() error) func() error {
 	return func() error {
 		err := sandbox.OrAs(SystemUser, open)
@@ -32,8 +32,7 @@ func Either(path string, open func() error) func() error {
 	}
 }
 
-// OpenRoot opens a directory of the configuration, for later too: the user that reads it then may not reach it by
-// its path.
+// OpenRoot opens a directory of the configuration for later: the server's user may not be able to reach it by its path.
 func OpenRoot(dir string) (root *os.Root, err error) {
 	err = Either(dir, func() (err error) { root, err = os.OpenRoot(dir); return err })()
 	return root, err
@@ -41,12 +40,12 @@ func OpenRoot(dir string) (root *os.Root, err error) {
 
 // WithMend adds to a permission error the commands that let the server open the file at path.
 func WithMend(path string, err error) error {
-	return fmt.Errorf("%w, to root without CAP_DAC_OVERRIDE and to user %s: %s", err, ServerName(), MendFile(path))
+	return fmt.Errorf("%w, for root without CAP_DAC_OVERRIDE and for user %s: %s", err, ServerName(), MendFile(path))
 }
 
 // MendFile returns the command that lets the server open or create a file in its state directory.
 func MendFile(path string) string {
-	owner, dir := "root", filepath.Dir(path) // root opens what is its own, and needs to open it once
+	owner, dir := "root", filepath.Dir(path) // root opens its own files, and only once
 	if _, _, ok := Account(SystemUser); ok {
 		owner = SystemUser
 	}
@@ -64,8 +63,8 @@ func MendFile(path string) string {
 	return strings.Join(commands, " && ")
 }
 
-// LoadConfig reads the configuration of dir as the server will read it at a reload. If only root can read a file
-// it takes that too, and logs that a reload will fail: a wrong owner must not lock everyone out.
+// LoadConfig reads the configuration of dir as the server will read it at a reload. If only root can read a file it
+// accepts it anyway, and logs that a reload will fail: a wrong owner must not lock everyone out.
 func LoadConfig(dir string, log *slog.Logger) (*config.Config, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -76,7 +75,7 @@ func LoadConfig(dir string, log *slog.Logger) (*config.Config, error) {
 		return nil, err
 	}
 	if err != nil {
-		return config.Load(dir) // which says what is missing
+		return config.Load(dir) // its error names what is missing
 	}
 	defer root.Close()
 	var c *config.Config
@@ -96,7 +95,7 @@ func AsServer(log *slog.Logger, read func() error) error {
 	if now := read(); now != nil {
 		return later
 	}
-	log.Error("a reload will be refused, because the server cannot read a file without root's rights", "error", later)
+	log.Error("reload will fail: the server cannot read a file without root's rights", "error", later)
 	return nil
 }
 
@@ -122,7 +121,7 @@ func Legible(path string, err error) error {
 func LoadClients(dir string) (*keys.Registry, []error) {
 	root, err := OpenRoot(dir)
 	if err != nil {
-		return keys.LoadRegistry(dir) // which says what is missing
+		return keys.LoadRegistry(dir) // its error names what is missing
 	}
 	registry, problems := new(keys.Registry), []error(nil)
 	if err := sandbox.As(SystemUser, func() error {

@@ -30,7 +30,7 @@ func Guard(ctx context.Context, c *config.Config, log *slog.Logger) (string, err
 	elsewhere.State = stopgap
 	done, failed = guardIn(ctx, &elsewhere, true, log)
 	if failed != nil {
-		return "", errors.Join(err, fmt.Errorf("nor with another state directory: %w", failed), os.RemoveAll(stopgap))
+		return "", errors.Join(err, fmt.Errorf("also failed with another state directory: %w", failed), os.RemoveAll(stopgap))
 	}
 	log.Error("the state directory is unusable: the guard is loaded without earlier grants, and the server will not "+
 		"start until this is fixed",
@@ -38,8 +38,8 @@ func Guard(ctx context.Context, c *config.Config, log *slog.Logger) (string, err
 	return done, nil
 }
 
-// stopgapState makes a state directory for a guard where the one of server.toml is missing, full or damaged. It
-// is of this network namespace, and gone with the next boot, as the guard is.
+// stopgapState makes a state directory for a guard if that of server.toml is missing, full or damaged. It belongs to
+// this network namespace and, like the guard, is gone after the next boot.
 func stopgapState() (string, error) {
 	namespace, err := os.Stat("/proc/self/ns/net")
 	if err != nil {
@@ -48,7 +48,7 @@ func stopgapState() (string, error) {
 	dir := fmt.Sprintf("/run/spa-%d", namespace.Sys().(*syscall.Stat_t).Ino)
 	info, err := os.Lstat(dir)
 	if err == nil && (info.Mode() != fs.ModeDir|0o700 || info.Sys().(*syscall.Stat_t).Uid != 0) {
-		err = os.RemoveAll(dir) // of another user, or none of ours
+		err = os.RemoveAll(dir) // it belongs to another user, or is not ours
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
@@ -56,7 +56,7 @@ func stopgapState() (string, error) {
 	return dir, os.MkdirAll(dir, 0o700)
 }
 
-// starts is how long a server that runs may take until its guard is in place.
+// starts is how long a running server may take until its guard is in place.
 const starts = 10 * time.Second
 
 // awaitGuard waits for the running server to load the guard, and reports whether it did: the lock may be held by
@@ -103,9 +103,9 @@ func guardIn(ctx context.Context, c *config.Config, stopgap bool, log *slog.Logg
 	return "the guard is in place: " + fw.Describe(), nil
 }
 
-// Loading says how a guard is loaded.
+// Loading describes how a guard is loaded.
 type Loading struct {
-	// Confirm, when not zero, is how long a guard may stand without a new flow through a grant.
+	// Confirm, if not zero, is how long a guard may stay without a new connection through a grant.
 	Confirm time.Duration
 	// Stopgap is a guard without earlier grants and flows, whose state is not the configured one.
 	Stopgap bool
@@ -114,7 +114,7 @@ type Loading struct {
 }
 
 // OpenGuard opens the firewall and loads the guard. Except for a trial or a stopgap it then saves the settings for the
-// next boot: if that fails it logs so, and the guard stands all the same.
+// next boot: if that fails it logs the error, and the guard stays.
 func OpenGuard(ctx context.Context, c *config.Config, clients *keys.Registry, l Loading) (*firewall.Firewall, error) {
 	fc := FirewallConfig(c, clients, l.Now)
 	fc.NoCarry = l.Stopgap

@@ -16,12 +16,11 @@ import (
 	"sallyport/spa/sandbox"
 )
 
-// ErrInitialized is returned where a gateway's files are already.
-var ErrInitialized = errors.New("there is a gateway already")
+// ErrInitialized is returned if a gateway's files already exist.
+var ErrInitialized = errors.New("there is already a gateway")
 
-// Init writes a new gateway's files: server.toml, gate.key, clients/ and the journal. It writes
-// over nothing, and takes away what it wrote when it cannot finish. The directory is made for the
-// user that the server becomes: readable by it, and writable by root alone.
+// Init writes a new gateway's files: server.toml, gate.key, clients/ and the journal. It overwrites nothing, and
+// removes what it wrote if it fails. The directory is for the server's user: readable by it, and writable only by root.
 func Init(c config.Config, now time.Time) error {
 	for _, name := range []string{config.FileName, config.GateFile, config.ClientsDir, config.JournalFile} {
 		path := filepath.Join(c.Dir, name)
@@ -63,8 +62,8 @@ func Init(c config.Config, now time.Time) error {
 	return firewall.MarkFirst(c.State)
 }
 
-// ForgetJournal takes the journal away, with no server running. A new one begins with a floor a
-// window past its start: what was spent before stays refused by that, unless the clock was ahead.
+// ForgetJournal removes the journal while no server is running. A new one starts with a floor a window past its start:
+// earlier packets stay refused by that, unless the clock was ahead.
 func ForgetJournal(c *config.Config) error {
 	lock, err := Lock(c.State)
 	if err != nil {
@@ -77,8 +76,8 @@ func ForgetJournal(c *config.Config) error {
 	return nil
 }
 
-// makeDir makes a directory that the server's user may read and root alone may write, or makes
-// one of an empty directory that is there. One that holds something is left as it is.
+// makeDir makes a directory that the server's user may read and only root may write, or converts an empty one. A
+// directory that is not empty is left as it is.
 func makeDir(path string) error {
 	entries, err := os.ReadDir(path)
 	if err == nil && len(entries) > 0 {
@@ -88,11 +87,11 @@ func makeDir(path string) error {
 		return err
 	}
 	if os.Geteuid() != 0 {
-		return nil // the daemon reads its files as their owner
+		return nil // the daemon runs as the files' owner
 	}
 	_, gid, err := sandbox.Becomes(SystemUser)
 	if err != nil {
-		return fmt.Errorf("for whom %s is: %w", path, err)
+		return fmt.Errorf("the server's user, for %s: %w", path, err)
 	}
 	if err := errors.Join(os.Chown(path, 0, gid), os.Chmod(path, 0o750)); err != nil {
 		return fmt.Errorf("giving %s to the server's group, %d: %w", path, gid, err)

@@ -9,7 +9,7 @@ import (
 	"sallyport/spa/config"
 )
 
-// TestInitLeavesNothing: an init that cannot finish takes back what it wrote.
+// TestInitLeavesNothing: an init that fails removes what it wrote.
 func TestInitLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	c := config.Default(dir)

@@ -19,25 +19,25 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// ErrRunning is returned where another server works already. Two servers would each have half of
-// the replay memory, and replace each other's guard.
-var ErrRunning = errors.New("spa-server is running already")
+// ErrRunning is returned if another server is running. Two servers would each have half of the replay memory, and
+// replace each other's guard.
+var ErrRunning = errors.New("spa-server is already running")
 
-// ErrNoState is returned where the state directory does not exist. [MakeState] says how to make it.
-var ErrNoState = errors.New("there is no such directory")
+// ErrNoState is returned if the state directory does not exist. [MakeState] returns the command that makes it.
+var ErrNoState = errors.New("no such directory")
 
 // namespaceLock is a name in the abstract namespace of Unix sockets, which belongs to the network
 // namespace, as the firewall does (unix(7)).
 const namespaceLock = "@spa-server"
 
-// How long a server that is about to end (after a teardown, on a restart) has to let go.
+// How long a server that is about to stop (after a teardown, or for a restart) may take.
 const (
 	lockWait  = 2 * time.Second
 	lockEvery = 20 * time.Millisecond
 )
 
-// Lock keeps other servers off the state directory and off the network namespace until it is closed.
-// It waits a moment for a server that is just ending.
+// Lock keeps other servers off the state directory and the network namespace until it is closed. It waits a moment for
+// a server that is just stopping.
 func Lock(state string) (io.Closer, error) {
 	for waited := time.Duration(0); ; waited += lockEvery {
 		l, err := tryLock(state)
@@ -77,8 +77,8 @@ type lock struct {
 
 func (l lock) Close() error { return errors.Join(l.name.Close(), l.file.Close()) }
 
-// openLockFile opens the file, or makes it for the owner of its directory, who must not choose what root
-// creates, opens or gives away: it follows no link, and gives away only what it made.
+// openLockFile opens the file, or creates it for the owner of its directory. That user must not choose what root
+// creates, opens or gives away: it follows no link, and gives away only a file that it created.
 func openLockFile(path string) (*os.File, error) {
 	const flags = os.O_RDWR | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 	file, err := os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o600)
@@ -100,7 +100,7 @@ func openLockFile(path string) (*os.File, error) {
 	return file, nil
 }
 
-// openPlainFile opens a file that another user may have put there, for reading.
+// openPlainFile opens a file for reading that another user may have put there.
 func openPlainFile(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -128,7 +128,7 @@ func giveToOwner(file *os.File) error {
 	return nil
 }
 
-// checkPlain refuses what is no file, and a hard link: it can be another user's file.
+// checkPlain refuses anything but a regular file, and a hard link, which can be another user's file.
 func checkPlain(file *os.File) error {
 	info, err := file.Stat()
 	if err != nil {
@@ -140,8 +140,8 @@ func checkPlain(file *os.File) error {
 	return nil
 }
 
-// lockNamespace takes the name, unless a server has it. A name that somebody else has taken (any
-// local user may) keeps no server from starting: then the state directory's lock alone has to do.
+// lockNamespace takes the name, unless a server has it. If something else has taken the name (any local user may), the
+// server starts anyway, with only the state directory's lock.
 func lockNamespace() (io.Closer, error) {
 	addr := &net.UnixAddr{Net: "unix", Name: namespaceLock}
 	name, err := net.ListenUnix("unix", addr)
@@ -155,7 +155,7 @@ func lockNamespace() (io.Closer, error) {
 	if cred, err := holder(addr); err == nil && servesAs(cred.Uid) {
 		return nil, fmt.Errorf("this network namespace: %w", ErrRunning)
 	}
-	return nopCloser{}, nil // of another user, or it does not listen: no server of ours
+	return nopCloser{}, nil // it belongs to another user, or does not listen: it is no server of ours
 }
 
 // drainBacklog accepts and closes connections until the name is released: peers connect only to read our credentials,
@@ -182,8 +182,8 @@ func holder(addr *net.UnixAddr) (*unix.Ucred, error) {
 	return control.Peer(conn)
 }
 
-// servesAs reports whether a server may run as this user: root, who this is, the system user, or the
-// one without a name.
+// servesAs reports whether a server may run as this user: root, this process's user, the system user, or the unnamed
+// one.
 func servesAs(uid uint32) bool {
 	if uid == 0 || uid == sandbox.Unnamed || int(uid) == os.Geteuid() {
 		return true
@@ -196,15 +196,15 @@ type nopCloser struct{}
 
 func (nopCloser) Close() error { return nil }
 
-// Running reports whether a server works in this network namespace, in whatever directory.
+// Running reports whether a server is running in this network namespace, with any directory.
 func Running() bool {
 	cred, err := holder(&net.UnixAddr{Net: "unix", Name: namespaceLock})
 	return err == nil && servesAs(cred.Uid)
 }
 
-// RunningState returns the state directory of the server that works in this network namespace with the
-// settings of dir, where that is another one than server.toml says by now: its lock is a file that it
-// has open. Only root may look. False: none is found.
+// RunningState returns the state directory of the server that is running in this network namespace with the settings of
+// dir, if server.toml names another one by now: the server has its lock file there open. Only root may look. False:
+// none was found.
 func RunningState(dir string) (string, bool) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {

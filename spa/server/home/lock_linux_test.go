@@ -85,7 +85,7 @@ func TestLock(t *testing.T) {
 	unlock()
 }
 
-// TestSquatter: a local user who takes the name keeps no server from starting.
+// TestSquatter: a local user who holds the name cannot keep a server from starting.
 func TestSquatter(t *testing.T) {
 	lab.NeedRoot(t)
 	host := lab.New(t, "gateway")[0]
@@ -104,7 +104,7 @@ func TestSquatter(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cmd := exec.Command("/proc/self/fd/3")
-			file, err := os.Open(self) // nobody may not enter the directory of the test binary
+			file, err := os.Open(self) // user nobody may not enter the directory of the test binary
 			if err != nil {
 				t.Fatal(err)
 			}

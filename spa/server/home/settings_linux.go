@@ -31,21 +31,21 @@ import (
 //	52   4  length of the text
 //	56      the directory of server.toml, then its text
 //
-// All space is taken when the file is made. Only root writes it: at the start, before the server gives
-// up its privileges, and after root's spa-server reload. Otherwise a compromised server could decide what is guarded at
-// the next boot. A file that another user can write is ignored and replaced.
+// All space is reserved when the file is created. Only root writes it: at the start, before the server drops its
+// privileges, and after root's spa-server reload. Otherwise a compromised server could decide what is guarded at the
+// next boot. A file that another user can write is ignored and replaced.
 const (
 	SettingsFile = "settings"
 	lastGoodHead = 56
 	lastGoodSize = 1<<20 + 8192 // of a place: server.toml has at most 1 MiB
-	lastGoodMost = 1 << 32      // writings: a higher number was forged, to stay the latest
+	lastGoodMost = 1 << 32      // copies: a higher number was forged, to stay the latest
 )
 
-// defaultState is where a server's state is that is not beside its settings.
+// defaultState is the usual state directory of a server whose state is not beside its settings.
 const defaultState = "/var/lib/spa"
 
-// ErrNeverGood is returned where no settings of the directory were ever taken over.
-var ErrNeverGood = errors.New("no settings were taken over before")
+// ErrNeverGood is returned if no settings of the directory were ever applied.
+var ErrNeverGood = errors.New("no settings were applied before")
 
 // lastGood is the file, open for writing.
 type lastGood struct {
@@ -54,7 +54,7 @@ type lastGood struct {
 	next int64   // the place that is written next
 }
 
-// A writing is what one place of the file says.
+// A writing is the content of one place of the file.
 type writing struct {
 	number uint64
 	at     time.Time
@@ -98,7 +98,7 @@ func openTrusted(path string) (*os.File, error) {
 	return os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// checkTrusted returns an error unless the file is a plain file that only root and this process's user can write.
+// checkTrusted returns an error unless the file is a regular file that only root and this process's user can write.
 func checkTrusted(file *os.File) error {
 	if err := checkPlain(file); err != nil {
 		return err
@@ -152,9 +152,9 @@ func (w writing) encode() []byte {
 	return b
 }
 
-var errNoWriting = errors.New("nothing whole is written there")
+var errNoWriting = errors.New("no complete copy of the settings")
 
-// readWriting reads a place of the file, which anybody may have written.
+// readWriting reads a place of the file, which anyone may have written.
 func readWriting(file *os.File, place int64) (writing, error) {
 	b := make([]byte, lastGoodSize)
 	n, err := file.ReadAt(b, place*lastGoodSize)

@@ -18,7 +18,7 @@ import (
 
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// TestForgedSettings: whatever was written there before, the settings that are saved are those that are found.
+// TestForgedSettings: whatever the file contained before, LastGood finds the settings that were saved.
 func TestForgedSettings(t *testing.T) {
 	for _, number := range []uint64{0, 1, 2, lastGoodMost, lastGoodMost + 1, math.MaxUint64 - 1, math.MaxUint64} {
 		for place := range int64(2) {
@@ -43,14 +43,14 @@ func TestForgedSettings(t *testing.T) {
 	}
 }
 
-// loadedAgain are the settings of a new gateway, whose state is beside them.
+// loadedAgain returns the settings of a new gateway, with its state beside them.
 func loadedAgain(t *testing.T) *config.Config {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "etc")
 	return loadedOf(t, dir, dir)
 }
 
-// loadedOf are the settings of a new gateway with these directories.
+// loadedOf returns the settings of a new gateway with these directories.
 func loadedOf(t *testing.T, dir, state string) *config.Config {
 	t.Helper()
 	c := config.Default(dir)
@@ -72,7 +72,7 @@ func textOf(c *config.Config) string {
 	return string(c.Text())
 }
 
-// lastNumber is the number of the settings that are found last.
+// lastNumber is the number of the newest settings that are found.
 func lastNumber(t *testing.T, c *config.Config) uint64 {
 	t.Helper()
 	g, err := openLastGood(c.State)
@@ -83,8 +83,8 @@ func lastNumber(t *testing.T, c *config.Config) uint64 {
 	return g.last.number
 }
 
-// TestSettingsInTurn: each change of the settings is written in the place of the one before the last, and what did not
-// change is not written. The file never grows.
+// TestSettingsInTurn: each change of the settings overwrites the copy before the last, and unchanged settings are not
+// written. The file never grows.
 func TestSettingsInTurn(t *testing.T) {
 	c := loadedAgain(t)
 	path := filepath.Join(c.State, SettingsFile)
@@ -118,8 +118,8 @@ func TestSettingsInTurn(t *testing.T) {
 	}
 }
 
-// TestDamagedSettings: whatever byte of a writing is another one, and wherever the file ends, the writing before is
-// found, where that is whole.
+// TestDamagedSettings: if any byte of a copy changes, or the file ends anywhere, the copy before it is found, if that
+// is intact.
 func TestDamagedSettings(t *testing.T) {
 	c := loadedAgain(t)
 	file, err := os.OpenFile(filepath.Join(c.State, SettingsFile), os.O_RDWR|os.O_CREATE, 0o600)
@@ -167,8 +167,8 @@ func TestDamagedSettings(t *testing.T) {
 	}
 }
 
-// TestTrustedSettings: settings that another user could write, or that are no plain file, are not used. The next save
-// puts a file in their place, and changes nothing that they lead to.
+// TestTrustedSettings: settings that another user could write, or that are not a regular file, are not used. The next
+// save replaces them, and changes nothing that they link to.
 func TestTrustedSettings(t *testing.T) {
 	lab.NeedRoot(t)
 	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
@@ -181,11 +181,18 @@ func TestTrustedSettings(t *testing.T) {
 		"its group can write it": {func(path string) error { return os.Chmod(path, 0o620) }, false},
 		"others can write it":    {func(path string) error { return os.Chmod(path, 0o602) }, false},
 		"of another user":        {func(path string) error { return os.Chown(path, 4321, 0) }, false},
-		"a link":                 {func(path string) error { return errors.Join(os.Rename(path, elsewhere), os.Symlink(elsewhere, path)) }, false},
-		"a link to nothing":      {func(path string) error { return errors.Join(os.Remove(path), os.Symlink(elsewhere+"2", path)) }, false},
-		"a file of two names":    {func(path string) error { return os.Link(path, elsewhere+"3") }, false},
-		"a pipe":                 {func(path string) error { return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o600)) }, false},
-		"a directory":            {func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) }, false},
+		"a link": {func(path string) error {
+			return errors.Join(os.Rename(path, elsewhere), os.Symlink(elsewhere, path))
+		}, false},
+		"a link to nothing": {func(path string) error {
+			return errors.Join(os.Remove(path), os.Symlink(elsewhere+"2", path))
+		}, false},
+		"a file of two names": {func(path string) error { return os.Link(path, elsewhere+"3") }, false},
+		"a pipe": {func(path string) error {
+			return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o600))
+		}, false},
+		"a directory": {func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) },
+			false},
 	} {
 		c := loadedAgain(t)
 		path := filepath.Join(c.State, SettingsFile)
@@ -219,8 +226,8 @@ func TestTrustedSettings(t *testing.T) {
 	}
 }
 
-// TestSettingsElsewhere: where server.toml does not say where the state is, it is not looked for in whatever
-// directory the program was started in.
+// TestSettingsElsewhere: if server.toml does not name the state directory, the program's working directory is not
+// searched.
 func TestSettingsElsewhere(t *testing.T) {
 	c := loadedOf(t, filepath.Join(t.TempDir(), "etc"), t.TempDir())
 	if err := errors.Join(SaveSettings(c, now), os.Remove(filepath.Join(c.Dir, config.FileName)),
@@ -233,7 +240,7 @@ func TestSettingsElsewhere(t *testing.T) {
 	}
 }
 
-// TestSettingsOfServer: the server's user trusts what is its own, and what is root's.
+// TestSettingsOfServer: the server's user trusts its own files and root's.
 func TestSettingsOfServer(t *testing.T) {
 	lab.NeedRoot(t)
 	c := loadedAgain(t)
@@ -254,7 +261,8 @@ func TestSettingsOfServer(t *testing.T) {
 	}
 }
 
-// TestSettingsOfOthers: one state directory may have had several gateways in turn: each finds its own, or none.
+// TestSettingsOfOthers: several gateways may have used one state directory in turn: each finds its own settings, or
+// none.
 func TestSettingsOfOthers(t *testing.T) {
 	c, other := loadedAgain(t), loadedAgain(t)
 	other.State = c.State

@@ -46,8 +46,8 @@ func HandOver(group, dir string) string {
 	return "chgrp -R " + group + " " + dir + " && chmod -R g+rX " + dir
 }
 
-// MakeState returns the command that makes the state directory: root's, as the server starts, and
-// readable by the user that it becomes.
+// MakeState returns the command that makes the state directory: owned by root, as the server starts, and readable by
+// the user that it becomes.
 func MakeState(path string) string {
 	command := "install -d -m 750 "
 	if _, _, ok := Account(SystemUser); ok {
