@@ -219,7 +219,7 @@ func TestAdmitRefusesSets(t *testing.T) {
 		"no table": {"", "there is no set spa4"},
 		"no set":   {"table inet filter { }", "there is no set spa4"},
 		"one set":  {"table inet filter { set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout; }; }", "there is no set spa6"},
-		"type":     {"table inet filter { set spa4 { type ipv4_addr . inet_service; flags timeout; }; }", "keys of another type"},
+		"type":     {"table inet filter { set spa4 { type ipv4_addr . inet_service; flags timeout; }; }", "keys of the wrong type"},
 		"timeout":  {"table inet filter { set spa4 { type ipv4_addr . inet_proto . inet_service; }; }", "timeout flag"},
 		"interval": {"table inet filter { set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout, interval; }; }", "interval flag"},
 		"map":      {"table inet filter { map spa4 { type ipv4_addr . inet_proto . inet_service : verdict; flags timeout; }; }", "is a map"},

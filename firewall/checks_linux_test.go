@@ -331,8 +331,8 @@ func TestEndsAreSaid(t *testing.T) {
 			defer cancel()
 			k.kernel.fails = nil
 			k.watchEnds(ctx)
-			if got := [3]int{said.times("got ahead"), said.times("could not be told"),
-				said.times("timeouts alone")}; got != test.want {
+			if got := [3]int{said.times("wall clock is ahead"), said.times("could not shorten"),
+				said.times("no wall-clock alarm")}; got != test.want {
 				t.Errorf("they were said %v times, want %v", got, test.want)
 			}
 		})
@@ -419,7 +419,7 @@ func TestAlarmThatFails(t *testing.T) {
 	}
 	k.agree("afterwards")
 	k.watchEnds(t.Context())
-	if n := said.times("timeouts alone"); n != 2 {
+	if n := said.times("no wall-clock alarm"); n != 2 {
 		t.Errorf("it was said %d times, want by the grant and by Watch", n)
 	}
 }

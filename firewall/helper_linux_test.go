@@ -122,7 +122,7 @@ func TestProgramHangs(t *testing.T) {
 	s.must(os.Rename(path, path+"-real"))
 	fakeProgram(t, s.config.programs, "iptables-restore", "exec /bin/sleep 600")
 	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
-	s.says(fmt.Sprint(err), "iptables-restore was ended after", "in state S", "of it at work")
+	s.says(fmt.Sprint(err), "iptables-restore was killed after", "in state S", "of it computing")
 	s.must(os.Rename(path+"-real", path))
 	s.load(0)
 	s.dark("192.0.2.3", "192.0.2.1", "22")

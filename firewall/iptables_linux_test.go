@@ -197,11 +197,11 @@ func TestProgramsThatWillNotDo(t *testing.T) {
 			for _, name := range []string{"iptables", "ip6tables"} {
 				os.Remove(filepath.Join(dir, name))
 			}
-		}, []string{"there is no program iptables", "install"}},
+		}, []string{"no program iptables", "install"}},
 		{"none for IPv6", func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "ip6tables")) },
-			[]string{"there is no program ip6tables", "open over IPv6"}},
+			[]string{"no program ip6tables", "open over IPv6"}},
 		{"no restore", func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "iptables-restore")) },
-			[]string{"there is no program iptables-restore"}},
+			[]string{"no program iptables-restore"}},
 		{"mixed kinds", func(t *testing.T, dir string) {
 			fakeProgram(t, dir, "ip6tables-restore", "echo 'ip6tables-restore v1.8.9 (legacy)'")
 		}, []string{"iptables is nf_tables", "ip6tables-restore is legacy", "update-alternatives"}},
@@ -289,7 +289,7 @@ func TestAutoFallsBack(t *testing.T) {
 	}
 	s.config.Closed = Reject
 	_, _, err = insteadOfNftables(errors.New("it is not there"), s.config.spec(), nil)
-	s.says(err.Error(), "it is not there", "nor is iptables of use")
+	s.says(err.Error(), "it is not there", "iptables cannot be used either")
 }
 
 // TestAutoSaysWhich and why.

@@ -13,20 +13,19 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// Draft is a batch that makes a table. nft.Conn puts the commands into messages; they are
-// sent by a batch of ours, because nft.Conn knows no flags of tables and has each message
-// answered singly.
+// Draft is a batch that makes a table. nft.Conn encodes the commands, and our batch sends them, because nft.Conn does
+// not support flags of tables and requests an answer to each message.
 type Draft struct {
 	objects
 	spec   guard.Spec
 	refuse guard.Closed
-	// claims is whether strangers are refused by a closed port of the kernel's; otherwise
-	// nftables makes the answer, and it can be told from a closed port's.
+	// claims is whether a closed port of the kernel's refuses packets without a grant. Otherwise nftables makes the
+	// answer, which differs from that of a closed port.
 	claims  bool
-	learned map[string][]nft.SetElement // by name of the set
+	learned map[string][]nft.SetElement // by the name of the set
 	conn    *nft.Conn
 	batch   batch
-	printed map[*nft.Chain][]string // the rules in nft's words
+	printed map[*nft.Chain][]string // the rules in nft's language
 }
 
 func newDraft(o objects, c guard.Spec, refuse guard.Closed, lacks []string) (*Draft, error) {
@@ -37,7 +36,7 @@ func newDraft(o objects, c guard.Spec, refuse guard.Closed, lacks []string) (*Dr
 	return d, err
 }
 
-// collect keeps what nft.Conn would send, and answers nothing.
+// collect keeps the messages that nft.Conn would send, and gives no answers.
 func (d *Draft) collect(messages []netlink.Message) ([]netlink.Message, error) {
 	for _, m := range messages {
 		if m.Header.Type == unix.NFNL_MSG_BATCH_BEGIN || m.Header.Type == unix.NFNL_MSG_BATCH_END {
@@ -48,20 +47,19 @@ func (d *Draft) collect(messages []netlink.Message) ([]netlink.Message, error) {
 	return nil, io.EOF
 }
 
-// makeTable begins the draft: a table with these flags, which is there or not. With anew, all
-// that was in it goes, and so may its flags.
+// makeTable begins the draft with a table that has these flags, whether it exists or not. With anew it deletes the
+// existing table and its flags first.
 func (d *Draft) makeTable(flags uint32, anew bool) {
 	if anew {
-		// There has to be something to delete; without flags no flag is in the way.
+		// The delete needs a table; one without flags conflicts with none.
 		d.batch.table(unix.NFT_MSG_NEWTABLE, d.Table.Name, nil)
 		d.batch.table(unix.NFT_MSG_DELTABLE, d.Table.Name, nil)
 	}
 	d.batch.table(unix.NFT_MSG_NEWTABLE, d.Table.Name, &flags)
 }
 
-// fill puts sets and rules into the table. In mode Admit there is nothing to guard: knock
-// ports are as dark as every other port of a host that drops by default, and would stand out
-// if they were darker.
+// fill puts sets and rules into the table. In mode Admit there is nothing to guard: knock ports are as dark as every
+// other port of a host that drops by default, and would stand out if they were darker.
 func (d *Draft) fill(p guard.Plan, rules func(*Draft)) error {
 	if d.spec.Mode == guard.ModeAdmit {
 		for _, c := range []*nft.Chain{d.Marker, d.receipt} {
