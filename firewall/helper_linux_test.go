@@ -89,7 +89,7 @@ func TestHelperKilled(t *testing.T) {
 			if !errors.Is(err, iptables.ErrHelper) {
 				t.Errorf("got %v, want %v", err, iptables.ErrHelper)
 			}
-			s.says(fmt.Sprint(err), "killed", "start spa-server again")
+			s.says(fmt.Sprint(err), "killed", "restart spa-server")
 			s.open() // as a service manager does
 			s.load(0)
 			s.connect("192.0.2.2", "192.0.2.1", "22")
