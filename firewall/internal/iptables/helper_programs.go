@@ -291,7 +291,7 @@ func (p *Programs) run(name, input string, args ...string) (string, error) {
 		return out.String(), nil
 	case ctx.Err() != nil:
 		if u := cmd.ProcessState; u != nil {
-			doing += fmt.Sprintf(", %v of it computing", (u.UserTime() + u.SystemTime()).Round(time.Millisecond))
+			doing += fmt.Sprintf(", %v of CPU time", (u.UserTime() + u.SystemTime()).Round(time.Millisecond))
 		}
 		return "", &endedError{name, doing, line(said.String())}
 	case errors.As(err, &exit) && !exit.Exited():
