@@ -11,7 +11,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// his is a table that drops by default, as an administrator may have it.
+// his is a table of the administrator's that drops by default.
 const his = `
 table inet filter {
 	set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout; }
@@ -47,7 +47,7 @@ func admit(c *Config) {
 	c.Admit = AdmitSets{Family: "inet", Table: "filter", Set4: "spa4", Set6: "spa6"}
 }
 
-// admittingSite is a site whose host drops by default.
+// admittingSite makes a site whose host drops by default.
 func admittingSite(t *testing.T, change func(*Config)) *site {
 	t.Helper()
 	s := newSite(t, func(c *Config) {
@@ -89,7 +89,7 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
-// TestAdmitProlongs: also what a later load finds.
+// TestAdmitProlongs: a grant can be prolonged, even one that a later load finds.
 func TestAdmitProlongs(t *testing.T) {
 	s := admitted(t)
 	s.grant("alice", "192.0.2.2", 500*time.Millisecond)
@@ -99,13 +99,13 @@ func TestAdmitProlongs(t *testing.T) {
 	s.load(0)
 	lab.Eventually(t, "the end of the shorter", func() bool { return time.Now().After(end) })
 	s.connect("192.0.2.2", "192.0.2.1", "22")
-	s.config.Keep = func(Grant) bool { return false } // taken away while nothing ran
+	s.config.Keep = func(Grant) bool { return false } // revoked while no daemon ran
 	s.open()
 	s.load(0)
 	s.dark("192.0.2.2", "192.0.2.1", "22")
 }
 
-// TestAdmitMoment: a grant of less than the kernel's unit of time ends, and does not stay for ever.
+// TestAdmitMoment: a grant shorter than the kernel's unit of time ends, and does not stay for ever.
 func TestAdmitMoment(t *testing.T) {
 	s := admitted(t)
 	now := time.Now()
@@ -115,7 +115,7 @@ func TestAdmitMoment(t *testing.T) {
 	lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 }
 
-// TestAdmitPutsBack: whatever another tool does with his table, live grants come back.
+// TestAdmitPutsBack: whatever another tool does with the administrator's table, live grants come back.
 func TestAdmitPutsBack(t *testing.T) {
 	for name, script := range map[string]string{
 		"reloaded":        "flush ruleset\n" + his,
@@ -137,8 +137,8 @@ func TestAdmitPutsBack(t *testing.T) {
 	}
 }
 
-// TestAdmitWaitsForHisTable: it may be gone for a while; nothing is lost, and it is said why
-// a grant cannot be given.
+// TestAdmitWaitsForHisTable: the administrator's table may be missing for a while; no grant is lost, and the error of
+// a new grant names the missing set.
 func TestAdmitWaitsForHisTable(t *testing.T) {
 	s := admitted(t)
 	s.grant("alice", "192.0.2.2", long)
@@ -149,14 +149,15 @@ func TestAdmitWaitsForHisTable(t *testing.T) {
 	lab.Eventually(t, "the complaint", func() bool { return n.Load() == 1 })
 	err := s.Grant(t.Context(), []Grant{sshGrant("bob", "192.0.2.4", long)}, time.Now())
 	if err == nil || !strings.Contains(err.Error(), "nft add set inet filter spa4") {
-		t.Errorf("got %v, want how to make the set", err)
+		t.Errorf("got %v, want the command that makes the set", err)
 	}
 	s.nft("delete table inet filter\n" + his)
 	lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 	s.dark("192.0.2.4", "192.0.2.1", "22")
 }
 
-// TestAdmitOwnChangesWakeNobody: nor do his that take nothing from us, nor the ends of grants.
+// TestAdmitOwnChangesWakeNobody: our own changes, the administrator's changes that take nothing from us, and the ends
+// of grants cause no put-back.
 func TestAdmitOwnChangesWakeNobody(t *testing.T) {
 	s := admitted(t)
 	n := s.counts("put back")
@@ -177,7 +178,8 @@ func TestAdmitOwnChangesWakeNobody(t *testing.T) {
 	}
 }
 
-// TestAdmitLeavesHisElements: those that he has for the same address and port too.
+// TestAdmitLeavesHisElements: the administrator's elements stay as they are, even for the address and port of a
+// grant.
 func TestAdmitLeavesHisElements(t *testing.T) {
 	s := admittingSite(t, nil)
 	s.nft(`add element inet filter spa4 { 192.0.2.3 . tcp . 22 comment "his", 192.0.2.4 . tcp . 22 }`)
@@ -198,11 +200,11 @@ func TestAdmitLeavesHisElements(t *testing.T) {
 	}
 	if out := s.nft("list set inet filter spa4"); !strings.Contains(out, `comment "his"`) ||
 		strings.Contains(out, "expires") {
-		t.Errorf("his elements are not as they were: %s", out)
+		t.Errorf("the administrator's elements were changed: %s", out)
 	}
 }
 
-// TestAdmitOutlivesHisElement: a grant that lasts longer than what stood in for it.
+// TestAdmitOutlivesHisElement: a grant that lasts longer than the element that stood in for it.
 func TestAdmitOutlivesHisElement(t *testing.T) {
 	s := admitted(t)
 	s.watch()
@@ -219,7 +221,7 @@ func TestAdmitRefusesSets(t *testing.T) {
 		"no table": {"", "there is no set spa4"},
 		"no set":   {"table inet filter { }", "there is no set spa4"},
 		"one set":  {"table inet filter { set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout; }; }", "there is no set spa6"},
-		"type":     {"table inet filter { set spa4 { type ipv4_addr . inet_service; flags timeout; }; }", "keys of another type"},
+		"type":     {"table inet filter { set spa4 { type ipv4_addr . inet_service; flags timeout; }; }", "keys of the wrong type"},
 		"timeout":  {"table inet filter { set spa4 { type ipv4_addr . inet_proto . inet_service; }; }", "timeout flag"},
 		"interval": {"table inet filter { set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout, interval; }; }", "interval flag"},
 		"map":      {"table inet filter { map spa4 { type ipv4_addr . inet_proto . inet_service : verdict; flags timeout; }; }", "is a map"},
@@ -231,13 +233,13 @@ func TestAdmitRefusesSets(t *testing.T) {
 			}
 			err := s.gw.Do(func() error { _, err := New(s.config, nil); return err })
 			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "flags timeout; }'") {
-				t.Fatalf("got %v, want %q and how to make the set", err, test.want)
+				t.Fatalf("got %v, want %q and the command that makes the set", err, test.want)
 			}
 		})
 	}
 }
 
-// TestAdmitRecipe: the line that the error tells makes what is needed.
+// TestAdmitRecipe: the command in the error makes the set that is needed.
 func TestAdmitRecipe(t *testing.T) {
 	s := newSite(t, func(c *Config) {
 		admit(c)
@@ -270,7 +272,7 @@ func TestAdmitOneFamily(t *testing.T) {
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 	err := s.Grant(t.Context(), []Grant{sshGrant("alice", "2001:db8::2", long)}, time.Now())
 	if err == nil || len(s.Grants(time.Now())) != 1 {
-		t.Errorf("got %v, want that no set is named for IPv6", err)
+		t.Errorf("got %v, want that no set is configured for IPv6", err)
 	}
 }
 
@@ -301,7 +303,7 @@ func TestAdmitTeardown(t *testing.T) {
 	}
 }
 
-// TestAdmitTeardownWithoutHisTable: there is nothing of ours left in it.
+// TestAdmitTeardownWithoutHisTable: a teardown works even if the administrator's table is gone.
 func TestAdmitTeardownWithoutHisTable(t *testing.T) {
 	s := admitted(t)
 	s.grant("alice", "192.0.2.2", long)
@@ -311,7 +313,7 @@ func TestAdmitTeardownWithoutHisTable(t *testing.T) {
 	s.ends(ended, ErrTornDown)
 }
 
-// TestAdmitAfterGuard: what an earlier guard shut is his to shut now.
+// TestAdmitAfterGuard: in mode admit the ports that an earlier guard shut are the administrator's to shut.
 func TestAdmitAfterGuard(t *testing.T) {
 	s := newOwned(t, nil)
 	s.open()
@@ -335,7 +337,8 @@ func TestAdmitAfterGuard(t *testing.T) {
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }
 
-// TestAdmitCut: nothing marks what his rules let in, and what is not for this host is left alone.
+// TestAdmitCut: no mark shows what the administrator's rules let in; sessions that are not for this host are left
+// alone.
 func TestAdmitCut(t *testing.T) {
 	s := admitted(t)
 	accept, inner := s.listen(":2300"), s.listenOn(s.behind(), ":2300")
@@ -376,6 +379,6 @@ func TestAdmitConfig(t *testing.T) {
 	s := admittingSite(t, nil)
 	s.open()
 	if err := s.Load(t.Context(), long, time.Now()); err == nil || errors.Is(err, ErrForeign) {
-		t.Errorf("got %v, want that there is nothing to confirm", err)
+		t.Errorf("got %v, want the error that there is nothing to confirm", err)
 	}
 }

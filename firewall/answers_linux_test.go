@@ -18,8 +18,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// What a scan sees of a guarded port, or of a knock port, is what it sees of any closed port of the
-// host: byte for byte but for the number of the port. The tests compare the frames themselves.
+// To a scan, a guarded port or a knock port looks like any closed port of the host: the answers are the same, byte
+// for byte, except for the number of the port. The tests compare the frames themselves.
 
 // scan is a packet that a scanner sends.
 type scan struct {
@@ -29,7 +29,7 @@ type scan struct {
 	class    byte // type of service or traffic class
 	label    uint32
 	unsummed bool
-	plain    bool   // flow labels of the answer do not count
+	plain    bool   // ignore flow labels of the answer
 	route    []byte // type of an IPv6 routing header, and its segments left
 }
 
@@ -43,7 +43,7 @@ var scans = []scan{
 	{name: "UDP without a checksum", proto: service.UDP, unsummed: true},
 }
 
-// routeScans have an IPv6 routing header, of types that no kernel takes unless it is told to.
+// routeScans have an IPv6 routing header, of types that kernels drop by default.
 func routeScans() (all []scan) {
 	for _, kind := range []byte{0, 3, 4} {
 		for left := range byte(2) {
@@ -58,19 +58,19 @@ func routeScans() (all []scan) {
 	return all
 }
 
-// flagScans are scans with each combination of TCP's flags. Most begin no flow, and it is nftables
-// that resets them: without a flow label, and without the class of the scan.
+// flagScans are scans with each combination of TCP's flags. Most begin no flow, and nftables itself resets them:
+// without a flow label, and without the scan's traffic class.
 func flagScans() (all []scan) {
 	for flags := range byte(64) {
 		if flags&nftables.Rst != 0 && flags != nftables.Rst {
-			continue // nobody answers a reset
+			continue // a reset gets no answer
 		}
 		all = append(all, scan{name: fmt.Sprintf("flags %06b", flags), proto: service.TCP, flags: flags, plain: true})
 	}
 	return all
 }
 
-// packet is the scan's IP packet. All ports have the same sequence number.
+// packet returns the scan's IP packet. All ports have the same sequence number.
 func (p scan) packet(from, to netip.Addr, sport, dport uint16) []byte {
 	segment := binary.BigEndian.AppendUint16(nil, sport)
 	segment = binary.BigEndian.AppendUint16(segment, dport)
@@ -99,7 +99,7 @@ func (p scan) packet(from, to netip.Addr, sport, dport uint16) []byte {
 	return slices.Concat(header, from.AsSlice(), to.AsSlice(), segment)
 }
 
-// inetSum is that of RFC 1071.
+// inetSum is the checksum of RFC 1071.
 func inetSum(b []byte) uint16 {
 	var sum uint32
 	for i := 0; i+1 < len(b); i += 2 {
@@ -114,9 +114,9 @@ func inetSum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// answerTo sends a scan from the client and returns the IP packet that answers it, or nil. Fields
-// that differ from packet to packet are zero in it: the number of the scanned port wherever it
-// stands, checksums, and the identification and flow label that the kernel makes up.
+// answerTo sends a scan from the client and returns the IP packet that answers it, or nil. It clears the fields that
+// differ from packet to packet: the number of the scanned port wherever it appears, checksums, and the identification
+// and flow label that the kernel makes up.
 func (s *site) answerTo(p scan, from, to netip.Addr, sport, dport uint16) []byte {
 	s.Helper()
 	var fd, raw int
@@ -159,8 +159,7 @@ func (s *site) answerTo(p scan, from, to netip.Addr, sport, dport uint16) []byte
 
 func htons(v uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v)) }
 
-// normalized returns an answer from to with what differs from packet to packet taken out, or nil
-// where it is none.
+// normalized returns an answer from to without the fields that differ from packet to packet, or nil if it is not one.
 func normalized(b []byte, from, to netip.Addr, sport, dport uint16) []byte {
 	size := 20
 	if to.Is6() {
@@ -211,7 +210,7 @@ func normalized(b []byte, from, to netip.Addr, sport, dport uint16) []byte {
 	return b
 }
 
-// TestRefusalsAreTheKernelsOwn: a guarded port of a host that rejects answers as its closed ports do.
+// TestRefusalsAreTheKernelsOwn: a guarded port of a host that rejects answers like its closed ports.
 func TestRefusalsAreTheKernelsOwn(t *testing.T) {
 	s := guarded(t, func(c *Config) {
 		guarding("udp/5000")(c)
@@ -236,8 +235,7 @@ func TestRefusalsAreTheKernelsOwn(t *testing.T) {
 	}
 }
 
-// TestKnockPortAnswersAsOthers: whether the host answers on closed ports or drops, a knock port does
-// as they do.
+// TestKnockPortAnswersAsOthers: whether closed ports of the host answer or drop, a knock port does the same.
 func TestKnockPortAnswersAsOthers(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, drops := range []bool{false, true} {
@@ -278,7 +276,7 @@ func (s *site) sameAnswer(p scan, from, to string, sport, port, neighbour uint16
 		return answer
 	}
 	var got, want []byte
-	for range 3 { // a limit of the kernel's for all errors may have been reached
+	for range 3 { // the kernel's limit for all errors may have been reached
 		if got, want = ask(port), ask(neighbour); bytes.Equal(got, want) {
 			return
 		}
@@ -286,8 +284,8 @@ func (s *site) sameAnswer(p scan, from, to string, sport, port, neighbour uint16
 	s.Errorf("%s to %s port %d:\n%s\nport %d answers\n%s", p.name, to, port, hex.Dump(got), neighbour, hex.Dump(want))
 }
 
-// TestFramesToAll: what comes to everybody on the link, in a client's name, is not answered, and
-// begins no flow that would be in the way of the client's own.
+// TestFramesToAll: a frame to all hosts on the link, sent in a client's name, gets no answer, and begins no flow that
+// would block the client's own.
 func TestFramesToAll(t *testing.T) {
 	s := guarded(t, func(c *Config) { c.Closed = Reject })
 	index, _, err := s.client.Interface("vc")

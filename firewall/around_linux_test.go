@@ -51,7 +51,7 @@ func TestGuardedUDP(t *testing.T) {
 				if to.Addr().Zone() != "" {
 					to = netip.AddrPortFrom(to.Addr().WithZone(strconv.Itoa(index)), to.Port())
 				}
-				s.must(s.gw.Forward()) // a router answers to the subnet's anycast address
+				s.must(s.gw.Forward()) // a router answers at the subnet's anycast address
 				var server *net.UDPConn
 				if to.Addr().Is4() && to.Addr().IsMulticast() {
 					server = s.joined(to)
@@ -61,7 +61,7 @@ func TestGuardedUDP(t *testing.T) {
 				alice, stranger := s.udp(s.client, f.from), s.udp(s.client, f.stranger)
 				s.send(stranger, to.String())
 				if !s.gets(server, lab.Patience) {
-					t.Fatal("without a guard nothing arrives either")
+					t.Fatal("even without a guard nothing arrives")
 				}
 				s.open()
 				s.load(0)
@@ -120,7 +120,7 @@ func TestPortRange(t *testing.T) {
 	})
 }
 
-// TestWideRange: more elements than a message holds.
+// TestWideRange: more elements than fit into one message.
 func TestWideRange(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		const wide = "tcp/10000-11200"
@@ -152,19 +152,18 @@ func TestLocalClient(t *testing.T) {
 			s.echoes(c)
 			c.Close()
 		}
-		s.refusal(s.gw, "127.0.0.1:0", "127.0.0.1:62201") // it is not silent to the host itself
+		s.refusal(s.gw, "127.0.0.1:0", "127.0.0.1:62201") // the port is not silent to the host itself
 	})
 }
 
-// TestLocalSession: a session inside the host that was there before the guard, and in which
-// the server speaks first.
+// TestLocalSession: a session inside the host that is older than the guard, and in which the server speaks first.
 func TestLocalSession(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.newSite(t, guarding("tcp/2300"))
 		var clients, servers []net.Conn
 		accept := s.listen(":2300")
 		for _, to := range []string{"127.0.0.1:2300", "192.0.2.1:2300", "[2001:db8::1]:2300"} {
-			// The kernel may take a moment to know that a new address is its own.
+			// The kernel may take a moment to treat a new address as its own.
 			lab.Eventually(t, "a local connection", func() bool {
 				c, err := lab.Dial(s.gw, "", to, silence)
 				if err == nil {
@@ -201,7 +200,7 @@ func TestUnguardedSession(t *testing.T) {
 	})
 }
 
-// TestOtherProtocols: packets that are too short to have ports, there and back.
+// TestOtherProtocols: packets that are too short to have ports pass in both directions.
 func TestOtherProtocols(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) { k.guarded(t, cutting("tcp/2300")).otherProtocols() })
 }
@@ -238,7 +237,7 @@ func TestTrustedInterface(t *testing.T) {
 	})
 }
 
-// TestTrustedTarget: a machine behind, too, is open to who comes by a trusted interface.
+// TestTrustedTarget: a machine behind the gateway is also open to clients on a trusted interface.
 func TestTrustedTarget(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -254,7 +253,7 @@ func TestTrustedTarget(t *testing.T) {
 	})
 }
 
-// TestTrustedPushingServer: what leaves by a trusted interface is left alone too.
+// TestTrustedPushingServer: packets that leave by a trusted interface are left alone too.
 func TestTrustedPushingServer(t *testing.T) {
 	s := guarded(t, func(c *Config) { c.Trusted = []string{"vs"}; c.Guarded = append(c.Guarded, ports("tcp/2300")) })
 	s.push(":2300")
@@ -270,7 +269,8 @@ func TestTrustedPushingServer(t *testing.T) {
 	}
 }
 
-// TestOwnFlowFromAGuardedPort: also from one whose sessions end with the grant, and to a neighbour.
+// TestOwnFlowFromAGuardedPort: the host's own flows pass from a guarded port, even if its sessions end with the
+// grant, and to a neighbour.
 func TestOwnFlowFromAGuardedPort(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for i, guarding := range []func(...string) func(*Config){guarding, cutting} {
@@ -286,7 +286,7 @@ func TestOwnFlowFromAGuardedPort(t *testing.T) {
 	})
 }
 
-// ownFlows has the gateway connect from tcp/2200 and ask from udp/123.
+// ownFlows has the gateway connect from tcp/2200 and send a question from udp/123.
 func (s *site) ownFlows(f sides) {
 	s.Helper()
 	own, theirs := s.dev(f, s.gw, "vs"), s.dev(f, s.client, "vc")
@@ -352,7 +352,7 @@ func TestTransitIsUntouched(t *testing.T) {
 				server := s.udp(inner, to)
 				s.send(s.udp(s.client, net.JoinHostPort(f.alice, "0")), to)
 				if !s.gets(server, lab.Patience) {
-					t.Error("a datagram to another machine's port of the knock port's number was lost")
+					t.Error("a datagram to the knock port's number on another machine was lost")
 				}
 			})
 		}
@@ -380,7 +380,7 @@ func TestFurtherAddresses(t *testing.T) {
 	})
 }
 
-// toInner is a grant to reach tcp/22 of the inner machine.
+// toInner returns a grant to reach tcp/22 of the inner machine.
 func (s *site) toInner(client, source string, f sides) Grant {
 	g := sshGrant(client, source, long)
 	g.To = []netip.Addr{netip.MustParseAddr(innerAddr[f.name])}
@@ -439,7 +439,7 @@ func TestPortPublishedByDNAT(t *testing.T) {
 	})
 }
 
-// TestBridgedMachines: a gateway that switches loses nothing that it only passes on.
+// TestBridgedMachines: a gateway that switches loses nothing that it only forwards.
 func TestBridgedMachines(t *testing.T) {
 	s := guarded(t, nil)
 	hosts := lab.New(t, "left", "right")
@@ -449,7 +449,7 @@ func TestBridgedMachines(t *testing.T) {
 	s.must(s.gw.AddAddr("br0", "198.51.100.1/24"))
 	s.must(hosts[0].AddAddr("eth0", "198.51.100.2/24"))
 	s.must(hosts[1].AddAddr("eth0", "198.51.100.3/24"))
-	// Where the kernel has br_netfilter, what is bridged passes through prerouting too.
+	// With br_netfilter, bridged packets pass through prerouting too.
 	for _, name := range []string{"net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"} {
 		if err := s.gw.Sysctl(name, "1"); err != nil {
 			t.Logf("bridged packets do not pass through the guard here: %v", err)
@@ -468,8 +468,8 @@ func TestBridgedMachines(t *testing.T) {
 	}
 }
 
-// TestInterfaceGoesAndComes: the guard is by no interface's index, and one that is trusted by name
-// is so when it comes back.
+// TestInterfaceGoesAndComes: the guard does not depend on the index of an interface, and an interface that is trusted
+// by name is trusted again when it comes back.
 func TestInterfaceGoesAndComes(t *testing.T) {
 	s := guarded(t, func(c *Config) { c.Trusted = []string{"wg0"} })
 	s.grant("alice", "192.0.2.2", long)

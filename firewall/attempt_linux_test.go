@@ -14,11 +14,10 @@ import (
 	"sallyport/spa/lab"
 )
 
-// A test may be stopped for seconds, or run at a fraction of its speed. So whether something
-// came in time is asked once more when the time is over, and what has to be done in time is
-// done again with more of it.
+// A test may be stopped for seconds, or run at a fraction of its speed. So when a time limit has passed, a test
+// checks once more whether something came in time, and repeats with a longer limit whatever must be done in time.
 
-// errSilence is what becomes of an attempt that nobody answers.
+// errSilence is the error of an attempt without an answer.
 var errSilence = errors.New("silence")
 
 // attempt tries to connect from the client.
@@ -46,7 +45,7 @@ func (s *site) attempt(from, to, port string, within time.Duration) (net.Conn, e
 	return net.FileConn(f)
 }
 
-// tcpSocket is a socket of a host, bound and not connected.
+// tcpSocket returns a socket of a host, bound and not connected.
 func tcpSocket(h *lab.Host, local netip.AddrPort) (*os.File, error) {
 	var f *os.File
 	err := h.Do(func() error {
@@ -93,8 +92,7 @@ func answered(f *os.File, to netip.AddrPort, within time.Duration) error {
 	return errors.Join(err, outcome)
 }
 
-// await waits until it is decided what becomes of a connection. The kernel decides, whether or
-// not this process runs.
+// await waits until the outcome of a connection is decided. The kernel decides, whether or not this process runs.
 func await(fd int, within time.Duration) error {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	for end := time.Now().Add(within); ; {
@@ -116,7 +114,7 @@ func await(fd int, within time.Duration) error {
 	}
 }
 
-// reads reads at least so many bytes into b, as far as they arrive in time, and returns how many.
+// reads reads at least so many bytes into b, if they arrive in time, and returns how many it read.
 func reads(c net.Conn, b []byte, least int, within time.Duration) int {
 	c.SetReadDeadline(time.Now().Add(within))
 	n, err := io.ReadAtLeast(c, b, least)
@@ -140,8 +138,8 @@ func readArrived(c net.Conn, b []byte) (n int) {
 	return max(0, n)
 }
 
-// shorten lets grants end soon, by themselves. What needs them has come about by now: it may
-// take longer than they live.
+// shorten makes grants end soon, without further help. What a test does with the grants is done by then: it may take
+// longer than short grants last.
 func (s *site) shorten(m Match, last time.Duration) {
 	s.Helper()
 	gs := s.revoke(m)

@@ -15,10 +15,10 @@ import (
 type kind struct {
 	name     string
 	programs string // of iptables: what they are links to; empty: nftables
-	legacy   bool   // tables of the older kind
+	legacy   bool   // legacy iptables
 }
 
-// kinds are all that there are: what is promised of access holds for each.
+// kinds returns all backends: the promises about access hold for each.
 func kinds() []kind {
 	return []kind{
 		{name: "nftables"},
@@ -27,13 +27,13 @@ func kinds() []kind {
 	}
 }
 
-// everyBackend runs a test over each, some at a time.
+// everyBackend runs a test over each backend, some in parallel.
 func everyBackend(t *testing.T, do func(*testing.T, kind)) {
 	t.Helper()
 	overKinds(t, kinds(), do)
 }
 
-// iptablesOnly is for what is about iptables itself.
+// iptablesOnly runs a test over the kinds of iptables.
 func iptablesOnly(t *testing.T, do func(*testing.T, kind)) {
 	t.Helper()
 	overKinds(t, kinds()[1:], do)
@@ -49,8 +49,8 @@ func overKinds(t *testing.T, ks []kind, do func(*testing.T, kind)) {
 	}
 }
 
-// links makes a directory in which the programs of iptables are those of one kind, with a
-// lock of their own, so that no test waits for another.
+// links makes a directory in which the programs of iptables are those of one kind, with a lock of their own, so that
+// no test waits for another.
 func links(t *testing.T, multi string) string {
 	t.Helper()
 	path := lab.NeedProgram(t, multi, "apt-get install iptables")
@@ -63,7 +63,7 @@ func links(t *testing.T, multi string) string {
 	return dir
 }
 
-// fakeProgram makes a program of a line of shell.
+// fakeProgram makes a program from a line of shell.
 func fakeProgram(t *testing.T, dir, name, line string) {
 	t.Helper()
 	if err := writeProgram(filepath.Join(dir, name), []byte("#!/bin/sh\n"+line+"\n")); err != nil {
@@ -71,8 +71,8 @@ func fakeProgram(t *testing.T, dir, name, line string) {
 	}
 }
 
-// writeProgram writes a file that can be run at once: while a process that another goroutine is
-// starting still had it open for writing, the kernel would say that it is busy.
+// writeProgram writes a file that can be run at once: if a process that another goroutine is starting still had it
+// open for writing, the kernel would report that it is busy.
 func writeProgram(path string, b []byte) error {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()

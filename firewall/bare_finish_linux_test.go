@@ -13,8 +13,8 @@ import (
 	"sallyport/keys/service"
 )
 
-// TestFinishLeavesTheSets: many grants take long to put in twice, and until the second batch
-// is through, no session goes on that has none.
+// TestFinishLeavesTheSets: adding many grants twice would take long, and until the second batch is through, sessions
+// without a grant stall.
 func TestFinishLeavesTheSets(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
@@ -24,7 +24,7 @@ func TestFinishLeavesTheSets(t *testing.T) {
 		Until: time.Now().Add(long)}}))
 	s.must(n.Finish(n.Objects, n.Flags(), false))
 	if !n.Tracks() {
-		t.Error("the whole rules are not there")
+		t.Error("the full rules are not there")
 	}
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 	s.dark("192.0.2.3", "192.0.2.1", "22")
@@ -45,7 +45,7 @@ func TestFinishOfWhatIsGone(t *testing.T) {
 	}
 }
 
-// TestLoadUnderFlushes: whenever the rule set is flushed meanwhile, nothing fails.
+// TestLoadUnderFlushes: a flush of the rule set at any moment of a load makes nothing fail.
 func TestLoadUnderFlushes(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()

@@ -16,8 +16,8 @@ import (
 	"sallyport/keys/service"
 )
 
-// TestBareGuard: what stands while the rules of the whole guard are prepared lets pass what a
-// first load carries and who has a grant, lets nothing else in, and nothing out.
+// TestBareGuard: the guard that is in place while the full rules are prepared passes carried flows and grants, lets
+// nothing else in, and nothing out.
 func TestBareGuard(t *testing.T) {
 	for _, name := range []string{"nftables", "iptables-nft", "iptables-legacy"} {
 		t.Run(name, func(t *testing.T) {
@@ -31,19 +31,19 @@ func TestBareGuard(t *testing.T) {
 			})
 			s.connect("192.0.2.2", "192.0.2.1", "22")
 			s.mutual(carried, true)
-			s.dark("192.0.2.2", "192.0.2.1", "2300") // a new one is not carried
+			s.dark("192.0.2.2", "192.0.2.1", "2300") // a new flow is not carried
 			s.dark("192.0.2.3", "192.0.2.1", "22")
 			s.mutual(gap, false)
 		})
 	}
 }
 
-// TestBareGuardStandsFirst: before the first rule is prepared that asks for connection tracking.
+// TestBareGuardStandsFirst: the bare guard is there before the first rule that uses connection tracking is prepared.
 func TestBareGuardStandsFirst(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").newSite(t, nil)
 	path := filepath.Join(s.config.programs, "iptables-restore")
 	s.must(os.Rename(path, path+"-real"))
-	seen := s.config.lock // the helper's programs can write nothing else
+	seen := s.config.lock // the only file that the helper's programs can write
 	s.must(os.WriteFile(seen, nil, 0o600))
 	fakeProgram(t, s.config.programs, "iptables-restore", `in=$(/bin/cat)
 case "$in" in *conntrack*) [ -s `+seen+` ] || iptables-save -t mangle >`+seen+`;; esac
@@ -56,7 +56,7 @@ printf '%s\n' "$in" | `+path+`-real "$@"`)
 		"-A spa-begun", "-j DROP")
 }
 
-// inboundTo is the flow of a server's socket.
+// inboundTo returns the flow of a server's socket.
 func inboundTo(c net.Conn) guard.Flow {
 	end := func(a net.Addr) netip.AddrPort {
 		p := netip.MustParseAddrPort(a.String())
@@ -65,7 +65,7 @@ func inboundTo(c net.Conn) guard.Flow {
 	return guard.Flow{Proto: service.TCP, Remote: end(c.RemoteAddr()), Local: end(c.LocalAddr())}
 }
 
-// bare puts the guard without connection tracking there.
+// bare loads the guard without connection tracking.
 func (s *site) bare(p guard.Plan) {
 	s.Helper()
 	b, ok := s.backend.(*iptables.Backend)
@@ -73,7 +73,7 @@ func (s *site) bare(p guard.Plan) {
 		n := s.backend.(*nftables.Backend)
 		s.must(n.Send(n.Objects, 0, false, &p, (*nftables.Draft).BareRules))
 		if n.Tracks() {
-			s.Error("a rule asks for connection tracking")
+			s.Error("a rule uses connection tracking")
 		}
 		return
 	}

@@ -11,8 +11,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestBareGuardLetsPass: what the whole guard leaves alone this one does too, and it carries
-// datagrams.
+// TestBareGuardLetsPass: the bare guard leaves alone what the full guard leaves alone, and it carries datagrams.
 func TestBareGuardLetsPass(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.newSite(t, guarding("udp/5000"))
@@ -81,9 +80,9 @@ func TestBareGuardTrusts(t *testing.T) {
 	})
 }
 
-// TestLawBare: the guard without connection tracking keeps the law for what is sent to a guarded
-// port, and who has a grant gets by, also to a machine behind. ICMP errors are left to the whole
-// guard, and who claims to be a guarded port: the host itself answers him there.
+// TestLawBare: the guard without connection tracking keeps the law for packets to a guarded port, and passes clients
+// with a grant, even to a machine behind the gateway. ICMP errors, and packets that claim to come from a guarded
+// port, are left to the full guard: the host itself answers the latter there.
 func TestLawBare(t *testing.T) {
 	for _, way := range []string{"delivered", "routed to a listed machine",
 		"bridged with br_netfilter to a listed machine"} {

@@ -18,7 +18,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// benched is a guard with a number of live grants.
+// benched returns a guard with a number of live grants.
 func benched(b *testing.B, live int) *Firewall {
 	b.Helper()
 	host := lab.New(b, "gateway")[0]
@@ -86,8 +86,8 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// BenchmarkWayBack measures for how long a stranger's datagrams arrive after another tool has flushed the rule set,
-// where the kernel does not keep the guard from that: from the flush to the last one.
+// BenchmarkWayBack measures how long a stranger's datagrams arrive after another tool has flushed the rule set, on a
+// kernel that does not protect the table: from the flush to the last datagram.
 func BenchmarkWayBack(b *testing.B) {
 	stranger, gateway := lab.Pair(b)
 	var f *Firewall
@@ -108,7 +108,7 @@ func BenchmarkWayBack(b *testing.B) {
 	ctx, stop := context.WithCancel(b.Context())
 	var beside sync.WaitGroup
 	beside.Go(func() { f.Watch(ctx) })
-	var last atomic.Int64 // when a datagram arrived
+	var last atomic.Int64 // when a datagram last arrived
 	beside.Go(func() {
 		for b := make([]byte, 9); ; last.Store(time.Now().UnixNano()) {
 			if _, err := c.Read(b); err != nil {
@@ -153,7 +153,7 @@ func flood(ctx context.Context, from *lab.Host) {
 		}
 		defer c.Close()
 		for ctx.Err() == nil {
-			c.Write([]byte("x")) // an ICMP error is no reason to stop
+			c.Write([]byte("x")) // continue after an ICMP error
 			time.Sleep(50 * time.Microsecond)
 		}
 		return nil

@@ -15,7 +15,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// TestCancelled: what nobody waits for any more is not done.
+// TestCancelled: a request that its caller has cancelled is not carried out.
 func TestCancelled(t *testing.T) {
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -36,7 +36,7 @@ func TestCancelled(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := decided(t)
-			k.kernel.told = func() { t.Error("the kernel was told") }
+			k.kernel.told = func() { t.Error("the kernel was changed") }
 			before, free := k.inMemory(), spare(k.ledger)
 			if err := do(k); !errors.Is(err, context.Canceled) {
 				t.Errorf("got %v, want %v", err, context.Canceled)
@@ -47,7 +47,7 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
-// TestBeforeTheLoad: without a guard nothing is held, granted or taken away.
+// TestBeforeTheLoad: without a guard, nothing is held, granted or revoked.
 func TestBeforeTheLoad(t *testing.T) {
 	f, now := dry(t, 10), time.Now()
 	if err := f.Grant(t.Context(), []Grant{portGrant("alice", now.Add(time.Hour), "tcp/22")},
@@ -64,14 +64,14 @@ func TestBeforeTheLoad(t *testing.T) {
 		t.Errorf("got %v, want none", gs)
 	}
 	if f.endDue(now) || f.live(guard.Flow{Proto: service.TCP}) {
-		t.Error("something is held")
+		t.Error("a grant is held")
 	}
 	if err := f.putBack(now); err != nil {
 		t.Errorf("put back: %v", err)
 	}
 }
 
-// TestGrantIsChecked: each thing that it must have, whatever the kernel would say.
+// TestGrantIsChecked: a grant must be complete, whatever the kernel would accept.
 func TestGrantIsChecked(t *testing.T) {
 	k := newKept(t)
 	good := portGrant("alice", k.now.Add(time.Hour), "tcp/22")
@@ -95,11 +95,11 @@ func TestGrantIsChecked(t *testing.T) {
 		}
 	}
 	if len(k.inMemory())+len(k.onDisk())+len(k.inKernel()) != 0 {
-		t.Error("something was granted")
+		t.Error("a port was opened")
 	}
 }
 
-// TestFullLedger: all of a request or nothing of it.
+// TestFullLedger: a request is granted completely or not at all.
 func TestFullLedger(t *testing.T) {
 	k := decided(t)
 	before := k.inMemory()
@@ -109,7 +109,7 @@ func TestFullLedger(t *testing.T) {
 		g.Ports = []service.Ports{{Proto: service.TCP, Low: 100 + port, High: 100 + port}}
 		many = append(many, g)
 	}
-	k.kernel.told = func() { t.Error("the kernel was told") }
+	k.kernel.told = func() { t.Error("the kernel was changed") }
 	if err := k.Grant(t.Context(), many, k.now); !errors.Is(err, ErrFull) {
 		t.Errorf("got %v, want ErrFull", err)
 	}
@@ -117,7 +117,7 @@ func TestFullLedger(t *testing.T) {
 	k.unchanged(before, 8)
 }
 
-// TestRevokeMatches: by each of what a grant has, and by all together.
+// TestRevokeMatches: Revoke selects by each property of a grant, and by all of them together.
 func TestRevokeMatches(t *testing.T) {
 	for name, test := range map[string]struct {
 		match Match
@@ -142,14 +142,14 @@ func TestRevokeMatches(t *testing.T) {
 				t.Errorf("got %v, %v, want %d", gs, err, test.want)
 			}
 			if (told > 0) != (test.want > 0) {
-				t.Errorf("the kernel was told %d times", told)
+				t.Errorf("the kernel was changed %d times", told)
 			}
 			k.agree("afterwards")
 		})
 	}
 }
 
-// TestRevokedInItsLastMoment: a grant whose time is over, and which the kernel may not have ended yet.
+// TestRevokedInItsLastMoment: a grant whose time is over, but which may still be in the kernel.
 func TestRevokedInItsLastMoment(t *testing.T) {
 	k := newKept(t)
 	if err := k.Grant(t.Context(), []Grant{portGrant("alice", k.now.Add(time.Second), "tcp/22")}, k.now); err != nil {
@@ -161,11 +161,11 @@ func TestRevokedInItsLastMoment(t *testing.T) {
 		t.Errorf("got %v, %v, want one", gs, err)
 	}
 	if len(k.inMemory())+len(k.onDisk())+len(k.inKernel()) != 0 {
-		t.Error("something is held")
+		t.Error("a grant is held")
 	}
 }
 
-// TestRevokedLeavesNoEnd: who comes later has the port for his own time.
+// TestRevokedLeavesNoEnd: a later grant has its own end, not that of a revoked one.
 func TestRevokedLeavesNoEnd(t *testing.T) {
 	k := decided(t)
 	if _, err := k.Revoke(t.Context(), Match{Client: "bob"}, k.now); err != nil {
@@ -181,7 +181,7 @@ func TestRevokedLeavesNoEnd(t *testing.T) {
 	k.agree("after a put-back")
 }
 
-// TestGrantToldAlone: the kernel is not told again of what others have.
+// TestGrantToldAlone: a new grant changes only its own elements in the kernel.
 func TestGrantToldAlone(t *testing.T) {
 	k := decided(t)
 	for _, at := range []time.Duration{0, time.Second} {
@@ -191,13 +191,13 @@ func TestGrantToldAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 		if k.kernel.elements != 3 {
-			t.Errorf("the kernel was told of %d elements, want 3", k.kernel.elements)
+			t.Errorf("%d elements were changed in the kernel, want 3", k.kernel.elements)
 		}
 	}
 }
 
-// TestGuardIsGone: another tool has just taken it away. What ends has ended, and what is
-// granted is in the guard that is put back for it, or nowhere.
+// TestGuardIsGone: another tool has just removed the guard. Revoked grants end, and a new grant is in the guard that
+// is restored for it, or nowhere.
 func TestGuardIsGone(t *testing.T) {
 	gone := func(k *kept, load error) {
 		k.kernel.fails = guard.ErrGone
@@ -210,7 +210,7 @@ func TestGuardIsGone(t *testing.T) {
 			t.Errorf("got %v, %v, want both", gs, err)
 		}
 		if len(k.inMemory())+len(k.onDisk()) != 0 {
-			t.Error("something is held")
+			t.Error("a grant is held")
 		}
 	})
 	t.Run("end", func(t *testing.T) {
@@ -219,7 +219,7 @@ func TestGuardIsGone(t *testing.T) {
 		k.passes(time.Hour, 0)
 		k.wakes()
 		if k.held.Len() != 0 {
-			t.Error("something is held")
+			t.Error("a grant is held")
 		}
 	})
 	t.Run("grant", func(t *testing.T) {
@@ -241,7 +241,7 @@ func TestGuardIsGone(t *testing.T) {
 	})
 }
 
-// alarmed is a guard of which Watch can wake.
+// alarmed returns a guard whose Watch can wake.
 func alarmed(t *testing.T) *kept {
 	k := newKept(t)
 	a, err := clock.OpenAlarm()
@@ -252,13 +252,13 @@ func alarmed(t *testing.T) *kept {
 	return k
 }
 
-// armed is whether the alarm is set.
+// armed reports whether the alarm is set.
 func (k *kept) armed() bool {
 	k.Helper()
 	return !strings.Contains(told(k.T, k.Firewall.ends.alarm), "it_value: (0, 0)")
 }
 
-// TestNobodyIsWoken where nothing ends.
+// TestNobodyIsWoken: the alarm is not set if no grant will end.
 func TestNobodyIsWoken(t *testing.T) {
 	k := alarmed(t)
 	said := &saying{Handler: slog.DiscardHandler}
@@ -284,11 +284,11 @@ func TestNobodyIsWoken(t *testing.T) {
 	k.passes(2*time.Hour, 0)
 	armed(false, "after its end")
 	if said.times("") != 0 {
-		t.Errorf("it was said that %v", said.lines)
+		t.Errorf("it logged %v", said.lines)
 	}
 }
 
-// TestWatchOfADryRun has no alarm to wait for, and ends when it shall.
+// TestWatchOfADryRun: Watch in a dry run has no alarm to wait for, and ends with its context.
 func TestWatchOfADryRun(t *testing.T) {
 	f, now := dry(t, 10), time.Now()
 	if err := f.Load(t.Context(), 0, now); err != nil {
@@ -301,13 +301,13 @@ func TestWatchOfADryRun(t *testing.T) {
 	}
 }
 
-// TestEndsAreSaid: a clock that is found to be ahead is, once and where it ends anything; a
-// kernel that cannot be told is; that Watch stops is not.
+// TestEndsAreSaid: Watch logs a clock that got ahead, once, and only if that ends grants; it logs that it cannot
+// change the kernel; it does not log that it stops.
 func TestEndsAreSaid(t *testing.T) {
 	for name, test := range map[string]struct {
 		granted bool
 		fails   error
-		want    [3]int // that the clock is ahead, that the kernel cannot be told, that Watch ends nothing
+		want    [3]int // log lines: the clock is ahead, the kernel cannot be changed, there is no alarm
 	}{
 		"nothing held":  {false, nil, [3]int{0, 0, 0}},
 		"held":          {true, nil, [3]int{1, 0, 0}},
@@ -331,15 +331,15 @@ func TestEndsAreSaid(t *testing.T) {
 			defer cancel()
 			k.kernel.fails = nil
 			k.watchEnds(ctx)
-			if got := [3]int{said.times("got ahead"), said.times("could not be told"),
-				said.times("timeouts alone")}; got != test.want {
-				t.Errorf("they were said %v times, want %v", got, test.want)
+			if got := [3]int{said.times("wall clock is ahead"), said.times("could not shorten"),
+				said.times("no wall-clock alarm")}; got != test.want {
+				t.Errorf("they were logged %v times, want %v", got, test.want)
 			}
 		})
 	}
 }
 
-// saying keeps what a log says.
+// saying is a log that keeps its lines.
 type saying struct {
 	slog.Handler
 	mu    sync.Mutex
@@ -366,8 +366,8 @@ func (s *saying) times(words string) int {
 	return n
 }
 
-// TestWokenForTheNextEnd: whatever comes between, Watch wakes no later than the next grant ends, or
-// soon again where that has failed.
+// TestWokenForTheNextEnd: whatever happens in between, Watch wakes no later than the next grant ends, or soon again
+// after a failure.
 func TestWokenForTheNextEnd(t *testing.T) {
 	c := newClocked(t)
 	var err error
@@ -406,7 +406,7 @@ func TestWokenForTheNextEnd(t *testing.T) {
 	}
 }
 
-// TestAlarmThatFails: what is granted is granted, and that only the kernel ends it is said.
+// TestAlarmThatFails: grants are given without an alarm, and the log reports that only the kernel ends them.
 func TestAlarmThatFails(t *testing.T) {
 	k := alarmed(t)
 	said := &saying{Handler: slog.DiscardHandler}
@@ -419,7 +419,7 @@ func TestAlarmThatFails(t *testing.T) {
 	}
 	k.agree("afterwards")
 	k.watchEnds(t.Context())
-	if n := said.times("timeouts alone"); n != 2 {
-		t.Errorf("it was said %d times, want by the grant and by Watch", n)
+	if n := said.times("no wall-clock alarm"); n != 2 {
+		t.Errorf("it was logged %d times, want by the grant and by Watch", n)
 	}
 }

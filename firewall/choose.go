@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// choose makes the backend that the configuration names. Auto is nftables where the kernel
-// has what its guard needs, else iptables.
+// choose makes the backend that the configuration names. BackendAuto selects nftables where the kernel has what the
+// guard needs, otherwise iptables.
 func choose(name string, spec guard.Spec, log *slog.Logger) (b guard.Backend, why string, err error) {
 	switch name {
 	case BackendNftables:
@@ -30,13 +30,13 @@ func choose(name string, spec guard.Spec, log *slog.Logger) (b guard.Backend, wh
 	return insteadOfNftables(err, spec, log)
 }
 
-// insteadOfNftables chooses iptables, unless what nftables lacks is lacking there too.
+// insteadOfNftables chooses iptables, unless iptables would fail for the same reason as nftables.
 func insteadOfNftables(trouble error, spec guard.Spec, log *slog.Logger) (b guard.Backend, why string, err error) {
 	if _, file := errors.AsType[*fs.PathError](trouble); file || errors.Is(trouble, unix.EPERM) || spec.Mode != Guard {
 		return nil, "", trouble
 	}
 	if b, err = iptables.New(spec, log); err != nil {
-		return nil, "", fmt.Errorf("%w; nor is iptables of use: %w", trouble, err)
+		return nil, "", fmt.Errorf("%w; iptables cannot be used either: %w", trouble, err)
 	}
 	return b, fmt.Sprintf("; chosen automatically, because nftables cannot be used: %v", trouble), nil
 }

@@ -12,17 +12,17 @@ import (
 	"sallyport/keys/service"
 )
 
-// recording is a backend that keeps what it was told, and by which clock.
+// recording is a backend that records its calls, and the time left of each element at the call.
 type recording struct {
 	*dryRun
 	now   func() time.Time
-	lasts map[guard.Element]time.Duration // what is left of each element, when it was told
-	most  int                             // elements that one batch deleted
-	told  func()                          // after each batch; nil: nothing
-	fails error                           // what becomes of each batch
-	loads func() error                    // what becomes of a load; nil: as of each batch
+	lasts map[guard.Element]time.Duration // time left of each element when it was set
+	most  int                             // most elements that one batch deleted
+	told  func()                          // called after each batch; nil: nothing
+	fails error                           // the error of each batch
+	loads func() error                    // the result of a load; nil: as of each batch
 
-	elements int // that it was told of
+	elements int // number of elements set
 }
 
 func record(f *Firewall) *recording {
@@ -66,14 +66,14 @@ func (r *recording) Load(_ guard.Spec, p guard.Plan) error {
 	return r.Set(p.At(r.now()).Leases)
 }
 
-// setClock is t by a wall clock that was set by d before: time.Time has its wall part in
-// the first word, the seconds above 30 bits of nanoseconds.
+// setClock returns at as it is after the wall clock was set by d. time.Time has its wall part in the first word, the
+// seconds above 30 bits of nanoseconds.
 func setClock(t *testing.T, at time.Time, d time.Duration) time.Time {
 	t.Helper()
 	set := at
 	*(*uint64)(unsafe.Pointer(&set)) += uint64(d/time.Second) << 30
 	if set.Sub(at) != 0 || set.Round(0).Sub(at.Round(0)) != d {
-		t.Fatalf("%v is not %v by a clock that was set by %v", set, at, d)
+		t.Fatalf("got %v, want %v by a clock that was set by %v", set, at, d)
 	}
 	return set
 }
@@ -102,11 +102,10 @@ func (c *clocked) wakes() {
 	}
 }
 
-// passes lets time go by on the monotonic clock, and the wall clock go ahead of it.
+// passes advances the monotonic clock by d, and the wall clock by ahead more.
 func (c *clocked) passes(d, ahead time.Duration) { c.now = setClock(c.T, c.now.Add(d), ahead) }
 
-// grants gives a client tcp/22 and the ports after it. The end may have come without a
-// monotonic reading.
+// grants gives a client tcp/22 and the ports after it. The end may lack a monotonic reading.
 func (c *clocked) grants(client string, n uint16, lasts time.Duration) Grant {
 	c.Helper()
 	g := Grant{
@@ -119,7 +118,7 @@ func (c *clocked) grants(client string, n uint16, lasts time.Duration) Grant {
 	return g
 }
 
-// lasts is for how long the kernel was told to keep a port; zero: it is shut.
+// lasts checks how long the kernel was set to keep a port open; zero: it is shut.
 func (c *clocked) lasts(port uint16, want time.Duration, after string) {
 	c.Helper()
 	if got := c.kernel.lasts[guard.Element{Source: netip.MustParseAddr("192.0.2.2"), Proto: service.TCP,
@@ -128,7 +127,7 @@ func (c *clocked) lasts(port uint16, want time.Duration, after string) {
 	}
 }
 
-// TestClockIsSetBack prolongs nothing.
+// TestClockIsSetBack: setting the clock back prolongs nothing.
 func TestClockIsSetBack(t *testing.T) {
 	c := newClocked(t)
 	g := c.grants("alice", 1, time.Minute)
@@ -149,12 +148,12 @@ func TestClockIsSetBack(t *testing.T) {
 	c.wakes()
 	c.lasts(22, 0, "at the end")
 	if c.held.Len() != 0 {
-		t.Error("it is held on")
+		t.Error("it is still held")
 	}
 }
 
-// TestClockRunsOn: while the machine slept, or was paused, the kernel's timeouts stood still
-// and the time that the client was told went on. What is over is shut, what is not ends then.
+// TestClockRunsOn: while the machine slept or was paused, the kernel's timeouts stopped but the wall clock, and so
+// the time promised to the client, ran on. Grants that are over are ended at once, the others end on time.
 func TestClockRunsOn(t *testing.T) {
 	for name, notices := range map[string]func(*clocked) error{
 		"waking": func(c *clocked) error { c.wakes(); return nil },
@@ -204,8 +203,8 @@ func TestClockRunsOn(t *testing.T) {
 	}
 }
 
-// TestClockGoesBackAndOn: what was granted since the clock was set back ends by it, what was granted before does
-// not, and so one that was to end later may end first.
+// TestClockGoesBackAndOn: grants given after the clock was set back end by it, earlier ones do not, so a grant that
+// was to end later may end first.
 func TestClockGoesBackAndOn(t *testing.T) {
 	c := newClocked(t)
 	c.grants("alice", 1, 10*time.Minute) // port 22
@@ -224,8 +223,8 @@ func TestClockGoesBackAndOn(t *testing.T) {
 	}
 }
 
-// TestRevokeByTheClock: where one of two holders of a port is revoked, it is open until the other's end by the wall
-// clock, though that got ahead and nobody has noticed yet.
+// TestRevokeByTheClock: when one of two grants for a port is revoked, the port is open until the other ends by the
+// wall clock, even if that got ahead and nothing has noticed yet.
 func TestRevokeByTheClock(t *testing.T) {
 	c := newClocked(t)
 	c.grants("alice", 1, 2*time.Hour)
@@ -237,7 +236,7 @@ func TestRevokeByTheClock(t *testing.T) {
 	c.lasts(22, 49*time.Minute, "after alice's was revoked")
 }
 
-// TestKernelIsLate: what the kernel may not have ended yet, revoke finds, and no list shows.
+// TestKernelIsLate: a grant that may still be in the kernel can be revoked, and is in no list.
 func TestKernelIsLate(t *testing.T) {
 	c := newClocked(t)
 	c.grants("alice", 1, time.Minute)
@@ -252,7 +251,7 @@ func TestKernelIsLate(t *testing.T) {
 	c.lasts(22, 0, "after it was revoked")
 }
 
-// TestEndThatFails is tried again, and until then it can be revoked.
+// TestEndThatFails: a failed end is retried, and the grant can be revoked until then.
 func TestEndThatFails(t *testing.T) {
 	c := newClocked(t)
 	c.grants("alice", 1, time.Minute)
@@ -263,12 +262,12 @@ func TestEndThatFails(t *testing.T) {
 	c.wakes()
 	c.lasts(22, 0, "after another try")
 	if c.held.Len() != 0 {
-		t.Error("it is held on")
+		t.Error("it is still held")
 	}
 }
 
-// TestEndsOfMany: whatever clients are granted, and again, and however the clock runs on, each of them
-// holds until its latest end and no longer, and the first that ends is next.
+// TestEndsOfMany: whatever clients are granted, and however the clock runs on, each holds its grant until its latest
+// end and no longer, and the next end is the first.
 func TestEndsOfMany(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 8))
 	for range 20 {
@@ -307,7 +306,7 @@ func TestEndsOfMany(t *testing.T) {
 	}
 }
 
-// TestManyEndsAtOnce: others have their turn before all of them have ended in the kernel.
+// TestManyEndsAtOnce: other callers get the lock before all grants have ended in the kernel.
 func TestManyEndsAtOnce(t *testing.T) {
 	c := newClocked(t)
 	for i := range 10 {
@@ -326,7 +325,7 @@ func TestManyEndsAtOnce(t *testing.T) {
 	}
 }
 
-// TestSlowKernel: what is left is computed when the kernel is told, however late that is.
+// TestSlowKernel: the time left is computed when the kernel is changed, however late that is.
 func TestSlowKernel(t *testing.T) {
 	c := newClocked(t)
 	c.cfg.Guarded = []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}

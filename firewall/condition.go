@@ -7,34 +7,33 @@ import (
 	"sallyport/firewall/internal/keeper"
 )
 
-// Condition is how the guard is.
+// Condition is the state of the guard.
 type Condition struct {
-	Missing bool      // it could not be put back so far, and guarded ports may be open
-	Trial   time.Time // it goes then, unless somebody comes in through a grant; zero: it stays
-	Unkept  bool      // the process that keeps it over another tool's flush while no daemon runs has ended
+	Missing bool      // the guard could not be put back so far, and guarded ports may be open
+	Trial   time.Time // when the guard is removed unless a client connects through a grant first; zero: it stays
+	Unkept  bool      // the keeper, which protects the guard from other tools while no daemon runs, has ended
 }
 
-// withKeeper is a backend with a keeper.
+// withKeeper is implemented by backends that have a keeper.
 type withKeeper interface {
 	KeeperGone() bool
-	AwaitKeeper(ctx context.Context) (ended bool) // false: ctx has
+	AwaitKeeper(ctx context.Context) (ended bool) // false: ctx ended first
 }
 
-// watchKeeper logs the end of the keeper, unless it was told to end. A daemon that has given up its privileges
-// cannot start another.
+// watchKeeper logs an unexpected end of the keeper. A daemon that has dropped its privileges cannot start another.
 func (f *Firewall) watchKeeper(ctx context.Context) {
 	b, ok := f.backend.(withKeeper)
 	if !ok || !b.AwaitKeeper(ctx) {
 		return
 	}
-	for range keeper.Looks { // its files are closed a moment before it can be waited for
+	for range keeper.Looks { // the kernel closes its files shortly before the process can be waited for
 		f.mu.Lock()
 		gone := b.KeeperGone()
 		f.mu.Unlock()
 		if gone {
-			f.log.Error("the keeper of the guard has ended: the guard stands, but if the server is killed too, "+
+			f.log.Error("the guard's keeper has ended: the guard is in place, but if the server is killed too, "+
 				"another tool can flush it",
-				"do", "systemctl restart spa-server (grants and sessions go on)")
+				"do", "systemctl restart spa-server (grants and sessions continue)")
 			return
 		}
 		if !rest(ctx, time.Millisecond) {
@@ -43,7 +42,7 @@ func (f *Firewall) watchKeeper(ctx context.Context) {
 	}
 }
 
-// Condition returns how the guard is.
+// Condition returns the state of the guard.
 func (f *Firewall) Condition() Condition {
 	f.mu.Lock()
 	defer f.mu.Unlock()

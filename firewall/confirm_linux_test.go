@@ -11,7 +11,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestUDPConfirms: a new flow does; one that was there does not.
+// TestUDPConfirms: a new flow confirms the guard; an existing one does not.
 func TestUDPConfirms(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, fresh := range []bool{true, false} {
@@ -26,7 +26,7 @@ func (k kind) confirmsByUDP(t *testing.T, fresh bool, within time.Duration) (ear
 	s := k.newSite(t, guarding("udp/5000"))
 	server, alice := s.udp(s.gw, "192.0.2.1:5000"), s.udp(s.client, "192.0.2.2:4000")
 	s.open()
-	s.load(0) // so that the next load is not a first one, which would carry the flow
+	s.load(0) // so that the next load is not a first load, which would carry the flow
 	s.flushRuleset()
 	s.another(func(c *nft.Conn) {
 		chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)

@@ -10,11 +10,10 @@ import (
 	"sallyport/firewall/internal/guard"
 )
 
-// Cut ends the sessions of grants that have been revoked, or have ended, and returns how
-// many there were: also those that DNAT leads on, and those in which only the server
-// speaks. It leaves alone what another live grant for the same address and port covers,
-// and every other address and port. In mode Guard it leaves alone, too, what came in
-// without a grant, by a trusted interface.
+// Cut ends the sessions of grants that were revoked or have ended, and returns how many it ended. These include
+// sessions that DNAT leads to another machine, and those in which only the server sends. Cut spares sessions that
+// another live grant for the same address and port covers, and in mode Guard those that came in without a grant, by a
+// trusted interface.
 func (f *Firewall) Cut(ctx context.Context, gs []Grant) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -29,7 +28,7 @@ func (f *Firewall) Cut(ctx context.Context, gs []Grant) (int, error) {
 	}
 	mark := f.cfg.Mark
 	if f.cfg.Mode == Admit {
-		mark = 0 // nothing marks what the host's own rules let in
+		mark = 0 // the host's own rules admit flows and do not mark them
 	}
 	covered := func(l guard.Flow) bool { return f.covers(gs, l) && !f.live(l) }
 	n, err := f.sessions.Cut(covered, f.target, mark)
@@ -39,7 +38,7 @@ func (f *Firewall) Cut(ctx context.Context, gs []Grant) (int, error) {
 	return n, nil
 }
 
-// target reports whether a service is at an address of its own that is this one.
+// target reports whether a is an address of a target.
 func (f *Firewall) target(a netip.Addr) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -62,10 +61,9 @@ func (f *Firewall) covers(gs []Grant, l guard.Flow) bool {
 	return false
 }
 
-// live reports whether a live grant is for the flow's address, port and destination. It is asked
-// of each session right before its end, because a grant may have come meanwhile. A session from
-// a link-local address is never live: on which link it is cannot be told, and one that is cut
-// by mistake is better than one that goes on.
+// live reports whether a live grant covers the flow. Cut calls it for each session right before ending it, because a
+// grant may have been added in between. A session from a link-local address never counts as live: its link is
+// unknown, and ending one session too many is better than leaving one open.
 func (f *Firewall) live(l guard.Flow) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

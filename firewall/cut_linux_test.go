@@ -19,7 +19,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// cuts revokes what matches and ends its sessions, of which there have to be so many.
+// cuts revokes what matches and ends its sessions, of which there must be want.
 func (s *site) cuts(m Match, want int) {
 	s.Helper()
 	if n, err := s.Cut(s.Context(), s.revoke(m)); n != want || err != nil {
@@ -27,10 +27,10 @@ func (s *site) cuts(m Match, want int) {
 	}
 }
 
-// session is a connection of which both ends are known.
+// session is a connection with both ends known.
 type session struct{ client, server net.Conn }
 
-// talk begins a session, and hangs up when the test ends.
+// talk begins a session, and closes it when the test ends.
 func (s *site) talk(accept accepting, from, to, port string) session {
 	s.Helper()
 	c, err := s.dial(from, to, port)
@@ -41,7 +41,7 @@ func (s *site) talk(accept accepting, from, to, port string) session {
 	return session{c, server}
 }
 
-// over is a session that its server has lost, and whose client hears of it.
+// over checks that the server has lost the session and the client notices.
 func (s *site) over(v session) {
 	s.Helper()
 	lab.Eventually(s, "the end of the server's side", func() bool {
@@ -78,7 +78,7 @@ func TestCutEndsSessions(t *testing.T) {
 	})
 }
 
-// TestCutTellsTheClient: the reset leaves a port whose sessions end with the grant.
+// TestCutTellsTheClient: a reset leaves a port whose sessions end with the grant.
 func TestCutTellsTheClient(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -94,8 +94,8 @@ func TestCutTellsTheClient(t *testing.T) {
 	})
 }
 
-// TestCutSparesWhatAnotherGrantCovers: a client behind the same address, and another service
-// of the same client.
+// TestCutSparesWhatAnotherGrantCovers: a client behind the same address, and another service of the same client, keep
+// their sessions.
 func TestCutSparesWhatAnotherGrantCovers(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, guarding("tcp/2300-2310"))
@@ -115,7 +115,7 @@ func TestCutSparesWhatAnotherGrantCovers(t *testing.T) {
 	})
 }
 
-// TestCutEndsWhatDNATLeadsOn: the server is another machine's, and goes on speaking.
+// TestCutEndsWhatDNATLeadsOn: the server is another machine's, and keeps sending.
 func TestCutEndsWhatDNATLeadsOn(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -162,8 +162,8 @@ func TestCutEndsUDP(t *testing.T) {
 					s.utters(server, c)
 				}
 				s.cuts(Match{Source: netip.MustParseAddr(f.alice)}, 1)
-				for range 3 { // the server goes on speaking
-					server.WriteTo([]byte("news"), client.LocalAddr()) // it may be told that it must not
+				for range 3 { // the server keeps sending
+					server.WriteTo([]byte("news"), client.LocalAddr()) // this may fail, because the guard forbids it
 					if s.gets(client, silence) {
 						t.Fatal("the client still hears its server")
 					}
@@ -178,7 +178,7 @@ func TestCutEndsUDP(t *testing.T) {
 	})
 }
 
-// utters is a datagram from a server that has been asked before.
+// utters sends a datagram from a server that was asked before.
 func (s *site) utters(server, client *net.UDPConn) {
 	s.Helper()
 	s.send(server, client.LocalAddr().String())
@@ -187,20 +187,20 @@ func (s *site) utters(server, client *net.UDPConn) {
 	}
 }
 
-// TestCutEndsConnectedUDP: the server is told that the session is over.
+// TestCutEndsConnectedUDP: the server's socket reports that the session is over.
 func TestCutEndsConnectedUDP(t *testing.T) {
 	s := guarded(t, guarding("udp/5000"))
 	client := s.udp(s.client, "192.0.2.2:4000")
 	s.grantPorts("one", "192.0.2.2", long, "udp/5000")
 	say := s.connectedUDP(client)
 	s.cuts(Match{}, 1)
-	first := say() // which learns of it
+	first := say() // the server notices
 	if first == nil && say() == nil {
 		t.Error("the server's socket is as it was")
 	}
 }
 
-// connectedUDP is a server that has connected its socket to the client, who has answered.
+// connectedUDP is a server whose socket is connected to the client, which has answered.
 func (s *site) connectedUDP(client *net.UDPConn) (say func() error) {
 	s.Helper()
 	var server net.Conn
@@ -217,7 +217,8 @@ func (s *site) connectedUDP(client *net.UDPConn) (say func() error) {
 	return func() error { _, err := server.Write([]byte("news")); return err }
 }
 
-// TestCutSparesWhatNoGrantLetIn: trusted interfaces, the host's own flows from the same port.
+// TestCutSparesWhatNoGrantLetIn: sessions of trusted interfaces, and the host's own flows from the same port, are
+// left alone.
 func TestCutSparesWhatNoGrantLetIn(t *testing.T) {
 	s := guarded(t, func(c *Config) { c.Trusted = []string{"vs"}; guarding("tcp/2200", "tcp/2300")(c) })
 	accept := s.listen(":2300")
@@ -235,7 +236,7 @@ func TestCutSparesWhatNoGrantLetIn(t *testing.T) {
 	s.echoes(own)
 }
 
-// TestCutEndsUntracked: where another table keeps a port out of connection tracking.
+// TestCutEndsUntracked: a session that another table keeps out of connection tracking.
 func TestCutEndsUntracked(t *testing.T) {
 	s := guarded(t, guarding("tcp/2300"))
 	s.another(func(c *nft.Conn) {
@@ -251,7 +252,7 @@ func TestCutEndsUntracked(t *testing.T) {
 	s.over(v)
 }
 
-// TestCutNeedsOneCapability: that which the daemon keeps, and no new socket.
+// TestCutNeedsOneCapability: Cut needs only the capability that the daemon keeps, and opens no socket.
 func TestCutNeedsOneCapability(t *testing.T) {
 	s := guarded(t, guarding("tcp/2300"))
 	accept := s.listen(":2300")
@@ -279,7 +280,7 @@ func TestCutOfNothing(t *testing.T) {
 		t.Errorf("got %d, %v", n, err)
 	}
 	if _, err := s.Cut(t.Context(), []Grant{{Client: "alice"}}); err == nil {
-		t.Error("a grant without an address was taken for one")
+		t.Error("a grant without an address was accepted")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

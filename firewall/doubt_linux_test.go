@@ -7,8 +7,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestFailedReconfigureKeepsGrants: what a configuration that could not be loaded would have
-// taken is there again, also where the kernel tells nobody of changes.
+// TestFailedReconfigureKeepsGrants: grants that a failed configuration would have ended are there again, even if the
+// kernel does not report changes.
 func TestFailedReconfigureKeepsGrants(t *testing.T) {
 	s := kindNamed(t, "iptables-legacy").guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
 	s.serve(":2300")

@@ -17,7 +17,7 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// dryRun decides nothing and enforces nothing: it says what it was told to do.
+// dryRun is a backend that only logs what it would do.
 type dryRun struct {
 	log *slog.Logger
 }
@@ -27,7 +27,7 @@ var _ guard.Backend = (*dryRun)(nil)
 func newDryRun(log *slog.Logger) *dryRun { return &dryRun{log: log} }
 
 func (d *dryRun) Describe() string {
-	return "dry run: decides and records, guards nothing and opens nothing"
+	return "dry run: decides and records, but guards and opens nothing"
 }
 
 func (d *dryRun) Load(_ guard.Spec, p guard.Plan) error {
@@ -74,10 +74,10 @@ func (d *dryRun) Entered() (bool, error)            { return false, nil }
 func (d *dryRun) Close() error                      { return nil }
 func (d *dryRun) Processes() []Process              { return nil }
 
-// endEarlier ends all that earlier runs granted: a dry run can revoke none of it. A guard that
-// stands stays, and lets nobody in; to take it away would open the host.
+// endEarlier ends all grants of earlier runs, because a dry run could not revoke them. An existing guard stays and
+// admits nobody: removing it would open the host.
 func (f *Firewall) endEarlier(now time.Time) error {
-	if f.cfg.State == "" { // the dry run of no gateway
+	if f.cfg.State == "" { // a dry run without a gateway
 		return nil
 	}
 	err := f.endRecorded(now)
@@ -91,7 +91,7 @@ func (f *Firewall) endEarlier(now time.Time) error {
 	return nil
 }
 
-// endRecorded erases what the ledger holds, so that no later start brings it back.
+// endRecorded erases the grants in the ledger, so that no later start restores them.
 func (f *Firewall) endRecorded(now time.Time) error {
 	if _, err := os.Lstat(filepath.Join(f.cfg.State, ledger.FileName)); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -106,14 +106,14 @@ func (f *Firewall) endRecorded(now time.Time) error {
 			if err := l.Erase(h); err != nil {
 				return err
 			}
-			f.log.Warn("grant ended, because a dry run could not revoke it",
+			f.log.Warn("grant ended: a dry run could not revoke it",
 				"client", h.Client, "service", h.Service, "source", h.Source.String(), "ports", fmt.Sprint(h.Ports))
 		}
 		return err
 	}), l.Close())
 }
 
-// endEnforced ends what the kernel holds, by whichever backend it was put there.
+// endEnforced ends the grants in the kernel, whichever backend put them there.
 func (f *Firewall) endEnforced() error {
 	stands, err := nftables.EndGrants(f.cfg.spec())
 	if err != nil && !nl.NoNftables(err) {
@@ -129,7 +129,7 @@ func (f *Firewall) endEnforced() error {
 		}
 	}
 	if stands || len(kinds) > 0 {
-		f.log.Warn("the guard of an earlier run is in place and lets nobody in, because this is a dry run; to remove " +
+		f.log.Warn("the guard of an earlier run is in place and, because this is a dry run, admits nobody; to remove " +
 			"it: spa-server teardown")
 	}
 	return nil

@@ -13,7 +13,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// dryRun starts a dry run in the place of what ran, as a daemon does, and returns what it says.
+// dryRun starts a dry run in place of the running daemon, and returns what it logs.
 func (s *site) dryRun() string {
 	s.Helper()
 	var said bytes.Buffer
@@ -29,8 +29,8 @@ func (s *site) dryRun() string {
 	return said.String()
 }
 
-// TestDryRunEndsGrants: a dry run could revoke nothing of what an earlier run granted, so it ends it.
-// The guard of that run stays shut, sessions go on, and no later start brings the grants back.
+// TestDryRunEndsGrants: a dry run could revoke nothing that an earlier run granted, so it ends those grants. The
+// guard of that run stays shut, sessions continue, and no later start restores the grants.
 func TestDryRunEndsGrants(t *testing.T) {
 	overKinds(t, kinds(), func(t *testing.T, k kind) {
 		s := k.newSite(t, func(c *Config) {
@@ -53,7 +53,7 @@ func TestDryRunEndsGrants(t *testing.T) {
 		for _, want := range []string{"client=alice", "source=2001:db8::2", "guard of an earlier run is in place",
 			"spa-server teardown"} {
 			if !strings.Contains(said, want) {
-				t.Errorf("it does not say %q: %s", want, said)
+				t.Errorf("it does not log %q: %s", want, said)
 			}
 		}
 		for _, f := range bothFamilies {
@@ -62,7 +62,7 @@ func TestDryRunEndsGrants(t *testing.T) {
 		}
 		s.echoes(session)
 		if said := s.dryRun(); strings.Contains(said, "alice") {
-			t.Errorf("the second time it says: %s", said)
+			t.Errorf("the second time it logs: %s", said)
 		}
 		s.open()
 		s.load(0)
@@ -72,7 +72,7 @@ func TestDryRunEndsGrants(t *testing.T) {
 	})
 }
 
-// TestDryRunLeavesTheGuardOwned: the guard that stays is still nobody else's to flush.
+// TestDryRunLeavesTheGuardOwned: the guard that stays is still protected from a flush.
 func TestDryRunLeavesTheGuardOwned(t *testing.T) {
 	s := ownedGuard(t, nil)
 	s.die()
@@ -95,7 +95,7 @@ func TestDryRunLeavesTheGuardOwned(t *testing.T) {
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 }
 
-// withoutGrants is a listing without the elements of alice's grant.
+// withoutGrants returns a listing without the elements of alice's grant.
 func withoutGrants(listing string) string {
 	var b strings.Builder
 	for line := range strings.Lines(listing) {
@@ -106,7 +106,7 @@ func withoutGrants(listing string) string {
 	return b.String()
 }
 
-// TestDryRunLeavesATrial: a guard on trial is still taken away by the kernel.
+// TestDryRunLeavesATrial: the kernel still removes a guard on trial.
 func TestDryRunLeavesATrial(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		inTime(t, time.Second, func(within time.Duration) bool {
@@ -122,7 +122,8 @@ func TestDryRunLeavesATrial(t *testing.T) {
 	})
 }
 
-// TestDryRunEndsAdmitted: the same where grants are in the administrator's sets. His own stay.
+// TestDryRunEndsAdmitted: a dry run also ends grants in the administrator's sets, and leaves the administrator's own
+// elements.
 func TestDryRunEndsAdmitted(t *testing.T) {
 	s := admitted(t)
 	s.nft("add element inet filter spa4 { 192.0.2.4 . tcp . 22 }")
@@ -131,7 +132,7 @@ func TestDryRunEndsAdmitted(t *testing.T) {
 		s.connect(f.alice, f.gateway, "22")
 	}
 	s.die()
-	s.config.Mode, s.config.Admit = Guard, AdmitSets{} // it does not know the sets any more
+	s.config.Mode, s.config.Admit = Guard, AdmitSets{} // the sets are no longer configured
 	if said := s.dryRun(); !strings.Contains(said, "client=alice") || strings.Contains(said, "stands") {
 		t.Errorf("it says: %s", said)
 	}
@@ -141,8 +142,8 @@ func TestDryRunEndsAdmitted(t *testing.T) {
 	s.connect("192.0.2.4", "192.0.2.1", "22")
 }
 
-// TestDryRunOfNothing touches nothing where nothing of ours is, and a table of our name that is not
-// ours stays as it is.
+// TestDryRunOfNothing: a dry run changes nothing if nothing of ours is there, and leaves a foreign table with our
+// name alone.
 func TestDryRunOfNothing(t *testing.T) {
 	s := newSite(t, nil)
 	if said := s.dryRun(); strings.Contains(said, "WARN") {
@@ -155,7 +156,7 @@ func TestDryRunOfNothing(t *testing.T) {
 	}
 }
 
-// TestDryRunFailsShut: where what was granted cannot be ended, a dry run does not start.
+// TestDryRunFailsShut: a dry run does not start if it cannot end earlier grants.
 func TestDryRunFailsShut(t *testing.T) {
 	s := guarded(t, nil)
 	s.grant("alice", "192.0.2.2", long)
@@ -177,7 +178,7 @@ func TestDryRunFailsShut(t *testing.T) {
 			return err
 		}
 		if err := fw.Load(t.Context(), 0, time.Now()); err == nil || !strings.Contains(err.Error(), "spa-server teardown") {
-			t.Errorf("got %v, want how to end them", err)
+			t.Errorf("got %v, want the command that ends them", err)
 		}
 		return nil
 	}))

@@ -11,28 +11,26 @@ import (
 	"sallyport/firewall/internal/guard"
 )
 
-// ends is what is known of the clocks, and what wakes Watch at the end of the next grant.
+// ends compares the clocks and wakes Watch when the next grant ends.
 //
-// The kernel ends grants by itself, but later than was said where its unit is a second, and
-// by as long as its clock stood still while the machine slept or was paused. So whoever is
-// there ends them, too, by the wall clock, which goes on or is put right afterwards.
+// The kernel ends grants itself, but late where it counts whole seconds, and late by as long as its clock stood still
+// while the machine slept or was paused. So a running daemon also ends them by the wall clock.
 type ends struct {
 	alarm *clock.Alarm // nil in a dry run
 	at    time.Time    // when it goes off; zero: not at all
-	seen  time.Time    // when both clocks were last compared
+	seen  time.Time    // when the two clocks were last compared
 }
 
-// clockStep is how far the wall clock has to get ahead of the monotonic one for that not to
-// be the time between reading the two.
+// clockStep is how far the wall clock must get ahead of the monotonic one before the difference counts: reading the
+// two takes time as well.
 const clockStep = 100 * time.Millisecond
 
-// endsApart is the least time between two looks at what has ended: ends that come close
-// together cost the kernel one batch.
+// endsApart is the least time between two checks for grants that have ended, so that ends close together cost the
+// kernel one batch.
 const endsApart = 10 * time.Millisecond
 
-// adjust lets grants end by the wall clock where that has got ahead of the monotonic one:
-// the machine slept or was paused, or the clock was set. One that was set back prolongs
-// nothing. The caller holds the lock.
+// adjust makes grants end by the wall clock if that got ahead of the monotonic clock: the machine slept or was
+// paused, or the clock was set. Setting the clock back prolongs nothing. The caller holds the lock.
 func (f *Firewall) adjust(now time.Time) {
 	seen := f.ends.seen
 	f.ends.seen = now
@@ -44,20 +42,19 @@ func (f *Firewall) adjust(now time.Time) {
 	if len(ends) == 0 {
 		return
 	}
-	f.log.Info("the wall clock got ahead of the kernel's timeouts, as after a suspend: grants end by the wall clock",
+	f.log.Info("the wall clock is ahead of the kernel's timeouts, as after a suspend: grants now end by the wall clock",
 		"by", ahead)
 	if err := f.backend.Set(leasesOf(ends)); err != nil && !errors.Is(err, guard.ErrGone) {
-		f.log.Error("the kernel could not be told that grants end earlier: they will be removed when they end", "error", err)
+		f.log.Error("could not shorten grants in the kernel: they will be removed when they end", "error", err)
 	}
 	f.wakeForNext(now)
 }
 
-// endAtOnce is how many ports are ended before somebody else has a turn.
+// endAtOnce is how many ports are ended before the lock is released for other callers.
 const endAtOnce = 500
 
-// endOver ends what is over at now, or some of it where that is much, and reports whether
-// there was any. What the kernel or the ledger cannot be told stays where Revoke finds it. The caller
-// holds the lock.
+// endOver ends grants that are over at now, at most endAtOnce ports of them, and reports whether there were any. If
+// the kernel or the ledger cannot be told, they stay in the book, so that Revoke still finds them. The caller holds the lock.
 func (f *Firewall) endOver(now time.Time) (some bool, err error) {
 	f.adjust(now)
 	over := f.held.Over(now, endAtOnce)
@@ -65,7 +62,7 @@ func (f *Firewall) endOver(now time.Time) (some bool, err error) {
 		return false, nil
 	}
 	ends := f.held.EndsWithout(over)
-	maps.DeleteFunc(ends, func(_ guard.Element, end time.Time) bool { return !end.IsZero() }) // another one goes on
+	maps.DeleteFunc(ends, func(_ guard.Element, end time.Time) bool { return !end.IsZero() }) // held by another grant
 	if err := f.backend.Set(leasesOf(ends)); err != nil && !errors.Is(err, guard.ErrGone) {
 		return true, err
 	}
@@ -93,12 +90,12 @@ func (f *Firewall) wakeAt(at, now time.Time) {
 	}
 	f.ends.at = at
 	if err := f.ends.alarm.Set(guard.Left(at, now)); err != nil {
-		f.log.Error("no alarm for the wall clock: grants end by the kernel's timeouts alone, later after a suspend", "error",
+		f.log.Error("no wall-clock alarm: grants end only by the kernel's timeouts, which a suspend delays", "error",
 			err)
 	}
 }
 
-// watchEnds ends each grant at its end until ctx does. It sleeps while there is none.
+// watchEnds ends each grant on time until ctx ends. It sleeps while there are none.
 func (f *Firewall) watchEnds(ctx context.Context) {
 	if f.ends.alarm == nil {
 		return
@@ -109,7 +106,7 @@ func (f *Firewall) watchEnds(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			f.log.Error("no alarm for the wall clock: grants end by the kernel's timeouts alone, later after a suspend",
+			f.log.Error("no wall-clock alarm: grants end only by the kernel's timeouts, which a suspend delays",
 				"error", err)
 			return
 		}
@@ -119,7 +116,8 @@ func (f *Firewall) watchEnds(ctx context.Context) {
 	}
 }
 
-// endDue ends what is over, and sees to what ends next. It reports whether there is more.
+// endDue ends the grants that are over or, if there are none, sets the alarm for the next. It reports whether to call
+// it again.
 func (f *Firewall) endDue(now time.Time) (more bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

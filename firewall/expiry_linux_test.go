@@ -22,7 +22,7 @@ func cutting(ranges ...string) func(*Config) {
 	}
 }
 
-// TestSessionEndsWithItsGrant: by the kernel alone, the process dead, whoever speaks.
+// TestSessionEndsWithItsGrant: the kernel alone ends it, after the daemon has died, whichever side speaks.
 func TestSessionEndsWithItsGrant(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -47,14 +47,14 @@ func TestSessionEndsWithItsGrant(t *testing.T) {
 	})
 }
 
-// mutual is a session in which both hear each other, or neither does.
+// mutual checks that both sides of a session hear each other, or that neither does.
 func (s *site) mutual(v session, heard bool) {
 	s.Helper()
 	for _, way := range []struct {
 		name     string
 		from, to net.Conn
 	}{{"the client hears its server", v.server, v.client}, {"the server hears its client", v.client, v.server}} {
-		for hears(way.to, time.Millisecond) { // what is under way
+		for hears(way.to, time.Millisecond) { // discard what is in flight
 		}
 		way.from.Write([]byte("news"))
 		within := silence
@@ -67,7 +67,7 @@ func (s *site) mutual(v session, heard bool) {
 	}
 }
 
-// TestSessionOfALongerGrant: it goes on as long as the grant is prolonged.
+// TestSessionOfALongerGrant: a session continues as long as its grant is prolonged.
 func TestSessionOfALongerGrant(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, cutting("tcp/2300"))
@@ -75,12 +75,12 @@ func TestSessionOfALongerGrant(t *testing.T) {
 		s.mutual(v, true)
 		s.revoke(Match{})
 		s.mutual(v, false)
-		s.grantPorts("one", "192.0.2.2", long, "tcp/2300") // what was not given up goes on
-		lab.Eventually(t, "what was sent meanwhile", func() bool { return hears(v.client, lab.Patience) })
+		s.grantPorts("one", "192.0.2.2", long, "tcp/2300") // the session under the grant that was kept continues
+		lab.Eventually(t, "what was sent in between", func() bool { return hears(v.client, lab.Patience) })
 	})
 }
 
-// prolonged is a session that began under a grant for a shorter time, which is over.
+// prolonged returns a session that began under a shorter grant, whose time has passed.
 func (s *site) prolonged(accept accepting) (v session) {
 	s.Helper()
 	inTime(s.T, time.Second, func(within time.Duration) bool {
@@ -103,7 +103,7 @@ func (s *site) prolonged(accept accepting) (v session) {
 	return v
 }
 
-// TestDNATSessionEndsWithItsGrant: the answers of another machine are not this host's.
+// TestDNATSessionEndsWithItsGrant: the replies come from another machine's address.
 func TestDNATSessionEndsWithItsGrant(t *testing.T) {
 	for _, f := range bothFamilies {
 		t.Run(f.name, func(t *testing.T) {
@@ -161,8 +161,8 @@ func TestUDPSessionEndsWithItsGrant(t *testing.T) {
 	})
 }
 
-// TestCutPortsLeaveOthersAlone: flows of the host's own from and to such a port, transit to
-// one, trusted interfaces, loopback.
+// TestCutPortsLeaveOthersAlone: flows of the host's own from and to such a port, transit to one, trusted interfaces,
+// loopback.
 func TestCutPortsLeaveOthersAlone(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, cutting("tcp/2200", "tcp/2201", "tcp/7000"))
@@ -198,7 +198,7 @@ func TestCutPortsLeaveOthersAlone(t *testing.T) {
 	})
 }
 
-// TestSessionEndsThoughTheGuardWasAway: who was admitted is forgotten with the guard, and marks are not.
+// TestSessionEndsThoughTheGuardWasAway: the memory of admitted peers is lost with the guard, but marks are not.
 func TestSessionEndsThoughTheGuardWasAway(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, cutting("tcp/2300"))
@@ -210,19 +210,19 @@ func TestSessionEndsThoughTheGuardWasAway(t *testing.T) {
 		s.mutual(v, true)
 		s.flushRuleset()
 		s.load(0)
-		if b, ok := s.backend.(*iptables.Backend); ok { // whose sets stay
+		if b, ok := s.backend.(*iptables.Backend); ok { // its sets stay
 			s.must(b.Sets.Replace(b.AddressSet(iptables.SetMet, ipset.HashIPPort, false), nil))
 		}
 		s.revoke(Match{})
 		s.mutual(v, false)
-		quiet.client.Write([]byte("news")) // before a word of the server's
+		quiet.client.Write([]byte("news")) // before the server has said a word
 		if hears(quiet.server, silence) {
 			t.Error("a server still hears its client")
 		}
 	})
 }
 
-// TestCutPortRejects: the reset that a stranger gets comes from that port too.
+// TestCutPortRejects: the reset for a stranger leaves that port too.
 func TestCutPortRejects(t *testing.T) {
 	s := guarded(t, func(c *Config) { cutting("tcp/2300", "udp/5000")(c); c.Closed = Reject })
 	s.serve(":2300")
@@ -234,7 +234,7 @@ func TestCutPortRejects(t *testing.T) {
 	}
 }
 
-// TestCutPortOverFirstLoad: a session that was there before lives as long as it is carried.
+// TestCutPortOverFirstLoad: a session from before the first load lives as long as it is carried.
 func TestCutPortOverFirstLoad(t *testing.T) {
 	for _, f := range bothFamilies {
 		t.Run(f.name, func(t *testing.T) {
@@ -251,9 +251,9 @@ func TestCutPortOverFirstLoad(t *testing.T) {
 			s.endCarry()
 			s.mutual(v, false)
 			s.mutual(led, false)
-			quiet.server.Write([]byte("news")) // the first word since the load, by the server
+			quiet.server.Write([]byte("news")) // the server sends the first packet since the load
 			if hears(quiet.client, silence) {
-				t.Error("a session that was carried goes on")
+				t.Error("a session that was carried continues")
 			}
 		})
 	}

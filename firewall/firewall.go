@@ -19,75 +19,71 @@ import (
 
 // Sentinel errors.
 var (
-	// ErrFull is returned by Grant when the table has no room for another grant. Nothing
-	// was granted; live grants go on, and room comes back as they end.
+	// ErrFull is returned by Grant when the table or the ledger has no room for another grant. Nothing was granted;
+	// live grants continue, and room returns as they end.
 	ErrFull = guard.ErrFull
-	// ErrUnconfirmed is returned by Watch when nobody came in through a grant before the
-	// time that Load was given. The guard has been taken away, and the next load is a
-	// first load.
-	ErrUnconfirmed = errors.New("no new connection came through a grant in time, so the guard was taken away")
-	// ErrTornDown is returned by Watch when Teardown, here or in another process, took
-	// the guard away. Nothing puts it back but another Load.
+	// ErrUnconfirmed is returned by Watch when no client connected through a grant within the time given to Load. The
+	// guard was removed, and the next load is a first load.
+	ErrUnconfirmed = errors.New("no new connection came through a grant in time, so the guard was removed")
+	// ErrTornDown is returned by Watch when Teardown, here or in another process, removed the guard. Only another
+	// Load puts it back.
 	ErrTornDown = errors.New("the guard was torn down")
-	// ErrForeign is returned where there is a table of our name that is not ours. It is
-	// left as it is.
+	// ErrForeign is returned when a table of our name exists that is not ours. It is left unchanged.
 	ErrForeign = guard.ErrForeign
 )
 
-// Grant lets one address reach ports until a time. Client and Service say on whose behalf;
-// several clients may hold a grant for the same address and port, and each has its own.
+// Grant lets one address reach ports until a time. Client and Service name the grant's owner: several clients may
+// each hold a grant for the same address and port.
 type Grant struct {
 	Client, Service string
-	// Source is the address that is let in. A link-local IPv6 address has the index of its
-	// interface as its zone, because it means another machine on every link; for the same
-	// reason a link-local IPv4 address is refused.
+	// Source is the address that is admitted. A link-local IPv6 address carries the index of its interface as its
+	// zone, because it means a different machine on each link; a link-local IPv4 address is refused for that reason.
 	Source netip.Addr
 	Ports  []service.Ports
-	// To are the destinations, where the service is at addresses of its own (see Target);
-	// none: this host's addresses.
+	// To lists the destinations if the service is at addresses of its own (see Target); empty: this host's addresses.
 	To    []netip.Addr
 	Until time.Time
 }
 
-// Match picks grants. The zero Match picks all.
+// Match selects grants. The zero Match selects all.
 type Match struct {
-	Client   string     // of this client; empty: any
-	Source   netip.Addr // for this address, on the link that its zone names or on any; invalid: any
-	Services []string   // of these services; nil: any
+	Client   string     // grants of this client; empty: any
+	Source   netip.Addr // grants for this address, on the link that its zone names, or on any; invalid: any address
+	Services []string   // grants for these services; nil: any
 }
 
-// What a guard is made of: see package guard.
+// The guard's settings: see package guard.
 type (
 	Target    = guard.Target    // a service at addresses of its own
 	KnockPort = guard.KnockPort // a UDP port on which knocks arrive
-	Closed    = guard.Closed    // what a stranger gets from a guarded port
-	Mode      = guard.Mode      // what grants are to the host's firewall
-	AdmitSets = guard.AdmitSets // the sets that grants go into in mode Admit
-	Persist   = guard.Persist   // who sees to it that the guard outlives a foreign flush
-	Process   = guard.Process   // a process that works for the firewall beside the daemon
+	Closed    = guard.Closed    // what packets without a grant get from a guarded port
+	Mode      = guard.Mode      // what grants do in the host's firewall
+	AdmitSets = guard.AdmitSets // the sets that hold grants in mode Admit
+	Persist   = guard.Persist   // how the guard survives a flush by another tool
+	Process   = guard.Process   // a process that works for the firewall besides the daemon
 )
 
 const (
 	Drop         = guard.Drop         // silence
 	Reject       = guard.Reject       // TCP reset, ICMP port unreachable
-	Guard        = guard.ModeGuard    // shut the guarded ports but for those that hold a grant
+	Guard        = guard.ModeGuard    // shut the guarded ports to all but clients with a grant
 	Admit        = guard.ModeAdmit    // put grants into sets of the administrator's own table
-	PersistOwner = guard.PersistOwner // the table is our own: nobody else can change or flush it
-	PersistFile  = guard.PersistFile  // the administrator's own rule file holds the guard, as Rules prints it
+	PersistOwner = guard.PersistOwner // the table is ours: no other process can change or flush it
+	PersistFile  = guard.PersistFile  // the administrator's rule file holds the guard, as Rules prints it
 )
 
 // Names of backends.
 const (
-	BackendAuto     = "auto"         // nftables where the kernel has it, else iptables
+	BackendAuto     = "auto"         // nftables if the kernel has it, otherwise iptables
 	BackendNftables = guard.Nftables // the guard described in the package documentation
-	BackendIptables = guard.Iptables // the same, by the program iptables, for kernels without nftables
-	BackendDryRun   = "dry-run"      // decides and records in memory, opens nothing; ends what earlier runs granted
+	BackendIptables = guard.Iptables // the same through the iptables program, for kernels without nftables
+	BackendDryRun   = "dry-run"      // decides and records in memory, opens nothing; ends the grants of earlier runs
 )
 
 // DefaultMark is the bit of the connection mark that admitted flows carry.
 const DefaultMark = 0x20000000
 
-// Config is what the guard is made of.
+// Config holds the settings of the guard and of the ledger.
 type Config struct {
 	Backend string          // empty: BackendAuto
 	Guarded []service.Ports // ports that only grants open, at every address of this host
@@ -96,33 +92,33 @@ type Config struct {
 	Closed  Closed
 	Trusted []string // interfaces whose packets pass
 	TPROXY  bool     // accept packets that TPROXY rules assign to sockets, even of guarded ports
-	Mark    uint32   // one bit of connection and packet marks that is ours; 0: DefaultMark
+	Mark    uint32   // our bit of connection and packet marks; 0: DefaultMark
 	State   string   // directory of the ledger; not needed for a dry run
-	User    string   // a system user that may own the files of State, like root; empty: root alone
+	User    string   // a system user that may own the files in State, besides root; empty: root only
 
 	Mode    Mode
-	Admit   AdmitSets       // where Mode is Admit
+	Admit   AdmitSets       // used in mode Admit
 	Cut     []service.Ports // guarded ports whose sessions end with the grant
 	Persist Persist
 
-	// NoCarry keeps a first load from carrying the flows that are established already.
+	// NoCarry keeps a first load from carrying flows that already exist.
 	NoCarry bool
 
-	// Keep says of each grant that the ledger brings back whether it still may be held: what
-	// was taken from a client while nothing ran is not carried into the kernel. Nil: all.
+	// Keep reports whether a grant from the ledger may still be held. A grant that a client lost while no daemon ran
+	// is not loaded into the kernel. Nil: keep all.
 	Keep func(Grant) bool
 
-	// Now is the clock by which it is computed how long grants still live right before the
-	// kernel is told, and by which Watch ends them; nil: time.Now.
+	// Now is the clock for computing how long grants still live, right before the kernel gets them, and for ending
+	// them; nil: time.Now.
 	Now func() time.Time
 
 	plain  bool   // the table has no owner, as on older kernels
 	bootID string // empty: the kernel's
-	slots  int    // grants that the ledger holds; 0: ledgerSlots
-	size   uint32 // elements that a set of grants holds; 0: guard.Size
+	slots  int    // capacity of the ledger, in grants; 0: ledger.Slots
+	size   uint32 // capacity of a set of grants, in elements; 0: guard.Size
 
-	programs string // where iptables is looked for, as PATH; empty: where systems have it
-	lock     string // the lock of iptables; empty: where systems have it
+	programs string // where to look for iptables, in the form of PATH; empty: the usual directories
+	lock     string // the lock file of iptables; empty: the usual one
 }
 
 func (c *Config) setDefaults() {
@@ -143,7 +139,7 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// spec is the guard that c asks for.
+// spec returns the guard that c describes.
 func (c *Config) spec() guard.Spec {
 	return guard.Spec{
 		Guarded: c.Guarded, Targets: c.Targets, Knock: c.Knock, Closed: c.Closed, Trusted: c.Trusted, TPROXY: c.TPROXY,
@@ -160,7 +156,7 @@ func (c *Config) check() error {
 	return spec.Check()
 }
 
-// portsAt are the ports that a grant can open at a destination; invalid: this host.
+// portsAt returns the ports that a grant can open at a destination; invalid: this host.
 func (c *Config) portsAt(to netip.Addr) []service.Ports {
 	if !to.IsValid() {
 		return c.Guarded
@@ -174,8 +170,7 @@ func (c *Config) portsAt(to netip.Addr) []service.Ports {
 	return ports
 }
 
-// elementOf is what a flow to a guarded port needs a grant for. Where its source is
-// link-local, the link is not known.
+// elementOf returns the element that admits a flow to a guarded port. The link of a link-local source is unknown.
 func (c *Config) elementOf(l guard.Flow) guard.Element {
 	e := guard.Element{Source: l.Remote.Addr(), Proto: l.Proto, Port: l.Local.Port()}
 	if guard.Contains(c.portsAt(l.Local.Addr()), l.Proto, e.Port) {
@@ -184,42 +179,40 @@ func (c *Config) elementOf(l guard.Flow) guard.Element {
 	return e
 }
 
-// guards reports whether the guard shuts where a flow goes to.
+// guards reports whether the guard shuts the port that a flow goes to.
 func (c *Config) guards(l guard.Flow) bool {
 	e := c.elementOf(l)
 	return guard.Contains(c.portsAt(e.To), e.Proto, e.Port)
 }
 
-// Firewall keeps the guard and the grants. Its methods may be called from several
-// goroutines.
+// Firewall keeps the guard and the grants. Its methods are safe for concurrent use.
 type Firewall struct {
 	cfg     Config
 	log     *slog.Logger
 	backend guard.Backend
-	why     string // why auto chose it
+	why     string // why BackendAuto chose the backend
 	// sessions is nil in a dry run.
 	sessions *sessions.Sessions
 
-	mu     sync.Mutex // guards what follows, and the order of batches
+	mu     sync.Mutex // guards the fields below, and the order of batches
 	ledger *ledger.Ledger
 	held   *ledger.Book
 	ends   ends
 	guard  state
-	unsaid int       // put-backs that the log does not have yet
-	said   time.Time // when it had the last
+	unsaid int       // put-backs since the last log line about them
+	said   time.Time // when that line was logged
 }
 
-// state is what Watch needs to know to put the guard back as it was.
+// state is what Watch needs to put the guard back as it was.
 type state struct {
 	loaded    bool            // our table should be in the kernel
-	missing   bool            // it is not, for all that was tried
+	missing   bool            // it is not: putting it back failed
 	confirmBy time.Time       // zero: the guard needs no confirmation
-	carried   []guard.Carried // by a first load
+	carried   []guard.Carried // flows that a first load carries
 }
 
-// New opens all that the firewall needs later and asks the kernel what it can do. It
-// changes no rule. After New no file is created, renamed or opened, and CAP_NET_ADMIN is
-// the only privilege that is needed.
+// New opens everything that the firewall needs later and probes the kernel's abilities. It changes no rule. After New
+// the firewall creates, renames and opens no file, and CAP_NET_ADMIN is the only privilege it needs.
 func New(c Config, log *slog.Logger) (*Firewall, error) {
 	c.setDefaults()
 	if err := c.check(); err != nil {
@@ -250,45 +243,44 @@ func (f *Firewall) open() error {
 		f.backend = newDryRun(f.log)
 		f.ledger = ledger.InMemory(f.cfg.slots)
 	default:
-		err = fmt.Errorf("unknown backend %q; there are %q, %q, %q and %q",
+		err = fmt.Errorf("unknown backend %q; use %q, %q, %q or %q",
 			f.cfg.Backend, BackendAuto, BackendNftables, BackendIptables, BackendDryRun)
 	}
 	return err
 }
 
-// openLedgerOf opens the ledger, which root or c.User owns.
+// openLedger opens the ledger, which root or c.User owns.
 func openLedger(c *Config) (*ledger.Ledger, error) {
 	var l *ledger.Ledger
 	err := statefile.AsOwner(c.User, func() (err error) { l, err = ledger.Open(c.State, c.bootID, c.slots); return err })
 	return l, err
 }
 
-// Describe says in a sentence what guards, and what this kernel lacks.
+// Describe returns a sentence that names the backend and what this kernel lacks.
 func (f *Firewall) Describe() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.backend.Describe() + f.why
 }
 
-// BackendName is the name of what enforces: a Backend constant, but never BackendAuto.
+// BackendName returns the name of the backend in use: one of the Backend constants, but never BackendAuto.
 func (f *Firewall) BackendName() string { return f.backend.Name() }
 
-// Persists reports whether the guard outlives a foreign flush of the rule set while no
-// daemon runs.
+// Persists reports whether the guard survives a flush of the rule set by another tool while no daemon runs.
 func (f *Firewall) Persists() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.backend.Persists()
 }
 
-// Processes returns those that live.
+// Processes returns the running processes that work for the firewall besides the daemon.
 func (f *Firewall) Processes() []Process {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.backend.Processes()
 }
 
-// Close lets go of the kernel and the ledger. Guard and grants stay.
+// Close closes the kernel's sockets and the ledger. Guard and grants stay.
 func (f *Firewall) Close() error {
 	var errs []error
 	if f.backend != nil {
@@ -306,8 +298,8 @@ func (f *Firewall) Close() error {
 	return errors.Join(errs...)
 }
 
-// Grants returns the grants that live at now, by client, service and address. A grant of
-// many port ranges may be told in several parts.
+// Grants returns the grants that are live at now, sorted by client, service and address. A grant of many port ranges
+// may come in several parts.
 func (f *Firewall) Grants(now time.Time) []Grant {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -317,8 +309,8 @@ func (f *Firewall) Grants(now time.Time) []Grant {
 	return live(f.held, Match{}, now)
 }
 
-// GrantsOf returns the grants of one client that live at now. Its cost does not grow with
-// those of others.
+// GrantsOf returns the grants of one client that are live at now. Its cost does not depend on the number of other
+// clients' grants.
 func (f *Firewall) GrantsOf(client string, now time.Time) []Grant {
 	f.mu.Lock()
 	defer f.mu.Unlock()

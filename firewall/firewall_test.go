@@ -23,7 +23,7 @@ func dry(t *testing.T, slots int) *Firewall {
 	return f
 }
 
-// spare is how many slots are free.
+// spare returns how many slots are free.
 func spare(l *ledger.Ledger) int {
 	free, _ := l.Spare()
 	return free
@@ -55,11 +55,11 @@ func TestDryRun(t *testing.T) {
 	}
 	f.endOver(g.Until)
 	if f.held.Len()+len(f.held.Leases()) != 0 || spare(f.ledger) != 10 {
-		t.Errorf("something is left of a grant that has ended: %+v", f.held)
+		t.Errorf("parts of a grant that has ended are left: %+v", f.held)
 	}
 }
 
-// TestGrantChecks: what has no place in the guard is refused before anything is done, and nothing else is.
+// TestGrantChecks: invalid grants are refused before anything is done, and only those.
 func TestGrantChecks(t *testing.T) {
 	now := time.Now()
 	addr := netip.MustParseAddr
@@ -112,7 +112,7 @@ func TestGrantChecks(t *testing.T) {
 	}
 }
 
-// TestMatches: a link-local source without a link is that address on every one.
+// TestMatches: a link-local source without a link matches that address on every link.
 func TestMatches(t *testing.T) {
 	h := &ledger.Holding{Source: netip.MustParseAddr("fe80::2"), Link: 7, Service: "ssh"}
 	for _, test := range []struct {
@@ -176,7 +176,7 @@ func TestOverlappingRanges(t *testing.T) {
 		}
 	}
 	if n := len(f.held.Leases()); n != 0 {
-		t.Errorf("%d elements are left that nobody holds", n)
+		t.Errorf("%d elements without a grant are left", n)
 	}
 }
 

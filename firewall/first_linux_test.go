@@ -15,7 +15,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// endCarry takes away what the first load carries, as time does.
+// endCarry removes the flows that the first load carries, as time does.
 func (s *site) endCarry() {
 	s.Helper()
 	if s.kind.programs == "" {
@@ -41,13 +41,13 @@ func TestFirstLoadKeepsSessions(t *testing.T) {
 				s.dark(f.stranger, f.gateway, "22")
 				s.endCarry()
 				s.echoes(session)
-				s.dead(quiet) // it had hours to say something
+				s.dead(quiet) // it had hours to send something
 			})
 		}
 	})
 }
 
-// TestFirstLoadKeepsLinkLocalSessions: on their link.
+// TestFirstLoadKeepsLinkLocalSessions: a first load carries link-local sessions, on their link.
 func TestFirstLoadKeepsLinkLocalSessions(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.newSite(t, nil)
@@ -67,7 +67,7 @@ func TestFirstLoadKeepsLinkLocalSessions(t *testing.T) {
 	})
 }
 
-// TestFirstLoadKeepsPushedSessions: the first word may be the server's.
+// TestFirstLoadKeepsPushedSessions: the server may send the first packet.
 func TestFirstLoadKeepsPushedSessions(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -81,7 +81,7 @@ func TestFirstLoadKeepsPushedSessions(t *testing.T) {
 				s.load(0)
 				for range 50 {
 					if !hears(c, lab.Patience) {
-						t.Fatal("a session that was there no longer hears its server")
+						t.Fatal("the client of an existing session no longer hears its server")
 					}
 				}
 			})
@@ -89,8 +89,7 @@ func TestFirstLoadKeepsPushedSessions(t *testing.T) {
 	})
 }
 
-// TestFirstLoadKeepsQuietSessions: nobody says a word until the guard is there, and then
-// the server does.
+// TestFirstLoadKeepsQuietSessions: both sides are silent until the guard is there, and then the server speaks.
 func TestFirstLoadKeepsQuietSessions(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -109,7 +108,7 @@ func TestFirstLoadKeepsQuietSessions(t *testing.T) {
 	})
 }
 
-// TestCarriedFlowAdmitsNoNewConnection: the address and port pair alone is not enough.
+// TestCarriedFlowAdmitsNoNewConnection: the carried pair of addresses and ports alone admits no new connection.
 func TestCarriedFlowAdmitsNoNewConnection(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -120,7 +119,7 @@ func TestCarriedFlowAdmitsNoNewConnection(t *testing.T) {
 				s.must(err)
 				s.open()
 				s.load(0)
-				s.must(session.(*net.TCPConn).SetLinger(0)) // no TIME_WAIT in the way
+				s.must(session.(*net.TCPConn).SetLinger(0)) // so that no TIME_WAIT blocks the port
 				s.must(session.Close())
 				s.dark(from, f.gateway, "22")
 			})
@@ -128,7 +127,7 @@ func TestCarriedFlowAdmitsNoNewConnection(t *testing.T) {
 	})
 }
 
-// TestFirstLoadKeepsDNATSessions: no socket of this host knows them.
+// TestFirstLoadKeepsDNATSessions: sessions without a socket on this host are carried too.
 func TestFirstLoadKeepsDNATSessions(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -169,7 +168,7 @@ func TestFirstLoadKeepsConnectedUDP(t *testing.T) {
 	})
 }
 
-// TestSecondLoadStillCarries: guard, then run, before the session has said a word.
+// TestSecondLoadStillCarries: guard, then run, before the session has sent anything.
 func TestSecondLoadStillCarries(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -204,9 +203,9 @@ func TestMarkFirst(t *testing.T) {
 	s.flushRuleset()
 	session := s.connect("192.0.2.3", "192.0.2.1", "22")
 	s.must(MarkFirst(s.config.State))
-	s.load(0) // by the same process: another one's mark is seen
+	s.load(0) // by the same process, which sees another process's mark
 	s.echoes(session)
-	s.must(MarkFirst(t.TempDir())) // where nothing is, nothing is to be done
+	s.must(MarkFirst(t.TempDir())) // nothing to do where there is nothing
 }
 
 // TestOwnFlowOverFirstLoad: a flow that this host opened from a guarded port.
@@ -234,7 +233,7 @@ func TestFlowKeys(t *testing.T) {
 	} {
 		v4, v6 := nftables.FlowElements([]guard.Carried{{Flow: f, Left: time.Microsecond}})
 		if d := append(v4, v6...)[0].Timeout; d.Milliseconds() < 1 {
-			t.Errorf("%v: carried for %v, which the kernel takes for ever", f, d)
+			t.Errorf("%v: carried for %v, which the kernel reads as for ever", f, d)
 		}
 		if got := nftables.FlowOf(append(v4, v6...)[0].Key); got != f {
 			t.Errorf("got %v, want %v", got, f)
@@ -255,8 +254,8 @@ func (s *site) carriedFor() map[service.Ports]time.Duration {
 	return times
 }
 
-// TestCarriedForANight: a session of TCP may be silent for hours, and then goes on; what a datagram or the
-// end of a grant could make of it has minutes. A later load, and another configuration, prolong nothing.
+// TestCarriedForANight: a TCP session may be silent for hours and then continue; flows of UDP, and flows to a port
+// whose sessions end with the grant, have minutes. A later load, and another configuration, prolong nothing.
 func TestCarriedForANight(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.newSite(t, func(c *Config) {
@@ -293,7 +292,7 @@ func TestCarriedForANight(t *testing.T) {
 		s.load(0)
 		want("next load", "tcp/22")
 		s.echoes(quiet)
-		before[ports("udp/2400")], before[ports("tcp/2300")] = 0, 0 // not read again, but put back by the time on this clock
+		before[ports("udp/2400")], before[ports("tcp/2300")] = 0, 0 // not read again, but restored by this process's clock
 		c := s.config
 		c.Cut = append(slices.Clone(c.Cut), rangesOf("tcp/22")...)
 		s.must(s.Reconfigure(t.Context(), c, time.Now()))
@@ -301,7 +300,7 @@ func TestCarriedForANight(t *testing.T) {
 	})
 }
 
-// connectUDP is a connected socket of the gateway, as a server has that keeps one a client.
+// connectUDP returns a connected socket of the gateway, such as that of a server with one socket per client.
 func (s *site) connectUDP(local, remote string) {
 	s.Helper()
 	s.must(s.gw.Do(func() error {

@@ -17,10 +17,9 @@ var (
 	errNotLoaded = errors.New("no guard is loaded")
 )
 
-// Grant opens the ports of all grants, or of none. They are in the ledger before the
-// kernel is told. A grant that its client holds already is prolonged, never shortened.
-// It ends by the time that passes or by the wall clock, whichever is first: a clock that is
-// set back prolongs nothing, nor does a machine that sleeps or is paused.
+// Grant opens the ports of all grants or of none. It writes them to the ledger before it changes the kernel. A grant
+// that its client already holds is prolonged, never shortened. A grant ends by elapsed time or by the wall clock,
+// whichever is first, so neither a clock that is set back nor a sleeping machine prolongs it.
 func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -51,7 +50,7 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	return nil
 }
 
-// check returns an error for a grant that cannot be given.
+// check returns an error for an invalid grant.
 func (g *Grant) check(now time.Time) error {
 	if slices.ContainsFunc(g.To, func(a netip.Addr) bool { return !a.IsValid() }) {
 		return errors.New("a grant needs destination addresses")
@@ -71,7 +70,7 @@ func (g *Grant) check(now time.Time) error {
 // changes finds or makes the holdings for the grants.
 func (f *Firewall) changes(gs []Grant, now time.Time) ([]ledger.Change, error) {
 	changes := make([]ledger.Change, 0, len(gs))
-	fresh := make(map[ledger.Key]int) // among changes
+	fresh := make(map[ledger.Key]int) // indexes of new holdings in changes
 	for _, g := range gs {
 		until := now.Add(guard.Left(g.Until, now)) // with now's monotonic reading, which g.Until may lack
 		for _, h := range g.holdings() {
@@ -98,7 +97,7 @@ func (f *Firewall) changes(gs []Grant, now time.Time) ([]ledger.Change, error) {
 	return changes, nil
 }
 
-// holdings returns what the grant comes to in the ledger.
+// holdings returns the grant as ledger records: one for each destination and each MaxRanges ranges.
 func (g *Grant) holdings() []*ledger.Holding {
 	destinations, ranges := []netip.Addr{{}}, ledger.MaxRanges
 	if len(g.To) > 0 {
@@ -126,7 +125,7 @@ func (f *Firewall) record(changes []ledger.Change) error {
 	return nil
 }
 
-// unrecord makes the ledger say again what memory says.
+// unrecord writes the ledger back to what memory holds.
 func (f *Firewall) unrecord(changes []ledger.Change) error {
 	var errs []error
 	for _, c := range changes {
@@ -140,8 +139,8 @@ func (f *Firewall) unrecord(changes []ledger.Change) error {
 	return errors.Join(errs...)
 }
 
-// enforce tells the kernel what the changes come to. Where another tool has just taken
-// the guard away, the grant need not wait for Watch.
+// enforce puts the changes into the kernel. If another tool has just removed the guard, it restores the guard first
+// rather than waiting for Watch.
 func (f *Firewall) enforce(changes []ledger.Change, now time.Time) error {
 	n := 0
 	for _, c := range changes {
@@ -171,9 +170,8 @@ func leasesOf(ends map[guard.Element]time.Time) []guard.Lease {
 	return ls
 }
 
-// Revoke ends the grants that match and returns them, also one whose time has just passed
-// and that the kernel may not have ended yet. Where another client holds a grant for the
-// same address and port, that one goes on as it was. Sessions go on.
+// Revoke ends the grants that match and returns them, including those that have just ended but may still be in the
+// kernel. A grant of another client for the same address and port is unaffected. Sessions continue.
 func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -193,7 +191,7 @@ func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant,
 		return nil, errors.Join(err, f.remember(leaving))
 	}
 	err := f.backend.Set(leasesOf(ends))
-	if err != nil && !errors.Is(err, guard.ErrGone) { // gone is gone; Watch puts back what is left
+	if err != nil && !errors.Is(err, guard.ErrGone) { // Watch restores the guard without these grants
 		return nil, errors.Join(err, f.remember(leaving))
 	}
 	gs := make([]Grant, 0, len(leaving))
@@ -223,7 +221,7 @@ func (f *Firewall) remember(leaving []*ledger.Holding) error {
 	return errors.Join(errs...)
 }
 
-// matching returns the holdings that m picks. It looks at those of one client only if m names it.
+// matching returns the holdings that m selects. If m names a client, it looks only at that client's.
 func matching(held *ledger.Book, m Match) []*ledger.Holding {
 	from := held.All()
 	if m.Client != "" {
@@ -238,15 +236,14 @@ func matching(held *ledger.Book, m Match) []*ledger.Holding {
 	return found
 }
 
-// matches reports whether m's address and services are the holding's; its client is looked
-// for by matching.
+// matches reports whether m's address and services match the holding. The client is matching's part.
 func (m *Match) matches(h *ledger.Holding) bool {
 	return (!m.Source.IsValid() || guard.Normal(m.Source) == h.Source &&
 		(m.Source.Zone() == "" || guard.LinkOf(m.Source) == h.Link)) &&
 		(m.Services == nil || slices.Contains(m.Services, h.Service))
 }
 
-// live returns the grants that m picks and that live at now, sorted.
+// live returns the grants that m selects and that are live at now, sorted.
 func live(held *ledger.Book, m Match, now time.Time) []Grant {
 	var gs []Grant
 	for _, h := range matching(held, m) {
@@ -258,7 +255,7 @@ func live(held *ledger.Book, m Match, now time.Time) []Grant {
 	return gs
 }
 
-// grantOf is the grant that a holding is of, or a part of it.
+// grantOf returns the grant, or the part of one, that a holding records.
 func grantOf(h *ledger.Holding) Grant {
 	g := Grant{Client: h.Client, Service: h.Service, Source: guard.OnLink(h.Source, h.Link),
 		Ports: slices.Clone(h.Ports), Until: h.Until}

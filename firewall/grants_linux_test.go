@@ -11,7 +11,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// TestGrantOpensJustThat: each port at each address of a service, or here where it has none.
+// TestGrantOpensJustThat: a grant opens each port at each address of a service, or here if the service has none.
 func TestGrantOpensJustThat(t *testing.T) {
 	inside := []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("::ffff:198.51.100.6")}
 	for _, to := range [][]netip.Addr{nil, inside[:1], inside} {
@@ -48,7 +48,7 @@ func TestGrantOpensJustThat(t *testing.T) {
 	}
 }
 
-// TestRevokedInOrder: lists of what is held, and of what a revocation ended, have one order.
+// TestRevokedInOrder: lists of grants, and of revoked grants, are sorted.
 func TestRevokedInOrder(t *testing.T) {
 	k := newKept(t)
 	var gs []Grant
@@ -69,7 +69,7 @@ func TestRevokedInOrder(t *testing.T) {
 	}
 }
 
-// TestOneOfTwoEnds: of a client whose one grant has ended the other is found.
+// TestOneOfTwoEnds: a client's remaining grant is found after its other grant has ended.
 func TestOneOfTwoEnds(t *testing.T) {
 	k := newKept(t)
 	gs := []Grant{portGrant("alice", k.now.Add(time.Minute), "tcp/22"), portGrant("alice", k.now.Add(time.Hour), "tcp/80")}
@@ -85,6 +85,6 @@ func TestOneOfTwoEnds(t *testing.T) {
 		t.Errorf("revoked: %v, %v", ended, err)
 	}
 	if len(k.inMemory())+len(k.onDisk())+len(k.inKernel()) != 0 {
-		t.Error("something is held")
+		t.Error("a grant is held")
 	}
 }

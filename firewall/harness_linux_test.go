@@ -21,22 +21,20 @@ import (
 
 func TestMain(m *testing.M) {
 	Helper()
-	// Those that run side by side wait most of the time, whatever the number of processors.
+	// Parallel tests wait most of the time, whatever the number of processors.
 	if err := flag.Set("test.parallel", "4"); err != nil {
 		panic(err)
 	}
 	lab.Main(m)
 }
 
-// silence is how long a test waits for an answer that must not come. What must come is waited
-// for with lab.Patience.
+// silence is how long a test waits for an answer that must not come. Tests wait for what must come with lab.Patience.
 const silence = 150 * time.Millisecond
 
-// long is the life of what must not end while a test runs, nor while it waits for the end of
-// something else.
+// long is the life of grants that must not end while a test runs or waits for something else to end.
 const long = time.Hour
 
-// family is who talks in a test, by IPv4 or by IPv6.
+// sides are the addresses of a test's hosts, for IPv4 or IPv6.
 type sides struct {
 	name                     string
 	alice, stranger, gateway string
@@ -92,8 +90,7 @@ func (s *site) must(err error) {
 	}
 }
 
-// open opens a Firewall as a daemon does that starts; one from before is closed, as when
-// its process is gone.
+// open opens a Firewall like a daemon that starts. It closes an earlier one, as when its process ends.
 func (s *site) open() {
 	s.Helper()
 	if s.Firewall != nil {
@@ -112,7 +109,7 @@ func (s *site) load(confirm time.Duration) {
 	s.must(s.gw.Do(func() error { return s.Load(s.Context(), confirm, time.Now()) }))
 }
 
-// watch runs Watch until the test ends, and returns what becomes of it.
+// watch runs Watch until the test ends, and returns a channel for its error.
 func (s *site) watch() <-chan error {
 	ctx, cancel := context.WithCancel(s.Context())
 	ended := make(chan error, 1)
@@ -136,7 +133,7 @@ func (s *site) watchUntil() (stop func()) {
 	}
 }
 
-// ends is the error with which Watch ends by itself.
+// ends checks the error with which Watch returns on its own.
 func (s *site) ends(ended <-chan error, want error) {
 	s.Helper()
 	late := time.NewTimer(lab.Patience)
@@ -147,7 +144,7 @@ func (s *site) ends(ended <-chan error, want error) {
 			s.Fatalf("got %v from Watch, want %v", err, want)
 		}
 	case <-late.C:
-		s.Fatalf("Watch goes on, want %v", want)
+		s.Fatalf("Watch still runs, want %v", want)
 	}
 }
 
@@ -158,7 +155,7 @@ func (s *site) serve(addr string) *lab.Echo {
 	return e
 }
 
-// accepting gives the server's end of a connection.
+// accepting returns the server's end of a connection.
 type accepting func(client net.Conn) net.Conn
 
 // listen listens on the gateway.
@@ -182,7 +179,7 @@ func (s *site) listenOn(h *lab.Host, addr string) accepting {
 			c, err := l.Accept()
 			s.must(err)
 			s.Cleanup(func() { c.Close() })
-			// Attempts that only asked whether the port is open wait here too.
+			// Attempts that only checked whether the port is open wait here too.
 			if c.RemoteAddr().String() == client.LocalAddr().String() {
 				return c
 			}
@@ -190,7 +187,7 @@ func (s *site) listenOn(h *lab.Host, addr string) accepting {
 	}
 }
 
-// speaks is a server that is heard by its client though it was not asked.
+// speaks checks that the client hears a server that it did not ask.
 func (s *site) speaks(server, client net.Conn) {
 	s.Helper()
 	_, err := server.Write([]byte("news"))
@@ -200,7 +197,7 @@ func (s *site) speaks(server, client net.Conn) {
 	}
 }
 
-// grant gives the source tcp/22 on behalf of the client.
+// grant grants tcp/22 to the source on behalf of the client.
 func (s *site) grant(client, source string, last time.Duration) {
 	s.Helper()
 	now := time.Now()
@@ -217,12 +214,12 @@ func sshGrant(client, source string, last time.Duration) Grant {
 	}
 }
 
-// dial tries to connect for as long as it may take.
+// dial tries to connect with lab.Patience.
 func (s *site) dial(from, to, port string) (net.Conn, error) {
 	return lab.Dial(s.client, from, net.JoinHostPort(to, port), lab.Patience)
 }
 
-// connect is a connection that must come about.
+// connect makes a connection that must succeed.
 func (s *site) connect(from, to, port string) net.Conn {
 	s.Helper()
 	c, err := s.dial(from, to, port)
@@ -241,7 +238,7 @@ func (s *site) echoes(c net.Conn) {
 	}
 }
 
-// dead is a connection over which nothing comes back.
+// dead checks that a connection returns nothing.
 func (s *site) dead(c net.Conn) {
 	s.Helper()
 	if err := lab.Echoes(c, "is anybody there?", silence); err == nil {
@@ -249,7 +246,7 @@ func (s *site) dead(c net.Conn) {
 	}
 }
 
-// dark is a port of which nothing is heard.
+// dark checks that a port is silent.
 func (s *site) dark(from, to, port string) {
 	s.Helper()
 	c, err := s.attempt(from, to, port, silence)
@@ -293,7 +290,7 @@ func (s *site) send(c *net.UDPConn, to string) {
 	s.must(err)
 }
 
-// another does to the gateway's rule set what another tool would.
+// another changes the gateway's rule set as another tool would.
 func (s *site) another(do func(*nft.Conn)) {
 	s.Helper()
 	s.anotherOn(s.gw, do)
@@ -311,7 +308,7 @@ func (s *site) anotherOn(h *lab.Host, do func(*nft.Conn)) {
 	}))
 }
 
-// flushRuleset empties the tables that the guard stands in, as another tool does.
+// flushRuleset empties the tables that contain the guard, as another tool does.
 func (s *site) flushRuleset() {
 	s.Helper()
 	if s.kind.legacy {
@@ -325,7 +322,7 @@ func (s *site) flushRuleset() {
 	s.another((*nft.Conn).FlushRuleset)
 }
 
-// chainOf is a chain of another tool's table, with one rule.
+// chainOf adds a chain of another tool's table, with one rule.
 func chainOf(c *nft.Conn, kind nft.ChainType, hook *nft.ChainHook, priority nft.ChainPriority, es ...expr.Any) {
 	t := c.AddTable(&nft.Table{Name: "another", Family: nft.TableFamilyINet})
 	chain := nftables.Hooked(&nft.Chain{Table: t, Name: "another"}, hook, priority)

@@ -19,7 +19,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// helperPID is the process that runs iptables for this one.
+// helperPID returns the process that runs iptables for this one.
 func (s *site) helperPID() int {
 	s.Helper()
 	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -39,7 +39,7 @@ func (s *site) helperPID() int {
 	return 0
 }
 
-// TestHelperHasLittle: it can change rules and start programs, and nothing else.
+// TestHelperHasLittle: the helper can change rules and start programs, and nothing else.
 func TestHelperHasLittle(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").guarded(t, nil)
 	pid := s.helperPID()
@@ -57,14 +57,14 @@ func TestHelperHasLittle(t *testing.T) {
 	group, err := unix.Getpgid(pid)
 	s.must(err)
 	if group == unix.Getpgrp() {
-		t.Error("the helper is in the daemon's group of processes: what is typed at a terminal ends it")
+		t.Error("the helper is in the daemon's process group: keys typed at a terminal end it")
 	}
-	s.must(unix.Kill(pid, unix.SIGTERM)) // as a service manager that stops all
+	s.must(unix.Kill(pid, unix.SIGTERM)) // like a service manager that stops all processes
 	s.must(unix.Kill(pid, unix.SIGINT))
 	s.must(s.gw.Do(func() error { return s.putBack(time.Now()) }))
 }
 
-// TestHelperEndsWithTheDaemon: nobody is left behind.
+// TestHelperEndsWithTheDaemon: no helper is left behind.
 func TestHelperEndsWithTheDaemon(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").guarded(t, nil)
 	pid := s.helperPID()
@@ -72,7 +72,7 @@ func TestHelperEndsWithTheDaemon(t *testing.T) {
 	lab.Eventually(t, "the end of the process", func() bool { return errors.Is(unix.Kill(pid, 0), unix.ESRCH) })
 }
 
-// TestHelperKilled: the ports stay shut, grants go on, and Watch says what happened.
+// TestHelperKilled: the ports stay shut, grants continue, and Watch reports what happened.
 func TestHelperKilled(t *testing.T) {
 	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
 		t.Run(name, func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestHelperKilled(t *testing.T) {
 			if !errors.Is(err, iptables.ErrHelper) {
 				t.Errorf("got %v, want %v", err, iptables.ErrHelper)
 			}
-			s.says(fmt.Sprint(err), "killed", "start spa-server again")
+			s.says(fmt.Sprint(err), "killed", "restart spa-server")
 			s.open() // as a service manager does
 			s.load(0)
 			s.connect("192.0.2.2", "192.0.2.1", "22")
@@ -98,7 +98,7 @@ func TestHelperKilled(t *testing.T) {
 	}
 }
 
-// TestHelperHangs: what does not answer is given up after a while.
+// TestHelperHangs: a helper that does not reply is given up after a while.
 func TestHelperHangs(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").guarded(t, nil)
 	pid := s.helperPID()
@@ -108,12 +108,12 @@ func TestHelperHangs(t *testing.T) {
 	t.Cleanup(func() { unix.Kill(pid, unix.SIGKILL) })
 	s.grant("alice", "192.0.2.2", long)
 	s.connect("192.0.2.2", "192.0.2.1", "22")
-	s.program("iptables", "-t", "mangle", "-A", "POSTROUTING", "-j", "RETURN") // something to look at
+	s.program("iptables", "-t", "mangle", "-A", "POSTROUTING", "-j", "RETURN") // a change to inspect
 	s.ends(ended, iptables.ErrHelper)
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }
 
-// TestProgramHangs: nor is a program waited for for ever; the helper lives on.
+// TestProgramHangs: a program that hangs is killed after a while; the helper lives on.
 func TestProgramHangs(t *testing.T) {
 	t.Parallel()
 	s := kindNamed(t, "iptables-nft").newSite(t, nil)
@@ -122,13 +122,13 @@ func TestProgramHangs(t *testing.T) {
 	s.must(os.Rename(path, path+"-real"))
 	fakeProgram(t, s.config.programs, "iptables-restore", "exec /bin/sleep 600")
 	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
-	s.says(fmt.Sprint(err), "iptables-restore was ended after", "in state S", "of it at work")
+	s.says(fmt.Sprint(err), "iptables-restore was killed after", "in state S", "of CPU time")
 	s.must(os.Rename(path+"-real", path))
 	s.load(0)
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }
 
-// TestProgramHangsOnce: a guard that stands is loaded all the same, and stands meanwhile, whether the program hung
+// TestProgramHangsOnce: an existing guard is loaded anyway, and stays in place throughout, whether the program hung
 // before it changed anything or after.
 func TestProgramHangsOnce(t *testing.T) {
 	for i, when := range []string{"before", "after"} {
@@ -139,7 +139,7 @@ func TestProgramHangsOnce(t *testing.T) {
 			path, trouble := filepath.Join(s.config.programs, "ip6tables-restore"), filepath.Join(t.TempDir(), "trouble")
 			s.must(os.Rename(path, path+"-real"))
 			s.must(os.WriteFile(trouble, nil, 0o644))
-			hangs := fmt.Sprintf("/bin/sleep 600.%d%d", os.Getpid(), i) // known by its argument
+			hangs := fmt.Sprintf("/bin/sleep 600.%d%d", os.Getpid(), i) // recognizable by its argument
 			first := map[string]string{"before": "", "after": path + `-real "$@"; `}[when]
 			fakeProgram(t, s.config.programs, "ip6tables-restore",
 				"[ -e "+trouble+" ] && { "+first+"exec "+hangs+"; }; exec "+path+`-real "$@"`)
@@ -155,7 +155,7 @@ func TestProgramHangsOnce(t *testing.T) {
 	}
 }
 
-// isRun reports whether a command is being run.
+// isRun reports whether a command is running.
 func isRun(command string) bool {
 	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	return slices.ContainsFunc(all, func(name string) bool {
@@ -164,7 +164,7 @@ func isRun(command string) bool {
 	})
 }
 
-// TestProgramIsSlow: a machine that loads modules for seconds is guarded too.
+// TestProgramIsSlow: a machine that takes seconds to load modules is guarded too.
 func TestProgramIsSlow(t *testing.T) {
 	t.Parallel()
 	s := kindNamed(t, "iptables-nft").newSite(t, nil)
@@ -176,7 +176,7 @@ func TestProgramIsSlow(t *testing.T) {
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }
 
-// TestProgramFails: not for ever, so Watch goes on, says it, and looks again.
+// TestProgramFails: a program that fails for a while. Watch continues, logs it, and tries again.
 func TestProgramFails(t *testing.T) {
 	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
 		t.Run(name, func(t *testing.T) {
@@ -197,7 +197,7 @@ func TestProgramFails(t *testing.T) {
 	}
 }
 
-// hold takes the lock of iptables, as a tool that is at work.
+// hold takes the lock of iptables, like a tool that is working.
 func (s *site) hold() (release func()) {
 	s.Helper()
 	f, err := os.OpenFile(filepath.Join(s.config.programs, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
@@ -207,7 +207,7 @@ func (s *site) hold() (release func()) {
 	return func() { f.Close() }
 }
 
-// TestLockHeld: grants go on, and what needs the lock is done once it is free.
+// TestLockHeld: grants continue, and what needs the lock is done once it is free.
 func TestLockHeld(t *testing.T) {
 	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
 		t.Run(name, func(t *testing.T) {
@@ -239,20 +239,21 @@ func TestLockHeld(t *testing.T) {
 			s.connect("192.0.2.4", "192.0.2.1", "22")
 			s.dark("192.0.2.3", "192.0.2.1", "22")
 			s.connect("192.0.2.2", "192.0.2.1", "22")
-			if k.legacy && started() { // the newer kind has no lock
+			if k.legacy && started() { // iptables-nft has no lock
 				t.Error("a program was started, which waits for the lock")
 			}
 			release()
 			lab.Eventually(t, "the grant", func() bool { return s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 			s.load(0)
 			if k.legacy && !started() {
-				t.Error("the guard was loaded, and no program was seen to start")
+				t.Error("the guard was loaded, but no start of a program was seen")
 			}
 		})
 	}
 }
 
-// notes reports whether a program was started since: it writes to the lock, which it may.
+// notes returns a function that reports whether a program was started since: it writes to the lock, the only file
+// that it may write.
 func (s *site) notes(program string) (started func() bool) {
 	s.Helper()
 	path, mark := filepath.Join(s.config.programs, program), s.config.lock
@@ -264,7 +265,7 @@ func (s *site) notes(program string) (started func() bool) {
 	}
 }
 
-// flushUnlocked empties a table as a tool that does not care who holds the lock.
+// flushUnlocked empties a table like a tool that ignores the lock.
 func (s *site) flushUnlocked() {
 	s.Helper()
 	cmd := exec.Command(lab.NeedProgram(s, s.kind.programs, "apt-get install iptables"), "iptables", "-t", "mangle", "-F")
@@ -273,7 +274,7 @@ func (s *site) flushUnlocked() {
 	s.must(cmd.Wait())
 }
 
-// TestPutBackWaitsForTheLock: and nobody waits for the put-back.
+// TestPutBackWaitsForTheLock: the put-back waits for the lock, but nothing waits for the put-back.
 func TestPutBackWaitsForTheLock(t *testing.T) {
 	s := kindNamed(t, "iptables-legacy").guarded(t, nil)
 	n := s.counts("could not be put back")
@@ -287,7 +288,7 @@ func TestPutBackWaitsForTheLock(t *testing.T) {
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 }
 
-// TestStartWaitsForTheLock a while.
+// TestStartWaitsForTheLock: a start waits for the lock for a while.
 func TestStartWaitsForTheLock(t *testing.T) {
 	s := kindNamed(t, "iptables-legacy").newSite(t, nil)
 	s.open()
@@ -298,8 +299,7 @@ func TestStartWaitsForTheLock(t *testing.T) {
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }
 
-// TestThousandGrants: they are listed after a kill and a new start, and one among them ends
-// with nobody there.
+// TestThousandGrants: they are listed after a kill and a new start, and one of them ends while no daemon runs.
 func TestThousandGrants(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, func(c *Config) { c.slots = 2000 })
@@ -328,14 +328,14 @@ func TestThousandGrants(t *testing.T) {
 	})
 }
 
-// TestHelperIsNoProgram: started by hand it does nothing.
+// TestHelperIsNoProgram: started by hand, the helper does nothing.
 func TestHelperIsNoProgram(t *testing.T) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{iptables.HelperName, iptables.HelperArg, "/nowhere", "", ""}
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).ExitStatus() != 1 ||
-		!strings.Contains(string(out), "spa-server alone") {
+		!strings.Contains(string(out), "only spa-server") {
 		t.Errorf("got %v and %q, want exit 1 and the reason", err, out)
 	}
 }

@@ -56,7 +56,7 @@ func TestTwoClientsBehindOneAddress(t *testing.T) {
 	})
 }
 
-// TestRevokeShortens: the address stays open as long as who is left may stay, no longer.
+// TestRevokeShortens: the address stays open as long as the remaining client may stay, and no longer.
 func TestRevokeShortens(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, nil)
@@ -66,7 +66,7 @@ func TestRevokeShortens(t *testing.T) {
 			s.revoke(Match{Client: "alice"})
 			return s.isOpen("192.0.2.2", "192.0.2.1", "22")
 		})
-		s.grant("carol", "192.0.2.2", 100*time.Millisecond) // nor longer by who comes later
+		s.grant("carol", "192.0.2.2", 100*time.Millisecond) // nor longer because of a later client
 		lab.Eventually(t, "bob's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 	})
 }
@@ -90,7 +90,7 @@ func TestShorterAgainKeepsTheLonger(t *testing.T) {
 	}
 }
 
-// TestProlongedIsRemembered: who comes later does not shorten what was prolonged.
+// TestProlongedIsRemembered: a later grant does not shorten a prolonged one.
 func TestProlongedIsRemembered(t *testing.T) {
 	s := guarded(t, nil)
 	s.grant("alice", "192.0.2.2", 100*time.Millisecond)
@@ -120,8 +120,8 @@ func TestGrantIsAllOrNone(t *testing.T) {
 				}
 				s.dark("192.0.2.3", "192.0.2.1", "22")
 				s.connect("192.0.2.2", "192.0.2.1", "22")
-				s.grant("alice", "192.0.2.2", 2*long) // what is there can be prolonged
-				s.grant("bob", "192.0.2.3", long)     // and one has room
+				s.grant("alice", "192.0.2.2", 2*long) // existing grants can be prolonged
+				s.grant("bob", "192.0.2.3", long)     // and there is room for one
 				s.connect("192.0.2.3", "192.0.2.1", "22")
 				s.open()
 				s.load(0)
@@ -133,7 +133,7 @@ func TestGrantIsAllOrNone(t *testing.T) {
 	})
 }
 
-// TestFailedBatchLeavesNoTrace: what the kernel refused is not in the ledger.
+// TestFailedBatchLeavesNoTrace: a grant that the kernel refused is not in the ledger.
 func TestFailedBatchLeavesNoTrace(t *testing.T) {
 	s := guarded(t, nil)
 	s.grant("alice", "192.0.2.2", long)
@@ -167,7 +167,7 @@ func TestFailedRevokeLeavesTheLedger(t *testing.T) {
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 }
 
-// foreign replaces our table by one that somebody else made.
+// foreign replaces our table with one that another tool made.
 func (s *site) foreign() {
 	s.Helper()
 	s.another(func(c *nft.Conn) {
@@ -203,7 +203,7 @@ func TestForeignTableIsLeftAlone(t *testing.T) {
 	}
 }
 
-// TestRefusedTeardownMarksNothing: the next load is no first load.
+// TestRefusedTeardownMarksNothing: the next load is not a first load.
 func TestRefusedTeardownMarksNothing(t *testing.T) {
 	s := guarded(t, nil)
 	s.foreign()
@@ -216,8 +216,8 @@ func TestRefusedTeardownMarksNothing(t *testing.T) {
 	s.dead(session)
 }
 
-// TestLostAnswers: answers that the kernel could not deliver, or that nobody read, are not
-// taken for those of the next batch.
+// TestLostAnswers: answers that the kernel could not deliver, or that were not read, are not taken for those of the
+// next batch.
 func TestLostAnswers(t *testing.T) {
 	s := guarded(t, guarding("tcp/10000-30000"))
 	socket := s.backend.(*nftables.Backend).Socket
@@ -309,7 +309,7 @@ func TestDamagedRecords(t *testing.T) {
 	records[0]++                                                                          // a later end
 	records[ledger.RecordSize+31]++                                                       // another source
 	copy(records[2*ledger.RecordSize+64:], make([]byte, ledger.RecordSize-64))            // torn in the middle
-	copy(records[3*ledger.RecordSize:4*ledger.RecordSize], records[4*ledger.RecordSize:]) // a record may stand anywhere,
+	copy(records[3*ledger.RecordSize:4*ledger.RecordSize], records[4*ledger.RecordSize:]) // a record may be anywhere,
 	records[3*ledger.RecordSize+98] = 200                                                 // but not with 200 ranges
 	s.must(os.WriteFile(path, b, 0o600))
 	s.Firewall = nil
@@ -319,7 +319,7 @@ func TestDamagedRecords(t *testing.T) {
 	if len(gs) != 1 || gs[0].Source != netip.MustParseAddr("192.0.2.6") {
 		t.Errorf("got %v, want 192.0.2.6 only", gs)
 	}
-	s.grant("alice", "192.0.2.2", long) // the slots are in use again
+	s.grant("alice", "192.0.2.2", long) // the slots are used again
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 }
 
@@ -332,7 +332,7 @@ func TestLedgerOfSomethingElse(t *testing.T) {
 	}
 }
 
-// TestNothingIsOpenedLater: once New has returned, nobody needs the directory any more.
+// TestNothingIsOpenedLater: after New has returned, the directory is not needed any more.
 func TestNothingIsOpenedLater(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
@@ -350,7 +350,7 @@ func TestNothingIsOpenedLater(t *testing.T) {
 	default:
 	}
 	if _, err := os.Stat(s.config.State); !os.IsNotExist(err) {
-		t.Errorf("something was made in the state directory")
+		t.Errorf("a file was made in the state directory")
 	}
 }
 
@@ -430,10 +430,10 @@ func TestProbe(t *testing.T) {
 	if len(n.Lacks) != 0 {
 		t.Errorf("this kernel lacks %v", n.Lacks)
 	}
-	// A look into the routing table for nothing.
+	// A lookup in the routing table that has no purpose.
 	ok, err := n.Has(nftables.Feature{Hook: nft.ChainHookPrerouting, Rule: nftables.Raw(&expr.Fib{Register: nftables.Register})})
 	if ok || err != nil {
-		t.Errorf("got %v, %v for what no kernel takes, want false", ok, err)
+		t.Errorf("got %v, %v for a rule that no kernel accepts, want false", ok, err)
 	}
 	if ok, err = n.Knows("spa-nothing"); ok || err != nil {
 		t.Errorf("got %v, %v for an expression that no kernel has, want false", ok, err)
@@ -444,6 +444,6 @@ func TestProbe(t *testing.T) {
 			t.Errorf("got %d tables, %v, want ours only", len(tables), err)
 		}
 	})
-	s.grant("alice", "192.0.2.2", long) // the probe left no answers behind
+	s.grant("alice", "192.0.2.2", long) // the probe left no answers unread
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 }

@@ -9,18 +9,18 @@ import (
 	"sallyport/spa/lab"
 )
 
-// inTime does what has to be done within a time. Where do reports that it came too late it is
-// done again, in all, with twice the time.
+// inTime does what must be done within a time. If do reports that it came too late, inTime repeats everything with
+// twice the time.
 func inTime(t *testing.T, within time.Duration, do func(within time.Duration) bool) {
 	t.Helper()
 	for !do(within) {
 		if within *= 2; within > lab.Patience {
-			t.Fatal("each time it was too late")
+			t.Fatal("it was too late each time")
 		}
 	}
 }
 
-// confirming makes a site whose guard lapses unless it is confirmed.
+// confirming makes a site whose guard is removed unless it is confirmed.
 func confirming(t *testing.T, within time.Duration) *trial {
 	return kinds()[0].confirming(t, within)
 }
@@ -31,10 +31,10 @@ func (k kind) confirming(t *testing.T, within time.Duration) *trial {
 	return s.try(within)
 }
 
-// trial is a guard that lapses.
+// trial is a guard on trial.
 type trial struct {
 	*site
-	until time.Time // before then it does not
+	until time.Time // the guard stays at least until then
 }
 
 // try loads the guard on trial.
@@ -45,8 +45,8 @@ func (s *site) try(within time.Duration) *trial {
 	return v
 }
 
-// stands reports whether a port is dark, as long as the trial lasts for sure. Where it may be
-// over that says nothing, and what is tested has to be done again.
+// stands reports whether a port is dark while the trial certainly lasts. If the trial may be over, the result proves
+// nothing and the test must be repeated.
 func (v *trial) stands(from, to, port string) bool {
 	v.Helper()
 	if !v.isOpen(from, to, port) {
@@ -69,7 +69,7 @@ func (v *trial) gives(g Grant) bool {
 	return true
 }
 
-// confirms reports whether Watch confirmed the guard. Otherwise it has taken it away.
+// confirms reports whether Watch confirmed the guard. Otherwise it has removed the guard.
 func (v *trial) confirms(ended <-chan error, n *atomic.Int32) bool {
 	v.Helper()
 	var err error
@@ -86,7 +86,7 @@ func (v *trial) confirms(ended <-chan error, n *atomic.Int32) bool {
 	return err == nil
 }
 
-// passes waits until the time for the trial is over, through which Watch goes on.
+// passes waits until the time of the trial has passed, while Watch keeps running.
 func (v *trial) passes(ended <-chan error) {
 	v.Helper()
 	over := time.NewTimer(time.Until(v.until) + silence)

@@ -18,8 +18,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// twoLinks gives the gateway a second link, and fe80::1 on both; so that fe80::a is alice's on the
-// first and a stranger's on the second.
+// twoLinks gives the gateway a second link, and fe80::1 on both, so that fe80::a is alice on the first and a stranger
+// on the second.
 func (s *site) twoLinks() (stranger *lab.Host, first, second uint32) {
 	s.Helper()
 	stranger = lab.New(s, "stranger")[0]
@@ -39,7 +39,7 @@ func (s *site) twoLinks() (stranger *lab.Host, first, second uint32) {
 // nearby are neighbours on the first of two links.
 var nearby = sides{name: "link-local", alice: "fe80::a", gateway: "fe80::1"}
 
-// dev returns what makes an address and a port in the words of a host, which are its own for nearby.
+// dev returns a function that formats an address and port for a host, with the host's own zone for nearby.
 func (s *site) dev(f sides, h *lab.Host, dev string) func(addr, port string) string {
 	s.Helper()
 	zone := ""
@@ -51,19 +51,19 @@ func (s *site) dev(f sides, h *lab.Host, dev string) func(addr, port string) str
 	return func(addr, port string) string { return net.JoinHostPort(addr+zone, port) }
 }
 
-// near is a grant of tcp/22 for fe80::a on a link.
+// near returns a grant of tcp/22 for fe80::a on a link.
 func near(client string, link uint32, last time.Duration) Grant {
 	g := sshGrant(client, "2001:db8::2", last)
 	g.Source = netip.MustParseAddr("fe80::a").WithZone(strconv.Itoa(int(link)))
 	return g
 }
 
-// opensNear reports whether fe80::a of a host connects.
+// opensNear connects as fe80::a of a host, or returns nil.
 func (s *site) opensNear(h *lab.Host, dev string, within time.Duration) net.Conn {
 	s.Helper()
 	index, _, err := h.Interface(dev)
 	s.must(err)
-	zone := "%" + strconv.Itoa(index) // names of interfaces are remembered across namespaces
+	zone := "%" + strconv.Itoa(index) // the net package caches interface names across namespaces
 	c, err := lab.Dial(h, "fe80::a"+zone, "[fe80::1"+zone+"]:22", within)
 	if err != nil {
 		return nil
@@ -72,7 +72,7 @@ func (s *site) opensNear(h *lab.Host, dev string, within time.Duration) net.Conn
 	return c
 }
 
-// TestLinkLocalGrant is good on its link alone, and its sessions go on there.
+// TestLinkLocalGrant: a grant is valid only on its link, and its sessions continue there.
 func TestLinkLocalGrant(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, nil)
@@ -97,7 +97,7 @@ func TestLinkLocalGrant(t *testing.T) {
 	})
 }
 
-// TestOneLinkAtATime: sets cannot tell apart an address with grants on two links.
+// TestOneLinkAtATime: sets cannot distinguish grants of one address on two links.
 func TestOneLinkAtATime(t *testing.T) {
 	iptablesOnly(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, nil)
@@ -105,7 +105,7 @@ func TestOneLinkAtATime(t *testing.T) {
 		s.must(s.Grant(s.Context(), []Grant{near("alice", first, long)}, time.Now()))
 		err := s.Grant(s.Context(), []Grant{near("bob", second, long)}, time.Now())
 		if err == nil || !strings.Contains(err.Error(), "one link at a time") {
-			t.Fatalf("got %v, want that there is a grant on another link", err)
+			t.Fatalf("got %v, want the error that there is a grant on another link", err)
 		}
 		if s.opensNear(stranger, "eth0", silence) != nil {
 			t.Error("bob is let in by a grant that was refused")
@@ -121,7 +121,7 @@ func TestOneLinkAtATime(t *testing.T) {
 	})
 }
 
-// TestLinkThatIsGone: for such a grant there is nothing to put in place.
+// TestLinkThatIsGone: a grant for a link that is gone is refused.
 func TestLinkThatIsGone(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").guarded(t, nil)
 	if err := s.Grant(s.Context(), []Grant{near("alice", 999, long)}, time.Now()); err == nil {
@@ -131,8 +131,8 @@ func TestLinkThatIsGone(t *testing.T) {
 	s.connect("192.0.2.2", "192.0.2.1", "22")
 }
 
-// TestUDPOfTheRevokedIsForgotten: what connection tracking has forgotten the guard remembers, over
-// a load too.
+// TestUDPOfTheRevokedIsForgotten: the guard remembers peers whose flows connection tracking has forgotten, even over
+// a load.
 func TestUDPOfTheRevokedIsForgotten(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -168,8 +168,8 @@ func TestUDPOfTheRevokedIsForgotten(t *testing.T) {
 	})
 }
 
-// TestUDPOfAGapIsForgotten: to whom a server has tried to speak in a flow that was made while the guard
-// was away, it begins none when connection tracking has forgotten that one.
+// TestUDPOfAGapIsForgotten: a server that tried to send in a flow made while the guard was away begins no flow with
+// that peer after connection tracking has forgotten the first one.
 func TestUDPOfAGapIsForgotten(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -178,7 +178,7 @@ func TestUDPOfAGapIsForgotten(t *testing.T) {
 				gateway := net.JoinHostPort(f.gateway, "5000")
 				server, client := s.udp(s.gw, gateway), s.udp(s.client, net.JoinHostPort(f.stranger, "4000"))
 				s.flushRuleset()
-				s.another(func(c *nft.Conn) { // which keeps connection tracking going
+				s.another(func(c *nft.Conn) { // this keeps connection tracking enabled
 					chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
 				})
 				s.exchange(client, server)
@@ -199,8 +199,8 @@ func TestUDPOfAGapIsForgotten(t *testing.T) {
 	})
 }
 
-// TestUDPServerSpeaksFirst: what a server says to who has a grant is a session of that grant, though
-// he says nothing: it outlives the grant, and ends with a cut, also for the time thereafter.
+// TestUDPServerSpeaksFirst: what a server sends to a client with a grant is a session of that grant, even if the
+// client is silent: it outlives the grant, and a cut ends it for good.
 func TestUDPServerSpeaksFirst(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range append(bothFamilies, nearby) {
@@ -219,7 +219,7 @@ func TestUDPServerSpeaksFirst(t *testing.T) {
 			g.Ports[0] = ports("udp/5000")
 			s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
 			s.flushRuleset()
-			s.another(func(c *nft.Conn) { // which keeps connection tracking going
+			s.another(func(c *nft.Conn) { // this keeps connection tracking enabled
 				chainOf(c, nft.ChainTypeFilter, nft.ChainHookPrerouting, 0, nftables.IsReply().Exprs...)
 			})
 			s.send(client, theirs(f.gateway, "5000"))
@@ -244,7 +244,7 @@ func TestUDPServerSpeaksFirst(t *testing.T) {
 	})
 }
 
-// forgetFlows deletes all that connection tracking knows.
+// forgetFlows deletes all connection tracking entries.
 func (s *site) forgetFlows() {
 	s.Helper()
 	s.must(s.gw.Do(func() error {
@@ -259,8 +259,8 @@ func (s *site) forgetFlows() {
 	}))
 }
 
-// TestRedirectIsNoWayRound: another port that leads to a guarded one opens with it and, where
-// sessions are cut, ends with it.
+// TestRedirectIsNoWayRound: another port that leads to a guarded one opens with it and, if sessions are cut, ends
+// with it.
 func TestRedirectIsNoWayRound(t *testing.T) {
 	iptablesOnly(t, func(t *testing.T, k kind) {
 		s := k.newSite(t, cutting("tcp/2300"))
@@ -289,7 +289,7 @@ func TestRedirectIsNoWayRound(t *testing.T) {
 	})
 }
 
-// TestForeignMemory: what rules fill is not filled where it is not ours.
+// TestForeignMemory: the sets that rules fill are not used if they are not ours.
 func TestForeignMemory(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").newSite(t, nil)
 	s.must(s.gw.Do(func() error {
@@ -303,6 +303,6 @@ func TestForeignMemory(t *testing.T) {
 	s.open()
 	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
 	if !errors.Is(err, ipset.ErrForeign) {
-		t.Errorf("got %v, want that the set is not ours", err)
+		t.Errorf("got %v, want the error that the set is not ours", err)
 	}
 }

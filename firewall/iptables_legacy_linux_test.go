@@ -9,8 +9,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestLegacyTablesAreRead: what the kernel hands out differs between processors. A chain of ours
-// is found, a packet counted is no change, and a rule is one.
+// TestLegacyTablesAreRead: the kernel's format differs between processors. A chain of ours is found; a counted packet
+// is not a change, a rule is.
 func TestLegacyTablesAreRead(t *testing.T) {
 	lab.NeedRoot(t)
 	multi := lab.NeedProgram(t, "xtables-legacy-multi", "apt-get install iptables")

@@ -20,7 +20,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// kindNamed is one of kinds.
+// kindNamed returns one of kinds.
 func kindNamed(t *testing.T, name string) kind {
 	t.Helper()
 	for _, k := range kinds() {
@@ -32,7 +32,7 @@ func kindNamed(t *testing.T, name string) kind {
 	return kind{}
 }
 
-// fails is the error of opening a Firewall.
+// fails returns the error of opening a Firewall.
 func (s *site) fails() string {
 	s.Helper()
 	err := s.gw.Do(func() error {
@@ -52,12 +52,12 @@ func (s *site) says(said string, words ...string) {
 	s.Helper()
 	for _, word := range words {
 		if !strings.Contains(said, word) {
-			s.Errorf("got %q, want it to say %q", said, word)
+			s.Errorf("got %q, want %q in it", said, word)
 		}
 	}
 }
 
-// TestIptablesPutBack: whatever another tool does to our chains or in front of them.
+// TestIptablesPutBack: whatever another tool does to our chains or in front of them is repaired.
 func TestIptablesPutBack(t *testing.T) {
 	const first = "-I PREROUTING 1 -s 192.0.2.0/24 -j ACCEPT"
 	for name, does := range map[string][]string{
@@ -74,7 +74,7 @@ func TestIptablesPutBack(t *testing.T) {
 			iptablesOnly(t, func(t *testing.T, k kind) {
 				s := k.guarded(t, nil)
 				atOnce := len(does) < 4
-				if atOnce { // else what is put back would be in the way of what is yet to be done
+				if atOnce { // otherwise the put-back would interfere with the remaining changes
 					s.watch()
 				}
 				s.grant("alice", "192.0.2.2", long)
@@ -100,7 +100,7 @@ func TestIptablesPutBack(t *testing.T) {
 	}
 }
 
-// TestEmptiedSets: ipset tells nobody of changes.
+// TestEmptiedSets: the kernel does not report changes of ipsets, but Watch notices them.
 func TestEmptiedSets(t *testing.T) {
 	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
 		t.Run(name, func(t *testing.T) {
@@ -115,8 +115,7 @@ func TestEmptiedSets(t *testing.T) {
 	}
 }
 
-// TestOthersRulesStay: what another tool has in the same tables is not touched, and changes
-// of it wake nobody for long.
+// TestOthersRulesStay: rules of other tools in the same tables are not touched, and their changes cause no put-backs.
 func TestOthersRulesStay(t *testing.T) {
 	iptablesOnly(t, func(t *testing.T, k kind) {
 		s := k.newSite(t, nil)
@@ -135,14 +134,14 @@ func TestOthersRulesStay(t *testing.T) {
 		stop()
 		counted := s.program("iptables", "-w", lockWait, "-t", "mangle", "-vnxL", "theirs")
 		if strings.Contains(counted, "     0        0 MARK") {
-			t.Errorf("packets that the guard let in did not come to another tool's rules:\n%s", counted)
+			t.Errorf("packets that the guard let in did not reach another tool's rules:\n%s", counted)
 		}
 		s.must(s.gw.Do(func() error { return s.Firewall.backend.Remove() }))
 		if after := s.program("iptables", "-t", "mangle", "-S", "theirs"); after != before {
 			t.Errorf("got %q, want %q", after, before)
 		}
 		if left := s.program("iptables-save"); strings.Contains(left, "spa-") {
-			t.Errorf("something of ours is left:\n%s", left)
+			t.Errorf("rules of ours are left:\n%s", left)
 		}
 		if got := n.Load(); got != 0 {
 			t.Errorf("the guard was put back %d times", got)
@@ -150,7 +149,7 @@ func TestOthersRulesStay(t *testing.T) {
 	})
 }
 
-// TestForeignChain: chains of our name that are not ours are left alone.
+// TestForeignChain: chains with our names that are not ours are left alone.
 func TestForeignChain(t *testing.T) {
 	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
 		t.Run(name, func(t *testing.T) {
@@ -167,7 +166,7 @@ func TestForeignChain(t *testing.T) {
 	}
 }
 
-// TestForeignSet: nor is a set.
+// TestForeignSet: so is a set.
 func TestForeignSet(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").newSite(t, nil)
 	s.must(s.gw.Do(func() error {
@@ -181,11 +180,11 @@ func TestForeignSet(t *testing.T) {
 	s.open()
 	err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) })
 	if !errors.Is(err, ipset.ErrForeign) {
-		t.Errorf("got %v, want that the set is not ours", err)
+		t.Errorf("got %v, want the error that the set is not ours", err)
 	}
 }
 
-// TestProgramsThatWillNotDo: each with a sentence that says what to do.
+// TestProgramsThatWillNotDo: each unusable program has an error that says what to do.
 func TestProgramsThatWillNotDo(t *testing.T) {
 	nft := kindNamed(t, "iptables-nft")
 	for _, test := range []struct {
@@ -197,11 +196,11 @@ func TestProgramsThatWillNotDo(t *testing.T) {
 			for _, name := range []string{"iptables", "ip6tables"} {
 				os.Remove(filepath.Join(dir, name))
 			}
-		}, []string{"there is no program iptables", "install"}},
+		}, []string{"no program iptables", "install"}},
 		{"none for IPv6", func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "ip6tables")) },
-			[]string{"there is no program ip6tables", "open over IPv6"}},
+			[]string{"no program ip6tables", "open over IPv6"}},
 		{"no restore", func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "iptables-restore")) },
-			[]string{"there is no program iptables-restore"}},
+			[]string{"no program iptables-restore"}},
 		{"mixed kinds", func(t *testing.T, dir string) {
 			fakeProgram(t, dir, "ip6tables-restore", "echo 'ip6tables-restore v1.8.9 (legacy)'")
 		}, []string{"iptables is nf_tables", "ip6tables-restore is legacy", "update-alternatives"}},
@@ -210,7 +209,7 @@ func TestProgramsThatWillNotDo(t *testing.T) {
 				fakeProgram(t, dir, name, "echo 'iptables v1.9.0 (novel)'")
 				fakeProgram(t, dir, strings.Replace(name, "ip", "ip6", 1), "echo 'iptables v1.9.0 (novel)'")
 			}
-		}, []string{"novel", "not known"}},
+		}, []string{"novel", "unknown kind"}},
 		{"too old", func(t *testing.T, dir string) { fakeProgram(t, dir, "iptables", "echo 'iptables v1.4.7'") },
 			[]string{"1.4.7", "1.6.2"}},
 		{"no version", func(t *testing.T, dir string) { fakeProgram(t, dir, "iptables", "exit 3") },
@@ -227,7 +226,7 @@ func TestProgramsThatWillNotDo(t *testing.T) {
 	}
 }
 
-// TestWithoutSets: where rules cannot ask sets, the start is refused with what to install.
+// TestWithoutSets: if rules cannot match sets, the start is refused with an error that says what to install.
 func TestWithoutSets(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").newSite(t, nil)
 	for _, name := range []string{"iptables-restore", "ip6tables-restore"} {
@@ -245,13 +244,13 @@ func TestWithoutSets(t *testing.T) {
 		}
 		defer sets.Close()
 		if _, err := sets.List(iptables.SetName(iptables.SetProbe, false)); !errors.Is(err, guard.ErrGone) {
-			t.Errorf("got %v, want that the set that was tried is gone", err)
+			t.Errorf("got %v, want the probed set gone", err)
 		}
 		return nil
 	}))
 }
 
-// TestWhatIptablesCannot is refused at the start.
+// TestWhatIptablesCannot: settings that iptables does not support are refused at the start.
 func TestWhatIptablesCannot(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -269,7 +268,7 @@ func TestWhatIptablesCannot(t *testing.T) {
 	}
 }
 
-// TestAutoFallsBack: where nftables cannot be had, and says so.
+// TestAutoFallsBack: without nftables, auto selects iptables and reports it.
 func TestAutoFallsBack(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").newSite(t, nil)
 	s.config.setDefaults()
@@ -285,14 +284,14 @@ func TestAutoFallsBack(t *testing.T) {
 	s.says(chosen, "it is not there")
 	_, _, err := insteadOfNftables(unix.EPERM, s.config.spec(), nil)
 	if !errors.Is(err, unix.EPERM) {
-		t.Errorf("got %v, want that the privilege is missing", err)
+		t.Errorf("got %v, want the error that the privilege is missing", err)
 	}
 	s.config.Closed = Reject
 	_, _, err = insteadOfNftables(errors.New("it is not there"), s.config.spec(), nil)
-	s.says(err.Error(), "it is not there", "nor is iptables of use")
+	s.says(err.Error(), "it is not there", "iptables cannot be used either")
 }
 
-// TestAutoSaysWhich and why.
+// TestAutoSaysWhich: auto reports which backend it selected, and why.
 func TestAutoSaysWhich(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
@@ -302,12 +301,12 @@ func TestAutoSaysWhich(t *testing.T) {
 	}
 }
 
-// TestSwitchOfBackend: with both guards a grant would open nothing.
+// TestSwitchOfBackend: with both guards in place a grant would open nothing.
 func TestSwitchOfBackend(t *testing.T) {
 	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
 		t.Run(name, func(t *testing.T) {
 			k := kindNamed(t, name)
-			s := k.guarded(t, func(c *Config) { c.plain = name == "iptables-nft" }) // else with an owner
+			s := k.guarded(t, func(c *Config) { c.plain = name == "iptables-nft" }) // otherwise with an owner
 			s.Cleanup(s.endKeepers)
 			s.grant("alice", "192.0.2.2", long)
 			for i, backend := range []string{BackendNftables, BackendIptables, BackendNftables} {
@@ -322,7 +321,7 @@ func TestSwitchOfBackend(t *testing.T) {
 				s.dark("192.0.2.3", "192.0.2.1", "22")
 				s.revoke(Match{})
 				s.dark("192.0.2.2", "192.0.2.1", "22")
-				s.grant("alice", fresh, long) // of which the other backend knows nothing
+				s.grant("alice", fresh, long) // the other backend does not have it
 				s.connect(fresh, "192.0.2.1", "22")
 				s.grant("alice", "192.0.2.2", long)
 			}
@@ -330,7 +329,7 @@ func TestSwitchOfBackend(t *testing.T) {
 	}
 }
 
-// TestRulesThatAreNone: the helper believes nothing that it is told.
+// TestRulesThatAreNone: the helper checks everything in a request.
 func TestRulesThatAreNone(t *testing.T) {
 	good := iptables.GuardRules{Mark: DefaultMark, Guarded: []service.Ports{ports("tcp/22")}}
 	if err := good.Check(); err != nil {

@@ -8,8 +8,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestKeeperOfAnothersDirectory: root starts the daemon, and the state directory is the system
-// user's, who alone may read the files in it. The guard has its keeper all the same.
+// TestKeeperOfAnothersDirectory: root starts the daemon, but only the system user, who owns the state directory, may
+// read the files in it. The guard still has its keeper.
 func TestKeeperOfAnothersDirectory(t *testing.T) {
 	lab.NeedRoot(t)
 	s := newOwned(t, func(c *Config) {

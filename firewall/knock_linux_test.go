@@ -16,7 +16,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// refuses reports whether a datagram is answered by an ICMP error.
+// refuses reports whether a datagram gets an ICMP error.
 func (s *site) refuses(h *lab.Host, from, to string, within time.Duration) bool {
 	s.Helper()
 	var c net.Conn
@@ -33,7 +33,7 @@ func (s *site) refuses(h *lab.Host, from, to string, within time.Duration) bool 
 	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// refusal is what a datagram is answered by sometime: the kernel sends only so many in a second.
+// refusal waits until a datagram gets an ICMP error: the kernel sends only so many a second.
 func (s *site) refusal(h *lab.Host, from, to string) {
 	s.Helper()
 	lab.Eventually(s, "a refusal by "+to, func() bool { return s.refuses(h, from, to, silence) })
@@ -50,8 +50,8 @@ func TestSharedKnockPortPasses(t *testing.T) {
 	}
 }
 
-// TestReceiptIsNoInvitation: whoever gets a receipt from a shared port that is guarded
-// itself has not been granted that port.
+// TestReceiptIsNoInvitation: a receipt from a shared port that is guarded itself does not admit its receiver to that
+// port.
 func TestReceiptIsNoInvitation(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, a := range []struct{ name, client, gw string }{
@@ -83,7 +83,7 @@ func TestReceiptIsNoInvitation(t *testing.T) {
 	})
 }
 
-// TestReceiptsLeaveUntracked: from a port of our own without a mark too.
+// TestReceiptsLeaveUntracked: from a port of our own, even without a mark.
 func TestReceiptsLeaveUntracked(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, nil)
@@ -100,8 +100,7 @@ func TestReceiptsLeaveUntracked(t *testing.T) {
 	})
 }
 
-// TestServerOfASharedPort: only receipts are untracked, or its sessions would end with
-// their grants.
+// TestServerOfASharedPort: only receipts are untracked; otherwise the server's sessions would end with their grants.
 func TestServerOfASharedPort(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, func(c *Config) {
@@ -140,7 +139,7 @@ func TestReject(t *testing.T) {
 	for _, f := range bothFamilies {
 		s.refusal(s.client, net.JoinHostPort(f.stranger, "0"), net.JoinHostPort(f.gateway, "5000"))
 	}
-	s.anotherOn(s.client, func(c *nft.Conn) { // what is refused from here on is refused by TCP
+	s.anotherOn(s.client, func(c *nft.Conn) { // every later refusal is TCP's
 		chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0,
 			nftables.Rule(nftables.Meta(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_ICMP}), nftables.Drop()).Exprs...)
 	})
@@ -160,8 +159,7 @@ func TestReject(t *testing.T) {
 	}
 }
 
-// TestKnocksComeUntracked: to each address of the host's, and they leave nothing behind in connection
-// tracking.
+// TestKnocksComeUntracked: knocks to every address of the host leave no entry in connection tracking.
 func TestKnocksComeUntracked(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.newSite(t, nil)

@@ -20,7 +20,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// lasts is how long the kernel says that the source keeps tcp/22; zero: it has it not.
+// lasts returns how long the kernel lets the source keep tcp/22; zero: it does not have it.
 func (s *site) lasts(source string) time.Duration {
 	s.Helper()
 	a := netip.MustParseAddr(source)
@@ -76,11 +76,11 @@ func (s *site) lastsByRule(a netip.Addr) time.Duration {
 	return time.Until(last)
 }
 
-// late is how much later than it should the kernel may end a grant here: by a whole second
-// where it counts those, and by how long the machine may stop this process.
+// late is how much later than it should the kernel may end a grant here: by a whole second if it counts seconds, and
+// by how long the machine may stop this process.
 const late = time.Minute
 
-// kernelEnds is when a source loses tcp/22, by the kernel alone.
+// kernelEnds checks when a source loses tcp/22 by the kernel alone.
 func (s *site) kernelEnds(source string, at time.Time, what string) {
 	s.Helper()
 	before := time.Now()
@@ -96,9 +96,9 @@ func (s *site) kernelEnds(source string, at time.Time, what string) {
 	}
 }
 
-// waysIn are all ways in which the end of a grant gets into the kernel. Each is as of a time
-// long before the kernel is told, as where it waited for something. Each returns the end of
-// the grant that 192.0.2.2 or its namesake has then.
+// waysIn are all ways in which the end of a grant reaches the kernel. In each, the request was made long before the
+// kernel is changed, as if something had to wait. Each returns the end of the grant that 192.0.2.2 or its namesake
+// has then.
 var waysIn = map[string]func(s *site, source string, asked time.Time) (end time.Time){
 	"grant": func(s *site, source string, asked time.Time) time.Time {
 		return s.asks("alice", source, asked, long)
@@ -166,7 +166,7 @@ var waysIn = map[string]func(s *site, source string, asked time.Time) (end time.
 	},
 }
 
-// asks grants what was asked for long ago.
+// asks grants a request that was made long ago.
 func (s *site) asks(client, source string, asked time.Time, lasts time.Duration) (end time.Time) {
 	s.Helper()
 	g := sshGrant(client, source, 0)
@@ -175,7 +175,7 @@ func (s *site) asks(client, source string, asked time.Time, lasts time.Duration)
 	return g.Until
 }
 
-// TestKernelEndsGrantsWhenSaid: no later, and no earlier, whatever way the end took there.
+// TestKernelEndsGrantsWhenSaid: the kernel ends a grant on time, whatever way its end took into the kernel.
 func TestKernelEndsGrantsWhenSaid(t *testing.T) {
 	for name, way := range waysIn {
 		t.Run(name, func(t *testing.T) {
@@ -195,8 +195,8 @@ func TestKernelEndsGrantsWhenSaid(t *testing.T) {
 	}
 }
 
-// TestClockIsAhead: what a sleep prolonged in the kernel is ended when the clock is found to
-// be ahead, and what is not over ends by the clock.
+// TestClockIsAhead: a grant that a sleep prolonged in the kernel is ended when the clock is found to be ahead; grants
+// that are not over end by the wall clock.
 func TestClockIsAhead(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -218,7 +218,7 @@ func TestClockIsAhead(t *testing.T) {
 				s.connect(f.alice, f.gateway, "22")
 				<-ahead
 				ahead <- 2 * time.Hour
-				s.must(s.Firewall.ends.alarm.Set(0)) // as when the kernel tells of a clock that is set
+				s.must(s.Firewall.ends.alarm.Set(0)) // as when the kernel reports that the clock was set
 				lab.Eventually(t, "the end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
 				s.kernelEnds(f.stranger, end.Add(-2*time.Hour), "of who lives on")
 				s.connect(f.stranger, f.gateway, "22")
@@ -227,7 +227,7 @@ func TestClockIsAhead(t *testing.T) {
 	})
 }
 
-// TestWatchEndsGrants: whatever the kernel does, also one that is given while another waits.
+// TestWatchEndsGrants: Watch ends grants whatever the kernel does, even a grant given while it waits for another.
 func TestWatchEndsGrants(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, nil)
@@ -238,7 +238,7 @@ func TestWatchEndsGrants(t *testing.T) {
 			s.mu.Lock()
 			b := s.backend
 			keeps := guard.Element{Source: netip.MustParseAddr("192.0.2.3"), Proto: service.TCP, Port: 22}
-			s.must(b.Set([]guard.Lease{{Element: keeps, Until: time.Now().Add(long)}})) // as a kernel that is late
+			s.must(b.Set([]guard.Lease{{Element: keeps, Until: time.Now().Add(long)}})) // as in a kernel that is late
 			s.mu.Unlock()
 			lab.Eventually(t, "bob's end", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 		}
@@ -246,8 +246,8 @@ func TestWatchEndsGrants(t *testing.T) {
 	})
 }
 
-// TestAlarm: by the wall clock, at a time of it, and also when that is set. It cannot be set
-// here, so the kernel is asked what it was told.
+// TestAlarm: the alarm goes by the wall clock, and goes off when that is set. The clock cannot be set here, so the
+// test reads the alarm's settings from the kernel.
 func TestAlarm(t *testing.T) {
 	a, err := clock.OpenAlarm()
 	if err != nil {
@@ -265,7 +265,7 @@ func TestAlarm(t *testing.T) {
 	}
 }
 
-// told is what the kernel says that it was told of an alarm.
+// told returns the kernel's description of an alarm.
 func told(t *testing.T, a *clock.Alarm) string {
 	t.Helper()
 	raw, err := a.File.SyscallConn()

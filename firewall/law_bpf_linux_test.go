@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tally counts what is delivered to a socket, by the sender's port: a socket filter sees what no
-// answer and no system call would show, such as an ACK that a listener ignores. An ordinary user
-// may load none; there the rest has to do.
+// tally counts packets delivered to a socket, by the sender's port: a socket filter sees what no answer and no system
+// call would show, such as an ACK that a listener ignores. An ordinary user may not load one; then the other signs
+// must suffice.
 type tally struct {
 	fd     int
 	counts []byte // 8 bytes a port
@@ -19,7 +19,7 @@ type tally struct {
 
 const tallyPorts = 1 << 16
 
-// bpfAttr is as much of union bpf_attr as is used here.
+// bpfAttr is the part of union bpf_attr that is used here.
 type bpfAttr [72]byte
 
 func (a *bpfAttr) u32(at int, v uint32) { binary.NativeEndian.PutUint32(a[at:], v) }
@@ -32,7 +32,7 @@ func (a *bpfAttr) call(cmd int) (int, error) {
 		switch errno {
 		case 0:
 			return int(fd), nil
-		case unix.EAGAIN: // a signal came while the program was being checked
+		case unix.EAGAIN: // a signal arrived while the program was being checked
 		default:
 			return -1, os.NewSyscallError("bpf", errno)
 		}
@@ -59,7 +59,7 @@ func newTally() (*tally, error) {
 	return &tally{fd, b}, nil
 }
 
-// attach has a socket count. Of TCP the sockets that it accepts count with it.
+// attach makes a socket count. The sockets that a TCP listener accepts count with it.
 func (t *tally) attach(socket int) error {
 	insn := func(op, regs byte, off int16, imm int32) uint64 {
 		return uint64(op) | uint64(regs)<<8 | uint64(uint16(off))<<16 | uint64(uint32(imm))<<32
@@ -94,7 +94,7 @@ func (t *tally) attach(socket int) error {
 	return os.NewSyscallError("SO_ATTACH_BPF", unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_ATTACH_BPF, fd))
 }
 
-// take returns how much came from a port, and forgets it.
+// take returns how many packets came from a port, and resets the count.
 func (t *tally) take(port uint16) uint64 {
 	if t == nil {
 		return 0

@@ -22,7 +22,7 @@ type step struct {
 	back   bool // it claims to come from the door
 	door   door
 	outlet int
-	after  bool // of what the state brings about
+	after  bool // sent after the state's change
 }
 
 // lawCase is what a stranger does, from one address and port, to one guarded service.
@@ -33,8 +33,8 @@ type lawCase struct {
 	addr   netip.Addr
 	port   uint16
 	steps  []step
-	lives  bool // an admitted session, where sessions outlive grants: it may go on
-	must   bool // and has to
+	lives  bool // an admitted session, where sessions outlive grants: it may continue
+	must   bool // and must
 }
 
 func (c *lawCase) String() string {
@@ -70,12 +70,12 @@ func (s *step) String() string {
 type lawState struct {
 	name    string
 	loaded  bool // the guard is there at first
-	away    bool // another tool takes it away meanwhile, and it comes back
+	away    bool // another tool removes it in between, and it comes back
 	granted bool // another client has a live grant
 	ex      bool // the stranger has a grant at first, which ends:
 	end     ending
-	forget  bool // connection tracking forgets his flows
-	rank    int  // where it is tried in the short run: see plan
+	forget  bool // connection tracking forgets the stranger's flows
+	rank    int  // whether a short run includes it: see plan
 }
 
 type ending uint8
@@ -100,8 +100,8 @@ var lawStates = []lawState{
 	{name: "sessions cut and flow forgotten", loaded: true, ex: true, end: endCut, forget: true, rank: 1},
 }
 
-// tried reports whether a short run tries a way in a state: the states that differ most by all
-// ways, the others by those that do, and what takes long by one.
+// tried reports whether a short run tries a way in a state: the most different states by all ways, the others by the
+// main ways, and slow ones by one way.
 func tried(y *way, k kind, closed Closed, s *lawState) bool {
 	least := 3
 	switch {
@@ -120,7 +120,7 @@ func tried(y *way, k kind, closed Closed, s *lawState) bool {
 // changes reports whether something happens between packets.
 func (s *lawState) changes() bool { return !s.loaded || s.away || s.ex }
 
-// otherPort ends the name of a door that is no guarded port, publishedPort that of one that leads to the machine
+// otherPort ends the name of a door that is not a guarded port, publishedPort that of one that leads to the machine
 // behind.
 const otherPort, publishedPort = ", other port", ", published port"
 
@@ -128,11 +128,11 @@ const otherPort, publishedPort = ", other port", ", published port"
 type maker struct {
 	way   *way
 	state *lawState
-	one   int // of how many seldom cases one is made
+	one   int // one of so many seldom cases is made
 	six   bool
 	next  [2]uint16 // the port of the next case, by protocol
 	cases []*lawCase
-	left  int // cases that are made in a longer run
+	left  int // cases that only a longer run makes
 	made  uint32
 }
 
@@ -166,7 +166,7 @@ func (m *maker) service(s *lawService) {
 	m.spoken(s)
 }
 
-// sources are those from which a stranger may claim to send.
+// sources are the addresses from which a stranger may claim to send.
 func (m *maker) sources() []string {
 	all := []string{"stranger", "gateway", "gateway's other", "gateway, link-local", "loopback", "behind", "link-local",
 		"multicast", "broadcast", "none", "mapped", "mapped client"}
@@ -176,14 +176,13 @@ func (m *maker) sources() []string {
 	return slices.DeleteFunc(all, func(name string) bool { return !addressOf(name, m.six).IsValid() })
 }
 
-// telling reports whether a short run has cases of a source: all by the main ways, those that have
-// broken guards by the others.
+// telling reports whether a short run has cases of a source: all sources by the main ways, and by the others those
+// that have broken guards.
 func (m *maker) telling(source string) bool {
 	return m.way.main || slices.Contains([]string{"stranger", "gateway", "link-local", "behind"}, source)
 }
 
-// doors are the ways in to a service by what the way has; speakers those that may be claimed to be
-// the sender.
+// doors returns the ways in to a service that the way has, and speakers, the addresses that may be claimed as sender.
 func (m *maker) doors(s *lawService) (doors, speakers []door) {
 	add := func(all *[]door, name string, port uint16, suffix string) {
 		if a := addressOf(name, m.six); a.IsValid() {
@@ -217,7 +216,7 @@ func shapesOf(s *lawService) []shape {
 	return []shape{shapeSYN, shapeACK, shapeData, shapeSYNACK, shapeRST, shapeFIN, shapeNull}
 }
 
-// followUps are the packets that an attacker sends in a flow that he has made.
+// followUps are the packets that an attacker sends in an existing flow.
 func followUps(s *lawService) []shape {
 	if s.proto == service.UDP {
 		return []shape{shapeUDP}
@@ -253,13 +252,13 @@ func (m *maker) single(s *lawService, source string) {
 	}
 }
 
-// reply is a packet that claims to come from a guarded port, and one that so becomes its reply.
+// reply is a packet that claims to come from a guarded port, and one that thereby counts as its reply.
 func (m *maker) reply(s *lawService, source string) {
 	doors, speakers := m.doors(s)
 	for _, from := range speakers {
 		open := from.name == "behind" && !slices.Contains(m.way.listed, "behind") || strings.HasSuffix(from.name, otherPort)
 		if open && source != "stranger" && source != "link-local" {
-			continue // the host itself may answer who is not guarded
+			continue // the host itself may answer on behalf of an unguarded address
 		}
 		for _, to := range doors {
 			for _, sh := range shapesOf(s) {
@@ -287,7 +286,7 @@ func (m *maker) replies(s *lawService, source string, from, to door, first step)
 	}
 }
 
-// again is two packets to a guarded port, of which the first may be let in where there is no guard.
+// again is two packets to a guarded port, of which the first may be let in if there is no guard.
 func (m *maker) again(s *lawService, source string) {
 	doors, _ := m.doors(s)
 	for _, d := range doors {
@@ -303,7 +302,7 @@ func (m *maker) again(s *lawService, source string) {
 	}
 }
 
-// session is a whole connection, and what may be said in it later.
+// session is a whole connection, and what may be sent in it later.
 func (m *maker) session(s *lawService, d door, source string) {
 	for _, next := range followUps(s) {
 		for _, p := range packs(m.six) {
@@ -315,7 +314,7 @@ func (m *maker) session(s *lawService, d door, source string) {
 		step{shape: shapeServer, door: d, after: true}, step{shape: shapeData, door: d, after: true})
 }
 
-// spoken is a server that speaks to a stranger while the guard is away.
+// spoken is a server that sends to a stranger while the guard is away.
 func (m *maker) spoken(s *lawService) {
 	if s.proto != service.UDP || !m.state.away {
 		return
@@ -327,7 +326,7 @@ func (m *maker) spoken(s *lawService) {
 		step{shape: shapeServer, door: doors[0], after: true}, step{shape: shapeUDP, door: doors[0], after: true})
 }
 
-// exClient is what a client can do whose grant has ended.
+// exClient is what a client can do after its grant has ended.
 func (m *maker) exClient(s *lawService) {
 	doors, speakers := m.doors(s)
 	const source = "ex-client"
@@ -370,13 +369,13 @@ func (c *lawCase) isByOtherPort() bool {
 	return slices.ContainsFunc(c.steps, func(s step) bool { return strings.HasSuffix(s.door.name, otherPort) })
 }
 
-// serverBegins reports whether the server speaks to who has not spoken to it, as far as connection
-// tracking knows: that is a flow of the host's own.
+// serverBegins reports whether the server sends to a peer that, as far as connection tracking knows, has not sent
+// anything: that is a flow of the host's own.
 func (c *lawCase) serverBegins() bool {
 	return slices.ContainsFunc(c.steps, func(s step) bool { return s.shape == shapeServer && s.after })
 }
 
-// add makes a case, or, of those that seldom tell more than others, one of some.
+// add makes a case; of those that seldom find anything new, it makes one of some.
 func (m *maker) add(s *lawService, source string, seldom bool, steps ...step) {
 	if m.way.bridged && len(m.way.listed) > 0 {
 		for i := range steps {
@@ -386,7 +385,7 @@ func (m *maker) add(s *lawService, source string, seldom bool, steps ...step) {
 	if m.six && source == "loopback" && steps[0].door.name == "loopback" && !steps[0].back {
 		seldom = true
 	}
-	// A multiplicative hash: those that are made differ in every respect.
+	// A multiplicative hash, so that the cases that are made differ in every respect.
 	if m.made++; seldom && m.one > 1 && (m.made*2654435761)>>8%uint32(m.one) != 0 {
 		m.left++
 		return
@@ -403,15 +402,15 @@ func (m *maker) add(s *lawService, source string, seldom bool, steps ...step) {
 	m.cases = append(m.cases, c)
 }
 
-// lives reports whether a case is that of a session that a grant began, and whether it must go on
-// after it. One of datagrams is a session once the server has answered.
+// lives reports whether a case is the session of a grant, and whether it must continue after the grant. A session of
+// datagrams exists once the server has answered.
 func (m *maker) lives(c *lawCase) (may, must bool) {
 	if !m.state.ex || m.state.end == endCut || m.state.forget || c.cut || c.steps[0].after {
 		return false, false
 	}
 	last := c.steps[len(c.steps)-1]
 	if strings.HasSuffix(last.door.name, otherPort) {
-		return !m.way.transparent, false // a grant for the port that it leads to; none for what is handed over
+		return !m.way.transparent, false // the grant is for the port that it leads to; what is handed over has none
 	}
 	if c.proto == service.UDP {
 		return true, last.pack == packPlain && c.steps[0].shape == shapeUDP && c.steps[1].shape == shapeServer &&

@@ -17,8 +17,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// The counter-law: a guard that drops everything breaks no law. What must pass does: who holds a
-// grant, what the host and the machines behind begin themselves, and what is for others.
+// The counter-law: a guard that drops everything breaks no law. So the traffic that must pass is tried too: clients
+// with a grant, flows that the host and the machines behind begin themselves, and transit.
 
 // counter tries what must pass by a way.
 func (w *world) counter(closed Closed, r *lawReport) {
@@ -34,7 +34,7 @@ func (w *world) counter(closed Closed, r *lawReport) {
 	}
 }
 
-// pump has the servers answer until stop is called.
+// pump makes the servers answer until stop is called.
 func (w *world) pump() (stop func()) {
 	ctx, cancel := context.WithCancel(w.Context())
 	ended := make(chan struct{})
@@ -62,7 +62,7 @@ func (c *counter) at(name string, port uint16) string {
 	return netip.AddrPortFrom(addressOf(name, c.six), port).String()
 }
 
-// passes notes what went wrong with something that must pass.
+// passes records a failure of something that must pass.
 func (c *counter) passes(what string, err error) {
 	c.report.passed(err == nil, fmt.Sprintf("%s, %s, %s: %s: %v", c.way.name, c.kind.name, nameOfFamily(c.six), what, err))
 }
@@ -70,7 +70,7 @@ func (c *counter) passes(what string, err error) {
 // talk connects and hears an echo.
 func (c *counter) talk(what string, from *lab.Host, laddr, to string) {
 	if _, err := netip.ParseAddrPort(laddr); err != nil {
-		// A port that is no case's.
+		// A port that no case uses.
 		c.lastPort++
 		laddr = net.JoinHostPort(laddr, strconv.Itoa(3000+c.lastPort))
 	}
@@ -82,7 +82,7 @@ func (c *counter) talk(what string, from *lab.Host, laddr, to string) {
 	c.passes(what, err)
 }
 
-// hangUp ends a connection so that its ports can be used again at once.
+// hangUp ends a connection so that its ports can be reused at once.
 func hangUp(c net.Conn) {
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
@@ -90,7 +90,7 @@ func hangUp(c net.Conn) {
 	c.Close()
 }
 
-// counterPatience is shorter than lab.Patience: what is broken is so in many worlds.
+// counterPatience is shorter than lab.Patience: something broken is broken in many worlds.
 const counterPatience = 10 * time.Second
 
 // ask sends a datagram and gets an answer.
@@ -103,7 +103,7 @@ func (c *counter) ask(what string, from *lab.Host, laddr, to string) {
 	c.passes(what, err)
 }
 
-// listenUDP opens a socket. A process that is being started may have a copy of one that was closed.
+// listenUDP opens a socket. It retries: a process that is just starting may still hold a copy of a closed one.
 func listenUDP(h *lab.Host, laddr string) (*net.UDPConn, error) {
 	a := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(laddr))
 	var conn *net.UDPConn
@@ -126,7 +126,7 @@ func exchange(conn *net.UDPConn, to netip.AddrPort) error {
 	return err
 }
 
-// granted is what the client may do, and what anybody may.
+// granted is what the client may do, and what all hosts may.
 func (c *counter) granted() {
 	for _, s := range lawServices {
 		for _, port := range []uint16{s.port, s.front} {
@@ -148,7 +148,7 @@ func (c *counter) granted() {
 	c.refused()
 }
 
-// refused is an ICMP error about an admitted flow: the server is told that its client has gone.
+// refused is an ICMP error about an admitted flow: it reports to the server that its client has gone.
 func (c *counter) refused() {
 	i := slices.IndexFunc(c.servers, func(s *server) bool { return s.port == 5300 && s.six == c.six })
 	before := c.servers[i].refused.Load()
@@ -157,7 +157,7 @@ func (c *counter) refused() {
 	err = exchange(udp, netip.MustParseAddrPort(c.at("gateway's other", 5300)))
 	udp.Close()
 	if err == nil {
-		err = eventually(func() bool { // the client's kernel sends only so many errors in a second
+		err = eventually(func() bool { // the client's kernel sends only so many errors a second
 			c.servers[i].speak(netip.MustParseAddrPort(c.at("client", 4001)))
 			time.Sleep(50 * time.Millisecond)
 			return c.servers[i].refused.Load() > before
@@ -169,13 +169,13 @@ func (c *counter) refused() {
 func eventually(ok func() bool) error {
 	for deadline := time.Now().Add(counterPatience); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("waited in vain")
+			return fmt.Errorf("waited too long")
 		}
 	}
 	return nil
 }
 
-// own is what the gateway begins itself, from ports that are guarded too.
+// own is what the gateway begins itself, even from guarded ports.
 func (c *counter) own() {
 	c.talk("the host's own connection from a guarded port", c.gw, c.at("gateway's other", 2200), c.at("client", 7000))
 	c.ask("the host's own question from a guarded port", c.gw, c.at("gateway's other", 123), c.at("client", 7001))
@@ -204,11 +204,11 @@ func (c *counter) ownRefused() error {
 	if _, err = conn.Read(make([]byte, 10)); strings.Contains(fmt.Sprint(err), syscall.ECONNREFUSED.Error()) {
 		return nil
 	}
-	return fmt.Errorf("got %v, want it refused", err)
+	return fmt.Errorf("got %v, want a refused connection", err)
 }
 
-// multicast is how programs of one host find each other: what they send comes back by the
-// interface, from the host's own address.
+// multicast is how programs on one host find each other: what they send loops back by the interface, from the host's
+// own address.
 func (c *counter) multicast() error {
 	group, family, bindTo := unix.Sockaddr(&unix.SockaddrInet4{Port: openPort, Addr: [4]byte{224, 0, 0, 251}}),
 		unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: openPort})
@@ -252,7 +252,7 @@ func (c *counter) multicast() error {
 	})
 }
 
-// others is what the gateway only passes on.
+// others is what the gateway only forwards.
 func (c *counter) others() {
 	if c.way.routes() {
 		c.talk("a connection of the machine behind, from a guarded port", c.inner, c.at("behind", 2200), c.at("client", 7000))
@@ -281,7 +281,7 @@ func (c *counter) bridged() error {
 		to: netip.AddrPortFrom(to, 22), seq: 1}
 	i := slices.IndexFunc(c.beyond, func(s *server) bool { return s.port == 22 && s.six == c.six })
 	if c.beyond[i].count == nil {
-		return nil // nothing counts here
+		return nil // nothing is counted here
 	}
 	if err := past.send(p); err != nil {
 		return err
@@ -289,7 +289,7 @@ func (c *counter) bridged() error {
 	return eventually(func() bool { return c.beyond[i].count.take(port) > 0 })
 }
 
-// openServers are those of ports that nobody guards.
+// openServers are the servers of unguarded ports.
 func (w *world) openServers() {
 	w.Helper()
 	for _, s := range []struct {

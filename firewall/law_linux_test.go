@@ -16,16 +16,16 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestLaw makes the cases itself: each source that a stranger may claim, by each way to a guarded
-// port that this kernel has, with each kind of first packet and of packets that follow, in each
-// state of guard and grants. One law holds for all of them:
+// TestLaw makes the cases itself: each source address that a stranger may claim, by each way to a guarded port that
+// this kernel has, with each kind of first packet and of packets that follow, in each state of guard and grants. One
+// law holds for all of them:
 //
-// Nothing that a stranger sends is delivered to a socket behind a guarded port, and nothing leaves
-// it towards him.
+// Nothing that a stranger sends is delivered to a socket behind a guarded port, and nothing leaves it towards the
+// stranger.
 //
-// It is seen by what sockets get and what the wire carries. All states and backends are tried with
-// SALLYPORT_CASES=N, and of the cases that differ little one of N; with 1 all of them, which takes
-// hours. SALLYPORT_CASES_FILE names a file for the list of those that break the law.
+// The test checks what sockets get and what the wire carries. With SALLYPORT_CASES=N it tries all states and
+// backends, and one of N of the cases that differ little; with 1 it tries all of them, which takes hours.
+// SALLYPORT_CASES_FILE names a file for the list of cases that break the law.
 func TestLaw(t *testing.T) {
 	lab.NeedNamespaces(t)
 	r := newLawReport()
@@ -51,7 +51,7 @@ func TestLaw(t *testing.T) {
 // lawPlan is how much is tried.
 type lawPlan struct {
 	whole bool // all states by all ways, with all backends
-	one   int  // of so many cases that differ little one
+	one   int  // of the cases that differ little, one of so many
 }
 
 // lawWorld tries all cases of a way.
@@ -63,7 +63,7 @@ func lawWorld(t *testing.T, y *way, k kind, plan lawPlan, r *lawReport) {
 	}
 	for _, closed := range []Closed{Drop, Reject} {
 		if closed == Reject && k.programs != "" {
-			continue // it can only drop
+			continue // iptables can only drop
 		}
 		for i := range lawStates {
 			if s := &lawStates[i]; plan.whole || tried(y, k, closed, s) {
@@ -105,9 +105,9 @@ func (w *world) prepare(s *lawState, closed Closed, last time.Duration) {
 	for _, s := range w.allServers() {
 		w.must(s.host.Do(func() error { return s.open(w) }))
 	}
-	w.flush() // what was still on its way
+	w.flush() // packets still in flight
 	w.see = newSight()
-	w.halfOpen(func(k lawKey) { w.see.half[k] = true }) // some of a server that was closed
+	w.halfOpen(func(k lawKey) { w.see.half[k] = true }) // left over from a closed server
 	if s.loaded {
 		w.load(0)
 	}
@@ -146,10 +146,10 @@ func (w *world) allow(name string, last time.Duration) {
 	w.must(w.Grant(w.Context(), gs, now))
 }
 
-// inOneGo is how many packets are sent before it is waited for what becomes of them.
+// inOneGo is how many packets are sent before waiting for their effects.
 const inOneGo = 200
 
-// before sends what comes before the state's change. It reports false where a grant ended too soon.
+// before sends the packets before the state's change. It returns false if a grant ended too soon.
 func (w *world) before(s *lawState, cases []*lawCase) bool {
 	w.Helper()
 	if s.away {
@@ -164,7 +164,7 @@ func (w *world) before(s *lawState, cases []*lawCase) bool {
 
 func (w *world) after(cases []*lawCase) { w.Helper(); w.steps(cases, true) }
 
-// steps sends the packets of all cases before or after the change, the first of each first.
+// steps sends the packets of all cases before or after the change, step by step over all cases.
 func (w *world) steps(cases []*lawCase, after bool) {
 	w.Helper()
 	for i := range 8 {
@@ -213,7 +213,7 @@ func (w *world) step(c *lawCase, i int) {
 	w.must(w.outlets[s.outlet].send(p))
 }
 
-// change is what the state brings about.
+// change makes the state's change.
 func (w *world) change(s *lawState) {
 	w.Helper()
 	if !s.changes() {
@@ -257,7 +257,7 @@ func (w *world) waitForExpiry() {
 	time.Sleep(50 * time.Millisecond)
 }
 
-// judge looks at what was seen of each case.
+// judge checks the signs of each case.
 func (w *world) judge(s *lawState, closed Closed, cases []*lawCase, left int, r *lawReport) {
 	w.Helper()
 	w.halfOpen(func(k lawKey) {
@@ -293,25 +293,25 @@ func (w *world) judge(s *lawState, closed Closed, cases []*lawCase, left int, r 
 	r.count(w.way.name, len(cases), left)
 }
 
-// may is what is no breach of the law.
+// may returns the signs that do not break the law.
 func (c *lawCase) may(s *lawState, closed Closed) sign {
 	var ok sign
-	// So does an open port that nobody serves, to what is not led on from it.
+	// So does an open port without a server, unless the packet is led elsewhere.
 	if closed == Reject || c.isByOtherPort() {
 		ok |= signReset | signICMP
 	}
 	if s.ex && !c.steps[0].after {
-		ok |= signReset // it tells him that his session has ended
+		ok |= signReset // it reports to the client that its session has ended
 	}
 	return ok
 }
 
-// broken is what breaks the law in the same manner.
+// broken is a group of cases that break the law in the same manner.
 type broken struct {
 	cases    int
 	signs    sign
 	where    map[string]bool     // backends, and ways of closing
-	examples map[string][]string // by source, and what it began with
+	examples map[string][]string // by source and first packet
 }
 
 type lawReport struct {
@@ -324,7 +324,7 @@ type lawReport struct {
 	skipped map[string]string
 	known   map[string]int
 	dead    []string
-	passes  int // of what must pass
+	passes  int // things that must pass
 }
 
 func newLawReport() *lawReport {
@@ -344,7 +344,7 @@ func (r *lawReport) skip(what, why string) {
 	r.skipped[what] = why
 }
 
-// passed notes that something passed that must, or that it did not.
+// passed records whether something that must pass did.
 func (r *lawReport) passed(ok bool, what string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -408,7 +408,7 @@ func (r *lawReport) report(t *testing.T) {
 	}
 	t.Log(out.String())
 	for _, d := range r.dead {
-		t.Errorf("what must pass does not: %s", d)
+		t.Errorf("this must pass but does not: %s", d)
 	}
 	for _, key := range slices.Sorted(maps.Keys(r.broken)) {
 		b := r.broken[key]

@@ -15,8 +15,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// Cases of the law that need more than packets: a helper of connection tracking, a process of the
-// gateway's, a grant for something else.
+// Cases of the law that need more than packets: a helper of connection tracking, a process on the gateway, a grant
+// for something else.
 
 // lawBackends runs a test in a world of a way, with each backend.
 func lawBackends(t *testing.T, name string, do func(*world)) {
@@ -32,7 +32,7 @@ func lawBackends(t *testing.T, name string, do func(*world)) {
 	}
 }
 
-// heard reports whether something from a port was delivered to a server, as far as that is seen.
+// heard reports whether a packet from a port was delivered to a server, as far as the test can see.
 func (w *world) heard(port uint16, s *server) bool {
 	w.Helper()
 	see := newSight()
@@ -42,8 +42,8 @@ func (w *world) heard(port uint16, s *server) bool {
 	return half || s.count.take(port) > 0 || see.signs[familyIndex(s.six)][protoIndex(s.proto)][port] != 0
 }
 
-// visible are the services of which it is seen that a packet was delivered, though the kernel of its
-// sender ends at once what it did not begin.
+// visible are the services where a delivered packet is seen even if its sender's kernel ends at once what it did not
+// begin.
 func (w *world) visible() []lawService {
 	if w.servers[0].count == nil {
 		return lawServices[2:]
@@ -57,8 +57,8 @@ func (w *world) serverOf(all []*server, port uint16, six bool) *server {
 
 func nameOfFamily(six bool) string { return map[bool]string{false: "IPv4", true: "IPv6"}[six] }
 
-// TestLawExpectation: who may speak to one guarded port is not let in to another because a helper of
-// connection tracking expects him there; neither is he by an open port that leads there.
+// TestLawExpectation: a helper of connection tracking that expects a client of one guarded port does not let it in to
+// another, nor to an open port that leads there.
 func TestLawExpectation(t *testing.T) {
 	for _, way := range []string{"delivered", "redirect"} {
 		t.Run(way, func(t *testing.T) {
@@ -68,7 +68,7 @@ func TestLawExpectation(t *testing.T) {
 chain in { type filter hook prerouting priority 0; tcp dport 21 ct helper set "ftp"
 }
 }`)
-				// A server of files whose sessions are let in, and which says where data can be had.
+				// A file server whose sessions are let in, and which announces a port for data.
 				port := map[string]uint16{"delivered": 22, "redirect": 8022}[way]
 				w.prepare(&lawState{}, Drop, long)
 				w.guardToo("tcp/21")
@@ -96,7 +96,7 @@ chain in { type filter hook prerouting priority 0; tcp dport 21 ct helper set "f
 						data.Close()
 					}
 					if err == nil || w.heard(from.Port(), w.serverOf(w.servers, 22, six)) {
-						w.Errorf("%s: a client that may speak to port 21 alone was let in to port 22, by port %d", nameOfFamily(six),
+						w.Errorf("%s: a client with a grant for port 21 only was let in to port 22, by port %d", nameOfFamily(six),
 							port)
 					}
 				}
@@ -105,7 +105,7 @@ chain in { type filter hook prerouting priority 0; tcp dport 21 ct helper set "f
 	}
 }
 
-// guardToo has the world's guard, which is not loaded yet, guard another port.
+// guardToo adds a port to the world's guard, which is not loaded yet.
 func (w *world) guardToo(more string) {
 	w.Helper()
 	w.must(w.Firewall.Close())
@@ -122,7 +122,7 @@ func (w *world) allowPort(name string, six bool, port string) {
 	w.must(w.Grant(w.Context(), []Grant{g}, now))
 }
 
-// announce serves port 21, and says to each client that his data are at a port.
+// announce serves port 21, and announces to each client a port for data.
 func (w *world) announce(six bool, port uint16) net.Listener {
 	w.Helper()
 	a := addressOf("gateway's other", six)
@@ -142,7 +142,7 @@ func (w *world) announce(six bool, port uint16) net.Listener {
 			if err != nil {
 				return
 			}
-			// The helper reads a line that begins where another one ended.
+			// The helper parses a line that begins where another one ended.
 			_, _ = io.WriteString(c, "220 files\r\n")
 			_, _ = c.Read(make([]byte, 10))
 			_, _ = io.WriteString(c, text)
@@ -152,7 +152,7 @@ func (w *world) announce(six bool, port uint16) net.Listener {
 	return l
 }
 
-// TestLawDestination: a grant for a port of one address is none for the same port of another.
+// TestLawDestination: a grant for a port of one address does not open the same port of another.
 func TestLawDestination(t *testing.T) {
 	lawBackends(t, "routed to a listed machine", func(w *world) {
 		for _, six := range []bool{false, true} {
@@ -197,8 +197,8 @@ func (w *world) aim(six bool, to, other string, s *lawService) {
 	}
 }
 
-// TestLawLink: a link-local address is another machine on each link; also in a flow that one of
-// them has begun with a grant.
+// TestLawLink: a link-local address means a different machine on each link, even in a flow that one of them has begun
+// with a grant.
 func TestLawLink(t *testing.T) {
 	lawBackends(t, "delivered", func(w *world) {
 		w.prepare(&lawState{loaded: true}, Drop, long)
@@ -234,7 +234,7 @@ func TestLawLink(t *testing.T) {
 			w.must(w.outlets[0].send(&other))
 			w.flush()
 			if server.count.take(other.from.Port()) > 0 {
-				w.Errorf("%v: a grant for a link-local client is good on another link", &s)
+				w.Errorf("%v: a grant for a link-local client is valid on another link", &s)
 			}
 		}
 	})
@@ -248,8 +248,8 @@ func (w *world) answerOn(dev string, s *server, to netip.AddrPort) {
 	w.must(unix.Sendto(s.fd, []byte(serverSays), 0, a))
 }
 
-// TestLawDialed: a process of the gateway's has tried to connect from a guarded port, in vain. He
-// whom it tried to reach may answer it, and does not get in to the server of that port.
+// TestLawDialed: a process on the gateway has tried to connect from a guarded port without success. The intended peer
+// may answer it, but does not get in to the server of that port.
 func TestLawDialed(t *testing.T) {
 	lawBackends(t, "delivered", func(w *world) {
 		w.prepare(&lawState{loaded: true}, Drop, long)

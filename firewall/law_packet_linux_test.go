@@ -12,7 +12,7 @@ import (
 
 // Packets of the law's cases, made byte by byte: no kernel would send most of them.
 
-// shape is what a packet is.
+// shape is the type of a packet.
 type shape uint8
 
 const (
@@ -26,7 +26,7 @@ const (
 	shapeUDP
 	shapeUnreachable // ICMP error about a packet of the guarded port
 	shapeTooBig
-	shapeServer // no packet: the guarded server speaks to the stranger
+	shapeServer // no packet: the guarded server sends to the stranger
 )
 
 var shapeNames = [...]string{"SYN", "SYN+ACK", "ACK", "RST", "data", "FIN", "null", "UDP", "ICMP unreachable",
@@ -50,11 +50,11 @@ const (
 	packRouting          // IPv6 routing header at its end
 	packRouted           // IPv6 routing header of type 0, with a segment left
 	packHalves           // two fragments
-	packTiny             // two fragments, the first with the ports only
-	packReversed         // two fragments, the last first
+	packTiny             // two fragments, the first with only the ports
+	packReversed         // two fragments, the last one first
 	packOverlap          // the second fragment covers the first with another port
 	packAtomic           // IPv6 fragment header on a whole packet
-	packPriority         // VLAN tag 0, which is no VLAN
+	packPriority         // VLAN tag 0, which means no VLAN
 	packVLAN             // VLAN tag 7
 	packSourceRoute      // IPv4 source route at its end
 )
@@ -82,7 +82,7 @@ const (
 	serverSays = "srv:"
 )
 
-// lawSeq is the sequence number of a case's segments: what goes round and comes back is known by it.
+// lawSeq is the sequence number of a case's segments, which identifies them when they come back.
 func lawSeq(port uint16, step int) uint32 { return 'L'<<24 | uint32(port)<<8 | uint32(step) }
 
 func isLawSeq(seq uint32, port uint16) bool { return seq>>8 == 'L'<<16|uint32(port) }
@@ -96,10 +96,10 @@ type packet struct {
 	id       uint32 // of its fragments
 }
 
-// fragmentID is the last one: two datagrams of the same must not meet.
+// fragmentID is the last one used: two datagrams with the same id must not mix.
 var fragmentID atomic.Uint32
 
-// bytes are the IP packets that it makes.
+// bytes returns the IP packets that it makes.
 func (p *packet) bytes() [][]byte {
 	src, dst := p.from.Addr(), p.to.Addr()
 	switch {
@@ -115,13 +115,13 @@ func (p *packet) bytes() [][]byte {
 	return p.wrap(unix.IPPROTO_TCP, tcpSegment(p.from, p.to, tcpFlagsOf[p.shape], p.seq, p.ack, payload))
 }
 
-// errorBytes is an ICMP error about a packet that the guarded port would have sent.
+// errorBytes returns an ICMP error about a packet that the guarded port would have sent.
 func (p *packet) errorBytes() [][]byte {
 	inner := packet{shape: shapeUDP, from: p.to, to: p.from}
 	if p.seq != 0 { // TCP
 		inner = packet{shape: shapeACK, from: p.to, to: p.from, seq: p.ack, ack: p.seq}
 	}
-	if p.pack == packOptions || p.pack == packDest { // odd headers inside, where guards seldom look
+	if p.pack == packOptions || p.pack == packDest { // odd headers inside, which guards often ignore
 		inner.pack = p.pack
 	}
 	quoted := inner.bytes()[0]
@@ -196,7 +196,7 @@ func checksum(sum uint32, b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// piece is a fragment: where it begins and what is in it.
+// piece is a fragment: its offset and its content.
 type piece struct {
 	at   int
 	data []byte
@@ -215,7 +215,7 @@ func (p *packet) pieces(segment []byte) []piece {
 		c := cut(segment, 8)
 		return []piece{c[1], c[0]}
 	case packOverlap:
-		// The first one is for a port that is open; the second begins where the first does.
+		// The first fragment is for an open port; the second begins at the same offset.
 		open := append([]byte(nil), segment...)
 		binary.BigEndian.PutUint16(open[2:], openPort)
 		return []piece{{0, open[:16], true}, {0, segment[:8], true}, {8, segment[8:], false}}

@@ -16,16 +16,15 @@ import (
 	"sallyport/spa/lab"
 )
 
-// Ports of the law's gateways. Cases come from the ports from firstCase on, so that a port says
-// which case it was.
+// Ports of the law's gateways. Cases are sent from the ports from firstCase on, so that a port identifies its case.
 const (
-	openPort   = 8000 // open to everybody, tcp and udp
+	openPort   = 8000 // open to all hosts, tcp and udp
 	markerPort = 8999 // udp; see flush
 	firstCase  = 10000
 	lastCase   = 65000
 )
 
-// service is a guarded port with a server.
+// lawService is a guarded port with a server.
 type lawService struct {
 	proto service.Proto
 	port  uint16
@@ -45,7 +44,7 @@ func (s *lawService) String() string {
 	return fmt.Sprintf("%v/%d %s", s.proto, s.port, map[bool]string{false: "keep", true: "cut"}[s.cut])
 }
 
-// sign is what was seen of a case that must not be seen.
+// sign is something that must not be seen of a case.
 type sign uint16
 
 const (
@@ -54,7 +53,7 @@ const (
 	signHalfOpen                  // the listener has half a connection
 	signReceived                  // a datagram was read
 	signError                     // an ICMP error is in the socket's queue
-	signLeft                      // the guarded port sent him something
+	signLeft                      // the guarded port sent something to the stranger
 	signReset                     // a reset from the guarded port
 	signICMP                      // an ICMP error about the guarded port
 	signLoop                      // the guarded port answered by the loopback interface
@@ -73,7 +72,7 @@ func (s sign) String() string {
 	return strings.Join(all, ", ")
 }
 
-// sight is what is seen, by family, protocol and port of the case.
+// sight is what was seen, by family, protocol and port of the case.
 type sight struct {
 	signs [2][2][]sign
 	half  map[lawKey]bool      // connections that were half open before
@@ -124,7 +123,7 @@ type server struct {
 	host    *lab.Host
 	fd      int
 	count   *tally
-	refused atomic.Int32   // errors about datagrams that are no case's
+	refused atomic.Int32   // errors about datagrams that belong to no case
 	clients map[uint16]int // connections, by the client's port
 }
 
@@ -146,7 +145,7 @@ func (w *world) serveLaw(h *lab.Host) []*server {
 	return all
 }
 
-// open begins to serve; what a server of before has left ends.
+// open begins to serve, and ends what an earlier server left.
 func (s *server) open(w *world) error {
 	s.close()
 	s.count.clear()
@@ -190,7 +189,7 @@ func (s *server) open(w *world) error {
 	return err
 }
 
-// bind binds a socket. A process that is being started may have a copy of one that was closed.
+// bind binds a socket. It retries: a process that is just starting may still hold a copy of a closed one.
 func bind(fd int, to unix.Sockaddr) error {
 	for deadline := time.Now().Add(lab.Patience); ; {
 		err := unix.Bind(fd, to)
@@ -201,7 +200,7 @@ func bind(fd int, to unix.Sockaddr) error {
 	}
 }
 
-// roomy gives a socket room for all that comes between two looks, as far as this user may.
+// roomy gives a socket room for everything that arrives between two looks, as far as this user may.
 func roomy(fd int) {
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
 }
@@ -214,7 +213,7 @@ func (s *server) close() {
 	s.fd = -1
 }
 
-// hangUp ends all connections, without a word.
+// hangUp ends all connections without a packet.
 func (s *server) hangUp() {
 	for port, c := range s.clients {
 		unix.SetsockoptInt(c, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1)
@@ -223,7 +222,7 @@ func (s *server) hangUp() {
 	}
 }
 
-// look takes what the server has got.
+// look reads what the server has received.
 func (s *server) look(see *sight) {
 	if s.proto == service.TCP {
 		s.accept(see)
@@ -277,7 +276,7 @@ func (s *server) receive(see *sight) {
 			return
 		}
 		if err != nil {
-			continue // that of the error queue, told once
+			continue // an error from the error queue, reported once
 		}
 		port := portOf(from)
 		see.add(s.six, s.proto, port, signReceived)
@@ -301,7 +300,7 @@ func (s *server) errors(see *sight) {
 	}
 }
 
-// speak has the server say something of its own.
+// speak makes the server send something of its own.
 func (s *server) speak(to netip.AddrPort) {
 	if s.proto == service.TCP {
 		if c, ok := s.clients[to.Port()]; ok {
@@ -309,10 +308,10 @@ func (s *server) speak(to netip.AddrPort) {
 		}
 		return
 	}
-	_ = unix.Sendto(s.fd, []byte(serverSays+"unasked"), 0, sockaddrOf(to)) // EPERM where a guard forbids it
+	_ = unix.Sendto(s.fd, []byte(serverSays+"unasked"), 0, sockaddrOf(to)) // EPERM if a guard forbids it
 }
 
-// dial has a process of the gateway's try to connect from the server's own port, and give up.
+// dial has a process of the gateway try to connect from the server's own port, and give up.
 func (s *server) dial(to netip.AddrPort) error {
 	return s.host.Do(func() error {
 		family, from := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(s.port)})
@@ -344,7 +343,7 @@ func sockaddrOf(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
 }
 
-// halfOpen tells of each half connection to a guarded port.
+// halfOpen calls each with every half-open connection to a guarded port.
 func (w *world) halfOpen(each func(lawKey)) {
 	w.Helper()
 	for _, h := range []*lab.Host{w.gw, w.inner} {

@@ -17,28 +17,27 @@ import (
 // way is how packets get from the stranger to a guarded port.
 type way struct {
 	name string
-	// first makes interfaces, before there are addresses. Its error is why this kernel has no
-	// such way.
+	// first makes interfaces, before there are addresses. Its error is why this kernel does not support the way.
 	first func(*world) error
 	build func(*world)
 
-	to          []string // addresses of the guarded ports, beside "gateway"
-	listed      []string // what Config.Addresses has
+	to          []string // addresses of the guarded ports, besides "gateway"
+	listed      []string // the addresses that Config.Targets lists
 	only4       bool
 	only6       bool
 	aliases     bool // open ports lead to guarded ones
 	fronts      bool // guarded ports lead to the machine behind
-	transparent bool // servers take what is for other addresses
+	transparent bool // servers accept packets for other addresses
 	flat        bool // a link without Ethernet
 	bridged     bool // the second outlet is for other machines of the same network
-	// known is what of the law no guard can keep by this way, and why; it is reported.
+	// known returns what no guard can prevent by this way, and why; it is reported.
 	known func(kind, *lawState, *lawCase, sign) string
 
-	bare bool // nothing but the guard uses connection tracking
-	main bool // more states, and both ways of closing, are tried also in a short run
+	bare bool // only the guard uses connection tracking
+	main bool // a short run also tries more states, and both ways of closing
 }
 
-// routes reports whether the gateway passes on what is for the machine behind.
+// routes reports whether the gateway forwards packets to the machine behind.
 func (y *way) routes() bool {
 	return strings.HasPrefix(y.name, "routed") || y.name == "masqueraded" || y.fronts
 }
@@ -46,7 +45,7 @@ func (y *way) routes() bool {
 // guardsBehind reports whether the ports of the machine behind are guarded.
 func (y *way) guardsBehind() bool { return y.fronts || len(y.listed) > 0 }
 
-// lawWays are all ways.
+// lawWays returns all ways.
 func lawWays() []*way {
 	local := []string{"gateway's other", "gateway, link-local"}
 	all := []string{"gateway's other", "gateway, link-local", "multicast", "broadcast", "all ones", "loopback"}
@@ -112,8 +111,8 @@ func lawWays() []*way {
 	return ways
 }
 
-// unseen is that of a flow in which only the server has spoken where connection tracking sees: it
-// is one that the host has begun.
+// unseen is known of a flow in which only the server has sent anything that connection tracking sees: it counts as
+// begun by the host.
 func unseen(_ kind, s *lawState, c *lawCase, _ sign) string {
 	if s.away && c.proto == service.UDP && c.serverBegins() {
 		return "connection tracking did not see who spoke first while the guard was away"
@@ -121,8 +120,8 @@ func unseen(_ kind, s *lawState, c *lawCase, _ sign) string {
 	return ""
 }
 
-// handedBefore is that of TPROXY: no hook sees the port of the socket that a packet is handed to, and
-// once the guard is back those of a flow that began without it are no flow's beginning.
+// handedBefore is known of TPROXY: no hook sees the port of the socket that a packet is handed to, and once the guard
+// is back, packets of a flow that began without it do not begin a flow.
 func handedBefore(_ kind, s *lawState, c *lawCase, _ sign) string {
 	switch {
 	case !c.isByOtherPort():
@@ -137,7 +136,7 @@ func handedBefore(_ kind, s *lawState, c *lawCase, _ sign) string {
 	return ""
 }
 
-// foreignMark is that of a tool that sets our bit while we are not there to see it.
+// foreignMark is known of a tool that sets our bit while the guard is away.
 func foreignMark(_ kind, s *lawState, _ *lawCase, _ sign) string {
 	if s.away || s.ex || !s.loaded {
 		return "another tool sets the mark of flows that the guard has not admitted, or admits no more"
@@ -145,8 +144,8 @@ func foreignMark(_ kind, s *lawState, _ *lawCase, _ sign) string {
 	return ""
 }
 
-// goesOut is that of iptables, which has no chain behind the translation of sources: what the machine says that
-// DNAT has led to leaves in a session that the guard does not let in any more.
+// goesOut is known of iptables, which has no chain after source translation: packets of a machine that DNAT leads to
+// leave in a session that the guard no longer lets in.
 func goesOut(k kind, s *lawState, c *lawCase, got sign) string {
 	published := strings.HasSuffix(c.steps[0].door.name, publishedPort)
 	if got == signLeft && k.programs != "" && published && !c.steps[0].after && (s.away || c.cut && s.ex && s.end != endCut) {
@@ -172,8 +171,7 @@ func masquerade(w *world) {
 }`)
 }
 
-// bridge makes the gateway a switch between the stranger, who has a second cable to it, and the
-// machine behind.
+// bridge makes the gateway a switch between the stranger, who has a second cable to it, and the machine behind.
 func bridge(filtered bool) func(*world) error {
 	return func(w *world) error {
 		w.must(w.gw.Bridge("br0", "ve", "vt", "in"))
@@ -195,7 +193,7 @@ func bridge(filtered bool) func(*world) error {
 		if len(w.way.listed) > 0 {
 			_, mac, err = w.inner.Interface("eth0")
 			w.must(err)
-			router(w) // its answers go by the gateway
+			router(w) // its replies go through the gateway
 		}
 		copy(through.header, mac)
 		w.outlets = append(w.outlets, w.outlet(w.evil, "ev", "br0"), through)
@@ -223,7 +221,7 @@ func anyIP(w *world) {
 	w.must(w.gw.Local("2001:db8:a::/64"))
 }
 
-// otherTable makes addresses local by a routing table of the administrator's.
+// otherTable makes addresses local through a routing table of the administrator's.
 func otherTable(w *world) {
 	w.must(w.onLink("lo", func(lo netlink.Link) error {
 		for _, p := range []string{"203.0.113.160/27", "2001:db8:b::/64"} {
@@ -238,7 +236,7 @@ func otherTable(w *world) {
 	}))
 }
 
-// lookup100 has packets with a mark looked up in table 100 first.
+// lookup100 makes packets with a mark use table 100 first.
 func lookup100(mark uint32) error {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		r := netlink.NewRule()
@@ -265,7 +263,7 @@ func fronts(w *world) {
 	w.rules("table inet law { chain in { type nat hook prerouting priority dstnat;\n" + text + "}\n}")
 }
 
-// natted leads aliases to guarded ports by verdicts, with the port for their %d.
+// natted leads aliases to guarded ports with nft's verdicts v4 and v6, in which %d is the port.
 func natted(v4, v6 string) func(*world) {
 	return func(w *world) {
 		text := ""
@@ -288,7 +286,7 @@ func rewritten(w *world) {
 }
 
 func tproxy(w *world) {
-	router(w) // who claims to be one of its ports begins a flow, and the answer is what is handed on
+	router(w) // a packet that claims to come from one of its ports begins a flow, and the reply is what is handed over
 	text := ""
 	for _, s := range lawServices {
 		text += fmt.Sprintf("meta nfproto ipv4 %v dport %d tproxy ip to :%d meta mark set 1 accept\n",
@@ -309,7 +307,7 @@ func tproxy(w *world) {
 	}))
 }
 
-// marks is a tool that uses the connection mark as if it were its own.
+// marks is a tool that uses all bits of the connection mark.
 func marks(w *world) {
 	router(w)
 	natted("redirect to :%d", "redirect to :%d")(w)
@@ -324,7 +322,7 @@ func untracked(w *world) {
 }`)
 }
 
-// added is the error of what this kernel does not have.
+// added returns an error for something that this kernel does not support.
 func added(err error, what string) error {
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
 		return errors.New(what)
@@ -332,7 +330,7 @@ func added(err error, what string) error {
 	return err
 }
 
-// over makes an interface of the gateway's above ve the one towards the stranger.
+// over makes an interface of the gateway's on top of ve, the one towards the stranger.
 func over(w *world, what string, make func(netlink.LinkAttrs) netlink.Link) error {
 	err := w.onLink("ve", func(ve netlink.Link) error {
 		a := netlink.NewLinkAttrs()
@@ -372,7 +370,7 @@ func vrf(w *world) error {
 	return nil
 }
 
-// tun is a tunnel of a program's, such as a VPN: what the program writes comes from it.
+// tun is a program's tunnel, such as a VPN: packets that the program writes arrive from it.
 func tun(w *world) error {
 	var fd int
 	w.must(w.gw.Do(func() (err error) {
@@ -396,8 +394,8 @@ func tun(w *world) error {
 	return w.gw.SetUp("law0")
 }
 
-// segments is IPv6 segment routing: a packet to the gateway with a routing header at its end, in
-// which there is another packet, for IPv4 or IPv6.
+// segments is IPv6 segment routing: a packet to the gateway with a routing header at its end, which contains another
+// packet, for IPv4 or IPv6.
 func segments(w *world) {
 	for _, dev := range []string{"all", "ve"} {
 		w.sysctls("net.ipv6.conf." + dev + ".seg6_enabled=1")
@@ -415,7 +413,7 @@ func segments(w *world) {
 	w.outlets = append(w.outlets, o)
 }
 
-// ifb is traffic shaping as it is done for what comes in.
+// ifb is traffic shaping for incoming packets.
 func ifb(w *world) error {
 	err := w.onLink("ve", func(ve netlink.Link) error {
 		a := netlink.NewLinkAttrs()

@@ -16,12 +16,12 @@ import (
 	"sallyport/spa/lab"
 )
 
-// wire is a packet socket that sees what comes to the interfaces of a host.
+// wire is a packet socket that sees what arrives at the interfaces of a host.
 type wire struct {
 	fd   int
-	loop bool // of the gateway's loopback interface alone
+	loop bool // only the gateway's loopback interface
 	flat bool // without Ethernet
-	// unguarded are addresses of the machine behind, where its ports are not guarded: what it sends in its own name,
+	// unguarded are addresses of the machine behind if its ports are not guarded: what it sends from its own address,
 	// as it does once connection tracking has forgotten a flow that DNAT led to it, is not from a guarded port.
 	unguarded []netip.Addr
 }
@@ -69,7 +69,7 @@ func (t *wire) look(see *sight) error {
 	}
 }
 
-// read looks at an IP packet that came to the stranger.
+// read examines an IP packet that arrived at the stranger.
 func (t *wire) read(see *sight, b []byte) {
 	source := sourceOf(b)
 	proto, six, b := transport(b)
@@ -109,7 +109,7 @@ func (t *wire) sign(s sign) sign {
 	return s
 }
 
-// readError looks at an ICMP error about a packet of the stranger's.
+// readError examines an ICMP error about a packet of the stranger's.
 func (t *wire) readError(see *sight, proto byte, b []byte) {
 	isError := proto == unix.IPPROTO_ICMPV6 && b[0] < 128 || proto == unix.IPPROTO_ICMP &&
 		(b[0] == 3 || b[0] == 11 || b[0] == 12)
@@ -123,7 +123,7 @@ func (t *wire) readError(see *sight, proto byte, b []byte) {
 	}
 }
 
-// sourceOf is the source of an IP packet.
+// sourceOf returns the source of an IP packet.
 func sourceOf(b []byte) (a netip.Addr) {
 	switch {
 	case len(b) >= 40 && b[0]>>4 == 6:
@@ -134,7 +134,7 @@ func sourceOf(b []byte) (a netip.Addr) {
 	return a
 }
 
-// transport is the transport header of an IP packet, as far as it is a plain one.
+// transport returns the transport header of an IP packet, if it is a plain one.
 func transport(b []byte) (proto byte, six bool, segment []byte) {
 	switch {
 	case len(b) >= 40 && b[0]>>4 == 6:

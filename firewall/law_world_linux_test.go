@@ -49,7 +49,7 @@ var lawAddrs = map[string][2]string{
 	"mapped client":        {"", "::ffff:192.0.2.2"},
 }
 
-// addressOf is the address of that name in a family; invalid: there is none.
+// addressOf returns the address with that name in a family; invalid: there is none.
 func addressOf(name string, six bool) netip.Addr {
 	a, err := netip.ParseAddr(lawAddrs[name][familyIndex(six)])
 	if err != nil {
@@ -58,13 +58,13 @@ func addressOf(name string, six bool) netip.Addr {
 	return a
 }
 
-// port is an interface of the stranger's, by which his packets go to the gateway.
+// outlet is an interface of the stranger's, through which its packets go to the gateway.
 type outlet struct {
 	fd     int
 	header []byte // Ethernet
-	// wrap puts an IP packet into a tunnel; nil: there is none.
+	// wrap puts an IP packet into a tunnel; nil: there is no tunnel.
 	wrap func(ip []byte) [][]byte
-	flat bool // no Ethernet: what is written is the IP packet
+	flat bool // no Ethernet: the IP packet is written as it is
 }
 
 // world is a topology with a guard: one way to get to the guarded ports.
@@ -80,9 +80,9 @@ type world struct {
 	outlets []*outlet
 	marker  int
 	dev     string          // the gateway's interface towards the stranger
-	inside  string          // the one towards the machine behind
+	inside  string          // its interface towards the machine behind
 	skipped string          // why there is no such world here
-	lacks   map[string]bool // what is not seen here, and why
+	lacks   map[string]bool // what cannot be seen here, and why
 }
 
 // newWorld builds a topology. It has no guard yet.
@@ -110,7 +110,7 @@ func newWorld(t *testing.T, y *way, k kind) *world {
 		y.build(w)
 	}
 	if !y.bare {
-		// As on most hosts: connection tracking is there also while the guard is not.
+		// As on most hosts, connection tracking is enabled even without the guard.
 		w.rules("table inet host { chain in { type filter hook input priority 0; ct state established accept\n}\n}")
 	}
 	w.servers, w.beyond = w.serveLaw(gw), w.serveLaw(w.inner)
@@ -162,7 +162,7 @@ func (w *world) addresses() {
 	}
 }
 
-// clientAddr is the address of a client, which is at vs, as a grant has it.
+// clientAddr returns the address of a client, which is at vs, as in a grant.
 func (w *world) clientAddr(name string, six bool) netip.Addr {
 	w.Helper()
 	a := addressOf(name, six)
@@ -174,9 +174,10 @@ func (w *world) clientAddr(name string, six bool) netip.Addr {
 	return a.WithZone(strconv.Itoa(index))
 }
 
-// neighbours tells the gateway who is behind one of its interfaces, so that it asks nobody. Strangers do not
-// answer, and what waits for an answer in vain is not dealt with when flush says so: seconds later the gateway
-// makes an ICMP error about it, and sends that to itself if the packet claimed to be its own.
+// neighbours adds the neighbours behind one of the gateway's interfaces, so that it sends no requests for them.
+// Strangers do not answer those, and a packet that waits for an answer is still unfinished when flush returns:
+// seconds later the gateway makes an ICMP error about it, and sends that to itself if the packet claimed to come from
+// it.
 func (w *world) neighbours(dev string, h *lab.Host, nic string, names ...string) {
 	w.Helper()
 	for _, name := range names {
@@ -232,7 +233,7 @@ func (w *world) outlet(h *lab.Host, evil, gateway string) *outlet {
 	return o
 }
 
-// frames are what goes over the cable for an IP packet.
+// frames returns the frames on the cable for an IP packet.
 func (o *outlet) frames(ip []byte, p pack) [][]byte {
 	if o.flat {
 		return [][]byte{ip}
@@ -269,7 +270,7 @@ func (o *outlet) send(p *packet) error {
 	return nil
 }
 
-// openMarker opens the socket that tells when all that was sent has been dealt with.
+// openMarker opens the socket that shows when everything that was sent has been processed.
 func (w *world) openMarker() {
 	w.Helper()
 	w.must(w.gw.Do(func() (err error) {
@@ -281,13 +282,13 @@ func (w *world) openMarker() {
 	w.Cleanup(func() { unix.Close(w.marker) })
 }
 
-// rounds is how often a packet may be passed on, from host to host, for the sake of one that the
-// stranger sent: to the gateway, to a machine behind, back, and back to him.
+// rounds is how often hosts may forward a packet because of one that the stranger sent: to the gateway, to a machine
+// behind, back, and back to the stranger.
 const rounds = 4
 
-// flush waits until the gateway, and those to whom it has passed something on, have dealt with
-// what was sent. A host deals with packets in the order in which they come, so a datagram that is
-// sent behind them is the mark; and each round gets what the last one made queue up.
+// flush waits until the gateway, and the hosts that it forwards to, have processed everything that was sent. A host
+// processes packets in the order of arrival, so a datagram sent after them marks their end; each round gets what the
+// last one queued.
 func (w *world) flush() {
 	w.Helper()
 	for range rounds {
@@ -330,14 +331,14 @@ func (w *world) mark(o *outlet) {
 	}
 }
 
-// settled fails if the gateway has asked for a neighbour that did not answer: see neighbours.
+// settled fails if the gateway waits for a neighbour that did not answer: see neighbours.
 func (w *world) settled() {
 	w.Helper()
 	w.must(w.gw.Do(func() error {
 		all, err := netlink.NeighList(0, netlink.FAMILY_ALL)
 		for _, n := range all {
 			if n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 {
-				w.Errorf("a packet waits for a neighbour of the gateway, so what comes of it is seen too late: %v at interface %d",
+				w.Errorf("a packet waits for a neighbour of the gateway, so its effects are seen too late: %v at interface %d",
 					n.IP, n.LinkIndex)
 			}
 		}
@@ -347,10 +348,10 @@ func (w *world) settled() {
 
 func (w *world) allServers() []*server { return slices.Concat(w.servers, w.beyond) }
 
-// pin deals out the processors.
+// pin assigns processors to tests.
 var pin atomic.Int32
 
-// pinned runs do on one processor: what one processor puts on a cable arrives in that order.
+// pinned runs do on one processor: packets that one processor puts on a cable arrive in that order.
 func pinned(do func()) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -372,7 +373,7 @@ func pinned(do func()) {
 	do()
 }
 
-// guardConfig is the guard of a world.
+// guardConfig returns the guard of a world.
 func (w *world) guardConfig(closed Closed) Config {
 	w.Helper()
 	c := Config{Knock: []KnockPort{{Port: 62201}}, Closed: closed, State: w.TempDir(), slots: 256, plain: true}
@@ -385,7 +386,7 @@ func (w *world) guardConfig(closed Closed) Config {
 			}
 		}
 	}
-	// Ports from which the host itself asks others.
+	// Ports from which the host itself sends requests.
 	c.Guarded = append(c.Guarded, ports("udp/123"), ports("tcp/2200"))
 	for _, name := range w.way.listed {
 		c.Targets = append(c.Targets, Target{Addresses: []netip.Addr{addressOf(name, false), addressOf(name, true)},
@@ -398,7 +399,7 @@ func (w *world) guardConfig(closed Closed) Config {
 	return c
 }
 
-// restart takes a guard away, with all that was tracked, and opens another one, which is not loaded.
+// restart removes a guard, with everything that was tracked, and opens another one, which is not loaded.
 func (w *world) restart(closed Closed) {
 	w.Helper()
 	if w.Firewall != nil {
@@ -417,7 +418,7 @@ func (w *world) restart(closed Closed) {
 	w.Cleanup(func() { fw.Close() })
 }
 
-// away is another tool that takes the guard away.
+// away is another tool that removes the guard.
 func (w *world) away() {
 	w.Helper()
 	if w.kind.programs != "" {
@@ -458,7 +459,7 @@ func (w *world) tool(stdin string, name string, args ...string) {
 	}
 }
 
-// rules has the administrator load rules of nft.
+// rules makes the administrator load rules of nft.
 func (w *world) rules(text string) { w.Helper(); w.tool(text, "nft", "-f", "-") }
 
 func (w *world) sysctls(all ...string) {

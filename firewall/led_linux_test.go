@@ -28,8 +28,8 @@ func (s *site) redirect() {
 	})
 }
 
-// TestPortThatLeadsToAGuardedOne: behind the rewriting it takes a grant for the guarded port, or, if
-// the port that leads there is guarded too, one for that. check says so.
+// TestPortThatLeadsToAGuardedOne: after the rewriting, a packet needs a grant for the guarded port or, if the port
+// that leads there is guarded too, one for that. check reports such a port.
 func TestPortThatLeadsToAGuardedOne(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, own := range []string{"", "tcp/2222"} {
@@ -61,8 +61,8 @@ func TestPortThatLeadsToAGuardedOne(t *testing.T) {
 	})
 }
 
-// TestGuardedPortThatIsLedAway: whoever else leads a guarded port to another one, or to a machine
-// behind, and whenever, leads there only those who have a grant.
+// TestGuardedPortThatIsLedAway: whichever tool leads a guarded port to another one or to a machine behind, at
+// whatever priority, only clients with a grant get there.
 func TestGuardedPortThatIsLedAway(t *testing.T) {
 	for _, closed := range []Closed{Drop, Reject} {
 		for _, priority := range []nft.ChainPriority{-199, -150, -102, -101, -100, -50} {
@@ -82,7 +82,7 @@ func TestGuardedPortThatIsLedAway(t *testing.T) {
 	}
 }
 
-// ledAway has another tool lead port 22 away, and looks who gets there.
+// ledAway makes another tool lead port 22 away, and checks which clients get there.
 func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 	s.Helper()
 	host, port22 := s.gw, nftables.Raw(nftables.Port(nftables.Register, nftables.Dport), nftables.Equal([]byte{0, 22}))
@@ -124,7 +124,7 @@ func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 		if s.gets(server, silence) {
 			s.Errorf("a datagram from %s to %s was delivered", from, to)
 		}
-		if s.config.Closed == Reject && priority > -101 { // those come behind the guard's own
+		if s.config.Closed == Reject && priority > -101 { // those priorities come after the guard's own
 			s.refusal(s.client, net.JoinHostPort(from, "0"), net.JoinHostPort(to, "22"))
 		}
 	}
@@ -136,8 +136,8 @@ func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 	}
 }
 
-// TestPublishedTarget: a port that leads to a target is as shut as the target, and open to those
-// who have a grant for that; with cut no longer than the grant lasts.
+// TestPublishedTarget: a port that leads to a target is as shut as the target, and open to clients with a grant for
+// the target; with cut, no longer than the grant lasts.
 func TestPublishedTarget(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {

@@ -15,8 +15,7 @@ import (
 	"sallyport/firewall/internal/statefile"
 )
 
-// TestKeep: what the ledger brings back and nobody keeps never reaches the kernel, and is
-// not in the ledger any more.
+// TestKeep: a grant in the ledger that Keep rejects never reaches the kernel, and is erased from the ledger.
 func TestKeep(t *testing.T) {
 	s := guarded(t, nil)
 	s.grant("alice", "192.0.2.2", long)
@@ -44,8 +43,7 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// TestPlantedLedger: the state directory belongs to the system user, and who opens the
-// ledger may be root.
+// TestPlantedLedger: the state directory belongs to the system user, but root may open the ledger.
 func TestPlantedLedger(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -92,7 +90,7 @@ func TestPlantedLedger(t *testing.T) {
 	}
 }
 
-// TestLedgerOfBefore: what the version before wrote means the same, and is of this version from then on.
+// TestLedgerOfBefore: a ledger of the previous version keeps its meaning, and becomes one of this version.
 func TestLedgerOfBefore(t *testing.T) {
 	k := decided(t)
 	held := k.onDisk()
@@ -109,12 +107,12 @@ func TestLedgerOfBefore(t *testing.T) {
 	}
 }
 
-// TestLedgerAlone: while one has the ledger alone no other has, and a ledger in memory is everybody's own.
+// TestLedgerAlone: only one opener has the ledger's lock at a time; a ledger in memory has no lock.
 func TestLedgerAlone(t *testing.T) {
 	k := newKept(t)
 	other := k.reopen(10)
 	err := k.ledger.Alone(func() error {
-		return statefile.AloneWithin(time.Millisecond, other.File, func() error { t.Error("two have it alone"); return nil })
+		return statefile.AloneWithin(time.Millisecond, other.File, func() error { t.Error("two have the lock"); return nil })
 	})
 	if err == nil {
 		t.Error("got no error")
@@ -127,7 +125,7 @@ func TestLedgerAlone(t *testing.T) {
 	}
 }
 
-// TestLedgerClosed: what cannot be read or written is an error, and nothing is held.
+// TestLedgerClosed: a ledger that cannot be read or written is an error, and no grant is held.
 func TestLedgerClosed(t *testing.T) {
 	k := newKept(t)
 	l := k.reopen(10)

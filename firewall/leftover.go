@@ -9,7 +9,7 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// Stands reports whether a guard, of whichever backend, is in this network namespace.
+// Stands reports whether a guard of either backend is in this network namespace.
 func Stands() (bool, error) {
 	if there, err := nftables.InPlace(); err != nil || there {
 		return there, err
@@ -18,7 +18,7 @@ func Stands() (bool, error) {
 	return len(kinds) > 0, err
 }
 
-// teardownAll takes the guard away, by whichever backend it was put there. See teardown.
+// teardownAll removes the guards of both backends. See nftables.Teardown.
 func teardownAll(state string, mark func() error) (rest func() error, err error) {
 	nothing := func() error { return nil }
 	kinds, err := iptables.Leftover()
@@ -39,8 +39,8 @@ func teardownAll(state string, mark func() error) (rest func() error, err error)
 	return rest, iptables.RemoveSets()
 }
 
-// sweep takes away what the other backend has left, once this one guards: with both, a
-// grant would open nothing. A dry run ends what earlier runs granted.
+// sweep removes what the other backend left, once this one guards: a grant would open nothing if both did. A dry run
+// ends the grants of earlier runs.
 func (f *Firewall) sweep(now time.Time) error {
 	switch f.backend.Name() {
 	case BackendDryRun:
@@ -54,7 +54,7 @@ func (f *Firewall) sweep(now time.Time) error {
 	}
 	rest, err := nftables.Teardown(f.cfg.State, func() error { return nil })
 	if nl.NoNftables(err) || errors.Is(err, ErrForeign) {
-		err = nil // nothing there that is ours
+		err = nil // there is nothing of ours
 	}
 	return errors.Join(err, rest())
 }

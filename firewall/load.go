@@ -13,28 +13,28 @@ import (
 	"sallyport/keys/service"
 )
 
-// How long a flow that was there before the first load has to send something. Once it has, it is
-// marked and lives on. A session of TCP may be silent for a night: all that a carried element lets in
-// are packets without SYN between two addresses and ports, which begin nothing but by a SYN cookie. A datagram may, and
-// a port whose sessions end with the grant must not stay open, so those are carried for a short time.
+// How long an existing flow has to send a packet after the first load; then it is marked and stays. A TCP session may
+// be silent overnight, and the carried element admits only packets without SYN between two addresses and ports, which
+// cannot open a connection except by a SYN cookie. A datagram can begin a flow, and ports whose sessions end with the
+// grant must not stay open, so those are carried for a short time.
 const (
 	carryFor    = 10 * time.Minute
 	carryTCPFor = 12 * time.Hour
 )
 
-// Load puts the guard in the kernel in one batch, with the grants that still live; where no
-// rule of ours keeps connection tracking going, behind a simpler one that goes before. If
-// the guard is there already it is replaced; guarded ports are shut at every moment. A
+// Load puts the guard and the live grants into the kernel in one batch. If no rule of ours enables connection
+// tracking yet, a simpler guard goes first. A guard that is already there is replaced; guarded ports stay shut
+// throughout. If a table of our name is not ours, Load returns ErrForeign.
 // table of our name that is not ours is ErrForeign.
 //
-// With confirm above zero the kernel itself takes the guard away after that time, also
-// when this process is gone, unless Watch sees a new flow through a grant before.
+// If confirm is above zero, the kernel removes the guard after that time, even if this process has ended, unless
+// Watch sees a new flow through a grant first.
 //
-// A dry run loads nothing. It ends what earlier runs granted, for it could revoke none of it, and
-// leaves their guard, which then lets nobody in; where that fails, Load does.
+// In a dry run, Load ends the grants of earlier runs, which a dry run could not revoke. It leaves their guard in
+// place, which then admits nobody. If that fails, so does Load.
 //
-// The first load carries the flows to guarded ports that are established already: it is
-// the one after MarkFirst, Teardown, an unconfirmed run, or with a fresh ledger.
+// A first load also carries the existing flows to guarded ports. A load is a first load after MarkFirst, Teardown or
+// an unconfirmed run, and with a new ledger.
 func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -54,7 +54,7 @@ func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Tim
 	return f.sweep(now)
 }
 
-// load is Load for a caller that holds the lock and has the ledger alone.
+// load is Load for a caller that holds the lock and the ledger's lock.
 func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 	next := state{loaded: true}
 	if confirm > 0 {
@@ -68,8 +68,7 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 		ConfirmBy: next.confirmBy,
 		Carried:   next.carried,
 	}
-	// Whatever happens between the two, the next load must not take this one for
-	// settled before it is.
+	// If the daemon ends between the two, the next load must not take this one for confirmed.
 	if confirm > 0 {
 		if err := f.ledger.SetMark(ledger.LoadFirst); err != nil {
 			return err
@@ -85,7 +84,7 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 	return f.ledger.SetMark(ledger.LoadAgain)
 }
 
-// recall takes from the ledger who holds what, once.
+// recall reads the grants from the ledger, once.
 func (f *Firewall) recall(now time.Time) error {
 	if f.held != nil {
 		f.adjust(now)
@@ -101,8 +100,8 @@ func (f *Firewall) recall(now time.Time) error {
 	return nil
 }
 
-// carry fills in which flows the guard has to carry: on a first load those that are
-// established, later those that the guard in place still carries.
+// carry determines the flows that the guard must carry: on a first load all existing ones, later those that the guard
+// in place still carries.
 func (f *Firewall) carry(s *state, now time.Time) error {
 	mark, err := f.ledger.Mark()
 	if err != nil {
@@ -126,7 +125,7 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 	return nil
 }
 
-// carries returns how long a load carries a flow that was there before.
+// carries returns how long a load carries an existing flow.
 func (c *Config) carries(l guard.Flow) time.Duration {
 	if l.Proto != service.TCP || guard.Contains(c.Cut, l.Proto, l.Local.Port()) {
 		return carryFor
@@ -142,7 +141,7 @@ func (c *Config) carry(flows []guard.Flow, now time.Time) []guard.Carried {
 	return carried
 }
 
-// established lists the flows of that kind which a guard has to carry; a dry run has none.
+// established lists the existing flows of a kind that the guard must carry; in a dry run there are none.
 func (f *Firewall) established(kind func(guard.Flow) bool) ([]guard.Flow, error) {
 	if f.sessions == nil || f.cfg.Mode != Guard {
 		return nil, nil
@@ -150,8 +149,7 @@ func (f *Firewall) established(kind func(guard.Flow) bool) ([]guard.Flow, error)
 	return f.sessions.Flows(kind)
 }
 
-// restore puts the guard back as it should be at now. The caller holds the lock and has the
-// ledger alone.
+// restore puts the guard back as it should be at now. The caller holds the lock and the ledger's lock.
 func (f *Firewall) restore(now time.Time) error {
 	mark, err := f.ledger.Mark()
 	if err != nil {
@@ -167,10 +165,9 @@ func (f *Firewall) restore(now time.Time) error {
 	return f.backend.Load(f.cfg.spec(), p)
 }
 
-// Teardown takes our table away, whether a daemon runs or not, and makes the next load a
-// first load. A daemon that runs ends its Watch with ErrTornDown; where the table is the
-// daemon's own, Teardown waits until it has removed it. Where there is no table that is no
-// error; one that is not ours is ErrForeign. The dry run has nothing to tear down.
+// Teardown removes our table, whether or not a daemon runs, and makes the next load a first load. A running daemon's
+// Watch returns ErrTornDown; if the table belongs to the daemon, Teardown waits until the daemon has removed it. A
+// missing table is no error; a table that is not ours is ErrForeign. A dry run has nothing to tear down.
 func Teardown(state string) error {
 	f, err := ledger.OpenFile(state, false)
 	if err != nil {
@@ -185,11 +182,11 @@ func Teardown(state string) error {
 		rest, err = teardownAll(state, func() error { return ledger.WriteMark(f, ledger.TornDown) })
 		return err
 	})
-	// No longer alone: the daemon has to be, to see the mark.
+	// The lock is released: the daemon needs it to read the mark.
 	return errors.Join(err, rest(), f.Close())
 }
 
-// MarkFirst makes the next load a first load. Where there is no ledger, it is one anyway.
+// MarkFirst makes the next load a first load. Without a ledger it is one anyway.
 func MarkFirst(state string) error {
 	f, err := ledger.OpenFile(state, false)
 	if errors.Is(err, fs.ErrNotExist) {

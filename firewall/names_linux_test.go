@@ -8,7 +8,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// everyName is a name for each byte at each place in it, as far as a configuration may have it.
+// everyName returns names with each byte at each place that a configuration allows.
 func everyName(valid func(string) error) []string {
 	var names []string
 	for b := range 256 {
@@ -22,8 +22,8 @@ func everyName(valid func(string) error) []string {
 	return names
 }
 
-// TestEveryNameOfAnInterface: each name that a configuration may have is, in what is printed for nft and
-// in the rules of iptables, that very interface.
+// TestEveryNameOfAnInterface: each name that a configuration may have means exactly that interface, in the text for
+// nft and in the rules of iptables.
 func TestEveryNameOfAnInterface(t *testing.T) {
 	names := everyName(service.ValidInterface)
 	trusting := func(c *Config) { c.Trusted = names }
@@ -55,7 +55,7 @@ func TestEveryNameOfAnInterface(t *testing.T) {
 	}
 }
 
-// TestNamesThatAreNone: what is no name does not come as far as a rule.
+// TestNamesThatAreNone: an invalid name never reaches a rule.
 func TestNamesThatAreNone(t *testing.T) {
 	for _, name := range []string{"", "a\"b", "\"accept#", "eth*", "wg+", "ä", "a\nb", "sixteen-letters-"} {
 		c := Config{Guarded: rangesOf("tcp/22"), Trusted: []string{name}}

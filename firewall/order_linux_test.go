@@ -15,9 +15,8 @@ import (
 	"sallyport/keys/service"
 )
 
-// What is decided is in the ledger before the kernel is told, and what one of the two refused
-// is in neither. So a process that is killed at any instruction leaves nothing open that the
-// next one does not know of.
+// A decision is in the ledger before the kernel is changed, and if one of the two refuses it, it is in neither. So a
+// process that is killed at any instruction leaves nothing open that the next one does not know of.
 
 // kept is a guard with clocks that stand still and a ledger in a file.
 type kept struct {
@@ -51,7 +50,7 @@ func (k *kept) reopen(slots int) *ledger.Ledger {
 	return l
 }
 
-// onDisk is what a process that starts now would find: who holds which port, and for how long.
+// onDisk returns what a process that starts now would find: which client holds which port, and for how long.
 func (k *kept) onDisk() map[string]time.Duration {
 	k.Helper()
 	hs, err := k.reopen(10).Read(k.now)
@@ -77,7 +76,7 @@ func (k *kept) lines(hs []*ledger.Holding) map[string]time.Duration {
 	return found
 }
 
-// inKernel is which ports are open, and for how long.
+// inKernel returns which ports are open, and for how long.
 func (k *kept) inKernel() map[string]time.Duration {
 	found := make(map[string]time.Duration)
 	for e, l := range k.kernel.lasts {
@@ -94,8 +93,7 @@ func portGrant(client string, last time.Time, ranges ...string) Grant {
 	return g
 }
 
-// decisions are all that changes who holds what. Before each, alice has ports 22 and 23 for a
-// minute and bob has 22 for two.
+// decisions are all changes of grants. Before each, alice has ports 22 and 23 for a minute and bob has 22 for two.
 var decisions = map[string]func(k *kept) error{
 	"grant": func(k *kept) error {
 		return k.Grant(k.Context(), []Grant{portGrant("carol", k.now.Add(time.Hour), "tcp/24")}, k.now)
@@ -133,7 +131,7 @@ var decisions = map[string]func(k *kept) error{
 	},
 }
 
-// outcomes are the decisions' holdings: how many seconds each client then has each port.
+// outcomes are the grants after each decision: how many seconds each client then has each port.
 var outcomes = map[string]map[string]time.Duration{
 	"grant":             {"alice tcp/22": 60, "alice tcp/23": 60, "bob tcp/22": 120, "carol tcp/24": 3600},
 	"two grants":        {"alice tcp/22": 60, "alice tcp/23": 60, "bob tcp/22": 120, "carol tcp/24": 3600, "dave tcp/25": 3600},
@@ -155,7 +153,7 @@ func decided(t *testing.T) *kept {
 	return k
 }
 
-// agree checks that nothing is open but what the file and memory say, and that they say the same.
+// agree checks that only ports in the file and in memory are open, and that these two agree.
 func (k *kept) agree(when string) {
 	k.Helper()
 	disk, memory, kernel := k.onDisk(), k.inMemory(), k.inKernel()
@@ -173,8 +171,8 @@ func (k *kept) agree(when string) {
 	}
 }
 
-// TestLedgerComesFirst: whatever opens or lasts longer is in the file before the kernel is
-// told, and whatever is taken away is not.
+// TestLedgerComesFirst: a grant that opens or is prolonged is in the file before the kernel is changed, and a revoked
+// one is not.
 func TestLedgerComesFirst(t *testing.T) {
 	for name, decide := range decisions {
 		t.Run(name, func(t *testing.T) {
@@ -193,7 +191,7 @@ func TestLedgerComesFirst(t *testing.T) {
 						}
 					}
 					if l != longest {
-						t.Errorf("the kernel was told of %s for %v, and the file has it for %v", port, l, longest)
+						t.Errorf("the kernel got %s for %v, but the file has it for %v", port, l, longest)
 					}
 				}
 			}
@@ -201,7 +199,7 @@ func TestLedgerComesFirst(t *testing.T) {
 				t.Fatal(err)
 			}
 			if told == 0 {
-				t.Error("the kernel was not told")
+				t.Error("the kernel was not changed")
 			}
 			k.agree("afterwards")
 			want := make(map[string]time.Duration)
@@ -219,7 +217,7 @@ func TestLedgerComesFirst(t *testing.T) {
 	}
 }
 
-// TestKernelRefuses: what it refuses is not in the file, and what is there stays.
+// TestKernelRefuses: a change that the kernel refuses is not in the file, and existing grants stay.
 func TestKernelRefuses(t *testing.T) {
 	for name, decide := range decisions {
 		t.Run(name, func(t *testing.T) {
@@ -235,8 +233,8 @@ func TestKernelRefuses(t *testing.T) {
 	}
 }
 
-// TestLedgerRefuses: of what it refuses the kernel is not told, and what was written before
-// that is taken back.
+// TestLedgerRefuses: a change that the ledger refuses does not reach the kernel, and records written before the
+// failure are undone.
 func TestLedgerRefuses(t *testing.T) {
 	for name, decide := range decisions {
 		for _, nth := range []int{0, 1} {
@@ -249,13 +247,13 @@ func TestLedgerRefuses(t *testing.T) {
 				k.ledger.Records = file
 				err := decide(k)
 				if file.at >= 0 {
-					return // it writes less
+					return // it makes fewer writes
 				}
 				if !errors.Is(err, errFailing) {
 					t.Fatalf("got %v, want %v", err, errFailing)
 				}
 				if told > 0 {
-					t.Error("the kernel was told")
+					t.Error("the kernel was changed")
 				}
 				k.unchanged(before, free)
 			})
@@ -286,7 +284,7 @@ func (k *kept) unchanged(before map[string]time.Duration, free int) {
 		k.Errorf("%d slots are free, want %d as before", spare(k.ledger), free)
 	}
 	k.agree("after the fault")
-	for name, again := range decisions { // nothing of it is in the way later
+	for name, again := range decisions { // no trace of the failure interferes later
 		if name == "two grants" {
 			if err := again(k); err != nil {
 				k.Error(err)

@@ -17,7 +17,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// withOwner makes a table have an owner, as it has where the kernel can.
+// withOwner gives the table an owner, as on kernels that support it.
 func withOwner(c *Config) {
 	c.plain = false
 	c.Guarded = append(c.Guarded, ports("udp/5000"))
@@ -42,7 +42,7 @@ func newOwned(t *testing.T, change func(*Config)) *site {
 	return s
 }
 
-// ownedGuard makes one with the guard loaded, and a grant for alice.
+// ownedGuard makes an owned site with the guard loaded, and a grant for alice.
 func ownedGuard(t *testing.T, change func(*Config)) *site {
 	t.Helper()
 	s := newOwned(t, change)
@@ -65,19 +65,19 @@ func (s *site) endKeepers() {
 func (s *site) orphan() {
 	s.Helper()
 	lab.Eventually(s, "the orphan", func() bool {
-		s.endKeepers() // each time: a keeper takes the lock a moment after it was told to hold
+		s.endKeepers() // each time: a keeper takes the lock a moment after the order to hold
 		return s.table().Flags&nftables.TableOwner == 0
 	})
 }
 
-// die makes the daemon vanish as kill -9 does: the kernel closes what it had open.
+// die ends the daemon as kill -9 does: the kernel closes its files.
 func (s *site) die() {
 	s.Helper()
 	s.must(s.Firewall.Close())
 	s.Firewall = nil
 }
 
-// state is what the kernel says of our table.
+// table returns the kernel's state of our table.
 func (s *site) table() (t nftables.TableState) {
 	s.Helper()
 	s.must(s.gw.Do(func() error {
@@ -93,7 +93,7 @@ func (s *site) table() (t nftables.TableState) {
 	return t
 }
 
-// refused is what another tool does in vain.
+// refused checks that the kernel refuses a change by another tool.
 func (s *site) refused(do func(*nft.Conn)) {
 	s.Helper()
 	err := s.gw.Do(func() error {
@@ -109,14 +109,14 @@ func (s *site) refused(do func(*nft.Conn)) {
 	}
 }
 
-// TestFlushUnderSiege: another tool flushes the rule set while the daemon lives and after
-// it was killed, and nobody comes in for an instant.
+// TestFlushUnderSiege: another tool flushes the rule set while the daemon runs and after it was killed, and no
+// stranger comes in for an instant.
 func TestFlushUnderSiege(t *testing.T) {
 	for _, daemon := range []string{"alive", "dead"} {
 		t.Run("daemon "+daemon, func(t *testing.T) {
 			s := ownedGuard(t, nil)
 			if !s.Persists() {
-				t.Error("the guard says that a flush would take it away")
+				t.Error("the guard reports that a flush would remove it")
 			}
 			if daemon == "alive" {
 				s.watch()
@@ -132,7 +132,7 @@ func TestFlushUnderSiege(t *testing.T) {
 	}
 }
 
-// TestOwnedTableIsOursAlone: who else changes it is refused, the daemon dead or alive.
+// TestOwnedTableIsOursAlone: changes by others are refused, with the daemon dead or alive.
 func TestOwnedTableIsOursAlone(t *testing.T) {
 	s := ownedGuard(t, nil)
 	ours := nftables.NewObjects(0)
@@ -151,7 +151,7 @@ func TestOwnedTableIsOursAlone(t *testing.T) {
 	}
 }
 
-// TestTakeover: the guard that one process left is another one's, and at no instant open.
+// TestTakeover: another process takes over the guard that one left, without an instant in which it is open.
 func TestTakeover(t *testing.T) {
 	toPlain := func(c *Config) { c.plain = true }
 	toOwned := func(c *Config) { c.plain = false }
@@ -168,7 +168,7 @@ func TestTakeover(t *testing.T) {
 		{"of a plain table by a plain table", toPlain, toPlain, nil},
 		{"of a table that cannot be mended", toOwned, toOwned, func(s *site) {
 			s.orphan()
-			s.another(func(c *nft.Conn) { // it is an orphan, so anybody can
+			s.another(func(c *nft.Conn) { // it is an orphan, so any tool can
 				ours := nftables.NewObjects(0)
 				extra := *ours.Ended
 				c.DelChain(&extra)
@@ -201,10 +201,10 @@ func TestTakeover(t *testing.T) {
 				t.Errorf("the table's flags are %#x", s.table().Flags)
 			}
 			if s.Persists() == s.config.plain {
-				t.Errorf("the guard says that it persists: %v", s.Persists())
+				t.Errorf("the guard reports that it persists: %v", s.Persists())
 			}
 			if !s.isGone(nftables.RelayName) {
-				t.Error("the relay is still there")
+				t.Error("the standby table is still there")
 			}
 			s.grant("bob", "192.0.2.4", long)
 			s.connect("192.0.2.4", "192.0.2.1", "22")
@@ -212,7 +212,7 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// isGone reports whether there is no table of that name.
+// isGone reports whether there is no table with that name.
 func (s *site) isGone(name string) bool {
 	s.Helper()
 	gone := true
@@ -226,14 +226,14 @@ func (s *site) isGone(name string) bool {
 	return gone
 }
 
-// TestKeepersDoNotPileUp: each load leaves one, and the removal of the guard none.
+// TestKeepersDoNotPileUp: each load leaves one keeper, and the removal of the guard none.
 func TestKeepersDoNotPileUp(t *testing.T) {
 	s := ownedGuard(t, nil)
 	first := s.backend.(*nftables.Backend).Keeper
 	s.open()
 	second := s.backend.(*nftables.Backend).Keeper
 	if !first.Lives() || !second.Lives() {
-		t.Fatal("a daemon that starts has its own keeper beside the one that holds the table")
+		t.Fatal("a daemon that starts has a keeper of its own besides the one that holds the table")
 	}
 	s.load(0)
 	lab.Eventually(t, "the end of the first keeper", func() bool { return !first.Lives() })
@@ -247,7 +247,7 @@ func TestKeepersDoNotPileUp(t *testing.T) {
 	lab.Eventually(t, "the end of a keeper that holds nothing", func() bool { return !third.Lives() })
 }
 
-// TestKeeperEndsWithTheStateDirectory: nobody could find it any more.
+// TestKeeperEndsWithTheStateDirectory: without its file the keeper could no longer be found.
 func TestKeeperEndsWithTheStateDirectory(t *testing.T) {
 	s := ownedGuard(t, nil)
 	keeper := s.backend.(*nftables.Backend).Keeper
@@ -257,11 +257,11 @@ func TestKeeperEndsWithTheStateDirectory(t *testing.T) {
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }
 
-// TestKilledKeeper: the daemon still owns the table, and knows that nobody will.
+// TestKilledKeeper: the daemon still owns the table, and reports that it does not persist.
 func TestKilledKeeper(t *testing.T) {
 	s := ownedGuard(t, nil)
-	lab.Eventually(t, "the guard to say that it does not persist without a keeper", func() bool {
-		s.endKeepers() // it takes the lock a moment after it was told to hold
+	lab.Eventually(t, "the guard to report that it does not persist without a keeper", func() bool {
+		s.endKeepers() // it takes the lock a moment after the order to hold
 		return !s.Persists()
 	})
 	s.flushRuleset()
@@ -272,7 +272,7 @@ func TestKilledKeeper(t *testing.T) {
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }
 
-// TestKeeperHasNoPower: what holds the table can do nothing with it.
+// TestKeeperHasNoPower: the process that holds the table can do nothing with it.
 func TestKeeperHasNoPower(t *testing.T) {
 	s := ownedGuard(t, nil)
 	threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(s.backend.(*nftables.Backend).Keeper.PID), "task/*/status"))
@@ -283,7 +283,7 @@ func TestKeeperHasNoPower(t *testing.T) {
 	for _, thread := range threads {
 		status, err := os.ReadFile(thread)
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			continue // it has ended meanwhile
+			continue // it has ended in the meantime
 		}
 		s.must(err)
 		for _, want := range []string{"CapPrm:\t0000000000000000", "CapEff:\t0000000000000000",
@@ -295,7 +295,7 @@ func TestKeeperHasNoPower(t *testing.T) {
 	}
 }
 
-// TestTeardownOfAnOwnedTable: by another process than the one to whom it belongs.
+// TestTeardownOfAnOwnedTable: by another process than the table's owner.
 func TestTeardownOfAnOwnedTable(t *testing.T) {
 	for _, daemon := range []string{"alive", "dead", "dead, its keeper too"} {
 		t.Run("daemon "+daemon, func(t *testing.T) {
@@ -337,15 +337,15 @@ func (s *site) keeperLock() *os.File {
 	return f
 }
 
-// TestTeardownOfAStoppedDaemon: it is said what stands in the way.
+// TestTeardownOfAStoppedDaemon: the error names the reason.
 func TestTeardownOfAStoppedDaemon(t *testing.T) {
-	s := ownedGuard(t, nil) // nobody watches
+	s := ownedGuard(t, nil) // Watch does not run
 	err := s.gw.Do(func() error { return Teardown(s.config.State) })
 	if err == nil || s.isGone(nftables.TableName) {
-		t.Fatalf("got %v, want that a running spa-server has the table", err)
+		t.Fatalf("got %v, want the error that a running spa-server has the table", err)
 	}
 	s.dark("192.0.2.3", "192.0.2.1", "22")
-	s.ends(s.watch(), ErrTornDown) // it comes back to itself, and finds the mark
+	s.ends(s.watch(), ErrTornDown) // the daemon runs again, and finds the mark
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 }
 
@@ -361,8 +361,8 @@ func TestAnotherStateDirectory(t *testing.T) {
 	s.dark("192.0.2.2", "192.0.2.1", "22") // that grant is in the other directory's ledger
 }
 
-// TestOwnedUnconfirmedGuardLapses: also with the daemon dead the kernel takes it away, and
-// nothing that is left guards.
+// TestOwnedUnconfirmedGuardLapses: the kernel removes the guard even if the daemon is dead, and nothing that is left
+// guards.
 func TestOwnedUnconfirmedGuardLapses(t *testing.T) {
 	for _, daemon := range []string{"alive", "dead"} {
 		t.Run("daemon "+daemon, func(t *testing.T) {
@@ -394,15 +394,15 @@ func TestCanPersist(t *testing.T) {
 		return nil
 	}))
 	if !s.isGone("spa-probe") {
-		t.Error("asking left a table behind")
+		t.Error("the probe left a table behind")
 	}
 }
 
-// TestKernelWithoutOwners: the server says what a flush does on such a kernel, and how to prevent it.
+// TestKernelWithoutOwners: the server reports what a flush does on such a kernel, and how to prevent it.
 func TestKernelWithoutOwners(t *testing.T) {
 	words := []string{"another tool's flush", "6.9", "with the server dead until it starts", "guard --print",
 		"/etc/nftables.conf", `persist = "file"`}
-	s := newSite(t, nil) // as there
+	s := newSite(t, nil) // as on such a kernel
 	s.open()
 	s.says(s.Describe(), words...)
 	s = newSite(t, fromFile)

@@ -13,8 +13,8 @@ import (
 type fighting struct {
 	*dryRun
 	loads   int
-	quiet   time.Duration // before it does
-	changes int           // how often it does
+	quiet   time.Duration // before each change
+	changes int           // number of changes
 }
 
 func (f *fighting) Load(guard.Spec, guard.Plan) error { f.loads++; return nil }
@@ -33,8 +33,8 @@ func (f *fighting) Watch(ctx context.Context, deadline time.Time) error {
 	return nil
 }
 
-// fight lets Watch run against another tool for a minute, and returns how often the guard
-// was put back, and how often that was said.
+// fight lets Watch run against another tool for a minute, and returns how often the guard was put back, and how many
+// lines were logged about it.
 func fight(t *testing.T, changes int, quiet time.Duration) (loads, lines int) {
 	synctest.Test(t, func(t *testing.T) {
 		f, err := New(Config{Backend: BackendDryRun, slots: 1}, nil)
@@ -64,25 +64,25 @@ func TestTwoToolsThatFight(t *testing.T) {
 		t.Errorf("the guard was put back %d times in a minute, want about one a second", loads)
 	}
 	if lines < 2 || lines > 10 {
-		t.Errorf("that was said %d times in a minute, want once in a while", lines)
+		t.Errorf("that was logged %d times in a minute, want once in a while", lines)
 	}
 }
 
-// TestSlowFight: who leaves some time between two changes is answered at once each time.
+// TestSlowFight: each change is answered at once if another tool leaves some time between them.
 func TestSlowFight(t *testing.T) {
 	loads, lines := fight(t, 1<<20, time.Second)
 	if loads < 55 {
 		t.Errorf("the guard was put back %d times in a minute, want once a second", loads)
 	}
 	if lines < 2 || lines > 10 {
-		t.Errorf("that was said %d times in a minute, want once in a while", lines)
+		t.Errorf("that was logged %d times in a minute, want once in a while", lines)
 	}
 }
 
-// TestEachPutBackIsSaid: those that were left out are told later, though nothing more happens.
+// TestEachPutBackIsSaid: put-backs that were not logged are reported later, even if nothing more happens.
 func TestEachPutBackIsSaid(t *testing.T) {
 	if loads, lines := fight(t, 5, time.Millisecond); loads != 5 || lines != 2 {
-		t.Errorf("the guard was put back %d times, and that said %d times, want 5 and 2", loads, lines)
+		t.Errorf("the guard was put back %d times, and that was logged %d times, want 5 and 2", loads, lines)
 	}
 }
 

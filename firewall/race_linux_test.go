@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// crossed is a backend to which something happens in the middle.
+// crossed is a backend to which something happens in the middle of a call.
 type crossed struct {
 	guard.Backend
 	beforeLoad, afterLoad func()
@@ -76,7 +76,7 @@ func TestTeardownDuringGrant(t *testing.T) {
 	done := make(chan error, 1)
 	s.backend = &crossed{Backend: s.backend, beforeLoad: func() { s.tearDownMeanwhile(done) }}
 	s.flushRuleset()
-	// It finds that the guard is gone and puts it back; whether it is in time is another thing.
+	// It finds that the guard is gone and puts it back; whether in time does not matter here.
 	s.Grant(t.Context(), []Grant{sshGrant("alice", "192.0.2.2", long)}, time.Now())
 	s.must(<-done)
 	s.ends(s.watch(), ErrTornDown)
@@ -106,7 +106,7 @@ func TestTeardownDuringConfirmation(t *testing.T) {
 	s.must(<-done)
 }
 
-// TestMarkFirstDuringLoad: nor is this forgotten.
+// TestMarkFirstDuringLoad: a mark that was set during a load is not lost.
 func TestMarkFirstDuringLoad(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
@@ -162,7 +162,7 @@ func TestFlushDuringConfirmation(t *testing.T) {
 	}
 }
 
-// TestMarkerDeleted: the sign by which the table is known may go like anything else in it.
+// TestMarkerDeleted: the chain that identifies the table may be deleted like anything else in it.
 func TestMarkerDeleted(t *testing.T) {
 	ours := nftables.NewObjects(0)
 	for _, test := range []struct {
@@ -202,7 +202,7 @@ func TestMarkerDeleted(t *testing.T) {
 			}
 			s.must(s.Firewall.Close())
 			s.Firewall = nil
-			s.another(test.do) // while nothing runs
+			s.another(test.do) // while no daemon runs
 			s.open()
 			s.load(0)
 			s.dark("192.0.2.3", "192.0.2.1", "22")

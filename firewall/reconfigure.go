@@ -14,16 +14,14 @@ import (
 	"sallyport/keys/service"
 )
 
-// ErrRestart is returned by Reconfigure where what differs takes effect with a restart
-// only. Nothing was changed.
-var ErrRestart = errors.New("a restart is needed for what differs")
+// ErrRestart is returned by Reconfigure when a changed setting needs a restart. Nothing was changed.
+var ErrRestart = errors.New("these settings need a restart to change")
 
-// Reconfigure makes the guard what c says, in one batch: Guarded, Targets, Knock, Closed,
-// Trusted, Cut and Keep may differ from what they were; where another field does, that is
-// ErrRestart and names it. No port that stays guarded is open for an instant, and its live
-// grants go on; grants for ports that are guarded no more end, and so do those that Keep
-// takes back, and the log says which. The flows to ports that become guarded are carried as
-// a first load carries them. Where the batch fails, the guard and the grants are as before.
+// Reconfigure changes the guard to match c in one batch. Guarded, Targets, Knock, Closed, Trusted, TPROXY, Cut and
+// Keep may change; if another field differs, Reconfigure returns ErrRestart with its name. Ports that stay guarded
+// are never open in between, and their grants continue. Grants for ports that are no longer guarded end, as do grants
+// that Keep rejects; the log names them. Flows to ports that become guarded are carried as by a first load. If the
+// batch fails, guard and grants stay as they were.
 func (f *Firewall) Reconfigure(ctx context.Context, c Config, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -45,7 +43,7 @@ func (f *Firewall) Reconfigure(ctx context.Context, c Config, now time.Time) err
 	return f.ledger.Alone(func() error { return f.reconfigure(&c, now) })
 }
 
-// fixed names the fields that differ and that only New looks at.
+// fixed names the changed fields that only New reads.
 func (c *Config) fixed(n *Config) []string {
 	var names []string
 	for _, field := range []struct {
@@ -72,7 +70,7 @@ func (c *Config) apply(n *Config) {
 	c.Closed, c.Trusted, c.TPROXY, c.Cut, c.Keep = n.Closed, n.Trusted, n.TPROXY, n.Cut, n.Keep
 }
 
-// reconfigure is Reconfigure for a caller that holds the lock and has the ledger alone.
+// reconfigure is Reconfigure for a caller that holds the lock and the ledger's lock.
 func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 	mark, err := f.ledger.Mark()
 	if err != nil {
@@ -105,14 +103,13 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 	}
 	for _, h := range r.leaving {
 		f.ledger.Release(h.Slot)
-		f.log.Warn("grant ended: the new configuration does not allow it as it was",
+		f.log.Warn("grant ended or shortened: the new configuration does not allow all of it",
 			"client", h.Client, "service", h.Service, "source", h.Source.String(), "ports", fmt.Sprint(h.Ports))
 	}
 	return nil
 }
 
-// carryNew is the state with the flows that would be cut because their port, or the address
-// that they go to, becomes guarded.
+// carryNew returns the state, with the flows added whose port or destination becomes guarded.
 func (f *Firewall) carryNew(c *Config, now time.Time) (state, error) {
 	next := f.guard
 	flows, err := f.established(func(l guard.Flow) bool {
@@ -124,22 +121,22 @@ func (f *Firewall) carryNew(c *Config, now time.Time) (state, error) {
 	next.carried = slices.Concat(next.carried, c.carry(flows, now))
 	for i := range next.carried {
 		carried := &next.carried[i]
-		if latest := now.Add(c.carries(carried.Flow)); carried.Until.After(latest) { // its port is in Cut by now
+		if latest := now.Add(c.carries(carried.Flow)); carried.Until.After(latest) { // its port may be in Cut now
 			carried.Until = latest
 		}
 	}
 	return next, nil
 }
 
-// reheld is what rehold has done.
+// reheld records what rehold did, for undo.
 type reheld struct {
 	before  *ledger.Book
-	leaving []*ledger.Holding // of before; their slots are taken until it is certain
+	leaving []*ledger.Holding // holdings of before; their slots stay taken until the batch succeeds
 	changes []ledger.Change
 }
 
-// rehold takes from the ledger and from memory what may not be held under c. A grant of
-// which some ports stay guarded goes on for those.
+// rehold removes from the ledger and from memory what may not be held under c. A grant keeps those of its ports that
+// stay guarded.
 func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 	r := &reheld{before: f.held}
 	next := ledger.NewBook(f.ledger.Release)
@@ -175,7 +172,7 @@ func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 	return r, nil
 }
 
-// undo makes memory and ledger say again what they said before rehold.
+// undo restores memory and ledger to what they held before rehold.
 func (f *Firewall) undo(r *reheld) error {
 	f.held = r.before
 	for i := range r.changes {
@@ -186,8 +183,7 @@ func (f *Firewall) undo(r *reheld) error {
 	return errors.Join(f.unrecord(r.changes), f.remember(r.leaving))
 }
 
-// within returns what of the ranges is in others. Where that is all, the ranges are returned
-// as they are.
+// within returns the part of the ranges that is in others, or the ranges themselves if all of them are.
 func within(ranges, others []service.Ports) []service.Ports {
 	inside := make(map[service.Proto]map[uint16]bool)
 	all := true

@@ -13,7 +13,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// becomes changes the configuration of a guard that stands.
+// becomes changes the configuration of a guard in place.
 func (s *site) becomes(change func(*Config)) {
 	s.Helper()
 	s.must(s.reconfigured(change))
@@ -39,7 +39,7 @@ func guards(ranges ...string) func(*Config) {
 	}
 }
 
-// grantPorts gives alice ports by a service of that name.
+// grantPorts gives alice ports through a service of that name.
 func (s *site) grantPorts(service, source string, last time.Duration, ranges ...string) {
 	s.Helper()
 	now := time.Now()
@@ -62,7 +62,7 @@ func TestReconfigureGuardsAnotherPort(t *testing.T) {
 				mine := s.connect(f.alice, f.gateway, "22")
 				s.becomes(guards("tcp/22", "tcp/2300"))
 				s.dark(f.stranger, f.gateway, "2300")
-				s.echoes(session) // what was there is not cut
+				s.echoes(session) // an existing session is not cut
 				s.echoes(mine)
 				s.connect(f.alice, f.gateway, "22")
 				s.dark(f.alice, f.gateway, "2300")
@@ -73,7 +73,7 @@ func TestReconfigureGuardsAnotherPort(t *testing.T) {
 	})
 }
 
-// TestReconfigureCarriesNoGapSession: only the sessions of what becomes guarded are carried.
+// TestReconfigureCarriesNoGapSession: only the sessions of ports that become guarded are carried.
 func TestReconfigureCarriesNoGapSession(t *testing.T) {
 	s := guarded(t, nil)
 	s.serve(":2300")
@@ -106,7 +106,7 @@ func TestReconfigureGuardsLess(t *testing.T) {
 			s.load(0)
 		}
 		s.becomes(guards("tcp/22", "tcp/2300-2310"))
-		s.dark("192.0.2.2", "192.0.2.1", "2310") // what was lost does not come back
+		s.dark("192.0.2.2", "192.0.2.1", "2310") // a lost grant does not come back
 		s.connect("192.0.2.2", "192.0.2.1", "2300")
 		s.revoke(Match{})
 		s.dark("192.0.2.2", "192.0.2.1", "2300")
@@ -116,7 +116,7 @@ func TestReconfigureGuardsLess(t *testing.T) {
 	})
 }
 
-// TestReconfigureMergesGrants: what is left of one grant may be what another one is.
+// TestReconfigureMergesGrants: the remaining part of one grant may equal another grant.
 func TestReconfigureMergesGrants(t *testing.T) {
 	s := guarded(t, guarding("tcp/2300"))
 	s.grantPorts("ssh", "192.0.2.2", long/2, "tcp/22")
@@ -141,7 +141,7 @@ func TestReconfigureKeeps(t *testing.T) {
 	s.connect("192.0.2.4", "192.0.2.1", "22")
 }
 
-// TestReconfigureOtherFields: each has its effect, and keeps it when the guard is put back.
+// TestReconfigureOtherFields: each field has its effect, and keeps it when the guard is put back.
 func TestReconfigureOtherFields(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -164,7 +164,7 @@ func TestReconfigureOtherFields(t *testing.T) {
 			s := guarded(t, guarding("udp/5000"))
 			s.inner()
 			if test.ok(s) {
-				t.Fatal("it is so already")
+				t.Fatal("the effect is already there")
 			}
 			s.becomes(test.change)
 			lab.Eventually(t, "an effect of the change", func() bool { return test.ok(s) })
@@ -191,7 +191,7 @@ func TestReconfigureThatNeedsARestart(t *testing.T) {
 		}
 	}
 	if err := s.reconfigured(func(c *Config) { c.Guarded[0].Low = 0 }); err == nil {
-		t.Error("a range that is none was taken")
+		t.Error("an invalid range was accepted")
 	}
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 }
@@ -219,7 +219,7 @@ func TestFailedReconfigure(t *testing.T) {
 		s.connect("192.0.2.2", "192.0.2.1", "2300")
 	}
 	check("at once")
-	s.load(0) // by the configuration that goes on
+	s.load(0) // by the unchanged configuration
 	check("after a load")
 	s.open()
 	s.load(0)
@@ -244,7 +244,8 @@ func TestReconfigureWithoutAGuard(t *testing.T) {
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 }
 
-// TestReconfigureOnTrial: who came in a moment before has confirmed the guard; otherwise the trial goes on.
+// TestReconfigureOnTrial: a client that connected a moment before has confirmed the guard; otherwise the trial
+// continues.
 func TestReconfigureOnTrial(t *testing.T) {
 	for _, entered := range []bool{true, false} {
 		s := newSite(t, nil)
@@ -262,7 +263,7 @@ func TestReconfigureOnTrial(t *testing.T) {
 	}
 }
 
-// TestReconfigureUnderSiege: what stays guarded is open at no instant.
+// TestReconfigureUnderSiege: ports that stay guarded are open at no instant.
 func TestReconfigureUnderSiege(t *testing.T) {
 	s := ownedGuard(t, nil)
 	siege := s.besiege()

@@ -18,8 +18,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestFailedStartOfIptablesLeavesNothing: what could not be loaded as a whole shuts nobody
-// out while no daemon is there to open.
+// TestFailedStartOfIptablesLeavesNothing: a guard that could not be loaded completely is removed, because no daemon
+// could open it.
 func TestFailedStartOfIptablesLeavesNothing(t *testing.T) {
 	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
 		for _, fails := range []string{"iptables-restore", "ip6tables-restore"} {
@@ -35,15 +35,14 @@ printf '%s\n' "$in" | exec `+path+`-real "$@"`)
 					t.Fatal("the guard was loaded")
 				}
 				for _, f := range bothFamilies {
-					s.connect(f.stranger, f.gateway, "22") // nobody is shut out
+					s.connect(f.stranger, f.gateway, "22") // clients are not shut out
 				}
 			})
 		}
 	}
 }
 
-// TestFailedStartLeavesNothing: nor does nftables, where the rules that the kernel refuses come
-// after a simpler guard.
+// TestFailedStartLeavesNothing: the same for nftables, when the kernel refuses rules that come after a simpler guard.
 func TestFailedStartLeavesNothing(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
@@ -53,12 +52,12 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 		t.Fatal("the guard was loaded")
 	}
 	if !s.isGone(nftables.TableName) {
-		t.Error("something of the guard is left")
+		t.Error("parts of the guard are left")
 	}
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 }
 
-// TestSetsNamedBeforeHoldNothing: a grant in a set that is named no more could not be revoked.
+// TestSetsNamedBeforeHoldNothing: a grant in a set that is no longer configured could not be revoked.
 func TestSetsNamedBeforeHoldNothing(t *testing.T) {
 	s := admitted(t)
 	s.grant("alice", "192.0.2.2", long)
@@ -74,7 +73,7 @@ func TestSetsNamedBeforeHoldNothing(t *testing.T) {
 	s.connect("192.0.2.3", "192.0.2.1", "22") // the administrator's own
 }
 
-// TestKeeperThatIsSlow: one that has not taken its lock yet is waited for.
+// TestKeeperThatIsSlow: a keeper that has not taken its lock yet is waited for.
 func TestKeeperThatIsSlow(t *testing.T) {
 	s := newOwned(t, nil)
 	s.open()
@@ -88,7 +87,7 @@ func TestKeeperThatIsSlow(t *testing.T) {
 	s.load(0)
 }
 
-// TestRelayOfAKilledDaemon: its keeper holds it too, and the next daemon ends both.
+// TestRelayOfAKilledDaemon: its keeper holds the standby table too, and the next daemon ends both.
 func TestRelayOfAKilledDaemon(t *testing.T) {
 	s := ownedGuard(t, nil)
 	n := s.backend.(*nftables.Backend)
@@ -118,8 +117,7 @@ func TestKeeperEndsWhileManyAsk(t *testing.T) {
 	<-asked
 }
 
-// TestWatchHearsOfEachEnd: that an element of the administrator stands in for a grant is told
-// in any moment of Watch.
+// TestWatchHearsOfEachEnd: Watch notices at any moment that an administrator's element stands in for a grant.
 func TestWatchHearsOfEachEnd(t *testing.T) {
 	s := admitted(t)
 	a := s.backend.(*nftables.Admitting)
@@ -143,7 +141,8 @@ func TestWatchHearsOfEachEnd(t *testing.T) {
 	}
 }
 
-// TestRelayShutsMeanwhile: while the table is exchanged, for however long, and no longer.
+// TestRelayShutsMeanwhile: the standby table guards while the table is exchanged, however long that takes, and no
+// longer.
 func TestRelayShutsMeanwhile(t *testing.T) {
 	s := ownedGuard(t, nil)
 	n := s.backend.(*nftables.Backend)
@@ -161,8 +160,8 @@ func TestRelayShutsMeanwhile(t *testing.T) {
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 }
 
-// TestSetsThatAreHeld: older kernels hold a set for a while after the rule that asks it is gone. Here
-// another tool's rule holds it.
+// TestSetsThatAreHeld: older kernels hold a set for a while after the rule that uses it is gone. Here another tool's
+// rule holds it.
 func TestSetsThatAreHeld(t *testing.T) {
 	iptablesOnly(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, nil)
@@ -182,7 +181,7 @@ func TestSetsThatAreHeld(t *testing.T) {
 	})
 }
 
-// TestSetsThatAreLeft: a teardown that found no chain of ours takes them away all the same.
+// TestSetsThatAreLeft: a teardown removes our sets even if it finds no chain of ours.
 func TestSetsThatAreLeft(t *testing.T) {
 	iptablesOnly(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, nil)
@@ -197,7 +196,7 @@ func TestSetsThatAreLeft(t *testing.T) {
 	})
 }
 
-// removeChains takes the chains away and leaves the sets.
+// removeChains removes the chains and leaves the sets.
 func removeChains(h *iptables.Helper) error {
 	_, err := h.Ask(iptables.Request{Op: iptables.OpRemove, Wait: true})
 	return err

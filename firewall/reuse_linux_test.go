@@ -16,8 +16,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestSourcePortOfAnOldSession: a bare SYN finds the entry of the flow that had its
-// addresses and ports before, with our mark, and belongs to it for connection tracking.
+// TestSourcePortOfAnOldSession: for connection tracking, a bare SYN belongs to the entry of the flow that had its
+// addresses and ports before, with our mark.
 func TestSourcePortOfAnOldSession(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -40,7 +40,7 @@ func TestSourcePortOfAnOldSession(t *testing.T) {
 					s.must(server.Close())
 					if end == "reset by the server" {
 						if hears(client, lab.Patience) {
-							t.Fatal("the server said something")
+							t.Fatal("the server sent something")
 						}
 					}
 					s.must(client.(*net.TCPConn).SetLinger(0))
@@ -64,8 +64,7 @@ func (s *site) mute(h *lab.Host) {
 	})
 }
 
-// TestUntracked: another table may keep a port out of connection tracking, where no flow
-// has a mark.
+// TestUntracked: another table may keep a port out of connection tracking, where no flow has a mark.
 func TestUntracked(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -85,7 +84,8 @@ func TestUntracked(t *testing.T) {
 	})
 }
 
-// TestUntrackedPing: what is no error says nothing about a guarded port, whether it is tracked or not.
+// TestUntrackedPing: an ICMP message that is not an error does not concern a guarded port, whether it is tracked or
+// not.
 func TestUntrackedPing(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, nil)
@@ -106,7 +106,7 @@ func TestUntrackedPing(t *testing.T) {
 			_, err := c.WriteTo(message, &net.IPAddr{IP: net.ParseIP(f.to)})
 			s.must(err)
 			s.must(c.SetReadDeadline(time.Now().Add(lab.Patience)))
-			for b := make([]byte, 100); ; { // neighbours are asked for by such messages too
+			for b := make([]byte, 100); ; { // such messages also look up neighbours
 				if _, _, err := c.ReadFrom(b); err != nil {
 					t.Errorf("%s: %v", f.network, err)
 					break
@@ -119,7 +119,7 @@ func TestUntrackedPing(t *testing.T) {
 	})
 }
 
-// TestUDPSessionOutlivesGrant: UDP has no SYN, and a flow that goes on is the same flow.
+// TestUDPSessionOutlivesGrant: UDP has no SYN, and a flow that continues is the same flow.
 func TestUDPSessionOutlivesGrant(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, guarding("udp/5000"))
@@ -136,8 +136,8 @@ func TestUDPSessionOutlivesGrant(t *testing.T) {
 	})
 }
 
-// TestExpectedFlow: a flow that a helper of connection tracking expects needs a grant like any
-// other. What a session says must not open a port.
+// TestExpectedFlow: a flow that a helper of connection tracking expects needs a grant like any other. The content of
+// a session must not open a port.
 func TestExpectedFlow(t *testing.T) {
 	s := guarded(t, guarding("tcp/2100", "tcp/2400"))
 	s.helpFTP(2100)

@@ -6,24 +6,23 @@ import (
 	"sallyport/firewall/internal/nftables"
 )
 
-// Rules returns the guard as text for nft, without grants, for the administrator's own rule
-// file: nft -f loads it, alone or behind a flush in the same file, and a daemon with
-// PersistFile takes over the table that it makes and fills in live grants. It is made from the same
-// rules that Load puts into the kernel.
+// Rules returns the guard as text for nft, without grants, for the administrator's own rule file. nft -f loads it,
+// alone or after a flush in the same file; a daemon with PersistFile takes over the resulting table and adds live
+// grants. The text comes from the same rules that Load puts into the kernel.
 func Rules(c Config) (string, error) {
 	c.setDefaults()
 	if err := c.check(); err != nil {
 		return "", err
 	}
 	if c.Mode != Guard {
-		return "", errors.New("mode admit has no guard: your own table shuts the ports")
+		return "", errors.New("mode admit has no guard: your own table closes the ports")
 	}
 	if c.Backend == BackendIptables {
-		return "", errors.New("the guard can be printed for nft only, and the backend is iptables")
+		return "", errors.New("the guard can be printed only for nft, but the backend is iptables")
 	}
 	return nftables.Text(c.spec()), nil
 }
 
-// CanPersist reports whether this kernel can keep the guard over a foreign flush of the
-// rule set while no daemon runs. It changes nothing and needs CAP_NET_ADMIN.
+// CanPersist reports whether this kernel can keep the guard when another tool flushes the rule set while no daemon
+// runs. It changes nothing and needs CAP_NET_ADMIN.
 func CanPersist() bool { return nftables.CanPersist() }

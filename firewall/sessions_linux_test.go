@@ -36,8 +36,8 @@ func TestSessionMadeInAGapDies(t *testing.T) {
 	})
 }
 
-// TestTrackedSessionMadeInAGapDies is the case in which another tool keeps connection
-// tracking alive: the gap's session is established when the guard comes back.
+// TestTrackedSessionMadeInAGapDies is the case in which another tool keeps connection tracking enabled: the gap's
+// session is established when the guard comes back.
 func TestTrackedSessionMadeInAGapDies(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -55,7 +55,7 @@ func TestTrackedSessionMadeInAGapDies(t *testing.T) {
 	})
 }
 
-// push is a server that talks without being asked.
+// push is a server that sends without being asked.
 func (s *site) push(addr string) {
 	s.Helper()
 	var l net.Listener
@@ -88,7 +88,7 @@ func hears(c net.Conn, within time.Duration) bool {
 	return reads(c, make([]byte, len("news")), len("news"), within) == len("news")
 }
 
-// fallsSilent reports that what is still under way ends soon.
+// fallsSilent reports whether the connection becomes silent once data in flight has arrived.
 func fallsSilent(c net.Conn) func() bool {
 	return func() bool { return !hears(c, silence) }
 }
@@ -104,7 +104,7 @@ func TestPushingServerDoesNotReviveAGapSession(t *testing.T) {
 				s.must(err)
 				defer c.Close()
 				if !hears(c, lab.Patience) {
-					t.Fatal("the server does not talk")
+					t.Fatal("the server does not send")
 				}
 				s.load(0)
 				lab.Eventually(t, "silence", fallsSilent(c))
@@ -113,8 +113,8 @@ func TestPushingServerDoesNotReviveAGapSession(t *testing.T) {
 	})
 }
 
-// TestManyPushingServersReviveNoGapSession: whatever they send while the guard is put there. It
-// takes many to speak in each of its moments.
+// TestManyPushingServersReviveNoGapSession: whatever servers send while the guard is being loaded revives no session.
+// It takes many of them to send at each moment of a load.
 func TestManyPushingServersReviveNoGapSession(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
@@ -128,7 +128,7 @@ func TestManyPushingServersReviveNoGapSession(t *testing.T) {
 	})
 }
 
-// TestStartRevivesNoGapSession: to ask the kernel what it can do begins nothing.
+// TestStartRevivesNoGapSession: probing the kernel begins no flow.
 func TestStartRevivesNoGapSession(t *testing.T) {
 	s := guarded(t, guarding("tcp/2300"))
 	s.push(":2300")
@@ -141,7 +141,7 @@ func TestStartRevivesNoGapSession(t *testing.T) {
 	lab.Eventually(t, "silence", func() bool { return silent(clients) })
 }
 
-// listeners are strangers' sessions with the server that talks on port 2300.
+// listeners are strangers' sessions with the server that sends on port 2300.
 func (s *site) listeners() (clients []net.Conn) {
 	s.Helper()
 	for range 20 {
@@ -149,7 +149,7 @@ func (s *site) listeners() (clients []net.Conn) {
 		s.must(err)
 		s.Cleanup(func() { c.Close() })
 		if !hears(c, lab.Patience) {
-			s.Fatal("the server does not talk")
+			s.Fatal("the server does not send")
 		}
 		clients = append(clients, c)
 	}
@@ -171,7 +171,8 @@ func silent(cs []net.Conn) bool {
 	return !loud.Load()
 }
 
-// TestPushingServerIsHeardThroughAGrant: also by one that is for an address of the host's.
+// TestPushingServerIsHeardThroughAGrant: a client with a grant hears its server, even by a grant for an address of
+// the host's.
 func TestPushingServerIsHeardThroughAGrant(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
@@ -232,7 +233,7 @@ func TestOwnMarkBit(t *testing.T) {
 	s.shorten(Match{}, 300*time.Millisecond)
 	lab.Eventually(t, "the grant's end", func() bool { return !s.isOpen("192.0.2.2", "192.0.2.1", "22") })
 	s.echoes(session)
-	s.config.Mark = 0x200 // sessions are known by the bit alone
+	s.config.Mark = 0x200 // only the bit identifies sessions
 	s.open()
 	s.load(0)
 	s.dead(session)

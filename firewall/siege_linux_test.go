@@ -10,8 +10,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// siege is strangers who try a guarded TCP port once in a millisecond, and a guarded UDP
-// port as often as they can.
+// siege is strangers that try a guarded TCP port once a millisecond, and a guarded UDP port as often as they can.
 type siege struct {
 	*site
 	stop               context.CancelFunc
@@ -20,7 +19,7 @@ type siege struct {
 	connected, arrived atomic.Int64
 }
 
-// besiege begins one; the site's config has to guard tcp/22 and udp/5000, and a guard to stand.
+// besiege begins a siege; the site's config must guard tcp/22 and udp/5000, and a guard must be in place.
 func (s *site) besiege() *siege {
 	s.Helper()
 	ctx, stop := context.WithCancel(s.Context())
@@ -45,7 +44,7 @@ func (s *site) besiege() *siege {
 			}
 			pause(ctx, 200*time.Microsecond) // the machine has other work too
 		}
-		pause(context.Background(), silence) // what is under way
+		pause(context.Background(), silence) // wait for packets in flight
 	})
 	g.running.Go(func() { g.dialOften(ctx) })
 	return g
@@ -83,7 +82,7 @@ func (g *siege) dialOften(ctx context.Context) {
 	}
 }
 
-// lift ends the siege and fails the test where anybody came in.
+// lift ends the siege and fails the test if a stranger came in.
 func (g *siege) lift() {
 	g.Helper()
 	g.stop()

@@ -19,8 +19,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestHelperServesNoStranger: where the program has its capabilities from its file, whoever
-// starts it as the helper would have his own "iptables" run with them.
+// TestHelperServesNoStranger: if the program has file capabilities, any user who starts it as the helper could make
+// it run another "iptables" with them.
 func TestHelperServesNoStranger(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
@@ -46,10 +46,10 @@ func TestHelperServesNoStranger(t *testing.T) {
 	}
 	must(t, stranger.Close())
 	if err := cmd.Wait(); err == nil {
-		t.Error("the helper served a stranger")
+		t.Error("the helper served another user")
 	}
 	if b, err := os.ReadFile(said); err == nil {
-		t.Errorf("programs of his were run:\n%s", b)
+		t.Errorf("it ran that user's programs:\n%s", b)
 	}
 }
 
@@ -60,7 +60,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// copyWithCapabilities is this program, as anybody may start it with CAP_NET_ADMIN.
+// copyWithCapabilities returns a copy of this program that any user may start with CAP_NET_ADMIN.
 func copyWithCapabilities(t *testing.T, dir string) string {
 	t.Helper()
 	path := filepath.Join(dir, "program")

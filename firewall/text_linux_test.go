@@ -18,7 +18,7 @@ func full(c *Config) {
 		Ports: rangesOf("tcp/22 udp/53-54")}}
 }
 
-// listing is what nft prints of our table.
+// listing returns what nft prints of our table.
 func (s *site) listing() string {
 	s.Helper()
 	path := lab.NeedProgram(s, "nft", "apt-get install nftables")
@@ -32,7 +32,7 @@ func (s *site) listing() string {
 	return out.String()
 }
 
-// TestText: nft makes of the text what the daemon makes.
+// TestText: nft makes the same table from the text as the daemon.
 func TestText(t *testing.T) {
 	for name, change := range map[string]func(*Config){"plain": nil, "full": full} {
 		t.Run(name, func(t *testing.T) {
@@ -44,15 +44,15 @@ func TestText(t *testing.T) {
 			if got := s.listing(); got != want {
 				t.Errorf("got %s\nwant %s", got, want)
 			}
-			s.nft(text) // behind no flush, and again
+			s.nft(text) // without a flush, and again
 			if got := s.listing(); got != want {
-				t.Errorf("loaded again it is another: %s", got)
+				t.Errorf("loaded again it differs: %s", got)
 			}
 		})
 	}
 }
 
-// TestSavedRuleSet: what nft lists of our table can be loaded again, and guards.
+// TestSavedRuleSet: nft's listing of our table can be loaded again, and guards.
 func TestSavedRuleSet(t *testing.T) {
 	s := guarded(t, full)
 	s.serve(":2300")
@@ -73,8 +73,8 @@ func fromFile(c *Config) {
 	c.Persist = PersistFile
 }
 
-// TestGuardInAFile: the host loads the guard with its own rules, before the daemon starts,
-// while it runs and when it is dead; grants come back, and strangers do not get in.
+// TestGuardInAFile: the host loads the guard with its own rules, before the daemon starts, while it runs and when it
+// is dead; grants come back, and strangers do not get in.
 func TestGuardInAFile(t *testing.T) {
 	s := newSite(t, fromFile)
 	text, err := Rules(s.config)
@@ -88,7 +88,7 @@ func TestGuardInAFile(t *testing.T) {
 	s.open()
 	s.load(0)
 	if s.Persists() {
-		t.Error("the guard says that it persists without an owner")
+		t.Error("the guard reports that it persists without an owner")
 	}
 	ended := s.watch()
 	s.grant("alice", "192.0.2.2", long)

@@ -13,8 +13,8 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestKilledTrialOfCutPorts: the kernel alone lets go of ports, too, whose sessions end with
-// the grant, and of a session there that the first load carried for a while.
+// TestKilledTrialOfCutPorts: the kernel alone also opens ports whose sessions end with the grant, and releases a
+// session there that the first load carried for a while.
 func TestKilledTrialOfCutPorts(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		inTime(t, time.Second, func(within time.Duration) bool {
@@ -23,7 +23,7 @@ func TestKilledTrialOfCutPorts(t *testing.T) {
 			before := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
 			s.open()
 			v := s.try(within)
-			s.speaks(before.server, before.client) // to connection tracking it is the server's now
+			s.speaks(before.server, before.client) // for connection tracking it is now the server's
 			early := v.stands("192.0.2.3", "192.0.2.1", "2300")
 			s.endCarrying()
 			s.die()
@@ -45,7 +45,7 @@ func (s *site) endCarrying() {
 	}
 }
 
-// TestConfirmedPortsStayCut: what ends with the trial does not end where that was confirmed.
+// TestConfirmedPortsStayCut: elements that would end with the trial stay once the guard is confirmed.
 func TestConfirmedPortsStayCut(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		inTime(t, time.Second, func(within time.Duration) bool {

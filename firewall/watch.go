@@ -11,22 +11,19 @@ import (
 	"sallyport/firewall/internal/ledger"
 )
 
-// confirmPoll is how often Watch asks whether a new flow has come through a grant. It asks
-// only while a confirmation is outstanding.
+// confirmPoll is how often Watch checks for a new flow through a grant while a confirmation is outstanding.
 const confirmPoll = 200 * time.Millisecond
 
-// putBackAgain is how long Watch waits where putting the guard back failed.
+// putBackAgain is how long Watch waits after a failed attempt to put the guard back.
 const putBackAgain = 100 * time.Millisecond
 
-// sayAgain is how long a line of the log that a fight with another tool repeats stands for
-// those that follow.
+// sayAgain is the least time between two log lines about put-backs.
 const sayAgain = 10 * time.Second
 
-// Watch keeps the guard in place until ctx ends, and returns ctx's error then. When
-// another tool takes the guard away, or changes anything in our table, it is put back at
-// once; against one that answers each time, at most once a second in the end. It sleeps
-// while nothing happens. It also ends each grant at its end, where the kernel would be late,
-// and what has ended by the wall clock while the machine slept or was paused. See also ErrUnconfirmed and ErrTornDown.
+// Watch keeps the guard in place until ctx ends, and returns ctx's error then. When another tool removes the guard or
+// changes anything in our table, Watch puts it back at once; if the tool keeps doing so, put-backs slow down to one a
+// second. Watch also ends each grant on time where the kernel would be late: where it counts whole seconds, and after
+// the machine slept or was paused. It sleeps while nothing happens. See also ErrUnconfirmed and ErrTornDown.
 func (f *Firewall) Watch(parent context.Context) error {
 	ctx, cancel := context.WithCancel(parent)
 	var wait sync.WaitGroup
@@ -56,8 +53,8 @@ func (f *Firewall) Watch(parent context.Context) error {
 	}
 }
 
-// pace is how put-backs follow each other. The first of them is at once; where another
-// tool answers each, as two that fight do, they become fewer, up to one in slowest.
+// pace spaces out put-backs. The first happens at once; if another tool undoes each one, they slow down to one every
+// slowest.
 type pace struct {
 	last  time.Time // when the guard was put back
 	pause time.Duration
@@ -65,11 +62,11 @@ type pace struct {
 
 const (
 	slowest = time.Second
-	// follows is how soon after a put-back the next change has to come to be an answer to it.
+	// follows is how soon after a put-back a change counts as another tool's reaction to it.
 	follows = 100 * time.Millisecond
 )
 
-// next is how long to wait after a change that was heard of at now.
+// next returns how long to wait after a change that was reported at now.
 func (p *pace) next(now time.Time) time.Duration {
 	if now.Sub(p.last) > follows {
 		p.pause = 0
@@ -79,7 +76,7 @@ func (p *pace) next(now time.Time) time.Duration {
 	return p.pause
 }
 
-// rest waits, and reports false if ctx ends meanwhile.
+// rest waits for d and returns true, or false if ctx ends first.
 func rest(ctx context.Context, d time.Duration) bool {
 	if d == 0 {
 		return true
@@ -94,7 +91,7 @@ func rest(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// nextLook is when Watch has to look though nothing was heard; zero: never.
+// nextLook returns when Watch must check even if nothing was reported; zero: never.
 func (f *Firewall) nextLook() time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -139,8 +136,8 @@ func (f *Firewall) confirm(now time.Time) error {
 	})
 }
 
-// stay makes the guard permanent. Where that cannot be, for another tool has just taken it
-// away or for any other reason, Watch puts back one that is.
+// stay makes the guard permanent. If that fails, for instance because another tool has just removed the guard, Watch
+// loads a permanent one.
 func (f *Firewall) stay() error {
 	if err := f.backend.Permanent(); err != nil {
 		f.guard.missing = true
@@ -149,9 +146,8 @@ func (f *Firewall) stay() error {
 	return f.setConfirmed()
 }
 
-// entered reports whether a new flow has come through a grant. The counters stand still
-// once the kernel lets go of the ports, so a look that comes late sees the same as one in
-// time. An error is what a table gives that has just gone.
+// entered reports whether a new flow has come through a grant. The counters stop once the kernel opens the ports, so
+// a late check sees what one in time would. An error means that the table has just gone.
 func (f *Firewall) entered() bool {
 	ok, err := f.backend.Entered()
 	return ok && err == nil
@@ -189,11 +185,11 @@ func (f *Firewall) putBackAlone(now time.Time) error {
 	switch {
 	case errors.Is(err, ErrTornDown):
 		f.guard = state{}
-		return errors.Join(err, f.backend.Remove()) // who tears down cannot where the table is ours alone
+		return errors.Join(err, f.backend.Remove()) // Teardown cannot remove a table that only we can change
 	case errors.Is(err, ErrUnconfirmed):
 		return f.endTrial()
 	case err != nil && f.guard.missing:
-		return nil // it was said
+		return nil // already logged
 	case err != nil:
 		f.guard.missing = true
 		f.log.Error("another tool changed our table, and the guard could not be put back: guarded ports may be OPEN",
@@ -206,8 +202,8 @@ func (f *Firewall) putBackAlone(now time.Time) error {
 	return nil
 }
 
-// sayPutBack says that the guard was put back, the first time at once and then once in a
-// while, with how often it was. The caller holds the lock.
+// sayPutBack logs how often the guard was put back: the first time at once, then at most once every sayAgain. The
+// caller holds the lock.
 func (f *Firewall) sayPutBack() {
 	if f.unsaid == 0 || time.Since(f.said) < sayAgain {
 		return

@@ -46,7 +46,7 @@ func TestPutBack(t *testing.T) {
 			c.DelTable(ours.Table)
 			c.AddTable(ours.Table)
 			c.AddChain(ours.Marker)
-			c.AddSet(&nft.Set{Table: ours.Table, Name: "grants4", KeyType: nft.TypeIPAddr, ID: 1}, nil) // the library counts ids unlocked
+			c.AddSet(&nft.Set{Table: ours.Table, Name: "grants4", KeyType: nft.TypeIPAddr, ID: 1}, nil) // the library counts ids without a lock
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -66,7 +66,7 @@ func TestPutBack(t *testing.T) {
 	}
 }
 
-// TestGrantWhileTheGuardIsGone: a knock that comes before Watch has put the guard back.
+// TestGrantWhileTheGuardIsGone: a knock that arrives before Watch has put the guard back.
 func TestGrantWhileTheGuardIsGone(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		s := k.guarded(t, nil)
@@ -74,7 +74,7 @@ func TestGrantWhileTheGuardIsGone(t *testing.T) {
 		s.flushRuleset()
 		s.grant("alice", "192.0.2.2", long)
 		if k.programs != "" {
-			s.watch() // sets are not of the tables that were flushed: the grant did not notice
+			s.watch() // sets are not in the tables that were flushed: the grant did not notice
 		}
 		lab.Eventually(t, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 		s.connect("192.0.2.2", "192.0.2.1", "22")
@@ -94,7 +94,7 @@ func TestRevokeWhileTheGuardIsGone(t *testing.T) {
 	s.dark("192.0.2.2", "192.0.2.1", "22")
 }
 
-// counting counts the lines of a log that say something.
+// counting counts the log lines that contain a text.
 type counting struct {
 	slog.Handler
 	word string
@@ -115,7 +115,7 @@ func (s *site) counts(word string) *atomic.Int32 {
 	return n
 }
 
-// TestOwnChangesWakeNobody: no loop of put-backs, no work for each grant.
+// TestOwnChangesWakeNobody: our own changes cause no loop of put-backs, and no work for each grant.
 func TestOwnChangesWakeNobody(t *testing.T) {
 	s := guarded(t, nil)
 	n := s.counts("put back")
@@ -136,7 +136,7 @@ func TestOwnChangesWakeNobody(t *testing.T) {
 	}
 }
 
-// TestLoadSettlesEarlierChanges: what was changed before a load needs no put-back after it.
+// TestLoadSettlesEarlierChanges: a change before a load needs no put-back after it.
 func TestLoadSettlesEarlierChanges(t *testing.T) {
 	s := guarded(t, nil)
 	n := s.counts("put back")
@@ -146,14 +146,13 @@ func TestLoadSettlesEarlierChanges(t *testing.T) {
 	s.flushRuleset()
 	lab.Eventually(t, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 	lab.Eventually(t, "the put-back", func() bool { return n.Load() > 0 })
-	s.load(0) // after whatever is under way
+	s.load(0) // after pending changes
 	if got := n.Load(); got != 1 {
 		t.Errorf("the guard was put back %d times, want once", got)
 	}
 }
 
-// TestLostEvents: when events come faster than they are read, the guard is put back all
-// the same.
+// TestLostEvents: when events arrive faster than they are read, the guard is put back anyway.
 func TestLostEvents(t *testing.T) {
 	s := guarded(t, nil)
 	s.must(s.backend.(*nftables.Backend).Events.SetReadBuffer(1))
@@ -191,7 +190,7 @@ func (b *stubborn) Load(spec guard.Spec, p guard.Plan) error {
 	return b.Backend.Load(spec, p)
 }
 
-// TestPutBackIsTriedAgain: without anything else that happens.
+// TestPutBackIsTriedAgain: a failed put-back is retried without any other event.
 func TestPutBackIsTriedAgain(t *testing.T) {
 	s := guarded(t, nil)
 	b := &stubborn{Backend: s.backend}
@@ -204,7 +203,7 @@ func TestPutBackIsTriedAgain(t *testing.T) {
 	b.no.Store(false)
 	lab.Eventually(t, "darkness", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 	if got := n.Load(); got != 1 {
-		t.Errorf("it was said %d times, want once", got)
+		t.Errorf("it was logged %d times, want once", got)
 	}
 }
 
@@ -270,8 +269,8 @@ func TestReloadIsNeverOpen(t *testing.T) {
 	})
 }
 
-// TestReloadKeepsTheChains: a packet that is between the old chain and the new one while
-// one takes over from the other could pass both, too seldom for a test to see it.
+// TestReloadKeepsTheChains: a packet between the old chain and the new one, while one replaces the other, could pass
+// both, too seldom for a test to see it.
 func TestReloadKeepsTheChains(t *testing.T) {
 	s := guarded(t, nil)
 	var heard *netlink.Conn
@@ -362,8 +361,8 @@ func TestKilledUnconfirmedGuardLapses(t *testing.T) {
 	})
 }
 
-// TestLaterUnconfirmedGuardLapses: also where an earlier guard was settled, the load after
-// an unconfirmed one is a first load.
+// TestLaterUnconfirmedGuardLapses: even if an earlier guard was confirmed, the load after an unconfirmed one is a
+// first load.
 func TestLaterUnconfirmedGuardLapses(t *testing.T) {
 	s := guarded(t, nil)
 	s.load(500 * time.Millisecond)
@@ -376,7 +375,7 @@ func TestLaterUnconfirmedGuardLapses(t *testing.T) {
 	s.echoes(session)
 }
 
-// TestPutBackStillLapses: what was put back lapses when the first would have, without help.
+// TestPutBackStillLapses: a guard that was put back is removed when the first would have been, without help.
 func TestPutBackStillLapses(t *testing.T) {
 	inTime(t, time.Second, func(within time.Duration) bool {
 		s := confirming(t, within)
@@ -417,14 +416,14 @@ func (k kind) confirmedGuardStays(t *testing.T, f sides, within time.Duration) (
 	}
 	s.passes(ended)
 	s.dark(f.stranger, f.gateway, "22")
-	s.flushRuleset() // what is put back is permanent too
+	s.flushRuleset() // the restored guard is permanent too
 	session := s.connectSometime(f)
 	s.load(0)
 	s.dead(session) // not a first load
 	return true
 }
 
-// connectSometime is a stranger's session that was made in a gap.
+// connectSometime returns a stranger's session that was made in a gap.
 func (s *site) connectSometime(f sides) net.Conn {
 	s.Helper()
 	for range 1000 {
@@ -438,7 +437,7 @@ func (s *site) connectSometime(f sides) net.Conn {
 	return nil
 }
 
-// TestFlushDoesNotConfirm: a guard that was put back still has to be confirmed.
+// TestFlushDoesNotConfirm: a guard that was put back must still be confirmed.
 func TestFlushDoesNotConfirm(t *testing.T) {
 	inTime(t, time.Second, func(within time.Duration) bool {
 		s := confirming(t, within)
@@ -454,8 +453,7 @@ func TestFlushDoesNotConfirm(t *testing.T) {
 	})
 }
 
-// TestOldSessionDoesNotConfirm: that a session which was there goes on proves nothing, even
-// where its source has a grant.
+// TestOldSessionDoesNotConfirm: an existing session that continues proves nothing, even if its source has a grant.
 func TestOldSessionDoesNotConfirm(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		inTime(t, time.Second, func(within time.Duration) bool {
@@ -475,8 +473,8 @@ func TestOldSessionDoesNotConfirm(t *testing.T) {
 	})
 }
 
-// TestConfirmationSurvivesAChange: that somebody came in is not forgotten when the guard is
-// put back before Watch has looked.
+// TestConfirmationSurvivesAChange: a connection through a grant is not forgotten when the guard is put back before
+// Watch has checked.
 func TestConfirmationSurvivesAChange(t *testing.T) {
 	s := confirming(t, long)
 	n := s.counts("is confirmed")

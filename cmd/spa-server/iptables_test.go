@@ -209,7 +209,7 @@ func TestIptablesHelperKilled(t *testing.T) {
 	if code := g.server.stop(0); code != 1 {
 		t.Errorf("exit %d, want 1", code)
 	}
-	wantSaid(t, g.server.log(), "helper that runs iptables is gone", "killed", "start spa-server again")
+	wantSaid(t, g.server.log(), "helper that runs iptables has ended", "killed", "restart spa-server")
 	g.wantDark("192.0.2.3", "192.0.2.1:22", "the server has ended")
 	g.wantOpen("192.0.2.2", "192.0.2.1:22", "the grant lives")
 	g.start()
@@ -234,7 +234,7 @@ func TestIptablesMissing(t *testing.T) {
 	if code := g.server.stop(0); code != 1 {
 		t.Errorf("exit %d, want 1", code)
 	}
-	wantSaid(t, g.server.log(), "there is no program iptables", "install the package iptables")
+	wantSaid(t, g.server.log(), "no program iptables", "install the package iptables")
 }
 
 // TestIptablesLockHeld: while another tool holds the lock, grants continue.

@@ -107,7 +107,7 @@ func (g *gateway) makeLogDir(dir string) {
 func TestKilledKeeper(t *testing.T) {
 	g := newSystemGateway(t)
 	g.start()
-	const said = "the keeper of the guard has ended"
+	const said = "the guard's keeper has ended"
 	quiet := func(when string) {
 		t.Helper()
 		check, _ := g.run(g.host, "spa-server", "check", "--config", g.dir)

@@ -8,12 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attributes are netlink attributes, at their type. Numbers are big-endian, as nf_tables has
-// them. One that is not there reads as nothing.
+// attributes are netlink attributes, indexed by type. Numbers are big-endian, as in nf_tables. A missing attribute
+// reads as empty or zero.
 type attributes []*attribute
 
-// attribute is a value that may hold attributes in its turn. Those are taken apart once: a rule
-// is weighed for every port.
+// attribute is a value that may contain attributes. Those are parsed only once, because a rule is weighed for every
+// port.
 type attribute struct {
 	raw   []byte
 	inner attributes
@@ -21,7 +21,7 @@ type attribute struct {
 
 func parseAttributes(raw []byte) attributes {
 	attrs := list(raw)
-	size := 1 // not nil, once it is parsed
+	size := 1 // not nil once parsed
 	for _, attr := range attrs {
 		size = max(size, int(attr.Type)+1)
 	}
@@ -32,7 +32,7 @@ func parseAttributes(raw []byte) attributes {
 	return a
 }
 
-// list returns attributes in their order. What is malformed ends it: the kernel does not send that.
+// list returns attributes in their order. A malformed one, which the kernel does not send, makes the list empty.
 func list(raw []byte) []netlink.Attribute {
 	attrs, err := netlink.UnmarshalAttributes(raw)
 	if err != nil {
@@ -51,7 +51,7 @@ func (a attributes) at(key uint16) *attribute {
 	return nil
 }
 
-// raw returns the bytes of an attribute, nil if it is not there.
+// raw returns the bytes of an attribute; nil if it is missing.
 func (a attributes) raw(key uint16) []byte {
 	if attr := a.at(key); attr != nil {
 		return attr.raw

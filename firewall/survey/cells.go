@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// cell is one byte of a register, a packet or a key, as far as it is known.
+// cell is one byte of a register, a packet or a key, and what is known of it.
 type cell struct {
 	b    byte
 	what knowledge
@@ -15,8 +15,8 @@ type knowledge uint8
 
 const (
 	unknown  knowledge = iota
-	known              // b
-	outsider           // of the sender's address, which no rule names
+	known              // it is b
+	outsider           // of the address of a sender that no rule names
 )
 
 func bytesOf(b ...byte) []cell {
@@ -49,7 +49,7 @@ func concrete(cells []cell) ([]byte, bool) {
 	return b, true
 }
 
-// ofSource reports whether some are the sender's address.
+// ofSource reports whether some of the cells are the sender's address.
 func ofSource(cells []cell) bool {
 	for _, c := range cells {
 		if c.what == outsider {
@@ -59,7 +59,7 @@ func ofSource(cells []cell) bool {
 	return false
 }
 
-// equals compares what is known with want.
+// equals compares cells with want.
 func equals(cells []cell, want []byte) truth {
 	result := yes
 	for i, c := range cells {
@@ -75,7 +75,7 @@ func equals(cells []cell, want []byte) truth {
 	return result
 }
 
-// less reports whether the number that the cells are, most significant byte first, is below limit.
+// less reports whether the cells, as a number with the most significant byte first, are below limit.
 func less(cells []cell, limit []byte) truth {
 	b, ok := concrete(cells)
 	if !ok {
@@ -84,7 +84,7 @@ func less(cells []cell, limit []byte) truth {
 	return certain(bytes.Compare(b, limit[:min(len(limit), len(b))]) < 0)
 }
 
-// within reports whether they are from low to high.
+// within reports whether the cells are from low to high.
 func within(cells []cell, low, high []byte) truth {
 	b, ok := concrete(cells)
 	if !ok {
@@ -93,8 +93,8 @@ func within(cells []cell, low, high []byte) truth {
 	return certain(bytes.Compare(b, low) >= 0 && bytes.Compare(b, high) <= 0)
 }
 
-// nobodys reports whether what begins so is an address that no packet from outside has: of
-// loopback, of one link, of a group. A rule about those says nothing about sources.
+// nobodys reports whether an address that begins with these bytes is one that no packet from outside has: loopback,
+// link-local, multicast or unspecified. A rule about such addresses does not distinguish sources.
 func nobodys(begin []byte, v4 bool) bool {
 	address := make([]byte, 16)
 	if v4 {

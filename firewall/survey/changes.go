@@ -2,7 +2,7 @@ package survey
 
 import "net/netip"
 
-// What rules do to a packet other than to let it pass or not.
+// What rules do to a packet besides letting it pass or dropping it.
 
 func (p *passage) leaveUntracked(sure truth) {
 	if sure = sure.and(p.reached); sure > p.untracked {
@@ -10,8 +10,8 @@ func (p *passage) leaveUntracked(sure truth) {
 	}
 }
 
-// leadTo is DNAT. The kernel does it once for a flow, and only if it tracks that. An invalid
-// address is one that is not known.
+// leadTo is DNAT. The kernel applies it once to a flow, and only if it tracks the flow. An invalid address means an
+// unknown one.
 func (p *passage) leadTo(to netip.AddrPort, sure truth) {
 	if p.redirect == yes || p.untracked == yes {
 		return
@@ -33,14 +33,14 @@ func (p *passage) moveTo(to netip.AddrPort) {
 	p.heads()
 }
 
-// handTo is TPROXY: the packet stays as it is, and the socket gets it that the kernel would choose
-// for one to this address and port.
+// handTo is TPROXY: the packet is unchanged, and goes to the socket that the kernel would choose for a packet to this
+// address and port.
 func (p *passage) handTo(to netip.AddrPort, sure truth) {
 	p.detours.note(p, to, true, sure.and(p.reached))
 }
 
-// self is the address to which the kernel redirects what comes for another machine: the first one
-// of the interface by which it comes.
+// self returns the address to which the kernel redirects packets for another machine: the first one of the interface
+// by which they arrive.
 func (p *passage) self() netip.Addr {
 	if p.local {
 		return p.packet.To

@@ -9,11 +9,10 @@ import (
 	"sallyport/keys/service"
 )
 
-// test says whether a condition holds, before it is negated, and whether that depends on the
-// sender's address.
+// test reports whether a condition holds, before negation, and whether that depends on the sender's address.
 type test func(p *passage, c condition) (truth, bool)
 
-// conditions are the options of iptables matches. What is not here may hold and may not.
+// conditions are the options of iptables matches. A match that is missing here may or may not hold.
 var conditions = map[string]test{
 	"-m": module, "-p": protocol, "-f": never,
 	"-s": bySource, "--src-range": bySourceRange, "--match-set": matchSet,
@@ -25,7 +24,7 @@ var conditions = map[string]test{
 	"--ctstate": state, "--state": state, "--ctdir": direction, "--mark": mark,
 	"--dst-type": destinationType, "--src-type": sourceType, "--pkt-type": packetType,
 	"--limit": always, "--hashlimit-upto": always, "--hashlimit-above": never,
-	"--connlimit-upto": always, "--connlimit-above": never, // of a first packet
+	"--connlimit-upto": always, "--connlimit-above": never, // for a flow's first packet
 	"--set": always, "--update": recently, "--rcheck": recently, "--remove": recently,
 	"--invert": invert, "--pol": ipsec, "--dir": always, "--helper": never,
 	"--physdev-is-bridged": never, "--uid-owner": never, "--gid-owner": never,
@@ -39,19 +38,19 @@ var conditions = map[string]test{
 	"--hashlimit-htable-expire": always, "--hashlimit-htable-gcinterval": always, "--hashlimit-rate-match": always,
 }
 
-// understood are the matches of which every option that decides is in conditions.
+// understood are the matches whose deciding options are all in conditions.
 var understood = []string{"tcp", "udp", "multiport", "conntrack", "state", "comment", "limit",
 	"hashlimit", "connlimit", "recent",
 	"addrtype", "mark", "connmark", "set", "iprange", "pkttype", "rpfilter", "policy", "physdev", "owner", "helper",
-	"icmp", "icmp6", "udplite", "sctp", "dccp", "esp", "ah"} // the latter stand beside -p, which fails first
+	"icmp", "icmp6", "udplite", "sctp", "dccp", "esp", "ah"} // from icmp on they stand beside -p, which fails first
 
 func always(*passage, condition) (truth, bool) { return yes, false }
 func never(*passage, condition) (truth, bool)  { return no, false }
 
-// headers are matches of extension headers of IPv6, which a first packet has no use for.
+// headers are matches of IPv6 extension headers, which the first packet of a flow does not have.
 var headers = []string{"rt", "frag", "hbh", "dst", "mh"}
 
-// module holds for a match that does nothing without an option, and doubts the others.
+// module holds for a match that does nothing without an option; any other may or may not hold.
 func module(_ *passage, c condition) (truth, bool) {
 	if slices.Contains(headers, c.arg()) {
 		return no, false
@@ -62,7 +61,7 @@ func module(_ *passage, c condition) (truth, bool) {
 	return maybe, false
 }
 
-// arg is the first argument.
+// arg returns the first argument.
 func (c condition) arg() string {
 	if len(c.args) == 0 {
 		return ""
@@ -97,7 +96,7 @@ func bySourceRange(p *passage, c condition) (truth, bool) {
 	return inAddressRange(p.packet.From, c.arg()), false
 }
 
-// inAddressRange looks in "192.0.2.1-192.0.2.9".
+// inAddressRange reports whether an address is in a range such as "192.0.2.1-192.0.2.9".
 func inAddressRange(a netip.Addr, text string) truth {
 	low, high, _ := strings.Cut(text, "-")
 	from, err := netip.ParseAddr(low)
@@ -108,7 +107,7 @@ func inAddressRange(a netip.Addr, text string) truth {
 	return certain(!a.Less(from) && !to.Less(a))
 }
 
-// matchSet is about an ipset: "blocked src". Which addresses it has is not known here.
+// matchSet is about an ipset: "blocked src". The set's addresses are unknown here.
 func matchSet(p *passage, c condition) (truth, bool) {
 	if !p.packet.From.IsValid() && len(c.args) == 2 && strings.Contains(c.args[1], "src") {
 		return no, true
@@ -116,7 +115,7 @@ func matchSet(p *passage, c condition) (truth, bool) {
 	return maybe, false
 }
 
-// recently asks whether the sender was here before: an outsider was not.
+// recently matches senders that were seen before; an outsider was not.
 func recently(p *passage, _ condition) (truth, bool) {
 	if p.packet.From.IsValid() {
 		return maybe, false
@@ -149,7 +148,7 @@ func outgoing(p *passage, c condition) (truth, bool) {
 	return certain(interfaceIs(p.out, c.arg())), false
 }
 
-// interfaceIs compares with a name, or with a beginning of one: "eth+".
+// interfaceIs compares a name with a pattern: a name, or the beginning of one such as "eth+".
 func interfaceIs(name, pattern string) bool {
 	if begin, ok := strings.CutSuffix(pattern, "+"); ok {
 		return strings.HasPrefix(name, begin)
@@ -161,10 +160,10 @@ func ports(p *passage, c condition) (truth, bool) { return portIn(p.packet.Port,
 
 func senderPorts(_ *passage, c condition) (truth, bool) { return portIn(senderPort, c.arg()), false }
 
-// senderPort is an ephemeral port, as a client has one.
+// senderPort is an ephemeral port, such as a client's.
 const senderPort = 53211
 
-// portIn looks in a list such as "22,80:90".
+// portIn reports whether a port is in a list such as "22,80:90".
 func portIn(port uint16, set string) truth {
 	for part := range strings.SplitSeq(set, ",") {
 		low, high, isRange := strings.Cut(part, ":")
@@ -200,7 +199,7 @@ func (r *savedRule) says(said []uint16, _ setReader) []uint16 {
 	return said
 }
 
-// tcpFlags is "--tcp-flags FIN,SYN,RST,ACK SYN": of the first, those of the second are set.
+// tcpFlags is "--tcp-flags FIN,SYN,RST,ACK SYN": of the first list, exactly those of the second are set.
 func tcpFlags(p *passage, c condition) (truth, bool) {
 	if len(c.args) != 2 || p.packet.Proto != service.TCP {
 		return maybe, false
@@ -216,7 +215,7 @@ func tcpSyn(p *passage, _ condition) (truth, bool) {
 	return certain(p.packet.Proto == service.TCP), false
 }
 
-// state is of the connection: NEW, UNTRACKED, or with the pseudo-state DNAT.
+// state is about the connection: NEW, UNTRACKED, or the pseudo-state DNAT.
 func state(p *passage, c condition) (truth, bool) {
 	states := strings.Split(c.arg(), ",")
 	result := p.hasState(states)
@@ -282,7 +281,7 @@ func sourceType(_ *passage, c condition) (truth, bool) {
 
 func packetType(_ *passage, c condition) (truth, bool) { return certain(c.arg() == "unicast"), false }
 
-// invert is of rpfilter: packets whose sender has no way back by their interface.
+// invert is an option of rpfilter, where it matches packets whose sender is routed by another interface.
 func invert(_ *passage, c condition) (truth, bool) { return certain(c.module != "rpfilter"), false }
 
 func ipsec(_ *passage, c condition) (truth, bool) { return certain(c.arg() == "none"), false }

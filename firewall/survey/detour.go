@@ -8,20 +8,19 @@ import (
 	"sallyport/keys/service"
 )
 
-// Detour is where a rule leads a packet before routing, so that it ends elsewhere than at the port
-// that it was sent to.
+// Detour is a rule that leads a packet elsewhere before routing, so that it does not end at the port it was sent to.
 type Detour struct {
 	At   Place
 	To   netip.AddrPort
-	Here bool // To is of this host
-	// Socket says that the packet stays as it is (TPROXY) and a socket of that port gets it: no
-	// rule behind this one sees the port.
+	Here bool // To is an address of this host
+	// Socket says that the packet is unchanged (TPROXY) and goes to a socket of that port: no rule after this one
+	// sees the port.
 	Socket  bool
 	Sure    bool    // it is led there whoever sends it
-	Verdict Verdict // what becomes of it behind the detour
+	Verdict Verdict // what happens to it after the detour
 }
 
-// Remove returns the command that ends the detour of ports.
+// Remove returns the command that removes the detour of ports.
 func (d Detour) Remove(ports service.Ports) string {
 	switch d.At.Tool {
 	case Docker:
@@ -38,8 +37,8 @@ func (d Detour) Remove(ports service.Ports) string {
 	return d.At.remove()
 }
 
-// Detours returns where rules lead a packet, or lead it if it is of certain sources, or may lead it.
-// Those of tables of package firewall do not count.
+// Detours returns the detours that rules make for a packet: for any sender, for certain senders, or possibly. It
+// leaves out tables of package firewall.
 func (r *Ruleset) Detours(packet Packet) []Detour {
 	var noted detours
 	p := r.passage(packet)
@@ -57,7 +56,7 @@ func (r *Ruleset) Detours(packet Packet) []Detour {
 	return found
 }
 
-// detours are the packets that are led elsewhere by a rule, as they are then.
+// detours are the packets that a rule leads elsewhere, in their state at that rule.
 type detours []noted
 
 type noted struct {
@@ -67,7 +66,7 @@ type noted struct {
 	sure   truth
 }
 
-// note notes that a rule leads a packet to a place that is known.
+// note records that a rule leads a packet to a known place.
 func (d *detours) note(p *passage, to netip.AddrPort, socket bool, sure truth) {
 	if d == nil || !to.IsValid() {
 		return
@@ -75,7 +74,7 @@ func (d *detours) note(p *passage, to netip.AddrPort, socket bool, sure truth) {
 	*d = append(*d, noted{passage: *p, socket: socket, to: to, sure: sure})
 }
 
-// follow leads the packet on as though its rule held for it.
+// follow continues with the packet as if the rule had matched it.
 func (n noted) follow() Detour {
 	p := n.passage
 	p.detours, p.anybody, p.scratch = nil, false, nil
@@ -93,13 +92,13 @@ func (n noted) follow() Detour {
 	return d
 }
 
-// PortRanges divides all ports of a protocol into ranges whose ports fare alike, up to the routing:
-// in none of them begins or ends anything that a rule says about ports. A rule that compares
-// single bits of a port is not understood. The ranges also end where those of marked do.
+// PortRanges divides all ports of a protocol into ranges that rules before routing treat alike: no rule compares with
+// a port inside one. Rules that compare single bits of a port are not understood. The ranges also end where those of
+// marked do.
 func (r *Ruleset) PortRanges(proto service.Proto, marked ...service.Ports) []service.Ports {
 	begins := []uint16{1}
 	for _, p := range r.portsSaid() {
-		begins = append(begins, p, p+1) // of 65535 this is 0, and left out
+		begins = append(begins, p, p+1) // for 65535 this is 0, which is left out
 	}
 	for _, m := range marked {
 		if m.Proto == proto {
@@ -119,7 +118,7 @@ func (r *Ruleset) PortRanges(proto service.Proto, marked ...service.Ports) []ser
 	return ranges
 }
 
-// portsSaid are the ports that rules compare with, in tables that see a packet before its routing.
+// portsSaid returns the ports that rules compare with, in tables that see a packet before routing.
 func (r *Ruleset) portsSaid() (ports []uint16) {
 	var tables []*table
 	for _, c := range r.bases {
@@ -137,7 +136,7 @@ func (r *Ruleset) portsSaid() (ports []uint16) {
 	return ports
 }
 
-// Leads reports whether a rule leads packets elsewhere before their routing.
+// Leads reports whether a rule leads packets elsewhere before routing.
 func (r *Ruleset) Leads() bool {
 	for _, t := range r.tables {
 		if t.ours() {

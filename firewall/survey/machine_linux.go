@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// expression is one step of a rule of nf_tables, as the kernel tells it.
+// expression is one step of a rule of nf_tables, as the kernel lists it.
 type expression struct {
 	name  string
 	attrs attributes
@@ -31,14 +31,14 @@ type machine struct {
 	registers [64]cell
 	match     truth   // of the expressions so far
 	bySource  bool    // the sender's address decided one of them
-	other     bool    // the sender is not the one that the rule asks for, all else may match
-	before    passage // with other: the packet before what was done to it since
+	other     bool    // the sender is not one that the rule matches; everything else may match
+	before    passage // with other: the packet before later expressions changed it
 	verdicts  []verdict
-	choices   [][]byte // what a map has, one of which is in the register chosen
+	choices   [][]byte // a map's values, one of which is in the register chosen
 	chosen    uint32
 }
 
-// step is what runs an expression. What is not in the table is not understood.
+// step runs an expression. An expression that is not in steps is not understood.
 type step func(*machine, attributes)
 
 // steps are the expressions of nf_tables.
@@ -82,7 +82,7 @@ func (r *nftRule) weigh(p *passage) ruling {
 	return ruling{sure: m.match == yes, verdicts: slices.Clone(m.verdicts)}
 }
 
-// machine returns one for the next rule: a packet has a single one, which is not made anew.
+// machine returns a machine for the next rule. A packet reuses a single one.
 func (p *passage) machine() *machine {
 	m, ok := p.scratch.(*machine)
 	if !ok {
@@ -94,8 +94,7 @@ func (p *passage) machine() *machine {
 	return m
 }
 
-// leave is the end of a rule that does not match. What it did after it had found that the
-// sender is not the one it asks for is undone.
+// leave ends a rule that does not match. It undoes what the rule did after finding that it does not match the sender.
 func (m *machine) leave(forOthers bool) ruling {
 	if m.other {
 		*m.p = m.before
@@ -104,7 +103,7 @@ func (m *machine) leave(forOthers bool) ruling {
 	return ruling{}
 }
 
-// onlyDrops reports whether all that the rule can do with a packet is to keep it out.
+// onlyDrops reports whether the rule can do nothing with a packet but drop it.
 func (r *nftRule) onlyDrops() bool {
 	for _, e := range r.steps {
 		if e.name == "reject" {
@@ -118,7 +117,7 @@ func (r *nftRule) onlyDrops() bool {
 	return false
 }
 
-// want notes the outcome of a comparison, and whether the sender's address was compared.
+// want records the outcome of a comparison, and whether the sender's address was compared.
 func (m *machine) want(t truth, source bool) {
 	m.bySource = m.bySource || source
 	if source && m.p.anybody {
@@ -131,20 +130,20 @@ func (m *machine) want(t truth, source bool) {
 	m.match = m.match.and(t)
 }
 
-// otherSource goes on as though the sender matched, to see whether he is all that is amiss.
+// otherSource continues as if the sender matched, to find out whether the sender alone keeps the rule from matching.
 func (m *machine) otherSource() {
 	if !m.other {
 		m.other, m.before = true, *m.p
 	}
 }
 
-// doubt is an expression that may match and may not.
+// doubt is an expression that may or may not match.
 func (m *machine) doubt(attributes) { m.want(maybe, false) }
 
 func (m *machine) unforeseen(attributes) { m.verdicts = []verdict{{action: anything}} }
 
-// register returns the cells of a register from where it begins: four of 16 bytes by their
-// old names, sixteen of 4 bytes by their new ones.
+// register returns the cells from the beginning of a register: the old names have four of 16 bytes, the new ones
+// sixteen of 4 bytes.
 func (m *machine) register(number uint32) []cell {
 	switch {
 	case number >= unix.NFT_REG_1 && number <= unix.NFT_REG_4:
@@ -155,7 +154,7 @@ func (m *machine) register(number uint32) []cell {
 	return nil
 }
 
-// store fills a register; the rest of the last four bytes becomes zero, as in the kernel.
+// store fills a register, and clears the rest of the last four bytes, as the kernel does.
 func (m *machine) store(number uint32, cells []cell) {
 	register := m.register(number)
 	n := copy(register, cells)
@@ -170,8 +169,8 @@ func (m *machine) load(number uint32, size int) []cell {
 	return register[:min(size, len(register))]
 }
 
-// loadUnknown is an expression that reads what is not known here. Which register it fills
-// is not looked up: what others held is seldom needed after it, and is then unknown too.
+// loadUnknown is an expression that loads something unknown. It forgets all registers rather than finding out which
+// one it fills: what the others held is seldom needed later.
 func (m *machine) loadUnknown(attributes) { clear(m.registers[:]) }
 
 func native32(v uint32) []cell { return bytesOf(binary.NativeEndian.AppendUint32(nil, v)...) }
@@ -269,7 +268,7 @@ func (m *machine) immediate(a attributes) {
 	m.store(a.u32(unix.NFTA_IMMEDIATE_DREG), bytesOf(data.raw(unix.NFTA_DATA_VALUE)...))
 }
 
-// decide ends the rule with a verdict, unless that is to go on.
+// decide ends the rule with a verdict, unless it is continue.
 func (m *machine) decide(v verdict) {
 	if v.action != continues {
 		m.verdicts = append(m.verdicts, v)
@@ -300,14 +299,13 @@ func verdictOf(data attributes) (verdict, bool) {
 	return verdict{action: anything}, true
 }
 
-// limit, quota and connlimit count packets: the first of a flow is within, and not over.
+// limit, quota and connlimit count packets: the first packet of a flow is within the limit.
 
 func (m *machine) limit(a attributes)     { m.want(certain(a.u32(unix.NFTA_LIMIT_FLAGS)&1 == 0), false) }
 func (m *machine) quota(a attributes)     { m.want(certain(a.u32(unix.NFTA_QUOTA_FLAGS)&1 == 0), false) }
 func (m *machine) connlimit(a attributes) { m.want(certain(a.u32(2)&1 == 0), false) }
 
-// objref uses a named object. Of a quota (2) or a limit (4) is not known here whether it
-// matches within or over.
+// objref uses a named object. It is not known here whether a quota (2) or a limit (4) matches within or over.
 func (m *machine) objref(a attributes) {
 	if kind := a.u32(unix.NFTA_OBJREF_IMM_TYPE); kind == 1 || kind == 3 {
 		return // counter, helper

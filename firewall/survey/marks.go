@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Restores returns a rule that copies some of the bits of the connection mark to packets, at whatever
-// hook, if there is one.
+// Restores returns a rule that copies some of these bits of the connection mark to packets, at any hook, if there is
+// one.
 func (r *Ruleset) Restores(bits uint32) (Place, bool) {
 	var found []Place
 	for _, t := range r.tables {

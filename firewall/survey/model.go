@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// kind tells by which means a table was read.
+// kind is the source of a table.
 type kind uint8
 
 const (
@@ -18,27 +18,26 @@ const (
 
 type tableKey struct {
 	kind         kind
-	family, name string // family as nft says it: inet, ip, ip6, netdev
+	family, name string // family in nft's words: inet, ip, ip6, netdev
 }
 
 type table struct {
 	tableKey
-	program           string // what changes it: nft, iptables, ip6tables-legacy
+	program           string // the program that changes it: nft, iptables, ip6tables-legacy
 	owned, persistent bool
 	chains            map[string]*chain
 }
 
-// ours is the name of the table of package firewall, and what those of its chains in the tables
-// of iptables begin with.
+// ours is the name of the table of package firewall, and the prefix of its chains in the tables of iptables.
 const ours = "spa"
 
-// ours reports whether it is a table of package firewall, which has a second one for a moment
-// while it changes hands.
+// ours reports whether this is a table of package firewall, which has a second one, the standby table, while it
+// replaces the first.
 func (t *table) ours() bool {
 	return t.kind == nftables && t.family == "inet" && (t.name == ours || strings.HasPrefix(t.name, ours+"-"))
 }
 
-// chain is a list of rules. One with a hook is a base chain.
+// chain is a list of rules. A chain with a hook is a base chain.
 type chain struct {
 	table    *table
 	name     string
@@ -57,15 +56,15 @@ const (
 	prerouting
 	input
 	forward
-	elsewhere // output and postrouting, which no packet from outside meets before it is in
+	elsewhere // output and postrouting, which a packet from outside meets only after it is in
 )
 
-// rule weighs one packet. It may change what is known about it.
+// rule weighs one packet. Weighing may change what is known about the packet.
 type rule interface {
 	weigh(p *passage) ruling
 	String() string
-	leads() bool                                  // packets elsewhere
-	restores(bits uint32) bool                    // some of these bits of the connection mark as the packet's
+	leads() bool                                  // leads packets elsewhere
+	restores(bits uint32) bool                    // copies some of these bits of the connection mark to packets
 	says(ports []uint16, sets setReader) []uint16 // appends the ports that it compares with
 }
 
@@ -88,9 +87,9 @@ func certain(b bool) truth {
 	return no
 }
 
-// ruling is what a rule says: with no verdicts, go on; with several, one of them.
+// ruling is a rule's decision: without verdicts, the next rule decides; with several, one of them applies.
 type ruling struct {
-	sure     bool // otherwise it may as well say nothing
+	sure     bool // false: the rule may also not match
 	verdicts []verdict
 }
 
@@ -100,7 +99,7 @@ const (
 	accepts action = iota
 	drops
 	jumps
-	goes // goto: does not come back
+	goes // goto: does not return
 	returns
 	continues
 	anything // not understood
@@ -112,35 +111,35 @@ type verdict struct {
 	answer Answer // of drops
 }
 
-// passage is a packet on its way, and what has been found out on it.
+// passage is a packet on its way, and what is known about it.
 type passage struct {
 	packet   Packet
 	link     Link
-	out      string // the interface it leaves by; empty: not known, or it stays
-	local    bool   // it is for this host, as far as it has come
+	out      string // the interface it leaves by; empty: unknown, or it stays
+	local    bool   // the packet is for this host, as addressed now
 	hook     hook
-	tracking bool  // connection tracking has seen it
-	reached  truth // whether it gets to the rule that is being weighed
+	tracking bool  // connection tracking has seen the packet
+	reached  truth // whether the packet reaches the rule being weighed
 	rules    *Ruleset
 
 	mark      uint32
-	markKnown truth // maybe never
+	markKnown truth // maybe or yes, never no
 	untracked truth
 	notrack   Place
 	redirect  truth    // DNAT took place
-	sources   bool     // a rule that names sources was passed by
+	sources   bool     // a rule that names sources did not match
 	anybody   bool     // the sender may be any that a rule names
-	detours   *detours // what is noted of them; nil: nothing
+	detours   *detours // records detours; nil: does not
 	mangled   bool     // a rule may have rewritten the packet
-	here      spot     // of the rule that is being weighed
+	here      spot     // the rule being weighed
 
-	headers map[uint32][]cell // as nf_tables reads them; nil: to be made
-	scratch any               // what rules of nf_tables run on
+	headers map[uint32][]cell // as nf_tables reads them; nil: not made yet
+	scratch any               // the machine for rules of nf_tables
 
 	steps int
 }
 
-// spot is a rule on the way from a base chain. Most are passed by: a Place is made of few.
+// spot is a rule on the way from a base chain. Few spots become a Place.
 type spot struct {
 	chain *chain
 	rule  rule
@@ -151,7 +150,7 @@ func (s spot) place() Place { return s.chain.place(s.rule, s.base) }
 
 func (p *passage) v4() bool { return p.packet.To.Is4() }
 
-// family is the packet's, as nft says it.
+// family returns the packet's family, in nft's words.
 func (p *passage) family() string {
 	if p.v4() {
 		return "ip"
@@ -159,7 +158,7 @@ func (p *passage) family() string {
 	return "ip6"
 }
 
-// concerns reports whether packets of this kind come by the base chain.
+// concerns reports whether the packet passes through the base chain.
 func (c *chain) concerns(p *passage) bool {
 	if c.hook != p.hook {
 		return false
@@ -170,7 +169,7 @@ func (c *chain) concerns(p *passage) bool {
 	return c.table.family == "inet" || c.table.family == p.family()
 }
 
-// sortBases puts base chains in the order of the kernel; where that has none, in one that stays.
+// sortBases sorts base chains in the kernel's order, and those of equal priority by kind and name.
 func sortBases(bases []*chain) {
 	slices.SortFunc(bases, func(a, b *chain) int {
 		return cmp.Or(cmp.Compare(a.priority, b.priority), cmp.Compare(a.table.kind, b.table.kind),
@@ -178,7 +177,7 @@ func sortBases(bases []*chain) {
 	})
 }
 
-// linkOf returns the interface whose network an address is in.
+// linkOf returns the interface whose network contains an address.
 func linkOf(links []Link, a netip.Addr) (Link, bool) {
 	for _, l := range links {
 		for _, prefix := range l.Prefixes {
@@ -190,7 +189,7 @@ func linkOf(links []Link, a netip.Addr) (Link, bool) {
 	return Link{}, false
 }
 
-// isLocal reports whether an address is one of this host.
+// isLocal reports whether an address is this host's.
 func isLocal(links []Link, a netip.Addr) bool {
 	return a.IsLoopback() || slices.ContainsFunc(links, func(l Link) bool { return l.Own(a) })
 }

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernel reads nf_tables of the network namespace in which it was opened. It never writes.
+// kernel reads nf_tables in the network namespace where it was opened. It never writes.
 type kernel struct {
 	socket *netlink.Conn
 	known  map[Set]attributes
@@ -24,13 +24,13 @@ func openKernel() (*kernel, error) {
 	return &kernel{socket: socket, known: make(map[Set]attributes), read: make(map[Set]*elements)}, nil
 }
 
-// object is one answer of a dump.
+// object is one object of a dump.
 type object struct {
 	family string
 	attrs  attributes
 }
 
-// dump lists objects of one family, or of all. What changes meanwhile is asked for again.
+// dump lists objects of one family, or of all, and retries if they changed during the listing.
 func (k *kernel) dump(what string, message uint16, family byte, attrs []byte) ([]object, error) {
 	const tries = 5
 	var err error
@@ -65,12 +65,12 @@ func objects(answers []netlink.Message) []object {
 	return all
 }
 
-// families are those through which packets for this host's addresses come.
+// families are those whose chains packets for this host's addresses pass.
 var families = map[byte]string{
 	unix.NFPROTO_INET: "inet", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_NETDEV: "netdev",
 }
 
-// tables reads everything but the elements of sets.
+// tables reads everything except the elements of sets.
 func (k *kernel) tables(r *Ruleset) error {
 	tables, err := k.dump("tables", unix.NFT_MSG_GETTABLE, unix.NFPROTO_UNSPEC, nil)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
@@ -119,7 +119,7 @@ func (r *Ruleset) addTable(o object) {
 func (r *Ruleset) addChain(o object) {
 	t := r.tables[tableKey{nftables, o.family, o.attrs.str(unix.NFTA_CHAIN_TABLE)}]
 	if t == nil {
-		return // made since the tables were listed
+		return // made after the tables were listed
 	}
 	c := &chain{table: t, name: o.attrs.str(unix.NFTA_CHAIN_NAME)}
 	t.chains[c.name] = c
@@ -155,7 +155,7 @@ func hookOf(family string, number uint32) hook {
 	return elsewhere
 }
 
-// devices are those that an ingress chain is bound to.
+// devices returns the devices that an ingress chain is bound to.
 func devices(h attributes) []string {
 	const many = 4 // NFTA_HOOK_DEVS
 	var names []string
@@ -201,7 +201,7 @@ func (k *kernel) set(s Set) (*elements, error) {
 	}
 	attrs, ok := k.known[s]
 	if !ok {
-		return nil, fmt.Errorf("there was no set %s in table %s %s", s.Name, s.Family, s.Table)
+		return nil, fmt.Errorf("no set %s in table %s %s", s.Name, s.Family, s.Table)
 	}
 	es := setOf(attrs)
 	request, err := netlink.MarshalAttributes([]netlink.Attribute{
@@ -236,7 +236,7 @@ func number(family string) byte {
 
 func (k *kernel) shape(s Set) *elements { return setOf(k.known[s]) }
 
-// setOf describes a set, without elements yet.
+// setOf describes a set, without its elements.
 func setOf(a attributes) *elements {
 	const interval, concat, fieldLen = 4, 2, 1 // NFT_SET_INTERVAL, NFTA_SET_DESC_CONCAT, NFTA_SET_FIELD_LEN
 	es := &elements{interval: a.u32(unix.NFTA_SET_FLAGS)&interval != 0}

@@ -9,8 +9,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// The expressions that read the packet and what the kernel knows about it, and those that
-// change it.
+// Expressions that read the packet and what the kernel knows about it, and those that change it.
 
 const syn = 2
 
@@ -35,7 +34,7 @@ func (m *machine) setMeta(key, register uint32) {
 	m.p.mark = binary.NativeEndian.Uint32(b)
 }
 
-// meta returns what a key of meta loads.
+// meta returns what a meta key loads.
 func (p *passage) meta(key uint32) []cell {
 	switch key {
 	case unix.NFT_META_L4PROTO:
@@ -68,8 +67,7 @@ func (p *passage) meta(key uint32) []cell {
 	return unknowns(16)
 }
 
-// metaOut is about the interface by which the packet leaves: none before forward, and there it
-// is not known.
+// metaOut is for the interface by which the packet leaves: there is none before forward, and there it is unknown.
 func (p *passage) metaOut(none []cell) []cell {
 	if p.hook == forward {
 		return unknowns(len(none))
@@ -105,10 +103,10 @@ func (m *machine) payload(a attributes) {
 	m.store(a.u32(unix.NFTA_PAYLOAD_DREG), header[from:from+size])
 }
 
-// headerSize is more than any rule reads.
+// headerSize is larger than any offset that a rule reads.
 const headerSize = 256
 
-// header returns a header of the packet, as it is by now.
+// header returns a header of the packet, as it is now.
 func (p *passage) header(base uint32) []cell {
 	if p.headers == nil {
 		p.headers = map[uint32][]cell{unix.NFT_PAYLOAD_NETWORK_HEADER: unknowns(headerSize),
@@ -138,7 +136,7 @@ func (p *passage) networkHeader(h []cell) {
 	copy(h[24:], to)
 }
 
-// sender is the source address, in a register of n bytes.
+// sender returns the source address, in a register of n bytes.
 func (p *passage) sender(n int) []cell {
 	if !p.packet.From.IsValid() {
 		return outsiders(n)
@@ -156,7 +154,7 @@ func (p *passage) transportHeader(h []cell) {
 	}
 }
 
-// exthdr finds no header of IPv6 but the fixed one; the options of TCP are not known.
+// exthdr finds no IPv6 extension headers; TCP options are unknown.
 func (m *machine) exthdr(a attributes) {
 	const ipv6, present = 0, 1 // NFT_EXTHDR_OP_IPV6, NFT_EXTHDR_F_PRESENT
 	switch {
@@ -170,7 +168,7 @@ func (m *machine) exthdr(a attributes) {
 	}
 }
 
-// States and status of a connection, as nft_ct.c tells them.
+// States and status of a connection, with the numbers of nft_ct.c.
 const (
 	ctInvalid   = 1
 	ctNew       = 8
@@ -235,7 +233,7 @@ func (p *passage) ctStatus() []cell {
 	return unknowns(4)
 }
 
-// fib asks the routing table. The outsider has a way back by the interface he comes by.
+// fib looks up the routing table. An outsider is routed by the interface by which its packet arrives.
 func (m *machine) fib(a attributes) {
 	m.store(a.u32(unix.NFTA_FIB_DREG), m.p.fib(a.u32(unix.NFTA_FIB_RESULT), a.u32(unix.NFTA_FIB_FLAGS)))
 }
@@ -271,7 +269,7 @@ func (m *machine) reject(a attributes) {
 	m.verdicts = []verdict{{action: drops, answer: answer}}
 }
 
-// nat leads the packet elsewhere where it is DNAT (type 1) of its family; SNAT changes nothing here.
+// nat leads the packet elsewhere if this is DNAT for its family; SNAT changes nothing here.
 func (m *machine) nat(a attributes) {
 	if f := a.u32(unix.NFTA_NAT_FAMILY); f != unix.NFPROTO_INET && byte(f) != m.p.nfproto() {
 		m.want(no, false) // nft_nat_inet_eval
@@ -294,7 +292,7 @@ func (m *machine) redir(a attributes) {
 		portMax: a.u32(unix.NFTA_REDIR_REG_PROTO_MAX)}, (*passage).leadTo)
 }
 
-// tproxy hands the packet to a socket, if there is one that takes such packets.
+// tproxy hands the packet to a socket, if there is one that accepts such packets.
 func (m *machine) tproxy(a attributes) {
 	const family, addr, port = 1, 2, 3 // NFTA_TPROXY_FAMILY, ..._REG_ADDR, ..._REG_PORT
 	if f := a.u32(family); f != unix.NFPROTO_UNSPEC && f != unix.NFPROTO_INET && byte(f) != m.p.nfproto() {
@@ -305,11 +303,11 @@ func (m *machine) tproxy(a attributes) {
 	m.want(maybe, false)
 }
 
-// target are the registers of where a rule leads; 0: none.
+// target names the registers with a rule's new destination; 0: none.
 type target struct{ addr, addrMax, port, portMax uint32 }
 
-// leadTo leads the packet where the registers say. If they hold one of many elements of a map, it
-// may be led to each.
+// leadTo leads the packet to the destination in the registers. If they hold one of many values of a map, each is
+// possible.
 func (m *machine) leadTo(to netip.Addr, t target, lead func(*passage, netip.AddrPort, truth)) {
 	if at, sure := m.target(to, t); sure {
 		lead(m.p, at, m.match)
@@ -326,7 +324,7 @@ func (m *machine) leadTo(to netip.Addr, t target, lead func(*passage, netip.Addr
 	lead(m.p, netip.AddrPort{}, maybe)
 }
 
-// target reads where the registers lead to, and reports whether that is one place that is known.
+// target returns the destination in the registers, and reports whether it is a single known one.
 func (m *machine) target(to netip.Addr, t target) (at netip.AddrPort, sure bool) {
 	port := m.p.packet.Port
 	if t.addr != 0 {

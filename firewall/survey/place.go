@@ -13,20 +13,19 @@ import (
 type Place struct {
 	Family, Table, Chain string
 	Rule                 string // empty: the policy
-	Base                 string // the base chain that leads there
+	Base                 string // the base chain that leads to it
 	Tool                 Tool
 	Program              string // nft, iptables, ip6tables-legacy and so on
 
-	// Where a packet that is dropped there was bound for, if not for the address and port of this host
-	// that it was sent to: the address is zero where it stays here, the port where it is the one
-	// that it was sent to.
+	// Bound is the current destination of a packet dropped there, if it is not the one it was sent to. The address is
+	// zero if the packet stays on this host, the port is zero if it is unchanged.
 	Bound netip.AddrPort
 }
 
-// Tool is what made a table, and has to be told where it is to be otherwise.
+// Tool is the program that made a table, and through which it must be changed.
 type Tool string
 
-// Tools whose tables can be told by the names in them.
+// Tools that the names in their tables identify.
 const (
 	ByHand    Tool = ""
 	UFW       Tool = "ufw"
@@ -41,13 +40,13 @@ func (c *chain) place(r rule, base *chain) Place {
 	if r != nil {
 		p.Rule = r.String()
 	}
-	if strings.Contains(p.Rule, "--match-set f2b-") { // its rule stands in INPUT
+	if strings.Contains(p.Rule, "--match-set f2b-") { // its rule is in INPUT
 		p.Tool = Fail2ban
 	}
 	return p
 }
 
-// toolOf tells by names: of the chain first, since tools share the tables of iptables.
+// toolOf identifies the tool by names, that of the chain first, because tools share the tables of iptables.
 func toolOf(c *chain) Tool {
 	if t := toolByName(c.name); t != ByHand {
 		return t
@@ -81,7 +80,7 @@ func toolByName(name string) Tool {
 	return ByHand
 }
 
-// String says where it is: "table inet filter, chain input, rule handle 7".
+// String describes the place: "table inet filter, chain input, rule handle 7".
 func (p Place) String() string {
 	what := "policy drop"
 	if p.Rule != "" {
@@ -94,8 +93,8 @@ func (p Place) String() string {
 	return fmt.Sprintf("%s, chain %s, %s", table, p.Chain, what)
 }
 
-// Allow returns the command that lets ports pass by this place. They are those that a packet is sent
-// to: where DNAT has led it on, it passes by another address and port.
+// Allow returns the command that lets ports pass at this place. The ports are those that a packet was sent to; if
+// DNAT has changed its destination, the command names the new one.
 func (p Place) Allow(ports service.Ports) string {
 	if port := p.Bound.Port(); port != 0 {
 		ports.Low, ports.High = port, port
@@ -114,7 +113,7 @@ func (p Place) Allow(ports service.Ports) string {
 	return p.insert(ports, "", "")
 }
 
-// allowOn is for packets that leave for another machine.
+// allowOn is Allow for packets that leave for another machine.
 func (p Place) allowOn(ports service.Ports, to netip.Addr) string {
 	proto := ports.Proto.String()
 	switch p.Tool {
@@ -130,7 +129,8 @@ func (p Place) allowOn(ports service.Ports, to netip.Addr) string {
 	return p.insert(ports, fmt.Sprintf("ip6 daddr %v ", to), fmt.Sprintf(" -d %v", to))
 }
 
-// insert puts a rule first, which accepts ports under a condition in the words of nft or of iptables.
+// insert returns the command that puts a rule first: it accepts ports under a condition, which is given in the words
+// of nft and of iptables.
 func (p Place) insert(ports service.Ports, nft, iptables string) string {
 	proto := ports.Proto.String()
 	iptables += " -p " + proto + " --dport " + numbers(ports, ":")
@@ -152,8 +152,8 @@ func (p Place) insert(ports service.Ports, nft, iptables string) string {
 		p.Program, table, p.Base, iptables)
 }
 
-// AllowFrom returns the command that lets ports pass by this place for one sender: of what bans
-// addresses, the one that lifts the ban.
+// AllowFrom returns the command that lets ports pass at this place for one sender. At a ban it is the command that
+// lifts the ban.
 func (p Place) AllowFrom(from netip.Addr, ports service.Ports) string {
 	proto := ports.Proto.String()
 	switch p.Tool {
@@ -182,8 +182,8 @@ func (p Place) AllowFrom(from netip.Addr, ports service.Ports) string {
 		table, p.Base, from, proto, numbers(ports, ":"))
 }
 
-// Shut returns the command that undoes what let a packet by in the base chain in which another is
-// dropped at a place. It reports false if it is not known what that was.
+// Shut returns the command that removes the rule that accepts a packet in the same base chain where the place other
+// drops another one. It returns false if that rule is unknown.
 func (r *Ruleset) Shut(packet Packet, o Outcome, other Place) (string, bool) {
 	for _, s := range o.accepts {
 		p := s.place()
@@ -192,14 +192,14 @@ func (r *Ruleset) Shut(packet Packet, o Outcome, other Place) (string, bool) {
 		}
 		said := s.rule.says(nil, r.sets)
 		if len(said) == 0 || slices.ContainsFunc(said, func(port uint16) bool { return port != packet.Port }) {
-			return fmt.Sprintf("# take %s/%d out of %s", packet.Proto, packet.Port, p), true
+			return fmt.Sprintf("# remove %s/%d from %s", packet.Proto, packet.Port, p), true
 		}
 		return p.shut(service.Ports{Proto: packet.Proto, Low: packet.Port, High: packet.Port}), true
 	}
 	return "", false
 }
 
-// remove returns the command that takes the rule away.
+// remove returns the command that removes the rule.
 func (p Place) remove() string {
 	if p.Program == "nft" {
 		return fmt.Sprintf("nft delete rule %s %s %s %s\n# and the same in the file that loads this table", p.Family,
@@ -209,7 +209,7 @@ func (p Place) remove() string {
 		strings.TrimPrefix(p.Rule, "-A "))
 }
 
-// shut undoes what Allow does: the rule at this place accepts the ports and no others.
+// shut undoes Allow: the rule at this place accepts only these ports.
 func (p Place) shut(ports service.Ports) string {
 	proto := ports.Proto.String()
 	switch p.Tool {
@@ -222,7 +222,7 @@ func (p Place) shut(ports service.Ports) string {
 	return p.remove()
 }
 
-// zone names the zone of firewalld whose chain this is.
+// zone returns the option that names the firewalld zone of this chain.
 func (p Place) zone() string {
 	zone, ok := strings.CutPrefix(p.Chain, "filter_IN_")
 	if !ok {

@@ -15,7 +15,7 @@ func (r *nftRule) leads() bool {
 	})
 }
 
-// says follows the destination's port into registers, and takes what these are compared with.
+// says follows the destination port into registers, and returns the values that these are compared with.
 func (r *nftRule) says(said []uint16, sets setReader) []uint16 {
 	at := -1 // where the port is in the registers; -1: nowhere
 	for _, e := range r.steps {
@@ -36,8 +36,8 @@ func (r *nftRule) says(said []uint16, sets setReader) []uint16 {
 	return said
 }
 
-// loadsPort returns where the destination's port is after a header was loaded: nft loads
-// neighbours, such as both ports, at once.
+// loadsPort returns where the destination port is after a header was loaded: nft loads adjacent fields, such as both
+// ports, at once.
 func loadsPort(a attributes, at int) int {
 	const portAt, portSize = 2, 2 // in the headers of TCP and UDP
 	from, size := int(a.u32(unix.NFTA_PAYLOAD_OFFSET)), int(a.u32(unix.NFTA_PAYLOAD_LEN))
@@ -52,7 +52,7 @@ func loadsPort(a attributes, at int) int {
 	return at
 }
 
-// offset is where a register begins, see register.
+// offset returns where a register begins: see register.
 func offset(register uint32) int {
 	if register <= unix.NFT_REG_4 {
 		return (int(register) - unix.NFT_REG_1) * 16
@@ -60,7 +60,7 @@ func offset(register uint32) int {
 	return (int(register) - unix.NFT_REG32_00) * 4
 }
 
-// portFrom appends the port at an offset of the data, if that is in there.
+// portFrom appends the port at an offset of the data, if it is within the data.
 func portFrom(said []uint16, data []byte, from int) []uint16 {
 	if from < 0 || from+2 > len(data) {
 		return said
@@ -68,8 +68,8 @@ func portFrom(said []uint16, data []byte, from int) []uint16 {
 	return append(said, binary.BigEndian.Uint16(data[from:]))
 }
 
-// portsOfSet appends the ports of the keys of a set, which is read only if it has some: most are about
-// sources, and may be large.
+// portsOfSet appends the ports in the keys of a set. It reads the set only if its keys contain ports: most sets are
+// about sources, and may be large.
 func portsOfSet(said []uint16, sets setReader, name Set, from int) []uint16 {
 	if from < 0 || from+2 > sets.shape(name).size() {
 		return said

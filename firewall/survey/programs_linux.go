@@ -12,13 +12,13 @@ import (
 	"strings"
 )
 
-// A saver is a program that prints the tables of iptables.
+// saver is a program that prints the tables of iptables.
 type saver struct {
 	how     kind
 	family  string
-	names   []string // of the program, the first that there is
-	program string   // what changes these tables
-	proc    string   // where the kernel lists tables that only this program sees
+	names   []string // of the program; the first one installed is used
+	program string   // the program that changes these tables
+	proc    string   // where the kernel lists tables that only this program can read
 }
 
 var savers = []saver{
@@ -28,11 +28,11 @@ var savers = []saver{
 	{legacy, "ip6", []string{"ip6tables-legacy-save", "ip6tables-save"}, "ip6tables-legacy", "ip6_tables_names"},
 }
 
-// sbin is looked in where the path of a user leaves it out.
+// sbin is searched too, because a user's path may leave it out.
 var sbin = []string{"/usr/local/sbin", "/usr/sbin", "/sbin"}
 
-// addSaved adds the tables of iptables. What it adds takes the place of what was read of
-// these tables from the kernel, whose matches of xtables are opaque there.
+// addSaved adds the tables of iptables. They replace what the kernel listed of the same tables, in which matches of
+// xtables are opaque.
 func (r *Ruleset) addSaved(ctx context.Context) error {
 	var problems []error
 	for _, s := range savers {
@@ -46,8 +46,8 @@ func (r *Ruleset) addSaved(ctx context.Context) error {
 	return errors.Join(problems...)
 }
 
-// concerns reports whether there is something that only this program can read. A program that
-// is asked nothing loads no module and makes no table.
+// concerns reports whether there are tables that only this program can read. A program that is not run loads no
+// module and makes no table.
 func (r *Ruleset) concerns(s saver) bool {
 	if s.proc != "" {
 		names, err := os.ReadFile("/proc/thread-self/net/" + s.proc)
@@ -58,7 +58,7 @@ func (r *Ruleset) concerns(s saver) bool {
 		if t == nil {
 			continue
 		}
-		if t.chains["OUTPUT"] != nil { // which no packet from outside meets, but its answers
+		if t.chains["OUTPUT"] != nil { // only replies to packets from outside meet it
 			return true
 		}
 		for base := range bases {
@@ -73,14 +73,14 @@ func (r *Ruleset) concerns(s saver) bool {
 func (r *Ruleset) addFrom(ctx context.Context, s saver) error {
 	program, err := find(s.names)
 	if err != nil {
-		return fmt.Errorf("%w: there are tables of %s, and no %s to list them", ErrNotRead, s.program, s.names[0])
+		return fmt.Errorf("%w: tables of %s exist, but %s to list them is not installed", ErrNotRead, s.program, s.names[0])
 	}
-	version, err := run(ctx, program, "--version") // before 1.8.8 its listing does not name the backend
+	version, err := run(ctx, program, "--version") // before 1.8.8 the listing does not name the backend
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotRead, err)
 	}
 	if nft := strings.Contains(version, "nf_tables"); nft != (s.how == iptables) {
-		return fmt.Errorf("%w: %s lists other tables than those of %s: install the iptables that made these",
+		return fmt.Errorf("%w: %s does not list the tables of %s: install the kind of iptables that made them",
 			ErrNotRead, program, s.program)
 	}
 	text, err := run(ctx, program)
@@ -96,8 +96,8 @@ func (r *Ruleset) addFrom(ctx context.Context, s saver) error {
 	return nil
 }
 
-// choose keeps what the program has printed of a table of nf_tables. Of one that has base chains of
-// other names, which it says are not compatible, it prints nothing: then what was read is kept.
+// choose keeps what the program printed of a table of nf_tables. For a table with base chains of other names, which
+// the program calls incompatible, it prints nothing; then choose keeps what was read from the kernel.
 func (r *Ruleset) choose(read tableKey) {
 	printed := tableKey{iptables, read.family, read.name}
 	builtIn := []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
@@ -128,7 +128,7 @@ func find(names []string) (string, error) {
 	return "", err
 }
 
-// run returns what a program prints.
+// run returns a program's output.
 func run(ctx context.Context, program string, args ...string) (string, error) {
 	var out, said bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args...)

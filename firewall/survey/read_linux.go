@@ -13,9 +13,9 @@ import (
 	"sallyport/firewall/internal/local"
 )
 
-// Read reads the rule sets and interfaces of the calling thread's network namespace. It needs
-// CAP_NET_ADMIN. What cannot be read is said in an error that wraps ErrNotRead; the rule set
-// is good for the rest then. Close has to be called if there is one.
+// Read reads the rule sets and interfaces of the calling thread's network namespace. It needs CAP_NET_ADMIN. If it
+// cannot read a part, it returns an error that wraps ErrNotRead together with a rule set of the rest. The caller must
+// close a returned rule set.
 func Read(ctx context.Context) (*Ruleset, error) {
 	route, err := local.Dial()
 	if err != nil {
@@ -42,7 +42,7 @@ func Read(ctx context.Context) (*Ruleset, error) {
 
 func (r *Ruleset) readMarks(c *netlink.Conn) error {
 	rules, err := local.Rules(c)
-	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // a kernel without rules
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // a kernel without routing rules
 		return err
 	}
 	for _, rule := range rules {
@@ -51,7 +51,7 @@ func (r *Ruleset) readMarks(c *netlink.Conn) error {
 	return nil
 }
 
-// order makes the list of base chains.
+// order lists the base chains by priority.
 func (r *Ruleset) order() {
 	for _, t := range r.tables {
 		for _, c := range t.chains {
@@ -85,7 +85,7 @@ func readLinks(c *netlink.Conn) ([]Link, error) {
 	return links, addMore(c, links)
 }
 
-// addMore adds what package net does not tell.
+// addMore adds what package net does not report.
 func addMore(c *netlink.Conn, links []Link) error {
 	routes, err := local.Read(c)
 	if err != nil {
@@ -114,8 +114,7 @@ func addMore(c *netlink.Conn, links []Link) error {
 	return nil
 }
 
-// addLocal adds the local routes that are not those of the interface's addresses. The loopback network is
-// nobody's address.
+// addLocal adds the local routes other than those of the interface's addresses and of the loopback network.
 func (l *Link) addLocal(routes []local.Route) {
 	for _, r := range routes {
 		if r.Link == l.Index && !r.Prefix.Addr().IsLoopback() && !(r.Prefix.IsSingleIP() && l.Own(r.Prefix.Addr())) {

@@ -8,7 +8,7 @@ import (
 	"fmt"
 )
 
-// setReader is needed where there are sets.
+// setReader is only needed on Linux.
 type setReader interface{}
 
 // Read returns an error that wraps [errors.ErrUnsupported].

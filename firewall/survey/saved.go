@@ -4,8 +4,7 @@ import (
 	"strings"
 )
 
-// savedBases are the base chains of iptables: where they hook, and their priority
-// (linux/netfilter_ipv4.h).
+// savedBases are the base chains of iptables, with their hooks and priorities (linux/netfilter_ipv4.h).
 var savedBases = map[string]map[string]struct {
 	hook     hook
 	priority int32
@@ -17,8 +16,7 @@ var savedBases = map[string]map[string]struct {
 	"security": {"INPUT": {input, 50}, "FORWARD": {forward, 50}},
 }
 
-// addText adds the tables that an iptables-save program has printed. It returns the names of
-// those that it has found there.
+// addText adds the tables that an iptables-save program printed, and returns their names.
 func (r *Ruleset) addText(how kind, family, program, text string) []string {
 	var names []string
 	var t *table
@@ -46,7 +44,7 @@ func (t *table) addSavedChain(line string) {
 		return
 	}
 	c := &chain{table: t, name: words[0], drop: words[1] == "DROP"}
-	if words[1] != "-" { // a chain of a user has no policy
+	if words[1] != "-" { // a user-defined chain has no policy
 		base, ok := savedBases[t.name][c.name]
 		c.hook, c.priority = base.hook, base.priority
 		if !ok {
@@ -80,7 +78,7 @@ func (w word) option() bool {
 	return !w.quoted && (w.text == "!" || strings.HasPrefix(w.text, "-") && len(w.text) > 1)
 }
 
-// splitWords splits a line as iptables-restore does: by spaces, with double quotes and backslashes.
+// splitWords splits a line like iptables-restore: at spaces, with double quotes and backslashes.
 func splitWords(line string) []word {
 	var words []word
 	var current strings.Builder
@@ -117,7 +115,7 @@ type savedRule struct {
 	line       string
 	conditions []condition
 	target     string
-	comesBack  bool                // -j; otherwise -g
+	comesBack  bool                // -j; -g otherwise
 	options    map[string][]string // of the target
 }
 
@@ -164,7 +162,7 @@ func parseSaved(line string, words []word) *savedRule {
 	return r
 }
 
-// arguments returns what belongs to an option: everything up to the next one.
+// arguments returns an option's arguments: everything up to the next option.
 func arguments(name string, words []word) []string {
 	var args []string
 	for i, w := range words {
@@ -188,7 +186,7 @@ func (r *savedRule) weigh(p *passage) ruling {
 			t = maybe
 		}
 		if source && t == no {
-			otherSource = true // to see whether that is all that is amiss
+			otherSource = true // to find out whether the sender alone keeps it from matching
 			continue
 		}
 		if match = match.and(t); match == no {
@@ -204,7 +202,7 @@ func (r *savedRule) weigh(p *passage) ruling {
 	return ruling{sure: match == yes, verdicts: verdicts}
 }
 
-// onlyDrops reports whether all that the rule can do with a packet is to keep it out.
+// onlyDrops reports whether the rule can do nothing with a packet but drop it.
 func (r *savedRule) onlyDrops() bool {
 	return r.target == "DROP" || r.target == "REJECT" || r.target == ""
 }

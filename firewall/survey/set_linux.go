@@ -7,27 +7,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setReader fetches a set from the kernel when a rule asks for it: most are about sources, which
-// need not be looked at, and may be large.
+// setReader reads a set from the kernel only when a rule needs it: most sets are about sources, need not be read, and
+// may be large.
 type setReader interface {
 	set(s Set) (*elements, error)
 	shape(s Set) *elements // without elements
 }
 
-// elements are what a set or map holds.
+// elements are the contents of a set or map.
 type elements struct {
 	interval bool
-	fields   []int // lengths of the parts of a key; one: not concatenated
+	fields   []int // lengths of the parts of a key; with one part it is not concatenated
 	list     []element
 }
 
 type element struct {
 	key, last []byte // last: the end of a range of concatenated keys
 	end       bool   // a range ends before this key
-	rest      bool   // matches what nothing else does
+	rest      bool   // matches keys that no other element does
 	data      []byte
 	verdict   verdict
-	decides   bool // verdict holds
+	decides   bool // verdict is set
 }
 
 func (m *machine) lookup(a attributes) {
@@ -66,7 +66,7 @@ func (m *machine) unclearMap(isMap bool) {
 	}
 }
 
-// lookupMap loads what the map has for the key, or decides by it.
+// lookupMap loads the map's value for the key, or decides by it.
 func (m *machine) lookupMap(es *elements, key []cell, destination uint32) {
 	found, e := es.find(key)
 	if ofSource(key) && m.p.anybody {
@@ -74,7 +74,7 @@ func (m *machine) lookupMap(es *elements, key []cell, destination uint32) {
 	}
 	m.want(found, ofSource(key))
 	if found == no && ofSource(key) && destination == unix.NFT_REG_VERDICT {
-		m.verdicts = []verdict{{action: accepts}} // for others, whatever it is
+		m.verdicts = []verdict{{action: accepts}} // for other senders, whatever the verdict is
 	}
 	switch {
 	case found == no:
@@ -94,7 +94,7 @@ func (m *machine) lookupMap(es *elements, key []cell, destination uint32) {
 	}
 }
 
-// data is all that a map has.
+// data returns all values of a map.
 func (es *elements) data() (all [][]byte) {
 	for _, e := range es.list {
 		if len(e.data) > 0 {
@@ -104,7 +104,7 @@ func (es *elements) data() (all [][]byte) {
 	return all
 }
 
-// size is the length of a key in registers.
+// size returns the length of a key in registers.
 func (es *elements) size() int {
 	n := 0
 	for _, f := range es.fields {
@@ -116,7 +116,7 @@ func (es *elements) size() int {
 	return n
 }
 
-// find looks for a key. One with the sender's address in it is in no set: no rule names him.
+// find looks for a key. A key that contains the sender's address is in no set: no rule names an outsider.
 func (es *elements) find(key []cell) (truth, element) {
 	rest := slices.IndexFunc(es.list, func(e element) bool { return e.rest })
 	found, at := es.findKey(key)
@@ -146,7 +146,7 @@ func (es *elements) findKey(key []cell) (truth, element) {
 	return result, at
 }
 
-// matches compares a key with one element, part by part where it is a range.
+// matches compares a key with one element, part by part if that is a range.
 func (e element) matches(key []cell, fields []int) truth {
 	if len(e.last) == 0 {
 		return equals(key, e.key)
@@ -163,7 +163,7 @@ func (e element) matches(key []cell, fields []int) truth {
 	return result
 }
 
-// findRange looks in a list of points, of which some begin a range and the others end one.
+// findRange looks in a list of points, some of which begin a range and the others end one.
 func (es *elements) findRange(key []cell) (truth, element) {
 	b, ok := concrete(key)
 	if !ok {
@@ -188,7 +188,7 @@ func (es *elements) findRange(key []cell) (truth, element) {
 	return yes, *at
 }
 
-// dynset adds to a set, with what limits each element.
+// dynset adds to a set, with the limits of each element.
 func (m *machine) dynset(a attributes) {
 	const inverted, expressions = 1, 10 // NFT_DYNSET_F_INV, NFTA_DYNSET_EXPRESSIONS
 	if a.u32(unix.NFTA_DYNSET_FLAGS)&inverted != 0 {
@@ -203,7 +203,7 @@ func (m *machine) dynset(a attributes) {
 	}
 }
 
-// within runs an expression that belongs to an element: all that match are limits.
+// within runs an expression of an element; only limits can match or not.
 func (m *machine) within(e expression) {
 	switch e.name {
 	case "limit":

@@ -1,20 +1,20 @@
-// Package survey says what the rule sets of a host would do with a packet that begins a
-// flow from outside, without sending one and without changing anything.
+// Package survey predicts what the rule sets of a host would do with the first packet of a flow from outside, without
+// sending one or changing anything.
 //
-// It reads every table of nf_tables from the kernel, and the tables of iptables as the
-// iptables-save programs print them, and leads a packet through the base chains in the
-// order of their priorities: ingress, prerouting, then input, or forward for another
-// machine, if only because DNAT leads it there. Our own table is left out: it is asked what the others do.
+// It reads all tables of nf_tables from the kernel, and the tables of iptables as the iptables-save programs print
+// them. It leads a packet through the base chains in the order of their priorities: ingress, prerouting, then input,
+// or forward for another machine, even if only DNAT leads it there. It leaves out our own tables: the question is
+// what the others do.
 //
-// Each rule is weighed with three values. What is known of the packet (protocol, port, the
-// address and interface at which it arrives, that it is the first of its flow) decides; where
-// a rule asks for anything else, or says something that is not understood here, it may match
-// and may not, and both ways are followed. An answer is certain only if all ways lead to it.
+// Each rule is weighed with three values. The known facts about the packet (protocol, port, the address and interface
+// at which it arrives, that it is the first of its flow) decide. If a rule depends on anything else, or contains
+// something that is not understood here, it may or may not match, and both ways are followed. An answer is certain
+// only if all ways lead to it.
 //
-// The sender is an outsider: an address that no rule names. A rule about certain sources
-// does not match him, and the answer says that it depended on that. He is not forged, has a
-// way back through the interface he comes by, and is within every rate limit. A packet may name
-// its sender instead: then what rules and sets say about that address holds.
+// The sender is an outsider: an address that no rule names. A rule about certain sources does not match it, and the
+// answer reports that it depended on that. An outsider's address is not forged, is routed back by the interface at
+// which the packet arrives, and is within every rate limit. A packet may name its sender instead: then rules and sets
+// are applied to that address.
 package survey
 
 import (
@@ -26,36 +26,36 @@ import (
 	"sallyport/keys/service"
 )
 
-// ErrNotRead is wrapped by what Read returns beside a rule set that it could read in part.
+// ErrNotRead is wrapped by Read's error if it could read only a part of the rule sets.
 var ErrNotRead = errors.New("not all rule sets could be read")
 
 // Packet is the first packet of a flow: a SYN, or a datagram.
 type Packet struct {
 	Proto   service.Proto
 	Port    uint16
-	To      netip.Addr // an address of this host, or of another to which it is a router
-	In      string     // the interface by which it arrives
-	From    netip.Addr // its sender; not valid: an outsider
-	Members []Set      // sets of nf_tables that its sender is in
+	To      netip.Addr // an address of this host, or of another that this host routes to
+	In      string     // the interface at which it arrives
+	From    netip.Addr // its sender; invalid: an outsider
+	Members []Set      // sets of nf_tables that contain its sender
 }
 
 // Set names a set of nf_tables.
 type Set struct{ Family, Table, Name string }
 
-// Verdict is what becomes of a packet.
+// Verdict is what happens to a packet.
 type Verdict uint8
 
-// The three verdicts.
+// Verdicts.
 const (
 	Passes  Verdict = iota // on every way through the rules
 	Drops                  // on every way
-	Perhaps                // on some ways it is dropped; which is taken cannot be told
+	Perhaps                // it may be dropped: some ways through the rules drop it
 )
 
-// Answer is what a sender learns of a packet that is dropped.
+// Answer is what the sender of a dropped packet receives.
 type Answer uint8
 
-// What a sender may get.
+// Answers.
 const (
 	Silence     Answer = iota // nothing
 	Reset                     // a TCP reset, as from a closed port
@@ -65,74 +65,74 @@ const (
 // Outcome is what the rules do with a packet.
 type Outcome struct {
 	Verdict Verdict
-	At      Place  // what drops it, or may; zero where it passes
-	Answer  Answer // what the sender gets where it is dropped
-	Sources bool   // another source may fare differently: a rule that names sources was passed by
+	At      Place  // the place that drops it, or may; zero if it passes
+	Answer  Answer // what the sender receives if it is dropped
+	Sources bool   // the outcome may differ for another source: a rule that names sources did not match
 
-	Untracked Verdict // Drops: certainly not tracked; Perhaps; Passes: tracked
-	Notrack   Place   // what leaves it untracked, or may
+	Untracked Verdict // Drops: certainly not tracked; Perhaps: possibly not; Passes: tracked
+	Notrack   Place   // the rule that leaves it untracked, or may
 
 	Redirected bool           // DNAT leads it to another address or port, or may
-	Forwarded  netip.AddrPort // where it leaves for, off this host; zero: it stays
+	Forwarded  netip.AddrPort // its destination if it leaves this host; zero: it stays
 
-	accepts []spot // the rules that let it pass, one for each base chain that has one
+	accepts []spot // the rules that accept it, at most one for each base chain
 }
 
 // Link is a network interface of this host.
 type Link struct {
 	Name     string
-	AltNames []string // by which rules do not know it
+	AltNames []string // names that rules do not use
 	Index    int
 	Up       bool
 	Loopback bool
 	Prefixes []netip.Prefix // addresses with the length of their networks
-	Local    []netip.Prefix // what its routes of type local make addresses of this host, beside Prefixes
-	Bridge   *Bridge        // nil: it is none
-	lower    int            // the index of the interface that it is a VLAN of
+	Local    []netip.Prefix // addresses that local routes make this host's, beyond Prefixes
+	Bridge   *Bridge        // nil: not a bridge
+	lower    int            // for a VLAN: the index of the interface below it
 }
 
-// Bridge is what Link is for a bridge.
+// Bridge describes a bridge.
 type Bridge struct {
 	Ports int
-	// Whether packets that it passes on go through the rules, whatever the sysctl
-	// net.bridge.bridge-nf-call-iptables and -ip6tables say.
+	// Calls4 and Calls6 report whether forwarded packets pass through the rules whatever the sysctls
+	// net.bridge.bridge-nf-call-iptables and -ip6tables are set to.
 	Calls4, Calls6 bool
 }
 
-// Is reports whether that is one of its names.
+// Is reports whether name is one of the interface's names.
 func (l Link) Is(name string) bool { return l.Name == name || slices.Contains(l.AltNames, name) }
 
-// Own reports whether an address is one of this host by this interface.
+// Own reports whether an address is this host's by this interface.
 func (l Link) Own(a netip.Addr) bool {
 	return slices.ContainsFunc(l.Prefixes, func(p netip.Prefix) bool { return p.Addr() == a }) ||
 		slices.ContainsFunc(l.Local, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// Ruleset is what Read found. Its methods may be called from one goroutine at a time.
+// Ruleset is the result of Read. Only one goroutine at a time may call its methods.
 type Ruleset struct {
 	Links []Link
 
-	// Marks are the rules of the routing that ask for a packet mark.
+	// Marks are the routing rules that match a packet mark.
 	Marks []RoutingMark
 
 	tables map[tableKey]*table
 	bases  []*chain // by priority
 	sets   setReader
-	toward func(netip.Addr) (int, error) // the index of the interface by which an address is reached
+	toward func(netip.Addr) (int, error) // returns the index of the interface by which an address is reached
 	close  func() error
 }
 
-// RoutingMark is a rule of the routing that has a table for a packet mark (ip-rule(8)).
+// RoutingMark is a routing rule that selects a table by packet mark (ip-rule(8)).
 type RoutingMark struct {
 	V4          bool
 	Value, Mask uint32
 	Table       uint32
 	Priority    uint32
-	More        bool // it asks for something else too
+	More        bool // the rule matches something else as well
 }
 
-// Toward returns the interface by which an address is reached: by which it reaches this host, where
-// nothing routes the two ways differently.
+// Toward returns the interface by which an address is reached, and by which its packets arrive, unless routing is
+// asymmetric.
 func (r *Ruleset) Toward(to netip.Addr) (Link, error) {
 	if r.toward == nil {
 		return Link{}, errors.ErrUnsupported
@@ -143,18 +143,18 @@ func (r *Ruleset) Toward(to netip.Addr) (Link, error) {
 	}
 	i := slices.IndexFunc(r.Links, func(l Link) bool { return l.Index == index })
 	if i < 0 {
-		return Link{}, fmt.Errorf("there is no interface %d, which leads to %v", index, to)
+		return Link{}, fmt.Errorf("no interface %d, by which %v is reached", index, to)
 	}
 	return r.Links[i], nil
 }
 
-// Bridge returns the bridge by which an address of another machine is reached, also by a VLAN upon it.
+// Bridge returns the bridge by which an address of another machine is reached, directly or by a VLAN on it.
 func (r *Ruleset) Bridge(to netip.Addr) (Link, bool) {
 	at, err := r.Toward(to)
 	if err != nil {
-		return Link{}, false // no way leads there, by a bridge or otherwise
+		return Link{}, false // no route leads there
 	}
-	for range r.Links { // or it would have no end
+	for range r.Links { // bounded, in case of a loop
 		if at.Bridge != nil {
 			return at, true
 		}
@@ -167,7 +167,7 @@ func (r *Ruleset) Bridge(to netip.Addr) (Link, bool) {
 	return Link{}, false
 }
 
-// Close gives up what reading sets needs. Nothing can be asked after it.
+// Close releases what reading sets needs. No other method may be called after it.
 func (r *Ruleset) Close() error {
 	if r.close == nil {
 		return nil
@@ -178,8 +178,8 @@ func (r *Ruleset) Close() error {
 // Table is a table of nf_tables.
 type Table struct {
 	Family, Name string
-	Owned        bool // it belongs to a process: no other can change it
-	Persistent   bool // it stays when that process ends
+	Owned        bool // a process owns it: no other can change it
+	Persistent   bool // it stays when its owner ends
 }
 
 // Table returns the table of nf_tables of that family and name.

@@ -13,7 +13,7 @@ var onlyChange = []string{"LOG", "NFLOG", "ULOG", "AUDIT", "TRACE", "CONNMARK", 
 	"TOS", "DSCP", "ECN", "TTL", "HL", "SET", "CHECKSUM", "CLASSIFY", "TEE", "LED", "IDLETIMER",
 	"RATEEST", "HMARK", "TCPOPTSTRIP"}
 
-// act is what the target of a rule that matches does.
+// act does what the target of a matching rule does.
 func (r *savedRule) act(p *passage, match truth) []verdict {
 	switch r.target {
 	case "":
@@ -40,8 +40,7 @@ func (r *savedRule) act(p *passage, match truth) []verdict {
 	return r.call()
 }
 
-// call leads into a chain. A target that is neither known here nor a chain may do anything: see
-// obey, which finds no chain.
+// call leads into a chain. An unknown target that is not a chain may do anything: see obey, which finds no chain.
 func (r *savedRule) call() []verdict {
 	if r.comesBack {
 		return []verdict{{action: jumps, chain: r.target}}
@@ -82,13 +81,12 @@ func (r *savedRule) setMark(p *passage, match truth) {
 	p.mark = p.mark&^mask ^ value
 }
 
-// leads reports whether the target is one that leads packets elsewhere.
+// leads reports whether the target leads packets elsewhere.
 func (r *savedRule) leads() bool {
 	return slices.Contains([]string{"DNAT", "REDIRECT", "TPROXY"}, r.target)
 }
 
-// dnat reads "--to-destination 198.51.100.5:80", or ":80". What it cannot read, such as a range, is
-// a place that is not known.
+// dnat reads "--to-destination 198.51.100.5:80", or ":80". Anything else, such as a range, is an unknown place.
 func (r *savedRule) dnat(p *passage, match truth) []verdict {
 	text := r.option("--to-destination")
 	to, err := netip.ParseAddrPort(text)
@@ -111,7 +109,7 @@ func (r *savedRule) redirect(p *passage, match truth) []verdict {
 	return []verdict{{action: accepts}}
 }
 
-// tproxy drops what no socket takes.
+// tproxy hands the packet to a socket, or drops it if there is none.
 func (r *savedRule) tproxy(p *passage, match truth) []verdict {
 	to := netip.AddrPortFrom(p.self(), p.packet.Port)
 	if port := r.option("--on-port"); port != "" && port != "0" {
@@ -121,7 +119,7 @@ func (r *savedRule) tproxy(p *passage, match truth) []verdict {
 	return []verdict{{action: accepts}, {action: drops}}
 }
 
-// at is the port of an address; invalid if that is not a single one.
+// at returns an address with a port; invalid if port is not a single one.
 func at(a netip.Addr, port string) netip.AddrPort {
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {

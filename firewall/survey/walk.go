@@ -4,35 +4,35 @@ import (
 	"net/netip"
 )
 
-// ways are what can become of a packet in a chain, as a set.
+// ways is a set of what may happen to a packet in a chain.
 type ways uint8
 
 const (
 	accepted ways = 1 << iota
 	dropped
-	returned // to the chain that called
+	returned // to the calling chain
 	onward   // to the next rule
 )
 
-// maxSteps bounds the rules that are weighed for one packet. Rule sets that lead through the
-// same chains again and again can be built so that they have no end worth waiting for.
+// maxSteps bounds the number of rules weighed for one packet. Rule sets that lead through the same chains again and
+// again could otherwise take for ever.
 const maxSteps = 1 << 18
 
-// trackedFrom is the priority after which connection tracking has seen a packet
-// (NF_IP_PRI_CONNTRACK of linux/netfilter_ipv4.h).
+// trackedFrom is the priority after which connection tracking has seen a packet (NF_IP_PRI_CONNTRACK of
+// linux/netfilter_ipv4.h).
 const trackedFrom = -200
 
 // ruleWalk is a packet's way through one base chain.
 type ruleWalk struct {
 	p      *passage
 	base   *chain
-	first  Place // the first that drops, or may
+	first  Place // the first place that drops it, or may
 	answer Answer
 	found  bool
-	accept spot // the last that accepts
+	accept spot // the last rule that accepts it
 }
 
-// Judge says what becomes of a packet. The interface has to be one of r.Links.
+// Judge returns what the rules do with a packet. Its interface must be one of r.Links.
 func (r *Ruleset) Judge(packet Packet) Outcome {
 	p := r.passage(packet)
 	var o Outcome
@@ -52,7 +52,7 @@ func (r *Ruleset) Judge(packet Packet) Outcome {
 	return o
 }
 
-// passage is a packet that has not met a rule yet.
+// passage returns a packet that has not met a rule yet.
 func (r *Ruleset) passage(packet Packet) *passage {
 	p := &passage{packet: packet, rules: r, markKnown: yes}
 	for _, l := range r.Links {
@@ -64,7 +64,7 @@ func (r *Ruleset) passage(packet Packet) *passage {
 	return p
 }
 
-// heads notes whether the packet is for this host by now, and by which interface it leaves if not.
+// heads records whether the packet is for this host now, and otherwise by which interface it leaves.
 func (p *passage) heads() {
 	p.local, p.out = isLocal(p.rules.Links, p.packet.To.WithZone("")), ""
 	if l, ok := linkOf(p.rules.Links, p.packet.To); ok && !p.local {
@@ -72,7 +72,7 @@ func (p *passage) heads() {
 	}
 }
 
-// arrive leads the packet through a hook; in the place of input through forward, if it is for another machine.
+// arrive leads the packet through a hook. A packet for another machine goes through forward instead of input.
 func (p *passage) arrive(h hook, o *Outcome) {
 	if p.hook = h; h == input && !p.local {
 		p.hook = forward
@@ -80,7 +80,7 @@ func (p *passage) arrive(h hook, o *Outcome) {
 	p.through(o)
 }
 
-// AtIngress says what becomes of a packet before anything but the driver has seen it.
+// AtIngress returns what happens to a packet before anything but the driver has seen it.
 func (r *Ruleset) AtIngress(packet Packet) Outcome {
 	some := *r
 	some.bases = nil
@@ -92,7 +92,7 @@ func (r *Ruleset) AtIngress(packet Packet) Outcome {
 	return some.Judge(packet)
 }
 
-// through leads the packet through all base chains of the hook that it is at.
+// through leads the packet through all base chains of its hook.
 func (p *passage) through(o *Outcome) {
 	for _, base := range p.rules.bases {
 		if !base.concerns(p) || base.table.ours() {
@@ -132,7 +132,7 @@ func (w *ruleWalk) basic() ways {
 	return found | accepted
 }
 
-// maxDepth is how deep the kernel lets chains call each other (NFT_JUMP_STACK_SIZE), and a bit.
+// maxDepth is a little more than how deep the kernel lets chains call each other (NFT_JUMP_STACK_SIZE).
 const maxDepth = 20
 
 // chain returns the ways out of a chain.
@@ -156,7 +156,7 @@ func (w *ruleWalk) chain(c *chain, depth int) ways {
 	return found | returned
 }
 
-// giveUp is where too much would have to be followed.
+// giveUp ends a walk that has become too long: everything is possible.
 func (w *ruleWalk) giveUp(c *chain) ways {
 	w.drops(spot{c, nil, w.base}, Silence)
 	return accepted | dropped | returned
@@ -207,7 +207,7 @@ func (w *ruleWalk) obey(c *chain, here spot, v verdict, depth int) ways {
 // lead follows a jump or a goto.
 func (w *ruleWalk) lead(c *chain, here spot, v verdict, depth int) ways {
 	next := c.table.chains[v.chain]
-	if next == nil { // a target that is not known here, and not a chain
+	if next == nil { // an unknown target that is not a chain
 		w.drops(here, Silence)
 		return accepted | dropped | onward
 	}
@@ -218,7 +218,7 @@ func (w *ruleWalk) lead(c *chain, here spot, v verdict, depth int) ways {
 	return found
 }
 
-// drops notes the first place that drops.
+// drops records the first place that drops the packet.
 func (w *ruleWalk) drops(at spot, answer Answer) {
 	if !w.found {
 		w.first, w.answer, w.found = at.place(), answer, true
@@ -226,7 +226,7 @@ func (w *ruleWalk) drops(at spot, answer Answer) {
 	}
 }
 
-// bound is where the packet is bound for by now: see Place.
+// bound returns the packet's current destination: see Place.
 func (p *passage) bound() netip.AddrPort {
 	var to netip.Addr
 	var port uint16

@@ -1,4 +1,4 @@
-// package clock has what the clocks of package time lack: an alarm by the wall clock, and the time since boot.
+// Package clock adds what the clocks of package time lack: an alarm by the wall clock, and the time since boot.
 package clock
 
 import (
@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Alarm goes off at a time of the wall clock, and when that clock is set or the machine has
-// slept: what goes by the monotonic clock, as the timers of Go, would be late then.
+// Alarm goes off at a time of the wall clock, and also when that clock is set or the machine wakes from sleep. Go's
+// timers use the monotonic clock and would be late then.
 type Alarm struct {
 	File *os.File // a timerfd
 }
 
-// OpenAlarm makes an alarm that is not set.
+// OpenAlarm returns an alarm that is not set.
 func OpenAlarm() (*Alarm, error) {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 	if err != nil {
@@ -25,7 +25,7 @@ func OpenAlarm() (*Alarm, error) {
 	return &Alarm{os.NewFile(uintptr(fd), "timerfd")}, nil
 }
 
-// Set makes it go off after d, and not when it was set to before.
+// Set makes the alarm go off after d, in place of an earlier setting.
 func (a *Alarm) Set(d time.Duration) error {
 	raw, err := a.File.SyscallConn()
 	if err != nil {
@@ -44,7 +44,7 @@ func (a *Alarm) Set(d time.Duration) error {
 	return errors.Join(err, os.NewSyscallError("timerfd_settime", failed))
 }
 
-// Wait waits until it goes off, or ctx ends.
+// Wait waits until the alarm goes off or ctx ends.
 func (a *Alarm) Wait(ctx context.Context) error {
 	if err := a.File.SetReadDeadline(time.Time{}); err != nil {
 		return err
@@ -59,10 +59,10 @@ func (a *Alarm) Wait(ctx context.Context) error {
 	return err
 }
 
-// Close gives the alarm up.
+// Close releases the alarm.
 func (a *Alarm) Close() error { return a.File.Close() }
 
-// Boot is the time since boot, also while the machine slept.
+// Boot returns the time since boot, including time asleep.
 func Boot() (time.Duration, error) {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {

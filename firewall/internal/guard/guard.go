@@ -1,5 +1,5 @@
-// package guard has the words that the firewall and its backends share: what a grant opens, when it ends, which
-// flows go on, and the errors of a backend.
+// Package guard holds the types that the firewall and its backends share: the settings of a guard, what a grant opens
+// and when it ends, the flows that a load carries, and the errors of a backend.
 package guard
 
 import (
@@ -16,37 +16,36 @@ import (
 
 // Errors of backends.
 var (
-	// ErrGone is returned where there is no guard to change.
+	// ErrGone is returned when there is no guard to change.
 	ErrGone = errors.New("the guard is not in place")
-	// ErrFull is returned where the table has no room for another grant.
+	// ErrFull is returned when the table has no room for another grant.
 	ErrFull = errors.New("the grant table is full")
-	// ErrForeign is returned where there is a table of our name that is not ours.
-	ErrForeign = errors.New(`there is a table "inet spa" that is not ours; rename it, or remove it with: ` +
+	// ErrForeign is returned when a table of our name exists that is not ours.
+	ErrForeign = errors.New(`a table "inet spa" exists that is not ours; rename it, or remove it with: ` +
 		`nft delete table inet spa`)
 )
 
-// Plan says which flows and grants the guard admits, and until when. The kernel counts down from the moment in
-// which it is told, so a plan has the times at which things end, and At computes what is left of them as late as
-// possible.
+// Plan lists the flows and grants that the guard admits, and when each ends. The kernel counts timeouts from the
+// moment it receives them, so a plan holds times, and At computes the time left as late as possible.
 type Plan struct {
 	Leases    []Lease
-	ConfirmBy time.Time // the guarded ports are guarded no longer; zero: for ever
+	ConfirmBy time.Time // when the guarded ports open again; zero: never
 	Carried   []Carried
 
-	Confirm time.Duration // what is left until then: see At
+	Confirm time.Duration // time left until ConfirmBy: see At
 }
 
-// Carried is a flow that a load carries over, and how long it has to send something.
+// Carried is a flow that a load carries over, and until when it may send its next packet.
 type Carried struct {
 	Flow
 	Until time.Time
-	Left  time.Duration // until then: see Plan.At
+	Left  time.Duration // time left until then: see Plan.At
 }
 
-// At returns the plan with what is left of its times at now.
+// At returns the plan with the times left at now.
 func (p Plan) At(now time.Time) Plan {
 	if !p.ConfirmBy.IsZero() {
-		p.Confirm = max(time.Millisecond, Left(p.ConfirmBy, now)) // zero would be for ever
+		p.Confirm = max(time.Millisecond, Left(p.ConfirmBy, now)) // zero would mean for ever
 	}
 	p.Carried = slices.Clone(p.Carried)
 	for i := range p.Carried {
@@ -66,11 +65,10 @@ type Element struct {
 	Port   uint16
 }
 
-// LinkLocal reports whether an address means another machine on every link (RFC 4291 2.5.6,
-// RFC 3927).
+// LinkLocal reports whether an address means a different machine on each link (RFC 4291 2.5.6, RFC 3927).
 func LinkLocal(a netip.Addr) bool { return a.Unmap().IsLinkLocalUnicast() }
 
-// LinkOf is the index that a link-local source has as its zone; 0: there is none.
+// LinkOf returns the interface index that a link-local source has as its zone; 0: none.
 func LinkOf(a netip.Addr) uint32 {
 	index, err := strconv.ParseUint(a.Zone(), 10, 31)
 	if err != nil || !LinkLocal(a) {
@@ -79,10 +77,10 @@ func LinkOf(a netip.Addr) uint32 {
 	return uint32(index)
 }
 
-// Normal is the address as the kernel's sets have it.
+// Normal returns the address as it stands in the kernel's sets.
 func Normal(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 
-// OnLink is the address with its zone.
+// OnLink returns the address with the link as its zone.
 func OnLink(a netip.Addr, link uint32) netip.Addr {
 	if link == 0 {
 		return a
@@ -90,14 +88,14 @@ func OnLink(a netip.Addr, link uint32) netip.Addr {
 	return a.WithZone(strconv.FormatUint(uint64(link), 10))
 }
 
-// Lease is an element and when it ends.
+// Lease is an element and its end.
 type Lease struct {
 	Element
 	Until time.Time
-	Left  time.Duration // until then: see Timed
+	Left  time.Duration // time left until then: see Timed
 }
 
-// Timed returns the leases with what is left of them at now.
+// Timed returns the leases with the time left at now.
 func Timed(ls []Lease, now time.Time) []Lease {
 	ls = slices.Clone(ls)
 	for i := range ls {
@@ -106,9 +104,9 @@ func Timed(ls []Lease, now time.Time) []Lease {
 	return ls
 }
 
-// Left returns how long it is from now until then, by the wall clock or by the monotonic
-// one, whichever says less. The latter, as the kernel's timeouts, stands still while the
-// machine sleeps or is paused; the former can be set back.
+// Left returns the time from now until then by the wall clock or by the monotonic clock, whichever gives less. The
+// monotonic clock, like the kernel's timeouts, stops while the machine sleeps or is paused; the wall clock can be set
+// back.
 func Left(until, now time.Time) time.Duration {
 	return min(until.Sub(now), until.Round(0).Sub(now.Round(0)))
 }
@@ -119,7 +117,7 @@ type Flow struct {
 	Remote, Local netip.AddrPort
 }
 
-// Contains reports whether one of the ranges has the port.
+// Contains reports whether one of the ranges includes the port.
 func Contains(ports []service.Ports, proto service.Proto, port uint16) bool {
 	return slices.ContainsFunc(ports, func(p service.Ports) bool { return p.Contains(proto, port) })
 }
@@ -132,7 +130,7 @@ func ComparePorts(a, b service.Ports) int {
 // CheckPorts returns an error for a range that cannot be guarded.
 func CheckPorts(p service.Ports) error {
 	if (p.Proto != service.TCP && p.Proto != service.UDP) || p.Low == 0 || p.Low > p.High {
-		return fmt.Errorf("ports %v are not a range of TCP or UDP ports", p)
+		return fmt.Errorf("%v is not a range of TCP or UDP ports", p)
 	}
 	return nil
 }

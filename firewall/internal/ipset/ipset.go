@@ -1,4 +1,4 @@
-// package ipset changes sets that rules of iptables ask, by the kernel's own messages.
+// Package ipset changes the sets that iptables rules match, over netlink.
 package ipset
 
 import (
@@ -19,7 +19,7 @@ import (
 
 // Numbers of linux/netfilter/ipset/ip_set.h.
 const (
-	protocol = 6 // the oldest that every kernel speaks
+	protocol = 6 // the oldest, which every kernel supports
 
 	cmdProtocol = 1
 	cmdCreate   = 2
@@ -32,7 +32,7 @@ const (
 
 	attrProtocol = 1
 	attrName     = 2
-	attrType     = 3 // at a swap: the other name
+	attrType     = 3 // in a swap: the other name
 	attrRevision = 4
 	attrFamily   = 5
 	attrData     = 7
@@ -55,8 +55,8 @@ const (
 	errFindType = unix.Errno(4098)
 )
 
-// maxTimeout is the longest that a kernel with a clock of 1,000 ticks a second keeps an
-// element of an ipset (IPSET_MAX_TIMEOUT): a little under 25 days.
+// maxTimeout is the longest timeout of an ipset element (IPSET_MAX_TIMEOUT) on a kernel with 1,000 clock ticks a
+// second: a little under 25 days.
 const maxTimeout = 2147483
 
 // Types of sets.
@@ -67,36 +67,36 @@ const (
 	BitmapPort   = "bitmap:port"
 )
 
-// ErrForeign is returned where a set of a name of ours differs from what it has to be.
-var ErrForeign = errors.New(`there is an ipset named "spa-..." that is not ours; rename it, or ` +
+// ErrForeign is returned when a set with one of our names differs from ours.
+var ErrForeign = errors.New(`an ipset named "spa-..." exists that is not ours; rename it, or ` +
 	`remove it with: ipset destroy`)
 
-// Set is a set that rules of iptables can ask. Its elements can have a timeout.
+// Set is a set that iptables rules can match. Its elements can have timeouts.
 type Set struct {
 	Name, Kind string
-	Family     byte   // of addresses
-	Max        uint32 // elements of a hash
-	Low, High  uint16 // ports of a bitmap
+	Family     byte   // of its addresses
+	Max        uint32 // capacity of a hash, in elements
+	Low, High  uint16 // port range of a bitmap
 }
 
-// Member is an element of an ipset: what of it its type has.
+// Member is an element of an ipset. The type of the set decides which fields it has.
 type Member struct {
 	IP      netip.Addr
 	Proto   service.Proto
 	Port    uint16
 	IP2     netip.Addr
 	Iface   string
-	Seconds uint32 // until it is gone; 0: it stays
+	Seconds uint32 // seconds until it expires; 0: never
 }
 
-// Conn is the socket over which sets are changed, so that a grant needs no program. The kernel answers each change and
-// tells nothing of what others do.
+// Conn is a socket for changing sets, so that a grant needs no program. The kernel answers each change, and does not
+// report changes by other tools.
 type Conn struct {
 	mu   sync.Mutex // guards the order of messages and answers
 	conn *netlink.Conn
 }
 
-// Open opens the socket. It fails where the kernel has no ipset.
+// Open opens the socket. It fails if the kernel has no ipset.
 func Open() (*Conn, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
@@ -107,7 +107,7 @@ func Open() (*Conn, error) {
 		return nil, errors.Join(fmt.Errorf("opening netlink: %w", err), c.Close())
 	}
 	if err := s.one(message(cmdProtocol, 0)); err != nil {
-		return nil, errors.Join(Explain("asking the kernel", err), c.Close())
+		return nil, errors.Join(Explain("probing the kernel", err), c.Close())
 	}
 	return s, nil
 }
@@ -115,14 +115,14 @@ func Open() (*Conn, error) {
 // Close closes the socket. The sets stay.
 func (s *Conn) Close() error { return s.conn.Close() }
 
-// Explain says what an errno means. Those from 4096 on are ipset's own.
+// Explain adds to an errno what was being done and what the errno means. Numbers from 4096 on are ipset's own.
 func Explain(doing string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM):
 		return nl.Explain("ipset: "+doing, err)
-	case errors.Is(err, unix.EINVAL) && doing == "asking the kernel":
+	case errors.Is(err, unix.EINVAL) && doing == "probing the kernel":
 		return errors.New("this kernel has no ipset (CONFIG_IP_SET)")
 	case errors.Is(err, errFindType):
 		return fmt.Errorf("ipset: %s: this kernel lacks that type of set", doing)
@@ -131,11 +131,11 @@ func Explain(doing string, err error) error {
 	case errors.Is(err, errMismatch), errors.Is(err, unix.EEXIST):
 		return fmt.Errorf("ipset: %s: %w", doing, ErrForeign)
 	case errors.Is(err, errBusy):
-		return fmt.Errorf("ipset: %s: a rule still asks for it", doing)
+		return fmt.Errorf("ipset: %s: a rule still uses it", doing)
 	case errors.Is(err, errFull):
 		return fmt.Errorf("%w: the kernel takes no more elements into the set", guard.ErrFull)
 	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("%w: ipset: %s: there is no such set", guard.ErrGone, doing)
+		return fmt.Errorf("%w: ipset: %s: no such set", guard.ErrGone, doing)
 	}
 	return fmt.Errorf("ipset: %s: %w", doing, err)
 }
@@ -165,10 +165,10 @@ func big32(data []byte, kind uint16, v uint32) []byte {
 	return nl.Attribute(data, kind|unix.NLA_F_NET_BYTEORDER, binary.BigEndian.AppendUint32(nil, v))
 }
 
-// Keep makes the set if there is none of its name. The error for one that differs is ErrForeign.
+// Keep makes the set if it is missing. If a set of that name differs, it returns ErrForeign.
 func (s *Conn) Keep(set Set) error { return Explain("making "+set.Name, s.make(set)) }
 
-// Create does the same, and leaves one that differs: Replace changes what is in it.
+// Create makes the set if it is missing, and accepts one that differs: Replace changes its contents.
 func (s *Conn) Create(set Set) error {
 	err := s.make(set)
 	if errors.Is(err, unix.EEXIST) {
@@ -177,7 +177,7 @@ func (s *Conn) Create(set Set) error {
 	return Explain("making "+set.Name, err)
 }
 
-// make returns EEXIST only if a set of that name differs.
+// make returns EEXIST only if a set of that name exists and differs.
 func (s *Conn) make(set Set) error {
 	revision := map[string]byte{HashIPPort: 1, HashIPPortIP: 1, HashNetIface: 1}[set.Kind]
 	data := nl.Nested(nil, attrData, func(data []byte) []byte {
@@ -193,7 +193,7 @@ func (s *Conn) make(set Set) error {
 		nl.Attribute(nil, attrFamily, []byte{set.Family}), data))
 }
 
-// letsGo is how long a kernel may still use sets whose rules are gone: some free rules a while after they are deleted.
+// letsGo is how long a kernel may use sets after their rules are deleted: some free rules only after a while.
 const letsGo = 5 * time.Second
 
 // Destroy removes sets. A missing one is no error.
@@ -210,7 +210,7 @@ func (s *Conn) Destroy(names ...string) error {
 			}
 			held, errs = append(held, name), append(errs, Explain("removing "+name, err))
 			if !errors.Is(err, errBusy) {
-				give = time.Time{} // to wait is of no use
+				give = time.Time{} // waiting would not help
 			}
 		}
 		if len(held) == 0 || time.Now().After(give) {
@@ -221,10 +221,10 @@ func (s *Conn) Destroy(names ...string) error {
 	}
 }
 
-// Fresh ends the name of a set that is filled to take the place of another.
+// Fresh ends the name of a set that is filled to replace another.
 const Fresh = "-new"
 
-// Replace makes ms the members of the set in one step, whether it existed or not.
+// Replace makes ms the members of the set in one step, creating the set if it is missing.
 func (s *Conn) Replace(set Set, ms []Member) error {
 	next := set
 	next.Name = set.Name + Fresh
@@ -256,7 +256,7 @@ func (s *Conn) fill(name string, ms []Member) error {
 	return nil
 }
 
-// Each does one command for each member and returns the errno of those that failed.
+// Each sends one command for each member and returns the errno of those that failed, by index.
 func (s *Conn) Each(cmd uint16, flags netlink.HeaderFlags, name string, ms []Member) (map[int]unix.Errno, error) {
 	batch := make([]netlink.Message, len(ms))
 	for i := range ms {
@@ -329,7 +329,7 @@ func (s *Conn) one(m netlink.Message) error {
 	return nil
 }
 
-// List returns the members of a set. The error is guard.ErrGone if there is no such set.
+// List returns the members of a set, or guard.ErrGone if there is no such set.
 func (s *Conn) List(name string) ([]Member, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -400,7 +400,7 @@ func (s *Conn) send(ms []netlink.Message) (map[int]unix.Errno, error) {
 	failed := make(map[int]unix.Errno)
 	for start := 0; start < len(ms); start += nl.Chunk {
 		part := ms[start:min(start+nl.Chunk, len(ms))]
-		part[len(part)-1].Header.Flags |= netlink.Acknowledge // failures are answered in any case
+		part[len(part)-1].Header.Flags |= netlink.Acknowledge // failures are answered anyway
 		sent, err := s.conn.SendMessages(part)
 		if err != nil {
 			return nil, err
@@ -422,15 +422,14 @@ func (s *Conn) send(ms []netlink.Message) (map[int]unix.Errno, error) {
 	return failed, nil
 }
 
-// Seconds is d as a timeout of ipset: whole seconds, rounded up, because no grant may end before the time that was
-// promised.
+// Seconds returns d as a timeout of ipset: whole seconds, rounded up, because no grant may end early.
 func Seconds(d time.Duration) uint32 {
 	s := (d + time.Second - 1) / time.Second
 	return uint32(min(max(s, 1), maxTimeout))
 }
 
-// Empty deletes all members. A member can end by itself meanwhile and fail to be deleted, so only what is left in the
-// set counts.
+// Empty deletes all members. A member may expire in between and fail to be deleted, so only members that remain are
+// an error.
 func (s *Conn) Empty(name string) error {
 	ms, err := s.List(name)
 	if errors.Is(err, guard.ErrGone) {
@@ -444,7 +443,7 @@ func (s *Conn) Empty(name string) error {
 	}
 	left, err := s.List(name)
 	if err == nil && len(left) > 0 {
-		err = fmt.Errorf("%d of %d elements stay in the ipset %s", len(left), len(ms), name)
+		err = fmt.Errorf("%d of %d elements remain in ipset %s", len(left), len(ms), name)
 	}
 	return err
 }

@@ -1,10 +1,9 @@
 package iptables
 
-// Bare is the guard without connection tracking, which begins as soon as a rule is prepared
-// that asks for it, before the rules are in force. A server that goes on sending in a flow
-// of a gap would in that moment make it one of its own. So where the guard is not whole,
-// this one stands first, for the milliseconds in which the other is prepared: grants pass
-// and what a first load carries, and all else of guarded ports waits.
+// Bare is the guard without connection tracking, which starts as soon as the kernel prepares a rule that uses it,
+// before the rules are in force. If a server kept sending in a flow from the time without a guard, it would begin a
+// flow in that moment. So if the guard is not complete, this one goes first, for the milliseconds that preparing the
+// full one takes: it passes grants and carried flows, and drops everything else on guarded ports.
 func (r *GuardRules) Bare(v6 bool) *script {
 	s := &script{r: r, v6: v6, lines: make(map[string][]string)}
 	s.add(ChainGuard, "-i lo -j RETURN")
@@ -22,7 +21,7 @@ func (r *GuardRules) Bare(v6 bool) *script {
 	return s
 }
 
-// barePasses lets pass in one direction what has a grant or is carried.
+// barePasses passes packets in one direction that have a grant or are carried, and drops the rest.
 func (s *script) barePasses(chain string, p place, grant, flow, peer, near, link string) {
 	s.add(chain, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN %s -j RETURN", s.carried(flow, peer))
 	s.add(chain, "-p udp %s -j RETURN", s.carried(flow, peer))

@@ -20,56 +20,55 @@ import (
 )
 
 const (
-	// HelperName is what the helper is called in the list of processes, and how it knows
-	// what it is.
+	// HelperName is the helper's name in the process list, by which it also recognizes itself.
 	HelperName = "spa-server-iptables"
-	// HelperArg is no option of any program: one that does not call Helper ends with it.
+	// HelperArg is not an option of any program: a program that does not call firewall.Helper fails on it.
 	HelperArg = "--run-iptables"
-	// helperSocket is the descriptor that it is given.
+	// helperSocket is the descriptor of its socket to the daemon.
 	helperSocket = 3
-	// lockPath is the lock that the older kind of iptables holds while it works.
+	// lockPath is the lock that legacy iptables holds while it works.
 	lockPath = "/run/xtables.lock"
-	// programPath is where programs are looked for, whatever the daemon's environment says.
+	// programPath is where programs are searched, whatever the daemon's environment contains.
 	programPath = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin"
 )
 
-// operation is what the helper may be asked to do.
+// operation is a task for the helper.
 type operation uint8
 
 const (
-	OpLook   operation = 1 + iota // what is there of the guard
-	OpLoad                        // put it there
-	opCount                       // has anybody come in by a grant?
-	OpRemove                      // take it away
+	OpLook   operation = 1 + iota // report what there is of the guard
+	OpLoad                        // load the guard
+	opCount                       // has a new flow come in through a grant?
+	OpRemove                      // remove the guard
 )
 
-// Request is what the daemon asks.
+// Request is a request from the daemon.
 type Request struct {
 	Op    operation
 	Rules GuardRules
-	// Wait is whether to wait a second for who holds the lock of iptables.
+	// Wait is whether to wait a second for the lock of iptables.
 	Wait bool
 }
 
-// outcome is how it went.
+// outcome is how a request went.
 type outcome uint8
 
 const (
 	done    outcome = iota
 	Failed          // see Text
 	busy            // another program holds the lock of iptables
-	foreign         // chains of our name are not ours
+	foreign         // chains with our names are not ours
 )
 
-// reply is what the helper answers.
+// reply is the helper's answer to a request.
 type reply struct {
 	Outcome outcome
 	Text    string
-	Found   findings // by opLook and opLoad
-	Entered bool     // by opCount
+	Found   findings // for OpLook and OpLoad
+	Entered bool     // for opCount
 }
 
-// findings is what there is of the guard, in both families.
+// findings describes the guard as found, in both families.
 type findings struct {
 	Present bool
 	Digest  string
@@ -87,14 +86,14 @@ func Serve() {
 	os.Exit(0)
 }
 
-// serve answers until the daemon is gone.
+// serve answers requests until the daemon has ended.
 func serve() error {
 	if lent() {
-		return errors.New("the program has its privilege from its file, so anybody could start it like this and have it " +
-			"run programs of his own; start spa-server as root, or with ambient capabilities")
+		return errors.New("the program has its privileges from its file, so any user could start it like this and make it " +
+			"run other programs; start spa-server as root, or with ambient capabilities")
 	}
-	// Whoever stops the daemon may signal the whole group of processes; the helper ends
-	// with the daemon, not before. A signal that is ignored would be so in programs too.
+	// A signal to stop the daemon may go to the whole process group, but the helper ends with the daemon, not before.
+	// Catch the signals rather than ignore them: programs would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	path, kind, lock := os.Args[2], os.Args[3], os.Args[4]
 	os.Clearenv()
@@ -104,7 +103,7 @@ func serve() error {
 	socket := os.NewFile(helperSocket, "daemon")
 	conn, err := net.FileConn(socket)
 	if err != nil {
-		return fmt.Errorf("it is started by spa-server alone: %w", err)
+		return fmt.Errorf("only spa-server starts this program: %w", err)
 	}
 	if err := socket.Close(); err != nil {
 		return err
@@ -112,8 +111,8 @@ func serve() error {
 	return answerAll(conn, kind, lock)
 }
 
-// lent reports whether who started this process has less privilege than it: by file
-// capabilities, or a set-user-id bit.
+// lent reports whether this process got privileges that its starter lacks: by file capabilities, or a set-user-id
+// bit.
 func lent() bool {
 	const secure = 23 // AT_SECURE of linux/auxvec.h
 	vector, err := unix.Auxv()
@@ -125,13 +124,13 @@ func lent() bool {
 
 func answerAll(conn net.Conn, kind, lock string) error {
 	in, out := gob.NewDecoder(conn), gob.NewEncoder(conn)
-	// Programs are looked at, and modules of the kernel loaded, while there is the privilege.
+	// Find programs and load kernel modules before dropping privileges.
 	p, err := findPrograms(kind, lock)
 	if err == nil {
 		p.Left, err = sandbox.DropForPrograms(helperFiles(os.Getenv("PATH"), lock))
 	}
 	if err == nil {
-		_, err = p.kindOf(p.command(false, "")) // whether it still runs
+		_, err = p.kindOf(p.command(false, "")) // check that it still runs
 	}
 	if err != nil {
 		p = &Programs{Trouble: err.Error()}
@@ -150,8 +149,8 @@ func answerAll(conn net.Conn, kind, lock string) error {
 	}
 }
 
-// helperFiles is what the helper and the programs may open: the programs and what they load, what
-// they read of the system's names and of the kernel, and the lock of their older kind.
+// helperFiles returns the files that the helper and its programs may open: the programs and their libraries, system
+// names and kernel settings that they read, and the lock of legacy iptables.
 func helperFiles(path, lock string) sandbox.Files {
 	return sandbox.Files{
 		Run: append(filepath.SplitList(path), "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"),
@@ -161,7 +160,7 @@ func helperFiles(path, lock string) sandbox.Files {
 	}
 }
 
-// Do does what was asked.
+// Do executes a request.
 func (p *Programs) Do(r *Request) *reply {
 	if err := r.Rules.Check(); err != nil && r.Op == OpLoad {
 		return &reply{Outcome: Failed, Text: err.Error()}
@@ -192,7 +191,7 @@ func (p *Programs) Do(r *Request) *reply {
 	return &reply{Outcome: Failed, Text: err.Error()}
 }
 
-// line makes one line of what a program said.
+// line puts a program's output on one line of limited length.
 func line(said string) string {
 	const longest = 400
 	said = strings.Join(strings.Fields(said), " ")

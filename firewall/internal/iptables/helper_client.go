@@ -17,36 +17,36 @@ import (
 )
 
 const (
-	// startTime is how long the helper may take to find out what there is.
+	// startTime is how long the helper may take to find the programs and probe the kernel.
 	startTime = 2 * time.Minute
-	// answerTime is how long it may take for anything else: several programs, one after another,
-	// on a machine that is busy. A helper that is given up is of no use any more.
+	// answerTime is how long any other request may take: several programs, one after another, on a busy machine. A
+	// helper that exceeds it is not used again.
 	answerTime = 2 * time.Minute
 )
 
-// ErrHelper is wrapped by the error of every call once the helper has ended or hangs.
-var ErrHelper = errors.New("the helper that runs iptables is gone; the guard stays as it is and grants end on time, " +
-	"but nothing can be put back: start spa-server again")
+// ErrHelper is wrapped by the errors of all calls once the helper has ended or hangs.
+var ErrHelper = errors.New("the helper that runs iptables has ended or hangs; the guard stays in place and grants end " +
+	"on time, but changes by other tools cannot be repaired: restart spa-server")
 
 // Helper is the daemon's end of the process that runs iptables.
 type Helper struct {
 	Programs
 	pid      int
 	conn     net.Conn
-	ended    chan struct{} // closed when the process has
-	Patience time.Duration // how long an answer may take
+	ended    chan struct{} // closed when the process has ended
+	Patience time.Duration // how long to wait for a reply
 
-	mu  sync.Mutex // guards the order of questions and answers
+	mu  sync.Mutex // guards the order of requests and replies
 	in  *gob.Decoder
 	out *gob.Encoder
 
-	fate sync.Mutex // guards what follows
-	gone error      // why there are no more answers
+	fate sync.Mutex // guards the field below
+	gone error      // why there are no more replies
 }
 
-// startHelper starts this program again as the helper, in the network namespace of the
-// calling thread, and waits until it has found out what there is. Programs are looked for
-// in path (empty: where systems have them), those of one kind if it is named.
+// startHelper starts this program again as the helper, in the network namespace of the calling thread, and waits for
+// its findings. It searches programs in path (empty: the usual directories); kind, if not empty, selects one kind of
+// iptables.
 func startHelper(path, kind, lock string) (*Helper, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -70,8 +70,8 @@ func startHelper(path, kind, lock string) (*Helper, error) {
 	return h, nil
 }
 
-// start starts the process and waits for its end in a thread of its own: the kernel kills
-// the helper when the thread that started it ends.
+// start starts the process, and waits for its end in a thread of its own: the kernel kills the helper when the thread
+// that started it ends.
 func (h *Helper) start(socket *os.File, args ...string) error {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = append([]string{HelperName, HelperArg}, args...)
@@ -79,7 +79,7 @@ func (h *Helper) start(socket *os.File, args ...string) error {
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{socket}
-	// In a group of its own, so that what is typed at a terminal does not end it first.
+	// Use a separate process group, so that keys typed at a terminal do not end the helper first.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	runtime.LockOSThread()
 	ns, err := os.Open("/proc/thread-self/ns/net")
@@ -107,7 +107,7 @@ func (h *Helper) start(socket *os.File, args ...string) error {
 	return <-started
 }
 
-// enterNamespace makes a network namespace that of this thread, if it is not already.
+// enterNamespace moves this thread into a network namespace, unless it is already there.
 func enterNamespace(ns *os.File) error {
 	var want, have unix.Stat_t
 	if err := unix.Fstat(int(ns.Fd()), &want); err != nil {
@@ -122,15 +122,15 @@ func enterNamespace(ns *os.File) error {
 	return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 }
 
-// over is told how the process ended. Who waits for an answer sees the end of the socket.
+// over records how the process ended. A caller waiting for a reply sees the socket close.
 func (h *Helper) over(err error) {
 	if err == nil {
-		err = errors.New("it ended by itself")
+		err = errors.New("it exited")
 	}
 	h.fail(err)
 }
 
-// fail keeps the first reason why there are no more answers, and returns it.
+// fail keeps the first reason why there are no more replies, and returns it.
 func (h *Helper) fail(err error) error {
 	h.fate.Lock()
 	defer h.fate.Unlock()
@@ -140,20 +140,20 @@ func (h *Helper) fail(err error) error {
 	return h.gone
 }
 
-// trouble is why the helper is of no use any more, or nil.
+// trouble returns why the helper can no longer be used, or nil.
 func (h *Helper) trouble() error {
 	h.fate.Lock()
 	defer h.fate.Unlock()
 	return h.gone
 }
 
-// greet takes what the helper found.
+// greet receives the helper's findings.
 func (h *Helper) greet() error {
 	if err := h.conn.SetReadDeadline(time.Now().Add(startTime)); err != nil {
 		return err
 	}
 	if err := h.in.Decode(&h.Programs); err != nil {
-		return fmt.Errorf("the helper for iptables does not answer: %w", err)
+		return fmt.Errorf("the helper for iptables did not start: %w", err)
 	}
 	if h.Trouble != "" {
 		return fmt.Errorf("iptables cannot guard: %s", h.Trouble)
@@ -161,7 +161,8 @@ func (h *Helper) greet() error {
 	return nil
 }
 
-// Ask asks the helper. Where another program holds the lock of iptables that is errBusy.
+// Ask sends a request to the helper and returns the reply. If another program holds the lock of iptables, it returns
+// errBusy.
 func (h *Helper) Ask(r Request) (reply, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -190,20 +191,20 @@ func (h *Helper) Ask(r Request) (reply, error) {
 	return reply{}, fmt.Errorf("iptables: %s", answer.Text)
 }
 
-// lost is the error of a question that got no answer. The helper is of no use any more: what
-// it answers next would be the answer to this one.
+// lost returns the error of a request without a reply. The helper cannot be used any more: its next reply would be
+// the one to this request.
 func (h *Helper) lost(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("it has not answered for %v", h.Patience)
+		err = fmt.Errorf("no reply for %v", h.Patience)
 	} else {
-		h.awaitEnd() // which says more than that the socket was closed
+		h.awaitEnd() // its exit status says more than the closed socket
 	}
 	err = h.fail(err)
 	h.conn.Close()
 	return err
 }
 
-// awaitEnd waits for the process to end, not for ever.
+// awaitEnd waits a second for the process to end.
 func (h *Helper) awaitEnd() {
 	late := time.NewTimer(time.Second)
 	defer late.Stop()
@@ -213,7 +214,7 @@ func (h *Helper) awaitEnd() {
 	}
 }
 
-// close lets the helper end. One that does not is killed when this process ends.
+// close makes the helper end. If it does not, the kernel kills it when this process ends.
 func (h *Helper) close() error {
 	err := h.conn.Close()
 	if errors.Is(err, net.ErrClosed) {

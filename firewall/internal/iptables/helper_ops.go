@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// errMeddled is returned where another tool changed our chains while they were loaded.
+// errMeddled is returned when another tool changed our chains while they were loaded.
 var errMeddled = errors.New("another tool changed the chains while they were loaded")
 
-// tablesOf is our tables of a family as they are. Foreign chains are errForeignChain.
+// tablesOf returns the current contents of our tables of a family. Foreign chains are errForeignChain.
 func (p *Programs) tablesOf(v6 bool) (was [2]*saved, err error) {
 	for i, t := range Tables() {
 		if was[i], err = p.save(v6, t); err != nil {
@@ -23,7 +23,7 @@ func (p *Programs) tablesOf(v6 bool) (was [2]*saved, err error) {
 	return was, nil
 }
 
-// look says what there is of the guard.
+// look describes the guard as it is.
 func (p *Programs) look() (findings, error) {
 	var found findings
 	for _, v6 := range p.families() {
@@ -36,7 +36,7 @@ func (p *Programs) look() (findings, error) {
 	return found, nil
 }
 
-// add adds what one family has.
+// add adds the findings of one family.
 func (f *findings) add(now [2]*saved) {
 	for i, t := range Tables() {
 		s := now[i]
@@ -45,8 +45,8 @@ func (f *findings) add(now [2]*saved) {
 	}
 }
 
-// load puts the guard there, and makes sure that it is. Foreign chains are found before
-// anything is changed. At a start (wait) it is there as a whole or not at all.
+// load loads the guard and checks that it is there. It detects foreign chains before it changes anything. At a start
+// (wait) a guard that fails to load completely is removed again.
 func (p *Programs) load(r *GuardRules, wait bool) (findings, error) {
 	r.quotes, r.handed, r.bridged = p.quotes, p.handed, bridged()
 	was := make(map[bool][2]*saved)
@@ -58,20 +58,20 @@ func (p *Programs) load(r *GuardRules, wait bool) (findings, error) {
 	}
 	found, err := p.loadAll(r, was, wait)
 	if err != nil && wait && nothing(was) {
-		// Part of a guard that no daemon is behind would shut everybody out.
+		// A partial guard without a daemon would shut everybody out.
 		err = errors.Join(err, p.remove(wait))
 	}
 	return found, err
 }
 
-// bridged reports whether packets that are bridged come by the guard. To ask for them in a rule
-// would make it so (xt_physdev loads br_netfilter).
+// bridged reports whether bridged packets pass through the guard. A rule that matches them would cause that itself
+// (xt_physdev loads br_netfilter).
 func bridged() bool {
 	_, err := os.Stat("/proc/sys/net/bridge/bridge-nf-call-iptables")
 	return err == nil
 }
 
-// nothing reports whether there was nothing of ours.
+// nothing reports whether none of our chains and jumps were there.
 func nothing(was map[bool][2]*saved) bool {
 	for _, tables := range was {
 		if tables[0].present() || tables[1].present() {
@@ -97,7 +97,7 @@ func (p *Programs) loadAll(r *GuardRules, was map[bool][2]*saved, wait bool) (fi
 	return found, nil
 }
 
-// shut puts the guard without connection tracking there, if the guard is not whole: see bare.
+// shut loads the guard without connection tracking if the guard is incomplete: see Bare.
 func (p *Programs) shut(v6 bool, r *GuardRules, was [2]*saved, wait bool) ([2]*saved, error) {
 	const mangle = 1
 	t := Tables()[mangle]
@@ -110,9 +110,9 @@ func (p *Programs) shut(v6 bool, r *GuardRules, was [2]*saved, wait bool) ([2]*s
 	return p.tablesOf(v6)
 }
 
-// loadFamily tries again where another tool was in between: a jump that was to be replaced
-// may be gone. It tries once again where the program had to be ended: each table changes in one transaction,
-// so it is as it was or as it should be, and the next try begins with what is there.
+// loadFamily retries if another tool interfered: a jump that was to be replaced may be gone. It also retries once if
+// the program had to be killed: each table changes in one transaction, so it is in its old or its new state, and the
+// next attempt starts from what is there.
 func (p *Programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now [2]*saved, err error) {
 	hung := false
 	for range 3 {
@@ -132,7 +132,7 @@ func (p *Programs) loadFamily(v6 bool, s *script, was [2]*saved, wait bool) (now
 			err = errMeddled
 		}
 		if _, ended := errors.AsType[*endedError](err); ended && !hung {
-			fmt.Fprintf(os.Stderr, "%s: %v; it is run again\n", HelperName, err)
+			fmt.Fprintf(os.Stderr, "%s: %v; running it again\n", HelperName, err)
 			hung, was = true, now
 			continue
 		}
@@ -160,7 +160,7 @@ func (p *Programs) entered() (bool, error) {
 	return false, nil
 }
 
-// remove takes all of ours away, the jumps first of all.
+// remove removes everything of ours, the jumps first.
 func (p *Programs) remove(wait bool) error {
 	for _, v6 := range p.families() {
 		for _, t := range Tables() {

@@ -21,40 +21,40 @@ import (
 	"sallyport/spa/sandbox"
 )
 
-// programTime is how long a program may take, waiting for the lock and for modules of the kernel
-// included, which a slow machine loads for seconds. It is less than the daemon waits for an answer.
+// programTime is how long a program may take, including waiting for the lock and for kernel modules, which take a
+// slow machine seconds to load. It is shorter than the daemon waits for a reply.
 const programTime = 30 * time.Second
 
-// lockExit is the exit code for trouble with resources: the lock of iptables among them.
+// lockExit is the exit code for resource problems, including the lock of iptables.
 const lockExit = 4
 
-var errForeignChain = errors.New(`there are chains named "spa-..." of iptables that are not ours; rename or remove ` +
+var errForeignChain = errors.New(`iptables chains named "spa-..." exist that are not ours; rename or remove ` +
 	`them (iptables -t mangle -S)`)
 
-// Programs is what the helper found, and tells the daemon first of all.
+// Programs is what the helper found. It is its first message to the daemon.
 type Programs struct {
-	Trouble string // not empty: nothing works, and why
-	Legacy  bool   // the older kind of iptables, with tables of its own in the kernel
+	Trouble string // why nothing works; empty: all is well
+	Legacy  bool   // legacy iptables, which has its own tables in the kernel
 	Version string
 	NoIPv6  bool   // the kernel has no IPv6
-	NoSets  string // why rules cannot ask ipsets; empty: they can
+	NoSets  string // why rules cannot match ipsets; empty: they can
 	Left    sandbox.State
 
-	quotes bool // rules can look into what an ICMP error quotes
-	handed bool // rules can see that a packet was handed to a socket
+	quotes bool // rules can match the packet that an ICMP error quotes
+	handed bool // rules can match packets that were assigned to a socket early
 
-	ipt    map[bool]*iptables.IPTables // by whether it is for IPv6
-	suffix string                      // of the programs' names, before what they do
-	lock   string                      // of the older kind
+	ipt    map[bool]*iptables.IPTables // true: for IPv6
+	suffix string                      // of the programs' names: "-legacy", "-nft" or ""
+	lock   string                      // the lock file of legacy iptables
 }
 
-// Kinds of iptables, as the programs call themselves.
+// Kinds of iptables, in the words of the programs.
 const (
 	KindLegacy = "legacy"
 	kindNft    = "nf_tables"
 )
 
-// programError is a program that failed.
+// programError is the failure of a program.
 type programError struct {
 	name string
 	code int
@@ -65,21 +65,21 @@ func (e *programError) Error() string {
 	return fmt.Sprintf("%s: exit %d: %s", e.name, e.code, e.said)
 }
 
-// busy reports whether another program was in the way.
+// busy reports whether the program failed because another one holds the lock.
 func (e *programError) busy() bool { return e.code == lockExit }
 
-// endedError is a program that took longer than programTime.
+// endedError is a program killed after programTime.
 type endedError struct {
 	name  string
-	doing string // when it was ended
+	doing string // when it was killed
 	said  string
 }
 
 func (e *endedError) Error() string {
-	return fmt.Sprintf("%s was ended after %v, %s: %s", e.name, programTime, e.doing, e.said)
+	return fmt.Sprintf("%s was killed after %v, %s: %s", e.name, programTime, e.doing, e.said)
 }
 
-// command is a program's name in a family.
+// command returns a program's name for a family.
 func (p *Programs) command(v6 bool, part string) string {
 	if v6 {
 		return "ip6tables" + p.suffix + part
@@ -87,7 +87,7 @@ func (p *Programs) command(v6 bool, part string) string {
 	return "iptables" + p.suffix + part
 }
 
-// families are those that the kernel speaks, as whether they are IPv6.
+// families returns the kernel's families: false for IPv4, true for IPv6.
 func (p *Programs) families() []bool {
 	if p.NoIPv6 {
 		return []bool{false}
@@ -95,8 +95,8 @@ func (p *Programs) families() []bool {
 	return []bool{false, true}
 }
 
-// findPrograms looks for iptables and asks the kernel what it lets its rules do. Where a
-// kind is asked for that is not the host's choice, it goes by another name.
+// findPrograms looks for iptables and probes what the kernel lets its rules do. If kind is not the host's default, it
+// uses the programs named after that kind.
 func findPrograms(kind, lock string) (*Programs, error) {
 	p := &Programs{ipt: make(map[bool]*iptables.IPTables), lock: lock}
 	if kind != "" {
@@ -144,22 +144,22 @@ func (p *Programs) missing(name string, err error) error {
 	}
 	hint := "install the package iptables"
 	if strings.HasPrefix(name, "ip6") {
-		hint += ", or guarded ports would be open over IPv6, which this kernel speaks"
+		hint += ", or guarded ports would be open over IPv6, which this kernel supports"
 	}
-	return fmt.Errorf("there is no program %s in %s; %s", name, os.Getenv("PATH"), hint)
+	return fmt.Errorf("no program %s in %s; %s", name, os.Getenv("PATH"), hint)
 }
 
-// oldEnough: iptables-restore waits for the lock since 1.6.2.
+// oldEnough returns an error for iptables before 1.6.2, whose iptables-restore does not wait for the lock.
 func oldEnough(name string, ipt *iptables.IPTables) error {
 	major, minor, patch := ipt.GetIptablesVersion()
 	if slices.Compare([]int{major, minor, patch}, []int{1, 6, 2}) < 0 {
-		return fmt.Errorf("%s is version %d.%d.%d, and 1.6.2 is the oldest that will do", name, major, minor, patch)
+		return fmt.Errorf("%s is version %d.%d.%d; 1.6.2 or later is required", name, major, minor, patch)
 	}
 	return nil
 }
 
-// kindOf is "nf_tables" or "legacy": what the program says of itself. Before 1.8 there was
-// one kind. go-iptables does not tell.
+// kindOf returns the kind that the program reports: "nf_tables" or "legacy". Before 1.8 there was only the legacy
+// kind. go-iptables does not report it.
 func (p *Programs) kindOf(name string) (string, error) {
 	out, err := p.run(name, "", "--version")
 	if err != nil {
@@ -171,7 +171,7 @@ func (p *Programs) kindOf(name string) (string, error) {
 	return KindLegacy, nil
 }
 
-// sameKind refuses a mixture: rules would come to stand in two tables.
+// sameKind refuses a mixture of kinds, which would put rules into two sets of tables.
 func sameKind(kinds []string) error {
 	_, first, _ := strings.Cut(kinds[0], " is ")
 	for _, kind := range kinds {
@@ -181,13 +181,13 @@ func sameKind(kinds []string) error {
 		}
 	}
 	if first != KindLegacy && first != kindNft {
-		return fmt.Errorf("%s, a kind of iptables that is not known here", kinds[0])
+		return fmt.Errorf("%s: unknown kind of iptables", kinds[0])
 	}
 	return nil
 }
 
-// What rules need, in a chain that no packet comes to, and the end of that chain. Nothing of
-// connection tracking, which would begin before there is a guard: see bare.
+// Rules to probe, in a chain that no packet enters, and the removal of that chain. None uses connection tracking,
+// which would start before there is a guard: see Bare.
 const (
 	probeAway = "\n-F spa-probe\n-X spa-probe\nCOMMIT\n"
 	probeAll  = "*mangle\n:spa-probe - [0:0]\n" +
@@ -201,11 +201,11 @@ const (
 	probeQuotes = "*mangle\n:spa-probe - [0:0]\n-A spa-probe -m u32 --u32 0=0 -j RETURN\nCOMMIT\n*mangle" + probeAway
 )
 
-// probe tries rules, so that what is missing is known before anything depends on it.
+// probe tries rules, so that a missing feature is known before anything depends on it.
 func (p *Programs) probe() error {
 	for _, v6 := range p.families() {
 		if err := p.restoreSometime(v6, probeAll); err != nil {
-			return fmt.Errorf("iptables or the kernel lacks what the guard needs: %w", err)
+			return fmt.Errorf("iptables or the kernel lacks something that the guard needs: %w", err)
 		}
 		if err := p.restoreSometime(v6, fmt.Sprintf(probeSets, SetName(SetProbe, v6))); err != nil {
 			p.NoSets = err.Error()
@@ -216,7 +216,7 @@ func (p *Programs) probe() error {
 	return nil
 }
 
-// restoreSometime waits for the lock as long as a start may take.
+// restoreSometime is restore with retries while another program holds the lock, for as long as a start may take.
 func (p *Programs) restoreSometime(v6 bool, rules string) error {
 	var err error
 	for range 10 {
@@ -229,8 +229,8 @@ func (p *Programs) restoreSometime(v6 bool, rules string) error {
 	return err
 }
 
-// restore loads rules: go-iptables has no iptables-restore, which alone changes a table in
-// one transaction.
+// restore loads rules with iptables-restore, the only program that changes a table in one transaction. go-iptables
+// does not support it.
 func (p *Programs) restore(v6 bool, rules string, wait bool) error {
 	name := p.command(v6, "-restore")
 	if !wait && p.locked() {
@@ -240,21 +240,21 @@ func (p *Programs) restore(v6 bool, rules string, wait bool) error {
 	return err
 }
 
-// locked reports whether another program is at work. The newer kind needs no lock; the older
-// one, asked not to wait, waits for ever.
+// locked reports whether another program holds the lock. iptables-nft needs none; legacy iptables, told not to wait,
+// waits for ever.
 func (p *Programs) locked() bool {
 	if !p.Legacy {
 		return false
 	}
 	f, err := os.Open(p.lock)
 	if err != nil {
-		return false // nobody has locked yet, or iptables says what is wrong
+		return false // not locked yet, or iptables will report the problem
 	}
 	defer f.Close()
 	return errors.Is(statefile.Flock(f, unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
-// save is a table as it is. The older kind would make a table by asking for it.
+// save returns the current contents of a table. Legacy iptables would create a missing table just by listing it.
 func (p *Programs) save(v6 bool, t table) (*saved, error) {
 	if p.Legacy {
 		names, err := os.ReadFile(map[bool]string{false: "/proc/self/net/ip_tables_names",
@@ -273,7 +273,7 @@ func (p *Programs) save(v6 bool, t table) (*saved, error) {
 	return ParseSaved(t, out), nil
 }
 
-// run runs a program, and believes its exit code.
+// run runs a program and returns its output. Its result is the program's exit code alone.
 func (p *Programs) run(name, input string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), programTime)
 	defer cancel()
@@ -291,11 +291,11 @@ func (p *Programs) run(name, input string, args ...string) (string, error) {
 		return out.String(), nil
 	case ctx.Err() != nil:
 		if u := cmd.ProcessState; u != nil {
-			doing += fmt.Sprintf(", %v of it at work", (u.UserTime() + u.SystemTime()).Round(time.Millisecond))
+			doing += fmt.Sprintf(", %v of CPU time", (u.UserTime() + u.SystemTime()).Round(time.Millisecond))
 		}
 		return "", &endedError{name, doing, line(said.String())}
 	case errors.As(err, &exit) && !exit.Exited():
-		return "", fmt.Errorf("%s was ended: %w", name,
+		return "", fmt.Errorf("%s was killed: %w", name,
 			err) // "bad system call" where it is for another processor than this program
 	case errors.As(err, &exit):
 		return "", &programError{name, exit.ExitCode(), line(said.String())}
@@ -303,8 +303,8 @@ func (p *Programs) run(name, input string, args ...string) (string, error) {
 	return "", fmt.Errorf("starting %s: %w", name, err)
 }
 
-// whatDoes is the state of a process (proc_pid_stat(5)): whether one that takes too long computes (R), waits for a
-// lock of the kernel (D) or for an answer (S). A program of iptables does not say.
+// whatDoes returns the state of a process (proc_pid_stat(5)): whether a program that takes too long computes (R),
+// waits in the kernel (D), or waits for an event (S). iptables itself does not report it.
 func whatDoes(pid int) string {
 	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, state, _ := strings.Cut(string(stat), ") ")

@@ -7,10 +7,10 @@ import (
 	"sallyport/keys/service"
 )
 
-// What comes in. The laws are those of the guard by nftables: see guardRules, doorRules, linkRules
-// and arriveRules there.
+// Incoming packets. The rules are those of the nftables guard: see guardRules, doorRules, linkRules and arriveRules
+// in package nftables.
 
-// knock keeps knocks out of connection tracking: see knockRules.
+// knock keeps knocks out of connection tracking: see nftables' knockRules.
 func (s *script) knock() {
 	for _, k := range s.r.Knock {
 		if !k.Shared {
@@ -20,17 +20,17 @@ func (s *script) knock() {
 	}
 }
 
-// guard finds what is for a guarded port, at any address of this host or at a target.
+// guard selects what is for a guarded port, at any address of this host or at a target.
 func (s *script) guard() {
 	c := ChainGuard
 	s.add(c, "-i lo -j RETURN")
 	s.trusted(c, "-i")
-	// A new flow has our mark from nobody else: not from a tool that sets all bits, nor from the
-	// flow in which connection tracking's helpers came to expect it.
-	for _, proto := range []string{"tcp", "udp"} { // errors about a flow are "related" to it, too
+	// Clear our mark from new flows: a tool may set all bits, and a flow that connection tracking's helpers expect
+	// inherits its parent's mark.
+	for _, proto := range []string{"tcp", "udp"} { // ICMP errors about a flow are "related" to it, too
 		s.add(c, "-p %s -m conntrack --ctdir ORIGINAL --ctstate NEW,RELATED %s %s", proto, s.marked(), s.unmark())
 	}
-	// Nobody else speaks for this host; its own multicast comes back to it.
+	// Only this host uses its addresses as a source; its own multicast loops back.
 	single := "-m addrtype ! --dst-type MULTICAST"
 	if !s.v6 {
 		single += " -m addrtype ! --dst-type BROADCAST"
@@ -38,8 +38,8 @@ func (s *script) guard() {
 	for _, kind := range []string{"LOCAL", "ANYCAST"} {
 		s.guarded(c, sportEnd, fmt.Sprintf("-m addrtype --src-type %s %s -j DROP", kind, single))
 	}
-	// What a target sends comes from where the routing has the target: else its new flows are not
-	// its own. That can be asked only here.
+	// Packets from a target must arrive by the interface that routing uses for it; otherwise its new flows are not
+	// its own. Only PREROUTING can check that.
 	for _, state := range []string{s.unmarked(), "-m conntrack --ctstate INVALID,UNTRACKED"} {
 		s.targets(c, saddrEnd, sportEnd, state+" -m rpfilter --invert -j DROP")
 	}
@@ -47,13 +47,13 @@ func (s *script) guard() {
 	s.elsewhere()
 }
 
-// elsewhere leads on what is for a guarded address and port.
+// elsewhere passes on what is for a guarded address and port.
 func (s *script) elsewhere() {
 	s.targets(ChainGuard, daddrEnd, dportEnd, "-g "+chainDoor+there)
-	// One rule a type: for IPv6 the kernel matches several only where all hold.
+	// One rule for each type: for IPv6, the kernel matches a list only if all its types apply.
 	types := []string{"LOCAL", "BROADCAST", "ANYCAST", "MULTICAST"}
 	if s.v6 {
-		types = []string{"LOCAL", "ANYCAST", "MULTICAST"} // there is no broadcast
+		types = []string{"LOCAL", "ANYCAST", "MULTICAST"} // IPv6 has no broadcast
 	}
 	for _, kind := range types {
 		s.add(ChainGuard, "-m addrtype --dst-type %s -g %s", kind, chainHere)
@@ -61,28 +61,27 @@ func (s *script) elsewhere() {
 	s.guarded(chainHere, dportEnd, "-g "+chainDoor)
 }
 
-// door decides about packets for guarded ports.
+// door decides on packets for guarded ports.
 func (s *script) door(p place) {
 	c, cut := chainDoor+p.suffix, chainCut+p.suffix
 	if s.v6 {
 		s.add(c, "-s fe80::/10 -j %s", chainLinks)
 	}
 	s.cut(c, dportEnd, "-g "+cut)
-	// A bare SYN is no reply, though connection tracking takes it for one, of a peer that connects
-	// at the same time.
+	// A bare SYN is not a reply, but connection tracking takes it for one if the peer connects at the same time.
 	s.add(c, "-p udp -m conntrack --ctdir REPLY %s -j RETURN", s.marked())
 	s.add(c, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN -m conntrack --ctdir REPLY %s -j RETURN", s.marked())
 	s.add(c, "-p udp %s -m conntrack --ctstate ESTABLISHED -j RETURN", s.marked())
 	s.add(c, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN %s -m conntrack --ctstate ESTABLISHED -j RETURN", s.marked())
-	// A session of such a port ends with its grant, also where its server spoke first; a flow of
-	// the host's own, to whom no grant ever admitted, does not.
+	// A session of such a port ends with its grant, even if its server spoke first. A flow of the host's own, to a
+	// peer that no grant ever admitted, does not end.
 	s.add(cut, "-p udp -m conntrack --ctdir REPLY %s %s -j RETURN", s.marked(), s.notIn(SetMet, peerIn))
 	s.add(cut, "-p tcp -m tcp ! --tcp-flags SYN,ACK SYN -m conntrack --ctdir REPLY %s %s -j RETURN",
 		s.marked(), s.notIn(SetMet, peerIn))
 	for _, c := range []string{c, cut} {
 		if p.suffix == "" {
-			// The answer to a flow that was masqueraded goes to whom that flow is of. If that is this
-			// host, arrive looks at it.
+			// A reply to a masqueraded flow goes to the machine that began the flow. If that is this host, arrive
+			// checks it.
 			s.add(c, "-m conntrack --ctdir REPLY --ctstate SNAT -j RETURN")
 		}
 		s.add(c, "-g %s", chainEntry+p.suffix)
@@ -101,8 +100,8 @@ func (s *script) entry(p place) {
 	s.add(c, "-j DROP")
 }
 
-// links lets a link-local source through to the rest of door only on a link on which it was
-// granted something: connection tracking does not know links apart.
+// links lets a link-local source through to the rest of door only on a link where it has or had a grant: connection
+// tracking does not distinguish links.
 func (s *script) links() {
 	if !s.v6 {
 		return
@@ -114,8 +113,8 @@ func (s *script) links() {
 	s.add(chainLink, "%s", s.remember(setLinked, linkIn))
 }
 
-// admit marks flows, and remembers who was admitted. What another table leaves untracked has no
-// mark to set, and passes.
+// admit marks flows, and remembers admitted peers. A flow that another table leaves untracked has no mark, and
+// passes.
 func (s *script) admit() {
 	s.add(chainEnter, "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment new")
 	s.add(chainEnter, "-p udp -m conntrack --ctstate NEW -m comment --comment new")
@@ -124,7 +123,7 @@ func (s *script) admit() {
 	s.add(chainAdmit, "%s", s.mark())
 }
 
-// arrive looks at what is delivered to this host, after all that other tables have made of it.
+// arrive filters what is delivered to this host, after all rewriting by other tables.
 func (s *script) arrive() {
 	s.add(chainArrive, "-i lo -j RETURN")
 	s.trusted(chainArrive, "-i")
@@ -133,7 +132,7 @@ func (s *script) arrive() {
 	s.guarded(chainArrive, dportEnd, "-g "+chainArrived)
 }
 
-// handed drops what was handed to a socket, see handedRules. No cgroup has the number.
+// handed drops packets assigned to a socket early: see nftables' handedRules. No cgroup has the number 4294967295.
 func (s *script) handed(what ...string) {
 	if s.r.TPROXY || !s.r.handed {
 		return
@@ -149,9 +148,9 @@ func (s *script) arrived(p place) {
 	s.admitted(c, p)
 }
 
-// admitted lets pass what belongs to a flow that the guard has admitted, and what begins one that
-// it admits. The mark alone does not say that door has let the beginning of a flow pass: another
-// tool may have set it since. But what arrived for a guarded port was at door.
+// admitted passes packets of flows that the guard has admitted, and those that begin a flow it admits. The mark alone
+// does not prove that door passed the beginning of a flow, because another tool may have set it since. But a packet
+// that arrived for a guarded port has been at door.
 func (s *script) admitted(chain string, p place) {
 	for _, at := range s.portsAt(p) {
 		s.add(chain, "-p %v -m conntrack --ctstate NEW,RELATED --ctorigdstport %d:%d %s -j RETURN", at.Proto,
@@ -163,7 +162,7 @@ func (s *script) admitted(chain string, p place) {
 	s.add(chain, "-g %s", chainEntry+p.suffix)
 }
 
-// portsAt are the ports that are guarded at a place.
+// portsAt returns the guarded ports at a place.
 func (s *script) portsAt(p place) []service.Ports {
 	if p.suffix == "" {
 		return s.r.Guarded

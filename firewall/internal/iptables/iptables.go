@@ -1,5 +1,5 @@
-// Package iptables is the guard by iptables and ipset, for kernels without nftables. A helper process runs the
-// programs.
+// Package iptables implements the guard with iptables and ipset, for kernels without nftables. A helper process runs
+// the programs.
 package iptables
 
 import (
@@ -19,55 +19,54 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// Names of sets, before the family.
+// Names of sets, without the family's suffix.
 const (
 	SetGrants = "spa-grants" // source and port, at this host
 	setReach  = "spa-reach"  // source, port and destination, at targets
 	setNear   = "spa-near"   // link-local source and port,
 	setLinks  = "spa-links"  // and its interface
-	SetMet    = "spa-met"    // source and port that a grant has admitted; rules fill it
-	setLinked = "spa-linked" // link-local source that was admitted, and its interface; likewise
+	SetMet    = "spa-met"    // source and port that a grant admitted; rules fill it
+	setLinked = "spa-linked" // link-local source that was admitted, and its interface; rules fill it
 	setFlows  = "spa-flows"  // carried flows: remote address and port, own address
 	SetPeers  = "spa-peers"  // carried flows: remote address, own port
 	SetProbe  = "spa-probe"
 )
 
 var (
-	// errBusy is returned where another program holds the lock of iptables.
+	// errBusy is returned when another program holds the lock of iptables.
 	errBusy = errors.New("another program holds the lock of iptables")
 
-	// errNoSets is returned where there is no ipset: its kernel part, or what rules ask it with.
-	errNoSets = errors.New("iptables cannot guard without ipset, whose elements the kernel ends on time")
+	// errNoSets is returned when the kernel has no ipset, or iptables no match for sets.
+	errNoSets = errors.New("iptables cannot guard without ipset, which ends grants on time")
 )
 
-// foreignError says what of our name is not ours. It is ErrForeign.
+// foreignError describes foreign chains with our names. It is guard.ErrForeign.
 type foreignError string
 
 func (e foreignError) Error() string        { return "" + string(e) }
 func (e foreignError) Is(target error) bool { return target == guard.ErrForeign }
 
-// ipt keeps the guard by the program iptables, which its helper runs. Grants are elements of
-// ipsets, for which no program is needed.
+// Backend keeps the guard with iptables, which its helper runs. Grants are elements of ipsets, which need no program.
 type Backend struct {
 	Spec   guard.Spec
 	log    *slog.Logger
 	Helper *Helper
 	Sets   *ipset.Conn
-	names  *netlink.Conn            // of interfaces
+	names  *netlink.Conn            // for names of interfaces
 	near   map[netip.Addr]*neighbor // link-local sources that have grants
-	events *netlink.Conn            // what others change; nil for the older kind
-	legacy *LegacyTables            // the same for the older kind; nil for the newer
+	events *netlink.Conn            // changes by other tools; nil for legacy iptables
+	legacy *LegacyTables            // for noticing changes in legacy tables; nil otherwise
 
-	poked chan struct{} // watch has to look
+	poked chan struct{} // Watch must check
 
-	Mu     sync.Mutex // guards what follows, and that nobody looks at half a guard
+	Mu     sync.Mutex // guards the fields below, and keeps Watch from checking during a load
 	loaded bool       // by this process
-	fresh  bool       // and not looked at since
+	fresh  bool       // loaded by this process and not checked since
 	digest string     // of what was loaded
-	trial  bool       // the guarded ports are elements that end by themselves
+	trial  bool       // the guarded ports are elements that expire by themselves
 
-	span  sync.Mutex // guards what follows; a grant must not wait for who looks at the guard
-	until time.Time  // the last end of anything that sets hold
+	span  sync.Mutex // guards the field below; a grant must not wait for a check of the guard
+	until time.Time  // the last end of any element
 }
 
 var _ guard.Backend = (*Backend)(nil)
@@ -83,13 +82,13 @@ func New(c guard.Spec, log *slog.Logger) (guard.Backend, error) {
 	return b, nil
 }
 
-// iptablesCan refuses what the configuration wants and iptables cannot do.
+// can returns an error for settings that iptables does not support.
 func can(c *guard.Spec) error {
 	if c.Closed == guard.Reject {
-		return errors.New(`iptables can only drop where the guard stands, not reject: set closed = "drop", or use nftables`)
+		return errors.New(`iptables cannot reject where the guard stands: set closed = "drop", or use nftables`)
 	}
 	if c.Mode != guard.ModeGuard {
-		return errors.New(`mode "admit" needs nftables, whose sets it fills`)
+		return errors.New(`mode "admit" needs nftables: it fills sets of nftables`)
 	}
 	for _, name := range c.Trusted {
 		if err := checkInterface(name); err != nil {
@@ -124,7 +123,7 @@ func (b *Backend) open() error {
 	return nil
 }
 
-// openSets opens the sets and makes those that the helper tries its rules with.
+// openSets opens the socket for sets, and makes those for the helper's trial rules.
 func (b *Backend) openSets() error {
 	sets, err := ipset.Open()
 	if errors.Is(err, unix.EPERM) {
@@ -144,18 +143,18 @@ func (b *Backend) openSets() error {
 	return nil
 }
 
-// triedSets are sets that are made to see whether the kernel has their types.
+// triedSets are made to find out whether the kernel has their types.
 var triedSets = map[string]string{ipset.HashIPPort: SetProbe, ipset.HashIPPortIP: SetProbe + "-",
 	ipset.HashNetIface: SetProbe + "+"}
 
-// noSets says what there is to install.
+// noSets returns an error that says what to install.
 func noSets(why error) error {
 	return fmt.Errorf("%w: the kernel needs ipset (CONFIG_IP_SET, module ip_set), and iptables its match for sets "+
 		"(libxt_set, in the package iptables; in some distributions, as kmod-ipt-ipset or iptables-mod-ipset, a package of "+
 		"its own): install ipset (%w)", errNoSets, why)
 }
 
-// probedSets removes the sets that rules were tried with.
+// probedSets removes the sets of the trial rules.
 func (b *Backend) probedSets() error {
 	for _, v6 := range []bool{false, true} {
 		for _, name := range triedSets {
@@ -208,8 +207,8 @@ func (b *Backend) Close() error {
 	return errors.Join(errs...)
 }
 
-// Load fills the sets first and loads the rules then: rules that are there already go on to
-// ask the same sets, whose contents change at one instant each.
+// Load fills the sets before it loads the rules: existing rules continue to match the same sets, each of which
+// changes in one step.
 func (b *Backend) Load(spec guard.Spec, p guard.Plan) error {
 	if err := can(&spec); err != nil {
 		return err
@@ -225,15 +224,15 @@ func (b *Backend) Load(spec guard.Spec, p guard.Plan) error {
 	}
 	if err != nil {
 		b.Spec, b.trial = before, trial
-		b.doubt() // sets are as they were to be
+		b.doubt() // the sets may already have changed
 	}
 	return err
 }
 
-// doubt makes watch find that the guard is not as it should be. The caller holds the lock.
+// doubt makes Watch find that the guard is not as it should be. The caller holds the lock.
 func (b *Backend) doubt() {
 	if b.digest == "" {
-		return // it was not loaded, or has found that already
+		return // it was not loaded, or Watch already knows
 	}
 	b.digest = ""
 	if b.legacy != nil {
@@ -242,7 +241,7 @@ func (b *Backend) doubt() {
 	b.poke()
 }
 
-// NoteEnds keeps what watch has to know of the plan.
+// NoteEnds records what Watch needs from the plan.
 func (b *Backend) NoteEnds(p guard.Plan) {
 	b.trial = !p.ConfirmBy.IsZero()
 	for _, l := range p.Leases {
@@ -258,8 +257,8 @@ func unzoned(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(guard.Normal(a.Addr()), a.Port())
 }
 
-// loadRules puts the rules there. At the start it waits for who holds the lock; later others
-// would wait for it, so it is tried again by Watch.
+// loadRules loads the rules. At the start it waits for the lock of iptables; later callers would have to wait for it
+// in turn, so Watch retries instead.
 func (b *Backend) loadRules() error {
 	r := b.GuardRules()
 	tries := 1
@@ -333,7 +332,7 @@ func (b *Backend) Remove() error {
 	return b.destroySets()
 }
 
-// poke makes watch look.
+// poke makes Watch check.
 func (b *Backend) poke() {
 	select {
 	case b.poked <- struct{}{}:

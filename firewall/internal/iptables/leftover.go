@@ -16,8 +16,7 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// Leftover returns the kinds of iptables in whose tables chains of ours stand. It runs no
-// program and makes no table.
+// Leftover returns the kinds of iptables whose tables contain our chains. It runs no program and creates no table.
 func Leftover() ([]string, error) {
 	var kinds []string
 	if there, err := leftInNft(); err != nil {
@@ -47,7 +46,7 @@ func leftInNft() (bool, error) {
 			return false, nil
 		}
 		if err != nil {
-			return false, nl.Explain("looking for chains of iptables", err)
+			return false, nl.Explain("looking for iptables chains", err)
 		}
 		for _, c := range chains {
 			for _, t := range Tables() {
@@ -66,12 +65,12 @@ func leftInLegacy() (bool, error) {
 		if v6 {
 			path, domain = "/proc/thread-self/net/ip6_tables_names", unix.AF_INET6
 		}
-		names, err := os.ReadFile(path) // to ask for a table that is not there would make it
+		names, err := os.ReadFile(path) // asking for a missing table would create it
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return false, fmt.Errorf("looking for tables of iptables: %w", err)
+			return false, fmt.Errorf("looking for iptables tables: %w", err)
 		}
 		there, err := leftInFamily(domain, v6, strings.Fields(string(names)))
 		if err != nil || there {
@@ -104,11 +103,11 @@ func leftInFamily(domain int, v6 bool, names []string) (bool, error) {
 	return false, nil
 }
 
-// RemoveLeftover takes away the guard that iptables left, of these kinds.
+// RemoveLeftover removes the guard that iptables of these kinds left.
 func RemoveLeftover(kinds []string) error {
 	for _, kind := range kinds {
 		if err := removeKind(kind); err != nil {
-			return fmt.Errorf("removing the guard that stands in the tables of iptables (%s): %w", kind, err)
+			return fmt.Errorf("removing the guard from the tables of iptables (%s): %w", kind, err)
 		}
 	}
 	return nil
@@ -121,13 +120,13 @@ func removeKind(kind string) error {
 	}
 	b := &Backend{Helper: h}
 	if b.Sets, err = ipset.Open(); err != nil {
-		b.Sets = nil // then it had none
+		b.Sets = nil // without ipset the guard had no sets
 	}
 	return errors.Join(b.Remove(), b.Close())
 }
 
-// removeLeftSets takes away sets of ours that no chain of ours is left of. To ask a kernel that has
-// no ipset yet would load it.
+// RemoveSets removes sets of ours whose chains are already gone. It first checks for the ipset module, because a
+// request to the kernel would load it.
 func RemoveSets() error {
 	const modules = "/sys/module"
 	_, all := os.Stat(modules)
@@ -139,19 +138,19 @@ func RemoveSets() error {
 		return err
 	}
 	if err != nil {
-		return nil // this kernel has none
+		return nil // this kernel has no ipset
 	}
 	return errors.Join(sets.Destroy(OurSets()...), sets.Close())
 }
 
-// endInSets ends what a guard of iptables has granted.
+// EndGrants ends the grants of an iptables guard.
 func EndGrants() error {
 	sets, err := ipset.Open()
 	if errors.Is(err, unix.EPERM) {
 		return err
 	}
 	if err != nil {
-		return nil // no ipset in this kernel: nothing is in one
+		return nil // no ipset in this kernel, so no grants
 	}
 	var errs []error
 	for _, s := range leaseSets {

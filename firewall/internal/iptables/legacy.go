@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Numbers of linux/netfilter_ipv4/ip_tables.h, the same for IPv6, and the layout of
-// struct ipt_entry and ip6t_entry: an entry has its counters before its matches.
+// Numbers from linux/netfilter_ipv4/ip_tables.h, the same for IPv6, and the layout of struct ipt_entry and
+// ip6t_entry: an entry has its counters before its matches.
 const (
 	legacyInfo    = 64 // IPT_SO_GET_INFO, IP6T_SO_GET_INFO
 	legacyEntries = 65 // IPT_SO_GET_ENTRIES, IP6T_SO_GET_ENTRIES
@@ -27,8 +27,8 @@ const (
 	// After the head: nfcache 4, target_offset 2, next_offset 2, comefrom 4, padded, then the counters.
 )
 
-// paddedForCounters is the next place at which struct xt_counters, and so an entry that holds
-// one, may begin: every eighth byte, but every fourth on 386.
+// paddedForCounters returns the next offset at which struct xt_counters, and so an entry containing one, may begin: a
+// multiple of eight, but of four on 386.
 func paddedForCounters(at int) int {
 	align := 8
 	if runtime.GOARCH == "386" {
@@ -37,11 +37,11 @@ func paddedForCounters(at int) int {
 	return (at + align - 1) &^ (align - 1)
 }
 
-// LegacyTables looks at tables of the older kind without a program: the kernel tells nobody
-// when they change, but hands out their rules.
+// LegacyTables reads the tables of legacy iptables without a program: the kernel does not report changes to them, but
+// returns their rules.
 type LegacyTables struct {
-	sockets map[bool]*os.File // by whether it is for IPv6
-	good    [sha256.Size]byte // the tables when the guard in them was last found whole
+	sockets map[bool]*os.File // true: for IPv6
+	good    [sha256.Size]byte // sum of the tables when the guard was last found complete
 }
 
 func OpenLegacyTables(noIPv6 bool) (*LegacyTables, error) {
@@ -71,7 +71,7 @@ func (l *LegacyTables) Close() error {
 	return errors.Join(errs...)
 }
 
-// Sum is a short name of all rules of the tables that ours stand in.
+// Sum returns a hash of all rules in the tables that contain ours.
 func (l *LegacyTables) Sum() ([sha256.Size]byte, error) {
 	h := sha256.New()
 	for _, v6 := range []bool{false, true} {
@@ -91,7 +91,7 @@ func (l *LegacyTables) Sum() ([sha256.Size]byte, error) {
 	return [sha256.Size]byte(h.Sum(nil)), nil
 }
 
-// rulesOver is legacyRules over a socket that may be closed meanwhile.
+// rulesOver is legacyRules for a socket that may be closed during the call.
 func rulesOver(socket *os.File, v6 bool, name string) (rules []byte, err error) {
 	raw, err := socket.SyscallConn()
 	if err != nil {
@@ -101,8 +101,7 @@ func rulesOver(socket *os.File, v6 bool, name string) (rules []byte, err error) 
 	return rules, errors.Join(closed, err)
 }
 
-// legacyRules is the rules of a table with their counters cleared; none where there is no
-// such table.
+// legacyRules returns the rules of a table with their counters cleared; nil if there is no such table.
 func legacyRules(fd int, v6 bool, name string) ([]byte, error) {
 	level := unix.SOL_IP
 	if v6 {
@@ -133,7 +132,7 @@ func legacyRules(fd int, v6 bool, name string) ([]byte, error) {
 	}
 }
 
-// clearCounters sets to zero what changes with each packet.
+// clearCounters clears the counters, which change with each packet.
 func clearCounters(rules []byte, v6 bool) []byte {
 	head := entryHead4
 	if v6 {

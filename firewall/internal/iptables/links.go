@@ -16,12 +16,11 @@ import (
 	"sallyport/firewall/internal/ledger"
 )
 
-// A link-local source is another machine on every link, and no type of set has an address, a port
-// and an interface. So its grants are in two sets: setNear has the ports, setLinks the interface.
-// That cannot tell apart an address with grants on two links at once: while those on one link last,
-// grants on another are refused.
+// A link-local address means a different machine on each link, and no type of set has an address, a port and an
+// interface. So its grants are in two sets: setNear has the ports, setLinks the interface. These cannot distinguish
+// grants of one address on two links, so while those on one link last, grants on another are refused.
 
-// neighbor is what is open to a link-local source.
+// neighbor is a link-local source with its grants.
 type neighbor struct {
 	link  uint32
 	iface string // its name
@@ -35,7 +34,7 @@ func (n *neighbor) clone() *neighbor {
 	return &neighbor{n.link, n.iface, maps.Clone(n.ends)}
 }
 
-// left is for how long something is open.
+// left returns how long any of its grants lasts.
 func (n *neighbor) left(now time.Time) time.Duration {
 	var last time.Time
 	for _, end := range n.ends {
@@ -48,7 +47,7 @@ func (n *neighbor) member(source netip.Addr, now time.Time) ipset.Member {
 	return ipset.Member{IP: source, Iface: n.iface, Seconds: ipset.Seconds(n.left(now))}
 }
 
-// approach notes a lease of a neighbor.
+// approach records a lease of a neighbor.
 func (b *Backend) approach(l guard.Lease, now time.Time) error {
 	n := b.near[l.Source]
 	if l.Left <= 0 {
@@ -59,7 +58,7 @@ func (b *Backend) approach(l guard.Lease, now time.Time) error {
 	}
 	if n != nil && n.link != l.Link {
 		if n.left(now) > 0 {
-			return fmt.Errorf("%v has a grant on the link %s; with iptables an address has grants on one link at a time",
+			return fmt.Errorf("%v has a grant on link %s; with iptables an address can have grants on only one link at a time",
 				l.Source, n.iface)
 		}
 		n = nil
@@ -76,8 +75,8 @@ func (b *Backend) approach(l guard.Lease, now time.Time) error {
 	return nil
 }
 
-// settle notes the leases of a new guard and returns those that its sets can have: without those
-// for a link that has gone, and for a second link of an address.
+// settle records the leases of a new guard and returns those that its sets can hold: it drops leases for a link that
+// is gone, and for a second link of an address.
 func (b *Backend) settle(ls []guard.Lease) []guard.Lease {
 	now := b.Spec.Now()
 	b.near = make(map[netip.Addr]*neighbor)
@@ -94,7 +93,7 @@ func (b *Backend) settle(ls []guard.Lease) []guard.Lease {
 	return kept
 }
 
-// linkMembers are the elements of setLinks.
+// linkMembers returns the elements of setLinks.
 func (b *Backend) linkMembers() []ipset.Member {
 	now := b.Spec.Now()
 	var ms []ipset.Member
@@ -106,7 +105,7 @@ func (b *Backend) linkMembers() []ipset.Member {
 	return ms
 }
 
-// meet changes setLinks as leases say. Where these cannot be put in place, undo takes that back.
+// meet updates setLinks for leases. The caller calls undo if the leases cannot be put into the other sets.
 func (b *Backend) meet(ls []guard.Lease) (undo func() error, err error) {
 	was := make(map[netip.Addr]*neighbor)
 	undo = func() error {
@@ -138,7 +137,7 @@ func (b *Backend) meet(ls []guard.Lease) (undo func() error, err error) {
 	return undo, nil
 }
 
-// link makes setLinks say of a source what near says, which was something else.
+// link updates the entry of a source in setLinks from was to near's.
 func (b *Backend) link(source netip.Addr, was *neighbor) error {
 	now, is := b.Spec.Now(), b.near[source]
 	if is == nil {
@@ -157,7 +156,7 @@ func (b *Backend) link(source netip.Addr, was *neighbor) error {
 	return b.Sets.Change(ipset.CmdAdd, name, is.member(source, now))
 }
 
-// linkName is the name of the interface with an index.
+// linkName returns the name of the interface with an index.
 func linkName(c *netlink.Conn, index uint32) (string, error) {
 	data := make([]byte, unix.SizeofIfInfomsg)
 	binary.NativeEndian.PutUint32(data[4:], index)
@@ -166,7 +165,7 @@ func linkName(c *netlink.Conn, index uint32) (string, error) {
 		Data:   data,
 	})
 	if err != nil {
-		return "", fmt.Errorf("looking for the interface number %d: %w", index, err)
+		return "", fmt.Errorf("looking up interface number %d: %w", index, err)
 	}
 	for _, m := range answers {
 		if len(m.Data) < unix.SizeofIfInfomsg {
@@ -174,7 +173,7 @@ func linkName(c *netlink.Conn, index uint32) (string, error) {
 		}
 		d, err := netlink.NewAttributeDecoder(m.Data[unix.SizeofIfInfomsg:])
 		if err != nil {
-			return "", fmt.Errorf("looking for the interface number %d: %w", index, err)
+			return "", fmt.Errorf("looking up interface number %d: %w", index, err)
 		}
 		for d.Next() {
 			if d.Type() == unix.IFLA_IFNAME {
@@ -182,5 +181,5 @@ func linkName(c *netlink.Conn, index uint32) (string, error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("the interface number %d has no name", index)
+	return "", fmt.Errorf("interface number %d has no name", index)
 }

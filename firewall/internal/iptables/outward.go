@@ -2,12 +2,11 @@ package iptables
 
 import "fmt"
 
-// What goes out, and what is passed on. The laws are those of the guard by nftables: see
-// reviveRules, begunRules, passingRules and hushRules there. No table of iptables has a chain
-// behind the translation of sources, as hush is there: what stands in for it is in door, begun
-// and arrived.
+// Outgoing and forwarded packets. The rules are those of the nftables guard: see reviveRules, begunRules,
+// passingRules and hushRules in package nftables. iptables has no chain of ours after source translation, as hush is
+// there: door, begun and arrived do some of its work.
 
-// receipt keeps receipts out of connection tracking: see receiptRules.
+// receipt keeps receipts out of connection tracking: see nftables' receiptRules.
 func (s *script) receipt() {
 	for _, k := range s.r.Knock {
 		marked := ""
@@ -18,7 +17,7 @@ func (s *script) receipt() {
 	}
 }
 
-// revive looks at what leaves guarded ports.
+// revive filters what leaves guarded ports.
 func (s *script) revive() {
 	s.add(chainRevive, "-o lo -j RETURN")
 	s.trusted(chainRevive, "-o")
@@ -26,7 +25,7 @@ func (s *script) revive() {
 	s.guarded(chainRevive, sportEnd, "-g "+chainBegun)
 }
 
-// begun decides about what leaves a guarded port.
+// begun decides on packets that leave a guarded port.
 func (s *script) begun(p place) {
 	c := chainBegun + p.suffix
 	s.add(c, "-m conntrack --ctstate UNTRACKED -j RETURN")
@@ -42,7 +41,7 @@ func (s *script) begun(p place) {
 	s.add(c, "-p udp -m conntrack --ctdir REPLY -g %s", chainShun)
 	s.add(c, "-p udp %s -g %s", s.in(SetMet, peerOut), chainShun)
 	if s.v6 {
-		// Its answers come in by this link only.
+		// Replies are accepted only on this link.
 		s.add(c, "-d fe80::/10 -m conntrack --ctstate NEW %s", s.remember(setLinked, linkOut))
 	}
 	s.add(c, "-p udp -m conntrack --ctdir ORIGINAL --ctstate NEW -g %s", chainOwn)
@@ -50,27 +49,27 @@ func (s *script) begun(p place) {
 	s.add(c, "-j DROP")
 }
 
-// begins are the chains that begun goes to.
+// begins fills the chains that begun goes to.
 func (s *script) begins() {
 	s.add(chainSpeak, "%s", s.remember(SetMet, peerOut))
 	s.add(chainSpeak, "%s", s.mark())
 	s.add(chainOwn, "%s", s.mark())
 	s.add(chainShun, "%s", s.remember(SetMet, peerOut))
 	s.add(chainShun, "-j DROP")
-	// A reset tells the client that the session is over.
+	// Resets pass: they report to the client that the session is over.
 	s.add(chainHush, "-p tcp -m tcp --tcp-flags RST RST -j RETURN")
 	s.add(chainHush, "-m conntrack --ctdir REPLY -j DROP")
-	// A flow of the host's own goes on, but not to whom a grant admitted.
+	// A flow of the host's own passes, except to a peer that a grant admitted.
 	s.add(chainHush, "%s -j DROP", s.in(SetMet, peerOut))
 }
 
-// passing looks at what is forwarded to services at targets, and from them.
+// passing filters what is forwarded to services at targets, and from them.
 func (s *script) passing() {
 	s.trusted(chainPassing, "-i", "-o")
-	// What another table's DNAT leads there has not been at door.
+	// door has not seen what another table's DNAT leads there.
 	s.targets(chainPassing, daddrEnd, dportEnd, "-g "+chainPassed)
 	if s.r.bridged {
-		// On a bridge a target cannot be told from a stranger who claims to be one.
+		// On a bridge, a target's packets look the same as forged ones.
 		s.targets(chainPassing, saddrEnd, sportEnd,
 			fmt.Sprintf("-m conntrack --ctstate NEW %s -m physdev --physdev-is-bridged -j DROP", s.unmarked()))
 	}

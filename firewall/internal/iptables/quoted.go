@@ -7,11 +7,11 @@ import (
 	"sallyport/firewall/internal/guard"
 )
 
-// ICMP errors to sockets behind guarded ports: see quotedJumps. They are looked at before DNAT may lead
-// them on, and where they are delivered, or forwarded to a target.
+// ICMP errors for sockets behind guarded ports: see nftables' quotedJumps. They are checked before DNAT may lead them
+// to another machine, and where they are delivered or forwarded to a target.
 
-// eachError calls do with what leads ICMP errors on. The kernel hands no other ICMP message to a
-// socket of TCP or UDP.
+// eachError calls do with the part of a rule that matches ICMP errors and jumps. The kernel delivers no other ICMP
+// messages to sockets of TCP or UDP.
 func (s *script) eachError(do func(does string)) {
 	proto, match, types := "icmp", "icmp --icmp-type", []int{3, 4, 5, 11, 12}
 	if s.v6 {
@@ -22,7 +22,7 @@ func (s *script) eachError(do func(does string)) {
 	}
 }
 
-// errors leads them on, and decides.
+// errors adds the jumps for ICMP errors, and the decision on them.
 func (s *script) errors() {
 	s.eachError(func(does string) {
 		s.add(chainArrive, "%s", does)
@@ -38,8 +38,8 @@ func (s *script) errors() {
 	s.add(chainError, "-m conntrack --ctstate RELATED %s -g %s", s.unmarked(), chainQuoted)
 }
 
-// quoted drops ICMP errors that belong to no admitted flow and quote a packet from a guarded port:
-// see quotedRules. Where rules cannot look into a packet, all of them are dropped.
+// quoted drops ICMP errors that belong to no admitted flow and quote a packet from a guarded port: see nftables'
+// quotedRules. If rules cannot match inside a packet, it drops all such errors.
 func (s *script) quoted() {
 	if !s.r.quotes {
 		s.add(chainQuoted, "-j DROP")
@@ -60,7 +60,7 @@ func (s *script) quoted() {
 	}
 }
 
-// quotes4 is where an ICMP message begins, behind an IPv4 header of any length.
+// quotes4 is the u32 offset of an ICMP message, after an IPv4 header of any length.
 const quotes4 = "0>>22&0x3C@"
 
 func joined(numbers []byte) string {

@@ -9,8 +9,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// GuardRules is what the helper makes rules of. All that is in it was checked when the
-// helper has got it: see check.
+// GuardRules are the settings from which the helper makes rules. The helper checks them on receipt: see Check.
 type GuardRules struct {
 	Mark    uint32
 	Guarded []service.Ports
@@ -18,41 +17,40 @@ type GuardRules struct {
 	Targets []guard.Target
 	Knock   []guard.KnockPort
 	Trusted []string
-	TPROXY  bool // flows pass that are handed to the socket of another port
-	Trial   bool // guarded are the ports that are in a set, which they leave by themselves
+	TPROXY  bool // pass flows that are assigned to the socket of another port
+	Trial   bool // guard only ports in a set, from which they expire
 
-	// What the helper finds out.
-	quotes  bool // rules can look into what an ICMP error quotes
-	handed  bool // rules can see that a packet was handed to a socket
-	bridged bool // packets that are bridged come by
+	// Set by the helper.
+	quotes  bool // rules can match the packet that an ICMP error quotes
+	handed  bool // rules can match packets that were assigned to a socket early
+	bridged bool // bridged packets pass through the guard
 }
 
-// Chains. None accepts: what passes goes on to the rules of others. Those of table mangle stand
-// in this order around a packet: PREROUTING goes to guard, INPUT to arrive, OUTPUT to revive,
-// FORWARD to passing. Chains that end with "there" are for targets, which have grants of their
-// own; their namesakes are for this host.
+// Chains. None of them accepts: packets that pass go on to the rules of others. In table mangle the built-in chains
+// jump to ours as follows: PREROUTING to guard, INPUT to arrive, OUTPUT to revive, FORWARD to passing. Chains whose
+// names end in "there" are for targets, which have grants of their own; their namesakes are for this host.
 const (
 	ChainGuard = "spa-guard"
 	chainHere  = "spa-here"  // to this host
 	chainDoor  = "spa-door"  // to a guarded port
-	chainCut   = "spa-cut"   // to one whose sessions end with the grant
+	chainCut   = "spa-cut"   // to a guarded port whose sessions end with the grant
 	chainEntry = "spa-entry" // looks for a grant
 	chainLinks = "spa-links" // from a link-local address
 	chainLink  = "spa-link"  // remembers its link
-	chainEnter = "spa-enter" // counts those who come in by a grant
-	chainAdmit = "spa-admit" // marks the flow, and remembers who was admitted
+	chainEnter = "spa-enter" // counts new flows through a grant
+	chainAdmit = "spa-admit" // marks the flow, and remembers the admitted peer
 
 	chainArrive  = "spa-arrive"
-	chainArrived = "spa-arrived" // to a guarded port, by whatever name it went before
+	chainArrived = "spa-arrived" // to a guarded port, whatever its port was before rewriting
 	chainError   = "spa-error"   // an ICMP error
-	chainQuoted  = "spa-quoted"  // that belongs to no admitted flow
+	chainQuoted  = "spa-quoted"  // an ICMP error that belongs to no admitted flow
 
 	chainRevive = "spa-revive"
 	chainBegun  = "spa-begun" // from a guarded port
-	chainHush   = "spa-hush"  // from one whose sessions end with the grant
-	chainShun   = "spa-shun"  // remembers to whom a UDP server may not speak
+	chainHush   = "spa-hush"  // from a guarded port whose sessions end with the grant
+	chainShun   = "spa-shun"  // drops, and remembers peers that a UDP server may not begin a flow with
 	chainOwn    = "spa-own"   // marks a flow of the host's own
-	chainSpeak  = "spa-speak" // marks the flow, and remembers who was admitted
+	chainSpeak  = "spa-speak" // marks the flow, and remembers the admitted peer
 
 	chainPassing = "spa-passing"
 	chainPassed  = "spa-passed" // forwarded to a target
@@ -61,10 +59,10 @@ const (
 	chainReceipt = "spa-receipt"
 )
 
-// signature is the comment by which our rules are known.
+// signature is the comment that identifies our rules.
 const signature = "sallyport"
 
-// table is a table of iptables: our chains in it, and which of them the built-in ones jump to.
+// table is a table of iptables: our chains in it, and the jumps to them from built-in chains.
 type table struct {
 	name   string
 	chains []string
@@ -87,14 +85,14 @@ func Tables() [2]table {
 	}
 }
 
-// there is the end of a chain's name, see above.
+// there ends the names of the chains for targets.
 const there = "-there"
 
 // place is where a service is: at this host, or at a target.
 type place struct {
-	suffix  string // of its chains
-	grants  string // its set of grants, and what of a packet that is asked for,
-	in, out string // inwards and outwards
+	suffix  string // of the names of its chains
+	grants  string // its set of grants, and the packet's fields that make its key,
+	in, out string // inward and outward
 }
 
 var places = [2]place{
@@ -132,7 +130,7 @@ func (r *GuardRules) script(v6 bool) *script {
 	return s
 }
 
-// add adds a rule. The first of each chain says whose it is.
+// add adds a rule. The first rule of each chain has our signature.
 func (s *script) add(chain, format string, args ...any) {
 	rule := "-A " + chain + " "
 	if len(s.lines[chain]) == 0 {
@@ -141,7 +139,7 @@ func (s *script) add(chain, format string, args ...any) {
 	s.lines[chain] = append(s.lines[chain], rule+fmt.Sprintf(format, args...))
 }
 
-// set is the name of a set of this family.
+// set returns the name of a set in this family.
 func (s *script) set(name string) string { return SetName(name, s.v6) }
 
 func SetName(name string, v6 bool) string {
@@ -151,54 +149,54 @@ func SetName(name string, v6 bool) string {
 	return name + "4"
 }
 
-// in is the condition that a set has what of a packet is named.
+// in matches packets whose fields are in a set.
 func (s *script) in(set, of string) string {
 	return fmt.Sprintf("-m set --match-set %s %s", s.set(set), of)
 }
 
-// notIn is the contrary.
+// notIn matches packets whose fields are not in a set.
 func (s *script) notIn(set, of string) string {
 	return fmt.Sprintf("-m set ! --match-set %s %s", s.set(set), of)
 }
 
-// remember puts what of a packet is named into a set, or gives it its whole time again.
+// remember adds a packet's fields to a set, or restarts their timeout.
 func (s *script) remember(set, of string) string {
 	return fmt.Sprintf("-j SET --add-set %s %s --exist --timeout %d", s.set(set), of, int(guard.Remembered.Seconds()))
 }
 
-// carried is the condition that a first load carries the flow.
+// carried matches flows that a first load carries.
 func (s *script) carried(flow, peer string) string {
 	return s.in(setFlows, flow) + " " + s.in(SetPeers, peer)
 }
 
-// Ends of carried flows in a packet: for setFlows and setPeers.
+// Fields of carried flows, for setFlows and SetPeers.
 const (
 	flowIn, peerIn   = "src,src,dst", "src,dst"
 	flowOut, peerOut = "dst,dst,src", "dst,src"
 )
 
-// near is the condition that a link-local source has a grant on the link that it comes by.
+// near matches packets of link-local sources that have a grant on the packet's link.
 func (s *script) near(ports, link string) string {
 	return s.in(setNear, ports) + " " + s.in(setLinks, link)
 }
 
-// Ends of a flow with a link-local source: for setNear, and for setLinks and setLinked.
+// Fields of flows with a link-local source: for setNear, and for setLinks and setLinked.
 const (
 	nearIn, linkIn   = "src,dst", "src,src"
 	nearOut, linkOut = "dst,src", "dst,dst"
 )
 
-// marked is the condition that the guard has admitted the flow.
+// marked matches flows that the guard has admitted.
 func (s *script) marked() string {
 	return fmt.Sprintf("-m connmark --mark %#x/%#x", s.r.Mark, s.r.Mark)
 }
 
-// unmarked is the contrary. What is not tracked is neither.
+// unmarked matches all other tracked flows. Neither matches untracked packets.
 func (s *script) unmarked() string {
 	return fmt.Sprintf("-m connmark ! --mark %#x/%#x", s.r.Mark, s.r.Mark)
 }
 
-// mark gives a flow the bit, unmark takes it away.
+// mark sets the bit of a flow; unmark clears it.
 func (s *script) mark() string {
 	return fmt.Sprintf("-j CONNMARK --set-xmark %#x/%#x", s.r.Mark, s.r.Mark)
 }
@@ -210,7 +208,7 @@ func (s *script) unmark() string {
 // ours reports whether an address belongs to this script's family.
 func (s *script) ours(a netip.Addr) bool { return a.Is6() == s.v6 }
 
-// trusted lets pass what comes by (-i) or leaves by (-o) an interface.
+// trusted passes what arrives by (-i) or leaves by (-o) trusted interfaces.
 func (s *script) trusted(chain string, ways ...string) {
 	for _, name := range s.r.Trusted {
 		for _, way := range ways {
@@ -219,20 +217,20 @@ func (s *script) trusted(chain string, ways ...string) {
 	}
 }
 
-// hasPort is the condition that one end of a packet has a port of the range.
+// hasPort matches packets with a port of the range at one end.
 func hasPort(p service.Ports, end string) string {
 	return fmt.Sprintf("-p %v -m %[1]v --%s %d:%d", p.Proto, end, p.Low, p.High)
 }
 
-// guarded does something with what has a guarded port of this host at an end. On trial the kernel
-// lets go of ports by itself.
+// guarded adds a rule for packets with a guarded port of this host at one end. On trial the kernel releases the ports
+// by itself.
 func (s *script) guarded(chain, end, does string) {
 	for _, p := range s.r.Guarded {
 		s.add(chain, "%s%s %s", hasPort(p, end), s.trial(p.Proto, end), does)
 	}
 }
 
-// targets does the same with the addresses and ports of targets.
+// targets does the same for the addresses and ports of targets.
 func (s *script) targets(chain, addr, end, does string) {
 	for _, t := range s.r.Targets {
 		for _, a := range t.Addresses {
@@ -245,7 +243,7 @@ func (s *script) targets(chain, addr, end, does string) {
 	}
 }
 
-// cut does the same with ports whose sessions end with the grant.
+// cut does the same for ports whose sessions end with the grant.
 func (s *script) cut(chain, end, does string) {
 	for _, p := range s.r.Cut {
 		s.add(chain, "%s %s", hasPort(p, end), does)
@@ -270,9 +268,8 @@ const (
 
 func trialSet(p service.Proto) string { return "spa-" + p.String() }
 
-// Restore is the input for iptables-restore --noflush that makes a table what the script
-// says: one transaction, in which each of our chains is emptied and filled, and the jumps to
-// them stand first.
+// Restore returns the input for iptables-restore --noflush that makes a table match the script: one transaction that
+// empties and fills each of our chains, and puts the jumps to them first.
 func (s *script) Restore(t table, was *saved) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%s\n", t.name)
@@ -294,7 +291,7 @@ func (s *script) Restore(t table, was *saved) string {
 	return b.String()
 }
 
-// unload is the input that takes all of ours out of a table.
+// unload returns the input that removes everything of ours from a table.
 func unload(t table, was *saved) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%s\n", t.name)
@@ -315,7 +312,7 @@ func unload(t table, was *saved) string {
 	return b.String()
 }
 
-// Check refuses what has no place in a rule: the helper does not trust who asks it.
+// Check returns an error for values that must not be in a rule: the helper does not trust the daemon.
 func (r *GuardRules) Check() error {
 	c := guard.Spec{Mark: r.Mark, Guarded: r.Guarded, Cut: r.Cut, Targets: r.Targets, Trusted: r.Trusted}
 	if err := c.Check(); err != nil {
@@ -329,23 +326,23 @@ func (r *GuardRules) Check() error {
 	for _, t := range r.Targets {
 		for _, a := range t.Addresses {
 			if a.Zone() != "" || a.Is4In6() {
-				return fmt.Errorf("%v is no address for a rule", a)
+				return fmt.Errorf("invalid address %v in a rule", a)
 			}
 		}
 	}
 	return nil
 }
 
-// checkInterface refuses the names that would be something else in a rule. The kernel takes
-// nearly anything as a name; a plus sign at the end stands for any ending.
+// checkInterface refuses names that would mean something else in a rule. The kernel accepts nearly any name; in a
+// rule, a final plus sign stands for any ending.
 func checkInterface(name string) error {
 	for _, c := range name {
 		if !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-@:", c) {
-			return fmt.Errorf("iptables cannot be told of an interface named %q", name)
+			return fmt.Errorf("iptables cannot match an interface named %q", name)
 		}
 	}
 	if strings.HasPrefix(name, "-") {
-		return fmt.Errorf("iptables cannot be told of an interface named %q", name)
+		return fmt.Errorf("iptables cannot match an interface named %q", name)
 	}
 	return nil
 }

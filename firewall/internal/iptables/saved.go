@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// saved is what iptables-save prints of a table, as far as it concerns us.
+// saved is the part of iptables-save's output for a table that concerns us.
 type saved struct {
-	Chains map[string][]string // ours that are there, with their rules
+	Chains map[string][]string // our chains that exist, with their rules
 	Others []string            // rules of other chains that lead to ours
 	first  map[string]string   // the first rule of each other chain
 }
@@ -40,7 +40,7 @@ func (s *saved) rule(t table, chain, line string, words []string) {
 	if s.first[chain] == "" {
 		s.first[chain] = line
 	}
-	// A jump to a chain is the last thing in a rule: the same words before it are in a comment.
+	// A jump is the last thing in a rule: the same words earlier on are in a comment.
 	last := words[len(words)-2:]
 	if (last[0] == "-j" || last[0] == "-g") && slices.Contains(t.chains, last[1]) {
 		s.Others = append(s.Others, line)
@@ -50,8 +50,7 @@ func (s *saved) rule(t table, chain, line string, words []string) {
 // present reports whether anything of ours is there.
 func (s *saved) present() bool { return len(s.Chains)+len(s.Others) > 0 }
 
-// foreign reports whether chains of our name are somebody else's: there are rules in them,
-// and none says that it is ours.
+// foreign reports whether chains with our names are not ours: they have rules, and none has our signature.
 func (s *saved) foreign() bool {
 	rules := 0
 	for _, lines := range s.Chains {
@@ -65,7 +64,7 @@ func (s *saved) foreign() bool {
 	return rules > 0
 }
 
-// jumpsFirst reports whether packets come to our chains before any other rule of the table.
+// jumpsFirst reports whether packets reach our chains before any other rule of the table.
 func (s *saved) jumpsFirst(t table) bool {
 	for _, jump := range t.jumps {
 		want := fmt.Sprintf("-A %s -m comment --comment %s -j %s", jump[0], signature, jump[1])
@@ -76,8 +75,8 @@ func (s *saved) jumpsFirst(t table) bool {
 	return len(s.Others) == len(t.jumps)
 }
 
-// holds reports whether each chain has as many rules as the script says: that they are the
-// very ones is as good as certain just after they were put there.
+// holds reports whether each chain has as many rules as in the script. Right after a load that is good evidence that
+// they are the same.
 func (s *saved) holds(t table, want *script) bool {
 	for _, chain := range t.chains {
 		lines, there := s.Chains[chain]
@@ -88,7 +87,7 @@ func (s *saved) holds(t table, want *script) bool {
 	return s.jumpsFirst(t)
 }
 
-// digest is a short name of the guard's rules in a table.
+// digest returns a hash of the guard's rules in a table.
 func (s *saved) digest(t table) string {
 	h := sha256.New()
 	fmt.Fprintln(h, s.jumpsFirst(t))

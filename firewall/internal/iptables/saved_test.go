@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// What only speaks of our chains is somebody else's, and is left where it is.
+// TestRulesThatLeadToOurs: a rule that only mentions our chains in a comment is not ours, and stays.
 func TestRulesThatLeadToOurs(t *testing.T) {
 	mangle := Tables()[1]
 	ours := []string{

@@ -16,7 +16,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// AddressSet is a set whose elements have an address.
+// AddressSet returns a set whose elements have an address.
 func (b *Backend) AddressSet(name, kind string, v6 bool) ipset.Set {
 	family := byte(unix.AF_INET)
 	if v6 {
@@ -25,8 +25,8 @@ func (b *Backend) AddressSet(name, kind string, v6 bool) ipset.Set {
 	return ipset.Set{Name: SetName(name, v6), Kind: kind, Family: family, Max: b.Spec.Size + 1}
 }
 
-// witness is an element that no packet is, and that stays: while it is there, nobody has
-// emptied the set. ipset tells nobody of changes.
+// witness returns the sentinel element: no packet matches it, and it never expires, so while it is there no tool has
+// emptied the set. The kernel does not report changes of ipsets.
 func witness(kind string, v6 bool) ipset.Member {
 	nobody := netip.MustParseAddr("255.255.255.255")
 	if v6 {
@@ -51,7 +51,7 @@ var leaseSets = []leaseSet{
 	{setNear, ipset.HashIPPort, true},
 }
 
-// members are those of the leases that belong into the set.
+// members returns the leases that belong to the set, as elements.
 func (s leaseSet) members(ls []guard.Lease) []ipset.Member {
 	var ms []ipset.Member
 	for _, l := range ls {
@@ -62,7 +62,7 @@ func (s leaseSet) members(ls []guard.Lease) []ipset.Member {
 	return ms
 }
 
-// setOf is the set that an element belongs into.
+// setOf returns the set that an element belongs to.
 func setOf(e guard.Element) leaseSet {
 	switch v6 := e.Source.Is6(); {
 	case e.Link != 0:
@@ -74,7 +74,7 @@ func setOf(e guard.Element) leaseSet {
 	}
 }
 
-// Fill makes the sets what the plan says, but for what rules have learned.
+// Fill makes the sets match the plan, except those that rules fill.
 func (b *Backend) Fill(p guard.Plan) error {
 	leases := b.settle(p.At(b.Spec.Now()).Leases)
 	for _, s := range leaseSets {
@@ -125,7 +125,7 @@ func (b *Backend) fillTrial(confirm time.Duration) error {
 	return nil
 }
 
-// span is the ports from the lowest to the highest of a protocol.
+// span returns the lowest and the highest port of a protocol.
 func span(ports []service.Ports, proto service.Proto) (low, high uint16) {
 	low = math.MaxUint16
 	for _, p := range ports {
@@ -136,8 +136,8 @@ func span(ports []service.Ports, proto service.Proto) (low, high uint16) {
 	return min(low, high), high
 }
 
-// flowMembers spreads flows over two sets, since no type of set has two ports. What several have in common
-// stays for the longest of them.
+// flowMembers spreads flows over two sets, because no type of set has two ports. An element that several flows share
+// lasts as long as the longest of them.
 func flowMembers(fs []guard.Carried, v6 bool) (flows, peers []ipset.Member) {
 	in, at := make(map[ipset.Member]uint32), make(map[ipset.Member]uint32)
 	for _, f := range fs {
@@ -152,7 +152,7 @@ func flowMembers(fs []guard.Carried, v6 bool) (flows, peers []ipset.Member) {
 	return lasting(in), lasting(at)
 }
 
-// lasting are members that stay for so many seconds.
+// lasting returns members with these timeouts in seconds.
 func lasting(times map[ipset.Member]uint32) (ms []ipset.Member) {
 	for m, s := range times {
 		m.Seconds = s
@@ -161,8 +161,8 @@ func lasting(times map[ipset.Member]uint32) (ms []ipset.Member) {
 	return ms
 }
 
-// carriedMembers puts flows together again. Where an address has flows to several ports they
-// may come to be more, which go to the same elements.
+// carriedMembers rebuilds flows from the two sets. For an address with flows to several ports it may return more
+// flows than there were, but they come from the same elements.
 func (b *Backend) carriedMembers() ([]guard.Carried, error) {
 	var all []guard.Carried
 	for _, v6 := range []bool{false, true} {
@@ -189,9 +189,8 @@ func (b *Backend) carriedMembers() ([]guard.Carried, error) {
 	return all, nil
 }
 
-// setMembers changes grants: those that end first, for nothing can keep them from it; then
-// those that are new, which a full set may refuse, and then all are taken back; then those
-// that were there.
+// setMembers changes grants. It deletes ended ones first, which cannot fail for lack of room; then it adds new ones,
+// which a full set may refuse, whereupon all are deleted again; then it prolongs existing ones.
 func (b *Backend) setMembers(ls []guard.Lease) error {
 	ls = guard.Timed(ls, b.Spec.Now())
 	for _, l := range ls {
@@ -218,7 +217,7 @@ func (b *Backend) setMembers(ls []guard.Lease) error {
 	return b.each(ipset.CmdAdd, there)
 }
 
-// addFresh adds the members that the set does not have yet, and returns them and the others.
+// addFresh adds the members that are not in the set yet, and returns them and the others.
 func (b *Backend) addFresh(s leaseSet, ms []ipset.Member) (fresh, there []ipset.Member, err error) {
 	if len(ms) == 0 {
 		return nil, nil, nil
@@ -264,7 +263,7 @@ func (b *Backend) all(cmd uint16, s leaseSet, ms []ipset.Member) error {
 	return nil
 }
 
-// emptied reports whether somebody else has emptied or removed a set of grants.
+// emptied reports whether another tool has emptied or removed a set of grants.
 func (b *Backend) emptied() (bool, error) {
 	for _, s := range leaseSets {
 		there, err := b.Sets.Has(SetName(s.name, s.v6), witness(s.kind, s.v6))
@@ -282,7 +281,7 @@ func (b *Backend) destroySets() error {
 	return b.Sets.Destroy(OurSets()...)
 }
 
-// OurSets are the names of all sets that are ever made, those for a moment included.
+// OurSets returns the names of all sets that we ever make, including temporary ones.
 func OurSets() []string {
 	var names []string
 	for _, v6 := range []bool{false, true} {
@@ -299,14 +298,14 @@ func OurSets() []string {
 	return names
 }
 
-// lasts notes when something in the sets ends.
+// lasts records when something in the sets ends.
 func (b *Backend) lasts(until time.Time) {
 	b.span.Lock()
 	defer b.span.Unlock()
 	b.until = ledger.Later(b.until, until)
 }
 
-// lasting is when the last thing in the sets ends.
+// lasting returns when the last thing in the sets ends.
 func (b *Backend) lasting() time.Time {
 	b.span.Lock()
 	defer b.span.Unlock()

@@ -15,13 +15,13 @@ import (
 )
 
 const (
-	// lookEvery is how often is looked for what the kernel tells nobody: changes of the
-	// older kind of tables, and of sets while something lives in them.
+	// lookEvery is how often to check for changes that the kernel does not report: of legacy tables, and of sets
+	// while they hold anything.
 	lookEvery = 500 * time.Millisecond
 )
 
-// Watch ends when another tool has changed the guard. The helper's own changes are heard too;
-// they are told from others by what the rules are.
+// Watch returns when another tool has changed the guard. The kernel also reports the helper's own changes; comparing
+// the rules tells them apart.
 func (b *Backend) Watch(ctx context.Context, deadline time.Time) error {
 	for {
 		late, err := b.listen(ctx, deadline)
@@ -41,8 +41,7 @@ func (b *Backend) Watch(ctx context.Context, deadline time.Time) error {
 	}
 }
 
-// listen waits until something may have changed, the deadline has passed or it is time to
-// look, which is late.
+// listen waits until something may have changed, the deadline has passed, or it is time for a check (late).
 func (b *Backend) listen(ctx context.Context, deadline time.Time) (late bool, err error) {
 	wake := deadline
 	if next := time.Now().Add(b.pause()); b.looks() && (wake.IsZero() || next.Before(wake)) {
@@ -56,8 +55,8 @@ func (b *Backend) listen(ctx context.Context, deadline time.Time) (late bool, er
 	return b.hear(ctx, wake)
 }
 
-// pause is how long until it is time to look. What this process has just loaded is looked at
-// soon, for somebody may have been at it in the same moment.
+// pause returns how long to wait for the next check. A fresh load is checked soon, because another tool may have
+// changed something at the same moment.
 func (b *Backend) pause() time.Duration {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
@@ -67,12 +66,12 @@ func (b *Backend) pause() time.Duration {
 	return lookEvery
 }
 
-// looks reports whether something may change of which nobody hears.
+// looks reports whether something may change without a report.
 func (b *Backend) looks() bool {
 	return b.legacy != nil || time.Now().Before(b.lasting())
 }
 
-// wakeAtEnd ends listen when the helper has ended.
+// wakeAtEnd makes listen return when the helper has ended.
 func (b *Backend) wakeAtEnd() (stop func()) {
 	over := make(chan struct{})
 	go func() {
@@ -85,7 +84,7 @@ func (b *Backend) wakeAtEnd() (stop func()) {
 	return func() { close(over) }
 }
 
-// sleep waits where nothing can be heard.
+// sleep waits where the kernel reports no changes.
 func (b *Backend) sleep(ctx context.Context, wake time.Time) (late bool, err error) {
 	t := time.NewTimer(time.Until(wake))
 	defer t.Stop()
@@ -99,7 +98,7 @@ func (b *Backend) sleep(ctx context.Context, wake time.Time) (late bool, err err
 	}
 }
 
-// hear waits for a change of the tables that our chains are in.
+// hear waits for a change of the tables that contain our chains.
 func (b *Backend) hear(ctx context.Context, wake time.Time) (late bool, err error) {
 	if err := b.events.SetReadDeadline(wake); err != nil {
 		return false, fmt.Errorf("watching the rules: %w", err)
@@ -116,8 +115,7 @@ func (b *Backend) hear(ctx context.Context, wake time.Time) (late bool, err erro
 	return false, err
 }
 
-// inOurTables reports whether a message of nf_tables is about a table of iptables in which we
-// have chains.
+// inOurTables reports whether a message of nf_tables is about an iptables table that contains our chains.
 func inOurTables(m netlink.Message) bool {
 	family, name := nl.Table(m)
 	if family != unix.NFPROTO_IPV4 && family != unix.NFPROTO_IPV6 {
@@ -134,8 +132,8 @@ func ourTables(yield func(string) bool) {
 	}
 }
 
-// changed reports whether the guard is not what was loaded. Where the kernel did not tell of
-// a change (late), the older kind of tables is compared before a program is run for it.
+// changed reports whether the guard is not what was loaded. If the kernel reported no change (late), legacy tables
+// are compared before a program is run to inspect them.
 func (b *Backend) changed(late bool) (bool, error) {
 	b.Mu.Lock()
 	defer b.Mu.Unlock()
@@ -144,7 +142,7 @@ func (b *Backend) changed(late bool) (bool, error) {
 	}
 	if time.Now().Before(b.lasting()) {
 		if emptied, err := b.emptied(); err != nil || emptied {
-			return true, nil // what is wrong, load will say
+			return true, nil // Load will report the problem
 		}
 	}
 	if b.legacy == nil {
@@ -160,13 +158,13 @@ func (b *Backend) changed(late bool) (bool, error) {
 	}
 	differs, err := b.differs()
 	if err == nil && !differs {
-		b.legacy.good = sum // as it was before the program looked: a change since then is seen
+		b.legacy.good = sum // the sum from before the program ran, so that a later change is noticed
 	}
 	return differs, err
 }
 
-// differs runs a program to see whether the rules are those that were loaded. Where that
-// cannot be seen they are loaded anew, which says what is wrong.
+// differs runs a program to check whether the rules are those that were loaded. If that fails, it reports a
+// difference: loading them again reports the problem.
 func (b *Backend) differs() (bool, error) {
 	answer, err := b.Helper.Ask(Request{Op: OpLook})
 	if err != nil {

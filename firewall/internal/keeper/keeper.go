@@ -1,13 +1,13 @@
-// package keeper has the process that keeps the guard's table from being flushed after the daemon was killed.
+// Package keeper runs the process that keeps other tools from flushing the guard's table after the daemon was killed.
 //
-// A table belongs to a netlink socket, and anybody can flush a table whose socket is closed. So a second process, the
-// keeper, holds the daemon's socket too. It has no capability and next to no system calls, and it can change nothing
-// over that socket. The next daemon ends it, behind a table that stands in for ours meanwhile.
+// A table belongs to a netlink socket, and any tool can flush a table whose socket is closed. So a second process,
+// the keeper, holds the daemon's socket open too. It has no capabilities and next to no system calls, and can change
+// nothing over that socket. The next daemon ends it, behind a standby table.
 //
-// The keeper is this program again. The daemon tells it by a pipe what to do. Once it was told to hold, it stays when
-// the daemon is gone. It holds a lock on a file in the state directory, and the kernel tells whose lock that is: so it
-// can be found and ended. It ends when that file is removed. Programs with another state directory find it by a socket
-// with an abstract name, which belongs to the network namespace, as the table does.
+// The keeper is this program, started again. The daemon sends it orders over a pipe. After the order to hold, it
+// stays when the daemon ends. It holds a lock on a file in the state directory; the kernel reports the lock's holder,
+// so the keeper can be found and ended. It also ends when that file is removed. Programs with another state directory
+// find it by a socket with an abstract name, which belongs to the network namespace, as the table does.
 package keeper
 
 import (
@@ -35,7 +35,7 @@ import (
 
 const (
 	Name = "spa-keeper"
-	// keeperArg is no option of any program: one that does not call Helper ends with it.
+	// arg is not an option of any program: a program that does not call firewall.Helper fails on it.
 	arg = "--keep-the-guard"
 
 	FileName = "keeper" // in the state directory
@@ -43,35 +43,35 @@ const (
 	starts = 10 * time.Second // to start
 	Ends   = 2 * time.Second  // to end when asked, before it is killed
 
-	// Looks is how often at least is looked for what another process has to do: where the machine
-	// stood still, the time for it is over before that process has had any.
+	// Looks is the least number of checks for something that another process must do. If the machine was paused, a
+	// time limit alone would pass before that process could run.
 	Looks = 100
 )
 
 // Descriptors of the keeper.
 const (
-	descriptorSocket = 3 + iota // of the table's owner
-	descriptorLock              // keeperFile
-	descriptorOrders            // what the daemon says
-	descriptorReady             // how it says that it is there
+	descriptorSocket = 3 + iota // netlink socket of the table's owner
+	descriptorLock              // the file FileName
+	descriptorOrders            // orders from the daemon
+	descriptorReady             // the keeper reports here that it has started
 )
 
-// Orders to the keeper. The end of the pipe means end, but hold where it was told to.
+// Orders to the keeper. When the pipe closes, the keeper ends, unless it was ordered to hold.
 const (
 	orderHold = 'h'
 	orderEnd  = 'e'
 )
 
-// Keeper is the process, as the daemon knows it.
+// Keeper is the daemon's view of the process.
 type Keeper struct {
-	PID        int // 0: it has ended
+	PID        int // 0: the process has ended
 	orders     *os.File
-	life       *os.File // ends with it
+	life       *os.File // closes when the process ends
 	holds      bool
 	Privileges sandbox.State
 }
 
-// Serve does not return if this process was started to be a keeper.
+// Serve runs the keeper and never returns, if this process was started as one.
 func Serve() {
 	if len(os.Args) != 2 || os.Args[0] != Name || os.Args[1] != arg {
 		return
@@ -83,15 +83,15 @@ func Serve() {
 	os.Exit(0)
 }
 
-// CallProcess gives this process the name that ps and systemd show; without it that is "exe". The kernel takes 15 bytes
-// (proc(5), /proc/pid/comm).
+// CallProcess sets the name that ps and systemd show for this process, which would otherwise be "exe". The kernel
+// takes 15 bytes (proc(5), /proc/pid/comm).
 func CallProcess(name string) {
-	_ = os.WriteFile("/proc/self/comm", []byte(name), 0) // without it nothing but a name is wrong
+	_ = os.WriteFile("/proc/self/comm", []byte(name), 0) // a failure costs only the name
 }
 
-// keep is what a keeper does. It returns when the table no longer needs it.
+// keep is the keeper's work. It returns when the table no longer needs it.
 func keep() error {
-	// Before the right to read another user's file is given up: the state directory may be his.
+	// This comes before dropping the right to read other users' files: another user may own the state directory.
 	removal, err := watchRemoval(descriptorLock)
 	if err != nil {
 		return err
@@ -104,10 +104,10 @@ func keep() error {
 		return err
 	}
 	ready := os.NewFile(descriptorReady, "ready")
-	if err := gob.NewEncoder(ready).Encode(left); err != nil { // it stays open: its end says that this process has ended
+	if err := gob.NewEncoder(ready).Encode(left); err != nil { // stays open: its end means that this process has ended
 		return err
 	}
-	debug.FreeOSMemory() // what starting needed: it may stay for months
+	debug.FreeOSMemory() // the keeper may run for months and no longer needs what starting took
 	defer ready.Close()
 	ended := make(chan error, 2)
 	go func() { ended <- obey(os.NewFile(descriptorOrders, "orders")) }()
@@ -115,7 +115,7 @@ func keep() error {
 	return <-ended
 }
 
-// obey returns when the keeper is to end.
+// obey returns when the keeper must end.
 func obey(orders *os.File) error {
 	var order [1]byte
 	for holds := false; ; {
@@ -135,8 +135,8 @@ func obey(orders *os.File) error {
 	}
 }
 
-// watchRemoval returns an inotify descriptor for the file. It takes the owner's rights: under systemd root may lack the
-// right to read other users' files.
+// watchRemoval returns an inotify descriptor for the file. It uses the rights of the file's owner: under systemd,
+// root may lack the right to read other users' files.
 func watchRemoval(fd int) (events int, err error) {
 	if events, err = unix.InotifyInit1(unix.IN_CLOEXEC); err != nil {
 		return 0, err
@@ -155,8 +155,8 @@ func watchRemoval(fd int) (events int, err error) {
 	return events, errors.Join(err, unix.Setfsuid(before))
 }
 
-// awaitRemoval returns when the file is removed: nobody could find the keeper any more, and
-// a table that nobody can be made to let go of would be in the way for ever.
+// awaitRemoval returns when the file is removed: without it the keeper could no longer be found, and its table never
+// be released.
 func awaitRemoval(events, fd int) error {
 	for b := make([]byte, 4096); ; {
 		var st unix.Stat_t
@@ -169,10 +169,11 @@ func awaitRemoval(events, fd int) error {
 	}
 }
 
-// foundBy begins the abstract names of keepers; what follows no other one has.
+// foundBy begins the abstract name of every keeper's socket; the rest of the name is unique.
 const foundBy = "@spa-keeper."
 
-// beFound listens on a socket, and takes no connection: whoever connects is told by the kernel whose it is.
+// beFound listens on a socket without accepting connections: the kernel reports the listener's process to each peer
+// that connects.
 func beFound() error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -185,11 +186,11 @@ func beFound() error {
 	return unix.Listen(fd, 16)
 }
 
-// EndAll ends all keepers in this network namespace but one, whatever their state directory is.
+// EndAll ends all keepers in this network namespace except one, whatever their state directories.
 func EndAll(but *Keeper) error {
 	sockets, err := os.ReadFile("/proc/thread-self/net/unix")
 	if err != nil {
-		return fmt.Errorf("looking for keepers of the guard: %w", err)
+		return fmt.Errorf("looking for the guard's keepers: %w", err)
 	}
 	for line := range strings.Lines(string(sockets)) {
 		fields := strings.Fields(line)
@@ -202,13 +203,13 @@ func EndAll(but *Keeper) error {
 			continue
 		}
 		if err := endProcess(pid, func() bool { return behind(name) == pid }); err != nil {
-			return fmt.Errorf("ending the keeper of the guard, process %d: %w", pid, err)
+			return fmt.Errorf("ending the guard's keeper, process %d: %w", pid, err)
 		}
 	}
 	return nil
 }
 
-// behind returns the process of root or of this user that listens at the name; 0 if there is none.
+// behind returns the process of root or of this user that listens at the name; 0: none.
 func behind(name string) int {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -225,7 +226,7 @@ func behind(name string) int {
 	return int(cred.Pid)
 }
 
-// Start starts a keeper of the socket. Until it is told to hold, it ends with this process.
+// Start starts a keeper of the socket. Until it is ordered to hold, it ends with this process.
 func Start(lock *os.File, socket *netlink.Conn) (*Keeper, error) {
 	held, err := duplicate(socket)
 	if err != nil {
@@ -257,12 +258,12 @@ func Start(lock *os.File, socket *netlink.Conn) (*Keeper, error) {
 		return nil, errors.Join(err, orders.Close(), ready.Close())
 	}
 	k := &Keeper{PID: p.Pid, orders: orders, life: ready}
-	p.Release() // it may outlive this process, and nobody waits for it
+	p.Release() // it may outlive this process, which does not wait for it
 	if err := ready.SetReadDeadline(time.Now().Add(starts)); err != nil {
 		return nil, errors.Join(err, k.End())
 	}
 	if err := gob.NewDecoder(ready).Decode(&k.Privileges); err != nil {
-		return nil, errors.Join(fmt.Errorf("it does not answer: %w", err), k.End())
+		return nil, errors.Join(fmt.Errorf("it did not start: %w", err), k.End())
 	}
 	return k, ready.SetReadDeadline(time.Time{})
 }
@@ -274,14 +275,14 @@ func (k *Keeper) Await(ctx context.Context) bool {
 	}
 	stop := context.AfterFunc(ctx, func() { k.life.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	_, err := k.life.Read(make([]byte, 1)) // it says nothing any more
+	_, err := k.life.Read(make([]byte, 1)) // the keeper writes nothing more
 	return err == io.EOF
 }
 
-// Gone reports whether there was a keeper, and is none any more.
+// Gone reports whether there was a keeper and it has ended.
 func (k *Keeper) Gone() bool { return k != nil && !k.Lives() }
 
-// duplicate is another descriptor of the same socket.
+// duplicate returns another descriptor of the socket.
 func duplicate(c *netlink.Conn) (*os.File, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -298,7 +299,7 @@ func duplicate(c *netlink.Conn) (*os.File, error) {
 	return f, errors.Join(err, errno)
 }
 
-// Hold makes the keeper stay when this process is gone. One that has ended cannot: see Lives.
+// Hold makes the keeper stay when this process ends. It has no effect on a keeper that has ended: see Lives.
 func (k *Keeper) Hold() {
 	if k == nil || k.PID == 0 || k.holds {
 		return
@@ -307,7 +308,7 @@ func (k *Keeper) Hold() {
 	k.holds = err == nil
 }
 
-// Lives reports whether there is still a keeper.
+// Lives reports whether the keeper is running.
 func (k *Keeper) Lives() bool {
 	if k == nil || k.PID == 0 {
 		return false
@@ -318,25 +319,25 @@ func (k *Keeper) Lives() bool {
 	return k.PID != 0
 }
 
-// End ends the keeper.
+// End ends the keeper and waits for it.
 func (k *Keeper) End() error {
 	if k == nil || k.PID == 0 {
 		return nil
 	}
-	err := k.life.Close()            // first, so that ending it here is not reported
-	k.orders.Write([]byte{orderEnd}) // if it has ended already, so be it
+	err := k.life.Close()            // first, so that Await does not report this end
+	k.orders.Write([]byte{orderEnd}) // fails if it has already ended, which is fine
 	err = errors.Join(err, k.orders.Close())
 	give := time.Now().Add(Ends)
 	for n := 0; k.Lives() && (n < Looks || time.Now().Before(give)); n++ {
 		time.Sleep(time.Millisecond)
 	}
 	if k.Lives() {
-		return errors.Join(err, errors.New("the keeper of the guard does not end"))
+		return errors.Join(err, errors.New("the guard's keeper does not end"))
 	}
 	return err
 }
 
-// Leave closes the pipes to the keeper. It stays if it was told to hold.
+// Leave closes the pipes to the keeper. It stays if it was ordered to hold.
 func (k *Keeper) Leave() error {
 	if k == nil || k.PID == 0 {
 		return nil
@@ -344,8 +345,8 @@ func (k *Keeper) Leave() error {
 	return errors.Join(k.orders.Close(), k.life.Close())
 }
 
-// OpenFile opens the file in the state directory on which the keeper holds a lock. With create a missing one is made,
-// and root or user may own it.
+// OpenFile opens the file in the state directory that the keeper locks. With create it makes a missing one, and root
+// or user may own it.
 func OpenFile(state, user string, create bool) (*os.File, error) {
 	var f *os.File
 	err := statefile.AsOwner(user, func() (err error) {
@@ -355,25 +356,25 @@ func OpenFile(state, user string, create bool) (*os.File, error) {
 	return f, err
 }
 
-// EndHolder ends the keeper that holds the lock, also one that an earlier process started.
+// EndHolder ends the keeper that holds the lock, even if an earlier process started it.
 func EndHolder(lock *os.File) error {
-	for range 10 { // one that ends by itself meanwhile is no failure
+	for range 10 { // a keeper that ends in the meantime is no failure
 		pid, err := LockHolder(lock)
 		if err != nil || pid == 0 {
 			return err
 		}
 		if !isKeeper(pid) {
-			return fmt.Errorf("process %d holds the lock of the guard's keeper (%s) and is none: end it", pid, lock.Name())
+			return fmt.Errorf("process %d holds the lock of the keeper (%s) but is not a keeper: end it", pid, lock.Name())
 		}
 		err = endProcess(pid, func() bool { again, err := LockHolder(lock); return err == nil && again == pid })
 		if err != nil {
-			return fmt.Errorf("ending the keeper of the guard, process %d: %w", pid, err)
+			return fmt.Errorf("ending the guard's keeper, process %d: %w", pid, err)
 		}
 	}
-	return errors.New("the keeper of the guard does not end")
+	return errors.New("the guard's keeper does not end")
 }
 
-// LockHolder returns the process that has locked the file; 0 if there is none.
+// LockHolder returns the process that has locked the file; 0: none.
 func LockHolder(f *os.File) (int, error) {
 	lock := unix.Flock_t{Type: unix.F_WRLCK}
 	raw, err := f.SyscallConn()
@@ -383,23 +384,23 @@ func LockHolder(f *os.File) (int, error) {
 	var errno error
 	err = raw.Control(func(fd uintptr) { errno = unix.FcntlFlock(fd, unix.F_GETLK, &lock) })
 	if err := errors.Join(err, errno); err != nil {
-		return 0, fmt.Errorf("looking for the keeper of the guard: %w", err)
+		return 0, fmt.Errorf("looking for the guard's keeper: %w", err)
 	}
 	if lock.Type == unix.F_UNLCK {
 		return 0, nil
 	}
-	return max(0, int(lock.Pid)), nil // below zero: locked by no single process, so by no keeper
+	return max(0, int(lock.Pid)), nil // below zero: not the lock of a single process, so not a keeper's
 }
 
-// isKeeper reports whether the process calls itself one. The owner of the file can have any
-// program of root's lock it, which must not be killed for that.
+// isKeeper reports whether the command line of the process is a keeper's. The owner of the file could make any of
+// root's programs lock it, and such a program must not be killed.
 func isKeeper(pid int) bool {
 	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	ends := errors.Is(err, fs.ErrNotExist) || err == nil && len(args) == 0
 	return ends || string(args) == Name+"\x00"+arg+"\x00"
 }
 
-// endProcess ends a process that still is who it was, and waits for its end.
+// endProcess ends a process and waits for its end, provided that still reports that it is the same process.
 func endProcess(pid int, still func() bool) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err == unix.ESRCH {
@@ -423,14 +424,14 @@ func endProcess(pid int, still func() bool) error {
 	return errors.New("it does not end")
 }
 
-// awaitEnd waits for the end of a process, as long as that may take.
+// awaitEnd waits for a process to end, at most as long as a keeper may take.
 func awaitEnd(pidfd int) (ended bool, err error) {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	for give := time.Now().Add(Ends); ; {
 		left := max(0, time.Until(give))
 		n, err := unix.Poll(fds, int(left.Milliseconds()))
 		switch {
-		case err == unix.EINTR: // a signal says nothing of the process
+		case err == unix.EINTR: // interrupted by a signal: poll again
 		case err != nil || n > 0:
 			return n > 0, err
 		case left == 0:

@@ -13,7 +13,7 @@ import (
 	"sallyport/spa/lab"
 )
 
-// TestKeeperLockOfAnother: a process that holds the keeper's lock and is none is not killed.
+// TestKeeperLockOfAnother: a process that holds the keeper's lock but is not a keeper is not killed.
 func TestKeeperLockOfAnother(t *testing.T) {
 	dir := t.TempDir()
 	file, err := OpenFile(dir, "", true)
@@ -23,10 +23,10 @@ func TestKeeperLockOfAnother(t *testing.T) {
 	defer file.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	// A lock belongs to a process: it must be another one that holds it.
+	// A process does not see its own lock, so another one must hold it.
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "-test.run=^TestHoldsALock$")
 	cmd.Env = append(os.Environ(), "FIREWALL_LOCK="+file.Name())
-	stdin, err := cmd.StdinPipe() // it ends with this
+	stdin, err := cmd.StdinPipe() // the process ends when this closes
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,15 +41,15 @@ func TestKeeperLockOfAnother(t *testing.T) {
 		return err == nil &&
 			pid == cmd.Process.Pid
 	})
-	if err := EndHolder(file); err == nil || !strings.Contains(err.Error(), "is none") {
-		t.Errorf("got %v, want that it is no keeper", err)
+	if err := EndHolder(file); err == nil || !strings.Contains(err.Error(), "is not a keeper") {
+		t.Errorf("got %v, want that it is not a keeper", err)
 	}
 	if pid, err := LockHolder(file); err != nil || pid != cmd.Process.Pid {
 		t.Errorf("the lock is held by %d, %v, want %d: it was killed", pid, err, cmd.Process.Pid)
 	}
 }
 
-// TestHoldsALock is the other process of TestKeeperLockOfAnother, and no test.
+// TestHoldsALock is not a test but the other process of TestKeeperLockOfAnother.
 func TestHoldsALock(t *testing.T) {
 	path := os.Getenv("FIREWALL_LOCK")
 	if path == "" {

@@ -14,19 +14,18 @@ import (
 	"sallyport/firewall/internal/guard"
 )
 
-// Book is who holds what, in memory: the live records of the ledger, and for each
-// element the holdings that it follows from. One that has ended stays until the kernel has
-// ended it too. No operation on one grant walks over others,
-// except that ending a grant before its time looks at those of the same element.
+// Book holds the live grants in memory: the live records of the ledger and, for each element, the holdings that keep
+// it open. A holding that has ended stays until the kernel has ended it too. No operation on one grant walks over
+// others, except that ending a grant early looks at those of the same element.
 type Book struct {
 	byKey    map[Key]*Holding
 	byClient map[string]map[*Holding]bool
 	elements map[guard.Element]*tenancy
 	due      dueHeap
-	ended    func(slot int) // told of each slot that is free again
+	ended    func(slot int) // called with each slot that becomes free
 }
 
-// Key is what makes a grant the same grant.
+// Key identifies a grant: two grants with the same key are the same.
 type Key struct {
 	client, service string
 	source, to      netip.Addr
@@ -34,15 +33,15 @@ type Key struct {
 	ports           string
 }
 
-// tenancy is the holdings of one element, and when the last of them ends. Holdings that
-// have ended stay in the list until they are half of it, so that each costs the same.
+// tenancy is the holdings of one element, and when the last of them ends. Ended holdings stay in the list until they
+// make up half of it, so that each costs the same.
 type tenancy struct {
 	Until   time.Time
 	holders []*Holding
 	ended   int
 }
 
-// NewBook is a book in which nobody holds anything. It calls ended with each slot that is free again.
+// NewBook returns an empty book. It calls ended with each slot that becomes free.
 func NewBook(ended func(slot int)) *Book {
 	return &Book{
 		byKey:    make(map[Key]*Holding),
@@ -52,7 +51,7 @@ func NewBook(ended func(slot int)) *Book {
 	}
 }
 
-// Key is the same for the same grant.
+// Key returns the holding's key.
 func (h *Holding) Key() Key {
 	b := make([]byte, 0, 5*MaxRanges)
 	for _, p := range h.Ports {
@@ -63,7 +62,7 @@ func (h *Holding) Key() Key {
 	return Key{h.Client, h.Service, h.Source, h.To, h.Link, string(b)}
 }
 
-// Each calls f with every element of the holding, once where ranges overlap.
+// Each calls f with every element of the holding, only once where ranges overlap.
 func (h *Holding) Each(f func(guard.Element)) {
 	for i, p := range h.Ports {
 		for port := int(p.Low); port <= int(p.High); port++ {
@@ -74,7 +73,7 @@ func (h *Holding) Each(f func(guard.Element)) {
 	}
 }
 
-// Size is how many ports the ranges have, some perhaps twice.
+// Size returns the number of ports in the ranges; overlaps count twice.
 func (h *Holding) Size() int {
 	n := 0
 	for _, p := range h.Ports {
@@ -83,7 +82,7 @@ func (h *Holding) Size() int {
 	return n
 }
 
-// Check returns an error unless the holding may be in the ledger at now.
+// Check returns an error for a holding that may not be in the ledger at now.
 func (h *Holding) Check(now time.Time) error {
 	source := guard.OnLink(h.Source, h.Link)
 	if guard.LinkLocal(h.Source) {
@@ -101,7 +100,7 @@ func (h *Holding) Check(now time.Time) error {
 	case guard.Left(h.Until, now) <= 0:
 		return fmt.Errorf("a grant until %v has ended already", h.Until)
 	case len(h.Client) >= NameSize || len(h.Service) >= NameSize:
-		return fmt.Errorf("a name of more than %d bytes does not fit the ledger", NameSize-1)
+		return fmt.Errorf("names in the ledger have at most %d bytes", NameSize-1)
 	case len(h.Ports) == 0:
 		return errors.New("a grant needs ports")
 	}
@@ -113,16 +112,16 @@ func (h *Holding) Check(now time.Time) error {
 	return nil
 }
 
-// checkLink checks what holds for link-local sources only.
+// checkLink checks the rules for link-local sources.
 func (h *Holding) checkLink() error {
 	b := h.Source.As16()
 	switch {
 	case h.Source.Is4():
-		return fmt.Errorf("no grant for %v: an IPv4 link-local address may be another machine on every link", h.Source)
+		return fmt.Errorf("no grant for %v: an IPv4 link-local address may be a different machine on each link", h.Source)
 	case h.Link == 0:
 		return fmt.Errorf("a grant for %v needs the index of an interface as its zone", h.Source)
 	case h.To.IsValid():
-		return fmt.Errorf("a grant for %v reaches this host only, not %v", guard.OnLink(h.Source, h.Link), h.To)
+		return fmt.Errorf("a grant for %v reaches only this host, not %v", guard.OnLink(h.Source, h.Link), h.To)
 	case [6]byte(b[2:8]) != [6]byte{}:
 		return fmt.Errorf("%v is not in fe80::/64, as link-local addresses are", guard.OnLink(h.Source, h.Link))
 	}
@@ -132,7 +131,7 @@ func (h *Holding) checkLink() error {
 // Live reports whether the holding has not ended at now.
 func (h *Holding) Live(now time.Time) bool { return guard.Left(h.Until, now) > 0 }
 
-// Add adds a holding that is not there yet.
+// Add adds a holding that is not in the book yet.
 func (hs *Book) Add(h *Holding) {
 	hs.byKey[h.Key()] = h
 	if hs.byClient[h.Client] == nil {
@@ -157,7 +156,7 @@ func (hs *Book) Len() int { return len(hs.byKey) }
 // Find returns the holding with this key, or nil.
 func (hs *Book) Find(key Key) *Holding { return hs.byKey[key] }
 
-// EndOf returns when the last holding of the element ends; zero where nobody holds it.
+// EndOf returns when the last holding of the element ends; zero: there is none.
 func (hs *Book) EndOf(e guard.Element) time.Time {
 	if t := hs.elements[e]; t != nil {
 		return t.Until
@@ -168,24 +167,24 @@ func (hs *Book) EndOf(e guard.Element) time.Time {
 // All yields all holdings.
 func (hs *Book) All() iter.Seq[*Holding] { return maps.Values(hs.byKey) }
 
-// Of yields the holdings of a client. It looks at no others.
+// Of yields the holdings of one client, without looking at others.
 func (hs *Book) Of(client string) iter.Seq[*Holding] { return maps.Keys(hs.byClient[client]) }
 
-// prolong gives a holding that is there a later end.
+// prolong gives a holding in the book a later end.
 func (hs *Book) prolong(h *Holding, until time.Time) {
 	h.Until = until
 	heap.Fix(&hs.due, h.due)
 	h.Each(func(e guard.Element) { hs.elements[e].prolong(until) })
 }
 
-// Change is what a grant makes of one holding.
+// Change is what a grant changes about one holding.
 type Change struct {
 	*Holding
 	Until time.Time
 	Fresh bool // the holding is new, and its slot too
 }
 
-// Apply makes the changes, each of which is another holding's.
+// Apply makes the changes. Each must be for a different holding.
 func (hs *Book) Apply(changes []Change) {
 	for _, c := range changes {
 		if c.Fresh {
@@ -203,7 +202,7 @@ func (t *tenancy) prolong(until time.Time) {
 	}
 }
 
-// Next returns when the first holding ends; zero where there is none.
+// Next returns when the first holding ends; zero: there is none.
 func (hs *Book) Next() time.Time {
 	if len(hs.due) == 0 {
 		return time.Time{}
@@ -211,7 +210,7 @@ func (hs *Book) Next() time.Time {
 	return hs.due[0].Until
 }
 
-// Over returns holdings that have ended at now: all, or as many as have that many ports.
+// Over returns holdings that have ended at now: all, or enough to cover that many ports.
 func (hs *Book) Over(now time.Time, ports int) []*Holding {
 	var found []*Holding
 	var look func(i int)
@@ -227,8 +226,8 @@ func (hs *Book) Over(now time.Time, ports int) []*Holding {
 	return found
 }
 
-// Adjust shortens holdings whose end has come nearer by the wall clock than by the monotonic
-// one, and returns when each element ends now.
+// Adjust shortens holdings that end earlier by the wall clock than by the monotonic clock, and returns the new end of
+// each element.
 func (hs *Book) Adjust(now time.Time) map[guard.Element]time.Time {
 	ends := make(map[guard.Element]time.Time)
 	for _, h := range hs.due {
@@ -243,7 +242,7 @@ func (hs *Book) Adjust(now time.Time) map[guard.Element]time.Time {
 	return ends
 }
 
-// Remove forgets a holding. The ends of its elements are not recomputed: see Shorten.
+// Remove removes a holding. It does not recompute the ends of its elements: see Shorten.
 func (hs *Book) Remove(h *Holding) {
 	heap.Remove(&hs.due, h.due)
 	delete(hs.byKey, h.Key())
@@ -269,8 +268,7 @@ func (hs *Book) vacate(e guard.Element) {
 	}
 }
 
-// EndsWithout returns when each element of those leaving ends once they have left; zero
-// where nobody is left.
+// EndsWithout returns the end of each element of the leaving holdings once they have left; zero: no holding remains.
 func (hs *Book) EndsWithout(leaving []*Holding) map[guard.Element]time.Time {
 	gone := make(map[*Holding]bool, len(leaving))
 	for _, h := range leaving {
@@ -297,7 +295,7 @@ func (t *tenancy) without(gone map[*Holding]bool) time.Time {
 	return until
 }
 
-// Shorten sets the ends of elements that holdings have left.
+// Shorten sets new ends for elements that holdings have left.
 func (hs *Book) Shorten(ends map[guard.Element]time.Time) {
 	for e, end := range ends {
 		if t := hs.elements[e]; t != nil {
@@ -315,7 +313,7 @@ func (hs *Book) Leases() []guard.Lease {
 	return ls
 }
 
-// dueHeap has the holding that ends first on top.
+// dueHeap is a heap with the holding that ends first on top.
 type dueHeap []*Holding
 
 func (d dueHeap) Len() int           { return len(d) }

@@ -31,12 +31,11 @@ func TestManyHoldersOfOneElement(t *testing.T) {
 		book.Remove(h)
 	}
 	if n := len(book.byKey) + len(book.byClient) + len(book.elements) + len(book.due); n != 0 {
-		t.Errorf("%d traces are left of holders that have gone", n)
+		t.Errorf("%d traces are left of holders that have left", n)
 	}
 }
 
-// TestClockIsSetAfterARestart: nor has an end that comes from the ledger to do with the
-// wall clock any more.
+// TestClockIsSetAfterARestart: setting the wall clock after a restart does not move an end that came from the ledger.
 func TestClockIsSetAfterARestart(t *testing.T) {
 	l, now := &Ledger{bootID: "this boot"}, time.Now()
 	h := &Holding{Client: "alice", Source: netip.MustParseAddr("192.0.2.2"),
@@ -66,14 +65,14 @@ func TestClockIsSetAfterARestart(t *testing.T) {
 	}
 }
 
-// setClock is t by a wall clock that was set by d before: time.Time has its wall part in
-// the first word, the seconds above 30 bits of nanoseconds.
+// setClock returns at as it is after the wall clock was set by d. time.Time has its wall part in the first word, the
+// seconds above 30 bits of nanoseconds.
 func setClock(t *testing.T, at time.Time, d time.Duration) time.Time {
 	t.Helper()
 	set := at
 	*(*uint64)(unsafe.Pointer(&set)) += uint64(d/time.Second) << 30
 	if set.Sub(at) != 0 || set.Round(0).Sub(at.Round(0)) != d {
-		t.Fatalf("%v is not %v by a clock that was set by %v", set, at, d)
+		t.Fatalf("got %v, want %v by a clock that was set by %v", set, at, d)
 	}
 	return set
 }

@@ -12,7 +12,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// forged is a ledger of so many slots, in a directory of its own, with these records under good sums.
+// forged returns a ledger of so many slots, in its own directory, with these records under valid sums.
 func forged(t testing.TB, slots int, records ...[]byte) *Ledger {
 	t.Helper()
 	l, err := Open(t.TempDir(), "boot", slots)
@@ -31,7 +31,7 @@ func forged(t testing.TB, slots int, records ...[]byte) *Ledger {
 	return l
 }
 
-// sshRecord is what encode writes for an hour of alice's ssh, without its sum.
+// sshRecord returns what encode writes for an hour of alice's ssh, without the sum.
 func sshRecord(t testing.TB, now time.Time) []byte {
 	t.Helper()
 	boot, err := clock.Boot()
@@ -45,7 +45,7 @@ func sshRecord(t testing.TB, now time.Time) []byte {
 	return b[:sumOffset]
 }
 
-// TestForgedRecord: a daemon that was taken over can write any record under a good sum. What encode
+// TestForgedRecord: an attacker who took over the daemon can write any record under a valid sum. A record that encode
 // would not have written is no grant.
 func TestForgedRecord(t *testing.T) {
 	now := time.Now()
@@ -88,7 +88,7 @@ func TestForgedRecord(t *testing.T) {
 	}
 }
 
-// TestForgedRanges: a forger can try until the sum itself reads as ranges, past the end of the record.
+// TestForgedRanges: an attacker can try records until the sum itself reads as ranges, past the end of the record.
 func TestForgedRanges(t *testing.T) {
 	now := time.Now()
 	l := forged(t, 4)
@@ -98,7 +98,7 @@ func TestForgedRanges(t *testing.T) {
 			copy(r[at:], []byte{byte(service.TCP), 0, 22, 0, 22})
 		}
 		if r[98] = byte(MaxRanges + 1 + n%200); r[98] == withDestination {
-			continue // which is a record of another form
+			continue // a record of another form
 		}
 		binary.BigEndian.PutUint16(r[6:], uint16(n)) // nanoseconds of its end
 		if h, ok := l.decode(append(r, l.sum(r)...), 0, now); ok {
@@ -107,7 +107,7 @@ func TestForgedRanges(t *testing.T) {
 	}
 }
 
-// TestForgedTwice: of two records of one grant one would outlive its revocation.
+// TestForgedTwice: if a grant had two records, one would outlive its revocation.
 func TestForgedTwice(t *testing.T) {
 	now := time.Now()
 	l := forged(t, 4, sshRecord(t, now), sshRecord(t, now), sshRecord(t, now))
@@ -119,11 +119,11 @@ func TestForgedTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	if hs, err = l.Read(now); err != nil || len(hs) != 0 {
-		t.Errorf("revoked, it is in the ledger %d times more; %v", len(hs), err)
+		t.Errorf("after its revocation the grant is still in the ledger %d times; %v", len(hs), err)
 	}
 }
 
-// TestForgedFlood: more ports than the kernel's sets take must not keep the guard from loading.
+// TestForgedFlood: more ports than the kernel's sets can hold must not keep the guard from loading.
 func TestForgedFlood(t *testing.T) {
 	now := time.Now()
 	var records [][]byte
@@ -147,8 +147,8 @@ func TestForgedFlood(t *testing.T) {
 	}
 }
 
-// FuzzLedger: no ledger, whatever is in it, ends the start, and what it brings back can be written
-// and read again as it was.
+// FuzzLedger: no content of the ledger prevents a start, and every grant read from it can be written and read again
+// unchanged.
 func FuzzLedger(f *testing.F) {
 	now := time.Now()
 	good := sshRecord(f, now)
@@ -176,7 +176,7 @@ func FuzzLedger(f *testing.F) {
 		}
 		for h := range book.All() {
 			if err := h.Check(now); err != nil {
-				t.Errorf("the ledger brings back what nobody could be granted: %v", err)
+				t.Errorf("the ledger restores a grant that could not be given: %v", err)
 			}
 			if !slices.Contains(slices.Collect(book.Of(h.Client)), h) {
 				t.Errorf("nothing can revoke %+v", h)

@@ -1,4 +1,4 @@
-// package ledger keeps who holds what: in a file that survives the process, and in memory.
+// Package ledger records the grants: in a file that survives the process, and in memory.
 package ledger
 
 import (
@@ -23,7 +23,7 @@ import (
 //
 //	  0  16  magic
 //	 16   1  version
-//	 17   1  what the next load is: loadFirst, loadAgain, tornDown
+//	 17   1  mark: what the next load is (LoadFirst, LoadAgain, TornDown)
 //	 18      zero, up to HeaderSize
 //
 //	a record, big endian; all zero where free:
@@ -52,13 +52,13 @@ const (
 	sumOffset  = 120
 	NameSize   = 33
 	MaxRanges  = 4
-	// withDestination stands for the number of ranges where there is one, and a destination.
+	// withDestination stands in place of the number of ranges: one range, and a destination.
 	withDestination = 0x80
-	linkOffset      = 2      // in the source
+	linkOffset      = 2      // within the source
 	Slots           = 131072 // 16 MiB
 )
 
-// What the header says of the next load. A fresh file says LoadFirst.
+// Marks in the header: what the next load is. A new file has LoadFirst.
 const (
 	LoadFirst byte = iota
 	LoadAgain
@@ -68,36 +68,34 @@ const (
 // Holding is a grant of at most MaxRanges ranges as the ledger holds it.
 type Holding struct {
 	Client, Service string
-	Source, To      netip.Addr // to: invalid for this host
+	Source, To      netip.Addr // To is invalid for this host
 	Link            uint32
-	Ports           []service.Ports // only one where to is valid
+	Ports           []service.Ports // exactly one if To is valid
 	Until           time.Time
-	Slot            int // in the ledger
-	due             int // in the heap of ends
+	Slot            int // index of the record in the file
+	due             int // index in the heap of ends
 }
 
-// Ledger is the file that says who holds what. Its laws:
+// Ledger is the file that records the grants. Its rules:
 //
-//   - What it says was decided, and is written before the kernel is told; a batch that
-//     fails is written back. So a process killed at any instruction leaves at most a grant
-//     that was decided and is carried into the kernel by the next load.
-//   - All space is taken when the file is made: a full disk stops no grant.
-//   - Records are bound to the boot: after a reboot none is valid. They end by the wall
-//     clock and by the boot clock, whichever is first, so setting the clock back while the
-//     process is down prolongs nothing.
-//   - A record that is torn or damaged is a grant that does not exist.
+//   - Every grant in it was decided, and is written before the kernel is changed; if a batch fails, the ledger is
+//     written back. A process killed at any instruction leaves at most a grant that was decided, which the next load
+//     puts into the kernel.
+//   - All space is allocated when the file is made, so a full disk stops no grant.
+//   - Records are bound to the boot: after a reboot all are invalid. They end by the wall clock or by the boot clock,
+//     whichever is first, so setting the clock back while the process is down prolongs nothing.
+//   - A torn or damaged record is no grant.
 //
-// It is not synced: what a power loss forgets was bound to that boot. The byte that says
-// what the next load is, is synced.
+// Records are not synced: a power loss can only lose records that the reboot makes invalid. The mark is synced.
 type Ledger struct {
 	File    *os.File    // nil: in memory only
-	Records io.WriterAt // the file, but in tests of what it refuses
+	Records io.WriterAt // the file; tests replace it with one that refuses writes
 	bootID  string
 	Slots   int
-	free    []int // slots, the next one last
+	free    []int // free slots; the next to use is last
 }
 
-// InMemory is a ledger that outlives nothing.
+// InMemory returns a ledger without a file.
 func InMemory(slots int) *Ledger {
 	l := &Ledger{Slots: slots, free: make([]int, 0, slots)}
 	for i := slots - 1; i >= 0; i-- {
@@ -106,7 +104,7 @@ func InMemory(slots int) *Ledger {
 	return l
 }
 
-// Open opens the ledger in dir and takes its space.
+// Open opens the ledger in dir and allocates its space.
 func Open(dir, bootID string, slots int) (*Ledger, error) {
 	if bootID == "" {
 		b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
@@ -120,12 +118,12 @@ func Open(dir, bootID string, slots int) (*Ledger, error) {
 		return nil, err
 	}
 	if err := preallocate(f, HeaderSize+int64(slots)*RecordSize); err != nil {
-		return nil, errors.Join(fmt.Errorf("taking space for the ledger: %w", err), f.Close())
+		return nil, errors.Join(fmt.Errorf("allocating space for the ledger: %w", err), f.Close())
 	}
 	return &Ledger{File: f, Records: f, bootID: bootID, Slots: slots}, nil
 }
 
-// OpenFile opens the file, or makes it if there is none, and checks its header.
+// OpenFile opens the file and checks its header; with create it makes a missing one.
 func OpenFile(dir string, create bool) (*os.File, error) {
 	f, err := statefile.Open(filepath.Join(dir, FileName), create)
 	if err != nil {
@@ -139,25 +137,25 @@ func OpenFile(dir string, create bool) (*os.File, error) {
 
 func checkHeader(f *os.File) error {
 	want := append([]byte(Magic), Version)
-	earlier := append([]byte(Magic), 1) // its records mean the same
+	earlier := append([]byte(Magic), 1) // its records have the same meaning
 	have := make([]byte, len(want))
 	n, err := f.ReadAt(have, 0)
 	if err != nil && err != io.EOF {
 		return err
 	}
-	// A file that was being made when the process was killed is short, or all zero.
+	// A file whose creation was interrupted is short or all zero.
 	if n < len(want) || bytes.Equal(have, make([]byte, len(want))) || bytes.Equal(have, earlier) {
 		_, err := f.WriteAt(want, 0)
 		return err
 	}
 	if !bytes.Equal(have, want) {
-		return errors.New("not a grant ledger of this version; move it away and a new one is made, with every port shut")
+		return errors.New("not a grant ledger of this version: move it away to get a new one without grants")
 	}
 	return nil
 }
 
-// preallocate writes zeros from the end of the file up to size. Zeros that are written,
-// rather than reserved, need no space later on any file system that writes in place.
+// preallocate writes zeros from the end of the file up to size. On file systems that write in place, written zeros,
+// unlike reserved space, need no more space later.
 func preallocate(f *os.File, size int64) error {
 	end, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -174,8 +172,8 @@ func preallocate(f *os.File, size int64) error {
 	return nil
 }
 
-// Read returns the holdings that live at now, and learns which slots are free. It erases all other records: one that has
-// ended would live again if the clock were set back.
+// Read returns the holdings that are live at now, and finds the free slots. It erases all other records: one that has
+// ended would be live again if the clock were set back.
 func (l *Ledger) Read(now time.Time) ([]*Holding, error) {
 	if l.File == nil {
 		return nil, nil
@@ -211,8 +209,8 @@ func (l *Ledger) Read(now time.Time) ([]*Holding, error) {
 	return hs, nil
 }
 
-// Recall returns a book of the holdings that live at now and that keep accepts, as far as the kernel has room for size
-// elements in each family. All others are erased.
+// Recall returns a book of the holdings that are live at now and that keep accepts, up to size elements in each
+// family. It erases all others.
 func (l *Ledger) Recall(now time.Time, size int, keep func(*Holding) bool) (*Book, error) {
 	hs, err := l.Read(now)
 	if err != nil {
@@ -232,11 +230,11 @@ func (l *Ledger) Recall(now time.Time, size int, keep func(*Holding) bool) (*Boo
 	return book, nil
 }
 
-// room is how many elements the set of each family can still take. A forged ledger can hold
-// grants of more ports than that, and a guard with them all would not load.
+// room is how many elements the set of each family can still take. A forged ledger can hold grants of more ports than
+// that, and a guard with all of them would not load.
 type room struct{ V4, V6 int }
 
-// reserve takes the elements that the holding needs; false if there are too few.
+// reserve takes the elements that the holding needs, or returns false if there are too few.
 func (r *room) reserve(h *Holding) bool {
 	left := &r.V6
 	if h.Source.Is4() {
@@ -253,7 +251,7 @@ func (r *room) reserve(h *Holding) bool {
 	return true
 }
 
-// Write makes the record of h's slot say that it ends at until.
+// Write writes h's record, with until as its end.
 func (l *Ledger) Write(h *Holding, until, now time.Time) error {
 	if l.File == nil {
 		return nil
@@ -267,7 +265,7 @@ func (l *Ledger) Write(h *Holding, until, now time.Time) error {
 	return l.put(h.Slot, &r)
 }
 
-// Erase frees the record of h's slot on disk. The slot itself is given back by Release.
+// Erase clears h's record in the file. Release frees the slot.
 func (l *Ledger) Erase(h *Holding) error {
 	if l.File == nil {
 		return nil
@@ -290,10 +288,10 @@ func (l *Ledger) Allocate() int {
 	return slot
 }
 
-// Spare returns how many slots are free, and how many there are.
+// Spare returns the number of free slots and of all slots.
 func (l *Ledger) Spare() (free, all int) { return len(l.free), l.Slots }
 
-// Release gives a slot back.
+// Release frees a slot.
 func (l *Ledger) Release(slot int) { l.free = append(l.free, slot) }
 
 func (l *Ledger) encode(r *[RecordSize]byte, h *Holding, until time.Time, boot time.Duration) {
@@ -321,9 +319,9 @@ func (l *Ledger) encode(r *[RecordSize]byte, h *Holding, until time.Time, boot t
 	copy(r[sumOffset:], l.sum(r[:sumOffset]))
 }
 
-// decode returns the holding of a record that lives at boot and now, or false. The sum holds no
-// secret: a daemon that was taken over can forge a record, and root reads it at the next start.
-// So a record counts only if it is one that encode writes of a grant that may be given.
+// decode returns the holding of a record that is live at boot and now, or false. The sum contains no secret: an
+// attacker who took over the daemon can forge a record, which root reads at the next start. So a record counts only
+// if encode would write the same bytes, for a grant that may be given.
 func (l *Ledger) decode(r []byte, boot time.Duration, now time.Time) (*Holding, bool) {
 	wall, end, ranges := int64(binary.BigEndian.Uint64(r[0:])), int64(binary.BigEndian.Uint64(r[8:])), int(r[98])
 	if ranges == withDestination {
@@ -350,11 +348,11 @@ func (l *Ledger) decode(r []byte, boot time.Duration, now time.Time) (*Holding, 
 		return nil, false
 	}
 	left := min(time.Unix(0, wall).Sub(now), time.Duration(end)-boot)
-	h.Until = now.Add(left)       // with now's monotonic reading: a clock that is set later moves nothing
-	return h, h.Check(now) == nil // which has not ended either
+	h.Until = now.Add(left)       // with now's monotonic reading, so that setting the clock later moves nothing
+	return h, h.Check(now) == nil // Check also rejects a grant that has ended
 }
 
-// decodeSource takes the index of the interface out of a link-local source.
+// decodeSource separates the interface index from a link-local source.
 func decodeSource(b [16]byte) (netip.Addr, uint32) {
 	a := netip.AddrFrom16(b).Unmap()
 	if !guard.LinkLocal(a) {
@@ -376,9 +374,8 @@ func putName(b []byte, s string) { b[0] = byte(copy(b[1:], s)) }
 
 func name(b []byte) string { return string(b[1 : 1+b[0]]) }
 
-// Alone calls do while no other process, and no other open file of this one, is inside
-// Alone: between what it reads of the mark, does in the kernel and writes to the mark,
-// nobody tears down.
+// Alone calls do while no other process, and no other open file of this one, is inside Alone. So no teardown comes
+// between reading the mark, changing the kernel and writing the mark.
 func (l *Ledger) Alone(do func() error) error {
 	if l.File == nil {
 		return do()
@@ -406,7 +403,7 @@ func (l *Ledger) SetMark(m byte) error {
 	return WriteMark(l.File, m)
 }
 
-// WriteMark syncs: the next load may be after a power loss.
+// WriteMark writes the mark and syncs it: a power loss may come before the next load.
 func WriteMark(f *os.File, m byte) error {
 	if _, err := f.WriteAt([]byte{m}, markOffset); err != nil {
 		return fmt.Errorf("writing the ledger: %w", err)

@@ -13,7 +13,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// ports is a range in the form "tcp/22".
+// ports parses a range such as "tcp/22".
 func ports(s string) service.Ports {
 	p, err := service.ParsePorts(s)
 	if err != nil {
@@ -36,7 +36,7 @@ func openAndClose(t *testing.T, dir string) {
 	}
 }
 
-// TestLedgerBeingMade: a process was killed while it made the file.
+// TestLedgerBeingMade: a ledger whose creation was interrupted is completed.
 func TestLedgerBeingMade(t *testing.T) {
 	for _, made := range []string{"", Magic[:5], Magic, strings.Repeat("\x00", 100)} {
 		dir := t.TempDir()
@@ -48,7 +48,7 @@ func TestLedgerBeingMade(t *testing.T) {
 	}
 }
 
-// TestRoomOfEachFamily: the sets of the two do not take each other's room.
+// TestRoomOfEachFamily: IPv4 and IPv6 grants do not use each other's room.
 func TestRoomOfEachFamily(t *testing.T) {
 	r := room{V4: 2, V6: 1}
 	for _, test := range []struct {
@@ -60,13 +60,13 @@ func TestRoomOfEachFamily(t *testing.T) {
 	} {
 		h := &Holding{Source: netip.MustParseAddr(test.source), Ports: []service.Ports{ports(test.ports)}}
 		if got := r.reserve(h); got != test.want {
-			t.Errorf("%s, %s: there is room: %v, with %+v left", test.source, test.ports, got, r)
+			t.Errorf("%s, %s: got %v, with room %+v left", test.source, test.ports, got, r)
 		}
 	}
 }
 
-// TestRecordsReadBack: whatever may be granted is read back from its record as it was written, and from no other
-// boot's; a record in which any byte is another is none.
+// TestRecordsReadBack: a record reads back as it was written, but not under another boot id, and not with any byte
+// changed.
 func TestRecordsReadBack(t *testing.T) {
 	l, other := &Ledger{bootID: "this boot"}, &Ledger{bootID: "another"}
 	now := time.Now().Round(0)
@@ -96,19 +96,19 @@ func TestRecordsReadBack(t *testing.T) {
 			t.Errorf("%s: got %+v, %v, want %+v", name, got, ok, h)
 		}
 		if got, ok := other.decode(r[:], 0, now); ok {
-			t.Errorf("%s: another boot has %+v", name, got)
+			t.Errorf("%s: another boot reads %+v", name, got)
 		}
 		for i := range r {
 			forged := r
 			forged[i] ^= 0x80
 			if got, ok := l.decode(forged[:], 0, now); ok {
-				t.Errorf("%s: with another byte at %d it is %+v", name, i, got)
+				t.Errorf("%s: with the byte at %d changed it reads as %+v", name, i, got)
 			}
 		}
 	}
 }
 
-// TestRecordsOfNone: what may not be granted is not read back, though its sum is right.
+// TestRecordsOfNone: a grant that may not be given is not read back, even under a valid sum.
 func TestRecordsOfNone(t *testing.T) {
 	l, now := &Ledger{bootID: "this boot"}, time.Now().Round(0)
 	good := func() *Holding {
@@ -143,7 +143,7 @@ func TestRecordsOfNone(t *testing.T) {
 	}
 }
 
-// TestLedgerUnread: over what cannot be read nothing is written.
+// TestLedgerUnread: a file with an unreadable header is not overwritten.
 func TestLedgerUnread(t *testing.T) {
 	path := filepath.Join(t.TempDir(), FileName)
 	if err := os.WriteFile(path, []byte("another's"), 0o600); err != nil {
@@ -162,7 +162,7 @@ func TestLedgerUnread(t *testing.T) {
 	}
 }
 
-// TestMarkUnwritten: that the mark was not written is an error, also where there is nothing to sync.
+// TestMarkUnwritten: failing to write the mark is an error even if there is nothing to sync.
 func TestMarkUnwritten(t *testing.T) {
 	dir := t.TempDir()
 	openAndClose(t, dir)
@@ -176,7 +176,7 @@ func TestMarkUnwritten(t *testing.T) {
 	}
 }
 
-// TestLedgerIsOfThisBoot: what nobody names is the kernel's.
+// TestLedgerIsOfThisBoot: without a boot id the ledger uses the kernel's.
 func TestLedgerIsOfThisBoot(t *testing.T) {
 	l, err := Open(t.TempDir(), "", 64)
 	if err != nil {
@@ -188,11 +188,11 @@ func TestLedgerIsOfThisBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := strings.TrimSpace(string(id)); l.bootID != want {
-		t.Errorf("got %q, want %q", l.bootID, want)
+		t.Errorf("got boot id %q, want %q", l.bootID, want)
 	}
 }
 
-// TestLedgerTakesItsSpace: a disk that fills up later stops no grant.
+// TestLedgerTakesItsSpace: the file's space is allocated, so that a full disk later stops no grant.
 func TestLedgerTakesItsSpace(t *testing.T) {
 	const slots = 20000
 	dir := t.TempDir()
@@ -206,11 +206,11 @@ func TestLedgerTakesItsSpace(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := int64(HeaderSize + slots*RecordSize); is.Size != want || is.Blocks*512 < want {
-		t.Errorf("the file has %d bytes in %d blocks, want %d that are all there", is.Size, is.Blocks, want)
+		t.Errorf("the file has %d bytes in %d blocks, want %d, all allocated", is.Size, is.Blocks, want)
 	}
 }
 
-// TestClosedFile: what cannot be read or written is an error.
+// TestClosedFile: a failure to read or write is an error.
 func TestClosedFile(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), FileName))
 	if err != nil {

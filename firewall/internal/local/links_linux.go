@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Links lists the interfaces by their index.
+// Links returns the interfaces by index.
 func Links(c *netlink.Conn) (map[int]Link, error) {
 	answers, err := dump(c, unix.RTM_GETLINK, make([]byte, unix.SizeofIfInfomsg))
 	if err != nil {
@@ -67,7 +67,7 @@ func (l *Link) read(d *netlink.AttributeDecoder) {
 	}
 }
 
-// readInfo reads the kind, which comes before the data that it tells how to read.
+// readInfo reads the kind and the data. The kind comes first and decides how to read the data.
 func (l *Link) readInfo(d *netlink.AttributeDecoder) {
 	switch {
 	case d.Type() == unix.IFLA_INFO_KIND:
@@ -84,7 +84,7 @@ func (l *Link) readInfo(d *netlink.AttributeDecoder) {
 	}
 }
 
-// Rules lists the rules of the routing that ask for a packet mark.
+// Rules lists the routing rules that match a packet mark.
 func Rules(c *netlink.Conn) ([]Rule, error) {
 	var all []Rule
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
@@ -93,7 +93,7 @@ func Rules(c *netlink.Conn) ([]Rule, error) {
 		body[0] = family
 		answers, err := dump(c, unix.RTM_GETRULE, body)
 		if err != nil {
-			return nil, fmt.Errorf("listing rules of the routing: %w", err)
+			return nil, fmt.Errorf("listing routing rules: %w", err)
 		}
 		for _, m := range answers {
 			if len(m.Data) < header || m.Data[0] != family {
@@ -125,7 +125,7 @@ func (r *Rule) read(d *netlink.AttributeDecoder) {
 	}
 }
 
-// Toward returns the index of the interface by which the routing leads to an address.
+// Toward returns the index of the interface by which routing reaches an address.
 func Toward(c *netlink.Conn, to netip.Addr) (int, error) {
 	body := make([]byte, unix.SizeofRtMsg)
 	body[familyAt] = unix.AF_INET
@@ -140,7 +140,7 @@ func Toward(c *netlink.Conn, to netip.Addr) (int, error) {
 	answers, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETROUTE, Flags: netlink.Request},
 		Data: append(body, destination...)})
 	if err != nil {
-		return 0, fmt.Errorf("asking for the route to %v: %w", to, err)
+		return 0, fmt.Errorf("looking up the route to %v: %w", to, err)
 	}
 	by := 0
 	for _, m := range answers {

@@ -10,21 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dial opens a socket over which routes and addresses are asked for.
+// Dial opens a socket for reading routes and addresses.
 func Dial() (*netlink.Conn, error) {
 	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return nil, err
 	}
-	// Only then does the kernel filter what it lists (Linux 4.20). A router has a million other routes.
+	// With strict checking the kernel filters its list (Linux 4.20): a router may have a million other routes.
 	if err := c.SetOption(netlink.GetStrictCheck, true); err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
 
-// Read lists the routes of type local in the table local, those of the loopback network and of the
-// addresses of interfaces among them.
+// Read lists the routes of type local in the table local, including those of the loopback network and of the
+// addresses of interfaces.
 func Read(c *netlink.Conn) ([]Route, error) {
 	var all []Route
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
@@ -43,7 +43,7 @@ func Read(c *netlink.Conn) ([]Route, error) {
 	return all, nil
 }
 
-// dump asks again where something changed meanwhile.
+// dump lists objects, and retries if they changed during the listing.
 func dump(c *netlink.Conn, kind netlink.HeaderType, body []byte) ([]netlink.Message, error) {
 	const tries = 5
 	var err error
@@ -58,7 +58,7 @@ func dump(c *netlink.Conn, kind netlink.HeaderType, body []byte) ([]netlink.Mess
 	return nil, err
 }
 
-// Where the fields of struct rtmsg are (linux/rtnetlink.h).
+// Offsets of fields in struct rtmsg (linux/rtnetlink.h).
 const (
 	familyAt, lengthAt, tableAt, typeAt, flagsAt = 0, 1, 4, 7, 8
 )

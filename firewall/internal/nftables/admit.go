@@ -17,21 +17,21 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// OurComment marks an element in the administrator's set as one of ours.
+// OurComment marks an element in the administrator's set as ours.
 const OurComment = "sallyport"
 
-// Admitting puts grants into the administrator's own sets. Our table has only what keeps
-// receipts out of connection tracking: by a rule for established connections, as his has,
-// their receiver could answer.
+// Admitting puts grants into the administrator's own sets. Our table then only keeps receipts out of connection
+// tracking: otherwise a rule for established connections, which such hosts usually have, would let the receiver of a
+// receipt reply to it.
 //
-// An element that is not ours is never changed or deleted. Where he has one for the same
-// address and port, it stands in for ours as long as it lasts.
+// An element that is not ours is never changed or deleted. If the administrator has one for the same address and
+// port, it stands in for ours as long as it lasts.
 type Admitting struct {
 	*Backend
-	Set4, Set6 *nft.Set // nil: he names none
+	Set4, Set6 *nft.Set // nil: not configured
 
 	mu sync.Mutex
-	// again is when the first of his elements ends that stands in for one of ours; zero: none.
+	// again is when the first element that stands in for one of ours expires; zero: there is none.
 	again time.Time
 }
 
@@ -70,7 +70,7 @@ func (a *Admitting) sets() []*nft.Set {
 	return sets
 }
 
-// check looks whether his sets can take grants.
+// check checks that the administrator's sets can hold grants.
 func (a *Admitting) check() error {
 	for _, s := range a.sets() {
 		found, err := a.Conn.GetSetByName(s.Table, s.Name)
@@ -84,7 +84,7 @@ func (a *Admitting) check() error {
 	return nil
 }
 
-// wrongWith says why a set is not one for grants; empty: it is.
+// wrongWith returns why a set cannot hold grants, or "" if it can.
 func wrongWith(found *nft.Set, err error, want *nft.Set) string {
 	where := fmt.Sprintf("set %s in table %s %s", want.Name, nameOf(want.Table.Family), want.Table.Name)
 	switch {
@@ -93,11 +93,11 @@ func wrongWith(found *nft.Set, err error, want *nft.Set) string {
 	case found.IsMap:
 		return where + " is a map"
 	case found.KeyType.GetNFTMagic() != want.KeyType.GetNFTMagic():
-		return where + " has keys of another type"
+		return where + " has keys of the wrong type"
 	case !found.HasTimeout:
 		return where + " lacks the timeout flag"
 	case found.Interval:
-		return where + " has the interval flag, which grants cannot have"
+		return where + " has the interval flag, which grants cannot use"
 	case found.Constant:
 		return where + " is constant"
 	}
@@ -110,7 +110,7 @@ func nameOf(f nft.TableFamily) string {
 	}[f]
 }
 
-// recipe is the line of nft that makes such a set.
+// recipe returns the nft command that makes such a set.
 func (a *Admitting) recipe(s *nft.Set) string {
 	address := "ipv4_addr"
 	if s == a.Set6 {
@@ -125,11 +125,11 @@ func (a *Admitting) Describe() string {
 	for _, s := range a.sets() {
 		names = append(names, s.Name)
 	}
-	return fmt.Sprintf("nftables, mode=admit, sets %s of table %s %s; that table keeps the ports shut",
+	return fmt.Sprintf("nftables, mode=admit, sets %s of table %s %s; that table keeps the ports closed",
 		strings.Join(names, " and "), nameOf(a.sets()[0].Table.Family), a.sets()[0].Table.Name)
 }
 
-// Persists is false: the table that shuts the ports is not ours.
+// Persists returns false: the table that shuts the ports is not ours.
 func (a *Admitting) Persists() bool { return false }
 
 func (a *Admitting) Load(_ guard.Spec, p guard.Plan) error {
@@ -138,7 +138,7 @@ func (a *Admitting) Load(_ guard.Spec, p guard.Plan) error {
 	}
 	first := a.known == 0
 	if err := nl.Drain(a.Events); err != nil {
-		return explain("forgetting earlier changes", err)
+		return explain("discarding earlier changes", err)
 	}
 	if err := a.release(); err != nil {
 		return err
@@ -154,10 +154,10 @@ func (a *Admitting) Load(_ guard.Spec, p guard.Plan) error {
 	if err != nil || !first {
 		return err
 	}
-	return a.endAdmitted(a.sets()) // sets that were named before: no revocation reaches them
+	return a.endAdmitted(a.sets()) // in sets of an earlier configuration, where no revocation would reach them
 }
 
-// exchange makes what is ours in his sets the same as the leases.
+// exchange makes our elements in the administrator's sets match the leases.
 func (a *Admitting) exchange(ls []guard.Lease) error {
 	if err := a.check(); err != nil {
 		return err
@@ -191,7 +191,7 @@ func (a *Admitting) exchange(ls []guard.Lease) error {
 	return explain("putting grants into your sets", b.send(a.Socket))
 }
 
-// put adds to the batch what makes an element ours, where there may be one already.
+// put adds to the batch what makes an element ours. there is the existing element, or nil.
 func (a *Admitting) put(b *batch, s *nft.Set, want nft.SetElement, there *nft.SetElement) {
 	if there != nil && there.Comment != OurComment {
 		if there.Timeout > 0 && there.Expires < want.Timeout {
@@ -207,8 +207,7 @@ func (a *Admitting) put(b *batch, s *nft.Set, want nft.SetElement, there *nft.Se
 		elementsMessage(s, []nft.SetElement{want}))
 }
 
-// retry does what depends on what was there a moment before: an element may have come, or
-// have ended by itself, since.
+// retry repeats do if the sets changed under it: an element may have been added or have expired since do read them.
 func (a *Admitting) retry(do func() error) error {
 	var err error
 	for range 5 {
@@ -223,11 +222,11 @@ func (a *Admitting) retry(do func() error) error {
 func (a *Admitting) Set(ls []guard.Lease) error {
 	for _, l := range ls {
 		if l.Link != 0 || l.To.IsValid() {
-			return fmt.Errorf("mode admit: your sets have neither interfaces nor destinations, so there is no grant for %v",
+			return fmt.Errorf("mode admit: the keys of your sets have no interface or destination, so %v cannot have a grant",
 				guard.OnLink(l.Source, l.Link))
 		}
 		if a.setOf(l) == nil && guard.Left(l.Until, a.Spec.Now()) > 0 {
-			return fmt.Errorf("mode admit: no set is named for a source like %v", l.Source)
+			return fmt.Errorf("mode admit: no set is configured for a source like %v", l.Source)
 		}
 	}
 	return a.retry(func() error {
@@ -258,7 +257,7 @@ func (a *Admitting) setOnce(ls []guard.Lease) error {
 		want := nft.SetElement{Key: PortKey(l.Source.AsSlice(), l.Proto, l.Port), Timeout: l.Left}
 		there, err := a.element(s, want.Key)
 		if err != nil {
-			return explain("looking into the set "+s.Name, err)
+			return explain("reading the set "+s.Name, err)
 		}
 		switch {
 		case l.Left > 0:
@@ -270,14 +269,14 @@ func (a *Admitting) setOnce(ls []guard.Lease) error {
 	return explain("changing grants in your sets", b.send(a.Socket))
 }
 
-// element is what is in the set by that key; nil: nothing.
+// element returns the set's element with that key, or nil.
 func (a *Admitting) element(s *nft.Set, key []byte) (*nft.SetElement, error) {
 	answers, err := a.Socket.Execute(netlink.Message{
 		Header: netlink.Header{Type: nfType(unix.NFT_MSG_GETSETELEM), Flags: netlink.Request},
 		Data:   elementsMessage(s, []nft.SetElement{{Key: key}}),
 	})
 	if errors.Is(err, unix.ENOENT) {
-		return nil, nil // or there is no set: adding to it will tell
+		return nil, nil // or the set is missing, which adding to it will report
 	}
 	if err != nil {
 		return nil, err
@@ -291,7 +290,7 @@ func (a *Admitting) element(s *nft.Set, key []byte) (*nft.SetElement, error) {
 	return nil, nl.ErrNoAnswer
 }
 
-// decodeElement reads of the first element in a message how long it lasts and whose it is.
+// decodeElement reads the timeout and comment of the first element in a message.
 func decodeElement(b []byte) (*nft.SetElement, bool) {
 	if len(b) < 4 {
 		return nil, false
@@ -330,7 +329,7 @@ func milliseconds(b []byte) time.Duration {
 	return time.Duration(binary.BigEndian.Uint64(b)) * time.Millisecond
 }
 
-// walk tells each of the attributes.
+// walk calls each with the attributes in b.
 func walk(b []byte, each func(kind uint16, value []byte)) {
 	d, err := netlink.NewAttributeDecoder(b)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// In mode Admit no flow is marked, carried or confirmed: it is not our table that shuts.
+// In mode Admit no flow is marked, carried or confirmed: another table shuts the ports.
 
 func (a *Admitting) Carried() ([]guard.Carried, error) { return nil, nil }
 func (a *Admitting) Entered() (bool, error)            { return false, nil }
@@ -26,7 +26,7 @@ func (a *Admitting) Remove() error {
 	return errors.Join(a.endIn(a.sets()), a.Backend.Remove())
 }
 
-// endIn deletes what is ours in the sets, as far as they are there.
+// endIn deletes our elements from the sets that exist.
 func (n *Backend) endIn(sets []*nft.Set) error {
 	var errs []error
 	for _, s := range sets {
@@ -38,7 +38,7 @@ func (n *Backend) endIn(sets []*nft.Set) error {
 			if e.Comment != OurComment {
 				continue
 			}
-			var b batch // each alone: one that ends by itself meanwhile is no failure of others
+			var b batch // one batch each: an element that expires in between must not fail the others
 			b.add(unix.NFT_MSG_DELSETELEM, s, []nft.SetElement{{Key: e.Key}})
 			if err := b.send(n.Socket); err != nil && !errors.Is(err, unix.ENOENT) {
 				errs = append(errs, explain("ending grants in the set "+s.Name, err))
@@ -48,8 +48,8 @@ func (n *Backend) endIn(sets []*nft.Set) error {
 	return errors.Join(errs...)
 }
 
-// endAdmitted ends what is ours in any set of any table but these. A process that does not
-// know the configuration has none to name.
+// endAdmitted deletes our elements from all sets of all tables except these. A process without the configuration does
+// not know which sets were used.
 func (n *Backend) endAdmitted(but []*nft.Set) error {
 	tables, err := n.Conn.ListTables()
 	if err != nil {
@@ -62,7 +62,7 @@ func (n *Backend) endAdmitted(but []*nft.Set) error {
 		}
 		sets, err := n.Conn.GetSets(t)
 		if err != nil {
-			continue // a table with sets of types that are not known here; what is in it ends by itself
+			continue // a table with sets of unknown types; our elements in it expire on their own
 		}
 		for _, s := range sets {
 			s.Table = t
@@ -81,7 +81,7 @@ func sameSet(a, b *nft.Set) bool {
 	return a.Name == b.Name && a.Table.Name == b.Table.Name && a.Table.Family == b.Table.Family
 }
 
-// concernsSets reports whether a message is about our table, or takes from his sets.
+// concernsSets reports whether a message is about our table, or about a loss from the administrator's sets.
 func (a *Admitting) concernsSets(m netlink.Message) bool {
 	if concernsUs(m) {
 		return true
@@ -97,8 +97,7 @@ func (a *Admitting) concernsSets(m netlink.Message) bool {
 	return false
 }
 
-// Wait makes watch return when an element that stands in for ours has ended; the zero time
-// forgets those that were waited for.
+// Wait makes Watch return when an element that stands in for ours has expired. The zero time cancels earlier calls.
 func (a *Admitting) Wait(until time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -106,7 +105,7 @@ func (a *Admitting) Wait(until time.Time) {
 		a.again = until
 	}
 	if !until.IsZero() {
-		a.Events.SetReadDeadline(time.Unix(1, 0)) // watch may sleep without an end
+		a.Events.SetReadDeadline(time.Unix(1, 0)) // Watch may be waiting without a deadline
 	}
 }
 
@@ -127,8 +126,7 @@ func (a *Admitting) Watch(ctx context.Context, deadline time.Time) error {
 	return nil
 }
 
-// wakeAt sets the deadline, or an earlier one that is waited for. Under the lock: who waits
-// for one more meanwhile would be overruled.
+// wakeAt sets the earlier of deadline and the time from Wait. The lock keeps it from overwriting a concurrent Wait.
 func (a *Admitting) wakeAt(deadline time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -7,18 +7,17 @@ import (
 	"sallyport/keys/service"
 )
 
-// Connection tracking begins as soon as a rule is prepared that asks for it, before the rules
-// are in force. A server that goes on sending in a flow of a gap would in that moment make it
-// one of its own, of which the client's packets are replies. So where no rule of ours keeps
-// connection tracking going, a guard without it stands first, for the moment in which the
-// other is prepared: grants pass and what a first load carries, and all else of guarded ports
-// waits.
+// Connection tracking starts as soon as the kernel prepares a rule that uses it, before the rules are in force. If a
+// server kept sending in a flow from the time without a guard, it would begin a flow in that moment, and the client's
+// packets would count as replies. So if no rule of ours enables connection tracking yet, a guard without it goes
+// first while the kernel prepares the full guard: it passes grants and carried flows, and drops everything else on
+// guarded ports.
 
-// Tracks reports whether a rule of our guard keeps connection tracking going.
+// Tracks reports whether a rule of our guard already enables connection tracking.
 func (n *Backend) Tracks() bool {
 	rules, err := n.Conn.GetRules(n.Objects.Table, n.Objects.Guard)
 	if err != nil {
-		_ = nl.Drain(n.Socket) // of an answer that came in part; who asks next finds the trouble
+		_ = nl.Drain(n.Socket) // part of an answer may be left; the next request reports the error
 		return false
 	}
 	for _, r := range rules {
@@ -31,15 +30,15 @@ func (n *Backend) Tracks() bool {
 	return false
 }
 
-// BareRules adds the chains and fills them without connection tracking, whatever was in them.
+// BareRules adds the chains, empties them, and fills them with rules that do not use connection tracking.
 func (d *Draft) BareRules() {
-	d.claims = false // a chain of type nat would begin connection tracking
+	d.claims = false // a chain of type nat would start connection tracking
 	d.emptyChains()
 	d.bareRevive()
 	d.bareGuard()
 }
 
-// bareGuard looks at what arrives: see guardRules.
+// bareGuard filters what arrives: see guardRules.
 func (d *Draft) bareGuard() {
 	o, c := &d.objects, d.Guard
 	d.rule(c, fromLoopback(), Accept())
@@ -48,8 +47,8 @@ func (d *Draft) bareGuard() {
 	}
 	d.rule(c, neitherTCPNorUDP(), Accept())
 	d.elsewhere()
-	// Nobody puts fragments together before this, and only the first has the ports. The others,
-	// which may be for a port that is not guarded, are worth nothing without it.
+	// Fragments are not reassembled yet, and only the first has the ports. The others may be for a port that is not
+	// guarded, and are useless without the first.
 	for _, f := range o.families() {
 		d.rule(c, f.continues(), Accept())
 	}
@@ -66,7 +65,7 @@ func (d *Draft) bareGuard() {
 	d.rule(c, Drop())
 }
 
-// bareRevive looks at what leaves guarded ports: see reviveRules.
+// bareRevive filters what leaves guarded ports: see reviveRules.
 func (d *Draft) bareRevive() {
 	o, c := &d.objects, d.objects.revive
 	d.rule(c, toLoopback(), Accept())

@@ -14,9 +14,8 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// batch is a transaction. nft.Conn is not used for it: that asks for an answer to each message and waits for each,
-// and knows no flags of tables. Here only the last message is answered, and the answer is there when the call that
-// sends returns.
+// batch is a transaction. It bypasses nft.Conn, which requests an answer to each message and waits for each, and does
+// not support flags of tables. Here only the last message is answered, and that answer is there when the send returns.
 type batch struct {
 	messages []netlink.Message
 }
@@ -42,9 +41,8 @@ func (n *Backend) Set(ls []guard.Lease) error {
 	return explain("changing grants", b.send(n.Socket))
 }
 
-// change gives elements of a set a new timeout, and deletes those of gone. A delete of
-// what is absent would fail the batch, and older kernels do not change the timeout of what
-// is there: add, delete, add always works.
+// change gives elements of a set a new timeout, and deletes those in gone. Deleting a missing element would fail the
+// batch, and older kernels do not change the timeout of an existing one: add, delete, add always works.
 func (b *batch) change(s *nft.Set, es, gone []nft.SetElement) {
 	for part := range slices.Chunk(es, nl.Chunk) {
 		b.add(unix.NFT_MSG_NEWSETELEM, s, part)
@@ -61,12 +59,12 @@ func (b *batch) add(kind uint16, s *nft.Set, es []nft.SetElement) {
 	b.create(kind, elementsMessage(s, es))
 }
 
-// repeat says another thing about the elements of the last message.
+// repeat sends another command for the elements of the last message.
 func (b *batch) repeat(kind uint16) {
 	b.create(kind, b.messages[len(b.messages)-1].Data)
 }
 
-// elementsMessage is what a message about elements of a set says.
+// elementsMessage returns the body of a message about elements of a set.
 func elementsMessage(s *nft.Set, es []nft.SetElement) []byte {
 	data := append(make([]byte, 0, 64+64*len(es)), header(s.Table)...)
 	data = nl.Text(data, unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name)
@@ -79,8 +77,7 @@ func elementsMessage(s *nft.Set, es []nft.SetElement) []byte {
 	})
 }
 
-// table adds a command about a table of our family. The flags are those of the table; nil
-// leaves them as they are.
+// table adds a command about a table of our family. With flags it sets the table's flags; nil leaves them unchanged.
 func (b *batch) table(kind uint16, name string, flags *uint32) {
 	data := nl.Text([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, unix.NFTA_TABLE_NAME, name)
 	if flags != nil {
@@ -93,7 +90,7 @@ func (b *batch) append(kind netlink.HeaderType, flags netlink.HeaderFlags, data 
 	b.messages = append(b.messages, netlink.Message{Header: netlink.Header{Type: kind, Flags: flags}, Data: data})
 }
 
-// nfType is the type of a message of nf_tables.
+// nfType returns the type of a message of nf_tables.
 func nfType(kind uint16) netlink.HeaderType {
 	return netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind)
 }
@@ -110,12 +107,12 @@ func appendElement(data []byte, e *nft.SetElement) []byte {
 	if e.Timeout == 0 {
 		return data
 	}
-	// A timeout of zero is none to the kernel: what has less than its unit left would stay for ever.
+	// The kernel reads a timeout of zero as none: an element with under a millisecond left would stay for ever.
 	ms := binary.BigEndian.AppendUint64(nil, uint64(max(1, e.Timeout.Milliseconds())))
 	return nl.Attribute(data, unix.NFTA_SET_ELEM_TIMEOUT, ms)
 }
 
-// send sends the batch. The error is the errno of the first message that failed.
+// send sends the batch and returns the errno of the first message that failed.
 func (b *batch) send(c *netlink.Conn) error {
 	if len(b.messages) == 0 {
 		return nil

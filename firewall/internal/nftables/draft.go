@@ -15,8 +15,8 @@ type Draft struct {
 	objects
 	spec   guard.Spec
 	refuse guard.Closed
-	// claims is whether strangers are refused by a closed port of the kernel's; otherwise
-	// nftables makes the answer, and it can be told from a closed port's.
+	// claims is whether a closed port of the kernel's refuses packets without a grant. Otherwise nftables makes the
+	// answer, which differs from that of a closed port.
 	claims  bool
 	learned map[string][]nft.SetElement // by name of the set
 	batch   batch
@@ -29,20 +29,19 @@ func newDraft(o objects, spec guard.Spec, refuse guard.Closed, lacks []string) *
 		claims: refuse == guard.Reject && !slices.Contains(lacks, lacksNAT)}
 }
 
-// makeTable begins the draft: a table with these flags, which is there or not. With anew, all
-// that was in it goes, and so may its flags.
+// makeTable begins the draft with a table that has these flags, whether it exists or not. With anew it deletes the
+// existing table and its flags first.
 func (d *Draft) makeTable(flags uint32, anew bool) {
 	if anew {
-		// There has to be something to delete; without flags no flag is in the way.
+		// The delete needs a table; one without flags conflicts with none.
 		d.batch.table(unix.NFT_MSG_NEWTABLE, d.Table.Name, nil)
 		d.batch.table(unix.NFT_MSG_DELTABLE, d.Table.Name, nil)
 	}
 	d.batch.table(unix.NFT_MSG_NEWTABLE, d.Table.Name, &flags)
 }
 
-// fill puts sets and rules into the table. In mode Admit there is nothing to guard: knock
-// ports are as dark as every other port of a host that drops by default, and would stand out
-// if they were darker.
+// fill puts sets and rules into the table. In mode Admit there is nothing to guard: knock ports are as dark as every
+// other port of a host that drops by default, and would stand out if they were darker.
 func (d *Draft) fill(p guard.Plan, rules func(*Draft)) {
 	if d.spec.Mode == guard.ModeAdmit {
 		d.batch.chain(d.Marker)

@@ -12,8 +12,7 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// endInNft empties the sets of grants of a guard that stands, and takes what is ours out of the
-// administrator's sets.
+// EndGrants empties the grant sets of a guard in the kernel, and deletes our elements from the administrator's sets.
 func EndGrants(spec guard.Spec) (stands bool, err error) {
 	conn, socket, err := Dial()
 	if err != nil {
@@ -37,7 +36,8 @@ func EndGrants(spec guard.Spec) (stands bool, err error) {
 	return endInOwned(spec)
 }
 
-// endInOwned makes the table of an earlier keeper that of a new one, since nobody else can change it.
+// endInOwned takes over the table of an earlier keeper, because no other process can change it, and empties its grant
+// sets.
 func endInOwned(spec guard.Spec) (stands bool, err error) {
 	spec.Mode, spec.Persist = guard.ModeGuard, guard.PersistOwner
 	b, err := New(spec)
@@ -62,8 +62,8 @@ func endInOwned(spec guard.Spec) (stands bool, err error) {
 	return stands, errors.Join(err, n.EndRelay(), n.Close())
 }
 
-// flushGrants empties every set of grants that the table has, also as another version named it. A
-// table without one is no guard: in mode Admit another's table shuts the ports.
+// flushGrants empties every set of grants in the table, including sets with the names of another version. A table
+// without any is not a guard: in mode Admit another table shuts the ports.
 func (n *Backend) flushGrants() (stands bool, err error) {
 	sets, err := n.Conn.GetSets(n.Objects.Table)
 	if err != nil {
@@ -80,7 +80,7 @@ func (n *Backend) flushGrants() (stands bool, err error) {
 	return stands, explain("ending grants", n.Conn.Flush())
 }
 
-// inPlaceNft reports whether our table is in this network namespace.
+// InPlace reports whether our table is in this network namespace.
 func InPlace() (bool, error) {
 	conn, err := nft.New(nft.AsLasting())
 	if err != nil {

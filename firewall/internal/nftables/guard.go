@@ -11,7 +11,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// addRules adds the chains and fills them, whatever was in them.
+// addRules adds the chains, empties them, and fills them.
 func (d *Draft) addRules(confirm bool) {
 	d.emptyChains()
 	d.receiptRules()
@@ -32,8 +32,7 @@ func (d *Draft) addRules(confirm bool) {
 	d.guardRules()
 }
 
-// emptyChains adds the chains with nothing in them. Only a host that rejects needs a chain of
-// type nat.
+// emptyChains adds the chains without rules. Only a host that rejects needs the chain of type nat.
 func (d *Draft) emptyChains() {
 	for _, c := range d.objects.Chains() {
 		if c == d.Claim && !d.claims {
@@ -53,10 +52,10 @@ func (d *Draft) rule(c *nft.Chain, parts ...Part) {
 	d.printed[c] = append(d.printed[c], r.Text)
 }
 
-// knockRules keep knocks out of connection tracking, and leave the rest to the host: what it does
-// with a datagram for any other closed port it does with a knock, so no scan tells them apart.
-// Dropping them here would also blind the sniffer on a bridge with br_netfilter, where prerouting
-// comes before its socket. A router has the anycast address of each of its IPv6 subnets.
+// knockRules keep knocks out of connection tracking and leave the rest to the host: it treats a knock like a datagram
+// for any other closed port, so no scan can tell them apart. Dropping knocks here would also hide them from the
+// sniffer on a bridge with br_netfilter, where prerouting comes before its socket. Anycast addresses count as well: a
+// router has one in each of its IPv6 subnets.
 func (d *Draft) knockRules() {
 	c := d.knock
 	for _, k := range d.spec.Knock {
@@ -69,7 +68,7 @@ func (d *Draft) knockRules() {
 	}
 }
 
-// guardRules find what is for a guarded port, at any address of this host or at a target.
+// guardRules select what is for a guarded port, at any address of this host or at a target.
 func (d *Draft) guardRules() {
 	o, c := &d.objects, d.Guard
 	// Loopback includes the host's own addresses.
@@ -77,8 +76,8 @@ func (d *Draft) guardRules() {
 	for _, name := range d.spec.Trusted {
 		d.rule(c, iifname(name), Accept())
 	}
-	// Nobody else speaks for this host; its own multicast comes back to it. IPv4 has that check
-	// for itself, but not on bridges.
+	// Only this host uses its addresses as a source; its own multicast loops back. The kernel checks that for IPv4,
+	// but not on bridges.
 	for _, ours := range ownTypes {
 		d.rule(c, onPort(Sport).in(o.Guarded), isType(origin, ours), isNoType(destination, unix.RTN_BROADCAST,
 			unix.RTN_MULTICAST), Drop())
@@ -86,19 +85,19 @@ func (d *Draft) guardRules() {
 	if len(d.spec.Targets) > 0 {
 		d.targetRules()
 	}
-	// DNAT may lead it on, and then it quotes another port.
+	// DNAT may lead an error to another machine; then it quotes another port.
 	d.quotedJumps(c, isType(destination, unix.RTN_LOCAL))
-	// The protocol first: a packet of another one may be too short to have ports.
+	// Check the protocol first: a packet of another protocol may be too short to have ports.
 	d.rule(c, neitherTCPNorUDP(), Accept())
-	// A new flow has our mark from nobody else: not from a tool that sets all bits, nor from the
-	// flow in which connection tracking's helpers came to expect it.
+	// Clear our mark from new flows: a tool may set all bits, and a flow that connection tracking's helpers expect
+	// inherits its parent's mark.
 	d.rule(c, CTState(expr.CtStateBitNEW|expr.CtStateBitRELATED), isOriginal(),
 		ctMarked(d.spec.Mark), clearCtMark(d.spec.Mark))
 	d.elsewhere()
 	d.rule(c, enter(o.door))
 }
 
-// targetRules drop what claims to come from a target but comes by another way than the routing has
+// targetRules drop packets with a target's source address that arrive by another interface than the one routing uses
 // for it.
 func (d *Draft) targetRules() {
 	for _, f := range d.objects.families() {
@@ -107,19 +106,18 @@ func (d *Draft) targetRules() {
 	}
 }
 
-// elsewhere accepts what is for no guarded address, or for no guarded port. What cannot be read
-// that far is accepted nowhere.
+// elsewhere accepts what is not for a guarded address or port. A packet too short to tell is not accepted.
 func (d *Draft) elsewhere() {
 	o, c := &d.objects, d.Guard
 	for _, f := range o.families() {
 		d.rule(c, f.target(inward).in(f.targets), enter(o.door))
 	}
-	// A guarded UDP port can be reached by any of these types.
+	// A guarded UDP port can be reached at addresses of all these types.
 	d.rule(c, isNoType(destination, unix.RTN_LOCAL, unix.RTN_BROADCAST, unix.RTN_ANYCAST, unix.RTN_MULTICAST), Accept())
 	d.rule(c, onPort(Dport).notIn(o.Guarded), Accept())
 }
 
-// doorRules decide about what is for a guarded port.
+// doorRules decide on packets for a guarded port.
 func (d *Draft) doorRules(confirm bool) {
 	o, c, mark := &d.objects, d.door, d.spec.Mark
 	d.rule(c, o.families()[1].linkLocal(inward), jump(o.links))
@@ -127,15 +125,14 @@ func (d *Draft) doorRules(confirm bool) {
 	if len(d.spec.Cut) > 0 {
 		lasts = onPort(Dport).notIn(o.cut)
 	}
-	// The mark of a flow that began here was set when it left, by begun. A bare SYN is no reply, though
-	// connection tracking takes it for one, of a peer that connects at the same time.
+	// begun sets the mark when a flow that began here leaves. A bare SYN is not a reply, but connection tracking
+	// takes it for one if the peer connects at the same time.
 	d.rule(c, L4Proto(service.UDP), IsReply(), ctMarked(mark), Accept())
 	d.rule(c, tcpFlagsNot(Syn|Ack, Syn), IsReply(), ctMarked(mark), Accept())
 
-	// Flows that this guard admitted. The mark alone is not enough: another tool may set it.
-	// Nor is it with the state of TCP: until a flow has ended on both sides, a bare SYN from
-	// its address and port counts as a packet of it, and begins a new one all the same.
-	// A session of a port in @cut ends with its grant.
+	// Flows that this guard admitted. The mark alone is not enough, because another tool may set it. The mark with
+	// the state of TCP is not enough either: until a flow has ended on both sides, a bare SYN from its address and
+	// port counts as established, yet opens a new connection. A session of a port in @cut ends with its grant.
 	d.rule(c, lasts, L4Proto(service.UDP), CTState(expr.CtStateBitESTABLISHED), ctMarked(mark), Accept())
 	d.rule(c, lasts, tcpFlagsNot(Syn|Ack, Syn), CTState(expr.CtStateBitESTABLISHED), ctMarked(mark), Accept())
 	for _, f := range o.families() {
@@ -147,19 +144,19 @@ func (d *Draft) doorRules(confirm bool) {
 	}
 	d.eachGrant(inward, func(f *family, granted Part) {
 		d.rule(c, granted, d.admit(f, inward), Accept())
-		// What another table leaves untracked has no mark, and ends the rule above before its accept.
+		// A flow that another table leaves untracked has no mark; the rule above ends at setting it.
 		d.rule(c, granted, Accept())
 	})
 	d.rule(c, enter(o.closed))
 }
 
-// admit remembers who was admitted, and marks the flow.
+// admit remembers the admitted peer, and marks the flow.
 func (d *Draft) admit(f *family, w heading) Part {
 	return Rule(f.source(w).update(f.met), setCtMark(d.spec.Mark))
 }
 
-// eachGrant calls do with each condition that a packet has a grant. Grants for this host do not
-// count for what is a target.
+// eachGrant calls do with each condition under which a packet has a grant. Grants for this host do not apply to
+// targets.
 func (d *Draft) eachGrant(w heading, do func(*family, Part)) {
 	o := &d.objects
 	for _, f := range o.families() {
@@ -178,8 +175,8 @@ func (d *Draft) eachGrant(w heading, do func(*family, Part)) {
 	do(f, Rule(here, f.linkAndSource(w).in(o.near)))
 }
 
-// linkRules let a link-local source through to the rest of door only on a link on which it was
-// granted something: connection tracking does not know links apart.
+// linkRules let a link-local source through to the rest of door only on a link where it has or had a grant:
+// connection tracking does not distinguish links.
 func (d *Draft) linkRules() {
 	o, c := &d.objects, d.links
 	f := o.families()[1]
@@ -190,7 +187,7 @@ func (d *Draft) linkRules() {
 	d.rule(c, enter(o.closed))
 }
 
-// confirmRules count the packets that begin a flow of a granted source.
+// confirmRules count packets that begin a flow from a granted source.
 func (d *Draft) confirmRules(confirm bool) {
 	if !confirm {
 		return
@@ -202,7 +199,7 @@ func (d *Draft) confirmRules(confirm bool) {
 	})
 }
 
-// endedRules drop what belongs to a flow that neither a grant nor a first load holds open.
+// endedRules drop packets of flows that neither a grant nor a first load keeps open.
 func (d *Draft) endedRules() {
 	if len(d.spec.Cut) == 0 {
 		return
@@ -217,47 +214,47 @@ func (d *Draft) endedRules() {
 	d.rule(c, Drop())
 }
 
-// closedRules are for everybody else. A host whose closed ports answer is to answer here too,
-// byte for byte: so a new flow goes on, marked, to a port that nobody can listen on (claim), and
-// the kernel itself refuses it.
+// closedRules handle packets without a grant. If the host's other closed ports answer, these must give the same
+// answer, byte for byte. So a new flow passes on, marked, to a port on which nothing can listen (claim), and the
+// kernel itself refuses it.
 func (d *Draft) closedRules() {
 	c := d.objects.closed
 	if d.refuse == guard.Reject {
-		// The kernel does not answer link-layer broadcasts, so the connection tracking entry of such a
-		// packet would stay, and lead the real client's SYN to port 0.
+		// The kernel does not answer link-layer broadcasts, so the connection tracking entry of such a packet would
+		// stay, and lead the real client's SYN to port 0.
 		d.rule(c, toOthers(), Drop())
 		if d.claims {
 			d.rule(c, CTState(expr.CtStateBitNEW), isType(destination, unix.RTN_LOCAL), setMark(d.spec.Mark), Accept())
 		}
-		for _, t := range []uint32{unix.RTN_LOCAL, unix.RTN_UNICAST} { // nobody answers a broadcast
+		for _, t := range []uint32{unix.RTN_LOCAL, unix.RTN_UNICAST} { // a broadcast gets no answer
 			d.rule(c, isType(destination, t), enter(d.refused))
 		}
 	}
 	d.rule(c, Drop())
 }
 
-// refusedRules refuse what comes from closed, or is found by arrive.
+// refusedRules refuse the packets from closed and arrive.
 func (d *Draft) refusedRules() {
 	c := d.refused
 	if d.refuse == guard.Reject {
 		f6 := d.families()[1]
-		// The kernel refuses IPv6 source routes with segments left before it looks at what is behind
-		// them (RFC 5095), and takes no routes of types 3 and 4 where the administrator does not ask for it.
+		// The kernel refuses IPv6 source routes with segments left before it looks at what follows them (RFC 5095),
+		// and drops routes of types 3 and 4 unless the administrator enables them.
 		d.rule(c, f6.match(), routeType(0), segmentsLeft(), Accept())
 		for _, kind := range []byte{3, 4} {
 			d.rule(c, f6.match(), routeType(kind), Drop())
 		}
 		d.rule(c, L4Proto(service.TCP), resetTCP())
-		// IPv6 takes no datagram without a checksum (RFC 8200, 8.1), and so answers none.
+		// IPv6 drops datagrams without a checksum (RFC 8200, 8.1), and so answers none.
 		d.rule(c, f6.match(), L4Proto(service.UDP), withoutChecksum(), Drop())
 		d.rule(c, L4Proto(service.UDP), unreachable())
 	}
 	d.rule(c, Drop())
 }
 
-// claimRules come before every other DNAT, and a flow has one DNAT at the most: what closed has
-// marked stays at this host. TCP goes to port 0, where nobody listens, and the kernel's reset has
-// the port that was asked for. UDP stays where it is, for arrive to refuse.
+// claimRules come before every other DNAT, and a flow has at most one DNAT, so what closed has marked stays at this
+// host. TCP goes to port 0, where nothing listens, and the kernel's reset carries the original port. UDP stays where
+// it is, for arrive to refuse.
 func (d *Draft) claimRules() {
 	if !d.claims {
 		return
@@ -266,9 +263,8 @@ func (d *Draft) claimRules() {
 	d.rule(d.Claim, marked(d.spec.Mark), L4Proto(service.UDP), toSamePort())
 }
 
-// arriveRules look at what is delivered to this host, after all that other tables have made of
-// it: another port that leads to a guarded one is no way round, and neither is an address that
-// only the routing knows to be the host's.
+// arriveRules filter what is delivered to this host, after all rewriting by other tables: another port that leads to
+// a guarded one does not bypass the guard, nor does an address that only routing makes the host's.
 func (d *Draft) arriveRules() {
 	o, c := &d.objects, d.arrive
 	d.rule(c, fromLoopback(), Accept())
@@ -278,8 +274,7 @@ func (d *Draft) arriveRules() {
 	d.quotedJumps(c, Part{})
 	d.rule(c, neitherTCPNorUDP(), Accept())
 	if d.claims {
-		// Packets that closed has marked must never reach a listening socket, even if another table's
-		// NAT runs first.
+		// Packets that closed has marked must never reach a listening socket, even if another table's NAT runs first.
 		d.rule(c, marked(d.spec.Mark), ctNotMarked(d.spec.Mark), CTState(expr.CtStateBitNEW),
 			hasPort(), enter(d.refused))
 	}
@@ -301,32 +296,32 @@ func (d *Draft) arriveRules() {
 	d.rule(c, enter(d.refused))
 }
 
-// handedRules refuse packets that a TPROXY rule or a BPF program assigned to a socket: the socket may
-// belong to a guarded port, and no match shows its port. TPROXY assigns transparent sockets only. The
-// kernel also assigns a socket this early to packets of established TCP sessions, which pass, and of
-// connected UDP sockets, which are rarely transparent.
+// handedRules refuse packets that a TPROXY rule or a BPF program assigned to a socket: the socket may belong to a
+// guarded port, and no match shows its port. TPROXY assigns only transparent sockets. The kernel also assigns a
+// socket this early to packets of established TCP sessions, which pass, and of connected UDP sockets, which are
+// rarely transparent.
 func (d *Draft) handedRules() {
 	handed := Rule(handed(), transparent(), enter(d.refused))
 	d.rule(d.arrive, L4Proto(service.UDP), handed)
-	// A bare SYN in any flow: a stranger can begin one with a packet that claims this host's address.
+	// A bare SYN in any flow: an attacker can begin one with a packet that claims this host's address.
 	d.rule(d.arrive, TCPFlags(Syn|Ack, Syn), handed)
 	d.rule(d.arrive, L4Proto(service.TCP), CTState(expr.CtStateBitINVALID|expr.CtStateBitNEW), handed)
 }
 
-// goesOn accepts the packets of admitted flows behind door, under a condition.
+// goesOn accepts, under a condition, packets of flows that door has admitted.
 func (d *Draft) goesOn(c *nft.Chain, f *family, condition Part) {
 	if len(d.spec.Cut) > 0 {
-		// A session that was there before connection tracking is the server's if that spoke first.
+		// If the server spoke first in a session older than connection tracking, the flow counts as the server's.
 		d.rule(c, condition, onPort(Dport).in(d.cut), f.source(inward).in(f.met), jump(d.Ended))
 	}
 	d.rule(c, condition, f.match(), L4Proto(service.UDP), ctMarked(d.spec.Mark), Accept())
-	// A bare SYN begins a flow: door has just marked it, or it is not admitted.
+	// A bare SYN begins a flow: it passes only if door has just marked it.
 	d.rule(c, condition, f.match(), tcpFlagsNot(Syn|Ack, Syn), ctMarked(d.spec.Mark), Accept())
 	d.rule(c, condition, f.match(), L4Proto(service.TCP), CTState(expr.CtStateBitNEW), ctMarked(d.spec.Mark), Accept())
 }
 
-// receiptRules keep receipts out of connection tracking. On a port of our own everything
-// that leaves is a receipt; on a shared one, what the sender has marked.
+// receiptRules keep receipts out of connection tracking. On a port of our own everything that leaves is a receipt; on
+// a shared port, only packets that the sender has marked.
 func (d *Draft) receiptRules() {
 	c := d.receipt
 	for _, k := range d.spec.Knock {

@@ -15,8 +15,8 @@ import (
 	"sallyport/keys/service"
 )
 
-// A Part is a piece of a rule: what nft calls it, and the expressions that the kernel runs. So a rule exists once, is
-// printed by its text and loaded by its expressions.
+// Part is a piece of a rule: its text for nft, and its expressions for the kernel. So each rule is written once,
+// printed as text and loaded as expressions.
 type Part struct {
 	Text  string
 	Exprs []expr.Any
@@ -36,17 +36,17 @@ func Rule(parts ...Part) Part {
 	return all
 }
 
-// part is a piece of a rule with its text.
+// part returns a piece of a rule with its text.
 func part(text string, exprs ...expr.Any) Part { return Part{text, exprs} }
 
-// Raw is a piece of a rule without a text.
+// Raw returns a piece of a rule without text.
 func Raw(exprs ...expr.Any) Part { return Part{"", exprs} }
 
-// Register is the 32-bit register in which a key begins; its fields follow, each padded to
-// whole registers. Single values use the same one.
+// Register is the 32-bit register in which a key begins; its fields follow, each padded to whole registers. Single
+// values use it too.
 const Register = unix.NFT_REG32_00
 
-// family is what differs between rules for IPv4 and for IPv6.
+// family is how rules for IPv4 and IPv6 differ.
 type family struct {
 	proto          byte
 	name           string // of the header, in nft's words
@@ -64,8 +64,8 @@ func (o *objects) families() [2]*family {
 	}
 }
 
-// heading says which end of a packet is ours: the destination of what comes in, the source of what
-// goes out. The other end is the peer.
+// heading selects the end of a packet that is ours: the destination of what comes in, the source of what goes out.
+// The other end is the peer.
 type heading bool
 
 const (
@@ -115,10 +115,10 @@ func (w heading) device() expr.MetaKey {
 	return expr.MetaKeyIIF
 }
 
-// Native is v in the byte order of this machine.
+// Native returns v in the byte order of this machine.
 func Native(v uint32) []byte { return binaryutil.NativeEndian.PutUint32(v) }
 
-// Equal compares the register.
+// Equal compares the register with data.
 func Equal(data []byte) *expr.Cmp {
 	return &expr.Cmp{Op: expr.CmpOpEq, Register: Register, Data: data}
 }
@@ -137,7 +137,7 @@ func and(mask []byte) *expr.Bitwise {
 func loadMeta(k expr.MetaKey) *expr.Meta { return &expr.Meta{Key: k, Register: Register} }
 func loadCt(k expr.CtKey) *expr.Ct       { return &expr.Ct{Key: k, Register: Register} }
 
-// Meta compares a property of a packet.
+// Meta matches packets with a property equal to data.
 func Meta(k expr.MetaKey, data []byte) Part { return Raw(loadMeta(k), Equal(data)) }
 
 func fromLoopback() Part { return part("iif lo", loadMeta(expr.MetaKeyIIF), Equal(Native(loopback))) }
@@ -149,7 +149,7 @@ const loopback = 1
 func iifname(name string) Part { return named("iifname", expr.MetaKeyIIFNAME, name) }
 func oifname(name string) Part { return named("oifname", expr.MetaKeyOIFNAME, name) }
 
-// Kinds of the interfaces by which a packet comes and goes.
+// iifkind and oifkind match the kind of the interface by which a packet comes or goes.
 func iifkind(kind string) Part { return named("meta iifkind", metaIIFKind, kind) }
 func oifkind(kind string) Part { return named("meta oifkind", metaOIFKind, kind) }
 
@@ -165,17 +165,17 @@ const (
 	metaOIFKind expr.MetaKey = 27
 )
 
-// match is the condition that a packet is of the family.
+// match matches packets of the family.
 func (f *family) match() Part {
 	p := f.implied()
 	p.Text = "meta nfproto " + map[string]string{"ip": "ipv4", "ip6": "ipv6"}[f.name]
 	return p
 }
 
-// implied is the same, where nft derives it from what follows.
+// implied is match without its text, which nft derives from what follows.
 func (f *family) implied() Part { return Meta(expr.MetaKeyNFPROTO, []byte{f.proto}) }
 
-// L4Proto is the condition that a packet is of the protocol.
+// L4Proto matches packets of the protocol.
 func L4Proto(p service.Proto) Part {
 	name := p.String()
 	switch p {
@@ -192,7 +192,7 @@ func neitherTCPNorUDP() Part {
 		notEqual([]byte{byte(service.TCP)}), notEqual([]byte{byte(service.UDP)}))
 }
 
-// IsReply is the condition that a packet goes towards whoever began its flow.
+// IsReply matches packets towards the end that began the flow.
 func IsReply() Part {
 	return part("ct direction reply", loadCt(expr.CtKeyDIRECTION), Equal([]byte{1}))
 }
@@ -201,7 +201,7 @@ func isOriginal() Part {
 	return part("ct direction original", loadCt(expr.CtKeyDIRECTION), Equal([]byte{0}))
 }
 
-// CTState is the condition that a packet's flow is in one of the states (expr.CtStateBitNEW and others).
+// CTState matches packets whose flow is in one of the states (expr.CtStateBitNEW and others).
 func CTState(states uint32) Part {
 	var names []string
 	for _, s := range []struct {
@@ -221,7 +221,7 @@ func CTState(states uint32) Part {
 // handed matches packets that have a socket before the kernel's lookup: assigned by TPROXY or a BPF
 // program, or found early because a connected socket owns the flow.
 func handed() Part {
-	const nobody = 1<<32 - 1 // no user has this number; without a socket there is none to compare
+	const nobody = 1<<32 - 1 // not a valid user; without a socket the rule does not match
 	return part("meta skuid != 4294967295", loadMeta(expr.MetaKeySKUID), notEqual(Native(nobody)))
 }
 
@@ -230,7 +230,7 @@ func transparent() Part {
 		Equal([]byte{1}))
 }
 
-// hex is a mark in nft's words.
+// hex formats a mark for nft.
 func hex(mark uint32) string { return fmt.Sprintf("%#08x", mark) }
 
 func ctMarked(mark uint32) Part {
@@ -268,7 +268,7 @@ func marked(mark uint32) Part {
 		Equal(Native(mark)))
 }
 
-// translated is the condition that an address of a packet's flow was translated.
+// translated matches packets of flows with a translated address.
 func translated() Part {
 	return part("ct status snat,dnat", loadCt(expr.CtKeySTATUS), and(Native(statusSNAT|statusDNAT)), notEqual(Native(0)))
 }
@@ -281,7 +281,7 @@ const (
 	Fin, Syn, Rst, Ack = 1, 2, 4, 16
 )
 
-// flags are flags of TCP in nft's words.
+// flags formats TCP flags for nft.
 func flags(bits byte) string {
 	var names []string
 	for _, f := range []struct {
@@ -301,7 +301,7 @@ func flags(bits byte) string {
 	return "(" + strings.Join(names, " | ") + ")"
 }
 
-// TCPFlags is the condition that the flags of a mask are those of value.
+// TCPFlags matches segments whose flags under mask equal value.
 func TCPFlags(mask, value byte) Part { return tcpFlags("==", mask, Equal([]byte{value})) }
 
 func tcpFlagsNot(mask, value byte) Part { return tcpFlags("!=", mask, notEqual([]byte{value})) }
@@ -313,7 +313,7 @@ func tcpFlags(op string, mask byte, c *expr.Cmp) Part {
 	return p
 }
 
-// Port reads a port of the transport header, at Sport or Dport.
+// Port loads a port of the transport header, at Sport or Dport.
 func Port(register, offset uint32) *expr.Payload {
 	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2}
 }
@@ -321,7 +321,7 @@ func Port(register, offset uint32) *expr.Payload {
 // Offsets of ports in the transport header.
 const Sport, Dport = 0, 2
 
-// portName is a port in nft's words.
+// portName returns nft's word for a port.
 func portName(offset uint32) string {
 	if offset == Sport {
 		return "sport"
@@ -329,7 +329,7 @@ func portName(offset uint32) string {
 	return "dport"
 }
 
-// UDPPort is the condition that a port of a datagram has that number.
+// UDPPort matches datagrams with that number as one of their ports.
 func UDPPort(offset uint32, number uint16) Part {
 	p := Rule(L4Proto(service.UDP), Raw(Port(Register, offset), Equal(binary.BigEndian.AppendUint16(nil, number))))
 	p.Text = fmt.Sprintf("udp %s %d", portName(offset), number)
@@ -340,13 +340,13 @@ func hasPort() Part {
 	return part("th dport != 0", Port(Register, Dport), notEqual([]byte{0, 0}))
 }
 
-// withoutChecksum is of datagrams (RFC 768).
+// withoutChecksum matches datagrams without a checksum (RFC 768).
 func withoutChecksum() Part {
 	return part("@th,48,16 0", Port(Register, 6), Equal([]byte{0, 0}))
 }
 
-// routeType is the condition that the IPv6 routing header is of the type; segmentsLeft that it has not been followed
-// to its end (RFC 8200, 4.4).
+// routeType matches an IPv6 routing header of that type; segmentsLeft matches one that has not been followed to its
+// end (RFC 8200, 4.4).
 func routeType(kind byte) Part {
 	return part(fmt.Sprintf("rt type %d", kind), route(2), Equal([]byte{kind}))
 }
@@ -364,7 +364,7 @@ func (f *family) address(register, offset uint32) *expr.Payload {
 	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.size}
 }
 
-// addressName is an address in nft's words.
+// addressName returns nft's word for an address.
 func (f *family) addressName(offset uint32) string {
 	if offset == f.saddr {
 		return f.name + " saddr"
@@ -376,7 +376,7 @@ func lookup(s *nft.Set, invert bool) *expr.Lookup {
 	return &expr.Lookup{SourceRegister: Register, SetName: s.Name, SetID: s.ID, Invert: invert}
 }
 
-// key is what a set is asked for: fields of a packet, one behind the other.
+// key is a set's key made of packet fields, one after the other.
 type key struct {
 	words []string
 	exprs []expr.Any
@@ -409,7 +409,7 @@ func (k *key) port(offset uint32) *key {
 
 func (k *key) text() string { return strings.Join(k.words, " . ") }
 
-// in is the condition that the set has the key; notIn, that it has not.
+// in matches packets whose key is in the set; notIn, those whose key is not.
 func (k *key) in(s *nft.Set) Part {
 	return part(k.text()+" @"+s.Name, append(k.exprs, lookup(s, false))...)
 }
@@ -418,8 +418,7 @@ func (k *key) notIn(s *nft.Set) Part {
 	return part(k.text()+" != @"+s.Name, append(k.exprs, lookup(s, true))...)
 }
 
-// update puts the key into the set, or gives it its whole time again. Where the set is full the
-// rule ends there.
+// update adds the key to the set, or restarts its timeout. If the set is full, the rule ends there.
 func (k *key) update(s *nft.Set) Part {
 	days := guard.Remembered / (24 * time.Hour)
 	return part(fmt.Sprintf("update @%s { %s timeout %dd }", s.Name, k.text(), days), append(k.exprs, &expr.Dynset{
@@ -428,35 +427,35 @@ func (k *key) update(s *nft.Set) Part {
 	})...)
 }
 
-// onPort asks for protocol and port: in the set of those that are guarded, for instance.
+// onPort is protocol and port, for instance for the set of guarded ports.
 func onPort(offset uint32) *key { return (&key{next: Register}).protocol().port(offset) }
 
-// source is the peer and our port: ip saddr . meta l4proto . th dport inwards, daddr and sport outwards.
+// source is the peer and our port: ip saddr . meta l4proto . th dport inward, daddr and sport outward.
 func (f *family) source(w heading) *key {
 	return f.key().address(f, f.peer(w)).protocol().port(w.ownPort())
 }
 
-// sourceAndTarget has our address, too: ip saddr . ip daddr . meta l4proto . th dport inwards.
+// sourceAndTarget adds our address: ip saddr . ip daddr . meta l4proto . th dport inward.
 func (f *family) sourceAndTarget(w heading) *key {
 	return f.key().address(f, f.peer(w)).address(f, f.own(w)).protocol().port(w.ownPort())
 }
 
-// target is our address and port: ip daddr . meta l4proto . th dport inwards.
+// target is our address and port: ip daddr . meta l4proto . th dport inward.
 func (f *family) target(w heading) *key {
 	return f.key().address(f, f.own(w)).protocol().port(w.ownPort())
 }
 
-// linkAndSource is source with the interface before it: iif . ip6 saddr . meta l4proto . th dport inwards.
+// linkAndSource is source preceded by the interface: iif . ip6 saddr . meta l4proto . th dport inward.
 func (f *family) linkAndSource(w heading) *key {
 	return f.key().device(w).address(f, f.peer(w)).protocol().port(w.ownPort())
 }
 
-// carries is the condition that a first load carries the flow.
+// carries matches flows that a first load carries.
 func (f *family) carries(w heading) Part {
 	return f.key().address(f, f.peer(w)).address(f, f.own(w)).protocol().port(w.peerPort()).port(w.ownPort()).in(f.carried)
 }
 
-// linkLocal is the condition that the peer is link-local.
+// linkLocal matches packets with a link-local peer.
 func (f *family) linkLocal(w heading) Part {
 	mask, net := make([]byte, 16), make([]byte, 16)
 	copy(mask, []byte{0xff, 0xc0})
@@ -465,7 +464,7 @@ func (f *family) linkLocal(w heading) Part {
 		Equal(net)))
 }
 
-// toExtra is the condition that an address is one of a target; notExtra the contrary.
+// toExtra matches packets with a target's address; notExtra matches all others.
 func (f *family) toExtra(addr uint32) Part {
 	return f.key().address(f, addr).in(f.extra)
 }
@@ -474,7 +473,7 @@ func (f *family) notExtra(addr uint32) Part {
 	return f.key().address(f, addr).notIn(f.extra)
 }
 
-// continues is the condition that a packet is a fragment without the ports.
+// continues matches fragments without the ports.
 func (f *family) continues() Part {
 	text, load, mask := "ip frag-off & 0x1fff != 0", expr.Any(&expr.Payload{DestRegister: Register,
 		Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2}), []byte{0x1f, 0xff}
@@ -485,7 +484,7 @@ func (f *family) continues() Part {
 	return Rule(f.implied(), part(text, load, and(mask), notEqual([]byte{0, 0})))
 }
 
-// end is whose type of address is asked for.
+// end selects the address whose type is matched.
 type end bool
 
 const (
@@ -504,16 +503,16 @@ func (e end) word() string {
 	return "fib daddr type"
 }
 
-// typeNames are the words of nft for types of routes.
+// typeNames are nft's words for route types.
 var typeNames = map[uint32]string{unix.RTN_LOCAL: "local", unix.RTN_ANYCAST: "anycast", unix.RTN_BROADCAST: "broadcast",
 	unix.RTN_MULTICAST: "multicast", unix.RTN_UNICAST: "unicast"}
 
-// isType is the condition that an address is of the type (unix.RTN_LOCAL and others) to the routing.
+// isType matches an address of that type (unix.RTN_LOCAL and others) in the routing table.
 func isType(e end, t uint32) Part {
 	return part(e.word()+" "+typeNames[t], e.fib(), Equal(Native(t)))
 }
 
-// isNoType is the condition that it is of none of the types.
+// isNoType matches an address of none of these types.
 func isNoType(e end, types ...uint32) Part {
 	all := Raw(e.fib())
 	for _, t := range types {
@@ -522,13 +521,13 @@ func isNoType(e end, types ...uint32) Part {
 	return all
 }
 
-// byAnotherWay is the condition that the routing has the source by another interface.
+// byAnotherWay matches packets that arrive by another interface than the one routing uses for their source.
 func byAnotherWay() Part {
 	return part("fib saddr . iif oif missing",
 		&expr.Fib{Register: Register, FlagSADDR: true, FlagIIF: true, ResultOIF: true, FlagPRESENT: true}, Equal(Native(0)))
 }
 
-// ownTypes are those of addresses that are this host's alone.
+// ownTypes are the types of addresses that only this host has.
 var ownTypes = []uint32{unix.RTN_LOCAL, unix.RTN_ANYCAST}
 
 func verdict(text string, k expr.VerdictKind, chain string) Part {
@@ -538,14 +537,14 @@ func verdict(text string, k expr.VerdictKind, chain string) Part {
 // Accept lets a packet pass this chain's hook.
 func Accept() Part { return verdict("accept", expr.VerdictAccept, "") }
 
-// Drop throws a packet away.
+// Drop discards a packet.
 func Drop() Part { return verdict("drop", expr.VerdictDrop, "") }
 
 func back() Part { return verdict("return", expr.VerdictReturn, "") }
 
 func jump(c *nft.Chain) Part { return verdict("jump "+c.Name, expr.VerdictJump, c.Name) }
 
-// enter goes to a chain and does not come back.
+// enter goes to a chain without returning.
 func enter(c *nft.Chain) Part { return verdict("goto "+c.Name, expr.VerdictGoto, c.Name) }
 
 func notrack() Part { return part("notrack", &expr.Notrack{}) }
@@ -560,7 +559,7 @@ func unreachable() Part {
 		&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH})
 }
 
-// toPort0 leads a flow to port 0 of this host, toSamePort to the port that it asks for.
+// toPort0 leads a flow to port 0 of this host; toSamePort, to the port it was sent to.
 func toPort0() Part {
 	return part("dnat to :0", &expr.Immediate{Register: Register, Data: []byte{0, 0}}, dnat())
 }

@@ -18,7 +18,7 @@ func (n *Backend) Watch(ctx context.Context, deadline time.Time) error {
 	return nl.Await(ctx, n.Events, n.concerns)
 }
 
-// concernsUs reports whether a message is about our table, or one that is made to wake us.
+// concernsUs reports whether a message is about our table, or about the table that another process makes to wake us.
 func concernsUs(m netlink.Message) bool {
 	family, name := nl.Table(m)
 	return family == unix.NFPROTO_INET && (name == TableName || name == wakeName)

@@ -1,5 +1,5 @@
-// Package nftables is the guard as an nftables table, by netlink alone, and grants as elements of the administrator's
-// own sets (mode admit).
+// Package nftables implements the guard as an nftables table and, in mode Admit, grants as elements of the
+// administrator's own sets. It uses only netlink.
 package nftables
 
 import (
@@ -25,27 +25,27 @@ import (
 
 const (
 	TableName = "spa"
-	// markerChain is empty and hangs nowhere: that it is there says that the table is ours.
+	// markerChain is an empty chain without a hook. Its presence marks the table as ours.
 	markerChain = "sallyport"
 )
 
-// nftables keeps the guard in the kernel's nf_tables, by netlink alone.
+// Backend keeps the guard in nf_tables over netlink.
 type Backend struct {
 	Spec    guard.Spec
 	Objects objects
 	Conn    *nft.Conn
-	Socket  *netlink.Conn // of conn
-	Events  *netlink.Conn // what others change
-	// concerns reports whether such a change is one that this backend has to answer.
+	Socket  *netlink.Conn // of Conn
+	Events  *netlink.Conn // changes by other sockets
+	// concerns reports whether the backend must respond to such a change.
 	concerns func(netlink.Message) bool
 	Lacks    []string
-	learned  map[string][]nft.SetElement // by the guard that was there before, by name of the set
-	known    uint64                      // the handle of the table that was loaded last; 0: none
+	learned  map[string][]nft.SetElement // learned by the guard that was there before, by the name of the set
+	known    uint64                      // the handle of the table loaded last; 0: none
 
-	own    bool           // the table is to have an owner, and the kernel can do that
-	Keeper *keeper.Keeper // of the table; nil: there is none
-	lock   *os.File       // keeperFile
-	// relayed is whether there may be a relay; see behindRelay.
+	own    bool           // the table should have an owner, and the kernel supports that
+	Keeper *keeper.Keeper // of the table; nil: none
+	lock   *os.File       // the keeper's lock file
+	// relayed is whether there may be a standby table: see BehindRelay.
 	relayed bool
 }
 
@@ -83,7 +83,7 @@ func (n *Backend) open() error {
 	return nil
 }
 
-// Dial opens a connection that lasts, and returns its socket too.
+// Dial opens a lasting connection, and returns its socket too.
 func Dial() (*nft.Conn, *netlink.Conn, error) {
 	var socket *netlink.Conn
 	size := func(c *netlink.Conn) error {
@@ -94,7 +94,7 @@ func Dial() (*nft.Conn, *netlink.Conn, error) {
 	return conn, socket, err
 }
 
-// explain says what an errno of the kernel means to a guard.
+// explain adds to an errno of the kernel what was being done and what the errno means for a guard.
 func explain(doing string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENFILE):
@@ -114,10 +114,10 @@ func (n *Backend) Describe() string {
 		s += ", owned: no other tool can change it"
 	}
 	if n.Spec.Mode == guard.ModeGuard && n.Spec.Persist == guard.PersistOwner && !n.own {
-		s += ", which another tool's flush takes away, since a table can have an owner from Linux 6.9 on only: guarded " +
-			"ports are open then until the guard is back, " +
-			"and with the server dead until it starts (put what \"spa-server guard --print\" prints into /etc/nftables.conf, " +
-			"with persist = \"file\")"
+		s += ", which another tool can flush, since tables can have an owner only from Linux 6.9 on: guarded ports are " +
+			"then open until the guard is back, " +
+			"or until the server starts if it is not running (put the output of \"spa-server guard --print\" into " +
+			"/etc/nftables.conf, with persist = \"file\")"
 	}
 	for i, what := range n.Lacks {
 		s += map[bool]string{true: "; this kernel lacks ", false: " and "}[i == 0] + what
@@ -125,7 +125,7 @@ func (n *Backend) Describe() string {
 	return s
 }
 
-// closed is what strangers get, as far as the kernel can.
+// closed returns what packets without a grant get, as far as the kernel supports it.
 func (n *Backend) closed() guard.Closed {
 	if slices.Contains(n.Lacks, lacksReject) {
 		return guard.Drop
@@ -161,7 +161,7 @@ func (n *Backend) Permanent() error {
 	return explain("making the guard permanent", b.send(n.Socket))
 }
 
-// Entered adds up the counters of the confirm chain.
+// Entered reports whether a counter in the confirm chain is above zero.
 func (n *Backend) Entered() (bool, error) {
 	rules, err := n.Conn.GetRules(n.Objects.Table, n.Objects.Confirm)
 	if err != nil {
@@ -177,7 +177,7 @@ func (n *Backend) Entered() (bool, error) {
 	return false, nil
 }
 
-// Carried lists what the table in place carries.
+// Carried lists the flows that the table in place carries.
 func (n *Backend) Carried() ([]guard.Carried, error) {
 	t, err := n.present()
 	if err != nil || t.Handle == 0 {
@@ -187,7 +187,7 @@ func (n *Backend) Carried() ([]guard.Carried, error) {
 	for _, s := range []*nft.Set{n.Objects.Carried4, n.Objects.Carried6} {
 		es, err := n.Elements(s)
 		if errors.Is(err, unix.ENOENT) {
-			continue // a table that was there for mode Admit, or that another tool has changed
+			continue // the table was made for mode Admit, or another tool changed it
 		}
 		if err != nil {
 			return nil, err
@@ -199,8 +199,7 @@ func (n *Backend) Carried() ([]guard.Carried, error) {
 	return flows, nil
 }
 
-// Elements lists a set. The error of one that is not there is ENOENT, which the library
-// makes a mere text of.
+// Elements lists a set. For a missing set it returns ENOENT, which the library turns into plain text.
 func (n *Backend) Elements(s *nft.Set) ([]nft.SetElement, error) {
 	es, err := n.Conn.GetSetElements(s)
 	if err == nil {
@@ -212,9 +211,9 @@ func (n *Backend) Elements(s *nft.Set) ([]nft.SetElement, error) {
 	return nil, err
 }
 
-// Elements. A field of a concatenated key takes a multiple of four bytes.
+// In keys with several fields each field takes a multiple of four bytes.
 
-// grantElements are the leases as elements of the sets that they go to.
+// grantElements returns the leases as elements, by the set that they belong to.
 func (o *objects) grantElements(ls []guard.Lease) map[*nft.Set][]nft.SetElement {
 	es := make(map[*nft.Set][]nft.SetElement)
 	for _, l := range ls {
@@ -227,7 +226,7 @@ func (o *objects) grantElements(ls []guard.Lease) map[*nft.Set][]nft.SetElement 
 	return es
 }
 
-// setOf is the set that an element goes to, and what its key begins with.
+// setOf returns the set that an element belongs to, and the beginning of its key.
 func (o *objects) setOf(e guard.Element) (*nft.Set, []byte) {
 	key := e.Source.AsSlice()
 	six := e.Source.Is6()
@@ -244,7 +243,7 @@ func (o *objects) setOf(e guard.Element) (*nft.Set, []byte) {
 	return o.Grants4, key
 }
 
-// targetElements are the ports of targets.
+// targetElements returns the ports of targets as elements.
 func targetElements(ts []guard.Target, timeout time.Duration) (v4, v6 []nft.SetElement) {
 	for _, t := range ts {
 		for _, a := range t.Addresses {
@@ -282,7 +281,7 @@ func FlowElements(fs []guard.Carried) (v4, v6 []nft.SetElement) {
 		key := slices.Concat(f.Remote.Addr().AsSlice(), f.Local.Addr().AsSlice())
 		key = PortKey(key, f.Proto, f.Remote.Port())
 		key = append(binary.BigEndian.AppendUint16(key, f.Local.Port()), 0, 0)
-		e := nft.SetElement{Key: key, Timeout: max(f.Left, time.Millisecond)} // zero is none to the kernel
+		e := nft.SetElement{Key: key, Timeout: max(f.Left, time.Millisecond)} // the kernel reads zero as no timeout
 		if f.Remote.Addr().Is4() {
 			v4 = append(v4, e)
 			continue
@@ -292,7 +291,7 @@ func FlowElements(fs []guard.Carried) (v4, v6 []nft.SetElement) {
 	return v4, v6
 }
 
-// FlowOf is the flow of a key that flowElements made.
+// FlowOf returns the flow of a key that FlowElements made.
 func FlowOf(key []byte) guard.Flow {
 	size := (len(key) - 12) / 2
 	remote, _ := netip.AddrFromSlice(key[:size])
@@ -305,7 +304,7 @@ func FlowOf(key []byte) guard.Flow {
 	}
 }
 
-// addressElements are the addresses of targets.
+// addressElements returns the addresses of targets as elements.
 func addressElements(ts []guard.Target) (v4, v6 []nft.SetElement) {
 	for _, t := range ts {
 		for _, a := range t.Addresses {

@@ -5,7 +5,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 )
 
-// objects names what our table is made of.
+// objects names the sets and chains of our table.
 type objects struct {
 	Table *nft.Table
 
@@ -13,8 +13,8 @@ type objects struct {
 	Grants4, Grants6       *nft.Set // source . protocol . port, at this host
 	reach4, reach6         *nft.Set // source . destination . protocol . port, at targets
 	near                   *nft.Set // interface . source . protocol . port, of link-local sources
-	met4, met6             *nft.Set // source . protocol . port that a grant has admitted
-	linked                 *nft.Set // the same with the interface, of link-local sources
+	met4, met6             *nft.Set // source . protocol . port that a grant admitted
+	linked                 *nft.Set // interface . source . protocol . port, of link-local sources
 	Carried4, Carried6     *nft.Set // remote . local . protocol . remote port . local port
 	targets4, targets6     *nft.Set // address . protocol . port of services with addresses of their own
 	addresses4, addresses6 *nft.Set // their addresses
@@ -24,7 +24,7 @@ type objects struct {
 	Claim, arrive, revive, begun, passing, hush                 *nft.Chain
 }
 
-// NewObjects is our table; newObjectsOf is another one of the same make.
+// NewObjects returns the objects of our table; NewObjectsOf, those of another table of the same make.
 func NewObjects(size uint32) objects { return NewObjectsOf(TableName, size) }
 
 func NewObjectsOf(table string, size uint32) objects {
@@ -90,14 +90,14 @@ func NewObjectsOf(table string, size uint32) objects {
 	return o
 }
 
-// Hooked makes a chain a base chain whose policy is to accept.
+// Hooked makes a chain a base chain with policy accept.
 func Hooked(c *nft.Chain, hook *nft.ChainHook, priority nft.ChainPriority) *nft.Chain {
 	accept := nft.ChainPolicyAccept
 	c.Type, c.Hooknum, c.Priority, c.Policy = nft.ChainTypeFilter, hook, &priority, &accept
 	return c
 }
 
-// Sets are those whose elements a load decides.
+// Sets returns the sets that a load fills.
 func (o *objects) Sets() []*nft.Set {
 	return []*nft.Set{
 		o.Guarded, o.cut, o.near, o.Grants4, o.Grants6, o.reach4, o.reach6,
@@ -105,10 +105,10 @@ func (o *objects) Sets() []*nft.Set {
 	}
 }
 
-// Learned are the sets that rules fill.
+// Learned returns the sets that rules fill.
 func (o *objects) Learned() []*nft.Set { return []*nft.Set{o.met4, o.met6, o.linked} }
 
-// Chains has those that are jumped to before those that jump.
+// Chains returns all chains, those that are jumped to before those that jump.
 func (o *objects) Chains() []*nft.Chain {
 	return []*nft.Chain{
 		o.Marker, o.refused, o.closed, o.quoted, o.Ended, o.Confirm, o.links, o.begun, o.door,

@@ -8,7 +8,7 @@ import (
 	"sallyport/keys/service"
 )
 
-// reviveRules look at what leaves guarded ports of this host.
+// reviveRules filter what leaves guarded ports of this host.
 func (d *Draft) reviveRules() {
 	o, c := &d.objects, d.revive
 	d.rule(c, toLoopback(), Accept())
@@ -18,11 +18,11 @@ func (d *Draft) reviveRules() {
 	d.rule(c, onPort(Sport).in(o.Guarded), jump(o.begun))
 }
 
-// begunRules decide about what leaves a guarded port. It goes if it belongs to a flow that the
-// guard has admitted, or begins one: then the flow is marked, and only for that mark are its
-// answers let in. All else is of a flow that came to be while the guard was away, or that ended
-// with its grant. Where connection tracking has forgotten such a flow, what its UDP server goes
-// on sending looks like a beginning; so it does not count as one towards whom a grant admitted.
+// begunRules decide on packets that leave a guarded port. A packet passes if it belongs to a flow that the guard has
+// admitted, or begins one: then the flow is marked, and only by that mark are its replies let in. Any other packet
+// belongs to a flow that began while the guard was away, or that ended with its grant. Once connection tracking has
+// forgotten such a flow, the next datagram of its UDP server looks like the beginning of a new one; so towards a peer
+// that a grant admitted, it does not count as one.
 func (d *Draft) begunRules() {
 	o, c, mark := &d.objects, d.begun, d.spec.Mark
 	f6 := o.families()[1]
@@ -34,8 +34,8 @@ func (d *Draft) begunRules() {
 		d.rule(c, f.carries(outward), d.admit(f, outward), back())
 	}
 	if len(d.spec.Cut) > 0 {
-		// Hush sees another port where one leads to a target.
-		// A reset tells the client that the session is over.
+		// Resets pass: they report to the client that the session is over. hush sees another port if one leads to a
+		// target.
 		d.rule(c, ctMarked(mark), TCPFlags(Rst, Rst), back())
 		for _, f := range o.families() {
 			d.rule(c, onPort(Sport).in(o.cut), f.source(outward).in(f.met), Drop())
@@ -43,7 +43,7 @@ func (d *Draft) begunRules() {
 	}
 	d.rule(c, ctMarked(mark), back())
 	if d.refuse == guard.Reject {
-		// How strangers are rejected: in no flow, or in theirs.
+		// These resets are how strangers are rejected: in no flow, or in theirs.
 		d.rule(c, CTState(expr.CtStateBitINVALID), TCPFlags(Fin|Syn|Rst, Rst), back())
 		d.rule(c, IsReply(), TCPFlags(Fin|Syn|Rst, Rst), back())
 	}
@@ -51,18 +51,18 @@ func (d *Draft) begunRules() {
 		d.rule(c, IsReply(), L4Proto(service.UDP), f.source(outward).update(f.met), Drop())
 		d.rule(c, L4Proto(service.UDP), f.source(outward).in(f.met), f.source(outward).update(f.met), Drop())
 	}
-	// Its answers come in by this link only.
+	// Replies are accepted only on this link.
 	d.rule(c, f6.linkLocal(outward), CTState(expr.CtStateBitNEW), f6.linkAndSource(outward).update(o.linked))
 	d.rule(c, isOriginal(), CTState(expr.CtStateBitNEW), L4Proto(service.UDP), setCtMark(mark), back())
 	d.rule(c, isOriginal(), CTState(expr.CtStateBitNEW), TCPFlags(Fin|Syn|Rst|Ack, Syn), setCtMark(mark), back())
 	d.rule(c, Drop())
 }
 
-// passingRules look at what is forwarded to services at targets, and from them.
+// passingRules filter what is forwarded to services at targets, and from them.
 func (d *Draft) passingRules() {
 	o, c := &d.objects, d.passing
 	if d.claims {
-		// A packet that closed has marked is for this host, whatever became of it since.
+		// A packet that closed has marked is for this host, whatever rewrote it since.
 		d.rule(c, marked(d.spec.Mark), ctNotMarked(d.spec.Mark), CTState(expr.CtStateBitNEW), Drop())
 	}
 	if len(d.spec.Targets) == 0 {
@@ -74,13 +74,13 @@ func (d *Draft) passingRules() {
 	}
 	for _, f := range o.families() {
 		d.quotedJumps(c, f.toExtra(f.daddr))
-		// What another table's DNAT leads there has not been at door.
+		// door has not seen what another table's DNAT leads there.
 		d.rule(c, f.sourceAndTarget(inward).in(f.reach), Accept())
 		d.goesOn(c, f, f.target(inward).in(f.targets))
 		d.rule(c, f.target(inward).in(f.targets), Drop())
 	}
-	// A new flow of the target's own came from where the routing has the target (guard), and leads
-	// elsewhere. On a bridge it cannot be told from a stranger's packet that claims to be one.
+	// A new flow from the target itself arrived by the interface that routing uses for the target (guard), and leaves
+	// by another. On a bridge it looks the same as a forged packet.
 	for _, f := range o.families() {
 		own := f.target(outward).in(f.targets)
 		unmarked := Rule(own, CTState(expr.CtStateBitNEW), ctNotMarked(d.spec.Mark))
@@ -89,23 +89,23 @@ func (d *Draft) passingRules() {
 	}
 }
 
-// hushRules look at what leaves after every translation: an answer that DNAT leads back has the
-// port and the address that the grant is for, and a flow of a machine behind that is masqueraded
-// has an address of this host's, and maybe a guarded port.
+// hushRules filter what leaves after all translation: a reply that DNAT translated back has the port and the address
+// of the grant, and a masqueraded flow from a machine behind this host has one of this host's addresses and perhaps a
+// guarded port.
 func (d *Draft) hushRules() {
 	o, c := &d.objects, d.hush
 	d.rule(c, toLoopback(), Accept())
 	for _, name := range d.spec.Trusted {
 		d.rule(c, oifname(name), Accept())
 	}
-	// Too short to have ports, an answer of another protocol would be dropped as one.
+	// A reply of another protocol may be too short to have ports, and would be dropped for that.
 	d.rule(c, neitherTCPNorUDP(), Accept())
 	d.rule(c, translated(), onPort(Sport).in(o.Guarded), isType(origin, unix.RTN_LOCAL),
 		jump(o.begun))
 	if len(d.spec.Cut) == 0 {
 		return
 	}
-	// From a port whose sessions end with the grant nothing leaves to who has none.
+	// From a port whose sessions end with the grant, nothing leaves to a peer without one.
 	d.rule(c, onPort(Sport).notIn(o.cut), Accept())
 	for _, f := range o.families() {
 		d.rule(c, f.notExtra(f.saddr), isNoType(origin, unix.RTN_LOCAL), Accept())
@@ -114,11 +114,11 @@ func (d *Draft) hushRules() {
 	d.eachGrant(outward, func(_ *family, granted Part) {
 		d.rule(c, granted, Accept())
 	})
-	// A reset tells the client that the session is over, and is how strangers are rejected.
+	// Resets pass: they report to the client that the session is over, and are how strangers are rejected.
 	d.rule(c, TCPFlags(Rst, Rst), Accept())
 	d.rule(c, IsReply(), Drop())
 	for _, f := range o.families() {
-		// A flow of the host's own goes on, but not to whom a grant admitted.
+		// A flow of the host's own passes, except to a peer that a grant admitted.
 		d.rule(c, ctMarked(d.spec.Mark), f.source(outward).in(f.met), Drop())
 	}
 }

@@ -17,16 +17,16 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// Flags of a table, of linux/netfilter/nf_tables.h. An owner is a socket: nobody else can
-// change or flush the table, and it goes with the socket (Linux 5.12). With tablePersist too
-// it stays, without an owner, and the next one can make it its own (Linux 6.9).
+// Flags of a table, from linux/netfilter/nf_tables.h. The owner is a socket: only over it can the table be changed or
+// flushed, and the table is deleted with it (Linux 5.12). With TablePersist the table stays, without an owner, and
+// another socket can become its owner (Linux 6.9).
 const (
 	TableOwner   = 2
 	TablePersist = 4
 )
 
 const (
-	// RelayName is a table that stands in for ours while ours is exchanged.
+	// RelayName is the standby table: it guards while our table is exchanged.
 	RelayName = "spa-relay"
 	// wakeName is a table that is made and deleted to wake a daemon.
 	wakeName = "spa-wake"
@@ -45,21 +45,21 @@ func (n *Backend) prepareToOwn() error {
 		return err
 	}
 	if n.Keeper, err = keeper.Start(n.lock, n.Socket); err != nil {
-		// There is a guard without one too, until somebody flushes it while nothing runs.
-		n.Lacks = append(n.Lacks, "a process that keeps the guard while no spa-server runs ("+err.Error()+")")
+		// The guard works without a keeper, but any tool can flush it while no daemon runs.
+		n.Lacks = append(n.Lacks, "a keeper for the guard while spa-server is not running ("+err.Error()+")")
 	}
 	return nil
 }
 
-// Persists reports whether a keeper sees to it that the table always has an owner.
+// Persists reports whether a keeper makes sure that the table always has an owner.
 func (n *Backend) Persists() bool { return n.own && n.Keeper.Lives() }
 
-// KeeperGone reports whether the keeper has ended by itself, or was killed.
+// KeeperGone reports whether the keeper has ended or was killed.
 func (n *Backend) KeeperGone() bool { return n.own && n.Keeper.Gone() }
 
 func (n *Backend) AwaitKeeper(ctx context.Context) bool { return n.Keeper.Await(ctx) }
 
-// canOwn asks whether the kernel knows tables that persist, in a batch that fails as a whole.
+// canOwn probes whether the kernel supports persistent tables, in a batch that always fails as a whole.
 func (n *Backend) canOwn() (bool, error) {
 	var b batch
 	flags := uint32(TableOwner | TablePersist)
@@ -71,7 +71,7 @@ func (n *Backend) canOwn() (bool, error) {
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
 		return false, nil
 	default:
-		return false, explain("asking whether a table can have an owner", err)
+		return false, explain("probing whether a table can have an owner", err)
 	}
 }
 
@@ -85,7 +85,7 @@ func CanPersist() bool {
 	return errors.Join(err, n.Close()) == nil && ok
 }
 
-// Flags are those that our table is to have.
+// Flags returns the flags that our table should have.
 func (n *Backend) Flags() uint32 {
 	if n.own {
 		return TableOwner | TablePersist
@@ -93,8 +93,8 @@ func (n *Backend) Flags() uint32 {
 	return 0
 }
 
-// inPlace reports whether the table that is there can be made what ours is to be without
-// deleting it: the kernel gives an owner only to what persists, and takes no flag away.
+// inPlace reports whether the existing table can become ours without deleting it: the kernel gives an owner only to a
+// persistent table, and removes no flags.
 func (n *Backend) inPlace(t TableState) bool {
 	owned := t.Flags&TableOwner != 0 && t.owner == n.Socket.PID()
 	orphan := t.Flags&(TableOwner|TablePersist) == TablePersist
@@ -119,9 +119,9 @@ func (n *Backend) loadPlan(p guard.Plan) error {
 	if err != nil {
 		return err
 	}
-	// What was changed so far is put right by this load.
+	// This load also repairs all changes so far.
 	if err := nl.Drain(n.Events); err != nil {
-		return explain("forgetting earlier changes", err)
+		return explain("discarding earlier changes", err)
 	}
 	if n.learned, err = n.recollect(t); err != nil {
 		return err
@@ -130,14 +130,14 @@ func (n *Backend) loadPlan(p guard.Plan) error {
 		return err
 	}
 	if t, err := n.Table(); err == nil {
-		n.known = t.Handle // without it the table is known by its marker alone
+		n.known = t.Handle // without a handle the table is recognized only by its marker
 	}
 	n.Keeper.Hold()
 	return nil
 }
 
-// recollect reads what the rules of the table in place have learned. A table of an earlier
-// version has learned nothing.
+// recollect reads what the rules of the table in place have learned. Tables of earlier versions have none of these
+// sets.
 func (n *Backend) recollect(t TableState) (map[string][]nft.SetElement, error) {
 	learned := make(map[string][]nft.SetElement)
 	if t.Handle == 0 {
@@ -155,15 +155,14 @@ func (n *Backend) recollect(t TableState) (map[string][]nft.SetElement, error) {
 	return learned, nil
 }
 
-// place puts the guard where t is. The rules are exchanged inside the chains that are there,
-// because a packet that is between two chains of the same priority while one replaces the
-// other could pass both. Only where that cannot be, or fails because another tool or version
-// left them otherwise, the whole table is replaced.
+// place puts the guard where t is. It exchanges the rules inside the existing chains, because if one chain replaced
+// another of the same priority, a packet between them could pass both. It replaces the whole table only if that is
+// impossible, or fails because another tool or version changed the chains.
 func (n *Backend) place(t TableState, p guard.Plan) error {
 	if t.Handle == 0 {
 		err := n.Make(n.Objects, p, n.Flags(), false)
 		if err != nil && n.known == 0 {
-			// Part of a guard that no daemon is behind would shut everybody out.
+			// A partial guard without a daemon would shut everybody out.
 			err = errors.Join(err, n.DeleteTable(TableName))
 		}
 		return err
@@ -181,34 +180,34 @@ func (n *Backend) place(t TableState, p guard.Plan) error {
 	})
 }
 
-// BehindRelay does what leaves a packet between two chains, or the table without an owner
-// for an instant, while another guard like ours stands beside it. That one goes with our
-// socket, whatever happens; the caller ends it.
+// BehindRelay calls do, during which packets may fall between two chains or the table may briefly have no owner,
+// while a second guard stands beside ours. The kernel deletes that standby table with our socket in any case; the
+// caller ends it with EndRelay.
 func (n *Backend) BehindRelay(p guard.Plan, do func() error) error {
 	can, err := n.canOwn()
 	if err != nil {
 		return err
 	}
-	if !can { // an older kernel would leave it behind if this process were killed now
+	if !can { // an older kernel would keep the standby table if this process were killed now
 		return do()
 	}
 	n.relayed = true
 	relay := func() error { return n.Make(NewObjectsOf(RelayName, n.Spec.Size), p, TableOwner, true) }
 	if err = relay(); errors.Is(err, unix.EPERM) {
-		// A daemon that was killed meanwhile left one, which goes with the keeper of its socket.
+		// A killed daemon left a standby table, which goes with the keeper of its socket.
 		if err = n.release(); err == nil {
 			err = relay()
 		}
 	}
 	if err == nil {
-		settle() // what was under way before the relay stood has passed both
+		settle() // packets in flight before the standby table was there have passed both
 		err = do()
 		settle()
 	}
 	return err
 }
 
-// EndRelay removes the relay. One that stayed would drop what is granted later.
+// EndRelay removes the standby table, which would drop traffic of later grants.
 func (n *Backend) EndRelay() error {
 	if !n.relayed {
 		return nil
@@ -218,17 +217,17 @@ func (n *Backend) EndRelay() error {
 	return err
 }
 
-// settle waits until every packet that was in the kernel's hands has left them.
+// settle waits until all packets that were in flight have left the kernel.
 func settle() {
 	const global = 1 // MEMBARRIER_CMD_GLOBAL of linux/membarrier.h: a grace period of RCU
 	if _, _, err := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); err != 0 {
-		time.Sleep(50 * time.Millisecond) // not to be had with isolated processors
+		time.Sleep(50 * time.Millisecond) // membarrier is unavailable with isolated processors
 	}
 }
 
-// Make makes a guard: in the table that is there, or anew. Where it would begin connection
-// tracking, that takes a first batch; the second leaves the sets as the first has filled them,
-// for until it is through sessions wait. Where those are gone by then, all is made once more.
+// Make makes a guard, in the existing table or anew. If this would start connection tracking, it takes two batches:
+// the first with bare rules, the second with the full rules only, leaving the sets as the first filled them. Sessions
+// wait in between, so it is kept short. If the sets are gone by then, Make starts again.
 func (n *Backend) Make(o objects, p guard.Plan, flags uint32, anew bool) error {
 	confirm := !p.ConfirmBy.IsZero()
 	if n.Spec.Mode == guard.ModeGuard && !n.Tracks() {
@@ -243,12 +242,12 @@ func (n *Backend) Make(o objects, p guard.Plan, flags uint32, anew bool) error {
 	return n.Send(o, flags, anew, &p, func(d *Draft) { d.addRules(confirm) })
 }
 
-// Finish puts the whole rules in the place of bare ones.
+// Finish replaces bare rules with the full rules.
 func (n *Backend) Finish(o objects, flags uint32, confirm bool) error {
 	return n.Send(o, flags, false, nil, func(d *Draft) { d.addRules(confirm) })
 }
 
-// Send makes a guard of one batch, with these rules. Without a plan the sets stay as they are.
+// Send makes a guard with these rules in one batch. Without a plan the sets stay unchanged.
 func (n *Backend) Send(o objects, flags uint32, anew bool, p *guard.Plan, rules func(*Draft)) error {
 	d := newDraft(o, n.Spec, n.closed(), n.Lacks)
 	d.learned = n.learned
@@ -267,8 +266,8 @@ func (n *Backend) Send(o objects, flags uint32, anew bool, p *guard.Plan, rules 
 	return explain("loading the guard", d.batch.send(n.Socket))
 }
 
-// grant adds elements for grants, before all other elements: it takes the kernel a while to
-// add those of a busy host, and what it adds begins to count down then.
+// grant adds elements for grants before all other elements. Adding those of a busy host takes the kernel a while, and
+// each begins to count down when it is added.
 func (d *Draft) grant(ls []guard.Lease) {
 	if len(ls) == 0 {
 		return
@@ -288,14 +287,13 @@ func (d *Draft) grant(ls []guard.Lease) {
 	d.batch.messages = slices.Insert(d.batch.messages, first, b.messages...)
 }
 
-// release makes a table that belongs to another process one that anybody can change: it is
-// a keeper that an earlier daemon left. Who else it is, is not for us to end.
+// release frees a table that an earlier daemon's keeper owns, by ending that keeper. It does not end other owners.
 func (n *Backend) release() error {
 	if owned, err := n.othersOwn(); err != nil || !owned {
 		return err
 	}
-	// The keeper takes the lock a moment after it was told to hold; and the socket closes a
-	// moment later where a process that is being started has it still.
+	// The keeper takes the lock a moment after the order to hold, and its socket closes later still if a process that
+	// is just starting has inherited it.
 	give := time.Now().Add(keeper.Ends)
 	for i := 0; i < keeper.Looks || time.Now().Before(give); i++ {
 		if err := n.endOtherKeepers(); err != nil {
@@ -309,7 +307,7 @@ func (n *Backend) release() error {
 	return errOwned
 }
 
-// endOtherKeepers ends the keepers that earlier daemons left, in whatever state directory.
+// endOtherKeepers ends the keepers of earlier daemons, whatever their state directories.
 func (n *Backend) endOtherKeepers() error {
 	var err error
 	if n.lock != nil {
@@ -318,8 +316,8 @@ func (n *Backend) endOtherKeepers() error {
 	return errors.Join(err, keeper.EndAll(n.Keeper))
 }
 
-// errOwned is returned where the table is another process's.
-var errOwned = errors.New(`the table "inet spa" belongs to another process that is no spa-keeper: end that`)
+// errOwned is returned when another process owns the table.
+var errOwned = errors.New(`another process, not a spa-keeper, owns the table "inet spa": end that process`)
 
 func (n *Backend) othersOwn() (bool, error) {
 	t, err := n.Table()
@@ -337,7 +335,7 @@ func (n *Backend) Remove() error {
 	return errors.Join(n.DeleteTable(TableName), n.Keeper.End())
 }
 
-// DeleteTable deletes a table of ours, if it is there.
+// DeleteTable deletes one of our tables, if it exists.
 func (n *Backend) DeleteTable(name string) error {
 	var b batch
 	b.table(unix.NFT_MSG_DELTABLE, name, nil)
@@ -345,14 +343,14 @@ func (n *Backend) DeleteTable(name string) error {
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	return explain("taking the guard away", err)
+	return explain("removing the guard", err)
 }
 
-// tearingDown is how long Teardown waits for a daemon to take its own table away.
+// tearingDown is how long Teardown waits for a daemon to remove its own table.
 const tearingDown = 5 * time.Second
 
-// Teardown removes the table from another process than the daemon. A table that has an
-// owner only the daemon itself can remove: rest wakes it, so that it finds the mark, and waits.
+// Teardown removes the table from a process other than the daemon. Only the daemon can remove a table that it owns:
+// rest wakes it, so that it finds the mark, and waits.
 func Teardown(state string, mark func() error) (rest func() error, err error) {
 	nothing := func() error { return nil }
 	conn, socket, err := Dial()
@@ -369,7 +367,7 @@ func Teardown(state string, mark func() error) (rest func() error, err error) {
 	if _, err := n.present(); err != nil {
 		return n.Close, err
 	}
-	// Marked first: a daemon that sees the table go must know why.
+	// Mark first: a daemon that sees the table go must know why.
 	if err := mark(); err != nil {
 		return n.Close, err
 	}
@@ -380,14 +378,14 @@ func Teardown(state string, mark func() error) (rest func() error, err error) {
 	return n.Close, errors.Join(admitted, n.DeleteTable(TableName))
 }
 
-// persuade has an owner remove the table, or let go of it.
+// persuade wakes the table's owner and waits until it has removed or released the table.
 func (n *Backend) persuade() error {
 	if err := n.wake(); err != nil {
 		return err
 	}
 	give := time.Now().Add(tearingDown)
 	for i := 0; i < keeper.Looks || time.Now().Before(give); i++ {
-		if err := n.endOtherKeepers(); err != nil { // each time: a keeper takes the lock a moment after it was told to hold
+		if err := n.endOtherKeepers(); err != nil { // each time: a keeper takes the lock a moment after the order to hold
 			return err
 		}
 		if owned, err := n.othersOwn(); err != nil || !owned {
@@ -395,11 +393,11 @@ func (n *Backend) persuade() error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	return errors.New("the guard belongs to a spa-server that does not take it away: end it (systemctl stop " +
+	return errors.New("the guard belongs to a spa-server that does not remove it: end it (systemctl stop " +
 		"spa-server), then tear down again")
 }
 
-// wake makes every daemon look at its table.
+// wake makes every daemon check its table.
 func (n *Backend) wake() error {
 	var b batch
 	b.table(unix.NFT_MSG_NEWTABLE, wakeName, nil)

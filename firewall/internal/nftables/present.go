@@ -11,14 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TableState is what the kernel says of the table of our name.
+// TableState is the kernel's description of the table with our name.
 type TableState struct {
-	Handle uint64 // 0: there is none
+	Handle uint64 // 0: there is no table
 	Flags  uint32
-	owner  uint32 // the netlink port that it belongs to, where flags have tableOwner
+	owner  uint32 // the netlink port of the owner, if Flags has TableOwner
 }
 
-// present looks for our table. One that is not ours is ErrForeign.
+// present looks for our table. A table that is not ours is ErrForeign.
 func (n *Backend) present() (TableState, error) {
 	t, err := n.Table()
 	if err != nil || t.Handle == 0 {
@@ -30,8 +30,8 @@ func (n *Backend) present() (TableState, error) {
 	return TableState{}, guard.ErrForeign
 }
 
-// Table is what is there of our name. The kernel gives no handle twice, so it stays the same
-// whatever another tool does in the table, until it is deleted.
+// Table returns the table with our name. The kernel never reuses a handle, so it identifies the table until that is
+// deleted, whatever another tool changes in it.
 func (n *Backend) Table() (TableState, error) {
 	var get batch
 	get.table(unix.NFT_MSG_GETTABLE, n.Objects.Table.Name, nil)
@@ -55,7 +55,7 @@ func (n *Backend) Table() (TableState, error) {
 			return t, nil
 		}
 	}
-	return TableState{}, errors.New("looking for the table: the kernel does not tell its number")
+	return TableState{}, errors.New("looking for the table: the kernel did not report its handle")
 }
 
 func decodeTable(attributes []byte) (TableState, error) {
@@ -85,8 +85,8 @@ func (n *Backend) hasMarker() bool {
 	return err == nil
 }
 
-// hasSets reports whether the table has sets of grants like ours: the marker may have been
-// deleted while this process did not run.
+// hasSets reports whether the table has sets of grants like ours: the marker may have been deleted while no daemon
+// ran.
 func (n *Backend) hasSets() bool {
 	o := &n.Objects
 	for _, ours := range []*nft.Set{o.Guarded, o.Grants4, o.Grants6} {

@@ -13,21 +13,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a kernel may lack without which there is still a guard, in the words of describe.
+// Features that a kernel may lack and still have a guard, in the words of Describe.
 const (
 	lacksReject        = "reject in prerouting, so strangers' packets are dropped"
 	lacksNAT           = "address translation (CONFIG_NFT_NAT), so strangers' resets differ from those of closed ports"
-	lacksNotrack       = "notrack, so whoever gets a receipt from a shared knock port that is guarded too may answer to it"
+	lacksNotrack       = "notrack, so a client may reply to a receipt from a shared knock port that is also guarded"
 	lacksConntrackDump = "a list of tracked connections (nf_conntrack_netlink), so the first load ends " +
-		"sessions that DNAT leads on"
+		"sessions that DNAT leads to another machine"
 )
 
-// Feature is something that rules need, and a rule that needs it.
+// Feature is something that rules need, with a rule that needs it.
 type Feature struct {
 	name  string
 	Hook  *nft.ChainHook
 	Rule  Part
-	lacks string // what describe says where it is optional
+	lacks string // the words of Describe, for an optional feature
 }
 
 func features() []Feature {
@@ -40,9 +40,9 @@ func features() []Feature {
 	}
 }
 
-// probe asks the kernel whether it takes what the guard is made of, and returns what is
-// missing but can be done without. It tries each in a batch that cannot succeed as a
-// whole, so nothing is changed; modules are loaded while there is still the privilege.
+// probe checks that the kernel supports everything that the guard needs, and returns the optional features that are
+// missing. It tries each in a batch that always fails as a whole, so nothing is changed; the kernel loads modules
+// while the privilege for it is still there.
 func (n *Backend) probe() (lacks []string, err error) {
 	var missing []string
 	for _, f := range features() {
@@ -80,8 +80,8 @@ func (n *Backend) probe() (lacks []string, err error) {
 	return lacks, nil
 }
 
-// Has tries a feature in a table that is never made: the last command of the batch makes
-// a table that is deleted already, which fails alone if all others are fine.
+// Has tries a feature in a table that is never made: the last command of the batch deletes a missing table, and is
+// the only one to fail if all others are fine.
 func (n *Backend) Has(f Feature) (bool, error) {
 	t := &nft.Table{Name: "spa-probe", Family: nft.TableFamilyINet}
 	n.Conn.AddTable(t)
@@ -90,7 +90,7 @@ func (n *Backend) Has(f Feature) (bool, error) {
 	n.Conn.DelTable(&nft.Table{Name: "spa-probe-absent", Family: nft.TableFamilyINet})
 	err := n.Conn.Flush()
 	if err == nil {
-		return false, errors.New("a batch that had to fail did not")
+		return false, errors.New("a batch that must fail succeeded")
 	}
 	failed := failures(err)
 	if err := nl.Drain(n.Socket); err != nil {
@@ -98,21 +98,21 @@ func (n *Backend) Has(f Feature) (bool, error) {
 	}
 	for _, err := range failed {
 		if errors.Is(err, unix.EPERM) {
-			return false, explain("asking what the kernel can do", err)
+			return false, explain("probing the kernel", err)
 		}
 	}
 	return len(failed) == 1 && errors.Is(failed[0], unix.ENOENT), nil
 }
 
-// Knows asks for an expression by a rule that the kernel refuses before it prepares it. One of
-// connection tracking that is prepared begins that, and there may be no guard now: see tracks.
+// Knows probes for an expression with a rule that the kernel refuses before it prepares it: preparing a conntrack
+// expression starts connection tracking, and there may be no guard yet (see Tracks).
 func (n *Backend) Knows(expression string) (bool, error) {
 	const chain = "probe"
 	named := func(table, name uint16) []byte {
 		data := nl.Attribute([]byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}, table, []byte("spa-probe\x00"))
 		return nl.Attribute(data, name, []byte(chain+"\x00"))
 	}
-	// the expression, and not what of it
+	// the expression without its attributes
 	rule := nl.Nested(named(unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN), unix.NFTA_RULE_EXPRESSIONS,
 		func(data []byte) []byte {
 			return nl.Nested(data, unix.NFTA_LIST_ELEM, func(data []byte) []byte {
@@ -127,17 +127,17 @@ func (n *Backend) Knows(expression string) (bool, error) {
 	b.append(nfType(unix.NFT_MSG_NEWRULE), netlink.Request|netlink.Create|netlink.Append, rule)
 	switch err := b.send(n.Socket); {
 	case err == nil:
-		return false, errors.New("a batch that had to fail did not")
+		return false, errors.New("a batch that must fail succeeded")
 	case errors.Is(err, unix.EINVAL):
 		return true, nil
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP):
 		return false, nil
 	default:
-		return false, explain("asking what the kernel can do", err)
+		return false, explain("probing the kernel", err)
 	}
 }
 
-// failures takes apart what Flush joins: an error for each command that failed.
+// failures splits what Flush joins: one error for each command that failed.
 func failures(err error) []error {
 	var joined interface{ Unwrap() []error }
 	if errors.As(err, &joined) {

@@ -12,15 +12,13 @@ import (
 	"sallyport/keys/service"
 )
 
-// An ICMP error quotes the packet that it is about, and the kernel hands it to the socket that
-// the quoted packet came from: also to one behind a guarded port, if it listens for errors
-// (IP_RECVERR). So an error that quotes a packet from a guarded port must belong to a flow that
-// the guard admitted. Connection tracking knows which flow a quoted packet is of; what is of none
-// is invalid, or untracked where another table says so. Neighbour discovery is untracked too, and no
-// error.
+// An ICMP error quotes the packet that it is about, and the kernel delivers it to the socket that sent that packet,
+// even behind a guarded port, if the socket listens for errors (IP_RECVERR). So an error that quotes a packet from a
+// guarded port must belong to a flow that the guard admitted. Connection tracking finds the flow of a quoted packet;
+// an error that belongs to none is invalid, or untracked if another table says so. Neighbour discovery is untracked
+// too, but is not an error.
 
-// quotedJumps lead ICMP messages that belong to no admitted flow from a chain to quoted, under a
-// condition.
+// quotedJumps send ICMP messages that belong to no admitted flow from a chain to quoted, under a condition.
 func (d *Draft) quotedJumps(c *nft.Chain, condition Part) {
 	for _, proto := range []service.Proto{unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6} {
 		d.rule(c, condition, L4Proto(proto), CTState(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED), jump(d.quoted))
@@ -28,10 +26,10 @@ func (d *Draft) quotedJumps(c *nft.Chain, condition Part) {
 	}
 }
 
-// Offsets from the beginning of an ICMP message, behind whose 8 bytes the quoted packet begins.
+// Offsets from the start of an ICMP message, whose first 8 bytes precede the quoted packet.
 const (
 	icmpType = 0
-	// icmp6Informs is the first type that is no error (RFC 4443 2.1).
+	// icmp6Informs is the first ICMPv6 type that is not an error (RFC 4443 2.1).
 	icmp6Informs  = 128
 	quotedHeader4 = 8      // version and length of the header
 	quotedProto4  = 8 + 9  // protocol
@@ -42,8 +40,8 @@ const (
 	noOptions     = 20 / 4 // of the header's length
 )
 
-// quotedRules drop errors that quote a packet from a guarded port. What hides
-// the quoted port behind options or extension headers is dropped too: no packet from here has any.
+// quotedRules drop errors that quote a packet from a guarded port. They also drop errors that hide the quoted port
+// behind options or extension headers, which no packet from here has.
 func (d *Draft) quotedRules() {
 	o, c := &d.objects, d.quoted
 	f4, f6 := o.families()[0], o.families()[1]
@@ -71,7 +69,7 @@ func quote(offset, size uint32) *expr.Payload {
 	return &expr.Payload{DestRegister: Register, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: size}
 }
 
-// quotes is the condition that a packet from one of the ports is quoted.
+// quotes matches errors that quote a packet from one of the ports.
 func quotes(proto, port uint32, p service.Ports) Part {
 	at := fmt.Sprintf("@th,%d,16", 8*port)
 	is := part(fmt.Sprintf("@th,%d,8 %d", 8*proto, p.Proto), quote(proto, 1), Equal([]byte{byte(p.Proto)}))
@@ -85,5 +83,5 @@ func quotes(proto, port uint32, p service.Ports) Part {
 		limit(expr.CmpOpGte, p.Low), limit(expr.CmpOpLte, p.High)))
 }
 
-// quotingTypes are those of ICMP errors (RFC 792).
+// quotingTypes are the types of ICMP errors (RFC 792).
 var quotingTypes = []byte{3, 4, 5, 11, 12}

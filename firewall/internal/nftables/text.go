@@ -18,8 +18,8 @@ func Text(spec guard.Spec) string {
 	d.addRules(false)
 	var w text
 	w.line("# The guard, as \"spa-server guard --print\" writes it for a host that loads its rules from a file:")
-	w.line("# include this file there, behind the flush. server.toml needs, under [firewall]: persist = \"file\"")
-	w.line("# Print it anew when services, knock ports or [firewall] change.")
+	w.line("# include this file there, after the flush. server.toml needs, under [firewall]: persist = \"file\"")
+	w.line("# Print it again when services, knock ports or [firewall] change.")
 	w.line("table inet %s", TableName)
 	w.line("delete table inet %s", TableName)
 	w.open("table inet %s", TableName)
@@ -36,7 +36,7 @@ func Text(spec guard.Spec) string {
 	return w.String()
 }
 
-// text is lines of nft's language.
+// text builds lines of nft's language.
 type text struct {
 	strings.Builder
 	depth int
@@ -75,7 +75,7 @@ func (w *text) set(s *nft.Set, elements []string) {
 	w.shut()
 }
 
-// hooks are the words of nft for the hooks of chains.
+// hooks are nft's words for the hooks of chains.
 var hooks = map[*nft.ChainHook]string{
 	nft.ChainHookPrerouting: "prerouting", nft.ChainHookInput: "input", nft.ChainHookForward: "forward",
 	nft.ChainHookOutput: "output", nft.ChainHookPostrouting: "postrouting",
@@ -92,7 +92,7 @@ func (w *text) chain(c *nft.Chain, rules []string) {
 	w.shut()
 }
 
-// printedElements are the elements that the configuration names, by set.
+// printedElements returns the elements that the configuration names, by set.
 func (d *Draft) printedElements() map[*nft.Set][]string {
 	elements := map[*nft.Set][]string{d.Guarded: printedPorts(d.spec.Guarded), d.cut: printedPorts(d.spec.Cut)}
 	for _, t := range d.spec.Targets {

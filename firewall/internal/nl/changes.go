@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Changes opens a socket that hears of every change of an nftables rule set that was not made over the socket own. The
-// kernel filters: our own grants, thousands a second, wake nobody.
+// Changes opens a socket that receives every change of an nftables rule set except those made over the socket own.
+// The kernel filters them, so our own grants, thousands a second, wake no process.
 func Changes(own uint32) (*netlink.Conn, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
@@ -26,8 +26,8 @@ func Changes(own uint32) (*netlink.Conn, error) {
 	return c, nil
 }
 
-// notFrom passes messages whose nlmsg_pid, the sender's socket, is another one. All messages of a datagram are of one
-// sender. BPF reads big endian, netlink is native.
+// notFrom returns a filter that passes messages from other senders than own (nlmsg_pid). All messages in a datagram
+// have the same sender. BPF loads big-endian, netlink is in native order.
 func notFrom(own uint32) []bpf.RawInstruction {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
 		own = bits.ReverseBytes32(own)
@@ -45,8 +45,8 @@ func notFrom(own uint32) []bpf.RawInstruction {
 	return prog
 }
 
-// Await returns after a change that concerns the caller, or when some were lost. The error is that of ctx, that of a
-// read deadline which the caller has set, or of the socket.
+// Await returns nil after a change that concerns the caller, or when changes were lost. Its errors are ctx's, the
+// socket's, and that of a read deadline that the caller has set.
 func Await(ctx context.Context, changes *netlink.Conn, concerns func(netlink.Message) bool) error {
 	stop := context.AfterFunc(ctx, func() { changes.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -63,7 +63,7 @@ func Await(ctx context.Context, changes *netlink.Conn, concerns func(netlink.Mes
 		}
 		for _, m := range messages {
 			ours = ours || concerns(m)
-			// A batch of many changes ends with a new generation. One answer is enough.
+			// A batch of many changes ends with a new generation. One return for it is enough.
 			if Kind(m) == unix.NFT_MSG_NEWGEN && ours {
 				return nil
 			}
@@ -74,8 +74,8 @@ func Await(ctx context.Context, changes *netlink.Conn, concerns func(netlink.Mes
 // Kind returns the type of a message of nf_tables, such as unix.NFT_MSG_NEWTABLE.
 func Kind(m netlink.Message) uint16 { return uint16(m.Header.Type) & 0xff }
 
-// Table returns the family (unix.NFPROTO_INET and others) and the name of the table that a message of nf_tables is
-// about; "" where it is about none. Every message but that of a new generation has the name in an attribute of type
+// Table returns the family (such as unix.NFPROTO_INET) and the name of the table that a message of nf_tables is
+// about; "" if it names none. Every message except that of a new generation has the name in an attribute of type
 // NFTA_TABLE_NAME.
 func Table(m netlink.Message) (family byte, name string) {
 	if Kind(m) == unix.NFT_MSG_NEWGEN || len(m.Data) < 4 {

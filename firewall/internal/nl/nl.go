@@ -1,5 +1,5 @@
-// package nl has what every user of a netfilter netlink socket here needs: attributes, the answers of the kernel, and
-// a socket that hears of changes.
+// Package nl holds what all users of netfilter netlink sockets here share: attributes, the kernel's answers, and a
+// socket that reports changes of the rule set.
 package nl
 
 import (
@@ -14,11 +14,11 @@ import (
 const (
 	// Chunk is how many elements of a set a message holds: their attribute must stay under 64 KiB.
 	Chunk = 500
-	// SocketBuffer is room for a batch that carries a full table, and for its answers.
+	// SocketBuffer has room for a batch with a full table, and for its answers.
 	SocketBuffer = 128 << 20
 )
 
-// ErrNoAnswer is returned where the kernel's answer to a message is missing.
+// ErrNoAnswer is returned when the kernel's answer to a message is missing.
 var ErrNoAnswer = errors.New("the kernel's answer was lost")
 
 // Size gives a socket the buffers that a full table needs.
@@ -26,7 +26,7 @@ func Size(c *netlink.Conn) error {
 	return errors.Join(c.SetReadBuffer(SocketBuffer), c.SetWriteBuffer(SocketBuffer))
 }
 
-// Explain says what an errno of the kernel means.
+// Explain adds to an errno of the kernel what was being done and what the errno means.
 func Explain(doing string, err error) error {
 	switch {
 	case err == nil:
@@ -39,7 +39,7 @@ func Explain(doing string, err error) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// NoNftables reports whether the kernel answers as one without nf_tables does.
+// NoNftables reports whether an error is that of a kernel without nf_tables.
 func NoNftables(err error) bool {
 	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
 }
@@ -65,16 +65,16 @@ func Nested(data []byte, kind uint16, fill func([]byte) []byte) []byte {
 	return data
 }
 
-// Drain throws away what can be read by now. The kernel answers a batch before the call that sends it returns.
+// Drain discards all messages that can be read now. The kernel answers a batch before the call that sends it returns.
 func Drain(c *netlink.Conn) error {
 	return receive(c, make([]byte, 1), unix.MSG_TRUNC, func(_ []byte, err error) (stop bool) {
 		return err != nil && err != unix.ENOBUFS
 	})
 }
 
-// Answers passes on each acknowledgement, as the number of its message and an errno that is zero for success, until
+// Answers calls tell with each acknowledgement, as the number of its message and an errno (zero for success), until
 // tell returns true or the message with the number last is acknowledged. It does not wait: an answer that is not
-// there by now was lost.
+// there yet was lost.
 func Answers(c *netlink.Conn, last uint32, tell func(sequence uint32, errno unix.Errno) (stop bool)) error {
 	result := ErrNoAnswer
 	err := receive(c, make([]byte, 512), 0, func(b []byte, err error) (stop bool) {
@@ -108,7 +108,7 @@ func Answer(c *netlink.Conn, sequence uint32) error {
 	return errors.Join(err, failed)
 }
 
-// receive reads what is there by now. It does so beneath the socket's own Receive, which would wait.
+// receive reads what is there without waiting, which the socket's own Receive would do.
 func receive(c *netlink.Conn, b []byte, flags int, each func(b []byte, err error) (stop bool)) error {
 	raw, err := c.SyscallConn()
 	if err != nil {

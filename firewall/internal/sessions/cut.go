@@ -28,14 +28,12 @@ const (
 	ifaLocal      = 2
 )
 
-// Cut ends the sessions of a kind and returns how many there were. With a mark, only what
-// connection tracking has with that bit; without, all that go to this host, or that DNAT
-// leads on.
+// Cut ends the sessions of a kind and returns how many it ended. With a mark it ends only sessions whose conntrack
+// entry has that bit; without one, all that go to this host or that DNAT leads to another machine.
 //
-// A local socket is destroyed: its server is told, and its client gets a reset. Then the
-// entry in the connection tracking table goes, so that to the guard what still arrives is
-// new, and what DNAT led on does not find its way any more. The other way round the reset
-// would belong to no flow.
+// It destroys local sockets first, which notifies the server and sends the client a reset, and then deletes the
+// conntrack entries. Without its entry, later packets are new to the guard, and DNAT no longer leads them to the
+// other machine. In the opposite order the reset would belong to no flow.
 func (s *Sessions) Cut(kind func(guard.Flow) bool, target func(netip.Addr) bool, mark uint32) (int, error) {
 	doomed, tracked, err := s.toDelete(kind, target, mark)
 	if err != nil {
@@ -43,7 +41,7 @@ func (s *Sessions) Cut(kind func(guard.Flow) bool, target func(netip.Addr) bool,
 	}
 	n, err := s.destroySockets(func(l guard.Flow) (dies, counted bool) {
 		if e := doomed[l]; e != nil {
-			return kind(e.session), e.open() // as one of those that are counted below
+			return kind(e.session), e.open() // its entry is counted below
 		}
 		return !tracked[l] && kind(l), false
 	})
@@ -52,8 +50,8 @@ func (s *Sessions) Cut(kind func(guard.Flow) bool, target func(netip.Addr) bool,
 		if !kind(e.session) {
 			continue
 		}
-		// Whose server is here and sends datagrams to all, would go on and make a new flow, to
-		// which the client could answer. Without the mark it is one that the guard lets out no more.
+		// If a local UDP server kept sending, it would create a new entry that the client could reply on. So clear
+		// the mark instead of deleting the entry: the guard drops what leaves in such a flow.
 		end := s.Untrack
 		if mark != 0 && e.orig.proto == service.UDP && e.orig.dst == e.reply.src && e.orig.src == e.reply.dst {
 			end = func(e *Entry) error { return s.unmark(e, mark) }
@@ -69,9 +67,8 @@ func (s *Sessions) Cut(kind func(guard.Flow) bool, target func(netip.Addr) bool,
 	return n, errors.Join(errs...)
 }
 
-// toDelete returns the entries to delete, by the flow of the socket at this end, and all flows
-// that are tracked, seen from either side. A session whose server spoke first, when connection
-// tracking did not know it yet, is one from here to its client.
+// toDelete returns the entries to delete, by the flow of the socket at this end, and all tracked flows, seen from
+// either side. If a server sent before connection tracking knew the session, its entry runs from here to the client.
 func (s *Sessions) toDelete(kind func(guard.Flow) bool, target func(netip.Addr) bool,
 	mark uint32) (map[guard.Flow]*Entry, map[guard.Flow]bool, error) {
 	entries, tracked := make(map[guard.Flow]*Entry), make(map[guard.Flow]bool)
@@ -92,7 +89,7 @@ func (s *Sessions) toDelete(kind func(guard.Flow) bool, target func(netip.Addr) 
 		switch {
 		case (admitted || mark == 0 && (here(e.orig.dst) || e.orig.dst != e.reply.src)) && kind(in):
 			e.session, entries[server] = in, e
-		case admitted && (here(e.reply.src) || target(e.reply.src)) && kind(server): // led here from another port
+		case admitted && (here(e.reply.src) || target(e.reply.src)) && kind(server): // another port leads here
 			e.session, entries[server] = server, e
 		case (admitted || mark == 0 && here(e.reply.dst)) && kind(out):
 			e.session, entries[began] = out, e
@@ -101,9 +98,9 @@ func (s *Sessions) toDelete(kind func(guard.Flow) bool, target func(netip.Addr) 
 	return entries, tracked, err
 }
 
-// destroySockets destroys those of which dies says so, and returns how many of them are not
-// counted elsewhere. A kernel that cannot (CONFIG_INET_DIAG_DESTROY) leaves servers that
-// speak waiting for an answer until they give up; nothing of it is heard.
+// destroySockets destroys the sockets that dies selects, and returns how many of them are not counted elsewhere. On a
+// kernel without CONFIG_INET_DIAG_DESTROY, servers that send wait for an answer until they time out; the guard drops
+// their packets.
 func (s *Sessions) destroySockets(dies func(guard.Flow) (dies, counted bool)) (int, error) {
 	type socket struct {
 		guard.Flow
@@ -131,7 +128,7 @@ func (s *Sessions) destroySockets(dies func(guard.Flow) (dies, counted bool)) (i
 	return n, errors.Join(errs...)
 }
 
-// destroy destroys the socket that the kernel told of.
+// destroy destroys a socket that the kernel listed.
 func (s *Sessions) destroy(l guard.Flow, said []byte) error {
 	m := diagRequest(said[0], l.Proto)
 	m.Header = netlink.Header{Type: sockDestroy, Flags: netlink.Request | netlink.Acknowledge}
@@ -140,16 +137,16 @@ func (s *Sessions) destroy(l guard.Flow, said []byte) error {
 	return err
 }
 
-// Untrack deletes an entry. One that has gone by itself is no error.
+// Untrack deletes an entry. An entry that is already gone is no error.
 func (s *Sessions) Untrack(e *Entry) error {
 	var id []byte
-	if e.id != nil { // another flow may have the same addresses and ports by now
+	if e.id != nil { // another flow may use the same addresses and ports by now
 		id = nl.Attribute(nil, ctID, e.id)
 	}
 	return s.change(ctDelete, e, id)
 }
 
-// unmark takes the bit off an entry.
+// unmark clears the bit of an entry's mark.
 func (s *Sessions) unmark(e *Entry, mark uint32) error {
 	b := nl.Attribute(nil, ctMark, make([]byte, 4))
 	return s.change(ctNew, e, nl.Attribute(b, ctMarkMask, binary.BigEndian.AppendUint32(nil, mark)))
@@ -163,13 +160,13 @@ func (s *Sessions) change(kind netlink.HeaderType, e *Entry, attributes []byte) 
 	m := ctRequest(kind, netlink.Request|netlink.Acknowledge, append(b, attributes...))
 	m.Data[0] = e.family
 	if _, err := s.track.Execute(m); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("forgetting a tracked connection: %w", err)
+		return fmt.Errorf("deleting a tracked connection: %w", err)
 	}
 	return nil
 }
 
-// addresses returns what tells whether an address is one of this host: an interface has it, or a
-// local route leads it here.
+// addresses returns a function that reports whether an address is this host's: an interface has it, or a local route
+// leads to it.
 func (s *Sessions) addresses() (func(netip.Addr) bool, error) {
 	replies, err := s.route.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.RTM_GETADDR, Flags: netlink.Request | netlink.Dump},
@@ -190,7 +187,7 @@ func (s *Sessions) addresses() (func(netip.Addr) bool, error) {
 		var own netip.Addr
 		for d.Next() {
 			switch {
-			case d.Type() == ifaLocal, d.Type() == ifaAddress && !own.IsValid(): // on a tunnel the latter is the peer's
+			case d.Type() == ifaLocal, d.Type() == ifaAddress && !own.IsValid(): // a tunnel's ifaAddress is the peer's
 				own, _ = netip.AddrFromSlice(d.Bytes())
 			}
 		}

@@ -1,4 +1,4 @@
-// package sessions lists and ends the sessions of this host, by sock_diag and connection tracking.
+// Package sessions lists and ends the sessions of this host, through sock_diag and connection tracking.
 package sessions
 
 import (
@@ -23,7 +23,7 @@ const (
 	diagPorts        = 4 // source, destination
 	diagAddresses    = 8 // source, destination, 16 bytes each
 
-	// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT: something may still be said.
+	// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT: data may still be sent.
 	openStates = 1<<1 | 1<<4 | 1<<5 | 1<<8
 )
 
@@ -50,13 +50,13 @@ const (
 	ctTCPEstablished, ctTCPCloseWait = 3, 5
 )
 
-// Sessions are the sockets over which the kernel is asked for sessions and told to end them.
-// They are opened while there is the privilege, for every backend.
+// Sessions holds the sockets for listing and ending sessions. They are opened for every backend before privileges are
+// dropped.
 type Sessions struct {
 	diag  *netlink.Conn // sockets of this host
 	track *netlink.Conn // connection tracking
 	route *netlink.Conn // addresses of this host
-	// tracks is whether this kernel tells what it tracks (nf_conntrack_netlink).
+	// tracks is whether this kernel lists what it tracks (nf_conntrack_netlink).
 	tracks bool
 }
 
@@ -77,7 +77,7 @@ func Open() (*Sessions, error) {
 	return &Sessions{diag: diag, track: track, route: route, tracks: TellsTracked(track)}, nil
 }
 
-// TellsTracked reports whether this kernel tells what it tracks (nf_conntrack_netlink). The socket is of netfilter.
+// TellsTracked reports whether this kernel lists what it tracks (nf_conntrack_netlink). c is a netfilter socket.
 func TellsTracked(c *netlink.Conn) bool {
 	_, err := c.Execute(ctRequest(ctGetStats, netlink.Request|netlink.Dump, nil))
 	return err == nil
@@ -88,9 +88,8 @@ func (s *Sessions) Close() error {
 	return errors.Join(s.diag.Close(), s.track.Close(), s.route.Close())
 }
 
-// Flows lists the flows of a kind: those of this host's sockets, and those that DNAT leads
-// on, which only connection tracking knows. Flows that this host opened from a guarded port
-// may be among them and do no harm.
+// Flows lists the flows of a kind: those of this host's sockets, and those that DNAT leads to another machine, which
+// only connection tracking knows. It may include flows that this host opened from a guarded port, which does no harm.
 func (s *Sessions) Flows(kind func(guard.Flow) bool) ([]guard.Flow, error) {
 	found := make(map[guard.Flow]bool)
 	keep := func(f guard.Flow) {
@@ -113,12 +112,12 @@ func (s *Sessions) Flows(kind func(guard.Flow) bool) ([]guard.Flow, error) {
 	return fs, nil
 }
 
-// socketFlows tells keep of the connected sockets of this host.
+// socketFlows calls keep with the flow of each connected socket of this host.
 func (s *Sessions) socketFlows(keep func(guard.Flow)) error {
 	return s.sockets(func(l guard.Flow, _ []byte) { keep(l) })
 }
 
-// sockets tells each of the connected sockets of this host, and what the kernel said of it.
+// sockets calls each with the connected sockets of this host, and the kernel's description of each.
 func (s *Sessions) sockets(each func(guard.Flow, []byte)) error {
 	for _, proto := range []service.Proto{service.TCP, service.UDP} {
 		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
@@ -165,8 +164,8 @@ func diagFlow(b []byte, proto service.Proto) (guard.Flow, bool) {
 	return guard.Flow{Proto: proto, Local: end(0), Remote: end(1)}, true
 }
 
-// trackedFlows tells keep of the flows in the connection tracking table that have been
-// answered, as they look before DNAT, and of those that began here.
+// trackedFlows calls keep with the flows in the connection tracking table that were answered: as they were before
+// DNAT, and as seen from this host if it began them.
 func (s *Sessions) trackedFlows(keep func(guard.Flow)) error {
 	return s.Entries(func(e *Entry) {
 		if e.answered && e.open() {
@@ -197,24 +196,24 @@ func ctRequest(kind netlink.HeaderType, flags netlink.HeaderFlags, attributes []
 	}
 }
 
-// Entry is what connection tracking knows of a flow.
+// Entry is connection tracking's entry for a flow.
 type Entry struct {
 	family      byte
 	orig, reply tuple
 	answered    bool
 	state       uint8 // of TCP
 	mark        uint32
-	id, zone    []byte     // attributes, as the kernel gave them
-	raw         []byte     // orig, likewise
-	session     guard.Flow // as which it is cut
+	id, zone    []byte     // attributes as the kernel sent them
+	raw         []byte     // orig as the kernel sent it
+	session     guard.Flow // the session that deleting the entry ends
 }
 
-// open reports whether the flow is one in which something may still be said.
+// open reports whether data may still be sent in the flow.
 func (e *Entry) open() bool {
 	return e.orig.proto != service.TCP || (e.state >= ctTCPEstablished && e.state <= ctTCPCloseWait)
 }
 
-// inbound is the flow as one from outside to this host.
+// inbound returns the flow as one from outside to this host.
 func (e *Entry) inbound() guard.Flow {
 	return guard.Flow{
 		Proto:  e.orig.proto,
@@ -223,7 +222,7 @@ func (e *Entry) inbound() guard.Flow {
 	}
 }
 
-// outbound is the flow as one that began here, seen from this host after translation.
+// outbound returns the flow as one that began here, seen from this host after translation.
 func (e *Entry) outbound() guard.Flow {
 	return guard.Flow{
 		Proto:  e.orig.proto,
@@ -284,8 +283,8 @@ func (t *tuple) decode(d *netlink.AttributeDecoder) error {
 	return d.Err()
 }
 
-// decodeIP relies on the source (1 for IPv4, 3 for IPv6) standing before the destination
-// in number, not in place.
+// decodeIP uses that attribute types of source addresses are odd (1 for IPv4, 3 for IPv6), whatever their order in
+// the message.
 func (t *tuple) decodeIP(d *netlink.AttributeDecoder) error {
 	for d.Next() {
 		a, _ := netip.AddrFromSlice(d.Bytes())

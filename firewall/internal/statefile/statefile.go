@@ -1,4 +1,4 @@
-// package statefile opens and locks files in the state directory, whose owner may be an ordinary user while root opens
+// Package statefile opens and locks files in the state directory, which an ordinary user may own while root opens
 // them.
 package statefile
 
@@ -16,12 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openPlain follows no link, and does not wait for who holds a lease on the file.
+// openPlain follows no links and does not wait for a process that holds a lease on the file.
 const openPlain = unix.O_RDWR | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
 
-// Open opens a file of the state directory, or makes it if there is none. The directory
-// may belong to an ordinary user while root opens the file: only what was made just now is
-// given to that user, and only a plain file that has no other name is written to.
+// Open opens a file in the state directory; with create it makes a missing one. An ordinary user may own the
+// directory while root opens the file: only a file made just now is given to that user, and only a regular file
+// without other names is written to.
 func Open(path string, create bool) (*os.File, error) {
 	f, err := os.OpenFile(path, openPlain, 0)
 	fresh := create && errors.Is(err, fs.ErrNotExist)
@@ -41,24 +41,24 @@ func Open(path string, create bool) (*os.File, error) {
 	return f, nil
 }
 
-// checkPlain refuses what is no file, and a hard link: it can be another user's file.
+// checkPlain refuses anything but a regular file, and hard links: the file could be another user's.
 func checkPlain(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		return errors.New("this is not a regular file")
+		return errors.New("not a regular file")
 	}
 	if n := info.Sys().(*syscall.Stat_t).Nlink; n > 1 {
-		return errors.New("this file has other names (hard links), so it may be another's; remove this one")
+		return errors.New("the file has other names (hard links), so it may be another user's; remove this one")
 	}
 	return nil
 }
 
-// keepOwner gives a file that was made just now to the owner of its directory: a daemon
-// that starts as an ordinary user with CAP_NET_ADMIN must be able to open it later. Without
-// CAP_CHOWN it stays with who made it, who can use it.
+// keepOwner gives a new file to the owner of its directory: a daemon that starts as an ordinary user with
+// CAP_NET_ADMIN must be able to open it later. Without CAP_CHOWN the file stays with the user who made it, and who
+// can use it.
 func keepOwner(f *os.File) error {
 	dir, err := os.Stat(filepath.Dir(f.Name()))
 	if err != nil {
@@ -71,14 +71,14 @@ func keepOwner(f *os.File) error {
 	return nil
 }
 
-// lockPatience is how long another process may hold the ledger: far longer than a load or a
-// teardown takes. Any process of the file's owner can lock it and never let go.
+// lockPatience is how long to wait for another process's lock on a file: far longer than a load or a teardown takes.
+// Any process of the file's owner can lock it and never unlock it.
 const lockPatience = time.Minute
 
 // Alone calls do with the file locked.
 func Alone(f *os.File, do func() error) error { return AloneWithin(lockPatience, f, do) }
 
-// AloneWithin is Alone, for who waits that long for the lock.
+// AloneWithin is Alone for a caller that waits at most patience for the lock.
 func AloneWithin(patience time.Duration, f *os.File, do func() error) error {
 	for give := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		err := Flock(f, unix.LOCK_EX|unix.LOCK_NB)
@@ -86,12 +86,12 @@ func AloneWithin(patience time.Duration, f *os.File, do func() error) error {
 			return errors.Join(do(), Flock(f, unix.LOCK_UN))
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) || !time.Now().Before(give) {
-			return fmt.Errorf("locking the ledger (fuser -v %s names who holds it): %w", f.Name(), err)
+			return fmt.Errorf("locking the ledger (fuser -v %s shows the process that holds it): %w", f.Name(), err)
 		}
 	}
 }
 
-// Flock is flock(2).
+// Flock is flock(2), retried after signals.
 func Flock(f *os.File, how int) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -108,8 +108,8 @@ func Flock(f *os.File, how int) error {
 	return errors.Join(err, errno)
 }
 
-// AsOwner runs open with this process's rights and, if these do not suffice, with those of user: under systemd root
-// may lack the right to open other users' files. Without a user there is only the first.
+// AsOwner calls open with this process's rights and, if these do not suffice, with those of user: under systemd, root
+// may lack the right to open other users' files. With an empty user it calls open only once.
 func AsOwner(user string, open func() error) error {
 	if user == "" {
 		return open()

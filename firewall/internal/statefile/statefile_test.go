@@ -25,7 +25,7 @@ func openAndClose(t *testing.T, dir string) {
 	f.Close()
 }
 
-// owned is a state directory of an ordinary user.
+// owned returns a state directory that belongs to an ordinary user.
 func owned(t *testing.T) string {
 	t.Helper()
 	lab.NeedRoot(t)
@@ -53,8 +53,8 @@ func TestLedgerBelongsToItsDirectory(t *testing.T) {
 	}
 }
 
-// TestOldLedgerKeepsItsOwner: a file that somebody else put there, empty so that it looks
-// as if it was being made, is not given away.
+// TestOldLedgerKeepsItsOwner: an empty file that was already there could be one being made just now; it is still not
+// given to the owner of the directory.
 func TestOldLedgerKeepsItsOwner(t *testing.T) {
 	dir := owned(t)
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
@@ -66,7 +66,7 @@ func TestOldLedgerKeepsItsOwner(t *testing.T) {
 	}
 }
 
-// TestOwnerCannotBeChanged: without CAP_CHOWN the ledger can be used by who made it.
+// TestOwnerCannotBeChanged: without CAP_CHOWN the ledger stays with the user who made it, and works.
 func TestOwnerCannotBeChanged(t *testing.T) {
 	dir := owned(t)
 	done := make(chan error)
@@ -94,8 +94,8 @@ func TestOwnerCannotBeChanged(t *testing.T) {
 	}
 }
 
-// TestLinkedFiles: whoever owns the state directory can give root's file a name there. Root must
-// not write to it, nor give it away.
+// TestLinkedFiles: the owner of the state directory can link one of root's files there. Root must not write to it,
+// nor give it away.
 func TestLinkedFiles(t *testing.T) {
 	for _, name := range []string{"file", "another"} {
 		dir := owned(t)
@@ -117,7 +117,7 @@ func TestLinkedFiles(t *testing.T) {
 	}
 }
 
-// TestHeldFile: any process of the file's owner can lock it, and root must not wait for it for ever.
+// TestHeldFile: any process of the file's owner can lock it, and root must not wait for the lock for ever.
 func TestHeldFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	var files [2]*os.File
