@@ -176,10 +176,20 @@ func TestSummary(t *testing.T) {
 		copied := event("bob")
 		copied.Copied = true
 		l.Record(copied.As(Elsewhere, errors.New("elsewhere")))
+		l.Record(stale("bob"))
 		after(5 * time.Second)
-		if got := ops.String(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, "from=192.0.2.2") ||
-			strings.Contains(got, "alice") {
-			t.Errorf("a copy: got %s", got)
+		if got := ops.String(); !strings.Contains(got, `level=WARN`) || !strings.Contains(got, `of="bob: 1 × elsewhere" from=192.0.2.2`) ||
+			!strings.Contains(got, `of="bob: 1 × stale packet"`) || strings.Contains(got, "alice") {
+			t.Errorf("a copy, and a stale packet: got %s", got)
+		}
+		ops.Reset()
+		broken := event("carol")
+		broken.Fault = true
+		l.Record(broken.As(Unspent, fmt.Errorf("journal: writing: %w", errors.New("no space left"))))
+		after(10 * time.Second)
+		if got := ops.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "level=ERROR") ||
+			!strings.Contains(got, "the journal cannot be used") || !strings.Contains(got, "journal: writing: no space left") {
+			t.Errorf("a fault of the journal: got %s", got)
 		}
 	})
 }

@@ -21,11 +21,13 @@ import (
 type Verdict uint8
 
 const (
-	// Unopened: the packet did not authenticate, or was malformed or stale. Not spent, not answered.
+	// Unopened: the packet did not authenticate, or it was malformed or stale, or its key revoked or replaced. Not spent,
+	// not answered.
 	Unopened Verdict = iota + 1
 	// Elsewhere: it authenticates, but came from an address that it must not come from. Not spent, not answered.
 	Elsewhere
-	// Unspent: it authenticates, but the replay memory refuses it. Not answered.
+	// Unspent: it authenticates, but the replay memory does not admit it: a copy, one too many, one from before a reboot,
+	// or the journal cannot be used. Not answered, except as Server.tooEarly describes.
 	Unspent
 	// Denied: spent, refused by policy, answered.
 	Denied
@@ -65,6 +67,7 @@ type Event struct {
 	Knock   *spa.Knock     // what it says; nil unless it was opened
 	Receipt spa.Receipt    // the answer; zero unless the packet was spent, or came too early and is answered
 	Copied  bool           // it came from an address that cannot be its owner's
+	Fault   bool           // Err is no refusal: the journal cannot be used
 }
 
 // Of returns e with the contents of an opened packet.

@@ -24,11 +24,13 @@ type Log struct {
 	ops   *slog.Logger // messages for the administrator
 
 	mu     sync.Mutex
-	counts map[counter]uint64 // since the start
-	recent map[tallyKey]int   // refusals that authenticated, since the last summary
-	alarms map[string]string  // client: the latest second address, since the last summary
-	lost   uint64             // audit lines lost, since the last summary
-	total  Lost               // since the start
+	counts map[counter]uint64  // since the start
+	recent map[tallyKey]int    // refusals that authenticated, since the last summary
+	alarms map[tallyKey]string // the latest second address, since the last summary
+	faults int                 // packets that a fault of the journal refused, since the last summary
+	fault  error               // the latest
+	lost   uint64              // audit lines lost, since the last summary
+	total  Lost                // since the start
 
 	// The next summary. A timer runs only while there is something to report: an idle server does not wake. Old copies
 	// can be sent for ever, so while they arrive the summaries become rarer.
@@ -112,7 +114,7 @@ func newLog(w io.WriteCloser, ops *slog.Logger) *Log {
 		ops:    ops,
 		counts: make(map[counter]uint64),
 		recent: make(map[tallyKey]int),
-		alarms: make(map[string]string),
+		alarms: make(map[tallyKey]string),
 		pause:  shortPause,
 	}
 }
@@ -183,9 +185,16 @@ func (c counter) String() string {
 // tally counts a refusal of a packet that authenticated, for the next summary. There are at most
 // as many keys as clients times reasons.
 func (l *Log) tally(e Event) {
-	l.recent[tallyKey{e.Client, reason(e.Err)}]++
-	if e.Copied {
-		l.alarms[e.Client] = e.From.Addr().String()
+	key := tallyKey{e.Client, reason(e.Err)}
+	switch {
+	case e.Fault:
+		l.faults++
+		l.fault = e.Err
+	case e.Copied:
+		l.alarms[key] = e.From.Addr().String()
+		fallthrough
+	default:
+		l.recent[key]++
 	}
 	l.arm()
 }
@@ -214,7 +223,7 @@ func (l *Log) summarise() {
 	defer l.mu.Unlock()
 	l.summary, l.said = nil, time.Now()
 	l.pause = min(2*l.pause, longPause)
-	if len(l.recent) > 0 || l.lost > 0 {
+	if len(l.recent) > 0 || l.faults > 0 || l.lost > 0 {
 		l.arm()
 	}
 }
@@ -225,12 +234,16 @@ func (l *Log) gather() (say func()) {
 	refused, refusedOf := describe(l.recent, l.alarms, false)
 	copied, copiedOf := describe(l.recent, l.alarms, true)
 	from := slices.Sorted(maps.Values(l.alarms))
-	l.lost = 0
+	faults, fault := l.faults, l.fault
+	l.lost, l.faults = 0, 0
 	clear(l.recent)
 	clear(l.alarms)
 	return func() {
 		if lost > 0 {
 			l.ops.Error("audit lines lost: the log cannot be written", "lines", lost, "error", cause)
+		}
+		if faults > 0 {
+			l.ops.Error("knocks are refused because the journal cannot be used", "packets", faults, "error", fault)
 		}
 		if refused > 0 {
 			l.ops.Info("refused without an answer", "packets", refused, "of", refusedOf)
@@ -242,11 +255,11 @@ func (l *Log) gather() (say func()) {
 	}
 }
 
-// describe counts the refusals of the clients with an alarm, or of those without, and names the first few.
-func describe(recent map[tallyKey]int, alarms map[string]string, alarmed bool) (packets int, clients string) {
+// describe counts the refusals with an alarm, or those without, and names the first few.
+func describe(recent map[tallyKey]int, alarms map[tallyKey]string, alarmed bool) (packets int, clients string) {
 	var texts []string
 	for key, n := range recent {
-		if _, alarm := alarms[key.client]; alarm == alarmed {
+		if _, alarm := alarms[key]; alarm == alarmed {
 			packets += n
 			texts = append(texts, fmt.Sprintf("%s: %d × %s", key.client, n, key.reason))
 		}

@@ -61,6 +61,16 @@ var (
 	errClosed = fmt.Errorf("journal: %w", os.ErrClosed)
 )
 
+// IsRefusal reports whether an error of Admit says something of the packet. Any other is a fault of the journal.
+func IsRefusal(err error) bool {
+	for _, refusal := range []error{ErrSpent, ErrFloor, ErrForgotten, ErrFull, ErrReused, errStale} {
+		if errors.Is(err, refusal) {
+			return true
+		}
+	}
+	return false
+}
+
 // MaxOutcome is the maximum length of an outcome in bytes.
 const MaxOutcome = 112
 

@@ -47,7 +47,7 @@ func (s *Server) handle(ctx context.Context, p capture.Packet) audit.Event {
 	}
 	admitted, err := s.journal.Admit(entry(&knock, from), now)
 	if err != nil && !errors.Is(err, replay.ErrReused) {
-		event.Copied = errors.Is(err, replay.ErrSpentElsewhere)
+		event.Copied, event.Fault = errors.Is(err, replay.ErrSpentElsewhere), !replay.IsRefusal(err)
 		return event.As(audit.Unspent, err)
 	}
 

@@ -38,6 +38,13 @@ func TestOnlySpentHasAReceipt(t *testing.T) {
 	if event.Verdict != audit.Unspent || event.Verdict.Spent() || event.Receipt.Status != 0 {
 		t.Errorf("a copy: got %v and receipt %v, want neither spent nor a receipt", event.Verdict, event.Receipt.Status)
 	}
+	if event.Fault {
+		t.Errorf("a copy counts as a fault of the journal: %v", event.Err)
+	}
+	s.journal.Close()
+	if event := s.handle(context.Background(), arriving(sealed(t, sender))); !event.Fault || event.Receipt.Status != 0 {
+		t.Errorf("without a journal: got %v (%v), want a fault and no receipt", event.Verdict, event.Err)
+	}
 }
 
 // TestRepeatAfterClockSetBack: a repeated receipt never states more time than the first: the kernel's timer was not set
