@@ -11,9 +11,10 @@ import (
 	"sallyport/keys/strict"
 )
 
-// Of the files with one id one counts: a revoked one, otherwise the first in the alphabet. A copy is called alice-old or
-// alice2, so the original continues; and whichever of them is revoked, none opens anything. This depends on the files alone, not on the order in which they were read, so a restart changes
-// nothing. A file with a mistake keeps its place, as far as its id can be read: no copy opens what an edit was to shut.
+// Of the files with one id one counts: a revoked one, otherwise the first in the alphabet. A copy is called alice-old
+// or alice2, so the original continues; and whichever of them is revoked, none opens anything. This depends on the
+// files alone, not on the order in which they were read, so a restart changes nothing. A file with a mistake keeps its
+// place, as far as its id can be read: no copy opens what an edit was to shut.
 
 // A Change is a client before and after; nil if there was or is none of that name.
 type Change struct{ Before, After *Client }

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// A shelf is a directory of client files and a registry that is told of each change of them.
+// A shelf is a directory of client files and a registry that learns of each change.
 type shelf struct {
 	*testing.T
 	dir     string
@@ -78,7 +78,7 @@ func (s *shelf) spoil(path string) {
 	}
 }
 
-// tell has the registry read a file again.
+// tell makes the registry read a file again.
 func (s *shelf) tell(name string) {
 	changes, err := s.r.Reload(name)
 	s.waiting[name] = err != nil
@@ -98,7 +98,7 @@ func (s *shelf) settle() {
 	s.keepsMistaken()
 }
 
-// keepsMistaken: what a file with a mistake would have shut is shut.
+// keepsMistaken: clients that a file with a mistake would have shut out are shut out.
 func (s *shelf) keepsMistaken() {
 	s.Helper()
 	for name, c := range s.wrote {
@@ -143,7 +143,7 @@ func (s *shelf) lawful() {
 	}
 }
 
-// same: the registry holds what a new one reads.
+// same: the registry holds the same as one that is loaded now.
 func (s *shelf) same() {
 	s.Helper()
 	fresh, _ := LoadRegistry(s.dir)
@@ -170,8 +170,8 @@ func (s *shelf) same() {
 	}
 }
 
-// TestCopiesWhileRunning: of files with one id, if any is revoked, none opens anything; and the running registry holds
-// what a new one would, whatever was written, removed, renamed, broken and mended, in whatever order it was seen.
+// TestCopiesWhileRunning: if one of several files with one id is revoked, none opens anything; and the running registry
+// holds what a new one would, in whatever order files were written, removed, renamed, broken and repaired, and seen.
 func TestCopiesWhileRunning(t *testing.T) {
 	for seed := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, 0))
@@ -235,8 +235,8 @@ func TestOriginalGoesOn(t *testing.T) {
 	}
 }
 
-// TestMistakenBesideACopy: a client whose file gets a mistake is shut out, even if a copy of the file is beside it; a copy
-// with a mistake shuts out nobody.
+// TestMistakenBesideACopy: a client whose file gets a mistake is shut out, even if a copy of the file is beside it; a
+// copy with a mistake shuts out no client.
 func TestMistakenBesideACopy(t *testing.T) {
 	for name, want := range map[string]bool{"alice": false, "alice-old": true} {
 		dir := t.TempDir()

@@ -153,7 +153,8 @@ func TestReload(t *testing.T) {
 		t.Error("a bad file changed something")
 	}
 	_, bad := r.Reload("alice")
-	if c := r.Shut("alice", bad); len(c) != 1 || idOf(c[0].Before) != 3 || c[0].After != nil || r.Len() != 1 || r.Bad()["alice"] != bad {
+	if c := r.Shut("alice", bad); len(c) != 1 || idOf(c[0].Before) != 3 || c[0].After != nil || r.Len() != 1 ||
+		r.Bad()["alice"] != bad {
 		t.Errorf("shut out %v, and %v is bad", c, r.Bad())
 	}
 	if _, ok := r.Lookup(3); ok {
@@ -204,7 +205,8 @@ func TestDuplicateIDs(t *testing.T) {
 		t.Fatal("robert is loaded beside alice")
 	}
 	put(t, dir, client("alice", 5)) // aaron's previous id
-	if changes, err := r.Reload("alice"); err == nil || !strings.Contains(err.Error(), "aaron.toml") || len(changes) != 2 ||
+	if changes, err := r.Reload("alice"); err == nil || !strings.Contains(err.Error(), "aaron.toml") ||
+		len(changes) != 2 ||
 		changes[0].After != nil || changes[1].Before != nil || changes[1].After.Name != "carol" {
 		t.Fatalf("got %v, %v", changes, err)
 	}

@@ -124,8 +124,8 @@ func replaceInFile(t testing.TB, path, old, new string) int {
 	return strings.Count(before, "\n") + 1
 }
 
-// TestBadClientFile: a mistake in one client's file shuts out that client, even beside a copy of its file, and only that
-// one.
+// TestBadClientFile: a mistake in one client's file shuts out that client, even beside a copy of its file, and only
+// that one.
 func TestBadClientFile(t *testing.T) {
 	g := newGateway(t)
 	g.enrol("bob", "ssh")

@@ -30,7 +30,8 @@ func TestOfReplacedKey(t *testing.T) {
 		if !test.previous.IsZero() {
 			c.Previous = &keys.Previous{Until: test.previous}
 		}
-		g := firewall.Grant{Client: "alice", Service: "ssh", Source: here, Ports: ports(t, "tcp/22"), Until: now.Add(test.left)}
+		g := firewall.Grant{Client: "alice", Service: "ssh", Source: here, Ports: ports(t, "tcp/22"),
+			Until: now.Add(test.left)}
 		if got := newPolicy(t, nil).OfReplacedKey(c, g, now); got != test.want {
 			t.Errorf("%+v: got %v", test, got)
 		}

@@ -165,8 +165,8 @@ func (s *Server) readable() error {
 	return fmt.Errorf("without privileges, as user %s: %w; hand the directory over with: %s", s.sandbox.User, err, command)
 }
 
-// reloadClient applies the change of one client file, and what follows for others with the same id. Grants that a client
-// may no longer hold end now. A bad or missing file changes nothing yet.
+// reloadClient applies the change of one client file, and what follows for others with the same id. Grants that a
+// client may no longer hold end now. A bad or missing file changes nothing yet.
 func (s *Server) reloadClient(ctx context.Context, name string) error {
 	s.reading.Lock()
 	defer s.reading.Unlock()

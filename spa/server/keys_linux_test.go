@@ -13,16 +13,17 @@ import (
 	"sallyport/spa/server/control"
 )
 
-// rename has the server see that alice's file has another name, for as long as it takes to believe it.
+// rename gives alice's file another name, and waits until the server accepts it.
 func (b *bench) rename(old, name string) {
 	b.Helper()
-	if err := os.Rename(filepath.Join(b.s.clientsDir(), old+keys.Suffix), filepath.Join(b.s.clientsDir(), name+keys.Suffix)); err != nil {
+	if err := os.Rename(filepath.Join(b.s.clientsDir(), old+keys.Suffix),
+		filepath.Join(b.s.clientsDir(), name+keys.Suffix)); err != nil {
 		b.Fatal(err)
 	}
 	b.sees(old, name)
 }
 
-// sees has the server read these files again, and believe what is missing.
+// sees makes the server read these files again, and accept that some are missing.
 func (b *bench) sees(names ...string) {
 	b.Helper()
 	waiting := make(unsettled)
@@ -33,12 +34,13 @@ func (b *bench) sees(names ...string) {
 	b.s.settle(b.Context(), waiting)
 }
 
-// TestFloorsAreOfKeys: what was ended is not opened by a packet of before, whatever the client's file is called by then.
+// TestFloorsAreOfKeys: an older packet does not open what was ended, whatever the client's file is called by then.
 func TestFloorsAreOfKeys(t *testing.T) {
 	for name, end := range map[string]func(b *bench){
 		"revoked by command": func(b *bench) { b.s.revoke(b.Context(), control.Request{Client: "alice"}) },
 		"closed": func(b *bench) {
-			b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []service.Service{{Name: "ssh"}}})
+			b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at,
+				Services: []service.Service{{Name: "ssh"}}})
 		},
 		"taken away": func(b *bench) {
 			b.write(func(c *keys.Client) { c.Allow = []string{"web"} })
@@ -78,7 +80,8 @@ func TestFloorsAreOfKeys(t *testing.T) {
 			if how == "while it runs" {
 				b.rename("alice", "al")
 			} else { // only the journal knows of before
-				if err := os.Rename(filepath.Join(b.s.clientsDir(), "alice.toml"), filepath.Join(b.s.clientsDir(), "al.toml")); err != nil {
+				if err := os.Rename(filepath.Join(b.s.clientsDir(), "alice.toml"),
+					filepath.Join(b.s.clientsDir(), "al.toml")); err != nil {
 					t.Fatal(err)
 				}
 				b.s.clients, _ = keys.LoadRegistry(b.s.clientsDir())
@@ -101,7 +104,8 @@ func TestRenamedFile(t *testing.T) {
 	}
 }
 
-// TestCloseOfEachKey: a close stops packets of before, made with whichever of the client's keys, and made with whichever.
+// TestCloseOfEachKey: a close stops older packets, whichever of the client's keys the close and the packets were made
+// with.
 func TestCloseOfEachKey(t *testing.T) {
 	for _, closer := range []int{0, 1} {
 		b, _ := newReloaded(t)
@@ -118,7 +122,8 @@ func TestCloseOfEachKey(t *testing.T) {
 		late := []capture.Packet{b.as(sender(0)), b.as(sender(1))}
 		was := b.sender
 		sender(closer)(&b.sender)
-		b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at, Services: []service.Service{{Name: "ssh"}}})
+		b.take(spa.Request{ID: spa.NewRequestID(), Type: spa.TypeClose, Time: b.at,
+			Services: []service.Service{{Name: "ssh"}}})
 		b.sender = was
 		if b.event.Receipt.Status != spa.Closed {
 			t.Fatal(b.event.Receipt.Status, b.event.Err)
@@ -131,8 +136,8 @@ func TestCloseOfEachKey(t *testing.T) {
 	}
 }
 
-// TestKeyTaken: when a client has lost all its keys, its grants end and packets of before open nothing, even if the key
-// is given back. A key with a new id opens at once. While one of its keys stays good, nothing ends.
+// TestKeyTaken: if a client has lost all its keys, its grants end and older packets open nothing, even if the key is
+// given back. A key with a new id opens at once. While one of its keys is valid, nothing ends.
 func TestKeyTaken(t *testing.T) {
 	for name, test := range map[string]struct {
 		before, change func(c *keys.Client, now time.Time)
@@ -147,8 +152,9 @@ func TestKeyTaken(t *testing.T) {
 			func(c *keys.Client, now time.Time) { c.Rotate(now) }, true},
 		"overlap":           {nil, overlapping, false},
 		"the previous ends": {overlapping, func(c *keys.Client, now time.Time) { c.Previous.Until = now }, false},
-		"the newer is lost": {overlapping, func(c *keys.Client, now time.Time) { c.ID, c.Key = keys.NewID(), keys.NewKey() }, false},
-		"terms":             {nil, func(c *keys.Client, now time.Time) { c.MaxFor = time.Hour }, false},
+		"the newer is lost": {overlapping, func(c *keys.Client, now time.Time) { c.ID, c.Key = keys.NewID(), keys.NewKey() },
+			false},
+		"terms": {nil, func(c *keys.Client, now time.Time) { c.MaxFor = time.Hour }, false},
 	} {
 		for _, reload := range []bool{false, true} {
 			b, _ := newReloaded(t)
@@ -196,11 +202,11 @@ func TestKeyTaken(t *testing.T) {
 	}
 }
 
-// overlapping gives a client another key, beside the one that it has.
+// overlapping gives a client another key in addition to the one that it has.
 func overlapping(c *keys.Client, now time.Time) { c.Rotate(now.Add(time.Hour)) }
 
-// TestRevokedBesideACopy: whichever of two files with one key is revoked while the server runs, what it held ends, and
-// the key opens nothing.
+// TestRevokedBesideACopy: whichever of two files with one key is revoked while the server runs, its grants end, and the
+// key opens nothing.
 func TestRevokedBesideACopy(t *testing.T) {
 	for _, name := range []string{"al", "alice-old", "zed"} { // the first counts instead of alice
 		for _, revoked := range []string{name, "alice"} {
@@ -233,7 +239,8 @@ func TestRevokedBesideACopy(t *testing.T) {
 			os.Remove(filepath.Join(b.s.clientsDir(), revoked+keys.Suffix))
 			b.sees(revoked)
 			if b.arrive(late); b.event.Receipt.Status != spa.ReasonSuperseded {
-				t.Errorf("%s, revoked beside %s, is gone: a packet of before: %v, %v", revoked, name, b.event.Receipt.Status, b.event.Err)
+				t.Errorf("%s, revoked beside %s, is gone: a packet of before: %v, %v", revoked, name, b.event.Receipt.Status,
+					b.event.Err)
 			}
 		}
 	}

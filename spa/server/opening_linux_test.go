@@ -50,7 +50,8 @@ func descriptors(t *testing.T, c *config.Config) (list []string) {
 	}
 	for _, e := range entries {
 		to, _ := os.Readlink("/proc/self/fd/" + e.Name())
-		if strings.HasPrefix(to, c.Dir) || strings.HasPrefix(to, c.State) || strings.HasPrefix(to, "socket:") || to == "anon_inode:inotify" {
+		if strings.HasPrefix(to, c.Dir) || strings.HasPrefix(to, c.State) || strings.HasPrefix(to, "socket:") ||
+			to == "anon_inode:inotify" {
 			list = append(list, to)
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"sallyport/spa/policy"
 )
 
-// keepAtStart returns which grants of an earlier server the clients may still have. A key may have been taken away while
-// no server ran.
+// keepAtStart returns which grants of an earlier server the clients may still have. A key may have been revoked while
+// no server was running.
 func keepAtStart(c *config.Config, clients *keys.Registry, now func() time.Time) func(firewall.Grant) bool {
 	rules := policy.New(c, nil)
 	return func(g firewall.Grant) bool {
@@ -19,8 +19,8 @@ func keepAtStart(c *config.Config, clients *keys.Registry, now func() time.Time)
 	}
 }
 
-// FirewallConfig returns what the firewall has to know of the configuration. Of the grants of an
-// earlier server it keeps those that the clients may still have.
+// FirewallConfig returns the part of the configuration that the firewall needs. Of an earlier server's grants it keeps
+// those that the clients may still have.
 func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Time) firewall.Config {
 	rules := policy.New(c, nil)
 	fc := firewall.Config{

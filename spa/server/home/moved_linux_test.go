@@ -23,14 +23,15 @@ func ownDefault(t *testing.T) {
 	t.Helper()
 	lab.NeedRoot(t)
 	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	err := errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_FS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+	err := errors.Join(unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_FS),
+		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
 		unix.Mount("tmpfs", filepath.Dir(defaultState), "tmpfs", 0, ""))
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// damages are what may happen to server.toml. Older is what it said some time before.
+// damages are changes that may happen to server.toml. Older is an earlier content.
 var damages = map[string]func(path, text, older string) error{
 	"missing":         func(path, _, _ string) error { return os.Remove(path) },
 	"empty":           func(path, _, _ string) error { return os.Truncate(path, 0) },
@@ -44,7 +45,7 @@ var damages = map[string]func(path, text, older string) error{
 	},
 }
 
-// A mover is a gateway whose state directory is moved about.
+// A mover is a gateway whose state directory is moved.
 type mover struct {
 	*testing.T
 	dir    string
@@ -54,7 +55,7 @@ type mover struct {
 	story  []string
 }
 
-// take has the gateway take over other settings, by a clock that may be set back.
+// take makes the gateway apply other settings, with a clock that may be set back.
 func (m *mover) take(rng *rand.Rand) {
 	m.Helper()
 	state := m.states[rng.IntN(len(m.states))]
@@ -88,7 +89,7 @@ func (m *mover) write(text string) {
 	}
 }
 
-// lawful: whatever happens to server.toml now, the settings that were taken over last are found.
+// lawful: whatever happens to server.toml now, the settings that were applied last are found.
 func (m *mover) lawful(rng *rand.Rand) {
 	m.Helper()
 	last := m.taken[len(m.taken)-1]
@@ -106,8 +107,8 @@ func (m *mover) lawful(rng *rand.Rand) {
 	m.write(last)
 }
 
-// TestStateMovedAbout: whatever happened to server.toml, the guard at boot is loaded by the latest settings that were
-// taken over, wherever the state directory was before, and whatever the clock showed.
+// TestStateMovedAbout: whatever happened to server.toml, the guard at boot is loaded with the settings that were
+// applied last, wherever the state directory was before, and whatever the clock.
 func TestStateMovedAbout(t *testing.T) {
 	ownDefault(t)
 	for seed := range uint64(25) {
@@ -132,8 +133,8 @@ func TestStateMovedAbout(t *testing.T) {
 	}
 }
 
-// TestSettingsBesideReadOnly: where the directory of server.toml cannot be written, the settings are kept in the state
-// directory alone, unless older ones lie there, which would be found first.
+// TestSettingsBesideReadOnly: if the directory of server.toml cannot be written, the settings are kept only in the
+// state directory, unless older ones are there that would be found first.
 func TestSettingsBesideReadOnly(t *testing.T) {
 	ownDefault(t)
 	for stale, want := range map[bool]string{false: "", true: "older ones would load the guard: rm "} {
@@ -154,7 +155,8 @@ func TestSettingsBesideReadOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = SaveSettings(c, now)
-		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want+filepath.Join(dir, SettingsFile)) {
+		if (err == nil) != (want == "") ||
+			err != nil && !strings.Contains(err.Error(), want+filepath.Join(dir, SettingsFile)) {
 			t.Errorf("older ones there: %v: %v", stale, err)
 		}
 		if got, err := lastWriting(c.State, dir); err != nil || string(got.text) != string(c.Text()) {

@@ -18,11 +18,11 @@ import (
 	"sallyport/spa/config"
 )
 
-// The settings that were taken over last: what the guard is loaded by where server.toml has a mistake or cannot be read.
+// The settings that were applied last: the guard is loaded with them if server.toml has a mistake or cannot be read.
 // They are in the state directory and in the directory of server.toml, where they are found even if the state directory
-// is not known. The latest of all is used, so those that a moved state directory left behind are not.
+// is unknown. The latest are used, so older ones in a former state directory are not.
 //
-// The file has two places, which are written in turn, so one is whole after a crash:
+// The file has two places, written in turn, so one is intact after a crash:
 //
 //	 0  32  SHA-256 of what follows
 //	32   8  number of the writing, big endian as all the rest
@@ -62,7 +62,7 @@ type writing struct {
 	text   []byte
 }
 
-// openLastGood opens the file in a directory, or makes it.
+// openLastGood opens the file in a directory, or creates it.
 func openLastGood(dir string) (*lastGood, error) {
 	file, err := openTrusted(filepath.Join(dir, SettingsFile))
 	if err != nil {
@@ -182,9 +182,9 @@ func readWriting(file *os.File, place int64) (writing, error) {
 	}, nil
 }
 
-// SaveSettings keeps the settings that a guard was loaded by, for the next time that it is: in the state directory, in
-// that of server.toml, and where else older ones of this directory are. Only the first must be writable, but no other may
-// keep older ones.
+// SaveSettings keeps the settings that a guard was loaded with, for the next boot: in the state directory, in that of
+// server.toml, and wherever else older ones of this directory are. Only the state directory must be writable, but older
+// settings must not stay anywhere.
 func SaveSettings(c *config.Config, now time.Time) error {
 	places := settingsPlaces(c.Dir, c.State)
 	latest, highest := latestIn(places, c.Dir)
@@ -208,8 +208,8 @@ func settingsPlaces(dir, state string) []string {
 	return Distinct(places...)
 }
 
-// latestIn returns the latest settings of dir in these places, and the highest number of any. Numbers say what is latest,
-// because a clock can be set back.
+// latestIn returns the latest settings of dir in these places, and the highest number of any. Numbers decide which are
+// the latest, because a clock can be set back.
 func latestIn(places []string, dir string) (latest writing, highest uint64) {
 	for _, place := range places {
 		for _, w := range writingsIn(place) {
@@ -222,8 +222,8 @@ func latestIn(places []string, dir string) (latest writing, highest uint64) {
 	return latest, highest
 }
 
-// saveIn keeps the settings in a place, unless they are the latest there already. Must is for the state directory: in
-// another place, they are kept only beside server.toml and over older ones, and an error counts only if those stay.
+// saveIn keeps the settings in a place, unless they are the latest there already. Must is for the state directory. In
+// another place they are kept only beside server.toml or over older ones, and an error counts only if older ones stay.
 func saveIn(place string, next, latest writing, must bool) error {
 	was, err := lastWriting(place, next.dir)
 	there := err == nil
@@ -242,8 +242,8 @@ func saveIn(place string, next, latest writing, must bool) error {
 	case !there || same:
 		return nil
 	}
-	return fmt.Errorf("%w: at a boot with a mistake in %s these older ones would load the guard: rm %s", err, config.FileName,
-		quote.Shell(filepath.Join(place, SettingsFile)))
+	return fmt.Errorf("%w: if %s has a mistake at the next boot, these older ones would load the guard: rm %s",
+		err, config.FileName, quote.Shell(filepath.Join(place, SettingsFile)))
 }
 
 // KeepSettings saves the settings that the running server has just reloaded. The server must not write them itself,
@@ -263,9 +263,9 @@ func KeepSettings(ctx context.Context, dir string, now time.Time) error {
 	return SaveSettings(c, now)
 }
 
-// LastGood returns the settings of dir that were taken over last, and when that was. It looks for them in the state
-// directory that server.toml names, as far as that can be read, beside server.toml, and where the state is by default,
-// and takes the latest that it can trust and read. Where there are none the error is ErrNeverGood.
+// LastGood returns the settings of dir that were applied last, and when. It looks in the state directory that
+// server.toml names, as far as that can be read, beside server.toml, and in the default state directory, and returns
+// the latest that it can trust and read. If there are none the error is ErrNeverGood.
 func LastGood(dir string) (*config.Config, time.Time, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -323,7 +323,7 @@ func lastWriting(place, dir string) (writing, error) {
 	return last, nil
 }
 
-// writingsIn reads all that is whole in the file of a place; nothing if that cannot be read or trusted.
+// writingsIn reads all intact copies in the file of a place; none if the file cannot be read or trusted.
 func writingsIn(place string) []writing {
 	file, err := openTrustedForReading(place)
 	if err != nil {
@@ -354,8 +354,8 @@ func openTrustedForReading(place string) (*os.File, error) {
 	return file, nil
 }
 
-// CheckSettings returns an error unless a directory has settings of dir that can be trusted: ErrNotTrusted if others than
-// root can write them.
+// CheckSettings returns an error unless a directory has trusted settings of dir: ErrNotTrusted if users other than root
+// can write them.
 func CheckSettings(place, dir string) error {
 	_, err := lastWriting(place, dir)
 	return err
