@@ -47,5 +47,5 @@ func (f *Firewall) Condition() Condition {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	b, ok := f.backend.(withKeeper)
-	return Condition{Unkept: ok && b.KeeperGone(), Missing: f.guard.missing || !f.guard.loaded, Trial: f.guard.confirmBy}
+	return Condition{Unkept: ok && b.KeeperGone(), Missing: f.state.missing || !f.state.loaded, Trial: f.state.confirmBy}
 }

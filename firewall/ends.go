@@ -122,7 +122,7 @@ func (f *Firewall) endDue(now time.Time) (more bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ends.at = time.Time{}
-	if !f.guard.loaded {
+	if !f.state.loaded {
 		return false
 	}
 	some, err := f.endOver(now)

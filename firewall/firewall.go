@@ -112,6 +112,11 @@ type Config struct {
 	// them; nil: time.Now.
 	Now func() time.Time
 
+	knobs
+}
+
+// knobs are set by tests alone.
+type knobs struct {
 	plain  bool   // the table has no owner, as on older kernels
 	bootID string // empty: the kernel's
 	slots  int    // capacity of the ledger, in grants; 0: ledger.Slots
@@ -198,7 +203,7 @@ type Firewall struct {
 	ledger *ledger.Ledger
 	held   *ledger.Book
 	ends   ends
-	guard  state
+	state  state
 	unsaid int       // put-backs since the last log line about them
 	said   time.Time // when that line was logged
 }

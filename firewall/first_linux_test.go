@@ -23,8 +23,8 @@ func (s *site) endCarry() {
 		s.another(func(c *nft.Conn) { c.FlushSet(o.Carried4); c.FlushSet(o.Carried6) })
 		return
 	}
-	for i := range s.guard.carried {
-		s.guard.carried[i].Until = time.Now()
+	for i := range s.state.carried {
+		s.state.carried[i].Until = time.Now()
 	}
 	s.must(s.putBack(time.Now()))
 }

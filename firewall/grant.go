@@ -31,7 +31,7 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.guard.loaded {
+	if !f.state.loaded {
 		return errNotLoaded
 	}
 	f.endOver(now)
@@ -178,7 +178,7 @@ func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant,
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.guard.loaded {
+	if !f.state.loaded {
 		return nil, errNotLoaded
 	}
 	f.adjust(now)

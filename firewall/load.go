@@ -77,7 +77,7 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 	if err := f.backend.Load(f.cfg.spec(), p); err != nil {
 		return err
 	}
-	f.guard = next
+	f.state = next
 	if confirm > 0 {
 		return nil
 	}
@@ -158,10 +158,10 @@ func (f *Firewall) restore(now time.Time) error {
 	if mark == ledger.TornDown {
 		return ErrTornDown
 	}
-	if !f.guard.confirmBy.IsZero() && guard.Left(f.guard.confirmBy, now) <= 0 {
+	if !f.state.confirmBy.IsZero() && guard.Left(f.state.confirmBy, now) <= 0 {
 		return ErrUnconfirmed
 	}
-	p := guard.Plan{Leases: f.held.Leases(), ConfirmBy: f.guard.confirmBy, Carried: f.guard.carried}
+	p := guard.Plan{Leases: f.held.Leases(), ConfirmBy: f.state.confirmBy, Carried: f.state.carried}
 	return f.backend.Load(f.cfg.spec(), p)
 }
 

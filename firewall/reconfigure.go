@@ -29,7 +29,7 @@ func (f *Firewall) Reconfigure(ctx context.Context, c Config, now time.Time) err
 	c.setDefaults()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.guard.loaded {
+	if !f.state.loaded {
 		return errNotLoaded
 	}
 	if fixed := f.cfg.fixed(&c); len(fixed) > 0 {
@@ -79,7 +79,7 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 	if mark == ledger.TornDown {
 		return ErrTornDown
 	}
-	if !f.guard.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
+	if !f.state.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
 		if err := f.stay(); err != nil {
 			return err
 		}
@@ -92,13 +92,13 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	before, guard := f.cfg, f.guard
+	config, before := f.cfg, f.state
 	f.cfg.apply(c)
-	f.guard = next
+	f.state = next
 	err = f.restore(now)
 	if err != nil {
-		f.cfg.apply(&before)
-		f.guard = guard
+		f.cfg.apply(&config)
+		f.state = before
 		return errors.Join(err, f.undo(r))
 	}
 	for _, h := range r.leaving {
@@ -111,7 +111,7 @@ func (f *Firewall) reconfigure(c *Config, now time.Time) error {
 
 // carryNew returns the state, with the flows added whose port or destination becomes guarded.
 func (f *Firewall) carryNew(c *Config, now time.Time) (state, error) {
-	next := f.guard
+	next := f.state
 	flows, err := f.established(func(l guard.Flow) bool {
 		return c.guards(l) && !f.cfg.guards(l)
 	})

@@ -257,8 +257,8 @@ func TestReconfigureOnTrial(t *testing.T) {
 		}
 		s.becomes(guards("tcp/22", "tcp/80"))
 		s.must(s.confirm(time.Now()))
-		if s.guard.confirmBy.IsZero() != entered {
-			t.Errorf("entered %v: the trial lasts until %v", entered, s.guard.confirmBy)
+		if s.state.confirmBy.IsZero() != entered {
+			t.Errorf("entered %v: the trial lasts until %v", entered, s.state.confirmBy)
 		}
 	}
 }

@@ -96,9 +96,9 @@ func (f *Firewall) nextLook() time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
-	case f.guard.missing:
+	case f.state.missing:
 		return time.Now().Add(putBackAgain)
-	case !f.guard.confirmBy.IsZero():
+	case !f.state.confirmBy.IsZero():
 		return time.Now().Add(confirmPoll)
 	case f.unsaid > 0:
 		return f.said.Add(sayAgain)
@@ -108,7 +108,7 @@ func (f *Firewall) nextLook() time.Time {
 
 func (f *Firewall) look(now time.Time) error {
 	f.mu.Lock()
-	missing := f.guard.missing
+	missing := f.state.missing
 	f.sayPutBack()
 	f.mu.Unlock()
 	if missing {
@@ -122,14 +122,14 @@ func (f *Firewall) look(now time.Time) error {
 func (f *Firewall) confirm(now time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.guard.confirmBy.IsZero() {
+	if f.state.confirmBy.IsZero() {
 		return nil
 	}
 	return f.ledger.Alone(func() error {
 		if f.entered() {
 			return f.stay()
 		}
-		if guard.Left(f.guard.confirmBy, now) > 0 {
+		if guard.Left(f.state.confirmBy, now) > 0 {
 			return nil
 		}
 		return f.endTrial()
@@ -140,7 +140,7 @@ func (f *Firewall) confirm(now time.Time) error {
 // loads a permanent one.
 func (f *Firewall) stay() error {
 	if err := f.backend.Permanent(); err != nil {
-		f.guard.missing = true
+		f.state.missing = true
 		f.log.Error("could not make the guard permanent; loading it again", "error", err)
 	}
 	return f.setConfirmed()
@@ -154,13 +154,13 @@ func (f *Firewall) entered() bool {
 }
 
 func (f *Firewall) setConfirmed() error {
-	f.guard.confirmBy = time.Time{}
+	f.state.confirmBy = time.Time{}
 	f.log.Info("the guard is confirmed: a new connection came in through a grant")
 	return f.ledger.SetMark(ledger.LoadAgain)
 }
 
 func (f *Firewall) endTrial() error {
-	f.guard = state{}
+	f.state = state{}
 	return errors.Join(ErrUnconfirmed, f.backend.Remove())
 }
 
@@ -168,7 +168,7 @@ func (f *Firewall) endTrial() error {
 func (f *Firewall) putBack(now time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.guard.loaded {
+	if !f.state.loaded {
 		return nil
 	}
 	f.adjust(now)
@@ -176,7 +176,7 @@ func (f *Firewall) putBack(now time.Time) error {
 }
 
 func (f *Firewall) putBackAlone(now time.Time) error {
-	if !f.guard.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
+	if !f.state.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
 		if err := f.setConfirmed(); err != nil {
 			return err
 		}
@@ -184,19 +184,19 @@ func (f *Firewall) putBackAlone(now time.Time) error {
 	err := f.restore(now)
 	switch {
 	case errors.Is(err, ErrTornDown):
-		f.guard = state{}
+		f.state = state{}
 		return errors.Join(err, f.backend.Remove()) // Teardown cannot remove a table that only we can change
 	case errors.Is(err, ErrUnconfirmed):
 		return f.endTrial()
-	case err != nil && f.guard.missing:
+	case err != nil && f.state.missing:
 		return nil // already logged
 	case err != nil:
-		f.guard.missing = true
+		f.state.missing = true
 		f.log.Error("another tool changed our table, and the guard could not be put back: guarded ports may be OPEN",
 			"error", err)
 		return nil
 	}
-	f.guard.missing = false
+	f.state.missing = false
 	f.unsaid++
 	f.sayPutBack()
 	return nil

@@ -35,7 +35,7 @@ func (s *Server) status() *control.Status {
 		Rights: privileges(s.sandbox), Processes: []control.Process{},
 	}
 	for _, p := range s.firewall.Processes() {
-		st.Processes = append(st.Processes, control.Process{Name: p.Name, PID: p.PID, Rights: privileges(p.Left)})
+		st.Processes = append(st.Processes, control.Process{Name: p.Name, PID: p.PID, Rights: privileges(p.Privileges)})
 	}
 	if len(st.Interfaces) == 0 {
 		st.Interfaces, st.All = s.sniffer.Interfaces(), true

@@ -111,9 +111,9 @@ const (
 
 // Process is a process that works for the firewall besides the daemon.
 type Process struct {
-	Name string
-	PID  int
-	Left sandbox.State // the privileges it still has
+	Name       string
+	PID        int
+	Privileges sandbox.State // the privileges it still has
 }
 
 // Check returns an error for an invalid guard.

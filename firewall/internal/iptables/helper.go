@@ -127,7 +127,7 @@ func answerAll(conn net.Conn, kind, lock string) error {
 	// Find programs and load kernel modules before dropping privileges.
 	p, err := findPrograms(kind, lock)
 	if err == nil {
-		p.Left, err = sandbox.DropForPrograms(helperFiles(os.Getenv("PATH"), lock))
+		p.Privileges, err = sandbox.DropForPrograms(helperFiles(os.Getenv("PATH"), lock))
 	}
 	if err == nil {
 		_, err = p.kindOf(p.command(false, "")) // check that it still runs

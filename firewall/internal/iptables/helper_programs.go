@@ -33,12 +33,12 @@ var errForeignChain = errors.New(`iptables chains named "spa-..." exist that are
 
 // Programs is what the helper found. It is its first message to the daemon.
 type Programs struct {
-	Trouble string // why nothing works; empty: all is well
-	Legacy  bool   // legacy iptables, which has its own tables in the kernel
-	Version string
-	NoIPv6  bool   // the kernel has no IPv6
-	NoSets  string // why rules cannot match ipsets; empty: they can
-	Left    sandbox.State
+	Trouble    string // why nothing works; empty: all is well
+	Legacy     bool   // legacy iptables, which has its own tables in the kernel
+	Version    string
+	NoIPv6     bool   // the kernel has no IPv6
+	NoSets     string // why rules cannot match ipsets; empty: they can
+	Privileges sandbox.State
 
 	quotes bool // rules can match the packet that an ICMP error quotes
 	handed bool // rules can match packets that were assigned to a socket early

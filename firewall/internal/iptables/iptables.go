@@ -176,7 +176,7 @@ func (b *Backend) Processes() []guard.Process {
 	if b.Helper.trouble() != nil {
 		return nil
 	}
-	return []guard.Process{{Name: HelperName, PID: b.Helper.pid, Left: b.Helper.Left}}
+	return []guard.Process{{Name: HelperName, PID: b.Helper.pid, Privileges: b.Helper.Privileges}}
 }
 
 func (b *Backend) Describe() string {

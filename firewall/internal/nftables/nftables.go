@@ -137,7 +137,7 @@ func (n *Backend) Processes() []guard.Process {
 	if !n.Keeper.Lives() {
 		return nil
 	}
-	return []guard.Process{{Name: keeper.Name, PID: n.Keeper.PID, Left: n.Keeper.Privileges}}
+	return []guard.Process{{Name: keeper.Name, PID: n.Keeper.PID, Privileges: n.Keeper.Privileges}}
 }
 
 func (n *Backend) Close() error {
