@@ -15,7 +15,7 @@ import (
 
 func dry(t *testing.T, slots int) *Firewall {
 	t.Helper()
-	f, err := New(Config{Backend: BackendDryRun, slots: slots}, slog.New(slog.DiscardHandler))
+	f, err := New(Config{Backend: BackendDryRun, knobs: knobs{slots: slots}}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

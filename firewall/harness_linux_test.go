@@ -64,8 +64,7 @@ func newSite(t *testing.T, change func(*Config)) *site {
 		Guarded: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}},
 		Knock:   []KnockPort{{Port: 62201}},
 		State:   t.TempDir(),
-		slots:   64,
-		plain:   true, // see withOwner
+		knobs:   knobs{slots: 64, plain: true}, // see withOwner
 	}
 	if change != nil {
 		change(&s.config)

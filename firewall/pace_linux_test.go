@@ -37,7 +37,7 @@ func (f *fighting) Watch(ctx context.Context, deadline time.Time) error {
 // lines were logged about it.
 func fight(t *testing.T, changes int, quiet time.Duration) (loads, lines int) {
 	synctest.Test(t, func(t *testing.T) {
-		f, err := New(Config{Backend: BackendDryRun, slots: 1}, nil)
+		f, err := New(Config{Backend: BackendDryRun, knobs: knobs{slots: 1}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
