@@ -164,7 +164,7 @@ func lastGrantText(s *control.Status) string {
 
 // capturedLines prints the packets received, and the reasons for which packets were ignored.
 func capturedLines(line func(what, format string, args ...any), c control.Capture) {
-	line("packets", "received %d, of a knock's size %d, dropped by the kernel %d", c.Received, c.Passed, c.KernelDrops)
+	line("packets", "received %d, possible knocks %d, dropped by the kernel %d", c.Received, c.Passed, c.KernelDrops)
 	for _, part := range []struct {
 		n    uint64
 		what string

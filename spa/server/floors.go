@@ -36,7 +36,7 @@ const manyPorts = 16
 
 var errSuperseded = errors.New("closed or revoked after this request was first made, or up to a window before it")
 
-// superseded returns an error if something that the request would open was closed or taken away after it was first
+// superseded reports whether something that the request would open was closed or taken away after it was first
 // stamped: a packet that was held back must not open it again.
 func (s *Server) superseded(k *spa.Knock, from netip.Addr, first time.Time) bool {
 	if k.Type != spa.TypeOpen {

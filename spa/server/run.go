@@ -80,8 +80,8 @@ func (s *Server) loop(ctx context.Context) error {
 	}
 }
 
-// process decides one packet, records the result, and answers it if it was spent. Nothing else is ever answered,
-// except as tooEarly describes.
+// process decides one packet, records the result, and answers it: if receipts are on and the packet was spent, or came
+// too early as tooEarly describes. Nothing else is ever answered.
 func (s *Server) process(ctx context.Context, p capture.Packet) {
 	s.line.Lock()
 	event := s.handle(ctx, p)

@@ -173,7 +173,7 @@ func (s *Server) conclude(event audit.Event, v audit.Verdict, receipt spa.Receip
 	}
 	if err != nil {
 		// The packet is spent and can open nothing more; only a retry would be decided again.
-		s.log.Error("could not record the outcome of a request: a retry of it gets no answer", "client",
+		s.log.Error("could not record the outcome of a request: a retry of it is decided again", "client",
 			event.Client, "error", err)
 	}
 	return event.As(v, event.Err)

@@ -19,8 +19,8 @@ func keepAtStart(c *config.Config, clients *keys.Registry, now func() time.Time)
 	}
 }
 
-// FirewallConfig returns the part of the configuration that the firewall needs. Of an earlier server's grants it keeps
-// those that the clients may still have.
+// FirewallConfig returns the part of the configuration that the firewall needs. Its Keep is for a reload: it keeps the
+// grants that the clients may still have. A start uses keepAtStart.
 func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Time) firewall.Config {
 	rules := policy.New(c, nil)
 	fc := firewall.Config{
