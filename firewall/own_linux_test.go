@@ -400,7 +400,7 @@ func TestCanPersist(t *testing.T) {
 
 // TestKernelWithoutOwners: the server reports what a flush does on such a kernel, and how to prevent it.
 func TestKernelWithoutOwners(t *testing.T) {
-	words := []string{"another tool's flush", "6.9", "with the server dead until it starts", "guard --print",
+	words := []string{"another tool can flush", "6.9", "until the server starts", "guard --print",
 		"/etc/nftables.conf", `persist = "file"`}
 	s := newSite(t, nil) // as on such a kernel
 	s.open()
