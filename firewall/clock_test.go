@@ -109,7 +109,8 @@ func (c *clocked) passes(d, ahead time.Duration) { c.now = setClock(c.T, c.now.A
 func (c *clocked) grants(client string, n uint16, lasts time.Duration) Grant {
 	c.Helper()
 	g := Grant{
-		Client: client, Source: netip.MustParseAddr("192.0.2.2"), Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 21 + n}},
+		Client: client, Source: netip.MustParseAddr("192.0.2.2"),
+		Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 21 + n}},
 		Until: c.now.Add(lasts).Round(0),
 	}
 	if err := c.Grant(c.Context(), []Grant{g}, c.now); err != nil {

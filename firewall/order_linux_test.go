@@ -133,8 +133,9 @@ var decisions = map[string]func(k *kept) error{
 
 // outcomes are the grants after each decision: how many seconds each client then has each port.
 var outcomes = map[string]map[string]time.Duration{
-	"grant":             {"alice tcp/22": 60, "alice tcp/23": 60, "bob tcp/22": 120, "carol tcp/24": 3600},
-	"two grants":        {"alice tcp/22": 60, "alice tcp/23": 60, "bob tcp/22": 120, "carol tcp/24": 3600, "dave tcp/25": 3600},
+	"grant": {"alice tcp/22": 60, "alice tcp/23": 60, "bob tcp/22": 120, "carol tcp/24": 3600},
+	"two grants": {"alice tcp/22": 60, "alice tcp/23": 60, "bob tcp/22": 120, "carol tcp/24": 3600,
+		"dave tcp/25": 3600},
 	"refresh":           {"alice tcp/22": 3600, "alice tcp/23": 3600, "bob tcp/22": 120},
 	"refresh and grant": {"alice tcp/22": 3600, "alice tcp/23": 3600, "bob tcp/22": 120, "carol tcp/24": 3600},
 	"revoke":            {},

@@ -275,7 +275,8 @@ func TestKilledKeeper(t *testing.T) {
 // TestKeeperHasNoPower: the process that holds the table can do nothing with it.
 func TestKeeperHasNoPower(t *testing.T) {
 	s := ownedGuard(t, nil)
-	threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(s.backend.(*nftables.Backend).Keeper.PID), "task/*/status"))
+	threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(s.backend.(*nftables.Backend).Keeper.PID),
+		"task/*/status"))
 	s.must(err)
 	if len(threads) == 0 {
 		t.Fatal("the keeper has no threads")
