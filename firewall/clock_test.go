@@ -245,7 +245,7 @@ func TestKernelIsLate(t *testing.T) {
 	if gs := c.Grants(c.now); len(gs) != 0 {
 		t.Errorf("got %v, want none", gs)
 	}
-	c.lasts(22, time.Minute, "before anybody looked")
+	c.lasts(22, time.Minute, "before any check")
 	if gs, err := c.Revoke(t.Context(), Match{Client: "alice"}, c.now); len(gs) != 1 || err != nil {
 		t.Errorf("revoked %v, %v, want alice's", gs, err)
 	}
@@ -261,7 +261,7 @@ func TestEndThatFails(t *testing.T) {
 	c.wakes()
 	c.backend = c.kernel
 	c.wakes()
-	c.lasts(22, 0, "after another try")
+	c.lasts(22, 0, "after a retry")
 	if c.held.Len() != 0 {
 		t.Error("it is still held")
 	}

@@ -123,7 +123,7 @@ func lawWays() []*way {
 // begun by the host.
 func unseen(_ kind, s *lawState, c *lawCase, _ sign) string {
 	if s.away && c.proto == service.UDP && c.serverBegins() {
-		return "connection tracking did not see who spoke first while the guard was away"
+		return "connection tracking did not see which side sent first while the guard was away"
 	}
 	return ""
 }
@@ -180,7 +180,7 @@ func masquerade(w *world) {
 }`)
 }
 
-// bridge makes the gateway a switch between the stranger, who has a second cable to it, and the machine behind.
+// bridge makes the gateway a switch between the stranger, which has a second cable to it, and the machine behind.
 func bridge(filtered bool) func(*world) error {
 	return func(w *world) error {
 		w.must(w.gw.Bridge("br0", "ve", "vt", "in"))
