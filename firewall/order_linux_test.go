@@ -295,8 +295,8 @@ func (k *kept) unchanged(before map[string]time.Duration, free int) {
 	}
 }
 
-// TestEndedStaysEnded: a grant that ended by the wall clock does not live again when that clock is set back, whether
-// the server that ended it runs on or another one finds it ended at its start.
+// TestEndedStaysEnded: a grant that ended by the wall clock does not become live again when that clock is set back,
+// whether the server that ended it is still running or another one starts.
 func TestEndedStaysEnded(t *testing.T) {
 	for name, end := range map[string]func(k *kept){
 		"while the server runs": func(k *kept) {
@@ -312,7 +312,7 @@ func TestEndedStaysEnded(t *testing.T) {
 			end(k)
 			k.now = before
 			if held := k.onDisk(); len(held) != 0 {
-				t.Errorf("after the clock was set back, a start brings back %v", held)
+				t.Errorf("after the clock was set back, a start restores %v", held)
 			}
 		})
 	}
