@@ -118,10 +118,11 @@ func TestAdmitMoment(t *testing.T) {
 // TestAdmitPutsBack: whatever another tool does with the administrator's table, live grants come back.
 func TestAdmitPutsBack(t *testing.T) {
 	for name, script := range map[string]string{
-		"reloaded":        "flush ruleset\n" + his,
-		"table replaced":  "delete table inet filter\n" + his,
-		"sets flushed":    "flush set inet filter spa4\nflush set inet filter spa6",
-		"element deleted": "delete element inet filter spa4 { 192.0.2.2 . tcp . 22 }\ndelete element inet filter spa6 { 2001:db8::2 . tcp . 22 }",
+		"reloaded":       "flush ruleset\n" + his,
+		"table replaced": "delete table inet filter\n" + his,
+		"sets flushed":   "flush set inet filter spa4\nflush set inet filter spa6",
+		"element deleted": "delete element inet filter spa4 { 192.0.2.2 . tcp . 22 }\n" +
+			"delete element inet filter spa6 { 2001:db8::2 . tcp . 22 }",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := admitted(t)
@@ -220,11 +221,15 @@ func TestAdmitRefusesSets(t *testing.T) {
 	for name, test := range map[string]struct{ table, want string }{
 		"no table": {"", "there is no set spa4"},
 		"no set":   {"table inet filter { }", "there is no set spa4"},
-		"one set":  {"table inet filter { set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout; }; }", "there is no set spa6"},
-		"type":     {"table inet filter { set spa4 { type ipv4_addr . inet_service; flags timeout; }; }", "keys of the wrong type"},
-		"timeout":  {"table inet filter { set spa4 { type ipv4_addr . inet_proto . inet_service; }; }", "timeout flag"},
-		"interval": {"table inet filter { set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout, interval; }; }", "interval flag"},
-		"map":      {"table inet filter { map spa4 { type ipv4_addr . inet_proto . inet_service : verdict; flags timeout; }; }", "is a map"},
+		"one set": {"table inet filter { set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout; }; }",
+			"there is no set spa6"},
+		"type": {"table inet filter { set spa4 { type ipv4_addr . inet_service; flags timeout; }; }",
+			"keys of the wrong type"},
+		"timeout": {"table inet filter { set spa4 { type ipv4_addr . inet_proto . inet_service; }; }", "timeout flag"},
+		"interval": {"table inet filter { set spa4 { type ipv4_addr . inet_proto . inet_service; flags timeout, " +
+			"interval; }; }", "interval flag"},
+		"map": {"table inet filter { map spa4 { type ipv4_addr . inet_proto . inet_service : verdict; flags " +
+			"timeout; }; }", "is a map"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, admit)

@@ -244,7 +244,8 @@ func TestKnockPortAnswersAsOthers(t *testing.T) {
 			if drops {
 				s.another(func(c *nft.Conn) {
 					// meta l4proto udp drop
-					chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0, nftables.Rule(nftables.L4Proto(service.UDP), nftables.Drop()).Exprs...)
+					chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0,
+						nftables.Rule(nftables.L4Proto(service.UDP), nftables.Drop()).Exprs...)
 				})
 			}
 			for _, f := range bothFamilies {

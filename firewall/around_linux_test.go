@@ -401,10 +401,12 @@ func (s *site) publish(f sides) {
 		chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, -100, nftables.Rule(
 			nftables.Meta(expr.MetaKeyNFPROTO, []byte{byte(family)}),
 			nftables.Raw(
-				&expr.Payload{DestRegister: nftables.Register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(gw.BitLen() / 8)},
+				&expr.Payload{DestRegister: nftables.Register, Base: expr.PayloadBaseNetworkHeader, Offset: offset,
+					Len: uint32(gw.BitLen() / 8)},
 				nftables.Equal(gw.AsSlice()),
 			),
-			nftables.L4Proto(service.TCP), nftables.Raw(nftables.Port(nftables.Register, nftables.Dport), nftables.Equal([]byte{2222 >> 8, 2222 & 0xff})),
+			nftables.L4Proto(service.TCP),
+			nftables.Raw(nftables.Port(nftables.Register, nftables.Dport), nftables.Equal([]byte{2222 >> 8, 2222 & 0xff})),
 			nftables.Raw(
 				&expr.Immediate{Register: 1, Data: to.AsSlice()},
 				&expr.Immediate{Register: 2, Data: []byte{0, 22}},

@@ -20,8 +20,9 @@ func TestFinishLeavesTheSets(t *testing.T) {
 	s.open()
 	s.bare(guard.Plan{})
 	n := s.backend.(*nftables.Backend)
-	s.must(n.Set([]guard.Lease{{Element: guard.Element{Source: netip.MustParseAddr("192.0.2.2"), Proto: service.TCP, Port: 22},
-		Until: time.Now().Add(long)}}))
+	s.must(n.Set([]guard.Lease{{
+		Element: guard.Element{Source: netip.MustParseAddr("192.0.2.2"), Proto: service.TCP, Port: 22},
+		Until:   time.Now().Add(long)}}))
 	s.must(n.Finish(n.Objects, n.Flags(), false))
 	if !n.Tracks() {
 		t.Error("the full rules are not there")

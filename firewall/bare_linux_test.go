@@ -26,7 +26,9 @@ func TestBareGuard(t *testing.T) {
 			carried, gap := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300"), s.talk(accept, "192.0.2.3", "192.0.2.1", "2300")
 			s.open()
 			s.bare(guard.Plan{
-				Leases:  []guard.Lease{{Element: guard.Element{Source: netip.MustParseAddr("192.0.2.2"), Proto: service.TCP, Port: 22}, Until: time.Now().Add(long)}},
+				Leases: []guard.Lease{{
+					Element: guard.Element{Source: netip.MustParseAddr("192.0.2.2"), Proto: service.TCP, Port: 22},
+					Until:   time.Now().Add(long)}},
 				Carried: []guard.Carried{{Flow: inboundTo(carried.server), Until: time.Now().Add(long)}},
 			})
 			s.connect("192.0.2.2", "192.0.2.1", "22")

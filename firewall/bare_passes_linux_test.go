@@ -17,7 +17,8 @@ func TestBareGuardLetsPass(t *testing.T) {
 		s := k.newSite(t, guarding("udp/5000"))
 		_, link, _ := s.twoLinks()
 		p := guard.Plan{Leases: []guard.Lease{
-			{Element: guard.Element{Source: netip.MustParseAddr("fe80::a"), Link: link, Proto: service.TCP, Port: 22}, Until: time.Now().Add(long)},
+			{Element: guard.Element{Source: netip.MustParseAddr("fe80::a"), Link: link, Proto: service.TCP, Port: 22},
+				Until: time.Now().Add(long)},
 		}}
 		type talk struct {
 			client, server  *net.UDPConn
@@ -32,8 +33,9 @@ func TestBareGuardLetsPass(t *testing.T) {
 				v.client = s.udp(s.client, v.remote.String())
 				talks = append(talks, v)
 				if heard {
-					p.Carried = append(p.Carried, guard.Carried{Flow: guard.Flow{Proto: service.UDP, Remote: v.remote, Local: v.address},
-						Until: time.Now().Add(long)})
+					p.Carried = append(p.Carried,
+						guard.Carried{Flow: guard.Flow{Proto: service.UDP, Remote: v.remote, Local: v.address},
+							Until: time.Now().Add(long)})
 				}
 			}
 		}

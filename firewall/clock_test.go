@@ -109,7 +109,8 @@ func (c *clocked) passes(d, ahead time.Duration) { c.now = setClock(c.T, c.now.A
 func (c *clocked) grants(client string, n uint16, lasts time.Duration) Grant {
 	c.Helper()
 	g := Grant{
-		Client: client, Source: netip.MustParseAddr("192.0.2.2"), Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 21 + n}},
+		Client: client, Source: netip.MustParseAddr("192.0.2.2"),
+		Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 21 + n}},
 		Until: c.now.Add(lasts).Round(0),
 	}
 	if err := c.Grant(c.Context(), []Grant{g}, c.now); err != nil {
@@ -244,7 +245,7 @@ func TestKernelIsLate(t *testing.T) {
 	if gs := c.Grants(c.now); len(gs) != 0 {
 		t.Errorf("got %v, want none", gs)
 	}
-	c.lasts(22, time.Minute, "before anybody looked")
+	c.lasts(22, time.Minute, "before any check")
 	if gs, err := c.Revoke(t.Context(), Match{Client: "alice"}, c.now); len(gs) != 1 || err != nil {
 		t.Errorf("revoked %v, %v, want alice's", gs, err)
 	}
@@ -260,7 +261,7 @@ func TestEndThatFails(t *testing.T) {
 	c.wakes()
 	c.backend = c.kernel
 	c.wakes()
-	c.lasts(22, 0, "after another try")
+	c.lasts(22, 0, "after a retry")
 	if c.held.Len() != 0 {
 		t.Error("it is still held")
 	}

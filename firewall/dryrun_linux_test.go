@@ -134,7 +134,7 @@ func TestDryRunEndsAdmitted(t *testing.T) {
 	s.die()
 	s.config.Mode, s.config.Admit = Guard, AdmitSets{} // the sets are no longer configured
 	if said := s.dryRun(); !strings.Contains(said, "client=alice") || strings.Contains(said, "stands") {
-		t.Errorf("it says: %s", said)
+		t.Errorf("it logs: %s", said)
 	}
 	for _, f := range bothFamilies {
 		s.dark(f.alice, f.gateway, "22")
@@ -147,12 +147,12 @@ func TestDryRunEndsAdmitted(t *testing.T) {
 func TestDryRunOfNothing(t *testing.T) {
 	s := newSite(t, nil)
 	if said := s.dryRun(); strings.Contains(said, "WARN") {
-		t.Errorf("it says: %s", said)
+		t.Errorf("it logs: %s", said)
 	}
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 	s.nft("table inet spa { set grants4 { type ipv4_addr; elements = { 192.0.2.2 }; }; }")
 	if said := s.dryRun(); strings.Contains(said, "WARN") || !strings.Contains(s.listing(), "192.0.2.2") {
-		t.Errorf("it says: %s", said)
+		t.Errorf("it logs: %s", said)
 	}
 }
 

@@ -53,8 +53,9 @@ func (f *Firewall) adjust(now time.Time) {
 // endAtOnce is how many ports are ended before the lock is released for other callers.
 const endAtOnce = 500
 
-// endOver ends grants that are over at now, at most endAtOnce ports of them, and reports whether there were any. If
-// the kernel or the ledger cannot be told, they stay in the book, so that Revoke still finds them. The caller holds the lock.
+// endOver ends grants that are over at now, at most endAtOnce ports of them, and reports whether there were any. If the
+// kernel or the ledger cannot be changed they stay in the book, so that Revoke still finds them. The caller holds the
+// lock.
 func (f *Firewall) endOver(now time.Time) (some bool, err error) {
 	f.adjust(now)
 	over := f.held.Over(now, endAtOnce)
@@ -66,7 +67,7 @@ func (f *Firewall) endOver(now time.Time) (some bool, err error) {
 	if err := f.backend.Set(leasesOf(ends)); err != nil && !errors.Is(err, guard.ErrGone) {
 		return true, err
 	}
-	if err := f.forget(over); err != nil { // if the clock is set back, a restart must not bring them back
+	if err := f.forget(over); err != nil { // if the clock is set back, a restart must not restore them
 		return true, err
 	}
 	for _, h := range over {

@@ -66,6 +66,14 @@ func TestGrantChecks(t *testing.T) {
 	port := func(low, high uint16) []service.Ports {
 		return []service.Ports{{Proto: service.TCP, Low: low, High: high}}
 	}
+	to := func(source string, destinations ...string) func(*Grant) {
+		return func(g *Grant) {
+			g.Source, g.To = addr(source), nil
+			for _, d := range destinations {
+				g.To = append(g.To, addr(d))
+			}
+		}
+	}
 	for name, test := range map[string]struct {
 		change func(*Grant)
 		good   bool
@@ -82,13 +90,13 @@ func TestGrantChecks(t *testing.T) {
 		"link-local, and ended":         {func(g *Grant) { g.Source, g.Until = addr("fe80::2%7"), now }, false},
 		"link-local without a link":     {func(g *Grant) { g.Source = addr("fe80::2") }, false},
 		"link-local by a name":          {func(g *Grant) { g.Source = addr("fe80::2%eth0") }, false},
-		"link-local to a target":        {func(g *Grant) { g.Source, g.To = addr("fe80::2%7"), []netip.Addr{addr("2001:db8::1")} }, false},
+		"link-local to a target":        {to("fe80::2%7", "2001:db8::1"), false},
 		"link-local outside of its /64": {func(g *Grant) { g.Source = addr("fe80:1::2%7") }, false},
 		"an invalid target":             {func(g *Grant) { g.To = []netip.Addr{{}} }, false},
 		"an unspecified target":         {func(g *Grant) { g.To = []netip.Addr{addr("::")} }, false},
 		"an invalid target, by IPv6":    {func(g *Grant) { g.Source, g.To = addr("2001:db8::2"), []netip.Addr{{}} }, false},
-		"any target, by IPv6":           {func(g *Grant) { g.Source, g.To = addr("2001:db8::2"), []netip.Addr{addr("::")} }, false},
-		"any target, by IPv4":           {func(g *Grant) { g.To = []netip.Addr{addr("198.51.100.1"), addr("0.0.0.0")} }, false},
+		"any target, by IPv6":           {to("2001:db8::2", "::"), false},
+		"any target, by IPv4":           {to("192.0.2.2", "198.51.100.1", "0.0.0.0"), false},
 		"ended":                         {func(g *Grant) { g.Until = now }, false},
 		"too long a client":             {func(g *Grant) { g.Client = strings.Repeat("a", ledger.NameSize) }, false},
 		"too long a service":            {func(g *Grant) { g.Service = strings.Repeat("a", ledger.NameSize) }, false},
@@ -120,8 +128,10 @@ func TestMatches(t *testing.T) {
 		services []string
 		want     bool
 	}{
-		{"", nil, true}, {"fe80::2", nil, true}, {"fe80::2%7", nil, true}, {"fe80::2%8", nil, false}, {"fe80::3%7", nil, false},
-		{"", []string{"ssh", "web"}, true}, {"", []string{"web"}, false}, {"", []string{}, false}, {"fe80::2", []string{"web"}, false},
+		{"", nil, true}, {"fe80::2", nil, true}, {"fe80::2%7", nil, true}, {"fe80::2%8", nil, false},
+		{"fe80::3%7", nil, false},
+		{"", []string{"ssh", "web"}, true}, {"", []string{"web"}, false}, {"", []string{}, false},
+		{"fe80::2", []string{"web"}, false},
 	} {
 		m := Match{Services: test.services}
 		if test.source != "" {

@@ -228,8 +228,10 @@ func TestOwnFlowOverFirstLoad(t *testing.T) {
 
 func TestFlowKeys(t *testing.T) {
 	for _, f := range []guard.Flow{
-		{Proto: service.TCP, Remote: netip.MustParseAddrPort("192.0.2.3:4000"), Local: netip.MustParseAddrPort("192.0.2.1:22")},
-		{Proto: service.UDP, Remote: netip.MustParseAddrPort("[2001:db8::3]:4000"), Local: netip.MustParseAddrPort("[2001:db8::1]:53")},
+		{Proto: service.TCP, Remote: netip.MustParseAddrPort("192.0.2.3:4000"),
+			Local: netip.MustParseAddrPort("192.0.2.1:22")},
+		{Proto: service.UDP, Remote: netip.MustParseAddrPort("[2001:db8::3]:4000"),
+			Local: netip.MustParseAddrPort("[2001:db8::1]:53")},
 	} {
 		v4, v6 := nftables.FlowElements([]guard.Carried{{Flow: f, Left: time.Microsecond}})
 		if d := append(v4, v6...)[0].Timeout; d.Milliseconds() < 1 {

@@ -431,7 +431,8 @@ func TestProbe(t *testing.T) {
 		t.Errorf("this kernel lacks %v", n.Lacks)
 	}
 	// A lookup in the routing table that has no purpose.
-	ok, err := n.Has(nftables.Feature{Hook: nft.ChainHookPrerouting, Rule: nftables.Raw(&expr.Fib{Register: nftables.Register})})
+	ok, err := n.Has(nftables.Feature{Hook: nft.ChainHookPrerouting,
+		Rule: nftables.Raw(&expr.Fib{Register: nftables.Register})})
 	if ok || err != nil {
 		t.Errorf("got %v, %v for a rule that no kernel accepts, want false", ok, err)
 	}

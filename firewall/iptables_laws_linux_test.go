@@ -183,7 +183,7 @@ func TestUDPOfAGapIsForgotten(t *testing.T) {
 				})
 				s.exchange(client, server)
 				s.load(0)
-				for _, what := range []string{"goes on", "begins"} {
+				for _, what := range []string{"continues", "begins"} {
 					server.WriteTo([]byte("news"), client.LocalAddr())
 					if s.gets(client, silence) {
 						t.Errorf("the server %s to speak to a client of the gap", what)

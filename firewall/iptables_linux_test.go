@@ -215,7 +215,8 @@ func TestProgramsThatWillNotDo(t *testing.T) {
 		{"no version", func(t *testing.T, dir string) { fakeProgram(t, dir, "iptables", "exit 3") },
 			[]string{"iptables does not work"}},
 		{"rules are refused", func(t *testing.T, dir string) {
-			fakeProgram(t, dir, "iptables-restore", `[ "$1" = --version ] && echo 'iptables-restore v1.8.9 (nf_tables)' || { echo "no such match" >&2; exit 2; }`)
+			fakeProgram(t, dir, "iptables-restore", `[ "$1" = --version ] && `+
+				`echo 'iptables-restore v1.8.9 (nf_tables)' || { echo "no such match" >&2; exit 2; }`)
 		}, []string{"lacks", "no such match"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -345,7 +346,9 @@ func TestRulesThatAreNone(t *testing.T) {
 		"option":        func(r *iptables.GuardRules) { r.Trusted = []string{"-j"} },
 		"any interface": func(r *iptables.GuardRules) { r.Trusted = []string{"e+"} },
 		"no address":    func(r *iptables.GuardRules) { r.Targets = []Target{{Addresses: []netip.Addr{{}}}} },
-		"zone":          func(r *iptables.GuardRules) { r.Targets = []Target{{Addresses: []netip.Addr{a6.WithZone("x\n-A y")}}} },
+		"zone": func(r *iptables.GuardRules) {
+			r.Targets = []Target{{Addresses: []netip.Addr{a6.WithZone("x\n-A y")}}}
+		},
 		"mapped": func(r *iptables.GuardRules) {
 			r.Targets = []Target{{Addresses: []netip.Addr{netip.AddrFrom16(a4.As16())}}}
 		},

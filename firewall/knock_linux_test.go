@@ -90,7 +90,8 @@ func TestReceiptsLeaveUntracked(t *testing.T) {
 		s.another(func(c *nft.Conn) {
 			// udp sport 62201 ct state new,established,related drop
 			const tracked = expr.CtStateBitNEW | expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
-			chainOf(c, nft.ChainTypeFilter, nft.ChainHookOutput, 0, nftables.Rule(nftables.UDPPort(nftables.Sport, 62201), nftables.CTState(tracked), nftables.Drop()).Exprs...)
+			chainOf(c, nft.ChainTypeFilter, nft.ChainHookOutput, 0,
+				nftables.Rule(nftables.UDPPort(nftables.Sport, 62201), nftables.CTState(tracked), nftables.Drop()).Exprs...)
 		})
 		client := s.udp(s.client, "192.0.2.2:4000")
 		s.send(s.udp(s.gw, "192.0.2.1:62201"), "192.0.2.2:4000")
@@ -147,7 +148,8 @@ func TestReject(t *testing.T) {
 		const destinationUnreachable = 1
 		icmp := &expr.Payload{DestRegister: nftables.Register, Base: expr.PayloadBaseTransportHeader, Len: 1}
 		chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0,
-			nftables.Rule(nftables.Meta(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_ICMPV6}), nftables.Raw(icmp, nftables.Equal([]byte{destinationUnreachable})),
+			nftables.Rule(nftables.Meta(expr.MetaKeyL4PROTO, []byte{unix.IPPROTO_ICMPV6}),
+				nftables.Raw(icmp, nftables.Equal([]byte{destinationUnreachable})),
 				nftables.Drop()).Exprs...)
 	})
 	for _, f := range bothFamilies {
@@ -167,7 +169,8 @@ func TestKnocksComeUntracked(t *testing.T) {
 		s.another(func(c *nft.Conn) {
 			// udp dport 62201 ct state new drop
 			chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0,
-				nftables.Rule(nftables.UDPPort(nftables.Dport, 62201), nftables.CTState(expr.CtStateBitNEW), nftables.Drop()).Exprs...)
+				nftables.Rule(nftables.UDPPort(nftables.Dport, 62201), nftables.CTState(expr.CtStateBitNEW),
+					nftables.Drop()).Exprs...)
 		})
 		s.open()
 		s.load(0)

@@ -220,7 +220,7 @@ func TestClockIsAhead(t *testing.T) {
 				ahead <- 2 * time.Hour
 				s.must(s.Firewall.ends.alarm.Set(0)) // as when the kernel reports that the clock was set
 				lab.Eventually(t, "the end", func() bool { return !s.isOpen(f.alice, f.gateway, "22") })
-				s.kernelEnds(f.stranger, end.Add(-2*time.Hour), "of who lives on")
+				s.kernelEnds(f.stranger, end.Add(-2*time.Hour), "of a grant that lives on")
 				s.connect(f.stranger, f.gateway, "22")
 			})
 		}

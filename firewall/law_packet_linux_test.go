@@ -37,7 +37,9 @@ func (s shape) String() string { return shapeNames[s] }
 func (s shape) isError() bool { return s == shapeUnreachable || s == shapeTooBig }
 
 var tcpFlagsOf = map[shape]byte{
-	shapeSYN: nftables.Syn, shapeSYNACK: nftables.Syn | nftables.Ack, shapeACK: nftables.Ack, shapeRST: nftables.Rst | nftables.Ack, shapeData: 8 | nftables.Ack, shapeFIN: nftables.Fin | nftables.Ack, shapeNull: 0,
+	shapeSYN: nftables.Syn, shapeSYNACK: nftables.Syn | nftables.Ack, shapeACK: nftables.Ack,
+	shapeRST: nftables.Rst | nftables.Ack, shapeData: 8 | nftables.Ack, shapeFIN: nftables.Fin | nftables.Ack,
+	shapeNull: 0,
 }
 
 // pack is how a packet is wrapped.

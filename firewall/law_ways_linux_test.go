@@ -54,37 +54,44 @@ func lawWays() []*way {
 		{name: "delivered, lax about sources", to: all, build: lax},
 		{name: "delivered, no other firewall", to: local, bare: true, known: unseen},
 		{name: "routed", to: append(all, "gateway, anycast"), build: router, main: true},
-		{name: "routed to a listed machine", to: append(local, "behind"), listed: []string{"behind"}, build: router, main: true},
-		{name: "routed to a listed machine, strict about sources", to: []string{"behind"}, listed: []string{"behind"}, build: func(w *world) {
-			router(w)
-			w.sysctls("net.ipv4.conf.all.rp_filter=1")
-		}},
+		{name: "routed to a listed machine", to: append(local, "behind"), listed: []string{"behind"}, build: router,
+			main: true},
+		{name: "routed to a listed machine, strict about sources", to: []string{"behind"}, listed: []string{"behind"},
+			build: func(w *world) {
+				router(w)
+				w.sysctls("net.ipv4.conf.all.rp_filter=1")
+			}},
 		{name: "masqueraded", to: append(local, "behind"), listed: []string{"behind"}, build: masquerade},
 		{name: "bridged", to: local, first: bridge(false), bridged: true},
 		{name: "bridged with br_netfilter", to: local, first: bridge(true), bridged: true, main: true},
-		{name: "bridged with br_netfilter to a listed machine", to: []string{"behind"}, listed: []string{"behind"}, first: bridge(true), bridged: true},
+		{name: "bridged with br_netfilter to a listed machine", to: []string{"behind"}, listed: []string{"behind"},
+			first: bridge(true), bridged: true},
 		{name: "second link", to: local, build: secondLink},
 		{name: "any address of a prefix", to: []string{"gateway, AnyIP"}, build: anyIP},
 		{name: "addresses local by another table", to: []string{"gateway, other table"}, build: otherTable},
 		{name: "DNAT of a guarded port to a machine", fronts: true, build: fronts, main: true, known: goesOut},
-		{name: "DNAT of a guarded port to a listed machine", fronts: true, to: []string{"behind"}, listed: []string{"behind"}, build: fronts},
+		{name: "DNAT of a guarded port to a listed machine", fronts: true, to: []string{"behind"},
+			listed: []string{"behind"}, build: fronts},
 		{name: "redirect", aliases: true, build: natted("redirect to :%d", "redirect to :%d")},
-		{name: "DNAT to another own address", aliases: true, build: natted("dnat ip to 192.0.2.1:%d", "dnat ip6 to [2001:db8::1]:%d")},
+		{name: "DNAT to another own address", aliases: true,
+			build: natted("dnat ip to 192.0.2.1:%d", "dnat ip6 to [2001:db8::1]:%d")},
 		{name: "DNAT to loopback", aliases: true, only4: true, build: func(w *world) {
 			natted("dnat ip to 127.0.0.1:%d", "")(w)
 			w.sysctls("net.ipv4.conf.all.route_localnet=1")
 		}},
-		{name: "DNAT to a listed machine", aliases: true, to: []string{"behind"}, listed: []string{"behind"}, build: func(w *world) {
-			natted("dnat ip to 198.51.100.5:%d", "dnat ip6 to [2001:db8:1::5]:%d")(w)
-			router(w)
-		}},
+		{name: "DNAT to a listed machine", aliases: true, to: []string{"behind"}, listed: []string{"behind"},
+			build: func(w *world) {
+				natted("dnat ip to 198.51.100.5:%d", "dnat ip6 to [2001:db8:1::5]:%d")(w)
+				router(w)
+			}},
 		{name: "rewritten by another table", aliases: true, build: rewritten},
 		{name: "TPROXY", aliases: true, transparent: true, build: tproxy, known: handedBefore},
 		{name: "another tool sets all marks", aliases: true, build: marks, known: foreignMark},
-		{name: "another tool sets all marks of a listed machine", to: []string{"behind"}, listed: []string{"behind"}, build: func(w *world) {
-			router(w)
-			w.rules(setsMarks)
-		}, known: foreignMark},
+		{name: "another tool sets all marks of a listed machine", to: []string{"behind"}, listed: []string{"behind"},
+			build: func(w *world) {
+				router(w)
+				w.rules(setsMarks)
+			}, known: foreignMark},
 		{name: "from the listed machine itself", to: local, listed: []string{"behind"}, build: fromBehind},
 		{name: "untracked by another tool", build: untracked, known: unseen},
 		{name: "macvlan", to: local, first: macvlan},
@@ -99,7 +106,8 @@ func lawWays() []*way {
 		make func(*world) netlink.Link
 		wrap func(*outlet) func([]byte) [][]byte
 	}{
-		{"VXLAN", vxlan, inVXLAN}, {"Geneve", geneve, inGeneve}, {"ipip", ipip, inIPIP}, {"sit", sit, inIPIP}, {"GRE", gre, inGRE},
+		{"VXLAN", vxlan, inVXLAN}, {"Geneve", geneve, inGeneve}, {"ipip", ipip, inIPIP}, {"sit", sit, inIPIP},
+		{"GRE", gre, inGRE},
 	} {
 		ways = append(ways, &way{name: t.name + " tunnel", to: local, flat: t.name != "VXLAN" && t.name != "Geneve",
 			only4: t.name == "ipip", only6: t.name == "sit", first: tunnel(t.make), build: func(w *world) {
@@ -115,7 +123,7 @@ func lawWays() []*way {
 // begun by the host.
 func unseen(_ kind, s *lawState, c *lawCase, _ sign) string {
 	if s.away && c.proto == service.UDP && c.serverBegins() {
-		return "connection tracking did not see who spoke first while the guard was away"
+		return "connection tracking did not see which side sent first while the guard was away"
 	}
 	return ""
 }
@@ -148,7 +156,8 @@ func foreignMark(_ kind, s *lawState, _ *lawCase, _ sign) string {
 // leave in a session that the guard no longer lets in.
 func goesOut(k kind, s *lawState, c *lawCase, got sign) string {
 	published := strings.HasSuffix(c.steps[0].door.name, publishedPort)
-	if got == signLeft && k.programs != "" && published && !c.steps[0].after && (s.away || c.cut && s.ex && s.end != endCut) {
+	if got == signLeft && k.programs != "" && published && !c.steps[0].after &&
+		(s.away || c.cut && s.ex && s.end != endCut) {
 		return "by iptables the machine behind still speaks in a session that is let in no more"
 	}
 	return ""
@@ -171,7 +180,7 @@ func masquerade(w *world) {
 }`)
 }
 
-// bridge makes the gateway a switch between the stranger, who has a second cable to it, and the machine behind.
+// bridge makes the gateway a switch between the stranger, which has a second cable to it, and the machine behind.
 func bridge(filtered bool) func(*world) error {
 	return func(w *world) error {
 		w.must(w.gw.Bridge("br0", "ve", "vt", "in"))
@@ -428,8 +437,9 @@ func ifb(w *world) error {
 			return err
 		}
 		return netlink.FilterAdd(&netlink.U32{
-			FilterAttrs: netlink.FilterAttrs{LinkIndex: ve.Attrs().Index, Parent: netlink.MakeHandle(0xffff, 0), Priority: 1, Protocol: unix.ETH_P_ALL},
-			Actions:     []netlink.Action{netlink.NewMirredAction(i.Attrs().Index)},
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: ve.Attrs().Index, Parent: netlink.MakeHandle(0xffff, 0),
+				Priority: 1, Protocol: unix.ETH_P_ALL},
+			Actions: []netlink.Action{netlink.NewMirredAction(i.Attrs().Index)},
 		})
 	})
 	return added(err, "ifb, or redirection to it")

@@ -106,7 +106,8 @@ func (s *site) ledAway(priority nft.ChainPriority, far bool) {
 			family := map[bool]uint32{true: unix.NFPROTO_IPV4, false: unix.NFPROTO_IPV6}[to.Is4()]
 			chainOf(c, nft.ChainTypeNAT, nft.ChainHookPrerouting, priority,
 				nftables.Rule(nftables.Meta(expr.MetaKeyNFPROTO, []byte{byte(family)}), port22, nftables.Raw(
-					&expr.Immediate{Register: 1, Data: to.AsSlice()}, &expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
+					&expr.Immediate{Register: 1, Data: to.AsSlice()},
+					&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
 				)).Exprs...)
 		})
 	}

@@ -65,7 +65,8 @@ func TestNamesThatAreNone(t *testing.T) {
 	}
 	for _, name := range []string{"a b", "a;b", "1a", "a\"b", "ä"} {
 		for _, sets := range []AdmitSets{
-			{Family: "inet", Table: name, Set4: "a"}, {Family: "inet", Table: "a", Set4: name}, {Family: "inet", Table: "a", Set4: "a", Set6: name},
+			{Family: "inet", Table: name, Set4: "a"}, {Family: "inet", Table: "a", Set4: name},
+			{Family: "inet", Table: "a", Set4: "a", Set6: name},
 		} {
 			c := Config{Mode: Admit, Admit: sets}
 			c.setDefaults()

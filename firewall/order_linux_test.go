@@ -133,8 +133,9 @@ var decisions = map[string]func(k *kept) error{
 
 // outcomes are the grants after each decision: how many seconds each client then has each port.
 var outcomes = map[string]map[string]time.Duration{
-	"grant":             {"alice tcp/22": 60, "alice tcp/23": 60, "bob tcp/22": 120, "carol tcp/24": 3600},
-	"two grants":        {"alice tcp/22": 60, "alice tcp/23": 60, "bob tcp/22": 120, "carol tcp/24": 3600, "dave tcp/25": 3600},
+	"grant": {"alice tcp/22": 60, "alice tcp/23": 60, "bob tcp/22": 120, "carol tcp/24": 3600},
+	"two grants": {"alice tcp/22": 60, "alice tcp/23": 60, "bob tcp/22": 120, "carol tcp/24": 3600,
+		"dave tcp/25": 3600},
 	"refresh":           {"alice tcp/22": 3600, "alice tcp/23": 3600, "bob tcp/22": 120},
 	"refresh and grant": {"alice tcp/22": 3600, "alice tcp/23": 3600, "bob tcp/22": 120, "carol tcp/24": 3600},
 	"revoke":            {},
@@ -294,8 +295,8 @@ func (k *kept) unchanged(before map[string]time.Duration, free int) {
 	}
 }
 
-// TestEndedStaysEnded: a grant that ended by the wall clock does not live again when that clock is set back, whether
-// the server that ended it runs on or another one finds it ended at its start.
+// TestEndedStaysEnded: a grant that ended by the wall clock does not become live again when that clock is set back,
+// whether the server that ended it is still running or another one starts.
 func TestEndedStaysEnded(t *testing.T) {
 	for name, end := range map[string]func(k *kept){
 		"while the server runs": func(k *kept) {
@@ -311,7 +312,7 @@ func TestEndedStaysEnded(t *testing.T) {
 			end(k)
 			k.now = before
 			if held := k.onDisk(); len(held) != 0 {
-				t.Errorf("after the clock was set back, a start brings back %v", held)
+				t.Errorf("after the clock was set back, a start restores %v", held)
 			}
 		})
 	}

@@ -275,7 +275,8 @@ func TestKilledKeeper(t *testing.T) {
 // TestKeeperHasNoPower: the process that holds the table can do nothing with it.
 func TestKeeperHasNoPower(t *testing.T) {
 	s := ownedGuard(t, nil)
-	threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(s.backend.(*nftables.Backend).Keeper.PID), "task/*/status"))
+	threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(s.backend.(*nftables.Backend).Keeper.PID),
+		"task/*/status"))
 	s.must(err)
 	if len(threads) == 0 {
 		t.Fatal("the keeper has no threads")
@@ -400,7 +401,7 @@ func TestCanPersist(t *testing.T) {
 
 // TestKernelWithoutOwners: the server reports what a flush does on such a kernel, and how to prevent it.
 func TestKernelWithoutOwners(t *testing.T) {
-	words := []string{"another tool's flush", "6.9", "with the server dead until it starts", "guard --print",
+	words := []string{"another tool can flush", "6.9", "until the server starts", "guard --print",
 		"/etc/nftables.conf", `persist = "file"`}
 	s := newSite(t, nil) // as on such a kernel
 	s.open()

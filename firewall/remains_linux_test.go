@@ -167,7 +167,8 @@ func TestSetsThatAreHeld(t *testing.T) {
 		s := k.guarded(t, nil)
 		s.must(s.Firewall.Close())
 		s.Firewall = nil
-		rule := []string{"OUTPUT", "-m", "set", "--match-set", iptables.SetName(iptables.SetGrants, false), "src", "-j", "RETURN"}
+		rule := []string{"OUTPUT", "-m", "set", "--match-set", iptables.SetName(iptables.SetGrants, false), "src", "-j",
+			"RETURN"}
 		s.program("iptables", append([]string{"-w", lockWait, "-A"}, rule...)...)
 		torn := make(chan error, 1)
 		go func() { torn <- s.gw.Do(func() error { return Teardown(s.config.State) }) }()

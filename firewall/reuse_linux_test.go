@@ -59,7 +59,8 @@ func (s *site) mute(h *lab.Host) {
 		table := c.AddTable(&nft.Table{Name: "mute", Family: nft.TableFamilyINet})
 		chain := c.AddChain(nftables.Hooked(&nft.Chain{Table: table, Name: "mute"}, nft.ChainHookOutput, -400))
 		for _, flag := range []byte{nftables.Fin, nftables.Rst} {
-			c.AddRule(&nft.Rule{Table: table, Chain: chain, Exprs: nftables.Rule(nftables.TCPFlags(flag, flag), nftables.Drop()).Exprs})
+			c.AddRule(&nft.Rule{Table: table, Chain: chain,
+				Exprs: nftables.Rule(nftables.TCPFlags(flag, flag), nftables.Drop()).Exprs})
 		}
 	})
 }

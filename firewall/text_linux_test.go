@@ -14,8 +14,9 @@ func full(c *Config) {
 	c.Knock = append(c.Knock, KnockPort{Port: 5000, Shared: true})
 	c.Trusted = []string{"wg0"}
 	c.Closed = Reject
-	c.Targets = []Target{{Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8:1::5")},
-		Ports: rangesOf("tcp/22 udp/53-54")}}
+	c.Targets = []Target{{
+		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5"), netip.MustParseAddr("2001:db8:1::5")},
+		Ports:     rangesOf("tcp/22 udp/53-54")}}
 }
 
 // listing returns what nft prints of our table.

@@ -41,7 +41,8 @@ func (s *site) endCarrying() {
 	case *nftables.Backend:
 		s.another(func(c *nft.Conn) { c.FlushSet(b.Objects.Carried4) })
 	case *iptables.Backend:
-		s.must(b.Sets.Replace(ipset.Set{Name: "spa-flows4", Kind: ipset.HashIPPortIP, Family: unix.AF_INET, Max: b.Spec.Size + 1}, nil))
+		s.must(b.Sets.Replace(ipset.Set{Name: "spa-flows4", Kind: ipset.HashIPPortIP, Family: unix.AF_INET,
+			Max: b.Spec.Size + 1}, nil))
 	}
 }
 

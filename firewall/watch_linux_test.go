@@ -46,7 +46,8 @@ func TestPutBack(t *testing.T) {
 			c.DelTable(ours.Table)
 			c.AddTable(ours.Table)
 			c.AddChain(ours.Marker)
-			c.AddSet(&nft.Set{Table: ours.Table, Name: "grants4", KeyType: nft.TypeIPAddr, ID: 1}, nil) // the library counts ids without a lock
+			// The library counts ids without a lock.
+			c.AddSet(&nft.Set{Table: ours.Table, Name: "grants4", KeyType: nft.TypeIPAddr, ID: 1}, nil)
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -35,7 +35,8 @@ func feed(t testing.TB, h *lab.Host, text, program string, args ...string) {
 	t.Helper()
 	cmd := exec.Command(lab.NeedProgram(t, program, get), args...)
 	cmd.Stdin = strings.NewReader(text)
-	cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+filepath.Join(t.TempDir(), "lock")) // the machine's own is root's
+	// The machine's own lock belongs to root.
+	cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+filepath.Join(t.TempDir(), "lock"))
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := h.Start(cmd); err != nil {
@@ -74,7 +75,7 @@ func read(t testing.TB, h *lab.Host) *Ruleset {
 	return r
 }
 
-// packet makes one for a port: "tcp/22".
+// packet returns a packet for a port such as "tcp/22".
 func packet(t testing.TB, port, to string) Packet {
 	t.Helper()
 	p, err := service.ParsePorts(port)
@@ -91,7 +92,7 @@ const (
 
 func portsOf(p Packet) service.Ports { return service.Ports{Proto: p.Proto, Low: p.Port, High: p.Port} }
 
-// listing is all that nft and the legacy iptables would print.
+// listing returns everything that nft and legacy iptables would print.
 func listing(t *testing.T, h *lab.Host) string {
 	t.Helper()
 	var all strings.Builder

@@ -10,7 +10,7 @@ import (
 // rules is a rule set and the program that loads it.
 type rules struct{ program, text string }
 
-// TestNeighbours: rule sets of the shape that other tools write, and what a stranger finds.
+// TestNeighbours: rule sets like those that other tools write, and what happens to a stranger's packet.
 func TestNeighbours(t *testing.T) {
 	ufw := []rules{{"iptables-nft-restore", "ufw.rules"}, {"ip6tables-nft-restore", "ufw6.rules"}}
 	legacyUFW := []rules{{"iptables-legacy-restore", "ufw.rules"}, {"ip6tables-legacy-restore", "ufw6.rules"}}
@@ -23,44 +23,73 @@ func TestNeighbours(t *testing.T) {
 		rules    []rules
 		port, to string
 		want     Verdict
-		says     []string // of place and advice
+		says     []string // in place and advice
 		sources  bool
 		answer   Answer
 	}{
 		{name: "no rules", port: "tcp/22", to: over4},
-		{name: "ufw drops", rules: ufw, port: "tcp/22", to: over4, want: Drops, says: []string{"iptables table filter, chain INPUT, policy drop", "ufw allow 22/tcp"}},
-		{name: "ufw drops IPv6", rules: ufw, port: "tcp/22", to: over6, want: Drops, says: []string{"ip6tables table filter", "ufw allow 22/tcp"}},
-		{name: "ufw drops UDP", rules: ufw, port: "udp/137", to: over4, want: Drops, says: []string{"chain ufw-skip-to-policy-input, rule -A ufw-skip-to-policy-input -j DROP", "ufw allow 137/udp"}},
+		{name: "ufw drops", rules: ufw, port: "tcp/22", to: over4, want: Drops,
+			says: []string{"iptables table filter, chain INPUT, policy drop", "ufw allow 22/tcp"}},
+		{name: "ufw drops IPv6", rules: ufw, port: "tcp/22", to: over6, want: Drops,
+			says: []string{"ip6tables table filter", "ufw allow 22/tcp"}},
+		{name: "ufw drops UDP", rules: ufw, port: "udp/137", to: over4, want: Drops,
+			says: []string{"chain ufw-skip-to-policy-input, rule -A ufw-skip-to-policy-input -j DROP", "ufw allow 137/udp"}},
 		{name: "ufw allows", rules: ufw, port: "tcp/80", to: over4},
 		{name: "ufw allows IPv6", rules: ufw, port: "tcp/80", to: over6},
 		{name: "ufw limits", rules: ufw, port: "tcp/2222", to: over4},
-		{name: "ufw allows an office", rules: ufw, port: "tcp/5432", to: over4, want: Drops, sources: true, says: []string{"ufw allow 5432/tcp"}},
-		{name: "legacy ufw drops", rules: legacyUFW, port: "tcp/22", to: over4, want: Drops, says: []string{"iptables-legacy table filter", "ufw allow"}},
-		{name: "legacy ufw drops IPv6", rules: legacyUFW, port: "tcp/22", to: over6, want: Drops, says: []string{"ip6tables-legacy table filter"}},
+		{name: "ufw allows an office", rules: ufw, port: "tcp/5432", to: over4, want: Drops, sources: true,
+			says: []string{"ufw allow 5432/tcp"}},
+		{name: "legacy ufw drops", rules: legacyUFW, port: "tcp/22", to: over4, want: Drops,
+			says: []string{"iptables-legacy table filter", "ufw allow"}},
+		{name: "legacy ufw drops IPv6", rules: legacyUFW, port: "tcp/22", to: over6, want: Drops,
+			says: []string{"ip6tables-legacy table filter"}},
 		{name: "legacy ufw allows", rules: legacyUFW, port: "tcp/80", to: over4},
-		{name: "firewalld drops", rules: firewalld, port: "tcp/22", to: over4, want: Drops, sources: true, answer: Unreachable, says: []string{"table inet firewalld, chain filter_IN_public, rule handle", "firewall-cmd --zone=public --add-port=22/tcp"}},
+		{name: "firewalld drops", rules: firewalld, port: "tcp/22", to: over4, want: Drops, sources: true,
+			answer: Unreachable,
+			says: []string{"table inet firewalld, chain filter_IN_public, rule handle",
+				"firewall-cmd --zone=public --add-port=22/tcp"}},
 		{name: "firewalld drops IPv6", rules: firewalld, port: "tcp/22", to: over6, want: Drops, answer: Unreachable},
 		{name: "firewalld allows", rules: firewalld, port: "tcp/80", to: over6},
 		{name: "firewalld allows UDP", rules: firewalld, port: "udp/60010", to: over4, sources: true},
 		{name: "docker leads on", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/8080", to: over4},
-		{name: "docker leads where forward drops", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/8081", to: over4, want: Drops, says: []string{"chain FORWARD, policy drop", "iptables -I FORWARD -d 198.51.100.3 -p tcp --dport 80 -j ACCEPT"}},
-		{name: "docker leaves the host alone", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/22", to: over4},
-		{name: "legacy docker leads on", rules: []rules{{"iptables-legacy-restore", "docker.rules"}}, port: "tcp/8080", to: over4},
-		{name: "one of two drops", rules: []rules{{"nft", inputChain("tcp dport 22 accept")}, ufw[0]}, port: "tcp/22", to: over4, want: Drops, says: []string{"ufw allow"}},
-		{name: "ours by iptables", rules: []rules{{"iptables-nft-restore", "*mangle\n:spa-guard - [0:0]\n-A PREROUTING -j spa-guard\n-A spa-guard -j DROP\nCOMMIT\n"}}, port: "tcp/22", to: over4},
-		{name: "by hand", rules: []rules{{"nft", inputChain("")}}, port: "tcp/22", to: over4, want: Drops, says: []string{"table inet filter, chain input, policy drop", "nft insert rule inet filter input tcp dport 22 accept"}},
+		{name: "docker leads where forward drops", rules: []rules{{"iptables-nft-restore", "docker.rules"}},
+			port: "tcp/8081", to: over4, want: Drops,
+			says: []string{"chain FORWARD, policy drop", "iptables -I FORWARD -d 198.51.100.3 -p tcp --dport 80 -j ACCEPT"}},
+		{name: "docker leaves the host alone", rules: []rules{{"iptables-nft-restore", "docker.rules"}}, port: "tcp/22",
+			to: over4},
+		{name: "legacy docker leads on", rules: []rules{{"iptables-legacy-restore", "docker.rules"}}, port: "tcp/8080",
+			to: over4},
+		{name: "one of two drops", rules: []rules{{"nft", inputChain("tcp dport 22 accept")}, ufw[0]}, port: "tcp/22",
+			to: over4, want: Drops, says: []string{"ufw allow"}},
+		{name: "ours by iptables", port: "tcp/22", to: over4, rules: []rules{{"iptables-nft-restore",
+			"*mangle\n:spa-guard - [0:0]\n-A PREROUTING -j spa-guard\n-A spa-guard -j DROP\nCOMMIT\n"}}},
+		{name: "by hand", rules: []rules{{"nft", inputChain("")}}, port: "tcp/22", to: over4, want: Drops,
+			says: []string{"table inet filter, chain input, policy drop",
+				"nft insert rule inet filter input tcp dport 22 accept"}},
 		{name: "ufw drops what DNAT leads on", rules: append(ufw, leadsOn), port: "tcp/2200", to: over4, want: Drops,
-			says: []string{"iptables table filter, chain FORWARD, policy drop", "ufw route allow proto tcp to 198.51.100.2 port 22"}},
-		{name: "ufw drops what DNAT leads on over IPv6", rules: append(ufw, leadsOn), port: "tcp/2200", to: over6, want: Drops,
-			says: []string{"ip6tables table filter, chain FORWARD, policy drop", "ufw route allow proto tcp to 2001:db8:1::2 port 22"}},
-		{name: "ufw drops what DNAT leads to another port here", rules: append(ufw, leadsOn), port: "tcp/2201", to: over4, want: Drops, says: []string{"ufw allow 22/tcp"}},
+			says: []string{"iptables table filter, chain FORWARD, policy drop",
+				"ufw route allow proto tcp to 198.51.100.2 port 22"}},
+		{name: "ufw drops what DNAT leads on over IPv6", rules: append(ufw, leadsOn), port: "tcp/2200", to: over6,
+			want: Drops,
+			says: []string{"ip6tables table filter, chain FORWARD, policy drop",
+				"ufw route allow proto tcp to 2001:db8:1::2 port 22"}},
+		{name: "ufw drops what DNAT leads to another port here", rules: append(ufw, leadsOn), port: "tcp/2201",
+			to: over4, want: Drops, says: []string{"ufw allow 22/tcp"}},
 		{name: "nft's own table of a name that iptables has", rules: []rules{
 			{"iptables-nft-restore", "*filter\n:FORWARD DROP\nCOMMIT\n"},
-			{"nft", "table ip nat { chain pre { type nat hook prerouting priority -100; tcp dport 2200 dnat to 198.51.100.2:22; }\n}"},
-		}, port: "tcp/2200", to: over4, want: Drops, says: []string{"iptables table filter, chain FORWARD, policy drop", "iptables -I FORWARD -d 198.51.100.2 -p tcp --dport 22 -j ACCEPT"}},
-		{name: "by hand, what DNAT leads on", rules: []rules{leadsOn, {"nft", "table inet filter { chain on { type filter hook forward priority 0; policy drop; }\n}"}}, port: "tcp/2200", to: over6, want: Drops,
+			{"nft", "table ip nat { chain pre { type nat hook prerouting priority -100; tcp dport 2200 dnat to " +
+				"198.51.100.2:22; }\n}"},
+		}, port: "tcp/2200", to: over4, want: Drops,
+			says: []string{"iptables table filter, chain FORWARD, policy drop",
+				"iptables -I FORWARD -d 198.51.100.2 -p tcp --dport 22 -j ACCEPT"}},
+		{name: "by hand, what DNAT leads on",
+			rules: []rules{leadsOn,
+				{"nft", "table inet filter { chain on { type filter hook forward priority 0; policy drop; }\n}"}},
+			port: "tcp/2200", to: over6, want: Drops,
 			says: []string{"nft insert rule inet filter on ip6 daddr 2001:db8:1::2 tcp dport 22 accept"}},
-		{name: "legacy by hand", rules: []rules{{"iptables-legacy-restore", "*mangle\n-A PREROUTING -p tcp -j DROP\nCOMMIT\n"}}, port: "tcp/22", to: over4, want: Drops, says: []string{"iptables-legacy -t mangle -I PREROUTING -p tcp --dport 22 -j ACCEPT"}},
+		{name: "legacy by hand", port: "tcp/22", to: over4, want: Drops,
+			rules: []rules{{"iptables-legacy-restore", "*mangle\n-A PREROUTING -p tcp -j DROP\nCOMMIT\n"}},
+			says:  []string{"iptables-legacy -t mangle -I PREROUTING -p tcp --dport 22 -j ACCEPT"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := host(t)
@@ -75,51 +104,68 @@ func TestNeighbours(t *testing.T) {
 			said := got.At.String() + "; " + got.At.Allow(portsOf(p))
 			for _, words := range test.says {
 				if !strings.Contains(said, words) {
-					t.Errorf("got %q, want it to say %q", said, words)
+					t.Errorf("got %q, want %q in it", said, words)
 				}
 			}
 		})
 	}
 }
 
-// TestPaths: base chains beside input, and the ways between chains.
+// TestPaths: base chains besides input, and the ways between chains.
 func TestPaths(t *testing.T) {
-	const accepting = "type filter hook input priority 0; policy accept;"
+	table := func(chains ...string) string { return "table ip t {\n" + strings.Join(chains, "\n") + "\n}\n" }
+	chain := func(name, text string) string { return "chain " + name + " { " + text + "\n}" }
+	in := func(rules string) string {
+		return chain("in", "type filter hook input priority 0; policy accept; "+rules)
+	}
+	early := func(rule string) string { return chain("early", "type filter hook prerouting priority -150; "+rule) }
+	raw := func(rule string) string { return chain("raw", "type filter hook prerouting priority -300; "+rule) }
+	nat := func(rule string) string { return chain("nat", "type nat hook prerouting priority -100; "+rule) }
+	on := func(rule string) string {
+		return chain("on", "type filter hook forward priority 0; policy drop; "+rule)
+	}
+	ingress := func(family, device, rule string) string {
+		return "table " + family + " t { chain c { type filter hook ingress " + device + " priority 0; " + rule + " }\n}"
+	}
+	dropping := "policy drop;"
+	meter := "set s { type ipv4_addr; flags dynamic,timeout; timeout 1m; }"
 	for name, test := range map[string]struct {
 		rules string
 		want  Verdict
 	}{
-		"prerouting":    {"table ip t { chain c { type filter hook prerouting priority -150; tcp dport 22 drop; }\n}", Drops},
-		"output":        {"table ip t { chain c { type filter hook output priority 0; policy drop; }\n}", Passes},
-		"other family":  {"table ip6 t { chain c { type filter hook input priority 0; policy drop; }\n}", Passes},
-		"netdev":        {"table netdev t { chain c { type filter hook ingress device vs priority 0; tcp dport 22 drop; }\n}", Drops},
-		"netdev many":   {"table netdev t { chain c { type filter hook ingress devices = { in0, vs } priority 0; policy drop; }\n}", Drops},
-		"other device":  {"table netdev t { chain c { type filter hook ingress device in0 priority 0; policy drop; }\n}", Passes},
-		"inet ingress":  {"table inet t { chain c { type filter hook ingress device vs priority 0; policy drop; }\n}", Drops},
-		"jump":          {"table ip t { chain d { drop\n}\nchain c { " + accepting + " jump d\naccept\n}\n}", Drops},
-		"jump returns":  {"table ip t { chain d { return\ndrop\n}\nchain c { " + accepting + " jump d\ntcp dport 22 accept\ndrop\n}\n}", Passes},
-		"goto":          {"table ip t { chain d { tcp dport 23 accept\n}\nchain c { " + accepting + " goto d\ndrop\n}\n}", Passes},
-		"goto in jump":  {"table ip t { chain e { tcp dport 23 accept\n}\nchain d { goto e\naccept\n}\nchain c { " + accepting + " jump d\ndrop\n}\n}", Drops},
-		"perhaps jump":  {"table ip t { chain d { drop\n}\nchain c { " + accepting + " ip ttl 64 jump d\n}\n}", Perhaps},
-		"both ways":     {"table ip t { chain c { " + accepting + " ip ttl 64 drop\ndrop\n}\n}", Drops},
-		"accept once":   {"table ip t { chain c { " + accepting + " accept\n}\n}\ntable ip u { chain c { " + accepting + " drop\n}\n}", Drops},
-		"mark set":      {"table ip t { chain c { type filter hook prerouting priority -150; meta mark set 7; }\nchain d { " + accepting + " meta mark != 7 drop\n}\n}", Passes},
-		"before ct":     {"table ip t { chain c { type filter hook prerouting priority -300; ct state new drop; }\n}", Passes},
-		"invalid raw":   {"table ip t { chain c { type filter hook prerouting priority -300; ct state invalid drop; }\n}", Drops},
-		"after ct":      {"table ip t { chain c { type filter hook prerouting priority -150; ct state new drop; }\n}", Drops},
-		"redirect":      {"table ip t { chain c { type nat hook prerouting priority -100; tcp dport 22 redirect to :2222; }\nchain d { " + accepting + " tcp dport 2222 drop\n}\n}", Drops},
-		"redirected":    {"table ip t { chain c { type nat hook prerouting priority -100; tcp dport 22 redirect to :2222; }\nchain d { " + accepting + " tcp dport 22 drop\n}\n}", Passes},
-		"dnat local":    {"table ip t { chain c { type nat hook prerouting priority -100; tcp dport 22 dnat to 198.51.100.1; }\nchain d { " + accepting + " ct status dnat drop\n}\n}", Drops},
-		"dnat away":     {"table ip t { chain c { type nat hook prerouting priority -100; tcp dport 22 dnat to 198.51.100.2:23; }\nchain d { " + accepting + " drop\n}\nchain e { type filter hook forward priority 0; policy drop; oifname in0 ip daddr 198.51.100.2 tcp dport 23 accept\n}\n}", Passes},
-		"dnat, dropped": {"table ip t { chain c { type nat hook prerouting priority -100; tcp dport 22 dnat to 198.51.100.2; }\nchain e { type filter hook forward priority 0; policy drop; oifname in0 tcp dport 23 accept\n}\n}", Drops},
-		"dnat perhaps":  {"table ip t { chain c { type nat hook prerouting priority -100; ip ttl 64 dnat to 198.51.100.2; }\nchain d { " + accepting + " drop\n}\n}", Perhaps},
-		"limit a meter": {"table ip t { set s { type ipv4_addr; flags dynamic,timeout; timeout 1m; }\nchain c { " + accepting + " add @s { ip saddr limit rate over 5/minute } drop\n}\n}", Passes},
-		"within meter":  {"table ip t { set s { type ipv4_addr; flags dynamic,timeout; timeout 1m; }\nchain c { " + accepting + " add @s { ip saddr limit rate 5/minute } drop\n}\n}", Drops},
-		"named limit":   {"table ip t { limit l { rate 5/second; }\nchain c { " + accepting + " limit name l accept\ndrop\n}\n}", Perhaps},
-		"named counter": {"table ip t { counter l { }\nchain c { " + accepting + " counter name l accept\ndrop\n}\n}", Passes},
-		"blocked":       {"table ip t { set s { type ipv4_addr; flags interval; elements = { 0.0.0.0/1, 128.0.0.0/1 } }\nchain c { " + accepting + " ip saddr @s drop\n}\n}", Passes},
-		"our other one": {"table inet spa-next { chain c { " + accepting + " drop\n}\n}", Passes},
-		"our own":       {"table inet spa { chain c { " + accepting + " drop\n}\n}", Passes},
+		"prerouting":   {table(early("tcp dport 22 drop")), Drops},
+		"output":       {table(chain("c", "type filter hook output priority 0; policy drop;")), Passes},
+		"other family": {"table ip6 t { chain c { type filter hook input priority 0; policy drop; }\n}", Passes},
+		"netdev":       {ingress("netdev", "device vs", "tcp dport 22 drop;"), Drops},
+		"netdev many":  {ingress("netdev", "devices = { in0, vs }", dropping), Drops},
+		"other device": {ingress("netdev", "device in0", dropping), Passes},
+		"inet ingress": {ingress("inet", "device vs", dropping), Drops},
+		"jump":         {table(chain("d", "drop"), in("jump d\naccept")), Drops},
+		"jump returns": {table(chain("d", "return\ndrop"), in("jump d\ntcp dport 22 accept\ndrop")), Passes},
+		"goto":         {table(chain("d", "tcp dport 23 accept"), in("goto d\ndrop")), Passes},
+		"goto in jump": {table(chain("e", "tcp dport 23 accept"), chain("d", "goto e\naccept"), in("jump d\ndrop")), Drops},
+		"perhaps jump": {table(chain("d", "drop"), in("ip ttl 64 jump d")), Perhaps},
+		"both ways":    {table(in("ip ttl 64 drop\ndrop")), Drops},
+		"accept once":  {table(in("accept")) + strings.Replace(table(in("drop")), "ip t", "ip u", 1), Drops},
+		"mark set":     {table(early("meta mark set 7"), in("meta mark != 7 drop")), Passes},
+		"before ct":    {table(raw("ct state new drop")), Passes},
+		"invalid raw":  {table(raw("ct state invalid drop")), Drops},
+		"after ct":     {table(early("ct state new drop")), Drops},
+		"redirect":     {table(nat("tcp dport 22 redirect to :2222"), in("tcp dport 2222 drop")), Drops},
+		"redirected":   {table(nat("tcp dport 22 redirect to :2222"), in("tcp dport 22 drop")), Passes},
+		"dnat local":   {table(nat("tcp dport 22 dnat to 198.51.100.1"), in("ct status dnat drop")), Drops},
+		"dnat away": {table(nat("tcp dport 22 dnat to 198.51.100.2:23"), in("drop"),
+			on("oifname in0 ip daddr 198.51.100.2 tcp dport 23 accept")), Passes},
+		"dnat, dropped": {table(nat("tcp dport 22 dnat to 198.51.100.2"), on("oifname in0 tcp dport 23 accept")), Drops},
+		"dnat perhaps":  {table(nat("ip ttl 64 dnat to 198.51.100.2"), in("drop")), Perhaps},
+		"limit a meter": {table(meter, in("add @s { ip saddr limit rate over 5/minute } drop")), Passes},
+		"within meter":  {table(meter, in("add @s { ip saddr limit rate 5/minute } drop")), Drops},
+		"named limit":   {table("limit l { rate 5/second; }", in("limit name l accept\ndrop")), Perhaps},
+		"named counter": {table("counter l { }", in("counter name l accept\ndrop")), Passes},
+		"blocked": {table("set s { type ipv4_addr; flags interval; elements = { 0.0.0.0/1, 128.0.0.0/1 } }",
+			in("ip saddr @s drop")), Passes},
+		"our other one": {strings.Replace(table(in("drop")), "ip t", "inet spa-next", 1), Passes},
+		"our own":       {strings.Replace(table(in("drop")), "ip t", "inet spa", 1), Passes},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := host(t)
@@ -131,18 +177,22 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-// TestNotrack: what leaves a port untracked is found, by either tool, and what asks for the
-// state of its connection fares accordingly.
+// TestNotrack: rules of either tool that leave a port untracked are found, and rules about the state of its
+// connections match accordingly.
 func TestNotrack(t *testing.T) {
 	for name, test := range map[string]struct {
 		rules rules
 		want  Verdict
 	}{
-		"nft":     {rules{"nft", "table ip t { chain c { type filter hook prerouting priority -300; tcp dport 22 notrack; }\n}"}, Drops},
-		"other":   {rules{"nft", "table ip t { chain c { type filter hook prerouting priority -300; tcp dport 23 notrack; }\n}"}, Passes},
-		"perhaps": {rules{"nft", "table ip t { chain c { type filter hook prerouting priority -300; ip ttl 64 notrack; }\n}"}, Perhaps},
-		"CT":      {rules{"iptables-nft-restore", "*raw\n-A PREROUTING -p tcp --dport 22 -j CT --notrack\nCOMMIT\n"}, Drops},
-		"legacy":  {rules{"iptables-legacy-restore", "*raw\n-A PREROUTING -p tcp --dport 22 -j CT --notrack\nCOMMIT\n"}, Drops},
+		"nft": {rules{"nft",
+			"table ip t { chain c { type filter hook prerouting priority -300; tcp dport 22 notrack; }\n}"}, Drops},
+		"other": {rules{"nft",
+			"table ip t { chain c { type filter hook prerouting priority -300; tcp dport 23 notrack; }\n}"}, Passes},
+		"perhaps": {rules{"nft",
+			"table ip t { chain c { type filter hook prerouting priority -300; ip ttl 64 notrack; }\n}"}, Perhaps},
+		"CT": {rules{"iptables-nft-restore", "*raw\n-A PREROUTING -p tcp --dport 22 -j CT --notrack\nCOMMIT\n"}, Drops},
+		"legacy": {rules{"iptables-legacy-restore", "*raw\n-A PREROUTING -p tcp --dport 22 -j CT --notrack\nCOMMIT\n"},
+			Drops},
 		"CT zone": {rules{"iptables-nft-restore", "*raw\n-A PREROUTING -p tcp --dport 22 -j CT --zone 1\nCOMMIT\n"}, Passes},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -164,7 +214,7 @@ func TestNotrack(t *testing.T) {
 	}
 }
 
-// TestMember: a grant's set in the administrator's table lets its members in, and nobody else.
+// TestMember: a set of grants in the administrator's table lets its members in, and no other sender.
 func TestMember(t *testing.T) {
 	h := host(t)
 	load(t, h, "nft", `table inet filter {
@@ -187,8 +237,7 @@ ip saddr . meta l4proto . th dport @spa4 accept
 	}
 }
 
-// TestSources: only rules about addresses that somebody outside may have make an answer depend on
-// the source.
+// TestSources: only rules about addresses that an outside host may have make an answer depend on the source.
 func TestSources(t *testing.T) {
 	h := host(t)
 	for rule, want := range map[string]bool{
@@ -222,7 +271,7 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// TestReadChangesNothing: neither the kernel's rule set nor what iptables sees.
+// TestReadChangesNothing: Read changes neither the kernel's rule set nor the tables that iptables lists.
 func TestReadChangesNothing(t *testing.T) {
 	h := host(t)
 	before := listing(t, h)
@@ -239,7 +288,7 @@ func TestReadChangesNothing(t *testing.T) {
 	}
 }
 
-// TestLinks: the interfaces are those of the host.
+// TestLinks: Read finds the interfaces of the host.
 func TestLinks(t *testing.T) {
 	h := host(t)
 	r := read(t, h)
@@ -254,7 +303,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// TestTable: tables are found by name, with what keeps them.
+// TestTable: tables are found by name, and whether they are owned and persistent.
 func TestTable(t *testing.T) {
 	h := host(t)
 	load(t, h, "nft", "table inet spa { chain c { }\n}")
@@ -267,6 +316,6 @@ func TestTable(t *testing.T) {
 		t.Error("a table that is not there was found")
 	}
 	if !r.Chain("ip", "mangle", "SPA") || r.Chain("ip6", "mangle", "SPA") || r.Chain("ip", "mangle", "OTHER") {
-		t.Error("the chain SPA is in mangle of IPv4 alone")
+		t.Error("the chain SPA is only in mangle of IPv4")
 	}
 }

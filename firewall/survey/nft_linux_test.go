@@ -5,13 +5,13 @@ import (
 	"testing"
 )
 
-// inputChain is a table that drops by default, with these rules.
+// inputChain returns a table that drops by default, with these rules.
 func inputChain(rules ...string) string {
 	return "table inet filter { chain input { type filter hook input priority 0; policy drop;\n" +
 		strings.Join(rules, "\n") + "\n}\n}\n"
 }
 
-// expressionTests are rules of a table that drops, and what becomes of tcp/22 of a stranger.
+// expressionTests are rules of a table that drops, and the verdicts on a stranger's tcp/22.
 var expressionTests = map[string]Verdict{
 	"":                               Drops,
 	"accept":                         Passes,
@@ -106,7 +106,7 @@ var expressionTests = map[string]Verdict{
 	"accept comment \"let all in\"":                                Passes,
 	"tcp dport 22 return":                                          Drops,
 	"tcp dport 22 continue":                                        Drops,
-	"ip saddr 203.0.113.7 meta mark set 7\nmeta mark 7 accept":     Drops, // only his packets are marked
+	"ip saddr 203.0.113.7 meta mark set 7\nmeta mark 7 accept":     Drops, // only packets of that source are marked
 	"tcp dport set 23":                                             Perhaps,
 	"udp length 8 accept":                                          Drops,
 	"meta mark set numgen random mod 2 meta mark 1 accept":         Perhaps,
@@ -118,7 +118,7 @@ var expressionTests = map[string]Verdict{
 	"ip ttl . tcp dport { 64 . 22 } accept":                        Perhaps,
 }
 
-// TestExpressions: each expression is understood, or doubted.
+// TestExpressions: each expression is understood or may match.
 func TestExpressions(t *testing.T) {
 	h := host(t)
 	for rule, want := range expressionTests {

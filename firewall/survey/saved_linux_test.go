@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// conditionTests are rules of a table that drops, and what becomes of tcp/22 of a stranger.
+// conditionTests are rules of a table that drops, and the verdicts on a stranger's tcp/22.
 var conditionTests = map[string]Verdict{
 	"-j ACCEPT":                                                         Passes,
 	"-j LOG --log-prefix \"-j ACCEPT\"":                                 Drops,
@@ -78,7 +78,7 @@ var conditionTests = map[string]Verdict{
 	"-p tcp -m tcp --dport 22 -m conntrack --ctstate NEW -m limit --limit 3/s -j ACCEPT": Passes,
 }
 
-// TestConditions: each option is understood, or doubted, as iptables itself writes it down.
+// TestConditions: each option, in the form that iptables saves, is understood or may match.
 func TestConditions(t *testing.T) {
 	h := host(t)
 	for rule, want := range conditionTests {
@@ -94,24 +94,31 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// TestTargets: what changes a packet and what leads it on.
+// TestTargets: targets that change a packet or lead it elsewhere.
 func TestTargets(t *testing.T) {
 	for name, test := range map[string]struct {
 		rules string
 		want  Verdict
 	}{
-		"mark":         {"*mangle\n-A PREROUTING -j MARK --set-mark 7\nCOMMIT\n*filter\n-A INPUT -m mark ! --mark 7 -j DROP\nCOMMIT\n", Passes},
-		"mark or":      {"*mangle\n-A PREROUTING -j MARK --or-mark 0x10\nCOMMIT\n*filter\n-A INPUT -m mark --mark 0x10/0x10 -j DROP\nCOMMIT\n", Drops},
-		"perhaps mark": {"*mangle\n-A PREROUTING -m length --length 40:100 -j MARK --set-mark 7\nCOMMIT\n*filter\n-A INPUT -m mark --mark 7 -j DROP\nCOMMIT\n", Perhaps},
-		"redirect":     {"*nat\n-A PREROUTING -p tcp --dport 22 -j REDIRECT --to-ports 2222\nCOMMIT\n*filter\n-A INPUT -p tcp --dport 2222 -j DROP\nCOMMIT\n", Drops},
-		"redirected":   {"*nat\n-A PREROUTING -p tcp --dport 22 -j REDIRECT --to-ports 2222\nCOMMIT\n*filter\n-A INPUT -p tcp --dport 22 -j DROP\nCOMMIT\n", Passes},
-		"dnat state":   {"*nat\n-A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 198.51.100.1:2222\nCOMMIT\n*filter\n-A INPUT -m conntrack --ctstate DNAT -j DROP\nCOMMIT\n", Drops},
-		"dnat range":   {"*nat\n-A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 198.51.100.1-198.51.100.9\nCOMMIT\n*filter\n-A INPUT -j DROP\nCOMMIT\n", Perhaps},
-		"goto":         {"*filter\n:x -\n-A INPUT -g x\n-A INPUT -j DROP\n-A x -p udp -j DROP\nCOMMIT\n", Passes},
-		"jump":         {"*filter\n:x -\n-A INPUT -j x\n-A INPUT -j DROP\n-A x -p udp -j ACCEPT\nCOMMIT\n", Drops},
-		"security":     {"*security\n-A INPUT -j DROP\nCOMMIT\n", Drops},
-		"nat input":    {"*nat\n-A INPUT -j ACCEPT\nCOMMIT\n", Passes},
-		"output":       {"*filter\n-A OUTPUT -j DROP\nCOMMIT\n", Passes},
+		"mark": {"*mangle\n-A PREROUTING -j MARK --set-mark 7\nCOMMIT\n*filter\n" +
+			"-A INPUT -m mark ! --mark 7 -j DROP\nCOMMIT\n", Passes},
+		"mark or": {"*mangle\n-A PREROUTING -j MARK --or-mark 0x10\nCOMMIT\n*filter\n" +
+			"-A INPUT -m mark --mark 0x10/0x10 -j DROP\nCOMMIT\n", Drops},
+		"perhaps mark": {"*mangle\n-A PREROUTING -m length --length 40:100 -j MARK --set-mark 7\nCOMMIT\n*filter\n" +
+			"-A INPUT -m mark --mark 7 -j DROP\nCOMMIT\n", Perhaps},
+		"redirect": {"*nat\n-A PREROUTING -p tcp --dport 22 -j REDIRECT --to-ports 2222\nCOMMIT\n*filter\n" +
+			"-A INPUT -p tcp --dport 2222 -j DROP\nCOMMIT\n", Drops},
+		"redirected": {"*nat\n-A PREROUTING -p tcp --dport 22 -j REDIRECT --to-ports 2222\nCOMMIT\n*filter\n" +
+			"-A INPUT -p tcp --dport 22 -j DROP\nCOMMIT\n", Passes},
+		"dnat state": {"*nat\n-A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 198.51.100.1:2222\nCOMMIT\n" +
+			"*filter\n-A INPUT -m conntrack --ctstate DNAT -j DROP\nCOMMIT\n", Drops},
+		"dnat range": {"*nat\n-A PREROUTING -p tcp --dport 22 -j DNAT --to-destination 198.51.100.1-198.51.100.9\n" +
+			"COMMIT\n*filter\n-A INPUT -j DROP\nCOMMIT\n", Perhaps},
+		"goto":      {"*filter\n:x -\n-A INPUT -g x\n-A INPUT -j DROP\n-A x -p udp -j DROP\nCOMMIT\n", Passes},
+		"jump":      {"*filter\n:x -\n-A INPUT -j x\n-A INPUT -j DROP\n-A x -p udp -j ACCEPT\nCOMMIT\n", Drops},
+		"security":  {"*security\n-A INPUT -j DROP\nCOMMIT\n", Drops},
+		"nat input": {"*nat\n-A INPUT -j ACCEPT\nCOMMIT\n", Passes},
+		"output":    {"*filter\n-A OUTPUT -j DROP\nCOMMIT\n", Passes},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := host(t)
@@ -123,7 +130,7 @@ func TestTargets(t *testing.T) {
 	}
 }
 
-// TestUnknownTarget: what is neither known here nor a chain may do anything, and is named.
+// TestUnknownTarget: an unknown target that is not a chain may do anything, and is named.
 func TestUnknownTarget(t *testing.T) {
 	r := &Ruleset{Links: []Link{{Name: "vs", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}},
 		tables: make(map[tableKey]*table)}
@@ -135,7 +142,7 @@ func TestUnknownTarget(t *testing.T) {
 	}
 }
 
-// TestSplitWords: as iptables-restore takes a line apart.
+// TestSplitWords: lines are split as iptables-restore splits them.
 func TestSplitWords(t *testing.T) {
 	var got []string
 	for _, w := range splitWords(`-A INPUT -m comment --comment "a \"b\" \\ c" "" x"y"`) {

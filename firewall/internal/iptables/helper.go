@@ -74,6 +74,7 @@ type findings struct {
 	Digest  string
 }
 
+// Serve runs the helper and never returns, if this process was started as one.
 func Serve() {
 	if len(os.Args) != 5 || os.Args[0] != HelperName || os.Args[1] != HelperArg {
 		return

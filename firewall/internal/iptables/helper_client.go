@@ -25,8 +25,8 @@ const (
 )
 
 // ErrHelper is wrapped by the errors of all calls once the helper has ended or hangs.
-var ErrHelper = errors.New("the helper that runs iptables has ended or hangs; the guard stays in place and grants end " +
-	"on time, but changes by other tools cannot be repaired: restart spa-server")
+var ErrHelper = errors.New("the helper that runs iptables has ended or hangs; the guard stays in place and grants " +
+	"end on time, but changes by other tools cannot be repaired: restart spa-server")
 
 // Helper is the daemon's end of the process that runs iptables.
 type Helper struct {

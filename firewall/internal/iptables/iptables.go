@@ -71,6 +71,7 @@ type Backend struct {
 
 var _ guard.Backend = (*Backend)(nil)
 
+// New starts the helper and opens the sockets. It returns an error if iptables or the kernel cannot guard.
 func New(c guard.Spec, log *slog.Logger) (guard.Backend, error) {
 	if err := can(&c); err != nil {
 		return nil, err
@@ -280,6 +281,7 @@ func (b *Backend) loadRules() error {
 	return nil
 }
 
+// GuardRules returns the settings for the helper.
 func (b *Backend) GuardRules() GuardRules {
 	r := GuardRules{
 		Mark: b.Spec.Mark, Guarded: b.Spec.Guarded, Cut: b.Spec.Cut,

@@ -44,6 +44,7 @@ type LegacyTables struct {
 	good    [sha256.Size]byte // sum of the tables when the guard was last found complete
 }
 
+// OpenLegacyTables opens the sockets for reading the tables.
 func OpenLegacyTables(noIPv6 bool) (*LegacyTables, error) {
 	l := &LegacyTables{sockets: make(map[bool]*os.File)}
 	for _, v6 := range []bool{false, true} {
@@ -63,6 +64,7 @@ func OpenLegacyTables(noIPv6 bool) (*LegacyTables, error) {
 	return l, nil
 }
 
+// Close closes the sockets.
 func (l *LegacyTables) Close() error {
 	var errs []error
 	for _, socket := range l.sockets {

@@ -69,6 +69,7 @@ type table struct {
 	jumps  [][2]string // from, to
 }
 
+// Tables returns the tables that contain our chains.
 func Tables() [2]table {
 	return [2]table{
 		{"raw", []string{chainKnock, chainReceipt},
@@ -142,6 +143,7 @@ func (s *script) add(chain, format string, args ...any) {
 // set returns the name of a set in this family.
 func (s *script) set(name string) string { return SetName(name, s.v6) }
 
+// SetName returns the name of a set in a family.
 func SetName(name string, v6 bool) string {
 	if v6 {
 		return name + "6"

@@ -15,6 +15,7 @@ type saved struct {
 	first  map[string]string   // the first rule of each other chain
 }
 
+// ParseSaved reads the output of iptables-save for a table.
 func ParseSaved(t table, text string) *saved {
 	s := &saved{Chains: make(map[string][]string), first: make(map[string]string)}
 	for line := range strings.Lines(text) {

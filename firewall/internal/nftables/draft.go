@@ -18,10 +18,10 @@ type Draft struct {
 	// claims is whether a closed port of the kernel's refuses packets without a grant. Otherwise nftables makes the
 	// answer, which differs from that of a closed port.
 	claims  bool
-	learned map[string][]nft.SetElement // by name of the set
+	learned map[string][]nft.SetElement // by the name of the set
 	batch   batch
-	printed map[*nft.Chain][]string // the rules in nft's words
-	err     error                   // of a rule that cannot be told to the kernel
+	printed map[*nft.Chain][]string // the rules in nft's language
+	err     error                   // of a rule that could not be encoded
 }
 
 func newDraft(o objects, spec guard.Spec, refuse guard.Closed, lacks []string) *Draft {

@@ -51,6 +51,7 @@ type Backend struct {
 
 var _ guard.Backend = (*Backend)(nil)
 
+// New opens the sockets, probes the kernel and starts the keeper. In mode Admit it checks that the sets exist.
 func New(c guard.Spec) (guard.Backend, error) {
 	n := &Backend{Spec: c, Objects: NewObjects(c.Size), concerns: concernsUs}
 	if err := n.open(); err != nil {
@@ -262,11 +263,13 @@ func targetElements(ts []guard.Target, timeout time.Duration) (v4, v6 []nft.SetE
 	return v4, v6
 }
 
+// PortKey appends protocol and port to the beginning of a key.
 func PortKey(key []byte, proto service.Proto, port uint16) []byte {
 	key = append(slices.Grow(key, 8), byte(proto), 0, 0, 0)
 	return append(binary.BigEndian.AppendUint16(key, port), 0, 0)
 }
 
+// PortElements returns the ports of the ranges as elements.
 func PortElements(ranges []service.Ports, timeout time.Duration) []nft.SetElement {
 	var es []nft.SetElement
 	all := ledger.Holding{Ports: ranges}
@@ -276,6 +279,7 @@ func PortElements(ranges []service.Ports, timeout time.Duration) []nft.SetElemen
 	return es
 }
 
+// FlowElements returns flows as elements.
 func FlowElements(fs []guard.Carried) (v4, v6 []nft.SetElement) {
 	for _, f := range fs {
 		key := slices.Concat(f.Remote.Addr().AsSlice(), f.Local.Addr().AsSlice())

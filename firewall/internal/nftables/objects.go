@@ -24,9 +24,10 @@ type objects struct {
 	Claim, arrive, revive, begun, passing, hush                 *nft.Chain
 }
 
-// NewObjects returns the objects of our table; NewObjectsOf, those of another table of the same make.
+// NewObjects returns the objects of our table.
 func NewObjects(size uint32) objects { return NewObjectsOf(TableName, size) }
 
+// NewObjectsOf returns the objects of another table of the same make.
 func NewObjectsOf(table string, size uint32) objects {
 	t := &nft.Table{Name: table, Family: nft.TableFamilyINet}
 	ip4, ip6 := nft.TypeIPAddr, nft.TypeIP6Addr

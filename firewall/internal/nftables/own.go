@@ -57,6 +57,7 @@ func (n *Backend) Persists() bool { return n.own && n.Keeper.Lives() }
 // KeeperGone reports whether the keeper has ended or was killed.
 func (n *Backend) KeeperGone() bool { return n.own && n.Keeper.Gone() }
 
+// AwaitKeeper waits until the keeper has ended. It returns false if ctx ended first or there is no keeper.
 func (n *Backend) AwaitKeeper(ctx context.Context) bool { return n.Keeper.Await(ctx) }
 
 // canOwn probes whether the kernel supports persistent tables, in a batch that always fails as a whole.
@@ -75,6 +76,7 @@ func (n *Backend) canOwn() (bool, error) {
 	}
 }
 
+// CanPersist reports whether the kernel supports a table that stays when its owner ends.
 func CanPersist() bool {
 	conn, socket, err := Dial()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"sallyport/firewall/internal/nl"
 )
 
-// Numbers of linux/netfilter/nf_tables.h that package unix lacks.
+// Numbers from linux/netfilter/nf_tables.h that package unix lacks.
 const (
 	setConcat     = 0x80 // NFT_SET_CONCAT
 	setDescConcat = 2    // NFTA_SET_DESC_CONCAT
@@ -47,7 +47,7 @@ func (b *batch) set(s *nft.Set) {
 	b.create(unix.NFT_MSG_NEWSET, data)
 }
 
-// describeSet appends how many elements a set holds and how long each field of its key is.
+// describeSet appends the capacity of a set and the lengths of the fields of its key.
 func describeSet(data []byte, s *nft.Set) []byte {
 	if s.Size > 0 {
 		data = number(data, unix.NFTA_SET_DESC_SIZE, s.Size)
@@ -111,7 +111,7 @@ func (b *batch) rule(c *nft.Chain, exprs []expr.Any) error {
 	return err
 }
 
-// number appends an attribute with a number, as nf_tables has them.
+// number appends an attribute with a number, in the format of nf_tables.
 func number(data []byte, kind uint16, v uint32) []byte {
 	return nl.Attribute(data, kind, binary.BigEndian.AppendUint32(nil, v))
 }

@@ -134,6 +134,6 @@ func TestHeldFile(t *testing.T) {
 	}
 	err := AloneWithin(time.Millisecond, files[1], func() error { t.Error("called without the lock"); return nil })
 	if err == nil || !strings.Contains(err.Error(), "fuser") {
-		t.Errorf("got %v, want how to find who holds it", err)
+		t.Errorf("got %v, want the command that finds the holder", err)
 	}
 }
