@@ -376,7 +376,8 @@ func pinned(do func()) {
 // guardConfig returns the guard of a world.
 func (w *world) guardConfig(closed Closed) Config {
 	w.Helper()
-	c := Config{Knock: []KnockPort{{Port: 62201}}, Closed: closed, State: w.TempDir(), knobs: knobs{slots: 256, plain: true}}
+	c := Config{Knock: []KnockPort{{Port: 62201}}, Closed: closed, State: w.TempDir(),
+		knobs: knobs{slots: 256, plain: true}}
 	for _, s := range lawServices {
 		for _, port := range []uint16{s.port, s.front} {
 			p := ports(fmt.Sprintf("%v/%d", s.proto, port))

@@ -178,7 +178,8 @@ func TestSummary(t *testing.T) {
 		l.Record(copied.As(Elsewhere, errors.New("elsewhere")))
 		l.Record(stale("bob"))
 		after(5 * time.Second)
-		if got := ops.String(); !strings.Contains(got, `level=WARN`) || !strings.Contains(got, `of="bob: 1 × elsewhere" from=192.0.2.2`) ||
+		if got := ops.String(); !strings.Contains(got, `level=WARN`) ||
+			!strings.Contains(got, `of="bob: 1 × elsewhere" from=192.0.2.2`) ||
 			!strings.Contains(got, `of="bob: 1 × stale packet"`) || strings.Contains(got, "alice") {
 			t.Errorf("a copy, and a stale packet: got %s", got)
 		}
