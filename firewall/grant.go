@@ -11,6 +11,7 @@ import (
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/ledger"
+	"sallyport/firewall/internal/nl"
 )
 
 var (
@@ -43,7 +44,11 @@ func (f *Firewall) Grant(ctx context.Context, gs []Grant, now time.Time) error {
 		return errors.Join(err, f.unrecord(changes))
 	}
 	if err := f.enforce(changes, now); err != nil {
-		return errors.Join(err, f.unrecord(changes))
+		err = errors.Join(err, f.unrecord(changes))
+		if errors.Is(err, nl.ErrNoAnswer) { // the kernel may have made the change
+			err = errors.Join(err, f.ledger.Alone(func() error { return f.restore(now) }))
+		}
+		return err
 	}
 	f.held.Apply(changes)
 	f.wakeForNext(now)

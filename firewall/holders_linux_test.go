@@ -14,6 +14,7 @@ import (
 
 	nft "github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"sallyport/firewall/internal/guard"
@@ -216,15 +217,26 @@ func TestRefusedTeardownMarksNothing(t *testing.T) {
 	s.dead(session)
 }
 
-// TestLostAnswers: answers that the kernel could not deliver, or that were not read, are not taken for those of the
-// next batch.
+// TestLostAnswers: a grant whose answer the kernel could not deliver is not given, and answers that were not read are
+// not taken for those of the next batch.
 func TestLostAnswers(t *testing.T) {
-	s := guarded(t, guarding("tcp/10000-30000"))
+	s := guarded(t, nil)
 	socket := s.backend.(*nftables.Backend).Socket
 	s.must(socket.SetReadBuffer(1))
-	if err := s.gw.Do(func() error { return s.Load(t.Context(), 0, time.Now()) }); err == nil {
-		t.Fatal("no answer was lost")
+	for range 100 { // the kernel has no room for more answers
+		_, err := socket.Send(netlink.Message{
+			Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN,
+				Flags: netlink.Request | netlink.Acknowledge},
+			Data: make([]byte, 4),
+		})
+		s.must(err)
 	}
+	gs := []Grant{{Client: "alice", Service: "ssh", Source: netip.MustParseAddr("192.0.2.2"), Ports: rangesOf("tcp/22"),
+		Until: time.Now().Add(long)}}
+	if err := s.Grant(t.Context(), gs, time.Now()); !errors.Is(err, nl.ErrNoAnswer) {
+		t.Fatalf("got %v, want that the answer was lost", err)
+	}
+	s.dark("192.0.2.2", "192.0.2.1", "22")
 	s.must(socket.SetReadBuffer(nl.SocketBuffer))
 	s.flushRuleset()
 	s.grant("alice", "192.0.2.2", long) // finds that the guard is gone

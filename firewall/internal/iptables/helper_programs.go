@@ -76,7 +76,11 @@ type endedError struct {
 }
 
 func (e *endedError) Error() string {
-	return fmt.Sprintf("%s was killed after %v, %s: %s", e.name, programTime, e.doing, e.said)
+	text := fmt.Sprintf("%s was killed after %v, %s", e.name, programTime, e.doing)
+	if e.said != "" {
+		text += ": " + e.said
+	}
+	return text
 }
 
 // command returns a program's name for a family.
