@@ -105,7 +105,7 @@ func knockTests() []hostTest {
 			want: Warning, says: []string{"knock_ports", "lets udp/62201 through and drops other ports",
 				"nft delete rule inet filter input handle"}},
 		{name: "knock port let through with others", spoil: beside(also("udp dport { 53, 62201 }")),
-			want: Warning, says: []string{"knock_ports", "take udp/62201 out of table inet filter, chain input, rule handle"}},
+			want: Warning, says: []string{"knock_ports", "remove udp/62201 from table inet filter, chain input, rule handle"}},
 		{name: "knock port let through where others are rejected", spoil: func(s *scene) {
 			withRules("table inet filter { chain input { type filter hook input priority 0; ct state established accept; tcp " +
 				"dport 22 accept; udp dport 62201 accept; meta l4proto udp reject; drop; }\n}")(s)

@@ -84,11 +84,16 @@ func NewObjectsOf(table string, size uint32) objects {
 	for _, s := range o.Learned() {
 		s.Dynamic = true
 	}
-	for i, s := range append(o.Sets(), o.Learned()...) {
-		s.ID = uint32(i) + 1 // within a batch
-	}
+	o.number()
 	o.Claim.Type = nft.ChainTypeNAT
 	return o
+}
+
+// number gives each set an id within a batch.
+func (o *objects) number() {
+	for i, s := range append(o.Sets(), o.Learned()...) {
+		s.ID = uint32(i) + 1
+	}
 }
 
 // Hooked makes a chain a base chain with policy accept.
