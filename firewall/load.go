@@ -25,7 +25,6 @@ const (
 // Load puts the guard and the live grants into the kernel in one batch. If no rule of ours enables connection
 // tracking yet, a simpler guard goes first. A guard that is already there is replaced; guarded ports stay shut
 // throughout. If a table of our name is not ours, Load returns ErrForeign.
-// table of our name that is not ours is ErrForeign.
 //
 // If confirm is above zero, the kernel removes the guard after that time, even if this process has ended, unless
 // Watch sees a new flow through a grant first.

@@ -1,8 +1,11 @@
 package keys
 
 import (
+	"bytes"
 	"cmp"
 	"maps"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"time"
@@ -146,8 +149,8 @@ type mistake struct {
 func (m mistake) Unwrap() error { return m.error }
 
 var (
-	idLine      = regexp.MustCompile(`(?m)^[^#\n]*\bid[ \t]*=[ \t]*["']([0-9a-f]{16})["']`)
-	revokedLine = regexp.MustCompile(`(?m)^[ \t]*revoked[ \t]*=`)
+	idLine      = regexp.MustCompile(`(?m)^[^#\n]*\bid["']?[ \t]*=[ \t]*["']{1,3}([0-9a-f]{16})["']`)
+	revokedLine = regexp.MustCompile(`(?m)^[^#\n]*\brevoked\b`)
 )
 
 // read reads a client's file. Its error is a mistake if the file has ids all the same.
@@ -156,7 +159,7 @@ func (r *Registry) read(name string, s strict.Schema) (*Client, error) {
 	if err == nil {
 		return c, nil
 	}
-	text, unread := r.folder.Read(name+Suffix, maxClientFile, place.Served)
+	text, unread := r.folder.Read(name+Suffix, maxClientFile, nil) // also one with a mode that is refused
 	ids := idLine.FindAllSubmatch(text, 2)
 	if unread != nil || len(ids) == 0 {
 		return nil, err
@@ -171,4 +174,27 @@ func (r *Registry) read(name string, s strict.Schema) (*Client, error) {
 		claims.Revoked = time.Unix(0, 0)
 	}
 	return nil, mistake{err, claims}
+}
+
+// Copies returns the paths of other files of the directory in which an id of the client stands, sorted. Once no file of
+// the client's own has that id any more, such a copy counts.
+func Copies(dir string, c *Client) ([]string, error) {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var copies []string
+	for _, f := range files {
+		if !f.Type().IsRegular() || filepath.Ext(f.Name()) != Suffix || f.Name() == c.Name+Suffix {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(c.IDs(), func(id ID) bool { return bytes.Contains(text, []byte(id.String())) }) {
+			copies = append(copies, filepath.Join(dir, f.Name()))
+		}
+	}
+	return copies, nil
 }

@@ -8,7 +8,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -261,3 +263,36 @@ func TestMistakenBesideACopy(t *testing.T) {
 		}
 	}
 }
+
+// TestRevokedAndSpoiled: however a revoked file is spoiled, as long as its id can be read no copy of it counts.
+func TestRevokedAndSpoiled(t *testing.T) {
+	for name, spoil := range map[string]func(text string) (string, os.FileMode){
+		"readable to all":           func(s string) (string, os.FileMode) { return s, 0o644 },
+		"a mistake":                 func(s string) (string, os.FileMode) { return s + "nonsense = 1\n", 0o600 },
+		"a key in quotes":           func(s string) (string, os.FileMode) { return strings.Replace(s, "id =", `"id" =`, 1) + "x", 0o600 },
+		"a value in three quotes":   func(s string) (string, os.FileMode) { return tripled.ReplaceAllString(s, `id = """$1"""`) + "x", 0o600 },
+		"a line without a line end": func(s string) (string, os.FileMode) { return s + "x = 1 revoked = 2", 0o600 },
+	} {
+		dir := t.TempDir()
+		alice := client("alice", 1)
+		alice.Revoked = time.Unix(9, 0)
+		put(t, dir, alice)
+		put(t, dir, client("alice-old", 1))
+		path := filepath.Join(dir, "alice.toml")
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spoiled, mode := spoil(string(text))
+		if err := errors.Join(os.WriteFile(path, []byte(spoiled), mode), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+		r, errs := LoadRegistry(dir)
+		if got, ok := r.Lookup(1); ok && got.Client.Revoked.IsZero() {
+			t.Errorf("%s: the key is %s's: %v", name, got.Client.Name, errs)
+		}
+		r.Close()
+	}
+}
+
+var tripled = regexp.MustCompile(`id = "([0-9a-f]+)"`)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,19 @@ func TestFullDisk(t *testing.T) {
 	}
 	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, whole) {
 		t.Errorf("rotate left %d bytes (%v)", len(now), err)
+	}
+	copied := filepath.Join(clients, "alice-old.toml")
+	if err := os.Rename(path, copied); err != nil { // the disk has no room for both
+		t.Fatal(err)
+	}
+	if err := os.Link(copied, path); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := keygen("revoke", "alice"); err == nil || !strings.Contains(fmt.Sprint(err), copied) {
+		t.Errorf("revoke beside a copy: %v\n%s", err, out)
+	}
+	if err := os.Remove(copied); err != nil {
+		t.Fatal(err)
 	}
 	out, err := keygen("revoke", "alice")
 	if _, gone := os.Stat(path); err != nil || !errors.Is(gone, os.ErrNotExist) ||

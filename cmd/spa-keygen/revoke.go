@@ -35,7 +35,7 @@ connections. Established sessions continue: spa-server revoke NAME --cut ends th
 				return nil
 			}
 			if errors.Is(err, place.ErrFull) {
-				return remove(cmd, filepath.Join(*dir, config.ClientsDir, args[0]+keys.Suffix), err)
+				return remove(cmd, filepath.Join(*dir, config.ClientsDir), args[0], err)
 			}
 			if err != nil {
 				return absent(err, args[0])
@@ -47,7 +47,13 @@ connections. Established sessions continue: spa-server revoke NAME --cut ends th
 }
 
 // remove removes a file that could not be marked as revoked: that shuts the client out too.
-func remove(cmd *cobra.Command, path string, why error) error {
+func remove(cmd *cobra.Command, clients, name string, why error) error {
+	path := filepath.Join(clients, name+keys.Suffix)
+	if c, err := keys.ReadClient(path); err == nil {
+		if err := onlyFile(c, clients, "it is not revoked"); err != nil {
+			return errors.Join(why, err)
+		}
+	}
 	if err := os.Remove(path); err != nil {
 		return errors.Join(why, err)
 	}

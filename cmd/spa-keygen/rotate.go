@@ -114,8 +114,22 @@ func (r *rotation) apply(c *keys.Client, clients string, now time.Time) error {
 			"two keys can be", c.Name, c.Previous.ID, moment(&c.Previous.Until)),
 			"rotate again after that, or end the previous key now with --force; if the token of the new key was lost: --lost")
 	}
+	if err := onlyFile(c, clients, "its key was not replaced"); err != nil {
+		return err
+	}
 	c.Rotate(r.overlap.end(now))
 	return nil
+}
+
+// onlyFile returns an error if another file has an id of the client: its key would count again once the client's own
+// file has it no more.
+func onlyFile(c *keys.Client, clients, outcome string) error {
+	copies, err := keys.Copies(clients, c)
+	if err != nil || len(copies) == 0 {
+		return err
+	}
+	return cli.Fail(fmt.Errorf("a key of %s is also in %s, so %s", c.Name, copies[0], outcome),
+		"remove the copy, then run this again: rm "+copies[0])
 }
 
 // undo restores the previous keys, unless they have changed again.

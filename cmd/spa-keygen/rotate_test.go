@@ -1,7 +1,10 @@
 package main
 
 import (
+	"errors"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,5 +39,28 @@ func TestUndoOnlyItsOwn(t *testing.T) {
 	now, err := keys.ReadClient(filepath.Join(dir, "alice.toml"))
 	if err != nil || now.ID != first.ID || !now.Key.Equal(first.Key) || now.Previous.ID != before.ID {
 		t.Errorf("got %+v, %v, want the keys of the first rotation", now, err)
+	}
+}
+
+// TestRotateBesideACopy: while a copy of the client's file lies there, its key is not replaced: the copy would bring the
+// old key back when the client's own file forgets it.
+func TestRotateBesideACopy(t *testing.T) {
+	dir := t.TempDir()
+	alice := &keys.Client{Name: "alice", ID: keys.NewID(), Key: keys.NewKey(), Allow: []string{"ssh"}}
+	old := *alice
+	old.Name = "alice-old"
+	if err := errors.Join(keys.WriteClient(dir, alice, true), keys.WriteClient(dir, &old, true)); err != nil {
+		t.Fatal(err)
+	}
+	before := alice.ID
+	var r rotation
+	if err := r.apply(alice, dir, time.Now()); err == nil || !strings.Contains(err.Error(), "alice-old.toml") || alice.ID != before {
+		t.Errorf("got %v and id %v, want the path of the copy and the key as it was", err, alice.ID)
+	}
+	if err := os.Remove(filepath.Join(dir, "alice-old.toml")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.apply(alice, dir, time.Now()); err != nil || alice.ID == before {
+		t.Errorf("without the copy: %v", err)
 	}
 }

@@ -302,7 +302,9 @@ func narrowed(before, after *keys.Client, now time.Time) bool {
 	ended := func(c *keys.Client) bool {
 		return !c.Revoked.IsZero() || !c.Expires.IsZero() && !now.Before(c.Expires)
 	}
-	return ended(after) && !ended(before) || after.RequireSource && !before.RequireSource ||
+	// A revocation that is taken back may be from a time when no server ran: what was sent before it stays refused.
+	return ended(after) && !ended(before) || !before.Revoked.IsZero() && after.Revoked.IsZero() ||
+		after.RequireSource && !before.RequireSource ||
 		less(before.From, after.From) ||
 		slices.ContainsFunc(after.Deny, func(p netip.Prefix) bool { return !slices.Contains(before.Deny, p) })
 }

@@ -104,6 +104,19 @@ func TestRenamedFile(t *testing.T) {
 	}
 }
 
+// TestRevokedWhileDown: a revocation that no running server saw, and that is taken back, still stops earlier packets.
+func TestRevokedWhileDown(t *testing.T) {
+	b, _ := newReloaded(t)
+	late := b.packet(-time.Second)
+	b.write(func(c *keys.Client) { c.Revoked = time.Unix(1, 0) })
+	b.s.clients, _ = keys.LoadRegistry(b.s.clientsDir()) // as a start reads it
+	b.write(func(*keys.Client) {})
+	b.sees("alice")
+	if b.arrive(late); b.event.Receipt.Status != spa.ReasonSuperseded {
+		t.Errorf("a packet of before the revocation: %v, %v", b.event.Receipt.Status, b.event.Err)
+	}
+}
+
 // TestCloseOfEachKey: a close stops older packets, whichever of the client's keys the close and the packets were made
 // with.
 func TestCloseOfEachKey(t *testing.T) {

@@ -199,7 +199,7 @@ func (f *family) continues() Part {
 	text, load, mask := "ip frag-off & 0x1fff != 0", expr.Any(&expr.Payload{DestRegister: Register,
 		Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2}), []byte{0x1f, 0xff}
 	if f.proto == unix.NFPROTO_IPV6 {
-		text, load, mask = "frag frag-off & 0xfff8 != 0", &expr.Exthdr{DestRegister: Register,
+		text, load, mask = "frag frag-off != 0", &expr.Exthdr{DestRegister: Register,
 			Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6}, []byte{0xff, 0xf8}
 	}
 	return Rule(f.implied(), part(text, load, and(mask), notEqual([]byte{0, 0})))
