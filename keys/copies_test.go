@@ -266,25 +266,32 @@ func TestMistakenBesideACopy(t *testing.T) {
 
 // TestRevokedAndSpoiled: however a revoked file is spoiled, as long as its id can be read no copy of it counts.
 func TestRevokedAndSpoiled(t *testing.T) {
-	for name, spoil := range map[string]func(text string) (string, os.FileMode){
-		"readable to all":           func(s string) (string, os.FileMode) { return s, 0o644 },
-		"a mistake":                 func(s string) (string, os.FileMode) { return s + "nonsense = 1\n", 0o600 },
-		"a key in quotes":           func(s string) (string, os.FileMode) { return strings.Replace(s, "id =", `"id" =`, 1) + "x", 0o600 },
-		"a value in three quotes":   func(s string) (string, os.FileMode) { return tripled.ReplaceAllString(s, `id = """$1"""`) + "x", 0o600 },
-		"a line without a line end": func(s string) (string, os.FileMode) { return s + "x = 1 revoked = 2", 0o600 },
+	for name, spoil := range map[string]func(text string) string{
+		"readable to all": func(s string) string { return s }, // see below
+		"a mistake":       func(s string) string { return s + "nonsense = 1\n" },
+		"a key in quotes": func(s string) string { return strings.Replace(s, "id =", `"id" =`, 1) + "x" },
+		"a value in three quotes": func(s string) string {
+			return regexp.MustCompile(`id = "([0-9a-f]+)"`).ReplaceAllString(s, `id = """$1"""`) + "x"
+		},
+		"no line end before revoked": func(s string) string {
+			return regexp.MustCompile("revoked = .*\n").ReplaceAllString(s, "") + "x = 1 revoked = 2"
+		},
 	} {
 		dir := t.TempDir()
-		alice := client("alice", 1)
+		alice := client("alice2", 1) // so that alice counts but for the revocation
 		alice.Revoked = time.Unix(9, 0)
 		put(t, dir, alice)
-		put(t, dir, client("alice-old", 1))
-		path := filepath.Join(dir, "alice.toml")
+		put(t, dir, client("alice", 1))
+		path := filepath.Join(dir, "alice2.toml")
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		spoiled, mode := spoil(string(text))
-		if err := errors.Join(os.WriteFile(path, []byte(spoiled), mode), os.Chmod(path, mode)); err != nil {
+		mode := os.FileMode(0o600)
+		if name == "readable to all" {
+			mode = 0o644
+		}
+		if err := errors.Join(os.WriteFile(path, []byte(spoil(string(text))), mode), os.Chmod(path, mode)); err != nil {
 			t.Fatal(err)
 		}
 		r, errs := LoadRegistry(dir)
@@ -294,5 +301,3 @@ func TestRevokedAndSpoiled(t *testing.T) {
 		r.Close()
 	}
 }
-
-var tripled = regexp.MustCompile(`id = "([0-9a-f]+)"`)

@@ -106,16 +106,17 @@ func (r *rotation) apply(c *keys.Client, clients string, now time.Time) error {
 	case r.lost && !alive:
 		return cli.Fail(fmt.Errorf("%s has no lost token to replace: no previous key is valid", c.Name),
 			"make a new key: spa-keygen rotate "+c.Name)
-	case r.lost:
-		c.ID, c.Key = keys.NewID(), keys.NewKey()
-		return nil
-	case alive && !r.force:
+	case alive && !r.force && !r.lost:
 		return cli.Fail(fmt.Errorf("%s already has a new key: the previous key (%s) is valid until %s, and at most "+
 			"two keys can be", c.Name, c.Previous.ID, moment(&c.Previous.Until)),
 			"rotate again after that, or end the previous key now with --force; if the token of the new key was lost: --lost")
 	}
 	if err := onlyFile(c, clients, "its key was not replaced"); err != nil {
 		return err
+	}
+	if r.lost {
+		c.ID, c.Key = keys.NewID(), keys.NewKey()
+		return nil
 	}
 	c.Rotate(r.overlap.end(now))
 	return nil

@@ -42,25 +42,31 @@ func TestUndoOnlyItsOwn(t *testing.T) {
 	}
 }
 
-// TestRotateBesideACopy: while a copy of the client's file lies there, its key is not replaced: the copy would bring the
-// old key back when the client's own file forgets it.
+// TestRotateBesideACopy: while a copy of the client's file lies there, its key is not replaced: the copy would bring
+// the old key back once the client's own file no longer has it.
 func TestRotateBesideACopy(t *testing.T) {
 	dir := t.TempDir()
 	alice := &keys.Client{Name: "alice", ID: keys.NewID(), Key: keys.NewKey(), Allow: []string{"ssh"}}
+	alice.Previous = &keys.Previous{ID: keys.NewID(), Key: keys.NewKey(), Until: time.Now().Add(time.Hour)}
 	old := *alice
 	old.Name = "alice-old"
 	if err := errors.Join(keys.WriteClient(dir, alice, true), keys.WriteClient(dir, &old, true)); err != nil {
 		t.Fatal(err)
 	}
 	before := alice.ID
-	var r rotation
-	if err := r.apply(alice, dir, time.Now()); err == nil || !strings.Contains(err.Error(), "alice-old.toml") || alice.ID != before {
-		t.Errorf("got %v and id %v, want the path of the copy and the key as it was", err, alice.ID)
+	for _, r := range []rotation{{overlap: overlapFlag(time.Hour), force: true}, {lost: true}} {
+		err := r.apply(alice, dir, time.Now())
+		if err == nil || !strings.Contains(err.Error(), "alice-old.toml") || alice.ID != before {
+			t.Errorf("%+v: got %v and id %v, want the path of the copy and the key as it was", r, err, alice.ID)
+		}
 	}
 	if err := os.Remove(filepath.Join(dir, "alice-old.toml")); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.apply(alice, dir, time.Now()); err != nil || alice.ID == before {
-		t.Errorf("without the copy: %v", err)
+	for _, r := range []rotation{{overlap: overlapFlag(time.Hour), force: true}, {lost: true}} {
+		id := alice.ID
+		if err := r.apply(alice, dir, time.Now()); err != nil || alice.ID == id {
+			t.Errorf("%+v, without the copy: %v", r, err)
+		}
 	}
 }
