@@ -57,7 +57,7 @@ misused, any other reason), 130 or 143 interrupted.`,
 		},
 		ValidArgsFunction: k.completeService,
 	}
-	cli.OwnFailures(cmd)
+	cli.OwnFailures(cmd, cli.NotRun)
 	k.reach(cmd)
 	cmd.Flags().Var(&port, "port", "TCP `PORT` of a service that has several")
 	cmd.Flags().BoolVar(&fdpass, "fdpass", false, "hand over the connection and exit: for ssh's ProxyUseFdpass")

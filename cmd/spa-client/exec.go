@@ -46,7 +46,7 @@ reason (refused, no answer, misused, the port accepts no connections).`,
 		},
 		ValidArgsFunction: k.completeServices,
 	}
-	cli.OwnFailures(cmd)
+	cli.OwnFailures(cmd, cli.NotRun)
 	k.reach(cmd)
 	cmd.Flags().Var(&duration, "for", "how long, such as 30s or 1h30m (default: the service's own)")
 	return cmd

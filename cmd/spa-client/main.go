@@ -36,6 +36,6 @@ Exit status: 0 done, 1 failed, 2 misused, 3 refused by the gateway, 4 no answer,
 	cli.ConfigFlag(root, &a.config, defaultConfig())
 	root.AddCommand(a.importCommand(), a.hostsCommand(), a.forgetCommand(), a.lockCommand(), a.unlockCommand(),
 		a.openCommand(), a.closeCommand(),
-		a.connectCommand(), a.execCommand(), a.sshConfigCommand(), a.doctorCommand())
+		a.connectCommand(), a.execCommand(), a.sshConfigCommand(), a.doctorCommand(), a.probeCommand())
 	return root
 }

@@ -7,6 +7,8 @@
 // sign that the gateway's administrator will see in "spa-server watch".
 //
 // It opens the services as any knock does, once for each knock port: grants stay open until they end.
+//
+// [Probe] answers a smaller question for monitoring systems: does the door work? It leaves no grant.
 package doctor
 
 import (

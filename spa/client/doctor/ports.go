@@ -32,6 +32,7 @@ const wsaRefused = syscall.Errno(10061)
 type touch struct {
 	service service.Service
 	port    uint16
+	local   netip.Addr // to connect from; the zero Addr leaves it to the system
 	reach   reach
 	err     error
 }
@@ -192,6 +193,9 @@ func (t *touch) try(ctx context.Context, gateway netip.Addr, patience bool) {
 			one, cancel = context.WithTimeout(ctx, attempt)
 		}
 		var d net.Dialer
+		if t.local.IsValid() {
+			d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(t.local, 0))
+		}
 		conn, err := d.DialContext(one, "tcp", netip.AddrPortFrom(gateway, t.port).String())
 		if r := reachOf(err); r != dark || t.reach == dark { // systems limit such answers (icmp_ratelimit)
 			t.reach, t.err = r, plainDial(err)
