@@ -14,7 +14,7 @@ import (
 	"sallyport/cmd/internal/cli"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // ask sends a request to the running server and passes on its replies.
@@ -45,7 +45,7 @@ func dial(dir string) (*control.Client, error) {
 	if client, err := control.Dial(old); err == nil {
 		return client, nil
 	}
-	if running, ok := home.RunningState(dir); ok {
+	if running, ok := setup.RunningState(dir); ok {
 		return control.Dial(running)
 	}
 	if missing != nil {

@@ -26,7 +26,7 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/lab"
 	"sallyport/spa/sandbox"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // bin is the directory of the programs, built once for all tests.
@@ -107,7 +107,7 @@ func (g *gateway) enrol(name, allow string) *keys.Profile {
 // it.
 func (g *gateway) give(dir string) {
 	g.t.Helper()
-	uid, gid, err := sandbox.Becomes(home.SystemUser)
+	uid, gid, err := sandbox.Becomes(setup.SystemUser)
 	if err == nil {
 		err = os.Chown(dir, uid, gid)
 	}
@@ -123,7 +123,7 @@ func (g *gateway) give(dir string) {
 // handOver lets the server read a file that was written by hand.
 func (g *gateway) handOver(path string) {
 	g.t.Helper()
-	_, gid, err := sandbox.Becomes(home.SystemUser)
+	_, gid, err := sandbox.Becomes(setup.SystemUser)
 	if err == nil {
 		err = errors.Join(os.Chown(path, -1, gid), os.Chmod(path, 0o640))
 	}

@@ -9,7 +9,7 @@ import (
 
 	"sallyport/firewall"
 	"sallyport/spa/config"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 func newGuard(dir *string) *cobra.Command {
@@ -41,7 +41,7 @@ the file that your host loads its rules from. It needs persist = "file" in serve
 			if err != nil {
 				return err
 			}
-			done, err := home.Guard(cmd.Context(), c, log)
+			done, err := setup.Guard(cmd.Context(), c, log)
 			if err != nil {
 				return startError(err, c.State)
 			}
@@ -55,11 +55,11 @@ the file that your host loads its rules from. It needs persist = "file" in serve
 
 // loadOrLastGood reads the configuration. If that fails it logs the error and returns the last good one.
 func loadOrLastGood(dir string, log *slog.Logger) (*config.Config, error) {
-	c, err := home.LoadConfig(dir, log)
+	c, err := setup.LoadConfig(dir, log)
 	if err == nil {
 		return c, nil
 	}
-	last, at, none := home.LastGood(dir)
+	last, at, none := setup.LastGood(dir)
 	if none != nil {
 		return nil, loadError(err)
 	}
@@ -70,7 +70,7 @@ func loadOrLastGood(dir string, log *slog.Logger) (*config.Config, error) {
 
 // printGuard writes the guard without grants, so clients do not matter.
 func printGuard(cmd *cobra.Command, c *config.Config) error {
-	rules, err := firewall.Rules(home.FirewallConfig(c, nil, time.Now))
+	rules, err := firewall.Rules(setup.FirewallConfig(c, nil, time.Now))
 	if err != nil {
 		return err
 	}

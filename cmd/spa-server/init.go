@@ -15,7 +15,7 @@ import (
 	"sallyport/keys/quote"
 	"sallyport/keys/service"
 	"sallyport/spa/config"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 func newInit(dir *string) *cobra.Command {
@@ -47,7 +47,7 @@ were spent under that clock, so that knocks are accepted again.`,
 			if err != nil {
 				return err
 			}
-			if err := home.Init(c, time.Now()); err != nil {
+			if err := setup.Init(c, time.Now()); err != nil {
 				return initError(err)
 			}
 			at := quote.Shell(c.Dir)
@@ -79,7 +79,7 @@ func forgetClock(cmd *cobra.Command, dir string, more bool) error {
 	if err != nil {
 		return err
 	}
-	if err := home.ForgetJournal(c); err != nil {
+	if err := setup.ForgetJournal(c); err != nil {
 		return startError(err, c.State)
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "the journal was removed; knocks are accepted again %v after the next start\n",
@@ -88,7 +88,7 @@ func forgetClock(cmd *cobra.Command, dir string, more bool) error {
 }
 
 func initError(err error) error {
-	if errors.Is(err, home.ErrInitialized) {
+	if errors.Is(err, setup.ErrInitialized) {
 		return cli.Fail(err, "nothing was changed; give another directory with --config, or move these files away")
 	}
 	return err

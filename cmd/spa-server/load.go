@@ -5,7 +5,7 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/spa/config"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // load reads the configuration.
@@ -16,7 +16,7 @@ func load(dir string) (*config.Config, error) {
 
 // loadAsServer reads the configuration as the server will on a reload.
 func loadAsServer(dir string, log *slog.Logger) (*config.Config, error) {
-	c, err := home.LoadConfig(dir, log)
+	c, err := setup.LoadConfig(dir, log)
 	return c, loadError(err)
 }
 

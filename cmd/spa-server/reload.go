@@ -10,7 +10,7 @@ import (
 	"sallyport/cmd/internal/cli"
 	"sallyport/spa/audit"
 	"sallyport/spa/server/control"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 func newReload(dir *string) *cobra.Command {
@@ -30,7 +30,7 @@ Changes of single client files need no reload: they take effect as soon as they 
 				if r.Reloaded == nil {
 					return nil
 				}
-				if err := home.KeepSettings(cmd.Context(), *dir, time.Now()); err != nil {
+				if err := setup.KeepSettings(cmd.Context(), *dir, time.Now()); err != nil {
 					cli.Warn(cmd, "the settings could not be saved for a boot with a mistake in server.toml: %v", err)
 				}
 				if asJSON {

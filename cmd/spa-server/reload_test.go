@@ -19,7 +19,7 @@ import (
 	"sallyport/spa/lab"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // takeOver reloads and returns what changed.
@@ -144,7 +144,7 @@ func TestReloadHalfway(t *testing.T) {
 	prlimit := lab.NeedProgram(t, "prlimit", "apt-get install util-linux")
 	limit := func(size string) {
 		t.Helper()
-		uid, gid, err := sandbox.Becomes(home.SystemUser)
+		uid, gid, err := sandbox.Becomes(setup.SystemUser)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,7 +14,7 @@ import (
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/server"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 func newRun(dir *string) *cobra.Command {
@@ -67,8 +67,8 @@ no one out.`,
 
 // startError adds a hint to an error of a command that needs the state directory.
 func startError(err error, state string) error {
-	if errors.Is(err, home.ErrNoState) {
-		return cli.Fail(err, home.MakeState(state))
+	if errors.Is(err, setup.ErrNoState) {
+		return cli.Fail(err, setup.MakeState(state))
 	}
 	return runError(err)
 }
@@ -82,7 +82,7 @@ func runError(err error) error {
 	case errors.Is(err, firewall.ErrUnconfirmed):
 		return cli.Fail(err, "the guard was removed: the ports are as before the start; knock and connect while it is in "+
 			"place, or allow more time with --confirm")
-	case errors.Is(err, home.ErrRunning):
+	case errors.Is(err, setup.ErrRunning):
 		return cli.Fail(err, "stop it first (systemctl stop spa-server)")
 	}
 	return err

@@ -10,7 +10,7 @@ import (
 	"sallyport/firewall"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 func newTeardown(dir *string) *cobra.Command {
@@ -51,10 +51,10 @@ func tornDownState(dir string) (string, error) {
 	if err == nil {
 		return state, client.Close()
 	}
-	if !home.Running() {
+	if !setup.Running() {
 		return state, nil
 	}
-	if running, ok := home.RunningState(dir); ok {
+	if running, ok := setup.RunningState(dir); ok {
 		return running, nil
 	}
 	if missing == nil {

@@ -20,7 +20,7 @@ import (
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/replay"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // Severity ranks a finding.
@@ -60,7 +60,7 @@ func examine(ctx context.Context, dir string, now time.Time, h *host) []Finding 
 	c, err := config.Load(dir)
 	if err != nil {
 		found = checkFile(filepath.Join(dir, config.FileName), err)
-		last, at, none := home.LastGood(dir)
+		last, at, none := setup.LastGood(dir)
 		if none != nil {
 			return found
 		}
@@ -118,7 +118,7 @@ func checkFile(path string, err error) []Finding {
 }
 
 func checkClients(c *config.Config, now time.Time) []Finding {
-	registry, problems := home.LoadClients(filepath.Join(c.Dir, config.ClientsDir))
+	registry, problems := setup.LoadClients(filepath.Join(c.Dir, config.ClientsDir))
 	var found []Finding
 	for _, problem := range problems {
 		found = append(found, Finding{
@@ -233,11 +233,11 @@ func checkJournal(c *config.Config) []Finding {
 	path := filepath.Join(c.State, config.JournalFile)
 	info, err := os.Lstat(path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && !home.IsDir(c.State):
+	case errors.Is(err, fs.ErrNotExist) && !setup.IsDir(c.State):
 		return []Finding{{
 			Severity: Problem, Subject: "state",
 			Text:   c.State + ": no such directory, and the server does not start without it",
-			Advice: home.MakeState(c.State),
+			Advice: setup.MakeState(c.State),
 		}}
 	case errors.Is(err, fs.ErrNotExist):
 		return []Finding{{

@@ -13,7 +13,7 @@ import (
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
 	"sallyport/spa/replay"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -31,7 +31,7 @@ func initialised(t *testing.T, change func(*config.Config), client keys.Client) 
 	if change != nil {
 		change(&c)
 	}
-	if err := home.Init(c, now); err != nil {
+	if err := setup.Init(c, now); err != nil {
 		t.Fatal(err)
 	}
 	client.Name, client.ID, client.Key = "alice", keys.NewID(), keys.NewKey()

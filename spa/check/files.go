@@ -14,19 +14,19 @@ import (
 	"sallyport/keys/quote"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // checkAccess checks who can read and change the gateway's files. Files with keys are checked where they are read.
 func checkAccess(c *config.Config, h *host) []Finding {
 	var found []Finding
-	for _, dir := range home.Distinct(c.Dir, filepath.Join(c.Dir, config.ClientsDir), c.State) {
+	for _, dir := range setup.Distinct(c.Dir, filepath.Join(c.Dir, config.ClientsDir), c.State) {
 		found = append(found, writable(dir, "users who can write there can replace its files")...)
 	}
 	found = append(found, writable(filepath.Join(c.Dir, config.FileName),
 		"users who can write it decide what is guarded")...)
 	for _, path := range []string{
-		filepath.Join(c.State, config.JournalFile), filepath.Join(c.State, home.LedgerFile),
+		filepath.Join(c.State, config.JournalFile), filepath.Join(c.State, setup.LedgerFile),
 		filepath.Join(c.State, control.SocketName), c.Audit.File,
 	} {
 		found = append(found, private(path)...)
@@ -101,7 +101,7 @@ func ownerOf(path string) (int, error) {
 // checkCopies looks for copies of secrets that editors and people leave behind.
 func checkCopies(c *config.Config) []Finding {
 	var found []Finding
-	for _, dir := range home.Distinct(c.Dir, filepath.Join(c.Dir, config.ClientsDir)) {
+	for _, dir := range setup.Distinct(c.Dir, filepath.Join(c.Dir, config.ClientsDir)) {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			continue // an unreadable directory is reported with the clients

@@ -11,7 +11,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // checkHost looks for obstacles on this host.
@@ -173,14 +173,14 @@ func checkAddressPort(c *config.Config) []Finding {
 
 // checkAccount checks the user that the server becomes.
 func checkAccount(c *config.Config, h *host) []Finding {
-	if _, _, ok := h.accounts(home.SystemUser); ok {
+	if _, _, ok := h.accounts(setup.SystemUser); ok {
 		return nil
 	}
 	return []Finding{{
-		Severity: Notice, Subject: "user " + home.SystemUser,
+		Severity: Notice, Subject: "user " + setup.SystemUser,
 		Text: fmt.Sprintf("there is none: a server started by root becomes the user %d, which has no name",
 			sandbox.Unnamed),
-		Advice: home.MakeUser + " && " + home.HandOver(home.SystemUser, c.Dir),
+		Advice: setup.MakeUser + " && " + setup.HandOver(setup.SystemUser, c.Dir),
 	}}
 }
 
@@ -211,7 +211,7 @@ func checkGuard(c *config.Config, h *host) []Finding {
 		return nil
 	}
 	const open = "NOT LOADED: the guarded ports are as open as this host's own firewall leaves them"
-	_, _, never := home.LastGood(c.Dir)
+	_, _, never := setup.LastGood(c.Dir)
 	stands := h.guarded()
 	switch {
 	case h.running && !stands:
@@ -220,7 +220,7 @@ func checkGuard(c *config.Config, h *host) []Finding {
 			Text:   open + ", and the running server cannot restore it: journalctl -u spa-server shows why",
 			Advice: "systemctl restart spa-server.service",
 		}}
-	case !stands && errors.Is(never, home.ErrNeverGood):
+	case !stands && errors.Is(never, setup.ErrNeverGood):
 		return []Finding{{
 			Severity: Warning, Subject: "guard",
 			Text:   "not loaded yet: the ports are as open as this host's own firewall leaves them",

@@ -16,7 +16,7 @@ import (
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
 	"sallyport/spa/sandbox"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // quietHost returns a simulated machine without problems.
@@ -27,7 +27,7 @@ func quietHost() *host {
 			Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}},
 		clock: clock{known: true, synced: true},
 		accounts: func(string) (uid, gid int, ok bool) {
-			_, gid, _ = sandbox.Becomes(home.SystemUser)
+			_, gid, _ = sandbox.Becomes(setup.SystemUser)
 			return 64123, gid, true
 		},
 		resolve: func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") },

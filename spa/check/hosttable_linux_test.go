@@ -16,7 +16,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 func listenTCP(addr string) (*os.File, error) {
@@ -44,7 +44,7 @@ func (s *scene) saveSettings() {
 	s.t.Helper()
 	c, err := config.Load(s.path(""))
 	if err == nil {
-		err = home.SaveSettings(c, now)
+		err = setup.SaveSettings(c, now)
 	}
 	if err != nil {
 		s.t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/config"
 	"sallyport/spa/server/control"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // checkLoaded checks whether the running server uses the current files. Single client files need no reload. A mistake
@@ -38,7 +38,7 @@ func checkLoaded(ctx context.Context, c *config.Config, h *host, gates keys.Gate
 		return nil
 	}
 	found := checkRunning(c, status)
-	now := home.Loaded(c.Text(), spa.GatesOf(gates))
+	now := setup.Loaded(c.Text(), spa.GatesOf(gates))
 	if !mistaken && status.Loaded.Settings != now.Settings {
 		found = append(found, Finding{
 			Severity: Warning, Subject: config.FileName,

@@ -17,13 +17,13 @@ import (
 	"sallyport/firewall"
 	"sallyport/firewall/survey"
 	"sallyport/spa/sandbox"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // look inspects the machine in the network namespace of the calling thread, and records what it cannot inspect.
 func look(ctx context.Context) *host {
-	h := &host{root: "/", uid: os.Geteuid(), accounts: home.Account, resolve: resolve,
-		medium: mediumOf, ask: home.AskStatus}
+	h := &host{root: "/", uid: os.Geteuid(), accounts: setup.Account, resolve: resolve,
+		medium: mediumOf, ask: setup.AskStatus}
 	var err error
 	h.rules, err = survey.Read(ctx)
 	h.notSeen("the rule sets of other tools", err)
@@ -41,7 +41,7 @@ func look(ctx context.Context) *host {
 	h.bridging, h.around = readBridging(), readAround()
 	h.own, err = readOwnPorts()
 	h.notSeen("which ports the kernel picks for sockets", err)
-	h.running = home.Running()
+	h.running = setup.Running()
 	h.lacks = sandbox.Lacks()
 	h.persists = h.uid == 0 && firewall.CanPersist()
 	return h

@@ -15,7 +15,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // TestListeners: listeners for others in the namespace are found, with the processes that hold them.
@@ -227,15 +227,15 @@ func TestMediumOf(t *testing.T) {
 func TestServes(t *testing.T) {
 	gateway := lab.New(t, "gateway")[0]
 	err := gateway.Do(func() error {
-		if home.Running() {
+		if setup.Running() {
 			t.Error("a server is seen where there is none")
 		}
-		lock, err := home.Lock(t.TempDir())
+		lock, err := setup.Lock(t.TempDir())
 		if err != nil {
 			return err
 		}
 		defer lock.Close()
-		if !home.Running() {
+		if !setup.Running() {
 			t.Error("a server that holds the namespace is not seen")
 		}
 		return nil

@@ -9,14 +9,14 @@ import (
 	"sallyport/keys/quote"
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // checkOwners checks the owners of the gateway's files: an owner can change a file, whatever its mode.
 func checkOwners(c *config.Config, h *host) []Finding {
 	var found []Finding
 	clients := filepath.Join(c.Dir, config.ClientsDir)
-	for _, path := range home.Distinct(c.Dir, clients, filepath.Join(c.Dir, config.FileName),
+	for _, path := range setup.Distinct(c.Dir, clients, filepath.Join(c.Dir, config.FileName),
 		filepath.Join(c.Dir, config.GateFile), c.State) {
 		owner, err := ownerOf(path)
 		if err != nil || h.trusts(owner) {
@@ -40,10 +40,10 @@ func (h *host) trusts(uid int) bool {
 
 // server returns the user and group that a server started by root becomes; false: none.
 func (h *host) server() (uid, gid int, ok bool) {
-	if uid, gid, ok := h.accounts(home.SystemUser); ok || h.uid != 0 {
+	if uid, gid, ok := h.accounts(setup.SystemUser); ok || h.uid != 0 {
 		return uid, gid, ok
 	}
-	uid, gid, err := sandbox.Becomes(home.SystemUser)
+	uid, gid, err := sandbox.Becomes(setup.SystemUser)
 	return uid, gid, err == nil && uid != 0
 }
 
@@ -54,10 +54,10 @@ func checkLegible(clients string, h *host) []Finding {
 	if err != nil || !ok {
 		return nil
 	}
-	if home.Permits(fi, uid, gid, home.MayRead|home.MaySearch) || home.HasACL(clients) {
+	if setup.Permits(fi, uid, gid, setup.MayRead|setup.MaySearch) || setup.HasACL(clients) {
 		return nil
 	}
-	name := home.SystemUser
+	name := setup.SystemUser
 	if uid == sandbox.Unnamed {
 		name = strconv.Itoa(uid)
 	}

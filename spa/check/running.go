@@ -13,7 +13,7 @@ import (
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // checkRunning reports problems of the running server.
@@ -51,7 +51,7 @@ func notTaken(c *config.Config, s *control.Status) []Finding {
 	if len(s.LeftOut) == 0 {
 		return nil
 	}
-	registry, _ := home.LoadClients(filepath.Join(c.Dir, config.ClientsDir)) // mistakes are reported elsewhere
+	registry, _ := setup.LoadClients(filepath.Join(c.Dir, config.ClientsDir)) // mistakes are reported elsewhere
 	var found []Finding
 	for _, out := range s.LeftOut {
 		if _, ok := registry.Client(out.Client); ok {
@@ -75,17 +75,17 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 	if len(checkOwner(c, h)) == 0 { // that reports the journal
 		found = openable(filepath.Join(c.State, config.JournalFile), h)
 	}
-	for _, file := range []string{home.LockFile, home.LedgerFile, "keeper", control.SocketName} {
+	for _, file := range []string{setup.LockFile, setup.LedgerFile, "keeper", control.SocketName} {
 		found = append(found, openable(filepath.Join(c.State, file), h)...)
 	}
-	for _, place := range home.Distinct(c.State, c.Dir) {
-		if err := home.CheckSettings(place, c.Dir); !errors.Is(err, home.ErrNotTrusted) {
+	for _, place := range setup.Distinct(c.State, c.Dir) {
+		if err := setup.CheckSettings(place, c.Dir); !errors.Is(err, setup.ErrNotTrusted) {
 			continue
 		}
-		path := filepath.Join(place, home.SettingsFile)
+		path := filepath.Join(place, setup.SettingsFile)
 		found = append(found, Finding{
 			Severity: Warning, Subject: path,
-			Text: home.ErrNotTrusted.Error() + ", so it is ignored: if " + config.FileName +
+			Text: setup.ErrNotTrusted.Error() + ", so it is ignored: if " + config.FileName +
 				" has a mistake at boot, nothing is guarded",
 			Advice: "spa-server reload\n# replaces it",
 		})
@@ -109,11 +109,11 @@ func checkOpenable(c *config.Config, h *host) []Finding {
 			return err
 		}},
 	} {
-		err := sandbox.As(home.SystemUser, read.do)
+		err := sandbox.As(setup.SystemUser, read.do)
 		if errors.Is(err, fs.ErrPermission) {
 			found = append(found, Finding{
 				Severity: Problem, Subject: read.path,
-				Text:   "a reload is refused: " + home.Legible(read.path, err).Error(),
+				Text:   "a reload is refused: " + setup.Legible(read.path, err).Error(),
 				Advice: "spa-server reload\n# after the command above",
 			})
 		}
@@ -126,27 +126,27 @@ func openable(path string, h *host) []Finding {
 	uid, gid, ok := h.server()
 	at := filepath.Dir(path)
 	dir, missing := os.Stat(at)
-	if !ok || missing != nil || home.HasACL(at) { // a missing directory is reported elsewhere
+	if !ok || missing != nil || setup.HasACL(at) { // a missing directory is reported elsewhere
 		return nil
 	}
 	file, err := os.Lstat(path)
-	if err == nil && home.HasACL(path) {
+	if err == nil && setup.HasACL(path) {
 		return nil
 	}
 	for _, who := range [][2]int{{0, 0}, {uid, gid}} {
 		if err == nil && file.Mode()&fs.ModeSocket == 0 { // a socket is created again
-			if home.Permits(dir, who[0], who[1], home.MaySearch) && home.Permits(file, who[0], who[1],
-				home.MayRead|home.MayWrite) {
+			if setup.Permits(dir, who[0], who[1], setup.MaySearch) && setup.Permits(file, who[0], who[1],
+				setup.MayRead|setup.MayWrite) {
 				return nil
 			}
-		} else if home.Permits(dir, who[0], who[1], home.MaySearch|home.MayWrite) {
+		} else if setup.Permits(dir, who[0], who[1], setup.MaySearch|setup.MayWrite) {
 			return nil
 		}
 	}
 	return []Finding{{
 		Severity: Problem, Subject: path,
 		Text: fmt.Sprintf("root (without CAP_DAC_OVERRIDE) and the user %s cannot open it, so the server does not start",
-			home.ServerName()),
-		Advice: home.MendFile(path),
+			setup.ServerName()),
+		Advice: setup.MendFile(path),
 	}}
 }

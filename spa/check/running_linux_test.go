@@ -11,7 +11,7 @@ import (
 	"sallyport/keys"
 	"sallyport/spa/lab"
 	"sallyport/spa/server/control"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // TestCheckRunning: each problem that the running server reports is one finding, with commands.
@@ -79,7 +79,7 @@ func TestCheckOpenable(t *testing.T) {
 		if err := os.Mkdir(c.State, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		paths := []string{filepath.Join(c.State, home.LockFile), filepath.Join(c.State, "audit.jsonl")}
+		paths := []string{filepath.Join(c.State, setup.LockFile), filepath.Join(c.State, "audit.jsonl")}
 		c.Audit.File = paths[1]
 		for _, path := range paths {
 			if test.make != nil {

@@ -18,7 +18,7 @@ import (
 	"sallyport/spa/policy"
 	"sallyport/spa/replay"
 	"sallyport/spa/server/feed"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // newLine returns a server that decides for one client, and what that client needs. Everything is real except the
@@ -49,7 +49,7 @@ func newLine(tb testing.TB) (*Server, spa.Sender) {
 	if s.audit, err = audit.Open(filepath.Join(dir, "audit"), s.log); err != nil {
 		tb.Fatal(err)
 	}
-	if s.firewall, err = firewall.New(home.FirewallConfig(&c, s.clients, time.Now), s.log); err != nil {
+	if s.firewall, err = firewall.New(setup.FirewallConfig(&c, s.clients, time.Now), s.log); err != nil {
 		tb.Fatal(err)
 	}
 	if err := s.firewall.Load(context.Background(), 0, time.Now()); err != nil {

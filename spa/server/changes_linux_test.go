@@ -21,7 +21,7 @@ import (
 	"sallyport/spa/lab"
 	"sallyport/spa/policy"
 	"sallyport/spa/server/control"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // A witness sees each line that is logged.
@@ -48,7 +48,7 @@ func newSite(t *testing.T, see func(line string)) *bench {
 	c := *b.s.config
 	c.Dir = t.TempDir()
 	c.Name, c.Address, c.State, c.Audit.File = "gw", "192.0.2.1", c.Dir, filepath.Join(c.Dir, "audit.jsonl")
-	if err := home.Init(c, b.at); err != nil {
+	if err := setup.Init(c, b.at); err != nil {
 		t.Fatal(err)
 	}
 	var err error
@@ -69,7 +69,7 @@ func newSite(t *testing.T, see func(line string)) *bench {
 		t.Fatal(err)
 	}
 	b.s.clients, _ = keys.LoadRegistry(b.s.clientsDir())
-	if b.s.firewall, err = firewall.New(home.FirewallConfig(b.s.config, b.s.clients, time.Now),
+	if b.s.firewall, err = firewall.New(setup.FirewallConfig(b.s.config, b.s.clients, time.Now),
 		slog.New(witness{slog.DiscardHandler, see})); err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // openWatcher starts to watch the client files, while the directory can still be opened.
@@ -160,7 +160,7 @@ func (s *Server) readable() error {
 	}
 	command := fmt.Sprintf("chgrp -R %s %s && chmod 750 %[2]s", s.sandbox.User, s.clientsDir())
 	if s.sandbox.UID == sandbox.Unnamed {
-		command = home.MakeUser + " && " + home.HandOver(home.SystemUser, s.dir)
+		command = setup.MakeUser + " && " + setup.HandOver(setup.SystemUser, s.dir)
 	}
 	return fmt.Errorf("without privileges, as user %s: %w; hand the directory over with: %s", s.sandbox.User, err, command)
 }

@@ -13,12 +13,12 @@ import (
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/feed"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // openControl creates the socket while that is possible, for the user that the server will become.
 func (s *Server) openControl() error {
-	uid, _, err := sandbox.Becomes(home.SystemUser)
+	uid, _, err := sandbox.Becomes(setup.SystemUser)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ import (
 	"sallyport/spa/replay"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/feed"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // Inspect runs the packets of a capture file through the line, each at the time of its capture, and reports what a
@@ -112,7 +112,7 @@ func (s *Server) openScratch() error {
 }
 
 func (s *Server) openDryRun(ctx context.Context) error {
-	fc := home.FirewallConfig(s.config, s.clients, s.now)
+	fc := setup.FirewallConfig(s.config, s.clients, s.now)
 	fc.Backend, fc.Mode, fc.Persist, fc.State = firewall.BackendDryRun, firewall.Guard, firewall.PersistOwner, ""
 	fw, err := firewall.New(fc, slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // TestKeepSettings: only settings that the running server has loaded are kept for the next boot.
@@ -39,11 +39,11 @@ func TestKeepSettings(t *testing.T) {
 		t.Cleanup(func() { b.s.sniffer.Close() })
 		controlled(t, b.s)
 		test.spoil(b)
-		err = home.KeepSettings(t.Context(), b.s.dir, now)
+		err = setup.KeepSettings(t.Context(), b.s.dir, now)
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got %v, want %q", name, err, test.want)
 		}
-		if _, _, err := home.LastGood(b.s.dir); errors.Is(err, home.ErrNeverGood) == test.kept {
+		if _, _, err := setup.LastGood(b.s.dir); errors.Is(err, setup.ErrNeverGood) == test.kept {
 			t.Errorf("%s: found: %v, want it kept: %v", name, err, test.kept)
 		}
 	}

@@ -26,7 +26,7 @@ import (
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/feed"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // Options are the settings of the command line.
@@ -89,11 +89,11 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 	}
 	s.since = s.now()
 	for _, step := range []func() error{
-		sandbox.Require, home.Either(s.inState(home.LockFile), s.openLock), s.openDir,
-		home.Either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
-		s.openKeys, home.Either(s.inState(config.JournalFile), s.openJournal), home.Either(c.Audit.File, s.openAudit),
+		sandbox.Require, setup.Either(s.inState(setup.LockFile), s.openLock), s.openDir,
+		setup.Either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
+		s.openKeys, setup.Either(s.inState(config.JournalFile), s.openJournal), setup.Either(c.Audit.File, s.openAudit),
 		func() error { return s.openFirewall(ctx, o.Confirm) },
-		s.openSockets, home.Either(s.inState(control.SocketName), s.openControl), s.openNotify, s.dropPrivileges,
+		s.openSockets, setup.Either(s.inState(control.SocketName), s.openControl), s.openNotify, s.dropPrivileges,
 	} {
 		err := ctx.Err()
 		if err == nil {
@@ -123,7 +123,7 @@ func (s *Server) keep(c io.Closer) { s.opened = append(s.opened, c) }
 func (s *Server) inState(file string) string { return filepath.Join(s.config.State, file) }
 
 func (s *Server) openLock() error {
-	lock, err := home.Lock(s.config.State)
+	lock, err := setup.Lock(s.config.State)
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (s *Server) openLock() error {
 }
 
 func (s *Server) openDir() error {
-	root, err := home.OpenRoot(s.dir)
+	root, err := setup.OpenRoot(s.dir)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (s *Server) openDir() error {
 // openKeys reads the gate key and the clients. A client's bad file shuts out that client alone.
 func (s *Server) openKeys() error {
 	var gates keys.Gates
-	err := home.AsServer(s.log, func() (err error) {
+	err := setup.AsServer(s.log, func() (err error) {
 		gates, err = keys.ReadGateIn(s.root, s.dir, config.GateFile)
 		return err
 	})
@@ -154,7 +154,7 @@ func (s *Server) openKeys() error {
 	s.identity = spa.Identity{Server: s.config.ServerID, Gates: spa.GatesOf(gates), Window: s.config.Window}
 
 	var problems []error
-	s.clients, problems = home.LoadClients(s.clientsDir())
+	s.clients, problems = setup.LoadClients(s.clientsDir())
 	s.keep(s.clients)
 	for _, problem := range problems {
 		s.log.Error(shutOutFor, "error", problem)
@@ -185,7 +185,7 @@ func (s *Server) openAudit() error {
 	}
 	s.audit = log
 	s.keep(log)
-	uid, _, ok := home.Account(home.SystemUser)
+	uid, _, ok := setup.Account(setup.SystemUser)
 	if !ok {
 		return nil // a user without a name owns nothing
 	}
@@ -197,7 +197,7 @@ func (s *Server) openAudit() error {
 }
 
 func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error {
-	fw, err := home.OpenGuard(ctx, s.config, s.clients, home.Loading{Confirm: confirm, Now: s.now, Log: s.log})
+	fw, err := setup.OpenGuard(ctx, s.config, s.clients, setup.Loading{Confirm: confirm, Now: s.now, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func (s *Server) openSockets() error {
 // files, and makes sure that the last still works.
 func (s *Server) dropPrivileges() error {
 	s.files = s.reachable()
-	state, err := sandbox.Drop(home.SystemUser, s.files)
+	state, err := sandbox.Drop(setup.SystemUser, s.files)
 	if err != nil {
 		return err
 	}

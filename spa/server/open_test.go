@@ -9,7 +9,7 @@ import (
 	"sallyport/firewall"
 	"sallyport/keys/service"
 	"sallyport/spa/config"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // TestFirewallConfig: each setting that the guard depends on reaches it, and changes nothing else there.
@@ -39,14 +39,14 @@ func TestFirewallConfig(t *testing.T) {
 			}},
 	} {
 		b := newBench(t)
-		want := home.FirewallConfig(b.s.config, b.s.clients, time.Now)
+		want := setup.FirewallConfig(b.s.config, b.s.clients, time.Now)
 		if zero := (firewall.Config{}); want.Mode != zero.Mode || want.Persist != zero.Persist ||
 			want.Closed != zero.Closed || len(want.Targets)+len(want.Cut) > 0 {
 			t.Fatalf("of nothing special is made %+v", want)
 		}
 		test.want(&want)
 		b.rule(test.set)
-		got := home.FirewallConfig(b.s.config, b.s.clients, time.Now)
+		got := setup.FirewallConfig(b.s.config, b.s.clients, time.Now)
 		got.Keep, got.Now, want.Keep, want.Now = nil, nil, nil, nil
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %+v, want %+v", name, got, want)

@@ -20,7 +20,7 @@ import (
 	"sallyport/spa/replay"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/feed"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // openableSite returns a site that a server can open, and its configuration.
@@ -121,15 +121,15 @@ func TestOpenFails(t *testing.T) {
 	if _, err := Open(ctx, c, Options{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("asked to stop: got %v", err)
 	}
-	if _, err := os.Stat(filepath.Join(c.State, home.LockFile)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(c.State, setup.LockFile)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("asked to stop, and it began: %v", err)
 	}
-	lock, err := home.Lock(c.State)
+	lock, err := setup.Lock(c.State)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	if _, err := Open(t.Context(), c, Options{}); !errors.Is(err, home.ErrRunning) {
+	if _, err := Open(t.Context(), c, Options{}); !errors.Is(err, setup.ErrRunning) {
 		t.Errorf("another runs: got %v", err)
 	}
 }
@@ -209,14 +209,14 @@ func TestOpenedSettings(t *testing.T) {
 	} {
 		s, said := opening(t)
 		for _, place := range []string{s.config.State, s.dir}[:test.full] {
-			if err := os.MkdirAll(filepath.Join(place, home.SettingsFile, "full"), 0o700); err != nil {
+			if err := os.MkdirAll(filepath.Join(place, setup.SettingsFile, "full"), 0o700); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if err := errors.Join(s.openDir(), s.openKeys(), s.openFirewall(t.Context(), test.confirm)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		_, _, err := home.LastGood(s.dir)
+		_, _, err := setup.LastGood(s.dir)
 		if (err == nil) != test.kept || said.has("could not be saved") != test.said {
 			t.Errorf("%s: found: %v, and the log says %q", name, err, said.list)
 		}
@@ -329,7 +329,7 @@ func TestRestartCommand(t *testing.T) {
 		"/var/lib/spa": "systemctl restart spa-server (",
 		dir: "systemctl stop spa-server && mv /var/lib/spa/journal /var/lib/spa/grants " + dir +
 			"/ && systemctl start",
-		filepath.Join(dir, "new"): home.MakeState(filepath.Join(dir, "new")) + " && systemctl stop spa-server && mv",
+		filepath.Join(dir, "new"): setup.MakeState(filepath.Join(dir, "new")) + " && systemctl stop spa-server && mv",
 	} {
 		got := restartCommand(&config.Config{State: "/var/lib/spa"}, &config.Config{State: state})
 		if !strings.HasPrefix(got, want) {
@@ -337,12 +337,12 @@ func TestRestartCommand(t *testing.T) {
 		}
 	}
 	old := t.TempDir()
-	if err := os.WriteFile(filepath.Join(old, home.SettingsFile), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(old, setup.SettingsFile), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for of, want := range map[string]bool{"/etc/spa": true, old: false} { // beside server.toml they stay
 		got := restartCommand(&config.Config{Dir: of, State: old}, &config.Config{Dir: of, State: dir})
-		if strings.Contains(got, filepath.Join(old, home.SettingsFile)+" ") != want {
+		if strings.Contains(got, filepath.Join(old, setup.SettingsFile)+" ") != want {
 			t.Errorf("settings beside server.toml %v: got %q", !want, got)
 		}
 	}

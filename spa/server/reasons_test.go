@@ -20,7 +20,7 @@ import (
 	"sallyport/spa/capture"
 	"sallyport/spa/config"
 	"sallyport/spa/policy"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // A bench is a server made by newLine, and the settings that tests change on it.
@@ -136,7 +136,7 @@ func wideNames(n int) []string {
 // idle is a firewall without a guard in place: it grants nothing, and ends nothing.
 func idle(b *bench) *firewall.Firewall {
 	b.Helper()
-	f, err := firewall.New(home.FirewallConfig(b.s.config, b.s.clients, b.s.now), b.s.log)
+	f, err := firewall.New(setup.FirewallConfig(b.s.config, b.s.clients, b.s.now), b.s.log)
 	if err != nil {
 		b.Fatal(err)
 	}

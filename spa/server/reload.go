@@ -21,7 +21,7 @@ import (
 	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // files are the administrator's files, read and valid.
@@ -86,13 +86,13 @@ func restartCommand(was, is *config.Config) string {
 		return "systemctl restart spa-server (grants and sessions continue)"
 	}
 	command := "systemctl stop spa-server"
-	if !home.IsDir(is.State) {
-		command = home.MakeState(is.State) + " && " + command
+	if !setup.IsDir(is.State) {
+		command = setup.MakeState(is.State) + " && " + command
 	}
 	var files []string
-	for _, name := range []string{config.JournalFile, home.LedgerFile, home.SettingsFile} {
+	for _, name := range []string{config.JournalFile, setup.LedgerFile, setup.SettingsFile} {
 		path := filepath.Join(was.State, name)
-		if _, err := os.Lstat(path); name == home.SettingsFile && (err != nil || was.State == was.Dir) {
+		if _, err := os.Lstat(path); name == setup.SettingsFile && (err != nil || was.State == was.Dir) {
 			continue // none there, or the copy that stays beside server.toml
 		}
 		files = append(files, quote.Shell(path))
@@ -145,7 +145,7 @@ func (s *Server) mendAudit(path string, why error) string {
 	case err != nil || !info.Mode().IsRegular():
 		return fmt.Sprintf("mv %s %s && install -m 600 -o %s -g %[3]s /dev/null %[1]s && %[4]s", word,
 			quote.Shell(path+".old"), user, reload)
-	case home.Permits(info, s.sandbox.UID, s.sandbox.GID, home.MayWrite):
+	case setup.Permits(info, s.sandbox.UID, s.sandbox.GID, setup.MayWrite):
 		return reload // it was moved without a reload
 	}
 	return fmt.Sprintf("chown %s %s && chmod u+rw %[2]s && %s", user, word, reload)
@@ -172,7 +172,7 @@ func (s *Server) readFiles() (files, []string) {
 	}
 	var err error
 	next.config, err = config.LoadIn(s.root, s.dir)
-	note(home.Legible(filepath.Join(s.dir, config.FileName), err))
+	note(setup.Legible(filepath.Join(s.dir, config.FileName), err))
 	next.gates, err = keys.ReadGateIn(s.root, s.dir, config.GateFile)
 	note(err)
 	var errs []error
@@ -234,7 +234,7 @@ func sameGate(a, b spa.Gate) bool { return a.Key.Equal(b.Key) && a.Until.Equal(b
 // have kept have ended.
 func (s *Server) adopt(ctx context.Context, next files) error {
 	now := s.now()
-	was, is := home.FirewallConfig(s.config, s.clients, s.now), home.FirewallConfig(next.config, next.clients, s.now)
+	was, is := setup.FirewallConfig(s.config, s.clients, s.now), setup.FirewallConfig(next.config, next.clients, s.now)
 	same := sameGuard(was, is)
 	if !same {
 		if err := s.firewall.Reconfigure(ctx, is, now); err != nil {

@@ -10,7 +10,7 @@ import (
 	"sallyport/spa/capture"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
-	"sallyport/spa/server/home"
+	"sallyport/spa/server/setup"
 )
 
 // mostSeen is how many clients a status lists, so that it fits into one answer.
@@ -24,7 +24,7 @@ func (s *Server) status() *control.Status {
 	s.line.Unlock()
 	st := &control.Status{
 		Name: c.Name, Address: c.Address, PID: os.Getpid(), Since: s.since, Now: now, Version: s.named,
-		Protocol: spa.Version, Loaded: home.Loaded(c.Text(), gates),
+		Protocol: spa.Version, Loaded: setup.Loaded(c.Text(), gates),
 		Interfaces: c.Capture.Interfaces, KnockPorts: knockPorts(c), Guards: guards(c), Receipts: c.Receipts,
 		Window:   c.Window.String(),
 		Firewall: s.firewallStatus(c.Firewall.Mode),

@@ -1,6 +1,6 @@
-// Package home is what the commands of a gateway share with its server: the lock, the system user, the files and
-// the state directory, the last good settings, and how a guard is loaded.
-package home
+// Package setup sets a gateway up on its host, for the server and for the commands beside it: the lock, the system user,
+// the files and the state directory, the last good settings, and the guard that is loaded with them.
+package setup
 
 import (
 	"fmt"
