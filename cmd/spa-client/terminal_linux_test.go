@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -19,29 +18,8 @@ import (
 
 // terminal is a pseudo-terminal and a program's output on it.
 type terminal struct {
-	user, program *os.File // the two ends
-	screen        bytes.Buffer
-}
-
-func newTerminal() (*terminal, error) {
-	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		return nil, err
-	}
-	var n int
-	if err = unix.IoctlSetPointerInt(int(user.Fd()), unix.TIOCSPTLCK, 0); err == nil {
-		n, err = unix.IoctlGetInt(int(user.Fd()), unix.TIOCGPTN)
-	}
-	if err != nil {
-		user.Close()
-		return nil, err
-	}
-	program, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		user.Close()
-		return nil, err
-	}
-	return &terminal{user: user, program: program}, nil
+	*lab.Terminal
+	screen bytes.Buffer
 }
 
 // watch reads the output to its end. Each time that wait appears on the screen it types keys.
@@ -49,14 +27,14 @@ func (t *terminal) watch(wait, keys string) {
 	buf := make([]byte, 4096)
 	typed := 0
 	for {
-		n, err := t.user.Read(buf)
+		n, err := t.User.Read(buf)
 		t.screen.Write(buf[:n])
 		if err != nil { // EIO: the program's end is closed
 			return
 		}
 		if wait != "" && strings.Count(t.screen.String(), wait) > typed {
 			typed++
-			t.user.WriteString(keys)
+			t.User.WriteString(keys)
 		}
 	}
 }
@@ -85,19 +63,20 @@ func terminalCommand(ts *testscript.TestScript, neg bool, args []string) {
 
 // atTerminal runs a command at its own terminal, and returns the screen and the exit status.
 func atTerminal(ts *testscript.TestScript, wait, keys string, args []string) (screen string, code int) {
-	t, err := newTerminal()
+	pty, err := lab.NewTerminal()
 	ts.Check(err)
-	defer t.user.Close()
+	t := &terminal{Terminal: pty}
+	defer t.User.Close()
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+ts.Getenv("XDG_CONFIG_HOME"), "TERM=xterm",
 		"NO_COLOR="+ts.Getenv("NO_COLOR"))
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = t.program, t.program, t.program
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = t.Program, t.Program, t.Program
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	before, err := unix.IoctlGetTermios(int(t.program.Fd()), unix.TCGETS)
+	before, err := unix.IoctlGetTermios(int(t.Program.Fd()), unix.TCGETS)
 	ts.Check(err)
 	// Otherwise ^C makes the kernel discard unread output of the program.
 	before.Lflag |= unix.NOFLSH
-	ts.Check(unix.IoctlSetTermios(int(t.program.Fd()), unix.TCSETS, before))
+	ts.Check(unix.IoctlSetTermios(int(t.Program.Fd()), unix.TCSETS, before))
 	ts.Check(cmd.Start())
 	watched := make(chan struct{})
 	go func() {
@@ -107,9 +86,9 @@ func atTerminal(ts *testscript.TestScript, wait, keys string, args []string) (sc
 	kill := time.AfterFunc(2*lab.Patience, func() { cmd.Process.Kill() })
 	cmd.Wait()
 	kill.Stop()
-	after, err := unix.IoctlGetTermios(int(t.program.Fd()), unix.TCGETS)
+	after, err := unix.IoctlGetTermios(int(t.Program.Fd()), unix.TCGETS)
 	ts.Check(err)
-	t.program.Close()
+	t.Program.Close()
 	<-watched
 	if *before != *after {
 		ts.Fatalf("the terminal was left in another state")

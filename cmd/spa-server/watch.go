@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -9,21 +10,31 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/spa/server/control"
+	"sallyport/spa/server/live"
 )
 
 func newWatch(dir *string) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "watch",
-		Short: "Show decisions as they are made, one per line",
-		Long: `Shows the decisions of the running spa-server until it is interrupted: each answered
+		Short: "Show who is in and what is decided, as it happens",
+		Long: `On a terminal: a picture of the running spa-server, refreshed each second. It shows whether
+the guard is in place, the open grants and how long they last, the decisions, how many
+packets a second are granted, refused or noise, and the clients with their clocks. Arrow
+keys scroll, tab goes to the next list, q quits.
+
+Otherwise, as in a pipe: the decisions until it is interrupted, one per line: each answered
 request, each grant that ends, and packets that were made with a client's key but refused
 without an answer, at most once a second for each client and reason. Noise is summed up
 now and then. Decisions that arrive faster than they are read are counted and reported.`,
 		Example: `  spa-server watch
+  spa-server watch | grep alice
   spa-server watch --json | jq 'select(.client == "alice")'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !asJSON && cli.Interactive(cmd) {
+				return picture(cmd, *dir)
+			}
 			return ask(cmd, *dir, control.Request{Command: control.CommandWatch}, func(r control.Reply) error {
 				return printDecision(cmd, r, asJSON)
 			})
@@ -31,6 +42,26 @@ now and then. Decisions that arrive faster than they are read are counted and re
 	}
 	cli.JSONFlag(cmd, &asJSON)
 	return cmd
+}
+
+// picture draws the live view, if there is a server to show.
+func picture(cmd *cobra.Command, dir string) error {
+	client, err := dial(dir)
+	if err != nil {
+		return askError(err)
+	}
+	client.Close()
+	return live.Run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), live.Server{
+		Ask: func(ctx context.Context, r control.Request, each func(control.Reply) error) error {
+			client, err := dial(dir)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			return client.Ask(ctx, r, each)
+		},
+		Line: decisionLine,
+	}, cli.Colours(cmd.OutOrStdout()))
 }
 
 func printDecision(cmd *cobra.Command, r control.Reply, asJSON bool) error {

@@ -61,3 +61,10 @@ func isTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))
 }
+
+// Interactive reports whether a command can draw on a terminal and be operated by keys.
+func Interactive(cmd *cobra.Command) bool {
+	in, ok := cmd.InOrStdin().(*os.File)
+	return ok && term.IsTerminal(int(in.Fd())) && isTerminal(cmd.OutOrStdout()) &&
+		os.Getenv("TERM") != "" && os.Getenv("TERM") != "dumb"
+}
