@@ -108,7 +108,9 @@ func (p *picture) style(style, text string) string {
 }
 
 // fit makes a text printable and cuts it to a width.
-func fit(text string, width int) string { return ansi.Truncate(quote.Printable(text), max(0, width), "…") }
+func fit(text string, width int) string {
+	return ansi.Truncate(quote.Printable(text), max(0, width), "…")
+}
 
 // draw returns the screen: the head, the lists, and the keys at the bottom.
 func (p *picture) draw() string {
