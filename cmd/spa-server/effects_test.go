@@ -36,7 +36,7 @@ var effects = map[string]string{
 	"raw.audit":                      "TestAuditFile",
 	"raw.limits":                     "TestLimits",
 	"raw.service":                    "TestJourney",
-	"rawCapture.mode":                "spa/config.TestLoadRefuses",
+	"rawCapture.mode":                "TestBound",
 	"rawCapture.interfaces":          "TestCaptureInterfaces",
 	"rawFirewall.backend":            "TestDryRun",
 	"rawFirewall.mode":               "TestAdmit",

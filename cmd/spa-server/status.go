@@ -52,6 +52,9 @@ func printStatus(out io.Writer, s *control.Status) error {
 	line("gateway", "%s at %s, process %d, version %s, protocol %d", s.Name, s.Address, s.PID, s.Version, s.Protocol)
 	line("since", "%s (%v)", cli.Clock(s.Since, s.Now), s.Now.Sub(s.Since).Round(time.Second))
 	line("knocks", "%s on %s", strings.Join(s.KnockPorts, " "), interfacesText(s))
+	if s.Bound {
+		line("", "by bound sockets: the host's firewall must let them through")
+	}
 	line("window", "%s, receipts %s", s.Window, onOff(s.Receipts))
 	line("guards", "%s", orNone(strings.Join(s.Guards, " ")))
 	line("firewall", "%s", s.Firewall.Sentence)

@@ -14,7 +14,8 @@
 // What fails is counted by kind in [Stats] and forgotten. UDP checksums are not checked: a virtual link hands over
 // packets whose checksum the sender's host never finished, and a packet's own authentication covers far more.
 //
-// A [Responder] sends datagrams from the address and port that were knocked on, without binding that port.
+// A [Responder] sends datagrams from the address and port that were knocked on, without binding that port. A [Bound]
+// does both with bound sockets, where packet sockets are not allowed.
 package capture
 
 import (

@@ -38,3 +38,24 @@ func (*Responder) Send(Packet, []byte, bool) error { return errUnsupported }
 
 // Close does nothing.
 func (*Responder) Close() error { return nil }
+
+// Bound reads knocks from bound sockets. It exists on Linux only.
+type Bound struct{ _ [0]func() }
+
+// Bind returns an error that wraps errors.ErrUnsupported.
+func Bind(Config, uint32) (*Bound, error) { return nil, errUnsupported }
+
+// Read returns an error that wraps errors.ErrUnsupported.
+func (*Bound) Read() (Packet, error) { return Packet{}, errUnsupported }
+
+// Send returns an error that wraps errors.ErrUnsupported.
+func (*Bound) Send(Packet, []byte, bool) error { return errUnsupported }
+
+// Stats returns zeros.
+func (*Bound) Stats() Stats { return Stats{} }
+
+// Interfaces returns none.
+func (*Bound) Interfaces() []string { return nil }
+
+// Close does nothing.
+func (*Bound) Close() error { return nil }

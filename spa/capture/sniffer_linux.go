@@ -275,11 +275,16 @@ func (s *Sniffer) Stats() Stats {
 func (s *Sniffer) Interfaces() []string {
 	s.counting.Lock()
 	defer s.counting.Unlock()
-	names := []string{}
 	if s.done {
-		return names
+		return []string{}
 	}
-	links, err := s.names.dump(unix.RTM_GETLINK)
+	return namesOf(s.names)
+}
+
+// namesOf lists the names of the network interfaces, except the loopback.
+func namesOf(n *rtnetlink) []string {
+	names := []string{}
+	links, err := n.dump(unix.RTM_GETLINK)
 	if err != nil {
 		return names
 	}

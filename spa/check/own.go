@@ -99,7 +99,7 @@ func checkOwnPorts(c *config.Config, h *host) []Finding {
 		}
 	}
 	for _, k := range c.KnockPorts {
-		if !k.Shared {
+		if !k.Shared && !c.Bound() {
 			say(Notice, "knock_ports", service.Ports{Proto: service.UDP, Low: k.Port, High: k.Port},
 				"replies to such a socket are not tracked, and another firewall may drop them")
 		}

@@ -86,7 +86,7 @@ func checkKnockSeen(c *config.Config, h *host) []Finding {
 	}
 	var found []Finding
 	for _, k := range c.KnockPorts {
-		if k.Shared {
+		if k.Shared || c.Bound() {
 			continue
 		}
 		var commands []string

@@ -16,6 +16,10 @@ func checkKnockPorts(c *config.Config, h *host) []Finding {
 	var found []Finding
 	for _, k := range c.KnockPorts {
 		served := h.listensForOthers(service.UDP, k.Port)
+		if c.Bound() {
+			found = append(found, boundPort(k.Port, served)...)
+			continue
+		}
 		if !k.Shared && len(served) > 0 {
 			found = append(found, Finding{
 				Severity: Warning, Subject: "knock_ports",
@@ -32,6 +36,28 @@ func checkKnockPorts(c *config.Config, h *host) []Finding {
 				Advice: fmt.Sprintf("# write %d in place of { port = %[1]d, shared = true }", k.Port),
 			})
 		}
+	}
+	return found
+}
+
+// boundPort reports what a knock port gives up that the server itself binds.
+func boundPort(port uint16, served []listener) []Finding {
+	found := []Finding{{
+		Severity: Notice, Subject: "capture.mode",
+		Text: fmt.Sprintf("\"udp\" binds udp/%d: where closed ports answer \"port unreachable\", a scan sees that this one "+
+			"does not, and the host's firewall must let knocks through", port),
+		Advice: "# set mode = \"sniff\", which needs CAP_NET_RAW",
+	}}
+	others := slices.DeleteFunc(slices.Clone(served), func(l listener) bool {
+		return len(l.held) == 0 || slices.ContainsFunc(l.held, // unknown: only root sees whose a socket is
+			func(name string) bool { return strings.HasPrefix(name, "spa-server") })
+	})
+	if len(others) > 0 {
+		found = append(found, Finding{
+			Severity: Problem, Subject: "knock_ports",
+			Text:   fmt.Sprintf("%s on this host has udp/%d, so the server cannot bind it", by(others), port),
+			Advice: "# take another port, or set capture.mode = \"sniff\"",
+		})
 	}
 	return found
 }

@@ -118,7 +118,37 @@ func rank(o survey.Outcome) int {
 
 // checkTables checks what other tables do with the ports that grants open.
 func checkTables(c *config.Config, h *host) []Finding {
-	if h.rules == nil || c.Firewall.Backend == "dry-run" {
+	if h.rules == nil {
+		return nil
+	}
+	if c.Bound() {
+		return append(checkKnocksPass(c, h), checkGrantsPass(c, h)...)
+	}
+	return checkGrantsPass(c, h)
+}
+
+// checkKnocksPass checks what the host's firewall does with knocks to a bound socket.
+func checkKnocksPass(c *config.Config, h *host) []Finding {
+	to := destination{ways: h.approaches(c)}
+	for _, k := range c.KnockPorts {
+		to.ports = append(to.ports, service.Ports{Proto: service.UDP, Low: k.Port, High: k.Port})
+	}
+	return collect([]destination{to}, h, func(o survey.Outcome) (Finding, survey.Place) {
+		if o.Verdict == survey.Passes {
+			return Finding{}, o.At
+		}
+		severity := Problem
+		if o.Verdict == survey.Perhaps || o.Sources {
+			severity = Notice
+		}
+		return Finding{Severity: severity, Text: "drops knocks to %s, at least some: a server with capture.mode = \"udp\" " +
+			"does not get them"}, o.At
+	})
+}
+
+// checkGrantsPass checks what other tables do with the ports that grants open.
+func checkGrantsPass(c *config.Config, h *host) []Finding {
+	if c.Firewall.Backend == "dry-run" {
 		return nil
 	}
 	if c.Firewall.Mode == "admit" {

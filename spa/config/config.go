@@ -48,9 +48,12 @@ type KnockPort struct {
 
 // Capture configures how packets are captured.
 type Capture struct {
-	Mode       string   // "sniff"
+	Mode       string   // "sniff" or "udp"
 	Interfaces []string // none: all but loopback
 }
+
+// Bound reports whether the server binds the knock ports, in place of capturing their packets.
+func (c *Config) Bound() bool { return c.Capture.Mode == "udp" }
 
 // Firewall configures how ports are kept shut.
 type Firewall struct {

@@ -157,7 +157,7 @@ func TestLoadRefuses(t *testing.T) {
 		"knock_ports = [1, {port = 1}]":            ":5: knock_ports: port 1 is listed twice",
 		"knock_ports = [1,\n{port=2, shred=true}]": `:6: knock_ports.1.shred: unknown key (did you mean "shared"?)`,
 		"knock_ports = [1,\n{port=2, shared=1}]":   ":6: knock_ports.1.shared: should be true or false",
-		"[capture]\nmode = 'udp'":                  `:6: capture.mode: should be "sniff"`,
+		"[capture]\nmode = 'tap'":                  `:6: capture.mode: should be "sniff" or "udp"`,
 		"[capture]\ninterfaces = ['']":             ":6: capture.interfaces: entry 1: the name of an interface has",
 		"[capture]\ninterfaces = ['eth0', 'eth0']": ":6: capture.interfaces: entry 2 is listed twice",
 		"[capture]\ninterfaces = ['a/b']":          ":6: capture.interfaces: entry 1: the name of an interface may contain",

@@ -72,7 +72,7 @@ func (c Config) writeGateway(b *strings.Builder) {
 
 func (c Config) writeTables(b *strings.Builder) {
 	b.WriteString("\n[capture]\n")
-	setting(b, "mode", quote(c.Capture.Mode), "sniff: sees knocks before the firewall drops them")
+	setting(b, "mode", quote(c.Capture.Mode), "sniff: sees knocks before the firewall drops them; udp: binds the ports")
 	setting(b, "interfaces", list(c.Capture.Interfaces), "empty: all except loopback, including later ones")
 	c.Firewall.write(b)
 	b.WriteString("\n[audit]\n")

@@ -59,7 +59,9 @@ func help(part string) {
 	case "as":
 		r.as(os.Getenv("SANDBOX_USER"))
 	case "require":
-		r.fail(Require())
+		r.fail(Require(true))
+	case "require for bound sockets":
+		r.fail(Require(false))
 	case "drop under a liar":
 		exitOn(lie(atoi(os.Getenv("SANDBOX_CALL")), atoi(os.Getenv("SANDBOX_ARG")), 0))
 		r.fail(r.drop())

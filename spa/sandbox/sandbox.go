@@ -67,7 +67,7 @@ const Unnamed = 65525
 func Drop(user string, files Files) (State, error) { return drop(user, files) }
 
 // DropForPrograms is for a process that starts programs which change the firewall. It keeps its user, and the process
-// and its children keep CAP_NET_ADMIN and CAP_NET_RAW, the files, and the system calls that such programs make. Call it
+// and its children keep CAP_NET_ADMIN and, if it has it, CAP_NET_RAW, the files, and the system calls that such programs make. Call it
 // once.
 func DropForPrograms(files Files) (State, error) { return dropForPrograms(files) }
 
@@ -99,6 +99,6 @@ func OrAs(user string, do func() error) error {
 	return first
 }
 
-// Require returns an error if the process lacks CAP_NET_ADMIN or CAP_NET_RAW, with advice on how to grant them. Call it
-// before anything is opened.
-func Require() error { return require() }
+// Require returns an error if the process lacks CAP_NET_ADMIN or, with raw, CAP_NET_RAW, with advice on how to grant
+// them. Call it before anything is opened.
+func Require(raw bool) error { return require(raw) }

@@ -54,7 +54,10 @@ func drop(name string, files Files) (State, error) {
 }
 
 func dropForPrograms(files Files) (State, error) {
-	kept := setOf(cap.NET_ADMIN, cap.NET_RAW)
+	kept := setOf(cap.NET_ADMIN)
+	if permitted(cap.NET_RAW) { // for the older kind of iptables; a server with bound sockets may lack it
+		kept = setOf(cap.NET_ADMIN, cap.NET_RAW)
+	}
 	rules, err := newRuleset(files, true)
 	if err != nil {
 		return State{}, err
@@ -265,12 +268,15 @@ func permitted(value cap.Value) bool {
 	return err == nil && has
 }
 
-func require() error {
+func require(raw bool) error {
 	var missing []string
 	for _, need := range []struct {
 		value cap.Value
 		name  string
 	}{{cap.NET_ADMIN, "CAP_NET_ADMIN"}, {cap.NET_RAW, "CAP_NET_RAW"}} {
+		if need.value == cap.NET_RAW && !raw {
+			continue
+		}
 		has, err := cap.GetProc().GetFlag(cap.Effective, need.value)
 		if err != nil || !has {
 			missing = append(missing, need.name)

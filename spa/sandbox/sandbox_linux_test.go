@@ -279,15 +279,18 @@ func TestDropRefuses(t *testing.T) {
 func TestRequire(t *testing.T) {
 	lab.NeedRoot(t)
 	for _, test := range []struct {
+		task string
 		caps []uintptr
 		want string
 	}{
-		{nil, "lacking CAP_NET_ADMIN and CAP_NET_RAW:"},
-		{[]uintptr{uintptr(cap.NET_ADMIN)}, "lacking CAP_NET_RAW:"},
-		{[]uintptr{uintptr(cap.NET_RAW)}, "lacking CAP_NET_ADMIN:"},
-		{[]uintptr{uintptr(cap.NET_ADMIN), uintptr(cap.NET_RAW)}, ""},
+		{"require", nil, "lacking CAP_NET_ADMIN and CAP_NET_RAW:"},
+		{"require", []uintptr{uintptr(cap.NET_ADMIN)}, "lacking CAP_NET_RAW:"},
+		{"require", []uintptr{uintptr(cap.NET_RAW)}, "lacking CAP_NET_ADMIN:"},
+		{"require", []uintptr{uintptr(cap.NET_ADMIN), uintptr(cap.NET_RAW)}, ""},
+		{"require for bound sockets", []uintptr{uintptr(cap.NET_ADMIN)}, ""},
+		{"require for bound sockets", []uintptr{uintptr(cap.NET_RAW)}, "lacking CAP_NET_ADMIN:"},
 	} {
-		cmd := helper(t, "require", "")
+		cmd := helper(t, test.task, "")
 		cmd.SysProcAttr = &syscall.SysProcAttr{
 			Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, AmbientCaps: test.caps,
 		}

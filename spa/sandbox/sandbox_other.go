@@ -17,7 +17,7 @@ func dropAll() (State, error) { return drop("", Files{}) }
 
 func lacks() []string { return nil }
 
-func require() error {
+func require(bool) error {
 	return fmt.Errorf("capabilities: %w", errors.ErrUnsupported)
 }
 

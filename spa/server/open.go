@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -66,8 +67,8 @@ type Server struct {
 	journal   *replay.Journal
 	firewall  *firewall.Firewall
 	audit     *audit.Log
-	sniffer   *capture.Sniffer
-	responder *capture.Responder
+	sniffer   sniffer
+	responder responder
 	socket    *control.Listener
 	manager   *net.UnixConn // nil: the server was not started by systemd
 	watcher   *fsnotify.Watcher
@@ -89,7 +90,7 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 	}
 	s.since = s.now()
 	for _, step := range []func() error{
-		sandbox.Require, setup.Either(s.inState(setup.LockFile), s.openLock), s.openDir,
+		func() error { return sandbox.Require(!c.Bound() || c.Firewall.Backend == firewall.BackendIptables) }, setup.Either(s.inState(setup.LockFile), s.openLock), s.openDir,
 		setup.Either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
 		s.openKeys, setup.Either(s.inState(config.JournalFile), s.openJournal), setup.Either(c.Audit.File, s.openAudit),
 		func() error { return s.openFirewall(ctx, o.Confirm) },
@@ -207,7 +208,31 @@ func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error 
 	return nil
 }
 
+// sniffer is where packets come from: a [capture.Sniffer] or a [capture.Bound].
+type sniffer interface {
+	Read() (capture.Packet, error)
+	Stats() capture.Stats
+	Interfaces() []string
+	Close() error
+}
+
+// responder sends receipts: a [capture.Responder] or a [capture.Bound].
+type responder interface {
+	Send(p capture.Packet, payload []byte, keep bool) error
+	Close() error
+}
+
 func (s *Server) openSockets() error {
+	mark := cmp.Or(s.config.Firewall.Mark, firewall.DefaultMark)
+	if s.config.Bound() {
+		bound, err := capture.Bind(captureConfig(s.config), mark)
+		if err != nil {
+			return fmt.Errorf("capture.mode = \"udp\": %w (ss -ulnp shows who has the port)", err)
+		}
+		s.sniffer, s.responder = bound, bound
+		s.keep(bound)
+		return nil
+	}
 	sniffer, err := capture.Listen(captureConfig(s.config))
 	if err != nil {
 		return err
@@ -215,7 +240,7 @@ func (s *Server) openSockets() error {
 	s.sniffer = sniffer
 	s.keep(sniffer)
 	// Open it even if receipts are off: a reload may turn them on, and could not open it then.
-	responder, err := capture.NewResponder(cmp.Or(s.config.Firewall.Mark, firewall.DefaultMark))
+	responder, err := capture.NewResponder(mark)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ type Status struct {
 	Interfaces []string  `json:"interfaces"`     // that are captured on, those of All as they are now
 	All        bool      `json:"all_interfaces"` // all except the loopback, including later ones
 	KnockPorts []string  `json:"knock_ports"`
+	Bound      bool      `json:"bound"`  // the server binds them, in place of capturing their packets
 	Guards     []string  `json:"guards"` // "ssh=tcp/22"
 	Receipts   bool      `json:"receipts"`
 	Window     string    `json:"window"` // how far a client's clock may be off

@@ -56,7 +56,8 @@ func FirewallConfig(c *config.Config, clients *keys.Registry, now func() time.Ti
 		}
 	}
 	for _, port := range c.KnockPorts {
-		fc.Knock = append(fc.Knock, firewall.KnockPort{Port: port.Port, Shared: port.Shared})
+		// A bound socket gets only what the guard lets through, as the program on a shared port does.
+		fc.Knock = append(fc.Knock, firewall.KnockPort{Port: port.Port, Shared: port.Shared || c.Bound()})
 	}
 	return fc
 }
