@@ -231,9 +231,11 @@ func (s *site) otherProtocols() {
 
 func TestTrustedInterface(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.guarded(t, func(c *Config) { c.Trusted = []string{"vs"} })
+		s := k.guarded(t, func(c *Config) { c.Trusted = []string{"vs"}; guarding("udp/5000")(c) })
+		stranger, _, _ := s.twoLinks()
 		s.connect("192.0.2.2", "192.0.2.1", "22")
 		s.connect("2001:db8::2", "2001:db8::1", "22")
+		s.trustsOnlyTheFirst(stranger)
 	})
 }
 

@@ -74,12 +74,31 @@ func addrPort(addr string, port uint16) netip.AddrPort {
 
 func TestBareGuardTrusts(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
-		s := k.newSite(t, func(c *Config) { c.Trusted = []string{"vs"} })
+		s := k.newSite(t, func(c *Config) { c.Trusted = []string{"vs"}; guarding("udp/5000")(c) })
 		s.open()
+		stranger, _, _ := s.twoLinks()
 		s.bare(guard.Plan{})
 		s.connect("192.0.2.3", "192.0.2.1", "22")
 		s.connect("2001:db8::3", "2001:db8::1", "22")
+		s.trustsOnlyTheFirst(stranger)
 	})
+}
+
+// trustsOnlyTheFirst checks that of two links the second is not trusted with the first: a datagram to the guarded port
+// udp/5000 arrives by the first alone. A connection would show less, since a server's answers are filtered too.
+func (s *site) trustsOnlyTheFirst(stranger *lab.Host) {
+	s.Helper()
+	s.must(s.gw.AddAddr("out", "198.51.100.1/24"))
+	s.must(stranger.AddAddr("eth0", "198.51.100.9/24"))
+	server := s.udp(s.gw, "0.0.0.0:5000")
+	s.send(s.udp(stranger, "198.51.100.9:0"), "198.51.100.1:5000")
+	if s.gets(server, silence) {
+		s.Error("a datagram by an interface that is not trusted arrives")
+	}
+	s.send(s.udp(s.client, "192.0.2.3:0"), "192.0.2.1:5000")
+	if !s.gets(server, lab.Patience) {
+		s.Error("a datagram by a trusted interface does not arrive")
+	}
 }
 
 // TestLawBare: the guard without connection tracking keeps the law for packets to a guarded port, and passes clients
