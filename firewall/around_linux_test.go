@@ -95,6 +95,20 @@ func (s *site) joined(group netip.AddrPort) *net.UDPConn {
 	return c
 }
 
+// TestOwnMulticastFromAGuardedPort: a program of the host hears what another one of it sends to a group from a guarded
+// port, although the datagram comes back with the host's own address.
+func TestOwnMulticastFromAGuardedPort(t *testing.T) {
+	everyBackend(t, func(t *testing.T, k kind) {
+		s := k.guarded(t, guarding("udp/5000"))
+		group := netip.MustParseAddrPort("239.1.2.3:7000")
+		hears, sender := s.joined(group), s.udp(s.gw, "192.0.2.1:5000")
+		s.send(sender, group.String())
+		if !s.gets(hears, lab.Patience) {
+			t.Error("the host does not hear itself")
+		}
+	})
+}
+
 func TestPortRange(t *testing.T) {
 	everyBackend(t, func(t *testing.T, k kind) {
 		for _, f := range bothFamilies {
