@@ -26,8 +26,10 @@ const (
 	maxBlock    = 2 * maxRecord
 )
 
-// ngRecords are the packets of a pcapng file. It does not use the decoding library's reader, which can be made to
-// divide by zero or to allocate gigabytes, and accepts a file that ends within a header.
+// ngRecords are the packets of a pcapng file. The readers of pcapgo are no choice for a file from an attacker: that of
+// google/gopacket can be made to divide by zero, and that of gopacket/gopacket (1.7.7) keeps all names, options and
+// packets of a file, so one of 32 MB takes a gigabyte. It also reads times in whole seconds as microseconds, accepts
+// a block whose two lengths differ, and would add a second copy of all layers to the program.
 type ngRecords struct {
 	r     *bufio.Reader
 	order binary.ByteOrder

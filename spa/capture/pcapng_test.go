@@ -3,6 +3,10 @@ package capture
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"io"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -171,6 +175,63 @@ func TestPcapngCutAnywhere(t *testing.T) {
 	for n := 4; n <= len(whole); n++ {
 		if _, _, err := readFile(t, whole[:n]); (err == nil) != ends[n] {
 			t.Errorf("cut after %d of %d bytes: got %v", n, len(whole), err)
+		}
+	}
+}
+
+// TestPcapngMemory: what a file repeats is not collected, whether it is names, options or secrets.
+func TestPcapngMemory(t *testing.T) {
+	order := binary.LittleEndian
+	ip := fromHex(t, whole4)
+	names := append(order.AppendUint16(order.AppendUint16(nil, 1), 65532), make([]byte, 65532)...) // 65,528 empty names
+	options := bytes.Repeat([]byte{1, 0, 0, 0}, maxRecord/4)                                       // empty comments
+	secrets := append(order.AppendUint32([]byte{1, 2, 3, 4}, maxRecord), make([]byte, maxRecord)...)
+	knock := ngKnock(order, uint64(captured.UnixNano()), uint32(len(ip)),
+		slices.Concat(ip, make([]byte, -len(ip)&3), options))
+	for name, block := range map[string][]byte{
+		"names":   ngBlock(order, 4, append(bytes.Repeat(names, 4), 0, 0, 0, 0)...),
+		"options": knock,
+		"secrets": ngBlock(order, 10, secrets...),
+		"links":   ngBlock(order, ngInterface, append([]byte{101, 0, 0, 0, 0, 0, 0, 0}, options...)...),
+	} {
+		const blocks = 64
+		file := slices.Concat(ngHeader(order), ngRaw(order, 9, 0), bytes.Repeat(block, blocks))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		f, err := OpenFile(bytes.NewReader(file), fileConfig)
+		for err == nil {
+			_, _, err = f.Read()
+		}
+		runtime.ReadMemStats(&after)
+		if taken := after.TotalAlloc - before.TotalAlloc; !errors.Is(err, io.EOF) || taken > uint64(len(file))/4 {
+			t.Errorf("%s: got %v, and a file of %d bytes took %d bytes", name, err, len(file), taken)
+		}
+	}
+}
+
+// TestPcapngWithAWrongByte: no single byte makes the reader panic, or take more than the file is worth.
+func TestPcapngWithAWrongByte(t *testing.T) {
+	ip := fromHex(t, whole4)
+	for _, order := range []binary.AppendByteOrder{binary.LittleEndian, binary.BigEndian} {
+		good := bytes.Join([][]byte{ngHeader(order), ngRaw(order, 9, 0), ngBlock(order, 5, make([]byte, 16)...),
+			ngKnock(order, uint64(captured.UnixNano()), uint32(len(ip)), ip)}, nil)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		files := 0
+		for i := range good {
+			for bit := range 8 {
+				bad := bytes.Clone(good)
+				bad[i] ^= 1 << bit
+				files++
+				f, err := OpenFile(bytes.NewReader(bad), fileConfig)
+				for err == nil {
+					_, _, err = f.Read()
+				}
+			}
+		}
+		runtime.ReadMemStats(&after)
+		if taken := (after.TotalAlloc - before.TotalAlloc) / uint64(files); taken > 2*maxBlock {
+			t.Errorf("%v: a file of %d bytes took %d bytes on average", order, len(good), taken)
 		}
 	}
 }
