@@ -12,6 +12,7 @@ import (
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/ledger"
 	"sallyport/firewall/internal/nl"
+	"sallyport/keys/service"
 )
 
 var (
@@ -262,12 +263,67 @@ func live(held *ledger.Book, m Match, now time.Time) []Grant {
 
 // grantOf returns the grant, or the part of one, that a holding records.
 func grantOf(h *ledger.Holding) Grant {
-	g := Grant{Client: h.Client, Service: h.Service, Source: guard.OnLink(h.Source, h.Link),
-		Ports: slices.Clone(h.Ports), Until: h.Until}
+	g := viewOf(h)
+	g.Ports = slices.Clone(h.Ports)
+	return g
+}
+
+// viewOf is grantOf without a copy of the ports.
+func viewOf(h *ledger.Holding) Grant {
+	g := Grant{Client: h.Client, Service: h.Service, Source: guard.OnLink(h.Source, h.Link), Ports: h.Ports, Until: h.Until}
 	if h.To.IsValid() {
 		g.To = []netip.Addr{h.To}
 	}
 	return g
+}
+
+// Continues reports whether g is another part of the same grant as before, which precedes it in [Firewall.Grants].
+// After a restart their ends may differ by microseconds.
+func (g Grant) Continues(before Grant) bool {
+	same := g.Client == before.Client && g.Service == before.Service && g.Source == before.Source
+	return same && g.Until.Sub(before.Until).Abs() < time.Second && !slices.ContainsFunc(g.Ports,
+		func(p service.Ports) bool { return slices.Contains(before.Ports, p) })
+}
+
+// Count returns how many grants are live at now. The parts of a grant count once, as [Grant.Continues] tells. It copies
+// and sorts only those.
+func (f *Firewall) Count(now time.Time) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.held == nil {
+		return 0
+	}
+	type owner struct {
+		client, service string
+		source          netip.Addr
+		link            uint32
+	}
+	first := make(map[owner]*ledger.Holding, f.held.Len())
+	parts := make(map[owner][]Grant) // of owners with more than one holding
+	for h := range f.held.All() {
+		if !h.Live(now) {
+			continue
+		}
+		o := owner{h.Client, h.Service, h.Source, h.Link}
+		if first[o] == nil {
+			first[o] = h
+			continue
+		}
+		if parts[o] == nil {
+			parts[o] = []Grant{viewOf(first[o])}
+		}
+		parts[o] = append(parts[o], viewOf(h))
+	}
+	n := len(first)
+	for _, gs := range parts {
+		slices.SortFunc(gs, compareGrants)
+		for i, g := range gs[1:] {
+			if !g.Continues(gs[i]) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 func compareGrants(a, b Grant) int {

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"sallyport/firewall"
-	"sallyport/keys/service"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/feed"
@@ -81,7 +79,7 @@ func shown(gs []firewall.Grant) []control.Grant {
 		for j, p := range g.Ports {
 			ports[j] = p.String()
 		}
-		if i > 0 && parts(gs[i-1], g) {
+		if i > 0 && g.Continues(gs[i-1]) {
 			last := &list[len(list)-1]
 			last.Ports = append(last.Ports, ports...)
 			continue
@@ -90,13 +88,6 @@ func shown(gs []firewall.Grant) []control.Grant {
 			Ports: ports, Until: g.Until})
 	}
 	return list
-}
-
-// parts reports whether two grants are parts of one. After a restart their ends may differ by microseconds.
-func parts(a, b firewall.Grant) bool {
-	same := a.Client == b.Client && a.Service == b.Service && a.Source == b.Source
-	return same && a.Until.Sub(b.Until).Abs() < time.Second && !slices.ContainsFunc(b.Ports,
-		func(p service.Ports) bool { return slices.Contains(a.Ports, p) })
 }
 
 // watch sends decisions as they are made. A reader that stalls loses some.

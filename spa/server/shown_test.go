@@ -1,6 +1,7 @@
 package server
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -54,5 +55,40 @@ func TestShown(t *testing.T) {
 				t.Errorf("got %v, want %v", got, c.want)
 			}
 		})
+	}
+}
+
+// TestCounted: a status counts the grants that are listed, whatever is granted, and at any time.
+func TestCounted(t *testing.T) {
+	s, _ := newLine(t)
+	now := time.Now()
+	random := rand.New(rand.NewPCG(1, 2))
+	pick := func(from ...string) string { return from[random.IntN(len(from))] }
+	counted, joined := 0, 0
+	for range 200 {
+		g := firewall.Grant{Client: pick("alice", "bob"), Service: pick("ssh", "web", "mail"),
+			Source: netip.MustParseAddr(pick("192.0.2.2", "192.0.2.3", "2001:db8::2", "fe80::2%1", "fe80::2%2")),
+			Until:  now.Add(time.Duration(1+random.IntN(4)) * time.Minute)}
+		for range 1 + random.IntN(10) {
+			port := uint16(1 + random.IntN(20))
+			g.Ports = append(g.Ports, service.Ports{Proto: service.TCP, Low: port, High: port})
+		}
+		if random.IntN(3) == 0 && g.Source.Is4() {
+			g.To = []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")}[random.IntN(2):]
+		}
+		if err := s.firewall.Grant(t.Context(), []firewall.Grant{g}, now); err != nil {
+			t.Fatal(err)
+		}
+		for minute := range 6 {
+			at := now.Add(time.Duration(minute) * time.Minute)
+			held := s.firewall.Grants(at)
+			if got, want := s.firewall.Count(at), len(shown(held)); got != want {
+				t.Fatalf("%d counted, %d listed of %v", got, want, held)
+			}
+			counted, joined = max(counted, len(shown(held))), max(joined, len(held)-len(shown(held)))
+		}
+	}
+	if counted < 20 || joined < 20 {
+		t.Errorf("at most %d grants, and %d of them in parts: too few to mean anything", counted, joined)
 	}
 }

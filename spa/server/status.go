@@ -29,7 +29,7 @@ func (s *Server) status() *control.Status {
 		Window:   c.Window.String(),
 		Firewall: s.firewallStatus(c.Firewall.Mode),
 		Gate:     gateStatus(gates, now),
-		Clients:  clients, Grants: len(shown(s.firewall.Grants(now))), Decided: s.audit.Counts(),
+		Clients:  clients, Grants: s.firewall.Count(now), Decided: s.audit.Counts(),
 		Capture: captured(s.sniffer.Stats()), Watchers: s.feed.Watching(),
 		Audit: s.auditStatus(c.Audit.File), LeftOut: s.leftOut(),
 		Rights: privileges(s.sandbox), Processes: []control.Process{},
