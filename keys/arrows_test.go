@@ -16,10 +16,11 @@ type rule struct {
 
 // arrows are the imports of the whole module. Every package must be listed.
 var arrows = map[string]rule{
-	"keys/quote":   {nil, "text for a terminal or a shell: it does not matter whose"},
-	"keys/service": {nil, "names, ports and hours: everything speaks of them"},
-	"keys/place":   {[]string{"keys/quote"}, "files are bytes, owners and modes: what they say is another's business"},
-	"keys/strict":  {[]string{"keys/place", "keys/quote"}, "it decodes any file: which keys there are, its callers know"},
+	"keys/quote":    {nil, "text for a terminal or a shell: it does not matter whose"},
+	"keys/service":  {nil, "names, ports and hours: everything speaks of them"},
+	"keys/deadline": {nil, "what ends first: it does not matter what ends"},
+	"keys/place":    {[]string{"keys/quote"}, "files are bytes, owners and modes: what they say is another's business"},
+	"keys/strict":   {[]string{"keys/place", "keys/quote"}, "it decodes any file: which keys there are, its callers know"},
 	"keys": {[]string{"keys/place", "keys/quote", "keys/service", "keys/strict"},
 		"who may knock does not depend on what is said or done"},
 	"spa": {[]string{"keys", "keys/service"},
@@ -45,7 +46,7 @@ var arrows = map[string]rule{
 		"firewall/internal/nl", "firewall/internal/statefile", "keys/service", "spa/sandbox"},
 		"a backend does what it is told: it decides nothing"},
 	"firewall/internal/ledger": {[]string{"firewall/internal/clock", "firewall/internal/guard",
-		"firewall/internal/statefile", "keys/service"},
+		"firewall/internal/statefile", "keys/deadline", "keys/service"},
 		"who holds what is decided before any backend is told"},
 	"firewall/internal/ipset": {[]string{"firewall/internal/guard", "firewall/internal/nl", "keys/service"},
 		"sets of the kernel: which rules ask them is iptables' business"},
@@ -70,7 +71,7 @@ var arrows = map[string]rule{
 	"spa/server/setup": {[]string{"spa/server/control", "keys", "keys/place", "keys/quote", "spa", "spa/config",
 		"spa/policy", "spa/replay", "spa/sandbox", "firewall"},
 		"commands share it with the server: it handles no packet"},
-	"spa/server/feed": {[]string{"spa/server/control", "keys/service", "spa", "spa/audit", "firewall"},
+	"spa/server/feed": {[]string{"spa/server/control", "keys/deadline", "keys/service", "spa", "spa/audit", "firewall"},
 		"it tells of decisions: nothing that decides waits for it"},
 	"spa/server/live": {[]string{"spa/server/control", "keys/quote"},
 		"it draws what a server reports, as any program that queries one"},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/keys/deadline"
 )
 
 // Book holds the live grants in memory: the live records of the ledger and, for each element, the holdings that keep
@@ -21,7 +22,7 @@ type Book struct {
 	byKey    map[Key]*Holding
 	byClient map[string]map[*Holding]bool
 	elements map[guard.Element]*tenancy
-	due      dueHeap
+	due      deadline.Heap[*Holding]
 	ended    func(slot int) // called with each slot that becomes free
 }
 
@@ -128,6 +129,12 @@ func (h *Holding) checkLink() error {
 	return nil
 }
 
+// Ends returns when the holding ends.
+func (h *Holding) Ends() time.Time { return h.Until }
+
+// Moved records the holding's place in the heap of ends.
+func (h *Holding) Moved(to int) { h.due = to }
+
 // Live reports whether the holding has not ended at now.
 func (h *Holding) Live(now time.Time) bool { return guard.Left(h.Until, now) > 0 }
 
@@ -203,12 +210,7 @@ func (t *tenancy) prolong(until time.Time) {
 }
 
 // Next returns when the first holding ends; zero: there is none.
-func (hs *Book) Next() time.Time {
-	if len(hs.due) == 0 {
-		return time.Time{}
-	}
-	return hs.due[0].Until
-}
+func (hs *Book) Next() time.Time { return hs.due.Next() }
 
 // Over returns holdings that have ended at now: all, or enough to cover that many ports.
 func (hs *Book) Over(now time.Time, ports int) []*Holding {
@@ -311,31 +313,6 @@ func (hs *Book) Leases() []guard.Lease {
 		ls = append(ls, guard.Lease{Element: e, Until: t.Until})
 	}
 	return ls
-}
-
-// dueHeap is a heap with the holding that ends first on top.
-type dueHeap []*Holding
-
-func (d dueHeap) Len() int           { return len(d) }
-func (d dueHeap) Less(i, j int) bool { return d[i].Until.Before(d[j].Until) }
-func (d dueHeap) Swap(i, j int) {
-	d[i], d[j] = d[j], d[i]
-	d[i].due, d[j].due = i, j
-}
-
-func (d *dueHeap) Push(x any) {
-	h := x.(*Holding)
-	h.due = len(*d)
-	*d = append(*d, h)
-}
-
-func (d *dueHeap) Pop() any {
-	old := *d
-	last := len(old) - 1
-	h := old[last]
-	old[last] = nil
-	*d = old[:last]
-	return h
 }
 
 // Later returns the later of two times.

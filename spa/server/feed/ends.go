@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"sallyport/firewall"
+	"sallyport/keys/deadline"
 	"sallyport/spa/server/control"
 )
 
 // ends knows when the grants end that watchers have seen, or that were live when they joined. The kernel ends the
 // grants; this only reports it.
 type ends struct {
-	due  endHeap
+	due  deadline.Heap[end]
 	at   map[owned]time.Time
 	wake chan struct{} // there is an earlier end
 }
@@ -28,6 +29,9 @@ type end struct {
 	owned
 	until time.Time
 }
+
+func (e end) Ends() time.Time { return e.until }
+func (e end) Moved(int)       {}
 
 func newEnds() *ends { return &ends{at: make(map[owned]time.Time), wake: make(chan struct{}, 1)} }
 
@@ -64,24 +68,7 @@ func (e *ends) passed(now time.Time) (over []end, next time.Time) {
 			over = append(over, last)
 		}
 	}
-	if len(e.due) == 0 {
-		return over, time.Time{}
-	}
-	return over, e.due[0].until
-}
-
-// endHeap has the grant that ends first on top.
-type endHeap []end
-
-func (h endHeap) Len() int           { return len(h) }
-func (h endHeap) Less(i, j int) bool { return h[i].until.Before(h[j].until) }
-func (h endHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *endHeap) Push(x any)        { *h = append(*h, x.(end)) }
-func (h *endHeap) Pop() any {
-	last := len(*h) - 1
-	e := (*h)[last]
-	*h = (*h)[:last]
-	return e
+	return over, e.due.Next()
 }
 
 // Expect makes the ends of live grants visible to watchers, until the last watcher leaves.
