@@ -39,12 +39,12 @@ func (r *recording) Set(ls []guard.Lease) error {
 	gone := 0
 	r.elements += len(ls)
 	for _, l := range guard.Timed(ls, r.now()) {
-		if l.Left <= 0 {
+		if l.Remaining <= 0 {
 			delete(r.lasts, l.Element)
 			gone++
 			continue
 		}
-		r.lasts[l.Element] = l.Left
+		r.lasts[l.Element] = l.Remaining
 	}
 	r.most = max(r.most, gone)
 	if r.told != nil {

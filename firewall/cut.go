@@ -70,5 +70,5 @@ func (f *Firewall) live(l guard.Flow) bool {
 	if f.held == nil {
 		return false
 	}
-	return guard.Left(f.held.EndOf(f.cfg.elementOf(l)), f.cfg.Now()) > 0
+	return guard.Remaining(f.held.EndOf(f.cfg.elementOf(l)), f.cfg.Now()) > 0
 }

@@ -67,7 +67,7 @@ func (f *Firewall) endOver(now time.Time) (some bool, err error) {
 	if err := f.backend.Set(leasesOf(ends)); err != nil && !errors.Is(err, guard.ErrGone) {
 		return true, err
 	}
-	if err := f.forget(over); err != nil { // if the clock is set back, a restart must not restore them
+	if err := f.erase(over); err != nil { // if the clock is set back, a restart must not restore them
 		return true, err
 	}
 	for _, h := range over {
@@ -90,7 +90,7 @@ func (f *Firewall) wakeAt(at, now time.Time) {
 		return
 	}
 	f.ends.at = at
-	if err := f.ends.alarm.Set(guard.Left(at, now)); err != nil {
+	if err := f.ends.alarm.Set(guard.Remaining(at, now)); err != nil {
 		f.log.Error("no wall-clock alarm: grants end only by the kernel's timeouts, which a suspend delays", "error",
 			err)
 	}

@@ -198,14 +198,14 @@ func TestPutBackStillCarries(t *testing.T) {
 	})
 }
 
-func TestMarkFirst(t *testing.T) {
+func TestForceFirstLoad(t *testing.T) {
 	s := guarded(t, nil)
 	s.flushRuleset()
 	session := s.connect("192.0.2.3", "192.0.2.1", "22")
-	s.must(MarkFirst(s.config.State))
-	s.load(0) // by the same process, which sees another process's mark
+	s.must(ForceFirstLoad(s.config.State))
+	s.load(0) // by the same process, which sees another process's phase
 	s.echoes(session)
-	s.must(MarkFirst(t.TempDir())) // nothing to do where there is nothing
+	s.must(ForceFirstLoad(t.TempDir())) // nothing to do where there is nothing
 }
 
 // TestOwnFlowOverFirstLoad: a flow that this host opened from a guarded port.
@@ -233,7 +233,7 @@ func TestFlowKeys(t *testing.T) {
 		{Proto: service.UDP, Remote: netip.MustParseAddrPort("[2001:db8::3]:4000"),
 			Local: netip.MustParseAddrPort("[2001:db8::1]:53")},
 	} {
-		v4, v6 := nftables.FlowElements([]guard.Carried{{Flow: f, Left: time.Microsecond}})
+		v4, v6 := nftables.FlowElements([]guard.Carried{{Flow: f, Remaining: time.Microsecond}})
 		if d := append(v4, v6...)[0].Timeout; d.Milliseconds() < 1 {
 			t.Errorf("%v: carried for %v, which the kernel reads as for ever", f, d)
 		}
@@ -251,7 +251,7 @@ func (s *site) carriedFor() map[service.Ports]time.Duration {
 	times := make(map[service.Ports]time.Duration)
 	for _, c := range flows {
 		p := service.Ports{Proto: c.Proto, Low: c.Local.Port(), High: c.Local.Port()}
-		times[p] = max(times[p], c.Left)
+		times[p] = max(times[p], c.Remaining)
 	}
 	return times
 }

@@ -78,7 +78,7 @@ func (f *Firewall) changes(gs []Grant, now time.Time) ([]ledger.Change, error) {
 	changes := make([]ledger.Change, 0, len(gs))
 	fresh := make(map[ledger.Key]int) // indexes of new holdings in changes
 	for _, g := range gs {
-		until := now.Add(guard.Left(g.Until, now)) // with now's monotonic reading, which g.Until may lack
+		until := now.Add(guard.Remaining(g.Until, now)) // with now's monotonic reading, which g.Until may lack
 		for _, h := range g.holdings() {
 			if old := f.held.Find(h.Key()); old != nil {
 				changes = append(changes, ledger.Change{Holding: old, Until: ledger.Later(until, old.Until)})
@@ -193,12 +193,12 @@ func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant,
 		return nil, nil
 	}
 	ends := f.held.EndsWithout(leaving)
-	if err := f.forget(leaving); err != nil {
-		return nil, errors.Join(err, f.remember(leaving))
+	if err := f.erase(leaving); err != nil {
+		return nil, errors.Join(err, f.unerase(leaving))
 	}
 	err := f.backend.Set(leasesOf(ends))
 	if err != nil && !errors.Is(err, guard.ErrGone) { // Watch restores the guard without these grants
-		return nil, errors.Join(err, f.remember(leaving))
+		return nil, errors.Join(err, f.unerase(leaving))
 	}
 	gs := make([]Grant, 0, len(leaving))
 	for _, h := range leaving {
@@ -210,7 +210,7 @@ func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant,
 	return gs, nil
 }
 
-func (f *Firewall) forget(leaving []*ledger.Holding) error {
+func (f *Firewall) erase(leaving []*ledger.Holding) error {
 	for _, h := range leaving {
 		if err := f.ledger.Erase(h); err != nil {
 			return err
@@ -219,7 +219,7 @@ func (f *Firewall) forget(leaving []*ledger.Holding) error {
 	return nil
 }
 
-func (f *Firewall) remember(leaving []*ledger.Holding) error {
+func (f *Firewall) unerase(leaving []*ledger.Holding) error {
 	var errs []error
 	for _, h := range leaving {
 		errs = append(errs, f.ledger.Write(h, h.Until, f.cfg.Now()))

@@ -80,8 +80,8 @@ func TestPlantedLedger(t *testing.T) {
 			if test.name == "pipe" && err != nil && !strings.Contains(err.Error(), "not a regular file") {
 				t.Errorf("got %v, want that it is not a regular file", err)
 			}
-			if err := MarkFirst(dir); err == nil {
-				t.Error("got no error from MarkFirst")
+			if err := ForceFirstLoad(dir); err == nil {
+				t.Error("got no error from ForceFirstLoad")
 			}
 			if info, err := os.Stat(victim); err == nil && info.Size() != 0 {
 				t.Error("the file that the link leads to was written")
@@ -135,12 +135,12 @@ func TestLedgerClosed(t *testing.T) {
 	if hs, err := l.Read(k.now); err == nil || hs != nil {
 		t.Errorf("read: got %v, %v, want an error", hs, err)
 	}
-	if m, err := l.Mark(); err == nil {
-		t.Errorf("mark: got %d, want an error", m)
+	if m, err := l.Phase(); err == nil {
+		t.Errorf("phase: got %d, want an error", m)
 	}
 	h := &ledger.Holding{Client: "alice", Source: portGrant("", k.now).Source, Ports: portGrant("", k.now, "tcp/22").Ports}
 	for name, err := range map[string]error{
-		"write": l.Write(h, k.now.Add(time.Hour), k.now), "erase": l.Erase(h), "set the mark": l.SetMark(ledger.LoadAgain),
+		"write": l.Write(h, k.now.Add(time.Hour), k.now), "erase": l.Erase(h), "set the phase": l.SetPhase(ledger.LoadAgain),
 	} {
 		if err == nil {
 			t.Errorf("%s: got no error", name)

@@ -18,17 +18,17 @@ func Stands() (bool, error) {
 	return len(kinds) > 0, err
 }
 
-// teardownAll removes the guards of both backends. See nftables.Teardown.
-func teardownAll(state string, mark func() error) (rest func() error, err error) {
+// teardownAll removes the guards of both backends, and calls tornDown once before it. See nftables.Teardown.
+func teardownAll(state string, tornDown func() error) (rest func() error, err error) {
 	nothing := func() error { return nil }
 	kinds, err := iptables.Leftover()
 	if err != nil {
 		return nothing, err
 	}
-	marked := false
-	rest, err = nftables.Teardown(state, func() error { marked = true; return mark() })
-	if nl.NoNftables(err) && !marked {
-		err = mark()
+	called := false
+	rest, err = nftables.Teardown(state, func() error { called = true; return tornDown() })
+	if nl.NoNftables(err) && !called {
+		err = tornDown()
 	}
 	if err != nil {
 		return rest, err

@@ -32,8 +32,8 @@ const (
 // In a dry run, Load ends the grants of earlier runs, which a dry run could not revoke. It leaves their guard in
 // place, which then admits nobody. If that fails, so does Load.
 //
-// A first load also carries the existing flows to guarded ports. A load is a first load after MarkFirst, Teardown or
-// an unconfirmed run, and with a new ledger.
+// A first load also carries the existing flows to guarded ports. A load is a first load after ForceFirstLoad, Teardown
+// or an unconfirmed run, and with a new ledger.
 func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -43,7 +43,7 @@ func (f *Firewall) Load(ctx context.Context, confirm time.Duration, now time.Tim
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.recall(now); err != nil {
+	if err := f.readLedger(now); err != nil {
 		return err
 	}
 	if err := f.ledger.Alone(func() error { return f.load(confirm, now) }); err != nil {
@@ -69,7 +69,7 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 	}
 	// If the daemon ends between the two, the next load must not take this one for confirmed.
 	if confirm > 0 {
-		if err := f.ledger.SetMark(ledger.LoadFirst); err != nil {
+		if err := f.ledger.SetPhase(ledger.LoadFirst); err != nil {
 			return err
 		}
 	}
@@ -80,18 +80,18 @@ func (f *Firewall) load(confirm time.Duration, now time.Time) error {
 	if confirm > 0 {
 		return nil
 	}
-	return f.ledger.SetMark(ledger.LoadAgain)
+	return f.ledger.SetPhase(ledger.LoadAgain)
 }
 
-// recall reads the grants from the ledger, once.
-func (f *Firewall) recall(now time.Time) error {
+// readLedger reads the grants from the ledger, once.
+func (f *Firewall) readLedger(now time.Time) error {
 	if f.held != nil {
 		f.adjust(now)
 		return nil
 	}
 	f.ends.seen = now
 	keep := func(h *ledger.Holding) bool { return f.cfg.Keep == nil || f.cfg.Keep(grantOf(h)) }
-	held, err := f.ledger.Recall(f.cfg.Now(), int(f.cfg.size), keep)
+	held, err := f.ledger.Book(f.cfg.Now(), int(f.cfg.size), keep)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (f *Firewall) recall(now time.Time) error {
 // carry determines the flows that the guard must carry: on a first load all existing ones, later those that the guard
 // in place still carries.
 func (f *Firewall) carry(s *state, now time.Time) error {
-	mark, err := f.ledger.Mark()
+	phase, err := f.ledger.Phase()
 	if err != nil {
 		return err
 	}
@@ -112,9 +112,9 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 	}
 	for i := range s.carried {
 		c := &s.carried[i]
-		c.Until = now.Add(min(c.Left, f.cfg.carries(c.Flow)))
+		c.Until = now.Add(min(c.Remaining, f.cfg.carries(c.Flow)))
 	}
-	if mark != ledger.LoadAgain && !f.cfg.NoCarry {
+	if phase != ledger.LoadAgain && !f.cfg.NoCarry {
 		flows, err := f.established(f.cfg.guards)
 		if err != nil {
 			return fmt.Errorf("listing the sessions that the first load must not end: %w", err)
@@ -150,14 +150,14 @@ func (f *Firewall) established(kind func(guard.Flow) bool) ([]guard.Flow, error)
 
 // restore puts the guard back as it should be at now. The caller holds the lock and the ledger's lock.
 func (f *Firewall) restore(now time.Time) error {
-	mark, err := f.ledger.Mark()
+	phase, err := f.ledger.Phase()
 	if err != nil {
 		return err
 	}
-	if mark == ledger.TornDown {
+	if phase == ledger.TornDown {
 		return ErrTornDown
 	}
-	if !f.state.confirmBy.IsZero() && guard.Left(f.state.confirmBy, now) <= 0 {
+	if !f.state.confirmBy.IsZero() && guard.Remaining(f.state.confirmBy, now) <= 0 {
 		return ErrUnconfirmed
 	}
 	p := guard.Plan{Leases: f.held.Leases(), ConfirmBy: f.state.confirmBy, Carried: f.state.carried}
@@ -178,15 +178,15 @@ func Teardown(state string) error {
 	}
 	rest := func() error { return nil }
 	err = statefile.Alone(f, func() (err error) {
-		rest, err = teardownAll(state, func() error { return ledger.WriteMark(f, ledger.TornDown) })
+		rest, err = teardownAll(state, func() error { return ledger.WritePhase(f, ledger.TornDown) })
 		return err
 	})
-	// The lock is released: the daemon needs it to read the mark.
+	// The lock is released: the daemon needs it to read the phase.
 	return errors.Join(err, rest(), f.Close())
 }
 
-// MarkFirst makes the next load a first load. Without a ledger it is one anyway.
-func MarkFirst(state string) error {
+// ForceFirstLoad makes the next load a first load. Without a ledger it is one anyway.
+func ForceFirstLoad(state string) error {
 	f, err := ledger.OpenFile(state, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -194,5 +194,5 @@ func MarkFirst(state string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(statefile.Alone(f, func() error { return ledger.WriteMark(f, ledger.LoadFirst) }), f.Close())
+	return errors.Join(statefile.Alone(f, func() error { return ledger.WritePhase(f, ledger.LoadFirst) }), f.Close())
 }

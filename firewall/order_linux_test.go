@@ -68,7 +68,7 @@ func (k *kept) lines(hs []*ledger.Holding) map[string]time.Duration {
 	found := make(map[string]time.Duration)
 	for _, h := range hs {
 		h.Each(func(e guard.Element) {
-			if l := guard.Left(h.Until, k.now); l > 0 {
+			if l := guard.Remaining(h.Until, k.now); l > 0 {
 				found[fmt.Sprint(h.Client, " ", e.Proto, "/", e.Port)] = l.Round(time.Second)
 			}
 		})

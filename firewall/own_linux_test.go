@@ -346,7 +346,7 @@ func TestTeardownOfAStoppedDaemon(t *testing.T) {
 		t.Fatalf("got %v, want the error that a running spa-server has the table", err)
 	}
 	s.dark("192.0.2.3", "192.0.2.1", "22")
-	s.ends(s.watch(), ErrTornDown) // the daemon runs again, and finds the mark
+	s.ends(s.watch(), ErrTornDown) // the daemon runs again, and finds the phase
 	s.connect("192.0.2.3", "192.0.2.1", "22")
 }
 

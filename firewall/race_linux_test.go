@@ -106,14 +106,14 @@ func TestTeardownDuringConfirmation(t *testing.T) {
 	s.must(<-done)
 }
 
-// TestMarkFirstDuringLoad: a mark that was set during a load is not lost.
-func TestMarkFirstDuringLoad(t *testing.T) {
+// TestForceFirstLoadDuringLoad: a phase that was set during a load is not lost.
+func TestForceFirstLoadDuringLoad(t *testing.T) {
 	s := newSite(t, nil)
 	s.open()
 	done := make(chan error, 1)
 	s.backend = &crossed{Backend: s.backend, afterLoad: func() {
 		ended := make(chan struct{})
-		go func() { defer close(ended); done <- MarkFirst(s.config.State) }()
+		go func() { defer close(ended); done <- ForceFirstLoad(s.config.State) }()
 		wait := time.NewTimer(silence)
 		defer wait.Stop()
 		select {
@@ -123,7 +123,7 @@ func TestMarkFirstDuringLoad(t *testing.T) {
 	}}
 	s.load(0)
 	s.must(<-done)
-	if m, err := s.ledger.Mark(); m != ledger.LoadFirst || err != nil {
+	if m, err := s.ledger.Phase(); m != ledger.LoadFirst || err != nil {
 		t.Errorf("the next load is %d, %v, want a first load", m, err)
 	}
 }
@@ -153,7 +153,7 @@ func TestFlushDuringConfirmation(t *testing.T) {
 				lab.Eventually(t, "the guard", func() bool { return !s.isOpen("192.0.2.3", "192.0.2.1", "22") })
 				s.passes(ended)
 				s.dark("192.0.2.3", "192.0.2.1", "22")
-				if m, err := s.ledger.Mark(); m != ledger.LoadAgain || err != nil {
+				if m, err := s.ledger.Phase(); m != ledger.LoadAgain || err != nil {
 					t.Errorf("the next load is %d, %v, want one that is not the first", m, err)
 				}
 				return true

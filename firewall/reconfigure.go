@@ -72,11 +72,11 @@ func (c *Config) apply(n *Config) {
 
 // reconfigure is Reconfigure for a caller that holds the lock and the ledger's lock.
 func (f *Firewall) reconfigure(c *Config, now time.Time) error {
-	mark, err := f.ledger.Mark()
+	phase, err := f.ledger.Phase()
 	if err != nil {
 		return err
 	}
-	if mark == ledger.TornDown {
+	if phase == ledger.TornDown {
 		return ErrTornDown
 	}
 	if !f.state.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
@@ -165,7 +165,7 @@ func (f *Firewall) rehold(c *Config, now time.Time) (*reheld, error) {
 		f.held = r.before
 		return nil, err
 	}
-	if err := errors.Join(f.record(r.changes), f.forget(r.leaving)); err != nil {
+	if err := errors.Join(f.record(r.changes), f.erase(r.leaving)); err != nil {
 		return nil, errors.Join(err, f.undo(r))
 	}
 	f.held.Apply(r.changes)
@@ -180,7 +180,7 @@ func (f *Firewall) undo(r *reheld) error {
 			c.Holding = f.held.Find(c.Key())
 		}
 	}
-	return errors.Join(f.unrecord(r.changes), f.remember(r.leaving))
+	return errors.Join(f.unrecord(r.changes), f.unerase(r.leaving))
 }
 
 // within returns the part of the ranges that is in others, or the ranges themselves if all of them are.

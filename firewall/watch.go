@@ -129,7 +129,7 @@ func (f *Firewall) confirm(now time.Time) error {
 		if f.entered() {
 			return f.stay()
 		}
-		if guard.Left(f.state.confirmBy, now) > 0 {
+		if guard.Remaining(f.state.confirmBy, now) > 0 {
 			return nil
 		}
 		return f.endTrial()
@@ -156,7 +156,7 @@ func (f *Firewall) entered() bool {
 func (f *Firewall) setConfirmed() error {
 	f.state.confirmBy = time.Time{}
 	f.log.Info("the guard is confirmed: a new connection came in through a grant")
-	return f.ledger.SetMark(ledger.LoadAgain)
+	return f.ledger.SetPhase(ledger.LoadAgain)
 }
 
 func (f *Firewall) endTrial() error {

@@ -109,9 +109,9 @@ func (s Span) String() string {
 	return fmt.Sprintf("%s %02d:%02d-%02d:%02d", days, s.From/60, s.From%60, s.To/60, s.To%60)
 }
 
-// Left returns how much of the span is left at t, by local time in t's location: zero outside the span. A clock change
-// in between makes it more or less.
-func (s Span) Left(t time.Time) time.Duration {
+// Remaining returns how much of the span is left at t, by local time in t's location: zero outside the span. A clock
+// change in between makes it more or less.
+func (s Span) Remaining(t time.Time) time.Duration {
 	hour, minute, second := t.Clock()
 	at := time.Duration(hour)*time.Hour + time.Duration(minute)*time.Minute + time.Duration(second)*time.Second +
 		time.Duration(t.Nanosecond())

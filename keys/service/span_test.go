@@ -88,11 +88,11 @@ func TestSpanLeft(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := s.Left(test.at); got != test.want {
+		if got := s.Remaining(test.at); got != test.want {
 			t.Errorf("%s at %s: got %v, want %v", s, test.at.Format("Mon 15:04:05.999999999"), got, test.want)
 		}
 	}
-	if left := (Span{}).Left(at(1, 0, 0)); left != 0 {
+	if left := (Span{}).Remaining(at(1, 0, 0)); left != 0 {
 		t.Errorf("no span has %v left", left)
 	}
 }

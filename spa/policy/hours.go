@@ -47,7 +47,7 @@ func open(spans []service.Span, now time.Time, d time.Duration) time.Duration {
 func longest(spans []service.Span, at time.Time) time.Duration {
 	var left time.Duration
 	for _, s := range spans {
-		left = max(left, s.Left(at))
+		left = max(left, s.Remaining(at))
 	}
 	return left
 }

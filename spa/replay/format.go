@@ -63,17 +63,17 @@ var (
 
 // header identifies the journal's boot and machine, and the stamps that it does not answer for.
 type header struct {
-	Magic   [8]byte
-	Version uint32
-	Reason  reason
-	_       [3]byte
-	Number  uint64 // counts header writes: the greater is the newer, and its lowest bit is its page
-	Boot    [16]byte
-	Machine [16]byte
-	Mark    int64 // no stamp after it was admitted
-	Floor   int64
-	Room    int64 // slots that the file holds at least
-	Window  int64 // the stamps after Mark are admitted by this one; zero: not known
+	Magic     [8]byte
+	Version   uint32
+	Reason    reason
+	_         [3]byte
+	Number    uint64 // counts header writes: the greater is the newer, and its lowest bit is its page
+	Boot      [16]byte
+	Machine   [16]byte
+	HighWater int64 // no stamp after it was admitted
+	Floor     int64
+	Room      int64 // slots that the file holds at least
+	Window    int64 // the stamps after HighWater are admitted by this one; zero: not known
 }
 
 func (h header) encode() []byte {
@@ -96,7 +96,7 @@ func decodeHeader(b []byte) (header, error) {
 	if h.Magic != magic || h.Version != version {
 		return header{}, fmt.Errorf("%w: not a journal of version %d", errDamaged, version)
 	}
-	if h.Number >= maxNumber || h.Mark > maxStamp || h.Floor > maxStamp || h.Window < 0 || h.Window > maxWindow {
+	if h.Number >= maxNumber || h.HighWater > maxStamp || h.Floor > maxStamp || h.Window < 0 || h.Window > maxWindow {
 		return header{}, fmt.Errorf("%w: a header with impossible values", errDamaged)
 	}
 	return h, nil
@@ -186,7 +186,7 @@ func decodeOutcome(b []byte) ([]byte, error) {
 	return append(make([]byte, 0, n), b[136:136+n]...), nil
 }
 
-// floor is a name (a key or a topic) and the stamp that it must be after.
+// floor is a time, for a key or a topic: requests stamped at or before it are refused. The header has one for all.
 type floor struct {
 	name  [16]byte
 	stamp int64

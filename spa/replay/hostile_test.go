@@ -123,7 +123,7 @@ func use(j *Journal, now time.Time) {
 // TestHostileHeader: numbers at the ends of their range must not turn a floor into one of long ago.
 func TestHostileHeader(t *testing.T) {
 	for name, forge := range map[string]func(h *header){
-		"the last mark":         func(h *header) { h.Mark = math.MaxInt64 },
+		"the last mark":         func(h *header) { h.HighWater = math.MaxInt64 },
 		"the last floor":        func(h *header) { h.Floor = math.MaxInt64 },
 		"the longest window":    func(h *header) { h.Window = math.MaxInt64 },
 		"a window below zero":   func(h *header) { h.Window = math.MinInt64 },
@@ -147,7 +147,7 @@ func TestHostileHeader(t *testing.T) {
 	}
 }
 
-// TestHostileStamp: a nonce stamped after the mark is damage, because an honest server writes none.
+// TestHostileStamp: a nonce stamped after the high-water mark is damage, because an honest server writes none.
 func TestHostileStamp(t *testing.T) {
 	d := used(t)
 	slot := d.image[offset(1):][:slotSize]

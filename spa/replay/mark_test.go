@@ -29,7 +29,8 @@ func (d *memDisk) count(kind string) int {
 	return n
 }
 
-// The first packet after a silence syncs the mark; later marks are synced in the background, never by packets.
+// The first packet after a silence syncs the high-water mark; later ones are synced in the background, never by
+// packets.
 func TestMarkKeepsAhead(t *testing.T) {
 	j, d := fresh(t, config())
 	for _, begin := range []time.Duration{0, time.Hour} {
@@ -40,8 +41,8 @@ func TestMarkKeepsAhead(t *testing.T) {
 		}
 		for n := range 300 {
 			stamp := after(begin + time.Duration(n)*100*time.Millisecond)
-			if stamp.UnixNano() > j.store.mark.Load() {
-				t.Fatalf("packet %d has to wait for the mark", n)
+			if stamp.UnixNano() > j.store.highWater.Load() {
+				t.Fatalf("packet %d has to wait for the high-water mark", n)
 			}
 			admit(t, j, packet(uint64(n%2), int(begin)+1+n, stamp), stamp, nil)
 			j.store.background.Wait()
@@ -148,7 +149,7 @@ func TestUnsyncedMarkIsNotTrusted(t *testing.T) {
 		c.BootID = "next"
 		lost := reopen(t, &memDisk{image: synced}, c, start)
 		admit(t, lost, packet(1, 3, after(lead+time.Second)), start, ErrFloor)
-		t.Error("admitted beyond the mark that is synced")
+		t.Error("admitted beyond the high-water mark that is synced")
 	}
 }
 
@@ -186,7 +187,7 @@ func TestCloseWaitsForTheMark(t *testing.T) {
 		go j.Close()
 		synctest.Wait()
 		if d.count("close") != 0 {
-			t.Error("closed while the mark is synced")
+			t.Error("closed while the high-water mark is synced")
 		}
 		close(release)
 		synctest.Wait()

@@ -80,7 +80,7 @@ func Create(path string, c Config, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	d, err := create(path, c, header{Boot: id.boot, Machine: id.machine, Mark: now.Add(lead).UnixNano()})
+	d, err := create(path, c, header{Boot: id.boot, Machine: id.machine, HighWater: now.Add(lead).UnixNano()})
 	if err != nil {
 		return err
 	}
@@ -215,16 +215,16 @@ func (h header) mismatch(id identity) reason {
 
 // renewed returns the header of a journal that starts again: it admits nothing stamped up to the window past now and
 // past every stamp that may have been admitted. It uses the longer of the current window and the previous one, as far
-// as that is known: a stamp may be ahead by the window of a mark that was lost. Only after a reboot is the mark known
-// to cover those; otherwise the floor does from now on.
+// as that is known: a stamp may be ahead by the window of a high-water mark that was lost. Only after a reboot is that
+// known to cover those; otherwise the floor does from now on.
 func (h header) renewed(why reason, c Config, id identity, now time.Time) header {
-	floor := max(now.UnixNano(), h.Mark) + max(int64(c.Window), h.Window)
+	floor := max(now.UnixNano(), h.HighWater) + max(int64(c.Window), h.Window)
 	if why != rebooted {
-		h.Mark = floor
+		h.HighWater = floor
 	}
 	return header{
 		Number: h.Number, Reason: why, Boot: id.boot, Machine: id.machine,
-		Mark: h.Mark, Floor: floor, Window: int64(c.Window),
+		HighWater: h.HighWater, Floor: floor, Window: int64(c.Window),
 	}
 }
 
@@ -279,13 +279,13 @@ func (s *store) format(room int, h header) error {
 }
 
 // trust syncs a header that was read: the process that wrote it may have been killed before it did. Another window is
-// in the header before anything is admitted by it, beside the mark for the previous one, and as with Retune it makes
-// nothing fresh again.
+// in the header before anything is admitted by it, beside the high-water mark for the previous one, and as with Retune
+// it makes nothing fresh again.
 func (s *store) trust(window, now int64) error {
 	if err := s.disk.Sync(); err != nil {
 		return fmt.Errorf("syncing the high-water mark: %w", err)
 	}
-	s.mark.Store(s.header.Mark)
+	s.highWater.Store(s.header.HighWater)
 	s.floor, s.reason = s.header.Floor, s.header.Reason
 	if s.header.Window == window {
 		return nil
@@ -349,7 +349,7 @@ func (j *Journal) loadSpent(slot int32, b []byte) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if e.stamp > j.store.header.Mark {
+	if e.stamp > j.store.header.HighWater {
 		return false, fmt.Errorf("%w: a spent nonce is stamped after the high-water mark", errDamaged)
 	}
 	if e.stamp <= j.memory.keys.stampOf(keyName(key)) {

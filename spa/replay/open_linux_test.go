@@ -146,7 +146,7 @@ func TestShorterWindowIsKept(t *testing.T) {
 	next := config()
 	next.BootID = "next"
 	wantFloorStatus(t, reopen(t, copyOf(d), next, start), mark.Add(30*time.Second))
-	for n := range int64(2) { // either header has the mark
+	for n := range int64(2) { // either header has the high-water mark
 		bad := copyOf(d)
 		bad.image[n*page]++
 		admit(t, reopen(t, bad, config(), start), spent, spent.Stamp, ErrFloor)

@@ -145,7 +145,7 @@ func (j *Journal) Admit(e Entry, now time.Time) (Admission, error) {
 	if err := j.makeRoom(e.Key, &fresh, now.UnixNano()); err != nil {
 		return Admission{}, err
 	}
-	known, err := j.recall(&fresh)
+	known, err := j.lookUp(&fresh)
 	if err != nil {
 		return Admission{}, err
 	}
@@ -209,8 +209,8 @@ func (j *Journal) makeRoom(key uint64, e *entry, now int64) error {
 	return j.memory.tidy(j.store)
 }
 
-// recall looks up the request that the entry belongs to.
-func (j *Journal) recall(e *entry) (Admission, error) {
+// lookUp returns the request that the entry belongs to.
+func (j *Journal) lookUp(e *entry) (Admission, error) {
 	slot, retry := j.memory.requests[requestOf{e.owner, e.request}]
 	if !retry && e.first <= j.memory.keys.list.at(e.owner).stamp {
 		return Admission{}, ErrForgotten // it may have been done, by a packet that is forgotten
@@ -299,7 +299,7 @@ func (j *Journal) SetFloor(topic [16]byte, stamp time.Time) error {
 	if err := j.memory.topics.raise(j.store, i, stamp.UnixNano()); err != nil {
 		return err
 	}
-	// After a reboot what is stamped up to a window past the mark is refused.
+	// After a reboot what is stamped up to a window past the high-water mark is refused.
 	return j.store.cover(stamp.UnixNano() - j.memory.window)
 }
 
@@ -324,7 +324,7 @@ func (j *Journal) Status() Status {
 	floor := stampTime(j.store.floor)
 	return Status{
 		Floor: floor, FloorUntil: floor, Reason: j.store.reason.String(), Damaged: j.damaged,
-		HighWater: stampTime(j.store.mark.Load()),
+		HighWater: stampTime(j.store.highWater.Load()),
 		Keys:      len(j.memory.keys.index), Live: j.memory.live,
 		Records: int(j.store.next) - len(j.store.free), Room: int(j.store.room.Load()),
 	}

@@ -368,7 +368,7 @@ func TestSteadyLoadKeepsItsRoom(t *testing.T) {
 		e := packet(uint64(n%700), n, now.Add(time.Duration(n*7919%60-30)*time.Second))
 		admit(t, j, e, now, nil)
 	}
-	d.mu.Lock() // the mark may still be moved ahead
+	d.mu.Lock() // the high-water mark may still be moved ahead
 	defer d.mu.Unlock()
 	if len(d.image) != size {
 		t.Errorf("the file grew from %d to %d bytes", size, len(d.image))

@@ -41,7 +41,7 @@ type store struct {
 	floor  int64 // stamps at or before it are refused
 	reason reason
 
-	mark       atomic.Int64 // synced high-water mark
+	highWater  atomic.Int64 // synced high-water mark
 	advancing  atomic.Bool
 	background sync.WaitGroup
 	syncing    sync.Mutex
@@ -70,8 +70,8 @@ func (s *store) allocate() (int32, error) {
 
 func (s *store) release(slot int32) { s.free = append(s.free, slot) }
 
-// grow does not touch the header: its next write, with the next mark, records the new room. Until then Open uses the
-// file's size.
+// grow does not touch the header: its next write, with the next high-water mark, records the new room. Until then Open
+// uses the file's size.
 func (s *store) grow() error {
 	var err error
 	for _, by := range []int32{growth, minGrowth} {
@@ -104,20 +104,20 @@ func (s *store) read(slot int32) error {
 	return nil
 }
 
-// cover returns nil once a synced mark is at or after the stamp. While packets come, the mark is advanced beside
+// cover returns nil once a synced high-water mark is at or after the stamp. While packets come, it is advanced beside
 // them; only the first after a silence waits for the disk.
 func (s *store) cover(stamp int64) error {
-	if stamp > s.mark.Load() {
+	if stamp > s.highWater.Load() {
 		return s.advance(stamp + int64(lead))
 	}
 	s.keepAhead(stamp)
 	return nil
 }
 
-// keepAhead syncs a new mark in the background when the old one is nearly used up. It does not report failure: the
-// packet that needs the mark tries again and is refused.
+// keepAhead syncs a new high-water mark in the background when the old one is nearly used up. It does not report
+// failure: the packet that needs it tries again and is refused.
 func (s *store) keepAhead(stamp int64) {
-	if stamp <= s.mark.Load()-int64(lead)/2 || !s.advancing.CompareAndSwap(false, true) {
+	if stamp <= s.highWater.Load()-int64(lead)/2 || !s.advancing.CompareAndSwap(false, true) {
 		return
 	}
 	s.background.Go(func() {
@@ -126,15 +126,15 @@ func (s *store) keepAhead(stamp int64) {
 	})
 }
 
-// advance syncs a mark at or after the requested one.
-func (s *store) advance(mark int64) error {
+// advance syncs a high-water mark at or after to.
+func (s *store) advance(to int64) error {
 	s.syncing.Lock()
 	defer s.syncing.Unlock()
-	if mark <= s.mark.Load() {
+	if to <= s.highWater.Load() {
 		return nil
 	}
 	h := s.header
-	h.Mark = mark
+	h.HighWater = to
 	return s.commit(h)
 }
 
@@ -149,12 +149,12 @@ func (s *store) commit(h header) error {
 		return fmt.Errorf("syncing the high-water mark: %w", err)
 	}
 	s.header = h
-	s.mark.Store(h.Mark)
+	s.highWater.Store(h.HighWater)
 	return nil
 }
 
-// readHeader reads both headers and keeps the newer. If one does not verify that is damage, but the other's mark
-// still counts.
+// readHeader reads both headers and keeps the newer. If one does not verify that is damage, but the other's
+// high-water mark still counts.
 func (s *store) readHeader() error {
 	var damage error
 	for n := range int64(2) {
@@ -221,7 +221,7 @@ func (s *store) scrub() error {
 	})
 }
 
-// close waits for a mark that is being synced.
+// close waits for a high-water mark that is being synced.
 func (s *store) close() error {
 	s.background.Wait()
 	return s.disk.Close()

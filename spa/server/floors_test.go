@@ -228,7 +228,7 @@ func TestPortsOfFloors(t *testing.T) {
 func TestSightingsAreBounded(t *testing.T) {
 	w := &sighting{}
 	for i := range 2 * mostGranted {
-		w.remember([]firewall.Grant{{Service: fmt.Sprint(i)}})
+		w.addGrants([]firewall.Grant{{Service: fmt.Sprint(i)}})
 	}
 	if len(w.granted) != mostGranted || w.granted[0].Service != fmt.Sprint(mostGranted) {
 		t.Errorf("%d are remembered, the first %v", len(w.granted), w.granted[0])

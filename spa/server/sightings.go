@@ -91,12 +91,12 @@ func (s *sightings) spent(e audit.Event) {
 	w.ids, w.stale = e.Knock.Client.IDs(), staleness{}
 	if e.Verdict == audit.Granted {
 		s.last, s.lastAt = feed.GrantsOf(e), e.Time
-		w.remember(s.last)
+		w.addGrants(s.last)
 	}
 }
 
-// remember keeps the latest grants, each once.
-func (w *sighting) remember(grants []firewall.Grant) {
+// addGrants keeps the latest grants, each once.
+func (w *sighting) addGrants(grants []firewall.Grant) {
 	for _, g := range grants {
 		w.granted = slices.DeleteFunc(w.granted, func(old firewall.Grant) bool {
 			return old.Service == g.Service && old.Source == g.Source

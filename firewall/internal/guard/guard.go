@@ -38,21 +38,21 @@ type Plan struct {
 // Carried is a flow that a load carries over, and until when it may send its next packet.
 type Carried struct {
 	Flow
-	Until time.Time
-	Left  time.Duration // time left until then: see Plan.At
+	Until     time.Time
+	Remaining time.Duration // time left until then: see Plan.At
 }
 
 // At returns the plan with the times left at now.
 func (p Plan) At(now time.Time) Plan {
 	if !p.ConfirmBy.IsZero() {
-		p.Confirm = max(time.Millisecond, Left(p.ConfirmBy, now)) // zero would mean for ever
+		p.Confirm = max(time.Millisecond, Remaining(p.ConfirmBy, now)) // zero would mean for ever
 	}
 	p.Carried = slices.Clone(p.Carried)
 	for i := range p.Carried {
-		p.Carried[i].Left = Left(p.Carried[i].Until, now)
+		p.Carried[i].Remaining = Remaining(p.Carried[i].Until, now)
 	}
-	p.Carried = slices.DeleteFunc(p.Carried, func(c Carried) bool { return c.Left <= 0 })
-	p.Leases = slices.DeleteFunc(Timed(p.Leases, now), func(l Lease) bool { return l.Left <= 0 })
+	p.Carried = slices.DeleteFunc(p.Carried, func(c Carried) bool { return c.Remaining <= 0 })
+	p.Leases = slices.DeleteFunc(Timed(p.Leases, now), func(l Lease) bool { return l.Remaining <= 0 })
 	return p
 }
 
@@ -91,23 +91,23 @@ func OnLink(a netip.Addr, link uint32) netip.Addr {
 // Lease is an element and its end.
 type Lease struct {
 	Element
-	Until time.Time
-	Left  time.Duration // time left until then: see Timed
+	Until     time.Time
+	Remaining time.Duration // time left until then: see Timed
 }
 
 // Timed returns the leases with the time left at now.
 func Timed(ls []Lease, now time.Time) []Lease {
 	ls = slices.Clone(ls)
 	for i := range ls {
-		ls[i].Left = Left(ls[i].Until, now)
+		ls[i].Remaining = Remaining(ls[i].Until, now)
 	}
 	return ls
 }
 
-// Left returns the time from now until then by the wall clock or by the monotonic clock, whichever gives less. The
+// Remaining returns the time from now until then by the wall clock or by the monotonic clock, whichever gives less. The
 // monotonic clock, like the kernel's timeouts, stops while the machine sleeps or is paused; the wall clock can be set
 // back.
-func Left(until, now time.Time) time.Duration {
+func Remaining(until, now time.Time) time.Duration {
 	return min(until.Sub(now), until.Round(0).Sub(now.Round(0)))
 }
 

@@ -110,7 +110,7 @@ func (s *script) links() {
 	s.add(chainLinks, "%s -g %s", s.carried(flowIn, peerIn), chainLink)
 	s.add(chainLinks, "%s -g %s", s.in(setLinked, linkIn), chainLink)
 	s.add(chainLinks, "-j DROP")
-	s.add(chainLink, "%s", s.remember(setLinked, linkIn))
+	s.add(chainLink, "%s", s.addTo(setLinked, linkIn))
 }
 
 // admit marks flows, and remembers admitted peers. A flow that another table leaves untracked has no mark, and
@@ -119,7 +119,7 @@ func (s *script) admit() {
 	s.add(chainEnter, "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment new")
 	s.add(chainEnter, "-p udp -m conntrack --ctstate NEW -m comment --comment new")
 	s.add(chainEnter, "-g %s", chainAdmit)
-	s.add(chainAdmit, "%s", s.remember(SetMet, peerIn))
+	s.add(chainAdmit, "%s", s.addTo(SetMet, peerIn))
 	s.add(chainAdmit, "%s", s.mark())
 }
 

@@ -50,7 +50,7 @@ func (n *neighbor) member(source netip.Addr, now time.Time) ipset.Member {
 // approach records a lease of a neighbor.
 func (b *Backend) approach(l guard.Lease, now time.Time) error {
 	n := b.near[l.Source]
-	if l.Left <= 0 {
+	if l.Remaining <= 0 {
 		if n != nil {
 			delete(n.ends, l.Element)
 		}
@@ -70,7 +70,7 @@ func (b *Backend) approach(l guard.Lease, now time.Time) error {
 		}
 		n = &neighbor{link: l.Link, iface: name, ends: make(map[guard.Element]time.Time)}
 	}
-	n.ends[l.Element] = now.Add(l.Left)
+	n.ends[l.Element] = now.Add(l.Remaining)
 	b.near[l.Source] = n
 	return nil
 }

@@ -42,7 +42,7 @@ func (s *script) begun(p place) {
 	s.add(c, "-p udp %s -g %s", s.in(SetMet, peerOut), chainShun)
 	if s.v6 {
 		// Replies are accepted only on this link.
-		s.add(c, "-d fe80::/10 -m conntrack --ctstate NEW %s", s.remember(setLinked, linkOut))
+		s.add(c, "-d fe80::/10 -m conntrack --ctstate NEW %s", s.addTo(setLinked, linkOut))
 	}
 	s.add(c, "-p udp -m conntrack --ctdir ORIGINAL --ctstate NEW -g %s", chainOwn)
 	s.add(c, "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctdir ORIGINAL --ctstate NEW -g %s", chainOwn)
@@ -51,10 +51,10 @@ func (s *script) begun(p place) {
 
 // begins fills the chains that begun goes to.
 func (s *script) begins() {
-	s.add(chainSpeak, "%s", s.remember(SetMet, peerOut))
+	s.add(chainSpeak, "%s", s.addTo(SetMet, peerOut))
 	s.add(chainSpeak, "%s", s.mark())
 	s.add(chainOwn, "%s", s.mark())
-	s.add(chainShun, "%s", s.remember(SetMet, peerOut))
+	s.add(chainShun, "%s", s.addTo(SetMet, peerOut))
 	s.add(chainShun, "-j DROP")
 	// Resets pass: they report to the client that the session is over.
 	s.add(chainHush, "-p tcp -m tcp --tcp-flags RST RST -j RETURN")

@@ -161,8 +161,8 @@ func (s *script) notIn(set, of string) string {
 	return fmt.Sprintf("-m set ! --match-set %s %s", s.set(set), of)
 }
 
-// remember adds a packet's fields to a set, or restarts their timeout.
-func (s *script) remember(set, of string) string {
+// addTo adds a packet's fields to a set, or restarts their timeout.
+func (s *script) addTo(set, of string) string {
 	return fmt.Sprintf("-j SET --add-set %s %s --exist --timeout %d", s.set(set), of, int(guard.Remembered.Seconds()))
 }
 

@@ -56,7 +56,8 @@ func (s leaseSet) members(ls []guard.Lease) []ipset.Member {
 	var ms []ipset.Member
 	for _, l := range ls {
 		if setOf(l.Element) == s {
-			ms = append(ms, ipset.Member{IP: l.Source, Proto: l.Proto, Port: l.Port, IP2: l.To, Seconds: ipset.Seconds(l.Left)})
+			ms = append(ms, ipset.Member{IP: l.Source, Proto: l.Proto, Port: l.Port, IP2: l.To,
+				Seconds: ipset.Seconds(l.Remaining)})
 		}
 	}
 	return ms
@@ -147,7 +148,7 @@ func flowMembers(fs []guard.Carried, v6 bool) (flows, peers []ipset.Member) {
 		}
 		one, other := ipset.Member{IP: remote.Addr(), Proto: f.Proto, Port: remote.Port(), IP2: local.Addr()},
 			ipset.Member{IP: remote.Addr(), Proto: f.Proto, Port: local.Port()}
-		in[one], at[other] = max(in[one], ipset.Seconds(f.Left)), max(at[other], ipset.Seconds(f.Left))
+		in[one], at[other] = max(in[one], ipset.Seconds(f.Remaining)), max(at[other], ipset.Seconds(f.Remaining))
 	}
 	return lasting(in), lasting(at)
 }
@@ -181,7 +182,7 @@ func (b *Backend) carriedMembers() ([]guard.Carried, error) {
 			for _, p := range peers {
 				if p.IP == f.IP && p.Proto == f.Proto {
 					l := guard.Flow{Proto: f.Proto, Remote: netip.AddrPortFrom(f.IP, f.Port), Local: netip.AddrPortFrom(f.IP2, p.Port)}
-					all = append(all, guard.Carried{Flow: l, Left: time.Duration(min(f.Seconds, p.Seconds)) * time.Second})
+					all = append(all, guard.Carried{Flow: l, Remaining: time.Duration(min(f.Seconds, p.Seconds)) * time.Second})
 				}
 			}
 		}
@@ -200,8 +201,8 @@ func (b *Backend) setMembers(ls []guard.Lease) error {
 	if err != nil {
 		return err
 	}
-	gone := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Left > 0 })
-	live := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Left <= 0 })
+	gone := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Remaining > 0 })
+	live := slices.DeleteFunc(slices.Clone(ls), func(l guard.Lease) bool { return l.Remaining <= 0 })
 	for _, s := range leaseSets {
 		if err := b.all(ipset.CmdDel, s, s.members(gone)); err != nil {
 			return err

@@ -98,7 +98,7 @@ func (h *Holding) Check(now time.Time) error {
 		return errors.New("a grant needs destination addresses")
 	case h.To.IsValid() && h.To.Is4() != h.Source.Is4():
 		return fmt.Errorf("%v cannot reach %v: a grant is for addresses of one family", source, h.To)
-	case guard.Left(h.Until, now) <= 0:
+	case guard.Remaining(h.Until, now) <= 0:
 		return fmt.Errorf("a grant until %v has ended already", h.Until)
 	case len(h.Client) >= NameSize || len(h.Service) >= NameSize:
 		return fmt.Errorf("names in the ledger have at most %d bytes", NameSize-1)
@@ -136,7 +136,7 @@ func (h *Holding) Ends() time.Time { return h.Until }
 func (h *Holding) Moved(to int) { h.due = to }
 
 // Live reports whether the holding has not ended at now.
-func (h *Holding) Live(now time.Time) bool { return guard.Left(h.Until, now) > 0 }
+func (h *Holding) Live(now time.Time) bool { return guard.Remaining(h.Until, now) > 0 }
 
 // Add adds a holding that is not in the book yet.
 func (hs *Book) Add(h *Holding) {
@@ -233,7 +233,7 @@ func (hs *Book) Over(now time.Time, ports int) []*Holding {
 func (hs *Book) Adjust(now time.Time) map[guard.Element]time.Time {
 	ends := make(map[guard.Element]time.Time)
 	for _, h := range hs.due {
-		h.Until = now.Add(guard.Left(h.Until, now))
+		h.Until = now.Add(guard.Remaining(h.Until, now))
 		h.Each(func(e guard.Element) { ends[e] = time.Time{} })
 	}
 	heap.Init(&hs.due)

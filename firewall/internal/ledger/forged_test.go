@@ -135,7 +135,7 @@ func TestForgedFlood(t *testing.T) {
 		records = append(records, r)
 	}
 	l := forged(t, 64, records...)
-	book, err := l.Recall(now, 65535*2, all)
+	book, err := l.Book(now, 65535*2, all)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func FuzzLedger(f *testing.F) {
 			records, b = append(records, b[:n]), b[n:]
 		}
 		l := forged(t, 8, records...)
-		book, err := l.Recall(now, 1<<12, all)
+		book, err := l.Book(now, 1<<12, all)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -23,7 +23,7 @@ import (
 //
 //	  0  16  magic
 //	 16   1  version
-//	 17   1  mark: what the next load is (LoadFirst, LoadAgain, TornDown)
+//	 17   1  phase: what the next load is (LoadFirst, LoadAgain, TornDown)
 //	 18      zero, up to HeaderSize
 //
 //	a record, big endian; all zero where free:
@@ -42,11 +42,11 @@ import (
 //
 //	120   8  sum: SHA-256(boot id || the bytes before)[:8]
 const (
-	FileName   = "grants"
-	Magic      = "sallyport grants"
-	Version    = 2 // version 1 had neither destinations nor interfaces
-	markOffset = 17
-	HeaderSize = 4096
+	FileName    = "grants"
+	Magic       = "sallyport grants"
+	Version     = 2 // version 1 had neither destinations nor interfaces
+	phaseOffset = 17
+	HeaderSize  = 4096
 
 	RecordSize = 128
 	sumOffset  = 120
@@ -58,7 +58,7 @@ const (
 	Slots           = 131072 // 16 MiB
 )
 
-// Marks in the header: what the next load is. A new file has LoadFirst.
+// Phases of the guard, in the header: what the next load is. A new file has LoadFirst.
 const (
 	LoadFirst byte = iota
 	LoadAgain
@@ -86,7 +86,7 @@ type Holding struct {
 //     whichever is first, so setting the clock back while the process is down prolongs nothing.
 //   - A torn or damaged record is no grant.
 //
-// Records are not synced: a power loss can only lose records that the reboot makes invalid. The mark is synced.
+// Records are not synced: a power loss can only lose records that the reboot makes invalid. The phase is synced.
 type Ledger struct {
 	File    *os.File    // nil: in memory only
 	Records io.WriterAt // the file; tests replace it with one that refuses writes
@@ -209,9 +209,9 @@ func (l *Ledger) Read(now time.Time) ([]*Holding, error) {
 	return hs, nil
 }
 
-// Recall returns a book of the holdings that are live at now and that keep accepts, up to size elements in each
+// Book returns a book of the holdings that are live at now and that keep accepts, up to size elements in each
 // family. It erases all others.
-func (l *Ledger) Recall(now time.Time, size int, keep func(*Holding) bool) (*Book, error) {
+func (l *Ledger) Book(now time.Time, size int, keep func(*Holding) bool) (*Book, error) {
 	hs, err := l.Read(now)
 	if err != nil {
 		return nil, err
@@ -261,7 +261,7 @@ func (l *Ledger) Write(h *Holding, until, now time.Time) error {
 		return err
 	}
 	var r [RecordSize]byte
-	l.encode(&r, h, until, boot+guard.Left(until, now))
+	l.encode(&r, h, until, boot+guard.Remaining(until, now))
 	return l.put(h.Slot, &r)
 }
 
@@ -375,7 +375,7 @@ func putName(b []byte, s string) { b[0] = byte(copy(b[1:], s)) }
 func name(b []byte) string { return string(b[1 : 1+b[0]]) }
 
 // Alone calls do while no other process, and no other open file of this one, is inside Alone. So no teardown comes
-// between reading the mark, changing the kernel and writing the mark.
+// between reading the phase, changing the kernel and writing the phase.
 func (l *Ledger) Alone(do func() error) error {
 	if l.File == nil {
 		return do()
@@ -383,29 +383,29 @@ func (l *Ledger) Alone(do func() error) error {
 	return statefile.Alone(l.File, do)
 }
 
-// Mark returns what the next load is. Another process may have changed it.
-func (l *Ledger) Mark() (byte, error) {
+// Phase returns what the next load is. Another process may have changed it.
+func (l *Ledger) Phase() (byte, error) {
 	if l.File == nil {
 		return LoadAgain, nil
 	}
 	var b [1]byte
-	if _, err := l.File.ReadAt(b[:], markOffset); err != nil {
+	if _, err := l.File.ReadAt(b[:], phaseOffset); err != nil {
 		return 0, fmt.Errorf("reading the ledger: %w", err)
 	}
 	return b[0], nil
 }
 
-// SetMark writes what the next load is.
-func (l *Ledger) SetMark(m byte) error {
+// SetPhase writes what the next load is.
+func (l *Ledger) SetPhase(phase byte) error {
 	if l.File == nil {
 		return nil
 	}
-	return WriteMark(l.File, m)
+	return WritePhase(l.File, phase)
 }
 
-// WriteMark writes the mark and syncs it: a power loss may come before the next load.
-func WriteMark(f *os.File, m byte) error {
-	if _, err := f.WriteAt([]byte{m}, markOffset); err != nil {
+// WritePhase writes the phase and syncs it: a power loss may come before the next load.
+func WritePhase(f *os.File, phase byte) error {
+	if _, err := f.WriteAt([]byte{phase}, phaseOffset); err != nil {
 		return fmt.Errorf("writing the ledger: %w", err)
 	}
 	if err := f.Sync(); err != nil {

@@ -162,8 +162,8 @@ func TestLedgerUnread(t *testing.T) {
 	}
 }
 
-// TestMarkUnwritten: failing to write the mark is an error even if there is nothing to sync.
-func TestMarkUnwritten(t *testing.T) {
+// TestPhaseUnwritten: failing to write the phase is an error even if there is nothing to sync.
+func TestPhaseUnwritten(t *testing.T) {
 	dir := t.TempDir()
 	openAndClose(t, dir)
 	f, err := os.Open(filepath.Join(dir, FileName))
@@ -171,7 +171,7 @@ func TestMarkUnwritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := WriteMark(f, TornDown); err == nil {
+	if err := WritePhase(f, TornDown); err == nil {
 		t.Error("got no error")
 	}
 }

@@ -225,7 +225,7 @@ func (a *Admitting) Set(ls []guard.Lease) error {
 			return fmt.Errorf("mode admit: the keys of your sets have no interface or destination, so %v cannot have a grant",
 				guard.OnLink(l.Source, l.Link))
 		}
-		if a.setOf(l) == nil && guard.Left(l.Until, a.Spec.Now()) > 0 {
+		if a.setOf(l) == nil && guard.Remaining(l.Until, a.Spec.Now()) > 0 {
 			return fmt.Errorf("mode admit: no set is configured for a source like %v", l.Source)
 		}
 	}
@@ -254,13 +254,13 @@ func (a *Admitting) setOnce(ls []guard.Lease) error {
 		if s == nil {
 			continue
 		}
-		want := nft.SetElement{Key: PortKey(l.Source.AsSlice(), l.Proto, l.Port), Timeout: l.Left}
+		want := nft.SetElement{Key: PortKey(l.Source.AsSlice(), l.Proto, l.Port), Timeout: l.Remaining}
 		there, err := a.element(s, want.Key)
 		if err != nil {
 			return explain("reading the set "+s.Name, err)
 		}
 		switch {
-		case l.Left > 0:
+		case l.Remaining > 0:
 			a.put(&b, s, want, there)
 		case there != nil && there.Comment == OurComment:
 			b.add(unix.NFT_MSG_DELSETELEM, s, []nft.SetElement{{Key: want.Key}})

@@ -26,11 +26,11 @@ func (n *Backend) Set(ls []guard.Lease) error {
 	for part := range slices.Chunk(guard.Timed(ls, n.Spec.Now()), nl.Chunk) {
 		var live, gone []guard.Lease
 		for _, l := range part {
-			if l.Left > 0 {
+			if l.Remaining > 0 {
 				live = append(live, l)
 				continue
 			}
-			l.Left = time.Second // added only to be deleted
+			l.Remaining = time.Second // added only to be deleted
 			gone = append(gone, l)
 		}
 		lives, goes := n.Objects.grantElements(live), n.Objects.grantElements(gone)

@@ -194,7 +194,7 @@ func (n *Backend) Carried() ([]guard.Carried, error) {
 			return nil, err
 		}
 		for _, e := range es {
-			flows = append(flows, guard.Carried{Flow: FlowOf(e.Key), Left: e.Expires})
+			flows = append(flows, guard.Carried{Flow: FlowOf(e.Key), Remaining: e.Expires})
 		}
 	}
 	return flows, nil
@@ -221,7 +221,7 @@ func (o *objects) grantElements(ls []guard.Lease) map[*nft.Set][]nft.SetElement 
 		s, key := o.setOf(l.Element)
 		es[s] = append(es[s], nft.SetElement{
 			Key:     PortKey(key, l.Proto, l.Port),
-			Timeout: max(l.Left, time.Millisecond),
+			Timeout: max(l.Remaining, time.Millisecond),
 		})
 	}
 	return es
@@ -285,7 +285,7 @@ func FlowElements(fs []guard.Carried) (v4, v6 []nft.SetElement) {
 		key := slices.Concat(f.Remote.Addr().AsSlice(), f.Local.Addr().AsSlice())
 		key = PortKey(key, f.Proto, f.Remote.Port())
 		key = append(binary.BigEndian.AppendUint16(key, f.Local.Port()), 0, 0)
-		e := nft.SetElement{Key: key, Timeout: max(f.Left, time.Millisecond)} // the kernel reads zero as no timeout
+		e := nft.SetElement{Key: key, Timeout: max(f.Remaining, time.Millisecond)} // the kernel reads zero as no timeout
 		if f.Remote.Addr().Is4() {
 			v4 = append(v4, e)
 			continue

@@ -125,7 +125,7 @@ func (n *Backend) loadPlan(p guard.Plan) error {
 	if err := nl.Drain(n.Events); err != nil {
 		return explain("discarding earlier changes", err)
 	}
-	if n.learned, err = n.recollect(t); err != nil {
+	if n.learned, err = n.readLearned(t); err != nil {
 		return err
 	}
 	if err := errors.Join(n.place(t, p), n.EndRelay()); err != nil {
@@ -138,9 +138,9 @@ func (n *Backend) loadPlan(p guard.Plan) error {
 	return nil
 }
 
-// recollect reads what the rules of the table in place have learned. Tables of earlier versions have none of these
+// readLearned reads what the rules of the table in place have learned. Tables of earlier versions have none of these
 // sets.
-func (n *Backend) recollect(t TableState) (map[string][]nft.SetElement, error) {
+func (n *Backend) readLearned(t TableState) (map[string][]nft.SetElement, error) {
 	learned := make(map[string][]nft.SetElement)
 	if t.Handle == 0 {
 		return learned, nil
@@ -352,8 +352,8 @@ func (n *Backend) DeleteTable(name string) error {
 const tearingDown = 5 * time.Second
 
 // Teardown removes the table from a process other than the daemon. Only the daemon can remove a table that it owns:
-// rest wakes it, so that it finds the mark, and waits.
-func Teardown(state string, mark func() error) (rest func() error, err error) {
+// rest wakes it, so that it sees what tornDown has written, and waits.
+func Teardown(state string, tornDown func() error) (rest func() error, err error) {
 	nothing := func() error { return nil }
 	conn, socket, err := Dial()
 	if err != nil {
@@ -369,8 +369,8 @@ func Teardown(state string, mark func() error) (rest func() error, err error) {
 	if _, err := n.present(); err != nil {
 		return n.Close, err
 	}
-	// Mark first: a daemon that sees the table go must know why.
-	if err := mark(); err != nil {
+	// First: a daemon that sees the table go must know why.
+	if err := tornDown(); err != nil {
 		return n.Close, err
 	}
 	admitted := n.endAdmitted(nil)

@@ -59,7 +59,7 @@ func Init(c config.Config, now time.Time) error {
 		}
 		undo = append(undo, step.path)
 	}
-	return firewall.MarkFirst(c.State)
+	return firewall.ForceFirstLoad(c.State)
 }
 
 // ForgetJournal removes the journal while no server is running. A new one starts with a floor a window past its start:
