@@ -110,7 +110,7 @@ func TestFullLedger(t *testing.T) {
 		many = append(many, g)
 	}
 	k.kernel.told = func() { t.Error("the kernel was changed") }
-	if err := k.Grant(t.Context(), many, k.now); !errors.Is(err, ErrFull) {
+	if err := k.Grant(t.Context(), many, k.now); !errors.Is(err, guard.ErrFull) {
 		t.Errorf("got %v, want ErrFull", err)
 	}
 	k.kernel.told = nil

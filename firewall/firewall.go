@@ -19,9 +19,6 @@ import (
 
 // Sentinel errors.
 var (
-	// ErrFull is returned by Grant when the table or the ledger has no room for another grant. Nothing was granted;
-	// live grants continue, and room returns as they end.
-	ErrFull = guard.ErrFull
 	// ErrUnconfirmed is returned by Watch when no client connected through a grant within the time given to Load. The
 	// guard was removed, and the next load is a first load.
 	ErrUnconfirmed = errors.New("no new connection came through a grant in time, so the guard was removed")

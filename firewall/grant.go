@@ -15,9 +15,7 @@ import (
 	"sallyport/keys/service"
 )
 
-var (
-	errNotLoaded = errors.New("no guard is loaded")
-)
+var errNotLoaded = errors.New("no guard is loaded")
 
 // Grant opens the ports of all grants or of none. It writes them to the ledger before it changes the kernel. A grant
 // that its client already holds is prolonged, never shortened. A grant ends by elapsed time or by the wall clock,
@@ -93,7 +91,7 @@ func (f *Firewall) changes(gs []Grant, now time.Time) ([]ledger.Change, error) {
 		}
 	}
 	if free, all := f.ledger.Spare(); len(fresh) > free {
-		return nil, fmt.Errorf("%w: the ledger holds %d", ErrFull, all)
+		return nil, fmt.Errorf("%w: the ledger holds %d", guard.ErrFull, all)
 	}
 	for i := range changes {
 		if changes[i].Fresh {

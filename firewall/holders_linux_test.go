@@ -116,7 +116,7 @@ func TestGrantIsAllOrNone(t *testing.T) {
 				err := s.Grant(t.Context(), []Grant{
 					sshGrant("bob", "192.0.2.3", long), sshGrant("carol", "192.0.2.4", long),
 				}, time.Now())
-				if !errors.Is(err, ErrFull) {
+				if !errors.Is(err, guard.ErrFull) {
 					t.Fatalf("got %v, want ErrFull", err)
 				}
 				s.dark("192.0.2.3", "192.0.2.1", "22")

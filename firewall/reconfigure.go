@@ -14,11 +14,11 @@ import (
 	"sallyport/keys/service"
 )
 
-// ErrRestart is returned by Reconfigure when a changed setting needs a restart. Nothing was changed.
-var ErrRestart = errors.New("these settings need a restart to change")
+// errRestart is returned by Reconfigure when a changed setting needs a restart. Nothing was changed.
+var errRestart = errors.New("these settings need a restart to change")
 
 // Reconfigure changes the guard to match c in one batch. Guarded, Targets, Knock, Closed, Trusted, TPROXY, Cut and
-// Keep may change; if another field differs, Reconfigure returns ErrRestart with its name. Ports that stay guarded
+// Keep may change; if another field differs, Reconfigure returns an error with its name. Ports that stay guarded
 // are never open in between, and their grants continue. Grants for ports that are no longer guarded end, as do grants
 // that Keep rejects; the log names them. Flows to ports that become guarded are carried as by a first load. If the
 // batch fails, guard and grants stay as they were.
@@ -33,7 +33,7 @@ func (f *Firewall) Reconfigure(ctx context.Context, c Config, now time.Time) err
 		return errNotLoaded
 	}
 	if fixed := f.cfg.fixed(&c); len(fixed) > 0 {
-		return fmt.Errorf("%w: %s", ErrRestart, strings.Join(fixed, ", "))
+		return fmt.Errorf("%w: %s", errRestart, strings.Join(fixed, ", "))
 	}
 	if err := c.check(); err != nil {
 		return err

@@ -186,7 +186,7 @@ func TestReconfigureThatNeedsARestart(t *testing.T) {
 		"state":   func(c *Config) { c.State = "/elsewhere" },
 	} {
 		err := s.reconfigured(func(c *Config) { guards("tcp/1")(c); change(c) })
-		if !errors.Is(err, ErrRestart) || !strings.Contains(err.Error(), name) {
+		if !errors.Is(err, errRestart) || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: got %v, want ErrRestart that names it", name, err)
 		}
 	}

@@ -145,7 +145,7 @@ func (raw *rawClient) client(d *strict.Document, name string) (*Client, error) {
 func (r *reader) credential(prefix, id, key string) (ID, Key) {
 	i, err := ParseID(id)
 	r.must(prefix+"id", err)
-	k, err := ParseKey(key)
+	k, err := parseKey(key)
 	r.must(prefix+"key", err)
 	return i, k
 }

@@ -92,7 +92,7 @@ func (raw *rawGate) gates(d *strict.Document) (Gates, error) {
 }
 
 func (r *reader) gate(key, text string) GateKey {
-	g, err := ParseGateKey(text)
+	g, err := parseGateKey(text)
 	r.must(key, err)
 	return g
 }

@@ -69,9 +69,9 @@ func KeyFromBytes(b [Size]byte) Key {
 	return Key{m: &m}
 }
 
-// ParseKey parses what Reveal returns: standard base64, with padding, of exactly 32 bytes. Its error reports lengths,
+// parseKey parses what Reveal returns: standard base64, with padding, of exactly 32 bytes. Its error reports lengths,
 // never contents.
-func ParseKey(s string) (Key, error) {
+func parseKey(s string) (Key, error) {
 	b, err := parseSecret(s)
 	if err != nil {
 		return Key{}, err
@@ -184,8 +184,8 @@ func GateKeyFromBytes(b [Size]byte) GateKey {
 	return GateKey{m: &m}
 }
 
-// ParseGateKey parses what Reveal returns. Its error reports lengths, never contents.
-func ParseGateKey(s string) (GateKey, error) {
+// parseGateKey parses what Reveal returns. Its error reports lengths, never contents.
+func parseGateKey(s string) (GateKey, error) {
 	b, err := parseSecret(s)
 	if err != nil {
 		return GateKey{}, err

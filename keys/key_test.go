@@ -65,15 +65,15 @@ func TestExpandAsRFC5869(t *testing.T) {
 
 func TestParseKey(t *testing.T) {
 	k := NewKey()
-	back, err := ParseKey(k.Reveal())
+	back, err := parseKey(k.Reveal())
 	if err != nil || !back.Equal(k) || back.Equal(NewKey()) {
 		t.Fatalf("got %v, %v, want the key", back, err)
 	}
-	if _, err := ParseGateKey(NewGateKey().Reveal()); err != nil {
+	if _, err := parseGateKey(NewGateKey().Reveal()); err != nil {
 		t.Fatal(err)
 	}
 	text := "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-	if _, err := ParseKey(text); err != nil {
+	if _, err := parseKey(text); err != nil {
 		t.Fatal(err)
 	}
 	for name, bad := range map[string]string{
@@ -89,12 +89,12 @@ func TestParseKey(t *testing.T) {
 		"base64url":      "-" + text[1:],
 		"hex":            strings.Repeat("ab", 22),
 	} {
-		k, err := ParseKey(bad)
+		k, err := parseKey(bad)
 		if err == nil || !k.IsZero() {
 			t.Errorf("%s: accepted", name)
 			continue
 		}
-		if g, err := ParseGateKey(bad); err == nil || !g.IsZero() {
+		if g, err := parseGateKey(bad); err == nil || !g.IsZero() {
 			t.Errorf("%s: accepted as a gate key", name)
 		}
 		if len(bad) > 10 && strings.Contains(err.Error(), bad[1:7]) {

@@ -22,11 +22,11 @@ type Detour struct {
 
 // Remove returns the command that removes the detour of ports.
 func (d Detour) Remove(ports service.Ports) string {
-	switch d.At.Tool {
-	case Docker:
+	switch d.At.tool {
+	case docker:
 		return fmt.Sprintf("docker ps --filter publish=%s/%s\n# run that container without this port",
 			numbers(ports, "-"), ports.Proto)
-	case Firewalld:
+	case firewalld:
 		what := fmt.Sprintf("%s--remove-forward-port=port=%s:proto=%s:toport=%d", d.At.zone(), numbers(ports, "-"),
 			ports.Proto, d.To.Port())
 		if !d.Here {

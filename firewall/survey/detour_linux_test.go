@@ -182,7 +182,7 @@ func TestDetours(t *testing.T) {
 			var got []string
 			for _, d := range read(t, h).Detours(packet(t, port, to)) {
 				got = append(got, d.text())
-				if d.At.Table == "" || d.At.Rule == "" {
+				if d.At.table == "" || d.At.rule == "" {
 					t.Errorf("the rule is not named: %+v", d)
 				}
 			}

@@ -203,7 +203,7 @@ func TestNotrack(t *testing.T) {
 			if got.Untracked != test.want || got.Verdict != test.want {
 				t.Errorf("got %+v, want %v for both", got, test.want)
 			}
-			if got.Untracked != Passes && got.Notrack.Table == "" {
+			if got.Untracked != Passes && got.Notrack.table == "" {
 				t.Error("the place is not named")
 			}
 			load(t, h, "nft", "delete table inet filter\n"+inputChain("ct direction original accept"))

@@ -73,19 +73,19 @@ func (r *Ruleset) concerns(s saver) bool {
 func (r *Ruleset) addFrom(ctx context.Context, s saver) error {
 	program, err := find(s.names)
 	if err != nil {
-		return fmt.Errorf("%w: tables of %s exist, but %s to list them is not installed", ErrNotRead, s.program, s.names[0])
+		return fmt.Errorf("%w: tables of %s exist, but %s to list them is not installed", errNotRead, s.program, s.names[0])
 	}
 	version, err := run(ctx, program, "--version") // before 1.8.8 the listing does not name the backend
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotRead, err)
+		return fmt.Errorf("%w: %w", errNotRead, err)
 	}
 	if nft := strings.Contains(version, "nf_tables"); nft != (s.how == iptables) {
 		return fmt.Errorf("%w: %s does not list the tables of %s: install the kind of iptables that made them",
-			ErrNotRead, program, s.program)
+			errNotRead, program, s.program)
 	}
 	text, err := run(ctx, program)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotRead, err)
+		return fmt.Errorf("%w: %w", errNotRead, err)
 	}
 	found := r.addText(s.how, s.family, s.program, text)
 	if s.how == iptables {

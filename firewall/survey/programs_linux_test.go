@@ -47,7 +47,7 @@ func TestPrograms(t *testing.T) {
 	} {
 		r := &Ruleset{tables: make(map[tableKey]*table)}
 		err := r.addFrom(t.Context(), test.saver)
-		if test.ok != (err == nil) || !test.ok && !errors.Is(err, ErrNotRead) {
+		if test.ok != (err == nil) || !test.ok && !errors.Is(err, errNotRead) {
 			t.Errorf("%s: got %v", test.name, err)
 		}
 		if got := len(r.tables) == 1; got != test.ok {
@@ -65,7 +65,7 @@ func TestChainsWithoutPrograms(t *testing.T) {
 	defer func() { savers = saved }()
 	err := h.Do(func() error {
 		r, err := Read(t.Context())
-		if !errors.Is(err, ErrNotRead) {
+		if !errors.Is(err, errNotRead) {
 			t.Errorf("got %v, want the error that a program is missing", err)
 		}
 		defer r.Close()

@@ -14,7 +14,7 @@ import (
 )
 
 // Read reads the rule sets and interfaces of the calling thread's network namespace. It needs CAP_NET_ADMIN. If it
-// cannot read a part, it returns an error that wraps ErrNotRead together with a rule set of the rest. The caller must
+// cannot read a part, it returns an error together with a rule set of the rest. The caller must
 // close a returned rule set.
 func Read(ctx context.Context) (*Ruleset, error) {
 	route, err := local.Dial()
@@ -41,14 +41,11 @@ func Read(ctx context.Context) (*Ruleset, error) {
 }
 
 func (r *Ruleset) readMarks(c *netlink.Conn) error {
-	rules, err := local.Rules(c)
-	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // a kernel without routing rules
-		return err
+	var err error
+	if r.Marks, err = local.Rules(c); errors.Is(err, unix.EOPNOTSUPP) { // a kernel without routing rules
+		return nil
 	}
-	for _, rule := range rules {
-		r.Marks = append(r.Marks, RoutingMark(rule))
-	}
-	return nil
+	return err
 }
 
 // order lists the base chains by priority.

@@ -137,7 +137,7 @@ func TestUnknownTarget(t *testing.T) {
 	r.addText(legacy, "ip", "iptables-legacy", "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j NOVELTY --with x\nCOMMIT\n")
 	r.order()
 	if got := r.Judge(packet(t, "tcp/22", over4)); got.Verdict != Perhaps ||
-		got.At.Rule != "-A INPUT -j NOVELTY --with x" {
+		got.At.rule != "-A INPUT -j NOVELTY --with x" {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -23,11 +23,12 @@ import (
 	"net/netip"
 	"slices"
 
+	"sallyport/firewall/internal/local"
 	"sallyport/keys/service"
 )
 
-// ErrNotRead is wrapped by Read's error if it could read only a part of the rule sets.
-var ErrNotRead = errors.New("not all rule sets could be read")
+// errNotRead is wrapped by Read's error if it could read only a part of the rule sets.
+var errNotRead = errors.New("not all rule sets could be read")
 
 // Packet is the first packet of a flow: a SYN, or a datagram.
 type Packet struct {
@@ -113,22 +114,13 @@ type Ruleset struct {
 	Links []Link
 
 	// Marks are the routing rules that match a packet mark.
-	Marks []RoutingMark
+	Marks []local.Rule
 
 	tables map[tableKey]*table
 	bases  []*chain // by priority
 	sets   setReader
 	toward func(netip.Addr) (int, error) // returns the index of the interface by which an address is reached
 	close  func() error
-}
-
-// RoutingMark is a routing rule that selects a table by packet mark (ip-rule(8)).
-type RoutingMark struct {
-	V4          bool
-	Value, Mask uint32
-	Table       uint32
-	Priority    uint32
-	More        bool // the rule matches something else as well
 }
 
 // Toward returns the interface by which an address is reached, and by which its packets arrive, unless routing is

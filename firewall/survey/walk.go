@@ -222,7 +222,7 @@ func (w *ruleWalk) lead(c *chain, here spot, v verdict, depth int) ways {
 func (w *ruleWalk) drops(at spot, answer Answer) {
 	if !w.found {
 		w.first, w.answer, w.found = at.place(), answer, true
-		w.first.Bound = w.p.bound()
+		w.first.bound = w.p.bound()
 	}
 }
 

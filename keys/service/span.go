@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// MaxSpans is how many spans a "when" may have.
-const MaxSpans = 32
+// maxSpans is how many spans a "when" may have.
+const maxSpans = 32
 
 const dayMinutes = 24 * 60
 
@@ -26,8 +26,8 @@ var weekdays = [7]string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 var errSpan = errors.New(`days and hours are written "mon-fri 08:00-18:00", "sat 09:00-12:00" or, over ` +
 	`midnight, "fri 22:00-02:00"`)
 
-// ParseSpan reads the form that String writes, and no other.
-func ParseSpan(text string) (Span, error) {
+// parseSpan reads the form that String writes, and no other.
+func parseSpan(text string) (Span, error) {
 	days, hours, ok := strings.Cut(text, " ")
 	if !ok {
 		return Span{}, errSpan
@@ -97,7 +97,7 @@ func parseMinute(text string) (uint16, bool) {
 	return of, minute < 60 && of <= dayMinutes
 }
 
-// String returns the form that ParseSpan reads.
+// String returns the form that [ParseSpans] reads.
 func (s Span) String() string {
 	if s == (Span{}) {
 		return ""
@@ -135,12 +135,12 @@ func (s Span) begins(day time.Weekday) bool {
 
 // ParseSpans parses the list "when" of a file. An error names the entry.
 func ParseSpans(texts []string) ([]Span, error) {
-	if len(texts) == 0 || len(texts) > MaxSpans {
-		return nil, fmt.Errorf(`should be 1 to %d spans: ["mon-fri 08:00-18:00"]; leave the line out for any time`, MaxSpans)
+	if len(texts) == 0 || len(texts) > maxSpans {
+		return nil, fmt.Errorf(`should be 1 to %d spans: ["mon-fri 08:00-18:00"]; leave the line out for any time`, maxSpans)
 	}
 	spans := make([]Span, 0, len(texts))
 	for i, text := range texts {
-		s, err := ParseSpan(text)
+		s, err := parseSpan(text)
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i+1, err)
 		}

@@ -15,7 +15,7 @@ func TestSpan(t *testing.T) {
 		"mon-sun 23:59-24:00": {time.Monday, time.Sunday, 24*60 - 1, 24 * 60},
 		"sun-sat 00:01-00:02": {time.Sunday, time.Saturday, 1, 2},
 	} {
-		got, err := ParseSpan(text)
+		got, err := parseSpan(text)
 		if err != nil || got != want {
 			t.Errorf("%s: got %+v, %v, want %+v", text, got, err, want)
 		}
@@ -45,7 +45,7 @@ func TestParseSpanRefuses(t *testing.T) {
 		"mon 00:00-00:00":     "midnight at the end of a span is 24:00",
 		"mon 08:00-08:00":     "a whole day is 00:00-24:00",
 	} {
-		if got, err := ParseSpan(text); err == nil || got != (Span{}) || !strings.Contains(err.Error(), want) {
+		if got, err := parseSpan(text); err == nil || got != (Span{}) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, %v, want %s", text, got, err, want)
 		}
 	}
@@ -84,7 +84,7 @@ func TestSpanLeft(t *testing.T) {
 		{"fri 22:00-21:00", at(6, 21, 30), 0},
 		{"fri 22:00-21:00", at(7, 20, 59), time.Minute},
 	} {
-		s, err := ParseSpan(test.span)
+		s, err := parseSpan(test.span)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,7 +124,7 @@ func FuzzSpan(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		s, err := ParseSpan(text)
+		s, err := parseSpan(text)
 		if err != nil {
 			return
 		}

@@ -63,8 +63,8 @@ var (
 	// not accept. A gateway deliberately stays silent about everything that it does not accept, so the cause is
 	// unknown.
 	ErrNoAnswer = errors.New("no answer")
-	// ErrOver is the error of an Answer whose Verdict is Over.
-	ErrOver = errors.New("granted, but over before the answer came")
+	// errOver is the error of an Answer whose Verdict is Over.
+	errOver = errors.New("granted, but over before the answer came")
 	// ErrMismatch means that the gateway's receipt is authentic but does not match the command: it has a different
 	// number of services, or answers an open as a close. It is unknown what the gateway did, and no other answer will
 	// come.

@@ -234,7 +234,7 @@ func (k *knocking) answer(receipt spa.Receipt, try int) Answer {
 	case spa.Granted:
 		a.Verdict = Opened
 		if a.over() {
-			a.Verdict, a.Err = Over, ErrOver
+			a.Verdict, a.Err = Over, errOver
 		}
 	case spa.Closed:
 		a.Verdict = Closed

@@ -267,13 +267,13 @@ func TestOver(t *testing.T) {
 		g, n := fakes(t)
 		g.over = true
 		a := knockOnce(t, mustPrepare(t, g, n, open()))
-		if a.Verdict != Over || !errors.Is(a.Err, ErrOver) || a.Receipt == nil {
+		if a.Verdict != Over || !errors.Is(a.Err, errOver) || a.Receipt == nil {
 			t.Errorf("got %v, %v", a.Verdict, a.Err)
 		}
-		if _, err := do(t.Context(), g.profile, open(), n); !errors.Is(err, ErrOver) {
+		if _, err := do(t.Context(), g.profile, open(), n); !errors.Is(err, errOver) {
 			t.Errorf("Open: %v", err)
 		}
-		if conn, _, err := mustPrepare(t, g, n, open()).Dial(t.Context(), 22); conn != nil || !errors.Is(err, ErrOver) {
+		if conn, _, err := mustPrepare(t, g, n, open()).Dial(t.Context(), 22); conn != nil || !errors.Is(err, errOver) {
 			t.Errorf("Dial: %v", err)
 		}
 	})

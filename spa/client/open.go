@@ -25,13 +25,6 @@ func Open(ctx context.Context, p *keys.Profile, c Command) ([]Answer, error) {
 	return do(ctx, p, c, system{})
 }
 
-// Close asks a gateway to end this client's grants for this machine's address. It returns what Open does, and ignores
-// the command's Type.
-func Close(ctx context.Context, p *keys.Profile, c Command) ([]Answer, error) {
-	c.Type = spa.TypeClose
-	return do(ctx, p, c, system{})
-}
-
 // do prepares and runs a command.
 func do(ctx context.Context, p *keys.Profile, c Command, n network) ([]Answer, error) {
 	plan, err := prepare(ctx, p, c, n)

@@ -37,7 +37,7 @@ type Key struct {
 // tenancy is the holdings of one element, and when the last of them ends. Ended holdings stay in the list until they
 // make up half of it, so that each costs the same.
 type tenancy struct {
-	Until   time.Time
+	until   time.Time
 	holders []*Holding
 	ended   int
 }
@@ -166,7 +166,7 @@ func (hs *Book) Find(key Key) *Holding { return hs.byKey[key] }
 // EndOf returns when the last holding of the element ends; zero: there is none.
 func (hs *Book) EndOf(e guard.Element) time.Time {
 	if t := hs.elements[e]; t != nil {
-		return t.Until
+		return t.until
 	}
 	return time.Time{}
 }
@@ -204,8 +204,8 @@ func (hs *Book) Apply(changes []Change) {
 }
 
 func (t *tenancy) prolong(until time.Time) {
-	if until.After(t.Until) {
-		t.Until = until
+	if until.After(t.until) {
+		t.until = until
 	}
 }
 
@@ -301,7 +301,7 @@ func (t *tenancy) without(gone map[*Holding]bool) time.Time {
 func (hs *Book) Shorten(ends map[guard.Element]time.Time) {
 	for e, end := range ends {
 		if t := hs.elements[e]; t != nil {
-			t.Until = end
+			t.until = end
 		}
 	}
 }
@@ -310,7 +310,7 @@ func (hs *Book) Shorten(ends map[guard.Element]time.Time) {
 func (hs *Book) Leases() []guard.Lease {
 	ls := make([]guard.Lease, 0, len(hs.elements))
 	for e, t := range hs.elements {
-		ls = append(ls, guard.Lease{Element: e, Until: t.Until})
+		ls = append(ls, guard.Lease{Element: e, Until: t.until})
 	}
 	return ls
 }

@@ -216,7 +216,7 @@ func (l *Ledger) Book(now time.Time, size int, keep func(*Holding) bool) (*Book,
 	if err != nil {
 		return nil, err
 	}
-	book, left := NewBook(l.Release), room{V4: size, V6: size}
+	book, left := NewBook(l.Release), room{v4: size, v6: size}
 	for _, h := range hs {
 		if keep(h) && left.reserve(h) {
 			book.Add(h)
@@ -232,13 +232,13 @@ func (l *Ledger) Book(now time.Time, size int, keep func(*Holding) bool) (*Book,
 
 // room is how many elements the set of each family can still take. A forged ledger can hold grants of more ports than
 // that, and a guard with all of them would not load.
-type room struct{ V4, V6 int }
+type room struct{ v4, v6 int }
 
 // reserve takes the elements that the holding needs, or returns false if there are too few.
 func (r *room) reserve(h *Holding) bool {
-	left := &r.V6
+	left := &r.v6
 	if h.Source.Is4() {
-		left = &r.V4
+		left = &r.v4
 	}
 	need := 0
 	for _, p := range h.Ports {

@@ -50,7 +50,7 @@ func TestLedgerBeingMade(t *testing.T) {
 
 // TestRoomOfEachFamily: IPv4 and IPv6 grants do not use each other's room.
 func TestRoomOfEachFamily(t *testing.T) {
-	r := room{V4: 2, V6: 1}
+	r := room{v4: 2, v6: 1}
 	for _, test := range []struct {
 		source, ports string
 		want          bool

@@ -26,7 +26,7 @@ func Either(path string, open func() error) func() error {
 	return func() error {
 		err := sandbox.OrAs(SystemUser, open)
 		if errors.Is(err, fs.ErrPermission) && os.Geteuid() == 0 {
-			return WithMend(path, err)
+			return withMend(path, err)
 		}
 		return err
 	}
@@ -38,8 +38,8 @@ func OpenRoot(dir string) (root *os.Root, err error) {
 	return root, err
 }
 
-// WithMend adds to a permission error the commands that let the server open the file at path.
-func WithMend(path string, err error) error {
+// withMend adds to a permission error the commands that let the server open the file at path.
+func withMend(path string, err error) error {
 	return fmt.Errorf("%w, for root without CAP_DAC_OVERRIDE and for user %s: %s", err, ServerName(), MendFile(path))
 }
 

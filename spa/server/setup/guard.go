@@ -121,7 +121,7 @@ func OpenGuard(ctx context.Context, c *config.Config, clients *keys.Registry, l 
 	fc.Keep = keepAtStart(c, clients, l.Now)
 	fw, err := firewall.New(fc, l.Log)
 	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {
-		return nil, WithMend(at.Path, err)
+		return nil, withMend(at.Path, err)
 	}
 	if err != nil {
 		return nil, err
