@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/keys/service"
 )
 
 // Cut ends the sessions of grants that were revoked or have ended, and returns how many it ended. These include
@@ -54,7 +55,7 @@ func (f *Firewall) covers(gs []Grant, l guard.Flow) bool {
 		g := &gs[i]
 		here := !to.IsValid() && len(g.To) == 0
 		there := slices.ContainsFunc(g.To, func(a netip.Addr) bool { return guard.Normal(a) == to })
-		if guard.Normal(g.Source) == l.Remote.Addr() && guard.Contains(g.Ports, l.Proto, l.Local.Port()) && (here || there) {
+		if guard.Normal(g.Source) == l.Remote.Addr() && service.Covers(g.Ports, l.Proto, l.Local.Port()) && (here || there) {
 			return true
 		}
 	}

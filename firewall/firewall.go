@@ -175,7 +175,7 @@ func (c *Config) portsAt(to netip.Addr) []service.Ports {
 // elementOf returns the element that admits a flow to a guarded port. The link of a link-local source is unknown.
 func (c *Config) elementOf(l guard.Flow) guard.Element {
 	e := guard.Element{Source: l.Remote.Addr(), Proto: l.Proto, Port: l.Local.Port()}
-	if guard.Contains(c.portsAt(l.Local.Addr()), l.Proto, e.Port) {
+	if service.Covers(c.portsAt(l.Local.Addr()), l.Proto, e.Port) {
 		e.To = l.Local.Addr()
 	}
 	return e
@@ -184,7 +184,7 @@ func (c *Config) elementOf(l guard.Flow) guard.Element {
 // guards reports whether the guard shuts the port that a flow goes to.
 func (c *Config) guards(l guard.Flow) bool {
 	e := c.elementOf(l)
-	return guard.Contains(c.portsAt(e.To), e.Proto, e.Port)
+	return service.Covers(c.portsAt(e.To), e.Proto, e.Port)
 }
 
 // Firewall keeps the guard and the grants. Its methods are safe for concurrent use.

@@ -126,7 +126,7 @@ func (f *Firewall) carry(s *state, now time.Time) error {
 
 // carries returns how long a load carries an existing flow.
 func (c *Config) carries(l guard.Flow) time.Duration {
-	if l.Proto != service.TCP || guard.Contains(c.Cut, l.Proto, l.Local.Port()) {
+	if l.Proto != service.TCP || service.Covers(c.Cut, l.Proto, l.Local.Port()) {
 		return carryFor
 	}
 	return carryTCPFor
@@ -148,14 +148,19 @@ func (f *Firewall) established(kind func(guard.Flow) bool) ([]guard.Flow, error)
 	return f.sessions.Flows(kind)
 }
 
+// checkPhase returns ErrTornDown if the guard was torn down.
+func (f *Firewall) checkPhase() error {
+	phase, err := f.ledger.Phase()
+	if err == nil && phase == ledger.TornDown {
+		err = ErrTornDown
+	}
+	return err
+}
+
 // restore puts the guard back as it should be at now. The caller holds the lock and the ledger's lock.
 func (f *Firewall) restore(now time.Time) error {
-	phase, err := f.ledger.Phase()
-	if err != nil {
+	if err := f.checkPhase(); err != nil {
 		return err
-	}
-	if phase == ledger.TornDown {
-		return ErrTornDown
 	}
 	if !f.state.confirmBy.IsZero() && guard.Remaining(f.state.confirmBy, now) <= 0 {
 		return ErrUnconfirmed

@@ -72,12 +72,8 @@ func (c *Config) apply(n *Config) {
 
 // reconfigure is Reconfigure for a caller that holds the lock and the ledger's lock.
 func (f *Firewall) reconfigure(c *Config, now time.Time) error {
-	phase, err := f.ledger.Phase()
-	if err != nil {
+	if err := f.checkPhase(); err != nil {
 		return err
-	}
-	if phase == ledger.TornDown {
-		return ErrTornDown
 	}
 	if !f.state.confirmBy.IsZero() && f.entered() { // the counters are about to be lost
 		if err := f.stay(); err != nil {
@@ -189,7 +185,7 @@ func within(ranges, others []service.Ports) []service.Ports {
 	all := true
 	one := ledger.Holding{Ports: ranges}
 	one.Each(func(e guard.Element) {
-		if !guard.Contains(others, e.Proto, e.Port) {
+		if !service.Covers(others, e.Proto, e.Port) {
 			all = false
 			return
 		}

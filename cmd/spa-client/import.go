@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -192,9 +193,7 @@ func (i *importing) renew(cmd *cobra.Command, there *keys.StoredProfile, p *keys
 	next.KnockPorts, next.Receipts = p.KnockPorts, p.Receipts
 	next.Services = make(map[string][]string)
 	for _, services := range []map[string][]string{old.Services, p.Services} {
-		for name, ports := range services {
-			next.Services[name] = ports
-		}
+		maps.Copy(next.Services, services)
 	}
 	s := &keys.StoredProfile{Profile: next}
 	if there.Locked() {

@@ -5,6 +5,7 @@ package service
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -81,13 +82,13 @@ func portsError(s string, err error) error {
 	return fmt.Errorf("ports %q: %w", s, err)
 }
 
-// parsePort accepts 1 to 65535 in one spelling only: no sign, no leading zero.
+// parsePort is portNumber with an error.
 func parsePort(s string) (uint16, error) {
-	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || n == 0 || strconv.FormatUint(n, 10) != s {
+	n, ok := portNumber(s)
+	if !ok {
 		return 0, errors.New("a port is a number from 1 to 65535")
 	}
-	return uint16(n), nil
+	return n, nil
 }
 
 // String returns the form that ParsePorts reads.
@@ -102,6 +103,11 @@ func (p Ports) String() string {
 // Contains reports whether the port of that protocol is in the range.
 func (p Ports) Contains(proto Proto, port uint16) bool {
 	return p.Proto == proto && p.Low <= port && port <= p.High
+}
+
+// Covers reports whether the port of that protocol is in one of the ranges.
+func Covers(ranges []Ports, proto Proto, port uint16) bool {
+	return slices.ContainsFunc(ranges, func(p Ports) bool { return p.Contains(proto, port) })
 }
 
 func (p Ports) Valid() bool { return p.Proto.Valid() && p.Low > 0 && p.Low <= p.High }

@@ -66,10 +66,10 @@ func wordByte(b byte) bool {
 	return 'a' <= lower && lower <= 'z' || '0' <= b && b <= '9' || b == '_'
 }
 
-// portNumber parses 1 to 65535, without a sign or leading zeros.
+// portNumber parses 1 to 65535 in one spelling only: no sign, no leading zero.
 func portNumber(s string) (uint16, bool) {
 	n, err := strconv.ParseUint(s, 10, 16)
-	return uint16(n), err == nil && n > 0 && s[0] != '0' && s[0] != '+'
+	return uint16(n), err == nil && s[0] != '0'
 }
 
 // SplitAddress splits the address of a gateway: a host name or an IP address, with or without a port (zero). IPv6 has

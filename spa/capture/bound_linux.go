@@ -107,7 +107,7 @@ func bind(c Config, port uint16, six bool, mark uint32) (*boundConn, error) {
 				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1),
 				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark)),
 				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, boundQueue),
-				attach(int(fd), concat(
+				attach(int(fd), slices.Concat(
 					lengthBetween(bpf.LoadExtension{Num: bpf.ExtLen}, c),
 					[]bpf.Instruction{bpf.RetConstant{Val: uint32(udpHeader + c.MaxLen)}})),
 			)

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/net/bpf"
@@ -22,7 +23,7 @@ func snapLen(c Config) int { return linkRoom + ipv4Header + 40 + udpHeader + c.M
 func filter4(c Config) []bpf.Instruction {
 	const flags, fragmentOffset, moreFragments = netOff + 6, 0x1fff, 0x2000
 	bounds := lengthBetween(bpf.LoadIndirect{Off: netOff + 4, Size: 2}, c)
-	return concat(
+	return slices.Concat(
 		[]bpf.Instruction{bpf.LoadAbsolute{Off: netOff + 9, Size: 1}},
 		require(bpf.JumpEqual, protoUDP),
 		[]bpf.Instruction{bpf.LoadAbsolute{Off: flags, Size: 2}},
@@ -41,13 +42,13 @@ func filter4(c Config) []bpf.Instruction {
 // filter6 accepts whole datagrams to the ports with a length in bounds and, to count them, those with one extension
 // header before UDP.
 func filter6(c Config) []bpf.Instruction {
-	plain := concat(
+	plain := slices.Concat(
 		[]bpf.Instruction{bpf.LoadAbsolute{Off: netOff + ipv6Header + 2, Size: 2}},
 		requireOneOf(c.Ports...),
 		lengthBetween(bpf.LoadAbsolute{Off: netOff + ipv6Header + 4, Size: 2}, c),
 		[]bpf.Instruction{bpf.RetConstant{Val: uint32(snapLen(c))}},
 	)
-	return concat(
+	return slices.Concat(
 		[]bpf.Instruction{
 			bpf.LoadAbsolute{Off: netOff + 6, Size: 1},
 			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: protoUDP, SkipTrue: uint8(len(plain))},
@@ -60,11 +61,11 @@ func filter6(c Config) []bpf.Instruction {
 // extended accepts UDP to the ports behind one hop-by-hop, routing, destination options or first fragment header.
 func extended(c Config) []bpf.Instruction {
 	const header, fragmentOffset = netOff + ipv6Header, 0xfff8
-	first := concat(
+	first := slices.Concat(
 		[]bpf.Instruction{bpf.LoadAbsolute{Off: header + 2, Size: 2}},
 		require(bpf.JumpBitsNotSet, fragmentOffset),
 	)
-	return concat(
+	return slices.Concat(
 		requireOneOf(0, 43, nextFragment, 60),
 		[]bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nextFragment, SkipTrue: uint8(len(first))}},
 		first,
@@ -97,19 +98,11 @@ func requireOneOf(vals ...uint16) []bpf.Instruction {
 
 // lengthBetween drops the packet unless the length that load loads, which includes the UDP header, is in bounds.
 func lengthBetween(load bpf.Instruction, c Config) []bpf.Instruction {
-	return concat(
+	return slices.Concat(
 		[]bpf.Instruction{load},
 		require(bpf.JumpGreaterOrEqual, uint32(udpHeader+c.MinLen)),
 		require(bpf.JumpLessOrEqual, uint32(udpHeader+c.MaxLen)),
 	)
-}
-
-func concat(parts ...[]bpf.Instruction) []bpf.Instruction {
-	var prog []bpf.Instruction
-	for _, part := range parts {
-		prog = append(prog, part...)
-	}
-	return prog
 }
 
 // attach makes prog the socket's filter permanently: an attacker who takes over the process cannot capture anything

@@ -81,16 +81,12 @@ func sameOwner(a, b listener, units []socketUnit) bool {
 
 // serviceOf returns the name of the service that has a port.
 func serviceOf(c *config.Config, s service.Service) string {
-	for _, service := range c.Services {
-		if contains(service.Ports, s.Proto, s.Port) {
-			return service.Name
+	for _, named := range c.Services {
+		if service.Covers(named.Ports, s.Proto, s.Port) {
+			return named.Name
 		}
 	}
 	return ""
-}
-
-func contains(ports []service.Ports, proto service.Proto, port uint16) bool {
-	return slices.ContainsFunc(ports, func(p service.Ports) bool { return p.Contains(proto, port) })
 }
 
 // unguarded reports whether a stranger can reach a socket without a knock.

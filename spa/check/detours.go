@@ -74,7 +74,7 @@ func (s *detourSearch) look(way approach, proto service.Proto) {
 		marked = append(marked, e.ports)
 	}
 	for _, ports := range s.h.rules.PortRanges(proto, marked...) {
-		if contains(s.guarded, proto, ports.Low) {
+		if service.Covers(s.guarded, proto, ports.Low) {
 			continue
 		}
 		detours := s.h.rules.Detours(packetTo(way, proto, ports.Low))
@@ -99,7 +99,7 @@ func (s *detourSearch) ends(way approach, proto service.Proto) (ends []ending) {
 		return nil
 	}
 	for _, ports := range s.h.rules.PortRanges(proto, s.guarded...) {
-		if !contains(s.guarded, proto, ports.Low) {
+		if !service.Covers(s.guarded, proto, ports.Low) {
 			continue
 		}
 		for _, d := range s.h.rules.Detours(packetTo(way, proto, ports.Low)) {
@@ -189,8 +189,8 @@ func (s *detourSearch) shutsHanded() bool {
 
 // isTarget reports whether a service is at this address and port.
 func (s *detourSearch) isTarget(to netip.AddrPort, proto service.Proto) bool {
-	return slices.ContainsFunc(s.c.Services, func(service config.Service) bool {
-		return slices.Contains(service.Addresses, to.Addr()) && contains(service.Ports, proto, to.Port())
+	return slices.ContainsFunc(s.c.Services, func(one config.Service) bool {
+		return slices.Contains(one.Addresses, to.Addr()) && service.Covers(one.Ports, proto, to.Port())
 	})
 }
 

@@ -108,7 +108,7 @@ func checkShutHere(c *config.Config, h *host) []Finding {
 		var shut []listener
 		one := said{}
 		for _, l := range h.listeners {
-			if contains(s.Ports, l.Proto, l.local.Port()) && !l.local.Addr().IsLoopback() && !h.opensHere(c, l) {
+			if service.Covers(s.Ports, l.Proto, l.local.Port()) && !l.local.Addr().IsLoopback() && !h.opensHere(c, l) {
 				shut = append(shut, l)
 				one.add(single(l.Proto, l.local.Port()))
 			}
@@ -130,7 +130,7 @@ func checkShutHere(c *config.Config, h *host) []Finding {
 // socket's address among them.
 func (h *host) opensHere(c *config.Config, l listener) bool {
 	return slices.ContainsFunc(c.Services, func(s config.Service) bool {
-		if !contains(s.Ports, l.Proto, l.local.Port()) {
+		if !service.Covers(s.Ports, l.Proto, l.local.Port()) {
 			return false
 		}
 		return len(s.Addresses) == 0 || slices.ContainsFunc(s.Addresses, func(a netip.Addr) bool {

@@ -107,7 +107,7 @@ func (l *loader) collisions() {
 			l.must("service."+s.Name+".addresses", errGuardOnly)
 		}
 		for _, k := range l.cfg.KnockPorts {
-			if !k.Shared && slices.ContainsFunc(s.Ports, func(p service.Ports) bool { return p.Contains(service.UDP, k.Port) }) {
+			if !k.Shared && service.Covers(s.Ports, service.UDP, k.Port) {
 				l.must("service."+s.Name+".ports", fmt.Errorf("udp/%d is a knock port: choose another, or { port = %[1]d, shared "+
 					"= true } in knock_ports", k.Port))
 			}

@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -56,15 +55,11 @@ func (c *Config) CheckAllow(entry string) error {
 	}
 	guarded := c.Guarded()
 	for port := int(ports.Low); port <= int(ports.High); port++ {
-		if !contain(guarded, ports.Proto, uint16(port)) {
+		if !service.Covers(guarded, ports.Proto, uint16(port)) {
 			return fmt.Errorf("no service of this gateway guards %s/%d", ports.Proto, port)
 		}
 	}
 	return nil
-}
-
-func contain(guarded []service.Ports, proto service.Proto, port uint16) bool {
-	return slices.ContainsFunc(guarded, func(p service.Ports) bool { return p.Contains(proto, port) })
 }
 
 // Guards reports whether s can be requested here: it is the name of a service, or a port of one.
@@ -73,5 +68,5 @@ func (c *Config) Guards(s service.Service) bool {
 		_, ok := c.Service(s.Name)
 		return ok
 	}
-	return contain(c.Guarded(), s.Proto, s.Port)
+	return service.Covers(c.Guarded(), s.Proto, s.Port)
 }

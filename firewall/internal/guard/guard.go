@@ -117,11 +117,6 @@ type Flow struct {
 	Remote, Local netip.AddrPort
 }
 
-// Contains reports whether one of the ranges includes the port.
-func Contains(ports []service.Ports, proto service.Proto, port uint16) bool {
-	return slices.ContainsFunc(ports, func(p service.Ports) bool { return p.Contains(proto, port) })
-}
-
 // ComparePorts orders ranges.
 func ComparePorts(a, b service.Ports) int {
 	return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Low, b.Low), cmp.Compare(a.High, b.High))

@@ -13,6 +13,7 @@ import (
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/keys/deadline"
+	"sallyport/keys/service"
 )
 
 // Book holds the live grants in memory: the live records of the ledger and, for each element, the holdings that keep
@@ -67,7 +68,7 @@ func (h *Holding) Key() Key {
 func (h *Holding) Each(f func(guard.Element)) {
 	for i, p := range h.Ports {
 		for port := int(p.Low); port <= int(p.High); port++ {
-			if !guard.Contains(h.Ports[:i], p.Proto, uint16(port)) {
+			if !service.Covers(h.Ports[:i], p.Proto, uint16(port)) {
 				f(guard.Element{Source: h.Source, Link: h.Link, To: h.To, Proto: p.Proto, Port: uint16(port)})
 			}
 		}
