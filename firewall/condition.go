@@ -12,6 +12,7 @@ type Condition struct {
 	Missing bool      // the guard could not be put back so far, and guarded ports may be open
 	Trial   time.Time // when the guard is removed unless a client connects through a grant first; zero: it stays
 	Unkept  bool      // the keeper, which protects the guard from other tools while no daemon runs, has ended
+	PutBack uint64    // how often the guard was put back after another tool had changed it
 }
 
 // withKeeper is implemented by backends that have a keeper.
@@ -47,5 +48,9 @@ func (f *Firewall) Condition() Condition {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	b, ok := f.backend.(withKeeper)
-	return Condition{Unkept: ok && b.KeeperGone(), Missing: f.state.missing || !f.state.loaded, Trial: f.state.confirmBy}
+	return Condition{Unkept: ok && b.KeeperGone(), Missing: f.state.missing || !f.state.loaded, Trial: f.state.confirmBy,
+		PutBack: f.back}
 }
+
+// Time lets observe know how long each change of grants in the kernel took. Call it before the first grant.
+func (f *Firewall) Time(observe func(time.Duration)) { f.timed = observe }

@@ -195,13 +195,15 @@ type Firewall struct {
 	why     string // why BackendAuto chose the backend
 	// sessions is nil in a dry run.
 	sessions *sessions.Sessions
+	timed    func(time.Duration) // nil: nobody wants to know
 
 	mu     sync.Mutex // guards the fields below, and the order of batches
 	ledger *ledger.Ledger
 	held   *ledger.Book
 	ends   ends
 	state  state
-	unsaid int       // put-backs since the last log line about them
+	back   uint64    // put-backs
+	unsaid int       // those since the last log line about them
 	said   time.Time // when that line was logged
 }
 

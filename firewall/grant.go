@@ -156,14 +156,25 @@ func (f *Firewall) enforce(changes []ledger.Change, now time.Time) error {
 			ends[e] = ledger.Later(f.held.EndOf(e), ledger.Later(c.Until, ends[e]))
 		})
 	}
-	err := f.backend.Set(leasesOf(ends))
+	err := f.set(leasesOf(ends))
 	if !errors.Is(err, guard.ErrGone) {
 		return err
 	}
 	if err := f.ledger.Alone(func() error { return f.restore(now) }); err != nil {
 		return err
 	}
-	return f.backend.Set(leasesOf(ends))
+	return f.set(leasesOf(ends))
+}
+
+// set changes elements of the kernel, and reports how long that took to whoever wants to know.
+func (f *Firewall) set(ls []guard.Lease) error {
+	if f.timed == nil {
+		return f.backend.Set(ls)
+	}
+	start := time.Now()
+	err := f.backend.Set(ls)
+	f.timed(time.Since(start))
+	return err
 }
 
 func leasesOf(ends map[guard.Element]time.Time) []guard.Lease {
@@ -194,7 +205,7 @@ func (f *Firewall) Revoke(ctx context.Context, m Match, now time.Time) ([]Grant,
 	if err := f.erase(leaving); err != nil {
 		return nil, errors.Join(err, f.unerase(leaving))
 	}
-	err := f.backend.Set(leasesOf(ends))
+	err := f.set(leasesOf(ends))
 	if err != nil && !errors.Is(err, guard.ErrGone) { // Watch restores the guard without these grants
 		return nil, errors.Join(err, f.unerase(leaving))
 	}

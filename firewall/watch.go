@@ -197,6 +197,7 @@ func (f *Firewall) putBackAlone(now time.Time) error {
 		return nil
 	}
 	f.state.missing = false
+	f.back++
 	f.unsaid++
 	f.sayPutBack()
 	return nil

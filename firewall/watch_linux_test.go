@@ -121,9 +121,17 @@ func TestOwnChangesWakeNobody(t *testing.T) {
 	s := guarded(t, nil)
 	n := s.counts("put back")
 	s.watch()
+	timed := 0
+	s.Firewall.Time(func(time.Duration) { timed++ })
 	for range 50 {
 		s.grant("alice", "192.0.2.2", long)
 		s.revoke(Match{})
+	}
+	if timed != 100 {
+		t.Errorf("%d changes were timed, want 100", timed)
+	}
+	if got := s.Firewall.Condition().PutBack; got != 0 {
+		t.Errorf("%d put-backs are counted, and nobody has changed anything", got)
 	}
 	s.load(0)
 	s.another(func(c *nft.Conn) { chainOf(c, nft.ChainTypeFilter, nft.ChainHookInput, 0) }) // not our table
@@ -134,6 +142,9 @@ func TestOwnChangesWakeNobody(t *testing.T) {
 	s.dark("192.0.2.3", "192.0.2.1", "22")
 	if got := n.Load(); got != 1 {
 		t.Errorf("the guard was put back %d times, want once", got)
+	}
+	if got := s.Firewall.Condition().PutBack; got != 1 {
+		t.Errorf("%d put-backs are counted, want 1", got)
 	}
 }
 

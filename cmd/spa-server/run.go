@@ -14,6 +14,7 @@ import (
 	"sallyport/spa/audit"
 	"sallyport/spa/config"
 	"sallyport/spa/server"
+	"sallyport/spa/server/metrics"
 	"sallyport/spa/server/setup"
 )
 
@@ -67,6 +68,9 @@ no one out.`,
 
 // startError adds a hint to an error of a command that needs the state directory.
 func startError(err error, state string) error {
+	if used, ok := errors.AsType[*metrics.InUse](err); ok {
+		return cli.Fail(err, "end that program, or choose another address; this shows which it is: "+used.Show)
+	}
 	if errors.Is(err, setup.ErrNoState) {
 		return cli.Fail(err, setup.MakeState(state))
 	}

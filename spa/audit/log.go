@@ -28,6 +28,7 @@ type Log struct {
 	recent map[tallyKey]int    // refusals that authenticated, since the last summary
 	alarms map[tallyKey]string // the latest second address, since the last summary
 	faults int                 // packets that a fault of the journal refused, since the last summary
+	broken uint64              // the same, since the start
 	fault  error               // the latest
 	lost   uint64              // audit lines lost, since the last summary
 	total  Lost                // since the start
@@ -149,39 +150,6 @@ func (l *Log) Record(e Event) {
 	}
 }
 
-// counter identifies packets that are counted together: by verdict and, if a verdict has several, by reason.
-type counter struct {
-	verdict Verdict
-	reason  string
-}
-
-// counterOf uses the innermost error, the sentinel, so that the program bounds the number of counters and not the
-// packets that it receives.
-func counterOf(e Event) counter {
-	if e.Err == nil || e.Verdict.Spent() {
-		return counter{verdict: e.Verdict}
-	}
-	return counter{e.Verdict, reason(e.Err)}
-}
-
-func reason(err error) string {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return err.Error()
-		}
-		err = inner
-	}
-}
-
-// String returns "granted", or "unopened: wrong gate tag".
-func (c counter) String() string {
-	if c.reason == "" {
-		return c.verdict.String()
-	}
-	return c.verdict.String() + ": " + c.reason
-}
-
 // tally counts a refusal of a packet that authenticated, for the next summary. There are at most
 // as many keys as clients times reasons.
 func (l *Log) tally(e Event) {
@@ -189,6 +157,7 @@ func (l *Log) tally(e Event) {
 	switch {
 	case e.Fault:
 		l.faults++
+		l.broken++
 		l.fault = e.Err
 	case e.Copied:
 		l.alarms[key] = e.From.Addr().String()
@@ -294,17 +263,6 @@ func (l *Log) Lost() Lost {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.total
-}
-
-// Counts returns how many packets ended with each verdict and reason since the start.
-func (l *Log) Counts() map[string]uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	counts := make(map[string]uint64, len(l.counts))
-	for key, n := range l.counts {
-		counts[key.String()] += n
-	}
-	return counts
 }
 
 // Close waits for a summary that is being written, writes the last one and closes the log. Callers must not record

@@ -34,6 +34,7 @@ type Config struct {
 	Capture  Capture
 	Firewall Firewall
 	Audit    Audit
+	Metrics  Metrics
 	Limits   Limits
 	Services []Service // sorted by name
 
@@ -77,6 +78,12 @@ type Admit struct {
 // Audit configures where decisions are recorded.
 type Audit struct {
 	File string // absolute
+}
+
+// Metrics configures the page that Prometheus reads.
+type Metrics struct {
+	Listen  string // "127.0.0.1:9620", "[::1]:9620" or "unix:/run/spa/metrics.sock"; empty: there is no page
+	Clients bool   // also count by client: then the page has their names
 }
 
 // Limits hold for each client.

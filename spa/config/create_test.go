@@ -40,12 +40,16 @@ func TestCreateReadsBack(t *testing.T) {
 				TrustedInterfaces: []string{"lan"}, Mark: 1 << 8}
 			c.Zone = "Asia/Kathmandu"
 			c.Audit.File, c.Limits = "/var/log/spa.jsonl", Limits{1, 2, 3}
+			c.Metrics = Metrics{Listen: "[::1]:9620", Clients: true}
 			c.Services = []Service{
 				{Name: "web", Ports: mustPorts(t, "tcp/443", "udp/443"), For: time.Hour,
 					Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::5")}},
 				{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: time.Second, MaxFor: time.Minute, OnExpiry: "cut",
 					When: []service.Span{{First: time.Saturday, Last: time.Monday, From: 0, To: 1440}}},
 			}
+		},
+		"a socket": func(c *Config) {
+			c.Metrics.Listen = "unix:/run/spa/metrics.sock"
 		},
 		"admit": func(c *Config) {
 			c.Firewall.Mode, c.Firewall.Admit = "admit", Admit{Family: "inet", Table: "filter", Set4: "spa4", Set6: "spa6"}
@@ -122,8 +126,8 @@ func TestCommentsAreTrue(t *testing.T) {
 	c := created(t, dir)
 	c.Services = nil
 	text := c.filled(dir).text()
-	for _, examples := range [][]string{{"zone"}, {"persist"}, {"tproxy"}, {"mark"}, {"[service", "ports"}, {"for"},
-		{"max_for"}, {"addresses"}, {"on_expiry"}, {"when"}} {
+	for _, examples := range [][]string{{"zone"}, {"persist"}, {"tproxy"}, {"mark"}, {"[metrics]", "listen"}, {"clients"},
+		{"[service", "ports"}, {"for"}, {"max_for"}, {"addresses"}, {"on_expiry"}, {"when"}} {
 		for _, example := range examples {
 			text = uncommented(t, text, example)
 		}
@@ -139,7 +143,7 @@ func TestCommentsAreTrue(t *testing.T) {
 		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5")},
 		When:      []service.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}}}}
 	if !reflect.DeepEqual(got.Services, want) || got.Firewall.Mark != 0x20000000 || got.Firewall.Persist != "file" ||
-		got.Zone != "Europe/Berlin" {
+		got.Zone != "Europe/Berlin" || got.Metrics != (Metrics{"127.0.0.1:9620", true}) {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -167,7 +171,7 @@ func TestEveryExampleIsTried(t *testing.T) {
 	c := created(t, dir)
 	c.Services = nil
 	tried := []string{"zone", "persist", "tproxy", "mark", "[service.ssh]", "ports", "for", "max_for", "addresses",
-		"on_expiry", "when", "[firewall.admit]", "table", "set4", "set6"}
+		"on_expiry", "when", "[firewall.admit]", "table", "set4", "set6", "[metrics]", "listen", "clients"}
 	for line := range strings.Lines(c.filled(dir).text()) {
 		example, ok := strings.CutPrefix(line, "# ")
 		word, _, _ := strings.Cut(example, " ")

@@ -30,6 +30,7 @@ type (
 		Capture    rawCapture            `toml:"capture"`
 		Firewall   rawFirewall           `toml:"firewall"`
 		Audit      rawAudit              `toml:"audit"`
+		Metrics    rawMetrics            `toml:"metrics"`
 		Limits     rawLimits             `toml:"limits"`
 		Service    map[string]rawService `toml:"service"`
 	}
@@ -54,6 +55,10 @@ type (
 	}
 	rawAudit struct {
 		File string `toml:"file"`
+	}
+	rawMetrics struct {
+		Listen  string `toml:"listen"`
+		Clients bool   `toml:"clients"`
 	}
 	rawLimits struct {
 		LiveNonces    int64 `toml:"live_nonces"`
@@ -136,6 +141,7 @@ func (l *loader) load() (*Config, error) {
 	l.knockPorts()
 	l.line()
 	l.files()
+	l.metrics()
 	l.zone()
 	l.firewall()
 	l.limits()

@@ -77,6 +77,7 @@ func (c Config) writeTables(b *strings.Builder) {
 	c.Firewall.write(b)
 	b.WriteString("\n[audit]\n")
 	setting(b, "file", quote(relative(c.State, c.Audit.File)), "one JSON line per decision; relative to state")
+	c.Metrics.write(b)
 	b.WriteString("\n# Per client.\n[limits]\n")
 	setting(b, "live_nonces", strconv.Itoa(c.Limits.LiveNonces), "packets within the window")
 	setting(b, "grants", strconv.Itoa(c.Limits.Grants), "open at a time")

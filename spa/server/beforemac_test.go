@@ -39,6 +39,7 @@ var afterMAC = strings.Fields(`
 	(*spa/server.Server).repeat (*spa/server.Server).closeGrants (*spa/server.Server).conclude
 	(*spa/policy.Policy).Authorize spa/server.source spa/server.reasonFor
 	(*firewall.Firewall).Grant spa/server.granted
+	(*spa/server/metrics.Page).Decided
 	(*spa/server.Server).answer (*spa/server.Server).tooEarly
 	(*spa/server.sightings).note
 	spa/server/feed.DecisionOf (*spa/server/feed.ends).expect spa/server/feed.GrantsOf

@@ -30,6 +30,8 @@ var restartSettings = []setting{
 	{"firewall.mark", func(c *config.Config) any { return c.Firewall.Mark }},
 	{"firewall.admit", func(c *config.Config) any { return c.Firewall.Admit }},
 	{"audit.file", func(c *config.Config) any { return c.Audit.File }},
+	{"metrics.listen", func(c *config.Config) any { return c.Metrics.Listen }},
+	{"metrics.clients", func(c *config.Config) any { return c.Metrics.Clients }},
 }
 
 // liveSettings are the settings that a reload can change, besides the services.

@@ -27,6 +27,7 @@ import (
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/feed"
+	"sallyport/spa/server/metrics"
 	"sallyport/spa/server/setup"
 )
 
@@ -70,6 +71,7 @@ type Server struct {
 	sniffer   sniffer
 	responder responder
 	socket    *control.Listener
+	metrics   *metrics.Page // nil: there is none
 	manager   *net.UnixConn // nil: the server was not started by systemd
 	watcher   *fsnotify.Watcher
 	sandbox   sandbox.State
@@ -94,7 +96,8 @@ func Open(ctx context.Context, c *config.Config, o Options) (*Server, error) {
 		setup.Either(s.clientsDir(), s.openWatcher), // before the files are read: a change in between waits in its queue
 		s.openKeys, setup.Either(s.inState(config.JournalFile), s.openJournal), setup.Either(c.Audit.File, s.openAudit),
 		func() error { return s.openFirewall(ctx, o.Confirm) },
-		s.openSockets, setup.Either(s.inState(control.SocketName), s.openControl), s.openNotify, s.dropPrivileges,
+		s.openSockets, setup.Either(s.inState(control.SocketName), s.openControl), s.openMetrics, s.openNotify,
+		s.dropPrivileges,
 	} {
 		err := ctx.Err()
 		if err == nil {

@@ -27,6 +27,9 @@ func (s *Server) Run(parent context.Context) error {
 
 	beside := []func(context.Context) error{s.firewall.Watch, s.watchClients, s.serveControl,
 		func(ctx context.Context) error { return s.feed.TellEnds(ctx, s.now) }}
+	if s.metrics != nil {
+		beside = append(beside, s.metrics.Serve)
+	}
 	ended := make(chan struct{}, len(beside))
 	for _, run := range beside {
 		go func() {
@@ -93,6 +96,9 @@ func (s *Server) process(ctx context.Context, p capture.Packet) {
 	answered := c.Receipts && (event.Verdict.Spent() || event.Knock != nil && s.tooEarly(&event))
 	s.line.Unlock()
 	s.audit.Record(event)
+	if s.metrics != nil && event.Verdict.Spent() {
+		s.metrics.Decided(event, s.now().Sub(event.Time))
+	}
 	if answered {
 		s.answer(c, p, event)
 	}

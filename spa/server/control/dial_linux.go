@@ -41,7 +41,7 @@ func Dial(state string) (*Client, error) {
 	}
 	defer dir.Close()
 	// The directory may belong to the server, which must not send its client to another server by a link.
-	socket, err := openSocket(dir)
+	socket, err := openSocket(dir, SocketName)
 	if err != nil {
 		return nil, unreachable(path, err)
 	}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,8 @@ type Listener struct {
 	net  *net.UnixListener
 	dir  *os.File
 	path string // for messages
+	name string // in dir; empty: SocketName
+	mode uint32 // zero: 0600
 }
 
 // Listen creates the socket in the state directory, with mode 0600 and its owner. A stale socket of a killed server is
@@ -40,54 +43,70 @@ func openDir(path string) (*os.File, error) {
 	return os.OpenFile(path, unix.O_PATH|syscall.O_DIRECTORY, 0)
 }
 
-// short returns a name for a file in an open directory. It is short enough for a socket address (107 bytes), however
-// long the directory's path, and stays in this directory, whatever its path leads to by now.
-func short(dir *os.File) string {
-	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), SocketName)
-}
+func (l *Listener) file() string { return cmp.Or(l.name, SocketName) }
+
+// short returns a name for the socket in its open directory. It is short enough for a socket address (107 bytes),
+// however long the directory's path, and stays in this directory, whatever its path leads to by now.
+func (l *Listener) short() string { return fmt.Sprintf("/proc/self/fd/%d/%s", l.dir.Fd(), l.file()) }
 
 func (l *Listener) open(owner int) error {
 	if err := l.unlink(); err != nil {
 		return err
 	}
-	private := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		var err error
-		// Set before the socket has a name (see unix_bind in the kernel), so that others can never connect.
-		return errors.Join(raw.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }), err)
-	}}
-	listener, err := private.Listen(context.Background(), "unix", short(l.dir))
-	if err != nil {
-		return withoutCall(err)
+	if err := l.bind(); err != nil {
+		return err
 	}
-	l.net = listener.(*net.UnixListener)
-	l.net.SetUnlinkOnClose(false) // see Close
 	if owner == os.Geteuid() {
 		return nil
 	}
 	return l.give(owner)
 }
 
-// give gives the socket to its owner. The directory may belong to that user, who must not choose what root gives away:
-// see openSocket.
-func (l *Listener) give(owner int) error {
-	socket, err := openSocket(l.dir)
+// bind gives the socket its name.
+func (l *Listener) bind() error {
+	private := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		// Set before the socket has a name (see unix_bind in the kernel), so that others can never connect.
+		return errors.Join(raw.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), cmp.Or(l.mode, 0o600)) }), err)
+	}}
+	listener, err := private.Listen(context.Background(), "unix", l.short())
+	if err != nil {
+		return withoutCall(err)
+	}
+	l.net = listener.(*net.UnixListener)
+	l.net.SetUnlinkOnClose(false) // see Close
+	return nil
+}
+
+// give gives the socket to its owner.
+func (l *Listener) give(owner int) error { return l.giveTo(owner, -1) }
+
+// giveTo gives the socket to a user and a group. The directory may belong to that user, who must not choose what root
+// gives away: see openSocket.
+func (l *Listener) giveTo(owner, group int) error {
+	socket, err := openSocket(l.dir, l.file())
 	if err != nil {
 		return err
 	}
 	defer socket.Close()
-	return unix.Fchownat(int(socket.Fd()), "", owner, -1, unix.AT_EMPTY_PATH)
+	if l.mode != 0 { // what the umask took away; root may lack the right to change it once it is another user's
+		if err := os.Chmod(fmt.Sprintf("/proc/self/fd/%d", socket.Fd()), os.FileMode(l.mode)); err != nil {
+			return err
+		}
+	}
+	return unix.Fchownat(int(socket.Fd()), "", owner, group, unix.AT_EMPTY_PATH)
 }
 
 var errNoSocket = errors.New("something else has this name, or the socket has other names (hard links): move it away")
 
 // openSocket opens the socket of a directory with O_PATH, following no link. It refuses a hard link, which can be
 // another program's socket.
-func openSocket(dir *os.File) (*os.File, error) {
-	fd, err := unix.Openat(int(dir.Fd()), SocketName, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+func openSocket(dir *os.File, name string) (*os.File, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	socket := os.NewFile(uintptr(fd), SocketName)
+	socket := os.NewFile(uintptr(fd), name)
 	var stat unix.Stat_t
 	err = unix.Fstat(fd, &stat)
 	if err == nil && (stat.Mode&unix.S_IFMT != unix.S_IFSOCK || stat.Nlink > 1) {
@@ -102,7 +121,7 @@ func openSocket(dir *os.File) (*os.File, error) {
 // unlink removes a stale socket.
 func (l *Listener) unlink() error {
 	var stat unix.Stat_t
-	err := unix.Fstatat(int(l.dir.Fd()), SocketName, &stat, unix.AT_SYMLINK_NOFOLLOW)
+	err := unix.Fstatat(int(l.dir.Fd()), l.file(), &stat, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -112,7 +131,7 @@ func (l *Listener) unlink() error {
 	if stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return errNoSocket
 	}
-	return unix.Unlinkat(int(l.dir.Fd()), SocketName, 0)
+	return unix.Unlinkat(int(l.dir.Fd()), l.file(), 0)
 }
 
 // Close stops listening and removes the socket, if the directory permits this user: a server that dropped its

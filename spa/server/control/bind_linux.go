@@ -1,0 +1,79 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrInUse is returned by Bind if a program answers at the socket.
+var ErrInUse = errors.New("another program answers at this socket")
+
+// Bind creates a Unix socket of another kind than the control socket, for a user and for the group of its directory,
+// with mode 0660: the owner of the directory decides by its group who may connect. It replaces a socket at which nobody
+// answers, and which belongs to root or to the user; anything else with its name is left alone.
+func Bind(path string, owner int) (*Listener, error) {
+	l := &Listener{path: path, name: filepath.Base(path), mode: 0o660}
+	dir, err := openDir(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("making %s: %w", path, err)
+	}
+	l.dir = dir
+	group, err := groupOf(dir)
+	for _, step := range []func() error{
+		func() error { return err }, func() error { return l.stale(owner) }, l.bind,
+		func() error { return l.giveTo(owner, group) },
+	} {
+		if err := step(); err != nil {
+			return nil, errors.Join(fmt.Errorf("making %s: %w", path, err), l.Close())
+		}
+	}
+	return l, nil
+}
+
+// Net returns the listener.
+func (l *Listener) Net() net.Listener { return l.net }
+
+func groupOf(dir *os.File) (int, error) {
+	info, err := dir.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return int(info.Sys().(*syscall.Stat_t).Gid), nil
+}
+
+// errOthers is returned for a socket that this server has not left.
+var errOthers = errors.New("a socket of another user has this name: move it away")
+
+// stale removes the socket of a server that was killed.
+func (l *Listener) stale(owner int) error {
+	socket, err := openSocket(l.dir, l.file())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d", socket.Fd())})
+	if err == nil {
+		conn.Close()
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) { // a program that listens and does not accept lets us wait: EAGAIN
+		return ErrInUse
+	}
+	info, err := socket.Stat()
+	if err != nil {
+		return err
+	}
+	if uid := int(info.Sys().(*syscall.Stat_t).Uid); uid != 0 && uid != owner && uid != os.Geteuid() {
+		return errOthers
+	}
+	return l.unlink()
+}

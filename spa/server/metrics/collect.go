@@ -1,0 +1,112 @@
+package metrics
+
+import (
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"sallyport/spa/audit"
+)
+
+// collector asks for a sample and tells it.
+type collector struct{ page *Page }
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("spa_"+name, help, labels, nil)
+}
+
+// What a sample tells.
+var (
+	packets = describe("packets_total", "Packets that were looked at, by what became of them and why.",
+		"verdict", "reason")
+	received = describe("capture_received_packets_total", "Packets that the capture has seen on the knock ports.")
+	passed   = describe("capture_passed_packets_total", "Packets that the capture has handed on to be decided.")
+	ignored  = describe("capture_ignored_packets_total", "Packets that the capture has not handed on, by reason.",
+		"reason")
+	dropped = describe("capture_dropped_packets_total", "Packets that the kernel dropped because they arrived faster "+
+		"than they were read. Knocks may be among them.")
+	grants  = describe("grants", "Grants that are live: one for each client, service and address.")
+	clients = describe("clients", "Clients with a file, including revoked ones.")
+	leftOut = describe("client_files_ignored", "Client files that are ignored because of a mistake or their mode: these "+
+		"clients cannot knock.")
+	floor = describe("floor_seconds", "Seconds for which all knocks are still refused, after a reboot or with a new "+
+		"journal. 0: knocks are accepted.")
+	live    = describe("journal_nonces", "Used packets that the replay journal remembers.")
+	records = describe("journal_used_slots", "Slots of the replay journal that are in use.")
+	room    = describe("journal_slots", "Slots that the replay journal has.")
+	faults  = describe("journal_faults_total", "Packets that were refused because the replay journal could not be used.")
+	damaged = describe("journal_damaged", "1 if the replay journal was damaged when the server started, and is a new one.")
+	inPlace = describe("guard_in_place", "1 if the guard is in place, 0 if guarded ports may be open.")
+	putBack = describe("guard_put_back_total", "How often the guard was put back after another tool had changed it.")
+	kept    = describe("keeper_alive", "0 if the guard's keeper has ended, and another tool could flush the guard "+
+		"while no server runs. 1: it lives, or this guard needs none.")
+	lost  = describe("audit_lost_lines_total", "Lines of the audit log that could not be written.")
+	moved = describe("audit_moved", "1 if the audit log continues in a file that was moved away.")
+	build = describe("build_info", "Always 1; the version of the program and of Go, and the architecture.", "version",
+		"go_version", "architecture")
+	start        = describe("start_time_seconds", "When the server started, in seconds since 1970.")
+	clientTotal  = describe("client_packets_total", "Used packets by client and verdict.", "client", "verdict")
+	clientGrants = describe("client_grants", "Grants that are live, by client.", "client")
+)
+
+// Describe sends nothing: the descriptions come with the values, and Register cannot ask for those before the server
+// runs.
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect tells a sample.
+func (c collector) Collect(to chan<- prometheus.Metric) {
+	s := c.page.sample()
+	count := func(d *prometheus.Desc, n uint64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	for _, p := range s.Packets {
+		count(packets, p.Packets, p.Verdict.String(), p.Reason)
+	}
+	count(received, s.Capture.Received)
+	count(passed, s.Capture.Passed)
+	count(dropped, s.Capture.Dropped)
+	for reason, n := range s.Capture.Ignored {
+		count(ignored, n, reason)
+	}
+	gauge(grants, float64(len(s.Grants)))
+	gauge(clients, float64(len(s.Clients)))
+	gauge(leftOut, float64(s.LeftOut))
+	gauge(floor, max(0, s.Floor.Seconds()))
+	gauge(live, float64(s.Journal.Live))
+	gauge(records, float64(s.Journal.Records))
+	gauge(room, float64(s.Journal.Room))
+	gauge(damaged, truth(s.Journal.Damaged))
+	count(faults, s.Journal.Faults)
+	gauge(inPlace, truth(s.Guard.InPlace))
+	gauge(kept, truth(s.Guard.Kept))
+	count(putBack, s.Guard.PutBack)
+	count(lost, s.Lost)
+	gauge(moved, truth(s.LogMoved))
+	gauge(build, 1, c.page.version, runtime.Version(), runtime.GOARCH)
+	gauge(start, float64(c.page.start.UnixMilli())/1000)
+	if c.page.byClient == nil {
+		return
+	}
+	c.page.byClient.tell(s.Clients, func(client string, v audit.Verdict, n uint64) {
+		count(clientTotal, n, client, v.String())
+	})
+	held := make(map[string]int)
+	for _, client := range s.Grants {
+		held[client]++
+	}
+	for client, n := range held {
+		gauge(clientGrants, float64(n), client)
+	}
+}
+
+func truth(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+var _ prometheus.Collector = collector{}

@@ -1,0 +1,141 @@
+package metrics
+
+import (
+	"bytes"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/keys"
+	"sallyport/spa"
+	"sallyport/spa/audit"
+	"sallyport/spa/lab"
+)
+
+func sampled() Sample {
+	return Sample{
+		Packets: []audit.Count{{Verdict: audit.Unopened, Reason: "wrong gate tag", Packets: 7},
+			{Verdict: audit.Granted, Packets: 3}, {Verdict: audit.Closed}},
+		Capture: Capture{Received: 12, Passed: 11, Dropped: 1, Ignored: map[string]uint64{"fragment": 1}},
+		Grants:  []string{"alice", "alice", "bob"}, Clients: []string{"alice", "bob"}, LeftOut: 2, Floor: 90 * time.Second,
+		Journal: Journal{Live: 5, Records: 6, Room: 100, Faults: 4}, Guard: Guard{InPlace: true, PutBack: 8}, Lost: 9,
+	}
+}
+
+func decided(client string, v audit.Verdict, ahead time.Duration) audit.Event {
+	now := time.Unix(1700000000, 0)
+	return audit.Event{Time: now, From: netip.MustParseAddrPort("192.0.2.2:40000")}.Of(&spa.Knock{
+		Client: &keys.Client{Name: client}, Key: keys.NewKey(), Request: spa.Request{Time: now.Add(ahead)}}).As(v, nil)
+}
+
+func textOf(t *testing.T, p *Page) string {
+	t.Helper()
+	text, err := p.text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func want(t *testing.T, text string, lines ...string) {
+	t.Helper()
+	for _, line := range lines {
+		if !strings.Contains(text, "\n"+line+"\n") {
+			t.Errorf("no line %s in\n%s", line, text)
+		}
+	}
+}
+
+func TestPage(t *testing.T) {
+	p := newPage(Options{Version: "1.2", Start: time.Unix(1700000000, 0), Sample: sampled})
+	p.Decided(decided("alice", audit.Granted, -200*time.Millisecond), 100*time.Microsecond)
+	p.Decided(decided("bob", audit.Denied, 3*time.Second), time.Millisecond)
+	p.Changed(30 * time.Microsecond)
+	text := textOf(t, p)
+	want(t, text,
+		`spa_packets_total{reason="wrong gate tag",verdict="unopened"} 7`, `spa_packets_total{reason="",verdict="granted"} 3`,
+		`spa_packets_total{reason="",verdict="closed"} 0`, `spa_capture_received_packets_total 12`,
+		`spa_capture_passed_packets_total 11`, `spa_capture_dropped_packets_total 1`,
+		`spa_capture_ignored_packets_total{reason="fragment"} 1`, `spa_grants 3`, `spa_clients 2`,
+		`spa_client_files_ignored 2`, `spa_floor_seconds 90`, `spa_journal_nonces 5`, `spa_journal_used_slots 6`,
+		`spa_journal_slots 100`, `spa_journal_faults_total 4`, `spa_journal_damaged 0`, `spa_guard_in_place 1`,
+		`spa_keeper_alive 0`, `spa_guard_put_back_total 8`, `spa_audit_lost_lines_total 9`, `spa_audit_moved 0`,
+		`spa_start_time_seconds 1.7e+09`,
+		`spa_decision_duration_seconds_bucket{verdict="granted",le="8e-05"} 0`,
+		`spa_decision_duration_seconds_bucket{verdict="granted",le="0.00016"} 1`,
+		`spa_decision_duration_seconds_count{verdict="denied"} 1`, `spa_decision_duration_seconds_count{verdict="closed"} 0`,
+		`spa_firewall_duration_seconds_count 1`,
+		`spa_client_clock_offset_seconds_bucket{direction="behind",le="0.1"} 0`,
+		`spa_client_clock_offset_seconds_bucket{direction="behind",le="0.25"} 1`,
+		`spa_client_clock_offset_seconds_count{direction="ahead"} 1`)
+	for _, name := range []string{"alice", "bob", "192.0.2.2"} {
+		if strings.Contains(text, name) {
+			t.Errorf("the page names %s, and was not asked to", name)
+		}
+	}
+}
+
+// TestByClient: the page has as many clients as have files, whoever knocked before.
+func TestByClient(t *testing.T) {
+	p := newPage(Options{Clients: true, Sample: sampled})
+	for _, client := range []string{"alice", "alice", "carol"} { // carol's file is gone
+		p.Decided(decided(client, audit.Granted, 0), 0)
+	}
+	text := textOf(t, p)
+	want(t, text, `spa_client_packets_total{client="alice",verdict="granted"} 2`,
+		`spa_client_packets_total{client="alice",verdict="denied"} 0`, `spa_client_grants{client="alice"} 2`,
+		`spa_client_grants{client="bob"} 1`)
+	if strings.Contains(text, "carol") || len(p.byClient.of) != 1 {
+		t.Errorf("a client without a file is still counted: %v\n%s", p.byClient.of, text)
+	}
+}
+
+// TestNames: names and help are as Prometheus wants them.
+func TestNames(t *testing.T) {
+	lab.NeedProgram(t, "promtool", "apt-get install prometheus")
+	p := newPage(Options{Clients: true, Sample: sampled})
+	p.Decided(decided("alice", audit.Granted, 0), 0)
+	cmd := exec.Command("promtool", "check", "metrics")
+	cmd.Stdin = bytes.NewReader([]byte(textOf(t, p)))
+	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
+	}
+}
+
+// TestNothingAllocated: counting leaves no garbage on the line.
+func TestNothingAllocated(t *testing.T) {
+	for _, clients := range []bool{false, true} {
+		p := newPage(Options{Clients: clients, Sample: sampled})
+		e := decided("alice", audit.Granted, time.Second)
+		p.Decided(e, 0)
+		if n := testing.AllocsPerRun(100, func() { p.Decided(e, time.Millisecond); p.Changed(time.Millisecond) }); n > 0 {
+			t.Errorf("by client %v: %v allocations a packet", clients, n)
+		}
+	}
+}
+
+func BenchmarkDecided(b *testing.B) {
+	for name, clients := range map[string]bool{"sums": false, "by-client": true} {
+		b.Run(name, func(b *testing.B) {
+			p := newPage(Options{Clients: clients, Sample: sampled})
+			e := decided("alice", audit.Granted, time.Second)
+			b.ReportAllocs()
+			for b.Loop() {
+				p.Decided(e, 100*time.Microsecond)
+				p.Changed(30 * time.Microsecond)
+			}
+		})
+	}
+}
+
+func BenchmarkPage(b *testing.B) {
+	p := newPage(Options{Sample: sampled})
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := p.text(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
