@@ -61,19 +61,34 @@ func (l *Listener) stale(owner int) error {
 		return err
 	}
 	defer socket.Close()
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d", socket.Fd())})
-	if err == nil {
-		conn.Close()
-	}
-	if !errors.Is(err, unix.ECONNREFUSED) { // a program that listens and does not accept lets us wait: EAGAIN
-		return ErrInUse
-	}
 	info, err := socket.Stat()
 	if err != nil {
 		return err
 	}
-	if uid := int(info.Sys().(*syscall.Stat_t).Uid); uid != 0 && uid != owner && uid != os.Geteuid() {
+	uid := int(info.Sys().(*syscall.Stat_t).Uid)
+	ours := uid == 0 || uid == owner || uid == os.Geteuid()
+	refused := connects(socket)
+	if errors.Is(refused, fs.ErrPermission) && ours { // root may lack the right to other users' files, as in the unit
+		if err := unix.Fchownat(int(socket.Fd()), "", os.Geteuid(), -1, unix.AT_EMPTY_PATH); err != nil {
+			return err
+		}
+		refused = connects(socket)
+	}
+	switch {
+	case errors.Is(refused, unix.ECONNREFUSED) && ours:
+		return l.unlink()
+	case errors.Is(refused, unix.ECONNREFUSED), errors.Is(refused, fs.ErrPermission):
 		return errOthers
 	}
-	return l.unlink()
+	return ErrInUse // also if a program listens and does not accept: EAGAIN
+}
+
+// connects returns why nobody answers at a socket that is open with O_PATH, or nil.
+func connects(socket *os.File) error {
+	name := fmt.Sprintf("/proc/self/fd/%d", socket.Fd())
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: name})
+	if err != nil {
+		return withoutCall(err)
+	}
+	return conn.Close()
 }

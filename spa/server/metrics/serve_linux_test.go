@@ -10,10 +10,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sallyport/spa/config"
 	"sallyport/spa/lab"
@@ -200,6 +203,40 @@ func TestStaleSocket(t *testing.T) {
 		if _, err := os.Lstat(there); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestStaleInTheUnit: the systemd unit takes root's right to other users' files, and the server that was killed had
+// given its socket away.
+func TestStaleInTheUnit(t *testing.T) {
+	lab.NeedRoot(t)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "metrics.sock")
+	if err := errors.Join(os.Chown(dir, 0, 4321), os.Chmod(dir, 0o750)); err != nil {
+		t.Fatal(err)
+	}
+	leave(t, path)
+	if err := errors.Join(os.Chmod(path, 0o660), os.Chown(path, 1234, 4321)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends without its capabilities
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var few [2]unix.CapUserData
+		few[0].Effective = 1 << unix.CAP_CHOWN
+		few[0].Permitted = few[0].Effective
+		err := unix.Capset(&header, &few[0])
+		if err == nil {
+			_, err = open(t, at(path), 1234)
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Sys().(*syscall.Stat_t).Uid != 1234 || info.Mode().Perm() != 0o660 {
+		t.Errorf("got %v, %v", info, err)
 	}
 }
 
