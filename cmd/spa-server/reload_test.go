@@ -464,3 +464,23 @@ func TestReloadAudit(t *testing.T) {
 		t.Errorf("the old log has %q (%v), want one grant", data, err)
 	}
 }
+
+// TestHangup: SIGHUP does the same for the log, and reads no file.
+func TestHangup(t *testing.T) {
+	g := newGateway(t)
+	g.give(g.dir)
+	g.start()
+	g.mustOpen()
+	log := filepath.Join(g.dir, "audit.jsonl")
+	if err := os.Rename(log, log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	g.rewrite("server.toml", "(?s).*", "a mistake")
+	g.server.cmd.Process.Signal(syscall.SIGHUP)
+	lab.Eventually(t, "the new log", func() bool { _, err := os.Stat(log); return err == nil })
+	g.mustOpen()
+	g.wantOutcomes("alice", "granted")
+	if data, err := os.ReadFile(log + ".1"); err != nil || strings.Count(string(data), `"verdict":"granted"`) != 1 {
+		t.Errorf("the old log has %q (%v), want one grant", data, err)
+	}
+}

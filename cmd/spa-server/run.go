@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/signal"
 	"syscall"
 	"time"
@@ -57,6 +58,9 @@ no one out.`,
 			if err != nil {
 				return startError(err, c.State)
 			}
+			// From here on it reopens the audit log, as daemons do. The processes that Open has started ignore it still.
+			stop := onHangup(s.ReopenAudit)
+			defer stop()
 			return runError(s.Run(cmd.Context()))
 		},
 	}
@@ -64,6 +68,28 @@ no one out.`,
 	cmd.Flags().DurationVar(&confirm, "confirm", 0, "remove the guard after `DURATION`, such as 5m, unless someone "+
 		"connects through a knock")
 	return cmd
+}
+
+// onHangup calls do at each SIGHUP until stop is called.
+func onHangup(do func()) (stop func()) {
+	hangups, done, ended := make(chan os.Signal, 1), make(chan struct{}), make(chan struct{})
+	signal.Notify(hangups, syscall.SIGHUP)
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-hangups:
+				do()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Ignore(syscall.SIGHUP)
+		close(done)
+		<-ended
+	}
 }
 
 // startError adds a hint to an error of a command that needs the state directory.

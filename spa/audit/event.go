@@ -57,6 +57,17 @@ func (v Verdict) String() string {
 // Spent reports whether a packet with this verdict was spent: only these are recorded one by one and answered.
 func (v Verdict) Spent() bool { return v >= Denied }
 
+// level returns how much the verdict matters, for the journal.
+func (v Verdict) level() slog.Level {
+	switch v {
+	case Failed:
+		return slog.LevelError
+	case Denied:
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}
+
 // Event is what became of one packet.
 type Event struct {
 	Time    time.Time

@@ -19,11 +19,13 @@ import (
 type Log struct {
 	path  string       // as it was opened
 	dir   *os.Root     // of the path, for a user that may not go along that later; nil: no lines are recorded
-	lines *slog.Logger // a JSON line for each spent request
+	lines slog.Handler // a JSON line for each spent request and each act; or the journal
 	out   *lossyFile
+	sent  *journal     // nil: lines go to a file
 	ops   *slog.Logger // messages for the administrator
 
 	mu     sync.Mutex
+	origin []slog.Attr         // of each line
 	counts map[counter]uint64  // since the start
 	recent map[tallyKey]int    // refusals that authenticated, since the last summary
 	alarms map[tallyKey]string // the latest second address, since the last summary
@@ -110,7 +112,7 @@ func openFile(path string, open func(path string, flag int, mode os.FileMode) (*
 func newLog(w io.WriteCloser, ops *slog.Logger) *Log {
 	out := &lossyFile{w: w}
 	return &Log{
-		lines:  slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{ReplaceAttr: plainKeys})),
+		lines:  slog.NewJSONHandler(out, &slog.HandlerOptions{ReplaceAttr: plainKeys}),
 		out:    out,
 		ops:    ops,
 		counts: make(map[counter]uint64),
@@ -141,13 +143,31 @@ func (l *Log) Record(e Event) {
 		l.tally(e)
 		return
 	}
-	record := slog.NewRecord(e.Time, slog.LevelInfo, "", 0)
-	record.AddAttrs(e.attrs()...)
-	if err := l.lines.Handler().Handle(context.Background(), record); err != nil {
-		l.lost++
-		l.total = Lost{Lines: l.total.Lines + 1, Last: e.Time, Err: err}
-		l.arm()
+	l.write(e.Time, e.Verdict.level(), e.attrs())
+}
+
+// write writes a line. The caller holds the lock.
+func (l *Log) write(at time.Time, level slog.Level, attrs []slog.Attr) {
+	record := slog.NewRecord(at, level, "", 0)
+	record.AddAttrs(attrs...)
+	record.AddAttrs(l.origin...)
+	if err := l.lines.Handle(context.Background(), record); err != nil {
+		l.lose(1, at, err)
 	}
+}
+
+// lose counts lines that were lost. The caller holds the lock.
+func (l *Log) lose(lines uint64, at time.Time, err error) {
+	l.lost += lines
+	l.total = Lost{Lines: l.total.Lines + lines, Last: at, Err: err}
+	l.arm()
+}
+
+// SetOrigin sets the gateway's name and the program's version, which every line has from now on.
+func (l *Log) SetOrigin(gateway, version string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.origin = []slog.Attr{slog.String("gateway", gateway), slog.String("version", version)}
 }
 
 // tally counts a refusal of a packet that authenticated, for the next summary. There are at most
@@ -199,7 +219,7 @@ func (l *Log) summarise() {
 
 // gather empties the tallies and returns the function that reports them: at most one line of each kind.
 func (l *Log) gather() (say func()) {
-	lost, cause := l.lost, l.out.last
+	lost, cause := l.lost, l.total.Err
 	refused, refusedOf := describe(l.recent, l.alarms, false)
 	copied, copiedOf := describe(l.recent, l.alarms, true)
 	from := slices.Sorted(maps.Values(l.alarms))
@@ -251,6 +271,9 @@ func Few(texts []string, most int) string {
 // Path returns the path of the log; empty if no lines are recorded.
 func (l *Log) Path() string { return l.path }
 
+// InJournal reports whether the lines go to the journal of systemd.
+func (l *Log) InJournal() bool { return l.sent != nil }
+
 // Lost is how many lines could not be written, when the last one was lost, and why.
 type Lost struct {
 	Lines uint64
@@ -265,9 +288,12 @@ func (l *Log) Lost() Lost {
 	return l.total
 }
 
-// Close waits for a summary that is being written, writes the last one and closes the log. Callers must not record
-// anything afterwards.
+// Close waits a moment for lines on their way to the journal, and for a summary that is being written, writes the last
+// one and closes the log. Callers must not record anything afterwards.
 func (l *Log) Close() error {
+	if l.sent != nil {
+		l.sent.close()
+	}
 	l.mu.Lock()
 	l.closed = true
 	if l.summary != nil && l.summary.Stop() {
@@ -289,7 +315,6 @@ func (l *Log) Close() error {
 type lossyFile struct {
 	w    io.WriteCloser
 	torn bool
-	last error
 }
 
 func (f *lossyFile) Write(line []byte) (int, error) {
@@ -299,7 +324,6 @@ func (f *lossyFile) Write(line []byte) (int, error) {
 	n, err := f.w.Write(line)
 	if err != nil {
 		f.torn = f.torn && n == 0 || n > 0
-		f.last = err
 		return n, err
 	}
 	f.torn = false

@@ -16,6 +16,14 @@ import (
 	"sallyport/spa/server/setup"
 )
 
+// lostAdvice returns the command that shows why lines of the audit log are lost.
+func lostAdvice(c *config.Config) string {
+	if c.Audit.Journal {
+		return "systemctl status systemd-journald.socket systemd-journald\n# shows whether the journal takes messages"
+	}
+	return "df -h " + quote.Shell(filepath.Dir(c.Audit.File)) + "\n# shows whether there is space"
+}
+
 // checkRunning reports problems of the running server.
 func checkRunning(c *config.Config, s *control.Status) []Finding {
 	var found []Finding
@@ -31,8 +39,7 @@ func checkRunning(c *config.Config, s *control.Status) []Finding {
 			Severity: Problem, Subject: s.Audit.File,
 			Text: fmt.Sprintf("lines lost since the server was started: %d, the last at %s: %s", s.Audit.Lost,
 				s.Audit.LostAt.Local().Format(time.DateTime), s.Audit.LostWhy),
-			Advice: "df -h " + quote.Shell(filepath.Dir(s.Audit.File)) + "\n# shows whether there is space; a restart " +
-				"resets the count",
+			Advice: lostAdvice(c) + "; a restart resets the count",
 		})
 	}
 	if s.Firewall.Unkept {

@@ -77,8 +77,12 @@ type Admit struct {
 
 // Audit configures where decisions are recorded.
 type Audit struct {
-	File string // absolute
+	File    string // absolute; empty with Journal
+	Journal bool   // in the journal of systemd instead
 }
+
+// auditJournal is what server.toml has in place of a file's name for the journal of systemd.
+const auditJournal = "journal"
 
 // Metrics configures the page that Prometheus reads.
 type Metrics struct {

@@ -79,7 +79,9 @@ func (c Config) filled(dir string) Config {
 	c.Firewall.Mode = or(c.Firewall.Mode, def.Firewall.Mode)
 	c.Firewall.Closed = or(c.Firewall.Closed, def.Firewall.Closed)
 	c.Firewall.Persist = or(c.Firewall.Persist, def.Firewall.Persist)
-	c.Audit.File = or(c.Audit.File, filepath.Join(c.State, "audit.jsonl"))
+	if !c.Audit.Journal {
+		c.Audit.File = or(c.Audit.File, filepath.Join(c.State, "audit.jsonl"))
+	}
 	c.Limits.LiveNonces = or(c.Limits.LiveNonces, def.Limits.LiveNonces)
 	c.Limits.Grants = or(c.Limits.Grants, def.Limits.Grants)
 	c.Limits.GrantsPerHour = or(c.Limits.GrantsPerHour, def.Limits.GrantsPerHour)

@@ -48,6 +48,7 @@ func TestCreateReadsBack(t *testing.T) {
 					When: []service.Span{{First: time.Saturday, Last: time.Monday, From: 0, To: 1440}}},
 			}
 		},
+		"the journal": func(c *Config) { c.Audit = Audit{Journal: true} },
 		"a socket": func(c *Config) {
 			c.Metrics.Listen = "unix:/run/spa/metrics.sock"
 		},

@@ -76,7 +76,11 @@ func (c Config) writeTables(b *strings.Builder) {
 	setting(b, "interfaces", list(c.Capture.Interfaces), "empty: all except loopback, including later ones")
 	c.Firewall.write(b)
 	b.WriteString("\n[audit]\n")
-	setting(b, "file", quote(relative(c.State, c.Audit.File)), "one JSON line per decision; relative to state")
+	file := relative(c.State, c.Audit.File)
+	if c.Audit.Journal {
+		file = auditJournal
+	}
+	setting(b, "file", quote(file), "one JSON line per decision; relative to state. journal: systemd's")
 	c.Metrics.write(b)
 	b.WriteString("\n# Per client.\n[limits]\n")
 	setting(b, "live_nonces", strconv.Itoa(c.Limits.LiveNonces), "packets within the window")

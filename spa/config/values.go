@@ -68,6 +68,10 @@ func (l *loader) interfaces(key string, names []string) {
 
 func (l *loader) files() {
 	l.cfg.State = l.path("state", l.cfg.Dir, l.raw.State)
+	if l.raw.Audit.File == auditJournal { // and not the file of that name, which holds the used packets
+		l.cfg.Audit = Audit{Journal: true}
+		return
+	}
 	l.cfg.Audit.File = l.path("audit.file", l.cfg.State, l.raw.Audit.File)
 }
 

@@ -17,7 +17,8 @@ const (
 	mayRead  = llsys.AccessFSReadFile | llsys.AccessFSReadDir
 	mayWrite = mayRead | llsys.AccessFSWriteFile | llsys.AccessFSTruncate | llsys.AccessFSMakeReg |
 		llsys.AccessFSRemoveFile
-	mayRun = mayRead | llsys.AccessFSExecute
+	mayRun  = mayRead | llsys.AccessFSExecute
+	mayTalk = llsys.AccessFSResolveUnix
 	// ofFile are the rights that also apply to regular files.
 	ofFile = llsys.AccessFSReadFile | llsys.AccessFSWriteFile | llsys.AccessFSTruncate | llsys.AccessFSExecute
 )
@@ -65,7 +66,7 @@ func (r ruleset) allowFiles(files Files) error {
 	for _, part := range []struct {
 		paths []string
 		may   uint64
-	}{{files.Read, mayRead}, {files.Write, mayWrite}, {files.Run, mayRun}} {
+	}{{files.Read, mayRead}, {files.Write, mayWrite}, {files.Run, mayRun}, {files.Talk, mayTalk}} {
 		for _, path := range part.paths {
 			if err := r.allow(path, part.may); err != nil {
 				return err
@@ -95,9 +96,15 @@ func (r ruleset) allow(path string, may uint64) error {
 	if file.Mode&unix.S_IFMT != unix.S_IFDIR {
 		may &= ofFile
 	}
-	const truncates = 3 // the first version with this right
+	const truncates, talks = 3, 9 // the first versions with these rights
 	if r.abi < truncates {
 		may &^= llsys.AccessFSTruncate
+	}
+	if r.abi < talks {
+		may &^= llsys.AccessFSResolveUnix
+	}
+	if may == 0 {
+		return nil // the kernel takes no empty rule
 	}
 	rule := unix.LandlockPathBeneathAttr{Allowed_access: may, Parent_fd: int32(fd)}
 	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(r.fd), unix.LANDLOCK_RULE_PATH_BENEATH,

@@ -53,6 +53,7 @@ type Files struct {
 	Read  []string // to read
 	Write []string // to read and write, and to create and remove files in
 	Run   []string // to read and execute
+	Talk  []string // to send to the Unix sockets in it; older kernels do not restrict that
 }
 
 // Unnamed is the number of the user and group that Drop changes to if there is no system user. Distributions, systemd

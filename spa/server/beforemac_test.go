@@ -43,7 +43,8 @@ var afterMAC = strings.Fields(`
 	(*spa/server.Server).answer (*spa/server.Server).tooEarly
 	(*spa/server.sightings).note
 	spa/server/feed.DecisionOf (*spa/server/feed.ends).expect spa/server/feed.GrantsOf
-	(*spa/audit.Log).tally (*spa/audit.Log).arm (spa/audit.Event).attrs
+	(*spa/audit.Log).tally (spa/audit.Event).attrs
+	(spa/audit.Verdict).level (*spa/audit.Log).write
 `)
 
 func TestLinesBeforeTheMAC(t *testing.T) {

@@ -29,7 +29,7 @@ var restartSettings = []setting{
 	{"firewall.persist", func(c *config.Config) any { return c.Firewall.Persist }},
 	{"firewall.mark", func(c *config.Config) any { return c.Firewall.Mark }},
 	{"firewall.admit", func(c *config.Config) any { return c.Firewall.Admit }},
-	{"audit.file", func(c *config.Config) any { return c.Audit.File }},
+	{"audit.file", func(c *config.Config) any { return c.Audit }},
 	{"metrics.listen", func(c *config.Config) any { return c.Metrics.Listen }},
 	{"metrics.clients", func(c *config.Config) any { return c.Metrics.Clients }},
 }

@@ -183,12 +183,13 @@ func (s *Server) openJournal() error {
 }
 
 func (s *Server) openAudit() error {
-	log, err := audit.Open(s.config.Audit.File, s.log)
+	log, err := s.auditLog()
 	if err != nil {
 		return err
 	}
 	s.audit = log
 	s.keep(log)
+	log.SetOrigin(s.config.Name, s.named)
 	uid, _, ok := setup.Account(setup.SystemUser)
 	if !ok {
 		return nil // a user without a name owns nothing
@@ -198,6 +199,13 @@ func (s *Server) openAudit() error {
 			err)
 	}
 	return nil
+}
+
+func (s *Server) auditLog() (*audit.Log, error) {
+	if s.config.Audit.Journal {
+		return audit.OpenJournal(audit.JournalSocket, s.log)
+	}
+	return audit.Open(s.config.Audit.File, s.log)
 }
 
 func (s *Server) openFirewall(ctx context.Context, confirm time.Duration) error {
@@ -274,6 +282,9 @@ func (s *Server) reachable() sandbox.Files {
 	}
 	if s.config.Audit.File != "" {
 		files.Write = append(files.Write, filepath.Dir(s.config.Audit.File))
+	}
+	if s.config.Audit.Journal {
+		files.Talk = append(files.Talk, filepath.Dir(audit.JournalSocket))
 	}
 	return files
 }

@@ -132,6 +132,9 @@ func (s *Server) reopenAudit() error {
 		"was moved away: "+err.Error())
 }
 
+// ReopenAudit is the part of a reload that log rotation needs, without the files. An error is logged.
+func (s *Server) ReopenAudit() { _ = s.reopenAudit() }
+
 // mendAudit returns the command after which the audit log can continue at its path.
 func (s *Server) mendAudit(path string, why error) string {
 	const reload = "systemctl reload spa-server"
@@ -201,6 +204,7 @@ func (s *Server) swap(ctx context.Context, next files, clients []clientChange, r
 		s.identity.Gates = gates
 	}
 	s.identity.Window, s.config, s.policy = next.config.Window, next.config, rules
+	s.audit.SetOrigin(next.config.Name, s.named)
 	s.clients.Replace(next.clients)
 	lost := make(map[string]bool)
 	for _, c := range clients {

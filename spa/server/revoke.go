@@ -135,6 +135,9 @@ func (s *Server) nothing(r control.Request) error {
 	case r.Client != "":
 		hint = "sessions from before " + s.since.Local().Format(time.DateTime) +
 			", when this server started, are known only by address: spa-server revoke ADDRESS --cut ends them"
+		if s.audit.InJournal() {
+			hint += "; the addresses: journalctl -o json SPA_CLIENT=" + r.Client
+		}
 		if file := s.audit.Path(); file != "" {
 			hint += fmt.Sprintf("; the addresses: grep '\"client\":\"%s\"' %s", r.Client, quote.Shell(file))
 		}

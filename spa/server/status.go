@@ -8,6 +8,7 @@ import (
 
 	"sallyport/spa"
 	"sallyport/spa/capture"
+	"sallyport/spa/config"
 	"sallyport/spa/sandbox"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/setup"
@@ -31,7 +32,7 @@ func (s *Server) status() *control.Status {
 		Gate:     gateStatus(gates, now),
 		Clients:  clients, Grants: s.firewall.Count(now), Decided: s.audit.Counts(),
 		Capture: captured(s.sniffer.Stats()), Watchers: s.feed.Watching(),
-		Audit: s.auditStatus(c.Audit.File), LeftOut: s.leftOut(),
+		Audit: s.auditStatus(c.Audit), LeftOut: s.leftOut(),
 		Rights: privileges(s.sandbox), Processes: []control.Process{},
 	}
 	for _, p := range s.firewall.Processes() {
@@ -50,10 +51,13 @@ func (s *Server) status() *control.Status {
 	return st
 }
 
-func (s *Server) auditStatus(path string) control.Audit {
-	a := control.Audit{File: path}
+func (s *Server) auditStatus(where config.Audit) control.Audit {
+	a := control.Audit{File: where.File}
+	if where.Journal {
+		a.File = "journal"
+	}
 	if err := s.audit.Named(); err != nil {
-		a.Moved, a.Mend = err.Error(), s.mendAudit(path, err)
+		a.Moved, a.Mend = err.Error(), s.mendAudit(where.File, err)
 	}
 	if lost := s.audit.Lost(); lost.Lines > 0 {
 		a.Lost, a.LostAt, a.LostWhy = lost.Lines, lost.Last, lost.Err.Error()

@@ -99,7 +99,7 @@ type Journal struct {
 
 // Audit is the state of the audit log.
 type Audit struct {
-	File    string    `json:"file,omitzero"`     // empty: no lines are recorded
+	File    string    `json:"file,omitzero"`     // "journal": systemd's; empty: no lines are recorded
 	Moved   string    `json:"moved,omitzero"`    // why it continues in a file that was moved away
 	Mend    string    `json:"mend,omitzero"`     // the command that fixes that
 	Lost    uint64    `json:"lost"`              // lines that could not be written since the start

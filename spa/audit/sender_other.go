@@ -1,0 +1,7 @@
+//go:build !linux
+
+package audit
+
+import "errors"
+
+func openSender(string) (sender, error) { return nil, errors.ErrUnsupported }
