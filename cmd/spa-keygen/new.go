@@ -52,6 +52,9 @@ the code has the token.`,
 			if err := create(cmd, c, client, h); err != nil {
 				return err
 			}
+			act := actOn(client)
+			act.Services = client.Allow
+			record(cmd, *dir, act)
 			if limits := shorter(c, client); len(limits) > 0 {
 				cli.Warn(cmd, "--max-for %s exceeds what the services allow, and they limit it: %s; raise "+
 					"max_for in %s if that is intended",

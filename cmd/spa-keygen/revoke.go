@@ -14,6 +14,7 @@ import (
 	"sallyport/keys/place"
 	"sallyport/keys/service"
 	"sallyport/spa/config"
+	"sallyport/spa/server/control"
 )
 
 func newRevoke(dir *string) *cobra.Command {
@@ -35,11 +36,16 @@ connections. Established sessions continue: spa-server revoke NAME --cut ends th
 				return nil
 			}
 			if errors.Is(err, place.ErrFull) {
-				return remove(cmd, filepath.Join(*dir, config.ClientsDir), args[0], err)
+				err := remove(cmd, filepath.Join(*dir, config.ClientsDir), args[0], err)
+				if err == nil {
+					record(cmd, *dir, control.Act{Client: args[0]})
+				}
+				return err
 			}
 			if err != nil {
 				return absent(err, args[0])
 			}
+			record(cmd, *dir, actOn(c))
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is revoked\n", c.Name)
 			return nil
 		},

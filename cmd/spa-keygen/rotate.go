@@ -90,6 +90,9 @@ func (r *rotation) run(cmd *cobra.Command, c *config.Config, name string) error 
 		}
 		return cli.Fail(err, "the key was not changed")
 	}
+	act := actOn(after)
+	act.Previous = after.Previous.Until
+	record(cmd, c.Dir, act)
 	r.tell(cmd, after, now)
 	return nil
 }

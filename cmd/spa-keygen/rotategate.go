@@ -11,6 +11,7 @@ import (
 	"sallyport/cmd/internal/cli"
 	"sallyport/keys"
 	"sallyport/spa/config"
+	"sallyport/spa/server/control"
 )
 
 func newRotateGate(dir *string) *cobra.Command {
@@ -60,6 +61,7 @@ func rotateGate(cmd *cobra.Command, dir string, overlap overlapFlag, force bool)
 	if err != nil {
 		return err
 	}
+	record(cmd, dir, control.Act{Previous: gates.Until})
 	if now.Before(gates.Until) {
 		fmt.Fprintf(cmd.OutOrStdout(), "there is a new gate key; the previous one is valid until %s\n", moment(&gates.Until))
 	} else {

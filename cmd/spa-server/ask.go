@@ -13,18 +13,31 @@ import (
 
 	"sallyport/cmd/internal/cli"
 	"sallyport/spa/config"
+	"sallyport/spa/server/acts"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/setup"
 )
 
 // ask sends a request to the running server and passes on its replies.
 func ask(cmd *cobra.Command, dir string, r control.Request, each func(control.Reply) error) error {
+	if r.Command == control.CommandRevoke || r.Command == control.CommandReload {
+		r.By = acts.By() // for the audit log
+	}
+	err := askOnce(cmd, dir, r, each)
+	if r.By != nil && control.IsUnknown(err) {
+		r.By = nil
+		err = askOnce(cmd, dir, r, each)
+	}
+	return askError(err)
+}
+
+func askOnce(cmd *cobra.Command, dir string, r control.Request, each func(control.Reply) error) error {
 	client, err := dial(dir)
 	if err != nil {
-		return askError(err)
+		return err
 	}
 	defer client.Close()
-	return askError(client.Ask(cmd.Context(), r, each))
+	return client.Ask(cmd.Context(), r, each)
 }
 
 // dial finds the server by the state directory of server.toml. If the server was started before that setting changed or

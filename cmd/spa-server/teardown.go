@@ -9,6 +9,7 @@ import (
 	"sallyport/cmd/internal/cli"
 	"sallyport/firewall"
 	"sallyport/spa/config"
+	"sallyport/spa/server/acts"
 	"sallyport/spa/server/control"
 	"sallyport/spa/server/setup"
 )
@@ -29,6 +30,10 @@ It works even if the files have mistakes or are lost.`,
 			}
 			if err := firewall.Teardown(state); err != nil {
 				return cli.AsRoot(err, "spa-server")
+			}
+			act := control.Act{Act: "teardown", Program: "spa-server"}
+			if err := acts.Record(cmd.Context(), *dir, cli.Version(), act); err != nil {
+				cli.Warn(cmd, "the audit log has no line of this: %v", err)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "the guard is gone: the ports are as open as the host's own firewall leaves them")
 			return nil

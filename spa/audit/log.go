@@ -163,8 +163,10 @@ func (l *Log) lose(lines uint64, at time.Time, err error) {
 	l.arm()
 }
 
-// SetOrigin sets the gateway's name and the program's version, which every line has from now on.
+// SetOrigin sets the gateway's name and the program's version, which every line has from now on. Of the version only
+// the first word counts: the others are about the machine.
 func (l *Log) SetOrigin(gateway, version string) {
+	version, _, _ = strings.Cut(version, " ")
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.origin = []slog.Attr{slog.String("gateway", gateway), slog.String("version", version)}

@@ -48,7 +48,10 @@ func (s *Server) serveControl(ctx context.Context) error {
 			if reloaded == nil {
 				return err
 			}
+			s.recordReload(r, reloaded)
 			return errors.Join(a.Send(control.Reply{Reloaded: reloaded}), err)
+		case control.CommandRecord:
+			return s.record(r)
 		}
 		return errors.New("unknown command: is spa-server older than this client?")
 	})

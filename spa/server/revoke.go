@@ -25,6 +25,7 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 	}
 	ended, cuttable, err := s.end(ctx, r)
 	if err != nil {
+		s.recordRevoke(r, len(ended), 0, err)
 		return nil, denied("", err.Error(), fmt.Sprintf("grants that ended anyway: %d", len(ended)))
 	}
 	revoked := &control.Revoked{Ended: shown(ended)}
@@ -33,12 +34,14 @@ func (s *Server) revoke(parent context.Context, r control.Request) (*control.Rev
 	}
 	if r.Cut {
 		if revoked.Sessions, err = s.firewall.Cut(ctx, cuttable); err != nil {
+			s.recordRevoke(r, len(ended), 0, err)
 			return nil, denied("the grants have ended; only sessions continue", "could not end the sessions: "+err.Error())
 		}
 	}
 	if len(revoked.Ended) == 0 && revoked.Sessions == 0 {
 		return nil, s.nothing(r)
 	}
+	s.recordRevoke(r, len(revoked.Ended), revoked.Sessions, nil)
 	s.log.Info("revoked by command", "client", r.Client, "source", r.Source, "grants", len(revoked.Ended),
 		"sessions", revoked.Sessions)
 	return revoked, nil

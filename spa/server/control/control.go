@@ -12,6 +12,7 @@ package control
 import (
 	"errors"
 	"net/netip"
+	"time"
 )
 
 // SocketName is the socket's name in the state directory.
@@ -27,14 +28,35 @@ const (
 	CommandWatch  Command = "watch"  // a reply for each Decision, until the client disconnects
 	CommandRevoke Command = "revoke" // one reply with a Revoked
 	CommandReload Command = "reload" // one reply with a Reloaded
+	CommandRecord Command = "record" // puts an Act into the audit log; no reply but the last
 )
 
-// Request is a client's request. Revoke needs either a client or a source.
+// Request is a client's request. Revoke needs either a client or a source, and record an act.
 type Request struct {
 	Command Command    `json:"command"`
 	Client  string     `json:"client,omitzero"`
 	Source  netip.Addr `json:"source,omitzero"`
 	Cut     bool       `json:"cut,omitzero"` // end sessions too
+	Act     *Act       `json:"act,omitempty"`
+	By      *By        `json:"by,omitempty"`
+
+	UID int `json:"-"` // of the client's process, by the kernel; set by Serve
+}
+
+// By is who sent a request, as its client claims.
+type By struct {
+	LoginUID string `json:"login_uid,omitzero"` // the user that logged in, by /proc/self/loginuid
+	SudoUser string `json:"sudo_user,omitzero"` // SUDO_USER
+}
+
+// Act is what an administrator did to the gateway's files with a command.
+type Act struct {
+	Act      string    `json:"act"`                // "new", "rotate", "revoke", "rotate-gate", "teardown"
+	Program  string    `json:"program"`            // "spa-keygen"
+	Client   string    `json:"client,omitzero"`    // whose key
+	Key      string    `json:"key,omitzero"`       // the id of that key; not secret
+	Services []string  `json:"services,omitempty"` // that a new client may open
+	Previous time.Time `json:"previous,omitzero"`  // until when the previous key stays good
 }
 
 // Reply is one line of the server's answer: one of its fields is set, and in the last one Done too.
@@ -66,6 +88,15 @@ var (
 type Denied struct {
 	Text string // a line for each problem
 	Hint string // what to do; may be empty
+}
+
+// errUnknown is the answer to a request that this version does not know. Its text is that of all versions.
+var errUnknown = errors.New("unknown request: is spa-server older than this client?")
+
+// IsUnknown reports whether a server has not understood a request: it is older than this program.
+func IsUnknown(err error) bool {
+	denied, ok := errors.AsType[*Denied](err)
+	return ok && denied.Text == errUnknown.Error()
 }
 
 // Error returns the text.

@@ -67,7 +67,8 @@ func serve(parent context.Context, conn *net.UnixConn, handle Handler) {
 	defer stop()
 
 	a := &Answer{conn: conn, within: readWithin}
-	if err := admits(conn); err != nil {
+	uid, err := admits(conn)
+	if err != nil {
 		a.end(err)
 		return
 	}
@@ -76,6 +77,7 @@ func serve(parent context.Context, conn *net.UnixConn, handle Handler) {
 		a.end(err)
 		return
 	}
+	r.UID = uid
 	// Nothing more may arrive: anything else, or a disconnect, ends the request.
 	var hungUp sync.WaitGroup
 	defer hungUp.Wait()
@@ -91,17 +93,17 @@ func serve(parent context.Context, conn *net.UnixConn, handle Handler) {
 	conn.Close()
 }
 
-// admits returns an error unless the client is root or the user that this process runs as. The socket's mode ensures
-// the same; this still holds if the mode was changed.
-func admits(conn *net.UnixConn) error {
+// admits returns the client's user, or an error unless that is root or the user that this process runs as. The
+// socket's mode ensures the same; this still holds if the mode was changed.
+func admits(conn *net.UnixConn) (uid int, err error) {
 	at, err := Peer(conn)
 	if err != nil {
-		return fmt.Errorf("checking the client's user: %w", err)
+		return 0, fmt.Errorf("checking the client's user: %w", err)
 	}
 	if at.Uid != 0 && int(at.Uid) != os.Geteuid() {
-		return &Denied{Text: ErrRefused.Error()}
+		return 0, &Denied{Text: ErrRefused.Error()}
 	}
-	return nil
+	return int(at.Uid), nil
 }
 
 // read reads the request: one line of limited length, in limited time.
@@ -115,7 +117,7 @@ func read(conn *net.UnixConn) (Request, error) {
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
-		return Request{}, errors.New("unknown request: is spa-server older than this client?")
+		return Request{}, errUnknown
 	}
 	if rest, _ := io.ReadAll(d.Buffered()); len(bytes.TrimSpace(rest)) > 0 {
 		return Request{}, errors.New("one request at a time")

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -91,7 +92,8 @@ var (
 
 // newPage returns a page that listens nowhere.
 func newPage(o Options) *Page {
-	p := &Page{log: o.Log, registry: prometheus.NewRegistry(), sample: o.Sample, version: o.Version, start: o.Start}
+	version, _, _ := strings.Cut(o.Version, " ") // the rest is about the machine
+	p := &Page{log: o.Log, registry: prometheus.NewRegistry(), sample: o.Sample, version: version, start: o.Start}
 	decided := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "spa_decision_duration_seconds", Buckets: latencies,
 		Help: "Time from reading a packet that was used until it was decided, and its grant was in the kernel, by verdict.",

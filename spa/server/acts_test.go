@@ -1,0 +1,49 @@
+package server
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sallyport/spa/server/control"
+)
+
+// TestOnlyActsAreRecorded: a program can put acts into the log, and nothing that looks like a decision.
+func TestOnlyActsAreRecorded(t *testing.T) {
+	b := newBench(t)
+	good := control.Act{Act: "new", Program: "spa-keygen", Client: "bob", Key: "0102030405060708",
+		Services: []string{"ssh", "tcp/8000-8050"}}
+	for name, spoil := range map[string]func(a *control.Act){
+		"act":     func(a *control.Act) { a.Act = "granted" },
+		"reload":  func(a *control.Act) { a.Act = "reload" }, // the server does that itself
+		"program": func(a *control.Act) { a.Program = "other" },
+		"client":  func(a *control.Act) { a.Client = "bob\n" },
+		"key":     func(a *control.Act) { a.Key = "secret" },
+		"service": func(a *control.Act) { a.Services = []string{"ssh", "\"}\n{\"verdict\":\"granted\""} },
+	} {
+		bad := good
+		spoil(&bad)
+		if err := b.s.record(control.Request{Act: &bad}); err == nil {
+			t.Errorf("%s: recorded", name)
+		}
+	}
+	if err := b.s.record(control.Request{}); err == nil {
+		t.Error("no act: recorded")
+	}
+	if err := b.s.record(control.Request{Act: &good, UID: 7, By: &control.By{SudoUser: "carol"}}); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(b.s.config.Dir, "audit"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var line map[string]any
+	if err := json.Unmarshal(data, &line); err != nil || strings.Count(string(data), "\n") != 1 {
+		t.Fatalf("%v: %q", err, data)
+	}
+	if line["act"] != "new" || line["uid"] != 7.0 || line["sudo_user"] != "carol" || line["key"] != good.Key {
+		t.Errorf("got %v", line)
+	}
+}
