@@ -36,7 +36,8 @@ func (g *gateway) acts() []string {
 	return list
 }
 
-// TestActs: what an administrator does is in the audit log, once, whether the server runs or not. No key and no token is.
+// TestActs: what an administrator does is in the audit log, once, whether the server runs or not. No key and no token
+// is.
 func TestActs(t *testing.T) {
 	lab.NeedRoot(t)
 	t.Setenv("SUDO_USER", "carol")
@@ -131,8 +132,8 @@ func TestActsInTheJournal(t *testing.T) {
 		"SPA_GATEWAY=gw", "SPA_UID=0")
 }
 
-// TestOlderServerObeys: after an upgrade of the programs the old server still runs, and does not know who may ask. It is
-// asked as before.
+// TestOlderServerObeys: after an upgrade of the programs the old server still runs, and does not know who may ask. It
+// is asked as before.
 func TestOlderServerObeys(t *testing.T) {
 	g := newGateway(t)
 	l, err := net.Listen("unix", filepath.Join(g.dir, "control.sock"))
