@@ -41,10 +41,15 @@ func OpenJournal(socket string, ops *slog.Logger) (*Log, error) {
 		ops.Error("the audit log is to go to the journal of systemd, and nobody takes messages there", "error", err)
 	}
 	l := newLog(discard{}, ops)
+	l.startJournal(to)
+	return l, nil
+}
+
+// startJournal makes the lines go to the journal, until Close.
+func (l *Log) startJournal(to sender) {
 	j := &journal{to: to, messages: make(chan []byte, journalQueue), done: make(chan struct{})}
 	l.lines, l.sent = j, j
 	go j.pass(l.loseOne)
-	return l, nil
 }
 
 // loseOne counts a line that did not reach the journal.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,14 +122,36 @@ func TestJournalFields(t *testing.T) {
 	}
 }
 
-// TestJournalRestarts: the journal's socket is made anew while lines are written, and none is lost: some are sent, some
-// are still waiting.
+// attempts is a sender that counts how often it was tried.
+type attempts struct {
+	sender
+	tried atomic.Int64
+}
+
+func (a *attempts) send(message []byte) error {
+	defer a.tried.Add(1)
+	return a.sender.send(message)
+}
+
+// TestJournalRestarts: the journal's socket is removed and made anew while lines are written, and none is lost.
 func TestJournalRestarts(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
-	l := openJournal(t, path) // the journal is not there yet
-	for i := range 5 {
-		client := fmt.Sprint("client-", i)
+	to, err := openSender(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tries := &attempts{sender: to}
+	l := newLog(discard{}, slog.New(slog.DiscardHandler))
+	l.startJournal(tries)
+	defer l.Close()
+	for i := range 10 {
+		if i%2 == 0 { // a socket, at which nobody listens any more
+			newFakeJournal(t, path).conn.Close() // which leaves it there
+		}
+		client, before := fmt.Sprint("client-", i), tries.tried.Load()
 		l.Record(event(client).As(Granted, nil))
+		lab.Eventually(t, "an attempt", func() bool { return tries.tried.Load() > before })
+		os.Remove(path)
 		journal := newFakeJournal(t, path)
 		if got := journal.next()["SPA_CLIENT"]; !slices.Equal(got, []string{client}) {
 			t.Errorf("got %v", got)
@@ -153,9 +176,7 @@ func TestJournalStalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ops lockedBuffer
 		l := newLog(discard{}, slog.New(slog.NewTextHandler(&ops, nil)))
-		j := &journal{to: &stuck{}, messages: make(chan []byte, journalQueue), done: make(chan struct{})}
-		l.lines, l.sent = j, j
-		go j.pass(l.loseOne)
+		l.startJournal(&stuck{})
 		const lines = journalQueue + 1000
 		start := time.Now()
 		for range lines {

@@ -94,12 +94,14 @@ func TestServe(t *testing.T) {
 func TestNobodyIsHeldUp(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "metrics.sock")
 	serving(t, at(path))
+	var all []net.Conn
 	for i := range 50 {
 		conn, err := net.Dial("unix", path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
+		all = append(all, conn)
 		if i%2 == 0 {
 			fmt.Fprint(conn, "GET /metrics HTTP/1.1\r\nHost: gateway\r\n\r\n")
 		}
@@ -110,6 +112,13 @@ func TestNobodyIsHeldUp(t *testing.T) {
 	}
 	if waited := time.Since(start); waited >= readWithin {
 		t.Errorf("the page came only when the others had lost their connections, after %v", waited)
+	}
+	for _, conn := range all[:len(all)-maxConns] { // the oldest have had to go
+		conn.SetReadDeadline(start.Add(readWithin / 2))
+		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error("there are more connections than may be")
+			break
+		}
 	}
 }
 
