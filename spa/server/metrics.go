@@ -45,14 +45,17 @@ func (s *Server) openMetrics() error {
 func (s *Server) sample() metrics.Sample {
 	now := s.now()
 	s.line.Lock()
-	registry := s.clients
+	registry, byClient := s.clients, s.config.Metrics.Clients
 	s.line.Unlock()
 	m := metrics.Sample{
 		Packets: allCounts(s.audit.Tally()), LeftOut: len(registry.Bad()), Lost: s.audit.Lost().Lines,
 		LogMoved: s.audit.Named() != nil,
 	}
-	for _, g := range shown(s.firewall.Grants(now)) {
-		m.Grants = append(m.Grants, g.Client)
+	m.Live = s.firewall.Count(now)
+	if byClient {
+		for _, g := range shown(s.firewall.Grants(now)) {
+			m.Grants = append(m.Grants, g.Client)
+		}
 	}
 	for _, c := range registry.Clients() {
 		m.Clients = append(m.Clients, c.Name)

@@ -71,7 +71,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	for reason, n := range s.Capture.Ignored {
 		count(ignored, n, reason)
 	}
-	gauge(grants, float64(len(s.Grants)))
+	gauge(grants, float64(s.Live))
 	gauge(clients, float64(len(s.Clients)))
 	gauge(leftOut, float64(s.LeftOut))
 	gauge(floor, max(0, s.Floor.Seconds()))

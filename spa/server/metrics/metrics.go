@@ -27,7 +27,8 @@ import (
 type Sample struct {
 	Packets  []audit.Count // by what became of them; those that cannot be counted yet are zero
 	Capture  Capture
-	Grants   []string // the client of each grant that is live
+	Live     int      // grants
+	Grants   []string // the client of each; only where clients are counted
 	Clients  []string // with a file
 	LeftOut  int      // client files that are ignored
 	Floor    time.Duration
