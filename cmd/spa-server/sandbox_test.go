@@ -202,8 +202,8 @@ func wantLines(t *testing.T, path string, want int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Count(string(text), "\n"); got != want {
-		t.Errorf("%s has %d lines, want %d:\n%s", path, got, want, text)
+	if got := strings.Count(string(text), `"verdict":`); got != want {
+		t.Errorf("%s has %d decisions, want %d:\n%s", path, got, want, text)
 	}
 }
 

@@ -19,7 +19,8 @@ func sampled() Sample {
 		Packets: []audit.Count{{Verdict: audit.Unopened, Reason: "wrong gate tag", Packets: 7},
 			{Verdict: audit.Granted, Packets: 3}, {Verdict: audit.Closed}},
 		Capture: Capture{Received: 12, Passed: 11, Dropped: 1, Ignored: map[string]uint64{"fragment": 1}},
-		Live:    3, Grants: []string{"alice", "alice", "bob"}, Clients: []string{"alice", "bob"}, LeftOut: 2, Floor: 90 * time.Second,
+		Live:    3, Grants: []string{"alice", "alice", "bob"},
+		Clients: []string{"alice", "bob"}, LeftOut: 2, Floor: 90 * time.Second,
 		Journal: Journal{Live: 5, Records: 6, Room: 100, Faults: 4}, Guard: Guard{InPlace: true, PutBack: 8}, Lost: 9,
 	}
 }
