@@ -419,8 +419,8 @@ func (g *gateway) auditLines() []map[string]any {
 func (g *gateway) audited(client string) []string {
 	var verdicts []string
 	for _, event := range g.auditLines() {
-		if event["client"] == client {
-			verdicts = append(verdicts, event["verdict"].(string))
+		if verdict, ok := event["verdict"].(string); ok && event["client"] == client { // acts have none
+			verdicts = append(verdicts, verdict)
 		}
 	}
 	return verdicts
