@@ -202,8 +202,7 @@ func TestUnguardedSession(t *testing.T) {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.newSite(t, nil)
 				accept := s.listen(":2400")
-				c, err := s.dial(f.stranger, f.gateway, "2400")
-				s.must(err)
+				c := lab.Value(s.dial(f.stranger, f.gateway, "2400"))(s)
 				defer c.Close()
 				server := accept(c)
 				s.open()
@@ -274,8 +273,7 @@ func TestTrustedPushingServer(t *testing.T) {
 	s := guarded(t, func(c *Config) { c.Trusted = []string{"vs"}; c.Guarded = append(c.Guarded, ports("tcp/2300")) })
 	s.push(":2300")
 	s.flushRuleset()
-	c, err := s.dial("192.0.2.3", "192.0.2.1", "2300")
-	s.must(err)
+	c := lab.Value(s.dial("192.0.2.3", "192.0.2.1", "2300"))(s)
 	defer c.Close()
 	s.load(0)
 	for range 20 {
@@ -306,11 +304,9 @@ func TestOwnFlowFromAGuardedPort(t *testing.T) {
 func (s *site) ownFlows(f sides) {
 	s.Helper()
 	own, theirs := s.dev(f, s.gw, "vs"), s.dev(f, s.client, "vc")
-	echo, err := lab.EchoServer(s.client, theirs(f.alice, "7000"))
-	s.must(err)
+	echo := lab.Value(lab.EchoServer(s.client, theirs(f.alice, "7000")))(s)
 	defer echo.Close()
-	c, err := lab.Dial(s.gw, own(f.gateway, "2200"), own(f.alice, "7000"), lab.Patience)
-	s.must(err)
+	c := lab.Value(lab.Dial(s.gw, own(f.gateway, "2200"), own(f.alice, "7000"), lab.Patience))(s)
 	defer c.Close()
 	s.echoes(c)
 
@@ -329,8 +325,7 @@ func (s *site) ownFlows(f sides) {
 func (s *site) inner() *lab.Host {
 	s.Helper()
 	inner := s.behind()
-	echo, err := lab.EchoServer(inner, ":22")
-	s.must(err)
+	echo := lab.Value(lab.EchoServer(inner, ":22"))(s)
 	s.Cleanup(func() { echo.Close() })
 	return inner
 }
@@ -473,11 +468,9 @@ func TestBridgedMachines(t *testing.T) {
 			t.Logf("bridged packets do not pass through the guard here: %v", err)
 		}
 	}
-	echo, err := lab.EchoServer(hosts[1], ":22")
-	s.must(err)
+	echo := lab.Value(lab.EchoServer(hosts[1], ":22"))(s)
 	defer echo.Close()
-	c, err := lab.Dial(hosts[0], "", "198.51.100.3:22", lab.Patience)
-	s.must(err)
+	c := lab.Value(lab.Dial(hosts[0], "", "198.51.100.3:22", lab.Patience))(s)
 	defer c.Close()
 	s.echoes(c)
 	if c, err := lab.Dial(hosts[0], "", "198.51.100.1:22", silence); err == nil {

@@ -66,9 +66,7 @@ func links(t *testing.T, multi string) string {
 // fakeProgram makes a program from a line of shell.
 func fakeProgram(t *testing.T, dir, name, line string) {
 	t.Helper()
-	if err := writeProgram(filepath.Join(dir, name), []byte("#!/bin/sh\n"+line+"\n")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, writeProgram(filepath.Join(dir, name), []byte("#!/bin/sh\n"+line+"\n")))
 }
 
 // writeProgram writes a file that can be run at once: if a process that another goroutine is starting still had it

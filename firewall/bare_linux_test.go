@@ -14,6 +14,7 @@ import (
 	"sallyport/firewall/internal/iptables"
 	"sallyport/firewall/internal/nftables"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // TestBareGuard: the guard that is in place while the full rules are prepared passes carried flows and grants, lets
@@ -52,8 +53,7 @@ case "$in" in *conntrack*) [ -s `+seen+` ] || iptables-save -t mangle >`+seen+`;
 printf '%s\n' "$in" | `+path+`-real "$@"`)
 	s.open()
 	s.load(0)
-	rules, err := os.ReadFile(seen)
-	s.must(err)
+	rules := lab.Value(os.ReadFile(seen))(s)
 	s.says(string(rules), "-A PREROUTING -m comment --comment sallyport -j spa-guard", "-A spa-door",
 		"-A spa-begun", "-j DROP")
 }

@@ -23,21 +23,16 @@ func benched(b *testing.B, live int) *Firewall {
 	b.Helper()
 	host := lab.New(b, "gateway")[0]
 	var f *Firewall
-	err := host.Do(func() (err error) {
+	lab.Must(b, host.Do(func() (err error) {
 		c := Config{Guarded: []service.Ports{ports("tcp/22")}, State: b.TempDir()}
 		if f, err = New(c, slog.New(slog.DiscardHandler)); err != nil {
 			return err
 		}
 		return f.Load(b.Context(), 0, time.Now())
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
+	}))
 	b.Cleanup(func() { f.Close() })
 	for i := range live {
-		if err := f.Grant(b.Context(), []Grant{benchGrant(1<<20 + i)}, time.Now()); err != nil {
-			b.Fatal(err)
-		}
+		lab.Must(b, f.Grant(b.Context(), []Grant{benchGrant(1<<20 + i)}, time.Now()))
 	}
 	return f
 }
@@ -65,9 +60,7 @@ func BenchmarkGrant(b *testing.B) {
 						g.Until = time.Now().Add(2 * time.Second)
 					}
 					start := time.Now()
-					if err := f.Grant(b.Context(), []Grant{g}, start); err != nil {
-						b.Fatal(err)
-					}
+					lab.Must(b, f.Grant(b.Context(), []Grant{g}, start))
 					took = append(took, time.Since(start))
 				}
 				slices.Sort(took)
@@ -80,9 +73,7 @@ func BenchmarkGrant(b *testing.B) {
 func BenchmarkLoad(b *testing.B) {
 	f := benched(b, 20000)
 	for b.Loop() {
-		if err := f.Load(b.Context(), 0, time.Now()); err != nil {
-			b.Fatal(err)
-		}
+		lab.Must(b, f.Load(b.Context(), 0, time.Now()))
 	}
 }
 
@@ -93,7 +84,7 @@ func BenchmarkWayBack(b *testing.B) {
 	var f *Firewall
 	var c *net.UDPConn
 	var err error
-	if err := gateway.Do(func() error {
+	lab.Must(b, gateway.Do(func() error {
 		if f, err = New(Config{Guarded: []service.Ports{ports("udp/5000")}, Persist: PersistFile, State: b.TempDir()},
 			slog.New(slog.DiscardHandler)); err != nil {
 			return err
@@ -102,9 +93,7 @@ func BenchmarkWayBack(b *testing.B) {
 			return err
 		}
 		return f.Load(b.Context(), 0, time.Now())
-	}); err != nil {
-		b.Fatal(err)
-	}
+	}))
 	ctx, stop := context.WithCancel(b.Context())
 	var beside sync.WaitGroup
 	beside.Go(func() { f.Watch(ctx) })
@@ -121,7 +110,7 @@ func BenchmarkWayBack(b *testing.B) {
 	for b.Loop() {
 		time.Sleep(200 * time.Millisecond)
 		start := time.Now()
-		if err := gateway.Do(func() error {
+		lab.Must(b, gateway.Do(func() error {
 			n, err := nft.New()
 			if err != nil {
 				return err
@@ -129,9 +118,7 @@ func BenchmarkWayBack(b *testing.B) {
 			n.FlushRuleset()
 			start = time.Now()
 			return n.Flush()
-		}); err != nil {
-			b.Fatal(err)
-		}
+		}))
 		time.Sleep(300 * time.Millisecond)
 		took = append(took, max(0, time.Unix(0, last.Load()).Sub(start)))
 	}

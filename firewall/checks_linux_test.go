@@ -13,6 +13,7 @@ import (
 	"sallyport/firewall/internal/clock"
 	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // TestCancelled: a request that its caller has cancelled is not carried out.
@@ -152,9 +153,7 @@ func TestRevokeMatches(t *testing.T) {
 // TestRevokedInItsLastMoment: a grant whose time is over, but which may still be in the kernel.
 func TestRevokedInItsLastMoment(t *testing.T) {
 	k := newKept(t)
-	if err := k.Grant(t.Context(), []Grant{portGrant("alice", k.now.Add(time.Second), "tcp/22")}, k.now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, k.Grant(t.Context(), []Grant{portGrant("alice", k.now.Add(time.Second), "tcp/22")}, k.now))
 	k.passes(time.Second, 0)
 	gs, err := k.Revoke(t.Context(), Match{Client: "alice"}, k.now)
 	if len(gs) != 1 || err != nil {
@@ -168,16 +167,11 @@ func TestRevokedInItsLastMoment(t *testing.T) {
 // TestRevokedLeavesNoEnd: a later grant has its own end, not that of a revoked one.
 func TestRevokedLeavesNoEnd(t *testing.T) {
 	k := decided(t)
-	if _, err := k.Revoke(t.Context(), Match{Client: "bob"}, k.now); err != nil {
-		t.Fatal(err)
-	}
-	if err := k.Grant(t.Context(), []Grant{portGrant("carol", k.now.Add(time.Second), "tcp/22")}, k.now); err != nil {
-		t.Fatal(err)
-	}
+	_, err := k.Revoke(t.Context(), Match{Client: "bob"}, k.now)
+	lab.Must(t, err)
+	lab.Must(t, k.Grant(t.Context(), []Grant{portGrant("carol", k.now.Add(time.Second), "tcp/22")}, k.now))
 	k.agree("after a shorter grant")
-	if err := k.putBack(k.now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, k.putBack(k.now))
 	k.agree("after a put-back")
 }
 
@@ -187,9 +181,7 @@ func TestGrantToldAlone(t *testing.T) {
 	for _, at := range []time.Duration{0, time.Second} {
 		k.passes(at, 0)
 		k.kernel.elements = 0
-		if err := k.Grant(t.Context(), []Grant{portGrant("carol", k.now.Add(time.Minute), "tcp/30-32")}, k.now); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, k.Grant(t.Context(), []Grant{portGrant("carol", k.now.Add(time.Minute), "tcp/30-32")}, k.now))
 		if k.kernel.elements != 3 {
 			t.Errorf("%d elements were changed in the kernel, want 3", k.kernel.elements)
 		}
@@ -225,9 +217,7 @@ func TestGuardIsGone(t *testing.T) {
 	t.Run("grant", func(t *testing.T) {
 		k := decided(t)
 		gone(k, nil)
-		if err := decisions["grant"](k); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, decisions["grant"](k))
 		k.agree("afterwards")
 	})
 	t.Run("grant that cannot be", func(t *testing.T) {
@@ -244,10 +234,7 @@ func TestGuardIsGone(t *testing.T) {
 // alarmed returns a guard whose Watch can wake.
 func alarmed(t *testing.T) *kept {
 	k := newKept(t)
-	a, err := clock.OpenAlarm()
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := lab.Value(clock.OpenAlarm())(t)
 	k.Firewall.ends.alarm = a
 	return k
 }
@@ -271,16 +258,12 @@ func TestNobodyIsWoken(t *testing.T) {
 		}
 	}
 	armed(false, "before the first grant")
-	if err := decisions["grant"](k); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, decisions["grant"](k))
 	armed(true, "while it lives")
 	if err := k.Firewall.ends.alarm.Set(-time.Second); err != nil { // it goes off
 		t.Fatal(err)
 	}
-	if err := k.Firewall.ends.alarm.Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, k.Firewall.ends.alarm.Wait(t.Context()))
 	k.passes(2*time.Hour, 0)
 	armed(false, "after its end")
 	if said.times("") != 0 {
@@ -291,9 +274,7 @@ func TestNobodyIsWoken(t *testing.T) {
 // TestWatchOfADryRun: Watch in a dry run has no alarm to wait for, and ends with its context.
 func TestWatchOfADryRun(t *testing.T) {
 	f, now := dry(t, 10), time.Now()
-	if err := f.Load(t.Context(), 0, now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, f.Load(t.Context(), 0, now))
 	ctx, cancel := context.WithTimeout(t.Context(), 5*endsApart)
 	defer cancel()
 	if err := f.Watch(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -319,9 +300,7 @@ func TestEndsAreSaid(t *testing.T) {
 			said := &saying{Handler: slog.DiscardHandler}
 			k.log = slog.New(said)
 			if test.granted {
-				if err := decisions["grant"](k); err != nil {
-					t.Fatal(err)
-				}
+				lab.Must(t, decisions["grant"](k))
 			}
 			k.kernel.fails = test.fails
 			k.passes(time.Second, 10*time.Minute)
@@ -371,9 +350,8 @@ func (s *saying) times(words string) int {
 func TestWokenForTheNextEnd(t *testing.T) {
 	c := newClocked(t)
 	var err error
-	if c.ends.alarm, err = clock.OpenAlarm(); err != nil {
-		t.Fatal(err)
-	}
+	c.ends.alarm, err = clock.OpenAlarm()
+	lab.Must(t, err)
 	wakesBy := func(what string, until time.Time) {
 		t.Helper()
 		if c.ends.at.IsZero() || c.ends.at.After(until) {
@@ -411,12 +389,8 @@ func TestAlarmThatFails(t *testing.T) {
 	k := alarmed(t)
 	said := &saying{Handler: slog.DiscardHandler}
 	k.log = slog.New(said)
-	if err := k.Firewall.ends.alarm.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := decisions["grant"](k); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, k.Firewall.ends.alarm.Close())
+	lab.Must(t, decisions["grant"](k))
 	k.agree("afterwards")
 	k.watchEnds(t.Context())
 	if n := said.times("no wall-clock alarm"); n != 2 {

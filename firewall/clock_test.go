@@ -10,6 +10,7 @@ import (
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // recording is a backend that records its calls, and the time left of each element at the call.
@@ -90,9 +91,7 @@ func newClocked(t *testing.T) *clocked {
 	c := &clocked{T: t, Firewall: dry(t, 10), now: time.Now()}
 	c.cfg.Now = func() time.Time { return c.now }
 	c.kernel = record(c.Firewall)
-	if err := c.Load(t.Context(), 0, c.now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, c.Load(t.Context(), 0, c.now))
 	return c
 }
 
@@ -113,9 +112,7 @@ func (c *clocked) grants(client string, n uint16, lasts time.Duration) Grant {
 		Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 21 + n}},
 		Until: c.now.Add(lasts).Round(0),
 	}
-	if err := c.Grant(c.Context(), []Grant{g}, c.now); err != nil {
-		c.Fatal(err)
-	}
+	lab.Must(c, c.Grant(c.Context(), []Grant{g}, c.now))
 	return g
 }
 
@@ -133,14 +130,10 @@ func TestClockIsSetBack(t *testing.T) {
 	c := newClocked(t)
 	g := c.grants("alice", 1, time.Minute)
 	c.passes(10*time.Second, -time.Hour)
-	if err := c.putBack(c.now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, c.putBack(c.now))
 	c.lasts(22, 50*time.Second, "after a put-back")
 	g.Until = c.now.Add(49 * time.Second).Round(0)
-	if err := c.Grant(t.Context(), []Grant{g}, c.now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, c.Grant(t.Context(), []Grant{g}, c.now))
 	c.lasts(22, 50*time.Second, "after a refresh")
 	c.passes(50*time.Second, 0)
 	if gs := c.Grants(c.now); len(gs) != 0 {
@@ -188,9 +181,7 @@ func TestClockRunsOn(t *testing.T) {
 					t.Errorf("%s has %d grants, want %d", client, got, want)
 				}
 			}
-			if err := notices(c); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, notices(c))
 			c.lasts(24, 0, "afterwards")
 			c.lasts(23, 49*time.Minute, "afterwards")
 			c.lasts(22, 109*time.Minute, "afterwards")
@@ -231,9 +222,8 @@ func TestRevokeByTheClock(t *testing.T) {
 	c.grants("alice", 1, 2*time.Hour)
 	c.grants("bob", 1, time.Hour)
 	c.passes(time.Minute, 10*time.Minute)
-	if _, err := c.Revoke(t.Context(), Match{Client: "alice"}, c.now); err != nil {
-		t.Fatal(err)
-	}
+	_, err := c.Revoke(t.Context(), Match{Client: "alice"}, c.now)
+	lab.Must(t, err)
 	c.lasts(22, 49*time.Minute, "after alice's was revoked")
 }
 
@@ -336,18 +326,14 @@ func TestSlowKernel(t *testing.T) {
 		Client: "alice", Source: netip.MustParseAddr("192.0.2.2"), Until: asked.Add(time.Minute),
 		Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}},
 	}
-	if err := c.Grant(t.Context(), []Grant{g}, asked); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, c.Grant(t.Context(), []Grant{g}, asked))
 	c.lasts(22, 53*time.Second, "of a grant")
 	for name, tell := range map[string]func(now time.Time) error{
 		"load":     func(now time.Time) error { return c.Load(t.Context(), 0, now) },
 		"put back": c.putBack,
 		"reload":   func(now time.Time) error { return c.Reconfigure(t.Context(), c.cfg, now) },
 	} {
-		if err := tell(asked); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, tell(asked))
 		c.lasts(22, 53*time.Second, "after a "+name)
 	}
 }

@@ -33,8 +33,7 @@ type session struct{ client, server net.Conn }
 // talk begins a session, and closes it when the test ends.
 func (s *site) talk(accept accepting, from, to, port string) session {
 	s.Helper()
-	c, err := s.dial(from, to, port)
-	s.must(err)
+	c := lab.Value(s.dial(from, to, port))(s)
 	s.Cleanup(func() { c.Close() })
 	server := accept(c)
 	s.speaks(server, c)
@@ -224,11 +223,9 @@ func TestCutSparesWhatNoGrantLetIn(t *testing.T) {
 	accept := s.listen(":2300")
 	s.grantPorts("one", "192.0.2.2", long, "tcp/2200", "tcp/2300")
 	trusted := s.talk(accept, "192.0.2.2", "192.0.2.1", "2300")
-	echo, err := lab.EchoServer(s.client, "192.0.2.2:7000")
-	s.must(err)
+	echo := lab.Value(lab.EchoServer(s.client, "192.0.2.2:7000"))(s)
 	defer echo.Close()
-	own, err := lab.Dial(s.gw, "192.0.2.1:2200", "192.0.2.2:7000", lab.Patience)
-	s.must(err)
+	own := lab.Value(lab.Dial(s.gw, "192.0.2.1:2200", "192.0.2.2:7000", lab.Patience))(s)
 	defer own.Close()
 	s.echoes(own)
 	s.cuts(Match{}, 0)

@@ -171,8 +171,7 @@ func TestCutPortsLeaveOthersAlone(t *testing.T) {
 			h    *lab.Host
 			addr string
 		}{{s.client, "192.0.2.2:7000"}, {s.gw, "192.0.2.1:2201"}} {
-			echo, err := lab.EchoServer(on.h, on.addr)
-			s.must(err)
+			echo := lab.Value(lab.EchoServer(on.h, on.addr))(s)
 			defer echo.Close()
 		}
 		for _, way := range []struct {

@@ -11,14 +11,12 @@ import (
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/ledger"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 func dry(t *testing.T, slots int) *Firewall {
 	t.Helper()
-	f, err := New(Config{Backend: BackendDryRun, knobs: knobs{slots: slots}}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := lab.Value(New(Config{Backend: BackendDryRun, knobs: knobs{slots: slots}}, slog.New(slog.DiscardHandler)))(t)
 	t.Cleanup(func() { f.Close() })
 	return f
 }
@@ -38,12 +36,8 @@ func TestDryRun(t *testing.T) {
 	if err := f.Grant(t.Context(), []Grant{g}, now); err == nil {
 		t.Error("granted without a guard")
 	}
-	if err := f.Load(t.Context(), 0, now); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Grant(t.Context(), []Grant{g, g}, now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, f.Load(t.Context(), 0, now))
+	lab.Must(t, f.Grant(t.Context(), []Grant{g, g}, now))
 	if gs := f.Grants(now); len(gs) != 1 || gs[0].Source != netip.MustParseAddr("192.0.2.2") {
 		t.Errorf("got %v, want alice's, unmapped", gs)
 	}
@@ -107,9 +101,7 @@ func TestGrantChecks(t *testing.T) {
 		"no protocol":                   {func(g *Grant) { g.Ports = []service.Ports{{Low: 22, High: 22}} }, false},
 	} {
 		f := dry(t, 10)
-		if err := f.Load(t.Context(), 0, now); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, f.Load(t.Context(), 0, now))
 		g := Grant{Client: "alice", Service: "ssh", Source: addr("192.0.2.2"), Ports: port(22, 22),
 			Until: now.Add(time.Minute)}
 		test.change(&g)
@@ -165,9 +157,7 @@ func TestConfigChecks(t *testing.T) {
 // TestOverlappingRanges: an element that a grant names twice is held once.
 func TestOverlappingRanges(t *testing.T) {
 	f, now := dry(t, 10), time.Now()
-	if err := f.Load(t.Context(), 0, now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, f.Load(t.Context(), 0, now))
 	for _, client := range []string{"dave", "alice"} {
 		g := Grant{
 			Client: client, Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(time.Minute),
@@ -176,14 +166,11 @@ func TestOverlappingRanges(t *testing.T) {
 		if client == "dave" {
 			g.Ports = []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}
 		}
-		if err := f.Grant(t.Context(), []Grant{g}, now); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, f.Grant(t.Context(), []Grant{g}, now))
 	}
 	for _, client := range []string{"dave", "alice"} {
-		if _, err := f.Revoke(t.Context(), Match{Client: client}, now); err != nil {
-			t.Fatal(err)
-		}
+		_, err := f.Revoke(t.Context(), Match{Client: client}, now)
+		lab.Must(t, err)
 	}
 	if n := len(f.held.Leases()); n != 0 {
 		t.Errorf("%d elements without a grant are left", n)
@@ -193,9 +180,7 @@ func TestOverlappingRanges(t *testing.T) {
 // TestRoomComesBack: a grant that has ended makes room for the next.
 func TestRoomComesBack(t *testing.T) {
 	f, now := dry(t, 1), time.Now()
-	if err := f.Load(t.Context(), 0, now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, f.Load(t.Context(), 0, now))
 	for _, client := range []string{"alice", "bob"} {
 		g := Grant{
 			Client: client, Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(time.Second),
@@ -217,16 +202,12 @@ func (failing) Set([]guard.Lease) error { return errFailing }
 
 func TestFailedBatchKeepsWhatWas(t *testing.T) {
 	f, now := dry(t, 10), time.Now()
-	if err := f.Load(t.Context(), 0, now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, f.Load(t.Context(), 0, now))
 	g := Grant{
 		Client: "alice", Source: netip.MustParseAddr("192.0.2.2"), Until: now.Add(time.Minute),
 		Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}},
 	}
-	if err := f.Grant(t.Context(), []Grant{g}, now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, f.Grant(t.Context(), []Grant{g}, now))
 	f.backend = failing{newDryRun(f.log)}
 	longer, other := g, g
 	longer.Until, other.Client = now.Add(time.Hour), "bob"

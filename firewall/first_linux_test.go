@@ -74,8 +74,7 @@ func TestFirstLoadKeepsPushedSessions(t *testing.T) {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.newSite(t, guarding("tcp/2300"))
 				s.push(":2300")
-				c, err := s.dial(f.stranger, f.gateway, "2300")
-				s.must(err)
+				c := lab.Value(s.dial(f.stranger, f.gateway, "2300"))(s)
 				defer c.Close()
 				s.open()
 				s.load(0)
@@ -96,8 +95,7 @@ func TestFirstLoadKeepsQuietSessions(t *testing.T) {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.newSite(t, guarding("tcp/2300"))
 				accept := s.listen(":2300")
-				client, err := s.dial(f.stranger, f.gateway, "2300")
-				s.must(err)
+				client := lab.Value(s.dial(f.stranger, f.gateway, "2300"))(s)
 				defer client.Close()
 				server := accept(client)
 				s.open()
@@ -115,8 +113,7 @@ func TestCarriedFlowAdmitsNoNewConnection(t *testing.T) {
 			t.Run(f.name, func(t *testing.T) {
 				s := k.newSite(t, nil)
 				from := net.JoinHostPort(f.stranger, "4000")
-				session, err := s.dial(from, f.gateway, "22")
-				s.must(err)
+				session := lab.Value(s.dial(from, f.gateway, "22"))(s)
 				s.open()
 				s.load(0)
 				s.must(session.(*net.TCPConn).SetLinger(0)) // so that no TIME_WAIT blocks the port
@@ -213,8 +210,7 @@ func TestOwnFlowOverFirstLoad(t *testing.T) {
 	for _, f := range bothFamilies {
 		t.Run(f.name, func(t *testing.T) {
 			s := newSite(t, guarding("tcp/2200"))
-			echo, err := lab.EchoServer(s.client, ":7000")
-			s.must(err)
+			echo := lab.Value(lab.EchoServer(s.client, ":7000"))(s)
 			defer echo.Close()
 			c, err := lab.Dial(s.gw, net.JoinHostPort(f.gateway, "2200"), net.JoinHostPort(f.alice, "7000"), lab.Patience)
 			s.must(err)
@@ -246,8 +242,7 @@ func TestFlowKeys(t *testing.T) {
 // carriedFor returns how long the guard in place carries the flows to each port.
 func (s *site) carriedFor() map[service.Ports]time.Duration {
 	s.Helper()
-	flows, err := s.backend.Carried()
-	s.must(err)
+	flows := lab.Value(s.backend.Carried())(s)
 	times := make(map[service.Ports]time.Duration)
 	for _, c := range flows {
 		p := service.Ports{Proto: c.Proto, Low: c.Local.Port(), High: c.Local.Port()}

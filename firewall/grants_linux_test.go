@@ -9,6 +9,7 @@ import (
 
 	"sallyport/firewall/internal/guard"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // TestGrantOpensJustThat: a grant opens each port at each address of a service, or here if the service has none.
@@ -34,9 +35,7 @@ func TestGrantOpensJustThat(t *testing.T) {
 				}
 			}
 		}
-		if err := k.Grant(t.Context(), []Grant{g}, k.now); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, k.Grant(t.Context(), []Grant{g}, k.now))
 		if !maps.Equal(k.kernel.lasts, want) {
 			t.Errorf("to %v: the kernel has %v, want %v", to, k.kernel.lasts, want)
 		}
@@ -57,9 +56,7 @@ func TestRevokedInOrder(t *testing.T) {
 		g.Ports = []service.Ports{{Proto: service.TCP, Low: 100 + port, High: 100 + port}}
 		gs = append(gs, g)
 	}
-	if err := k.Grant(t.Context(), gs, k.now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, k.Grant(t.Context(), gs, k.now))
 	if held := k.Grants(k.now); len(held) != len(gs) || !slices.IsSortedFunc(held, compareGrants) {
 		t.Errorf("held: %v", held)
 	}
@@ -73,9 +70,7 @@ func TestRevokedInOrder(t *testing.T) {
 func TestOneOfTwoEnds(t *testing.T) {
 	k := newKept(t)
 	gs := []Grant{portGrant("alice", k.now.Add(time.Minute), "tcp/22"), portGrant("alice", k.now.Add(time.Hour), "tcp/80")}
-	if err := k.Grant(t.Context(), gs, k.now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, k.Grant(t.Context(), gs, k.now))
 	k.passes(time.Minute, 0)
 	k.wakes()
 	if held := k.GrantsOf("alice", k.now); len(held) != 1 {

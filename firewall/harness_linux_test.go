@@ -84,9 +84,7 @@ func guarded(t *testing.T, change func(*Config)) *site {
 
 func (s *site) must(err error) {
 	s.Helper()
-	if err != nil {
-		s.Fatal(err)
-	}
+	lab.Must(s, err)
 }
 
 // open opens a Firewall like a daemon that starts. It closes an earlier one, as when its process ends.
@@ -149,8 +147,7 @@ func (s *site) ends(ended <-chan error, want error) {
 
 func (s *site) serve(addr string) *lab.Echo {
 	s.Helper()
-	e, err := lab.EchoServer(s.gw, addr)
-	s.must(err)
+	e := lab.Value(lab.EchoServer(s.gw, addr))(s)
 	return e
 }
 
@@ -175,8 +172,7 @@ func (s *site) listenOn(h *lab.Host, addr string) accepting {
 		s.Helper()
 		s.must(l.(*net.TCPListener).SetDeadline(time.Now().Add(lab.Patience)))
 		for {
-			c, err := l.Accept()
-			s.must(err)
+			c := lab.Value(l.Accept())(s)
 			s.Cleanup(func() { c.Close() })
 			// Attempts that only checked whether the port is open wait here too.
 			if c.RemoteAddr().String() == client.LocalAddr().String() {

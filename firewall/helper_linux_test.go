@@ -22,8 +22,7 @@ import (
 // helperPID returns the process that runs iptables for this one.
 func (s *site) helperPID() int {
 	s.Helper()
-	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	s.must(err)
+	paths := lab.Value(filepath.Glob("/proc/[0-9]*/cmdline"))(s)
 	for _, path := range paths {
 		line, err := os.ReadFile(path)
 		if err != nil || !strings.HasPrefix(string(line), iptables.HelperName+"\x00") ||
@@ -43,8 +42,7 @@ func (s *site) helperPID() int {
 func TestHelperHasLittle(t *testing.T) {
 	s := kindNamed(t, "iptables-nft").guarded(t, nil)
 	pid := s.helperPID()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	s.must(err)
+	status := lab.Value(os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)))(s)
 	const keeps = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW
 	for _, field := range []string{"CapPrm", "CapEff", "CapBnd"} {
 		if want := fmt.Sprintf("%s:\t%016x", field, keeps); !strings.Contains(string(status), want) {
@@ -54,8 +52,7 @@ func TestHelperHasLittle(t *testing.T) {
 	if !strings.Contains(string(status), "NoNewPrivs:\t1") {
 		t.Error("the helper may gain privileges")
 	}
-	group, err := unix.Getpgid(pid)
-	s.must(err)
+	group := lab.Value(unix.Getpgid(pid))(s)
 	if group == unix.Getpgrp() {
 		t.Error("the helper is in the daemon's process group: keys typed at a terminal end it")
 	}
@@ -200,8 +197,7 @@ func TestProgramFails(t *testing.T) {
 // hold takes the lock of iptables, like a tool that is working.
 func (s *site) hold() (release func()) {
 	s.Helper()
-	f, err := os.OpenFile(filepath.Join(s.config.programs, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	s.must(err)
+	f := lab.Value(os.OpenFile(filepath.Join(s.config.programs, "lock"), os.O_RDWR|os.O_CREATE, 0o600))(s)
 	s.must(unix.Flock(int(f.Fd()), unix.LOCK_EX))
 	s.Cleanup(func() { f.Close() })
 	return func() { f.Close() }

@@ -27,8 +27,7 @@ import (
 
 func (s *site) revoke(m Match) []Grant {
 	s.Helper()
-	gs, err := s.Revoke(s.Context(), m, time.Now())
-	s.must(err)
+	gs := lab.Value(s.Revoke(s.Context(), m, time.Now()))(s)
 	return gs
 }
 
@@ -315,8 +314,7 @@ func TestDamagedRecords(t *testing.T) {
 	}
 	s.must(s.Firewall.Close())
 	path := filepath.Join(s.config.State, ledger.FileName)
-	b, err := os.ReadFile(path)
-	s.must(err)
+	b := lab.Value(os.ReadFile(path))(s)
 	records := b[ledger.HeaderSize:]
 	records[0]++                                                                          // a later end
 	records[ledger.RecordSize+31]++                                                       // another source

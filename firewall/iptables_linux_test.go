@@ -333,9 +333,7 @@ func TestSwitchOfBackend(t *testing.T) {
 // TestRulesThatAreNone: the helper checks everything in a request.
 func TestRulesThatAreNone(t *testing.T) {
 	good := iptables.GuardRules{Mark: DefaultMark, Guarded: []service.Ports{ports("tcp/22")}}
-	if err := good.Check(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, good.Check())
 	a4, a6 := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2")
 	for name, spoil := range map[string]func(*iptables.GuardRules){
 		"mark":          func(r *iptables.GuardRules) { r.Mark = 3 },

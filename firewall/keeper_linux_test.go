@@ -13,9 +13,7 @@ import (
 func TestKeeperOfAnothersDirectory(t *testing.T) {
 	lab.NeedRoot(t)
 	s := newOwned(t, func(c *Config) {
-		if err := os.Chown(c.State, 64123, 64123); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Chown(c.State, 64123, 64123))
 	})
 	s.open()
 	s.load(0)

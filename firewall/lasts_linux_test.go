@@ -33,8 +33,7 @@ func (s *site) lasts(source string) time.Duration {
 		if b.Sets == nil {
 			return s.lastsByRule(a)
 		}
-		ms, err := b.Sets.List(iptables.SetName(iptables.SetGrants, a.Is6()))
-		s.must(err)
+		ms := lab.Value(b.Sets.List(iptables.SetName(iptables.SetGrants, a.Is6())))(s)
 		for _, m := range ms {
 			if m.IP == a && m.Port == 22 {
 				return time.Duration(m.Seconds) * time.Second
@@ -46,8 +45,7 @@ func (s *site) lasts(source string) time.Duration {
 
 func (s *site) lastsIn(n *nftables.Backend, set *nft.Set, a netip.Addr) time.Duration {
 	s.Helper()
-	es, err := n.Elements(set)
-	s.must(err)
+	es := lab.Value(n.Elements(set))(s)
 	for _, e := range es {
 		if strings.HasPrefix(string(e.Key), string(nftables.PortKey(a.AsSlice(), service.TCP, 22))) {
 			return e.Expires
@@ -66,8 +64,7 @@ func (s *site) lastsByRule(a netip.Addr) time.Duration {
 		if !ok || !strings.Contains(line, " "+a.String()+"/") {
 			continue
 		}
-		end, err := time.Parse("2006-01-02T15:04:05", strings.Fields(stop)[0])
-		s.must(err)
+		end := lab.Value(time.Parse("2006-01-02T15:04:05", strings.Fields(stop)[0]))(s)
 		last = ledger.Later(last, end.Add(time.Second)) // it is still in time
 	}
 	if last.IsZero() {
@@ -249,14 +246,9 @@ func TestWatchEndsGrants(t *testing.T) {
 // TestAlarm: the alarm goes by the wall clock, and goes off when that is set. The clock cannot be set here, so the
 // test reads the alarm's settings from the kernel.
 func TestAlarm(t *testing.T) {
-	a, err := clock.OpenAlarm()
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := lab.Value(clock.OpenAlarm())(t)
 	defer a.Close()
-	if err := a.Set(long); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, a.Set(long))
 	said := told(t, a)
 	for _, want := range []string{"clockid: 0\n", "settime flags: 03\n"} {
 		if !strings.Contains(said, want) {
@@ -269,13 +261,9 @@ func TestAlarm(t *testing.T) {
 func told(t *testing.T, a *clock.Alarm) string {
 	t.Helper()
 	raw, err := a.File.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	var said []byte
 	raw.Control(func(fd uintptr) { said, err = os.ReadFile(filepath.Join("/proc/self/fdinfo", fmt.Sprint(fd))) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	return string(said)
 }

@@ -13,6 +13,7 @@ import (
 
 	"sallyport/firewall/internal/ledger"
 	"sallyport/firewall/internal/statefile"
+	"sallyport/spa/lab"
 )
 
 // TestKeep: a grant in the ledger that Keep rejects never reaches the kernel, and is erased from the ledger.
@@ -69,9 +70,7 @@ func TestPlantedLedger(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir, victim := t.TempDir(), filepath.Join(t.TempDir(), "victim")
-			if err := test.plant(filepath.Join(dir, ledger.FileName), victim); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, test.plant(filepath.Join(dir, ledger.FileName), victim))
 			l, err := ledger.Open(dir, "", 64)
 			if err == nil {
 				l.Close()
@@ -94,9 +93,8 @@ func TestPlantedLedger(t *testing.T) {
 func TestLedgerOfBefore(t *testing.T) {
 	k := decided(t)
 	held := k.onDisk()
-	if _, err := k.ledger.File.WriteAt([]byte{1}, int64(len(ledger.Magic))); err != nil {
-		t.Fatal(err)
-	}
+	_, err := k.ledger.File.WriteAt([]byte{1}, int64(len(ledger.Magic)))
+	lab.Must(t, err)
 	k.reopen(10)
 	var version [1]byte
 	if _, err := k.ledger.File.ReadAt(version[:], int64(len(ledger.Magic))); err != nil || version[0] != ledger.Version {
@@ -129,9 +127,7 @@ func TestLedgerAlone(t *testing.T) {
 func TestLedgerClosed(t *testing.T) {
 	k := newKept(t)
 	l := k.reopen(10)
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, l.Close())
 	if hs, err := l.Read(k.now); err == nil || hs != nil {
 		t.Errorf("read: got %v, %v, want an error", hs, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // everyName returns names with each byte at each place that a configuration allows.
@@ -29,8 +30,7 @@ func TestEveryNameOfAnInterface(t *testing.T) {
 	trusting := func(c *Config) { c.Trusted = names }
 	t.Run("printed", func(t *testing.T) {
 		s := guarded(t, trusting)
-		text, err := Rules(s.config)
-		s.must(err)
+		text := lab.Value(Rules(s.config))(s)
 		want := s.listing()
 		s.nft("flush ruleset\n" + text)
 		if got := s.listing(); got != want {

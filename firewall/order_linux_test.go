@@ -13,6 +13,7 @@ import (
 	"sallyport/firewall/internal/guard"
 	"sallyport/firewall/internal/ledger"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // A decision is in the ledger before the kernel is changed, and if one of the two refuses it, it is in neither. So a
@@ -34,18 +35,13 @@ func newKept(t *testing.T) *kept {
 	f.cfg.Guarded = []service.Ports{ports("tcp/1-1000")}
 	f.ledger = k.reopen(10)
 	k.kernel = record(f)
-	if err := k.Load(t.Context(), 0, k.now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, k.Load(t.Context(), 0, k.now))
 	return k
 }
 
 func (k *kept) reopen(slots int) *ledger.Ledger {
 	k.Helper()
-	l, err := ledger.Open(k.dir, thisBoot, slots)
-	if err != nil {
-		k.Fatal(err)
-	}
+	l := lab.Value(ledger.Open(k.dir, thisBoot, slots))(k)
 	k.Cleanup(func() { l.Close() })
 	return l
 }
@@ -53,10 +49,7 @@ func (k *kept) reopen(slots int) *ledger.Ledger {
 // onDisk returns what a process that starts now would find: which client holds which port, and for how long.
 func (k *kept) onDisk() map[string]time.Duration {
 	k.Helper()
-	hs, err := k.reopen(10).Read(k.now)
-	if err != nil {
-		k.Fatal(err)
-	}
+	hs := lab.Value(k.reopen(10).Read(k.now))(k)
 	return k.lines(hs)
 }
 
@@ -148,9 +141,7 @@ func decided(t *testing.T) *kept {
 	k := newKept(t)
 	gs := []Grant{portGrant("alice", k.now.Add(time.Minute), "tcp/22-23"),
 		portGrant("bob", k.now.Add(2*time.Minute), "tcp/22")}
-	if err := k.Grant(t.Context(), gs, k.now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, k.Grant(t.Context(), gs, k.now))
 	return k
 }
 
@@ -196,9 +187,7 @@ func TestLedgerComesFirst(t *testing.T) {
 					}
 				}
 			}
-			if err := decide(k); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, decide(k))
 			if told == 0 {
 				t.Error("the kernel was not changed")
 			}

@@ -217,8 +217,7 @@ func (s *site) isGone(name string) bool {
 	s.Helper()
 	gone := true
 	s.another(func(c *nft.Conn) {
-		tables, err := c.ListTables()
-		s.must(err)
+		tables := lab.Value(c.ListTables())(s)
 		for _, t := range tables {
 			gone = gone && t.Name != name
 		}
@@ -332,8 +331,7 @@ func TestTeardownOfAnOwnedTable(t *testing.T) {
 
 func (s *site) keeperLock() *os.File {
 	s.Helper()
-	f, err := keeper.OpenFile(s.config.State, "", false)
-	s.must(err)
+	f := lab.Value(keeper.OpenFile(s.config.State, "", false))(s)
 	s.Cleanup(func() { f.Close() })
 	return f
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sallyport/firewall/internal/guard"
+	"sallyport/spa/lab"
 )
 
 // fighting is a guard that another tool changes every time it is put back.
@@ -37,17 +38,12 @@ func (f *fighting) Watch(ctx context.Context, deadline time.Time) error {
 // lines were logged about it.
 func fight(t *testing.T, changes int, quiet time.Duration) (loads, lines int) {
 	synctest.Test(t, func(t *testing.T) {
-		f, err := New(Config{Backend: BackendDryRun, knobs: knobs{slots: 1}}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := lab.Value(New(Config{Backend: BackendDryRun, knobs: knobs{slots: 1}}, nil))(t)
 		s := &site{T: t, Firewall: f}
 		n := s.counts("put back")
 		enemy := &fighting{dryRun: newDryRun(f.log), quiet: quiet, changes: changes}
 		f.backend = enemy
-		if err := f.Load(t.Context(), 0, time.Now()); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, f.Load(t.Context(), 0, time.Now()))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := f.Watch(ctx); err != context.DeadlineExceeded {

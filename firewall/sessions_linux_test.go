@@ -100,8 +100,7 @@ func TestPushingServerDoesNotReviveAGapSession(t *testing.T) {
 				s := k.guarded(t, func(c *Config) { c.Guarded = append(c.Guarded, ports("tcp/2300")) })
 				s.push(":2300")
 				s.flushRuleset()
-				c, err := s.dial(f.stranger, f.gateway, "2300")
-				s.must(err)
+				c := lab.Value(s.dial(f.stranger, f.gateway, "2300"))(s)
 				defer c.Close()
 				if !hears(c, lab.Patience) {
 					t.Fatal("the server does not send")
@@ -145,8 +144,7 @@ func TestStartRevivesNoGapSession(t *testing.T) {
 func (s *site) listeners() (clients []net.Conn) {
 	s.Helper()
 	for range 20 {
-		c, err := s.dial("192.0.2.3", "192.0.2.1", "2300")
-		s.must(err)
+		c := lab.Value(s.dial("192.0.2.3", "192.0.2.1", "2300"))(s)
 		s.Cleanup(func() { c.Close() })
 		if !hears(c, lab.Patience) {
 			s.Fatal("the server does not send")
@@ -193,8 +191,7 @@ func TestPushingServerIsHeardThroughAGrant(t *testing.T) {
 					}
 					s.must(s.Grant(t.Context(), []Grant{g}, time.Now()))
 					s.flushRuleset()
-					c, err := s.dial(f.alice, f.gateway, "2300")
-					s.must(err)
+					c := lab.Value(s.dial(f.alice, f.gateway, "2300"))(s)
 					defer c.Close()
 					s.load(0)
 					for range 20 {

@@ -24,7 +24,7 @@ import (
 func TestHelperServesNoStranger(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
-	must(t, errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o777)))
+	lab.Must(t, errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o777)))
 	said := filepath.Join(dir, "said")
 	for _, name := range []string{"iptables", "iptables-save", "iptables-restore"} {
 		for _, name := range []string{name, strings.Replace(name, "ip", "ip6", 1)} {
@@ -37,14 +37,14 @@ func TestHelperServesNoStranger(t *testing.T) {
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534},
 		Cloneflags: unix.CLONE_NEWNET}
-	must(t, cmd.Start())
-	must(t, theirs.Close())
+	lab.Must(t, cmd.Start())
+	lab.Must(t, theirs.Close())
 	var p iptables.Programs
 	if gob.NewDecoder(stranger).Decode(&p) == nil && p.Trouble == "" {
 		gob.NewEncoder(stranger).Encode(iptables.Request{Op: iptables.OpLook})
 		stranger.Read(make([]byte, 1))
 	}
-	must(t, stranger.Close())
+	lab.Must(t, stranger.Close())
 	if err := cmd.Wait(); err == nil {
 		t.Error("the helper served another user")
 	}
@@ -53,37 +53,27 @@ func TestHelperServesNoStranger(t *testing.T) {
 	}
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // copyWithCapabilities returns a copy of this program that any user may start with CAP_NET_ADMIN.
 func copyWithCapabilities(t *testing.T, dir string) string {
 	t.Helper()
 	path := filepath.Join(dir, "program")
-	b, err := os.ReadFile("/proc/self/exe")
-	must(t, err)
-	must(t, writeProgram(path, b))
-	must(t, os.Chmod(path, 0o755))
+	b := lab.Value(os.ReadFile("/proc/self/exe"))(t)
+	lab.Must(t, writeProgram(path, b))
+	lab.Must(t, os.Chmod(path, 0o755))
 	var capabilities []byte // struct vfs_cap_data: revision 2, effective
 	for _, word := range []uint32{0x02000001, 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW, 0, 0, 0} {
 		capabilities = binary.LittleEndian.AppendUint32(capabilities, word)
 	}
-	must(t, unix.Setxattr(path, "security.capability", capabilities, 0))
+	lab.Must(t, unix.Setxattr(path, "security.capability", capabilities, 0))
 	return path
 }
 
 func socketPair(t *testing.T) (net.Conn, *os.File) {
 	t.Helper()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
+	pair := lab.Value(unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0))(t)
 	ours := os.NewFile(uintptr(pair[0]), "ours")
 	defer ours.Close()
-	c, err := net.FileConn(ours)
-	must(t, err)
-	must(t, c.SetDeadline(time.Now().Add(lab.Patience)))
+	c := lab.Value(net.FileConn(ours))(t)
+	lab.Must(t, c.SetDeadline(time.Now().Add(lab.Patience)))
 	return c, os.NewFile(uintptr(pair[1]), "theirs")
 }

@@ -38,8 +38,7 @@ func TestText(t *testing.T) {
 	for name, change := range map[string]func(*Config){"plain": nil, "full": full} {
 		t.Run(name, func(t *testing.T) {
 			s := guarded(t, change)
-			text, err := Rules(s.config)
-			s.must(err)
+			text := lab.Value(Rules(s.config))(s)
 			want := s.listing()
 			s.nft("flush ruleset\n" + text)
 			if got := s.listing(); got != want {
@@ -78,8 +77,7 @@ func fromFile(c *Config) {
 // is dead; grants come back, and strangers do not get in.
 func TestGuardInAFile(t *testing.T) {
 	s := newSite(t, fromFile)
-	text, err := Rules(s.config)
-	s.must(err)
+	text := lab.Value(Rules(s.config))(s)
 	file := "flush ruleset\ntable inet filter { chain input { type filter hook input priority 0; }; }\n" + text
 	s.nft(file)
 	if s.isOpen("192.0.2.3", "192.0.2.1", "22") {

@@ -7,15 +7,15 @@ import (
 	"testing"
 
 	"sallyport/keys"
+	"sallyport/spa/lab"
 )
 
 func BenchmarkSeal(b *testing.B) {
 	r, s := openSSH(), alice()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := Seal(r, s); err != nil {
-			b.Fatal(err)
-		}
+		_, err := Seal(r, s)
+		lab.Must(b, err)
 	}
 }
 
@@ -67,9 +67,8 @@ func benchmarkClients(b *testing.B, n int) {
 	id := gateway()
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		if _, err := Open(packets[i%len(packets)], id, clients, testNow); err != nil {
-			b.Fatal(err)
-		}
+		_, err := Open(packets[i%len(packets)], id, clients, testNow)
+		lab.Must(b, err)
 	}
 }
 
@@ -87,9 +86,8 @@ func BenchmarkReceipt(b *testing.B) {
 	b.Run("open", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := OpenReceipt(receipt, request, s); err != nil {
-				b.Fatal(err)
-			}
+			_, err := OpenReceipt(receipt, request, s)
+			lab.Must(b, err)
 		}
 	})
 }

@@ -15,14 +15,12 @@ import (
 	"golang.org/x/crypto/chacha20"
 
 	"sallyport/keys"
+	"sallyport/spa/lab"
 )
 
 func unhex(t testing.TB, s string) []byte {
 	t.Helper()
-	b, err := hex.DecodeString(s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := lab.Value(hex.DecodeString(s))(t)
 	return b
 }
 
@@ -98,10 +96,7 @@ func TestChaCha20IsRFC8439(t *testing.T) {
 	plain := "Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the " +
 		"future, sunscreen would be it."
 	key := unhex(t, "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f")
-	c, err := chacha20.NewUnauthenticatedCipher(key, unhex(t, "000000000000004a00000000"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := lab.Value(chacha20.NewUnauthenticatedCipher(key, unhex(t, "000000000000004a00000000")))(t)
 	c.SetCounter(1)
 	got := make([]byte, len(plain))
 	c.XORKeyStream(got, []byte(plain))
@@ -114,9 +109,7 @@ func TestChaCha20IsRFC8439(t *testing.T) {
 func TestHChaCha20IsTheDrafts(t *testing.T) {
 	got, err := chacha20.HChaCha20(unhex(t, "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"),
 		unhex(t, "000000090000004a0000000031415927"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	wantHex(t, got, "82413b4227b27bfed30e42508a877d73a0f9e4d58a74a853c12ec41326d3ecdc")
 }
 
@@ -153,10 +146,7 @@ func TestSipHashIsThePapers(t *testing.T) {
 
 // RFC 5869, appendix A.3 (no salt, no info), and the keys as this package derives them.
 func TestKeysAreRFC5869(t *testing.T) {
-	okm, err := hkdf.Key(sha256.New, bytes.Repeat([]byte{0x0b}, 22), nil, "", 42)
-	if err != nil {
-		t.Fatal(err)
-	}
+	okm := lab.Value(hkdf.Key(sha256.New, bytes.Repeat([]byte{0x0b}, 22), nil, "", 42))(t)
 	wantHex(t, okm, "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8")
 
 	key, gate := testKey(0x80), testGate(0x40)

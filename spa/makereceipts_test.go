@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/spa/lab"
 )
 
 // An answer is one vector of a receipt: an answer to alice's request, and her verdict on it.
@@ -123,10 +124,7 @@ func addWrongReceipts(add addAnswerFunc) {
 func (a answer) text(t *testing.T, name string) string {
 	plain := a.plain
 	if plain == nil {
-		b, err := a.receipt.AppendBinary(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := lab.Value(a.receipt.AppendBinary(nil))(t)
 		plain = b
 	}
 	seedRandom(t, name)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 func grantedReceipt() Receipt {
@@ -178,10 +179,7 @@ func TestReceiptRefusesMalformed(t *testing.T) {
 }
 
 func TestParseReceiptRefusesEveryOtherLength(t *testing.T) {
-	plain, err := grantedReceipt().AppendBinary(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plain := lab.Value(grantedReceipt().AppendBinary(nil))(t)
 	for n := range plain {
 		if _, err := ParseReceipt(plain[:n]); err == nil {
 			t.Errorf("the first %d of %d bytes are a receipt", n, len(plain))
@@ -230,10 +228,7 @@ func TestReceiptKeepsWhatFits(t *testing.T) {
 			if err != nil || len(b) > 112 {
 				t.Fatalf("%d bytes, %v", len(b), err)
 			}
-			got, err := ParseReceipt(b)
-			if err != nil {
-				t.Fatal(err)
-			}
+			got := lab.Value(ParseReceipt(b))(t)
 			for i, g := range got.Services {
 				if len(g.Ports) != tt.want[i] || g.More != tt.more[i] {
 					t.Errorf("service %d: got %d ranges, more %v; want %d, %v", i, len(g.Ports), g.More, tt.want[i], tt.more[i])
@@ -247,10 +242,7 @@ func TestReceiptRoundsDurations(t *testing.T) {
 	for have, want := range map[time.Duration]time.Duration{
 		-time.Second: 0, time.Second + 999: time.Second, maxFor + time.Hour: maxFor,
 	} {
-		b, err := Receipt{Status: Granted, Time: testNow, Services: []Granting{{For: have}}}.AppendBinary(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := lab.Value(Receipt{Status: Granted, Time: testNow, Services: []Granting{{For: have}}}.AppendBinary(nil))(t)
 		if r, err := ParseReceipt(b); err != nil || r.Services[0].For != want {
 			t.Errorf("%v: got %+v, %v; want %v", have, r, err, want)
 		}
@@ -260,10 +252,7 @@ func TestReceiptRoundsDurations(t *testing.T) {
 func TestReceiptTellsNoZone(t *testing.T) {
 	r := deniedReceipt()
 	r.Source = netip.MustParseAddr("fe80::1%eth0")
-	b, err := r.AppendBinary(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := lab.Value(r.AppendBinary(nil))(t)
 	if got, err := ParseReceipt(b); err != nil || got.Source != r.Source.WithZone("") {
 		t.Errorf("got %v, %v", got.Source, err)
 	}

@@ -8,6 +8,8 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"sallyport/spa/lab"
+
 	"github.com/dchest/siphash"
 	"golang.org/x/crypto/chacha20"
 )
@@ -47,10 +49,7 @@ func (s specification) packet() []byte {
 func (s specification) clientID() uint64 { return binary.BigEndian.Uint64(s.v.hex(s.t, "client id")) }
 
 func (s specification) key(master, use string, n int) []byte {
-	key, err := hkdf.Key(sha256.New, unhex(s.t, master), nil, "sallyport 1 "+use, n)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	key := lab.Value(hkdf.Key(sha256.New, unhex(s.t, master), nil, "sallyport 1 "+use, n))(s.t)
 	return key
 }
 
@@ -72,10 +71,7 @@ func (s specification) siphash(use string, message []byte) uint64 {
 }
 
 func (s specification) xor(nonce, b []byte) []byte {
-	c, err := chacha20.NewUnauthenticatedCipher(s.clientKey("request cipher"), nonce)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	c := lab.Value(chacha20.NewUnauthenticatedCipher(s.clientKey("request cipher"), nonce))(s.t)
 	out := make([]byte, len(b))
 	c.XORKeyStream(out, b)
 	return out

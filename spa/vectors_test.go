@@ -16,6 +16,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 const vectorDir = "testdata/vectors"
@@ -111,9 +112,7 @@ func (v vector) testToken(t *testing.T, verdict string) {
 		}
 		return
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	l := &lines{}
 	l.addProfile(p)
 	for name, want := range parseVector(t, l.String()) {
@@ -165,10 +164,7 @@ func readVectors(t testing.TB) map[string]vector {
 	}
 	vectors := map[string]vector{}
 	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := lab.Value(os.ReadFile(file))(t)
 		vectors[strings.TrimSuffix(filepath.Base(file), ".txt")] = parseVector(t, string(text))
 	}
 	return vectors
@@ -206,10 +202,7 @@ func (v vector) hex(t testing.TB, name string) []byte {
 
 func (v vector) int(t testing.TB, name string) int64 {
 	t.Helper()
-	n, err := strconv.ParseInt(v.one(t, name), 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
+	n := lab.Value(strconv.ParseInt(v.one(t, name), 10, 64))(t)
 	return n
 }
 
@@ -236,10 +229,7 @@ func (v vector) gates(t testing.TB) []keys.GateKey {
 }
 
 func (v vector) sender(t testing.TB) Sender {
-	id, err := keys.ParseID(v.one(t, "client id"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := lab.Value(keys.ParseID(v.one(t, "client id")))(t)
 	return Sender{
 		Server: keys.ServerID(v.hex(t, "server id")),
 		ID:     id,
@@ -272,10 +262,7 @@ func (v vector) request(t testing.TB) Request {
 		r.First = v.time(t, "first")
 	}
 	for _, text := range v["service"] {
-		s, err := service.ParseService(text)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := lab.Value(service.ParseService(text))(t)
 		r.Services = append(r.Services, s)
 	}
 	return r
@@ -295,20 +282,14 @@ func (v vector) receipt(t testing.TB) Receipt {
 // parseGrantingText reads "30000 tcp/22 udp/53-54 more".
 func parseGrantingText(t testing.TB, text string) Granting {
 	words := strings.Fields(text)
-	ms, err := strconv.Atoi(words[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	ms := lab.Value(strconv.Atoi(words[0]))(t)
 	g := Granting{For: time.Duration(ms) * time.Millisecond}
 	for _, w := range words[1:] {
 		if w == "more" {
 			g.More = true
 			continue
 		}
-		p, err := service.ParsePorts(w)
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := lab.Value(service.ParsePorts(w))(t)
 		g.Ports = append(g.Ports, p)
 	}
 	return g
@@ -343,9 +324,7 @@ func writeVectors(t *testing.T, made map[string]string) {
 	for name, text := range made {
 		err = errors.Join(err, os.WriteFile(vectorFile(name), []byte(text), 0o644))
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 }
 
 // lines writes a vector.

@@ -16,32 +16,18 @@ import (
 // pseudoTerminal returns a terminal and its other end.
 func pseudoTerminal(t *testing.T) (terminal, other *os.File) {
 	t.Helper()
-	other, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	other = lab.Value(os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0))(t)
 	t.Cleanup(func() { other.Close() })
-	if err := unix.IoctlSetPointerInt(int(other.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	number, err := unix.IoctlGetInt(int(other.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, unix.IoctlSetPointerInt(int(other.Fd()), unix.TIOCSPTLCK, 0))
+	number := lab.Value(unix.IoctlGetInt(int(other.Fd()), unix.TIOCGPTN))(t)
+	terminal = lab.Value(os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0))(t)
 	t.Cleanup(func() { terminal.Close() })
 	return terminal, other
 }
 
 func echoes(t *testing.T, terminal *os.File) bool {
 	t.Helper()
-	state, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
-	if err != nil {
-		t.Fatal(err)
-	}
+	state := lab.Value(unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS))(t)
 	return state.Lflag&unix.ECHO != 0
 }
 
@@ -128,9 +114,7 @@ func TestAskEnds(t *testing.T) {
 
 func TestAskNeedsATerminal(t *testing.T) {
 	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	defer r.Close()
 	defer w.Close()
 	if b, err := askOn(t.Context(), r, w, "passphrase: "); b != nil || !errors.Is(err, errNoTerminal) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"sallyport/keys"
+	"sallyport/spa/lab"
 )
 
 // slowRing is a keyring that lets something else happen while it is used.
@@ -40,23 +41,15 @@ func TestKeyThatComesMeanwhile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			config, ring := t.TempDir(), t.TempDir()
 			hosts := filepath.Join(config, "hosts")
-			if err := os.Mkdir(hosts, 0o700); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.Mkdir(hosts, 0o700))
 			p, next := newProfile(), newProfile()
 			var err error
 			s := &keys.StoredProfile{Profile: *p}
 			if name != "lock" {
-				if s, err = p.Lock([]byte("passphrase"), "a-name"); err != nil {
-					t.Fatal(err)
-				}
-				if err := fileRing(ring).Set("a-name", "passphrase"); err != nil {
-					t.Fatal(err)
-				}
+				s = lab.Value(p.Lock([]byte("passphrase"), "a-name"))(t)
+				lab.Must(t, fileRing(ring).Set("a-name", "passphrase"))
 			}
-			if err := keys.WriteStored(hosts, s, false); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, keys.WriteStored(hosts, s, false))
 			a := &app{ring: slowRing{fileRing(ring), func() {
 				if err := keys.WriteProfile(hosts, next, true); err != nil {
 					t.Error(err)

@@ -8,40 +8,28 @@ import (
 	"os"
 	"testing"
 
+	"sallyport/spa/lab"
+
 	"golang.org/x/sys/unix"
 )
 
 // TestPassOn: the receiver of a connection can use it in blocking mode after this program has exited.
 func TestPassOn(t *testing.T) {
-	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ends := lab.Value(unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0))(t)
 	ours, theirs := os.NewFile(uintptr(ends[0]), "ours"), os.NewFile(uintptr(ends[1]), "theirs")
 	defer ours.Close()
 	defer theirs.Close()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := lab.Value(net.Listen("tcp", "127.0.0.1:0"))(t)
 	defer listener.Close()
-	conn, err := net.Dial("tcp", listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := passOn(ours, conn); err != nil {
-		t.Fatal(err)
-	}
+	conn := lab.Value(net.Dial("tcp", listener.Addr().String()))(t)
+	lab.Must(t, passOn(ours, conn))
 	conn.Close()
 	passed := received(t, theirs)
 	defer passed.Close()
 	if flags, err := unix.FcntlInt(passed.Fd(), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK != 0 {
 		t.Errorf("flags %#x, %v: does not block", flags, err)
 	}
-	other, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := lab.Value(listener.Accept())(t)
 	io.WriteString(other, "hello")
 	other.Close()
 	if got, err := io.ReadAll(passed); err != nil || string(got) != "hello" {

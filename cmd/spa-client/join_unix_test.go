@@ -12,24 +12,17 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // tcpPair returns a connection and its other end.
 func tcpPair(t *testing.T) (ours net.Conn, theirs *net.TCPConn) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := lab.Value(net.Listen("tcp", "127.0.0.1:0"))(t)
 	defer listener.Close()
-	ours, err = net.Dial("tcp", listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ours = lab.Value(net.Dial("tcp", listener.Addr().String()))(t)
+	conn := lab.Value(listener.Accept())(t)
 	t.Cleanup(func() {
 		ours.Close()
 		conn.Close()
@@ -89,9 +82,7 @@ func TestJoinWithoutReader(t *testing.T) {
 				return // not on this system
 			}
 			out, err := test.open()
-			if err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, err)
 			defer out.Close()
 			ours, theirs := tcpPair(t)
 			in, _ := io.Pipe() // sends nothing, and does not end

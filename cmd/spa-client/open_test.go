@@ -12,6 +12,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/client"
+	"sallyport/spa/lab"
 )
 
 // shut returns an opened answer of this machine, where nothing listens on the port.
@@ -44,9 +45,7 @@ func TestWaitOpen(t *testing.T) {
 				Gate: keys.NewGateKey(), ID: keys.NewID(), Key: keys.NewKey()}
 			plan, err := client.Prepare(t.Context(), profile, client.Command{Type: spa.TypeOpen,
 				Services: []service.Service{{Name: "ssh"}}, Timeout: 50 * time.Millisecond})
-			if err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, err)
 			k.plan = plan
 			cmd.SetContext(c.ctx)
 			if err := k.waitOpen(cmd, c.answers); !c.want(err) {

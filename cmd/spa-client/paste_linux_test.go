@@ -45,10 +45,7 @@ func startAsking(t *testing.T, ask func(ctx context.Context, in *os.File, out *p
 // unread returns how much unread input a terminal has.
 func (a *asked) unread(t *testing.T) int {
 	t.Helper()
-	n, err := unix.IoctlGetInt(int(a.terminal.Fd()), unix.TIOCINQ)
-	if err != nil {
-		t.Fatal(err)
-	}
+	n := lab.Value(unix.IoctlGetInt(int(a.terminal.Fd()), unix.TIOCINQ))(t)
 	return n
 }
 
@@ -97,9 +94,7 @@ func TestAskQuit(t *testing.T) {
 			a := startAsking(t, func(ctx context.Context, in *os.File, out *prompted) ([]byte, error) {
 				return askOn(ctx, in, out, "passphrase: ")
 			})
-			if err := syscall.Kill(os.Getpid(), sig); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, syscall.Kill(os.Getpid(), sig))
 			var exit *cli.Exit
 			if err := <-a.done; !errors.As(err, &exit) || exit.Code != want || exit.Err != nil {
 				t.Errorf("got %v, want to end with %d and without a word", err, want)

@@ -17,6 +17,7 @@ import (
 	"sallyport/spa"
 	"sallyport/spa/client"
 	"sallyport/spa/client/doctor"
+	"sallyport/spa/lab"
 )
 
 // answered returns a command whose answers are given.
@@ -179,10 +180,8 @@ func TestHostileFinding(t *testing.T) {
 	cmd := &cobra.Command{}
 	cmd.SetOut(&out)
 	const hostile = "a\x1b[2J\n\u202eb"
-	if err := (&diagnosis{}).tell(cmd, doctor.Finding{State: doctor.Good, Text: hostile, Advice: hostile,
-		Sign: hostile}); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, (&diagnosis{}).tell(cmd, doctor.Finding{State: doctor.Good, Text: hostile, Advice: hostile,
+		Sign: hostile}))
 	if strings.ContainsAny(out.String(), "\x1b\u202e") || strings.Count(out.String(), "\n") != 3 {
 		t.Errorf("got %q", &out)
 	}

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // TestSSHConfigCommand: ssh expands percent signs in the ProxyCommand, and then a shell parses it.
@@ -35,9 +37,7 @@ func TestSSHConfigCommand(t *testing.T) {
 func TestSSHConfigOfIPv6(t *testing.T) {
 	var out bytes.Buffer
 	c := sshConfig{name: "gw", host: "2001:db8::1", service: "ssh", port: 2222, program: "spa-client"}
-	if err := c.print(&out); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, c.print(&out))
 	want := "\nHost gw\n\tHostName 2001:db8::1\n\tPort 2222\n\tHostKeyAlias [2001:db8::1]:2222\n\tProxyCommand " +
 		"spa-client connect ssh --host gw\n"
 	if out.String() != want {
@@ -57,19 +57,14 @@ func TestSSHConfigRefusesLineBreaks(t *testing.T) {
 
 // TestProgram: the name alone is used only if it finds this program.
 func TestProgram(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := lab.Value(os.Executable())(t)
 	name := strings.TrimSuffix(filepath.Base(self), ".exe")
 	t.Setenv("PATH", filepath.Dir(self))
 	if got, err := program(); err != nil || got != name {
 		t.Errorf("in PATH: got %q, %v; want %q", got, err, name)
 	}
 	other := t.TempDir()
-	if err := os.WriteFile(filepath.Join(other, filepath.Base(self)), nil, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(filepath.Join(other, filepath.Base(self)), nil, 0o755))
 	t.Setenv("PATH", other)
 	if got, err := program(); err != nil || got != self {
 		t.Errorf("another one of that name in PATH: got %q, %v; want %q", got, err, self)

@@ -17,10 +17,7 @@ import (
 // TestWaitOpenInEitherFamily: a family whose connections do not get through does not delay the other, whichever was
 // answered first.
 func TestWaitOpenInEitherFamily(t *testing.T) {
-	listening, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	listening := lab.Value(net.Listen("tcp4", "127.0.0.1:0"))(t)
 	defer listening.Close()
 	at := netip.MustParseAddrPort(listening.Addr().String())
 	port := service.Ports{Proto: service.TCP, Low: at.Port(), High: at.Port()}
@@ -51,10 +48,7 @@ func planned(t *testing.T, c client.Command) *client.Plan {
 	t.Helper()
 	profile := &keys.Profile{Name: "gw", Address: "127.0.0.1", KnockPorts: []uint16{9}, ServerID: keys.NewServerID(),
 		Gate: keys.NewGateKey(), ID: keys.NewID(), Key: keys.NewKey()}
-	plan, err := client.Prepare(t.Context(), profile, c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plan := lab.Value(client.Prepare(t.Context(), profile, c))(t)
 	return plan
 }
 

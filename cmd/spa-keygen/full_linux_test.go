@@ -22,30 +22,20 @@ import (
 func TestFullDisk(t *testing.T) {
 	lab.NeedRoot(t)
 	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=128k"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=128k"))
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	c := config.Default(dir)
 	c.Name, c.Address, c.ServerID = "gw", "192.0.2.1", keys.NewServerID()
 	alice := &keys.Client{Name: "alice", ID: keys.NewID(), Key: keys.NewKey(), Allow: []string{"tcp/22"}}
 	clients := filepath.Join(dir, config.ClientsDir)
-	if err := errors.Join(os.Mkdir(clients, 0o750), keys.WriteGate(filepath.Join(dir, config.GateFile), keys.NewGateKey()),
-		config.Create(dir, c), keys.WriteClient(clients, alice, true)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Mkdir(clients, 0o750), config.Create(dir, c), keys.WriteClient(clients, alice, true),
+		keys.WriteGate(filepath.Join(dir, config.GateFile), keys.NewGateKey())))
 	path := filepath.Join(clients, "alice.toml")
 	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	whole := append(text, "#"+strings.Repeat("x", os.Getpagesize()-len(text)-1)...)
-	if err := os.WriteFile(path, whole, 0o640); err != nil {
-		t.Fatal(err)
-	}
-	if err := lab.FillDisk(filepath.Join(dir, "ballast")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(path, whole, 0o640))
+	lab.Must(t, lab.FillDisk(filepath.Join(dir, "ballast")))
 	keygen := func(args ...string) (string, error) {
 		var out bytes.Buffer
 		root := newRoot()
@@ -68,15 +58,11 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Rename(path, copied); err != nil { // the disk has no room for both
 		t.Fatal(err)
 	}
-	if err := os.Link(copied, path); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Link(copied, path))
 	if out, err := keygen("revoke", "alice"); err == nil || !strings.Contains(fmt.Sprint(err), copied) {
 		t.Errorf("revoke beside a copy: %v\n%s", err, out)
 	}
-	if err := os.Remove(copied); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Remove(copied))
 	out, err := keygen("revoke", "alice")
 	if _, gone := os.Stat(path); err != nil || !errors.Is(gone, os.ErrNotExist) ||
 		!strings.Contains(out, "shuts the client out within a second or two") {

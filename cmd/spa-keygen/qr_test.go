@@ -35,9 +35,7 @@ func scan(t *testing.T, picture image.Image) string {
 	t.Helper()
 	zbarimg := lab.NeedProgram(t, "zbarimg", "apt-get install zbar-tools")
 	var b bytes.Buffer
-	if err := png.Encode(&b, picture); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, png.Encode(&b, picture))
 	cmd := exec.Command(zbarimg, "--quiet", "--nodbus", "--raw", "-")
 	cmd.Stdin = &b
 	out, err := cmd.CombinedOutput()
@@ -69,17 +67,12 @@ func screen(drawn string) image.Image {
 func TestCodesAreReadBack(t *testing.T) {
 	for _, size := range []int{0, 300, 600, 1200} {
 		token := longToken(t, size)
-		code, err := encode(token)
-		if err != nil {
-			t.Fatal(err)
-		}
+		code := lab.Value(encode(token))(t)
 		if got := scan(t, code.image()); got != token+"\n" {
 			t.Errorf("the picture of %d characters reads %q", len(token), got)
 		}
 		var plain, coloured bytes.Buffer
-		if err := code.draw(&plain, false); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, code.draw(&plain, false))
 		if got := scan(t, screen(plain.String())); got != token+"\n" {
 			t.Errorf("the terminal's %d characters read %q", len(token), got)
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sallyport/keys"
+	"sallyport/spa/lab"
 )
 
 // TestUndoOnlyItsOwn: a rotation that could not hand out its token takes back its own key, but no later change by
@@ -16,17 +17,13 @@ import (
 func TestUndoOnlyItsOwn(t *testing.T) {
 	dir := t.TempDir()
 	before := &keys.Client{Name: "alice", ID: keys.NewID(), Key: keys.NewKey(), Allow: []string{"ssh"}}
-	if err := keys.WriteClient(dir, before, true); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, keys.WriteClient(dir, before, true))
 	rotated := func() *keys.Client {
 		after, err := keys.ChangeClient(dir, "alice", func(c *keys.Client) error {
 			c.Rotate(time.Now().Add(time.Hour))
 			return nil
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, err)
 		return after
 	}
 	first, second := rotated(), rotated()
@@ -50,9 +47,7 @@ func TestRotateBesideACopy(t *testing.T) {
 	alice.Previous = &keys.Previous{ID: keys.NewID(), Key: keys.NewKey(), Until: time.Now().Add(time.Hour)}
 	old := *alice
 	old.Name = "alice-old"
-	if err := errors.Join(keys.WriteClient(dir, alice, true), keys.WriteClient(dir, &old, true)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(keys.WriteClient(dir, alice, true), keys.WriteClient(dir, &old, true)))
 	before := alice.ID
 	for _, r := range []rotation{{overlap: overlapFlag(time.Hour), force: true}, {lost: true}} {
 		err := r.apply(alice, dir, time.Now())
@@ -60,9 +55,7 @@ func TestRotateBesideACopy(t *testing.T) {
 			t.Errorf("%+v: got %v and id %v, want the path of the copy and the key as it was", r, err, alice.ID)
 		}
 	}
-	if err := os.Remove(filepath.Join(dir, "alice-old.toml")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Remove(filepath.Join(dir, "alice-old.toml")))
 	for _, r := range []rotation{{overlap: overlapFlag(time.Hour), force: true}, {lost: true}} {
 		id := alice.ID
 		if err := r.apply(alice, dir, time.Now()); err != nil || alice.ID == id {

@@ -105,14 +105,9 @@ func newTunnel(t *testing.T, service string) *tunnel {
 			t.Fatalf("wg pubkey: %v", err)
 		}
 		w.private[machine], w.public[machine] = strings.TrimSpace(string(key)), strings.TrimSpace(string(derived))
-		if err := os.MkdirAll(filepath.Join(w.home, machine, "run", "wireguard"), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.MkdirAll(filepath.Join(w.home, machine, "run", "wireguard"), 0o700))
 	}
-	echo, err := lab.EchoServer(w.gateway.Host, ":22")
-	if err != nil {
-		t.Fatal(err)
-	}
+	echo := lab.Value(lab.EchoServer(w.gateway.Host, ":22"))(t)
 	t.Cleanup(func() { echo.Close() })
 	return w
 }
@@ -120,10 +115,7 @@ func newTunnel(t *testing.T, service string) *tunnel {
 // block returns one of the page's blocks in a language.
 func block(t *testing.T, language string, n int) string {
 	t.Helper()
-	page, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	page := lab.Value(os.ReadFile("README.md"))(t)
 	all := regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllSubmatch(page, -1)
 	if len(all) != 2 {
 		t.Fatalf("README.md has %d blocks of %s, want 2", len(all), language)
@@ -143,26 +135,19 @@ func (w *tunnel) config(n int) string {
 func (w *tunnel) trust() {
 	w.t.Helper()
 	path := filepath.Join(w.gateway.Config, "server.toml")
-	before, err := os.ReadFile(path)
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	before := lab.Value(os.ReadFile(path))(w.t)
 	_, setting, _ := strings.Cut(block(w.t, "toml", 1), "[firewall]\n")
 	now := regexp.MustCompile(`(?m)^trusted_interfaces = .*\n`).ReplaceAllString(string(before), setting)
 	if now == string(before) {
 		w.t.Fatalf("no trusted_interfaces in\n%s", before)
 	}
-	if err := os.WriteFile(path, []byte(now), 0o640); err != nil {
-		w.t.Fatal(err)
-	}
+	lab.Must(w.t, os.WriteFile(path, []byte(now), 0o640))
 }
 
 // up brings a machine's wg0 up with a configuration.
 func (w *tunnel) up(h *lab.Host, machine, config string) {
 	w.t.Helper()
-	if err := os.WriteFile(w.file(machine), []byte(config), 0o600); err != nil {
-		w.t.Fatal(err)
-	}
+	lab.Must(w.t, os.WriteFile(w.file(machine), []byte(config), 0o600))
 	w.quick(h, machine, "up")
 }
 

@@ -61,15 +61,11 @@ func newMachine(t *testing.T) *machine {
 	m.settings = filepath.Join(m.dir, "etc")
 	source := filepath.Join(m.dir, "source")
 	for _, dir := range []string{m.settings, filepath.Join(source, "examples"), filepath.Join(m.dir, "hosts")} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.MkdirAll(dir, 0o755))
 	}
 	// The limits of this machine, which may not allow podman's own.
-	if err := os.WriteFile(filepath.Join(m.dir, "containers.conf"), []byte("[containers]\ndefault_ulimits = []\n"),
-		0o644); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(filepath.Join(m.dir, "containers.conf"), []byte("[containers]\ndefault_ulimits = []\n"),
+		0o644))
 	for program, dir := range map[string]string{"spa-server": filepath.Join(source, "bin"),
 		"spa-keygen": filepath.Join(source, "bin"), "spa-client": m.dir} {
 		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s", "-o", dir+"/", "sallyport/cmd/"+program)
@@ -78,9 +74,7 @@ func newMachine(t *testing.T) *machine {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	if err := os.CopyFS(filepath.Join(source, "examples/container"), os.DirFS(".")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.CopyFS(filepath.Join(source, "examples/container"), os.DirFS(".")))
 	m.must(m.podman("build", "-q", "-t", "spa", "-f", filepath.Join(source, "examples/container/Containerfile"), source))
 	const files = "CHOWN,DAC_OVERRIDE"
 	m.must(m.podman(m.inImage(files, nil, "init", "--address", "192.0.2.1", "--service", "ssh=tcp/22")...))
@@ -99,15 +93,10 @@ func newMachine(t *testing.T) *machine {
 // start starts the server's container and waits until it is ready. It returns a function that stops it.
 func (m *machine) start(capabilities string) (stop func()) {
 	m.t.Helper()
-	log, err := os.Create(filepath.Join(m.dir, "log"))
-	if err != nil {
-		m.t.Fatal(err)
-	}
+	log := lab.Value(os.Create(filepath.Join(m.dir, "log")))(m.t)
 	cmd := m.podman(m.inImage(capabilities, []string{"--name", "spa"})...)
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := m.host.Start(cmd); err != nil {
-		m.t.Fatal(err)
-	}
+	lab.Must(m.t, m.host.Start(cmd))
 	ended := make(chan struct{})
 	go func() { cmd.Wait(); close(ended) }()
 	stop = func() {
@@ -158,20 +147,14 @@ const silence = 700 * time.Millisecond
 // its sender alone, the guard outlives the container, and teardown takes it away.
 func TestContainer(t *testing.T) {
 	m := newMachine(t)
-	if _, err := lab.EchoServer(m.host, ":22"); err != nil {
-		t.Fatal(err)
-	}
+	_, err := lab.EchoServer(m.host, ":22")
+	lab.Must(t, err)
 	const capabilities = "NET_ADMIN,SETUID,SETGID,SETPCAP,CHOWN,DAC_OVERRIDE"
 	for _, mode := range []string{"sniff", "udp"} {
 		path := filepath.Join(m.settings, "server.toml")
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := lab.Value(os.ReadFile(path))(t)
 		changed := strings.Replace(string(text), `mode = "sniff"`, `mode = "`+mode+`"`, 1)
-		if err := os.WriteFile(path, []byte(changed), 0o640); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(path, []byte(changed), 0o640))
 		with := capabilities
 		if mode == "sniff" {
 			with += ",NET_RAW"

@@ -40,9 +40,7 @@ func demoCommand(t *testing.T) (cmd *exec.Cmd, files string) {
 	cmd.Args = []string{"demo"}
 	files = t.TempDir()
 	for _, dir := range []string{files, filepath.Dir(files)} {
-		if err := os.Chmod(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Chmod(dir, 0o755))
 	}
 	cmd.Env = append(os.Environ(), "TMPDIR="+files)
 	return cmd, files
@@ -90,9 +88,7 @@ func TestInterrupted(t *testing.T) {
 	cmd.Stdout = w
 	stderr := new(bytes.Buffer)
 	cmd.Stderr = stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, cmd.Start())
 	w.Close()
 	told := bufio.NewScanner(r)
 	for told.Scan() {
@@ -119,9 +115,7 @@ func TestInterrupted(t *testing.T) {
 func narrowPipe(t *testing.T) (r, w *os.File) {
 	t.Helper()
 	var ends [2]int
-	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|unix.O_DIRECT); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, unix.Pipe2(ends[:], unix.O_CLOEXEC|unix.O_DIRECT))
 	r, w = os.NewFile(uintptr(ends[0]), "reader"), os.NewFile(uintptr(ends[1]), "writer")
 	t.Cleanup(func() { r.Close() })
 	if size, err := unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, os.Getpagesize()); err != nil ||
@@ -148,9 +142,7 @@ func TestOldGo(t *testing.T) {
 		script := "#!/bin/sh\n[ \"$1\" = run ] && echo built && exit\n[ \"$1\" = version ] && echo go version " + version +
 			" linux/amd64 && exit\nexit 1\n"
 		if version != "" {
-			if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.WriteFile(path, []byte(script), 0o755))
 		}
 		cmd := exec.Command("make", "-C", "../..", "--no-print-directory", "demo", "GO="+path)
 		out, _ := cmd.CombinedOutput()
@@ -163,14 +155,9 @@ func TestOldGo(t *testing.T) {
 // TestImpostors makes the demo build programs that print the right things but guard nothing.
 func TestImpostors(t *testing.T) {
 	cmd, files := demoCommand(t)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := lab.Value(os.Executable())(t)
 	path := t.TempDir()
-	if err := os.Symlink(self, filepath.Join(path, "go")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Symlink(self, filepath.Join(path, "go")))
 	cmd.Env = append(cmd.Env, "PATH="+path)
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
@@ -226,10 +213,7 @@ func nothingLeft(t *testing.T, files string) {
 	if err != nil || len(left) != 0 {
 		t.Errorf("files left: %v, %v", left, err)
 	}
-	processes, err := filepath.Glob("/proc/[0-9]*/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
+	processes := lab.Value(filepath.Glob("/proc/[0-9]*/exe"))(t)
 	for _, link := range processes {
 		program, err := os.Readlink(link)
 		if err == nil && strings.HasPrefix(program, files) {
@@ -276,9 +260,7 @@ func TestPlain(t *testing.T) {
 func TestServerThatDoesNotStart(t *testing.T) {
 	dir := t.TempDir()
 	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: filepath.Join(dir, "ready")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	ready.Close() // as when the process ends
 	if err := new(server).awaitReady(ready); err == nil {
 		t.Error("a server that has ended counts as ready")
@@ -291,21 +273,12 @@ func TestServerThatStopsBadly(t *testing.T) {
 		{"trap 'exit 0' TERM; echo up; while :; do read x; done", ""},
 	} {
 		cmd := exec.Command("sh", "-c", test.script)
-		up, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		hold, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
+		up := lab.Value(cmd.StdoutPipe())(t)
+		hold := lab.Value(cmd.StdinPipe())(t)
 		defer hold.Close()
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := bufio.NewReader(up).ReadString('\n'); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, cmd.Start())
+		_, err := bufio.NewReader(up).ReadString('\n')
+		lab.Must(t, err)
 		s := &server{cmd: cmd, ended: make(chan struct{})}
 		go func() {
 			s.err = cmd.Wait()

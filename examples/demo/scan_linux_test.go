@@ -12,10 +12,7 @@ import (
 // TestResend: an ICMP error for one packet does not keep later ones from being sent.
 func TestResend(t *testing.T) {
 	client, _ := lab.Pair(t)
-	copied, err := sniff(client)
-	if err != nil {
-		t.Fatal(err)
-	}
+	copied := lab.Value(sniff(client))(t)
 	defer copied.close()
 	const packets = 20
 	if err := resend(client, slices.Repeat([][]byte{make([]byte, 168)}, packets)); err != nil {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 func TestJudge(t *testing.T) {
@@ -89,10 +91,7 @@ func TestColour(t *testing.T) {
 	if got, want := out.String(), "\n\x1b[1mone\x1b[0m\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	file, err := os.Create(t.TempDir() + "/file")
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := lab.Value(os.Create(t.TempDir() + "/file"))(t)
 	defer file.Close()
 	if newTeller(file).colour {
 		t.Error("colour in a file")

@@ -49,13 +49,10 @@ func TestEmbed(t *testing.T) {
 func listen(t *testing.T, h *lab.Host, port string) net.Listener {
 	t.Helper()
 	var l net.Listener
-	err := h.Do(func() (err error) {
+	lab.Must(t, h.Do(func() (err error) {
 		l, err = net.Listen("tcp", ":"+port)
 		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 	t.Cleanup(func() { l.Close() })
 	return l
 }
@@ -126,23 +123,13 @@ type keyPair struct {
 func newSigner(t *testing.T) keyPair {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, err := ssh.MarshalPrivateKey(private, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
+	signer := lab.Value(ssh.NewSignerFromKey(private))(t)
+	block := lab.Value(ssh.MarshalPrivateKey(private, ""))(t)
 	return keyPair{signer, block}
 }
 
 func write(t *testing.T, path string, text []byte) {
 	t.Helper()
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(path, text, 0o600))
 }

@@ -65,10 +65,7 @@ type server struct {
 
 func newServer(t *testing.T) *server {
 	t.Helper()
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := lab.Value(net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}))(t)
 	t.Cleanup(func() { conn.Close() })
 	p := keys.Profile{Name: "gw", Client: "alice", Address: conn.LocalAddr().String(), KnockPorts: []uint16{62201},
 		ServerID: keys.NewServerID(), Gate: keys.NewGateKey(), ID: keys.NewID(), Key: keys.NewKey(), Receipts: true}
@@ -190,13 +187,8 @@ func TestServer(t *testing.T) {
 	lab.NeedProgram(t, "python3", "apt-get install python3")
 	g := lab.NewGateway(t, lab.Programs(t), "ssh=tcp/22", "web=tcp/80")
 	token := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(token, []byte(g.Enrol("other", "ssh")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	echo, err := lab.EchoServer(g.Host, ":22")
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(token, []byte(g.Enrol("other", "ssh")), 0o600))
+	echo := lab.Value(lab.EchoServer(g.Host, ":22"))(t)
 	defer echo.Close()
 	g.Start()
 	knock := func(want int, args ...string) {

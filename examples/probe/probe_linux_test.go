@@ -20,19 +20,11 @@ func TestUnits(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", dir, "sallyport/cmd/spa-client").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	service, err := os.ReadFile("spa-probe@.service")
-	if err != nil {
-		t.Fatal(err)
-	}
-	timer, err := os.ReadFile("spa-probe@.timer")
-	if err != nil {
-		t.Fatal(err)
-	}
+	service := lab.Value(os.ReadFile("spa-probe@.service"))(t)
+	timer := lab.Value(os.ReadFile("spa-probe@.timer"))(t)
 	service = []byte(strings.ReplaceAll(string(service), "/usr/local/bin", dir))
 	for name, text := range map[string][]byte{"spa-probe@gw.service": service, "spa-probe@gw.timer": timer} {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(filepath.Join(dir, name), text, 0o600))
 	}
 	for _, name := range []string{"spa-probe@gw.service", "spa-probe@gw.timer"} {
 		out, err := exec.Command(analyze, "verify", "--man=no", filepath.Join(dir, name)).CombinedOutput()

@@ -60,18 +60,13 @@ func newSession(t *testing.T, bin string) *session {
 func (s *session) remember(packets int) {
 	s.t.Helper()
 	path := filepath.Join(s.gateway.Config, "server.toml")
-	before, err := os.ReadFile(path)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	before := lab.Value(os.ReadFile(path))(s.t)
 	now := regexp.MustCompile(`(?m)^live_nonces = \d+`).ReplaceAllString(string(before),
 		fmt.Sprint("live_nonces = ", packets))
 	if now == string(before) {
 		s.t.Fatalf("no live_nonces in\n%s", before)
 	}
-	if err := os.WriteFile(path, []byte(now), 0o640); err != nil {
-		s.t.Fatal(err)
-	}
+	lab.Must(s.t, os.WriteFile(path, []byte(now), 0o640))
 }
 
 // sshd runs the system's sshd with its own keys and configuration. Other directories that it writes to, /run and root's
@@ -99,9 +94,7 @@ mount -t tmpfs none /run && mkdir -m 755 /run/sshd && mount --bind "$0" /root &&
 		s.remote, path, s.file("sshd_config"))
 	var said bytes.Buffer
 	cmd.Stderr = &said
-	if err := s.gateway.Host.Start(cmd); err != nil {
-		s.t.Fatal(err)
-	}
+	lab.Must(s.t, s.gateway.Host.Start(cmd))
 	s.t.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
@@ -147,10 +140,7 @@ Host *
 	StrictHostKeyChecking yes
 	BatchMode yes
 `)
-	key, err := os.ReadFile(s.file("host.pub"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	key := lab.Value(os.ReadFile(s.file("host.pub")))(s.t)
 	s.write("known_hosts", "192.0.2.1 "+string(key))
 }
 
@@ -185,9 +175,7 @@ func (s *session) scp(t *testing.T) {
 func (s *session) rsync(t *testing.T) {
 	lab.NeedProgram(t, "rsync", "apt-get install rsync")
 	tree := filepath.Join(s.dir, "tree")
-	if err := os.MkdirAll(tree, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.MkdirAll(tree, 0o700))
 	for i := range 20 {
 		s.random(fmt.Sprintf("tree/%d", i), 10<<10)
 	}
@@ -234,9 +222,7 @@ func (s *session) file(name string) string { return filepath.Join(s.dir, name) }
 
 func (s *session) write(name, text string) {
 	s.t.Helper()
-	if err := os.WriteFile(s.file(name), []byte(text), 0o600); err != nil {
-		s.t.Fatal(err)
-	}
+	lab.Must(s.t, os.WriteFile(s.file(name), []byte(text), 0o600))
 }
 
 func (s *session) random(name string, size int) []byte {

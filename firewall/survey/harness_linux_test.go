@@ -21,9 +21,7 @@ func host(t testing.TB) *lab.Host {
 	for _, err := range []error{
 		lab.Link(gateway, "in0", gateway, "in1"), gateway.AddAddr("in0", "198.51.100.1/24"),
 	} {
-		if err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, err)
 	}
 	return gateway
 }
@@ -39,9 +37,7 @@ func feed(t testing.TB, h *lab.Host, text, program string, args ...string) {
 	cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+filepath.Join(t.TempDir(), "lock"))
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := h.Start(cmd); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, h.Start(cmd))
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%s: %v\n%s\n%s", program, err, said.String(), text)
 	}
@@ -64,13 +60,10 @@ func load(t testing.TB, h *lab.Host, program, rules string) {
 func read(t testing.TB, h *lab.Host) *Ruleset {
 	t.Helper()
 	var r *Ruleset
-	err := h.Do(func() (err error) {
+	lab.Must(t, h.Do(func() (err error) {
 		r, err = Read(t.Context())
 		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 	t.Cleanup(func() { r.Close() })
 	return r
 }
@@ -78,10 +71,7 @@ func read(t testing.TB, h *lab.Host) *Ruleset {
 // packet returns a packet for a port such as "tcp/22".
 func packet(t testing.TB, port, to string) Packet {
 	t.Helper()
-	p, err := service.ParsePorts(port)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := lab.Value(service.ParsePorts(port))(t)
 	return Packet{Proto: p.Proto, Port: p.Low, To: netip.MustParseAddr(to), In: "vs"}
 }
 
@@ -99,9 +89,7 @@ func listing(t *testing.T, h *lab.Host) string {
 	for _, command := range [][]string{{"nft", "list", "ruleset"}, {"cat", "/proc/self/net/ip_tables_names"}} {
 		cmd := exec.Command(lab.NeedProgram(t, command[0], get), command[1:]...)
 		cmd.Stdout = &all
-		if err := h.Start(cmd); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, h.Start(cmd))
 		cmd.Wait() // without legacy tables there may be no such list
 	}
 	return all.String()

@@ -42,7 +42,7 @@ func TestSnifferBeside(t *testing.T) {
 	for n := range 200 {
 		in.send(t, good)
 		if n == 100 {
-			must(t, s.Close())
+			lab.Must(t, s.Close())
 		}
 	}
 	wg.Wait()

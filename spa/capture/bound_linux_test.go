@@ -18,11 +18,11 @@ import (
 func bound(t testing.TB, h *lab.Host, c Config) *Bound {
 	t.Helper()
 	var b *Bound
-	must(t, h.Do(func() (err error) {
+	lab.Must(t, h.Do(func() (err error) {
 		b, err = Bind(c, 0x40)
 		return err
 	}))
-	t.Cleanup(func() { must(t, b.Close()) })
+	t.Cleanup(func() { lab.Must(t, b.Close()) })
 	return b
 }
 
@@ -41,7 +41,7 @@ func readBound(t testing.TB, b *Bound) chan Packet {
 		}
 	}()
 	t.Cleanup(func() {
-		must(t, b.Close())
+		lab.Must(t, b.Close())
 		if err := <-ended; !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Read ended with %v, want net.ErrClosed", err)
 		}
@@ -53,14 +53,14 @@ func readBound(t testing.TB, b *Bound) chan Packet {
 // connected socket receives only packets from exactly the address that it sent to.
 func TestBoundAnswersFromWhereTheKnockWent(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, gateway.AddAddr("vs", "192.0.2.200/24"))
-	must(t, gateway.AddAddr("vs", "2001:db8::200/64"))
-	must(t, client.AddAddr("vc", "fe80::c/64"))
-	must(t, gateway.AddAddr("vs", "fe80::5/64"))
+	lab.Must(t, gateway.AddAddr("vs", "192.0.2.200/24"))
+	lab.Must(t, gateway.AddAddr("vs", "2001:db8::200/64"))
+	lab.Must(t, client.AddAddr("vc", "fe80::c/64"))
+	lab.Must(t, gateway.AddAddr("vs", "fe80::5/64"))
 	index, _, err := client.Interface("vc")
-	must(t, err)
+	lab.Must(t, err)
 	at, _, err := gateway.Interface("vs")
-	must(t, err)
+	lab.Must(t, err)
 	b := bound(t, gateway, knocks)
 	packets := readBound(t, b)
 	zone := func(a string) netip.AddrPort {
@@ -72,14 +72,14 @@ func TestBoundAnswersFromWhereTheKnockWent(t *testing.T) {
 	} {
 		conn := dialUDP(t, client, c.from, c.to)
 		_, err := conn.Write(payload(200))
-		must(t, err)
+		lab.Must(t, err)
 		p := awaitPacket(t, b, packets)
 		want := Packet{From: netip.AddrPortFrom(c.from.Addr().WithZone(""), c.from.Port()),
 			To: netip.AddrPortFrom(c.to.Addr().WithZone(""), c.to.Port()), Interface: at}
 		if p.From != want.From || p.To != want.To || p.Interface != want.Interface || !bytes.Equal(p.Data, payload(200)) {
 			t.Errorf("got %v to %v by %d with %d bytes, want %+v", p.From, p.To, p.Interface, len(p.Data), want)
 		}
-		must(t, b.Send(p, payload(200), false))
+		lab.Must(t, b.Send(p, payload(200), false))
 		answer := make([]byte, 2000)
 		n, err := conn.Read(answer)
 		if err != nil || !bytes.Equal(answer[:n], payload(200)) {
@@ -87,7 +87,7 @@ func TestBoundAnswersFromWhereTheKnockWent(t *testing.T) {
 		}
 		conn.Close()
 	}
-	must(t, b.Close())
+	lab.Must(t, b.Close())
 	if err := b.Send(Packet{From: client4, To: gateway4}, payload(200), false); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
@@ -108,9 +108,9 @@ func awaitPacket(t testing.TB, b *Bound, packets chan Packet) Packet {
 // The last packet of each kind passes, so the others have been judged when it arrives.
 func TestBoundTakesOnlyCandidates(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, lab.Link(client, "xc", gateway, "xs"))
-	must(t, client.AddAddr("xc", "198.51.100.2/24"))
-	must(t, gateway.AddAddr("xs", "198.51.100.1/24"))
+	lab.Must(t, lab.Link(client, "xc", gateway, "xs"))
+	lab.Must(t, client.AddAddr("xc", "198.51.100.2/24"))
+	lab.Must(t, gateway.AddAddr("xs", "198.51.100.1/24"))
 	c := knocks
 	c.Interfaces = []string{"vs"}
 	b := bound(t, gateway, c)
@@ -120,7 +120,7 @@ func TestBoundTakesOnlyCandidates(t *testing.T) {
 		defer conn.Close()
 		for _, size := range sizes {
 			_, err := conn.Write(payload(size))
-			must(t, err)
+			lab.Must(t, err)
 		}
 	}
 	send(client, addrPort("198.51.100.2", 40000), addrPort("198.51.100.1", 62201), 200)
@@ -134,18 +134,18 @@ func TestBoundTakesOnlyCandidates(t *testing.T) {
 		}
 	}
 	// The kernel delivers spoofed packets only if it is told to.
-	must(t, gateway.Sysctl("net.ipv4.conf.all.accept_local", "1"))
-	must(t, gateway.Sysctl("net.ipv4.conf.vs.accept_local", "1"))
-	must(t, gateway.Sysctl("net.ipv4.conf.all.rp_filter", "0"))
-	must(t, gateway.Sysctl("net.ipv4.conf.vs.rp_filter", "0"))
+	lab.Must(t, gateway.Sysctl("net.ipv4.conf.all.accept_local", "1"))
+	lab.Must(t, gateway.Sysctl("net.ipv4.conf.vs.accept_local", "1"))
+	lab.Must(t, gateway.Sysctl("net.ipv4.conf.all.rp_filter", "0"))
+	lab.Must(t, gateway.Sysctl("net.ipv4.conf.vs.rp_filter", "0"))
 	var raw int
-	must(t, client.Do(func() (err error) {
+	lab.Must(t, client.Do(func() (err error) {
 		raw, err = openRaw(unix.AF_INET, 0)
 		return err
 	}))
 	defer unix.Close(raw)
 	spoof := func(from string) {
-		must(t, unix.Sendto(raw, knock(addrPort(from, 4000), gateway4), 0,
+		lab.Must(t, unix.Sendto(raw, knock(addrPort(from, 4000), gateway4), 0,
 			&unix.SockaddrInet4{Addr: gateway4.Addr().As4()}))
 	}
 	spoof("198.51.100.1")
@@ -166,7 +166,7 @@ func TestBoundCountsDrops(t *testing.T) {
 	const sent = 30_000
 	for range sent {
 		_, err := conn.Write(payload(200))
-		must(t, err)
+		lab.Must(t, err)
 	}
 	go func() {
 		for {
@@ -177,10 +177,10 @@ func TestBoundCountsDrops(t *testing.T) {
 	}()
 	lab.Eventually(t, "the queue to be read", func() bool {
 		_, err := conn.Write(payload(200))
-		must(t, err)
+		lab.Must(t, err)
 		return b.Stats().KernelDrops > 0
 	})
-	must(t, b.Close())
+	lab.Must(t, b.Close())
 	if s := b.Stats(); s.KernelDrops == 0 || s.Passed == 0 {
 		t.Errorf("counted %+v", s)
 	}
@@ -190,7 +190,7 @@ func TestBoundCountsDrops(t *testing.T) {
 func TestBoundPortIsTaken(t *testing.T) {
 	_, gateway := lab.Pair(t)
 	var other *net.UDPConn
-	must(t, gateway.Do(func() (err error) {
+	lab.Must(t, gateway.Do(func() (err error) {
 		other, err = net.ListenUDP("udp6", &net.UDPAddr{Port: 443})
 		return err
 	}))

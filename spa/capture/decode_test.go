@@ -4,6 +4,8 @@ import (
 	"encoding/hex"
 	"net/netip"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // Whole packets as a network carried them: "knock!" from port 40000 to 62201.
@@ -15,10 +17,7 @@ const (
 
 func fromHex(t testing.TB, s string) []byte {
 	t.Helper()
-	b, err := hex.DecodeString(s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := lab.Value(hex.DecodeString(s))(t)
 	return b
 }
 

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/spa/lab"
+
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 	"github.com/google/gopacket/pcapgo"
@@ -34,17 +36,13 @@ func pcap(t testing.TB, link uint32, frames ...string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := pcapgo.NewWriterNanos(&b)
-	if err := w.WriteFileHeader(65536, layers.LinkTypeEthernet); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, w.WriteFileHeader(65536, layers.LinkTypeEthernet))
 	binary.LittleEndian.PutUint32(b.Bytes()[20:], link) // the library's own type has too few bits
 	for i, frame := range frames {
 		data := fromHex(t, frame)
 		info := gopacket.CaptureInfo{Timestamp: captured.Add(time.Duration(i) * time.Hour),
 			CaptureLength: len(data), Length: len(data)}
-		if err := w.WritePacket(info, data); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, w.WritePacket(info, data))
 	}
 	return b.Bytes()
 }
@@ -54,24 +52,15 @@ func pcapng(t testing.TB, frames ...string) []byte {
 	var b bytes.Buffer
 	w, err := pcapgo.NewNgWriterInterface(&b, pcapgo.NgInterface{LinkType: layers.LinkTypeEthernet,
 		TimestampResolution: 9}, pcapgo.DefaultNgWriterOptions)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := w.AddInterface(pcapgo.NgInterface{LinkType: layers.LinkTypeRaw, TimestampResolution: 9})
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
+	raw := lab.Value(w.AddInterface(pcapgo.NgInterface{LinkType: layers.LinkTypeRaw, TimestampResolution: 9}))(t)
 	for i, frame := range frames {
 		data := fromHex(t, frame)
 		info := gopacket.CaptureInfo{Timestamp: captured, CaptureLength: len(data), Length: len(data),
 			InterfaceIndex: i % 2 * raw}
-		if err := w.WritePacket(info, data); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, w.WritePacket(info, data))
 	}
-	if err := w.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, w.Flush())
 	return b.Bytes()
 }
 
@@ -79,12 +68,9 @@ func zipped(t testing.TB, b []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	w := gzip.NewWriter(&out)
-	if _, err := w.Write(b); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	_, err := w.Write(b)
+	lab.Must(t, err)
+	lab.Must(t, w.Close())
 	return out.Bytes()
 }
 

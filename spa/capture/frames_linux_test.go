@@ -56,11 +56,11 @@ func tagged(i injector, id uint16, packet []byte) []byte {
 
 func TestPassed(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, gateway.AddAddr("vs", "198.51.100.1/24"))
+	lab.Must(t, gateway.AddAddr("vs", "198.51.100.1/24"))
 	s := read(t, listen(t, gateway, knocks))
 	in := inject(t, client, "vc", gateway, "vs")
 	index, _, err := gateway.Interface("vs")
-	must(t, err)
+	lab.Must(t, err)
 	good4, good6 := knock(client4, gateway4), knock(client6, gateway6)
 	other := addrPort("198.51.100.1", 443)
 	for name, c := range map[string]struct {
@@ -101,7 +101,7 @@ func TestAddresses(t *testing.T) {
 	for _, c := range []struct{ from, to netip.AddrPort }{{client4, gateway4}, {client6, gateway6}} {
 		conn := dialUDP(t, client, c.from, c.to)
 		_, err := conn.Write(payload(200))
-		must(t, err)
+		lab.Must(t, err)
 		if p := s.expect(t); p.From != c.from || p.To != c.to {
 			t.Errorf("got a packet from %v to %v, want from %v to %v", p.From, p.To, c.from, c.to)
 		}

@@ -27,22 +27,15 @@ func addrPort(a string, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(netip.MustParseAddr(a), port)
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // listen opens a sniffer in a host.
 func listen(t testing.TB, h *lab.Host, c Config) *Sniffer {
 	t.Helper()
 	var s *Sniffer
-	must(t, h.Do(func() (err error) {
+	lab.Must(t, h.Do(func() (err error) {
 		s, err = Listen(c)
 		return err
 	}))
-	t.Cleanup(func() { must(t, s.Close()) })
+	t.Cleanup(func() { lab.Must(t, s.Close()) })
 	return s
 }
 
@@ -68,7 +61,7 @@ func read(t testing.TB, s *Sniffer) reading {
 		}
 	}()
 	t.Cleanup(func() {
-		must(t, s.Close())
+		lab.Must(t, s.Close())
 		if err := <-ended; !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Read ended with %v, want net.ErrClosed", err)
 		}
@@ -98,11 +91,11 @@ type injector struct {
 func inject(t testing.TB, a *lab.Host, devA string, b *lab.Host, devB string) injector {
 	t.Helper()
 	index, src, err := a.Interface(devA)
-	must(t, err)
+	lab.Must(t, err)
 	_, dst, err := b.Interface(devB)
-	must(t, err)
+	lab.Must(t, err)
 	i := injector{index: index, src: src, dst: dst}
-	must(t, a.Do(func() (err error) {
+	lab.Must(t, a.Do(func() (err error) {
 		i.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		return err
 	}))
@@ -126,7 +119,7 @@ func (i injector) ethernet(kind uint16, packet []byte) []byte {
 
 func (i injector) send(t testing.TB, frame []byte) {
 	t.Helper()
-	must(t, unix.Sendto(i.fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: i.index}))
+	lab.Must(t, unix.Sendto(i.fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: i.index}))
 }
 
 // payload returns n bytes that are not all the same.
@@ -184,11 +177,11 @@ func (r reading) waitFor(t testing.TB, before, want Stats) {
 func dialUDP(t testing.TB, h *lab.Host, from, to netip.AddrPort) *net.UDPConn {
 	t.Helper()
 	var c *net.UDPConn
-	must(t, h.Do(func() (err error) {
+	lab.Must(t, h.Do(func() (err error) {
 		c, err = net.DialUDP("udp", net.UDPAddrFromAddrPort(from), net.UDPAddrFromAddrPort(to))
 		return err
 	}))
 	t.Cleanup(func() { c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(lab.Patience)))
+	lab.Must(t, c.SetDeadline(time.Now().Add(lab.Patience)))
 	return c
 }

@@ -79,14 +79,14 @@ func TestBroadcastOf(t *testing.T) {
 func TestCloseLeavesNothing(t *testing.T) {
 	_, gateway := lab.Pair(t)
 	use := func() {
-		must(t, gateway.Do(func() error {
+		lab.Must(t, gateway.Do(func() error {
 			s, err := Listen(knocks)
 			if err != nil {
 				return err
 			}
 			return s.Close()
 		}))
-		must(t, gateway.Do(func() error {
+		lab.Must(t, gateway.Do(func() error {
 			r, err := NewResponder(0)
 			if err != nil {
 				return err
@@ -109,16 +109,14 @@ func TestCloseLeavesNothing(t *testing.T) {
 
 func openFiles(t *testing.T) int {
 	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	must(t, err)
+	entries := lab.Value(os.ReadDir("/proc/self/fd"))(t)
 	return len(entries)
 }
 
 // mapped returns the number of mapped packet socket rings.
 func mapped(t *testing.T) int {
 	t.Helper()
-	text, err := os.ReadFile("/proc/self/maps")
-	must(t, err)
+	text := lab.Value(os.ReadFile("/proc/self/maps"))(t)
 	return strings.Count(string(text), "socket:[")
 }
 

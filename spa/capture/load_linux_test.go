@@ -17,8 +17,7 @@ import (
 // blast sends n copies of payload as fast as the socket accepts them.
 func blast(t testing.TB, conn *net.UDPConn, payload []byte, n int) {
 	t.Helper()
-	raw, err := conn.SyscallConn()
-	must(t, err)
+	raw := lab.Value(conn.SyscallConn())(t)
 	type message struct {
 		header unix.Msghdr
 		size   uint32
@@ -37,7 +36,7 @@ func blast(t testing.TB, conn *net.UDPConn, payload []byte, n int) {
 		messages[i].header.SetIovlen(1)
 	}
 	for n > 0 {
-		must(t, raw.Write(func(fd uintptr) bool {
+		lab.Must(t, raw.Write(func(fd uintptr) bool {
 			sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd,
 				uintptr(unsafe.Pointer(unsafe.SliceData(messages))), uintptr(min(n, batch)), 0, 0, 0)
 			if errno == 0 {
@@ -64,9 +63,9 @@ func TestKernelDropsAreCounted(t *testing.T) {
 	}
 	blast(t, four, payload(200), 1)
 	_, err := s.Read()
-	must(t, err)
+	lab.Must(t, err)
 	third := overflow(t, s, four)
-	must(t, s.Close())
+	lab.Must(t, s.Close())
 	if got := s.Stats(); got.Passed != queued+1 || got.KernelDrops < third || third <= second || second <= first {
 		t.Errorf("drops %d, %d, %d; after Close %+v, want %d passed", first, second, third, got, queued+1)
 	}
@@ -87,7 +86,7 @@ func TestDropsSinceTheLastLookAreInTheLastStats(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
 	flood(t, gateway, dialUDP(t, client, client4, gateway4))
-	must(t, s.Close())
+	lab.Must(t, s.Close())
 	if s.Stats().KernelDrops == 0 {
 		t.Error("no drops are reported")
 	}
@@ -119,8 +118,7 @@ func TestFloodInOneFamilyDoesNotStarveTheOther(t *testing.T) {
 	queue(t, s.rings[0], dialUDP(t, client, client4, gateway4), 1000)
 	queue(t, s.rings[1], dialUDP(t, client, client6, gateway6), 1)
 	for range 3 {
-		p, err := s.Read()
-		must(t, err)
+		p := lab.Value(s.Read())(t)
 		if p.From.Addr().Is6() {
 			return
 		}
@@ -132,7 +130,7 @@ func TestFloodInOneFamilyDoesNotStarveTheOther(t *testing.T) {
 func TestStatsAfterCloseAreItsOwn(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	closed := listen(t, gateway, knocks)
-	must(t, closed.Close())
+	lab.Must(t, closed.Close())
 	listen(t, gateway, knocks)
 	flood(t, gateway, dialUDP(t, client, client4, gateway4))
 	if n := closed.Stats().KernelDrops; n != 0 {
@@ -144,7 +142,7 @@ func TestStatsAfterCloseAreItsOwn(t *testing.T) {
 func TestPacketOvertakesNews(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
-	must(t, gateway.AddAddr("vs", "198.51.100.7/32"))
+	lab.Must(t, gateway.AddAddr("vs", "198.51.100.7/32"))
 	in := inject(t, client, "vc", gateway, "vs")
 	in.send(t, in.frame(knock(client4, addrPort("198.51.100.7", 62201))))
 	lab.Eventually(t, "the packet", func() bool { _, ok := s.rings[0].peek(); return ok })
@@ -158,10 +156,10 @@ func TestChangesAreSeenInAFlood(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
 	queue(t, s.rings[0], dialUDP(t, client, client4, gateway4), 2*refreshEvery+1)
-	must(t, gateway.DelAddr("vs", "192.0.2.1/24"))
+	lab.Must(t, gateway.DelAddr("vs", "192.0.2.1/24"))
 	for range refreshEvery {
 		_, err := s.Read()
-		must(t, err)
+		lab.Must(t, err)
 	}
 	go s.Read()
 	lab.Eventually(t, "packets to the lost address to be noise", func() bool { return s.Stats().NotForUs > 0 })
@@ -177,7 +175,7 @@ func TestCloseWakesRead(t *testing.T) {
 			ended <- err
 		}()
 		runtime.Gosched()
-		must(t, s.Close())
+		lab.Must(t, s.Close())
 		select {
 		case err := <-ended:
 			if !errors.Is(err, net.ErrClosed) {
@@ -189,7 +187,7 @@ func TestCloseWakesRead(t *testing.T) {
 		if _, err := s.Read(); !errors.Is(err, net.ErrClosed) {
 			t.Fatalf("Read after Close: %v, want net.ErrClosed", err)
 		}
-		must(t, s.Close())
+		lab.Must(t, s.Close())
 		s.Stats()
 	}
 }
@@ -199,9 +197,8 @@ func TestDataOutlivesClose(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	s := listen(t, gateway, knocks)
 	blast(t, dialUDP(t, client, client4, gateway4), payload(200), 1)
-	p, err := s.Read()
-	must(t, err)
-	must(t, s.Close())
+	p := lab.Value(s.Read())(t)
+	lab.Must(t, s.Close())
 	if string(p.Data) != string(payload(200)) {
 		t.Error("the data changed")
 	}
@@ -225,7 +222,7 @@ func TestStatsWhileClosing(t *testing.T) {
 		}
 	}()
 	lab.Eventually(t, "Stats", looked.Load)
-	must(t, s.Close())
+	lab.Must(t, s.Close())
 	close(stop)
 	<-stopped
 }
@@ -239,8 +236,8 @@ func TestNoiseLooksSeldom(t *testing.T) {
 	lab.Eventually(t, "the packet", func() bool { _, ok := s.rings[0].peek(); return ok })
 	f, _ := s.rings[0].peek()
 	for range looks + 1 {
-		must(t, gateway.AddAddr("vs", "198.51.100.1/32"))
-		must(t, gateway.DelAddr("vs", "198.51.100.1/32"))
+		lab.Must(t, gateway.AddAddr("vs", "198.51.100.1/32"))
+		lab.Must(t, gateway.DelAddr("vs", "198.51.100.1/32"))
 		if _, v := s.judge(f, false); v != notForUs {
 			t.Fatalf("verdict %d", v)
 		}
@@ -257,7 +254,7 @@ func TestReadDoesNotAllocate(t *testing.T) {
 	queue(t, s.rings[0], conn, 1001)
 	got := testing.AllocsPerRun(1000, func() {
 		_, err := s.Read()
-		must(t, err)
+		lab.Must(t, err)
 	})
 	if got != 0 {
 		t.Errorf("Read allocates %v times", got)
@@ -268,9 +265,9 @@ func TestReadDoesNotAllocate(t *testing.T) {
 func BenchmarkFlood(b *testing.B) {
 	client, gateway := lab.Pair(b)
 	s := listen(b, gateway, knocks)
-	must(b, gateway.Do(dropAll)) // as the guard does
+	lab.Must(b, gateway.Do(dropAll)) // as the guard does
 	conn := dialUDP(b, client, client4, gateway4)
-	must(b, conn.SetDeadline(time.Time{}))
+	lab.Must(b, conn.SetDeadline(time.Time{}))
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -285,7 +282,7 @@ func BenchmarkFlood(b *testing.B) {
 	blast(b, conn, payload(200), b.N)
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "packets/s")
-	must(b, s.Close())
+	lab.Must(b, s.Close())
 	<-ended
 	b.ReportMetric(float64(s.Stats().Passed)/float64(b.N)*100, "%passed")
 	b.ReportMetric(float64(s.Stats().KernelDrops)/float64(b.N)*100, "%dropped")
@@ -297,7 +294,7 @@ func BenchmarkNotForUs(b *testing.B) {
 	s := listen(b, gateway, knocks)
 	in := inject(b, client, "vc", gateway, "vs")
 	in.send(b, in.frame(knock(client4, addrPort("192.0.2.77", 62201))))
-	must(b, s.wait())
+	lab.Must(b, s.wait())
 	f, ok := s.rings[0].peek()
 	if !ok {
 		b.Fatal("no packet")
@@ -314,13 +311,13 @@ func BenchmarkNotForUs(b *testing.B) {
 func BenchmarkLoneKnock(b *testing.B) {
 	client, gateway := lab.Pair(b)
 	s := read(b, listen(b, gateway, knocks))
-	must(b, gateway.Do(dropAll)) // no ICMP answer
+	lab.Must(b, gateway.Do(dropAll)) // no ICMP answer
 	conn := dialUDP(b, client, client4, gateway4)
-	must(b, conn.SetDeadline(time.Time{}))
+	lab.Must(b, conn.SetDeadline(time.Time{}))
 	data := payload(200)
 	for b.Loop() {
 		_, err := conn.Write(data)
-		must(b, err)
+		lab.Must(b, err)
 		<-s.packets
 	}
 }

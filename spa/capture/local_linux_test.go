@@ -24,9 +24,8 @@ var unnamed = map[string]netip.AddrPort{
 func localRoute(t *testing.T, prefix, dev string) *netlink.Route {
 	t.Helper()
 	_, to, err := net.ParseCIDR(prefix)
-	must(t, err)
-	link, err := netlink.LinkByName(dev)
-	must(t, err)
+	lab.Must(t, err)
+	link := lab.Value(netlink.LinkByName(dev))(t)
 	return &netlink.Route{Dst: to, LinkIndex: link.Attrs().Index, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL,
 		Scope: netlink.SCOPE_HOST}
 }
@@ -61,7 +60,7 @@ func TestLocalRoutes(t *testing.T) {
 				}
 			}
 			s.wantNotForUs(t, in, to)
-			must(t, gateway.Do(func() error { return netlink.RouteAdd(localRoute(t, prefix, "vs")) }))
+			lab.Must(t, gateway.Do(func() error { return netlink.RouteAdd(localRoute(t, prefix, "vs")) }))
 			passes(s)
 			late := read(t, listen(t, gateway, knocks))
 			passes(late)
@@ -73,9 +72,9 @@ func TestLocalRoutes(t *testing.T) {
 			s.waitFor(t, before, Stats{Received: 1, OwnSource: 1})
 
 			// Replace the route, then delete it: the netlink events name only the new one.
-			must(t, gateway.Do(func() error { return netlink.RouteReplace(localRoute(t, prefix, "lo")) }))
+			lab.Must(t, gateway.Do(func() error { return netlink.RouteReplace(localRoute(t, prefix, "lo")) }))
 			passes(s)
-			must(t, gateway.Do(func() error { return forgetLocal(t, prefix) }))
+			lab.Must(t, gateway.Do(func() error { return forgetLocal(t, prefix) }))
 			// A packet may overtake the event.
 			lab.Eventually(t, "the address to be nobody's", func() bool {
 				before := s.Stats()
@@ -117,7 +116,7 @@ func TestOtherRoutes(t *testing.T) {
 			},
 			func(r *netlink.Route) { r.Type, r.LinkIndex = unix.RTN_BLACKHOLE, 0 },
 		} {
-			must(t, gateway.Do(func() error {
+			lab.Must(t, gateway.Do(func() error {
 				route := localRoute(t, prefix, "vs")
 				change(route)
 				return netlink.RouteAdd(route)
@@ -134,7 +133,7 @@ func TestOtherRoutes(t *testing.T) {
 func TestAnswerFromALocalRoute(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	for prefix := range unnamed {
-		must(t, gateway.Local(prefix))
+		lab.Must(t, gateway.Local(prefix))
 	}
 	s, r := read(t, listen(t, gateway, knocks)), respond(t, gateway)
 	for prefix, to := range unnamed {
@@ -142,7 +141,7 @@ func TestAnswerFromALocalRoute(t *testing.T) {
 		if to.Addr().Is6() {
 			via = "2001:db8::1"
 		}
-		must(t, client.Route(prefix, via))
+		lab.Must(t, client.Route(prefix, via))
 		answerFor(t, dialUDP(t, client, senderTo(to), to), s, r, 200)
 	}
 }
@@ -152,7 +151,7 @@ func TestAlternativeName(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	alt := func(change func(netlink.Link, string) error) {
 		t.Helper()
-		must(t, gateway.Do(func() error {
+		lab.Must(t, gateway.Do(func() error {
 			link, err := netlink.LinkByName("vs")
 			if err != nil {
 				return err

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 // ngBlock returns a block of a pcapng file in either byte order.
@@ -71,10 +73,7 @@ func TestPcapngTimes(t *testing.T) {
 			file = append(file, bytes.Join([][]byte{ngHeader(order), ngRaw(order, test.resolution, test.offset), unknown,
 				ngKnock(order, test.at, size, ip)}, nil)...)
 		}
-		f, err := OpenFile(bytes.NewReader(file), fileConfig)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := lab.Value(OpenFile(bytes.NewReader(file), fileConfig))(t)
 		for range 2 {
 			_, at, err := f.Read()
 			if err != nil || at.Sub(captured).Abs() > time.Second {
@@ -96,10 +95,7 @@ func TestPcapngInterfaces(t *testing.T) {
 				copy(knock[8:], order.AppendUint16(order.AppendUint16(nil, 1), 7))
 			}
 			file := bytes.Join([][]byte{ngHeader(order), ngRaw(order, 9, 0), ngRaw(order, 0, 0), knock}, nil)
-			f, err := OpenFile(bytes.NewReader(file), fileConfig)
-			if err != nil {
-				t.Fatal(err)
-			}
+			f := lab.Value(OpenFile(bytes.NewReader(file), fileConfig))(t)
 			if _, at, err := f.Read(); err != nil || at.Sub(captured).Abs() > time.Second {
 				t.Errorf("block type %d, %v: got %v and %v, want %v", kind, order, at, err, captured)
 			}
@@ -114,10 +110,7 @@ func TestPcapngOptions(t *testing.T) {
 	odd := append(order.AppendUint16(nil, 101), 0, 0, 0, 0, 0, 0, ngResolution, 0, 0, 0, ngOffset, 0, 4, 0, 1, 2, 3, 4)
 	file := bytes.Join([][]byte{ngHeader(order), ngBlock(order, ngInterface, odd...),
 		ngKnock(order, uint64(captured.UnixMicro()), uint32(len(ip)), ip)}, nil)
-	f, err := OpenFile(bytes.NewReader(file), fileConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := lab.Value(OpenFile(bytes.NewReader(file), fileConfig))(t)
 	if _, at, err := f.Read(); err != nil || at.Sub(captured).Abs() > time.Second {
 		t.Errorf("got %v and %v, want %v", at, err, captured)
 	}

@@ -22,8 +22,8 @@ func respond(t testing.TB, h *lab.Host) *Responder {
 // A connected socket receives only packets from exactly the address that it sent to, with a correct checksum.
 func TestAnswerComesFromWhereTheKnockWent(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, gateway.AddAddr("vs", "192.0.2.200/24"))
-	must(t, gateway.AddAddr("vs", "2001:db8::200/64"))
+	lab.Must(t, gateway.AddAddr("vs", "192.0.2.200/24"))
+	lab.Must(t, gateway.AddAddr("vs", "2001:db8::200/64"))
 	s, r := read(t, listen(t, gateway, knocks)), respond(t, gateway)
 	for _, c := range []struct{ from, to netip.AddrPort }{
 		{client4, gateway4},
@@ -42,8 +42,8 @@ func answerFor(t *testing.T, conn *net.UDPConn, s reading, r *Responder, size in
 	t.Helper()
 	defer conn.Close()
 	_, err := conn.Write(payload(200))
-	must(t, err)
-	must(t, r.Send(s.expect(t), payload(size), false))
+	lab.Must(t, err)
+	lab.Must(t, r.Send(s.expect(t), payload(size), false))
 	answer := make([]byte, 2000)
 	n, err := conn.Read(answer)
 	if err != nil || !bytes.Equal(answer[:n], payload(size)) {
@@ -53,13 +53,13 @@ func answerFor(t *testing.T, conn *net.UDPConn, s reading, r *Responder, size in
 
 func TestAnswerToLinkLocal(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, lab.Link(client, "xc", gateway, "xs"))              // a second link, so that the interface matters
-	must(t, client.Sysctl("net.ipv4.conf.all.arp_ignore", "1")) // each address answers only on its own interface
-	must(t, client.AddAddr("xc", "fe80::c/64"))
-	must(t, gateway.AddAddr("xs", "fe80::5/64"))
-	must(t, client.AddAddr("xc", "169.254.7.2/16"))
-	must(t, gateway.AddAddr("vs", "169.254.7.3/16")) // first, so that its route is preferred
-	must(t, gateway.AddAddr("xs", "169.254.7.1/16"))
+	lab.Must(t, lab.Link(client, "xc", gateway, "xs"))              // a second link, so that the interface matters
+	lab.Must(t, client.Sysctl("net.ipv4.conf.all.arp_ignore", "1")) // each address answers only on its own interface
+	lab.Must(t, client.AddAddr("xc", "fe80::c/64"))
+	lab.Must(t, gateway.AddAddr("xs", "fe80::5/64"))
+	lab.Must(t, client.AddAddr("xc", "169.254.7.2/16"))
+	lab.Must(t, gateway.AddAddr("vs", "169.254.7.3/16")) // first, so that its route is preferred
+	lab.Must(t, gateway.AddAddr("xs", "169.254.7.1/16"))
 	s, r := read(t, listen(t, gateway, knocks)), respond(t, gateway)
 	answerFor(t, dialUDP(t, client, addrPort("fe80::c%xc", 40000), addrPort("fe80::5%xc", 62201)), s, r, 200)
 	answerFor(t, dialUDP(t, client, addrPort("169.254.7.2", 40000), addrPort("169.254.7.1", 62201)), s, r, 200)
@@ -68,9 +68,9 @@ func TestAnswerToLinkLocal(t *testing.T) {
 // A host with two uplinks may have rules that route by source address.
 func TestAnswerIsRoutedByItsSource(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, client.AddAddr("vc", "198.51.100.9/32"))
-	must(t, client.AddAddr("vc", "2001:db8:9::9/128"))
-	must(t, gateway.Do(func() error {
+	lab.Must(t, client.AddAddr("vc", "198.51.100.9/32"))
+	lab.Must(t, client.AddAddr("vc", "2001:db8:9::9/128"))
+	lab.Must(t, gateway.Do(func() error {
 		if err := routeFor("192.0.2.1/32", "198.51.100.0/24", "192.0.2.2"); err != nil {
 			return err
 		}
@@ -103,7 +103,7 @@ func routeFor(from, to, via string) error {
 
 func TestLinkLocalSenderHasNoZone(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, client.AddAddr("vc", "fe80::c/64"))
+	lab.Must(t, client.AddAddr("vc", "fe80::c/64"))
 	s := read(t, listen(t, gateway, knocks))
 	in := inject(t, client, "vc", gateway, "vs")
 	from := addrPort("fe80::c", 40000)
@@ -132,7 +132,7 @@ func TestAnswerRefused(t *testing.T) {
 	if err := r.Send(Packet{From: client4, To: gateway4}, payload(maxPayload+1), false); err == nil {
 		t.Error("too long: it was sent")
 	}
-	must(t, r.Close())
+	lab.Must(t, r.Close())
 	for _, p := range []Packet{{From: client4, To: gateway4}, {From: client6, To: gateway6}} {
 		if err := r.Send(p, payload(200), false); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("after Close: got %v, want net.ErrClosed", err)

@@ -52,11 +52,11 @@ func TestGreatestConfig(t *testing.T) {
 
 func TestDroppedByTheFirewall(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, gateway.Do(dropAll))
+	lab.Must(t, gateway.Do(dropAll))
 	s := read(t, listen(t, gateway, knocks))
 	conn := dialUDP(t, client, client4, gateway4)
 	_, err := conn.Write(payload(200))
-	must(t, err)
+	lab.Must(t, err)
 	s.expect(t)
 }
 
@@ -83,17 +83,17 @@ func dropAll() error {
 func TestForwarded(t *testing.T) {
 	client, gateway := lab.Pair(t)
 	inner := lab.New(t, "inner")[0]
-	must(t, lab.Link(gateway, "in", inner, "out"))
-	must(t, gateway.AddAddr("in", "198.51.100.1/24"))
-	must(t, inner.AddAddr("out", "198.51.100.2/24"))
-	must(t, inner.Route("default", "198.51.100.1"))
-	must(t, client.Route("198.51.100.0/24", "192.0.2.1"))
-	must(t, gateway.Forward())
+	lab.Must(t, lab.Link(gateway, "in", inner, "out"))
+	lab.Must(t, gateway.AddAddr("in", "198.51.100.1/24"))
+	lab.Must(t, inner.AddAddr("out", "198.51.100.2/24"))
+	lab.Must(t, inner.Route("default", "198.51.100.1"))
+	lab.Must(t, client.Route("198.51.100.0/24", "192.0.2.1"))
+	lab.Must(t, gateway.Forward())
 	router, target := read(t, listen(t, gateway, knocks)), read(t, listen(t, inner, knocks))
 	to := addrPort("198.51.100.2", 62201)
 	conn := dialUDP(t, client, client4, to)
 	_, err := conn.Write(payload(200))
-	must(t, err)
+	lab.Must(t, err)
 	target.expect(t)
 	router.waitFor(t, Stats{}, Stats{Received: 1, NotForUs: 1})
 }
@@ -103,7 +103,7 @@ func TestOutgoingIsNotSeen(t *testing.T) {
 	s, far := read(t, listen(t, gateway, knocks)), read(t, listen(t, client, knocks))
 	out := dialUDP(t, gateway, addrPort("192.0.2.1", 40000), addrPort("192.0.2.2", 62201))
 	_, err := out.Write(payload(200))
-	must(t, err)
+	lab.Must(t, err)
 	far.expect(t)
 	in := inject(t, client, "vc", gateway, "vs")
 	in.send(t, in.frame(knock(client4, gateway4)))
@@ -114,12 +114,12 @@ func TestOutgoingIsNotSeen(t *testing.T) {
 func TestBridgeAndPortAreOne(t *testing.T) {
 	hosts := lab.New(t, "client", "gateway")
 	client, gateway := hosts[0], hosts[1]
-	must(t, lab.Link(client, "vc", gateway, "port"))
-	must(t, gateway.Bridge("br0", "port"))
-	must(t, client.AddAddr("vc", "192.0.2.2/24"))
-	must(t, gateway.AddAddr("br0", "192.0.2.1/24"))
+	lab.Must(t, lab.Link(client, "vc", gateway, "port"))
+	lab.Must(t, gateway.Bridge("br0", "port"))
+	lab.Must(t, client.AddAddr("vc", "192.0.2.2/24"))
+	lab.Must(t, gateway.AddAddr("br0", "192.0.2.1/24"))
 	index, _, err := gateway.Interface("br0")
-	must(t, err)
+	lab.Must(t, err)
 	lab.Eventually(t, "the bridge to forward", func() bool { return isUp(t, gateway, "br0") })
 	all := read(t, listen(t, gateway, knocks))
 	named := knocks
@@ -141,7 +141,7 @@ func TestBridgeAndPortAreOne(t *testing.T) {
 func isUp(t *testing.T, h *lab.Host, dev string) bool {
 	t.Helper()
 	var state netlink.LinkOperState
-	must(t, h.Do(func() error {
+	lab.Must(t, h.Do(func() error {
 		l, err := netlink.LinkByName(dev)
 		if err == nil {
 			state = l.Attrs().OperState
@@ -155,10 +155,10 @@ func isUp(t *testing.T, h *lab.Host, dev string) bool {
 func TestPortThatLeavesItsBridge(t *testing.T) {
 	hosts := lab.New(t, "client", "gateway")
 	client, gateway := hosts[0], hosts[1]
-	must(t, lab.Link(client, "vc", gateway, "port"))
-	must(t, gateway.Bridge("br0", "port"))
+	lab.Must(t, lab.Link(client, "vc", gateway, "port"))
+	lab.Must(t, gateway.Bridge("br0", "port"))
 	s := listen(t, gateway, knocks)
-	must(t, gateway.Do(func() error {
+	lab.Must(t, gateway.Do(func() error {
 		l, err := netlink.LinkByName("port")
 		if err != nil {
 			return err
@@ -179,12 +179,12 @@ func TestLinksAreForgotten(t *testing.T) {
 	hosts := lab.New(t, "client", "gateway")
 	s := listen(t, hosts[1], knocks)
 	before := len(s.host.links)
-	must(t, lab.Link(hosts[0], "vc", hosts[1], "vs"))
+	lab.Must(t, lab.Link(hosts[0], "vc", hosts[1], "vs"))
 	s.host.refresh()
 	if got := len(s.host.links); got != before+1 {
 		t.Errorf("%d links are known, want %d", got, before+1)
 	}
-	must(t, hosts[1].Delete("vs"))
+	lab.Must(t, hosts[1].Delete("vs"))
 	s.host.refresh()
 	if got := len(s.host.links); got != before {
 		t.Errorf("%d links are known, want %d", got, before)
@@ -201,17 +201,17 @@ func TestInterfacesComeAndGo(t *testing.T) {
 			s := read(t, listen(t, gateway, c))
 			seen := map[int]bool{}
 			for range 3 {
-				must(t, lab.Link(client, "vc", gateway, "late"))
-				must(t, gateway.AddAddr("late", "192.0.2.1/24"))
+				lab.Must(t, lab.Link(client, "vc", gateway, "late"))
+				lab.Must(t, gateway.AddAddr("late", "192.0.2.1/24"))
 				in := inject(t, client, "vc", gateway, "late")
 				in.send(t, in.frame(knock(client4, gateway4)))
 				seen[s.expect(t).Interface] = true
-				must(t, gateway.SetDown("late"))
-				must(t, gateway.SetUp("late"))
+				lab.Must(t, gateway.SetDown("late"))
+				lab.Must(t, gateway.SetUp("late"))
 				lab.Eventually(t, "the cable to carry packets again", func() bool { return isUp(t, client, "vc") })
 				in.send(t, in.frame(knock(client4, gateway4)))
 				s.expect(t)
-				must(t, gateway.Delete("late"))
+				lab.Must(t, gateway.Delete("late"))
 			}
 			if len(seen) != 3 {
 				t.Errorf("the interface came with %d indexes, want 3", len(seen))
@@ -222,7 +222,7 @@ func TestInterfacesComeAndGo(t *testing.T) {
 
 func TestNamedInterfaceOnly(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, lab.Link(client, "xc", gateway, "xs"))
+	lab.Must(t, lab.Link(client, "xc", gateway, "xs"))
 	c := knocks
 	c.Interfaces = []string{"xs"}
 	s := read(t, listen(t, gateway, c))
@@ -236,7 +236,7 @@ func TestNamedInterfaceOnly(t *testing.T) {
 		s.waitFor(t, before, want)
 	}
 	// The name counts, not the interface's first index.
-	must(t, gateway.Do(func() error { return rename("xs", "ys") }))
+	lab.Must(t, gateway.Do(func() error { return rename("xs", "ys") }))
 	lab.Eventually(t, "the cable to carry packets again", func() bool { return isUp(t, client, "xc") })
 	before := s.Stats()
 	in := inject(t, client, "xc", gateway, "ys")
@@ -270,7 +270,7 @@ func TestLoopback(t *testing.T) {
 		beforeAll, beforeLo := all.Stats(), lo.Stats()
 		conn := dialUDP(t, gateway, addrPort(c.from, 40000), addrPort(c.to, 62201))
 		_, err := conn.Write(payload(200))
-		must(t, err)
+		lab.Must(t, err)
 		conn.Close()
 		lo.waitFor(t, beforeLo, Stats{Received: 1, Passed: 1})
 		all.waitFor(t, beforeAll, Stats{Received: 1, WrongInterface: 1})
@@ -297,13 +297,13 @@ func TestAddressesComeAndGo(t *testing.T) {
 	}
 	no, yes := Stats{Received: 1, NotForUs: 1}, Stats{Received: 1, Passed: 1}
 	try(no)
-	must(t, gateway.AddAddr("vs", "198.51.100.7/32"))
-	must(t, gateway.Do(func() error { return renew("vs", "198.51.100.7/32") }))
+	lab.Must(t, gateway.AddAddr("vs", "198.51.100.7/32"))
+	lab.Must(t, gateway.Do(func() error { return renew("vs", "198.51.100.7/32") }))
 	try(yes)
-	must(t, gateway.AddAddr("lo", "198.51.100.7/32")) // on two interfaces
-	must(t, gateway.DelAddr("vs", "198.51.100.7/32"))
+	lab.Must(t, gateway.AddAddr("lo", "198.51.100.7/32")) // on two interfaces
+	lab.Must(t, gateway.DelAddr("vs", "198.51.100.7/32"))
 	try(yes)
-	must(t, gateway.DelAddr("lo", "198.51.100.7/32"))
+	lab.Must(t, gateway.DelAddr("lo", "198.51.100.7/32"))
 	lab.Eventually(t, "the address to be forgotten", func() bool {
 		before := s.Stats()
 		in.send(t, in.frame(knock(client4, addrPort("198.51.100.7", 62201))))
@@ -329,7 +329,7 @@ func renew(dev, prefix string) error {
 // A two-address network has no broadcast address.
 func TestNetworkOfTwo(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, gateway.AddAddr("vs", "198.51.100.0/31"))
+	lab.Must(t, gateway.AddAddr("vs", "198.51.100.0/31"))
 	s := read(t, listen(t, gateway, knocks))
 	in := inject(t, client, "vc", gateway, "vs")
 	in.send(t, in.frame(knock(addrPort("198.51.100.1", 9), addrPort("198.51.100.0", 62201))))
@@ -339,7 +339,7 @@ func TestNetworkOfTwo(t *testing.T) {
 // The far end's address of a point-to-point link is not ours.
 func TestPeerAddress(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, gateway.Do(func() error {
+	lab.Must(t, gateway.Do(func() error {
 		l, err := netlink.LinkByName("vs")
 		if err != nil {
 			return err
@@ -364,15 +364,15 @@ func TestPeerAddress(t *testing.T) {
 // More changes than the socket has room for, while nobody reads. The first one is still delivered, but is outdated.
 func TestLostNotifications(t *testing.T) {
 	client, gateway := lab.Pair(t)
-	must(t, gateway.AddAddr("vs", "192.0.2.200/24"))
+	lab.Must(t, gateway.AddAddr("vs", "192.0.2.200/24"))
 	sniffer := listen(t, gateway, knocks)
-	must(t, unix.SetsockoptInt(sniffer.host.events.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1))
-	must(t, gateway.DelAddr("vs", "2001:db8::1/64"))
+	lab.Must(t, unix.SetsockoptInt(sniffer.host.events.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1))
+	lab.Must(t, gateway.DelAddr("vs", "2001:db8::1/64"))
 	for i := 1; i <= 100; i++ {
-		must(t, gateway.AddAddr("vs", fmt.Sprintf("198.51.100.%d/32", i)))
+		lab.Must(t, gateway.AddAddr("vs", fmt.Sprintf("198.51.100.%d/32", i)))
 	}
-	must(t, gateway.AddAddr("vs", "2001:db8::1/64"))
-	must(t, gateway.DelAddr("vs", "192.0.2.200/24"))
+	lab.Must(t, gateway.AddAddr("vs", "2001:db8::1/64"))
+	lab.Must(t, gateway.DelAddr("vs", "192.0.2.200/24"))
 	s := read(t, sniffer)
 	in := inject(t, client, "vc", gateway, "vs")
 	in.send(t, in.frame(knock(client4, addrPort("198.51.100.100", 62201))))
@@ -401,12 +401,11 @@ func TestFilterComesFirst(t *testing.T) {
 	}()
 	for range 10 {
 		s := listen(t, gateway, knocks)
-		seen, err := unix.GetsockoptTpacketStats(s.rings[0].fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
-		must(t, err)
+		seen := lab.Value(unix.GetsockoptTpacketStats(s.rings[0].fd, unix.SOL_PACKET, unix.PACKET_STATISTICS))(t)
 		if seen.Packets != 0 {
 			t.Errorf("%d packets came before the filter", seen.Packets)
 		}
-		must(t, s.Close())
+		lab.Must(t, s.Close())
 	}
 	close(stop)
 	<-stopped

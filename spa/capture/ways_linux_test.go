@@ -16,14 +16,14 @@ import (
 func uplinks(t *testing.T) (client, gateway *lab.Host) {
 	t.Helper()
 	client, gateway = lab.Pair(t)
-	must(t, lab.Link(client, "xc", gateway, "xs"))
+	lab.Must(t, lab.Link(client, "xc", gateway, "xs"))
 	for _, prefix := range []string{"198.51.100.2/24", "2001:db8:2::2/64", "203.0.113.9/32", "2001:db8:9::9/128"} {
-		must(t, client.AddAddr("xc", prefix))
+		lab.Must(t, client.AddAddr("xc", prefix))
 	}
-	must(t, client.AddAddr("vc", "2001:db8:9::9/128"))
-	must(t, gateway.AddAddr("xs", "198.51.100.1/24"))
-	must(t, gateway.AddAddr("xs", "2001:db8:2::1/64"))
-	must(t, gateway.Do(func() error {
+	lab.Must(t, client.AddAddr("vc", "2001:db8:9::9/128"))
+	lab.Must(t, gateway.AddAddr("xs", "198.51.100.1/24"))
+	lab.Must(t, gateway.AddAddr("xs", "2001:db8:2::1/64"))
+	lab.Must(t, gateway.Do(func() error {
 		for _, name := range []string{"vs", "xs"} { // alike except for their order
 			link, err := netlink.LinkByName(name)
 			if err != nil {
@@ -71,12 +71,12 @@ func markRule(family int, value, mask uint32, table int) *netlink.Rule {
 func respondMarked(t testing.TB, h *lab.Host, own uint32) *Responder {
 	t.Helper()
 	var r *Responder
-	must(t, h.Do(dropAll))
-	must(t, h.Do(func() (err error) {
+	lab.Must(t, h.Do(dropAll))
+	lab.Must(t, h.Do(func() (err error) {
 		r, err = NewResponder(own)
 		return err
 	}))
-	t.Cleanup(func() { must(t, r.Close()) })
+	t.Cleanup(func() { lab.Must(t, r.Close()) })
 	return r
 }
 
@@ -101,9 +101,9 @@ func TestAnswerByTheUplinkOfTheKnock(t *testing.T) {
 			from := inject(t, client, out, gateway, map[string]string{"xc": "xs", "vc": "vs"}[out])
 			from.send(t, from.frame(knock(addrPort(f.from, 40000), addrPort(to, 62201))))
 			knocked = s.expect(t)
-			must(t, r.Send(knocked, payload(200), keep))
+			lab.Must(t, r.Send(knocked, payload(200), keep))
 			index, _, err := client.Interface(in)
-			must(t, err)
+			lab.Must(t, err)
 			if p := answers.expect(t); p.Interface != index || p.From != addrPort(to, 62201) {
 				t.Errorf("%s, %s: the answer came from %v by interface %d, want %s (%d)", f.to, when,
 					p.From, p.Interface, in, index)
@@ -111,7 +111,7 @@ func TestAnswerByTheUplinkOfTheKnock(t *testing.T) {
 		}
 		rule := func(change func(*netlink.Rule) error, value, mask uint32, table int) {
 			t.Helper()
-			must(t, gateway.Do(func() error { return change(markRule(f.family, value, mask, table)) }))
+			lab.Must(t, gateway.Do(func() error { return change(markRule(f.family, value, mask, table)) }))
 		}
 		unmarked := func(p Packet) {
 			t.Helper()

@@ -23,24 +23,17 @@ func initialised(t *testing.T, change func(*config.Config), client keys.Client) 
 	t.Helper()
 	c := config.Default(filepath.Join(t.TempDir(), "etc"))
 	c.Name, c.Address, c.ServerID = "gw", "192.0.2.1", keys.NewServerID()
-	ssh, err := service.ParsePorts("tcp/22")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ssh := lab.Value(service.ParsePorts("tcp/22"))(t)
 	c.Services = []config.Service{config.NewService("ssh", ssh)}
 	if change != nil {
 		change(&c)
 	}
-	if err := setup.Init(c, now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, setup.Init(c, now))
 	client.Name, client.ID, client.Key = "alice", keys.NewID(), keys.NewKey()
 	if client.Allow == nil {
 		client.Allow = []string{"ssh"}
 	}
-	if err := keys.WriteClient(filepath.Join(c.Dir, config.ClientsDir), &client, true); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, keys.WriteClient(filepath.Join(c.Dir, config.ClientsDir), &client, true))
 	return &c
 }
 
@@ -60,10 +53,8 @@ func TestCheck(t *testing.T) {
 			says: []string{"window", "5m"}},
 		{name: "a copy of another gateway", client: strict, spoil: func(t *testing.T, dir string) {
 			path := filepath.Join(dir, config.JournalFile)
-			if err := errors.Join(os.Remove(path), replay.Create(path, replay.Config{Window: time.Minute, MachineID: "other"},
-				now)); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, errors.Join(os.Remove(path), replay.Create(path, replay.Config{Window: time.Minute, MachineID: "other"},
+				now)))
 		}, want: Warning, says: []string{"journal", "came from another machine", "opens the other", "stop one of the two"}},
 		{name: "handed packets", config: func(c *config.Config) { c.Firewall.TPROXY = true }, client: strict, want: Warning,
 			says: []string{"firewall.tproxy", "bypass the guard"}},
@@ -108,9 +99,7 @@ func TestCheck(t *testing.T) {
 func remove(file string) func(*testing.T, string) {
 	return func(t *testing.T, dir string) {
 		t.Helper()
-		if err := os.Remove(filepath.Join(dir, file)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Remove(filepath.Join(dir, file)))
 	}
 }
 

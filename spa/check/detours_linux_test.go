@@ -146,10 +146,8 @@ func published(ports string) string {
 // container gives the gateway a container network.
 func (s *scene) container() {
 	s.t.Helper()
-	if err := errors.Join(lab.Link(s.on, "docker0", s.on, "docker1"),
-		s.on.AddAddr("docker0", "198.51.100.1/24")); err != nil {
-		s.t.Fatal(err)
-	}
+	lab.Must(s.t, errors.Join(lab.Link(s.on, "docker0", s.on, "docker1"),
+		s.on.AddAddr("docker0", "198.51.100.1/24")))
 }
 
 // dockerTwice is like Docker's rules for a container that publishes its port twice.

@@ -116,9 +116,7 @@ func TestCheckFrom(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			s := newScene(t, test.config)
-			if err := s.on.Route("198.51.100.0/24", "192.0.2.2"); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, s.on.Route("198.51.100.0/24", "192.0.2.2"))
 			if test.spoil != nil {
 				test.spoil(s)
 			}

@@ -62,9 +62,8 @@ func newScene(t *testing.T, change func(*config.Config)) *scene {
 
 func (s *scene) listen(addr string) {
 	s.t.Helper()
-	if _, err := lab.EchoServer(s.on, addr); err != nil {
-		s.t.Fatal(err)
-	}
+	_, err := lab.EchoServer(s.on, addr)
+	lab.Must(s.t, err)
 }
 
 // nft replaces all rules.
@@ -79,9 +78,7 @@ func (s *scene) feed(text, program string, args ...string) {
 	cmd.Stdin = strings.NewReader(text)
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := s.on.Start(cmd); err != nil {
-		s.t.Fatal(err)
-	}
+	lab.Must(s.t, s.on.Start(cmd))
 	if err := cmd.Wait(); err != nil {
 		s.t.Fatalf("%s: %v\n%s", program, err, said.String())
 	}
@@ -94,9 +91,7 @@ func (s *scene) tell(program string, args ...string) { s.t.Helper(); s.feed("", 
 func (s *scene) file(name, text string) {
 	s.t.Helper()
 	path := filepath.Join(s.root, name)
-	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
-		s.t.Fatal(err)
-	}
+	lab.Must(s.t, errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)))
 }
 
 func (s *scene) enable(unit string) {
@@ -109,11 +104,9 @@ func (s *scene) hold(name string, addrs ...string) {
 	s.t.Helper()
 	sleep := lab.NeedProgram(s.t, "sleep", "apt-get install coreutils")
 	path := filepath.Join(s.t.TempDir(), name)
-	if err := os.Symlink(sleep, path); err != nil {
-		s.t.Fatal(err)
-	}
+	lab.Must(s.t, os.Symlink(sleep, path))
 	cmd := exec.Command(path, "600")
-	err := s.on.Do(func() error {
+	lab.Must(s.t, s.on.Do(func() error {
 		for _, addr := range addrs {
 			l, err := listenTCP(addr)
 			if err != nil {
@@ -123,10 +116,7 @@ func (s *scene) hold(name string, addrs ...string) {
 			cmd.ExtraFiles = append(cmd.ExtraFiles, l)
 		}
 		return s.on.Start(cmd)
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	}))
 	s.t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	comm := "/proc/" + pid(cmd) + "/comm"
 	lab.Eventually(s.t, "the process to be "+name, func() bool {
@@ -139,14 +129,11 @@ func (s *scene) hold(name string, addrs ...string) {
 func (s *scene) look() *host {
 	s.t.Helper()
 	var h *host
-	err := s.on.Do(func() error {
+	lab.Must(s.t, s.on.Do(func() error {
 		h = look(s.t.Context())
 		h.ask = nil // no server runs here
 		return nil
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	}))
 	s.t.Cleanup(h.close)
 	quiet := quietHost()
 	h.root, h.clock, h.accounts, h.resolve, h.medium = s.root, quiet.clock, quiet.accounts, quiet.resolve, quiet.medium

@@ -33,9 +33,7 @@ func pid(cmd *exec.Cmd) string { return strconv.Itoa(cmd.Process.Pid) }
 // write writes a file of the gateway.
 func (s *scene) write(name, text string, mode os.FileMode) {
 	s.t.Helper()
-	if err := os.WriteFile(s.path(name), []byte(text), mode); err != nil {
-		s.t.Fatal(err)
-	}
+	lab.Must(s.t, os.WriteFile(s.path(name), []byte(text), mode))
 	s.chmod(name, mode)
 }
 
@@ -46,23 +44,17 @@ func (s *scene) saveSettings() {
 	if err == nil {
 		err = setup.SaveSettings(c, now)
 	}
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	lab.Must(s.t, err)
 }
 
 func (s *scene) link(to, name string) {
 	s.t.Helper()
-	if err := os.Symlink(to, s.path(name)); err != nil {
-		s.t.Fatal(err)
-	}
+	lab.Must(s.t, os.Symlink(to, s.path(name)))
 }
 
 func (s *scene) chmod(name string, mode os.FileMode) {
 	s.t.Helper()
-	if err := os.Chmod(s.path(name), mode); err != nil {
-		s.t.Fatal(err)
-	}
+	lab.Must(s.t, os.Chmod(s.path(name), mode))
 }
 
 // withRules loads rules in place of dropping's, with the guard.
@@ -79,9 +71,7 @@ func beside(rules string) func(*scene) {
 func local(prefix string) func(*scene) {
 	return func(s *scene) {
 		s.t.Helper()
-		if err := s.on.Local(prefix); err != nil {
-			s.t.Fatal(err)
-		}
+		lab.Must(s.t, s.on.Local(prefix))
 	}
 }
 
@@ -99,16 +89,13 @@ func marking(mark string, rule ...string) func(*scene) {
 func alsoNamed(name string) func(*scene) {
 	return func(s *scene) {
 		s.t.Helper()
-		err := s.on.Do(func() error {
+		lab.Must(s.t, s.on.Do(func() error {
 			link, err := netlink.LinkByName("vs")
 			if err != nil {
 				return err
 			}
 			return netlink.LinkAddAltName(link, name)
-		})
-		if err != nil {
-			s.t.Fatal(err)
-		}
+		}))
 	}
 }
 
@@ -458,27 +445,20 @@ func (s *scene) token() string {
 func (s *scene) listenUDP(addr string) {
 	s.t.Helper()
 	var conn net.PacketConn
-	err := s.on.Do(func() (err error) {
+	lab.Must(s.t, s.on.Do(func() (err error) {
 		conn, err = net.ListenPacket("udp", addr)
 		return err
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	}))
 	s.t.Cleanup(func() { conn.Close() })
 }
 
 func (s *scene) remove(name string) {
 	s.t.Helper()
-	if err := os.RemoveAll(s.root + "/" + name); err != nil {
-		s.t.Fatal(err)
-	}
+	lab.Must(s.t, os.RemoveAll(s.root+"/"+name))
 }
 
 func (s *scene) chown(name string, uid int) {
 	s.t.Helper()
 	lab.NeedRoot(s.t)
-	if err := os.Chown(s.path(name), uid, 0); err != nil {
-		s.t.Fatal(err)
-	}
+	lab.Must(s.t, os.Chown(s.path(name), uid, 0))
 }

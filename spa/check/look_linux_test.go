@@ -22,16 +22,11 @@ import (
 func TestListeners(t *testing.T) {
 	_, gateway := lab.Pair(t)
 	// A process may have any name.
-	comm, err := os.ReadFile("/proc/self/comm")
-	if err != nil {
-		t.Fatal(err)
-	}
+	comm := lab.Value(os.ReadFile("/proc/self/comm"))(t)
 	defer os.WriteFile("/proc/self/comm", comm, 0)
-	if err := os.WriteFile("/proc/self/comm", []byte("x\x1b]0;y\n\u202ez"), 0); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile("/proc/self/comm", []byte("x\x1b]0;y\n\u202ez"), 0))
 	var found []listener
-	err = gateway.Do(func() error {
+	lab.Must(t, gateway.Do(func() error {
 		var open []interface{ Close() error }
 		for _, addr := range []string{"192.0.2.1:2201", "[2001:db8::1]:2202", "127.0.0.1:2203"} {
 			l, err := net.Listen("tcp", addr)
@@ -56,10 +51,7 @@ func TestListeners(t *testing.T) {
 			c.Close()
 		}
 		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 	var got []string
 	for _, l := range found {
 		got = append(got, l.Proto.String()+" "+l.local.String())
@@ -145,9 +137,7 @@ func TestDefaultRoutes(t *testing.T) {
 		lab.Link(gateway, "in0", gateway, "in1"), gateway.AddAddr("in0", "198.51.100.1/24"),
 		gateway.AddAddr("in0", "2001:db8:2::1/64"),
 	} {
-		if err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, err)
 	}
 	want := func(names ...string) {
 		t.Helper()
@@ -161,13 +151,9 @@ func TestDefaultRoutes(t *testing.T) {
 		}
 	}
 	want()
-	if err := gateway.Route("default", "192.0.2.2"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, gateway.Route("default", "192.0.2.2"))
 	want("vs")
-	if err := gateway.Route("default", "2001:db8:2::9"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, gateway.Route("default", "2001:db8:2::9"))
 	want("vs", "in0")
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // TestOwnPorts: a port may be picked if it is between the two numbers and in no reserved range.
@@ -28,10 +29,7 @@ func TestOwnPorts(t *testing.T) {
 				reserved[port] = true
 			}
 		}
-		o, err := parseOwnPorts(fmt.Sprintf("%d\t%d\n", first, last), strings.Join(parts, ",")+"\n")
-		if err != nil {
-			t.Fatal(err)
-		}
+		o := lab.Value(parseOwnPorts(fmt.Sprintf("%d\t%d\n", first, last), strings.Join(parts, ",")+"\n"))(t)
 		p := service.Ports{Proto: service.UDP, Low: uint16(95 + r.IntN(10)), High: uint16(105 + r.IntN(15))}
 		want := service.Ports{Proto: service.UDP}
 		for port := int(p.Low); port <= int(p.High); port++ {

@@ -91,10 +91,6 @@ func TestCheckOwnersACL(t *testing.T) {
 
 func own(t *testing.T, path string, uid, gid int, mode os.FileMode) {
 	t.Helper()
-	if err := os.Chown(path, uid, gid); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(path, mode); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Chown(path, uid, gid))
+	lab.Must(t, os.Chmod(path, mode))
 }

@@ -76,16 +76,12 @@ func TestCheckOpenable(t *testing.T) {
 		h := quietHost()
 		h.accounts = func(string) (uid, gid int, ok bool) { return server, server, true }
 		c.State = filepath.Join(t.TempDir(), "state")
-		if err := os.Mkdir(c.State, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Mkdir(c.State, 0o700))
 		paths := []string{filepath.Join(c.State, setup.LockFile), filepath.Join(c.State, "audit.jsonl")}
 		c.Audit.File = paths[1]
 		for _, path := range paths {
 			if test.make != nil {
-				if err := test.make(path); err != nil {
-					t.Fatal(err)
-				}
+				lab.Must(t, test.make(path))
 				own(t, path, test.file.uid, test.file.gid, test.file.mode)
 			}
 		}
@@ -120,9 +116,7 @@ func bind(path string) error {
 func TestReadAround(t *testing.T) {
 	h := lab.New(t, "gateway")[0]
 	for _, value := range []int{2, 1} {
-		if err := h.Sysctl("net.ipv4.tcp_syncookies", []string{1: "1", 2: "2"}[value]); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, h.Sysctl("net.ipv4.tcp_syncookies", []string{1: "1", 2: "2"}[value]))
 		var got around
 		if err := h.Do(func() error { got = readAround(); return nil }); err != nil || got.cookies != value {
 			t.Errorf("got %+v (%v), want cookies to be %d", got, err, value)

@@ -185,9 +185,7 @@ func bridgeTests() []hostTest {
 					err = errors.Join(err, failed)
 				}
 			}
-			if err != nil {
-				s.t.Fatal(err)
-			}
+			lab.Must(s.t, err)
 		}
 	}
 	return []hostTest{
@@ -207,9 +205,7 @@ func bridgeTests() []hostTest {
 		{name: "a bridge with one port", config: behind, spoil: bridged(1)},
 		{name: "another machine", config: behind, spoil: func(s *scene) {
 			bridged(2)(s)
-			if err := errors.Join(s.on.DelAddr("br0", "198.51.100.1/24"), s.on.Route("default", "192.0.2.2")); err != nil {
-				s.t.Fatal(err)
-			}
+			lab.Must(s.t, errors.Join(s.on.DelAddr("br0", "198.51.100.1/24"), s.on.Route("default", "192.0.2.2")))
 		}},
 		{name: "no machine", spoil: bridged(2)},
 	}

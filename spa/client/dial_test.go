@@ -11,6 +11,7 @@ import (
 
 	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/lab"
 )
 
 var errShut = errors.New("connection refused")
@@ -81,9 +82,7 @@ func TestDial(t *testing.T) {
 				n.tcp = c.tcp
 				start := time.Now()
 				conn, _, err := mustPrepare(t, g, n, open()).Dial(t.Context(), 0)
-				if err != nil {
-					t.Fatal(err)
-				}
+				lab.Must(t, err)
 				if to := conn.(*fakeTCP).to; to != netip.AddrPortFrom(c.to, 22) {
 					t.Errorf("connected to %v, want port 22 of %v", to, c.to)
 				}
@@ -213,17 +212,11 @@ func TestRaceHasOneWinner(t *testing.T) {
 	g, n := dualStack(t)
 	r := newRace(t.Context(), mustPrepare(t, g, n, open()))
 	for _, gateway := range []netip.Addr{gate4, gate6} {
-		conn, err := n.Dial(t.Context(), netip.Addr{}, netip.AddrPortFrom(gateway, 22))
-		if err != nil {
-			t.Fatal(err)
-		}
+		conn := lab.Value(n.Dial(t.Context(), netip.Addr{}, netip.AddrPortFrom(gateway, 22)))(t)
 		r.enter(Answer{Verdict: Opened, conn: conn})
 	}
 	r.runners.Wait()
-	conn, err := r.winner()
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := lab.Value(r.winner())(t)
 	r.end()
 	n.wantOpen(t, conn)
 }
@@ -273,10 +266,7 @@ func TestKnockClosesWhatNobodyTakes(t *testing.T) {
 
 func TestLateConnectionIsClosed(t *testing.T) {
 	_, n := dualStack(t)
-	conn, err := n.Dial(t.Context(), private, netip.AddrPortFrom(gate4, 22))
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := lab.Value(n.Dial(t.Context(), private, netip.AddrPortFrom(gate4, 22)))(t)
 	late := make(chan accepted, 1)
 	late <- accepted{conn, gate4}
 	(&knocking{}).leave(late)

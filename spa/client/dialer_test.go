@@ -9,6 +9,7 @@ import (
 
 	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/lab"
 )
 
 func TestDialer(t *testing.T) {
@@ -40,10 +41,7 @@ func TestDialer(t *testing.T) {
 				if c.service != "" {
 					d.Service = service.Service{Name: c.service}
 				}
-				conn, err := d.dial(t.Context(), c.network, c.address, n)
-				if err != nil {
-					t.Fatal(err)
-				}
+				conn := lab.Value(d.dial(t.Context(), c.network, c.address, n))(t)
 				if to := conn.(*fakeTCP).to.String(); to != c.want {
 					t.Errorf("connected to %s, want %s", to, c.want)
 				}
@@ -95,10 +93,7 @@ func TestDialerWithoutReceipts(t *testing.T) {
 		g.profile.Receipts = false
 		g.decide = func(spa.Knock, netip.AddrPort, int) spa.Status { return 0 }
 		n.hosts["six.example.net"] = []netip.Addr{netip.MustParseAddr("2001:db8::7")}
-		conn, err := (&Dialer{Profile: g.profile}).dial(t.Context(), "tcp", "six.example.net:22", n)
-		if err != nil {
-			t.Fatal(err)
-		}
+		conn := lab.Value((&Dialer{Profile: g.profile}).dial(t.Context(), "tcp", "six.example.net:22", n))(t)
 		if to := conn.(*fakeTCP).to.String(); to != "[2001:db8::7]:22" {
 			t.Errorf("connected to %s", to)
 		}

@@ -15,9 +15,8 @@ import (
 // reports it.
 func TestStartedAnew(t *testing.T) {
 	g := lab.NewGateway(t, lab.Programs(t), "ssh=tcp/22")
-	if _, err := lab.EchoServer(g.Host, ":22"); err != nil {
-		t.Fatal(err)
-	}
+	_, err := lab.EchoServer(g.Host, ":22")
+	lab.Must(t, err)
 	commands := map[string]struct {
 		args      []string
 		code      int
@@ -39,15 +38,10 @@ func TestStartedAnew(t *testing.T) {
 		homes[name] = filepath.Join(t.TempDir(), name)
 		g.Import(homes[name], g.Enrol(name, "ssh"))
 	}
-	if err := os.Remove(filepath.Join(g.Config, "journal")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Remove(filepath.Join(g.Config, "journal")))
 	// Longer than the interval after which packets must state when the command began.
 	path := filepath.Join(g.Config, "server.toml")
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := lab.Value(os.ReadFile(path))(t)
 	shorter := strings.Replace(string(text), `window = "30s"`, `window = "26s"`, 1)
 	if err := os.WriteFile(path, []byte(shorter), 0o640); err != nil || shorter == string(text) {
 		t.Fatalf("%v: %s", err, text)

@@ -14,6 +14,7 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/lab"
 )
 
 var (
@@ -301,10 +302,7 @@ func open() Command { return Command{Type: spa.TypeOpen, Services: ssh} }
 
 func mustPrepare(t *testing.T, g *gateway, n *fakeNet, c Command) *Plan {
 	t.Helper()
-	plan, err := prepare(t.Context(), g.profile, c, n)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plan := lab.Value(prepare(t.Context(), g.profile, c, n))(t)
 	return plan
 }
 

@@ -54,9 +54,8 @@ func badNetwork(t *testing.T, g *lab.Gateway) {
 	// The hourly limit is exactly the number of requests: if a retry were charged, one would be refused.
 	limit(t, g, map[string]int{"live_nonces": 4096, "grants": opens, "grants_per_hour": opens / clients})
 	routePrefix(t, g)
-	if _, err := lab.EchoServer(g.Host, ":22"); err != nil {
-		t.Fatal(err)
-	}
+	_, err := lab.EchoServer(g.Host, ":22")
+	lab.Must(t, err)
 	times := []time.Duration{client.DefaultTimeout, lab.Patience}
 	profiles := several(t, g, len(times)*clients)
 	g.Start()
@@ -126,10 +125,7 @@ func several(t *testing.T, g *lab.Gateway, n int) []keys.Profile {
 	t.Helper()
 	profiles := []keys.Profile{hostOf(t, g)}
 	for i := 1; i < n; i++ {
-		p, err := keys.ParseToken(g.Enrol(fmt.Sprintf("client%d", i), "ssh"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := lab.Value(keys.ParseToken(g.Enrol(fmt.Sprintf("client%d", i), "ssh")))(t)
 		profiles = append(profiles, *p)
 	}
 	return profiles
@@ -193,19 +189,14 @@ func wantGrantsOnce(t *testing.T, g *lab.Gateway, doors int64) {
 // audited counts the lines of the audit log: grants by the packet's source, and all by verdict.
 func audited(t *testing.T, g *lab.Gateway) (granted, verdicts map[string]int) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(g.Config, "audit.jsonl"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := lab.Value(os.ReadFile(filepath.Join(g.Config, "audit.jsonl")))(t)
 	granted, verdicts = map[string]int{}, map[string]int{}
 	for line := range bytes.Lines(text) {
 		if !bytes.HasSuffix(line, []byte("\n")) {
 			break // a line that is being written
 		}
 		var event struct{ Verdict, Source, From string }
-		if err := json.Unmarshal(line, &event); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, json.Unmarshal(line, &event))
 		verdicts[event.Verdict]++
 		if event.Verdict == "granted" {
 			granted[event.Source+event.From]++
@@ -218,10 +209,7 @@ func audited(t *testing.T, g *lab.Gateway) (granted, verdicts map[string]int) {
 func limit(t *testing.T, g *lab.Gateway, limits map[string]int) {
 	t.Helper()
 	path := filepath.Join(g.Config, "server.toml")
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := lab.Value(os.ReadFile(path))(t)
 	var lines []string
 	for line := range strings.Lines(string(text)) {
 		name, _, _ := strings.Cut(line, " ")
@@ -234,18 +222,13 @@ func limit(t *testing.T, g *lab.Gateway, limits map[string]int) {
 	if len(limits) != 0 {
 		t.Fatalf("server.toml has no %v", limits)
 	}
-	if err := os.WriteFile(path, []byte(strings.Join(lines, "")), 0o640); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(path, []byte(strings.Join(lines, "")), 0o640))
 }
 
 // hostOf returns alice's imported profile.
 func hostOf(t *testing.T, g *lab.Gateway) keys.Profile {
 	t.Helper()
-	profile, err := keys.ReadProfile(filepath.Join(g.Home, "hosts", "gw.toml"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	profile := lab.Value(keys.ReadProfile(filepath.Join(g.Home, "hosts", "gw.toml")))(t)
 	return *profile
 }
 
@@ -254,13 +237,9 @@ func lines(t *testing.T, g *lab.Gateway, args ...string) (next func(want string)
 	t.Helper()
 	cmd := g.Command("spa-client", args...)
 	out, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	cmd.Stdout, cmd.Stderr = w, w
-	if err := g.Client.Start(cmd); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, g.Client.Start(cmd))
 	w.Close()
 	said := make(chan string, 100)
 	go func() {
@@ -300,9 +279,8 @@ func lines(t *testing.T, g *lab.Gateway, args ...string) (next func(want string)
 // renew: open --renew knocks before the time is over, and at once if the machine's address changes; after Ctrl-C its
 // grants end on time.
 func renew(t *testing.T, g *lab.Gateway) {
-	if _, err := lab.EchoServer(g.Host, ":22"); err != nil {
-		t.Fatal(err)
-	}
+	_, err := lab.EchoServer(g.Host, ":22")
+	lab.Must(t, err)
 	g.Start()
 	reaches := func() bool {
 		conn, err := lab.Dial(g.Client, "", "192.0.2.1:22", 300*time.Millisecond)
@@ -321,32 +299,22 @@ func renew(t *testing.T, g *lab.Gateway) {
 	lab.Eventually(t, "ssh to shut", func() bool { return !reaches() })
 
 	for i := 3; i <= 9; i++ { // with the first gone, one of them might take its place
-		must(t, g.Client.DelAddr("vc", fmt.Sprintf("192.0.2.%d/24", i)))
+		lab.Must(t, g.Client.DelAddr("vc", fmt.Sprintf("192.0.2.%d/24", i)))
 	}
 	next, stop = lines(t, g, "open", "ssh", "--renew", "--for", "10m") // renewed because of the time much later
 	next("is open on gw for 192.0.2.2 until")
-	must(t, g.Client.DelAddr("vc", "192.0.2.2/24"))
-	must(t, g.Client.AddAddr("vc", "192.0.2.77/24"))
+	lab.Must(t, g.Client.DelAddr("vc", "192.0.2.2/24"))
+	lab.Must(t, g.Client.AddAddr("vc", "192.0.2.77/24"))
 	next("this machine's address has changed")
 	next("is open on gw for 192.0.2.77 until")
 	lab.Eventually(t, "ssh to be open from the new address", reaches)
 	stop(syscall.SIGINT)
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // An ICMP error, which anyone can forge, ends nothing; nor does a blocked knock port, if there is another.
 func unreachableAtFirst(t *testing.T, g *lab.Gateway) {
 	path := filepath.Join(g.Home, "hosts", "gw.toml")
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := lab.Value(os.ReadFile(path))(t)
 	several := strings.Replace(string(text), "[62201]", "[9, 62201]", 1) // the gateway has no port 9
 	if err := os.WriteFile(path, []byte(several), 0o600); err != nil || several == string(text) {
 		t.Fatalf("%v: %s", err, text)
@@ -362,13 +330,10 @@ func unreachableAtFirst(t *testing.T, g *lab.Gateway) {
 func refused(t *testing.T, h *lab.Host) int {
 	t.Helper()
 	var text []byte
-	err := h.Do(func() (err error) {
+	lab.Must(t, h.Do(func() (err error) {
 		text, err = os.ReadFile("/proc/thread-self/net/snmp")
 		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 	var names []string
 	for line := range strings.Lines(string(text)) {
 		fields := strings.Fields(line)
@@ -379,10 +344,7 @@ func refused(t *testing.T, h *lab.Host) int {
 			names = fields
 			continue
 		}
-		n, err := strconv.Atoi(fields[slices.Index(names, "NoPorts")])
-		if err != nil {
-			t.Fatal(err)
-		}
+		n := lab.Value(strconv.Atoi(fields[slices.Index(names, "NoPorts")]))(t)
 		return n
 	}
 	t.Fatalf("no count of datagrams in %s", text)

@@ -12,14 +12,12 @@ import (
 
 	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/lab"
 )
 
 func mustSource(t *testing.T, s string) Source {
 	t.Helper()
-	source, err := ParseSource(s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	source := lab.Value(ParseSource(s))(t)
 	return source
 }
 

@@ -14,6 +14,7 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/lab"
 )
 
 var errDropped = errors.New("refused")
@@ -236,15 +237,9 @@ func TestWaitOpenEnds(t *testing.T) {
 // another address than the knock was sent to.
 func TestSystem(t *testing.T) {
 	g := newGateway(t)
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := lab.Value(net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}))(t)
 	to := conn.LocalAddr().(*net.UDPAddr).AddrPort()
-	other, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := lab.Value(net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}))(t)
 	defer other.Close()
 	done := make(chan struct{})
 	go func() {
@@ -261,20 +256,14 @@ func TestSystem(t *testing.T) {
 	g.profile.Address = to.String()
 	c := open()
 	c.Timeout = time.Minute
-	plan, err := Prepare(t.Context(), g.profile, c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plan := lab.Value(Prepare(t.Context(), g.profile, c))(t)
 	if a := knockOnce(t, plan); a.Verdict != Opened {
 		t.Errorf("got %v, %v, want open", a.Verdict, a.Err)
 	}
 	conn.Close()
 	<-done
 	for _, c.Timeout = range []time.Duration{200 * time.Millisecond, time.Minute} {
-		plan, err = Prepare(t.Context(), g.profile, c)
-		if err != nil {
-			t.Fatal(err)
-		}
+		plan = lab.Value(Prepare(t.Context(), g.profile, c))(t)
 		a := knockOnce(t, plan)
 		if !errors.Is(a.Err, ErrNoAnswer) {
 			t.Errorf("a closed port: got %v, want no answer", a.Err)

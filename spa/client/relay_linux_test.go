@@ -137,10 +137,6 @@ func address(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db
 // routePrefix makes all addresses of the prefix the client host's own, and gives the gateway a route to them.
 func routePrefix(t *testing.T, g *lab.Gateway) {
 	t.Helper()
-	if err := g.Host.Route(prefix.String(), "2001:db8::2"); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Client.Local(prefix.String()); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, g.Host.Route(prefix.String(), "2001:db8::2"))
+	lab.Must(t, g.Client.Local(prefix.String()))
 }

@@ -46,10 +46,8 @@ type waiting struct{ fd, attempt int }
 // the first attempt. Stop ends it.
 func Attempt(t testing.TB, h *Host, from, to string) *Attempts {
 	t.Helper()
-	source, err := netip.ParseAddr(from)
-	must(t, err)
-	target, err := netip.ParseAddrPort(to)
-	must(t, err)
+	source := Value(netip.ParseAddr(from))(t)
+	target := Value(netip.ParseAddrPort(to))(t)
 	a := &Attempts{from: netip.AddrPortFrom(source, 0), to: target, begun: make(chan struct{}), stop: make(chan struct{})}
 	a.ended.Go(func() { a.err = h.Do(a.try) })
 	t.Cleanup(a.end)

@@ -13,7 +13,7 @@ import (
 func TestAttemptsSee(t *testing.T) {
 	client, gateway := Pair(t)
 	_, err := EchoServer(gateway, ":22")
-	must(t, err)
+	Must(t, err)
 	for _, port := range []struct {
 		name, to string
 		open     bool
@@ -24,8 +24,7 @@ func TestAttemptsSee(t *testing.T) {
 	} {
 		attempts := Attempt(t, client, "192.0.2.3", port.to)
 		more(t, attempts, 50)
-		outcome, err := attempts.Stop()
-		must(t, err)
+		outcome := Value(attempts.Stop())(t)
 		if outcome.Made < 50 || (2*outcome.Through > outcome.Made) != port.open || (outcome.Through > 0) != port.open ||
 			(outcome.Open > 0) != port.open {
 			t.Errorf("%s: %v", port.name, outcome)
@@ -42,13 +41,11 @@ func TestAttemptsSeeWhen(t *testing.T) {
 	begun := time.Now()
 	attempts := Attempt(t, client, "2001:db8::2", "[2001:db8::1]:22")
 	more(t, attempts, 20)
-	echo, err := EchoServer(gateway, ":22")
-	must(t, err)
+	echo := Value(EchoServer(gateway, ":22"))(t)
 	more(t, attempts, 50)
-	must(t, echo.Close())
+	Must(t, echo.Close())
 	more(t, attempts, 20)
-	outcome, err := attempts.Stop()
-	must(t, err)
+	outcome := Value(attempts.Stop())(t)
 	if all := time.Since(begun); outcome.Through == 0 || outcome.Through == outcome.Made || outcome.Open <= 0 ||
 		outcome.Open >= all {
 		t.Errorf("%v in %v, want it to be open for a part of that", outcome, all)

@@ -89,7 +89,7 @@ func (g *Gateway) Start() {
 	g.t.Helper()
 	g.server = exec.Command(filepath.Join(g.Bin, "spa-server"), "run", "--config", g.Config)
 	g.server.Stdout, g.server.Stderr = g.log, g.log
-	must(g.t, g.Host.Start(g.server))
+	Must(g.t, g.Host.Start(g.server))
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -131,7 +131,7 @@ func Run(t testing.TB, on *Host, cmd *exec.Cmd) (string, int) {
 	t.Helper()
 	var out buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	must(t, on.Start(cmd))
+	Must(t, on.Start(cmd))
 	_ = cmd.Wait() // the exit code matters
 	return out.String(), cmd.ProcessState.ExitCode()
 }

@@ -50,17 +50,16 @@ func TestHelper(t *testing.T) {
 		os.NewFile(3, "pipe").WriteString("!")
 		stay()
 	case "host":
-		h, err := NewHost("h")
-		must(t, err)
+		h := Value(NewHost("h"))(t)
 		cmd := helper("say and stay")
 		pipe := os.NewFile(3, "pipe")
 		cmd.ExtraFiles = []*os.File{pipe}
-		must(t, h.Start(cmd))
+		Must(t, h.Start(cmd))
 		pipe.Close()
 		stay()
 	case "refused":
-		must(t, sysctl("user.max_net_namespaces", "0"))
-		must(t, sysctl("user.max_user_namespaces", "0"))
+		Must(t, sysctl("user.max_net_namespaces", "0"))
+		Must(t, sysctl("user.max_user_namespaces", "0"))
 		fmt.Println(Reexec())
 	case "skip":
 		r := &recorder{TB: t}

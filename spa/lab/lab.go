@@ -69,10 +69,7 @@ func poll(within time.Duration, cond func() bool) bool {
 // ServeUnix calls serve for each connection to a socket at a path, and closes the connection afterwards.
 func ServeUnix(t testing.TB, path string, serve func(net.Conn)) {
 	t.Helper()
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := Value(net.Listen("unix", path))(t)
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {

@@ -25,8 +25,7 @@ func TestMain(m *testing.M) { Main(m) }
 
 func TestPairConnects(t *testing.T) {
 	client, gateway := Pair(t)
-	echo, err := EchoServer(gateway, ":22")
-	must(t, err)
+	echo := Value(EchoServer(gateway, ":22"))(t)
 	if got := echo.Addr().Port(); got != 22 {
 		t.Errorf("port: got %d, want 22", got)
 	}
@@ -53,7 +52,7 @@ func TestPairConnects(t *testing.T) {
 
 func TestLinkLocalAddressIsGoodAtOnce(t *testing.T) {
 	client, _ := Pair(t)
-	must(t, client.Do(func() error {
+	Must(t, client.Do(func() error {
 		own, err := linkLocal("vc")
 		if err != nil {
 			return err
@@ -71,7 +70,7 @@ func TestLinkIsInOperation(t *testing.T) {
 	for range 5 {
 		client, gateway := Pair(t)
 		for dev, h := range map[string]*Host{"vc": client, "vs": gateway} {
-			must(t, h.onLink(dev, func(l netlink.Link) error {
+			Must(t, h.onLink(dev, func(l netlink.Link) error {
 				if got := l.Attrs().OperState; got != netlink.OperUp {
 					t.Errorf("%s is %s, want up", dev, got)
 				}
@@ -99,25 +98,25 @@ func linkLocal(name string) (net.IP, error) {
 func TestRouterAndSwitch(t *testing.T) {
 	hosts := New(t, "a", "switch", "router", "b")
 	a, sw, router, b := hosts[0], hosts[1], hosts[2], hosts[3]
-	must(t, Link(a, "eth0", sw, "p0"))
-	must(t, Link(router, "eth0", sw, "p1"))
-	must(t, sw.Bridge("br0", "p0", "p1"))
-	must(t, Link(router, "eth1", b, "eth0"))
-	must(t, a.AddAddr("eth0", "192.0.2.2/24"))
-	must(t, a.AddAddr("eth0", "2001:db8:1::2/64"))
-	must(t, router.AddAddr("eth0", "192.0.2.1/24"))
-	must(t, router.AddAddr("eth0", "2001:db8:1::1/64"))
-	must(t, router.AddAddr("eth1", "198.51.100.1/24"))
-	must(t, router.AddAddr("eth1", "2001:db8:2::1/64"))
-	must(t, b.AddAddr("eth0", "198.51.100.2/24"))
-	must(t, b.AddAddr("eth0", "2001:db8:2::2/64"))
-	must(t, a.Route("default", "192.0.2.1"))
-	must(t, a.Route("2001:db8:2::/64", "2001:db8:1::1"))
-	must(t, b.Route("192.0.2.0/24", "198.51.100.1"))
-	must(t, b.Route("default", "2001:db8:2::1"))
-	must(t, router.Forward())
+	Must(t, Link(a, "eth0", sw, "p0"))
+	Must(t, Link(router, "eth0", sw, "p1"))
+	Must(t, sw.Bridge("br0", "p0", "p1"))
+	Must(t, Link(router, "eth1", b, "eth0"))
+	Must(t, a.AddAddr("eth0", "192.0.2.2/24"))
+	Must(t, a.AddAddr("eth0", "2001:db8:1::2/64"))
+	Must(t, router.AddAddr("eth0", "192.0.2.1/24"))
+	Must(t, router.AddAddr("eth0", "2001:db8:1::1/64"))
+	Must(t, router.AddAddr("eth1", "198.51.100.1/24"))
+	Must(t, router.AddAddr("eth1", "2001:db8:2::1/64"))
+	Must(t, b.AddAddr("eth0", "198.51.100.2/24"))
+	Must(t, b.AddAddr("eth0", "2001:db8:2::2/64"))
+	Must(t, a.Route("default", "192.0.2.1"))
+	Must(t, a.Route("2001:db8:2::/64", "2001:db8:1::1"))
+	Must(t, b.Route("192.0.2.0/24", "198.51.100.1"))
+	Must(t, b.Route("default", "2001:db8:2::1"))
+	Must(t, router.Forward())
 	_, err := EchoServer(b, ":80")
-	must(t, err)
+	Must(t, err)
 	for _, to := range []string{"198.51.100.2:80", "[2001:db8:2::2]:80"} {
 		conn, err := Dial(a, "", to, soon)
 		if err != nil {
@@ -130,16 +129,16 @@ func TestRouterAndSwitch(t *testing.T) {
 
 func TestInterfacesComeAndGo(t *testing.T) {
 	h := New(t, "h")[0]
-	must(t, Link(h, "d0", h, "d1"))
+	Must(t, Link(h, "d0", h, "d1"))
 	index, mac, err := h.Interface("d0")
 	if err != nil || index == 0 || len(mac) != 6 {
 		t.Errorf("got %d, %v, %v", index, mac, err)
 	}
-	must(t, h.AddAddr("d0", "192.0.2.1/32"))
-	must(t, h.DelAddr("d0", "192.0.2.1/32"))
-	must(t, h.SetDown("d0"))
-	must(t, h.SetUp("d0"))
-	must(t, h.Delete("d0"))
+	Must(t, h.AddAddr("d0", "192.0.2.1/32"))
+	Must(t, h.DelAddr("d0", "192.0.2.1/32"))
+	Must(t, h.SetDown("d0"))
+	Must(t, h.SetUp("d0"))
+	Must(t, h.Delete("d0"))
 	if _, _, err := h.Interface("d0"); err == nil {
 		t.Error("deleted interface is still there")
 	}
@@ -151,10 +150,10 @@ func TestInterfacesComeAndGo(t *testing.T) {
 
 func TestSysctlIsTheHostsOwn(t *testing.T) {
 	hosts := New(t, "a", "b")
-	must(t, hosts[0].Sysctl("net.ipv4.ip_forward", "1"))
-	must(t, hosts[1].Sysctl("net.ipv4.ip_forward", "0"))
+	Must(t, hosts[0].Sysctl("net.ipv4.ip_forward", "1"))
+	Must(t, hosts[1].Sysctl("net.ipv4.ip_forward", "0"))
 	for i, want := range []string{"1\n", "0\n"} {
-		must(t, hosts[i].Do(func() error {
+		Must(t, hosts[i].Do(func() error {
 			got, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
 			if string(got) != want {
 				t.Errorf("host %s: got %q, want %q", hosts[i].Name(), got, want)
@@ -168,7 +167,7 @@ func TestDoComesBack(t *testing.T) {
 	hosts := New(t, "a", "b")
 	before := namespace(t)
 	var a, b, again string
-	must(t, hosts[0].Do(func() error {
+	Must(t, hosts[0].Do(func() error {
 		a = namespace(t)
 		err := hosts[1].Do(func() error { b = namespace(t); return nil })
 		again = namespace(t)
@@ -192,20 +191,19 @@ func TestDoComesBack(t *testing.T) {
 
 func namespace(t *testing.T) string {
 	t.Helper()
-	ns, err := os.Readlink("/proc/thread-self/ns/net")
-	must(t, err)
+	ns := Value(os.Readlink("/proc/thread-self/ns/net"))(t)
 	return ns
 }
 
 func TestProcessRunsInside(t *testing.T) {
 	h := New(t, "h")[0]
 	var inside string
-	must(t, h.Do(func() error { inside = namespace(t); return nil }))
+	Must(t, h.Do(func() error { inside = namespace(t); return nil }))
 	out := new(bytes.Buffer)
 	cmd := helper("namespace")
 	cmd.Stdout = out
-	must(t, h.Start(cmd))
-	must(t, cmd.Wait())
+	Must(t, h.Start(cmd))
+	Must(t, cmd.Wait())
 	if got := out.String(); got != inside {
 		t.Errorf("process ran in %s, want %s", got, inside)
 	}
@@ -218,12 +216,12 @@ func TestCloseKills(t *testing.T) {
 		t.Fatal(err)
 	}
 	waited, cmd := helper("stay"), helper("stay")
-	must(t, h.Start(waited))
-	must(t, h.Start(cmd))
+	Must(t, h.Start(waited))
+	Must(t, h.Start(cmd))
 	waiter := make(chan error)
 	go func() { waiter <- waited.Wait() }()
-	must(t, h.Close())
-	must(t, h.Close())
+	Must(t, h.Close())
+	Must(t, h.Close())
 	for _, err := range []error{<-waiter, cmd.Wait()} {
 		var exit *exec.ExitError
 		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
@@ -245,15 +243,15 @@ func TestCloseKills(t *testing.T) {
 func TestCloseKillsWhatWasLeftBehind(t *testing.T) {
 	h := New(t, "h")[0]
 	r, w, err := os.Pipe()
-	must(t, err)
+	Must(t, err)
 	defer r.Close()
 	cmd := exec.Command("/bin/sh", "-c", "sleep 1000 &")
 	cmd.ExtraFiles = []*os.File{w}
-	must(t, h.Start(cmd))
+	Must(t, h.Start(cmd))
 	w.Close()
-	must(t, cmd.Wait())
-	must(t, h.Close())
-	must(t, r.SetReadDeadline(time.Now().Add(soon)))
+	Must(t, cmd.Wait())
+	Must(t, h.Close())
+	Must(t, r.SetReadDeadline(time.Now().Add(soon)))
 	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("what was left behind: got %v, want it to have ended", err)
 	}
@@ -264,19 +262,19 @@ func TestCloseKillsWhatWasLeftBehind(t *testing.T) {
 func TestDeathLeavesNothing(t *testing.T) {
 	NeedNamespaces(t)
 	r, w, err := os.Pipe()
-	must(t, err)
+	Must(t, err)
 	defer r.Close()
 	cmd := helper("host")
 	cmd.ExtraFiles = []*os.File{w}
-	must(t, cmd.Start())
+	Must(t, cmd.Start())
 	w.Close()
 	first := make([]byte, 1)
 	if _, err := io.ReadFull(r, first); err != nil {
 		t.Fatalf("inner process: %v", err)
 	}
-	must(t, cmd.Process.Kill())
+	Must(t, cmd.Process.Kill())
 	_ = cmd.Wait() // killed
-	must(t, r.SetReadDeadline(time.Now().Add(soon)))
+	Must(t, r.SetReadDeadline(time.Now().Add(soon)))
 	if _, err := r.Read(first); err != io.EOF {
 		t.Errorf("got %v, want the inner process's end", err)
 	}
@@ -284,13 +282,11 @@ func TestDeathLeavesNothing(t *testing.T) {
 
 func TestEchoServerEndsWithItsConnections(t *testing.T) {
 	client, gateway := Pair(t)
-	echo, err := EchoServer(gateway, "192.0.2.1:7")
-	must(t, err)
-	conn, err := Dial(client, "", "192.0.2.1:7", soon)
-	must(t, err)
+	echo := Value(EchoServer(gateway, "192.0.2.1:7"))(t)
+	conn := Value(Dial(client, "", "192.0.2.1:7", soon))(t)
 	defer conn.Close()
-	must(t, Echoes(conn, "up", soon))
-	must(t, echo.Close())
+	Must(t, Echoes(conn, "up", soon))
+	Must(t, echo.Close())
 	if err := Echoes(conn, "down", soon); err == nil {
 		t.Error("connection echoes after the server's end")
 	}
@@ -378,8 +374,7 @@ func TestNeedProgram(t *testing.T) {
 
 // TestNotRun: after the tests make test prints what was skipped, with counted reasons and one command.
 func TestNotRun(t *testing.T) {
-	script, err := filepath.Abs("../../.ci/test")
-	must(t, err)
+	script := Value(filepath.Abs("../../.ci/test"))(t)
 	self := fmt.Sprintf("/proc/%d/exe", os.Getpid()) // an ordinary user cannot reach it by its path
 	for _, test := range []struct {
 		part, want string
@@ -419,7 +414,7 @@ func TestNotListed(t *testing.T) {
 func TestInterruptedList(t *testing.T) {
 	client, _ := Pair(t)
 	for i := range 1000 { // more than one message of the kernel holds
-		must(t, client.AddAddr("vc", fmt.Sprintf("2001:db8:1::%x/64", i+1)))
+		Must(t, client.AddAddr("vc", fmt.Sprintf("2001:db8:1::%x/64", i+1)))
 	}
 	stop, stopped := make(chan struct{}), make(chan error, 1)
 	go func() { stopped <- client.Do(func() error { return changeAddresses("vc", stop) }) }()
@@ -430,7 +425,7 @@ func TestInterruptedList(t *testing.T) {
 		}
 	}
 	close(stop)
-	must(t, <-stopped)
+	Must(t, <-stopped)
 }
 
 // changeAddresses adds and deletes one over its own socket until it is stopped.

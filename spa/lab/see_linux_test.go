@@ -12,7 +12,7 @@ func TestSee(t *testing.T) {
 	NeedOwnRoot(t)
 	dir := t.TempDir()
 	for name, text := range map[string]string{"shown": "shown", "place": "the machine's own"} {
-		must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+		Must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
 	}
 	place := filepath.Join(dir, "place")
 	files := map[string]string{place: filepath.Join(dir, "shown")}

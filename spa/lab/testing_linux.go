@@ -25,10 +25,7 @@ func NeedNamespaces(t testing.TB) {
 // namespace cannot. If CI is set it fails.
 func NeedRoot(t testing.TB) {
 	t.Helper()
-	uids, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		t.Fatal(err)
-	}
+	uids := Value(os.ReadFile("/proc/self/uid_map"))(t)
 	if os.Geteuid() != 0 || strings.Join(strings.Fields(string(uids)), " ") != "0 0 4294967295" {
 		Skip(t, NotRoot)
 	}
@@ -40,10 +37,7 @@ func New(t testing.TB, names ...string) []*Host {
 	NeedNamespaces(t)
 	hosts := make([]*Host, len(names))
 	for i, name := range names {
-		h, err := NewHost(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		h := Value(NewHost(name))(t)
 		hosts[i] = h
 		t.Cleanup(func() {
 			if err := h.Close(); err != nil {
@@ -85,21 +79,14 @@ func Pair(t testing.TB) (client, gateway *Host) {
 	t.Helper()
 	hosts := New(t, "client", "gateway")
 	client, gateway = hosts[0], hosts[1]
-	must(t, Link(client, "vc", gateway, "vs"))
+	Must(t, Link(client, "vc", gateway, "vs"))
 	for i := 2; i <= 9; i++ {
-		must(t, client.AddAddr("vc", fmt.Sprintf("192.0.2.%d/24", i)))
+		Must(t, client.AddAddr("vc", fmt.Sprintf("192.0.2.%d/24", i)))
 	}
-	must(t, client.AddAddr("vc", "2001:db8::2/64"))
-	must(t, gateway.AddAddr("vs", "192.0.2.1/24"))
-	must(t, gateway.AddAddr("vs", "2001:db8::1/64"))
+	Must(t, client.AddAddr("vc", "2001:db8::2/64"))
+	Must(t, gateway.AddAddr("vs", "192.0.2.1/24"))
+	Must(t, gateway.AddAddr("vs", "2001:db8::1/64"))
 	return client, gateway
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // AsUser runs do on its own thread, which has become the user but keeps its group.

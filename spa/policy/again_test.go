@@ -7,6 +7,7 @@ import (
 	"sallyport/firewall"
 	"sallyport/keys"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // TestAskedAgain: a client that asks again for less time than is left gets the time that is left: no grant is
@@ -37,10 +38,7 @@ func TestAskedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPolicy(t, c.held)
 			p.services[1].Ports = both
-			gs, err := p.Authorize(knock(keys.Client{Allow: []string{"ssh"}}, ssh), here, now, now)
-			if err != nil {
-				t.Fatal(err)
-			}
+			gs := lab.Value(p.Authorize(knock(keys.Client{Allow: []string{"ssh"}}, ssh), here, now, now))(t)
 			if got := gs[0].Until.Sub(now); got != c.want {
 				t.Errorf("got %v, want %v", got, c.want)
 			}

@@ -10,6 +10,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 )
 
 func spans(t *testing.T, texts ...string) []service.Span {
@@ -17,10 +18,7 @@ func spans(t *testing.T, texts ...string) []service.Span {
 	if len(texts) == 0 {
 		return nil
 	}
-	s, err := service.ParseSpans(texts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := lab.Value(service.ParseSpans(texts))(t)
 	return s
 }
 
@@ -28,14 +26,8 @@ func spans(t *testing.T, texts ...string) []service.Span {
 // on Sunday 25 October from 03:00 to 02:00.
 func berlin(t *testing.T, text string) time.Time {
 	t.Helper()
-	zone, err := time.LoadLocation("Europe/Berlin")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at, err := time.ParseInLocation("2006-01-02 15:04:05", text, zone)
-	if err != nil {
-		t.Fatal(err)
-	}
+	zone := lab.Value(time.LoadLocation("Europe/Berlin"))(t)
+	at := lab.Value(time.ParseInLocation("2006-01-02 15:04:05", text, zone))(t)
 	return at
 }
 
@@ -218,9 +210,8 @@ func TestWith(t *testing.T) {
 	p := newPolicy(t, held{})
 	k := knock(keys.Client{Allow: []string{"ssh", "imap"}}, ssh)
 	for range 5 {
-		if _, err := p.Authorize(k, here, now, now); err != nil {
-			t.Fatal(err)
-		}
+		_, err := p.Authorize(k, here, now, now)
+		lab.Must(t, err)
 	}
 	c := config.Default("/etc/spa")
 	c.Services = []config.Service{{Name: "imap", Ports: ports(t, "tcp/993"), For: time.Minute, MaxFor: time.Minute}}

@@ -15,6 +15,7 @@ import (
 	"sallyport/keys/service"
 	"sallyport/spa"
 	"sallyport/spa/config"
+	"sallyport/spa/lab"
 )
 
 var (
@@ -42,10 +43,7 @@ func holding(n int, services ...string) held {
 
 func ports(t *testing.T, text string) []service.Ports {
 	t.Helper()
-	p, err := service.ParsePorts(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := lab.Value(service.ParsePorts(text))(t)
 	return []service.Ports{p}
 }
 
@@ -214,10 +212,7 @@ func TestDuration(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			k := knock(keys.Client{Allow: []string{"ssh"}, MaxFor: test.clientMax}, ssh)
 			k.For = test.asked
-			grants, err := newPolicy(t, held{}).Authorize(k, here, test.start, now)
-			if err != nil {
-				t.Fatal(err)
-			}
+			grants := lab.Value(newPolicy(t, held{}).Authorize(k, here, test.start, now))(t)
 			if got := grants[0].Until; !got.Equal(test.want) {
 				t.Errorf("until %v, want %v", got, test.want)
 			}
@@ -228,10 +223,7 @@ func TestDuration(t *testing.T) {
 func TestGrantSaysWhoAndWhat(t *testing.T) {
 	k := knock(keys.Client{Name: "bob", Allow: []string{"mosh", "udp/60001"}}, mosh,
 		service.Service{Proto: service.UDP, Port: 60001})
-	grants, err := newPolicy(t, held{}).Authorize(k, here, now, now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	grants := lab.Value(newPolicy(t, held{}).Authorize(k, here, now, now))(t)
 	range1, port := grants[0], grants[1]
 	if range1.Client != "bob" || range1.Service != "mosh" || range1.Source != here ||
 		range1.Ports[0].String() != "udp/60000-60010" {

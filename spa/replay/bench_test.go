@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 // known is a journal in a file that knows n keys.
@@ -14,13 +16,8 @@ func known(b *testing.B, keys int) *Journal {
 	b.Helper()
 	path := filepath.Join(b.TempDir(), "journal")
 	c := Config{Window: 30 * time.Second, LiveNonces: maxLive}
-	if err := Create(path, c, start); err != nil {
-		b.Fatal(err)
-	}
-	j, err := Open(path, c, start)
-	if err != nil {
-		b.Fatal(err)
-	}
+	lab.Must(b, Create(path, c, start))
+	j := lab.Value(Open(path, c, start))(b)
 	b.Cleanup(func() { j.Close() })
 	for n := range keys {
 		now := after(time.Duration(n) * time.Millisecond)
@@ -48,9 +45,8 @@ func benchmarkFresh(b *testing.B, keys int) {
 	for b.Loop() {
 		n++
 		now = now.Add(10 * time.Millisecond)
-		if _, err := j.Admit(packet(keyNumber(n*7919%keys), n, now), now); err != nil {
-			b.Fatal(err)
-		}
+		_, err := j.Admit(packet(keyNumber(n*7919%keys), n, now), now)
+		lab.Must(b, err)
 	}
 }
 
@@ -76,9 +72,7 @@ func BenchmarkSettle(b *testing.B) {
 	outcome := make([]byte, 60)
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := j.Settle(keyNumber(0), id, outcome); err != nil {
-			b.Fatal(err)
-		}
+		lab.Must(b, j.Settle(keyNumber(0), id, outcome))
 	}
 }
 
@@ -90,13 +84,8 @@ func BenchmarkMemory(b *testing.B) {
 		for n := range 100_000 {
 			var name [16]byte
 			binary.LittleEndian.PutUint64(name[:], keyNumber(n+1))
-			i, err := j.memory.name(j.store, &j.memory.keys, name)
-			if err != nil {
-				b.Fatal(err)
-			}
-			if err := j.memory.keys.raise(j.store, i, int64(n+1)); err != nil {
-				b.Fatal(err)
-			}
+			i := lab.Value(j.memory.name(j.store, &j.memory.keys, name))(b)
+			lab.Must(b, j.memory.keys.raise(j.store, i, int64(n+1)))
 			j.memory.holdings.at(i)
 		}
 		b.ReportMetric(float64(heap()-before)/1e6, "MB/100k-keys")
@@ -115,13 +104,8 @@ func heap() int64 {
 func BenchmarkOpen(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "journal")
 	c := Config{Window: 30 * time.Second}
-	if err := Create(path, c, start); err != nil {
-		b.Fatal(err)
-	}
-	j, err := Open(path, c, start)
-	if err != nil {
-		b.Fatal(err)
-	}
+	lab.Must(b, Create(path, c, start))
+	j := lab.Value(Open(path, c, start))(b)
 	for n := range 55_000 {
 		admit(b, j, packet(keyNumber(n/100), n, start), start, nil)
 	}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 // start is an arbitrary time; no test here reads the clock.
@@ -111,26 +113,17 @@ func config() Config {
 func blank(t testing.TB, c Config) *memDisk {
 	t.Helper()
 	c, id, err := c.complete()
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	d := new(memDisk)
-	if err := newStore(d).format(c.Room, header{Boot: id.boot, Machine: id.machine, Window: int64(c.Window)}); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, newStore(d).format(c.Room, header{Boot: id.boot, Machine: id.machine, Window: int64(c.Window)}))
 	return d
 }
 
 func reopen(t testing.TB, d *memDisk, c Config, now time.Time) *Journal {
 	t.Helper()
 	c, id, err := c.complete()
-	if err != nil {
-		t.Fatal(err)
-	}
-	j, err := open(d, c, id, now, func() string { return "aside" })
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
+	j := lab.Value(open(d, c, id, now, func() string { return "aside" }))(t)
 	return j
 }
 

@@ -41,10 +41,7 @@ func TestMain(m *testing.M) {
 
 func child(t *testing.T, role, path string) *exec.Cmd {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	exe := lab.Value(os.Executable())(t)
 	cmd := exec.Command(exe)
 	cmd.Env = append(os.Environ(), roleEnv+"="+role, pathEnv+"="+path)
 	cmd.Stderr = os.Stderr
@@ -90,9 +87,7 @@ func loadUntilKilled(path string) error {
 // fresh.
 func TestKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
-	if err := Create(path, killConfig(), start); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, Create(path, killConfig(), start))
 	rng := rand.New(rand.NewPCG(5, 6))
 	next := 0
 	between := map[int]bool{} // possibly admitted when the process was killed
@@ -122,17 +117,9 @@ func TestKilled(t *testing.T) {
 func killAfter(t *testing.T, path string, first, packets int, moment time.Duration) int {
 	t.Helper()
 	cmd := child(t, "load", path)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in := lab.Value(cmd.StdinPipe())(t)
+	out := lab.Value(cmd.StdoutPipe())(t)
+	lab.Must(t, cmd.Start())
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
 	fmt.Fprintln(in, first)
@@ -146,9 +133,7 @@ func killAfter(t *testing.T, path string, first, packets int, moment time.Durati
 	}
 	for begin := time.Now(); time.Since(begin) < moment; { // too short to sleep
 	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, cmd.Process.Kill())
 	for read() == nil {
 	}
 	return last

@@ -9,14 +9,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 func mustOpen(t *testing.T, path string, c Config, now time.Time) *Journal {
 	t.Helper()
-	j, err := Open(path, c, now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	j := lab.Value(Open(path, c, now))(t)
 	t.Cleanup(func() { j.Close() })
 	return j
 }
@@ -24,9 +23,7 @@ func mustOpen(t *testing.T, path string, c Config, now time.Time) *Journal {
 func created(t *testing.T, c Config) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "journal")
-	if err := Create(path, c, start); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, Create(path, c, start))
 	return path
 }
 
@@ -53,22 +50,12 @@ func wantFloor(t *testing.T, j *Journal, now, floor time.Time, why reason) {
 func TestCreate(t *testing.T) {
 	dir := t.TempDir()
 	if os.Geteuid() == 0 {
-		if err := os.Chown(dir, 4321, 4322); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Chown(dir, 4321, 4322))
 	}
 	path := filepath.Join(dir, "journal")
-	if err := Create(path, config(), start); err != nil {
-		t.Fatal(err)
-	}
-	fi, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	di, err := os.Stat(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, Create(path, config(), start))
+	fi := lab.Value(os.Stat(path))(t)
+	di := lab.Value(os.Stat(dir))(t)
 	file, owner := fi.Sys().(*syscall.Stat_t), di.Sys().(*syscall.Stat_t)
 	if fi.Mode() != 0o600 || file.Uid != owner.Uid || file.Gid != owner.Gid {
 		t.Errorf("got mode %v, owner %d:%d", fi.Mode(), file.Uid, file.Gid)
@@ -111,10 +98,7 @@ func TestShorterWindowAfterDamage(t *testing.T) {
 			admit(t, j, spent, begun, nil)
 			j.Close()
 			newest := int64(j.store.header.Number % 2)
-			image, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
+			image := lab.Value(os.ReadFile(path))(t)
 			image[newest*page]++
 			short := config()
 			if name == "rebooted" {
@@ -268,18 +252,13 @@ func TestReboot(t *testing.T) {
 	c := config()
 	c.BootID = "next"
 	for _, now := range []time.Time{after(time.Hour), after(-time.Hour)} {
-		image, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		image := lab.Value(os.ReadFile(path))(t)
 		floor := mark.Add(30 * time.Second)
 		if now.After(mark) {
 			floor = now.Add(30 * time.Second)
 		}
 		other := filepath.Join(t.TempDir(), "journal")
-		if err := os.WriteFile(other, image, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(other, image, 0o600))
 		j := mustOpen(t, other, c, now)
 		admit(t, j, spent, start, ErrFloor)
 		j.Close()
@@ -348,10 +327,7 @@ func TestForeign(t *testing.T) {
 
 func read(t *testing.T, path string) []byte {
 	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(path))(t)
 	return data
 }
 
@@ -419,10 +395,7 @@ func resigned(b []byte, at int) []byte {
 func TestDamagedFiles(t *testing.T) {
 	whole := func(t *testing.T) (string, []byte) {
 		path := created(t, config())
-		image, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		image := lab.Value(os.ReadFile(path))(t)
 		return path, image
 	}
 	for name, change := range map[string]func(b []byte) []byte{
@@ -441,13 +414,9 @@ func TestDamagedFiles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path, image := whole(t)
 			image = change(image)
-			if err := os.WriteFile(path, image, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.WriteFile(path, image, 0o600))
 			if name != "empty" { // the first one that is kept
-				if err := os.WriteFile(path+".damaged", []byte("kept earlier"), 0o600); err != nil {
-					t.Fatal(err)
-				}
+				lab.Must(t, os.WriteFile(path+".damaged", []byte("kept earlier"), 0o600))
 			}
 			j := mustOpen(t, path, config(), after(time.Hour))
 			wantFloor(t, j, after(time.Hour), after(time.Hour+30*time.Second), damaged)
@@ -476,9 +445,7 @@ func TestOpenRefusesFiles(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "journal")
-			if err := make(path); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, make(path))
 			j, err := Open(path, config(), start)
 			if err == nil {
 				j.Close()

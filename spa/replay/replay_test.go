@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 func TestAdmitOnce(t *testing.T) {
@@ -217,9 +219,7 @@ func TestRetry(t *testing.T) {
 		t.Errorf("before it was settled: got %+v", a)
 	}
 	outcome := bytes.Repeat([]byte{7}, MaxOutcome)
-	if err := j.Settle(1, first.Request, outcome); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, j.Settle(1, first.Request, outcome))
 	for n, j := range []*Journal{j, reopen(t, copyOf(d), config(), after(time.Second))} {
 		retry := packet(1, 3+n, after(2*time.Second))
 		retry.Request = first.Request

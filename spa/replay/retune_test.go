@@ -3,6 +3,8 @@ package replay
 import (
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 // TestRetuneRefusesWhatWasStale: a longer window does not make a packet fresh that was too old before, here a later
@@ -15,9 +17,7 @@ func TestRetuneRefusesWhatWasStale(t *testing.T) {
 	admit(t, j, first, start, nil)
 	now := after(70 * time.Second)
 	admit(t, j, packet(1, 3, now), now, nil) // the first is forgotten
-	if err := j.Retune(10*time.Minute, 256, now); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, j.Retune(10*time.Minute, 256, now))
 	admit(t, j, late, now, ErrFloor)
 	admit(t, j, packet(1, 4, now.Add(-29*time.Second)), now, nil)
 	admit(t, j, packet(1, 5, now.Add(9*time.Minute)), now, nil)
@@ -47,14 +47,10 @@ func TestLongerWindowAfterRestart(t *testing.T) {
 
 	_, d = fresh(t, config())
 	created := newStore(d)
-	if err := created.readHeader(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, created.readHeader())
 	h := created.header
 	h.Window = 0
-	if err := created.commit(h); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, created.commit(h))
 	admit(t, reopen(t, d, config(), start), packet(1, 1, start.Add(-29*time.Second)), start, nil)
 }
 
@@ -64,18 +60,14 @@ func TestRetuneKeepsWhatIsSpent(t *testing.T) {
 	for n := range 10 {
 		admit(t, j, packet(1, n, after(time.Duration(n)*time.Millisecond)), start, nil)
 	}
-	if err := j.Retune(5*time.Second, 10, start); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, j.Retune(5*time.Second, 10, start))
 	if s := j.Status(); !s.Floor.IsZero() {
 		t.Errorf("a shorter window has made a floor: %v", s.Floor)
 	}
 	admit(t, j, packet(1, 0, start), start, ErrSpent)
 	admit(t, j, packet(1, 11, after(6*time.Second)), start, errStale)
 	admit(t, j, packet(1, 11, start), start, ErrFull)
-	if err := j.Retune(5*time.Second, 11, start); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, j.Retune(5*time.Second, 11, start))
 	admit(t, j, packet(1, 11, start), start, nil)
 	admit(t, j, packet(1, 12, start), start, ErrFull)
 	for _, bad := range []struct {

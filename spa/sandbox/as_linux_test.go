@@ -17,8 +17,7 @@ import (
 func TestAs(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.NeedProgram(t, "setpriv", "apt-get install util-linux")
-	self, err := os.Executable()
-	must(t, err)
+	self := lab.Value(os.Executable())(t)
 	dir := prepare(t)
 	// As under systemd: root without the right to read other users' files.
 	cmd := exec.Command("setpriv", "--groups=5",
@@ -29,8 +28,8 @@ func TestAs(t *testing.T) {
 	for name, owner := range map[string][2]int{"of root": {0, 0}, "of the user": {nobody, nobody},
 		"of a group": {stranger, group}} {
 		path := filepath.Join(dir, name)
-		must(t, os.WriteFile(path, nil, 0o640))
-		must(t, errors.Join(os.Chown(path, owner[0], owner[1]), os.Chmod(path, 0o640)))
+		lab.Must(t, os.WriteFile(path, nil, 0o640))
+		lab.Must(t, errors.Join(os.Chown(path, owner[0], owner[1]), os.Chmod(path, 0o640)))
 	}
 	r := run(t, cmd)
 	if r.Err != "" || r.State.UID != nobody {

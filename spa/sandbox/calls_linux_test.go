@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // The lists of other architectures are checked against the sources of Go: a call that Go's runtime makes but the list
@@ -90,8 +92,7 @@ func TestWrappersCallsAreAllowed(t *testing.T) {
 // namesIn returns the system calls named in a file's declarations.
 func namesIn(t *testing.T, file string, declarations ...string) map[string]bool {
 	t.Helper()
-	f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
-	must(t, err)
+	f := lab.Value(parser.ParseFile(token.NewFileSet(), file, nil, 0))(t)
 	names := map[string]bool{"FSTATAT": true} // NEWFSTATAT under another name on arm64 and riscv64
 	collect := func(n ast.Node) bool {
 		if selector, ok := n.(*ast.SelectorExpr); ok {
@@ -120,8 +121,7 @@ func namesIn(t *testing.T, file string, declarations ...string) map[string]bool 
 
 func read(t *testing.T, path string) string {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	must(t, err)
+	text := lab.Value(os.ReadFile(path))(t)
 	return string(text)
 }
 
@@ -131,7 +131,6 @@ func goDir(t *testing.T, pkg string) string { return goSays(t, "list", "-f", "{{
 
 func goSays(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := exec.Command("go", args...).Output()
-	must(t, err)
+	out := lab.Value(exec.Command("go", args...).Output())(t)
 	return strings.TrimSpace(string(out))
 }

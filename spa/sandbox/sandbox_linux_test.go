@@ -73,10 +73,9 @@ func seeing(t *testing.T, cmd *exec.Cmd, passwd, group string) *exec.Cmd {
 	dir := t.TempDir()
 	files := make(map[string]string)
 	for name, line := range map[string]string{"passwd": passwd, "group": group} {
-		text, err := os.ReadFile("/etc/" + name)
-		must(t, err)
+		text := lab.Value(os.ReadFile("/etc/" + name))(t)
 		files["/etc/"+name] = filepath.Join(dir, name)
-		must(t, os.WriteFile(files["/etc/"+name], append(text, line+"\n"...), 0o644))
+		lab.Must(t, os.WriteFile(files["/etc/"+name], append(text, line+"\n"...), 0o644))
 	}
 	return lab.See(cmd, files)
 }
@@ -175,14 +174,13 @@ func TestDropWhereGroupsStay(t *testing.T) {
 		UidMappings: []syscall.SysProcIDMap{{HostID: 0, Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{HostID: 0, Size: 1}},
 	}
-	groups, err := syscall.Getgroups()
-	must(t, err)
+	groups := lab.Value(syscall.Getgroups())(t)
 	defer syscall.Setgroups(groups)
 	for _, test := range []struct {
 		groups []int
 		want   string
 	}{{[]int{4, 5}, "groups [65534] stay"}, {[]int{0}, "groups [0] stay"}} {
-		must(t, syscall.Setgroups(test.groups))
+		lab.Must(t, syscall.Setgroups(test.groups))
 		again := *cmd
 		r := run(t, &again)
 		if r.Err != "" || !strings.Contains(strings.Join(r.State.Notes, "\n"), test.want) {
@@ -339,16 +337,14 @@ func helper(t *testing.T, part, user string) *exec.Cmd {
 	}
 	victim := exec.Command("/proc/self/exe")
 	victim.Env = append(os.Environ(), "SANDBOX_HELPER=victim")
-	out, err := victim.StdoutPipe()
-	must(t, err)
-	must(t, victim.Start())
+	out := lab.Value(victim.StdoutPipe())(t)
+	lab.Must(t, victim.Start())
 	t.Cleanup(func() {
 		_ = victim.Process.Kill()
 		_ = victim.Wait()
 	})
-	if _, err := io.ReadFull(out, make([]byte, len("ready"))); err != nil {
-		t.Fatal(err)
-	}
+	_, err := io.ReadFull(out, make([]byte, len("ready")))
+	lab.Must(t, err)
 	cmd.Env = append(cmd.Env, "SANDBOX_DIR="+prepare(t), fmt.Sprintf("SANDBOX_VICTIM=%d", victim.Process.Pid))
 	return cmd
 }
@@ -358,42 +354,40 @@ func helper(t *testing.T, part, user string) *exec.Cmd {
 func prepare(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	must(t, os.Chmod(filepath.Dir(dir), 0o755))
-	must(t, os.Chmod(dir, 0o755))
-	self, err := os.ReadFile("/proc/self/exe")
-	must(t, err)
+	lab.Must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	lab.Must(t, os.Chmod(dir, 0o755))
+	self := lab.Value(os.ReadFile("/proc/self/exe"))(t)
 	for _, name := range []string{"plain", "setuid", "filecaps"} {
-		must(t, os.WriteFile(filepath.Join(dir, name), self, 0o755))
+		lab.Must(t, os.WriteFile(filepath.Join(dir, name), self, 0o755))
 	}
-	must(t, os.Chmod(filepath.Join(dir, "setuid"), os.ModeSetuid|0o755))
-	set, err := cap.FromText("cap_setuid,cap_net_raw+p")
-	must(t, err)
-	must(t, set.SetFile(filepath.Join(dir, "filecaps")))
-	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("secret"), 0o600))
-	must(t, os.WriteFile(filepath.Join(dir, "open"), nil, 0o600))
-	must(t, os.Chmod(filepath.Join(dir, "open"), 0o666))
+	lab.Must(t, os.Chmod(filepath.Join(dir, "setuid"), os.ModeSetuid|0o755))
+	set := lab.Value(cap.FromText("cap_setuid,cap_net_raw+p"))(t)
+	lab.Must(t, set.SetFile(filepath.Join(dir, "filecaps")))
+	lab.Must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("secret"), 0o600))
+	lab.Must(t, os.WriteFile(filepath.Join(dir, "open"), nil, 0o600))
+	lab.Must(t, os.Chmod(filepath.Join(dir, "open"), 0o666))
 	for _, sub := range []string{"read", "write", "anybodys"} {
 		prepareOpen(t, filepath.Join(dir, sub))
 	}
-	must(t, os.Chown(filepath.Join(dir, "file"), 4242, 4242))
-	must(t, os.Chown(dir, 4242, 4242))
+	lab.Must(t, os.Chown(filepath.Join(dir, "file"), 4242, 4242))
+	lab.Must(t, os.Chown(dir, 4242, 4242))
 	return dir
 }
 
 // prepareOpen makes a directory that everyone can write to, with files that belong to nobody.
 func prepareOpen(t *testing.T, dir string) {
 	t.Helper()
-	must(t, os.Mkdir(dir, 0o700))
-	must(t, os.Chmod(dir, 0o777))
+	lab.Must(t, os.Mkdir(dir, 0o700))
+	lab.Must(t, os.Chmod(dir, 0o777))
 	files := []string{"file"}
 	for i := range allThreads {
 		files = append(files, gone(i))
 	}
 	for _, name := range files {
 		path := filepath.Join(dir, name)
-		must(t, os.WriteFile(path, nil, 0o600))
-		must(t, os.Chmod(path, 0o666))
-		must(t, os.Chown(path, 65534, 65534))
+		lab.Must(t, os.WriteFile(path, nil, 0o600))
+		lab.Must(t, os.Chmod(path, 0o666))
+		lab.Must(t, os.Chown(path, 65534, 65534))
 	}
 }
 
@@ -402,7 +396,7 @@ func run(t *testing.T, cmd *exec.Cmd) report {
 	h := lab.New(t, "sandbox")[0]
 	out := new(bytes.Buffer)
 	cmd.Stdout = out
-	must(t, h.Start(cmd))
+	lab.Must(t, h.Start(cmd))
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -416,11 +410,4 @@ func run(t *testing.T, cmd *exec.Cmd) report {
 func equal(a, b State) bool {
 	return a.User == b.User && a.UID == b.UID && a.GID == b.GID && a.Capabilities == b.Capabilities &&
 		a.NoNewPrivs == b.NoNewPrivs && slices.Equal(a.Notes, b.Notes)
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"sallyport/spa/lab"
+
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
@@ -63,8 +65,8 @@ func TestVerifyNeedsThreads(t *testing.T) {
 // TestVerifyWithoutTheEnded: a thread that ends during the check does not count, and does not stop it.
 func TestVerifyWithoutTheEnded(t *testing.T) {
 	dir := t.TempDir()
-	must(t, os.Mkdir(filepath.Join(dir, "1"), 0o755))
-	must(t, os.Symlink("gone", filepath.Join(dir, "1", "status")))
+	lab.Must(t, os.Mkdir(filepath.Join(dir, "1"), 0o755))
+	lab.Must(t, os.Symlink("gone", filepath.Join(dir, "1", "status")))
 	if err := verifyThreads(dir, wanted); err == nil || !strings.Contains(err.Error(), "no thread") {
 		t.Errorf("all have ended: got %v", err)
 	}
@@ -112,6 +114,6 @@ func TestMapHolds(t *testing.T) {
 
 func writeTask(t *testing.T, dir, tid, text string) {
 	t.Helper()
-	must(t, os.Mkdir(filepath.Join(dir, tid), 0o755))
-	must(t, os.WriteFile(filepath.Join(dir, tid, "status"), []byte(text), 0o644))
+	lab.Must(t, os.Mkdir(filepath.Join(dir, tid), 0o755))
+	lab.Must(t, os.WriteFile(filepath.Join(dir, tid, "status"), []byte(text), 0o644))
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"sallyport/spa/lab"
+
 	"github.com/spf13/cobra"
 )
 
@@ -178,10 +180,7 @@ func (failer) Write([]byte) (int, error) { return 0, os.ErrClosed }
 func TestNoColour(t *testing.T) {
 	t.Setenv("TERM", "xterm")
 	t.Setenv("NO_COLOR", "")
-	file, err := os.CreateTemp(t.TempDir(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := lab.Value(os.CreateTemp(t.TempDir(), ""))(t)
 	defer file.Close()
 	if got := paint(file, red, "error:"); got != "error:" {
 		t.Errorf("into a file: got %q", got)
@@ -193,10 +192,7 @@ func TestNoColour(t *testing.T) {
 
 // TestClock: a time includes its date and zone if it would be ambiguous without.
 func TestClock(t *testing.T) {
-	berlin, err := time.LoadLocation("Europe/Berlin")
-	if err != nil {
-		t.Fatal(err)
-	}
+	berlin := lab.Value(time.LoadLocation("Europe/Berlin"))(t)
 	defer func(zone *time.Location) { time.Local = zone }(time.Local)
 	time.Local = berlin
 	now := time.Date(2026, 10, 25, 0, 50, 0, 0, time.UTC) // at 2:50; clocks are set back at 3:00

@@ -6,15 +6,15 @@ import (
 	"slices"
 	"testing"
 
+	"sallyport/spa/lab"
+
 	"github.com/spf13/cobra"
 )
 
 func TestCompleteClients(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"bob.toml", "alice.toml", "README", ".hidden.toml", "Carol.toml", "dave.toml~"} {
-		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 	}
 	complete := CompleteFirst(func() []string { return ClientNames(dir) })
 	if got, how := complete(nil, nil, ""); !slices.Equal(got, []string{"alice", "bob"}) ||

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 var update = flag.Bool("update", false, "write testdata/messages-*.golden anew")
@@ -45,14 +47,9 @@ func testMessages(t *testing.T, golden string, patterns []string) {
 		}
 	}
 	if *update {
-		if err := os.WriteFile(golden, []byte(all.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(golden, []byte(all.String()), 0o644))
 	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
+	want := lab.Value(os.ReadFile(golden))(t)
 	if all.String() != string(want) {
 		t.Errorf("%s is not what the program says: run with -update and read the difference\nnew: %q\ngone: %q",
 			golden, missing(all.String(), string(want)), missing(string(want), all.String()))
@@ -86,10 +83,7 @@ var ofRules = regexp.MustCompile(`firewall/(text|iptables_` +
 // sources returns the module's files that match a pattern, for all systems, without tests.
 func sources(t *testing.T, pattern string) []string {
 	t.Helper()
-	paths, err := filepath.Glob(filepath.Join("../../..", pattern))
-	if err != nil {
-		t.Fatal(err)
-	}
+	paths := lab.Value(filepath.Glob(filepath.Join("../../..", pattern)))(t)
 	return slices.DeleteFunc(paths, func(p string) bool {
 		return strings.HasSuffix(p, "_test.go") ||
 			ofRules.MatchString(p)
@@ -117,10 +111,7 @@ func operands(e ast.Expr) []ast.Expr {
 // messages returns a file's texts of several words, in order.
 func messages(t *testing.T, path string) []string {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := lab.Value(parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution))(t)
 	var found []string
 	note := func(text string) {
 		if strings.Contains(strings.Trim(strings.ReplaceAll(text, `\n`, ""), " "), " ") {

@@ -16,10 +16,7 @@ import (
 // TestKeeperLockOfAnother: a process that holds the keeper's lock but is not a keeper is not killed.
 func TestKeeperLockOfAnother(t *testing.T) {
 	dir := t.TempDir()
-	file, err := OpenFile(dir, "", true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := lab.Value(OpenFile(dir, "", true))(t)
 	defer file.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -27,13 +24,9 @@ func TestKeeperLockOfAnother(t *testing.T) {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "-test.run=^TestHoldsALock$")
 	cmd.Env = append(os.Environ(), "FIREWALL_LOCK="+file.Name())
 	stdin, err := cmd.StdinPipe() // the process ends when this closes
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	defer stdin.Close()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, cmd.Start())
 	defer cmd.Wait()
 	defer cancel()
 	lab.Eventually(t, "the lock to be held", func() bool {
@@ -55,13 +48,8 @@ func TestHoldsALock(t *testing.T) {
 	if path == "" {
 		return
 	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := lab.Value(os.OpenFile(path, os.O_RDWR, 0))(t)
 	lock := unix.Flock_t{Type: unix.F_WRLCK}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_SETLKW, &lock); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, unix.FcntlFlock(f.Fd(), unix.F_SETLKW, &lock))
 	io.Copy(io.Discard, os.Stdin)
 }

@@ -10,23 +10,19 @@ import (
 
 	"sallyport/firewall/internal/clock"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // forged returns a ledger of so many slots, in its own directory, with these records under valid sums.
 func forged(t testing.TB, slots int, records ...[]byte) *Ledger {
 	t.Helper()
-	l, err := Open(t.TempDir(), "boot", slots)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(Open(t.TempDir(), "boot", slots))(t)
 	t.Cleanup(func() { l.Close() })
 	for slot, r := range records {
 		var b [RecordSize]byte
 		copy(b[:], r)
 		copy(b[sumOffset:], l.sum(b[:sumOffset]))
-		if err := l.put(slot, &b); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, l.put(slot, &b))
 	}
 	return l
 }
@@ -34,10 +30,7 @@ func forged(t testing.TB, slots int, records ...[]byte) *Ledger {
 // sshRecord returns what encode writes for an hour of alice's ssh, without the sum.
 func sshRecord(t testing.TB, now time.Time) []byte {
 	t.Helper()
-	boot, err := clock.Boot()
-	if err != nil {
-		t.Fatal(err)
-	}
+	boot := lab.Value(clock.Boot())(t)
 	h := &Holding{Client: "alice", Service: "ssh", Source: netip.MustParseAddr("192.0.2.2"),
 		Ports: []service.Ports{{Proto: service.TCP, Low: 22, High: 22}}}
 	var b [RecordSize]byte
@@ -115,9 +108,7 @@ func TestForgedTwice(t *testing.T) {
 	if err != nil || len(hs) != 1 || len(l.free) != 3 {
 		t.Fatalf("got %d grants, %d free slots, %v, want one grant", len(hs), len(l.free), err)
 	}
-	if err := l.Erase(hs[0]); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, l.Erase(hs[0]))
 	if hs, err = l.Read(now); err != nil || len(hs) != 0 {
 		t.Errorf("after its revocation the grant is still in the ledger %d times; %v", len(hs), err)
 	}
@@ -135,10 +126,7 @@ func TestForgedFlood(t *testing.T) {
 		records = append(records, r)
 	}
 	l := forged(t, 64, records...)
-	book, err := l.Book(now, 65535*2, all)
-	if err != nil {
-		t.Fatal(err)
-	}
+	book := lab.Value(l.Book(now, 65535*2, all))(t)
 	if n := len(book.elements); n != 65535*2 || len(l.free) != 62 {
 		t.Errorf("got %d elements and %d free slots, want those of two grants", n, len(l.free))
 	}
@@ -167,10 +155,7 @@ func FuzzLedger(f *testing.F) {
 			records, b = append(records, b[:n]), b[n:]
 		}
 		l := forged(t, 8, records...)
-		book, err := l.Book(now, 1<<12, all)
-		if err != nil {
-			t.Fatal(err)
-		}
+		book := lab.Value(l.Book(now, 1<<12, all))(t)
 		if free, _ := l.Spare(); book.Len()+free != 8 {
 			t.Fatalf("%d grants and %d free slots of 8", book.Len(), free)
 		}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 // ports parses a range such as "tcp/22".
@@ -27,22 +28,15 @@ func all(*Holding) bool { return true }
 
 func openAndClose(t *testing.T, dir string) {
 	t.Helper()
-	l, err := Open(dir, "", 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(Open(dir, "", 64))(t)
+	lab.Must(t, l.Close())
 }
 
 // TestLedgerBeingMade: a ledger whose creation was interrupted is completed.
 func TestLedgerBeingMade(t *testing.T) {
 	for _, made := range []string{"", Magic[:5], Magic, strings.Repeat("\x00", 100)} {
 		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, FileName), []byte(made), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte(made), 0o600))
 		openAndClose(t, dir)
 		openAndClose(t, dir)
 	}
@@ -146,13 +140,8 @@ func TestRecordsOfNone(t *testing.T) {
 // TestLedgerUnread: a file with an unreadable header is not overwritten.
 func TestLedgerUnread(t *testing.T) {
 	path := filepath.Join(t.TempDir(), FileName)
-	if err := os.WriteFile(path, []byte("another's"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(path, []byte("another's"), 0o600))
+	f := lab.Value(os.OpenFile(path, os.O_WRONLY, 0))(t)
 	defer f.Close()
 	if err := checkHeader(f); err == nil {
 		t.Error("got no error")
@@ -166,10 +155,7 @@ func TestLedgerUnread(t *testing.T) {
 func TestPhaseUnwritten(t *testing.T) {
 	dir := t.TempDir()
 	openAndClose(t, dir)
-	f, err := os.Open(filepath.Join(dir, FileName))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := lab.Value(os.Open(filepath.Join(dir, FileName)))(t)
 	defer f.Close()
 	if err := WritePhase(f, TornDown); err == nil {
 		t.Error("got no error")
@@ -178,15 +164,9 @@ func TestPhaseUnwritten(t *testing.T) {
 
 // TestLedgerIsOfThisBoot: without a boot id the ledger uses the kernel's.
 func TestLedgerIsOfThisBoot(t *testing.T) {
-	l, err := Open(t.TempDir(), "", 64)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(Open(t.TempDir(), "", 64))(t)
 	defer l.Close()
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := lab.Value(os.ReadFile("/proc/sys/kernel/random/boot_id"))(t)
 	if want := strings.TrimSpace(string(id)); l.bootID != want {
 		t.Errorf("got boot id %q, want %q", l.bootID, want)
 	}
@@ -196,15 +176,10 @@ func TestLedgerIsOfThisBoot(t *testing.T) {
 func TestLedgerTakesItsSpace(t *testing.T) {
 	const slots = 20000
 	dir := t.TempDir()
-	l, err := Open(dir, "", slots)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(Open(dir, "", slots))(t)
 	defer l.Close()
 	var is unix.Stat_t
-	if err := unix.Stat(filepath.Join(dir, FileName), &is); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, unix.Stat(filepath.Join(dir, FileName), &is))
 	if want := int64(HeaderSize + slots*RecordSize); is.Size != want || is.Blocks*512 < want {
 		t.Errorf("the file has %d bytes in %d blocks, want %d, all allocated", is.Size, is.Blocks, want)
 	}
@@ -212,10 +187,7 @@ func TestLedgerTakesItsSpace(t *testing.T) {
 
 // TestClosedFile: a failure to read or write is an error.
 func TestClosedFile(t *testing.T) {
-	f, err := os.Create(filepath.Join(t.TempDir(), FileName))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := lab.Value(os.Create(filepath.Join(t.TempDir(), FileName)))(t)
 	f.Close()
 	if preallocate(f, 1<<20) == nil || checkHeader(f) == nil {
 		t.Error("got no error")

@@ -18,10 +18,7 @@ import (
 // openAndClose opens the file in dir, or makes it.
 func openAndClose(t *testing.T, dir string) {
 	t.Helper()
-	f, err := Open(filepath.Join(dir, "file"), true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := lab.Value(Open(filepath.Join(dir, "file"), true))(t)
 	f.Close()
 }
 
@@ -30,18 +27,13 @@ func owned(t *testing.T) string {
 	t.Helper()
 	lab.NeedRoot(t)
 	dir := t.TempDir()
-	if err := os.Chown(dir, 65534, 65534); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Chown(dir, 65534, 65534))
 	return dir
 }
 
 func ownerOf(t *testing.T, dir string) int {
 	t.Helper()
-	info, err := os.Stat(filepath.Join(dir, "file"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	info := lab.Value(os.Stat(filepath.Join(dir, "file")))(t)
 	return int(info.Sys().(*syscall.Stat_t).Uid)
 }
 
@@ -57,9 +49,7 @@ func TestLedgerBelongsToItsDirectory(t *testing.T) {
 // given to the owner of the directory.
 func TestOldLedgerKeepsItsOwner(t *testing.T) {
 	dir := owned(t)
-	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 	openAndClose(t, dir)
 	if uid := ownerOf(t, dir); uid != 0 {
 		t.Errorf("the file was given to user %d", uid)
@@ -100,9 +90,7 @@ func TestLinkedFiles(t *testing.T) {
 	for _, name := range []string{"file", "another"} {
 		dir := owned(t)
 		victim := filepath.Join(filepath.Dir(dir), "victim") // a link does not reach to another file system
-		if err := errors.Join(os.WriteFile(victim, nil, 0o644), os.Link(victim, filepath.Join(dir, name))); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(os.WriteFile(victim, nil, 0o644), os.Link(victim, filepath.Join(dir, name))))
 		f, err := Open(filepath.Join(dir, name), true)
 		if err == nil {
 			f.Close()
@@ -122,16 +110,11 @@ func TestHeldFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	var files [2]*os.File
 	for i := range files {
-		f, err := Open(path, true)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := lab.Value(Open(path, true))(t)
 		defer f.Close()
 		files[i] = f
 	}
-	if err := Flock(files[0], unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, Flock(files[0], unix.LOCK_EX))
 	err := AloneWithin(time.Millisecond, files[1], func() error { t.Error("called without the lock"); return nil })
 	if err == nil || !strings.Contains(err.Error(), "fuser") {
 		t.Errorf("got %v, want the command that finds the holder", err)

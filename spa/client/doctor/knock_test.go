@@ -26,9 +26,7 @@ func (o only) Lookup(id keys.ID) (keys.Credential, bool) {
 func answering(t *testing.T, addr string) *keys.Profile {
 	t.Helper()
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 0)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	p := &keys.Profile{Name: "gw", Address: addr, KnockPorts: []uint16{uint16(conn.LocalAddr().(*net.UDPAddr).Port)},
 		ServerID: keys.NewServerID(),

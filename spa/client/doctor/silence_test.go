@@ -15,10 +15,7 @@ import (
 // A port that changed with the knock shows that the gateway received it, and no causes are guessed. A port that did not
 // change, or was not requested, shows nothing.
 func TestHeardAllTheSame(t *testing.T) {
-	listening, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	listening := lab.Value(net.Listen("tcp", "127.0.0.1:0"))(t)
 	defer listening.Close()
 	accepts := netip.MustParseAddrPort(listening.Addr().String()).Port()
 	const nobodys = 9

@@ -6,6 +6,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/spa/client"
+	"sallyport/spa/lab"
 )
 
 // A stated address has one family, and the other one is skipped: that is no fault, unless there is no other.
@@ -24,10 +25,7 @@ func TestStatedSourceLeavesOut(t *testing.T) {
 		"of no family":        {both[:1], "::1", "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			source, err := client.ParseSource(c.option)
-			if err != nil {
-				t.Fatal(err)
-			}
+			source := lab.Value(client.ParseSource(c.option))(t)
 			e := &examination{ctx: t.Context(), profile: &keys.Profile{Name: "gw", KnockPorts: []uint16{9}, Source: c.profile},
 				options: Options{Source: source}}
 			for _, addr := range c.gateways {
