@@ -32,22 +32,14 @@ func changed(t *testing.T, text string, change func(*Client) error) (*Client, st
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "alice.toml")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c, err := ChangeClient(dir, "alice", change)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(path, []byte(text), 0o600))
+	c := lab.Value(ChangeClient(dir, "alice", change))(t)
 	lab.OnlyFiles(t, dir, "alice.toml")
 	back, err := ReadClient(path)
 	if err != nil || !sameClient(back, c) {
 		t.Errorf("the file says %+v, %v, want %+v", back, err, c)
 	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(path))(t)
 	return c, string(data)
 }
 
@@ -119,11 +111,8 @@ func TestChangeRefuses(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "clients")
 	path := filepath.Join(dir, "alice.toml")
 	outside := filepath.Join(dir, "..", "alice.toml")
-	err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(path, []byte(handwritten), 0o600),
-		os.WriteFile(outside, []byte(handwritten), 0o600))
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(path, []byte(handwritten), 0o600),
+		os.WriteFile(outside, []byte(handwritten), 0o600)))
 	boom := errors.New("boom")
 	for name, c := range map[string]struct {
 		name   string
@@ -153,9 +142,7 @@ func TestChangeRefuses(t *testing.T) {
 // TestChangesAreInTurn: two programs that change one file do not undo each other's change.
 func TestChangesAreInTurn(t *testing.T) {
 	dir := t.TempDir()
-	if err := WriteClient(dir, &Client{Name: "alice", ID: 1, Key: NewKey(), Allow: []string{}}, true); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, WriteClient(dir, &Client{Name: "alice", ID: 1, Key: NewKey(), Allow: []string{}}, true))
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
@@ -179,9 +166,7 @@ func TestChangeGates(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "gate.key")
 	text := "# ours\nversion = 1\nkey = \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\" # first\n"
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(path, []byte(text), 0o600))
 	rotate := func(g *Gates) error { g.Rotate(then); return nil }
 	g, err := ChangeGates(path, rotate)
 	if err != nil || g.Previous.Reveal() != "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=" ||
@@ -208,10 +193,7 @@ func TestChangeGates(t *testing.T) {
 	if after, _ := os.ReadFile(path); !bytes.Equal(data, after) {
 		t.Errorf("the file is now\n%s", after)
 	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	root := lab.Value(os.OpenRoot(dir))(t)
 	defer root.Close()
 	if in, err := ReadGateIn(root, dir, "gate.key"); err != nil || !bytes.Equal(in.text(), g.text()) {
 		t.Errorf("through the open directory: %v, %v", in, err)
@@ -223,9 +205,7 @@ func TestPreviousGateRefuses(t *testing.T) {
 	const key, other = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "AAEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 	path := filepath.Join(t.TempDir(), "gate.key")
 	read := func(previous string) (Gates, error) {
-		if err := os.WriteFile(path, []byte("version = 1\nkey = \""+key+"\"\nprevious = "+previous+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(path, []byte("version = 1\nkey = \""+key+"\"\nprevious = "+previous+"\n"), 0o600))
 		return ReadGate(path)
 	}
 	if g, err := read(`{ key = "` + other + `", until = 2030-01-01T00:00:00Z }`); err != nil ||

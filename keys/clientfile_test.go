@@ -14,6 +14,7 @@ import (
 	"sallyport/keys/place"
 	"sallyport/keys/service"
 	"sallyport/keys/strict"
+	"sallyport/spa/lab"
 )
 
 func fullClient() *Client {
@@ -57,9 +58,7 @@ func TestClientFile(t *testing.T) {
 			t.Fatalf("%s: got %+v, %v, want %+v", name, back, err, c)
 		}
 		before, _ := os.ReadFile(path)
-		if err := WriteClient(dir, back, false); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, WriteClient(dir, back, false))
 		if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
 			t.Errorf("%s: written back as\n%s", name, after)
 		}
@@ -82,9 +81,7 @@ const clientText = "version = 1\nid = \"00000000000000ab\"\nkey = " +
 func readClientText(t *testing.T, text string) (*Client, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "alice.toml")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(path, []byte(text), 0o600))
 	c, err := ReadClient(path)
 	if err != nil && !strings.Contains(err.Error(), path) {
 		t.Errorf("%v does not name the file", err)
@@ -95,9 +92,8 @@ func readClientText(t *testing.T, text string) (*Client, error) {
 func TestReadClientRefuses(t *testing.T) {
 	const key, line = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", ":5: "
 	previous := `previous = { id = "00000000000000cd", key = "` + key + `", until = 2027-01-01T00:00:00Z }`
-	if _, err := readClientText(t, clientText+previous); err != nil {
-		t.Fatal(err)
-	}
+	_, err := readClientText(t, clientText+previous)
+	lab.Must(t, err)
 	for add, want := range map[string]string{
 		`from = []`: line + "from: is empty",
 		`from = ["203.0.113.7/24"]`: line +
@@ -158,9 +154,7 @@ func TestClientFileNames(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"Alice.toml", "alice", ".toml", "a_b.toml", "alice.toml.toml", "alice.TOML"} {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(clientText), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(path, []byte(clientText), 0o600))
 		if _, err := ReadClient(path); err == nil || !strings.Contains(err.Error(), "NAME.toml") {
 			t.Errorf("%s: got %v", name, err)
 		}

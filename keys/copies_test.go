@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 // A shelf is a directory of client files and a registry that learns of each change.
@@ -75,9 +77,7 @@ func (s *shelf) spoil(path string) {
 		_, err = f.WriteString("x = 1\n")
 		f.Close()
 	}
-	if err != nil {
-		s.Fatal(err)
-	}
+	lab.Must(s, err)
 }
 
 // tell makes the registry read a file again.
@@ -224,9 +224,7 @@ func TestOriginalGoesOn(t *testing.T) {
 		if changes, err := r.Reload(name); len(changes) != 2 || err != nil || r.Bad()["alice"] == nil {
 			t.Errorf("%s revoked: %v, %v", name, changes, err)
 		}
-		if err := os.Remove(filepath.Join(dir, name+Suffix)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Remove(filepath.Join(dir, name+Suffix)))
 		_, gone := r.Reload(name)
 		if !errors.Is(gone, fs.ErrNotExist) {
 			t.Fatal(gone)
@@ -283,17 +281,12 @@ func TestRevokedAndSpoiled(t *testing.T) {
 		put(t, dir, alice)
 		put(t, dir, client("alice", 1))
 		path := filepath.Join(dir, "alice2.toml")
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := lab.Value(os.ReadFile(path))(t)
 		mode := os.FileMode(0o600)
 		if name == "readable to all" {
 			mode = 0o644
 		}
-		if err := errors.Join(os.WriteFile(path, []byte(spoil(string(text))), mode), os.Chmod(path, mode)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(os.WriteFile(path, []byte(spoil(string(text))), mode), os.Chmod(path, mode)))
 		r, errs := LoadRegistry(dir)
 		if got, ok := r.Lookup(1); ok && got.Client.Revoked.IsZero() {
 			t.Errorf("%s: the key is %s's: %v", name, got.Client.Name, errs)

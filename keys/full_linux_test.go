@@ -27,18 +27,13 @@ func TestFull(t *testing.T) {
 				put(t, dir, client(name, ID(len(name))))
 				add(t, filepath.Join(dir, name+Suffix), comment)
 			}
-			if err := lab.FillDisk(filepath.Join(dir, "ballast")); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, lab.FillDisk(filepath.Join(dir, "ballast")))
 			if err := WriteClient(dir, client("dave", 9), true); !errors.Is(err, syscall.ENOSPC) {
 				t.Fatalf("a new client: %v, want no space", err)
 			}
 
 			at := time.Now().UTC().Truncate(time.Second)
-			info, err := os.Stat(filepath.Join(dir, "alice.toml"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			info := lab.Value(os.Stat(filepath.Join(dir, "alice.toml")))(t)
 			if _, err := ChangeClient(dir, "alice", func(c *Client) error { c.Revoked = at; return nil }); err != nil {
 				t.Fatalf("revoking: %v", err)
 			}
@@ -60,10 +55,7 @@ func TestFull(t *testing.T) {
 			}
 
 			carol := filepath.Join(dir, "carol.toml")
-			before, err := os.ReadFile(carol)
-			if err != nil {
-				t.Fatal(err)
-			}
+			before := lab.Value(os.ReadFile(carol))(t)
 			_, err = ChangeClient(dir, "carol", func(c *Client) error { c.Rotate(at); return nil })
 			if now, readErr := os.ReadFile(carol); !errors.Is(err, place.ErrFull) || readErr != nil ||
 				!bytes.Equal(now, before) {
@@ -107,12 +99,8 @@ func small(t *testing.T, kind string) string {
 
 func add(t *testing.T, path, text string) {
 	t.Helper()
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := lab.Value(os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0))(t)
 	defer f.Close()
-	if _, err := f.WriteString(text); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.WriteString(text)
+	lab.Must(t, err)
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"sallyport/keys/strict"
+	"sallyport/spa/lab"
 )
 
 func FuzzToken(f *testing.F) {
@@ -45,10 +46,7 @@ func FuzzClientFile(f *testing.F) {
 			return
 		}
 		var again rawClient
-		d, err = strict.Decode("f", c.text(), &again)
-		if err != nil {
-			t.Fatal(err)
-		}
+		d = lab.Value(strict.Decode("f", c.text(), &again))(t)
 		if back, err := again.client(d, "alice"); err != nil || !sameClient(back, c) {
 			t.Errorf("got %+v, %v back, want %+v", back, err, c)
 		}
@@ -57,10 +55,7 @@ func FuzzClientFile(f *testing.F) {
 
 func FuzzProfile(f *testing.F) {
 	f.Add(testProfile().text())
-	locked, err := testProfile().Lock([]byte("a passphrase"), "")
-	if err != nil {
-		f.Fatal(err)
-	}
+	locked := lab.Value(testProfile().Lock([]byte("a passphrase"), ""))(f)
 	f.Add(locked.text())
 	f.Add([]byte("version = 1\nservices.ssh = []\n[services]\nweb = {}"))
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -74,10 +69,7 @@ func FuzzProfile(f *testing.F) {
 			return
 		}
 		var again rawProfile
-		d, err = strict.Decode("f", p.text(), &again)
-		if err != nil {
-			t.Fatal(err)
-		}
+		d = lab.Value(strict.Decode("f", p.text(), &again))(t)
 		back, err := again.profile(d, "gw")
 		if err != nil || !bytes.Equal(back.text(), p.text()) {
 			t.Errorf("got %+v, %v back, want %+v", back, err, p)

@@ -38,9 +38,7 @@ func given(dir string) string { return filepath.Join(filepath.Dir(dir), "given")
 func giveProfile(t *testing.T, dir string) (*Profile, []string) {
 	t.Helper()
 	p := aProfile()
-	if err := errors.Join(os.MkdirAll(given(dir), 0o700), WriteProfile(given(dir), p, true)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.MkdirAll(given(dir), 0o700), WriteProfile(given(dir), p, true)))
 	return p, []string{p.Key.Reveal(), p.Gate.Reveal()}
 }
 
@@ -70,10 +68,7 @@ func writings() map[string]writing {
 		"unlock": {"gw.toml", false, func(t *testing.T, dir string) []string {
 			p, secrets := giveProfile(t, dir)
 			s := &StoredProfile{Profile: *p}
-			locked, err := s.Lock([]byte("passphrase"), "")
-			if err != nil {
-				t.Fatal(err)
-			}
+			locked := lab.Value(s.Lock([]byte("passphrase"), ""))(t)
 			return append(secrets, placed(t, WriteStored(dir, locked, false))...)
 		}, func(dir string) error {
 			before, err := ReadStored(filepath.Join(dir, "gw.toml"))
@@ -101,9 +96,7 @@ func writings() map[string]writing {
 
 func placed(t *testing.T, err error) []string {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	return nil
 }
 
@@ -115,9 +108,7 @@ func TestKilledWriter(t *testing.T) {
 	}
 	runtime.LockOSThread() // strace counts the system calls of each thread
 	w := writings()[name]
-	if err := w.do(os.Getenv("KEYS_DIR")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, w.do(os.Getenv("KEYS_DIR")))
 }
 
 // altering lists the system calls that change a name or content. A process killed at any other call leaves the same
@@ -152,9 +143,7 @@ func killedAt(t *testing.T, strace, name, call string, n int, links bool) bool {
 	t.Helper()
 	w := writings()[name]
 	dir := filepath.Join(t.TempDir(), "dir")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Mkdir(dir, 0o700))
 	secrets := w.setUp(t, dir)
 	before, _ := os.ReadFile(filepath.Join(dir, w.file))
 	args := []string{"-f", "-qq", "-o", os.DevNull, "-e", "trace=" + strings.Join(altering, ","), "-e",
@@ -184,9 +173,7 @@ func killedAt(t *testing.T, strace, name, call string, n int, links bool) bool {
 	} else {
 		_, err = Sweep(dir, file)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	w.nowhereElse(t, at+", swept", dir, secrets)
 	return killed
 }
@@ -217,18 +204,12 @@ func (w *writing) whole(t *testing.T, at, dir string, before []byte, killed bool
 // file.
 func (w *writing) nowhereElse(t *testing.T, at, dir string, secrets []string) {
 	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	entries := lab.Value(os.ReadDir(dir))(t)
 	for _, e := range entries {
 		if e.Name() == w.file {
 			continue
 		}
-		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := lab.Value(os.ReadFile(filepath.Join(dir, e.Name())))(t)
 		found := secrets == nil
 		for _, secret := range secrets {
 			found = found || bytes.Contains(text, []byte(secret))
@@ -247,14 +228,10 @@ func TestSweep(t *testing.T) {
 		"gw.toml.ABCDEFGH27.tmp", ".gw.toml.ABCDEFGH27", ".ABCDEFGH27.tmp", "..ABCDEFGH27.tmp", ".tmp",
 		".gx.toml.ABCDEFGH27.tmp", ".gate.key.ABCDEFGH27.tmp",
 	} {
-		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 	}
-	if err := errors.Join(os.Mkdir(filepath.Join(dir, ".gw.toml.ABCDEFGHIJ.tmp"), 0o700),
-		os.Symlink("gw.toml", filepath.Join(dir, ".gw.toml.ABCDEFGHIK.tmp"))); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Mkdir(filepath.Join(dir, ".gw.toml.ABCDEFGHIJ.tmp"), 0o700),
+		os.Symlink("gw.toml", filepath.Join(dir, ".gw.toml.ABCDEFGHIK.tmp"))))
 	for _, step := range []struct {
 		name string
 		want int
@@ -279,13 +256,9 @@ func TestSweep(t *testing.T) {
 func TestChangeSweeps(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "gate.key")
-	if err := errors.Join(WriteClient(dir, aClient(), true), WriteGate(path, NewGateKey())); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(WriteClient(dir, aClient(), true), WriteGate(path, NewGateKey())))
 	for _, name := range []string{".gw.toml.ABCDEFGH27.tmp", ".gate.key.ABCDEFGH27.tmp"} {
-		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 	}
 	if _, err := ChangeClient(dir, "gw", func(c *Client) error { c.Revoked = time.Now(); return nil }); err != nil {
 		t.Fatal(err)

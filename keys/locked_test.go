@@ -18,10 +18,7 @@ var passphrase = []byte("correct horse battery staple")
 // cheaply makes a locked profile that opens quickly, like those locked with a keyring.
 func cheaply(t *testing.T, p *Profile) *StoredProfile {
 	t.Helper()
-	s, err := p.Lock(passphrase, "a-name")
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := lab.Value(p.Lock(passphrase, "a-name"))(t)
 	return s
 }
 
@@ -31,22 +28,15 @@ func TestReplaceStored(t *testing.T) {
 	path := filepath.Join(dir, p.Name+Suffix)
 	read := func() *StoredProfile {
 		t.Helper()
-		s, err := ReadStored(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := lab.Value(ReadStored(path))(t)
 		return s
 	}
-	if err := WriteProfile(dir, p, false); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, WriteProfile(dir, p, false))
 	before := read()
 	locked := cheaply(t, &before.Profile)
 	renewed := *p
 	renewed.Key, renewed.ID = NewKey(), NewID()
-	if err := WriteProfile(dir, &renewed, true); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, WriteProfile(dir, &renewed, true))
 	if err := ReplaceStored(dir, before, locked); !errors.Is(err, ErrChanged) || !strings.Contains(err.Error(), path) {
 		t.Errorf("over a new key: got %v, want ErrChanged", err)
 	}
@@ -61,9 +51,7 @@ func TestReplaceStored(t *testing.T) {
 	if err := ReplaceStored(dir, relocked, before); err != nil || read().Locked() {
 		t.Errorf("unlocked: got %v", err)
 	}
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Remove(path))
 	if err := ReplaceStored(dir, before, before); !errors.Is(err, ErrChanged) {
 		t.Errorf("forgotten meanwhile: got %v, want ErrChanged", err)
 	}
@@ -80,21 +68,14 @@ func TestLock(t *testing.T) {
 			locked.ID != 0 {
 			t.Fatalf("got %+v, %v", locked, err)
 		}
-		if err := WriteProfile(dir, p, false); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, WriteProfile(dir, p, false))
 		if err := WriteStored(dir, locked, false); !errors.Is(err, place.ErrExists) {
 			t.Errorf("over the profile: got %v, want ErrExists", err)
 		}
-		if err := WriteStored(dir, locked, true); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, WriteStored(dir, locked, true))
 		lab.OnlyFiles(t, dir, "gw.toml")
 		path := filepath.Join(dir, "gw.toml")
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := lab.Value(os.ReadFile(path))(t)
 		for _, secret := range []string{p.Key.Reveal(), p.Gate.Reveal(), p.ID.String(), string(passphrase)} {
 			if strings.Contains(string(text), secret) {
 				t.Errorf("the file has a secret in it:\n%s", text)
@@ -159,9 +140,8 @@ func TestLockBinds(t *testing.T) {
 		s, l := *good, *good.lock
 		l.salt, l.sealed = bytes.Clone(l.salt), bytes.Clone(l.sealed)
 		s.lock = &l
-		if _, err := s.Unlock(passphrase); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.Unlock(passphrase)
+		lab.Must(t, err)
 		change(&s)
 		if _, err := s.Unlock(passphrase); !errors.Is(err, ErrPassphrase) {
 			t.Errorf("%s: got %v, want ErrPassphrase", name, err)
@@ -196,9 +176,7 @@ func TestLockIsBounded(t *testing.T) {
 		if text == good {
 			t.Fatalf("%q is not in\n%s", change[0], good)
 		}
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(path, []byte(text), 0o600))
 		if s, err := ReadStored(path); err == nil || s != nil || !strings.Contains(err.Error(),
 			fmt.Sprintf("%s:%d: %s", path, line, want)) {
 			t.Errorf("%v: got %v, want line %d: %s", change, err, line, want)

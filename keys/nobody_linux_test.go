@@ -41,9 +41,7 @@ func TestAnothersDirectory(t *testing.T) {
 	}
 	needRoot(t)
 	dir := t.TempDir()
-	if err := errors.Join(os.Chmod(dir, 0o777), os.Chmod(filepath.Dir(dir), 0o755)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Chmod(dir, 0o777), os.Chmod(filepath.Dir(dir), 0o755)))
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestAnothersDirectory$")
 	cmd.Env = append(os.Environ(), "TEST_ANOTHERS_DIRECTORY="+dir, "TMPDIR=/tmp")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

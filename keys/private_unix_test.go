@@ -40,40 +40,29 @@ func chown(t *testing.T, path string, uid, gid int) {
 func TestMendWorks(t *testing.T) {
 	dir := t.TempDir()
 	c := &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}
-	if err := WriteClient(dir, c, true); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, WriteClient(dir, c, true))
 	path := filepath.Join(dir, "alice.toml")
 	for _, mode := range []fs.FileMode{0o644, 0o666, 0o660, 0o604, 0o777} {
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Chmod(path, mode))
 		_, err := ReadClient(path)
 		if !errors.Is(err, place.ErrExposed) || !strings.HasSuffix(err.Error(), ": chmod 640 "+path) {
 			t.Fatalf("mode %o: got %v, want the command that mends it", mode, err)
 		}
 	}
-	if err := os.Chmod(path, 0o640); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ReadClient(path); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Chmod(path, 0o640))
+	_, err := ReadClient(path)
+	lab.Must(t, err)
 }
 
 // TestExposedFilesAreRefused: each kind of file must have its modes.
 func TestExposedFilesAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	p := testProfile()
-	if err := errors.Join(WriteProfile(dir, p, false), WriteGate(filepath.Join(dir, "gate.key"),
-		NewGateKey())); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(WriteProfile(dir, p, false), WriteGate(filepath.Join(dir, "gate.key"),
+		NewGateKey())))
 	profile, gate := filepath.Join(dir, p.Name+Suffix), filepath.Join(dir, "gate.key")
 	for path, mode := range map[string]fs.FileMode{profile: 0o640, gate: 0o644} {
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Chmod(path, mode))
 	}
 	if _, err := ReadProfile(profile); !errors.Is(err, place.ErrExposed) ||
 		!strings.HasSuffix(err.Error(), "chmod 600 "+profile) {
@@ -88,9 +77,7 @@ func TestAnothersFileIsRefused(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	c := &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}
-	if err := WriteClient(dir, c, true); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, WriteClient(dir, c, true))
 	path := filepath.Join(dir, "alice.toml")
 	chown(t, path, 54321, 0)
 	if _, err := ReadClient(path); !errors.Is(err, place.ErrExposed) || !strings.Contains(err.Error(),
@@ -106,15 +93,11 @@ func TestAnothersFileIsRefused(t *testing.T) {
 func TestOddFilesAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	c := &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}
-	if err := WriteClient(dir, c, true); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, WriteClient(dir, c, true))
 	link, fifo, folder, huge := filepath.Join(dir, "link.toml"), filepath.Join(dir, "fifo.toml"),
 		filepath.Join(dir, "folder.toml"), filepath.Join(dir, "huge.toml")
-	if err := errors.Join(os.Symlink("alice.toml", link), syscall.Mkfifo(fifo, 0o600), os.Mkdir(folder, 0o700),
-		os.WriteFile(huge, nil, 0o600), os.Truncate(huge, 1<<30)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Symlink("alice.toml", link), syscall.Mkfifo(fifo, 0o600), os.Mkdir(folder, 0o700),
+		os.WriteFile(huge, nil, 0o600), os.Truncate(huge, 1<<30)))
 	registry, _ := LoadRegistry(dir)
 	for path, want := range map[string]string{link: ": a symbolic link, which", fifo: "not a regular file",
 		folder: "not a regular file", huge: "larger than"} {
@@ -146,13 +129,9 @@ func TestServersOwn(t *testing.T) {
 	}
 	uid, err1 := strconv.Atoi(nobody.Uid)
 	gid, err2 := strconv.Atoi(nobody.Gid)
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(err1, err2))
 	dir := t.TempDir()
-	if err := WriteClient(dir, &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}, true); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, WriteClient(dir, &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}, true))
 	path := filepath.Join(dir, "alice.toml")
 	chown(t, path, uid, gid)
 	if _, err := ReadClient(path); !errors.Is(err, place.ErrExposed) {
@@ -170,9 +149,7 @@ func TestReadableByTheServer(t *testing.T) {
 	needRoot(t)
 	const spa = 54321
 	dir := t.TempDir()
-	if err := WriteClient(dir, &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}, true); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, WriteClient(dir, &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}, true))
 	path := filepath.Join(dir, "alice.toml")
 	chown(t, dir, 0, spa)
 	_, err := ReadClient(path)

@@ -40,9 +40,7 @@ func TestProfileFile(t *testing.T) {
 	} {
 		p := testProfile()
 		change(p)
-		if err := WriteProfile(dir, p, true); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, WriteProfile(dir, p, true))
 		back, err := ReadProfile(path)
 		if err != nil || !sameProfile(back, p) {
 			t.Fatalf("got %+v, %v, want %+v", back, err, p)
@@ -51,9 +49,7 @@ func TestProfileFile(t *testing.T) {
 			t.Errorf("got %v, want ErrExists", err)
 		}
 		before, _ := os.ReadFile(path)
-		if err := WriteProfile(dir, back, true); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, WriteProfile(dir, back, true))
 		if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
 			t.Errorf("written back as\n%s", after)
 		}
@@ -93,17 +89,13 @@ func TestReadProfileRefuses(t *testing.T) {
 	} {
 		path := filepath.Join(dir, "gw.toml")
 		text := strings.Replace(good, change[0], change[1], 1)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(path, []byte(text), 0o600))
 		back, err := ReadProfile(path)
 		if text == good || err == nil || back != nil || !strings.Contains(err.Error(), path+want) {
 			t.Errorf("%q: got %v, want %s", change, err, want)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "GW.toml"), []byte(good), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(filepath.Join(dir, "GW.toml"), []byte(good), 0o600))
 	if _, err := ReadProfile(filepath.Join(dir, "GW.toml")); err == nil || !strings.Contains(err.Error(), "NAME.toml") {
 		t.Errorf("got %v", err)
 	}
@@ -125,9 +117,7 @@ var badProfiles = map[string]func(*Profile){
 
 func TestValid(t *testing.T) {
 	dir := t.TempDir()
-	if err := testProfile().Valid(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, testProfile().Valid())
 	for field, change := range badProfiles {
 		p := testProfile()
 		change(p)
@@ -156,9 +146,7 @@ func TestGateFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "gate.key")
 	g := NewGateKey()
-	if err := WriteGate(path, g); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, WriteGate(path, g))
 	gate, err := ReadGate(path)
 	if err != nil || !gate.Current.Equal(g) || !gate.Previous.IsZero() {
 		t.Fatalf("got %v, %v", gate, err)
@@ -171,9 +159,7 @@ func TestGateFile(t *testing.T) {
 	}
 	first := "version = 1\nkey = \"" + g.Reveal() + "\"\n"
 	read := func(text string) (Gates, error) {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(path, []byte(text), 0o600))
 		return ReadGate(path)
 	}
 	for text, want := range map[string]string{

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // writeClients writes n client files, like those of a server.
@@ -17,9 +19,7 @@ func writeClients(tb testing.TB, n int) string {
 	dir := tb.TempDir()
 	for i := range n {
 		c := &Client{Name: fmt.Sprintf("client-%06d", i), ID: ID(i + 1), Key: NewKey(), Allow: []string{"ssh"}}
-		if err := os.WriteFile(filepath.Join(dir, c.Name+Suffix), c.text(), 0o600); err != nil {
-			tb.Fatal(err)
-		}
+		lab.Must(tb, os.WriteFile(filepath.Join(dir, c.Name+Suffix), c.text(), 0o600))
 	}
 	return dir
 }
@@ -52,10 +52,7 @@ func resident(tb testing.TB) float64 {
 		return 0 // not Linux
 	}
 	_, rest, _ := strings.Cut(string(text), "VmRSS:")
-	kb, err := strconv.Atoi(strings.Fields(rest)[0])
-	if err != nil {
-		tb.Fatal(err)
-	}
+	kb := lab.Value(strconv.Atoi(strings.Fields(rest)[0]))(tb)
 	return float64(kb) * 1024
 }
 

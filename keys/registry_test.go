@@ -11,14 +11,13 @@ import (
 	"time"
 
 	"sallyport/keys/place"
+	"sallyport/spa/lab"
 )
 
 // put writes a client file unchecked, over whatever was there.
 func put(t *testing.T, dir string, c *Client) {
 	t.Helper()
-	if err := place.Write(filepath.Join(dir, c.Name+Suffix), c.text(), place.EitherWay, place.ForService); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, place.Write(filepath.Join(dir, c.Name+Suffix), c.text(), place.EitherWay, place.ForService))
 }
 
 func client(name string, id ID) *Client {
@@ -93,9 +92,7 @@ func TestLoadRegistryTellsAndGoesOn(t *testing.T) {
 		"bad.toml": "version = 1\nid = 5\n", "README": "", "Carol.toml": clientText, "dave.toml.bak": clientText,
 		".alice.toml.swp": "", "alice.toml~": "", "alice.swp": "", "x.tmp": "", "#alice.toml#": "", ".hidden": "", "4913": "",
 	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
 	r, errs := LoadRegistry(dir)
 	holds(t, errs, "bad.toml:2: id")
@@ -145,9 +142,7 @@ func TestReload(t *testing.T) {
 	if _, ok := r.Lookup(1); ok {
 		t.Error("the id of the previous key is found after it has gone")
 	}
-	if err := os.WriteFile(filepath.Join(dir, "alice.toml"), []byte("version = 1\nx = 1\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(filepath.Join(dir, "alice.toml"), []byte("version = 1\nx = 1\n"), 0o600))
 	reload("alice", 3, 3, "alice.toml:2: x: unknown key")
 	if _, ok := r.Lookup(3); !ok || r.Len() != 2 {
 		t.Error("a bad file changed something")
@@ -165,9 +160,7 @@ func TestReload(t *testing.T) {
 	if len(r.Bad()) > 0 {
 		t.Errorf("mended, and %v is bad", r.Bad())
 	}
-	if err := os.Remove(filepath.Join(dir, "alice.toml")); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Remove(filepath.Join(dir, "alice.toml")))
 	reload("alice", 3, 3, "no such file")
 	_, gone := r.Reload("alice")
 	if c := r.Shut("alice", gone); len(c) != 1 || idOf(c[0].Before) != 3 || r.Len() != 1 || len(r.Bad()) > 0 {
@@ -211,9 +204,8 @@ func TestDuplicateIDs(t *testing.T) {
 		t.Fatalf("got %v, %v", changes, err)
 	}
 	put(t, dir, client("alice", 6))
-	if _, err := r.Reload("alice"); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.Reload("alice")
+	lab.Must(t, err)
 	if got, ok := r.Lookup(1); !ok || got.Client.Name != "carol" || r.Len() != 3 {
 		t.Fatalf("the duplicate has gone: got %v of %v", got, r.Clients())
 	}

@@ -23,9 +23,7 @@ func TestFullDisk(t *testing.T) {
 	c := &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}
 	if d := os.Getenv("TEST_FULL_DISK"); d != "" {
 		signal.Ignore(syscall.SIGXFSZ)
-		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 10, Max: 10}); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 10, Max: 10}))
 		if err := WriteClient(d, c, false); !errors.Is(err, syscall.EFBIG) {
 			t.Errorf("replacing: got %v, want that the file is too large", err)
 		}
@@ -35,14 +33,9 @@ func TestFullDisk(t *testing.T) {
 		}
 		return
 	}
-	if err := WriteClient(dir, c, true); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, WriteClient(dir, c, true))
 	before, _ := os.ReadFile(filepath.Join(dir, "alice.toml"))
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := lab.Value(os.Executable())(t)
 	cmd := exec.Command(self, "-test.run=^TestFullDisk$")
 	cmd.Env = append(os.Environ(), "TEST_FULL_DISK="+dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -57,12 +50,8 @@ func TestFullDisk(t *testing.T) {
 func TestUnwritableDirectory(t *testing.T) {
 	dir := t.TempDir()
 	c := &Client{Name: "alice", ID: 7, Key: NewKey(), Allow: []string{"ssh"}}
-	if err := WriteClient(dir, c, true); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o555); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, WriteClient(dir, c, true))
+	lab.Must(t, os.Chmod(dir, 0o555))
 	defer os.Chmod(dir, 0o755)
 	asNobody(t, func() {
 		c.Name = "bob"

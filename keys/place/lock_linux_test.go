@@ -5,19 +5,16 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 // TestHeldDirectory: a user who can only read the directory can lock it, but cannot delay a change with that.
 func TestHeldDirectory(t *testing.T) {
 	dir := t.TempDir()
-	d, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := lab.Value(os.Open(dir))(t)
 	defer d.Close()
-	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, syscall.Flock(int(d.Fd()), syscall.LOCK_EX))
 	done := make(chan error)
 	go func() {
 		unlock, err := lockWithin(time.Millisecond, dir)

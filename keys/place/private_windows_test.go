@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"sallyport/spa/lab"
+
 	"golang.org/x/sys/windows"
 )
 
@@ -13,9 +15,7 @@ import (
 func TestWindowsFiles(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "gw.toml")
-	if err := Write(path, []byte("a secret"), OnlyNew, ForOwner); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, Write(path, []byte("a secret"), OnlyNew, ForOwner))
 	if _, err := FolderOf(path).Read("gw.toml", 99, Own); err != nil {
 		t.Fatal(err)
 	}
@@ -23,22 +23,13 @@ func TestWindowsFiles(t *testing.T) {
 	if err != nil || a.trouble() != "" || len(a.entries) != 3 {
 		t.Errorf("got %+v, %v", a, err)
 	}
-	sd, err := windows.SecurityDescriptorFromString("D:P(A;;FA;;;WD)")
-	if err != nil {
-		t.Fatal(err)
-	}
+	sd := lab.Value(windows.SecurityDescriptorFromString("D:P(A;;FA;;;WD)"))(t)
 	dacl, _, err := sd.DACL()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := windows.SetNamedSecurityInfo(path, windows.SE_FILE_OBJECT, windows.DACL_SECURITY_INFORMATION, nil,
-		nil, dacl, nil); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
+	lab.Must(t, windows.SetNamedSecurityInfo(path, windows.SE_FILE_OBJECT, windows.DACL_SECURITY_INFORMATION, nil,
+		nil, dacl, nil))
 	if _, err := FolderOf(path).Read("gw.toml", 99, Own); !errors.Is(err, ErrExposed) {
 		t.Errorf("got %v, want ErrExposed", err)
 	}
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Remove(path))
 }

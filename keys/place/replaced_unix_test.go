@@ -9,22 +9,19 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // TestReplacedMeanwhile: a file that is replaced while it is being opened is read, old or new; a link in its place is
 // never followed.
 func TestReplacedMeanwhile(t *testing.T) {
 	dir := t.TempDir()
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	root := lab.Value(os.OpenRoot(dir))(t)
 	defer root.Close()
 	path, next, victim := filepath.Join(dir, "f"), filepath.Join(dir, "next"), filepath.Join(dir, "victim")
-	if err := errors.Join(os.WriteFile(path, []byte("ours"), 0o600),
-		os.WriteFile(victim, []byte("another's"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.WriteFile(path, []byte("ours"), 0o600),
+		os.WriteFile(victim, []byte("another's"), 0o600)))
 	for name, test := range map[string]struct {
 		make  func() error
 		links bool
@@ -32,9 +29,7 @@ func TestReplacedMeanwhile(t *testing.T) {
 		"files": {func() error { return os.WriteFile(next, []byte("ours"), 0o600) }, false},
 		"links": {func() error { return os.Symlink("victim", next) }, true},
 	} {
-		if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte("ours"), 0o600)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(os.Remove(path), os.WriteFile(path, []byte("ours"), 0o600)))
 		var wg sync.WaitGroup
 		stop := make(chan struct{})
 		wg.Go(func() {

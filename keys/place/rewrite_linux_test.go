@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // TestRewriteOfAnother: if something else has replaced the file that was read, such as a link to a file of root, it is
@@ -16,18 +18,14 @@ func TestRewriteOfAnother(t *testing.T) {
 	path, victim := filepath.Join(dir, "alice.toml"), filepath.Join(dir, "victim")
 	before, after := []byte("alice\n"), []byte("revoked\n")
 	for _, text := range []string{"victim\n", "alice\nand more\n", ""} {
-		if err := errors.Join(os.WriteFile(victim, []byte(text), 0o600), os.Link(victim, path)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(os.WriteFile(victim, []byte(text), 0o600), os.Link(victim, path)))
 		if err := rewrite(path, before, after); err == nil {
 			t.Errorf("%q was written to", text)
 		}
 		if now, err := os.ReadFile(victim); err != nil || string(now) != text {
 			t.Errorf("got %q (%v), want %q", now, err, text)
 		}
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.Remove(path))
 	}
 }
 
@@ -36,9 +34,7 @@ func TestRewrite(t *testing.T) {
 	dir := t.TempDir()
 	path, link := filepath.Join(dir, "alice.toml"), filepath.Join(dir, "link.toml")
 	before, after := []byte("alice, and a previous key\n"), []byte("alice\n")
-	if err := errors.Join(os.WriteFile(path, before, 0o600), os.Symlink(path, link)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.WriteFile(path, before, 0o600), os.Symlink(path, link)))
 	if err := rewrite(link, before, after); err == nil {
 		t.Error("a link was followed")
 	}

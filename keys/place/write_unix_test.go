@@ -8,10 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sallyport/spa/lab"
 	"sync"
 	"syscall"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 func TestPlace(t *testing.T) {
@@ -74,9 +75,7 @@ func TestMoveNew(t *testing.T) {
 		dir := t.TempDir()
 		tmp, path := filepath.Join(dir, ".tmp"), filepath.Join(dir, "f")
 		for i, want := range []error{nil, ErrExists} {
-			if err := os.WriteFile(tmp, []byte{byte(i)}, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.WriteFile(tmp, []byte{byte(i)}, 0o600))
 			if err := move(tmp, path); !errors.Is(err, want) {
 				t.Errorf("%s: got %v, want %v", name, err, want)
 			}
@@ -124,13 +123,8 @@ func TestForWhom(t *testing.T) {
 			t.Fatal(err)
 		}
 		path := filepath.Join(dir, "f")
-		if err := Write(path, nil, OnlyNew, c.whom); err != nil {
-			t.Fatal(err)
-		}
-		fi, err := os.Stat(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, Write(path, nil, OnlyNew, c.whom))
+		fi := lab.Value(os.Stat(path))(t)
 		uid, gid, _ := ownerOf(fi)
 		if uid != c.uid || gid != c.gid || fi.Mode() != c.mode {
 			t.Errorf("%s: got %d:%d %o, want %d:%d %o", name, uid, gid, fi.Mode(), c.uid, c.gid, c.mode)

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 func TestSpan(t *testing.T) {
@@ -84,10 +86,7 @@ func TestSpanLeft(t *testing.T) {
 		{"fri 22:00-21:00", at(6, 21, 30), 0},
 		{"fri 22:00-21:00", at(7, 20, 59), time.Minute},
 	} {
-		s, err := parseSpan(test.span)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := lab.Value(parseSpan(test.span))(t)
 		if got := s.Remaining(test.at); got != test.want {
 			t.Errorf("%s at %s: got %v, want %v", s, test.at.Format("Mon 15:04:05.999999999"), got, test.want)
 		}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 type testFile struct {
@@ -40,9 +42,7 @@ func TestDecode(t *testing.T) {
 	f, err := decodeText("version = 1\nname = 'x'\non = true\nwhen = 2027-01-01T00:00:00+02:00\nlist = " +
 		"[\n\"a\", # b\n\"c\"]\n" +
 		"mixed = [1, { port = 2 }]\nlimits.grants = 3\nservice.ssh = { ports = [\"tcp/22\"] }\n[service.web]\nports = []\n")
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	if f.Name != "x" || !f.On || len(f.List) != 2 || f.Limits.Grants != 3 || len(f.Service) != 2 ||
 		f.When.UTC().Hour() != 22 || len(f.Mixed) != 2 {
 		t.Errorf("got %+v", f)
@@ -109,9 +109,7 @@ func TestDecodeFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "f.toml")
 	text := "version = 1\nname = 'a'\n"
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(path, []byte(text), 0o644))
 	var f testFile
 	d, err := DecodeFile(path, int64(len(text)), &f)
 	if err != nil || f.Name != "a" || !d.Has("name") || d.Has("list") {
