@@ -21,6 +21,7 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/service"
 	"sallyport/spa"
+	"sallyport/spa/lab"
 )
 
 func knocked(client string) *spa.Knock {
@@ -324,13 +325,9 @@ func TestQueueCloses(t *testing.T) {
 func TestOpenRefuses(t *testing.T) {
 	dir := t.TempDir()
 	target, link, fifo := filepath.Join(dir, "target"), filepath.Join(dir, "link"), filepath.Join(dir, "fifo")
-	if err := errors.Join(os.Symlink(target, link), syscall.Mkfifo(fifo, 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.Symlink(target, link), syscall.Mkfifo(fifo, 0o600)))
 	another, hard := filepath.Join(dir, "another"), filepath.Join(dir, "hard")
-	if err := errors.Join(os.WriteFile(another, nil, 0o600), os.Link(another, hard)); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, errors.Join(os.WriteFile(another, nil, 0o600), os.Link(another, hard)))
 	for _, path := range []string{link, fifo, hard, dir, "/dev/null"} {
 		if _, err := Open(path, slog.New(slog.DiscardHandler)); err == nil {
 			t.Errorf("%s: no error", path)
@@ -378,19 +375,11 @@ func TestNoSecretInLog(t *testing.T) {
 func TestOpenAppends(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	for range 2 {
-		l, err := Open(path, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := lab.Value(Open(path, slog.New(slog.DiscardHandler)))(t)
 		l.Record(event("alice").As(Granted, nil))
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, l.Close())
 	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := lab.Value(os.ReadFile(path))(t)
 	if got := bytes.Count(data, []byte("\n")); got != 2 {
 		t.Errorf("%d lines, want 2", got)
 	}

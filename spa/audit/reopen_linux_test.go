@@ -21,9 +21,7 @@ func TestReopenBehindAWall(t *testing.T) {
 	path := filepath.Join(dir, "audit.jsonl")
 	must := func(err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, err)
 	}
 	must(errors.Join(os.Mkdir(wall, 0o700), os.Mkdir(dir, 0o700), os.Chown(dir, nobody, -1)))
 	l, err := Open(path, slog.New(slog.DiscardHandler))

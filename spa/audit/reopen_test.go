@@ -7,15 +7,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // TestReopen: lines continue in a new file once the old one was moved, and not before.
 func TestReopen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	l, err := Open(path, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := lab.Value(Open(path, slog.New(slog.DiscardHandler)))(t)
 	defer l.Close()
 	steps := func(want string) {
 		t.Helper()
@@ -30,16 +29,10 @@ func TestReopen(t *testing.T) {
 		t.Fatal(err)
 	}
 	steps("12")
-	if err := os.Rename(path, path+".1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Reopen(); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Rename(path, path+".1"))
+	lab.Must(t, l.Reopen())
 	steps("1")
-	if err := os.Rename(path, path+".2"); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.Rename(path, path+".2"))
 	if err := os.Mkdir(path, 0o700); err != nil { // a log that cannot be opened changes nothing
 		t.Fatal(err)
 	}
@@ -48,9 +41,7 @@ func TestReopen(t *testing.T) {
 	}
 	for _, target := range []string{"another", "none"} { // Open refuses both
 		another := filepath.Join(filepath.Dir(path), "another")
-		if err := errors.Join(os.Remove(path), os.WriteFile(another, nil, 0o600), os.Symlink(target, path)); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, errors.Join(os.Remove(path), os.WriteFile(another, nil, 0o600), os.Symlink(target, path)))
 		if err := l.Reopen(); err == nil {
 			t.Errorf("a link to %s in the log's place: no error", target)
 		}
