@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sallyport/spa/lab"
 )
 
 const admitting = "[firewall]\nmode = 'admit'\n[firewall.admit]\n"
@@ -61,10 +63,7 @@ func TestAdmitRefuses(t *testing.T) {
 }
 
 func TestLocation(t *testing.T) {
-	c, err := loadText(t, least+"zone = 'Europe/Berlin'\n")
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := lab.Value(loadText(t, least+"zone = 'Europe/Berlin'\n"))(t)
 	summer := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
 	if got := summer.In(c.Location()).Hour(); got != 14 {
 		t.Errorf("noon UTC in summer is %d o'clock, want 14", got)

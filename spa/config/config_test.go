@@ -12,6 +12,7 @@ import (
 
 	"sallyport/keys"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 const serverID = "000102030405060708090a0b0c0d0e0f"
@@ -22,9 +23,7 @@ const least = "version = 1\nname = \"gw\"\naddress = \"192.0.2.1\"\nserver_id = 
 func loadText(t *testing.T, text string) (*Config, error) {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o640); err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o640))
 	return Load(dir)
 }
 
@@ -32,20 +31,14 @@ func mustPorts(t *testing.T, texts ...string) []service.Ports {
 	t.Helper()
 	var list []service.Ports
 	for _, text := range texts {
-		p, err := service.ParsePorts(text)
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := lab.Value(service.ParsePorts(text))(t)
 		list = append(list, p)
 	}
 	return list
 }
 
 func TestDefaults(t *testing.T) {
-	c, err := loadText(t, least+"[service.ssh]\nports = [\"tcp/22\"]\n")
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := lab.Value(loadText(t, least+"[service.ssh]\nports = [\"tcp/22\"]\n"))(t)
 	want := Config{
 		Dir: c.Dir, Name: "gw", Address: "192.0.2.1", ServerID: keys.ServerID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,
 			14, 15},
@@ -102,9 +95,7 @@ when = ["mon-fri 08:00-18:00", "fri 22:00-02:00"]
 ports = ["tcp/22", "tcp/60000-60010"]
 max_for = "10s"
 `)
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	want := Config{
 		Dir: c.Dir, Name: "office-1", Address: "[2001:db8::1]:443", ServerID: c.ServerID,
 		KnockPorts: []KnockPort{{62201, false}, {443, true}, {53, false}}, Window: 90 * time.Second, State: "/var/lib/spa",
@@ -273,9 +264,7 @@ func TestKnockAndGuardedPorts(t *testing.T) {
 func TestCheckAllow(t *testing.T) {
 	c, err := loadText(t, least+"[service.web]\nports = ['tcp/8000-8050', 'tcp/8443']\n[service.more]\nports = "+
 		"['tcp/8051-8100', 'udp/8443']\n")
-	if err != nil {
-		t.Fatal(err)
-	}
+	lab.Must(t, err)
 	for entry, want := range map[string]string{
 		"web": "", "tcp/8443": "", "udp/8443": "", "tcp/8000-8100": "", "tcp/8049-8052": "",
 		"ssh": "no such service", "tcp/8101": "guards tcp/8101", "udp/8000": "guards udp/8000",

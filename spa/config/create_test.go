@@ -14,6 +14,7 @@ import (
 	"sallyport/keys"
 	"sallyport/keys/place"
 	"sallyport/keys/service"
+	"sallyport/spa/lab"
 )
 
 func created(t *testing.T, dir string) Config {
@@ -136,10 +137,7 @@ func TestCommentsAreTrue(t *testing.T) {
 			t.Fatalf("with %s: %v", examples, err)
 		}
 	}
-	got, err := loadText(t, text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := lab.Value(loadText(t, text))(t)
 	want := []Service{{Name: "ssh", Ports: mustPorts(t, "tcp/22"), For: defaultFor, MaxFor: defaultMaxFor, OnExpiry: "cut",
 		Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.5")},
 		When:      []service.Span{{First: time.Monday, Last: time.Friday, From: 8 * 60, To: 18 * 60}}}}
@@ -157,10 +155,7 @@ func TestAdmitCommentsAreTrue(t *testing.T) {
 		text = uncommented(t, text, example)
 	}
 	text = strings.Replace(text, `mode = "guard"`, `mode = "admit"`, 1)
-	got, err := loadText(t, text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := lab.Value(loadText(t, text))(t)
 	if want := (Admit{Family: "inet", Table: "filter", Set4: "spa4", Set6: "spa6"}); got.Firewall.Admit != want {
 		t.Errorf("got %+v, want %+v", got.Firewall.Admit, want)
 	}

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // TestInterfaceNames: a name that nft or iptables would read as something else is refused, with its line in the error.
@@ -22,9 +24,7 @@ func TestInterfaceNames(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, FileName)
 			text := least + line + " = [\"" + name + "\"]\n"
-			if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
-				t.Fatal(err)
-			}
+			lab.Must(t, os.WriteFile(path, []byte(text), 0o640))
 			_, err := Load(dir)
 			where := path + ":6: " + strings.Trim(strings.Replace(line, "]\n", ".", 1), "[") +
 				": entry 1: the name of an interface "

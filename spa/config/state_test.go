@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"sallyport/spa/lab"
 )
 
 // TestStateDir: the path of a running server's socket is found even if the file has mistakes.
@@ -29,9 +31,7 @@ func TestStateDir(t *testing.T) {
 		"version = 2\nstate = \"/var/lib/spa\"\nx = 1": "/var/lib/spa",
 	} {
 		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o640); err != nil {
-			t.Fatal(err)
-		}
+		lab.Must(t, os.WriteFile(filepath.Join(dir, FileName), []byte(text), 0o640))
 		if !filepath.IsAbs(want) {
 			want = filepath.Join(dir, want)
 		}
